@@ -1,0 +1,56 @@
+# Every target sets up what it needs; PYTHON may name another interpreter of 3.11 or later.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test test-slow check format bench fidelity calibrate lock clean
+
+help: ## list the targets
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+
+$(READY): requirements/dev.lock pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "voltana needs Python 3.11 or later; name one with PYTHON=")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install -q --disable-pip-version-check --require-hashes -r requirements/dev.lock
+	$(BIN)/python -m pip install -q --disable-pip-version-check --no-deps -e .
+	touch $@
+
+setup: $(READY) ## make the virtual environment
+
+demo: $(READY) ## simulate the default cluster under five policies
+	$(BIN)/voltana simulate --out out/demo
+
+test: $(READY) ## run the tests
+	$(BIN)/python -m pytest -n 2 -m "not slow"
+
+test-slow: $(READY) ## run the long property tests and end-to-end runs
+	$(BIN)/python -m pytest -n 2 -m slow
+
+check: $(READY) ## lint, format, types, import direction
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest tests/test_import_direction.py
+
+format: $(READY) ## format the code
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(READY) ## measure speed, as rates and ratios
+	$(BIN)/python -m benchmarks.speed
+
+fidelity: $(READY) ## hold the plant against real measurements
+	$(BIN)/python -m benchmarks.fidelity
+
+calibrate: $(READY) ## fit the plant's coefficients again from ../shared/data
+	$(BIN)/python -m benchmarks.calibration
+
+lock: $(READY) ## pin the dependencies anew
+	$(BIN)/python -m pip install -q uv
+	$(BIN)/uv pip compile pyproject.toml --all-extras --universal --generate-hashes --no-emit-index-url \
+	    --no-header --no-annotate --python-version 3.11 --upgrade -q -o requirements/dev.lock
+
+clean: ## remove what was built
+	rm -rf $(VENV) out build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

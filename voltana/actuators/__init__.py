@@ -1,0 +1,1 @@
+"""Actuators, one mechanism a file."""

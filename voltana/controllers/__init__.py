@@ -1,0 +1,1 @@
+"""Frequency controllers and their wrappers, one algorithm a file."""

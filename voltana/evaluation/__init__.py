@@ -1,0 +1,1 @@
+"""Scenarios, policies by name, metrics and reports."""

@@ -1,0 +1,227 @@
+"""Sense, predict, decide, resolve, apply, learn: the only place that composes the ports.
+
+One `ControlLoop` runs the clock of one instance. The policy decides, the loop constrains (clamps to
+the limits, snaps to a level, certifies what is left of the promise), the driver acts. The same loop
+runs in the simulated plant and beside a real engine.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import structlog
+
+from voltana.errors import invalid
+from voltana.levels import combine_limits, resolve
+from voltana.planning import certified_status
+from voltana.values import (
+    EMPTY_QUEUE,
+    UNBOUNDED,
+    Bounds,
+    Command,
+    Decision,
+    Limit,
+    Load,
+    Observation,
+    Outcome,
+    Queue,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from voltana.ports import Actuator, Controller, PowerPredictor, Predictor, Sensor, TimeSource
+    from voltana.values import Domain, Exposure
+
+IDLE = Load()
+
+
+class ControlLoop:
+    """Runs the clock of one instance.
+
+    Args:
+        instance: Name of the instance, for logs and observations.
+        domain: Devices that change clock as one.
+        controller: Proposes clocks.
+        actuator: Makes the devices run at them.
+        sensor: Reads them back.
+        time: The only source of time.
+        levels_mhz: Clocks that may be chosen, ascending, at least one.
+        predictor: Learns from every outcome; None if the policy learns nothing.
+        power: Learns from energy windows; None likewise.
+        limits: Ranges imposed from the start.
+        lease_s: How long a command holds without a new one.
+
+    Raises:
+        ConfigError: If `levels_mhz` is empty or not ascending.
+    """
+
+    def __init__(
+        self,
+        *,
+        instance: str,
+        domain: Domain,
+        controller: Controller,
+        actuator: Actuator,
+        sensor: Sensor,
+        time: TimeSource,
+        levels_mhz: Sequence[float],
+        predictor: Predictor | None = None,
+        power: PowerPredictor | None = None,
+        limits: Iterable[Limit] = (),
+        lease_s: float = 2.0,
+    ) -> None:
+        if not levels_mhz or list(levels_mhz) != sorted(set(levels_mhz)):
+            raise invalid(
+                "levels_mhz",
+                tuple(levels_mhz),
+                "one clock or more in MHz, ascending, without repetition",
+                "Build it with voltana.levels.",
+            )
+        self.instance = instance
+        self.controller = controller
+        self.predictor = predictor
+        self.power = power
+        self.levels_mhz = tuple(levels_mhz)
+        self._domain = domain
+        self._actuator = actuator
+        self._sensor = sensor
+        self._time = time
+        self._lease_s = lease_s
+        self._limits: dict[str, Limit] = {limit.source: limit for limit in limits}
+        self._target_mhz = math.nan
+        self._sequence = -1
+        self._last_latency_s = math.nan
+        self._log = structlog.get_logger("voltana.loop").bind(instance=instance)
+        self._log_decisions = _debug_enabled(self._log)
+
+    def set_limit(self, limit: Limit) -> None:
+        """Impose a range of clocks, in place of an earlier one from the same source."""
+        self._limits[limit.source] = limit
+
+    def clear_limit(self, source: str) -> None:
+        """Lift what `source` imposed, if anything."""
+        self._limits.pop(source, None)
+
+    def decide(self, load: Load, queue: Queue = EMPTY_QUEUE) -> Decision:
+        """Decide and apply the clock of the coming iteration (or of idling, if `load` is empty).
+
+        Args:
+            load: What the iteration computes.
+            queue: What waits behind it.
+
+        Returns:
+            The decision after the clamp, with the status that really holds; hand it back to
+            `learn` with the measured latency.
+        """
+        now_s = self._time.now_s()
+        reading = self._sensor.read()
+        bounds = combine_limits(self._limits.values(), now_s) if self._limits else UNBOUNDED
+        observation = Observation(
+            instance=self.instance,
+            sampled_at_s=reading.at_s,
+            now_s=now_s,
+            load=load,
+            queue=queue,
+            clock_mhz=reading.clock_mhz,
+            target_mhz=self._target_mhz,
+            power_w=reading.power_w,
+            bounds=bounds,
+            last_latency_s=self._last_latency_s,
+        )
+        proposal = self.controller.decide(observation)
+        decision = self._resolve(proposal, bounds, reading.clock_mhz)
+        if decision.clock_mhz != self._target_mhz:
+            self._apply(decision.clock_mhz)
+        if self._log_decisions:
+            self._log_decision(decision, proposal, load, queue)
+        return decision
+
+    def learn(
+        self,
+        decision: Decision | None,
+        *,
+        load: Load,
+        latency_s: float,
+        clock_mhz: float,
+        ended_at_s: float,
+    ) -> Outcome:
+        """Hand the measured latency of an iteration to the predictor.
+
+        Args:
+            decision: What `decide` returned before the iteration.
+            load: What was computed.
+            latency_s: What it took.
+            clock_mhz: Mean clock achieved during it; the predictor learns against this one.
+            ended_at_s: When it ended.
+        """
+        self._last_latency_s = latency_s
+        outcome = Outcome(
+            load=load,
+            clock_mhz=clock_mhz,
+            latency_s=latency_s,
+            ended_at_s=ended_at_s,
+            decision=decision,
+        )
+        if self.predictor is not None:
+            self.predictor.learn(outcome)
+        return outcome
+
+    def learn_energy(self, energy_j: float, exposures: Sequence[Exposure]) -> None:
+        """Hand the energy of one window to the power predictor."""
+        if self.power is not None:
+            self.power.learn_window(energy_j, exposures)
+
+    def close(self) -> None:
+        """Give the default clocks back."""
+        self._actuator.close()
+
+    def _resolve(self, proposal: Decision, bounds: Bounds, achieved_mhz: float) -> Decision:
+        clock_mhz = resolve(proposal.clock_mhz, self.levels_mhz, bounds)
+        return Decision(
+            clock_mhz=clock_mhz,
+            reason=proposal.reason,
+            status=certified_status(
+                proposal.forecast,
+                proposal.budget_s,
+                clock_mhz=clock_mhz,
+                achieved_mhz=achieved_mhz,
+            ),
+            forecast=proposal.forecast,
+            budget_s=proposal.budget_s,
+        )
+
+    def _apply(self, clock_mhz: float) -> None:
+        self._sequence += 1
+        self._target_mhz = clock_mhz
+        self._actuator.apply(
+            Command(
+                domain=self._domain,
+                clock_mhz=clock_mhz,
+                sequence=self._sequence,
+                lease_s=self._lease_s,
+            )
+        )
+
+    def _log_decision(
+        self, decision: Decision, proposal: Decision, load: Load, queue: Queue
+    ) -> None:
+        self._log.debug(
+            "decision",
+            clock_mhz=decision.clock_mhz,
+            wanted_mhz=proposal.clock_mhz,
+            reason=decision.reason,
+            status=decision.status.value,
+            budget_s=decision.budget_s,
+            phase=load.phase.value,
+            prefill_tokens=load.prefill_tokens,
+            decode_requests=load.decode_requests,
+            queued=queue.requests,
+        )
+
+
+def _debug_enabled(log: object) -> bool:
+    """Whether debug events go anywhere, asked once: a filtered call still costs microseconds."""
+    enabled = getattr(log, "is_enabled_for", None)
+    return bool(enabled(10)) if enabled is not None else True

@@ -1,0 +1,116 @@
+"""Pure search for operating points, shared by controllers and routers.
+
+Nothing here keeps state or looks at a live component: forecasts and frozen candidates come in,
+operating points go out.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from voltana.values import Decision, Load, Role, Status
+
+if TYPE_CHECKING:
+    from voltana.values import Candidate, FloatArray, Forecast, Request
+
+
+def lowest_safe_index(upper_s: FloatArray, budget_s: float) -> int | None:
+    """Index of the slowest clock whose upper latency bound fits; None if there is none.
+
+    Args:
+        upper_s: Upper bounds over ascending clocks, shape (n,).
+        budget_s: What the iteration may take.
+    """
+    safe = upper_s <= budget_s
+    index = int(safe.argmax())
+    return index if safe[index] else None
+
+
+def cheapest_safe_index(upper_s: FloatArray, cost: FloatArray, budget_s: float) -> int | None:
+    """Index of the cheapest clock whose upper latency bound fits; None if there is none."""
+    masked = np.where(upper_s <= budget_s, cost, math.inf)
+    index = int(masked.argmin())
+    return index if masked[index] < math.inf else None
+
+
+def lowest_safe_decision(forecast: Forecast, budget_s: float) -> Decision:
+    """The slowest safe clock of a forecast, else its fastest."""
+    index = lowest_safe_index(forecast.upper_s, budget_s)
+    return Decision(
+        clock_mhz=float(forecast.clocks_mhz[-1 if index is None else index]),
+        reason="no safe level: fastest" if index is None else "lowest safe level",
+        status=Status.SATURATED if index is None else Status.CERTIFIED,
+        forecast=forecast,
+        budget_s=budget_s,
+    )
+
+
+def certified_status(
+    forecast: Forecast | None, budget_s: float, *, clock_mhz: float, achieved_mhz: float
+) -> Status:
+    """What a decision promises once the core has clamped its clock.
+
+    Evaluated at the slowest clock that may be in force until the change has settled, that is
+    ``min(requested, achieved)``. A forecast that is safe at the clock asked for but not yet at the
+    one in force promises nothing.
+
+    Args:
+        forecast: As issued; None or an unbounded one promises nothing.
+        budget_s: What the iteration may take; inf means that nothing was promised.
+        clock_mhz: Clock after the clamp.
+        achieved_mhz: Clock that was measured last; nan counts as settled.
+    """
+    if forecast is None or budget_s == math.inf:
+        return Status.VOID
+    in_force_mhz = min(clock_mhz, achieved_mhz) if achieved_mhz > 0 else clock_mhz
+    if forecast.upper_at(in_force_mhz) <= budget_s:
+        return Status.CERTIFIED
+    return Status.VOID if forecast.upper_at(clock_mhz) <= budget_s else Status.SATURATED
+
+
+def candidate_load(candidate: Candidate) -> Load:
+    """Load of an instance's next iteration, its reservations included."""
+    state, reserved = candidate.state, candidate.reserved
+    if candidate.role is Role.PREFILL:
+        tokens = state.queued_tokens + reserved.prompt_tokens
+        requests = max(1, state.queued_requests + reserved.requests)
+        return Load(prefill_tokens=tokens, prefill_attended_pairs=tokens * tokens / (2 * requests))
+    return Load.decode(
+        state.running_requests + reserved.requests, state.kv_tokens + reserved.prompt_tokens
+    )
+
+
+def load_with(load: Load, request: Request, role: Role) -> Load:
+    """`load` after one more request has joined it."""
+    prompt = request.prompt_tokens
+    if role is Role.PREFILL:
+        return Load(
+            prefill_tokens=load.prefill_tokens + prompt,
+            prefill_attended_pairs=load.prefill_attended_pairs + prompt * (prompt + 1) / 2,
+            decode_requests=load.decode_requests,
+            decode_kv_tokens=load.decode_kv_tokens,
+        )
+    return Load(
+        prefill_tokens=load.prefill_tokens,
+        prefill_attended_pairs=load.prefill_attended_pairs,
+        decode_requests=load.decode_requests + 1,
+        decode_kv_tokens=load.decode_kv_tokens + prompt,
+    )
+
+
+def planned_clock_mhz(candidate: Candidate, load: Load, levels_mhz: FloatArray) -> float:
+    """Clock that a lowest-safe-level controller would choose for `load`; inf if none is safe.
+
+    Args:
+        candidate: Must have a predictor snapshot.
+        load: What its iteration would compute.
+        levels_mhz: Its levels, ascending, shape (n,).
+    """
+    if candidate.predictor is None:
+        return math.inf
+    forecast = candidate.predictor.forecast(load, levels_mhz)
+    index = lowest_safe_index(forecast.upper_s, candidate.budget_s)
+    return math.inf if index is None else float(levels_mhz[index])

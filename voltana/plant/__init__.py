@@ -1,0 +1,1 @@
+"""The simulated cluster: hardware and model profiles, power, workload, and the event engine."""

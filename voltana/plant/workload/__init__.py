@@ -1,0 +1,1 @@
+"""Request traces: arrivals, length distributions, replay of recorded traces."""

@@ -1,0 +1,171 @@
+"""A policy: what controls every instance of a cluster and routes its requests.
+
+The same object is accepted by the simulator, the engine agent and the router, so that a policy
+that was tested in one runs in the others. A user's ``MODULE:FACTORY`` may return a `Policy`, a
+controller (then used for every instance) or a router (then used for both legs).
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+from voltana.errors import ConfigError
+from voltana.ports import Controller, Router
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from voltana.ports import PowerPredictor, Predictor
+    from voltana.slo import Slo
+    from voltana.values import Load, Role
+
+
+class Bench(Protocol):
+    """A machine on which latency can be measured, as a profiling run does."""
+
+    def measure_s(self, load: Load, clock_mhz: float) -> float:
+        """Run `load` once at `clock_mhz` and return its measured, noisy latency."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InstanceContext:
+    """What a policy is told of an instance when it builds its controller.
+
+    Attributes:
+        instance: Name of the instance.
+        role: What it is there for.
+        table_mhz: Clocks that its devices support, ascending.
+        slo: The thresholds that hold for it.
+        seed: For policies that randomise.
+        datasheet: Published numbers of the device and the model (peak FLOP/s, bandwidth, bytes of
+            weights, ...), for a physical prior; keys carry their units. May be empty.
+        bench: Where latency can be profiled beforehand; None where it cannot.
+        max_batch_tokens: Most prompt tokens in one prefill iteration.
+        max_running_requests: Most requests in one decode batch.
+    """
+
+    instance: str
+    role: Role
+    table_mhz: tuple[float, ...]
+    slo: Slo
+    seed: int = 0
+    datasheet: Mapping[str, float] = field(default_factory=dict)
+    bench: Bench | None = None
+    max_batch_tokens: int = 16384
+    max_running_requests: int = 1 << 30
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InstancePolicy:
+    """What controls one instance.
+
+    Attributes:
+        controller: Chooses its clock.
+        levels_mhz: Clocks that may be chosen, ascending; the loop clamps to them.
+        predictor: Latency model that the loop teaches; None where the policy learns nothing.
+        power: Power model that the loop teaches from energy windows; None likewise.
+    """
+
+    controller: Controller
+    levels_mhz: tuple[float, ...]
+    predictor: Predictor | None = None
+    power: PowerPredictor | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Policy:
+    """A named composition of controllers and routers.
+
+    Attributes:
+        name: As given on the command line.
+        summary: One line that says what it does.
+        control: Builds what controls an instance.
+        prefill_router: Builds the router of the prefill leg, from a seed.
+        decode_router: Builds the router of the decode leg, from a seed.
+    """
+
+    name: str
+    summary: str
+    control: Callable[[InstanceContext], InstancePolicy]
+    prefill_router: Callable[[int], Router]
+    decode_router: Callable[[int], Router]
+
+
+def load_object(reference: str) -> object:
+    """Import ``MODULE:NAME``, with the current directory on the path as for ``python -m``.
+
+    Raises:
+        ConfigError: If the module or the name does not exist, naming the remedy.
+    """
+    module_name, separator, attribute = reference.partition(":")
+    if not (separator and module_name and attribute):
+        raise ConfigError(
+            f"policy = {reference!r} is not allowed: must be a known name or MODULE:FACTORY. "
+            "Run 'voltana policies' for the names."
+        )
+    here = str(Path.cwd())
+    if here not in sys.path:
+        sys.path.insert(0, here)
+    try:
+        module = importlib.import_module(module_name)
+    except ImportError as error:
+        raise ConfigError(
+            f"policy = {reference!r} cannot be imported: {error}. "
+            "Run the command where the module lies, or install it."
+        ) from error
+    try:
+        return getattr(module, attribute)
+    except AttributeError:
+        names = ", ".join(n for n in vars(module) if not n.startswith("_")) or "nothing"
+        raise ConfigError(
+            f"policy = {reference!r}: module {module_name!r} has no {attribute!r}. "
+            f"It defines: {names}."
+        ) from None
+
+
+def call_factory(factory: object, context: InstanceContext) -> object:
+    """Call a user's factory, with the context if it takes an argument.
+
+    Raises:
+        ConfigError: If it is not callable.
+    """
+    if not callable(factory):
+        raise ConfigError(
+            f"factory {factory!r} is not callable: must be a class or a function that returns a "
+            "controller, a router or a Policy. Name the function, not its result."
+        )
+    required = [
+        p
+        for p in inspect.signature(factory).parameters.values()
+        if p.default is p.empty and p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)
+    ]
+    return factory(context) if required else factory()
+
+
+def as_instance_policy(made: object, context: InstanceContext) -> InstancePolicy:
+    """Wrap what a factory made for one instance.
+
+    A bare controller may choose every supported clock; if it has a ``predictor`` attribute, the
+    loop teaches that predictor.
+
+    Raises:
+        ConfigError: If it is no controller.
+    """
+    if isinstance(made, InstancePolicy):
+        return made
+    if isinstance(made, Controller):
+        return InstancePolicy(
+            controller=made,
+            levels_mhz=tuple(getattr(made, "levels_mhz", context.table_mhz)),
+            predictor=getattr(made, "predictor", None),
+        )
+    raise ConfigError(
+        f"the factory returned {type(made).__name__}, which has neither decide() nor route(): "
+        "return a Controller, a Router, an InstancePolicy or a Policy."
+    )

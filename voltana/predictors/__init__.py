@@ -1,0 +1,1 @@
+"""Latency and power predictors, one algorithm a file."""

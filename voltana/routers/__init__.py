@@ -1,0 +1,1 @@
+"""Request routers, one algorithm a file."""

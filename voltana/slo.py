@@ -1,0 +1,89 @@
+"""Service-level objectives, the budgets that follow from them, and attainment.
+
+TTFT runs from arrival to the first token delivered. ITL is the gap between two tokens of one
+request. Attainment is reported per request (TTFT; mean ITL of the request) and per token (each
+gap). A request that never finished counts as missed.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from voltana.errors import invalid
+
+if TYPE_CHECKING:
+    from voltana.values import FloatArray, Queue
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Slo:
+    """Latency thresholds, and the share of requests that must keep them.
+
+    Attributes:
+        ttft_s: Time to first token.
+        itl_s: Inter-token latency.
+        ttft_target: Share of requests that must keep the TTFT threshold.
+        itl_target: Share of requests whose mean ITL must keep the ITL threshold.
+
+    Raises:
+        ConfigError: If a threshold is not above 0 s or a target is not in (0, 1).
+    """
+
+    ttft_s: float
+    itl_s: float
+    ttft_target: float = 0.95
+    itl_target: float = 0.99
+
+    def __post_init__(self) -> None:
+        for field, seconds in (("ttft_s", self.ttft_s), ("itl_s", self.itl_s)):
+            if not (seconds > 0 and math.isfinite(seconds)):
+                raise invalid(
+                    field, seconds, "above 0 s and finite", "Give a threshold in seconds."
+                )
+        for field, share in (("ttft_target", self.ttft_target), ("itl_target", self.itl_target)):
+            if not 0 < share < 1:
+                raise invalid(field, share, "between 0 and 1, ends excluded", "0.99 means 99 %.")
+
+    def prefill_budget_s(self, queue: Queue) -> float:
+        """What is left of the TTFT threshold for the request that has waited longest."""
+        return self.ttft_s - queue.oldest_wait_s
+
+    def decode_budget_s(self) -> float:
+        """What one decode iteration may take."""
+        return self.itl_s
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Attainment:
+    """Shares of requests and tokens that kept the thresholds; nan where there were none."""
+
+    ttft: float
+    itl: float
+    itl_tokens: float
+
+
+def attainment(
+    slo: Slo, *, ttft_s: FloatArray, mean_itl_s: FloatArray, itl_s: FloatArray
+) -> Attainment:
+    """Shares that kept the thresholds.
+
+    Args:
+        slo: The thresholds.
+        ttft_s: One value per offered request; inf where no first token came.
+        mean_itl_s: One value per offered request with two or more output tokens; inf where it was
+            not finished.
+        itl_s: One value per gap between two tokens.
+    """
+    return Attainment(
+        ttft=_share(ttft_s, slo.ttft_s),
+        itl=_share(mean_itl_s, slo.itl_s),
+        itl_tokens=_share(itl_s, slo.itl_s),
+    )
+
+
+def _share(values_s: FloatArray, threshold_s: float) -> float:
+    return float(np.mean(values_s <= threshold_s)) if len(values_s) else math.nan

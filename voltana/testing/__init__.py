@@ -1,0 +1,1 @@
+"""Check suites and Hypothesis strategies for your own components; needs no pytest."""

@@ -1,0 +1,427 @@
+"""The frozen values that flow between predictors, controllers, routers and actuators.
+
+Units stand in the names: ``_s`` seconds, ``_mhz`` megahertz, ``_w`` watts, ``_j`` joules. They are
+converted only at a driver's edge. Values are immutable and keyword-only, and hold tuples, never
+lists; NumPy arrays inside them are to be treated as read-only.
+"""
+
+from __future__ import annotations
+
+import enum
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from voltana.ports import PredictorSnapshot
+
+FloatArray = np.ndarray[tuple[int], np.dtype[np.float64]]
+
+MAX_DEADLINE_BUCKETS = 32
+"""A queue is reported in at most this many buckets, however long it is."""
+
+
+class Phase(enum.StrEnum):
+    """What an iteration computes."""
+
+    IDLE = "idle"
+    PREFILL = "prefill"
+    DECODE = "decode"
+    MIXED = "mixed"
+
+
+class Role(enum.StrEnum):
+    """What an instance is there for."""
+
+    PREFILL = "prefill"
+    DECODE = "decode"
+    COLOCATED = "colocated"
+
+
+class Status(enum.StrEnum):
+    """What a decision promises (docs/architecture.md, "What a decision promises").
+
+    CERTIFIED: the upper latency bound fits the budget at the slowest clock that may be in force.
+    SATURATED: no permitted clock is safe, so the fastest permitted clock is used.
+    VOID: nothing is promised (idle, uncalibrated, or a policy that does not look at the SLO).
+    """
+
+    CERTIFIED = "certified"
+    SATURATED = "saturated"
+    VOID = "void"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Load:
+    """What one engine iteration computes; a mixed batch has all four parts.
+
+    Attributes:
+        prefill_tokens: New prompt tokens, summed over requests.
+        prefill_attended_pairs: Query-key pairs that causal attention computes for those tokens:
+            the sum over requests of new tokens times their mean context, that is
+            ``new * cached + new * (new + 1) / 2``. It tells 4 x 8k from 32 x 1k.
+        decode_requests: Requests that each produce one token.
+        decode_kv_tokens: Tokens in their KV caches, summed.
+    """
+
+    prefill_tokens: int = 0
+    prefill_attended_pairs: float = 0.0
+    decode_requests: int = 0
+    decode_kv_tokens: int = 0
+
+    @classmethod
+    def prefill(cls, chunks: Iterable[tuple[int, int]]) -> Load:
+        """Build the load of a prefill batch.
+
+        Args:
+            chunks: A pair ``(new_tokens, cached_tokens)`` for each request.
+        """
+        tokens, pairs = 0, 0.0
+        for new, cached in chunks:
+            tokens += new
+            pairs += attended_pairs(new, cached)
+        return cls(prefill_tokens=tokens, prefill_attended_pairs=pairs)
+
+    @classmethod
+    def decode(cls, requests: int, kv_tokens: int) -> Load:
+        """Build the load of a decode batch of `requests` with `kv_tokens` in their caches."""
+        return cls(decode_requests=requests, decode_kv_tokens=kv_tokens)
+
+    @property
+    def phase(self) -> Phase:
+        """The phase that this load belongs to."""
+        if self.prefill_tokens and self.decode_requests:
+            return Phase.MIXED
+        if self.prefill_tokens:
+            return Phase.PREFILL
+        return Phase.DECODE if self.decode_requests else Phase.IDLE
+
+
+def attended_pairs(new_tokens: int, cached_tokens: int = 0) -> float:
+    """Query-key pairs of causal attention for `new_tokens` after `cached_tokens` of one request."""
+    return new_tokens * cached_tokens + new_tokens * (new_tokens + 1) / 2
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeadlineBucket:
+    """Work of a prefill queue that must be done by a deadline, cumulative from the queue's front.
+
+    Attributes:
+        deadline_s: Earliest deadline in the bucket, on the observation's time axis.
+        cumulative_tokens: Prompt tokens of this and all earlier buckets.
+        cumulative_attended_pairs: Attended pairs of this and all earlier buckets.
+        cumulative_batches: Engine iterations that this and all earlier buckets take.
+    """
+
+    deadline_s: float
+    cumulative_tokens: int
+    cumulative_attended_pairs: float
+    cumulative_batches: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Queue:
+    """Requests that wait, not counting those in the batch that is about to run.
+
+    Attributes:
+        requests: Number of waiting requests.
+        tokens: Their prompt tokens (prefill) or context tokens (decode).
+        oldest_wait_s: Time since the arrival of the request that has waited longest, those of the
+            batch included: it is what is gone of the TTFT budget.
+        deadlines: At most `MAX_DEADLINE_BUCKETS` conservative buckets over the batches that the
+            engine will form, in its order; empty where deadlines are unknown.
+    """
+
+    requests: int = 0
+    tokens: int = 0
+    oldest_wait_s: float = 0.0
+    deadlines: tuple[DeadlineBucket, ...] = ()
+
+
+EMPTY_QUEUE = Queue()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limit:
+    """A range of clocks that somebody imposes.
+
+    Attributes:
+        source: Who imposes it, such as ``operator`` or ``power-budget``.
+        min_mhz: Lowest permitted clock.
+        max_mhz: Highest permitted clock; where limits contradict each other the lowest cap wins.
+        expires_at_s: Time from which the limit no longer holds.
+    """
+
+    source: str
+    min_mhz: float = 0.0
+    max_mhz: float = math.inf
+    expires_at_s: float = math.inf
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bounds:
+    """The range that results from all limits in force, and who set either end."""
+
+    min_mhz: float = 0.0
+    max_mhz: float = math.inf
+    min_source: str = "device"
+    max_source: str = "device"
+
+
+UNBOUNDED = Bounds()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Observation:
+    """What a controller sees before an iteration.
+
+    Attributes:
+        instance: Name of the instance.
+        sampled_at_s: When the sensors were read.
+        now_s: The current time.
+        load: What the next iteration computes; all zero when idle.
+        queue: What waits behind it.
+        clock_mhz: Achieved clock at `sampled_at_s`.
+        target_mhz: Clock that was asked for last.
+        power_w: Power at `sampled_at_s`; nan where unknown.
+        bounds: Permitted range of clocks.
+        last_latency_s: Latency of the last finished iteration; nan before the first.
+    """
+
+    instance: str
+    sampled_at_s: float
+    now_s: float
+    load: Load
+    queue: Queue = EMPTY_QUEUE
+    clock_mhz: float
+    target_mhz: float
+    power_w: float = math.nan
+    bounds: Bounds = UNBOUNDED
+    last_latency_s: float = math.nan
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Forecast:
+    """Latency of one load at many clocks.
+
+    Attributes:
+        clocks_mhz: Shape (n,), ascending.
+        mean_s: Shape (n,), expected latency; inf where unknown.
+        upper_s: Shape (n,), latency that is exceeded rarely; inf where unknown.
+    """
+
+    clocks_mhz: FloatArray
+    mean_s: FloatArray
+    upper_s: FloatArray
+
+    def upper_at(self, clock_mhz: float) -> float:
+        """Upper bound at the fastest forecast clock that is not above `clock_mhz`; inf below all.
+
+        A slower clock takes longer, so rounding down keeps the bound a bound.
+        """
+        index = int(self.clocks_mhz.searchsorted(clock_mhz + 1e-9, side="right")) - 1
+        return float(self.upper_s[index]) if index >= 0 else math.inf
+
+    def mean_at(self, clock_mhz: float) -> float:
+        """Mean at the fastest forecast clock that is not above `clock_mhz`; inf below all."""
+        index = int(self.clocks_mhz.searchsorted(clock_mhz + 1e-9, side="right")) - 1
+        return float(self.mean_s[index]) if index >= 0 else math.inf
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Decision:
+    """What a controller wants, and what that promises.
+
+    Attributes:
+        clock_mhz: The clock that is wanted.
+        reason: Why, in a few words of a closed vocabulary, such as ``lowest safe level``.
+        status: Certified, saturated or void. A controller's own claim is provisional: the loop
+            certifies after the clamp, at the slowest clock that may be in force.
+        forecast: The forecast that the decision stands on, as issued; None if it used none.
+        budget_s: Latency that the coming iteration may take; inf where there is none.
+    """
+
+    clock_mhz: float
+    reason: str
+    status: Status = Status.VOID
+    forecast: Forecast | None = None
+    budget_s: float = math.inf
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """What an iteration really took; the label that predictors learn from.
+
+    Attributes:
+        load: What was computed.
+        clock_mhz: Mean clock that was achieved during the iteration.
+        latency_s: Measured latency.
+        ended_at_s: When it ended.
+        decision: The decision as issued before the iteration, its forecast included.
+    """
+
+    load: Load
+    clock_mhz: float
+    latency_s: float
+    ended_at_s: float
+    decision: Decision | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Exposure:
+    """Part of an energy window: how long one load ran at one clock (an idle stretch included)."""
+
+    load: Load
+    clock_mhz: float
+    duration_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Domain:
+    """The devices that change clock as one: a tensor-parallel group on one host."""
+
+    name: str
+    devices: tuple[int, ...] = (0,)
+    host: str = "localhost"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Command:
+    """A clock for a domain; a higher sequence number replaces a lower one that still waits."""
+
+    domain: Domain
+    clock_mhz: float
+    sequence: int
+    lease_s: float = 2.0
+
+
+class Health(enum.StrEnum):
+    """Whether an actuator does what it is told."""
+
+    OK = "ok"
+    DEGRADED = "degraded"
+    LOST = "lost"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ActuatorStatus:
+    """What an actuator achieved.
+
+    Attributes:
+        clock_mhz: Clock read back from the device; nan where it cannot be read.
+        target_mhz: Clock of the last command that was applied; nan before the first.
+        sequence: Sequence number of that command; -1 before the first.
+        health: Whether commands take effect.
+        error: What went wrong last, in words; empty if nothing did.
+    """
+
+    clock_mhz: float
+    target_mhz: float
+    sequence: int = -1
+    health: Health = Health.OK
+    error: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reading:
+    """One reading of an instance's sensors.
+
+    Attributes:
+        at_s: When it was taken.
+        clock_mhz: Achieved SM clock.
+        power_w: Power of all devices of the instance.
+        energy_j: Energy counter of all its devices since an arbitrary zero.
+    """
+
+    at_s: float
+    clock_mhz: float
+    power_w: float
+    energy_j: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """A request as a router sees it when it arrives.
+
+    Attributes:
+        request_id: Unique in a run.
+        arrived_at_s: Arrival time.
+        prompt_tokens: Length of the prompt.
+        expected_output_tokens: A guess of the answer's length; None where there is none.
+        slo_class: Name of the SLO that it is served under.
+    """
+
+    request_id: int
+    arrived_at_s: float
+    prompt_tokens: int
+    expected_output_tokens: float | None = None
+    slo_class: str = "default"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reservation:
+    """What the dispatcher's ledger holds against an instance: sent there, not yet reported by it.
+
+    Attributes:
+        requests: Requests in flight towards the instance.
+        prompt_tokens: Their prompt tokens.
+    """
+
+    requests: int = 0
+    prompt_tokens: int = 0
+
+
+NO_RESERVATION = Reservation()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InstanceState:
+    """What an instance last reported of itself.
+
+    Attributes:
+        running_requests: Requests in its batch.
+        kv_tokens: Tokens in its KV cache.
+        queued_requests: Requests that wait there.
+        queued_tokens: Their prompt tokens (prefill) or context tokens (decode).
+        clock_mhz: Achieved clock.
+        oldest_wait_s: Longest wait in its queue.
+    """
+
+    running_requests: int = 0
+    kv_tokens: int = 0
+    queued_requests: int = 0
+    queued_tokens: int = 0
+    clock_mhz: float
+    oldest_wait_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Candidate:
+    """What a router knows of an instance.
+
+    Attributes:
+        instance: Its name.
+        role: What it is there for.
+        state: What it last reported.
+        state_age_s: How old that report is.
+        reserved: What was sent there since and is not in the report.
+        predictor: Frozen latency model of the instance; None where it has none yet.
+        levels_mhz: Clocks that its controller may choose, ascending; shape (n,).
+        budget_s: Latency budget of one of its iterations (the ITL SLO, or the TTFT SLO).
+        in_flight: Requests that were sent to it since their arrival and are not finished, wherever
+            they are now (a decode instance counts those that are still being prefilled).
+    """
+
+    instance: str
+    role: Role
+    state: InstanceState
+    state_age_s: float = 0.0
+    reserved: Reservation = NO_RESERVATION
+    predictor: PredictorSnapshot | None = None
+    levels_mhz: tuple[float, ...] = ()
+    budget_s: float = math.inf
+    in_flight: int = 0
