@@ -7,6 +7,7 @@ runs in the simulated plant and beside a real engine.
 
 from __future__ import annotations
 
+import logging
 import math
 from typing import TYPE_CHECKING
 
@@ -84,6 +85,7 @@ class ControlLoop:
         self.predictor = predictor
         self.power = power
         self.levels_mhz = tuple(levels_mhz)
+        self._level_set = frozenset(levels_mhz)
         self._domain = domain
         self._actuator = actuator
         self._sensor = sensor
@@ -178,16 +180,18 @@ class ControlLoop:
         self._actuator.close()
 
     def _resolve(self, proposal: Decision, bounds: Bounds, achieved_mhz: float) -> Decision:
-        clock_mhz = resolve(proposal.clock_mhz, self.levels_mhz, bounds)
+        clock_mhz = proposal.clock_mhz
+        if bounds is not UNBOUNDED or clock_mhz not in self._level_set:
+            clock_mhz = resolve(clock_mhz, self.levels_mhz, bounds)
+        status = certified_status(
+            proposal.forecast, proposal.budget_s, clock_mhz=clock_mhz, achieved_mhz=achieved_mhz
+        )
+        if clock_mhz == proposal.clock_mhz and status is proposal.status:
+            return proposal
         return Decision(
             clock_mhz=clock_mhz,
             reason=proposal.reason,
-            status=certified_status(
-                proposal.forecast,
-                proposal.budget_s,
-                clock_mhz=clock_mhz,
-                achieved_mhz=achieved_mhz,
-            ),
+            status=status,
             forecast=proposal.forecast,
             budget_s=proposal.budget_s,
         )
@@ -221,7 +225,9 @@ class ControlLoop:
         )
 
 
-def _debug_enabled(log: object) -> bool:
-    """Whether debug events go anywhere, asked once: a filtered call still costs microseconds."""
-    enabled = getattr(log, "is_enabled_for", None)
-    return bool(enabled(10)) if enabled is not None else True
+def _debug_enabled(log: structlog.typing.FilteringBoundLogger) -> bool:
+    """Whether debug events go anywhere, asked once: a filtered call still costs microseconds.
+
+    A program that never configured structlog did not ask for an event per iteration.
+    """
+    return structlog.is_configured() and bool(log.is_enabled_for(logging.DEBUG))
