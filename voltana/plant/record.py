@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -95,9 +97,12 @@ class RunRecord:
     def mean_itl_s(self) -> FloatArray:
         """Mean inter-token latency of each request of two tokens or more; inf if unfinished."""
         many = self.output_tokens > 1
-        decode_s = self.completed_s[many] - self.first_token_s[many]
-        decode_s[~(self.completed_s[many] < float("inf"))] = float("inf")
-        return decode_s / (self.output_tokens[many] - 1)
+        completed_s, tokens = self.completed_s[many], self.output_tokens[many]
+        mean_s = np.full(len(completed_s), np.inf)
+        done = np.isfinite(completed_s)
+        first_s = self.first_token_s[many]
+        mean_s[done] = (completed_s[done] - first_s[done]) / (tokens[done] - 1)
+        return mean_s
 
     def energy_j(self, role: Role | None = None) -> float:
         """Energy of the instances of a role, or of all."""

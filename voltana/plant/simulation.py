@@ -49,6 +49,7 @@ class Simulation:
         trace: What arrives.
         seed: Of all noise; the same seed gives the same run.
         record_timeline: Whether to keep a row for each iteration.
+        plant: Latency and power of the boards, to share its tables between runs; None makes one.
     """
 
     def __init__(
@@ -59,6 +60,7 @@ class Simulation:
         *,
         seed: int = 0,
         record_timeline: bool = False,
+        plant: PlantModel | None = None,
     ) -> None:
         self._cluster = cluster
         self._policy = policy
@@ -68,7 +70,9 @@ class Simulation:
         self._seeds = iter(
             np.random.SeedSequence(seed).spawn(4 * (cluster.prefill + cluster.decode) + 1)
         )
-        self._plant = PlantModel(cluster.hardware, cluster.model, cluster.tensor_parallel)
+        self._plant = plant or PlantModel(
+            cluster.hardware, cluster.model, cluster.tensor_parallel
+        )
         self._bench = PlantBench(self._plant, self._noise(cluster.engine.latency_noise))
         self._events = EventQueue()
         self._jobs: list[Job] = []
