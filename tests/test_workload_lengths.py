@@ -16,8 +16,8 @@ from benchmarks.calibration.lengths import SETS, fit_quantiles, read_lengths, st
 from voltana.errors import ConfigError, UnknownNameError
 from voltana.plant.workload.lengths import (
     LengthDistribution,
-    LogQuantiles,
     Lognormal,
+    LogQuantiles,
     length_names,
     load_lengths,
     load_provenance,
@@ -76,7 +76,7 @@ def test_every_name_says_where_it_comes_from() -> None:
 
 
 def test_an_unknown_name_lists_those_that_exist() -> None:
-    with pytest.raises(UnknownNameError, match="Did you mean 'sharegpt'.*azure-conv"):
+    with pytest.raises(UnknownNameError, match=r"Did you mean 'sharegpt'.*azure-conv"):
         load_lengths("shargpt")
 
 
@@ -114,7 +114,7 @@ def test_stretching_keeps_the_shape() -> None:
 
 @pytest.mark.parametrize("mean", [0.0, 1.0, -5.0, 1e9, float("nan")])
 def test_an_impossible_mean_is_refused(mean: float) -> None:
-    with pytest.raises(ConfigError, match="^prompt_mean_tokens = .* from 2 to 200000 tokens"):
+    with pytest.raises(ConfigError, match=r"^prompt_mean_tokens = .* from 2 to 200000 tokens"):
         load_lengths("lmsys").with_means(prompt_mean_tokens=mean)
 
 
@@ -198,7 +198,7 @@ def test_log_quantiles_refuse_impossible_knots(
 @pytest.mark.parametrize("rho", [-1.0, 1.0, float("nan")])
 def test_an_impossible_correlation_is_refused(rho: float) -> None:
     marginal = Lognormal(mean_tokens=50, log_std=1)
-    with pytest.raises(ConfigError, match="^rank_correlation"):
+    with pytest.raises(ConfigError, match=r"^rank_correlation"):
         LengthDistribution(prompt=marginal, output=marginal, rank_correlation=rho)
 
 

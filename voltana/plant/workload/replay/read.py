@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -52,6 +53,10 @@ def read_trace(
     if target_rate_rps is not None and rate_scale != 1:
         raise invalid(
             "rate_scale", rate_scale, "left out beside target_rate_rps", "Give one of the two."
+        )
+    if target_rate_rps is not None and not 0 < target_rate_rps < math.inf:
+        raise invalid(
+            "target_rate_rps", target_rate_rps, "above 0 requests/s and finite", "Give a mean rate."
         )
     file = Path(path)
     table = read_table(file, trace_format)

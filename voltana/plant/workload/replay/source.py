@@ -8,7 +8,7 @@ import io
 import json
 import zlib
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
 from voltana.errors import TraceError
 from voltana.plant.workload.replay.formats import normalise
@@ -27,17 +27,13 @@ def open_text(path: Path) -> Iterator[io.TextIOBase]:
     Raises:
         TraceError: If the file cannot be read, also while it is being read.
     """
-    if path.is_dir():
-        raise TraceError(f"{path}: is a directory. Name one of the trace files in it.")
     try:
-        with path.open("rb") as raw:
+        with _open_binary(path) as raw:
             gzipped = raw.read(2) == GZIP_MAGIC
             raw.seek(0)
             binary = gzip.GzipFile(fileobj=raw) if gzipped else raw
             with io.TextIOWrapper(binary, encoding="utf-8-sig", newline="") as text:
                 yield text
-    except FileNotFoundError:
-        raise TraceError(f"{path}: no such file. Check the path.") from None
     except UnicodeDecodeError as error:
         raise TraceError(
             f"{path}: is not UTF-8 text ({error.reason}). Convert or unpack it; gzip is understood."
@@ -46,6 +42,17 @@ def open_text(path: Path) -> Iterator[io.TextIOBase]:
         raise TraceError(
             f"{path}: cannot be read ({error}). Check its permissions and that it is complete."
         ) from None
+
+
+def _open_binary(path: Path) -> BinaryIO:
+    try:
+        return path.open("rb")
+    except FileNotFoundError:
+        raise TraceError(f"{path}: no such file. Check the path.") from None
+    except IsADirectoryError:
+        raise TraceError(f"{path}: is a directory. Name one of the trace files in it.") from None
+    except ValueError as error:  # such as a null byte in the path
+        raise TraceError(f"{path}: cannot be read ({error}). Check the path.") from None
 
 
 def sniff_container(text: io.TextIOBase, path: Path) -> str:
