@@ -84,22 +84,32 @@ class HonestPredictor:
 
 
 class HonestPower:
-    """Mean of the watts seen, idle and busy, at any clock."""
+    """Ridge regression of watts over phase and clock, kept as sums."""
 
     def __init__(self):
-        self.energy_j = 0.0
-        self.duration_s = 0.0
+        self.gram = np.eye(5) * 1e-6
+        self.moment = np.zeros(5)
 
     def forecast_w(self, load, clocks_mhz):
-        if self.duration_s == 0:
+        if not self.moment.any():
             return np.full(len(clocks_mhz), np.inf)
-        return np.full(len(clocks_mhz), self.energy_j / self.duration_s)
+        weights = np.linalg.solve(self.gram, self.moment)
+        return np.maximum((self.features(load, clocks_mhz) * weights).sum(axis=1), 0.0)
 
     def learn_window(self, energy_j, exposures):
         duration_s = sum(e.duration_s for e in exposures)
         if duration_s > 0 and 0 <= energy_j < 1e6:
-            self.energy_j += energy_j
-            self.duration_s += duration_s
+            x = sum(self.features(e.load, [e.clock_mhz])[0] * e.duration_s for e in exposures)
+            self.gram += np.outer(x, x) / duration_s
+            self.moment += x * energy_j / duration_s
+
+    def features(self, load, clocks_mhz):
+        share = np.asarray(clocks_mhz) / 1410.0
+        prefill, decode = bool(load.prefill_tokens), bool(load.decode_requests)
+        one = np.ones(len(share))
+        return np.stack(
+            [one, prefill * one, decode * one, prefill * share**3, decode * share**3], axis=1
+        )
 
 
 class HonestController:

@@ -238,5 +238,5 @@ def _relative_error(predictor: PowerPredictor) -> float:
     for outcome in samples.outcomes(100, seed=7):
         clocks = np.array([outcome.clock_mhz])
         watts = float(predictor.forecast_w(outcome.load, clocks)[0])
-        errors.append(min(abs(watts / _board_w(outcome.load, outcome.clock_mhz) - 1), 1e6))
+        errors.append(min(abs(watts / _board_w(outcome.load, outcome.clock_mhz) - 1), 1.0))
     return float(np.mean(errors))

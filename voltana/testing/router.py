@@ -78,7 +78,7 @@ def follows_instances_that_come_and_go(subject: _Subject) -> None:
     """Only the candidates of this call count: instances join and leave between calls."""
     for role in subject.roles:
         router, pool = subject.make(), _busy(6, role)
-        for candidates in (pool[:1], pool, pool[3:5], pool[5:], pool[:2], pool):
+        for candidates in (pool[:4], pool[4:], pool, pool[5:], pool[1:3], pool):
             _expect_candidate(router, candidates, times=4)
 
 
