@@ -94,6 +94,7 @@ class ControlLoop:
         self._limits: dict[str, Limit] = {limit.source: limit for limit in limits}
         self._target_mhz = math.nan
         self._sequence = -1
+        self._renew_at_s = -math.inf
         self._last_latency_s = math.nan
         self._log = structlog.get_logger("voltana.loop").bind(instance=instance)
         self._log_decisions = _debug_enabled(self._log)
@@ -134,8 +135,8 @@ class ControlLoop:
         )
         proposal = self.controller.decide(observation)
         decision = self._resolve(proposal, bounds, reading.clock_mhz)
-        if decision.clock_mhz != self._target_mhz:
-            self._apply(decision.clock_mhz)
+        if decision.clock_mhz != self._target_mhz or now_s >= self._renew_at_s:
+            self._apply(decision.clock_mhz, now_s)
         if self._log_decisions:
             self._log_decision(decision, proposal, load, queue)
         return decision
@@ -196,8 +197,11 @@ class ControlLoop:
             budget_s=proposal.budget_s,
         )
 
-    def _apply(self, clock_mhz: float) -> None:
+    def _apply(self, clock_mhz: float, now_s: float) -> None:
         self._sequence += 1
+        # An unchanged clock is asked for again in time: that renews its lease, and only a control
+        # step that was completed does so.
+        self._renew_at_s = now_s + self._lease_s / 2
         self._target_mhz = clock_mhz
         self._actuator.apply(
             Command(
