@@ -16,6 +16,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from voltana.errors import ProfileError, unknown_name
+from voltana.plant.power import PowerCoefficients
 
 Positive = Annotated[float, Field(gt=0)]
 NonNegative = Annotated[float, Field(ge=0)]
@@ -162,6 +163,7 @@ class HardwareProfile(Section):
     elementwise: ElementwiseCoefficients
     collective: CollectiveCoefficients
     launch: LaunchCoefficients
+    power: PowerCoefficients
 
     @property
     def clocks_mhz(self) -> tuple[float, ...]:
