@@ -1,0 +1,203 @@
+"""Recursive least squares that forgets only in the direction that the data excite.
+
+Plain exponential forgetting discards what was learned about every direction at the same pace. A
+control loop that sits at one clock excites few directions, so it ends with a covariance that grows
+without bound and coefficients that are noise at every other clock. Here the covariance changes only
+along the regressor (Kulhavy and Karny, "Tracking of slowly varying parameters by directional
+forgetting", IFAC World Congress 1984), never grows beyond the prior's, and the signs of
+coefficients can be constrained.
+
+This module needs NumPy alone, so that an engine process may import it.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from voltana.errors import invalid
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from voltana.values import FloatArray
+
+Matrix = np.ndarray[tuple[int, int], np.dtype[np.float64]]
+Mask = np.ndarray[tuple[int], np.dtype[np.bool_]]
+
+_LEAST_SPREAD = 1e-12
+"""A regressor with less prior variance than this (in units of the noise's) teaches nothing."""
+
+
+class RecursiveLeastSquares:
+    """Linear regression, updated one sample at a time, under a Gaussian prior.
+
+    The state is kept relative to the prior: coefficients are ``mean + deviation * z``, and the
+    covariance is that of ``z``, so that it starts as the identity whatever the units are.
+
+    Args:
+        prior_mean: Coefficients before anything was learned, shape (n,).
+        prior_deviation: Their standard deviations, shape (n,), not negative; 0 fixes a coefficient.
+        forgetting: Share of the information along a regressor that is kept at each sample, in
+            (0, 1]; 1 never forgets.
+        nonnegative: Which coefficients must not be negative, shape (n,); None means none.
+        outlier_deviations: Innovations beyond this many of their own standard deviations are
+            clipped there (a Huber weight).
+
+    Raises:
+        ConfigError: If an argument is outside its range.
+    """
+
+    __slots__ = (
+        "_coefficients",
+        "_covariance",
+        "_deviation",
+        "_forgetting",
+        "_nonnegative",
+        "_outlier_deviations",
+    )
+
+    def __init__(
+        self,
+        prior_mean: FloatArray,
+        prior_deviation: FloatArray,
+        *,
+        forgetting: float = 0.998,
+        nonnegative: Mask | None = None,
+        outlier_deviations: float = 4.0,
+    ) -> None:
+        mean = np.array(prior_mean, dtype=np.float64)
+        deviation = np.array(prior_deviation, dtype=np.float64)
+        _check(mean, deviation, forgetting, outlier_deviations)
+        self._coefficients: FloatArray = mean
+        self._deviation: FloatArray = deviation
+        self._covariance: Matrix = np.diag((deviation > 0).astype(np.float64))
+        self._forgetting = forgetting
+        self._nonnegative = nonnegative
+        self._outlier_deviations = outlier_deviations
+        self._keep_signs()
+
+    @property
+    def coefficients(self) -> FloatArray:
+        """Current coefficients, shape (n,); a copy."""
+        return self._coefficients.copy()
+
+    @property
+    def covariance(self) -> Matrix:
+        """Their covariance, in units of the sample's variance, shape (n, n); a copy."""
+        scaled: Matrix = self._covariance * np.outer(self._deviation, self._deviation)
+        return scaled
+
+    def predict_vector(self, x: FloatArray) -> float:
+        """Expected label for the regressor `x`, shape (n,)."""
+        return float(self._coefficients.dot(x))
+
+    def learn_vector(self, x: FloatArray, y: float, deviation: float = 1.0) -> float:
+        """Learn one sample.
+
+        Args:
+            x: Regressor, shape (n,).
+            y: Label.
+            deviation: Standard deviation of the label's noise; samples weigh by its square.
+
+        Returns:
+            The innovation over its standard deviation, before clipping: about 1 in size where the
+            model fits.
+        """
+        scaled = x * self._deviation
+        scaled *= 1.0 / deviation
+        along = self._covariance.dot(scaled)
+        spread = float(scaled.dot(along))
+        innovation = (y - float(self._coefficients.dot(x))) / deviation
+        limit = self._outlier_deviations * math.sqrt(1.0 + max(spread, 0.0))
+        clipped = min(max(innovation, -limit), limit)
+        if spread > _LEAST_SPREAD:
+            step = along * self._deviation
+            step *= clipped / (1.0 + spread)
+            self._coefficients += step
+            self._update_covariance(along, spread)
+            if self._nonnegative is not None:
+                self._keep_signs()
+        return innovation * self._outlier_deviations / limit
+
+    def reopen(self, factor: float) -> None:
+        """Multiply the covariance by `factor`, up to the prior's: what was learned weighs less.
+
+        Args:
+            factor: At least 1.
+
+        Raises:
+            ConfigError: If it is smaller.
+        """
+        if not factor >= 1:
+            raise invalid("factor", factor, "at least 1", "A larger factor forgets more.")
+        grown = self._covariance * factor
+        # Scaling rows and columns alike keeps the matrix positive definite.
+        shrink = 1.0 / np.sqrt(np.maximum(grown.diagonal(), 1.0))
+        self._covariance = grown * np.outer(shrink, shrink)
+
+    def to_dict(self) -> dict[str, object]:
+        """The state as plain JSON values; `restore` reads it."""
+        return {
+            "coefficients": self._coefficients.tolist(),
+            "deviation": self._deviation.tolist(),
+            "covariance": self._covariance.tolist(),
+        }
+
+    def restore(self, state: Mapping[str, object]) -> None:
+        """Take over the state that `to_dict` returned; the options stay as they are."""
+        self._coefficients = np.array(state["coefficients"], dtype=np.float64)
+        self._deviation = np.array(state["deviation"], dtype=np.float64)
+        self._covariance = np.array(state["covariance"], dtype=np.float64)
+
+    def _update_covariance(self, along: FloatArray, spread: float) -> None:
+        """Add the sample's information and forget as much of the old along the same direction."""
+        kept = self._forgetting
+        gain = (kept - (1.0 - kept) / spread) / (kept * (1.0 + spread))
+        outer = along[:, None] * along
+        if gain < 0.0:
+            # Little is left to learn here, so forgetting prevails; no variance may pass the prior.
+            room = (1.0 - self._covariance.diagonal()) / np.maximum(outer.diagonal(), 1e-300)
+            gain = max(gain, -max(float(room.min()), 0.0))
+        outer *= gain
+        self._covariance -= outer
+
+    def _keep_signs(self) -> None:
+        """Move coefficients onto the boundary, and the others to where that costs least.
+
+        The step along a column of the covariance is the conditional mean given that the violated
+        coefficient is 0, so the fit to the data suffers as little as it can.
+        """
+        mask = self._nonnegative
+        if mask is None:
+            return
+        for _ in range(len(self._coefficients)):
+            violated = np.where(mask, self._coefficients, 0.0)
+            worst = int(violated.argmin())
+            value = float(violated[worst])
+            if value >= 0.0:
+                return
+            column = self._covariance[worst] * self._deviation
+            if column[worst] > 0.0:
+                self._coefficients -= column * (value / column[worst])
+            self._coefficients[worst] = 0.0
+        np.maximum(self._coefficients, 0.0, out=self._coefficients, where=mask)
+
+
+def _check(
+    mean: FloatArray, deviation: FloatArray, forgetting: float, outlier_deviations: float
+) -> None:
+    if mean.ndim != 1 or mean.shape != deviation.shape:
+        raise invalid(
+            "prior_deviation", deviation.shape, f"of shape {mean.shape}", "Give one a coefficient."
+        )
+    if not (np.isfinite(mean).all() and np.isfinite(deviation).all() and (deviation >= 0).all()):
+        raise invalid(
+            "prior_deviation", deviation, "finite and not negative", "0 fixes a coefficient."
+        )
+    if not 0 < forgetting <= 1:
+        raise invalid("forgetting", forgetting, "in (0, 1]", "1 never forgets.")
+    if not outlier_deviations > 0:
+        raise invalid("outlier_deviations", outlier_deviations, "above 0", "4 is usual.")
