@@ -30,6 +30,9 @@ Mask = np.ndarray[tuple[int], np.dtype[np.bool_]]
 _LEAST_SPREAD = 1e-12
 """A regressor with less prior variance than this (in units of the noise's) teaches nothing."""
 
+_TINY = 1e-300
+"""Keeps a division from meeting 0."""
+
 
 class RecursiveLeastSquares:
     """Linear regression, updated one sample at a time, under a Gaussian prior.
@@ -168,22 +171,26 @@ class RecursiveLeastSquares:
         """Move coefficients onto the boundary, and the others to where that costs least.
 
         The step along a column of the covariance is the conditional mean given that the violated
-        coefficient is 0, so the fit to the data suffers as little as it can.
+        coefficient is 0, so the fit to the data suffers as little as it can. Coefficients that were
+        moved stay fixed while others are, which conditions the covariance on them too.
         """
         mask = self._nonnegative
-        if mask is None:
+        if mask is None or (self._coefficients[mask] >= 0.0).all():
             return
-        for _ in range(len(self._coefficients)):
-            violated = np.where(mask, self._coefficients, 0.0)
-            worst = int(violated.argmin())
-            value = float(violated[worst])
+        coefficients, deviation = self._coefficients, self._deviation
+        given = self._covariance
+        for _ in range(len(coefficients)):
+            spread = np.sqrt(np.maximum(given.diagonal(), _LEAST_SPREAD)) * deviation
+            worst = int(np.where(mask, coefficients / (spread + _TINY), 0.0).argmin())
+            value = float(coefficients[worst])
             if value >= 0.0:
-                return
-            column = self._covariance[worst] * self._deviation
-            if column[worst] > 0.0:
-                self._coefficients -= column * (value / column[worst])
-            self._coefficients[worst] = 0.0
-        np.maximum(self._coefficients, 0.0, out=self._coefficients, where=mask)
+                break
+            column, variance = given[worst], float(given[worst, worst])
+            if variance > _LEAST_SPREAD:
+                coefficients -= deviation * column * (value / (variance * deviation[worst]))
+                given = given - column[:, None] * (column / variance)
+            coefficients[worst] = 0.0
+        np.maximum(coefficients, 0.0, out=coefficients, where=mask)
 
 
 def _check(
