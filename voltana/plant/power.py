@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from voltana.plant.hardware import HardwareProfile
-    from voltana.plant.latency import OperatorTime
+    from voltana.plant.operators import OperatorTime
 
 LAUNCH = "launch"
 """Kind of operator during which the board only waits."""
@@ -163,7 +163,9 @@ class PowerModel:
         toggle_w = fit.toggle_w * core_share * clock_mhz / self._max_mhz
         return ClockPower(self.idle_w(clock_mhz), fit.active_w + toggle_w, core_share)
 
-    def operation_j(self, kind: str, flops: _ValueT, moved_bytes: _ValueT) -> tuple[_ValueT, _ValueT]:
+    def operation_j(
+        self, kind: str, flops: _ValueT, moved_bytes: _ValueT
+    ) -> tuple[_ValueT, _ValueT]:
         """Energy of operations at the highest clock, split by what it follows.
 
         Args:
