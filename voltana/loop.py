@@ -185,7 +185,11 @@ class ControlLoop:
         if bounds is not UNBOUNDED or clock_mhz not in self._level_set:
             clock_mhz = resolve(clock_mhz, self.levels_mhz, bounds)
         status = certified_status(
-            proposal.forecast, proposal.budget_s, clock_mhz=clock_mhz, achieved_mhz=achieved_mhz
+            proposal.forecast,
+            proposal.budget_s,
+            clock_mhz=clock_mhz,
+            # An earlier change that has not settled may still come into force.
+            achieved_mhz=min(achieved_mhz, self._target_mhz),
         )
         if clock_mhz == proposal.clock_mhz and status is proposal.status:
             return proposal
@@ -199,10 +203,6 @@ class ControlLoop:
 
     def _apply(self, clock_mhz: float, now_s: float) -> None:
         self._sequence += 1
-        # An unchanged clock is asked for again in time: that renews its lease, and only a control
-        # step that was completed does so.
-        self._renew_at_s = now_s + self._lease_s / 2
-        self._target_mhz = clock_mhz
         self._actuator.apply(
             Command(
                 domain=self._domain,
@@ -211,6 +211,11 @@ class ControlLoop:
                 lease_s=self._lease_s,
             )
         )
+        # Only once the command was accepted: one that failed is repeated by the next step.
+        self._target_mhz = clock_mhz
+        # An unchanged clock is asked for again in time: that renews its lease, and only a control
+        # step that was completed does so.
+        self._renew_at_s = now_s + self._lease_s / 2
 
     def _log_decision(
         self, decision: Decision, proposal: Decision, load: Load, queue: Queue
