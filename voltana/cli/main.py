@@ -49,17 +49,20 @@ def voltana(
 def main() -> None:
     """Run the command line; errors that a user can cause end in one line and exit code 2."""
     try:
-        code = app(standalone_mode=False)
+        code = app(prog_name="voltana", standalone_mode=False)
     except VoltanaError as error:
         code = _complain(str(error))
     except _UsageError as error:
-        code = _complain(f"{error.format_message()} Run with --help for the options.")
+        command = error.ctx.command_path if error.ctx else "voltana"
+        code = _complain(f"{error.format_message().rstrip('.')}. Run '{command} --help'.")
     except (KeyboardInterrupt, typer.Abort):
-        sys.stderr.write("voltana: interrupted\n")
         code = INTERRUPTED
+    if code == INTERRUPTED:
+        sys.stderr.write("voltana: interrupted\n")
     sys.exit(code)
 
 
 def _complain(text: str) -> int:
+    """Say what is wrong in one line, whatever the text looks like."""
     sys.stderr.write(f"voltana: {' '.join(text.split())}\n")
     return USAGE_ERROR

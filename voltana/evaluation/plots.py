@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -130,7 +130,7 @@ def _title(comparison: Comparison) -> str:
     return f"{cluster.model} on {cluster.hardware}, {cluster.prefill}P{cluster.decode}D, {load}"
 
 
-def _style(axes: Axes, grid: str) -> None:
+def _style(axes: Axes, grid: Literal["both", "x", "y"]) -> None:
     axes.grid(axis=grid, color="#DDDDDD", lw=0.7)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
