@@ -11,84 +11,16 @@ import math
 from typing import TYPE_CHECKING
 
 from voltana.errors import invalid
-from voltana.predictors.features import (
-    CLOCK_BASES,
-    LOAD_FEATURES,
-    decode_features,
-    mixed_parts,
-    prefill_features,
-    regressor,
-)
-from voltana.predictors.latency_model import (
-    BasisCache,
-    LatencySnapshot,
-    PhaseModel,
-    forecast,
-)
-from voltana.predictors.least_squares import RecursiveLeastSquares
+from voltana.predictors.features import decode_features, mixed_parts, prefill_features
+from voltana.predictors.latency_model import BasisCache, LatencySnapshot, PhaseModel, forecast
+from voltana.predictors.phase_learner import PhaseLearner
 from voltana.predictors.prior import decode_prior, flat_prior, prefill_prior
-from voltana.predictors.residual_scale import ResidualScale
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    import numpy as np
-
     from voltana.predictors.prior import Prior
     from voltana.values import FloatArray, Forecast, Load, Outcome
-
-NOISE = 0.03
-"""Relative noise of a measured latency that samples are weighed with."""
-
-_ABSOLUTE_TO_STANDARD = 1.2533
-"""Standard deviation of a Gaussian over its mean absolute value, sqrt(pi / 2)."""
-
-
-class PhaseLearner:
-    """What EcoPred learns of one phase.
-
-    Args:
-        prior: Where it starts.
-        forgetting: See `RecursiveLeastSquares`.
-        bound_deviations: Width of the upper bound, in standard deviations of the residuals.
-    """
-
-    __slots__ = ("_bound_deviations", "model", "scale", "squares")
-
-    def __init__(self, prior: Prior, *, forgetting: float, bound_deviations: float) -> None:
-        self.squares = RecursiveLeastSquares(
-            prior.mean,
-            prior.deviation,
-            forgetting=forgetting,
-            nonnegative=prior.deviation >= 0,
-        )
-        self.scale = ResidualScale(prior.relative_error)
-        self._bound_deviations = bound_deviations
-        self.model = self._freeze()
-
-    def learn(self, x: FloatArray, latency_s: float) -> float:
-        """Learn one sample; returns its residual over the expected latency."""
-        expected_s = self.squares.predict_vector(x)
-        # Noise is a share of the latency. While the model still expects too little, the label
-        # itself says how much that is.
-        deviation = NOISE * max(expected_s, latency_s)
-        self.squares.learn_vector(x, latency_s, deviation)
-        residual = (latency_s - expected_s) / max(expected_s, 1e-9)
-        self.scale.update(residual)
-        self.model = self._freeze()
-        return residual
-
-    def reopen(self, factor: float, relative_error: float) -> None:
-        """Doubt what was learned: widen the bound and let the coefficients move again."""
-        self.squares.reopen(factor)
-        self.scale.widen(relative_error)
-        self.model = self._freeze()
-
-    def _freeze(self) -> PhaseModel:
-        return PhaseModel(
-            weights=self.squares.coefficients.reshape(CLOCK_BASES, LOAD_FEATURES),
-            margin=self._bound_deviations * _ABSOLUTE_TO_STANDARD * self.scale.value,
-        )
 
 
 class EcoPred:
@@ -125,7 +57,12 @@ class EcoPred:
         prefill = prefill or flat_prior(1.0, [1.0, 4096.0, 32.0, 1e7])
         decode = decode or flat_prior(0.1, [1.0, 128.0, 1.0, 2e5])
         self._prefill, self._decode = (
-            PhaseLearner(prior, forgetting=forgetting, bound_deviations=bound_deviations)
+            PhaseLearner(
+                prior,
+                max_clock_mhz=max_clock_mhz,
+                forgetting=forgetting,
+                bound_deviations=bound_deviations,
+            )
             for prior in (prefill, decode)
         )
         self._bases = BasisCache(max_clock_mhz)
@@ -158,9 +95,7 @@ class EcoPred:
 
     def forecast(self, load: Load, clocks_mhz: FloatArray) -> Forecast:
         """See `voltana.ports.Forecasts.forecast`."""
-        return forecast(
-            load, clocks_mhz, self._bases.at(clocks_mhz), self._prefill.model, self._decode.model
-        )
+        return forecast(load, clocks_mhz, self._bases, self._prefill, self._decode)
 
     def learn(self, outcome: Outcome) -> None:
         """Learn from one iteration, at the clock that was achieved; broken labels are dropped."""
@@ -172,17 +107,16 @@ class EcoPred:
                 self._learn_mixed(load, clock_mhz, latency_s)
                 return
             features = prefill_features(load.prefill_tokens, load.prefill_attended_pairs)
-            self._prefill.learn(regressor(features, clock_mhz, self.max_clock_mhz), latency_s)
+            self._prefill.learn(features, clock_mhz, latency_s)
         elif load.decode_requests:
             features = decode_features(load.decode_requests, load.decode_kv_tokens)
-            self._decode.learn(regressor(features, clock_mhz, self.max_clock_mhz), latency_s)
+            self._decode.learn(features, clock_mhz, latency_s)
 
     def snapshot(self) -> LatencySnapshot:
         """A frozen copy; later learning does not change it."""
         return LatencySnapshot(
-            max_clock_mhz=self.max_clock_mhz,
-            prefill=self._prefill.model,
-            decode=self._decode.model,
+            prefill=PhaseModel.of(self._prefill),
+            decode=PhaseModel.of(self._decode),
             bases=self._bases,
         )
 
@@ -199,11 +133,6 @@ class EcoPred:
     def _learn_mixed(self, load: Load, clock_mhz: float, latency_s: float) -> None:
         """Teach the prefill model what is left once the decode requests' KV cache has been read."""
         rows, cache = mixed_parts(load)
-        cache_s = self._decode.squares.predict_vector(
-            regressor(cache, clock_mhz, self.max_clock_mhz)
-        )
+        cache_s = self._decode.expected_s(cache, clock_mhz)
         if latency_s > cache_s:
-            x: np.ndarray[tuple[int], np.dtype[np.float64]] = regressor(
-                rows, clock_mhz, self.max_clock_mhz
-            )
-            self._prefill.learn(x, latency_s - cache_s)
+            self._prefill.learn(rows, clock_mhz, latency_s - cache_s)

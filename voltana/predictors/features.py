@@ -72,6 +72,28 @@ def clock_basis(clocks_mhz: FloatArray, max_clock_mhz: float) -> Basis:
     return np.stack([np.ones_like(slow), slow, np.maximum(slow - KNEE, 0.0)])
 
 
+def bound_basis(
+    clocks_mhz: FloatArray, max_clock_mhz: float, slowest_mhz: float, fastest_mhz: float
+) -> Basis:
+    """Bases of a latency bound that relies on the model only at clocks that were tried.
+
+    Beyond them it relies on physics: at a faster clock an iteration takes no longer than at the
+    fastest one tried, and at a slower clock f no longer than f_tried / f times as long.
+
+    Args:
+        clocks_mhz: Shape (n,).
+        max_clock_mhz: Clock at which s is 1.
+        slowest_mhz: Slowest clock that was tried.
+        fastest_mhz: Fastest clock that was tried.
+
+    Returns:
+        Shape (3, n).
+    """
+    tried = np.clip(clocks_mhz, slowest_mhz, fastest_mhz)
+    stretch = np.maximum(slowest_mhz / clocks_mhz, 1.0)
+    return clock_basis(tried, max_clock_mhz) * stretch
+
+
 def regressor(load: list[float], clock_mhz: float, max_clock_mhz: float) -> FloatArray:
     """Products of every basis with every load feature, shape (FEATURES,), bases outermost."""
     slow = max_clock_mhz / clock_mhz

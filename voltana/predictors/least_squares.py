@@ -84,8 +84,8 @@ class RecursiveLeastSquares:
 
     @property
     def coefficients(self) -> FloatArray:
-        """Current coefficients, shape (n,); a copy."""
-        return self._coefficients.copy()
+        """Current coefficients, shape (n,): the live array, to be read and not kept."""
+        return self._coefficients
 
     @property
     def covariance(self) -> Matrix:
@@ -114,16 +114,15 @@ class RecursiveLeastSquares:
         along = self._covariance.dot(scaled)
         spread = float(scaled.dot(along))
         innovation = (y - float(self._coefficients.dot(x))) / deviation
-        limit = self._outlier_deviations * math.sqrt(1.0 + max(spread, 0.0))
-        clipped = min(max(innovation, -limit), limit)
+        own_deviation = math.sqrt(1.0 + max(spread, 0.0))
         if spread > _LEAST_SPREAD:
+            limit = self._outlier_deviations * own_deviation
             step = along * self._deviation
-            step *= clipped / (1.0 + spread)
+            step *= min(max(innovation, -limit), limit) / (1.0 + spread)
             self._coefficients += step
             self._update_covariance(along, spread)
-            if self._nonnegative is not None:
-                self._keep_signs()
-        return innovation * self._outlier_deviations / limit
+            self._keep_signs()
+        return innovation / own_deviation
 
     def reopen(self, factor: float) -> None:
         """Multiply the covariance by `factor`, up to the prior's: what was learned weighs less.
@@ -162,7 +161,7 @@ class RecursiveLeastSquares:
         outer = along[:, None] * along
         if gain < 0.0:
             # Little is left to learn here, so forgetting prevails; no variance may pass the prior.
-            room = (1.0 - self._covariance.diagonal()) / np.maximum(outer.diagonal(), 1e-300)
+            room = (1.0 - self._covariance.diagonal()) / (along * along + _TINY)
             gain = max(gain, -max(float(room.min()), 0.0))
         outer *= gain
         self._covariance -= outer
@@ -174,10 +173,9 @@ class RecursiveLeastSquares:
         coefficient is 0, so the fit to the data suffers as little as it can. Coefficients that were
         moved stay fixed while others are, which conditions the covariance on them too.
         """
-        mask = self._nonnegative
-        if mask is None or (self._coefficients[mask] >= 0.0).all():
+        mask, coefficients, deviation = self._nonnegative, self._coefficients, self._deviation
+        if mask is None or float(coefficients.min()) >= 0.0:
             return
-        coefficients, deviation = self._coefficients, self._deviation
         given = self._covariance
         for _ in range(len(coefficients)):
             spread = np.sqrt(np.maximum(given.diagonal(), _LEAST_SPREAD)) * deviation

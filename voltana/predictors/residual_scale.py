@@ -49,10 +49,10 @@ class ResidualScale:
         return self._mean
 
     def update(self, relative_residual: float) -> None:
-        """Take in (label - forecast) / forecast."""
+        """Take in |label - forecast| / forecast."""
         self._labels = min(self._labels + 1, self._window)
         weight = 1.0 / min(self._labels + self._prior_labels, self._window)
-        self._mean += weight * (min(abs(relative_residual), self.MOST) - self._mean)
+        self._mean += weight * (min(relative_residual, self.MOST) - self._mean)
 
     def widen(self, at_least: float) -> None:
         """Raise the scale to `at_least`; later labels bring it down again."""
