@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from array import array
 from collections import deque
+from functools import partial
 from typing import TYPE_CHECKING
 
 from voltana.values import InstanceState, Load, Queue
@@ -98,9 +99,7 @@ class DecodeInstance:
                 continue
             delay_s = self._transfer_s(job.prompt_tokens)
             if delay_s:
-                self._events.schedule(
-                    now_s + delay_s, lambda at_s, job=job: self._deliver(job, at_s)
-                )  # type: ignore[misc]
+                self._events.schedule(now_s + delay_s, partial(self._deliver, job))
             else:
                 self._deliver(job, now_s)
 

@@ -38,7 +38,7 @@ class Leg:
     def __init__(
         self,
         role: Role,
-        instances: Sequence[PrefillInstance] | Sequence[DecodeInstance],
+        instances: Sequence[PrefillInstance | DecodeInstance],
         router: Router,
         *,
         budget_s: float,

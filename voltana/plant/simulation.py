@@ -35,6 +35,8 @@ if TYPE_CHECKING:
     from voltana.plant.workload.trace import Trace
     from voltana.policy import Policy
 
+Instance = PrefillInstance | DecodeInstance
+
 _PROGRESS_EVENTS = 2000
 CALL_DEVIATION = 0.43
 """Log deviation of the clock call's latency: median 3.5 ms and p99 about 10 ms, as measured."""
@@ -70,17 +72,16 @@ class Simulation:
         self._seeds = iter(
             np.random.SeedSequence(seed).spawn(4 * (cluster.prefill + cluster.decode) + 1)
         )
-        self._plant = plant or PlantModel(
-            cluster.hardware, cluster.model, cluster.tensor_parallel
-        )
+        self._plant = plant or PlantModel(cluster.hardware, cluster.model, cluster.tensor_parallel)
         self._bench = PlantBench(self._plant, self._noise(cluster.engine.latency_noise))
         self._events = EventQueue()
         self._jobs: list[Job] = []
         self._finished = 0
         self._prefill = [self._make_prefill(name) for name in cluster.instance_names(Role.PREFILL)]
         self._decode = [self._make_decode(name) for name in cluster.instance_names(Role.DECODE)]
+        self._instances: tuple[Instance, ...] = (*self._prefill, *self._decode)
         self._dispatcher = self._make_dispatcher()
-        for instance in (*self._prefill, *self._decode):
+        for instance in self._instances:
             instance.runner.idle(0.0)
             self._schedule_tick(instance, 0.0)
         self._schedule_arrival(0)
@@ -116,7 +117,7 @@ class Simulation:
         while events.next_s() <= horizon_s:
             events.step()
         events.advance_to(horizon_s)
-        for instance in (*self._prefill, *self._decode):
+        for instance in self._instances:
             instance.runner.board.idle_until(horizon_s)
 
     @property
@@ -127,7 +128,7 @@ class Simulation:
     def record(self) -> RunRecord:
         """What was measured so far."""
         jobs = self._jobs + [self._job(i) for i in range(len(self._jobs), len(self._trace))]
-        instances = (*self._prefill, *self._decode)
+        instances = self._instances
         return RunRecord(
             arrival_s=self._trace.arrival_s,
             first_token_s=np.array([job.first_token_s for job in jobs]),
@@ -155,14 +156,13 @@ class Simulation:
 
     def _make_decode(self, name: str) -> DecodeInstance:
         cluster, engine = self._cluster, self._cluster.engine
-        latency = LatencyModel(cluster.hardware, cluster.model, cluster.tensor_parallel)
         return DecodeInstance(
             self._make_runner(name, Role.DECODE),
             self._events,
             capacity_tokens=cluster.kv_capacity_tokens,
             reserved_tokens=engine.reserved_decode_tokens,
             max_requests=engine.max_running_requests,
-            transfer_s=latency.transfer_s if engine.transfer else lambda _tokens: 0.0,
+            transfer_s=_transfer_s(cluster),
             complete=self._complete,
         )
 
@@ -260,7 +260,7 @@ class Simulation:
         self._dispatcher.completed(job)
         self._finished += 1
 
-    def _schedule_tick(self, instance: PrefillInstance | DecodeInstance, now_s: float) -> None:
+    def _schedule_tick(self, instance: Instance, now_s: float) -> None:
         def tick(at_s: float) -> None:
             if not instance.busy:
                 instance.runner.idle(at_s)
@@ -269,7 +269,13 @@ class Simulation:
         self._events.schedule(now_s + self._cluster.engine.idle_tick_s, tick)
 
 
-def _instance_record(instance: PrefillInstance | DecodeInstance) -> InstanceRecord:
+def _transfer_s(cluster: ClusterSpec) -> Callable[[int], float]:
+    if not cluster.engine.transfer:
+        return lambda _tokens: 0.0
+    return LatencyModel(cluster.hardware, cluster.model, cluster.tensor_parallel).transfer_s
+
+
+def _instance_record(instance: Instance) -> InstanceRecord:
     runner = instance.runner
     timeline = runner.timeline
     decode = isinstance(instance, DecodeInstance)
