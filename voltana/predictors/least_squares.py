@@ -58,8 +58,8 @@ class RecursiveLeastSquares:
         "_covariance",
         "_deviation",
         "_forgetting",
-        "_nonnegative",
         "_outlier_deviations",
+        "_sign_weights",
     )
 
     def __init__(
@@ -78,7 +78,7 @@ class RecursiveLeastSquares:
         self._deviation: FloatArray = deviation
         self._covariance: Matrix = np.diag((deviation > 0).astype(np.float64))
         self._forgetting = forgetting
-        self._nonnegative = nonnegative
+        self._sign_weights = _sign_weights(deviation, nonnegative)
         self._outlier_deviations = outlier_deviations
         self._keep_signs()
 
@@ -141,17 +141,15 @@ class RecursiveLeastSquares:
         self._covariance = grown * np.outer(shrink, shrink)
 
     def to_dict(self) -> dict[str, object]:
-        """The state as plain JSON values; `restore` reads it."""
+        """What was learned as plain JSON values; `restore` reads it."""
         return {
             "coefficients": self._coefficients.tolist(),
-            "deviation": self._deviation.tolist(),
             "covariance": self._covariance.tolist(),
         }
 
     def restore(self, state: Mapping[str, object]) -> None:
-        """Take over the state that `to_dict` returned; the options stay as they are."""
+        """Take over what `to_dict` returned; prior and options stay as they are."""
         self._coefficients = np.array(state["coefficients"], dtype=np.float64)
-        self._deviation = np.array(state["deviation"], dtype=np.float64)
         self._covariance = np.array(state["covariance"], dtype=np.float64)
 
     def _update_covariance(self, along: FloatArray, spread: float) -> None:
@@ -173,22 +171,30 @@ class RecursiveLeastSquares:
         coefficient is 0, so the fit to the data suffers as little as it can. Coefficients that were
         moved stay fixed while others are, which conditions the covariance on them too.
         """
-        mask, coefficients, deviation = self._nonnegative, self._coefficients, self._deviation
-        if mask is None or float(coefficients.min()) >= 0.0:
+        if self._sign_weights is None:
+            return
+        coefficients, deviation = self._coefficients, self._deviation
+        scaled = coefficients * self._sign_weights
+        worst = int(scaled.argmin())
+        if scaled[worst] >= 0.0:
             return
         given = self._covariance
         for _ in range(len(coefficients)):
-            spread = np.sqrt(np.maximum(given.diagonal(), _LEAST_SPREAD)) * deviation
-            worst = int(np.where(mask, coefficients / (spread + _TINY), 0.0).argmin())
-            value = float(coefficients[worst])
-            if value >= 0.0:
-                break
             column, variance = given[worst], float(given[worst, worst])
             if variance > _LEAST_SPREAD:
-                coefficients -= deviation * column * (value / (variance * deviation[worst]))
-                given = given - column[:, None] * (column / variance)
+                move = column * deviation
+                move *= float(coefficients[worst]) / (variance * float(deviation[worst]))
+                coefficients -= move
             coefficients[worst] = 0.0
-        np.maximum(coefficients, 0.0, out=coefficients, where=mask)
+            scaled = coefficients * self._sign_weights
+            next_worst = int(scaled.argmin())
+            if scaled[next_worst] >= 0.0:
+                return
+            if variance > _LEAST_SPREAD:
+                given = given - column[:, None] * (column / variance)
+            worst = next_worst
+        # Rounding left something; the conditional covariance has nothing more to say about it.
+        coefficients[scaled < 0.0] = 0.0
 
 
 def _check(
@@ -206,3 +212,11 @@ def _check(
         raise invalid("forgetting", forgetting, "in (0, 1]", "1 never forgets.")
     if not outlier_deviations > 0:
         raise invalid("outlier_deviations", outlier_deviations, "above 0", "4 is usual.")
+
+
+def _sign_weights(deviation: FloatArray, nonnegative: Mask | None) -> FloatArray | None:
+    """Weights under which only constrained coefficients can look negative; None without any."""
+    if nonnegative is None or not nonnegative.any():
+        return None
+    free = nonnegative & (deviation > 0)
+    return np.where(free, 1.0 / np.where(free, deviation, 1.0), 0.0)
