@@ -30,7 +30,7 @@ SMALL_TILES = TILE // SMALL_TILE
 
 
 def tile_index(requests: int) -> int:
-    """Index of the batch tile of `requests` (at least 1): 0 for 1-8, 15 for 121-128, 16 for -256."""
+    """Index of the batch tile of `requests` (at least 1): 0 for 1-8, 16 for 129-256."""
     if requests <= TILE:
         return (requests - 1) // SMALL_TILE
     return SMALL_TILES + (requests - 1) // TILE - 1
