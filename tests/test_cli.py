@@ -12,6 +12,7 @@ import structlog
 
 from voltana import __version__
 from voltana.cli import main as cli
+from voltana.config import parse_scenario
 
 QUICK = ("simulate", "--duration", "2", "--rate", "10", "--prefill", "1", "--decode", "1")
 POLICY = '''
@@ -82,6 +83,18 @@ def test_help_of_simulate_teaches_by_example(voltana) -> None:
     for flag in flags.split():
         assert flag in out
     assert "voltana simulate --policy static-max --policy mine:make" in out
+
+
+def test_help_states_the_real_defaults(voltana) -> None:
+    out = " ".join(voltana("simulate", "--help")[1].split()).replace("- ", "-")
+    file = parse_scenario({})
+    assert file.workload is not None
+    for default in (
+        file.cluster.hardware, file.cluster.model, file.cluster.prefill, file.workload.name,
+        file.workload.arrival, f"{file.workload.rate_rps:g}", f"{file.workload.duration_s:g}",
+        f"{file.slo.ttft_ms:g}", f"{file.slo.itl_ms:g}", ", ".join(file.policies), file.seed,
+    ):  # fmt: skip
+        assert re.search(rf"\({re.escape(str(default))}\)", out), default
 
 
 def test_policies_have_one_line_each(voltana) -> None:

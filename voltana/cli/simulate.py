@@ -15,48 +15,51 @@ STDOUT = "-"
 TABLE_WIDTH = 110
 """Columns of the table where there is no terminal to ask."""
 
-_SCENARIO = typer.Argument(help="TOML file; flags win over it.", show_default=False)
+_SCENARIO = typer.Argument(metavar="SCENARIO.toml", help="Scenario file; flags win over it.")
 _POLICY = typer.Option(
     "--policy",
-    help="Policy name, or MODULE:FACTORY of your own; repeat it (or use commas) for several.",
-    show_default="static-max, static-low, window, voltana-v0.1, voltana",
+    metavar="P",
+    help="Policy name, or MODULE:FACTORY of your own; repeat it (or use commas) for several "
+    "(static-max, static-low, window, voltana-v0.1, voltana).",
 )
-_WORKLOAD = typer.Option("--workload", help="Named lengths of requests.", show_default="sharegpt")
-_RATE = typer.Option(
-    "--rate", help="Mean requests/s; with a trace, scales it to that.", show_default="60"
-)
+_WORKLOAD = typer.Option("--workload", metavar="W", help="Named request lengths (sharegpt).")
+_RATE = typer.Option("--rate", metavar="R", help="Mean requests/s (60); a trace is scaled to it.")
 _DURATION = typer.Option(
-    "--duration", help="Seconds of arrivals; with a trace, of its window.", show_default="120"
+    "--duration", metavar="S", help="Seconds of arrivals (120); of a trace, its window."
 )
 _ARRIVAL = typer.Option(
-    "--arrival", help="poisson, gamma (bursts) or diurnal.", show_default="poisson"
+    "--arrival", metavar="A", help="poisson, gamma (bursts) or diurnal (poisson)."
 )
-_CV = typer.Option("--cv", help="Variation of the gaps of gamma arrivals; 1 is Poisson.")
-_TRACE = typer.Option("--trace", help="Replay this trace (gzipped or not) instead.")
+_CV = typer.Option("--cv", metavar="X", help="Variation of the gaps of gamma arrivals.")
+_TRACE = typer.Option("--trace", metavar="FILE", help="Replay this trace, gzipped or not.")
 _FORMAT = typer.Option(
-    "--trace-format",
-    help="azure, mooncake, burstgpt, generic or auto (looks at the columns).",
-    show_default="auto",
+    "--trace-format", metavar="F", help="Format of the trace (auto: look at the columns)."
 )
-_SCALE = typer.Option("--rate-scale", help="Replay the trace this many times as fast.")
-_START = typer.Option("--window-start", help="Replay from this second of the trace.")
-_MAX_PROMPT = typer.Option("--max-prompt-tokens", help="Cut longer prompts.")
-_MAX_OUTPUT = typer.Option("--max-output-tokens", help="Cut longer answers.")
-_HARDWARE = typer.Option("--hardware", help="Profile or file.", show_default="a100-sxm4-80gb")
+_SCALE = typer.Option("--rate-scale", metavar="X", help="Replay this many times as fast (1).")
+_START = typer.Option("--window-start", metavar="S", help="Replay from this second on (0).")
+_MAX_PROMPT = typer.Option("--max-prompt-tokens", metavar="N", help="Cut longer prompts.")
+_MAX_OUTPUT = typer.Option("--max-output-tokens", metavar="N", help="Cut longer answers.")
+_HARDWARE = typer.Option("--hardware", metavar="H", help="Profile or file (a100-sxm4-80gb).")
 _MODEL = typer.Option(
-    "--model", help="Profile, or a Hugging Face config.json.", show_default="llama-3.1-8b"
+    "--model", metavar="M", help="Profile, or a Hugging Face config.json (llama-3.1-8b)."
 )
 _TENSOR_PARALLEL = typer.Option(
-    "--tensor-parallel", "--tp", help="GPUs of an instance.", show_default="the model's"
+    "--tensor-parallel", "--tp", metavar="N", help="GPUs of an instance (the model's default)."
 )
-_PREFILL = typer.Option("--prefill", help="Prefill instances.", show_default="2")
-_DECODE = typer.Option("--decode", help="Decode instances.", show_default="2")
-_TTFT = typer.Option("--slo-ttft-ms", help="Threshold of the time to first token.")
-_ITL = typer.Option("--slo-itl-ms", help="Threshold of the inter-token latency.")
-_SEED = typer.Option("--seed", help="Of everything random.", show_default="0")
-_OUT = typer.Option("--out", help="Write plots, results.json, report.md and scenario.toml here.")
-_JSON = typer.Option("--json", help="Write the results as JSON; '-' is standard output.")
-_LOG = typer.Option("--log-level", help="debug logs every decision with its reason.")
+_PREFILL = typer.Option("--prefill", metavar="N", help="Prefill instances (2).")
+_DECODE = typer.Option("--decode", metavar="N", help="Decode instances (2).")
+_TTFT = typer.Option(
+    "--slo-ttft-ms", metavar="X", help="Threshold of the time to first token (600)."
+)
+_ITL = typer.Option("--slo-itl-ms", metavar="X", help="Threshold of the inter-token latency (50).")
+_SEED = typer.Option("--seed", metavar="N", help="Seed of everything random (0).")
+_OUT = typer.Option(
+    "--out", metavar="DIR", help="Write plots, results.json, report.md and scenario.toml there."
+)
+_JSON = typer.Option(
+    "--json", metavar="FILE", help="Write the results as JSON; '-' is standard output."
+)
+_LOG = typer.Option("--log-level", metavar="L", help="debug logs every decision.")
 
 
 def simulate(
@@ -87,6 +90,8 @@ def simulate(
     log_level: Annotated[str, _LOG] = "warning",
 ) -> None:
     """Serve a load on a simulated cluster under several policies, and compare them.
+
+    Defaults stand in parentheses.
 
     \b
     The demo:           voltana simulate --out out/demo
