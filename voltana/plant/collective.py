@@ -1,4 +1,4 @@
-"""Time of element-wise kernels, of sums over a tensor-parallel group, and of KV transfers."""
+"""Time of sums over a tensor-parallel group, and of KV transfers between instances."""
 
 from __future__ import annotations
 
@@ -10,51 +10,46 @@ from voltana.plant.cost import Cost
 
 if TYPE_CHECKING:
     from voltana.plant.hardware import HardwareProfile
-    from voltana.plant.operators import AllReduce, Elementwise
+    from voltana.plant.operators import AllReduce
     from voltana.values import FloatArray
 
 
-def elementwise_cost(
-    hardware: HardwareProfile, operator: Elementwise, tokens: FloatArray, element_bytes: float
-) -> Cost:
-    """Cost of streaming `operator` for arrays of token counts."""
-    fit = hardware.elementwise
-    elements = operator.count * operator.elements * tokens
-    moved = elements * element_bytes
-    memory = moved / (hardware.memory_bandwidth * fit.bandwidth_share)
-    return Cost(
-        kind="elementwise",
-        flops=elements,
-        bytes=moved,
-        compute_s=fit.compute_share * memory,
-        memory_s=memory,
-        serial_s=np.full_like(memory, operator.count * fit.kernel_s),
-        overlap=fit.overlap,
-    )
+def all_reduce_s(hardware: HardwareProfile, message_bytes: FloatArray, boards: int) -> FloatArray:
+    """Time to sum a message over `boards`; shape as `message_bytes`.
+
+    A small message is read whole by every board from all others (one shot); a large one is
+    scattered and gathered (two shots), which moves 2 (n - 1)/n of it. The faster way is taken.
+    """
+    fit = hardware.collective
+    bandwidth = hardware.link_bandwidth * fit.bandwidth_share
+    one_shot = fit.one_shot_s + (boards - 1) * message_bytes / bandwidth
+    two_shot = fit.two_shot_s + 2.0 * (boards - 1) / boards * message_bytes / bandwidth
+    ring = np.where(message_bytes > fit.ring_bytes, fit.ring_s, 0.0)
+    return np.asarray(np.minimum(one_shot, two_shot) + ring)
 
 
 def all_reduce_cost(
     hardware: HardwareProfile,
     operator: AllReduce,
     tokens: FloatArray,
-    devices: int,
+    boards: int,
     element_bytes: float,
 ) -> Cost:
-    """Cost of summing over `devices` boards."""
-    fit = hardware.collective
-    message = operator.elements * tokens * element_bytes
-    wire = 2.0 * (devices - 1) / devices * message / (hardware.link_bandwidth * fit.bandwidth_share)
+    """Cost of `operator` over `boards`; the link's clock is its own, so no part scales."""
+    message = operator.elements * np.asarray(tokens, dtype=float) * element_bytes
+    zeros = np.zeros_like(message)
     return Cost(
         kind="collective",
-        flops=np.zeros_like(message),
+        flops=operator.count * (boards - 1) / boards * message / element_bytes,
         bytes=2.0 * operator.count * message,
-        compute_s=np.zeros_like(message),
-        memory_s=np.zeros_like(message),
-        fixed_s=operator.count * (fit.latency_s + wire),
+        compute_s=zeros,
+        memory_s=zeros,
+        fixed_s=operator.count * all_reduce_s(hardware, message, boards),
     )
 
 
 def transfer_s(hardware: HardwareProfile, message_bytes: float) -> float:
-    """Time to move `message_bytes` from one board to another."""
+    """Time to move `message_bytes` from one board to another of the same host."""
     fit = hardware.collective
-    return fit.transfer_latency_s + message_bytes / fit.transfer_bandwidth
+    bandwidth = hardware.link_bandwidth * fit.transfer_bandwidth_share
+    return fit.transfer_s + message_bytes / bandwidth

@@ -75,44 +75,109 @@ class BandwidthCurve(Section):
 
 
 class GemmCoefficients(Section):
-    """Coefficients of `voltana.plant.gemm`."""
+    """Coefficients of `voltana.plant.gemm`.
+
+    Attributes:
+        efficiency: Share of the peak that a 128 x 256 tile reaches in a long product.
+        tile_penalty: Loss of smaller tiles, which reuse what they load less.
+        fill_depth: Depth in elements that filling the pipeline of a tile is worth.
+        split_cost: Traffic of a split product's partial sums, relative to reading and writing
+            them in memory once.
+        bandwidth_share: Share of the peak bandwidth that streaming the operands reaches.
+        kernel_s: Start and end of a kernel at the highest clock.
+        overlap: Exponent of the smooth maximum of compute and memory.
+    """
 
     efficiency: Positive
-    tile_rows: int
-    overlap: Positive
+    tile_penalty: NonNegative
+    fill_depth: NonNegative
+    split_cost: NonNegative
     bandwidth_share: Positive
+    kernel_s: NonNegative
+    overlap: Positive
+    provenance: Provenance
+
+
+class PrefillAttentionCoefficients(Section):
+    """Coefficients of `voltana.plant.attention.prefill_cost`.
+
+    Attributes:
+        efficiency: Share of the peak on tiles of 128 queries.
+        query_passes: Times that queries and outputs are moved.
+        kv_passes: Times that new keys and values are moved.
+        chain_s: Time per token of the mean context that no parallelism hides, at the highest
+            clock: the longest chain of tiles.
+        kernel_s: Start and end of a layer's kernels at the highest clock.
+    """
+
+    efficiency: Positive
+    query_passes: NonNegative
+    kv_passes: NonNegative
+    chain_s: NonNegative
     kernel_s: NonNegative
     provenance: Provenance
 
 
-class AttentionCoefficients(Section):
-    """Coefficients of `voltana.plant.attention`."""
+class DecodeAttentionCoefficients(Section):
+    """Coefficients of `voltana.plant.attention.decode_cost`.
 
-    prefill_efficiency: Positive
-    decode_bandwidth_share: Positive
-    decode_compute_s_per_token: NonNegative
+    Attributes:
+        token_s: Time of one SM for one cached token of one KV head of width 128, highest clock.
+        unit_s: Time of one SM to start and end one KV head of one request, highest clock.
+        bandwidth_share: Share of the peak bandwidth that reading the cache reaches.
+        kernel_s: Start and end of a layer's kernels at the highest clock.
+        overlap: Exponent of the smooth maximum of compute and memory.
+    """
+
+    token_s: NonNegative
+    unit_s: NonNegative
+    bandwidth_share: Positive
     kernel_s: NonNegative
     overlap: Positive
     provenance: Provenance
 
 
 class ElementwiseCoefficients(Section):
-    """Coefficients of element-wise kernels."""
+    """Coefficients of `voltana.plant.elementwise`.
+
+    Attributes:
+        bandwidth_share: Share of the peak bandwidth that streaming reaches.
+        issue_share: Time of the SMs' instructions at the highest clock, relative to that of the
+            memory.
+        row_s: Time per element of a row, at the highest clock: one block works on a row, so a
+            single row is not faster than that.
+        kernel_s: Start and end of a kernel at the highest clock.
+        overlap: Exponent of the smooth maximum of compute and memory.
+    """
 
     bandwidth_share: Positive
+    issue_share: NonNegative
+    row_s: NonNegative
     kernel_s: NonNegative
     overlap: Positive
-    compute_share: NonNegative
     provenance: Provenance
 
 
 class CollectiveCoefficients(Section):
-    """Coefficients of `voltana.plant.collective`."""
+    """Coefficients of `voltana.plant.collective`.
 
-    latency_s: NonNegative
+    Attributes:
+        one_shot_s: Latency of a sum in which every board reads all others.
+        two_shot_s: Latency of a sum that scatters first and gathers then.
+        ring_s: Latency that messages above `ring_bytes` have in addition.
+        ring_bytes: Largest message of the custom kernels.
+        bandwidth_share: Share of the link's bandwidth that a sum reaches.
+        transfer_s: Latency of a transfer between two boards.
+        transfer_bandwidth_share: Share of the link's bandwidth that a transfer reaches.
+    """
+
+    one_shot_s: NonNegative
+    two_shot_s: NonNegative
+    ring_s: NonNegative
+    ring_bytes: Positive
     bandwidth_share: Positive
-    transfer_latency_s: NonNegative
-    transfer_bandwidth: Positive
+    transfer_s: NonNegative
+    transfer_bandwidth_share: Positive
     provenance: Provenance
 
 
@@ -121,13 +186,11 @@ class LaunchCoefficients(Section):
 
     Attributes:
         iteration_s: Host work of one iteration that the device waits for.
-        kernel_s: Host time to launch one kernel outside a CUDA graph.
         graph_batches: Batch sizes that a CUDA graph was captured for; a smaller decode batch is
             padded to the next one.
     """
 
     iteration_s: NonNegative
-    kernel_s: NonNegative
     graph_batches: tuple[int, ...]
     provenance: Provenance
 
@@ -159,7 +222,8 @@ class HardwareProfile(Section):
     clocks: Clocks
     bandwidth: BandwidthCurve
     gemm: GemmCoefficients
-    attention: AttentionCoefficients
+    attention_prefill: PrefillAttentionCoefficients
+    attention_decode: DecodeAttentionCoefficients
     elementwise: ElementwiseCoefficients
     collective: CollectiveCoefficients
     launch: LaunchCoefficients
@@ -184,6 +248,19 @@ class HardwareProfile(Section):
     def clock_settle_s(self) -> float:
         """Time from the end of that call until the clock is in force."""
         return self.clocks.settle_s
+
+    def peak_at_max(self, dtype: str) -> float:
+        """Published peak of a type, scaled to the highest clock, in FLOP/s.
+
+        Raises:
+            ProfileError: If the board has no peak for that type.
+        """
+        if dtype not in self.peak_flops:
+            raise ProfileError(
+                f"profile {self.name}: peak_flops has no {dtype!r}, only "
+                f"{', '.join(self.peak_flops)}. Choose a model of such a type, or add the peak."
+            )
+        return self.peak_flops[dtype] * self.max_clock_mhz / self.peak_clock_mhz
 
     def bandwidth_share(self, clock_mhz: float) -> float:
         """Memory bandwidth at an SM clock as a share of that at the highest clock."""

@@ -22,8 +22,9 @@ import numpy as np
 from voltana.errors import invalid
 from voltana.plant import operators
 from voltana.plant.attention import decode_cost, prefill_cost
-from voltana.plant.collective import all_reduce_cost, elementwise_cost, transfer_s
+from voltana.plant.collective import all_reduce_cost, transfer_s
 from voltana.plant.cost import ClockState, Cost
+from voltana.plant.elementwise import elementwise_cost
 from voltana.plant.gemm import gemm_cost
 from voltana.plant.operators import OperatorTime
 from voltana.values import Load, Phase

@@ -53,10 +53,18 @@ class Gemm:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Elementwise:
-    """A kernel that streams `elements` values for every token through memory, `count` times."""
+    """A kernel that streams values through memory, `count` times.
+
+    Attributes:
+        name: What it is for.
+        elements: Values read and written for every token.
+        row: Values that one block works on, one after the other.
+        count: Times per iteration.
+    """
 
     name: str
     elements: float
+    row: float
     count: int = 1
 
 
@@ -131,21 +139,27 @@ def head_gemm(model: ModelProfile, tensor_parallel: int) -> Gemm:
 
 
 def layer_elementwise(model: ModelProfile, tensor_parallel: int) -> tuple[Elementwise, ...]:
-    """Norms, residual additions, rotary embedding and activation of all layers."""
+    """Norms (fused with the residual addition), rotary embedding and activation of all layers."""
     tp, hidden, layers = tensor_parallel, model.hidden_size, model.layers
-    rotary = (model.heads + 2 * model.kv_heads) // tp * model.head_dim
-    moe = model.experts
-    width = model.intermediate_size / tp
-    if moe is not None:
-        active = moe.per_token * moe.intermediate_size + moe.shared_intermediate_size
-        share = moe.dense_layers / layers
-        width = share * width + (1 - share) * active / tp
+    rotary = (model.heads + model.kv_heads) / tp * model.head_dim
+    width = _activation_width(model) / tp
+    streams = 3 if model.gated else 2
     return (
-        Elementwise(name="embedding", elements=2 * hidden),
-        Elementwise(name="add_norm", elements=4 * hidden, count=2 * layers),
-        Elementwise(name="rope", elements=2 * rotary, count=layers),
-        Elementwise(name="activation", elements=(3 if model.gated else 2) * width, count=layers),
+        Elementwise(name="embedding", elements=2 * hidden, row=hidden),
+        Elementwise(name="add_norm", elements=4 * hidden, row=hidden, count=2 * layers + 1),
+        Elementwise(name="rope", elements=2 * rotary, row=rotary / 2, count=layers),
+        Elementwise(name="activation", elements=streams * width, row=width, count=layers),
     )
+
+
+def _activation_width(model: ModelProfile) -> float:
+    """Width of the feed-forward part that a token uses, averaged over layers."""
+    moe = model.experts
+    if moe is None:
+        return model.intermediate_size
+    active = moe.per_token * moe.intermediate_size + moe.shared_intermediate_size
+    dense = moe.dense_layers / model.layers
+    return dense * model.intermediate_size + (1 - dense) * active
 
 
 def attention(model: ModelProfile, tensor_parallel: int) -> Attention:
