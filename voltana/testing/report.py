@@ -132,7 +132,7 @@ def run_checks(
 
 def title_of(factory: object) -> str:
     """A readable name for what a factory makes."""
-    return getattr(factory, "__qualname__", None) or repr(factory)
+    return getattr(factory, "__name__", None) or repr(factory)
 
 
 def _run(check: Callable[[SubjectT], None], subject: SubjectT) -> CheckResult:
