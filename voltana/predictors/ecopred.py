@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from voltana.errors import invalid
 from voltana.predictors.features import decode_features, mixed_parts, prefill_features
-from voltana.predictors.latency_model import BasisCache, LatencySnapshot, PhaseModel, forecast
+from voltana.predictors.latency_model import BasisCache, LatencySnapshot, forecast
 from voltana.predictors.phase_learner import PhaseLearner
 from voltana.predictors.prior import decode_prior, flat_prior, prefill_prior
 
@@ -115,8 +115,8 @@ class EcoPred:
     def snapshot(self) -> LatencySnapshot:
         """A frozen copy; later learning does not change it."""
         return LatencySnapshot(
-            prefill=PhaseModel.of(self._prefill),
-            decode=PhaseModel.of(self._decode),
+            prefill=self._prefill.frozen(),
+            decode=self._decode.frozen(),
             bases=self._bases,
         )
 

@@ -14,12 +14,14 @@ import numpy as np
 
 from voltana.predictors.features import (
     CLOCK_BASES,
+    FEATURES,
     LOAD_FEATURES,
     bound_basis,
     clock_basis,
     decode_features,
     mixed_parts,
     prefill_features,
+    regressor,
 )
 from voltana.values import Forecast
 
@@ -76,8 +78,13 @@ class Phased(Protocol):
         ...
 
     @property
-    def margin(self) -> float:
-        """Upper bound over mean, minus 1; inf while uncalibrated."""
+    def relative_deviation(self) -> float:
+        """Standard deviation of the residuals over the mean; inf while uncalibrated."""
+        ...
+
+    @property
+    def bound_deviations(self) -> float:
+        """Width of the upper bound, in standard deviations."""
         ...
 
     @property
@@ -90,31 +97,43 @@ class Phased(Protocol):
         """Fastest clock at which the model was tried."""
         ...
 
+    def variance(self, x: FloatArray) -> float:
+        """Variance of the mean for the regressor `x`, from the uncertainty of the weights."""
+        ...
+
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class PhaseModel:
-    """A frozen `Phased`; the attributes are explained there."""
+    """A frozen `Phased`, where the other attributes are explained.
+
+    Attributes:
+        weights: See `Phased`.
+        covariance: Covariance of the weights, row by row, shape (FEATURES, FEATURES).
+        relative_deviation: See `Phased`.
+        bound_deviations: See `Phased`.
+        slowest_mhz: See `Phased`.
+        fastest_mhz: See `Phased`.
+    """
 
     weights: Weights
-    margin: float
+    covariance: Weights
+    relative_deviation: float
+    bound_deviations: float
     slowest_mhz: float
     fastest_mhz: float
 
-    @classmethod
-    def of(cls, live: Phased) -> PhaseModel:
-        """A copy of `live` that no longer changes."""
-        return cls(
-            weights=live.weights.copy(),
-            margin=live.margin,
-            slowest_mhz=live.slowest_mhz,
-            fastest_mhz=live.fastest_mhz,
-        )
+    def variance(self, x: FloatArray) -> float:
+        """See `Phased.variance`."""
+        return float(x.dot(self.covariance.dot(x)))
 
     def to_dict(self) -> dict[str, object]:
-        """Plain JSON values; None stands for an infinite margin."""
+        """Plain JSON values; None stands for an infinite deviation."""
+        known = math.isfinite(self.relative_deviation)
         return {
             "weights": self.weights.tolist(),
-            "margin": self.margin if math.isfinite(self.margin) else None,
+            "covariance": self.covariance.tolist(),
+            "relative_deviation": self.relative_deviation if known else None,
+            "bound_deviations": self.bound_deviations,
             "slowest_mhz": self.slowest_mhz,
             "fastest_mhz": self.fastest_mhz,
         }
@@ -122,13 +141,16 @@ class PhaseModel:
     @classmethod
     def from_dict(cls, values: Mapping[str, object]) -> PhaseModel:
         """Read what `to_dict` wrote."""
-        weights = np.array(values["weights"], dtype=np.float64)
-        margin = values["margin"]
+        numbers = {
+            name: float(str(values[name]))
+            for name in ("bound_deviations", "slowest_mhz", "fastest_mhz")
+        }
+        deviation = values["relative_deviation"]
         return cls(
-            weights=weights.reshape(CLOCK_BASES, LOAD_FEATURES),
-            margin=math.inf if margin is None else float(str(margin)),
-            slowest_mhz=float(str(values["slowest_mhz"])),
-            fastest_mhz=float(str(values["fastest_mhz"])),
+            weights=np.array(values["weights"], np.float64).reshape(CLOCK_BASES, LOAD_FEATURES),
+            covariance=np.array(values["covariance"], np.float64).reshape(FEATURES, FEATURES),
+            relative_deviation=math.inf if deviation is None else float(str(deviation)),
+            **numbers,
         )
 
 
@@ -144,30 +166,50 @@ def forecast(
         prefill: Model of prefill; of mixed batches too, plus the decode model's KV-cache term.
         decode: Model of decode.
     """
+    phase, deviation = prefill, prefill.relative_deviation
     if load.prefill_tokens:
-        phase, margin = prefill, prefill.margin
         if load.decode_requests:
-            rows, cache = mixed_parts(load)
-            by_basis = prefill.weights.dot(rows) + decode.weights.dot(cache)
-            margin = max(margin, decode.margin)
+            features, cache = mixed_parts(load)
+            by_basis = prefill.weights.dot(features) + decode.weights.dot(cache)
+            deviation = max(deviation, decode.relative_deviation)
         else:
-            by_basis = prefill.weights.dot(
-                prefill_features(load.prefill_tokens, load.prefill_attended_pairs)
-            )
+            features = prefill_features(load.prefill_tokens, load.prefill_attended_pairs)
+            by_basis = prefill.weights.dot(features)
     elif load.decode_requests:
-        phase, margin = decode, decode.margin
-        by_basis = decode.weights.dot(decode_features(load.decode_requests, load.decode_kv_tokens))
+        phase, deviation = decode, decode.relative_deviation
+        features = decode_features(load.decode_requests, load.decode_kv_tokens)
+        by_basis = decode.weights.dot(features)
     else:
         idle = np.zeros(len(clocks_mhz))
         return Forecast(clocks_mhz=clocks_mhz, mean_s=idle, upper_s=idle.copy())
     basis, bounding = bases.at(clocks_mhz, phase.slowest_mhz, phase.fastest_mhz)
     mean_s = by_basis.dot(basis)
-    if margin == math.inf:
-        return Forecast(clocks_mhz=clocks_mhz, mean_s=mean_s, upper_s=np.full_like(mean_s, margin))
+    deviation = _deviation(phase, features, bases.max_clock_mhz, deviation)
+    if deviation == math.inf:
+        return Forecast(
+            clocks_mhz=clocks_mhz, mean_s=mean_s, upper_s=np.full_like(mean_s, math.inf)
+        )
     upper_s = by_basis.dot(bounding)
-    upper_s *= 1.0 + margin
-    # Where the model forgets physics at clocks never tried, the bound must still cover the mean.
+    upper_s *= 1.0 + phase.bound_deviations * deviation
+    # At clocks never tried the model may exceed physics; a bound covers its mean even so.
     return Forecast(clocks_mhz=clocks_mhz, mean_s=mean_s, upper_s=np.maximum(upper_s, mean_s))
+
+
+def _deviation(
+    phase: Phased, features: list[float], max_clock_mhz: float, residual: float
+) -> float:
+    """Standard deviation over mean: of the residuals, and of the model at this load.
+
+    The latter is taken at one clock that was tried, so that the bound falls with the clock as the
+    mean does.
+    """
+    if residual == math.inf:
+        return math.inf
+    x = regressor(features, phase.fastest_mhz, max_clock_mhz)
+    mean_s = float(phase.weights.ravel().dot(x))
+    if mean_s <= 0.0:
+        return math.inf
+    return math.sqrt(residual * residual + max(phase.variance(x), 0.0) / (mean_s * mean_s))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

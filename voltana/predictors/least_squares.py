@@ -89,13 +89,18 @@ class RecursiveLeastSquares:
 
     @property
     def covariance(self) -> Matrix:
-        """Their covariance, in units of the sample's variance, shape (n, n); a copy."""
+        """Their covariance, shape (n, n); a copy."""
         scaled: Matrix = self._covariance * np.outer(self._deviation, self._deviation)
         return scaled
 
     def predict_vector(self, x: FloatArray) -> float:
         """Expected label for the regressor `x`, shape (n,)."""
         return float(self._coefficients.dot(x))
+
+    def variance(self, x: FloatArray) -> float:
+        """Variance of the expected label for `x`, from the uncertainty of the coefficients."""
+        scaled = x * self._deviation
+        return float(scaled.dot(self._covariance.dot(scaled)))
 
     def learn_vector(self, x: FloatArray, y: float, deviation: float = 1.0) -> float:
         """Learn one sample.
@@ -139,6 +144,12 @@ class RecursiveLeastSquares:
         # Scaling rows and columns alike keeps the matrix positive definite.
         shrink = 1.0 / np.sqrt(np.maximum(grown.diagonal(), 1.0))
         self._covariance = grown * np.outer(shrink, shrink)
+
+    def adopt(self, smaller: RecursiveLeastSquares) -> None:
+        """Take over what `smaller` learned of the first coefficients; the others keep the prior."""
+        count = len(smaller._coefficients)
+        self._coefficients[:count] = smaller._coefficients
+        self._covariance[:count, :count] = smaller._covariance
 
     def to_dict(self) -> dict[str, object]:
         """What was learned as plain JSON values; `restore` reads it."""

@@ -5,12 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from voltana.predictors.features import CLOCK_BASES, LOAD_FEATURES, regressor
+from voltana.predictors.latency_model import PhaseModel
 from voltana.predictors.least_squares import RecursiveLeastSquares
 from voltana.predictors.residual_scale import ResidualScale
 
 if TYPE_CHECKING:
     from voltana.predictors.latency_model import Weights
     from voltana.predictors.prior import Prior
+    from voltana.values import FloatArray
 
 NOISE = 0.03
 """Relative noise of a measured latency that samples are weighed with."""
@@ -29,30 +31,35 @@ class ClockRange:
         max_clock_mhz: Where the range lies before the first label.
     """
 
-    __slots__ = ("_beyond", "_labels", "fastest_mhz", "slowest_mhz")
+    __slots__ = ("_faster", "_slower", "_tried", "fastest_mhz", "slowest_mhz")
 
     def __init__(self, max_clock_mhz: float) -> None:
         self.slowest_mhz = self.fastest_mhz = max_clock_mhz
-        self._labels = 0
-        self._beyond = 0
+        self._tried = False
+        self._slower: list[float] = []
+        self._faster: list[float] = []
 
     def update(self, clock_mhz: float) -> None:
         """Take in the clock of one label."""
-        if self.slowest_mhz <= clock_mhz <= self.fastest_mhz and self._labels:
-            return
-        if not self._labels:
+        if not self._tried:
             self.slowest_mhz = self.fastest_mhz = clock_mhz
-            self._labels = 1
-            return
-        self._beyond += 1
-        if self._beyond >= LABELS_TO_TRUST:
-            self.slowest_mhz = min(self.slowest_mhz, clock_mhz)
-            self.fastest_mhz = max(self.fastest_mhz, clock_mhz)
-            self._beyond = 0
+            self._tried = True
+        elif clock_mhz < self.slowest_mhz:
+            self._slower.append(clock_mhz)
+            if len(self._slower) >= LABELS_TO_TRUST:
+                self.slowest_mhz = max(self._slower)
+                self._slower.clear()
+        elif clock_mhz > self.fastest_mhz:
+            self._faster.append(clock_mhz)
+            if len(self._faster) >= LABELS_TO_TRUST:
+                self.fastest_mhz = min(self._faster)
+                self._faster.clear()
 
     def restart(self) -> None:
         """Forget it: the next label starts it anew."""
-        self._labels = self._beyond = 0
+        self._tried = False
+        self._slower.clear()
+        self._faster.clear()
 
 
 class PhaseLearner:
@@ -87,9 +94,18 @@ class PhaseLearner:
         return self.squares.coefficients.reshape(CLOCK_BASES, LOAD_FEATURES)
 
     @property
-    def margin(self) -> float:
-        """See `Phased.margin`."""
-        return self._bound_deviations * _ABSOLUTE_TO_STANDARD * self.scale.value
+    def bound_deviations(self) -> float:
+        """See `Phased.bound_deviations`."""
+        return self._bound_deviations
+
+    @property
+    def relative_deviation(self) -> float:
+        """See `Phased.relative_deviation`."""
+        return _ABSOLUTE_TO_STANDARD * self.scale.value
+
+    def variance(self, x: FloatArray) -> float:
+        """See `Phased.variance`."""
+        return self.squares.variance(x)
 
     @property
     def slowest_mhz(self) -> float:
@@ -114,6 +130,17 @@ class PhaseLearner:
         self.squares.learn_vector(x, latency_s, NOISE * max(expected_s, latency_s))
         self.scale.update(abs(latency_s - expected_s) / max(expected_s, 1e-9))
         self._clocks.update(clock_mhz)
+
+    def frozen(self) -> PhaseModel:
+        """A copy that no longer changes."""
+        return PhaseModel(
+            weights=self.weights.copy(),
+            covariance=self.squares.covariance,
+            relative_deviation=self.relative_deviation,
+            bound_deviations=self._bound_deviations,
+            slowest_mhz=self.slowest_mhz,
+            fastest_mhz=self.fastest_mhz,
+        )
 
     def reopen(self, factor: float, relative_error: float) -> None:
         """Doubt what was learned: widen the bound and let the coefficients move again."""

@@ -77,8 +77,8 @@ class Prior:
     Attributes:
         mean: Seconds per unit of each feature (`voltana.predictors.features`), shape (FEATURES,).
         deviation: Their standard deviations, likewise.
-        relative_error: Typical relative error of the latency they yield; None where they say
-            nothing of it.
+        relative_error: Guess of the residuals' size over the latency, once the coefficients fit;
+            None where there is none: no bound is then given before some labels have come.
     """
 
     mean: FloatArray
@@ -155,7 +155,7 @@ def _prior(rows: list[list[float]], largest: list[float]) -> Prior:
     scale = np.tile(np.array(largest, dtype=np.float64), CLOCK_BASES)
     if scale.shape != (CLOCK_BASES * LOAD_FEATURES,):
         raise AssertionError(scale.shape)
-    return Prior(mean=mean, deviation=np.maximum(0.5 * mean, 0.5 * scale), relative_error=0.3)
+    return Prior(mean=mean, deviation=np.maximum(0.5 * mean, 0.5 * scale), relative_error=0.1)
 
 
 def _bandwidth(datasheet: Mapping[str, float]) -> float:
