@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import csv
 import gzip
+import math
 from dataclasses import dataclass
-from pathlib import Path
+from typing import TYPE_CHECKING
 
-DATA_DIR = Path(__file__).parents[3] / "shared" / "data"
-"""Where the measurements lie, beside the project."""
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,7 +41,7 @@ class Row:
     @property
     def meets(self) -> bool:
         """Whether the target is met; a row without one always does."""
-        if self.measured != self.measured:  # noqa: PLR0124  (nan)
+        if math.isnan(self.measured):
             return False
         above = self.low is None or self.measured >= self.low
         return above and (self.high is None or self.measured <= self.high)
@@ -57,6 +58,7 @@ class Row:
 
 def read_table(path: Path) -> list[dict[str, str]]:
     """Rows of a CSV file, gzipped or not."""
-    opened = gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else path.open()
-    with opened as lines:
-        return list(csv.DictReader(lines))
+    content = path.read_bytes()
+    if path.suffix == ".gz":
+        content = gzip.decompress(content)
+    return list(csv.DictReader(content.decode("utf-8").splitlines()))

@@ -6,12 +6,16 @@ import importlib
 import pkgutil
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.table import Table
 
 from benchmarks import fidelity
-from benchmarks.fidelity import DATA_DIR, Row
+from benchmarks.calibration.data import DATA
+
+if TYPE_CHECKING:
+    from benchmarks.fidelity import Row
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "fidelity.md"
 BEGIN = "<!-- fidelity: begin (written by `make fidelity`) -->"
@@ -24,7 +28,7 @@ def main() -> int:
     Returns:
         0 if every target is met or there is nothing to compare with, 1 otherwise.
     """
-    if not DATA_DIR.is_dir():
+    if not DATA.is_dir():
         print("fidelity: skipped, for the measurements in ../shared/data are absent")
         return 0
     wanted = sys.argv[1:]
@@ -49,7 +53,7 @@ def _sections() -> list[str]:
 
 
 def _run(name: str) -> list[Row]:
-    rows: list[Row] = importlib.import_module(f"{fidelity.__name__}.{name}").run(DATA_DIR)
+    rows: list[Row] = importlib.import_module(f"{fidelity.__name__}.{name}").run(DATA)
     return rows
 
 

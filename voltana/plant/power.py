@@ -4,13 +4,13 @@ One iteration at clock f takes, on each board (E. Le Sueur and G. Heiser, "Dynam
 frequency scaling", HotPower 2010, for the V^2 f law; S. Hong and H. Kim, ISCA 2010, for energy by
 kind of operation)::
 
-    E = P_idle(f) T + (A0 + C v^2 f/f_max) T_busy + v^2 sum_k e_k flops_k
+    E = P_idle(f) T + W T_wait + C v^2 (f / f_max) T_busy + v^2 sum_k e_k flops_k
         + (s + (1 - s) v^2) sum_k b_k bytes_k          with v = V(f) / V(f_max)
 
 An operator that is bound by compute does flops in proportion to f, so its power follows V^2 f; one
-that is bound by memory moves its bytes at a rate that hardly depends on f. Gaps between kernels
-draw idle power. The average power is E / T; `voltana.plant.iteration` holds it below the board's
-limit.
+that is bound by memory moves its bytes at a rate that hardly depends on f. In the gaps between
+kernels a board draws little more than when idle. The average power is E / T, and
+`voltana.plant.iteration` holds it below the board's limit.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ class PowerCoefficients(BaseModel):
     Attributes:
         idle_w: Power of an idle board at a locked clock, in W.
         voltage_mv: Supply voltage in mV; only its ratio to that at the highest clock counts.
-        active_w: A0, whatever else runs as soon as a kernel does, in W.
+        waiting_w: W, power above idle in the gaps between kernels, in W.
         toggle_w: C, clock tree, schedulers and caches at the highest clock, in W.
         flop_pj: e_k at the highest clock, pJ per FLOP, by kind of operator; ``gemm`` is followed
             by the type, as in ``gemm_bf16``.
@@ -84,7 +84,7 @@ class PowerCoefficients(BaseModel):
 
     idle_w: ClockCurve
     voltage_mv: ClockCurve
-    active_w: _Watts
+    waiting_w: _Watts
     toggle_w: _Watts
     flop_pj: dict[str, _Picojoules]
     byte_pj: dict[str, _Picojoules]
@@ -115,13 +115,15 @@ class ClockPower(NamedTuple):
     """What one clock does to a board's power.
 
     Attributes:
-        idle_w: Power while it waits.
-        busy_w: Power that is added as soon as a kernel runs.
+        idle_w: Power without work.
+        waiting_w: Power in the gaps between the kernels of an iteration.
+        running_w: Power while any kernel runs, its operations left out.
         core_share: v^2, factor on the energy of operations in the core's voltage domain.
     """
 
     idle_w: float
-    busy_w: float
+    waiting_w: float
+    running_w: float
     core_share: float
 
 
@@ -161,7 +163,8 @@ class PowerModel:
         fit = self._coefficients
         core_share = (fit.voltage_mv.at(clock_mhz) / self._max_mv) ** 2
         toggle_w = fit.toggle_w * core_share * clock_mhz / self._max_mhz
-        return ClockPower(self.idle_w(clock_mhz), fit.active_w + toggle_w, core_share)
+        idle_w = self.idle_w(clock_mhz)
+        return ClockPower(idle_w, idle_w + fit.waiting_w, idle_w + toggle_w, core_share)
 
     def operation_j(
         self, kind: str, flops: _ValueT, moved_bytes: _ValueT
@@ -188,12 +191,10 @@ class PowerModel:
             clock_mhz: The SM clock.
         """
         clock = self.at(clock_mhz)
-        total_s, busy_s, energy_j = 0.0, 0.0, 0.0
+        total_s, energy_j = 0.0, 0.0
         for part in breakdown:
             core_j, fixed_j = self.operation_j(part.kind, part.flops, part.bytes)
             energy_j += clock.core_share * core_j + fixed_j
+            energy_j += part.seconds * (clock.waiting_w if part.kind == LAUNCH else clock.running_w)
             total_s += part.seconds
-            busy_s += part.seconds if part.kind != LAUNCH else 0.0
-        if not total_s:
-            return clock.idle_w
-        return clock.idle_w + (clock.busy_w * busy_s + energy_j) / total_s
+        return energy_j / total_s if total_s else clock.idle_w

@@ -99,9 +99,7 @@ class ClockTable:
         self._power = power
         self._work = work
         self._state = ClockState.of(latency.hardware, clock_mhz)
-        at = power.at(clock_mhz)
-        self._idle_w, self._busy_w, self._core_share = at
-        self._on_w = at.idle_w + at.busy_w
+        _, self._waiting_w, self._running_w, self._core_share = power.at(clock_mhz)
         self._rows: dict[tuple[str, int], _Rows] = {}
         self._attention: dict[tuple[str, int], list[_AttentionRow]] = {}
         self._batch: dict[int, list[_AttentionRow]] = {}
@@ -119,7 +117,7 @@ class ClockTable:
         ]
         kv = load.decode_kv_tokens
         bound = ((compute + per_compute * kv) ** p + (memory + per_memory * kv) ** p) ** (1.0 / p)
-        return seconds + bound, joules + self._on_w * bound + per_joule * kv
+        return seconds + bound, joules + self._running_w * bound + per_joule * kv
 
     def _prefill_step(self, load: Load) -> tuple[float, float]:
         requests, new = load.decode_requests, load.prefill_tokens
@@ -148,7 +146,7 @@ class ClockTable:
             count & _MASK
         ]
         bound = ((compute + per_compute * x) ** p + (memory + per_memory * x) ** p) ** (1.0 / p)
-        return seconds + bound, joules + self._on_w * bound + per_joule * x
+        return seconds + bound, joules + self._running_w * bound + per_joule * x
 
     def _totals(self, costs: tuple[Cost, ...]) -> tuple[FloatArray, FloatArray]:
         seconds = np.zeros(_BLOCK)
@@ -156,7 +154,7 @@ class ClockTable:
         for cost in costs:
             part_s = np.asarray(cost.seconds(self._state))
             seconds += part_s
-            joules += (self._idle_w if cost.kind == LAUNCH else self._on_w) * part_s
+            joules += (self._waiting_w if cost.kind == LAUNCH else self._running_w) * part_s
             joules += self._operations_j(cost)
         return seconds, joules
 
@@ -194,7 +192,7 @@ class ClockTable:
         seconds = np.zeros(_BLOCK) + near.serial_s / state.compute + near.fixed_s
         columns = (
             seconds,
-            joules + self._on_w * seconds,
+            joules + self._running_w * seconds,
             compute / state.compute,
             per_compute / state.compute,
             memory / state.bandwidth,
