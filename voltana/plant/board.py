@@ -32,6 +32,7 @@ class Board:
     __slots__ = (
         "_call_noise",
         "_call_s",
+        "_idle_w",
         "_pending",
         "_settle_s",
         "_tick_s",
@@ -62,7 +63,8 @@ class Board:
         self.at_s = 0.0
         self.energy_j = 0.0
         self.counter_j = 0.0
-        self.power_w = plant.idle_power_w(clock_mhz)
+        self._idle_w = plant.idle_power_w(clock_mhz)
+        self.power_w = self._idle_w
         self.clock_seconds = 0.0
         self.changes = 0
         self._call_noise = call_noise
@@ -88,14 +90,14 @@ class Board:
 
     def idle_until(self, now_s: float) -> None:
         """Integrate an idle stretch up to `now_s`; nothing happens if that is not ahead."""
-        plant, pending = self.plant, self._pending
+        pending = self._pending
         while pending and pending[0][1] <= now_s:
             effective_s, clock_mhz = pending.popleft()[1:]
             if effective_s > self.at_s:
-                self._advance(effective_s, plant.idle_power_w(self.clock_mhz), self.clock_mhz)
-            self.clock_mhz = clock_mhz
+                self._advance(effective_s, self._idle_w, self.clock_mhz)
+            self._change(clock_mhz)
         if now_s > self.at_s:
-            self._advance(now_s, plant.idle_power_w(self.clock_mhz), self.clock_mhz)
+            self._advance(now_s, self._idle_w, self.clock_mhz)
 
     def run(self, load: Load, noise: float) -> float:
         """Run an iteration that starts at `at_s`, which moves to its end.
@@ -129,7 +131,11 @@ class Board:
             if effective_s > self.at_s:
                 remaining -= (effective_s - self.at_s) / whole_s
                 self._advance(effective_s, power_w, real_mhz)
-            self.clock_mhz = clock_mhz
+            self._change(clock_mhz)
+
+    def _change(self, clock_mhz: float) -> None:
+        self.clock_mhz = clock_mhz
+        self._idle_w = self.plant.idle_power_w(clock_mhz)
 
     def _advance(self, to_s: float, power_w: float, clock_mhz: float) -> None:
         at_s = self.at_s

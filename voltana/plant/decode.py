@@ -61,6 +61,7 @@ class DecodeInstance:
         self._running: dict[int, Job] = {}  # in the order of joining
         self._ending: dict[int, list[Job]] = {}
         self._running_tokens = 0
+        self._blocked_tokens = 0
         self._transferring_tokens = 0
         self._transferring_requests = 0
         self._iteration = 0
@@ -79,19 +80,20 @@ class DecodeInstance:
             running_requests=len(self._running),
             kv_tokens=self._running_tokens,
             queued_requests=waiting,
-            queued_tokens=self._transferring_tokens
-            + sum(job.context_tokens for job in self._blocked),
+            queued_tokens=self._transferring_tokens + self._blocked_tokens,
             clock_mhz=self.runner.board.clock_mhz,
         )
 
     def arrive(self, job: Job, now_s: float) -> None:
         """Take a job whose prompt is done; its KV cache moves here as soon as there is room."""
         self._blocked.append(job)
+        self._blocked_tokens += job.context_tokens
         self._admit(now_s)
 
     def _admit(self, now_s: float) -> None:
         while self._blocked and self._fits(self._blocked[0]):
             job = self._blocked.popleft()
+            self._blocked_tokens -= job.context_tokens
             self._transferring_tokens += job.context_tokens
             self._transferring_requests += 1
             if job.last_token_s < now_s:  # retracted before: its cache is on this host
@@ -166,6 +168,7 @@ class DecodeInstance:
             else:
                 job.last_token_s = self._last_end_s
             self._blocked.appendleft(job)
+            self._blocked_tokens += job.context_tokens
 
     def _finish(self, now_s: float) -> None:
         self.runner.finish(now_s)

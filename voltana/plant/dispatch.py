@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, overload
 
 from voltana.errors import RoutingError
-from voltana.values import Candidate, Request, Reservation, Role
+from voltana.values import NO_RESERVATION, Candidate, Request, Reservation, Role
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from voltana.plant.job import Job
     from voltana.plant.prefill import PrefillInstance
     from voltana.plant.runner import Runner
-    from voltana.ports import PredictorSnapshot, Router, TimeSource
+    from voltana.ports import Predictor, PredictorSnapshot, Router, TimeSource
 
 
 class Leg:
@@ -74,16 +74,17 @@ class Leg:
         return index
 
     def _candidate(self, index: int) -> Candidate:
-        runner = self._instances[index].runner
+        instance = self._instances[index]
+        loop, requests = instance.runner.loop, self.reserved_requests[index]
         return Candidate(
-            instance=runner.loop.instance,
+            instance=loop.instance,
             role=self._role,
-            state=self._instances[index].state(),
-            reserved=Reservation(
-                requests=self.reserved_requests[index], prompt_tokens=self.reserved_tokens[index]
-            ),
+            state=instance.state(),
+            reserved=Reservation(requests=requests, prompt_tokens=self.reserved_tokens[index])
+            if requests
+            else NO_RESERVATION,
             predictor=self._snapshots[index].current(),
-            levels_mhz=runner.loop.levels_mhz,
+            levels_mhz=loop.levels_mhz,
             budget_s=self._budget_s,
             in_flight=self.in_flight[index],
         )
@@ -93,7 +94,11 @@ class Snapshots:
     """The predictor snapshot of one instance, renewed when it has grown old."""
 
     def __init__(self, runner: Runner, time: TimeSource, period_s: float) -> None:
-        self._runner = runner
+        loop = runner.loop
+        # A policy that never learns keeps its fixed model in the controller.
+        self._predictor: Predictor | None = loop.predictor or getattr(
+            loop.controller, "predictor", None
+        )
         self._time = time
         self._period_s = period_s
         self._taken_s = -period_s
@@ -101,11 +106,12 @@ class Snapshots:
 
     def current(self) -> PredictorSnapshot | None:
         """A snapshot that is younger than the period; None if there is no predictor."""
-        loop, now_s = self._runner.loop, self._time.now_s()
+        if self._predictor is None:
+            return None
+        now_s = self._time.now_s()
         if now_s - self._taken_s >= self._period_s:
             self._taken_s = now_s
-            model = loop.predictor or getattr(loop.controller, "predictor", None)
-            self._snapshot = model.snapshot() if model is not None else None
+            self._snapshot = self._predictor.snapshot()
         return self._snapshot
 
 
