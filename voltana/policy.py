@@ -140,11 +140,7 @@ def call_factory(factory: object, context: InstanceContext) -> object:
             f"factory {factory!r} is not callable: must be a class or a function that returns a "
             "controller, a router or a Policy. Name the function, not its result."
         )
-    required = [
-        p
-        for p in inspect.signature(factory).parameters.values()
-        if p.default is p.empty and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)
-    ]
+    required = required_parameters(factory)
     if len(required) > 1 or any(p.kind is p.KEYWORD_ONLY for p in required):
         names = ", ".join(p.name for p in required)
         raise ConfigError(
@@ -152,6 +148,15 @@ def call_factory(factory: object, context: InstanceContext) -> object:
             "InstanceContext. Give the others defaults."
         )
     return factory(context) if required else factory()
+
+
+def required_parameters(factory: Callable[..., object]) -> list[inspect.Parameter]:
+    """Parameters that a factory cannot be called without."""
+    return [
+        p
+        for p in inspect.signature(factory).parameters.values()
+        if p.default is p.empty and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)
+    ]
 
 
 def as_instance_policy(made: object, context: InstanceContext) -> InstancePolicy:
