@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import io
 import json
 
 import pytest
+from rich.console import Console
 
 from voltana.evaluation.compare import compare
-from voltana.evaluation.report import HEADERS, markdown_report, markdown_table, rows, to_json
+from voltana.evaluation.report import (
+    HEADERS,
+    markdown_report,
+    markdown_table,
+    print_table,
+    rows,
+    to_json,
+)
 from voltana.evaluation.scenario import ARRIVALS, load_scenario
 
 REQUIRED = {
@@ -108,3 +117,14 @@ def test_the_tables_have_one_row_a_policy(comparison, tmp_path) -> None:
     report = markdown_report(comparison, [tmp_path / "comparison.png"])
     assert "| static-low |" in report
     assert "![comparison](comparison.png)" in report
+
+
+@pytest.mark.parametrize("width", [40, 80, 120])
+def test_no_figure_is_cut_off_however_narrow_the_terminal(comparison, width) -> None:
+    out = io.StringIO()
+    print_table(comparison, Console(file=out, width=width))
+    printed = out.getvalue().split()
+    for row in rows(comparison):
+        assert set(row) <= set(printed)
+    if width >= 80:
+        assert max(map(len, out.getvalue().splitlines())) <= width

@@ -158,7 +158,7 @@ def _prepare(out: Path | None, json: str | None) -> None:
 
 
 def _show(comparison: "Comparison", json: str | None) -> None:
-    from voltana.evaluation.report import rich_table, to_json
+    from voltana.evaluation.report import print_table, to_json
 
     if json == STDOUT:
         typer.echo(to_json(comparison))
@@ -170,7 +170,7 @@ def _show(comparison: "Comparison", json: str | None) -> None:
     console = Console()
     if not console.is_terminal:
         console.width = TABLE_WIDTH
-    console.print(rich_table(comparison))
+    print_table(comparison, console)
 
 
 def _write(comparison: "Comparison", out: Path) -> None:

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
+    from rich.console import Console
+
     from voltana.evaluation.compare import Comparison
     from voltana.evaluation.metrics import Result
 
@@ -22,12 +24,12 @@ HEADERS = (
     "saved",
     "TTFT kept",
     "ITL kept",
-    "TTFT p50/p99 ms",
-    "ITL p50/p99 ms",
-    "mean MHz P/D",
+    "TTFT ms p50/p99",
+    "ITL ms p50/p99",
+    "MHz P/D",
     "clock changes",
 )
-"""Headings of the table; P/D are the prefill and the decode instances."""
+"""Headings of the table; P/D: mean clock of the prefill and of the decode instances."""
 
 UNKNOWN = "-"
 
@@ -53,23 +55,35 @@ def caption(comparison: Comparison) -> str:
         f"{comparison.reference.result.simulated_s:.1f} s simulated. SLO: TTFT "
         f"{slo.ttft_s * 1e3:g} ms, ITL {slo.itl_s * 1e3:g} ms. Energy of every policy up to the "
         f"same instant; saved: against {comparison.reference.result.policy}"
-        f"{' (run as the reference)' if silent else ''}; kept: share of requests."
+        f"{' (run as the reference)' if silent else ''}; kept: share of requests; P/D: mean clock "
+        "of the prefill and the decode instances."
     )
 
 
-def rich_table(comparison: Comparison) -> Table:
-    """The table for a terminal."""
-    table = Table(
-        box=box.SIMPLE_HEAD, pad_edge=False, caption=caption(comparison), caption_justify="left"
-    )
+def print_table(comparison: Comparison, console: Console) -> None:
+    """Print the table; closer on a narrow terminal, but never with a figure cut off."""
+    roomy, close = (_rich_table(comparison, gap=gap) for gap in (3, 1))
+    table = roomy if _width(roomy, console) <= console.width else close
+    width = console.width
+    console.width = max(width, _width(table, console))
+    console.print(table)
+    console.width = width
+    console.print(caption(comparison), style="dim", highlight=False)
+
+
+def _width(table: Table, console: Console) -> int:
+    """Characters that the table takes with nothing wrapped or cut."""
+    return console.measure(table, options=console.options.update(max_width=1000)).maximum
+
+
+def _rich_table(comparison: Comparison, *, gap: int) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, gap - 1, 0, 0), pad_edge=False)
     for index, header in enumerate(HEADERS):
-        first, _, rest = header.partition(" ")
         table.add_column(
-            f"{first}\n{rest}" if rest else header,
+            header.replace(" ", "\n"),
             justify="left" if index == 0 else "right",
             no_wrap=True,
             style="bold" if index == 0 else None,
-            overflow="fold",
         )
     for row in rows(comparison):
         table.add_row(*row)
