@@ -120,6 +120,20 @@ class EcoPred:
             bases=self._bases,
         )
 
+    def expected_s(self, load: Load, clock_mhz: float) -> float:
+        """Expected latency at one clock: what `forecast` yields there, for less; 0 when idle."""
+        if load.prefill_tokens:
+            if load.decode_requests:
+                rows, cache = mixed_parts(load)
+                cache_s = self._decode.expected_s(cache, clock_mhz)
+                return self._prefill.expected_s(rows, clock_mhz) + cache_s
+            features = prefill_features(load.prefill_tokens, load.prefill_attended_pairs)
+            return self._prefill.expected_s(features, clock_mhz)
+        if not load.decode_requests:
+            return 0.0
+        features = decode_features(load.decode_requests, load.decode_kv_tokens)
+        return self._decode.expected_s(features, clock_mhz)
+
     def reopen(self, factor: float = 100.0, relative_error: float = 0.3) -> None:
         """Doubt what was learned, as after a change of the engine or the device.
 

@@ -102,13 +102,17 @@ class RecursiveLeastSquares:
         scaled = x * self._deviation
         return float(scaled.dot(self._covariance.dot(scaled)))
 
-    def learn_vector(self, x: FloatArray, y: float, deviation: float = 1.0) -> float:
+    def learn_vector(
+        self, x: FloatArray, y: float, deviation: float = 1.0, *, tolerance: float = 1.0
+    ) -> float:
         """Learn one sample.
 
         Args:
             x: Regressor, shape (n,).
             y: Label.
             deviation: Standard deviation of the label's noise; samples weigh by its square.
+            tolerance: How many times as large residuals have been of late than `deviation` says.
+                Only what stands out from those counts as an outlier, so a lasting change does not.
 
         Returns:
             The innovation over its standard deviation, before clipping: about 1 in size where the
@@ -121,7 +125,7 @@ class RecursiveLeastSquares:
         innovation = (y - float(self._coefficients.dot(x))) / deviation
         own_deviation = math.sqrt(1.0 + max(spread, 0.0))
         if spread > _LEAST_SPREAD:
-            limit = self._outlier_deviations * own_deviation
+            limit = self._outlier_deviations * own_deviation * tolerance
             step = along * self._deviation
             step *= min(max(innovation, -limit), limit) / (1.0 + spread)
             self._coefficients += step

@@ -127,7 +127,12 @@ class PhaseLearner:
         expected_s = self.squares.predict_vector(x)
         # Noise is a share of the latency. While the model still expects too little, the label
         # itself says how much that is.
-        self.squares.learn_vector(x, latency_s, NOISE * max(expected_s, latency_s))
+        self.squares.learn_vector(
+            x,
+            latency_s,
+            NOISE * max(expected_s, latency_s),
+            tolerance=max(1.0, self.scale.estimate * (_ABSOLUTE_TO_STANDARD / NOISE)),
+        )
         self.scale.update(abs(latency_s - expected_s) / max(expected_s, 1e-9))
         self._clocks.update(clock_mhz)
 
