@@ -39,9 +39,9 @@ def run(data_dir: Path) -> list[Row]:
             rows.append(_row(f"{source}, {board}", chosen, target=True))
     mii = [run for run in runs if run.source == "Argonne Deepspeed-MII"]
     rows.append(_row("of these DeepSpeed-MII (held out)", mii))
-    rows.append(
-        _row("Argonne and ML.ENERGY, at the plant's own pace", [_own_pace(r) for r in runs])
-    )
+    for source in _SOURCES:
+        chosen = [_own_pace(run) for run in runs if run.source.startswith(source)]
+        rows.append(_row(f"{source}, at the plant's own pace", chosen))
     split = [run for run in splitwise(data_dir) if _IMPOSSIBLE_PROMPT not in run.label]
     rows.append(_row("Splitwise, Llama-2-70B on two A100-SXM4-80GB (held out)", split))
     return rows

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     _Rows = list[_Pair]
     _AttentionRow = tuple[float, ...]
 
+_ROUNDING = 1e-12
 _SHIFT = 8
 _BLOCK = 1 << _SHIFT
 _MASK = _BLOCK - 1
@@ -183,7 +184,8 @@ class ClockTable:
         def line(at_near: object, at_far: object) -> tuple[FloatArray, FloatArray]:
             low, high = np.asarray(at_near, dtype=float), np.asarray(at_far, dtype=float)
             slope = (high - low) / span
-            return np.maximum(low - slope * x, 0.0), slope
+            intercept = low - slope * x
+            return np.where(np.abs(intercept) > _ROUNDING * low, intercept, 0.0), slope
 
         state = self._state
         compute, per_compute = line(near.compute_s, distant.compute_s)
