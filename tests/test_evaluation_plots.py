@@ -13,8 +13,8 @@ from tests.records import instance, record
 from voltana.config import parse_scenario
 from voltana.evaluation.compare import Comparison, PolicyRun
 from voltana.evaluation.metrics import measure
-from voltana.evaluation.plots import comparison_figure, timeline_figure, write_plots
-from voltana.evaluation.timeline import binned
+from voltana.evaluation.plots import comparison_figure, write_plots
+from voltana.evaluation.timeline import binned, timeline_figure
 from voltana.slo import Slo
 
 SLO = Slo(ttft_s=0.5, itl_s=0.1)
