@@ -10,7 +10,7 @@ import argparse
 import sys
 from typing import TYPE_CHECKING
 
-from benchmarks.calibration import attention, collectives, elementwise, gemm
+from benchmarks.calibration import attention, collectives, elementwise, gemm, power
 from benchmarks.calibration.data import DATA
 from benchmarks.calibration.profile_file import write
 
@@ -47,6 +47,7 @@ def main() -> int:
             print(f"{fitted.hardware} [{fitted.section}]\n  {values}\n  {fitted.residual}")
             if write_profiles:
                 write(fitted, DERIVED.get(fitted.hardware, ()))
+    power.fit_all(write=write_profiles)
     return 0
 
 

@@ -1,4 +1,4 @@
-"""Fits the power coefficients: `python -m benchmarks.calibration.power` writes the profiles.
+"""Fits the power coefficients; they need the operator times, so this fit comes after the others.
 
 The energy of a run is linear in the coefficients, so the fit is one bounded least squares over
 relative errors. Each source counts alike, outliers count less (Cauchy weights), and every
@@ -176,32 +176,39 @@ def replace_section(profile: str, text: str) -> None:
     path.write_text(f"{others.rstrip()}\n\n{text}", encoding="utf-8")
 
 
-def main() -> None:
-    """Fit both generations and write all profiles."""
-    whole_runs = [
+def fit_all(*, write: bool) -> None:
+    """Fit both generations and print the coefficients.
+
+    Args:
+        write: Whether to put them into the profiles of all boards.
+    """
+    runs = [
         run for run in (*argonne(DATA), *mlenergy(DATA)) if run.source != "Argonne Deepspeed-MII"
     ]
-    a100 = [*energaizer(DATA), *(run for run in whole_runs if "a100" in run.hardware.name)]
-    h100 = [run for run in whole_runs if "h100" in run.hardware.name]
-    curves = a100_curves(DATA)
-    values, residual = fit(a100, A100_EXPECTED, curves)
-    print("A100", {name: round(value, 3) for name, value in values.items()}, residual, sep="\n")
-    source = (
-        "EnergAIzer (idle power, voltage and prefill against clock), LLM-Inference-Bench (Argonne) "
-        "and ML.ENERGY v2 (power against batch)"
+    a100 = a100_curves(DATA)
+    chips = (
+        ("a100", A100_EXPECTED, a100, A100_VALID, [*energaizer(DATA), *runs]),
+        ("h100", H100_EXPECTED, h100_curves(DATA, a100), H100_VALID, runs),
     )
-    for board, valid in A100_VALID.items():
-        texts = (source, residual, valid)
-        replace_section(board, section(values, curves.idle_of(board), curves, texts))
-    curves = h100_curves(DATA, curves)
-    values, residual = fit(h100, H100_EXPECTED, curves)
-    print("H100", {name: round(value, 3) for name, value in values.items()}, residual, sep="\n")
-    values |= {"gemm_fp8": values["gemm_bf16"] / 2, "gemm_fp32": 8 * values["gemm_bf16"]}
-    for board, valid in H100_VALID.items():
-        texts = (source.replace("(idle power, voltage and prefill", "(idle power"), residual, valid)
-        replace_section(board, section(values, curves.idle_of(board), curves, texts))
+    for chip, expected, curves, boards, candidates in chips:
+        values, residual = fit(
+            [run for run in candidates if chip in run.hardware.name], expected, curves
+        )
+        print(chip, {name: round(value, 3) for name, value in values.items()}, residual, sep="\n  ")
+        if chip == "h100":
+            values |= {name: share * values["gemm_bf16"] for name, share in H100_INFERRED.items()}
+        for board, valid in boards.items() if write else ():
+            texts = (SOURCE, residual, valid)
+            replace_section(board, section(values, curves.idle_of(board), curves, texts))
 
 
+H100_INFERRED = {"gemm_fp8": 0.5, "gemm_fp32": 8.0}
+"""Energy of a FLOP over that of bf16 where nothing is measured: by width, and as on A100."""
+
+SOURCE = (
+    "EnergAIzer (idle power and A100 voltage and prefill against clock), LLM-Inference-Bench "
+    "(Argonne) and ML.ENERGY v2 (power against batch)"
+)
 A100_VALID = {
     "a100-pcie-40gb": "510-1410 MHz; gemm_batched is unfused attention as EnergAIzer runs it",
     "a100-sxm4-40gb": "idle power measured at 1095 and 1410 MHz and scaled between; energies as on "
@@ -213,7 +220,3 @@ H100_VALID = {
     "gemm_fp32 from gemm_bf16",
     "h200-sxm": "inferred: h100-sxm, the same chip; HBM3e taken to need the same energy per byte",
 }
-
-
-if __name__ == "__main__":
-    main()

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from voltana.values import FloatArray
 
 A100_KNOTS_MHZ = (210, 510, 750, 900, 1020, 1095, 1155, 1200, 1245, 1305, 1350, 1380, 1410)
+A100_VOLTAGE_KNOTS_MHZ = (210, 1020, 1095, 1155, 1200, 1245, 1305, 1350, 1410)
 H100_KNOTS_MHZ = (345, 510, 750, 1005, 1140, 1200, 1305, 1410, 1500, 1605, 1740, 1875, 1980)
 SXM4_IDLE_W = {1095: 52.0, 1410: 70.0}
 """Idle power of an A100-SXM4 at locked clocks; between them as on the PCIe board."""
@@ -51,7 +52,7 @@ def a100_curves(data_dir: Path) -> Curves:
     )
     return Curves(
         idle_w={"a100-pcie-40gb": pcie, "a100-sxm4-40gb": sxm4, "a100-sxm4-80gb": sxm4},
-        voltage_mv=_knots(clocks, voltage, A100_KNOTS_MHZ),
+        voltage_mv=_knots(clocks, voltage, A100_VOLTAGE_KNOTS_MHZ),
     )
 
 

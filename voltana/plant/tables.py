@@ -122,14 +122,15 @@ class ClockTable:
 
     def _prefill_step(self, load: Load) -> tuple[float, float]:
         requests, new = load.decode_requests, load.prefill_tokens
-        parts = [
-            self._row("tokens", new + requests),
-            self._row("head", self._latency.logit_rows(load)),
-            self._attend("prefill", new, load.prefill_attended_pairs),
-        ]
+        tokens_s, tokens_j = self._row("tokens", new + requests)
+        head_s, head_j = self._row("head", self._latency.logit_rows(load))
+        seconds, joules = self._attend("prefill", new, load.prefill_attended_pairs)
+        seconds += tokens_s + head_s
+        joules += tokens_j + head_j
         if requests:
-            parts.append(self._attend("decode", requests, load.decode_kv_tokens))
-        return sum(part[0] for part in parts), sum(part[1] for part in parts)
+            decode_s, decode_j = self._attend("decode", requests, load.decode_kv_tokens)
+            return seconds + decode_s, joules + decode_j
+        return seconds, joules
 
     def _row(self, what: str, count: int) -> _Pair:
         key = (what, count >> _SHIFT)
