@@ -54,8 +54,8 @@ class EcoPred:
         if not bound_deviations >= 0:
             raise invalid("bound_deviations", bound_deviations, "0 or more", "2.5 is usual.")
         self.max_clock_mhz = max_clock_mhz
-        prefill = prefill or flat_prior(1.0, [1.0, 4096.0, 32.0, 1e7])
-        decode = decode or flat_prior(0.1, [1.0, 128.0, 1.0, 2e5])
+        prefill = prefill or flat_prior(1.0, [1.0, 4096.0, 64.0, 32.0, 1e7])
+        decode = decode or flat_prior(0.1, [1.0, 128.0, 2.0, 1.0, 2e5])
         self._prefill, self._decode = (
             PhaseLearner(
                 prior,

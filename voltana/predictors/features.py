@@ -24,7 +24,10 @@ if TYPE_CHECKING:
 Basis = np.ndarray[tuple[int, int], np.dtype[np.float64]]
 
 SMALL_TILE = 8
-"""Decode batches up to `TILE` are padded to multiples of this (captured CUDA graphs)."""
+"""Decode batches are padded to multiples of this (captured CUDA graphs)."""
+
+HALF_TILE = 64
+"""Rows of the smaller GEMM tiles, which libraries choose for small batches."""
 
 TILE = 128
 """Rows of a GEMM tile: the published batch-tile step (arXiv 2509.04827)."""
@@ -33,29 +36,23 @@ KNEE = 1.4
 """f_max / f from which memory traffic may depend on the SM clock; about 1005 of 1410 MHz."""
 
 CLOCK_BASES = 3
-LOAD_FEATURES = 4
+LOAD_FEATURES = 5
 FEATURES = CLOCK_BASES * LOAD_FEATURES
 
-PREFILL_NAMES = ("iteration", "tokens", "tiles", "attended_pairs")
-DECODE_NAMES = ("iteration", "padded_requests", "tiles", "kv_tokens")
+PREFILL_NAMES = ("iteration", "tokens", "half_tiles", "tiles", "attended_pairs")
+DECODE_NAMES = ("iteration", "padded_requests", "half_tiles", "tiles", "kv_tokens")
 BASIS_NAMES = ("constant", "compute", "slow_memory")
 
 
-def padded_requests(requests: int) -> int:
-    """Rows that a decode batch computes: steps of 8 up to 128, then of 128."""
-    step = SMALL_TILE if requests <= TILE else TILE
-    return -(-requests // step) * step
-
-
 def prefill_features(tokens: int, attended_pairs: float) -> list[float]:
-    """One iteration, its new tokens, their GEMM tiles, and the attended pairs."""
-    return [1.0, tokens, -(-tokens // TILE), attended_pairs]
+    """One iteration, its new tokens, the GEMM tiles that they fill, and the attended pairs."""
+    return [1.0, tokens, -(-tokens // HALF_TILE), -(-tokens // TILE), attended_pairs]
 
 
 def decode_features(requests: int, kv_tokens: int) -> list[float]:
-    """One iteration, its rows, their GEMM tiles, and the tokens in the KV cache."""
-    step = SMALL_TILE if requests <= TILE else TILE
-    return [1.0, -(-requests // step) * step, -(-requests // TILE), kv_tokens]
+    """One iteration, its rows, the GEMM tiles that they fill, and the tokens in the KV cache."""
+    rows = -(-requests // SMALL_TILE) * SMALL_TILE
+    return [1.0, rows, -(-requests // HALF_TILE), -(-requests // TILE), kv_tokens]
 
 
 def clock_basis(clocks_mhz: FloatArray, max_clock_mhz: float) -> Basis:
@@ -97,9 +94,7 @@ def bound_basis(
 def regressor(load: list[float], clock_mhz: float, max_clock_mhz: float) -> FloatArray:
     """Products of every basis with every load feature, shape (FEATURES,), bases outermost."""
     slow = max_clock_mhz / clock_mhz
-    if slow <= KNEE:
-        return np.array([*load, *[slow * v for v in load], 0.0, 0.0, 0.0, 0.0])
-    low = slow - KNEE
+    low = slow - KNEE if slow > KNEE else 0.0
     return np.array([*load, *[slow * v for v in load], *[low * v for v in load]])
 
 
@@ -112,5 +107,5 @@ def mixed_parts(load: Load) -> tuple[list[float], list[float]]:
     rows = load.prefill_tokens + load.decode_requests
     return (
         prefill_features(rows, load.prefill_attended_pairs),
-        [0.0, 0.0, 0.0, load.decode_kv_tokens],
+        [0.0, 0.0, 0.0, 0.0, load.decode_kv_tokens],
     )

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, TypedDict
 import numpy as np
 
 from voltana.errors import ConfigError, invalid
-from voltana.predictors.features import CLOCK_BASES, FEATURES, LOAD_FEATURES, TILE
+from voltana.predictors.features import CLOCK_BASES, FEATURES, HALF_TILE, TILE
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -112,10 +112,10 @@ def prefill_prior(datasheet: Mapping[str, float]) -> Prior:
     memory_token_s = 2 * ACTIVATION_PASSES * d["layers"] * d["hidden_size"] / _bandwidth(d)
     weights_s = d["weight_bytes"] / _bandwidth(d)
     fixed_s = _kernels_s(d)
-    constant = [fixed_s, memory_token_s, 0.0, 0.0]
-    compute = [fixed_s, 0.7 * token_s, 0.3 * token_s * TILE, pair_s]
-    slow = [0.0, SLOW_MEMORY_SHARE * memory_token_s, 0.0, 0.0]
-    largest = [weights_s, token_s, token_s * TILE, pair_s]
+    constant = [fixed_s, memory_token_s, 0.0, 0.0, 0.0]
+    compute = [fixed_s, 0.7 * token_s, 0.0, 0.3 * token_s * TILE, pair_s]
+    slow = [0.0, SLOW_MEMORY_SHARE * memory_token_s, 0.0, 0.0, 0.0]
+    largest = [weights_s, token_s, token_s * HALF_TILE, token_s * TILE, pair_s]
     return _prior([constant, compute, slow], largest)
 
 
@@ -132,10 +132,10 @@ def decode_prior(datasheet: Mapping[str, float]) -> Prior:
     tile_s = 2 * d["active_parameters"] * TILE / (d["peak_flops"] * COMPUTE_EFFICIENCY)
     row_s = 2 * ACTIVATION_PASSES * d["layers"] * d["hidden_size"] / _bandwidth(d)
     fixed_s = _kernels_s(d)
-    constant = [weights_s + fixed_s, row_s, 0.0, kv_s]
-    compute = [fixed_s, 0.0, 0.5 * tile_s, 0.0]
-    slow = [SLOW_MEMORY_SHARE * v for v in (weights_s, row_s, 0.0, kv_s)]
-    largest = [weights_s, max(row_s, tile_s / TILE), tile_s, kv_s]
+    constant = [weights_s + fixed_s, row_s, 0.0, 0.0, kv_s]
+    compute = [fixed_s, 0.0, 0.0, 0.5 * tile_s, 0.0]
+    slow = [SLOW_MEMORY_SHARE * v for v in (weights_s, row_s, 0.0, 0.0, kv_s)]
+    largest = [weights_s, max(row_s, tile_s / TILE), 0.5 * tile_s, tile_s, kv_s]
     return _prior([constant, compute, slow], largest)
 
 
@@ -153,8 +153,6 @@ def flat_prior(max_latency_s: float, scales: list[float]) -> Prior:
 def _prior(rows: list[list[float]], largest: list[float]) -> Prior:
     mean = np.array(rows, dtype=np.float64).reshape(FEATURES)
     scale = np.tile(np.array(largest, dtype=np.float64), CLOCK_BASES)
-    if scale.shape != (CLOCK_BASES * LOAD_FEATURES,):
-        raise AssertionError(scale.shape)
     return Prior(mean=mean, deviation=np.maximum(0.5 * mean, 0.5 * scale), relative_error=0.1)
 
 
