@@ -95,3 +95,11 @@ def test_bins_hold_what_fell_into_them(points, bins) -> None:
             assert mean[i] == pytest.approx(inside.mean())
         else:
             assert np.isnan([low[i], mean[i], high[i]]).all()
+
+
+def test_a_run_without_gaps_between_tokens_can_still_be_drawn() -> None:
+    made = record(gap_s=(), gap_tokens=(), output_tokens=(1, 1, 1, 1))
+    result = measure("mine", made, SLO, reference_energy_j=1000.0, wall_s=1.0)
+    figure = comparison_figure(comparison(PolicyRun(record=made, result=result)))
+    labels = [text.get_text() for text in figure.axes[1].texts]
+    assert labels == ["50.0%"]

@@ -8,6 +8,7 @@ import numpy as np
 from matplotlib.ticker import PercentFormatter
 
 from voltana.evaluation.metrics import weighted_percentiles
+from voltana.evaluation.report import kilojoules
 from voltana.evaluation.style import (
     COLOURS,
     DASHES,
@@ -99,7 +100,9 @@ def _plot_energy(axes: Axes, runs: Sequence[PolicyRun], reference: str) -> None:
         axes.barh(place, prefill, color=colour_of(place))
         axes.barh(place, decode, left=prefill, color=colour_of(place), alpha=0.55)
         saved = result.energy_saved_vs_static_max
-        text = f" {prefill + decode:.1f}" + (f"  saved {saved:.1%}" if abs(saved) > 5e-4 else "")
+        text = f" {kilojoules(result.energy_j)}" + (
+            f"  saved {saved:.1%}" if abs(saved) > 5e-4 else ""
+        )
         axes.text(prefill + decode, place, text, va="center", fontsize=9)
         if place == 0:
             axes.text(prefill / 2, -0.48, "prefill", ha="center", va="bottom", fontsize=8)
@@ -115,6 +118,8 @@ def _plot_energy(axes: Axes, runs: Sequence[PolicyRun], reference: str) -> None:
 def _plot_attainment(axes: Axes, runs: Sequence[PolicyRun], slo: Slo) -> None:
     for place, run in enumerate(runs):
         for index, share in enumerate((run.result.ttft_attainment, run.result.itl_attainment)):
+            if np.isnan(share):
+                continue
             at = place + 0.4 * index - 0.2
             shown = 100 * share >= LEAST_SHOWN_PERCENT
             axes.plot(

@@ -125,7 +125,7 @@ def to_json(comparison: Comparison) -> str:
 def _row(result: Result) -> tuple[str, ...]:
     return (
         result.policy,
-        f"{result.energy_j / 1e3:.2f}",
+        kilojoules(result.energy_j),
         _percent(result.energy_saved_vs_static_max),
         _percent(result.ttft_attainment),
         _percent(result.itl_attainment),
@@ -134,6 +134,11 @@ def _row(result: Result) -> tuple[str, ...]:
         f"{result.prefill_clock_mhz:.0f}/{result.decode_clock_mhz:.0f}",
         str(result.clock_changes),
     )
+
+
+def kilojoules(energy_j: float) -> str:
+    """Energy in kJ, to three digits or to 0.1 kJ."""
+    return f"{energy_j / 1e3:.1f}" if energy_j >= 1e4 else f"{energy_j / 1e3:.3g}"
 
 
 def _percent(share: float) -> str:

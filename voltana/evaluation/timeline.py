@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from voltana.evaluation.report import kilojoules
 from voltana.evaluation.style import COLOURS, LIMIT, new_figure, style
 from voltana.values import Role
 
@@ -54,8 +55,9 @@ def timeline_figure(run: PolicyRun, slo: Slo) -> Figure:
         panel.set_ylim(bottom=0)
     result = run.result
     figure.suptitle(
-        f"{result.policy}: {result.energy_j / 1e3:.1f} kJ, {result.ttft_attainment:.1%} of TTFT "
-        f"and {result.itl_attainment:.1%} of ITL kept",
+        f"{result.policy}: {kilojoules(result.energy_j)} kJ, {result.ttft_attainment:.1%} of TTFT "
+        f"and {result.itl_attainment:.1%} of ITL kept"
+        f"{'' if len(shown) == len(run.record.instances) else ' (first instances of each role)'}",
         fontsize=11,
     )
     return figure
