@@ -1,10 +1,17 @@
-"""Finds every class of a package that satisfies a port, so that none is forgotten."""
+"""What the conformance runs share: how long they are, and which classes must be in them."""
 
 from __future__ import annotations
 
 import importlib
 import inspect
 import pkgutil
+
+import pytest
+
+EXAMPLES = pytest.mark.parametrize(
+    "examples", [12, pytest.param(150, marks=pytest.mark.slow, id="many")]
+)
+"""Hypothesis examples of a property test: a few by default, many where time does not matter."""
 
 
 def classes_with(package_name, *methods):
