@@ -114,14 +114,14 @@ class Pid:
         # nan before the first sample: there is no time to integrate over yet.
         step_s = min(gap_s, self._max_gap_s) if gap_s > 0 else 0.0
         step_mhz = gains.integral_mhz_per_s * error * step_s
-        demand_mhz = self._integral_mhz + step_mhz + shaped_mhz
-        # Conditional integration: a demand beyond the range integrates no further outwards.
-        outwards = (demand_mhz > high_mhz and step_mhz > 0) or (
-            demand_mhz < low_mhz and step_mhz < 0
-        )
-        if not outwards:
-            self._integral_mhz += step_mhz
-            self._integral_mhz = min(max(self._integral_mhz, low_mhz), high_mhz)
+        # Conditional integration: beyond the range the integral goes no further outwards than it
+        # takes to reach the limit, so it turns round as soon as the error does.
+        old_mhz, new_mhz = self._integral_mhz, self._integral_mhz + step_mhz
+        if step_mhz > 0:
+            new_mhz = max(old_mhz, min(new_mhz, high_mhz - shaped_mhz))
+        else:
+            new_mhz = min(old_mhz, max(new_mhz, low_mhz - shaped_mhz))
+        self._integral_mhz = min(max(new_mhz, low_mhz), high_mhz)
         return min(max(self._integral_mhz + shaped_mhz, low_mhz), high_mhz)
 
     def __repr__(self) -> str:
