@@ -202,7 +202,7 @@ def _clocks(given: list[str] | None, table_mhz: tuple[float, ...]) -> list[float
         try:
             clock_mhz = float(text)
         except ValueError:
-            clocks += parse_levels(text).levels(table_mhz)
+            clocks += parse_levels(text, read_device_mhz=_device_clocks).levels(table_mhz)
             continue
         if not (math.isfinite(clock_mhz) and table_mhz[0] <= clock_mhz <= table_mhz[-1]):
             raise invalid(
@@ -213,3 +213,9 @@ def _clocks(given: list[str] | None, table_mhz: tuple[float, ...]) -> list[float
             )
         clocks.append(clock_mhz)
     return clocks or [table_mhz[-1]]
+
+
+def _device_clocks(device: int) -> tuple[float, ...]:
+    from voltana.actuators.nvml import nvml_clock_table
+
+    return nvml_clock_table(device)
