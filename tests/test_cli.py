@@ -197,6 +197,7 @@ def test_debug_shows_every_decision_with_its_reason_on_standard_error(voltana) -
         (("--workload", "sharegtp"), "'sharegtp'. Did you mean 'sharegpt'"),
         (("--hardware", "a101"), "'a101'.* Choose one of"),
         (("--model", "llama"), "'llama'.* Choose one of"),
+        (("--model", "nowhere.json"), "nowhere.json cannot be read.*config.json"),
         (("--trace", "nowhere.csv"), "nowhere.csv"),
         (("--trace", "nowhere.csv", "--trace-format", "azur"), "'azur'"),
         (("--trace-format", "azure"), "trace.file .* given.*--trace"),
@@ -218,6 +219,7 @@ def test_debug_shows_every_decision_with_its_reason_on_standard_error(voltana) -
         (("--polices", "x"), "--polices.*voltana simulate --help"),
         (("nowhere.toml",), "nowhere.toml.* cannot be read"),
         (("--json", "/dev/null/x/y.json"), "cannot be made"),
+        (("--json", "/"), "cannot be written: .*directory"),
         (("--log-level", "loud"), "'loud'.*one of debug"),
     ],
 )  # fmt: skip

@@ -148,6 +148,10 @@ def _prepare(out: Path | None, json: str | None) -> None:
     folders = [] if out is None else [out]
     if json is not None and json != STDOUT:
         folders.append(Path(json).parent)
+        if Path(json).is_dir():
+            raise ConfigError(
+                f"{json!r} cannot be written: it is a directory. Name a file, or '-'."
+            )
     for folder in folders:
         try:
             folder.mkdir(parents=True, exist_ok=True)

@@ -111,12 +111,13 @@ class ModelProfile(Section):
             name: Name of the profile; by default that in the file.
 
         Raises:
-            ProfileError: If a needed key is missing; the text names it.
+            ProfileError: If it cannot be read, or a needed key is missing; the text names it.
         """
         from voltana.plant.hf_config import profile_fields  # noqa: PLC0415 (one way of import)
 
         if isinstance(config, (str, Path)):
-            config = json.loads(Path(config).read_text(encoding="utf-8"))
+            table: Mapping[str, Any] = json.loads(Path(config).read_text(encoding="utf-8"))
+            return cls.from_hf_config(table, name=name)
         return parse(cls, profile_fields(config, name), "config.json")
 
 
