@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from benchmarks.calibration import clocks
 from benchmarks.calibration.data import rows
 from benchmarks.calibration.fit import Fitted, describe, fit_log_times, with_section
 from voltana.plant.cost import FASTEST
@@ -27,33 +28,37 @@ HELD_OUT_FILES = {
     "a100-sxm4-80gb": ("a100__Llama-2-70b-hf__mlp.csv.gz",),
     "h100-sxm": ("h100__Llama-2-70b-hf__mlp.csv.gz",),
 }
-START = {"bandwidth_share": 0.5, "row_s": 5e-10, "kernel_s": 2e-6, "overlap": 2.5}
+START = {"bandwidth_share": 0.5, "row_s": 5e-10, "kernel_s": 2e-6}
 
 
 def fit() -> list[Fitted]:
-    """Coefficients of the section ``elementwise``; ``issue_share`` is fitted to clocks instead."""
-    return [_fit(name) for name in FITTED_FILES]
+    """Coefficients of the section ``elementwise``.
+
+    Its ``issue_share`` comes from the clocks first, for times at one clock do not tell it.
+    """
+    share, text = clocks.fit_issue_share()
+    return [_fit(name, share, text) for name in FITTED_FILES]
 
 
-def _fit(name: str) -> Fitted:
+def _fit(name: str, issue_share: float, clocks_text: str) -> Fitted:
     parts = [_kernels(file, 1.0) for file in FITTED_FILES[name]]
     parts += [_kernels(file, 0.0) for file in HELD_OUT_FILES[name]]
     tokens, elements, row, measured, train = np.concatenate(parts, axis=1)
     hardware = load_hardware(name)
-    operator = Elementwise(name="measured", elements=elements, row=row)  # type: ignore[arg-type]
+    operator = Elementwise(name="measured", elements=elements, row=row)
 
     def model(values: dict[str, float]) -> FloatArray:
-        board = with_section(hardware, "elementwise", **values)
+        board = with_section(hardware, "elementwise", issue_share=issue_share, **values)
         return np.asarray(elementwise_cost(board, operator, tokens, 2.0).seconds(FASTEST))
 
-    values = fit_log_times(model, measured, train, START, upper={"overlap": 8.0})
+    values = fit_log_times(model, measured, train, START)
     text = describe(model(values), measured, train)
     return Fitted(
         hardware=name,
         section="elementwise",
-        values=values,
-        source="vidur compute profiles, Llama-2-7B, Llama-2-70B (held out), Llama-3-8B (A100)",
-        residual=text,
+        values=values | {"issue_share": issue_share},
+        source="vidur compute profiles, Llama-2-7B, Llama-3-8B (A100 only), Llama-2-70B (held out)",
+        residual=f"{text}; issue_share: {clocks_text}",
         valid="1 to 32768 tokens, rows of 1024 to 28672 values",
     )
 

@@ -11,8 +11,7 @@ from scipy.optimize import least_squares
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from pydantic import BaseModel
-
+    from voltana.plant.hardware import HardwareProfile
     from voltana.values import FloatArray
 
     Model = Callable[[dict[str, float]], FloatArray]
@@ -84,7 +83,7 @@ def describe(predicted_s: FloatArray, measured_s: FloatArray, train: FloatArray)
     return "; ".join(parts)
 
 
-def with_section(profile: BaseModel, section: str, **values: float) -> BaseModel:
+def with_section(profile: HardwareProfile, section: str, **values: float) -> HardwareProfile:
     """A copy of a hardware profile with other coefficients in one section."""
     changed = getattr(profile, section).model_copy(update=values)
     return profile.model_copy(update={section: changed})

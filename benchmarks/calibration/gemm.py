@@ -14,7 +14,8 @@ import numpy as np
 
 from benchmarks.calibration.data import columns, rows
 from benchmarks.calibration.fit import Fitted, describe, fit_log_times, with_section
-from voltana.plant.gemm import tile_seconds
+from voltana.plant.cost import FASTEST
+from voltana.plant.gemm import batched_cost
 from voltana.plant.hardware import HardwareProfile, load_hardware
 
 if TYPE_CHECKING:
@@ -38,11 +39,7 @@ def product_seconds(
     hardware: HardwareProfile, m: FloatArray, n: FloatArray, k: FloatArray, dtype: str = "bf16"
 ) -> FloatArray:
     """Time of products of many shapes at the highest clock."""
-    fit = hardware.gemm
-    compute = tile_seconds(hardware, m, n, k, dtype)
-    memory = 2.0 * (n * k + m * k + m * n) / (hardware.memory_bandwidth * fit.bandwidth_share)
-    busy = (compute**fit.overlap + memory**fit.overlap) ** (1.0 / fit.overlap)
-    return np.asarray(busy + fit.kernel_s)
+    return np.asarray(batched_cost(hardware, 1.0, m, n, k, dtype=dtype).seconds(FASTEST))
 
 
 def fit() -> list[Fitted]:
@@ -80,5 +77,5 @@ def _fit(name: str, folder: str) -> Fitted:
 def _held_out_shapes(n: FloatArray, k: FloatArray) -> FloatArray:
     """Weights: 0 for a third of the shapes, chosen at random, else 1."""
     shapes, index = np.unique(np.stack([n, k]), axis=1, return_inverse=True)
-    held_out = np.random.default_rng(0).random(shapes.shape[1]) < 1 / 3
-    return np.where(held_out[index], 0.0, 1.0)
+    weight = np.where(np.random.default_rng(0).random(shapes.shape[1]) < 1 / 3, 0.0, 1.0)
+    return np.asarray(weight[index])

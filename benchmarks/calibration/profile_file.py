@@ -29,8 +29,8 @@ def write(fitted: Fitted, derived: tuple[str, ...] = ()) -> None:
         if name != fitted.hardware:
             valid = f"inferred from {fitted.hardware}, whose chip it has; there: {valid}"
         words = {"source": fitted.source, "residual": fitted.residual, "valid": valid}
-        for key, value in words.items():
-            text = _set(text, f"{fitted.section}.provenance", key, f'"{value}"')
+        for key, words_of_key in words.items():
+            text = _set(text, f"{fitted.section}.provenance", key, f'"{words_of_key}"')
         path.write_text(text, encoding="utf-8")
 
 

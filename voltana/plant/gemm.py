@@ -36,20 +36,39 @@ _SPLIT_KERNELS = 0.3
 
 def gemm_cost(hardware: HardwareProfile, gemm: Gemm, rows: FloatArray, dtype: str) -> Cost:
     """Cost of `gemm` for an array of row counts; all parts have its shape."""
-    fit = hardware.gemm
-    size = BYTES_PER_ELEMENT[dtype]
     matrices, each = _matrices(gemm, rows)
     splits = SPLITS if gemm.experts == 1 else (1,)
-    products = gemm.count * matrices
-    moved = products * size * (gemm.n * gemm.k + each * (gemm.n + gemm.k))
+    return batched_cost(
+        hardware, matrices, each, gemm.n, gemm.k, dtype=dtype, count=gemm.count, splits=splits
+    )
+
+
+def batched_cost(
+    hardware: HardwareProfile,
+    matrices: FloatArray | float,
+    rows: FloatArray,
+    columns: FloatArray | float,
+    depth: FloatArray | float,
+    *,
+    dtype: str,
+    count: int = 1,
+    splits: tuple[int, ...] = SPLITS,
+) -> Cost:
+    """Cost of `count` kernels, each for a batch of equal products; the arguments broadcast."""
+    fit = hardware.gemm
+    products = count * np.asarray(matrices, dtype=float)
+    moved = rows * depth + depth * columns + rows * columns
+    moved = products * BYTES_PER_ELEMENT[dtype] * moved
+    compute = tile_seconds(
+        hardware, rows, columns, depth, dtype=dtype, matrices=matrices, splits=splits
+    )
     return Cost(
         kind="gemm",
-        flops=2.0 * products * each * gemm.n * gemm.k,
+        flops=2.0 * products * rows * columns * depth,
         bytes=moved,
-        compute_s=gemm.count
-        * tile_seconds(hardware, each, gemm.n, gemm.k, dtype, matrices=matrices, splits=splits),
+        compute_s=count * compute,
         memory_s=moved / (hardware.memory_bandwidth * fit.bandwidth_share),
-        serial_s=np.full_like(each, gemm.count * fit.kernel_s),
+        serial_s=np.full_like(compute, count * fit.kernel_s),
         overlap=fit.overlap,
     )
 
@@ -59,15 +78,16 @@ def tile_seconds(
     rows: FloatArray,
     columns: FloatArray | float,
     depth: FloatArray | float,
-    dtype: str,
     *,
+    dtype: str,
     matrices: FloatArray | float = 1.0,
     splits: tuple[int, ...] = SPLITS,
 ) -> FloatArray:
     """Compute time of the best tiling at the highest clock; the arguments broadcast."""
     fit = hardware.gemm
     sm_peak = hardware.peak_at_max(dtype) / hardware.sm_count
-    best = np.full(np.broadcast(rows, columns, depth, matrices).shape, np.inf)
+    shape = np.broadcast_shapes(*map(np.shape, (rows, columns, depth, matrices)))
+    best: FloatArray = np.full(shape, np.inf)
     for tile_rows, tile_columns in TILES:
         loss = 1.0 + fit.tile_penalty * (64 / tile_rows + 64 / tile_columns - 0.75)
         element_s = 2.0 * tile_rows * tile_columns * loss / (sm_peak * fit.efficiency)
