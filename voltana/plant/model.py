@@ -116,9 +116,20 @@ class ModelProfile(Section):
         from voltana.plant.hf_config import profile_fields  # noqa: PLC0415 (one way of import)
 
         if isinstance(config, (str, Path)):
-            table: Mapping[str, Any] = json.loads(Path(config).read_text(encoding="utf-8"))
-            return cls.from_hf_config(table, name=name)
+            return cls.from_hf_config(_read_json(Path(config)), name=name)
         return parse(cls, profile_fields(config, name), "config.json")
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        table = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ProfileError(
+            f"model configuration {path} cannot be read: {error}. Name a Hugging Face config.json."
+        ) from None
+    if not isinstance(table, dict):
+        raise ProfileError(f"model configuration {path} is no JSON object. Name a config.json.")
+    return table
 
 
 BYTES_PER_ELEMENT = {"fp32": 4.0, "bf16": 2.0, "fp8": 1.0}
