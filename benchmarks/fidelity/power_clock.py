@@ -123,11 +123,13 @@ def _gemm_clock_mhz(plant: PlantModel) -> float:
     """Clock at which one large GEMM after the other draws the board's limit."""
     board, size = plant.hardware, 8192
     cost = gemm_cost(board, Gemm(name="large", n=size, k=size), np.array([float(size)]), "bf16")
-    core_j, fixed_j = plant.power.operation_j("gemm", float(cost.flops[0]), float(cost.bytes[0]))
+    core_j, fixed_j = plant.power.operation_j(
+        "gemm", *(float(np.ravel(part)[0]) for part in (cost.flops, cost.bytes))
+    )
 
     def excess_w(clock_mhz: float) -> float:
         clock = plant.power.at(clock_mhz)
-        seconds = float(cost.seconds(ClockState.of(board, clock_mhz))[0])
+        seconds = float(np.ravel(cost.seconds(ClockState.of(board, clock_mhz)))[0])
         return (
             clock.running_w + (clock.core_share * core_j + fixed_j) / seconds - plant.power.limit_w
         )
