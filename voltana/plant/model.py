@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from voltana.errors import ProfileError
 from voltana.plant.hardware import Section, names, parse, read_profile
 
 if TYPE_CHECKING:
