@@ -69,6 +69,12 @@ ACTIVATION_PASSES = 20
 SLOW_MEMORY_SHARE = 0.3
 """Growth of a memory-bound time per unit of f_max / f beyond the knee; physics allows 0 to 1."""
 
+BASIS_UNCERTAINTY = (0.2, 0.5, 0.2)
+"""Uncertainty of each clock basis, as a share of the largest time that a feature could explain.
+
+Efficiency of arithmetic varies more from kernel to kernel than that of streaming memory.
+"""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Prior:
@@ -152,8 +158,8 @@ def flat_prior(max_latency_s: float, scales: list[float]) -> Prior:
 
 def _prior(rows: list[list[float]], largest: list[float]) -> Prior:
     mean = np.array(rows, dtype=np.float64).reshape(FEATURES)
-    scale = np.tile(np.array(largest, dtype=np.float64), CLOCK_BASES)
-    return Prior(mean=mean, deviation=np.maximum(0.5 * mean, 0.5 * scale), relative_error=0.1)
+    scale = np.outer(BASIS_UNCERTAINTY, largest).reshape(FEATURES)
+    return Prior(mean=mean, deviation=np.maximum(0.5 * mean, scale), relative_error=0.1)
 
 
 def _bandwidth(datasheet: Mapping[str, float]) -> float:
