@@ -234,9 +234,11 @@ class ControlLoop:
         )
 
 
-def _debug_enabled(log: structlog.typing.FilteringBoundLogger) -> bool:
+def _debug_enabled(log: object) -> bool:
     """Whether debug events go anywhere, asked once: a filtered call still costs microseconds.
 
-    A program that never configured structlog did not ask for an event per iteration.
+    A program that never configured structlog did not ask for an event per iteration. A logger that
+    cannot tell gets them.
     """
-    return structlog.is_configured() and bool(log.is_enabled_for(logging.DEBUG))
+    enabled_for = getattr(log, "is_enabled_for", None)
+    return structlog.is_configured() and (enabled_for is None or bool(enabled_for(logging.DEBUG)))
