@@ -145,14 +145,19 @@ def decode_prior(datasheet: Mapping[str, float]) -> Prior:
     return _prior([constant, compute, slow], largest)
 
 
-def flat_prior(max_latency_s: float, scales: list[float]) -> Prior:
-    """Prior that knows nothing but the sign and the order of magnitude of latency.
+def flat_prefill_prior() -> Prior:
+    """Prior of prefill that knows nothing but signs and the order of magnitude of latency."""
+    return _flat_prior(1.0, [1.0, 4096.0, 64.0, 32.0, 1e7])
 
-    Args:
-        max_latency_s: Latency that no feature alone is likely to pass.
-        scales: Large but usual values of the load features.
-    """
-    deviation = max_latency_s / np.array(scales * CLOCK_BASES, dtype=np.float64)
+
+def flat_decode_prior() -> Prior:
+    """Prior of decode that knows nothing but signs and the order of magnitude of latency."""
+    return _flat_prior(0.1, [1.0, 128.0, 2.0, 1.0, 2e5])
+
+
+def _flat_prior(largest_s: float, usual: list[float]) -> Prior:
+    """No feature, at a usual value of it, is likely to explain more than `largest_s`."""
+    deviation = largest_s / np.array(usual * CLOCK_BASES, dtype=np.float64)
     return Prior(mean=np.zeros(FEATURES), deviation=deviation, relative_error=None)
 
 
