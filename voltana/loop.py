@@ -240,5 +240,7 @@ def _debug_enabled(log: object) -> bool:
     A program that never configured structlog did not ask for an event per iteration. A logger that
     cannot tell gets them.
     """
-    enabled_for = getattr(log, "is_enabled_for", None)
-    return structlog.is_configured() and (enabled_for is None or bool(enabled_for(logging.DEBUG)))
+    # Asked of the class: structlog's plain logger takes every attribute for a level to log at.
+    enabled_for = getattr(type(log), "is_enabled_for", None)
+    told = enabled_for is None or bool(enabled_for(log, logging.DEBUG))
+    return structlog.is_configured() and told
