@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from voltana.errors import ProfileError
 from voltana.plant.hardware import Section, names, parse, read_profile
+from voltana.plant.hf_config import profile_fields
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -112,10 +113,9 @@ class ModelProfile(Section):
             name: Name of the profile; by default that in the file.
 
         Raises:
-            ProfileError: If it cannot be read, or a needed key is missing; the text names it.
+            ProfileError: If it cannot be read, a needed key is missing, or the architecture is not
+                covered; the text names the key.
         """
-        from voltana.plant.hf_config import profile_fields  # noqa: PLC0415 (one way of import)
-
         if isinstance(config, (str, Path)):
             return cls.from_hf_config(_read_json(Path(config)), name=name)
         return parse(cls, profile_fields(config, name), "config.json")
