@@ -52,10 +52,14 @@ def main() -> None:
 
 def simulation_rows() -> list[tuple[str, float, str, str]]:
     """Simulated time over wall time, and how the cost of an iteration grows with the run."""
+    cluster = ClusterSpec(
+        hardware=load_hardware("a100-sxm4-80gb"), model=load_model("llama-3.1-8b"), slo=SLO
+    )
+    plant = PlantModel(cluster.hardware, cluster.model, cluster.tensor_parallel)
     rows = []
     for name, target in (("static-max", ">= 400"), ("voltana-v0.1", ""), ("voltana", ">= 100")):
-        ratio, short_us = max(_simulate(name, 60.0) for _ in range(3))
-        _, long_us = _simulate(name, 240.0)
+        ratio, short_us = max(_simulate(cluster, plant, name, 60.0) for _ in range(5))
+        _, long_us = max(_simulate(cluster, plant, name, 240.0) for _ in range(2))
         rows.append((f"simulated over wall time, {name}", ratio, "x", target))
         rows.append(
             (f"cost of an iteration, 240 s over 60 s, {name}", long_us / short_us, "x", "about 1")
@@ -63,18 +67,16 @@ def simulation_rows() -> list[tuple[str, float, str, str]]:
     return rows
 
 
-def _simulate(name: str, duration_s: float) -> tuple[float, float]:
-    cluster = ClusterSpec(
-        hardware=load_hardware("a100-sxm4-80gb"), model=load_model("llama-3.1-8b"), slo=SLO
-    )
+def _simulate(
+    cluster: ClusterSpec, plant: PlantModel, name: str, duration_s: float
+) -> tuple[float, float]:
     trace = make_workload("sharegpt", rate_rps=RATE_RPS, duration_s=duration_s, seed=1)
-    plant = PlantModel(cluster.hardware, cluster.model, cluster.tensor_parallel)
     simulation = Simulation(cluster, get_policy(name), trace, seed=1, plant=plant)
     start_s = time.perf_counter()
     simulation.run()
     wall_s = time.perf_counter() - start_s
     iterations = sum(i.iterations for i in simulation.record().instances)
-    return duration_s / wall_s, wall_s / iterations * 1e6
+    return simulation.now_s / wall_s, wall_s / iterations * 1e6
 
 
 class _Device:

@@ -67,6 +67,10 @@ class Simulation:
         self._cluster = cluster
         self._policy = policy
         self._trace = trace
+        # As plain numbers: an element of an array costs more to read than to use.
+        self._arrival_s: list[float] = trace.arrival_s.tolist()
+        self._prompt_tokens: list[int] = trace.prompt_tokens.tolist()
+        self._output_tokens: list[int] = trace.output_tokens.tolist()
         self._seed = seed
         self._record_timeline = record_timeline
         self._seeds = iter(
@@ -233,17 +237,13 @@ class Simulation:
         return Dispatcher(prefill, decode)
 
     def _job(self, index: int) -> Job:
-        trace = self._trace
         return Job(
-            index,
-            float(trace.arrival_s[index]),
-            int(trace.prompt_tokens[index]),
-            int(trace.output_tokens[index]),
+            index, self._arrival_s[index], self._prompt_tokens[index], self._output_tokens[index]
         )
 
     def _schedule_arrival(self, index: int) -> None:
-        if index < len(self._trace):
-            self._events.schedule(float(self._trace.arrival_s[index]), self._arrive)
+        if index < len(self._arrival_s):
+            self._events.schedule(self._arrival_s[index], self._arrive)
 
     def _arrive(self, now_s: float) -> None:
         job = self._job(len(self._jobs))
@@ -288,7 +288,7 @@ def _instance_record(instance: Instance) -> InstanceRecord:
         clock_changes=runner.board.changes,
         mean_clock_mhz=runner.board.clock_seconds / max(runner.board.at_s, 1e-9),
         retractions=instance.retractions if isinstance(instance, DecodeInstance) else 0,
-        statuses=dict(runner.statuses),
+        statuses=runner.statuses(),
         timeline=TimelineRecord(
             start_s=np.asarray(timeline.start_s, dtype=float),
             clock_mhz=np.asarray(timeline.clock_mhz, dtype=float),
