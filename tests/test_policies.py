@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -343,3 +345,24 @@ def test_a_users_policy_runs_beside_the_named_ones(users_own, plant):
     clocks = [instance.mean_clock_mhz for instance in record.instances]
     assert clocks == pytest.approx([1200.0] * 4, rel=0.05)
     assert as_instance_policy(get_policy("static-max").control(context()), context())
+
+
+def test_the_documented_policy_runs(tmp_path, monkeypatch, plant):
+    page = Path(__file__).parent.parent / "docs" / "policies.md"
+    (source,) = re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    (tmp_path / "documented_policy.py").write_text(source)
+    policy = get_policy("documented_policy:patient")
+    assert policy.summary == "EcoFreq that holds a clock for a second before it lowers it."
+    record = run(policy, plant)
+    assert np.isfinite(record.completed_s).all()
+    assert all(instance.clock_changes > 0 for instance in record.instances)
+    sys.modules.pop("documented_policy")
+
+
+def test_the_documentation_names_every_policy():
+    page = Path(__file__).parent.parent / "docs" / "policies.md"
+    text = page.read_text(encoding="utf-8")
+    assert [name for name in POLICIES if f"`{name.removesuffix('-routed')}`" not in text] == []
