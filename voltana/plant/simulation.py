@@ -248,9 +248,12 @@ class Simulation:
     def _arrive(self, now_s: float) -> None:
         job = self._job(len(self._jobs))
         self._jobs.append(job)
+        self._schedule_arrival(len(self._jobs))
+        if job.prompt_tokens >= self._cluster.kv_capacity_tokens:
+            self._finished += 1  # refused, as the engine does: offered, and never completed
+            return
         self._dispatcher.assign(job)
         self._prefill[job.prefill].enqueue(job, now_s)
-        self._schedule_arrival(len(self._jobs))
 
     def _hand_on(self, job: Job, now_s: float) -> None:
         self._dispatcher.prefilled(job)
