@@ -2,6 +2,7 @@
 
 Each ``check_*`` takes a factory, runs named checks on fresh instances, and returns a `Report`, so
 that ``check_controller(MyController).raise_if_failed()`` is a whole test.
+
 `voltana.testing.strategies` generates loads, observations, level sets and latency sequences; it
 needs the extra ``voltana[testing]``.
 """
