@@ -105,15 +105,12 @@ class PrefillAttentionCoefficients(Section):
         efficiency: Share of the peak on tiles of 128 queries.
         query_passes: Times that queries and outputs are moved.
         kv_passes: Times that new keys and values are moved.
-        chain_s: Time per token of the mean context that no parallelism hides, at the highest
-            clock: the longest chain of tiles.
         kernel_s: Start and end of a layer's kernels at the highest clock.
     """
 
     efficiency: Positive
     query_passes: NonNegative
     kv_passes: NonNegative
-    chain_s: NonNegative
     kernel_s: NonNegative
     provenance: Provenance
 
@@ -127,6 +124,8 @@ class DecodeAttentionCoefficients(Section):
         bandwidth_share: Share of the peak bandwidth that reading the cache reaches.
         kernel_s: Start and end of a layer's kernels at the highest clock.
         overlap: Exponent of the smooth maximum of compute and memory.
+        backend_share: Time of the engine's default attention backend on this board over that of
+            the kernels which were measured.
     """
 
     token_s: NonNegative
@@ -134,6 +133,7 @@ class DecodeAttentionCoefficients(Section):
     bandwidth_share: Positive
     kernel_s: NonNegative
     overlap: Positive
+    backend_share: Positive = 1.0
     provenance: Provenance
 
 

@@ -101,15 +101,14 @@ class LatencyModel:
         return batches[index] if index < len(batches) else requests
 
     def logit_rows(self, load: Load) -> int:
-        """Rows of the output embedding: one for each decode request and each prompt.
+        """Rows of the output embedding: one for each decode request, and one for all prompts.
 
-        A load does not say how many prompts it holds. Prompts of equal length L without cached
-        tokens have pairs/tokens = (L + 1)/2, so that is solved for L.
+        A load does not say how many prompts it holds. Up to the rows of a tile (64 to 128), reading
+        the weights takes all the time, so their number hardly counts.
         """
         if not load.prefill_tokens:
             return self.padded_batch(load.decode_requests)
-        length = max(1.0, 2.0 * load.prefill_attended_pairs / load.prefill_tokens - 1.0)
-        return load.decode_requests + max(1, round(load.prefill_tokens / length))
+        return load.decode_requests + 1
 
     def token_costs(self, tokens: FloatArray) -> tuple[Cost, ...]:
         """GEMMs, element-wise kernels, collectives and launch, for arrays of token counts."""
