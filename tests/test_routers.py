@@ -239,7 +239,10 @@ class TestEcoRoute:
         assert route(router, self.make("a", 140), self.make("b", 119)) == "b"
         # 1005 -> 1200 is 195 MHz, 1200 -> 1410 is 210.
         assert route(router, self.make("a", 119), self.make("b", 100)) == "b"
-        assert route(router, self.make("a", 145), self.make("b", 142)) == "b"
+
+    def test_where_no_clock_can_save_any_the_fallback_routes(self):
+        router, pool = EcoRoute(), (self.make("a", 145), self.make("b", 170))
+        assert "".join(route(router, *pool) for _ in range(4)) == "abab"
 
     def test_small_rises_may_be_ignored(self):
         router = EcoRoute(boundary_mhz=200.0)

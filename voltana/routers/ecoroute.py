@@ -106,6 +106,8 @@ class EcoRoute:
         if harmless:
             awake = [c for c, what in harmless if self._serves_awake(c, what)]
             return self._fallback.route(request, awake or [c for c, _ in harmless])
+        if all(what.unsafe for what in outcomes):
+            return self._fallback.route(request, pool)
         least = min(range(len(pool)), key=lambda i: (outcomes[i].harm, pool[i].instance))
         return pool[least].instance
 
