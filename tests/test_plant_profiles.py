@@ -10,7 +10,9 @@ import pytest
 from voltana.errors import ProfileError, UnknownNameError
 from voltana.plant import load_hardware, load_model
 from voltana.plant.hardware import hardware_names
+from voltana.plant.latency import LatencyModel
 from voltana.plant.model import ModelProfile, model_names
+from voltana.values import Load
 
 LLAMA_3_1_8B = {
     "model_type": "llama",
@@ -63,6 +65,27 @@ DEEPSEEK_MOE_16B = {
     "num_experts_per_tok": 6,
     "first_k_dense_replace": 1,
     "vocab_size": 102400,
+}
+DEEPSEEK_V3 = {
+    "model_type": "deepseek_v3",
+    "num_hidden_layers": 61,
+    "hidden_size": 7168,
+    "num_attention_heads": 128,
+    "num_key_value_heads": 128,
+    "q_lora_rank": 1536,
+    "kv_lora_rank": 512,
+    "qk_rope_head_dim": 64,
+    "qk_nope_head_dim": 128,
+    "v_head_dim": 128,
+    "intermediate_size": 18432,
+    "moe_intermediate_size": 2048,
+    "n_routed_experts": 256,
+    "n_shared_experts": 1,
+    "num_experts_per_tok": 8,
+    "first_k_dense_replace": 3,
+    "vocab_size": 129280,
+    "quantization_config": {"quant_method": "fp8"},
+    "tie_word_embeddings": False,
 }
 
 
@@ -170,13 +193,27 @@ def test_parameter_counts(name, parameters):
         (MIXTRAL_8X7B, 46.7e9, 12.8e9),
         (QWEN3_30B_A3B, 30.5e9, 3.0e9),
         (DEEPSEEK_MOE_16B, 16.4e9, 2.6e9),
+        (DEEPSEEK_V3, 671e9, 37e9),
     ],
-    ids=["mixtral", "qwen3-moe", "deepseek-moe"],
+    ids=["mixtral", "qwen3-moe", "deepseek-moe", "deepseek-v3"],
 )
 def test_mixture_of_experts(source, parameters, active):
     model = ModelProfile.from_hf_config(source)
     assert model.parameters == pytest.approx(parameters, rel=0.02)
     assert model.active_parameters == pytest.approx(active, rel=0.06)
+
+
+def test_latent_attention_caches_one_vector_a_token():
+    model = ModelProfile.from_hf_config(DEEPSEEK_V3)
+    assert model.kv_bytes_per_token == 61 * (512 + 64) * 2
+    load = Load.decode(16, 16 * 4000)
+    latency = LatencyModel(load_hardware("h200-sxm"), model, 8).latency_s(load, 1980)
+    assert 0.005 < latency < 0.05
+
+
+def test_missing_width_of_latent_attention_is_named():
+    with pytest.raises(ProfileError, match="lacks 'v_head_dim'"):
+        ModelProfile.from_hf_config(config(DEEPSEEK_V3, v_head_dim=None))
 
 
 def test_config_without_grouped_heads_has_as_many_kv_heads():

@@ -98,7 +98,7 @@ def _fit_decode(name: str, folder: str) -> Fitted:
     hardware, attention = load_hardware(name), _attention(heads, kv_heads)
 
     def model(values: dict[str, float]) -> FloatArray:
-        board = with_section(hardware, "attention_decode", **values)
+        board = with_section(hardware, "attention_decode", backend_sm_share=1.0, **values)
         cost = decode_cost(board, attention, batch, batch * context)
         memory_s = np.where(cost.bytes < _L2_BYTES[name], 0.0, cost.memory_s)
         return np.asarray(replace(cost, memory_s=memory_s).seconds(FASTEST))
@@ -111,7 +111,7 @@ def _fit_decode(name: str, folder: str) -> Fitted:
         measured,
         train,
         start,
-        lower={"overlap": 1.0},
+        lower={"overlap": 1.75},
         upper={"bandwidth_share": 0.95, "overlap": 4.0},
     )
     text = describe(model(values), measured, train)

@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 _TILE = 128
 """Queries that one block of a prefill kernel works on; also the head width of the calibration."""
 
+_SHARING_HEADS = 64
+"""Query heads that one tile of a decode kernel can hold, and that share what it reads."""
+
 _ELEMENT_BYTES = 2.0
 
 
@@ -58,7 +61,8 @@ def decode_cost(
     fit = hardware.attention_decode
     width = attention.head_dim * attention.kv_dtype_bytes
     waves = requests * attention.kv_heads / hardware.sm_count
-    token_s = fit.token_s * width / (_TILE * _ELEMENT_BYTES)
+    passes = np.ceil(attention.heads / attention.kv_heads / _SHARING_HEADS)
+    token_s = passes * fit.token_s * width / (_TILE * _ELEMENT_BYTES)
     busy = token_s * kv_tokens * attention.kv_heads / hardware.sm_count
     start = fit.unit_s * np.where(waves > 0, np.maximum(waves, 1.0), 0.0)
     moved = 2.0 * attention.count * kv_tokens * attention.kv_heads * width
@@ -66,8 +70,8 @@ def decode_cost(
         kind="attention_decode",
         flops=4.0 * attention.count * kv_tokens * attention.heads * attention.head_dim,
         bytes=moved,
-        compute_s=fit.backend_share * attention.count * (busy + start),
-        memory_s=fit.backend_share * moved / (hardware.memory_bandwidth * fit.bandwidth_share),
+        compute_s=fit.backend_sm_share * attention.count * (busy + start),
+        memory_s=moved / (hardware.memory_bandwidth * fit.bandwidth_share),
         serial_s=attention.count * fit.kernel_s * np.asarray(requests > 0, dtype=float),
         overlap=fit.overlap,
     )

@@ -16,7 +16,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from voltana.errors import ProfileError, unknown_name
-from voltana.plant.power import PowerCoefficients
+from voltana.plant.power import PowerCoefficients  # noqa: TC001 (pydantic reads the type)
 
 Positive = Annotated[float, Field(gt=0)]
 NonNegative = Annotated[float, Field(ge=0)]
@@ -124,8 +124,8 @@ class DecodeAttentionCoefficients(Section):
         bandwidth_share: Share of the peak bandwidth that reading the cache reaches.
         kernel_s: Start and end of a layer's kernels at the highest clock.
         overlap: Exponent of the smooth maximum of compute and memory.
-        backend_share: Time of the engine's default attention backend on this board over that of
-            the kernels which were measured.
+        backend_sm_share: SM time (`token_s`, `unit_s`) of the attention backend that the engine
+            uses on this board, over that of the kernels which were measured.
     """
 
     token_s: NonNegative
@@ -133,7 +133,7 @@ class DecodeAttentionCoefficients(Section):
     bandwidth_share: Positive
     kernel_s: NonNegative
     overlap: Positive
-    backend_share: Positive = 1.0
+    backend_sm_share: Positive = 1.0
     provenance: Provenance
 
 

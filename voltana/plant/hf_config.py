@@ -22,7 +22,6 @@ def profile_fields(config: Mapping[str, Any], name: str | None) -> dict[str, Any
         ProfileError: If a needed key is missing, or the architecture is not covered.
     """
     text: Mapping[str, Any] = config.get("text_config", config)
-    _refuse_latent_attention(text)
     heads = int(_need(text, "num_attention_heads", "n_head"))
     hidden = int(_need(text, "hidden_size", "n_embd", "d_model"))
     layers = int(_need(text, "num_hidden_layers", "n_layer"))
@@ -37,6 +36,7 @@ def profile_fields(config: Mapping[str, Any], name: str | None) -> dict[str, Any
         "heads": heads,
         "kv_heads": int(_first(text, "num_key_value_heads", "num_kv_heads") or heads),
         "head_dim": int(text.get("head_dim") or hidden // heads),
+        "latent": _latent(text),
         "intermediate_size": int(width),
         "vocab_size": int(_need(text, "vocab_size")),
         "tied_embeddings": kind in _TIED_BY_DEFAULT if tied is None else bool(tied),
@@ -46,12 +46,16 @@ def profile_fields(config: Mapping[str, Any], name: str | None) -> dict[str, Any
     }
 
 
-def _refuse_latent_attention(text: Mapping[str, Any]) -> None:
-    if text.get("kv_lora_rank"):
-        raise ProfileError(
-            "config.json has 'kv_lora_rank': multi-head latent attention is not modelled. "
-            "Write a model profile with the head layout that comes nearest."
-        )
+def _latent(text: Mapping[str, Any]) -> dict[str, int] | None:
+    if not text.get("kv_lora_rank"):
+        return None
+    return {
+        "query_rank": int(text.get("q_lora_rank") or 0),
+        "kv_rank": int(text["kv_lora_rank"]),
+        "rotary_dim": int(_need(text, "qk_rope_head_dim")),
+        "key_dim": int(_need(text, "qk_nope_head_dim")),
+        "value_dim": int(_need(text, "v_head_dim")),
+    }
 
 
 def _weight_dtype(config: Mapping[str, Any]) -> str:

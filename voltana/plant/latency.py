@@ -62,7 +62,8 @@ class LatencyModel:
         self._gemms = operators.layer_gemms(model, tensor_parallel)
         self._head = operators.head_gemm(model, tensor_parallel)
         self._elementwise = operators.layer_elementwise(model, tensor_parallel)
-        self._attention = operators.attention(model, tensor_parallel)
+        self._prefill_attention = operators.prefill_attention(model, tensor_parallel)
+        self._decode_attention = operators.decode_attention(model, tensor_parallel)
         self._all_reduces = operators.all_reduces(model, tensor_parallel)
 
     def latency_s(self, load: Load, clock_mhz: float) -> float:
@@ -143,11 +144,11 @@ class LatencyModel:
 
     def prefill_attention_cost(self, tokens: FloatArray, pairs: FloatArray) -> Cost:
         """Prefill attention, for arrays of tokens and attended pairs."""
-        return prefill_cost(self.hardware, self._attention, tokens, pairs)
+        return prefill_cost(self.hardware, self._prefill_attention, tokens, pairs)
 
     def decode_attention_cost(self, requests: FloatArray, kv_tokens: FloatArray) -> Cost:
         """Decode attention, for arrays of requests and cached tokens."""
-        return decode_cost(self.hardware, self._attention, requests, kv_tokens)
+        return decode_cost(self.hardware, self._decode_attention, requests, kv_tokens)
 
     def token_part(self, tokens: FloatArray, clock_mhz: float) -> FloatArray:
         """Seconds of `token_costs` at a clock, for an array of token counts; shape as `tokens`."""
