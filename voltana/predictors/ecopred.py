@@ -11,6 +11,7 @@ import math
 from typing import TYPE_CHECKING, Literal
 
 from voltana.errors import invalid
+from voltana.predictors.basis_cache import BasisCache
 from voltana.predictors.features import (
     DECODE_NAMES,
     PREFILL_NAMES,
@@ -18,7 +19,7 @@ from voltana.predictors.features import (
     mixed_parts,
     prefill_features,
 )
-from voltana.predictors.latency_model import BasisCache, LatencySnapshot, forecast
+from voltana.predictors.latency_model import LatencySnapshot, forecast
 from voltana.predictors.phase_learner import PhaseLearner
 from voltana.predictors.prior import (
     decode_prior,
@@ -225,6 +226,13 @@ class EcoPred:
         """
         self._prefill.reopen(factor, relative_error)
         self._decode.reopen(factor, relative_error)
+
+    def __repr__(self) -> str:
+        return (
+            f"EcoPred(max_clock_mhz={self.max_clock_mhz:g}, "
+            f"prefill_labels={self._prefill.scale.labels}, "
+            f"decode_labels={self._decode.scale.labels})"
+        )
 
     def _learn_mixed(self, load: Load, clock_mhz: float, latency_s: float) -> None:
         """Teach the prefill model what is left once the decode requests' KV cache has been read."""
