@@ -122,7 +122,7 @@ def test_a_prompt_that_cannot_fit_is_refused_and_counts_as_missed() -> None:
         min_size=1,
         max_size=40,
     ),
-    capacity=st.integers(2_000, 20_000),
+    capacity=st.integers(2_600, 20_000),
     max_requests=st.integers(1, 8),
     instances=st.tuples(st.integers(1, 3), st.integers(1, 3)),
 )
