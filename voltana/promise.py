@@ -73,8 +73,8 @@ class Statement:
         """Step of the update that comes after `updates` others; never increases."""
         if not self.decay:
             return self.gamma
-        fallen = self.gamma * (1.0 + updates / self.decay_labels) ** -self.decay
-        return max(self.floor, fallen)
+        fallen = (1.0 + updates / self.decay_labels) ** -self.decay
+        return max(self.floor, self.gamma * float(fallen))
 
     def constant(self, first: float, updates: int) -> float:
         """C of docs/guarantee.md: weight that may be missed beyond alpha, from the start.

@@ -219,60 +219,72 @@ class Conformal:
             self._widened_labels -= 1
             if not self._widened_labels:
                 self._widened = 0.0
-        forecast, certified = decision.forecast, decision.status is Status.CERTIFIED
+        forecast = decision.forecast
         if forecast is None or forecast.margin is None:
-            return
-        if not 0.0 < outcome.latency_s < math.inf:
-            self.lost += certified
             return
         index = forecast.index_at(promise.in_force_mhz)
         mean_s = float(forecast.mean_s[index]) if index >= 0 else math.inf
-        if mean_s == math.inf:
+        if not 0.0 < outcome.latency_s < math.inf or mean_s == math.inf:
+            self.lost += decision.status is Status.CERTIFIED
             return
-        margin = forecast.margin
-        part = margin.part_at(float(forecast.clocks_mhz[index]))
+        scale_s = mean_s + forecast.margin.offset_s
+        part = forecast.margin.part_at(float(forecast.clocks_mhz[index]))
         off_mhz = abs(outcome.clock_mhz - promise.in_force_mhz)
         settled = off_mhz <= SETTLED * promise.in_force_mhz
-        score = (outcome.latency_s - mean_s) / (mean_s + margin.offset_s)
-        if part.quantile == math.inf:
-            if settled and self._pooled is None:
-                self._warm_up(score)
+        if part.quantile < math.inf:
+            missed = outcome.latency_s > mean_s + part.quantile * scale_s
+            self._judge(outcome, decision, promise, part, missed=missed, settled=settled)
+        elif settled and self._pooled is None:
+            self._warm_up((outcome.latency_s - mean_s) / scale_s)
+
+    def _judge(
+        self,
+        outcome: Outcome,
+        decision: Decision,
+        promise: Promise,
+        part: MarginPart,
+        *,
+        missed: bool,
+        settled: bool,
+    ) -> None:
+        """Decide whether a label is scored: docs/guarantee.md, "Which labels count"."""
+        forecast, budget_s = decision.forecast, decision.budget_s
+        if forecast is None or forecast.margin is None:
             return
-        tracker = self._groups.get(part.group)
-        if tracker is None:
-            tracker = QuantileTracker(self.statement, self._quantile(part.group))
-            self._groups[part.group] = tracker
-        missed = outcome.latency_s > mean_s + part.quantile * (mean_s + margin.offset_s)
-        account = tracker.account
+        tracker, weight = self._tracker(part.group), forecast.margin.weight
+        certified = decision.status is Status.CERTIFIED
         if certified:
             scored = settled or missed
-            account.violated += margin.weight * (outcome.latency_s > decision.budget_s)
-            account.unsettled += margin.weight * (not scored)
+            tracker.account.violated += weight * (outcome.latency_s > budget_s)
+            tracker.account.unsettled += weight * (not scored)
         else:
-            fits = forecast.mean_at(promise.fastest_mhz) <= decision.budget_s < math.inf
+            fits = forecast.mean_at(promise.fastest_mhz) <= budget_s < math.inf
             scored = settled and fits
-            account.unscored += margin.weight * (not scored)
+            tracker.account.unscored += weight * (not scored)
         if scored:
-            self._score(tracker, missed=missed, certified=certified, part=part, margin=margin)
+            self._score(tracker, missed, weight, certified, part)
+
+    def _tracker(self, group: str) -> QuantileTracker:
+        """The group's tracker; a new group starts from the pooled margin."""
+        tracker = self._groups.get(group)
+        if tracker is None:
+            tracker = QuantileTracker(self.statement, self._quantile(group))
+            self._groups[group] = tracker
+        return tracker
 
     def _score(
         self,
         tracker: QuantileTracker,
-        *,
-        missed: bool,
-        certified: bool,
+        missed: bool,  # noqa: FBT001
+        weight: float,
+        certified: bool,  # noqa: FBT001
         part: MarginPart,
-        margin: Margin,
     ) -> None:
-        tracker.update(
-            missed=missed, weight=margin.weight, certified=certified, issued_at=part.updates
-        )
-        if self._pooled is not None:
-            self._pooled.update(
-                missed=missed,
-                weight=margin.weight,
-                certified=certified,
-                issued_at=self._pooled.updates,
+        tracker.update(missed=missed, weight=weight, certified=certified, issued_at=part.updates)
+        pooled = self._pooled
+        if pooled is not None:
+            pooled.update(
+                missed=missed, weight=weight, certified=certified, issued_at=pooled.updates
             )
 
     def _warm_up(self, score: float) -> None:
