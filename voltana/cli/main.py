@@ -6,7 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from voltana import __version__
-from voltana.cli import plant, policies, simulate
+from voltana.cli import check, plant, policies, simulate
 from voltana.errors import VoltanaError
 
 USAGE_ERROR = 2
@@ -22,6 +22,7 @@ app = typer.Typer(
 )
 app.command("simulate")(simulate.simulate)
 app.command("policies")(policies.policies)
+app.command("check")(check.check)
 app.add_typer(plant.app, name="plant")
 
 _UsageError: type[Any] = typer.BadParameter.__mro__[2]

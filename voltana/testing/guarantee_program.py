@@ -23,11 +23,13 @@ if TYPE_CHECKING:
 
 MODES = (
     "above", "below", "exact", "huge", "zero", "miss if certified", "miss when low", "trap",
-    "unsettled", "broken",
+    "unsettled", "unsettled misses", "broken",
 )  # fmt: skip
 """Just above the bound; just below; on it; far above; nothing; a miss whenever certified; a miss
 whenever the margin is low; between the issued and the current bound; hits at a clock that was not
-predicted for, mixed with misses; no number at all."""
+predicted for, mixed with misses at that one and at the one in force; misses there alone; no number at all."""
+
+UNSETTLED = ("unsettled", "unsettled misses")
 
 ORDERS = ("at once", "in bursts", "latest first", "overtaking")
 """How labels come back: `IN_FLIGHT` of them wait at most."""
@@ -156,7 +158,7 @@ class Run:
         """Decide one iteration."""
         load = LOADS[stretch.load]
         self._sequence += 1
-        held_back = stretch.mode == "unsettled"
+        held_back = stretch.mode in UNSETTLED
         proposal = self._propose(load, stretch)
         decision = settle(
             proposal,
@@ -198,7 +200,7 @@ class Run:
             return self._controller.decide(samples.observation(load, 0.05 * self._sequence))
         forecast = self._predictor.forecast(load, self._levels)
         budget_s = stretch.budget * float(forecast.mean_s[-1])
-        if stretch.mode != "unsettled":
+        if stretch.mode not in UNSETTLED:
             return lowest_safe_decision(forecast, budget_s)
         clock_mhz = float(forecast.clocks_mhz[-1])
         return Decision(clock_mhz=clock_mhz, reason="fastest", forecast=forecast, budget_s=budget_s)
@@ -226,10 +228,12 @@ class Run:
                 return (above_s if issued.part.quantile < 0.3 else below_s), in_force_mhz
             case "trap":
                 return self._between(issued, above_s), in_force_mhz
-            case "unsettled" if issued.index % 4:
+            case "unsettled" if issued.index % 3:
                 return below_s, decision.clock_mhz
             case "unsettled":
-                return above_s, in_force_mhz
+                return above_s, (decision.clock_mhz if issued.index % 2 else in_force_mhz)
+            case "unsettled misses":
+                return above_s, decision.clock_mhz
             case "broken" if issued.index % 3 == 0:
                 return math.nan, in_force_mhz
         return below_s, in_force_mhz
