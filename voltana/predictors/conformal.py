@@ -275,9 +275,9 @@ class Conformal:
     def _score(
         self,
         tracker: QuantileTracker,
-        missed: bool,  # noqa: FBT001
+        missed: bool,
         weight: float,
-        certified: bool,  # noqa: FBT001
+        certified: bool,
         part: MarginPart,
     ) -> None:
         tracker.update(missed=missed, weight=weight, certified=certified, issued_at=part.updates)

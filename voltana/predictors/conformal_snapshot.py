@@ -73,7 +73,7 @@ class ConformalSnapshot:
         """See `voltana.ports.Forecasts.forecast`."""
         name = self.group(load)
         if not self.edges_mhz:
-            parts = (self._part(name, 0.0),)
+            parts: tuple[MarginPart, ...] = (self._part(name, 0.0),)
         else:
             parts = tuple(
                 self._part(f"{name} from {start:g} MHz", start) for start in (0.0, *self.edges_mhz)

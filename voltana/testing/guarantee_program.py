@@ -27,7 +27,8 @@ MODES = (
 )  # fmt: skip
 """Just above the bound; just below; on it; far above; nothing; a miss whenever certified; a miss
 whenever the margin is low; between the issued and the current bound; hits at a clock that was not
-predicted for, mixed with misses at that one and at the one in force; misses there alone; no number at all."""
+predicted for, mixed with misses at that one and at the one in force; misses there
+alone; no number at all."""
 
 UNSETTLED = ("unsettled", "unsettled misses")
 
@@ -206,37 +207,23 @@ class Run:
         return Decision(clock_mhz=clock_mhz, reason="fastest", forecast=forecast, budget_s=budget_s)
 
     def _label(self, issued: Issued) -> tuple[float, float]:
-        decision, promise = issued.decision, issued.decision.promise
+        """Latency and clock of a label: settled unless its mode says otherwise."""
+        decision, promise, mode = issued.decision, issued.decision.promise, issued.stretch.mode
         in_force_mhz = promise.in_force_mhz if promise else decision.clock_mhz
-        bound_s, mode = issued.bound_s, issued.stretch.mode
+        bound_s = issued.bound_s
         if bound_s == math.inf:
             return issued.mean_s * 1.05, in_force_mhz
-        above_s, below_s = bound_s * (1 + 1e-9), bound_s * (1 - 1e-9)
-        certified = decision.status is Status.CERTIFIED
-        match mode:
-            case "above":
-                return above_s, in_force_mhz
-            case "exact":
-                return bound_s, in_force_mhz
-            case "huge":
-                return bound_s * 1e3, in_force_mhz
-            case "zero":
-                return 1e-9, in_force_mhz
-            case "miss if certified":
-                return (above_s if certified else below_s), in_force_mhz
-            case "miss when low":
-                return (above_s if issued.part.quantile < 0.3 else below_s), in_force_mhz
-            case "trap":
-                return self._between(issued, above_s), in_force_mhz
-            case "unsettled" if issued.index % 3:
-                return below_s, decision.clock_mhz
-            case "unsettled":
-                return above_s, (decision.clock_mhz if issued.index % 2 else in_force_mhz)
-            case "unsettled misses":
-                return above_s, decision.clock_mhz
-            case "broken" if issued.index % 3 == 0:
-                return math.nan, in_force_mhz
-        return below_s, in_force_mhz
+        elsewhere = mode == "unsettled misses" or (mode == "unsettled" and issued.index % 6)
+        clock_mhz = decision.clock_mhz if elsewhere else in_force_mhz
+        above_s = bound_s * (1 + 1e-9)
+        fixed = {"exact": bound_s, "huge": bound_s * 1e3, "zero": 1e-9}
+        if mode in fixed:
+            return fixed[mode], clock_mhz
+        if mode == "broken" and issued.index % 3 == 0:
+            return math.nan, clock_mhz
+        if mode == "trap":
+            return self._between(issued, above_s), clock_mhz
+        return (above_s if _misses(issued) else bound_s * (1 - 1e-9)), clock_mhz
 
     def _between(self, issued: Issued, above_s: float) -> float:
         """Between the issued and the current bound, where scoring anew would err."""
@@ -264,3 +251,17 @@ class Run:
         self.trace.events.append(
             Label(issued=issued, latency_s=latency_s, clock_mhz=clock_mhz, duplicate=duplicate)
         )
+
+
+def _misses(issued: Issued) -> bool:
+    """Whether the mode makes this label a miss."""
+    match issued.stretch.mode:
+        case "above" | "unsettled misses":
+            return True
+        case "miss if certified":
+            return issued.decision.status is Status.CERTIFIED
+        case "miss when low":
+            return issued.part.quantile < 0.3
+        case "unsettled":
+            return issued.index % 3 == 0
+    return False
