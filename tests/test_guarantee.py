@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import math
 
@@ -15,6 +16,7 @@ from tests.mutants import BOUND_BREAKERS, HONEST, MUTANTS, QUICK, Frozen, bound
 from voltana.controllers.ecofreq import EcoFreq
 from voltana.errors import ConfigError
 from voltana.levels import A100_CLOCKS_MHZ
+from voltana.planning import lowest_safe_decision, settle
 from voltana.predictors.conformal import MAX_GROUPS, Conformal
 from voltana.predictors.drift import DriftAware
 from voltana.predictors.ecopred import EcoPred
@@ -28,7 +30,7 @@ from voltana.testing.guarantee_audit import audit, scored, the_bound_holds
 from voltana.testing.guarantee_program import LEVELS_MHZ, Run, Stretch
 from voltana.testing.latencies import LATENCY_KINDS, latencies_s
 from voltana.testing.report import Violation
-from voltana.values import Load, Status
+from voltana.values import Load, Outcome, Status
 
 FEW = 25
 MANY = 3000
@@ -175,10 +177,8 @@ def test_a_duplicate_is_refused_and_teaches_nothing():
 
 @given(st.lists(st.integers(0, 3 * WINDOW), max_size=200))
 def test_the_ledger_takes_each_number_once(numbers):
-    ledger, taken = LabelLedger(), []
-    for number in numbers:
-        if ledger.admit("loop", number):
-            taken.append(number)
+    ledger = LabelLedger()
+    taken = [number for number in numbers if ledger.admit("loop", number)]
     assert len(taken) == len(set(taken))
     assert ledger.refused == len(numbers) - len(taken)
 
@@ -344,7 +344,22 @@ def test_a_control_step_stays_fast():
     for outcome in samples.outcomes(200):
         bare.learn(outcome)
         wrapped.learn(outcome)
-    added_s = fastest_s(lambda: wrapped.forecast(load, clocks), 2000) - fastest_s(
-        lambda: bare.forecast(load, clocks), 2000
-    )
-    assert added_s < 15e-6
+    sequence = itertools.count()
+
+    def step(predictor):
+        decision = settle(
+            lowest_safe_decision(predictor.forecast(load, clocks), 0.03),
+            clock_mhz=1410.0,
+            achieved_mhz=1410.0,
+            fastest_mhz=1410.0,
+            issuer="timed",
+            sequence=next(sequence),
+        )
+        predictor.learn(
+            Outcome(
+                load=load, clock_mhz=1410.0, latency_s=0.0201, ended_at_s=1.0, decision=decision
+            )
+        )
+
+    added_s = fastest_s(lambda: step(wrapped), 3000) - fastest_s(lambda: step(bare), 3000)
+    assert added_s < 30e-6  # twice what was measured: the machine may be slow or busy

@@ -27,7 +27,7 @@ def check(
     seed: Annotated[int, typer.Option(help="Seed of those programs.")] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print the findings as JSON.")] = False,
 ) -> None:
-    """Check a component of your own: its port's contract, and the SLO guarantee that it gives.
+    r"""Check a component of your own: its port's contract, and the SLO guarantee that it gives.
 
     A predictor that issues no bound of its own is attacked inside the Conformal wrapper. Exit code
     1 means that a check failed.

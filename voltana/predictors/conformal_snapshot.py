@@ -39,7 +39,9 @@ def bounded(forecast: Forecast, margin: Margin, widened: float = 0.0) -> Forecas
     upper_s *= quantile
     upper_s += mean_s
     # A slow or unknown end of the forecast is bounded by nothing that was learned.
-    upper_s = np.where(forecast.upper_s < math.inf, np.maximum(upper_s, mean_s), math.inf)
+    np.copyto(upper_s, math.inf, where=forecast.upper_s == math.inf)
+    if margin.parts[0].quantile < 0.0 or len(margin.parts) > 1:
+        np.maximum(upper_s, mean_s, out=upper_s)
     return Forecast(clocks_mhz=clocks_mhz, mean_s=mean_s, upper_s=upper_s, margin=margin)
 
 

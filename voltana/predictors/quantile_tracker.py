@@ -60,11 +60,15 @@ class QuantileTracker:
         account: What was scored.
     """
 
-    __slots__ = ("account", "first", "overdue", "quantile", "statement", "updates")
+    __slots__ = (
+        "_alpha", "_highest", "_lowest", "account", "first", "overdue", "quantile", "statement",
+        "updates",
+    )  # fmt: skip
 
     def __init__(self, statement: Statement, first: float) -> None:
         self.statement = statement
-        self.first = self.quantile = min(max(first, statement.q_lo), statement.q_hi)
+        self._alpha, self._lowest, self._highest = statement.alpha, statement.q_lo, statement.q_hi
+        self.first = self.quantile = min(max(first, self._lowest), self._highest)
         self.updates = 0
         self.overdue = 0
         self.account = Account()
@@ -80,9 +84,9 @@ class QuantileTracker:
         """
         statement = self.statement
         step = statement.step(self.updates)
-        moved = self.quantile + step * weight * ((1.0 if missed else 0.0) - statement.alpha)
-        cut = moved - statement.q_hi
-        self.quantile = min(max(moved, statement.q_lo), statement.q_hi)
+        moved = self.quantile + step * weight * ((1.0 if missed else 0.0) - self._alpha)
+        cut = moved - self._highest
+        self.quantile = self._highest if cut > 0.0 else max(moved, self._lowest)
         if self.updates - issued_at > statement.delay:
             self.overdue += 1
         self.updates += 1
