@@ -192,5 +192,3 @@ class Board:
             )
         self._gpus[index] = gpu
         self._channels[index] = GpuChannel(gpu, self._journal, self._report)
-
-

@@ -7,6 +7,7 @@ driver (`busy_s`) and is told what came of every wish.
 
 from __future__ import annotations
 
+import math
 import queue
 import threading
 import time
@@ -16,7 +17,6 @@ from typing import TYPE_CHECKING, TypeVar
 from voltana.actuators.faults import (
     SLOWING,
     DriverError,
-    SilentFailureError,
     retry_transient,
 )
 from voltana.actuators.restore import restore_gpu
@@ -90,6 +90,7 @@ class GpuChannel:
         self._wish = Wish(None)
         self._woken = False
         self._stopped = False
+        self._token = False
         self._wake: queue.SimpleQueue[None] = queue.SimpleQueue()
         self._busy_since = 0.0
         self._locked_mhz: float | None = None
@@ -131,39 +132,57 @@ class GpuChannel:
 
     def _run(self) -> None:
         while True:
-            try:
-                self._wake.get(timeout=WATCH_S if self._locked_mhz is not None else None)
-            except queue.Empty:
+            if not self._pause(WATCH_S if self._locked_mhz is not None else None):
                 self._watch()
                 continue
             if self._stopped:
                 return
-            self._woken = False
+            self._token = self._woken = False
             wish = self._wish
             if wish.clock_mhz is None:
                 self._restore(wish)
             else:
                 self._set(wish, wish.clock_mhz)
 
+    def _pause(self, seconds: float | None) -> bool:
+        """Wait for a newer wish, `seconds` at most; whether there is one to look at."""
+        if not self._token:
+            try:
+                self._wake.get(timeout=seconds)
+            except queue.Empty:
+                return False
+            self._token = True
+        return True
+
     def _set(self, wish: Wish, clock_mhz: float) -> None:
         self._at_default = False
         try:
             self._mark()
-            for _ in range(ATTEMPTS):
-                self._driver(lambda: self._gpu.lock(clock_mhz, clock_mhz))
-                self._locked_mhz = clock_mhz
-                result = self._settle(wish, clock_mhz)
-                if result is None:
-                    return
-                if result.explained:
-                    self._report(result)
-                    return
-            raise SilentFailureError(
-                f"GPU {self.index} runs at {result.clock_mhz:g} MHz although {clock_mhz:g} MHz "
-                f"was set {ATTEMPTS} times and no event reason explains it."
-            )
+            achieved_mhz = self._lock(wish, clock_mhz)
         except (DriverError, OSError) as error:
             self._report(Result(device=self.index, wish=wish, note=str(error), failed=True))
+            return
+        if achieved_mhz is not None:
+            text = (
+                f"GPU {self.index} runs at {achieved_mhz:g} MHz although {clock_mhz:g} MHz was set "
+                f"{ATTEMPTS} times and no event reason explains it."
+            )
+            self._report(Result(device=self.index, wish=wish, note=text, failed=True))
+
+    def _lock(self, wish: Wish, clock_mhz: float) -> float | None:
+        """Lock, and report what was achieved; the clock that runs if it never came about."""
+        achieved_mhz = math.nan
+        for _ in range(ATTEMPTS):
+            self._driver(lambda: self._gpu.lock(clock_mhz, clock_mhz))
+            self._locked_mhz = clock_mhz
+            result = self._settle(wish, clock_mhz)
+            if result is None:
+                return None
+            if result.explained:
+                self._report(result)
+                return None
+            achieved_mhz = result.clock_mhz
+        return achieved_mhz
 
     def _settle(self, wish: Wish, clock_mhz: float) -> Result | None:
         """Wait until the clock is there; None as soon as a newer wish has come."""
@@ -172,8 +191,6 @@ class GpuChannel:
             achieved_mhz = self._driver(self._gpu.in_force_mhz)
             if self._near(achieved_mhz, clock_mhz):
                 return Result(device=self.index, wish=wish, clock_mhz=achieved_mhz)
-            if self._woken or self._stopped:
-                return None
             if time.monotonic() > ends_s:
                 reasons = sorted(self._driver(self._gpu.event_reasons) & SLOWING)
                 return Result(
@@ -183,7 +200,8 @@ class GpuChannel:
                     explained=bool(reasons),
                     note=", ".join(reasons),
                 )
-            time.sleep(pause_s)
+            if self._pause(pause_s):
+                return None
             pause_s = min(2 * pause_s, 0.01)
 
     def _watch(self) -> None:

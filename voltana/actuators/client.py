@@ -8,6 +8,7 @@ class starts only connects again after the daemon went away; it never sends a co
 
 from __future__ import annotations
 
+import contextlib
 import math
 import socket
 import threading
@@ -149,10 +150,8 @@ class ActuatorProcess:
         with self._guard:
             sock, self._sock = self._sock, None
         if sock is not None:
-            try:
+            with contextlib.suppress(OSError):  # the daemon restores on the disconnect as well
                 sock.send(encode_empty(Kind.RELEASE))
-            except OSError:
-                pass  # the daemon restores on the disconnect that follows
             sock.close()
         self._clock_mhz = math.nan
         self._health, self._error = Health.LOST, "closed"

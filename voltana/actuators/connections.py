@@ -8,7 +8,7 @@ import struct
 from typing import TYPE_CHECKING
 
 from voltana.actuators.leases import Peer
-from voltana.actuators.protocol import MAX_BYTES
+from voltana.actuators.protocol import MAX_BYTES, ProtocolError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -70,12 +70,17 @@ class Connection:
                 raise ConnectionResetError
             yield data if not flags & socket.MSG_TRUNC else bytes(MAX_BYTES + 1)
 
-    def may_send(self, now_s: float) -> bool:
-        """Whether one more message keeps the client within its rate."""
+    def count_message(self, now_s: float) -> None:
+        """Count a message against the client's rate.
+
+        Raises:
+            ProtocolError: If it sends more than any control loop does.
+        """
         earned = (now_s - self._refilled_s) * RATE_PER_S
         self._allowance = min(BURST, self._allowance + earned) - 1.0
         self._refilled_s = now_s
-        return self._allowance >= 0.0
+        if self._allowance < 0.0:
+            raise ProtocolError(f"more than {RATE_PER_S:g} messages a second.")
 
     def send(self, data: bytes) -> None:
         """Send a message if the client reads; never blocks, never raises."""

@@ -1,16 +1,19 @@
-"""``voltana-actuatord``: gives unprivileged programs the clocks of GPUs, and always takes them back.
+"""``voltana-actuatord``: lends the clocks of GPUs to unprivileged programs and takes them back.
 
-Run by systemd or as a container's main process. ``--restore`` only restores what the journal marks,
-for ExecStopPost.
+Run by systemd or as a container's main process. ``--restore`` only restores what the journal
+marks, for ExecStopPost.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
+import os
 import sys
 from pathlib import Path
+from typing import Any
 
-from voltana.errors import VoltanaError
+from voltana.errors import ConfigError, VoltanaError
 
 DEFAULT_CONFIG = Path("/etc/voltana/actuatord.toml")
 
@@ -46,20 +49,46 @@ def run(config: Path, *, check: bool = False, restore: bool = False) -> int:
         ConfigError: If the configuration is not allowed.
         ActuatorError: If another daemon is running.
     """
-    from voltana.actuators.settings import group_id, load_settings  # noqa: PLC0415  (pydantic)
-
-    settings = load_settings(config)
-    group = settings.socket_group
-    gid = None if group is None else group_id(group)
+    plain = _validated(config)
     if check:
         return 0
     if restore:
         from voltana.actuators import restorer  # noqa: PLC0415  (loads the driver)
 
-        return restorer.main([str(settings.state_dir)])
+        return restorer.main([plain["state_dir"]])
     from voltana.actuators.supervisor import Supervisor  # noqa: PLC0415
 
-    return Supervisor(settings, gid).run()
+    return Supervisor(plain).run()
+
+
+def _validated(path: Path) -> dict[str, Any]:
+    """Validate the configuration in a child, so that this process never loads pydantic."""
+    reader, writer = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.close(reader)
+        os._exit(_validate(path, writer))
+    os.close(writer)
+    with os.fdopen(reader) as file:
+        text = file.read()
+    _, status = os.waitpid(child, 0)
+    if os.waitstatus_to_exitcode(status) != 0:
+        raise ConfigError(text or f"{path} could not be validated.")
+    plain: dict[str, Any] = json.loads(text)
+    return plain
+
+
+def _validate(path: Path, writer: int) -> int:
+    """Write the plain configuration, or what is wrong with it; the exit status."""
+    from voltana.actuators.settings import load_settings  # noqa: PLC0415  (pydantic)
+
+    try:
+        text, status = json.dumps(load_settings(path).to_plain()), 0
+    except VoltanaError as error:
+        text, status = str(error), 1
+    with os.fdopen(writer, "w") as file:
+        file.write(text)
+    return status
 
 
 if __name__ == "__main__":

@@ -216,7 +216,7 @@ class LeaseTable:
                 f"uid {peer.uid} may not control GPUs {sorted(wanted)}. Add them to an [[allow]] "
                 "rule of the daemon's configuration."
             )
-        return max(fitting, key=lambda rule: (min(rule.max_mhz, 1e9) - rule.min_mhz))
+        return max(fitting, key=lambda rule: min(rule.max_mhz, 1e9) - rule.min_mhz)
 
     def _refuse_taken(self, devices: Iterable[int]) -> None:
         for device in devices:

@@ -38,6 +38,7 @@ EVENT_REASONS: dict[int, str] = {
 }
 """Clock event reasons in words (NVML, nvmlClocksEventReasons); `faults.SLOWING` names some."""
 
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PowerRange:
     """Power limits of a board in watts: the range that may be set, and its default."""

@@ -1,7 +1,7 @@
 """Configuration of the actuator daemon: a TOML file, validated before anything else happens.
 
-Read by the supervising parent only; the worker that holds NVML gets plain values (`to_plain`,
-`rules_of`), so that it needs no validation library.
+Read by a short-lived child of the daemon; parent and worker get plain values (`to_plain`), so that
+they need no validation library.
 """
 
 from __future__ import annotations
@@ -86,12 +86,17 @@ class DaemonSettings(_Table):
     allow: tuple[AllowTable, ...] = ()
 
     def to_plain(self) -> dict[str, Any]:
-        """What the worker needs, as JSON values with names resolved to ids.
+        """Everything as JSON values, with names resolved to ids.
 
         Raises:
             ConfigError: If a user or group does not exist.
         """
+        group = self.socket_group
         return {
+            "socket": str(self.socket),
+            "socket_mode": int(self.socket_mode, 8),
+            "socket_gid": None if group is None else group_id(group),
+            "silence_s": self.silence_s,
             "state_dir": str(self.state_dir),
             "call_limit_s": self.call_limit_s,
             "max_connections": self.max_connections,

@@ -20,16 +20,13 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from voltana.actuators.daemonlog import Log
 from voltana.actuators.journal import Journal
 from voltana.actuators.notify import notify, watchdog_period_s
 from voltana.actuators.privileges import CAP_SYS_ADMIN, drop_capabilities
 from voltana.errors import ActuatorError
-
-if TYPE_CHECKING:
-    from voltana.actuators.settings import DaemonSettings
 
 START_LIMIT_S = 3.0
 STOP_LIMIT_S = 2.0
@@ -43,24 +40,24 @@ class Supervisor:
     """Runs the daemon until SIGTERM.
 
     Args:
-        settings: The validated configuration.
-        socket_gid: Group that the socket is given to; None leaves it.
+        config: What `DaemonSettings.to_plain` made.
 
     Raises:
         ActuatorError: If another daemon runs with the same state folder or socket.
     """
 
-    def __init__(self, settings: DaemonSettings, socket_gid: int | None) -> None:
+    def __init__(self, config: dict[str, Any]) -> None:
         self._log = Log("parent")
-        self._settings = settings
-        self._config: dict[str, Any] = settings.to_plain()
-        self._state_dir = settings.state_dir
+        self._config = config
+        self._silence_s = float(config["silence_s"])
+        self._socket_path = Path(config["socket"])
+        self._state_dir = Path(config["state_dir"])
         self._state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._journal = Journal(self._state_dir / "journal")
         self._wakeup_r, self._wakeup_w = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self._stopping = False
         self._lock = self._take_lock()
-        self._listener = _listen(settings, socket_gid)
+        self._listener = _listen(self._socket_path, config["socket_mode"], config["socket_gid"])
         self._worker: subprocess.Popen[bytes] | None = None
         self._channel: socket.socket | None = None
         self._ready = False
@@ -112,7 +109,7 @@ class Supervisor:
             self._log(f"the worker ended with status {self._worker.returncode}.")
             self._replace_worker(now_s)
             return
-        limit_s = self._settings.silence_s if self._ready else START_LIMIT_S
+        limit_s = self._silence_s if self._ready else START_LIMIT_S
         silent_s = now_s - self._heard_s
         if silent_s > limit_s:
             self._log(f"no sign of life from the worker for {silent_s:.1f} s: killing it.")
@@ -132,15 +129,11 @@ class Supervisor:
         (self._state_dir / "worker.pid").write_text(f"{self._worker.pid} {os.getpid()}")
 
     def _listen_to_worker(self) -> None:
-        assert self._channel is not None  # noqa: S101  (set together with the worker)
-        for _ in range(64):
-            try:
-                message = self._channel.recv(1024)
-            except OSError:
-                return
-            if not message:
-                return
-            self._hear(message)
+        if self._channel is None:
+            return
+        with contextlib.suppress(OSError):  # nothing more to read, or the worker is gone
+            while message := self._channel.recv(1024):
+                self._hear(message)
 
     def _hear(self, message: bytes) -> None:
         if message.startswith(b"hung "):
@@ -258,7 +251,7 @@ class Supervisor:
 
     def _shut_down(self) -> int:
         with contextlib.suppress(OSError):
-            self._settings.socket.unlink()
+            self._socket_path.unlink()
         if self._worker is not None:
             self._worker.terminate()
             with contextlib.suppress(subprocess.TimeoutExpired):
@@ -272,9 +265,8 @@ class Supervisor:
         return 1 if self._quarantined or self._fatal else 0
 
 
-def _listen(settings: DaemonSettings, gid: int | None) -> socket.socket:
+def _listen(path: Path, mode: int, gid: int | None) -> socket.socket:
     """Bind the socket; only the lock's holder gets here, so an old path is nobody's."""
-    path = settings.socket
     path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
     if path.exists() and not path.is_socket():
         raise ActuatorError(f"{path} exists and is not a socket. Move it, or choose another path.")
@@ -289,7 +281,7 @@ def _listen(settings: DaemonSettings, gid: int | None) -> socket.socket:
         os.umask(before)
     if gid is not None:
         os.chown(path, -1, gid)
-    path.chmod(int(settings.socket_mode, 8))
+    path.chmod(mode)
     listener.listen(32)
     return listener
 
@@ -312,4 +304,3 @@ def _wait_or_kill(process: subprocess.Popen[bytes], limit_s: float) -> None:
         process.kill()
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(limit_s)
-

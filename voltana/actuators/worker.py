@@ -148,8 +148,7 @@ class Worker:
         now_s = time.monotonic()
         try:
             for data in connection.messages():
-                if not connection.may_send(now_s):
-                    raise ProtocolError("too many messages.")
+                connection.count_message(now_s)
                 self._message(connection, data, now_s)
         except ProtocolError as error:
             text = f"broke the protocol: {error}"
