@@ -53,9 +53,10 @@ def run(config: Path, *, check: bool = False, restore: bool = False) -> int:
     if check:
         return 0
     if restore:
-        from voltana.actuators import restorer  # noqa: PLC0415  (loads the driver)
+        from voltana.actuators.journal import Journal  # noqa: PLC0415
+        from voltana.actuators.restorer import Restorers  # noqa: PLC0415
 
-        return restorer.main([plain["state_dir"]])
+        return 1 if Restorers(Journal(Path(plain["state_dir"]) / "journal")).restore() else 0
     from voltana.actuators.supervisor import Supervisor  # noqa: PLC0415
 
     return Supervisor(plain).run()

@@ -80,8 +80,8 @@ class DaemonSettings(_Table):
     socket_mode: Annotated[str, Field(pattern=r"^0?[0-7]{3}$")] = "0660"
     socket_group: str | int | None = None
     state_dir: _AbsolutePath = Path("/var/lib/voltana")
-    silence_s: Annotated[_Seconds, Field(ge=0.3, le=1.5)] = 0.8
-    call_limit_s: Annotated[_Seconds, Field(ge=0.1, le=1.5)] = 0.6
+    silence_s: Annotated[_Seconds, Field(ge=0.2, le=1.5)] = 0.4
+    call_limit_s: Annotated[_Seconds, Field(ge=0.1, le=1.5)] = 0.25
     max_connections: Annotated[int, Field(ge=2, le=256, strict=True)] = 32
     allow: tuple[AllowTable, ...] = ()
 

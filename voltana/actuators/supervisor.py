@@ -2,8 +2,8 @@
 
 It owns the socket's path and the lock file, restores what a journal of an earlier run marks before
 anything else, starts the worker, and kills it when it falls silent or a driver call does not
-return. Then a short-lived process resets the clocks, which may hang as well and is killed too, and
-a new worker starts. The parent itself never loads the driver.
+return. Then short-lived children reset the clocks, which may hang as well and are killed too, and a
+new worker starts. The parent itself never loads the driver.
 """
 
 from __future__ import annotations
@@ -26,11 +26,12 @@ from voltana.actuators.daemonlog import Log
 from voltana.actuators.journal import Journal
 from voltana.actuators.notify import notify, watchdog_period_s
 from voltana.actuators.privileges import CAP_SYS_ADMIN, drop_capabilities
+from voltana.actuators.restorer import LIMITS_S, Restorers
 from voltana.errors import ActuatorError
 
 START_LIMIT_S = 3.0
 STOP_LIMIT_S = 2.0
-RESTORE_LIMIT_S = 1.0
+KILL_LIMIT_S = 0.5
 RETRY_S = 2.0
 MAX_BACKOFF_S = 2.0
 STEADY_S = 5.0
@@ -58,6 +59,9 @@ class Supervisor:
         self._stopping = False
         self._lock = self._take_lock()
         self._listener = _listen(self._socket_path, config["socket_mode"], config["socket_gid"])
+        self._restorers = Restorers(
+            self._journal, [self._lock, self._listener.fileno(), self._wakeup_r, self._wakeup_w]
+        )
         self._worker: subprocess.Popen[bytes] | None = None
         self._channel: socket.socket | None = None
         self._ready = False
@@ -66,7 +70,6 @@ class Supervisor:
         self._started_s = 0.0
         self._backoff_s = 0.0
         self._start_at_s = 0.0
-        self._retry: subprocess.Popen[bytes] | None = None
         self._retry_s = 0.0
         self._quarantined: set[str] = set()
         self._fatal = ""
@@ -163,7 +166,7 @@ class Supervisor:
         if worker is not None:
             worker.kill()
             with contextlib.suppress(subprocess.TimeoutExpired):
-                worker.wait(RESTORE_LIMIT_S)
+                worker.wait(KILL_LIMIT_S)
         if self._channel is not None:
             self._channel.close()
             self._channel = None
@@ -172,34 +175,22 @@ class Supervisor:
 
     def _restore_now(self) -> None:
         """Restore what is marked, before anything else; what fails is quarantined."""
-        if self._journal.marked():
-            restorer = _spawn_restorer(self._state_dir, [])
-            _wait_or_kill(restorer, RESTORE_LIMIT_S)
-            if self._journal.marked():  # one sick GPU must not keep the others from theirs
-                each = [_spawn_restorer(self._state_dir, [u]) for u in self._journal.marked()]
-                ends_s = time.monotonic() + RESTORE_LIMIT_S
-                for process in each:
-                    _wait_or_kill(process, max(0.0, ends_s - time.monotonic()))
-        self._quarantined = set(self._journal.marked())
+        self._quarantined = self._restorers.restore()
         if self._quarantined:
             self._log(f"not at default clocks yet: {', '.join(sorted(self._quarantined))}.")
         self._retry_s = time.monotonic() + RETRY_S
 
     def _retry_quarantined(self, now_s: float) -> None:
-        if self._retry is not None:
-            if self._retry.poll() is None and now_s < self._retry_s:
-                return
-            _wait_or_kill(self._retry, 0.0)
-            self._retry = None
-            for uuid in self._quarantined - set(self._journal.marked()):
-                self._quarantined.discard(uuid)
-                self._log(f"{uuid} is at its default clocks again.")
-                if self._channel is not None:
-                    with contextlib.suppress(OSError):
-                        self._channel.send(b"restored " + uuid.encode())
-        elif self._quarantined and now_s >= self._retry_s:
-            self._retry = _spawn_restorer(self._state_dir, sorted(self._quarantined))
-            self._retry_s = now_s + RETRY_S
+        if not self._quarantined or now_s < self._retry_s:
+            return
+        left = self._restorers.restore(LIMITS_S[:1], only=self._quarantined)
+        for uuid in self._quarantined - left:
+            self._log(f"{uuid} is at its default clocks again.")
+            if self._channel is not None:
+                with contextlib.suppress(OSError):
+                    self._channel.send(b"restored " + uuid.encode())
+        self._quarantined = left
+        self._retry_s = time.monotonic() + RETRY_S
 
     # --- start and stop
 
@@ -257,8 +248,6 @@ class Supervisor:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self._worker.wait(STOP_LIMIT_S)
         self._end_worker()
-        if self._retry is not None:
-            _wait_or_kill(self._retry, 0.0)
         self._restore_now()
         (self._state_dir / "worker.pid").unlink(missing_ok=True)
         self._listener.close()
@@ -290,17 +279,3 @@ def _spawn(module: str, arguments: list[int], also: list[int]) -> subprocess.Pop
     """Start a module of this package with descriptors that it inherits."""
     command = [sys.executable, "-I", "-m", f"voltana.actuators.{module}", *map(str, arguments)]
     return subprocess.Popen(command, stdin=subprocess.DEVNULL, pass_fds=[*arguments, *also])
-
-
-def _spawn_restorer(state_dir: Path, uuids: list[str]) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-I", "-m", "voltana.actuators.restorer", str(state_dir), *uuids]
-    return subprocess.Popen(command, stdin=subprocess.DEVNULL)
-
-
-def _wait_or_kill(process: subprocess.Popen[bytes], limit_s: float) -> None:
-    try:
-        process.wait(limit_s)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(limit_s)

@@ -1,9 +1,9 @@
 """The worker of the actuator daemon: the one process that holds NVML.
 
 One thread reads messages and keeps leases; a thread a GPU makes driver calls (`channel`). The
-parent hands over the listening socket and the configuration, hears ten times a second that all is
-well, and kills this process when it does not. When the parent dies, this process gives every clock
-back and ends.
+parent hands over the listening socket and the configuration, hears twenty times a second that
+all is well, and kills this process when it does not. When the parent dies, this process gives
+every clock back and ends.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ from voltana.actuators.protocol import (
 if TYPE_CHECKING:
     from voltana.actuators.channel import Result
 
-PING_S = 0.1
+PING_S = 0.05
 SHUTDOWN_S = 1.5
 OPERATOR_REST_S = 5.0
 MAX_CONFIG_BYTES = 200_000
