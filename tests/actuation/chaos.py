@@ -245,7 +245,9 @@ def main() -> int:
     for victim in VICTIMS:
         for restarted in (False, True):
             mine = [
-                r for r in chaos.rounds if r.victim == victim and (r.bound_s == RESTART_S) == restarted
+                r
+                for r in chaos.rounds
+                if r.victim == victim and (r.bound_s == RESTART_S) == restarted
             ]
             if mine:
                 worst = max(r.delay_s for r in mine)
