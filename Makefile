@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow check format bench fidelity calibrate lock clean
+.PHONY: help setup demo test test-slow check format bench fidelity calibrate docs lock clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -46,6 +46,9 @@ fidelity: $(READY) ## hold the plant against real measurements
 
 calibrate: $(READY) ## fit the plant's coefficients again from ../shared/data
 	$(BIN)/python -m benchmarks.calibration
+
+docs: demo ## put the demo's table and plots into the README
+	$(BIN)/python docs/refresh.py
 
 lock: $(READY) ## pin the dependencies anew
 	$(BIN)/python -m pip install -q uv

@@ -39,6 +39,10 @@ class RoutingError(VoltanaError):
     """No instance can take the request."""
 
 
+class ContractError(VoltanaError, AssertionError):
+    """A component breaks the contract of its port (`voltana.testing`)."""
+
+
 def invalid(field: str, value: object, allowed: str, remedy: str) -> ConfigError:
     """Build the error for a value outside its range.
 

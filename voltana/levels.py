@@ -8,6 +8,7 @@ cap wins.
 from __future__ import annotations
 
 import bisect
+import functools
 import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
@@ -16,7 +17,7 @@ from voltana.errors import ConfigError, invalid
 from voltana.values import Bounds, Limit
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
 A100_CLOCKS_MHZ: tuple[float, ...] = tuple(float(mhz) for mhz in range(210, 1411, 15))
 """Supported SM clocks of an A100: 81 values (NVML, supported graphics clocks)."""
@@ -25,6 +26,10 @@ PUBLISHED_LEVELS_MHZ: tuple[float, ...] = (1005.0, 1410.0)
 """The two levels of VoltanaLLM on A100 (arXiv 2509.04827)."""
 
 _EPSILON_MHZ = 1e-6
+_FORMS = (
+    "'all', 'published', 'even:N', 'above:MHZ', 'below:MHZ', 'nvml[:DEVICE]' or clocks such as "
+    "'1005,1410'"
+)
 
 
 @runtime_checkable
@@ -134,40 +139,59 @@ class Below:
         )
 
 
-def parse_levels(text: str) -> LevelSet:
+@dataclass(frozen=True, slots=True)
+class Reported:
+    """The clocks that a device reports itself, as far as the table has them too.
+
+    Attributes:
+        read_mhz: Asks the device, such as `voltana.actuators.nvml.nvml_clock_table`; called when
+            the levels are resolved, not before.
+    """
+
+    read_mhz: Callable[[], Sequence[float]]
+
+    def levels(self, table_mhz: Sequence[float]) -> tuple[float, ...]:
+        """See `LevelSet.levels`."""
+        table = _checked_table(table_mhz)
+        reported = set(map(float, self.read_mhz()))
+        return _nonempty(tuple(mhz for mhz in table if mhz in reported), table, sorted(reported))
+
+
+def parse_levels(
+    text: str, *, read_device_mhz: Callable[[int], Sequence[float]] | None = None
+) -> LevelSet:
     """Read a level set as users write it.
 
     Args:
-        text: ``all``, ``published``, ``even:N``, ``above:MHZ``, ``below:MHZ``, or clocks in MHz
-            separated by commas.
+        text: ``all``, ``published``, ``even:N``, ``above:MHZ``, ``below:MHZ``, ``nvml`` or
+            ``nvml:DEVICE``, or clocks in MHz separated by commas.
+        read_device_mhz: Reads the clocks of a device by its index, for ``nvml``; None where no
+            device can be asked.
 
     Raises:
         ConfigError: If the text is none of these.
     """
-    kind, _, value = text.strip().partition(":")
+    kind, colon, value = text.strip().partition(":")
     try:
-        match kind:
-            case "all":
-                return Supported()
-            case "published":
-                return Published()
-            case "even":
-                return EvenlySpaced(int(value))
-            case "above":
-                return Above(float(value))
-            case "below":
-                return Below(float(value))
-            case _:
-                return Explicit(tuple(float(part) for part in text.split(",")))
+        if kind == "nvml":
+            return _reported(text, int(value) if colon else 0, read_device_mhz)
+        if kind in _VALUED and colon:
+            return _VALUED[kind](value)
+        if kind in _NAMED and not colon:
+            return _NAMED[kind]()
+        return Explicit(tuple(float(part) for part in text.split(",")))
     except ConfigError:
         raise
     except ValueError:
-        raise invalid(
-            "levels",
-            text,
-            "'all', 'published', 'even:N', 'above:MHZ', 'below:MHZ' or clocks such as '1005,1410'",
-            "Give clocks in MHz.",
-        ) from None
+        raise invalid("levels", text, _FORMS, "Give clocks in MHz.") from None
+
+
+_NAMED: dict[str, Callable[[], LevelSet]] = {"all": Supported, "published": Published}
+_VALUED: dict[str, Callable[[str], LevelSet]] = {
+    "even": lambda count: EvenlySpaced(int(count)),
+    "above": lambda mhz: Above(float(mhz)),
+    "below": lambda mhz: Below(float(mhz)),
+}
 
 
 def combine_limits(limits: Iterable[Limit], now_s: float) -> Bounds:
@@ -208,10 +232,23 @@ def resolve(demand_mhz: float, levels_mhz: Sequence[float], bounds: Bounds) -> f
     return levels_mhz[max(0, min(index, cap, len(levels_mhz) - 1))]
 
 
+def _reported(
+    text: str, device: int, read_device_mhz: Callable[[int], Sequence[float]] | None
+) -> Reported:
+    if read_device_mhz is None or device < 0:
+        raise invalid(
+            "levels",
+            text,
+            f"{_FORMS}; 'nvml' needs a device that can be asked",
+            "Use 'all' for the clocks of the hardware that is simulated.",
+        )
+    return Reported(functools.partial(read_device_mhz, device))
+
+
 def _checked_table(table_mhz: Sequence[float]) -> tuple[float, ...]:
     if not table_mhz:
         raise invalid("table_mhz", (), "at least one supported clock", "Query the device again.")
-    return tuple(sorted(float(mhz) for mhz in table_mhz))
+    return tuple(sorted({float(mhz) for mhz in table_mhz}))
 
 
 def _nonempty(

@@ -7,6 +7,7 @@ runs in the simulated plant and beside a real engine.
 
 from __future__ import annotations
 
+import logging
 import math
 from typing import TYPE_CHECKING
 
@@ -84,6 +85,7 @@ class ControlLoop:
         self.predictor = predictor
         self.power = power
         self.levels_mhz = tuple(levels_mhz)
+        self._level_set = frozenset(levels_mhz)
         self._domain = domain
         self._actuator = actuator
         self._sensor = sensor
@@ -92,6 +94,7 @@ class ControlLoop:
         self._limits: dict[str, Limit] = {limit.source: limit for limit in limits}
         self._target_mhz = math.nan
         self._sequence = -1
+        self._renew_at_s = -math.inf
         self._last_latency_s = math.nan
         self._log = structlog.get_logger("voltana.loop").bind(instance=instance)
         self._log_decisions = _debug_enabled(self._log)
@@ -132,8 +135,8 @@ class ControlLoop:
         )
         proposal = self.controller.decide(observation)
         decision = self._resolve(proposal, bounds, reading.clock_mhz)
-        if decision.clock_mhz != self._target_mhz:
-            self._apply(decision.clock_mhz)
+        if decision.clock_mhz != self._target_mhz or now_s >= self._renew_at_s:
+            self._apply(decision.clock_mhz, now_s)
         if self._log_decisions:
             self._log_decision(decision, proposal, load, queue)
         return decision
@@ -178,23 +181,28 @@ class ControlLoop:
         self._actuator.close()
 
     def _resolve(self, proposal: Decision, bounds: Bounds, achieved_mhz: float) -> Decision:
-        clock_mhz = resolve(proposal.clock_mhz, self.levels_mhz, bounds)
+        clock_mhz = proposal.clock_mhz
+        if bounds is not UNBOUNDED or clock_mhz not in self._level_set:
+            clock_mhz = resolve(clock_mhz, self.levels_mhz, bounds)
+        status = certified_status(
+            proposal.forecast,
+            proposal.budget_s,
+            clock_mhz=clock_mhz,
+            # An earlier change that has not settled may still come into force.
+            achieved_mhz=min(achieved_mhz, self._target_mhz),
+        )
+        if clock_mhz == proposal.clock_mhz and status is proposal.status:
+            return proposal
         return Decision(
             clock_mhz=clock_mhz,
             reason=proposal.reason,
-            status=certified_status(
-                proposal.forecast,
-                proposal.budget_s,
-                clock_mhz=clock_mhz,
-                achieved_mhz=achieved_mhz,
-            ),
+            status=status,
             forecast=proposal.forecast,
             budget_s=proposal.budget_s,
         )
 
-    def _apply(self, clock_mhz: float) -> None:
+    def _apply(self, clock_mhz: float, now_s: float) -> None:
         self._sequence += 1
-        self._target_mhz = clock_mhz
         self._actuator.apply(
             Command(
                 domain=self._domain,
@@ -203,6 +211,11 @@ class ControlLoop:
                 lease_s=self._lease_s,
             )
         )
+        # Only once the command was accepted: one that failed is repeated by the next step.
+        self._target_mhz = clock_mhz
+        # An unchanged clock is asked for again in time: that renews its lease, and only a control
+        # step that was completed does so.
+        self._renew_at_s = now_s + self._lease_s / 2
 
     def _log_decision(
         self, decision: Decision, proposal: Decision, load: Load, queue: Queue
@@ -221,7 +234,9 @@ class ControlLoop:
         )
 
 
-def _debug_enabled(log: object) -> bool:
-    """Whether debug events go anywhere, asked once: a filtered call still costs microseconds."""
-    enabled = getattr(log, "is_enabled_for", None)
-    return bool(enabled(10)) if enabled is not None else True
+def _debug_enabled(log: structlog.typing.FilteringBoundLogger) -> bool:
+    """Whether debug events go anywhere, asked once: a filtered call still costs microseconds.
+
+    A program that never configured structlog did not ask for an event per iteration.
+    """
+    return structlog.is_configured() and bool(log.is_enabled_for(logging.DEBUG))

@@ -114,9 +114,9 @@ def load_object(reference: str) -> object:
         sys.path.insert(0, here)
     try:
         module = importlib.import_module(module_name)
-    except ImportError as error:
+    except Exception as error:  # whatever the user's module raises while it is imported
         raise ConfigError(
-            f"policy = {reference!r} cannot be imported: {error}. "
+            f"policy = {reference!r} cannot be imported: {type(error).__name__}: {error}. "
             "Run the command where the module lies, or install it."
         ) from error
     try:
@@ -133,19 +133,30 @@ def call_factory(factory: object, context: InstanceContext) -> object:
     """Call a user's factory, with the context if it takes an argument.
 
     Raises:
-        ConfigError: If it is not callable.
+        ConfigError: If it is not callable, or needs more than the context.
     """
     if not callable(factory):
         raise ConfigError(
             f"factory {factory!r} is not callable: must be a class or a function that returns a "
             "controller, a router or a Policy. Name the function, not its result."
         )
-    required = [
+    required = required_parameters(factory)
+    if len(required) > 1 or any(p.kind is p.KEYWORD_ONLY for p in required):
+        names = ", ".join(p.name for p in required)
+        raise ConfigError(
+            f"factory {factory!r} needs the arguments {names}: must need none, or one, the "
+            "InstanceContext. Give the others defaults."
+        )
+    return factory(context) if required else factory()
+
+
+def required_parameters(factory: Callable[..., object]) -> list[inspect.Parameter]:
+    """Parameters that a factory cannot be called without."""
+    return [
         p
         for p in inspect.signature(factory).parameters.values()
-        if p.default is p.empty and p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)
+        if p.default is p.empty and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)
     ]
-    return factory(context) if required else factory()
 
 
 def as_instance_policy(made: object, context: InstanceContext) -> InstancePolicy:
@@ -162,7 +173,7 @@ def as_instance_policy(made: object, context: InstanceContext) -> InstancePolicy
     if isinstance(made, Controller):
         return InstancePolicy(
             controller=made,
-            levels_mhz=tuple(getattr(made, "levels_mhz", context.table_mhz)),
+            levels_mhz=tuple(map(float, getattr(made, "levels_mhz", context.table_mhz))),
             predictor=getattr(made, "predictor", None),
         )
     raise ConfigError(

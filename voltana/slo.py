@@ -18,6 +18,8 @@ from voltana.errors import invalid
 if TYPE_CHECKING:
     from voltana.values import FloatArray, Queue
 
+IntArray = np.ndarray[tuple[int], np.dtype[np.int64]]
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Slo:
@@ -67,7 +69,12 @@ class Attainment:
 
 
 def attainment(
-    slo: Slo, *, ttft_s: FloatArray, mean_itl_s: FloatArray, itl_s: FloatArray
+    slo: Slo,
+    *,
+    ttft_s: FloatArray,
+    mean_itl_s: FloatArray,
+    itl_s: FloatArray,
+    itl_tokens: IntArray | None = None,
 ) -> Attainment:
     """Shares that kept the thresholds.
 
@@ -77,13 +84,16 @@ def attainment(
         mean_itl_s: One value per offered request with two or more output tokens; inf where it was
             not finished.
         itl_s: One value per gap between two tokens.
+        itl_tokens: How many tokens had each of those gaps; None means one each.
     """
     return Attainment(
         ttft=_share(ttft_s, slo.ttft_s),
         itl=_share(mean_itl_s, slo.itl_s),
-        itl_tokens=_share(itl_s, slo.itl_s),
+        itl_tokens=_share(itl_s, slo.itl_s, itl_tokens),
     )
 
 
-def _share(values_s: FloatArray, threshold_s: float) -> float:
-    return float(np.mean(values_s <= threshold_s)) if len(values_s) else math.nan
+def _share(values_s: FloatArray, threshold_s: float, weights: IntArray | None = None) -> float:
+    if len(values_s) == 0:
+        return math.nan
+    return float(np.average((values_s <= threshold_s).astype(float), weights=weights))

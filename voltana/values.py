@@ -221,15 +221,16 @@ class Forecast:
     def upper_at(self, clock_mhz: float) -> float:
         """Upper bound at the fastest forecast clock that is not above `clock_mhz`; inf below all.
 
-        A slower clock takes longer, so rounding down keeps the bound a bound.
+        A slower clock takes longer, so rounding down keeps the bound a bound. An unknown clock
+        (nan) has none.
         """
         index = int(self.clocks_mhz.searchsorted(clock_mhz + 1e-9, side="right")) - 1
-        return float(self.upper_s[index]) if index >= 0 else math.inf
+        return float(self.upper_s[index]) if index >= 0 and clock_mhz > 0 else math.inf
 
     def mean_at(self, clock_mhz: float) -> float:
         """Mean at the fastest forecast clock that is not above `clock_mhz`; inf below all."""
         index = int(self.clocks_mhz.searchsorted(clock_mhz + 1e-9, side="right")) - 1
-        return float(self.mean_s[index]) if index >= 0 else math.inf
+        return float(self.mean_s[index]) if index >= 0 and clock_mhz > 0 else math.inf
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

@@ -161,7 +161,7 @@ COMMAND = encode_command(1, 1005.0, 1.0)
         (b"VA\x01\x01" + b'{"domain":"x","devices":[-1],"lease_s":1}', "indices"),
         (b"VA\x01\x01" + b'{"domain":"x","devices":[0,0],"lease_s":1}', "twice"),
         (b"VA\x01\x01" + b'{"domain":"x","devices":[0],"lease_s":NaN}', "positive"),
-        (b"VA\x01\x01" + b'{"domain":"x","devices":[9],"lease_s":1}', "there are 2"),
+        (b"VA\x01\x01" + b'{"domain":"x","devices":[9],"lease_s":1}', "nvidia-smi -L"),
     ],
 )
 def test_a_bad_message_is_named_and_changes_nothing(data, says, machine, daemon):

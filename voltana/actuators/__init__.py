@@ -11,32 +11,35 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from voltana.actuators.client import ActuatorProcess
-    from voltana.actuators.dry_run import DryRunActuator
+    from voltana.actuators.dry_run import DryRun
     from voltana.actuators.energy import EnergyMeter
     from voltana.actuators.inprocess import NvmlActuator, NvmlSensor
     from voltana.actuators.nvidia_smi import NvidiaSmiActuator
     from voltana.actuators.nvml import nvml_clock_table
     from voltana.actuators.power_cap import PowerCapActuator
+    from voltana.actuators.recording import RecordingActuator
 
 _HOMES = {
     "ActuatorProcess": "client",
-    "DryRunActuator": "dry_run",
+    "DryRun": "dry_run",
     "EnergyMeter": "energy",
     "NvidiaSmiActuator": "nvidia_smi",
     "NvmlActuator": "inprocess",
     "NvmlSensor": "inprocess",
     "PowerCapActuator": "power_cap",
+    "RecordingActuator": "recording",
     "nvml_clock_table": "nvml",
 }
 
 __all__ = [
     "ActuatorProcess",
-    "DryRunActuator",
+    "DryRun",
     "EnergyMeter",
     "NvidiaSmiActuator",
     "NvmlActuator",
     "NvmlSensor",
     "PowerCapActuator",
+    "RecordingActuator",
     "nvml_clock_table",
 ]
 

@@ -1,79 +1,81 @@
-"""`DryRunActuator`: says what it would do and touches nothing."""
+"""A wrapper that keeps every command from its device: to watch a policy before trusting it."""
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
+import structlog
+
 from voltana.errors import ActuatorError, invalid
-from voltana.values import ActuatorStatus, Command, Health
+from voltana.values import ActuatorStatus, Command
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from voltana.ports import Actuator
 
 
-class DryRunActuator:
-    """Accepts commands, tells somebody about them, and leaves the GPU at its default clocks.
+class DryRun:
+    """Reads a device and never changes it.
+
+    Commands are checked as the device would check them and logged at debug level. The status has
+    the clock that the device really runs at, with the target that it would have been given.
 
     Args:
-        table_mhz: Clocks that may be asked for.
-        tell: Called with every command that would change the clock; None tells nobody.
-        read_clock: Reads the clock that really runs, in MHz; None reports the fastest clock of
-            the table, where an untouched GPU runs.
+        inner: The device's actuator; closed with the wrapper.
     """
 
-    def __init__(
-        self,
-        table_mhz: Sequence[float],
-        *,
-        tell: Callable[[Command], None] | None = None,
-        read_clock: Callable[[], float] | None = None,
-    ) -> None:
-        if not table_mhz:
-            raise invalid("table_mhz", (), "at least one clock in MHz", "Take it from the device.")
-        self._table_mhz = tuple(sorted(map(float, table_mhz)))
-        self._tell = tell
-        self._read_clock = read_clock or (lambda: self._table_mhz[-1])
-        self._sequence = -1
-        self._target_mhz = float("nan")
+    def __init__(self, inner: Actuator) -> None:
+        self._inner = inner
+        self._last: Command | None = None
         self._closed = False
+        self._log = structlog.get_logger("voltana.dry_run")
+
+    def __repr__(self) -> str:
+        return f"DryRun({self._inner!r})"
 
     def table(self) -> tuple[float, ...]:
-        """Clocks in MHz that may be asked for, ascending."""
-        return self._table_mhz
+        """Clocks in MHz that the device supports, ascending."""
+        return self._inner.table()
 
     def apply(self, command: Command) -> None:
-        """Tell what would be done.
+        """Check a command and log it; the device is not touched.
 
         Raises:
             ActuatorError: After `close`.
-            ConfigError: If the clock is not in `table`.
+            ConfigError: If the device does not support the clock.
         """
         if self._closed:
             raise ActuatorError("the actuator is closed: apply() came after close(). Open another.")
-        if command.clock_mhz not in self._table_mhz:
+        table = self._inner.table()
+        if command.clock_mhz not in table:
             raise invalid(
                 "clock_mhz",
                 command.clock_mhz,
-                f"a supported clock of {self._table_mhz[0]:g}-{self._table_mhz[-1]:g} MHz",
+                f"a supported clock of {table[0]:g}-{table[-1]:g} MHz",
                 "Take a clock from table().",
             )
-        if command.sequence <= self._sequence:
+        if self._last is not None and command.sequence <= self._last.sequence:
             return
-        self._sequence = command.sequence
-        if self._tell is not None and command.clock_mhz != self._target_mhz:
-            self._tell(command)
-        self._target_mhz = command.clock_mhz
+        self._last = command
+        self._log.debug(
+            "would apply",
+            domain=command.domain.name,
+            clock_mhz=command.clock_mhz,
+            sequence=command.sequence,
+        )
 
     def status(self) -> ActuatorStatus:
-        """The clock that runs, which is nobody's doing here."""
+        """The device's clock and health, and the command that it would have been given."""
+        real = self._inner.status()
         return ActuatorStatus(
-            clock_mhz=self._read_clock(),
-            target_mhz=self._target_mhz,
-            sequence=self._sequence,
-            health=Health.LOST if self._closed else Health.OK,
-            error="closed" if self._closed else "",
+            clock_mhz=real.clock_mhz,
+            target_mhz=math.nan if self._last is None else self._last.clock_mhz,
+            sequence=-1 if self._last is None else self._last.sequence,
+            health=real.health,
+            error=real.error,
         )
 
     def close(self) -> None:
-        """End; there is nothing to give back."""
+        """Close the device's actuator; may be called twice."""
         self._closed = True
+        self._inner.close()

@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, ParamSpec, TypeVar
 import pynvml
 
 from voltana.actuators.faults import (
+    DriverArgumentError,
+    DriverError,
     MigEnabledError,
     NotSupportedError,
     driver_error,
@@ -91,10 +93,11 @@ class Driver:
         Raises:
             NoSuchGpuError: If there is none.
         """
-        count = self.count()
-        if not 0 <= index < count:
-            raise driver_error(6, f"opening GPU {index} (there are {count})", "not found")
-        handle = _call(f"opening GPU {index}", pynvml.nvmlDeviceGetHandleByIndex, index)
+        what = f"opening GPU {index}"
+        try:
+            handle = _call(what, pynvml.nvmlDeviceGetHandleByIndex, index)
+        except DriverArgumentError as error:
+            raise driver_error(pynvml.NVML_ERROR_NOT_FOUND, what, "Not Found") from error
         return Gpu(index, handle)
 
     def gpu_by_uuid(self, uuid: str) -> Gpu:
@@ -134,9 +137,8 @@ class Gpu:
         """Supported SM clocks at the fastest memory clock, ascending."""
         memory = self._get("reading memory clocks", pynvml.nvmlDeviceGetSupportedMemoryClocks)
         if not memory:
-            raise NotSupportedError(
-                f"GPU {self.index} lists no clocks. Leave it at its defaults.", 3
-            )
+            what = f"listing the clocks of GPU {self.index}"
+            raise driver_error(pynvml.NVML_ERROR_NOT_SUPPORTED, what, "Not Supported")
         clocks = _call(
             f"reading the clocks of GPU {self.index}",
             pynvml.nvmlDeviceGetSupportedGraphicsClocks,
@@ -248,5 +250,12 @@ def nvml_clock_table(device: int = 0) -> tuple[float, ...]:
     Raises:
         DriverError: If there is no driver, no such GPU, or no list of clocks.
     """
-    with Driver() as driver:
-        return driver.gpu(device).clocks_mhz()
+    try:
+        with Driver() as driver:
+            return driver.gpu(device).clocks_mhz()
+    except DriverError as error:
+        raise type(error)(
+            f"the clocks of GPU {device} cannot be read: {error} Run nvidia-smi to see which GPUs "
+            "and drivers there are, or name the clocks in MHz.",
+            error.code,
+        ) from error

@@ -1,0 +1,1 @@
+"""Fits of the plant's coefficients to the measurements in ../shared/data."""

@@ -1,0 +1,134 @@
+"""Prefill and decode attention of one layer, on about 12,000 measured kernels a board.
+
+A third of the head layouts is held out.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from benchmarks.calibration.data import columns, rows
+from benchmarks.calibration.fit import Fitted, describe, fit_log_times, with_section
+from benchmarks.calibration.gemm import SETS
+from voltana.plant.attention import decode_cost, prefill_cost
+from voltana.plant.cost import FASTEST
+from voltana.plant.hardware import load_hardware
+from voltana.plant.operators import Attention
+
+if TYPE_CHECKING:
+    from voltana.values import FloatArray
+
+PREFILL_START = {
+    "efficiency": 0.7,
+    "query_passes": 0.6,
+    "kv_passes": 3.0,
+    "chain_s": 2e-8,
+    "kernel_s": 1.3e-5,
+}
+DECODE_START = {
+    "token_s": 3e-8,
+    "unit_s": 4e-6,
+    "bandwidth_share": 0.85,
+    "kernel_s": 1.0e-5,
+    "overlap": 3.0,
+}
+KNOWN_BANDWIDTH_SHARE = {"a100-sxm4-80gb": {"bandwidth_share": 0.82}}
+"""The A100 kernel is bound by the SMs, so its times do not tell the memory's share; this is that of
+pure streaming on A100."""
+_LEAST_CONTEXT = 100
+_L2_BYTES = {"a100-sxm4-80gb": 0.0, "h100-sxm": 5e7}
+_HEADS = ("num_heads", "num_key_value_heads")
+
+
+def fit() -> list[Fitted]:
+    """Coefficients of the sections ``attention_prefill`` and ``attention_decode``."""
+    return [
+        fitted(name, folder)
+        for name, folder in SETS.items()
+        for fitted in (_fit_prefill, _fit_decode)
+    ]
+
+
+def _fit_prefill(name: str, folder: str) -> Fitted:
+    """Prompts of at least 64 tokens: below, kernels only start and end."""
+    table = rows(f"{folder}/context_attention_bf16_hd128.csv.gz")
+    batch, length, heads, kv_heads, measured = columns(
+        table, "batch_size", "isl", *_HEADS, "latency"
+    )
+    keep = length >= 64
+    batch, length, heads, kv_heads = (x[keep] for x in (batch, length, heads, kv_heads))
+    measured = measured[keep] * 1e-3
+    hardware, attention = load_hardware(name), _attention(heads, kv_heads)
+    pairs = batch * length * (length + 1.0) / 2.0
+
+    def model(values: dict[str, float]) -> FloatArray:
+        board = with_section(hardware, "attention_prefill", **values)
+        return np.asarray(prefill_cost(board, attention, batch * length, pairs).seconds(FASTEST))
+
+    train = _held_out_heads(heads, kv_heads)
+    values = fit_log_times(model, measured, train, PREFILL_START)
+    text = describe(model(values), measured, train)
+    return Fitted(
+        hardware=name,
+        section="attention_prefill",
+        values=values,
+        source="aiconfigurator-core 0.12.0 operator latencies (SGLang), context_attention",
+        residual=text,
+        valid="prompts of 64 to 16384 tokens, 1 to 96 heads of width 128, bf16",
+    )
+
+
+def _fit_decode(name: str, folder: str) -> Fitted:
+    """Contexts of 100 to 40,000 tokens.
+
+    The benchmark reads the same KV cache again and again, so one that the L2 cache holds costs no
+    memory time there: on H100 the step at that size is plain to see, on A100, whose kernel is bound
+    by the SMs, there is none. In an engine the weights of a layer stream through the L2 cache in
+    between.
+    """
+    table = rows(f"{folder}/generation_attention_bf16_hd128.csv.gz")
+    batch, context, heads, kv_heads, measured = columns(
+        table, "batch_size", "step", *_HEADS, "latency"
+    )
+    keep = (context >= _LEAST_CONTEXT) & (context <= 40_000)
+    batch, context, heads, kv_heads = (x[keep] for x in (batch, context + 1, heads, kv_heads))
+    measured = measured[keep] * 1e-3
+    hardware, attention = load_hardware(name), _attention(heads, kv_heads)
+
+    def model(values: dict[str, float]) -> FloatArray:
+        board = with_section(hardware, "attention_decode", **values)
+        cost = decode_cost(board, attention, batch, batch * context)
+        memory_s = np.where(cost.bytes < _L2_BYTES[name], 0.0, cost.memory_s)
+        return np.asarray(replace(cost, memory_s=memory_s).seconds(FASTEST))
+
+    train = _held_out_heads(heads, kv_heads)
+    known = KNOWN_BANDWIDTH_SHARE.get(name, {})
+    start = {key: value for key, value in DECODE_START.items() if key not in known}
+    upper = {"bandwidth_share": 0.95, "overlap": 4.0}
+    values = known | fit_log_times(
+        lambda values: model(known | values), measured, train, start, upper=upper
+    )
+    text = describe(model(values), measured, train)
+    return Fitted(
+        hardware=name,
+        section="attention_decode",
+        values=values,
+        source="aiconfigurator-core 0.12.0 operator latencies (SGLang), generation_attention",
+        residual=text,
+        valid="contexts of 100 to 40000 tokens, 1 to 96 heads of width 128, bf16",
+    )
+
+
+def _attention(heads: FloatArray, kv_heads: FloatArray) -> Attention:
+    """One layer whose heads are arrays, so that all rows are computed at once."""
+    return Attention(heads=heads, kv_heads=kv_heads, head_dim=128, kv_dtype_bytes=2)  # type: ignore[arg-type]
+
+
+def _held_out_heads(heads: FloatArray, kv_heads: FloatArray) -> FloatArray:
+    """Weights: 0 for a third of the head layouts, else 1."""
+    layouts, index = np.unique(np.stack([heads, kv_heads]), axis=1, return_inverse=True)
+    weight = np.where(np.random.default_rng(1).random(layouts.shape[1]) < 1 / 3, 0.0, 1.0)
+    return np.asarray(weight[index])

@@ -1,0 +1,64 @@
+"""How the plant compares with real measurements: one module a section, each with `run`.
+
+`run(data_dir: Path) -> list[Row]` reads the measurements, asks the plant, and says how far apart
+they are. `python -m benchmarks.fidelity` runs every module of this folder.
+"""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """One comparison.
+
+    Attributes:
+        section: What is compared.
+        what: Which part of it, and how the distance is measured.
+        measured: The figure.
+        low: Smallest figure that meets the target; None where there is none.
+        high: Largest figure that meets the target; None where there is none.
+        unit: Unit of all three.
+        rows: How many measurements stand behind it.
+    """
+
+    section: str
+    what: str
+    measured: float
+    low: float | None = None
+    high: float | None = None
+    unit: str = "%"
+    rows: int
+
+    @property
+    def meets(self) -> bool:
+        """Whether the target is met; a row without one always does."""
+        if math.isnan(self.measured):
+            return False
+        above = self.low is None or self.measured >= self.low
+        return above and (self.high is None or self.measured <= self.high)
+
+    @property
+    def target(self) -> str:
+        """The target in words; empty where there is none."""
+        if self.low is not None and self.high is not None:
+            return f"{self.low:g}-{self.high:g} {self.unit}"
+        if self.high is not None:
+            return f"<= {self.high:g} {self.unit}"
+        return f">= {self.low:g} {self.unit}" if self.low is not None else ""
+
+
+def read_table(path: Path) -> list[dict[str, str]]:
+    """Rows of a CSV file, gzipped or not."""
+    content = path.read_bytes()
+    if path.suffix == ".gz":
+        content = gzip.decompress(content)
+    return list(csv.DictReader(content.decode("utf-8").splitlines()))

@@ -1,0 +1,87 @@
+"""`make fidelity`: run all sections, print the table, and write it into docs/fidelity.md."""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks import fidelity
+from benchmarks.calibration.data import DATA
+
+if TYPE_CHECKING:
+    from benchmarks.fidelity import Row
+
+DOCUMENT = Path(__file__).parents[2] / "docs" / "fidelity.md"
+BEGIN = "<!-- fidelity: begin (written by `make fidelity`) -->"
+END = "<!-- fidelity: end -->"
+
+
+def main() -> int:
+    """Run the sections named on the command line, or all of them and write the document.
+
+    Returns:
+        0 if every target is met or there is nothing to compare with, 1 otherwise.
+    """
+    if not DATA.is_dir():
+        print("fidelity: skipped, for the measurements in ../shared/data are absent")
+        return 0
+    wanted = sys.argv[1:]
+    rows = [row for name in _sections() if not wanted or name in wanted for row in _run(name)]
+    _print(rows)
+    if not wanted:
+        _write(rows)
+    missed = [row for row in rows if not row.meets]
+    for row in missed:
+        print(f"missed: {row.section}, {row.what}: {row.measured:.3g}, target {row.target}")
+    return 1 if missed else 0
+
+
+def _sections() -> list[str]:
+    names = [module.name for module in pkgutil.iter_modules(fidelity.__path__)]
+    return sorted(
+        name
+        for name in names
+        if not name.startswith("_")
+        and hasattr(importlib.import_module(f"{fidelity.__name__}.{name}"), "run")
+    )
+
+
+def _run(name: str) -> list[Row]:
+    rows: list[Row] = importlib.import_module(f"{fidelity.__name__}.{name}").run(DATA)
+    return rows
+
+
+def _cells(row: Row) -> tuple[str, ...]:
+    verdict = "" if not row.target else "yes" if row.meets else "NO"
+    figure = f"{row.measured:.3g}" if row.measured < 100 else f"{row.measured:.0f}"
+    return row.section, row.what, row.target, f"{figure} {row.unit}", verdict, str(row.rows)
+
+
+HEADS = ("section", "what", "target", "measured", "met", "rows")
+
+
+def _print(rows: list[Row]) -> None:
+    table = Table(*HEADS)
+    for row in rows:
+        table.add_row(*_cells(row))
+    Console(width=160).print(table)
+
+
+def _write(rows: list[Row]) -> None:
+    lines = ["| " + " | ".join(HEADS) + " |", "|" + "---|" * len(HEADS)]
+    lines += ["| " + " | ".join(_cells(row)) + " |" for row in rows]
+    text = DOCUMENT.read_text(encoding="utf-8")
+    before, rest = text.split(BEGIN, 1)
+    _, after = rest.split(END, 1)
+    table = "\n".join(lines)
+    DOCUMENT.write_text(f"{before}{BEGIN}\n{table}\n{END}{after}", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

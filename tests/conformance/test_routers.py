@@ -1,0 +1,56 @@
+"""Every router that ships keeps the contract of its port."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.conformance.inventory import EXAMPLES, classes_with
+from voltana.routers.ecoroute import EcoRoute
+from voltana.routers.least_loaded import LeastLoaded
+from voltana.routers.random import RandomRouter
+from voltana.routers.round_robin import RoundRobin
+from voltana.routers.tile_aware import TileAware
+from voltana.routers.what_if_v01 import WhatIfV01
+from voltana.testing import check_router
+from voltana.testing import strategies as vst
+
+CASES = {
+    "RoundRobin": RoundRobin,
+    "RandomRouter": lambda: RandomRouter(3),
+    "LeastLoaded": LeastLoaded,
+    "TileAware": TileAware,
+    "TileAware, small tiles": lambda: TileAware(8),
+    "WhatIfV01": WhatIfV01,
+    "WhatIfV01, small tiles": lambda: WhatIfV01(8),
+    "EcoRoute": EcoRoute,
+    "EcoRoute, least loaded": lambda: EcoRoute(LeastLoaded(), boundary_mhz=30.0),
+    "EcoRoute, small tiles": lambda: EcoRoute(tile=8),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_routers(name):
+    check_router(CASES[name]).raise_if_failed()
+
+
+@EXAMPLES
+@pytest.mark.parametrize("name", CASES)
+def test_routers_survive_every_pool(name, examples):
+    make = CASES[name]
+
+    @settings(max_examples=examples)
+    @given(st.lists(st.tuples(vst.requests(), vst.candidates()), min_size=1, max_size=4))
+    def check(calls):
+        router = make()
+        for request, candidates in calls:
+            chosen = router.route(request, candidates)
+            assert chosen in [candidate.instance for candidate in candidates]
+
+    check()
+
+
+def test_none_is_forgotten():
+    shipped = classes_with("voltana.routers", "route")
+    assert set(shipped) <= {type(make()).__name__ for make in CASES.values()}

@@ -1,0 +1,278 @@
+"""The command line: what users type, what scripts read, and what mistakes look like."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+
+import pytest
+import structlog
+
+from voltana import __version__
+from voltana.cli import main as cli
+from voltana.config import parse_scenario
+
+QUICK = ("simulate", "--duration", "2", "--rate", "10", "--prefill", "1", "--decode", "1")
+POLICY = '''
+from voltana.values import Decision
+
+
+class Steady:
+    """Always the same clock."""
+
+    def decide(self, observation):
+        return Decision(clock_mhz=1200, reason="steady")
+'''
+
+
+@pytest.fixture
+def voltana(monkeypatch, capsys):
+    """Run the command in this process; gives exit code, standard output and standard error."""
+
+    def run(*args: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["voltana", *map(str, args)])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        out, err = capsys.readouterr()
+        return ended.value.code or 0, out, err
+
+    yield run
+    structlog.reset_defaults()
+
+
+def in_process(*args: str, cwd=None) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "voltana", *args],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=cwd,
+        timeout=120,
+    )
+
+
+def test_help_loads_nothing_heavy() -> None:
+    heavy = ("numpy", "scipy", "river", "control", "matplotlib", "pydantic", "pandas", "structlog")
+    script = (
+        "import sys; sys.argv = ['voltana', '--help']\n"
+        "from voltana.cli.main import main\n"
+        "try: main()\n"
+        "except SystemExit: pass\n"
+        f"print([name for name in {heavy!r} if name in sys.modules])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=60
+    )
+    assert "simulate" in done.stdout
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
+def test_version(voltana) -> None:
+    assert voltana("--version") == (0, f"voltana {__version__}\n", "")
+
+
+def test_help_of_simulate_teaches_by_example(voltana) -> None:
+    code, out, _ = voltana("simulate", "--help")
+    assert code == 0
+    flags = (
+        "--trace --trace-format --workload --rate --duration --hardware --model --prefill "
+        "--decode --slo-ttft-ms --slo-itl-ms --policy --seed --out --json"
+    )
+    for flag in flags.split():
+        assert flag in out
+    assert "voltana simulate --policy static-max --policy mine:make" in out
+
+
+def test_help_states_the_real_defaults(voltana) -> None:
+    out = " ".join(voltana("simulate", "--help")[1].split()).replace("- ", "-")
+    file = parse_scenario({})
+    assert file.workload is not None
+    for default in (
+        file.cluster.hardware, file.cluster.model, file.cluster.prefill, file.workload.name,
+        file.workload.arrival, f"{file.workload.rate_rps:g}", f"{file.workload.duration_s:g}",
+        f"{file.slo.ttft_ms:g}", f"{file.slo.itl_ms:g}", ", ".join(file.policies), file.seed,
+    ):  # fmt: skip
+        assert re.search(rf"\({re.escape(str(default))}\)", out), default
+
+
+def test_policies_have_one_line_each(voltana) -> None:
+    code, out, _ = voltana("policies")
+    names = [line.split()[0] for line in out.splitlines()]
+    assert code == 0
+    assert {"static-max", "static-low", "window", "voltana-v0.1", "voltana"} <= set(names)
+    assert all(len(line.split()) > 2 for line in out.splitlines())
+
+
+def test_json_on_standard_output_stands_alone() -> None:
+    done = in_process(*QUICK, "--policy", "static-max", "--policy", "static-low", "--json", "-")
+    assert (done.returncode, done.stderr) == (0, "")
+    plain = json.loads(done.stdout)
+    assert [result["policy"] for result in plain["results"]] == ["static-max", "static-low"]
+    assert plain["scenario"]["workload"]["rate_rps"] == 10
+
+
+def test_out_holds_plots_results_and_a_scenario_that_runs_again(voltana, tmp_path) -> None:
+    out = tmp_path / "new" / "out"
+    code, table, said = voltana(*QUICK, "--policy", "static-max,static-low", "--out", out)
+    assert code == 0
+    assert "static-low" in table
+    assert str(out) in said
+    assert {path.name for path in out.iterdir()} == {
+        "comparison.png",
+        "timeline-static-max.png",
+        "timeline-static-low.png",
+        "report.md",
+        "results.json",
+        "scenario.toml",
+    }
+    code, again, _ = voltana("simulate", out / "scenario.toml", "--json", "-")
+    assert code == 0
+    first = json.loads((out / "results.json").read_text())
+    second = json.loads(again)
+    assert second["scenario"] == first["scenario"]
+    assert [r["energy_j"] for r in second["results"]] == [r["energy_j"] for r in first["results"]]
+
+
+def test_a_flag_wins_over_the_scenario_file(voltana, tmp_path) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text(
+        'policies = ["static-max"]\n[workload]\nduration_s = 2\nrate_rps = 5\n'
+        "[cluster]\nprefill = 1\n"
+    )
+    code, out, _ = voltana("simulate", path, "--rate", "8", "--json", "-")
+    assert code == 0
+    scenario = json.loads(out)["scenario"]
+    assert scenario["workload"]["rate_rps"] == 8
+    assert scenario["workload"]["duration_s"] == 2
+    assert scenario["cluster"]["prefill"] == 1
+
+
+def test_a_policy_of_the_users_own_runs_beside_a_named_one(tmp_path) -> None:
+    (tmp_path / "mine.py").write_text(POLICY)
+    done = in_process(
+        *QUICK, "--policy", "static-max", "--policy", "mine:Steady", "--json", "-", cwd=tmp_path
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    named, own = json.loads(done.stdout)["results"]
+    assert own["policy"] == "mine:Steady"
+    assert own["decode_clock_mhz"] == pytest.approx(1200, abs=20)
+    assert own["energy_j"] < named["energy_j"]
+
+
+def test_a_recorded_trace_is_replayed(voltana, tmp_path) -> None:
+    path = tmp_path / "conv.csv"
+    path.write_text(
+        "TIMESTAMP,ContextTokens,GeneratedTokens\n"
+        "2023-11-16 18:15:46.6805900,374,44\n2023-11-16 18:15:47.9951690,396,109\n"
+    )
+    code, out, _ = voltana(
+        "simulate", "--trace", path, "--trace-format", "azure", "--policy", "static-max",
+        "--json", "-",
+    )  # fmt: skip
+    assert code == 0
+    (result,) = json.loads(out)["results"]
+    assert (result["requests_offered"], result["requests_completed"]) == (2, 2)
+    assert json.loads(out)["scenario"]["trace"]["format"] == "azure"
+
+
+def test_debug_shows_every_decision_with_its_reason_on_standard_error(voltana) -> None:
+    code, out, err = voltana(
+        *QUICK, "--policy", "static-max", "--log-level", "debug", "--json", "-"
+    )
+    assert code == 0
+    assert json.loads(out)
+    decisions = [line for line in err.splitlines() if "decision" in line]
+    assert len(decisions) > 10
+    assert all(re.search("reason=.*status=", line) for line in decisions)
+
+
+@pytest.mark.parametrize(
+    ("args", "text"),
+    [
+        (("--policy", "voltina"), "'voltina'. Did you mean 'voltana'"),
+        (("--policy", "nowhere:make"), "nowhere:make.* cannot be imported"),
+        (("--policy", "json:nothing"), "has no 'nothing'"),
+        (("--workload", "sharegtp"), "'sharegtp'. Did you mean 'sharegpt'"),
+        (("--hardware", "a101"), "'a101'.* Choose one of"),
+        (("--model", "llama"), "'llama'.* Choose one of"),
+        (("--model", "nowhere.json"), "nowhere.json cannot be read.*config.json"),
+        (("--trace", "nowhere.csv"), "nowhere.csv"),
+        (("--trace", "nowhere.csv", "--trace-format", "azur"), "'azur'"),
+        (("--trace-format", "azure"), "trace.file .* given.*--trace"),
+        (("--workload", "lmsys", "--trace", "x.csv"), "both 'workload' and 'trace'"),
+        (("--slo-ttft-ms", "0"), "slo.ttft_ms = 0.* above 0.*--slo-ttft-ms"),
+        (("--slo-itl-ms", "-5"), "slo.itl_ms = -5.* above 0.*--slo-itl-ms"),
+        (("--slo-itl-ms", "nan"), "slo.itl_ms = nan"),
+        (("--slo-itl-ms", "0.001"), "one request alone takes.* Raise --slo-itl-ms"),
+        (("--prefill", "0"), "cluster.prefill = 0 .* at least 1.*--prefill"),
+        (("--decode", "0"), "cluster.decode = 0 .* at least 1.*--decode"),
+        (("--tp", "0"), "cluster.tensor_parallel = 0 .* at least 1"),
+        (("--model", "llama-3.1-70b", "--tp", "1"), "tensor_parallel = 1 .* Use more devices"),
+        (("--rate", "0"), "rate_rps = 0.* above 0.*--rate"),
+        (("--rate", "-1"), "rate_rps = -1"),
+        (("--duration", "0"), "duration_s = 0.*--duration"),
+        (("--seed", "-1"), "seed = -1"),
+        (("--cv", "2"), "cv = 2.*--arrival gamma"),
+        (("--prefill", "two"), "--prefill.*integer.*voltana simulate --help"),
+        (("--polices", "x"), "--polices.*voltana simulate --help"),
+        (("nowhere.toml",), "nowhere.toml.* cannot be read"),
+        (("--json", "/dev/null/x/y.json"), "cannot be made"),
+        (("--json", "/"), "cannot be written: .*directory"),
+        (("--log-level", "loud"), "'loud'.*one of debug"),
+    ],
+)  # fmt: skip
+def test_a_mistake_is_one_line_with_its_remedy_and_exit_code_2(
+    voltana, tmp_path, monkeypatch, args, text
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    code, out, err = voltana("simulate", *args)
+    assert (code, out) == (2, "")
+    assert re.search(text, err), err
+    assert err.startswith("voltana: ")
+    assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("content", "text"),
+    [
+        ("[cluster]\nprefil = 1\n", "'prefil'. Did you mean 'prefill'"),
+        ("[clusters]\n", "'clusters'"),
+        ("policies = [\n", "is not TOML"),
+    ],
+)
+def test_a_bad_scenario_file_is_one_line(voltana, tmp_path, content, text) -> None:
+    path = tmp_path / "scenario.toml"
+    path.write_text(content)
+    code, out, err = voltana("simulate", path)
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert text in err
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"TIMESTAMP,ContextTokens\n1,2\n", b"\x00\x01\x02", b"\x1f\x8bnot gzip"]
+)
+def test_an_unreadable_trace_is_one_line(voltana, tmp_path, content) -> None:
+    path = tmp_path / "trace.csv.gz"
+    path.write_bytes(content)
+    code, out, err = voltana("simulate", "--trace", path, "--trace-format", "azure")
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert "trace.csv.gz" in err
+
+
+def test_a_mistake_in_a_real_process_has_no_traceback() -> None:
+    done = in_process("simulate", "--policy", "voltina")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.count("\n") == 1
+    assert "Traceback" not in done.stderr
+
+
+def test_an_interrupt_ends_with_130_and_no_traceback(voltana, monkeypatch) -> None:
+    def interrupt(*_args, **_options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("voltana.evaluation.compare.compare", interrupt)
+    code, out, err = voltana(*QUICK)
+    assert (code, out) == (130, "")
+    assert err.strip() == "voltana: interrupted"

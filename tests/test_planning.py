@@ -1,0 +1,156 @@
+"""The pure search for operating points, and what a clamped decision still promises."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from voltana import planning
+from voltana.testing import samples
+from voltana.testing import strategies as vst
+from voltana.values import Forecast, InstanceState, Load, Reservation, Role, Status
+
+BOUNDS = st.lists(st.one_of(st.floats(0.001, 1.0), st.just(math.inf)), min_size=1, max_size=30)
+BUDGETS = st.one_of(st.floats(-1.0, 2.0), st.just(math.inf))
+
+
+def forecast(*upper_s):
+    uppers = np.array(upper_s)
+    return Forecast(
+        clocks_mhz=np.array([600.0, 1005.0, 1410.0])[-len(uppers) :],
+        mean_s=0.9 * uppers,
+        upper_s=uppers,
+    )
+
+
+@given(BOUNDS, BUDGETS)
+def test_the_lowest_safe_index_is_the_first_that_fits(upper_s, budget_s):
+    expected = next((i for i, upper in enumerate(upper_s) if upper <= budget_s), None)
+    assert planning.lowest_safe_index(np.array(upper_s), budget_s) == expected
+
+
+@given(st.lists(st.tuples(st.floats(0.001, 1), st.floats(0, 500)), min_size=1), st.floats(-1, 2))
+def test_the_cheapest_safe_index_is_safe_and_cheapest(pairs, budget_s):
+    upper_s, cost = (np.array(column) for column in zip(*pairs, strict=True))
+    index = planning.cheapest_safe_index(upper_s, cost, budget_s)
+    safe = upper_s <= budget_s
+    if index is None:
+        assert not safe.any()
+    else:
+        assert safe[index]
+        assert cost[index] == cost[safe].min()
+
+
+def test_nan_is_never_safe():
+    upper_s = np.array([math.nan, math.nan])
+    assert planning.lowest_safe_index(upper_s, 1.0) is None
+    assert planning.cheapest_safe_index(upper_s, np.zeros(2), 1.0) is None
+
+
+@given(vst.forecasts(), BUDGETS)
+def test_a_lowest_safe_decision_holds_what_it_promises(made, budget_s):
+    decision = planning.lowest_safe_decision(made, budget_s)
+    assert decision.forecast is made
+    assert decision.budget_s == budget_s
+    if decision.status is Status.CERTIFIED:
+        assert made.upper_at(decision.clock_mhz) <= budget_s
+        slower = made.upper_s[made.clocks_mhz < decision.clock_mhz]
+        assert (slower > budget_s).all()
+    else:
+        assert decision.status is Status.SATURATED
+        assert decision.clock_mhz == made.clocks_mhz[-1]
+        assert (made.upper_s > budget_s).all()
+
+
+@pytest.mark.parametrize(
+    ("clock_mhz", "achieved_mhz", "budget_s", "expected"),
+    [
+        (1005.0, 1005.0, 0.05, Status.CERTIFIED),
+        (1005.0, 1410.0, 0.05, Status.CERTIFIED),
+        (1410.0, 600.0, 0.05, Status.VOID),  # safe once settled, not yet
+        (1005.0, math.nan, 0.05, Status.CERTIFIED),  # unknown counts as settled
+        (1005.0, 0.0, 0.05, Status.CERTIFIED),
+        (600.0, 1410.0, 0.05, Status.SATURATED),  # clamped below the safe clock
+        (1410.0, 1410.0, 0.01, Status.SATURATED),
+        (1410.0, 1395.0, 0.05, Status.CERTIFIED),  # held back by the power cap, still safe
+        (1410.0, 1395.0, 0.03, Status.VOID),
+        (1410.0, 1410.0, math.inf, Status.VOID),
+        (100.0, 1410.0, 0.5, Status.SATURATED),  # below every clock that was forecast
+    ],
+)
+def test_what_a_decision_promises_after_the_clamp(clock_mhz, achieved_mhz, budget_s, expected):
+    status = planning.certified_status(
+        forecast(0.08, 0.05, 0.03), budget_s, clock_mhz=clock_mhz, achieved_mhz=achieved_mhz
+    )
+    assert status is expected
+
+
+def test_without_a_forecast_nothing_is_promised():
+    status = planning.certified_status(None, 0.05, clock_mhz=1410.0, achieved_mhz=1410.0)
+    assert status is Status.VOID
+
+
+@given(vst.forecasts(), BUDGETS, st.floats(210, 1410), st.floats(210, 1410))
+def test_certified_holds_at_every_clock_that_may_be_in_force(made, budget_s, clock, achieved):
+    status = planning.certified_status(made, budget_s, clock_mhz=clock, achieved_mhz=achieved)
+    if status is Status.CERTIFIED:
+        for in_force in (clock, achieved, (clock + achieved) / 2):
+            assert made.upper_at(in_force) <= budget_s < math.inf
+    if status is Status.SATURATED:
+        assert made.upper_at(clock) > budget_s
+
+
+@given(vst.candidates(Role.DECODE), vst.requests())
+def test_a_decode_candidates_load_counts_what_is_reserved(candidates, request):
+    for candidate in candidates:
+        load = planning.candidate_load(candidate)
+        state, reserved = candidate.state, candidate.reserved
+        assert load.decode_requests == state.running_requests + reserved.requests
+        assert load.decode_kv_tokens == state.kv_tokens + reserved.prompt_tokens
+        joined = planning.load_with(load, request, Role.DECODE)
+        assert joined.decode_requests == load.decode_requests + 1
+        assert joined.decode_kv_tokens == load.decode_kv_tokens + request.prompt_tokens
+        assert joined.prefill_tokens == 0
+
+
+@given(vst.candidates(Role.PREFILL), vst.requests())
+def test_a_prefill_candidates_load_counts_what_is_reserved(candidates, request):
+    for candidate in candidates:
+        load = planning.candidate_load(candidate)
+        queued, reserved = candidate.state.queued_tokens, candidate.reserved.prompt_tokens
+        assert load.prefill_tokens == queued + reserved
+        assert load.decode_requests == 0
+        joined = planning.load_with(load, request, Role.PREFILL)
+        assert joined.prefill_tokens == load.prefill_tokens + request.prompt_tokens
+        assert joined.prefill_attended_pairs > load.prefill_attended_pairs
+
+
+def test_queued_prompts_attend_as_prompts_of_equal_length():
+    state = InstanceState(queued_requests=3, queued_tokens=3000, clock_mhz=1410.0)
+    reserved = Reservation(requests=1, prompt_tokens=1000)
+    candidate = samples.candidate(0, Role.PREFILL, state=state, reserved=reserved)
+    exact = Load.prefill([(1000, 0)] * 4).prefill_attended_pairs
+    assert planning.candidate_load(candidate).prefill_attended_pairs == pytest.approx(
+        exact, rel=0.01
+    )
+
+
+def test_the_planned_clock_rises_with_the_load_until_none_is_safe():
+    candidate = samples.candidate(0, Role.DECODE, budget_s=0.02)
+    levels = np.array(samples.CLOCKS_MHZ)
+    clocks = [
+        planning.planned_clock_mhz(candidate, Load.decode(n, 600 * n), levels)
+        for n in (1, 30, 60, 90, 4000)
+    ]
+    assert clocks == sorted(clocks)
+    assert clocks[0] < clocks[3] < clocks[4] == math.inf
+
+
+def test_without_a_predictor_no_clock_is_known_to_be_safe():
+    candidate = samples.candidate(0, Role.DECODE, predictor=None)
+    levels = np.array(samples.CLOCKS_MHZ)
+    assert planning.planned_clock_mhz(candidate, Load.decode(1, 1), levels) == math.inf

@@ -1,0 +1,5 @@
+"""`python -m voltana` is the `voltana` command."""
+
+from voltana.cli.main import main
+
+main()

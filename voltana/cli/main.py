@@ -1,0 +1,68 @@
+"""The `voltana` command: mounts one file a command, and turns errors into one line."""
+
+import sys
+from typing import Annotated, Any
+
+import typer
+
+from voltana import __version__
+from voltana.cli import plant, policies, simulate
+from voltana.errors import VoltanaError
+
+USAGE_ERROR = 2
+INTERRUPTED = 130
+
+app = typer.Typer(
+    name="voltana",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    rich_markup_mode=None,
+)
+app.command("simulate")(simulate.simulate)
+app.command("policies")(policies.policies)
+app.add_typer(plant.app, name="plant")
+
+_UsageError: type[Any] = typer.BadParameter.__mro__[2]
+"""Base class of all usage errors; where it lives depends on typer's version."""
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"voltana {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def voltana(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print it.")
+    ] = False,
+) -> None:
+    """Run the clocks and the routing of an LLM-serving cluster as a feedback control system.
+
+    Start with 'voltana simulate': the default cluster under five policies.
+    """
+
+
+def main() -> None:
+    """Run the command line; errors that a user can cause end in one line and exit code 2."""
+    try:
+        code = app(prog_name="voltana", standalone_mode=False)
+    except VoltanaError as error:
+        code = _complain(str(error))
+    except _UsageError as error:
+        command = error.ctx.command_path if error.ctx else "voltana"
+        code = _complain(f"{error.format_message().rstrip('.')}. Run '{command} --help'.")
+    except (KeyboardInterrupt, typer.Abort):
+        code = INTERRUPTED
+    if code == INTERRUPTED:
+        sys.stderr.write("voltana: interrupted\n")
+    sys.exit(code)
+
+
+def _complain(text: str) -> int:
+    """Say what is wrong in one line, whatever the text looks like."""
+    sys.stderr.write(f"voltana: {' '.join(text.split())}\n")
+    return USAGE_ERROR

@@ -1,0 +1,200 @@
+"""`voltana simulate`: a cluster serves a load under several policies, and what each one cost."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from voltana.cli.terminal import configure_logs, progress_bars
+from voltana.errors import ConfigError
+
+if TYPE_CHECKING:
+    from voltana.evaluation.compare import Comparison
+
+STDOUT = "-"
+TABLE_WIDTH = 110
+"""Columns of the table where there is no terminal to ask."""
+
+_SCENARIO = typer.Argument(metavar="SCENARIO.toml", help="Scenario file; flags win over it.")
+_POLICY = typer.Option(
+    "--policy",
+    metavar="P",
+    help="Policy name, or MODULE:FACTORY of your own; repeat it (or use commas) for several "
+    "(static-max, static-low, window, voltana-v0.1, voltana).",
+)
+_WORKLOAD = typer.Option("--workload", metavar="W", help="Named request lengths (sharegpt).")
+_RATE = typer.Option("--rate", metavar="R", help="Mean requests/s (60); a trace is scaled to it.")
+_DURATION = typer.Option(
+    "--duration", metavar="S", help="Seconds of arrivals (120); of a trace, its window."
+)
+_ARRIVAL = typer.Option(
+    "--arrival", metavar="A", help="poisson, gamma (bursts) or diurnal (poisson)."
+)
+_CV = typer.Option("--cv", metavar="X", help="Variation of the gaps of gamma arrivals.")
+_TRACE = typer.Option("--trace", metavar="FILE", help="Replay this trace, gzipped or not.")
+_FORMAT = typer.Option(
+    "--trace-format", metavar="F", help="Format of the trace (auto: look at the columns)."
+)
+_SCALE = typer.Option("--rate-scale", metavar="X", help="Replay this many times as fast (1).")
+_START = typer.Option("--window-start", metavar="S", help="Replay from this second on (0).")
+_MAX_PROMPT = typer.Option("--max-prompt-tokens", metavar="N", help="Cut longer prompts.")
+_MAX_OUTPUT = typer.Option("--max-output-tokens", metavar="N", help="Cut longer answers.")
+_HARDWARE = typer.Option("--hardware", metavar="H", help="Profile or file (a100-sxm4-80gb).")
+_MODEL = typer.Option(
+    "--model", metavar="M", help="Profile, or a Hugging Face config.json (llama-3.1-8b)."
+)
+_TENSOR_PARALLEL = typer.Option(
+    "--tensor-parallel", "--tp", metavar="N", help="GPUs of an instance (the model's default)."
+)
+_PREFILL = typer.Option("--prefill", metavar="N", help="Prefill instances (2).")
+_DECODE = typer.Option("--decode", metavar="N", help="Decode instances (2).")
+_TTFT = typer.Option(
+    "--slo-ttft-ms", metavar="X", help="Threshold of the time to first token (600)."
+)
+_ITL = typer.Option("--slo-itl-ms", metavar="X", help="Threshold of the inter-token latency (50).")
+_SEED = typer.Option("--seed", metavar="N", help="Seed of everything random (0).")
+_OUT = typer.Option(
+    "--out", metavar="DIR", help="Write plots, results.json, report.md and scenario.toml there."
+)
+_JSON = typer.Option(
+    "--json", metavar="FILE", help="Write the results as JSON; '-' is standard output."
+)
+_LOG = typer.Option("--log-level", metavar="L", help="debug logs every decision.")
+
+
+def simulate(
+    scenario: Annotated[Path | None, _SCENARIO] = None,
+    *,
+    policy: Annotated[list[str] | None, _POLICY] = None,
+    workload: Annotated[str | None, _WORKLOAD] = None,
+    rate: Annotated[float | None, _RATE] = None,
+    duration: Annotated[float | None, _DURATION] = None,
+    arrival: Annotated[str | None, _ARRIVAL] = None,
+    cv: Annotated[float | None, _CV] = None,
+    trace: Annotated[Path | None, _TRACE] = None,
+    trace_format: Annotated[str | None, _FORMAT] = None,
+    rate_scale: Annotated[float | None, _SCALE] = None,
+    window_start: Annotated[float | None, _START] = None,
+    max_prompt_tokens: Annotated[int | None, _MAX_PROMPT] = None,
+    max_output_tokens: Annotated[int | None, _MAX_OUTPUT] = None,
+    hardware: Annotated[str | None, _HARDWARE] = None,
+    model: Annotated[str | None, _MODEL] = None,
+    tensor_parallel: Annotated[int | None, _TENSOR_PARALLEL] = None,
+    prefill: Annotated[int | None, _PREFILL] = None,
+    decode: Annotated[int | None, _DECODE] = None,
+    slo_ttft_ms: Annotated[float | None, _TTFT] = None,
+    slo_itl_ms: Annotated[float | None, _ITL] = None,
+    seed: Annotated[int | None, _SEED] = None,
+    out: Annotated[Path | None, _OUT] = None,
+    json: Annotated[str | None, _JSON] = None,
+    log_level: Annotated[str, _LOG] = "warning",
+) -> None:
+    """Serve a load on a simulated cluster under several policies, and compare them.
+
+    Defaults stand in parentheses.
+
+    \b
+    The demo:           voltana simulate --out out/demo
+    Another cluster:    voltana simulate --hardware h100-sxm --model qwen3-32b --prefill 4
+    Bursts:             voltana simulate --arrival gamma --cv 3 --rate 40
+    A recorded trace:   voltana simulate --trace requests.csv.gz --trace-format azure
+    Your own policy:    voltana simulate --policy static-max --policy mine:make
+    For a script:       voltana simulate --json - | jq '.results[].energy_j'
+    Run it again:       voltana simulate out/demo/scenario.toml
+    """  # noqa: D301  (\b keeps typer from reflowing the examples)
+    configure_logs(log_level)
+    from voltana.evaluation.compare import compare
+    from voltana.evaluation.scenario import ARRIVALS, load_scenario
+
+    resolved = load_scenario(
+        scenario,
+        {
+            "policies": [name for text in policy for name in text.split(",")] if policy else None,
+            "seed": seed,
+            "cluster": {
+                "hardware": hardware,
+                "model": model,
+                "tensor_parallel": tensor_parallel,
+                "prefill": prefill,
+                "decode": decode,
+            },
+            "slo": {"ttft_ms": slo_ttft_ms, "itl_ms": slo_itl_ms},
+            "workload": {"name": workload, "arrival": arrival, "cv": cv},
+            "trace": {
+                "file": None if trace is None else str(trace),
+                "format": trace_format,
+                "rate_scale": rate_scale,
+                "start_s": window_start,
+            },
+            ARRIVALS: {
+                "rate_rps": rate,
+                "duration_s": duration,
+                "max_prompt_tokens": max_prompt_tokens,
+                "max_output_tokens": max_output_tokens,
+            },
+        },
+    )
+    _prepare(out, json)
+    quiet = log_level in {"debug", "info"}
+    with progress_bars(len(resolved.trace), shown=not quiet) as progress:
+        comparison = compare(resolved, record_timelines=out is not None, progress=progress)
+    _show(comparison, json)
+    if out is not None:
+        _write(comparison, out)
+
+
+def _prepare(out: Path | None, json: str | None) -> None:
+    """Find out before the work, not after it, whether its results can be written."""
+    folders = [] if out is None else [out]
+    if json is not None and json != STDOUT:
+        folders.append(Path(json).parent)
+        if Path(json).is_dir():
+            raise ConfigError(
+                f"{json!r} cannot be written: it is a directory. Name a file, or '-'."
+            )
+    for folder in folders:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ConfigError(
+                f"folder {str(folder)!r} cannot be made: {error.strerror}. Name another one."
+            ) from None
+
+
+def _show(comparison: "Comparison", json: str | None) -> None:
+    from voltana.evaluation.report import print_table, to_json
+
+    if json == STDOUT:
+        typer.echo(to_json(comparison))
+        return
+    if json is not None:
+        _write_text(Path(json), to_json(comparison) + "\n")
+    from rich.console import Console
+
+    console = Console()
+    if not console.is_terminal:
+        console.width = TABLE_WIDTH
+    print_table(comparison, console)
+
+
+def _write(comparison: "Comparison", out: Path) -> None:
+    from voltana.evaluation.plots import write_plots
+    from voltana.evaluation.report import markdown_report, to_json
+    from voltana.evaluation.scenario import to_toml
+
+    _write_text(out / "scenario.toml", to_toml(comparison.scenario.file))
+    _write_text(out / "results.json", to_json(comparison) + "\n")
+    images = write_plots(comparison, out)
+    _write_text(out / "report.md", markdown_report(comparison, images))
+    typer.echo(
+        f"Wrote {len(images)} plots, report.md, results.json and scenario.toml to {out}", err=True
+    )
+
+
+def _write_text(path: Path, text: str) -> None:
+    try:
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(
+            f"{str(path)!r} cannot be written: {error.strerror}. Name another file."
+        ) from None

@@ -1,0 +1,258 @@
+"""The pydantic models of every file that a user writes; unknown keys are errors.
+
+A scenario file is TOML with the tables ``cluster``, ``slo``, ``workload`` (or ``trace``) and
+``engine``; every key has a default, so an empty file is the demo. Command-line flags are laid over
+the file before validation, so that both go through the same checks.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path  # noqa: TC003  (pydantic reads the annotations at run time)
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+
+from voltana.errors import ConfigError, invalid
+from voltana.validation import explain
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+DEFAULT_POLICIES = ("static-max", "static-low", "window", "voltana-v0.1", "voltana")
+"""What ``make demo`` compares."""
+
+DEFAULT_TTFT_MS = 600.0
+"""Threshold of the time to first token; the published system's thresholds are not stated."""
+
+DEFAULT_ITL_MS = 50.0
+"""Threshold of the inter-token latency; the published system's thresholds are not stated."""
+
+
+def _no_bool(value: object) -> object:
+    if isinstance(value, bool):
+        raise ValueError("a number")  # noqa: TRY004  (pydantic turns ValueError into its own)
+    return value
+
+
+_Positive = Annotated[float, BeforeValidator(_no_bool), Field(gt=0, allow_inf_nan=False)]
+_NotNegative = Annotated[float, BeforeValidator(_no_bool), Field(ge=0, allow_inf_nan=False)]
+_Count = Annotated[int, BeforeValidator(_no_bool), Field(ge=1)]
+_WholeNotNegative = Annotated[int, BeforeValidator(_no_bool), Field(ge=0)]
+_Share = Annotated[float, BeforeValidator(_no_bool), Field(gt=0, lt=1)]
+
+
+class _Table(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+
+
+class ClusterTable(_Table):
+    """The machines and the model that they serve.
+
+    Attributes:
+        hardware: Name of a hardware profile.
+        model: Name of a model profile.
+        tensor_parallel: GPUs of one instance; None takes the model profile's own number.
+        prefill: Prefill instances.
+        decode: Decode instances.
+    """
+
+    hardware: str = Field(default="a100-sxm4-80gb", description="the hardware profile (--hardware)")
+    model: str = Field(default="llama-3.1-8b", description="the model profile (--model)")
+    tensor_parallel: _Count | None = Field(
+        default=None, description="the number of GPUs of one instance (--tensor-parallel)"
+    )
+    prefill: _Count = Field(default=2, description="the number of prefill instances (--prefill)")
+    decode: _Count = Field(default=2, description="the number of decode instances (--decode)")
+
+
+class SloTable(_Table):
+    """Latency thresholds, and the share of requests that should keep them.
+
+    Attributes:
+        ttft_ms: Time to first token, in milliseconds.
+        itl_ms: Inter-token latency, in milliseconds.
+        ttft_target: Share of requests, in (0, 1).
+        itl_target: Share of requests, in (0, 1).
+    """
+
+    ttft_ms: _Positive = Field(
+        default=DEFAULT_TTFT_MS,
+        description="the time to first token in milliseconds (--slo-ttft-ms)",
+    )
+    itl_ms: _Positive = Field(
+        default=DEFAULT_ITL_MS, description="the inter-token latency in milliseconds (--slo-itl-ms)"
+    )
+    ttft_target: _Share = Field(
+        default=0.95, description="the share of requests that keep the TTFT"
+    )
+    itl_target: _Share = Field(default=0.99, description="the share of requests that keep the ITL")
+
+
+class WorkloadTable(_Table):
+    """A synthetic workload: a named length distribution and an arrival process.
+
+    Attributes:
+        name: Name of the length distribution.
+        rate_rps: Mean arrival rate, requests per second.
+        duration_s: How long requests arrive.
+        arrival: Arrival process.
+        cv: Coefficient of variation of the gaps between arrivals, for ``gamma``.
+        max_prompt_tokens: Longer prompts are cut to this; None leaves them.
+        max_output_tokens: Longer answers are cut to this; None leaves them.
+    """
+
+    name: str = Field(default="sharegpt", description="the named workload (--workload)")
+    rate_rps: _Positive = Field(default=60.0, description="the arrival rate in requests/s (--rate)")
+    duration_s: _Positive = Field(default=120.0, description="the length in seconds (--duration)")
+    arrival: Literal["poisson", "gamma", "diurnal"] = Field(
+        default="poisson", description="the arrival process (--arrival)"
+    )
+    cv: _Positive | None = Field(
+        default=None, description="the variation of the gaps of gamma arrivals; 1 is Poisson (--cv)"
+    )
+    max_prompt_tokens: _Count | None = Field(
+        default=None, description="where prompts are cut (--max-prompt-tokens)"
+    )
+    max_output_tokens: _Count | None = Field(
+        default=None, description="where answers are cut (--max-output-tokens)"
+    )
+
+    @model_validator(mode="after")
+    def _cv_needs_gamma(self) -> WorkloadTable:
+        if self.cv is not None and self.arrival != "gamma":
+            raise invalid(
+                "workload.cv",
+                self.cv,
+                f"left out with {self.arrival} arrivals",
+                "Use --arrival gamma for bursts.",
+            )
+        return self
+
+
+class TraceTable(_Table):
+    """The replay of a recorded trace.
+
+    Attributes:
+        file: The trace; gzipped if it ends in ``.gz``. Relative to the scenario file.
+        format: Its format; ``auto`` looks at the column names.
+        rate_scale: Requests come this many times as fast as recorded.
+        rate_rps: Or: they come at this mean rate; None leaves `rate_scale` to say it.
+        start_s: Where the replayed window starts, in recorded time.
+        duration_s: How long the window is, in recorded time; None replays to the end.
+        max_prompt_tokens: Longer prompts are cut to this; None leaves them.
+        max_output_tokens: Longer answers are cut to this; None leaves them.
+    """
+
+    file: Path = Field(description="the trace file (--trace)")
+    format: str = Field(default="auto", description="the format of the trace (--trace-format)")
+    rate_scale: _Positive = Field(
+        default=1.0, description="how many times as fast requests come (--rate-scale)"
+    )
+    rate_rps: _Positive | None = Field(
+        default=None, description="the arrival rate to scale to, in requests/s (--rate)"
+    )
+    start_s: _NotNegative = Field(
+        default=0.0, description="the start of the window in seconds (--window-start)"
+    )
+    duration_s: _Positive | None = Field(
+        default=None, description="the length of the window in seconds (--duration)"
+    )
+    max_prompt_tokens: _Count | None = Field(
+        default=None, description="where prompts are cut (--max-prompt-tokens)"
+    )
+    max_output_tokens: _Count | None = Field(
+        default=None, description="where answers are cut (--max-output-tokens)"
+    )
+
+
+class EngineTable(_Table):
+    """Options of the simulated engine; None takes the default of `EngineOptions`, field by field.
+
+    Attributes are those of `voltana.plant.cluster.EngineOptions`.
+    """
+
+    max_prefill_tokens: _Count | None = Field(
+        default=None, description="the prompt tokens of one prefill iteration"
+    )
+    max_running_requests: _Count | None = Field(
+        default=None, description="the requests of one decode batch"
+    )
+    memory_fraction: _Share | None = Field(
+        default=None, description="the share of memory for weights and KV cache"
+    )
+    reserved_decode_tokens: _WholeNotNegative | None = Field(
+        default=None, description="the room kept for the growth of a running request, in tokens"
+    )
+    transfer: bool | None = Field(default=None, description="whether moving KV cache takes time")
+    latency_noise: _NotNegative | None = Field(
+        default=None, description="a relative standard deviation"
+    )
+    sensor_noise: _NotNegative | None = Field(
+        default=None, description="a relative standard deviation"
+    )
+    energy_tick_s: _Positive | None = Field(
+        default=None, description="the period of the energy counter"
+    )
+    energy_window_s: _Positive | None = Field(
+        default=None, description="the period of power learning"
+    )
+    idle_tick_s: _Positive | None = Field(
+        default=None, description="the period of idle control steps"
+    )
+    snapshot_period_s: _Positive | None = Field(
+        default=None, description="the age at which routers get a new predictor snapshot"
+    )
+    settle_s: _NotNegative | None = Field(
+        default=None, description="the settling time of a clock change"
+    )
+
+
+class ScenarioFile(_Table):
+    """A whole scenario: what is served, on what, under which policies.
+
+    Attributes:
+        policies: Names, or ``MODULE:FACTORY`` of a user's own.
+        seed: Seed of everything random.
+        cluster: The machines and the model.
+        slo: The thresholds.
+        workload: A synthetic workload; the default unless `trace` is given.
+        trace: The replay of a recorded trace, in place of `workload`.
+        engine: Options of the simulated engine.
+    """
+
+    policies: tuple[str, ...] = Field(
+        default=DEFAULT_POLICIES, min_length=1, description="the policies to compare (--policy)"
+    )
+    seed: _WholeNotNegative = Field(default=0, description="the seed of everything random (--seed)")
+    cluster: ClusterTable = ClusterTable()
+    slo: SloTable = SloTable()
+    workload: WorkloadTable | None = None
+    trace: TraceTable | None = None
+    engine: EngineTable = EngineTable()
+
+    @model_validator(mode="after")
+    def _one_source(self) -> ScenarioFile:
+        if self.workload is not None and self.trace is not None:
+            raise ConfigError(
+                "the scenario has both 'workload' and 'trace': must be one of them. "
+                "Remove the table (or flag) that is not meant."
+            )
+        return self
+
+
+def parse_scenario(tables: Mapping[str, Any]) -> ScenarioFile:
+    """Validate a scenario.
+
+    Args:
+        tables: As read from TOML, with flags laid over.
+
+    Raises:
+        ConfigError: At the first unknown key or value outside its range, naming the remedy.
+    """
+    try:
+        parsed = ScenarioFile.model_validate(tables)
+    except ValidationError as error:
+        raise explain(error, ScenarioFile) from None
+    if parsed.workload is None and parsed.trace is None:
+        return parsed.model_copy(update={"workload": WorkloadTable()})
+    return parsed

@@ -1,0 +1,115 @@
+"""Runs policies over the same trace, and integrates the energy of all to the same instant."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from time import perf_counter
+from typing import TYPE_CHECKING
+
+from voltana.evaluation.metrics import measure
+from voltana.evaluation.policies import get_policy
+from voltana.plant.simulation import Simulation
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from voltana.evaluation.metrics import Result
+    from voltana.evaluation.scenario import Scenario
+    from voltana.plant.record import RunRecord
+
+REFERENCE = "static-max"
+"""Every saving is a share of what this policy used."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class PolicyRun:
+    """One policy's run.
+
+    Attributes:
+        result: Its figures.
+        record: What they were measured from.
+    """
+
+    result: Result
+    record: RunRecord
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Comparison:
+    """All runs over one trace.
+
+    Attributes:
+        scenario: What was run.
+        runs: One per policy, in the order asked for.
+        reference: The run that savings are measured against; one of `runs` if it was asked for.
+    """
+
+    scenario: Scenario
+    runs: tuple[PolicyRun, ...]
+    reference: PolicyRun
+
+
+def compare(
+    scenario: Scenario,
+    *,
+    record_timelines: bool = False,
+    progress: Callable[[str, float, int], None] | None = None,
+) -> Comparison:
+    """Run every policy of a scenario.
+
+    The reference policy runs too if it was not asked for. The common end is the last completion of
+    the slowest policy: a policy that finishes early idles on until then, and pays for it.
+
+    Args:
+        scenario: What to run.
+        record_timelines: Whether to keep a row for each iteration, for the plots.
+        progress: Called now and then with policy, simulated seconds and finished requests.
+    """
+    policies = dict(scenario.policies)
+    policies.setdefault(REFERENCE, get_policy(REFERENCE))
+    simulations: dict[str, Simulation] = {}
+    wall_s: dict[str, float] = {}
+    for name, policy in policies.items():
+        started_s = perf_counter()
+        simulations[name] = Simulation(
+            scenario.cluster,
+            policy,
+            scenario.trace,
+            seed=scenario.file.seed,
+            record_timeline=record_timelines,
+            plant=scenario.plant,
+        )
+        simulations[name].run(_report_as(name, progress))
+        wall_s[name] = perf_counter() - started_s
+    horizon_s = max(simulation.now_s for simulation in simulations.values())
+    for name, simulation in simulations.items():
+        started_s = perf_counter()
+        simulation.extend_to(horizon_s)
+        wall_s[name] += perf_counter() - started_s
+    records = {name: simulation.record() for name, simulation in simulations.items()}
+    runs = {
+        name: PolicyRun(
+            result=measure(
+                name,
+                record,
+                scenario.cluster.slo,
+                reference_energy_j=records[REFERENCE].energy_j(),
+                wall_s=wall_s[name],
+            ),
+            record=record,
+        )
+        for name, record in records.items()
+    }
+    return Comparison(
+        scenario=scenario,
+        runs=tuple(runs[name] for name in scenario.policies),
+        reference=runs[REFERENCE],
+    )
+
+
+def _report_as(
+    name: str, progress: Callable[[str, float, int], None] | None
+) -> Callable[[float, int], None] | None:
+    if progress is None:
+        return None
+    return lambda simulated_s, finished: progress(name, simulated_s, finished)

@@ -1,0 +1,196 @@
+"""What one policy cost and kept on one trace."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from voltana.slo import attainment
+from voltana.values import Role, Status
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from voltana.plant.record import RunRecord
+    from voltana.plant.workload.trace import IntArray
+    from voltana.slo import Slo
+    from voltana.values import FloatArray
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Result:
+    """The figures of one policy; nan where there is nothing to measure.
+
+    Attributes:
+        policy: Its name.
+        energy_j: Energy of all boards up to the common end of all compared policies.
+        prefill_energy_j: That of the prefill instances.
+        decode_energy_j: That of the decode instances.
+        energy_saved_vs_static_max: Share of the energy of the fastest clock that was not used.
+        energy_per_request_j: Energy over finished requests.
+        energy_per_output_token_j: Energy over the output tokens of finished requests.
+        ttft_attainment: Share of offered requests whose first token came within the threshold.
+        itl_attainment: Share of requests of two tokens or more with a mean gap within it.
+        itl_token_attainment: Share of gaps between two tokens within it.
+        ttft_p50_s: Median time to first token of the offered requests; inf where it never came.
+        ttft_p99_s: 99th percentile of it.
+        itl_p50_s: Median gap between two tokens, over tokens.
+        itl_p99_s: 99th percentile of it.
+        requests_offered: Requests that arrived.
+        requests_completed: Requests that got their last token.
+        clock_changes: Clock commands issued.
+        prefill_clock_mhz: Real clock of the prefill instances, averaged over time, idle included.
+        decode_clock_mhz: That of the decode instances.
+        prefill_busy: Share of the time that the prefill instances computed.
+        decode_busy: That of the decode instances.
+        certified_share: Share of decisions that promised their budget and could.
+        saturated_share: Share of decisions for which no clock was safe.
+        void_share: Share of decisions that promised nothing.
+        retractions: Times that a running request was put back for want of KV cache.
+        iterations: Engine iterations.
+        decide_p50_us: Median wall-clock time of a control decision.
+        decide_p99_us: 99th percentile of it.
+        simulated_s: Simulated time up to the common end.
+        wall_s: Wall-clock time that the simulation took.
+    """
+
+    policy: str
+    energy_j: float
+    prefill_energy_j: float
+    decode_energy_j: float
+    energy_saved_vs_static_max: float
+    energy_per_request_j: float
+    energy_per_output_token_j: float
+    ttft_attainment: float
+    itl_attainment: float
+    itl_token_attainment: float
+    ttft_p50_s: float
+    ttft_p99_s: float
+    itl_p50_s: float
+    itl_p99_s: float
+    requests_offered: int
+    requests_completed: int
+    clock_changes: int
+    prefill_clock_mhz: float
+    decode_clock_mhz: float
+    prefill_busy: float
+    decode_busy: float
+    certified_share: float
+    saturated_share: float
+    void_share: float
+    retractions: int
+    iterations: int
+    decide_p50_us: float
+    decide_p99_us: float
+    simulated_s: float
+    wall_s: float
+
+    def to_dict(self) -> dict[str, object]:
+        """Plain JSON values; None where a figure is not finite."""
+        return {
+            key: None if isinstance(value, float) and not math.isfinite(value) else value
+            for key, value in asdict(self).items()
+        }
+
+
+def measure(
+    policy: str, record: RunRecord, slo: Slo, *, reference_energy_j: float, wall_s: float
+) -> Result:
+    """Work out the figures of one run.
+
+    Args:
+        policy: Name of the policy.
+        record: What the simulation measured, energy integrated to the common end.
+        slo: The thresholds.
+        reference_energy_j: Energy of the fastest clock on the same trace, to the same end.
+        wall_s: Wall-clock time that the simulation took.
+    """
+    kept = attainment(
+        slo,
+        ttft_s=record.ttft_s,
+        mean_itl_s=record.mean_itl_s,
+        itl_s=record.gap_s,
+        itl_tokens=record.gap_tokens,
+    )
+    done = np.isfinite(record.completed_s)
+    energy_j = record.energy_j()
+    ttft_p50_s, ttft_p99_s = weighted_percentiles(record.ttft_s, (50, 99))
+    itl_p50_s, itl_p99_s = weighted_percentiles(record.gap_s, (50, 99), record.gap_tokens)
+    decide_p50_s, decide_p99_s = weighted_percentiles(record.decide_s, (50, 99))
+    shares = _status_shares(record)
+    return Result(
+        policy=policy,
+        energy_j=energy_j,
+        prefill_energy_j=record.energy_j(Role.PREFILL),
+        decode_energy_j=record.energy_j(Role.DECODE),
+        energy_saved_vs_static_max=1 - _ratio(energy_j, reference_energy_j),
+        energy_per_request_j=_ratio(energy_j, int(done.sum())),
+        energy_per_output_token_j=_ratio(energy_j, int(record.output_tokens[done].sum())),
+        ttft_attainment=kept.ttft,
+        itl_attainment=kept.itl,
+        itl_token_attainment=kept.itl_tokens,
+        ttft_p50_s=ttft_p50_s,
+        ttft_p99_s=ttft_p99_s,
+        itl_p50_s=itl_p50_s,
+        itl_p99_s=itl_p99_s,
+        requests_offered=len(done),
+        requests_completed=int(done.sum()),
+        clock_changes=sum(i.clock_changes for i in record.instances),
+        prefill_clock_mhz=_mean_clock_mhz(record, Role.PREFILL),
+        decode_clock_mhz=_mean_clock_mhz(record, Role.DECODE),
+        prefill_busy=_busy(record, Role.PREFILL),
+        decode_busy=_busy(record, Role.DECODE),
+        certified_share=shares[Status.CERTIFIED],
+        saturated_share=shares[Status.SATURATED],
+        void_share=shares[Status.VOID],
+        retractions=sum(i.retractions for i in record.instances),
+        iterations=sum(i.iterations for i in record.instances),
+        decide_p50_us=decide_p50_s * 1e6,
+        decide_p99_us=decide_p99_s * 1e6,
+        simulated_s=record.end_s,
+        wall_s=wall_s,
+    )
+
+
+def weighted_percentiles(
+    values: FloatArray, percents: tuple[float, ...], weights: IntArray | None = None
+) -> tuple[float, ...]:
+    """The smallest values that the given percents of the weight do not exceed.
+
+    Args:
+        values: Shape (n,), in any order; inf is a value like any other.
+        percents: Each in [0, 100].
+        weights: Shape (n,), how often each value occurred; None means once.
+
+    Returns:
+        One value per percent; nan if there are no values.
+    """
+    if len(values) == 0:
+        return tuple(math.nan for _ in percents)
+    order = np.argsort(values)
+    reached = np.cumsum(np.ones(len(values)) if weights is None else weights[order])
+    wanted = np.asarray(percents) / 100 * reached[-1]
+    places = np.minimum(np.searchsorted(reached, wanted - 1e-9), len(values) - 1)
+    return tuple(float(value) for value in values[order][places])
+
+
+def _ratio(part: float, whole: float) -> float:
+    return part / whole if whole else math.nan
+
+
+def _mean_clock_mhz(record: RunRecord, role: Role) -> float:
+    return float(np.mean([i.mean_clock_mhz for i in record.instances if i.role is role]))
+
+
+def _busy(record: RunRecord, role: Role) -> float:
+    busy_s = float(np.mean([i.busy_s for i in record.instances if i.role is role]))
+    return _ratio(busy_s, record.end_s)
+
+
+def _status_shares(record: RunRecord) -> Mapping[Status, float]:
+    counts = {status: sum(i.statuses[status] for i in record.instances) for status in Status}
+    total = sum(counts.values())
+    return {status: _ratio(count, total) for status, count in counts.items()}

@@ -1,0 +1,238 @@
+"""Scenarios: read from TOML, laid over with flags, resolved to what is simulated, written back."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import tomllib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from voltana.config import parse_scenario
+from voltana.errors import ConfigError, invalid
+from voltana.evaluation.policies import get_policy
+from voltana.plant.cluster import ClusterSpec, EngineOptions
+from voltana.plant.hardware import load_hardware
+from voltana.plant.iteration import PlantModel
+from voltana.plant.model import load_model
+from voltana.plant.workload import make_workload, read_trace
+from voltana.slo import Slo
+from voltana.values import Load
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from voltana.config import ScenarioFile, SloTable
+    from voltana.plant.workload import Trace
+    from voltana.policy import Policy
+
+
+ARRIVALS = "arrivals"
+"""Flags that mean the same for a trace and for a synthetic workload."""
+
+_PATHS = (("trace", "file"), ("cluster", "hardware"), ("cluster", "model"))
+"""Keys that may hold a path; a profile is one if it ends like a file."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Scenario:
+    """Everything that a comparison of policies needs.
+
+    Attributes:
+        file: The scenario with nothing left to a default, as it can be written and run again.
+        cluster: What serves.
+        plant: Latency and power of its boards.
+        trace: What arrives.
+        policies: What is compared, each under the name that the user gave.
+    """
+
+    file: ScenarioFile
+    cluster: ClusterSpec
+    plant: PlantModel
+    trace: Trace
+    policies: Mapping[str, Policy]
+
+
+def read_tables(path: Path) -> dict[str, Any]:
+    """Read a scenario file; relative paths in it are taken relative to the file.
+
+    Raises:
+        ConfigError: If it cannot be read or is not TOML.
+    """
+    try:
+        tables = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(
+            f"scenario {str(path)!r} cannot be read: {error.strerror}. Check the path."
+        ) from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(
+            f"scenario {str(path)!r} is not TOML: {error}. See docs/simulate.md for an example."
+        ) from None
+    for table, key in _PATHS:
+        inner = tables.get(table)
+        if isinstance(inner, dict) and _is_path(table, inner.get(key)):
+            inner[key] = str(path.parent / inner[key])
+    return tables
+
+
+def overlay(tables: Mapping[str, Any], flags: Mapping[str, Any]) -> dict[str, Any]:
+    """Lay flags over a file: a flag wins, None leaves what the file says.
+
+    A flag for a trace replaces the file's synthetic workload, and the other way round.
+
+    Args:
+        tables: As read from the file; not changed.
+        flags: Nested like `tables`; those under `ARRIVALS` go to the trace if there is one, and
+            to the synthetic workload otherwise.
+    """
+    given = _without_none(flags)
+    merged = dict(tables)
+    if "trace" in given and "workload" not in given:
+        merged.pop("workload", None)
+    if "workload" in given and "trace" not in given:
+        merged.pop("trace", None)
+    arrivals = given.pop(ARRIVALS, {})
+    if arrivals:
+        source = "trace" if "trace" in given or "trace" in merged else "workload"
+        given[source] = {**given.get(source, {}), **arrivals}
+    for key, value in given.items():
+        base = merged.get(key)
+        merged[key] = {**base, **value} if isinstance(base, dict) else value
+    return merged
+
+
+def resolve(file: ScenarioFile) -> Scenario:
+    """Load the profiles, the trace and the policies that a scenario names.
+
+    Raises:
+        ConfigError: If a name is unknown, a file cannot be read, or no request could ever keep
+            the SLO.
+    """
+    policies = {name: get_policy(name) for name in file.policies}
+    hardware, model = load_hardware(file.cluster.hardware), load_model(file.cluster.model)
+    tensor_parallel = file.cluster.tensor_parallel or model.default_tensor_parallel
+    slo = Slo(
+        ttft_s=file.slo.ttft_ms / 1e3,
+        itl_s=file.slo.itl_ms / 1e3,
+        ttft_target=file.slo.ttft_target,
+        itl_target=file.slo.itl_target,
+    )
+    cluster = ClusterSpec(
+        hardware=hardware,
+        model=model,
+        slo=slo,
+        tensor_parallel=tensor_parallel,
+        prefill=file.cluster.prefill,
+        decode=file.cluster.decode,
+        engine=EngineOptions(**file.engine.model_dump(exclude_none=True)),
+    )
+    plant = PlantModel(hardware, model, tensor_parallel)
+    _check_possible(file.slo, plant, hardware.clocks_mhz[-1])
+    return Scenario(
+        file=_explicit(file, cluster),
+        cluster=cluster,
+        plant=plant,
+        trace=_make_trace(file),
+        policies=policies,
+    )
+
+
+def load_scenario(path: Path | None, flags: Mapping[str, Any]) -> Scenario:
+    """Read, overlay, validate and resolve; without a file the defaults are the demo.
+
+    Raises:
+        ConfigError: As `read_tables`, `voltana.config.parse_scenario` and `resolve`.
+    """
+    return resolve(parse_scenario(overlay({} if path is None else read_tables(path), flags)))
+
+
+def to_toml(file: ScenarioFile) -> str:
+    """The scenario as TOML that `voltana simulate` can run again."""
+    top, tables = [], []
+    for key, value in file.model_dump(mode="json", exclude_none=True).items():
+        if isinstance(value, dict):
+            rows = [f"{name} = {_toml_value(inner)}" for name, inner in value.items()]
+            tables.append("\n".join((f"[{key}]", *rows)))
+        else:
+            top.append(f"{key} = {_toml_value(value)}")
+    return "\n\n".join(("\n".join(top), *tables)) + "\n"
+
+
+def _toml_value(value: object) -> str:
+    """JSON and TOML write strings, numbers, booleans and flat lists alike."""
+    return json.dumps(value)
+
+
+def _without_none(flags: Mapping[str, Any]) -> dict[str, Any]:
+    kept: dict[str, Any] = {}
+    for key, value in flags.items():
+        if isinstance(value, dict):
+            inner = _without_none(value)
+            if inner:
+                kept[key] = inner
+        elif value is not None:
+            kept[key] = value
+    return kept
+
+
+def _explicit(file: ScenarioFile, cluster: ClusterSpec) -> ScenarioFile:
+    """The same scenario with every default filled in and every path made absolute."""
+    tables = file.model_dump(mode="json", exclude_none=True)
+    tables["policies"] = list(dict.fromkeys(file.policies))
+    tables["cluster"]["tensor_parallel"] = cluster.tensor_parallel
+    tables["engine"] = _without_none(dataclasses.asdict(cluster.engine))
+    for table, key in _PATHS:
+        if table in tables and _is_path(table, tables[table][key]):
+            tables[table][key] = str(Path(tables[table][key]).resolve())
+    return parse_scenario(tables)
+
+
+def _is_path(table: str, value: object) -> bool:
+    return isinstance(value, str) and (table == "trace" or value.endswith((".toml", ".json")))
+
+
+def _make_trace(file: ScenarioFile) -> Trace:
+    if file.trace is None:
+        workload = file.workload
+        assert workload is not None
+        return make_workload(
+            workload.name,
+            workload.rate_rps,
+            workload.duration_s,
+            file.seed,
+            arrival=workload.arrival,
+            cv=workload.cv,
+            max_prompt_tokens=workload.max_prompt_tokens,
+            max_output_tokens=workload.max_output_tokens,
+        )
+    replay = file.trace
+    whole = replay.start_s == 0 and replay.duration_s is None
+    end_s = float("inf") if replay.duration_s is None else replay.start_s + replay.duration_s
+    return read_trace(
+        replay.file,
+        replay.format,
+        window_s=None if whole else (replay.start_s, end_s),
+        rate_scale=replay.rate_scale,
+        target_rate_rps=replay.rate_rps,
+        max_prompt_tokens=replay.max_prompt_tokens,
+        max_output_tokens=replay.max_output_tokens,
+    )
+
+
+def _check_possible(slo: SloTable, plant: PlantModel, fastest_mhz: float) -> None:
+    """Refuse thresholds below what one request alone takes at the fastest clock."""
+    floors = (
+        ("ttft", slo.ttft_ms, plant.iterate(Load.prefill([(1, 0)]), fastest_mhz).latency_s),
+        ("itl", slo.itl_ms, plant.iterate(Load.decode(1, 1), fastest_mhz).latency_s),
+    )
+    for name, given_ms, floor_s in floors:
+        if given_ms < floor_s * 1e3:
+            raise invalid(
+                f"slo.{name}_ms",
+                given_ms,
+                f"at least {floor_s * 1e3:.3g} ms, what one request alone takes at "
+                f"{fastest_mhz:g} MHz",
+                f"Raise --slo-{name}-ms, or take faster hardware or a smaller model.",
+            )

@@ -1,0 +1,125 @@
+"""The plot of one policy over time: clock, batch and latency of every instance."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from voltana.evaluation.report import kilojoules
+from voltana.evaluation.style import COLOURS, LIMIT, new_figure, style
+from voltana.values import Role
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from matplotlib.figure import Figure
+    from numpy.typing import ArrayLike
+
+    from voltana.evaluation.compare import PolicyRun
+    from voltana.plant.record import InstanceRecord
+    from voltana.slo import Slo
+    from voltana.values import FloatArray
+
+BINS = 300
+"""About one bin for every pixel of a panel."""
+
+SHOWN_INSTANCES = 4
+"""Instances of each role in a timeline; more would not be legible."""
+
+
+def timeline_figure(run: PolicyRun, slo: Slo) -> Figure:
+    """Clock, batch and latency over time, one column an instance; the mean over its range.
+
+    At most `SHOWN_INSTANCES` of each role are drawn.
+
+    Raises:
+        ValueError: If the run was made without timelines.
+    """
+    shown = [
+        instance
+        for role in Role
+        for instance in [i for i in run.record.instances if i.role is role][:SHOWN_INSTANCES]
+    ]
+    if not any(len(instance.timeline.start_s) for instance in shown):
+        raise ValueError("the run has no timeline: compare(..., record_timelines=True)")
+    figure = new_figure(max(3.2 * len(shown), 7), 6.5)
+    axes = figure.subplots(3, len(shown), sharex=True, squeeze=False)
+    _share_scales(axes, shown)
+    for column, instance in enumerate(shown):
+        _plot_instance(axes[:, column], instance, run.record.end_s)
+        if instance.role is Role.DECODE:
+            axes[2, column].axhline(slo.itl_s * 1e3, color=LIMIT, lw=1.2, ls="--", label="ITL SLO")
+            axes[2, column].legend(loc="lower left", fontsize=8)
+    for panel in axes[1:].flat:
+        panel.set_ylim(bottom=0)
+    result = run.result
+    figure.suptitle(
+        f"{result.policy}: {kilojoules(result.energy_j)} kJ, {result.ttft_attainment:.1%} of TTFT "
+        f"and {result.itl_attainment:.1%} of ITL kept"
+        f"{'' if len(shown) == len(run.record.instances) else ' (first instances of each role)'}",
+        fontsize=11,
+    )
+    return figure
+
+
+def binned(
+    times_s: FloatArray, values: ArrayLike, end_s: float, bins: int = BINS
+) -> tuple[FloatArray, FloatArray, FloatArray, FloatArray]:
+    """Least, mean and greatest value in each of `bins` equal stretches of time.
+
+    So reduced, a run of millions of iterations is as quick to draw as a short one.
+
+    Args:
+        times_s: Shape (n,), ascending, in [0, end_s].
+        values: Shape (n,).
+        end_s: End of the last stretch.
+        bins: Number of stretches.
+
+    Returns:
+        Middle of each stretch, and its least, mean and greatest value, shape (bins,) each; nan in
+        a stretch without values, so that a plot leaves a gap there.
+    """
+    edges_s = np.linspace(0.0, end_s, bins + 1)
+    starts = np.searchsorted(times_s, edges_s[:-1])
+    counts = np.diff(np.append(starts, len(times_s)))
+    series = np.asarray(values, dtype=float)
+    low, mean, high = (np.full(bins, np.nan) for _ in range(3))
+    filled = counts > 0
+    if filled.any():
+        at = starts[
+            filled
+        ]  # reduceat reduces up to the next start: empty stretches between hold none
+        low[filled] = np.minimum.reduceat(series, at)
+        high[filled] = np.maximum.reduceat(series, at)
+        mean[filled] = np.add.reduceat(series, at) / counts[filled]
+    return (edges_s[:-1] + edges_s[1:]) / 2, low, mean, high
+
+
+def _share_scales(axes: np.ndarray, shown: Sequence[InstanceRecord]) -> None:
+    """One scale for all clocks, and for batch and latency one within each role."""
+    roles = [instance.role for instance in shown]
+    for column, role in enumerate(roles):
+        for row, panels in enumerate(axes):
+            leader = panels[roles.index(role) if row else 0]
+            if leader is not panels[column]:
+                panels[column].sharey(leader)
+                panels[column].tick_params(labelleft=False)
+
+
+def _plot_instance(axes: np.ndarray, instance: InstanceRecord, end_s: float) -> None:
+    """Clock, batch and latency of one instance, in the three panels of `axes`."""
+    colour = COLOURS[0] if instance.role is Role.PREFILL else COLOURS[5]
+    timeline = instance.timeline
+    series = (timeline.clock_mhz, timeline.batch, timeline.latency_s * 1e3)
+    for panel, values in zip(axes, series, strict=True):
+        times_s, low, mean, high = binned(timeline.start_s, values, end_s)
+        panel.fill_between(times_s, low, high, color=colour, alpha=0.25, lw=0)
+        panel.plot(times_s, mean, color=colour, lw=1.0)
+        style(panel, "both")
+        panel.set_xlim(0, end_s)
+    batch = "batch (prompt tokens)" if instance.role is Role.PREFILL else "batch (requests)"
+    axes[0].set_title(instance.instance, fontsize=10, loc="right", pad=3, weight="bold")
+    for panel, label in zip(axes, ("SM clock (MHz)", batch, "iteration latency (ms)"), strict=True):
+        panel.set_title(label, fontsize=8, loc="left", pad=3)
+    axes[2].set_xlabel("simulated time (s)")

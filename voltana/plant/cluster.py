@@ -1,0 +1,120 @@
+"""What is simulated: a cluster of prefill and decode instances, and how its engine behaves."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from voltana.errors import invalid
+from voltana.values import Role
+
+if TYPE_CHECKING:
+    from voltana.plant.hardware import HardwareProfile
+    from voltana.plant.model import ModelProfile
+    from voltana.slo import Slo
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineOptions:
+    """How the serving engine and its sensors behave; defaults are those of SGLang where it has any.
+
+    Attributes:
+        max_prefill_tokens: Prompt tokens of one prefill iteration; a longer prompt is chunked
+            (``--chunked-prefill-size``).
+        max_running_requests: Requests of one decode batch.
+        memory_fraction: Share of the devices' memory for weights and KV cache
+            (``--mem-fraction-static``).
+        reserved_decode_tokens: Room that admission keeps for the growth of each running request
+            (``--num-reserved-decode-tokens``).
+        transfer: Whether the KV cache takes time to move from prefill to decode.
+        latency_noise: Relative standard deviation of an iteration's latency.
+        sensor_noise: Relative standard deviation of a power reading.
+        energy_tick_s: Period at which the energy counter moves.
+        energy_window_s: Period at which power predictors are taught.
+        idle_tick_s: Period of control steps while an instance idles.
+        snapshot_period_s: Age at which routers get a new predictor snapshot.
+        settle_s: Settling time of a clock change after the call; None takes the hardware's.
+    """
+
+    max_prefill_tokens: int = 8192
+    max_running_requests: int = 2048
+    memory_fraction: float = 0.88
+    reserved_decode_tokens: int = 512
+    transfer: bool = True
+    latency_noise: float = 0.03
+    sensor_noise: float = 0.02
+    energy_tick_s: float = 0.05
+    energy_window_s: float = 1.0
+    idle_tick_s: float = 0.2
+    snapshot_period_s: float = 0.25
+    settle_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClusterSpec:
+    """A cluster to simulate.
+
+    Attributes:
+        hardware: The boards.
+        model: The model served.
+        slo: The promises made.
+        tensor_parallel: Boards of one instance.
+        prefill: Number of prefill instances.
+        decode: Number of decode instances.
+        engine: How the engine behaves.
+
+    Raises:
+        ConfigError: If there is no instance of a kind, or the weights leave no room for KV cache.
+    """
+
+    hardware: HardwareProfile
+    model: ModelProfile
+    slo: Slo
+    tensor_parallel: int = 1
+    prefill: int = 2
+    decode: int = 2
+    engine: EngineOptions = field(default_factory=EngineOptions)
+
+    def __post_init__(self) -> None:
+        for name in ("prefill", "decode", "tensor_parallel"):
+            if getattr(self, name) < 1:
+                raise invalid(name, getattr(self, name), "at least 1", f"Give --{name} 1 or more.")
+        if self.kv_capacity_tokens < self.engine.max_prefill_tokens:
+            raise invalid(
+                "tensor_parallel",
+                self.tensor_parallel,
+                f"enough for {self.model.name}: its weights of {self.model.weight_bytes / 1e9:.0f} "
+                f"GB leave no room for KV cache on {self.tensor_parallel} x {self.hardware.name}",
+                "Use more devices an instance, or a smaller model.",
+            )
+
+    @property
+    def kv_capacity_tokens(self) -> int:
+        """Tokens that the KV cache of one instance can hold."""
+        memory = self.hardware.memory_bytes * self.tensor_parallel * self.engine.memory_fraction
+        return int((memory - self.model.weight_bytes) / self.model.kv_bytes_per_token)
+
+    def datasheet(self) -> dict[str, float]:
+        """Published numbers of one instance, from which a physical prior can be built.
+
+        No calibrated coefficient of the plant is among them. Keys as in
+        `voltana.predictors.prior.Datasheet`.
+        """
+        hardware, model = self.hardware, self.model
+        return {
+            "peak_flops": hardware.peak_flops["bf16"] * self.tensor_parallel,
+            "memory_bandwidth_bytes_per_s": hardware.memory_bandwidth * self.tensor_parallel,
+            "max_clock_mhz": hardware.clocks_mhz[-1],
+            "tensor_parallel": self.tensor_parallel,
+            "weight_bytes": model.weight_bytes,
+            "active_parameters": model.active_parameters,
+            "kv_bytes_per_token": model.kv_bytes_per_token,
+            "layers": model.layers,
+            "hidden_size": model.hidden_size,
+            "attention_width": model.heads * model.head_dim,
+        }
+
+    def instance_names(self, role: Role) -> tuple[str, ...]:
+        """Names of the instances of a role, such as ``prefill-0``."""
+        count = self.prefill if role is Role.PREFILL else self.decode
+        return tuple(f"{role.value}-{index}" for index in range(count))

@@ -1,0 +1,60 @@
+"""A request on its way through the cluster."""
+
+from __future__ import annotations
+
+import math
+
+
+class Job:
+    """One request; the only mutable thing that instances hand to each other.
+
+    Attributes:
+        index: Its place in the trace.
+        arrival_s: When it arrived.
+        prompt_tokens: Length of its prompt.
+        output_tokens: Tokens that it will produce, which no policy is told.
+        prefill: Index of its prefill instance, chosen at arrival.
+        decode: Index of its decode instance, chosen at arrival.
+        prefilled_tokens: Prompt tokens done.
+        produced_tokens: Output tokens done when it last joined a decode batch.
+        joined_at_iteration: Iteration of the decode instance at which it did.
+        first_token_s: When its first token was delivered.
+        last_token_s: When its last token so far was delivered, as far as it is not in a batch.
+        completed_s: When it was finished.
+    """
+
+    __slots__ = (
+        "arrival_s",
+        "completed_s",
+        "decode",
+        "first_token_s",
+        "index",
+        "joined_at_iteration",
+        "last_token_s",
+        "output_tokens",
+        "prefill",
+        "prefilled_tokens",
+        "produced_tokens",
+        "prompt_tokens",
+    )
+
+    def __init__(
+        self, index: int, arrival_s: float, prompt_tokens: int, output_tokens: int
+    ) -> None:
+        self.index = index
+        self.arrival_s = arrival_s
+        self.prompt_tokens = prompt_tokens
+        self.output_tokens = output_tokens
+        self.prefill = -1
+        self.decode = -1
+        self.prefilled_tokens = 0
+        self.produced_tokens = 1
+        self.joined_at_iteration = -1
+        self.first_token_s = math.inf
+        self.last_token_s = math.inf
+        self.completed_s = math.inf
+
+    @property
+    def context_tokens(self) -> int:
+        """Tokens of its KV cache when it last joined a decode batch."""
+        return self.prompt_tokens + self.produced_tokens

@@ -1,0 +1,183 @@
+"""Latency of an engine iteration: a sum of operators, each with a compute and a memory part.
+
+Which part depends on what, for those who build tables of it:
+
+* `LatencyModel.token_costs` (GEMM, element-wise, collective, launch): on the number of tokens
+  alone, ``prefill_tokens + decode_requests``; a pure decode batch counts as
+  `LatencyModel.padded_batch` tokens.
+* `LatencyModel.head_cost` (the output embedding): on the rows that are sampled, `logit_rows`.
+* `LatencyModel.prefill_attention_cost`: on attended pairs and prefill tokens.
+* `LatencyModel.decode_attention_cost`: on decode requests and their KV tokens.
+
+All of them take arrays and give `Cost`, which gives seconds at any clock.
+"""
+
+from __future__ import annotations
+
+import bisect
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from voltana.errors import invalid
+from voltana.plant import operators
+from voltana.plant.attention import decode_cost, prefill_cost
+from voltana.plant.collective import all_reduce_cost, transfer_s
+from voltana.plant.cost import ClockState, Cost
+from voltana.plant.elementwise import elementwise_cost
+from voltana.plant.gemm import gemm_cost
+from voltana.plant.operators import OperatorTime
+from voltana.values import Load, Phase
+
+if TYPE_CHECKING:
+    from voltana.plant.hardware import HardwareProfile
+    from voltana.plant.model import ModelProfile
+    from voltana.values import FloatArray
+
+ACTIVATION_BYTES = 2.0
+
+
+class LatencyModel:
+    """Latency of the iterations of one instance.
+
+    Args:
+        hardware: Its boards.
+        model: The model it serves.
+        tensor_parallel: How many boards it has.
+    """
+
+    def __init__(
+        self, hardware: HardwareProfile, model: ModelProfile, tensor_parallel: int = 1
+    ) -> None:
+        if tensor_parallel < 1 or model.heads % tensor_parallel:
+            raise invalid(
+                "tensor_parallel",
+                tensor_parallel,
+                f"a divisor of the {model.heads} attention heads of {model.name}",
+                "Choose 1, 2, 4 or 8.",
+            )
+        self.hardware = hardware
+        self.model = model
+        self.tensor_parallel = tensor_parallel
+        self._gemms = operators.layer_gemms(model, tensor_parallel)
+        self._head = operators.head_gemm(model, tensor_parallel)
+        self._elementwise = operators.layer_elementwise(model, tensor_parallel)
+        self._attention = operators.attention(model, tensor_parallel)
+        self._all_reduces = operators.all_reduces(model, tensor_parallel)
+
+    def latency_s(self, load: Load, clock_mhz: float) -> float:
+        """Time of an iteration with `load` at an SM clock; 0 for an empty load."""
+        return sum(part.seconds for part in self.breakdown(load, clock_mhz))
+
+    def breakdown(self, load: Load, clock_mhz: float) -> tuple[OperatorTime, ...]:
+        """Time of each kind of operator in an iteration with `load` at an SM clock."""
+        clock = ClockState.of(self.hardware, clock_mhz)
+        return tuple(_at(cost, clock) for cost in self.costs(load))
+
+    def costs(self, load: Load) -> tuple[Cost, ...]:
+        """Cost of each operator in an iteration with `load`."""
+        phase = load.phase
+        if phase is Phase.IDLE:
+            return ()
+        tokens = load.prefill_tokens + load.decode_requests
+        if phase is Phase.DECODE:
+            tokens = self.padded_batch(tokens)
+        parts = [
+            *self.token_costs(np.array([tokens], dtype=float)),
+            self.head_cost(np.array([self.logit_rows(load)], dtype=float)),
+        ]
+        if load.prefill_tokens:
+            arrays = np.array([[load.prefill_tokens], [load.prefill_attended_pairs]], dtype=float)
+            parts.append(self.prefill_attention_cost(arrays[0], arrays[1]))
+        if load.decode_requests:
+            arrays = np.array([[load.decode_requests], [load.decode_kv_tokens]], dtype=float)
+            parts.append(self.decode_attention_cost(arrays[0], arrays[1]))
+        return tuple(parts)
+
+    def padded_batch(self, requests: int) -> int:
+        """Decode batch that really runs: padded to a captured CUDA graph, if there is one."""
+        batches = self.hardware.launch.graph_batches
+        index = bisect.bisect_left(batches, requests)
+        return batches[index] if index < len(batches) else requests
+
+    def logit_rows(self, load: Load) -> int:
+        """Rows of the output embedding: one for each decode request and each prompt.
+
+        A load does not say how many prompts it holds. Prompts of equal length L without cached
+        tokens have pairs/tokens = (L + 1)/2, so that is solved for L.
+        """
+        if not load.prefill_tokens:
+            return self.padded_batch(load.decode_requests)
+        length = max(1.0, 2.0 * load.prefill_attended_pairs / load.prefill_tokens - 1.0)
+        return load.decode_requests + max(1, round(load.prefill_tokens / length))
+
+    def token_costs(self, tokens: FloatArray) -> tuple[Cost, ...]:
+        """GEMMs, element-wise kernels, collectives and launch, for arrays of token counts."""
+        dtype = self.model.weight_dtype
+        tokens = np.asarray(tokens, dtype=float)
+        costs = [gemm_cost(self.hardware, gemm, tokens, dtype) for gemm in self._gemms]
+        costs += [
+            elementwise_cost(self.hardware, operator, tokens, ACTIVATION_BYTES)
+            for operator in self._elementwise
+        ]
+        costs += [
+            all_reduce_cost(self.hardware, operator, tokens, self.tensor_parallel, ACTIVATION_BYTES)
+            for operator in self._all_reduces
+        ]
+        zeros = np.zeros_like(tokens)
+        launch = zeros + self.hardware.launch.iteration_s
+        costs.append(
+            Cost(
+                kind="launch",
+                flops=zeros,
+                bytes=zeros,
+                compute_s=zeros,
+                memory_s=zeros,
+                fixed_s=launch,
+            )
+        )
+        return tuple(costs)
+
+    def head_cost(self, rows: FloatArray) -> Cost:
+        """The output embedding, for arrays of row counts."""
+        return gemm_cost(self.hardware, self._head, rows, self.model.weight_dtype)
+
+    def prefill_attention_cost(self, tokens: FloatArray, pairs: FloatArray) -> Cost:
+        """Prefill attention, for arrays of tokens and attended pairs."""
+        return prefill_cost(self.hardware, self._attention, tokens, pairs)
+
+    def decode_attention_cost(self, requests: FloatArray, kv_tokens: FloatArray) -> Cost:
+        """Decode attention, for arrays of requests and cached tokens."""
+        return decode_cost(self.hardware, self._attention, requests, kv_tokens)
+
+    def token_part(self, tokens: FloatArray, clock_mhz: float) -> FloatArray:
+        """Seconds of `token_costs` at a clock, for an array of token counts; shape as `tokens`."""
+        clock = ClockState.of(self.hardware, clock_mhz)
+        total = np.zeros_like(np.asarray(tokens, dtype=float))
+        for cost in self.token_costs(tokens):
+            total = total + cost.seconds(clock)
+        return total
+
+    def transfer_s(self, tokens: int) -> float:
+        """Time to move the KV cache of `tokens` from one instance to another.
+
+        Every board of the group sends its share over its own link.
+        """
+        if tokens <= 0:
+            return 0.0
+        share = tokens * self.model.kv_bytes_per_token / self.tensor_parallel
+        return transfer_s(self.hardware, share)
+
+
+def _at(cost: Cost, clock: ClockState) -> OperatorTime:
+    def first(value: object) -> float:
+        return float(np.ravel(np.asarray(value, dtype=float))[0])
+
+    return OperatorTime(
+        kind=cost.kind,
+        seconds=first(cost.seconds(clock)),
+        flops=first(cost.flops),
+        bytes=first(cost.bytes),
+        compute_s=(first(cost.compute_s) + first(cost.serial_s)) / clock.compute,
+        memory_s=first(cost.memory_s) / clock.bandwidth,
+    )

@@ -1,0 +1,180 @@
+"""The operators of a transformer's iteration, on one board of a tensor-parallel group."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from voltana.plant.model import ModelProfile
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OperatorTime:
+    """Time of one kind of operator at one clock.
+
+    Attributes:
+        kind: See `Cost.kind`.
+        seconds: What it takes.
+        flops: Floating-point operations.
+        bytes: Bytes moved.
+        compute_s: What the part bound by the SMs would take alone at this clock.
+        memory_s: What the part bound by memory would take alone at this clock.
+    """
+
+    kind: str
+    seconds: float
+    flops: float
+    bytes: float
+    compute_s: float
+    memory_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Gemm:
+    """A matrix product of [rows, k] with [k, n], `count` times.
+
+    Attributes:
+        name: What it is for.
+        n: Columns of the weight on this board.
+        k: Rows of the weight on this board.
+        count: Times per iteration.
+        experts: Weights to choose from; 1 for a dense layer.
+        per_token: Weights that each row is multiplied with.
+    """
+
+    name: str
+    n: int
+    k: int
+    count: int = 1
+    experts: int = 1
+    per_token: int = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Elementwise:
+    """A kernel that streams values through memory, `count` times.
+
+    Attributes:
+        name: What it is for.
+        elements: Values read and written for every token.
+        row: Values that one block works on, one after the other.
+        count: Times per iteration.
+    """
+
+    name: str
+    elements: float
+    row: float
+    count: int = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Attention:
+    """Causal attention of one board's heads, `count` times."""
+
+    heads: int
+    kv_heads: int
+    head_dim: int
+    kv_dtype_bytes: int
+    count: int = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AllReduce:
+    """Sum of `elements` values for every token over the group, `count` times."""
+
+    elements: int
+    count: int = 1
+
+
+def layer_gemms(model: ModelProfile, tensor_parallel: int) -> tuple[Gemm, ...]:
+    """Matrix products of all layers for every token of the iteration."""
+    tp, hidden, layers = tensor_parallel, model.hidden_size, model.layers
+    kv_heads = max(1, model.kv_heads // tp)
+    query = model.heads // tp * model.head_dim
+    gemms = [
+        Gemm(name="qkv", n=query + 2 * kv_heads * model.head_dim, k=hidden, count=layers),
+        Gemm(name="o", n=hidden, k=query, count=layers),
+    ]
+    moe = model.experts
+    dense_layers = layers if moe is None else moe.dense_layers
+    gemms += _feed_forward("", model, model.intermediate_size // tp, dense_layers)
+    if moe is not None:
+        count = layers - dense_layers
+        gemms += [Gemm(name="router", n=moe.count, k=hidden, count=count)]
+        gemms += _feed_forward(
+            "expert_",
+            model,
+            moe.intermediate_size // tp,
+            count,
+            experts=moe.count,
+            per_token=moe.per_token,
+        )
+        gemms += _feed_forward("shared_", model, moe.shared_intermediate_size // tp, count)
+    return tuple(gemms)
+
+
+def _feed_forward(
+    prefix: str,
+    model: ModelProfile,
+    width: int,
+    count: int,
+    *,
+    experts: int = 1,
+    per_token: int = 1,
+) -> list[Gemm]:
+    if not width or not count:
+        return []
+    up = 2 * width if model.gated else width
+    many = {"count": count, "experts": experts, "per_token": per_token}
+    return [
+        Gemm(name=f"{prefix}gate_up", n=up, k=model.hidden_size, **many),
+        Gemm(name=f"{prefix}down", n=model.hidden_size, k=width, **many),
+    ]
+
+
+def head_gemm(model: ModelProfile, tensor_parallel: int) -> Gemm:
+    """The output embedding, for the rows whose next token is sampled."""
+    return Gemm(name="lm_head", n=model.vocab_size // tensor_parallel, k=model.hidden_size)
+
+
+def layer_elementwise(model: ModelProfile, tensor_parallel: int) -> tuple[Elementwise, ...]:
+    """Norms (fused with the residual addition), rotary embedding and activation of all layers."""
+    tp, hidden, layers = tensor_parallel, model.hidden_size, model.layers
+    rotary = (model.heads + model.kv_heads) / tp * model.head_dim
+    width = _activation_width(model) / tp
+    streams = 3 if model.gated else 2
+    return (
+        Elementwise(name="embedding", elements=2 * hidden, row=hidden),
+        Elementwise(name="add_norm", elements=4 * hidden, row=hidden, count=2 * layers + 1),
+        Elementwise(name="rope", elements=2 * rotary, row=rotary / 2, count=layers),
+        Elementwise(name="activation", elements=streams * width, row=width, count=layers),
+    )
+
+
+def _activation_width(model: ModelProfile) -> float:
+    """Width of the feed-forward part that a token uses, averaged over layers."""
+    moe = model.experts
+    if moe is None:
+        return model.intermediate_size
+    active = moe.per_token * moe.intermediate_size + moe.shared_intermediate_size
+    dense = moe.dense_layers / model.layers
+    return dense * model.intermediate_size + (1 - dense) * active
+
+
+def attention(model: ModelProfile, tensor_parallel: int) -> Attention:
+    """Attention of all layers."""
+    return Attention(
+        heads=model.heads // tensor_parallel,
+        kv_heads=max(1, model.kv_heads // tensor_parallel),
+        head_dim=model.head_dim,
+        kv_dtype_bytes=model.kv_dtype_bytes,
+        count=model.layers,
+    )
+
+
+def all_reduces(model: ModelProfile, tensor_parallel: int) -> tuple[AllReduce, ...]:
+    """Two sums a layer, after attention and after the feed-forward part."""
+    if tensor_parallel == 1:
+        return ()
+    return (AllReduce(elements=model.hidden_size, count=2 * model.layers),)

@@ -1,0 +1,109 @@
+"""What a simulation measured."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from voltana.plant.workload.trace import IntArray
+    from voltana.values import FloatArray, Role, Status
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class TimelineRecord:
+    """One row an iteration; all arrays of shape (iterations,), empty unless recorded.
+
+    Attributes:
+        start_s: When it started.
+        clock_mhz: Mean clock achieved during it.
+        batch: Decode requests, or prompt tokens of a prefill iteration.
+        latency_s: What it took.
+    """
+
+    start_s: FloatArray
+    clock_mhz: FloatArray
+    batch: IntArray
+    latency_s: FloatArray
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class InstanceRecord:
+    """What one instance did.
+
+    Attributes:
+        instance: Its name.
+        role: What it is there for.
+        energy_j: Energy of all its devices from the start to the record's end.
+        busy_s: Time in iterations.
+        iterations: Number of iterations.
+        clock_changes: Clock commands issued.
+        mean_clock_mhz: Real clock, averaged over all time, idle included.
+        retractions: Times that a running request was put back for want of KV cache.
+        statuses: Number of decisions by what they promised.
+        timeline: One row an iteration.
+    """
+
+    instance: str
+    role: Role
+    energy_j: float
+    busy_s: float
+    iterations: int
+    clock_changes: int
+    mean_clock_mhz: float
+    retractions: int
+    statuses: Mapping[Status, int]
+    timeline: TimelineRecord
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class RunRecord:
+    """What a whole run measured.
+
+    Attributes:
+        arrival_s: Shape (requests,).
+        first_token_s: Delivery of the first token; inf where none came. Shape (requests,).
+        completed_s: Delivery of the last token; inf where it did not come. Shape (requests,).
+        prompt_tokens: Shape (requests,).
+        output_tokens: Shape (requests,).
+        gap_s: Gaps between two tokens of a request, shape (m,).
+        gap_tokens: How many tokens had each of these gaps, shape (m,).
+        decide_s: Wall-clock time of each control decision of an iteration.
+        instances: What each instance did.
+        end_s: Simulated time up to which energy is integrated.
+    """
+
+    arrival_s: FloatArray
+    first_token_s: FloatArray
+    completed_s: FloatArray
+    prompt_tokens: IntArray
+    output_tokens: IntArray
+    gap_s: FloatArray
+    gap_tokens: IntArray
+    decide_s: FloatArray
+    instances: tuple[InstanceRecord, ...]
+    end_s: float
+
+    @property
+    def ttft_s(self) -> FloatArray:
+        """Time to first token, shape (requests,); inf where none came."""
+        return self.first_token_s - self.arrival_s
+
+    @property
+    def mean_itl_s(self) -> FloatArray:
+        """Mean inter-token latency of each request of two tokens or more; inf if unfinished."""
+        many = self.output_tokens > 1
+        completed_s, tokens = self.completed_s[many], self.output_tokens[many]
+        mean_s = np.full(len(completed_s), np.inf)
+        done = np.isfinite(completed_s)
+        first_s = self.first_token_s[many]
+        mean_s[done] = (completed_s[done] - first_s[done]) / (tokens[done] - 1)
+        return mean_s
+
+    def energy_j(self, role: Role | None = None) -> float:
+        """Energy of the instances of a role, or of all."""
+        return sum(i.energy_j for i in self.instances if role is None or i.role is role)

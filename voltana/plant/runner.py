@@ -1,0 +1,149 @@
+"""Runs the iterations of one instance under its control loop, and keeps account of them."""
+
+from __future__ import annotations
+
+from array import array
+from time import perf_counter
+from typing import TYPE_CHECKING
+
+from voltana.values import EMPTY_QUEUE, Decision, Exposure, Load, Queue, Status
+
+if TYPE_CHECKING:
+    from voltana.loop import ControlLoop
+    from voltana.plant.board import Board
+    from voltana.plant.noise import LognormalNoise
+
+IDLE = Load()
+
+
+class Timeline:
+    """One row an iteration: start, clock, batch and latency; empty unless recording."""
+
+    __slots__ = ("batch", "clock_mhz", "latency_s", "start_s")
+
+    def __init__(self) -> None:
+        self.start_s = array("d")
+        self.clock_mhz = array("f")
+        self.batch = array("i")
+        self.latency_s = array("f")
+
+
+class Runner:
+    """Runs iterations: decide, compute, learn.
+
+    Args:
+        board: The devices.
+        loop: Controls their clock.
+        latency_noise: Draws the factor on each iteration's latency.
+        energy_window_s: Period at which the loop's power predictor is taught.
+        record_timeline: Whether to keep a row for each iteration.
+    """
+
+    def __init__(
+        self,
+        board: Board,
+        loop: ControlLoop,
+        *,
+        latency_noise: LognormalNoise,
+        energy_window_s: float,
+        record_timeline: bool,
+    ) -> None:
+        self.board = board
+        self.loop = loop
+        self.timeline = Timeline()
+        self.decide_s = array("d")
+        self.iterations = 0
+        self.busy_s = 0.0
+        self.statuses = dict.fromkeys(Status, 0)
+        self._noise = latency_noise
+        self._record_timeline = record_timeline
+        self._decision: Decision | None = None
+        self._load = IDLE
+        self._start_s = 0.0
+        self._clock_mhz = board.clock_mhz
+        self._window_s = energy_window_s
+        self._window = EnergyWindow(board.counter_j) if loop.power is not None else None
+
+    def begin(self, load: Load, queue: Queue, now_s: float) -> float:
+        """Decide on an iteration and start it.
+
+        Returns:
+            When it will end.
+        """
+        board = self.board
+        board.idle_until(now_s)
+        before = perf_counter()
+        decision = self.loop.decide(load, queue)
+        self.decide_s.append(perf_counter() - before)
+        self.statuses[decision.status] += 1
+        if self._window is not None:
+            self._window.add_idle(now_s, board.clock_mhz)
+        self._decision, self._load, self._start_s = decision, load, now_s
+        self._clock_mhz = board.run(load, self._noise.draw())
+        return board.at_s
+
+    def finish(self, now_s: float) -> None:
+        """End the iteration that was begun, and learn from it."""
+        latency_s = now_s - self._start_s
+        self.iterations += 1
+        self.busy_s += latency_s
+        self.loop.learn(
+            self._decision,
+            load=self._load,
+            latency_s=latency_s,
+            clock_mhz=self._clock_mhz,
+            ended_at_s=now_s,
+        )
+        if self._record_timeline:
+            self._record(latency_s)
+        if self._window is not None:
+            self._window.add(self._load, self._clock_mhz, latency_s)
+            if self._window.seconds >= self._window_s:
+                energy_j, exposures = self._window.close(self.board.counter_j)
+                self.loop.learn_energy(energy_j, exposures)
+
+    def idle(self, now_s: float) -> None:
+        """Take a control step while nothing runs."""
+        self.board.idle_until(now_s)
+        self.loop.decide(IDLE, EMPTY_QUEUE)
+
+    def _record(self, latency_s: float) -> None:
+        timeline = self.timeline
+        timeline.start_s.append(self._start_s)
+        timeline.clock_mhz.append(self._clock_mhz)
+        timeline.batch.append(self._load.decode_requests or self._load.prefill_tokens)
+        timeline.latency_s.append(latency_s)
+
+
+class EnergyWindow:
+    """What ran since the power predictor was taught last.
+
+    Args:
+        counter_j: The energy counter at the start.
+    """
+
+    def __init__(self, counter_j: float) -> None:
+        self._counter_j = counter_j
+        self._exposures: list[Exposure] = []
+        self._covered_to_s = 0.0
+        self.seconds = 0.0
+
+    def add_idle(self, now_s: float, clock_mhz: float) -> None:
+        """Account for the idle stretch that ends now, if there was one."""
+        idle_s = now_s - self._covered_to_s
+        if idle_s > 0:
+            self.add(IDLE, clock_mhz, idle_s)
+
+    def add(self, load: Load, clock_mhz: float, duration_s: float) -> None:
+        """Account for `duration_s` of `load`."""
+        self._exposures.append(Exposure(load=load, clock_mhz=clock_mhz, duration_s=duration_s))
+        self._covered_to_s += duration_s
+        self.seconds += duration_s
+
+    def close(self, counter_j: float) -> tuple[float, tuple[Exposure, ...]]:
+        """Energy and exposures of the window; the next one begins."""
+        energy_j, exposures = counter_j - self._counter_j, tuple(self._exposures)
+        self._counter_j = counter_j
+        self._exposures = []
+        self.seconds = 0.0
+        return energy_j, exposures

@@ -1,0 +1,111 @@
+"""Regressors of the latency model: what an iteration computes, times what the clock does to it.
+
+Latency is ``sum over i, j of W[i, j] * basis_i(clock) * load_j``, linear in W. The load part is a
+handful of physical quantities; the clock part is three fixed bases, so that every clock shares what
+is learned at any other:
+
+- 1: memory traffic and host overhead, which the SM clock does not change;
+- s = f_max / f: arithmetic;
+- max(0, s - KNEE): what memory traffic loses at low clocks, where the SMs no longer saturate it,
+  and arithmetic that overtakes the memory traffic it hides behind.
+
+All are non-negative and fall with the clock, so non-negative W make latency fall with it as well.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from voltana.values import FloatArray, Load
+
+Basis = np.ndarray[tuple[int, int], np.dtype[np.float64]]
+
+SMALL_TILE = 8
+"""Decode batches are padded to multiples of this (captured CUDA graphs)."""
+
+HALF_TILE = 64
+"""Rows of the smaller GEMM tiles, which libraries choose for small batches."""
+
+TILE = 128
+"""Rows of a GEMM tile: the published batch-tile step (arXiv 2509.04827)."""
+
+KNEE = 1.4
+"""f_max / f from which memory traffic may depend on the SM clock; about 1005 of 1410 MHz."""
+
+CLOCK_BASES = 3
+LOAD_FEATURES = 5
+FEATURES = CLOCK_BASES * LOAD_FEATURES
+
+PREFILL_NAMES = ("iteration", "tokens", "half_tiles", "tiles", "attended_pairs")
+DECODE_NAMES = ("iteration", "padded_requests", "half_tiles", "tiles", "kv_tokens")
+BASIS_NAMES = ("constant", "compute", "slow_memory")
+
+
+def prefill_features(tokens: int, attended_pairs: float) -> list[float]:
+    """One iteration, its new tokens, the GEMM tiles that they fill, and the attended pairs."""
+    return [1.0, tokens, -(-tokens // HALF_TILE), -(-tokens // TILE), attended_pairs]
+
+
+def decode_features(requests: int, kv_tokens: int) -> list[float]:
+    """One iteration, its rows, the GEMM tiles that they fill, and the tokens in the KV cache."""
+    rows = -(-requests // SMALL_TILE) * SMALL_TILE
+    return [1.0, rows, -(-requests // HALF_TILE), -(-requests // TILE), kv_tokens]
+
+
+def clock_basis(clocks_mhz: FloatArray, max_clock_mhz: float) -> Basis:
+    """The three bases at every clock.
+
+    Args:
+        clocks_mhz: Shape (n,).
+        max_clock_mhz: Clock at which s is 1.
+
+    Returns:
+        Shape (3, n).
+    """
+    slow = max_clock_mhz / clocks_mhz
+    return np.stack([np.ones_like(slow), slow, np.maximum(slow - KNEE, 0.0)])
+
+
+def bound_basis(
+    clocks_mhz: FloatArray, max_clock_mhz: float, slowest_mhz: float, fastest_mhz: float
+) -> Basis:
+    """Bases of a latency bound that relies on the model only at clocks that were tried.
+
+    Beyond them it relies on physics: at a faster clock an iteration takes no longer than at the
+    fastest one tried, and at a slower clock f no longer than f_tried / f times as long.
+
+    Args:
+        clocks_mhz: Shape (n,).
+        max_clock_mhz: Clock at which s is 1.
+        slowest_mhz: Slowest clock that was tried.
+        fastest_mhz: Fastest clock that was tried.
+
+    Returns:
+        Shape (3, n).
+    """
+    tried = np.clip(clocks_mhz, slowest_mhz, fastest_mhz)
+    stretch = np.maximum(slowest_mhz / clocks_mhz, 1.0)
+    return clock_basis(tried, max_clock_mhz) * stretch
+
+
+def regressor(load: list[float], clock_mhz: float, max_clock_mhz: float) -> FloatArray:
+    """Products of every basis with every load feature, shape (FEATURES,), bases outermost."""
+    slow = max_clock_mhz / clock_mhz
+    low = slow - KNEE if slow > KNEE else 0.0
+    return np.array([*load, *[slow * v for v in load], *[low * v for v in load]])
+
+
+def mixed_parts(load: Load) -> tuple[list[float], list[float]]:
+    """A mixed batch: one GEMM pass over all its rows, plus the reading of the decode KV cache.
+
+    Returns:
+        Features for the prefill model, and those for the decode model.
+    """
+    rows = load.prefill_tokens + load.decode_requests
+    return (
+        prefill_features(rows, load.prefill_attended_pairs),
+        [0.0, 0.0, 0.0, 0.0, load.decode_kv_tokens],
+    )

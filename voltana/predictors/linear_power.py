@@ -1,0 +1,128 @@
+"""Power of an instance as a function of load and clock, learned from windows of energy.
+
+Power is idle power plus what the load adds; dynamic power of CMOS goes as V^2 f, which lies between
+f (at the voltage floor) and f^3. So power is linear in fixed products of clock and load, with
+coefficients that are not negative. The energy counter ticks every 10-100 ms and cannot be read per
+iteration, so one sample is a window: its mean power, against the time-weighted mean of the
+features of what ran in it.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from voltana.errors import invalid
+from voltana.predictors.least_squares import RecursiveLeastSquares
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from voltana.values import Exposure, FloatArray, Load
+
+NOISE = 0.03
+"""Relative noise of a window's energy that samples are weighed with."""
+
+HALF_TOKENS = 512.0
+"""Prefill tokens at which the load-dependent part of power is about half of its most."""
+
+HALF_REQUESTS = 64.0
+"""Decode requests at which it is."""
+
+_IDLE = 2
+_BUSY = 4
+_FEATURES = _IDLE + 2 * _BUSY
+
+_IDLE_SHARES = (0.12, 0.03)
+_BUSY_SHARES = (0.1, 0.2, 0.1, 0.3)
+"""Shares of the board's power limit that the features start with: a busy device near the limit."""
+
+
+class LinearPower:
+    """Linear power model; satisfies `voltana.ports.PowerPredictor`.
+
+    Args:
+        max_clock_mhz: The device's fastest clock.
+        max_power_w: Power limit of all devices of the instance; the prior's scale.
+        forgetting: Share of the information along a regressor that is kept at each window.
+
+    Raises:
+        ConfigError: If an argument is outside its range.
+    """
+
+    def __init__(
+        self,
+        *,
+        max_clock_mhz: float = 1410.0,
+        max_power_w: float = 400.0,
+        forgetting: float = 0.998,
+    ) -> None:
+        for field, value in (("max_clock_mhz", max_clock_mhz), ("max_power_w", max_power_w)):
+            if not 0 < value < math.inf:
+                raise invalid(field, value, "above 0", "Look it up in the device's datasheet.")
+        self.max_clock_mhz = max_clock_mhz
+        self.max_power_w = max_power_w
+        mean = max_power_w * np.array([*_IDLE_SHARES, *_BUSY_SHARES, *_BUSY_SHARES])
+        self._squares = RecursiveLeastSquares(
+            mean,
+            np.full(_FEATURES, 0.3 * max_power_w),
+            forgetting=forgetting,
+            nonnegative=np.ones(_FEATURES, dtype=np.bool_),
+        )
+
+    def forecast_w(self, load: Load, clocks_mhz: FloatArray) -> FloatArray:
+        """See `voltana.ports.PowerPredictor.forecast_w`."""
+        share = clocks_mhz / self.max_clock_mhz
+        cubed = share * share * share
+        coefficients = self._squares.coefficients
+        watts: FloatArray = coefficients[0] + coefficients[1] * cubed
+        for start, level in _busy_parts(load):
+            flat, steep, flat_load, steep_load = coefficients[start : start + _BUSY]
+            watts += (flat + flat_load * level) * share + (steep + steep_load * level) * cubed
+        return watts
+
+    def learn_window(self, energy_j: float, exposures: Sequence[Exposure]) -> None:
+        """Learn from one window; broken ones (counter reset, no time) are dropped.
+
+        Power beyond twice the limit can only be an error of the counter.
+        """
+        duration_s = sum(e.duration_s for e in exposures)
+        if not (duration_s > 0.0 and 0.0 < energy_j <= 2.0 * self.max_power_w * duration_s):
+            return
+        x = np.zeros(_FEATURES)
+        for exposure in exposures:
+            share = exposure.clock_mhz / self.max_clock_mhz
+            if not 0.0 < share < math.inf:
+                return
+            weight = exposure.duration_s / duration_s
+            _add_features(x, exposure.load, share, weight)
+        power_w = energy_j / duration_s
+        expected_w = self._squares.predict_vector(x)
+        self._squares.learn_vector(x, power_w, NOISE * max(expected_w, power_w))
+
+
+def _busy_parts(load: Load) -> list[tuple[int, float]]:
+    """Where the features of each phase of `load` start, and how full it keeps the device."""
+    parts = []
+    if load.prefill_tokens:
+        tokens = load.prefill_tokens
+        parts.append((_IDLE, tokens / (tokens + HALF_TOKENS)))
+    elif load.decode_requests:
+        requests = load.decode_requests
+        parts.append((_IDLE + _BUSY, requests / (requests + HALF_REQUESTS)))
+    return parts
+
+
+def _add_features(x: FloatArray, load: Load, share: float, weight: float) -> None:
+    cubed = share**3
+    x[0] += weight
+    x[1] += weight * cubed
+    for start, level in _busy_parts(load):
+        x[start : start + _BUSY] += (
+            weight * share,
+            weight * cubed,
+            weight * share * level,
+            weight * cubed * level,
+        )

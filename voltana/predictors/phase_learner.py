@@ -1,0 +1,154 @@
+"""What EcoPred learns of one phase: coefficients, the scale of residuals, the clocks tried."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from voltana.predictors.features import CLOCK_BASES, LOAD_FEATURES, regressor
+from voltana.predictors.latency_model import PhaseModel
+from voltana.predictors.least_squares import RecursiveLeastSquares
+from voltana.predictors.residual_scale import ResidualScale
+
+if TYPE_CHECKING:
+    from voltana.predictors.latency_model import Weights
+    from voltana.predictors.prior import Prior
+    from voltana.values import FloatArray
+
+NOISE = 0.03
+"""Relative noise of a measured latency that samples are weighed with."""
+
+LABELS_TO_TRUST = 5
+"""Labels beyond the range of clocks tried before the range is widened."""
+
+_ABSOLUTE_TO_STANDARD = 1.2533
+"""Standard deviation of a Gaussian over its mean absolute value, sqrt(pi / 2)."""
+
+
+class ClockRange:
+    """The range of clocks at which labels have come, widened once there are a few of them.
+
+    Args:
+        max_clock_mhz: Where the range lies before the first label.
+    """
+
+    __slots__ = ("_faster", "_slower", "_tried", "fastest_mhz", "slowest_mhz")
+
+    def __init__(self, max_clock_mhz: float) -> None:
+        self.slowest_mhz = self.fastest_mhz = max_clock_mhz
+        self._tried = False
+        self._slower: list[float] = []
+        self._faster: list[float] = []
+
+    def update(self, clock_mhz: float) -> None:
+        """Take in the clock of one label."""
+        if not self._tried:
+            self.slowest_mhz = self.fastest_mhz = clock_mhz
+            self._tried = True
+        elif clock_mhz < self.slowest_mhz:
+            self._slower.append(clock_mhz)
+            if len(self._slower) >= LABELS_TO_TRUST:
+                self.slowest_mhz = max(self._slower)
+                self._slower.clear()
+        elif clock_mhz > self.fastest_mhz:
+            self._faster.append(clock_mhz)
+            if len(self._faster) >= LABELS_TO_TRUST:
+                self.fastest_mhz = min(self._faster)
+                self._faster.clear()
+
+    def restart(self) -> None:
+        """Forget it: the next label starts it anew."""
+        self._tried = False
+        self._slower.clear()
+        self._faster.clear()
+
+
+class PhaseLearner:
+    """Learns one phase; a live `voltana.predictors.latency_model.Phased`.
+
+    Args:
+        prior: Where it starts.
+        max_clock_mhz: Clock at which f_max / f is 1.
+        forgetting: See `RecursiveLeastSquares`.
+        bound_deviations: Width of the upper bound, in standard deviations of the residuals.
+    """
+
+    __slots__ = ("_bound_deviations", "_clocks", "_max_clock_mhz", "scale", "squares")
+
+    def __init__(
+        self, prior: Prior, *, max_clock_mhz: float, forgetting: float, bound_deviations: float
+    ) -> None:
+        self.squares = RecursiveLeastSquares(
+            prior.mean,
+            prior.deviation,
+            forgetting=forgetting,
+            nonnegative=prior.deviation >= 0,
+        )
+        self.scale = ResidualScale(prior.relative_error)
+        self._clocks = ClockRange(max_clock_mhz)
+        self._max_clock_mhz = max_clock_mhz
+        self._bound_deviations = bound_deviations
+
+    @property
+    def weights(self) -> Weights:
+        """See `Phased.weights`; a view of the live coefficients."""
+        return self.squares.coefficients.reshape(CLOCK_BASES, LOAD_FEATURES)
+
+    @property
+    def bound_deviations(self) -> float:
+        """See `Phased.bound_deviations`."""
+        return self._bound_deviations
+
+    @property
+    def relative_deviation(self) -> float:
+        """See `Phased.relative_deviation`."""
+        return _ABSOLUTE_TO_STANDARD * self.scale.value
+
+    def variance(self, x: FloatArray) -> float:
+        """See `Phased.variance`."""
+        return self.squares.variance(x)
+
+    @property
+    def slowest_mhz(self) -> float:
+        """See `Phased.slowest_mhz`."""
+        return self._clocks.slowest_mhz
+
+    @property
+    def fastest_mhz(self) -> float:
+        """See `Phased.fastest_mhz`."""
+        return self._clocks.fastest_mhz
+
+    def expected_s(self, features: list[float], clock_mhz: float) -> float:
+        """Expected latency of a load at one clock."""
+        return self.squares.predict_vector(regressor(features, clock_mhz, self._max_clock_mhz))
+
+    def learn(self, features: list[float], clock_mhz: float, latency_s: float) -> None:
+        """Learn one label of a load with `features` at the clock that was achieved."""
+        x = regressor(features, clock_mhz, self._max_clock_mhz)
+        expected_s = self.squares.predict_vector(x)
+        # Noise is a share of the latency. While the model still expects too little, the label
+        # itself says how much that is.
+        self.squares.learn_vector(
+            x,
+            latency_s,
+            NOISE * max(expected_s, latency_s),
+            tolerance=max(1.0, self.scale.estimate * (_ABSOLUTE_TO_STANDARD / NOISE)),
+        )
+        self.scale.update(abs(latency_s - expected_s) / max(expected_s, 1e-9))
+        self._clocks.update(clock_mhz)
+
+    def frozen(self) -> PhaseModel:
+        """A copy that no longer changes."""
+        return PhaseModel(
+            weights=self.weights.copy(),
+            covariance=self.squares.covariance,
+            relative_deviation=self.relative_deviation,
+            bound_deviations=self._bound_deviations,
+            slowest_mhz=self.slowest_mhz,
+            fastest_mhz=self.fastest_mhz,
+        )
+
+    def reopen(self, factor: float, relative_error: float) -> None:
+        """Doubt what was learned: widen the bound and let the coefficients move again."""
+        self.squares.reopen(factor)
+        self.scale.widen(relative_error)
+        self._clocks.restart()

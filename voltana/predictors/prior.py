@@ -1,0 +1,164 @@
+"""What physics says of latency before anything was measured: a roofline of published numbers.
+
+Arithmetic takes the model's FLOP over the peak rate, memory traffic its bytes over the peak
+bandwidth, each at an efficiency that LLM kernels usually reach. The result is rough on purpose, and
+comes with its uncertainty; no coefficient was fitted to the simulated plant. Roofline: Williams,
+Waterman, Patterson (2009); FLOP and bytes of a transformer: Pope et al. (arXiv 2211.05102).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypedDict
+
+import numpy as np
+
+from voltana.errors import ConfigError, invalid
+from voltana.predictors.features import CLOCK_BASES, FEATURES, HALF_TILE, TILE
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from voltana.values import FloatArray
+
+
+class Datasheet(TypedDict):
+    """Published numbers of one instance: all its devices together, and the model it serves.
+
+    Attributes:
+        peak_flops: Dense peak at the weights' dtype, FLOP/s, summed over devices.
+        memory_bandwidth_bytes_per_s: Peak bandwidth, summed over devices.
+        max_clock_mhz: Fastest supported SM clock.
+        tensor_parallel: Devices that share each layer.
+        weight_bytes: Weights in memory.
+        active_parameters: Parameters that one token multiplies with.
+        kv_bytes_per_token: Keys and values of one token, all layers.
+        layers: Transformer layers.
+        hidden_size: Width of the residual stream.
+        attention_width: Query heads times their width.
+    """
+
+    peak_flops: float
+    memory_bandwidth_bytes_per_s: float
+    max_clock_mhz: float
+    tensor_parallel: float
+    weight_bytes: float
+    active_parameters: float
+    kv_bytes_per_token: float
+    layers: float
+    hidden_size: float
+    attention_width: float
+
+
+COMPUTE_EFFICIENCY = 0.7
+"""Share of the peak that large matrix products usually reach."""
+
+ATTENTION_EFFICIENCY = 0.4
+"""Share of the peak that prefill attention usually reaches."""
+
+BANDWIDTH_EFFICIENCY = 0.8
+"""Share of the peak bandwidth that weights and KV cache are usually read with."""
+
+KERNEL_S = 5e-6
+"""Start and end of a kernel, during which the device waits."""
+
+KERNELS_PER_LAYER = 10
+ACTIVATION_PASSES = 20
+"""How often each activation of a layer goes through memory."""
+
+SLOW_MEMORY_SHARE = 0.3
+"""Growth of a memory-bound time per unit of f_max / f beyond the knee; physics allows 0 to 1."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Prior:
+    """Coefficients of one phase and how far they may be off.
+
+    Attributes:
+        mean: Seconds per unit of each feature (`voltana.predictors.features`), shape (FEATURES,).
+        deviation: Their standard deviations, likewise.
+        relative_error: Guess of the residuals' size over the latency, once the coefficients fit;
+            None where there is none: no bound is then given before some labels have come.
+    """
+
+    mean: FloatArray
+    deviation: FloatArray
+    relative_error: float | None
+
+
+def check_datasheet(datasheet: Mapping[str, float]) -> None:
+    """Raise a `ConfigError` for the first number that is missing or not above 0."""
+    for key in Datasheet.__required_keys__:
+        if key not in datasheet:
+            raise ConfigError(
+                f"datasheet.{key} is missing: must be given with "
+                f"{', '.join(sorted(Datasheet.__required_keys__))}. "
+                "Look it up in the device's datasheet or the model's config.json."
+            )
+        if not 0 < datasheet[key] < float("inf"):
+            raise invalid(f"datasheet.{key}", datasheet[key], "above 0", "Look it up again.")
+
+
+def prefill_prior(datasheet: Mapping[str, float]) -> Prior:
+    """Prior of prefill iterations.
+
+    Raises:
+        ConfigError: If the datasheet lacks a number.
+    """
+    check_datasheet(datasheet)
+    d = datasheet
+    token_s = 2 * d["active_parameters"] / (d["peak_flops"] * COMPUTE_EFFICIENCY)
+    pair_s = 4 * d["layers"] * d["attention_width"] / (d["peak_flops"] * ATTENTION_EFFICIENCY)
+    memory_token_s = 2 * ACTIVATION_PASSES * d["layers"] * d["hidden_size"] / _bandwidth(d)
+    weights_s = d["weight_bytes"] / _bandwidth(d)
+    fixed_s = _kernels_s(d)
+    constant = [fixed_s, memory_token_s, 0.0, 0.0, 0.0]
+    compute = [fixed_s, 0.7 * token_s, 0.0, 0.3 * token_s * TILE, pair_s]
+    slow = [0.0, SLOW_MEMORY_SHARE * memory_token_s, 0.0, 0.0, 0.0]
+    largest = [weights_s, token_s, token_s * HALF_TILE, token_s * TILE, pair_s]
+    return _prior([constant, compute, slow], largest)
+
+
+def decode_prior(datasheet: Mapping[str, float]) -> Prior:
+    """Prior of decode iterations.
+
+    Raises:
+        ConfigError: If the datasheet lacks a number.
+    """
+    check_datasheet(datasheet)
+    d = datasheet
+    weights_s = d["weight_bytes"] / _bandwidth(d)
+    kv_s = d["kv_bytes_per_token"] / _bandwidth(d)
+    tile_s = 2 * d["active_parameters"] * TILE / (d["peak_flops"] * COMPUTE_EFFICIENCY)
+    row_s = 2 * ACTIVATION_PASSES * d["layers"] * d["hidden_size"] / _bandwidth(d)
+    fixed_s = _kernels_s(d)
+    constant = [weights_s + fixed_s, row_s, 0.0, 0.0, kv_s]
+    compute = [fixed_s, 0.0, 0.0, 0.5 * tile_s, 0.0]
+    slow = [SLOW_MEMORY_SHARE * v for v in (weights_s, row_s, 0.0, 0.0, kv_s)]
+    largest = [weights_s, max(row_s, tile_s / TILE), 0.5 * tile_s, tile_s, kv_s]
+    return _prior([constant, compute, slow], largest)
+
+
+def flat_prior(max_latency_s: float, scales: list[float]) -> Prior:
+    """Prior that knows nothing but the sign and the order of magnitude of latency.
+
+    Args:
+        max_latency_s: Latency that no feature alone is likely to pass.
+        scales: Large but usual values of the load features.
+    """
+    deviation = max_latency_s / np.array(scales * CLOCK_BASES, dtype=np.float64)
+    return Prior(mean=np.zeros(FEATURES), deviation=deviation, relative_error=None)
+
+
+def _prior(rows: list[list[float]], largest: list[float]) -> Prior:
+    mean = np.array(rows, dtype=np.float64).reshape(FEATURES)
+    scale = np.tile(np.array(largest, dtype=np.float64), CLOCK_BASES)
+    return Prior(mean=mean, deviation=np.maximum(0.5 * mean, 0.5 * scale), relative_error=0.1)
+
+
+def _bandwidth(datasheet: Mapping[str, float]) -> float:
+    return datasheet["memory_bandwidth_bytes_per_s"] * BANDWIDTH_EFFICIENCY
+
+
+def _kernels_s(datasheet: Mapping[str, float]) -> float:
+    return datasheet["layers"] * KERNELS_PER_LAYER * KERNEL_S

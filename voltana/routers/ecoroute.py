@@ -1,0 +1,120 @@
+"""EcoRoute: a what-if over the decode instances, with one request more.
+
+After VoltanaLLM's EcoRoute (arXiv 2509.04827). The state of an instance is its batch and its KV
+tokens; the state space is cut by boundaries at which the clock has to rise or a new batch tile
+begins. A request goes where it crosses none. Where no boundary is near, or nothing is known, the
+fallback routes: round robin, as published.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from voltana.errors import invalid
+from voltana.planning import candidate_load, load_with, planned_clock_mhz
+from voltana.routers.round_robin import RoundRobin
+from voltana.values import Phase
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from voltana.ports import Router
+    from voltana.values import Candidate, Request
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _WhatIf:
+    """What one request more does to an instance; ordered from harmless to harmful."""
+
+    unsafe: bool
+    rise_mhz: float
+    new_tile: bool
+    requests: int
+
+    @property
+    def harmless(self) -> bool:
+        return not (self.unsafe or self.new_tile or self.rise_mhz > 0)
+
+    @property
+    def harm(self) -> tuple[bool, float, bool, int]:
+        return self.unsafe, self.rise_mhz, self.new_tile, self.requests
+
+
+class EcoRoute:
+    """Satisfies `voltana.ports.Router`; keeps no state but its fallback's.
+
+    Args:
+        fallback: Routes where no boundary is near, and among those that cross none.
+        tile: Requests of a batch tile.
+        boundary_mhz: Rises up to this are no boundary. Levels that lie close together would
+            otherwise put one at every few requests.
+        max_age_s: Reports older than this are stale, and nothing is planned on them.
+
+    Raises:
+        ConfigError: If an argument is outside its range.
+    """
+
+    def __init__(
+        self,
+        fallback: Router | None = None,
+        *,
+        tile: int = 128,
+        boundary_mhz: float = 0.0,
+        max_age_s: float = 0.1,
+    ) -> None:
+        if tile < 1:
+            raise invalid("tile", tile, "1 or more", "128 is the tile of an A100.")
+        if not boundary_mhz >= 0:
+            raise invalid("boundary_mhz", boundary_mhz, "0 or more", "0 heeds every rise.")
+        if not max_age_s >= 0:
+            raise invalid("max_age_s", max_age_s, "0 s or more", "0.1 s is usual.")
+        self._fallback = fallback or RoundRobin()
+        self._tile = tile
+        self._boundary_mhz = boundary_mhz
+        self._max_age_s = max_age_s
+
+    def route(self, request: Request, candidates: Sequence[Candidate]) -> str:
+        """See `voltana.ports.Router.route`."""
+        pool = list(candidates)
+        if len(pool) == 1 or not all(self._known(c) for c in pool):
+            return self._fallback.route(request, pool)
+        outcomes = [self._what_if(request, c) for c in pool]
+        harmless = [c for c, outcome in zip(pool, outcomes, strict=True) if outcome.harmless]
+        if harmless:
+            return self._fallback.route(request, harmless)
+        least = min(range(len(pool)), key=lambda i: (outcomes[i].harm, pool[i].instance))
+        return pool[least].instance
+
+    def _known(self, candidate: Candidate) -> bool:
+        return (
+            candidate.predictor is not None
+            and len(candidate.levels_mhz) > 0
+            and candidate.state_age_s <= self._max_age_s
+        )
+
+    def _what_if(self, request: Request, candidate: Candidate) -> _WhatIf:
+        levels = np.array(candidate.levels_mhz, dtype=np.float64)
+        now = candidate_load(candidate)
+        after = load_with(now, request, candidate.role)
+        idle = now.phase is Phase.IDLE
+        now_mhz = levels[0] if idle else planned_clock_mhz(candidate, now, levels)
+        after_mhz = planned_clock_mhz(candidate, after, levels)
+        # An instance that no clock can save runs at its fastest one, and gets slower.
+        rise_mhz = min(after_mhz, float(levels[-1])) - min(now_mhz, float(levels[-1]))
+        return _WhatIf(
+            unsafe=after_mhz == math.inf,
+            rise_mhz=rise_mhz if rise_mhz > self._boundary_mhz else 0.0,
+            new_tile=self._tiles(after.decode_requests) > self._tiles(now.decode_requests),
+            requests=after.decode_requests,
+        )
+
+    def _tiles(self, requests: int) -> int:
+        # The first tile is there from the start: an empty instance crosses no boundary.
+        return max(1, -(-requests // self._tile))
+
+    def __repr__(self) -> str:
+        return f"EcoRoute(fallback={self._fallback!r})"
