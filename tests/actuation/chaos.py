@@ -244,11 +244,8 @@ def main() -> int:
     sys.stdout.write(f"\n{options.rounds} rounds in {time.monotonic() - started_s:.0f} s\n")
     for victim in VICTIMS:
         for restarted in (False, True):
-            mine = [
-                r
-                for r in chaos.rounds
-                if r.victim == victim and (r.bound_s == RESTART_S) == restarted
-            ]
+            of_victim = [r for r in chaos.rounds if r.victim == victim]
+            mine = [r for r in of_victim if (r.bound_s == RESTART_S) == restarted]
             if mine:
                 worst = max(r.delay_s for r in mine)
                 since = "the daemon's restart" if restarted else "the hit"

@@ -67,13 +67,24 @@ def compiler() -> str | None:
 
 def build(folder: Path) -> Path:
     """Build ``libnvidia-ml.so.1`` in `folder` and return the folder, for LD_LIBRARY_PATH."""
+    library = folder / "libnvidia-ml.so.1"
+    shared = ["-fPIC", "-shared", "-fvisibility=hidden", f"-Wl,-soname,{library.name}"]
+    _compile(*shared, "-o", str(library), str(SOURCE / "fake_nvml.c"))
+    return folder
+
+
+def build_smi(folder: Path, library: Path) -> Path:
+    """Build the fake nvidia-smi in `folder` and return its path."""
+    program = folder / "nvidia-smi"
+    _compile("-o", str(program), str(SOURCE / "fake_smi.c"), str(library / "libnvidia-ml.so.1"))
+    return program
+
+
+def _compile(*arguments: str) -> None:
     found = compiler()
     assert found, "no C compiler: see docs/fake-nvml.md"
-    command = [found, "-std=c11", "-O2", "-Wall", "-Wextra", "-Werror", "-fPIC", "-shared"]
-    command += ["-fvisibility=hidden", "-Wl,-soname,libnvidia-ml.so.1"]
-    command += ["-o", str(folder / "libnvidia-ml.so.1"), str(SOURCE / "fake_nvml.c")]
+    command = [found, "-std=c11", "-O2", "-Wall", "-Wextra", "-Werror", *arguments]
     subprocess.run(command, check=True)
-    return folder
 
 
 class Machine:

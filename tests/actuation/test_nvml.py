@@ -76,7 +76,7 @@ def test_every_code_is_a_typed_error_with_a_remedy(code, machine, in_process):
 
 
 @pytest.mark.parametrize(
-    ("prepare", "call", "kind", "says"),
+    "case",
     [
         (("D_LOST", 1), "", "GpuLostError", "Xid"),
         (("D_MIG", 1), "g.refuse_mig()", "MigEnabledError", "Disable MIG"),
@@ -86,7 +86,8 @@ def test_every_code_is_a_typed_error_with_a_remedy(code, machine, in_process):
         (None, "g.set_power_limit(1e4)", "DriverArgumentError", "range"),
     ],
 )
-def test_what_the_driver_refuses(prepare, call, kind, says, machine, in_process):
+def test_what_the_driver_refuses(case, machine, in_process):
+    prepare, call, kind, says = case
     code = CATCH.format(call=call)
     if prepare:
         machine.set(0, *prepare)

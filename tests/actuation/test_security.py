@@ -6,7 +6,6 @@ import contextlib
 import json
 import os
 import random
-import socket
 import stat
 import struct
 import time
@@ -34,6 +33,10 @@ def ask(daemon, data):
             return b""
 
 
+def _text(daemon, data):
+    return ask(daemon, data)[4:].decode()
+
+
 def as_other_user(action):
     """Run `action` in a child of another user; its text comes back."""
     reader, writer = os.pipe()
@@ -45,7 +48,7 @@ def as_other_user(action):
             os.setresuid(OTHER_UID, OTHER_UID, OTHER_UID)
             try:
                 text = action()
-            except Exception as error:
+            except OSError as error:
                 text = f"{type(error).__name__}: {error}"
             os.write(writer, text.encode())
         finally:
@@ -85,23 +88,26 @@ def test_a_user_in_no_rule_is_refused_by_the_kernels_word(machine, tmp_path):
     with Daemon(tmp_path, machine, head='socket_mode = "0666"') as daemon:
         open_path(tmp_path)
         acquire = encode_json(Kind.ACQUIRE, {"domain": "x", "devices": [0], "lease_s": 1.0})
-        answer = as_other_user(lambda: ask(daemon, acquire)[4:].decode())
+        answer = as_other_user(lambda: _text(daemon, acquire))
         assert f"uid {OTHER_UID} is in no [[allow]] rule" in answer
         assert not machine.set_calls()
 
 
 @root
 def test_a_user_gets_only_the_gpus_of_its_rule_and_no_operators_rights(machine, tmp_path):
-    allow = f"[[allow]]\nusers = [{OTHER_UID}]\ngpus = [1]\n[[allow]]\nusers = [0]\nmax_lease_s = 10.0\n"
+    allow = (
+        f"[[allow]]\nusers = [{OTHER_UID}]\ngpus = [1]\n"
+        "[[allow]]\nusers = [0]\nmax_lease_s = 10.0\n"
+    )
     with Daemon(tmp_path, machine, head='socket_mode = "0666"', allow=allow) as daemon:
         open_path(tmp_path)
         for devices, expected in (([0], "may not control GPUs [0]"), ([1], "table_mhz")):
             acquire = encode_json(Kind.ACQUIRE, {"domain": "x", "devices": devices, "lease_s": 1.0})
-            assert expected in as_other_user(lambda a=acquire: ask(daemon, a)[4:].decode())
+            assert expected in as_other_user(lambda a=acquire: _text(daemon, a))
         with daemon.client(0, lease_s=10.0) as client:
             client.set(1005.0)
             assert machine.wait(lambda: machine.locked_mhz() == 1005)
-            answer = as_other_user(lambda: ask(daemon, b"VA\x01\x05")[4:].decode())
+            answer = as_other_user(lambda: _text(daemon, b"VA\x01\x05"))
             assert json.loads(answer) == {"devices": []}
             time.sleep(0.1)
             assert machine.locked_mhz() == 1005

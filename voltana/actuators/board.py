@@ -98,7 +98,8 @@ class Board:
         for index in devices:
             if not self._channels[index].at_default:
                 raise LeaseRefusedError(
-                    f"GPU {index} is being restored to its default clocks. Try again."
+                    f"GPU {index} is being restored to its default clocks. Try again.",
+                    transient=True,
                 )
             if self._resting_until_s.get(index, 0.0) > now_s:
                 raise LeaseRefusedError(

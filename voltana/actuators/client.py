@@ -88,7 +88,7 @@ class ActuatorProcess:
         self._health = Health.OK
         self._error = ""
         try:
-            self._sock, self._table_mhz = self._connect()
+            self._sock, self._table_mhz = self._connect_patiently()
         except ActuatorError as error:
             if table_mhz is None:
                 raise
@@ -235,6 +235,17 @@ class ActuatorProcess:
                 self._health, self._error = Health.OK, ""
             return
 
+    def _connect_patiently(self) -> tuple[socket.socket, tuple[float, ...]]:
+        """Connect, waiting a moment for GPUs that are just being restored."""
+        ends_s = time.monotonic() + CONNECT_LIMIT_S
+        while True:
+            try:
+                return self._connect()
+            except LeaseRefusedError as error:
+                if not error.transient or time.monotonic() > ends_s:
+                    raise
+                time.sleep(FIRST_RETRY_S / 5)
+
     def _connect(self) -> tuple[socket.socket, tuple[float, ...]]:
         """Connect and take the lease; blocks for `CONNECT_LIMIT_S` at most."""
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -251,7 +262,10 @@ class ActuatorProcess:
                     sock.setblocking(False)
                     return sock, tuple(sorted(map(float, table)))
                 if kind is Kind.REFUSED:
-                    raise LeaseRefusedError(str(decode_json(data).get("error", "")))
+                    body = decode_json(data)
+                    raise LeaseRefusedError(
+                        str(body.get("error", "")), transient=body.get("transient") is True
+                    )
                 if kind is None:
                     raise ConnectionResetError
             raise TimeoutError

@@ -83,7 +83,15 @@ class SilentFailureError(DriverError):
 
 
 class LeaseRefusedError(ActuatorError):
-    """The daemon does not grant the lease."""
+    """The daemon does not grant the lease.
+
+    Attributes:
+        transient: Whether it may do so in a moment: a GPU is being restored.
+    """
+
+    def __init__(self, text: str, *, transient: bool = False) -> None:
+        super().__init__(text)
+        self.transient = transient
 
 
 class DaemonUnavailableError(ActuatorError):

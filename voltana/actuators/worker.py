@@ -174,7 +174,8 @@ class Worker:
             else:
                 raise ProtocolError(f"{kind.name} goes to clients only.")
         except (LeaseRefusedError, DriverError) as error:
-            connection.send(encode_json(Kind.REFUSED, {"error": str(error)[:400]}))
+            body = {"error": str(error)[:400], "transient": error.transient}
+            connection.send(encode_json(Kind.REFUSED, body))
 
     def _acquire(self, connection: Connection, data: bytes, now_s: float) -> None:
         request = decode_acquire(data)
