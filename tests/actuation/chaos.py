@@ -250,8 +250,8 @@ def main() -> int:
                 worst = max(r.delay_s for r in mine)
                 since = "the daemon's restart" if restarted else "the hit"
                 sys.stdout.write(
-                    f"  {victim:18s} {len(mine):4d} rounds, at defaults at most {worst:.2f} s after "
-                    f"{since} (bound {mine[0].bound_s:.1f} s)\n"
+                    f"  {victim:18s} {len(mine):4d} rounds, at defaults at most {worst:.2f} s "
+                    f"after {since} (bound {mine[0].bound_s:.1f} s)\n"
                 )
     late = [r for r in chaos.rounds if r.late]
     sys.stdout.write(f"late: {len(late)}, problems: {chaos.problems or 'none'}\n")
