@@ -7,6 +7,7 @@ driver (`busy_s`) and is told what came of every wish.
 
 from __future__ import annotations
 
+import itertools
 import math
 import queue
 import threading
@@ -84,6 +85,8 @@ class GpuChannel:
         self.index = gpu.index
         self.uuid = gpu.uuid()
         self.clocks_mhz = gpu.clocks_mhz()
+        steps = [b - a for a, b in itertools.pairwise(self.clocks_mhz)]
+        self._step_mhz = max(steps, default=1.0)
         self._gpu = gpu
         self._journal = journal
         self._report = report
@@ -192,6 +195,8 @@ class GpuChannel:
             if self._near(achieved_mhz, clock_mhz):
                 return Result(device=self.index, wish=wish, clock_mhz=achieved_mhz)
             if time.monotonic() > ends_s:
+                if self._near(achieved_mhz, clock_mhz, self._step_mhz):
+                    return Result(device=self.index, wish=wish, clock_mhz=achieved_mhz)
                 reasons = sorted(self._driver(self._gpu.event_reasons) & SLOWING)
                 return Result(
                     device=self.index,
@@ -210,7 +215,8 @@ class GpuChannel:
         if locked_mhz is None or wish.clock_mhz != locked_mhz:
             return
         try:
-            if self._near(self._driver(self._gpu.in_force_mhz), locked_mhz):
+            now_mhz = self._driver(self._gpu.in_force_mhz)
+            if self._near(now_mhz, locked_mhz, self._step_mhz):
                 return
             if self._driver(self._gpu.event_reasons) & SLOWING:
                 return
@@ -247,9 +253,9 @@ class GpuChannel:
         if self._journal is not None:
             self._journal.mark(self.uuid, had_setting=self._had_setting)
 
-    def _near(self, achieved_mhz: float, clock_mhz: float) -> bool:
-        """Whether a clock is the one that was set, to the driver's own rounding."""
-        return abs(achieved_mhz - clock_mhz) <= 1.0
+    def _near(self, achieved_mhz: float, clock_mhz: float, tolerance_mhz: float = 1.0) -> bool:
+        """Whether a clock is the one that was set; boards step down by one level when warm."""
+        return abs(achieved_mhz - clock_mhz) <= tolerance_mhz
 
     def _driver(self, call: Callable[[], _T]) -> _T:
         self._busy_since = time.monotonic()

@@ -13,7 +13,7 @@ import math
 import socket
 import threading
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from voltana.actuators.faults import DaemonUnavailableError, LeaseRefusedError
 from voltana.actuators.protocol import (
@@ -45,6 +45,13 @@ LAST_RETRY_S = 1.0
 ANSWER_LIMIT_S = 1.0
 
 
+class _Granted(NamedTuple):
+    """What the daemon granted: clocks in MHz, and a lease in seconds."""
+
+    table_mhz: tuple[float, ...]
+    lease_s: float
+
+
 class ActuatorProcess:
     """Sets the clock of one domain through ``voltana-actuatord``.
 
@@ -55,6 +62,9 @@ class ActuatorProcess:
         table_mhz: Clocks of the devices, to start without a daemon: the engine then runs at its
             default clocks until there is one. None asks the daemon, which must be there.
         time_source: Source of time, for the age of acknowledgements.
+
+    Attributes:
+        lease_s: The lease that was granted; a control loop renews well within it.
 
     Raises:
         DaemonUnavailableError: If there is no daemon and no `table_mhz`.
@@ -88,12 +98,13 @@ class ActuatorProcess:
         self._health = Health.OK
         self._error = ""
         try:
-            self._sock, self._table_mhz = self._connect_patiently()
+            self._sock, granted = self._connect_patiently()
         except ActuatorError as error:
             if table_mhz is None:
                 raise
-            self._table_mhz = tuple(sorted(map(float, table_mhz)))
+            granted = _Granted(tuple(sorted(map(float, table_mhz))), lease_s)
             self._lose(str(error))
+        self._table_mhz, self.lease_s = granted.table_mhz, granted.lease_s
         self._supported = frozenset(self._table_mhz)
 
     def table(self) -> tuple[float, ...]:
@@ -235,7 +246,7 @@ class ActuatorProcess:
                 self._health, self._error = Health.OK, ""
             return
 
-    def _connect_patiently(self) -> tuple[socket.socket, tuple[float, ...]]:
+    def _connect_patiently(self) -> tuple[socket.socket, _Granted]:
         """Connect, waiting a moment for GPUs that are just being restored."""
         ends_s = time.monotonic() + CONNECT_LIMIT_S
         while True:
@@ -246,7 +257,7 @@ class ActuatorProcess:
                     raise
                 time.sleep(FIRST_RETRY_S / 5)
 
-    def _connect(self) -> tuple[socket.socket, tuple[float, ...]]:
+    def _connect(self) -> tuple[socket.socket, _Granted]:
         """Connect and take the lease; blocks for `CONNECT_LIMIT_S` at most."""
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         ends_s = time.monotonic() + CONNECT_LIMIT_S
@@ -258,9 +269,10 @@ class ActuatorProcess:
                 data = sock.recv(MAX_BYTES)
                 kind = kind_of(data) if data else None
                 if kind is Kind.GRANTED:
-                    table = decode_json(data)["table_mhz"]
+                    body = decode_json(data)
                     sock.setblocking(False)
-                    return sock, tuple(sorted(map(float, table)))
+                    table = tuple(sorted(map(float, body["table_mhz"])))
+                    return sock, _Granted(table, float(body["lease_s"]))
                 if kind is Kind.REFUSED:
                     body = decode_json(data)
                     raise LeaseRefusedError(

@@ -81,6 +81,7 @@ def _validated(path: Path) -> dict[str, Any]:
 
 def _validate(path: Path, writer: int) -> int:
     """Write the plain configuration, or what is wrong with it; the exit status."""
+    os.environ["PYDANTIC_DISABLE_PLUGINS"] = "true"  # a privileged process runs nobody's plugins
     from voltana.actuators.settings import load_settings  # noqa: PLC0415  (pydantic)
 
     try:

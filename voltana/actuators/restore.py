@@ -12,6 +12,7 @@ import time
 from typing import TYPE_CHECKING, Protocol
 
 from voltana.actuators.faults import SLOWING, DriverError, NoSuchGpuError, SilentFailureError
+from voltana.actuators.nvml import Driver
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -103,8 +104,6 @@ def restore_marked(journal: Journal, only: Iterable[str] | None = None) -> dict[
         DriverNotLoadedError: If there is no driver; then no clock is locked either, but the marks
             stay until that can be checked.
     """
-    from voltana.actuators.nvml import Driver  # noqa: PLC0415  (only where there is a GPU)
-
     marked = [uuid for uuid in journal.marked() if only is None or uuid in set(only)]
     failures: dict[str, str] = {}
     if not marked:

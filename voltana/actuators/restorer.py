@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 
     from voltana.actuators.journal import Journal
 
-LIMITS_S = (0.3, 0.6, 1.2)
-"""How long the first, second and third try may take: a sound driver needs some 20 ms, one without
+LIMITS_S = (0.2, 0.6, 1.2)
+"""How long the first, second and third try may take: a sound driver needs some 50 ms, one without
 persistence mode a second."""
 
 
