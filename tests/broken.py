@@ -724,6 +724,24 @@ class FirstWins(HonestActuator):
         return super().status()
 
 
+class Fifo(HonestActuator):
+    """Works through stale clocks, one after the other."""
+
+    def __init__(self):
+        super().__init__()
+        self.queue = []
+
+    def apply(self, command):
+        if self.closed or command.clock_mhz not in TABLE_MHZ:
+            super().apply(command)
+        self.queue.append(command)
+
+    def status(self):
+        if self.queue:
+            super().apply(self.queue.pop(0))
+        return super().status()
+
+
 class LastCallWins(HonestActuator):
     def apply(self, command):
         if command.clock_mhz in TABLE_MHZ:
@@ -893,6 +911,7 @@ BROKEN = {
         ("apply_reaches_the_clock", ForgetsTheTarget),
         ("apply_does_not_block", Blocks),
         ("the_latest_command_wins", FirstWins),
+        ("the_latest_command_wins", Fifo),
         ("stale_commands_are_ignored", LastCallWins),
         ("a_repeated_clock_renews", SkipsRepetitions),
         ("refuses_unsupported_clocks", AcceptsAnything),

@@ -58,6 +58,7 @@ def test_json_agrees_with_python():
         "power_w": power_w,
         "power_per_board_w": power_w,
         "energy_per_token_j": latency_s * power_w / 64,
+        "memory_fraction": pytest.approx((8.03e9 * 2 + 64 * 300 * 2**17) / (80 * 2**30), rel=0.01),
     }
 
 
@@ -104,6 +105,16 @@ def test_table_shows_the_power_limit():
     assert cells[2] == "1410"
     assert float(cells[3]) < 1400
     assert cells[5] == "400"
+
+
+def test_what_does_not_fit_is_said():
+    text = voltana("show", "--model", "llama-3.1-70b", "--tp", 1, "--batch", 1)
+    assert "Does not fit: up to 1.6" in text
+    assert "Does not fit" not in voltana("show", "--model", "llama-3.1-70b", "--tp", 4)
+
+
+def test_without_a_command_the_help_is_printed():
+    assert "List the hardware and model profiles" in voltana()
 
 
 def test_model_from_a_hugging_face_config(tmp_path):

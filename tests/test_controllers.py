@@ -115,6 +115,14 @@ class TestEcoFreq:
         mixed = Load(prefill_tokens=10, prefill_attended_pairs=55.0, decode_requests=1)
         assert budget_s(mixed) == SLO.itl_s
 
+    def test_a_reserve_is_taken_off_the_prefill_budget_alone(self):
+        controller = EcoFreq(MODEL, LEVELS, SLO, ttft_share=0.75)
+        waited = observation(Load.prefill([(100, 0)]), queue=Queue(oldest_wait_s=0.2))
+        assert controller.decide(waited).budget_s == pytest.approx(0.6 * 0.75 - 0.2)
+        assert controller.decide(observation(DECODE)).budget_s == SLO.itl_s
+        with pytest.raises(ConfigError, match=r"ttft_share = 0\.0"):
+            EcoFreq(MODEL, LEVELS, SLO, ttft_share=0.0)
+
     def test_requests_behind_a_prefill_batch_mean_the_fastest_level(self):
         seen = observation(Load.prefill([(64, 0)]), queue=Queue(requests=1, tokens=10))
         assert EcoFreq(MODEL, LEVELS, SLO).decide(seen).clock_mhz == LEVELS[-1]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -40,6 +41,16 @@ HOMES = {
     "pytest": (),
 }
 """Where a library may be imported, as prefixes of paths in the package."""
+
+CLOCK_READERS = {
+    "timebase.py",
+    "plant/runner.py",  # times the policies that it runs
+    "evaluation/compare.py",  # times the simulation
+    "testing/timing.py",
+    "testing/actuator_subject.py",  # waits for real devices
+    "testing/actuator_checks.py",  # and gives up on those that block
+}
+"""The only files that may read a clock; everything else has its time injected."""
 
 LAZY = {"river", "control", "matplotlib", "scipy"}
 """Libraries that take so long to import that the core and the command line do without."""
@@ -145,6 +156,28 @@ def test_libraries_stay_where_they_belong(part):
         for module in imports_of(path, types=True):
             homes = HOMES.get(module.split(".")[0])
             assert homes is None or where.startswith(homes), f"{where} imports {module}"
+
+
+def test_nothing_else_reads_a_clock():
+    readers = {
+        path.relative_to(PACKAGE).as_posix()
+        for path in FILES
+        if "time" in imports_of(path, types=False)
+    }
+    assert readers == CLOCK_READERS
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_randomness_comes_from_a_seed(part):
+    for path in files_of(part):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Call):
+                called = ast.unparse(node.func)
+                where = f"{path}:{node.lineno} calls {called}"
+                if called.endswith(("default_rng", "Random")):
+                    assert node.args, f"{where} without a seed"
+                elif re.fullmatch(r"(np\.random|random)\.\w+", called):
+                    assert called == "np.random.SeedSequence", f"{where}, which is shared state"
 
 
 def loaded_by(*modules):

@@ -290,18 +290,8 @@ def test_a_policy_that_learns_closes_the_loop():
     assert decision.status is Status.CERTIFIED
 
 
-@pytest.fixture
-def configured():
-    """Configures structlog, and restores what was there."""
-    before, was_configured = structlog.get_config(), structlog.is_configured()
-    yield structlog.configure
-    structlog.reset_defaults()
-    if was_configured:
-        structlog.configure(**before)
-
-
-def test_every_decision_is_one_debug_event_with_its_reason(configured):
-    configured(wrapper_class=structlog.make_filtering_bound_logger(10))
+def test_every_decision_is_one_debug_event_with_its_reason():
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(10))
     rig = Rig(Stub(clock_mhz=700.0, reason="in between", forecast=FORECAST, budget_s=0.06))
     with capture_logs() as events:
         rig.loop.decide(BUSY, Queue(requests=5))
@@ -334,22 +324,22 @@ def test_every_decision_is_one_debug_event_with_its_reason(configured):
     ],
     ids=["filtering logger at info", "stdlib logger at its default of warning"],
 )
-def test_where_debug_is_off_nothing_is_logged(configured, options):
-    configured(**options)
+def test_where_debug_is_off_nothing_is_logged(options):
+    structlog.configure(**options)
     rig = Rig()
     with capture_logs() as events:
         rig.loop.decide(BUSY)
     assert events == []
 
 
-def test_a_program_that_configured_no_logging_gets_no_event_per_iteration(configured, capsys):
+def test_a_program_that_configured_no_logging_gets_no_event_per_iteration(capsys):
     structlog.reset_defaults()
     Rig().loop.decide(BUSY)
     assert capsys.readouterr().out == ""
 
 
-def test_a_stdlib_logger_at_debug_gets_the_events(configured, caplog):
-    configured(
+def test_a_stdlib_logger_at_debug_gets_the_events(caplog):
+    structlog.configure(
         wrapper_class=structlog.stdlib.BoundLogger,
         logger_factory=structlog.stdlib.LoggerFactory(),
         processors=[structlog.processors.KeyValueRenderer(key_order=["event", "reason"])],
@@ -357,6 +347,14 @@ def test_a_stdlib_logger_at_debug_gets_the_events(configured, caplog):
     with caplog.at_level("DEBUG", logger="voltana.loop"):
         Rig().loop.decide(BUSY)
     assert ["event='decision' reason='stub'" in text for text in caplog.messages] == [True]
+
+
+def test_a_logger_that_cannot_tell_its_level_gets_the_events():
+    structlog.configure(wrapper_class=structlog.BoundLogger)
+    rig = Rig()
+    with capture_logs() as events:
+        rig.loop.decide(BUSY)
+    assert [event["event"] for event in events] == ["decision"]
 
 
 def test_decisions_are_not_copied_without_need():

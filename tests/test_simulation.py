@@ -106,6 +106,15 @@ def test_one_request_larger_than_the_cache_still_completes() -> None:
     assert np.isfinite(record.completed_s).all()
 
 
+def test_a_prompt_that_cannot_fit_is_refused_and_counts_as_missed() -> None:
+    spec = cluster(kv_capacity_tokens=1_500)
+    record = simulate(trace((0.0, 1500, 5), (0.1, 100, 5)), spec=spec)
+    assert np.isinf(record.ttft_s[0])
+    assert np.isinf(record.mean_itl_s[0])
+    assert np.isfinite(record.completed_s[1])
+    assert record.instances[0].timeline.batch.tolist() == [100]
+
+
 @settings(max_examples=60, deadline=None)
 @given(
     rows=st.lists(

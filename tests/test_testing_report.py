@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.honest import HonestRouter
-from voltana.errors import ContractError, UnknownNameError, VoltanaError
+from voltana.errors import ConfigError, ContractError, UnknownNameError, VoltanaError
 from voltana.testing import check_router
 from voltana.testing.report import NotApplicable, expect, run_checks
 
@@ -94,6 +94,11 @@ def test_a_check_that_does_not_exist_cannot_be_skipped():
 def test_a_suite_is_named_after_its_factory():
     assert check_router(HonestRouter).subject == "HonestRouter"
     assert "lambda" in check_router(lambda: HonestRouter()).subject  # noqa: PLW0108
+
+
+def test_a_component_is_no_factory():
+    with pytest.raises(ConfigError, match=r"factory = .*HonestRouter.*not an instance of it"):
+        check_router(HonestRouter())
 
 
 def test_a_factory_that_fails_fails_every_check():

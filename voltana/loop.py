@@ -234,9 +234,13 @@ class ControlLoop:
         )
 
 
-def _debug_enabled(log: structlog.typing.FilteringBoundLogger) -> bool:
+def _debug_enabled(log: object) -> bool:
     """Whether debug events go anywhere, asked once: a filtered call still costs microseconds.
 
-    A program that never configured structlog did not ask for an event per iteration.
+    A program that never configured structlog did not ask for an event per iteration. A logger that
+    cannot tell gets them.
     """
-    return structlog.is_configured() and bool(log.is_enabled_for(logging.DEBUG))
+    # Asked of the class: structlog's plain logger takes every attribute for a level to log at.
+    enabled_for = getattr(type(log), "is_enabled_for", None)
+    told = enabled_for is None or bool(enabled_for(log, logging.DEBUG))
+    return structlog.is_configured() and told

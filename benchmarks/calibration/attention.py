@@ -25,7 +25,6 @@ PREFILL_START = {
     "efficiency": 0.7,
     "query_passes": 0.6,
     "kv_passes": 3.0,
-    "chain_s": 2e-8,
     "kernel_s": 1.3e-5,
 }
 DECODE_START = {
@@ -53,15 +52,15 @@ def fit() -> list[Fitted]:
 
 
 def _fit_prefill(name: str, folder: str) -> Fitted:
-    """Prompts of at least 64 tokens: below, kernels only start and end."""
+    """Batches that give every SM a tile of 128 queries; smaller ones take some 20-100 us."""
     table = rows(f"{folder}/context_attention_bf16_hd128.csv.gz")
     batch, length, heads, kv_heads, measured = columns(
         table, "batch_size", "isl", *_HEADS, "latency"
     )
-    keep = length >= 64
+    hardware = load_hardware(name)
+    keep = batch * np.ceil(length / 128) * heads >= hardware.sm_count
     batch, length, heads, kv_heads = (x[keep] for x in (batch, length, heads, kv_heads))
-    measured = measured[keep] * 1e-3
-    hardware, attention = load_hardware(name), _attention(heads, kv_heads)
+    measured, attention = measured[keep] * 1e-3, _attention(heads, kv_heads)
     pairs = batch * length * (length + 1.0) / 2.0
 
     def model(values: dict[str, float]) -> FloatArray:
@@ -77,7 +76,7 @@ def _fit_prefill(name: str, folder: str) -> Fitted:
         values=values,
         source="aiconfigurator-core 0.12.0 operator latencies (SGLang), context_attention",
         residual=text,
-        valid="prompts of 64 to 16384 tokens, 1 to 96 heads of width 128, bf16",
+        valid="16 to 16384 tokens a prompt, 1 to 96 heads of width 128, a tile for every SM, bf16",
     )
 
 
@@ -99,7 +98,7 @@ def _fit_decode(name: str, folder: str) -> Fitted:
     hardware, attention = load_hardware(name), _attention(heads, kv_heads)
 
     def model(values: dict[str, float]) -> FloatArray:
-        board = with_section(hardware, "attention_decode", **values)
+        board = with_section(hardware, "attention_decode", backend_sm_share=1.0, **values)
         cost = decode_cost(board, attention, batch, batch * context)
         memory_s = np.where(cost.bytes < _L2_BYTES[name], 0.0, cost.memory_s)
         return np.asarray(replace(cost, memory_s=memory_s).seconds(FASTEST))
@@ -107,9 +106,13 @@ def _fit_decode(name: str, folder: str) -> Fitted:
     train = _held_out_heads(heads, kv_heads)
     known = KNOWN_BANDWIDTH_SHARE.get(name, {})
     start = {key: value for key, value in DECODE_START.items() if key not in known}
-    upper = {"bandwidth_share": 0.95, "overlap": 4.0}
     values = known | fit_log_times(
-        lambda values: model(known | values), measured, train, start, upper=upper
+        lambda values: model(known | values),
+        measured,
+        train,
+        start,
+        lower={"overlap": 1.75},
+        upper={"bandwidth_share": 0.95, "overlap": 4.0},
     )
     text = describe(model(values), measured, train)
     return Fitted(

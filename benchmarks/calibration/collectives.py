@@ -53,7 +53,7 @@ def _fit_sums(name: str) -> tuple[dict[str, float], str]:
 
     def model(values: dict[str, float]) -> FloatArray:
         board = with_section(hardware, "collective", **values)
-        return all_reduce_s(board, message_bytes, counts)  # type: ignore[arg-type]
+        return all_reduce_s(board, message_bytes, counts)
 
     train = np.where(counts == 4, 0.0, 1.0)
     values = fit_log_times(model, seconds, train, SUM_START)

@@ -16,13 +16,13 @@ DATA = Path(__file__).parents[3] / "shared" / "data"
 """Where the measurements lie: beside the project's folder."""
 
 
-def rows(name: str) -> list[dict[str, str]]:
-    """Rows of a CSV file, gzipped or not, below `DATA`.
+def rows(name: str, data_dir: Path = DATA) -> list[dict[str, str]]:
+    """Rows of a CSV file, gzipped or not, below `data_dir`.
 
     Raises:
         FileNotFoundError: If the measurements are absent; the text says where they belong.
     """
-    path = DATA / name
+    path = data_dir / name
     if not path.is_file():
         raise FileNotFoundError(f"{path} is absent. Put the measurements beside the project.")
     content = path.read_bytes()

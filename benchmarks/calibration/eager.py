@@ -13,13 +13,15 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from benchmarks.calibration.data import columns, rows
+from benchmarks.calibration.data import DATA, columns, rows
 from voltana.plant.elementwise import elementwise_cost
 from voltana.plant.gemm import batched_cost
 from voltana.plant.model import BYTES_PER_ELEMENT
 from voltana.plant.operators import Elementwise
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from voltana.plant.cost import Cost
     from voltana.plant.hardware import HardwareProfile
     from voltana.values import FloatArray
@@ -105,10 +107,10 @@ class Workload:
         return self.dtype == "bf16" and tokens * (2 if self.model == "optmodel" else 1) <= 1024
 
 
-def workloads() -> list[Workload]:
+def workloads(data_dir: Path = DATA) -> list[Workload]:
     """All measured workloads."""
     table = defaultdict(list)
-    for row in rows(FILE):
+    for row in rows(FILE, data_dir):
         table[row["model"], row["prec"], int(row["batch"]), int(row["seq"])].append(row)
     found = []
     for (model, dtype, batch, length), lines in table.items():

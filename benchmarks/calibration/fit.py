@@ -44,6 +44,7 @@ def fit_log_times(
     train: FloatArray,
     start: dict[str, float],
     *,
+    lower: dict[str, float] | None = None,
     upper: dict[str, float] | None = None,
 ) -> dict[str, float]:
     """Positive coefficients that minimise robust squared errors of log times.
@@ -53,17 +54,19 @@ def fit_log_times(
         measured_s: Measured seconds.
         train: Weight of every row; 0 holds it out.
         start: Coefficients to begin with.
+        lower: Lower bounds of some of them.
         upper: Upper bounds of some of them.
     """
     names = list(start)
-    bounds = [(upper or {}).get(name, np.inf) for name in names]
+    lowest = [(lower or {}).get(name, 1e-12) for name in names]
+    highest = [(upper or {}).get(name, np.inf) for name in names]
 
     def errors(log_values: FloatArray) -> FloatArray:
         predicted = model(dict(zip(names, np.exp(log_values).tolist(), strict=True)))
         return np.asarray(np.sqrt(train) * np.log(predicted / measured_s))
 
     origin = np.log([start[name] for name in names])
-    limits = (np.full(len(names), -np.inf), np.log(bounds))
+    limits = (np.log(lowest), np.log(highest))
     result = least_squares(
         errors, origin, bounds=limits, loss="soft_l1", f_scale=0.1, x_scale=0.1, max_nfev=60
     )

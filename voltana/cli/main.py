@@ -38,7 +38,10 @@ def _print_version(wanted: bool) -> None:
 @app.callback()
 def voltana(
     version: Annotated[
-        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print it.")
+        bool,
+        typer.Option(
+            "--version", callback=_print_version, is_eager=True, help="Show the version and exit."
+        ),
     ] = False,
 ) -> None:
     """Run the clocks and the routing of an LLM-serving cluster as a feedback control system.

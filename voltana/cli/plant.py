@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from voltana.plant import PlantModel
 
 app = typer.Typer(
-    no_args_is_help=True,
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
@@ -30,9 +29,11 @@ class PhaseName(enum.StrEnum):
     PREFILL = "prefill"
 
 
-@app.callback()
-def plant() -> None:
+@app.callback(invoke_without_command=True)
+def plant(context: typer.Context) -> None:
     """Ask the simulated boards about latency and power."""
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help())
 
 
 @app.command("list")
@@ -148,7 +149,15 @@ def _point(
         "power_w": power_w,
         "power_per_board_w": power_w / plant_model.tensor_parallel,
         "energy_per_token_j": latency_s * power_w / tokens,
+        "memory_fraction": _memory_fraction(plant_model, batch * context),
     }
+
+
+def _memory_fraction(plant_model: "PlantModel", kv_tokens: int) -> float:
+    """Weights and KV cache over the memory of all boards; above 1 they do not fit."""
+    model, boards = plant_model.model, plant_model.tensor_parallel
+    needed_bytes = model.weight_bytes + kv_tokens * model.kv_bytes_per_token
+    return needed_bytes / (boards * plant_model.hardware.memory_bytes)
 
 
 _COLUMNS: tuple[tuple[str, Callable[[Point], str]], ...] = (
@@ -173,6 +182,9 @@ def _print_table(head: dict[str, object], points: Sequence[Point]) -> None:
     for point in points:
         table.add_row(*(text(point) for _, text in _COLUMNS))
     Console().print(table)
+    excess = max(point["memory_fraction"] for point in points)
+    if excess > 1:
+        typer.echo(f"Does not fit: up to {excess:.2f} times the memory of the boards.")
 
 
 def _split(texts: Sequence[str]) -> Iterator[str]:

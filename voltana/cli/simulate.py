@@ -89,9 +89,9 @@ def simulate(
     json: Annotated[str | None, _JSON] = None,
     log_level: Annotated[str, _LOG] = "warning",
 ) -> None:
-    """Serve a load on a simulated cluster under several policies, and compare them.
+    """Compare policies on a simulated cluster that serves a load.
 
-    Defaults stand in parentheses.
+    Prints energy, SLO attainment and latencies. Defaults stand in parentheses.
 
     \b
     The demo:           voltana simulate --out out/demo

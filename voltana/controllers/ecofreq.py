@@ -32,6 +32,8 @@ class EcoFreq:
         predictor: Latency model; its upper bound has to fit. Taught by the loop, not here.
         levels_mhz: Clocks to choose from, ascending, at least one.
         slo: The thresholds.
+        ttft_share: Share of the TTFT threshold that prefill is planned against. The rest is a
+            reserve for prompts that arrive during the batch and have to wait for its end.
         queue_rule: Whether prefill runs at the fastest clock while requests wait behind the batch.
         idle_after_s: Silence after which an idle instance is put on `idle_mhz`; inf never.
         idle_mhz: Clock to wait at; None takes the lowest level.
@@ -46,6 +48,7 @@ class EcoFreq:
         levels_mhz: Sequence[float],
         slo: Slo,
         *,
+        ttft_share: float = 1.0,
         queue_rule: bool = True,
         idle_after_s: float = math.inf,
         idle_mhz: float | None = None,
@@ -54,12 +57,15 @@ class EcoFreq:
             raise invalid(
                 "levels_mhz", tuple(levels_mhz), "ascending clocks", "Build it with voltana.levels."
             )
+        if not 0 < ttft_share <= 1:
+            raise invalid("ttft_share", ttft_share, "above 0, at most 1", "1 keeps no reserve.")
         if not idle_after_s >= 0:
             raise invalid("idle_after_s", idle_after_s, "0 or more", "inf stays where it is.")
         self.predictor = predictor
         self.levels_mhz = tuple(levels_mhz)
         self._levels = np.array(levels_mhz, dtype=np.float64)
         self._slo = slo
+        self._reserve_s = (1.0 - ttft_share) * slo.ttft_s
         self._queue_rule = queue_rule
         self._idle_after_s = idle_after_s
         self._idle_mhz = self.levels_mhz[0] if idle_mhz is None else idle_mhz
@@ -70,7 +76,7 @@ class EcoFreq:
         """See `voltana.ports.Controller.decide`."""
         load, queue = observation.load, observation.queue
         if load.prefill_tokens:
-            budget_s = self._slo.prefill_budget_s(queue)
+            budget_s = self._slo.prefill_budget_s(queue) - self._reserve_s
             if load.decode_requests:
                 budget_s = min(budget_s, self._slo.decode_budget_s())
         elif load.decode_requests:

@@ -82,11 +82,13 @@ def compare(
         simulations[name].run(_report_as(name, progress))
         wall_s[name] = perf_counter() - started_s
     horizon_s = max(simulation.now_s for simulation in simulations.values())
-    for name, simulation in simulations.items():
+    records: dict[str, RunRecord] = {}
+    for name in policies:
         started_s = perf_counter()
+        simulation = simulations.pop(name)  # a finished run's memory goes to the next record
         simulation.extend_to(horizon_s)
         wall_s[name] += perf_counter() - started_s
-    records = {name: simulation.record() for name, simulation in simulations.items()}
+        records[name] = simulation.record()
     runs = {
         name: PolicyRun(
             result=measure(

@@ -26,6 +26,9 @@ BOUND_DEVIATIONS = 2.0
 """Width of the bound that has to fit. The SLO is on the mean gap of a request, over which the noise
 of single iterations averages out; what has to fit is the load, not the noise."""
 
+TTFT_SHARE = 0.8
+"""What prefill is planned against; the rest is for prompts that wait for a batch to end."""
+
 
 def voltana(context: InstanceContext) -> InstancePolicy:
     """EcoFreq over 28 levels, on an EcoPred that starts from physics and learns online."""
@@ -35,7 +38,7 @@ def voltana(context: InstanceContext) -> InstancePolicy:
     floor_mhz = DECODE_FLOOR * fastest_mhz if decode else Published().levels(context.table_mhz)[0]
     levels = EvenlySpaced(LEVELS, min_mhz=floor_mhz).levels(context.table_mhz)
     controller = Supervised(
-        EcoFreq(predictor, levels, context.slo, idle_after_s=0.0),
+        EcoFreq(predictor, levels, context.slo, ttft_share=TTFT_SHARE, idle_after_s=0.0),
         fallback=FixedClock.max(context.table_mhz),
     )
     return InstancePolicy(controller=controller, levels_mhz=levels, predictor=predictor)

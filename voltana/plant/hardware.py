@@ -16,7 +16,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from voltana.errors import ProfileError, unknown_name
-from voltana.plant.power import PowerCoefficients
+from voltana.plant.power import PowerCoefficients  # noqa: TC001 (pydantic reads the type)
 
 Positive = Annotated[float, Field(gt=0)]
 NonNegative = Annotated[float, Field(ge=0)]
@@ -123,15 +123,12 @@ class PrefillAttentionCoefficients(Section):
         efficiency: Share of the peak on tiles of 128 queries.
         query_passes: Times that queries and outputs are moved.
         kv_passes: Times that new keys and values are moved.
-        chain_s: Time per token of the mean context that no parallelism hides, at the highest
-            clock: the longest chain of tiles.
         kernel_s: Start and end of a layer's kernels at the highest clock.
     """
 
     efficiency: Positive
     query_passes: NonNegative
     kv_passes: NonNegative
-    chain_s: NonNegative
     kernel_s: NonNegative
     provenance: Provenance
 
@@ -145,6 +142,8 @@ class DecodeAttentionCoefficients(Section):
         bandwidth_share: Share of the peak bandwidth that reading the cache reaches.
         kernel_s: Start and end of a layer's kernels at the highest clock.
         overlap: Exponent of the smooth maximum of compute and memory.
+        backend_sm_share: SM time (`token_s`, `unit_s`) of the attention backend that the engine
+            uses on this board, over that of the kernels which were measured.
     """
 
     token_s: NonNegative
@@ -152,6 +151,7 @@ class DecodeAttentionCoefficients(Section):
     bandwidth_share: Positive
     kernel_s: NonNegative
     overlap: Positive
+    backend_sm_share: Positive = 1.0
     provenance: Provenance
 
 

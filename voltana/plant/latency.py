@@ -62,7 +62,8 @@ class LatencyModel:
         self._gemms = operators.layer_gemms(model, tensor_parallel)
         self._head = operators.head_gemm(model, tensor_parallel)
         self._elementwise = operators.layer_elementwise(model, tensor_parallel)
-        self._attention = operators.attention(model, tensor_parallel)
+        self._prefill_attention = operators.prefill_attention(model, tensor_parallel)
+        self._decode_attention = operators.decode_attention(model, tensor_parallel)
         self._all_reduces = operators.all_reduces(model, tensor_parallel)
 
     def latency_s(self, load: Load, clock_mhz: float) -> float:
@@ -101,15 +102,14 @@ class LatencyModel:
         return batches[index] if index < len(batches) else requests
 
     def logit_rows(self, load: Load) -> int:
-        """Rows of the output embedding: one for each decode request and each prompt.
+        """Rows of the output embedding: one for each decode request, and one for all prompts.
 
-        A load does not say how many prompts it holds. Prompts of equal length L without cached
-        tokens have pairs/tokens = (L + 1)/2, so that is solved for L.
+        A load does not say how many prompts it holds. Up to the rows of a tile (64 to 128), reading
+        the weights takes all the time, so their number hardly counts.
         """
         if not load.prefill_tokens:
             return self.padded_batch(load.decode_requests)
-        length = max(1.0, 2.0 * load.prefill_attended_pairs / load.prefill_tokens - 1.0)
-        return load.decode_requests + max(1, round(load.prefill_tokens / length))
+        return load.decode_requests + 1
 
     def token_costs(self, tokens: FloatArray) -> tuple[Cost, ...]:
         """GEMMs, element-wise kernels, collectives and launch, for arrays of token counts."""
@@ -144,11 +144,11 @@ class LatencyModel:
 
     def prefill_attention_cost(self, tokens: FloatArray, pairs: FloatArray) -> Cost:
         """Prefill attention, for arrays of tokens and attended pairs."""
-        return prefill_cost(self.hardware, self._attention, tokens, pairs)
+        return prefill_cost(self.hardware, self._prefill_attention, tokens, pairs)
 
     def decode_attention_cost(self, requests: FloatArray, kv_tokens: FloatArray) -> Cost:
         """Decode attention, for arrays of requests and cached tokens."""
-        return decode_cost(self.hardware, self._attention, requests, kv_tokens)
+        return decode_cost(self.hardware, self._decode_attention, requests, kv_tokens)
 
     def token_part(self, tokens: FloatArray, clock_mhz: float) -> FloatArray:
         """Seconds of `token_costs` at a clock, for an array of token counts; shape as `tokens`."""

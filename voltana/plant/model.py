@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from voltana.errors import ProfileError
 from voltana.plant.hardware import Section, names, parse, read_profile
+from voltana.plant.hf_config import profile_fields
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -31,6 +32,34 @@ class Experts(Section):
     dense_layers: int = 0
 
 
+class LatentAttention(Section):
+    """Multi-head latent attention (DeepSeek-V2, arXiv 2405.04434): one compressed vector a token.
+
+    Attributes:
+        query_rank: Width of the compressed query; 0 where queries are not compressed.
+        kv_rank: Width of the compressed key-value vector.
+        rotary_dim: Width of the part with positions, which all heads share in the cache.
+        key_dim: Width of the part of a head's key without positions.
+        value_dim: Width of a head's value.
+    """
+
+    query_rank: int = 0
+    kv_rank: int
+    rotary_dim: int
+    key_dim: int
+    value_dim: int
+
+    @property
+    def query_dim(self) -> int:
+        """Width of a head's query and key."""
+        return self.key_dim + self.rotary_dim
+
+    @property
+    def cached(self) -> int:
+        """Elements that a layer caches for one token."""
+        return self.kv_rank + self.rotary_dim
+
+
 class ModelProfile(Section):
     """A dense or MoE decoder-only transformer.
 
@@ -46,6 +75,7 @@ class ModelProfile(Section):
         tied_embeddings: Whether input and output embedding are one matrix.
         gated: Whether the feed-forward part is gated (three matrices rather than two).
         experts: Mixture of experts; None for a dense model.
+        latent: Latent attention, instead of `kv_heads` of `head_dim`; None for the usual kind.
         weight_dtype: Type of the weights, a key of `HardwareProfile.peak_flops`.
         kv_dtype_bytes: Bytes of one element of the KV cache.
         default_tensor_parallel: Boards an instance is usually given.
@@ -62,6 +92,7 @@ class ModelProfile(Section):
     tied_embeddings: bool = False
     gated: bool = True
     experts: Experts | None = None
+    latent: LatentAttention | None = None
     weight_dtype: str = "bf16"
     kv_dtype_bytes: int = 2
     default_tensor_parallel: int = 1
@@ -84,12 +115,13 @@ class ModelProfile(Section):
     @property
     def kv_bytes_per_token(self) -> int:
         """Memory that one token takes in the KV cache."""
-        return 2 * self.layers * self.kv_heads * self.head_dim * self.kv_dtype_bytes
+        latent = self.latent
+        elements = latent.cached if latent else 2 * self.kv_heads * self.head_dim
+        return self.layers * elements * self.kv_dtype_bytes
 
     def _count(self, *, active: bool) -> int:
         matrices = 3 if self.gated else 2
-        attention = self.hidden_size * self.head_dim * 2 * (self.heads + self.kv_heads)
-        total = self.layers * attention
+        total = self.layers * self._attention_parameters()
         moe, dense_layers = self.experts, self.layers
         if moe is not None:
             dense_layers = moe.dense_layers
@@ -100,6 +132,15 @@ class ModelProfile(Section):
         total += dense_layers * matrices * self.hidden_size * self.intermediate_size
         embeddings = 1 if active or self.tied_embeddings else 2
         return total + embeddings * self.vocab_size * self.hidden_size
+
+    def _attention_parameters(self) -> int:
+        hidden, heads, latent = self.hidden_size, self.heads, self.latent
+        if latent is None:
+            return hidden * self.head_dim * 2 * (heads + self.kv_heads)
+        rank, queries = latent.query_rank, heads * latent.query_dim
+        query = rank * (hidden + queries) if rank else hidden * queries
+        expanded = latent.kv_rank * heads * (latent.key_dim + latent.value_dim)
+        return query + hidden * latent.cached + expanded + heads * latent.value_dim * hidden
 
     @classmethod
     def from_hf_config(
@@ -112,10 +153,9 @@ class ModelProfile(Section):
             name: Name of the profile; by default that in the file.
 
         Raises:
-            ProfileError: If it cannot be read, or a needed key is missing; the text names it.
+            ProfileError: If it cannot be read, a needed key is missing, or the architecture is not
+                covered; the text names the key.
         """
-        from voltana.plant.hf_config import profile_fields  # noqa: PLC0415 (one way of import)
-
         if isinstance(config, (str, Path)):
             return cls.from_hf_config(_read_json(Path(config)), name=name)
         return parse(cls, profile_fields(config, name), "config.json")

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from voltana.plant.model import ModelProfile
+    from voltana.plant.model import LatentAttention, ModelProfile
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,6 +96,8 @@ def layer_gemms(model: ModelProfile, tensor_parallel: int) -> tuple[Gemm, ...]:
         Gemm(name="qkv", n=query + 2 * kv_heads * model.head_dim, k=hidden, count=layers),
         Gemm(name="o", n=hidden, k=query, count=layers),
     ]
+    if model.latent is not None:
+        gemms = _latent_gemms(model, model.latent, tp)
     moe = model.experts
     dense_layers = layers if moe is None else moe.dense_layers
     gemms += _feed_forward("", model, model.intermediate_size // tp, dense_layers)
@@ -112,6 +114,22 @@ def layer_gemms(model: ModelProfile, tensor_parallel: int) -> tuple[Gemm, ...]:
         )
         gemms += _feed_forward("shared_", model, moe.shared_intermediate_size // tp, count)
     return tuple(gemms)
+
+
+def _latent_gemms(model: ModelProfile, latent: LatentAttention, tp: int) -> list[Gemm]:
+    """Latent attention compresses on every board and expands each board's own heads.
+
+    In decoding the expansion is absorbed into query and output, which multiplies as much.
+    """
+    hidden, layers, heads, rank = model.hidden_size, model.layers, model.heads // tp, latent.kv_rank
+    down = latent.query_rank + latent.cached
+    up = heads * (latent.key_dim + latent.value_dim)
+    return [
+        Gemm(name="qkv_down", n=down, k=hidden, count=layers),
+        Gemm(name="q_up", n=heads * latent.query_dim, k=latent.query_rank or hidden, count=layers),
+        Gemm(name="kv_up", n=up, k=rank, count=layers),
+        Gemm(name="o", n=hidden, k=heads * latent.value_dim, count=layers),
+    ]
 
 
 def _feed_forward(
@@ -162,8 +180,33 @@ def _activation_width(model: ModelProfile) -> float:
     return dense * model.intermediate_size + (1 - dense) * active
 
 
-def attention(model: ModelProfile, tensor_parallel: int) -> Attention:
-    """Attention of all layers."""
+def prefill_attention(model: ModelProfile, tensor_parallel: int) -> Attention:
+    """Attention of all layers over new tokens; a latent one over the expanded heads."""
+    latent = model.latent
+    if latent is None:
+        return _attention(model, tensor_parallel)
+    heads = model.heads // tensor_parallel
+    width = (latent.query_dim + latent.value_dim) // 2
+    return Attention(
+        heads=heads, kv_heads=heads, head_dim=width, kv_dtype_bytes=2, count=model.layers
+    )
+
+
+def decode_attention(model: ModelProfile, tensor_parallel: int) -> Attention:
+    """Attention of all layers over cached tokens; a latent one reads one vector for all heads."""
+    latent = model.latent
+    if latent is None:
+        return _attention(model, tensor_parallel)
+    return Attention(
+        heads=model.heads // tensor_parallel,
+        kv_heads=1,
+        head_dim=latent.cached // 2,
+        kv_dtype_bytes=model.kv_dtype_bytes,
+        count=model.layers,
+    )
+
+
+def _attention(model: ModelProfile, tensor_parallel: int) -> Attention:
     return Attention(
         heads=model.heads // tensor_parallel,
         kv_heads=max(1, model.kv_heads // tensor_parallel),

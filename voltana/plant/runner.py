@@ -54,7 +54,8 @@ class Runner:
         self.decide_s = array("d")
         self.iterations = 0
         self.busy_s = 0.0
-        self.statuses = dict.fromkeys(Status, 0)
+        self._certified = 0
+        self._saturated = 0
         self._noise = latency_noise
         self._record_timeline = record_timeline
         self._decision: Decision | None = None
@@ -75,7 +76,10 @@ class Runner:
         before = perf_counter()
         decision = self.loop.decide(load, queue)
         self.decide_s.append(perf_counter() - before)
-        self.statuses[decision.status] += 1
+        if decision.status is Status.CERTIFIED:
+            self._certified += 1
+        elif decision.status is Status.SATURATED:
+            self._saturated += 1
         if self._window is not None:
             self._window.add_idle(now_s, board.clock_mhz)
         self._decision, self._load, self._start_s = decision, load, now_s
@@ -106,6 +110,14 @@ class Runner:
         """Take a control step while nothing runs."""
         self.board.idle_until(now_s)
         self.loop.decide(IDLE, EMPTY_QUEUE)
+
+    def statuses(self) -> dict[Status, int]:
+        """Number of decisions on iterations, by what they promised."""
+        return {
+            Status.CERTIFIED: self._certified,
+            Status.SATURATED: self._saturated,
+            Status.VOID: len(self.decide_s) - self._certified - self._saturated,
+        }
 
     def _record(self, latency_s: float) -> None:
         timeline = self.timeline

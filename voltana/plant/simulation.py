@@ -67,6 +67,10 @@ class Simulation:
         self._cluster = cluster
         self._policy = policy
         self._trace = trace
+        # As plain numbers: an element of an array costs more to read than to use.
+        self._arrival_s: list[float] = trace.arrival_s.tolist()
+        self._prompt_tokens: list[int] = trace.prompt_tokens.tolist()
+        self._output_tokens: list[int] = trace.output_tokens.tolist()
         self._seed = seed
         self._record_timeline = record_timeline
         self._seeds = iter(
@@ -233,24 +237,23 @@ class Simulation:
         return Dispatcher(prefill, decode)
 
     def _job(self, index: int) -> Job:
-        trace = self._trace
         return Job(
-            index,
-            float(trace.arrival_s[index]),
-            int(trace.prompt_tokens[index]),
-            int(trace.output_tokens[index]),
+            index, self._arrival_s[index], self._prompt_tokens[index], self._output_tokens[index]
         )
 
     def _schedule_arrival(self, index: int) -> None:
-        if index < len(self._trace):
-            self._events.schedule(float(self._trace.arrival_s[index]), self._arrive)
+        if index < len(self._arrival_s):
+            self._events.schedule(self._arrival_s[index], self._arrive)
 
     def _arrive(self, now_s: float) -> None:
         job = self._job(len(self._jobs))
         self._jobs.append(job)
+        self._schedule_arrival(len(self._jobs))
+        if job.prompt_tokens >= self._cluster.kv_capacity_tokens:
+            self._finished += 1  # refused, as the engine does: offered, and never completed
+            return
         self._dispatcher.assign(job)
         self._prefill[job.prefill].enqueue(job, now_s)
-        self._schedule_arrival(len(self._jobs))
 
     def _hand_on(self, job: Job, now_s: float) -> None:
         self._dispatcher.prefilled(job)
@@ -288,7 +291,7 @@ def _instance_record(instance: Instance) -> InstanceRecord:
         clock_changes=runner.board.changes,
         mean_clock_mhz=runner.board.clock_seconds / max(runner.board.at_s, 1e-9),
         retractions=instance.retractions if isinstance(instance, DecodeInstance) else 0,
-        statuses=dict(runner.statuses),
+        statuses=runner.statuses(),
         timeline=TimelineRecord(
             start_s=np.asarray(timeline.start_s, dtype=float),
             clock_mhz=np.asarray(timeline.clock_mhz, dtype=float),

@@ -8,18 +8,32 @@ squares keep it current.
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from voltana.errors import invalid
-from voltana.predictors.features import decode_features, mixed_parts, prefill_features
-from voltana.predictors.latency_model import BasisCache, LatencySnapshot, forecast
+from voltana.predictors.basis_cache import BasisCache
+from voltana.predictors.features import (
+    DECODE_NAMES,
+    PREFILL_NAMES,
+    decode_features,
+    mixed_parts,
+    prefill_features,
+)
+from voltana.predictors.latency_model import LatencySnapshot, forecast
 from voltana.predictors.phase_learner import PhaseLearner
-from voltana.predictors.prior import decode_prior, flat_prior, prefill_prior
+from voltana.predictors.prior import (
+    decode_prior,
+    flat_decode_prior,
+    flat_prefill_prior,
+    prefill_prior,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from pathlib import Path
 
     from voltana.predictors.prior import Prior
+    from voltana.predictors.profile import PredictorProfile, Stack
     from voltana.values import FloatArray, Forecast, Load, Outcome
 
 
@@ -54,8 +68,7 @@ class EcoPred:
         if not bound_deviations >= 0:
             raise invalid("bound_deviations", bound_deviations, "0 or more", "2.5 is usual.")
         self.max_clock_mhz = max_clock_mhz
-        prefill = prefill or flat_prior(1.0, [1.0, 4096.0, 64.0, 32.0, 1e7])
-        decode = decode or flat_prior(0.1, [1.0, 128.0, 2.0, 1.0, 2e5])
+        priors = (prefill or flat_prefill_prior(), decode or flat_decode_prior())
         self._prefill, self._decode = (
             PhaseLearner(
                 prior,
@@ -63,7 +76,7 @@ class EcoPred:
                 forgetting=forgetting,
                 bound_deviations=bound_deviations,
             )
-            for prior in (prefill, decode)
+            for prior in priors
         )
         self._bases = BasisCache(max_clock_mhz)
 
@@ -91,6 +104,76 @@ class EcoPred:
             max_clock_mhz=datasheet["max_clock_mhz"],
             forgetting=forgetting,
             bound_deviations=bound_deviations,
+        )
+
+    @classmethod
+    def from_profile(
+        cls,
+        path: str | Path,
+        *,
+        expect: Stack | None = None,
+        mismatch: Literal["refuse", "prior"] = "refuse",
+        forgetting: float = 0.998,
+        bound_deviations: float = 2.5,
+    ) -> EcoPred:
+        """Start from a profile file (`voltana.predictors.profile`).
+
+        Args:
+            path: The file.
+            expect: The stack that is running; None takes the file on trust.
+            mismatch: What to do with a profile of another stack: refuse it, or start from it with
+                wide uncertainty.
+            forgetting: See the class.
+            bound_deviations: See the class.
+
+        Raises:
+            ProfileError: If the file is no profile, or is one of another stack and not welcome.
+        """
+        from voltana.predictors.profile import (  # noqa: PLC0415  (pydantic, for files alone)
+            check_stack,
+            load_profile,
+            phase_prior,
+        )
+
+        profile = load_profile(path)
+        doubted = expect is not None and profile.stack != expect
+        if expect is not None and mismatch == "refuse":
+            check_stack(profile, expect, path)
+        prefill, decode = (
+            None if phase is None else phase_prior(phase, names, doubted=doubted)
+            for phase, names in ((profile.prefill, PREFILL_NAMES), (profile.decode, DECODE_NAMES))
+        )
+        made = cls(
+            max_clock_mhz=profile.max_clock_mhz,
+            prefill=prefill,
+            decode=decode,
+            forgetting=forgetting,
+            bound_deviations=bound_deviations,
+        )
+        if not doubted:
+            for learner, phase in (
+                (made._prefill, profile.prefill),
+                (made._decode, profile.decode),
+            ):
+                if phase is not None:
+                    learner.trust_clocks(phase.slowest_mhz, phase.fastest_mhz)
+        return made
+
+    def to_profile(self, stack: Stack) -> PredictorProfile:
+        """What was learned so far, as a profile to be saved.
+
+        Args:
+            stack: What it was learned on.
+        """
+        from voltana.predictors.profile import (  # noqa: PLC0415  (pydantic, for files alone)
+            PredictorProfile,
+        )
+
+        return PredictorProfile(
+            stack=stack,
+            max_clock_mhz=self.max_clock_mhz,
+            prefill=self._prefill.to_profile(PREFILL_NAMES),
+            decode=self._decode.to_profile(DECODE_NAMES),
         )
 
     def forecast(self, load: Load, clocks_mhz: FloatArray) -> Forecast:
@@ -143,6 +226,13 @@ class EcoPred:
         """
         self._prefill.reopen(factor, relative_error)
         self._decode.reopen(factor, relative_error)
+
+    def __repr__(self) -> str:
+        return (
+            f"EcoPred(max_clock_mhz={self.max_clock_mhz:g}, "
+            f"prefill_labels={self._prefill.scale.labels}, "
+            f"decode_labels={self._decode.scale.labels})"
+        )
 
     def _learn_mixed(self, load: Load, clock_mhz: float, latency_s: float) -> None:
         """Teach the prefill model what is left once the decode requests' KV cache has been read."""

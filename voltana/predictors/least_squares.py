@@ -20,8 +20,6 @@ import numpy as np
 from voltana.errors import invalid
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from voltana.values import FloatArray
 
 Matrix = np.ndarray[tuple[int, int], np.dtype[np.float64]]
@@ -154,18 +152,6 @@ class RecursiveLeastSquares:
         count = len(smaller._coefficients)
         self._coefficients[:count] = smaller._coefficients
         self._covariance[:count, :count] = smaller._covariance
-
-    def to_dict(self) -> dict[str, object]:
-        """What was learned as plain JSON values; `restore` reads it."""
-        return {
-            "coefficients": self._coefficients.tolist(),
-            "covariance": self._covariance.tolist(),
-        }
-
-    def restore(self, state: Mapping[str, object]) -> None:
-        """Take over what `to_dict` returned; prior and options stay as they are."""
-        self._coefficients = np.array(state["coefficients"], dtype=np.float64)
-        self._covariance = np.array(state["covariance"], dtype=np.float64)
 
     def _update_covariance(self, along: FloatArray, spread: float) -> None:
         """Add the sample's information and forget as much of the old along the same direction."""

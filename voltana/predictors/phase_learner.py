@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import numpy as np
+
+from voltana.predictors.clock_range import ClockRange
 from voltana.predictors.features import CLOCK_BASES, LOAD_FEATURES, regressor
 from voltana.predictors.latency_model import PhaseModel
 from voltana.predictors.least_squares import RecursiveLeastSquares
@@ -12,54 +15,14 @@ from voltana.predictors.residual_scale import ResidualScale
 if TYPE_CHECKING:
     from voltana.predictors.latency_model import Weights
     from voltana.predictors.prior import Prior
+    from voltana.predictors.profile import PhaseProfile
     from voltana.values import FloatArray
 
 NOISE = 0.03
 """Relative noise of a measured latency that samples are weighed with."""
 
-LABELS_TO_TRUST = 5
-"""Labels beyond the range of clocks tried before the range is widened."""
-
 _ABSOLUTE_TO_STANDARD = 1.2533
 """Standard deviation of a Gaussian over its mean absolute value, sqrt(pi / 2)."""
-
-
-class ClockRange:
-    """The range of clocks at which labels have come, widened once there are a few of them.
-
-    Args:
-        max_clock_mhz: Where the range lies before the first label.
-    """
-
-    __slots__ = ("_faster", "_slower", "_tried", "fastest_mhz", "slowest_mhz")
-
-    def __init__(self, max_clock_mhz: float) -> None:
-        self.slowest_mhz = self.fastest_mhz = max_clock_mhz
-        self._tried = False
-        self._slower: list[float] = []
-        self._faster: list[float] = []
-
-    def update(self, clock_mhz: float) -> None:
-        """Take in the clock of one label."""
-        if not self._tried:
-            self.slowest_mhz = self.fastest_mhz = clock_mhz
-            self._tried = True
-        elif clock_mhz < self.slowest_mhz:
-            self._slower.append(clock_mhz)
-            if len(self._slower) >= LABELS_TO_TRUST:
-                self.slowest_mhz = max(self._slower)
-                self._slower.clear()
-        elif clock_mhz > self.fastest_mhz:
-            self._faster.append(clock_mhz)
-            if len(self._faster) >= LABELS_TO_TRUST:
-                self.fastest_mhz = min(self._faster)
-                self._faster.clear()
-
-    def restart(self) -> None:
-        """Forget it: the next label starts it anew."""
-        self._tried = False
-        self._slower.clear()
-        self._faster.clear()
 
 
 class PhaseLearner:
@@ -145,6 +108,31 @@ class PhaseLearner:
             bound_deviations=self._bound_deviations,
             slowest_mhz=self.slowest_mhz,
             fastest_mhz=self.fastest_mhz,
+        )
+
+    def trust_clocks(self, slowest_mhz: float, fastest_mhz: float) -> None:
+        """Take the range of clocks as tried, because a profile covers it."""
+        self._clocks.trust(slowest_mhz, fastest_mhz)
+
+    def to_profile(self, names: tuple[str, ...]) -> PhaseProfile | None:
+        """What was learned, by the names of the load features; None if that is nothing."""
+        from voltana.predictors.profile import (  # noqa: PLC0415  (pydantic, for files alone)
+            FitErrors,
+            PhaseProfile,
+            to_table,
+        )
+
+        if not self.scale.labels:
+            return None
+        return PhaseProfile(
+            coefficients_s=to_table(self.squares.coefficients, names),
+            deviations_s=to_table(np.sqrt(self.squares.covariance.diagonal()), names),
+            slowest_mhz=self.slowest_mhz,
+            fastest_mhz=self.fastest_mhz,
+            errors=FitErrors(
+                samples=self.scale.labels,
+                mean_relative_error=self.scale.estimate,
+            ),
         )
 
     def reopen(self, factor: float, relative_error: float) -> None:

@@ -63,11 +63,21 @@ KERNEL_S = 5e-6
 """Start and end of a kernel, during which the device waits."""
 
 KERNELS_PER_LAYER = 10
+
+ALL_REDUCE_S = 1e-5
+"""Latency of a sum over the devices of a group; two a layer."""
+
 ACTIVATION_PASSES = 20
 """How often each activation of a layer goes through memory."""
 
 SLOW_MEMORY_SHARE = 0.3
 """Growth of a memory-bound time per unit of f_max / f beyond the knee; physics allows 0 to 1."""
+
+BASIS_UNCERTAINTY = (0.2, 0.5, 0.2)
+"""Uncertainty of each clock basis, as a share of the largest time that a feature could explain.
+
+Efficiency of arithmetic varies more from kernel to kernel than that of streaming memory.
+"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -88,11 +98,11 @@ class Prior:
 
 def check_datasheet(datasheet: Mapping[str, float]) -> None:
     """Raise a `ConfigError` for the first number that is missing or not above 0."""
-    for key in Datasheet.__required_keys__:
+    for key in Datasheet.__annotations__:
         if key not in datasheet:
             raise ConfigError(
                 f"datasheet.{key} is missing: must be given with "
-                f"{', '.join(sorted(Datasheet.__required_keys__))}. "
+                f"{', '.join(Datasheet.__annotations__)}. "
                 "Look it up in the device's datasheet or the model's config.json."
             )
         if not 0 < datasheet[key] < float("inf"):
@@ -111,9 +121,8 @@ def prefill_prior(datasheet: Mapping[str, float]) -> Prior:
     pair_s = 4 * d["layers"] * d["attention_width"] / (d["peak_flops"] * ATTENTION_EFFICIENCY)
     memory_token_s = 2 * ACTIVATION_PASSES * d["layers"] * d["hidden_size"] / _bandwidth(d)
     weights_s = d["weight_bytes"] / _bandwidth(d)
-    fixed_s = _kernels_s(d)
-    constant = [fixed_s, memory_token_s, 0.0, 0.0, 0.0]
-    compute = [fixed_s, 0.7 * token_s, 0.0, 0.3 * token_s * TILE, pair_s]
+    constant = [_all_reduces_s(d), memory_token_s, 0.0, 0.0, 0.0]
+    compute = [_kernels_s(d), 0.7 * token_s, 0.0, 0.3 * token_s * TILE, pair_s]
     slow = [0.0, SLOW_MEMORY_SHARE * memory_token_s, 0.0, 0.0, 0.0]
     largest = [weights_s, token_s, token_s * HALF_TILE, token_s * TILE, pair_s]
     return _prior([constant, compute, slow], largest)
@@ -131,29 +140,33 @@ def decode_prior(datasheet: Mapping[str, float]) -> Prior:
     kv_s = d["kv_bytes_per_token"] / _bandwidth(d)
     tile_s = 2 * d["active_parameters"] * TILE / (d["peak_flops"] * COMPUTE_EFFICIENCY)
     row_s = 2 * ACTIVATION_PASSES * d["layers"] * d["hidden_size"] / _bandwidth(d)
-    fixed_s = _kernels_s(d)
-    constant = [weights_s + fixed_s, row_s, 0.0, 0.0, kv_s]
-    compute = [fixed_s, 0.0, 0.0, 0.5 * tile_s, 0.0]
+    constant = [weights_s + _all_reduces_s(d), row_s, 0.0, 0.0, kv_s]
+    compute = [_kernels_s(d), 0.0, 0.0, 0.5 * tile_s, 0.0]
     slow = [SLOW_MEMORY_SHARE * v for v in (weights_s, row_s, 0.0, 0.0, kv_s)]
     largest = [weights_s, max(row_s, tile_s / TILE), 0.5 * tile_s, tile_s, kv_s]
     return _prior([constant, compute, slow], largest)
 
 
-def flat_prior(max_latency_s: float, scales: list[float]) -> Prior:
-    """Prior that knows nothing but the sign and the order of magnitude of latency.
+def flat_prefill_prior() -> Prior:
+    """Prior of prefill that knows nothing but signs and the order of magnitude of latency."""
+    return _flat_prior(1.0, [1.0, 4096.0, 64.0, 32.0, 1e7])
 
-    Args:
-        max_latency_s: Latency that no feature alone is likely to pass.
-        scales: Large but usual values of the load features.
-    """
-    deviation = max_latency_s / np.array(scales * CLOCK_BASES, dtype=np.float64)
+
+def flat_decode_prior() -> Prior:
+    """Prior of decode that knows nothing but signs and the order of magnitude of latency."""
+    return _flat_prior(0.1, [1.0, 128.0, 2.0, 1.0, 2e5])
+
+
+def _flat_prior(largest_s: float, usual: list[float]) -> Prior:
+    """No feature, at a usual value of it, is likely to explain more than `largest_s`."""
+    deviation = largest_s / np.array(usual * CLOCK_BASES, dtype=np.float64)
     return Prior(mean=np.zeros(FEATURES), deviation=deviation, relative_error=None)
 
 
 def _prior(rows: list[list[float]], largest: list[float]) -> Prior:
     mean = np.array(rows, dtype=np.float64).reshape(FEATURES)
-    scale = np.tile(np.array(largest, dtype=np.float64), CLOCK_BASES)
-    return Prior(mean=mean, deviation=np.maximum(0.5 * mean, 0.5 * scale), relative_error=0.1)
+    scale = np.outer(BASIS_UNCERTAINTY, largest).reshape(FEATURES)
+    return Prior(mean=mean, deviation=np.maximum(0.5 * mean, scale), relative_error=0.1)
 
 
 def _bandwidth(datasheet: Mapping[str, float]) -> float:
@@ -162,3 +175,7 @@ def _bandwidth(datasheet: Mapping[str, float]) -> float:
 
 def _kernels_s(datasheet: Mapping[str, float]) -> float:
     return datasheet["layers"] * KERNELS_PER_LAYER * KERNEL_S
+
+
+def _all_reduces_s(datasheet: Mapping[str, float]) -> float:
+    return 2 * datasheet["layers"] * ALL_REDUCE_S if datasheet["tensor_parallel"] > 1 else 0.0

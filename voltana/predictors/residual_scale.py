@@ -14,9 +14,12 @@ class ResidualScale:
         prior_labels: How many labels the guess is worth.
         window: Labels that the scale remembers.
         least_labels: Labels without which nothing is known.
+
+    Attributes:
+        labels: All labels so far.
     """
 
-    __slots__ = ("_labels", "_least_labels", "_mean", "_prior_labels", "_window", "prior")
+    __slots__ = ("_labels", "_least_labels", "_mean", "_prior_labels", "_window", "labels", "prior")
 
     MOST = 1.0
     """A single residual counts as at most this, so that one outlier does not own the window."""
@@ -35,6 +38,7 @@ class ResidualScale:
         self._least_labels = least_labels
         self._mean = self.MOST if prior is None else prior
         self._labels = 0
+        self.labels = 0
 
     @property
     def value(self) -> float:
@@ -50,6 +54,7 @@ class ResidualScale:
 
     def update(self, relative_residual: float) -> None:
         """Take in |label - forecast| / forecast."""
+        self.labels += 1
         self._labels = min(self._labels + 1, self._window)
         weight = 1.0 / min(self._labels + self._prior_labels, self._window)
         self._mean += weight * (min(relative_residual, self.MOST) - self._mean)

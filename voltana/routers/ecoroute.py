@@ -3,7 +3,8 @@
 After VoltanaLLM's EcoRoute (arXiv 2509.04827). The state of an instance is its batch and its KV
 tokens; the state space is cut by boundaries at which the clock has to rise or a new batch tile
 begins. A request goes where it crosses none. Where no boundary is near, or nothing is known, the
-fallback routes: round robin, as published.
+fallback routes: round robin, as published. Waking an idle instance can be made a boundary too,
+which the published system does not do.
 """
 
 from __future__ import annotations
@@ -28,8 +29,19 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _WhatIf:
-    """What one request more does to an instance; ordered from harmless to harmful."""
+    """What one request more does to an instance.
 
+    Attributes:
+        wakes: Whether the instance is idle now.
+        clock_mhz: Clock that it needs then; inf if none is safe.
+        unsafe: Whether no clock is safe then.
+        rise_mhz: How much its clock has to rise; 0 below what counts.
+        new_tile: Whether its batch begins a new tile.
+        requests: Its requests then.
+    """
+
+    wakes: bool
+    clock_mhz: float
     unsafe: bool
     rise_mhz: float
     new_tile: bool
@@ -52,6 +64,9 @@ class EcoRoute:
         tile: Requests of a batch tile.
         boundary_mhz: Rises up to this are no boundary. Levels that lie close together would
             otherwise put one at every few requests.
+        wake_share: An idle instance is woken only where the busy ones would cross a boundary, or
+            need more than this share of their fastest clock: idle, it draws a third of the power.
+            0 lets idle instances take part as any other.
         max_age_s: Reports older than this are stale, and nothing is planned on them.
 
     Raises:
@@ -64,17 +79,21 @@ class EcoRoute:
         *,
         tile: int = 128,
         boundary_mhz: float = 0.0,
+        wake_share: float = 0.0,
         max_age_s: float = 0.1,
     ) -> None:
         if tile < 1:
             raise invalid("tile", tile, "1 or more", "128 is the tile of an A100.")
         if not boundary_mhz >= 0:
             raise invalid("boundary_mhz", boundary_mhz, "0 or more", "0 heeds every rise.")
+        if not 0 <= wake_share <= 1:
+            raise invalid("wake_share", wake_share, "0 to 1", "0 keeps nobody idle.")
         if not max_age_s >= 0:
             raise invalid("max_age_s", max_age_s, "0 s or more", "0.1 s is usual.")
         self._fallback = fallback or RoundRobin()
         self._tile = tile
         self._boundary_mhz = boundary_mhz
+        self._wake_share = wake_share
         self._max_age_s = max_age_s
 
     def route(self, request: Request, candidates: Sequence[Candidate]) -> str:
@@ -83,9 +102,12 @@ class EcoRoute:
         if len(pool) == 1 or not all(self._known(c) for c in pool):
             return self._fallback.route(request, pool)
         outcomes = [self._what_if(request, c) for c in pool]
-        harmless = [c for c, outcome in zip(pool, outcomes, strict=True) if outcome.harmless]
+        harmless = [(c, what) for c, what in zip(pool, outcomes, strict=True) if what.harmless]
         if harmless:
-            return self._fallback.route(request, harmless)
+            awake = [c for c, what in harmless if self._serves_awake(c, what)]
+            return self._fallback.route(request, awake or [c for c, _ in harmless])
+        if all(what.unsafe for what in outcomes):
+            return self._fallback.route(request, pool)
         least = min(range(len(pool)), key=lambda i: (outcomes[i].harm, pool[i].instance))
         return pool[least].instance
 
@@ -96,16 +118,22 @@ class EcoRoute:
             and candidate.state_age_s <= self._max_age_s
         )
 
+    def _serves_awake(self, candidate: Candidate, what: _WhatIf) -> bool:
+        return not what.wakes and what.clock_mhz <= self._wake_share * candidate.levels_mhz[-1]
+
     def _what_if(self, request: Request, candidate: Candidate) -> _WhatIf:
         levels = np.array(candidate.levels_mhz, dtype=np.float64)
         now = candidate_load(candidate)
         after = load_with(now, request, candidate.role)
-        idle = now.phase is Phase.IDLE
-        now_mhz = levels[0] if idle else planned_clock_mhz(candidate, now, levels)
         after_mhz = planned_clock_mhz(candidate, after, levels)
+        # An idle instance may be at any clock, so none has to rise.
+        wakes = now.phase is Phase.IDLE and not candidate.in_flight
+        now_mhz = after_mhz if wakes else planned_clock_mhz(candidate, now, levels)
         # An instance that no clock can save runs at its fastest one, and gets slower.
         rise_mhz = min(after_mhz, float(levels[-1])) - min(now_mhz, float(levels[-1]))
         return _WhatIf(
+            wakes=wakes,
+            clock_mhz=after_mhz,
             unsafe=after_mhz == math.inf,
             rise_mhz=rise_mhz if rise_mhz > self._boundary_mhz else 0.0,
             new_tile=self._tiles(after.decode_requests) > self._tiles(now.decode_requests),
@@ -117,4 +145,7 @@ class EcoRoute:
         return max(1, -(-requests // self._tile))
 
     def __repr__(self) -> str:
-        return f"EcoRoute(fallback={self._fallback!r})"
+        return (
+            f"EcoRoute(fallback={self._fallback!r}, tile={self._tile}, "
+            f"boundary_mhz={self._boundary_mhz:g}, wake_share={self._wake_share:g})"
+        )

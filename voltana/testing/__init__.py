@@ -1,10 +1,7 @@
 """Check suites and Hypothesis strategies for your own components; needs no pytest.
 
-Each ``check_*`` takes a factory, runs named checks on fresh instances, and returns a `Report`::
-
-    from voltana.testing import check_controller
-
-    check_controller(MyController).raise_if_failed()
+Each ``check_*`` takes a factory, runs named checks on fresh instances, and returns a `Report`, so
+that ``check_controller(MyController).raise_if_failed()`` is a whole test.
 
 `voltana.testing.strategies` generates loads, observations, level sets and latency sequences; it
 needs the extra ``voltana[testing]``.

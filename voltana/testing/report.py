@@ -12,7 +12,7 @@ import traceback
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
-from voltana.errors import ContractError, unknown_name
+from voltana.errors import ContractError, invalid, unknown_name
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Sequence
@@ -131,7 +131,18 @@ def run_checks(
 
 
 def title_of(factory: object) -> str:
-    """A readable name for what a factory makes."""
+    """A readable name for what a factory makes.
+
+    Raises:
+        ConfigError: If it is no factory, such as the component itself.
+    """
+    if not callable(factory):
+        raise invalid(
+            "factory",
+            factory,
+            "a class or a function that makes a fresh component",
+            "Pass MyController or lambda: MyController(...), not an instance of it.",
+        )
     return getattr(factory, "__name__", None) or repr(factory)
 
 

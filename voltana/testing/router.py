@@ -6,29 +6,25 @@ import copy
 import dataclasses
 import math
 import pickle
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from voltana.ports import Router
 from voltana.testing import samples
 from voltana.testing.report import NotApplicable, Report, expect, run_checks, title_of
+from voltana.testing.router_subject import (
+    FLOOD,
+    RouterSubject,
+    busy,
+    equal,
+    expect_candidate,
+    expect_named,
+    flood,
+)
 from voltana.testing.timing import fastest_s
-from voltana.values import InstanceState, Reservation, Role
+from voltana.values import InstanceState, Role
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterator, Sequence
-
-    from voltana.values import Candidate, Request
-
-FLOOD = 1200
-"""Requests of a flood; over 4 instances it leaves 300 in each, far over any batch's sweet spot."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Subject:
-    make: Callable[[], Router]
-    roles: tuple[Role, ...]
-    time_limit_s: float
+    from collections.abc import Callable, Collection, Sequence
 
 
 def check_router(
@@ -46,70 +42,70 @@ def check_router(
         time_limit_s: What one choice among 16 instances may take.
         skip: Names of checks to leave out; those of `ROUTER_CHECKS`.
     """
-    subject = _Subject(factory, tuple(roles), time_limit_s)
+    subject = RouterSubject(factory, tuple(roles), time_limit_s)
     return run_checks(title_of(factory), subject, ROUTER_CHECKS, skip)
 
 
-def has_the_method_of_the_port(subject: _Subject) -> None:
+def has_the_method_of_the_port(subject: RouterSubject) -> None:
     """A router has route(request, candidates); it needs no base class."""
     made = subject.make()
     expect(isinstance(made, Router), f"{type(made).__name__} has no route()", "Add it.")
 
 
-def names_a_candidate(subject: _Subject) -> None:
+def names_a_candidate(subject: RouterSubject) -> None:
     """route() returns the name of one of the candidates, be they 1 or 16."""
     for role in subject.roles:
         router = subject.make()
         for count in (1, 2, 3, 4, 16):
-            _expect_candidate(router, _busy(count, role))
+            expect_candidate(router, busy(count, role))
 
 
-def takes_any_order(subject: _Subject) -> None:
+def takes_any_order(subject: RouterSubject) -> None:
     """The candidates may come in any order, under any name, and in any sequence type."""
     for role in subject.roles:
         router = subject.make()
-        pool = _busy(4, role)
+        pool = busy(4, role)
         renamed = [dataclasses.replace(c, instance=f"host:{c.instance}/x") for c in pool]
         for candidates in (pool[::-1], pool[2:] + pool[:2], tuple(pool), renamed):
-            _expect_candidate(router, candidates)
+            expect_candidate(router, candidates)
 
 
-def follows_instances_that_come_and_go(subject: _Subject) -> None:
+def follows_instances_that_come_and_go(subject: RouterSubject) -> None:
     """Only the candidates of this call count: instances join and leave between calls."""
     for role in subject.roles:
-        router, pool = subject.make(), _busy(6, role)
+        router, pool = subject.make(), busy(6, role)
         for candidates in (pool[:4], pool[4:], pool, pool[5:], pool[1:3], pool):
-            _expect_candidate(router, candidates, times=4)
+            expect_candidate(router, candidates, times=4)
 
 
-def routes_without_predictors(subject: _Subject) -> None:
+def routes_without_predictors(subject: RouterSubject) -> None:
     """Candidates may have no predictor, all or some of them."""
     for role in subject.roles:
-        bare = [dataclasses.replace(c, predictor=None) for c in _busy(4, role)]
-        _expect_candidate(subject.make(), bare)
-        _expect_candidate(subject.make(), bare[:2] + _busy(4, role)[2:])
+        bare = [dataclasses.replace(c, predictor=None) for c in busy(4, role)]
+        expect_candidate(subject.make(), bare)
+        expect_candidate(subject.make(), bare[:2] + busy(4, role)[2:])
 
 
-def routes_without_levels_or_budget(subject: _Subject) -> None:
+def routes_without_levels_or_budget(subject: RouterSubject) -> None:
     """Candidates may tell no levels and no budget."""
     for role in subject.roles:
-        pool = _busy(3, role)
+        pool = busy(3, role)
         unlevelled = [dataclasses.replace(c, levels_mhz=()) for c in pool]
         unbudgeted = [dataclasses.replace(c, budget_s=math.inf) for c in pool]
         for candidates in (unlevelled, unbudgeted, unlevelled[:1] + pool[1:]):
-            _expect_candidate(subject.make(), candidates)
+            expect_candidate(subject.make(), candidates)
 
 
-def routes_on_stale_states(subject: _Subject) -> None:
+def routes_on_stale_states(subject: RouterSubject) -> None:
     """Reports may be seconds old, or of unknown age (inf), all or some of them."""
     for role in subject.roles:
         for age_s in (0.5, 60.0, math.inf):
-            stale = [dataclasses.replace(c, state_age_s=age_s) for c in _busy(4, role)]
-            _expect_candidate(subject.make(), stale)
-            _expect_candidate(subject.make(), stale[:2] + _busy(4, role)[2:])
+            stale = [dataclasses.replace(c, state_age_s=age_s) for c in busy(4, role)]
+            expect_candidate(subject.make(), stale)
+            expect_candidate(subject.make(), stale[:2] + busy(4, role)[2:])
 
 
-def routes_empty_and_overloaded_instances(subject: _Subject) -> None:
+def routes_empty_and_overloaded_instances(subject: RouterSubject) -> None:
     """Instances may be empty, or hold far more than fits any budget."""
     empty = InstanceState(clock_mhz=samples.CLOCKS_MHZ[0])
     full = InstanceState(
@@ -121,15 +117,15 @@ def routes_empty_and_overloaded_instances(subject: _Subject) -> None:
         oldest_wait_s=60.0,
     )
     for role in subject.roles:
-        pool = _busy(4, role)
+        pool = busy(4, role)
         for states in ((empty,) * 4, (full,) * 4, (empty, full, full, empty)):
             states_of = zip(pool, states, strict=True)
-            _expect_candidate(
+            expect_candidate(
                 subject.make(), [dataclasses.replace(c, state=state) for c, state in states_of]
             )
 
 
-def routes_between_unlike_instances(subject: _Subject) -> None:
+def routes_between_unlike_instances(subject: RouterSubject) -> None:
     """Instances may differ in levels, speed and budget."""
     for role in subject.roles:
         pool = [
@@ -138,70 +134,70 @@ def routes_between_unlike_instances(subject: _Subject) -> None:
             samples.candidate(2, role, predictor=samples.LinearSnapshot(scale=0.2)),
             samples.candidate(3, role, budget_s=1e-6),
         ]
-        _expect_candidate(subject.make(), pool)
+        expect_candidate(subject.make(), pool)
 
 
-def routes_any_request(subject: _Subject) -> None:
+def routes_any_request(subject: RouterSubject) -> None:
     """Prompts may have one token or a million, with or without an expected output."""
     for role in subject.roles:
-        router, pool = subject.make(), _busy(4, role)
+        router, pool = subject.make(), busy(4, role)
         for index, tokens in enumerate((1, 1_000_000, 1, 1_000_000)):
             request = samples.request(index, prompt_tokens=tokens)
-            _expect_named(router.route(request, pool), pool)
+            expect_named(router.route(request, pool), pool)
 
 
-def keeps_its_inputs(subject: _Subject) -> None:
+def keeps_its_inputs(subject: RouterSubject) -> None:
     """route() touches neither the request nor the sequence of candidates."""
     for role in subject.roles:
-        router, pool, request = subject.make(), _busy(5, role), samples.request(1)
+        router, pool, request = subject.make(), busy(5, role), samples.request(1)
         before = repr((request, copy.deepcopy(pool)))
         router.route(request, pool)
         seen = "request or candidates differ after route()"
         expect(repr((request, pool)) == before, seen, "Use sorted(), not list.sort().")
 
 
-def starves_nobody_in_a_flood(subject: _Subject) -> None:
+def starves_nobody_in_a_flood(subject: RouterSubject) -> None:
     """Of equal instances under a flood that outgrows any one of them, each gets requests."""
     for role in subject.roles:
-        got = {c.instance: 0 for c in _equal(4, role)}
-        for chosen in _flood(subject.make(), role):
+        got = {c.instance: 0 for c in equal(4, role)}
+        for chosen in flood(subject.make(), role):
             got[chosen] += 1
         seen = f"{role}: of {FLOOD} requests they got {got}"
         remedy = "Weigh what is reserved and in flight against an instance, not its state alone."
         expect(min(got.values()) > 0, seen, remedy)
 
 
-def is_deterministic(subject: _Subject) -> None:
+def is_deterministic(subject: RouterSubject) -> None:
     """Two fresh routers make the same choices on the same stream."""
     for role in subject.roles:
-        one, other = (list(_flood(subject.make(), role, 200)) for _ in range(2))
+        one, other = (list(flood(subject.make(), role, 200)) for _ in range(2))
         differ = sum(a != b for a, b in zip(one, other, strict=True))
         seen = f"{differ} of 200 choices differ between two instances"
         expect(differ == 0, seen, "Take a seed; use no global random state, no hash of strings.")
 
 
-def keeps_no_ledger(subject: _Subject) -> None:
+def keeps_no_ledger(subject: RouterSubject) -> None:
     """What a router holds does not grow with the requests routed: the dispatcher has the ledger."""
     router = subject.make()
     for role in subject.roles:
-        list(_flood(router, role, 200))
+        list(flood(router, role, 200))
     early = _size(router)
     for role in subject.roles:
-        list(_flood(router, role, 400))
+        list(flood(router, role, 400))
     seen = f"pickled size {early} bytes, {_size(router)} after 400 more requests"
     expect(_size(router) <= early + 256, seen, "Use Candidate.reserved and Candidate.in_flight.")
 
 
-def answers_in_time(subject: _Subject) -> None:
+def answers_in_time(subject: RouterSubject) -> None:
     """One choice among 16 instances keeps the time limit (20 ms unless told otherwise)."""
     for role in subject.roles:
-        router, pool = subject.make(), _busy(16, role)
+        router, pool = subject.make(), busy(16, role)
         took_s = fastest_s(lambda r=router, p=pool: r.route(samples.request(1), p))  # type: ignore[misc]
         seen = f"{1e3 * took_s:.2f} ms at best, limit {1e3 * subject.time_limit_s:g} ms"
         expect(took_s <= subject.time_limit_s, seen, "Ask each predictor once, vectorised.")
 
 
-ROUTER_CHECKS: tuple[Callable[[_Subject], None], ...] = (
+ROUTER_CHECKS: tuple[Callable[[RouterSubject], None], ...] = (
     has_the_method_of_the_port,
     names_a_candidate,
     takes_any_order,
@@ -219,63 +215,6 @@ ROUTER_CHECKS: tuple[Callable[[_Subject], None], ...] = (
     answers_in_time,
 )
 """The suite that `check_router` runs."""
-
-
-def _busy(count: int, role: Role) -> list[Candidate]:
-    """Instances whose loads differ."""
-    return [
-        samples.candidate(
-            i,
-            role,
-            state=InstanceState(
-                running_requests=17 * (i % 5) + i,
-                kv_tokens=9_000 * (i % 5) + 700 * i,
-                queued_requests=i % 3,
-                queued_tokens=400 * (i % 3),
-                clock_mhz=samples.CLOCKS_MHZ[-1 - i],
-            ),
-            in_flight=17 * (i % 5) + 2 * i,
-        )
-        for i in range(count)
-    ]
-
-
-def _equal(count: int, role: Role) -> list[Candidate]:
-    state = InstanceState(clock_mhz=samples.CLOCKS_MHZ[-1])
-    return [samples.candidate(i, role, state=state) for i in range(count)]
-
-
-def _flood(router: Router, role: Role, count: int = FLOOD) -> Iterator[str]:
-    """Route `count` requests of which none finishes, with a dispatcher's ledger."""
-    pool = {c.instance: c for c in _equal(4, role)}
-    for i in range(count):
-        request = samples.request(i)
-        chosen = router.route(request, list(pool.values()))
-        _expect_named(chosen, list(pool.values()))
-        pool[chosen] = _joined(pool[chosen], request)
-        yield chosen
-
-
-def _joined(candidate: Candidate, request: Request) -> Candidate:
-    held = candidate.reserved
-    return dataclasses.replace(
-        candidate,
-        reserved=Reservation(
-            requests=held.requests + 1, prompt_tokens=held.prompt_tokens + request.prompt_tokens
-        ),
-        in_flight=candidate.in_flight + 1,
-    )
-
-
-def _expect_candidate(router: Router, candidates: Sequence[Candidate], times: int = 3) -> None:
-    for i in range(times):
-        _expect_named(router.route(samples.request(i), candidates), candidates)
-
-
-def _expect_named(chosen: object, candidates: Sequence[Candidate]) -> None:
-    names = [c.instance for c in candidates]
-    seen = f"{chosen!r} where the candidates are {names}"
-    expect(chosen in names, seen, "Return Candidate.instance of one of them.")
 
 
 def _size(router: Router) -> int:

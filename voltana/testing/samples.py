@@ -157,13 +157,16 @@ def observation(load: Load, now_s: float = 10.0, **changes: Any) -> Observation:
     return Observation(**(fields | changes))
 
 
-def history(count: int = 60, seed: int = 0) -> Iterator[Observation]:
-    """Observations of one instance over time, idle stretches and a growing queue included."""
+def history(count: int = 60, seed: int = 0, start_s: float = 0.0) -> Iterator[Observation]:
+    """Observations of one instance over time, idle stretches and a growing queue included.
+
+    Every 50 ms, with 7 s of silence in the middle.
+    """
     rng = np.random.default_rng(seed)
     clock_mhz = CLOCKS_MHZ[-1]
     for i in range(count):
         load = IDLE if i % 7 == 6 else _random_load(rng, decode=bool(i % 2))
-        now_s = 0.05 * (i + 1) if i < count // 2 else 0.05 * (i + 1) + 7.0
+        now_s = start_s + 0.05 * (i + 1) + (0.0 if i < count // 2 else 7.0)
         queue = deadlines(now_s, i % 40, 0.2, 0.05) if load.prefill_tokens else Queue(requests=i)
         yield observation(
             load,

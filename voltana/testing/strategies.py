@@ -64,8 +64,8 @@ def tables(min_size: int = 1, max_size: int = 81) -> SearchStrategy[tuple[float,
 
 
 @st.composite
-def level_sets(draw: DrawFn, table_mhz: Sequence[float]) -> levels.LevelSet:
-    """Level sets of every kind that fit `table_mhz`."""
+def level_sets(draw: DrawFn, table_mhz: Sequence[float] = samples.CLOCKS_MHZ) -> levels.LevelSet:
+    """Level sets of every kind that fit `table_mhz`, an A100's unless told otherwise."""
     clock_mhz = draw(st.sampled_from(list(table_mhz)))
     chosen = draw(st.lists(st.sampled_from(list(table_mhz)), min_size=1, max_size=8))
     count = draw(st.integers(1, 2 * len(table_mhz)))
