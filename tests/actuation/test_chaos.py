@@ -15,8 +15,8 @@ def run(tmp_path, library, rounds, lease_s, seed):
     assert len(chaos.rounds) == rounds
 
 
-def test_fifteen_rounds(tmp_path, library):
-    run(tmp_path, library, rounds=15, lease_s=1.0, seed=1)
+def test_ten_rounds(tmp_path, library):
+    run(tmp_path, library, rounds=10, lease_s=1.0, seed=1)
 
 
 @pytest.mark.slow

@@ -45,8 +45,7 @@ def test_in_process(name, devices, machine, in_process):
 
 def test_nvidia_smi(machine, in_process, tmp_path, library):
     more = f", program={str(build_smi(tmp_path, library))!r}"
-    options = {"timeout_s": 5.0}
-    code = IN_PROCESS.format(name="NvidiaSmiActuator", devices=(0,), more=more, options=options)
+    code = IN_PROCESS.format(name="NvidiaSmiActuator", devices=(0,), more=more, options={})
     passed, report = in_process(code)
     assert passed, report
     assert not machine.any_locked()

@@ -209,6 +209,26 @@ def test_a_daemon_killed_whole_restores_before_anything_else(machine, tmp_path):
     client.actuator.close()
 
 
+def test_clocks_come_back_even_if_the_configuration_is_broken_meanwhile(machine, tmp_path):
+    daemon = Daemon(tmp_path, machine)
+    daemon.wait_ready()
+    client = daemon.client()
+    client.set(MHZ)
+    assert machine.wait(lambda: settled(client, MHZ))
+    os.killpg(daemon.process.pid, signal.SIGKILL)
+    daemon.process.wait()
+    daemon.config.write_text(daemon.config.read_text() + "\nnonsense = 1\n")
+    command = [sys.executable, "-m", "voltana.actuators.daemon", "--config", str(daemon.config)]
+    done = subprocess.run(
+        command, env=machine.environment(), capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2
+    assert "nonsense = 1 is not allowed" in done.stderr
+    assert not machine.any_locked()
+    daemon.stop()
+    client.actuator.close()
+
+
 def test_a_new_daemon_ends_a_worker_that_was_left_behind(machine, tmp_path):
     daemon = Daemon(tmp_path, machine)
     daemon.wait_ready()

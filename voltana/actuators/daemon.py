@@ -10,9 +10,13 @@ import argparse
 import json
 import os
 import sys
+import tomllib
 from pathlib import Path
 from typing import Any
 
+from voltana.actuators.protocol import DEFAULT_STATE_DIR
+from voltana.actuators.restorer import Restorers
+from voltana.actuators.statefolder import StateFolder
 from voltana.errors import ConfigError, VoltanaError
 
 DEFAULT_CONFIG = Path("/etc/voltana/actuatord.toml")
@@ -49,17 +53,33 @@ def run(config: Path, *, check: bool = False, restore: bool = False) -> int:
         ConfigError: If the configuration is not allowed.
         ActuatorError: If another daemon is running.
     """
-    plain = _validated(config)
     if check:
+        _validated(config)
         return 0
+    folder = _state_dir(config)
+    if not (folder / "journal").is_dir():  # the first start: nothing to restore
+        _validated(config)
+    state = StateFolder(folder)
+    still_marked = Restorers(state.journal, [state.lock]).restore()
     if restore:
-        from voltana.actuators.journal import Journal  # noqa: PLC0415
-        from voltana.actuators.restorer import Restorers  # noqa: PLC0415
+        return 1 if still_marked else 0
+    plain = _validated(config)
+    from voltana.actuators.supervisor import Supervisor  # noqa: PLC0415  (needed last)
 
-        return 1 if Restorers(Journal(Path(plain["state_dir"]) / "journal")).restore() else 0
-    from voltana.actuators.supervisor import Supervisor  # noqa: PLC0415
+    return Supervisor(plain, state).run()
 
-    return Supervisor(plain).run()
+
+def _state_dir(path: Path) -> Path:
+    """The state folder that a configuration names, before it is validated.
+
+    Clocks come back before anything else, also where somebody broke the configuration meanwhile.
+    """
+    try:
+        named = tomllib.loads(path.read_text()).get("state_dir", DEFAULT_STATE_DIR)
+    except (OSError, ValueError):
+        named = DEFAULT_STATE_DIR
+    valid = isinstance(named, str) and Path(named).is_absolute()
+    return Path(named) if valid else Path(DEFAULT_STATE_DIR)
 
 
 def _validated(path: Path) -> dict[str, Any]:

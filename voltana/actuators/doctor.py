@@ -7,6 +7,7 @@ the default clocks back at its end.
 from __future__ import annotations
 
 import enum
+import math
 import os
 import statistics
 import time
@@ -114,7 +115,9 @@ def measure(
     timings = []
     try:
         for before, after in pairs:
-            taken = [_time_change(gpu, before, after, now) for _ in range(repeats)]
+            taken = [_time_change(gpu, before, after, now)]
+            while len(taken) < repeats and not math.isnan(taken[-1][1]):
+                taken.append(_time_change(gpu, before, after, now))
             timings.append(
                 PairTiming(
                     from_mhz=before,
@@ -132,18 +135,20 @@ def _time_change(
     gpu: Gpu, before_mhz: float, after_mhz: float, now: Callable[[], float]
 ) -> tuple[float, float]:
     gpu.lock(before_mhz, before_mhz)
-    _await_clock(gpu, before_mhz, now)
+    settled_s = _await_clock(gpu, before_mhz, now)
     started_s = now()
     gpu.lock(after_mhz, after_mhz)
     called_s = now()
-    return called_s - started_s, _await_clock(gpu, after_mhz, now)
+    if not math.isnan(settled_s):
+        settled_s = _await_clock(gpu, after_mhz, now)
+    return called_s - started_s, settled_s
 
 
 def _await_clock(gpu: Gpu, clock_mhz: float, now: Callable[[], float]) -> float:
     started_s = now()
     while abs(gpu.clock_mhz() - clock_mhz) > 1.0:
         if now() - started_s > SETTLE_LIMIT_S:
-            return float("nan")
+            return math.nan
     return now() - started_s
 
 

@@ -24,6 +24,7 @@ MAX_BYTES = 16_384
 MAX_TEXT = 400
 MAX_DEVICES = 64
 DEFAULT_SOCKET = "/run/voltana/actuator.sock"
+DEFAULT_STATE_DIR = "/var/lib/voltana"
 
 _HEADER = struct.Struct("<2sBB")
 _COMMAND = struct.Struct("<Qdd")

@@ -23,9 +23,13 @@ if TYPE_CHECKING:
 
     from voltana.actuators.journal import Journal
 
-LIMITS_S = (0.2, 0.6, 1.2)
-"""How long the first, second and third try may take: a sound driver needs some 50 ms, one without
-persistence mode a second."""
+LIMITS_S = (0.12, 0.6, 1.2)
+"""How long the first, second and third try may take: a sound driver needs some 50 ms, one
+that has to wake its GPUs a second."""
+
+
+DEATH_LIMIT_S = 0.1
+"""How long a killed child may take to be gone, unless it is inside the kernel."""
 
 
 class Restorers:
@@ -90,8 +94,10 @@ class Restorers:
         for pid, uuid in children.items():
             os.kill(pid, signal.SIGKILL)
             self._stuck[uuid] = pid
-        time.sleep(0.005 if children else 0.0)
-        self._reap()
+        ends_s = time.monotonic() + DEATH_LIMIT_S
+        while self._stuck and time.monotonic() < ends_s:
+            time.sleep(0.002)
+            self._reap()
 
     def _reap(self) -> None:
         """Forget killed children that are gone; one that is inside the kernel stays stuck."""

@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
-from voltana.actuators.protocol import DEFAULT_SOCKET
+from voltana.actuators.protocol import DEFAULT_SOCKET, DEFAULT_STATE_DIR
 from voltana.errors import ConfigError
 
 _Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
@@ -79,7 +79,7 @@ class DaemonSettings(_Table):
     socket: _AbsolutePath = Path(DEFAULT_SOCKET)
     socket_mode: Annotated[str, Field(pattern=r"^0?[0-7]{3}$")] = "0660"
     socket_group: str | int | None = None
-    state_dir: _AbsolutePath = Path("/var/lib/voltana")
+    state_dir: _AbsolutePath = Path(DEFAULT_STATE_DIR)
     silence_s: Annotated[_Seconds, Field(ge=0.2, le=1.5)] = 0.4
     call_limit_s: Annotated[_Seconds, Field(ge=0.1, le=1.5)] = 0.25
     max_connections: Annotated[int, Field(ge=2, le=256, strict=True)] = 32

@@ -1,15 +1,13 @@
 """The parent of the actuator daemon: watches the worker that holds NVML, and nothing else.
 
-It owns the socket's path and the lock file, restores what a journal of an earlier run marks before
-anything else, starts the worker, and kills it when it falls silent or a driver call does not
-return. Then short-lived children reset the clocks, which may hang as well and are killed too, and a
-new worker starts. The parent itself never loads the driver.
+It owns the socket's path, starts the worker, and kills it when it falls silent or a driver call
+does not return. Then short-lived children reset the clocks, which may hang as well and are killed
+too, and a new worker starts. The parent itself never loads the driver.
 """
 
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import math
 import os
@@ -20,14 +18,16 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from voltana.actuators.daemonlog import Log
-from voltana.actuators.journal import Journal
 from voltana.actuators.notify import notify, watchdog_period_s
 from voltana.actuators.privileges import CAP_SYS_ADMIN, drop_capabilities
 from voltana.actuators.restorer import LIMITS_S, Restorers
 from voltana.errors import ActuatorError
+
+if TYPE_CHECKING:
+    from voltana.actuators.statefolder import StateFolder
 
 START_LIMIT_S = 3.0
 STOP_LIMIT_S = 2.0
@@ -45,25 +45,24 @@ class Supervisor:
 
     Args:
         config: What `DaemonSettings.to_plain` made.
+        state: Its state folder, which this process holds.
 
     Raises:
-        ActuatorError: If another daemon runs with the same state folder or socket.
+        ActuatorError: If the socket cannot be made.
     """
 
-    def __init__(self, config: dict[str, Any]) -> None:
+    def __init__(self, config: dict[str, Any], state: StateFolder) -> None:
         self._log = Log("parent")
         self._config = config
         self._silence_s = float(config["silence_s"])
         self._socket_path = Path(config["socket"])
-        self._state_dir = Path(config["state_dir"])
-        self._state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self._journal = Journal(self._state_dir / "journal")
+        self._state = state
         self._wakeup_r, self._wakeup_w = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self._stopping = False
-        self._lock = self._take_lock()
         self._listener = _listen(self._socket_path, config["socket_mode"], config["socket_gid"])
         self._restorers = Restorers(
-            self._journal, [self._lock, self._listener.fileno(), self._wakeup_r, self._wakeup_w]
+            state.journal,
+            [self._state.lock, self._listener.fileno(), self._wakeup_r, self._wakeup_w],
         )
         self._worker: subprocess.Popen[bytes] | None = None
         self._channel: socket.socket | None = None
@@ -129,12 +128,12 @@ class Supervisor:
         ours.send(json.dumps(config).encode())
         ours.setblocking(False)
         listener = self._listener.fileno()
-        self._worker = _spawn("worker", [listener, theirs.fileno()], [self._lock])
+        self._worker = _spawn("worker", [listener, theirs.fileno()], [self._state.lock])
         theirs.close()
         self._channel = ours
         self._ready = False
         self._heard_s = self._started_s = now_s
-        (self._state_dir / "worker.pid").write_text(f"{self._worker.pid} {os.getpid()}")
+        self._state.note_worker(self._worker.pid)
 
     def _listen_to_worker(self) -> None:
         if self._channel is None:
@@ -199,40 +198,6 @@ class Supervisor:
 
     # --- start and stop
 
-    def _take_lock(self) -> int:
-        """Take the lock of the state folder, ending a worker that an earlier parent left behind."""
-        path = self._state_dir / "lock"
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        ends_s = time.monotonic() + 0.3
-        killed = False
-        while True:
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                if time.monotonic() > ends_s:
-                    if killed or not self._kill_left_over():
-                        os.close(descriptor)
-                        raise ActuatorError(
-                            f"another voltana-actuatord uses {self._state_dir}. Stop it first, or "
-                            "give this one a state_dir of its own."
-                        ) from None
-                    killed, ends_s = True, time.monotonic() + 1.0
-                time.sleep(0.02)
-            else:
-                return descriptor
-
-    def _kill_left_over(self) -> bool:
-        """Kill the recorded worker if its parent is gone; whether there was one."""
-        with contextlib.suppress(OSError, ValueError):
-            pid, parent = map(int, (self._state_dir / "worker.pid").read_text().split())
-            command = Path(f"/proc/{pid}/cmdline").read_bytes()
-            parent_now = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
-            if b"voltana.actuators.worker" in command and parent_now != parent:
-                self._log(f"killing worker {pid}, which an earlier daemon left behind.")
-                os.kill(pid, signal.SIGKILL)
-                return True
-        return False
-
     def _stop(self, *_: object) -> None:
         self._stopping = True
 
@@ -254,7 +219,7 @@ class Supervisor:
                 self._worker.wait(STOP_LIMIT_S)
         self._end_worker()
         self._restore_now()
-        (self._state_dir / "worker.pid").unlink(missing_ok=True)
+        self._state.forget_worker()
         self._listener.close()
         return 1 if self._quarantined or self._fatal else 0
 
