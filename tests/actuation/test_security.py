@@ -16,7 +16,7 @@ import pytest
 from tests.actuation.daemons import Daemon
 from voltana.actuators.faults import LeaseRefusedError
 from voltana.actuators.privileges import CAP_SYS_ADMIN, capabilities
-from voltana.actuators.protocol import MAX_BYTES, Kind, encode_command, encode_json
+from voltana.actuators.protocol import MAX_BYTES, Kind, encode_command, encode_json, receive
 
 OTHER_UID = 65534
 root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root to become another user")
@@ -28,7 +28,7 @@ def ask(daemon, data):
         with contextlib.suppress(OSError):
             sock.send(data)
         try:
-            return sock.recv(65536)
+            return receive(sock)
         except ConnectionError:
             return b""
 
@@ -161,7 +161,7 @@ COMMAND = encode_command(1, 1005.0, 1.0)
         (b"VA\x01\x01[]", "not a JSON object"),
         (b"VA\x01" + bytes([1]) + b"x" * MAX_BYTES, "bytes"),
         (b"VA\x01\x01" + b'{"domain":"x","devices":[0],"lease_s":1,"more":1}', "exactly"),
-        (b"VA\x01\x01" + b'{"domain":"","devices":[0],"lease_s":1}', "printable name"),
+        (b"VA\x01\x01" + b'{"domain":"","devices":[0],"lease_s":1}', "printable ASCII name"),
         (b"VA\x01\x01" + b'{"domain":"x","devices":[],"lease_s":1}', "list of 1-64"),
         (b"VA\x01\x01" + b'{"domain":"x","devices":[true],"lease_s":1}', "indices"),
         (b"VA\x01\x01" + b'{"domain":"x","devices":[-1],"lease_s":1}', "indices"),

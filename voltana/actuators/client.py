@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING, NamedTuple
 from voltana.actuators.faults import DaemonUnavailableError, LeaseRefusedError
 from voltana.actuators.protocol import (
     DEFAULT_SOCKET,
-    MAX_BYTES,
     Acquire,
     Kind,
     ProtocolError,
@@ -28,6 +27,7 @@ from voltana.actuators.protocol import (
     encode_command,
     encode_empty,
     kind_of,
+    receive,
 )
 from voltana.errors import ActuatorError, invalid
 from voltana.timebase import MonotonicTime
@@ -187,7 +187,7 @@ class ActuatorProcess:
     def _listen(self) -> None:
         while (sock := self._sock) is not None:
             try:
-                data = sock.recv(MAX_BYTES)
+                data = receive(sock)
             except BlockingIOError:
                 return
             except OSError:
@@ -264,9 +264,10 @@ class ActuatorProcess:
         try:
             sock.settimeout(CONNECT_LIMIT_S)
             sock.connect(self._path)
-            sock.send(self._request)
+            with contextlib.suppress(BrokenPipeError):  # turned away: the reason can be read
+                sock.send(self._request)
             while time.monotonic() < ends_s:
-                data = sock.recv(MAX_BYTES)
+                data = receive(sock)
                 kind = kind_of(data) if data else None
                 if kind is Kind.GRANTED:
                     body = decode_json(data)

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 from typing import TYPE_CHECKING, Any
 
 from voltana.actuators.faults import DaemonUnavailableError, LeaseRefusedError
 from voltana.actuators.protocol import (
     DEFAULT_SOCKET,
-    MAX_BYTES,
     Kind,
     decode_json,
     encode_empty,
     kind_of,
+    receive,
 )
 
 if TYPE_CHECKING:
@@ -49,8 +50,9 @@ def _ask(path: str, kind: Kind) -> dict[str, Any]:
         with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as sock:
             sock.settimeout(ANSWER_LIMIT_S)
             sock.connect(path)
-            sock.send(encode_empty(kind))
-            data = sock.recv(MAX_BYTES)
+            with contextlib.suppress(BrokenPipeError):  # turned away: the reason can be read
+                sock.send(encode_empty(kind))
+            data = receive(sock)
     except OSError as error:
         raise DaemonUnavailableError(
             f"no actuator daemon answers at {path} ({error.strerror or error}). Start "

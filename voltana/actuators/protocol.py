@@ -15,9 +15,12 @@ import json
 import math
 import struct
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from voltana.errors import ActuatorError
+
+if TYPE_CHECKING:
+    import socket
 
 VERSION = 1
 MAX_BYTES = 16_384
@@ -199,8 +202,9 @@ def decode_acquire(data: bytes) -> Acquire:
     if body.keys() != {"domain", "devices", "lease_s"}:
         raise ProtocolError("ACQUIRE needs exactly domain, devices and lease_s.")
     domain, devices, lease_s = body["domain"], body["devices"], body["lease_s"]
-    if not (isinstance(domain, str) and 0 < len(domain) <= 64 and domain.isprintable()):
-        raise ProtocolError("domain must be a printable name of 1-64 characters.")
+    valid = isinstance(domain, str) and domain.isascii() and domain.isprintable()
+    if not valid or not 0 < len(domain) <= 64:
+        raise ProtocolError("domain must be a printable ASCII name of 1-64 characters.")
     if not isinstance(lease_s, (int, float)) or isinstance(lease_s, bool):
         raise ProtocolError("lease_s must be a number of seconds.")
     if not (math.isfinite(lease_s) and lease_s > 0):
@@ -221,6 +225,21 @@ def decode_devices(devices: object) -> tuple[int, ...]:
     if len(set(devices)) != len(devices):
         raise ProtocolError("devices names a GPU twice.")
     return tuple(sorted(devices))
+
+
+def receive(sock: socket.socket) -> bytes:
+    """The next message, also one that was sent before the connection was reset.
+
+    A Unix socket that is closed with something unread resets its peer, and reports that to it once
+    before what was still on the way, which may be the reason for closing.
+
+    Raises:
+        OSError: If there is nothing to read.
+    """
+    try:
+        return sock.recv(MAX_BYTES)
+    except ConnectionResetError:
+        return sock.recv(MAX_BYTES)
 
 
 def decode_json(data: bytes) -> dict[str, Any]:
