@@ -36,9 +36,6 @@ RETRY_S = 2.0
 MAX_BACKOFF_S = 2.0
 STEADY_S = 5.0
 
-PRIORITY = -10
-"""The daemon works for microseconds at a time, and late is what it must not be."""
-
 
 class Supervisor:
     """Runs the daemon until SIGTERM.
@@ -87,8 +84,6 @@ class Supervisor:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._stop)
         signal.signal(signal.SIGCHLD, lambda *_: None)
-        with contextlib.suppress(PermissionError):
-            os.setpriority(os.PRIO_PROCESS, 0, PRIORITY)
         drop_capabilities(keep=(CAP_SYS_ADMIN,))
         watchdog_s = watchdog_period_s() or 1.0
         watchdog_at_s = 0.0
