@@ -123,18 +123,12 @@ class TestEcoFreq:
         with pytest.raises(ConfigError, match=r"ttft_share = 0\.0"):
             EcoFreq(MODEL, LEVELS, SLO, ttft_share=0.0)
 
-    def test_requests_behind_a_prefill_batch_mean_the_fastest_level(self):
-        seen = observation(Load.prefill([(64, 0)]), queue=Queue(requests=1, tokens=10))
+    @pytest.mark.parametrize("load", [Load.prefill([(64, 0)]), DECODE])
+    def test_waiting_requests_mean_the_fastest_level_in_either_phase(self, load):
+        seen = observation(load, queue=Queue(requests=1, tokens=10))
         assert EcoFreq(MODEL, LEVELS, SLO).decide(seen).clock_mhz == LEVELS[-1]
         relaxed = EcoFreq(MODEL, LEVELS, SLO, queue_rule=False)
         assert relaxed.decide(seen).clock_mhz == LEVELS[0]
-
-    def test_the_queue_of_a_decode_instance_does_not_matter(self):
-        alone, behind = (
-            EcoFreq(MODEL, LEVELS, SLO).decide(observation(DECODE, queue=Queue(requests=n)))
-            for n in (0, 9)
-        )
-        assert alone.clock_mhz == behind.clock_mhz
 
     def test_idle_stays_or_waits_slowly(self):
         staying = EcoFreq(MODEL, LEVELS, SLO)

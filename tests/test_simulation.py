@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from voltana.plant.hardware import load_hardware
-from voltana.plant.model import load_model
 
 from tests.plants import FASTEST_MHZ, Always, First, LinearPlant, cluster, policy, trace
 from voltana.errors import ConfigError, RoutingError
+from voltana.plant.hardware import load_hardware
 from voltana.plant.job import Job
+from voltana.plant.model import load_model
 from voltana.plant.prefill import deadline_buckets
 from voltana.plant.simulation import Simulation
 from voltana.values import MAX_DEADLINE_BUCKETS, Phase, Role, attended_pairs
@@ -101,6 +101,21 @@ def test_a_full_kv_cache_delays_admission_and_retracts_the_youngest() -> None:
     assert decode.timeline.batch.max() <= 2_000 // 101
 
 
+def test_a_decode_controller_sees_the_requests_that_wait_for_room() -> None:
+    controllers = []
+
+    def make(context):
+        controllers.append(Always(FASTEST_MHZ))
+        return controllers[-1]
+
+    spec = cluster(kv_capacity_tokens=2_000, reserved_decode_tokens=0)
+    simulate(trace(*[(0.0, 100, 300) for _ in range(24)]), spec=spec, chosen=policy(make))
+    waiting = [o.queue for o in controllers[1].seen if o.queue.requests]
+    assert waiting
+    assert max(q.requests for q in waiting) >= 24 - 2_000 // 101
+    assert all(q.tokens >= 101 * q.requests and q.oldest_wait_s > 0 for q in waiting)
+
+
 def test_one_request_larger_than_the_cache_still_completes() -> None:
     record = simulate(trace((0.0, 100, 3000)), spec=cluster(kv_capacity_tokens=1_500))
     assert np.isfinite(record.completed_s).all()
@@ -122,7 +137,7 @@ def test_a_prompt_that_cannot_fit_is_refused_and_counts_as_missed() -> None:
         min_size=1,
         max_size=40,
     ),
-    capacity=st.integers(2_000, 20_000),
+    capacity=st.integers(2_600, 20_000),
     max_requests=st.integers(1, 8),
     instances=st.tuples(st.integers(1, 3), st.integers(1, 3)),
 )

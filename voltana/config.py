@@ -22,10 +22,11 @@ DEFAULT_POLICIES = ("static-max", "static-low", "window", "voltana-v0.1", "volta
 """What ``make demo`` compares."""
 
 DEFAULT_TTFT_MS = 600.0
-"""Threshold of the time to first token; the published system's thresholds are not stated."""
+"""Threshold of the time to first token. The published system's thresholds are not stated; these two
+are those under which its published attainment is reproduced (docs/fidelity.md)."""
 
-DEFAULT_ITL_MS = 50.0
-"""Threshold of the inter-token latency; the published system's thresholds are not stated."""
+DEFAULT_ITL_MS = 65.0
+"""Threshold of the inter-token latency, likewise."""
 
 
 def _no_bool(value: object) -> object:

@@ -127,6 +127,8 @@ class DeadlineBucket:
 class Queue:
     """Requests that wait, not counting those in the batch that is about to run.
 
+    Behind a prefill batch, or for room in the KV cache of a decode instance; not in transfer.
+
     Attributes:
         requests: Number of waiting requests.
         tokens: Their prompt tokens (prefill) or context tokens (decode).

@@ -58,7 +58,7 @@ def _fit(name: str, issue_share: float, clocks_text: str) -> Fitted:
         section="elementwise",
         values=values | {"issue_share": issue_share},
         source="vidur compute profiles, Llama-2-7B, Llama-3-8B (A100 only), Llama-2-70B (held out)",
-        residual=f"{text}; issue_share: {clocks_text}",
+        residual=f"{text}; issue_share: {clocks_text} (all on A100)",
         valid="1 to 32768 tokens, rows of 1024 to 28672 values",
     )
 

@@ -1,19 +1,21 @@
 """The published main result (Llama-3.1-8B on four A100): energy and attainment knees.
 
 Static clocks and the published system's released behaviour serve the two published workloads, with
-no KV transfer time (as in the published demonstration), until the last request is finished. The SLO
-thresholds and the moments of the length distributions are not published: one pair of thresholds
-(`voltana.config`) and one set of moments serve both panels, fitted by
-`benchmarks.calibration.published`.
+no KV transfer time (as in the published demonstration), until the last request is finished. What
+was not published is fitted by `benchmarks.calibration.published`: one pair of SLO thresholds for
+both panels (the defaults of `voltana.config`), and the lengths of each workload
+(``published.toml``).
 """
 
 from __future__ import annotations
 
 import csv
 import math
+import tomllib
 from collections import defaultdict
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from benchmarks.fidelity import Row
@@ -25,23 +27,23 @@ from voltana.plant.iteration import PlantModel
 from voltana.plant.model import load_model
 from voltana.plant.simulation import Simulation
 from voltana.plant.workload import make_workload
+from voltana.plant.workload.lengths import LengthDistribution, Lognormal
 from voltana.slo import Slo, attainment
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-    from pathlib import Path
+    from collections.abc import Iterable, Mapping
 
     from voltana.plant.record import RunRecord
     from voltana.plant.workload import Trace
 
-WORKLOADS = {"ShareGPT": "sharegpt", "LMSYS": "lmsys"}
+DATASETS = ("ShareGPT", "LMSYS")
 POLICIES = {"f1410": "static-max", "f1005": "static-low", "voltana": "voltana-v0.1"}
 STATIC = ("f1410", "f1005")
 METRICS = ("ttft", "itl")
 DURATION_S = 120.0
 KNEE = 0.90
 PUBLISHED_SLO = Slo(ttft_s=DEFAULT_TTFT_MS / 1e3, itl_s=DEFAULT_ITL_MS / 1e3)
-PUBLISHED_ENGINE = EngineOptions(transfer=False)
+SETUP = Path(__file__).with_suffix(".toml")
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,15 +75,21 @@ def published_points(data_dir: Path) -> Panels:
     return dict(panels)
 
 
+def fitted_lengths() -> dict[str, LengthDistribution]:
+    """Lengths of each dataset's requests, as fitted."""
+    setup = tomllib.loads(SETUP.read_text(encoding="utf-8"))
+    return {
+        dataset: LengthDistribution(
+            prompt=Lognormal(**setup[dataset]["prompt"]),
+            output=Lognormal(**setup[dataset]["output"]),
+        )
+        for dataset in DATASETS
+    }
+
+
 def serve(trace: Trace, policy: str, slo: Slo, *, seed: int = 0) -> RunRecord:
     """Serve a trace as published: two prefill and two decode A100 instances."""
-    cluster = ClusterSpec(
-        hardware=load_hardware("a100-sxm4-80gb"),
-        model=load_model("llama-3.1-8b"),
-        slo=slo,
-        engine=PUBLISHED_ENGINE,
-    )
-    simulation = Simulation(cluster, get_policy(policy), trace, seed=seed, plant=_plant())
+    simulation = Simulation(_cluster(slo), get_policy(policy), trace, seed=seed, plant=_plant())
     simulation.run()
     return simulation.record()
 
@@ -98,22 +106,32 @@ def point(record: RunRecord, rate_rps: float, slo: Slo) -> Point:
     return Point(rate_rps=rate_rps, energy_j=record.energy_j(), ttft=kept.ttft, itl=kept.itl)
 
 
-def simulated_points(published: Panels, policies: Iterable[str], *, seed: int = 0) -> Panels:
-    """The published points, from the plant."""
+def simulated_points(
+    published: Panels,
+    lengths: Mapping[str, LengthDistribution],
+    policies: Iterable[str],
+    *,
+    slo: Slo = PUBLISHED_SLO,
+    seed: int = 0,
+) -> Panels:
+    """The published points of some policies, from the plant.
+
+    Args:
+        published: Says which rates.
+        lengths: Lengths by dataset; a dataset that is not there is left out.
+        policies: Which of `POLICIES`.
+        slo: Thresholds.
+        seed: Of arrivals, lengths and noise.
+    """
     panels: Panels = {}
     for (dataset, policy), points in published.items():
-        if policy not in policies:
+        if policy not in policies or dataset not in lengths:
             continue
-        panels[dataset, policy] = [
-            point(
-                serve(
-                    _trace(dataset, p.rate_rps, seed), POLICIES[policy], PUBLISHED_SLO, seed=seed
-                ),
-                p.rate_rps,
-                PUBLISHED_SLO,
-            )
-            for p in points
-        ]
+        panels[dataset, policy] = []
+        for rate_rps in (p.rate_rps for p in points):
+            trace = make_workload(lengths[dataset], rate_rps, DURATION_S, seed)
+            record = serve(trace, POLICIES[policy], slo, seed=seed)
+            panels[dataset, policy].append(point(record, rate_rps, slo))
     return panels
 
 
@@ -140,9 +158,9 @@ def energy_errors(published: list[Point], simulated: list[Point]) -> list[float]
 def run(data_dir: Path) -> list[Row]:
     """Energy error of the static policies, and the distance of every knee."""
     published = published_points(data_dir)
-    simulated = simulated_points(published, POLICIES)
+    simulated = simulated_points(published, fitted_lengths(), POLICIES)
     return [
-        *(_energy_row(dataset, published, simulated) for dataset in WORKLOADS),
+        *(_energy_row(dataset, published, simulated) for dataset in DATASETS),
         *(
             _knee_row(dataset, policy, metric, published, simulated)
             for dataset, policy in published
@@ -180,13 +198,19 @@ def _knee_row(dataset: str, policy: str, metric: str, published: Panels, simulat
     )
 
 
+def _cluster(slo: Slo) -> ClusterSpec:
+    setup = tomllib.loads(SETUP.read_text(encoding="utf-8"))
+    return ClusterSpec(
+        hardware=load_hardware("a100-sxm4-80gb"),
+        model=load_model("llama-3.1-8b"),
+        slo=slo,
+        engine=EngineOptions(transfer=False, **setup["engine"]),
+    )
+
+
 @cache
 def _plant() -> PlantModel:
     return PlantModel(load_hardware("a100-sxm4-80gb"), load_model("llama-3.1-8b"))
-
-
-def _trace(dataset: str, rate_rps: float, seed: int) -> Trace:
-    return make_workload(WORKLOADS[dataset], rate_rps, DURATION_S, seed)
 
 
 def _number(text: str) -> float:

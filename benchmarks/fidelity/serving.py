@@ -24,18 +24,30 @@ import numpy as np
 
 from benchmarks.fidelity import Row, read_table
 from voltana.plant import PlantModel, load_hardware, load_model
+from voltana.plant.model import ModelProfile
 from voltana.values import Load
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-    from voltana.plant.model import ModelProfile
 
 SECTION = "Serving (H100 deployments)"
 MODELS = {
     "meta-llama/Llama-3.1-8B-Instruct": "llama-3.1-8b",
     "Qwen/Qwen3-32B": "qwen3-32b",
     "meta-llama/Llama-3.1-70B": "llama-3.1-70b",
+}
+QWEN3_235B = {
+    "model_type": "qwen3-235b-a22b",
+    "num_hidden_layers": 94,
+    "hidden_size": 4096,
+    "num_attention_heads": 64,
+    "num_key_value_heads": 4,
+    "head_dim": 128,
+    "intermediate_size": 12288,
+    "moe_intermediate_size": 1536,
+    "num_experts": 128,
+    "num_experts_per_tok": 8,
+    "vocab_size": 151936,
 }
 MEMORY_FRACTION = 0.88
 BATCH_TOKENS = 8192
@@ -74,7 +86,8 @@ def run(data_dir: Path) -> list[Row]:
         if key not in plants:
             plants[key] = PlantModel(hardware, row.model, row.boards)
         ttft_s, tpot_s = _predict(plants[key], row)
-        for name in ("all dense models", row.group):
+        groups = [row.group] if row.model.experts else ["all dense models", row.group]
+        for name in groups:
             tpot[name].append(tpot_s / row.tpot_s - 1.0)
             if row.engine == "sglang":
                 ttft[name].append(ttft_s / row.ttft_s - 1.0)
@@ -97,9 +110,9 @@ def _rows(what: str, errors: dict[str, list[float]]) -> list[Row]:
 def _deployments(data_dir: Path) -> list[Deployment]:
     found = []
     for row in read_table(data_dir / "silicon-serving-h100" / "silicon_h100.csv.gz"):
-        if row["mode"] != "agg" or row["model_path"] not in MODELS or float(row["pp_size"]) > 1:
+        model = _model(row["model_path"])
+        if row["mode"] != "agg" or model is None or float(row["pp_size"]) > 1:
             continue
-        model = load_model(MODELS[row["model_path"]])
         if row["gemm_quant_mode"]:
             model = model.model_copy(update={"weight_dtype": "fp8"})
         found.append(
@@ -115,6 +128,14 @@ def _deployments(data_dir: Path) -> list[Deployment]:
             )
         )
     return found
+
+
+def _model(path: str) -> ModelProfile | None:
+    if path in MODELS:
+        return load_model(MODELS[path])
+    if path == "Qwen/Qwen3-235B-A22B-FP8":
+        return ModelProfile.from_hf_config(QWEN3_235B)
+    return None
 
 
 def _predict(plant: PlantModel, row: Deployment) -> tuple[float, float]:

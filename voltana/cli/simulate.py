@@ -51,7 +51,7 @@ _DECODE = typer.Option("--decode", metavar="N", help="Decode instances (2).")
 _TTFT = typer.Option(
     "--slo-ttft-ms", metavar="X", help="Threshold of the time to first token (600)."
 )
-_ITL = typer.Option("--slo-itl-ms", metavar="X", help="Threshold of the inter-token latency (50).")
+_ITL = typer.Option("--slo-itl-ms", metavar="X", help="Threshold of the inter-token latency (65).")
 _SEED = typer.Option("--seed", metavar="N", help="Seed of everything random (0).")
 _OUT = typer.Option(
     "--out", metavar="DIR", help="Write plots, results.json, report.md and scenario.toml there."

@@ -2,8 +2,9 @@
 
 After VoltanaLLM's EcoFreq (arXiv 2509.04827). A decode iteration may take the ITL threshold. A
 prefill iteration may take what is left of the TTFT threshold for the request that has waited
-longest; where requests are left waiting behind the batch, the published rule asks for the fastest
-clock. A mixed batch has to fit both budgets.
+longest. Where requests are left waiting (behind a prefill batch, or for room in a decode instance's
+KV cache, which a slow clock keeps full), the published rule asks for the fastest clock. A mixed
+batch has to fit both budgets.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ class EcoFreq:
         slo: The thresholds.
         ttft_share: Share of the TTFT threshold that prefill is planned against. The rest is a
             reserve for prompts that arrive during the batch and have to wait for its end.
-        queue_rule: Whether prefill runs at the fastest clock while requests wait behind the batch.
+        queue_rule: Whether to run at the fastest clock while requests wait.
         idle_after_s: Silence after which an idle instance is put on `idle_mhz`; inf never.
         idle_mhz: Clock to wait at; None takes the lowest level.
 
@@ -85,7 +86,7 @@ class EcoFreq:
             return self._idle(observation.now_s)
         self._busy_at_s = observation.now_s
         forecast = self.predictor.forecast(load, self._levels)
-        if self._queue_rule and queue.requests and load.prefill_tokens:
+        if self._queue_rule and queue.requests:
             decision = Decision(
                 clock_mhz=self.levels_mhz[-1],
                 reason="requests wait: fastest",

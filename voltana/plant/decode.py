@@ -11,7 +11,7 @@ from collections import deque
 from functools import partial
 from typing import TYPE_CHECKING
 
-from voltana.values import InstanceState, Load, Queue
+from voltana.values import EMPTY_QUEUE, InstanceState, Load, Queue
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -139,9 +139,19 @@ class DecodeInstance:
             self._join(job)
         self._make_room()
         load = Load(decode_requests=len(self._running), decode_kv_tokens=self._running_tokens)
-        queue = Queue(requests=len(self._blocked) + self._transferring_requests)
+        queue = self._queue(now_s)
         end_s = self.runner.begin(load, queue, now_s)
         self._events.schedule(end_s, self._finish)
+
+    def _queue(self, now_s: float) -> Queue:
+        """Requests that wait for room in the KV cache; those on their way here do not wait."""
+        if not self._blocked:
+            return EMPTY_QUEUE
+        return Queue(
+            requests=len(self._blocked),
+            tokens=self._blocked_tokens,
+            oldest_wait_s=now_s - self._blocked[0].arrival_s,
+        )
 
     def _join(self, job: Job) -> None:
         tokens = job.context_tokens

@@ -71,7 +71,7 @@ class LatencyModel:
         return sum(part.seconds for part in self.breakdown(load, clock_mhz))
 
     def breakdown(self, load: Load, clock_mhz: float) -> tuple[OperatorTime, ...]:
-        """Time of each kind of operator in an iteration with `load` at an SM clock."""
+        """Time of each operator, over all layers, in an iteration with `load` at an SM clock."""
         clock = ClockState.of(self.hardware, clock_mhz)
         return tuple(_at(cost, clock) for cost in self.costs(load))
 

@@ -108,7 +108,8 @@ class RecursiveLeastSquares:
         Args:
             x: Regressor, shape (n,).
             y: Label.
-            deviation: Standard deviation of the label's noise; samples weigh by its square.
+            deviation: Standard deviation of the label's noise; samples weigh by the inverse of its
+                square.
             tolerance: How many times as large residuals have been of late than `deviation` says.
                 Only what stands out from those counts as an outlier, so a lasting change does not.
 
