@@ -7,8 +7,8 @@ import pytest
 from tests.actuation.chaos import Chaos
 
 
-def run(tmp_path, library, rounds, lease_s, seed):
-    chaos = Chaos(tmp_path, library, lease_s, seed)
+def run(tmp_path, library, rounds, **options):
+    chaos = Chaos(tmp_path, library, **options)
     chaos.run(rounds)
     assert chaos.problems == []
     assert [one for one in chaos.rounds if one.late] == []
@@ -16,7 +16,8 @@ def run(tmp_path, library, rounds, lease_s, seed):
 
 
 def test_ten_rounds(tmp_path, library):
-    run(tmp_path, library, rounds=10, lease_s=1.0, seed=1)
+    # Beside the rest of the suite, two cores may be late by more than the daemon is.
+    run(tmp_path, library, rounds=10, lease_s=1.0, seed=1, slack_s=1.5)
 
 
 @pytest.mark.slow

@@ -62,7 +62,7 @@ def test_idle_ticks_of_the_loop_hold_the_lease_and_a_hung_loop_loses_it(machine,
     assert machine.get(0, "D_SET_CALLS") <= 2  # a loaded machine may miss one lease
     hung_s = time.monotonic()
     assert machine.wait(lambda: not machine.any_locked())
-    assert machine.unlocked_at_s() - hung_s < 1.0 + 0.5
+    assert machine.unlocked_at_s() - hung_s < 1.0 + 1.5
     loop.close()
 
 

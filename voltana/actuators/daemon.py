@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import signal
 import sys
 import tomllib
 from pathlib import Path
@@ -19,6 +20,7 @@ from voltana.actuators.restorer import Restorers
 from voltana.actuators.statefolder import StateFolder
 from voltana.errors import ConfigError, VoltanaError
 
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 DEFAULT_CONFIG = Path("/etc/voltana/actuatord.toml")
 
 
@@ -56,6 +58,8 @@ def run(config: Path, *, check: bool = False, restore: bool = False) -> int:
     if check:
         _validated(config)
         return 0
+    # Whoever stops the daemon while it starts waits until it can do so in order.
+    signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
     folder = _state_dir(config)
     if not (folder / "journal").is_dir():  # the first start: nothing to restore
         _validated(config)

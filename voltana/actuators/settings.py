@@ -81,7 +81,7 @@ class DaemonSettings(_Table):
     socket_group: str | int | None = None
     state_dir: _AbsolutePath = Path(DEFAULT_STATE_DIR)
     silence_s: Annotated[_Seconds, Field(ge=0.2, le=1.5)] = 0.4
-    call_limit_s: Annotated[_Seconds, Field(ge=0.1, le=1.5)] = 0.25
+    call_limit_s: Annotated[_Seconds, Field(ge=0.1, le=1.5)] = 0.2
     max_connections: Annotated[int, Field(ge=2, le=256, strict=True)] = 32
     allow: tuple[AllowTable, ...] = ()
 

@@ -84,6 +84,7 @@ class Supervisor:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._stop)
         signal.signal(signal.SIGCHLD, lambda *_: None)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGTERM, signal.SIGINT))
         drop_capabilities(keep=(CAP_SYS_ADMIN,))
         watchdog_s = watchdog_period_s() or 1.0
         watchdog_at_s = 0.0
