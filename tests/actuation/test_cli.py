@@ -140,6 +140,16 @@ def test_doctor_measures_into_a_profile(machine, voltana, tmp_path):
     assert mine.model_copy(update={"clocks": shipped.clocks}) == shipped
 
 
+def test_doctor_does_not_measure_a_gpu_that_is_in_use(machine, daemon, voltana):
+    with daemon.client(lease_s=10.0) as client:
+        client.set(1005.0)
+        assert machine.wait(lambda: client.actuator.status().clock_mhz == 1005.0)
+        done = voltana("actuator", "doctor", "--measure", "--socket", str(daemon.socket))
+        assert done.returncode == 2
+        assert "Stop its owner first" in done.stderr
+        assert len(machine.set_calls()) == 1
+
+
 def test_doctor_says_that_an_idle_gpu_cannot_be_measured(machine, voltana, tmp_path):
     machine.set(0, "D_BUSY", 0)
     machine.fault(0, "F_SET", "K_SILENT")

@@ -79,6 +79,25 @@ a.close()
     assert not machine.any_locked()
 
 
+def test_without_permission_it_says_so_and_ends_at_once(machine, in_process):
+    machine.header("H_PRIVILEGED_UID", os.geteuid() + 1)
+    answer = in_process(
+        SETUP
+        + """
+a = NvmlActuator(domain)
+a.apply(command(1005.0, 0))
+until(lambda: a.status().health is Health.DEGRADED)
+error = a.status().error
+started = time.monotonic()
+a.close()
+answer = [error, time.monotonic() - started]
+"""
+    )
+    assert "Run voltana-actuatord as root" in answer[0]
+    assert answer[1] < 2.0
+    assert not machine.any_locked()
+
+
 def test_the_interpreters_end_restores(machine, in_process):
     in_process(
         SETUP + "a = NvmlActuator(domain)\na.apply(command(1005.0, 0))\n"

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, TypeVar
 from voltana.actuators.faults import (
     SLOWING,
     DriverError,
+    PermissionDeniedError,
     retry_transient,
 )
 from voltana.actuators.restore import restore_gpu
@@ -111,7 +112,12 @@ class GpuChannel:
         return self._at_default and self._wish.clock_mhz is None
 
     def busy_s(self, now_s: float) -> float:
-        """For how long the present driver call has been running; 0 if there is none."""
+        """For how long the present driver call has been running; 0 if there is none.
+
+        A thread that ended unasked will never finish anything: inf.
+        """
+        if not (self._thread.is_alive() or self._stopped):
+            return math.inf
         since = self._busy_since
         return now_s - since if since else 0.0
 
@@ -232,19 +238,26 @@ class GpuChannel:
                 self._driver(self._reset)
             except (DriverError, OSError) as error:
                 self._report(Result(device=self.index, wish=wish, note=str(error), failed=True))
+                if isinstance(error, PermissionDeniedError) and self._locked_mhz is None:
+                    self._forget()  # who may not reset could not lock either
+                    return
                 time.sleep(pause_s)
                 pause_s = min(2 * pause_s, MAX_BACKOFF_S)
                 continue
-            self._locked_mhz = None
-            self._at_default = True
+            self._forget()
             self._report(Result(device=self.index, wish=wish))
             return
+
+    def _forget(self) -> None:
+        """The GPU is at its default clocks."""
+        if self._journal is not None:
+            self._journal.clear(self.uuid)
+        self._locked_mhz = None
+        self._at_default = True
 
     def _reset(self) -> None:
         was_mhz = self._locked_mhz if self._locked_mhz != self.clocks_mhz[-1] else None
         restore_gpu(self._gpu, was_mhz=was_mhz, had_setting=self._had_setting)
-        if self._journal is not None:
-            self._journal.clear(self.uuid)
 
     def _mark(self) -> None:
         if self._locked_mhz is not None:

@@ -146,7 +146,11 @@ def doctor(
         raise invalid("--profile", profile, "given with --measure and --out", "Give all three.")
     devices = _devices(gpus) if gpus else None
     findings = list(examine(devices, socket))
-    timings = _measure((devices or (0,))[0], levels, profile, out) if measure else []
+    timings: list[dict[str, float | None]] = []
+    if measure:
+        index = (devices or (0,))[0]
+        _refuse_leased(index, socket)
+        timings = _measure(index, levels, profile, out)
     if as_json:
         report = {"findings": [asdict(f) for f in findings], "timings": timings}
         typer.echo(json.dumps(report))
@@ -162,6 +166,19 @@ def doctor(
             )
     if any(finding.verdict is Verdict.MISSING for finding in findings):
         raise typer.Exit(1)
+
+
+def _refuse_leased(index: int, socket: str) -> None:
+    """Check that nobody controls the GPU whose clock is about to be changed."""
+    from voltana.actuators.console import daemon_status
+    from voltana.errors import ActuatorError
+
+    try:
+        leases = daemon_status(socket)["leases"]
+    except ActuatorError:
+        return  # no daemon, no lease
+    if any(lease["active"] and index in lease["devices"] for lease in leases):
+        raise invalid("--measure", index, "a GPU without a lease", "Stop its owner first.")
 
 
 def _measure(
