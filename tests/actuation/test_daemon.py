@@ -388,6 +388,26 @@ def test_without_a_daemon_the_client_says_so_and_finds_it_later(machine, tmp_pat
         client.apply(Command(domain=domain, clock_mhz=MHZ, sequence=2))
 
 
+def test_apply_does_not_wait_for_a_daemon_that_does_not_read(machine, daemon):
+    with daemon.client() as client:
+        client.set(MHZ)
+        assert machine.wait(lambda: settled(client, MHZ))
+        worker = daemon.worker()
+        os.kill(daemon.process.pid, signal.SIGSTOP)  # or it would replace the worker
+        os.kill(worker, signal.SIGSTOP)
+        try:
+            started_s = time.monotonic()
+            for _ in range(2000):
+                client.set(1410.0)
+            assert time.monotonic() - started_s < 2.0
+            assert machine.wait(lambda: client.actuator.status().health is Health.DEGRADED)
+            assert "no acknowledgement" in client.actuator.status().error
+        finally:
+            os.kill(worker, signal.SIGCONT)
+            os.kill(daemon.process.pid, signal.SIGCONT)
+        assert machine.wait(lambda: stepping(client, MHZ))
+
+
 def test_clocks_outside_the_rule_never_reach_the_driver(machine, tmp_path):
     allow = f"[[allow]]\nusers = [{os.geteuid()}]\nmin_mhz = 900.0\nmax_mhz = 1200.0\n"
     with Daemon(tmp_path, machine, allow=allow) as daemon, daemon.client() as client:

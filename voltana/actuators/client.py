@@ -90,7 +90,6 @@ class ActuatorProcess:
         self._reconnector: threading.Thread | None = None
         self._sock: socket.socket | None = None
         self._sequence = -1
-        self._unsent: bytes | None = None
         self._waiting_since_s = math.nan
         self._acked_sequence = -1
         self._clock_mhz = math.nan
@@ -139,8 +138,6 @@ class ActuatorProcess:
     def status(self) -> ActuatorStatus:
         """What the daemon last said: the clock read back after settling, and what went wrong."""
         self._listen()
-        if self._unsent is not None:
-            self._send(self._unsent)
         health, error = self._health, self._error
         waiting_s = self._time.now_s() - self._waiting_since_s
         if health is Health.OK and waiting_s > ANSWER_LIMIT_S:
@@ -174,13 +171,11 @@ class ActuatorProcess:
         try:
             sock.send(data)
         except BlockingIOError:
-            self._unsent = data  # the latest only: it goes out with the next call
+            pass  # the daemon does not read: the next step carries a newer clock anyway
         except OSError as error:
             self._listen()  # the daemon may have said why
             self._lose(self._error or f"the daemon went away: {error.strerror}.")
             return
-        else:
-            self._unsent = None
         if math.isnan(self._waiting_since_s):
             self._waiting_since_s = self._time.now_s()
 
@@ -220,7 +215,6 @@ class ActuatorProcess:
             if sock is not None:
                 sock.close()
             self._clock_mhz = self._waiting_since_s = math.nan
-            self._unsent = None
             self._health, self._error = Health.LOST, why
             if self._reconnector is None and not self._closed.is_set():
                 self._reconnector = threading.Thread(
@@ -264,7 +258,7 @@ class ActuatorProcess:
         try:
             sock.settimeout(CONNECT_LIMIT_S)
             sock.connect(self._path)
-            with contextlib.suppress(BrokenPipeError):  # turned away: the reason can be read
+            with contextlib.suppress(ConnectionError):  # turned away: the reason can be read
                 sock.send(self._request)
             while time.monotonic() < ends_s:
                 data = receive(sock)

@@ -50,7 +50,7 @@ def _ask(path: str, kind: Kind) -> dict[str, Any]:
         with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as sock:
             sock.settimeout(ANSWER_LIMIT_S)
             sock.connect(path)
-            with contextlib.suppress(BrokenPipeError):  # turned away: the reason can be read
+            with contextlib.suppress(ConnectionError):  # turned away: the reason can be read
                 sock.send(encode_empty(kind))
             data = receive(sock)
     except OSError as error:
