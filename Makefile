@@ -41,8 +41,9 @@ format: $(READY) ## format the code
 chaos: $(READY) ## kill and hang everything 200 times; every clock must come back
 	$(BIN)/python -m tests.actuation.chaos --rounds 200
 
-bench: $(READY) ## measure speed, as rates and ratios
+bench: $(READY) ## measure speed and accuracy, as rates and ratios
 	$(BIN)/python -m benchmarks.speed
+	$(BIN)/python -m benchmarks.prediction
 	$(BIN)/python -m benchmarks.actuation
 
 fidelity: $(READY) ## hold the plant against real measurements
