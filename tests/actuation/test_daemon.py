@@ -402,6 +402,9 @@ def test_apply_does_not_wait_for_a_daemon_that_does_not_read(machine, daemon):
             assert time.monotonic() - started_s < 2.0
             assert machine.wait(lambda: client.actuator.status().health is Health.DEGRADED)
             assert "no acknowledgement" in client.actuator.status().error
+            assert client.actuator._unsent is not None  # the latest step alone waits,
+            assert machine.wait(lambda: client.actuator.status() and not client.actuator._unsent)
+            assert time.monotonic() - started_s >= client.lease_s  # and for a lease at most
         finally:
             os.kill(worker, signal.SIGCONT)
             os.kill(daemon.process.pid, signal.SIGCONT)

@@ -90,6 +90,7 @@ class ActuatorProcess:
         self._reconnector: threading.Thread | None = None
         self._sock: socket.socket | None = None
         self._sequence = -1
+        self._unsent: tuple[bytes, float] | None = None
         self._waiting_since_s = math.nan
         self._acked_sequence = -1
         self._clock_mhz = math.nan
@@ -138,6 +139,8 @@ class ActuatorProcess:
     def status(self) -> ActuatorStatus:
         """What the daemon last said: the clock read back after settling, and what went wrong."""
         self._listen()
+        if self._unsent is not None:
+            self._send_late(*self._unsent)
         health, error = self._health, self._error
         waiting_s = self._time.now_s() - self._waiting_since_s
         if health is Health.OK and waiting_s > ANSWER_LIMIT_S:
@@ -170,14 +173,24 @@ class ActuatorProcess:
             return
         try:
             sock.send(data)
-        except BlockingIOError:
-            pass  # the daemon does not read: the next step carries a newer clock anyway
+        except BlockingIOError:  # the daemon is behind: keep the latest only
+            self._unsent = data, self._time.now_s() + self.lease_s
         except OSError as error:
             self._listen()  # the daemon may have said why
             self._lose(self._error or f"the daemon went away: {error.strerror}.")
             return
+        else:
+            self._unsent = None
         if math.isnan(self._waiting_since_s):
             self._waiting_since_s = self._time.now_s()
+
+    def _send_late(self, data: bytes, expires_s: float) -> None:
+        """Send what did not fit, unless the step is as old as a lease: then it proves nothing."""
+        self._unsent = None
+        if self._time.now_s() < expires_s:
+            self._send(data)
+        if self._unsent is not None:
+            self._unsent = data, expires_s
 
     def _listen(self) -> None:
         while (sock := self._sock) is not None:
@@ -215,6 +228,7 @@ class ActuatorProcess:
             if sock is not None:
                 sock.close()
             self._clock_mhz = self._waiting_since_s = math.nan
+            self._unsent = None
             self._health, self._error = Health.LOST, why
             if self._reconnector is None and not self._closed.is_set():
                 self._reconnector = threading.Thread(
