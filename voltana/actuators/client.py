@@ -167,14 +167,15 @@ class ActuatorProcess:
         self._clock_mhz = math.nan
         self._health, self._error = Health.LOST, "closed"
 
-    def _send(self, data: bytes) -> None:
+    def _send(self, data: bytes, expires_s: float | None = None) -> None:
         sock = self._sock
         if sock is None:
             return
         try:
             sock.send(data)
         except BlockingIOError:  # the daemon is behind: keep the latest only
-            self._unsent = data, self._time.now_s() + self.lease_s
+            until_s = self._time.now_s() + self.lease_s if expires_s is None else expires_s
+            self._unsent = data, until_s
         except OSError as error:
             self._listen()  # the daemon may have said why
             self._lose(self._error or f"the daemon went away: {error.strerror}.")
@@ -188,9 +189,7 @@ class ActuatorProcess:
         """Send what did not fit, unless the step is as old as a lease: then it proves nothing."""
         self._unsent = None
         if self._time.now_s() < expires_s:
-            self._send(data)
-        if self._unsent is not None:
-            self._unsent = data, expires_s
+            self._send(data, expires_s)
 
     def _listen(self) -> None:
         while (sock := self._sock) is not None:
