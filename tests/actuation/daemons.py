@@ -178,6 +178,19 @@ class Client:
         )
         self.steps += 1
 
+    def reach(self, clock_mhz: float, timeout_s: float = 10.0) -> bool:
+        """Step until the clock is there; a starved machine may lose a step or a worker."""
+        ends_s = time.monotonic() + timeout_s
+        while time.monotonic() < ends_s:
+            self.set(clock_mhz)
+            retry_s = time.monotonic() + 1.0
+            while time.monotonic() < retry_s:
+                status = self.actuator.status()
+                if status.clock_mhz == clock_mhz and status.sequence == self.steps - 1:
+                    return True
+                time.sleep(0.002)
+        return False
+
 
 def _children(pid: int) -> list[int]:
     try:

@@ -35,8 +35,7 @@ def test_status_lease_and_restore(machine, daemon, voltana):
     socket = ("--socket", str(daemon.socket))
     assert "no leases" in voltana("actuator", "status", *socket).stdout
     with daemon.client(1, lease_s=10.0) as client:
-        client.set(1005.0)
-        assert machine.wait(lambda: client.actuator.status().clock_mhz == 1005.0)
+        assert client.reach(1005.0)
         said = voltana("actuator", "status", *socket).stdout
         assert "GPU 1, pid" in said
         assert "1005 MHz" in said
@@ -142,8 +141,7 @@ def test_doctor_measures_into_a_profile(machine, voltana, tmp_path):
 
 def test_doctor_does_not_measure_a_gpu_that_is_in_use(machine, daemon, voltana):
     with daemon.client(lease_s=10.0) as client:
-        client.set(1005.0)
-        assert machine.wait(lambda: client.actuator.status().clock_mhz == 1005.0)
+        assert client.reach(1005.0)
         done = voltana("actuator", "doctor", "--measure", "--socket", str(daemon.socket))
         assert done.returncode == 2
         assert "Stop its owner first" in done.stderr

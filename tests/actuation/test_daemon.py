@@ -36,8 +36,7 @@ def settled(client, clock_mhz):
 
 def test_sets_a_clock_and_tells_what_was_achieved(machine, daemon):
     with daemon.client() as client:
-        client.set(MHZ)
-        assert machine.wait(lambda: settled(client, MHZ))
+        assert client.reach(MHZ)
         assert machine.locked_mhz() == MHZ
         status = client.actuator.status()
         assert (status.health, status.target_mhz, status.error) == (Health.OK, MHZ, "")
@@ -47,15 +46,13 @@ def test_sets_a_clock_and_tells_what_was_achieved(machine, daemon):
 
 def test_devices_of_a_domain_change_as_one_and_have_one_owner(machine, daemon):
     with daemon.client(0, 1) as client:
-        client.set(MHZ)
-        assert machine.wait(lambda: settled(client, MHZ))
+        assert client.reach(MHZ)
         assert (machine.locked_mhz(0), machine.locked_mhz(1)) == (MHZ, MHZ)
         with pytest.raises(LeaseRefusedError, match="One owner a clock domain"):
             daemon.client(1, patience_s=0.1)
     assert machine.wait(lambda: not machine.any_locked())
     with daemon.client(1) as other:
-        other.set(MHZ)
-        assert machine.wait(lambda: settled(other, MHZ))
+        assert other.reach(MHZ)
 
 
 def test_the_latest_command_wins_and_none_is_queued(make_machine, tmp_path):
@@ -92,8 +89,7 @@ def test_steps_at_the_same_clock_renew_without_touching_the_driver(machine, daem
 
 def test_a_repeated_step_is_a_lie_and_costs_the_lease(machine, daemon):
     with daemon.client() as client:
-        client.set(MHZ)
-        assert machine.wait(lambda: settled(client, MHZ))
+        assert client.reach(MHZ)
         client.actuator._sock.send(b"VA\x01\x02" + bytes(8) + b"\0\0\0\0\0h\x8f@" * 2)
         assert machine.wait(lambda: not machine.any_locked())
         assert machine.wait(lambda: client.actuator.status().health is Health.LOST)
@@ -125,8 +121,7 @@ def test_an_orderly_stop_restores_and_leaves_nothing(number, machine, tmp_path):
     daemon = Daemon(tmp_path, machine)
     daemon.wait_ready()
     client = daemon.client()
-    client.set(MHZ)
-    assert machine.wait(lambda: settled(client, MHZ))
+    assert client.reach(MHZ)
     worker = daemon.worker()
     assert list(daemon.journal.glob("*.locked"))
     daemon.process.send_signal(number)
@@ -155,8 +150,7 @@ def test_a_stop_while_it_starts_is_orderly_too(delay_s, machine, tmp_path):
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP, signal.SIGTERM])
 def test_the_parent_replaces_a_worker_that_is_gone_or_silent(number, machine, daemon):
     with daemon.client(0, 1) as client:
-        client.set(MHZ)
-        assert machine.wait(lambda: settled(client, MHZ))
+        assert client.reach(MHZ)
         worker = daemon.worker()
         hit_s = time.monotonic()
         os.kill(worker, number)
@@ -168,8 +162,7 @@ def test_the_parent_replaces_a_worker_that_is_gone_or_silent(number, machine, da
 
 def test_a_driver_call_that_never_returns_is_killed(machine, daemon):
     with daemon.client(0, 1) as client:
-        client.set(MHZ)
-        assert machine.wait(lambda: settled(client, MHZ))
+        assert client.reach(MHZ)
         machine.fault(0, "F_SET", "K_HANG", 0, count=1)
         hit_s = time.monotonic()
         client.set(1410.0)
@@ -180,8 +173,7 @@ def test_a_driver_call_that_never_returns_is_killed(machine, daemon):
 
 def test_a_reset_that_hangs_is_tried_until_it_works(machine, daemon):
     with daemon.client(0, 1) as client:
-        client.set(MHZ)
-        assert machine.wait(lambda: settled(client, MHZ))
+        assert client.reach(MHZ)
         machine.fault(0, "F_RESET", "K_HANG")
         client.actuator.close()
         assert machine.wait(lambda: not machine.locked_mhz(1))  # the healthy one is not kept
@@ -190,22 +182,19 @@ def test_a_reset_that_hangs_is_tried_until_it_works(machine, daemon):
         with pytest.raises(LeaseRefusedError, match="restored"):
             daemon.client(0, patience_s=0.0)
         with daemon.client(1) as other:  # and can be used meanwhile
-            other.set(MHZ)
-            assert machine.wait(lambda: settled(other, MHZ))
+            assert other.reach(MHZ)
             machine.clear_faults()
             assert machine.wait(lambda: not machine.locked_mhz(0))
             assert machine.locked_mhz(1) == MHZ
     with daemon.client(0) as again:
-        again.set(MHZ)
-        assert machine.wait(lambda: settled(again, MHZ))
+        assert again.reach(MHZ)
 
 
 def test_a_daemon_killed_whole_restores_before_anything_else(machine, tmp_path):
     daemon = Daemon(tmp_path, machine)
     daemon.wait_ready()
     client = daemon.client(0, 1)
-    client.set(MHZ)
-    assert machine.wait(lambda: settled(client, MHZ))
+    assert client.reach(MHZ)
     worker = daemon.worker()
     os.kill(worker, signal.SIGSTOP)
     daemon.process.kill()
@@ -225,8 +214,7 @@ def test_clocks_come_back_even_if_the_configuration_is_broken_meanwhile(machine,
     daemon = Daemon(tmp_path, machine)
     daemon.wait_ready()
     client = daemon.client()
-    client.set(MHZ)
-    assert machine.wait(lambda: settled(client, MHZ))
+    assert client.reach(MHZ)
     os.killpg(daemon.process.pid, signal.SIGKILL)
     daemon.process.wait()
     daemon.config.write_text(daemon.config.read_text() + "\nnonsense = 1\n")
@@ -245,8 +233,7 @@ def test_a_new_daemon_ends_a_worker_that_was_left_behind(machine, tmp_path):
     daemon = Daemon(tmp_path, machine)
     daemon.wait_ready()
     client = daemon.client()
-    client.set(MHZ)
-    assert machine.wait(lambda: settled(client, MHZ))
+    assert client.reach(MHZ)
     worker = daemon.worker()
     os.kill(worker, signal.SIGSTOP)
     daemon.process.kill()
@@ -263,8 +250,7 @@ def test_a_worker_whose_parent_dies_restores_and_ends(machine, tmp_path):
     daemon = Daemon(tmp_path, machine)
     daemon.wait_ready()
     client = daemon.client()
-    client.set(MHZ)
-    assert machine.wait(lambda: settled(client, MHZ))
+    assert client.reach(MHZ)
     worker = daemon.worker()
     daemon.process.kill()
     assert machine.wait(lambda: not machine.any_locked())
@@ -277,8 +263,7 @@ def test_the_restore_command_gives_marked_clocks_back(machine, tmp_path):
     daemon = Daemon(tmp_path, machine)
     daemon.wait_ready()
     client = daemon.client()
-    client.set(MHZ)
-    assert machine.wait(lambda: settled(client, MHZ))
+    assert client.reach(MHZ)
     os.killpg(daemon.process.pid, signal.SIGKILL)
     daemon.process.wait()
     assert machine.any_locked()
@@ -296,8 +281,7 @@ def test_the_restore_command_gives_marked_clocks_back(machine, tmp_path):
 def test_a_setting_that_fails_silently_is_found_and_set_again(count, machine, daemon):
     machine.fault(0, "F_SET", "K_SILENT", 0, count)
     with daemon.client() as client:
-        client.set(MHZ)
-        assert machine.wait(lambda: settled(client, MHZ))
+        assert client.reach(MHZ)
 
 
 def test_a_board_that_never_obeys_is_left_at_its_defaults(machine, daemon):
@@ -312,8 +296,7 @@ def test_a_board_that_never_obeys_is_left_at_its_defaults(machine, daemon):
 @pytest.mark.parametrize("count", [1, 2, 5])
 def test_a_reset_that_fails_silently_is_sent_again(count, machine, daemon):
     with daemon.client() as client:
-        client.set(MHZ)
-        assert machine.wait(lambda: settled(client, MHZ))
+        assert client.reach(MHZ)
         machine.fault(0, "F_RESET", "K_SILENT", 0, count)
     assert machine.wait(lambda: not machine.any_locked())
 
@@ -321,8 +304,7 @@ def test_a_reset_that_fails_silently_is_sent_again(count, machine, daemon):
 @pytest.mark.parametrize("code", [3, 4, 15, 999])
 def test_a_driver_error_reaches_the_client_and_takes_the_whole_domain_back(code, machine, daemon):
     with daemon.client(0, 1) as client:
-        client.set(MHZ)
-        assert machine.wait(lambda: settled(client, MHZ))
+        assert client.reach(MHZ)
         machine.fault(1, "F_SET", "K_CODE", code)
         client.set(1200.0)
         assert machine.wait(lambda: f"(NVML {code})" in client.actuator.status().error)
@@ -332,8 +314,7 @@ def test_a_driver_error_reaches_the_client_and_takes_the_whole_domain_back(code,
 
 def test_a_lost_gpu_is_restored_when_it_is_back(machine, daemon):
     with daemon.client() as client:
-        client.set(MHZ)
-        assert machine.wait(lambda: settled(client, MHZ))
+        assert client.reach(MHZ)
         machine.set(0, "D_LOST", 1)
         client.set(1200.0)
         assert machine.wait(lambda: "fell off the bus" in client.actuator.status().error)
@@ -343,8 +324,7 @@ def test_a_lost_gpu_is_restored_when_it_is_back(machine, daemon):
 
 def test_a_lock_that_vanishes_is_set_again(machine, daemon):
     with daemon.client(lease_s=10.0) as client:
-        client.set(MHZ)
-        assert machine.wait(lambda: settled(client, MHZ))
+        assert client.reach(MHZ)
         machine.set(0, "D_LOCK", 0)  # somebody else ran `nvidia-smi -rgc`
         assert machine.wait(lambda: machine.locked_mhz() == MHZ)
 
@@ -390,8 +370,7 @@ def test_without_a_daemon_the_client_says_so_and_finds_it_later(machine, tmp_pat
 
 def test_apply_does_not_wait_for_a_daemon_that_does_not_read(machine, daemon):
     with daemon.client() as client:
-        client.set(MHZ)
-        assert machine.wait(lambda: settled(client, MHZ))
+        assert client.reach(MHZ)
         worker = daemon.worker()
         os.kill(daemon.process.pid, signal.SIGSTOP)  # or it would replace the worker
         os.kill(worker, signal.SIGSTOP)
@@ -447,8 +426,7 @@ def test_two_daemons_do_not_share_a_state_folder(machine, daemon):
     assert done.returncode == 2
     assert "another voltana-actuatord uses" in done.stderr
     with daemon.client() as client:
-        client.set(MHZ)
-        assert machine.wait(lambda: settled(client, MHZ))
+        assert client.reach(MHZ)
 
 
 def test_without_a_driver_the_daemon_ends_and_says_why(machine, tmp_path):

@@ -192,8 +192,7 @@ def test_an_impossible_command_costs_the_owner_its_lease(
     sequence, clock_mhz, lease_s, machine, daemon
 ):
     with daemon.client() as client:
-        client.set(1005.0)
-        assert machine.wait(lambda: client.actuator.status().clock_mhz == 1005.0)
+        assert client.reach(1005.0)
         calls = len(machine.set_calls())
         client.actuator._sock.send(encode_command(sequence, clock_mhz, lease_s))
         assert machine.wait(lambda: not machine.any_locked())
@@ -212,8 +211,7 @@ def test_a_flood_neither_hangs_the_daemon_nor_stops_others(machine, daemon):
                 time.sleep(0)
             except OSError:
                 closed = True
-        client.set(1005.0)
-        assert machine.wait(lambda: client.actuator.status().clock_mhz == 1005.0)
+        assert client.reach(1005.0)
         assert closed or _refused(flood)
         assert machine.locked_mhz(1) == 1005
     assert not machine.locked_mhz(0)
@@ -251,8 +249,7 @@ def fuzz(daemon, machine, count, seed):
     assert growth_mb < 3.0
     assert daemon.log.stat().st_size < 2_000_000
     with daemon.client() as client:  # and it still works
-        client.set(1005.0)
-        assert machine.wait(lambda: client.actuator.status().clock_mhz == 1005.0)
+        assert client.reach(1005.0)
 
 
 def _answered(sock, data):
