@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow check format bench fidelity calibrate docs lock clean
+.PHONY: help setup demo test test-slow chaos check format bench fidelity calibrate docs lock clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -38,9 +38,13 @@ format: $(READY) ## format the code
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+chaos: $(READY) ## kill and hang everything 200 times; every clock must come back
+	$(BIN)/python -m tests.actuation.chaos --rounds 200
+
 bench: $(READY) ## measure speed and accuracy, as rates and ratios
 	$(BIN)/python -m benchmarks.speed
 	$(BIN)/python -m benchmarks.prediction
+	$(BIN)/python -m benchmarks.actuation
 
 fidelity: $(READY) ## hold the plant against real measurements
 	$(BIN)/python -m benchmarks.fidelity

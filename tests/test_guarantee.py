@@ -18,8 +18,10 @@ from voltana.errors import ConfigError
 from voltana.levels import A100_CLOCKS_MHZ
 from voltana.planning import lowest_safe_decision, settle
 from voltana.predictors.conformal import MAX_GROUPS, Conformal
+from voltana.predictors.conformal_snapshot import ConformalSnapshot
 from voltana.predictors.drift import DriftAware
 from voltana.predictors.ecopred import EcoPred
+from voltana.predictors.groups import by_phase
 from voltana.predictors.label_ledger import WINDOW, LabelLedger
 from voltana.promise import Statement
 from voltana.slo import Slo
@@ -210,6 +212,28 @@ def test_state_survives_a_round_trip_through_json():
     assert again.margin(Load.decode(8, 100)) == made.margin(Load.decode(8, 100))
     with pytest.raises(ConfigError, match="statement"):
         bound(statement=Statement()).restore(state)
+
+
+def test_a_snapshot_forecasts_alike_after_a_round_trip_through_json():
+    made = bound(level_edges_mhz=(900.0,))
+    Run(made).play([Stretch(mode="miss when low", length=60), Stretch(mode="above", load=3)])
+    snapshot, clocks = made.snapshot(), np.array(LEVELS_MHZ)
+    text = json.dumps(snapshot.to_dict(), allow_nan=False)
+    again = ConformalSnapshot.from_dict(json.loads(text), snapshot.predictor, by_phase)
+    for load in (Load.decode(64, 40_000), Load.prefill([(99, 0)])):
+        live = made.forecast(load, clocks).upper_s.tolist()
+        assert live == snapshot.forecast(load, clocks).upper_s.tolist()
+        assert live == again.forecast(load, clocks).upper_s.tolist()
+
+
+def test_the_account_sums_the_groups():
+    made = bound()
+    Run(made).play([Stretch(mode="above", length=9), Stretch(mode="broken", load=3, twice=True)])
+    total, groups = made.account(), made.groups.values()
+    assert total["missed"] == sum(g.account.missed for g in groups) > 0
+    assert total["bound"] == pytest.approx(sum(g.bound() for g in groups))
+    assert total["lost"] > 0
+    assert total["refused"] == 10
 
 
 def test_more_groups_than_can_be_held_get_no_bound():

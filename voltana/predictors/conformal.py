@@ -17,7 +17,7 @@ from voltana.errors import invalid
 from voltana.predictors.conformal_snapshot import ConformalSnapshot, bounded
 from voltana.predictors.groups import by_phase, one_weight
 from voltana.predictors.label_ledger import LabelLedger
-from voltana.predictors.quantile_tracker import QuantileTracker
+from voltana.predictors.quantile_tracker import Account, QuantileTracker
 from voltana.promise import Margin, MarginPart, Statement
 from voltana.values import Status
 
@@ -160,6 +160,18 @@ class Conformal:
             edges_mhz=self._edges_mhz,
         )
 
+    def account(self) -> dict[str, float]:
+        """The account over all groups, its bound, and what never counted; for reports."""
+        total = dict.fromkeys(Account().to_dict(), 0.0)
+        for tracker in self._groups.values():
+            for name, weight in tracker.account.to_dict().items():
+                total[name] += weight
+        bound = sum(tracker.bound() for tracker in self._groups.values())
+        overdue = sum(tracker.overdue for tracker in self._groups.values())
+        return total | {
+            "bound": bound, "overdue": overdue, "lost": self.lost, "refused": self.refused,
+        }  # fmt: skip
+
     def to_dict(self) -> dict[str, object]:
         """The state of the guarantee as plain JSON values; the predictor's is its own matter."""
         return {
@@ -281,11 +293,8 @@ class Conformal:
         part: MarginPart,
     ) -> None:
         tracker.update(missed=missed, weight=weight, certified=certified, issued_at=part.updates)
-        pooled = self._pooled
-        if pooled is not None:
-            pooled.update(
-                missed=missed, weight=weight, certified=certified, issued_at=pooled.updates
-            )
+        if self._pooled is not None:
+            self._pooled.move(missed=missed, weight=weight)
 
     def _warm_up(self, score: float) -> None:
         """Start from the largest of the last `cold_labels` scores, once the model fits them."""

@@ -98,6 +98,37 @@ class ConformalSnapshot:
             "edges_mhz": list(self.edges_mhz),
         }
 
+    @classmethod
+    def from_dict(
+        cls,
+        values: Mapping[str, object],
+        predictor: PredictorSnapshot,
+        group: Callable[[Load], str],
+    ) -> ConformalSnapshot:
+        """Read what `to_dict` wrote.
+
+        Args:
+            values: What it wrote.
+            predictor: The wrapped snapshot, read from ``values["predictor"]`` by its own class.
+            group: Names the group of a load, as it did there.
+
+        Raises:
+            KeyError: If a key is missing.
+            TypeError: If a value is of another kind.
+        """
+        quantiles, edges = values["quantiles"], values["edges_mhz"]
+        if not (isinstance(quantiles, dict) and isinstance(edges, list)):
+            raise TypeError("quantiles must be a table and edges_mhz a list")
+        return cls(
+            predictor=predictor,
+            quantiles=quantiles,
+            q_cert=float(str(values["q_cert"])),
+            widened=float(str(values["widened"])),
+            offset_s=float(str(values["offset_s"])),
+            group=group,
+            edges_mhz=tuple(edges),
+        )
+
     def _part(self, group: str, from_mhz: float) -> MarginPart:
         quantile = self.quantiles.get(group, self.quantiles.get("", math.inf))
         return MarginPart(

@@ -82,14 +82,9 @@ class QuantileTracker:
             certified: Whether its decision was certified.
             issued_at: `updates` when its bound was issued.
         """
-        statement = self.statement
-        step = statement.step(self.updates)
-        moved = self.quantile + step * weight * ((1.0 if missed else 0.0) - self._alpha)
-        cut = moved - self._highest
-        self.quantile = self._highest if cut > 0.0 else max(moved, self._lowest)
-        if self.updates - issued_at > statement.delay:
+        if self.updates - issued_at > self.statement.delay:
             self.overdue += 1
-        self.updates += 1
+        forgiven = self.move(missed=missed, weight=weight)
         account = self.account
         if not certified:
             account.blocked += weight
@@ -97,8 +92,18 @@ class QuantileTracker:
         account.certified += weight
         if missed:
             account.missed += weight
-            if cut > 0.0:
-                account.forgiven += cut / step
+            account.forgiven += forgiven
+
+    def move(self, *, missed: bool, weight: float) -> float:
+        """Move the margin for one label, without an account of it; gives the weight cut above."""
+        step = self.statement.step(self.updates)
+        moved = self.quantile + step * weight * ((1.0 if missed else 0.0) - self._alpha)
+        self.updates += 1
+        if moved > self._highest:
+            self.quantile = self._highest
+            return (moved - self._highest) / step
+        self.quantile = max(moved, self._lowest)
+        return 0.0
 
     def bound(self) -> float:
         """Most weight that certified misses can have by now (docs/guarantee.md, Theorem 1)."""
