@@ -1,7 +1,7 @@
 """A policy with a proven bound on its SLO violations, and the checks that hold it to that.
 
     voltana check guaranteed_policy:make
-    python guaranteed_policy.py
+    pytest guaranteed_policy.py
 
 `Conformal` turns any predictor's mean into a bound that is missed by at most alpha of the certified
 iterations (plus a constant), whatever the latencies do. The controller needs to know nothing of it.
@@ -12,7 +12,7 @@ from voltana.policy import InstanceContext
 from voltana.predictors.conformal import Conformal
 from voltana.predictors.ecopred import EcoPred
 from voltana.promise import Statement
-from voltana.testing import check_controller, check_guarantee
+from voltana.testing import check_guarantee
 
 ONE_IN_A_HUNDRED = Statement(alpha=0.01, gamma=0.02)
 
@@ -31,17 +31,3 @@ def make(context: InstanceContext) -> EcoFreq:
 def test_the_guarantee() -> None:
     """A whole test, for pytest."""
     check_guarantee(bound, programs=20).raise_if_failed()
-
-
-if __name__ == "__main__":
-    from voltana.levels import A100_CLOCKS_MHZ
-    from voltana.slo import Slo
-    from voltana.values import Role
-
-    slo = Slo(ttft_s=0.6, itl_s=0.05)
-    here = InstanceContext(
-        instance="decode-0", role=Role.DECODE, table_mhz=A100_CLOCKS_MHZ, slo=slo
-    )
-    for report in (check_controller(lambda: make(here)), check_guarantee(lambda: make(here))):
-        print(report)
-        report.raise_if_failed()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import runpy
-import subprocess
 import sys
 from pathlib import Path
 
@@ -101,15 +100,3 @@ def test_the_example_passes_its_own_check(check, monkeypatch):
     assert "not applicable" not in out.partition("SLO guarantee:")[2]
     names = runpy.run_path(str(EXAMPLES / "guaranteed_policy.py"))
     names["test_the_guarantee"]()
-
-
-@pytest.mark.slow
-def test_the_example_runs_as_a_script():
-    done = subprocess.run(
-        [sys.executable, str(EXAMPLES / "guaranteed_policy.py")],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=120,
-    )
-    assert done.returncode == 0, done.stderr
