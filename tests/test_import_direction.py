@@ -15,8 +15,8 @@ import voltana
 PACKAGE = Path(voltana.__file__).parent
 
 LAYERS = (
-    {"__init__", "errors", "values", "ports"},
-    {"timebase", "levels", "slo", "planning", "validation"},
+    {"__init__", "errors", "promise", "values", "ports"},
+    {"timebase", "levels", "slo", "slo_reserve", "planning", "validation"},
     {"policy", "config"},
     {"predictors", "controllers", "routers", "actuators", "testing"},
     {"loop"},
@@ -28,7 +28,7 @@ LAYERS = (
 """From the bottom up: a module imports from lower layers, and within its own as `SAME` allows."""
 
 COMPONENTS = {"predictors", "controllers", "routers", "actuators"}
-TESTING_MAY_USE = {"testing", "values", "ports", "errors", "planning", "levels"}
+TESTING_MAY_USE = {"testing", "values", "ports", "promise", "errors", "planning", "levels"}
 
 HOMES = {
     "river": ("predictors/",),

@@ -11,6 +11,7 @@ import pytest
 from voltana.testing import check_controller, strategies
 from voltana.testing.actuator import ACTUATOR_CHECKS
 from voltana.testing.controller import CONTROLLER_CHECKS
+from voltana.testing.guarantee import GUARANTEE_CHECKS
 from voltana.testing.latencies import LATENCY_KINDS
 from voltana.testing.power import POWER_CHECKS, STRICT_POWER_CHECKS
 from voltana.testing.predictor import PREDICTOR_CHECKS, STRICT_PREDICTOR_CHECKS
@@ -22,6 +23,7 @@ SUITES = {
     "check_predictor": PREDICTOR_CHECKS + STRICT_PREDICTOR_CHECKS,
     "check_power_predictor": POWER_CHECKS + STRICT_POWER_CHECKS,
     "check_controller": CONTROLLER_CHECKS,
+    "check_guarantee": GUARANTEE_CHECKS,
     "check_router": ROUTER_CHECKS,
     "check_actuator": ACTUATOR_CHECKS,
 }

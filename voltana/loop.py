@@ -15,7 +15,7 @@ import structlog
 
 from voltana.errors import invalid
 from voltana.levels import combine_limits, resolve
-from voltana.planning import certified_status
+from voltana.planning import settle
 from voltana.values import (
     EMPTY_QUEUE,
     UNBOUNDED,
@@ -86,6 +86,9 @@ class ControlLoop:
         self.power = power
         self.levels_mhz = tuple(levels_mhz)
         self._level_set = frozenset(levels_mhz)
+        self._decisions = 0
+        # Decisions of an earlier loop of this instance are not taken for this one's.
+        self._issuer = f"{instance}@{time.now_s()!r}"
         self._domain = domain
         self._actuator = actuator
         self._sensor = sensor
@@ -184,21 +187,19 @@ class ControlLoop:
         clock_mhz = proposal.clock_mhz
         if bounds is not UNBOUNDED or clock_mhz not in self._level_set:
             clock_mhz = resolve(clock_mhz, self.levels_mhz, bounds)
-        status = certified_status(
-            proposal.forecast,
-            proposal.budget_s,
+        self._decisions += 1
+        return settle(
+            proposal,
             clock_mhz=clock_mhz,
             # An earlier change that has not settled may still come into force.
             achieved_mhz=min(achieved_mhz, self._target_mhz),
-        )
-        if clock_mhz == proposal.clock_mhz and status is proposal.status:
-            return proposal
-        return Decision(
-            clock_mhz=clock_mhz,
-            reason=proposal.reason,
-            status=status,
-            forecast=proposal.forecast,
-            budget_s=proposal.budget_s,
+            fastest_mhz=(
+                self.levels_mhz[-1]
+                if bounds is UNBOUNDED
+                else resolve(math.inf, self.levels_mhz, bounds)
+            ),
+            issuer=self._issuer,
+            sequence=self._decisions,
         )
 
     def _apply(self, clock_mhz: float, now_s: float) -> None:

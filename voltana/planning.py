@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from voltana.promise import Promise
 from voltana.values import Decision, Load, Role, Status
 
 if TYPE_CHECKING:
@@ -65,10 +66,67 @@ def certified_status(
     """
     if forecast is None or budget_s == math.inf:
         return Status.VOID
-    in_force_mhz = min(clock_mhz, achieved_mhz) if achieved_mhz > 0 else clock_mhz
-    if forecast.upper_at(in_force_mhz) <= budget_s:
+    in_force_mhz = slowest_in_force_mhz(clock_mhz, achieved_mhz)
+    if _certifies(forecast, in_force_mhz, budget_s):
         return Status.CERTIFIED
-    return Status.VOID if forecast.upper_at(clock_mhz) <= budget_s else Status.SATURATED
+    return Status.VOID if _certifies(forecast, clock_mhz, budget_s) else Status.SATURATED
+
+
+def slowest_in_force_mhz(clock_mhz: float, achieved_mhz: float) -> float:
+    """Slowest clock at which an iteration may run until a change to `clock_mhz` has settled."""
+    return min(clock_mhz, achieved_mhz) if achieved_mhz > 0 else clock_mhz
+
+
+def _certifies(forecast: Forecast, clock_mhz: float, budget_s: float) -> bool:
+    """Whether the bound fits at a clock, and the margin that was issued with it may certify."""
+    index = forecast.index_at(clock_mhz)
+    if index < 0 or not forecast.upper_s[index] <= budget_s:
+        return False
+    margin = forecast.margin
+    return margin is None or margin.part_at(float(forecast.clocks_mhz[index])).certifiable
+
+
+def settle(
+    proposal: Decision,
+    *,
+    clock_mhz: float,
+    achieved_mhz: float,
+    fastest_mhz: float,
+    issuer: str,
+    sequence: int,
+) -> Decision:
+    """A decision after the clamp: with its clock, what it really promises, and as what.
+
+    Args:
+        proposal: What the controller wants.
+        clock_mhz: Clock after the clamp.
+        achieved_mhz: Slowest clock from before that may still be in force; nan counts as settled.
+        fastest_mhz: Fastest permitted clock.
+        issuer: Who numbers decisions.
+        sequence: Number of this one.
+    """
+    forecast = proposal.forecast
+    status = certified_status(
+        forecast, proposal.budget_s, clock_mhz=clock_mhz, achieved_mhz=achieved_mhz
+    )
+    promise = None
+    if forecast is not None and forecast.margin is not None:
+        promise = Promise(
+            issuer=issuer,
+            sequence=sequence,
+            in_force_mhz=slowest_in_force_mhz(clock_mhz, achieved_mhz),
+            fastest_mhz=fastest_mhz,
+        )
+    elif clock_mhz == proposal.clock_mhz and status is proposal.status:
+        return proposal
+    return Decision(
+        clock_mhz=clock_mhz,
+        reason=proposal.reason,
+        status=status,
+        forecast=forecast,
+        budget_s=proposal.budget_s,
+        promise=promise,
+    )
 
 
 def candidate_load(candidate: Candidate) -> Load:

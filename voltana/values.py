@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from voltana.ports import PredictorSnapshot
+    from voltana.promise import Margin, Promise
 
 FloatArray = np.ndarray[tuple[int], np.dtype[np.float64]]
 
@@ -214,11 +215,19 @@ class Forecast:
         clocks_mhz: Shape (n,), ascending.
         mean_s: Shape (n,), expected latency; inf where unknown.
         upper_s: Shape (n,), latency that is exceeded rarely; inf where unknown.
+        margin: What a guarantee issued with it (docs/guarantee.md); None without one.
     """
 
     clocks_mhz: FloatArray
     mean_s: FloatArray
     upper_s: FloatArray
+    margin: Margin | None = None
+
+    def index_at(self, clock_mhz: float) -> int:
+        """Index of the fastest forecast clock that is not above `clock_mhz`; -1 below all."""
+        if not clock_mhz > 0:
+            return -1
+        return int(self.clocks_mhz.searchsorted(clock_mhz + 1e-9, side="right")) - 1
 
     def upper_at(self, clock_mhz: float) -> float:
         """Upper bound at the fastest forecast clock that is not above `clock_mhz`; inf below all.
@@ -246,6 +255,7 @@ class Decision:
             certifies after the clamp, at the slowest clock that may be in force.
         forecast: The forecast that the decision stands on, as issued; None if it used none.
         budget_s: Latency that the coming iteration may take; inf where there is none.
+        promise: What the loop settled, where the forecast carries a margin; set by the loop alone.
     """
 
     clock_mhz: float
@@ -253,6 +263,7 @@ class Decision:
     status: Status = Status.VOID
     forecast: Forecast | None = None
     budget_s: float = math.inf
+    promise: Promise | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

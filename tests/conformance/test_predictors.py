@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from river import linear_model
 
 from tests.conformance.inventory import EXAMPLES, classes_with
+from voltana.predictors.conformal import Conformal
 from voltana.predictors.drift import DriftAware
 from voltana.predictors.ecopred import EcoPred
 from voltana.predictors.linear_power import LinearPower
@@ -56,6 +57,8 @@ LEARNERS = {
     "EcoPred, without forgetting": (lambda: EcoPred(forgetting=1.0), {}),
     "DriftAware": (lambda: DriftAware(ecopred()), {}),
     "DriftAware, cold and quick to doubt": (lambda: DriftAware(EcoPred(), delta=0.2), {}),
+    "Conformal": (lambda: Conformal(ecopred(), first=0.15), {}),
+    "Conformal, cold": (lambda: Conformal(ecopred()), {}),
     # river's regressors predict one clock at a time.
     "RiverPredictor, our own": (
         lambda: RiverPredictor(DirectionalLeastSquares(prior_deviation=100.0)),

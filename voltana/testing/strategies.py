@@ -15,6 +15,7 @@ import numpy as np
 from voltana import levels
 from voltana.errors import MissingExtraError
 from voltana.testing import samples
+from voltana.testing.guarantee_program import BUDGETS, LOADS, MODES, ORDERS, Stretch
 from voltana.testing.latencies import LATENCY_KINDS, latencies_s
 from voltana.values import (
     MAX_DEADLINE_BUCKETS,
@@ -331,3 +332,21 @@ def candidates(
     count = draw(st.integers(min_size, max_size))
     order = draw(st.permutations(range(count)))
     return tuple(draw(_candidate(index, role)) for index in order)
+
+
+def guarantee_programs(max_stretches: int = 6) -> SearchStrategy[list[Stretch]]:
+    """Programs that attack a guarantee (`voltana.testing.guarantee_program`).
+
+    Args:
+        max_stretches: Most stretches in a row.
+    """
+    stretch = st.builds(
+        Stretch,
+        mode=st.sampled_from(MODES),
+        length=st.integers(1, 60),
+        load=st.integers(0, len(LOADS) - 1),
+        budget=st.sampled_from(BUDGETS),
+        order=st.sampled_from(ORDERS),
+        twice=st.booleans(),
+    )
+    return st.lists(stretch, min_size=1, max_size=max_stretches)

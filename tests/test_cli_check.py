@@ -1,0 +1,102 @@
+"""`voltana check`: what passes, what fails, and what either looks like."""
+
+from __future__ import annotations
+
+import json
+import runpy
+import sys
+from pathlib import Path
+
+import pytest
+
+from voltana.cli import main as cli
+
+EXAMPLES = Path(__file__).parents[1] / "examples"
+MINE = """
+from voltana.predictors.ecopred import EcoPred
+from voltana.values import Decision
+
+class Bad:
+    def decide(self, observation):
+        return Decision(clock_mhz=-1.0, reason="")
+
+class First:
+    def route(self, request, candidates):
+        return candidates[0].instance
+
+class Nothing:
+    pass
+
+def plain():
+    return EcoPred()
+"""
+
+
+@pytest.fixture
+def check(monkeypatch, capsys, tmp_path):
+    (tmp_path / "checked_mine.py").write_text(MINE, encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+
+    def run(*args):
+        monkeypatch.setattr(sys, "argv", ["voltana", "check", *args])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        out, err = capsys.readouterr()
+        return ended.value.code or 0, out, err
+
+    return run
+
+
+def test_a_broken_controller_fails_with_what_was_seen(check):
+    code, out, err = check("checked_mine:Bad")
+    assert (code, err) == (1, "")
+    assert "FAIL gives_a_reason" in out
+    assert "remedy:" in out
+    assert "checks failed" in out.splitlines()[-1]
+
+
+def test_json_says_the_same(check):
+    code, out, _ = check("checked_mine:Bad", "--json")
+    found = json.loads(out)
+    assert code == 1
+    assert found["passed"] is False
+    assert {suite["suite"] for suite in found["suites"]} == {
+        "contract of a controller",
+        "SLO guarantee",
+    }
+
+
+def test_a_plain_predictor_is_attacked_inside_the_wrapper(check):
+    code, out, _ = check("checked_mine:plain", "--programs", "5")
+    assert code == 0
+    assert "SLO guarantee, inside Conformal:" in out
+    assert "ok   the_bound_holds" in out
+
+
+def test_a_router_goes_through_its_own_suite(check):
+    _, out, _ = check("checked_mine:First")
+    assert "contract of a router:" in out
+
+
+@pytest.mark.parametrize(
+    ("args", "said"),
+    [
+        (("checked_mine:Nothing",), "none of decide()"),
+        (("checked_mine:absent",), "has no 'absent'"),
+        (("checked_mine:Bad", "--role", "both"), "prefill or decode"),
+    ],
+)
+def test_what_cannot_be_checked_is_a_usage_error(check, args, said):
+    code, _, err = check(*args)
+    assert code == 2
+    assert said in err
+
+
+def test_the_example_passes_its_own_check(check, monkeypatch):
+    monkeypatch.syspath_prepend(str(EXAMPLES))
+    code, out, _ = check("guaranteed_policy:make", "--programs", "5")
+    assert code == 0, out
+    assert "not applicable" not in out.partition("SLO guarantee:")[2]
+    names = runpy.run_path(str(EXAMPLES / "guaranteed_policy.py"))
+    names["test_the_guarantee"]()

@@ -1,0 +1,312 @@
+"""Conformal: puts a margin with a proven miss rate on any latency predictor.
+
+The bound is ``u = m + q * (m + m0)``, with m from the wrapped predictor and q tracked online, one
+for each group. docs/guarantee.md states and proves what follows from it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from dataclasses import asdict
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from voltana.errors import invalid
+from voltana.predictors.conformal_snapshot import ConformalSnapshot, bounded
+from voltana.predictors.groups import by_phase, one_weight
+from voltana.predictors.label_ledger import LabelLedger
+from voltana.predictors.quantile_tracker import Account, QuantileTracker
+from voltana.promise import Margin, MarginPart, Statement
+from voltana.values import Status
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from voltana.ports import Predictor
+    from voltana.promise import Promise
+    from voltana.values import Decision, FloatArray, Forecast, Load, Outcome
+
+SETTLED = 0.02
+"""A clock is the one that was predicted for if it is this close, as a share of it."""
+
+PROFILED_MARGIN = 0.15
+"""Margin to start from where the predictor starts from a profile of the same stack."""
+
+MAX_GROUPS = 64
+"""Beyond this many groups no bound is issued: memory stays bounded."""
+
+
+class Conformal:
+    """Satisfies `voltana.ports.Predictor`; scores what `voltana.loop` settled, as it was issued.
+
+    Args:
+        predictor: Its mean is the m of the bound; where its own bound is infinite, so is this.
+        statement: The numbers of the guarantee.
+        first: Margin to start from; None waits for the statement's `cold_labels`.
+        offset_s: m0; absorbs jitter on short batches.
+        group: Names the group of a load.
+        weight: Weight of a load; no bound is issued above the statement's `max_weight`.
+        level_edges_mhz: Ascending clocks that part each group further; none by default.
+
+    Raises:
+        ConfigError: If an argument is outside its range.
+    """
+
+    def __init__(
+        self,
+        predictor: Predictor,
+        statement: Statement | None = None,
+        *,
+        first: float | None = None,
+        offset_s: float = 0.005,
+        group: Callable[[Load], str] = by_phase,
+        weight: Callable[[Load], float] = one_weight,
+        level_edges_mhz: Sequence[float] = (),
+    ) -> None:
+        if first is not None and not -1 < first < math.inf:
+            raise invalid("first", first, "above -1", "A share of the latency; 0.15 is usual.")
+        if not 0 < offset_s < math.inf:
+            raise invalid("offset_s", offset_s, "above 0", "0.005 is the default.")
+        if list(level_edges_mhz) != sorted(set(level_edges_mhz)):
+            raise invalid("level_edges_mhz", level_edges_mhz, "ascending clocks", "Sort them.")
+        self.predictor = predictor
+        self.statement = statement or Statement()
+        self.lost = 0
+        self._offset_s = offset_s
+        self._group = group
+        self._weight = weight
+        self._edges_mhz = tuple(map(float, level_edges_mhz))
+        self._groups: dict[str, QuantileTracker] = {}
+        self._pooled = None if first is None else QuantileTracker(self.statement, first)
+        self._cold: deque[float] = deque(maxlen=self.statement.cold_labels)
+        self._cold_seen = 0
+        self._ledger = LabelLedger()
+        self._widened, self._widened_labels = 0.0, 0
+
+    @property
+    def groups(self) -> Mapping[str, QuantileTracker]:
+        """The tracker of every group, with its account and bound; not to be changed."""
+        return self._groups
+
+    @property
+    def refused(self) -> int:
+        """Labels that came twice, or too late to tell."""
+        return self._ledger.refused
+
+    def forecast(self, load: Load, clocks_mhz: FloatArray) -> Forecast:
+        """See `voltana.ports.Forecasts.forecast`; the upper bound is the conformal one."""
+        made = self.predictor.forecast(load, clocks_mhz)
+        return bounded(made, self.margin(load), self._widened)
+
+    def margin(self, load: Load) -> Margin:
+        """What would be issued for `load` now."""
+        name, weight = self._group(load), self._weight(load)
+        known = 0.0 <= weight <= self.statement.max_weight
+        if not self._edges_mhz:
+            parts: tuple[MarginPart, ...] = (self._part(name, 0.0, known=known),)
+        else:
+            starts = (0.0, *self._edges_mhz)
+            parts = tuple(
+                self._part(f"{name} from {start:g} MHz", start, known=known) for start in starts
+            )
+        return Margin(parts=parts, offset_s=self._offset_s, weight=weight)
+
+    def learn(self, outcome: Outcome) -> None:
+        """Score the label as it was issued, then teach the predictor; a duplicate is refused."""
+        decision = outcome.decision
+        if decision is not None and decision.promise is not None:
+            if not self._ledger.admit(decision.promise.issuer, decision.promise.sequence):
+                return
+            self._take(outcome, decision, decision.promise)
+        self.predictor.learn(outcome)
+
+    def widen(self, quantile: float, labels: int = 200) -> None:
+        """Issue bounds with at least this margin for a while, as on an alarm of drift.
+
+        Labels are scored against the tracked margin even so, which the guarantee allows.
+
+        Args:
+            quantile: The least margin, in scales.
+            labels: For how many labels.
+        """
+        self._widened, self._widened_labels = max(quantile, 0.0), labels
+
+    def reopen(self, factor: float = 100.0, relative_error: float = 0.3) -> None:
+        """What `voltana.predictors.drift.DriftAware` calls: widen, and let the predictor move."""
+        self.widen(relative_error)
+        reopen = getattr(self.predictor, "reopen", None)
+        if reopen is not None:
+            reopen(factor, relative_error)
+
+    def expected_s(self, load: Load, clock_mhz: float) -> float:
+        """The predictor's mean at one clock."""
+        expected = getattr(self.predictor, "expected_s", None)
+        if expected is not None:
+            return float(expected(load, clock_mhz))
+        return float(self.predictor.forecast(load, np.array([clock_mhz])).mean_s[0])
+
+    def snapshot(self) -> ConformalSnapshot:
+        """A frozen copy; later learning does not change it."""
+        names = (*self._groups, "") if self._pooled is not None else ()
+        return ConformalSnapshot(
+            predictor=self.predictor.snapshot(),
+            quantiles={name: self._quantile(name) for name in names},
+            q_cert=self.statement.q_cert,
+            widened=self._widened,
+            offset_s=self._offset_s,
+            group=self._group,
+            edges_mhz=self._edges_mhz,
+        )
+
+    def account(self) -> dict[str, float]:
+        """The account over all groups, its bound, and what never counted; for reports."""
+        total = dict.fromkeys(Account().to_dict(), 0.0)
+        for tracker in self._groups.values():
+            for name, weight in tracker.account.to_dict().items():
+                total[name] += weight
+        bound = sum(tracker.bound() for tracker in self._groups.values())
+        overdue = sum(tracker.overdue for tracker in self._groups.values())
+        return total | {
+            "bound": bound, "overdue": overdue, "lost": self.lost, "refused": self.refused,
+        }  # fmt: skip
+
+    def to_dict(self) -> dict[str, object]:
+        """The state of the guarantee as plain JSON values; the predictor's is its own matter."""
+        return {
+            "statement": asdict(self.statement),
+            "pooled": None if self._pooled is None else self._pooled.to_dict(),
+            "groups": {name: tracker.to_dict() for name, tracker in self._groups.items()},
+            "cold": list(self._cold),
+            "lost": self.lost,
+        }
+
+    def restore(self, values: Mapping[str, object]) -> None:
+        """Go on from what `to_dict` wrote; labels still in flight then are not waited for.
+
+        Raises:
+            ConfigError: If it was written under another statement.
+            TypeError: If `values` is not what `to_dict` writes.
+        """
+        if values["statement"] != asdict(self.statement):
+            raise invalid(
+                "statement", values["statement"], f"{asdict(self.statement)}", "Start afresh."
+            )
+        pooled, groups, cold = values["pooled"], values["groups"], values["cold"]
+        if not (isinstance(groups, dict) and isinstance(cold, list)):
+            raise TypeError("groups must be a table and cold a list")
+        if isinstance(pooled, dict):
+            self._pooled = QuantileTracker.restore(self.statement, pooled)
+        self._groups = {
+            name: QuantileTracker.restore(self.statement, state) for name, state in groups.items()
+        }
+        self._cold.extend(cold)
+        self._cold_seen = len(self._cold)
+        self.lost = int(str(values["lost"]))
+
+    def _quantile(self, group: str) -> float:
+        tracker = self._groups.get(group)
+        if tracker is not None:
+            return tracker.quantile
+        if self._pooled is None:
+            return math.inf
+        # Not above q_cert: a bound issued before the group's first label has its head-room too.
+        return min(self._pooled.quantile, self.statement.q_cert)
+
+    def _part(self, group: str, from_mhz: float, *, known: bool) -> MarginPart:
+        tracker = self._groups.get(group)
+        full = tracker is None and len(self._groups) >= MAX_GROUPS
+        quantile = self._quantile(group) if known and not full else math.inf
+        return MarginPart(
+            from_mhz=from_mhz,
+            group=group,
+            quantile=quantile,
+            certifiable=quantile <= self.statement.q_cert,
+            updates=0 if tracker is None else tracker.updates,
+        )
+
+    def _take(self, outcome: Outcome, decision: Decision, promise: Promise) -> None:
+        if self._widened_labels:
+            self._widened_labels -= 1
+            if not self._widened_labels:
+                self._widened = 0.0
+        forecast = decision.forecast
+        if forecast is None or forecast.margin is None:
+            return
+        index = forecast.index_at(promise.in_force_mhz)
+        mean_s = float(forecast.mean_s[index]) if index >= 0 else math.inf
+        if not 0.0 < outcome.latency_s < math.inf or mean_s == math.inf:
+            self.lost += decision.status is Status.CERTIFIED
+            return
+        scale_s = mean_s + forecast.margin.offset_s
+        part = forecast.margin.part_at(float(forecast.clocks_mhz[index]))
+        off_mhz = abs(outcome.clock_mhz - promise.in_force_mhz)
+        settled = off_mhz <= SETTLED * promise.in_force_mhz
+        if part.quantile < math.inf:
+            missed = outcome.latency_s > mean_s + part.quantile * scale_s
+            self._judge(outcome, decision, promise, part, missed=missed, settled=settled)
+        elif settled and self._pooled is None:
+            self._warm_up((outcome.latency_s - mean_s) / scale_s)
+
+    def _judge(
+        self,
+        outcome: Outcome,
+        decision: Decision,
+        promise: Promise,
+        part: MarginPart,
+        *,
+        missed: bool,
+        settled: bool,
+    ) -> None:
+        """Decide whether a label is scored: docs/guarantee.md, "Which labels count"."""
+        forecast, budget_s = decision.forecast, decision.budget_s
+        if forecast is None or forecast.margin is None:
+            return
+        tracker, weight = self._tracker(part.group), forecast.margin.weight
+        certified = decision.status is Status.CERTIFIED
+        if certified:
+            scored = settled or missed
+            tracker.account.violated += weight * (outcome.latency_s > budget_s)
+            tracker.account.unsettled += weight * (not scored)
+        else:
+            fits = forecast.mean_at(promise.fastest_mhz) <= budget_s < math.inf
+            scored = settled and fits
+            tracker.account.unscored += weight * (not scored)
+        if scored:
+            self._score(tracker, missed, weight, certified, part)
+
+    def _tracker(self, group: str) -> QuantileTracker:
+        """The group's tracker; a new group starts from the pooled margin."""
+        tracker = self._groups.get(group)
+        if tracker is None:
+            tracker = QuantileTracker(self.statement, self._quantile(group))
+            self._groups[group] = tracker
+        return tracker
+
+    def _score(
+        self,
+        tracker: QuantileTracker,
+        missed: bool,
+        weight: float,
+        certified: bool,
+        part: MarginPart,
+    ) -> None:
+        tracker.update(missed=missed, weight=weight, certified=certified, issued_at=part.updates)
+        if self._pooled is not None:
+            self._pooled.move(missed=missed, weight=weight)
+
+    def _warm_up(self, score: float) -> None:
+        """Start from the largest of the last `cold_labels` scores, once the model fits them."""
+        self._cold.append(score)
+        self._cold_seen += 1
+        if len(self._cold) < self.statement.cold_labels:
+            return
+        largest = max(self._cold)
+        # A model that is still being learned leaves its first errors behind; one that never fits
+        # has to start too, uncertified, or it would never be scored.
+        if largest <= self.statement.q_cert or self._cold_seen >= 10 * self.statement.cold_labels:
+            self._pooled = QuantileTracker(self.statement, largest)
+
+    def __repr__(self) -> str:
+        return f"Conformal({self.predictor!r}, alpha={self.statement.alpha:g})"

@@ -1,0 +1,60 @@
+"""Groups of labels that each keep the bound: known when a decision is issued, never after."""
+
+from __future__ import annotations
+
+import bisect
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from voltana.values import Phase
+
+if TYPE_CHECKING:
+    from voltana.values import Load
+
+
+def one_group(load: Load) -> str:  # noqa: ARG001  (as groups are called)
+    """All labels in one group."""
+    return "all"
+
+
+def by_phase(load: Load) -> str:
+    """One group for each of prefill, decode and mixed batches."""
+    return load.phase.value
+
+
+@dataclass(frozen=True, slots=True)
+class BySize:
+    """Groups by phase, and within prefill by the new tokens of the batch.
+
+    Args:
+        edges: Ascending token counts that part the sizes; two edges make three groups.
+    """
+
+    edges: tuple[int, ...] = (1024, 4096)
+
+    def __call__(self, load: Load) -> str:
+        """Name of the group of `load`."""
+        phase = load.phase
+        if phase is not Phase.PREFILL:
+            return phase.value
+        return f"{phase.value} {bisect.bisect_right(self.edges, load.prefill_tokens)}"
+
+
+def one_weight(load: Load) -> float:  # noqa: ARG001  (as weights are called)
+    """Every iteration weighs alike."""
+    return 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class ByTokens:
+    """Weighs an iteration by its tokens, prompt and produced ones.
+
+    Args:
+        reference: Tokens that weigh 1; the statement's `max_weight` is the most over this.
+    """
+
+    reference: float = 64.0
+
+    def __call__(self, load: Load) -> float:
+        """Weight of `load`."""
+        return (load.prefill_tokens + load.decode_requests) / self.reference

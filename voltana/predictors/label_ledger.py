@@ -1,0 +1,45 @@
+"""Takes every numbered label once, in bounded memory."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+
+WINDOW = 4096
+"""Labels that come this far behind the newest one are refused: whether they are new is unknown."""
+
+ISSUERS = 64
+"""Issuers (loops) that are remembered; the one that was quiet longest is forgotten first."""
+
+
+class LabelLedger:
+    """Which labels were taken, by issuer and number.
+
+    Attributes:
+        refused: Labels that came twice, or too late to tell.
+    """
+
+    __slots__ = ("_newest", "_taken", "refused")
+
+    def __init__(self) -> None:
+        self._taken: OrderedDict[str, dict[int, int]] = OrderedDict()
+        self._newest: dict[str, int] = {}
+        self.refused = 0
+
+    def admit(self, issuer: str, sequence: int) -> bool:
+        """Whether a label is new; it is taken then."""
+        slots = self._taken.get(issuer)
+        if slots is None:
+            slots = self._taken[issuer] = {}
+            self._newest[issuer] = sequence
+            if len(self._taken) > ISSUERS:
+                forgotten, _ = self._taken.popitem(last=False)
+                del self._newest[forgotten]
+        else:
+            self._taken.move_to_end(issuer)
+        slot = sequence % WINDOW
+        if sequence <= self._newest[issuer] - WINDOW or slots.get(slot, -1) >= sequence:
+            self.refused += 1
+            return False
+        slots[slot] = sequence
+        self._newest[issuer] = max(self._newest[issuer], sequence)
+        return True

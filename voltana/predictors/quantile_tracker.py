@@ -1,0 +1,141 @@
+"""Online quantile tracking of one group's scores, and the account of what it guarantees.
+
+The rule is adaptive conformal inference (Gibbs and Candes, "Adaptive conformal inference under
+distribution shift", NeurIPS 2021) in the quantile form of Angelopoulos, Candes and Tibshirani,
+"Conformal PID control for time series prediction", NeurIPS 2023. The bound on certified misses is
+proven in docs/guarantee.md.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from voltana.promise import Statement
+
+
+@dataclass(slots=True, kw_only=True)
+class Account:
+    """Weights of labels, summed; what a report shows of a guarantee.
+
+    Attributes:
+        certified: Scored labels of certified decisions (T_certified).
+        blocked: Scored labels of uncertified ones, where only the margin blocked (T_blocked).
+        missed: Certified labels above their bound.
+        violated: Certified labels above their budget (V); never more than `missed`.
+        forgiven: Weight of certified misses that clipping cut; 0 while delays are at most K.
+        unsettled: Certified labels in time whose clock had not settled: no credit taken.
+        unscored: Uncertified labels that were not scored.
+    """
+
+    certified: float = 0.0
+    blocked: float = 0.0
+    missed: float = 0.0
+    violated: float = 0.0
+    forgiven: float = 0.0
+    unsettled: float = 0.0
+    unscored: float = 0.0
+
+    def to_dict(self) -> dict[str, float]:
+        """Plain JSON values, by attribute."""
+        return {field.name: getattr(self, field.name) for field in fields(self)}
+
+
+class QuantileTracker:
+    """The margin q of one group: up after a miss, slowly down after a hit.
+
+    Args:
+        statement: Its numbers.
+        first: Margin to start from; clipped into the statement's range.
+
+    Attributes:
+        statement: As given.
+        first: Margin that it started from.
+        quantile: The margin now.
+        updates: Labels scored so far.
+        overdue: Labels that came after more than K others.
+        account: What was scored.
+    """
+
+    __slots__ = (
+        "_alpha", "_highest", "_lowest", "account", "first", "overdue", "quantile", "statement",
+        "updates",
+    )  # fmt: skip
+
+    def __init__(self, statement: Statement, first: float) -> None:
+        self.statement = statement
+        self._alpha, self._lowest, self._highest = statement.alpha, statement.q_lo, statement.q_hi
+        self.first = self.quantile = min(max(first, self._lowest), self._highest)
+        self.updates = 0
+        self.overdue = 0
+        self.account = Account()
+
+    def update(self, *, missed: bool, weight: float, certified: bool, issued_at: int) -> None:
+        """Apply one scored label.
+
+        Args:
+            missed: Whether the label was above its bound, as issued.
+            weight: From 0 to the statement's `max_weight`.
+            certified: Whether its decision was certified.
+            issued_at: `updates` when its bound was issued.
+        """
+        if self.updates - issued_at > self.statement.delay:
+            self.overdue += 1
+        forgiven = self.move(missed=missed, weight=weight)
+        account = self.account
+        if not certified:
+            account.blocked += weight
+            return
+        account.certified += weight
+        if missed:
+            account.missed += weight
+            account.forgiven += forgiven
+
+    def move(self, *, missed: bool, weight: float) -> float:
+        """Move the margin for one label, without an account of it; gives the weight cut above."""
+        step = self.statement.step(self.updates)
+        moved = self.quantile + step * weight * ((1.0 if missed else 0.0) - self._alpha)
+        self.updates += 1
+        if moved > self._highest:
+            self.quantile = self._highest
+            return (moved - self._highest) / step
+        self.quantile = max(moved, self._lowest)
+        return 0.0
+
+    def bound(self) -> float:
+        """Most weight that certified misses can have by now (docs/guarantee.md, Theorem 1)."""
+        account = self.account
+        scored = account.certified + account.blocked
+        constant = self.statement.constant(self.first, self.updates)
+        return self.statement.alpha * scored + constant + account.forgiven
+
+    def to_dict(self) -> dict[str, object]:
+        """Plain JSON values; `restore` reads them."""
+        return {
+            "first": self.first,
+            "quantile": self.quantile,
+            "updates": self.updates,
+            "overdue": self.overdue,
+            "account": self.account.to_dict(),
+        }
+
+    @classmethod
+    def restore(cls, statement: Statement, values: Mapping[str, object]) -> QuantileTracker:
+        """Read what `to_dict` wrote.
+
+        Raises:
+            KeyError: If a key is missing.
+            TypeError: If the account is no table.
+        """
+        account = values["account"]
+        if not isinstance(account, dict):
+            raise TypeError("account must be a table")
+        made = cls(statement, float(str(values["first"])))
+        made.quantile = min(max(float(str(values["quantile"])), statement.q_lo), statement.q_hi)
+        made.updates = int(str(values["updates"]))
+        made.overdue = int(str(values["overdue"]))
+        made.account = Account(**account)
+        return made
