@@ -114,3 +114,27 @@ def planned_clock_mhz(candidate: Candidate, load: Load, levels_mhz: FloatArray) 
     forecast = candidate.predictor.forecast(load, levels_mhz)
     index = lowest_safe_index(forecast.upper_s, candidate.budget_s)
     return math.inf if index is None else float(levels_mhz[index])
+
+
+def certified_or_fastest(forecast: Forecast, index: int | None, budget_s: float) -> Decision:
+    """The level at `index`, which is safe, or the fastest one if there is none."""
+    return Decision(
+        clock_mhz=float(forecast.clocks_mhz[-1 if index is None else index]),
+        reason="no safe level: fastest" if index is None else "cheapest safe level",
+        status=Status.SATURATED if index is None else Status.CERTIFIED,
+        forecast=forecast,
+        budget_s=budget_s,
+    )
+
+
+def critical_index(latency_s: FloatArray, extra_w: FloatArray) -> int:
+    """Index of the critical clock: least energy for a fixed amount of work.
+
+    The rest of the time is idle at any clock, so what counts is the power on top of idle power
+    (S. Irani, S. Shukla, R. Gupta, "Algorithms for power savings", TALG 3, 2007).
+
+    Args:
+        latency_s: Time of the work at each clock, shape (n,); inf where unknown.
+        extra_w: Power above that of waiting, shape (n,).
+    """
+    return int(np.nan_to_num(latency_s * np.maximum(extra_w, 0.0), nan=math.inf).argmin())
