@@ -38,8 +38,9 @@ format: $(READY) ## format the code
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: $(READY) ## measure speed, as rates and ratios
+bench: $(READY) ## measure speed and accuracy, as rates and ratios
 	$(BIN)/python -m benchmarks.speed
+	$(BIN)/python -m benchmarks.prediction
 
 fidelity: $(READY) ## hold the plant against real measurements
 	$(BIN)/python -m benchmarks.fidelity

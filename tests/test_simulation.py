@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from voltana.plant.hardware import load_hardware
-from voltana.plant.model import load_model
 
 from tests.plants import FASTEST_MHZ, Always, First, LinearPlant, cluster, policy, trace
 from voltana.errors import ConfigError, RoutingError
+from voltana.plant.hardware import load_hardware
 from voltana.plant.job import Job
+from voltana.plant.model import load_model
 from voltana.plant.prefill import deadline_buckets
 from voltana.plant.simulation import Simulation
 from voltana.values import MAX_DEADLINE_BUCKETS, Phase, Role, attended_pairs

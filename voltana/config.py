@@ -134,7 +134,7 @@ class TraceTable(_Table):
     """The replay of a recorded trace.
 
     Attributes:
-        file: The trace; gzipped if it ends in ``.gz``. Relative to the scenario file.
+        file: The trace, gzipped or not. Relative to the scenario file.
         format: Its format; ``auto`` looks at the column names.
         rate_scale: Requests come this many times as fast as recorded.
         rate_rps: Or: they come at this mean rate; None leaves `rate_scale` to say it.
