@@ -17,6 +17,10 @@ if TYPE_CHECKING:
     from voltana.values import Candidate, FloatArray, Forecast, Request
 
 
+_LEAST_EXTRA_W = 1e-3
+"""Work takes some power."""
+
+
 def lowest_safe_index(upper_s: FloatArray, budget_s: float) -> int | None:
     """Index of the slowest clock whose upper latency bound fits; None if there is none.
 
@@ -137,4 +141,4 @@ def critical_index(latency_s: FloatArray, extra_w: FloatArray) -> int:
         latency_s: Time of the work at each clock, shape (n,); inf where unknown.
         extra_w: Power above that of waiting, shape (n,).
     """
-    return int(np.nan_to_num(latency_s * np.maximum(extra_w, 0.0), nan=math.inf).argmin())
+    return int((latency_s * np.maximum(extra_w, _LEAST_EXTRA_W)).argmin())

@@ -40,7 +40,8 @@ class Memory:
         capacity_tokens: Tokens that it holds; inf where unknown, which leaves the floor away.
         reserved_tokens: Tokens that the engine keeps free in it for each request.
         rise_from: Expected use, as a share of the capacity, at which the floor begins.
-        full_at: Expected use at which the floor is the fastest clock.
+        full_at: Expected use at which the floor is the fastest clock; above 1 where a trend that
+            would overfill the memory may still turn round.
         floor_share: The floor where it begins, over the fastest clock. Below about 0.7 of it the
             voltage of the A100 does not fall any more, and slower clocks save little.
         lead_s: How far ahead the expected use lies.
@@ -52,10 +53,10 @@ class Memory:
 
     capacity_tokens: float = math.inf
     reserved_tokens: float = 0.0
-    rise_from: float = 0.7
-    full_at: float = 1.0
+    rise_from: float = 0.85
+    full_at: float = 1.1
     floor_share: float = 0.71
-    lead_s: float = 10.0
+    lead_s: float = 20.0
     trend_s: float = 5.0
 
     def __post_init__(self) -> None:
@@ -64,7 +65,7 @@ class Memory:
         if not 0 <= self.reserved_tokens < math.inf:
             raise invalid("reserved_tokens", self.reserved_tokens, "0 or more", "0 if unknown.")
         if not 0 <= self.rise_from < self.full_at:
-            raise invalid("rise_from", self.rise_from, "0 to full_at", "0.7 is usual.")
+            raise invalid("rise_from", self.rise_from, "0 to full_at", "0.85 is usual.")
         if not 0 <= self.floor_share <= 1:
             raise invalid("floor_share", self.floor_share, "0 to 1", "0.71 is usual.")
         if not 0 <= self.lead_s < math.inf:

@@ -134,9 +134,7 @@ class OptimalAvailable:
         forecast = self.predictor.forecast(load, self._levels)
         itl_s = self._slo.decode_budget_s() if load.decode_requests else math.inf
         if not load.prefill_tokens:
-            return certified_or_fastest(
-                forecast, lowest_safe_index(forecast.upper_s, itl_s), itl_s
-            )
+            return certified_or_fastest(forecast, lowest_safe_index(forecast.upper_s, itl_s), itl_s)
         left_s = self._slo.prefill_budget_s(observation.queue)
         decision = self._plan(observation, forecast, left_s, itl_s)
         self._note_start(now_s, forecast)
@@ -193,7 +191,7 @@ class OptimalAvailable:
 
     def _note_end(self, observation: Observation) -> None:
         """Adapt the reserve to whether the last batch kept what it had promised."""
-        if self._promised_by_s == self._promised_by_s:  # noqa: PLR0124  (not nan: there is one)
+        if self._promised_by_s == self._promised_by_s:
             missed = observation.now_s > self._promised_by_s
             self.share = self._reserve.after(self.share, missed=missed)
             self._promised_by_s = math.nan

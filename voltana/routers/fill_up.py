@@ -17,6 +17,7 @@ import numpy as np
 from voltana.errors import invalid
 from voltana.planning import candidate_load, load_with
 from voltana.routers.least_loaded import LeastLoaded
+from voltana.values import Role
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -28,7 +29,8 @@ class FillUp:
     """Satisfies `voltana.ports.Router`; keeps no state.
 
     Times are forecast at the lowest level, the clock that the prompts should do with. Where an
-    instance has no predictor yet, `LeastLoaded` routes. Ties go to the first name.
+    instance has no predictor yet, and on a decode leg, `LeastLoaded` routes: a decode request stays
+    for many iterations, and the time of one says little about it. Ties go to the first name.
 
     Args:
         share: Share of the latency budget that the pending work of an instance may take, the new
@@ -64,8 +66,8 @@ class FillUp:
 
 
 def _pending_s(request: Request, candidate: Candidate) -> float:
-    """Time of what is pending and the request at the lowest level; inf where unknown."""
-    if candidate.predictor is None or not candidate.levels_mhz:
+    """Time of what is pending and the request at the lowest level; inf where it does not count."""
+    if candidate.role is Role.DECODE or candidate.predictor is None or not candidate.levels_mhz:
         return math.inf
     load = load_with(candidate_load(candidate), request, candidate.role)
     lowest_mhz = np.array(candidate.levels_mhz[:1], dtype=np.float64)
