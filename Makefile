@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow check format bench fidelity calibrate docs lock clean
+.PHONY: help setup compiler demo test test-slow chaos check format bench fidelity calibrate docs lock clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -19,13 +19,19 @@ $(READY): requirements/dev.lock pyproject.toml
 
 setup: $(READY) ## make the virtual environment
 
+compiler: # the tests' fake driver is written in C
+	@command -v cc >/dev/null || command -v gcc >/dev/null \
+	|| { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null \
+	     && apt-get update -qq && apt-get install -y -qq gcc libc6-dev; } \
+	|| echo "no C compiler: install gcc, or the tests against the fake driver are skipped"
+
 demo: $(READY) ## simulate the default cluster under five policies
 	$(BIN)/voltana simulate --out out/demo
 
-test: $(READY) ## run the tests
+test: $(READY) compiler ## run the tests
 	$(BIN)/python -m pytest -n 2 -m "not slow"
 
-test-slow: $(READY) ## run the long property tests and end-to-end runs
+test-slow: $(READY) compiler ## run the long property tests and end-to-end runs
 	$(BIN)/python -m pytest -n 2 -m slow
 
 check: $(READY) ## lint, format, types, import direction
@@ -38,9 +44,13 @@ format: $(READY) ## format the code
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+chaos: $(READY) compiler ## kill and hang everything 200 times; every clock must come back
+	$(BIN)/python -m tests.actuation.chaos --rounds 200
+
 bench: $(READY) ## measure speed and accuracy, as rates and ratios
 	$(BIN)/python -m benchmarks.speed
 	$(BIN)/python -m benchmarks.prediction
+	$(BIN)/python -m benchmarks.actuation
 
 fidelity: $(READY) ## hold the plant against real measurements
 	$(BIN)/python -m benchmarks.fidelity

@@ -7,6 +7,7 @@ import math
 import numpy as np
 import pytest
 
+from tests.actuation.test_conformance import CHECKED_AGAINST_THE_DRIVER
 from tests.conformance.inventory import classes_with
 from tests.honest import HonestActuator
 from tests.plants import LinearPlant
@@ -89,4 +90,5 @@ def test_a_dry_run_does_not_touch_the_device():
 def test_none_is_forgotten():
     shipped = classes_with("voltana.actuators", "table", "apply", "status", "close")
     checked = {type(make(ManualTime())).__name__ for make, _ in CASES.values()}
+    checked |= CHECKED_AGAINST_THE_DRIVER
     assert set(shipped) <= checked

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from voltana import __version__
-from voltana.cli import plant, policies, simulate
+from voltana.cli import actuator, plant, policies, simulate
 from voltana.errors import VoltanaError
 
 USAGE_ERROR = 2
@@ -23,6 +23,7 @@ app = typer.Typer(
 app.command("simulate")(simulate.simulate)
 app.command("policies")(policies.policies)
 app.add_typer(plant.app, name="plant")
+app.add_typer(actuator.app, name="actuator")
 
 _UsageError: type[Any] = typer.BadParameter.__mro__[2]
 """Base class of all usage errors; where it lives depends on typer's version."""

@@ -42,6 +42,22 @@ class Provenance(Section):
     valid: str
 
 
+class ClockChange(Section):
+    """How long one change of clock takes.
+
+    Attributes:
+        from_mhz: Clock before.
+        to_mhz: Clock after.
+        call_s: Median duration of the driver's call.
+        settle_s: Time after the call until the clock is in force.
+    """
+
+    from_mhz: Positive
+    to_mhz: Positive
+    call_s: NonNegative
+    settle_s: NonNegative
+
+
 class Clocks(Section):
     """Supported SM clocks, evenly spaced.
 
@@ -51,6 +67,7 @@ class Clocks(Section):
         step_mhz: Distance between two clocks.
         call_s: Median duration of the driver's call that changes a clock.
         settle_s: Time after the call until the clock is in force.
+        pairs: The same for each pair of levels, where `voltana actuator doctor` measured them.
     """
 
     min_mhz: Positive
@@ -58,6 +75,7 @@ class Clocks(Section):
     step_mhz: Positive
     call_s: NonNegative
     settle_s: NonNegative
+    pairs: tuple[ClockChange, ...] = ()
     provenance: Provenance
 
 
@@ -310,18 +328,28 @@ def read_profile(kind: str, name_or_path: str | Path) -> tuple[dict[str, Any], s
         ProfileError: If the file is not TOML.
     """
     text = str(name_or_path)
-    known = names(kind)
     try:
-        if text in known:
-            item = files("voltana.plant") / "data" / _FOLDERS[kind] / f"{text}.toml"
-            return tomllib.loads(item.read_text(encoding="utf-8")), text
-        path = Path(text)
-        if path.suffix == ".toml" and path.is_file():
-            return tomllib.loads(path.read_text(encoding="utf-8")), text
+        return tomllib.loads(profile_text(name_or_path, kind)), text
     except tomllib.TOMLDecodeError as error:
         raise ProfileError(
             f"{kind} profile {text} is not TOML: {error}. Correct the file."
         ) from None
+
+
+def profile_text(name_or_path: str | Path, kind: str = "hardware") -> str:
+    """The TOML text of a shipped profile, or of a file.
+
+    Raises:
+        UnknownNameError: If there is no such profile.
+    """
+    text = str(name_or_path)
+    known = names(kind)
+    if text in known:
+        item = files("voltana.plant") / "data" / _FOLDERS[kind] / f"{text}.toml"
+        return item.read_text(encoding="utf-8")
+    path = Path(text)
+    if path.suffix == ".toml" and path.is_file():
+        return path.read_text(encoding="utf-8")
     raise unknown_name(kind, text, known)
 
 

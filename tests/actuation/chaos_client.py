@@ -1,0 +1,50 @@
+"""The client that the chaos suite torments: a control loop at 100 Hz with random clocks.
+
+``python -m tests.actuation.chaos_client SOCKET LEASE_S``. SIGUSR1 hangs the control loop while the
+process and another thread of it stay alive, SIGUSR2 lets it go on.
+"""
+
+from __future__ import annotations
+
+import random
+import signal
+import sys
+import threading
+import time
+
+from voltana.actuators.client import ActuatorProcess
+from voltana.levels import A100_CLOCKS_MHZ as TABLE
+from voltana.values import Command, Domain
+
+
+def main() -> None:
+    """Step until killed."""
+    domain = Domain(name="chaos", devices=(0, 1))
+    lease_s = float(sys.argv[2])
+    actuator = ActuatorProcess(domain, socket_path=sys.argv[1], lease_s=lease_s, table_mhz=TABLE)
+    hung = threading.Event()
+    signal.signal(signal.SIGUSR1, lambda *_: hung.set())
+    signal.signal(signal.SIGUSR2, lambda *_: hung.clear())
+    signal.signal(signal.SIGTERM, lambda *_: (actuator.close(), sys.exit(0)))
+    threading.Thread(target=_alive, daemon=True).start()
+    rng = random.Random(0)
+    step = 0
+    while True:
+        if not hung.is_set():
+            clock_mhz = rng.choice(TABLE)
+            actuator.apply(
+                Command(domain=domain, clock_mhz=clock_mhz, sequence=step, lease_s=lease_s)
+            )
+            step += 1
+        actuator.status()
+        time.sleep(0.01)
+
+
+def _alive() -> None:
+    """A thread that outlives a hung control loop, and proves nothing by it."""
+    while True:
+        time.sleep(0.05)
+
+
+if __name__ == "__main__":
+    main()

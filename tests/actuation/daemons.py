@@ -1,0 +1,200 @@
+"""A daemon under test, and the init that restarts it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from voltana.actuators.client import ActuatorProcess
+from voltana.errors import ActuatorError
+from voltana.values import Command, Domain
+
+if TYPE_CHECKING:
+    from tests.actuation.driver import Machine
+
+
+class Daemon:
+    """``voltana-actuatord`` on a fake machine; a context manager that ends it.
+
+    Args:
+        folder: For its socket, configuration and state.
+        machine: The machine.
+        allow: TOML of the ``[[allow]]`` rules; by default this user may do everything.
+        head: Lines before them.
+        init: Whether to restart it whenever it ends or its watchdog falls silent, as systemd does.
+    """
+
+    def __init__(
+        self, folder: Path, machine: Machine, *, allow: str = "", head: str = "", init: bool = False
+    ) -> None:
+        self.folder = folder
+        self.socket = folder / "actuator.sock"
+        self.config = folder / "actuatord.toml"
+        self.journal = folder / "state" / "journal"
+        self.machine = machine
+        rules = allow or f"[[allow]]\nusers = [{os.geteuid()}]\nmax_lease_s = 10.0\n"
+        self.config.write_text(
+            f'socket = "{self.socket}"\nstate_dir = "{folder / "state"}"\n{head}\n{rules}'
+        )
+        self.log = folder / "daemon.log"
+        self.starts: list[float] = []
+        self._init = init
+        self._ending = threading.Event()
+        self._notify = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self._notify.bind(str(folder / "notify.sock"))
+        self._notify.settimeout(0.02)
+        self.process = self._start()
+        self._keeper = threading.Thread(target=self._keep, daemon=True)
+        if init:
+            self._keeper.start()
+
+    def __enter__(self) -> Daemon:
+        self.wait_ready()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def wait_ready(self, timeout_s: float = 15.0) -> None:
+        """Wait until a client is answered."""
+        ends_s = time.monotonic() + timeout_s
+        while True:
+            try:
+                with self.connect() as probe:
+                    probe.send(b"VA\x01\x04")
+                    if probe.recv(65536):
+                        return
+            except OSError:
+                pass
+            assert time.monotonic() < ends_s, f"no daemon:\n{self.log.read_text()}"
+            assert self._init or self.process.poll() is None, self.log.read_text()
+            time.sleep(0.02)
+
+    def stop(self) -> int:
+        """SIGTERM, and wait; the exit status."""
+        self._ending.set()
+        if self._keeper.is_alive():
+            self._keeper.join()
+        self.process.send_signal(signal.SIGCONT)
+        self.process.terminate()
+        status = self.process.wait(15)
+        self._notify.close()
+        return status
+
+    def connect(self) -> socket.socket:
+        """A raw connection."""
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        try:
+            sock.settimeout(5)
+            sock.connect(str(self.socket))
+        except OSError:
+            sock.close()
+            raise
+        return sock
+
+    def client(self, *devices: int, lease_s: float = 2.0, patience_s: float = 10.0) -> Client:
+        """A client that holds a lease; retries while GPUs are being restored."""
+        ends_s = time.monotonic() + patience_s
+        while True:
+            try:
+                return Client(self, devices or (0,), lease_s)
+            except ActuatorError:
+                if time.monotonic() > ends_s:
+                    raise
+                time.sleep(0.02)
+
+    def worker(self) -> int:
+        """Process id of the worker; 0 if there is none now."""
+        for child in _children(self.process.pid):
+            with contextlib.suppress(OSError):
+                if b"voltana.actuators.worker" in Path(f"/proc/{child}/cmdline").read_bytes():
+                    return child
+        return 0
+
+    def _start(self) -> subprocess.Popen[bytes]:
+        self.starts.append(time.monotonic())
+        self.heard_s = time.monotonic() + 1.0
+        with self.log.open("ab") as log:
+            return subprocess.Popen(
+                [sys.executable, "-m", "voltana.actuators.daemon", "--config", str(self.config)],
+                env=self.machine.environment(
+                    NOTIFY_SOCKET=str(self.folder / "notify.sock"), WATCHDOG_USEC="1000000"
+                ),
+                stderr=log,
+                start_new_session=True,
+            )
+
+    def _keep(self) -> None:
+        """What systemd does with Restart=always, WatchdogSec=1 and KillMode=control-group."""
+        while not self._ending.is_set():
+            with contextlib.suppress(TimeoutError):
+                self._notify.recv(256)
+                self.heard_s = max(self.heard_s, time.monotonic())
+            if time.monotonic() - self.heard_s > 1.5:
+                self.process.kill()
+            if self.process.poll() is not None:
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(self.process.pid, signal.SIGTERM)
+                    time.sleep(0.05)
+                    os.killpg(self.process.pid, signal.SIGKILL)
+                self.process = self._start()
+
+
+class Client:
+    """An `ActuatorProcess` with a running step counter.
+
+    Args:
+        daemon: Where to connect.
+        devices: The domain.
+        lease_s: Its lease.
+    """
+
+    def __init__(self, daemon: Daemon, devices: tuple[int, ...], lease_s: float) -> None:
+        self.domain = Domain(name=f"d{devices[0]}", devices=devices)
+        self.actuator = ActuatorProcess(self.domain, socket_path=daemon.socket, lease_s=lease_s)
+        self.lease_s = lease_s
+        self.steps = 0
+
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.actuator.close()
+
+    def set(self, clock_mhz: float) -> None:
+        """One control step."""
+        self.actuator.apply(
+            Command(
+                domain=self.domain, clock_mhz=clock_mhz, sequence=self.steps, lease_s=self.lease_s
+            )
+        )
+        self.steps += 1
+
+    def reach(self, clock_mhz: float, timeout_s: float = 10.0) -> bool:
+        """Step until the clock is there; a starved machine may lose a step or a worker."""
+        ends_s = time.monotonic() + timeout_s
+        while time.monotonic() < ends_s:
+            self.set(clock_mhz)
+            retry_s = time.monotonic() + 1.0
+            while time.monotonic() < retry_s:
+                status = self.actuator.status()
+                if status.clock_mhz == clock_mhz and status.sequence == self.steps - 1:
+                    return True
+                time.sleep(0.002)
+        return False
+
+
+def _children(pid: int) -> list[int]:
+    try:
+        text = Path(f"/proc/{pid}/task/{pid}/children").read_text()
+    except OSError:
+        return []
+    return [int(child) for child in text.split()]

@@ -1,0 +1,225 @@
+"""`voltana actuator`: run the privileged daemon, look at it, hold a lease, restore, diagnose."""
+
+import json
+import math
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from voltana.errors import invalid
+
+app = typer.Typer(
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+DEFAULT_SOCKET = "/run/voltana/actuator.sock"
+STEP_S = 0.2
+
+Socket = Annotated[str, typer.Option("--socket", help="Where the daemon listens.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+@app.callback()
+def actuator() -> None:
+    """Control the clocks of GPUs through a small privileged daemon."""
+
+
+@app.command()
+def serve(
+    config: Annotated[Path, typer.Option(help="Its configuration (TOML).")] = Path(
+        "/etc/voltana/actuatord.toml"
+    ),
+) -> None:
+    """Run the daemon here, as root; the same as voltana-actuatord."""
+    command = [sys.executable, "-m", "voltana.actuators.daemon", "--config", str(config)]
+    os.execv(sys.executable, command)  # a fresh process: the daemon stays small
+
+
+@app.command()
+def status(socket: Socket = DEFAULT_SOCKET, as_json: AsJson = False) -> None:
+    """Say who holds which clocks."""
+    from voltana.actuators.console import daemon_status
+
+    answer = daemon_status(socket)
+    if as_json:
+        typer.echo(json.dumps(answer))
+        return
+    typer.echo(f"worker {answer['pid']}, up {answer['uptime_s']:.0f} s")
+    if not answer["leases"]:
+        typer.echo("no leases: every GPU is at its default clocks or on its way there")
+    for lease in answer["leases"]:
+        devices = ",".join(map(str, lease["devices"]))
+        target = lease["target_mhz"]
+        holds = f"{target:g} MHz, {lease['left_s']:.1f} s left" if target else "default clocks"
+        typer.echo(
+            f"  {lease['domain']}: GPU {devices}, pid {lease['pid']}, uid {lease['uid']}: {holds}, "
+            f"step {lease['sequence']}"
+        )
+    for gpu in answer["gpus"]:
+        state = "at its default clocks" if gpu["at_default"] else "not at its default clocks"
+        typer.echo(f"  GPU {gpu['index']} is {state}")
+    if answer["last_error"]:
+        typer.echo(f"last error: {answer['last_error']}")
+
+
+@app.command()
+def lease(
+    clock: Annotated[float, typer.Argument(help="Clock in MHz.")],
+    gpus: Annotated[str, typer.Option(help="GPUs that change as one, such as 0,1.")] = "0",
+    seconds: Annotated[float, typer.Option(help="For how long; 0 until Ctrl-C.")] = 0.0,
+    socket: Socket = DEFAULT_SOCKET,
+) -> None:
+    """Hold a clock by hand: to try the daemon out, or to measure at a fixed clock."""
+    from voltana.actuators.client import ActuatorProcess
+    from voltana.values import Command, Domain
+
+    domain = Domain(name=f"by hand, pid {os.getpid()}", devices=_devices(gpus))
+    held = ActuatorProcess(domain, socket_path=socket)
+    ends_s = time.monotonic() + seconds if seconds > 0 else math.inf
+    said = ""
+    try:
+        step = 0
+        while time.monotonic() < ends_s:
+            held.apply(Command(domain=domain, clock_mhz=clock, sequence=step))
+            step += 1
+            time.sleep(STEP_S)
+            now = held.status()
+            text = now.error or f"running at {now.clock_mhz:g} MHz"
+            if text != said:
+                typer.echo(text)
+                said = text
+    finally:
+        held.close()
+
+
+@app.command()
+def restore(
+    socket: Socket = DEFAULT_SOCKET,
+    direct: Annotated[
+        str, typer.Option(help="GPUs to reset without the daemon, as root, such as 0,1.")
+    ] = "",
+) -> None:
+    """Give the default clocks back: your own leases, or everybody's if you are root."""
+    if direct:
+        from voltana.actuators.nvml import Driver
+        from voltana.actuators.restore import restore_gpu
+
+        with Driver() as driver:
+            for index in _devices(direct):
+                restore_gpu(driver.gpu(index))
+                typer.echo(f"GPU {index} is at its default clocks")
+        return
+    from voltana.actuators.console import restore_all
+
+    devices = restore_all(socket)
+    listed = ", ".join(map(str, devices)) or "none (no lease was yours)"
+    typer.echo(f"restored: {listed}")
+
+
+@app.command()
+def doctor(
+    *,
+    gpus: Annotated[str, typer.Option(help="GPUs to look at; all by default.")] = "",
+    socket: Socket = DEFAULT_SOCKET,
+    measure: Annotated[
+        bool, typer.Option("--measure", help="Time clock changes too: changes clocks, needs root.")
+    ] = False,
+    levels: Annotated[str, typer.Option(help="Levels to time changes between.")] = "even:3",
+    profile: Annotated[
+        str, typer.Option(help="Hardware profile to write the times into, by name or file.")
+    ] = "",
+    out: Annotated[Path | None, typer.Option(help="Where the profile goes.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Say in plain words what is missing, and time clock changes; reads only unless --measure."""
+    from dataclasses import asdict
+
+    from voltana.actuators.doctor import Verdict, examine
+
+    if bool(profile) != (out is not None) or (profile and not measure):
+        raise invalid("--profile", profile, "given with --measure and --out", "Give all three.")
+    devices = _devices(gpus) if gpus else None
+    findings = list(examine(devices, socket))
+    timings: list[dict[str, float | None]] = []
+    if measure:
+        index = (devices or (0,))[0]
+        _refuse_leased(index, socket)
+        timings = _measure(index, levels, profile, out)
+    if as_json:
+        report = {"findings": [asdict(f) for f in findings], "timings": timings}
+        typer.echo(json.dumps(report))
+    else:
+        for finding in findings:
+            typer.echo(f"{finding.verdict.value:8s}{finding.subject}: {finding.text}")
+        for row in timings:
+            settles = row["settle_s"]
+            when = "never seen to settle" if settles is None else f"settles in {_ms(settles)}"
+            typer.echo(
+                f"{row['from_mhz']:6g} -> {row['to_mhz']:<6g} MHz: "
+                f"call {_ms(row['call_s'])}, {when}"
+            )
+    if any(finding.verdict is Verdict.MISSING for finding in findings):
+        raise typer.Exit(1)
+
+
+def _refuse_leased(index: int, socket: str) -> None:
+    """Check that nobody controls the GPU whose clock is about to be changed."""
+    from voltana.actuators.console import daemon_status
+    from voltana.errors import ActuatorError
+
+    try:
+        leases = daemon_status(socket)["leases"]
+    except ActuatorError:
+        return  # no daemon, no lease
+    if any(lease["active"] and index in lease["devices"] for lease in leases):
+        raise invalid("--measure", index, "a GPU without a lease", "Stop its owner first.")
+
+
+def _measure(
+    index: int, levels: str, profile: str, out: Path | None
+) -> list[dict[str, float | None]]:
+    from dataclasses import asdict
+
+    from voltana.actuators.doctor import measure
+    from voltana.actuators.nvml import Driver
+    from voltana.levels import parse_levels
+
+    with Driver() as driver:
+        gpu = driver.gpu(index)
+        gpu.refuse_mig()
+        table, name = gpu.clocks_mhz(), gpu.name()
+        source = f"measured by voltana actuator doctor on {name}, driver {driver.version()}"
+        timings = measure(gpu, parse_levels(levels).levels(table))
+    if out is not None:
+        from voltana.plant.hardware import profile_text
+        from voltana.plant.measured_clocks import with_measured_clocks
+
+        pairs = [(t.from_mhz, t.to_mhz, t.call_s, t.settle_s) for t in timings]
+        text = with_measured_clocks(
+            profile_text(profile), table_mhz=table, pairs=pairs, source=source
+        )
+        out.write_text(text)
+    return [
+        {name: None if math.isnan(value) else value for name, value in asdict(timing).items()}
+        for timing in timings
+    ]
+
+
+def _ms(seconds: float | None) -> str:
+    return "unknown" if seconds is None else f"{1e3 * seconds:.2f} ms"
+
+
+def _devices(text: str) -> tuple[int, ...]:
+    try:
+        devices = tuple(int(part) for part in text.split(","))
+    except ValueError:
+        devices = ()
+    if not devices or min(devices) < 0 or len(set(devices)) != len(devices):
+        raise invalid("gpus", text, "indices such as 0 or 0,1, each once", "See nvidia-smi -L.")
+    return devices
