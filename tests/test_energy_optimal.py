@@ -84,10 +84,13 @@ def test_a_filling_memory_raises_the_clock_before_it_is_full():
     assert clock_mhz(60_000) < clock_mhz(20_000)
 
 
-def test_waiting_requests_mean_the_fastest_clock_and_idle_the_slowest():
-    controller = make()
+@pytest.mark.parametrize("share", [0.8, 0.95, 1.0])
+def test_waiting_requests_mean_a_fast_clock_and_idle_the_slowest(share):
+    controller = make(memory=Memory(waiting_share=share))
     waiting = decode(8, 1000, queue=Queue(requests=1, tokens=10))
-    assert controller.decide(waiting).clock_mhz == LEVELS[-1]
+    decision = controller.decide(waiting)
+    assert decision.clock_mhz == min(mhz for mhz in LEVELS if mhz >= share * LEVELS[-1])
+    assert decision.status is Status.CERTIFIED
     assert controller.decide(observation(Load())).clock_mhz == LEVELS[0]
 
 
@@ -115,8 +118,9 @@ def test_unknown_capacity_leaves_the_floor_away():
     [
         ("capacity_tokens", 0.0),
         ("reserved_tokens", -1.0),
-        ("rise_from", 1.1),
+        ("rise_from", 1.2),
         ("floor_share", 1.1),
+        ("waiting_share", -0.1),
         ("lead_s", -1.0),
         ("trend_s", 0.0),
     ],

@@ -44,6 +44,8 @@ class Memory:
             would overfill the memory may still turn round.
         floor_share: The floor where it begins, over the fastest clock. Below about 0.7 of it the
             voltage of the A100 does not fall any more, and slower clocks save little.
+        waiting_share: Floor while requests wait for room. The last few per cent of the clock take
+            the most power and gain the least time.
         lead_s: How far ahead the expected use lies.
         trend_s: Time constant over which its trend is taken.
 
@@ -54,8 +56,9 @@ class Memory:
     capacity_tokens: float = math.inf
     reserved_tokens: float = 0.0
     rise_from: float = 0.85
-    full_at: float = 1.1
+    full_at: float = 1.15
     floor_share: float = 0.71
+    waiting_share: float = 0.95
     lead_s: float = 20.0
     trend_s: float = 5.0
 
@@ -66,8 +69,9 @@ class Memory:
             raise invalid("reserved_tokens", self.reserved_tokens, "0 or more", "0 if unknown.")
         if not 0 <= self.rise_from < self.full_at:
             raise invalid("rise_from", self.rise_from, "0 to full_at", "0.85 is usual.")
-        if not 0 <= self.floor_share <= 1:
-            raise invalid("floor_share", self.floor_share, "0 to 1", "0.71 is usual.")
+        for name in ("floor_share", "waiting_share"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise invalid(name, getattr(self, name), "0 to 1", "1 is the fastest clock.")
         if not 0 <= self.lead_s < math.inf:
             raise invalid("lead_s", self.lead_s, "0 s or more, finite", "0 looks at the present.")
         if not 0 < self.trend_s < math.inf:
@@ -146,15 +150,8 @@ class EnergyOptimal:
         if load.prefill_tokens:
             budget_s = min(budget_s, self._slo.prefill_budget_s(queue))
         forecast = self.predictor.forecast(load, self._levels)
-        if queue.requests:
-            return Decision(
-                clock_mhz=self.levels_mhz[-1],
-                reason="requests wait: fastest",
-                forecast=forecast,
-                budget_s=budget_s,
-            )
         cost_w = self.power.forecast_w(load, self._levels)
-        lowest = self._lowest_index(expected_use)
+        lowest = self._lowest_index(expected_use, waiting=queue.requests > 0)
         index = cheapest_safe_index(forecast.upper_s[lowest:], cost_w[lowest:], budget_s)
         if index is not None:
             index = self._worth_changing(lowest + index, cost_w, observation.target_mhz)
@@ -171,8 +168,11 @@ class EnergyOptimal:
         # A ramp is followed by its fading average at a lag of the time constant.
         return use + memory.lead_s / memory.trend_s * (use - self._usual_use)
 
-    def _lowest_index(self, expected_use: float) -> int:
-        floor_mhz = self._memory.floor(expected_use) * self.levels_mhz[-1]
+    def _lowest_index(self, expected_use: float, *, waiting: bool) -> int:
+        share = self._memory.floor(expected_use)
+        if waiting:
+            share = max(share, self._memory.waiting_share)
+        floor_mhz = share * self.levels_mhz[-1]
         return min(int(self._levels.searchsorted(floor_mhz - 1e-6)), len(self.levels_mhz) - 1)
 
     def _worth_changing(self, index: int, cost_w: FloatArray, target_mhz: float) -> int:
