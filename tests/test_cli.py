@@ -194,6 +194,9 @@ def test_debug_shows_every_decision_with_its_reason_on_standard_error(voltana) -
         (("--policy", "voltina"), "'voltina'. Did you mean 'voltana'"),
         (("--policy", "nowhere:make"), "nowhere:make.* cannot be imported"),
         (("--policy", "json:nothing"), "has no 'nothing'"),
+        (("--policy", "json:loads"), r"raised TypeError in loads\(\).*A factory takes"),
+        (("--prefill", "1000000000"), "prefill = 1000000000.*at most 1024"),
+        (("--decode", "1000000000"), "decode = 1000000000.*at most 1024"),
         (("--workload", "sharegtp"), "'sharegtp'. Did you mean 'sharegpt'"),
         (("--hardware", "a101"), "'a101'.* Choose one of"),
         (("--model", "llama"), "'llama'.* Choose one of"),
@@ -276,3 +279,41 @@ def test_an_interrupt_ends_with_130_and_no_traceback(voltana, monkeypatch) -> No
     code, out, err = voltana(*QUICK)
     assert (code, out) == (130, "")
     assert err.strip() == "voltana: interrupted"
+
+
+BROKEN = '''
+class Control:
+    """Fails while it decides."""
+
+    def decide(self, observation):
+        return {}["clock"]
+
+
+class Route:
+    """Fails while it routes."""
+
+    def route(self, request, candidates):
+        return 1 / 0
+
+
+def factory():
+    """Fails at once."""
+    raise RuntimeError("no such table")
+'''
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("Control", r"raised KeyError in decide\(\) \(broken_policy\.py:6\): 'clock'"),
+        ("Route", r"raised ZeroDivisionError in route\(\) \(broken_policy\.py:13\)"),
+        ("factory", r"raised RuntimeError in factory\(\) \(broken_policy\.py:18\): no such table"),
+    ],
+)
+def test_a_users_policy_that_raises_is_blamed_in_one_line(tmp_path, name, text) -> None:
+    (tmp_path / "broken_policy.py").write_text(BROKEN, encoding="utf-8")
+    done = in_process(*QUICK, "--policy", f"broken_policy:{name}", cwd=tmp_path)
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert len(done.stderr.splitlines()) == 1
+    assert re.search(text, done.stderr), done.stderr

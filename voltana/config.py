@@ -38,6 +38,7 @@ def _no_bool(value: object) -> object:
 _Positive = Annotated[float, BeforeValidator(_no_bool), Field(gt=0, allow_inf_nan=False)]
 _NotNegative = Annotated[float, BeforeValidator(_no_bool), Field(ge=0, allow_inf_nan=False)]
 _Count = Annotated[int, BeforeValidator(_no_bool), Field(ge=1)]
+_Instances = Annotated[int, BeforeValidator(_no_bool), Field(ge=1, le=1024)]
 _WholeNotNegative = Annotated[int, BeforeValidator(_no_bool), Field(ge=0)]
 _Share = Annotated[float, BeforeValidator(_no_bool), Field(gt=0, lt=1)]
 
@@ -62,8 +63,10 @@ class ClusterTable(_Table):
     tensor_parallel: _Count | None = Field(
         default=None, description="the number of GPUs of one instance (--tensor-parallel)"
     )
-    prefill: _Count = Field(default=2, description="the number of prefill instances (--prefill)")
-    decode: _Count = Field(default=2, description="the number of decode instances (--decode)")
+    prefill: _Instances = Field(
+        default=2, description="the number of prefill instances (--prefill)"
+    )
+    decode: _Instances = Field(default=2, description="the number of decode instances (--decode)")
 
 
 class SloTable(_Table):

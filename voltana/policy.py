@@ -26,6 +26,10 @@ if TYPE_CHECKING:
     from voltana.values import Load, Role
 
 
+MAX_LISTED_NAMES = 20
+"""Names of a user's module that an error lists."""
+
+
 class Bench(Protocol):
     """A machine on which latency can be measured, as a profiling run does."""
 
@@ -129,10 +133,11 @@ def load_object(reference: str) -> object:
     try:
         return getattr(module, attribute)
     except AttributeError:
-        names = ", ".join(n for n in vars(module) if not n.startswith("_")) or "nothing"
+        names = [n for n in vars(module) if not n.startswith("_")] or ["nothing"]
+        more = ", ..." if len(names) > MAX_LISTED_NAMES else ""
         raise ConfigError(
             f"policy = {reference!r}: module {module_name!r} has no {attribute!r}. "
-            f"It defines: {names}."
+            f"It defines: {', '.join(names[:MAX_LISTED_NAMES])}{more}."
         ) from None
 
 

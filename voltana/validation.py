@@ -18,6 +18,7 @@ _RANGES = {
     "greater_than": "above {gt:g}",
     "greater_than_equal": "at least {ge:g}",
     "less_than": "below {lt:g}",
+    "less_than_equal": "at most {le:g}",
     "finite_number": "a finite number",
     "literal_error": "{expected}",
     "missing": "given",

@@ -9,6 +9,7 @@ A decode batch's requests that are still being transferred are no waiting reques
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections import deque
 from typing import TYPE_CHECKING
@@ -54,8 +55,10 @@ class EcoFreqV01:
     ) -> None:
         if not levels_mhz:
             raise invalid("levels_mhz", (), "one clock or more", "Use voltana.levels.Published.")
-        if not slo_margin > -1:
-            raise invalid("slo_margin", slo_margin, "above -1", "0 keeps the SLO as it is.")
+        if not 0 <= slo_margin < math.inf:
+            raise invalid(
+                "slo_margin", slo_margin, "0 or more, and finite", "0 keeps the SLO as it is."
+            )
         if median_of < 1:
             raise invalid("median_of", median_of, "1 or more", "1 looks at the coming batch.")
         self.predictor = predictor

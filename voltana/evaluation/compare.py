@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from voltana.evaluation.metrics import measure
 from voltana.evaluation.policies import get_policy
+from voltana.evaluation.user_policy import blame
 from voltana.plant.simulation import Simulation
 
 if TYPE_CHECKING:
@@ -71,22 +72,24 @@ def compare(
     wall_s: dict[str, float] = {}
     for name, policy in policies.items():
         started_s = perf_counter()
-        simulations[name] = Simulation(
-            scenario.cluster,
-            policy,
-            scenario.trace,
-            seed=scenario.file.seed,
-            record_timeline=record_timelines,
-            plant=scenario.plant,
-        )
-        simulations[name].run(_report_as(name, progress))
+        with blame(name):
+            simulations[name] = Simulation(
+                scenario.cluster,
+                policy,
+                scenario.trace,
+                seed=scenario.file.seed,
+                record_timeline=record_timelines,
+                plant=scenario.plant,
+            )
+            simulations[name].run(_report_as(name, progress))
         wall_s[name] = perf_counter() - started_s
     horizon_s = max(simulation.now_s for simulation in simulations.values())
     records: dict[str, RunRecord] = {}
     for name in policies:
         started_s = perf_counter()
         simulation = simulations.pop(name)  # a finished run's memory goes to the next record
-        simulation.extend_to(horizon_s)
+        with blame(name):
+            simulation.extend_to(horizon_s)
         wall_s[name] += perf_counter() - started_s
         records[name] = simulation.record()
     runs = {

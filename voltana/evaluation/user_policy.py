@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
+import traceback
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from voltana.errors import ConfigError
+from voltana.errors import ConfigError, VoltanaError
 from voltana.policy import (
     Policy,
     as_instance_policy,
@@ -16,7 +19,7 @@ from voltana.policy import (
 from voltana.ports import Controller, Router
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from voltana.policy import InstanceContext, InstancePolicy
 
@@ -61,7 +64,8 @@ def load_policy(
         return _routing(reference, summary, named, static_max)
     control = _control(reference, named)
     if not required_parameters(named):
-        made = named()
+        with blame(reference):
+            made = named()
         if isinstance(made, Policy):
             return made
         if isinstance(made, Router) and not isinstance(made, Controller):
@@ -73,6 +77,31 @@ def load_policy(
         prefill_router=prefill_router,
         decode_router=decode_router,
     )
+
+
+@contextlib.contextmanager
+def blame(reference: str) -> Iterator[None]:
+    """Turn whatever a user's code raises into one line that says where; ours passes through.
+
+    Args:
+        reference: The policy's name; only a ``MODULE:FACTORY`` is a user's own.
+
+    Raises:
+        ConfigError: In place of an exception that a user's policy raised.
+    """
+    try:
+        yield
+    except VoltanaError:
+        raise
+    except Exception as error:
+        if ":" not in reference:
+            raise
+        frame = traceback.extract_tb(error.__traceback__)[-1]
+        raise ConfigError(
+            f"policy = {reference!r} raised {type(error).__name__} in {frame.name}() "
+            f"({Path(frame.filename).name}:{frame.lineno}): {error}. A factory takes nothing or "
+            "the InstanceContext; voltana.testing checks what it returns."
+        ) from error
 
 
 def _makes_routers(named: Callable[..., object]) -> bool:

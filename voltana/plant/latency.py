@@ -50,11 +50,12 @@ class LatencyModel:
         self, hardware: HardwareProfile, model: ModelProfile, tensor_parallel: int = 1
     ) -> None:
         if tensor_parallel < 1 or model.heads % tensor_parallel:
+            divisors = [n for n in range(1, model.heads + 1) if model.heads % n == 0]
             raise invalid(
                 "tensor_parallel",
                 tensor_parallel,
                 f"a divisor of the {model.heads} attention heads of {model.name}",
-                "Choose 1, 2, 4 or 8.",
+                f"Choose one of {', '.join(map(str, divisors))}.",
             )
         self.hardware = hardware
         self.model = model

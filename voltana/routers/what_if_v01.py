@@ -17,6 +17,7 @@ from voltana.values import Load
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from voltana.ports import Forecasts
     from voltana.values import Candidate, FloatArray, Request
 
 TOKENS_AHEAD = 50
@@ -47,20 +48,22 @@ class WhatIfV01:
         pool = list(candidates)
         if max(c.in_flight for c in pool) < self._tile or not all(_predictable(c) for c in pool):
             return self._tile_aware.route(request, pool)
-        ranked = [(*self._signed_level(request, c), c) for c in pool]
+        ranked = [(*self._signed_level(request, c, c.predictor), c) for c in pool if c.predictor]
         by_clock = sorted(ranked, key=lambda r: (r[1], r[0] > 0, *self._fill(r[2])))
         if by_clock[-1][1] - by_clock[0][1] > 1:
             return by_clock[0][2].instance
         return min(ranked, key=lambda r: (r[0], *self._fill(r[2])))[2].instance
 
-    def _signed_level(self, request: Request, candidate: Candidate) -> tuple[int, int]:
+    def _signed_level(
+        self, request: Request, candidate: Candidate, predictor: Forecasts
+    ) -> tuple[int, int]:
         """Rank of the instance, below 0 where its clock stays, and the level that it stands for."""
         levels = np.array(candidate.levels_mhz, dtype=np.float64)
         batch, tokens = candidate.in_flight, candidate.state.kv_tokens
-        now = _level(candidate, batch, tokens + TOKENS_NOW * batch, levels)
-        after = _level(
-            candidate, batch + 1, tokens + request.prompt_tokens + TOKENS_AHEAD * batch, levels
-        )
+        ahead = tokens + request.prompt_tokens + TOKENS_AHEAD * batch
+        budget_s = candidate.budget_s
+        now = _level(predictor, batch, tokens + TOKENS_NOW * batch, levels, budget_s)
+        after = _level(predictor, batch + 1, ahead, levels, budget_s)
         top = len(levels) - 1
         if after > now or after == top:
             return after + 1, after
@@ -77,10 +80,10 @@ def _predictable(candidate: Candidate) -> bool:
     return candidate.predictor is not None and len(candidate.levels_mhz) > 0
 
 
-def _level(candidate: Candidate, batch: int, tokens: int, levels: FloatArray) -> int:
+def _level(
+    predictor: Forecasts, batch: int, tokens: int, levels: FloatArray, budget_s: float
+) -> int:
     """Index of the lowest level whose mean fits the budget, else of the fastest."""
-    assert candidate.predictor is not None
-    mean_s = candidate.predictor.forecast(Load.decode(batch, tokens), levels).mean_s
-    fits = mean_s <= candidate.budget_s
+    fits = predictor.forecast(Load.decode(batch, tokens), levels).mean_s <= budget_s
     index = int(fits.argmax())
     return index if fits[index] else len(levels) - 1
