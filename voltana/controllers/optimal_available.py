@@ -55,8 +55,8 @@ class Reserve:
         ConfigError: If a field is outside its range.
     """
 
-    start: float = 0.85
-    lowest: float = 0.5
+    start: float = 0.75
+    lowest: float = 0.4
     highest: float = 0.95
     step: float = 0.05
     miss_share: float = 0.01
@@ -64,7 +64,7 @@ class Reserve:
     def __post_init__(self) -> None:
         if not 0 < self.lowest <= self.start <= self.highest <= 1:
             raise invalid(
-                "start", self.start, "0 < lowest <= start <= highest <= 1", "0.85 is usual."
+                "start", self.start, "0 < lowest <= start <= highest <= 1", "0.75 is usual."
             )
         for name in ("step", "miss_share"):
             if not 0 <= getattr(self, name) < 1:
