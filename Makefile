@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup compiler demo test test-slow chaos check format bench fidelity calibrate docs lock clean
+.PHONY: help setup compiler demo test test-slow chaos check format bench headline fidelity calibrate docs lock clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -51,6 +51,9 @@ bench: $(READY) ## measure speed and accuracy, as rates and ratios
 	$(BIN)/python -m benchmarks.speed
 	$(BIN)/python -m benchmarks.prediction
 	$(BIN)/python -m benchmarks.actuation
+
+headline: $(READY) ## compare the default policy with the published one, rate by rate
+	$(BIN)/python -m benchmarks.headline
 
 fidelity: $(READY) ## hold the plant against real measurements
 	$(BIN)/python -m benchmarks.fidelity

@@ -47,6 +47,7 @@ def cluster(*, kv_capacity_tokens: int = 100_000, prefill=1, decode=1, **engine)
         clocks_mhz=A100_CLOCKS_MHZ,
         clock_call_s=0.004,
         clock_settle_s=0.03,
+        tdp_w=400.0,
     )
     model = SimpleNamespace(
         name="linear",

@@ -22,6 +22,7 @@ from voltana.plant.workload import make_workload
 from voltana.policy import InstanceContext, as_instance_policy
 from voltana.ports import Controller, Router
 from voltana.routers.ecoroute import EcoRoute
+from voltana.routers.fill_up import FillUp
 from voltana.routers.least_loaded import LeastLoaded
 from voltana.routers.random import RandomRouter
 from voltana.routers.round_robin import RoundRobin
@@ -141,7 +142,7 @@ def test_routed_policies_differ_in_their_routing_alone():
     for name in ("static-max", "static-low", "window", "pid"):
         plain, routed = get_policy(name), get_policy(f"{name}-routed")
         assert routed.control is plain.control
-        assert isinstance(routed.prefill_router(0), LeastLoaded)
+        assert isinstance(routed.prefill_router(0), FillUp)
         assert isinstance(routed.decode_router(0), EcoRoute)
 
 

@@ -18,6 +18,10 @@ if TYPE_CHECKING:
     from voltana.values import Candidate, FloatArray, Forecast, Request
 
 
+_LEAST_EXTRA_W = 1e-3
+"""Work takes some power."""
+
+
 def lowest_safe_index(upper_s: FloatArray, budget_s: float) -> int | None:
     """Index of the slowest clock whose upper latency bound fits; None if there is none.
 
@@ -172,3 +176,27 @@ def planned_clock_mhz(candidate: Candidate, load: Load, levels_mhz: FloatArray) 
     forecast = candidate.predictor.forecast(load, levels_mhz)
     index = lowest_safe_index(forecast.upper_s, candidate.budget_s)
     return math.inf if index is None else float(levels_mhz[index])
+
+
+def certified_or_fastest(forecast: Forecast, index: int | None, budget_s: float) -> Decision:
+    """The level at `index`, which is safe, or the fastest one if there is none."""
+    return Decision(
+        clock_mhz=float(forecast.clocks_mhz[-1 if index is None else index]),
+        reason="no safe level: fastest" if index is None else "cheapest safe level",
+        status=Status.SATURATED if index is None else Status.CERTIFIED,
+        forecast=forecast,
+        budget_s=budget_s,
+    )
+
+
+def critical_index(latency_s: FloatArray, extra_w: FloatArray) -> int:
+    """Index of the critical clock: least energy for a fixed amount of work.
+
+    The rest of the time is idle at any clock, so what counts is the power on top of idle power
+    (S. Irani, S. Shukla, R. Gupta, "Algorithms for power savings", TALG 3, 2007).
+
+    Args:
+        latency_s: Time of the work at each clock, shape (n,); inf where unknown.
+        extra_w: Power above that of waiting, shape (n,).
+    """
+    return int((latency_s * np.maximum(extra_w, _LEAST_EXTRA_W)).argmin())

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import math
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -52,6 +53,9 @@ class InstanceContext:
         bench: Where latency can be profiled beforehand; None where it cannot.
         max_batch_tokens: Most prompt tokens in one prefill iteration.
         max_running_requests: Most requests in one decode batch.
+        max_power_w: Power limit of all its devices together.
+        kv_capacity_tokens: Tokens that its KV cache holds; inf where unknown.
+        kv_reserved_tokens: Tokens that the engine keeps free in it for each request.
     """
 
     instance: str
@@ -63,6 +67,9 @@ class InstanceContext:
     bench: Bench | None = None
     max_batch_tokens: int = 16384
     max_running_requests: int = 1 << 30
+    max_power_w: float = 400.0
+    kv_capacity_tokens: float = math.inf
+    kv_reserved_tokens: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -15,13 +15,16 @@ from tests.conformance.test_predictors import DATASHEET, tables
 from tests.honest import HonestController
 from voltana.controllers.ecofreq import EcoFreq
 from voltana.controllers.ecofreq_v01 import EcoFreqV01
+from voltana.controllers.energy_optimal import EnergyOptimal, Memory
 from voltana.controllers.fixed import FixedClock
+from voltana.controllers.optimal_available import OptimalAvailable, Reserve
 from voltana.controllers.pid import Pid, PidGains
 from voltana.controllers.rate_limit import RateLimited
 from voltana.controllers.supervisor import Supervised
 from voltana.controllers.window import WindowGovernor
 from voltana.levels import A100_CLOCKS_MHZ, EvenlySpaced
 from voltana.predictors.ecopred import EcoPred
+from voltana.predictors.linear_power import LinearPower
 from voltana.slo import Slo
 from voltana.testing import check_controller, samples
 from voltana.testing import strategies as vst
@@ -49,6 +52,14 @@ def ecofreq(levels_mhz=A100_CLOCKS_MHZ, predictor=trained, **options):
     return EcoFreq(predictor(), levels_mhz, SLO, **options)
 
 
+def energy_optimal(levels_mhz=SPACED, **options):
+    return EnergyOptimal(trained(), LinearPower(), levels_mhz, SLO, **options)
+
+
+def optimal_available(levels_mhz=SPACED, power=None, **options):
+    return OptimalAvailable(trained(), power, levels_mhz, SLO, **options)
+
+
 class Failing:
     """Fails now and then, and takes a level that is none."""
 
@@ -71,6 +82,16 @@ CASES = {
     "EcoFreqV01": lambda: EcoFreqV01(tables(), PUBLISHED, SLO),
     "EcoFreqV01, of the demo": lambda: EcoFreqV01(
         tables(), PUBLISHED, SLO, slo_margin=0.35, median_of=5
+    ),
+    "EnergyOptimal": energy_optimal,
+    "EnergyOptimal, published levels": lambda: energy_optimal(PUBLISHED),
+    "EnergyOptimal, little memory": lambda: energy_optimal(
+        memory=Memory(capacity_tokens=50_000.0, reserved_tokens=512.0)
+    ),
+    "OptimalAvailable": optimal_available,
+    "OptimalAvailable, with a power model": lambda: optimal_available(power=LinearPower()),
+    "OptimalAvailable, that expects nothing": lambda: optimal_available(
+        A100_CLOCKS_MHZ, reserve=Reserve(start=0.95), arrivals_s=0.0
     ),
     "FixedClock": lambda: FixedClock(1005.0),
     "FixedClock.max": lambda: FixedClock.max(A100_CLOCKS_MHZ),

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from tests.conformance.inventory import EXAMPLES, classes_with
 from voltana.routers.ecoroute import EcoRoute
+from voltana.routers.fill_up import FillUp
 from voltana.routers.least_loaded import LeastLoaded
 from voltana.routers.random import RandomRouter
 from voltana.routers.round_robin import RoundRobin
@@ -20,6 +21,9 @@ CASES = {
     "RoundRobin": RoundRobin,
     "RandomRouter": lambda: RandomRouter(3),
     "LeastLoaded": LeastLoaded,
+    "FillUp": FillUp,
+    "FillUp, always": lambda: FillUp(1.0),
+    "FillUp, never": lambda: FillUp(0.0),
     "TileAware": TileAware,
     "TileAware, small tiles": lambda: TileAware(8),
     "WhatIfV01": WhatIfV01,

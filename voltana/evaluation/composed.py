@@ -4,41 +4,49 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from voltana.controllers.ecofreq import EcoFreq
+from voltana.controllers.energy_optimal import EnergyOptimal, Memory
 from voltana.controllers.fixed import FixedClock
+from voltana.controllers.optimal_available import OptimalAvailable
 from voltana.controllers.supervisor import Supervised
-from voltana.levels import EvenlySpaced, Published
+from voltana.levels import EvenlySpaced
 from voltana.policy import InstancePolicy
 from voltana.predictors.ecopred import EcoPred
+from voltana.predictors.linear_power import LinearPower
 from voltana.values import Role
 
 if TYPE_CHECKING:
     from voltana.policy import InstanceContext
+    from voltana.ports import Controller
 
 LEVELS = 28
 
-DECODE_FLOOR = 0.4
-"""Lowest decode clock over the fastest. A decode instance is busy at any clock, so its energy falls
-with its power until the SLO stops it; a prefill instance does a fixed amount of work, which takes
-more energy below the lower published level."""
+LOWEST_SHARE = {Role.PREFILL: 0.7, Role.DECODE: 0.4, Role.COLOCATED: 0.7}
+"""Lowest clock over the fastest, by role. A decode instance is busy at any clock, so its energy
+falls with its power; prefill is a fixed amount of work, which far below the voltage's floor only
+takes longer."""
 
-BOUND_DEVIATIONS = 2.0
-"""Width of the bound that has to fit. The SLO is on the mean gap of a request, over which the noise
-of single iterations averages out; what has to fit is the load, not the noise."""
-
-TTFT_SHARE = 0.8
-"""What prefill is planned against; the rest is for prompts that wait for a batch to end."""
+BOUND_DEVIATIONS = 3.0
+"""Width of the bound that has to fit: a gap between two tokens in a thousand may be longer."""
 
 
 def voltana(context: InstanceContext) -> InstancePolicy:
-    """EcoFreq over 28 levels, on an EcoPred that starts from physics and learns online."""
+    """Deadlines for prefill, least power at the settled batch for decode, both learned online."""
+    table_mhz, slo = context.table_mhz, context.slo
     predictor = EcoPred.from_datasheet(context.datasheet, bound_deviations=BOUND_DEVIATIONS)
-    decode = context.role is Role.DECODE
-    fastest_mhz = context.table_mhz[-1]
-    floor_mhz = DECODE_FLOOR * fastest_mhz if decode else Published().levels(context.table_mhz)[0]
-    levels = EvenlySpaced(LEVELS, min_mhz=floor_mhz).levels(context.table_mhz)
-    controller = Supervised(
-        EcoFreq(predictor, levels, context.slo, ttft_share=TTFT_SHARE, idle_after_s=0.0),
-        fallback=FixedClock.max(context.table_mhz),
+    power = LinearPower(max_clock_mhz=table_mhz[-1], max_power_w=context.max_power_w)
+    lowest_mhz = LOWEST_SHARE[context.role] * table_mhz[-1]
+    levels = EvenlySpaced(LEVELS, min_mhz=lowest_mhz).levels(table_mhz)
+    controller: Controller
+    if context.role is Role.DECODE:
+        memory = Memory(
+            capacity_tokens=context.kv_capacity_tokens, reserved_tokens=context.kv_reserved_tokens
+        )
+        controller = EnergyOptimal(predictor, power, levels, slo, memory=memory)
+    else:
+        controller = OptimalAvailable(predictor, power, levels, slo)
+    return InstancePolicy(
+        controller=Supervised(controller, fallback=FixedClock.max(table_mhz)),
+        levels_mhz=levels,
+        predictor=predictor,
+        power=power,
     )
-    return InstancePolicy(controller=controller, levels_mhz=levels, predictor=predictor)

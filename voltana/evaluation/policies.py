@@ -11,6 +11,7 @@ from voltana.evaluation import published
 from voltana.evaluation.user_policy import load_policy
 from voltana.policy import Policy
 from voltana.routers.ecoroute import EcoRoute
+from voltana.routers.fill_up import FillUp
 from voltana.routers.least_loaded import LeastLoaded
 from voltana.routers.random import RandomRouter
 from voltana.routers.round_robin import RoundRobin
@@ -81,6 +82,10 @@ def _least_loaded(_seed: int) -> Router:
     return LeastLoaded()
 
 
+def _fill_up(_seed: int) -> Router:
+    return FillUp()
+
+
 def _around_boundaries(_seed: int) -> Router:
     # Levels lie 15-30 MHz apart: only a rise of several of them is worth an uneven load. Idle
     # instances sleep on until the others come near the clocks at which the voltage rises.
@@ -105,7 +110,7 @@ def _published(
 def _routed(policy: Policy) -> Policy:
     return with_routing(
         policy,
-        prefill=_least_loaded,
+        prefill=_fill_up,
         decode=_around_boundaries,
         name=policy.name + ROUTED,
         summary=f"{policy.name}, with the routers of voltana",
@@ -160,9 +165,9 @@ _POLICIES = (
     ),
     Policy(
         name="voltana",
-        summary="EcoFreq over 28 levels on an EcoPred that learns online, work-based routing",
+        summary="deadlines for prefill, least power for decode, learned online; fuller batches",
         control=_voltana,
-        prefill_router=_least_loaded,
+        prefill_router=_fill_up,
         decode_router=_around_boundaries,
     ),
     *(_routed(policy) for policy in _BASELINES),

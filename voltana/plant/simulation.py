@@ -213,6 +213,9 @@ class Simulation:
             bench=self._bench,
             max_batch_tokens=cluster.engine.max_prefill_tokens,
             max_running_requests=cluster.engine.max_running_requests,
+            max_power_w=cluster.hardware.tdp_w * cluster.tensor_parallel,
+            kv_capacity_tokens=cluster.kv_capacity_tokens,
+            kv_reserved_tokens=cluster.engine.reserved_decode_tokens,
         )
 
     def _make_dispatcher(self) -> Dispatcher:

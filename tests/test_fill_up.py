@@ -1,0 +1,91 @@
+"""FillUp: full batches on few instances, balanced once they would be late."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from voltana.errors import ConfigError
+from voltana.routers.fill_up import FillUp
+from voltana.routers.least_loaded import LeastLoaded
+from voltana.testing import samples
+from voltana.values import Forecast, InstanceState, Role
+
+BUDGET_S = 0.6
+TOKENS_PER_S = 20_000.0
+
+
+class Speed:
+    """Prefill at a rate in proportion to the clock, `share` as fast as another device."""
+
+    def __init__(self, share=1.0):
+        self.share = share
+
+    def forecast(self, load, clocks_mhz):
+        seconds = load.prefill_tokens / TOKENS_PER_S / self.share
+        mean_s = seconds * 1410.0 / clocks_mhz
+        return Forecast(clocks_mhz=clocks_mhz, mean_s=mean_s, upper_s=mean_s)
+
+    def to_dict(self):
+        return {}
+
+
+def prefill(name, tokens, predictor=None):
+    state = InstanceState(
+        queued_requests=1 if tokens else 0, queued_tokens=tokens, clock_mhz=1410.0
+    )
+    return samples.candidate(
+        0,
+        Role.PREFILL,
+        instance=name,
+        state=state,
+        predictor=predictor or Speed(),
+        levels_mhz=(1410.0,),
+        budget_s=BUDGET_S,
+    )
+
+
+def route(router, *pool, tokens=500):
+    return router.route(samples.request(0, prompt_tokens=tokens), pool)
+
+
+def test_the_busiest_that_is_early_enough_takes_it():
+    assert route(FillUp(0.5), prefill("a", 0), prefill("b", 3000), prefill("c", 1000)) == "b"
+    assert route(FillUp(0.5), prefill("a", 0), prefill("b", 5600), prefill("c", 1000)) == "c"
+
+
+def test_an_empty_pool_is_filled_from_its_first_name():
+    assert route(FillUp(), prefill("b", 0), prefill("a", 0)) == "a"
+
+
+@given(st.lists(st.integers(0, 20_000), min_size=1, max_size=5), st.integers(1, 4000))
+def test_nobody_is_made_late_while_another_would_be_early(pending, tokens):
+    pool = [prefill(f"p{i}", work) for i, work in enumerate(pending)]
+    chosen = pool[int(route(FillUp(0.5), *pool, tokens=tokens)[1:])]
+    limit = 0.5 * BUDGET_S * TOKENS_PER_S
+
+    def after(candidate):
+        return candidate.state.queued_tokens + tokens
+
+    if any(after(candidate) <= limit for candidate in pool):
+        assert after(chosen) <= limit
+    else:
+        assert after(chosen) == min(after(candidate) for candidate in pool)
+
+
+def test_what_counts_is_time_and_not_tokens():
+    slow, fast = prefill("a", 8000, Speed(0.25)), prefill("b", 12_000, Speed(1.0))
+    assert route(FillUp(), slow, fast) == "b"
+    assert route(LeastLoaded(), slow, fast) == "a"
+
+
+def test_without_predictors_it_balances():
+    pool = [samples.candidate(i, Role.PREFILL, predictor=None) for i in range(3)]
+    assert route(FillUp(), *pool) == route(LeastLoaded(), *pool)
+
+
+@pytest.mark.parametrize("share", [-0.1, 1.1, float("nan")])
+def test_a_share_out_of_range_is_refused(share):
+    with pytest.raises(ConfigError, match="share = "):
+        FillUp(share)

@@ -1,0 +1,205 @@
+"""OptimalAvailable: the slowest clock at which no prefix of the queue is late."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+
+from voltana.controllers.optimal_available import OptimalAvailable, Reserve
+from voltana.errors import ConfigError
+from voltana.planning import critical_index
+from voltana.slo import Slo
+from voltana.testing import strategies as vst
+from voltana.testing.samples import observation
+from voltana.values import DeadlineBucket, Forecast, Load, Queue, Status
+
+SLO = Slo(ttft_s=0.6, itl_s=0.05)
+LEVELS = tuple(float(mhz) for mhz in range(705, 1411, 15))
+TOKENS_PER_S = 20_000.0
+CLOCKS = np.array(LEVELS)
+
+
+class Proportional:
+    """Prefill at a rate in proportion to the clock, and exactly so."""
+
+    def forecast(self, load, clocks_mhz):
+        seconds = load.prefill_tokens / TOKENS_PER_S + 1e-4 * load.decode_requests
+        mean_s = seconds * clocks_mhz[-1] / clocks_mhz
+        return Forecast(clocks_mhz=clocks_mhz, mean_s=mean_s, upper_s=mean_s)
+
+    def learn(self, outcome):
+        pass
+
+    def snapshot(self):
+        return self
+
+
+class Sweet:
+    """Busy power with its least energy per work at 1005 MHz, above 60 W of idling."""
+
+    def forecast_w(self, load, clocks_mhz):
+        share = clocks_mhz / 1005.0
+        return 60.0 + (100.0 * share * (1.0 + (share - 1.0) ** 2) if load.prefill_tokens else 0.0)
+
+    def learn_window(self, energy_j, exposures):
+        pass
+
+
+def make(power=None, **options):
+    return OptimalAvailable(Proportional(), power, LEVELS, SLO, **options)
+
+
+def bare():
+    """Neither a reserve nor expected arrivals: Optimal Available itself."""
+    return make(reserve=Reserve(start=1.0, highest=1.0), arrivals_s=0.0)
+
+
+def seen(tokens, wait_s=0.0, buckets=(), now_s=10.0):
+    deadlines, total = [], 0
+    for due_in_s, more in buckets:
+        total += more
+        deadlines.append(
+            DeadlineBucket(
+                deadline_s=now_s + due_in_s,
+                cumulative_tokens=total,
+                cumulative_attended_pairs=float(total),
+                cumulative_batches=len(deadlines) + 1,
+            )
+        )
+    queue = Queue(
+        requests=len(deadlines), tokens=total, oldest_wait_s=wait_s, deadlines=tuple(deadlines)
+    )
+    load = Load.prefill([(tokens, 0)]) if tokens else Load()
+    return dataclasses.replace(observation(load, queue=queue), now_s=now_s, sampled_at_s=now_s)
+
+
+BUCKETS = st.lists(st.tuples(st.floats(0.1, 0.6), st.integers(1, 6000)), max_size=5).map(
+    lambda rows: [(due, rows[i][1]) for i, due in enumerate(sorted(row[0] for row in rows))]
+)
+
+
+@given(st.integers(1, 8000), st.floats(0, 0.5), BUCKETS)
+def test_it_is_the_slowest_clock_that_keeps_every_deadline(tokens, wait_s, buckets):
+    at = seen(tokens, wait_s, buckets)
+    decision = bare().decide(at)
+
+    def keeps(clock_mhz):
+        speed = TOKENS_PER_S * clock_mhz / LEVELS[-1]
+        due = [(10.0 + SLO.ttft_s - wait_s, 0)]
+        due += [(b.deadline_s, b.cumulative_tokens) for b in at.queue.deadlines]
+        # A bucket is its whole batches: the floor of the mean may be a token short per batch.
+        return [10.0 + (tokens + done) / speed - when for when, done in due]
+
+    margin_s = 5 / TOKENS_PER_S * 2.1
+    index = LEVELS.index(decision.clock_mhz)
+    if decision.status is Status.CERTIFIED:
+        assert max(keeps(decision.clock_mhz)) <= margin_s
+        if index:
+            assert max(keeps(LEVELS[index - 1])) > -margin_s
+    else:
+        assert decision.clock_mhz == LEVELS[-1]
+        assert max(keeps(LEVELS[-1])) > -margin_s
+
+
+@given(vst.observations())
+def test_chooses_a_level_and_certifies_only_what_fits(anything):
+    decision = make().decide(anything)
+    assert decision.clock_mhz in LEVELS
+    if decision.status is Status.CERTIFIED:
+        assert decision.forecast.upper_at(decision.clock_mhz) <= decision.budget_s
+
+
+@given(st.integers(1, 8000), st.floats(0, 0.6), st.floats(0, 0.6), BUCKETS, BUCKETS)
+def test_more_waiting_never_means_a_slower_clock(tokens, wait_s, more_s, buckets, more):
+    few = bare().decide(seen(tokens, wait_s, buckets)).clock_mhz
+    later = [(0.6, tokens) for _, tokens in more]
+    many = bare().decide(seen(tokens, wait_s + more_s, buckets + later)).clock_mhz
+    assert few <= many
+
+
+def test_a_later_bucket_may_bind_and_an_early_one_alone_does_not():
+    relaxed = bare().decide(seen(1000, 0.0, [(0.5, 1000)])).clock_mhz
+    pressed = bare().decide(seen(1000, 0.0, [(0.5, 1000), (0.5, 7000)])).clock_mhz
+    assert relaxed == LEVELS[0]
+    assert relaxed < pressed < LEVELS[-1]
+
+
+def test_expected_arrivals_raise_the_clock():
+    busy, calm = make(), make(arrivals_s=0.0)
+    for step in range(60):
+        at = seen(4500, now_s=10.0 + 0.3 * step)
+        decisions = busy.decide(at), calm.decide(at)
+    assert decisions[0].clock_mhz > decisions[1].clock_mhz
+
+
+@given(st.integers(1, 3000))
+def test_never_below_the_critical_clock(tokens):
+    assert make(Sweet()).decide(seen(tokens)).clock_mhz >= 1005.0
+
+
+def test_decode_alone_takes_the_lowest_safe_level():
+    decision = make().decide(observation(Load.decode(400, 1000)))
+    assert decision.status is Status.CERTIFIED
+    assert decision.budget_s == SLO.itl_s
+    assert decision.clock_mhz == min(mhz for mhz in LEVELS if 0.04 * 1410.0 / mhz <= SLO.itl_s)
+
+
+class TestReserve:
+    @given(st.lists(st.booleans(), max_size=400))
+    def test_misses_are_paid_back_or_the_share_is_at_its_end(self, misses):
+        reserve = Reserve(start=0.9, lowest=0.5, highest=0.9, step=0.05, miss_share=0.1)
+        share = reserve.start
+        for missed in misses:
+            share = reserve.after(share, missed=missed)
+            assert reserve.lowest <= share <= reserve.highest
+        assume(share > reserve.lowest)
+        # Every miss costs more than a kept batch gives back.
+        runs = "".join("x" if missed else "." for missed in misses)
+        assert not runs.endswith("x" * 9)
+
+    def test_a_broken_promise_lowers_the_share_and_a_kept_one_raises_it(self):
+        controller = make()
+        start = controller.share
+        controller.decide(seen(2000, now_s=10.0))
+        controller.decide(seen(2000, now_s=10.1))
+        assert controller.share > start
+        kept = controller.share
+        controller.decide(seen(0, now_s=11.0))
+        assert controller.share < kept
+
+    def test_what_was_not_promised_is_not_held_against_it(self):
+        controller = make()
+        start = controller.share
+        controller.decide(seen(2000, wait_s=5.0, now_s=10.0))
+        controller.decide(seen(0, now_s=12.0))
+        assert controller.share == start
+
+    @pytest.mark.parametrize(
+        ("field", "value"), [("start", 0.3), ("step", 1.0), ("miss_share", -0.1)]
+    )
+    def test_values_out_of_range_are_refused(self, field, value):
+        with pytest.raises(ConfigError, match=f"{field} = "):
+            dataclasses.replace(Reserve(), **{field: value})
+
+
+def test_arguments_out_of_range_are_refused():
+    with pytest.raises(ConfigError, match="arrivals_s"):
+        make(arrivals_s=-1.0)
+    with pytest.raises(ConfigError, match="levels_mhz"):
+        OptimalAvailable(Proportional(), None, (), SLO)
+
+
+@given(st.floats(20.0, 300.0), st.floats(1.0, 300.0), st.floats(1.0, 600.0))
+def test_the_critical_clock_takes_the_least_energy(flat_w, linear_w, cubic_w):
+    share = CLOCKS / CLOCKS[-1]
+    extra_w = flat_w + linear_w * share + cubic_w * share**3
+    energy_j = extra_w / share
+    assert energy_j[critical_index(1.0 / share, extra_w)] == energy_j.min()
+
+
+def test_an_unknown_latency_has_no_critical_clock_above_the_lowest():
+    assert critical_index(np.full(3, np.inf), np.array([0.0, 1.0, 2.0])) in range(3)

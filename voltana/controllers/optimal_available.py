@@ -1,0 +1,201 @@
+"""OptimalAvailable: prefill as speed scaling with deadlines, over all prefixes of the queue.
+
+The lowest clock at which what is known now would meet every deadline, if nothing else arrived
+(Optimal Available: F. Yao, A. Demers, S. Shenker, "A scheduling model for reduced CPU energy",
+FOCS 1995; N. Bansal, T. Kimbrel, K. Pruhs, "Speed scaling to manage energy and temperature",
+JACM 54, 2007), but never below the critical clock, under which a fixed amount of work takes more
+energy (S. Irani, S. Shukla, R. Gupta, "Algorithms for power savings", TALG 3, 2007).
+
+Something else does arrive. A prompt that comes just after a batch has begun waits for it, and for
+what is queued, and then shares a batch with all that came meanwhile; so the plan has one prefix
+more, for the prompts expected at the measured rate. What then still goes wrong is met by a reserve:
+the plan aims at a share of the TTFT threshold, which falls with every missed deadline and rises
+slowly with every kept one.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from voltana.errors import invalid
+from voltana.planning import certified_or_fastest, critical_index, lowest_safe_index
+from voltana.values import Decision, Load, Status
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from voltana.ports import PowerPredictor, Predictor
+    from voltana.slo import Slo
+    from voltana.values import DeadlineBucket, FloatArray, Forecast, Observation
+
+IDLE = Load()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reserve:
+    """The share of the TTFT threshold that is planned against, and how it is adapted.
+
+    After a batch whose oldest prompt kept its deadline the share grows by ``step * miss_share``;
+    after one that missed a deadline that the plan had promised it falls by
+    ``step * (1 - miss_share)``. In the long run, misses are `miss_share` of the batches or the
+    share is at its lower end.
+
+    Attributes:
+        start: The share to begin with.
+        lowest: Its lower end.
+        highest: Its upper end.
+        step: Size of a change.
+        miss_share: Misses that are put up with, as a share of the batches.
+
+    Raises:
+        ConfigError: If a field is outside its range.
+    """
+
+    start: float = 0.75
+    lowest: float = 0.4
+    highest: float = 0.95
+    step: float = 0.05
+    miss_share: float = 0.01
+
+    def __post_init__(self) -> None:
+        if not 0 < self.lowest <= self.start <= self.highest <= 1:
+            raise invalid(
+                "start", self.start, "0 < lowest <= start <= highest <= 1", "0.75 is usual."
+            )
+        for name in ("step", "miss_share"):
+            if not 0 <= getattr(self, name) < 1:
+                raise invalid(name, getattr(self, name), "0 to 1, 1 excluded", "0.01 is usual.")
+
+    def after(self, share: float, *, missed: bool) -> float:
+        """The share after one batch more."""
+        change = self.miss_share - 1.0 if missed else self.miss_share
+        return min(max(share + self.step * change, self.lowest), self.highest)
+
+
+class OptimalAvailable:
+    """Satisfies `voltana.ports.Controller`; its forecast is the one that the loop scores.
+
+    Decode batches take the lowest safe level, and mixed ones have to fit both thresholds.
+
+    Args:
+        predictor: Latency model; its upper bound has to fit. Taught by the loop, not here.
+        power: Power model for the critical clock, taught by the loop; None goes to the lowest.
+        levels_mhz: Clocks to choose from, ascending, at least one.
+        slo: The thresholds.
+        reserve: See `Reserve`.
+        arrivals_s: Time constant over which the rate of arriving work is averaged; 0 plans for
+            none.
+        idle_mhz: Clock to wait at; None takes the lowest level.
+
+    Raises:
+        ConfigError: If an argument is outside its range.
+    """
+
+    def __init__(
+        self,
+        predictor: Predictor,
+        power: PowerPredictor | None,
+        levels_mhz: Sequence[float],
+        slo: Slo,
+        *,
+        reserve: Reserve | None = None,
+        arrivals_s: float = 5.0,
+        idle_mhz: float | None = None,
+    ) -> None:
+        if not levels_mhz or list(levels_mhz) != sorted(set(levels_mhz)):
+            raise invalid(
+                "levels_mhz", tuple(levels_mhz), "ascending clocks", "Build it with voltana.levels."
+            )
+        if not 0 <= arrivals_s < math.inf:
+            raise invalid("arrivals_s", arrivals_s, "0 s or more, finite", "5 s is usual.")
+        self.predictor = predictor
+        self.power = power
+        self.levels_mhz = tuple(levels_mhz)
+        self._levels = np.array(levels_mhz, dtype=np.float64)
+        self._slo = slo
+        self._reserve = reserve or Reserve()
+        self.share = self._reserve.start
+        self._arrivals_s = arrivals_s
+        self._idle_mhz = self.levels_mhz[0] if idle_mhz is None else idle_mhz
+        self._work_s = 0.0
+        self._decided_at_s = math.nan
+        self._promised_by_s = math.nan
+
+    def decide(self, observation: Observation) -> Decision:
+        """See `voltana.ports.Controller.decide`."""
+        load, now_s = observation.load, observation.now_s
+        self._note_end(observation)
+        if not load.prefill_tokens and not load.decode_requests:
+            return Decision(clock_mhz=self._idle_mhz, reason="idle: wait slowly")
+        forecast = self.predictor.forecast(load, self._levels)
+        itl_s = self._slo.decode_budget_s() if load.decode_requests else math.inf
+        if not load.prefill_tokens:
+            return certified_or_fastest(forecast, lowest_safe_index(forecast.upper_s, itl_s), itl_s)
+        left_s = self._slo.prefill_budget_s(observation.queue)
+        decision = self._plan(observation, forecast, left_s, itl_s)
+        self._note_start(now_s, forecast)
+        if decision.status is Status.CERTIFIED:
+            self._promised_by_s = now_s + left_s
+        return decision
+
+    def _plan(
+        self, observation: Observation, forecast: Forecast, left_s: float, itl_s: float
+    ) -> Decision:
+        """The lowest level at which no prefix is late, none below the critical one."""
+        reserve_s = (1.0 - self.share) * self._slo.ttft_s
+        budget_s = min(left_s - reserve_s, itl_s)
+        lowest = 0
+        if self.power is not None:
+            busy_w = self.power.forecast_w(observation.load, self._levels)
+            idle_w = self.power.forecast_w(IDLE, self._levels[:1])
+            lowest = critical_index(forecast.mean_s, busy_w - idle_w)
+        fits = forecast.upper_s <= budget_s
+        pending_s = forecast.mean_s
+        for bucket in observation.queue.deadlines:
+            queued_s = self._queued_s(bucket)
+            pending_s = forecast.mean_s + queued_s
+            late_s = observation.now_s + reserve_s - bucket.deadline_s
+            fits &= pending_s + late_s <= 0
+            if not fits[-1]:
+                break
+        if self._arrivals_s:
+            arriving = self._work_s / self._arrivals_s * (forecast.mean_s / forecast.mean_s[-1])
+            fits &= pending_s * (1.0 + arriving) <= self.share * self._slo.ttft_s
+        index = int(fits.argmax())
+        return certified_or_fastest(forecast, max(index, lowest) if fits[index] else None, budget_s)
+
+    def _queued_s(self, bucket: DeadlineBucket) -> FloatArray:
+        """Time of a prefix of the queue, as so many batches of its mean size."""
+        batches = max(bucket.cumulative_batches, 1)
+        mean = Load(
+            prefill_tokens=max(bucket.cumulative_tokens // batches, 1),
+            prefill_attended_pairs=bucket.cumulative_attended_pairs / batches,
+        )
+        return batches * self.predictor.forecast(mean, self._levels).mean_s
+
+    def _note_start(self, now_s: float, forecast: Forecast) -> None:
+        """Average the work that arrives, in seconds of the fastest clock per second."""
+        if not self._arrivals_s:
+            return
+        gap_s = now_s - self._decided_at_s
+        if gap_s > 0:
+            self._work_s *= math.exp(-gap_s / self._arrivals_s)
+        self._decided_at_s = now_s
+        fastest_s = float(forecast.mean_s[-1])
+        if fastest_s < math.inf:
+            self._work_s += fastest_s
+
+    def _note_end(self, observation: Observation) -> None:
+        """Adapt the reserve to whether the last batch kept what it had promised."""
+        if self._promised_by_s == self._promised_by_s:
+            missed = observation.now_s > self._promised_by_s
+            self.share = self._reserve.after(self.share, missed=missed)
+            self._promised_by_s = math.nan
+
+    def __repr__(self) -> str:
+        low, high = self.levels_mhz[0], self.levels_mhz[-1]
+        return f"OptimalAvailable({type(self.predictor).__name__}, {low:g}-{high:g} MHz)"
