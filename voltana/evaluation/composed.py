@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from voltana.controllers.energy_optimal import EnergyOptimal, Memory
+from voltana.controllers.energy_optimal import EnergyOptimal
 from voltana.controllers.fixed import FixedClock
+from voltana.controllers.memory_floor import Memory
 from voltana.controllers.optimal_available import OptimalAvailable
 from voltana.controllers.supervisor import Supervised
 from voltana.levels import EvenlySpaced
 from voltana.policy import InstancePolicy
+from voltana.predictors.conformal import PROFILED_MARGIN, Conformal
 from voltana.predictors.ecopred import EcoPred
 from voltana.predictors.linear_power import LinearPower
+from voltana.promise import Statement
 from voltana.values import Role
 
 if TYPE_CHECKING:
@@ -25,14 +28,19 @@ LOWEST_SHARE = {Role.PREFILL: 0.7, Role.DECODE: 0.4, Role.COLOCATED: 0.7}
 falls with its power; prefill is a fixed amount of work, which far below the voltage's floor only
 takes longer."""
 
-BOUND_DEVIATIONS = 3.0
-"""Width of the bound that has to fit: a gap between two tokens in a thousand may be longer."""
+PROMISE = {
+    Role.PREFILL: Statement(alpha=0.01, gamma=0.02),
+    Role.DECODE: Statement(alpha=0.003, gamma=0.02),
+    Role.COLOCATED: Statement(alpha=0.003, gamma=0.02),
+}
+"""Certified iterations that may exceed their budget, in the long run (docs/guarantee.md)."""
 
 
 def voltana(context: InstanceContext) -> InstancePolicy:
     """Deadlines for prefill, least power at the settled batch for decode, both learned online."""
     table_mhz, slo = context.table_mhz, context.slo
-    predictor = EcoPred.from_datasheet(context.datasheet, bound_deviations=BOUND_DEVIATIONS)
+    learner = EcoPred.from_datasheet(context.datasheet)
+    predictor = Conformal(learner, PROMISE[context.role], first=PROFILED_MARGIN)
     power = LinearPower(max_clock_mhz=table_mhz[-1], max_power_w=context.max_power_w)
     lowest_mhz = LOWEST_SHARE[context.role] * table_mhz[-1]
     levels = EvenlySpaced(LEVELS, min_mhz=lowest_mhz).levels(table_mhz)
