@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from array import array
 from time import perf_counter
 from typing import TYPE_CHECKING
 
+from voltana.plant.record import PromiseRecord
 from voltana.values import EMPTY_QUEUE, Decision, Exposure, Load, Queue, Status
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from voltana.loop import ControlLoop
     from voltana.plant.board import Board
+    from voltana.plant.disturbance import Disturbance
     from voltana.plant.noise import LognormalNoise
 
 IDLE = Load()
@@ -37,6 +42,7 @@ class Runner:
         latency_noise: Draws the factor on each iteration's latency.
         energy_window_s: Period at which the loop's power predictor is taught.
         record_timeline: Whether to keep a row for each iteration.
+        disturbances: Slowdowns of this instance.
     """
 
     def __init__(
@@ -47,6 +53,7 @@ class Runner:
         latency_noise: LognormalNoise,
         energy_window_s: float,
         record_timeline: bool,
+        disturbances: Sequence[Disturbance] = (),
     ) -> None:
         self.board = board
         self.loop = loop
@@ -56,8 +63,12 @@ class Runner:
         self.busy_s = 0.0
         self._certified = 0
         self._saturated = 0
+        self._budgeted = 0
+        self._violated = 0
+        self._certified_violated = 0
         self._noise = latency_noise
         self._record_timeline = record_timeline
+        self._disturbances = tuple(disturbances)
         self._decision: Decision | None = None
         self._load = IDLE
         self._start_s = 0.0
@@ -83,14 +94,27 @@ class Runner:
         if self._window is not None:
             self._window.add_idle(now_s, board.clock_mhz)
         self._decision, self._load, self._start_s = decision, load, now_s
-        self._clock_mhz = board.run(load, self._noise.draw())
+        if self._disturbances:
+            self._run_disturbed(load, now_s)
+        else:
+            self._clock_mhz = board.run(load, self._noise.draw())
         return board.at_s
+
+    def _run_disturbed(self, load: Load, now_s: float) -> None:
+        factor, pause_s = self._noise.draw(), 0.0
+        for disturbance in self._disturbances:
+            if disturbance.acts_at(now_s):
+                factor *= disturbance.factor
+                pause_s += disturbance.pause_s
+        self._clock_mhz = self.board.run(load, factor)
+        self.board.idle_until(self.board.at_s + pause_s)
 
     def finish(self, now_s: float) -> None:
         """End the iteration that was begun, and learn from it."""
         latency_s = now_s - self._start_s
         self.iterations += 1
         self.busy_s += latency_s
+        self._count_violation(latency_s)
         self.loop.learn(
             self._decision,
             load=self._load,
@@ -118,6 +142,26 @@ class Runner:
             Status.SATURATED: self._saturated,
             Status.VOID: len(self.decide_s) - self._certified - self._saturated,
         }
+
+    def promises(self) -> PromiseRecord:
+        """What was promised, what was not kept, and the account of a guarantee if there is one."""
+        account = getattr(self.loop.predictor, "account", None)
+        return PromiseRecord(
+            statuses=self.statuses(),
+            budgeted=self._budgeted,
+            violated=self._violated,
+            certified_violated=self._certified_violated,
+            bound=math.nan if account is None else account()["bound"],
+        )
+
+    def _count_violation(self, latency_s: float) -> None:
+        decision = self._decision
+        if decision is None or decision.budget_s == math.inf:
+            return
+        self._budgeted += 1
+        if latency_s > decision.budget_s:
+            self._violated += 1
+            self._certified_violated += decision.status is Status.CERTIFIED
 
     def _record(self, latency_s: float) -> None:
         timeline = self.timeline

@@ -199,6 +199,7 @@ class Simulation:
             latency_noise=self._noise(engine.latency_noise),
             energy_window_s=engine.energy_window_s,
             record_timeline=self._record_timeline,
+            disturbances=[d for d in cluster.disturbances if d.instance == name],
         )
 
     def _context(self, name: str, role: Role) -> InstanceContext:
@@ -294,7 +295,7 @@ def _instance_record(instance: Instance) -> InstanceRecord:
         clock_changes=runner.board.changes,
         mean_clock_mhz=runner.board.clock_seconds / max(runner.board.at_s, 1e-9),
         retractions=instance.retractions if isinstance(instance, DecodeInstance) else 0,
-        statuses=runner.statuses(),
+        promises=runner.promises(),
         timeline=TimelineRecord(
             start_s=np.asarray(timeline.start_s, dtype=float),
             clock_mhz=np.asarray(timeline.clock_mhz, dtype=float),
