@@ -38,23 +38,32 @@ PROMISE = {
 
 def voltana(context: InstanceContext) -> InstancePolicy:
     """Deadlines for prefill, least power at the settled batch for decode, both learned online."""
-    table_mhz, slo = context.table_mhz, context.slo
     learner = EcoPred.from_datasheet(context.datasheet)
     predictor = Conformal(learner, PROMISE[context.role], first=PROFILED_MARGIN)
-    power = LinearPower(max_clock_mhz=table_mhz[-1], max_power_w=context.max_power_w)
-    lowest_mhz = LOWEST_SHARE[context.role] * table_mhz[-1]
-    levels = EvenlySpaced(LEVELS, min_mhz=lowest_mhz).levels(table_mhz)
+    power = LinearPower(max_clock_mhz=context.table_mhz[-1], max_power_w=context.max_power_w)
+    levels = clock_levels(context)
     controller: Controller
     if context.role is Role.DECODE:
-        memory = Memory(
-            capacity_tokens=context.kv_capacity_tokens, reserved_tokens=context.kv_reserved_tokens
-        )
-        controller = EnergyOptimal(predictor, power, levels, slo, memory=memory)
+        memory = kv_memory(context)
+        controller = EnergyOptimal(predictor, power, levels, context.slo, memory=memory)
     else:
-        controller = OptimalAvailable(predictor, power, levels, slo)
+        controller = OptimalAvailable(predictor, power, levels, context.slo)
     return InstancePolicy(
-        controller=Supervised(controller, fallback=FixedClock.max(table_mhz)),
+        controller=Supervised(controller, fallback=FixedClock.max(context.table_mhz)),
         levels_mhz=levels,
         predictor=predictor,
         power=power,
+    )
+
+
+def clock_levels(context: InstanceContext, count: int = LEVELS) -> tuple[float, ...]:
+    """`count` clocks, evenly spaced from the lowest of the role to the fastest."""
+    lowest_mhz = LOWEST_SHARE[context.role] * context.table_mhz[-1]
+    return EvenlySpaced(count, min_mhz=lowest_mhz).levels(context.table_mhz)
+
+
+def kv_memory(context: InstanceContext) -> Memory:
+    """The KV cache of the instance, as the controller has to know it."""
+    return Memory(
+        capacity_tokens=context.kv_capacity_tokens, reserved_tokens=context.kv_reserved_tokens
     )

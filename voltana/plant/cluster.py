@@ -83,7 +83,7 @@ class ClusterSpec:
         for name in ("prefill", "decode", "tensor_parallel"):
             if getattr(self, name) < 1:
                 raise invalid(name, getattr(self, name), "at least 1", f"Give --{name} 1 or more.")
-        names = (*self.instance_names(Role.PREFILL), *self.instance_names(Role.DECODE))
+        names = [*self.instance_names(Role.PREFILL), *self.instance_names(Role.DECODE)]
         for disturbance in self.disturbances:
             if disturbance.instance not in names:
                 raise unknown_name("instance of a disturbance", disturbance.instance, names)
