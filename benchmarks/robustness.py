@@ -10,7 +10,6 @@ the slowdown and for those after them.
 from __future__ import annotations
 
 import argparse
-import math
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -87,12 +86,13 @@ def rows(name: str, case: Mapping[str, object], comparisons: Sequence[Comparison
                 "itl_token_attainment",
             )
         ]  # fmt: skip
-        bound = sum(result.certified_violations_bound for result in results)
-        violated = sum(result.certified_violations for result in results)
-        promised = f"{violated} / {bound:.0f}" if math.isfinite(bound) else ""
+        accounts = [result.guarantee for result in results if result.guarantee is not None]
+        promised = " / ".join(
+            f"{sum(account[name] for account in accounts):.0f}" for name in ("violated", "bound")
+        )
         after = recovery(runs[0], case, comparisons[0].scenario.cluster.slo.itl_s)
         percent = " | ".join(f"{100 * share:.2f}" for share in shares)
-        made.append(f"| {name} | {policy} | {percent} | {promised} | {after} |")
+        made.append(f"| {name} | {policy} | {percent} | {promised if accounts else ""} | {after} |")
     return made
 
 

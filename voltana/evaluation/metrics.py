@@ -12,9 +12,9 @@ from voltana.slo import attainment
 from voltana.values import Role, Status
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Mapping
 
-    from voltana.plant.record import PromiseRecord, RunRecord
+    from voltana.plant.record import RunRecord
     from voltana.plant.workload.trace import IntArray
     from voltana.slo import Slo
     from voltana.values import FloatArray
@@ -49,12 +49,6 @@ class Result:
         certified_share: Share of decisions that promised their budget and could.
         saturated_share: Share of decisions for which no clock was safe.
         void_share: Share of decisions that promised nothing.
-        violated_share: Share of the iterations with a latency budget that exceeded it, whatever
-            was promised of them.
-        certified_violated_share: Share of the certified iterations that exceeded it.
-        certified_violations: Their number.
-        certified_violations_bound: Most that the guarantee allows (docs/guarantee.md); nan where
-            an instance has none.
         retractions: Times that a running request was put back for want of KV cache.
         iterations: Engine iterations.
         decide_p50_us: Median wall-clock time of a control decision.
@@ -87,10 +81,6 @@ class Result:
     certified_share: float
     saturated_share: float
     void_share: float
-    violated_share: float
-    certified_violated_share: float
-    certified_violations: int
-    certified_violations_bound: float
     retractions: int
     iterations: int
     decide_p50_us: float
@@ -130,11 +120,7 @@ def measure(
     ttft_p50_s, ttft_p99_s = weighted_percentiles(record.ttft_s, (50, 99))
     itl_p50_s, itl_p99_s = weighted_percentiles(record.gap_s, (50, 99), record.gap_tokens)
     decide_p50_s, decide_p99_s = weighted_percentiles(record.decide_s, (50, 99))
-    promises = [instance.promises for instance in record.instances]
-    shares = _status_shares(promises)
-    certified = sum(promise.statuses[Status.CERTIFIED] for promise in promises)
-    certified_violated = sum(promise.certified_violated for promise in promises)
-    violated = sum(promise.violated for promise in promises)
+    shares = _status_shares(record)
     return Result(
         policy=policy,
         energy_j=energy_j,
@@ -160,10 +146,6 @@ def measure(
         certified_share=shares[Status.CERTIFIED],
         saturated_share=shares[Status.SATURATED],
         void_share=shares[Status.VOID],
-        violated_share=_ratio(violated, sum(promise.budgeted for promise in promises)),
-        certified_violated_share=_ratio(certified_violated, certified),
-        certified_violations=certified_violated,
-        certified_violations_bound=sum(promise.bound for promise in promises),
         retractions=sum(i.retractions for i in record.instances),
         iterations=sum(i.iterations for i in record.instances),
         decide_p50_us=decide_p50_s * 1e6,
@@ -208,7 +190,7 @@ def _busy(record: RunRecord, role: Role) -> float:
     return _ratio(busy_s, record.end_s)
 
 
-def _status_shares(promises: Sequence[PromiseRecord]) -> Mapping[Status, float]:
-    counts = {status: sum(p.statuses[status] for p in promises) for status in Status}
+def _status_shares(record: RunRecord) -> Mapping[Status, float]:
+    counts = {status: sum(i.statuses[status] for i in record.instances) for status in Status}
     total = sum(counts.values())
     return {status: _ratio(count, total) for status, count in counts.items()}

@@ -31,35 +31,12 @@ HEADERS = (
 )
 """Headings of the table; P/D: mean clock of the prefill and of the decode instances."""
 
-PROMISE_HEADERS = (
-    "policy",
-    "certified",
-    "saturated",
-    "void",
-    "iterations over budget",
-    "certified over budget",
-    "guaranteed at most",
-)
-"""Headings of the table of promises; the last two count iterations."""
-
-PROMISES = (
-    "Certified, saturated, void: share of decisions by what they promised (docs/guarantee.md). "
-    "Iterations over budget count whatever was promised; guaranteed at most: certified iterations "
-    "over budget that the guarantee allows, where a policy has one."
-)
-
 UNKNOWN = "-"
 
 
 def rows(comparison: Comparison) -> list[tuple[str, ...]]:
     """The cells under `HEADERS`, one row per policy in the order asked for."""
     return [_row(run.result) for run in comparison.runs]
-
-
-def promise_rows(comparison: Comparison) -> list[tuple[str, ...]]:
-    """The cells under `PROMISE_HEADERS`, for the policies whose decisions have budgets."""
-    results = [run.result for run in comparison.runs]
-    return [_promise_row(result) for result in results if math.isfinite(result.violated_share)]
 
 
 def caption(comparison: Comparison) -> str:
@@ -87,18 +64,11 @@ def print_table(comparison: Comparison, console: Console) -> None:
     """Print the table; closer on a narrow terminal, but never with a figure cut off."""
     roomy, close = (_rich_table(comparison, gap=gap) for gap in (3, 1))
     table = roomy if _width(roomy, console) <= console.width else close
-    _print_whole(table, console)
-    console.print(caption(comparison), style="dim", highlight=False)
-    if promise_rows(comparison):
-        _print_whole(_rich(PROMISE_HEADERS, promise_rows(comparison), gap=3), console)
-        console.print(PROMISES, style="dim", highlight=False)
-
-
-def _print_whole(table: Table, console: Console) -> None:
     width = console.width
     console.width = max(width, _width(table, console))
     console.print(table)
     console.width = width
+    console.print(caption(comparison), style="dim", highlight=False)
 
 
 def _width(table: Table, console: Console) -> int:
@@ -107,37 +77,24 @@ def _width(table: Table, console: Console) -> int:
 
 
 def _rich_table(comparison: Comparison, *, gap: int) -> Table:
-    return _rich(HEADERS, rows(comparison), gap=gap)
-
-
-def _rich(headers: Sequence[str], cells: Sequence[Sequence[str]], *, gap: int) -> Table:
     table = Table(box=box.SIMPLE_HEAD, padding=(0, gap - 1, 0, 0), pad_edge=False)
-    for index, header in enumerate(headers):
+    for index, header in enumerate(HEADERS):
         table.add_column(
             header.replace(" ", "\n"),
             justify="left" if index == 0 else "right",
             no_wrap=True,
             style="bold" if index == 0 else None,
         )
-    for row in cells:
+    for row in rows(comparison):
         table.add_row(*row)
     return table
 
 
 def markdown_table(comparison: Comparison) -> str:
     """The same table in Markdown, with its caption below."""
-    return f"{_markdown(HEADERS, rows(comparison))}\n\n{caption(comparison)}\n"
-
-
-def promise_table(comparison: Comparison) -> str:
-    """The table of promises in Markdown, with its caption below; empty if nothing was promised."""
-    cells = promise_rows(comparison)
-    return f"{_markdown(PROMISE_HEADERS, cells)}\n\n{PROMISES}\n" if cells else ""
-
-
-def _markdown(headers: tuple[str, ...], cells: Sequence[tuple[str, ...]]) -> str:
-    lines = [headers, tuple("---" if i == 0 else "---:" for i in range(len(headers))), *cells]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    lines = [HEADERS, tuple("---" if i == 0 else "---:" for i in range(len(HEADERS)))]
+    lines += rows(comparison)
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines) + f"\n\n{caption(comparison)}\n"
 
 
 def markdown_report(comparison: Comparison, images: Sequence[Path]) -> str:
@@ -148,8 +105,7 @@ def markdown_report(comparison: Comparison, images: Sequence[Path]) -> str:
         images: Plots that lie beside the report.
     """
     figures = "\n\n".join(f"![{image.stem}]({image.name})" for image in images)
-    tables = "\n".join(filter(None, (markdown_table(comparison), promise_table(comparison))))
-    return f"# Policies compared\n\n{tables}\n{figures}\n"
+    return f"# Policies compared\n\n{markdown_table(comparison)}\n{figures}\n"
 
 
 def to_json(comparison: Comparison) -> str:
@@ -177,19 +133,6 @@ def _row(result: Result) -> tuple[str, ...]:
         f"{_ms(result.itl_p50_s, 1)}/{_ms(result.itl_p99_s, 1)}",
         f"{result.prefill_clock_mhz:.0f}/{result.decode_clock_mhz:.0f}",
         str(result.clock_changes),
-    )
-
-
-def _promise_row(result: Result) -> tuple[str, ...]:
-    bound = result.certified_violations_bound
-    return (
-        result.policy,
-        _percent(result.certified_share),
-        _percent(result.saturated_share),
-        _percent(result.void_share),
-        _percent(result.violated_share),
-        str(result.certified_violations),
-        f"{bound:.0f}" if math.isfinite(bound) else UNKNOWN,
     )
 
 

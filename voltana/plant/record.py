@@ -31,26 +31,6 @@ class TimelineRecord:
     latency_s: FloatArray
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PromiseRecord:
-    """What the decisions on an instance's iterations promised, and what was not kept.
-
-    Attributes:
-        statuses: Number of decisions by what they promised.
-        budgeted: Iterations that had a latency budget.
-        violated: Those that took longer.
-        certified_violated: Those of them whose decision was certified.
-        bound: Most certified violations that the guarantee of its predictor allows so far
-            (docs/guarantee.md, theorem 1); nan where there is none.
-    """
-
-    statuses: Mapping[Status, int]
-    budgeted: int
-    violated: int
-    certified_violated: int
-    bound: float
-
-
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class InstanceRecord:
     """What one instance did.
@@ -64,7 +44,7 @@ class InstanceRecord:
         clock_changes: Clock commands issued.
         mean_clock_mhz: Real clock, averaged over all time, idle included.
         retractions: Times that a running request was put back for want of KV cache.
-        promises: What was promised of its iterations.
+        statuses: Number of decisions by what they promised.
         timeline: One row an iteration.
     """
 
@@ -76,7 +56,7 @@ class InstanceRecord:
     clock_changes: int
     mean_clock_mhz: float
     retractions: int
-    promises: PromiseRecord
+    statuses: Mapping[Status, int]
     timeline: TimelineRecord
 
 

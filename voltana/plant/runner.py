@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from array import array
 from time import perf_counter
 from typing import TYPE_CHECKING
 
-from voltana.plant.record import PromiseRecord
 from voltana.values import EMPTY_QUEUE, Decision, Exposure, Load, Queue, Status
 
 if TYPE_CHECKING:
@@ -63,9 +61,6 @@ class Runner:
         self.busy_s = 0.0
         self._certified = 0
         self._saturated = 0
-        self._budgeted = 0
-        self._violated = 0
-        self._certified_violated = 0
         self._noise = latency_noise
         self._record_timeline = record_timeline
         self._disturbances = tuple(disturbances)
@@ -114,7 +109,6 @@ class Runner:
         latency_s = now_s - self._start_s
         self.iterations += 1
         self.busy_s += latency_s
-        self._count_violation(latency_s)
         self.loop.learn(
             self._decision,
             load=self._load,
@@ -142,26 +136,6 @@ class Runner:
             Status.SATURATED: self._saturated,
             Status.VOID: len(self.decide_s) - self._certified - self._saturated,
         }
-
-    def promises(self) -> PromiseRecord:
-        """What was promised, what was not kept, and the account of a guarantee if there is one."""
-        account = getattr(self.loop.predictor, "account", None)
-        return PromiseRecord(
-            statuses=self.statuses(),
-            budgeted=self._budgeted,
-            violated=self._violated,
-            certified_violated=self._certified_violated,
-            bound=math.nan if account is None else account()["bound"],
-        )
-
-    def _count_violation(self, latency_s: float) -> None:
-        decision = self._decision
-        if decision is None or decision.budget_s == math.inf:
-            return
-        self._budgeted += 1
-        if latency_s > decision.budget_s:
-            self._violated += 1
-            self._certified_violated += decision.status is Status.CERTIFIED
 
     def _record(self, latency_s: float) -> None:
         timeline = self.timeline

@@ -295,7 +295,7 @@ def _instance_record(instance: Instance) -> InstanceRecord:
         clock_changes=runner.board.changes,
         mean_clock_mhz=runner.board.clock_seconds / max(runner.board.at_s, 1e-9),
         retractions=instance.retractions if isinstance(instance, DecodeInstance) else 0,
-        promises=runner.promises(),
+        statuses=runner.statuses(),
         timeline=TimelineRecord(
             start_s=np.asarray(timeline.start_s, dtype=float),
             clock_mhz=np.asarray(timeline.clock_mhz, dtype=float),
