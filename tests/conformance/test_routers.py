@@ -10,6 +10,7 @@ from tests.conformance.inventory import EXAMPLES, classes_with
 from voltana.routers.ecoroute import EcoRoute
 from voltana.routers.fill_up import FillUp
 from voltana.routers.least_loaded import LeastLoaded
+from voltana.routers.least_memory import LeastMemory
 from voltana.routers.random import RandomRouter
 from voltana.routers.round_robin import RoundRobin
 from voltana.routers.tile_aware import TileAware
@@ -21,6 +22,7 @@ CASES = {
     "RoundRobin": RoundRobin,
     "RandomRouter": lambda: RandomRouter(3),
     "LeastLoaded": LeastLoaded,
+    "LeastMemory": LeastMemory,
     "FillUp": FillUp,
     "FillUp, always": lambda: FillUp(1.0),
     "FillUp, never": lambda: FillUp(0.0),
@@ -29,6 +31,7 @@ CASES = {
     "WhatIfV01": WhatIfV01,
     "WhatIfV01, small tiles": lambda: WhatIfV01(8),
     "EcoRoute": EcoRoute,
+    "EcoRoute, least memory": lambda: EcoRoute(LeastMemory(), boundary_mhz=30.0),
     "EcoRoute, least loaded": lambda: EcoRoute(LeastLoaded(), boundary_mhz=30.0),
     "EcoRoute, small tiles": lambda: EcoRoute(tile=8),
 }

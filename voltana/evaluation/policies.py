@@ -12,7 +12,7 @@ from voltana.evaluation.user_policy import load_policy
 from voltana.policy import Policy
 from voltana.routers.ecoroute import EcoRoute
 from voltana.routers.fill_up import FillUp
-from voltana.routers.least_loaded import LeastLoaded
+from voltana.routers.least_memory import LeastMemory
 from voltana.routers.random import RandomRouter
 from voltana.routers.round_robin import RoundRobin
 from voltana.routers.tile_aware import TileAware
@@ -78,10 +78,6 @@ def _in_turn(_seed: int) -> Router:
     return RoundRobin()
 
 
-def _least_loaded(_seed: int) -> Router:
-    return LeastLoaded()
-
-
 def _fill_up(_seed: int) -> Router:
     return FillUp()
 
@@ -89,7 +85,7 @@ def _fill_up(_seed: int) -> Router:
 def _around_boundaries(_seed: int) -> Router:
     # Levels lie 15-30 MHz apart: only a rise of several of them is worth an uneven load. Idle
     # instances sleep on until the others come near the clocks at which the voltage rises.
-    return EcoRoute(fallback=LeastLoaded(), boundary_mhz=100.0, wake_share=0.8)
+    return EcoRoute(fallback=LeastMemory(), boundary_mhz=100.0, wake_share=0.8)
 
 
 def _published(
