@@ -26,11 +26,16 @@ from voltana.values import attended_pairs
 if TYPE_CHECKING:
     from voltana.plant.cluster import ClusterSpec
     from voltana.plant.iteration import PlantModel
-    from voltana.plant.workload.trace import IntArray, Trace
+    from voltana.plant.workload.trace import IntArray
     from voltana.values import FloatArray
 
 _PAIRS = 1e6
 _CAPS = 40
+"""Heights at which the optimal prices are cut off, of which the best is taken."""
+
+_SHORTEST_S = 1e-3
+"""Least window of a request; one that cannot keep its threshold has none."""
+
 _FINE, _STEP = 1024, 16
 
 
@@ -42,23 +47,32 @@ class PrefillWork:
         curve: Power above idle of all instances against tokens/s.
         pair_tokens: Work of one attended pair, in tokens.
         largest_j: Most energy above idle of one iteration.
+        longest_iteration_s: Most time of one, at the slowest clock.
+        machines: Number of instances.
     """
 
     curve: PowerCurve
     pair_tokens: float
     largest_j: float
+    longest_iteration_s: float
+    machines: int
 
 
-def prefill_work(plant: PlantModel, cluster: ClusterSpec) -> PrefillWork:
+def prefill_work(plant: PlantModel, cluster: ClusterSpec, longest_prompt: int) -> PrefillWork:
     """The power curve of the pooled prefill instances, batches of any size allowed.
 
     The tokens of a batch and its attended pairs are taken as if they were computed one after the
     other, which they are: the plant adds their times and energies.
+
+    Args:
+        plant: One instance.
+        cluster: How many there are, and the largest batch.
+        longest_prompt: Tokens of the longest prompt, each of which attends to at most these.
     """
     largest, smallest = _batch_cells(cluster.engine.max_prefill_tokens)
     none = np.zeros_like(largest)
     speeds, powers_w, pair_s, pair_j = [], [], [], []
-    largest_j = 0.0
+    largest_j = longest_s = 0.0
     for clock_mhz in plant.hardware.clocks_mhz:
         seconds, joules = prefill_steps(plant, smallest, none, clock_mhz)
         more_s, more_j = prefill_steps(plant, smallest[-1:], none[-1:] + _PAIRS, clock_mhz)
@@ -66,13 +80,14 @@ def prefill_work(plant: PlantModel, cluster: ClusterSpec) -> PrefillWork:
         pair_j.append(float(more_j[0] - joules[-1]) / _PAIRS)
         speeds.append(largest / seconds)
         powers_w.append(joules / seconds)
-        largest_j = max(largest_j, float(joules[-1]) + pair_j[-1] * largest[-1] ** 2)
+        longest_s = max(longest_s, float(seconds[-1]) + pair_s[-1] * largest[-1] * longest_prompt)
+        largest_j = max(largest_j, float(joules[-1]) + pair_j[-1] * largest[-1] * longest_prompt)
     tokens = PowerCurve.of(np.concatenate(speeds), np.concatenate(powers_w), 1)
     pair_tokens = _pair_tokens(tokens, np.array(pair_s), np.array(pair_j))
     speeds.append(pair_tokens / np.array(pair_s))
     powers_w.append(np.array(pair_j) / np.array(pair_s))
     curve = PowerCurve.of(np.concatenate(speeds), np.concatenate(powers_w), cluster.prefill)
-    return PrefillWork(curve, pair_tokens, largest_j)
+    return PrefillWork(curve, pair_tokens, largest_j, longest_s, cluster.prefill)
 
 
 def _batch_cells(most: int) -> tuple[FloatArray, FloatArray]:
@@ -93,43 +108,64 @@ def _pair_tokens(tokens: PowerCurve, pair_s: FloatArray, pair_j: FloatArray) -> 
     return float(np.min(cost_j / tokens.slopes))
 
 
+@dataclass(frozen=True, slots=True)
+class PrefillBound:
+    """The bound and what the slack for noise depends on.
+
+    Attributes:
+        energy_j: Least energy above idle.
+        priced_j: Energy and priced time of the schedule, together.
+        largest_j: The same of one iteration, at most.
+    """
+
+    energy_j: float
+    priced_j: float
+    largest_j: float
+
+
 def prefill_bound_j(
-    trace: Trace,
+    arrival_s: FloatArray,
+    prompt_tokens: IntArray,
     transfer_s: FloatArray,
     work: PrefillWork,
     *,
     ttft_s: float,
     may_miss: int,
-    end_s: float,
-) -> float:
-    """Least energy above idle of the prefill of a trace, in J.
+) -> PrefillBound:
+    """Least energy above idle of the prefill of a trace.
 
     Args:
-        trace: What arrives.
+        arrival_s: When each request arrives, ascending, shape (n,).
+        prompt_tokens: Shape (n,).
         transfer_s: Time from the end of a request's prefill to its first token, shape (n,).
         work: The instances.
         ttft_s: Threshold of the time to first token.
         may_miss: Requests that may miss it.
-        end_s: When all prefill must be done.
     """
-    amount = work_tokens(trace.prompt_tokens, work.pair_tokens)
+    amount = work_tokens(prompt_tokens, work.pair_tokens)
     # Later deadlines only help: this brings them into the order of arrival, as YDS is used here.
-    deadline_s = np.maximum.accumulate(trace.arrival_s + np.maximum(ttft_s - transfer_s, 1e-3))
-    times, speeds = optimal_speeds(trace.arrival_s, deadline_s, amount)
+    deadline_s = np.maximum.accumulate(arrival_s + np.maximum(ttft_s - transfer_s, _SHORTEST_S))
+    times, speeds = optimal_speeds(arrival_s, deadline_s, amount)
     prices = work.curve.prices(speeds)
     durations_s = np.diff(times)
-    first = np.searchsorted(times, trace.arrival_s)
-    last = np.searchsorted(times, deadline_s)
-    worth = _window_minimum(prices, first, last)
+    worth = _window_minimum(
+        prices, np.searchsorted(times, arrival_s), np.searchsorted(times, deadline_s)
+    )
     base = float(work.curve.slopes[0])
-    best_j = 0.0
+    best = PrefillBound(0.0, 0.0, 0.0)
     for cap in np.linspace(base, prices.max(), _CAPS):
         capped = np.minimum(worth, cap)
-        profit_j = float(work.curve.profit_w(np.minimum(prices, cap)) @ durations_s)
+        profits_w = work.curve.profit_w(np.minimum(prices, cap))
         excess_j = np.sort((capped - base) * amount)
         missed_j = float(excess_j[len(excess_j) - may_miss :].sum())
-        best_j = max(best_j, float(capped @ amount) - profit_j - missed_j)
-    return best_j
+        priced_j = float(capped @ amount)
+        energy_j = priced_j - float(profits_w @ durations_s) - missed_j
+        if energy_j > best.energy_j:
+            time_price_w = float(profits_w.max()) / work.machines
+            best = PrefillBound(
+                energy_j, priced_j, work.largest_j + time_price_w * work.longest_iteration_s
+            )
+    return best
 
 
 def work_tokens(prompt_tokens: IntArray, pair_tokens: float) -> FloatArray:
