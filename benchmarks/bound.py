@@ -45,7 +45,9 @@ def main() -> None:
                 if share is not None:
                     shares[workload].append(share)
     for workload, made in shares.items():
-        print(f"\n{workload}: {100 * statistics.fmean(made):.1f} % of the bound's saving on average")
+        print(
+            f"\n{workload}: {100 * statistics.fmean(made):.1f} % of the bound's saving on average"
+        )
 
 
 def figures(
@@ -53,9 +55,7 @@ def figures(
 ) -> tuple[str, float | None]:
     """A row of the table, and the share of the bound's saving; None where there is no bound."""
     table = {"name": workload, "rate_rps": rate_rps, "duration_s": duration_s}
-    made = compare(
-        load_scenario(None, {"policies": [policy], "seed": seed, "workload": table})
-    )
+    made = compare(load_scenario(None, {"policies": [policy], "seed": seed, "workload": table}))
     report = bound_comparison(made)
     if report.bound is None:
         return "does not apply | | | | | | ", None

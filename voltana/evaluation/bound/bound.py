@@ -23,9 +23,11 @@ if TYPE_CHECKING:
     from voltana.evaluation.bound.decode_demand import DecodeDemand
     from voltana.plant.cluster import ClusterSpec
     from voltana.plant.iteration import PlantModel
-    from voltana.plant.workload.trace import Trace
+    from voltana.plant.workload.trace import IntArray, Trace
     from voltana.slo import Attainment
     from voltana.values import FloatArray
+
+    Mask = np.ndarray[tuple[int], np.dtype[np.bool_]]
 
 DEVIATIONS = 4.0
 """Standard deviations of the noise that the slack and the allowances cover."""
@@ -77,6 +79,15 @@ class Bound:
         return self.idle_j + self.prefill_j + self.decode_j
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class _Case:
+    """What is bounded."""
+
+    cluster: ClusterSpec
+    plant: PlantModel
+    trace: Trace
+
+
 def lower_bound(
     cluster: ClusterSpec, plant: PlantModel, trace: Trace, attained: Attainment, end_s: float
 ) -> Bound:
@@ -100,14 +111,16 @@ def lower_bound(
     served = trace.prompt_tokens < cluster.kv_capacity_tokens
     refused = int((~served).sum())
     late_ttft = max(0, _allowed(attained.ttft, len(trace)) - refused)
-    prefill_j, prefill_slack_j = _prefill(cluster, plant, trace, served, late_ttft)
+    case = _Case(cluster, plant, trace)
+    prefill_j, prefill_slack_j = _prefill(case, served, late_ttft)
     many = served & (trace.output_tokens > 1)
     decode_j, decode_slack_j = 0.0, 0.0
     if many.any():
         late_itl = _allowed(attained.itl, int((trace.output_tokens > 1).sum()))
-        decode_j, decode_slack_j = _decode(
-            cluster, plant, trace, many, late_ttft + late_itl, attained.itl_tokens, end_s
-        )
+        tokens = float((trace.output_tokens[many] - 1).sum())
+        late_tokens = _allowed(attained.itl_tokens, int(tokens))
+        demand = _demand(case, many, late_ttft + late_itl, end_s)
+        decode_j, decode_slack_j = _decode(case, demand, late_tokens)
     machines = cluster.prefill + cluster.decode
     return Bound(
         idle_j=machines * idle_floor_w(plant) * end_s,
@@ -124,15 +137,16 @@ def _allowed(share: float, count: int) -> int:
     return 0 if math.isnan(share) else math.floor((1.0 - share) * count + 1e-9)
 
 
-def _transfer_s(cluster: ClusterSpec, plant: PlantModel, prompts: FloatArray) -> FloatArray:
+def _transfer_s(
+    cluster: ClusterSpec, plant: PlantModel, prompts: FloatArray | IntArray
+) -> FloatArray:
     if not cluster.engine.transfer:
         return np.zeros(len(prompts))
     return np.array([plant.latency.transfer_s(int(tokens)) for tokens in prompts])
 
 
-def _prefill(
-    cluster: ClusterSpec, plant: PlantModel, trace: Trace, served: FloatArray, may_miss: int
-) -> tuple[float, float]:
+def _prefill(case: _Case, served: Mask, may_miss: int) -> tuple[float, float]:
+    cluster, plant, trace = case.cluster, case.plant, case.trace
     prompts = trace.prompt_tokens[served]
     if not len(prompts):
         return 0.0, 0.0
@@ -148,16 +162,8 @@ def _prefill(
     return found.energy_j, _slack_j(cluster, found.priced_j, found.largest_j)
 
 
-def _decode(
-    cluster: ClusterSpec,
-    plant: PlantModel,
-    trace: Trace,
-    many: FloatArray,
-    may_miss: int,
-    tokens_attained: float,
-    end_s: float,
-) -> tuple[float, float]:
-    demand = _demand(cluster, plant, trace, many, may_miss, end_s)
+def _decode(case: _Case, demand: DecodeDemand, late: int) -> tuple[float, float]:
+    cluster, plant = case.cluster, case.plant
     tokens = float(demand.most_tokens[-1])
     points = operating_points(
         plant,
@@ -165,7 +171,6 @@ def _decode(
         mean_context=float(demand.most_kv_tokens[-1]) / tokens,
         most_requests=demand.most_requests,
     )
-    late = _allowed(tokens_attained, int(tokens))
     if cluster.engine.latency_noise:
         # The number of late tokens is a martingale around its expectation; a batch is late at once.
         late += math.ceil(DEVIATIONS * math.sqrt(demand.most_requests * max(late, 1)))
@@ -175,14 +180,8 @@ def _decode(
     return found.energy_j, _slack_j(cluster, found.energy_j + time_j, largest_j)
 
 
-def _demand(
-    cluster: ClusterSpec,
-    plant: PlantModel,
-    trace: Trace,
-    many: FloatArray,
-    may_miss: int,
-    end_s: float,
-) -> DecodeDemand:
+def _demand(case: _Case, many: Mask, may_miss: int, end_s: float) -> DecodeDemand:
+    cluster, plant, trace = case.cluster, case.plant, case.trace
     prompts = trace.prompt_tokens[many].astype(float)
     arrival_s, top_mhz = trace.arrival_s[many], plant.hardware.clocks_mhz[-1]
     # Earliest instants take every iteration to be lucky, which only widens the windows.
@@ -194,7 +193,7 @@ def _demand(
     return decode_demand(
         ready_s=arrival_s + prefill_s + _transfer_s(cluster, plant, prompts),
         latest_s=arrival_s + cluster.slo.ttft_s,
-        tokens=trace.output_tokens[many] - 1.0,
+        tokens=trace.output_tokens[many].astype(float) - 1.0,
         prompt_tokens=prompts,
         fastest_s=luck * plant.latency_s(one, top_mhz),
         slo=cluster.slo,

@@ -23,6 +23,7 @@ from voltana.errors import VoltanaError
 
 if TYPE_CHECKING:
     from voltana.evaluation.bound.decode_demand import DecodeDemand
+    from voltana.evaluation.bound.iteration_cost import Grid
     from voltana.evaluation.bound.operating_points import OperatingPoints
     from voltana.values import FloatArray
 
@@ -45,15 +46,12 @@ class DecodeBound:
         programme_j: Value of the linear programme over the points generated, above it.
         time_price_w: Marginal value of an instance's time in each bin.
         late_price_j: Marginal value of one more late token.
-        undone_tokens: Tokens that the programme could not place (they cost a penalty, which
-            leaves the bound valid but says that the demand cannot be met).
     """
 
     energy_j: float
     programme_j: float
     time_price_w: FloatArray
     late_price_j: float
-    undone_tokens: float
 
 
 class _Programme:
@@ -82,8 +80,8 @@ class _Programme:
         self.token_penalty_j = _PENALTY * float(best)
         self.scale = float(demand.most_kv_tokens[-1] / max(demand.most_tokens[-1], 1.0))
 
-    def solve(self) -> tuple[float, FloatArray, float, float]:
-        """Value, prices of the rows (bins, `_ROWS`), price of lateness, and tokens undone."""
+    def solve(self) -> tuple[float, Grid, float]:
+        """Value, prices of the rows of each bin, shape (bins, `_ROWS`), and price of lateness."""
         bins, demand = self.bins, self.demand
         pairs = np.array(sorted(self.columns))
         features = self.features[pairs[:, 1]].copy()
@@ -119,13 +117,12 @@ class _Programme:
         solved = linprog(costs, A_ub=matrix, b_ub=limits, bounds=bounds, method="highs")
         if solved.status != 0:
             raise VoltanaError(f"the decode programme was not solved: {solved.message}")
-        prices = -np.asarray(solved.ineqlin.marginals)
-        by_bin = prices[:-1].reshape(bins, _ROWS).copy()
+        prices: Grid = -np.asarray(solved.ineqlin.marginals)
+        by_bin: Grid = prices[:-1].reshape(bins, _ROWS).copy()
         by_bin[:, 2] /= self.scale
-        undone = float(solved.x[count + 2 * bins : count + 3 * bins].sum())
-        return float(solved.fun), by_bin, float(prices[-1]), undone
+        return float(solved.fun), by_bin, float(prices[-1])
 
-    def generate(self, by_bin: FloatArray, late_price_j: float) -> float:
+    def generate(self, by_bin: Grid, late_price_j: float) -> float:
         """Add points of negative reduced cost; returns what they could still save at most, in J."""
         saving_j = 0.0
         weights = np.concatenate((by_bin, np.full((self.bins, 1), late_price_j)), axis=1)
@@ -160,13 +157,12 @@ def decode_bound(
     """
     programme = _Programme(points, demand, machines, may_be_late)
     best: DecodeBound | None = None
-    weights = np.zeros((programme.bins, _ROWS))
-    # Prices to start from: those of a batch of any size that is run without a limit on time.
-    weights[:, 1] = float(np.median(points.joules / points.requests))
-    weights[:, 2] = 0.0
+    weights: Grid = np.zeros((programme.bins, _ROWS))
+    # A price of tokens at which many points pay, to start from.
+    weights[:, 1] = 2.0 * float(np.median(points.joules / points.requests))
     programme.generate(weights, 0.0)
     for _ in range(_ROUNDS):
-        value_j, weights, late_j, undone = programme.solve()
+        value_j, weights, late_j = programme.solve()
         saving_j = programme.generate(weights, late_j)
         if best is None or value_j - saving_j > best.energy_j:
             best = DecodeBound(
@@ -174,7 +170,6 @@ def decode_bound(
                 programme_j=value_j,
                 time_price_w=weights[:, 0],
                 late_price_j=late_j,
-                undone_tokens=undone,
             )
         if saving_j <= _GAP * value_j:
             break

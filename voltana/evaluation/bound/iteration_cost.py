@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from voltana.plant.iteration import PlantModel
     from voltana.values import FloatArray
 
+    Grid = np.ndarray[tuple[int, ...], np.dtype[np.float64]]
+    """Numbers in several dimensions."""
+
 
 def idle_floor_w(plant: PlantModel) -> float:
     """Least power of an idle instance, over all clocks, in W."""
@@ -45,9 +48,7 @@ def prefill_steps(
     return _totals(plant, costs, clock_mhz)
 
 
-def decode_steps(
-    plant: PlantModel, requests: FloatArray, kv_tokens: FloatArray
-) -> tuple[FloatArray, FloatArray]:
+def decode_steps(plant: PlantModel, requests: FloatArray, kv_tokens: Grid) -> tuple[Grid, Grid]:
     """Latency in s and energy above `idle_floor_w` in J of decode iterations at every clock.
 
     Args:
@@ -61,15 +62,17 @@ def decode_steps(
     latency = plant.latency
     padded = np.array([latency.padded_batch(int(n)) for n in requests], dtype=float)
     batch = (*latency.token_costs(padded), latency.head_cost(padded))
-    attention = (latency.decode_attention_cost(np.asarray(requests)[:, None], kv_tokens),)
+    flat = np.repeat(requests, kv_tokens.shape[1]), kv_tokens.ravel()
+    attention = (latency.decode_attention_cost(*flat),)
     clocks_mhz = plant.hardware.clocks_mhz
     shape = (len(clocks_mhz), *kv_tokens.shape)
-    seconds, joules = np.empty(shape), np.empty(shape)
+    seconds: Grid = np.empty(shape)
+    joules: Grid = np.empty(shape)
     for i, clock_mhz in enumerate(clocks_mhz):
         batch_s, batch_j = _totals(plant, batch, clock_mhz)
         attention_s, attention_j = _totals(plant, attention, clock_mhz)
-        seconds[i] = batch_s[:, None] + attention_s
-        joules[i] = batch_j[:, None] + attention_j
+        seconds[i] = batch_s[:, None] + attention_s.reshape(kv_tokens.shape)
+        joules[i] = batch_j[:, None] + attention_j.reshape(kv_tokens.shape)
     return seconds, joules
 
 
@@ -77,7 +80,8 @@ def _totals(
     plant: PlantModel, costs: tuple[Cost, ...], clock_mhz: float
 ) -> tuple[FloatArray, FloatArray]:
     state, clock = ClockState.of(plant.hardware, clock_mhz), plant.power.at(clock_mhz)
-    seconds, joules = 0.0, 0.0
+    seconds: FloatArray = np.zeros(np.shape(costs[0].compute_s))
+    joules: FloatArray = np.zeros(np.shape(costs[0].compute_s))
     for cost in costs:
         part_s = np.asarray(cost.seconds(state), dtype=float)
         core_j, fixed_j = plant.power.operation_j(
@@ -86,6 +90,5 @@ def _totals(
         power_w = clock.waiting_w if cost.kind == LAUNCH else clock.running_w
         seconds = seconds + part_s
         joules = joules + power_w * part_s + clock.core_share * core_j + fixed_j
-    boards = plant.tensor_parallel
-    seconds, joules = np.asarray(seconds), np.asarray(boards * joules)
-    return seconds, joules - idle_floor_w(plant) * seconds
+    joules = plant.tensor_parallel * joules - idle_floor_w(plant) * seconds
+    return seconds, joules

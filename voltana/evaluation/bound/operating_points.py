@@ -27,6 +27,7 @@ from voltana.evaluation.bound.hull import lower_hull
 from voltana.evaluation.bound.iteration_cost import decode_steps
 
 if TYPE_CHECKING:
+    from voltana.evaluation.bound.iteration_cost import Grid
     from voltana.plant.cluster import ClusterSpec
     from voltana.plant.iteration import PlantModel
     from voltana.values import FloatArray
@@ -84,7 +85,7 @@ def operating_points(
     least = np.array([cell[0] for cell in cells], dtype=float)
     grid = _contexts(cluster.kv_capacity_tokens, least, mean_context)
     seconds, joules = _convex_costs(plant, least, grid)
-    growth = np.ones(grid.shape)
+    growth: Grid = np.ones(grid.shape)
     growth[:, 1:] = (seconds[:, :, 1:] / seconds[:, :, :-1]).max(axis=0)
     for i, (_, largest) in enumerate(cells):
         for k in _distinct(grid[i]):
@@ -109,14 +110,14 @@ def _batches(plant: PlantModel, most: int) -> list[tuple[int, int]]:
     return list(zip([1, *(n + 1 for n in ends)], ends, strict=False))
 
 
-def _contexts(capacity_tokens: int, requests: FloatArray, mean_context: float) -> FloatArray:
+def _contexts(capacity_tokens: int, requests: FloatArray, mean_context: float) -> Grid:
     """Grid of cached tokens of each batch, from none up to what fits; shape (batches, grid)."""
     low, high = _CONTEXTS
     steps = math.ceil(math.log(high / low) / math.log(_CONTEXT_STEP))
     shares = np.concatenate(([0.0], np.geomspace(low, high, steps + 1), [np.inf]))
     most = np.maximum(float(capacity_tokens), requests)
     with np.errstate(invalid="ignore"):
-        grid: FloatArray = np.minimum(requests[:, None] * mean_context * shares, most[:, None])
+        grid: Grid = np.minimum(requests[:, None] * mean_context * shares, most[:, None])
     return grid
 
 
@@ -125,20 +126,18 @@ def _distinct(grid: FloatArray) -> list[int]:
     return [k for k in range(len(grid)) if not k or grid[k] > grid[k - 1]]
 
 
-def _convex_costs(
-    plant: PlantModel, requests: FloatArray, grid: FloatArray
-) -> tuple[FloatArray, FloatArray]:
+def _convex_costs(plant: PlantModel, requests: FloatArray, grid: Grid) -> tuple[Grid, Grid]:
     """Seconds and joules at all clocks and grid points, lowered so that chords stay below."""
     middles = (grid[:, 1:] + grid[:, :-1]) / 2
     seconds, joules = decode_steps(plant, requests, np.concatenate((grid, middles), axis=1))
     return _below_chords(seconds, grid.shape[1]), _below_chords(joules, grid.shape[1])
 
 
-def _below_chords(values: FloatArray, count: int) -> FloatArray:
+def _below_chords(values: Grid, count: int) -> Grid:
     at, middle = values[..., :count], values[..., count:]
     gap = np.maximum(at[..., 1:] + at[..., :-1] - 2 * middle, 0.0)  # twice that in the middle
     around = np.pad(gap, ((0, 0), (0, 0), (1, 1)))
-    lowered: FloatArray = at - np.maximum(around[..., :-1], around[..., 1:])
+    lowered: Grid = at - np.maximum(around[..., :-1], around[..., 1:])
     return lowered
 
 
