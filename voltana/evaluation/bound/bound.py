@@ -209,4 +209,4 @@ def _slack_j(cluster: ClusterSpec, priced_j: float, largest_j: float) -> float:
     is a martingale difference; its variance is at most deviation^2 x largest x priced in all.
     """
     deviation = cluster.engine.latency_noise
-    return DEVIATIONS * deviation * math.sqrt(max(0.0, priced_j) * largest_j)
+    return float(DEVIATIONS * deviation * math.sqrt(max(0.0, priced_j) * largest_j))

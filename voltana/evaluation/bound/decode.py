@@ -166,7 +166,7 @@ def decode_bound(
         saving_j = programme.generate(weights, late_j)
         if best is None or value_j - saving_j > best.energy_j:
             best = DecodeBound(
-                energy_j=value_j - saving_j,
+                energy_j=float(value_j - saving_j),
                 programme_j=value_j,
                 time_price_w=weights[:, 0],
                 late_price_j=late_j,
