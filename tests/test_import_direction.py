@@ -20,8 +20,9 @@ LAYERS = (
     {"policy", "config"},
     {"predictors", "controllers", "routers", "actuators", "testing"},
     {"loop"},
-    {"plant", "analysis"},
+    {"plant"},
     {"evaluation"},
+    {"analysis"},
     {"cli"},
     {"__main__"},
 )
