@@ -1,0 +1,298 @@
+"""Identifies any controller as a linear system, by what it answers to steps.
+
+Nothing is assumed of its code: a twin of the controller, as a run left it, sees the same noisy
+observations as the original, but for a step in one of them. The mean difference between what the
+two ask for is the step response. Averaged over noise of the size that was recorded, a law that only
+knows a few levels has a slope as well: its describing function for such inputs (Gelb, Vander Velde,
+"Multiple-Input Describing Functions and Nonlinear System Design", McGraw-Hill 1968, chapter 7). The
+noise acts as dither, so the slope holds for deviations of about its size and larger, not for
+smaller ones, which no level answers.
+
+The twins learn as well where the policy does, so what a wrong forecast does to the clock through
+the predictor is part of the answer to latency.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from voltana.analysis.controller_model import Channel, ControllerModel, drift_shape
+from voltana.analysis.decode_model import BATCH, KV_TOKENS, LATENCY
+from voltana.levels import resolve
+from voltana.values import UNBOUNDED, Load, Outcome
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from voltana.analysis.operating_point import OperatingPoint
+    from voltana.analysis.recording import RecordedInstance
+    from voltana.plant.iteration import PlantModel
+    from voltana.values import FloatArray
+
+_POLES = (0.0, 0.5, 0.8, 0.9, 0.95, 0.97, 0.98, 0.99, 0.995, 0.998, 1.0)
+_DELAYS = (0, 30, 60, 90)
+_WORTH = 0.05
+"""Share of the mean square error that another term has to explain to be kept."""
+
+_SMALL = 1e-3
+_WARM_UP = 20
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Probe:
+    """How a controller is excited.
+
+    Attributes:
+        samples: Length of the step responses.
+        replicates: Pairs of twins.
+        latency_noise: Relative deviation of the latencies shown.
+        latency_step: Step of the latency, relative.
+        batch_deviation: Deviation of the batch, and its step, requests.
+        seed: Of the noise.
+    """
+
+    samples: int = 150
+    replicates: int = 16
+    latency_noise: float = 0.03
+    latency_step: float = 0.05
+    batch_deviation: float = 8.0
+    seed: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class ControllerResponse:
+    """A controller identified around an operating point.
+
+    Attributes:
+        model: The linear model.
+        steps_mhz: Measured answer to a unit step of each input, shape (samples,).
+        fit: How much of all steps the model explains: 1 - NRMSE, in (-inf, 1].
+        levels_mhz: Levels that it chose among while it was probed.
+    """
+
+    model: ControllerModel
+    steps_mhz: Mapping[str, FloatArray]
+    fit: float
+    levels_mhz: tuple[float, ...]
+
+
+def identify_controller(
+    instance: RecordedInstance, plant: PlantModel, point: OperatingPoint, probe: Probe
+) -> ControllerResponse:
+    """Probe the controller of a recorded decode instance; the instance itself is left as it is.
+
+    Args:
+        instance: With its controller as the run left it.
+        plant: Latency of the iterations that the twins learn from.
+        point: Where the loop works.
+        probe: How to excite it.
+    """
+    context = point.kv_tokens / point.batch
+    sizes = {
+        LATENCY: probe.latency_step * point.latency_s,
+        BATCH: max(1.0, round(probe.batch_deviation)),
+        KV_TOKENS: max(1.0, probe.batch_deviation * context),
+    }
+    total = {name: np.zeros(probe.samples) for name in sizes}
+    counts = {name: np.zeros(probe.samples) for name in sizes}
+    chosen: set[float] = set()
+    for replicate in range(probe.replicates):
+        noise = _Noise.draw(probe, replicate)
+        twin = _Twin.of(instance, plant, point)
+        twin.warm_up(noise)
+        base = copy.deepcopy(twin).answers(noise, {})
+        chosen.update(base.tolist())
+        # Up and down in turn, so that an asymmetric law shows its mean slope.
+        sign = 1.0 if replicate % 2 else -1.0
+        for name, size in sizes.items():
+            moved = copy.deepcopy(twin).answers(noise, {name: sign * size})
+            free = _free(base, moved, twin.levels_mhz)
+            total[name] += np.where(free, (moved - base) / (sign * size), 0.0)
+            counts[name] += free
+    steps = {name: total[name] / np.maximum(counts[name], 1) for name in sizes}
+    channels = {name: fit_channel(steps[name], counts[name], sizes[name]) for name in sizes}
+    return ControllerResponse(
+        model=ControllerModel(channels=channels),
+        steps_mhz=steps,
+        fit=_explained(steps, channels, counts, sizes),
+        levels_mhz=tuple(sorted(chosen)),
+    )
+
+
+def fit_channel(step_mhz: FloatArray, counts: FloatArray, size: float) -> Channel:
+    """The simplest channel that explains a measured step response.
+
+    Args:
+        step_mhz: Answer to a unit step, shape (n,).
+        counts: Weight of each sample, shape (n,).
+        size: Step that was made; an answer below a thousandth MHz to it is none.
+    """
+    known = counts > 0
+    if not known.any() or np.abs(step_mhz[known]).max() * size < _SMALL:
+        return Channel()
+    weights = np.sqrt(counts)
+    samples = len(step_mhz)
+    kick = np.zeros(samples)
+    kick[0] = 1.0
+    ones = np.ones(samples)
+    best, least = Channel(), math.inf
+    for columns, pole, delay in _candidates(samples, ones, kick):
+        matrix = np.stack(columns, axis=1)
+        values = np.linalg.lstsq(matrix * weights[:, None], step_mhz * weights, rcond=None)[0]
+        error = float(np.sum((weights * (step_mhz - matrix @ values)) ** 2))
+        if error < (1.0 - _WORTH) * least - 1e-18:
+            padded = [*values.tolist(), 0.0, 0.0]
+            least = error
+            best = Channel(
+                gain_mhz=padded[0],
+                drift_mhz=padded[1],
+                pole=pole if len(columns) > 1 else 0.0,
+                kick_mhz=padded[2],
+                delay=delay,
+            )
+    return best
+
+
+def _candidates(
+    samples: int, ones: FloatArray, kick: FloatArray
+) -> list[tuple[list[FloatArray], float, int]]:
+    """Structures to try, the simplest first."""
+    tried: list[tuple[list[FloatArray], float, int]] = [([ones], 0.0, 0)]
+    for delay in _DELAYS:
+        for pole in reversed(_POLES):
+            if delay < samples // 2:
+                tried.append(([ones, drift_shape(pole, delay, samples)], pole, delay))
+    tried.append(([ones, drift_shape(1.0, 0, samples), kick], 1.0, 0))
+    return tried
+
+
+def _explained(
+    steps: Mapping[str, FloatArray],
+    channels: Mapping[str, Channel],
+    counts: Mapping[str, FloatArray],
+    sizes: Mapping[str, float],
+) -> float:
+    """1 - NRMSE over all channels, each weighted by what its step does to the clock."""
+    error = power = 0.0
+    for name, step_mhz in steps.items():
+        weight = counts[name] * sizes[name] ** 2
+        error += float(np.sum(weight * (step_mhz - channels[name].step(len(step_mhz))) ** 2))
+        power += float(np.sum(weight * step_mhz**2))
+    return 1.0 - math.sqrt(error / power) if power else 1.0
+
+
+def _free(
+    base: FloatArray, moved: FloatArray, levels_mhz: tuple[float, ...]
+) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
+    """Samples before either twin ran into a limit that it did not begin at."""
+    ends = (levels_mhz[0], levels_mhz[-1])
+    if len(levels_mhz) <= 2 or base[0] in ends:
+        return np.ones(len(base), dtype=bool)
+    hit = np.isin(base, ends) | np.isin(moved, ends)
+    return np.cumsum(hit) == 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _Noise:
+    """What one pair of twins sees: an offset that stays, and noise from sample to sample."""
+
+    offset: float
+    latency: FloatArray
+
+    @classmethod
+    def draw(cls, probe: Probe, replicate: int) -> _Noise:
+        rng = np.random.default_rng((probe.seed, replicate))
+        length = _WARM_UP + probe.samples
+        return cls(
+            offset=probe.batch_deviation * float(np.clip(rng.standard_normal(), -2.0, 2.0)),
+            latency=np.exp(probe.latency_noise * rng.standard_normal(length)),
+        )
+
+
+@dataclass(slots=True, kw_only=True)
+class _Twin:
+    """A controller beside an instance that stays at its operating point, whatever is asked for."""
+
+    instance: RecordedInstance
+    plant: PlantModel
+    point: OperatingPoint
+    levels_mhz: tuple[float, ...]
+    now_s: float
+    last_s: float
+    target_mhz: float
+
+    @classmethod
+    def of(cls, instance: RecordedInstance, plant: PlantModel, point: OperatingPoint) -> _Twin:
+        last = instance.last
+        # The policy alone is copied: plant and bench are shared, and change nothing but caches.
+        memo: dict[int, object] = {id(instance.context): instance.context}
+        if instance.context.bench is not None:
+            memo[id(instance.context.bench)] = instance.context.bench
+        policy = copy.deepcopy(instance.policy, memo)
+        return cls(
+            instance=dataclasses.replace(instance, policy=policy),
+            plant=plant,
+            point=point,
+            levels_mhz=instance.policy.levels_mhz,
+            now_s=last.now_s + point.latency_s,
+            last_s=point.latency_s,
+            target_mhz=last.target_mhz if last.target_mhz > 0 else point.clock_mhz,
+        )
+
+    def __deepcopy__(self, memo: dict[int, object]) -> _Twin:
+        policy = copy.deepcopy(self.instance.policy, memo)
+        return dataclasses.replace(self, instance=dataclasses.replace(self.instance, policy=policy))
+
+    def warm_up(self, noise: _Noise) -> None:
+        """Get used to the offset of the batch."""
+        for sample in range(_WARM_UP):
+            self._answer(noise, sample, {})
+
+    def answers(self, noise: _Noise, step: Mapping[str, float]) -> FloatArray:
+        """Clocks that it asks for with a step in what it sees, shape (samples,)."""
+        self.last_s += step.get(LATENCY, 0.0)
+        return np.array(
+            [self._answer(noise, k, step) for k in range(_WARM_UP, len(noise.latency))]
+        )
+
+    def _answer(self, noise: _Noise, sample: int, step: Mapping[str, float]) -> float:
+        point, policy = self.point, self.instance.policy
+        context = point.kv_tokens / point.batch
+        requests = max(1.0, point.batch + noise.offset)
+        load = Load.decode(
+            max(1, round(requests + step.get(BATCH, 0.0))),
+            max(1, round(requests * context + step.get(KV_TOKENS, 0.0))),
+        )
+        decision = policy.controller.decide(
+            dataclasses.replace(
+                self.instance.last,
+                sampled_at_s=self.now_s,
+                now_s=self.now_s,
+                load=load,
+                clock_mhz=point.clock_mhz,
+                target_mhz=self.target_mhz,
+                last_latency_s=self.last_s,
+            )
+        )
+        self.target_mhz = resolve(decision.clock_mhz, self.levels_mhz, UNBOUNDED)
+        truth_s = self.plant.latency_s(load, point.clock_mhz)
+        # The offset of the batch is no error of a set point: a latency controller sees the mean.
+        self.last_s = point.latency_s * noise.latency[sample] + step.get(LATENCY, 0.0)
+        self.now_s += point.latency_s
+        if policy.predictor is not None:
+            policy.predictor.learn(
+                Outcome(
+                    load=load,
+                    clock_mhz=point.clock_mhz,
+                    latency_s=truth_s * noise.latency[sample] + step.get(LATENCY, 0.0),
+                    ended_at_s=self.now_s,
+                    decision=decision,
+                )
+            )
+        return self.target_mhz
