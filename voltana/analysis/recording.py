@@ -12,10 +12,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from voltana.errors import ConfigError
+from voltana.analysis.operating_point import OperatingPoint
+from voltana.errors import ConfigError, invalid
 from voltana.plant.simulation import Simulation
 
 if TYPE_CHECKING:
+    from voltana.analysis.request_mix import RequestMix
     from voltana.plant.cluster import ClusterSpec
     from voltana.plant.iteration import PlantModel
     from voltana.plant.workload.trace import Trace
@@ -54,6 +56,29 @@ class Recording:
         kept = (self.start_s >= from_s) & (self.start_s < to_s)
         return Recording(
             **{f.name: getattr(self, f.name)[kept] for f in dataclasses.fields(self)}
+        )
+
+
+    def operating_point(self, mix: RequestMix) -> OperatingPoint:
+        """Where a decode instance worked, on average: with its loop closed, whatever that does.
+
+        Args:
+            mix: What requests ask for; with Little's law it gives the rate of arrivals.
+
+        Raises:
+            ConfigError: If there are too few iterations.
+        """
+        if len(self.start_s) < _FEWEST:
+            raise too_few(len(self.start_s))
+        busy_s = float(self.latency_s.sum())
+        batch = float(self.batch.mean())
+        return OperatingPoint(
+            clock_mhz=float(np.dot(self.clock_mhz, self.latency_s)) / busy_s,
+            rate_rps=float(self.batch.sum()) / (busy_s * mix.stay),
+            batch=batch,
+            kv_tokens=float(self.kv_tokens.mean()),
+            latency_s=busy_s / len(self.start_s),
+            batch_variance=float(self.batch.var()),
         )
 
 
@@ -167,9 +192,17 @@ def record_run(
         for context, inside, wrapped in made
         if wrapped.last is not None
     )
-    if not any(len(instance.recording.start_s) >= _FEWEST for instance in instances):
-        raise ConfigError(
-            f"duration = {trace.arrival_s[-1]:.3g} s is not allowed: must be long enough for "
-            f"{_FEWEST} {role.value} iterations. Raise --duration or --rate."
-        )
+    most = max((len(instance.recording.start_s) for instance in instances), default=0)
+    if most < _FEWEST:
+        raise too_few(most)
     return instances
+
+
+def too_few(iterations: int) -> ConfigError:
+    """The error for a recording that is too short to say anything."""
+    return invalid(
+        "recorded iterations",
+        iterations,
+        f"at least {_FEWEST}",
+        "Raise --duration or --rate, or take fewer instances.",
+    )
