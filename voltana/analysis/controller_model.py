@@ -58,8 +58,13 @@ class Channel:
 
     @property
     def silent(self) -> bool:
-        """Whether it answers at all."""
+        """Whether it never answers."""
         return self.gain_mhz == self.drift_mhz == self.kick_mhz == 0.0
+
+    @property
+    def terms(self) -> int:
+        """Terms that are not 0."""
+        return sum(map(bool, (self.gain_mhz, self.drift_mhz, self.kick_mhz)))
 
     def step(self, samples: int) -> FloatArray:
         """Answer to a unit step, shape (samples,)."""

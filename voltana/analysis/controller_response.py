@@ -28,18 +28,20 @@ from voltana.levels import resolve
 from voltana.values import UNBOUNDED, Load, Outcome
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from voltana.analysis.operating_point import OperatingPoint
     from voltana.analysis.recording import RecordedInstance
     from voltana.plant.iteration import PlantModel
     from voltana.values import Decision, FloatArray
 
-_POLES = (0.0, 0.5, 0.8, 0.9, 0.95, 0.97, 0.98, 0.985, 0.99, 0.993, 1.0)
+_POLES = (0.0, 0.5, 0.8, 0.9, 0.95, 0.97, 0.98, 0.985, 0.99, 0.993)
 
 _DELAYS = (0, 30, 60, 90)
 _WORTH = 0.05
-"""Share of the mean square error that another term has to explain to be kept."""
+"""Share of the mean square error that a better structure has to explain."""
+
+_WORTH_INTEGRATING = 0.3
 
 _SMALL = 1e-3
 _AT_REST = 0.1
@@ -74,18 +76,46 @@ class Probe:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class MeasuredStep:
+    """Mean answer of a controller to a unit step of one input, shape (samples,) each.
+
+    Attributes:
+        mean_mhz: What it asks for.
+        error_mhz: Standard error of that.
+        counts: Pairs of twins that were away from their limits.
+        size: Step that was made, in units of the input.
+    """
+
+    mean_mhz: FloatArray
+    error_mhz: FloatArray
+    counts: FloatArray
+    size: float
+
+    @classmethod
+    def of(cls, answers: Sequence[FloatArray], size: float) -> MeasuredStep:
+        """The mean over replicates, nan where one does not count."""
+        table = np.stack(answers)
+        known = np.isfinite(table)
+        counts = known.sum(axis=0).astype(float)
+        mean = np.where(known, table, 0.0).sum(axis=0) / np.maximum(counts, 1)
+        variance = np.where(known, (table - mean) ** 2, 0.0).sum(axis=0) / np.maximum(counts, 1)
+        error = np.sqrt(variance / np.maximum(counts - 1, 1))
+        return cls(mean_mhz=mean, error_mhz=error, counts=counts, size=size)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class ControllerResponse:
     """A controller identified around an operating point.
 
     Attributes:
         model: The linear model.
-        steps_mhz: Measured answer to a unit step of each input, shape (samples,).
+        steps: Measured answer to a step of each input.
         fit: How much of all steps the model explains: 1 - NRMSE, in (-inf, 1].
         levels_mhz: Levels that it chose among while it was probed.
     """
 
     model: ControllerModel
-    steps_mhz: Mapping[str, FloatArray]
+    steps: Mapping[str, MeasuredStep]
     fit: float
     levels_mhz: tuple[float, ...]
 
@@ -107,8 +137,7 @@ def identify_controller(
         BATCH: max(1.0, round(probe.batch_deviation)),
         KV_TOKENS: max(1.0, probe.batch_deviation * context),
     }
-    total = {name: np.zeros(probe.samples) for name in sizes}
-    counts = {name: np.zeros(probe.samples) for name in sizes}
+    answers: dict[str, list[FloatArray]] = {name: [] for name in sizes}
     chosen: set[float] = set()
     for replicate in range(probe.replicates):
         noise = _Noise.draw(probe, replicate)
@@ -121,79 +150,71 @@ def identify_controller(
         for name, size in sizes.items():
             moved = copy.deepcopy(twin).answers(noise, {name: sign * size})
             free = _free(base, moved, twin.levels_mhz)
-            total[name] += np.where(free, (moved - base) / (sign * size), 0.0)
-            counts[name] += free
-    steps = {name: total[name] / np.maximum(counts[name], 1) for name in sizes}
-    channels = {name: fit_channel(steps[name], counts[name], sizes[name]) for name in sizes}
+            answers[name].append(np.where(free, (moved - base) / (sign * size), np.nan))
+    measured = {name: MeasuredStep.of(answers[name], sizes[name]) for name in sizes}
+    channels = {name: fit_channel(step) for name, step in measured.items()}
     return ControllerResponse(
         model=ControllerModel(channels=channels),
-        steps_mhz=steps,
-        fit=_explained(steps, channels, counts, sizes),
+        steps=measured,
+        fit=_explained(measured, channels),
         levels_mhz=tuple(sorted(chosen)),
     )
 
 
-def fit_channel(step_mhz: FloatArray, counts: FloatArray, size: float) -> Channel:
+def fit_channel(step: MeasuredStep) -> Channel:
     """The simplest channel that explains a measured step response.
 
-    Args:
-        step_mhz: Answer to a unit step, shape (n,).
-        counts: Weight of each sample, shape (n,).
-        size: Step that was made; an answer below a thousandth MHz to it is none.
+    A term more has to explain more than noise would, and one that never comes to rest much more.
     """
-    known = counts > 0
-    if not known.any() or np.abs(step_mhz[known]).max() * size < _SMALL:
+    known = step.counts > 0
+    if not known.any() or np.abs(step.mean_mhz[known]).max() * step.size < _SMALL:
         return Channel()
-    weights = np.sqrt(counts)
-    samples = len(step_mhz)
-    kick = np.zeros(samples)
-    kick[0] = 1.0
-    ones = np.ones(samples)
+    weights = np.sqrt(step.counts)
+    noise = float(np.sum((weights * step.error_mhz) ** 2))
     best, least = Channel(), math.inf
-    for columns, pole, delay in _candidates(samples, ones, kick):
+    for columns, pole, delay in _candidates(len(weights)):
         if pole < 1.0 and pole ** int(known.sum()) > _AT_REST:
             continue  # where it comes to rest would be guessed
         matrix = np.stack(columns, axis=1)
-        values = np.linalg.lstsq(matrix * weights[:, None], step_mhz * weights, rcond=None)[0]
-        error = float(np.sum((weights * (step_mhz - matrix @ values)) ** 2))
-        if error < (1.0 - _WORTH) * least - 1e-18:
-            padded = [*values.tolist(), 0.0, 0.0]
+        values = np.linalg.lstsq(
+            matrix * weights[:, None], step.mean_mhz * weights, rcond=None
+        )[0].tolist()
+        error = float(np.sum((weights * (step.mean_mhz - matrix @ values)) ** 2))
+        worth = _WORTH if pole < 1.0 else _WORTH_INTEGRATING
+        if error < (1.0 - worth) * least - noise * (len(columns) > best.terms):
             least = error
+            gain, drift, kick = (*values, 0.0, 0.0)[:3]
             best = Channel(
-                gain_mhz=padded[0],
-                drift_mhz=padded[1],
+                gain_mhz=gain,
+                drift_mhz=drift,
                 pole=pole if len(columns) > 1 else 0.0,
-                kick_mhz=padded[2],
+                kick_mhz=kick,
                 delay=delay,
             )
     return best
 
 
-def _candidates(
-    samples: int, ones: FloatArray, kick: FloatArray
-) -> list[tuple[list[FloatArray], float, int]]:
-    """Structures to try, the simplest first."""
+def _candidates(samples: int) -> list[tuple[list[FloatArray], float, int]]:
+    """Structures to try, the simplest first: columns of their step responses, pole and delay."""
+    ones, kick = np.ones(samples), np.zeros(samples)
+    kick[0] = 1.0
     tried: list[tuple[list[FloatArray], float, int]] = [([ones], 0.0, 0)]
     for delay in _DELAYS:
-        for pole in reversed(_POLES):
-            if delay < samples // 2:
-                tried.append(([ones, drift_shape(pole, delay, samples)], pole, delay))
+        if delay < samples // 2:
+            tried += [([ones, drift_shape(p, delay, samples)], p, delay) for p in _POLES]
+    tried.append(([ones, drift_shape(1.0, 0, samples)], 1.0, 0))
     tried.append(([ones, drift_shape(1.0, 0, samples), kick], 1.0, 0))
     return tried
 
 
-def _explained(
-    steps: Mapping[str, FloatArray],
-    channels: Mapping[str, Channel],
-    counts: Mapping[str, FloatArray],
-    sizes: Mapping[str, float],
-) -> float:
+def _explained(steps: Mapping[str, MeasuredStep], channels: Mapping[str, Channel]) -> float:
     """1 - NRMSE over all channels, each weighted by what its step does to the clock."""
     error = power = 0.0
-    for name, step_mhz in steps.items():
-        weight = counts[name] * sizes[name] ** 2
-        error += float(np.sum(weight * (step_mhz - channels[name].step(len(step_mhz))) ** 2))
-        power += float(np.sum(weight * step_mhz**2))
+    for name, step in steps.items():
+        weight = step.counts * step.size**2
+        modelled = channels[name].step(len(step.mean_mhz))
+        error += float(np.sum(weight * (step.mean_mhz - modelled) ** 2))
+        power += float(np.sum(weight * step.mean_mhz**2))
     return 1.0 - math.sqrt(error / power) if power else 1.0
 
 

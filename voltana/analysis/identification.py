@@ -26,7 +26,8 @@ if TYPE_CHECKING:
     from voltana.values import FloatArray
 
 _FITTED_SHARE = 2 / 3
-_FEWEST = 30
+_FEWEST = 90
+_STRETCH = 30
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,13 +36,14 @@ class IdentifiedLatency:
 
     Attributes:
         slopes: Its answer to small changes.
-        fit: 1 - NRMSE on the last third of the iterations.
-        deviation_s: Standard deviation of what it leaves: noise, and what is not linear.
+        fit: 1 - NRMSE on a third of the iterations that was not fitted.
+        relative_error: Deviation of what it leaves, over the mean latency: noise, and what is not
+            linear.
     """
 
     slopes: LatencySlopes
     fit: float
-    deviation_s: float
+    relative_error: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -84,9 +86,10 @@ def fit_latency(recording: Recording) -> IdentifiedLatency:
     latency_s = recording.latency_s[kept]
     centre, scale = inputs.mean(axis=0), np.maximum(inputs.std(axis=0), 1e-9)
     matrix = np.column_stack(((inputs - centre) / scale, np.ones(len(inputs))))
-    fitted = int(_FITTED_SHARE * len(matrix))
-    values = np.linalg.lstsq(matrix[:fitted], latency_s[:fitted], rcond=None)[0]
-    left_s = latency_s[fitted:] - matrix[fitted:] @ values
+    # Every third stretch is kept for the check: the batch may drift all through a run.
+    checked = np.arange(len(matrix)) // _STRETCH % 3 == 2
+    values = np.linalg.lstsq(matrix[~checked], latency_s[~checked], rcond=None)[0]
+    left_s = latency_s[checked] - matrix[checked] @ values
     slopes = values[:3] / scale
     return IdentifiedLatency(
         slopes=LatencySlopes(
@@ -94,8 +97,8 @@ def fit_latency(recording: Recording) -> IdentifiedLatency:
             s_per_request=float(slopes[1]),
             s_per_token=float(slopes[2]),
         ),
-        fit=fit_of(latency_s[fitted:], left_s),
-        deviation_s=float(left_s.std()),
+        fit=fit_of(latency_s[checked], left_s),
+        relative_error=float(left_s.std() / latency_s.mean()),
     )
 
 

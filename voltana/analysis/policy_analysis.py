@@ -11,7 +11,7 @@ import numpy as np
 from voltana.analysis.actuation import Actuation
 from voltana.analysis.controller_model import closed_loop, open_loop
 from voltana.analysis.controller_response import ControllerResponse, Probe, identify_controller
-from voltana.analysis.decode_model import CLOCK, LATENCY, DecodeModel, linearise
+from voltana.analysis.decode_model import LATENCY, DecodeModel, linearise
 from voltana.analysis.excitation import excited
 from voltana.analysis.identification import IdentifiedLatency, fit_latency
 from voltana.analysis.margins import Margins, Requirement, margins_of
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 SETTLED_SHARE = 0.5
 """Share of a run that is left out, as the batch is still growing."""
 
-_EXCITED_S = 120.0
+_EXCITED_S = 200.0
 _EXCITATION = 0.05
 _LONGEST_RESPONSE = 20000
 
@@ -170,7 +170,7 @@ def identify(
     recorded = record_run(
         cluster, plant, excited(low, high), trace, role=Role.DECODE, until_s=end_s
     )
-    return fit_latency(recorded[0].recording.between(end_s / 4, math.inf))
+    return fit_latency(recorded[0].recording.between(end_s / 3, math.inf))
 
 
 def _ripple_s(
@@ -210,7 +210,3 @@ def impulse_response(system: Any, output: str, samples: int) -> np.ndarray[Any, 
 def step_response(system: Any, output: str, samples: int) -> np.ndarray[Any, Any]:
     """Answer of an output to a unit step at the one input, shape (samples,)."""
     return np.cumsum(impulse_response(system, output, samples))
-
-
-SIGNALS = (CLOCK, LATENCY)
-"""Signals whose steps are drawn."""

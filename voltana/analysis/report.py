@@ -68,14 +68,16 @@ def print_table(
 
 def caption(analyses: Sequence[PolicyAnalysis]) -> str:
     """One paragraph that says what was linearised, and how well it was identified."""
-    fits = [
-        f"{a.policy} {a.identified.fit:.0%}" for a in analyses if a.identified is not None
+    errors = [
+        f"{a.policy} {a.identified.relative_error:.1%}"
+        for a in analyses
+        if a.identified is not None
     ]
     return (
         "The decode loop of each policy, linearised where it settled; one sample is one iteration. "
         "'-': no such limit. Slowest: time constant of the slowest closed-loop pole. Ripple: most "
-        "that rounding to levels does to the latency. Latency identified from excited runs, share "
-        f"explained: {', '.join(fits) or 'none'}."
+        "that rounding to levels can do to the latency. A linear fit to excited runs leaves this of "
+        f"the latency, noise included: {', '.join(errors) or 'none'}."
     )
 
 
@@ -129,7 +131,8 @@ def _to_dict(analysis: PolicyAnalysis, requirement: Requirement) -> dict[str, An
         "latency_slopes": slopes,
         "identified": None
         if identified is None
-        else {**dataclasses.asdict(identified.slopes), "fit": identified.fit},
+        else {**dataclasses.asdict(identified.slopes), "fit": identified.fit,
+              "relative_error": identified.relative_error},
         "batch_feedback": analysis.model.batch_feedback,
         "actuation": dataclasses.asdict(analysis.actuation),
         "law": analysis.law,
