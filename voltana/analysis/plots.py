@@ -13,7 +13,7 @@ from voltana.analysis.policy_analysis import step_response
 from voltana.evaluation.style import DASHES, INK, LIMIT, colour_of, new_figure, style
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from matplotlib.axes import Axes
@@ -39,7 +39,7 @@ def write_plots(analyses: Sequence[PolicyAnalysis], folder: Path) -> list[Path]:
     Returns:
         The files written.
     """
-    looping = [a for a in analyses if not a.response.model.silent]
+    looping = {i: a for i, a in enumerate(analyses) if not a.response.model.silent}
     figures = {"step.png": step_figure(analyses)}
     if looping:
         figures |= {"bode.png": bode_figure(looping), "nyquist.png": nyquist_figure(looping)}
@@ -54,9 +54,10 @@ def step_figure(analyses: Sequence[PolicyAnalysis]) -> Figure:
     """What a lasting disturbance of the clock does to latency and batch, with and without the loop."""
     figure = new_figure(9, 3.8)
     panels = figure.subplots(1, 2)
+    slowest_s = max((a.slowest_s for a in analyses if a.margins.stable), default=_LONGEST_S)
+    longest_s = min(_LONGEST_S, _SLOW_CONSTANTS * slowest_s)
     for index, analysis in enumerate(analyses):
         dt = analysis.point.latency_s
-        longest_s = min(_LONGEST_S, _SLOW_CONSTANTS * analysis.slowest_s)
         samples = max(50, int(longest_s / dt))
         times_s = np.arange(samples) * dt
         for panel, output, scale in zip(panels, (LATENCY, BATCH), (1e3, 1.0), strict=True):
@@ -77,11 +78,15 @@ def step_figure(analyses: Sequence[PolicyAnalysis]) -> Figure:
     return figure
 
 
-def bode_figure(analyses: Sequence[PolicyAnalysis]) -> Figure:
-    """Gain and phase of each loop transfer function, with its crossover."""
+def bode_figure(analyses: Mapping[int, PolicyAnalysis]) -> Figure:
+    """Gain and phase of each loop transfer function, with its crossover.
+
+    Args:
+        analyses: What to draw, each under the number of its colour.
+    """
     figure = new_figure(7, 5.6)
     gain, phase = figure.subplots(2, 1, sharex=True)
-    for index, analysis in enumerate(analyses):
+    for index, analysis in analyses.items():
         omega, response = _response(analysis)
         look = {"color": colour_of(index), "lw": 1.6, "ls": DASHES[index % len(DASHES)]}
         gain.loglog(omega, np.maximum(np.abs(response), 1e-12), label=analysis.policy, **look)
@@ -96,7 +101,7 @@ def bode_figure(analyses: Sequence[PolicyAnalysis]) -> Figure:
     gain.set_ylabel("gain of L")
     phase.set_ylabel("phase of L (degrees)")
     phase.set_xlabel("frequency (rad/s)")
-    low = max(1e-4, min(1e-3 / analysis.point.latency_s for analysis in analyses) * 0.1)
+    low = max(1e-4, min(1e-3 / analysis.point.latency_s for analysis in analyses.values()) * 0.1)
     gain.set_xlim(left=low)
     top = gain.get_ylim()[1]
     gain.set_ylim(1e-4, top)
@@ -107,14 +112,18 @@ def bode_figure(analyses: Sequence[PolicyAnalysis]) -> Figure:
     return figure
 
 
-def nyquist_figure(analyses: Sequence[PolicyAnalysis]) -> Figure:
-    """Nyquist curves near -1, and the circle that Ms = 2 keeps free."""
+def nyquist_figure(analyses: Mapping[int, PolicyAnalysis]) -> Figure:
+    """Nyquist curves near -1, and the circle that Ms = 2 keeps free.
+
+    Args:
+        analyses: What to draw, each under the number of its colour.
+    """
     figure = new_figure(5.6, 5.2)
     panel: Axes = figure.subplots()
     angle = np.linspace(0, 2 * math.pi, 200)
     panel.fill(-1 + 0.5 * np.cos(angle), 0.5 * np.sin(angle), color=LIMIT, alpha=0.12, lw=0)
     panel.plot([-1], [0], marker="+", color=LIMIT, ms=10, mew=1.6)
-    for index, analysis in enumerate(analyses):
+    for index, analysis in analyses.items():
         response = _response(analysis)[1]
         colour, dash = colour_of(index), DASHES[index % len(DASHES)]
         panel.plot(response.real, response.imag, color=colour, lw=1.6, ls=dash,
@@ -127,7 +136,7 @@ def nyquist_figure(analyses: Sequence[PolicyAnalysis]) -> Figure:
     panel.axvline(0, color=INK, lw=0.7)
     panel.set_xlabel("real part of L")
     panel.set_ylabel("imaginary part of L")
-    panel.legend(fontsize=8, frameon=False, loc="upper right")
+    panel.legend(fontsize=8, frameon=False, loc="lower left")
     style(panel, "both")
     figure.suptitle("Nyquist curves; shaded: nearer to -1 than 0.5", fontsize=11)
     return figure
