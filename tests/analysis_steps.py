@@ -6,8 +6,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from voltana.analysis.decode_model import BATCH, LATENCY, linearise
-from voltana.analysis.operating_point import equilibrium
+from voltana.analysis.decode_model import BATCH, LATENCY, linearise_settled
 from voltana.analysis.policy_analysis import step_response
 from voltana.analysis.request_mix import RequestMix
 from voltana.evaluation.scenario import load_scenario
@@ -64,12 +63,12 @@ class Case:
         self.low_mhz, self.high_mhz = nearest(0.975 * middle), nearest(1.025 * middle)
         self.rate_rps, self.workload, self.warm_s = rate_rps, workload, warm_s
         self.mix = RequestMix.of(make_workload(workload, rate_rps, 3000.0, 991))
-        self.point = equilibrium(
-            self.scenario.cluster, self.scenario.plant, self.mix,
-            clock_mhz=(self.low_mhz + self.high_mhz) / 2,
-            rate_rps=rate_rps / self.scenario.cluster.decode,
+        cluster, plant = self.scenario.cluster, self.scenario.plant
+        self.model = linearise_settled(
+            cluster, plant, self.mix,
+            clock_mhz=(self.low_mhz + self.high_mhz) / 2, rate_rps=rate_rps / cluster.decode,
         )  # fmt: skip
-        self.model = linearise(self.scenario.plant, self.mix, self.point)
+        self.point = self.model.point
 
     def linear(self):
         """Latency and batch of the linear model, averaged over the stretches."""

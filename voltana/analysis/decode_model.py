@@ -24,12 +24,14 @@ from typing import TYPE_CHECKING, Any
 import control
 import numpy as np
 
-from voltana.analysis.operating_point import batch_spread, mean_latency_s
+from voltana.analysis.operating_point import batch_spread, equilibrium, mean_latency_s
 from voltana.analysis.request_mix import Ages, RequestMix
+from voltana.errors import StabilityError
 from voltana.values import Load
 
 if TYPE_CHECKING:
     from voltana.analysis.operating_point import OperatingPoint
+    from voltana.plant.cluster import ClusterSpec
     from voltana.plant.iteration import PlantModel
 
 CLOCK, LATENCY, BATCH, KV_TOKENS = "clock", "latency", "batch", "kv_tokens"
@@ -97,14 +99,57 @@ class DecodeModel:
 
 
 def linearise(plant: PlantModel, mix: RequestMix, point: OperatingPoint) -> DecodeModel:
-    """Linearise a decode instance around a point where it settles.
+    """Linearise a decode instance around a point, and the fluctuations that it has there.
 
     Args:
         plant: Latency of its iterations.
         mix: What requests ask for.
-        point: From `voltana.analysis.operating_point.equilibrium`.
+        point: From a recording, or from `voltana.analysis.operating_point.equilibrium`.
     """
     return DecodeModel(point=point, slopes=_slopes(plant, point), ages=mix.ages())
+
+
+def linearise_settled(
+    cluster: ClusterSpec, plant: PlantModel, mix: RequestMix, *, clock_mhz: float, rate_rps: float
+) -> DecodeModel:
+    """Linearise a decode instance where it settles at a constant clock.
+
+    A slower clock does not only make the batch larger but also its fluctuations, which reach further
+    over the steps of the staircase. So the batch's part of the slopes is scaled until the model's
+    gain at rest is that between the equilibria a little below and above.
+
+    Args:
+        cluster: What the instance is part of.
+        plant: Latency of its iterations.
+        mix: What requests ask for.
+        clock_mhz: Clock in force.
+        rate_rps: Requests that arrive at it per second.
+
+    Raises:
+        ConfigError: If the clock or the rate is not above 0.
+        StabilityError: If it does not keep up.
+    """
+    model = linearise(
+        plant, mix, equilibrium(cluster, plant, mix, clock_mhz=clock_mhz, rate_rps=rate_rps)
+    )
+    try:
+        low, high = (
+            equilibrium(cluster, plant, mix, clock_mhz=mhz, rate_rps=rate_rps)
+            for mhz in _neighbours(plant, clock_mhz)
+        )
+    except StabilityError:
+        return model  # at the edge of what it can serve there is none below
+    at_rest_s = (high.latency_s - low.latency_s) / (high.clock_mhz - low.clock_mhz)
+    feedback = 1.0 - model.slopes.s_per_mhz / at_rest_s if at_rest_s else 0.0
+    if not 0.0 < feedback < 1.0:
+        return model
+    scale = feedback / model.batch_feedback
+    slopes = LatencySlopes(
+        s_per_mhz=model.slopes.s_per_mhz,
+        s_per_request=scale * model.slopes.s_per_request,
+        s_per_token=scale * model.slopes.s_per_token,
+    )
+    return DecodeModel(point=model.point, slopes=slopes, ages=model.ages)
 
 
 def _slopes(plant: PlantModel, point: OperatingPoint) -> LatencySlopes:

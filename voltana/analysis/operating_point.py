@@ -1,9 +1,8 @@
 """Where a decode instance settles at a constant clock and arrival rate.
 
 A slower clock makes iterations longer, so more requests arrive during each, so the batch grows and
-makes iterations longer still: with arrival rate r, mean stay G and latency T the batch is r G T
-(Little's law), and T is the latency at that batch. There is an equilibrium only where the instance
-keeps up.
+makes iterations longer still: with arrival rate r, mean stay G and latency T(n) of a batch n the
+mean batch is r G T (Little's law). There is an equilibrium only where the instance keeps up.
 """
 
 from __future__ import annotations
@@ -27,11 +26,9 @@ _SPREAD = 2.5
 """Standard deviations of the batch over which its latency is averaged."""
 
 _NODES = 41
-_GROWTH = 1.03
-_HALVINGS = 40
-_SPREAD_STEPS = 4
-_WIDEST = 6.0
-"""Largest variance of the batch over its mean: beyond it nothing is linear any more."""
+_FULL = 0.97
+_OFTEN_FULL = 0.01
+"""Share of time near its limits beyond which an instance does not settle."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,7 +93,12 @@ def batch_spread(batch: float, variance: float) -> tuple[FloatArray, FloatArray]
 def equilibrium(
     cluster: ClusterSpec, plant: PlantModel, mix: RequestMix, *, clock_mhz: float, rate_rps: float
 ) -> OperatingPoint:
-    """Where a decode instance settles.
+    """Where a decode instance settles under Poisson arrivals.
+
+    Its running requests share it equally, so the number of them has the product-form distribution
+    of generalised processor sharing, ``p(n) ~ (r G)^n T(1) ... T(n) / n!``, whatever the lengths
+    are distributed like (Cohen, "The multiple phase service network with generalized processor
+    sharing", Acta Informatica 12, 1979; Kelly, "Reversibility and Stochastic Networks", 1979).
 
     Args:
         cluster: What it is part of; its limits on batch and KV cache hold.
@@ -112,70 +114,38 @@ def equilibrium(
     for name, value in (("clock_mhz", clock_mhz), ("rate_rps", rate_rps)):
         if not 0 < value < math.inf:
             raise invalid(name, value, "above 0 and finite", "Name where the instance works.")
-
-    spread = 1.0
-    for _ in range(_SPREAD_STEPS):
-        point = _settle(cluster, plant, mix, clock_mhz, rate_rps, spread)
-        # A positive feedback of gain b through the batch stretches its fluctuations: a leaky
-        # integrator whose leak is (1 - b) times as large holds 1 / (1 - b) times the variance.
-        spread = 1.0 / max(1.0 - _batch_feedback(plant, mix, point), 1.0 / _WIDEST)
-    return point
-
-
-def _settle(
-    cluster: ClusterSpec,
-    plant: PlantModel,
-    mix: RequestMix,
-    clock_mhz: float,
-    rate_rps: float,
-    spread: float,
-) -> OperatingPoint:
-    """The equilibrium for a variance of the batch of `spread` times its mean."""
-
-    def excess_s(latency_s: float) -> float:
-        n = rate_rps * mix.stay * latency_s
-        return mean_latency_s(plant, clock_mhz, n, spread * n, mix.context_tokens) - latency_s
-
-    high_s = low_s = plant.latency_s(Load.decode(1, max(1, round(mix.context_tokens))), clock_mhz)
-    while excess_s(high_s) > 0:
-        low_s, high_s = high_s, high_s * _GROWTH
-        _check_room(cluster, mix, clock_mhz, rate_rps, rate_rps * mix.stay * low_s)
-    for _ in range(_HALVINGS):
-        middle_s = (low_s + high_s) / 2
-        low_s, high_s = (middle_s, high_s) if excess_s(middle_s) > 0 else (low_s, middle_s)
-    batch = rate_rps * mix.stay * high_s
-    _check_room(cluster, mix, clock_mhz, rate_rps, batch)
+    requests = np.arange(1, _most_requests(cluster, mix) + 1, dtype=float)
+    latency_s = np.array(
+        [
+            plant.latency_s(Load.decode(int(n), max(1, round(n * mix.context_tokens))), clock_mhz)
+            for n in requests
+        ]
+    )
+    logarithm = np.cumsum(np.log(rate_rps * mix.stay * latency_s / requests))
+    share = np.exp(logarithm - logarithm.max())
+    share /= share.sum()
+    if share[int(_FULL * len(share)) :].sum() > _OFTEN_FULL:
+        raise StabilityError(
+            f"rate_rps = {rate_rps:.4g} at a decode instance at {clock_mhz:g} MHz has no "
+            f"equilibrium: its batch outgrows the {len(share)} requests that fit. Must be a rate "
+            "that it keeps up with: lower --rate, add --decode instances, or raise --clock."
+        )
+    # Of all iterations, not of all time: the slower ones are fewer.
+    share /= latency_s
+    share /= share.sum()
+    batch = float(np.dot(share, requests))
     return OperatingPoint(
         clock_mhz=clock_mhz,
         rate_rps=rate_rps,
         batch=batch,
         kv_tokens=batch * mix.context_tokens,
-        latency_s=high_s,
-        batch_variance=spread * batch,
+        latency_s=float(np.dot(share, latency_s)),
+        batch_variance=float(np.dot(share, (requests - batch) ** 2)),
     )
 
 
-def _batch_feedback(plant: PlantModel, mix: RequestMix, point: OperatingPoint) -> float:
-    """Rise of the settled latency per rise of the latency that the batch settles for."""
-    requests, weights = batch_spread(point.batch, point.batch_variance)
-    latencies_s = [
-        plant.latency_s(Load.decode(int(n), round(n * mix.context_tokens)), point.clock_mhz)
-        for n in requests
-    ]
-    off = weights * (requests - np.dot(weights, requests))
-    slope_s = float(np.dot(off, latencies_s) / np.dot(off, requests))
-    return point.rate_rps * mix.stay * slope_s
-
-
-def _check_room(
-    cluster: ClusterSpec, mix: RequestMix, clock_mhz: float, rate_rps: float, batch: float
-) -> None:
+def _most_requests(cluster: ClusterSpec, mix: RequestMix) -> int:
+    """Requests of mean length that the engine admits."""
     engine = cluster.engine
     per_request = mix.context_tokens + engine.reserved_decode_tokens
-    limit = min(engine.max_running_requests, cluster.kv_capacity_tokens / per_request)
-    if batch > limit:
-        raise StabilityError(
-            f"rate_rps = {rate_rps:.4g} at a decode instance at {clock_mhz:g} MHz has no "
-            f"equilibrium: its batch outgrows the {limit:.0f} requests that fit. Must be a rate "
-            "that it keeps up with: lower --rate, add --decode instances, or raise --clock."
-        )
+    return max(1, min(engine.max_running_requests, int(cluster.kv_capacity_tokens / per_request)))

@@ -178,9 +178,8 @@ def _design(
 ) -> "tuple[PiDesign, tuple[float, float]]":
     """The gains, given or designed, with their margins and the point that they are for."""
     from voltana.analysis.actuation import Actuation
-    from voltana.analysis.decode_model import linearise
+    from voltana.analysis.decode_model import linearise_settled
     from voltana.analysis.design import PiDesign, check_pid, design_pi
-    from voltana.analysis.operating_point import equilibrium
     from voltana.analysis.request_mix import RequestMix
 
     cluster, trace = scenario.cluster, scenario.trace
@@ -192,12 +191,11 @@ def _design(
         )
     nearest_mhz = min(table_mhz, key=lambda mhz: abs(mhz - asked_mhz))
     rate_rps = len(trace) / float(trace.arrival_s[-1]) / cluster.decode
-    point = equilibrium(
+    model = linearise_settled(
         cluster, scenario.plant, mix, clock_mhz=nearest_mhz, rate_rps=rate_rps
     )
-    system, actuation = linearise(scenario.plant, mix, point).system, Actuation.of(cluster)
-    target_s = point.latency_s
-    where = (point.clock_mhz, target_s)
+    system, actuation, target_s = model.system, Actuation.of(cluster), model.point.latency_s
+    where = (nearest_mhz, target_s)
     if gains is None:
         return design_pi(system, actuation, target_s=target_s, requirement=requirement), where
     margins = check_pid(gains, system, actuation, target_s=target_s, requirement=requirement)
