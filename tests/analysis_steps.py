@@ -8,6 +8,7 @@ import numpy as np
 
 from voltana.analysis.decode_model import BATCH, LATENCY, linearise_settled
 from voltana.analysis.policy_analysis import step_response
+from voltana.analysis.recording import record_run
 from voltana.analysis.request_mix import RequestMix
 from voltana.evaluation.scenario import load_scenario
 from voltana.plant.simulation import Simulation
@@ -99,6 +100,16 @@ class Case:
                 total.append([(u - f + t - d) / 2 for f, u, t, d in
                               zip(flat, up, top, down, strict=True)])  # fmt: skip
         return np.mean(total, axis=0)
+
+    def run_at_rest(self, *, seed, duration_s):
+        """All decode instances in a run at the middle clock."""
+        trace = make_workload(self.workload, self.rate_rps, duration_s, seed)
+        middle = self.point.clock_mhz
+        instances = record_run(
+            self.scenario.cluster, self.scenario.plant, stepping(middle, middle, 0.0), trace,
+            role=Role.DECODE, seed=seed,
+        )  # fmt: skip
+        return [instance.recording for instance in instances]
 
     def _run(self, trace, before_mhz, after_mhz, seed):
         simulation = Simulation(
