@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import control
+import numpy as np
 
 from voltana.errors import invalid
 
@@ -64,13 +65,21 @@ class Actuation:
         whole = math.floor(self.delay_s / dt + 1e-9)
         part = max(0.0, self.delay_s / dt - whole)
         z = control.tf([1, 0], [1], dt=dt)
-        delayed = ((1.0 - part) * z + part) / z ** (whole + 1)
-        system = control.ss(control.minreal(delayed * self._lag(z, dt), verbose=False))
+        # Of a step, the first iteration that sees it sees `first`, and the next lacks `missing`.
+        first, missing, kept = 1.0 - part, 0.0, 0.0
+        if self.lag_s > 0:
+            lags = self.lag_s / dt
+            kept = math.exp(-1.0 / lags)
+            first += lags * math.expm1(-(1.0 - part) / lags)
+            missing = lags * (1.0 - kept) * math.exp(-(1.0 - part) / lags)
+        seen = ((first * (z - 1) + 1) * (z - kept) - missing * (z - 1)) / (z * (z - kept))
+        system = control.ss(control.minreal(seen, verbose=False)) * _register(whole, dt)
         return control.ss(system, inputs=[COMMAND], outputs=[output], name="actuator")
 
-    def _lag(self, z: Any, dt: float) -> Any:
-        if self.lag_s <= 0:
-            return control.tf([1], [1], dt=dt)
-        kept = math.exp(-dt / self.lag_s)
-        missing = (1.0 - kept) * self.lag_s / dt  # of a step, averaged over its first sample
-        return ((1.0 - missing) * z + missing - kept) / (z - kept)
+
+def _register(samples: int, dt: float) -> Any:
+    """A delay of whole samples, as a shift register: exact, however long."""
+    if not samples:
+        return control.ss([], [], [], [[1.0]], dt=dt)
+    enter, leave = np.eye(samples, 1), np.eye(samples)[-1:]
+    return control.ss(np.eye(samples, k=-1), enter, leave, [[0.0]], dt=dt)

@@ -140,9 +140,7 @@ def open_loop(plant: Any, actuation: Actuation, controller: ControllerModel) -> 
         From `COMMAND` to minus `DEMAND`, discrete, so that the loop is 1 + L.
     """
     blocks = _blocks(plant, actuation, controller)
-    loop = control.interconnect(
-        blocks, inputs=[COMMAND], outputs=[DEMAND], name="loop", **_LENIENT
-    )
+    loop = control.interconnect(blocks, inputs=[COMMAND], outputs=[DEMAND], name="loop", **_LENIENT)
     return control.ss(-loop, inputs=[COMMAND], outputs=[DEMAND], name="loop")
 
 

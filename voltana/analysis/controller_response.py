@@ -176,9 +176,9 @@ def fit_channel(step: MeasuredStep) -> Channel:
         if pole < 1.0 and pole ** int(known.sum()) > _AT_REST:
             continue  # where it comes to rest would be guessed
         matrix = np.stack(columns, axis=1)
-        values = np.linalg.lstsq(
-            matrix * weights[:, None], step.mean_mhz * weights, rcond=None
-        )[0].tolist()
+        values = np.linalg.lstsq(matrix * weights[:, None], step.mean_mhz * weights, rcond=None)[
+            0
+        ].tolist()
         error = float(np.sum((weights * (step.mean_mhz - matrix @ values)) ** 2))
         worth = _WORTH if pole < 1.0 else _WORTH_INTEGRATING
         if error < (1.0 - worth) * least - noise * (len(columns) > best.terms):
@@ -299,9 +299,7 @@ class _Twin:
     def answers(self, noise: _Noise, step: Mapping[str, float]) -> FloatArray:
         """Clocks that it asks for with a step in what it sees, shape (samples,)."""
         self.last_s += step.get(LATENCY, 0.0)
-        return np.array(
-            [self._answer(noise, k, step) for k in range(_WARM_UP, len(noise.latency))]
-        )
+        return np.array([self._answer(noise, k, step) for k in range(_WARM_UP, len(noise.latency))])
 
     def _answer(self, noise: _Noise, sample: int, step: Mapping[str, float]) -> float:
         point, policy = self.point, self.instance.policy

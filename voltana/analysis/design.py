@@ -138,7 +138,9 @@ def _largest_gain(response: Any, omega: Any, wanted: Requirement) -> float | Non
 
     The loop of a stable plant is stable at small gains, and up to the first at which it meets -1.
     """
-    crossing = np.nonzero((response.imag[:-1] * response.imag[1:] <= 0) & (response.real[1:] < 0))[0]
+    crossing = np.nonzero((response.imag[:-1] * response.imag[1:] <= 0) & (response.real[1:] < 0))[
+        0
+    ]
     leftmost = max((float(-response.real[i : i + 2].min()) for i in crossing), default=0.0)
     leftmost = max(leftmost, -float(response.real[-1]))  # real at the Nyquist frequency
     kept = None

@@ -54,10 +54,7 @@ class Recording:
     def between(self, from_s: float, to_s: float) -> Recording:
         """The iterations that started in [from_s, to_s)."""
         kept = (self.start_s >= from_s) & (self.start_s < to_s)
-        return Recording(
-            **{f.name: getattr(self, f.name)[kept] for f in dataclasses.fields(self)}
-        )
-
+        return Recording(**{f.name: getattr(self, f.name)[kept] for f in dataclasses.fields(self)})
 
     def operating_point(self, mix: RequestMix) -> OperatingPoint:
         """Where a decode instance worked, on average: with its loop closed, whatever that does.

@@ -131,8 +131,11 @@ def _to_dict(analysis: PolicyAnalysis, requirement: Requirement) -> dict[str, An
         "latency_slopes": slopes,
         "identified": None
         if identified is None
-        else {**dataclasses.asdict(identified.slopes), "fit": identified.fit,
-              "relative_error": identified.relative_error},
+        else {
+            **dataclasses.asdict(identified.slopes),
+            "fit": identified.fit,
+            "relative_error": identified.relative_error,
+        },
         "batch_feedback": analysis.model.batch_feedback,
         "actuation": dataclasses.asdict(analysis.actuation),
         "law": analysis.law,

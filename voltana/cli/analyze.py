@@ -137,9 +137,7 @@ def _run(
     from voltana.analysis.report import print_design, print_table, to_json
 
     with progress_bars(len(scenario.trace), shown=True) as progress:
-        analyses = [
-            analyse_policy(scenario, name, progress=progress) for name in scenario.policies
-        ]
+        analyses = [analyse_policy(scenario, name, progress=progress) for name in scenario.policies]
     made, refused, point = None, None, None
     if design or gains is not None:
         try:
