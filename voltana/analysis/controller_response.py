@@ -226,7 +226,8 @@ def _free(
     if len(levels_mhz) <= _FEW_LEVELS or np.isin(base, ends).all():
         return np.ones(len(base), dtype=bool)
     hit = np.isin(base, ends) | np.isin(moved, ends)
-    return np.cumsum(hit) == 0
+    free: np.ndarray[tuple[int], np.dtype[np.bool_]] = np.cumsum(hit) == 0
+    return free
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

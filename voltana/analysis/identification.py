@@ -139,7 +139,7 @@ def fit_arx(
     driven = [source[rows - delay - i] for i in range(zeros)]
     matrix = np.column_stack((*past, *driven, np.ones(len(rows))))
     fitted = int(_FITTED_SHARE * len(rows))
-    values = np.linalg.lstsq(matrix[:fitted], target[rows[:fitted]], rcond=None)[0]
+    values: FloatArray = np.linalg.lstsq(matrix[:fitted], target[rows[:fitted]], rcond=None)[0]
     checked = target[rows[fitted:]]
     predicted = matrix[fitted:] @ values
     simulated = _simulate(values, source, target, rows[fitted:], poles, delay, zeros)

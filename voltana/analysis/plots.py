@@ -125,9 +125,10 @@ def nyquist_figure(analyses: Mapping[int, PolicyAnalysis]) -> Figure:
     panel.plot([-1], [0], marker="+", color=LIMIT, ms=10, mew=1.6)
     for index, analysis in analyses.items():
         response = _response(analysis)[1]
+        margin = analysis.margins.modulus_margin
         colour, dash = colour_of(index), DASHES[index % len(DASHES)]
         panel.plot(response.real, response.imag, color=colour, lw=1.6, ls=dash,
-                   label=f"{analysis.policy}: modulus margin {analysis.margins.modulus_margin:.2f}")  # fmt: skip
+                   label=f"{analysis.policy}: modulus margin {margin:.2f}")  # fmt: skip
         panel.plot(response.real, -response.imag, color=colour, lw=0.6, ls=dash, alpha=0.6)
     panel.set_xlim(-2, 1.5)
     panel.set_ylim(-1.75, 1.75)

@@ -193,7 +193,7 @@ def _ripple_s(
         for gap, high in zip(gaps, levels_mhz[1:], strict=True)
         if high >= response.levels_mhz[0] and high - gap <= response.levels_mhz[-1]
     ]
-    return float(np.abs(impulse).sum()) * max(used) / 2
+    return float(np.abs(impulse).sum() * max(used, default=0.0) / 2)
 
 
 def impulse_response(system: Any, output: str, samples: int) -> np.ndarray[Any, Any]:

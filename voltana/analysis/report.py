@@ -76,8 +76,8 @@ def caption(analyses: Sequence[PolicyAnalysis]) -> str:
     return (
         "The decode loop of each policy, linearised where it settled; one sample is one iteration. "
         "'-': no such limit. Slowest: time constant of the slowest closed-loop pole. Ripple: most "
-        "that rounding to levels can do to the latency. A linear fit to excited runs leaves this of "
-        f"the latency, noise included: {', '.join(errors) or 'none'}."
+        "that rounding to levels can do to the latency. A linear fit to excited runs leaves this of"
+        f" the latency, noise included: {', '.join(errors) or 'none'}."
     )
 
 

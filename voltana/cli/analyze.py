@@ -119,12 +119,13 @@ def analyze(
     )
     wanted = None if gains is None else _parse_gains(gains)
     prepare_outputs(out, json)
-    _run(resolved, requirement, wanted, design, clock, out, json)
+    _run(resolved, requirement, gains=wanted, design=design, clock_mhz=clock, out=out, json=json)
 
 
 def _run(
     scenario: "Scenario",
     requirement: "Requirement",
+    *,
     gains: "PidGains | None",
     design: bool,
     clock_mhz: float | None,

@@ -192,6 +192,7 @@ def _write(comparison: "Comparison", out: Path) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
+    """Write a result; a path that cannot be written is the user's error."""
     try:
         path.write_text(text, encoding="utf-8")
     except OSError as error:
