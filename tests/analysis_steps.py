@@ -46,7 +46,7 @@ def stepping(before_mhz: float, after_mhz: float, at_s: float) -> Policy:
 
 
 class Case:
-    """A cluster at a load and a clock, from which the decode clock steps by 5 %, 2.5 % each side."""
+    """A cluster at a load and a clock, about which the decode clock steps by 5 %."""
 
     def __init__(self, hardware, model, rate_rps, share, *, workload="sharegpt", warm_s=60.0):
         self.scenario = load_scenario(
@@ -85,7 +85,7 @@ class Case:
     def simulated(self, seeds):
         """The same in the event simulation: mean difference of runs with and without the step.
 
-        With the same requests in both, all that differs comes from the step. Steps up from the
+        With the same requests in both, what differs comes from the step. Steps up from the
         lower clock and down from the higher one are averaged: the linear model lies between.
         """
         total = []

@@ -1,4 +1,4 @@
-"""The linear model of a decode instance, against the exact sums and against the event simulation."""
+"""The linear model of a decode instance, against exact sums and the event simulation."""
 
 from __future__ import annotations
 

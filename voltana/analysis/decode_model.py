@@ -25,12 +25,12 @@ import control
 import numpy as np
 
 from voltana.analysis.operating_point import batch_spread, equilibrium, mean_latency_s
-from voltana.analysis.request_mix import Ages, RequestMix
 from voltana.errors import StabilityError
 from voltana.values import Load
 
 if TYPE_CHECKING:
     from voltana.analysis.operating_point import OperatingPoint
+    from voltana.analysis.request_mix import Ages, RequestMix
     from voltana.plant.cluster import ClusterSpec
     from voltana.plant.iteration import PlantModel
 
@@ -114,7 +114,7 @@ def linearise_settled(
 ) -> DecodeModel:
     """Linearise a decode instance where it settles at a constant clock.
 
-    A slower clock does not only make the batch larger but also its fluctuations, which reach further
+    A slower clock makes not only the batch larger but also its fluctuations, which reach further
     over the steps of the staircase. So the batch's part of the slopes is scaled until the model's
     gain at rest is that between the equilibria a little below and above.
 

@@ -139,7 +139,11 @@ def fit_arx(
     driven = [source[rows - delay - i] for i in range(zeros)]
     matrix = np.column_stack((*past, *driven, np.ones(len(rows))))
     fitted = int(_FITTED_SHARE * len(rows))
-    values: FloatArray = np.linalg.lstsq(matrix[:fitted], target[rows[:fitted]], rcond=None)[0]
+    values = (
+        np.linalg.lstsq(matrix[:fitted], target[rows[:fitted]], rcond=None)[0]
+        .reshape(-1)
+        .astype(float)
+    )
     checked = target[rows[fitted:]]
     predicted = matrix[fitted:] @ values
     simulated = _simulate(values, source, target, rows[fitted:], poles, delay, zeros)
@@ -156,7 +160,7 @@ def fit_of(target: FloatArray, left: FloatArray) -> float:
     return 1.0 - float(np.linalg.norm(left)) / spread if spread else float(not np.any(left))
 
 
-def _simulate(
+def _simulate(  # noqa: PLR0917  (the parts of one equation)
     values: FloatArray,
     source: FloatArray,
     target: FloatArray,

@@ -51,7 +51,7 @@ def write_plots(analyses: Sequence[PolicyAnalysis], folder: Path) -> list[Path]:
 
 
 def step_figure(analyses: Sequence[PolicyAnalysis]) -> Figure:
-    """What a lasting disturbance of the clock does to latency and batch, with and without the loop."""
+    """What a lasting disturbance of the clock does to latency and batch, with the loop closed."""
     figure = new_figure(9, 3.8)
     panels = figure.subplots(1, 2)
     slowest_s = max((a.slowest_s for a in analyses if a.margins.stable), default=_LONGEST_S)
