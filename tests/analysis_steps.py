@@ -94,8 +94,8 @@ class Case:
                 self.workload, self.rate_rps, self.warm_s + EDGES_S[-1] + 1.0, seed
             )
             low, high = self.low_mhz, self.high_mhz
-            runs = [self._run(trace, a, b, seed) for a, b in ((low, low), (low, high),
-                                                             (high, high), (high, low))]  # fmt: skip
+            steps = ((low, low), (low, high), (high, high), (high, low))
+            runs = [self._run(trace, before, after, seed) for before, after in steps]
             for flat, up, top, down in zip(*runs, strict=True):
                 total.append([(u - f + t - d) / 2 for f, u, t, d in
                               zip(flat, up, top, down, strict=True)])  # fmt: skip
