@@ -38,7 +38,7 @@ HOMES = {
     "pynvml": ("actuators/nvml.py",),
     "hypothesis": ("testing/strategies.py",),
     "typer": ("cli/",),
-    "rich": ("cli/", "evaluation/"),
+    "rich": ("cli/", "evaluation/", "analysis/"),
     "pytest": (),
 }
 """Where a library may be imported, as prefixes of paths in the package."""
