@@ -247,11 +247,13 @@ def recorded(controller, levels=TABLE, *, clock_mhz=1200.0, now_s=10.0) -> Recor
     )  # fmt: skip
 
 
-def respond(scenario, model, controller, levels=TABLE):
+def respond(scenario, model, controller, levels=TABLE, replicates=16):
     point = dataclasses.replace(
         model.point, clock_mhz=1200.0, batch=100.0, kv_tokens=40000.0, latency_s=0.02
     )
-    return identify_controller(recorded(controller, levels), scenario.plant, point, Probe())
+    return identify_controller(
+        recorded(controller, levels), scenario.plant, point, Probe(replicates=replicates)
+    )
 
 
 @pytest.mark.parametrize(
@@ -260,7 +262,12 @@ def respond(scenario, model, controller, levels=TABLE):
 def test_a_pid_is_identified_as_what_it_is(scenario, model, proportional, integral) -> None:
     gains = PidGains(proportional_mhz=proportional, integral_mhz_per_s=integral)
     slo = Slo(ttft_s=1.0, itl_s=0.02 / 0.85)  # its set point is the latency that is shown
-    found = respond(scenario, model, Pid(TABLE, slo, gains=gains))
+    pid = Pid(TABLE, slo, gains=gains)
+    for sample in range(400):  # a run would leave it near its operating point
+        seen = dataclasses.replace(recorded(pid).last, now_s=0.02 * sample, last_latency_s=0.012)
+        if pid.decide(seen).clock_mhz <= 1350 + 200 * (proportional > 0):
+            break
+    found = respond(scenario, model, pid)
     exact = pid_model(gains, target_s=0.02, dt=0.02).channels[LATENCY]
     channel = found.model.channels[LATENCY]
     assert channel.pole == 1.0
@@ -280,7 +287,7 @@ def test_a_fixed_clock_closes_no_loop(scenario, model, actuation) -> None:
 
 @pytest.mark.parametrize("gain", [-2.0, 0.7, 6.0])
 def test_a_static_law_has_its_slope_in_spite_of_its_levels(scenario, model, gain) -> None:
-    channel = respond(scenario, model, Proportional(gain)).model.channels[BATCH]
+    channel = respond(scenario, model, Proportional(gain), replicates=64).model.channels[BATCH]
     assert channel.gain_mhz == pytest.approx(gain, rel=0.15, abs=0.2)
     assert channel.drift_mhz == 0.0
 
