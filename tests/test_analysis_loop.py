@@ -299,8 +299,8 @@ def test_a_lag_is_found(scenario, model) -> None:
 
 
 @given(
-    gain=st.floats(-10, 10), drift=st.floats(0.01, 5), pole=st.sampled_from((0.0, 0.9, 1.0)),
-    kick=st.floats(0, 3), delay=st.integers(0, 4),
+    gain=st.integers(-10, 10), drift=st.floats(0.01, 5), pole=st.sampled_from((0.0, 0.9, 1.0)),
+    kick=st.integers(0, 3), delay=st.integers(0, 4),
 )  # fmt: skip
 def test_the_system_of_a_channel_answers_as_the_channel_does(gain, drift, pole, kick, delay):
     channel = Channel(gain_mhz=gain, drift_mhz=drift, pole=pole, kick_mhz=kick, delay=delay)
