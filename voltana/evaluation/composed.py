@@ -15,8 +15,10 @@ from voltana.predictors.linear_power import LinearPower
 from voltana.values import Role
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from voltana.policy import InstanceContext
-    from voltana.ports import Controller
+    from voltana.ports import Controller, Predictor
 
 LEVELS = 28
 
@@ -29,10 +31,21 @@ BOUND_DEVIATIONS = 3.0
 """Width of the bound that has to fit: a gap between two tokens in a thousand may be longer."""
 
 
-def voltana(context: InstanceContext) -> InstancePolicy:
-    """Deadlines for prefill, least power at the settled batch for decode, both learned online."""
+def voltana(
+    context: InstanceContext, guard: Callable[[Predictor], Predictor] | None = None
+) -> InstancePolicy:
+    """Deadlines for prefill, least power at the settled batch for decode, both learned online.
+
+    Args:
+        context: What the instance is.
+        guard: Wraps the latency predictor, as `voltana.predictors.conformal.Conformal` does.
+    """
     table_mhz, slo = context.table_mhz, context.slo
-    predictor = EcoPred.from_datasheet(context.datasheet, bound_deviations=BOUND_DEVIATIONS)
+    predictor: Predictor = EcoPred.from_datasheet(
+        context.datasheet, bound_deviations=BOUND_DEVIATIONS
+    )
+    if guard is not None:
+        predictor = guard(predictor)
     power = LinearPower(max_clock_mhz=table_mhz[-1], max_power_w=context.max_power_w)
     lowest_mhz = LOWEST_SHARE[context.role] * table_mhz[-1]
     levels = EvenlySpaced(LEVELS, min_mhz=lowest_mhz).levels(table_mhz)

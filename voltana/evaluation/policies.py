@@ -134,6 +134,13 @@ def _voltana(context: InstanceContext) -> InstancePolicy:
     return voltana(context)
 
 
+def _certified(context: InstanceContext) -> InstancePolicy:
+    from voltana.evaluation.composed import voltana  # noqa: PLC0415
+    from voltana.predictors.conformal import Conformal  # noqa: PLC0415
+
+    return voltana(context, guard=Conformal)
+
+
 _BASELINES = (
     _published("static-max", "all instances at their fastest clock", published.static_max),
     _published(
@@ -167,6 +174,13 @@ _POLICIES = (
         name="voltana",
         summary="deadlines for prefill, least power for decode, learned online; fuller batches",
         control=_voltana,
+        prefill_router=_fill_up,
+        decode_router=_around_boundaries,
+    ),
+    Policy(
+        name="voltana-certified",
+        summary="voltana with a proven rate of broken latency bounds; the report shows the account",
+        control=_certified,
         prefill_router=_fill_up,
         decode_router=_around_boundaries,
     ),
