@@ -17,12 +17,13 @@ from voltana.routers.random import RandomRouter
 from voltana.routers.round_robin import RoundRobin
 from voltana.routers.tile_aware import TileAware
 from voltana.routers.what_if_v01 import WhatIfV01
+from voltana.values import Role
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from voltana.policy import InstanceContext, InstancePolicy
-    from voltana.ports import Router
+    from voltana.ports import PowerPredictor, Router
 
 ROUTED = "-routed"
 """Suffix of a baseline that runs with our routers instead of the published ones."""
@@ -141,6 +142,33 @@ def _certified(context: InstanceContext) -> InstancePolicy:
     return voltana(context, guard=Conformal)
 
 
+def _mdp() -> Policy:
+    from voltana.routers.mdp import MDPRouter, at_once  # noqa: PLC0415
+
+    decode: list[InstanceContext] = []
+    powers: list[PowerPredictor] = []
+
+    def control(context: InstanceContext) -> InstancePolicy:
+        made = _voltana(context)
+        if context.role is Role.DECODE and made.power is not None:
+            # The instances are alike: the router asks the model of the one that was built last.
+            decode[:], powers[:] = [context], [made.power]
+        return made
+
+    def router(_seed: int) -> Router:
+        if not powers:
+            return LeastLoaded()
+        return MDPRouter(powers[0], kv_capacity_tokens=decode[0].kv_capacity_tokens, run=at_once)
+
+    return Policy(
+        name="voltana-mdp",
+        summary="voltana, with decode routed by value iteration over the pool",
+        control=control,
+        prefill_router=_fill_up,
+        decode_router=router,
+    )
+
+
 _BASELINES = (
     _published("static-max", "all instances at their fastest clock", published.static_max),
     _published(
@@ -184,6 +212,7 @@ _POLICIES = (
         prefill_router=_fill_up,
         decode_router=_around_boundaries,
     ),
+    _mdp(),
     *(_routed(policy) for policy in _BASELINES),
 )
 

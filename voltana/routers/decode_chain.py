@@ -1,0 +1,182 @@
+"""A decode instance as a Markov chain over batch and KV buckets, from latency and power models."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from voltana.planning import cheapest_safe_index
+from voltana.routers.pool_mdp import InstanceChain, pool_states
+from voltana.values import Load
+
+if TYPE_CHECKING:
+    from voltana.ports import Forecasts, PowerPredictor
+    from voltana.values import FloatArray
+
+_MOST_REQUESTS = 4096
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Arrivals:
+    """What comes to the pool.
+
+    Attributes:
+        rate_rps: Requests per second.
+        prompt_tokens: Mean length of a prompt.
+        output_tokens: Mean length of an answer.
+    """
+
+    rate_rps: float
+    prompt_tokens: float
+    output_tokens: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Grid:
+    """How the state of an instance is quantised; state 0 is the empty instance.
+
+    Attributes:
+        batches: Buckets of the batch.
+        requests: Requests of each.
+        memories: Buckets of the KV cache above the emptiest one.
+        kv_tokens: Tokens of each.
+    """
+
+    batches: int
+    requests: int
+    memories: int
+    kv_tokens: float
+
+    @property
+    def states(self) -> int:
+        """Number of states."""
+        return 1 + self.batches * (self.memories + 1)
+
+    def index(self, batch: int, memory: int) -> int:
+        """The state of a bucket of each."""
+        return 0 if batch == 0 else 1 + (batch - 1) * (self.memories + 1) + memory
+
+    def locate(self, requests: float, kv_tokens: float) -> int:
+        """The nearest state of an instance."""
+        if requests <= 0:
+            return 0
+        batch = min(max(round(requests / self.requests), 1), self.batches)
+        return self.index(batch, min(round(kv_tokens / self.kv_tokens), self.memories))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Costs:
+    """What running costs, and the models that tell.
+
+    Attributes:
+        latency: Forecasts an iteration.
+        power: Forecasts power.
+        levels_mhz: Clocks that the controller may choose, ascending, shape (n,).
+        budget_s: What an iteration may take.
+        capacity_tokens: What the KV cache holds; inf where unknown.
+        penalty_w: Watts that a state is worth in which the SLO is broken.
+    """
+
+    latency: Forecasts
+    power: PowerPredictor
+    levels_mhz: FloatArray
+    budget_s: float
+    capacity_tokens: float = math.inf
+    penalty_w: float = 1000.0
+
+    def at(self, load: Load) -> tuple[float, float]:
+        """Cost per second and latency at the clock that the controller would choose.
+
+        The cheapest safe one; the fastest where none is, at the penalty and what the overrun adds.
+        """
+        forecast = self.latency.forecast(load, self.levels_mhz)
+        power_w = self.power.forecast_w(load, self.levels_mhz)
+        index = cheapest_safe_index(forecast.upper_s, power_w, self.budget_s)
+        crowded = load.decode_kv_tokens > self.capacity_tokens
+        if index is not None and not crowded:
+            return float(power_w[index]), float(forecast.mean_s[index])
+        overrun = max(float(forecast.upper_s[-1]) / self.budget_s - 1.0, 0.0)
+        cost_w = float(power_w[-1]) + self.penalty_w * (1.0 + min(overrun, 10.0))
+        return cost_w, float(forecast.mean_s[-1])
+
+
+def make_grid(costs: Costs, arrivals: Arrivals, count: int, max_states: int) -> Grid:
+    """The finest grid of a pool with at most `max_states` states.
+
+    It reaches a little beyond the largest safe batch, or the batch of one instance that served
+    everything, if that is smaller.
+    """
+    context = arrivals.prompt_tokens + arrivals.output_tokens
+    most = _largest_batch(costs, arrivals, context)
+    batches, memories = 12, 3
+    while pool_states(1 + batches * (memories + 1), count) > max_states and batches > 2:
+        if memories > 1 or batches <= 4:
+            memories = max(memories - 1, 0)
+            batches -= batches > 4 or memories == 0
+        else:
+            batches -= 1
+    requests = max(1, math.ceil(most / batches))
+    kv_tokens = max(1.0, 1.3 * requests * batches * context / max(memories, 1))
+    return Grid(batches=batches, requests=requests, memories=memories, kv_tokens=kv_tokens)
+
+
+def _largest_batch(costs: Costs, arrivals: Arrivals, context: float) -> float:
+    requests = 8.0
+    while requests < _MOST_REQUESTS:
+        load = Load.decode(int(requests), int(requests * context))
+        upper_s = float(costs.latency.forecast(load, costs.levels_mhz).upper_s[-1])
+        latency_s = costs.at(load)[1]
+        # By Little's law, the batch of one instance that served everything.
+        alone = arrivals.rate_rps * arrivals.output_tokens * latency_s
+        if upper_s > costs.budget_s or load.decode_kv_tokens > costs.capacity_tokens:
+            break
+        if alone <= requests:
+            break
+        requests *= 1.15
+    return 1.2 * requests
+
+
+def decode_chain(costs: Costs, arrivals: Arrivals, grid: Grid) -> InstanceChain:
+    """The chain of one instance, in steps of a bucket.
+
+    A batch of n requests ends n / (output_tokens * latency) of them a second, and its KV cache
+    grows by n / latency tokens. What falls between two buckets goes to either in proportion.
+    """
+    states = grid.states
+    cost = np.zeros(states)
+    moves, rates = np.zeros((states, 3), dtype=np.int64), np.zeros((states, 3))
+    joins, shares = np.zeros((states, 2), dtype=np.int64), np.zeros((states, 2))
+    refusals = np.zeros(states)
+    cost[0] = costs.power.forecast_w(Load(), costs.levels_mhz[:1])[0]
+    brought = grid.requests * arrivals.prompt_tokens / grid.kv_tokens
+    joins[0], shares[0] = _between(grid, 1, brought)
+    for batch in range(1, grid.batches + 1):
+        for memory in range(grid.memories + 1):
+            state, requests = grid.index(batch, memory), batch * grid.requests
+            tokens = max(memory * grid.kv_tokens, float(requests))
+            cost[state], latency_s = costs.at(Load.decode(requests, int(tokens)))
+            moves[state, :2], left = _between(grid, batch - 1, memory - memory / batch)
+            ending = requests / (arrivals.output_tokens * latency_s) / grid.requests
+            rates[state, :2] = ending * np.array(left)
+            moves[state, 2] = grid.index(batch, min(memory + 1, grid.memories))
+            if memory < grid.memories:
+                rates[state, 2] = requests / latency_s / grid.kv_tokens
+            full = batch == grid.batches
+            refusals[state] = costs.penalty_w if full else 0.0
+            joins[state], shares[state] = _between(
+                grid, min(batch + 1, grid.batches), memory if full else memory + brought
+            )
+    return InstanceChain(
+        cost=cost, moves=moves, rates=rates, joins=joins, join_shares=shares, refusals=refusals
+    )
+
+
+def _between(grid: Grid, batch: int, memory: float) -> tuple[list[int], list[float]]:
+    """The two states around a KV fill between two buckets, and the share of each."""
+    memory = min(memory, float(grid.memories))
+    low = math.floor(memory)
+    high = min(low + 1, grid.memories)
+    return [grid.index(batch, low), grid.index(batch, high)], [1.0 - (memory - low), memory - low]
