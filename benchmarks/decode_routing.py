@@ -31,7 +31,7 @@ def main() -> None:
     parser.add_argument("--decode", type=int, default=2)
     options = parser.parse_args()
     print(
-        "| requests/s | decode router | energy | of decode | TTFT kept | ITL kept | tokens kept |"
+        "| requests/s | router | energy | of decode | TTFT kept | ITL kept | tokens kept |"
     )
     print("|---:|---|---:|---:|---:|---:|---:|")
     for rate in map(float, options.rates.split(",")):

@@ -38,6 +38,7 @@ HOMES = {
     "hypothesis": ("testing/strategies.py",),
     "typer": ("cli/",),
     "rich": ("cli/", "evaluation/"),
+    "gymnasium": ("plant/gym_env.py",),
     "pytest": (),
 }
 """Where a library may be imported, as prefixes of paths in the package."""

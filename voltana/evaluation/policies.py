@@ -158,7 +158,12 @@ def _mdp() -> Policy:
     def router(_seed: int) -> Router:
         if not powers:
             return LeastLoaded()
-        return MDPRouter(powers[0], kv_capacity_tokens=decode[0].kv_capacity_tokens, run=at_once)
+        return MDPRouter(
+            powers[0],
+            kv_capacity_tokens=decode[0].kv_capacity_tokens,
+            kv_reserved_tokens=decode[0].kv_reserved_tokens,
+            run=at_once,
+        )
 
     return Policy(
         name="voltana-mdp",

@@ -7,12 +7,11 @@ from typing import TYPE_CHECKING
 
 from voltana.controllers.budgeted import Budgeted
 from voltana.controllers.power_budget import PowerBudget
-from voltana.policy import InstancePolicy
 from voltana.predictors.linear_power import LinearPower
 from voltana.values import Load, Role
 
 if TYPE_CHECKING:
-    from voltana.policy import InstanceContext, Policy
+    from voltana.policy import InstanceContext, InstancePolicy, Policy
 
 LOWEST_SHARE = 0.4
 """Lowest clock over the fastest: below it the voltage has long been at its floor, and power falls

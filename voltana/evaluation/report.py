@@ -45,8 +45,8 @@ PROMISE_HEADERS = (
 PROMISE_CAPTION = (
     "Certified, saturated, void: shares of decisions. Over budget: share of the iterations with a "
     "budget that took longer than it, over all of them and over those whose decisions were "
-    "certified. The proven most is that of docs/guarantee.md; '-' where a policy has no such bound, "
-    "so that its certificates are estimates."
+    "certified. The proven most is that of docs/guarantee.md; '-' where a policy has no such "
+    "bound, so that its certificates are estimates."
 )
 
 UNKNOWN = "-"

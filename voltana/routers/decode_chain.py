@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 
 _MOST_REQUESTS = 4096
 
+CROWDED = 0.75
+"""Share of the KV cache from which its filling up costs something."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Arrivals:
@@ -77,6 +80,7 @@ class Costs:
         levels_mhz: Clocks that the controller may choose, ascending, shape (n,).
         budget_s: What an iteration may take.
         capacity_tokens: What the KV cache holds; inf where unknown.
+        reserved_tokens: What the engine keeps free in it for each request.
         penalty_w: Watts that a state is worth in which the SLO is broken.
     """
 
@@ -85,22 +89,30 @@ class Costs:
     levels_mhz: FloatArray
     budget_s: float
     capacity_tokens: float = math.inf
+    reserved_tokens: float = 0.0
     penalty_w: float = 1000.0
 
     def at(self, load: Load) -> tuple[float, float]:
         """Cost per second and latency at the clock that the controller would choose.
 
         The cheapest safe one; the fastest where none is, at the penalty and what the overrun adds.
+        A KV cache that is nearly full costs a growing part of the penalty: requests will have to
+        wait for room, and the controller runs faster against it.
         """
         forecast = self.latency.forecast(load, self.levels_mhz)
         power_w = self.power.forecast_w(load, self.levels_mhz)
         index = cheapest_safe_index(forecast.upper_s, power_w, self.budget_s)
-        crowded = load.decode_kv_tokens > self.capacity_tokens
-        if index is not None and not crowded:
-            return float(power_w[index]), float(forecast.mean_s[index])
+        crowding_w = self.penalty_w * max(self.used(load) - CROWDED, 0.0) / (1.0 - CROWDED)
+        if index is not None:
+            return float(power_w[index]) + crowding_w, float(forecast.mean_s[index])
         overrun = max(float(forecast.upper_s[-1]) / self.budget_s - 1.0, 0.0)
         cost_w = float(power_w[-1]) + self.penalty_w * (1.0 + min(overrun, 10.0))
-        return cost_w, float(forecast.mean_s[-1])
+        return cost_w + crowding_w, float(forecast.mean_s[-1])
+
+    def used(self, load: Load) -> float:
+        """Share of the KV cache that a batch takes, what is reserved for it included."""
+        tokens = load.decode_kv_tokens + self.reserved_tokens * load.decode_requests
+        return tokens / self.capacity_tokens
 
 
 def make_grid(costs: Costs, arrivals: Arrivals, count: int, max_states: int) -> Grid:
@@ -111,15 +123,15 @@ def make_grid(costs: Costs, arrivals: Arrivals, count: int, max_states: int) -> 
     """
     context = arrivals.prompt_tokens + arrivals.output_tokens
     most = _largest_batch(costs, arrivals, context)
-    batches, memories = 12, 3
+    batches, memories = 12, 6
     while pool_states(1 + batches * (memories + 1), count) > max_states and batches > 2:
-        if memories > 1 or batches <= 4:
-            memories = max(memories - 1, 0)
-            batches -= batches > 4 or memories == 0
+        if memories > 0 and (memories > 3 or batches <= 6):
+            memories -= 1
         else:
             batches -= 1
     requests = max(1, math.ceil(most / batches))
-    kv_tokens = max(1.0, 1.3 * requests * batches * context / max(memories, 1))
+    most_tokens = min(1.3 * requests * batches * context, 1.1 * costs.capacity_tokens)
+    kv_tokens = max(1.0, most_tokens / max(memories, 1))
     return Grid(batches=batches, requests=requests, memories=memories, kv_tokens=kv_tokens)
 
 
@@ -131,7 +143,7 @@ def _largest_batch(costs: Costs, arrivals: Arrivals, context: float) -> float:
         latency_s = costs.at(load)[1]
         # By Little's law, the batch of one instance that served everything.
         alone = arrivals.rate_rps * arrivals.output_tokens * latency_s
-        if upper_s > costs.budget_s or load.decode_kv_tokens > costs.capacity_tokens:
+        if upper_s > costs.budget_s or costs.used(load) > 1.0:
             break
         if alone <= requests:
             break

@@ -64,6 +64,7 @@ class MDPRouter:
     Args:
         power: Power model of one instance; only asked, never taught.
         kv_capacity_tokens: KV cache of an instance; inf where unknown.
+        kv_reserved_tokens: What the engine keeps free in it for each request.
         output_tokens: Mean length of an answer to start from. After that it is the tokens produced
             per request that arrives, or the mean of what requests say of themselves.
         penalty_w: Watts that breaking the SLO is worth.
@@ -81,6 +82,7 @@ class MDPRouter:
         power: PowerPredictor,
         *,
         kv_capacity_tokens: float = math.inf,
+        kv_reserved_tokens: float = 0.0,
         output_tokens: float = 256.0,
         penalty_w: float = 1000.0,
         discount_s: float = 20.0,
@@ -98,10 +100,13 @@ class MDPRouter:
         for name, value in positive.items():
             if not value > 0:
                 raise invalid(name, value, "above 0", "Leave it out for the default.")
+        if not 0 <= kv_reserved_tokens < math.inf:
+            raise invalid("kv_reserved_tokens", kv_reserved_tokens, "0 or more", "0 if unknown.")
         if not 0 <= penalty_w < math.inf:
             raise invalid("penalty_w", penalty_w, "0 or more, finite", "1000 is the default.")
         self._power = power
         self._capacity = kv_capacity_tokens
+        self._reserved = kv_reserved_tokens
         self._penalty_w = penalty_w
         self._discount_s = discount_s
         self._max_states = max_states
@@ -147,6 +152,7 @@ class MDPRouter:
                 levels_mhz=np.array(first.levels_mhz, dtype=np.float64),
                 budget_s=first.budget_s,
                 capacity_tokens=self._capacity,
+                reserved_tokens=self._reserved,
                 penalty_w=self._penalty_w,
             )
             arrivals = self._meter.arrivals(_tokens_per_s(costs, pool))
