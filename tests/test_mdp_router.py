@@ -236,7 +236,7 @@ def test_the_table_is_computed_by_whoever_is_told_to(snapshot):
     router.route(request(2, 61.0), pool)
     assert len(jobs) == 1  # due again
     jobs.pop()()
-    router.route(request(3, 61.5), pool)
+    router.route(request(3, 61.1), pool)
     assert jobs == []
 
 

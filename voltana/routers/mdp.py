@@ -70,7 +70,8 @@ class MDPRouter:
         penalty_w: Watts that breaking the SLO is worth.
         discount_s: How far it looks ahead.
         max_states: Most states of the table; buckets get coarser to keep it.
-        check_s: How often to look whether the models or the arrivals have changed.
+        check_s: How often to look whether the models or the arrivals have changed; at first, when
+            both are new, it is more often.
         run: Computes a table, `in_background` or `at_once`.
 
     Raises:
@@ -116,6 +117,7 @@ class MDPRouter:
         self._table: _Table | None = None
         self._planning = False
         self._check_at_s = -math.inf
+        self._pause_s = check_s / 16
         self._meter = ArrivalMeter(output_tokens)
 
     @property
@@ -132,7 +134,8 @@ class MDPRouter:
         table = self._table
         stale = table is None or table.count != len(pool)
         if not self._planning and (stale or not request.arrived_at_s < self._check_at_s):
-            self._check_at_s = request.arrived_at_s + self._check_s
+            self._check_at_s = request.arrived_at_s + self._pause_s
+            self._pause_s = min(2 * self._pause_s, self._check_s)
             self._planning = True
             self._run(lambda: self._plan(pool))
             table = self._table
@@ -220,7 +223,7 @@ class ArrivalMeter:
         """
         elapsed_s = self._last_s - self._first_s
         seen_s = self._window_s * -math.expm1(-elapsed_s / self._window_s)
-        rate_rps = self._weight / seen_s if seen_s > 1.0 else self._weight
+        rate_rps = self._weight / max(seen_s, 0.25)
         if tokens_per_s > 0 and elapsed_s > self._window_s / 2:
             self._move(max(tokens_per_s / rate_rps, 1.0), 0.2)
         return Arrivals(
