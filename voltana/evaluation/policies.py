@@ -145,23 +145,25 @@ def _certified(context: InstanceContext) -> InstancePolicy:
 def _mdp() -> Policy:
     from voltana.routers.mdp import MDPRouter, at_once  # noqa: PLC0415
 
-    decode: list[InstanceContext] = []
-    powers: list[PowerPredictor] = []
+    decode: list[tuple[InstanceContext, PowerPredictor]] = []
 
     def control(context: InstanceContext) -> InstancePolicy:
         made = _voltana(context)
         if context.role is Role.DECODE and made.power is not None:
-            # The instances are alike: the router asks the model of the one that was built last.
-            decode[:], powers[:] = [context], [made.power]
+            decode.append((context, made.power))
         return made
 
     def router(_seed: int) -> Router:
-        if not powers:
+        if not decode:
             return LeastLoaded()
+        # The instances are alike. The first is never the one that idles all the time and learns
+        # nothing: ties go to it.
+        context, power = decode[0]
+        decode.clear()
         return MDPRouter(
-            powers[0],
-            kv_capacity_tokens=decode[0].kv_capacity_tokens,
-            kv_reserved_tokens=decode[0].kv_reserved_tokens,
+            power,
+            kv_capacity_tokens=context.kv_capacity_tokens,
+            kv_reserved_tokens=context.kv_reserved_tokens,
             run=at_once,
         )
 

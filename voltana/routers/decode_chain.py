@@ -21,6 +21,9 @@ _MOST_REQUESTS = 4096
 CROWDED = 0.75
 """Share of the KV cache from which its filling up costs something."""
 
+BEYOND = 1.6
+"""How far the grid goes beyond the batch that is expected or safe: random batches go there too."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Arrivals:
@@ -118,7 +121,7 @@ class Costs:
 def make_grid(costs: Costs, arrivals: Arrivals, count: int, max_states: int) -> Grid:
     """The finest grid of a pool with at most `max_states` states.
 
-    It reaches a little beyond the largest safe batch, or the batch of one instance that served
+    It reaches well beyond the largest safe batch, or the batch of one instance that served
     everything, if that is smaller.
     """
     context = arrivals.prompt_tokens + arrivals.output_tokens
@@ -148,7 +151,7 @@ def _largest_batch(costs: Costs, arrivals: Arrivals, context: float) -> float:
         if alone <= requests:
             break
         requests *= 1.15
-    return 1.2 * requests
+    return BEYOND * requests
 
 
 def decode_chain(costs: Costs, arrivals: Arrivals, grid: Grid) -> InstanceChain:
