@@ -106,7 +106,7 @@ def test_real_power_within_the_stated_error_never_exceeds_the_budget(moves, fact
         drawn_w = sum(real.forecast_w(x, np.array([mhz]))[0] for x, mhz in settled.values())
         assert drawn_w <= budget_w + 1e-6
         assert sum(budget.reserved_w.values()) <= budget_w + 1e-6
-    assert budget.saturated == 0
+    assert budget.exceeded == budget.saturated == 0
 
 
 claims = st.builds(
@@ -173,7 +173,7 @@ def test_a_floor_that_grows_beyond_the_budget_is_counted():
     for index, member in enumerate(members):
         decision = member.decide(observe(f"d{index}", LOADS[2], 1.0))
         assert decision.clock_mhz == LEVELS[0]
-    assert budget.saturated > 0
+    assert budget.exceeded >= budget.saturated > 0
     assert sum(budget.reserved_w.values()) > budget.budget_w
 
 
@@ -182,7 +182,38 @@ def test_an_operators_lower_limit_wins_and_is_reserved():
     bounds = Bounds(min_mhz=1200.0, min_source="operator")
     members[0].decide(observe("d0", LOADS[2], 1.0, bounds=bounds))
     assert budget.reserved_w["d0"] >= 1.05 * CubicPower().forecast_w(LOADS[2], np.array([1200.0]))
-    assert budget.saturated == 1
+    assert budget.exceeded == 1
+    assert budget.saturated == 0
+
+
+def test_the_idle_count_idle_power_and_what_they_need_to_wake_stays_free():
+    budget, members = cluster(4 * FLOOR_W + 150)
+    for index in range(3):
+        members[index].decide(observe(f"d{index}", Load(), 1.0, clock_mhz=600.0))
+        idle_w = 1.05 * float(CubicPower().forecast_w(Load(), np.array([1410.0]))[0])
+        assert budget.reserved_w[f"d{index}"] == pytest.approx(idle_w)
+    members[3].decide(observe("d3", LOADS[2], 1.1, clock_mhz=600.0))
+    for index in range(3):
+        members[index].decide(observe(f"d{index}", LOADS[2], 1.11, clock_mhz=600.0))
+        assert budget.reserved_w[f"d{index}"] >= FLOOR_W
+        assert sum(budget.reserved_w.values()) <= budget.budget_w
+    assert budget.exceeded == 0
+
+
+def test_what_is_learned_to_be_dearer_is_given_back_by_the_next_round():
+    budget, members = cluster(4 * FLOOR_W + 300)
+    for round_s in (1.0, 1.2, 1.4):
+        for index, member in enumerate(members):
+            member.decide(observe(f"d{index}", LOADS[2], round_s, clock_mhz=600.0))
+    members[0]._power.scale = 1.3
+    clocks = [
+        member.decide(observe(f"d{index}", LOADS[2], round_s, clock_mhz=600.0)).clock_mhz
+        for round_s in (1.6, 1.8)
+        for index, member in enumerate(members)
+    ]
+    assert sum(budget.reserved_w.values()) <= budget.budget_w + 1e-6
+    assert min(clocks) >= LEVELS[0]
+    assert budget.saturated == 0
 
 
 def test_what_was_promised_is_given_up_with_the_clock():
@@ -210,10 +241,32 @@ def scenario(**more):
 def test_the_plant_stays_within_the_budget_and_its_error(seed):
     comparison = compare(scenario(power_budget_w=800.0, seed=seed))
     for run in comparison.runs:
-        # The power model starts from a rough prior: the first seconds are not held to it.
-        assert run.record.power_w[5:].max() <= 800.0 * 1.05
-        assert run.result.peak_power_w <= 800.0 * 1.05
+        assert run.record.power_w.max() <= 800.0 * 1.02
+        assert run.result.peak_power_w <= 800.0
         assert run.result.requests_completed == run.result.requests_offered
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("hardware", ["a100-sxm4-80gb", "h100-sxm"])
+@pytest.mark.parametrize(
+    ("model", "count", "share"), [("qwen3-32b", 2, 0.5), ("ministral-3b", 4, 0.55)]
+)
+def test_other_clusters_stay_within_it_too(hardware, model, count, share):
+    cluster = {"hardware": hardware, "model": model, "prefill": count, "decode": count}
+    free = scenario(cluster=cluster)
+    limit_w = free.cluster.hardware.tdp_w * free.cluster.tensor_parallel * 2 * count
+    budget_w = share * limit_w
+    for run in compare(scenario(cluster=cluster, power_budget_w=budget_w)).runs:
+        assert run.record.power_w.max() <= 1.02 * budget_w
+
+
+def test_a_policy_within_a_budget_can_run_again():
+    s = scenario()
+    policy = with_power_budget(get_policy("static-max"), 800.0)
+    first, again = (Simulation(s.cluster, policy, s.trace, plant=s.plant) for _ in range(2))
+    for simulation in (first, again):
+        simulation.run(until_s=3.0)
+    assert first.record().energy_j() == again.record().energy_j()
 
 
 def test_attainment_degrades_step_by_step():

@@ -12,6 +12,7 @@ from tests.conformance.inventory import EXAMPLES, classes_with
 from voltana.predictors.conformal import Conformal
 from voltana.predictors.drift import DriftAware
 from voltana.predictors.ecopred import EcoPred
+from voltana.predictors.cautious_power import CautiousPower
 from voltana.predictors.linear_power import LinearPower
 from voltana.predictors.river_adapter import RiverPredictor
 from voltana.predictors.river_regressor import DirectionalLeastSquares
@@ -72,6 +73,7 @@ FIXED = {
     "TablePredictor, prefill only": lambda: tables(decode=None),
 }
 POWER = {
+    "CautiousPower": lambda: CautiousPower(LinearPower()),
     "LinearPower": LinearPower,
     "LinearPower, of a larger board": lambda: LinearPower(max_power_w=700.0, max_clock_mhz=1980.0),
 }

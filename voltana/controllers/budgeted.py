@@ -12,6 +12,7 @@ from voltana.controllers.power_budget import Claim
 from voltana.errors import invalid
 from voltana.levels import resolve
 from voltana.planning import certified_status
+from voltana.values import Phase
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -76,10 +77,13 @@ class Budgeted:
         """See `voltana.ports.Controller.decide`."""
         wanted = self.controller.decide(observation)
         levels_w = self._bound_w(observation.load)
-        floor_w = max(self._floor_w(), float(levels_w[0]))
+        busy_w = max(self._floor_w(), float(levels_w[0]))
+        idle = observation.load.phase is Phase.IDLE
+        floor_w = float(levels_w[0]) if idle else busy_w
         wish = self.levels_mhz.index(resolve(wanted.clock_mhz, self.levels_mhz, observation.bounds))
         claim = Claim(
             floor_w=floor_w,
+            wake_w=busy_w - floor_w,
             levels_w=levels_w[: wish + 1],
             lateness=self._lateness(wanted, wish),
         )

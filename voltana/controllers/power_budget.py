@@ -1,10 +1,11 @@
 """A budget in watts that the instances of a cluster share, on top of any controllers.
 
 Every instance holds a reservation: its predicted power at the clock asked for, with the predictor's
-stated error on top, and never less than its floor, the most that it can need at its lowest clock.
-An instance may reserve what the others leave, so the reservations never exceed the budget, and none
-can be locked out: its floor is always reserved. What is beyond the floors is divided anew now and
-then, where a watt buys the most: first for those that would be late, then for the least latency.
+stated error on top. A busy one never reserves less than its floor, the most that it can need at its
+lowest clock; an idle one reserves what idling takes, and what it needs to wake is kept free. An
+instance may reserve what the others leave, so the reservations do not exceed the budget, and none
+can be locked out. What is beyond the floors is divided anew now and then, where a watt buys the
+most: first for those that would be late, then for the least latency.
 The division is the greedy one for concave gains (N. Megiddo, A. Tamir, "Linear time algorithms for
 some separable quadratic programming problems", Operations Research Letters 13, 1993, has it as the
 marginal-allocation rule); gains are made concave by their running minimum.
@@ -40,12 +41,14 @@ class Claim:
     """What an instance asks for.
 
     Attributes:
-        floor_w: Least that has to be reserved for it.
+        floor_w: Least that has to be reserved for it now.
+        wake_w: What it needs on top the moment it gets work; 0 for a busy one.
         levels_w: Power at each level up to the one it wishes for, ascending, shape (n,), n >= 1.
         lateness: Latency over budget at each of them, shape (n,).
     """
 
     floor_w: float
+    wake_w: float = 0.0
     levels_w: FloatArray
     lateness: FloatArray
 
@@ -60,8 +63,10 @@ class PowerBudget:
     Attributes:
         budget_w: As given.
         capped: Decisions that got a lower clock than wished for.
-        saturated: Decisions whose lowest level did not fit: the floor was learned to be higher than
-            the budget allows.
+        exceeded: Decisions whose lowest level did not fit what the others had left: the power model
+            has just learned that it was too low, or an operator wants a higher clock. The others
+            give way when they decide again.
+        saturated: Those where they cannot: the floors were learned to be higher than the budget.
 
     Raises:
         ConfigError: If an argument is outside its range.
@@ -73,7 +78,7 @@ class PowerBudget:
         if not 0 <= period_s < math.inf:
             raise invalid("period_s", period_s, "0 s or more, finite", "0.05 is usual.")
         self.budget_w = budget_w
-        self.capped = self.saturated = 0
+        self.capped = self.exceeded = self.saturated = 0
         self._period_s = period_s
         self._reserved_w: dict[str, float] = {}
         self._shares_w: dict[str, float] = {}
@@ -104,13 +109,16 @@ class PowerBudget:
     def grant_w(self, instance: str, now_s: float, claim: Claim) -> float:
         """The most that an instance may reserve now."""
         self._claims[instance] = claim
+        spare_w = self._spare_w()
         if now_s - self._divided_at_s >= self._period_s:
             self._divided_at_s = now_s
-            self._shares_w.update(divide(self._claims, self._left_w()))
+            self._shares_w.update(divide(self._claims, self._left_w() - spare_w))
         others_w = sum(w for name, w in self._reserved_w.items() if name != instance)
-        free_w = max(self.budget_w - sum(self._shares_w.values()), 0.0)
+        left_w = self.budget_w - others_w
+        free_w = max(self.budget_w - spare_w - sum(self._shares_w.values()), 0.0)
         share_w = max(self._shares_w.get(instance, 0.0), claim.floor_w)
-        return min(share_w + free_w, self.budget_w - others_w)
+        # What is spare for those that wake is for one that just did, too: up to its floor.
+        return max(min(share_w + free_w, left_w - spare_w), min(claim.floor_w, left_w))
 
     def reserve(self, instance: str, power_w: float, *, fits: bool = True) -> None:
         """Enter what an instance draws at most until it decides again.
@@ -118,10 +126,14 @@ class PowerBudget:
         Args:
             instance: Its name.
             power_w: What is reserved.
-            fits: False if that is more than was granted; the first time, a warning is logged.
+            fits: False if that is more than was granted; where it cannot be otherwise, a warning is
+                logged the first time.
         """
         self._reserved_w[instance] = power_w
-        if not fits:
+        if fits:
+            return
+        self.exceeded += 1
+        if sum(claim.floor_w for claim in self._claims.values()) > self._left_w():
             if not self.saturated:
                 _log.warning("saturated", instance=instance, power_budget_w=self.budget_w)
             self.saturated += 1
@@ -130,6 +142,10 @@ class PowerBudget:
         """The budget without the floors of those that have not claimed anything yet."""
         silent = (w for name, w in self._reserved_w.items() if name not in self._claims)
         return self.budget_w - sum(silent)
+
+    def _spare_w(self) -> float:
+        """What is kept free for idle instances that get work."""
+        return sum(claim.wake_w for claim in self._claims.values())
 
 
 def divide(claims: Mapping[str, Claim], budget_w: float) -> dict[str, float]:

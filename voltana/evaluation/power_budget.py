@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from voltana.controllers.budgeted import Budgeted
 from voltana.controllers.power_budget import PowerBudget
+from voltana.predictors.cautious_power import CautiousPower
 from voltana.predictors.linear_power import LinearPower
 from voltana.values import Load, Role
 
@@ -22,12 +23,12 @@ MANY_REQUESTS = 1 << 12
 
 
 def with_power_budget(policy: Policy, budget_w: float, *, error: float = 0.05) -> Policy:
-    """The same policy within a budget; for one run, because the instances share a ledger.
+    """The same policy within a budget; an instance that is built anew begins a new ledger.
 
     Args:
         policy: Decides what is wished for.
         budget_w: What all instances together may draw.
-        error: By what share of it real power may exceed the predicted one.
+        error: By what share of it real power may exceed the predicted one once that was learned.
 
     Raises:
         ConfigError: If the budget is not above 0. When the instances are built: if it does not
@@ -36,6 +37,9 @@ def with_power_budget(policy: Policy, budget_w: float, *, error: float = 0.05) -
     budget = PowerBudget(budget_w)
 
     def control(context: InstanceContext) -> InstancePolicy:
+        nonlocal budget
+        if context.instance in budget.reserved_w:
+            budget = PowerBudget(budget_w)
         return _within(budget, policy.control(context), context, error)
 
     return dataclasses.replace(policy, control=control)
@@ -44,8 +48,9 @@ def with_power_budget(policy: Policy, budget_w: float, *, error: float = 0.05) -
 def _within(
     budget: PowerBudget, made: InstancePolicy, context: InstanceContext, error: float
 ) -> InstancePolicy:
-    power = made.power or LinearPower(
-        max_clock_mhz=context.table_mhz[-1], max_power_w=context.max_power_w
+    power = CautiousPower(
+        made.power
+        or LinearPower(max_clock_mhz=context.table_mhz[-1], max_power_w=context.max_power_w)
     )
     lowest_mhz = LOWEST_SHARE * context.table_mhz[-1]
     lower = (mhz for mhz in context.table_mhz if lowest_mhz <= mhz < made.levels_mhz[-1])
