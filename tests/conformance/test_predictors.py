@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 from river import linear_model
 
 from tests.conformance.inventory import EXAMPLES, classes_with
+from voltana.predictors.cautious_power import CautiousPower
 from voltana.predictors.conformal import Conformal
 from voltana.predictors.drift import DriftAware
 from voltana.predictors.ecopred import EcoPred
-from voltana.predictors.cautious_power import CautiousPower
 from voltana.predictors.linear_power import LinearPower
 from voltana.predictors.river_adapter import RiverPredictor
 from voltana.predictors.river_regressor import DirectionalLeastSquares
