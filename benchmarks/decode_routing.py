@@ -30,9 +30,7 @@ def main() -> None:
     parser.add_argument("--duration", type=float, default=60.0)
     parser.add_argument("--decode", type=int, default=2)
     options = parser.parse_args()
-    print(
-        "| requests/s | router | energy | of decode | TTFT kept | ITL kept | tokens kept |"
-    )
+    print("| requests/s | router | energy | of decode | TTFT kept | ITL kept | tokens kept |")
     print("|---:|---|---:|---:|---:|---:|---:|")
     for rate in map(float, options.rates.split(",")):
         runs = [
