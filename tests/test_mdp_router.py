@@ -251,6 +251,15 @@ def test_nothing_is_solved_again_while_nothing_changes(snapshot):
     assert router._table is table
 
 
+def test_batches_beyond_the_table_are_balanced(snapshot):
+    router = MDPRouter(LinearPower(), run=at_once)
+    pool = [candidate("a", 3, snapshot), candidate("b", 0, snapshot)]
+    router.route(request(), pool)
+    most = router._table.grid.batches * router._table.grid.requests
+    flooded = [candidate("a", 2 * most + 50, snapshot), candidate("b", most + 50, snapshot)]
+    assert router.route(request(1, 0.01), flooded) == "b"
+
+
 def test_unlike_instances_and_other_pools_fall_back(snapshot):
     router = MDPRouter(LinearPower(), run=at_once)
     odd = dataclasses.replace(candidate("b", 1, snapshot), budget_s=0.5)

@@ -21,6 +21,9 @@ _MOST_REQUESTS = 4096
 CROWDED = 0.75
 """Share of the KV cache from which its filling up costs something."""
 
+REFUSAL_S = 60.0
+"""What lies beyond the grid is unknown: going there costs the penalty for so long."""
+
 BEYOND = 1.6
 """How far the grid goes beyond the batch that is expected or safe: random batches go there too."""
 
@@ -158,7 +161,8 @@ def decode_chain(costs: Costs, arrivals: Arrivals, grid: Grid) -> InstanceChain:
     """The chain of one instance, in steps of a bucket.
 
     A batch of n requests ends n / (output_tokens * latency) of them a second, and its KV cache
-    grows by n / latency tokens. What falls between two buckets goes to either in proportion.
+    grows by n / latency tokens. What falls between two buckets goes to either in proportion. A grid
+    without KV buckets takes every request at its longest.
     """
     states = grid.states
     cost = np.zeros(states)
@@ -172,6 +176,8 @@ def decode_chain(costs: Costs, arrivals: Arrivals, grid: Grid) -> InstanceChain:
         for memory in range(grid.memories + 1):
             state, requests = grid.index(batch, memory), batch * grid.requests
             tokens = max(memory * grid.kv_tokens, float(requests))
+            if not grid.memories:
+                tokens = requests * (arrivals.prompt_tokens + arrivals.output_tokens)
             cost[state], latency_s = costs.at(Load.decode(requests, int(tokens)))
             moves[state, :2], left = _between(grid, batch - 1, memory - memory / batch)
             ending = requests / (arrivals.output_tokens * latency_s) / grid.requests
@@ -180,7 +186,7 @@ def decode_chain(costs: Costs, arrivals: Arrivals, grid: Grid) -> InstanceChain:
             if memory < grid.memories:
                 rates[state, 2] = requests / latency_s / grid.kv_tokens
             full = batch == grid.batches
-            refusals[state] = costs.penalty_w if full else 0.0
+            refusals[state] = REFUSAL_S * costs.penalty_w if full else 0.0
             joins[state], shares[state] = _between(
                 grid, min(batch + 1, grid.batches), memory if full else memory + brought
             )

@@ -53,13 +53,15 @@ class _Table:
     count: int
     values: FloatArray
     choices: tuple[int, ...]
+    explained: float
 
 
 class MDPRouter:
     """Satisfies `voltana.ports.Router`; routing is a table lookup.
 
-    Where there is no table (no predictor or levels yet, instances that are not alike, or the first
-    moments), the instance with the fewest requests is taken. So it is on a prefill leg.
+    Where there is no table (no predictor or levels yet, instances that are not alike, the first
+    moments, or more requests than the model can explain), the instance with the fewest requests is
+    taken. So it is on a prefill leg.
 
     Args:
         power: Power model of one instance; only asked, never taught.
@@ -139,7 +141,7 @@ class MDPRouter:
             self._planning = True
             self._run(lambda: self._plan(pool))
             table = self._table
-        if table is None or table.count != len(pool):
+        if table is None or table.count != len(pool) or _outgrown(table, pool):
             return self._fallback.route(request, pool)
         return _look_up(table, pool)
 
@@ -183,7 +185,11 @@ class MDPRouter:
         )
         solution = pool.solve(None if old is None else old.values)
         choices = tuple(solution.choices.tolist())
-        return _Table(pool, chain, grid, arrivals.rate_rps, count, solution.values, choices)
+        # By Little's law no more are there while the ITL threshold is kept; a burst comes on top.
+        explained = 1.25 * arrivals.rate_rps * arrivals.output_tokens * costs.budget_s + 32.0
+        return _Table(
+            pool, chain, grid, arrivals.rate_rps, count, solution.values, choices, explained
+        )
 
     def __repr__(self) -> str:
         return f"MDPRouter(penalty_w={self._penalty_w:g}, discount_s={self._discount_s:g})"
@@ -246,6 +252,13 @@ def _look_up(table: _Table, pool: list[Candidate]) -> str:
         (_requests(c), c.instance) for c, member in zip(pool, members, strict=True)
         if member == chosen
     )[1]  # fmt: skip
+
+
+def _outgrown(table: _Table, pool: list[Candidate]) -> bool:
+    """Whether there are more requests than the table knows of, or than the model can explain."""
+    requests = [_requests(c) for c in pool]
+    beyond = max(requests) >= (table.grid.batches + 1) * table.grid.requests
+    return beyond or sum(requests) > table.explained
 
 
 def _requests(candidate: Candidate) -> int:
