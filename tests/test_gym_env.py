@@ -112,10 +112,63 @@ def test_a_step_before_the_first_reset_is_refused():
         ClusterEnv().step(np.zeros(2, dtype=int))
 
 
-@pytest.mark.parametrize("bad", [{"period_s": 0.0}, {"period_s": 99.0}, {"ttft_penalty_j": -1.0}])
+@pytest.mark.parametrize("action", [[8, 0], [-1, 0], [0], [0, 0, 0], [0.5, 0.5]])
+def test_an_action_outside_the_space_is_refused(action):
+    env = ClusterEnv(**SHORT)
+    env.reset(seed=0)
+    with pytest.raises(gymnasium.error.InvalidAction, match="action = "):
+        env.step(action)
+    env.step([7, 0])
+
+
+def test_steps_never_give_energy_back():
+    env = ClusterEnv(duration_s=8.0, rate_rps=60.0, decode=2, period_s=0.05)
+    env.reset(seed=2)
+    env.action_space.seed(2)
+    least_j = 0.05 * 3 * 40.0
+    for _ in range(160):
+        assert env.step(env.action_space.sample())[4]["energy_j"] > least_j
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.*render_modes.*")
+@pytest.mark.filterwarnings("ignore:.*spec.*")
+def test_the_checker_passes_on_another_cluster():
+    cluster = {"hardware": "h100-sxm", "model": "qwen3-32b", "prefill": 2, "decode": 3}
+    check_env(ClusterEnv(routing=True, **cluster, **SHORT), skip_render_check=True)
+
+
+def test_environments_can_be_run_side_by_side():
+    envs = gymnasium.make_vec(
+        f"voltana.plant.gym_env:{ENV_ID}", num_envs=2, vectorization_mode="sync", **SHORT
+    )
+    envs.reset(seed=1)
+    _, rewards, *_ = envs.step(np.array([[7, 7], [0, 0]]))
+    assert rewards.shape == (2,)
+    envs.close()
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        {"period_s": 0.0},
+        {"period_s": 99.0},
+        {"ttft_penalty_j": -1.0},
+        {"levels": 0},
+        {"rate_rps": -1.0},
+        {"rate_rps": 0.0},
+        {"rate_rps": 0.1},
+        {"prefill": 0},
+    ],
+)
 def test_arguments_are_checked(bad):
     with pytest.raises(ConfigError, match=next(iter(bad))):
         ClusterEnv(**bad)
+
+
+def test_an_unknown_workload_is_refused_at_once():
+    with pytest.raises(ConfigError, match="unknown workload"):
+        ClusterEnv(workload="nope")
 
 
 def test_the_core_does_not_need_gymnasium():

@@ -12,17 +12,15 @@ import numpy as np
 
 from voltana.errors import MissingExtraError, invalid
 from voltana.levels import EvenlySpaced
+from voltana.plant.agent import LateMeter, Steering
 from voltana.plant.cluster import ClusterSpec
-from voltana.plant.decode import DecodeInstance
 from voltana.plant.hardware import load_hardware
 from voltana.plant.iteration import PlantModel
 from voltana.plant.model import load_model
 from voltana.plant.simulation import Simulation
 from voltana.plant.workload import make_workload
-from voltana.policy import InstancePolicy, Policy
-from voltana.routers.least_loaded import LeastLoaded
 from voltana.slo import Slo
-from voltana.values import Decision, Role
+from voltana.values import Role
 
 try:
     import gymnasium
@@ -34,11 +32,6 @@ except ImportError as error:  # pragma: no cover  (the extra is part of the test
     ) from error
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from voltana.policy import InstanceContext
-    from voltana.values import Candidate, Observation, Request
-
     Array = np.ndarray[tuple[int, ...], np.dtype[Any]]
 
 ENV_ID = "voltana/Cluster-v0"
@@ -48,34 +41,11 @@ FEATURES = ("clock", "requests", "kv", "queued requests", "queued tokens", "wait
 HIGHEST = 10.0
 """Features are cut here."""
 
+LEAST_REQUESTS = 20
+"""Mean number of requests in an episode; by chance none at all come once in 5e8 episodes."""
+
 _REQUESTS = 256.0
 _DEFAULT_SLO = Slo(ttft_s=0.6, itl_s=0.065)
-
-
-class _Commanded:
-    """Asks for the clock that the agent set."""
-
-    def __init__(self, clock_mhz: float) -> None:
-        self.clock_mhz = clock_mhz
-
-    def decide(self, observation: Observation) -> Decision:
-        """See `voltana.ports.Controller.decide`."""
-        del observation
-        return Decision(clock_mhz=self.clock_mhz, reason="agent")
-
-
-class _Directed:
-    """Sends requests where the agent says; to the fewest requests where it leaves that open."""
-
-    def __init__(self) -> None:
-        self.target: int | None = None
-        self._fallback = LeastLoaded()
-
-    def route(self, request: Request, candidates: Sequence[Candidate]) -> str:
-        """See `voltana.ports.Router.route`."""
-        if self.target is None:
-            return self._fallback.route(request, candidates)
-        return candidates[self.target].instance
 
 
 class ClusterEnv(gymnasium.Env["Array", "Array"]):
@@ -142,6 +112,14 @@ class ClusterEnv(gymnasium.Env["Array", "Array"]):
                 "ttft_penalty_j, itl_penalty_j", (ttft_penalty_j, itl_penalty_j), "0 or more",
                 "500 J and 5 J are the defaults.",
             )  # fmt: skip
+        if levels < 1:
+            raise invalid("levels", levels, "1 or more", "8 is the default.")
+        if not rate_rps * duration_s >= LEAST_REQUESTS:
+            raise invalid(
+                "rate_rps * duration_s", rate_rps * duration_s,
+                f"at least {LEAST_REQUESTS} requests an episode", "Raise the rate or the duration.",
+            )  # fmt: skip
+        make_workload(workload, rate_rps, duration_s, 0)  # refuses what reset() could not make
         loaded, profile = load_hardware(hardware), load_model(model)
         self._cluster = ClusterSpec(
             hardware=loaded,
@@ -175,18 +153,14 @@ class ClusterEnv(gymnasium.Env["Array", "Array"]):
         super().reset(seed=seed, options=options)
         drawn = int(self.np_random.integers(2**31))
         trace = make_workload(self._workload, self._rate_rps, self._duration_s, drawn)
-        self._clocks: list[_Commanded] = []
-        self._router = _Directed()
+        self._steering = Steering(self.levels_mhz)
         self._simulation = Simulation(
-            self._cluster, self._policy(), trace, seed=drawn, plant=self._plant
+            self._cluster, self._steering.policy(), trace, seed=drawn, plant=self._plant
         )
+        self._late = LateMeter(self._simulation, self._slo)
         self._steps = 0
         self._energy_j = 0.0
-        self._waiting: list[int] = []
-        self._seen_jobs = 0
-        decode = [i for i in self._simulation.instances if isinstance(i, DecodeInstance)]
-        self._seen_gaps = [0] * len(decode)
-        self._busy_s = [0.0] * len(self._clocks)
+        self._busy_s = [0.0] * len(self._simulation.instances)
         return self._observe(self._simulation), self._info(0.0, 0, 0)
 
     def step(self, action: Array) -> tuple[Array, float, bool, bool, dict[str, Any]]:
@@ -194,15 +168,22 @@ class ClusterEnv(gymnasium.Env["Array", "Array"]):
 
         Raises:
             gymnasium.error.ResetNeeded: Before the first `reset`.
+            gymnasium.error.InvalidAction: If the action is not in the action space.
         """
         simulation = self._simulation
         if simulation is None:
             raise gymnasium.error.ResetNeeded("step() came before reset(): call reset() first.")
-        for controller, level in zip(self._clocks, action, strict=False):
+        action = np.asarray(action)
+        if not self.action_space.contains(action):
+            raise gymnasium.error.InvalidAction(
+                f"action = {action!r} is not allowed: must be whole numbers in "
+                f"{self.action_space}. Levels count from 0."
+            )
+        for controller, level in zip(self._steering.controllers, action, strict=False):
             controller.clock_mhz = self.levels_mhz[int(level)]
         if self._routing:
             target = int(action[-1])
-            self._router.target = target if target < self._cluster.decode else None
+            self._steering.decode_router.target = target if target < self._cluster.decode else None
         for instance in simulation.instances:
             if not instance.busy:
                 instance.runner.idle(simulation.now_s)
@@ -211,52 +192,12 @@ class ClusterEnv(gymnasium.Env["Array", "Array"]):
         simulation.extend_to(end_s)
         total_j = simulation.energy_j()
         spent_j, self._energy_j = total_j - self._energy_j, total_j
-        late_requests, late_tokens = self._late_requests(simulation), self._late_tokens(simulation)
+        late_requests, late_tokens = self._late.requests(), self._late.tokens()
         ttft_penalty_j, itl_penalty_j = self._penalties_j
         reward = -spent_j - ttft_penalty_j * late_requests - itl_penalty_j * late_tokens
         truncated = end_s >= self._duration_s
         info = self._info(spent_j, late_requests, late_tokens)
         return self._observe(simulation), float(reward), False, truncated, info
-
-    def _policy(self) -> Policy:
-        def control(context: InstanceContext) -> InstancePolicy:
-            controller = _Commanded(context.table_mhz[-1])
-            self._clocks.append(controller)
-            levels_mhz = tuple(sorted({*self.levels_mhz, context.table_mhz[-1]}))
-            return InstancePolicy(controller=controller, levels_mhz=levels_mhz)
-
-        return Policy(
-            name="agent",
-            summary="what the agent of a Gymnasium environment says",
-            control=control,
-            prefill_router=lambda _seed: LeastLoaded(),
-            decode_router=lambda _seed: self._router,
-        )
-
-    def _late_requests(self, simulation: Simulation) -> int:
-        """Requests whose TTFT threshold passed in this step; each counts once."""
-        jobs = simulation.jobs
-        waiting = [*self._waiting, *range(self._seen_jobs, len(jobs))]
-        self._seen_jobs, self._waiting, late = len(jobs), [], 0
-        for index in waiting:
-            due_s = jobs[index].arrival_s + self._slo.ttft_s
-            if jobs[index].first_token_s <= due_s:
-                continue
-            if due_s < simulation.now_s:
-                late += 1
-            else:
-                self._waiting.append(index)
-        return late
-
-    def _late_tokens(self, simulation: Simulation) -> int:
-        late = 0
-        decode = [i for i in simulation.instances if isinstance(i, DecodeInstance)]
-        for index, instance in enumerate(decode):
-            seen = self._seen_gaps[index]
-            gaps = np.asarray(instance.gap_s[seen:])
-            late += int(np.asarray(instance.gap_tokens[seen:])[gaps > self._slo.itl_s].sum())
-            self._seen_gaps[index] = len(instance.gap_s)
-        return late
 
     def _observe(self, simulation: Simulation) -> Array:
         rows = []
