@@ -92,7 +92,7 @@ def rows(name: str, case: Mapping[str, object], comparisons: Sequence[Comparison
         )
         after = recovery(runs[0], case, comparisons[0].scenario.cluster.slo.itl_s)
         percent = " | ".join(f"{100 * share:.2f}" for share in shares)
-        made.append(f"| {name} | {policy} | {percent} | {promised if accounts else ""} | {after} |")
+        made.append(f"| {name} | {policy} | {percent} | {promised if accounts else ''} | {after} |")
     return made
 
 

@@ -39,6 +39,7 @@ HOMES = {
     "hypothesis": ("testing/strategies.py",),
     "typer": ("cli/",),
     "rich": ("cli/", "evaluation/", "analysis/"),
+    "gymnasium": ("plant/gym_env.py",),
     "pytest": (),
 }
 """Where a library may be imported, as prefixes of paths in the package."""

@@ -230,6 +230,7 @@ class ScenarioFile(_Table):
     Attributes:
         policies: Names, or ``MODULE:FACTORY`` of a user's own.
         seed: Seed of everything random.
+        power_budget_w: Power that all instances together may draw; None sets no budget.
         cluster: The machines and the model.
         slo: The thresholds.
         workload: A synthetic workload; the default unless `trace` is given.
@@ -240,6 +241,9 @@ class ScenarioFile(_Table):
 
     policies: tuple[str, ...] = Field(
         default=DEFAULT_POLICIES, min_length=1, description="the policies to compare (--policy)"
+    )
+    power_budget_w: _Positive | None = Field(
+        default=None, description="the power of all instances together, in watts (--power-budget)"
     )
     seed: _WholeNotNegative = Field(default=0, description="the seed of everything random (--seed)")
     cluster: ClusterTable = ClusterTable()

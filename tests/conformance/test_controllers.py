@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from tests.conformance.inventory import EXAMPLES, classes_with
 from tests.conformance.test_predictors import DATASHEET, tables
 from tests.honest import HonestController
+from voltana.controllers.budgeted import Budgeted
 from voltana.controllers.ecofreq import EcoFreq
 from voltana.controllers.ecofreq_v01 import EcoFreqV01
 from voltana.controllers.energy_optimal import EnergyOptimal
@@ -20,6 +21,7 @@ from voltana.controllers.fixed import FixedClock
 from voltana.controllers.memory_floor import Memory
 from voltana.controllers.optimal_available import OptimalAvailable, Reserve
 from voltana.controllers.pid import Pid, PidGains
+from voltana.controllers.power_budget import PowerBudget
 from voltana.controllers.rate_limit import RateLimited
 from voltana.controllers.supervisor import Supervised
 from voltana.controllers.window import WindowGovernor
@@ -30,7 +32,7 @@ from voltana.slo import Slo
 from voltana.testing import check_controller, samples
 from voltana.testing import strategies as vst
 from voltana.timebase import MonotonicTime
-from voltana.values import Decision, Status
+from voltana.values import Decision, Load, Status
 
 SLO = Slo(ttft_s=0.6, itl_s=0.06)
 PUBLISHED = (1005.0, 1410.0)
@@ -61,6 +63,17 @@ def optimal_available(levels_mhz=SPACED, power=None, **options):
     return OptimalAvailable(trained(), power, levels_mhz, SLO, **options)
 
 
+def budgeted(budget_w):
+    return Budgeted(
+        ecofreq(),
+        LinearPower(),
+        A100_CLOCKS_MHZ,
+        PowerBudget(budget_w),
+        instance="d0",
+        busiest=Load.decode(4096, 1 << 20),
+    )
+
+
 class Failing:
     """Fails now and then, and takes a level that is none."""
 
@@ -73,6 +86,7 @@ class Failing:
 
 
 CASES = {
+    "Budgeted, enough": lambda: budgeted(1e6),
     "EcoFreq, cold": lambda: ecofreq(predictor=EcoPred),
     "EcoFreq, trained": ecofreq,
     "EcoFreq, 28 levels": lambda: ecofreq(SPACED),

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from river import linear_model
 
 from tests.conformance.inventory import EXAMPLES, classes_with
+from voltana.predictors.cautious_power import CautiousPower
 from voltana.predictors.conformal import Conformal
 from voltana.predictors.drift import DriftAware
 from voltana.predictors.ecopred import EcoPred
@@ -72,6 +73,7 @@ FIXED = {
     "TablePredictor, prefill only": lambda: tables(decode=None),
 }
 POWER = {
+    "CautiousPower": lambda: CautiousPower(LinearPower()),
     "LinearPower": LinearPower,
     "LinearPower, of a larger board": lambda: LinearPower(max_power_w=700.0, max_clock_mhz=1980.0),
 }

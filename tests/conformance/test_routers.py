@@ -7,10 +7,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.conformance.inventory import EXAMPLES, classes_with
+from voltana.predictors.linear_power import LinearPower
 from voltana.routers.ecoroute import EcoRoute
 from voltana.routers.fill_up import FillUp
 from voltana.routers.least_loaded import LeastLoaded
 from voltana.routers.least_memory import LeastMemory
+from voltana.routers.mdp import MDPRouter, at_once
 from voltana.routers.random import RandomRouter
 from voltana.routers.round_robin import RoundRobin
 from voltana.routers.tile_aware import TileAware
@@ -19,6 +21,7 @@ from voltana.testing import check_router
 from voltana.testing import strategies as vst
 
 CASES = {
+    "MDPRouter": lambda: MDPRouter(LinearPower(), max_states=300, run=at_once),
     "RoundRobin": RoundRobin,
     "RandomRouter": lambda: RandomRouter(3),
     "LeastLoaded": LeastLoaded,

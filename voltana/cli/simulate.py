@@ -53,6 +53,9 @@ _TTFT = typer.Option(
 )
 _ITL = typer.Option("--slo-itl-ms", metavar="X", help="Threshold of the inter-token latency (65).")
 _SEED = typer.Option("--seed", metavar="N", help="Seed of everything random (0).")
+_BUDGET = typer.Option(
+    "--power-budget", metavar="W", help="Watts that all instances together may draw (no budget)."
+)
 _OUT = typer.Option(
     "--out", metavar="DIR", help="Write plots, results.json, report.md and scenario.toml there."
 )
@@ -85,6 +88,7 @@ def simulate(
     slo_ttft_ms: Annotated[float | None, _TTFT] = None,
     slo_itl_ms: Annotated[float | None, _ITL] = None,
     seed: Annotated[int | None, _SEED] = None,
+    power_budget: Annotated[float | None, _BUDGET] = None,
     out: Annotated[Path | None, _OUT] = None,
     json: Annotated[str | None, _JSON] = None,
     log_level: Annotated[str, _LOG] = "warning",
@@ -111,6 +115,7 @@ def simulate(
         {
             "policies": [name for text in policy for name in text.split(",")] if policy else None,
             "seed": seed,
+            "power_budget_w": power_budget,
             "cluster": {
                 "hardware": hardware,
                 "model": model,

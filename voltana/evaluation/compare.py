@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from voltana.evaluation.metrics import measure
 from voltana.evaluation.policies import get_policy
+from voltana.evaluation.power_budget import with_power_budget
 from voltana.evaluation.user_policy import blame
 from voltana.plant.simulation import Simulation
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from voltana.evaluation.metrics import Result
     from voltana.evaluation.scenario import Scenario
     from voltana.plant.record import RunRecord
+    from voltana.policy import Policy
 
 REFERENCE = "static-max"
 """Every saving is a share of what this policy used."""
@@ -75,7 +77,7 @@ def compare(
         with blame(name):
             simulations[name] = Simulation(
                 scenario.cluster,
-                policy,
+                _budgeted(policy, scenario.file.power_budget_w),
                 scenario.trace,
                 seed=scenario.file.seed,
                 record_timeline=record_timelines,
@@ -110,6 +112,10 @@ def compare(
         runs=tuple(runs[name] for name in scenario.policies),
         reference=runs[REFERENCE],
     )
+
+
+def _budgeted(policy: Policy, budget_w: float | None) -> Policy:
+    return policy if budget_w is None else with_power_budget(policy, budget_w)
 
 
 def _report_as(

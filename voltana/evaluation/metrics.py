@@ -20,6 +20,10 @@ if TYPE_CHECKING:
     from voltana.values import FloatArray
 
 
+PEAK_S = 5
+"""Seconds over which peak power is averaged."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Result:
     """The figures of one policy; nan where there is nothing to measure.
@@ -49,6 +53,13 @@ class Result:
         certified_share: Share of decisions that promised their budget and could.
         saturated_share: Share of decisions for which no clock was safe.
         void_share: Share of decisions that promised nothing.
+        violation_rate: Share of the iterations with a budget that took longer than it, whatever
+            their decisions promised; nan where no decision had a budget.
+        certified_violation_rate: The same share of those whose decisions were certified.
+        guarantee: Account of the guarantee, summed over the instances (docs/guarantee.md):
+            ``violated`` is proven to be at most ``bound``. None where no predictor keeps one.
+        mean_power_w: Power of all boards, averaged up to the common end.
+        peak_power_w: The same over the worst 5 s; nan in runs that are shorter.
         retractions: Times that a running request was put back for want of KV cache.
         iterations: Engine iterations.
         decide_p50_us: Median wall-clock time of a control decision.
@@ -81,6 +92,11 @@ class Result:
     certified_share: float
     saturated_share: float
     void_share: float
+    violation_rate: float
+    certified_violation_rate: float
+    guarantee: Mapping[str, float] | None
+    mean_power_w: float
+    peak_power_w: float
     retractions: int
     iterations: int
     decide_p50_us: float
@@ -146,6 +162,11 @@ def measure(
         certified_share=shares[Status.CERTIFIED],
         saturated_share=shares[Status.SATURATED],
         void_share=shares[Status.VOID],
+        violation_rate=_violation_rate(record, *Status),
+        certified_violation_rate=_violation_rate(record, Status.CERTIFIED),
+        guarantee=_guarantee(record),
+        mean_power_w=_ratio(energy_j, record.end_s),
+        peak_power_w=_peak_power_w(record),
         retractions=sum(i.retractions for i in record.instances),
         iterations=sum(i.iterations for i in record.instances),
         decide_p50_us=decide_p50_s * 1e6,
@@ -188,6 +209,25 @@ def _mean_clock_mhz(record: RunRecord, role: Role) -> float:
 def _busy(record: RunRecord, role: Role) -> float:
     busy_s = float(np.mean([i.busy_s for i in record.instances if i.role is role]))
     return _ratio(busy_s, record.end_s)
+
+
+def _peak_power_w(record: RunRecord) -> float:
+    if len(record.power_w) < PEAK_S:
+        return math.nan
+    return float(np.convolve(record.power_w, np.full(PEAK_S, 1 / PEAK_S), mode="valid").max())
+
+
+def _violation_rate(record: RunRecord, *statuses: Status) -> float:
+    broken = sum(i.broken.get(status, 0) for i in record.instances for status in statuses)
+    budgeted = sum(i.budgeted.get(status, 0) for i in record.instances for status in statuses)
+    return _ratio(broken, budgeted)
+
+
+def _guarantee(record: RunRecord) -> Mapping[str, float] | None:
+    accounts = [i.guarantee for i in record.instances if i.guarantee is not None]
+    if not accounts:
+        return None
+    return {name: sum(account[name] for account in accounts) for name in accounts[0]}
 
 
 def _status_shares(record: RunRecord) -> Mapping[Status, float]:

@@ -17,12 +17,13 @@ from voltana.routers.random import RandomRouter
 from voltana.routers.round_robin import RoundRobin
 from voltana.routers.tile_aware import TileAware
 from voltana.routers.what_if_v01 import WhatIfV01
+from voltana.values import Role
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from voltana.policy import InstanceContext, InstancePolicy
-    from voltana.ports import Router
+    from voltana.ports import PowerPredictor, Router
 
 ROUTED = "-routed"
 """Suffix of a baseline that runs with our routers instead of the published ones."""
@@ -130,6 +131,40 @@ def _voltana(context: InstanceContext) -> InstancePolicy:
     return voltana(context)
 
 
+def _mdp() -> Policy:
+    from voltana.routers.mdp import MDPRouter, at_once  # noqa: PLC0415
+
+    decode: list[tuple[InstanceContext, PowerPredictor]] = []
+
+    def control(context: InstanceContext) -> InstancePolicy:
+        made = _voltana(context)
+        if context.role is Role.DECODE and made.power is not None:
+            decode.append((context, made.power))
+        return made
+
+    def router(_seed: int) -> Router:
+        if not decode:
+            return LeastLoaded()
+        # The instances are alike. The first is never the one that idles all the time and learns
+        # nothing: ties go to it.
+        context, power = decode[0]
+        decode.clear()
+        return MDPRouter(
+            power,
+            kv_capacity_tokens=context.kv_capacity_tokens,
+            kv_reserved_tokens=context.kv_reserved_tokens,
+            run=at_once,
+        )
+
+    return Policy(
+        name="voltana-mdp",
+        summary="voltana, with decode routed by value iteration over the pool",
+        control=control,
+        prefill_router=_fill_up,
+        decode_router=router,
+    )
+
+
 _BASELINES = (
     _published("static-max", "all instances at their fastest clock", published.static_max),
     _published(
@@ -166,6 +201,7 @@ _POLICIES = (
         prefill_router=_fill_up,
         decode_router=_around_boundaries,
     ),
+    _mdp(),
     *(_routed(policy) for policy in _BASELINES),
 )
 

@@ -31,12 +31,39 @@ HEADERS = (
 )
 """Headings of the table; P/D: mean clock of the prefill and of the decode instances."""
 
+PROMISE_HEADERS = (
+    "policy",
+    "certified",
+    "saturated",
+    "void",
+    "over budget, all",
+    "over budget, certified",
+    "violations / proven most",
+)
+"""Headings of the table of promises; shares of decisions, then of iterations with a budget."""
+
+PROMISE_CAPTION = (
+    "Certified, saturated, void: shares of decisions. Over budget: share of the iterations with a "
+    "budget that took longer than it, over all of them and over those whose decisions were "
+    "certified. The proven most is that of docs/guarantee.md; '-' where a policy has no such "
+    "bound, so that its certificates are estimates."
+)
+
 UNKNOWN = "-"
 
 
 def rows(comparison: Comparison) -> list[tuple[str, ...]]:
     """The cells under `HEADERS`, one row per policy in the order asked for."""
     return [_row(run.result) for run in comparison.runs]
+
+
+def promise_rows(comparison: Comparison) -> list[tuple[str, ...]]:
+    """The cells under `PROMISE_HEADERS`, one row for each policy that looks at budgets."""
+    return [
+        _promise_row(run.result)
+        for run in comparison.runs
+        if math.isfinite(run.result.violation_rate)
+    ]
 
 
 def caption(comparison: Comparison) -> str:
@@ -56,19 +83,39 @@ def caption(comparison: Comparison) -> str:
         f"{slo.ttft_s * 1e3:g} ms, ITL {slo.itl_s * 1e3:g} ms. Energy of every policy up to the "
         f"same instant; saved: against {comparison.reference.result.policy}"
         f"{' (run as the reference)' if silent else ''}; kept: share of requests; P/D: mean clock "
-        "of the prefill and the decode instances."
+        f"of the prefill and the decode instances.{_budget_note(comparison)}"
     )
+
+
+def _budget_note(comparison: Comparison) -> str:
+    budget_w = comparison.scenario.file.power_budget_w
+    if budget_w is None:
+        return ""
+    peaks = ", ".join(
+        f"{run.result.policy} {_watts(run.result.peak_power_w)}" for run in comparison.runs
+    )
+    return f" Power budget {budget_w:g} W, of the reference too; worst 5 s: {peaks}."
 
 
 def print_table(comparison: Comparison, console: Console) -> None:
     """Print the table; closer on a narrow terminal, but never with a figure cut off."""
-    roomy, close = (_rich_table(comparison, gap=gap) for gap in (3, 1))
+    _print_fitting(HEADERS, rows(comparison), console)
+    console.print(caption(comparison), style="dim", highlight=False)
+    promises = promise_rows(comparison)
+    if promises:
+        _print_fitting(PROMISE_HEADERS, promises, console)
+        console.print(PROMISE_CAPTION, style="dim", highlight=False)
+
+
+def _print_fitting(
+    headers: Sequence[str], cells: Sequence[tuple[str, ...]], console: Console
+) -> None:
+    roomy, close = (_rich_table(headers, cells, gap=gap) for gap in (3, 1))
     table = roomy if _width(roomy, console) <= console.width else close
     width = console.width
     console.width = max(width, _width(table, console))
     console.print(table)
     console.width = width
-    console.print(caption(comparison), style="dim", highlight=False)
 
 
 def _width(table: Table, console: Console) -> int:
@@ -76,25 +123,34 @@ def _width(table: Table, console: Console) -> int:
     return console.measure(table, options=console.options.update(max_width=1000)).maximum
 
 
-def _rich_table(comparison: Comparison, *, gap: int) -> Table:
+def _rich_table(headers: Sequence[str], cells: Sequence[tuple[str, ...]], *, gap: int) -> Table:
     table = Table(box=box.SIMPLE_HEAD, padding=(0, gap - 1, 0, 0), pad_edge=False)
-    for index, header in enumerate(HEADERS):
+    for index, header in enumerate(headers):
         table.add_column(
             header.replace(" ", "\n"),
             justify="left" if index == 0 else "right",
             no_wrap=True,
             style="bold" if index == 0 else None,
         )
-    for row in rows(comparison):
+    for row in cells:
         table.add_row(*row)
     return table
 
 
 def markdown_table(comparison: Comparison) -> str:
     """The same table in Markdown, with its caption below."""
-    lines = [HEADERS, tuple("---" if i == 0 else "---:" for i in range(len(HEADERS)))]
-    lines += rows(comparison)
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines) + f"\n\n{caption(comparison)}\n"
+    return f"{_markdown(HEADERS, rows(comparison))}\n\n{caption(comparison)}\n"
+
+
+def markdown_promises(comparison: Comparison) -> str:
+    """The table of promises in Markdown; empty if no policy looks at budgets."""
+    cells = promise_rows(comparison)
+    return f"{_markdown(PROMISE_HEADERS, cells)}\n\n{PROMISE_CAPTION}\n" if cells else ""
+
+
+def _markdown(headers: Sequence[str], cells: Sequence[tuple[str, ...]]) -> str:
+    lines = [tuple(headers), tuple("---" if i == 0 else "---:" for i in range(len(headers)))]
+    return "\n".join(f"| {' | '.join(line)} |" for line in (*lines, *cells))
 
 
 def markdown_report(comparison: Comparison, images: Sequence[Path]) -> str:
@@ -105,7 +161,8 @@ def markdown_report(comparison: Comparison, images: Sequence[Path]) -> str:
         images: Plots that lie beside the report.
     """
     figures = "\n\n".join(f"![{image.stem}]({image.name})" for image in images)
-    return f"# Policies compared\n\n{markdown_table(comparison)}\n{figures}\n"
+    parts = (markdown_table(comparison), markdown_promises(comparison), figures + "\n")
+    return "# Policies compared\n\n" + "\n".join(part for part in parts if part)
 
 
 def to_json(comparison: Comparison) -> str:
@@ -136,13 +193,30 @@ def _row(result: Result) -> tuple[str, ...]:
     )
 
 
+def _promise_row(result: Result) -> tuple[str, ...]:
+    account = result.guarantee
+    return (
+        result.policy,
+        _percent(result.certified_share),
+        _percent(result.saturated_share),
+        _percent(result.void_share),
+        _percent(result.violation_rate, 2),
+        _percent(result.certified_violation_rate, 2),
+        UNKNOWN if account is None else f"{account['violated']:.0f} / {account['bound']:.0f}",
+    )
+
+
 def kilojoules(energy_j: float) -> str:
     """Energy in kJ, to three digits or to 0.1 kJ."""
     return f"{energy_j / 1e3:.1f}" if energy_j >= 1e4 else f"{energy_j / 1e3:.3g}"
 
 
-def _percent(share: float) -> str:
-    return f"{share:.1%}" if math.isfinite(share) else UNKNOWN
+def _percent(share: float, digits: int = 1) -> str:
+    return f"{share:.{digits}%}" if math.isfinite(share) else UNKNOWN
+
+
+def _watts(power_w: float) -> str:
+    return f"{power_w:.0f} W" if math.isfinite(power_w) else UNKNOWN
 
 
 def _ms(seconds: float, digits: int = 0) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -45,6 +45,9 @@ class InstanceRecord:
         mean_clock_mhz: Real clock, averaged over all time, idle included.
         retractions: Times that a running request was put back for want of KV cache.
         statuses: Number of decisions by what they promised.
+        budgeted: Number of iterations that had a budget, by what their decisions promised.
+        broken: Those of them that took longer than their budget.
+        guarantee: Account of the guarantee around its predictor (docs/guarantee.md); None without.
         timeline: One row an iteration.
     """
 
@@ -58,6 +61,9 @@ class InstanceRecord:
     retractions: int
     statuses: Mapping[Status, int]
     timeline: TimelineRecord
+    budgeted: Mapping[Status, int] = field(default_factory=dict)
+    broken: Mapping[Status, int] = field(default_factory=dict)
+    guarantee: Mapping[str, float] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -75,6 +81,7 @@ class RunRecord:
         decide_s: Wall-clock time of each control decision of an iteration.
         instances: What each instance did.
         end_s: Simulated time up to which energy is integrated.
+        power_w: Mean power of all boards in each whole second.
     """
 
     arrival_s: FloatArray
@@ -87,6 +94,7 @@ class RunRecord:
     decide_s: FloatArray
     instances: tuple[InstanceRecord, ...]
     end_s: float
+    power_w: FloatArray = field(default_factory=lambda: np.zeros(0))
 
     @property
     def ttft_s(self) -> FloatArray:

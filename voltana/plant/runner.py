@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from array import array
 from time import perf_counter
 from typing import TYPE_CHECKING
@@ -61,6 +62,8 @@ class Runner:
         self.busy_s = 0.0
         self._certified = 0
         self._saturated = 0
+        self._budgeted = dict.fromkeys(Status, 0)
+        self._broken = dict.fromkeys(Status, 0)
         self._noise = latency_noise
         self._record_timeline = record_timeline
         self._disturbances = tuple(disturbances)
@@ -109,6 +112,8 @@ class Runner:
         latency_s = now_s - self._start_s
         self.iterations += 1
         self.busy_s += latency_s
+        if self._decision is not None:
+            self._compare(self._decision, latency_s)
         self.loop.learn(
             self._decision,
             load=self._load,
@@ -136,6 +141,19 @@ class Runner:
             Status.SATURATED: self._saturated,
             Status.VOID: len(self.decide_s) - self._certified - self._saturated,
         }
+
+    def budgeted(self) -> dict[Status, int]:
+        """Number of ended iterations that had a budget, by what their decisions promised."""
+        return dict(self._budgeted)
+
+    def broken(self) -> dict[Status, int]:
+        """Those of them that took longer than their budget."""
+        return dict(self._broken)
+
+    def _compare(self, decision: Decision, latency_s: float) -> None:
+        if decision.budget_s < math.inf:
+            self._budgeted[decision.status] += 1
+            self._broken[decision.status] += latency_s > decision.budget_s
 
     def _record(self, latency_s: float) -> None:
         timeline = self.timeline

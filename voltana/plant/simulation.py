@@ -7,6 +7,7 @@ beside a real engine; the simulated board stands behind its actuator and sensor.
 from __future__ import annotations
 
 import math
+from array import array
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -29,7 +30,7 @@ from voltana.policy import InstanceContext
 from voltana.values import Domain, Role
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from voltana.plant.cluster import ClusterSpec
     from voltana.plant.workload.trace import Trace
@@ -38,6 +39,8 @@ if TYPE_CHECKING:
 Instance = PrefillInstance | DecodeInstance
 
 _PROGRESS_EVENTS = 2000
+METER_S = 1.0
+"""Period at which the energy of all boards is read for the record."""
 CALL_DEVIATION = 0.43
 """Log deviation of the clock call's latency: median 3.5 ms and p99 about 10 ms, as measured."""
 
@@ -88,6 +91,8 @@ class Simulation:
         for instance in self._instances:
             instance.runner.idle(0.0)
             self._schedule_tick(instance, 0.0)
+        self._metered_j = array("d", [0.0])
+        self._events.schedule(METER_S, self._meter)
         self._schedule_arrival(0)
 
     def run(
@@ -129,6 +134,30 @@ class Simulation:
         """Simulated time."""
         return self._events.now_s()
 
+    @property
+    def instances(self) -> tuple[Instance, ...]:
+        """The instances, prefill first."""
+        return self._instances
+
+    @property
+    def jobs(self) -> Sequence[Job]:
+        """The requests that have arrived, in the order of arrival."""
+        return self._jobs
+
+    @property
+    def finished(self) -> int:
+        """Requests that are finished or refused."""
+        return self._finished
+
+    def energy_j(self) -> float:
+        """Energy of all boards up to now; of an iteration under way, what it has used."""
+        now_s, energy_j = self._events.now_s(), 0.0
+        for instance in self._instances:
+            board = instance.runner.board
+            board.idle_until(now_s)
+            energy_j += board.energy_j - board.power_w * (board.at_s - now_s)
+        return energy_j
+
     def record(self) -> RunRecord:
         """What was measured so far."""
         jobs = self._jobs + [self._job(i) for i in range(len(self._jobs), len(self._trace))]
@@ -144,6 +173,7 @@ class Simulation:
             decide_s=np.concatenate([np.asarray(i.runner.decide_s) for i in instances]),
             instances=tuple(_instance_record(instance) for instance in instances),
             end_s=self._events.now_s(),
+            power_w=np.diff(np.asarray(self._metered_j)) / METER_S,
         )
 
     def _noise(self, deviation: float) -> LognormalNoise:
@@ -267,6 +297,10 @@ class Simulation:
         self._dispatcher.completed(job)
         self._finished += 1
 
+    def _meter(self, now_s: float) -> None:
+        self._metered_j.append(self.energy_j())
+        self._events.schedule(now_s + METER_S, self._meter)
+
     def _schedule_tick(self, instance: Instance, now_s: float) -> None:
         def tick(at_s: float) -> None:
             if not instance.busy:
@@ -280,6 +314,12 @@ def _transfer_s(cluster: ClusterSpec) -> Callable[[int], float]:
     if not cluster.engine.transfer:
         return lambda _tokens: 0.0
     return LatencyModel(cluster.hardware, cluster.model, cluster.tensor_parallel).transfer_s
+
+
+def _guarantee(predictor: object) -> dict[str, float] | None:
+    """The account of a predictor that keeps one, such as `Conformal`."""
+    account = getattr(predictor, "account", None)
+    return {str(k): float(v) for k, v in account().items()} if callable(account) else None
 
 
 def _instance_record(instance: Instance) -> InstanceRecord:
@@ -296,6 +336,9 @@ def _instance_record(instance: Instance) -> InstanceRecord:
         mean_clock_mhz=runner.board.clock_seconds / max(runner.board.at_s, 1e-9),
         retractions=instance.retractions if isinstance(instance, DecodeInstance) else 0,
         statuses=runner.statuses(),
+        budgeted=runner.budgeted(),
+        broken=runner.broken(),
+        guarantee=_guarantee(runner.loop.predictor),
         timeline=TimelineRecord(
             start_s=np.asarray(timeline.start_s, dtype=float),
             clock_mhz=np.asarray(timeline.clock_mhz, dtype=float),

@@ -1,0 +1,74 @@
+"""Puts a power budget over all instances of a cluster, whatever policy controls them."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING
+
+from voltana.controllers.budgeted import Budgeted
+from voltana.controllers.power_budget import PowerBudget
+from voltana.predictors.cautious_power import CautiousPower
+from voltana.predictors.linear_power import LinearPower
+from voltana.values import Load, Role
+
+if TYPE_CHECKING:
+    from voltana.policy import InstanceContext, InstancePolicy, Policy
+
+LOWEST_SHARE = 0.4
+"""Lowest clock over the fastest: below it the voltage has long been at its floor, and power falls
+by little more than latency rises."""
+
+MANY_TOKENS = 1 << 20
+MANY_REQUESTS = 1 << 12
+
+
+def with_power_budget(policy: Policy, budget_w: float, *, error: float = 0.05) -> Policy:
+    """The same policy within a budget; an instance that is built anew begins a new ledger.
+
+    Args:
+        policy: Decides what is wished for.
+        budget_w: What all instances together may draw.
+        error: By what share of it real power may exceed the predicted one once that was learned.
+
+    Raises:
+        ConfigError: If the budget is not above 0. When the instances are built: if it does not
+            cover their power at the lowest clock.
+    """
+    budget = PowerBudget(budget_w)
+
+    def control(context: InstanceContext) -> InstancePolicy:
+        nonlocal budget
+        if context.instance in budget.reserved_w:
+            budget = PowerBudget(budget_w)
+        return _within(budget, policy.control(context), context, error)
+
+    return dataclasses.replace(policy, control=control)
+
+
+def _within(
+    budget: PowerBudget, made: InstancePolicy, context: InstanceContext, error: float
+) -> InstancePolicy:
+    power = CautiousPower(
+        made.power
+        or LinearPower(max_clock_mhz=context.table_mhz[-1], max_power_w=context.max_power_w)
+    )
+    lowest_mhz = LOWEST_SHARE * context.table_mhz[-1]
+    lower = (mhz for mhz in context.table_mhz if lowest_mhz <= mhz < made.levels_mhz[-1])
+    levels_mhz = tuple(sorted({*made.levels_mhz, *lower}))
+    controller = Budgeted(
+        made.controller,
+        power,
+        levels_mhz,
+        budget,
+        instance=context.instance,
+        busiest=_busiest(context.role),
+        error=error,
+    )
+    return dataclasses.replace(made, controller=controller, levels_mhz=levels_mhz, power=power)
+
+
+def _busiest(role: Role) -> Load:
+    """The load of greatest power: one of so many tokens that no more power can follow from more."""
+    if role is Role.DECODE:
+        return Load.decode(MANY_REQUESTS, MANY_TOKENS)
+    return Load.prefill([(MANY_TOKENS, 0)])

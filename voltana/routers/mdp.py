@@ -1,0 +1,310 @@
+"""MDPRouter: the decode instance that costs the least in the long run, by value iteration.
+
+The pool is a Markov decision process over batch and KV buckets of its instances (`pool_mdp`,
+`decode_chain`); cost is predicted power, and a penalty where the SLO is broken. What a request
+costs there includes what it does to those that come after it, which no look at the next iteration
+can tell.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from voltana.errors import invalid
+from voltana.routers.decode_chain import Arrivals, Costs, Grid, decode_chain, make_grid
+from voltana.routers.least_loaded import LeastLoaded
+from voltana.routers.pool_mdp import PoolMdp
+from voltana.values import Load, Role
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from voltana.ports import PowerPredictor
+    from voltana.routers.pool_mdp import InstanceChain
+    from voltana.values import Candidate, FloatArray, Request
+
+_LEAST_CHANGE = 0.05
+"""Share by which the chain or the rate has to change before the table is computed again."""
+
+
+def at_once(job: Callable[[], None]) -> None:
+    """Compute the table where the request is routed: slow, but the same in every run."""
+    job()
+
+
+def in_background(job: Callable[[], None]) -> None:
+    """Compute the table on a thread of its own; requests are routed by the old one meanwhile."""
+    threading.Thread(target=job, daemon=True, name="voltana-mdp").start()
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Table:
+    """A solved pool; replaced as a whole."""
+
+    pool: PoolMdp
+    chain: InstanceChain
+    grid: Grid
+    rate_rps: float
+    count: int
+    values: FloatArray
+    choices: tuple[int, ...]
+    explained: float
+
+
+class MDPRouter:
+    """Satisfies `voltana.ports.Router`; routing is a table lookup.
+
+    Where there is no table (no predictor or levels yet, instances that are not alike, the first
+    moments, or more requests than the model can explain), the instance with the fewest requests is
+    taken. So it is on a prefill leg.
+
+    Args:
+        power: Power model of one instance; only asked, never taught.
+        kv_capacity_tokens: KV cache of an instance; inf where unknown.
+        kv_reserved_tokens: What the engine keeps free in it for each request.
+        output_tokens: Mean length of an answer to start from. After that it is the tokens produced
+            per request that arrives, or the mean of what requests say of themselves.
+        penalty_w: Watts that breaking the SLO is worth.
+        discount_s: How far it looks ahead.
+        max_states: Most states of the table; buckets get coarser to keep it.
+        check_s: How often to look whether the models or the arrivals have changed; at first, when
+            both are new, it is more often.
+        run: Computes a table, `in_background` or `at_once`.
+
+    Raises:
+        ConfigError: If an argument is outside its range.
+    """
+
+    def __init__(
+        self,
+        power: PowerPredictor,
+        *,
+        kv_capacity_tokens: float = math.inf,
+        kv_reserved_tokens: float = 0.0,
+        output_tokens: float = 256.0,
+        penalty_w: float = 1000.0,
+        discount_s: float = 20.0,
+        max_states: int = 4000,
+        check_s: float = 5.0,
+        run: Callable[[Callable[[], None]], None] = in_background,
+    ) -> None:
+        positive = {
+            "kv_capacity_tokens": kv_capacity_tokens,
+            "output_tokens": output_tokens,
+            "discount_s": discount_s,
+            "max_states": max_states,
+            "check_s": check_s,
+        }
+        for name, value in positive.items():
+            if not value > 0:
+                raise invalid(name, value, "above 0", "Leave it out for the default.")
+        if not 0 <= kv_reserved_tokens < math.inf:
+            raise invalid("kv_reserved_tokens", kv_reserved_tokens, "0 or more", "0 if unknown.")
+        if not 0 <= penalty_w < math.inf:
+            raise invalid("penalty_w", penalty_w, "0 or more, finite", "1000 is the default.")
+        self._power = power
+        self._capacity = kv_capacity_tokens
+        self._reserved = kv_reserved_tokens
+        self._penalty_w = penalty_w
+        self._discount_s = discount_s
+        self._max_states = max_states
+        self._check_s = check_s
+        self._run = run
+        self._fallback = LeastLoaded()
+        self._table: _Table | None = None
+        self._planning = False
+        self._check_at_s = -math.inf
+        self._pause_s = check_s / 16
+        self._meter = ArrivalMeter(output_tokens)
+
+    @property
+    def ready(self) -> bool:
+        """Whether there is a table."""
+        return self._table is not None
+
+    def route(self, request: Request, candidates: Sequence[Candidate]) -> str:
+        """See `voltana.ports.Router.route`."""
+        pool = list(candidates)
+        if len(pool) == 1 or pool[0].role is not Role.DECODE or not _alike(pool):
+            return self._fallback.route(request, pool)
+        self._meter.note(request)
+        table = self._table
+        stale = table is None or table.count != len(pool)
+        if not self._planning and (stale or not request.arrived_at_s < self._check_at_s):
+            self._check_at_s = request.arrived_at_s + self._pause_s
+            self._pause_s = min(2 * self._pause_s, self._check_s)
+            self._planning = True
+            self._run(lambda: self._plan(pool))
+            table = self._table
+        if table is None or table.count != len(pool) or _outgrown(table, pool):
+            return self._fallback.route(request, pool)
+        return _look_up(table, pool)
+
+    def _plan(self, pool: list[Candidate]) -> None:
+        """Compute the table anew if what it stands on has changed."""
+        try:
+            first = pool[0]
+            if first.predictor is None:
+                return
+            costs = Costs(
+                latency=first.predictor,
+                power=self._power,
+                levels_mhz=np.array(first.levels_mhz, dtype=np.float64),
+                budget_s=first.budget_s,
+                capacity_tokens=self._capacity,
+                reserved_tokens=self._reserved,
+                penalty_w=self._penalty_w,
+            )
+            arrivals = self._meter.arrivals(_tokens_per_s(costs, pool))
+            self._table = self._solved(costs, arrivals, len(pool))
+        finally:
+            self._planning = False
+
+    def _solved(self, costs: Costs, arrivals: Arrivals, count: int) -> _Table | None:
+        """A new table, or the old one if it still holds; None where latency is not known."""
+        old = self._table if self._table is not None and self._table.count == count else None
+        if old is not None and _covers(old.grid, arrivals, count, costs):
+            grid = old.grid
+        else:
+            old, grid = None, make_grid(costs, arrivals, count, self._max_states)
+        chain = decode_chain(costs, arrivals, grid)
+        if not (np.isfinite(chain.cost).all() and np.isfinite(chain.rates).all()):
+            return None
+        if old is not None and _same(old, chain, arrivals.rate_rps):
+            return old
+        pool = PoolMdp(
+            chain,
+            count,
+            arrivals_per_s=arrivals.rate_rps / grid.requests,
+            discount_per_s=1.0 / self._discount_s,
+        )
+        solution = pool.solve(None if old is None else old.values)
+        choices = tuple(solution.choices.tolist())
+        # By Little's law no more are there while the ITL threshold is kept; a burst comes on top.
+        explained = 1.25 * arrivals.rate_rps * arrivals.output_tokens * costs.budget_s + 32.0
+        return _Table(
+            pool, chain, grid, arrivals.rate_rps, count, solution.values, choices, explained
+        )
+
+    def __repr__(self) -> str:
+        return f"MDPRouter(penalty_w={self._penalty_w:g}, discount_s={self._discount_s:g})"
+
+
+class ArrivalMeter:
+    """Rate and lengths of what arrives, averaged over the last half a minute.
+
+    Args:
+        output_tokens: Mean length of an answer to start from.
+    """
+
+    def __init__(self, output_tokens: float) -> None:
+        self._window_s = 30.0
+        self._weight = self._prompts = 0.0
+        self._first_s = self._last_s = math.nan
+        self._output_tokens = output_tokens
+
+    def note(self, request: Request) -> None:
+        """Count a request."""
+        now_s = request.arrived_at_s
+        gap_s = now_s - self._last_s
+        decay = math.exp(-gap_s / self._window_s) if gap_s > 0 else 1.0
+        self._weight = self._weight * decay + 1.0
+        self._prompts = self._prompts * decay + request.prompt_tokens
+        if not self._first_s <= now_s:
+            self._first_s = now_s
+        self._last_s = now_s
+        if request.expected_output_tokens is not None and request.expected_output_tokens > 0:
+            self._move(request.expected_output_tokens, 1.0 / min(self._weight, 200.0))
+
+    def arrivals(self, tokens_per_s: float) -> Arrivals:
+        """What arrives of late.
+
+        Args:
+            tokens_per_s: What the pool produces now: over the rate, the mean answer.
+        """
+        elapsed_s = self._last_s - self._first_s
+        seen_s = self._window_s * -math.expm1(-elapsed_s / self._window_s)
+        rate_rps = self._weight / max(seen_s, 0.25)
+        if tokens_per_s > 0 and elapsed_s > self._window_s / 2:
+            self._move(max(tokens_per_s / rate_rps, 1.0), 0.2)
+        return Arrivals(
+            rate_rps=rate_rps,
+            prompt_tokens=max(self._prompts / self._weight, 1.0),
+            output_tokens=self._output_tokens,
+        )
+
+    def _move(self, output_tokens: float, share: float) -> None:
+        self._output_tokens += share * (output_tokens - self._output_tokens)
+
+
+def _look_up(table: _Table, pool: list[Candidate]) -> str:
+    grid = table.grid
+    members = [grid.locate(_requests(c), _kv_tokens(c)) for c in pool]
+    slot = table.choices[table.pool.index_of(tuple(members))]
+    chosen = sorted(members)[slot]
+    # Several may be in the same bucket: the emptiest of them.
+    return min(
+        (_requests(c), c.instance) for c, member in zip(pool, members, strict=True)
+        if member == chosen
+    )[1]  # fmt: skip
+
+
+def _outgrown(table: _Table, pool: list[Candidate]) -> bool:
+    """Whether there are more requests than the table knows of, or than the model can explain."""
+    requests = [_requests(c) for c in pool]
+    beyond = max(requests) >= (table.grid.batches + 1) * table.grid.requests
+    return beyond or sum(requests) > table.explained
+
+
+def _requests(candidate: Candidate) -> int:
+    state = candidate.state
+    return max(candidate.in_flight, state.running_requests + candidate.reserved.requests)
+
+
+def _kv_tokens(candidate: Candidate) -> int:
+    state = candidate.state
+    return state.kv_tokens + state.queued_tokens + candidate.reserved.prompt_tokens
+
+
+def _alike(pool: list[Candidate]) -> bool:
+    """Whether all have the same levels and budget, and something to plan with."""
+    first = pool[0]
+    return (
+        len(first.levels_mhz) > 0
+        and 0 < first.budget_s < math.inf
+        and all(
+            c.predictor is not None
+            and c.levels_mhz == first.levels_mhz
+            and c.budget_s == first.budget_s
+            for c in pool
+        )
+    )
+
+
+def _tokens_per_s(costs: Costs, pool: list[Candidate]) -> float:
+    total = 0.0
+    for candidate in pool:
+        running = candidate.state.running_requests
+        if running:
+            latency_s = costs.at(Load.decode(running, candidate.state.kv_tokens))[1]
+            total += running / latency_s
+    return total
+
+
+def _covers(grid: Grid, arrivals: Arrivals, count: int, costs: Costs) -> bool:
+    """Whether a grid still fits: neither too small for what would be made now nor far too large."""
+    wanted = make_grid(costs, arrivals, count, 10**9)
+    ratio = wanted.requests * wanted.batches / (grid.requests * grid.batches)
+    return 0.6 <= ratio <= 1.2
+
+
+def _same(old: _Table, chain: InstanceChain, rate_rps: float) -> bool:
+    if abs(rate_rps - old.rate_rps) > _LEAST_CHANGE * old.rate_rps:
+        return False
+    pairs = ((old.chain.cost, chain.cost), (old.chain.rates, chain.rates))
+    return all(np.allclose(before, now, rtol=_LEAST_CHANGE, atol=1e-9) for before, now in pairs)
