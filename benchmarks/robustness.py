@@ -87,12 +87,11 @@ def rows(name: str, case: Mapping[str, object], comparisons: Sequence[Comparison
             )
         ]  # fmt: skip
         accounts = [result.guarantee for result in results if result.guarantee is not None]
-        promised = " / ".join(
-            f"{sum(account[name] for account in accounts):.0f}" for name in ("violated", "bound")
-        )
+        sums = [f"{sum(a[name] for a in accounts):.0f}" for name in ("violated", "bound")]
+        promised = " / ".join(sums) if accounts else ""
         after = recovery(runs[0], case, comparisons[0].scenario.cluster.slo.itl_s)
         percent = " | ".join(f"{100 * share:.2f}" for share in shares)
-        made.append(f"| {name} | {policy} | {percent} | {promised if accounts else ''} | {after} |")
+        made.append(f"| {name} | {policy} | {percent} | {promised} | {after} |")
     return made
 
 

@@ -12,6 +12,7 @@ from voltana.evaluation.user_policy import load_policy
 from voltana.policy import Policy
 from voltana.routers.ecoroute import EcoRoute
 from voltana.routers.fill_up import FillUp
+from voltana.routers.least_loaded import LeastLoaded
 from voltana.routers.least_memory import LeastMemory
 from voltana.routers.random import RandomRouter
 from voltana.routers.round_robin import RoundRobin
