@@ -379,7 +379,7 @@ def test_no_random_policy_beats_the_bound(run) -> None:
 
 
 @pytest.mark.slow
-@settings(max_examples=400)
+@settings(max_examples=40)
 @given(RANDOM_RUNS)
 def test_no_random_policy_beats_the_bound_however_many_try(run) -> None:
     check_random_run(run)
