@@ -17,7 +17,7 @@ import numpy as np
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from voltana.ports import PredictorSnapshot
+    from voltana.ports import PowerPredictor, PredictorSnapshot
     from voltana.promise import Margin, Promise
 
 FloatArray = np.ndarray[tuple[int], np.dtype[np.float64]]
@@ -428,6 +428,8 @@ class Candidate:
         budget_s: Latency budget of one of its iterations (the ITL SLO, or the TTFT SLO).
         in_flight: Requests that were sent to it since their arrival and are not finished, wherever
             they are now (a decode instance counts those that are still being prefilled).
+        power: Power model of the instance, to be asked for forecasts only; None where it has none.
+        kv_capacity_tokens: Tokens that its KV cache holds; inf where unknown.
     """
 
     instance: str
@@ -439,3 +441,5 @@ class Candidate:
     levels_mhz: tuple[float, ...] = ()
     budget_s: float = math.inf
     in_flight: int = 0
+    power: PowerPredictor | None = None
+    kv_capacity_tokens: float = math.inf

@@ -12,6 +12,7 @@ from voltana.routers.ecoroute import EcoRoute
 from voltana.routers.fill_up import FillUp
 from voltana.routers.least_loaded import LeastLoaded
 from voltana.routers.least_memory import LeastMemory
+from voltana.routers.marginal_energy import MarginalEnergy
 from voltana.routers.mdp import MDPRouter, at_once
 from voltana.routers.random import RandomRouter
 from voltana.routers.round_robin import RoundRobin
@@ -26,6 +27,8 @@ CASES = {
     "RandomRouter": lambda: RandomRouter(3),
     "LeastLoaded": LeastLoaded,
     "LeastMemory": LeastMemory,
+    "MarginalEnergy": MarginalEnergy,
+    "MarginalEnergy, EcoRoute": lambda: MarginalEnergy(EcoRoute(LeastMemory())),
     "FillUp": FillUp,
     "FillUp, always": lambda: FillUp(1.0),
     "FillUp, never": lambda: FillUp(0.0),

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 LEVELS = 28
 
-LOWEST_SHARE = {Role.PREFILL: 0.55, Role.DECODE: 0.4, Role.COLOCATED: 0.7}
+LOWEST_SHARE = {Role.PREFILL: 0.6, Role.DECODE: 0.4, Role.COLOCATED: 0.7}
 """Lowest clock over the fastest, by role. A decode instance is busy at any clock, so its energy
 falls with its power; prefill is a fixed amount of work, which far below the voltage's floor takes
 no less, though its batches grow a little and with them what one reading of the weights serves."""

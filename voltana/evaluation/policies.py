@@ -14,6 +14,7 @@ from voltana.routers.ecoroute import EcoRoute
 from voltana.routers.fill_up import FillUp
 from voltana.routers.least_loaded import LeastLoaded
 from voltana.routers.least_memory import LeastMemory
+from voltana.routers.marginal_energy import MarginalEnergy
 from voltana.routers.random import RandomRouter
 from voltana.routers.round_robin import RoundRobin
 from voltana.routers.tile_aware import TileAware
@@ -82,6 +83,10 @@ def _in_turn(_seed: int) -> Router:
 
 def _fill_up(_seed: int) -> Router:
     return FillUp()
+
+
+def _least_power(seed: int) -> Router:
+    return MarginalEnergy(_around_boundaries(seed))
 
 
 def _around_boundaries(_seed: int) -> Router:
@@ -200,7 +205,7 @@ _POLICIES = (
         summary="deadlines for prefill, least power for decode, learned online; fuller batches",
         control=_voltana,
         prefill_router=_fill_up,
-        decode_router=_around_boundaries,
+        decode_router=_least_power,
     ),
     _mdp(),
     *(_routed(policy) for policy in _BASELINES),

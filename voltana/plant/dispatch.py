@@ -33,6 +33,7 @@ class Leg:
         budget_s: Latency budget of one iteration.
         time: Simulated time.
         snapshot_period_s: Age at which a predictor snapshot is renewed.
+        kv_capacity_tokens: Tokens that the KV cache of one instance holds.
     """
 
     def __init__(
@@ -44,6 +45,7 @@ class Leg:
         budget_s: float,
         time: TimeSource,
         snapshot_period_s: float,
+        kv_capacity_tokens: float,
     ) -> None:
         self.in_flight = [0] * len(instances)
         self.reserved_requests = [0] * len(instances)
@@ -52,6 +54,7 @@ class Leg:
         self._instances = instances
         self._router = router
         self._budget_s = budget_s
+        self._kv_capacity_tokens = kv_capacity_tokens
         self._names = {instance.runner.loop.instance: i for i, instance in enumerate(instances)}
         self._snapshots = [
             Snapshots(instance.runner, time, snapshot_period_s) for instance in instances
@@ -87,6 +90,8 @@ class Leg:
             levels_mhz=loop.levels_mhz,
             budget_s=self._budget_s,
             in_flight=self.in_flight[index],
+            power=loop.power,
+            kv_capacity_tokens=self._kv_capacity_tokens,
         )
 
 

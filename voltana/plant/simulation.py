@@ -259,6 +259,7 @@ class Simulation:
             budget_s=cluster.slo.ttft_s,
             time=self._events,
             snapshot_period_s=period_s,
+            kv_capacity_tokens=cluster.kv_capacity_tokens,
         )
         decode = Leg(
             Role.DECODE,
@@ -267,6 +268,7 @@ class Simulation:
             budget_s=cluster.slo.itl_s,
             time=self._events,
             snapshot_period_s=period_s,
+            kv_capacity_tokens=cluster.kv_capacity_tokens,
         )
         return Dispatcher(prefill, decode)
 

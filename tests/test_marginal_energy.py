@@ -1,0 +1,95 @@
+"""MarginalEnergy: how many decode instances stay awake, by predicted power."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from voltana.errors import ConfigError
+from voltana.routers.marginal_energy import MarginalEnergy
+from voltana.testing import samples
+from voltana.testing.samples import LinearSnapshot
+from voltana.values import InstanceState, Role
+
+LEVELS = tuple(float(mhz) for mhz in range(570, 1411, 30))
+MODEL = LinearSnapshot()
+
+
+class Power:
+    """Idle power, and busy power that rises with the cube of the clock."""
+
+    def __init__(self, idle_w, busy_w=100.0, cubic_w=100.0):
+        self.idle_w, self.busy_w, self.cubic_w = idle_w, busy_w, cubic_w
+
+    def forecast_w(self, load, clocks_mhz):
+        busy = self.busy_w + self.cubic_w * (clocks_mhz / LEVELS[-1]) ** 3
+        return busy if load.decode_requests else np.full(len(clocks_mhz), self.idle_w)
+
+    def learn_window(self, energy_j, exposures):
+        raise AssertionError("a router teaches nobody")
+
+
+def decode(name, running, power, **changes):
+    state = InstanceState(running_requests=running, kv_tokens=300 * running, clock_mhz=LEVELS[-1])
+    fields = {
+        "instance": name, "state": state, "in_flight": running, "levels_mhz": LEVELS,
+        "predictor": MODEL, "budget_s": 0.05, "power": power,
+    }  # fmt: skip
+    return samples.candidate(0, Role.DECODE, **(fields | changes))
+
+
+def route(*candidates, **options):
+    return MarginalEnergy(**options).route(samples.request(0, prompt_tokens=300), candidates)
+
+
+def test_light_load_gathers_where_idling_is_cheap():
+    power = Power(idle_w=20.0)
+    assert route(decode("a", 40, power), decode("b", 10, power)) == "a"
+
+
+def test_light_load_spreads_where_idling_costs_as_much_as_work():
+    power = Power(idle_w=150.0, busy_w=50.0, cubic_w=400.0)
+    assert route(decode("a", 40, power), decode("b", 10, power)) == "b"
+
+
+def test_heavy_load_wakes_the_sleeper():
+    power = Power(idle_w=20.0, busy_w=50.0, cubic_w=600.0)
+    assert route(decode("a", 250, power), decode("b", 0, power)) == "b"
+
+
+def test_memory_that_would_overflow_wakes_the_sleeper():
+    power = Power(idle_w=1.0, cubic_w=0.0)
+    calm = decode("a", 100, power), decode("b", 0, power)
+    assert route(*calm) == "a"
+    tight = [decode(c.instance, c.in_flight, power, kv_capacity_tokens=60_000.0) for c in calm]
+    assert route(*tight) == "b"
+
+
+@pytest.mark.parametrize("missing", [{"power": None}, {"predictor": None}, {"state_age_s": 9.0}])
+def test_what_is_unknown_leaves_it_to_the_inner_router(missing):
+    power = Power(idle_w=1.0)
+    less = dataclasses.replace(decode("b", 10, power), **missing)
+    assert route(decode("a", 40, power), less) == "b"
+
+
+@given(st.lists(st.integers(0, 400), min_size=1, max_size=5), st.floats(0.0, 300.0))
+def test_an_instance_of_the_pool_comes_out_and_asking_again_changes_nothing(running, idle_w):
+    power = Power(idle_w)
+    pool = [decode(f"d{i}", n, power) for i, n in enumerate(running)]
+    router = MarginalEnergy()
+    request = samples.request(0, prompt_tokens=300)
+    first = router.route(request, pool)
+    assert first in {candidate.instance for candidate in pool}
+    assert router.route(request, pool) == first == MarginalEnergy().route(request, pool)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"), [("saving", 1.0), ("memory_share", 0.0), ("max_age_s", -1.0)]
+)
+def test_bad_arguments_name_the_field(field, value):
+    with pytest.raises(ConfigError, match=field):
+        MarginalEnergy(**{field: value})
