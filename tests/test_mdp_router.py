@@ -184,9 +184,9 @@ def test_the_chain_conserves_requests_and_probability(snapshot):
 def test_a_state_without_a_safe_clock_costs_the_penalty(snapshot):
     tight, loose = costs(snapshot, budget_s=1e-4), costs(snapshot, budget_s=10.0)
     load = samples.Load.decode(64, 30_000)
-    assert tight.at(load)[0] >= 1000.0 + loose.at(load)[0]
+    assert tight.at(load)[0] >= 300.0 + loose.at(load)[0]
     full = costs(snapshot, budget_s=10.0, capacity_tokens=20_000.0)
-    assert full.at(load)[0] >= 1000.0
+    assert full.at(load)[0] >= 300.0
     easy = costs(snapshot, budget_s=10.0, capacity_tokens=80_000.0, reserved_tokens=100.0)
     assert easy.used(load) == pytest.approx(36_400 / 80_000)
     assert easy.at(load) == loose.at(load)

@@ -71,8 +71,8 @@ class MDPRouter:
         kv_reserved_tokens: What the engine keeps free in it for each request.
         output_tokens: Mean length of an answer to start from. After that it is the tokens produced
             per request that arrives, or the mean of what requests say of themselves.
-        penalty_w: Watts that breaking the SLO is worth.
-        discount_s: How far it looks ahead.
+        penalty_w: Watts that breaking the SLO is worth; the default is about the power of a board.
+        discount_s: How far it looks ahead; the default is about as long as an answer takes.
         max_states: Most states of the table; buckets get coarser to keep it.
         check_s: How often to look whether the models or the arrivals have changed; at first, when
             both are new, it is more often.
@@ -89,8 +89,8 @@ class MDPRouter:
         kv_capacity_tokens: float = math.inf,
         kv_reserved_tokens: float = 0.0,
         output_tokens: float = 256.0,
-        penalty_w: float = 1000.0,
-        discount_s: float = 20.0,
+        penalty_w: float = 300.0,
+        discount_s: float = 10.0,
         max_states: int = 4000,
         check_s: float = 5.0,
         run: Callable[[Callable[[], None]], None] = in_background,
@@ -108,7 +108,7 @@ class MDPRouter:
         if not 0 <= kv_reserved_tokens < math.inf:
             raise invalid("kv_reserved_tokens", kv_reserved_tokens, "0 or more", "0 if unknown.")
         if not 0 <= penalty_w < math.inf:
-            raise invalid("penalty_w", penalty_w, "0 or more, finite", "1000 is the default.")
+            raise invalid("penalty_w", penalty_w, "0 or more, finite", "300 is the default.")
         self._power = power
         self._capacity = kv_capacity_tokens
         self._reserved = kv_reserved_tokens
