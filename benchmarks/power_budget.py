@@ -2,8 +2,8 @@
 
     python -m benchmarks.power_budget --budgets 900,800,700,650 --seeds 3
 
-Powers are shares of the budget, or of the boards' limits where there is none: the mean of the seeds,
-and the worst second and 5 s of the worst seed.
+Powers are shares of the budget, or of the boards' limits where there is none: the mean of the
+seeds, and the worst second and 5 s of the worst seed.
 """
 
 from __future__ import annotations
