@@ -61,7 +61,8 @@ fidelity: $(READY) ## hold the plant against real measurements
 calibrate: $(READY) ## fit the plant's coefficients again from ../shared/data
 	$(BIN)/python -m benchmarks.calibration
 
-docs: demo ## put the demo's table and plots into the README
+docs: demo ## put the demo's table and plots, and those of the analysis, into the documentation
+	$(BIN)/voltana analyze --out out/analysis
 	$(BIN)/python docs/refresh.py
 
 lock: $(READY) ## pin the dependencies anew

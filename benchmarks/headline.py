@@ -12,17 +12,13 @@ below that of voltana-v0.1 elsewhere.
 from __future__ import annotations
 
 import argparse
-import statistics
-from collections import defaultdict
 from typing import TYPE_CHECKING
 
-from voltana.evaluation.compare import compare
-from voltana.evaluation.scenario import load_scenario
+from benchmarks.sweep import ATTAINMENTS, PERCENT_HEADER, Figures, cells, mean_figures
+from voltana.evaluation.policies import get_policy
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
-    from voltana.evaluation.metrics import Result
+    from collections.abc import Mapping
 
 RATES_RPS = {
     "sharegpt": (30, *range(50, 101, 5)),
@@ -30,39 +26,10 @@ RATES_RPS = {
 }
 POLICIES = ("static-max", "static-low", "static-max-routed", "voltana-v0.1", "voltana")
 OURS, PUBLISHED, REFERENCE = "voltana", "voltana-v0.1", "static-max"
-ATTAINMENTS = ("ttft_attainment", "itl_attainment", "itl_token_attainment")
-COLUMNS = ("energy_saved_vs_static_max", *ATTAINMENTS)
 SERVED = 0.90
 """Attainment of static-max above which the allowance counts from it."""
 
 ALLOWANCE = 0.01
-
-Figures = dict[str, float]
-
-
-def run(
-    workload: str,
-    rate_rps: float,
-    seeds: Sequence[int],
-    duration_s: float,
-    flags: Mapping[str, object],
-) -> dict[str, Figures]:
-    """Mean figures of each policy over the seeds, as shares."""
-    results: dict[str, list[Result]] = defaultdict(list)
-    for seed in seeds:
-        table = {"name": workload, "rate_rps": rate_rps, "duration_s": duration_s}
-        scenario = load_scenario(
-            None, {"policies": list(POLICIES), "seed": seed, "workload": table, **flags}
-        )
-        for made in compare(scenario).runs:
-            results[made.result.policy].append(made.result)
-    return {
-        policy: {
-            column: statistics.fmean(getattr(result, column) for result in made)
-            for column in COLUMNS
-        }
-        for policy, made in results.items()
-    }
 
 
 def unmet(figures: Mapping[str, Figures]) -> list[str]:
@@ -95,16 +62,20 @@ def main() -> None:
         "model": given.model,
         "tensor_parallel": given.tensor_parallel,
     }
-    print("| workload | requests/s | policy | saved % | TTFT % | ITL % | ITL of tokens % | held |")
+    policies = {name: get_policy(name) for name in POLICIES}
+    print(f"| workload | requests/s | policy | {PERCENT_HEADER} | held |")
     print("|---|---:|---|---:|---:|---:|---:|---|")
     for workload in given.workload or RATES_RPS:
         for rate_rps in given.rates or RATES_RPS[workload]:
-            figures = run(workload, rate_rps, given.seeds, given.duration, {"cluster": cluster})
+            table = {"name": workload, "rate_rps": rate_rps, "duration_s": given.duration}
+            flags = {"workload": table, "cluster": cluster}
+            figures = mean_figures(policies, given.seeds, flags)
             missed = unmet(figures)
             for policy, row in figures.items():
-                cells = " | ".join(f"{100 * row[column]:.2f}" for column in COLUMNS)
                 held = (", ".join(missed) or "yes") if policy == OURS else ""
-                print(f"| {workload} | {rate_rps:g} | {policy} | {cells} | {held} |", flush=True)
+                print(
+                    f"| {workload} | {rate_rps:g} | {policy} | {cells(row)} | {held} |", flush=True
+                )
 
 
 if __name__ == "__main__":

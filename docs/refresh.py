@@ -1,4 +1,7 @@
-"""Puts the table and the plots of the last `make demo` into the README; `make docs` runs both."""
+"""Puts what the last `make demo` and `voltana analyze` made into the documentation.
+
+`make docs` runs all three.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 DEMO = ROOT / "out" / "demo"
+ANALYSIS = ROOT / "out" / "analysis"
+ANALYSIS_IMAGES = ("step.png", "bode.png", "nyquist.png")
 IMAGES = ("comparison.png", "timeline-voltana.png")
 BEGIN, END = "<!-- demo:begin -->\n", "<!-- demo:end -->"
 
@@ -23,6 +28,8 @@ def main() -> None:
     images.mkdir(exist_ok=True)
     for name in IMAGES:
         shutil.copyfile(DEMO / name, images / name)
+    for name in ANALYSIS_IMAGES:
+        shutil.copyfile(ANALYSIS / name, images / f"analysis-{name}")
 
 
 if __name__ == "__main__":

@@ -317,3 +317,30 @@ def test_a_users_policy_that_raises_is_blamed_in_one_line(tmp_path, name, text) 
     assert done.stdout == ""
     assert len(done.stderr.splitlines()) == 1
     assert re.search(text, done.stderr), done.stderr
+
+
+def test_bound_prints_the_bound_and_what_it_relaxes(voltana, tmp_path) -> None:
+    given = ("bound", "--duration", "2", "--rate", "10", "--policy", "static-low")
+    code, out, _ = voltana(*given, "--out", tmp_path / "made")
+    assert code == 0
+    assert "Least energy of any policy that attains 99.00 % TTFT" in out
+    assert "| static-low |" in out
+    assert {path.name for path in (tmp_path / "made").iterdir()} == {
+        "bound.md",
+        "bound.json",
+        "scenario.toml",
+    }
+    read = json.loads((tmp_path / "made" / "bound.json").read_text())
+    assert read["policies"][0]["policy"] == "static-low"
+
+
+def test_bound_says_where_it_does_not_apply(voltana) -> None:
+    code, out, _ = voltana("bound", "--duration", "3", "--rate", "200", "--policy", "static-max")
+    assert code == 0
+    assert "does not apply" in out
+
+
+def test_bound_refuses_a_margin_that_is_no_share(voltana) -> None:
+    code, _, err = voltana("bound", "--margin", "2")
+    assert code == 2
+    assert "margin = 2.0 is not allowed: must be at least 0 and below 1" in err

@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from voltana.controllers.energy_optimal import EnergyOptimal, Memory
+from voltana.controllers.energy_optimal import EnergyOptimal
+from voltana.controllers.memory_floor import Memory
 from voltana.errors import ConfigError
 from voltana.slo import Slo
 from voltana.testing import strategies as vst
@@ -103,14 +104,14 @@ def test_a_slower_clock_has_to_pay_for_its_settling():
 
 @given(st.floats(0, 2), st.floats(0, 2))
 def test_the_floor_never_falls_with_use_and_stays_in_range(use, more):
-    low, high = MEMORY.floor(use), MEMORY.floor(use + more)
+    low, high = MEMORY.pressure_share(use), MEMORY.pressure_share(use + more)
     assert 0.0 <= low <= high <= 1.0
-    assert MEMORY.floor(MEMORY.rise_from) == 0.0
-    assert MEMORY.floor(MEMORY.full_at) == 1.0
+    assert MEMORY.pressure_share(MEMORY.rise_from) == 0.0
+    assert MEMORY.pressure_share(MEMORY.full_at) == 1.0
 
 
 def test_unknown_capacity_leaves_the_floor_away():
-    assert Memory().floor(Memory().used(Load.decode(500, 10**7))) == 0.0
+    assert Memory().pressure_share(Memory().used(Load.decode(500, 10**7))) == 0.0
 
 
 @pytest.mark.parametrize(

@@ -20,8 +20,9 @@ LAYERS = (
     {"policy", "config"},
     {"predictors", "controllers", "routers", "actuators", "testing"},
     {"loop"},
-    {"plant", "analysis"},
+    {"plant"},
     {"evaluation"},
+    {"analysis"},
     {"cli"},
     {"__main__"},
 )
@@ -37,7 +38,7 @@ HOMES = {
     "pynvml": ("actuators/nvml.py",),
     "hypothesis": ("testing/strategies.py",),
     "typer": ("cli/",),
-    "rich": ("cli/", "evaluation/"),
+    "rich": ("cli/", "evaluation/", "analysis/"),
     "gymnasium": ("plant/gym_env.py",),
     "pytest": (),
 }

@@ -15,6 +15,7 @@ from voltana.errors import ConfigError
 from voltana.planning import candidate_load, load_with, planned_clock_mhz
 from voltana.routers.ecoroute import EcoRoute
 from voltana.routers.least_loaded import LeastLoaded
+from voltana.routers.least_memory import LeastMemory
 from voltana.routers.random import RandomRouter
 from voltana.routers.round_robin import RoundRobin
 from voltana.routers.tile_aware import TileAware
@@ -148,6 +149,18 @@ def test_tile_aware_routes_as_released(in_flight, clocks_mhz, chosen):
         for i, (n, mhz) in enumerate(zip(in_flight, clocks_mhz, strict=True))
     ]
     assert route(TileAware(), *pool) == f"d{chosen}"
+
+
+class TestLeastMemory:
+    def test_decode_counts_tokens_before_requests(self):
+        long = InstanceState(running_requests=5, kv_tokens=20_000, clock_mhz=1410.0)
+        many = InstanceState(running_requests=9, kv_tokens=9_000, clock_mhz=1410.0)
+        assert route(LeastMemory(), decode("a", state=long), decode("b", state=many)) == "b"
+        assert route(LeastMemory(10_000.0), decode("a", state=long), decode("b", state=many)) == "a"
+
+    def test_what_is_on_its_way_counts(self):
+        burst = decode("a", 5, reserved=Reservation(requests=1, prompt_tokens=50_000))
+        assert route(LeastMemory(), burst, decode("b", 9)) == "b"
 
 
 class TestWhatIfV01:

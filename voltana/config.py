@@ -211,6 +211,19 @@ class EngineTable(_Table):
     )
 
 
+class DisturbanceTable(_Table):
+    """A slowdown of one instance; attributes are those of `voltana.plant.disturbance.Disturbance`.
+
+    A scenario may have any number of them, as ``[[disturbance]]``.
+    """
+
+    instance: str = Field(description="the name of an instance, such as decode-0")
+    from_s: _NotNegative = Field(default=0.0, description="when it begins")
+    until_s: _Positive | None = Field(default=None, description="when it ends")
+    factor: _Positive = Field(default=1.0, description="a factor on the latency")
+    pause_s: _NotNegative = Field(default=0.0, description="seconds added whatever the clock")
+
+
 class ScenarioFile(_Table):
     """A whole scenario: what is served, on what, under which policies.
 
@@ -223,6 +236,7 @@ class ScenarioFile(_Table):
         workload: A synthetic workload; the default unless `trace` is given.
         trace: The replay of a recorded trace, in place of `workload`.
         engine: Options of the simulated engine.
+        disturbance: What goes wrong in mid-run.
     """
 
     policies: tuple[str, ...] = Field(
@@ -237,6 +251,9 @@ class ScenarioFile(_Table):
     workload: WorkloadTable | None = None
     trace: TraceTable | None = None
     engine: EngineTable = EngineTable()
+    disturbance: tuple[DisturbanceTable, ...] = Field(
+        default=(), description="slowdowns of single instances in mid-run ([[disturbance]])"
+    )
 
     @model_validator(mode="after")
     def _one_source(self) -> ScenarioFile:

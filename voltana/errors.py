@@ -27,6 +27,10 @@ class ProfileError(ConfigError):
     """A hardware, model or predictor profile cannot be used as it is."""
 
 
+class StabilityError(ConfigError):
+    """A loop is unstable, has no equilibrium, or falls short of the margins asked for."""
+
+
 class MissingExtraError(VoltanaError, ImportError):
     """An optional dependency is absent; the text names the extra to install."""
 

@@ -16,8 +16,9 @@ from tests.honest import HonestController
 from voltana.controllers.budgeted import Budgeted
 from voltana.controllers.ecofreq import EcoFreq
 from voltana.controllers.ecofreq_v01 import EcoFreqV01
-from voltana.controllers.energy_optimal import EnergyOptimal, Memory
+from voltana.controllers.energy_optimal import EnergyOptimal
 from voltana.controllers.fixed import FixedClock
+from voltana.controllers.memory_floor import Memory
 from voltana.controllers.optimal_available import OptimalAvailable, Reserve
 from voltana.controllers.pid import Pid, PidGains
 from voltana.controllers.power_budget import PowerBudget

@@ -11,6 +11,7 @@ from voltana.predictors.linear_power import LinearPower
 from voltana.routers.ecoroute import EcoRoute
 from voltana.routers.fill_up import FillUp
 from voltana.routers.least_loaded import LeastLoaded
+from voltana.routers.least_memory import LeastMemory
 from voltana.routers.mdp import MDPRouter, at_once
 from voltana.routers.random import RandomRouter
 from voltana.routers.round_robin import RoundRobin
@@ -24,6 +25,7 @@ CASES = {
     "RoundRobin": RoundRobin,
     "RandomRouter": lambda: RandomRouter(3),
     "LeastLoaded": LeastLoaded,
+    "LeastMemory": LeastMemory,
     "FillUp": FillUp,
     "FillUp, always": lambda: FillUp(1.0),
     "FillUp, never": lambda: FillUp(0.0),
@@ -32,6 +34,7 @@ CASES = {
     "WhatIfV01": WhatIfV01,
     "WhatIfV01, small tiles": lambda: WhatIfV01(8),
     "EcoRoute": EcoRoute,
+    "EcoRoute, least memory": lambda: EcoRoute(LeastMemory(), boundary_mhz=30.0),
     "EcoRoute, least loaded": lambda: EcoRoute(LeastLoaded(), boundary_mhz=30.0),
     "EcoRoute, small tiles": lambda: EcoRoute(tile=8),
 }

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from voltana import __version__
-from voltana.cli import actuator, check, plant, policies, simulate
+from voltana.cli import actuator, analyze, bound, check, plant, policies, simulate
 from voltana.errors import VoltanaError
 
 USAGE_ERROR = 2
@@ -21,6 +21,8 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 app.command("simulate")(simulate.simulate)
+app.command("bound")(bound.bound)
+app.command("analyze")(analyze.analyze)
 app.command("policies")(policies.policies)
 app.command("check")(check.check)
 app.add_typer(plant.app, name="plant")

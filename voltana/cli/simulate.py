@@ -139,7 +139,7 @@ def simulate(
             },
         },
     )
-    _prepare(out, json)
+    prepare_outputs(out, json)
     quiet = log_level in {"debug", "info"}
     with progress_bars(len(resolved.trace), shown=not quiet) as progress:
         comparison = compare(resolved, record_timelines=out is not None, progress=progress)
@@ -148,7 +148,7 @@ def simulate(
         _write(comparison, out)
 
 
-def _prepare(out: Path | None, json: str | None) -> None:
+def prepare_outputs(out: Path | None, json: str | None) -> None:
     """Find out before the work, not after it, whether its results can be written."""
     folders = [] if out is None else [out]
     if json is not None and json != STDOUT:
@@ -173,7 +173,7 @@ def _show(comparison: "Comparison", json: str | None) -> None:
         typer.echo(to_json(comparison))
         return
     if json is not None:
-        _write_text(Path(json), to_json(comparison) + "\n")
+        write_text(Path(json), to_json(comparison) + "\n")
     from rich.console import Console
 
     console = Console()
@@ -187,16 +187,17 @@ def _write(comparison: "Comparison", out: Path) -> None:
     from voltana.evaluation.report import markdown_report, to_json
     from voltana.evaluation.scenario import to_toml
 
-    _write_text(out / "scenario.toml", to_toml(comparison.scenario.file))
-    _write_text(out / "results.json", to_json(comparison) + "\n")
+    write_text(out / "scenario.toml", to_toml(comparison.scenario.file))
+    write_text(out / "results.json", to_json(comparison) + "\n")
     images = write_plots(comparison, out)
-    _write_text(out / "report.md", markdown_report(comparison, images))
+    write_text(out / "report.md", markdown_report(comparison, images))
     typer.echo(
         f"Wrote {len(images)} plots, report.md, results.json and scenario.toml to {out}", err=True
     )
 
 
-def _write_text(path: Path, text: str) -> None:
+def write_text(path: Path, text: str) -> None:
+    """Write a result; a path that cannot be written is the user's error."""
     try:
         path.write_text(text, encoding="utf-8")
     except OSError as error:

@@ -4,62 +4,66 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from voltana.controllers.energy_optimal import EnergyOptimal, Memory
+from voltana.controllers.energy_optimal import EnergyOptimal
 from voltana.controllers.fixed import FixedClock
+from voltana.controllers.memory_floor import Memory
 from voltana.controllers.optimal_available import OptimalAvailable
 from voltana.controllers.supervisor import Supervised
 from voltana.levels import EvenlySpaced
 from voltana.policy import InstancePolicy
+from voltana.predictors.conformal import PROFILED_MARGIN, Conformal
 from voltana.predictors.ecopred import EcoPred
 from voltana.predictors.linear_power import LinearPower
+from voltana.promise import Statement
 from voltana.values import Role
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from voltana.policy import InstanceContext
-    from voltana.ports import Controller, Predictor
+    from voltana.ports import Controller
 
 LEVELS = 28
 
-LOWEST_SHARE = {Role.PREFILL: 0.7, Role.DECODE: 0.4, Role.COLOCATED: 0.7}
+LOWEST_SHARE = {Role.PREFILL: 0.55, Role.DECODE: 0.4, Role.COLOCATED: 0.7}
 """Lowest clock over the fastest, by role. A decode instance is busy at any clock, so its energy
-falls with its power; prefill is a fixed amount of work, which far below the voltage's floor only
-takes longer."""
+falls with its power; prefill is a fixed amount of work, which far below the voltage's floor takes
+no less, though its batches grow a little and with them what one reading of the weights serves."""
 
-BOUND_DEVIATIONS = 3.0
-"""Width of the bound that has to fit: a gap between two tokens in a thousand may be longer."""
+PROMISE = {
+    Role.PREFILL: Statement(alpha=0.01, gamma=0.02),
+    Role.DECODE: Statement(alpha=0.003, gamma=0.02),
+    Role.COLOCATED: Statement(alpha=0.003, gamma=0.02),
+}
+"""Certified iterations that may exceed their budget, in the long run (docs/guarantee.md)."""
 
 
-def voltana(
-    context: InstanceContext, guard: Callable[[Predictor], Predictor] | None = None
-) -> InstancePolicy:
-    """Deadlines for prefill, least power at the settled batch for decode, both learned online.
-
-    Args:
-        context: What the instance is.
-        guard: Wraps the latency predictor, as `voltana.predictors.conformal.Conformal` does.
-    """
-    table_mhz, slo = context.table_mhz, context.slo
-    predictor: Predictor = EcoPred.from_datasheet(
-        context.datasheet, bound_deviations=BOUND_DEVIATIONS
-    )
-    if guard is not None:
-        predictor = guard(predictor)
-    power = LinearPower(max_clock_mhz=table_mhz[-1], max_power_w=context.max_power_w)
-    lowest_mhz = LOWEST_SHARE[context.role] * table_mhz[-1]
-    levels = EvenlySpaced(LEVELS, min_mhz=lowest_mhz).levels(table_mhz)
+def voltana(context: InstanceContext) -> InstancePolicy:
+    """Deadlines for prefill, least power at the settled batch for decode, both learned online."""
+    learner = EcoPred.from_datasheet(context.datasheet)
+    predictor = Conformal(learner, PROMISE[context.role], first=PROFILED_MARGIN)
+    power = LinearPower(max_clock_mhz=context.table_mhz[-1], max_power_w=context.max_power_w)
+    levels = clock_levels(context)
     controller: Controller
     if context.role is Role.DECODE:
-        memory = Memory(
-            capacity_tokens=context.kv_capacity_tokens, reserved_tokens=context.kv_reserved_tokens
-        )
-        controller = EnergyOptimal(predictor, power, levels, slo, memory=memory)
+        memory = kv_memory(context)
+        controller = EnergyOptimal(predictor, power, levels, context.slo, memory=memory)
     else:
-        controller = OptimalAvailable(predictor, power, levels, slo)
+        controller = OptimalAvailable(predictor, power, levels, context.slo)
     return InstancePolicy(
-        controller=Supervised(controller, fallback=FixedClock.max(table_mhz)),
+        controller=Supervised(controller, fallback=FixedClock.max(context.table_mhz)),
         levels_mhz=levels,
         predictor=predictor,
         power=power,
+    )
+
+
+def clock_levels(context: InstanceContext, count: int = LEVELS) -> tuple[float, ...]:
+    """`count` clocks, evenly spaced from the lowest of the role to the fastest."""
+    lowest_mhz = LOWEST_SHARE[context.role] * context.table_mhz[-1]
+    return EvenlySpaced(count, min_mhz=lowest_mhz).levels(context.table_mhz)
+
+
+def kv_memory(context: InstanceContext) -> Memory:
+    """The KV cache of the instance, as the controller has to know it."""
+    return Memory(
+        capacity_tokens=context.kv_capacity_tokens, reserved_tokens=context.kv_reserved_tokens
     )

@@ -13,6 +13,7 @@ from voltana.policy import Policy
 from voltana.routers.ecoroute import EcoRoute
 from voltana.routers.fill_up import FillUp
 from voltana.routers.least_loaded import LeastLoaded
+from voltana.routers.least_memory import LeastMemory
 from voltana.routers.random import RandomRouter
 from voltana.routers.round_robin import RoundRobin
 from voltana.routers.tile_aware import TileAware
@@ -79,10 +80,6 @@ def _in_turn(_seed: int) -> Router:
     return RoundRobin()
 
 
-def _least_loaded(_seed: int) -> Router:
-    return LeastLoaded()
-
-
 def _fill_up(_seed: int) -> Router:
     return FillUp()
 
@@ -90,7 +87,7 @@ def _fill_up(_seed: int) -> Router:
 def _around_boundaries(_seed: int) -> Router:
     # Levels lie 15-30 MHz apart: only a rise of several of them is worth an uneven load. Idle
     # instances sleep on until the others come near the clocks at which the voltage rises.
-    return EcoRoute(fallback=LeastLoaded(), boundary_mhz=100.0, wake_share=0.8)
+    return EcoRoute(fallback=LeastMemory(), boundary_mhz=100.0, wake_share=0.8)
 
 
 def _published(
@@ -133,13 +130,6 @@ def _voltana(context: InstanceContext) -> InstancePolicy:
     from voltana.evaluation.composed import voltana  # noqa: PLC0415
 
     return voltana(context)
-
-
-def _certified(context: InstanceContext) -> InstancePolicy:
-    from voltana.evaluation.composed import voltana  # noqa: PLC0415
-    from voltana.predictors.conformal import Conformal  # noqa: PLC0415
-
-    return voltana(context, guard=Conformal)
 
 
 def _mdp() -> Policy:
@@ -210,13 +200,6 @@ _POLICIES = (
         name="voltana",
         summary="deadlines for prefill, least power for decode, learned online; fuller batches",
         control=_voltana,
-        prefill_router=_fill_up,
-        decode_router=_around_boundaries,
-    ),
-    Policy(
-        name="voltana-certified",
-        summary="voltana with a proven rate of broken latency bounds; the report shows the account",
-        control=_certified,
         prefill_router=_fill_up,
         decode_router=_around_boundaries,
     ),

@@ -13,6 +13,7 @@ from voltana.config import parse_scenario
 from voltana.errors import ConfigError, invalid
 from voltana.evaluation.policies import get_policy
 from voltana.plant.cluster import ClusterSpec, EngineOptions
+from voltana.plant.disturbance import Disturbance
 from voltana.plant.hardware import load_hardware
 from voltana.plant.iteration import PlantModel
 from voltana.plant.model import load_model
@@ -127,6 +128,9 @@ def resolve(file: ScenarioFile) -> Scenario:
         prefill=file.cluster.prefill,
         decode=file.cluster.decode,
         engine=EngineOptions(**file.engine.model_dump(exclude_none=True)),
+        disturbances=tuple(
+            Disturbance(**table.model_dump(exclude_none=True)) for table in file.disturbance
+        ),
     )
     plant = PlantModel(hardware, model, tensor_parallel)
     _check_possible(file.slo, plant, hardware.clocks_mhz[-1])
@@ -153,11 +157,16 @@ def to_toml(file: ScenarioFile) -> str:
     top, tables = [], []
     for key, value in file.model_dump(mode="json", exclude_none=True).items():
         if isinstance(value, dict):
-            rows = [f"{name} = {_toml_value(inner)}" for name, inner in value.items()]
-            tables.append("\n".join((f"[{key}]", *rows)))
+            tables.append(_toml_table(f"[{key}]", value))
+        elif isinstance(value, list) and value and isinstance(value[0], dict):
+            tables.extend(_toml_table(f"[[{key}]]", row) for row in value)
         else:
             top.append(f"{key} = {_toml_value(value)}")
     return "\n\n".join(("\n".join(top), *tables)) + "\n"
+
+
+def _toml_table(header: str, table: Mapping[str, Any]) -> str:
+    return "\n".join((header, *(f"{key} = {_toml_value(value)}" for key, value in table.items())))
 
 
 def _toml_value(value: object) -> str:

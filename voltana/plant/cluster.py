@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from voltana.errors import invalid
+from voltana.errors import invalid, unknown_name
 from voltana.values import Role
 
 if TYPE_CHECKING:
+    from voltana.plant.disturbance import Disturbance
     from voltana.plant.hardware import HardwareProfile
     from voltana.plant.model import ModelProfile
     from voltana.slo import Slo
@@ -62,9 +63,11 @@ class ClusterSpec:
         prefill: Number of prefill instances.
         decode: Number of decode instances.
         engine: How the engine behaves.
+        disturbances: What goes wrong in mid-run.
 
     Raises:
-        ConfigError: If there is no instance of a kind, or the weights leave no room for KV cache.
+        ConfigError: If there is no instance of a kind, a disturbance is of an unknown one, or the
+            weights leave no room for KV cache.
     """
 
     hardware: HardwareProfile
@@ -74,11 +77,16 @@ class ClusterSpec:
     prefill: int = 2
     decode: int = 2
     engine: EngineOptions = field(default_factory=EngineOptions)
+    disturbances: tuple[Disturbance, ...] = ()
 
     def __post_init__(self) -> None:
         for name in ("prefill", "decode", "tensor_parallel"):
             if getattr(self, name) < 1:
                 raise invalid(name, getattr(self, name), "at least 1", f"Give --{name} 1 or more.")
+        names = [*self.instance_names(Role.PREFILL), *self.instance_names(Role.DECODE)]
+        for disturbance in self.disturbances:
+            if disturbance.instance not in names:
+                raise unknown_name("instance of a disturbance", disturbance.instance, names)
         if self.kv_capacity_tokens < self.engine.max_prefill_tokens:
             raise invalid(
                 "tensor_parallel",

@@ -10,8 +10,11 @@ from typing import TYPE_CHECKING
 from voltana.values import EMPTY_QUEUE, Decision, Exposure, Load, Queue, Status
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from voltana.loop import ControlLoop
     from voltana.plant.board import Board
+    from voltana.plant.disturbance import Disturbance
     from voltana.plant.noise import LognormalNoise
 
 IDLE = Load()
@@ -38,6 +41,7 @@ class Runner:
         latency_noise: Draws the factor on each iteration's latency.
         energy_window_s: Period at which the loop's power predictor is taught.
         record_timeline: Whether to keep a row for each iteration.
+        disturbances: Slowdowns of this instance.
     """
 
     def __init__(
@@ -48,6 +52,7 @@ class Runner:
         latency_noise: LognormalNoise,
         energy_window_s: float,
         record_timeline: bool,
+        disturbances: Sequence[Disturbance] = (),
     ) -> None:
         self.board = board
         self.loop = loop
@@ -61,6 +66,7 @@ class Runner:
         self._broken = dict.fromkeys(Status, 0)
         self._noise = latency_noise
         self._record_timeline = record_timeline
+        self._disturbances = tuple(disturbances)
         self._decision: Decision | None = None
         self._load = IDLE
         self._start_s = 0.0
@@ -86,8 +92,20 @@ class Runner:
         if self._window is not None:
             self._window.add_idle(now_s, board.clock_mhz)
         self._decision, self._load, self._start_s = decision, load, now_s
-        self._clock_mhz = board.run(load, self._noise.draw())
+        if self._disturbances:
+            self._run_disturbed(load, now_s)
+        else:
+            self._clock_mhz = board.run(load, self._noise.draw())
         return board.at_s
+
+    def _run_disturbed(self, load: Load, now_s: float) -> None:
+        factor, pause_s = self._noise.draw(), 0.0
+        for disturbance in self._disturbances:
+            if disturbance.acts_at(now_s):
+                factor *= disturbance.factor
+                pause_s += disturbance.pause_s
+        self._clock_mhz = self.board.run(load, factor)
+        self.board.idle_until(self.board.at_s + pause_s)
 
     def finish(self, now_s: float) -> None:
         """End the iteration that was begun, and learn from it."""

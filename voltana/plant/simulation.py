@@ -229,6 +229,7 @@ class Simulation:
             latency_noise=self._noise(engine.latency_noise),
             energy_window_s=engine.energy_window_s,
             record_timeline=self._record_timeline,
+            disturbances=[d for d in cluster.disturbances if d.instance == name],
         )
 
     def _context(self, name: str, role: Role) -> InstanceContext:

@@ -40,9 +40,9 @@ class FillUp:
         ConfigError: If that is not in 0 to 1.
     """
 
-    def __init__(self, share: float = 0.35) -> None:
+    def __init__(self, share: float = 0.5) -> None:
         if not 0 <= share <= 1:
-            raise invalid("share", share, "0 to 1", "0.35 leaves room for a batch that runs.")
+            raise invalid("share", share, "0 to 1", "0.5 leaves room for a batch that runs.")
         self._share = share
         self._fallback = LeastLoaded()
 

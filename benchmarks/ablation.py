@@ -1,0 +1,196 @@
+"""What each part of the default policy contributes: every one is switched off or replaced in turn.
+
+Llama-3.1-8B on A100, two prefill and two decode instances. Run as
+``python -m benchmarks.ablation``; every row but the first differs from `voltana` in one part.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import math
+from typing import TYPE_CHECKING
+
+from benchmarks.sweep import COLUMNS, PERCENT_HEADER, cells, mean_figures
+from voltana.controllers.ecofreq import EcoFreq
+from voltana.controllers.energy_optimal import EnergyOptimal
+from voltana.controllers.fixed import FixedClock
+from voltana.controllers.memory_floor import Memory
+from voltana.controllers.optimal_available import OptimalAvailable
+from voltana.controllers.supervisor import Supervised
+from voltana.evaluation.composed import clock_levels, kv_memory, voltana
+from voltana.evaluation.policies import get_policy
+from voltana.evaluation.published import Profiled
+from voltana.policy import InstancePolicy
+from voltana.predictors.ecopred import EcoPred
+from voltana.predictors.linear_power import LinearPower
+from voltana.routers.random import RandomRouter
+from voltana.routers.round_robin import RoundRobin
+from voltana.values import Decision, Observation, Role
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from voltana.policy import InstanceContext, Policy
+    from voltana.ports import Controller, PowerPredictor, Predictor
+
+    Build = Callable[[InstanceContext, Predictor, PowerPredictor, tuple[float, ...]], Controller]
+
+DEFAULT_RATES_RPS = (30.0, 50.0, 70.0, 80.0, 100.0)
+LEVEL_COUNTS = (2, 5, 28, 81)
+WINDOW_S = 5.0
+
+
+class EveryWindow:
+    """A controller asked once in a window; its clock is kept in between, and promises nothing."""
+
+    def __init__(self, controller: Controller, window_s: float) -> None:
+        self._controller = controller
+        self._window_s = window_s
+        self._due_s = -math.inf
+        self._clock_mhz = math.nan
+
+    def decide(self, observation: Observation) -> Decision:
+        """See `voltana.ports.Controller.decide`."""
+        if observation.now_s < self._due_s:
+            return Decision(clock_mhz=self._clock_mhz, reason="as in this window")
+        decision = self._controller.decide(observation)
+        self._due_s = observation.now_s + self._window_s
+        self._clock_mhz = decision.clock_mhz
+        return decision
+
+
+def rebuilt(build: Build, *, role: Role | None = None, levels: int | None = None) -> Policy:
+    """`voltana` with another controller on the instances of a role, or with other levels."""
+
+    def control(context: InstanceContext) -> InstancePolicy:
+        ours = voltana(context)
+        if role is not None and context.role is not role:
+            return ours
+        assert ours.predictor is not None
+        assert ours.power is not None
+        clocks = ours.levels_mhz if levels is None else clock_levels(context, levels)
+        controller = build(context, ours.predictor, ours.power, clocks)
+        supervised = Supervised(controller, fallback=FixedClock.max(context.table_mhz))
+        return dataclasses.replace(ours, controller=supervised, levels_mhz=clocks)
+
+    return dataclasses.replace(get_policy("voltana"), control=control)
+
+
+def _ours(
+    context: InstanceContext,
+    predictor: Predictor,
+    power: PowerPredictor,
+    levels: tuple[float, ...],
+) -> Controller:
+    if context.role is Role.DECODE:
+        return EnergyOptimal(predictor, power, levels, context.slo, memory=kv_memory(context))
+    return OptimalAvailable(predictor, power, levels, context.slo)
+
+
+def _decode(**options: object) -> Policy:
+    def build(
+        context: InstanceContext,
+        predictor: Predictor,
+        power: PowerPredictor,
+        levels: tuple[float, ...],
+    ) -> Controller:
+        chosen = {"memory": kv_memory(context), **options}
+        return EnergyOptimal(predictor, power, levels, context.slo, **chosen)  # type: ignore[arg-type]
+
+    return rebuilt(build, role=Role.DECODE)
+
+
+def _ecofreq(role: Role) -> Policy:
+    return rebuilt(lambda c, p, _w, levels: EcoFreq(p, levels, c.slo), role=role)
+
+
+def _unlearned() -> Policy:
+    """Tables profiled beforehand in place of the predictor, and the datasheet's power."""
+    profiled = Profiled()
+
+    def control(context: InstanceContext) -> InstancePolicy:
+        levels = clock_levels(context)
+        tables = profiled.tables(context, levels)
+        power = LinearPower(max_clock_mhz=context.table_mhz[-1], max_power_w=context.max_power_w)
+        controller = _ours(context, tables, power, levels)  # type: ignore[arg-type]
+        return InstancePolicy(controller=controller, levels_mhz=levels)
+
+    return dataclasses.replace(get_policy("voltana"), control=control)
+
+
+def _uncertified() -> Policy:
+    """A bound of three standard deviations in place of the tracked margin."""
+
+    def control(context: InstanceContext) -> InstancePolicy:
+        predictor = EcoPred.from_datasheet(context.datasheet, bound_deviations=3.0)
+        ours = voltana(context)
+        assert ours.power is not None
+        controller = _ours(context, predictor, ours.power, ours.levels_mhz)
+        return dataclasses.replace(ours, controller=controller, predictor=predictor)
+
+    return dataclasses.replace(get_policy("voltana"), control=control)
+
+
+def variants() -> Mapping[str, Policy]:
+    """The policies compared, by what is different in them."""
+    ours = get_policy("voltana")
+    by_levels = {
+        f"{count} levels": rebuilt(_ours, levels=count) for count in LEVEL_COUNTS if count != 28
+    }
+    return {
+        "voltana": ours,
+        "prefill: lowest safe clock, fastest if prompts wait": _ecofreq(Role.PREFILL),
+        "decode: lowest safe clock": _ecofreq(Role.DECODE),
+        "decode: no floor from the memory": _decode(memory=Memory()),
+        "decode: pressure alone, no demand": _decode_without_demand(),
+        "decode: changes cost nothing": _decode(settle_s=0.0),
+        "prefill: no arrivals expected": rebuilt(
+            lambda c, p, w, levels: OptimalAvailable(p, w, levels, c.slo, arrivals_s=0.0),
+            role=Role.PREFILL,
+        ),
+        "margin: three deviations, no guarantee": _uncertified(),
+        "predictors: profiled tables, nothing learned": _unlearned(),
+        "prefill routing: at random": dataclasses.replace(ours, prefill_router=RandomRouter),
+        "decode routing: in turn": dataclasses.replace(
+            ours, decode_router=lambda _seed: RoundRobin()
+        ),
+        f"one decision every {WINDOW_S:g} s": rebuilt(
+            lambda c, p, w, levels: EveryWindow(_ours(c, p, w, levels), WINDOW_S)
+        ),
+        **by_levels,
+    }
+
+
+def _decode_without_demand() -> Policy:
+    def build(
+        context: InstanceContext,
+        predictor: Predictor,
+        power: PowerPredictor,
+        levels: tuple[float, ...],
+    ) -> Controller:
+        memory = dataclasses.replace(kv_memory(context), settle_at=math.inf)
+        return EnergyOptimal(predictor, power, levels, context.slo, memory=memory)
+
+    return rebuilt(build, role=Role.DECODE)
+
+
+def main() -> None:
+    """Print the table as Markdown."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--workload", default="sharegpt")
+    parser.add_argument("--rates", type=float, nargs="+", default=DEFAULT_RATES_RPS)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[11, 12, 13])
+    parser.add_argument("--duration", type=float, default=120.0, help="seconds of arrivals")
+    given = parser.parse_args()
+    print(f"| requests/s | variant | {PERCENT_HEADER} |")
+    print("|---:|---|" + "---:|" * len(COLUMNS))
+    for rate_rps in given.rates:
+        workload = {"name": given.workload, "rate_rps": rate_rps, "duration_s": given.duration}
+        figures = mean_figures(variants(), given.seeds, {"workload": workload})
+        for name, row in figures.items():
+            print(f"| {rate_rps:g} | {name} | {cells(row)} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,57 @@
+"""Runs policies over several seeds and averages their figures; shared by the benchmarks."""
+
+from __future__ import annotations
+
+import dataclasses
+import statistics
+from collections import defaultdict
+from typing import TYPE_CHECKING
+
+from voltana.evaluation.compare import compare
+from voltana.evaluation.scenario import load_scenario
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from voltana.evaluation.metrics import Result
+    from voltana.policy import Policy
+
+ATTAINMENTS = ("ttft_attainment", "itl_attainment", "itl_token_attainment")
+COLUMNS = ("energy_saved_vs_static_max", *ATTAINMENTS)
+PERCENT_HEADER = "saved % | TTFT % | ITL % | ITL of tokens %"
+
+Figures = dict[str, float]
+
+
+def results(
+    policies: Mapping[str, Policy], seeds: Sequence[int], flags: Mapping[str, object]
+) -> dict[str, list[Result]]:
+    """The results of each policy, one a seed.
+
+    Args:
+        policies: By the names under which their results are wanted.
+        seeds: Of the workload and of all noise.
+        flags: Tables of the scenario.
+    """
+    made: dict[str, list[Result]] = defaultdict(list)
+    for seed in seeds:
+        scenario = load_scenario(None, {"policies": ["static-max"], "seed": seed, **flags})
+        scenario = dataclasses.replace(scenario, policies=policies)
+        for run in compare(scenario).runs:
+            made[run.result.policy].append(run.result)
+    return dict(made)
+
+
+def mean_figures(
+    policies: Mapping[str, Policy], seeds: Sequence[int], flags: Mapping[str, object]
+) -> dict[str, Figures]:
+    """Mean of `COLUMNS` over the seeds, as shares, of each policy."""
+    return {
+        name: {column: statistics.fmean(getattr(r, column) for r in made) for column in COLUMNS}
+        for name, made in results(policies, seeds, flags).items()
+    }
+
+
+def cells(row: Figures) -> str:
+    """The figures in per cent, as cells of a Markdown table."""
+    return " | ".join(f"{100 * row[column]:.2f}" for column in COLUMNS)

@@ -1,0 +1,66 @@
+"""`voltana analyze` on the command line."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+
+def voltana(*args, cwd):
+    return subprocess.run(
+        [sys.executable, "-m", "voltana", "analyze", *args],
+        cwd=cwd, capture_output=True, text=True, check=False, timeout=180,
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("analysis")
+    done = voltana(
+        "--policy", "pid,static-max", "--duration", "40", "--rate", "40", "--gains", "300,600",
+        "--out", "out", "--json", "-", cwd=folder,
+    )  # fmt: skip
+    return folder, done
+
+
+def test_it_prints_margins_and_writes_plots(run) -> None:
+    folder, done = run
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout)
+    assert [policy["policy"] for policy in result["policies"]] == ["pid", "static-max"]
+    fixed = result["policies"][1]
+    assert (fixed["law"], fixed["verdict"]) == ("no feedback here", "stable")
+    assert fixed["margins"]["gain_margin"] is None
+    assert 0 < fixed["batch_feedback"] < 1
+    assert result["design"]["gains"]["proportional_mhz"] == 300
+    assert result["design"]["margins"]["modulus_margin"] > 0.5
+    assert (folder / "out" / "step.png").stat().st_size > 10_000
+    assert json.loads((folder / "out" / "analysis.json").read_text()) == result
+    assert (folder / "out" / "scenario.toml").exists()
+
+
+def test_unstable_gains_are_refused(tmp_path) -> None:
+    done = voltana(
+        "--policy", "static-max", "--duration", "20", "--gains", "9000,100", cwd=tmp_path
+    )
+    assert done.returncode == 2
+    assert "static-max" in done.stdout
+    assert "is unstable: its largest pole has modulus" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("args", "text"),
+    [
+        (["--gains", "high"], "--gains = 'high' is not allowed: must be two or three numbers"),
+        (["--modulus-margin", "2"], "modulus_margin = 2.0 is not allowed: must be 0 to 1"),
+        (["--policy", "pdi"], "unknown policy 'pdi'. Did you mean 'pid'?"),
+    ],
+)
+def test_errors_name_value_range_and_remedy(tmp_path, args, text) -> None:
+    done = voltana(*args, cwd=tmp_path)
+    assert done.returncode == 2
+    assert text in done.stderr

@@ -1,0 +1,1 @@
+"""Control analysis: the plant and every controller as linear systems of python-control."""

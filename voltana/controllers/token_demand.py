@@ -1,0 +1,45 @@
+"""TokenDemand: how many output tokens per second the arriving requests ask for."""
+
+from __future__ import annotations
+
+import math
+
+
+class TokenDemand:
+    """Tokens demanded per second: those produced, and those that a growing batch still owes.
+
+    Over any stretch of time, tokens demanded are tokens produced plus what the batch owes more at
+    its end than at its start. Both averages fade with the same time constant, from the first note
+    on, so that the identity holds for the faded ones too.
+
+    Args:
+        fading_s: The time constant.
+        owed_tokens: What a request in the batch has still to produce, on average.
+    """
+
+    def __init__(self, fading_s: float, owed_tokens: float) -> None:
+        self._fading_s = fading_s
+        self._owed_tokens = owed_tokens
+        self._seconds = self._tokens = self._age_s = self._mean_batch = 0.0
+        self._batch, self._at_s = 0, math.nan
+
+    def note(self, batch: int, now_s: float) -> None:
+        """Note the batch of the iteration that begins now."""
+        gap_s = now_s - self._at_s
+        if gap_s > 0:
+            kept = math.exp(-gap_s / self._fading_s)
+            seconds = kept * self._seconds + gap_s
+            weight = gap_s / seconds
+            self._mean_batch += weight * (self._batch - self._mean_batch)
+            self._age_s = (1.0 - weight) * (self._age_s + gap_s) + weight * gap_s / 2
+            self._tokens = kept * self._tokens + self._batch
+            self._seconds = seconds
+        self._batch, self._at_s = batch, now_s
+
+    def tokens_per_s(self) -> float:
+        """The demand; 0 before the second note."""
+        if not self._seconds:
+            return 0.0
+        produced = self._tokens / self._seconds
+        joined_per_s = (self._batch - self._mean_batch) / self._age_s
+        return max(0.0, produced + self._owed_tokens * joined_per_s)
