@@ -101,8 +101,8 @@ class PowerBudget:
             count = len(self._reserved_w) + 1
             raise ConfigError(
                 f"power_budget_w = {self.budget_w:g} is not allowed: must be at least "
-                f"{floors_w:.0f} W for {count} instances at their lowest clock, and {floor_w:.0f} W "
-                "for each one more. Raise it, or run fewer instances."
+                f"{floors_w:.0f} W for {count} instances at their lowest clock, and "
+                f"{floor_w:.0f} W for each one more. Raise it, or run fewer instances."
             )
         self._reserved_w[instance] = self._shares_w[instance] = floor_w
 
