@@ -1,6 +1,6 @@
 """What a power budget costs: power and attainment of two policies within ever smaller budgets.
 
-    python -m benchmarks.power_budget --budgets 900,800,700,650 --seeds 3
+    python -m benchmarks.power_budget --budgets 900,800,750,700 --seeds 3
 
 Powers are shares of the budget, or of the boards' limits where there is none: the mean of the
 seeds, and the worst second and 5 s of the worst seed.
@@ -22,7 +22,7 @@ BOARDS_W = 4 * 400.0
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--budgets", default="900,800,700,650")
+    parser.add_argument("--budgets", default="900,800,750,700")
     parser.add_argument("--rate", type=float, default=50.0)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--duration", type=float, default=40.0)
