@@ -271,13 +271,14 @@ def test_a_policy_within_a_budget_can_run_again():
 
 def test_attainment_degrades_step_by_step():
     kept = []
-    for budget_w in (1600.0, 850.0, 600.0):
+    # 20 s, a quarter of which is the start, in which the power model is not trusted yet.
+    for budget_w in (1600.0, 950.0, 600.0):
         result = compare(scenario(power_budget_w=budget_w, policies=["voltana"])).runs[0].result
         kept.append((result.ttft_attainment, result.mean_power_w))
     attainments, powers = zip(*kept, strict=True)
     assert attainments[0] > 0.99
     assert attainments[0] >= attainments[1] >= attainments[2]
-    assert attainments[1] > 0.9
+    assert attainments[1] > 0.95
     assert powers[0] > powers[2]
 
 

@@ -101,8 +101,8 @@ class PowerBudget:
             count = len(self._reserved_w) + 1
             raise ConfigError(
                 f"power_budget_w = {self.budget_w:g} is not allowed: must be at least "
-                f"{floors_w:.0f} W for {count} instances at their lowest clock. Raise it, or run "
-                "fewer instances."
+                f"{floors_w:.0f} W for {count} instances at their lowest clock, and "
+                f"{floor_w:.0f} W for each one more. Raise it, or run fewer instances."
             )
         self._reserved_w[instance] = self._shares_w[instance] = floor_w
 
@@ -164,8 +164,8 @@ def divide(claims: Mapping[str, Claim], budget_w: float) -> dict[str, float]:
         power_w = np.maximum(claim.levels_w, claim.floor_w)
         # From what the floor buys anyway to the first level beyond it.
         step_w = np.diff(power_w, prepend=claim.floor_w)
-        lateness = np.minimum(claim.lateness, _LONGEST)
-        harm = lateness + LATE_WEIGHT * np.maximum(lateness - 1.0, 0.0)
+        late = np.log(np.clip(claim.lateness, 1.0 / _LONGEST, _LONGEST))
+        harm = late + LATE_WEIGHT * np.maximum(late, 0.0)
         gain = -np.diff(harm, prepend=harm[0])
         worth = np.divide(gain, step_w, out=np.full(len(gain), np.inf), where=step_w > 1e-9)
         steps_w.append(step_w)

@@ -138,7 +138,7 @@ def _voltana(context: InstanceContext) -> InstancePolicy:
 
 
 def _mdp() -> Policy:
-    from voltana.routers.mdp import MDPRouter, at_once  # noqa: PLC0415
+    from voltana.routers.mdp import MDPRouter, at_once, in_background  # noqa: PLC0415
 
     decode: list[tuple[InstanceContext, PowerPredictor]] = []
 
@@ -159,7 +159,8 @@ def _mdp() -> Policy:
             power,
             kv_capacity_tokens=context.kv_capacity_tokens,
             kv_reserved_tokens=context.kv_reserved_tokens,
-            run=at_once,
+            # A simulator, which offers a bench, has to repeat; a live request must not wait.
+            run=in_background if context.bench is None else at_once,
         )
 
     return Policy(

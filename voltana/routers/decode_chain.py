@@ -96,7 +96,7 @@ class Costs:
     budget_s: float
     capacity_tokens: float = math.inf
     reserved_tokens: float = 0.0
-    penalty_w: float = 1000.0
+    penalty_w: float = 300.0
 
     def at(self, load: Load) -> tuple[float, float]:
         """Cost per second and latency at the clock that the controller would choose.

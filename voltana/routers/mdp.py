@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from voltana.errors import invalid
-from voltana.routers.decode_chain import Arrivals, Costs, Grid, decode_chain, make_grid
+from voltana.routers.arrival_meter import ArrivalMeter
+from voltana.routers.decode_chain import Costs, Grid, decode_chain, make_grid
 from voltana.routers.least_loaded import LeastLoaded
 from voltana.routers.pool_mdp import PoolMdp
 from voltana.values import Load, Role
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from voltana.ports import PowerPredictor
+    from voltana.routers.decode_chain import Arrivals
     from voltana.routers.pool_mdp import InstanceChain
     from voltana.values import Candidate, FloatArray, Request
 
@@ -69,8 +71,8 @@ class MDPRouter:
         kv_reserved_tokens: What the engine keeps free in it for each request.
         output_tokens: Mean length of an answer to start from. After that it is the tokens produced
             per request that arrives, or the mean of what requests say of themselves.
-        penalty_w: Watts that breaking the SLO is worth.
-        discount_s: How far it looks ahead.
+        penalty_w: Watts that breaking the SLO is worth; the default is about the power of a board.
+        discount_s: How far it looks ahead; the default is about as long as an answer takes.
         max_states: Most states of the table; buckets get coarser to keep it.
         check_s: How often to look whether the models or the arrivals have changed; at first, when
             both are new, it is more often.
@@ -87,8 +89,8 @@ class MDPRouter:
         kv_capacity_tokens: float = math.inf,
         kv_reserved_tokens: float = 0.0,
         output_tokens: float = 256.0,
-        penalty_w: float = 1000.0,
-        discount_s: float = 20.0,
+        penalty_w: float = 300.0,
+        discount_s: float = 10.0,
         max_states: int = 4000,
         check_s: float = 5.0,
         run: Callable[[Callable[[], None]], None] = in_background,
@@ -106,7 +108,7 @@ class MDPRouter:
         if not 0 <= kv_reserved_tokens < math.inf:
             raise invalid("kv_reserved_tokens", kv_reserved_tokens, "0 or more", "0 if unknown.")
         if not 0 <= penalty_w < math.inf:
-            raise invalid("penalty_w", penalty_w, "0 or more, finite", "1000 is the default.")
+            raise invalid("penalty_w", penalty_w, "0 or more, finite", "300 is the default.")
         self._power = power
         self._capacity = kv_capacity_tokens
         self._reserved = kv_reserved_tokens
@@ -118,6 +120,7 @@ class MDPRouter:
         self._fallback = LeastLoaded()
         self._table: _Table | None = None
         self._planning = False
+        self._planned_for = 0
         self._check_at_s = -math.inf
         self._pause_s = check_s / 16
         self._meter = ArrivalMeter(output_tokens)
@@ -134,8 +137,10 @@ class MDPRouter:
             return self._fallback.route(request, pool)
         self._meter.note(request)
         table = self._table
-        stale = table is None or table.count != len(pool)
-        if not self._planning and (stale or not request.arrived_at_s < self._check_at_s):
+        # Not again at once if there is no table: what could not be solved rarely can be now.
+        due = self._planned_for != len(pool) or not request.arrived_at_s < self._check_at_s
+        if due and not self._planning:
+            self._planned_for = len(pool)
             self._check_at_s = request.arrived_at_s + self._pause_s
             self._pause_s = min(2 * self._pause_s, self._check_s)
             self._planning = True
@@ -173,7 +178,7 @@ class MDPRouter:
         else:
             old, grid = None, make_grid(costs, arrivals, count, self._max_states)
         chain = decode_chain(costs, arrivals, grid)
-        if not (np.isfinite(chain.cost).all() and np.isfinite(chain.rates).all()):
+        if not _known(chain):
             return None
         if old is not None and _same(old, chain, arrivals.rate_rps):
             return old
@@ -193,53 +198,6 @@ class MDPRouter:
 
     def __repr__(self) -> str:
         return f"MDPRouter(penalty_w={self._penalty_w:g}, discount_s={self._discount_s:g})"
-
-
-class ArrivalMeter:
-    """Rate and lengths of what arrives, averaged over the last half a minute.
-
-    Args:
-        output_tokens: Mean length of an answer to start from.
-    """
-
-    def __init__(self, output_tokens: float) -> None:
-        self._window_s = 30.0
-        self._weight = self._prompts = 0.0
-        self._first_s = self._last_s = math.nan
-        self._output_tokens = output_tokens
-
-    def note(self, request: Request) -> None:
-        """Count a request."""
-        now_s = request.arrived_at_s
-        gap_s = now_s - self._last_s
-        decay = math.exp(-gap_s / self._window_s) if gap_s > 0 else 1.0
-        self._weight = self._weight * decay + 1.0
-        self._prompts = self._prompts * decay + request.prompt_tokens
-        if not self._first_s <= now_s:
-            self._first_s = now_s
-        self._last_s = now_s
-        if request.expected_output_tokens is not None and request.expected_output_tokens > 0:
-            self._move(request.expected_output_tokens, 1.0 / min(self._weight, 200.0))
-
-    def arrivals(self, tokens_per_s: float) -> Arrivals:
-        """What arrives of late.
-
-        Args:
-            tokens_per_s: What the pool produces now: over the rate, the mean answer.
-        """
-        elapsed_s = self._last_s - self._first_s
-        seen_s = self._window_s * -math.expm1(-elapsed_s / self._window_s)
-        rate_rps = self._weight / max(seen_s, 0.25)
-        if tokens_per_s > 0 and elapsed_s > self._window_s / 2:
-            self._move(max(tokens_per_s / rate_rps, 1.0), 0.2)
-        return Arrivals(
-            rate_rps=rate_rps,
-            prompt_tokens=max(self._prompts / self._weight, 1.0),
-            output_tokens=self._output_tokens,
-        )
-
-    def _move(self, output_tokens: float, share: float) -> None:
-        self._output_tokens += share * (output_tokens - self._output_tokens)
 
 
 def _look_up(table: _Table, pool: list[Candidate]) -> str:
@@ -301,6 +259,14 @@ def _covers(grid: Grid, arrivals: Arrivals, count: int, costs: Costs) -> bool:
     wanted = make_grid(costs, arrivals, count, 10**9)
     ratio = wanted.requests * wanted.batches / (grid.requests * grid.batches)
     return 0.6 <= ratio <= 1.2
+
+
+def _known(chain: InstanceChain) -> bool:
+    """Whether costs and rates are known; at an unknown, infinite latency no request ever ends."""
+    ending = chain.rates[1:, :2].sum(axis=1)
+    return bool(
+        np.isfinite(chain.cost).all() and np.isfinite(chain.rates).all() and (ending > 0).all()
+    )
 
 
 def _same(old: _Table, chain: InstanceChain, rate_rps: float) -> bool:
