@@ -1,8 +1,9 @@
 """Stand-in for SGLang's compiled kernels on a machine without a GPU.
 
-SGLang imports a few ``*_cpu`` entry points of `sgl_kernel` whatever the device. The one that serving
-needs is here in plain torch; any other raises when it is called. As ``torch.ops.sgl_kernel`` stays
-empty, SGLang finds no AMX support and takes its native torch layers everywhere.
+SGLang imports a few ``*_cpu`` entry points of `sgl_kernel` whatever the device. The one that
+serving needs is here in plain torch; any other raises when it is called. As
+``torch.ops.sgl_kernel`` stays empty, SGLang finds no AMX support and takes its native torch layers
+everywhere.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
     import torch
 
 
-def assign_req_to_token_pool_cpu(
+def assign_req_to_token_pool_cpu(  # noqa: PLR0917  (the kernel's signature)
     req_pool_indices: torch.Tensor,
     req_to_token: torch.Tensor,
     start_offset: torch.Tensor,

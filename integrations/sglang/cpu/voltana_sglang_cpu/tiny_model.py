@@ -10,9 +10,7 @@ VOCABULARY = 512
 POSITIONS = 2048
 SPECIAL_TOKENS = ("<s>", "</s>", "<pad>")
 TEXT = "the clock of a tiny model follows the load while every token keeps its deadline "
-CHAT_TEMPLATE = (
-    "{% for m in messages %}{{ m['role'] }}: {{ m['content'] }}\n{% endfor %}assistant:"
-)
+CHAT_TEMPLATE = "{% for m in messages %}{{ m['role'] }}: {{ m['content'] }}\n{% endfor %}assistant:"
 WEIGHT_DEVIATION = 0.08
 EMBEDDING_DEVIATION = 0.5
 """Wide enough that attention over the KV cache decides the next token, so that greedy output shows
