@@ -86,7 +86,8 @@ class Server:
         self.bootstrap_port = free_port() if spec.role == "prefill" else None
         self.url = f"http://127.0.0.1:{self.port}"
         self.log = folder / f"{spec.name}-{self.port}.log"
-        environment = os.environ | ENVIRONMENT | dict(spec.environment)
+        own = {"TMPDIR": str(folder)}  # SGLang leaves its sockets there when it is killed
+        environment = os.environ | ENVIRONMENT | own | dict(spec.environment)
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "sglang.launch_server", *self._arguments(model)],
