@@ -13,7 +13,6 @@ import os
 import signal
 import subprocess
 import time
-import urllib.error
 import urllib.request
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -108,10 +107,11 @@ class ChildProcess:
     def _answers(self) -> bool:
         if self.spec.ready_url is None:
             return True
-        with contextlib.suppress(OSError, http.client.HTTPException):
+        try:
             with urllib.request.urlopen(self.spec.ready_url, timeout=_PROBE_TIMEOUT_S) as reply:
                 return bool(reply.status == http.client.OK)
-        return False
+        except (OSError, http.client.HTTPException):
+            return False
 
 
 def how_it_ended(status: int) -> str:

@@ -2,10 +2,10 @@
 
 Latency is linear in known features (`voltana.predictors.features`), so how well an experiment
 identifies the coefficients is known before it is run: the determinant of its information matrix.
-Points are taken greedily, each the one that multiplies the determinant most, until there are as many
-as coefficients that can be told apart, and a few to spare. That is the sequential construction of a
-D-optimal design (V. Fedorov, "Theory of Optimal Experiments", 1972; for linear models with a given
-set of candidates H. Wynn, Annals of Mathematical Statistics 41, 1970).
+Points are taken greedily, each the one that multiplies the determinant most, until there are as
+many as coefficients that can be told apart, and a few to spare. That is the sequential construction
+of a D-optimal design (V. Fedorov, "Theory of Optimal Experiments", 1972; for linear models with a
+given set of candidates H. Wynn, Annals of Mathematical Statistics 41, 1970).
 """
 
 from __future__ import annotations
