@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import psutil
+
 from servers import ServerSpec, generate_pd
 
 if TYPE_CHECKING:
