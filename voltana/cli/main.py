@@ -6,7 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from voltana import __version__
-from voltana.cli import actuator, check, plant, policies, simulate
+from voltana.cli import actuator, check, plant, policies, simulate, top
 from voltana.errors import VoltanaError
 
 USAGE_ERROR = 2
@@ -23,6 +23,7 @@ app = typer.Typer(
 app.command("simulate")(simulate.simulate)
 app.command("policies")(policies.policies)
 app.command("check")(check.check)
+app.command("top")(top.top)
 app.add_typer(plant.app, name="plant")
 app.add_typer(actuator.app, name="actuator")
 
