@@ -84,22 +84,37 @@ def instances(table: LaunchTable) -> list[Instance]:
     ]
 
 
-def server_process(
-    instance: Instance, table: LaunchTable, environment: dict[str, str]
-) -> ProcessSpec:
-    """How a server is started.
+def cluster(
+    table: LaunchTable, config: Path, host: str, port: int, *, dry_run: bool = False
+) -> list[list[ProcessSpec]]:
+    """Everything that a launch starts, in stages.
 
     Args:
-        instance: Which.
         table: The launch.
-        environment: What configures the plugin in it.
+        config: The file that it was read from.
+        host: Where the router listens.
+        port: Likewise.
+        dry_run: Whether agents leave the clocks alone.
     """
+    fleet = instances(table)
+    return [
+        [server_process(instance, table, config) for instance in fleet],
+        [agent_process(instance, config, dry_run=dry_run) for instance in fleet],
+        [router_process(fleet, config, host, port)],
+    ]
+
+
+def server_process(instance: Instance, table: LaunchTable, config: Path) -> ProcessSpec:
+    """How a server is started, with the plugin configured in it."""
     arguments = ["--model-path", table.model_path, "--host", instance.host]
     arguments += ["--port", str(instance.port)]
     if table.tensor_parallel > 1:
         arguments += ["--tp-size", str(table.tensor_parallel)]
     arguments += _role_arguments(instance, table)
-    own = table.environment | environment
+    own = table.environment | {
+        "VOLTANA_SGLANG_CONFIG": str(config.resolve()),
+        "VOLTANA_SGLANG_INSTANCE": instance.name,
+    }
     if instance.gpus:
         own["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, instance.gpus))
     return ProcessSpec(
@@ -108,6 +123,21 @@ def server_process(
         command=(*_PYTHON, "sglang.launch_server", *arguments, *table.arguments),
         environment=tuple(sorted(own.items())),
         ready_url=f"{instance.url}/health",
+    )
+
+
+def agent_process(instance: Instance, config: Path, *, dry_run: bool) -> ProcessSpec:
+    """How the agent of an instance is started."""
+    arguments = ["--config", str(config.resolve()), "--instance", instance.name]
+    arguments += ["--role", instance.role, "--gpus", ",".join(map(str, instance.gpus))]
+    arguments += ["--control-port", str(instance.control_port)]
+    arguments += ["--feed-port", str(instance.feed_port)]
+    return ProcessSpec(
+        name=f"agent-{instance.name}",
+        kind="agent",
+        command=(*_PYTHON, "voltana_sglang", "agent", *arguments, *["--dry-run"] * dry_run),
+        ready_url=f"http://127.0.0.1:{instance.control_port}/health",
+        grace_s=AGENT_GRACE_S,
     )
 
 
