@@ -1,0 +1,197 @@
+"""Puts a router together, runs it, and shuts it down without losing a request."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+from typing import TYPE_CHECKING
+
+import aiohttp
+import structlog
+from aiohttp import web
+
+from voltana_sglang.router.app import Interface, make_app
+from voltana_sglang.router.chooser import Chooser
+from voltana_sglang.router.fan_out import FanOut
+from voltana_sglang.router.feeds import FeedFollower, follow_feeds
+from voltana_sglang.router.forwarder import Forwarder
+from voltana_sglang.router.ledger import Ledger
+from voltana_sglang.router.loads import LoadsPoller
+from voltana_sglang.router.metrics import Metrics
+from voltana_sglang.router.pool import Pool
+from voltana_sglang.router.prober import Prober
+from voltana_sglang.router.problem import Problem
+from voltana_sglang.router.prompt_length import PromptLength
+from voltana_sglang.router.reports import Reports
+from voltana_sglang.router.routers import make_routers, own_modules
+
+if TYPE_CHECKING:
+    from collections.abc import Coroutine
+
+    from voltana.ports import TimeSource
+    from voltana_sglang.router.settings import RouterTable
+
+CONNECT_TIMEOUT_S = 5.0
+
+KEEP_ALIVE_S = 3.0
+"""Below the 5 s after which SGLang's HTTP server closes an idle connection."""
+
+_LAST_WORDS_S = 1.0
+_POLL_S = 0.02
+
+
+class RouterService:
+    """A running router; an asynchronous context manager.
+
+    Args:
+        settings: Its settings.
+        time: Time source.
+
+    Attributes:
+        port: Where it listens.
+    """
+
+    def __init__(self, settings: RouterTable, time: TimeSource) -> None:
+        self._settings = settings
+        self._time = time
+        self._routers = make_routers(settings)
+        self._tasks: list[asyncio.Task[None]] = []
+        self._log = structlog.get_logger("voltana.router")
+        self.port = settings.port
+
+    async def __aenter__(self) -> RouterService:
+        settings, time = self._settings, self._time
+        self.pool, self.ledger = Pool(settings), Ledger()
+        self.reports = Reports(settings.stale_after_s)
+        self.metrics = Metrics(self.pool, self.ledger)
+        self._session = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEP_ALIVE_S),
+            timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_TIMEOUT_S),
+            cookie_jar=aiohttp.DummyCookieJar(),
+            auto_decompress=False,
+            skip_auto_headers=("User-Agent", "Accept", "Accept-Encoding"),
+            read_bufsize=1 << 18,
+        )
+        chooser = Chooser(
+            self.pool,
+            self._routers,
+            ledger=self.ledger,
+            reports=self.reports,
+            time=time,
+            count=self.metrics.chosen,
+        )
+        self.forwarder = Forwarder(
+            settings,
+            session=self._session,
+            chooser=chooser,
+            ledger=self.ledger,
+            lengths=PromptLength(),
+            metrics=self.metrics,
+            time=time,
+        )
+        self._start_watching()
+        await self._listen()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._runner.cleanup()
+        await self.forwarder.close()
+        await self._session.close()
+
+    async def drain(self) -> None:
+        """Refuse new requests, let the open ones end, then end them with a clear error."""
+        forwarder, limit_s = self.forwarder, self._settings.drain_timeout_s
+        forwarder.draining = True
+        self._log.info("draining", open_requests=forwarder.open, timeout_s=limit_s)
+        if await self._emptied(limit_s):
+            return
+        self._log.warning("ending open requests", open_requests=forwarder.open)
+        text = f"this router was shut down, and {limit_s:g} s (drain_timeout_s) were not enough."
+        forwarder.give_up_all(Problem(503, text, "shutting_down", retry_after_s=1.0))
+        await self._emptied(_LAST_WORDS_S)
+
+    async def _emptied(self, limit_s: float) -> bool:
+        ends_s = self._time.now_s() + limit_s
+        while self.forwarder.open and self._time.now_s() < ends_s:
+            await asyncio.sleep(_POLL_S)
+        return not self.forwarder.open
+
+    def _start_watching(self) -> None:
+        settings = self._settings
+        for backend in self.pool:
+            prober = Prober(
+                backend,
+                self._session,
+                path=settings.health_path,
+                period_s=settings.health_period_s,
+                timeout_s=settings.health_timeout_s,
+            )
+            self._start(prober.run())
+            if settings.loads_period_s > 0:
+                poller = LoadsPoller(
+                    backend,
+                    self._session,
+                    reports=self.reports,
+                    ledger=self.ledger,
+                    time=self._time,
+                    period_s=settings.loads_period_s,
+                )
+                self._start(poller.run())
+        feeds = {b.name: b.feed for b in self.pool if b.feed is not None}
+        if feeds:
+            follower = FeedFollower(
+                feeds.keys(),
+                reports=self.reports,
+                ledger=self.ledger,
+                time=self._time,
+                modules=own_modules(settings),
+            )
+            self._start(follow_feeds(feeds, follower))
+
+    def _start(self, job: Coroutine[object, object, None]) -> None:
+        task = asyncio.create_task(job)
+        task.add_done_callback(self._report_death)
+        self._tasks.append(task)
+
+    def _report_death(self, task: asyncio.Task[None]) -> None:
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self._log.error("a background job died", error=repr(error), exc_info=error)
+
+    async def _listen(self) -> None:
+        interface = Interface(
+            self.pool,
+            forwarder=self.forwarder,
+            fan_out=FanOut(self.pool, self._session),
+            ledger=self.ledger,
+            reports=self.reports,
+            metrics=self.metrics,
+            now_s=self._time.now_s,
+        )
+        app = make_app(interface, self.forwarder, int(self._settings.max_body_mb * 1e6))
+        self._runner = web.AppRunner(app, handler_cancellation=True, access_log=None)
+        await self._runner.setup()
+        site = web.TCPSite(self._runner, self._settings.host, self._settings.port, backlog=1024)
+        await site.start()
+        self.port = self._runner.addresses[0][1]
+        self._log.info("router listens", host=self._settings.host, port=self.port)
+
+
+async def run_router(settings: RouterTable, time: TimeSource) -> None:
+    """Serve until SIGTERM or SIGINT, then drain; a second signal ends at once."""
+    loop = asyncio.get_running_loop()
+    signals: asyncio.Queue[int] = asyncio.Queue()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, signals.put_nowait, number)
+    async with RouterService(settings, time) as service:
+        await signals.get()
+        draining = asyncio.create_task(service.drain())
+        again = asyncio.create_task(signals.get())
+        await asyncio.wait((draining, again), return_when=asyncio.FIRST_COMPLETED)
+        for task in (draining, again):
+            task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await task
