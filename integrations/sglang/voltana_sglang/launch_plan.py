@@ -129,7 +129,8 @@ def server_process(instance: Instance, table: LaunchTable, config: Path) -> Proc
 def agent_process(instance: Instance, config: Path, *, dry_run: bool) -> ProcessSpec:
     """How the agent of an instance is started."""
     arguments = ["--config", str(config.resolve()), "--instance", instance.name]
-    arguments += ["--role", instance.role, "--gpus", ",".join(map(str, instance.gpus))]
+    if instance.gpus:
+        arguments += ["--gpus", ",".join(map(str, instance.gpus))]
     arguments += ["--control-port", str(instance.control_port)]
     arguments += ["--feed-port", str(instance.feed_port)]
     return ProcessSpec(

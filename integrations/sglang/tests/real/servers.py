@@ -282,6 +282,6 @@ def _decode_arguments() -> tuple[str, ...]:
     """Flags of newer versions only."""
     from importlib.metadata import version
 
-    if tuple(int(part) for part in version("sglang").split(".")[:3]) < (0, 5, 23):
+    if tuple(int(part) for part in version("sglang").split(".")[:3]) < (0, 5, 18):
         return ()
     return ("--disaggregation-decode-retraction-backup", "none")
