@@ -6,6 +6,8 @@ READY := $(VENV)/.ready
 
 # The engine that the integration is tested against has pins of its own, hence its own environment.
 SGLANG_VERSION ?= 0.5.23
+SGLANG_MATRIX ?= 0.5.11 0.5.12 0.5.13 0.5.14 0.5.15 0.5.16 0.5.17 0.5.18 0.5.19 0.5.20 0.5.21 \
+	0.5.22 0.5.23
 SGLANG := integrations/sglang
 SGLANG_VENV := .venv-sglang/$(SGLANG_VERSION)
 SGLANG_BIN := $(SGLANG_VENV)/bin
@@ -14,7 +16,7 @@ SGLANG_LOCK := $(SGLANG)/requirements/sglang-$(SGLANG_VERSION).txt
 
 .DEFAULT_GOAL := help
 .PHONY: help setup compiler demo test test-slow chaos check format bench headline fidelity calibrate docs lock clean \
-	rdma sglang-setup test-sglang bench-sglang
+	rdma sglang-setup test-sglang sglang-matrix bench-sglang
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-13s %s\n", $$1, $$2}'
@@ -95,6 +97,9 @@ sglang-setup: rdma $(SGLANG_READY) ## make the environment with a real SGLang (S
 
 test-sglang: sglang-setup compiler ## test the integration against real SGLang servers on the CPU
 	$(SGLANG_BIN)/python -m pytest $(SGLANG)/tests
+
+sglang-matrix: ## fetch every SGLang since 0.5.11 and check what the plugin relies on
+	$(PYTHON) $(SGLANG)/tests/engine_signatures.py $(SGLANG_MATRIX)
 
 bench-sglang: sglang-setup ## measure the plugin's overhead and the router, as ratios
 	$(SGLANG_BIN)/python -m benchmarks.sglang
