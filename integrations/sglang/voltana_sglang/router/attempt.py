@@ -211,18 +211,18 @@ class Attempt:
         self.decode.watch(self, self._decode_lost)
         if self._prefill is not None:
             backend = self._prefill.backend
-            lost = unreachable(backend.name, ConnectionError("it was ejected"))
-            backend.watch(self, lambda: self._fail_before_token(lost))
+            backend.watch(self, lambda: self._fail_before_token(_ejected(backend)))
 
     def _decode_lost(self) -> None:
-        why = self.decode.why or "it was ejected"
+        if self._scope.over:
+            return
         if not self._has_token:
-            self._scope.raise_inside(unreachable(self.decode.name, ConnectionError(why)))
+            self._scope.raise_inside(_ejected(self.decode))
             return
         # A stream that still flows proves the server alive, whatever its health checks say.
         silent_s = self._loop.time() - self._last_byte_s
         if silent_s >= self._settings.health_timeout_s:
-            self._scope.raise_inside(broken_off(self.decode.name, why))
+            self._scope.raise_inside(broken_off(self.decode.name, self.decode.why))
         elif not self.decode.healthy:
             self._loop.call_later(self._settings.health_timeout_s - silent_s, self._decode_lost)
 
@@ -231,3 +231,7 @@ class Attempt:
         if self._prefill is not None:
             names["X-Voltana-Prefill"] = self._prefill.backend.name
         return names
+
+
+def _ejected(backend: Backend) -> Problem:
+    return unreachable(backend.name, ConnectionError(backend.why or "it was ejected"))

@@ -49,9 +49,18 @@ class Interrupt:
         if self._task.uncancel() <= self._before and kind is asyncio.CancelledError:
             raise self._problem from error
 
+    @property
+    def over(self) -> bool:
+        """Whether the block has been left."""
+        return self._over
+
     def raise_inside(self, problem: Problem) -> None:
         """Leave the block with `problem`; the first one counts, and none once it is left."""
         if self._over or self._problem is not None or self._task is None:
+            return
+        if asyncio.current_task() is self._task:
+            # It found the failure itself, and is about to raise it: a cancellation now would only
+            # strike after the block.
             return
         self._problem = problem
         self._task.cancel()
