@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import importlib
 
+from voltana_sglang_cpu.hook_cost import measure_hooks
+
 
 def register() -> None:
-    """Keep Mooncake's sender from pinning memory through a CUDA stream (SGLang 0.5.23 and later).
+    """Adjust SGLang to a machine without a GPU, and measure voltana's hooks if that is asked for.
 
-    Does nothing where there is a GPU, or where this SGLang has no such switch.
+    Mooncake's sender is kept from pinning memory through a CUDA stream (SGLang 0.5.23 and later).
     """
+    measure_hooks()
     import torch  # noqa: PLC0415
 
     if torch.cuda.is_available():
