@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from voltana_sglang.profile_clock import LeasedClock
     from voltana_sglang.profile_run import Iterations, ProfiledServer
 
-DEFAULT_SOCKET = "/run/voltana/actuator.sock"
 LEAST_CLOCKS = 2
 
 
@@ -34,7 +33,7 @@ def profile(
     url: Annotated[str, typer.Argument(help="The server, such as http://127.0.0.1:31001.")],
     *,
     out: Annotated[Path, typer.Option(help="Where the profile goes.")],
-    ring: Annotated[Path, typer.Option(help="The ring that the server's plugin writes.")],
+    instance: Annotated[str, typer.Option(help="Its name (VOLTANA_SGLANG_INSTANCE).")],
     hardware: Annotated[str, typer.Option(help="Name of the device, such as h100-sxm.")],
     gpus: Annotated[
         str, typer.Option(help="GPUs of the server, such as 0,1; empty leaves the clock alone.")
@@ -43,9 +42,9 @@ def profile(
         float | None, typer.Option(help="Clock in MHz that is counted where none is set.")
     ] = None,
     clocks: Annotated[int, typer.Option(help="How many clocks to measure at.")] = 5,
-    socket: Annotated[str, typer.Option(help="Where the actuator daemon listens.")] = (
-        DEFAULT_SOCKET
-    ),
+    config: Annotated[
+        Path | None, typer.Option(help="The configuration (TOML) that the server runs with.")
+    ] = None,
     seed: Annotated[int, typer.Option(help="Of prompts and of points that are held back.")] = 0,
 ) -> None:
     """Measure a live server at the fewest loads and clocks that tell how its latency behaves.
@@ -53,13 +52,18 @@ def profile(
     Takes minutes. The server should have nothing else to do, and its agent must not hold its GPUs.
     The profile warm-starts the predictor: name it in the agent's configuration.
     """
-    from voltana_sglang.profile_run import ProfiledServer  # noqa: PLC0415  (--help at once)
+    from voltana_sglang.config import read_config  # noqa: PLC0415  (--help answers at once)
+    from voltana_sglang.profile_run import ProfiledServer  # noqa: PLC0415
     from voltana_sglang.profile_source import RingIterations  # noqa: PLC0415
 
     if clocks < LEAST_CLOCKS:
         raise invalid("clocks", clocks, f"{LEAST_CLOCKS} or more", "5 is usual.")
-    server = ProfiledServer(url, seed)
-    with _leased(gpus, socket) as leased, RingIterations(ring) as iterations:
+    settings, server = read_config(config), ProfiledServer(url, seed)
+    rings = settings.agent.rings
+    with (
+        _leased(gpus, settings.actuator.socket) as leased,
+        RingIterations(rings, instance) as iterations,
+    ):
         levels = _levels(leased, clock, clocks)
         designs = [_design(server, phase, levels, seed) for phase in server.phases]
         started_s = time.monotonic()
@@ -70,7 +74,7 @@ def profile(
 
 
 @contextlib.contextmanager
-def _leased(gpus: str, socket: str) -> Iterator[LeasedClock | None]:
+def _leased(gpus: str, socket: Path) -> Iterator[LeasedClock | None]:
     if not gpus:
         yield None
         return
@@ -133,7 +137,7 @@ def _save(
     if not fitted:
         raise ConfigError(
             "the plugin measured nothing: must be loaded in this very server. "
-            "Look for 'voltana' in its log, and check --ring."
+            "Look for 'voltana' in its log, and check --instance."
         )
     stack = Stack(
         hardware=hardware,
