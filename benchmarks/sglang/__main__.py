@@ -14,7 +14,8 @@ from integrations.sglang.tests.real.servers import Fleet
 from voltana_sglang_cpu.tiny_model import make_tiny_model
 
 CONFIG = """
-[plugin]
+[agent]
+rings = "rings"
 """
 LIMITS = {"p50_us": 15.0, "p99_us": 100.0, "ratio_low": 0.98}
 

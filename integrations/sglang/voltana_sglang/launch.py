@@ -6,9 +6,8 @@ import json
 import shlex
 import signal
 import sys
-import tomllib
 from pathlib import Path  # noqa: TC003  (typer reads annotations at run time)
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -19,6 +18,7 @@ from voltana_sglang.supervise import LaunchError, Supervisor
 if TYPE_CHECKING:
     from types import FrameType
 
+    from voltana_sglang.child_process import ProcessSpec
     from voltana_sglang.launch_config import LaunchTable
 
 AGENTS_FILE = "agents.json"
@@ -89,39 +89,18 @@ def read_launch(path: Path) -> tuple[LaunchTable, str, int]:
     Raises:
         ConfigError: If the file cannot be read, has no table ``[launch]``, or holds a wrong value.
     """
-    from pydantic import ValidationError  # noqa: PLC0415  (--help answers at once)
+    from voltana_sglang.config import read_config  # noqa: PLC0415  (--help answers at once)
 
-    from voltana.validation import explain  # noqa: PLC0415
-    from voltana_sglang.launch_config import LaunchTable  # noqa: PLC0415
-    from voltana_sglang.router.settings import RouterTable  # noqa: PLC0415
-
-    tables = _read_toml(path)
-    if "launch" not in tables:
+    config = read_config(path)
+    if config.launch is None:
         raise ConfigError(
             f"{path} has no table [launch]: must say at least model_path and the number of "
             "servers. Add it, or start servers by hand."
         )
-    model: Any = None
-    try:
-        model = LaunchTable
-        table = LaunchTable.model_validate(tables["launch"])
-        model = RouterTable
-        router = RouterTable.model_validate(tables.get("router", {}))
-    except ValidationError as error:
-        raise explain(error, model) from None
-    return table, router.host, router.port
+    return config.launch, config.router.host, config.router.port
 
 
-def _read_toml(path: Path) -> dict[str, Any]:
-    try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(f"{path} cannot be read: {error.strerror}. Check the path.") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} is not TOML: {error}.") from None
-
-
-def _write_agents(logs: Path, stages: Any) -> None:
+def _write_agents(logs: Path, stages: list[list[ProcessSpec]]) -> None:
     addresses = [
         spec.ready_url.removesuffix("/health")
         for stage in stages

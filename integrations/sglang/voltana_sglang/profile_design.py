@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
     from voltana.values import FloatArray
 
+Matrix = np.ndarray[tuple[int, int], np.dtype[np.float64]]
+
 SPARE_POINTS = 2
 """More than coefficients, so that a model that does not fit shows."""
 
@@ -166,7 +168,7 @@ def spread(levels_mhz: Sequence[float], count: int) -> tuple[float, ...]:
     return tuple(sorted(nearest))
 
 
-def _greedy(x: FloatArray, wanted: int) -> list[int]:
+def _greedy(x: Matrix, wanted: int) -> list[int]:
     """Rows that maximise the determinant of the information, one after the other."""
     covariance = np.eye(x.shape[1]) / _RIDGE
     taken: list[int] = []
@@ -180,12 +182,12 @@ def _greedy(x: FloatArray, wanted: int) -> list[int]:
     return taken
 
 
-def _scaled(x: FloatArray) -> FloatArray:
+def _scaled(x: Matrix) -> Matrix:
     """Features in units of their largest, each row over the noise of its latency."""
     largest = np.maximum(np.abs(x).max(axis=0), 1e-300)
     relative = x / largest
     noise = _LEAST_LATENCY + relative.mean(axis=1, keepdims=True)
-    scaled: FloatArray = relative / noise
+    scaled: Matrix = relative / noise
     return scaled
 
 
