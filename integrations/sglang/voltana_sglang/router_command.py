@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import asyncio
 import sys
-import tomllib
 from pathlib import Path  # noqa: TC003  (typer reads the annotations at run time)
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from pydantic import ValidationError
 
-from voltana.errors import ConfigError, invalid
+from voltana.errors import invalid
 from voltana.validation import explain
+from voltana_sglang.router.command_line import add_feeds, run_loop, servers_of, table_of
 
 
 def router(  # noqa: PLR0917  (options, not arguments)
@@ -57,11 +56,11 @@ def router(  # noqa: PLR0917  (options, not arguments)
         "max_in_flight": max_in_flight,
         "timeout_s": timeout,
     }
-    table = _table_of(config)
-    servers = _servers(prefill or [], decode or [], unified or [])
+    table = table_of(config, "router")
+    servers = servers_of(prefill or [], decode or [], unified or [])
     if servers:
         table["backends"] = servers
-    _add_feeds(table, feed or [])
+    add_feeds(table, feed or [])
     table |= {name: value for name, value in given.items() if value is not None}
 
     # Here, so that --help answers at once.
@@ -79,61 +78,7 @@ def router(  # noqa: PLR0917  (options, not arguments)
             "backends", "[]", "at least one server", "Give --prefill and --decode, or --unified."
         )
     log_to_stderr()
-    _run(run_router(settings, MonotonicTime()))
-
-
-def _run(job: Any) -> None:
-    """Run to the end, on uvloop where it is installed."""
-    try:
-        import uvloop  # noqa: PLC0415
-    except ImportError:
-        asyncio.run(job)
-        return
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(job)
-
-
-def _table_of(config: Path | None) -> dict[str, Any]:
-    if config is None:
-        return {}
-    try:
-        table = tomllib.loads(config.read_text(encoding="utf-8")).get("router", {})
-    except OSError as error:
-        raise ConfigError(f"{config} cannot be read: {error.strerror}. Check the path.") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{config} is not valid TOML: {error}. Correct it.") from None
-    if not isinstance(table, dict):
-        raise invalid("router", table, "a table", "Write [router].")
-    return dict(table)
-
-
-def _servers(prefill: list[str], decode: list[str], unified: list[str]) -> list[dict[str, Any]]:
-    servers: list[dict[str, Any]] = []
-    for role, given in (("prefill", prefill), ("decode", decode), ("unified", unified)):
-        for index, text in enumerate(given):
-            url, _, bootstrap_port = text.partition(",")
-            server: dict[str, Any] = {"name": f"{role}-{index}", "role": role, "url": url}
-            if bootstrap_port:
-                if role != "prefill" or not bootstrap_port.isdigit():
-                    raise invalid(
-                        f"--{role}", text, "URL, or URL,PORT of a prefill server", "Correct it."
-                    )
-                server["bootstrap_port"] = int(bootstrap_port)
-            servers.append(server)
-    return servers
-
-
-def _add_feeds(table: dict[str, Any], feeds: list[str]) -> None:
-    servers = [dict(server) for server in table.get("backends", ())]
-    names = {server.get("name"): server for server in servers}
-    for text in feeds:
-        name, _, address = text.partition("=")
-        if name not in names or not address:
-            known = ", ".join(str(n) for n in names) or "no server"
-            raise invalid("--feed", text, f"NAME=ADDRESS with a NAME of {known}", "Correct it.")
-        names[name]["feed"] = address
-    if servers:
-        table["backends"] = servers
+    run_loop(run_router(settings, MonotonicTime()))
 
 
 def main() -> None:

@@ -148,7 +148,7 @@ class FakeServer:
             self.cancelled += 1
             raise
 
-    async def _answered(self, request: web.Request, body: dict[str, Any]) -> web.StreamResponse:  # noqa: PLR0911  (one return a fault)
+    async def _answered(self, request: web.Request, body: dict[str, Any]) -> web.StreamResponse:
         fault = self.always or (self.faults.popleft() if self.faults else None)
         if fault == "hang":
             await asyncio.sleep(60)

@@ -183,7 +183,7 @@ def make_app(interface: Interface, forwarder: Forwarder, max_body_bytes: int) ->
         forwarder: Inference.
         max_body_bytes: Larger requests are refused.
     """
-    app = web.Application(client_max_size=max_body_bytes, middlewares=[_explain])
+    app = web.Application(client_max_size=max_body_bytes, middlewares=[explain_errors])
     for path in INFERENCE_PATHS:
         app.router.add_post(path, forwarder.serve)
     app.router.add_put("/generate", forwarder.serve)
@@ -204,7 +204,7 @@ def make_app(interface: Interface, forwarder: Forwarder, max_body_bytes: int) ->
 
 
 @web.middleware
-async def _explain(request: web.Request, handler: Handler) -> web.StreamResponse:
+async def explain_errors(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Errors of the HTTP layer, and ours, in OpenAI's format."""
     try:
         return await handler(request)

@@ -7,35 +7,26 @@ import contextlib
 import signal
 from typing import TYPE_CHECKING
 
-import aiohttp
 import structlog
 from aiohttp import web
 
 from voltana_sglang.router.app import Interface, make_app
 from voltana_sglang.router.chooser import Chooser
 from voltana_sglang.router.fan_out import FanOut
-from voltana_sglang.router.feeds import FeedFollower, follow_feeds
 from voltana_sglang.router.forwarder import Forwarder
+from voltana_sglang.router.http_client import make_session
 from voltana_sglang.router.ledger import Ledger
-from voltana_sglang.router.loads import LoadsPoller
 from voltana_sglang.router.metrics import Metrics
 from voltana_sglang.router.pool import Pool
-from voltana_sglang.router.prober import Prober
 from voltana_sglang.router.problem import Problem
 from voltana_sglang.router.prompt_length import PromptLength
 from voltana_sglang.router.reports import Reports
-from voltana_sglang.router.routers import make_routers, own_modules
+from voltana_sglang.router.routers import make_routers
+from voltana_sglang.router.watching import Watchers
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine
-
     from voltana.ports import TimeSource
     from voltana_sglang.router.settings import RouterTable
-
-CONNECT_TIMEOUT_S = 5.0
-
-KEEP_ALIVE_S = 3.0
-"""Below the 5 s after which SGLang's HTTP server closes an idle connection."""
 
 _LAST_WORDS_S = 1.0
 _POLL_S = 0.02
@@ -56,7 +47,6 @@ class RouterService:
         self._settings = settings
         self._time = time
         self._routers = make_routers(settings)
-        self._tasks: list[asyncio.Task[None]] = []
         self._log = structlog.get_logger("voltana.router")
         self.port = settings.port
 
@@ -65,14 +55,7 @@ class RouterService:
         self.pool, self.ledger = Pool(settings), Ledger()
         self.reports = Reports(settings.stale_after_s)
         self.metrics = Metrics(self.pool, self.ledger)
-        self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEP_ALIVE_S),
-            timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_TIMEOUT_S),
-            cookie_jar=aiohttp.DummyCookieJar(),
-            auto_decompress=False,
-            skip_auto_headers=("User-Agent", "Accept", "Accept-Encoding"),
-            read_bufsize=1 << 18,
-        )
+        self._session = make_session()
         chooser = Chooser(
             self.pool,
             self._routers,
@@ -90,14 +73,19 @@ class RouterService:
             metrics=self.metrics,
             time=time,
         )
-        self._start_watching()
+        self._watchers = Watchers(
+            settings,
+            self.pool,
+            self._session,
+            reports=self.reports,
+            ledger=self.ledger,
+            time=time,
+        )
         await self._listen()
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._watchers.stop()
         await self._runner.cleanup()
         await self.forwarder.close()
         await self._session.close()
@@ -119,47 +107,6 @@ class RouterService:
         while self.forwarder.open and self._time.now_s() < ends_s:
             await asyncio.sleep(_POLL_S)
         return not self.forwarder.open
-
-    def _start_watching(self) -> None:
-        settings = self._settings
-        for backend in self.pool:
-            prober = Prober(
-                backend,
-                self._session,
-                path=settings.health_path,
-                period_s=settings.health_period_s,
-                timeout_s=settings.health_timeout_s,
-            )
-            self._start(prober.run())
-            if settings.loads_period_s > 0:
-                poller = LoadsPoller(
-                    backend,
-                    self._session,
-                    reports=self.reports,
-                    ledger=self.ledger,
-                    time=self._time,
-                    period_s=settings.loads_period_s,
-                )
-                self._start(poller.run())
-        feeds = {b.name: b.feed for b in self.pool if b.feed is not None}
-        if feeds:
-            follower = FeedFollower(
-                feeds.keys(),
-                reports=self.reports,
-                ledger=self.ledger,
-                time=self._time,
-                modules=own_modules(settings),
-            )
-            self._start(follow_feeds(feeds, follower))
-
-    def _start(self, job: Coroutine[object, object, None]) -> None:
-        task = asyncio.create_task(job)
-        task.add_done_callback(self._report_death)
-        self._tasks.append(task)
-
-    def _report_death(self, task: asyncio.Task[None]) -> None:
-        if not task.cancelled() and (error := task.exception()) is not None:
-            self._log.error("a background job died", error=repr(error), exc_info=error)
 
     async def _listen(self) -> None:
         interface = Interface(

@@ -165,7 +165,7 @@ class RouterTable(_Table):
                 "prefill and decode servers, or unified ones",
                 "Run one router for each kind.",
             )
-        if len(roles & {"prefill", "decode"}) == 1:
+        if len(roles & {"prefill", "decode"}) == 1 and self.needs_both_roles():
             missing = "decode" if "prefill" in roles else "prefill"
             raise invalid(
                 "backends",
@@ -174,3 +174,8 @@ class RouterTable(_Table):
                 f"Add a {missing} server: neither serves a request alone.",
             )
         return self
+
+    @classmethod
+    def needs_both_roles(cls) -> bool:
+        """Whether prefill servers need decode servers and the other way round."""
+        return True
