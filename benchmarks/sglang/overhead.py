@@ -14,6 +14,7 @@ import numpy as np
 from benchmarks.sglang.load import Target, drive, prompts
 from benchmarks.sglang.ratios import ratio_of_pairs
 from integrations.sglang.tests.real.servers import ServerSpec
+from voltana_sglang_cpu.hook_cost import empty_hook_ns
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -34,7 +35,7 @@ def plugin_environment(config: Path, instance: str) -> tuple[tuple[str, str], ..
 
 
 def hook_cost(fleet: Fleet, config: Path) -> dict[str, Any]:
-    """Thread CPU time that hooks take per iteration, in microseconds."""
+    """Thread CPU time that hooks take per iteration, in microseconds, the measurement taken out."""
     costs = fleet.folder / "hook-cost"
     costs.mkdir()
     environment = (*plugin_environment(config, "bench"), ("VOLTANA_HOOK_COST", str(costs)))
@@ -46,9 +47,11 @@ def hook_cost(fleet: Fleet, config: Path) -> dict[str, Any]:
         for hook in HOOKS
     }
     iterations = min(len(values) for values in by_hook.values())
-    whole_us = sum(values[:iterations] for values in by_hook.values()) / 1e3
+    empty_us = len(HOOKS) * empty_hook_ns() / 1e3
+    whole_us = sum(values[:iterations] for values in by_hook.values()) / 1e3 - empty_us
     return {
         "iterations": iterations,
+        "measurement_us": empty_us,
         "p50_us": float(np.percentile(whole_us, 50)),
         "p99_us": float(np.percentile(whole_us, 99)),
         **{f"{hook}_p50_us": float(np.median(v) / 1e3) for hook, v in by_hook.items()},
