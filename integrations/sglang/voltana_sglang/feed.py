@@ -81,7 +81,7 @@ class FeedPublisher:
         self._socket.setsockopt(zmq.SNDHWM, _WATERMARK)
         self._socket.setsockopt(zmq.LINGER, 0)
         self._socket.bind(address)
-        self.address = self._socket.getsockopt_string(zmq.LAST_ENDPOINT)
+        self.address: str = self._socket.getsockopt_string(zmq.LAST_ENDPOINT)
         self._sent: PredictorSnapshot | None = None
         self._encoded: dict[str, Any] | None = None
         self._snapshot_due_s = -math.inf

@@ -31,7 +31,8 @@ class Call:
         stream: Whether the answer is a stream of events.
         batch: Prompts, if it is a batch; None if it is a single request.
         rid: Request id, the client's own if it gave one.
-        own_rid: Whether the client gave it.
+        own_rid: Whether the client gave one of any form.
+        settable: Whether the id may be set; ids of a batch, and mistakes, stay as they are.
         rids: The client's own ids of a batch; empty otherwise.
         prompt_tokens: Length of all prompts where it is known exactly, else -1.
         prompt_bytes: Bytes of text in all prompts.
@@ -45,6 +46,7 @@ class Call:
     batch: int | None
     rid: str
     own_rid: bool
+    settable: bool
     rids: tuple[str, ...]
     prompt_tokens: int
     prompt_bytes: int
@@ -56,7 +58,7 @@ class Call:
         The fields are spliced in behind the others rather than serialising a long prompt again;
         a client that set one of them itself has its own replaced.
         """
-        extra: dict[str, Any] = {} if self.rids else {"rid": rid}
+        extra: dict[str, Any] = {"rid": rid} if self.settable else {}
         if bootstrap is not None:
             extra |= bootstrap.fields(self.batch)
         if not extra:
@@ -129,7 +131,7 @@ def parse_call(path: str, raw: bytes) -> Call:
     batch = _batch(prompt) if path != "/v1/chat/completions" else None
     tokens, size = _length(prompt)
     rid = fields.get("rid")
-    own_rid = isinstance(rid, str) and bool(rid)
+    named = isinstance(rid, str) and bool(rid)
     return Call(
         path=path,
         raw=raw,
@@ -137,7 +139,8 @@ def parse_call(path: str, raw: bytes) -> Call:
         stream=fields.get("stream") is True,
         batch=batch,
         rid=rid if isinstance(rid, str) and rid else uuid.uuid4().hex,
-        own_rid=own_rid or rid is not None,
+        own_rid="rid" in fields,
+        settable=named or rid is None,
         rids=tuple(map(str, rid)) if isinstance(rid, list) else (),
         prompt_tokens=tokens,
         prompt_bytes=size,
