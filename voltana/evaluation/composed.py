@@ -29,11 +29,20 @@ BOUND_DEVIATIONS = 3.0
 """Width of the bound that has to fit: a gap between two tokens in a thousand may be longer."""
 
 
+def latency_model(context: InstanceContext) -> EcoPred:
+    """EcoPred from physics; where nothing is known of the device and the model, from nothing."""
+    if not context.datasheet:
+        return EcoPred(max_clock_mhz=context.table_mhz[-1], bound_deviations=BOUND_DEVIATIONS)
+    return EcoPred.from_datasheet(context.datasheet, bound_deviations=BOUND_DEVIATIONS)
+
+
 def voltana(context: InstanceContext) -> InstancePolicy:
     """Deadlines for prefill, least power at the settled batch for decode, both learned online."""
     table_mhz, slo = context.table_mhz, context.slo
-    predictor = EcoPred.from_datasheet(context.datasheet, bound_deviations=BOUND_DEVIATIONS)
-    power = LinearPower(max_clock_mhz=table_mhz[-1], max_power_w=context.max_power_w)
+    predictor = context.predictor or latency_model(context)
+    power = context.power or LinearPower(
+        max_clock_mhz=table_mhz[-1], max_power_w=context.max_power_w
+    )
     lowest_mhz = LOWEST_SHARE[context.role] * table_mhz[-1]
     levels = EvenlySpaced(LEVELS, min_mhz=lowest_mhz).levels(table_mhz)
     controller: Controller

@@ -38,7 +38,7 @@ def around_run_batch(
     result = original(scheduler, batch, *args, **kwargs)
     if launched is not None:
         try:
-            setattr(result, LAUNCHED, launched)
+            setattr(result, LAUNCHED, meter.returned(launched))
         except Exception as error:  # noqa: BLE001
             note_error(scheduler, meter, error)
     return result

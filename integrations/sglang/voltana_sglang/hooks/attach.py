@@ -93,9 +93,7 @@ def attach(scheduler: Any, environment: Any) -> None:
         start_agent(path, table.name, config.agent.state)
 
 
-def _meter(
-    scheduler: Any, mode: str, config: Config, instance: str, facts: EngineFacts
-) -> Meter:
+def _meter(scheduler: Any, mode: str, config: Config, instance: str, facts: EngineFacts) -> Meter:
     make_folder(config.agent.rings)
     ring = RingWriter(
         ring_path(config.agent.rings, instance, facts.ring_suffix),
@@ -109,6 +107,7 @@ def _meter(
         speculative=facts.speculative,
         pipelined=facts.pp_size > 1,
         modes=contract.forward_modes(),
+        synchronous=facts.device == "cpu",
         synchronize=_synchronize(scheduler, facts.device),
     )
 

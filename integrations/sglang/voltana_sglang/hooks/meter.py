@@ -30,6 +30,7 @@ class Launched(NamedTuple):
     load: tuple[int, float, int, int]
     queue: tuple[int, int, float]
     launch_s: float
+    returned_s: float = _NAN
 
 
 class Meter:
@@ -45,8 +46,8 @@ class Meter:
         speculative: Whether an iteration may produce more than one token a request.
         pipelined: Whether results come in another object than run_batch returned, in order.
         modes: SGLang's forward modes by number.
-        synchronize: Waits for the device where a result does not say when it is ready; None on a
-            device that computes in run_batch itself.
+        synchronous: Whether the device computes in run_batch itself, as a CPU does.
+        synchronize: Waits for the device where a result does not say when it is ready.
         now_s: The monotonic clock.
 
     Attributes:
@@ -64,6 +65,7 @@ class Meter:
         speculative: bool = False,
         pipelined: bool = False,
         modes: dict[int, str],
+        synchronous: bool = False,
         synchronize: Callable[[], None] | None = None,
         now_s: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -76,6 +78,7 @@ class Meter:
         self._prefill = frozenset(n for n, name in modes.items() if name in PREFILL_MODES)
         self._join = next((n for n, name in modes.items() if name == JOIN_MODE), -1)
         self._in_order: deque[Launched] | None = deque(maxlen=64) if pipelined else None
+        self._synchronous = synchronous
         self._synchronize = synchronize
         self._now_s = now_s
         self._ready_s = 0.0
@@ -116,22 +119,23 @@ class Meter:
             self._in_order.append(launched)
         return launched
 
+    def returned(self, launched: Launched) -> Launched:
+        """Note that run_batch came back: where it computes itself, the result is there."""
+        return launched._replace(returned_s=self._now_s()) if self._synchronous else launched
+
     def finish(self, batch: Any, result: Any, launched: Launched | None) -> None:
         """Note that the result of a batch is there; waits for the device if need be."""
         if self._in_order is not None:
             launched = self._next_in_order(batch)
         if launched is None:
             return
-        done = getattr(result, "copy_done", None)
-        if done is not None:
-            done.synchronize()
-        elif self._synchronize is not None:
-            self._synchronize()
-        ready_s = self._now_s()
+        at_s = ready_s = self._ready(result)
+        if launched.returned_s == launched.returned_s:  # noqa: PLR0124  (the fastest nan test)
+            ready_s = launched.returned_s
         latency_s = ready_s - max(launched.launch_s, self._ready_s)
         self._ready_s = ready_s
         self.finished += 1
-        self._write(Kind.FINISHED, launched, ready_s, ready_s, latency_s, [], [])
+        self._write(Kind.FINISHED, launched, at_s, ready_s, latency_s, [], [])
 
     def idle(self) -> None:
         """Note that nothing runs; cheap when it is called over and over."""
@@ -154,6 +158,15 @@ class Meter:
     def close(self) -> None:
         """Measure no more, and remove the ring."""
         self._ring.close()
+
+    def _ready(self, result: Any) -> float:
+        """The time at which a result is there; waits for it."""
+        done = getattr(result, "copy_done", None)
+        if done is not None:
+            done.synchronize()
+        elif self._synchronize is not None:
+            self._synchronize()
+        return self._now_s()
 
     def _behind_prefill(self, batch: Any) -> tuple[QueueView, float, list[float]]:
         """The queue, the oldest arrival with the batch's own, and the entries."""
@@ -205,7 +218,7 @@ class Meter:
         entries: list[float],
         rooms: list[int],
     ) -> None:
-        mode, flags, iteration, load, queue, launch_s = launched
+        mode, flags, iteration, load, queue, launch_s, _ = launched
         body = (
             kind, mode, flags, len(entries) // 3, len(rooms), iteration, at_s,
             *load, *queue, launch_s, ready_s, latency_s,
