@@ -15,7 +15,9 @@ from voltana.errors import VoltanaError
 from voltana.validation import explain
 from voltana_sglang import router_command, steer_command
 from voltana_sglang.router.call import ROOM_LIMIT, Bootstrap, parse_call
+from voltana_sglang.router.command_line import table_of
 from voltana_sglang.router.prompt_length import FIRST_GUESS, PromptLength
+from voltana_sglang.router.routers import own_modules
 from voltana_sglang.router.settings import BackendTable, RouterTable
 
 if TYPE_CHECKING:
@@ -166,6 +168,17 @@ def test_a_file_that_is_no_toml_is_refused(tmp_path: Path) -> None:
     assert "is not valid TOML" in complaint(router_command.router, "--config", str(path))
     path.write_text("router = 5\n")
     assert "Write [router]" in complaint(router_command.router, "--config", str(path))
+
+
+def test_modules_that_the_policy_names_may_send_snapshots(tmp_path: Path) -> None:
+    path = tmp_path / "voltana.toml"
+    path.write_text(
+        '[policy]\ncontroller = "voltana"\npredictor = "mine.models:make"\nlevels = "above:900"\n'
+        '[router]\npolicy = "mine.policies:make"\nport = 31000\n'
+    )
+    settings = RouterTable.model_validate(table_of(path, "router"))
+    assert settings.port == 31000
+    assert own_modules(settings) == {"mine.models", "mine.policies"}
 
 
 def test_steering_needs_decode_servers() -> None:

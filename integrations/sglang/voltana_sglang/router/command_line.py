@@ -26,19 +26,27 @@ def run_loop(job: Any) -> None:
 def table_of(config: Path | None, section: str) -> dict[str, Any]:
     """One table of a configuration file; empty without a file.
 
+    Modules that the file's table ``[policy]`` names may send snapshots, too.
+
     Raises:
         ConfigError: If the file cannot be read.
     """
     if config is None:
         return {}
     try:
-        table = tomllib.loads(config.read_text(encoding="utf-8")).get(section, {})
+        whole = tomllib.loads(config.read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError(f"{config} cannot be read: {error.strerror}. Check the path.") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{config} is not valid TOML: {error}. Correct it.") from None
+    table, policy = whole.get(section, {}), whole.get("policy", {})
     if not isinstance(table, dict):
         raise invalid(section, table, "a table", f"Write [{section}].")
+    users = ("controller", "predictor")
+    named = [policy.get(key) for key in users] if isinstance(policy, dict) else []
+    modules = [n.partition(":")[0] for n in named if isinstance(n, str) and ":" in n]
+    if modules and isinstance(table.get("snapshot_modules", []), list):
+        table["snapshot_modules"] = [*table.get("snapshot_modules", []), *modules]
     return dict(table)
 
 

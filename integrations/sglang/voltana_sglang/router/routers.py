@@ -45,7 +45,8 @@ def make_routers(settings: RouterTable) -> tuple[Router, Router]:
 def own_modules(settings: RouterTable) -> frozenset[str]:
     """The modules that a user's configuration names."""
     named = (settings.policy, settings.prefill_router, settings.decode_router)
-    return frozenset(n.partition(":")[0] for n in named if n is not None and ":" in n)
+    modules = {n.partition(":")[0] for n in named if n is not None and ":" in n}
+    return frozenset(modules | set(settings.snapshot_modules))
 
 
 def _router(field: str, name: str | None, settings: RouterTable) -> Router:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import signal
 from typing import TYPE_CHECKING
 
@@ -134,6 +135,10 @@ async def run_router(settings: RouterTable, time: TimeSource) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, signals.put_nowait, number)
     async with RouterService(settings, time) as service:
+        # What lives as long as the process need not be looked at in every full collection, during
+        # which all requests wait.
+        gc.collect()
+        gc.freeze()
         await signals.get()
         draining = asyncio.create_task(service.drain())
         again = asyncio.create_task(signals.get())

@@ -80,6 +80,8 @@ class RouterTable(_Table):
         prefill_router: Another router for the prefill leg: a name or ``MODULE:FACTORY``.
         decode_router: Likewise for the decode leg; it also chooses among unified servers.
         seed: For routers that randomise.
+        snapshot_modules: Modules of users' own predictor snapshots that agents may send, beside
+            those that the policy and the routers name.
         max_in_flight: Requests beyond this are refused with 503 and ``Retry-After``.
         timeout_s: A request that is not complete by then ends with an error.
         first_token_timeout_s: An attempt that produced nothing by then is given up and repeated
@@ -114,6 +116,9 @@ class RouterTable(_Table):
         default=None, description="the router of the decode leg (--decode-router)"
     )
     seed: int = Field(default=0, description="the seed of routers that randomise")
+    snapshot_modules: tuple[str, ...] = Field(
+        default=(), description="a list of modules whose predictor snapshots are accepted"
+    )
     max_in_flight: Annotated[int, Field(ge=1)] = Field(
         default=2048, description="the number of requests that may be open (--max-in-flight)"
     )
