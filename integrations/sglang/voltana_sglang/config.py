@@ -7,18 +7,28 @@ name the nearest known one.
 from __future__ import annotations
 
 import os
+import re
 import tempfile
 import tomllib
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from voltana.config import SloTable
 from voltana.errors import ConfigError, invalid
 from voltana.validation import explain
-from voltana_sglang.launch_config import LaunchTable
+from voltana_sglang.launch_config import LaunchTable  # noqa: TC001  (pydantic reads it)
 from voltana_sglang.router.settings import RouterTable
+from voltana_sglang.steer.settings import SteerTable  # noqa: TC001  (likewise)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -54,7 +64,7 @@ class _Table(BaseModel):
 
 def default_rings() -> Path:
     """A folder in memory that is this user's own."""
-    memory = Path("/dev/shm")  # noqa: S108  (made with mode 0700, and refused if another owns it)
+    memory = Path("/dev/shm")  # made with mode 0700, and refused if another owns it
     root = memory if memory.is_dir() else Path(tempfile.gettempdir())
     return root / f"voltana-sglang-{os.getuid()}"
 
@@ -192,13 +202,23 @@ class InstanceTable(_Table):
         feed_port: Port of its agent's feed, likewise.
     """
 
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")] = Field(
-        description="a name of letters, digits, '-', '_' and '.'"
-    )
+    name: str = Field(description="the name of an instance")
     role: Role | None = Field(default=None, description="what the server was started as")
     gpus: tuple[_GpuIndex, ...] = Field(default=(), description="the indices of its GPUs")
     control_port: _Port | None = Field(default=None, description="the port of its agent")
     feed_port: _Port | None = Field(default=None, description="the port of its agent's feed")
+
+    @field_validator("name")
+    @classmethod
+    def _is_a_file_name(cls, name: str) -> str:
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}", name):
+            raise invalid(
+                "instance.name",
+                name,
+                "letters, digits, '-', '_' and '.', at most 64",
+                "Files are named after it.",
+            )
+        return name
 
 
 class Config(_Table):
@@ -213,6 +233,7 @@ class Config(_Table):
         instance: Servers, one table each.
         launch: A cluster to start on this host; None where servers are started otherwise.
         router: The router.
+        steer: The proxy that steers another router; None where there is none.
     """
 
     slo: SloTable = SloTable()
@@ -223,6 +244,7 @@ class Config(_Table):
     instance: tuple[InstanceTable, ...] = ()
     launch: LaunchTable | None = None
     router: RouterTable = RouterTable()
+    steer: SteerTable | None = None
 
     @model_validator(mode="after")
     def _names_are_unique(self) -> Config:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import mmap
 import os
@@ -137,10 +138,8 @@ def open_bell(path: Path) -> int:
     Raises:
         OSError: If it cannot be made, or the file there is no FIFO.
     """
-    try:
+    with contextlib.suppress(FileExistsError):
         os.mkfifo(path, 0o600)
-    except FileExistsError:
-        pass
     handle = os.open(path, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
     if not stat.S_ISFIFO(os.fstat(handle).st_mode):
         os.close(handle)

@@ -47,10 +47,6 @@ MAX_ROOMS = 16
 QUEUES = tuple(struct.Struct("=" + "dII" * count) for count in range(MAX_ENTRIES + 1))
 ROOMS = tuple(struct.Struct("=" + "Q" * count) for count in range(MAX_ROOMS + 1))
 
-assert (  # noqa: S101  (a constant of this file against another)
-    PAYLOAD_OFFSET + BODY.size + QUEUES[-1].size + ROOMS[-1].size <= SLOT_BYTES
-)
-
 
 class Kind(enum.IntEnum):
     """What a record tells.

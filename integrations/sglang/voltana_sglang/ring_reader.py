@@ -179,8 +179,9 @@ class RingReader:
 
 def decode(payload: bytes) -> Record:
     """Read the payload of a slot."""
-    (kind, _, flags, entries, rooms, iteration, at_s, prefill, pairs, requests, kv,
-     waiting, waiting_tokens, oldest_s, launch_s, ready_s, latency_s) = BODY.unpack_from(payload)  # fmt: skip
+    fields = BODY.unpack_from(payload)
+    kind, _, flags, entries, rooms, iteration, at_s, prefill, pairs, requests, kv = fields[:11]
+    waiting, waiting_tokens, oldest_s, launch_s, ready_s, latency_s = fields[11:]
     queue_at, rooms_at = BODY.size, BODY.size + entries * ENTRY.size
     end = rooms_at + rooms * ROOM.size
     return Record(

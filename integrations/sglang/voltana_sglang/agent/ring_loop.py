@@ -10,7 +10,6 @@ import numpy as np
 import structlog
 
 from voltana.values import EMPTY_QUEUE, InstanceState, Load, Phase, Status
-from voltana_sglang.agent.accounting import Account
 from voltana_sglang.agent.queueing import queue_of
 from voltana_sglang.ring_layout import Kind
 
@@ -21,6 +20,7 @@ if TYPE_CHECKING:
     from voltana.ports import TimeSource
     from voltana.slo import Slo
     from voltana.values import Decision, Queue
+    from voltana_sglang.agent.accounting import Account
     from voltana_sglang.agent.sensing import EchoSensor, SampledSensor
     from voltana_sglang.ring_reader import Record
 

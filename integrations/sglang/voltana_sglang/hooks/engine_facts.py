@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import os
 from dataclasses import asdict, dataclass
@@ -113,9 +114,8 @@ def _rank_sources(scheduler: Any) -> Iterator[Any]:
         pass
     else:
         for name in ("get_parallel", "get_device"):
-            getter = getattr(context, name, None)
-            if getter is not None:
-                yield getter()
+            with contextlib.suppress(Exception):  # not there, or not initialised
+                yield getattr(context, name)()
     state = getattr(scheduler, "ps", None)
     if state is not None:
         yield state
@@ -127,7 +127,7 @@ def _first(sources: list[Any], name: str) -> int:
     for source in sources:
         try:
             value = getattr(source, name)
-        except Exception:  # noqa: BLE001, S112  (contexts raise errors of their own)
+        except Exception:  # noqa: BLE001  (contexts raise errors of their own)
             continue
         if isinstance(value, int):
             return int(value)

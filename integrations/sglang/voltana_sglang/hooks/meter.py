@@ -130,7 +130,7 @@ class Meter:
         if launched is None:
             return
         at_s = ready_s = self._ready(result)
-        if launched.returned_s == launched.returned_s:  # noqa: PLR0124  (the fastest nan test)
+        if launched.returned_s == launched.returned_s:  # not nan
             ready_s = launched.returned_s
         latency_s = ready_s - max(launched.launch_s, self._ready_s)
         self._ready_s = ready_s
@@ -208,7 +208,7 @@ class Meter:
             return self._in_order.popleft()
         return None
 
-    def _write(
+    def _write(  # noqa: PLR0917  (on the hot path, and private)
         self,
         kind: Kind,
         launched: Launched,
