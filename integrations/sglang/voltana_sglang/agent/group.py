@@ -27,8 +27,7 @@ from voltana_sglang.ring_reader import RingReader, find_rings
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from voltana.policy import InstancePolicy
-    from voltana.ports import Actuator, Predictor, PredictorSnapshot, TimeSource
+    from voltana.ports import Actuator, PowerPredictor, Predictor, PredictorSnapshot, TimeSource
     from voltana.slo import Slo
     from voltana.values import Domain
     from voltana_sglang.agent.sensing import EchoSensor, SampledSensor
@@ -43,7 +42,8 @@ class _Served:
 
     reader: RingReader
     loop: RingLoop
-    policy: InstancePolicy
+    predictor: Predictor | None
+    power: PowerPredictor | None
     role: str
 
 
@@ -127,7 +127,7 @@ class Group:
                 except BaseException:
                     reader.close()
                     raise
-                _log.info("engine found", instance=self._name(path), pid=reader.pid, **reader.info)
+                _log.info("engine found", instance=self._name(path), **reader.info)
 
     def drain(self) -> bool:
         """Work through what engines wrote; whether there was anything."""
@@ -310,8 +310,8 @@ class Group:
             info=info,
             table_mhz=self._actuator.table(),
             slo=self.slo,
-            predictor=None if before is None else before.policy.predictor,
-            power=None if before is None else before.policy.power,
+            predictor=None if before is None else before.predictor,
+            power=None if before is None else before.power,
         )
         if context.predictor is None:
             made: Predictor | None = make_predictor(
@@ -345,12 +345,19 @@ class Group:
         )
         if before is not None:
             ring_loop.carry_on(before.loop)
-        return _Served(reader=reader, loop=ring_loop, policy=policy, role=info["role"])
+        # A policy that learns nothing keeps what was learned for the next one.
+        return _Served(
+            reader=reader,
+            loop=ring_loop,
+            predictor=policy.predictor or context.predictor,
+            power=policy.power or context.power,
+            role=info["role"],
+        )
 
     def _save(self, path: Path, served: _Served) -> None:
         name = self._name(path)
         save_predictor(
-            served.policy.predictor,
+            served.predictor,
             state_path(self._config.agent.state, name),
             stack_of(self._config, served.reader.info),
         )
