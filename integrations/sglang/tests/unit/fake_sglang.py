@@ -82,6 +82,7 @@ class FakeServer:
         self.port = 0
         self.bootstrap_port = 0
         self._runner: web.AppRunner | None = None
+        self._restarting = False
 
     @property
     def url(self) -> str:
@@ -109,9 +110,31 @@ class FakeServer:
 
     async def stop(self) -> None:
         """Die: open connections are reset and nobody listens any more."""
-        if self._runner is not None:
-            await self._runner.cleanup()
-            self._runner = None
+        runner, self._runner = self._runner, None
+        if runner is not None:
+            await runner.cleanup()
+
+    async def restart(self, down_s: float) -> None:
+        """Die, and come back on the same port; nothing while it does so already."""
+        if self._restarting:
+            return
+        self._restarting = True
+        try:
+            await self._come_back(down_s)
+        finally:
+            self._restarting = False
+
+    async def _come_back(self, down_s: float) -> None:
+        await self.stop()
+        await asyncio.sleep(down_s)
+        while True:
+            try:
+                await self.start()
+            except OSError:  # a connection has taken the port meanwhile
+                await self.stop()
+                await asyncio.sleep(down_s)
+            else:
+                return
 
     async def _health(self, _request: web.Request) -> web.Response:
         if self.hanging_health:
@@ -178,19 +201,20 @@ class FakeServer:
             return "bootstrap on a unified server" if any(k in body for k in keys) else ""
         if any(body.get(key) is None for key in keys):
             return "Disaggregated request received without bootstrap room id."
-        batch = is_batch(body)
-        for key in keys:
-            if isinstance(body[key], list) != batch:
-                return f"{key} must be a list exactly for a batch"
-            if batch and len(body[key]) != len(prompts):
-                return f"{key} has another length than the batch"
-        if any(not 0 <= room < 2**63 for room in as_list(body["bootstrap_room"])):
-            return "bootstrap_room out of range"
-        if self.role == "prefill" and any(
-            port != self.bootstrap_port for port in as_list(body["bootstrap_port"])
-        ):
-            return "this is not the prefill server that the request names"
-        return ""
+        batch, ports = is_batch(body), as_list(body["bootstrap_port"])
+        complaints = {
+            "bootstrap fields must be lists exactly for a batch": any(
+                isinstance(body[key], list) != batch for key in keys
+            ),
+            "bootstrap fields have another length than the batch": batch
+            and any(len(body[key]) != len(prompts) for key in keys),
+            "bootstrap_room out of range": any(
+                not 0 <= room < 2**63 for room in as_list(body["bootstrap_room"])
+            ),
+            "this is not the prefill server that the request names": self.role == "prefill"
+            and any(port != self.bootstrap_port for port in ports),
+        }
+        return next((text for text, holds in complaints.items() if holds), "")
 
     async def _computed(
         self, request: web.Request, body: dict[str, Any], prompts: list[str], fault: str | None

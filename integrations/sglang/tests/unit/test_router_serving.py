@@ -184,6 +184,26 @@ def test_mistakes_are_answered_in_openai_s_format(
     run(check)
 
 
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/generate", {"text": "a", "sampling_params": {"n": 2}}),
+        ("/generate", {"text": ["a", "b"], "sampling_params": [{"n": 2}, {"n": 2}]}),
+        ("/v1/chat/completions", {"messages": [], "n": 3}),
+    ],
+)
+def test_several_answers_to_a_prompt_need_a_unified_server(path: str, body: Any) -> None:
+    """Between prefill and decode servers, SGLang would wait for ever."""
+
+    async def check() -> None:
+        async with cluster(prefill=1, decode=1) as pd, cluster(unified=1) as one:
+            status, answer, _ = await pd.post(path, body)
+            assert (status, answer["error"]["code"]) == (400, "unsupported_n")
+            assert (await one.post(path, body))[0] == 200
+
+    run(check)
+
+
 def test_a_request_that_is_too_large_is_refused() -> None:
     async def check() -> None:
         async with cluster(unified=1, max_body_mb=0.001) as one:

@@ -77,8 +77,9 @@ class Attempt:
                 prefill.transfer_host, prefill.bootstrap_port, call.batch
             )
             self._prefill = PrefillLeg(
-                prefill, call, session, done=prefilled, failed=self._fail_before_token
+                prefill, call, session, done=self._prefill_done, failed=self._fail_before_token
             )
+        self._prefilled = prefilled
 
     def give_up(self, problem: Problem) -> None:
         """End the attempt from outside."""
@@ -190,9 +191,16 @@ class Attempt:
         self.decode.succeeded()
         self._limit_rest()
 
+    def _prefill_done(self) -> None:
+        self._prefilled()
+        if not self.call.stream:
+            self._limit_rest()  # the first token is there, though nobody sees it yet
+
     def _limit_first_token(self) -> None:
         limit_s = self._settings.first_token_timeout_s
-        if limit_s >= self._left_s:
+        # A whole answer of one server for both phases does not tell when it began.
+        invisible = self._prefill is None and not self.call.stream
+        if invisible or limit_s >= self._left_s:
             self._limit_rest()
             return
         late = TimeoutError(f"no token after {limit_s:g} s (first_token_timeout_s)")

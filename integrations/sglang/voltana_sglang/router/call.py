@@ -36,6 +36,7 @@ class Call:
         rids: The client's own ids of a batch; empty otherwise.
         prompt_tokens: Length of all prompts where it is known exactly, else -1.
         prompt_bytes: Bytes of text in all prompts.
+        samples: Answers to each prompt.
         logprobs: Whether log-probabilities of the prompt are asked for (``/generate`` alone).
     """
 
@@ -50,6 +51,7 @@ class Call:
     rids: tuple[str, ...]
     prompt_tokens: int
     prompt_bytes: int
+    samples: int
     logprobs: bool
 
     def leg_body(self, rid: str, bootstrap: Bootstrap | None) -> bytes:
@@ -144,6 +146,7 @@ def parse_call(path: str, raw: bytes) -> Call:
         rids=tuple(map(str, rid)) if isinstance(rid, list) else (),
         prompt_tokens=tokens,
         prompt_bytes=size,
+        samples=_samples(fields),
         logprobs=path == "/generate" and _wanted(fields.get("return_logprob")),
     )
 
@@ -184,6 +187,13 @@ def _text_bytes(part: Any) -> int:
     if isinstance(part, dict):
         return _text_bytes(part.get("content")) + _text_bytes(part.get("text"))
     return 0
+
+
+def _samples(fields: dict[str, Any]) -> int:
+    params = fields.get("sampling_params")
+    asked = [fields, *(params if isinstance(params, list) else [params])]
+    counts = [part.get("n") for part in asked if isinstance(part, dict)]
+    return max((count for count in counts if isinstance(count, int)), default=1)
 
 
 def _wanted(flag: Any) -> bool:

@@ -176,6 +176,8 @@ class Forwarder:
         if left_s <= 0:
             raise overdue(self._settings.timeout_s)
         prefill, decode = self._chooser.choose(plan, avoid)
+        if prefill is not None and call.samples > 1:
+            raise _one_answer_only(call.samples)
         # A server may still be at work on the attempt before, and refuses an id that it knows.
         rid = call.rid if number == 0 else f"{call.rid}-{number}"
         key = f"{plan.request_id}-{number}"
@@ -232,3 +234,13 @@ class Forwarder:
                     backend.endpoint("/abort_request"), json={"rid": rid}, timeout=limit
                 ) as reply:
                     await reply.read()
+
+
+def _one_answer_only(samples: int) -> Problem:
+    # Their requests would share one room, in which the servers wait for each other for ever.
+    return Problem(
+        400,
+        f"n = {samples} is not allowed here: must be 1, for SGLang's prefill and decode servers "
+        "give one answer to a prompt. Send the prompt several times.",
+        "unsupported_n",
+    )

@@ -67,6 +67,8 @@ class Interrupt:
 
     def due(self, in_s: float, problem: Problem) -> None:
         """Leave the block with `problem` when `in_s` seconds have passed; replaces what was due."""
+        if self._over:
+            return
         if self._timer is not None:
             self._timer.cancel()
         loop = asyncio.get_running_loop()
