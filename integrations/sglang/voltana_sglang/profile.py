@@ -22,6 +22,7 @@ from voltana_sglang.profile_design import (
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from voltana.predictors.profile import Stack
     from voltana.values import Outcome
     from voltana_sglang.profile_clock import LeasedClock
     from voltana_sglang.profile_run import Iterations, ProfiledServer
@@ -34,7 +35,6 @@ def profile(
     *,
     out: Annotated[Path, typer.Option(help="Where the profile goes.")],
     instance: Annotated[str, typer.Option(help="Its name (VOLTANA_SGLANG_INSTANCE).")],
-    hardware: Annotated[str, typer.Option(help="Name of the device, such as h100-sxm.")],
     gpus: Annotated[
         str, typer.Option(help="GPUs of the server, such as 0,1; empty leaves the clock alone.")
     ] = "",
@@ -69,7 +69,8 @@ def profile(
         started_s = time.monotonic()
         fitted, held_back = _measure(server, designs, iterations, leased)
         elapsed_s = time.monotonic() - started_s
-    _save(server, hardware, max(levels), fitted, out)
+        stack = iterations.stack(settings.engine.hardware)
+    _save(stack, max(levels), fitted, out)
     _tell(designs, fitted, held_back, elapsed_s, out)
 
 
@@ -128,24 +129,15 @@ def _measure(
         )
 
 
-def _save(
-    server: ProfiledServer, hardware: str, max_clock_mhz: float, fitted: list[Outcome], out: Path
-) -> None:
+def _save(stack: Stack, max_clock_mhz: float, fitted: list[Outcome], out: Path) -> None:
     from voltana.predictors.offline import fit_profile  # noqa: PLC0415
-    from voltana.predictors.profile import Stack, save_profile  # noqa: PLC0415
+    from voltana.predictors.profile import save_profile  # noqa: PLC0415
 
     if not fitted:
         raise ConfigError(
             "the plugin measured nothing: must be loaded in this very server. "
             "Look for 'voltana' in its log, and check --instance."
         )
-    stack = Stack(
-        hardware=hardware,
-        model=server.about.model,
-        tensor_parallel=server.about.tensor_parallel,
-        engine="sglang",
-        engine_version=server.about.version,
-    )
     save_profile(fit_profile(fitted, stack=stack, max_clock_mhz=max_clock_mhz), out)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
+from voltana.predictors.profile import Stack
 from voltana_sglang.profile_run import Iteration, ProfileRunError
 from voltana_sglang.ring_layout import Flag, Kind
 from voltana_sglang.ring_reader import RingReader, find_rings
@@ -47,6 +48,17 @@ class RingIterations:
 
     def __exit__(self, *_: object) -> None:
         self._reader.close()
+
+    def stack(self, hardware: str | None) -> Stack:
+        """What is measured, in the words that the agent compares it with."""
+        info = self._reader.info
+        return Stack(
+            hardware=hardware or "unknown",
+            model=str(info.get("model") or "unknown"),
+            tensor_parallel=max(1, int(info.get("tp_size", 1))),
+            engine="sglang",
+            engine_version=str(info.get("version") or "unknown"),
+        )
 
     def drain(self) -> list[Iteration]:
         """Iterations that finished since the last call."""

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from voltana.predictors.ecopred import EcoPred
+from voltana.predictors.profile import Stack
 from voltana.values import Load, Outcome, Phase
 from voltana_sglang.profile import _design, _save
 from voltana_sglang.profile_report import held_back_errors
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+STACK = Stack(hardware="h100-sxm", model="tiny", engine="sglang", engine_version="0.5.23")
 CLOCKS = (705.0, 1005.0, 1410.0)
 
 
@@ -124,7 +126,7 @@ def calibrate(engine: Engine, out: Path) -> tuple[list[Outcome], list[Outcome]]:
         made = _design(server, phase, CLOCKS, seed=0)
         fitted += measure(server, made.fitted, engine, engine, lambda: None)
         held_back += measure(server, made.held_back, engine, engine, lambda: None)
-    _save(server, "h100-sxm", max(CLOCKS), fitted, out)
+    _save(STACK, max(CLOCKS), fitted, out)
     return fitted, held_back
 
 
@@ -147,9 +149,7 @@ def test_the_profile_starts_a_predictor(engine: Engine, tmp_path: Path) -> None:
     truth = np.array([latency_s(load, clock) for clock in CLOCKS])
     assert np.abs(forecast.mean_s / truth - 1).max() < 0.05
     assert (forecast.upper_s >= truth).all()
-    saved = json.loads(out.read_text())
-    assert saved["stack"]["engine_version"] == "0.5.23"
-    assert saved["stack"]["model"] == "tiny"
+    assert json.loads(out.read_text())["stack"] == STACK.model_dump()
 
 
 def test_halves_of_a_pair_are_measured_with_a_faked_transfer(
