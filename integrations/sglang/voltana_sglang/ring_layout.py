@@ -33,8 +33,9 @@ GUARD_OFFSET = 8
 PAYLOAD_OFFSET = 16
 
 BODY = struct.Struct("=BBHHHQdqdqqqqdddd")
-"""Kind, phase, flags, queue entries, rooms, iteration, time, prefill tokens, attended pairs, decode
-requests, their KV tokens, waiting requests, their tokens, oldest arrival, launch, ready, latency."""
+"""Kind, phase, flags, queue entries, rooms, iteration, time; prefill tokens, attended pairs, decode
+requests, their KV tokens; waiting requests, their tokens, oldest arrival; launch, ready, latency.
+"""
 
 ENTRY = struct.Struct("=dII")
 """A waiting request: arrival, tokens still to be computed, tokens before them."""

@@ -90,11 +90,12 @@ class Meter:
     def launch(self, batch: Any) -> Launched | None:
         """Note that a batch is about to run; None if it is none that computes."""
         view, mode = self._batch, batch.forward_mode
+        entries: list[float] = []
         rooms: list[int] = []
         if mode in self._decode:
             view.read_decode(batch)
             queue = self._queue.read(detailed=False)
-            oldest_s, entries = queue.oldest_s, []
+            oldest_s = queue.oldest_s
         elif mode in self._prefill:
             view.read_prefill(batch)
             queue, oldest_s, entries = self._behind_prefill(batch)

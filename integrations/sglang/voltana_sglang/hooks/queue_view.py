@@ -82,7 +82,8 @@ class QueueReader:
         length, first, last = len(waiting), waiting[0], waiting[-1]
         if not detailed and (length, first, last) == (self._length, self._first, self._last):
             return self._sums
-        tokens, oldest_s, entries = 0, _NAN, []
+        tokens, oldest_s = 0, _NAN
+        entries: list[float] = []
         walked = waiting[:WALKED]
         for index, request in enumerate(walked):
             size = len(request.origin_input_ids) + len(request.output_ids)
