@@ -7,6 +7,7 @@ import math
 import sys
 import types
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -149,6 +150,49 @@ def test_a_feed_reaches_the_router_s_reports() -> None:
             await asyncio.sleep(0.15)
             assert pd.service.reports.fresh("decode-0", time.now_s()) is None
         publisher.close()
+
+    asyncio.run(check())
+
+
+def test_the_example_s_router_chooses_by_what_agents_publish(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A user's MODULE:FACTORY, from feeds over sockets to requests on servers."""
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[4] / "examples"))
+
+    async def check() -> None:
+        clocks = {"decode-0": 1400.0, "decode-1": 900.0}
+        publishers = {
+            name: FeedPublisher("tcp://127.0.0.1:0", name, MonotonicTime()) for name in clocks
+        }
+        feeds = {name: publisher.address for name, publisher in publishers.items()}
+
+        async def publish() -> None:
+            while True:
+                for name, publisher in publishers.items():
+                    state = InstanceState(clock_mhz=clocks[name])
+                    publisher.publish(state, age_s=0.0, levels_mhz=LEVELS, budget_s=0.06)
+                await asyncio.sleep(0.005)
+
+        publishing = asyncio.create_task(publish())
+        mine = "custom_router:LowestClock"
+        # Generous, for a busy machine may hold up the task above for longer than 100 ms.
+        settings: dict[str, Any] = {"decode_router": mine, "stale_after_s": 2.0, "feeds": feeds}
+        async with cluster(prefill=1, decode=2, **settings) as pd, asyncio.timeout(10):
+            while not all(pd.service.reports.fresh(n, MonotonicTime().now_s()) for n in clocks):
+                await asyncio.sleep(0.01)
+            for slow in ("decode-1", "decode-0"):
+                other = "decode-0" if slow == "decode-1" else "decode-1"
+                clocks[slow], clocks[other] = 900.0, 1400.0
+                await asyncio.sleep(0.2)
+                for _ in range(3):
+                    _, _, headers = await pd.post("/generate", {"text": "a"})
+                    assert headers["X-Voltana-Decode"] == slow
+            assert 'role="decode",source="feed"} 6.0' in (await pd.get("/metrics"))[1]
+        publishing.cancel()
+        await asyncio.gather(publishing, return_exceptions=True)
+        for publisher in publishers.values():
+            publisher.close()
 
     asyncio.run(check())
 
