@@ -12,8 +12,10 @@ def register() -> None:
     """Register the hooks with SGLang."""
     if not os.environ.get("VOLTANA_SGLANG_CONFIG"):
         return
-    from sglang.srt.plugins.hook_registry import HookRegistry, HookType  # noqa: PLC0415
+    import importlib  # noqa: PLC0415
 
+    # By name: SGLang has no types, and is absent where only agents and routers run.
+    registry = importlib.import_module("sglang.srt.plugins.hook_registry")
     from voltana_sglang.hooks.around import (  # noqa: PLC0415
         around_on_idle,
         around_process_batch_result,
@@ -21,13 +23,17 @@ def register() -> None:
     )
 
     scheduler = "sglang.srt.managers.scheduler.Scheduler"
-    HookRegistry.register(f"{scheduler}.__init__", _after_init, HookType.AFTER)
-    HookRegistry.register(f"{scheduler}.run_batch", around_run_batch, HookType.AROUND)
-    HookRegistry.register(
-        f"{scheduler}.process_batch_result", around_process_batch_result, HookType.AROUND
+    registry.HookRegistry.register(f"{scheduler}.__init__", _after_init, registry.HookType.AFTER)
+    registry.HookRegistry.register(
+        f"{scheduler}.run_batch", around_run_batch, registry.HookType.AROUND
+    )
+    registry.HookRegistry.register(
+        f"{scheduler}.process_batch_result", around_process_batch_result, registry.HookType.AROUND
     )
     if _has_on_idle():
-        HookRegistry.register(f"{scheduler}.on_idle", around_on_idle, HookType.AROUND)
+        registry.HookRegistry.register(
+            f"{scheduler}.on_idle", around_on_idle, registry.HookType.AROUND
+        )
 
 
 def _after_init(result: object, scheduler: object, *args: object, **kwargs: object) -> object:

@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+import fcntl
 import functools
 import logging
 import subprocess
 import sys
+import time
 from types import SimpleNamespace
 
 import pytest
@@ -265,3 +267,44 @@ def test_what_runs_in_the_engine_loads_no_heavy_package():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_the_plugin_starts_an_agent_that_ends_with_the_engine(tmp_path):
+    """The engine is a process of its own here, which starts the agent and is then killed."""
+    (tmp_path / "v.toml").write_text(
+        f'[agent]\nrings = "{tmp_path / "rings"}"\nstate = "{tmp_path / "state"}"\n'
+        "[engine]\ntable_mhz = [600, 1410]\n"
+    )
+    code = (
+        "import time; from pathlib import Path;"
+        "from voltana_sglang.hooks.start_agent import start_agent;"
+        f"start_agent(Path({str(tmp_path / 'v.toml')!r}), 'decode-0', "
+        f"Path({str(tmp_path / 'state')!r}));"
+        "time.sleep(600)"
+    )
+    engine = subprocess.Popen([sys.executable, "-c", code])
+    log = tmp_path / "state" / "decode-0.agent.log"
+    try:
+        wait_for(lambda: log.exists() and "agent serves" in log.read_text(), log)
+    finally:
+        engine.kill()
+        engine.wait()
+    wait_for(lambda: "the engine has ended" in log.read_text(), log)
+    lock = tmp_path / "rings" / "decode-0.agent.lock"
+    wait_for(lambda: lock_is_free(lock), log)
+
+
+def wait_for(condition, log, timeout_s=60.0):
+    ends_s = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < ends_s, log.read_text() if log.exists() else "no log"
+        time.sleep(0.05)
+
+
+def lock_is_free(path):
+    with path.open("rb") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+    return True

@@ -1,9 +1,9 @@
 """The agent's control endpoint: what it does, and what may be changed while it does.
 
-It listens on loopback alone, asks for JSON (which keeps web pages from posting to it), and answers
-only under a loopback name (which keeps them from reaching it by a name of their own). A policy that
-is chosen here must be a named one, or one that the configuration file names: what comes over a
-socket must not choose what is imported.
+It listens on loopback alone, changes things by PUT alone (which web pages of others may not send),
+and answers only under a loopback name (which keeps them from reaching it by a name of their own). A
+policy that is chosen here must be a named one, or one that the configuration file names: what comes
+over a socket must not choose what is imported.
 """
 
 from __future__ import annotations
@@ -224,8 +224,6 @@ def _changes(
     change: Callable[[Any], None], read: Callable[[], dict[str, Any]]
 ) -> Callable[[web.Request], Awaitable[web.Response]]:
     async def handle(request: web.Request) -> web.Response:
-        if request.content_type != "application/json":
-            return _answer({"error": "send JSON: Content-Type: application/json"}, status=415)
         try:
             values = json.loads(await request.read())
         except ValueError as error:
