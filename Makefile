@@ -95,7 +95,8 @@ rdma: # Mooncake's library links against it, even where it transfers over TCP
 
 sglang-setup: rdma $(SGLANG_READY) ## make the environment with a real SGLang (SGLANG_VERSION=)
 
-test-sglang: sglang-setup compiler ## test the integration against real SGLang servers on the CPU
+test-sglang: sglang-setup $(READY) compiler ## test the integration against real SGLang servers on the CPU
+	MYPYPATH=$(SGLANG) $(BIN)/mypy --python-executable $(SGLANG_BIN)/python -p voltana_sglang
 	$(SGLANG_BIN)/python -m pytest $(SGLANG)/tests
 
 sglang-matrix: ## fetch every SGLang since 0.5.11 and check what the plugin relies on
