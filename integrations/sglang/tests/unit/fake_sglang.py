@@ -79,6 +79,8 @@ class FakeServer:
         self.running: set[str] = set()
         self.loads: dict[str, Any] | None = None
         self.flushed = 0
+        self.api_key: str | None = None
+        self.unauthorised: list[str] = []
         self.port = 0
         self.bootstrap_port = 0
         self._runner: web.AppRunner | None = None
@@ -90,7 +92,7 @@ class FakeServer:
 
     async def start(self) -> None:
         """Listen, on the same port after the first time."""
-        app = web.Application()
+        app = web.Application(middlewares=[self._guard])
         for path in ("/generate", "/v1/completions", "/v1/chat/completions"):
             app.router.add_post(path, self._serve)
         app.router.add_get("/health", self._health)
@@ -135,6 +137,15 @@ class FakeServer:
                 await asyncio.sleep(down_s)
             else:
                 return
+
+    @web.middleware
+    async def _guard(self, request: web.Request, handler: Any) -> web.StreamResponse:
+        """As the real one: everything but its health needs the key."""
+        wanted = None if self.api_key is None else f"Bearer {self.api_key}"
+        if wanted and request.path != "/health" and request.headers.get("Authorization") != wanted:
+            self.unauthorised.append(request.path)
+            return web.json_response({"error": "Unauthorized"}, status=401)
+        return await handler(request)
 
     async def _health(self, _request: web.Request) -> web.Response:
         if self.hanging_health:

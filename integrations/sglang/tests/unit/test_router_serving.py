@@ -104,6 +104,26 @@ def test_headers_reach_both_servers_and_hop_by_hop_ones_do_not() -> None:
     run(check)
 
 
+def test_a_client_s_key_is_passed_on_and_the_router_s_own_never_lent() -> None:
+    async def check() -> None:
+        async with cluster(prefill=1, decode=1, api_key="secret", loads_period_s=0.01) as pd:
+            decode = pd.servers["decode-0"]
+            for server in pd.servers.values():
+                server.api_key = "secret"
+                server.loads = {"num_running_reqs": 0, "num_waiting_reqs": 0, "num_used_tokens": 0}
+            key = {"Authorization": "Bearer secret"}
+            decode.token_s = 0.02
+            assert (await pd.post("/generate", {"text": "a"}, headers=key))[0] == 200
+            assert (await pd.post("/flush_cache", {}, headers=key))[0] == 200
+            assert decode.unauthorised == []  # the router polls loads with its own key
+            status, answer, _ = await pd.post("/generate", {"text": "a"})
+            assert (status, answer) == (401, {"error": "Unauthorized"})
+            assert (await pd.post("/flush_cache", {}))[0] == 502
+            assert set(decode.unauthorised) <= {"/generate", "/flush_cache"}
+
+    run(check)
+
+
 @pytest.mark.parametrize("stream", [False, True])
 def test_log_probabilities_of_the_prompt_come_from_the_prefill_server(stream: bool) -> None:
     async def check() -> None:

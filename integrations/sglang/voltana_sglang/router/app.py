@@ -69,19 +69,19 @@ class Interface:
             return web.Response(status=503, text=f"no server of some role is available ({down})\n")
         return web.Response(text="")
 
-    async def health_generate(self, _request: web.Request) -> web.StreamResponse:
+    async def health_generate(self, request: web.Request) -> web.StreamResponse:
         """200 if every server can compute a token."""
-        agreed(await self._fan_out.everyone("GET", "/health_generate"), "the health check")
+        agreed(await self._everyone(request, "GET", "/health_generate"), "the health check")
         return web.Response(text="")
 
     async def info(self, request: web.Request) -> web.StreamResponse:
         """Pass on what one server says of the model."""
-        reply = await self._fan_out.first(request.path)
+        reply = await self._fan_out.first(request.path, request.headers.get("Authorization"))
         return web.Response(body=reply.body, headers={"Content-Type": reply.kind or JSON_TYPE})
 
     async def server_info(self, request: web.Request) -> web.StreamResponse:
         """What all servers say of themselves, as SGLang's benchmarks expect it."""
-        replies = [r for r in await self._fan_out.everyone("GET", request.path) if r.ok]
+        replies = [r for r in await self._everyone(request, "GET", request.path) if r.ok]
         by_role: dict[str, list[Any]] = {}
         for reply in replies:
             by_role.setdefault(reply.backend.role.value, []).append(reply.value())
@@ -96,9 +96,9 @@ class Interface:
             return _json(tokens_from[0])
         return _json({"internal_states": states, **by_role})
 
-    async def flush_cache(self, _request: web.Request) -> web.StreamResponse:
+    async def flush_cache(self, request: web.Request) -> web.StreamResponse:
         """Flush all servers."""
-        agreed(await self._fan_out.everyone("POST", "/flush_cache"), "flushing the cache")
+        agreed(await self._everyone(request, "POST", "/flush_cache"), "flushing the cache")
         return web.Response(text="Cache flushed.\n")
 
     async def loads(self, request: web.Request) -> web.StreamResponse:
@@ -106,7 +106,7 @@ class Interface:
         query = f"?{request.query_string}" if request.query_string else ""
         loads = [
             {"backend": reply.backend.name, **load}
-            for reply in await self._fan_out.everyone("GET", "/v1/loads" + query)
+            for reply in await self._everyone(request, "GET", "/v1/loads" + query)
             for load in _loads_of(reply)
         ]
         return _json({"loads": loads})
@@ -116,13 +116,13 @@ class Interface:
         body = await _object(request)
         if body.get("abort_all"):
             raw = orjson.dumps({"abort_all": True})
-            agreed(await self._fan_out.everyone("POST", "/abort_request", raw), "the abort")
+            agreed(await self._everyone(request, "POST", "/abort_request", raw), "the abort")
         elif not (isinstance(rid := body.get("rid"), str) and rid):
             raise Problem(400, "rid is missing: give it, or abort_all.", "invalid_request")
-        elif not await self._forwarder.abort(rid):
+        elif not await self._forwarder.abort(rid, request.headers.get("Authorization")):
             # Ids of the prompts of a batch, which only the servers know.
             raw = orjson.dumps({"rid": rid})
-            agreed(await self._fan_out.everyone("POST", "/abort_request", raw), "the abort")
+            agreed(await self._everyone(request, "POST", "/abort_request", raw), "the abort")
         return web.Response(text="")
 
     async def metrics(self, _request: web.Request) -> web.StreamResponse:
@@ -158,6 +158,12 @@ class Interface:
         except ConfigError as error:
             raise Problem(404, str(error), "unknown_backend") from None
         return _json(self._describe(name, self._now_s()))
+
+    async def _everyone(
+        self, request: web.Request, method: str, path: str, body: bytes | None = None
+    ) -> list[Reply]:
+        key = request.headers.get("Authorization")
+        return await self._fan_out.everyone(method, path, body, key=key)
 
     def _describe(self, name: str, now_s: float) -> dict[str, Any]:
         backend, report = self._pool.named(name), self._reports.fresh(name, now_s)

@@ -61,15 +61,19 @@ class FanOut:
         self._pool = pool
         self._session = session
 
-    async def first(self, path: str) -> Reply:
+    async def first(self, path: str, key: str | None = None) -> Reply:
         """The answer of the first server that gives one, the available ones before the others.
+
+        Args:
+            path: What is asked for.
+            key: The client's ``Authorization``, which is passed on.
 
         Raises:
             Problem: If none does.
         """
         last: Reply | None = None
         for backend in sorted(self._pool, key=lambda b: not b.available):
-            last = await self._ask(backend, "GET", path, None)
+            last = await self._ask(backend, "GET", path, None, key)
             if last.ok:
                 return last
         if last is not None and last.status:
@@ -87,12 +91,19 @@ class FanOut:
             retry_after_s=1.0,
         )
 
-    async def everyone(self, method: str, path: str, body: bytes | None = None) -> list[Reply]:
-        """The answers of all servers, in their order."""
-        return list(await asyncio.gather(*(self._ask(b, method, path, body) for b in self._pool)))
+    async def everyone(
+        self, method: str, path: str, body: bytes | None = None, *, key: str | None = None
+    ) -> list[Reply]:
+        """The answers of all servers, in their order; `key` as for `first`."""
+        asked = (self._ask(backend, method, path, body, key) for backend in self._pool)
+        return list(await asyncio.gather(*asked))
 
-    async def _ask(self, backend: Backend, method: str, path: str, body: bytes | None) -> Reply:
+    async def _ask(
+        self, backend: Backend, method: str, path: str, body: bytes | None, key: str | None
+    ) -> Reply:
         headers = {} if body is None else {"Content-Type": JSON_TYPE}
+        if key is not None:
+            headers["Authorization"] = key
         try:
             async with self._session.request(
                 method,

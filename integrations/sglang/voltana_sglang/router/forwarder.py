@@ -6,20 +6,21 @@ import asyncio
 import contextlib
 from typing import TYPE_CHECKING
 
-import aiohttp
 import structlog
 
 from voltana.values import Request
+from voltana_sglang.router.aborts import Aborts
 from voltana_sglang.router.answer import Answer, ClientGoneError
 from voltana_sglang.router.attempt import Attempt
 from voltana_sglang.router.call import parse_call
 from voltana_sglang.router.ledger import Entry
-from voltana_sglang.router.leg import TRANSPORT_ERRORS, forwarded_headers
+from voltana_sglang.router.leg import forwarded_headers
 from voltana_sglang.router.problem import Problem, overdue
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    import aiohttp
     from aiohttp import web
 
     from voltana.ports import TimeSource
@@ -31,7 +32,6 @@ if TYPE_CHECKING:
     from voltana_sglang.router.prompt_length import PromptLength
     from voltana_sglang.router.settings import RouterTable
 
-ABORT_TIMEOUT_S = 2.0
 BACK_OFF_S = 0.05
 
 
@@ -72,7 +72,7 @@ class Forwarder:
         self._time = time
         self._arrivals = 0
         self._attempts: dict[str, Attempt] = {}
-        self._aborts: set[asyncio.Task[None]] = set()
+        self._aborts = Aborts(session, settings.api_key)
         self._log = structlog.get_logger("voltana.router")
         self.draining = False
         self.open = 0
@@ -104,17 +104,21 @@ class Forwarder:
         for attempt in tuple(self._attempts.values()):
             attempt.give_up(problem)
 
-    async def abort(self, rid: str) -> bool:
-        """Abort the request that a client knows as `rid`; whether it was in flight here."""
+    async def abort(self, rid: str, key: str | None) -> bool:
+        """Abort the request that a client knows as `rid`; whether it was in flight here.
+
+        Args:
+            rid: Its id.
+            key: The client's ``Authorization``, which is passed on.
+        """
         found = [a for a in tuple(self._attempts.values()) if a.call.rid == rid]
         for attempt in found:
-            await asyncio.gather(*(self._abort_leg(leg, attempt) for leg in attempt.legs))
+            await self._aborts.both_legs(attempt, key)
         return bool(found)
 
     async def close(self) -> None:
         """Wait for aborts that are under way."""
-        if self._aborts:
-            await asyncio.wait(tuple(self._aborts), timeout=ABORT_TIMEOUT_S)
+        await self._aborts.close()
 
     async def _admitted(self, request: web.BaseRequest, answer: Answer, began_s: float) -> None:
         if self.draining:
@@ -198,10 +202,7 @@ class Forwarder:
         finally:
             del self._attempts[key]
             self._ledger.finished(key)
-            for backend in attempt.open_legs:
-                task = asyncio.create_task(self._abort_leg(backend, attempt))
-                self._aborts.add(task)
-                task.add_done_callback(self._aborts.discard)
+            self._aborts.begin(attempt)
         response = answer.response
         if not call.stream and response is not None:
             self._lengths.learn(call, getattr(response, "body", b"") or b"")
@@ -224,16 +225,6 @@ class Forwarder:
             sent_s=self._time.now_s(),
             rooms=() if attempt.bootstrap is None else attempt.bootstrap.rooms,
         )
-
-    async def _abort_leg(self, backend: Backend, attempt: Attempt) -> None:
-        """Tell a server to stop; closing the connection would be noticed only seconds later."""
-        limit = aiohttp.ClientTimeout(total=ABORT_TIMEOUT_S)
-        with contextlib.suppress(*TRANSPORT_ERRORS):
-            for rid in attempt.call.leg_rids(attempt.rid):
-                async with self._session.post(
-                    backend.endpoint("/abort_request"), json={"rid": rid}, timeout=limit
-                ) as reply:
-                    await reply.read()
 
 
 def _one_answer_only(samples: int) -> Problem:

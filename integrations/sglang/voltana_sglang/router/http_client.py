@@ -10,6 +10,11 @@ KEEP_ALIVE_S = 3.0
 """Below the 5 s after which SGLang's HTTP server closes an idle connection."""
 
 
+def bearer(key: str | None) -> dict[str, str]:
+    """The header that carries a key; none without one."""
+    return {} if key is None else {"Authorization": f"Bearer {key}"}
+
+
 def make_session() -> aiohttp.ClientSession:
     """A client that adds nothing to requests and limits nothing but the time of a connect."""
     return aiohttp.ClientSession(

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import aiohttp
 
 from voltana.values import InstanceState, Role
+from voltana_sglang.router.http_client import bearer
 from voltana_sglang.router.reports import LOADS, Report
 
 if TYPE_CHECKING:
@@ -35,6 +36,7 @@ class LoadsPoller:
         ledger: Reconciled with each report.
         time: Time source.
         period_s: Time between two polls.
+        api_key: Key of the server.
     """
 
     def __init__(
@@ -46,6 +48,7 @@ class LoadsPoller:
         ledger: Ledger,
         time: TimeSource,
         period_s: float,
+        api_key: str | None = None,
     ) -> None:
         self._backend = backend
         self._session = session
@@ -53,6 +56,7 @@ class LoadsPoller:
         self._ledger = ledger
         self._time = time
         self._period_s = period_s
+        self._headers = bearer(api_key)
         self._failures = 0
 
     async def run(self) -> None:
@@ -70,6 +74,7 @@ class LoadsPoller:
             async with self._session.get(
                 self._backend.url + "/v1/loads",
                 params={"include": "core,queues,disagg"},
+                headers=self._headers,
                 timeout=aiohttp.ClientTimeout(total=TIMEOUT_S),
             ) as reply:
                 if reply.status != 200:

@@ -97,6 +97,8 @@ class RouterTable(_Table):
         eject_max_s: Longest ejection.
         drain_timeout_s: Time that open requests get at shutdown.
         max_body_mb: Larger requests are refused.
+        api_key: Key of the servers for the router's own questions (loads, aborts). Requests carry
+            their client's key, never this one.
     """
 
     host: str = Field(default="127.0.0.1", description="the address to listen on (--host)")
@@ -154,6 +156,9 @@ class RouterTable(_Table):
     )
     max_body_mb: Annotated[float, Field(gt=0, allow_inf_nan=False)] = Field(
         default=256.0, description="the largest request in megabytes"
+    )
+    api_key: str | None = Field(
+        default=None, repr=False, description="the --api-key that the servers were started with"
     )
 
     @model_validator(mode="after")

@@ -65,6 +65,7 @@ class Watchers:
                     ledger=ledger,
                     time=time,
                     period_s=settings.loads_period_s,
+                    api_key=settings.api_key,
                 )
                 self.also(poller.run())
         feeds = {b.name: b.feed for b in pool if b.feed is not None}
