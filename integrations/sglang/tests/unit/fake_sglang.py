@@ -58,6 +58,7 @@ class FakeServer:
             ends in order but early), ``sse-error`` (status 200, an error as first event).
         always: The same for every request; None for none.
         token_s: Time between two tokens.
+        padding: Bytes that each event of a stream carries beside its text.
         aborted: Ids that it was told to abort.
         seen: Bodies that it got.
         cancelled: Requests whose connection was closed before their end.
@@ -70,6 +71,7 @@ class FakeServer:
         self.faults: deque[str] = deque()
         self.always: str | None = None
         self.token_s = 0.0
+        self.padding = 0
         self.healthy = True
         self.hanging_health = False
         self.aborted: set[str] = set()
@@ -276,7 +278,7 @@ class FakeServer:
             if body.get("rid") in self.aborted:
                 break
             await asyncio.sleep(self.token_s)
-            await _event(reply, event)
+            await _event(reply, event | ({"padding": "x" * self.padding} if self.padding else {}))
         await reply.write(b"data: [DONE]\n\n")
         return reply
 

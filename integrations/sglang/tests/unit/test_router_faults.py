@@ -11,6 +11,8 @@ import pytest
 from fake_sglang import words_of
 from router_cluster import Cluster, cluster
 
+from voltana_sglang.router import answer
+
 EXPECTED = " ".join(words_of("a"))
 
 
@@ -248,6 +250,27 @@ def test_a_client_that_goes_away_takes_both_legs_with_it(stream: bool) -> None:
             assert decode.aborted == {decode.seen[0]["rid"]}
             metrics = (await pd.get("/metrics"))[1]
             assert 'outcome="cancelled"} 1.0' in metrics
+
+    run(check)
+
+
+def test_a_client_that_does_not_read_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(answer, "LAST_WORDS_S", 0.2)
+
+    async def check() -> None:
+        async with cluster(prefill=1, decode=1, timeout_s=0.5) as pd:
+            pd.servers["decode-0"].padding = 8_000_000
+            _, writer = await asyncio.open_connection("127.0.0.1", pd.service.port)
+            body = b'{"text": "a", "stream": true}'
+            head = f"POST /generate HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n"
+            writer.transport.pause_reading()  # type: ignore[attr-defined]
+            writer.write(head.encode() + body)
+            await asyncio.sleep(0.2)
+            assert pd.service.forwarder.open == 1
+            await pd.quiet()
+            metrics = (await pd.get("/metrics"))[1]
+            assert 'outcome="timeout"} 1.0' in metrics
+            writer.close()
 
     run(check)
 

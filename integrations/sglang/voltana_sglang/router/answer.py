@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING
 
 from aiohttp import web
@@ -10,6 +11,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from voltana_sglang.router.problem import Problem
+
+
+LAST_WORDS_S = 5.0
+"""Time that a client gets to read why its stream ends."""
 
 
 class ClientGoneError(Exception):
@@ -83,10 +88,19 @@ class Answer:
             raise ClientGoneError from error
 
     async def fail(self, problem: Problem) -> None:
-        """Tell the client what went wrong, inside the stream if it has begun."""
+        """Tell the client what went wrong, inside the stream if it has begun.
+
+        A client that does not read is cut off after a while: it must not hold its place for ever.
+        """
         if self.begun:
-            await self.write(problem.event())
-            await self.end()
+            try:
+                async with asyncio.timeout(LAST_WORDS_S):
+                    await self.write(problem.event())
+                    await self.end()
+            except TimeoutError:
+                if self._request.transport is not None:
+                    self._request.transport.abort()
+                raise ClientGoneError from None
             return
         headers = {"Content-Type": problem.body_type, **problem.headers()}
         self.response = web.Response(body=problem.body(), status=problem.status, headers=headers)
