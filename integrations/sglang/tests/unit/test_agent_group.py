@@ -132,7 +132,7 @@ def test_levels_and_limits_hold_whatever_the_policy_wants(world):
     assert world.clocks()[-1] == TABLE[-1]
     with pytest.raises(ConfigError, match="600-1410 MHz"):
         world.group.set_levels("above:9000")
-    assert world.group.levels_name == "above:1000"
+    assert world.group.settings.levels == "above:1000"
     world.group.set_levels(None)
     assert world.group.levels_mhz()[0] < 1000.0
 
@@ -144,7 +144,7 @@ def test_the_policy_can_be_changed_and_an_unknown_one_changes_nothing(world):
     assert world.clocks()[-1] == 1005.0
     with pytest.raises(UnknownNameError, match="nonsense"):
         world.group.set_policy("nonsense")
-    assert world.group.policy_name == "static-low"
+    assert world.group.settings.policy == "static-low"
     world.run(3)
 
 

@@ -143,7 +143,7 @@ class ControlServer:
         return web.Response(body=body, headers={"Content-Type": kind})
 
     def _read_slo(self) -> dict[str, Any]:
-        slo = self._agent.group.slo
+        slo = self._agent.group.settings.slo
         return {
             "ttft_ms": slo.ttft_s * 1e3,
             "itl_ms": slo.itl_s * 1e3,
@@ -164,7 +164,7 @@ class ControlServer:
         )
 
     def _read_policy(self) -> dict[str, Any]:
-        return {"controller": self._agent.group.policy_name}
+        return {"controller": self._agent.group.settings.policy}
 
     def _change_policy(self, values: Any) -> None:
         wanted = _parse(PolicyBody, values).controller
@@ -175,7 +175,7 @@ class ControlServer:
 
     def _read_levels(self) -> dict[str, Any]:
         group = self._agent.group
-        return {"levels": group.levels_name, "levels_mhz": list(group.levels_mhz())}
+        return {"levels": group.settings.levels, "levels_mhz": list(group.levels_mhz())}
 
     def _change_levels(self, values: Any) -> None:
         self._agent.group.set_levels(_parse(LevelsBody, values).levels)

@@ -8,43 +8,22 @@ from typing import TYPE_CHECKING, Any
 
 import structlog
 
-from voltana.loop import ControlLoop
-from voltana.values import InstanceState, Limit
-from voltana_sglang.agent.accounting import Account
-from voltana_sglang.agent.building import (
-    levels_of,
-    make_context,
-    make_policy,
-    make_predictor,
-    stack_of,
-)
-from voltana_sglang.agent.persistence import save_predictor, state_path
-from voltana_sglang.agent.ring_loop import RingLoop
+from voltana.values import InstanceState
+from voltana_sglang.agent.serving import Settings, Workshop
 from voltana_sglang.agent.shared_clock import SharedClock
-from voltana_sglang.ring import SUFFIX
 from voltana_sglang.ring_reader import RingReader, find_rings
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from voltana.ports import Actuator, PowerPredictor, Predictor, PredictorSnapshot, TimeSource
+    from voltana.ports import Actuator, PowerPredictor, PredictorSnapshot, TimeSource
     from voltana.slo import Slo
-    from voltana.values import Domain
+    from voltana.values import Domain, Limit, Load
     from voltana_sglang.agent.sensing import EchoSensor, SampledSensor
+    from voltana_sglang.agent.serving import Served
     from voltana_sglang.config import Config
 
 _log = structlog.get_logger("voltana_sglang.group")
-
-
-@dataclasses.dataclass
-class _Served:
-    """A ring, and what runs on it."""
-
-    reader: RingReader
-    loop: RingLoop
-    predictor: Predictor | None
-    power: PowerPredictor | None
-    role: str
 
 
 class Group:
@@ -60,9 +39,7 @@ class Group:
         time: The only source of time.
 
     Attributes:
-        policy_name: Policy in force.
-        levels_name: Level set in force; None leaves it to the policy.
-        slo: Thresholds in force.
+        settings: What is in force.
     """
 
     def __init__(
@@ -79,16 +56,17 @@ class Group:
         self._config = config
         self._instance = instance
         self._role = role
-        self._domain = domain
         self._actuator = actuator
         self._sensor = sensor
-        self._time = time
         self._clock = SharedClock(actuator, domain, time)
-        self._served: dict[Path, _Served] = {}
+        self._workshop = Workshop(
+            config=config, role=role, domain=domain, clock=self._clock, sensor=sensor, time=time
+        )
+        self._served: dict[Path, Served] = {}
         self._limits: dict[str, Limit] = {}
-        self.policy_name = config.policy.controller
-        self.levels_name = config.policy.levels
-        self.slo = config.thresholds()
+        self.settings = Settings(
+            policy=config.policy.controller, levels=config.policy.levels, slo=config.thresholds()
+        )
 
     @property
     def attached(self) -> bool:
@@ -123,11 +101,12 @@ class Group:
                     reader.close()  # left behind by an engine that was killed
                     continue
                 try:
-                    self._served[path] = self._serve(reader, Account(), None)
+                    made = self._workshop.build(reader, self.settings, self._limits.values())
                 except BaseException:
                     reader.close()
                     raise
-                _log.info("engine found", instance=self._name(path), **reader.info)
+                self._served[path] = made
+                _log.info("engine found", instance=made.name, **reader.info)
 
     def drain(self) -> bool:
         """Work through what engines wrote; whether there was anything."""
@@ -147,7 +126,7 @@ class Group:
 
     def set_slo(self, slo: Slo) -> None:
         """Change the thresholds; what was learned is kept."""
-        self._rebuild(slo=slo)
+        self._rebuild(dataclasses.replace(self.settings, slo=slo))
 
     def set_policy(self, reference: str) -> None:
         """Change the policy; what was learned is kept.
@@ -155,7 +134,7 @@ class Group:
         Raises:
             VoltanaError: If there is no such policy, or it cannot run here; the old one stays.
         """
-        self._rebuild(policy_name=reference)
+        self._rebuild(dataclasses.replace(self.settings, policy=reference))
 
     def set_levels(self, levels: str | None) -> None:
         """Change the clocks that may be chosen.
@@ -163,7 +142,7 @@ class Group:
         Raises:
             ConfigError: If they are no clocks of the device; the old ones stay.
         """
-        self._rebuild(levels_name=levels)
+        self._rebuild(dataclasses.replace(self.settings, levels=levels))
 
     def set_limit(self, limit: Limit) -> None:
         """Impose a range of clocks, in place of an earlier one from the same source."""
@@ -200,15 +179,15 @@ class Group:
             served.loop.rooms = []
         return rooms
 
-    def take_exposures(self) -> list[tuple[Any, float, float]]:
+    def take_exposures(self) -> list[tuple[Load, float, float]]:
         """Load, clock and duration of what the first loop ran since the last call."""
-        taken: list[tuple[Any, float, float]] = []
+        taken: list[tuple[Load, float, float]] = []
         for served in self._served.values():
             busy, served.loop.busy = served.loop.busy, []
             taken = taken or busy
         return taken
 
-    def power(self) -> Any:
+    def power(self) -> PowerPredictor | None:
         """The power model of the first loop; None where there is none."""
         first = self._first()
         return None if first is None else first.loop.loop.power
@@ -240,15 +219,15 @@ class Group:
 
     def budget_s(self) -> float:
         """What an iteration may take: TTFT for prefill, else ITL."""
-        return self.slo.ttft_s if self.role == "prefill" else self.slo.itl_s
+        return self.settings.slo.ttft_s if self.role == "prefill" else self.settings.slo.itl_s
 
     def figures(self) -> dict[str, Any]:
         """Latency, attainment and prediction of the first loop, and what of its ring was lost."""
         first = self._first()
         figures: dict[str, Any] = {
             "slo_ms": self.budget_s() * 1e3,
-            "ttft_ms": self.slo.ttft_s * 1e3,
-            "itl_ms": self.slo.itl_s * 1e3,
+            "ttft_ms": self.settings.slo.ttft_s * 1e3,
+            "itl_ms": self.settings.slo.itl_s * 1e3,
             "engines": len(self._served),
             "attached": self.attached,
         }
@@ -275,107 +254,32 @@ class Group:
         Raises:
             OSError: If a file cannot be written.
         """
-        for path, served in self._served.items():
-            self._save(path, served)
+        for served in self._served.values():
+            served.save(self._config)
 
     def close(self) -> None:
         """Let go of the rings; may be called twice."""
         for path in list(self._served):
             self._release(path)
 
-    def _rebuild(self, **changes: Any) -> None:
-        """Build every loop anew with changed settings, or leave all as it is."""
-        before = {name: getattr(self, name) for name in changes}
-        for name, value in changes.items():
-            setattr(self, name, value)
-        try:
-            made = {
-                path: self._serve(served.reader, served.loop.account, served)
-                for path, served in self._served.items()
-            }
-        except BaseException:
-            for name, value in before.items():
-                setattr(self, name, value)
-            raise
-        self._served = made
-        _log.info("settings changed", **{name: str(value) for name, value in changes.items()})
-
-    def _serve(self, reader: RingReader, account: Account, before: _Served | None) -> _Served:
-        """Build what runs on a ring; it goes on with what an earlier one learned."""
-        info = reader.info | ({"role": self._role} if self._role else {})
-        name = self._name(reader.path)
-        context = make_context(
-            self._config,
-            instance=name,
-            info=info,
-            table_mhz=self._actuator.table(),
-            slo=self.slo,
-            predictor=None if before is None else before.predictor,
-            power=None if before is None else before.power,
-        )
-        if context.predictor is None:
-            made: Predictor | None = make_predictor(
-                self._config,
-                context,
-                state_path(self._config.agent.state, name),
-                stack_of(self._config, info),
-            )
-            context = dataclasses.replace(context, predictor=made)
-        policy = make_policy(self.policy_name, context)
-        loop = ControlLoop(
-            instance=name,
-            domain=self._domain,
-            controller=policy.controller,
-            actuator=self._clock.member(name),
-            sensor=self._sensor,
-            time=self._time,
-            levels_mhz=levels_of(self.levels_name, self._actuator.table(), policy),
-            predictor=policy.predictor,
-            power=policy.power,
-            limits=self._limits.values(),
-            lease_s=self._config.actuator.lease_s,
-        )
-        ring_loop = RingLoop(
-            loop,
-            self._sensor,
-            slo=self.slo,
-            max_batch_tokens=context.max_batch_tokens,
-            account=account,
-            time=self._time,
-        )
-        if before is not None:
-            ring_loop.carry_on(before.loop)
-        # A policy that learns nothing keeps what was learned for the next one.
-        return _Served(
-            reader=reader,
-            loop=ring_loop,
-            predictor=policy.predictor or context.predictor,
-            power=policy.power or context.power,
-            role=info["role"],
-        )
-
-    def _save(self, path: Path, served: _Served) -> None:
-        name = self._name(path)
-        save_predictor(
-            served.predictor,
-            state_path(self._config.agent.state, name),
-            stack_of(self._config, served.reader.info),
-        )
+    def _rebuild(self, settings: Settings) -> None:
+        """Build every loop anew with changed settings; if one cannot be, all stay as they are."""
+        self._served = {
+            path: self._workshop.build(served.reader, settings, self._limits.values(), served)
+            for path, served in self._served.items()
+        }
+        self.settings = settings
+        _log.info("settings changed", settings=str(settings))
 
     def _release(self, path: Path) -> None:
         served = self._served.pop(path)
         try:
-            self._save(path, served)
+            served.save(self._config)
         except OSError as error:
             _log.warning("what was learned cannot be saved", error=str(error))
-        self._clock.leave(self._name(path))
+        self._clock.leave(served.name)
         served.reader.close()
-        _log.info("engine gone", instance=self._name(path))
+        _log.info("engine gone", instance=served.name)
 
-    def _name(self, path: Path) -> str:
-        """Name of a loop: that of the instance, with the rank where it is not the first."""
-        name = path.name.removesuffix(SUFFIX)
-        return name.removesuffix("@dp0.pp0.tp0")
-
-    def _first(self) -> _Served | None:
+    def _first(self) -> Served | None:
         return next(iter(self._served.values()), None)

@@ -207,8 +207,8 @@ class Agent:
             "power_w": reading.power_w,
             "energy_j": self.energy.total_j,
             "saving": self.energy.saving(),
-            "policy": self.group.policy_name,
-            "levels": self.group.levels_name,
+            "policy": self.group.settings.policy,
+            "levels": self.group.settings.levels,
             "feed": self.feed.address,
         }
         return _finite(figures | _load_of(state) | self.group.figures())
