@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 
 from voltana_sglang_cpu.hook_cost import measure_hooks
+from voltana_sglang_cpu.hook_toggle import toggle_hooks
 
 
 def register() -> None:
@@ -13,6 +14,7 @@ def register() -> None:
     Mooncake's sender is kept from pinning memory through a CUDA stream (SGLang 0.5.23 and later).
     """
     measure_hooks()
+    toggle_hooks()
     import torch  # noqa: PLC0415
 
     if torch.cuda.is_available():
