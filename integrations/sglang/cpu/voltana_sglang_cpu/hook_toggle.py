@@ -1,10 +1,10 @@
 """Switches voltana's hooks off and on every few iterations of one engine, and times both.
 
 ``VOLTANA_HOOK_TOGGLE=FILE`` turns it on; nothing is touched otherwise. Neighbouring blocks of
-iterations see the same machine, so that their ratio shows an overhead of a fraction of a per cent on
-a machine that does other things too. Rows of five 64-bit numbers are appended to the file: whether
-the hooks were on, thread CPU time and time of the block in nanoseconds, its iterations, and the
-requests of its batch; 0 requests where the batch was not one and the same decode batch throughout.
+iterations see the same machine, so that their ratio shows an overhead of a fraction of a per cent
+on a machine that does other things too. Rows of five 64-bit numbers are appended to the file:
+whether the hooks were on, thread CPU time and time of the block in nanoseconds, its iterations, and
+the requests of its batch; 0 requests where it was not one decode batch throughout.
 """
 
 from __future__ import annotations
