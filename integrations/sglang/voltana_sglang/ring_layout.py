@@ -53,13 +53,11 @@ class Kind(enum.IntEnum):
     """What a record tells.
 
     LAUNCHED: an iteration is about to run. FINISHED: its result is there. IDLE: nothing runs.
-    JOINED: requests whose KV cache arrived from elsewhere joined the batch.
     """
 
     LAUNCHED = 1
     FINISHED = 2
     IDLE = 3
-    JOINED = 4
 
 
 class Mode(enum.IntEnum):

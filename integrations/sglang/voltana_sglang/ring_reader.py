@@ -70,7 +70,7 @@ class Record(NamedTuple):
         ready_s: When its result was there; nan before.
         latency_s: Its time on the device, without that of the iteration before; nan before.
         waiting: The first of those that wait, in the engine's order.
-        rooms: Bootstrap rooms of requests that joined with it.
+        rooms: Bootstrap rooms of requests that were taken up with it.
     """
 
     kind: Kind

@@ -5,15 +5,16 @@ from __future__ import annotations
 import dataclasses
 import os
 import statistics
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 import pytest
 
 from measured import Watch, measured_spec, send_many
-from servers import post, room
+from servers import ENVIRONMENT, post, room
 from voltana.values import Phase
-from voltana_sglang.hooks import contract
 from voltana_sglang.ring_layout import Kind
 
 if TYPE_CHECKING:
@@ -60,11 +61,11 @@ def test_latency_agrees_with_sglangs_where_the_device_takes_most_of_it(measured,
     iterations are compared.
     """
     with Watch("measured", folder) as watch:
-        send_many(measured, 12, at_once=1, prompt=(3000, 3800), output=(2, 2), seed=2)
+        send_many(measured, 15, at_once=1, prompt=(1800, 2000), output=(2, 2), seed=2)
     pairs = [
         (record.latency_s, metrics["wall_time"])
         for record, metrics in zip(watch.finished(), watch.published(), strict=True)
-        if record.load.phase is Phase.PREFILL and record.load.prefill_tokens > 2000
+        if record.load.phase is Phase.PREFILL and record.load.prefill_tokens > 1500
     ]
     assert len(pairs) >= 12
     ratios = [ours / theirs for ours, theirs in pairs]
@@ -126,13 +127,25 @@ def test_both_halves_of_a_pair_are_counted_and_name_what_joins(fleet, folder):
     assert {r.load.phase for r in second.finished()} == {Phase.DECODE}
     named = {number for r in first.records for number in r.rooms}
     assert set(rooms) <= named
-    joined = {n for r in second.records if r.kind is Kind.JOINED for n in r.rooms}
-    assert set(rooms) <= joined
+    joined = [number for r in second.records for number in r.rooms]
+    assert [joined.count(number) for number in rooms] == [1, 1, 1]
 
 
 def test_the_installed_sglang_has_all_that_the_hooks_rely_on():
-    assert contract.version_problem(contract.installed_version()) == ""
-    assert contract.static_problems() == []
+    """In a process of its own: SGLang's import warns, and reads the environment."""
+    code = (
+        "from voltana_sglang.hooks import contract;"
+        "print(repr(contract.version_problem(contract.installed_version())),"
+        "contract.static_problems())"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env=os.environ | ENVIRONMENT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.splitlines()[-1] == "'' []"
 
 
 def test_a_raising_hook_does_not_end_the_engine(fleet, folder, tmp_path):

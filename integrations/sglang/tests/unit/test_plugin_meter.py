@@ -204,12 +204,29 @@ def test_a_prefill_server_reports_requests_in_their_handshake_too(tmp_path):
     assert launched.rooms == (9,)
 
 
-def test_requests_that_join_after_their_transfer_are_named(tmp_path):
+def test_requests_that_join_a_decode_batch_are_named_once(tmp_path):
     bench = Bench(tmp_path, mode="decode")
-    joined = batch(ForwardMode.PREBUILT, [request(room=2**63 - 1), request(room=4)])
-    (record,) = bench.run(joined, 1.0, 2.0)
-    assert (record.kind, record.rooms) == (Kind.JOINED, (2**63 - 1, 4))
-    assert bench.meter.iterations == 0
+    first, second = request(room=2**63 - 1), request(room=4)
+    one = [first]
+    assert bench.run(decode_batch(one, [5]), 1.0, 2.0)[0].rooms == (2**63 - 1,)
+    assert bench.run(decode_batch(one, [5]), 2.0, 3.0)[0].rooms == ()
+    both = [first, second]  # merged without a step of its own
+    assert bench.run(decode_batch(both, [5, 6]), 3.0, 4.0)[0].rooms == (4,)
+    assert bench.run(decode_batch([second], [7]), 4.0, 5.0)[0].rooms == ()
+    joined = batch(ForwardMode.PREBUILT, [request(room=9)])
+    assert bench.run(joined, 5.0, 6.0) == []
+    many = [request(room=100 + number) for number in range(40)]
+    named = []
+    fake = decode_batch(many, [5] * 40)
+    for step in range(4):
+        named += bench.run(fake, 6.0 + step, 7.0 + step)[0].rooms
+    assert sorted(named) == [100 + number for number in range(40)]
+
+
+def test_a_unified_server_has_no_transfers(bench):
+    fake = decode_batch([request(room=None)], [5])
+    del fake.reqs[0].bootstrap_room
+    assert bench.run(fake, 1.0, 2.0)[0].rooms == ()
 
 
 def test_arrivals_that_were_not_noted_are_unknown(bench):

@@ -10,9 +10,6 @@ DECODE_MODES = frozenset({"DECODE", "TARGET_VERIFY"})
 PREFILL_MODES = frozenset({"EXTEND", "MIXED", "DLLM_EXTEND"})
 """Names of SGLang's forward modes. A split prefill is launched in parts and not measured."""
 
-JOIN_MODE = "PREBUILT"
-"""A step without a forward pass, by which a decode server takes up transferred requests."""
-
 
 class BatchView:
     """Reads batches; counts the KV tokens of an unchanged decode batch incrementally.
@@ -27,6 +24,7 @@ class BatchView:
         attended_pairs: Their query-key pairs.
         decode_requests: Its decoding requests.
         kv_tokens: Tokens in their caches, the one that is computed now included.
+        changed: Whether other requests are in it than in the one before.
     """
 
     __slots__ = (
@@ -34,6 +32,7 @@ class BatchView:
         "_reqs",
         "_speculative",
         "attended_pairs",
+        "changed",
         "decode_requests",
         "kv_tokens",
         "mode",
@@ -49,6 +48,7 @@ class BatchView:
         self.attended_pairs = 0.0
         self.decode_requests = 0
         self.kv_tokens = 0
+        self.changed = True
 
     def read_decode(self, batch: Any) -> None:
         """Read a decode batch."""
@@ -56,7 +56,9 @@ class BatchView:
         size = len(reqs)
         if reqs is self._reqs and not self._speculative:
             self._kv_tokens += size
+            self.changed = False
         else:
+            self.changed = reqs is not self._reqs
             self._reqs = reqs
             self._kv_tokens = self._sum(batch)
         self.mode = Mode.DECODE

@@ -6,12 +6,13 @@ import time
 from collections import deque
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from voltana_sglang.hooks.batch_view import DECODE_MODES, JOIN_MODE, PREFILL_MODES, BatchView
+from voltana_sglang.hooks.arrivals import Arrivals
+from voltana_sglang.hooks.batch_view import DECODE_MODES, PREFILL_MODES, BatchView
 from voltana_sglang.hooks.queue_view import QueueReader, QueueView, oldest
-from voltana_sglang.ring_layout import MAX_ENTRIES, MAX_ROOMS, Flag, Kind, Mode
+from voltana_sglang.ring_layout import MAX_ENTRIES, Flag, Kind, Mode
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from voltana_sglang.ring import RingWriter
 
@@ -76,7 +77,7 @@ class Meter:
         self._flags = int(Flag.SPECULATIVE) if speculative else 0
         self._decode = frozenset(n for n, name in modes.items() if name in DECODE_MODES)
         self._prefill = frozenset(n for n, name in modes.items() if name in PREFILL_MODES)
-        self._join = next((n for n, name in modes.items() if name == JOIN_MODE), -1)
+        self._arrivals = Arrivals() if mode != "null" else None
         self._in_order: deque[Launched] | None = deque(maxlen=64) if pipelined else None
         self._synchronous = synchronous
         self._synchronize = synchronize
@@ -91,17 +92,20 @@ class Meter:
         """Note that a batch is about to run; None if it is none that computes."""
         view, mode = self._batch, batch.forward_mode
         entries: list[float] = []
-        rooms: list[int] = []
+        rooms: Sequence[int] = ()
         if mode in self._decode:
             view.read_decode(batch)
             queue = self._queue.read(detailed=False)
             oldest_s = queue.oldest_s
+            if self._arrivals is not None:
+                rooms = self._arrivals.taken_up(batch.reqs if view.changed else None)
         elif mode in self._prefill:
             view.read_prefill(batch)
             queue, oldest_s, entries = self._behind_prefill(batch)
-            rooms = _rooms(batch)
+            if self._arrivals is not None:
+                rooms = self._arrivals.taken_up(batch.reqs)
         else:
-            self._other(batch, mode)
+            view.forget()
             return None
         self.iterations += 1
         self._idle_s = 0.0
@@ -136,7 +140,7 @@ class Meter:
         latency_s = ready_s - max(launched.launch_s, self._ready_s)
         self._ready_s = ready_s
         self.finished += 1
-        self._write(Kind.FINISHED, launched, at_s, ready_s, latency_s, [], [])
+        self._write(Kind.FINISHED, launched, at_s, ready_s, latency_s, [], ())
 
     def idle(self) -> None:
         """Note that nothing runs; cheap when it is called over and over."""
@@ -154,7 +158,7 @@ class Meter:
             (queue.requests, queue.tokens, queue.oldest_s),
             now_s,
         )
-        self._write(Kind.IDLE, nothing, now_s, _NAN, _NAN, [], [])
+        self._write(Kind.IDLE, nothing, now_s, _NAN, _NAN, [], ())
 
     def close(self) -> None:
         """Measure no more, and remove the ring."""
@@ -195,14 +199,6 @@ class Meter:
                 return (oldest((request,)), left, done) if left > 0 else None
         return None
 
-    def _other(self, batch: Any, mode: int) -> None:
-        self._batch.forget()
-        if mode == self._join:
-            rooms = _rooms(batch)
-            now_s = self._now_s()
-            joined = Launched(Mode.IDLE, 0, self.iterations, (0, 0.0, 0, 0), (0, 0, _NAN), now_s)
-            self._write(Kind.JOINED, joined, now_s, _NAN, _NAN, [], rooms)
-
     def _next_in_order(self, batch: Any) -> Launched | None:
         mode = batch.forward_mode
         if (mode in self._decode or mode in self._prefill) and self._in_order:
@@ -217,7 +213,7 @@ class Meter:
         ready_s: float,
         latency_s: float,
         entries: list[float],
-        rooms: list[int],
+        rooms: Sequence[int],
     ) -> None:
         mode, flags, iteration, load, queue, launch_s, _ = launched
         body = (
@@ -226,13 +222,3 @@ class Meter:
         )  # fmt: skip
         self._ring.write(body, entries, rooms)
         self._ring.ring()
-
-
-def _rooms(batch: Any) -> list[int]:
-    """Bootstrap rooms of a batch's requests; empty where there is no transfer."""
-    rooms = []
-    for request in batch.reqs[:MAX_ROOMS]:
-        room = getattr(request, "bootstrap_room", None)
-        if room is not None:
-            rooms.append(room & 0xFFFFFFFFFFFFFFFF)
-    return rooms
