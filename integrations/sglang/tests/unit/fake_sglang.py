@@ -252,6 +252,9 @@ class FakeServer:
             return _refusal(500, "KVTransferError")
         if reply is None:
             await asyncio.sleep(self.token_s * WORDS)
+            if fault == "reset-mid":
+                assert request.transport is not None
+                request.transport.abort()
             return web.json_response(whole_answer(request.path, body, prompts, self.role))
         return await self._streamed(request, body, prompts, reply, fault)
 

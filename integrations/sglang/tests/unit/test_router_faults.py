@@ -85,6 +85,24 @@ def test_one_failure_is_survived_even_by_a_single_pair(stream: bool) -> None:
     run(check)
 
 
+@pytest.mark.parametrize("stream", [False, True])
+def test_log_probabilities_are_not_lost_with_a_prefill_answer_that_breaks_off(
+    stream: bool,
+) -> None:
+    async def check() -> None:
+        async with cluster(prefill=2, decode=1) as pd:
+            pd.servers["prefill-0"].token_s = 0.02  # breaks off when the tokens are there already
+            pd.servers["prefill-0"].faults.append("reset-mid")
+            body = {"text": "a", "return_logprob": True, "stream": stream}
+            _, answer, _ = await pd.post("/generate", body)
+            for part in answer[:-1] if stream else [answer]:
+                assert len(part["meta_info"]["input_token_logprobs"]) == 3
+            assert len(pd.servers["prefill-1"].seen) == 1
+            await pd.quiet()
+
+    run(check)
+
+
 def test_an_error_in_the_first_event_counts_as_before_the_first_byte() -> None:
     async def check() -> None:
         async with cluster(prefill=1, decode=2) as pd:

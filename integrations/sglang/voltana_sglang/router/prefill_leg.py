@@ -49,17 +49,25 @@ class PrefillLeg:
         self._done = done
         self._failed = failed
         self._task: asyncio.Task[bytes] | None = None
+        self._problem: Problem | None = None
 
     def start(self, body: bytes, headers: Mapping[str, str]) -> None:
         """Send it."""
         self._task = asyncio.create_task(self._run(body, headers))
 
     async def answer(self) -> bytes:
-        """Its whole answer; empty if it failed. May be awaited once it has been started."""
+        """Its whole answer. May be awaited once it has been started.
+
+        Raises:
+            Problem: If it failed.
+        """
         if self._task is None:
             raise RuntimeError("the leg was not started")
         # Shielded: whoever gives up waiting must not break off what only needs draining.
-        return await asyncio.shield(self._task)
+        content = await asyncio.shield(self._task)
+        if self._problem is not None:
+            raise self._problem
+        return content
 
     def end(self, *, complete: bool) -> bool:
         """The request is over; returns whether the leg was still open.
@@ -81,6 +89,7 @@ class PrefillLeg:
         try:
             content = await self._drain(body, headers)
         except Problem as problem:
+            self._problem = problem
             self._failed(problem)
             return b""
         self.backend.succeeded()
