@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from voltana.errors import ActuatorError
+from voltana.errors import ActuatorError, invalid
 from voltana.values import ActuatorStatus, Command, Health
 
 if TYPE_CHECKING:
@@ -64,12 +64,25 @@ class Switchable:
         return self._table_mhz
 
     def apply(self, command: Command) -> None:
-        """See `voltana.ports.Actuator.apply`; noted alone in a dry run."""
+        """See `voltana.ports.Actuator.apply`; a dry run checks the command and notes it.
+
+        Raises:
+            ActuatorError: After `close`, or from the device.
+            ConfigError: If the device does not support the clock.
+        """
         if self._closed:
             raise ActuatorError("the actuator is closed: apply() came after close(). Open another.")
-        self._last = command
         if self._live is not None:
             self._live.apply(command)
+        elif command.clock_mhz not in self._table_mhz:
+            raise invalid(
+                "clock_mhz",
+                command.clock_mhz,
+                f"a supported clock of {self._table_mhz[0]:g}-{self._table_mhz[-1]:g} MHz",
+                "Take a clock from table().",
+            )
+        elif self._last is None or command.sequence > self._last.sequence:
+            self._last = command
 
     def status(self) -> ActuatorStatus:
         """See `voltana.ports.Actuator.status`; no clock in a dry run, but the one wanted."""
