@@ -104,6 +104,17 @@ def test_decisions_reach_the_driver(cluster: Launched, machine: Machine) -> None
     assert {status["role"] for status in statuses.values()} == {"prefill", "decode"}
 
 
+def test_the_router_plans_on_what_agents_publish(cluster: Launched) -> None:
+    def chosen() -> str:
+        return get(f"{cluster.url}/metrics")[1].decode()
+
+    with Traffic(cluster.url) as traffic:
+        assert traffic.completes_from(0.0, 10)
+        assert wait_for(lambda: 'choices_total{role="decode",source="feed"}' in chosen(), 20)
+    assert "router failed" not in (cluster.logs / "router.log").read_text()
+    assert "unusable feed message" not in (cluster.logs / "router.log").read_text()
+
+
 def test_top_shows_every_instance(cluster: Launched) -> None:
     command = [sys.executable, "-m", "voltana", "top", "--json"]
     listed = cluster.logs / "agents.json"
