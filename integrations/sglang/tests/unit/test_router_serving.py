@@ -9,6 +9,8 @@ import pytest
 from fake_sglang import words_of
 from router_cluster import Cluster, cluster
 
+from voltana.errors import ConfigError
+
 CALLS: list[tuple[str, dict[str, Any]]] = [
     ("/generate", {"text": "a prompt"}),
     ("/generate", {"input_ids": [1, 2, 3, 4]}),
@@ -220,6 +222,16 @@ def test_several_answers_to_a_prompt_need_a_unified_server(path: str, body: Any)
             status, answer, _ = await pd.post(path, body)
             assert (status, answer["error"]["code"]) == (400, "unsupported_n")
             assert (await one.post(path, body))[0] == 200
+
+    run(check)
+
+
+def test_an_address_that_is_taken_is_an_error_of_one_line() -> None:
+    async def check() -> None:
+        async with cluster(unified=1) as one:
+            with pytest.raises(ConfigError, match=r"free address of this machine \(.*in use"):
+                async with cluster(unified=1, port=one.service.port):
+                    pass
 
     run(check)
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import structlog
 from aiohttp import web
 
+from voltana.errors import invalid
 from voltana_sglang.router.app import Interface, make_app
 from voltana_sglang.router.chooser import Chooser
 from voltana_sglang.router.fan_out import FanOut
@@ -74,6 +75,7 @@ class RouterService:
             metrics=self.metrics,
             time=time,
         )
+        await self._listen()
         self._watchers = Watchers(
             settings,
             self.pool,
@@ -82,7 +84,6 @@ class RouterService:
             ledger=self.ledger,
             time=time,
         )
-        await self._listen()
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -122,10 +123,31 @@ class RouterService:
         app = make_app(interface, self.forwarder, int(self._settings.max_body_mb * 1e6))
         self._runner = web.AppRunner(app, handler_cancellation=True, access_log=None)
         await self._runner.setup()
-        site = web.TCPSite(self._runner, self._settings.host, self._settings.port, backlog=1024)
-        await site.start()
+        try:
+            await listen(self._runner, self._settings.host, self._settings.port)
+        except BaseException:
+            await self._runner.cleanup()
+            await self._session.close()
+            raise
         self.port = self._runner.addresses[0][1]
         self._log.info("router listens", host=self._settings.host, port=self.port)
+
+
+async def listen(runner: web.BaseRunner, host: str, port: int) -> web.TCPSite:
+    """Listen on an address; the site that does.
+
+    Raises:
+        ConfigError: If the address cannot be had.
+    """
+    site = web.TCPSite(runner, host, port, backlog=1024)
+    try:
+        await site.start()
+    except OSError as error:
+        why = error.strerror or str(error)
+        raise invalid(
+            "host, port", f"{host}:{port}", f"a free address of this machine ({why})", "Change it."
+        ) from None
+    return site
 
 
 async def run_router(settings: RouterTable, time: TimeSource) -> None:

@@ -20,6 +20,7 @@ from voltana_sglang.router.problem import JSON_TYPE
 from voltana_sglang.router.prompt_length import PromptLength
 from voltana_sglang.router.reports import Reports
 from voltana_sglang.router.routers import make_routers
+from voltana_sglang.router.service import listen
 from voltana_sglang.router.watching import Watchers
 from voltana_sglang.steer.proxy import Proxy
 from voltana_sglang.steer.targets import WorkerList
@@ -73,11 +74,11 @@ class SteerService:
             lengths=PromptLength(),
             time=time,
         )
+        await self._listen()
         self._watchers = Watchers(
             settings, self.pool, self._session, reports=reports, ledger=ledger, time=time
         )
         self._watchers.also(self.workers.run())
-        await self._listen()
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -120,8 +121,12 @@ class SteerService:
         app.router.add_route("*", "/{path:.*}", self.proxy.serve)
         self._runner = web.AppRunner(app, handler_cancellation=True, access_log=None)
         await self._runner.setup()
-        self._site = web.TCPSite(self._runner, self._settings.host, self._settings.port)
-        await self._site.start()
+        try:
+            self._site = await listen(self._runner, self._settings.host, self._settings.port)
+        except BaseException:
+            await self._runner.cleanup()
+            await self._session.close()
+            raise
         self.port = self._runner.addresses[0][1]
         self._log.info("steering", port=self.port, upstream=self._settings.upstream)
 
