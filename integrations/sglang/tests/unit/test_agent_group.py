@@ -3,6 +3,7 @@ from __future__ import annotations
 import math
 import sys
 import textwrap
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -270,6 +271,36 @@ def test_a_users_own_controller_and_predictor_decide(make_world, tmp_path, monke
     assert set(world.clocks()) == {TABLE[len(TABLE) // 2]}
     assert sys.modules["mine_for_agent"].Constant.learned == 5
     assert world.group.figures()["prediction"]["decode"]["mae_ms"] > 0
+
+
+@pytest.mark.parametrize("reference", ["custom_policy:Creep", "guaranteed_policy:make"])
+def test_the_examples_control_an_engine_as_they_control_the_simulator(
+    make_world, monkeypatch, reference
+):
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[4] / "examples"))
+    world = make_world(
+        policy={"controller": reference},
+        engine={"hardware": "a100-sxm4-80gb", "model": "llama-3.1-8b"},
+    )
+    world.group.scan()
+    world.run(200)
+    assert world.group.error == ""
+    assert len(set(world.clocks())) > 1  # it chose among clocks
+    assert sum(world.group.figures()["decisions"].values()) == 200
+
+
+def test_what_a_policys_own_predictor_learned_outlives_the_agent(make_world, monkeypatch):
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[4] / "examples"))
+    world = make_world(policy={"controller": "guaranteed_policy:make"})
+    world.group.scan()
+    world.run(300)
+    learned = next(iter(world.group._served.values())).predictor.to_dict()
+    world.group.close()
+    world.group = world.make_group()
+    world.group.scan()
+    restored = next(iter(world.group._served.values())).predictor.to_dict()
+    assert restored == learned
+    assert learned != sys.modules["guaranteed_policy"].bound().to_dict()
 
 
 def test_a_controller_that_raises_loses_its_lease_and_the_agent_says_so(

@@ -71,9 +71,9 @@ def restore_predictor(own: Any, saved: Path, profile: Path | None, stack: Stack)
         ProfileError: If the profile of the configuration cannot be read.
     """
     if own is not None:
-        _restore_own(own, saved)
+        restore_own(own, saved)
         return own
-    if saved.exists():
+    if saved.exists() and not _is_another_kind(saved):
         try:
             return _from_profile(saved, stack)
         except ProfileError as error:
@@ -89,6 +89,15 @@ def _from_profile(path: Path, stack: Stack) -> EcoPred:
     return predictor
 
 
+def _is_another_kind(path: Path) -> bool:
+    """Whether a file holds what a predictor other than EcoPred saved."""
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(values, dict) and "format" not in values
+
+
 def _values(predictor: Any, stack: Stack) -> Any:
     if isinstance(predictor, EcoPred):
         profile = predictor.to_profile(stack)
@@ -99,8 +108,14 @@ def _values(predictor: Any, stack: Stack) -> Any:
     return None
 
 
-def _restore_own(own: Any, saved: Path) -> None:
-    if not (saved.exists() and callable(getattr(own, "restore", None))):
+def restore_own(own: Any, saved: Path) -> None:
+    """Restore a predictor that is no EcoPred, if it can be and there is something saved.
+
+    Args:
+        own: The predictor; mutated.
+        saved: What an earlier agent saved; a damaged file is reported and left aside.
+    """
+    if isinstance(own, EcoPred) or not (saved.exists() and callable(getattr(own, "restore", None))):
         return
     try:
         own.restore(json.loads(saved.read_text(encoding="utf-8")))
