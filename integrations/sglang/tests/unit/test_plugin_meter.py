@@ -165,6 +165,18 @@ def test_the_queue_is_reported_with_arrivals_in_the_engines_order(bench):
     assert finished.waiting == ()
 
 
+@pytest.mark.parametrize(
+    ("batch_s", "queue_s", "oldest_s"),
+    [([2.0, 1.0], [], 1.0), ([2.0], [1.5], 1.5), ([1.0], [1.5], 1.0), ([0.0], [1.5], 1.5)],
+)
+def test_the_oldest_arrival_is_of_batch_and_queue(bench, batch_s, queue_s, oldest_s):
+    bench.scheduler.waiting_queue = [request(5, arrived_s=at_s) for at_s in queue_s]
+    reqs = [request(8, arrived_s=at_s) for at_s in batch_s]
+    prefill = batch(ForwardMode.EXTEND, reqs, new=[8] * len(reqs), old=[0] * len(reqs))
+    launched, finished = bench.run(prefill, 4.0, 5.0)
+    assert launched.oldest_s == finished.oldest_s == oldest_s
+
+
 def test_the_rest_of_a_chunked_prompt_comes_first(bench):
     chunked = request(100, arrived_s=1.0)
     bench.scheduler.chunked_req = chunked

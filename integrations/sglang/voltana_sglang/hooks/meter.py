@@ -176,8 +176,9 @@ class Meter:
     def _behind_prefill(self, batch: Any) -> tuple[QueueView, float, list[float]]:
         """The queue, the oldest arrival with the batch's own, and the entries."""
         queue = self._queue.read(detailed=True)
-        first_s = oldest(batch.reqs)
-        oldest_s = queue.oldest_s if not first_s <= queue.oldest_s else first_s
+        oldest_s = oldest(batch.reqs)
+        if not oldest_s <= queue.oldest_s and queue.requests:
+            oldest_s = queue.oldest_s
         entries = queue.entries
         rest = self._rest_of_chunk(batch)
         if rest is not None:
