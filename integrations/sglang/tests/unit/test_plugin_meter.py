@@ -167,7 +167,13 @@ def test_the_queue_is_reported_with_arrivals_in_the_engines_order(bench):
 
 @pytest.mark.parametrize(
     ("batch_s", "queue_s", "oldest_s"),
-    [([2.0, 1.0], [], 1.0), ([2.0], [1.5], 1.5), ([1.0], [1.5], 1.0), ([0.0], [1.5], 1.5)],
+    [
+        ([2.0, 1.0], [], 1.0),
+        ([2.0], [1.5], 1.5),
+        ([1.0], [1.5], 1.0),
+        ([0.0], [1.5], 1.5),
+        ([1.0], [0.0], 1.0),
+    ],
 )
 def test_the_oldest_arrival_is_of_batch_and_queue(bench, batch_s, queue_s, oldest_s):
     bench.scheduler.waiting_queue = [request(5, arrived_s=at_s) for at_s in queue_s]

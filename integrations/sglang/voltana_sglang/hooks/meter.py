@@ -177,7 +177,7 @@ class Meter:
         """The queue, the oldest arrival with the batch's own, and the entries."""
         queue = self._queue.read(detailed=True)
         oldest_s = oldest(batch.reqs)
-        if not oldest_s <= queue.oldest_s and queue.requests:
+        if queue.oldest_s < oldest_s or oldest_s != oldest_s:  # noqa: PLR0124  (nan: not noted)
             oldest_s = queue.oldest_s
         entries = queue.entries
         rest = self._rest_of_chunk(batch)
