@@ -126,3 +126,11 @@ def test_the_total_saving_weighs_agents_by_energy() -> None:
     large = STATUS | {"energy_j": 9_000.0, "saving": 0.0}
     text = shown(*(Answer(address="x", status=said) for said in (small, large)))
     assert "10.0 kJ, estimated saving 9.1 %" in text
+
+
+def test_a_narrow_terminal_cuts_no_number(agent: Callable[[Any], str]) -> None:
+    address = agent(STATUS)
+    result = CliRunner().invoke(app, ["top", address], env={"COLUMNS": "80"})
+    for text in ("decode-0", "1005 > 990", "44.2", "65", "99.9 %", "231", "25.0 %"):
+        assert text in result.output
+    assert max(map(len, result.output.splitlines())) <= 80

@@ -42,14 +42,15 @@ def top(
 
     console = Console()
     if once or not sys.stdout.isatty():
-        console.print(render(ask_all(addresses)))
+        console.print(render(ask_all(addresses), console.width))
         return
     from rich.live import Live
 
-    with Live(render(ask_all(addresses)), console=console, screen=True, auto_refresh=False) as live:
+    first = render(ask_all(addresses), console.width)
+    with Live(first, console=console, screen=True, auto_refresh=False) as live:
         while True:
             time.sleep(period)
-            live.update(render(ask_all(addresses)), refresh=True)
+            live.update(render(ask_all(addresses), console.width), refresh=True)
 
 
 def _listed(file: Path) -> list[str]:

@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
@@ -21,6 +22,29 @@ ASK_TIMEOUT_S = 2.0
 MOST_AT_ONCE = 32
 LATE_SHARE = 0.9
 """From this share of its SLO on a latency is shown as close to it."""
+
+
+WIDE = 110
+"""Columns of a terminal from which everything is shown."""
+
+_COLUMNS = (
+    ("instance", 0),
+    ("role", 0),
+    ("state", 0),
+    ("MHz", 11),
+    ("run", 4),
+    ("KV", 6),
+    ("queue", 5),
+    ("p99", 6),
+    ("SLO ms", 6),
+    ("kept", 6),
+    ("W", 4),
+    ("kJ", 6),
+    ("saved", 6),
+)
+"""Titles, and widths of numbers, which are never cut; names give way."""
+
+_WIDE_ONLY = frozenset({"role", "KV", "queue", "kJ"})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,18 +72,24 @@ def ask_all(addresses: Sequence[str]) -> list[Answer]:
         return list(pool.map(_ask, addresses))
 
 
-def render(answers: Sequence[Answer]) -> RenderableType:
-    """One row an agent, and the sums below."""
-    table = Table(expand=False, pad_edge=False)
-    for title in ("instance", "role", "state"):
-        table.add_column(title, no_wrap=True)
-    for title in ("clock MHz", "running", "KV tokens", "queued", "p99 ms", "SLO ms", "kept"):
-        table.add_column(title, justify="right", no_wrap=True)
-    for title in ("power W", "energy kJ", "saving"):
-        table.add_column(title, justify="right", no_wrap=True)
+def render(answers: Sequence[Answer], width: int = WIDE) -> RenderableType:
+    """One row an agent, those that are silent, and the sums.
+
+    Args:
+        answers: What agents said.
+        width: Columns of the terminal; less than `WIDE` leaves some figures out.
+    """
+    kept = [i for i, (title, _) in enumerate(_COLUMNS) if width >= WIDE or title not in _WIDE_ONLY]
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=0)
+    for title, least in (_COLUMNS[index] for index in kept):
+        table.add_column(
+            title, justify="right" if least else "left", no_wrap=True, min_width=least or None
+        )
     for answer in answers:
-        table.add_row(*_row(answer))
-    return Group(table, _sums(answers))
+        row = _row(answer)
+        table.add_row(*(row[index] for index in kept if index < len(row)))
+    silent = [Text(f"{a.address} {a.error}", style="bold red") for a in answers if a.error]
+    return Group(table, *silent, _sums(answers))
 
 
 def _ask(address: str) -> Answer:
@@ -78,7 +108,7 @@ def _ask(address: str) -> Answer:
 def _row(answer: Answer) -> list[Text]:
     said = answer.status
     if answer.error:
-        return [Text(answer.address), Text("-"), Text(answer.error, style="bold red")]
+        return [Text(answer.address), Text("-"), Text("silent", style="bold red")]
     return [
         Text(str(said.get("instance", answer.address))),
         Text(str(said.get("role", "-"))),
