@@ -72,6 +72,7 @@ class Forwarder:
         self._time = time
         self._arrivals = 0
         self._attempts: dict[str, Attempt] = {}
+        self._given_up: Problem | None = None
         self._aborts = Aborts(session, settings.api_key)
         self._log = structlog.get_logger("voltana.router")
         self.draining = False
@@ -100,7 +101,8 @@ class Forwarder:
         return answer.response
 
     def give_up_all(self, problem: Problem) -> None:
-        """End all open requests with an error."""
+        """End all open requests with an error, and do not try them again."""
+        self._given_up = problem
         for attempt in tuple(self._attempts.values()):
             attempt.give_up(problem)
 
@@ -176,6 +178,8 @@ class Forwarder:
         answer: Answer,
         avoid: set[str],
     ) -> None:
+        if self._given_up is not None:
+            raise self._given_up
         left_s = self._settings.timeout_s - (self._time.now_s() - plan.arrived_at_s)
         if left_s <= 0:
             raise overdue(self._settings.timeout_s)
