@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 _NAN = float("nan")
 
-WALKED = 256
+WALKED = 64
 """Requests of a long queue whose tokens are summed; the others count as long as these on average.
 """
 
@@ -89,7 +89,7 @@ class QueueReader:
             size = len(request.origin_input_ids) + len(request.output_ids)
             arrived_s = arrival_s(request)
             tokens += size
-            if not oldest_s <= arrived_s:
+            if arrived_s < oldest_s or oldest_s != oldest_s:  # noqa: PLR0124  (nan: none yet)
                 oldest_s = arrived_s
             if index < MAX_ENTRIES:
                 entries += (arrived_s, size, 0)
@@ -116,6 +116,6 @@ def oldest(requests: Iterable[Any]) -> float:
     least = _NAN
     for request in requests:
         at_s = arrival_s(request)
-        if not least <= at_s:
+        if at_s < least or least != least:  # noqa: PLR0124  (nan: none yet)
             least = at_s
     return least
