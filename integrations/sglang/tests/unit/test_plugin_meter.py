@@ -172,7 +172,7 @@ def test_the_queue_is_reported_with_arrivals_in_the_engines_order(bench):
         ([2.0], [1.5], 1.5),
         ([1.0], [1.5], 1.0),
         ([0.0], [1.5], 1.5),
-        ([1.0], [0.0], 1.0),
+        ([1.0, 0.0], [0.0, 3.0, 0.0], 1.0),
     ],
 )
 def test_the_oldest_arrival_is_of_batch_and_queue(bench, batch_s, queue_s, oldest_s):
