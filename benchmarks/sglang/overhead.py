@@ -29,7 +29,7 @@ REQUESTS = 24
 PROMPT_TOKENS = 48
 OUTPUT_TOKENS = 160
 HOOK_RUNS = 16
-TOGGLED_RUNS = 60
+TOGGLED_RUNS = 200
 HOOKS = ("run_batch", "process_batch_result")
 
 
