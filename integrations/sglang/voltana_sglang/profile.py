@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from voltana_sglang.profile_run import Iterations, ProfiledServer
 
 LEAST_CLOCKS = 2
+WARM_UP_POINTS = 4
 
 
 def profile(
@@ -67,7 +68,7 @@ def profile(
         levels = _levels(leased, clock, clocks)
         designs = [_design(server, phase, levels, seed) for phase in server.phases]
         started_s = time.monotonic()
-        fitted, held_back = _measure(server, designs, iterations, leased)
+        fitted, held_back = _measure(server, designs, iterations, leased, seed)
         elapsed_s = time.monotonic() - started_s
         stack = iterations.stack(settings.engine.hardware)
     _save(stack, max(levels), fitted, out)
@@ -117,16 +118,25 @@ def _measure(
     designs: list[Design],
     iterations: Iterations,
     leased: LeasedClock | None,
+    seed: int,
 ) -> tuple[list[Outcome], list[Outcome]]:
+    """Iterations to fit to, and those held back; in random order, so that drift hits both alike."""
+    import numpy as np  # noqa: PLC0415
+
     from voltana_sglang.profile_run import measure  # noqa: PLC0415
 
     fitted = [point for made in designs for point in made.fitted]
-    held_back = [point for made in designs for point in made.held_back]
-    with _progress(len(fitted) + len(held_back)) as advance:
-        return (
-            measure(server, fitted, iterations, leased, advance),
-            measure(server, held_back, iterations, leased, advance),
-        )
+    points = [*fitted, *(point for made in designs for point in made.held_back)]
+    order = np.random.default_rng(seed).permutation(len(points)).tolist()
+    for point in points[:: max(1, len(points) // WARM_UP_POINTS)]:
+        server.run(point)  # what an engine does for the first time takes longer
+    with _progress(len(points)) as advance:
+        runs = measure(server, [points[i] for i in order], iterations, leased, advance)
+    by_point = dict(zip(order, runs, strict=True))
+    return (
+        [outcome for i in range(len(fitted)) for outcome in by_point[i]],
+        [outcome for i in range(len(fitted), len(points)) for outcome in by_point[i]],
+    )
 
 
 def _save(stack: Stack, max_clock_mhz: float, fitted: list[Outcome], out: Path) -> None:

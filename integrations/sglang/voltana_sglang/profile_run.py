@@ -184,7 +184,7 @@ def measure(
     iterations: Iterations,
     clock: Clock | None,
     advance: Callable[[], None],
-) -> list[Outcome]:
+) -> list[list[Outcome]]:
     """Run every point and collect the iterations of its phase, at the clocks achieved.
 
     Args:
@@ -193,24 +193,29 @@ def measure(
         iterations: What it measures.
         clock: Sets the clock; None leaves it, and counts it as what the points name.
         advance: Called after each point.
+
+    Returns:
+        The iterations of each point, in the order of the points.
     """
-    outcomes: list[Outcome] = []
+    outcomes: list[list[Outcome]] = []
     for point in points:
         achieved_mhz = point.clock_mhz if clock is None else clock.set(point.clock_mhz)
         time.sleep(_SETTLE_S)
         list(iterations.drain())
         _run_and_hold(server, point, clock)
         time.sleep(_SETTLE_S)
-        outcomes += [
-            Outcome(
-                load=iteration.load,
-                clock_mhz=achieved_mhz,
-                latency_s=iteration.latency_s,
-                ended_at_s=time.monotonic(),
-            )
-            for iteration in iterations.drain()
-            if iteration.load.phase is point.phase
-        ]
+        outcomes.append(
+            [
+                Outcome(
+                    load=iteration.load,
+                    clock_mhz=achieved_mhz,
+                    latency_s=iteration.latency_s,
+                    ended_at_s=time.monotonic(),
+                )
+                for iteration in iterations.drain()
+                if iteration.load.phase is point.phase
+            ]
+        )
         advance()
     return outcomes
 

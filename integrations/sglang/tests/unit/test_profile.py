@@ -13,9 +13,9 @@ import pytest
 from voltana.predictors.ecopred import EcoPred
 from voltana.predictors.profile import Stack
 from voltana.values import Load, Outcome, Phase
-from voltana_sglang.profile import _design, _save
+from voltana_sglang.profile import _design, _measure, _save
 from voltana_sglang.profile_report import held_back_errors
-from voltana_sglang.profile_run import Iteration, ProfiledServer, ProfileRunError, measure
+from voltana_sglang.profile_run import Iteration, ProfiledServer, ProfileRunError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -120,12 +120,8 @@ def engine(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> I
 
 def calibrate(engine: Engine, out: Path) -> tuple[list[Outcome], list[Outcome]]:
     server = ProfiledServer(engine.url)
-    fitted: list[Outcome] = []
-    held_back: list[Outcome] = []
-    for phase in server.phases:
-        made = _design(server, phase, CLOCKS, seed=0)
-        fitted += measure(server, made.fitted, engine, engine, lambda: None)
-        held_back += measure(server, made.held_back, engine, engine, lambda: None)
+    designs = [_design(server, phase, CLOCKS, seed=0) for phase in server.phases]
+    fitted, held_back = _measure(server, designs, engine, engine, seed=0)  # type: ignore[arg-type]
     _save(STACK, max(CLOCKS), fitted, out)
     return fitted, held_back
 
