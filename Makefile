@@ -4,11 +4,22 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
+# The engine that the integration is tested against has pins of its own, hence its own environment.
+SGLANG_VERSION ?= 0.5.23
+SGLANG_MATRIX ?= 0.5.11 0.5.12 0.5.13 0.5.14 0.5.15 0.5.16 0.5.17 0.5.18 0.5.19 0.5.20 0.5.21 \
+	0.5.22 0.5.23
+SGLANG := integrations/sglang
+SGLANG_VENV := .venv-sglang/$(SGLANG_VERSION)
+SGLANG_BIN := $(SGLANG_VENV)/bin
+SGLANG_READY := $(SGLANG_VENV)/.ready
+SGLANG_LOCK := $(SGLANG)/requirements/sglang-$(SGLANG_VERSION).txt
+
 .DEFAULT_GOAL := help
-.PHONY: help setup compiler demo test test-slow chaos check format bench headline fidelity calibrate docs lock clean
+.PHONY: help setup compiler demo test test-slow chaos check format bench headline fidelity calibrate docs lock clean \
+	rdma sglang-setup test-sglang sglang-matrix bench-sglang
 
 help: ## list the targets
-	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-13s %s\n", $$1, $$2}'
 
 $(READY): requirements/dev.lock pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "voltana needs Python 3.11 or later; name one with PYTHON=")'
@@ -70,5 +81,30 @@ lock: $(READY) ## pin the dependencies anew
 	$(BIN)/uv pip compile pyproject.toml --all-extras --universal --generate-hashes --no-emit-index-url \
 	    --no-header --no-annotate --python-version 3.11 --upgrade -q -o requirements/dev.lock
 
+$(SGLANG_READY): $(SGLANG_LOCK) $(SGLANG)/pyproject.toml $(wildcard $(SGLANG)/cpu/*/*.py)
+	$(PYTHON) -m venv $(SGLANG_VENV)
+	$(SGLANG_BIN)/python -m pip install -q --disable-pip-version-check torch==2.13.0 setuptools
+	$(SGLANG_BIN)/python -m pip install -q --disable-pip-version-check --no-deps -r $(SGLANG_LOCK)
+	$(SGLANG_BIN)/python -m pip install -q --disable-pip-version-check --no-deps -e . -e $(SGLANG) $(SGLANG)/cpu
+	touch $@
+
+rdma: # Mooncake's library links against it, even where it transfers over TCP
+	@ldconfig -p | grep -q libibverbs.so.1 \
+	|| { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null \
+	     && apt-get update -qq && apt-get install -y -qq libibverbs1; } \
+	|| { echo "no libibverbs: install the package libibverbs1 (RDMA user library)"; exit 1; }
+
+sglang-setup: rdma $(SGLANG_READY) ## make the environment with a real SGLang (SGLANG_VERSION=)
+
+test-sglang: sglang-setup $(READY) compiler ## test the integration against real SGLang servers on the CPU
+	MYPYPATH=$(SGLANG) $(BIN)/mypy --python-executable $(SGLANG_BIN)/python -p voltana_sglang
+	$(SGLANG_BIN)/python -m pytest $(SGLANG)/tests
+
+sglang-matrix: ## fetch every SGLang since 0.5.11 and check what the plugin relies on
+	$(PYTHON) $(SGLANG)/tests/engine_signatures.py $(SGLANG_MATRIX)
+
+bench-sglang: sglang-setup ## measure the plugin's overhead and the router, as ratios
+	$(SGLANG_BIN)/python -m benchmarks.sglang
+
 clean: ## remove what was built
-	rm -rf $(VENV) out build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .venv-sglang out build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

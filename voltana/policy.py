@@ -56,6 +56,9 @@ class InstanceContext:
         max_power_w: Power limit of all its devices together.
         kv_capacity_tokens: Tokens that its KV cache holds; inf where unknown.
         kv_reserved_tokens: Tokens that the engine keeps free in it for each request.
+        predictor: Latency model to use, one that has learned already or a user's own; None leaves
+            it to the policy.
+        power: Power model to use, likewise.
     """
 
     instance: str
@@ -70,6 +73,8 @@ class InstanceContext:
     max_power_w: float = 400.0
     kv_capacity_tokens: float = math.inf
     kv_reserved_tokens: float = 0.0
+    predictor: Predictor | None = None
+    power: PowerPredictor | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from voltana import __version__
-from voltana.cli import actuator, analyze, bound, check, plant, policies, simulate
+from voltana.cli import actuator, analyze, bound, check, plant, policies, simulate, top
 from voltana.errors import VoltanaError
 
 USAGE_ERROR = 2
@@ -25,6 +25,7 @@ app.command("bound")(bound.bound)
 app.command("analyze")(analyze.analyze)
 app.command("policies")(policies.policies)
 app.command("check")(check.check)
+app.command("top")(top.top)
 app.add_typer(plant.app, name="plant")
 app.add_typer(actuator.app, name="actuator")
 

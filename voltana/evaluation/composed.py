@@ -19,7 +19,7 @@ from voltana.values import Role
 
 if TYPE_CHECKING:
     from voltana.policy import InstanceContext
-    from voltana.ports import Controller
+    from voltana.ports import Controller, Predictor
 
 LEVELS = 28
 
@@ -36,11 +36,25 @@ PROMISE = {
 """Certified iterations that may exceed their budget, in the long run (docs/guarantee.md)."""
 
 
+def latency_model(context: InstanceContext) -> EcoPred:
+    """EcoPred from physics; where nothing is known of the device and the model, from nothing."""
+    if not context.datasheet:
+        return EcoPred(max_clock_mhz=context.table_mhz[-1])
+    return EcoPred.from_datasheet(context.datasheet)
+
+
+def guarded(learner: Predictor, role: Role) -> Conformal:
+    """`learner` under the guarantee of its role."""
+    return Conformal(learner, PROMISE[role], first=PROFILED_MARGIN)
+
+
 def voltana(context: InstanceContext) -> InstancePolicy:
     """Deadlines for prefill, least power at the settled batch for decode, both learned online."""
-    learner = EcoPred.from_datasheet(context.datasheet)
-    predictor = Conformal(learner, PROMISE[context.role], first=PROFILED_MARGIN)
-    power = LinearPower(max_clock_mhz=context.table_mhz[-1], max_power_w=context.max_power_w)
+    learner = context.predictor or latency_model(context)
+    predictor = learner if isinstance(learner, Conformal) else guarded(learner, context.role)
+    power = context.power or LinearPower(
+        max_clock_mhz=context.table_mhz[-1], max_power_w=context.max_power_w
+    )
     levels = clock_levels(context)
     controller: Controller
     if context.role is Role.DECODE:

@@ -1,0 +1,1 @@
+"""Overhead of the SGLang integration, on real servers: ``make bench-sglang``."""

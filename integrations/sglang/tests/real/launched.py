@@ -1,0 +1,257 @@
+"""A cluster that ``voltana-sglang launch`` runs on the CPU, on a machine with fake GPUs."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import psutil
+
+from servers import ARGUMENTS, ENVIRONMENT, die_with_parent, free_port, get, post
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+START_TIMEOUT_S = 300.0
+STOP_TIMEOUT_S = 60.0
+GREEDY = {"temperature": 0.0, "max_new_tokens": 32, "ignore_eos": True}
+
+
+class Launched:
+    """A launch as a process; a context manager that ends it, and everything that it started.
+
+    Args:
+        folder: For the configuration, logs and state.
+        model: Folder of the model.
+        servers: ``prefill``, ``decode`` and ``unified`` counts, and other keys of ``[launch]``.
+        tables: Further TOML.
+        environment: Of the launch.
+        flags: Of the command.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        model: Path,
+        servers: Mapping[str, Any],
+        tables: str,
+        environment: Mapping[str, str],
+        *flags: str,
+    ) -> None:
+        self.folder = folder
+        self.logs = folder / "voltana-logs"
+        self.router_port, self.first_port = free_port(), _free_block()
+        self.url = f"http://127.0.0.1:{self.router_port}"
+        self.config = folder / "cluster.toml"
+        own = ENVIRONMENT | {"TMPDIR": str(folder)}
+        launch = {
+            "model_path": str(model),
+            "first_port": self.first_port,
+            "arguments": list(ARGUMENTS),
+            "decode_arguments": ["--disaggregation-decode-retraction-backup", "none"],
+            "start_timeout_s": START_TIMEOUT_S,
+        } | dict(servers)
+        lines = [f"{key} = {json.dumps(value)}" for key, value in launch.items()]
+        variables = [f"{key} = {json.dumps(value)}" for key, value in own.items()]
+        self.config.write_text(
+            "\n".join(
+                [
+                    "[launch]",
+                    *lines,
+                    "[launch.environment]",
+                    *variables,
+                    tables.format(port=self.router_port, folder=folder),
+                ]
+            )
+        )
+        self.log = folder / "launch.log"
+        with self.log.open("wb") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "voltana_sglang", "launch", str(self.config), *flags],
+                env=os.environ | dict(environment),
+                cwd=folder,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                preexec_fn=die_with_parent,
+            )
+        self._seen: dict[int, psutil.Process] = {}
+
+    def __enter__(self) -> Launched:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.processes()
+        if self.process.poll() is None:
+            self.process.terminate()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self.process.wait(STOP_TIMEOUT_S)
+        for process in self.survivors():
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
+        self.process.kill()
+        self.process.wait()
+
+    def wait_ready(self) -> None:
+        """Wait until it says that everything is ready."""
+        ends_s = time.monotonic() + START_TIMEOUT_S
+        while "launch       ready" not in self.said():
+            assert self.process.poll() is None, self.said() + self.logged()
+            assert time.monotonic() < ends_s, self.said() + self.logged()
+            time.sleep(0.25)
+        self.processes()
+
+    def said(self) -> str:
+        """What it told on its terminal."""
+        return self.log.read_text(errors="replace")
+
+    def logged(self, name: str = "*") -> str:
+        """The ends of the logs of its processes."""
+        return "\n".join(
+            f"--- {path.name}\n{path.read_text(errors='replace')[-3000:]}"
+            for path in sorted(self.logs.glob(f"{name}.log"))
+        )
+
+    def processes(self) -> list[psutil.Process]:
+        """All living descendants."""
+        with contextlib.suppress(psutil.NoSuchProcess):
+            for process in psutil.Process(self.process.pid).children(recursive=True):
+                self._seen[process.pid] = process
+        return [process for process in self._seen.values() if _lives(process)]
+
+    def survivors(self) -> list[psutil.Process]:
+        """Descendants that were ever seen and live."""
+        return [process for process in self._seen.values() if _lives(process)]
+
+    def main_process(self, name: str) -> psutil.Process:
+        """The process that the launch started under a name."""
+        for process in psutil.Process(self.process.pid).children():
+            with contextlib.suppress(psutil.NoSuchProcess):
+                if self._started_as(process, name):
+                    return process
+        raise AssertionError(f"no process {name}: {self.said()}")
+
+    def kill(self, name: str) -> None:
+        """SIGKILL to a process and its children."""
+        main = self.main_process(name)
+        for process in [*main.children(recursive=True), main]:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
+
+    def agent(self, name: str) -> str:
+        """Control address of the agent of an instance."""
+        addresses = json.loads((self.logs / "agents.json").read_text())
+        for address in addresses:
+            if json.loads(get(f"{address}/status")[1])["instance"] == name:
+                return str(address)
+        raise AssertionError(f"no agent {name} in {addresses}")
+
+    def status(self, name: str) -> dict[str, Any]:
+        """What an agent says."""
+        answer: dict[str, Any] = json.loads(get(f"{self.agent(name)}/status")[1])
+        return answer
+
+    def generate(self, text: str, **body: Any) -> Any:
+        """One request through the router."""
+        return post(f"{self.url}/generate", {"text": text, "sampling_params": GREEDY} | body)
+
+    def stop(self, number: int = signal.SIGTERM) -> int:
+        """Signal the launch and wait for its end."""
+        self.processes()
+        self.process.send_signal(number)
+        return self.process.wait(STOP_TIMEOUT_S)
+
+    def _started_as(self, process: psutil.Process, name: str) -> bool:
+        return Path(f"/proc/{process.pid}/fd/1").readlink() == self.logs / f"{name}.log"
+
+
+@dataclass
+class Traffic:
+    """Clients that ask the router all the time; a context manager.
+
+    Attributes:
+        url: Of the router.
+        clients: How many ask at once.
+        deadline_s: A request that takes longer is lost.
+    """
+
+    url: str
+    clients: int = 4
+    deadline_s: float = 60.0
+    completed: list[float] = field(default_factory=list)
+    refused: list[str] = field(default_factory=list)
+    lost: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self._ended = threading.Event()
+        self._threads = [
+            threading.Thread(target=self._ask, args=(i,), daemon=True) for i in range(self.clients)
+        ]
+
+    def __enter__(self) -> Traffic:
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ended.set()
+        for thread in self._threads:
+            thread.join(self.deadline_s + 5)
+            assert not thread.is_alive(), "a request neither ended nor failed before its deadline"
+
+    def completes_from(self, since_s: float, count: int, timeout_s: float = 30.0) -> bool:
+        """Whether `count` requests completed after a moment, waiting for it."""
+        return wait_for(lambda: sum(at > since_s for at in self.completed) >= count, timeout_s)
+
+    def _ask(self, client: int) -> None:
+        turn = 0
+        while not self._ended.is_set():
+            turn += 1
+            body = {"text": f"client {client} asks {turn}", "sampling_params": GREEDY}
+            try:
+                answer = post(f"{self.url}/generate", body, timeout_s=self.deadline_s)
+            except AssertionError as error:  # an answer with an error status
+                self.refused.append(str(error))
+            except TimeoutError as error:
+                self.lost.append(repr(error))
+            except OSError as error:  # the connection broke: the client knows
+                self.refused.append(repr(error))
+                self._ended.wait(0.1)
+            else:
+                whole = len(answer["output_ids"]) == GREEDY["max_new_tokens"]
+                if whole:
+                    self.completed.append(time.monotonic())
+                else:
+                    self.lost.append(f"cut short: {answer}")
+
+
+def wait_for(condition: Callable[[], object], timeout_s: float = 10.0) -> bool:
+    """Wait until a condition holds; whether it did in time."""
+    ends_s = time.monotonic() + timeout_s
+    while time.monotonic() < ends_s:
+        if condition():
+            return True
+        time.sleep(0.05)
+    return bool(condition())
+
+
+def _lives(process: psutil.Process) -> bool:
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    return False
+
+
+def _free_block() -> int:
+    """A port after which the ports of a launch are likely free."""
+    while True:
+        port = free_port()
+        if port < 60_000:
+            return port

@@ -1,0 +1,176 @@
+"""The loop closed on a real engine: a real agent, the real daemon, a fake driver below."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+import urllib.request
+from typing import TYPE_CHECKING
+
+import pytest
+
+from measured import measured_spec, send_many
+from servers import die_with_parent, free_port, get
+from tests.actuation import driver
+from tests.actuation.daemons import Daemon
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+LEASE_S = 1.0
+
+
+class Agent:
+    """An agent of the server ``looped``, on GPU 0 of a fake machine."""
+
+    def __init__(self, folder: Path, machine: driver.Machine, daemon: Daemon) -> None:
+        config = folder / "agent.toml"
+        config.write_text(
+            f'[agent]\nrings = "rings"\nstate = "state"\n'
+            f'[actuator]\nkind = "daemon"\nsocket = "{daemon.socket}"\nlease_s = {LEASE_S}\n'
+        )
+        self.port = free_port()
+        self.log = folder / "agent.log"
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "voltana_sglang", "agent", "--config", str(config),
+                 "--instance", "looped", "--gpus", "0", "--control-port", str(self.port)],
+                env=os.environ | machine.environment(),
+                stdout=log, stderr=log, preexec_fn=die_with_parent,
+            )  # fmt: skip
+        ends_s = time.monotonic() + 60
+        while self._health() != 200:
+            assert self.process.poll() is None, self.log.read_text()
+            assert time.monotonic() < ends_s, self.log.read_text()
+            time.sleep(0.1)
+
+    def _health(self) -> int:
+        try:
+            return get(f"http://127.0.0.1:{self.port}/health", timeout_s=2.0)[0]
+        except OSError:
+            return 0
+
+    def status(self):
+        return json.loads(get(f"http://127.0.0.1:{self.port}/status")[1])
+
+    def put(self, path, **body):
+        request = urllib.request.Request(
+            f"http://127.0.0.1:{self.port}/{path}",
+            json.dumps(body).encode(),
+            {"Content-Type": "application/json"},
+            method="PUT",
+        )
+        with urllib.request.urlopen(request, timeout=10) as reply:
+            return json.loads(reply.read())
+
+    def end(self, number=signal.SIGTERM):
+        if self.process.poll() is None:
+            self.process.send_signal(number)
+        return self.process.wait(20)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("looped")
+
+
+@pytest.fixture(scope="module")
+def machine(folder) -> Iterator[driver.Machine]:
+    if driver.compiler() is None:
+        pytest.skip("no C compiler to build the fake driver with (install gcc)")
+    made = driver.Machine(folder, driver.build(folder), 1)
+    yield made
+    made.close()
+
+
+@pytest.fixture(scope="module")
+def daemon(folder, machine) -> Iterator[Daemon]:
+    with Daemon(folder, machine) as running:
+        yield running
+
+
+@pytest.fixture
+def server(fleet, folder):
+    return fleet.get(measured_spec("looped", "unified", folder))[0]
+
+
+@pytest.fixture
+def agent(server, folder, machine, daemon) -> Iterator[Agent]:
+    made = Agent(folder, machine, daemon)
+    yield made
+    made.end(signal.SIGKILL)
+
+
+def wait_for(what, timeout_s=10.0):
+    ends_s = time.monotonic() + timeout_s
+    while not what():
+        if time.monotonic() > ends_s:
+            return False
+        time.sleep(0.05)
+    return True
+
+
+def test_the_loop_closes_and_the_predictor_learns_online(agent, server, machine, folder):
+    agent.put("slo", ttft_ms=5000, itl_ms=500)
+    send_many(server, 150, seed=11)
+    assert wait_for(lambda: agent.status()["iterations"]["decode"] >= 300)
+    status = agent.status()
+    assert status["health"] == "ok"
+    assert status["records_lost"] == status["records_torn"] == 0
+    decode = status["prediction"]["decode"]
+    (folder / "prediction.json").write_text(json.dumps(status["prediction"]))
+    assert decode["mae_ms"] < decode["mean_predictor_mae_ms"]
+    assert machine.locked_mhz() == status["target_mhz"] < 1410  # it reached the driver
+    assert status["clock_mhz"] == pytest.approx(status["target_mhz"], abs=20)
+    assert status["power_w"] > 0
+
+
+def test_a_change_of_the_slo_takes_effect_in_the_driver(agent, server, machine):
+    agent.put("slo", ttft_ms=5000, itl_ms=500)
+    send_many(server, 60, seed=12)
+    assert 0 < machine.locked_mhz() < 1410
+    agent.put("slo", itl_ms=0.01)  # cannot be kept: the fastest clock
+    locked = []
+    load = threading.Thread(target=send_many, args=(server, 60), kwargs={"seed": 13})
+    load.start()
+    while load.is_alive():
+        locked.append(machine.locked_mhz())
+        time.sleep(0.02)
+    assert locked.count(1410) > 0.5 * len(locked)
+
+
+def test_a_dry_run_acts_on_nothing(agent, server, machine):
+    agent.put("dry-run", dry_run=True)
+    assert wait_for(lambda: not machine.any_locked())
+    calls = len(machine.set_calls())
+    send_many(server, 40, seed=14)
+    status = agent.status()
+    assert status["dry_run"] is True
+    assert status["target_mhz"] > 0  # what it would have asked for
+    assert len(machine.set_calls()) == calls
+    agent.put("dry-run", dry_run=False)
+    assert wait_for(machine.any_locked)
+
+
+def test_a_killed_agent_leaves_the_engine_serving_at_default_clocks(agent, server, machine):
+    send_many(server, 20, seed=15)
+    assert machine.any_locked()
+    agent.end(signal.SIGKILL)
+    assert wait_for(lambda: not machine.any_locked(), LEASE_S + 2.0)
+    send_many(server, 20, seed=16)
+    assert not machine.any_locked()
+
+
+def test_what_was_learned_is_there_after_a_restart(agent, server, folder, machine, daemon):
+    send_many(server, 40, seed=17)
+    assert agent.end() == 0
+    assert not machine.any_locked()
+    again = Agent(folder, machine, daemon)
+    assert "predictor restored" in again.log.read_text()
+    assert again.end() == 0

@@ -1,0 +1,210 @@
+"""``voltana-sglang launch`` on real servers, and what happens when one part after another dies.
+
+The GPUs are fake, driver and all; clocks are set through the real daemon.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from typing import TYPE_CHECKING
+
+import pytest
+
+from launched import Launched, Traffic, wait_for
+from servers import get
+from tests.actuation import driver
+from tests.actuation.daemons import Daemon
+from tests.actuation.driver import Machine
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from servers import Fleet
+
+TABLES = """
+[slo]
+ttft_ms = 2000
+itl_ms = 500
+[actuator]
+kind = "daemon"
+socket = "{folder}/actuator.sock"
+[agent]
+rings = "{folder}/rings"
+state = "{folder}/state"
+[router]
+port = {port}
+"""
+PROMPTS = [f"prompt number {number} of the launch test" for number in range(6)]
+
+
+@pytest.fixture(scope="module")
+def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
+    """Three fake A100s."""
+    if driver.compiler() is None:
+        pytest.skip("no C compiler to build the fake driver with (install gcc)")
+    folder = tmp_path_factory.mktemp("machine")
+    made = Machine(folder, driver.build(folder), devices=3)
+    yield made
+    made.close()
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the launch, its daemon and its logs live."""
+    return tmp_path_factory.mktemp("launch")
+
+
+@pytest.fixture(scope="module")
+def daemon(machine: Machine, folder: Path) -> Iterator[Daemon]:
+    """The daemon, restarted whenever it dies, as systemd does."""
+    with Daemon(folder, machine, init=True) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def cluster(
+    machine: Machine, daemon: Daemon, folder: Path, tiny_model: Path, fleet: Fleet
+) -> Iterator[Launched]:
+    """1P2D under a launch that keeps serving."""
+    fleet.stop()  # room for three more servers
+    servers = {"prefill": 1, "decode": 2, "gpus": [0, 1, 2], "on_exit": "keep-serving"}
+    with Launched(folder, tiny_model, servers, TABLES, machine.environment()) as made:
+        made.wait_ready()
+        yield made
+
+
+def test_every_part_is_ready_and_says_so(cluster: Launched) -> None:
+    said = cluster.said()
+    names = ["prefill-0", "decode-0", "decode-1"]
+    for name in [*names, *(f"agent-{name}" for name in names), "router"]:
+        assert f"{name:<12} ready after" in said
+        assert (cluster.logs / f"{name}.log").exists()
+
+
+def test_requests_are_answered_alike_whichever_server_decodes(cluster: Launched) -> None:
+    first = [cluster.generate(prompt)["output_ids"] for prompt in PROMPTS]
+    again = [cluster.generate(prompt)["output_ids"] for prompt in PROMPTS]
+    assert first == again
+    assert len({tuple(ids) for ids in first}) > 1
+
+
+def test_decisions_reach_the_driver(cluster: Launched, machine: Machine) -> None:
+    with Traffic(cluster.url):
+        assert machine.wait(lambda: all(machine.locked_mhz(gpu) for gpu in range(3)), 30)
+    statuses = {name: cluster.status(name) for name in ("prefill-0", "decode-0", "decode-1")}
+    for status in statuses.values():
+        assert status["health"] == "ok", status
+        assert not status["dry_run"]
+    assert {status["role"] for status in statuses.values()} == {"prefill", "decode"}
+
+
+def test_the_router_plans_on_what_agents_publish(cluster: Launched) -> None:
+    def chosen() -> str:
+        return get(f"{cluster.url}/metrics")[1].decode()
+
+    with Traffic(cluster.url) as traffic:
+        assert traffic.completes_from(0.0, 10)
+        assert wait_for(lambda: 'choices_total{role="decode",source="feed"}' in chosen(), 20)
+    assert "router failed" not in (cluster.logs / "router.log").read_text()
+    assert "unusable feed message" not in (cluster.logs / "router.log").read_text()
+
+
+def test_top_shows_every_instance(cluster: Launched) -> None:
+    command = [sys.executable, "-m", "voltana", "top", "--json"]
+    listed = cluster.logs / "agents.json"
+    done = subprocess.run(
+        [*command, "--from", str(listed)], capture_output=True, text=True, check=True
+    )
+    shown = {row["instance"]: row for row in json.loads(done.stdout)}
+    assert set(shown) == {"prefill-0", "decode-0", "decode-1"}
+    assert all(row["clock_mhz"] > 0 for row in shown.values())
+
+
+def test_a_killed_agent_costs_its_clock_and_no_request(cluster: Launched, machine: Machine) -> None:
+    with Traffic(cluster.url) as traffic:
+        assert machine.wait(lambda: machine.locked_mhz(1), 20)
+        cluster.kill("agent-decode-0")
+        killed_s = time.monotonic()
+        assert machine.wait(lambda: machine.locked_mhz(1) == 0, 10)
+        assert traffic.completes_from(killed_s + 1, 10)
+    assert traffic.lost == []
+    assert traffic.refused == []
+    assert wait_for(lambda: "agent-decode-0 ended by itself (signal SIGKILL)" in cluster.said())
+    assert machine.locked_mhz(1) == 0
+
+
+def test_a_killed_daemon_costs_clocks_for_a_moment_and_no_request(
+    cluster: Launched, machine: Machine, daemon: Daemon
+) -> None:
+    with Traffic(cluster.url) as traffic:
+        assert machine.wait(lambda: machine.locked_mhz(2), 20)
+        starts, worker = len(daemon.starts), daemon.worker()
+        os.kill(daemon.process.pid, signal.SIGKILL)
+        os.kill(worker, signal.SIGKILL)
+        killed_s = time.monotonic()
+        assert machine.wait(lambda: machine.unlocked_at_s(2) > killed_s, 20)
+        assert traffic.completes_from(killed_s + 1, 10)
+        assert machine.wait(lambda: machine.locked_mhz(2), 30), "the agent took its lease again"
+    assert len(daemon.starts) > starts
+    assert traffic.lost == []
+    assert traffic.refused == []
+
+
+def test_a_killed_decode_server_is_left_out(cluster: Launched, machine: Machine) -> None:
+    with Traffic(cluster.url) as traffic:
+        assert traffic.completes_from(0.0, 10)
+        cluster.kill("decode-1")
+        killed_s = time.monotonic()
+        assert traffic.completes_from(killed_s + 1, 20)
+    assert traffic.lost == []
+    assert len(traffic.refused) <= traffic.clients, "at most what decode-1 had in hand"
+    assert wait_for(lambda: "decode-1 ended by itself" in cluster.said())
+    assert machine.wait(lambda: machine.locked_mhz(2) in {0, 210}, 20), (
+        "nothing runs there: default or lowest clock"
+    )
+
+
+def test_without_a_prefill_server_everything_ends_and_no_clock_stays(
+    cluster: Launched, machine: Machine
+) -> None:
+    with Traffic(cluster.url) as traffic:
+        assert traffic.completes_from(0.0, 5)
+        cluster.processes()
+        cluster.kill("prefill-0")
+        assert cluster.process.wait(60) == 1
+    assert traffic.lost == []
+    assert traffic.refused, "clients were told"
+    assert "prefill-0 ended by itself (signal SIGKILL)" in cluster.said()
+    assert cluster.survivors() == []
+    assert machine.wait(lambda: not machine.any_locked(), 10)
+
+
+def test_a_dry_run_sets_no_clock_and_ends_without_a_trace(
+    machine: Machine, daemon: Daemon, tiny_model: Path, tmp_path: Path, fleet: Fleet
+) -> None:
+    fleet.stop()
+    assert machine.wait(lambda: not machine.any_locked(), 10)
+    calls = len(machine.set_calls())
+    servers = {"prefill": 1, "decode": 1, "gpus": [0, 1]}
+    tables = TABLES.replace("{folder}/actuator.sock", str(daemon.socket))
+    environment = machine.environment()
+    with Launched(tmp_path, tiny_model, servers, tables, environment, "--dry-run") as made:
+        made.wait_ready()
+        assert made.generate(PROMPTS[0])["output_ids"]
+        with Traffic(made.url) as traffic:
+            assert traffic.completes_from(0.0, 10)
+        status = made.status("decode-0")
+        assert status["dry_run"] is True
+        assert get(f"{made.agent('decode-0')}/metrics")[0] == 200
+        processes = made.processes()
+        assert len(processes) >= 8
+        assert made.stop(signal.SIGINT) == 0
+        assert made.survivors() == []
+    assert len(machine.set_calls()) == calls
+    assert not machine.any_locked()

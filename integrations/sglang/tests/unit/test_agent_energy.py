@@ -1,0 +1,165 @@
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from voltana.actuators import RecordingActuator
+from voltana.predictors.linear_power import LinearPower
+from voltana.testing import check_actuator
+from voltana.timebase import ManualTime, MonotonicTime
+from voltana.values import Exposure, InstanceState, Load, Reading
+from voltana_sglang.agent.energy import WINDOW_S, EnergyAccount
+from voltana_sglang.agent.publishing import SNAPSHOT_S, Publishing
+from voltana_sglang.agent.switchable import Switchable
+
+TABLE = tuple(map(float, range(600, 1411, 15)))
+
+
+class Board:
+    """A board of steady power that counts energy."""
+
+    def __init__(self, time, power_w=300.0):
+        self.time = time
+        self.power_w = power_w
+
+    def read(self):
+        now_s = self.time.now_s()
+        return Reading(
+            at_s=now_s, clock_mhz=900.0, power_w=self.power_w, energy_j=self.power_w * now_s
+        )
+
+
+class Loops:
+    """What energy and publishing ask of a group."""
+
+    attached = True
+
+    def __init__(self):
+        self.busy = []
+        self.windows = []
+        self.model = LinearPower(max_clock_mhz=1410.0, max_power_w=400.0)
+        self.snapshots = 0
+
+    def take_exposures(self):
+        taken, self.busy = self.busy, []
+        return taken
+
+    def power(self):
+        return self.model
+
+    def levels_mhz(self):
+        return TABLE
+
+    def learn_energy(self, energy_j, exposures):
+        self.windows.append((energy_j, exposures))
+        self.model.learn_window(energy_j, exposures)
+
+    def snapshot(self):
+        self.snapshots += 1
+        return object()
+
+    def state(self):
+        return InstanceState(running_requests=3, clock_mhz=900.0)
+
+    def idle(self):
+        return self.resting
+
+    def sampled_s(self):
+        return 0.0
+
+    def budget_s(self):
+        return 0.1
+
+    def take_rooms(self):
+        return [7]
+
+
+def test_windows_hold_what_ran_and_the_idle_rest():
+    time, loops = ManualTime(), Loops()
+    account = EnergyAccount(Board(time), loops)
+    loops.busy = [(Load.decode(8, 100), 900.0, 4.0), (Load.decode(8, 100), math.nan, 1.0)]
+    for _ in range(int(WINDOW_S / 0.2) + 2):
+        time.advance(0.2)
+        account.tick()
+    ((energy_j, exposures),) = loops.windows
+    duration_s = sum(exposure.duration_s for exposure in exposures)
+    assert energy_j == pytest.approx(300.0 * duration_s, rel=0.01)
+    assert [exposure.load.decode_requests for exposure in exposures] == [8, 0]
+    assert exposures[0].duration_s == 4.0
+    assert account.total_j == pytest.approx(energy_j)
+    assert 0.0 < account.saving() < 1.0  # 900 MHz against 1410 MHz
+
+
+def test_without_power_readings_nothing_is_claimed():
+    time, loops = ManualTime(), Loops()
+    account = EnergyAccount(Board(time, math.nan), loops)
+    loops.busy = [(Load.decode(8, 100), 900.0, 4.0)]
+    time.advance(20.0)
+    account.tick()
+    assert loops.busy == []  # it does not pile up
+    assert math.isnan(account.total_j)
+    assert math.isnan(account.saving())
+    assert loops.windows == []
+
+
+class Feed:
+    def __init__(self):
+        self.sent = []
+
+    def publish(self, state, **fields):
+        self.sent.append((state, fields))
+
+
+def test_a_state_is_as_old_as_its_record_but_idling_is_known():
+    time, loops, feed = ManualTime(5.0), Loops(), Feed()
+    loops.resting = True
+    publishing = Publishing(feed, loops, time)
+    publishing.publish(heartbeat=False)
+    publishing.publish(heartbeat=True)
+    assert [fields["age_s"] for _, fields in feed.sent] == [5.0, 0.0]
+    loops.resting = False
+    publishing.publish(heartbeat=True)
+    assert feed.sent[-1][1]["age_s"] == 5.0
+    assert feed.sent[-1][1]["rooms"] == [7]
+
+
+def test_a_snapshot_is_renewed_now_and_then_only():
+    time, loops, feed = ManualTime(), Loops(), Feed()
+    loops.resting = False
+    publishing = Publishing(feed, loops, time)
+    for _ in range(100):
+        publishing.publish(heartbeat=False)
+        time.advance(SNAPSHOT_S / 20)
+    assert 5 <= loops.snapshots <= 6
+    loops.attached = False
+    publishing.publish(heartbeat=True)
+    assert len(feed.sent) == 100
+
+
+@pytest.mark.parametrize("dry_run", [False, True])
+def test_the_switch_keeps_the_contract_of_an_actuator(dry_run):
+    def make():
+        return Switchable(
+            lambda: RecordingActuator(TABLE, time=MonotonicTime()), TABLE, dry_run=dry_run
+        )
+
+    check_actuator(make).raise_if_failed()
+
+
+@given(share=st.floats(0.45, 1.0))
+def test_the_estimated_saving_is_that_of_the_power_model(share):
+    time, loops = ManualTime(), Loops()
+    clock_mhz = share * 1410.0
+    account = EnergyAccount(Board(time), loops)
+    load = Load.decode(16, 1000)
+    chosen_w, fastest_w = loops.model.forecast_w(load, np.array([clock_mhz, 1410.0]))
+    account._estimate([_exposure(load, clock_mhz)])
+    assert account.saving() == pytest.approx(1 - chosen_w / fastest_w)
+
+
+def _exposure(load, clock_mhz):
+    return Exposure(load=load, clock_mhz=clock_mhz, duration_s=2.0)

@@ -1,0 +1,156 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from voltana.errors import ConfigError
+from voltana_sglang.launch import launch, read_launch
+from voltana_sglang.launch_config import LaunchTable
+from voltana_sglang.launch_plan import cluster, instances
+
+CONFIG = Path("/etc/voltana/cluster.toml")
+
+
+def table(**values: object) -> LaunchTable:
+    return LaunchTable.model_validate({"model_path": "m", "prefill": 1, "decode": 2} | values)
+
+
+def plan(made: LaunchTable, **options: bool):
+    return cluster(made, CONFIG, "127.0.0.1", 30000, **options)
+
+
+def option(command: tuple[str, ...], name: str) -> str:
+    return command[command.index(name) + 1]
+
+
+def test_servers_come_first_then_agents_then_the_router() -> None:
+    servers, agents, router = plan(table())
+    assert [spec.name for spec in servers] == ["prefill-0", "decode-0", "decode-1"]
+    assert [spec.name for spec in agents] == [f"agent-{spec.name}" for spec in servers]
+    assert [spec.name for spec in router] == ["router"]
+
+
+def test_no_two_processes_share_a_port() -> None:
+    fleet = instances(table(prefill=3, decode=4))
+    ports = [
+        port
+        for one in fleet
+        for port in (one.port, one.bootstrap_port, one.control_port, one.feed_port)
+    ]
+    assert len(set(ports)) == len(ports)
+
+
+def test_a_pair_knows_its_roles_and_transfer() -> None:
+    (prefill, decode, _), _, (router,) = plan(table())
+    assert option(prefill.command, "--disaggregation-mode") == "prefill"
+    assert option(decode.command, "--disaggregation-mode") == "decode"
+    transfer = option(prefill.command, "--disaggregation-bootstrap-port")
+    assert option(router.command, "--prefill") == f"http://127.0.0.1:31000,{transfer}"
+    assert router.command.count("--decode") == 2
+
+
+def test_the_router_hears_every_agent() -> None:
+    _, agents, (router,) = plan(table())
+    feeds = [v for k, v in zip(router.command, router.command[1:], strict=False) if k == "--feed"]
+    for agent in agents:
+        name, port = option(agent.command, "--instance"), option(agent.command, "--feed-port")
+        assert f"{name}=tcp://127.0.0.1:{port}" in feeds
+
+
+def test_gpus_are_handed_out_by_tensor_parallel_group() -> None:
+    servers, agents, _ = plan(table(tensor_parallel=2, gpus=[7, 6, 5, 4, 3, 2]))
+    seen = [dict(spec.environment)["CUDA_VISIBLE_DEVICES"] for spec in servers]
+    assert seen == ["7,6", "5,4", "3,2"]
+    assert [option(agent.command, "--gpus") for agent in agents] == seen
+    assert all(option(spec.command, "--tp-size") == "2" for spec in servers)
+
+
+def test_without_gpus_devices_are_left_alone() -> None:
+    servers, agents, _ = plan(table(gpus=[]))
+    assert all("CUDA_VISIBLE_DEVICES" not in dict(spec.environment) for spec in servers)
+    assert all("--gpus" not in agent.command for agent in agents)
+
+
+def test_the_plugin_is_told_its_configuration() -> None:
+    servers, _, _ = plan(table(environment={"MC_FORCE_TCP": "1"}))
+    for spec in servers:
+        own = dict(spec.environment)
+        assert own["VOLTANA_SGLANG_CONFIG"] == str(CONFIG)
+        assert own["VOLTANA_SGLANG_INSTANCE"] == spec.name
+        assert own["MC_FORCE_TCP"] == "1"
+
+
+def test_arguments_go_to_those_they_are_meant_for() -> None:
+    made = table(arguments=["--a"], prefill_arguments=["--p"], decode_arguments=["--d"])
+    (prefill, decode, _), _, _ = plan(made)
+    assert {"--a", "--p"} <= set(prefill.command)
+    assert "--d" not in prefill.command
+    assert {"--a", "--d"} <= set(decode.command)
+
+
+def test_a_dry_run_is_passed_to_the_agents_alone() -> None:
+    servers, agents, router = plan(table(), dry_run=True)
+    assert all("--dry-run" in agent.command for agent in agents)
+    assert not any("--dry-run" in spec.command for spec in (*servers, *router))
+
+
+def test_unified_servers_need_no_pair() -> None:
+    servers, _, (router,) = plan(table(prefill=0, decode=0, unified=2))
+    assert [spec.kind for spec in servers] == ["unified", "unified"]
+    assert router.command.count("--unified") == 2
+
+
+@pytest.mark.parametrize(
+    ("values", "text"),
+    [
+        ({"prefill": 0}, "1 or more each"),
+        ({"unified": 1}, "0 beside unified servers"),
+        ({"gpus": [0, 1]}, "3 different indices"),
+        ({"gpus": [0, 0, 1]}, "3 different indices"),
+    ],
+)
+def test_clusters_that_cannot_serve_are_refused(values: dict[str, object], text: str) -> None:
+    with pytest.raises((ConfigError, ValidationError), match=text):
+        table(**values)
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ("", "no table [launch]"),
+        ("[launch", "is not TOML"),
+        ("[launch]\nprefill = 1\ndecode = 1", "model_path"),
+        ('[launch]\nmodel_path = "m"\nprefil = 1', "prefil"),
+        ('[launch]\nmodel_path = "m"\nprefill = 1\ndecode = 1\nhost = 3', "host"),
+        ('[launch]\nmodel_path = "m"\nunified = 1\n[router]\nport = -1', "port"),
+    ],
+)
+def test_mistakes_in_the_file_are_named(tmp_path: Path, text: str, complaint: str) -> None:
+    path = tmp_path / "cluster.toml"
+    path.write_text(text)
+    with pytest.raises(ConfigError) as error:
+        read_launch(path)
+    assert complaint in str(error.value)
+
+
+def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"none\.toml cannot be read"):
+        read_launch(tmp_path / "none.toml")
+
+
+def test_print_starts_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "cluster.toml"
+    path.write_text('[launch]\nmodel_path = "m"\nprefill = 1\ndecode = 1\n[router]\nport = 30123')
+    launch(path, only_print=True)
+    said = capsys.readouterr().out
+    assert [line.split(":")[0] for line in said.splitlines()] == [
+        "prefill-0",
+        "decode-0",
+        "agent-prefill-0",
+        "agent-decode-0",
+        "router",
+    ]
+    assert "--port 30123" in said
+    assert not (tmp_path / "voltana-logs").exists()

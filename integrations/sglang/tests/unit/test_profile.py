@@ -1,0 +1,176 @@
+"""A calibration of a server whose latency is known: what comes out is what was put in."""
+
+from __future__ import annotations
+
+import http.server
+import json
+import threading
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+
+from voltana.predictors.ecopred import EcoPred
+from voltana.predictors.profile import Stack
+from voltana.values import Load, Outcome, Phase
+from voltana_sglang.profile import _design, _measure, _save
+from voltana_sglang.profile_report import held_back_errors
+from voltana_sglang.profile_run import Iteration, ProfiledServer, ProfileRunError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+STACK = Stack(hardware="h100-sxm", model="tiny", engine="sglang", engine_version="0.5.23")
+CLOCKS = (705.0, 1005.0, 1410.0)
+
+
+class Engine(http.server.ThreadingHTTPServer):
+    """Answers as SGLang does, and measures what it never ran."""
+
+    daemon_threads = True
+
+    def __init__(self, role: str) -> None:
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.role = role
+        self.clock_mhz = CLOCKS[-1]
+        self.measured: list[Iteration] = []
+        self.bodies: list[dict[str, Any]] = []
+        self.rng = np.random.default_rng(3)
+        threading.Thread(target=self.serve_forever, daemon=True).start()
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_port}"
+
+    def generate(self, body: dict[str, Any]) -> None:
+        self.bodies.append(body)
+        lengths = [len(ids) for ids in body["input_ids"]]
+        if self.role != "decode":
+            self._ran(Load.prefill((length, 0) for length in lengths))
+        for step in range(body["sampling_params"]["max_new_tokens"] - 1):
+            self._ran(Load.decode(len(lengths), sum(lengths) + step * len(lengths)))
+
+    def drain(self) -> list[Iteration]:
+        measured, self.measured = self.measured, []
+        return measured
+
+    def set(self, clock_mhz: float) -> float:
+        self.clock_mhz = clock_mhz
+        return clock_mhz
+
+    def hold(self) -> None:
+        pass
+
+    def _ran(self, load: Load) -> None:
+        noise = self.rng.normal(1.0, 0.01)
+        self.measured.append(Iteration(load, latency_s(load, self.clock_mhz) * noise))
+
+
+def latency_s(load: Load, clock_mhz: float) -> float:
+    slow = 1410.0 / clock_mhz
+    if load.prefill_tokens:
+        tiles = -(-load.prefill_tokens // 128)
+        return 4e-3 + slow * (2e-3 * tiles + 2e-10 * load.prefill_attended_pairs)
+    rows = -(-load.decode_requests // 8) * 8
+    return 6e-3 + slow * (1e-3 + 2e-5 * rows) + 4e-8 * load.decode_kv_tokens
+
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    server: Engine
+
+    def do_GET(self) -> None:
+        about = {
+            "max_total_num_tokens": 100_000,
+            "max_req_input_len": 8000,
+            "max_running_requests": 64,
+            "chunked_prefill_size": 4096,
+            "disaggregation_mode": "null" if self.server.role == "unified" else self.server.role,
+            "served_model_name": "tiny",
+            "version": "0.5.23",
+            "tp_size": 1,
+        }
+        self._answer(about if self.path == "/server_info" else {"model_path": "tiny"})
+
+    def do_POST(self) -> None:
+        body = self.rfile.read(int(self.headers["Content-Length"] or 0))
+        if self.path == "/generate":
+            self.server.generate(json.loads(body))
+            self._answer([])
+        else:
+            self._answer(None)
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+    def _answer(self, values: Any) -> None:
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(b"flushed" if values is None else json.dumps(values).encode())
+
+
+@pytest.fixture(params=["unified", "prefill", "decode"])
+def engine(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Engine]:
+    monkeypatch.setattr("voltana_sglang.profile_run._SETTLE_S", 0.001)
+    made = Engine(request.param)
+    yield made
+    made.shutdown()
+    made.server_close()
+
+
+def calibrate(engine: Engine, out: Path) -> tuple[list[Outcome], list[Outcome]]:
+    server = ProfiledServer(engine.url)
+    designs = [_design(server, phase, CLOCKS, seed=0) for phase in server.phases]
+    fitted, held_back = _measure(server, designs, engine, engine, seed=0)  # type: ignore[arg-type]
+    _save(STACK, max(CLOCKS), fitted, out)
+    return fitted, held_back
+
+
+def test_a_known_latency_is_found_from_few_points(engine: Engine, tmp_path: Path) -> None:
+    out = tmp_path / "profile.json"
+    errors = held_back_errors(out, *calibrate(engine, out))
+    phases = {"unified": 2, "prefill": 1, "decode": 1}[engine.role]
+    assert len(errors) == phases
+    for error in errors:
+        assert error.mean_relative_error < 0.03, error
+        assert error.mae_ms < error.baseline_ms / 3, error
+
+
+def test_the_profile_starts_a_predictor(engine: Engine, tmp_path: Path) -> None:
+    out = tmp_path / "profile.json"
+    calibrate(engine, out)
+    predictor = EcoPred.from_profile(out)
+    load = Load.prefill([(500, 0)]) if engine.role == "prefill" else Load.decode(24, 20_000)
+    forecast = predictor.forecast(load, np.array(CLOCKS))
+    truth = np.array([latency_s(load, clock) for clock in CLOCKS])
+    assert np.abs(forecast.mean_s / truth - 1).max() < 0.05
+    assert (forecast.upper_s >= truth).all()
+    assert json.loads(out.read_text())["stack"] == STACK.model_dump()
+
+
+def test_halves_of_a_pair_are_measured_with_a_faked_transfer(
+    engine: Engine, tmp_path: Path
+) -> None:
+    calibrate(engine, tmp_path / "profile.json")
+    for body in engine.bodies:
+        faked = set(body.get("bootstrap_host", ()))
+        assert faked == (set() if engine.role == "unified" else {"2.2.2.2"})
+        assert len(set(body.get("bootstrap_room", ()))) == len(body.get("bootstrap_room", ()))
+
+
+def test_no_prompt_is_sent_twice(engine: Engine, tmp_path: Path) -> None:
+    calibrate(engine, tmp_path / "profile.json")
+    sent = [tuple(ids) for body in engine.bodies for ids in body["input_ids"]]
+    assert len(set(sent)) == len(sent)
+
+
+def test_a_server_that_is_not_there_is_named() -> None:
+    with pytest.raises(ProfileRunError, match=r"127\.0\.0\.1:9/server_info does not answer"):
+        ProfiledServer("http://127.0.0.1:9")
+
+
+def test_phases_without_held_back_points_are_left_out(engine: Engine, tmp_path: Path) -> None:
+    out = tmp_path / "profile.json"
+    fitted, _ = calibrate(engine, out)
+    assert held_back_errors(out, fitted, []) == []
+    assert Phase.IDLE not in {outcome.load.phase for outcome in fitted}

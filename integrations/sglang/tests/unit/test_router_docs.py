@@ -1,0 +1,80 @@
+"""What docs/sglang-router.md tells people to write and to type exists."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+from router_cluster import cluster
+from typer.testing import CliRunner
+
+from voltana.errors import VoltanaError
+from voltana_sglang import router_command, steer_command
+from voltana_sglang.config import parse_config
+from voltana_sglang.router import command_line, logs
+from voltana_sglang.router.routers import ROUTERS, make_routers
+from voltana_sglang.router.settings import RouterTable
+
+TEXT = (Path(__file__).parents[4] / "docs" / "sglang-router.md").read_text()
+BLOCKS = re.findall(r"```(\w*)\n(.*?)```", TEXT, flags=re.DOTALL)
+
+
+def test_the_configuration_is_accepted() -> None:
+    (text,) = [body for kind, body in BLOCKS if kind == "toml"]
+    settings = parse_config(tomllib.loads(text)).router
+    assert [backend.role for backend in settings.backends] == ["prefill", "decode"]
+    assert len(make_routers(settings)) == 2
+    named = re.search(r"# decode_router = .*# (.*), MODULE:FACTORY", text)
+    assert named is not None
+    assert {*named[1].split(", "), "round-robin"} == set(ROUTERS)
+
+
+@pytest.mark.parametrize("command", ["router", "steer"])
+def test_the_command_lines_are_accepted(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    (line,) = [
+        found
+        for _, body in BLOCKS
+        for found in re.findall(rf"voltana-sglang {command} ((?:.*\\\n)*.*)", body)
+    ]
+    started = []
+
+    def instead(job: object) -> None:
+        started.append(job)
+        job.close()  # type: ignore[attr-defined]
+
+    module = {"router": router_command, "steer": steer_command}[command]
+    monkeypatch.setattr(module, "run_loop", instead)
+    monkeypatch.setattr(logs, "log_to_stderr", lambda: None)
+    app = module.typer.Typer()
+    app.command()(getattr(module, command))
+    arguments = line.replace("\\\n", " ").replace("URL", "http://h:").replace("...", "h:1").split()
+    result = CliRunner().invoke(app, arguments)
+    assert not isinstance(result.exception, VoltanaError), result.exception
+    assert result.exit_code == 0, result.output
+    assert len(started) == 1
+    assert command_line.run_loop is not instead
+
+
+def test_the_listed_paths_are_served() -> None:
+    table = TEXT.split("## What it serves")[1].split("\n\n")[1]
+    paths = re.findall(r"`(/[^`]*)`", table)
+    assert len(paths) >= 12
+
+    async def check() -> None:
+        async with cluster(prefill=1, decode=1) as pd:
+            for path in paths:
+                status, answer = await pd.get(path)
+                assert status in {200, 405}, (path, status, answer)
+
+    asyncio.run(check())
+
+
+def test_the_settings_and_sources_that_it_names_exist() -> None:
+    named = set(re.findall(r"`(\w+_(?:s|ms|mb|flight|after|key|router))`", TEXT))
+    assert named
+    assert named <= set(RouterTable.model_fields)
+    for code in ("feed", "loads", "in-flight", "router-failed"):
+        assert f"| `{code}` |" in TEXT

@@ -1,0 +1,360 @@
+"""Faults of servers and clients: each accepted request completes or ends in a clear error."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from typing import Any
+
+import aiohttp
+import pytest
+from fake_sglang import words_of
+from router_cluster import Cluster, cluster
+
+from voltana_sglang.router import answer
+
+EXPECTED = " ".join(words_of("a"))
+
+
+def run(body: Any, limit_s: float = 20.0) -> None:
+    async def limited() -> None:
+        async with asyncio.timeout(limit_s):
+            await body()
+
+    asyncio.run(limited())
+
+
+def completed(answer: tuple[int, Any, Any], *, stream: bool) -> bool:
+    """Whole and right; the only alternative is a clear error, exactly one."""
+    status, body, _ = answer
+    if status != 200:
+        assert has_error(body), body
+        return False
+    if not stream:
+        assert body["text"] == EXPECTED
+        return True
+    errors = [event for event in body if has_error(event)]
+    assert body[-1] == "[DONE]"
+    if errors:
+        assert len(errors) == 1
+        assert body[-2] == errors[0]
+        return False
+    assert body[-2]["text"] == EXPECTED
+    return True
+
+
+def has_error(body: Any) -> bool:
+    """OpenAI's format, or SGLang's own, with words in it."""
+    if not isinstance(body, dict):
+        return False
+    error = body.get("error")
+    return bool((error or {}).get("message")) or body.get("object") == "error"
+
+
+async def ask(pd: Cluster, *, stream: bool = False) -> tuple[int, Any, Any]:
+    return await pd.post("/generate", {"text": "a", "stream": stream})
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("who", ["prefill-0", "decode-0"])
+@pytest.mark.parametrize("fault", ["500", "503", "reset"])
+def test_what_fails_before_the_first_byte_is_repeated_on_another_pair(
+    fault: str, who: str, stream: bool
+) -> None:
+    async def check() -> None:
+        async with cluster(prefill=2, decode=2) as pd:
+            pd.servers[who].faults.append(fault)
+            assert completed(await ask(pd, stream=stream), stream=stream)
+            rooms = [b["bootstrap_room"] for s in pd.servers.values() for b in s.seen]
+            assert len(set(rooms)) == 2
+            assert pd.complaints == []
+            await pd.quiet()
+            metrics = (await pd.get("/metrics"))[1]
+            assert f'voltana_router_retries_total{{backend="{who}"}} 1.0' in metrics
+
+    run(check)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_one_failure_is_survived_even_by_a_single_pair(stream: bool) -> None:
+    async def check() -> None:
+        async with cluster(prefill=1, decode=1) as pd:
+            pd.servers["decode-0"].faults.append("reset")
+            assert completed(await ask(pd, stream=stream), stream=stream)
+
+    run(check)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_log_probabilities_are_not_lost_with_a_prefill_answer_that_breaks_off(
+    stream: bool,
+) -> None:
+    async def check() -> None:
+        async with cluster(prefill=2, decode=1) as pd:
+            pd.servers["prefill-0"].token_s = 0.02  # breaks off when the tokens are there already
+            pd.servers["prefill-0"].faults.append("reset-mid")
+            body = {"text": "a", "return_logprob": True, "stream": stream}
+            _, answer, _ = await pd.post("/generate", body)
+            for part in answer[:-1] if stream else [answer]:
+                assert len(part["meta_info"]["input_token_logprobs"]) == 3
+            assert len(pd.servers["prefill-1"].seen) == 1
+            await pd.quiet()
+
+    run(check)
+
+
+def test_an_error_in_the_first_event_counts_as_before_the_first_byte() -> None:
+    async def check() -> None:
+        async with cluster(prefill=1, decode=2) as pd:
+            pd.servers["decode-0"].faults.append("sse-error")
+            assert completed(await ask(pd, stream=True), stream=True)
+            assert len(pd.servers["decode-1"].seen) == 1
+
+    run(check)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_failing_every_time_ends_with_the_server_s_words(stream: bool) -> None:
+    async def check() -> None:
+        async with cluster(prefill=1, decode=2) as pd:
+            for name in ("decode-0", "decode-1"):
+                pd.servers[name].always = "500"
+            status, body, _ = await ask(pd, stream=stream)
+            assert status == 500
+            assert body["message"].endswith("was told to fail")
+            assert sum(len(s.seen) for n, s in pd.servers.items() if "decode" in n) == 3
+            await pd.quiet()
+
+    run(check)
+
+
+@pytest.mark.parametrize("fault", ["reset-mid", "cut"])
+def test_a_stream_that_breaks_off_ends_with_an_error_event_and_is_not_repeated(fault: str) -> None:
+    async def check() -> None:
+        async with cluster(prefill=1, decode=2) as pd:
+            pd.servers["decode-0"].faults.append(fault)
+            answer = await ask(pd, stream=True)
+            assert not completed(answer, stream=True)
+            assert answer[1][-2]["error"]["code"] == "backend_broken_off"
+            assert answer[1][1]["text"]
+            assert pd.servers["decode-1"].seen == []
+            await pd.quiet()
+
+    run(check)
+
+
+def test_a_dead_server_is_ejected_at_once_and_comes_back() -> None:
+    async def check() -> None:
+        async with cluster(prefill=1, decode=2, health_period_s=60) as pd:
+            dead = pd.servers["decode-0"]
+            await dead.stop()
+            assert completed(await ask(pd), stream=False)
+            assert not pd.service.pool.named("decode-0").healthy
+            assert (await pd.get("/health"))[0] == 200
+            await dead.start()
+            async with asyncio.timeout(3):
+                while not pd.service.pool.named("decode-0").healthy:
+                    await asyncio.sleep(0.01)
+
+    run(check)
+
+
+def test_without_any_server_of_a_role_the_answer_says_so() -> None:
+    async def check() -> None:
+        async with cluster(prefill=1, decode=1) as pd:
+            await pd.servers["decode-0"].stop()
+            first = await ask(pd)
+            assert first[0] in {502, 503}
+            assert has_error(first[1])
+            status, body, headers = await ask(pd)
+            assert (status, body["error"]["code"]) == (503, "no_backend")
+            assert "decode-0" in body["error"]["message"]
+            assert headers["Retry-After"] == "1"
+            assert (await pd.get("/health"))[0] == 503
+
+    run(check)
+
+
+def test_a_server_that_is_not_ready_yet_gets_nothing() -> None:
+    async def check() -> None:
+        async with cluster(prefill=1, decode=1, wait=False, health_period_s=0.05) as pd:
+            for server in pd.servers.values():
+                server.healthy = False
+            pd.service.pool.named("decode-0").healthy = False
+            assert (await pd.get("/health"))[0] == 503
+            for server in pd.servers.values():
+                server.healthy = True
+            async with asyncio.timeout(3):
+                while (await pd.get("/health"))[0] != 200:
+                    await asyncio.sleep(0.02)
+
+    run(check)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("who", ["prefill-0", "decode-0"])
+def test_a_server_that_hangs_is_given_up_after_the_first_token_limit(
+    who: str, stream: bool
+) -> None:
+    async def check() -> None:
+        async with cluster(prefill=2, decode=2, first_token_timeout_s=0.3) as pd:
+            pd.servers[who].faults.append("hang")
+            assert completed(await ask(pd, stream=stream), stream=stream)
+            await pd.quiet()
+
+    run(check)
+
+
+@pytest.mark.parametrize("counts", [{"prefill": 1, "decode": 1}, {"unified": 1}])
+def test_a_long_whole_answer_is_not_taken_for_a_hanging_server(counts: dict[str, int]) -> None:
+    async def check() -> None:
+        async with cluster(**counts, first_token_timeout_s=0.2) as pd:
+            *_, last = pd.servers.values()
+            last.token_s = 0.05  # 0.4 s for the answer
+            assert completed(await ask(pd), stream=False)
+            assert len(last.seen) == 1
+
+    run(check)
+
+
+@pytest.mark.parametrize("who", ["prefill-0", "decode-0"])
+def test_a_server_that_hangs_is_found_by_its_health_checks(who: str) -> None:
+    async def check() -> None:
+        async with cluster(
+            prefill=2, decode=2, health_period_s=0.05, health_timeout_s=0.1, eject_after=2
+        ) as pd:
+            pd.servers[who].always = "hang"
+            pd.servers[who].hanging_health = True
+            answers = await asyncio.gather(*(ask(pd, stream=s) for s in (False, True) * 2))
+            assert [a[0] for a in answers] == [200] * 4
+            assert not pd.service.pool.named(who).healthy
+            await pd.quiet()
+
+    run(check)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_the_deadline_ends_a_request_with_a_clear_error(stream: bool) -> None:
+    async def check() -> None:
+        async with cluster(prefill=1, decode=1, timeout_s=0.3) as pd:
+            pd.servers["decode-0"].token_s = 0.1
+            answer = await ask(pd, stream=stream)
+            assert not completed(answer, stream=stream)
+            error = answer[1][-2]["error"] if stream else answer[1]["error"]
+            assert error["code"] == "timeout"
+            assert "0.3 s" in error["message"]
+            await pd.quiet()
+            await asyncio.sleep(0.05)
+            rid = pd.servers["decode-0"].seen[0]["rid"]
+            assert pd.servers["decode-0"].aborted == {rid}
+
+    run(check)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_client_that_goes_away_takes_both_legs_with_it(stream: bool) -> None:
+    async def check() -> None:
+        async with cluster(prefill=1, decode=1) as pd:
+            decode = pd.servers["decode-0"]
+            decode.token_s = 0.2
+            task = asyncio.create_task(ask(pd, stream=stream))
+            await asyncio.sleep(0.1)
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+            await pd.quiet()
+            async with asyncio.timeout(2):
+                while not (decode.cancelled and decode.aborted):
+                    await asyncio.sleep(0.01)
+            assert decode.aborted == {decode.seen[0]["rid"]}
+            metrics = (await pd.get("/metrics"))[1]
+            assert 'outcome="cancelled"} 1.0' in metrics
+
+    run(check)
+
+
+def test_a_client_that_does_not_read_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(answer, "LAST_WORDS_S", 0.2)
+
+    async def check() -> None:
+        async with cluster(prefill=1, decode=1, timeout_s=0.5) as pd:
+            pd.servers["decode-0"].padding = 8_000_000
+            _, writer = await asyncio.open_connection("127.0.0.1", pd.service.port)
+            body = b'{"text": "a", "stream": true}'
+            head = f"POST /generate HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n"
+            writer.transport.pause_reading()  # type: ignore[attr-defined]
+            writer.write(head.encode() + body)
+            await asyncio.sleep(0.2)
+            assert pd.service.forwarder.open == 1
+            await pd.quiet()
+            metrics = (await pd.get("/metrics"))[1]
+            assert 'outcome="timeout"} 1.0' in metrics
+            writer.close()
+
+    run(check)
+
+
+def test_prompts_of_a_batch_are_aborted_by_their_own_ids() -> None:
+    async def check() -> None:
+        async with cluster(prefill=1, decode=1, timeout_s=0.2) as pd:
+            pd.servers["decode-0"].token_s = 1.0
+            await pd.post("/generate", {"text": ["a", "b"], "rid": "mine"})
+            await pd.quiet()
+            await asyncio.sleep(0.05)
+            assert pd.servers["decode-0"].aborted == {"mine_0", "mine_1"}
+
+    run(check)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_under_a_storm_each_request_ends_exactly_once(seed: int) -> None:
+    """Servers fail at random and restart while clients ask, stream, and go away."""
+
+    async def check() -> None:
+        chance = random.Random(seed)
+        async with cluster(
+            prefill=2, decode=2, first_token_timeout_s=1.0, timeout_s=5.0, eject_after=2
+        ) as pd:
+            for server in pd.servers.values():
+                server.token_s = 0.004
+            outcomes = await asyncio.gather(*(_client(pd, chance, i) for i in range(120)))
+            await pd.quiet()
+            counted = _requests_ended((await pd.get("/metrics"))[1])
+            left = outcomes.count("left")
+            assert len(outcomes) == 120
+            assert outcomes.count("completed") > 10
+            assert 120 - left <= counted <= 120
+            assert pd.complaints == []
+
+    run(check, 40.0)
+
+
+FAULTS = ("500", "503", "reset", "sse-error", "reset-mid", "cut", "hang")
+
+
+async def _client(pd: Cluster, chance: random.Random, number: int) -> str:
+    """One request, before which something may break."""
+    await asyncio.sleep(number * 0.012)
+    server = pd.servers[chance.choice(list(pd.servers))]
+    fate = chance.random()
+    if fate < 0.05:
+        await server.restart(0.05)
+    elif fate < 0.4:
+        server.faults.append(chance.choice(FAULTS))
+    stream = chance.random() < 0.5
+    leaves = chance.random() < 0.1
+    try:
+        async with asyncio.timeout(0.02 if leaves else None):
+            answer = await ask(pd, stream=stream)
+    except TimeoutError:
+        return "left"
+    except aiohttp.ClientError as error:
+        pytest.fail(f"an answer without an end: {error!r}")
+    return "completed" if completed(answer, stream=stream) else "error"
+
+
+def _requests_ended(metrics: str) -> int:
+    return sum(
+        int(float(line.rsplit(" ", 1)[1]))
+        for line in metrics.splitlines()
+        if line.startswith("voltana_router_requests_total")
+    )

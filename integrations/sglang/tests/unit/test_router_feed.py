@@ -1,0 +1,447 @@
+"""Feeds, snapshots and what is planned on them."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import sys
+import types
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import numpy as np
+import pytest
+from router_cluster import cluster
+
+from voltana.errors import ConfigError
+from voltana.predictors.conformal_snapshot import ConformalSnapshot
+from voltana.predictors.ecopred import EcoPred
+from voltana.predictors.groups import BySize, by_phase
+from voltana.testing.samples import LinearSnapshot, outcomes
+from voltana.timebase import ManualTime, MonotonicTime
+from voltana.values import Candidate, InstanceState, Load, Request, Reservation, Role
+from voltana_sglang.feed import FeedPublisher, parse_message
+from voltana_sglang.router.chooser import Leg
+from voltana_sglang.router.feeds import FeedFollower
+from voltana_sglang.router.ledger import Entry, Ledger
+from voltana_sglang.router.loads import state_of
+from voltana_sglang.router.pool import Backend
+from voltana_sglang.router.problem import Problem
+from voltana_sglang.router.reports import FEED, LOADS, Report, Reports
+from voltana_sglang.router.routers import make_routers, own_modules
+from voltana_sglang.router.settings import BackendTable, RouterTable
+from voltana_sglang.snapshots import decode_snapshot, encode_snapshot
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from voltana.ports import Router
+    from voltana.values import FloatArray, Forecast
+
+LEVELS = (1005.0, 1200.0, 1410.0)
+CLOCKS = np.array(LEVELS)
+LOADS_TO_TRY = (Load.decode(16, 9000), Load.prefill([(512, 0)]), Load.prefill([(5000, 0)]))
+
+
+def learned() -> EcoPred:
+    predictor = EcoPred(max_clock_mhz=1410.0)
+    for outcome in outcomes(200):
+        predictor.learn(outcome)
+    return predictor
+
+
+def conformal(group: Callable[[Load], str]) -> ConformalSnapshot:
+    return ConformalSnapshot(
+        predictor=learned().snapshot(),
+        quantiles={"decode": 0.1, "": 0.3},
+        q_cert=0.5,
+        widened=0.0,
+        offset_s=0.001,
+        group=group,
+        edges_mhz=(1100.0,),
+    )
+
+
+@pytest.mark.parametrize(
+    "make", [lambda: learned().snapshot(), lambda: conformal(by_phase), lambda: conformal(BySize())]
+)
+def test_snapshots_forecast_the_same_after_the_wire(make: Callable[[], Any]) -> None:
+    snapshot = make()
+    wire = msgspec.msgpack.decode(msgspec.msgpack.encode(encode_snapshot(snapshot)))
+    again = decode_snapshot(wire)
+    assert again is not None
+    for load in LOADS_TO_TRY:
+        one, other = snapshot.forecast(load, CLOCKS), again.forecast(load, CLOCKS)
+        np.testing.assert_array_equal(one.mean_s, other.mean_s)
+        np.testing.assert_array_equal(one.upper_s, other.upper_s)
+
+
+@dataclass(frozen=True)
+class OwnSnapshot:
+    """A user's own."""
+
+    scale: float
+
+    def forecast(self, load: Load, clocks_mhz: FloatArray) -> Forecast:
+        return LinearSnapshot(scale=self.scale).forecast(load, clocks_mhz)
+
+    def to_dict(self) -> Mapping[str, object]:
+        return {"scale": self.scale}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> OwnSnapshot:
+        return cls(**values)
+
+
+def test_a_user_s_own_snapshot_needs_its_module_in_the_configuration() -> None:
+    module = types.ModuleType("my_policy")
+    module.OwnSnapshot = OwnSnapshot  # type: ignore[attr-defined]
+    sys.modules["my_policy"] = module
+    encoded = encode_snapshot(OwnSnapshot(2.0))
+    assert encoded is not None
+    encoded["kind"] = "my_policy:OwnSnapshot"
+    settings = RouterTable(policy="my_policy:make")
+    assert decode_snapshot(encoded, own_modules(settings)) == OwnSnapshot(2.0)
+    with pytest.raises(ValueError, match="not named in this configuration"):
+        decode_snapshot(encoded, own_modules(RouterTable()))
+    with pytest.raises(ValueError, match="not named"):
+        decode_snapshot({"kind": "os:system", "values": {}}, own_modules(settings))
+    assert encode_snapshot(LinearSnapshot()) is None  # it could not be read again
+    del sys.modules["my_policy"]
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"kind": "latency", "values": {}}, {"kind": "latency"}, 5, {"kind": 1, "values": 2}]
+)
+def test_a_broken_snapshot_is_an_error_not_a_crash(wrong: Any) -> None:
+    with pytest.raises(ValueError, match="snapshot"):
+        decode_snapshot(wrong)
+
+
+STATE = InstanceState(running_requests=5, kv_tokens=600, queued_tokens=70, clock_mhz=1200.0)
+
+
+def test_a_feed_reaches_the_router_s_reports() -> None:
+    async def check() -> None:
+        time = MonotonicTime()
+        publisher = FeedPublisher("tcp://127.0.0.1:0", "decode-0", time)
+        feeds = {"decode-0": publisher.address}
+        async with cluster(prefill=1, decode=2, feeds=feeds) as pd:
+            snapshot = learned().snapshot()
+            report = None
+            for _ in range(200):
+                publisher.publish(
+                    STATE, age_s=0.01, levels_mhz=LEVELS, budget_s=0.06, snapshot=snapshot
+                )
+                await asyncio.sleep(0.01)
+                report = pd.service.reports.fresh("decode-0", time.now_s())
+                if report is not None and report.predictor is not None:
+                    break
+            assert report is not None
+            assert report.predictor is not None
+            assert (report.state, report.source) == (STATE, FEED)
+            assert (report.levels_mhz, report.budget_s) == (LEVELS, 0.06)
+            assert 0.01 <= time.now_s() - report.sampled_s < 0.1
+            status = (await pd.get("/router/status"))[1]
+            by_name = {b["name"]: b["state"] for b in status["backends"]}
+            assert by_name == {"prefill-0": "stale", "decode-0": "feed", "decode-1": "stale"}
+            await asyncio.sleep(0.15)
+            assert pd.service.reports.fresh("decode-0", time.now_s()) is None
+        publisher.close()
+
+    asyncio.run(check())
+
+
+def test_the_example_s_router_chooses_by_what_agents_publish(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A user's MODULE:FACTORY, from feeds over sockets to requests on servers."""
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[4] / "examples"))
+
+    async def check() -> None:
+        clocks = {"decode-0": 1400.0, "decode-1": 900.0}
+        publishers = {
+            name: FeedPublisher("tcp://127.0.0.1:0", name, MonotonicTime()) for name in clocks
+        }
+        feeds = {name: publisher.address for name, publisher in publishers.items()}
+
+        async def publish() -> None:
+            while True:
+                for name, publisher in publishers.items():
+                    state = InstanceState(clock_mhz=clocks[name])
+                    publisher.publish(state, age_s=0.0, levels_mhz=LEVELS, budget_s=0.06)
+                await asyncio.sleep(0.005)
+
+        publishing = asyncio.create_task(publish())
+        mine = "custom_router:LowestClock"
+        # Generous, for a busy machine may hold up the task above for longer than 100 ms.
+        settings: dict[str, Any] = {"decode_router": mine, "stale_after_s": 2.0, "feeds": feeds}
+        async with cluster(prefill=1, decode=2, **settings) as pd, asyncio.timeout(10):
+            while not all(pd.service.reports.fresh(n, MonotonicTime().now_s()) for n in clocks):
+                await asyncio.sleep(0.01)
+            for slow in ("decode-1", "decode-0"):
+                other = "decode-0" if slow == "decode-1" else "decode-1"
+                clocks[slow], clocks[other] = 900.0, 1400.0
+                await asyncio.sleep(0.2)
+                for _ in range(3):
+                    _, _, headers = await pd.post("/generate", {"text": "a"})
+                    assert headers["X-Voltana-Decode"] == slow
+            assert 'role="decode",source="feed"} 6.0' in (await pd.get("/metrics"))[1]
+        publishing.cancel()
+        await asyncio.gather(publishing, return_exceptions=True)
+        for publisher in publishers.values():
+            publisher.close()
+
+    asyncio.run(check())
+
+
+class Wire:
+    """Collects what a publisher would send, without a socket."""
+
+    def __init__(self) -> None:
+        self.time = ManualTime(100.0)
+        self.reports, self.ledger = Reports(0.1), Ledger()
+        self.follower = FeedFollower(
+            {"decode-0"}, reports=self.reports, ledger=self.ledger, time=self.time
+        )
+
+    def message(self, **changes: Any) -> bytes:
+        state = [5, 600, 0, 70, 1200.0, 0.0]
+        plain = {"v": 1, "instance": "decode-0", "state": state, "age_s": 0.0, "budget_s": 0.06}
+        return msgspec.msgpack.encode(plain | {"rooms": []} | changes)
+
+
+def test_levels_and_snapshot_stand_until_they_are_sent_again() -> None:
+    wire = Wire()
+    snapshot = encode_snapshot(learned().snapshot())
+    wire.follower.take(wire.message(levels_mhz=list(LEVELS), snapshot=snapshot))
+    wire.follower.take(wire.message())
+    first = wire.reports.fresh("decode-0", 100.0)
+    assert first is not None
+    assert first.predictor is not None
+    assert first.levels_mhz == LEVELS
+    wire.follower.take(wire.message(levels_mhz=list(LEVELS), snapshot=snapshot))
+    second = wire.reports.fresh("decode-0", 100.0)
+    assert second is not None
+    assert second.predictor is first.predictor  # not read again every second
+
+
+def test_unusable_messages_change_nothing() -> None:
+    wire = Wire()
+    for raw in (
+        b"",
+        b"\xc1",
+        wire.message(v=2),
+        wire.message(instance="other"),
+        wire.message(state=[1]),
+    ):
+        wire.follower.take(raw)
+    assert wire.reports.fresh("decode-0", 100.0) is None
+    wire.follower.take(
+        wire.message(levels_mhz=[1.0], snapshot={"kind": "nobody:knows", "values": {}})
+    )
+    report = wire.reports.fresh("decode-0", 100.0)
+    assert report is not None
+    assert report.predictor is None
+
+
+def test_a_message_settles_the_rooms_that_it_names() -> None:
+    wire = Wire()
+    wire.ledger.book(
+        Entry(
+            rid="r",
+            prefill="p",
+            decode="decode-0",
+            requests=1,
+            prompt_tokens=9,
+            sent_s=100.0,
+            rooms=(77,),
+        )
+    )
+    wire.follower.take(wire.message())
+    assert wire.ledger.reserved("decode-0") == Reservation(requests=1, prompt_tokens=9)
+    wire.follower.take(wire.message(rooms=[77]))
+    assert wire.ledger.reserved("decode-0").requests == 0
+
+
+def test_the_publisher_sends_snapshots_on_change_and_once_a_second() -> None:
+    time, sent = ManualTime(), []
+    publisher = FeedPublisher("tcp://127.0.0.1:0", "decode-0", time)
+    publisher._socket.close()
+    publisher._socket = types.SimpleNamespace(  # type: ignore[assignment]
+        send=lambda raw, _flags: sent.append(parse_message(raw)), close=lambda: None
+    )
+    one, other = learned().snapshot(), learned().snapshot()
+    for snapshot, gap_s in ((one, 0.1), (one, 0.1), (other, 0.1), (other, 1.1), (other, 0.1)):
+        publisher.publish(STATE, age_s=0.0, levels_mhz=LEVELS, budget_s=1.0, snapshot=snapshot)
+        time.advance(gap_s)
+    assert [m.levels_mhz is not None for m in sent] == [True, False, True, False, True]
+
+
+# Choosing.
+
+
+class Recording:
+    """A router that remembers what it was shown."""
+
+    def __init__(self, answer: Any = None) -> None:
+        self.shown: list[Candidate] = []
+        self.answer = answer
+
+    def route(self, request: Request, candidates: Sequence[Candidate]) -> str:
+        self.shown = list(candidates)
+        if isinstance(self.answer, Exception):
+            raise self.answer
+        return self.answer or candidates[-1].instance
+
+
+class Bench:
+    """A leg of two decode instances."""
+
+    def __init__(self, router: Router) -> None:
+        tables = [
+            BackendTable(name=f"d{i}", role="decode", url=f"http://h:{i + 1}") for i in range(2)
+        ]
+        self.backends = [Backend(table, RouterTable()) for table in tables]
+        for backend in self.backends:
+            backend.passed_check()
+        self.time, self.ledger, self.reports = ManualTime(10.0), Ledger(), Reports(0.1)
+        self.counted: list[str] = []
+        self.leg = Leg(
+            self.backends,
+            router,
+            ledger=self.ledger,
+            reports=self.reports,
+            time=self.time,
+            count=lambda _role, source: self.counted.append(source),
+        )
+
+    def report(self, name: str, running: int, *, age_s: float = 0.0, source: str = FEED) -> None:
+        state = InstanceState(running_requests=running, clock_mhz=1200.0)
+        at_s = self.time.now_s() - age_s
+        self.reports.put(name, Report(state=state, sampled_s=at_s, source=source, budget_s=0.06))
+
+    def book(self, number: int, name: str) -> None:
+        self.ledger.book(
+            Entry(
+                rid=str(number),
+                prefill=None,
+                decode=name,
+                requests=1,
+                prompt_tokens=10,
+                sent_s=self.time.now_s(),
+            )
+        )
+
+    def choose(self, **options: Any) -> str:
+        request = Request(request_id=1, arrived_at_s=self.time.now_s(), prompt_tokens=10)
+        return self.leg.choose(request, **options).name
+
+
+def test_the_policy_s_router_sees_fresh_states_and_reservations() -> None:
+    router = Recording()
+    bench = Bench(router)
+    bench.report("d0", 4)
+    bench.report("d1", 5, age_s=0.05)
+    bench.book(1, "d0")
+    assert bench.choose() == "d1"
+    assert bench.counted == [FEED]
+    first, second = router.shown
+    assert (first.state.running_requests, first.reserved.requests, first.in_flight) == (4, 1, 1)
+    assert second.state_age_s == pytest.approx(0.05)
+    assert first.role is Role.DECODE
+
+
+def test_a_stale_feed_falls_back_to_loads_and_then_to_the_ledger() -> None:
+    router = Recording()
+    bench = Bench(router)
+    bench.report("d0", 4)
+    bench.report("d1", 5, source=LOADS)
+    bench.choose()
+    bench.time.advance(0.2)
+    bench.book(1, "d0")
+    router.shown = []
+    assert bench.choose() == "d1"  # least in flight, whatever the router would say
+    assert router.shown == []
+    assert bench.counted == [LOADS, "in-flight"]
+
+
+@pytest.mark.parametrize("answer", [ValueError("no"), "d7"])
+def test_a_user_s_router_that_fails_costs_no_request(answer: Any) -> None:
+    bench = Bench(Recording(answer))
+    bench.report("d0", 9)
+    bench.report("d1", 5)
+    assert bench.choose() == "d1"
+    assert bench.counted == ["router-failed"]
+
+
+def test_instances_to_avoid_are_taken_only_where_there_is_no_other() -> None:
+    bench = Bench(Recording("d0"))
+    assert bench.choose(avoid={"d0"}) == "d1"
+    bench.backends[1].draining = True
+    assert bench.choose(avoid={"d0"}) == "d0"
+    bench.backends[0].failed("refused", dead=True)
+    with pytest.raises(Problem, match=r"d0: refused; d1: draining"):
+        bench.choose()
+
+
+def test_a_burst_on_a_stale_cluster_spreads_evenly() -> None:
+    bench = Bench(Recording())
+    chosen = []
+    for number in range(10):
+        chosen.append(bench.choose())
+        bench.book(number, chosen[-1])
+    assert chosen.count("d0") == chosen.count("d1") == 5
+
+
+def test_loads_of_all_ranks_add_up() -> None:
+    ranks = [
+        {"num_running_reqs": 2, "num_waiting_reqs": 1, "num_used_tokens": 30},
+        {
+            "num_running_reqs": 3,
+            "num_waiting_reqs": 0,
+            "num_used_tokens": 9,
+            "num_active_tokens": 8,
+        },
+    ]
+    state = state_of(ranks, Role.DECODE)
+    assert (state.running_requests, state.queued_requests, state.kv_tokens) == (5, 1, 38)
+    assert math.isnan(state.clock_mhz)
+    with pytest.raises(ValueError, match="unknown form"):
+        state_of([{"nothing": 1}], Role.DECODE)
+
+
+@pytest.mark.parametrize(
+    ("settings", "names"),
+    [
+        ({}, ("FillUp", "EcoRoute")),
+        ({"policy": "voltana-v0.1"}, ("RandomRouter", "TileAware")),
+        (
+            {"prefill_router": "random", "decode_router": "round-robin"},
+            ("RandomRouter", "RoundRobin"),
+        ),
+        ({"decode_router": "ecoroute"}, ("FillUp", "EcoRoute")),
+        ({"policy": "voltana.routers.round_robin:RoundRobin"}, ("RoundRobin", "RoundRobin")),
+        ({"decode_router": "voltana.routers.fill_up:FillUp"}, ("FillUp", "FillUp")),
+    ],
+)
+def test_routers_come_from_policies_names_and_users(
+    settings: dict[str, str], names: tuple[str, str]
+) -> None:
+    made = make_routers(RouterTable(**settings))
+    assert tuple(type(router).__name__ for router in made) == names
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"policy": "voltanna"}, "Did you mean 'voltana'"),
+        ({"decode_router": "eco"}, "unknown decode_router 'eco'"),
+        ({"decode_router": "nowhere:Router"}, "cannot be imported"),
+    ],
+)
+def test_wrong_routers_are_refused_with_a_remedy(settings: dict[str, str], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        make_routers(RouterTable(**settings))

@@ -1,0 +1,161 @@
+"""The ledger: nothing counts twice, nothing stays behind."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from voltana.values import NO_RESERVATION, Reservation
+from voltana_sglang.router.ledger import INGEST_S, Entry, Ledger
+
+PREFILLS = ("p0", "p1", None)
+DECODES = ("d0", "d1")
+
+
+def entry(rid: str = "r", sent_s: float = 0.0, prefill: str | None = "p0") -> Entry:
+    return Entry(
+        rid=rid,
+        prefill=prefill,
+        decode="d0",
+        requests=2,
+        prompt_tokens=30,
+        sent_s=sent_s,
+        rooms=(7, 8),
+    )
+
+
+def test_a_request_moves_from_reserved_to_reported() -> None:
+    ledger = Ledger()
+    ledger.book(entry())
+    both = Reservation(requests=2, prompt_tokens=30)
+    assert ledger.reserved("p0") == ledger.reserved("d0") == both
+    ledger.reconcile("p0", INGEST_S / 2)
+    assert ledger.reserved("p0") == both
+    ledger.reconcile("p0", INGEST_S)
+    assert ledger.reserved("p0") == NO_RESERVATION
+    assert ledger.total("p0") == both
+    ledger.reconcile("d0", 5.0)  # still being prefilled: the decode server does not count it
+    assert ledger.reserved("d0") == both
+    ledger.prefilled("r", 6.0)
+    assert ledger.total("p0") == NO_RESERVATION
+    ledger.reconcile("d0", 5.9)
+    assert ledger.reserved("d0") == both
+    ledger.reconcile("d0", 6.0)
+    assert ledger.reserved("d0") == NO_RESERVATION
+    assert ledger.in_flight("d0") == 2
+    ledger.finished("r")
+    assert ledger.in_flight("d0") == len(ledger) == 0
+
+
+def test_a_report_that_names_the_room_settles_it_at_once() -> None:
+    ledger = Ledger()
+    ledger.book(entry())
+    ledger.reconcile("p0", -1.0, rooms=[99])
+    assert ledger.reserved("p0").requests == 2
+    ledger.reconcile("p0", -1.0, rooms=[8])
+    assert ledger.reserved("p0") == NO_RESERVATION
+
+
+def test_the_same_id_is_not_booked_twice() -> None:
+    ledger = Ledger()
+    ledger.book(entry())
+    with pytest.raises(ValueError, match="in flight already"):
+        ledger.book(entry())
+
+
+Step = tuple[str, int, int, int]
+STEPS = st.lists(
+    st.tuples(
+        st.sampled_from(["book", "prefilled", "finished", "report", "named"]),
+        st.integers(0, 9),
+        st.integers(0, 2),
+        st.integers(0, 1),
+    ),
+    max_size=60,
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(STEPS, st.lists(st.integers(0, 40), min_size=60, max_size=60))
+def test_it_agrees_with_a_plain_account_of_every_request(
+    steps: list[Step], gaps: list[int]
+) -> None:
+    """In any order of events, late and double ones included."""
+    ledger, plain = Ledger(), Plain()
+    now_s = 0.0
+    for (kind, number, first, second), gap in zip(steps, gaps, strict=False):
+        now_s += gap * 1e-3
+        rid = f"r{number}"
+        if kind == "book" and rid not in plain.open:
+            made = Entry(
+                rid=rid,
+                prefill=PREFILLS[first],
+                decode=DECODES[second],
+                requests=number + 1,
+                prompt_tokens=10 * number,
+                sent_s=now_s,
+                rooms=(number,),
+            )
+            ledger.book(made)
+            plain.book(made)
+        elif kind == "prefilled":
+            ledger.prefilled(rid, now_s)
+            plain.prefilled(rid, now_s)
+        elif kind == "finished":
+            ledger.finished(rid)
+            plain.open.pop(rid, None)
+        else:
+            instance = [*PREFILLS[:2], *DECODES][(first + 2 * second) % 4]
+            assert instance is not None
+            sampled_s = now_s - 0.01 * first
+            rooms = (number,) if kind == "named" else ()
+            ledger.reconcile(instance, sampled_s, rooms)
+            plain.report(instance, sampled_s, rooms)
+        for instance in ("p0", "p1", *DECODES):
+            assert ledger.reserved(instance) == plain.reserved(instance)
+            assert ledger.in_flight(instance) == plain.in_flight(instance)
+    for rid in list(plain.open):
+        ledger.finished(rid)
+    for instance in ("p0", "p1", *DECODES):
+        assert ledger.total(instance) == ledger.reserved(instance) == NO_RESERVATION
+
+
+class Plain:
+    """Sums over all requests every time."""
+
+    def __init__(self) -> None:
+        self.open: dict[str, tuple[Entry, float | None, set[str]]] = {}
+
+    def book(self, made: Entry) -> None:
+        self.open[made.rid] = (made, None, set())
+
+    def prefilled(self, rid: str, now_s: float) -> None:
+        if rid in self.open:
+            made, at_s, seen = self.open[rid]
+            self.open[rid] = made, now_s if at_s is None else at_s, seen
+
+    def report(self, instance: str, sampled_s: float, rooms: tuple[int, ...]) -> None:
+        for made, at_s, seen in self.open.values():
+            if instance == made.decode and made.prefill is not None:
+                there = at_s is not None and at_s <= sampled_s
+            else:
+                there = made.sent_s + INGEST_S <= sampled_s
+            if there or set(rooms) & set(made.rooms):
+                seen.add(instance)
+
+    def at(self, instance: str) -> list[tuple[Entry, bool]]:
+        found = []
+        for made, at_s, seen in self.open.values():
+            if instance == made.decode or (instance == made.prefill and at_s is None):
+                found.append((made, instance in seen))
+        return found
+
+    def reserved(self, instance: str) -> Reservation:
+        mine = [made for made, seen in self.at(instance) if not seen]
+        return Reservation(
+            requests=sum(m.requests for m in mine), prompt_tokens=sum(m.prompt_tokens for m in mine)
+        )
+
+    def in_flight(self, instance: str) -> int:
+        return sum(made.requests for made, _ in self.at(instance))

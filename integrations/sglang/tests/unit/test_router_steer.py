@@ -1,0 +1,204 @@
+"""Steering the official router: the right number, or none."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import aiohttp
+import pytest
+from fake_sglang import FakeServer, fake_servers, words_of
+from fake_smg import FakeSmg, fake_smg
+
+from voltana.timebase import MonotonicTime
+from voltana_sglang.router.settings import BackendTable
+from voltana_sglang.steer.service import SteerService
+from voltana_sglang.steer.settings import SteerTable
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+
+def run(body: Any) -> None:
+    async def limited() -> None:
+        async with asyncio.timeout(15):
+            await body()
+
+    asyncio.run(limited())
+
+
+@dataclass
+class Steered:
+    servers: dict[str, FakeServer]
+    smg: FakeSmg
+    service: SteerService
+    client: aiohttp.ClientSession
+
+    async def ask(self, *, stream: bool = False, headers: Any = None) -> tuple[int, str]:
+        url = f"http://127.0.0.1:{self.service.port}/generate"
+        body = {"text": "a", "stream": stream}
+        async with self.client.post(url, json=body, headers=headers) as reply:
+            raw = await reply.read()
+            if not stream or reply.status != 200:
+                return reply.status, json.loads(raw).get("text", "")
+            *_, last, done, _ = raw.split(b"\n\n")
+            assert done == b"data: [DONE]"
+            return reply.status, json.loads(last[6:])["text"]
+
+    def seen(self) -> list[int]:
+        return [len(s.seen) for name, s in self.servers.items() if name.startswith("decode")]
+
+
+@contextlib.asynccontextmanager
+async def steered(**settings: Any) -> AsyncIterator[Steered]:
+    """Two decode servers, which the official router knows in the other order."""
+    async with fake_servers(prefill=1, decode=2) as servers:
+        prefill, *decode = servers.values()
+        async with fake_smg(prefill, decode[::-1]) as smg:
+            table = SteerTable(
+                **{
+                    "port": 0,
+                    "upstream": f"http://127.0.0.1:{smg.port}",
+                    "decode_router": "round-robin",
+                    "backends": [
+                        BackendTable(name=s.name, role="decode", url=s.url) for s in decode
+                    ],
+                    "health_period_s": 0.1,
+                    "workers_period_s": 0.1,
+                    "eject_s": 0.1,
+                    "loads_period_s": 0,
+                }
+                | settings
+            )
+            async with (
+                SteerService(table, MonotonicTime()) as service,
+                aiohttp.ClientSession() as client,
+            ):
+                made = Steered(servers, smg, service, client)
+                async with asyncio.timeout(5):
+                    while None in [service.workers.index_of(s.url) for s in decode] or not all(
+                        b.available for b in service.pool
+                    ):
+                        await asyncio.sleep(0.01)
+                yield made
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_requests_go_where_the_router_says_whatever_the_official_order(stream: bool) -> None:
+    async def check() -> None:
+        async with steered() as it:
+            for _ in range(4):
+                status, text = await it.ask(stream=stream)
+                assert (status, text) == (200, " ".join(words_of("a")))
+            assert it.seen() == [2, 2]
+            assert it.smg.targets == ["1", "0", "1", "0"]
+            assert len(it.service.proxy._ledger) == 0
+
+    run(check)
+
+
+def test_a_dead_server_is_never_named() -> None:
+    async def check() -> None:
+        async with steered() as it:
+            await it.servers["decode-0"].stop()
+            it.smg.unhealthy.add("decode-0")
+            async with asyncio.timeout(3):
+                while it.service.pool.named("decode-0").healthy:
+                    await asyncio.sleep(0.01)
+            it.smg.targets.clear()
+            for _ in range(4):
+                assert (await it.ask())[0] == 200
+            assert set(it.smg.targets) == {"0"}
+
+    run(check)
+
+
+def test_one_that_dies_unnoticed_costs_a_second_try_without_a_target() -> None:
+    async def check() -> None:
+        async with steered(health_period_s=60, workers_period_s=20) as it:
+            await it.servers["decode-0"].stop()
+            it.smg.unhealthy.add("decode-0")
+            for _ in range(4):
+                assert (await it.ask())[0] == 200
+            assert it.smg.targets == ["1", None, "0", "1", None, "0"]
+            assert it.service.proxy.repeated == 2
+
+    run(check)
+
+
+def test_one_that_the_official_router_holds_unhealthy_is_not_named() -> None:
+    async def check() -> None:
+        async with steered() as it:
+            it.smg.unhealthy.add("decode-1")
+            await asyncio.sleep(0.3)
+            it.smg.targets.clear()
+            for _ in range(4):
+                assert (await it.ask())[0] == 200
+            assert set(it.smg.targets) == {"1", None}
+
+    run(check)
+
+
+def test_numbers_that_prove_wrong_are_given_up() -> None:
+    async def check() -> None:
+        async with steered() as it:
+            it.smg.shifted = True
+            for _ in range(4):
+                assert (await it.ask())[0] == 200
+            assert it.smg.targets[1:] == [None] * 3
+            await asyncio.sleep(0.3)  # the same list again proves nothing
+            assert (await it.ask())[0] == 200
+            assert it.smg.targets[-1] is None
+            it.smg.order.reverse()
+            it.smg.shifted = False
+            await asyncio.sleep(0.3)
+            await it.ask()
+            assert it.smg.targets[-1] is not None
+
+    run(check)
+
+
+def test_a_list_that_grows_old_is_not_used() -> None:
+    async def check() -> None:
+        async with steered(workers_period_s=0.1) as it:
+
+            async def fail(_self: Any = None) -> None:
+                raise TimeoutError
+
+            it.service.workers._read = fail  # type: ignore[method-assign]
+            await asyncio.sleep(0.5)
+            it.smg.targets.clear()
+            assert (await it.ask())[0] == 200
+            assert it.smg.targets == [None]
+
+    run(check)
+
+
+def test_a_client_s_own_target_stands_and_other_paths_pass_through() -> None:
+    async def check() -> None:
+        async with steered() as it:
+            await it.ask(headers={"X-Smg-Target-Worker": "0"})
+            assert it.smg.targets == ["0"]
+            url = f"http://127.0.0.1:{it.service.port}"
+            async with it.client.get(f"{url}/v1/models?x=1") as reply:
+                assert (await reply.json()) == {"path": "/v1/models?x=1"}
+            async with it.client.get(f"{url}/steer/status") as reply:
+                status = await reply.json()
+            assert [b["target"] for b in status["backends"]] == [1, 0]
+
+    run(check)
+
+
+def test_without_the_official_router_the_error_says_so() -> None:
+    async def check() -> None:
+        async with steered() as it:
+            it.service.proxy._upstream = "http://127.0.0.1:9"
+            url = f"http://127.0.0.1:{it.service.port}/generate"
+            async with it.client.post(url, json={"text": "a"}) as reply:
+                assert reply.status == 502
+                assert (await reply.json())["error"]["code"] == "upstream_unreachable"
+
+    run(check)

@@ -1,0 +1,71 @@
+"""What docs/sglang.md tells people to write and to type exists."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from voltana.actuators.settings import DaemonSettings
+from voltana.cli.top_view import Answer, render
+from voltana_sglang.config import parse_config
+
+ROOT = Path(__file__).parents[4]
+TEXT = (ROOT / "docs" / "sglang.md").read_text()
+BLOCKS = re.findall(r"^ *```(\w*)\n(.*?)^ *```", TEXT, flags=re.DOTALL | re.MULTILINE)
+TOML = ["\n".join(line.strip() for line in body.splitlines()) for kind, body in BLOCKS if kind]
+
+
+def test_the_configuration_is_accepted() -> None:
+    (text,) = [body for body in TOML if "[launch]" in body]
+    config = parse_config(tomllib.loads(text))
+    assert config.launch is not None
+    assert len(config.launch.instances()) == 3
+    assert config.actuator.kind == "daemon"
+
+
+def test_the_rule_of_the_daemon_is_accepted() -> None:
+    (text,) = [body for body in TOML if "[[allow]]" in body]
+    assert DaemonSettings.model_validate(tomllib.loads(text)).allow[0].users == ("serving",)
+
+
+@pytest.mark.parametrize("command", ["agent", "launch", "profile", "router", "steer"])
+def test_every_command_answers_help_and_is_described(command: str) -> None:
+    assert f"voltana-sglang {command}" in TEXT
+    done = subprocess.run(
+        [sys.executable, "-m", "voltana_sglang", command, "--help"],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=ROOT,
+        env=os.environ | {"COLUMNS": "200"},
+    )
+    assert done.returncode == 0, done.stderr
+    text = "".join(re.findall(rf"voltana-sglang {command} [^`]*", TEXT))
+    for flag in set(re.findall(r"--[a-z-]+", text)):
+        assert flag in done.stdout, flag
+
+
+def test_the_makefile_has_the_targets() -> None:
+    makefile = (ROOT / "Makefile").read_text()
+    for target in set(re.findall(r"make ([a-z-]+)", TEXT)):
+        assert f"\n{target}:" in makefile, target
+
+
+def test_the_listed_keys_are_those_that_top_shows() -> None:
+    from rich.console import Console
+
+    listed = re.findall(r"`(\w+)`", TEXT.split("## What an agent answers")[1].split("`GET /met")[0])
+    keys = [key for key in listed if key not in {"null"}]
+    numbers = {key: 0.5 for key in keys if key not in {"instance", "role", "health", "dry_run"}}
+    status = {"instance": "i", "role": "decode", "health": "ok", "dry_run": False} | numbers
+    console = Console(width=200)
+    with console.capture() as capture:
+        console.print(render([Answer(address="http://x", status=status)]))
+    row = next(line for line in capture.get().splitlines() if "decode" in line)
+    assert "-" not in row.replace("decode-", ""), row

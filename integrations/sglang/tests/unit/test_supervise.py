@@ -1,0 +1,202 @@
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from voltana_sglang.child_process import ChildProcess, ProcessSpec, how_it_ended
+from voltana_sglang.supervise import LaunchError, Supervisor
+
+SERVER = """
+import http.server, os, sys, time
+class Answer(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(200 if time.time() > ready else 503)
+        self.end_headers()
+    def log_message(self, *_): pass
+ready = time.time() + float(sys.argv[2])
+print("serving", flush=True)
+http.server.HTTPServer(("127.0.0.1", int(sys.argv[1])), Answer).serve_forever()
+"""
+SLEEPER = (sys.executable, "-c", "import time; time.sleep(600)")
+STUBBORN = (
+    sys.executable,
+    "-c",
+    "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print(1, flush=True);"
+    "time.sleep(600)",
+)
+PARENT = (
+    sys.executable,
+    "-c",
+    "import subprocess, sys; c = subprocess.Popen([sys.executable, '-c', 'import time;"
+    " time.sleep(600)']); print(c.pid, flush=True); c.wait()",
+)
+
+
+def never() -> bool:
+    return False
+
+
+def running(pid: int) -> bool:
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
+    except FileNotFoundError:
+        return False
+    return state != "Z"
+
+
+def wait_for(condition, timeout_s: float = 10.0) -> bool:
+    ends_s = time.monotonic() + timeout_s
+    while time.monotonic() < ends_s:
+        if condition():
+            return True
+        time.sleep(0.02)
+    return bool(condition())
+
+
+@pytest.fixture
+def said() -> list[tuple[str, str]]:
+    return []
+
+
+@pytest.fixture
+def supervise(tmp_path: Path, said):
+    made: list[Supervisor] = []
+
+    def make(*stages: list[ProcessSpec], start_timeout_s: float = 20.0) -> Supervisor:
+        made.append(Supervisor(stages, tmp_path, lambda *what: said.append(what), start_timeout_s))
+        return made[-1]
+
+    yield make
+    for supervisor in made:
+        supervisor.shut_down(lambda: True)
+
+
+def test_stages_wait_for_each_other(supervise, said, free_port) -> None:
+    port = str(free_port)
+    first = ProcessSpec(
+        name="first",
+        kind="unified",
+        command=(sys.executable, "-c", SERVER, port, "0.5"),
+        ready_url=f"http://127.0.0.1:{port}/health",
+    )
+    second = ProcessSpec(name="second", kind="router", command=SLEEPER)
+    supervisor = supervise([first], [second])
+    assert supervisor.start(never)
+    names = [(name, text.split(",")[0].split(" after")[0]) for name, text in said]
+    assert names == [
+        ("first", "starting"),
+        ("first", "ready"),
+        ("second", "starting"),
+        ("second", "ready"),
+    ]
+    assert supervisor.children[0].ready_after_s > 0.5
+    assert "serving" in supervisor.children[0].log.read_text()
+
+
+def test_the_log_of_a_process_that_does_not_start_is_quoted(supervise) -> None:
+    broken = (sys.executable, "-c", "raise SystemExit('no such model')")
+    spec = ProcessSpec(name="decode-0", kind="decode", command=broken, ready_url="http://[::1]:1/")
+    with pytest.raises(LaunchError, match=r"decode-0 ended by itself \(exit status 1\)") as error:
+        supervise([spec]).start(never)
+    assert "no such model" in str(error.value)
+
+
+def test_one_that_is_late_names_the_setting(supervise) -> None:
+    spec = ProcessSpec(name="slow", kind="decode", command=SLEEPER, ready_url="http://127.0.0.1:9/")
+    with pytest.raises(LaunchError, match=r"not ready after 1 s.*launch\.start_timeout_s"):
+        supervise([spec], start_timeout_s=1.0).start(never)
+
+
+def test_a_stop_during_the_start_is_obeyed(supervise) -> None:
+    spec = ProcessSpec(name="slow", kind="decode", command=SLEEPER, ready_url="http://127.0.0.1:9/")
+    assert not supervise([spec]).start(lambda: True)
+
+
+@pytest.mark.parametrize(("on_exit", "serves_on"), [("shut-down", False), ("keep-serving", True)])
+def test_a_death_is_reported_and_treated_as_configured(supervise, said, on_exit, serves_on) -> None:
+    specs = [ProcessSpec(name=f"decode-{i}", kind="decode", command=SLEEPER) for i in range(2)]
+    supervisor = supervise(specs)
+    supervisor.start(never)
+    os.kill(supervisor.children[0].pid, signal.SIGKILL)
+    ends_s = time.monotonic() + 3.0
+    if not serves_on:
+        with pytest.raises(LaunchError, match=r"decode-0 ended by itself \(signal SIGKILL"):
+            supervisor.run(lambda: time.monotonic() > ends_s, on_exit)
+        return
+    supervisor.run(lambda: time.monotonic() > ends_s, on_exit)
+    assert any(name == "decode-0" and "serving goes on" in text for name, text in said)
+    assert supervisor.children[1].status() is None
+
+
+def test_serving_ends_with_the_last_server_of_a_kind(supervise) -> None:
+    specs = [ProcessSpec(name=kind, kind=kind, command=SLEEPER) for kind in ("prefill", "decode")]
+    supervisor = supervise(specs)
+    supervisor.start(never)
+    os.kill(supervisor.children[0].pid, signal.SIGKILL)
+    with pytest.raises(LaunchError, match="prefill ended by itself"):
+        supervisor.run(never, "keep-serving")
+
+
+def test_an_agent_is_not_needed_for_serving(supervise, said) -> None:
+    specs = [ProcessSpec(name=kind, kind=kind, command=SLEEPER) for kind in ("unified", "agent")]
+    supervisor = supervise(specs)
+    supervisor.start(never)
+    os.kill(supervisor.children[1].pid, signal.SIGKILL)
+    ends_s = time.monotonic() + 1.0
+    supervisor.run(lambda: time.monotonic() > ends_s, "keep-serving")
+    assert any("serving goes on" in text for _, text in said)
+
+
+def test_shutting_down_takes_grandchildren_and_the_stubborn_along(supervise, tmp_path) -> None:
+    specs = [
+        ProcessSpec(name="parent", kind="decode", command=PARENT, grace_s=0.5),
+        ProcessSpec(name="stubborn", kind="decode", command=STUBBORN, grace_s=0.5),
+    ]
+    supervisor = supervise(specs)
+    supervisor.start(never)
+    pids = [child.pid for child in supervisor.children]
+    assert wait_for(lambda: (tmp_path / "parent.log").read_text().strip())
+    assert wait_for(lambda: (tmp_path / "stubborn.log").read_text().strip())
+    pids.append(int((tmp_path / "parent.log").read_text()))
+    supervisor.shut_down()
+    assert not any(running(pid) for pid in pids)
+    supervisor.shut_down()
+
+
+def test_nothing_outlives_a_launch_that_is_killed(tmp_path) -> None:
+    folder = str(tmp_path)
+    code = (
+        "import sys, time; from pathlib import Path;"
+        "from voltana_sglang.child_process import ChildProcess, ProcessSpec;"
+        "c = ChildProcess(ProcessSpec(name='c', kind='decode',"
+        f" command=(sys.executable, '-c', 'import time; time.sleep(600)')), Path({folder!r}));"
+        "print(c.pid, flush=True); time.sleep(600)"
+    )
+    launch = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    assert launch.stdout is not None
+    child = int(launch.stdout.readline())
+    assert running(child)
+    launch.kill()
+    launch.wait()
+    launch.stdout.close()
+    assert wait_for(lambda: not running(child))
+
+
+def test_exit_statuses_in_words() -> None:
+    assert how_it_ended(3) == "exit status 3"
+    assert how_it_ended(-9) == "signal SIGKILL"
+    assert how_it_ended(-99) == "signal 99"
+
+
+def test_a_process_without_an_address_is_ready_at_once(tmp_path) -> None:
+    child = ChildProcess(ProcessSpec(name="c", kind="agent", command=SLEEPER), tmp_path)
+    assert child.probe()
+    child.terminate()
+    child.finish(5.0)
+    assert child.status() == -signal.SIGTERM

@@ -1,0 +1,1 @@
+"""The agent of an instance: reads the engine's rings, runs the control loop, drives the clock."""

@@ -1,0 +1,127 @@
+"""One process that a launch starts: its command, its log, whether it is ready, its end.
+
+Every process leads a session of its own, so that its end takes its own children along; and it gets
+SIGTERM when whoever started it is gone, so that nothing outlives a launch that was killed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import http.client
+import os
+import signal
+import subprocess
+import time
+import urllib.request
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+_PR_SET_PDEATHSIG = 1
+_PROBE_TIMEOUT_S = 2.0
+_LAST_WORDS_BYTES = 1500
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProcessSpec:
+    """What to start.
+
+    Attributes:
+        name: Unique in a launch; also the stem of its log.
+        command: The program and its arguments.
+        environment: Variables on top of those of this process, as pairs.
+        ready_url: Answers 200 once the process is ready; None counts it as ready at once.
+        kind: ``prefill``, ``decode``, ``unified``, ``agent`` or ``router``.
+        grace_s: How long it may take over SIGTERM before it is killed.
+    """
+
+    name: str
+    command: tuple[str, ...]
+    environment: tuple[tuple[str, str], ...] = ()
+    ready_url: str | None = None
+    kind: str
+    grace_s: float = 5.0
+
+
+class ChildProcess:
+    """A process as started from a specification; must be made in the main thread.
+
+    Args:
+        spec: What to start.
+        logs: Folder for its log, which exists.
+    """
+
+    def __init__(self, spec: ProcessSpec, logs: Path) -> None:
+        self.spec = spec
+        self.log = logs / f"{spec.name}.log"
+        self.started_s = time.monotonic()
+        self.ready_after_s: float | None = None
+        with self.log.open("wb") as log:
+            self._process = subprocess.Popen(
+                spec.command,
+                env=os.environ | dict(spec.environment),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+                preexec_fn=_die_with_parent,  # noqa: PLW1509  (no thread runs yet)
+            )
+
+    @property
+    def pid(self) -> int:
+        """Process id, which is the id of its session and process group too."""
+        return self._process.pid
+
+    def status(self) -> int | None:
+        """Exit status; None while it runs."""
+        return self._process.poll()
+
+    def probe(self) -> bool:
+        """Whether it is ready; asks only until it has been so once."""
+        if self.ready_after_s is None and self.status() is None and self._answers():
+            self.ready_after_s = time.monotonic() - self.started_s
+        return self.ready_after_s is not None
+
+    def terminate(self) -> None:
+        """Ask it to end."""
+        if self.status() is None:
+            self._process.terminate()
+
+    def finish(self, timeout_s: float) -> None:
+        """Wait for its end, then kill whatever is left of it and of its children."""
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(max(0.0, timeout_s))
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.pid, signal.SIGKILL)
+        self._process.wait()
+
+    def last_words(self) -> str:
+        """The end of its log."""
+        with contextlib.suppress(OSError):
+            return self.log.read_bytes()[-_LAST_WORDS_BYTES:].decode(errors="replace").strip()
+        return ""
+
+    def _answers(self) -> bool:
+        if self.spec.ready_url is None:
+            return True
+        try:
+            with urllib.request.urlopen(self.spec.ready_url, timeout=_PROBE_TIMEOUT_S) as reply:
+                return bool(reply.status == http.client.OK)
+        except (OSError, http.client.HTTPException):
+            return False
+
+
+def how_it_ended(status: int) -> str:
+    """An exit status in words."""
+    if status >= 0:
+        return f"exit status {status}"
+    with contextlib.suppress(ValueError):
+        return f"signal {signal.Signals(-status).name}"
+    return f"signal {-status}"
+
+
+def _die_with_parent() -> None:
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)

@@ -1,0 +1,65 @@
+"""The command ``voltana-sglang``: one thin file a subcommand."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from voltana.errors import VoltanaError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+COMMANDS = {
+    "agent": "voltana_sglang.agent_command:agent",
+    "launch": "voltana_sglang.launch:launch",
+    "profile": "voltana_sglang.profile:profile",
+    "router": "voltana_sglang.router_command:router",
+    "steer": "voltana_sglang.steer_command:steer",
+}
+"""Subcommands and where they are."""
+
+USAGE_ERROR = 2
+
+
+def make_app(only: str | None = None) -> typer.Typer:
+    """The command line.
+
+    Args:
+        only: The subcommand to load; None loads all of them, for ``--help``.
+    """
+    app = typer.Typer(
+        name="voltana-sglang",
+        help="Puts voltana in control of the clocks and the routing of an unmodified SGLang.",
+        no_args_is_help=True,
+        add_completion=False,
+        pretty_exceptions_enable=False,
+    )
+    app.callback()(_root)
+    for name, place in COMMANDS.items():
+        if only in {None, name}:
+            app.command(name)(_load(place))
+    return app
+
+
+def main() -> None:
+    """Run the command line; an error of the user's is one line and exit status 2."""
+    first = sys.argv[1] if len(sys.argv) > 1 else None
+    try:
+        make_app(first if first in COMMANDS else None)()
+    except VoltanaError as error:
+        sys.stderr.write(f"voltana-sglang: {error}\n")
+        sys.exit(USAGE_ERROR)
+
+
+def _root() -> None:
+    pass
+
+
+def _load(place: str) -> Callable[..., Any]:
+    module, _, name = place.partition(":")
+    function: Callable[..., Any] = getattr(importlib.import_module(module), name)
+    return function

@@ -1,0 +1,112 @@
+"""What the hooks rely on in SGLang, checked before anything is measured."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import re
+from importlib import metadata
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+SCHEDULER = "sglang.srt.managers.scheduler.Scheduler"
+
+FIRST_VERSION = (0, 5, 11)
+"""The first with plugins."""
+
+NEXT_VERSION = (0, 6, 0)
+"""From here on nothing is known; the plugin stays passive."""
+
+METHODS: Mapping[str, tuple[str, ...]] = {
+    "run_batch": ("self", "batch"),
+    "process_batch_result": ("self", "batch", "result"),
+}
+"""Methods that are hooked, and how their parameters begin."""
+
+BATCH_FIELDS = frozenset(
+    {"reqs", "forward_mode", "seq_lens_cpu", "extend_lens", "prefix_lens", "decoding_reqs"}
+)
+MODE_NAMES = frozenset({"EXTEND", "DECODE", "MIXED", "IDLE"})
+SCHEDULER_FIELDS = ("server_args", "waiting_queue", "disaggregation_mode")
+QUEUES: Mapping[str, tuple[str, ...]] = {
+    "null": (),
+    "prefill": ("disagg_prefill_bootstrap_queue",),
+    "decode": ("disagg_decode_prealloc_queue",),
+}
+
+
+def installed_version() -> str:
+    """Version of SGLang; empty where it is not installed."""
+    try:
+        return metadata.version("sglang")
+    except metadata.PackageNotFoundError:
+        return ""
+
+
+def version_problem(version: str) -> str:
+    """Why a version is not measured; empty if it is."""
+    found = re.match(r"(\d+)\.(\d+)\.(\d+)", version)
+    if found is None:
+        return f"SGLang of unknown version {version!r}"
+    numbers = tuple(int(number) for number in found.groups())
+    if FIRST_VERSION <= numbers < NEXT_VERSION:
+        return ""
+    known = ".".join(map(str, FIRST_VERSION)), ".".join(map(str, NEXT_VERSION))
+    return f"SGLang {version} is unknown: {known[0]} and later, below {known[1]}, are known"
+
+
+def static_problems() -> list[str]:
+    """What SGLang's classes lack of what the hooks rely on; imports SGLang."""
+    problems = []
+    scheduler = importlib.import_module("sglang.srt.managers.scheduler").Scheduler
+    for name, expected in METHODS.items():
+        method = getattr(scheduler, name, None)
+        begins = () if method is None else tuple(inspect.signature(method).parameters)
+        if begins[: len(expected)] != expected:
+            problems.append(f"Scheduler.{name}{begins} instead of {expected}")
+    batch = importlib.import_module("sglang.srt.managers.schedule_batch").ScheduleBatch
+    fields = BATCH_FIELDS - set(getattr(batch, "__dataclass_fields__", ()))
+    problems += [f"ScheduleBatch has no {name}" for name in sorted(fields)]
+    names = MODE_NAMES - set(forward_modes().values())
+    problems += [f"ForwardMode has no {name}" for name in sorted(names)]
+    return problems
+
+
+def instance_problems(scheduler: Any, mode: str) -> list[str]:
+    """What a scheduler lacks of what the hooks rely on."""
+    if mode not in QUEUES:
+        return [f"disaggregation mode {mode!r} is unknown"]
+    wanted = (*SCHEDULER_FIELDS, *QUEUES[mode])
+    return [f"the scheduler has no {name}" for name in wanted if not hasattr(scheduler, name)]
+
+
+def hook_problems(owner: type, hooks: Mapping[str, Callable[..., Any]]) -> list[str]:
+    """Which hooks are not in force: SGLang only logs one that it could not apply.
+
+    Args:
+        owner: The class whose methods are hooked.
+        hooks: What should be around each method.
+    """
+    return [
+        f"the hook on {name} is not in force"
+        for name, hook in hooks.items()
+        if not _is_around(getattr(owner, name, None), hook)
+    ]
+
+
+def forward_modes() -> dict[int, str]:
+    """SGLang's forward modes by number."""
+    module = importlib.import_module("sglang.srt.model_executor.forward_batch_info")
+    return {int(mode): str(mode.name) for mode in module.ForwardMode}
+
+
+def _is_around(method: Any, hook: Callable[..., Any]) -> bool:
+    """Whether `hook` is in one of the wrappers of a method."""
+    while method is not None:
+        cells = getattr(method, "__closure__", None) or ()
+        if any(cell.cell_contents is hook for cell in cells):
+            return True
+        method = getattr(method, "__wrapped__", None)
+    return False

@@ -1,0 +1,225 @@
+"""Measures iterations: what each one computes, when it was launched, and how long it took."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from voltana_sglang.hooks.arrivals import Arrivals
+from voltana_sglang.hooks.batch_view import DECODE_MODES, PREFILL_MODES, BatchView
+from voltana_sglang.hooks.queue_view import QueueReader, QueueView, oldest
+from voltana_sglang.ring_layout import MAX_ENTRIES, Flag, Kind, Mode
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from voltana_sglang.ring import RingWriter
+
+_NAN = float("nan")
+
+IDLE_EVERY_S = 0.5
+"""An idle engine says so this often: its event loop may spin."""
+
+
+class Launched(NamedTuple):
+    """What is kept of an iteration until its result is there; the middle of a ring record."""
+
+    mode: int
+    flags: int
+    iteration: int
+    load: tuple[int, float, int, int]
+    queue: tuple[int, int, float]
+    launch_s: float
+    returned_s: float = _NAN
+
+
+class Meter:
+    """Measures one scheduler; not thread-safe, as the scheduler is not.
+
+    Latency is the time on the device: from the launch, or from the end of the iteration before
+    where that was later, to the end (under overlap the next batch is launched while one runs).
+
+    Args:
+        scheduler: The scheduler.
+        ring: Where records go.
+        mode: ``null``, ``prefill`` or ``decode``: its part of a disaggregated pair.
+        speculative: Whether an iteration may produce more than one token a request.
+        pipelined: Whether results come in another object than run_batch returned, in order.
+        modes: SGLang's forward modes by number.
+        synchronous: Whether the device computes in run_batch itself, as a CPU does.
+        synchronize: Waits for the device where a result does not say when it is ready.
+        now_s: The monotonic clock.
+
+    Attributes:
+        iterations: Iterations that were launched.
+        finished: Iterations whose latency was measured.
+        errors: Errors so far; the hooks count them.
+    """
+
+    def __init__(
+        self,
+        scheduler: Any,
+        ring: RingWriter,
+        *,
+        mode: str,
+        speculative: bool = False,
+        pipelined: bool = False,
+        modes: dict[int, str],
+        synchronous: bool = False,
+        synchronize: Callable[[], None] | None = None,
+        now_s: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._scheduler = scheduler
+        self._ring = ring
+        self._batch = BatchView(speculative=speculative)
+        self._queue = QueueReader(scheduler, mode)
+        self._flags = int(Flag.SPECULATIVE) if speculative else 0
+        self._decode = frozenset(n for n, name in modes.items() if name in DECODE_MODES)
+        self._prefill = frozenset(n for n, name in modes.items() if name in PREFILL_MODES)
+        self._arrivals = Arrivals() if mode != "null" else None
+        self._in_order: deque[Launched] | None = deque(maxlen=64) if pipelined else None
+        self._synchronous = synchronous
+        self._synchronize = synchronize
+        self._now_s = now_s
+        self._ready_s = 0.0
+        self._idle_s = 0.0
+        self.iterations = 0
+        self.finished = 0
+        self.errors = 0
+
+    def launch(self, batch: Any) -> Launched | None:
+        """Note that a batch is about to run; None if it is none that computes."""
+        view, mode = self._batch, batch.forward_mode
+        entries: list[float] = []
+        rooms: Sequence[int] = ()
+        if mode in self._decode:
+            view.read_decode(batch)
+            queue = self._queue.read(detailed=False)
+            oldest_s = queue.oldest_s
+            if self._arrivals is not None:
+                rooms = self._arrivals.taken_up(batch.reqs if view.changed else None)
+        elif mode in self._prefill:
+            view.read_prefill(batch)
+            queue, oldest_s, entries = self._behind_prefill(batch)
+            if self._arrivals is not None:
+                rooms = self._arrivals.taken_up(batch.reqs)
+        else:
+            view.forget()
+            return None
+        self.iterations += 1
+        self._idle_s = 0.0
+        launch_s = self._now_s()
+        flags = self._flags | (Flag.CUT if queue.requests > MAX_ENTRIES else 0)
+        launched = Launched(
+            view.mode,
+            flags,
+            self.iterations,
+            (view.prefill_tokens, view.attended_pairs, view.decode_requests, view.kv_tokens),
+            (queue.requests, queue.tokens, oldest_s),
+            launch_s,
+        )
+        self._write(Kind.LAUNCHED, launched, launch_s, _NAN, _NAN, entries, rooms)
+        if self._in_order is not None:
+            self._in_order.append(launched)
+        return launched
+
+    def returned(self, launched: Launched) -> Launched:
+        """Note that run_batch came back: where it computes itself, the result is there."""
+        return launched._replace(returned_s=self._now_s()) if self._synchronous else launched
+
+    def finish(self, batch: Any, result: Any, launched: Launched | None) -> None:
+        """Note that the result of a batch is there; waits for the device if need be."""
+        if self._in_order is not None:
+            launched = self._next_in_order(batch)
+        if launched is None:
+            return
+        at_s = ready_s = self._ready(result)
+        if launched.returned_s == launched.returned_s:  # not nan
+            ready_s = launched.returned_s
+        latency_s = ready_s - max(launched.launch_s, self._ready_s)
+        self._ready_s = ready_s
+        self.finished += 1
+        self._write(Kind.FINISHED, launched, at_s, ready_s, latency_s, [], ())
+
+    def idle(self) -> None:
+        """Note that nothing runs; cheap when it is called over and over."""
+        now_s = self._now_s()
+        if now_s - self._idle_s < IDLE_EVERY_S:
+            return
+        self._idle_s = now_s
+        self._batch.forget()
+        queue = self._queue.read(detailed=False)
+        nothing = Launched(
+            Mode.IDLE,
+            self._flags,
+            self.iterations,
+            (0, 0.0, 0, 0),
+            (queue.requests, queue.tokens, queue.oldest_s),
+            now_s,
+        )
+        self._write(Kind.IDLE, nothing, now_s, _NAN, _NAN, [], ())
+
+    def close(self) -> None:
+        """Measure no more, and remove the ring."""
+        self._ring.close()
+
+    def _ready(self, result: Any) -> float:
+        """The time at which a result is there; waits for it."""
+        done = getattr(result, "copy_done", None)
+        if done is not None:
+            done.synchronize()
+        elif self._synchronize is not None:
+            self._synchronize()
+        return self._now_s()
+
+    def _behind_prefill(self, batch: Any) -> tuple[QueueView, float, list[float]]:
+        """The queue, the oldest arrival with the batch's own, and the entries."""
+        queue = self._queue.read(detailed=True)
+        oldest_s = oldest(batch.reqs)
+        if queue.oldest_s < oldest_s or oldest_s != oldest_s:  # noqa: PLR0124  (nan: not noted)
+            oldest_s = queue.oldest_s
+        entries = queue.entries
+        rest = self._rest_of_chunk(batch)
+        if rest is not None:
+            arrived_s, left, done = rest
+            queue = queue._replace(requests=queue.requests + 1, tokens=queue.tokens + left)
+            # What is left of a prompt is computed before anything else.
+            entries = [arrived_s, left, done, *entries[: 3 * (MAX_ENTRIES - 1)]]
+        return queue, oldest_s, entries
+
+    def _rest_of_chunk(self, batch: Any) -> tuple[float, int, int] | None:
+        """Arrival, tokens left and tokens done of a prompt that this batch only begins."""
+        request = getattr(self._scheduler, "chunked_req", None)
+        if request is None:
+            return None
+        for row, candidate in enumerate(batch.reqs):
+            if candidate is request:
+                done = batch.prefix_lens[row] + batch.extend_lens[row]
+                left = len(request.origin_input_ids) + len(request.output_ids) - done
+                return (oldest((request,)), left, done) if left > 0 else None
+        return None
+
+    def _next_in_order(self, batch: Any) -> Launched | None:
+        mode = batch.forward_mode
+        if (mode in self._decode or mode in self._prefill) and self._in_order:
+            return self._in_order.popleft()
+        return None
+
+    def _write(  # noqa: PLR0917  (on the hot path, and private)
+        self,
+        kind: Kind,
+        launched: Launched,
+        at_s: float,
+        ready_s: float,
+        latency_s: float,
+        entries: list[float],
+        rooms: Sequence[int],
+    ) -> None:
+        mode, flags, iteration, load, queue, launch_s, _ = launched
+        body = (
+            kind, mode, flags, len(entries) // 3, len(rooms), iteration, at_s,
+            *load, *queue, launch_s, ready_s, latency_s,
+        )  # fmt: skip
+        self._ring.write(body, entries, rooms)
+        self._ring.ring()

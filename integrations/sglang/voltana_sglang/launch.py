@@ -1,0 +1,114 @@
+"""`voltana-sglang launch`: a whole cluster on this host from one file."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import signal
+import sys
+from pathlib import Path  # noqa: TC003  (typer reads annotations at run time)
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from voltana.errors import ConfigError
+from voltana_sglang.launch_plan import cluster
+from voltana_sglang.supervise import LaunchError, Supervisor
+
+if TYPE_CHECKING:
+    from types import FrameType
+
+    from voltana_sglang.child_process import ProcessSpec
+    from voltana_sglang.launch_config import LaunchTable
+
+AGENTS_FILE = "agents.json"
+"""In the folder of the logs; `voltana top` reads it."""
+
+FAILED = 1
+
+
+class _Signals:
+    """SIGINT and SIGTERM: the first ends the launch, the second hurries it."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, self._note)
+
+    def stopped(self) -> bool:
+        """Whether the launch shall end."""
+        return self.count > 0
+
+    def hurry(self) -> bool:
+        """Whether it shall end at once."""
+        return self.count > 1
+
+    def _note(self, _number: int, _frame: FrameType | None) -> None:
+        self.count += 1
+
+
+def launch(
+    config: Annotated[Path, typer.Argument(help="The configuration (TOML).")],
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Watch and decide, but leave the clocks alone.")
+    ] = False,
+    only_print: Annotated[
+        bool, typer.Option("--print", help="Print what would be started, and end.")
+    ] = False,
+) -> None:
+    """Start servers, agents and the router; end them all with Ctrl-C.
+
+    The router answers as soon as everything is ready. Every process has a log of its own.
+    """
+    table, host, port = read_launch(config)
+    stages = cluster(table, config, host, port, dry_run=dry_run)
+    if only_print:
+        for spec in (spec for stage in stages for spec in stage):
+            variables = " ".join(f"{key}={shlex.quote(value)}" for key, value in spec.environment)
+            typer.echo(f"{spec.name}: {variables} {shlex.join(spec.command)}".replace("  ", " "))
+        return
+    logs = config.resolve().parent / table.logs
+    signals = _Signals()
+    supervisor = Supervisor(stages, logs, _say, table.start_timeout_s)
+    try:
+        if supervisor.start(signals.stopped):
+            _write_agents(logs, stages)
+            _say("launch", f"ready: http://{host}:{port}; Ctrl-C ends everything")
+            supervisor.run(signals.stopped, table.on_exit)
+    except LaunchError as error:
+        sys.stderr.write(f"{error}\n")  # several lines: the end of a log among them
+        raise typer.Exit(FAILED) from None
+    finally:
+        supervisor.shut_down(signals.hurry)
+        (logs / AGENTS_FILE).unlink(missing_ok=True)
+
+
+def read_launch(path: Path) -> tuple[LaunchTable, str, int]:
+    """The launch of a configuration file, and where its router listens.
+
+    Raises:
+        ConfigError: If the file cannot be read, has no table ``[launch]``, or holds a wrong value.
+    """
+    from voltana_sglang.config import read_config  # noqa: PLC0415  (--help answers at once)
+
+    config = read_config(path)
+    if config.launch is None:
+        raise ConfigError(
+            f"{path} has no table [launch]: must say at least model_path and the number of "
+            "servers. Add it, or start servers by hand."
+        )
+    return config.launch, config.router.host, config.router.port
+
+
+def _write_agents(logs: Path, stages: list[list[ProcessSpec]]) -> None:
+    addresses = [
+        spec.ready_url.removesuffix("/health")
+        for stage in stages
+        for spec in stage
+        if spec.kind == "agent" and spec.ready_url
+    ]
+    (logs / AGENTS_FILE).write_text(json.dumps(addresses) + "\n", encoding="utf-8")
+
+
+def _say(name: str, text: str) -> None:
+    typer.echo(f"{name:<12} {text}", err=True)

@@ -1,0 +1,185 @@
+"""`voltana-sglang profile`: a short calibration of a live server."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import time
+from pathlib import Path  # noqa: TC003  (typer reads annotations at run time)
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from voltana.errors import ConfigError, invalid
+from voltana_sglang.profile_design import (
+    Design,
+    decode_candidates,
+    design,
+    prefill_candidates,
+    spread,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from voltana.predictors.profile import Stack
+    from voltana.values import Outcome
+    from voltana_sglang.profile_clock import LeasedClock
+    from voltana_sglang.profile_run import Iterations, ProfiledServer
+
+LEAST_CLOCKS = 2
+WARM_UP_POINTS = 4
+
+
+def profile(
+    url: Annotated[str, typer.Argument(help="The server, such as http://127.0.0.1:31001.")],
+    *,
+    out: Annotated[Path, typer.Option(help="Where the profile goes.")],
+    instance: Annotated[str, typer.Option(help="Its name (VOLTANA_SGLANG_INSTANCE).")],
+    gpus: Annotated[
+        str, typer.Option(help="GPUs of the server, such as 0,1; empty leaves the clock alone.")
+    ] = "",
+    clock: Annotated[
+        float | None, typer.Option(help="Clock in MHz that is counted where none is set.")
+    ] = None,
+    clocks: Annotated[int, typer.Option(help="How many clocks to measure at.")] = 5,
+    config: Annotated[
+        Path | None, typer.Option(help="The configuration (TOML) that the server runs with.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Of prompts and of points that are held back.")] = 0,
+) -> None:
+    """Measure a live server at the fewest loads and clocks that tell how its latency behaves.
+
+    Takes minutes. The server should have nothing else to do, and its agent must not hold its GPUs.
+    The profile warm-starts the predictor: name it in the agent's configuration.
+    """
+    from voltana_sglang.config import read_config  # noqa: PLC0415  (--help answers at once)
+    from voltana_sglang.profile_run import ProfiledServer  # noqa: PLC0415
+    from voltana_sglang.profile_source import RingIterations  # noqa: PLC0415
+
+    if clocks < LEAST_CLOCKS:
+        raise invalid("clocks", clocks, f"{LEAST_CLOCKS} or more", "5 is usual.")
+    settings, server = read_config(config), ProfiledServer(url, seed)
+    rings = settings.agent.rings
+    with (
+        _leased(gpus, settings.actuator.socket) as leased,
+        RingIterations(rings, instance) as iterations,
+    ):
+        levels = _levels(leased, clock, clocks)
+        designs = [_design(server, phase, levels, seed) for phase in server.phases]
+        started_s = time.monotonic()
+        fitted, held_back = _measure(server, designs, iterations, leased, seed)
+        elapsed_s = time.monotonic() - started_s
+        stack = iterations.stack(settings.engine.hardware)
+    _save(stack, max(levels), fitted, out)
+    _tell(designs, fitted, held_back, elapsed_s, out)
+
+
+@contextlib.contextmanager
+def _leased(gpus: str, socket: Path) -> Iterator[LeasedClock | None]:
+    if not gpus:
+        yield None
+        return
+    from voltana_sglang.profile_clock import LeasedClock  # noqa: PLC0415
+
+    try:
+        devices = tuple(int(index) for index in gpus.split(","))
+    except ValueError:
+        raise invalid("gpus", gpus, "GPU indices such as 0,1", "See nvidia-smi.") from None
+    with LeasedClock(devices, socket) as leased:
+        yield leased
+
+
+def _levels(leased: LeasedClock | None, clock: float | None, count: int) -> tuple[float, ...]:
+    if leased is not None:
+        return spread(leased.levels_mhz, count)
+    if clock is None or not clock > 0:
+        raise invalid(
+            "clock", clock, "above 0 MHz where no --gpus are given", "Name the GPUs, or the clock."
+        )
+    return (clock,)
+
+
+def _design(server: ProfiledServer, phase: str, levels: tuple[float, ...], seed: int) -> Design:
+    from voltana.values import Phase  # noqa: PLC0415
+    from voltana_sglang.profile_run import DECODE_STEPS  # noqa: PLC0415
+
+    limits = server.about.limits
+    candidates = (
+        prefill_candidates(limits, levels)
+        if phase == Phase.PREFILL
+        else decode_candidates(limits, levels, DECODE_STEPS)
+    )
+    return design(candidates, max_clock_mhz=max(levels), seed=seed)
+
+
+def _measure(
+    server: ProfiledServer,
+    designs: list[Design],
+    iterations: Iterations,
+    leased: LeasedClock | None,
+    seed: int,
+) -> tuple[list[Outcome], list[Outcome]]:
+    """Iterations to fit to, and those held back; in random order, so that drift hits both alike."""
+    import numpy as np  # noqa: PLC0415
+
+    from voltana_sglang.profile_run import measure  # noqa: PLC0415
+
+    fitted = [point for made in designs for point in made.fitted]
+    points = [*fitted, *(point for made in designs for point in made.held_back)]
+    order = np.random.default_rng(seed).permutation(len(points)).tolist()
+    for point in points[:: max(1, len(points) // WARM_UP_POINTS)]:
+        server.run(point)  # what an engine does for the first time takes longer
+    with _progress(len(points)) as advance:
+        runs = measure(server, [points[i] for i in order], iterations, leased, advance)
+    by_point = dict(zip(order, runs, strict=True))
+    return (
+        [outcome for i in range(len(fitted)) for outcome in by_point[i]],
+        [outcome for i in range(len(fitted), len(points)) for outcome in by_point[i]],
+    )
+
+
+def _save(stack: Stack, max_clock_mhz: float, fitted: list[Outcome], out: Path) -> None:
+    from voltana.predictors.offline import fit_profile  # noqa: PLC0415
+    from voltana.predictors.profile import save_profile  # noqa: PLC0415
+
+    if not fitted:
+        raise ConfigError(
+            "the plugin measured nothing: must be loaded in this very server. "
+            "Look for 'voltana' in its log, and check --instance."
+        )
+    save_profile(fit_profile(fitted, stack=stack, max_clock_mhz=max_clock_mhz), out)
+
+
+def _tell(
+    designs: list[Design],
+    fitted: list[Outcome],
+    held_back: list[Outcome],
+    elapsed_s: float,
+    out: Path,
+) -> None:
+    from voltana_sglang.profile_report import held_back_errors  # noqa: PLC0415
+
+    points = sum(len(made.fitted) for made in designs)
+    spared = sum(len(made.held_back) for made in designs)
+    typer.echo(
+        f"{points} points for {sum(made.coefficients for made in designs)} coefficients, "
+        f"{spared} held back, {len(fitted) + len(held_back)} iterations in {elapsed_s:.0f} s"
+    )
+    for errors in held_back_errors(out, fitted, held_back):
+        typer.echo(str(errors))
+    typer.echo(f"profile: {out}")
+
+
+@contextlib.contextmanager
+def _progress(points: int) -> Iterator[Callable[[], None]]:
+    """A bar on standard error where that is a terminal."""
+    if not sys.stderr.isatty():
+        yield lambda: None
+        return
+    from rich.console import Console  # noqa: PLC0415
+    from rich.progress import Progress  # noqa: PLC0415
+
+    with Progress(console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task("points", total=points)
+        yield lambda: progress.update(task, advance=1)

@@ -1,0 +1,162 @@
+"""The engine's end of a ring: writes records into shared memory, and rings a bell."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import mmap
+import os
+import stat
+import time
+import zlib
+from typing import TYPE_CHECKING, Any
+
+from voltana_sglang.ring_layout import (
+    BODY,
+    GUARD,
+    GUARD_OFFSET,
+    HEAD_OFFSET,
+    HEADER,
+    HEADER_BYTES,
+    INFO_OFFSET,
+    MAGIC,
+    PAYLOAD_OFFSET,
+    QUEUES,
+    ROOMS,
+    SLOT_BYTES,
+    SLOTS,
+    VERSION,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+SUFFIX = ".ring"
+
+
+class RingWriter:
+    """One writer of one ring; one thread may use it.
+
+    The file appears under its name once it is complete, in place of one of an earlier engine.
+
+    Args:
+        path: The ring's file, on a file system in memory.
+        bell: The FIFO that wakes the reader; made if it is missing.
+        info: What readers should know of the engine, as JSON values.
+        slots: Records that are kept.
+
+    Attributes:
+        path: See above.
+
+    Raises:
+        OSError: If the files cannot be made.
+    """
+
+    def __init__(
+        self, path: Path, bell: Path, info: Mapping[str, Any], *, slots: int = SLOTS
+    ) -> None:
+        self.path = path
+        self._bell = open_bell(bell)
+        self._slots = slots
+        self._head = 0
+        temporary = path.with_suffix(f".{os.getpid()}.new")
+        size = HEADER_BYTES + slots * SLOT_BYTES
+        handle = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        try:
+            os.ftruncate(handle, size)
+            self._memory = mmap.mmap(handle, size)
+        finally:
+            os.close(handle)
+        text = json.dumps(info).encode()
+        HEADER.pack_into(
+            self._memory, 0, MAGIC, VERSION, slots, SLOT_BYTES, os.getpid(), time.time_ns(),
+            time.monotonic(), len(text),
+        )  # fmt: skip
+        self._memory[INFO_OFFSET : INFO_OFFSET + len(text)] = text
+        self._words = memoryview(self._memory).cast("Q")
+        self._buffer = bytearray(SLOT_BYTES)
+        self._view = memoryview(self._buffer)
+        temporary.rename(path)
+
+    def write(
+        self,
+        body: Sequence[Any],
+        entries: Sequence[float] = (),
+        rooms: Sequence[int] = (),
+    ) -> None:
+        """Write a record; never blocks.
+
+        Args:
+            body: The fields of `ring_layout.BODY`, in order.
+            entries: Those of the queue entries, flat: three for each.
+            rooms: Bootstrap rooms.
+        """
+        buffer, memory = self._buffer, self._memory
+        BODY.pack_into(buffer, 0, *body)
+        length = BODY.size
+        if entries:
+            layout = QUEUES[len(entries) // 3]
+            layout.pack_into(buffer, length, *entries)
+            length += layout.size
+        if rooms:
+            layout = ROOMS[len(rooms)]
+            layout.pack_into(buffer, length, *rooms)
+            length += layout.size
+        head = self._head
+        offset = HEADER_BYTES + head % self._slots * SLOT_BYTES
+        payload = self._view[:length]
+        words = self._words
+        words[offset >> 3] = 2 * head + 1
+        GUARD.pack_into(memory, offset + GUARD_OFFSET, zlib.crc32(payload), length)
+        memory[offset + PAYLOAD_OFFSET : offset + PAYLOAD_OFFSET + length] = payload
+        words[offset >> 3] = 2 * head + 2
+        self._head = head = head + 1
+        words[HEAD_OFFSET >> 3] = head
+
+    def ring(self) -> None:
+        """Wake the reader, if there is one; never blocks."""
+        try:
+            os.write(self._bell, b"\x01")
+        except BlockingIOError:  # nobody listens, or it has enough to do
+            return
+
+    def close(self) -> None:
+        """Let go of the memory and remove the file; may be called twice."""
+        if self._bell < 0:
+            return
+        os.close(self._bell)
+        self._bell = -1
+        self._words.release()
+        self._memory.close()
+        self.path.unlink(missing_ok=True)
+
+
+def open_bell(path: Path) -> int:
+    """Open the FIFO for both ends, so that neither side waits for the other or ends with it.
+
+    Raises:
+        OSError: If it cannot be made, or the file there is no FIFO.
+    """
+    with contextlib.suppress(FileExistsError):
+        os.mkfifo(path, 0o600)
+    handle = os.open(path, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
+    if not stat.S_ISFIFO(os.fstat(handle).st_mode):
+        os.close(handle)
+        raise FileExistsError(f"{path} is not a FIFO: remove it")
+    return handle
+
+
+def make_folder(path: Path) -> None:
+    """Make the folder of the rings, or take one that is this user's own.
+
+    Raises:
+        PermissionError: If another user owns it, or others may write to it.
+    """
+    path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    found = path.stat()
+    if found.st_uid != os.geteuid() or stat.S_IMODE(found.st_mode) & 0o022:
+        raise PermissionError(
+            f"agent.rings = {str(path)!r} is not allowed: must be owned by this user and closed to "
+            "the writes of others. Choose another folder, or chmod 700 it."
+        )

@@ -1,0 +1,80 @@
+"""Bytes of a ring: how an engine's measurements lie in shared memory.
+
+One writer, any number of readers. A slot is guarded twice: by a sequence number that is odd while
+the slot is being written (a seqlock), and by a checksum, because Python gives no memory barriers
+and not every processor keeps the order of stores. Only the standard library is imported: this runs
+inside the engine.
+"""
+
+from __future__ import annotations
+
+import enum
+import struct
+
+MAGIC = b"VOLTRING"
+VERSION = 1
+
+HEADER_BYTES = 4096
+HEADER = struct.Struct("=8sIIIIQdI")
+"""Magic, version, slots, bytes of a slot, process id, epoch, creation time, bytes of the JSON."""
+
+HEAD_OFFSET = 256
+"""Where the count of records written lies, on a cache line of its own."""
+
+INFO_OFFSET = 512
+
+SLOTS = 1024
+SLOT_BYTES = 1024
+
+GUARD = struct.Struct("=II")
+"""Checksum and length of the payload; they follow the sequence number."""
+
+GUARD_OFFSET = 8
+PAYLOAD_OFFSET = 16
+
+BODY = struct.Struct("=BBHHHQdqdqqqqdddd")
+"""Kind, phase, flags, queue entries, rooms, iteration, time; prefill tokens, attended pairs, decode
+requests, their KV tokens; waiting requests, their tokens, oldest arrival; launch, ready, latency.
+"""
+
+ENTRY = struct.Struct("=dII")
+"""A waiting request: arrival, tokens still to be computed, tokens before them."""
+
+ROOM = struct.Struct("=Q")
+
+MAX_ENTRIES = 40
+MAX_ROOMS = 16
+
+QUEUES = tuple(struct.Struct("=" + "dII" * count) for count in range(MAX_ENTRIES + 1))
+ROOMS = tuple(struct.Struct("=" + "Q" * count) for count in range(MAX_ROOMS + 1))
+
+
+class Kind(enum.IntEnum):
+    """What a record tells.
+
+    LAUNCHED: an iteration is about to run. FINISHED: its result is there. IDLE: nothing runs.
+    """
+
+    LAUNCHED = 1
+    FINISHED = 2
+    IDLE = 3
+
+
+class Mode(enum.IntEnum):
+    """What an iteration computes."""
+
+    IDLE = 0
+    PREFILL = 1
+    DECODE = 2
+    MIXED = 3
+
+
+class Flag(enum.IntFlag):
+    """Further properties of a record.
+
+    SPECULATIVE: an iteration may produce more than one token a request. CUT: more requests wait
+    than there are entries.
+    """
+
+    SPECULATIVE = 1
+    CUT = 2

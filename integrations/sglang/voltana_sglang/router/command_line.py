@@ -1,0 +1,89 @@
+"""What the commands of the router and of the steering proxy have in common."""
+
+from __future__ import annotations
+
+import asyncio
+import tomllib
+from typing import TYPE_CHECKING, Any
+
+from voltana.errors import ConfigError, invalid
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def run_loop(job: Any) -> None:
+    """Run to the end, on uvloop where it is installed."""
+    try:
+        import uvloop  # noqa: PLC0415
+    except ImportError:
+        asyncio.run(job)
+        return
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(job)
+
+
+def table_of(config: Path | None, section: str) -> dict[str, Any]:
+    """One table of a configuration file; empty without a file.
+
+    Modules that the file's table ``[policy]`` names may send snapshots, too.
+
+    Raises:
+        ConfigError: If the file cannot be read.
+    """
+    if config is None:
+        return {}
+    try:
+        whole = tomllib.loads(config.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"{config} cannot be read: {error.strerror}. Check the path.") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{config} is not valid TOML: {error}. Correct it.") from None
+    table, policy = whole.get(section, {}), whole.get("policy", {})
+    if not isinstance(table, dict):
+        raise invalid(section, table, "a table", f"Write [{section}].")
+    users = ("controller", "predictor")
+    named = [policy.get(key) for key in users] if isinstance(policy, dict) else []
+    modules = [n.partition(":")[0] for n in named if isinstance(n, str) and ":" in n]
+    if modules and isinstance(table.get("snapshot_modules", []), list):
+        table["snapshot_modules"] = [*table.get("snapshot_modules", []), *modules]
+    return dict(table)
+
+
+def servers_of(prefill: list[str], decode: list[str], unified: list[str]) -> list[dict[str, Any]]:
+    """Servers of the command line, named by role and number.
+
+    Raises:
+        ConfigError: If one has another form.
+    """
+    servers: list[dict[str, Any]] = []
+    for role, given in (("prefill", prefill), ("decode", decode), ("unified", unified)):
+        for index, text in enumerate(given):
+            url, _, bootstrap_port = text.partition(",")
+            server: dict[str, Any] = {"name": f"{role}-{index}", "role": role, "url": url}
+            if bootstrap_port:
+                if role != "prefill" or not bootstrap_port.isdigit():
+                    raise invalid(
+                        f"--{role}", text, "URL, or URL,PORT of a prefill server", "Correct it."
+                    )
+                server["bootstrap_port"] = int(bootstrap_port)
+            servers.append(server)
+    return servers
+
+
+def add_feeds(table: dict[str, Any], feeds: list[str]) -> None:
+    """Give the servers of a table the feeds of the command line (``NAME=ADDRESS``).
+
+    Raises:
+        ConfigError: If one has another form, or belongs to no server.
+    """
+    servers = [dict(server) for server in table.get("backends", ())]
+    names = {server.get("name"): server for server in servers}
+    for text in feeds:
+        name, _, address = text.partition("=")
+        if name not in names or not address:
+            known = ", ".join(str(n) for n in names) or "no server"
+            raise invalid("--feed", text, f"NAME=ADDRESS with a NAME of {known}", "Correct it.")
+        names[name]["feed"] = address
+    if servers:
+        table["backends"] = servers

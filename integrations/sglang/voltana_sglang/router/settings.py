@@ -1,0 +1,191 @@
+"""What a user may set of the router: the table ``[router]`` of the configuration file."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+from urllib.parse import urlsplit
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from voltana.errors import invalid
+
+BackendRole = Literal["prefill", "decode", "unified"]
+
+DEFAULT_BOOTSTRAP_PORT = 8998
+"""SGLang's own default."""
+
+_Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+_Port = Annotated[int, Field(ge=1, le=65535)]
+
+
+class _Table(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+
+
+class BackendTable(_Table):
+    """One SGLang server.
+
+    Attributes:
+        name: Unique; the instance's name in the agent's configuration.
+        role: What it was started as.
+        url: Where it listens, such as ``http://10.0.0.1:30000``.
+        bootstrap_host: Where decode servers reach a prefill server; None is the host of its URL.
+        bootstrap_port: Likewise, the port.
+        feed: ZMQ address at which its agent publishes; None polls the server itself.
+    """
+
+    name: str = Field(min_length=1, description="the name of a backend")
+    role: BackendRole = Field(description="what the server was started as")
+    url: str = Field(description="where the server listens, such as http://10.0.0.1:30000")
+    bootstrap_host: str | None = Field(
+        default=None, description="the host under which decode servers reach a prefill server"
+    )
+    bootstrap_port: _Port = Field(
+        default=DEFAULT_BOOTSTRAP_PORT,
+        description="the server's --disaggregation-bootstrap-port",
+    )
+    feed: str | None = Field(
+        default=None, description="the address at which its agent publishes, tcp:// or ipc://"
+    )
+
+    @field_validator("url")
+    @classmethod
+    def _is_http(cls, url: str) -> str:
+        try:
+            parts = urlsplit(url)
+            usable = parts.scheme in {"http", "https"} and bool(parts.hostname)
+            _ = parts.port
+        except ValueError:
+            usable = False
+        if not usable:
+            raise invalid("url", url, "an http or https URL", "Write http://HOST:PORT.")
+        return url.rstrip("/")
+
+    @property
+    def transfer_host(self) -> str:
+        """Where decode servers reach it, an IPv6 address in brackets."""
+        host = self.bootstrap_host or urlsplit(self.url).hostname or ""
+        return f"[{host}]" if ":" in host and not host.startswith("[") else host
+
+
+class RouterTable(_Table):
+    """The router; every time is in seconds.
+
+    Attributes:
+        host: Address to listen on.
+        port: Port to listen on; 0 takes a free one.
+        backends: The servers (``[[router.backends]]``).
+        policy: Policy whose routers are used: a name that ``voltana policies`` lists, or
+            ``MODULE:FACTORY``.
+        prefill_router: Another router for the prefill leg: a name or ``MODULE:FACTORY``.
+        decode_router: Likewise for the decode leg; it also chooses among unified servers.
+        seed: For routers that randomise.
+        snapshot_modules: Modules of users' own predictor snapshots that agents may send, beside
+            those that the policy and the routers name.
+        max_in_flight: Requests beyond this are refused with 503 and ``Retry-After``.
+        timeout_s: A request that is not complete by then ends with an error.
+        first_token_timeout_s: An attempt that produced nothing by then is given up and repeated
+            elsewhere.
+        attempts: Tries of a request before its first token.
+        stale_after_s: Reports older than this are not planned on.
+        loads_period_s: How often ``/v1/loads`` is polled where no fresh feed is; 0 never does.
+        health_period_s: Time between two active health checks of a server.
+        health_timeout_s: A check that takes longer has failed.
+        health_path: What is asked for; ``/health`` makes an idle SGLang compute one token.
+        eject_after: Failures in a row after which a server gets no requests.
+        eject_s: How long, the first time; it doubles up to `eject_max_s`.
+        eject_max_s: Longest ejection.
+        drain_timeout_s: Time that open requests get at shutdown.
+        max_body_mb: Larger requests are refused.
+        api_key: Key of the servers for the router's own questions (loads, aborts). Requests carry
+            their client's key, never this one.
+    """
+
+    host: str = Field(default="127.0.0.1", description="the address to listen on (--host)")
+    port: Annotated[int, Field(ge=0, le=65535)] = Field(
+        default=30000, description="the port to listen on (--port)"
+    )
+    backends: tuple[BackendTable, ...] = Field(
+        default=(), description="a list of tables [[router.backends]]"
+    )
+    policy: str = Field(
+        default="voltana", description="the policy whose routers are used (--policy)"
+    )
+    prefill_router: str | None = Field(
+        default=None, description="the router of the prefill leg (--prefill-router)"
+    )
+    decode_router: str | None = Field(
+        default=None, description="the router of the decode leg (--decode-router)"
+    )
+    seed: int = Field(default=0, description="the seed of routers that randomise")
+    snapshot_modules: tuple[str, ...] = Field(
+        default=(), description="a list of modules whose predictor snapshots are accepted"
+    )
+    max_in_flight: Annotated[int, Field(ge=1)] = Field(
+        default=2048, description="the number of requests that may be open (--max-in-flight)"
+    )
+    timeout_s: _Seconds = Field(
+        default=600.0, description="the time in seconds that a request may take (--timeout)"
+    )
+    first_token_timeout_s: _Seconds = Field(
+        default=300.0, description="the time in seconds that an attempt may take to begin"
+    )
+    attempts: Annotated[int, Field(ge=1, le=10)] = Field(
+        default=3, description="how often a request is tried before its first token"
+    )
+    stale_after_s: _Seconds = Field(
+        default=0.1, description="the age in seconds from which a report is not used"
+    )
+    loads_period_s: Annotated[float, Field(ge=0, allow_inf_nan=False)] = Field(
+        default=0.05, description="the seconds between two polls of /v1/loads; 0 never polls"
+    )
+    health_period_s: _Seconds = Field(
+        default=5.0, description="the seconds between two health checks of a server"
+    )
+    health_timeout_s: _Seconds = Field(
+        default=10.0, description="the seconds that a health check may take"
+    )
+    health_path: str = Field(default="/health", description="the path of the health check")
+    eject_after: Annotated[int, Field(ge=1)] = Field(
+        default=3, description="the failures in a row that eject a server"
+    )
+    eject_s: _Seconds = Field(default=1.0, description="the seconds of a first ejection")
+    eject_max_s: _Seconds = Field(default=30.0, description="the longest ejection in seconds")
+    drain_timeout_s: _Seconds = Field(
+        default=30.0, description="the seconds that open requests get at shutdown"
+    )
+    max_body_mb: Annotated[float, Field(gt=0, allow_inf_nan=False)] = Field(
+        default=256.0, description="the largest request in megabytes"
+    )
+    api_key: str | None = Field(
+        default=None, repr=False, description="the --api-key that the servers were started with"
+    )
+
+    @model_validator(mode="after")
+    def _is_a_cluster(self) -> RouterTable:
+        names = [backend.name for backend in self.backends]
+        for name in names:
+            if names.count(name) > 1:
+                raise invalid("backends.name", name, "unique", "Give each backend its own name.")
+        roles = {backend.role for backend in self.backends}
+        if "unified" in roles and len(roles) > 1:
+            raise invalid(
+                "backends",
+                sorted(roles),
+                "prefill and decode servers, or unified ones",
+                "Run one router for each kind.",
+            )
+        if len(roles & {"prefill", "decode"}) == 1 and self.needs_both_roles():
+            missing = "decode" if "prefill" in roles else "prefill"
+            raise invalid(
+                "backends",
+                sorted(roles),
+                "prefill and decode servers, or unified ones",
+                f"Add a {missing} server: neither serves a request alone.",
+            )
+        return self
+
+    @classmethod
+    def needs_both_roles(cls) -> bool:
+        """Whether prefill servers need decode servers and the other way round."""
+        return True

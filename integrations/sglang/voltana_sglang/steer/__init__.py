@@ -1,0 +1,1 @@
+"""Tells the official router which decode server to take, and is otherwise not there."""

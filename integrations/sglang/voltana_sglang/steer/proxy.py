@@ -1,0 +1,194 @@
+"""Passes requests on to the official router, with a target where that is safe."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import aiohttp
+from aiohttp import web
+
+from voltana.values import Request
+from voltana_sglang.router.app import INFERENCE_PATHS
+from voltana_sglang.router.call import parse_call
+from voltana_sglang.router.ledger import Entry
+from voltana_sglang.router.leg import TRANSPORT_ERRORS, forwarded_headers
+from voltana_sglang.router.problem import Problem
+
+if TYPE_CHECKING:
+    from voltana.ports import TimeSource
+    from voltana_sglang.router.call import Call
+    from voltana_sglang.router.chooser import Leg
+    from voltana_sglang.router.ledger import Ledger
+    from voltana_sglang.router.pool import Backend
+    from voltana_sglang.router.prompt_length import PromptLength
+    from voltana_sglang.steer.targets import WorkerList
+
+TARGET = "x-smg-target-worker"
+ROUTED = "x-smg-routed-worker-id"
+
+_NOT_STEERED = frozenset({502, 503})
+"""What the official router answers where a target cannot be had."""
+
+_KEPT_OUT = frozenset({"connection", "content-length", "keep-alive", "transfer-encoding"})
+_ELSEWHERE = "(official router)"
+"""Stands for the prefill instance, which the official router chooses."""
+
+
+class Proxy:
+    """The way of every request.
+
+    Args:
+        upstream: URL of the official router.
+        session: HTTP client.
+        leg: Chooses the decode server.
+        workers: Its number.
+        ledger: What is in flight.
+        lengths: Estimates prompts.
+        time: Time source.
+
+    Attributes:
+        steered: Requests that were given a target.
+        unsteered: Those for which none was safe.
+        repeated: Those whose target was refused, and that were sent again without.
+        open: Requests that are open.
+    """
+
+    def __init__(
+        self,
+        upstream: str,
+        session: aiohttp.ClientSession,
+        *,
+        leg: Leg,
+        workers: WorkerList,
+        ledger: Ledger,
+        lengths: PromptLength,
+        time: TimeSource,
+    ) -> None:
+        self._upstream = upstream
+        self._session = session
+        self._leg = leg
+        self._workers = workers
+        self._ledger = ledger
+        self._lengths = lengths
+        self._time = time
+        self._arrivals = 0
+        self.steered = self.unsteered = self.repeated = self.open = 0
+
+    async def serve(self, request: web.Request) -> web.StreamResponse:
+        """Pass one request on."""
+        body = await request.read()
+        headers = forwarded_headers(request.headers)
+        self.open += 1
+        try:
+            target = self._target(request, body)
+            if target is None:
+                reply = await self._send(request, body, headers)
+                return await self._pass_on(request, reply, None)
+            return await self._steered(request, body, headers, *target)
+        finally:
+            self.open -= 1
+
+    def _target(self, request: web.Request, body: bytes) -> tuple[Backend, int, Call, int] | None:
+        """Server, its number, the request, its prompt tokens; None to leave it alone."""
+        if request.path not in INFERENCE_PATHS or TARGET in request.headers:
+            return None
+        try:
+            call = parse_call(request.path, body)
+            self._arrivals += 1
+            tokens = self._lengths.estimate(call)
+            plan = Request(
+                request_id=self._arrivals, arrived_at_s=self._time.now_s(), prompt_tokens=tokens
+            )
+            backend = self._leg.choose(plan)
+        except Problem:  # the official router has its own words for it
+            self.unsteered += 1
+            return None
+        index = self._workers.index_of(backend.url)
+        if index is None:
+            self.unsteered += 1
+            return None
+        return backend, index, call, tokens
+
+    async def _steered(  # noqa: PLR0917  (what `_target` found)
+        self,
+        request: web.Request,
+        body: bytes,
+        headers: dict[str, str],
+        backend: Backend,
+        index: int,
+        call: Call,
+        tokens: int,
+    ) -> web.StreamResponse:
+        self.steered += 1
+        key = str(self._arrivals)
+        # Without a stream nothing tells when its prefill is over: a report is believed to hold it.
+        prefill = _ELSEWHERE if call.stream else None
+        self._ledger.book(
+            Entry(
+                rid=key,
+                prefill=prefill,
+                decode=backend.name,
+                requests=call.batch or 1,
+                prompt_tokens=tokens,
+                sent_s=self._time.now_s(),
+            )
+        )
+        try:
+            reply = await self._send(request, body, headers | {TARGET: str(index)})
+            if reply.status in _NOT_STEERED:
+                reply.release()
+                self.repeated += 1
+                self._ledger.finished(key)
+                reply = await self._send(request, body, headers)
+                return await self._pass_on(request, reply, None)
+            routed = reply.headers.get(ROUTED, backend.url).rstrip("/")
+            if "://" in routed and routed != backend.url:
+                self._workers.refute(backend.url, routed)
+            return await self._pass_on(request, reply, key)
+        finally:
+            self._ledger.finished(key)
+
+    async def _send(
+        self, request: web.Request, body: bytes, headers: dict[str, str]
+    ) -> aiohttp.ClientResponse:
+        try:
+            return await self._session.request(
+                request.method,
+                self._upstream + request.path_qs,
+                data=body or None,
+                headers=headers,
+                allow_redirects=False,
+            )
+        except TRANSPORT_ERRORS as error:
+            raise Problem(
+                502,
+                f"the official router at {self._upstream} cannot be reached: "
+                f"{str(error) or type(error).__name__}. Start it, or correct 'upstream'.",
+                "upstream_unreachable",
+                retry_after_s=1.0,
+            ) from error
+
+    async def _pass_on(
+        self, request: web.Request, reply: aiohttp.ClientResponse, key: str | None
+    ) -> web.StreamResponse:
+        """Pass the answer on piece by piece; a broken one stays recognisably broken."""
+        async with reply:
+            kept = [(n, v) for n, v in reply.headers.items() if n.lower() not in _KEPT_OUT]
+            answer = web.StreamResponse(status=reply.status, reason=reply.reason)
+            answer.headers.extend(kept)
+            if "Content-Length" in reply.headers:
+                answer.content_length = int(reply.headers["Content-Length"])
+            await answer.prepare(request)
+            try:
+                while chunk := await reply.content.readany():
+                    if key is not None:
+                        self._ledger.prefilled(key, self._time.now_s())
+                        key = None
+                    await answer.write(chunk)
+            except TRANSPORT_ERRORS:
+                # Aborted rather than ended in order, so that the client sees that it is incomplete.
+                if request.transport is not None:
+                    request.transport.abort()
+                return answer
+            await answer.write_eof()
+            return answer

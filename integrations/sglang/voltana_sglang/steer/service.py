@@ -1,0 +1,141 @@
+"""Puts the steering proxy together and runs it."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from typing import TYPE_CHECKING
+
+import orjson
+import structlog
+from aiohttp import web
+
+from voltana.values import Role
+from voltana_sglang.router.app import explain_errors
+from voltana_sglang.router.chooser import Leg
+from voltana_sglang.router.http_client import make_session
+from voltana_sglang.router.ledger import Ledger
+from voltana_sglang.router.pool import Pool
+from voltana_sglang.router.problem import JSON_TYPE
+from voltana_sglang.router.prompt_length import PromptLength
+from voltana_sglang.router.reports import Reports
+from voltana_sglang.router.routers import make_routers
+from voltana_sglang.router.service import listen
+from voltana_sglang.router.watching import Watchers
+from voltana_sglang.steer.proxy import Proxy
+from voltana_sglang.steer.targets import WorkerList
+
+if TYPE_CHECKING:
+    from voltana.ports import TimeSource
+    from voltana_sglang.steer.settings import SteerTable
+
+_POLL_S = 0.02
+
+
+class SteerService:
+    """A running proxy; an asynchronous context manager.
+
+    Args:
+        settings: Its settings.
+        time: Time source.
+
+    Attributes:
+        port: Where it listens.
+    """
+
+    def __init__(self, settings: SteerTable, time: TimeSource) -> None:
+        self._settings = settings
+        self._time = time
+        _, self._router = make_routers(settings)
+        self._log = structlog.get_logger("voltana.steer")
+        self.port = settings.port
+
+    async def __aenter__(self) -> SteerService:
+        settings, time = self._settings, self._time
+        self.pool, ledger = Pool(settings), Ledger()
+        reports = Reports(settings.stale_after_s)
+        self._session = make_session()
+        self.workers = WorkerList(
+            settings.upstream, self._session, time=time, period_s=settings.workers_period_s
+        )
+        self.proxy = Proxy(
+            settings.upstream,
+            self._session,
+            leg=Leg(
+                self.pool.of(Role.DECODE),
+                self._router,
+                ledger=ledger,
+                reports=reports,
+                time=time,
+                count=lambda _role, _source: None,
+            ),
+            workers=self.workers,
+            ledger=ledger,
+            lengths=PromptLength(),
+            time=time,
+        )
+        await self._listen()
+        self._watchers = Watchers(
+            settings, self.pool, self._session, reports=reports, ledger=ledger, time=time
+        )
+        self._watchers.also(self.workers.run())
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._watchers.stop()
+        await self._runner.cleanup()
+        await self._session.close()
+
+    async def drain(self) -> None:
+        """Stop listening, and let the open requests end."""
+        await self._site.stop()
+        ends_s = self._time.now_s() + self._settings.drain_timeout_s
+        while self.proxy.open and self._time.now_s() < ends_s:
+            await asyncio.sleep(_POLL_S)
+
+    async def _status(self, _request: web.Request) -> web.StreamResponse:
+        proxy = self.proxy
+        value = {
+            "upstream": self._settings.upstream,
+            "steered": proxy.steered,
+            "unsteered": proxy.unsteered,
+            "repeated": proxy.repeated,
+            "open_requests": proxy.open,
+            "backends": [
+                {
+                    "name": b.name,
+                    "url": b.url,
+                    "healthy": b.healthy,
+                    "why": b.why,
+                    "target": self.workers.index_of(b.url),
+                }
+                for b in self.pool
+            ],
+        }
+        return web.Response(body=orjson.dumps(value), headers={"Content-Type": JSON_TYPE})
+
+    async def _listen(self) -> None:
+        limit = int(self._settings.max_body_mb * 1e6)
+        app = web.Application(client_max_size=limit, middlewares=[explain_errors])
+        app.router.add_get("/steer/status", self._status)
+        app.router.add_route("*", "/{path:.*}", self.proxy.serve)
+        self._runner = web.AppRunner(app, handler_cancellation=True, access_log=None)
+        await self._runner.setup()
+        try:
+            self._site = await listen(self._runner, self._settings.host, self._settings.port)
+        except BaseException:
+            await self._runner.cleanup()
+            await self._session.close()
+            raise
+        self.port = self._runner.addresses[0][1]
+        self._log.info("steering", port=self.port, upstream=self._settings.upstream)
+
+
+async def run_steer(settings: SteerTable, time: TimeSource) -> None:
+    """Serve until SIGTERM or SIGINT, then let open requests end."""
+    loop, stop = asyncio.get_running_loop(), asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    async with SteerService(settings, time) as service:
+        await stop.wait()
+        await service.drain()

@@ -1,0 +1,186 @@
+"""What `voltana top` asks agents for, and how it looks.
+
+An agent answers ``GET /status`` with a JSON object. Every key may be absent or null; it then shows
+as a dash. ``docs/sglang.md`` lists the keys.
+"""
+
+import json
+import math
+import urllib.error
+import urllib.request
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+ASK_TIMEOUT_S = 2.0
+MOST_AT_ONCE = 32
+LATE_SHARE = 0.9
+"""From this share of its SLO on a latency is shown as close to it."""
+
+
+WIDE = 110
+"""Columns of a terminal from which everything is shown."""
+
+_COLUMNS = (
+    ("instance", 0),
+    ("role", 0),
+    ("state", 0),
+    ("MHz", 11),
+    ("run", 4),
+    ("KV", 6),
+    ("queue", 5),
+    ("p99", 6),
+    ("SLO ms", 6),
+    ("kept", 6),
+    ("W", 4),
+    ("kJ", 6),
+    ("saved", 6),
+)
+"""Titles, and widths of numbers, which are never cut; names give way."""
+
+_WIDE_ONLY = frozenset({"role", "KV", "queue", "kJ"})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answer:
+    """What one agent said.
+
+    Attributes:
+        address: Of the agent.
+        status: Its status; empty if it did not answer.
+        error: Why it did not; empty if it did.
+    """
+
+    address: str
+    status: Mapping[str, Any]
+    error: str = ""
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        return {"address": self.address, "error": self.error, **self.status}
+
+
+def ask_all(addresses: Sequence[str]) -> list[Answer]:
+    """Ask every agent at the same time; one that does not answer does not hide the others."""
+    with ThreadPoolExecutor(max_workers=min(MOST_AT_ONCE, max(1, len(addresses)))) as pool:
+        return list(pool.map(_ask, addresses))
+
+
+def render(answers: Sequence[Answer], width: int = WIDE) -> RenderableType:
+    """One row an agent, those that are silent, and the sums.
+
+    Args:
+        answers: What agents said.
+        width: Columns of the terminal; less than `WIDE` leaves some figures out.
+    """
+    kept = [i for i, (title, _) in enumerate(_COLUMNS) if width >= WIDE or title not in _WIDE_ONLY]
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=0)
+    for title, least in (_COLUMNS[index] for index in kept):
+        table.add_column(
+            title, justify="right" if least else "left", no_wrap=True, min_width=least or None
+        )
+    for answer in answers:
+        row = _row(answer)
+        table.add_row(*(row[index] for index in kept if index < len(row)))
+    silent = [Text(f"{a.address} {a.error}", style="bold red") for a in answers if a.error]
+    return Group(table, *silent, _sums(answers))
+
+
+def _ask(address: str) -> Answer:
+    url = address.rstrip("/") + "/status"
+    try:
+        with urllib.request.urlopen(url, timeout=ASK_TIMEOUT_S) as reply:
+            status = json.loads(reply.read())
+    except (OSError, ValueError) as error:
+        reason = error.reason if isinstance(error, urllib.error.URLError) else error
+        return Answer(address=address, status={}, error=f"does not answer ({reason})")
+    if not isinstance(status, dict):
+        return Answer(address=address, status={}, error="answers something else than a status")
+    return Answer(address=address, status=status)
+
+
+def _row(answer: Answer) -> list[Text]:
+    said = answer.status
+    if answer.error:
+        return [Text(answer.address), Text("-"), Text("silent", style="bold red")]
+    return [
+        Text(str(said.get("instance", answer.address))),
+        Text(str(said.get("role", "-"))),
+        _state(said),
+        _clock(said),
+        _number(said, "running_requests"),
+        _number(said, "kv_tokens"),
+        _number(said, "queued_requests"),
+        _against_slo(said),
+        _number(said, "slo_ms", "g"),
+        _share(said, "attainment"),
+        _number(said, "power_w"),
+        Text("-") if _value(said, "energy_j") is None else Text(f"{said['energy_j'] / 1e3:.1f}"),
+        _share(said, "saving"),
+    ]
+
+
+def _state(said: Mapping[str, Any]) -> Text:
+    health = str(said.get("health", "-"))
+    text = f"{health}, dry run" if said.get("dry_run") else health
+    return Text(text, style={"ok": "green", "-": ""}.get(health, "bold yellow"))
+
+
+def _clock(said: Mapping[str, Any]) -> Text:
+    clock, target = _value(said, "clock_mhz"), _value(said, "target_mhz")
+    shown = "-" if clock is None else f"{clock:.0f}"
+    return Text(shown if target is None else f"{shown} > {target:.0f}")
+
+
+def _against_slo(said: Mapping[str, Any]) -> Text:
+    latency, slo = _value(said, "latency_p99_ms"), _value(said, "slo_ms")
+    if latency is None:
+        return Text("-")
+    if slo is None:
+        return Text(f"{latency:.1f}")
+    style = "green" if latency < LATE_SHARE * slo else "yellow" if latency <= slo else "bold red"
+    return Text(f"{latency:.1f}", style=style)
+
+
+def _share(said: Mapping[str, Any], key: str) -> Text:
+    value = _value(said, key)
+    return Text("-") if value is None else Text(f"{100 * value:.1f} %")
+
+
+def _number(said: Mapping[str, Any], key: str, form: str = ".0f") -> Text:
+    value = _value(said, key)
+    return Text("-") if value is None else Text(format(value, form))
+
+
+def _value(said: Mapping[str, Any], key: str) -> float | None:
+    value = said.get(key)
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    return float(value) if math.isfinite(value) else None
+
+
+def _sums(answers: Sequence[Answer]) -> Text:
+    statuses = [answer.status for answer in answers]
+    power = [_value(said, "power_w") for said in statuses]
+    energy = [_value(said, "energy_j") for said in statuses]
+    used_j = sum(value for value in energy if value is not None)
+    saved_j = sum(_saved_j(said) for said in statuses)
+    parts = [f"{len(answers)} agents"]
+    if any(value is not None for value in power):
+        parts.append(f"{sum(value for value in power if value is not None):.0f} W")
+    if used_j > 0:
+        share = 100 * saved_j / (used_j + saved_j)
+        parts.append(f"{used_j / 1e3:.1f} kJ, estimated saving {share:.1f} %")
+    return Text(", ".join(parts))
+
+
+def _saved_j(said: Mapping[str, Any]) -> float:
+    """Energy that was not used, from what was used and the share that this is less."""
+    used, share = _value(said, "energy_j"), _value(said, "saving")
+    return 0.0 if used is None or share is None or share >= 1 else used * share / (1 - share)
