@@ -1,4 +1,4 @@
-from __future__ import annotations
+from __future__ import dataclasses
 
 import math
 import sys
@@ -337,4 +337,7 @@ def test_the_default_policy_takes_a_predictor_that_has_learned():
         instance="i", role=Role.DECODE, table_mhz=TABLE, slo=Slo(ttft_s=1.0, itl_s=0.1),
         predictor=given,
     )  # fmt: skip
-    assert make_policy("voltana", context).predictor is given
+    guarded = make_policy("voltana", context).predictor
+    assert guarded.predictor is given
+    again = dataclasses.replace(context, predictor=guarded)
+    assert make_policy("voltana", again).predictor is guarded

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import structlog
 
-from voltana.errors import ProfileError
+from voltana.errors import ProfileError, VoltanaError
 from voltana.predictors.conformal import Conformal
 from voltana.predictors.ecopred import EcoPred
 
@@ -30,15 +30,46 @@ def state_path(folder: Path, loop: str) -> Path:
     return folder / f"{loop}.predictor.json"
 
 
+def margin_path(saved: Path) -> Path:
+    """File of the margin that a guarantee had found around EcoPred, beside what that learned."""
+    return saved.with_suffix(".margin.json")
+
+
 def save_predictor(predictor: Any, path: Path, stack: Stack) -> bool:
     """Save a predictor; whether there was anything that can be saved.
 
     Raises:
         OSError: If the file cannot be written.
     """
-    values = _values(predictor, stack)
-    if values is None:
-        return False
+    learner = _learner(predictor)
+    if learner is not predictor:
+        _replace(margin_path(path), predictor.to_dict())
+    values = _values(learner, stack)
+    return values is not None and _replace(path, values)
+
+
+def restore_margin(predictor: Any, saved: Path) -> None:
+    """Give a guarantee around EcoPred the margin that an earlier agent had found.
+
+    Args:
+        predictor: Mutated if it is such a guarantee.
+        saved: File of what EcoPred learned; the margin lies beside it.
+    """
+    if _learner(predictor) is predictor or not margin_path(saved).exists():
+        return
+    try:
+        predictor.restore(json.loads(margin_path(saved).read_text(encoding="utf-8")))
+    except (VoltanaError, OSError, ValueError, KeyError, TypeError) as error:
+        _log.warning("the margin cannot be read; it is found anew", error=repr(error))
+
+
+def _learner(predictor: Any) -> Any:
+    """What learns latencies: EcoPred without the guarantee around it."""
+    guarded = isinstance(predictor, Conformal) and isinstance(predictor.predictor, EcoPred)
+    return predictor.predictor if guarded else predictor
+
+
+def _replace(path: Path, values: Any) -> bool:
     text = json.dumps(values, indent=2) + "\n"
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name)
@@ -97,7 +128,6 @@ def _is_another_kind(path: Path) -> bool:
 
 
 def _values(predictor: Any, stack: Stack) -> Any:
-    predictor = _learner(predictor)
     if isinstance(predictor, EcoPred):
         profile = predictor.to_profile(stack)
         learned = profile.prefill is not None or profile.decode is not None
@@ -107,12 +137,6 @@ def _values(predictor: Any, stack: Stack) -> Any:
     return None
 
 
-def _learner(predictor: Any) -> Any:
-    """What learns latencies: EcoPred without its margin, which is found again in minutes."""
-    guarded = isinstance(predictor, Conformal) and isinstance(predictor.predictor, EcoPred)
-    return predictor.predictor if guarded else predictor
-
-
 def restore_own(own: Any, saved: Path) -> None:
     """Restore a predictor that is no EcoPred, if it can be and there is something saved.
 
@@ -120,8 +144,9 @@ def restore_own(own: Any, saved: Path) -> None:
         own: The predictor; mutated.
         saved: What an earlier agent saved; a damaged file is reported and left aside.
     """
-    own = _learner(own)
-    if isinstance(own, EcoPred) or not (saved.exists() and callable(getattr(own, "restore", None))):
+    if isinstance(_learner(own), EcoPred) or not (
+        saved.exists() and callable(getattr(own, "restore", None))
+    ):
         return
     try:
         own.restore(json.loads(saved.read_text(encoding="utf-8")))

@@ -15,7 +15,7 @@ from voltana_sglang.agent.building import (
     make_predictor,
     stack_of,
 )
-from voltana_sglang.agent.persistence import restore_own, save_predictor, state_path
+from voltana_sglang.agent.persistence import restore_margin, restore_own, save_predictor, state_path
 from voltana_sglang.agent.ring_loop import RingLoop
 from voltana_sglang.ring import SUFFIX
 
@@ -117,6 +117,8 @@ class Workshop:
         policy = make_policy(settings.policy, context)
         if context.predictor is None and policy.predictor is not None:
             restore_own(policy.predictor, state_path(self.config.agent.state, context.instance))
+        if before is None:
+            restore_margin(policy.predictor, state_path(self.config.agent.state, context.instance))
         loop = ControlLoop(
             instance=context.instance,
             domain=self.domain,
