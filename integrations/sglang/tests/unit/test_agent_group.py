@@ -1,5 +1,6 @@
-from __future__ import dataclasses
+from __future__ import annotations
 
+import dataclasses
 import math
 import sys
 import textwrap
