@@ -5,6 +5,10 @@ from __future__ import annotations
 import math
 
 
+LEAST_GAP_S = 1e-6
+"""No iteration is shorter; a rate over less is no rate."""
+
+
 class TokenDemand:
     """Tokens demanded per second: those produced, and those that a growing batch still owes.
 
@@ -26,7 +30,7 @@ class TokenDemand:
     def note(self, batch: int, now_s: float) -> None:
         """Note the batch of the iteration that begins now."""
         gap_s = now_s - self._at_s
-        if gap_s > 0:
+        if gap_s > LEAST_GAP_S:
             kept = math.exp(-gap_s / self._fading_s)
             seconds = kept * self._seconds + gap_s
             weight = gap_s / seconds
