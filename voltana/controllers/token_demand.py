@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 
-
 LEAST_GAP_S = 1e-6
 """No iteration is shorter; a rate over less is no rate."""
 
