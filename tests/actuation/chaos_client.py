@@ -22,15 +22,15 @@ def main() -> None:
     domain = Domain(name="chaos", devices=(0, 1))
     lease_s = float(sys.argv[2])
     actuator = ActuatorProcess(domain, socket_path=sys.argv[1], lease_s=lease_s, table_mhz=TABLE)
-    hung = threading.Event()
-    signal.signal(signal.SIGUSR1, lambda *_: hung.set())
-    signal.signal(signal.SIGUSR2, lambda *_: hung.clear())
+    loop = _Loop()
+    signal.signal(signal.SIGUSR1, loop.hang)
+    signal.signal(signal.SIGUSR2, loop.go_on)
     signal.signal(signal.SIGTERM, lambda *_: (actuator.close(), sys.exit(0)))
     threading.Thread(target=_alive, daemon=True).start()
     rng = random.Random(0)
     step = 0
     while True:
-        if not hung.is_set():
+        if not loop.hung:
             clock_mhz = rng.choice(TABLE)
             actuator.apply(
                 Command(domain=domain, clock_mhz=clock_mhz, sequence=step, lease_s=lease_s)
@@ -38,6 +38,21 @@ def main() -> None:
             step += 1
         actuator.status()
         time.sleep(0.01)
+
+
+class _Loop:
+    """Whether the control loop hangs.
+
+    No `threading.Event`: its lock deadlocks the process if one handler interrupts another inside.
+    """
+
+    hung = False
+
+    def hang(self, *_: object) -> None:
+        self.hung = True
+
+    def go_on(self, *_: object) -> None:
+        self.hung = False
 
 
 def _alive() -> None:
