@@ -210,6 +210,27 @@ def test_a_daemon_killed_whole_restores_before_anything_else(machine, tmp_path):
     client.actuator.close()
 
 
+def test_a_gpu_that_is_lost_while_the_daemon_starts_is_tried_again_soon(machine, tmp_path):
+    daemon = Daemon(tmp_path, machine)
+    daemon.wait_ready()
+    client = daemon.client(0)
+    assert client.reach(MHZ)
+    machine.set(0, "D_LOST", 1)
+    worker = daemon.worker()
+    daemon.process.kill()
+    daemon.process.wait()
+    os.kill(worker, signal.SIGKILL)
+    daemon.stop()
+    (tmp_path / "notify.sock").unlink()
+    with Daemon(tmp_path, machine) as again:  # answers others meanwhile
+        assert machine.wait(lambda: "not at default clocks yet" in again.log.read_text())
+        machine.set(0, "D_LOST", 0)
+        found_s = time.monotonic()
+        assert machine.wait(lambda: not machine.any_locked())
+        assert machine.unlocked_at_s() - found_s < 1.5
+    client.actuator.close()
+
+
 def test_clocks_come_back_even_if_the_configuration_is_broken_meanwhile(machine, tmp_path):
     daemon = Daemon(tmp_path, machine)
     daemon.wait_ready()

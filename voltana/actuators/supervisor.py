@@ -32,7 +32,8 @@ if TYPE_CHECKING:
 START_LIMIT_S = 3.0
 STOP_LIMIT_S = 2.0
 KILL_LIMIT_S = 0.5
-RETRY_S = 2.0
+FIRST_RETRY_S = 0.1
+LAST_RETRY_S = 2.0
 MAX_BACKOFF_S = 2.0
 STEADY_S = 5.0
 
@@ -69,7 +70,8 @@ class Supervisor:
         self._started_s = 0.0
         self._backoff_s = 0.0
         self._start_at_s = 0.0
-        self._retry_s = 0.0
+        self._retry_at_s = 0.0
+        self._retry_pause_s = FIRST_RETRY_S
         self._quarantined: set[str] = set()
         self._fatal = ""
 
@@ -178,10 +180,12 @@ class Supervisor:
         self._quarantined = self._restorers.restore()
         if self._quarantined:
             self._log(f"not at default clocks yet: {', '.join(sorted(self._quarantined))}.")
-        self._retry_s = time.monotonic() + RETRY_S
+        self._retry_pause_s = FIRST_RETRY_S
+        self._retry_at_s = time.monotonic() + self._retry_pause_s
 
     def _retry_quarantined(self, now_s: float) -> None:
-        if not self._quarantined or now_s < self._retry_s:
+        """Try again, soon at first: a GPU that was lost for a moment must not stay locked."""
+        if not self._quarantined or now_s < self._retry_at_s:
             return
         left = self._restorers.restore(LIMITS_S[:1], only=self._quarantined)
         for uuid in self._quarantined - left:
@@ -190,7 +194,8 @@ class Supervisor:
                 with contextlib.suppress(OSError):
                     self._channel.send(b"restored " + uuid.encode())
         self._quarantined = left
-        self._retry_s = time.monotonic() + RETRY_S
+        self._retry_pause_s = min(LAST_RETRY_S, 2 * self._retry_pause_s)
+        self._retry_at_s = time.monotonic() + self._retry_pause_s
 
     # --- start and stop
 
