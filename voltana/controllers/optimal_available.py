@@ -8,9 +8,11 @@ energy (S. Irani, S. Shukla, R. Gupta, "Algorithms for power savings", TALG 3, 2
 
 Something else does arrive. A prompt that comes just after a batch has begun waits for it, and for
 what is queued, and then shares a batch with all that came meanwhile; so the plan has one prefix
-more, for the prompts expected at the measured rate. What then still goes wrong is met by a reserve:
-the plan aims at a share of the TTFT threshold, which falls with every missed deadline and rises
-slowly with every kept one.
+more, for the prompts expected at the measured rate. Nor is it any use to run slower than the work
+comes in and to catch up at a fast clock later, power being convex in the clock: a floor keeps pace
+with the arriving work, up to where going slower saves hardly anything. What then still goes wrong
+is met by a reserve: the plan aims at a share of the TTFT threshold, which falls with every missed
+deadline and rises slowly with every kept one.
 """
 
 from __future__ import annotations
@@ -76,6 +78,30 @@ class Reserve:
         return min(max(share + self.step * change, self.lowest), self.highest)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pace:
+    """The floor that keeps pace with the arriving work.
+
+    Attributes:
+        busy_share: Share of the time that the instance may be busy at the floor.
+        highest_share: Upper end of the floor, over the fastest clock: about where the voltage
+            reaches its own floor, below which a fixed amount of work takes as much energy at any
+            clock.
+
+    Raises:
+        ConfigError: If a field is outside its range.
+    """
+
+    busy_share: float = 0.8
+    highest_share: float = 0.7
+
+    def __post_init__(self) -> None:
+        if not 0 < self.busy_share <= 1:
+            raise invalid("busy_share", self.busy_share, "0 to 1, 0 excluded", "0.8 is usual.")
+        if not 0 <= self.highest_share <= 1:
+            raise invalid("highest_share", self.highest_share, "0 to 1", "0 leaves it away.")
+
+
 class OptimalAvailable:
     """Satisfies `voltana.ports.Controller`; its forecast is the one that the loop scores.
 
@@ -87,8 +113,9 @@ class OptimalAvailable:
         levels_mhz: Clocks to choose from, ascending, at least one.
         slo: The thresholds.
         reserve: See `Reserve`.
+        pace: See `Pace`.
         arrivals_s: Time constant over which the rate of arriving work is averaged; 0 plans for
-            none.
+            none, and keeps no pace.
         idle_mhz: Clock to wait at; None takes the lowest level.
 
     Raises:
@@ -103,6 +130,7 @@ class OptimalAvailable:
         slo: Slo,
         *,
         reserve: Reserve | None = None,
+        pace: Pace | None = None,
         arrivals_s: float = 5.0,
         idle_mhz: float | None = None,
     ) -> None:
@@ -119,6 +147,9 @@ class OptimalAvailable:
         self._slo = slo
         self._reserve = reserve or Reserve()
         self.share = self._reserve.start
+        self._pace = pace or Pace()
+        highest_mhz = self._pace.highest_share * self._levels[-1]
+        self._highest_pace = int(self._levels.searchsorted(highest_mhz - 1e-6))
         self._arrivals_s = arrivals_s
         self._idle_mhz = self.levels_mhz[0] if idle_mhz is None else idle_mhz
         self._work_s = 0.0
@@ -145,14 +176,9 @@ class OptimalAvailable:
     def _plan(
         self, observation: Observation, forecast: Forecast, left_s: float, itl_s: float
     ) -> Decision:
-        """The lowest level at which no prefix is late, none below the critical one."""
+        """The lowest level at which no prefix is late, none below the floors."""
         reserve_s = (1.0 - self.share) * self._slo.ttft_s
         budget_s = min(left_s - reserve_s, itl_s)
-        lowest = 0
-        if self.power is not None:
-            busy_w = self.power.forecast_w(observation.load, self._levels)
-            idle_w = self.power.forecast_w(IDLE, self._levels[:1])
-            lowest = critical_index(forecast.mean_s, busy_w - idle_w)
         fits = forecast.upper_s <= budget_s
         pending_s = forecast.mean_s
         for bucket in observation.queue.deadlines:
@@ -162,11 +188,27 @@ class OptimalAvailable:
             fits &= pending_s + late_s <= 0
             if not fits[-1]:
                 break
+        lowest = self._critical(observation.load, forecast)
         if self._arrivals_s:
             arriving = self._work_s / self._arrivals_s * (forecast.mean_s / forecast.mean_s[-1])
             fits &= pending_s * (1.0 + arriving) <= self.share * self._slo.ttft_s
+            lowest = max(lowest, self._keeping_pace(arriving))
         index = int(fits.argmax())
         return certified_or_fastest(forecast, max(index, lowest) if fits[index] else None, budget_s)
+
+    def _critical(self, load: Load, forecast: Forecast) -> int:
+        """Index of the critical clock."""
+        if self.power is None:
+            return 0
+        busy_w = self.power.forecast_w(load, self._levels)
+        idle_w = self.power.forecast_w(IDLE, self._levels[:1])
+        return critical_index(forecast.mean_s, busy_w - idle_w)
+
+    def _keeping_pace(self, arriving: FloatArray) -> int:
+        """Index of the slowest level that keeps pace with the arriving work, up to the highest."""
+        enough = arriving <= self._pace.busy_share
+        index = int(enough.argmax())
+        return min(index, self._highest_pace) if enough[index] else self._highest_pace
 
     def _queued_s(self, bucket: DeadlineBucket) -> FloatArray:
         """Time of a prefix of the queue, as so many batches of its mean size."""

@@ -23,16 +23,12 @@ if TYPE_CHECKING:
 
 LEVELS = 28
 
-LOWEST_SHARE = {Role.PREFILL: 0.6, Role.DECODE: 0.4, Role.COLOCATED: 0.7}
+LOWEST_SHARE = {Role.PREFILL: 0.5, Role.DECODE: 0.4, Role.COLOCATED: 0.7}
 """Lowest clock over the fastest, by role. A decode instance is busy at any clock, so its energy
 falls with its power; prefill is a fixed amount of work, which far below the voltage's floor takes
 no less, though its batches grow a little and with them what one reading of the weights serves."""
 
-PROMISE = {
-    Role.PREFILL: Statement(alpha=0.01, gamma=0.02),
-    Role.DECODE: Statement(alpha=0.003, gamma=0.02),
-    Role.COLOCATED: Statement(alpha=0.003, gamma=0.02),
-}
+PROMISE = Statement(alpha=0.01, gamma=0.02)
 """Certified iterations that may exceed their budget, in the long run (docs/guarantee.md)."""
 
 
@@ -43,15 +39,15 @@ def latency_model(context: InstanceContext) -> EcoPred:
     return EcoPred.from_datasheet(context.datasheet)
 
 
-def guarded(learner: Predictor, role: Role) -> Conformal:
-    """`learner` under the guarantee of its role."""
-    return Conformal(learner, PROMISE[role], first=PROFILED_MARGIN)
+def guarded(learner: Predictor) -> Conformal:
+    """`learner` under the guarantee."""
+    return Conformal(learner, PROMISE, first=PROFILED_MARGIN)
 
 
 def voltana(context: InstanceContext) -> InstancePolicy:
     """Deadlines for prefill, least power at the settled batch for decode, both learned online."""
     learner = context.predictor or latency_model(context)
-    predictor = learner if isinstance(learner, Conformal) else guarded(learner, context.role)
+    predictor = learner if isinstance(learner, Conformal) else guarded(learner)
     power = context.power or LinearPower(
         max_clock_mhz=context.table_mhz[-1], max_power_w=context.max_power_w
     )
