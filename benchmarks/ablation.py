@@ -16,7 +16,7 @@ from voltana.controllers.ecofreq import EcoFreq
 from voltana.controllers.energy_optimal import EnergyOptimal
 from voltana.controllers.fixed import FixedClock
 from voltana.controllers.memory_floor import Memory
-from voltana.controllers.optimal_available import OptimalAvailable
+from voltana.controllers.optimal_available import OptimalAvailable, Pace
 from voltana.controllers.supervisor import Supervised
 from voltana.evaluation.composed import clock_levels, kv_memory, voltana
 from voltana.evaluation.policies import get_policy
@@ -149,9 +149,18 @@ def variants() -> Mapping[str, Policy]:
             lambda c, p, w, levels: OptimalAvailable(p, w, levels, c.slo, arrivals_s=0.0),
             role=Role.PREFILL,
         ),
+        "prefill: no pace kept": rebuilt(
+            lambda c, p, w, levels: OptimalAvailable(
+                p, w, levels, c.slo, pace=Pace(highest_share=0.0)
+            ),
+            role=Role.PREFILL,
+        ),
         "margin: three deviations, no guarantee": _uncertified(),
         "predictors: profiled tables, nothing learned": _unlearned(),
         "prefill routing: at random": dataclasses.replace(ours, prefill_router=RandomRouter),
+        "decode routing: nothing gathered": dataclasses.replace(
+            ours, decode_router=get_policy("static-max-routed").decode_router
+        ),
         "decode routing: in turn": dataclasses.replace(
             ours, decode_router=lambda _seed: RoundRobin()
         ),
