@@ -16,13 +16,15 @@ from typing import TYPE_CHECKING, Any
 
 import psutil
 
-from servers import ARGUMENTS, ENVIRONMENT, die_with_parent, free_port, get, post
+from servers import ARGUMENTS, ENVIRONMENT, die_with_parent, free_port, get, post, wait_for
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Mapping
 
-START_TIMEOUT_S = 300.0
-STOP_TIMEOUT_S = 60.0
+START_TIMEOUT_S = 600.0
+STOP_TIMEOUT_S = 120.0
+"""Above the sum of what the launch itself allows its processes."""
+
 GREEDY = {"temperature": 0.0, "max_new_tokens": 32, "ignore_eos": True}
 
 
@@ -185,7 +187,7 @@ class Traffic:
 
     url: str
     clients: int = 4
-    deadline_s: float = 60.0
+    deadline_s: float = 120.0
     completed: list[float] = field(default_factory=list)
     refused: list[str] = field(default_factory=list)
     lost: list[str] = field(default_factory=list)
@@ -207,7 +209,7 @@ class Traffic:
             thread.join(self.deadline_s + 5)
             assert not thread.is_alive(), "a request neither ended nor failed before its deadline"
 
-    def completes_from(self, since_s: float, count: int, timeout_s: float = 30.0) -> bool:
+    def completes_from(self, since_s: float, count: int, timeout_s: float = 120.0) -> bool:
         """Whether `count` requests completed after a moment, waiting for it."""
         return wait_for(lambda: sum(at > since_s for at in self.completed) >= count, timeout_s)
 
@@ -231,16 +233,6 @@ class Traffic:
                     self.completed.append(time.monotonic())
                 else:
                     self.lost.append(f"cut short: {answer}")
-
-
-def wait_for(condition: Callable[[], object], timeout_s: float = 10.0) -> bool:
-    """Wait until a condition holds; whether it did in time."""
-    ends_s = time.monotonic() + timeout_s
-    while time.monotonic() < ends_s:
-        if condition():
-            return True
-        time.sleep(0.05)
-    return bool(condition())
 
 
 def _lives(process: psutil.Process) -> bool:

@@ -128,12 +128,19 @@ def calibrate(engine: Engine, out: Path) -> tuple[list[Outcome], list[Outcome]]:
 
 def test_a_known_latency_is_found_from_few_points(engine: Engine, tmp_path: Path) -> None:
     out = tmp_path / "profile.json"
-    errors = held_back_errors(out, *calibrate(engine, out))
+    fitted, held_back = calibrate(engine, out)
+    errors = held_back_errors(out, fitted, held_back)
     phases = {"unified": 2, "prefill": 1, "decode": 1}[engine.role]
     assert len(errors) == phases
     for error in errors:
         assert error.mean_relative_error < 0.03, error
         assert error.mae_ms < error.baseline_ms / 3, error
+        # One per cent of noise was put in; its mean absolute deviation is sqrt(2 / pi) of that.
+        assert error.noise_ms == pytest.approx(0.8e-2 * _mean_ms(held_back, error.phase), rel=0.5)
+
+
+def _mean_ms(outcomes: list[Outcome], phase: Phase) -> float:
+    return 1e3 * float(np.mean([o.latency_s for o in outcomes if o.load.phase is phase]))
 
 
 def test_the_profile_starts_a_predictor(engine: Engine, tmp_path: Path) -> None:
