@@ -72,7 +72,7 @@ class Process:
         assert status == 200, body
         return json.loads(body)
 
-    def wait_for(self, what, timeout_s=20.0):
+    def wait_for(self, what, timeout_s=60.0):
         ends_s = time.monotonic() + timeout_s
         while not what():
             assert time.monotonic() < ends_s, self.log.read_text()
@@ -80,7 +80,7 @@ class Process:
 
     def end(self):
         self.process.terminate()
-        return self.process.wait(20)
+        return self.process.wait(60)
 
 
 @pytest.fixture
@@ -211,7 +211,7 @@ def test_an_agent_ends_with_the_process_that_it_is_told(tmp_path):
     assert agent.get("/status")["dry_run"] is True
     sleeper.kill()
     sleeper.wait()
-    assert agent.process.wait(20) == 0
+    assert agent.process.wait(60) == 0
 
 
 @pytest.mark.parametrize(

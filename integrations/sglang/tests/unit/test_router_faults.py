@@ -9,14 +9,14 @@ from typing import Any
 import aiohttp
 import pytest
 from fake_sglang import words_of
-from router_cluster import Cluster, cluster
+from router_cluster import Cluster, cluster, until
 
 from voltana_sglang.router import answer
 
 EXPECTED = " ".join(words_of("a"))
 
 
-def run(body: Any, limit_s: float = 20.0) -> None:
+def run(body: Any, limit_s: float = 60.0) -> None:
     async def limited() -> None:
         async with asyncio.timeout(limit_s):
             await body()
@@ -152,9 +152,7 @@ def test_a_dead_server_is_ejected_at_once_and_comes_back() -> None:
             assert not pd.service.pool.named("decode-0").healthy
             assert (await pd.get("/health"))[0] == 200
             await dead.start()
-            async with asyncio.timeout(3):
-                while not pd.service.pool.named("decode-0").healthy:
-                    await asyncio.sleep(0.01)
+            await until(lambda: pd.service.pool.named("decode-0").healthy)
 
     run(check)
 
@@ -184,7 +182,7 @@ def test_a_server_that_is_not_ready_yet_gets_nothing() -> None:
             assert (await pd.get("/health"))[0] == 503
             for server in pd.servers.values():
                 server.healthy = True
-            async with asyncio.timeout(3):
+            async with asyncio.timeout(20):
                 while (await pd.get("/health"))[0] != 200:
                     await asyncio.sleep(0.02)
 
@@ -208,9 +206,9 @@ def test_a_server_that_hangs_is_given_up_after_the_first_token_limit(
 @pytest.mark.parametrize("counts", [{"prefill": 1, "decode": 1}, {"unified": 1}])
 def test_a_long_whole_answer_is_not_taken_for_a_hanging_server(counts: dict[str, int]) -> None:
     async def check() -> None:
-        async with cluster(**counts, first_token_timeout_s=0.2) as pd:
+        async with cluster(**counts, first_token_timeout_s=1.0) as pd:
             *_, last = pd.servers.values()
-            last.token_s = 0.05  # 0.4 s for the answer
+            last.token_s = 0.2  # 1.6 s for the answer
             assert completed(await ask(pd), stream=False)
             assert len(last.seen) == 1
 
@@ -221,7 +219,7 @@ def test_a_long_whole_answer_is_not_taken_for_a_hanging_server(counts: dict[str,
 def test_a_server_that_hangs_is_found_by_its_health_checks(who: str) -> None:
     async def check() -> None:
         async with cluster(
-            prefill=2, decode=2, health_period_s=0.05, health_timeout_s=0.1, eject_after=2
+            prefill=2, decode=2, health_period_s=0.05, health_timeout_s=0.4, eject_after=3
         ) as pd:
             pd.servers[who].always = "hang"
             pd.servers[who].hanging_health = True
@@ -236,15 +234,15 @@ def test_a_server_that_hangs_is_found_by_its_health_checks(who: str) -> None:
 @pytest.mark.parametrize("stream", [False, True])
 def test_the_deadline_ends_a_request_with_a_clear_error(stream: bool) -> None:
     async def check() -> None:
-        async with cluster(prefill=1, decode=1, timeout_s=0.3) as pd:
-            pd.servers["decode-0"].token_s = 0.1
+        async with cluster(prefill=1, decode=1, timeout_s=1.0) as pd:
+            pd.servers["decode-0"].token_s = 0.3
             answer = await ask(pd, stream=stream)
             assert not completed(answer, stream=stream)
             error = answer[1][-2]["error"] if stream else answer[1]["error"]
             assert error["code"] == "timeout"
-            assert "0.3 s" in error["message"]
+            assert "1 s" in error["message"]
             await pd.quiet()
-            await asyncio.sleep(0.05)
+            await until(lambda: pd.servers["decode-0"].aborted)
             rid = pd.servers["decode-0"].seen[0]["rid"]
             assert pd.servers["decode-0"].aborted == {rid}
 
@@ -258,13 +256,11 @@ def test_a_client_that_goes_away_takes_both_legs_with_it(stream: bool) -> None:
             decode = pd.servers["decode-0"]
             decode.token_s = 0.2
             task = asyncio.create_task(ask(pd, stream=stream))
-            await asyncio.sleep(0.1)
+            await until(lambda: decode.seen)
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
             await pd.quiet()
-            async with asyncio.timeout(2):
-                while not (decode.cancelled and decode.aborted):
-                    await asyncio.sleep(0.01)
+            await until(lambda: decode.cancelled and decode.aborted)
             assert decode.aborted == {decode.seen[0]["rid"]}
             metrics = (await pd.get("/metrics"))[1]
             assert 'outcome="cancelled"} 1.0' in metrics
@@ -283,8 +279,7 @@ def test_a_client_that_does_not_read_is_cut_off(monkeypatch: pytest.MonkeyPatch)
             head = f"POST /generate HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n"
             writer.transport.pause_reading()  # type: ignore[attr-defined]
             writer.write(head.encode() + body)
-            await asyncio.sleep(0.2)
-            assert pd.service.forwarder.open == 1
+            await until(lambda: pd.service.forwarder.open == 1)
             await pd.quiet()
             metrics = (await pd.get("/metrics"))[1]
             assert 'outcome="timeout"} 1.0' in metrics
@@ -299,7 +294,7 @@ def test_prompts_of_a_batch_are_aborted_by_their_own_ids() -> None:
             pd.servers["decode-0"].token_s = 1.0
             await pd.post("/generate", {"text": ["a", "b"], "rid": "mine"})
             await pd.quiet()
-            await asyncio.sleep(0.05)
+            await until(lambda: len(pd.servers["decode-0"].aborted) == 2)
             assert pd.servers["decode-0"].aborted == {"mine_0", "mine_1"}
 
     run(check)
@@ -325,7 +320,7 @@ def test_under_a_storm_each_request_ends_exactly_once(seed: int) -> None:
             assert 120 - left <= counted <= 120
             assert pd.complaints == []
 
-    run(check, 40.0)
+    run(check, 120.0)
 
 
 FAULTS = ("500", "503", "reset", "sse-error", "reset-mid", "cut", "hang")

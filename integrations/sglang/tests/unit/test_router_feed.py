@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import numpy as np
 import pytest
-from router_cluster import cluster
+from router_cluster import cluster, until
 
 from voltana.errors import ConfigError
 from voltana.predictors.conformal_snapshot import ConformalSnapshot
@@ -128,7 +128,8 @@ def test_a_feed_reaches_the_router_s_reports() -> None:
         time = MonotonicTime()
         publisher = FeedPublisher("tcp://127.0.0.1:0", "decode-0", time)
         feeds = {"decode-0": publisher.address}
-        async with cluster(prefill=1, decode=2, feeds=feeds) as pd:
+        # Staler than usual, for a busy machine may hold up this task for longer than 100 ms.
+        async with cluster(prefill=1, decode=2, feeds=feeds, stale_after_s=2.0) as pd:
             snapshot = learned().snapshot()
             report = None
             for _ in range(200):
@@ -143,12 +144,11 @@ def test_a_feed_reaches_the_router_s_reports() -> None:
             assert report.predictor is not None
             assert (report.state, report.source) == (STATE, FEED)
             assert (report.levels_mhz, report.budget_s) == (LEVELS, 0.06)
-            assert 0.01 <= time.now_s() - report.sampled_s < 0.1
+            assert 0.01 <= time.now_s() - report.sampled_s < 2.0
             status = (await pd.get("/router/status"))[1]
             by_name = {b["name"]: b["state"] for b in status["backends"]}
             assert by_name == {"prefill-0": "stale", "decode-0": "feed", "decode-1": "stale"}
-            await asyncio.sleep(0.15)
-            assert pd.service.reports.fresh("decode-0", time.now_s()) is None
+            await until(lambda: pd.service.reports.fresh("decode-0", time.now_s()) is None)
         publisher.close()
 
     asyncio.run(check())
@@ -178,13 +178,17 @@ def test_the_example_s_router_chooses_by_what_agents_publish(
         mine = "custom_router:LowestClock"
         # Generous, for a busy machine may hold up the task above for longer than 100 ms.
         settings: dict[str, Any] = {"decode_router": mine, "stale_after_s": 2.0, "feeds": feeds}
-        async with cluster(prefill=1, decode=2, **settings) as pd, asyncio.timeout(10):
-            while not all(pd.service.reports.fresh(n, MonotonicTime().now_s()) for n in clocks):
-                await asyncio.sleep(0.01)
+        async with cluster(prefill=1, decode=2, **settings) as pd, asyncio.timeout(60):
+
+            def told() -> bool:
+                now_s = MonotonicTime().now_s()
+                found = {n: pd.service.reports.fresh(n, now_s) for n in clocks}
+                return all(r and r.state.clock_mhz == clocks[n] for n, r in found.items())
+
             for slow in ("decode-1", "decode-0"):
                 other = "decode-0" if slow == "decode-1" else "decode-1"
                 clocks[slow], clocks[other] = 900.0, 1400.0
-                await asyncio.sleep(0.2)
+                await until(told)
                 for _ in range(3):
                     _, _, headers = await pd.post("/generate", {"text": "a"})
                     assert headers["X-Voltana-Decode"] == slow
