@@ -16,6 +16,7 @@ from voltana_sglang.launch_plan import cluster
 from voltana_sglang.supervise import LaunchError, Supervisor
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from types import FrameType
 
     from voltana_sglang.child_process import ProcessSpec
@@ -25,6 +26,8 @@ AGENTS_FILE = "agents.json"
 """In the folder of the logs; `voltana top` reads it."""
 
 FAILED = 1
+
+_KEY_OPTIONS = frozenset({"--api-key", "--admin-api-key"})
 
 
 class _Signals:
@@ -65,7 +68,8 @@ def launch(
     if only_print:
         for spec in (spec for stage in stages for spec in stage):
             variables = " ".join(f"{key}={shlex.quote(value)}" for key, value in spec.environment)
-            typer.echo(f"{spec.name}: {variables} {shlex.join(spec.command)}".replace("  ", " "))
+            command = shlex.join(_without_keys(spec.command))
+            typer.echo(f"{spec.name}: {variables} {command}".replace("  ", " "))
         return
     logs = config.resolve().parent / table.logs
     signals = _Signals()
@@ -98,6 +102,18 @@ def read_launch(path: Path) -> tuple[LaunchTable, str, int]:
             "servers. Add it, or start servers by hand."
         )
     return config.launch, config.router.host, config.router.port
+
+
+def _without_keys(command: Sequence[str]) -> list[str]:
+    """A command line that may be shown."""
+    shown = list(command)
+    for place, word in enumerate(shown):
+        name, equals, _ = word.partition("=")
+        if name in _KEY_OPTIONS and equals:
+            shown[place] = f"{name}=***"
+        elif name in _KEY_OPTIONS and place + 1 < len(shown):
+            shown[place + 1] = "***"
+    return shown
 
 
 def _write_agents(logs: Path, stages: list[list[ProcessSpec]]) -> None:

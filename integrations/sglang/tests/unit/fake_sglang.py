@@ -61,6 +61,8 @@ class FakeServer:
         padding: Bytes that each event of a stream carries beside its text.
         aborted: Ids that it was told to abort.
         seen: Bodies that it got.
+        busy: How many flushes it refuses, as a server does that is not idle yet.
+        info: More of what it says of itself.
         cancelled: Requests whose connection was closed before their end.
     """
 
@@ -81,7 +83,10 @@ class FakeServer:
         self.running: set[str] = set()
         self.loads: dict[str, Any] | None = None
         self.flushed = 0
+        self.busy = 0
+        self.info: dict[str, Any] = {}
         self.api_key: str | None = None
+        self.admin_api_key: str | None = None
         self.unauthorised: list[str] = []
         self.port = 0
         self.bootstrap_port = 0
@@ -142,9 +147,11 @@ class FakeServer:
 
     @web.middleware
     async def _guard(self, request: web.Request, handler: Any) -> web.StreamResponse:
-        """As the real one: everything but its health needs the key."""
-        wanted = None if self.api_key is None else f"Bearer {self.api_key}"
-        if wanted and request.path != "/health" and request.headers.get("Authorization") != wanted:
+        """As the real one: aborts and flushes need the admin key if there is one."""
+        admin = request.path in {"/flush_cache", "/abort_request"}
+        key = (self.admin_api_key if admin else None) or self.api_key
+        free = key is None or request.path.startswith(("/health", "/metrics"))
+        if not free and request.headers.get("Authorization") != f"Bearer {key}":
             self.unauthorised.append(request.path)
             return web.json_response({"error": "Unauthorized"}, status=401)
         return await handler(request)
@@ -158,7 +165,7 @@ class FakeServer:
         return web.json_response({"path": request.path, "from": self.name})
 
     async def _server_info(self, _request: web.Request) -> web.Response:
-        return web.json_response({"internal_states": [{"of": self.name}]})
+        return web.json_response({"internal_states": [{"of": self.name}], **self.info})
 
     async def _loads(self, _request: web.Request) -> web.Response:
         if self.loads is None:
@@ -166,6 +173,9 @@ class FakeServer:
         return web.json_response({"loads": [self.loads]})
 
     async def _flush(self, _request: web.Request) -> web.Response:
+        if self.busy:
+            self.busy -= 1
+            return web.Response(status=400, text="Flush cache failed.\n")
         self.flushed += 1
         return web.Response(text="Cache flushed.")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
+import os
 import signal
 from typing import TYPE_CHECKING
 
@@ -17,6 +18,7 @@ from voltana_sglang.router.chooser import Chooser
 from voltana_sglang.router.fan_out import FanOut
 from voltana_sglang.router.forwarder import Forwarder
 from voltana_sglang.router.http_client import make_session
+from voltana_sglang.router.keys import find_keys
 from voltana_sglang.router.ledger import Ledger
 from voltana_sglang.router.metrics import Metrics
 from voltana_sglang.router.pool import Pool
@@ -49,6 +51,7 @@ class RouterService:
         self._settings = settings
         self._time = time
         self._routers = make_routers(settings)
+        self._keys = find_keys(settings, os.environ)
         self._log = structlog.get_logger("voltana.router")
         self.port = settings.port
 
@@ -68,6 +71,7 @@ class RouterService:
         )
         self.forwarder = Forwarder(
             settings,
+            keys=self._keys,
             session=self._session,
             chooser=chooser,
             ledger=self.ledger,
@@ -80,6 +84,7 @@ class RouterService:
             settings,
             self.pool,
             self._session,
+            keys=self._keys,
             reports=self.reports,
             ledger=self.ledger,
             time=time,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 from typing import TYPE_CHECKING
 
@@ -14,6 +15,7 @@ from voltana.values import Role
 from voltana_sglang.router.app import explain_errors
 from voltana_sglang.router.chooser import Leg
 from voltana_sglang.router.http_client import make_session
+from voltana_sglang.router.keys import find_keys
 from voltana_sglang.router.ledger import Ledger
 from voltana_sglang.router.pool import Pool
 from voltana_sglang.router.problem import JSON_TYPE
@@ -47,6 +49,7 @@ class SteerService:
         self._settings = settings
         self._time = time
         _, self._router = make_routers(settings)
+        self._keys = find_keys(settings, os.environ)
         self._log = structlog.get_logger("voltana.steer")
         self.port = settings.port
 
@@ -76,7 +79,13 @@ class SteerService:
         )
         await self._listen()
         self._watchers = Watchers(
-            settings, self.pool, self._session, reports=reports, ledger=ledger, time=time
+            settings,
+            self.pool,
+            self._session,
+            keys=self._keys,
+            reports=reports,
+            ledger=ledger,
+            time=time,
         )
         self._watchers.also(self.workers.run())
         return self
