@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from voltana.errors import ConfigError
-from voltana_sglang.launch_plan import cluster
+from voltana.errors import ConfigError, invalid
+from voltana_sglang.launch_plan import cluster, in_url, instances
+from voltana_sglang.launch_ports import check_ports
 from voltana_sglang.supervise import LaunchError, Supervisor
 
 if TYPE_CHECKING:
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from types import FrameType
 
     from voltana_sglang.child_process import ProcessSpec
+    from voltana_sglang.config import Config
     from voltana_sglang.launch_config import LaunchTable
 
 AGENTS_FILE = "agents.json"
@@ -63,21 +65,23 @@ def launch(
 
     The router answers as soon as everything is ready. Every process has a log of its own.
     """
-    table, host, port = read_launch(config)
-    stages = cluster(table, config, host, port, dry_run=dry_run)
+    table, settings = read_launch(config)
+    stages = cluster(table, config, settings.router, settings.agent, dry_run=dry_run)
     if only_print:
         for spec in (spec for stage in stages for spec in stage):
             variables = " ".join(f"{key}={shlex.quote(value)}" for key, value in spec.environment)
             command = shlex.join(_without_keys(spec.command))
             typer.echo(f"{spec.name}: {variables} {command}".replace("  ", " "))
         return
+    check_ports(instances(table), settings.router.port)
     logs = config.resolve().parent / table.logs
     signals = _Signals()
     supervisor = Supervisor(stages, logs, _say, table.start_timeout_s)
     try:
         if supervisor.start(signals.stopped):
             _write_agents(logs, stages)
-            _say("launch", f"ready: http://{host}:{port}; Ctrl-C ends everything")
+            url = f"http://{in_url(settings.router.host)}:{settings.router.port}"
+            _say("launch", f"ready: {url}; Ctrl-C ends everything")
             supervisor.run(signals.stopped, table.on_exit)
     except LaunchError as error:
         sys.stderr.write(f"{error}\n")  # several lines: the end of a log among them
@@ -87,8 +91,8 @@ def launch(
         (logs / AGENTS_FILE).unlink(missing_ok=True)
 
 
-def read_launch(path: Path) -> tuple[LaunchTable, str, int]:
-    """The launch of a configuration file, and where its router listens.
+def read_launch(path: Path) -> tuple[LaunchTable, Config]:
+    """The launch of a configuration file, and the whole of it.
 
     Raises:
         ConfigError: If the file cannot be read, has no table ``[launch]``, or holds a wrong value.
@@ -101,7 +105,9 @@ def read_launch(path: Path) -> tuple[LaunchTable, str, int]:
             f"{path} has no table [launch]: must say at least model_path and the number of "
             "servers. Add it, or start servers by hand."
         )
-    return config.launch, config.router.host, config.router.port
+    if config.router.port == 0:
+        raise invalid("router.port", 0, "1 to 65535 in a launch", "30000 is usual.")
+    return config.launch, config
 
 
 def _without_keys(command: Sequence[str]) -> list[str]:

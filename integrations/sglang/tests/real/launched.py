@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import http.client
 import json
 import os
 import signal
@@ -224,7 +225,7 @@ class Traffic:
                 self.refused.append(str(error))
             except TimeoutError as error:
                 self.lost.append(repr(error))
-            except OSError as error:  # the connection broke: the client knows
+            except (OSError, http.client.HTTPException) as error:  # it broke: the client knows
                 self.refused.append(repr(error))
                 self._ended.wait(0.1)
             else:
