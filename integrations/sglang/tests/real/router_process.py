@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import http.client
 import json
 import os
 import signal
@@ -165,7 +166,7 @@ class Clients:
             }
             try:
                 status, answer = ask(self._url, "/generate", body)
-            except (OSError, urllib.error.URLError):
+            except (OSError, http.client.HTTPException):  # an answer that broke off, too
                 self.refused_connections += 1
                 time.sleep(0.05)
                 continue

@@ -82,6 +82,8 @@ class FakeServer:
         self.cancelled = 0
         self.running: set[str] = set()
         self.loads: dict[str, Any] | None = None
+        self.odd_loads: list[Any] = []
+        self.loads_asked = 0
         self.flushed = 0
         self.busy = 0
         self.info: dict[str, Any] = {}
@@ -168,6 +170,9 @@ class FakeServer:
         return web.json_response({"internal_states": [{"of": self.name}], **self.info})
 
     async def _loads(self, _request: web.Request) -> web.Response:
+        self.loads_asked += 1
+        if self.odd_loads:
+            return web.json_response(self.odd_loads[0])
         if self.loads is None:
             return web.Response(status=404)
         return web.json_response({"loads": [self.loads]})
@@ -204,19 +209,19 @@ class FakeServer:
             assert request.transport is not None
             request.transport.abort()
             return web.Response()
-        rid = body.get("rid")
-        if rid in self.running:
-            return _refusal(400, f"Duplicate request ID detected: {rid}")
+        rids = set(map(str, as_list(body.get("rid"))))
+        if rids & self.running:
+            return _refusal(400, f"Duplicate request ID detected: {rids & self.running}")
         prompts = prompts_of(request.path, body)
         wrong = self._wrong(body, prompts)
         if wrong:
             self.transfers.complaints.append(f"{self.name}: {wrong}")
             return _refusal(400, wrong)
-        self.running.add(rid)
+        self.running |= rids
         try:
             return await self._computed(request, body, prompts, fault)
         finally:
-            self.running.discard(rid)
+            self.running -= rids
 
     def _wrong(self, body: dict[str, Any], prompts: list[str]) -> str:
         keys = ("bootstrap_host", "bootstrap_port", "bootstrap_room")
@@ -288,8 +293,8 @@ class FakeServer:
                 return reply
             if number == 2 and fault == "cut":
                 return reply
-            if body.get("rid") in self.aborted:
-                break
+            if any(str(body.get("rid")).startswith(rid) for rid in self.aborted):
+                break  # it aborts whatever begins with the id
             await asyncio.sleep(self.token_s)
             await _event(reply, event | ({"padding": "x" * self.padding} if self.padding else {}))
         await reply.write(b"data: [DONE]\n\n")

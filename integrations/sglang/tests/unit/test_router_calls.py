@@ -39,10 +39,10 @@ def test_any_object_keeps_its_fields_and_gains_the_transfer_s(
 ) -> None:
     raw = (space + json.dumps(fields, indent=2 if indented else None) + space).encode()
     call = parse_call("/generate", raw)
-    body = json.loads(call.leg_body("id", Bootstrap.draw("h", 5, call.batch)))
+    body = json.loads(call.leg_body(0, Bootstrap.draw("h", 5, call.batch)))
     added = {"bootstrap_host", "bootstrap_port", "bootstrap_room"}
     if isinstance(fields.get("rid"), str | None) and fields.get("rid") != "":
-        assert body["rid"] == "id"
+        assert body["rid"] == call.rid
         added.add("rid")
     assert set(body) == set(fields) | added
     for name in set(fields) - added:

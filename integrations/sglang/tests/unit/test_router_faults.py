@@ -353,3 +353,78 @@ def _requests_ended(metrics: str) -> int:
         for line in metrics.splitlines()
         if line.startswith("voltana_router_requests_total")
     )
+
+
+def test_a_server_that_was_down_for_days_is_still_checked() -> None:
+    """Its back-off doubles, but a day has more checks than a float has powers of two."""
+
+    async def check() -> None:
+        async with cluster(prefill=1, decode=2, health_period_s=0.05) as pd:
+            dead = pd.service.pool.named("decode-0")
+            await pd.servers["decode-0"].stop()
+            await until(lambda: not dead.healthy)
+            dead.ejections = 5000
+            assert dead.back_off_s == 0.2
+            await pd.servers["decode-0"].start()
+            await until(lambda: dead.healthy)
+
+    run(check)
+
+
+def test_unknown_answers_of_the_page_of_loads_end_no_polling() -> None:
+    async def check() -> None:
+        async with cluster(prefill=1, decode=1, loads_period_s=0.01) as pd:
+            decode, reports = pd.servers["decode-0"], pd.service.reports
+            for odd in ([], {"loads": None}, {"loads": [None]}, "text", None):
+                asked, decode.odd_loads = decode.loads_asked, [odd]
+                await until(lambda asked=asked: decode.loads_asked > asked + 2)  # type: ignore[misc]
+            decode.odd_loads = []
+            decode.loads = {"num_running_reqs": 3, "num_waiting_reqs": 0, "num_used_tokens": 9}
+            await until(lambda: reports.fresh("decode-0", pd.service._time.now_s()))
+
+    run(check)
+
+
+def test_a_second_signal_ends_open_requests_at_once() -> None:
+    async def check() -> None:
+        began_s = asyncio.get_running_loop().time()
+        async with cluster(prefill=1, decode=1, timeout_s=60.0, drain_timeout_s=60.0) as pd:
+            pd.servers["decode-0"].token_s = 10.0
+            opened = asyncio.create_task(ask(pd, stream=True))
+            await until(lambda: pd.servers["decode-0"].seen)
+            draining = asyncio.create_task(pd.service.drain())
+            await until(lambda: pd.service.forwarder.draining)
+            draining.cancel()  # what the second signal does
+            await asyncio.gather(draining, return_exceptions=True)
+        assert asyncio.get_running_loop().time() - began_s < 25.0
+        await asyncio.gather(opened, return_exceptions=True)
+
+    run(check)
+
+
+@pytest.mark.parametrize(
+    "body", [{"text": ["a", "b"], "rid": ["x", "y"]}, {"text": "a", "rid": "x"}]
+)
+def test_a_repetition_has_other_ids_so_that_the_abort_of_the_first_try_spares_it(
+    body: dict[str, Any],
+) -> None:
+    async def check() -> None:
+        async with cluster(prefill=1, decode=2) as pd:
+            for name in ("decode-0", "decode-1"):
+                pd.servers[name].faults.append("503")
+            status, _, _ = await pd.post("/generate", body)
+            assert status == 200
+            prefill = pd.servers["prefill-0"]
+            tries = [rids_of(seen["rid"]) for seen in prefill.seen]
+            assert len(tries) == 3
+            assert tries[0] == rids_of(body["rid"])
+            await until(lambda: prefill.aborted >= set(tries[0]) | set(tries[1]))
+            # SGLang aborts whatever begins with the id that it is told.
+            for rid in tries[2]:
+                assert not [told for told in prefill.aborted if rid.startswith(told)]
+
+    run(check)
+
+
+def rids_of(rid: Any) -> list[str]:
+    return rid if isinstance(rid, list) else [rid]

@@ -181,10 +181,7 @@ class Agent:
             self._publishing.publish(heartbeat=False)
 
     def _scan(self) -> None:
-        try:
-            self.group.scan()
-        except Exception as error:  # noqa: BLE001  (another engine of the instance may be fine)
-            self._log.error("an engine cannot be controlled", error=repr(error))
+        self.group.scan()
         pid = self.options.until_pid
         if pid is not None and not os.path.exists(f"/proc/{pid}"):  # noqa: PTH110
             self._log.info("the engine has ended")

@@ -100,7 +100,7 @@ class Aborts:
         """The status of the last answer; 0 without any."""
         limit, status = aiohttp.ClientTimeout(total=ABORT_TIMEOUT_S), 0
         with contextlib.suppress(*TRANSPORT_ERRORS):
-            for rid in attempt.call.leg_rids(attempt.rid):
+            for rid in attempt.rids:
                 async with self._session.post(
                     backend.endpoint("/abort_request"),
                     json={"rid": rid},

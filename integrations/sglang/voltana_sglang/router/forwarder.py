@@ -119,7 +119,7 @@ class Forwarder:
         Raises:
             Problem: If a server does not take that key for it.
         """
-        found = [a for a in tuple(self._attempts.values()) if a.call.rid == rid]
+        found = [a for a in tuple(self._attempts.values()) if a.call.is_known_as(rid)]
         for attempt in found:
             await self._aborts.both_legs(attempt, key)
         return bool(found)
@@ -192,12 +192,10 @@ class Forwarder:
         prefill, decode = self._chooser.choose(plan, avoid)
         if prefill is not None and call.samples > 1:
             raise _one_answer_only(call.samples)
-        # A server may still be at work on the attempt before, and refuses an id that it knows.
-        rid = call.rid if number == 0 else f"{call.rid}-{number}"
         key = f"{plan.request_id}-{number}"
         attempt = Attempt(
             call,
-            rid,
+            number,
             prefill=prefill,
             decode=decode,
             session=self._session,

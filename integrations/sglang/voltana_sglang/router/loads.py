@@ -86,8 +86,8 @@ class LoadsPoller:
                     self._note_refusal(reply.status)
                     return
                 self._refused = False
-                loads = (await reply.json())["loads"]
-            state = state_of(loads, self._backend.role)
+                answer = await reply.json()
+            state = state_of(answer, self._backend.role)
             self._reports.put(
                 self._backend.name, Report(state=state, sampled_s=asked_s, source=LOADS)
             )
@@ -104,17 +104,18 @@ class LoadsPoller:
             )
 
 
-def state_of(loads: list[dict[str, Any]], role: Role) -> InstanceState:
+def state_of(answer: Any, role: Role) -> InstanceState:
     """The state of an instance from the loads of all its data-parallel ranks.
 
     Args:
-        loads: As ``/v1/loads`` lists them.
+        answer: As ``/v1/loads`` gives it.
         role: The role of the instance.
 
     Raises:
-        ValueError: If they have another form.
+        ValueError: If it has another form.
     """
     try:
+        loads = answer["loads"]
         running = sum(int(load["num_running_reqs"]) for load in loads)
         waiting = sum(int(load["num_waiting_reqs"]) for load in loads)
         used = sum(int(load.get("num_active_tokens") or load["num_used_tokens"]) for load in loads)
