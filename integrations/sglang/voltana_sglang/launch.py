@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import shlex
 import signal
 import sys
-from pathlib import Path  # noqa: TC003  (typer reads annotations at run time)
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -73,6 +74,7 @@ def launch(
             command = shlex.join(_without_keys(spec.command))
             typer.echo(f"{spec.name}: {variables} {command}".replace("  ", " "))
         return
+    check_engine(table.model_path)
     check_ports(instances(table), settings.router.port)
     logs = config.resolve().parent / table.logs
     signals = _Signals()
@@ -108,6 +110,27 @@ def read_launch(path: Path) -> tuple[LaunchTable, Config]:
     if config.router.port == 0:
         raise invalid("router.port", 0, "1 to 65535 in a launch", "30000 is usual.")
     return config.launch, config
+
+
+def check_engine(model_path: str) -> None:
+    """Check what a server would only say at the end of a long log.
+
+    Raises:
+        ConfigError: If SGLang is not installed beside this program, or the model's folder is not
+            there.
+    """
+    if importlib.util.find_spec("sglang") is None:
+        raise ConfigError(
+            f"SGLang is not installed in the environment of {sys.executable}: must be, for launch "
+            "starts servers with it. Install voltana-sglang into the environment of your SGLang."
+        )
+    if model_path.startswith(("/", "./", "../", "~")) and not Path(model_path).exists():
+        raise invalid(
+            "launch.model_path",
+            model_path,
+            "a folder that is there, or a name on the Hugging Face Hub",
+            "Check the path; '~' is not expanded.",
+        )
 
 
 def _without_keys(command: Sequence[str]) -> list[str]:

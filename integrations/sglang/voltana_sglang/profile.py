@@ -45,7 +45,8 @@ def profile(
     ] = None,
     clocks: Annotated[int, typer.Option(help="How many clocks to measure at.")] = 5,
     config: Annotated[
-        Path | None, typer.Option(help="The configuration (TOML) that the server runs with.")
+        Path | None,
+        typer.Option("--config", "-c", help="The configuration (TOML) that the server runs with."),
     ] = None,
     seed: Annotated[int, typer.Option(help="Of prompts and of points that are held back.")] = 0,
 ) -> None:

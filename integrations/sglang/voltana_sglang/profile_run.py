@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
 
-from voltana.errors import VoltanaError
+from voltana.errors import VoltanaError, invalid
 from voltana.values import Outcome, Phase
 from voltana_sglang.profile_design import Limits
 from voltana_sglang.router.keys import ADMIN_API_KEY_VARIABLE, API_KEY_VARIABLE, REFUSED, Keys
@@ -111,10 +111,13 @@ class ProfiledServer:
         keys: Its keys; None for none.
 
     Raises:
-        ProfileRunError: If it does not answer, or not to these keys.
+        ConfigError: If that is no URL.
+        ProfileRunError: If it does not answer, not to these keys, or is no SGLang server.
     """
 
     def __init__(self, url: str, seed: int = 0, keys: Keys | None = None) -> None:
+        if not url.startswith(("http://", "https://")):
+            raise invalid("url", url, "an http or https URL", "Write http://HOST:PORT.")
         self.url = url.rstrip("/")
         self._keys = keys or Keys()
         self._rng = np.random.default_rng(seed)
@@ -171,6 +174,11 @@ class ProfiledServer:
 
     def _ask(self) -> About:
         said, model = self._call("/server_info"), self._call("/model_info")
+        if not isinstance(said, dict) or not isinstance(model, dict):
+            raise ProfileRunError(
+                f"{self.url} answers as no SGLang server does: must be one. Give the address of "
+                "the server itself, not that of a router."
+            )
         state = (said.get("internal_states") or [{}])[0]
         tokens = int(said.get("max_total_num_tokens") or state.get("max_total_num_tokens") or 0)
         chunk = int(said.get("chunked_prefill_size") or 0)
@@ -182,11 +190,11 @@ class ProfiledServer:
         )
         if not tokens:
             raise ProfileRunError(
-                f"{self.url} does not say how many tokens its KV cache holds: "
-                "must be SGLang 0.5.11 or later."
+                f"{self.url} does not say how many tokens its KV cache holds: must be an SGLang "
+                "server of 0.5.11 or later itself, no router. Correct the address."
             )
         return About(
-            model=str(said.get("served_model_name") or model["model_path"]),
+            model=str(said.get("served_model_name") or model.get("model_path") or "unknown"),
             version=str(said.get("version", "unknown")),
             role={"null": "unified"}.get(str(said.get("disaggregation_mode")), "")
             or str(said.get("disaggregation_mode") or "unified"),
@@ -216,7 +224,7 @@ class ProfiledServer:
             raise RefusedError(
                 error.code, f"{self.url}{path} answered {error.code}: {said}{remedy}"
             ) from None
-        except OSError as error:
+        except (OSError, http.client.HTTPException) as error:
             raise ProfileRunError(
                 f"{self.url}{path} does not answer ({error}). Start the server first."
             ) from None

@@ -1,14 +1,17 @@
 from __future__ import annotations
 
+import re
 import socket
 from pathlib import Path
 
 import pytest
 from pydantic import ValidationError
+from typer.testing import CliRunner
 
 from voltana.errors import ConfigError
+from voltana_sglang.cli import make_app
 from voltana_sglang.config import AgentTable
-from voltana_sglang.launch import launch, read_launch
+from voltana_sglang.launch import check_engine, launch, read_launch
 from voltana_sglang.launch_config import LaunchTable
 from voltana_sglang.launch_plan import cluster, instances
 from voltana_sglang.launch_ports import check_ports
@@ -211,3 +214,23 @@ def test_print_starts_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     ]
     assert "--port 30123" in said
     assert not (tmp_path / "voltana-logs").exists()
+
+
+def test_what_a_server_would_say_late_is_said_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: object())
+    check_engine("meta-llama/Llama-3.1-8B-Instruct")
+    check_engine(str(tmp_path))
+    for path in (str(tmp_path / "none"), "./none", "~/none"):
+        with pytest.raises(ConfigError, match=r"launch\.model_path = '.*none'.*a folder"):
+            check_engine(path)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(ConfigError, match="SGLang is not installed in the environment of"):
+        check_engine(str(tmp_path))
+
+
+def test_the_versions_are_told() -> None:
+    done = CliRunner().invoke(make_app(), ["--version"])
+    assert done.exit_code == 0
+    assert re.match(r"voltana-sglang \d+\.\d+\.\d+, SGLang ", done.output)
