@@ -106,6 +106,30 @@ def test_without_power_readings_nothing_is_claimed():
     assert loops.windows == []
 
 
+def test_what_ran_while_the_board_could_not_be_read_belongs_to_no_later_window():
+    time, loops = ManualTime(), Loops()
+    board = Board(time)
+    account = EnergyAccount(board, loops)
+
+    def window():
+        for _ in range(int(WINDOW_S / 0.2) + 1):
+            loops.busy.append((Load.decode(8, 100), 900.0, 0.1))
+            time.advance(0.2)
+            account.tick()
+
+    board.power_w = math.nan
+    for _ in range(5):
+        window()
+    assert len(loops.busy) < 2 * WINDOW_S / 0.2  # it does not pile up
+    board.power_w = 300.0
+    for _ in range(3):
+        window()
+    assert loops.windows
+    for energy_j, exposures in loops.windows:
+        duration_s = sum(exposure.duration_s for exposure in exposures)
+        assert energy_j == pytest.approx(300.0 * duration_s, rel=0.1)
+
+
 class Feed:
     def __init__(self):
         self.sent = []
