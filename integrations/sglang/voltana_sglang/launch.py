@@ -34,12 +34,13 @@ _KEY_OPTIONS = frozenset({"--api-key", "--admin-api-key"})
 
 
 class _Signals:
-    """SIGINT and SIGTERM: the first ends the launch, the second hurries it."""
+    """SIGINT, SIGTERM and a lost terminal: the first ends the launch, the second hurries it."""
 
     def __init__(self) -> None:
         self.count = 0
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, self._note)
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            if number != signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN:  # nohup
+                signal.signal(number, self._note)
 
     def stopped(self) -> bool:
         """Whether the launch shall end."""

@@ -1,7 +1,10 @@
 from __future__ import annotations
 
 import re
+import signal
 import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -234,3 +237,16 @@ def test_the_versions_are_told() -> None:
     done = CliRunner().invoke(make_app(), ["--version"])
     assert done.exit_code == 0
     assert re.match(r"voltana-sglang \d+\.\d+\.\d+, SGLang ", done.output)
+
+
+@pytest.mark.parametrize(("before", "count"), [(signal.SIG_DFL, 1), (signal.SIG_IGN, 0)])
+def test_a_lost_terminal_ends_a_launch_unless_it_was_told_to_stay(before, count: int) -> None:
+    program = (
+        "import os, signal; from voltana_sglang.launch import _Signals;"
+        f"signal.signal(signal.SIGHUP, signal.Handlers({int(before)})); signals = _Signals();"
+        "os.kill(os.getpid(), signal.SIGHUP); print(signals.count)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
+    assert int(done.stdout) == count

@@ -114,6 +114,8 @@ def backend(name: str, role: str, **changes: Any) -> dict[str, Any]:
         ({"timeout_s": 0}, "timeout_s = 0 is not allowed"),
         ({"tiemout_s": 3}, "Did you mean 'timeout_s'"),
         ({"port": 70000}, "at most 65535"),
+        ({"backends": [backend("a", "unified", feed="h:5601")]}, "must be tcp://HOST:PORT or ipc"),
+        ({"backends": [backend("a", "unified", feed="tcp://h")]}, "must be tcp://HOST:PORT or ipc"),
     ],
 )
 def test_wrong_settings_name_field_range_and_remedy(table: dict[str, Any], message: str) -> None:

@@ -87,7 +87,7 @@ class LoadsPoller:
                     return
                 self._refused = False
                 answer = await reply.json()
-            state = state_of(answer, self._backend.role)
+            state = state_of(_listed(answer), self._backend.role)
             self._reports.put(
                 self._backend.name, Report(state=state, sampled_s=asked_s, source=LOADS)
             )
@@ -104,18 +104,29 @@ class LoadsPoller:
             )
 
 
-def state_of(answer: Any, role: Role) -> InstanceState:
-    """The state of an instance from the loads of all its data-parallel ranks.
-
-    Args:
-        answer: As ``/v1/loads`` gives it.
-        role: The role of the instance.
+def _listed(answer: Any) -> list[dict[str, Any]]:
+    """The loads in an answer.
 
     Raises:
         ValueError: If it has another form.
     """
+    loads = answer.get("loads") if isinstance(answer, dict) else None
+    if not isinstance(loads, list):
+        raise ValueError(f"unknown form of loads: {answer!r:.100}")  # noqa: TRY004
+    return loads
+
+
+def state_of(loads: list[dict[str, Any]], role: Role) -> InstanceState:
+    """The state of an instance from the loads of all its data-parallel ranks.
+
+    Args:
+        loads: As ``/v1/loads`` lists them.
+        role: The role of the instance.
+
+    Raises:
+        ValueError: If they have another form.
+    """
     try:
-        loads = answer["loads"]
         running = sum(int(load["num_running_reqs"]) for load in loads)
         waiting = sum(int(load["num_waiting_reqs"]) for load in loads)
         used = sum(int(load.get("num_active_tokens") or load["num_used_tokens"]) for load in loads)

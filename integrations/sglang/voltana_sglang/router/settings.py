@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path  # noqa: TC003  (pydantic reads it)
 from typing import Annotated, Literal
 from urllib.parse import urlsplit
@@ -22,6 +23,7 @@ BackendRole = Literal["prefill", "decode", "unified"]
 DEFAULT_BOOTSTRAP_PORT = 8998
 """SGLang's own default."""
 
+_FEED = re.compile(r"tcp://[^\s/]+:\d{1,5}|(ipc|inproc)://\S+")
 _Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 _Port = Annotated[int, Field(ge=1, le=65535)]
 
@@ -68,6 +70,15 @@ class BackendTable(_Table):
         if not usable:
             raise invalid("url", url, "an http or https URL", "Write http://HOST:PORT.")
         return url.rstrip("/")
+
+    @field_validator("feed")
+    @classmethod
+    def _is_an_address(cls, feed: str | None) -> str | None:
+        if feed is not None and not _FEED.fullmatch(feed):
+            raise invalid(
+                "feed", feed, "tcp://HOST:PORT or ipc://PATH", "Write what the agent's log says."
+            )
+        return feed
 
     @property
     def transfer_host(self) -> str:
