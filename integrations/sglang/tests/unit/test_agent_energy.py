@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 import pytest
+import structlog
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -162,6 +163,25 @@ def test_a_snapshot_is_renewed_now_and_then_only():
     loops.attached = False
     publishing.publish(heartbeat=True)
     assert len(feed.sent) == 100
+
+
+def test_a_users_predictor_without_a_snapshot_costs_routers_its_model_and_nothing_else():
+    time, loops, feed = ManualTime(), Loops(), Feed()
+    loops.resting = False
+
+    def snapshot():
+        raise ZeroDivisionError("mine")
+
+    loops.snapshot = snapshot
+    publishing = Publishing(feed, loops, time)
+    with structlog.testing.capture_logs() as logs:
+        publishing._log = structlog.get_logger()
+        for _ in range(50):
+            publishing.publish(heartbeat=False)
+            time.advance(SNAPSHOT_S)
+    assert len(feed.sent) == 50
+    assert feed.sent[-1][1]["snapshot"] is None
+    assert [entry["error"] for entry in logs] == ["ZeroDivisionError('mine')"]
 
 
 @pytest.mark.parametrize("dry_run", [False, True])

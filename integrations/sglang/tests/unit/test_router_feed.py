@@ -124,6 +124,41 @@ def test_a_broken_snapshot_is_an_error_not_a_crash(wrong: Any) -> None:
 STATE = InstanceState(running_requests=5, kv_tokens=600, queued_tokens=70, clock_mhz=1200.0)
 
 
+class Unsendable:
+    """A user's own snapshot that is no plain data."""
+
+    @classmethod
+    def from_dict(cls, values: Any) -> Unsendable:
+        return cls()
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"model": object()}
+
+
+def test_a_snapshot_that_cannot_be_sent_is_left_out_and_said_once() -> None:
+    publisher = FeedPublisher("inproc://unsendable", "decode-0", MonotonicTime())
+    sent: list[bytes] = []
+    publisher._socket.close()
+    publisher._socket = types.SimpleNamespace(  # type: ignore[assignment]
+        send=lambda raw, _flags: sent.append(raw), close=lambda: None
+    )
+    with structlog.testing.capture_logs() as logs:
+        publisher._log = structlog.get_logger()
+        for snapshot in (Unsendable(), Unsendable(), learned().snapshot()):
+            publisher.publish(
+                STATE,
+                age_s=0.0,
+                levels_mhz=LEVELS,
+                budget_s=0.06,
+                snapshot=snapshot,  # type: ignore[arg-type]
+            )
+    messages = [parse_message(raw) for raw in sent]
+    assert [message and message.state for message in messages] == [STATE] * 3
+    assert [bool(message and message.snapshot) for message in messages] == [False, False, True]
+    assert len(logs) == 1
+    publisher.close()
+
+
 def test_a_feed_reaches_the_router_s_reports() -> None:
     async def check() -> None:
         time = MonotonicTime()
