@@ -323,6 +323,30 @@ def test_a_controller_that_raises_loses_its_lease_and_the_agent_says_so(
     assert world.group.error == "deciding: ZeroDivisionError: mine"
 
 
+def test_a_predictor_that_raises_costs_its_own_figures_alone(make_world, tmp_path, monkeypatch):
+    (tmp_path / "unpredictable_for_agent.py").write_text(
+        "class Raises:\n"
+        "    def forecast(self, load, clocks_mhz):\n"
+        "        raise ZeroDivisionError('mine')\n"
+        "    def learn(self, outcome):\n"
+        "        raise ZeroDivisionError('mine, too')\n"
+        "    def snapshot(self):\n"
+        "        return self\n"
+        "    def to_dict(self):\n"
+        "        raise ZeroDivisionError('mine as well')\n"
+        "    def restore(self, values):\n"
+        "        pass\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    world = make_world(policy={"predictor": "unpredictable_for_agent:Raises"})
+    world.group.scan()
+    world.run(3)
+    assert world.group.figures()["iterations"]["decode"] == 3  # measured all the same
+    assert world.clocks()[-1] == TABLE[-1]  # nothing can be promised: the fastest
+    world.group.save()
+    world.group.close()
+
+
 def test_an_unknown_policy_or_predictor_is_named(make_world):
     world = make_world(policy={"controller": "nonsense"})
     world.group.scan()
