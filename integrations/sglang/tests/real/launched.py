@@ -6,6 +6,7 @@ import contextlib
 import http.client
 import json
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -17,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import psutil
 
-from servers import ARGUMENTS, ENVIRONMENT, die_with_parent, free_port, get, post, wait_for
+from servers import ARGUMENTS, ENVIRONMENT, die_with_parent, get, is_free, post, wait_for
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -26,6 +27,7 @@ START_TIMEOUT_S = 600.0
 STOP_TIMEOUT_S = 120.0
 """Above the sum of what the launch itself allows its processes."""
 
+ROUTER_OFFSET = 50
 GREEDY = {"temperature": 0.0, "max_new_tokens": 32, "ignore_eos": True}
 
 
@@ -52,7 +54,8 @@ class Launched:
     ) -> None:
         self.folder = folder
         self.logs = folder / "voltana-logs"
-        self.router_port, self.first_port = free_port(), _free_block()
+        self.first_port = _free_block()
+        self.router_port = self.first_port + ROUTER_OFFSET
         self.url = f"http://127.0.0.1:{self.router_port}"
         self.config = folder / "cluster.toml"
         own = ENVIRONMENT | {"TMPDIR": str(folder)}
@@ -243,8 +246,12 @@ def _lives(process: psutil.Process) -> bool:
 
 
 def _free_block() -> int:
-    """A port after which the ports of a launch are likely free."""
+    """A port from which on all that a launch listens on are free, chosen as `free_port` does."""
     while True:
-        port = free_port()
-        if port < 60_000:
-            return port
+        first = random.randrange(20_000, 32_000, 400)
+        offsets = (
+            ROUTER_OFFSET,
+            *(kind + index for kind in range(0, 400, 100) for index in range(4)),
+        )
+        if all(is_free(first + offset) for offset in offsets):
+            return first

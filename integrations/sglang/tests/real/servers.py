@@ -6,6 +6,7 @@ import contextlib
 import ctypes
 import json
 import os
+import random
 import secrets
 import signal
 import socket
@@ -283,14 +284,27 @@ def post(url: str, body: Any, timeout_s: float = 120.0) -> Any:
 
 
 def free_port() -> int:
-    """A port of the loopback interface that nobody listens on and that was not given out before."""
+    """A port that nobody listens on and that was not given out before.
+
+    Below those that the system gives to outgoing connections: a server listens only once its model
+    is loaded, and one of the tests' own connections could have taken the port by then.
+    """
     while True:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = int(probe.getsockname()[1])
-        if port not in _GIVEN_OUT:
+        port = random.randrange(10_000, 20_000)
+        if port not in _GIVEN_OUT and is_free(port):
             _GIVEN_OUT.add(port)
             return port
+
+
+def is_free(port: int) -> bool:
+    """Whether one could listen on a port now, on every address."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("0.0.0.0", port))
+        except OSError:
+            return False
+    return True
 
 
 def die_with_parent() -> None:
