@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.server
 import json
+import socket
 import threading
 from typing import TYPE_CHECKING, Any
 
@@ -134,3 +135,20 @@ def test_a_narrow_terminal_cuts_no_number(agent: Callable[[Any], str]) -> None:
     for text in ("decode-0", "1005 > 990", "44.2", "65", "99.9 %", "231", "25.0 %"):
         assert text in result.output
     assert max(map(len, result.output.splitlines())) <= 80
+
+
+def test_an_address_may_lack_its_scheme(agent: Callable[[Any], str]) -> None:
+    (answer,) = ask_all([agent(STATUS).removeprefix("http://")])
+    assert answer.status["instance"] == "decode-0"
+
+
+def test_something_that_speaks_no_http_does_not_end_it() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def answer() -> None:
+            with listener.accept()[0] as connection:
+                connection.sendall(b"220 mail.example.com\r\n")
+
+        threading.Thread(target=answer, daemon=True).start()
+        (found,) = ask_all([f"127.0.0.1:{listener.getsockname()[1]}"])
+    assert "does not answer" in found.error

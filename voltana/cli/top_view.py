@@ -4,6 +4,7 @@ An agent answers ``GET /status`` with a JSON object. Every key may be absent or 
 as a dash. ``docs/sglang.md`` lists the keys.
 """
 
+import http.client
 import json
 import math
 import urllib.error
@@ -93,11 +94,11 @@ def render(answers: Sequence[Answer], width: int = WIDE) -> RenderableType:
 
 
 def _ask(address: str) -> Answer:
-    url = address.rstrip("/") + "/status"
+    url = (address if "://" in address else f"http://{address}").rstrip("/") + "/status"
     try:
         with urllib.request.urlopen(url, timeout=ASK_TIMEOUT_S) as reply:
             status = json.loads(reply.read())
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, http.client.HTTPException) as error:
         reason = error.reason if isinstance(error, urllib.error.URLError) else error
         return Answer(address=address, status={}, error=f"does not answer ({reason})")
     if not isinstance(status, dict):

@@ -88,7 +88,8 @@ def bound_basis(
     """
     tried = np.clip(clocks_mhz, slowest_mhz, fastest_mhz)
     stretch = np.maximum(slowest_mhz / clocks_mhz, 1.0)
-    return clock_basis(tried, max_clock_mhz) * stretch
+    basis: Basis = clock_basis(tried, max_clock_mhz) * stretch
+    return basis
 
 
 def regressor(load: list[float], clock_mhz: float, max_clock_mhz: float) -> FloatArray:

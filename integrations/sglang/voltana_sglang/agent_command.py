@@ -21,8 +21,13 @@ def agent(  # noqa: PLR0917  (options, not arguments)
     ] = None,
     role: Annotated[Role | None, typer.Option(help="Default: what the engine says.")] = None,
     gpus: Annotated[str | None, typer.Option(help="Indices of its GPUs, such as 0,1.")] = None,
-    control_port: Annotated[int | None, typer.Option(help="Port of the control endpoint.")] = None,
-    feed_port: Annotated[int | None, typer.Option(help="Port of the feed to routers.")] = None,
+    control_port: Annotated[
+        int | None,
+        typer.Option(help="Port of the control endpoint; default: the file's, else a free one."),
+    ] = None,
+    feed_port: Annotated[
+        int | None, typer.Option(help="Port of the feed to routers, likewise.")
+    ] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Watch and decide, but leave the clocks alone.")
     ] = False,

@@ -36,6 +36,8 @@ class ProcessSpec:
         ready_url: Answers 200 once the process is ready; None counts it as ready at once.
         kind: ``prefill``, ``decode``, ``unified``, ``agent`` or ``router``.
         grace_s: How long it may take over SIGTERM before it is killed.
+        restarts: Whether it may be started again: it is up in seconds, and keeps nothing that the
+            next one would miss.
     """
 
     name: str
@@ -44,6 +46,7 @@ class ProcessSpec:
     ready_url: str | None = None
     kind: str
     grace_s: float = 5.0
+    restarts: bool = False
 
 
 class ChildProcess:
@@ -52,14 +55,15 @@ class ChildProcess:
     Args:
         spec: What to start.
         logs: Folder for its log, which exists.
+        again: Whether an earlier one of this name ended, whose log is to be kept.
     """
 
-    def __init__(self, spec: ProcessSpec, logs: Path) -> None:
+    def __init__(self, spec: ProcessSpec, logs: Path, *, again: bool = False) -> None:
         self.spec = spec
         self.log = logs / f"{spec.name}.log"
         self.started_s = time.monotonic()
         self.ready_after_s: float | None = None
-        with self.log.open("wb") as log:
+        with self.log.open("ab" if again else "wb") as log:
             self._process = subprocess.Popen(
                 spec.command,
                 env=os.environ | dict(spec.environment),

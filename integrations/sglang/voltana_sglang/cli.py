@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -55,8 +55,29 @@ def main() -> None:
         sys.exit(USAGE_ERROR)
 
 
-def _root() -> None:
+def _root(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version",
+            callback=lambda wanted: _tell_version() if wanted else None,
+            is_eager=True,
+            help="Print the versions of voltana-sglang and of SGLang here, and end.",
+        ),
+    ] = False,
+) -> None:
     pass
+
+
+def _tell_version() -> None:
+    from importlib import metadata  # noqa: PLC0415
+
+    try:
+        engine = f"SGLang {metadata.version('sglang')}"
+    except metadata.PackageNotFoundError:
+        engine = "SGLang is not installed here"
+    typer.echo(f"voltana-sglang {metadata.version('voltana-sglang')}, {engine}")
+    raise typer.Exit
 
 
 def _load(place: str) -> Callable[..., Any]:

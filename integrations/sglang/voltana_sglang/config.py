@@ -311,9 +311,17 @@ def parse_config(tables: Mapping[str, Any], *, base: Path | None = None) -> Conf
     if base is None:
         return config
     folder = base.resolve().parent
-    policy, agent = config.policy, config.agent
+    policy, agent, router = config.policy, config.agent, config.router
+    keys = {
+        name: path and folder / path.expanduser()
+        for name, path in (
+            ("api_key_file", router.api_key_file),
+            ("admin_api_key_file", router.admin_api_key_file),
+        )
+    }
     return config.model_copy(
         update={
+            "router": router.model_copy(update=keys),
             "policy": policy.model_copy(
                 update={"profile": policy.profile and folder / policy.profile.expanduser()}
             ),

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import msgspec
+import structlog
 import zmq
 
 from voltana.values import InstanceState
@@ -83,7 +84,9 @@ class FeedPublisher:
         self._socket.bind(address)
         self.address: str = self._socket.getsockopt_string(zmq.LAST_ENDPOINT)
         self._sent: PredictorSnapshot | None = None
-        self._encoded: dict[str, Any] | None = None
+        self._encoded: msgspec.Raw | None = None
+        self._complained = False
+        self._log = structlog.get_logger("voltana_sglang.feed").bind(instance=instance)
         self._snapshot_due_s = -math.inf
 
     def publish(
@@ -117,7 +120,7 @@ class FeedPublisher:
         now_s = self._time.now_s()
         if snapshot is not self._sent or now_s >= self._snapshot_due_s:
             if snapshot is not self._sent:
-                self._sent, self._encoded = snapshot, encode_snapshot(snapshot)
+                self._sent, self._encoded = snapshot, self._encode(snapshot)
             self._snapshot_due_s = now_s + RESEND_S
             message["levels_mhz"] = [float(level) for level in levels_mhz]
             message["snapshot"] = self._encoded
@@ -125,6 +128,19 @@ class FeedPublisher:
             self._socket.send(msgspec.msgpack.encode(message), zmq.NOBLOCK)
         except zmq.Again:  # the next state supersedes this one
             return
+
+    def _encode(self, snapshot: PredictorSnapshot | None) -> msgspec.Raw | None:
+        """A snapshot as bytes; None where there is none that can be sent."""
+        try:
+            return msgspec.Raw(msgspec.msgpack.encode(encode_snapshot(snapshot)))
+        except Exception as error:  # noqa: BLE001  (a user's own to_dict may do anything)
+            if not self._complained:
+                self._complained = True
+                self._log.warning(
+                    "the predictor's snapshot cannot be sent: routers do without it",
+                    error=repr(error),
+                )
+            return None
 
     def close(self) -> None:
         """Stop; may be called twice."""

@@ -50,7 +50,7 @@ class LaunchTable(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
 
-    model_path: str = Field(description="the model (--model)")
+    model_path: str = Field(description="the model: a folder, or a name on the Hugging Face Hub")
     prefill: _Servers = Field(default=0, description="the number of prefill servers")
     decode: _Servers = Field(default=0, description="the number of decode servers")
     unified: _Servers = Field(default=0, description="the number of servers for both phases")
@@ -60,9 +60,15 @@ class LaunchTable(BaseModel):
     )
     host: str = Field(default="127.0.0.1", description="the address of the servers")
     first_port: _Port = Field(default=31000, description="the port of the first server")
-    arguments: tuple[str, ...] = Field(default=(), description="arguments of every server")
-    prefill_arguments: tuple[str, ...] = Field(default=(), description="of prefill servers")
-    decode_arguments: tuple[str, ...] = Field(default=(), description="of decode servers")
+    arguments: tuple[str, ...] = Field(
+        default=(), description="a list of arguments of every server"
+    )
+    prefill_arguments: tuple[str, ...] = Field(
+        default=(), description="a list of arguments of prefill servers"
+    )
+    decode_arguments: tuple[str, ...] = Field(
+        default=(), description="a list of arguments of decode servers"
+    )
     environment: dict[str, str] = Field(default_factory=dict, description="variables of servers")
     logs: Path = Field(default=Path("voltana-logs"), description="the folder of the logs")
     start_timeout_s: _Seconds = Field(default=900.0, description="the time to start, in seconds")

@@ -14,7 +14,9 @@ from voltana_sglang.child_process import ProcessSpec
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from voltana_sglang.config import AgentTable
     from voltana_sglang.launch_config import LaunchTable
+    from voltana_sglang.router.settings import RouterTable
 
 BOOTSTRAP_OFFSET = 100
 """From a server's port to that of its transfers; agents and feeds follow likewise."""
@@ -25,8 +27,8 @@ FEED_OFFSET = 300
 AGENT_GRACE_S = 10.0
 """An agent gives clocks back and saves what it learned."""
 
-ROUTER_GRACE_S = 40.0
-"""A router waits for open requests (``router.drain_timeout_s``)."""
+ROUTER_GRACE_S = 10.0
+"""On top of the time in which a router waits for open requests (``router.drain_timeout_s``)."""
 
 _PYTHON = (sys.executable, "-m")
 
@@ -52,7 +54,7 @@ class Instance:
     @property
     def url(self) -> str:
         """Where the server listens."""
-        return f"http://{self.host}:{self.port}"
+        return f"http://{in_url(self.host)}:{self.port}"
 
     @property
     def bootstrap_port(self) -> int:
@@ -85,22 +87,27 @@ def instances(table: LaunchTable) -> list[Instance]:
 
 
 def cluster(
-    table: LaunchTable, config: Path, host: str, port: int, *, dry_run: bool = False
+    table: LaunchTable,
+    config: Path,
+    router: RouterTable,
+    agent: AgentTable,
+    *,
+    dry_run: bool = False,
 ) -> list[list[ProcessSpec]]:
     """Everything that a launch starts, in stages.
 
     Args:
         table: The launch.
         config: The file that it was read from.
-        host: Where the router listens.
-        port: Likewise.
+        router: The router.
+        agent: Where agents live.
         dry_run: Whether agents leave the clocks alone.
     """
     fleet = instances(table)
     return [
         [server_process(instance, table, config) for instance in fleet],
-        [agent_process(instance, config, dry_run=dry_run) for instance in fleet],
-        [router_process(fleet, config, host, port)],
+        [agent_process(instance, config, agent.host, dry_run=dry_run) for instance in fleet],
+        [router_process(fleet, config, router, agent.feed_host)],
     ]
 
 
@@ -126,8 +133,8 @@ def server_process(instance: Instance, table: LaunchTable, config: Path) -> Proc
     )
 
 
-def agent_process(instance: Instance, config: Path, *, dry_run: bool) -> ProcessSpec:
-    """How the agent of an instance is started."""
+def agent_process(instance: Instance, config: Path, host: str, *, dry_run: bool) -> ProcessSpec:
+    """How the agent of an instance is started; `host` is that of its control endpoint."""
     arguments = ["--config", str(config.resolve()), "--instance", instance.name]
     if instance.gpus:
         arguments += ["--gpus", ",".join(map(str, instance.gpus))]
@@ -137,32 +144,42 @@ def agent_process(instance: Instance, config: Path, *, dry_run: bool) -> Process
         name=f"agent-{instance.name}",
         kind="agent",
         command=(*_PYTHON, "voltana_sglang", "agent", *arguments, *["--dry-run"] * dry_run),
-        ready_url=f"http://127.0.0.1:{instance.control_port}/health",
+        ready_url=f"http://{in_url(host)}:{instance.control_port}/health",
         grace_s=AGENT_GRACE_S,
+        restarts=True,
     )
 
 
-def router_process(fleet: list[Instance], config: Path, host: str, port: int) -> ProcessSpec:
+def router_process(
+    fleet: list[Instance], config: Path, router: RouterTable, feed_host: str
+) -> ProcessSpec:
     """How the router is started.
 
     Args:
         fleet: The servers behind it.
         config: The configuration file, for its table ``[router]``.
-        host: Where it listens.
-        port: Likewise.
+        router: What is in that.
+        feed_host: Where agents publish.
     """
-    arguments = ["--config", str(config), "--host", host, "--port", str(port)]
+    port = str(router.port)
+    arguments = ["--config", str(config.resolve()), "--host", router.host, "--port", port]
     for instance in fleet:
         transfer = f",{instance.bootstrap_port}" if instance.role == "prefill" else ""
         arguments += [f"--{instance.role}", f"{instance.url}{transfer}"]
-        arguments += ["--feed", f"{instance.name}=tcp://{instance.host}:{instance.feed_port}"]
+        arguments += ["--feed", f"{instance.name}=tcp://{in_url(feed_host)}:{instance.feed_port}"]
     return ProcessSpec(
         name="router",
         kind="router",
         command=(*_PYTHON, "voltana_sglang", "router", *arguments),
-        ready_url=f"http://{host}:{port}/health",
-        grace_s=ROUTER_GRACE_S,
+        ready_url=f"http://{in_url(router.host)}:{port}/health",
+        grace_s=router.drain_timeout_s + ROUTER_GRACE_S,
+        restarts=True,
     )
+
+
+def in_url(host: str) -> str:
+    """A host as it stands in a URL: an IPv6 address in brackets."""
+    return f"[{host}]" if ":" in host and not host.startswith("[") else host
 
 
 def _role_arguments(instance: Instance, table: LaunchTable) -> list[str]:

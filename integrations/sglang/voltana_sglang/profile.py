@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import sys
 import time
 from pathlib import Path  # noqa: TC003  (typer reads annotations at run time)
@@ -44,7 +45,8 @@ def profile(
     ] = None,
     clocks: Annotated[int, typer.Option(help="How many clocks to measure at.")] = 5,
     config: Annotated[
-        Path | None, typer.Option(help="The configuration (TOML) that the server runs with.")
+        Path | None,
+        typer.Option("--config", "-c", help="The configuration (TOML) that the server runs with."),
     ] = None,
     seed: Annotated[int, typer.Option(help="Of prompts and of points that are held back.")] = 0,
 ) -> None:
@@ -56,10 +58,12 @@ def profile(
     from voltana_sglang.config import read_config  # noqa: PLC0415  (--help answers at once)
     from voltana_sglang.profile_run import ProfiledServer  # noqa: PLC0415
     from voltana_sglang.profile_source import RingIterations  # noqa: PLC0415
+    from voltana_sglang.router.keys import find_keys  # noqa: PLC0415
 
     if clocks < LEAST_CLOCKS:
         raise invalid("clocks", clocks, f"{LEAST_CLOCKS} or more", "5 is usual.")
-    settings, server = read_config(config), ProfiledServer(url, seed)
+    settings = read_config(config)
+    server = ProfiledServer(url, seed, find_keys(settings.router, os.environ))
     rings = settings.agent.rings
     with (
         _leased(gpus, settings.actuator.socket) as leased,

@@ -6,6 +6,7 @@ prefill servers are measured alone: SGLang fakes the transfer for a certain boot
 
 from __future__ import annotations
 
+import http.client
 import json
 import secrets
 import time
@@ -16,9 +17,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
 
-from voltana.errors import VoltanaError
+from voltana.errors import VoltanaError, invalid
 from voltana.values import Outcome, Phase
 from voltana_sglang.profile_design import Limits
+from voltana_sglang.router.keys import ADMIN_API_KEY_VARIABLE, API_KEY_VARIABLE, REFUSED, Keys
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -36,6 +38,8 @@ PREFILL_REPEATS = 3
 
 _ROOM_LIMIT = 2**63 - 1
 _REQUEST_TIMEOUT_S = 300.0
+_IDLE_LIMIT_S = 60.0
+_POLL_S = 0.05
 _SETTLE_S = 0.2
 """From a clock that was asked for to the first request."""
 
@@ -45,6 +49,19 @@ _FIRST_ORDINARY_TOKEN = 10
 
 class ProfileRunError(VoltanaError):
     """The server cannot be profiled."""
+
+
+class RefusedError(ProfileRunError):
+    """The server answered with an error.
+
+    Args:
+        status: HTTP status.
+        text: What it said.
+    """
+
+    def __init__(self, status: int, text: str) -> None:
+        super().__init__(text)
+        self.status = status
 
 
 class Iteration(NamedTuple):
@@ -91,10 +108,18 @@ class ProfiledServer:
     Args:
         url: Where it listens.
         seed: Of the prompts.
+        keys: Its keys; None for none.
+
+    Raises:
+        ConfigError: If that is no URL.
+        ProfileRunError: If it does not answer, not to these keys, or is no SGLang server.
     """
 
-    def __init__(self, url: str, seed: int = 0) -> None:
+    def __init__(self, url: str, seed: int = 0, keys: Keys | None = None) -> None:
+        if not url.startswith(("http://", "https://")):
+            raise invalid("url", url, "an http or https URL", "Write http://HOST:PORT.")
         self.url = url.rstrip("/")
+        self._keys = keys or Keys()
         self._rng = np.random.default_rng(seed)
         self.about = self._ask()
 
@@ -118,7 +143,7 @@ class ProfiledServer:
             self._generate(point.requests, point.prompt_tokens, 1)
 
     def _generate(self, requests: int, prompt_tokens: int, output_tokens: int) -> None:
-        self._call("/flush_cache", None)
+        self._flush()
         shape = (requests, prompt_tokens)
         ids = self._rng.integers(_FIRST_ORDINARY_TOKEN, self.about.vocabulary, shape).tolist()
         sampling = {"temperature": 0.0, "max_new_tokens": output_tokens, "ignore_eos": True}
@@ -129,8 +154,31 @@ class ProfiledServer:
             body["bootstrap_port"] = [None] * requests
         self._call("/generate", body)
 
+    def _flush(self) -> None:
+        """Empty the cache, which SGLang refuses until it has put the last request away."""
+        ends_s = time.monotonic() + _IDLE_LIMIT_S
+        while True:
+            try:
+                self._call("/flush_cache", None)
+            except RefusedError as error:
+                if error.status != http.client.BAD_REQUEST:
+                    raise
+                if time.monotonic() > ends_s:
+                    raise ProfileRunError(
+                        f"{self.url} does not become idle: must have nothing else to do while it "
+                        "is profiled. Stop its other clients, and its router."
+                    ) from None
+                time.sleep(_POLL_S)
+            else:
+                return
+
     def _ask(self) -> About:
         said, model = self._call("/server_info"), self._call("/model_info")
+        if not isinstance(said, dict) or not isinstance(model, dict):
+            raise ProfileRunError(
+                f"{self.url} answers as no SGLang server does: must be one. Give the address of "
+                "the server itself, not that of a router."
+            )
         state = (said.get("internal_states") or [{}])[0]
         tokens = int(said.get("max_total_num_tokens") or state.get("max_total_num_tokens") or 0)
         chunk = int(said.get("chunked_prefill_size") or 0)
@@ -142,11 +190,11 @@ class ProfiledServer:
         )
         if not tokens:
             raise ProfileRunError(
-                f"{self.url} does not say how many tokens its KV cache holds: "
-                "must be SGLang 0.5.11 or later."
+                f"{self.url} does not say how many tokens its KV cache holds: must be an SGLang "
+                "server of 0.5.11 or later itself, no router. Correct the address."
             )
         return About(
-            model=str(said.get("served_model_name") or model["model_path"]),
+            model=str(said.get("served_model_name") or model.get("model_path") or "unknown"),
             version=str(said.get("version", "unknown")),
             role={"null": "unified"}.get(str(said.get("disaggregation_mode")), "")
             or str(said.get("disaggregation_mode") or "unified"),
@@ -161,7 +209,9 @@ class ProfiledServer:
         )
 
     def _call(self, path: str, *body: Any) -> Any:
-        request = urllib.request.Request(self.url + path)
+        admin = path == "/flush_cache"
+        headers = self._keys.for_admin() if admin else self._keys.usual()
+        request = urllib.request.Request(self.url + path, headers=headers)
         if body:
             request.data = b"" if body[0] is None else json.dumps(body[0]).encode()
             request.add_header("Content-Type", "application/json")
@@ -170,8 +220,11 @@ class ProfiledServer:
                 answer = reply.read()
         except urllib.error.HTTPError as error:
             said = error.read()[:300].decode(errors="replace")
-            raise ProfileRunError(f"{self.url}{path} answered {error.code}: {said}") from None
-        except OSError as error:
+            remedy = _key_wanted(admin=admin) if error.code in REFUSED else ""
+            raise RefusedError(
+                error.code, f"{self.url}{path} answered {error.code}: {said}{remedy}"
+            ) from None
+        except (OSError, http.client.HTTPException) as error:
             raise ProfileRunError(
                 f"{self.url}{path} does not answer ({error}). Start the server first."
             ) from None
@@ -229,6 +282,12 @@ def _run_and_hold(server: ProfiledServer, point: Point, clock: Clock | None) -> 
                 clock.hold()
             time.sleep(_SETTLE_S)
         running.result()
+
+
+def _key_wanted(*, admin: bool) -> str:
+    if admin:
+        return f". Set {ADMIN_API_KEY_VARIABLE} or router.admin_api_key_file to its --admin-api-key"
+    return f". Set {API_KEY_VARIABLE} or router.api_key_file to its --api-key"
 
 
 def _vocabulary(said: dict[str, Any], model: dict[str, Any]) -> int:

@@ -11,6 +11,7 @@ import time
 import zlib
 from typing import TYPE_CHECKING, Any
 
+from voltana_sglang.process_identity import started_at
 from voltana_sglang.ring_layout import (
     BODY,
     GUARD,
@@ -25,6 +26,7 @@ from voltana_sglang.ring_layout import (
     ROOMS,
     SLOT_BYTES,
     SLOTS,
+    STARTED,
     VERSION,
 )
 
@@ -57,18 +59,17 @@ class RingWriter:
         self, path: Path, bell: Path, info: Mapping[str, Any], *, slots: int = SLOTS
     ) -> None:
         self.path = path
-        self._bell = open_bell(bell)
         self._slots = slots
         self._head = 0
         temporary = path.with_suffix(f".{os.getpid()}.new")
-        size = HEADER_BYTES + slots * SLOT_BYTES
-        handle = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        self._memory = _allocate(temporary, HEADER_BYTES + slots * SLOT_BYTES)
         try:
-            os.ftruncate(handle, size)
-            self._memory = mmap.mmap(handle, size)
-        finally:
-            os.close(handle)
-        text = json.dumps(info).encode()
+            self._bell = open_bell(bell)
+        except OSError:
+            self._memory.close()
+            temporary.unlink()
+            raise
+        text = json.dumps({**info, STARTED: started_at(os.getpid())}).encode()
         HEADER.pack_into(
             self._memory, 0, MAGIC, VERSION, slots, SLOT_BYTES, os.getpid(), time.time_ns(),
             time.monotonic(), len(text),
@@ -130,6 +131,24 @@ class RingWriter:
         self._words.release()
         self._memory.close()
         self.path.unlink(missing_ok=True)
+
+
+def _allocate(path: Path, size: int) -> mmap.mmap:
+    """A new file in memory, all of it there: a store into a page that cannot be had is a SIGBUS.
+
+    Raises:
+        OSError: If there is no room for it; nothing is left behind.
+    """
+    path.unlink(missing_ok=True)  # process ids repeat in containers, and engines are killed
+    handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    try:
+        os.posix_fallocate(handle, 0, size)
+        return mmap.mmap(handle, size)
+    except OSError:
+        path.unlink()
+        raise
+    finally:
+        os.close(handle)
 
 
 def open_bell(path: Path) -> int:

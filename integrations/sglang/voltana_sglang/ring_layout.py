@@ -23,6 +23,9 @@ HEAD_OFFSET = 256
 
 INFO_OFFSET = 512
 
+STARTED = "process_started"
+"""Key of the JSON under which the writer says when its process started; see `started_at`."""
+
 SLOTS = 1024
 SLOT_BYTES = 1024
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import mmap
 import os
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from voltana.errors import VoltanaError
 from voltana.values import Load
+from voltana_sglang.process_identity import is_running
 from voltana_sglang.ring import SUFFIX
 from voltana_sglang.ring_layout import (
     BODY,
@@ -24,6 +24,7 @@ from voltana_sglang.ring_layout import (
     MAGIC,
     PAYLOAD_OFFSET,
     ROOM,
+    STARTED,
     VERSION,
     Flag,
     Kind,
@@ -120,12 +121,14 @@ class RingReader:
         self._inode = found.st_ino
         header = HEADER.unpack_from(self._memory, 0)
         if header[:2] != (MAGIC, VERSION):
+            self._memory.close()
             raise RingError(
                 f"{path} is no ring of version {VERSION}: plugin and agent are of different "
                 "versions. Install the same voltana-sglang for both, and restart them."
             )
         _, _, self._slots, self._slot_bytes, self.pid, self.epoch, _, length = header
         self.info: dict[str, Any] = json.loads(self._memory[INFO_OFFSET : INFO_OFFSET + length])
+        self._started: int | None = self.info.get(STARTED)
         self._words = memoryview(self._memory).cast("Q")
         self._next = 0 if from_start else self._head()
         self.lost = 0
@@ -152,9 +155,10 @@ class RingReader:
     def replaced(self) -> bool:
         """Whether the engine is gone, or has begun another ring under this name."""
         try:
-            return os.stat(self.path).st_ino != self._inode or not _alive(self.pid)  # noqa: PTH116
+            same = os.stat(self.path).st_ino == self._inode  # noqa: PTH116
         except FileNotFoundError:
             return True
+        return not same or not is_running(self.pid, self._started)
 
     def close(self) -> None:
         """Let go of the memory; may be called twice."""
@@ -209,10 +213,3 @@ def decode(payload: bytes) -> Record:
 def find_rings(folder: Path, instance: str) -> list[Path]:
     """Files of the rings of an instance, in order of their ranks' names."""
     return sorted(folder.glob(f"{instance}@*{SUFFIX}"))
-
-
-def _alive(pid: int) -> bool:
-    with contextlib.suppress(ProcessLookupError, PermissionError):
-        os.kill(pid, 0)
-        return True
-    return os.path.exists(f"/proc/{pid}")  # noqa: PTH110  (another user's process)

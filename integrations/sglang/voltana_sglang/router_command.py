@@ -16,7 +16,7 @@ from voltana_sglang.router.command_line import add_feeds, run_loop, servers_of, 
 
 def router(  # noqa: PLR0917  (options, not arguments)
     config: Annotated[
-        Path | None, typer.Option("--config", "-c", help="TOML file with a table [router].")
+        Path | None, typer.Option("--config", "-c", help="TOML file; its table 'router' is used.")
     ] = None,
     host: Annotated[str | None, typer.Option(help="Address to listen on.")] = None,
     port: Annotated[int | None, typer.Option(help="Port to listen on.")] = None,

@@ -16,7 +16,7 @@ from voltana_sglang.router.command_line import add_feeds, run_loop, servers_of, 
 
 def steer(  # noqa: PLR0917  (options, not arguments)
     config: Annotated[
-        Path | None, typer.Option("--config", "-c", help="TOML file with a table steer.")
+        Path | None, typer.Option("--config", "-c", help="TOML file; its table 'steer' is used.")
     ] = None,
     upstream: Annotated[str | None, typer.Option(help="Where the official router listens.")] = None,
     host: Annotated[str | None, typer.Option(help="Address to listen on.")] = None,
@@ -37,8 +37,9 @@ def steer(  # noqa: PLR0917  (options, not arguments)
 ) -> None:
     """Choose the decode server of each request for the official router (smg).
 
-    Start that with --decode-policy consistent_hashing, and send clients here. A request is given a
-    target only while its server is known to be healthy; otherwise it is passed on as it is.
+    Start that with --decode-policy consistent_hashing, and send clients here.
+
+    A request is given a target only while its server is known to be healthy.
     """
     given = {
         "upstream": upstream,

@@ -1,16 +1,20 @@
 """Keeps the processes of a launch: start in stages, watch, end without an orphan.
 
-Nothing is started again: an engine that died once for lack of memory dies again, and an operator's
-own supervisor (systemd, Kubernetes) is the better place for that policy.
+Where serving shall go on whatever ends, routers and agents are started again: they are back before
+the servers have missed them. Servers are not: an engine that died once for lack of memory dies
+again, it takes minutes to load a model, and an operator's own supervisor (systemd, Kubernetes) is
+the better place for that policy.
 """
 
 from __future__ import annotations
 
+import math
 import time
 from typing import TYPE_CHECKING, Literal, Protocol
 
 from voltana.errors import VoltanaError
 from voltana_sglang.child_process import ChildProcess, how_it_ended
+from voltana_sglang.restarts import Restarts
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -61,6 +65,9 @@ class Supervisor:
         self._start_timeout_s = start_timeout_s
         self._children: list[ChildProcess] = []
         self._seen_ended: set[str] = set()
+        self._restarts = Restarts()
+        self._due_s: dict[str, float] = {}
+        self._coming: list[ChildProcess] = []
 
     @property
     def children(self) -> tuple[ChildProcess, ...]:
@@ -102,10 +109,10 @@ class Supervisor:
         """
         while not stopped():
             for child in self._newly_ended():
-                what = self._what_ended(child)
-                if on_exit == "shut-down" or not self._can_serve():
-                    raise LaunchError(what)
-                self._report(child.spec.name, f"{what.splitlines()[0]}; serving goes on")
+                if on_exit == "shut-down":
+                    raise LaunchError(self._what_ended(child))
+                self._go_on_without(child)
+            self._start_due()
             time.sleep(_POLL_S)
 
     def shut_down(self, hurry: Callable[[], bool] = lambda: False) -> None:
@@ -123,6 +130,38 @@ class Supervisor:
             for child in children:
                 self._end(child, hurry)
         self._children.clear()
+
+    def _go_on_without(self, child: ChildProcess) -> None:
+        """Plan its next start, or do without it.
+
+        Raises:
+            LaunchError: If nothing can be served without it.
+        """
+        name, what = child.spec.name, self._what_ended(child)
+        now_s = time.monotonic()
+        wait_s = self._restarts.wait_s(name, now_s - child.started_s)
+        if child.spec.restarts and wait_s is not None:
+            self._due_s[name] = now_s + wait_s
+            self._report(name, f"{what.splitlines()[0]}; starting it again in {wait_s:g} s")
+        elif self._can_serve():
+            given_up = " once too often" if child.spec.restarts else ""
+            self._report(name, f"{what.splitlines()[0]}{given_up}; serving goes on")
+        else:
+            raise LaunchError(what)
+
+    def _start_due(self) -> None:
+        """Start again what has waited for long enough, and tell what is ready."""
+        for place, child in enumerate(self._children):
+            name = child.spec.name
+            if self._due_s.get(name, math.inf) <= time.monotonic():
+                child.finish(0.0)  # whatever is left of its own children
+                del self._due_s[name]
+                self._seen_ended.discard(name)
+                self._children[place] = again = ChildProcess(child.spec, self._logs, again=True)
+                self._coming = [c for c in self._coming if c is not child] + [again]
+        for child in [child for child in self._coming if child.probe()]:
+            self._coming.remove(child)
+            self._report(child.spec.name, f"ready again after {child.ready_after_s:.1f} s")
 
     def _end(self, child: ChildProcess, hurry: Callable[[], bool]) -> None:
         ends_s = time.monotonic() + child.spec.grace_s
@@ -156,7 +195,11 @@ class Supervisor:
 
     def _can_serve(self) -> bool:
         started = {child.spec.kind for child in self._children if child.spec.kind in SERVING}
-        left = {child.spec.kind for child in self._children if child.status() is None}
+        left = {
+            child.spec.kind
+            for child in self._children
+            if child.status() is None or child.spec.name in self._due_s
+        }
         return started <= left
 
     def _what_ended(self, child: ChildProcess) -> str:

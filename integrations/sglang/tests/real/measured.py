@@ -21,6 +21,12 @@ if TYPE_CHECKING:
     from servers import Server
     from voltana_sglang.ring_reader import Record
 
+SETTLED_S = 0.5
+"""Nothing more came for so long: whatever is missing then is lost."""
+
+DEADLINE_S = 30.0
+HEARTBEAT_MS = 10_000
+
 CONFIG = """
 [agent]
 rings = "rings"
@@ -75,7 +81,7 @@ class Watch:
         self._thread = threading.Thread(target=self._collect)
 
     def __enter__(self) -> Watch:
-        time.sleep(0.5)  # until the subscription is known
+        self._socket.poll(HEARTBEAT_MS)  # an idle server's first one: the subscription is known
         self.reader.drain()
         while self._socket.poll(10):
             self._socket.recv_multipart()
@@ -83,7 +89,7 @@ class Watch:
         return self
 
     def __exit__(self, *_: object) -> None:
-        time.sleep(1.0)
+        self._settle()
         self._ending.set()
         self._thread.join()
         self._socket.close(0)
@@ -94,6 +100,16 @@ class Watch:
             while self._socket.poll(0):
                 self.metrics.append(msgspec.msgpack.decode(self._socket.recv_multipart()[-1]))
             time.sleep(0.02)
+
+    def _settle(self) -> None:
+        """Wait until both sides have told of as many iterations, and nothing more comes."""
+        ends_s, before = time.monotonic() + DEADLINE_S, (-1, -1)
+        while time.monotonic() < ends_s:
+            counts = len(self.finished()), len(self.published())
+            if counts == before and counts[0] == counts[1]:
+                return
+            before = counts
+            time.sleep(SETTLED_S)
 
     def finished(self) -> list[Record]:
         """Records of iterations that have ended."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import http.client
 import json
 import os
 import signal
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-READY_TIMEOUT_S = 30.0
+READY_TIMEOUT_S = 120.0
 
 
 class RouterProcess:
@@ -70,17 +71,21 @@ class RouterProcess:
         found = json.loads(get(f"{self.url}/router/status")[1])
         return {backend["name"]: backend for backend in found["backends"]}
 
+    def in_flight(self) -> int:
+        """Requests that it counts as open, over all servers."""
+        return sum(backend["in_flight"] for backend in self.status().values())
+
     def kill(self) -> None:
         """SIGKILL."""
         self.process.kill()
-        self.process.wait(5)
+        self.process.wait(30)
 
     def stop(self) -> int:
         """SIGTERM, and its exit status."""
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)
         try:
-            return self.process.wait(40)
+            return self.process.wait(90)
         finally:
             if self.process.poll() is None:
                 self.kill()
@@ -97,7 +102,7 @@ def router(folder: Path, *servers: Server, arguments: tuple[str, ...] = ()) -> I
         made.stop()
 
 
-def ask(url: str, path: str, body: dict[str, Any], timeout_s: float = 60.0) -> tuple[int, Any]:
+def ask(url: str, path: str, body: dict[str, Any], timeout_s: float = 120.0) -> tuple[int, Any]:
     """POST; status and answer, the events of a stream as a list."""
     request = urllib.request.Request(
         url + path, json.dumps(body).encode(), {"Content-Type": "application/json"}
@@ -161,7 +166,7 @@ class Clients:
             }
             try:
                 status, answer = ask(self._url, "/generate", body)
-            except (OSError, urllib.error.URLError):
+            except (OSError, http.client.HTTPException):  # an answer that broke off, too
                 self.refused_connections += 1
                 time.sleep(0.05)
                 continue
@@ -170,11 +175,18 @@ class Clients:
             if found == "error":
                 time.sleep(0.1)
 
+    def wait_for_after(self, what: str, count: int, after_s: float) -> None:
+        """Until so many have ended so after a time."""
+        ends_s = time.monotonic() + 120.0
+        while self.count(what, after_s) < count:
+            assert time.monotonic() < ends_s, (what, count, self.ended[-10:])
+            time.sleep(0.02)
+
     def count(self, what: str, after_s: float = 0.0) -> int:
         """How many ended so after a time."""
         return sum(1 for at_s, found in self.ended if found == what and at_s >= after_s)
 
-    def wait_for(self, what: str, more: int, timeout_s: float = 30.0) -> None:
+    def wait_for(self, what: str, more: int, timeout_s: float = 120.0) -> None:
         """Until so many more have ended so."""
         began_s = time.monotonic()
         while self.count(what, began_s) < more:
@@ -185,5 +197,5 @@ class Clients:
         """Wait for all of them; a lost request raises here."""
         self._stop.set()
         for job in self._jobs:
-            job.result(90)
+            job.result(150)
         self._pool.shutdown()

@@ -6,6 +6,7 @@ import contextlib
 import ctypes
 import json
 import os
+import random
 import secrets
 import signal
 import socket
@@ -21,6 +22,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import psutil
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
 Role = Literal["unified", "prefill", "decode"]
@@ -46,9 +48,13 @@ DECODE = (
     "--disaggregation-mode", "decode", "--disaggregation-transfer-backend", "mooncake",
 )  # fmt: skip
 
-START_TIMEOUT_S = 240.0
+START_TIMEOUT_S = 600.0
 STOP_TIMEOUT_S = 2.0
 """Idle SGLang takes far longer over SIGTERM than over SIGKILL, and tests have nothing to drain."""
+
+KILL_TIMEOUT_S = 30.0
+"""From SIGKILL to the end; a busy machine takes a while to give the memory back."""
+
 _PR_SET_PDEATHSIG = 1
 _ROOM_LIMIT = 2**63 - 1
 _GIVEN_OUT: set[int] = set()
@@ -119,7 +125,7 @@ class Server:
     def healthy(self) -> bool:
         """Whether it answers that it is up."""
         with contextlib.suppress(OSError):
-            return get(f"{self.url}/health", timeout_s=2.0)[0] == 200
+            return get(f"{self.url}/health", timeout_s=10.0)[0] == 200
         return False
 
     def wait_ready(self, timeout_s: float = START_TIMEOUT_S) -> None:
@@ -156,7 +162,7 @@ class Server:
         for process in doomed:
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.kill()
-        psutil.wait_procs(doomed, STOP_TIMEOUT_S)
+        psutil.wait_procs(doomed, KILL_TIMEOUT_S)
         self._sweep()
 
     def stop(self) -> None:
@@ -168,13 +174,13 @@ class Server:
         for process in left:
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.kill()
-        psutil.wait_procs(left, STOP_TIMEOUT_S)
+        psutil.wait_procs(left, KILL_TIMEOUT_S)
         self._sweep()
 
     def _sweep(self) -> None:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.process.pid, signal.SIGKILL)
-        self.process.wait(STOP_TIMEOUT_S)
+        self.process.wait(KILL_TIMEOUT_S)
 
 
 class Fleet:
@@ -242,6 +248,20 @@ def room() -> int:
     return secrets.randbelow(_ROOM_LIMIT)
 
 
+def wait_for(condition: Callable[[], object], timeout_s: float = 60.0) -> bool:
+    """Wait until a condition holds; whether it did in time.
+
+    The time is for a machine that is busy with other things: what is tested is that it comes to
+    hold, and a test that is about time says so with its own limit.
+    """
+    ends_s = time.monotonic() + timeout_s
+    while not condition():
+        if time.monotonic() > ends_s:
+            return False
+        time.sleep(0.05)
+    return True
+
+
 def get(url: str, timeout_s: float = 30.0) -> tuple[int, bytes]:
     """GET: status and body, whatever the status."""
     try:
@@ -264,14 +284,27 @@ def post(url: str, body: Any, timeout_s: float = 120.0) -> Any:
 
 
 def free_port() -> int:
-    """A port of the loopback interface that nobody listens on and that was not given out before."""
+    """A port that nobody listens on and that was not given out before.
+
+    Below those that the system gives to outgoing connections: a server listens only once its model
+    is loaded, and one of the tests' own connections could have taken the port by then.
+    """
     while True:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = int(probe.getsockname()[1])
-        if port not in _GIVEN_OUT:
+        port = random.randrange(10_000, 20_000)
+        if port not in _GIVEN_OUT and is_free(port):
             _GIVEN_OUT.add(port)
             return port
+
+
+def is_free(port: int) -> bool:
+    """Whether one could listen on a port now, on every address."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("0.0.0.0", port))
+        except OSError:
+            return False
+    return True
 
 
 def die_with_parent() -> None:

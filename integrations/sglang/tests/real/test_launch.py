@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from launched import Launched, Traffic, wait_for
-from servers import get
+from launched import STOP_TIMEOUT_S, Launched, Traffic
+from servers import get, wait_for
 from tests.actuation import driver
 from tests.actuation.daemons import Daemon
 from tests.actuation.driver import Machine
@@ -96,7 +96,7 @@ def test_requests_are_answered_alike_whichever_server_decodes(cluster: Launched)
 
 def test_decisions_reach_the_driver(cluster: Launched, machine: Machine) -> None:
     with Traffic(cluster.url):
-        assert machine.wait(lambda: all(machine.locked_mhz(gpu) for gpu in range(3)), 30)
+        assert machine.wait(lambda: all(machine.locked_mhz(gpu) for gpu in range(3)), 120)
     statuses = {name: cluster.status(name) for name in ("prefill-0", "decode-0", "decode-1")}
     for status in statuses.values():
         assert status["health"] == "ok", status
@@ -110,7 +110,7 @@ def test_the_router_plans_on_what_agents_publish(cluster: Launched) -> None:
 
     with Traffic(cluster.url) as traffic:
         assert traffic.completes_from(0.0, 10)
-        assert wait_for(lambda: 'choices_total{role="decode",source="feed"}' in chosen(), 20)
+        assert wait_for(lambda: 'choices_total{role="decode",source="feed"}' in chosen())
     assert "router failed" not in (cluster.logs / "router.log").read_text()
     assert "unusable feed message" not in (cluster.logs / "router.log").read_text()
 
@@ -126,31 +126,53 @@ def test_top_shows_every_instance(cluster: Launched) -> None:
     assert all(row["clock_mhz"] > 0 for row in shown.values())
 
 
-def test_a_killed_agent_costs_its_clock_and_no_request(cluster: Launched, machine: Machine) -> None:
+def test_a_killed_agent_costs_its_clock_for_a_moment_and_no_request(
+    cluster: Launched, machine: Machine
+) -> None:
     with Traffic(cluster.url) as traffic:
-        assert machine.wait(lambda: machine.locked_mhz(1), 20)
-        cluster.kill("agent-decode-0")
+        assert machine.wait(lambda: machine.locked_mhz(1), 60)
         killed_s = time.monotonic()
-        assert machine.wait(lambda: machine.locked_mhz(1) == 0, 10)
+        cluster.kill("agent-decode-0")
+        assert machine.wait(lambda: machine.unlocked_at_s(1) > killed_s, 60)
         assert traffic.completes_from(killed_s + 1, 10)
+        assert machine.wait(lambda: machine.locked_mhz(1), 90), "the next agent took the lease"
     assert traffic.lost == []
     assert traffic.refused == []
-    assert wait_for(lambda: "agent-decode-0 ended by itself (signal SIGKILL)" in cluster.said())
-    assert machine.locked_mhz(1) == 0
+    assert "agent-decode-0 ended by itself (signal SIGKILL)" in cluster.said()
+    assert wait_for(lambda: "agent-decode-0 ready again" in cluster.said())
+    assert cluster.status("decode-0")["health"] == "ok"
+
+
+def test_a_killed_router_is_back_and_its_clients_were_told(
+    cluster: Launched, machine: Machine
+) -> None:
+    with Traffic(cluster.url) as traffic:
+        assert traffic.completes_from(0.0, 5)
+        cluster.kill("router")
+        killed_s = time.monotonic()
+        assert traffic.completes_from(killed_s + 1, 20)
+    assert traffic.lost == []
+    assert traffic.refused, "connections that broke, and those refused until it was back"
+    said = cluster.said()
+    assert "router ended by itself (signal SIGKILL)" in said
+    assert "starting it again in 1 s" in said
+    assert wait_for(lambda: "router       ready again" in cluster.said())
+    for name in ("prefill-0", "decode-0", "decode-1"):
+        assert cluster.status(name)["health"] == "ok"  # nothing else was touched
 
 
 def test_a_killed_daemon_costs_clocks_for_a_moment_and_no_request(
     cluster: Launched, machine: Machine, daemon: Daemon
 ) -> None:
     with Traffic(cluster.url) as traffic:
-        assert machine.wait(lambda: machine.locked_mhz(2), 20)
+        assert machine.wait(lambda: machine.locked_mhz(2), 60)
         starts, worker = len(daemon.starts), daemon.worker()
         os.kill(daemon.process.pid, signal.SIGKILL)
         os.kill(worker, signal.SIGKILL)
         killed_s = time.monotonic()
-        assert machine.wait(lambda: machine.unlocked_at_s(2) > killed_s, 20)
+        assert machine.wait(lambda: machine.unlocked_at_s(2) > killed_s, 60)
         assert traffic.completes_from(killed_s + 1, 10)
-        assert machine.wait(lambda: machine.locked_mhz(2), 30), "the agent took its lease again"
+        assert machine.wait(lambda: machine.locked_mhz(2), 90), "the agent took its lease again"
     assert len(daemon.starts) > starts
     assert traffic.lost == []
     assert traffic.refused == []
@@ -165,7 +187,7 @@ def test_a_killed_decode_server_is_left_out(cluster: Launched, machine: Machine)
     assert traffic.lost == []
     assert len(traffic.refused) <= traffic.clients, "at most what decode-1 had in hand"
     assert wait_for(lambda: "decode-1 ended by itself" in cluster.said())
-    assert machine.wait(lambda: machine.locked_mhz(2) in {0, 210}, 20), (
+    assert machine.wait(lambda: machine.locked_mhz(2) in {0, 210}, 60), (
         "nothing runs there: default or lowest clock"
     )
 
@@ -177,20 +199,20 @@ def test_without_a_prefill_server_everything_ends_and_no_clock_stays(
         assert traffic.completes_from(0.0, 5)
         cluster.processes()
         cluster.kill("prefill-0")
-        assert cluster.process.wait(60) == 1
+        assert cluster.process.wait(STOP_TIMEOUT_S) == 1
     assert traffic.lost == []
     assert traffic.refused, "clients were told"
     assert "prefill-0 ended by itself (signal SIGKILL)" in cluster.said()
     assert cluster.survivors() == []
-    assert machine.wait(lambda: not machine.any_locked(), 10)
+    assert machine.wait(lambda: not machine.any_locked(), 60)
 
 
 def test_a_dry_run_sets_no_clock_and_ends_without_a_trace(
     machine: Machine, daemon: Daemon, tiny_model: Path, tmp_path: Path, fleet: Fleet
 ) -> None:
     fleet.stop()
-    assert machine.wait(lambda: not machine.any_locked(), 10)
-    calls = len(machine.set_calls())
+    assert machine.wait(lambda: not machine.any_locked(), 60)
+    calls = machine.set_calls()
     servers = {"prefill": 1, "decode": 1, "gpus": [0, 1]}
     tables = TABLES.replace("{folder}/actuator.sock", str(daemon.socket))
     environment = machine.environment()
@@ -206,5 +228,5 @@ def test_a_dry_run_sets_no_clock_and_ends_without_a_trace(
         assert len(processes) >= 8
         assert made.stop(signal.SIGINT) == 0
         assert made.survivors() == []
-    assert len(machine.set_calls()) == calls
+    assert machine.set_calls() == calls
     assert not machine.any_locked()

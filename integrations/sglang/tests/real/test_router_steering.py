@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from servers import die_with_parent, free_port, get
+from servers import die_with_parent, free_port, get, wait_for
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from servers import Server
 
-READY_S = 60.0
+READY_S = 180.0
 
 
 @contextlib.contextmanager
@@ -44,14 +44,14 @@ def running(log: Path, port: int, *command: str) -> Iterator[str]:
     finally:
         process.terminate()
         with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(10)
+            process.wait(30)
         process.kill()
         process.wait()
 
 
 def _ready(url: str) -> bool:
     with contextlib.suppress(OSError):
-        return get(f"{url}/readiness", timeout_s=2)[0] == 200
+        return get(f"{url}/readiness", timeout_s=10)[0] == 200
     return False
 
 
@@ -64,7 +64,9 @@ def steered(trio: tuple[Server, Server, Server], tmp_path: Path) -> Iterator[str
         "--prefill", prefill.url, str(prefill.bootstrap_port),
         "--decode", first.url, "--decode", second.url,
         "--decode-policy", "consistent_hashing", "--prefill-policy", "round_robin",
-        "--health-check-interval-secs", "1", "--health-failure-threshold", "1",
+        # One late answer of a server on a busy machine is not to take it out of the list.
+        "--health-check-interval-secs", "1", "--health-failure-threshold", "3",
+        "--health-check-timeout-secs", "20",
         "--prometheus-port", str(free_port()),
     ]  # fmt: skip
     with (
@@ -118,10 +120,7 @@ def test_the_official_router_follows_and_survives_a_dead_server(
     trio[2].kill()
     after = [ask(steered) for _ in range(8)]  # each of them is answered, the first ones too
     assert {server for _, server in after} == {trio[1].url}
-    ends_s = time.monotonic() + 20
-    while targets(steered)[1] is not None:
-        assert time.monotonic() < ends_s, status(steered)
-        time.sleep(0.1)
+    assert wait_for(lambda: targets(steered)[1] is None), status(steered)
     repeated = status(steered)["repeated"]
     assert {ask(steered)[1] for _ in range(4)} == {trio[1].url}
     assert status(steered)["repeated"] == repeated  # never named again

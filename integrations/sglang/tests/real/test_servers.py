@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import psutil
 
-from servers import ServerSpec, generate_pd
+from servers import ServerSpec, generate_pd, wait_for
 
 if TYPE_CHECKING:
     from servers import Fleet, Server
@@ -48,4 +48,11 @@ def test_a_stopped_server_leaves_no_process(unified: Server) -> None:
     processes = unified.processes()
     assert len(processes) >= 3, "main process, scheduler, detokenizer"
     unified.stop()
-    assert not [p for p in processes if psutil.pid_exists(p.pid) and p.status() != "zombie"]
+    assert wait_for(lambda: not [process for process in processes if _lives(process)])
+
+
+def _lives(process: psutil.Process) -> bool:
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False

@@ -61,6 +61,8 @@ class FakeServer:
         padding: Bytes that each event of a stream carries beside its text.
         aborted: Ids that it was told to abort.
         seen: Bodies that it got.
+        busy: How many flushes it refuses, as a server does that is not idle yet.
+        info: More of what it says of itself.
         cancelled: Requests whose connection was closed before their end.
     """
 
@@ -80,8 +82,13 @@ class FakeServer:
         self.cancelled = 0
         self.running: set[str] = set()
         self.loads: dict[str, Any] | None = None
+        self.odd_loads: list[Any] = []
+        self.loads_asked = 0
         self.flushed = 0
+        self.busy = 0
+        self.info: dict[str, Any] = {}
         self.api_key: str | None = None
+        self.admin_api_key: str | None = None
         self.unauthorised: list[str] = []
         self.port = 0
         self.bootstrap_port = 0
@@ -142,9 +149,11 @@ class FakeServer:
 
     @web.middleware
     async def _guard(self, request: web.Request, handler: Any) -> web.StreamResponse:
-        """As the real one: everything but its health needs the key."""
-        wanted = None if self.api_key is None else f"Bearer {self.api_key}"
-        if wanted and request.path != "/health" and request.headers.get("Authorization") != wanted:
+        """As the real one: aborts and flushes need the admin key if there is one."""
+        admin = request.path in {"/flush_cache", "/abort_request"}
+        key = (self.admin_api_key if admin else None) or self.api_key
+        free = key is None or request.path.startswith(("/health", "/metrics"))
+        if not free and request.headers.get("Authorization") != f"Bearer {key}":
             self.unauthorised.append(request.path)
             return web.json_response({"error": "Unauthorized"}, status=401)
         return await handler(request)
@@ -158,14 +167,20 @@ class FakeServer:
         return web.json_response({"path": request.path, "from": self.name})
 
     async def _server_info(self, _request: web.Request) -> web.Response:
-        return web.json_response({"internal_states": [{"of": self.name}]})
+        return web.json_response({"internal_states": [{"of": self.name}], **self.info})
 
     async def _loads(self, _request: web.Request) -> web.Response:
+        self.loads_asked += 1
+        if self.odd_loads:
+            return web.json_response(self.odd_loads[0])
         if self.loads is None:
             return web.Response(status=404)
         return web.json_response({"loads": [self.loads]})
 
     async def _flush(self, _request: web.Request) -> web.Response:
+        if self.busy:
+            self.busy -= 1
+            return web.Response(status=400, text="Flush cache failed.\n")
         self.flushed += 1
         return web.Response(text="Cache flushed.")
 
@@ -194,19 +209,19 @@ class FakeServer:
             assert request.transport is not None
             request.transport.abort()
             return web.Response()
-        rid = body.get("rid")
-        if rid in self.running:
-            return _refusal(400, f"Duplicate request ID detected: {rid}")
+        rids = set(map(str, as_list(body.get("rid"))))
+        if rids & self.running:
+            return _refusal(400, f"Duplicate request ID detected: {rids & self.running}")
         prompts = prompts_of(request.path, body)
         wrong = self._wrong(body, prompts)
         if wrong:
             self.transfers.complaints.append(f"{self.name}: {wrong}")
             return _refusal(400, wrong)
-        self.running.add(rid)
+        self.running |= rids
         try:
             return await self._computed(request, body, prompts, fault)
         finally:
-            self.running.discard(rid)
+            self.running -= rids
 
     def _wrong(self, body: dict[str, Any], prompts: list[str]) -> str:
         keys = ("bootstrap_host", "bootstrap_port", "bootstrap_room")
@@ -278,8 +293,8 @@ class FakeServer:
                 return reply
             if number == 2 and fault == "cut":
                 return reply
-            if body.get("rid") in self.aborted:
-                break
+            if any(str(body.get("rid")).startswith(rid) for rid in self.aborted):
+                break  # it aborts whatever begins with the id
             await asyncio.sleep(self.token_s)
             await _event(reply, event | ({"padding": "x" * self.padding} if self.padding else {}))
         await reply.write(b"data: [DONE]\n\n")

@@ -16,7 +16,7 @@ from voltana_sglang.router.service import RouterService
 from voltana_sglang.router.settings import BackendTable, RouterTable
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Callable
 
 QUICK: dict[str, Any] = {
     "host": "127.0.0.1",
@@ -62,9 +62,7 @@ class Cluster:
 
     async def quiet(self) -> None:
         """Wait until nothing is in flight; fails if something stays."""
-        async with asyncio.timeout(3):
-            while len(self.service.ledger) or self.service.forwarder.open:
-                await asyncio.sleep(0.01)
+        await until(lambda: not (len(self.service.ledger) or self.service.forwarder.open))
 
     @property
     def complaints(self) -> list[str]:
@@ -95,10 +93,19 @@ async def cluster(
         ):
             made = Cluster(servers, service, client, f"http://127.0.0.1:{service.port}")
             if wait:
-                async with asyncio.timeout(5):
-                    while not all(b.available for b in service.pool):
-                        await asyncio.sleep(0.01)
+                await until(lambda: all(b.available for b in service.pool))
             yield made
+
+
+async def until(condition: Callable[[], object]) -> None:
+    """Wait until a condition holds; a busy machine may take its time.
+
+    Raises:
+        TimeoutError: If it does not come to hold.
+    """
+    async with asyncio.timeout(20):
+        while not condition():
+            await asyncio.sleep(0.01)
 
 
 def events_of(raw: bytes) -> list[Any]:

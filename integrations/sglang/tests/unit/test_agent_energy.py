@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 import pytest
+import structlog
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -106,6 +107,30 @@ def test_without_power_readings_nothing_is_claimed():
     assert loops.windows == []
 
 
+def test_what_ran_while_the_board_could_not_be_read_belongs_to_no_later_window():
+    time, loops = ManualTime(), Loops()
+    board = Board(time)
+    account = EnergyAccount(board, loops)
+
+    def window():
+        for _ in range(int(WINDOW_S / 0.2) + 1):
+            loops.busy.append((Load.decode(8, 100), 900.0, 0.1))
+            time.advance(0.2)
+            account.tick()
+
+    board.power_w = math.nan
+    for _ in range(5):
+        window()
+    assert len(loops.busy) < 2 * WINDOW_S / 0.2  # it does not pile up
+    board.power_w = 300.0
+    for _ in range(3):
+        window()
+    assert loops.windows
+    for energy_j, exposures in loops.windows:
+        duration_s = sum(exposure.duration_s for exposure in exposures)
+        assert energy_j == pytest.approx(300.0 * duration_s, rel=0.1)
+
+
 class Feed:
     def __init__(self):
         self.sent = []
@@ -138,6 +163,25 @@ def test_a_snapshot_is_renewed_now_and_then_only():
     loops.attached = False
     publishing.publish(heartbeat=True)
     assert len(feed.sent) == 100
+
+
+def test_a_users_predictor_without_a_snapshot_costs_routers_its_model_and_nothing_else():
+    time, loops, feed = ManualTime(), Loops(), Feed()
+    loops.resting = False
+
+    def snapshot():
+        raise ZeroDivisionError("mine")
+
+    loops.snapshot = snapshot
+    publishing = Publishing(feed, loops, time)
+    with structlog.testing.capture_logs() as logs:
+        publishing._log = structlog.get_logger()
+        for _ in range(50):
+            publishing.publish(heartbeat=False)
+            time.advance(SNAPSHOT_S)
+    assert len(feed.sent) == 50
+    assert feed.sent[-1][1]["snapshot"] is None
+    assert [entry["error"] for entry in logs] == ["ZeroDivisionError('mine')"]
 
 
 @pytest.mark.parametrize("dry_run", [False, True])

@@ -1,16 +1,27 @@
 from __future__ import annotations
 
+import re
+import signal
+import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 from pydantic import ValidationError
+from typer.testing import CliRunner
 
 from voltana.errors import ConfigError
-from voltana_sglang.launch import launch, read_launch
+from voltana_sglang.cli import make_app
+from voltana_sglang.config import AgentTable
+from voltana_sglang.launch import check_engine, launch, read_launch
 from voltana_sglang.launch_config import LaunchTable
 from voltana_sglang.launch_plan import cluster, instances
+from voltana_sglang.launch_ports import check_ports
+from voltana_sglang.router.settings import RouterTable
 
 CONFIG = Path("/etc/voltana/cluster.toml")
+ROUTER, AGENT = RouterTable(port=30000), AgentTable()
 
 
 def table(**values: object) -> LaunchTable:
@@ -18,7 +29,7 @@ def table(**values: object) -> LaunchTable:
 
 
 def plan(made: LaunchTable, **options: bool):
-    return cluster(made, CONFIG, "127.0.0.1", 30000, **options)
+    return cluster(made, CONFIG, ROUTER, AGENT, **options)
 
 
 def option(command: tuple[str, ...], name: str) -> str:
@@ -57,6 +68,58 @@ def test_the_router_hears_every_agent() -> None:
     for agent in agents:
         name, port = option(agent.command, "--instance"), option(agent.command, "--feed-port")
         assert f"{name}=tcp://127.0.0.1:{port}" in feeds
+
+
+def test_addresses_of_agents_are_those_of_the_file() -> None:
+    agent = AgentTable(host="::1", feed_host="10.0.0.1")
+    _, agents, (router,) = cluster(table(), CONFIG, RouterTable(port=30000, host="::"), agent)
+    assert agents[0].ready_url == "http://[::1]:31200/health"
+    assert option(router.command, "--feed") == "prefill-0=tcp://10.0.0.1:31300"
+    assert router.ready_url == "http://[::]:30000/health"
+
+
+def test_the_router_may_take_as_long_over_open_requests_as_the_file_says() -> None:
+    router = RouterTable(port=30000, drain_timeout_s=120.0)
+    (made,) = cluster(table(), CONFIG, router, AGENT)[-1]
+    assert made.grace_s > 120.0
+
+
+def test_servers_are_not_started_again_and_the_others_are() -> None:
+    servers, agents, router = plan(table())
+    assert not any(spec.restarts for spec in servers)
+    assert all(spec.restarts for spec in (*agents, *router))
+
+
+def test_a_port_that_is_taken_is_named_before_anything_starts() -> None:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        taken = listener.getsockname()[1]
+        fleet = instances(table(first_port=taken - 201))
+        with pytest.raises(ConfigError) as error:
+            check_ports(fleet, 30000)
+        assert f"launch.first_port = {taken - 201}" in str(error.value)
+        assert f"port {taken} (the agent of decode-0) is free" in str(error.value)
+        with pytest.raises(ConfigError, match=rf"router\.port = {taken} .* an earlier launch"):
+            check_ports([], taken)
+    check_ports([], taken)
+
+
+def test_the_router_may_not_listen_where_a_server_does() -> None:
+    fleet = instances(table(first_port=free_ports()))
+    with pytest.raises(ConfigError, match=r"router\.port.*another port than that of decode-0"):
+        check_ports(fleet, fleet[1].port)
+
+
+def free_ports() -> int:
+    """A port from which on those of three servers are free; found, for others run here, too."""
+    for first in range(41000, 60000, 500):
+        try:
+            check_ports(instances(table(first_port=first)), first + 400)
+        except ConfigError:
+            continue
+        return first
+    pytest.fail("no free ports")
 
 
 def test_gpus_are_handed_out_by_tensor_parallel_group() -> None:
@@ -154,3 +217,36 @@ def test_print_starts_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     ]
     assert "--port 30123" in said
     assert not (tmp_path / "voltana-logs").exists()
+
+
+def test_what_a_server_would_say_late_is_said_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: object())
+    check_engine("meta-llama/Llama-3.1-8B-Instruct")
+    check_engine(str(tmp_path))
+    for path in (str(tmp_path / "none"), "./none", "~/none"):
+        with pytest.raises(ConfigError, match=r"launch\.model_path = '.*none'.*a folder"):
+            check_engine(path)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(ConfigError, match="SGLang is not installed in the environment of"):
+        check_engine(str(tmp_path))
+
+
+def test_the_versions_are_told() -> None:
+    done = CliRunner().invoke(make_app(), ["--version"])
+    assert done.exit_code == 0
+    assert re.match(r"voltana-sglang \d+\.\d+\.\d+, SGLang ", done.output)
+
+
+@pytest.mark.parametrize(("before", "count"), [(signal.SIG_DFL, 1), (signal.SIG_IGN, 0)])
+def test_a_lost_terminal_ends_a_launch_unless_it_was_told_to_stay(before, count: int) -> None:
+    program = (
+        "import os, signal; from voltana_sglang.launch import _Signals;"
+        f"signal.signal(signal.SIGHUP, signal.Handlers({int(before)})); signals = _Signals();"
+        "os.kill(os.getpid(), signal.SIGHUP); print(signals.count)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
+    assert int(done.stdout) == count

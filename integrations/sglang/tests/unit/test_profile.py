@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
+from voltana.errors import ConfigError
 from voltana.predictors.ecopred import EcoPred
 from voltana.predictors.profile import Stack
 from voltana.values import Load, Outcome, Phase
@@ -36,6 +37,7 @@ class Engine(http.server.ThreadingHTTPServer):
         self.clock_mhz = CLOCKS[-1]
         self.measured: list[Iteration] = []
         self.bodies: list[dict[str, Any]] = []
+        self.about: Any = None
         self.rng = np.random.default_rng(3)
         threading.Thread(target=self.serve_forever, daemon=True).start()
 
@@ -80,7 +82,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
     server: Engine
 
     def do_GET(self) -> None:
-        about = {
+        about: Any = {
             "max_total_num_tokens": 100_000,
             "max_req_input_len": 8000,
             "max_running_requests": 64,
@@ -90,6 +92,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
             "version": "0.5.23",
             "tp_size": 1,
         }
+        about = about if self.server.about is None else self.server.about
         self._answer(about if self.path == "/server_info" else {"model_path": "tiny"})
 
     def do_POST(self) -> None:
@@ -128,12 +131,19 @@ def calibrate(engine: Engine, out: Path) -> tuple[list[Outcome], list[Outcome]]:
 
 def test_a_known_latency_is_found_from_few_points(engine: Engine, tmp_path: Path) -> None:
     out = tmp_path / "profile.json"
-    errors = held_back_errors(out, *calibrate(engine, out))
+    fitted, held_back = calibrate(engine, out)
+    errors = held_back_errors(out, fitted, held_back)
     phases = {"unified": 2, "prefill": 1, "decode": 1}[engine.role]
     assert len(errors) == phases
     for error in errors:
         assert error.mean_relative_error < 0.03, error
         assert error.mae_ms < error.baseline_ms / 3, error
+        # One per cent of noise was put in; its mean absolute deviation is sqrt(2 / pi) of that.
+        assert error.noise_ms == pytest.approx(0.8e-2 * _mean_ms(held_back, error.phase), rel=0.5)
+
+
+def _mean_ms(outcomes: list[Outcome], phase: Phase) -> float:
+    return 1e3 * float(np.mean([o.latency_s for o in outcomes if o.load.phase is phase]))
 
 
 def test_the_profile_starts_a_predictor(engine: Engine, tmp_path: Path) -> None:
@@ -167,6 +177,17 @@ def test_no_prompt_is_sent_twice(engine: Engine, tmp_path: Path) -> None:
 def test_a_server_that_is_not_there_is_named() -> None:
     with pytest.raises(ProfileRunError, match=r"127\.0\.0\.1:9/server_info does not answer"):
         ProfiledServer("http://127.0.0.1:9")
+
+
+def test_an_address_that_is_no_server_s_is_named(engine: Engine) -> None:
+    with pytest.raises(ConfigError, match=r"Write http://HOST:PORT"):
+        ProfiledServer("127.0.0.1:30000")
+    engine.about = {"internal_states": [{}]}
+    with pytest.raises(ProfileRunError, match="no router"):
+        ProfiledServer(engine.url)
+    engine.about = []
+    with pytest.raises(ProfileRunError, match="answers as no SGLang server does"):
+        ProfiledServer(engine.url)
 
 
 def test_phases_without_held_back_points_are_left_out(engine: Engine, tmp_path: Path) -> None:

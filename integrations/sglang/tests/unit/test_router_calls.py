@@ -39,10 +39,10 @@ def test_any_object_keeps_its_fields_and_gains_the_transfer_s(
 ) -> None:
     raw = (space + json.dumps(fields, indent=2 if indented else None) + space).encode()
     call = parse_call("/generate", raw)
-    body = json.loads(call.leg_body("id", Bootstrap.draw("h", 5, call.batch)))
+    body = json.loads(call.leg_body(0, Bootstrap.draw("h", 5, call.batch)))
     added = {"bootstrap_host", "bootstrap_port", "bootstrap_room"}
     if isinstance(fields.get("rid"), str | None) and fields.get("rid") != "":
-        assert body["rid"] == "id"
+        assert body["rid"] == call.rid
         added.add("rid")
     assert set(body) == set(fields) | added
     for name in set(fields) - added:
@@ -114,6 +114,8 @@ def backend(name: str, role: str, **changes: Any) -> dict[str, Any]:
         ({"timeout_s": 0}, "timeout_s = 0 is not allowed"),
         ({"tiemout_s": 3}, "Did you mean 'timeout_s'"),
         ({"port": 70000}, "at most 65535"),
+        ({"backends": [backend("a", "unified", feed="h:5601")]}, "must be tcp://HOST:PORT or ipc"),
+        ({"backends": [backend("a", "unified", feed="tcp://h")]}, "must be tcp://HOST:PORT or ipc"),
     ],
 )
 def test_wrong_settings_name_field_range_and_remedy(table: dict[str, Any], message: str) -> None:

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import numpy as np
 import pytest
-from router_cluster import cluster
+import structlog
+from router_cluster import cluster, until
 
 from voltana.errors import ConfigError
 from voltana.predictors.conformal_snapshot import ConformalSnapshot
@@ -123,12 +124,48 @@ def test_a_broken_snapshot_is_an_error_not_a_crash(wrong: Any) -> None:
 STATE = InstanceState(running_requests=5, kv_tokens=600, queued_tokens=70, clock_mhz=1200.0)
 
 
+class Unsendable:
+    """A user's own snapshot that is no plain data."""
+
+    @classmethod
+    def from_dict(cls, values: Any) -> Unsendable:
+        return cls()
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"model": object()}
+
+
+def test_a_snapshot_that_cannot_be_sent_is_left_out_and_said_once() -> None:
+    publisher = FeedPublisher("inproc://unsendable", "decode-0", MonotonicTime())
+    sent: list[bytes] = []
+    publisher._socket.close()
+    publisher._socket = types.SimpleNamespace(  # type: ignore[assignment]
+        send=lambda raw, _flags: sent.append(raw), close=lambda: None
+    )
+    with structlog.testing.capture_logs() as logs:
+        publisher._log = structlog.get_logger()
+        for snapshot in (Unsendable(), Unsendable(), learned().snapshot()):
+            publisher.publish(
+                STATE,
+                age_s=0.0,
+                levels_mhz=LEVELS,
+                budget_s=0.06,
+                snapshot=snapshot,  # type: ignore[arg-type]
+            )
+    messages = [parse_message(raw) for raw in sent]
+    assert [message and message.state for message in messages] == [STATE] * 3
+    assert [bool(message and message.snapshot) for message in messages] == [False, False, True]
+    assert len(logs) == 1
+    publisher.close()
+
+
 def test_a_feed_reaches_the_router_s_reports() -> None:
     async def check() -> None:
         time = MonotonicTime()
         publisher = FeedPublisher("tcp://127.0.0.1:0", "decode-0", time)
         feeds = {"decode-0": publisher.address}
-        async with cluster(prefill=1, decode=2, feeds=feeds) as pd:
+        # Staler than usual, for a busy machine may hold up this task for longer than 100 ms.
+        async with cluster(prefill=1, decode=2, feeds=feeds, stale_after_s=2.0) as pd:
             snapshot = learned().snapshot()
             report = None
             for _ in range(200):
@@ -143,12 +180,11 @@ def test_a_feed_reaches_the_router_s_reports() -> None:
             assert report.predictor is not None
             assert (report.state, report.source) == (STATE, FEED)
             assert (report.levels_mhz, report.budget_s) == (LEVELS, 0.06)
-            assert 0.01 <= time.now_s() - report.sampled_s < 0.1
+            assert 0.01 <= time.now_s() - report.sampled_s < 2.0
             status = (await pd.get("/router/status"))[1]
             by_name = {b["name"]: b["state"] for b in status["backends"]}
             assert by_name == {"prefill-0": "stale", "decode-0": "feed", "decode-1": "stale"}
-            await asyncio.sleep(0.15)
-            assert pd.service.reports.fresh("decode-0", time.now_s()) is None
+            await until(lambda: pd.service.reports.fresh("decode-0", time.now_s()) is None)
         publisher.close()
 
     asyncio.run(check())
@@ -178,13 +214,17 @@ def test_the_example_s_router_chooses_by_what_agents_publish(
         mine = "custom_router:LowestClock"
         # Generous, for a busy machine may hold up the task above for longer than 100 ms.
         settings: dict[str, Any] = {"decode_router": mine, "stale_after_s": 2.0, "feeds": feeds}
-        async with cluster(prefill=1, decode=2, **settings) as pd, asyncio.timeout(10):
-            while not all(pd.service.reports.fresh(n, MonotonicTime().now_s()) for n in clocks):
-                await asyncio.sleep(0.01)
+        async with cluster(prefill=1, decode=2, **settings) as pd, asyncio.timeout(60):
+
+            def told() -> bool:
+                now_s = MonotonicTime().now_s()
+                found = {n: pd.service.reports.fresh(n, now_s) for n in clocks}
+                return all(r and r.state.clock_mhz == clocks[n] for n, r in found.items())
+
             for slow in ("decode-1", "decode-0"):
                 other = "decode-0" if slow == "decode-1" else "decode-1"
                 clocks[slow], clocks[other] = 900.0, 1400.0
-                await asyncio.sleep(0.2)
+                await until(told)
                 for _ in range(3):
                     _, _, headers = await pd.post("/generate", {"text": "a"})
                     assert headers["X-Voltana-Decode"] == slow
@@ -373,8 +413,11 @@ def test_a_user_s_router_that_fails_costs_no_request(answer: Any) -> None:
     bench = Bench(Recording(answer))
     bench.report("d0", 9)
     bench.report("d1", 5)
-    assert bench.choose() == "d1"
-    assert bench.counted == ["router-failed"]
+    with structlog.testing.capture_logs() as logs:
+        bench.leg._log = structlog.get_logger()
+        assert [bench.choose() for _ in range(3)] == ["d1"] * 3
+    assert bench.counted == ["router-failed"] * 3
+    assert len(logs) == 1  # not one for every request
 
 
 def test_instances_to_avoid_are_taken_only_where_there_is_no_other() -> None:

@@ -12,6 +12,7 @@ import aiohttp
 import pytest
 from fake_sglang import FakeServer, fake_servers, words_of
 from fake_smg import FakeSmg, fake_smg
+from router_cluster import until
 
 from voltana.timebase import MonotonicTime
 from voltana_sglang.router.settings import BackendTable
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 
 def run(body: Any) -> None:
     async def limited() -> None:
-        async with asyncio.timeout(15):
+        async with asyncio.timeout(60):
             await body()
 
     asyncio.run(limited())
@@ -67,7 +68,7 @@ async def steered(**settings: Any) -> AsyncIterator[Steered]:
                         BackendTable(name=s.name, role="decode", url=s.url) for s in decode
                     ],
                     "health_period_s": 0.1,
-                    "workers_period_s": 0.1,
+                    "workers_period_s": 0.3,
                     "eject_s": 0.1,
                     "loads_period_s": 0,
                 }
@@ -78,11 +79,12 @@ async def steered(**settings: Any) -> AsyncIterator[Steered]:
                 aiohttp.ClientSession() as client,
             ):
                 made = Steered(servers, smg, service, client)
-                async with asyncio.timeout(5):
-                    while None in [service.workers.index_of(s.url) for s in decode] or not all(
-                        b.available for b in service.pool
-                    ):
-                        await asyncio.sleep(0.01)
+                await until(
+                    lambda: (
+                        None not in [service.workers.index_of(s.url) for s in decode]
+                        and all(b.available for b in service.pool)
+                    )
+                )
                 yield made
 
 
@@ -105,9 +107,7 @@ def test_a_dead_server_is_never_named() -> None:
         async with steered() as it:
             await it.servers["decode-0"].stop()
             it.smg.unhealthy.add("decode-0")
-            async with asyncio.timeout(3):
-                while it.service.pool.named("decode-0").healthy:
-                    await asyncio.sleep(0.01)
+            await until(lambda: not it.service.pool.named("decode-0").healthy)
             it.smg.targets.clear()
             for _ in range(4):
                 assert (await it.ask())[0] == 200
@@ -133,7 +133,7 @@ def test_one_that_the_official_router_holds_unhealthy_is_not_named() -> None:
     async def check() -> None:
         async with steered() as it:
             it.smg.unhealthy.add("decode-1")
-            await asyncio.sleep(0.3)
+            await until(lambda: it.service.workers.index_of(it.servers["decode-1"].url) is None)
             it.smg.targets.clear()
             for _ in range(4):
                 assert (await it.ask())[0] == 200
@@ -149,12 +149,12 @@ def test_numbers_that_prove_wrong_are_given_up() -> None:
             for _ in range(4):
                 assert (await it.ask())[0] == 200
             assert it.smg.targets[1:] == [None] * 3
-            await asyncio.sleep(0.3)  # the same list again proves nothing
+            await asyncio.sleep(0.7)  # the same list again proves nothing
             assert (await it.ask())[0] == 200
             assert it.smg.targets[-1] is None
             it.smg.order.reverse()
             it.smg.shifted = False
-            await asyncio.sleep(0.3)
+            await until(lambda: it.service.workers.index_of(it.servers["decode-0"].url) is not None)
             await it.ask()
             assert it.smg.targets[-1] is not None
 
@@ -169,7 +169,7 @@ def test_a_list_that_grows_old_is_not_used() -> None:
                 raise TimeoutError
 
             it.service.workers._read = fail  # type: ignore[method-assign]
-            await asyncio.sleep(0.5)
+            await until(lambda: it.service.workers.index_of(it.servers["decode-0"].url) is None)
             it.smg.targets.clear()
             assert (await it.ask())[0] == 200
             assert it.smg.targets == [None]

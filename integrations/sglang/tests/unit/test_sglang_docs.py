@@ -14,19 +14,34 @@ import pytest
 from voltana.actuators.settings import DaemonSettings
 from voltana.cli.top_view import Answer, render
 from voltana_sglang.config import parse_config
+from voltana_sglang.router.keys import ADMIN_API_KEY_VARIABLE, API_KEY_VARIABLE
 
 ROOT = Path(__file__).parents[4]
 TEXT = (ROOT / "docs" / "sglang.md").read_text()
 BLOCKS = re.findall(r"^ *```(\w*)\n(.*?)^ *```", TEXT, flags=re.DOTALL | re.MULTILINE)
+EXPORTS = re.findall(r"([A-Z_]+)=(\S+)", TEXT)
 TOML = ["\n".join(line.strip() for line in body.splitlines()) for kind, body in BLOCKS if kind]
 
 
 def test_the_configuration_is_accepted() -> None:
-    (text,) = [body for body in TOML if "[launch]" in body]
-    config = parse_config(tomllib.loads(text))
+    config, cpu = (parse_config(tomllib.loads(body)) for body in TOML if "[launch]" in body)
     assert config.launch is not None
     assert len(config.launch.instances()) == 3
     assert config.actuator.kind == "daemon"
+    assert cpu.launch is not None
+    assert cpu.launch.gpus_of(0) == ()
+    assert set(cpu.launch.environment.items()) <= set(EXPORTS)
+    for argument in (*cpu.launch.arguments, *cpu.launch.decode_arguments):
+        assert TEXT.count(argument) >= 2, argument  # as in the servers that are started by hand
+
+
+def test_the_sources_of_keys_are_those_that_are_looked_at() -> None:
+    (text,) = [body for body in TOML if "api_key_file" in body]
+    router = parse_config(tomllib.loads(text)).router
+    assert str(router.api_key_file) == "/etc/voltana/api-key"
+    assert str(router.admin_api_key_file) == "/etc/voltana/admin-api-key"
+    assert f"or {API_KEY_VARIABLE}\n" in text + "\n"
+    assert f"or {ADMIN_API_KEY_VARIABLE}\n" in text + "\n"
 
 
 def test_the_rule_of_the_daemon_is_accepted() -> None:

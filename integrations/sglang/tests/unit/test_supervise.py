@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from voltana_sglang.child_process import ChildProcess, ProcessSpec, how_it_ended
+from voltana_sglang.restarts import Restarts
 from voltana_sglang.supervise import LaunchError, Supervisor
 
 SERVER = """
@@ -30,6 +31,7 @@ STUBBORN = (
     "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print(1, flush=True);"
     "time.sleep(600)",
 )
+KINDS = ("unified", "router")
 PARENT = (
     sys.executable,
     "-c",
@@ -50,13 +52,26 @@ def running(pid: int) -> bool:
     return state != "Z"
 
 
-def wait_for(condition, timeout_s: float = 10.0) -> bool:
+def wait_for(condition, timeout_s: float = 60.0) -> bool:
     ends_s = time.monotonic() + timeout_s
     while time.monotonic() < ends_s:
         if condition():
             return True
         time.sleep(0.02)
     return bool(condition())
+
+
+class once:  # noqa: N801  (reads as a word where it is used)
+    """Tells a launch to end once a condition holds, or when it takes too long."""
+
+    def __init__(self, condition, timeout_s: float = 60.0) -> None:
+        self.held = False
+        self._condition = condition
+        self._ends_s = time.monotonic() + timeout_s
+
+    def __call__(self) -> bool:
+        self.held = self.held or bool(self._condition())
+        return self.held or time.monotonic() > self._ends_s
 
 
 @pytest.fixture
@@ -68,7 +83,7 @@ def said() -> list[tuple[str, str]]:
 def supervise(tmp_path: Path, said):
     made: list[Supervisor] = []
 
-    def make(*stages: list[ProcessSpec], start_timeout_s: float = 20.0) -> Supervisor:
+    def make(*stages: list[ProcessSpec], start_timeout_s: float = 60.0) -> Supervisor:
         made.append(Supervisor(stages, tmp_path, lambda *what: said.append(what), start_timeout_s))
         return made[-1]
 
@@ -124,13 +139,13 @@ def test_a_death_is_reported_and_treated_as_configured(supervise, said, on_exit,
     supervisor = supervise(specs)
     supervisor.start(never)
     os.kill(supervisor.children[0].pid, signal.SIGKILL)
-    ends_s = time.monotonic() + 3.0
     if not serves_on:
         with pytest.raises(LaunchError, match=r"decode-0 ended by itself \(signal SIGKILL"):
-            supervisor.run(lambda: time.monotonic() > ends_s, on_exit)
+            supervisor.run(once(lambda: False), on_exit)
         return
-    supervisor.run(lambda: time.monotonic() > ends_s, on_exit)
-    assert any(name == "decode-0" and "serving goes on" in text for name, text in said)
+    told = once(lambda: any(n == "decode-0" and "serving goes on" in text for n, text in said))
+    supervisor.run(told, on_exit)
+    assert told.held
     assert supervisor.children[1].status() is None
 
 
@@ -148,9 +163,75 @@ def test_an_agent_is_not_needed_for_serving(supervise, said) -> None:
     supervisor = supervise(specs)
     supervisor.start(never)
     os.kill(supervisor.children[1].pid, signal.SIGKILL)
-    ends_s = time.monotonic() + 1.0
-    supervisor.run(lambda: time.monotonic() > ends_s, "keep-serving")
-    assert any("serving goes on" in text for _, text in said)
+    told = once(lambda: any("serving goes on" in text for _, text in said))
+    supervisor.run(told, "keep-serving")
+    assert told.held
+
+
+def test_a_router_that_dies_is_back_and_serving_goes_on(supervise, said, free_port) -> None:
+    """Its port is free again, its log is kept, and nothing else is touched."""
+    port = str(free_port)
+    router = ProcessSpec(
+        name="router",
+        kind="router",
+        command=(sys.executable, "-c", SERVER, port, "0"),
+        ready_url=f"http://127.0.0.1:{port}/health",
+        restarts=True,
+    )
+    server = ProcessSpec(name="unified-0", kind="unified", command=SLEEPER)
+    supervisor = supervise([server], [router])
+    assert supervisor.start(never)
+    first = supervisor.children[1].pid
+    os.kill(first, signal.SIGKILL)
+    back = once(lambda: any("ready again" in text for _, text in said))
+    supervisor.run(back, "keep-serving")
+    assert back.held
+    assert [text for name, text in said if name == "router" and "SIGKILL" in text] == [
+        "router ended by itself (signal SIGKILL), log "
+        f"{supervisor.children[1].log}; starting it again in 1 s"
+    ]
+    assert supervisor.children[1].pid != first
+    assert supervisor.children[1].status() is None
+    assert supervisor.children[1].log.read_text().count("serving") == 2
+    assert [child.spec.name for child in supervisor.children] == ["unified-0", "router"]
+
+
+def test_a_router_that_dies_ends_everything_where_any_end_does(supervise) -> None:
+    specs = [ProcessSpec(name=k, kind=k, command=SLEEPER, restarts=k == "router") for k in KINDS]
+    supervisor = supervise(specs)
+    supervisor.start(never)
+    os.kill(supervisor.children[1].pid, signal.SIGKILL)
+    with pytest.raises(LaunchError, match=r"router ended by itself \(signal SIGKILL"):
+        supervisor.run(once(lambda: False), "shut-down")
+
+
+def test_what_dies_over_and_over_is_given_up(supervise, said, monkeypatch) -> None:
+    monkeypatch.setattr("voltana_sglang.restarts.FIRST_S", 0.01)
+    monkeypatch.setattr("voltana_sglang.restarts.MOST", 2)
+    broken = (sys.executable, "-c", "raise SystemExit('no such module')")
+    server = ProcessSpec(name="unified-0", kind="unified", command=SLEEPER)
+    for kind in ("agent", "router"):
+        said.clear()
+        failing = ProcessSpec(name=kind, kind=kind, command=broken, restarts=True)
+        supervisor = supervise([server, failing])
+        supervisor._children = [ChildProcess(s, supervisor._logs) for s in (server, failing)]
+        told = once(lambda: any("once too often; serving goes on" in text for _, text in said))
+        if kind == "agent":
+            supervisor.run(told, "keep-serving")
+            assert told.held
+        else:
+            with pytest.raises(LaunchError, match="no such module"):
+                supervisor.run(told, "keep-serving")
+        assert sum("starting it again" in text for _, text in said) == 2
+
+
+def test_starts_come_at_doubling_intervals_and_anew_after_a_good_while() -> None:
+    restarts = Restarts()
+    waits = [restarts.wait_s("router", 0.1) for _ in range(7)]
+    assert waits == [1.0, 2.0, 4.0, 8.0, 16.0, 30.0, None]
+    assert restarts.wait_s("agent", 0.1) == 1.0
+    assert restarts.wait_s("router", 3600.0) == 1.0
+    assert restarts.wait_s("router", 0.1) == 2.0
 
 
 def test_shutting_down_takes_grandchildren_and_the_stubborn_along(supervise, tmp_path) -> None:

@@ -131,7 +131,7 @@ class ControlServer:
     async def _health(self, _request: web.Request) -> web.Response:
         group = self._agent.group
         if not group.attached:
-            return _answer({"health": "no engine yet"}, status=503)
+            return _answer({"health": group.error or "no engine yet"}, status=503)
         health = group.error or self._agent.actuator.status().health.value
         return _answer({"health": health})
 

@@ -45,9 +45,12 @@ class EnergyAccount:
             self._group.take_exposures()
             return
         window = self._meter.sample()
-        if window is None or not math.isfinite(window.energy_j):
+        if window is None:
             return
+        # Taken whether or not the energy is known: they belong to this window and to no other.
         exposures = self._exposures(window.duration_s)
+        if not math.isfinite(window.energy_j):
+            return
         self._estimate(exposures)
         self._group.learn_energy(window.energy_j, exposures)
 

@@ -63,6 +63,7 @@ class Group:
             config=config, role=role, domain=domain, clock=self._clock, sensor=sensor, time=time
         )
         self._served: dict[Path, Served] = {}
+        self._refused: dict[Path, str] = {}
         self._limits: dict[str, Limit] = {}
         self.settings = Settings(
             policy=config.policy.controller, levels=config.policy.levels, slo=config.thresholds()
@@ -81,32 +82,45 @@ class Group:
 
     @property
     def error(self) -> str:
-        """What is wrong with a loop; empty if nothing is."""
+        """What is wrong with a loop, or with the only engine there is; empty if nothing is."""
+        if not self._served:
+            return next(iter(self._refused.values()), "")
         return next((s.loop.error for s in self._served.values() if s.loop.error), "")
 
     def scan(self) -> None:
         """Take up new rings, and let those go whose engine has ended.
 
-        Raises:
-            VoltanaError: If an engine cannot be controlled as configured.
-            OSError: If a ring cannot be read.
+        What cannot be controlled is reported once, and keeps no other ring from it.
         """
         for path, served in list(self._served.items()):
             if served.reader.replaced():
                 self._release(path)
-        for path in find_rings(self._config.agent.rings, self._instance):
+        found = find_rings(self._config.agent.rings, self._instance)
+        self._refused = {path: why for path, why in self._refused.items() if path in found}
+        for path in found:
             if path not in self._served:
-                reader = RingReader(path)
-                if reader.replaced():
-                    reader.close()  # left behind by an engine that was killed
-                    continue
-                try:
-                    made = self._workshop.build(reader, self.settings, self._limits.values())
-                except BaseException:
-                    reader.close()
-                    raise
-                self._served[path] = made
-                _log.info("engine found", instance=made.name, **reader.info)
+                self._take_up(path)
+
+    def _take_up(self, path: Path) -> None:
+        try:
+            reader = RingReader(path)
+            if reader.replaced():
+                reader.close()  # left behind by an engine that was killed
+                return
+            try:
+                made = self._workshop.build(reader, self.settings, self._limits.values())
+            except BaseException:
+                reader.close()
+                raise
+        except Exception as error:  # noqa: BLE001  (another engine of the instance may be fine)
+            why = str(error) or repr(error)
+            if self._refused.get(path) != why:
+                _log.error("an engine cannot be controlled", ring=str(path), error=why)
+            self._refused[path] = why
+            return
+        self._refused.pop(path, None)
+        self._served[path] = made
+        _log.info("engine found", instance=made.name, **reader.info)
 
     def drain(self) -> bool:
         """Work through what engines wrote; whether there was anything."""

@@ -133,7 +133,10 @@ def _values(predictor: Any, stack: Stack) -> Any:
         learned = profile.prefill is not None or profile.decode is not None
         return profile.model_dump() if learned else None
     if callable(getattr(predictor, "restore", None)) and hasattr(predictor, "to_dict"):
-        return dict(predictor.to_dict())
+        try:
+            return dict(json.loads(json.dumps(predictor.to_dict())))
+        except Exception as error:  # noqa: BLE001  (a user's own code)
+            _log.warning("what was learned is no JSON and cannot be saved", error=repr(error))
     return None
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
+import structlog
+
 if TYPE_CHECKING:
     from voltana.ports import PredictorSnapshot, TimeSource
     from voltana_sglang.agent.group import Group
@@ -29,6 +31,8 @@ class Publishing:
         self._time = time
         self._snapshot: PredictorSnapshot | None = None
         self._renew_at_s = -math.inf
+        self._error = ""
+        self._log = structlog.get_logger("voltana_sglang.publishing")
 
     def publish(self, *, heartbeat: bool) -> None:
         """Publish the state; nothing while there is no engine.
@@ -42,7 +46,7 @@ class Publishing:
         now_s = self._time.now_s()
         if now_s >= self._renew_at_s:
             self._renew_at_s = now_s + SNAPSHOT_S
-            self._snapshot = group.snapshot()
+            self._snapshot = self._taken()
         resting = heartbeat and group.idle()
         self._feed.publish(
             group.state(),
@@ -52,3 +56,15 @@ class Publishing:
             snapshot=self._snapshot,
             rooms=group.take_rooms(),
         )
+
+    def _taken(self) -> PredictorSnapshot | None:
+        """A snapshot of the latency model; None where there is none, or a user's own fails."""
+        try:
+            return self._group.snapshot()
+        except Exception as error:  # noqa: BLE001  (a user's predictor must not end the agent)
+            if repr(error) != self._error:
+                self._error = repr(error)
+                self._log.warning(
+                    "the predictor gives no snapshot: routers do without it", error=self._error
+                )
+            return None

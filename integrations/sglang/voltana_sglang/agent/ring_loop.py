@@ -213,7 +213,11 @@ class RingLoop:
         predictor = self.loop.predictor
         if predictor is None or not clock_mhz > 0:
             return math.nan
-        forecast = predictor.forecast(load, np.array([clock_mhz]))
+        try:
+            forecast = predictor.forecast(load, np.array([clock_mhz]))
+        except Exception as error:  # noqa: BLE001  (a user's predictor must not end the loop)
+            self._complain("predicting", error)
+            return math.nan
         return float(forecast.mean_s[0])
 
     def _report(self, load: Load, record: Record) -> None:

@@ -26,6 +26,7 @@ from voltana_sglang.hooks.attach import bell_path
 from voltana_sglang.ring import make_folder, open_bell
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from voltana.ports import TimeSource
@@ -33,6 +34,9 @@ if TYPE_CHECKING:
 
 HEARTBEAT_S = 0.04
 """Between two publications of an idle instance: routers take older states for stale."""
+
+_MOST_SAID = 64
+"""Different errors that are remembered as said."""
 
 SCAN_S = 1.0
 """How often new rings are looked for."""
@@ -87,6 +91,7 @@ class Agent:
         self._time = time or MonotonicTime()
         self._log = structlog.get_logger("voltana_sglang.agent").bind(instance=options.instance)
         self._ending = asyncio.Event()
+        self._said: set[str] = set()
         with contextlib.ExitStack() as opened:
             make_folder(config.agent.rings)
             self._lock = _take_lock(config.agent.rings, options.instance)
@@ -162,11 +167,25 @@ class Agent:
                 if save_at_s > 0:
                     await self._save()
                 save_at_s = now_s + agent.save_every_s
-            self.group.tick(agent.idle_tick_s)
-            self.energy.tick()
-            self._publishing.publish(heartbeat=True)
+            self._attempt(lambda: self.group.tick(agent.idle_tick_s))
+            self._attempt(self.energy.tick)
+            self._attempt(lambda: self._publishing.publish(heartbeat=True))
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._ending.wait(), HEARTBEAT_S)
+
+    def _attempt(self, step: Callable[[], object]) -> None:
+        """A step of the agent's round; a user's component that fails must not end all of them.
+
+        Nothing is hidden by that: a clock holds only as long as control steps are completed.
+        """
+        try:
+            step()
+        except Exception as error:  # noqa: BLE001  (see above)
+            if repr(error) not in self._said:
+                self._said.add(repr(error))
+                self._log.error("a step failed", error=repr(error), exc_info=error)
+            if len(self._said) > _MOST_SAID:
+                self._said.clear()
 
     async def _save(self) -> None:
         try:
@@ -181,10 +200,7 @@ class Agent:
             self._publishing.publish(heartbeat=False)
 
     def _scan(self) -> None:
-        try:
-            self.group.scan()
-        except Exception as error:  # noqa: BLE001  (another engine of the instance may be fine)
-            self._log.error("an engine cannot be controlled", error=repr(error))
+        self.group.scan()
         pid = self.options.until_pid
         if pid is not None and not os.path.exists(f"/proc/{pid}"):  # noqa: PTH110
             self._log.info("the engine has ended")

@@ -13,7 +13,7 @@ from voltana_sglang.router.prefill_leg import PrefillLeg
 from voltana_sglang.router.problem import Problem, broken_off, overdue, unreachable
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
     import aiohttp
 
@@ -31,7 +31,7 @@ class Attempt:
 
     Args:
         call: The request.
-        rid: Its id in this attempt.
+        number: Of the attempt, from 0.
         prefill: Prefill server; None where one server serves both phases.
         decode: Decode or unified server.
         session: HTTP client.
@@ -48,7 +48,7 @@ class Attempt:
     def __init__(
         self,
         call: Call,
-        rid: str,
+        number: int,
         *,
         prefill: Backend | None,
         decode: Backend,
@@ -58,7 +58,7 @@ class Attempt:
         prefilled: Callable[[], None],
     ) -> None:
         self.call = call
-        self.rid = rid
+        self._number = number
         self.decode = decode
         self.legs = (decode,) if prefill is None else (decode, prefill)
         self.bootstrap: Bootstrap | None = None
@@ -81,6 +81,11 @@ class Attempt:
             )
         self._prefilled = prefilled
 
+    @property
+    def rids(self) -> Sequence[str]:
+        """Ids under which the servers know it."""
+        return self.call.leg_rids(self._number)
+
     def give_up(self, problem: Problem) -> None:
         """End the attempt from outside."""
         self._scope.raise_inside(problem)
@@ -91,7 +96,7 @@ class Attempt:
         Raises:
             Problem: If there is none; `answer` tells whether the client has seen a part of it.
         """
-        body = self.call.leg_body(self.rid, self.bootstrap)
+        body = self.call.leg_body(self._number, self.bootstrap)
         complete = False
         self._watch()
         try:

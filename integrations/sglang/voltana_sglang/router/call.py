@@ -54,13 +54,19 @@ class Call:
     samples: int
     logprobs: bool
 
-    def leg_body(self, rid: str, bootstrap: Bootstrap | None) -> bytes:
-        """The body for one or both legs.
+    def leg_body(self, number: int, bootstrap: Bootstrap | None) -> bytes:
+        """The body for one or both legs of a try.
 
         The fields are spliced in behind the others rather than serialising a long prompt again;
         a client that set one of them itself has its own replaced.
+
+        Args:
+            number: Of the try, from 0.
+            bootstrap: Where the legs meet; None where one server serves both phases.
         """
-        extra: dict[str, Any] = {"rid": rid} if self.settable else {}
+        extra: dict[str, Any] = {"rid": id_in_try(self.rid, number)} if self.settable else {}
+        if self.rids and number:
+            extra["rid"] = [id_in_try(rid, number) for rid in self.rids]
         if bootstrap is not None:
             extra |= bootstrap.fields(self.batch)
         if not extra:
@@ -71,11 +77,25 @@ class Call:
         head = self.raw.rstrip()
         return head[:-1] + b"," + orjson.dumps(extra)[1:]
 
-    def leg_rids(self, rid: str) -> Sequence[str]:
-        """Ids under which the engine knows the request, to abort it."""
+    def leg_rids(self, number: int) -> Sequence[str]:
+        """Ids under which the engine knows a try of the request, to abort it."""
         if self.rids:
-            return self.rids
+            return [id_in_try(rid, number) for rid in self.rids]
+        rid = id_in_try(self.rid, number)
         return (rid,) if self.batch is None else [f"{rid}_{i}" for i in range(self.batch)]
+
+    def is_known_as(self, rid: str) -> bool:
+        """Whether a client means this request by an id."""
+        return rid == self.rid or rid in self.rids
+
+
+def id_in_try(rid: str, number: int) -> str:
+    """The id of a request in one of its tries.
+
+    A server may still be at work on the try before, and refuses an id that it knows. And it aborts
+    whatever begins with the id that it is told, so that what tells tries apart comes first.
+    """
+    return rid if number == 0 else f"{number}-{rid}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -29,6 +29,9 @@ _BLIND = (RoundRobin, RandomRouter)
 
 RETRY_AFTER_S = 1.0
 
+QUIET_S = 10.0
+"""Between two complaints about a router that fails; metrics count each of its failures."""
+
 
 class Leg:
     """The instances of one role.
@@ -64,6 +67,8 @@ class Leg:
         self._count = count
         self._fallback = LeastLoaded()
         self._blind = isinstance(router, _BLIND)
+        self._failures = 0
+        self._quiet_until_s = -math.inf
         self._log = structlog.get_logger("voltana.router")
 
     def choose(self, request: Request, avoid: Set[str] = frozenset()) -> Backend:
@@ -113,7 +118,18 @@ class Leg:
         return self._fallback.route(request, candidates)
 
     def _complain(self, what: str) -> None:
-        self._log.warning("router failed, least loaded routes", router=repr(self._router), why=what)
+        """Log it, but not for every request."""
+        self._failures += 1
+        now_s = self._time.now_s()
+        if now_s < self._quiet_until_s:
+            return
+        self._quiet_until_s = now_s + QUIET_S
+        self._log.warning(
+            "router failed, least loaded routes",
+            router=repr(self._router),
+            why=what,
+            times=self._failures,
+        )
 
     def _candidates(self, pool: Sequence[Backend]) -> tuple[list[Candidate], str]:
         now_s = self._time.now_s()

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import tomllib
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 from voltana.errors import ConfigError, invalid
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 
 def run_loop(job: Any) -> None:
@@ -45,9 +43,13 @@ def table_of(config: Path | None, section: str) -> dict[str, Any]:
     users = ("controller", "predictor")
     named = [policy.get(key) for key in users] if isinstance(policy, dict) else []
     modules = [n.partition(":")[0] for n in named if isinstance(n, str) and ":" in n]
+    table = dict(table)
+    for key in ("api_key_file", "admin_api_key_file"):
+        if isinstance(table.get(key), str):
+            table[key] = config.resolve().parent / Path(table[key]).expanduser()
     if modules and isinstance(table.get("snapshot_modules", []), list):
         table["snapshot_modules"] = [*table.get("snapshot_modules", []), *modules]
-    return dict(table)
+    return table
 
 
 def servers_of(prefill: list[str], decode: list[str], unified: list[str]) -> list[dict[str, Any]]:

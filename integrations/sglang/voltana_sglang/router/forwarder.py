@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from voltana.ports import TimeSource
     from voltana_sglang.router.call import Call
     from voltana_sglang.router.chooser import Chooser
+    from voltana_sglang.router.keys import Keys
     from voltana_sglang.router.ledger import Ledger
     from voltana_sglang.router.metrics import Metrics
     from voltana_sglang.router.pool import Backend
@@ -40,6 +41,7 @@ class Forwarder:
 
     Args:
         settings: Limits.
+        keys: The servers' keys.
         session: HTTP client.
         chooser: Chooses servers.
         ledger: What is in flight.
@@ -56,6 +58,7 @@ class Forwarder:
         self,
         settings: RouterTable,
         *,
+        keys: Keys,
         session: aiohttp.ClientSession,
         chooser: Chooser,
         ledger: Ledger,
@@ -73,7 +76,7 @@ class Forwarder:
         self._arrivals = 0
         self._attempts: dict[str, Attempt] = {}
         self._given_up: Problem | None = None
-        self._aborts = Aborts(session, settings.api_key)
+        self._aborts = Aborts(session, keys.for_admin())
         self._log = structlog.get_logger("voltana.router")
         self.draining = False
         self.open = 0
@@ -112,8 +115,11 @@ class Forwarder:
         Args:
             rid: Its id.
             key: The client's ``Authorization``, which is passed on.
+
+        Raises:
+            Problem: If a server does not take that key for it.
         """
-        found = [a for a in tuple(self._attempts.values()) if a.call.rid == rid]
+        found = [a for a in tuple(self._attempts.values()) if a.call.is_known_as(rid)]
         for attempt in found:
             await self._aborts.both_legs(attempt, key)
         return bool(found)
@@ -186,12 +192,10 @@ class Forwarder:
         prefill, decode = self._chooser.choose(plan, avoid)
         if prefill is not None and call.samples > 1:
             raise _one_answer_only(call.samples)
-        # A server may still be at work on the attempt before, and refuses an id that it knows.
-        rid = call.rid if number == 0 else f"{call.rid}-{number}"
         key = f"{plan.request_id}-{number}"
         attempt = Attempt(
             call,
-            rid,
+            number,
             prefill=prefill,
             decode=decode,
             session=self._session,
@@ -206,7 +210,7 @@ class Forwarder:
         finally:
             del self._attempts[key]
             self._ledger.finished(key)
-            self._aborts.begin(attempt)
+            self._aborts.begin(attempt, headers)
         response = answer.response
         if not call.stream and response is not None:
             self._lengths.learn(call, getattr(response, "body", b"") or b"")

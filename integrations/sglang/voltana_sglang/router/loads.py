@@ -8,12 +8,15 @@ import math
 from typing import TYPE_CHECKING, Any
 
 import aiohttp
+import structlog
 
 from voltana.values import InstanceState, Role
-from voltana_sglang.router.http_client import bearer
+from voltana_sglang.router.keys import API_KEY_VARIABLE, REFUSED
 from voltana_sglang.router.reports import LOADS, Report
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from voltana.ports import TimeSource
     from voltana_sglang.router.ledger import Ledger
     from voltana_sglang.router.pool import Backend
@@ -36,7 +39,7 @@ class LoadsPoller:
         ledger: Reconciled with each report.
         time: Time source.
         period_s: Time between two polls.
-        api_key: Key of the server.
+        headers: Of each question: the server's key.
     """
 
     def __init__(
@@ -48,7 +51,7 @@ class LoadsPoller:
         ledger: Ledger,
         time: TimeSource,
         period_s: float,
-        api_key: str | None = None,
+        headers: Mapping[str, str] | None = None,
     ) -> None:
         self._backend = backend
         self._session = session
@@ -56,8 +59,10 @@ class LoadsPoller:
         self._ledger = ledger
         self._time = time
         self._period_s = period_s
-        self._headers = bearer(api_key)
+        self._headers = headers or {}
         self._failures = 0
+        self._refused = False
+        self._log = structlog.get_logger("voltana.router").bind(backend=backend.name)
 
     async def run(self) -> None:
         """Poll until cancelled, but not while the agent's feed is fresh or the server ejected."""
@@ -78,14 +83,37 @@ class LoadsPoller:
                 timeout=aiohttp.ClientTimeout(total=TIMEOUT_S),
             ) as reply:
                 if reply.status != 200:
+                    self._note_refusal(reply.status)
                     return
-                loads = (await reply.json())["loads"]
-            state = state_of(loads, self._backend.role)
+                self._refused = False
+                answer = await reply.json()
+            state = state_of(_listed(answer), self._backend.role)
             self._reports.put(
                 self._backend.name, Report(state=state, sampled_s=asked_s, source=LOADS)
             )
             self._ledger.reconcile(self._backend.name, asked_s)
             self._failures = 0
+
+    def _note_refusal(self, status: int) -> None:
+        if status in REFUSED and not self._refused:
+            self._refused = True
+            self._log.warning(
+                "the server refuses this router's key: its load is not known, and requests cannot "
+                f"be aborted there. Set router.api_key_file, or {API_KEY_VARIABLE}",
+                status=status,
+            )
+
+
+def _listed(answer: Any) -> list[dict[str, Any]]:
+    """The loads in an answer.
+
+    Raises:
+        ValueError: If it has another form.
+    """
+    loads = answer.get("loads") if isinstance(answer, dict) else None
+    if not isinstance(loads, list):
+        raise ValueError(f"unknown form of loads: {answer!r:.100}")  # noqa: TRY004
+    return loads
 
 
 def state_of(loads: list[dict[str, Any]], role: Role) -> InstanceState:

@@ -14,6 +14,9 @@ if TYPE_CHECKING:
 
     from voltana_sglang.router.settings import BackendTable, RouterTable
 
+_MOST_DOUBLINGS = 64
+"""Checks of a server that is down for days are more than a float has powers of two."""
+
 ROLES = {"prefill": Role.PREFILL, "decode": Role.DECODE, "unified": Role.COLOCATED}
 
 
@@ -70,7 +73,8 @@ class Backend:
         """Time until a server that gets no requests is checked again."""
         if not self._met:  # it is starting, which takes as long as loading its weights
             return self._eject_s
-        return float(min(self._eject_s * 2 ** max(0, self.ejections - 1), self._eject_max_s))
+        doublings = min(max(0, self.ejections - 1), _MOST_DOUBLINGS)
+        return float(min(self._eject_s * 2**doublings, self._eject_max_s))
 
     def succeeded(self) -> None:
         """A request went well; that alone does not bring an ejected server back."""

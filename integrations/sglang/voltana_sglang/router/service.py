@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
+import os
 import signal
 from typing import TYPE_CHECKING
 
@@ -15,8 +16,10 @@ from voltana.errors import invalid
 from voltana_sglang.router.app import Interface, make_app
 from voltana_sglang.router.chooser import Chooser
 from voltana_sglang.router.fan_out import FanOut
+from voltana_sglang.router.file_limit import allow_requests
 from voltana_sglang.router.forwarder import Forwarder
 from voltana_sglang.router.http_client import make_session
+from voltana_sglang.router.keys import find_keys
 from voltana_sglang.router.ledger import Ledger
 from voltana_sglang.router.metrics import Metrics
 from voltana_sglang.router.pool import Pool
@@ -49,6 +52,7 @@ class RouterService:
         self._settings = settings
         self._time = time
         self._routers = make_routers(settings)
+        self._keys = find_keys(settings, os.environ)
         self._log = structlog.get_logger("voltana.router")
         self.port = settings.port
 
@@ -68,6 +72,7 @@ class RouterService:
         )
         self.forwarder = Forwarder(
             settings,
+            keys=self._keys,
             session=self._session,
             chooser=chooser,
             ledger=self.ledger,
@@ -80,6 +85,7 @@ class RouterService:
             settings,
             self.pool,
             self._session,
+            keys=self._keys,
             reports=self.reports,
             ledger=self.ledger,
             time=time,
@@ -121,7 +127,9 @@ class RouterService:
             now_s=self._time.now_s,
         )
         app = make_app(interface, self.forwarder, int(self._settings.max_body_mb * 1e6))
-        self._runner = web.AppRunner(app, handler_cancellation=True, access_log=None)
+        self._runner = web.AppRunner(
+            app, handler_cancellation=True, access_log=None, shutdown_timeout=_LAST_WORDS_S
+        )
         await self._runner.setup()
         try:
             await listen(self._runner, self._settings.host, self._settings.port)
@@ -152,6 +160,7 @@ async def listen(runner: web.BaseRunner, host: str, port: int) -> web.TCPSite:
 
 async def run_router(settings: RouterTable, time: TimeSource) -> None:
     """Serve until SIGTERM or SIGINT, then drain; a second signal ends at once."""
+    allow_requests(settings.max_in_flight)
     loop = asyncio.get_running_loop()
     signals: asyncio.Queue[int] = asyncio.Queue()
     for number in (signal.SIGTERM, signal.SIGINT):

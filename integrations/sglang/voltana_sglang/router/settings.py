@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path  # noqa: TC003  (pydantic reads it)
 from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from voltana.errors import invalid
 
@@ -14,6 +23,7 @@ BackendRole = Literal["prefill", "decode", "unified"]
 DEFAULT_BOOTSTRAP_PORT = 8998
 """SGLang's own default."""
 
+_FEED = re.compile(r"tcp://[^\s/]+:\d{1,5}|(ipc|inproc)://\S+")
 _Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 _Port = Annotated[int, Field(ge=1, le=65535)]
 
@@ -61,6 +71,15 @@ class BackendTable(_Table):
             raise invalid("url", url, "an http or https URL", "Write http://HOST:PORT.")
         return url.rstrip("/")
 
+    @field_validator("feed")
+    @classmethod
+    def _is_an_address(cls, feed: str | None) -> str | None:
+        if feed is not None and not _FEED.fullmatch(feed):
+            raise invalid(
+                "feed", feed, "tcp://HOST:PORT or ipc://PATH", "Write what the agent's log says."
+            )
+        return feed
+
     @property
     def transfer_host(self) -> str:
         """Where decode servers reach it, an IPv6 address in brackets."""
@@ -98,7 +117,11 @@ class RouterTable(_Table):
         drain_timeout_s: Time that open requests get at shutdown.
         max_body_mb: Larger requests are refused.
         api_key: Key of the servers for the router's own questions (loads, aborts). Requests carry
-            their client's key, never this one.
+            their client's key, never this one. Better in a file, or in ``VOLTANA_SGLANG_API_KEY``.
+        api_key_file: File that holds it, relative to the configuration file.
+        admin_api_key: Key for aborts, where the servers have an ``--admin-api-key``; likewise in
+            ``VOLTANA_SGLANG_ADMIN_API_KEY``.
+        admin_api_key_file: File that holds it.
     """
 
     host: str = Field(default="127.0.0.1", description="the address to listen on (--host)")
@@ -160,6 +183,30 @@ class RouterTable(_Table):
     api_key: str | None = Field(
         default=None, repr=False, description="the --api-key that the servers were started with"
     )
+    api_key_file: Path | None = Field(default=None, description="a file with the servers' API key")
+    admin_api_key: str | None = Field(
+        default=None, repr=False, description="the --admin-api-key of the servers"
+    )
+    admin_api_key_file: Path | None = Field(
+        default=None, description="a file with the servers' admin API key"
+    )
+
+    @field_validator("api_key", "admin_api_key", mode="before")
+    @classmethod
+    def _is_a_key(cls, key: object, info: ValidationInfo) -> object:
+        if key is not None and not (isinstance(key, str) and key and key.isprintable()):
+            raise invalid(  # a key, even one of the wrong type, is not to be shown
+                str(info.field_name), "(not shown)", "text of one line", "Put it into quotes."
+            )
+        return key
+
+    @model_validator(mode="after")
+    def _has_one_source_of_a_key(self) -> RouterTable:
+        for name in ("api_key", "admin_api_key"):
+            path = getattr(self, f"{name}_file")
+            if getattr(self, name) is not None and path is not None:
+                raise invalid(f"{name}_file", str(path), f"left out beside {name}", "Keep one.")
+        return self
 
     @model_validator(mode="after")
     def _is_a_cluster(self) -> RouterTable:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     import aiohttp
 
     from voltana.ports import TimeSource
+    from voltana_sglang.router.keys import Keys
     from voltana_sglang.router.ledger import Ledger
     from voltana_sglang.router.pool import Pool
     from voltana_sglang.router.reports import Reports
@@ -29,6 +30,7 @@ class Watchers:
 
     Args:
         settings: Periods and addresses.
+        keys: The servers' keys.
         pool: The servers.
         session: HTTP client.
         reports: Where reports go.
@@ -42,6 +44,7 @@ class Watchers:
         pool: Pool,
         session: aiohttp.ClientSession,
         *,
+        keys: Keys,
         reports: Reports,
         ledger: Ledger,
         time: TimeSource,
@@ -65,7 +68,7 @@ class Watchers:
                     ledger=ledger,
                     time=time,
                     period_s=settings.loads_period_s,
-                    api_key=settings.api_key,
+                    headers=keys.usual(),
                 )
                 self.also(poller.run())
         feeds = {b.name: b.feed for b in pool if b.feed is not None}

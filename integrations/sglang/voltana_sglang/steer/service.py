@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 from typing import TYPE_CHECKING
 
@@ -13,7 +14,9 @@ from aiohttp import web
 from voltana.values import Role
 from voltana_sglang.router.app import explain_errors
 from voltana_sglang.router.chooser import Leg
+from voltana_sglang.router.file_limit import allow_requests
 from voltana_sglang.router.http_client import make_session
+from voltana_sglang.router.keys import find_keys
 from voltana_sglang.router.ledger import Ledger
 from voltana_sglang.router.pool import Pool
 from voltana_sglang.router.problem import JSON_TYPE
@@ -29,6 +32,7 @@ if TYPE_CHECKING:
     from voltana.ports import TimeSource
     from voltana_sglang.steer.settings import SteerTable
 
+_LAST_WORDS_S = 1.0
 _POLL_S = 0.02
 
 
@@ -47,6 +51,7 @@ class SteerService:
         self._settings = settings
         self._time = time
         _, self._router = make_routers(settings)
+        self._keys = find_keys(settings, os.environ)
         self._log = structlog.get_logger("voltana.steer")
         self.port = settings.port
 
@@ -76,7 +81,13 @@ class SteerService:
         )
         await self._listen()
         self._watchers = Watchers(
-            settings, self.pool, self._session, reports=reports, ledger=ledger, time=time
+            settings,
+            self.pool,
+            self._session,
+            keys=self._keys,
+            reports=reports,
+            ledger=ledger,
+            time=time,
         )
         self._watchers.also(self.workers.run())
         return self
@@ -119,7 +130,9 @@ class SteerService:
         app = web.Application(client_max_size=limit, middlewares=[explain_errors])
         app.router.add_get("/steer/status", self._status)
         app.router.add_route("*", "/{path:.*}", self.proxy.serve)
-        self._runner = web.AppRunner(app, handler_cancellation=True, access_log=None)
+        self._runner = web.AppRunner(
+            app, handler_cancellation=True, access_log=None, shutdown_timeout=_LAST_WORDS_S
+        )
         await self._runner.setup()
         try:
             self._site = await listen(self._runner, self._settings.host, self._settings.port)
@@ -133,6 +146,7 @@ class SteerService:
 
 async def run_steer(settings: SteerTable, time: TimeSource) -> None:
     """Serve until SIGTERM or SIGINT, then let open requests end."""
+    allow_requests(settings.max_in_flight)
     loop, stop = asyncio.get_running_loop(), asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
