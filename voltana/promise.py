@@ -134,6 +134,10 @@ class Margin:
             found = part
         return found
 
+    def bound_s(self, part: MarginPart, mean_s: float) -> float:
+        """Bound with one of the parts on a latency that is expected to be `mean_s`."""
+        return mean_s + part.quantile * (mean_s + self.offset_s)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Promise:
