@@ -21,7 +21,7 @@ from voltana.predictors.conformal import Conformal
 from voltana.predictors.conformal_snapshot import ConformalSnapshot
 from voltana.predictors.drift import DriftAware
 from voltana.predictors.ecopred import EcoPred
-from voltana.predictors.groups import by_phase
+from voltana.predictors.groups import BySize, ByTokens, by_phase
 from voltana.predictors.label_ledger import WINDOW, LabelLedger
 from voltana.predictors.margin_book import MAX_GROUPS
 from voltana.promise import Statement
@@ -316,11 +316,31 @@ def test_a_late_label_beyond_k_is_counted_and_what_it_loses_is_forgiven():
     [
         {"alpha": 0.0}, {"alpha": 1.0}, {"gamma": 0.0}, {"decay": -1.0}, {"delay": -1},
         {"q_lo": 2.0}, {"max_weight": 0.0}, {"decay": 0.5, "floor": 0.5}, {"alpha": math.nan},
+        {"delay": math.inf},
     ],
 )  # fmt: skip
 def test_numbers_without_a_proof_are_refused(change):
     with pytest.raises(ConfigError, match="is not allowed"):
         Statement(**change)
+
+
+@pytest.mark.parametrize(
+    ("field", "build"),
+    [
+        ("level_edges_mhz", lambda: bound(level_edges_mhz=(900.0, 800.0))),
+        ("level_edges_mhz", lambda: bound(level_edges_mhz=(math.nan,))),
+        ("first", lambda: bound(first=math.nan)),
+        ("quantile", lambda: bound().widen(math.nan)),
+        ("labels", lambda: bound().widen(0.3, labels=-1)),
+        ("edges", lambda: BySize((4096, 1024))),
+        ("reference", lambda: ByTokens(0.0)),
+        ("most", lambda: SloReserve(most=1.5)),
+        ("least", lambda: SloReserve(least=0.0)),
+    ],
+)
+def test_settings_out_of_range_are_refused_by_name(field, build):
+    with pytest.raises(ConfigError, match=f"^{field} = .* is not allowed: must be .*[.]$"):
+        build()
 
 
 @settings(deadline=None)

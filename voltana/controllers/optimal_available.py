@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from voltana.errors import invalid
+from voltana.levels import idle_clock, require_levels
 from voltana.planning import certified_or_fastest, critical_index, lowest_safe_index
 from voltana.slo_reserve import SloReserve
 from voltana.values import Decision, Load, Status
@@ -101,15 +102,11 @@ class OptimalAvailable:
         arrivals_s: float = 5.0,
         idle_mhz: float | None = None,
     ) -> None:
-        if not levels_mhz or list(levels_mhz) != sorted(set(levels_mhz)):
-            raise invalid(
-                "levels_mhz", tuple(levels_mhz), "ascending clocks", "Build it with voltana.levels."
-            )
         if not 0 <= arrivals_s < math.inf:
             raise invalid("arrivals_s", arrivals_s, "0 s or more, finite", "5 s is usual.")
         self.predictor = predictor
         self.power = power
-        self.levels_mhz = tuple(levels_mhz)
+        self.levels_mhz = require_levels(levels_mhz)
         self._levels = np.array(levels_mhz, dtype=np.float64)
         self._slo = slo
         self.reserve = reserve or usual_reserve()
@@ -117,7 +114,7 @@ class OptimalAvailable:
         highest_mhz = self._pace.highest_share * self._levels[-1]
         self._highest_pace = int(self._levels.searchsorted(highest_mhz - 1e-6))
         self._arrivals_s = arrivals_s
-        self._idle_mhz = self.levels_mhz[0] if idle_mhz is None else idle_mhz
+        self._idle_mhz = idle_clock(self.levels_mhz, idle_mhz)
         self._work_s = 0.0
         self._decided_at_s = math.nan
         self._promised_by_s = math.nan

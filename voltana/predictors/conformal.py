@@ -66,8 +66,11 @@ class Conformal:
             raise invalid("first", first, "above -1", "A share of the latency; 0.15 is usual.")
         if not 0 < offset_s < math.inf:
             raise invalid("offset_s", offset_s, "above 0", "0.005 is the default.")
-        if list(level_edges_mhz) != sorted(set(level_edges_mhz)):
-            raise invalid("level_edges_mhz", level_edges_mhz, "ascending clocks", "Sort them.")
+        clocks = all(0 < mhz < math.inf for mhz in level_edges_mhz)
+        if not clocks or list(level_edges_mhz) != sorted(set(level_edges_mhz)):
+            raise invalid(
+                "level_edges_mhz", level_edges_mhz, "ascending clocks above 0", "Sort them."
+            )
         self.predictor = predictor
         self.statement = statement or Statement()
         self.lost = 0
@@ -125,8 +128,15 @@ class Conformal:
         Args:
             quantile: The least margin, in scales.
             labels: For how many labels.
+
+        Raises:
+            ConfigError: If an argument is outside its range.
         """
-        self._widened, self._widened_labels = max(quantile, 0.0), labels
+        if not 0 <= quantile < math.inf:
+            raise invalid("quantile", quantile, "0 or more, finite", "0.3 adds at least 30 %.")
+        if not labels >= 0:
+            raise invalid("labels", labels, "0 or more", "200 is the default.")
+        self._widened, self._widened_labels = quantile if labels else 0.0, labels
 
     def reopen(self, factor: float = 100.0, relative_error: float = 0.3) -> None:
         """What `voltana.predictors.drift.DriftAware` calls: widen, and let the predictor move."""
