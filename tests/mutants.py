@@ -8,6 +8,7 @@ import math
 from voltana.predictors.conformal import Conformal
 from voltana.predictors.groups import ByTokens, by_phase, one_group
 from voltana.predictors.label_ledger import LabelLedger
+from voltana.predictors.margin_book import MarginBook
 from voltana.predictors.quantile_tracker import QuantileTracker
 from voltana.promise import Statement
 from voltana.testing import samples
@@ -37,23 +38,32 @@ def bound(kind=Conformal, statement=QUICK, **options):
     return kind(Frozen(), statement, **options)
 
 
-class SignFlip(Conformal):
-    def _score(self, tracker, missed, weight, certified, part):
-        super()._score(tracker, not missed, weight, certified, part)
+def _kept_in(book):
+    class Mutant(Conformal):
+        def __init__(self, *args, **options):
+            super().__init__(*args, **options)
+            self._book = book(self.statement, options.get("first"))
+
+    return Mutant
 
 
-class LostUpdate(Conformal):
+class _SignFlip(MarginBook):
+    def score(self, part, *, missed, **label):
+        super().score(part, missed=not missed, **label)
+
+
+class _LostUpdate(MarginBook):
     """The second of two labels without a forecast between them is lost, as in a race."""
 
     raced = False
 
-    def forecast(self, load, clocks_mhz):
+    def part(self, *args, **options):
         self.raced = False
-        return super().forecast(load, clocks_mhz)
+        return super().part(*args, **options)
 
-    def _score(self, tracker, missed, weight, certified, part):
+    def score(self, part, **label):
         if not self.raced:
-            super()._score(tracker, missed, weight, certified, part)
+            super().score(part, **label)
         self.raced = True
 
 
@@ -75,18 +85,18 @@ class RequestedClock(Conformal):
         super()._take(outcome, decision, promise)
 
 
-class WrongGroup(Conformal):
+class _WrongGroup(MarginBook):
     """Scores a label in the group that came first."""
 
-    def _tracker(self, group):
-        super()._tracker(group)
-        return next(iter(self._groups.values()))
+    def tracker(self, group):
+        super().tracker(group)
+        return next(iter(self.trackers.values()))
 
 
-class TwiceCounted(Conformal):
-    def _score(self, tracker, missed, weight, certified, part):
-        super()._score(tracker, missed, weight, certified, part)
-        super()._score(tracker, missed, weight, certified, part)
+class _TwiceCounted(MarginBook):
+    def score(self, part, **label):
+        super().score(part, **label)
+        super().score(part, **label)
 
 
 class Forgetful(LabelLedger):
@@ -102,12 +112,12 @@ class TakenTwice(Conformal):
         self._ledger = Forgetful()
 
 
-class SaturatedOnly(Conformal):
+class _SaturatedOnly(MarginBook):
     """Learns its margin from uncertified labels alone."""
 
-    def _score(self, tracker, missed, weight, certified, part):
+    def score(self, part, *, certified, **label):
         if not certified:
-            super()._score(tracker, missed, weight, certified, part)
+            super().score(part, certified=certified, **label)
 
 
 class DroppedMisses(Conformal):
@@ -137,37 +147,37 @@ class _FullStep(QuantileTracker):
 
 
 def _tracked_by(tracker):
-    class Mutant(Conformal):
-        def _tracker(self, group):
-            if group not in self._groups:
-                self._groups[group] = tracker(self.statement, self._quantile(group))
-            return self._groups[group]
+    class Mutant(MarginBook):
+        def tracker(self, group):
+            if group not in self.trackers:
+                self.trackers[group] = tracker(self.statement, self.quantile(group))
+            return self.trackers[group]
 
-    return Mutant
+    return _kept_in(Mutant)
 
 
-class GateOpen(Conformal):
+class _GateOpen(MarginBook):
     """Certifies whatever the margin."""
 
-    def _part(self, group, from_mhz, *, known):
-        part = super()._part(group, from_mhz, known=known)
+    def part(self, group, from_mhz, *, known):
+        part = super().part(group, from_mhz, known=known)
         return dataclasses.replace(part, certifiable=part.quantile < math.inf)
 
 
 MUTANTS = {
-    "sign flip": SignFlip,
-    "lost update": LostUpdate,
+    "sign flip": _kept_in(_SignFlip),
+    "lost update": _kept_in(_LostUpdate),
     "re-predicted score": PredictedAgain,
     "requested clock": RequestedClock,
-    "wrong group": WrongGroup,
-    "double scoring": TwiceCounted,
+    "wrong group": _kept_in(_WrongGroup),
+    "double scoring": _kept_in(_TwiceCounted),
     "duplicates taken": TakenTwice,
-    "saturated only": SaturatedOnly,
+    "saturated only": _kept_in(_SaturatedOnly),
     "unsettled misses dropped": DroppedMisses,
     "clip at q_cert": _tracked_by(_Clipped),
     "capped weight": _tracked_by(_Capped),
     "wrong step": _tracked_by(_FullStep),
-    "open gate": GateOpen,
+    "open gate": _kept_in(_GateOpen),
 }
 
 BOUND_BREAKERS = {

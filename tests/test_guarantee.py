@@ -17,12 +17,13 @@ from voltana.controllers.ecofreq import EcoFreq
 from voltana.errors import ConfigError
 from voltana.levels import A100_CLOCKS_MHZ
 from voltana.planning import lowest_safe_decision, settle
-from voltana.predictors.conformal import MAX_GROUPS, Conformal
+from voltana.predictors.conformal import Conformal
 from voltana.predictors.conformal_snapshot import ConformalSnapshot
 from voltana.predictors.drift import DriftAware
 from voltana.predictors.ecopred import EcoPred
-from voltana.predictors.groups import by_phase
+from voltana.predictors.groups import BySize, ByTokens, by_phase
 from voltana.predictors.label_ledger import WINDOW, LabelLedger
+from voltana.predictors.margin_book import MAX_GROUPS
 from voltana.promise import Statement
 from voltana.slo import Slo
 from voltana.slo_reserve import SloReserve
@@ -146,6 +147,44 @@ def test_leaving_the_range_ends_in_no_certificate():
     assert last.forecast.upper_s[-1] == math.inf
 
 
+class SinglePrecision(Frozen):
+    """As a model on an accelerator answers: its arithmetic rounds at the seventh digit."""
+
+    def forecast(self, load, clocks_mhz):
+        mean_s = super().forecast(load, clocks_mhz).mean_s.astype(np.float32)
+        return dataclasses.replace(
+            super().forecast(load, clocks_mhz), mean_s=mean_s, upper_s=mean_s
+        )
+
+
+@pytest.mark.parametrize("share", [1.0, 0.9], ids=["as issued", "lowered by the controller"])
+@pytest.mark.parametrize("predictor", [Frozen, SinglePrecision])
+def test_every_certified_violation_is_a_miss_whatever_became_of_the_upper_bound(predictor, share):
+    """The budget is what `upper_s` says, and the label just above it."""
+    made = Conformal(predictor(), QUICK, first=0.15)
+    statuses = set()
+    for number in range(200):
+        load = Load.decode(1 + number, 40_000 + 100 * number)
+        issued = made.forecast(load, np.array(LEVELS_MHZ))
+        forecast = dataclasses.replace(issued, upper_s=share * issued.upper_s)
+        budget_s = float(forecast.upper_s[2])
+        decision = settle(
+            dataclasses.replace(lowest_safe_decision(forecast, budget_s), clock_mhz=LEVELS_MHZ[2]),
+            clock_mhz=LEVELS_MHZ[2], achieved_mhz=math.nan, fastest_mhz=LEVELS_MHZ[-1],
+            issuer="loop", sequence=number,
+        )  # fmt: skip
+        statuses.add(decision.status)
+        made.learn(
+            Outcome(
+                load=load, clock_mhz=LEVELS_MHZ[2], ended_at_s=float(number), decision=decision,
+                latency_s=math.nextafter(budget_s, 1.0),
+            )
+        )  # fmt: skip
+        account = made.groups["decode"].account if made.groups else None
+        assert account is None or account.violated <= account.missed
+    assert (Status.CERTIFIED in statuses) is (share == 1.0)
+
+
 def test_what_blocks_by_the_margin_alone_opens_again():
     made = bound(weight=lambda load: 1.0)
     run = Run(made)
@@ -239,7 +278,7 @@ def test_the_account_sums_the_groups():
 def test_more_groups_than_can_be_held_get_no_bound():
     made = Conformal(Frozen(), QUICK, first=0.15, group=lambda load: str(load.decode_requests))
     for index in range(MAX_GROUPS):
-        made._tracker(str(index))
+        made._book.tracker(str(index))
     assert made.margin(Load.decode(1000, 10)).parts[0].quantile == math.inf
 
 
@@ -277,11 +316,31 @@ def test_a_late_label_beyond_k_is_counted_and_what_it_loses_is_forgiven():
     [
         {"alpha": 0.0}, {"alpha": 1.0}, {"gamma": 0.0}, {"decay": -1.0}, {"delay": -1},
         {"q_lo": 2.0}, {"max_weight": 0.0}, {"decay": 0.5, "floor": 0.5}, {"alpha": math.nan},
+        {"delay": math.inf},
     ],
 )  # fmt: skip
 def test_numbers_without_a_proof_are_refused(change):
     with pytest.raises(ConfigError, match="is not allowed"):
         Statement(**change)
+
+
+@pytest.mark.parametrize(
+    ("field", "build"),
+    [
+        ("level_edges_mhz", lambda: bound(level_edges_mhz=(900.0, 800.0))),
+        ("level_edges_mhz", lambda: bound(level_edges_mhz=(math.nan,))),
+        ("first", lambda: bound(first=math.nan)),
+        ("quantile", lambda: bound().widen(math.nan)),
+        ("labels", lambda: bound().widen(0.3, labels=-1)),
+        ("edges", lambda: BySize((4096, 1024))),
+        ("reference", lambda: ByTokens(0.0)),
+        ("most", lambda: SloReserve(most=1.5)),
+        ("least", lambda: SloReserve(least=0.0)),
+    ],
+)
+def test_settings_out_of_range_are_refused_by_name(field, build):
+    with pytest.raises(ConfigError, match=f"^{field} = .* is not allowed: must be .*[.]$"):
+        build()
 
 
 @settings(deadline=None)

@@ -21,7 +21,9 @@ from voltana.levels import (
     Reported,
     Supported,
     combine_limits,
+    idle_clock,
     parse_levels,
+    require_levels,
     resolve,
 )
 from voltana.testing import strategies as vst
@@ -235,3 +237,18 @@ def test_reported_levels_need_a_device_that_can_be_asked(text):
 def test_a_device_index_is_a_whole_number(text):
     with pytest.raises(ConfigError, match="nvml"):
         parse_levels(text, read_device_mhz=lambda device: [1410.0])
+
+
+@pytest.mark.parametrize(
+    "levels", [(), (1410.0, 1005.0), (1005.0, 1005.0), (math.nan,), (-5.0, 5.0), (1005.0, math.inf)]
+)
+def test_levels_that_nothing_can_be_chosen_from_are_refused(levels):
+    with pytest.raises(ConfigError, match=r"^levels_mhz = .*ascending.*voltana\.levels"):
+        require_levels(levels)
+
+
+def test_an_idle_clock_is_the_lowest_level_unless_another_is_named():
+    assert idle_clock((1005.0, 1410.0), None) == 1005.0
+    assert idle_clock((1005.0, 1410.0), 210.0) == 210.0
+    with pytest.raises(ConfigError, match="idle_mhz = nan is not allowed"):
+        idle_clock((1005.0, 1410.0), math.nan)

@@ -194,6 +194,37 @@ _VALUED: dict[str, Callable[[str], LevelSet]] = {
 }
 
 
+def require_levels(levels_mhz: Sequence[float]) -> tuple[float, ...]:
+    """`levels_mhz` as a tuple, if a controller can choose from them.
+
+    Raises:
+        ConfigError: If there is none, or one that is no clock, or they are not ascending.
+    """
+    levels = tuple(levels_mhz)
+    clocks = all(0 < mhz < math.inf for mhz in levels)
+    if not levels or not clocks or list(levels) != sorted(set(levels)):
+        raise invalid(
+            "levels_mhz",
+            levels,
+            "one clock or more in MHz, above 0, ascending, without repetition",
+            "Build it with voltana.levels.",
+        )
+    return levels
+
+
+def idle_clock(levels_mhz: Sequence[float], idle_mhz: float | None) -> float:
+    """The clock to wait at: the lowest level where none is named.
+
+    Raises:
+        ConfigError: If it is no clock.
+    """
+    if idle_mhz is None:
+        return levels_mhz[0]
+    if not 0 < idle_mhz < math.inf:
+        raise invalid("idle_mhz", idle_mhz, "above 0 MHz, finite", "None is the lowest level.")
+    return idle_mhz
+
+
 def combine_limits(limits: Iterable[Limit], now_s: float) -> Bounds:
     """The range that all limits in force leave, and who set either end.
 

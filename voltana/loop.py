@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from voltana.errors import invalid
-from voltana.levels import combine_limits, resolve
+from voltana.levels import combine_limits, require_levels, resolve
 from voltana.planning import settle
 from voltana.values import (
     EMPTY_QUEUE,
@@ -73,18 +72,11 @@ class ControlLoop:
         limits: Iterable[Limit] = (),
         lease_s: float = 2.0,
     ) -> None:
-        if not levels_mhz or list(levels_mhz) != sorted(set(levels_mhz)):
-            raise invalid(
-                "levels_mhz",
-                tuple(levels_mhz),
-                "one clock or more in MHz, ascending, without repetition",
-                "Build it with voltana.levels.",
-            )
         self.instance = instance
         self.controller = controller
         self.predictor = predictor
         self.power = power
-        self.levels_mhz = tuple(levels_mhz)
+        self.levels_mhz = require_levels(levels_mhz)
         self._level_set = frozenset(levels_mhz)
         self._decisions = 0
         # Decisions of an earlier loop of this instance are not taken for this one's.

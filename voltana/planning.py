@@ -82,12 +82,19 @@ def slowest_in_force_mhz(clock_mhz: float, achieved_mhz: float) -> float:
 
 
 def _certifies(forecast: Forecast, clock_mhz: float, budget_s: float) -> bool:
-    """Whether the bound fits at a clock, and the margin that was issued with it may certify."""
+    """Whether the bound fits at a clock, and the margin that was issued with it may certify.
+
+    The bound of a margin is worked out again, as its label will be scored: what a controller has
+    made of `upper_s`, or single precision has rounded off it, must not certify what is not scored.
+    """
     index = forecast.index_at(clock_mhz)
     if index < 0 or not forecast.upper_s[index] <= budget_s:
         return False
     margin = forecast.margin
-    return margin is None or margin.part_at(float(forecast.clocks_mhz[index])).certifiable
+    if margin is None:
+        return True
+    part = margin.part_at(float(forecast.clocks_mhz[index]))
+    return part.certifiable and margin.bound_s(part, float(forecast.mean_s[index])) <= budget_s
 
 
 def settle(

@@ -113,8 +113,12 @@ class Policy:
     decode_router: Callable[[int], Router]
 
 
-def load_object(reference: str) -> object:
+def load_object(reference: str, *, field: str = "policy") -> object:
     """Import ``MODULE:NAME``, with the current directory on the path as for ``python -m``.
+
+    Args:
+        reference: As the user wrote it.
+        field: What errors call it.
 
     Raises:
         ConfigError: If the module or the name does not exist, naming the remedy.
@@ -122,8 +126,9 @@ def load_object(reference: str) -> object:
     module_name, separator, attribute = reference.partition(":")
     if not (separator and module_name and attribute):
         raise ConfigError(
-            f"policy = {reference!r} is not allowed: must be a known name or MODULE:FACTORY. "
-            "Run 'voltana policies' for the names."
+            f"{field} = {reference!r} is not allowed: must be MODULE:FACTORY, or a known name "
+            "where a policy is asked for. Name your module and, after a colon, what it defines; "
+            "'voltana policies' lists the names."
         )
     here = str(Path.cwd())
     if here not in sys.path:
@@ -132,7 +137,7 @@ def load_object(reference: str) -> object:
         module = importlib.import_module(module_name)
     except Exception as error:  # whatever the user's module raises while it is imported
         raise ConfigError(
-            f"policy = {reference!r} cannot be imported: {type(error).__name__}: {error}. "
+            f"{field} = {reference!r} cannot be imported: {type(error).__name__}: {error}. "
             "Run the command where the module lies, or install it."
         ) from error
     try:
@@ -141,7 +146,7 @@ def load_object(reference: str) -> object:
         names = [n for n in vars(module) if not n.startswith("_")] or ["nothing"]
         more = ", ..." if len(names) > MAX_LISTED_NAMES else ""
         raise ConfigError(
-            f"policy = {reference!r}: module {module_name!r} has no {attribute!r}. "
+            f"{field} = {reference!r}: module {module_name!r} has no {attribute!r}. "
             f"It defines: {', '.join(names[:MAX_LISTED_NAMES])}{more}."
         ) from None
 

@@ -51,7 +51,7 @@ class Statement:
             ("floor", 0 < self.floor <= self.gamma or not self.decay, "in (0, gamma]", "Lower it."),
             ("q_lo", -1 < self.q_lo <= self.q_cert, "in (-1, q_cert]", "0 is the default."),
             ("q_cert", self.q_lo <= self.q_cert < math.inf, "q_lo or more", "1 is the default."),
-            ("delay", self.delay >= 0, "0 or more", "Twice the labels in flight is enough."),
+            ("delay", 0 <= self.delay < math.inf, "0 or more", "Twice the labels in flight."),
             ("max_weight", 0 < self.max_weight < math.inf, "above 0", "1 weighs all alike."),
         )
         for field, holds, allowed, remedy in ranges:
@@ -133,6 +133,10 @@ class Margin:
                 break
             found = part
         return found
+
+    def bound_s(self, part: MarginPart, mean_s: float) -> float:
+        """Bound with one of the parts on a latency that is expected to be `mean_s`."""
+        return mean_s + part.quantile * (mean_s + self.offset_s)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,6 +11,8 @@ from voltana.errors import invalid
 class SloReserve:
     """Tracks rho, the share of the threshold to plan for: down after a miss, slowly up after a hit.
 
+    What is scored is up to the user: requests, or batches as `OptimalAvailable` does.
+
     Args:
         alpha: Share of the requests that may miss.
         eta: Step.
@@ -45,10 +47,12 @@ class SloReserve:
             raise invalid("alpha", alpha, "in (0, 1)", "0.05 lets one request in twenty miss.")
         if not 0 < eta < 1:
             raise invalid("eta", eta, "in (0, 1)", "0.005 is the default.")
-        if not 0 < least <= first <= most:
-            raise invalid(
-                "first", first, f"from least ({least:g}) to most ({most:g})", "0.7 is the default."
-            )
+        if not 0 < most <= 1:
+            raise invalid("most", most, "above 0, at most 1", "1 is the whole threshold.")
+        if not 0 < least <= most:
+            raise invalid("least", least, f"above 0, at most {most:g}", "0.05 is the default.")
+        if not least <= first <= most:
+            raise invalid("first", first, f"from {least:g} to {most:g}", "0.7 is the default.")
         self._alpha, self._eta = alpha, eta
         self._first, self._least, self._most = first, least, most
         self.rho = first

@@ -19,7 +19,7 @@ from voltana.controllers.ecofreq_v01 import EcoFreqV01
 from voltana.controllers.energy_optimal import EnergyOptimal
 from voltana.controllers.fixed import FixedClock
 from voltana.controllers.memory_floor import Memory
-from voltana.controllers.optimal_available import OptimalAvailable, Reserve
+from voltana.controllers.optimal_available import OptimalAvailable
 from voltana.controllers.pid import Pid, PidGains
 from voltana.controllers.power_budget import PowerBudget
 from voltana.controllers.rate_limit import RateLimited
@@ -29,6 +29,7 @@ from voltana.levels import A100_CLOCKS_MHZ, EvenlySpaced
 from voltana.predictors.ecopred import EcoPred
 from voltana.predictors.linear_power import LinearPower
 from voltana.slo import Slo
+from voltana.slo_reserve import SloReserve
 from voltana.testing import check_controller, samples
 from voltana.testing import strategies as vst
 from voltana.timebase import MonotonicTime
@@ -106,7 +107,7 @@ CASES = {
     "OptimalAvailable": optimal_available,
     "OptimalAvailable, with a power model": lambda: optimal_available(power=LinearPower()),
     "OptimalAvailable, that expects nothing": lambda: optimal_available(
-        A100_CLOCKS_MHZ, reserve=Reserve(start=0.95), arrivals_s=0.0
+        A100_CLOCKS_MHZ, reserve=SloReserve(0.01, eta=0.05, first=0.95, least=0.4), arrivals_s=0.0
     ),
     "FixedClock": lambda: FixedClock(1005.0),
     "FixedClock.max": lambda: FixedClock.max(A100_CLOCKS_MHZ),

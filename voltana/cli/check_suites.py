@@ -46,7 +46,7 @@ def reports_on(reference: str, *, role: str, programs: int, seed: int) -> list[R
         table_mhz=A100_CLOCKS_MHZ,
         slo=Slo(ttft_s=0.6, itl_s=0.05),
     )
-    factory = load_object(reference)
+    factory = load_object(reference, field="reference")
 
     def make() -> object:
         return call_factory(factory, context)

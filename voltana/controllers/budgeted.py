@@ -10,7 +10,7 @@ import numpy as np
 
 from voltana.controllers.power_budget import Claim
 from voltana.errors import invalid
-from voltana.levels import resolve
+from voltana.levels import require_levels, resolve
 from voltana.planning import certified_status
 from voltana.values import Phase
 
@@ -52,14 +52,10 @@ class Budgeted:
         busiest: Load,
         error: float = 0.05,
     ) -> None:
-        if not levels_mhz or list(levels_mhz) != sorted(set(levels_mhz)):
-            raise invalid(
-                "levels_mhz", tuple(levels_mhz), "ascending clocks", "Build it with voltana.levels."
-            )
         if not 0 <= error < math.inf:
             raise invalid("error", error, "0 or more, finite", "0.05 is 5 %.")
         self.controller = controller
-        self.levels_mhz = tuple(levels_mhz)
+        self.levels_mhz = require_levels(levels_mhz)
         self._levels = np.array(levels_mhz, dtype=np.float64)
         self._power = power
         self._budget = budget

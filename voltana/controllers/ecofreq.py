@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from voltana.errors import invalid
+from voltana.levels import idle_clock, require_levels
 from voltana.planning import lowest_safe_decision
 from voltana.values import Decision
 
@@ -54,22 +55,18 @@ class EcoFreq:
         idle_after_s: float = math.inf,
         idle_mhz: float | None = None,
     ) -> None:
-        if not levels_mhz or list(levels_mhz) != sorted(set(levels_mhz)):
-            raise invalid(
-                "levels_mhz", tuple(levels_mhz), "ascending clocks", "Build it with voltana.levels."
-            )
         if not 0 < ttft_share <= 1:
             raise invalid("ttft_share", ttft_share, "above 0, at most 1", "1 keeps no reserve.")
         if not idle_after_s >= 0:
             raise invalid("idle_after_s", idle_after_s, "0 or more", "inf stays where it is.")
         self.predictor = predictor
-        self.levels_mhz = tuple(levels_mhz)
+        self.levels_mhz = require_levels(levels_mhz)
         self._levels = np.array(levels_mhz, dtype=np.float64)
         self._slo = slo
         self._reserve_s = (1.0 - ttft_share) * slo.ttft_s
         self._queue_rule = queue_rule
         self._idle_after_s = idle_after_s
-        self._idle_mhz = self.levels_mhz[0] if idle_mhz is None else idle_mhz
+        self._idle_mhz = idle_clock(self.levels_mhz, idle_mhz)
         self._clock_mhz = self.levels_mhz[-1]
         self._busy_at_s = -math.inf
 

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from voltana.errors import invalid
+from voltana.levels import require_levels
 from voltana.values import Decision, Load
 
 if TYPE_CHECKING:
@@ -53,8 +54,6 @@ class EcoFreqV01:
         silence_s: float = 5.0,
         median_of: int = 1,
     ) -> None:
-        if not levels_mhz:
-            raise invalid("levels_mhz", (), "one clock or more", "Use voltana.levels.Published.")
         if not 0 <= slo_margin < math.inf:
             raise invalid(
                 "slo_margin", slo_margin, "0 or more, and finite", "0 keeps the SLO as it is."
@@ -62,7 +61,7 @@ class EcoFreqV01:
         if median_of < 1:
             raise invalid("median_of", median_of, "1 or more", "1 looks at the coming batch.")
         self.predictor = predictor
-        self.levels_mhz = tuple(levels_mhz)
+        self.levels_mhz = require_levels(levels_mhz)
         self._levels = np.array(levels_mhz, dtype=np.float64)
         self._ttft_s = slo.ttft_s * (1 + slo_margin)
         self._itl_s = slo.itl_s * (1 + slo_margin)

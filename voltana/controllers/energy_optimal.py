@@ -21,6 +21,7 @@ import numpy as np
 
 from voltana.controllers.memory_floor import Memory, MemoryFloor
 from voltana.errors import invalid
+from voltana.levels import idle_clock, require_levels
 from voltana.planning import certified_or_fastest, cheapest_safe_index
 from voltana.values import Decision
 
@@ -63,22 +64,18 @@ class EnergyOptimal:
         horizon_s: float = 2.0,
         idle_mhz: float | None = None,
     ) -> None:
-        if not levels_mhz or list(levels_mhz) != sorted(set(levels_mhz)):
-            raise invalid(
-                "levels_mhz", tuple(levels_mhz), "ascending clocks", "Build it with voltana.levels."
-            )
         if not 0 <= settle_s < math.inf:
             raise invalid("settle_s", settle_s, "0 s or more, finite", "0 prices no change.")
         if not 0 < horizon_s < math.inf:
             raise invalid("horizon_s", horizon_s, "above 0 s, finite", "2 s is usual.")
         self.predictor = predictor
         self.power = power
-        self.levels_mhz = tuple(levels_mhz)
+        self.levels_mhz = require_levels(levels_mhz)
         self._levels = np.array(levels_mhz, dtype=np.float64)
         self._slo = slo
         self._floor = MemoryFloor(memory or Memory(), self._levels)
         self._change_price = settle_s / horizon_s
-        self._idle_mhz = self.levels_mhz[0] if idle_mhz is None else idle_mhz
+        self._idle_mhz = idle_clock(self.levels_mhz, idle_mhz)
 
     def decide(self, observation: Observation) -> Decision:
         """See `voltana.ports.Controller.decide`."""

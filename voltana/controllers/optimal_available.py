@@ -24,7 +24,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from voltana.errors import invalid
+from voltana.levels import idle_clock, require_levels
 from voltana.planning import certified_or_fastest, critical_index, lowest_safe_index
+from voltana.slo_reserve import SloReserve
 from voltana.values import Decision, Load, Status
 
 if TYPE_CHECKING:
@@ -37,45 +39,9 @@ if TYPE_CHECKING:
 IDLE = Load()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Reserve:
-    """The share of the TTFT threshold that is planned against, and how it is adapted.
-
-    After a batch whose oldest prompt kept its deadline the share grows by ``step * miss_share``;
-    after one that missed a deadline that the plan had promised it falls by
-    ``step * (1 - miss_share)``. In the long run, misses are `miss_share` of the batches or the
-    share is at its lower end.
-
-    Attributes:
-        start: The share to begin with.
-        lowest: Its lower end.
-        highest: Its upper end.
-        step: Size of a change.
-        miss_share: Misses that are put up with, as a share of the batches.
-
-    Raises:
-        ConfigError: If a field is outside its range.
-    """
-
-    start: float = 0.75
-    lowest: float = 0.4
-    highest: float = 0.95
-    step: float = 0.05
-    miss_share: float = 0.01
-
-    def __post_init__(self) -> None:
-        if not 0 < self.lowest <= self.start <= self.highest <= 1:
-            raise invalid(
-                "start", self.start, "0 < lowest <= start <= highest <= 1", "0.75 is usual."
-            )
-        for name in ("step", "miss_share"):
-            if not 0 <= getattr(self, name) < 1:
-                raise invalid(name, getattr(self, name), "0 to 1, 1 excluded", "0.01 is usual.")
-
-    def after(self, share: float, *, missed: bool) -> float:
-        """The share after one batch more."""
-        change = self.miss_share - 1.0 if missed else self.miss_share
-        return min(max(share + self.step * change, self.lowest), self.highest)
+def usual_reserve() -> SloReserve:
+    """One promised batch in a hundred may be late; from 0.4 to 0.95 of the threshold is planned."""
+    return SloReserve(0.01, eta=0.05, first=0.75, least=0.4, most=0.95)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,7 +78,9 @@ class OptimalAvailable:
         power: Power model for the critical clock, taught by the loop; None goes to the lowest.
         levels_mhz: Clocks to choose from, ascending, at least one.
         slo: The thresholds.
-        reserve: See `Reserve`.
+        reserve: The share of the TTFT threshold that is planned against. What it scores are the
+            batches that were promised to keep the deadline of their oldest prompt. None takes
+            `usual_reserve`.
         pace: See `Pace`.
         arrivals_s: Time constant over which the rate of arriving work is averaged; 0 plans for
             none, and keeps no pace.
@@ -129,29 +97,24 @@ class OptimalAvailable:
         levels_mhz: Sequence[float],
         slo: Slo,
         *,
-        reserve: Reserve | None = None,
+        reserve: SloReserve | None = None,
         pace: Pace | None = None,
         arrivals_s: float = 5.0,
         idle_mhz: float | None = None,
     ) -> None:
-        if not levels_mhz or list(levels_mhz) != sorted(set(levels_mhz)):
-            raise invalid(
-                "levels_mhz", tuple(levels_mhz), "ascending clocks", "Build it with voltana.levels."
-            )
         if not 0 <= arrivals_s < math.inf:
             raise invalid("arrivals_s", arrivals_s, "0 s or more, finite", "5 s is usual.")
         self.predictor = predictor
         self.power = power
-        self.levels_mhz = tuple(levels_mhz)
+        self.levels_mhz = require_levels(levels_mhz)
         self._levels = np.array(levels_mhz, dtype=np.float64)
         self._slo = slo
-        self._reserve = reserve or Reserve()
-        self.share = self._reserve.start
+        self.reserve = reserve or usual_reserve()
         self._pace = pace or Pace()
         highest_mhz = self._pace.highest_share * self._levels[-1]
         self._highest_pace = int(self._levels.searchsorted(highest_mhz - 1e-6))
         self._arrivals_s = arrivals_s
-        self._idle_mhz = self.levels_mhz[0] if idle_mhz is None else idle_mhz
+        self._idle_mhz = idle_clock(self.levels_mhz, idle_mhz)
         self._work_s = 0.0
         self._decided_at_s = math.nan
         self._promised_by_s = math.nan
@@ -177,7 +140,7 @@ class OptimalAvailable:
         self, observation: Observation, forecast: Forecast, left_s: float, itl_s: float
     ) -> Decision:
         """The lowest level at which no prefix is late, none below the floors."""
-        reserve_s = (1.0 - self.share) * self._slo.ttft_s
+        reserve_s = (1.0 - self.reserve.rho) * self._slo.ttft_s
         budget_s = min(left_s - reserve_s, itl_s)
         fits = forecast.upper_s <= budget_s
         pending_s = forecast.mean_s
@@ -191,7 +154,7 @@ class OptimalAvailable:
         lowest = self._critical(observation.load, forecast)
         if self._arrivals_s:
             arriving = self._work_s / self._arrivals_s * (forecast.mean_s / forecast.mean_s[-1])
-            fits &= pending_s * (1.0 + arriving) <= self.share * self._slo.ttft_s
+            fits &= pending_s * (1.0 + arriving) <= self.reserve.rho * self._slo.ttft_s
             lowest = max(lowest, self._keeping_pace(arriving))
         index = int(fits.argmax())
         return certified_or_fastest(forecast, max(index, lowest) if fits[index] else None, budget_s)
@@ -234,8 +197,7 @@ class OptimalAvailable:
     def _note_end(self, observation: Observation) -> None:
         """Adapt the reserve to whether the last batch kept what it had promised."""
         if self._promised_by_s == self._promised_by_s:
-            missed = observation.now_s > self._promised_by_s
-            self.share = self._reserve.after(self.share, missed=missed)
+            self.reserve.update(missed=observation.now_s > self._promised_by_s)
             self._promised_by_s = math.nan
 
     def __repr__(self) -> str:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from voltana.errors import invalid
-from voltana.levels import resolve
+from voltana.levels import require_levels, resolve
 from voltana.values import UNBOUNDED, Decision
 
 if TYPE_CHECKING:
@@ -73,13 +73,11 @@ class Pid:
         set_point: float = 0.85,
         max_gap_s: float = 0.5,
     ) -> None:
-        if not levels_mhz:
-            raise invalid("levels_mhz", (), "one clock or more", "Build it with voltana.levels.")
         if not 0 < set_point <= 1:
             raise invalid("set_point", set_point, "above 0, at most 1", "0.85 leaves some room.")
         if not max_gap_s > 0:
             raise invalid("max_gap_s", max_gap_s, "above 0 s", "Half a second is usual.")
-        self.levels_mhz = tuple(levels_mhz)
+        self.levels_mhz = require_levels(levels_mhz)
         self._slo = slo
         self._gains = gains or PidGains()
         self._set_point = set_point

@@ -99,9 +99,10 @@ class PowerBudget:
         floors_w = sum(self._reserved_w.values()) + floor_w
         if floors_w > self.budget_w:
             count = len(self._reserved_w) + 1
+            instances = "1 instance at its" if count == 1 else f"{count} instances at their"
             raise ConfigError(
                 f"power_budget_w = {self.budget_w:g} is not allowed: must be at least "
-                f"{floors_w:.0f} W for {count} instances at their lowest clock, and "
+                f"{floors_w:.0f} W for {instances} lowest clock, and "
                 f"{floor_w:.0f} W for each one more. Raise it, or run fewer instances."
             )
         self._reserved_w[instance] = self._shares_w[instance] = floor_w

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from voltana.errors import invalid
+from voltana.levels import require_levels
 from voltana.timebase import ControlPeriod
 from voltana.values import Decision
 
@@ -49,14 +50,12 @@ class WindowGovernor:
         window_s: float = 5.0,
         max_utilisation: float = 0.8,
     ) -> None:
-        if not levels_mhz:
-            raise invalid("levels_mhz", (), "one clock or more", "Build it with voltana.levels.")
         if not 0 < max_utilisation <= 1:
             raise invalid("max_utilisation", max_utilisation, "above 0, at most 1", "Try 0.8.")
         if not window_s > 0:
             raise invalid("window_s", window_s, "above 0 s", "5 s is usual.")
         self.predictor = predictor
-        self.levels_mhz = tuple(levels_mhz)
+        self.levels_mhz = require_levels(levels_mhz)
         self._levels = np.array(levels_mhz, dtype=np.float64)
         self._slo = slo
         self._window_s = window_s

@@ -74,33 +74,19 @@ def compare(
     wall_s: dict[str, float] = {}
     for name, policy in policies.items():
         started_s = perf_counter()
-        with blame(name):
-            simulations[name] = Simulation(
-                scenario.cluster,
-                _budgeted(policy, scenario.file.power_budget_w),
-                scenario.trace,
-                seed=scenario.file.seed,
-                record_timeline=record_timelines,
-                plant=scenario.plant,
-            )
-            simulations[name].run(_report_as(name, progress))
+        simulations[name] = _simulated(
+            scenario, name, policy, record_timeline=record_timelines, progress=progress
+        )
         wall_s[name] = perf_counter() - started_s
-    horizon_s = max(simulation.now_s for simulation in simulations.values())
-    records: dict[str, RunRecord] = {}
-    for name in policies:
-        started_s = perf_counter()
-        simulation = simulations.pop(name)  # a finished run's memory goes to the next record
-        with blame(name):
-            simulation.extend_to(horizon_s)
-        wall_s[name] += perf_counter() - started_s
-        records[name] = simulation.record()
+    records = _records(simulations, wall_s)
+    reference_energy_j = records[REFERENCE].energy_j()
     runs = {
         name: PolicyRun(
             result=measure(
                 name,
                 record,
                 scenario.cluster.slo,
-                reference_energy_j=records[REFERENCE].energy_j(),
+                reference_energy_j=reference_energy_j,
                 wall_s=wall_s[name],
             ),
             record=record,
@@ -112,6 +98,42 @@ def compare(
         runs=tuple(runs[name] for name in scenario.policies),
         reference=runs[REFERENCE],
     )
+
+
+def _simulated(
+    scenario: Scenario,
+    name: str,
+    policy: Policy,
+    *,
+    record_timeline: bool,
+    progress: Callable[[str, float, int], None] | None,
+) -> Simulation:
+    """The policy's simulation after its last completion."""
+    with blame(name):
+        simulation = Simulation(
+            scenario.cluster,
+            _budgeted(policy, scenario.file.power_budget_w),
+            scenario.trace,
+            seed=scenario.file.seed,
+            record_timeline=record_timeline,
+            plant=scenario.plant,
+        )
+        simulation.run(_report_as(name, progress))
+    return simulation
+
+
+def _records(simulations: dict[str, Simulation], wall_s: dict[str, float]) -> dict[str, RunRecord]:
+    """What was measured up to the end of the slowest; takes the simulations away one by one."""
+    horizon_s = max(simulation.now_s for simulation in simulations.values())
+    records: dict[str, RunRecord] = {}
+    for name in list(simulations):
+        started_s = perf_counter()
+        simulation = simulations.pop(name)  # a finished run's memory goes to the next record
+        with blame(name):
+            simulation.extend_to(horizon_s)
+        wall_s[name] += perf_counter() - started_s
+        records[name] = simulation.record()
+    return records
 
 
 def _budgeted(policy: Policy, budget_w: float | None) -> Policy:

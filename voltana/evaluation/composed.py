@@ -1,4 +1,7 @@
-"""The policy `voltana`: what this library makes of its own parts."""
+"""The policy `voltana`: what this library makes of its own parts.
+
+`voltana.evaluation.routing` has its routers: `filled_up` for prefill, `least_power` for decode.
+"""
 
 from __future__ import annotations
 
@@ -44,13 +47,16 @@ def guarded(learner: Predictor) -> Conformal:
     return Conformal(learner, PROMISE, first=PROFILED_MARGIN)
 
 
+def power_model(context: InstanceContext) -> LinearPower:
+    """LinearPower from the power limit of the instance."""
+    return LinearPower(max_clock_mhz=context.table_mhz[-1], max_power_w=context.max_power_w)
+
+
 def voltana(context: InstanceContext) -> InstancePolicy:
     """Deadlines for prefill, least power at the settled batch for decode, both learned online."""
     learner = context.predictor or latency_model(context)
     predictor = learner if isinstance(learner, Conformal) else guarded(learner)
-    power = context.power or LinearPower(
-        max_clock_mhz=context.table_mhz[-1], max_power_w=context.max_power_w
-    )
+    power = context.power or power_model(context)
     levels = clock_levels(context)
     controller: Controller
     if context.role is Role.DECODE:

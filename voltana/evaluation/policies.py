@@ -7,16 +7,10 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from voltana.errors import unknown_name
-from voltana.evaluation import published
+from voltana.evaluation import published, routing
 from voltana.evaluation.user_policy import load_policy
 from voltana.policy import Policy
-from voltana.routers.ecoroute import EcoRoute
-from voltana.routers.fill_up import FillUp
-from voltana.routers.least_loaded import LeastLoaded
-from voltana.routers.least_memory import LeastMemory
-from voltana.routers.marginal_energy import MarginalEnergy
 from voltana.routers.random import RandomRouter
-from voltana.routers.round_robin import RoundRobin
 from voltana.routers.tile_aware import TileAware
 from voltana.routers.what_if_v01 import WhatIfV01
 from voltana.values import Role
@@ -25,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from voltana.policy import InstanceContext, InstancePolicy
-    from voltana.ports import PowerPredictor, Router
+    from voltana.ports import Router
 
 ROUTED = "-routed"
 """Suffix of a baseline that runs with our routers instead of the published ones."""
@@ -46,7 +40,7 @@ def get_policy(name_or_reference: str) -> Policy:
         name_or_reference,
         static_max=published.static_max,
         prefill_router=RandomRouter,
-        decode_router=_in_turn,
+        decode_router=routing.in_turn,
     )
 
 
@@ -77,29 +71,11 @@ def with_routing(
     )
 
 
-def _in_turn(_seed: int) -> Router:
-    return RoundRobin()
-
-
-def _fill_up(_seed: int) -> Router:
-    return FillUp()
-
-
-def _least_power(seed: int) -> Router:
-    return MarginalEnergy(_around_boundaries(seed))
-
-
-def _around_boundaries(_seed: int) -> Router:
-    # Levels lie 15-30 MHz apart: only a rise of several of them is worth an uneven load. Idle
-    # instances sleep on until the others come near the clocks at which the voltage rises.
-    return EcoRoute(fallback=LeastMemory(), boundary_mhz=100.0, wake_share=0.8)
-
-
 def _published(
     name: str,
     summary: str,
     control: Callable[[InstanceContext], InstancePolicy],
-    decode_router: Callable[[int], Router] = _in_turn,
+    decode_router: Callable[[int], Router] = routing.in_turn,
 ) -> Policy:
     return Policy(
         name=name,
@@ -113,8 +89,8 @@ def _published(
 def _routed(policy: Policy) -> Policy:
     return with_routing(
         policy,
-        prefill=_fill_up,
-        decode=_around_boundaries,
+        prefill=routing.filled_up,
+        decode=routing.around_boundaries,
         name=policy.name + ROUTED,
         summary=f"{policy.name}, with the routers of voltana",
     )
@@ -138,37 +114,20 @@ def _voltana(context: InstanceContext) -> InstancePolicy:
 
 
 def _mdp() -> Policy:
-    from voltana.routers.mdp import MDPRouter, at_once, in_background  # noqa: PLC0415
-
-    decode: list[tuple[InstanceContext, PowerPredictor]] = []
+    looking_ahead = routing.LookingAhead()
 
     def control(context: InstanceContext) -> InstancePolicy:
         made = _voltana(context)
         if context.role is Role.DECODE and made.power is not None:
-            decode.append((context, made.power))
+            looking_ahead.note(context, made.power)
         return made
-
-    def router(_seed: int) -> Router:
-        if not decode:
-            return LeastLoaded()
-        # The instances are alike. The first is never the one that idles all the time and learns
-        # nothing: ties go to it.
-        context, power = decode[0]
-        decode.clear()
-        return MDPRouter(
-            power,
-            kv_capacity_tokens=context.kv_capacity_tokens,
-            kv_reserved_tokens=context.kv_reserved_tokens,
-            # A simulator, which offers a bench, has to repeat; a live request must not wait.
-            run=in_background if context.bench is None else at_once,
-        )
 
     return Policy(
         name="voltana-mdp",
         summary="voltana, with decode routed by value iteration over the pool",
         control=control,
-        prefill_router=_fill_up,
-        decode_router=router,
+        prefill_router=routing.filled_up,
+        decode_router=looking_ahead.router,
     )
 
 
@@ -205,8 +164,8 @@ _POLICIES = (
         name="voltana",
         summary="deadlines for prefill, least power for decode, learned online; fuller batches",
         control=_voltana,
-        prefill_router=_fill_up,
-        decode_router=_least_power,
+        prefill_router=routing.filled_up,
+        decode_router=routing.least_power,
     ),
     _mdp(),
     *(_routed(policy) for policy in _BASELINES),

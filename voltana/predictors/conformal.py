@@ -7,7 +7,6 @@ for each group. docs/guarantee.md states and proves what follows from it.
 from __future__ import annotations
 
 import math
-from collections import deque
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
@@ -17,15 +16,16 @@ from voltana.errors import invalid
 from voltana.predictors.conformal_snapshot import ConformalSnapshot, bounded
 from voltana.predictors.groups import by_phase, one_weight
 from voltana.predictors.label_ledger import LabelLedger
-from voltana.predictors.quantile_tracker import Account, QuantileTracker
-from voltana.promise import Margin, MarginPart, Statement
+from voltana.predictors.margin_book import MarginBook
+from voltana.promise import Margin, Statement
 from voltana.values import Status
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from voltana.ports import Predictor
-    from voltana.promise import Promise
+    from voltana.predictors.quantile_tracker import QuantileTracker
+    from voltana.promise import MarginPart, Promise
     from voltana.values import Decision, FloatArray, Forecast, Load, Outcome
 
 SETTLED = 0.02
@@ -33,9 +33,6 @@ SETTLED = 0.02
 
 PROFILED_MARGIN = 0.15
 """Margin to start from where the predictor starts from a profile of the same stack."""
-
-MAX_GROUPS = 64
-"""Beyond this many groups no bound is issued: memory stays bounded."""
 
 
 class Conformal:
@@ -69,8 +66,11 @@ class Conformal:
             raise invalid("first", first, "above -1", "A share of the latency; 0.15 is usual.")
         if not 0 < offset_s < math.inf:
             raise invalid("offset_s", offset_s, "above 0", "0.005 is the default.")
-        if list(level_edges_mhz) != sorted(set(level_edges_mhz)):
-            raise invalid("level_edges_mhz", level_edges_mhz, "ascending clocks", "Sort them.")
+        clocks = all(0 < mhz < math.inf for mhz in level_edges_mhz)
+        if not clocks or list(level_edges_mhz) != sorted(set(level_edges_mhz)):
+            raise invalid(
+                "level_edges_mhz", level_edges_mhz, "ascending clocks above 0", "Sort them."
+            )
         self.predictor = predictor
         self.statement = statement or Statement()
         self.lost = 0
@@ -78,17 +78,14 @@ class Conformal:
         self._group = group
         self._weight = weight
         self._edges_mhz = tuple(map(float, level_edges_mhz))
-        self._groups: dict[str, QuantileTracker] = {}
-        self._pooled = None if first is None else QuantileTracker(self.statement, first)
-        self._cold: deque[float] = deque(maxlen=self.statement.cold_labels)
-        self._cold_seen = 0
+        self._book = MarginBook(self.statement, first)
         self._ledger = LabelLedger()
         self._widened, self._widened_labels = 0.0, 0
 
     @property
     def groups(self) -> Mapping[str, QuantileTracker]:
         """The tracker of every group, with its account and bound; not to be changed."""
-        return self._groups
+        return self._book.trackers
 
     @property
     def refused(self) -> int:
@@ -105,11 +102,12 @@ class Conformal:
         name, weight = self._group(load), self._weight(load)
         known = 0.0 <= weight <= self.statement.max_weight
         if not self._edges_mhz:
-            parts: tuple[MarginPart, ...] = (self._part(name, 0.0, known=known),)
+            parts: tuple[MarginPart, ...] = (self._book.part(name, 0.0, known=known),)
         else:
             starts = (0.0, *self._edges_mhz)
             parts = tuple(
-                self._part(f"{name} from {start:g} MHz", start, known=known) for start in starts
+                self._book.part(f"{name} from {start:g} MHz", start, known=known)
+                for start in starts
             )
         return Margin(parts=parts, offset_s=self._offset_s, weight=weight)
 
@@ -130,8 +128,15 @@ class Conformal:
         Args:
             quantile: The least margin, in scales.
             labels: For how many labels.
+
+        Raises:
+            ConfigError: If an argument is outside its range.
         """
-        self._widened, self._widened_labels = max(quantile, 0.0), labels
+        if not 0 <= quantile < math.inf:
+            raise invalid("quantile", quantile, "0 or more, finite", "0.3 adds at least 30 %.")
+        if not labels >= 0:
+            raise invalid("labels", labels, "0 or more", "200 is the default.")
+        self._widened, self._widened_labels = quantile if labels else 0.0, labels
 
     def reopen(self, factor: float = 100.0, relative_error: float = 0.3) -> None:
         """What `voltana.predictors.drift.DriftAware` calls: widen, and let the predictor move."""
@@ -149,10 +154,9 @@ class Conformal:
 
     def snapshot(self) -> ConformalSnapshot:
         """A frozen copy; later learning does not change it."""
-        names = (*self._groups, "") if self._pooled is not None else ()
         return ConformalSnapshot(
             predictor=self.predictor.snapshot(),
-            quantiles={name: self._quantile(name) for name in names},
+            quantiles=self._book.quantiles(),
             q_cert=self.statement.q_cert,
             widened=self._widened,
             offset_s=self._offset_s,
@@ -162,23 +166,13 @@ class Conformal:
 
     def account(self) -> dict[str, float]:
         """The account over all groups, its bound, and what never counted; for reports."""
-        total = dict.fromkeys(Account().to_dict(), 0.0)
-        for tracker in self._groups.values():
-            for name, weight in tracker.account.to_dict().items():
-                total[name] += weight
-        bound = sum(tracker.bound() for tracker in self._groups.values())
-        overdue = sum(tracker.overdue for tracker in self._groups.values())
-        return total | {
-            "bound": bound, "overdue": overdue, "lost": self.lost, "refused": self.refused,
-        }  # fmt: skip
+        return self._book.account() | {"lost": self.lost, "refused": self.refused}
 
     def to_dict(self) -> dict[str, object]:
         """The state of the guarantee as plain JSON values; the predictor's is its own matter."""
         return {
             "statement": asdict(self.statement),
-            "pooled": None if self._pooled is None else self._pooled.to_dict(),
-            "groups": {name: tracker.to_dict() for name, tracker in self._groups.items()},
-            "cold": list(self._cold),
+            **self._book.to_dict(),
             "lost": self.lost,
         }
 
@@ -187,44 +181,15 @@ class Conformal:
 
         Raises:
             ConfigError: If it was written under another statement.
+            KeyError: If a key is missing.
             TypeError: If `values` is not what `to_dict` writes.
         """
         if values["statement"] != asdict(self.statement):
             raise invalid(
                 "statement", values["statement"], f"{asdict(self.statement)}", "Start afresh."
             )
-        pooled, groups, cold = values["pooled"], values["groups"], values["cold"]
-        if not (isinstance(groups, dict) and isinstance(cold, list)):
-            raise TypeError("groups must be a table and cold a list")
-        if isinstance(pooled, dict):
-            self._pooled = QuantileTracker.restore(self.statement, pooled)
-        self._groups = {
-            name: QuantileTracker.restore(self.statement, state) for name, state in groups.items()
-        }
-        self._cold.extend(cold)
-        self._cold_seen = len(self._cold)
+        self._book.restore(values)
         self.lost = int(str(values["lost"]))
-
-    def _quantile(self, group: str) -> float:
-        tracker = self._groups.get(group)
-        if tracker is not None:
-            return tracker.quantile
-        if self._pooled is None:
-            return math.inf
-        # Not above q_cert: a bound issued before the group's first label has its head-room too.
-        return min(self._pooled.quantile, self.statement.q_cert)
-
-    def _part(self, group: str, from_mhz: float, *, known: bool) -> MarginPart:
-        tracker = self._groups.get(group)
-        full = tracker is None and len(self._groups) >= MAX_GROUPS
-        quantile = self._quantile(group) if known and not full else math.inf
-        return MarginPart(
-            from_mhz=from_mhz,
-            group=group,
-            quantile=quantile,
-            certifiable=quantile <= self.statement.q_cert,
-            updates=0 if tracker is None else tracker.updates,
-        )
 
     def _take(self, outcome: Outcome, decision: Decision, promise: Promise) -> None:
         if self._widened_labels:
@@ -239,15 +204,15 @@ class Conformal:
         if not 0.0 < outcome.latency_s < math.inf or mean_s == math.inf:
             self.lost += decision.status is Status.CERTIFIED
             return
-        scale_s = mean_s + forecast.margin.offset_s
-        part = forecast.margin.part_at(float(forecast.clocks_mhz[index]))
+        margin = forecast.margin
+        part = margin.part_at(float(forecast.clocks_mhz[index]))
         off_mhz = abs(outcome.clock_mhz - promise.in_force_mhz)
         settled = off_mhz <= SETTLED * promise.in_force_mhz
         if part.quantile < math.inf:
-            missed = outcome.latency_s > mean_s + part.quantile * scale_s
+            missed = outcome.latency_s > margin.bound_s(part, mean_s)
             self._judge(outcome, decision, promise, part, missed=missed, settled=settled)
-        elif settled and self._pooled is None:
-            self._warm_up((outcome.latency_s - mean_s) / scale_s)
+        elif settled and self._book.cold:
+            self._book.warm_up((outcome.latency_s - mean_s) / (mean_s + margin.offset_s))
 
     def _judge(
         self,
@@ -263,50 +228,18 @@ class Conformal:
         forecast, budget_s = decision.forecast, decision.budget_s
         if forecast is None or forecast.margin is None:
             return
-        tracker, weight = self._tracker(part.group), forecast.margin.weight
+        account, weight = self._book.tracker(part.group).account, forecast.margin.weight
         certified = decision.status is Status.CERTIFIED
         if certified:
             scored = settled or missed
-            tracker.account.violated += weight * (outcome.latency_s > budget_s)
-            tracker.account.unsettled += weight * (not scored)
+            account.violated += weight * (outcome.latency_s > budget_s)
+            account.unsettled += weight * (not scored)
         else:
             fits = forecast.mean_at(promise.fastest_mhz) <= budget_s < math.inf
             scored = settled and fits
-            tracker.account.unscored += weight * (not scored)
+            account.unscored += weight * (not scored)
         if scored:
-            self._score(tracker, missed, weight, certified, part)
-
-    def _tracker(self, group: str) -> QuantileTracker:
-        """The group's tracker; a new group starts from the pooled margin."""
-        tracker = self._groups.get(group)
-        if tracker is None:
-            tracker = QuantileTracker(self.statement, self._quantile(group))
-            self._groups[group] = tracker
-        return tracker
-
-    def _score(
-        self,
-        tracker: QuantileTracker,
-        missed: bool,
-        weight: float,
-        certified: bool,
-        part: MarginPart,
-    ) -> None:
-        tracker.update(missed=missed, weight=weight, certified=certified, issued_at=part.updates)
-        if self._pooled is not None:
-            self._pooled.move(missed=missed, weight=weight)
-
-    def _warm_up(self, score: float) -> None:
-        """Start from the largest of the last `cold_labels` scores, once the model fits them."""
-        self._cold.append(score)
-        self._cold_seen += 1
-        if len(self._cold) < self.statement.cold_labels:
-            return
-        largest = max(self._cold)
-        # A model that is still being learned leaves its first errors behind; one that never fits
-        # has to start too, uncertified, or it would never be scored.
-        if largest <= self.statement.q_cert or self._cold_seen >= 10 * self.statement.cold_labels:
-            self._pooled = QuantileTracker(self.statement, largest)
+            self._book.score(part, missed=missed, weight=weight, certified=certified)
 
     def __repr__(self) -> str:
         return f"Conformal({self.predictor!r}, alpha={self.statement.alpha:g})"

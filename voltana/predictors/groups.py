@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import bisect
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from voltana.errors import invalid
 from voltana.values import Phase
 
 if TYPE_CHECKING:
@@ -28,9 +30,17 @@ class BySize:
 
     Args:
         edges: Ascending token counts that part the sizes; two edges make three groups.
+
+    Raises:
+        ConfigError: If they are not ascending.
     """
 
     edges: tuple[int, ...] = (1024, 4096)
+
+    def __post_init__(self) -> None:
+        """Refuse edges that part nothing."""
+        if list(self.edges) != sorted(set(self.edges)):
+            raise invalid("edges", self.edges, "ascending token counts", "Sort them.")
 
     def __call__(self, load: Load) -> str:
         """Name of the group of `load`."""
@@ -51,9 +61,17 @@ class ByTokens:
 
     Args:
         reference: Tokens that weigh 1; the statement's `max_weight` is the most over this.
+
+    Raises:
+        ConfigError: If it is not above 0.
     """
 
     reference: float = 64.0
+
+    def __post_init__(self) -> None:
+        """Refuse a reference that weighs nothing."""
+        if not 0 < self.reference < math.inf:
+            raise invalid("reference", self.reference, "above 0 tokens", "64 is the default.")
 
     def __call__(self, load: Load) -> float:
         """Weight of `load`."""

@@ -10,28 +10,23 @@ from __future__ import annotations
 
 import math
 import threading
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from voltana.errors import invalid
 from voltana.routers.arrival_meter import ArrivalMeter
-from voltana.routers.decode_chain import Costs, Grid, decode_chain, make_grid
+from voltana.routers.decode_chain import Costs
 from voltana.routers.least_loaded import LeastLoaded
-from voltana.routers.pool_mdp import PoolMdp
+from voltana.routers.mdp_table import solved_table
 from voltana.values import Load, Role
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from voltana.ports import PowerPredictor
-    from voltana.routers.decode_chain import Arrivals
-    from voltana.routers.pool_mdp import InstanceChain
-    from voltana.values import Candidate, FloatArray, Request
-
-_LEAST_CHANGE = 0.05
-"""Share by which the chain or the rate has to change before the table is computed again."""
+    from voltana.routers.mdp_table import Table
+    from voltana.values import Candidate, Request
 
 
 def at_once(job: Callable[[], None]) -> None:
@@ -42,20 +37,6 @@ def at_once(job: Callable[[], None]) -> None:
 def in_background(job: Callable[[], None]) -> None:
     """Compute the table on a thread of its own; requests are routed by the old one meanwhile."""
     threading.Thread(target=job, daemon=True, name="voltana-mdp").start()
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class _Table:
-    """A solved pool; replaced as a whole."""
-
-    pool: PoolMdp
-    chain: InstanceChain
-    grid: Grid
-    rate_rps: float
-    count: int
-    values: FloatArray
-    choices: tuple[int, ...]
-    explained: float
 
 
 class MDPRouter:
@@ -118,7 +99,7 @@ class MDPRouter:
         self._check_s = check_s
         self._run = run
         self._fallback = LeastLoaded()
-        self._table: _Table | None = None
+        self._table: Table | None = None
         self._planning = False
         self._planned_for = 0
         self._check_at_s = -math.inf
@@ -146,9 +127,9 @@ class MDPRouter:
             self._planning = True
             self._run(lambda: self._plan(pool))
             table = self._table
-        if table is None or table.count != len(pool) or _outgrown(table, pool):
+        if table is None or table.count != len(pool) or table.outgrown(pool):
             return self._fallback.route(request, pool)
-        return _look_up(table, pool)
+        return table.choose(pool)
 
     def _plan(self, pool: list[Candidate]) -> None:
         """Compute the table anew if what it stands on has changed."""
@@ -166,67 +147,19 @@ class MDPRouter:
                 penalty_w=self._penalty_w,
             )
             arrivals = self._meter.arrivals(_tokens_per_s(costs, pool))
-            self._table = self._solved(costs, arrivals, len(pool))
+            self._table = solved_table(
+                costs,
+                arrivals,
+                len(pool),
+                old=self._table,
+                max_states=self._max_states,
+                discount_s=self._discount_s,
+            )
         finally:
             self._planning = False
 
-    def _solved(self, costs: Costs, arrivals: Arrivals, count: int) -> _Table | None:
-        """A new table, or the old one if it still holds; None where latency is not known."""
-        old = self._table if self._table is not None and self._table.count == count else None
-        if old is not None and _covers(old.grid, arrivals, count, costs):
-            grid = old.grid
-        else:
-            old, grid = None, make_grid(costs, arrivals, count, self._max_states)
-        chain = decode_chain(costs, arrivals, grid)
-        if not _known(chain):
-            return None
-        if old is not None and _same(old, chain, arrivals.rate_rps):
-            return old
-        pool = PoolMdp(
-            chain,
-            count,
-            arrivals_per_s=arrivals.rate_rps / grid.requests,
-            discount_per_s=1.0 / self._discount_s,
-        )
-        solution = pool.solve(None if old is None else old.values)
-        choices = tuple(solution.choices.tolist())
-        # By Little's law no more are there while the ITL threshold is kept; a burst comes on top.
-        explained = 1.25 * arrivals.rate_rps * arrivals.output_tokens * costs.budget_s + 32.0
-        return _Table(
-            pool, chain, grid, arrivals.rate_rps, count, solution.values, choices, explained
-        )
-
     def __repr__(self) -> str:
         return f"MDPRouter(penalty_w={self._penalty_w:g}, discount_s={self._discount_s:g})"
-
-
-def _look_up(table: _Table, pool: list[Candidate]) -> str:
-    grid = table.grid
-    members = [grid.locate(_requests(c), _kv_tokens(c)) for c in pool]
-    slot = table.choices[table.pool.index_of(tuple(members))]
-    chosen = sorted(members)[slot]
-    # Several may be in the same bucket: the emptiest of them.
-    return min(
-        (_requests(c), c.instance) for c, member in zip(pool, members, strict=True)
-        if member == chosen
-    )[1]  # fmt: skip
-
-
-def _outgrown(table: _Table, pool: list[Candidate]) -> bool:
-    """Whether there are more requests than the table knows of, or than the model can explain."""
-    requests = [_requests(c) for c in pool]
-    beyond = max(requests) >= (table.grid.batches + 1) * table.grid.requests
-    return beyond or sum(requests) > table.explained
-
-
-def _requests(candidate: Candidate) -> int:
-    state = candidate.state
-    return max(candidate.in_flight, state.running_requests + candidate.reserved.requests)
-
-
-def _kv_tokens(candidate: Candidate) -> int:
-    state = candidate.state
-    return state.kv_tokens + state.queued_tokens + candidate.reserved.prompt_tokens
 
 
 def _alike(pool: list[Candidate]) -> bool:
@@ -252,25 +185,3 @@ def _tokens_per_s(costs: Costs, pool: list[Candidate]) -> float:
             latency_s = costs.at(Load.decode(running, candidate.state.kv_tokens))[1]
             total += running / latency_s
     return total
-
-
-def _covers(grid: Grid, arrivals: Arrivals, count: int, costs: Costs) -> bool:
-    """Whether a grid still fits: neither too small for what would be made now nor far too large."""
-    wanted = make_grid(costs, arrivals, count, 10**9)
-    ratio = wanted.requests * wanted.batches / (grid.requests * grid.batches)
-    return 0.6 <= ratio <= 1.2
-
-
-def _known(chain: InstanceChain) -> bool:
-    """Whether costs and rates are known; at an unknown, infinite latency no request ever ends."""
-    ending = chain.rates[1:, :2].sum(axis=1)
-    return bool(
-        np.isfinite(chain.cost).all() and np.isfinite(chain.rates).all() and (ending > 0).all()
-    )
-
-
-def _same(old: _Table, chain: InstanceChain, rate_rps: float) -> bool:
-    if abs(rate_rps - old.rate_rps) > _LEAST_CHANGE * old.rate_rps:
-        return False
-    pairs = ((old.chain.cost, chain.cost), (old.chain.rates, chain.rates))
-    return all(np.allclose(before, now, rtol=_LEAST_CHANGE, atol=1e-9) for before, now in pairs)
