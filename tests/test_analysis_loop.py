@@ -19,7 +19,8 @@ from voltana.analysis.controller_model import (
     open_loop,
     pid_model,
 )
-from voltana.analysis.controller_response import Probe, identify_controller
+from voltana.analysis.controller_response import identify_controller
+from voltana.analysis.controller_twin import Probe
 from voltana.analysis.decode_model import BATCH, LATENCY, linearise_settled
 from voltana.analysis.design import check_pid, design_pi
 from voltana.analysis.identification import fit_arx

@@ -10,7 +10,8 @@ import numpy as np
 
 from voltana.analysis.actuation import Actuation
 from voltana.analysis.controller_model import closed_loop, open_loop
-from voltana.analysis.controller_response import ControllerResponse, Probe, identify_controller
+from voltana.analysis.controller_response import ControllerResponse, identify_controller
+from voltana.analysis.controller_twin import Probe
 from voltana.analysis.decode_model import LATENCY, DecodeModel, linearise
 from voltana.analysis.excitation import excited
 from voltana.analysis.identification import IdentifiedLatency, fit_latency
