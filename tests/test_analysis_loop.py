@@ -314,6 +314,12 @@ def test_the_system_of_a_channel_answers_as_the_channel_does(gain, drift, pole, 
     assert answer == pytest.approx(channel.step(20), abs=1e-5)
 
 
+def test_gains_of_any_size_have_a_system() -> None:
+    channel = Channel(gain_mhz=1e-87, drift_mhz=1e-90, pole=1.0, kick_mhz=1e-88)
+    answer = np.cumsum(impulse_response(channel.system(0.1, source="in", target="out"), "out", 5))
+    assert answer * 1e87 == pytest.approx(channel.step(5) * 1e87)
+
+
 def test_the_loop_has_named_signals_and_an_explicit_time(model, actuation) -> None:
     controller = ControllerModel(channels={BATCH: Channel(gain_mhz=1.0)})
     loop = open_loop(model.system, actuation, controller)

@@ -8,6 +8,8 @@ import sys
 
 import pytest
 
+from voltana.cli.main import main
+
 
 def voltana(*args, cwd):
     return subprocess.run(
@@ -72,7 +74,11 @@ def test_unstable_gains_are_refused(tmp_path) -> None:
         (["--policy", "pdi"], "unknown policy 'pdi'. Did you mean 'pid'?"),
     ],
 )
-def test_errors_name_value_range_and_remedy(tmp_path, args, text) -> None:
-    done = voltana(*args, cwd=tmp_path)
-    assert done.returncode == 2
-    assert text in done.stderr
+def test_errors_name_value_range_and_remedy(args, text, monkeypatch, capsys) -> None:
+    monkeypatch.setattr(sys, "argv", ["voltana", "analyze", *args])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 2
+    printed = capsys.readouterr()
+    assert text in printed.err
+    assert printed.out == ""
