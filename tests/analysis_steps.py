@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
@@ -136,3 +137,36 @@ def _over_stretches(times_s, values):
 def error(simulated, linear) -> float:
     """Root mean square difference, over where the linear response ends."""
     return float(np.sqrt(np.mean((simulated - linear) ** 2)) / abs(linear[-1]))
+
+
+@dataclass(frozen=True)
+class StepCase:
+    """A step whose responses are compared, averaged over so many seeds."""
+
+    hardware: str
+    model: str
+    rate_rps: float
+    share: float
+    seeds: int
+
+    def __str__(self) -> str:
+        return f"{self.hardware}-{self.model}-{self.rate_rps:g}-{self.share:g}"
+
+    def errors(self) -> dict[str, float]:
+        """`error` of the linear model by output."""
+        case = Case(self.hardware, self.model, self.rate_rps, self.share)
+        latency, batch = case.linear()
+        simulated = case.simulated(range(self.seeds))
+        return {LATENCY: error(simulated[0], latency), BATCH: error(simulated[1], batch)}
+
+
+QUICK_STEP = StepCase("a100-sxm4-80gb", "llama-3.1-8b", 15.0, 0.7, 2)
+
+MORE_STEPS = (
+    StepCase("h100-sxm", "qwen3-32b", 20.0, 0.8, 2),
+    StepCase("a100-sxm4-80gb", "llama-3.1-8b", 30.0, 0.85, 12),
+    StepCase("a100-sxm4-80gb", "llama-3.1-8b", 40.0, 0.95, 12),
+    StepCase("h100-sxm", "llama-3.1-8b", 90.0, 0.7, 12),
+    StepCase("h200-sxm", "llama-3.1-70b", 10.0, 0.8, 8),
+    StepCase("a100-sxm4-80gb", "ministral-3b", 60.0, 0.75, 8),
+)

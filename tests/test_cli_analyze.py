@@ -8,6 +8,8 @@ import sys
 
 import pytest
 
+from voltana.cli.main import main
+
 
 def voltana(*args, cwd):
     return subprocess.run(
@@ -33,6 +35,8 @@ def test_it_prints_margins_and_writes_plots(run) -> None:
     assert [policy["policy"] for policy in result["policies"]] == ["pid", "static-max"]
     fixed = result["policies"][1]
     assert (fixed["law"], fixed["verdict"]) == ("no feedback here", "stable")
+    assert fixed["role"] == "decode"
+    assert fixed["served_share"] == pytest.approx(1.0, abs=0.1)
     assert fixed["margins"]["gain_margin"] is None
     assert 0 < fixed["batch_feedback"] < 1
     assert result["design"]["gains"]["proportional_mhz"] == 300
@@ -40,6 +44,13 @@ def test_it_prints_margins_and_writes_plots(run) -> None:
     assert (folder / "out" / "step.png").stat().st_size > 10_000
     assert json.loads((folder / "out" / "analysis.json").read_text()) == result
     assert (folder / "out" / "scenario.toml").exists()
+
+
+def test_a_run_that_does_not_settle_is_no_stable_one(tmp_path) -> None:
+    done = voltana("--policy", "static-max", "--duration", "15", "--rate", "300", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "not settled: serves" in done.stdout
+    assert "raise --duration, or lower --rate" in " ".join(done.stdout.split())
 
 
 def test_unstable_gains_are_refused(tmp_path) -> None:
@@ -57,10 +68,17 @@ def test_unstable_gains_are_refused(tmp_path) -> None:
     [
         (["--gains", "high"], "--gains = 'high' is not allowed: must be two or three numbers"),
         (["--modulus-margin", "2"], "modulus_margin = 2.0 is not allowed: must be 0 to 1"),
+        (["--gains", "1,2", "--design"], "--gains = '1,2' is not allowed: must be given without"),
+        (["--clock", "1200"], "--clock = 1200.0 is not allowed: must be given with --design"),
+        (["--phase-margin", "200"], "below 90 degrees. 30 is usual"),
         (["--policy", "pdi"], "unknown policy 'pdi'. Did you mean 'pid'?"),
     ],
 )
-def test_errors_name_value_range_and_remedy(tmp_path, args, text) -> None:
-    done = voltana(*args, cwd=tmp_path)
-    assert done.returncode == 2
-    assert text in done.stderr
+def test_errors_name_value_range_and_remedy(args, text, monkeypatch, capsys) -> None:
+    monkeypatch.setattr(sys, "argv", ["voltana", "analyze", *args])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 2
+    printed = capsys.readouterr()
+    assert text in printed.err
+    assert printed.out == ""

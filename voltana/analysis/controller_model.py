@@ -74,13 +74,20 @@ class Channel:
 
     def system(self, dt: float, *, source: str, target: str) -> Any:
         """The channel as a state space with named signals."""
-        z = control.tf([1, 0], [1], dt=dt)
-        law = control.tf([self.gain_mhz], [1], dt=dt)
-        if self.drift_mhz:
-            law = law + self.drift_mhz / ((z - self.pole) * z**self.delay)
+        # Written down rather than converted from polynomials, which lose very small gains.
+        drifting = self.delay + 1 if self.drift_mhz else 0
+        states = drifting + bool(self.kick_mhz)
+        law, enter, leave = np.zeros((states, states)), np.zeros((states, 1)), np.zeros((1, states))
+        if drifting:
+            law[:drifting, :drifting] = np.eye(drifting, k=-1)
+            law[0, 0], enter[0], leave[0, drifting - 1] = self.pole, 1.0, self.drift_mhz
         if self.kick_mhz:
-            law = law + self.kick_mhz * (z - 1) / z
-        return control.ss(control.ss(law), inputs=[source], outputs=[target], name=target)
+            enter[-1], leave[0, -1] = 1.0, -self.kick_mhz
+        jump = [[self.gain_mhz + self.kick_mhz]]
+        return control.ss(
+            law, enter, leave, jump, dt, inputs=[source], outputs=[target], name=target,
+            remove_useless_states=False,
+        )  # fmt: skip
 
 
 def drift_shape(pole: float, delay: int, samples: int) -> FloatArray:

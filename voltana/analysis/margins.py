@@ -86,7 +86,8 @@ class Requirement:
         }
         for name, (low, high, allowed) in ranges.items():
             if not low < getattr(self, name) < high:
-                raise invalid(name, getattr(self, name), allowed, "See docs/analysis.md.")
+                usual = f"{getattr(Requirement(), name):g} is usual (docs/analysis.md)."
+                raise invalid(name, getattr(self, name), allowed, usual)
         if not 0 <= self.delay_margin_s < math.inf:
             raise invalid("delay_margin_s", self.delay_margin_s, "0 s or more", "0 asks nothing.")
 

@@ -6,9 +6,10 @@ import math
 from typing import TYPE_CHECKING
 
 import numpy as np
+from matplotlib.ticker import MultipleLocator
 
 from voltana.analysis.decode_model import BATCH, LATENCY
-from voltana.analysis.margins import frequencies
+from voltana.analysis.margins import Requirement, frequencies
 from voltana.analysis.policy_analysis import step_response
 from voltana.evaluation.style import DASHES, INK, LIMIT, colour_of, new_figure, style
 
@@ -27,7 +28,9 @@ _SLOW_CONSTANTS = 4.0
 _LONGEST_S = 120.0
 
 
-def write_plots(analyses: Sequence[PolicyAnalysis], folder: Path) -> list[Path]:
+def write_plots(
+    analyses: Sequence[PolicyAnalysis], folder: Path, requirement: Requirement | None = None
+) -> list[Path]:
     """Write ``step.png``, ``bode.png`` and ``nyquist.png`` into a folder.
 
     Policies without feedback are left out of the last two; with none left, so are the plots.
@@ -35,6 +38,7 @@ def write_plots(analyses: Sequence[PolicyAnalysis], folder: Path) -> list[Path]:
     Args:
         analyses: What to draw.
         folder: Exists.
+        requirement: Its modulus margin is shaded in the Nyquist plot; by default the usual one.
 
     Returns:
         The files written.
@@ -42,7 +46,9 @@ def write_plots(analyses: Sequence[PolicyAnalysis], folder: Path) -> list[Path]:
     looping = {i: a for i, a in enumerate(analyses) if not a.response.model.silent}
     figures = {"step.png": step_figure(analyses)}
     if looping:
-        figures |= {"bode.png": bode_figure(looping), "nyquist.png": nyquist_figure(looping)}
+        wanted = requirement or Requirement()
+        figures["bode.png"] = bode_figure(looping)
+        figures["nyquist.png"] = nyquist_figure(looping, wanted.modulus_margin)
     paths = []
     for name, figure in figures.items():
         paths.append(folder / name)
@@ -52,7 +58,7 @@ def write_plots(analyses: Sequence[PolicyAnalysis], folder: Path) -> list[Path]:
 
 def step_figure(analyses: Sequence[PolicyAnalysis]) -> Figure:
     """What a lasting disturbance of the clock does to latency and batch, with the loop closed."""
-    figure = new_figure(9, 3.8)
+    figure = new_figure(9, 4.2)
     panels = figure.subplots(1, 2)
     slowest_s = max((a.slowest_s for a in analyses if a.margins.stable), default=_LONGEST_S)
     longest_s = min(_LONGEST_S, _SLOW_CONSTANTS * slowest_s)
@@ -60,22 +66,41 @@ def step_figure(analyses: Sequence[PolicyAnalysis]) -> Figure:
         dt = analysis.point.latency_s
         samples = max(50, int(longest_s / dt))
         times_s = np.arange(samples) * dt
+        look = {
+            "color": colour_of(index), "lw": 1.6, "ls": DASHES[index % len(DASHES)],
+            "label": analysis.policy + _remark(analysis),
+        }  # fmt: skip
         for panel, output, scale in zip(panels, (LATENCY, BATCH), (1e3, 1.0), strict=True):
             if analysis.margins.stable:
                 closed = _STEP_MHZ * scale * step_response(analysis.closed, output, samples)
-                panel.step(times_s, closed, where="post", color=colour_of(index), lw=1.6,
-                           ls=DASHES[index % len(DASHES)], label=analysis.policy)  # fmt: skip
-    panels[0].set_ylabel("latency of an iteration (ms)")
-    panels[1].set_ylabel("batch (requests)")
+                panel.step(times_s, closed, where="post", **look)
+            else:
+                panel.plot([], [], **look)
+    panels[0].set_ylabel("deviation of an iteration's latency (ms)")
+    panels[1].set_ylabel("deviation of the batch (requests)")
     for panel in panels:
         panel.axhline(0, color=INK, lw=0.7)
         panel.set_xlabel("time (s)")
         style(panel, "both")
-    panels[0].legend(fontsize=8, frameon=False)
+    figure.legend(
+        *panels[0].get_legend_handles_labels(),
+        loc="outside lower center", ncols=3, fontsize=8, frameon=False,
+    )  # fmt: skip
     figure.suptitle(
-        f"Deviation after the clock is disturbed by +{_STEP_MHZ:g} MHz, loop closed", fontsize=11
+        f"One decode instance after its clock is disturbed by +{_STEP_MHZ:g} MHz for good, "
+        "loop closed",
+        fontsize=11,
     )
     return figure
+
+
+def _remark(analysis: PolicyAnalysis) -> str:
+    """What the legend says beside the name of a policy."""
+    if not analysis.margins.stable:
+        return " (unstable, not drawn)"
+    if not analysis.settled:
+        return " (not settled)"
+    return " (no feedback)" if analysis.response.model.silent else ""
 
 
 def bode_figure(analyses: Mapping[int, PolicyAnalysis]) -> Figure:
@@ -98,30 +123,36 @@ def bode_figure(analyses: Mapping[int, PolicyAnalysis]) -> Figure:
                 panel.axvline(crossover, color=look["color"], lw=0.8, ls=":")
     gain.axhline(1, color=LIMIT, lw=1, ls="--")
     phase.axhline(-180, color=LIMIT, lw=1, ls="--")
-    gain.set_ylabel("gain of L")
+    phase.yaxis.set_major_locator(MultipleLocator(90))
+    gain.set_ylabel("gain of L (MHz/MHz)")
     phase.set_ylabel("phase of L (degrees)")
     phase.set_xlabel("frequency (rad/s)")
     low = max(1e-4, min(1e-3 / analysis.point.latency_s for analysis in analyses.values()) * 0.1)
     gain.set_xlim(left=low)
     top = gain.get_ylim()[1]
     gain.set_ylim(1e-4, top)
-    gain.legend(fontsize=8, frameon=False)
+    gain.legend(fontsize=8, frameon=True, framealpha=0.85, edgecolor="none")
     for panel in (gain, phase):
         style(panel, "both")
-    figure.suptitle("Loop transfer functions, dotted: where the gain is 1", fontsize=11)
+    figure.suptitle(
+        "Loop transfer functions of decode; red: gain 1 and -180 degrees, dotted: crossover",
+        fontsize=11,
+    )
     return figure
 
 
-def nyquist_figure(analyses: Mapping[int, PolicyAnalysis]) -> Figure:
-    """Nyquist curves near -1, and the circle that Ms = 2 keeps free.
+def nyquist_figure(analyses: Mapping[int, PolicyAnalysis], modulus_margin: float) -> Figure:
+    """Nyquist curves near -1, and the circle that a modulus margin keeps free.
 
     Args:
         analyses: What to draw, each under the number of its colour.
+        modulus_margin: Radius of the circle, above 0 and below 1.
     """
-    figure = new_figure(5.6, 5.2)
+    figure = new_figure(5.6, 5.8)
     panel: Axes = figure.subplots()
     angle = np.linspace(0, 2 * math.pi, 200)
-    panel.fill(-1 + 0.5 * np.cos(angle), 0.5 * np.sin(angle), color=LIMIT, alpha=0.12, lw=0)
+    circle = modulus_margin * np.exp(1j * angle)
+    panel.fill(circle.real - 1, circle.imag, color=LIMIT, alpha=0.12, lw=0)
     panel.plot([-1], [0], marker="+", color=LIMIT, ms=10, mew=1.6)
     for index, analysis in analyses.items():
         response = _response(analysis)[1]
@@ -137,9 +168,13 @@ def nyquist_figure(analyses: Mapping[int, PolicyAnalysis]) -> Figure:
     panel.axvline(0, color=INK, lw=0.7)
     panel.set_xlabel("real part of L")
     panel.set_ylabel("imaginary part of L")
-    panel.legend(fontsize=8, frameon=False, loc="lower left")
+    figure.legend(loc="outside lower center", fontsize=8, frameon=False)
     style(panel, "both")
-    figure.suptitle("Nyquist curves; shaded: nearer to -1 than 0.5", fontsize=11)
+    figure.suptitle(
+        "Nyquist curves of the decode loops (thin: negative frequencies);\n"
+        f"shaded: nearer to -1 than {modulus_margin:g}",
+        fontsize=11,
+    )
     return figure
 
 

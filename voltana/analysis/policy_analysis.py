@@ -10,7 +10,8 @@ import numpy as np
 
 from voltana.analysis.actuation import Actuation
 from voltana.analysis.controller_model import closed_loop, open_loop
-from voltana.analysis.controller_response import ControllerResponse, Probe, identify_controller
+from voltana.analysis.controller_response import ControllerResponse, identify_controller
+from voltana.analysis.controller_twin import Probe
 from voltana.analysis.decode_model import LATENCY, DecodeModel, linearise
 from voltana.analysis.excitation import excited
 from voltana.analysis.identification import IdentifiedLatency, fit_latency
@@ -22,9 +23,10 @@ from voltana.evaluation.user_policy import blame
 from voltana.values import Role
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from voltana.analysis.operating_point import OperatingPoint
+    from voltana.analysis.recording import RecordedInstance
     from voltana.evaluation.scenario import Scenario
     from voltana.plant.cluster import ClusterSpec
     from voltana.plant.iteration import PlantModel
@@ -32,6 +34,9 @@ if TYPE_CHECKING:
 
 SETTLED_SHARE = 0.5
 """Share of a run that is left out, as the batch is still growing."""
+
+LEAST_SERVED = 0.9
+"""Share of the arrivals that is served where loops have settled, up to the noise of a run."""
 
 _EXCITED_S = 200.0
 _EXCITATION = 0.05
@@ -53,6 +58,8 @@ class PolicyAnalysis:
         closed: From a disturbance of the clock to all signals.
         margins: Of the loop.
         ripple_s: Most that the latency may deviate because clocks come in levels.
+        served_share: Rate at which all decode instances served, by Little's law, over that of the
+            arrivals; well below 1 where batches or queues were still growing.
     """
 
     policy: str
@@ -65,6 +72,12 @@ class PolicyAnalysis:
     closed: Any
     margins: Margins
     ripple_s: float
+    served_share: float
+
+    @property
+    def settled(self) -> bool:
+        """Whether the run came to an equilibrium around which anything can be linearised."""
+        return self.served_share >= LEAST_SERVED
 
     @property
     def point(self) -> OperatingPoint:
@@ -90,7 +103,9 @@ class PolicyAnalysis:
         return -self.point.latency_s / math.log(radius) if 0 < radius < 1 else math.inf
 
     def verdict(self, requirement: Requirement) -> str:
-        """Stable, marginal (with the margin that falls short) or unstable, in a few words."""
+        """Not settled, stable, marginal (with what falls short) or unstable, in a few words."""
+        if not self.settled:
+            return f"not settled: serves {self.served_share:.0%} of the arrivals"
         if not self.margins.stable:
             return f"unstable: pole of modulus {self.margins.pole_radius:.4g}"
         shortfall = requirement.shortfall(self.margins)
@@ -119,7 +134,8 @@ def analyse_policy(
     busiest = max(instances, key=lambda instance: float(instance.recording.batch.sum()))
     if progress is not None:
         progress(name, end_s, len(trace))
-    point = busiest.recording.between(SETTLED_SHARE * end_s, math.inf).operating_point(mix)
+    half_s = SETTLED_SHARE * end_s
+    point = busiest.recording.between(half_s, math.inf).operating_point(mix)
     model = linearise(plant, mix, point)
     probe = Probe(
         latency_noise=max(cluster.engine.latency_noise, 1e-3),
@@ -142,7 +158,17 @@ def analyse_policy(
         closed=closed,
         margins=margins,
         ripple_s=_ripple_s(closed, margins, busiest.policy.levels_mhz, response),
+        served_share=_served_share(instances, trace, mix, from_s=half_s),
     )
+
+
+def _served_share(
+    instances: Sequence[RecordedInstance], trace: Trace, mix: RequestMix, *, from_s: float
+) -> float:
+    """Iterations that requests got after `from_s`, over those that the arrivals since ask for."""
+    given = sum(float(i.recording.between(from_s, math.inf).batch.sum()) for i in instances)
+    arrived = int(np.count_nonzero(trace.arrival_s >= from_s))
+    return given / (arrived * mix.stay)
 
 
 def identify(

@@ -73,11 +73,18 @@ def caption(analyses: Sequence[PolicyAnalysis]) -> str:
         for a in analyses
         if a.identified is not None
     ]
+    remedy = (
+        ""
+        if all(a.settled for a in analyses)
+        else " Where a run has not settled, margins say little: raise --duration, or lower --rate."
+    )
     return (
         "The decode loop of each policy, linearised where it settled; one sample is one iteration. "
+        "Prefill loops are not analysed: they have no equilibrium (docs/analysis.md). "
         "'-': no such limit. Slowest: time constant of the slowest closed-loop pole. Ripple: most "
         "that rounding to levels can do to the latency. A linear fit to excited runs leaves this of"
         f" the latency, noise included: {', '.join(errors) or 'none'}."
+        f"{remedy}"
     )
 
 
@@ -126,6 +133,7 @@ def _to_dict(analysis: PolicyAnalysis, requirement: Requirement) -> dict[str, An
     slopes = dataclasses.asdict(analysis.model.slopes)
     return {
         "policy": analysis.policy,
+        "role": "decode",
         "instance": analysis.instance,
         "operating_point": dataclasses.asdict(analysis.point),
         "latency_slopes": slopes,
@@ -147,6 +155,7 @@ def _to_dict(analysis: PolicyAnalysis, requirement: Requirement) -> dict[str, An
         "margins": _margins(analysis.margins),
         "slowest_s": _finite(analysis.slowest_s),
         "ripple_s": _finite(analysis.ripple_s),
+        "served_share": analysis.served_share,
         "verdict": analysis.verdict(requirement),
     }
 

@@ -84,7 +84,8 @@ def analyze(
     """Tell whether the decode loop of a policy is stable, and by how much.
 
     Runs each policy, linearises cluster and controller where they settle, and prints the margins:
-    how much gain, phase and delay the loop can take. docs/analysis.md explains them.
+    how much gain, phase and delay the loop can take. docs/analysis.md explains them, and why
+    prefill loops, which have no equilibrium, are not analysed.
 
     \b
     The usual policies:  voltana analyze --out out/analysis
@@ -118,6 +119,7 @@ def analyze(
         delay_margin_s=delay_margin_ms / 1e3,
     )
     wanted = None if gains is None else _parse_gains(gains)
+    _check_design_options(design=design, gains=gains, clock_mhz=clock)
     prepare_outputs(out, json)
     _run(resolved, requirement, gains=wanted, design=design, clock_mhz=clock, out=out, json=json)
 
@@ -163,7 +165,7 @@ def _run(
 
         write_text(out / "scenario.toml", to_toml(scenario.file))
         write_text(out / "analysis.json", text + "\n")
-        images = write_plots(analyses, out)
+        images = write_plots(analyses, out, requirement)
         typer.echo(f"Wrote {len(images)} plots, analysis.json and scenario.toml to {out}", err=True)
     if refused is not None:
         raise refused
@@ -199,6 +201,21 @@ def _design(
         return design_pi(system, actuation, target_s=target_s, requirement=requirement), where
     margins = check_pid(gains, system, actuation, target_s=target_s, requirement=requirement)
     return PiDesign(gains=gains, margins=margins), where
+
+
+def _check_design_options(*, design: bool, gains: str | None, clock_mhz: float | None) -> None:
+    """Refuse options that would have no effect."""
+    if design and gains is not None:
+        raise invalid(
+            "--gains", gains, "given without --design", "Either check these, or design others."
+        )
+    if clock_mhz is not None and not design and gains is None:
+        raise invalid(
+            "--clock",
+            clock_mhz,
+            "given with --design or --gains",
+            "Policies are analysed where they settle, whatever it is.",
+        )
 
 
 def _parse_gains(text: str) -> "PidGains":
