@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 import urllib.request
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -92,12 +92,18 @@ def steered(trio: tuple[Server, Server, Server], tmp_path: Path) -> Iterator[str
         yield url
 
 
-def status(url: str) -> dict[str, object]:
+def status(url: str) -> dict[str, Any]:
     return json.loads(get(f"{url}/steer/status")[1])
 
 
 def targets(url: str) -> list[object]:
     return [backend["target"] for backend in status(url)["backends"]]
+
+
+def left_out(url: str) -> bool:
+    """Whether the second decode server is known to be dead, here and by the official router."""
+    second = status(url)["backends"][1]
+    return not second["healthy"] and second["target"] is None
 
 
 def ask(url: str) -> tuple[str, str]:
@@ -120,7 +126,8 @@ def test_the_official_router_follows_and_survives_a_dead_server(
     trio[2].kill()
     after = [ask(steered) for _ in range(8)]  # each of them is answered, the first ones too
     assert {server for _, server in after} == {trio[1].url}
-    assert wait_for(lambda: targets(steered)[1] is None), status(steered)
+    # A target alone may be missing for a moment because the list of workers came late.
+    assert wait_for(lambda: left_out(steered)), status(steered)
     repeated = status(steered)["repeated"]
     assert {ask(steered)[1] for _ in range(4)} == {trio[1].url}
     assert status(steered)["repeated"] == repeated  # never named again
