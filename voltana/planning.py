@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from voltana.values import Candidate, FloatArray, Forecast, Request
 
 
+GROWTH_TOKENS = 600.0
+"""Room that a request usually takes or keeps on top of its context."""
+
 _LEAST_EXTRA_W = 1e-3
 """Work takes some power."""
 
@@ -150,6 +153,21 @@ def candidate_load(candidate: Candidate) -> Load:
     return Load.decode(
         state.running_requests + reserved.requests, state.kv_tokens + reserved.prompt_tokens
     )
+
+
+def memory_tokens(candidate: Candidate, tokens_per_request: float = GROWTH_TOKENS) -> float:
+    """KV cache that a decode instance needs for all that was sent there.
+
+    Args:
+        candidate: The instance.
+        tokens_per_request: Room that a request takes or keeps on top of its context: what it may
+            still produce, and what the engine reserves for it.
+    """
+    state, reserved = candidate.state, candidate.reserved
+    reported = state.running_requests + state.queued_requests + reserved.requests
+    requests = max(reported, candidate.in_flight)
+    tokens = state.kv_tokens + state.queued_tokens + reserved.prompt_tokens
+    return tokens + tokens_per_request * requests
 
 
 def load_with(load: Load, request: Request, role: Role) -> Load:

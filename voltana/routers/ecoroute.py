@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from voltana.errors import invalid
-from voltana.planning import candidate_load, load_with, planned_clock_mhz
+from voltana.planning import candidate_load, load_with, memory_tokens, planned_clock_mhz
 from voltana.routers.round_robin import RoundRobin
 from voltana.values import Phase
 
@@ -65,8 +65,8 @@ class EcoRoute:
         boundary_mhz: Rises up to this are no boundary. Levels that lie close together would
             otherwise put one at every few requests.
         wake_share: An idle instance is woken only where the busy ones would cross a boundary, or
-            need more than this share of their fastest clock: idle, it draws a third of the power.
-            0 lets idle instances take part as any other.
+            need more than this share of their fastest clock, or of their KV cache: idle, it draws a
+            third of the power. 0 lets idle instances take part as any other.
         max_age_s: Reports older than this are stale, and nothing is planned on them.
 
     Raises:
@@ -119,7 +119,9 @@ class EcoRoute:
         )
 
     def _serves_awake(self, candidate: Candidate, what: _WhatIf) -> bool:
-        return not what.wakes and what.clock_mhz <= self._wake_share * candidate.levels_mhz[-1]
+        fast = what.clock_mhz > self._wake_share * candidate.levels_mhz[-1]
+        full = memory_tokens(candidate) > self._wake_share * candidate.kv_capacity_tokens
+        return not (what.wakes or fast or full)
 
     def _what_if(self, request: Request, candidate: Candidate) -> _WhatIf:
         levels = np.array(candidate.levels_mhz, dtype=np.float64)

@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from voltana.errors import invalid
+from voltana.planning import GROWTH_TOKENS, memory_tokens
 from voltana.routers.least_loaded import LeastLoaded
 from voltana.values import Role
 
@@ -32,7 +33,7 @@ class LeastMemory:
         ConfigError: If that is negative.
     """
 
-    def __init__(self, tokens_per_request: float = 600.0) -> None:
+    def __init__(self, tokens_per_request: float = GROWTH_TOKENS) -> None:
         if not tokens_per_request >= 0:
             raise invalid("tokens_per_request", tokens_per_request, "0 or more", "600 is usual.")
         self._tokens_per_request = tokens_per_request
@@ -43,14 +44,8 @@ class LeastMemory:
         pool = list(candidates)
         if any(candidate.role is not Role.DECODE for candidate in pool):
             return self._fallback.route(request, pool)
-        return min((self._memory(candidate), candidate.instance) for candidate in pool)[1]
-
-    def _memory(self, candidate: Candidate) -> float:
-        state, reserved = candidate.state, candidate.reserved
-        reported = state.running_requests + state.queued_requests + reserved.requests
-        requests = max(reported, candidate.in_flight)
-        tokens = state.kv_tokens + state.queued_tokens + reserved.prompt_tokens
-        return tokens + self._tokens_per_request * requests
+        room = self._tokens_per_request
+        return min((memory_tokens(candidate, room), candidate.instance) for candidate in pool)[1]
 
     def __repr__(self) -> str:
         return f"LeastMemory({self._tokens_per_request:g})"

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from voltana.errors import invalid
-from voltana.planning import cheapest_safe_index
+from voltana.planning import GROWTH_TOKENS, cheapest_safe_index
 from voltana.routers.least_memory import LeastMemory
 from voltana.values import Load, Role
 
@@ -32,9 +32,6 @@ if TYPE_CHECKING:
 
 SETTLING_ROUNDS = 4
 """Batch, clock and latency settle within a few rounds: latency is nearly affine in the batch."""
-
-GROWTH_TOKENS = 600.0
-"""Room that a request takes or keeps on top of its context."""
 
 
 class MarginalEnergy:
