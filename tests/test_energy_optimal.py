@@ -85,12 +85,14 @@ def test_a_filling_memory_raises_the_clock_before_it_is_full():
     assert clock_mhz(60_000) < clock_mhz(20_000)
 
 
-@pytest.mark.parametrize("share", [0.8, 0.95, 1.0])
-def test_waiting_requests_mean_a_fast_clock_and_idle_the_slowest(share):
-    controller = make(memory=Memory(waiting_share=share))
+@pytest.mark.parametrize("speed", [0.8, 0.95, 1.0])
+def test_waiting_requests_mean_a_quick_clock_and_idle_the_slowest(speed):
+    controller = make(memory=Memory(waiting_speed=speed))
     waiting = decode(8, 1000, queue=Queue(requests=1, tokens=10))
     decision = controller.decide(waiting)
-    assert decision.clock_mhz == min(mhz for mhz in LEVELS if mhz >= share * LEVELS[-1])
+    took_s = controller.predictor.forecast(waiting.load, np.array(LEVELS)).mean_s
+    quick = [mhz for mhz, s in zip(LEVELS, took_s, strict=True) if speed * s <= took_s[-1]]
+    assert decision.clock_mhz == min(quick)
     assert decision.status is Status.CERTIFIED
     assert controller.decide(observation(Load())).clock_mhz == LEVELS[0]
 
@@ -121,7 +123,7 @@ def test_unknown_capacity_leaves_the_floor_away():
         ("reserved_tokens", -1.0),
         ("rise_from", 1.2),
         ("floor_share", 1.1),
-        ("waiting_share", -0.1),
+        ("waiting_speed", -0.1),
         ("lead_s", -1.0),
         ("trend_s", 0.0),
     ],

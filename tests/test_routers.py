@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections import Counter
 from itertools import pairwise
 
@@ -276,6 +277,14 @@ class TestEcoRoute:
         assert chosen(110) == "a"
         assert chosen(100) == "a"
         assert route(EcoRoute(LeastLoaded()), self.make("a", 0), self.make("b", 50)) == "a"
+
+    def test_idle_instances_wake_before_the_memory_of_the_others_is_full(self):
+        def chosen(capacity):
+            router = EcoRoute(LeastLoaded(), wake_share=0.8)
+            return route(router, self.make("a", 0), self.make("b", 50, kv_capacity_tokens=capacity))
+
+        assert chosen(math.inf) == chosen(100_000) == "b"
+        assert chosen(40_000) == "a"
 
     def test_an_instance_with_requests_on_their_way_is_awake(self):
         router = EcoRoute(LeastLoaded(), wake_share=0.8)

@@ -39,7 +39,9 @@ class Memory:
         full_at: Expected use at which it is the fastest clock; above 1 where a trend that would
             overfill the memory may still turn round.
         floor_share: That floor where it begins, over the fastest clock.
-        waiting_share: Floor while requests wait for room.
+        waiting_speed: While requests wait for room, iterations are no slower than this share of the
+            fastest clock's speed. In speed and not in clock: where memory is what decode waits for,
+            the clock buys little.
         hope: Demand above what the fastest clock serves, as a share of it, up to which that clock
             runs: the demand may fall again before the memory is full.
         hopeless_share: Lower end of that floor as the demand rises further. Requests will wait in
@@ -60,7 +62,7 @@ class Memory:
     rise_from: float = 0.8
     full_at: float = 1.05
     floor_share: float = 0.8
-    waiting_share: float = 0.95
+    waiting_speed: float = 0.95
     hope: float = 0.04
     hopeless_share: float = 0.85
     lead_s: float = 15.0
@@ -75,7 +77,7 @@ class Memory:
             raise invalid("settle_at", self.settle_at, "above 0", "inf leaves that floor away.")
         if not 0 <= self.rise_from < self.full_at:
             raise invalid("rise_from", self.rise_from, "0 to full_at", "0.8 is usual.")
-        for name in ("floor_share", "waiting_share", "hopeless_share"):
+        for name in ("floor_share", "waiting_speed", "hopeless_share"):
             if not 0 <= getattr(self, name) <= 1:
                 raise invalid(name, getattr(self, name), "0 to 1", "1 is the fastest clock.")
         for name in ("reserved_tokens", "hope", "lead_s", "owed_tokens"):
@@ -134,15 +136,20 @@ class MemoryFloor:
             waiting: Whether requests wait for room.
         """
         expected_use = self._note(load, now_s)
-        share = self._memory.pressure_share(expected_use)
-        if waiting:
-            share = self._memory.waiting_share
         if now_s >= self._due_s and load.decode_requests:
             self._due_s = now_s + self._period_s
             self._settling_index = self._settling(load, predictor)
-        floor_mhz = share * self._levels[-1]
+        if waiting:
+            return self._quick(load, predictor)
+        floor_mhz = self._memory.pressure_share(expected_use) * self._levels[-1]
         pressing = min(int(self._levels.searchsorted(floor_mhz - 1e-6)), len(self._levels) - 1)
-        return pressing if waiting else max(pressing, self._settling_index)
+        return max(pressing, self._settling_index)
+
+    def _quick(self, load: Load, predictor: Predictor) -> int:
+        """Index of the slowest level that is nearly as quick as the fastest."""
+        iteration_s = predictor.forecast(load, self._levels).mean_s
+        quick = self._memory.waiting_speed * iteration_s <= iteration_s[-1]
+        return int(quick.argmax()) if quick[-1] else len(self._levels) - 1
 
     def _note(self, load: Load, now_s: float) -> float:
         """Use of the KV cache some seconds ahead, if it goes on as of late."""

@@ -104,7 +104,12 @@ class EcoRoute:
         outcomes = [self._what_if(request, c) for c in pool]
         harmless = [(c, what) for c, what in zip(pool, outcomes, strict=True) if what.harmless]
         if harmless:
-            awake = [c for c, what in harmless if self._serves_awake(c, what)]
+            asleep = any(what.wakes for what in outcomes)
+            awake = [
+                candidate
+                for candidate, what in harmless
+                if self._serves_awake(candidate, what) and not (asleep and self._full(candidate))
+            ]
             return self._fallback.route(request, awake or [c for c, _ in harmless])
         if all(what.unsafe for what in outcomes):
             return self._fallback.route(request, pool)
@@ -119,9 +124,10 @@ class EcoRoute:
         )
 
     def _serves_awake(self, candidate: Candidate, what: _WhatIf) -> bool:
-        fast = what.clock_mhz > self._wake_share * candidate.levels_mhz[-1]
-        full = memory_tokens(candidate) > self._wake_share * candidate.kv_capacity_tokens
-        return not (what.wakes or fast or full)
+        return not what.wakes and what.clock_mhz <= self._wake_share * candidate.levels_mhz[-1]
+
+    def _full(self, candidate: Candidate) -> bool:
+        return memory_tokens(candidate) > self._wake_share * candidate.kv_capacity_tokens
 
     def _what_if(self, request: Request, candidate: Candidate) -> _WhatIf:
         levels = np.array(candidate.levels_mhz, dtype=np.float64)
