@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 OURS, OTHERS = "voltana", ("voltana-v0.1", "window")
 FACTORS = (0.5, 0.65, 0.8, 0.9, 1.0, 1.15, 1.35)
 RATES_RPS = {"sharegpt": (30.0, 50.0, 70.0, 80.0), "lmsys": (75.0, 90.0)}
+SHOWN_FROM = 80.0
+"""Attainment in per cent at which the plots begin: nobody wants less."""
+
 TOLERANCE = 0.002
 """Two points this close in both figures count as the same."""
 
@@ -80,6 +83,7 @@ def draw(fronts: Mapping[str, Mapping[str, Sequence[Point]]], path: Path) -> Non
             kept, saved = zip(*sorted(front), strict=True)
             axis.plot([100 * k for k in kept], [100 * s for s in saved], "o-", ms=4, label=name)
         axis.set(title=title, xlabel="attainment (worse of TTFT and ITL), %", ylabel="saved, %")
+        axis.set_xlim(left=max(axis.get_xlim()[0], SHOWN_FROM))
         axis.grid(alpha=0.3)
     axes.flat[0].legend()
     figure.tight_layout()
