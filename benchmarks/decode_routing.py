@@ -20,7 +20,7 @@ from voltana.routers.fill_up import FillUp
 from voltana.routers.least_loaded import LeastLoaded
 
 EVEN = "LeastLoaded"
-NAMES = {EVEN: EVEN, "voltana": "EcoRoute", "voltana-mdp": "MDPRouter"}
+NAMES = {EVEN: EVEN, "voltana": "MarginalEnergy", "voltana-mdp": "MDPRouter"}
 
 
 def main() -> None:
