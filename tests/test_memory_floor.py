@@ -31,7 +31,7 @@ def serve(floor, tokens_per_s, *, seconds=120.0, capacity_batch=10**9):
     batches, clocks = [], []
     while now_s < seconds:
         load = Load.decode(max(1, round(batch)), max(1, round(batch * CONTEXT_TOKENS)))
-        index = floor.lowest_index(load, now_s, MODEL, waiting=False)
+        index = floor.lowest_index(load, now_s, MODEL)
         iteration_s = float(MODEL.forecast(load, LEVELS).mean_s[index])
         batch += (tokens_per_s * iteration_s - batch) / owed
         batch = min(max(batch, 1.0), capacity_batch)
@@ -98,7 +98,10 @@ def test_nothing_is_demanded_before_the_second_note():
 def test_an_index_always_comes_out(requests, kv_tokens, waiting):
     floor = MemoryFloor(Memory(capacity_tokens=100_000.0), LEVELS)
     for now_s in (0.0, 0.0, 0.6, 0.7, 2.0):
-        index = floor.lowest_index(Load.decode(requests, kv_tokens), now_s, MODEL, waiting=waiting)
+        load = Load.decode(requests, kv_tokens)
+        index = floor.lowest_index(load, now_s, MODEL)
+        if waiting:
+            index = floor.quick_index(MODEL.forecast(load, LEVELS).mean_s)
         assert 0 <= index < len(LEVELS)
 
 
@@ -113,7 +116,7 @@ class Ignorant:
 def test_an_unknown_latency_sets_no_settling_floor():
     floor = MemoryFloor(settling_only(), LEVELS)
     for now_s in (0.0, 0.1, 0.7):
-        assert floor.lowest_index(Load.decode(9, 900), now_s, Ignorant(), waiting=False) == 0
+        assert floor.lowest_index(Load.decode(9, 900), now_s, Ignorant()) == 0
 
 
 @pytest.mark.parametrize(

@@ -80,15 +80,15 @@ class EnergyOptimal:
     def decide(self, observation: Observation) -> Decision:
         """See `voltana.ports.Controller.decide`."""
         load, queue = observation.load, observation.queue
-        lowest = self._floor.lowest_index(
-            load, observation.now_s, self.predictor, waiting=queue.requests > 0
-        )
+        lowest = self._floor.lowest_index(load, observation.now_s, self.predictor)
         if not load.prefill_tokens and not load.decode_requests:
             return Decision(clock_mhz=self._idle_mhz, reason="idle: wait slowly")
         budget_s = self._slo.decode_budget_s() if load.decode_requests else math.inf
         if load.prefill_tokens:
             budget_s = min(budget_s, self._slo.prefill_budget_s(queue))
         forecast = self.predictor.forecast(load, self._levels)
+        if queue.requests > 0:
+            lowest = self._floor.quick_index(forecast.mean_s)
         cost_w = self.power.forecast_w(load, self._levels)
         index = cheapest_safe_index(forecast.upper_s[lowest:], cost_w[lowest:], budget_s)
         if index is not None:

@@ -126,28 +126,28 @@ class MemoryFloor:
         self._settling_index = 0
         self._due_s = -math.inf
 
-    def lowest_index(self, load: Load, now_s: float, predictor: Predictor, *, waiting: bool) -> int:
-        """Index of the slowest level that may be chosen; notes the load.
+    def lowest_index(self, load: Load, now_s: float, predictor: Predictor) -> int:
+        """Index of the slowest level that may be chosen while no request waits; notes the load.
 
         Args:
             load: The coming iteration.
             now_s: Time at its start.
             predictor: Latency model.
-            waiting: Whether requests wait for room.
         """
         expected_use = self._note(load, now_s)
         if now_s >= self._due_s and load.decode_requests:
             self._due_s = now_s + self._period_s
             self._settling_index = self._settling(load, predictor)
-        if waiting:
-            return self._quick(load, predictor)
         floor_mhz = self._memory.pressure_share(expected_use) * self._levels[-1]
         pressing = min(int(self._levels.searchsorted(floor_mhz - 1e-6)), len(self._levels) - 1)
         return max(pressing, self._settling_index)
 
-    def _quick(self, load: Load, predictor: Predictor) -> int:
-        """Index of the slowest level that is nearly as quick as the fastest."""
-        iteration_s = predictor.forecast(load, self._levels).mean_s
+    def quick_index(self, iteration_s: FloatArray) -> int:
+        """Index of the slowest level that may be chosen while requests wait for room.
+
+        Args:
+            iteration_s: Latency of the coming iteration at each level, shape (n,).
+        """
         quick = self._memory.waiting_speed * iteration_s <= iteration_s[-1]
         return int(quick.argmax()) if quick[-1] else len(self._levels) - 1
 
