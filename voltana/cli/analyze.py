@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from voltana.cli import scenario_flags as flags
 from voltana.cli.simulate import STDOUT, TABLE_WIDTH, prepare_outputs, write_text
 from voltana.cli.terminal import configure_logs, progress_bars
 from voltana.errors import StabilityError, invalid
@@ -19,7 +20,6 @@ POLICIES = ("pid", "window", "voltana-v0.1", "voltana", "static-max")
 DURATION_S = 300.0
 """Long enough for the batch to settle."""
 
-_SCENARIO = typer.Argument(metavar="SCENARIO.toml", help="Scenario file; flags win over it.")
 _POLICY = typer.Option(
     "--policy",
     metavar="P",
@@ -30,11 +30,6 @@ _RATE = typer.Option("--rate", metavar="R", help="Mean requests/s (60).")
 _DURATION = typer.Option(
     "--duration", metavar="S", help="Seconds of arrivals; the second half is analysed (300)."
 )
-_HARDWARE = typer.Option("--hardware", metavar="H", help="Profile or file (a100-sxm4-80gb).")
-_MODEL = typer.Option("--model", metavar="M", help="Profile, or a config.json (llama-3.1-8b).")
-_DECODE = typer.Option("--decode", metavar="N", help="Decode instances (2).")
-_ITL = typer.Option("--slo-itl-ms", metavar="X", help="Threshold of the inter-token latency (65).")
-_SEED = typer.Option("--seed", metavar="N", help="Seed of everything random (0).")
 _MODULUS = typer.Option(
     "--modulus-margin", metavar="X", help="Least distance from -1, that is 1/Ms."
 )
@@ -56,20 +51,19 @@ _OUT = typer.Option("--out", metavar="DIR", help="Write plots, analysis.json and
 _JSON = typer.Option(
     "--json", metavar="FILE", help="Write the analysis as JSON; '-' is standard output."
 )
-_LOG = typer.Option("--log-level", metavar="L", help="debug logs every decision.")
 
 
 def analyze(
-    scenario: Annotated[Path | None, _SCENARIO] = None,
+    scenario: Annotated[Path | None, flags.SCENARIO] = None,
     *,
     policy: Annotated[list[str] | None, _POLICY] = None,
     rate: Annotated[float | None, _RATE] = None,
     duration: Annotated[float | None, _DURATION] = None,
-    hardware: Annotated[str | None, _HARDWARE] = None,
-    model: Annotated[str | None, _MODEL] = None,
-    decode: Annotated[int | None, _DECODE] = None,
-    slo_itl_ms: Annotated[float | None, _ITL] = None,
-    seed: Annotated[int | None, _SEED] = None,
+    hardware: Annotated[str | None, flags.HARDWARE] = None,
+    model: Annotated[str | None, flags.MODEL] = None,
+    decode: Annotated[int | None, flags.DECODE] = None,
+    slo_itl_ms: Annotated[float | None, flags.ITL] = None,
+    seed: Annotated[int | None, flags.SEED] = None,
     modulus_margin: Annotated[float, _MODULUS] = 0.5,
     phase_margin: Annotated[float, _PHASE] = 30.0,
     gain_margin: Annotated[float, _GAIN] = 2.0,
@@ -79,7 +73,7 @@ def analyze(
     clock: Annotated[float | None, _CLOCK] = None,
     out: Annotated[Path | None, _OUT] = None,
     json: Annotated[str | None, _JSON] = None,
-    log_level: Annotated[str, _LOG] = "warning",
+    log_level: Annotated[str, flags.LOG] = "warning",
 ) -> None:
     """Tell whether the decode loop of a policy is stable, and by how much.
 
@@ -101,7 +95,7 @@ def analyze(
 
     if scenario is None and duration is None:
         duration = DURATION_S
-    names = [name for text in policy for name in text.split(",")] if policy else None
+    names = flags.policy_names(policy)
     resolved = load_scenario(
         scenario,
         {

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from voltana.cli import scenario_flags as flags
 from voltana.cli.terminal import configure_logs, progress_bars
 from voltana.errors import ConfigError, invalid
 
@@ -15,25 +16,13 @@ if TYPE_CHECKING:
 STDOUT = "-"
 _JSON_NAME, _REPORT_NAME, _SCENARIO_NAME = "bound.json", "bound.md", "scenario.toml"
 
-_SCENARIO = typer.Argument(metavar="SCENARIO.toml", help="Scenario file; flags win over it.")
 _POLICY = typer.Option(
     "--policy",
     metavar="P",
     help="Policy to set against the bound; repeat it (or use commas) for several (the scenario's).",
 )
-_WORKLOAD = typer.Option("--workload", metavar="W", help="Named request lengths (sharegpt).")
 _RATE = typer.Option("--rate", metavar="R", help="Mean requests/s (60).")
 _DURATION = typer.Option("--duration", metavar="S", help="Seconds of arrivals (120).")
-_HARDWARE = typer.Option("--hardware", metavar="H", help="Profile or file (a100-sxm4-80gb).")
-_MODEL = typer.Option("--model", metavar="M", help="Profile or config.json (llama-3.1-8b).")
-_TENSOR_PARALLEL = typer.Option(
-    "--tensor-parallel", "--tp", metavar="N", help="GPUs of an instance (the model's default)."
-)
-_PREFILL = typer.Option("--prefill", metavar="N", help="Prefill instances (2).")
-_DECODE = typer.Option("--decode", metavar="N", help="Decode instances (2).")
-_TTFT = typer.Option("--slo-ttft-ms", metavar="X", help="Threshold of the TTFT (600).")
-_ITL = typer.Option("--slo-itl-ms", metavar="X", help="Threshold of the ITL (65).")
-_SEED = typer.Option("--seed", metavar="N", help="Seed of everything random (0).")
 _MARGIN = typer.Option(
     "--margin",
     metavar="X",
@@ -43,28 +32,27 @@ _OUT = typer.Option(
     "--out", metavar="DIR", help=f"Write {_REPORT_NAME}, {_JSON_NAME} and {_SCENARIO_NAME} there."
 )
 _JSON = typer.Option("--json", metavar="FILE", help="Write JSON; '-' is standard output.")
-_LOG = typer.Option("--log-level", metavar="L", help="debug logs every decision.")
 
 
 def bound(
-    scenario: Annotated[Path | None, _SCENARIO] = None,
+    scenario: Annotated[Path | None, flags.SCENARIO] = None,
     *,
     policy: Annotated[list[str] | None, _POLICY] = None,
-    workload: Annotated[str | None, _WORKLOAD] = None,
+    workload: Annotated[str | None, flags.WORKLOAD] = None,
     rate: Annotated[float | None, _RATE] = None,
     duration: Annotated[float | None, _DURATION] = None,
-    hardware: Annotated[str | None, _HARDWARE] = None,
-    model: Annotated[str | None, _MODEL] = None,
-    tensor_parallel: Annotated[int | None, _TENSOR_PARALLEL] = None,
-    prefill: Annotated[int | None, _PREFILL] = None,
-    decode: Annotated[int | None, _DECODE] = None,
-    slo_ttft_ms: Annotated[float | None, _TTFT] = None,
-    slo_itl_ms: Annotated[float | None, _ITL] = None,
-    seed: Annotated[int | None, _SEED] = None,
+    hardware: Annotated[str | None, flags.HARDWARE] = None,
+    model: Annotated[str | None, flags.MODEL] = None,
+    tensor_parallel: Annotated[int | None, flags.TENSOR_PARALLEL] = None,
+    prefill: Annotated[int | None, flags.PREFILL] = None,
+    decode: Annotated[int | None, flags.DECODE] = None,
+    slo_ttft_ms: Annotated[float | None, flags.TTFT] = None,
+    slo_itl_ms: Annotated[float | None, flags.ITL] = None,
+    seed: Annotated[int | None, flags.SEED] = None,
     margin: Annotated[float, _MARGIN] = 0.01,
     out: Annotated[Path | None, _OUT] = None,
     json: Annotated[str | None, _JSON] = None,
-    log_level: Annotated[str, _LOG] = "warning",
+    log_level: Annotated[str, flags.LOG] = "warning",
 ) -> None:
     """Bound the energy that any policy needs to keep the SLOs of a scenario.
 
@@ -87,7 +75,7 @@ def bound(
     resolved = load_scenario(
         scenario,
         {
-            "policies": [name for text in policy for name in text.split(",")] if policy else None,
+            "policies": flags.policy_names(policy),
             "seed": seed,
             "cluster": {
                 "hardware": hardware,

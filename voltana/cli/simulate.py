@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from voltana.cli import scenario_flags as flags
 from voltana.cli.terminal import configure_logs, progress_bars
 from voltana.errors import ConfigError
 
@@ -15,14 +16,12 @@ STDOUT = "-"
 TABLE_WIDTH = 110
 """Columns of the table where there is no terminal to ask."""
 
-_SCENARIO = typer.Argument(metavar="SCENARIO.toml", help="Scenario file; flags win over it.")
 _POLICY = typer.Option(
     "--policy",
     metavar="P",
     help="Policy name, or MODULE:FACTORY of your own; repeat it (or use commas) for several "
     "(static-max, static-low, window, voltana-v0.1, voltana).",
 )
-_WORKLOAD = typer.Option("--workload", metavar="W", help="Named request lengths (sharegpt).")
 _RATE = typer.Option("--rate", metavar="R", help="Mean requests/s (60); a trace is scaled to it.")
 _DURATION = typer.Option(
     "--duration", metavar="S", help="Seconds of arrivals (120); of a trace, its window."
@@ -39,20 +38,6 @@ _SCALE = typer.Option("--rate-scale", metavar="X", help="Replay this many times 
 _START = typer.Option("--window-start", metavar="S", help="Replay from this second on (0).")
 _MAX_PROMPT = typer.Option("--max-prompt-tokens", metavar="N", help="Cut longer prompts.")
 _MAX_OUTPUT = typer.Option("--max-output-tokens", metavar="N", help="Cut longer answers.")
-_HARDWARE = typer.Option("--hardware", metavar="H", help="Profile or file (a100-sxm4-80gb).")
-_MODEL = typer.Option(
-    "--model", metavar="M", help="Profile, or a Hugging Face config.json (llama-3.1-8b)."
-)
-_TENSOR_PARALLEL = typer.Option(
-    "--tensor-parallel", "--tp", metavar="N", help="GPUs of an instance (the model's default)."
-)
-_PREFILL = typer.Option("--prefill", metavar="N", help="Prefill instances (2).")
-_DECODE = typer.Option("--decode", metavar="N", help="Decode instances (2).")
-_TTFT = typer.Option(
-    "--slo-ttft-ms", metavar="X", help="Threshold of the time to first token (600)."
-)
-_ITL = typer.Option("--slo-itl-ms", metavar="X", help="Threshold of the inter-token latency (65).")
-_SEED = typer.Option("--seed", metavar="N", help="Seed of everything random (0).")
 _BUDGET = typer.Option(
     "--power-budget", metavar="W", help="Watts that all instances together may draw (no budget)."
 )
@@ -62,14 +47,13 @@ _OUT = typer.Option(
 _JSON = typer.Option(
     "--json", metavar="FILE", help="Write the results as JSON; '-' is standard output."
 )
-_LOG = typer.Option("--log-level", metavar="L", help="debug logs every decision.")
 
 
 def simulate(
-    scenario: Annotated[Path | None, _SCENARIO] = None,
+    scenario: Annotated[Path | None, flags.SCENARIO] = None,
     *,
     policy: Annotated[list[str] | None, _POLICY] = None,
-    workload: Annotated[str | None, _WORKLOAD] = None,
+    workload: Annotated[str | None, flags.WORKLOAD] = None,
     rate: Annotated[float | None, _RATE] = None,
     duration: Annotated[float | None, _DURATION] = None,
     arrival: Annotated[str | None, _ARRIVAL] = None,
@@ -80,18 +64,18 @@ def simulate(
     window_start: Annotated[float | None, _START] = None,
     max_prompt_tokens: Annotated[int | None, _MAX_PROMPT] = None,
     max_output_tokens: Annotated[int | None, _MAX_OUTPUT] = None,
-    hardware: Annotated[str | None, _HARDWARE] = None,
-    model: Annotated[str | None, _MODEL] = None,
-    tensor_parallel: Annotated[int | None, _TENSOR_PARALLEL] = None,
-    prefill: Annotated[int | None, _PREFILL] = None,
-    decode: Annotated[int | None, _DECODE] = None,
-    slo_ttft_ms: Annotated[float | None, _TTFT] = None,
-    slo_itl_ms: Annotated[float | None, _ITL] = None,
-    seed: Annotated[int | None, _SEED] = None,
+    hardware: Annotated[str | None, flags.HARDWARE] = None,
+    model: Annotated[str | None, flags.MODEL] = None,
+    tensor_parallel: Annotated[int | None, flags.TENSOR_PARALLEL] = None,
+    prefill: Annotated[int | None, flags.PREFILL] = None,
+    decode: Annotated[int | None, flags.DECODE] = None,
+    slo_ttft_ms: Annotated[float | None, flags.TTFT] = None,
+    slo_itl_ms: Annotated[float | None, flags.ITL] = None,
+    seed: Annotated[int | None, flags.SEED] = None,
     power_budget: Annotated[float | None, _BUDGET] = None,
     out: Annotated[Path | None, _OUT] = None,
     json: Annotated[str | None, _JSON] = None,
-    log_level: Annotated[str, _LOG] = "warning",
+    log_level: Annotated[str, flags.LOG] = "warning",
 ) -> None:
     """Compare policies on a simulated cluster that serves a load.
 
@@ -113,7 +97,7 @@ def simulate(
     resolved = load_scenario(
         scenario,
         {
-            "policies": [name for text in policy for name in text.split(",")] if policy else None,
+            "policies": flags.policy_names(policy),
             "seed": seed,
             "power_budget_w": power_budget,
             "cluster": {

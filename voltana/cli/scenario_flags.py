@@ -1,0 +1,28 @@
+"""Flags that several commands share: what they run, as they lay it over a scenario."""
+
+from __future__ import annotations
+
+import typer
+
+SCENARIO = typer.Argument(metavar="SCENARIO.toml", help="Scenario file; flags win over it.")
+WORKLOAD = typer.Option("--workload", metavar="W", help="Named request lengths (sharegpt).")
+HARDWARE = typer.Option("--hardware", metavar="H", help="Profile or file (a100-sxm4-80gb).")
+MODEL = typer.Option(
+    "--model", metavar="M", help="Profile, or a Hugging Face config.json (llama-3.1-8b)."
+)
+TENSOR_PARALLEL = typer.Option(
+    "--tensor-parallel", "--tp", metavar="N", help="GPUs of an instance (the model's default)."
+)
+PREFILL = typer.Option("--prefill", metavar="N", help="Prefill instances (2).")
+DECODE = typer.Option("--decode", metavar="N", help="Decode instances (2).")
+TTFT = typer.Option(
+    "--slo-ttft-ms", metavar="X", help="Threshold of the time to first token (600)."
+)
+ITL = typer.Option("--slo-itl-ms", metavar="X", help="Threshold of the inter-token latency (65).")
+SEED = typer.Option("--seed", metavar="N", help="Seed of everything random (0).")
+LOG = typer.Option("--log-level", metavar="L", help="debug logs every decision.")
+
+
+def policy_names(given: list[str] | None) -> list[str] | None:
+    """Names from a flag that may be repeated and may hold commas; None where it was not given."""
+    return [name for text in given for name in text.split(",")] if given else None
