@@ -23,7 +23,7 @@ class FakeSmg:
         order: Decode servers as it registered them.
         unhealthy: Names that it holds unhealthy.
         targets: Header of each request that came.
-        shifted: Numbers mean the next server, which the list does not tell.
+        circuit_open: Names that it does not use for now, which the list does not tell.
     """
 
     def __init__(self, prefill: FakeServer, order: list[FakeServer]) -> None:
@@ -31,7 +31,7 @@ class FakeSmg:
         self.order = order
         self.unhealthy: set[str] = set()
         self.targets: list[str | None] = []
-        self.shifted = False
+        self.circuit_open: set[str] = set()
         self.port = 0
 
     async def workers(self, _request: web.Request) -> web.Response:
@@ -45,10 +45,9 @@ class FakeSmg:
     async def serve(self, request: web.Request) -> web.StreamResponse:
         target = request.headers.get("x-smg-target-worker")
         self.targets.append(target)
-        index = self._index(target)
-        if index is None:
+        server = self._chosen(target)
+        if server is None:
             return web.json_response({"error": {"message": "No available servers"}}, status=503)
-        server = self.order[(index + 1) % len(self.order) if self.shifted else index]
         body: dict[str, Any] = await request.json()
         body |= {
             "bootstrap_host": "127.0.0.1",
@@ -69,11 +68,12 @@ class FakeSmg:
         headers = {"x-smg-routed-worker-id": server.url, "Content-Type": kind}
         return web.Response(status=status, body=raw, headers=headers)
 
-    def _index(self, target: str | None) -> int | None:
-        usable = [i for i, s in enumerate(self.order) if s.name not in self.unhealthy]
-        if target is None:
-            return usable[0] if usable else None
-        return int(target) if target.isdigit() and int(target) in usable else None
+    def _chosen(self, target: str | None) -> FakeServer | None:
+        """An index counts the servers that can be used, as `PDRouter` filters them first."""
+        out = self.unhealthy | self.circuit_open
+        usable = [server for server in self.order if server.name not in out]
+        index = 0 if target is None else int(target)
+        return usable[index] if index < len(usable) else None
 
 
 @contextlib.asynccontextmanager

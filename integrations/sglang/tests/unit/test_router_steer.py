@@ -14,10 +14,11 @@ from fake_sglang import FakeServer, fake_servers, words_of
 from fake_smg import FakeSmg, fake_smg
 from router_cluster import until
 
-from voltana.timebase import MonotonicTime
+from voltana.timebase import ManualTime, MonotonicTime
 from voltana_sglang.router.settings import BackendTable
 from voltana_sglang.steer.service import SteerService
 from voltana_sglang.steer.settings import SteerTable
+from voltana_sglang.steer.targets import REFUTED_S, WorkerList
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -102,16 +103,19 @@ def test_requests_go_where_the_router_says_whatever_the_official_order(stream: b
     run(check)
 
 
-def test_a_dead_server_is_never_named() -> None:
+@pytest.mark.parametrize("dead", ["decode-0", "decode-1"])
+def test_a_dead_server_is_never_named_and_the_others_move_up(dead: str) -> None:
     async def check() -> None:
         async with steered() as it:
-            await it.servers["decode-0"].stop()
-            it.smg.unhealthy.add("decode-0")
-            await until(lambda: not it.service.pool.named("decode-0").healthy)
+            await it.servers[dead].stop()
+            it.smg.unhealthy.add(dead)
+            await until(lambda: not it.service.pool.named(dead).healthy)
+            await until(lambda: it.service.workers.index_of(it.servers[dead].url) is None)
             it.smg.targets.clear()
             for _ in range(4):
                 assert (await it.ask())[0] == 200
-            assert set(it.smg.targets) == {"0"}
+            assert it.smg.targets == ["0"] * 4
+            assert it.service.proxy.repeated == 0
 
     run(check)
 
@@ -119,7 +123,7 @@ def test_a_dead_server_is_never_named() -> None:
 def test_one_that_dies_unnoticed_costs_a_second_try_without_a_target() -> None:
     async def check() -> None:
         async with steered(health_period_s=60, workers_period_s=20) as it:
-            await it.servers["decode-0"].stop()
+            await it.servers["decode-0"].stop()  # the last of the official order
             it.smg.unhealthy.add("decode-0")
             for _ in range(4):
                 assert (await it.ask())[0] == 200
@@ -137,26 +141,25 @@ def test_one_that_the_official_router_holds_unhealthy_is_not_named() -> None:
             it.smg.targets.clear()
             for _ in range(4):
                 assert (await it.ask())[0] == 200
-            assert set(it.smg.targets) == {"1", None}
+            assert it.smg.targets in (["0", None] * 2, [None, "0"] * 2)
+            assert it.seen() == [4, 0]
 
     run(check)
 
 
-def test_numbers_that_prove_wrong_are_given_up() -> None:
+def test_numbers_that_prove_wrong_are_given_up_until_the_list_changes() -> None:
     async def check() -> None:
         async with steered() as it:
-            it.smg.shifted = True
+            it.smg.circuit_open.add("decode-1")  # the first of the official order
             for _ in range(4):
                 assert (await it.ask())[0] == 200
-            assert it.smg.targets[1:] == [None] * 3
+            # Beyond the last; again without; the other one's number, which goes astray; no more.
+            assert it.smg.targets == ["1", None, "0", None, None]
             await asyncio.sleep(0.7)  # the same list again proves nothing
             assert (await it.ask())[0] == 200
             assert it.smg.targets[-1] is None
-            it.smg.order.reverse()
-            it.smg.shifted = False
-            await until(lambda: it.service.workers.index_of(it.servers["decode-0"].url) is not None)
-            await it.ask()
-            assert it.smg.targets[-1] is not None
+            it.smg.unhealthy.add("decode-1")
+            await until(lambda: it.service.workers.index_of(it.servers["decode-0"].url) == 0)
 
     run(check)
 
@@ -202,3 +205,36 @@ def test_without_the_official_router_the_error_says_so() -> None:
                 assert (await reply.json())["error"]["code"] == "upstream_unreachable"
 
     run(check)
+
+
+def listed(*urls: str) -> bytes:
+    rows = [{"url": url, "worker_type": "decode", "is_healthy": True} for url in urls]
+    return json.dumps({"workers": rows}).encode()
+
+
+def test_refuted_numbers_are_tried_again_after_a_while() -> None:
+    time = ManualTime()
+    workers = WorkerList("http://x", None, time=time, period_s=1.0)  # type: ignore[arg-type]
+    workers.take(listed("http://a", "http://b"))
+    workers.refute("http://b", 1, "http://a")
+    assert workers.index_of("http://a") is None
+    time.advance_to(REFUTED_S - 0.1)
+    workers.take(listed("http://a", "http://b"))
+    assert workers.index_of("http://a") is None
+    time.advance_to(REFUTED_S)
+    assert workers.index_of("http://b") == 1
+
+
+def test_an_answer_to_an_earlier_list_refutes_nothing() -> None:
+    workers = WorkerList("http://x", None, time=ManualTime(), period_s=1.0)  # type: ignore[arg-type]
+    workers.take(listed("http://a", "http://b"))
+    workers.take(listed("http://b"))
+    workers.refute("http://b", 1, "http://a")
+    assert workers.index_of("http://b") == 0
+
+
+def test_workers_of_one_address_are_counted_but_not_named() -> None:
+    workers = WorkerList("http://x", None, time=ManualTime(), period_s=1.0)  # type: ignore[arg-type]
+    workers.take(listed("http://a", "http://a", "http://b"))
+    assert workers.index_of("http://a") is None
+    assert workers.index_of("http://b") == 2

@@ -143,7 +143,7 @@ class Proxy:
                 return await self._pass_on(request, reply, None)
             routed = reply.headers.get(ROUTED, backend.url).rstrip("/")
             if "://" in routed and routed != backend.url:
-                self._workers.refute(backend.url, routed)
+                self._workers.refute(backend.url, index, routed)
             return await self._pass_on(request, reply, key)
         finally:
             self._ledger.finished(key)

@@ -1,9 +1,10 @@
 """By which number the official router knows a decode server.
 
-Its target header takes an index into its own list of decode workers, which stands in the order in
-which they were registered, not in that of its command line. An index of a worker that it holds
-unhealthy is answered with 503, one of a worker that has just died with 502, so a number is given
-only for a worker that is known to be ready.
+Its target header takes an index into the decode workers that it can use at that moment, in order of
+registration, not in that of its command line: when one of them fails, those behind it move up. An
+index beyond the last is answered with 503, that of a worker that has just died with 502. Which ones
+it can use is in its list but for a circuit breaker that is open, so every answer is checked against
+the server that was meant.
 """
 
 from __future__ import annotations
@@ -24,6 +25,10 @@ TIMEOUT_S = 2.0
 KEPT_PERIODS = 3.0
 """A list is used for so many periods after it was read."""
 
+REFUTED_S = 10.0
+"""How long numbers that proved wrong are not used, unless the list changes: an open circuit breaker
+closes again, and the list shows neither."""
+
 
 class WorkerList:
     """The official router's decode workers.
@@ -42,10 +47,10 @@ class WorkerList:
         self._session = session
         self._time = time
         self._period_s = period_s
-        self._order: tuple[str, ...] = ()
-        self._ready: frozenset[str] = frozenset()
+        self._usable: tuple[str, ...] = ()
         self._read_s = -math.inf
         self._refuted: tuple[str, ...] | None = None
+        self._refuted_s = -math.inf
         self._log = structlog.get_logger("voltana.steer")
 
     async def run(self) -> None:
@@ -57,17 +62,20 @@ class WorkerList:
 
     def index_of(self, url: str) -> int | None:
         """The index of a server that is ready; None where there is any doubt."""
-        if self._time.now_s() - self._read_s > KEPT_PERIODS * self._period_s:
+        now_s = self._time.now_s()
+        if now_s - self._read_s > KEPT_PERIODS * self._period_s:
             return None
-        if url not in self._ready or self._order == self._refuted:
+        if self._usable == self._refuted and now_s - self._refuted_s < REFUTED_S:
             return None
-        return self._order.index(url)
+        # Two workers of one address, as with data parallelism, cannot be told apart.
+        return self._usable.index(url) if self._usable.count(url) == 1 else None
 
-    def refute(self, url: str, routed_to: str) -> None:
-        """The request for `url` went elsewhere: no number of this list is used any more."""
-        if self._refuted != self._order:
-            self._log.warning("numbers do not hold, not steering", meant=url, routed=routed_to)
-        self._refuted = self._order
+    def refute(self, url: str, index: int, routed_to: str) -> None:
+        """The request with the index of `url` went elsewhere: the numbers are wrong for now."""
+        if self.index_of(url) != index:
+            return  # those of an earlier list, or known to be wrong
+        self._log.warning("numbers do not hold, not steering", meant=url, routed=routed_to)
+        self._refuted, self._refuted_s = self._usable, self._time.now_s()
 
     def take(self, raw: bytes) -> None:
         """Use a list.
@@ -78,13 +86,10 @@ class WorkerList:
         try:
             workers: list[dict[str, Any]] = orjson.loads(raw)["workers"]
             decode = [w for w in workers if w["worker_type"] == "decode"]
-            order = tuple(str(w["url"]).rstrip("/") for w in decode)
-            ready = {url for url, w in zip(order, decode, strict=True) if _is_ready(w)}
+            usable = tuple(str(w["url"]).rstrip("/") for w in decode if _is_ready(w))
         except (orjson.JSONDecodeError, KeyError, TypeError) as error:
             raise ValueError(f"unknown form of /workers: {error!r}") from error
-        self._order, self._read_s = order, self._time.now_s()
-        # Two workers of one address, as with data parallelism, cannot be told apart.
-        self._ready = frozenset(url for url in ready if order.count(url) == 1)
+        self._usable, self._read_s = usable, self._time.now_s()
 
     async def _read(self) -> None:
         async with self._session.get(
