@@ -48,6 +48,12 @@ def profile(
         Path | None,
         typer.Option("--config", "-c", help="The configuration (TOML) that the server runs with."),
     ] = None,
+    visits: Annotated[
+        int,
+        typer.Option(
+            help="How often to run each point; more where other processes share the machine."
+        ),
+    ] = 3,
     seed: Annotated[int, typer.Option(help="Of prompts and of points that are held back.")] = 0,
 ) -> None:
     """Measure a live server at the fewest loads and clocks that tell how its latency behaves.
@@ -62,6 +68,8 @@ def profile(
 
     if clocks < LEAST_CLOCKS:
         raise invalid("clocks", clocks, f"{LEAST_CLOCKS} or more", "5 is usual.")
+    if visits < 1:
+        raise invalid("visits", visits, "1 or more", "3 is usual.")
     settings = read_config(config)
     server = ProfiledServer(url, seed, find_keys(settings.router, os.environ))
     rings = settings.agent.rings
@@ -72,11 +80,11 @@ def profile(
         levels = _levels(leased, clock, clocks)
         designs = [_design(server, phase, levels, seed) for phase in server.phases]
         started_s = time.monotonic()
-        fitted, held_back = _measure(server, designs, iterations, leased, seed)
+        fitted, held_back = _measure(server, designs, iterations, leased, visits=visits, seed=seed)
         elapsed_s = time.monotonic() - started_s
         stack = iterations.stack(settings.engine.hardware)
     _save(stack, max(levels), fitted, out)
-    _tell(designs, fitted, held_back, elapsed_s, out)
+    _tell(designs, visits, fitted, held_back, elapsed_s=elapsed_s, out=out)
 
 
 @contextlib.contextmanager
@@ -122,24 +130,31 @@ def _measure(
     designs: list[Design],
     iterations: Iterations,
     leased: LeasedClock | None,
+    *,
+    visits: int,
     seed: int,
 ) -> tuple[list[Outcome], list[Outcome]]:
-    """Iterations to fit to, and those held back; in random order, so that drift hits both alike."""
+    """Iterations to fit to, and those held back.
+
+    Every visit takes all points in a random order of its own: a machine that is slower for a while
+    makes all of them look slow, rather than one (blocks, in the words of experimental design).
+    """
     import numpy as np  # noqa: PLC0415
 
     from voltana_sglang.profile_run import measure  # noqa: PLC0415
 
     fitted = [point for made in designs for point in made.fitted]
     points = [*fitted, *(point for made in designs for point in made.held_back)]
-    order = np.random.default_rng(seed).permutation(len(points)).tolist()
+    rng = np.random.default_rng(seed)
+    order = [int(i) for _ in range(visits) for i in rng.permutation(len(points))]
     for point in points[:: max(1, len(points) // WARM_UP_POINTS)]:
         server.run(point)  # what an engine does for the first time takes longer
-    with _progress(len(points)) as advance:
+    with _progress(len(order)) as advance:
         runs = measure(server, [points[i] for i in order], iterations, leased, advance)
-    by_point = dict(zip(order, runs, strict=True))
+    visited = list(zip(order, runs, strict=True))
     return (
-        [outcome for i in range(len(fitted)) for outcome in by_point[i]],
-        [outcome for i in range(len(fitted), len(points)) for outcome in by_point[i]],
+        [outcome for i, run in visited if i < len(fitted) for outcome in run],
+        [outcome for i, run in visited if i >= len(fitted) for outcome in run],
     )
 
 
@@ -157,8 +172,10 @@ def _save(stack: Stack, max_clock_mhz: float, fitted: list[Outcome], out: Path) 
 
 def _tell(
     designs: list[Design],
+    visits: int,
     fitted: list[Outcome],
     held_back: list[Outcome],
+    *,
     elapsed_s: float,
     out: Path,
 ) -> None:
@@ -168,7 +185,8 @@ def _tell(
     spared = sum(len(made.held_back) for made in designs)
     typer.echo(
         f"{points} points for {sum(made.coefficients for made in designs)} coefficients, "
-        f"{spared} held back, {len(fitted) + len(held_back)} iterations in {elapsed_s:.0f} s"
+        f"{spared} held back, {visits} visits to each, "
+        f"{len(fitted) + len(held_back)} iterations in {elapsed_s:.0f} s"
     )
     for errors in held_back_errors(out, fitted, held_back):
         typer.echo(str(errors))

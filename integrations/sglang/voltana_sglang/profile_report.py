@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import itertools
 import math
+from collections import defaultdict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from voltana.values import Outcome, Phase
+    from voltana.values import Load, Outcome, Phase
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,8 +28,9 @@ class HeldBackErrors:
         mae_ms: Mean absolute error of the profile.
         mean_relative_error: The same over the measured latency.
         baseline_ms: Mean absolute error of the mean of what the profile was fitted to.
-        noise_ms: How much iterations that compute nearly the same differ: the mean absolute error
-            that no model can go below on this machine at that time. nan where none follow another.
+        noise_ms: How much iterations that compute the same differ from their mean: the mean
+            absolute error that no model can go below on this machine at that time. nan where no
+            load was measured twice.
     """
 
     phase: Phase
@@ -81,27 +82,19 @@ def held_back_errors(
 
 
 def _noise_s(outcomes: Sequence[Outcome]) -> float:
-    """Mean absolute deviation, from successive differences.
+    """Mean absolute deviation from the mean of the same load at the same clock.
 
-    Iterations of one point follow each other and compute nearly the same, so that a trend over
-    them cancels; the difference of two deviates by sqrt(2) as much as one (J. von Neumann et al.,
-    "The Mean Square Successive Difference", Annals of Mathematical Statistics 12, 1941).
+    The pure error of a replicated experiment (N. Draper, H. Smith, "Applied Regression Analysis",
+    1998, section 2.1). A load is measured again in another visit to its point, so what changes
+    slowly on a shared machine counts too. Of n labels each is a part of their mean, which takes
+    (n - 1) / n of its variance away.
     """
-    differences = [
-        abs(after.latency_s - before.latency_s)
-        for before, after in itertools.pairwise(outcomes)
-        if _alike(before, after)
+    repeats: dict[tuple[float, Load], list[float]] = defaultdict(list)
+    for outcome in outcomes:
+        repeats[outcome.clock_mhz, outcome.load].append(outcome.latency_s)
+    deviations = [
+        np.abs(np.array(latencies) - np.mean(latencies)) * math.sqrt(n / (n - 1))
+        for latencies in repeats.values()
+        if (n := len(latencies)) > 1
     ]
-    return float(np.mean(differences)) / math.sqrt(2.0) if differences else math.nan
-
-
-def _alike(before: Outcome, after: Outcome) -> bool:
-    """Whether two iterations are of one point: the same requests, at most a token longer each."""
-    grown = after.load.decode_kv_tokens - before.load.decode_kv_tokens
-    return (
-        before.clock_mhz == after.clock_mhz
-        and before.load.prefill_tokens == after.load.prefill_tokens
-        and before.load.prefill_attended_pairs == after.load.prefill_attended_pairs
-        and before.load.decode_requests == after.load.decode_requests
-        and 0 <= grown <= after.load.decode_requests
-    )
+    return float(np.concatenate(deviations).mean()) if deviations else math.nan

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import http.server
 import json
 import threading
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
 STACK = Stack(hardware="h100-sxm", model="tiny", engine="sglang", engine_version="0.5.23")
 CLOCKS = (705.0, 1005.0, 1410.0)
+VISITS = 3
 
 
 class Engine(http.server.ThreadingHTTPServer):
@@ -124,7 +126,14 @@ def engine(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> I
 def calibrate(engine: Engine, out: Path) -> tuple[list[Outcome], list[Outcome]]:
     server = ProfiledServer(engine.url)
     designs = [_design(server, phase, CLOCKS, seed=0) for phase in server.phases]
-    fitted, held_back = _measure(server, designs, engine, engine, seed=0)  # type: ignore[arg-type]
+    fitted, held_back = _measure(
+        server,
+        designs,
+        engine,
+        engine,  # type: ignore[arg-type]
+        visits=VISITS,
+        seed=0,
+    )
     _save(STACK, max(CLOCKS), fitted, out)
     return fitted, held_back
 
@@ -144,6 +153,28 @@ def test_a_known_latency_is_found_from_few_points(engine: Engine, tmp_path: Path
 
 def _mean_ms(outcomes: list[Outcome], phase: Phase) -> float:
     return 1e3 * float(np.mean([o.latency_s for o in outcomes if o.load.phase is phase]))
+
+
+def test_what_changes_slowly_is_noise_too(tmp_path: Path) -> None:
+    """A machine that is 20 % slower in one visit, whatever the load, and steady within each."""
+    loads = [Load.decode(requests, 100 * requests + step) for requests in (1, 8) for step in (0, 1)]
+    visits = [
+        [Outcome(load=load, clock_mhz=1410.0, latency_s=s, ended_at_s=0.0) for load in loads]
+        for s in (1.0e-2, 1.2e-2)
+    ]
+    fitted = [outcome for _ in range(4) for visit in visits for outcome in visit]
+    _save(STACK, 1410.0, fitted, tmp_path / "profile.json")
+    held_back = visits[0] + visits[1]
+    (error,) = held_back_errors(tmp_path / "profile.json", fitted, held_back)
+    assert error.noise_ms == pytest.approx(1.0 * np.sqrt(2.0))
+    (alone,) = held_back_errors(tmp_path / "profile.json", fitted, visits[0])
+    assert np.isnan(alone.noise_ms)
+
+
+def test_every_visit_takes_every_point(engine: Engine, tmp_path: Path) -> None:
+    fitted, held_back = calibrate(engine, tmp_path / "profile.json")
+    measured = collections.Counter((o.load, o.clock_mhz) for o in fitted + held_back)
+    assert {count % VISITS for count in measured.values()} == {0}
 
 
 def test_the_profile_starts_a_predictor(engine: Engine, tmp_path: Path) -> None:
