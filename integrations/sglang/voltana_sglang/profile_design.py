@@ -38,8 +38,7 @@ _RIDGE = 1e-6
 """Information that is there before the first point, so that the determinant is never zero."""
 
 _LEAST_LATENCY = 0.1
-"""Latency of the smallest candidate as a share of that of the largest, roughly; noise grows with
-latency, so a small iteration tells more about what it is made of."""
+"""Latency of the smallest candidate as a share of that of the largest, roughly."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -145,13 +144,16 @@ def design(candidates: Sequence[Point], *, max_clock_mhz: float, seed: int = 0) 
             f"more than {LEAST_HELD_BACK} loads that the server can take",
             "Allow a larger batch or a longer context.",
         )
-    x = _scaled(np.array([_features(point, max_clock_mhz) for point in candidates]))
+    relative = _relative(np.array([_features(point, max_clock_mhz) for point in candidates]))
+    size = relative.mean(axis=1)
+    # Noise grows with latency, so a small iteration tells more about what it is made of.
+    x = relative / (_LEAST_LATENCY + size[:, None])
     rank = int(np.linalg.matrix_rank(x, tol=1e-6))
     spared = max(LEAST_HELD_BACK, round(HELD_BACK_SHARE * (rank + SPARE_POINTS)))
     wanted = min(rank + SPARE_POINTS, len(candidates) - LEAST_HELD_BACK)
     fitted = _greedy(x, wanted)
-    rest = [index for index in range(len(candidates)) if index not in fitted]
-    held_back = np.random.default_rng(seed).choice(rest, min(spared, len(rest)), replace=False)
+    rest = [index for index in np.argsort(size).tolist() if index not in fitted]
+    held_back = _one_of_each_size(rest, min(spared, len(rest)), seed)
     return Design(
         fitted=tuple(candidates[index] for index in fitted),
         held_back=tuple(candidates[index] for index in held_back),
@@ -182,13 +184,16 @@ def _greedy(x: Matrix, wanted: int) -> list[int]:
     return taken
 
 
-def _scaled(x: Matrix) -> Matrix:
-    """Features in units of their largest, each row over the noise of its latency."""
-    largest = np.maximum(np.abs(x).max(axis=0), 1e-300)
-    relative = x / largest
-    noise = _LEAST_LATENCY + relative.mean(axis=1, keepdims=True)
-    scaled: Matrix = relative / noise
-    return scaled
+def _one_of_each_size(by_size: Sequence[int], count: int, seed: int) -> list[int]:
+    """A random one of each of `count` parts: points of one size would hide a wrong slope."""
+    rng = np.random.default_rng(seed)
+    return [int(rng.choice(part)) for part in np.array_split(by_size, count)]
+
+
+def _relative(x: Matrix) -> Matrix:
+    """Features in units of their largest."""
+    relative: Matrix = x / np.maximum(np.abs(x).max(axis=0), 1e-300)
+    return relative
 
 
 def _features(point: Point, max_clock_mhz: float) -> FloatArray:

@@ -90,6 +90,19 @@ def test_the_seed_chooses_what_is_held_back_and_nothing_else() -> None:
     assert design(every, max_clock_mhz=1410.0, seed=1) == first
 
 
+@pytest.mark.parametrize("phase", [Phase.PREFILL, Phase.DECODE])
+@pytest.mark.parametrize("seed", range(10))
+def test_what_is_held_back_spans_the_loads(phase, seed) -> None:
+    every = candidates(phase, SMALL, (1410.0,))
+    held_back = design(every, max_clock_mhz=1410.0, seed=seed).held_back
+    x = np.array([features(point) for point in every])
+    relative = x / np.maximum(x.max(axis=0), 1e-300)
+    size = dict(zip(every, relative.mean(axis=1), strict=True))
+    middle = np.median(list(size.values()))
+    assert min(size[point] for point in held_back) < middle
+    assert max(size[point] for point in held_back) > middle
+
+
 def test_a_server_that_takes_hardly_anything_is_refused() -> None:
     tiny = Limits(max_requests=1, max_tokens=40, max_context=40, max_prefill_tokens=16)
     with pytest.raises(ConfigError, match=r"candidates = \d is not allowed"):
