@@ -59,6 +59,38 @@ def test_settles_within_the_memory_at_the_slowest_clock_that_can(share):
     assert abs(np.median(clocks[-200:]) - needed) <= 30.0
 
 
+class Tiled:
+    """Latency of a batch that is padded to whole tiles."""
+
+    TILE = 128
+
+    def forecast(self, load, clocks_mhz):
+        rows = -(-load.decode_requests // self.TILE) * self.TILE
+        return MODEL.forecast(Load.decode(rows, load.decode_kv_tokens), clocks_mhz)
+
+
+@given(st.floats(0.0, 0.99), st.integers(3, 6))
+def test_a_batch_that_starts_a_tile_asks_for_no_more_than_one_that_fills_it(share, tiles):
+    """The settled batch lies just above, or just below, the end of a tile."""
+    tokens = Tiled.TILE * tiles * CONTEXT_TOKENS
+    lowest = {}
+    for off in (-4, 6):
+        memory = settling_only(capacity_tokens=(tokens + off * CONTEXT_TOKENS) / 0.9)
+        floor = MemoryFloor(memory, LEVELS, period_s=0.0)
+        batch = memory.settled(Load.decode(100, 100 * CONTEXT_TOKENS), 0.9)
+        slow, fast = (served_by(batch, mhz) for mhz in (LEVELS[0], LEVELS[-1]))
+        demanded_s = batch.decode_requests / (slow + share * (fast - slow))
+        for step in range(3):
+            lowest[off] = floor.lowest_index(batch, step * demanded_s, Tiled())
+    # A part of the batch that is tried may lie 4 % below the end of the tile.
+    assert lowest[6] <= lowest[-4] + 3
+
+
+def served_by(load, mhz):
+    iteration_s = Tiled().forecast(load, np.array([mhz])).mean_s[0]
+    return load.decode_requests / float(iteration_s)
+
+
 def test_hopeless_demand_gives_up_the_last_of_the_clock():
     memory = settling_only(hope=0.0, hopeless_share=0.8)
     demand = 1.5 * served_per_s(memory, LEVELS[-1])

@@ -5,8 +5,9 @@ iterations longer and, by Little's law, the batch larger, until its KV cache is 
 wait for room. No clock makes up for that: the fastest one then has to run for longer than a middle
 one would have had to, and power is convex in the clock. Two floors keep away from there:
 
-- *settling*: the slowest clock that serves the tokens demanded per second with a batch that fills
-  no more than a share of the memory. Slower ones cannot settle below that share.
+- *settling*: the slowest clock that serves the tokens demanded per second with some batch that
+  fills no more than a share of the memory. Slower ones cannot settle below that share. Batches are
+  padded to tiles, so one that fills its last tile may serve more than a slightly larger one.
 - *pressure*: a proportional-derivative control of the memory used, for what fluctuates about that.
 
 J. D. C. Little, "A proof for the queuing formula L = lambda W", Operations Research 9 (1961).
@@ -18,6 +19,8 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from voltana.controllers.token_demand import TokenDemand
 from voltana.errors import invalid
 from voltana.values import Load
@@ -25,6 +28,9 @@ from voltana.values import Load
 if TYPE_CHECKING:
     from voltana.ports import Predictor
     from voltana.values import FloatArray
+
+SETTLED_PARTS = (1.0, 0.96, 0.92, 0.88, 0.84, 0.8)
+"""Parts of the largest batch that may settle which are tried: finer than tiles of large batches."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,9 +105,9 @@ class Memory:
             return 0.0
         return self.floor_share + (1.0 - self.floor_share) * min(rise, 1.0)
 
-    def settled(self, load: Load) -> Load:
-        """`load`, scaled to the batch that fills `settle_at` of the capacity."""
-        factor = self.settle_at / self.used(load)
+    def settled(self, load: Load, part: float = 1.0) -> Load:
+        """`load`, scaled to a part of the batch that fills `settle_at` of the capacity."""
+        factor = part * self.settle_at / self.used(load)
         return Load.decode(
             max(1, int(factor * load.decode_requests)), int(factor * load.decode_kv_tokens)
         )
@@ -171,9 +177,7 @@ class MemoryFloor:
         memory = self._memory
         if not 0 < memory.used(load) < math.inf or memory.settle_at == math.inf:
             return 0
-        settled = memory.settled(load)
-        iteration_s = predictor.forecast(settled, self._levels).mean_s
-        served_per_s = settled.decode_requests / iteration_s
+        served_per_s = self._served_per_s(load, predictor)
         demanded_per_s = self._demand.tokens_per_s()
         served = demanded_per_s <= served_per_s
         if served.any() or not served_per_s[-1] > 0:
@@ -181,3 +185,12 @@ class MemoryFloor:
         excess = demanded_per_s / served_per_s[-1] - 1.0
         share = max(1.0 - max(excess - self._memory.hope, 0.0), self._memory.hopeless_share)
         return int(self._levels.searchsorted(share * self._levels[-1] - 1e-6))
+
+    def _served_per_s(self, load: Load, predictor: Predictor) -> FloatArray:
+        """Tokens per second at each level, with the batch that serves most of those that settle."""
+        served_per_s: FloatArray = np.zeros(len(self._levels))
+        for part in SETTLED_PARTS:
+            batch = self._memory.settled(load, part)
+            iteration_s = predictor.forecast(batch, self._levels).mean_s
+            np.maximum(served_per_s, batch.decode_requests / iteration_s, out=served_per_s)
+        return served_per_s
