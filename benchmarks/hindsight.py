@@ -94,7 +94,7 @@ def main() -> None:
     parser.add_argument("--workload", help="one of its own, with --rate")
     parser.add_argument("--rate", type=float, help="requests/s")
     parser.add_argument("--seed", type=int, default=11)
-    parser.add_argument("--evaluations", type=int, default=250, help="simulations for each rate")
+    parser.add_argument("--evaluations", type=int, default=150, help="simulations for each rate")
     parser.add_argument("--jobs", type=int, default=2, help="rates at a time")
     given = parser.parse_args()
     if (given.workload is None) != (given.rate is None):
