@@ -6,14 +6,14 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from voltana.cli import scenario_flags as flags
+from voltana.cli.simulate import STDOUT, prepare_outputs, write_text
 from voltana.cli.terminal import configure_logs, progress_bars
-from voltana.errors import ConfigError, invalid
+from voltana.errors import invalid
 
 if TYPE_CHECKING:
     from voltana.evaluation.bound import BoundReport
     from voltana.evaluation.compare import Comparison
 
-STDOUT = "-"
 _JSON_NAME, _REPORT_NAME, _SCENARIO_NAME = "bound.json", "bound.md", "scenario.toml"
 
 _POLICY = typer.Option(
@@ -89,7 +89,7 @@ def bound(
             ARRIVALS: {"rate_rps": rate, "duration_s": duration},
         },
     )
-    _prepare(out)
+    prepare_outputs(out, json)
     quiet = log_level in {"debug", "info"}
     with progress_bars(len(resolved.trace), shown=not quiet) as progress:
         comparison = compare(resolved, progress=progress)
@@ -99,17 +99,6 @@ def bound(
         _write(report, comparison, out)
 
 
-def _prepare(out: Path | None) -> None:
-    if out is None:
-        return
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigError(
-            f"folder {str(out)!r} cannot be made: {error.strerror}. Name another one."
-        ) from None
-
-
 def _show(report: "BoundReport", comparison: "Comparison", json: str | None) -> None:
     from voltana.evaluation.bound.report import text
 
@@ -117,7 +106,7 @@ def _show(report: "BoundReport", comparison: "Comparison", json: str | None) -> 
         typer.echo(report.to_json())
         return
     if json is not None:
-        _write_text(Path(json), report.to_json() + "\n")
+        write_text(Path(json), report.to_json() + "\n")
     typer.echo(text(report, comparison))
 
 
@@ -125,16 +114,7 @@ def _write(report: "BoundReport", comparison: "Comparison", out: Path) -> None:
     from voltana.evaluation.bound.report import text
     from voltana.evaluation.scenario import to_toml
 
-    _write_text(out / _SCENARIO_NAME, to_toml(comparison.scenario.file))
-    _write_text(out / _JSON_NAME, report.to_json() + "\n")
-    _write_text(out / _REPORT_NAME, text(report, comparison) + "\n")
+    write_text(out / _SCENARIO_NAME, to_toml(comparison.scenario.file))
+    write_text(out / _JSON_NAME, report.to_json() + "\n")
+    write_text(out / _REPORT_NAME, text(report, comparison) + "\n")
     typer.echo(f"Wrote {_REPORT_NAME}, {_JSON_NAME} and {_SCENARIO_NAME} to {out}", err=True)
-
-
-def _write_text(path: Path, content: str) -> None:
-    try:
-        path.write_text(content, encoding="utf-8")
-    except OSError as error:
-        raise ConfigError(
-            f"{str(path)!r} cannot be written: {error.strerror}. Name another file."
-        ) from None
