@@ -22,6 +22,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import structlog
 
+from benchmarks.headline import ALLOWANCE
+from benchmarks.sweep import ATTAINMENTS
 from voltana.evaluation.bound import bound_comparison
 from voltana.evaluation.compare import REFERENCE, compare
 from voltana.evaluation.composed import LEVELS, voltana
@@ -40,16 +42,12 @@ if TYPE_CHECKING:
 CASES = (("sharegpt", 30.0), ("sharegpt", 70.0), ("lmsys", 75.0), ("lmsys", 85.0))
 POLICY, FOUND = "voltana", "hindsight"
 BIN_S = 10.0
-MAY_MISS = 0.01
-"""What attainment may fall short of that of static-max."""
 
 REST_S = 60.0
 """From the last arrival to the end that energy is compared at while searching."""
 
 FIRST_STEP = 6
 """In levels; halved when no bin is better for it."""
-
-ATTAINMENTS = ("ttft_attainment", "itl_attainment", "itl_token_attainment")
 
 Schedule = tuple[int, ...]
 """Index of the lowest level in each bin."""
@@ -124,7 +122,7 @@ def row(workload: str, rate_rps: float, seed: int, evaluations: int) -> str:
     policy, best = (run.result for run in made.runs)
     ours, theirs = policy.energy_saved_vs_static_max, best.energy_saved_vs_static_max
     numbers = (report.saving, theirs, ours, ours / theirs, *_attainments(best))
-    cells = ["-" if number is None else f"{100 * number:.2f}" for number in numbers]
+    cells = ["-" if math.isnan(number) else f"{100 * number:.2f}" for number in numbers]
     return f"| {workload} | {rate_rps:g} | " + " | ".join(cells) + " |"
 
 
@@ -145,11 +143,6 @@ def _attainments(result: Result) -> tuple[float, ...]:
     return tuple(getattr(result, name) for name in ATTAINMENTS)
 
 
-def _case(scenario: Scenario) -> tuple[str, float]:
-    workload = scenario.file.workload
-    return workload.name, workload.rate_rps
-
-
 class Search:
     """Looks for a schedule for one trace.
 
@@ -161,10 +154,11 @@ class Search:
     def __init__(self, scenario: Scenario, evaluations: int) -> None:
         self._scenario = scenario
         self._left = evaluations
-        self._end_s = float(scenario.trace.arrival_s[-1]) + REST_S
+        last_s = float(scenario.trace.arrival_s[-1])
+        self._end_s = last_s + REST_S
         self._reference = self._run(get_policy(REFERENCE), reference_j=math.inf)
         self._known: dict[Schedule, Score] = {}
-        self._bins = math.ceil(float(scenario.trace.arrival_s[-1]) / BIN_S) + 1
+        self._bins = math.ceil(last_s / BIN_S) + 1
 
     def best(self) -> Schedule:
         """The best that was found."""
@@ -191,9 +185,9 @@ class Search:
         return best
 
     def _tell(self, best: Schedule, step: int) -> None:
-        name, rate_rps = _case(self._scenario)
+        workload = self._scenario.file.workload
         print(
-            f"{name} {rate_rps:g}: {self._left} simulations left, step {step}, "
+            f"{workload.name} {workload.rate_rps:g}: {self._left} simulations left, step {step}, "
             f"{100 * self._score(best).saved:.2f} % saved",
             file=sys.stderr,
         )
@@ -203,7 +197,7 @@ class Search:
             self._left -= 1
             result = self._run(under(schedule), reference_j=self._reference.energy_j)
             short = sum(
-                max(0.0, wanted - MAY_MISS - reached)
+                max(0.0, wanted - ALLOWANCE - reached)
                 for wanted, reached in zip(
                     _attainments(self._reference), _attainments(result), strict=True
                 )
