@@ -26,7 +26,7 @@ from voltana.predictors.drift import DriftAware
 from voltana.predictors.ecopred import EcoPred
 from voltana.predictors.river_adapter import RiverPredictor
 from voltana.predictors.river_regressor import DirectionalLeastSquares
-from voltana.predictors.table_profiling import profile_tables
+from voltana.predictors.tables import profile_tables
 from voltana.values import Phase, Role
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ import pytest
 
 from voltana.predictors.drift import DriftAware
 from voltana.predictors.ecopred import EcoPred
-from voltana.predictors.features import BASIS_NAMES, DECODE_NAMES, FEATURES, PREFILL_NAMES
+from voltana.predictors.ecopred.features import BASIS_NAMES, DECODE_NAMES, FEATURES, PREFILL_NAMES
 
 PAGE = Path(__file__).parent.parent / "docs" / "predictors.md"
 
@@ -35,7 +35,7 @@ def test_every_feature_has_a_name():
     [
         "import voltana.predictors",
         "from voltana.predictors.ecopred import EcoPred; EcoPred().snapshot()",
-        "from voltana.predictors.latency_model import LatencySnapshot",
+        "from voltana.predictors.ecopred.latency_model import LatencySnapshot",
     ],
 )
 def test_learning_and_forecasting_need_neither_river_nor_scipy(statement):

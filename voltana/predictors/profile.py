@@ -15,8 +15,8 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from voltana.errors import ProfileError
-from voltana.predictors.features import BASIS_NAMES, FEATURES
-from voltana.predictors.prior import Prior
+from voltana.predictors.ecopred.features import BASIS_NAMES, FEATURES
+from voltana.predictors.ecopred.prior import Prior
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -154,7 +154,7 @@ def phase_prior(profile: PhaseProfile, names: tuple[str, ...], *, doubted: bool)
 
     Args:
         profile: The phase.
-        names: `PREFILL_NAMES` or `DECODE_NAMES` of `voltana.predictors.features`.
+        names: `PREFILL_NAMES` or `DECODE_NAMES` of `voltana.predictors.ecopred.features`.
         doubted: Whether it is of another stack, so that its coefficients may be far off.
 
     Raises:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 
 from voltana.errors import ConfigError, invalid
-from voltana.predictors.residual_scale import ResidualScale
+from voltana.predictors.ecopred.residual_scale import ResidualScale
 from voltana.values import Forecast, Phase
 
 if TYPE_CHECKING:

@@ -17,9 +17,8 @@ import structlog
 from router_cluster import cluster, until
 
 from voltana.errors import ConfigError
-from voltana.predictors.conformal_snapshot import ConformalSnapshot
+from voltana.predictors.conformal import BySize, ConformalSnapshot, by_phase
 from voltana.predictors.ecopred import EcoPred
-from voltana.predictors.groups import BySize, by_phase
 from voltana.testing.samples import LinearSnapshot, outcomes
 from voltana.timebase import ManualTime, MonotonicTime
 from voltana.values import Candidate, InstanceState, Load, Request, Reservation, Role

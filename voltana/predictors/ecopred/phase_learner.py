@@ -6,15 +6,15 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from voltana.predictors.clock_range import ClockRange
-from voltana.predictors.features import CLOCK_BASES, LOAD_FEATURES, regressor
-from voltana.predictors.latency_model import PhaseModel
+from voltana.predictors.ecopred.clock_range import ClockRange
+from voltana.predictors.ecopred.features import CLOCK_BASES, LOAD_FEATURES, regressor
+from voltana.predictors.ecopred.latency_model import PhaseModel
+from voltana.predictors.ecopred.residual_scale import ResidualScale
 from voltana.predictors.least_squares import RecursiveLeastSquares
-from voltana.predictors.residual_scale import ResidualScale
 
 if TYPE_CHECKING:
-    from voltana.predictors.latency_model import Weights
-    from voltana.predictors.prior import Prior
+    from voltana.predictors.ecopred.latency_model import Weights
+    from voltana.predictors.ecopred.prior import Prior
     from voltana.predictors.profile import PhaseProfile
     from voltana.values import FloatArray
 
@@ -26,7 +26,7 @@ _ABSOLUTE_TO_STANDARD = 1.2533
 
 
 class PhaseLearner:
-    """Learns one phase; a live `voltana.predictors.latency_model.Phased`.
+    """Learns one phase; a live `voltana.predictors.ecopred.latency_model.Phased`.
 
     Args:
         prior: Where it starts.

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from voltana.planning import cheapest_safe_index
-from voltana.routers.pool_mdp import InstanceChain, pool_states
+from voltana.routers.mdp.pool import InstanceChain, pool_states
 from voltana.values import Load
 
 if TYPE_CHECKING:

@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from voltana.errors import invalid
-from voltana.predictors.conformal_snapshot import ConformalSnapshot, bounded
-from voltana.predictors.groups import by_phase, one_weight
-from voltana.predictors.label_ledger import LabelLedger
-from voltana.predictors.margin_book import MarginBook
+from voltana.predictors.conformal.groups import by_phase, one_weight
+from voltana.predictors.conformal.label_ledger import LabelLedger
+from voltana.predictors.conformal.margin_book import MarginBook
+from voltana.predictors.conformal.snapshot import ConformalSnapshot, bounded
 from voltana.promise import Margin, Statement
 from voltana.values import Status
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from voltana.ports import Predictor
-    from voltana.predictors.quantile_tracker import QuantileTracker
+    from voltana.predictors.conformal.quantile_tracker import QuantileTracker
     from voltana.promise import MarginPart, Promise
     from voltana.values import Decision, FloatArray, Forecast, Load, Outcome
 

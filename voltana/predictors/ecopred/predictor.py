@@ -11,17 +11,17 @@ import math
 from typing import TYPE_CHECKING, Literal
 
 from voltana.errors import invalid
-from voltana.predictors.basis_cache import BasisCache
-from voltana.predictors.features import (
+from voltana.predictors.ecopred.basis_cache import BasisCache
+from voltana.predictors.ecopred.features import (
     DECODE_NAMES,
     PREFILL_NAMES,
     decode_features,
     mixed_parts,
     prefill_features,
 )
-from voltana.predictors.latency_model import LatencySnapshot, forecast
-from voltana.predictors.phase_learner import PhaseLearner
-from voltana.predictors.prior import (
+from voltana.predictors.ecopred.latency_model import LatencySnapshot, forecast
+from voltana.predictors.ecopred.phase_learner import PhaseLearner
+from voltana.predictors.ecopred.prior import (
     decode_prior,
     flat_decode_prior,
     flat_prefill_prior,
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-    from voltana.predictors.prior import Prior
+    from voltana.predictors.ecopred.prior import Prior
     from voltana.predictors.profile import PredictorProfile, Stack
     from voltana.values import FloatArray, Forecast, Load, Outcome
 
@@ -100,7 +100,7 @@ class EcoPred:
         """Start from physics.
 
         Args:
-            datasheet: Published numbers, see `voltana.predictors.prior.Datasheet`.
+            datasheet: Published numbers, see `voltana.predictors.ecopred.Datasheet`.
             forgetting: See the class.
             bound_deviations: See the class.
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from voltana.predictors.features import bound_basis, clock_basis
+from voltana.predictors.ecopred.features import bound_basis, clock_basis
 
 if TYPE_CHECKING:
-    from voltana.predictors.features import Basis
+    from voltana.predictors.ecopred.features import Basis
     from voltana.values import FloatArray
 
 _CACHED_GRIDS = 16

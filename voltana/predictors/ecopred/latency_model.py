@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
-from voltana.predictors.basis_cache import BasisCache
-from voltana.predictors.features import (
+from voltana.predictors.ecopred.basis_cache import BasisCache
+from voltana.predictors.ecopred.features import (
     CLOCK_BASES,
     FEATURES,
     LOAD_FEATURES,

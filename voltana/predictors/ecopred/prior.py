@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, TypedDict
 import numpy as np
 
 from voltana.errors import ConfigError, invalid
-from voltana.predictors.features import CLOCK_BASES, FEATURES, HALF_TILE, TILE
+from voltana.predictors.ecopred.features import CLOCK_BASES, FEATURES, HALF_TILE, TILE
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -85,7 +85,7 @@ class Prior:
     """Coefficients of one phase and how far they may be off.
 
     Attributes:
-        mean: Seconds per unit of each feature (`voltana.predictors.features`), shape (FEATURES,).
+        mean: Seconds per unit of each of `voltana.predictors.ecopred.features`, shape (FEATURES,).
         deviation: Their standard deviations, likewise.
         relative_error: Guess of the residuals' size over the latency, once the coefficients fit;
             None where there is none: no bound is then given before some labels have come.
