@@ -24,8 +24,8 @@ from tests.latency_plants import NOISE, Case, grid, latency_model, mean_errors, 
 from voltana.levels import A100_CLOCKS_MHZ
 from voltana.predictors.drift import DriftAware
 from voltana.predictors.ecopred import EcoPred
+from voltana.predictors.least_squares import DirectionalLeastSquares
 from voltana.predictors.river_adapter import RiverPredictor
-from voltana.predictors.river_regressor import DirectionalLeastSquares
 from voltana.predictors.tables import profile_tables
 from voltana.values import Phase, Role
 

@@ -12,11 +12,12 @@ if TYPE_CHECKING:
     from voltana.predictors.conformal import Conformal
     from voltana.predictors.drift import DriftAware
     from voltana.predictors.ecopred import EcoPred
+    from voltana.predictors.ecopred.transformer import LatencyFeatures
+    from voltana.predictors.least_squares import DirectionalLeastSquares
     from voltana.predictors.linear_power import LinearPower
     from voltana.predictors.offline import fit_profile
     from voltana.predictors.profile import Stack, load_profile, save_profile
     from voltana.predictors.river_adapter import RiverPredictor
-    from voltana.predictors.river_regressor import DirectionalLeastSquares
     from voltana.predictors.tables import TablePredictor, profile_tables
 
 __all__ = [
@@ -25,6 +26,7 @@ __all__ = [
     "DirectionalLeastSquares",
     "DriftAware",
     "EcoPred",
+    "LatencyFeatures",
     "LinearPower",
     "RiverPredictor",
     "Stack",
@@ -40,9 +42,10 @@ __getattr__ = lazy(
     {
         "CautiousPower": "voltana.predictors.cautious_power",
         "Conformal": "voltana.predictors.conformal",
-        "DirectionalLeastSquares": "voltana.predictors.river_regressor",
+        "DirectionalLeastSquares": "voltana.predictors.least_squares",
         "DriftAware": "voltana.predictors.drift",
         "EcoPred": "voltana.predictors.ecopred",
+        "LatencyFeatures": "voltana.predictors.ecopred.transformer",
         "LinearPower": "voltana.predictors.linear_power",
         "RiverPredictor": "voltana.predictors.river_adapter",
         "Stack": "voltana.predictors.profile",

@@ -170,7 +170,8 @@ def phase_prior(profile: PhaseProfile, names: tuple[str, ...], *, doubted: bool)
         doubt = PRIOR_DOUBT * np.tile(largest, len(BASIS_NAMES))
         deviation = np.maximum(deviation, doubt)
         error = max(error, PRIOR_RELATIVE_ERROR)
-    return Prior(mean=mean, deviation=deviation, relative_error=error)
+    tried_mhz = None if doubted else (profile.slowest_mhz, profile.fastest_mhz)
+    return Prior(mean=mean, deviation=deviation, relative_error=error, tried_mhz=tried_mhz)
 
 
 def to_table(values: FloatArray, names: tuple[str, ...]) -> Table:

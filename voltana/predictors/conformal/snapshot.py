@@ -3,50 +3,92 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import numpy as np
 
-from voltana.promise import Margin, MarginPart
 from voltana.values import Forecast
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
-    from voltana.ports import PredictorSnapshot
+    from voltana.ports import Forecasts, PredictorSnapshot
     from voltana.values import FloatArray, Load
 
 
-def bounded(forecast: Forecast, margin: Margin, widened: float = 0.0) -> Forecast:
-    """`forecast` with the upper bound that `margin` gives it.
+Known = bool | np.ndarray[tuple[int], np.dtype[np.bool_]]
+"""Whether a bound may stand on a mean: everywhere or nowhere, or clock by clock."""
 
-    The bound is infinite where the margin may not certify, and where the forecast's own is.
+
+@runtime_checkable
+class TellsMean(Protocol):
+    """A predictor, or a snapshot, that tells its mean for less than a whole forecast."""
+
+    def forecast_mean(self, load: Load, clocks_mhz: FloatArray) -> tuple[FloatArray, Known]:
+        """The mean that `forecast` has, and where its bound is finite; mutates nothing.
+
+        Args:
+            load: What the iteration computes.
+            clocks_mhz: Shape (n,), ascending.
+        """
+        ...
+
+
+def mean_of(
+    predictor: Forecasts, told: TellsMean | None, load: Load, clocks_mhz: FloatArray
+) -> tuple[FloatArray, Known]:
+    """The mean of a predictor and where a bound may stand on it, as cheaply as it tells them."""
+    if told is not None:
+        return told.forecast_mean(load, clocks_mhz)
+    made = predictor.forecast(load, clocks_mhz)
+    return made.mean_s, made.upper_s < math.inf
+
+
+def teller(predictor: Forecasts) -> TellsMean | None:
+    """`predictor`, if it tells its mean alone."""
+    return predictor if isinstance(predictor, TellsMean) else None
+
+
+def upper_bound(
+    mean_s: FloatArray, known: Known, quantile: float | FloatArray, offset_s: float
+) -> FloatArray:
+    """The bound ``m + q * (m + m0)``; infinite where the mean is not `known`.
 
     Args:
-        forecast: Its mean stands, and is shared.
-        margin: What is issued.
-        widened: The least margin that bounds are issued with.
+        mean_s: m, shape (n,).
+        known: Where a bound may stand on it.
+        quantile: q, for all clocks or each.
+        offset_s: m0.
     """
-    mean_s, clocks_mhz = forecast.mean_s, forecast.clocks_mhz
-    if len(margin.parts) == 1:
-        quantile: float | FloatArray = _open(margin.parts[0], widened)
-    else:
-        starts = np.array([part.from_mhz for part in margin.parts[1:]])
-        quantiles = np.array([_open(part, widened) for part in margin.parts])
-        quantile = quantiles[np.searchsorted(starts, clocks_mhz, side="right")]
-    upper_s = mean_s + margin.offset_s
+    if known is False:
+        return np.full_like(mean_s, math.inf)
+    upper_s = mean_s + offset_s
     upper_s *= quantile
     upper_s += mean_s
-    # A slow or unknown end of the forecast is bounded by nothing that was learned.
-    np.copyto(upper_s, math.inf, where=forecast.upper_s == math.inf)
-    if margin.parts[0].quantile < 0.0 or len(margin.parts) > 1:
+    if known is not True:
+        # A slow or unknown end of the forecast is bounded by nothing that was learned.
+        np.copyto(upper_s, math.inf, where=~known)
+    if not isinstance(quantile, float) or quantile < 0.0:
         np.maximum(upper_s, mean_s, out=upper_s)
-    return Forecast(clocks_mhz=clocks_mhz, mean_s=mean_s, upper_s=upper_s, margin=margin)
+    return upper_s
 
 
-def _open(part: MarginPart, widened: float) -> float:
-    return max(part.quantile, widened) if part.certifiable else math.inf
+def group_names(group: str, edges_mhz: Sequence[float]) -> Sequence[str]:
+    """Names of the groups that `edges_mhz` part a group into, by ascending clocks."""
+    if not edges_mhz:
+        return (group,)
+    return [f"{group} from {start:g} MHz" for start in (0.0, *edges_mhz)]
+
+
+def at_clocks(
+    quantiles: Sequence[float], edges_mhz: Sequence[float], clocks_mhz: FloatArray
+) -> float | FloatArray:
+    """The margin at every clock, where `edges_mhz` part them; one for all without edges."""
+    if not edges_mhz:
+        return quantiles[0]
+    each: FloatArray = np.array(quantiles)[np.searchsorted(edges_mhz, clocks_mhz, side="right")]
+    return each
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -70,22 +112,19 @@ class ConformalSnapshot:
     offset_s: float
     group: Callable[[Load], str]
     edges_mhz: tuple[float, ...]
+    _told: TellsMean | None = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        """Ask once whether the predictor tells its mean alone."""
+        object.__setattr__(self, "_told", teller(self.predictor))
 
     def forecast(self, load: Load, clocks_mhz: FloatArray) -> Forecast:
         """See `voltana.ports.Forecasts.forecast`."""
-        name = self.group(load)
-        if not self.edges_mhz:
-            parts: tuple[MarginPart, ...] = (self._part(name, 0.0),)
-        else:
-            parts = tuple(
-                self._part(f"{name} from {start:g} MHz", start) for start in (0.0, *self.edges_mhz)
-            )
-        made = bounded(
-            self.predictor.forecast(load, clocks_mhz),
-            Margin(parts=parts, offset_s=self.offset_s),
-            self.widened,
-        )
-        return Forecast(clocks_mhz=made.clocks_mhz, mean_s=made.mean_s, upper_s=made.upper_s)
+        names = group_names(self.group(load), self.edges_mhz)
+        mean_s, known = mean_of(self.predictor, self._told, load, clocks_mhz)
+        quantile = at_clocks([self._open(name) for name in names], self.edges_mhz, clocks_mhz)
+        upper_s = upper_bound(mean_s, known, quantile, self.offset_s)
+        return Forecast(clocks_mhz=clocks_mhz, mean_s=mean_s, upper_s=upper_s)
 
     def to_dict(self) -> Mapping[str, object]:
         """Plain JSON values: the predictor's, and the margins by group."""
@@ -129,11 +168,7 @@ class ConformalSnapshot:
             edges_mhz=tuple(edges),
         )
 
-    def _part(self, group: str, from_mhz: float) -> MarginPart:
+    def _open(self, group: str) -> float:
+        """The margin of a group as it bounds; inf if it may not certify."""
         quantile = self.quantiles.get(group, self.quantiles.get("", math.inf))
-        return MarginPart(
-            from_mhz=from_mhz,
-            group=group,
-            quantile=quantile,
-            certifiable=quantile <= self.q_cert,
-        )
+        return max(quantile, self.widened) if quantile <= self.q_cert else math.inf

@@ -10,31 +10,28 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Literal
 
-from voltana.errors import invalid
-from voltana.predictors.ecopred.basis_cache import BasisCache
-from voltana.predictors.ecopred.features import (
-    DECODE_NAMES,
-    PREFILL_NAMES,
-    decode_features,
-    mixed_parts,
-    prefill_features,
-)
-from voltana.predictors.ecopred.latency_model import LatencySnapshot, forecast
-from voltana.predictors.ecopred.phase_learner import PhaseLearner
-from voltana.predictors.ecopred.prior import (
-    decode_prior,
-    flat_decode_prior,
-    flat_prefill_prior,
-    prefill_prior,
-)
+from river import base
+
+from voltana.errors import invalid, unknown_name
+from voltana.predictors.ecopred.features import DECODE_NAMES, PREFILL_NAMES
+from voltana.predictors.ecopred.linear import LinearLatency
+from voltana.predictors.ecopred.prior import decode_prior, prefill_prior
+from voltana.predictors.ecopred.transformer import FIELDS
+from voltana.predictors.river_adapter import RiverPredictor
+from voltana.values import Load, Outcome
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
+    from river.base.typing import FeatureName, RegTarget
+
+    from voltana.ports import PredictorSnapshot
+    from voltana.predictors.conformal.snapshot import Known
     from voltana.predictors.ecopred.prior import Prior
     from voltana.predictors.profile import PredictorProfile, Stack
-    from voltana.values import FloatArray, Forecast, Load, Outcome
+    from voltana.predictors.river_adapter import RiverRegressor
+    from voltana.values import FloatArray, Forecast
 
 
 FORGETTING = 0.98
@@ -46,11 +43,12 @@ to follow a machine that changed.
 """
 
 
-class EcoPred:
-    """Online latency model; satisfies `voltana.ports.Predictor`.
+class EcoPred(base.Regressor):
+    """Online latency model; a `voltana.ports.Predictor` and a `river.base.Regressor`.
 
     Without arguments it knows nothing and gives infinite upper bounds until it has learned. Use
-    `from_datasheet` or `from_profile` to start warm.
+    `from_datasheet` or `from_profile` to start warm. As a regressor it takes the fields of
+    `voltana.values.Load` and ``clock_mhz`` by name, and seconds.
 
     Args:
         max_clock_mhz: The device's fastest clock, at which f_max / f is 1.
@@ -58,9 +56,23 @@ class EcoPred:
         decode: Prior of decode; None for none.
         forgetting: Share of the information along a regressor that is kept at each sample.
         bound_deviations: Width of the upper bound, in standard deviations of the residuals.
+        regressor: Any river regressor or pipeline to learn with instead of
+            `DirectionalLeastSquares`; see `voltana.predictors.RiverPredictor` for what it is told.
+            It brings its own prior and its own way to forget, and is slower.
 
     Raises:
         ConfigError: If an argument is outside its range.
+
+    Examples:
+        >>> from river import evaluate, metrics
+        >>> from voltana.predictors import EcoPred
+        >>> iterations = [
+        ...     ({"decode_requests": n, "decode_kv_tokens": 500 * n, "clock_mhz": 1410.0}, 0.02)
+        ...     for n in range(1, 200)
+        ... ]
+        >>> score = evaluate.progressive_val_score(iterations, EcoPred(), metrics.MAE())
+        >>> score.get() < 0.001
+        True
     """
 
     def __init__(
@@ -71,23 +83,37 @@ class EcoPred:
         decode: Prior | None = None,
         forgetting: float = FORGETTING,
         bound_deviations: float = 2.5,
+        regressor: RiverRegressor | None = None,
     ) -> None:
         if not 0 < max_clock_mhz < math.inf:
             raise invalid("max_clock_mhz", max_clock_mhz, "above 0", "Ask the device for it.")
         if not bound_deviations >= 0:
             raise invalid("bound_deviations", bound_deviations, "0 or more", "2.5 is usual.")
         self.max_clock_mhz = max_clock_mhz
-        priors = (prefill or flat_prefill_prior(), decode or flat_decode_prior())
-        self._prefill, self._decode = (
-            PhaseLearner(
-                prior,
-                max_clock_mhz=max_clock_mhz,
-                forgetting=forgetting,
-                bound_deviations=bound_deviations,
+        self.prefill = prefill
+        self.decode = decode
+        self.forgetting = forgetting
+        self.bound_deviations = bound_deviations
+        self.regressor = regressor
+        self._learner = self._make_learner()
+
+    def _make_learner(self) -> LinearLatency | RiverPredictor:
+        if self.regressor is None:
+            return LinearLatency(
+                self.prefill,
+                self.decode,
+                max_clock_mhz=self.max_clock_mhz,
+                forgetting=self.forgetting,
+                bound_deviations=self.bound_deviations,
             )
-            for prior in priors
+        if self.prefill is not None or self.decode is not None:
+            remedy = "Leave the prior out: a regressor brings its own."
+            raise invalid("regressor", self.regressor, "None where a prior is given", remedy)
+        return RiverPredictor(
+            self.regressor,
+            max_clock_mhz=self.max_clock_mhz,
+            bound_deviations=self.bound_deviations,
         )
-        self._bases = BasisCache(max_clock_mhz)
 
     @classmethod
     def from_datasheet(
@@ -152,24 +178,19 @@ class EcoPred:
             None if phase is None else phase_prior(phase, names, doubted=doubted)
             for phase, names in ((profile.prefill, PREFILL_NAMES), (profile.decode, DECODE_NAMES))
         )
-        made = cls(
+        return cls(
             max_clock_mhz=profile.max_clock_mhz,
             prefill=prefill,
             decode=decode,
             forgetting=forgetting,
             bound_deviations=bound_deviations,
         )
-        if not doubted:
-            for learner, phase in (
-                (made._prefill, profile.prefill),
-                (made._decode, profile.decode),
-            ):
-                if phase is not None:
-                    learner.trust_clocks(phase.slowest_mhz, phase.fastest_mhz)
-        return made
 
     def to_profile(self, stack: Stack) -> PredictorProfile:
         """What was learned so far, as a profile to be saved.
+
+        A profile holds the coefficients of the default regressor; what another one has learned is
+        not in it.
 
         Args:
             stack: What it was learned on.
@@ -178,53 +199,58 @@ class EcoPred:
             PredictorProfile,
         )
 
+        learner = self._learner
+        phases = learner.to_profiles() if isinstance(learner, LinearLatency) else (None, None)
         return PredictorProfile(
-            stack=stack,
-            max_clock_mhz=self.max_clock_mhz,
-            prefill=self._prefill.to_profile(PREFILL_NAMES),
-            decode=self._decode.to_profile(DECODE_NAMES),
+            stack=stack, max_clock_mhz=self.max_clock_mhz, prefill=phases[0], decode=phases[1]
         )
 
     def forecast(self, load: Load, clocks_mhz: FloatArray) -> Forecast:
         """See `voltana.ports.Forecasts.forecast`."""
-        return forecast(load, clocks_mhz, self._bases, self._prefill, self._decode)
+        return self._learner.forecast(load, clocks_mhz)
+
+    def forecast_mean(self, load: Load, clocks_mhz: FloatArray) -> tuple[FloatArray, Known]:
+        """See `voltana.predictors.conformal.snapshot.TellsMean.forecast_mean`."""
+        return self._learner.forecast_mean(load, clocks_mhz)
 
     def learn(self, outcome: Outcome) -> None:
         """Learn from one iteration, at the clock that was achieved; broken labels are dropped."""
-        load, clock_mhz, latency_s = outcome.load, outcome.clock_mhz, outcome.latency_s
-        if not (0.0 < latency_s < math.inf and 0.0 < clock_mhz < math.inf):
-            return
-        if load.prefill_tokens:
-            if load.decode_requests:
-                self._learn_mixed(load, clock_mhz, latency_s)
-                return
-            features = prefill_features(load.prefill_tokens, load.prefill_attended_pairs)
-            self._prefill.learn(features, clock_mhz, latency_s)
-        elif load.decode_requests:
-            features = decode_features(load.decode_requests, load.decode_kv_tokens)
-            self._decode.learn(features, clock_mhz, latency_s)
+        self._learner.learn(outcome)
 
-    def snapshot(self) -> LatencySnapshot:
+    def learn_one(self, x: Mapping[FeatureName, float], y: RegTarget) -> None:
+        """Learn that the iteration `x` took `y` seconds; broken labels are dropped.
+
+        Args:
+            x: Fields of `voltana.values.Load` and ``clock_mhz``; absent ones are 0.
+            y: Measured latency in seconds.
+
+        Raises:
+            UnknownNameError: If `x` has other keys.
+        """
+        load, clock_mhz = _iteration(x)
+        self.learn(Outcome(load=load, clock_mhz=clock_mhz, latency_s=float(y), ended_at_s=0.0))
+
+    def predict_one(self, x: Mapping[FeatureName, float]) -> float:
+        """Expected latency of the iteration `x` in seconds: 0 without work, inf without a clock.
+
+        Args:
+            x: Fields of `voltana.values.Load` and ``clock_mhz``; absent ones are 0.
+
+        Raises:
+            UnknownNameError: If `x` has other keys.
+        """
+        load, clock_mhz = _iteration(x)
+        if not (load.prefill_tokens or load.decode_requests):
+            return 0.0
+        return self.expected_s(load, clock_mhz) if clock_mhz > 0.0 else math.inf
+
+    def snapshot(self) -> PredictorSnapshot:
         """A frozen copy; later learning does not change it."""
-        return LatencySnapshot(
-            prefill=self._prefill.frozen(),
-            decode=self._decode.frozen(),
-            bases=self._bases,
-        )
+        return self._learner.snapshot()
 
     def expected_s(self, load: Load, clock_mhz: float) -> float:
         """Expected latency at one clock: what `forecast` yields there, for less; 0 when idle."""
-        if load.prefill_tokens:
-            if load.decode_requests:
-                rows, cache = mixed_parts(load)
-                cache_s = self._decode.expected_s(cache, clock_mhz)
-                return self._prefill.expected_s(rows, clock_mhz) + cache_s
-            features = prefill_features(load.prefill_tokens, load.prefill_attended_pairs)
-            return self._prefill.expected_s(features, clock_mhz)
-        if not load.decode_requests:
-            return 0.0
-        features = decode_features(load.decode_requests, load.decode_kv_tokens)
-        return self._decode.expected_s(features, clock_mhz)
+        return self._learner.expected_s(load, clock_mhz)
 
     def reopen(self, factor: float = 100.0, relative_error: float = 0.3) -> None:
         """Doubt what was learned, as after a change of the engine or the device.
@@ -233,19 +259,33 @@ class EcoPred:
             factor: How much the covariance grows, up to the prior's.
             relative_error: The least that the residual scale becomes.
         """
-        self._prefill.reopen(factor, relative_error)
-        self._decode.reopen(factor, relative_error)
+        self._learner.reopen(factor, relative_error)
+
+    @property
+    def labels(self) -> tuple[int, int]:
+        """Labels that it has learned of prefill and of decode."""
+        return self._learner.labels
 
     def __repr__(self) -> str:
-        return (
-            f"EcoPred(max_clock_mhz={self.max_clock_mhz:g}, "
-            f"prefill_labels={self._prefill.scale.labels}, "
-            f"decode_labels={self._decode.scale.labels})"
-        )
+        shown = [
+            f"{name}={getattr(self, name):g}"
+            for name in ("max_clock_mhz", "forgetting", "bound_deviations")
+        ]
+        for name in ("prefill", "decode", "regressor"):
+            value = getattr(self, name)
+            if value is not None:
+                shown.append(f"{name}={value}")
+        return f"EcoPred({', '.join(shown)})"
 
-    def _learn_mixed(self, load: Load, clock_mhz: float, latency_s: float) -> None:
-        """Teach the prefill model what is left once the decode requests' KV cache has been read."""
-        rows, cache = mixed_parts(load)
-        cache_s = self._decode.expected_s(cache, clock_mhz)
-        if latency_s > cache_s:
-            self._prefill.learn(rows, clock_mhz, latency_s - cache_s)
+
+def _iteration(x: Mapping[FeatureName, float]) -> tuple[Load, float]:
+    """The load and the clock that a dictionary of features tells of."""
+    load = dict(x)
+    clock_mhz = load.pop("clock_mhz", 0.0)
+    try:
+        return Load(**load), clock_mhz  # type: ignore[arg-type]
+    except TypeError:
+        for name in x:
+            if name not in FIELDS:
+                raise unknown_name("feature", str(name), list(FIELDS)) from None
+        raise
