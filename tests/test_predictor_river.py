@@ -38,7 +38,7 @@ def warm():
 
 
 def pipeline():
-    return preprocessing.MinMaxScaler() | linear_model.LinearRegression()
+    return preprocessing.StandardScaler() | linear_model.BayesianLinearRegression()
 
 
 SUBSTITUTES = {
