@@ -38,7 +38,7 @@ def warm():
 
 
 def pipeline():
-    return preprocessing.StandardScaler() | linear_model.BayesianLinearRegression()
+    return preprocessing.MaxAbsScaler() | linear_model.LinearRegression()
 
 
 SUBSTITUTES = {
