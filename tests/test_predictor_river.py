@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import pickle
 import re
@@ -12,6 +13,9 @@ from river import base, checks, compose, evaluate, linear_model, metrics, prepro
 
 from tests.latency_plants import Case, outcomes
 from voltana.errors import ConfigError, UnknownNameError
+from voltana.evaluation.policies import get_policy
+from voltana.evaluation.scenario import load_scenario
+from voltana.plant.simulation import Simulation
 from voltana.predictors import Conformal, DriftAware, EcoPred, LatencyFeatures, RiverPredictor
 from voltana.predictors.ecopred.features import DECODE_PRODUCTS, regressor
 from voltana.testing import samples
@@ -202,3 +206,31 @@ def test_a_river_regressor_needs_the_two_methods():
     for make in (RiverPredictor, lambda regressor: EcoPred(regressor=regressor)):
         with pytest.raises(ConfigError, match=r"must have learn_one\(\) and predict_one\(\)"):
             make(object())
+
+
+@pytest.mark.parametrize("policy", ["voltana", "voltana-mdp"])
+@pytest.mark.parametrize(
+    "regressor", [None, linear_model.LinearRegression()], ids=["cold", "another's"]
+)
+def test_the_loop_and_its_routers_keep_working(policy, regressor):
+    """Neither a model that knows nothing yet (0 s) nor a foreign one stops anything."""
+    named = get_policy(policy)
+
+    def control(context):
+        learner = EcoPred(max_clock_mhz=context.table_mhz[-1], regressor=regressor)
+        return named.control(dataclasses.replace(context, predictor=learner))
+
+    workload = {"name": "sharegpt", "rate_rps": 40.0, "duration_s": 1.5}
+    scenario = load_scenario(None, {"policies": [policy], "seed": 1, "workload": workload})
+    simulation = Simulation(
+        scenario.cluster,
+        dataclasses.replace(named, control=control),
+        scenario.trace,
+        seed=1,
+        plant=scenario.plant,
+    )
+    simulation.run()
+    assert simulation.finished == len(scenario.trace) > 20
+    labels = [i.runner.loop.predictor.predictor.labels for i in simulation.instances]
+    prefill, decode = (sum(counts) for counts in zip(*labels, strict=True))
+    assert min(prefill, decode) > 10
