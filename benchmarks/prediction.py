@@ -137,10 +137,10 @@ def _stay(predictor: Predictor, steps: int, row: dict[str, object]) -> None:
         predictor.learn(outcome)
     row["after 20 more at 1005 MHz"] = _mae_ms(predictor)
     if isinstance(predictor, RiverPredictor):
-        regressor = predictor._phases[Phase.DECODE][0]
+        regressor = predictor._phases[Phase.DECODE].regressor
         row["least eigenvalue"] = f"{np.linalg.eigvalsh(regressor._ss_arr)[0]:.1e}"
     elif isinstance(predictor, EcoPred):
-        covariance = predictor._decode.squares._covariance
+        covariance = predictor._learner.decode.squares._covariance
         row["least eigenvalue"] = f"{1 / np.linalg.eigvalsh(covariance)[-1]:.1e}"
 
 

@@ -153,7 +153,13 @@ class DirectionalLeastSquares(base.Regressor):
         return float(scaled.dot(self._covariance.dot(scaled)))
 
     def learn_vector(
-        self, x: FloatArray, y: float, deviation: float = 1.0, *, tolerance: float = 1.0
+        self,
+        x: FloatArray,
+        y: float,
+        deviation: float = 1.0,
+        *,
+        tolerance: float = 1.0,
+        expected: float | None = None,
     ) -> float:
         """Learn one sample.
 
@@ -164,6 +170,7 @@ class DirectionalLeastSquares(base.Regressor):
                 square.
             tolerance: How many times as large residuals have been of late than `deviation` says.
                 Only what stands out from those counts as an outlier, so a lasting change does not.
+            expected: What `predict_vector` says of `x`, if it was asked already.
 
         Returns:
             The innovation over its standard deviation, before clipping: about 1 in size where the
@@ -173,7 +180,7 @@ class DirectionalLeastSquares(base.Regressor):
         scaled *= 1.0 / deviation
         along = self._covariance.dot(scaled)
         spread = float(scaled.dot(along))
-        innovation = (y - float(self._coefficients.dot(x))) / deviation
+        innovation = (y - (self.predict_vector(x) if expected is None else expected)) / deviation
         own_deviation = math.sqrt(1.0 + max(spread, 0.0))
         if spread > _LEAST_SPREAD:
             limit = self.outlier_deviations * own_deviation * tolerance

@@ -115,7 +115,8 @@ class LinearPower:
             _add_features(x, exposure.load, share, weight)
         power_w = energy_j / duration_s
         expected_w = self._squares.predict_vector(x)
-        self._squares.learn_vector(x, power_w, NOISE * max(expected_w, power_w))
+        noise_w = NOISE * max(expected_w, power_w)
+        self._squares.learn_vector(x, power_w, noise_w, expected=expected_w)
 
 
 def _busy_parts(load: Load) -> list[tuple[int, float]]:

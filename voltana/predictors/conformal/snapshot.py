@@ -120,9 +120,9 @@ class ConformalSnapshot:
 
     def forecast(self, load: Load, clocks_mhz: FloatArray) -> Forecast:
         """See `voltana.ports.Forecasts.forecast`."""
-        names = group_names(self.group(load), self.edges_mhz)
         mean_s, known = mean_of(self.predictor, self._told, load, clocks_mhz)
-        quantile = at_clocks([self._open(name) for name in names], self.edges_mhz, clocks_mhz)
+        names = group_names(self.group(load), self.edges_mhz)
+        quantile = at_clocks(list(map(self._open, names)), self.edges_mhz, clocks_mhz)
         upper_s = upper_bound(mean_s, known, quantile, self.offset_s)
         return Forecast(clocks_mhz=clocks_mhz, mean_s=mean_s, upper_s=upper_s)
 

@@ -110,6 +110,7 @@ class PhaseLearner:
             latency_s,
             NOISE * max(expected_s, latency_s),
             tolerance=max(1.0, self.scale.estimate * (_ABSOLUTE_TO_STANDARD / NOISE)),
+            expected=expected_s,
         )
         self.scale.update(abs(latency_s - expected_s) / max(expected_s, 1e-9))
         self._clocks.update(clock_mhz)
