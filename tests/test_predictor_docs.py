@@ -20,7 +20,7 @@ def test_the_examples_run(tmp_path, monkeypatch):
     names: dict[str, object] = {}
     for block in blocks:
         exec(compile(block, str(PAGE), "exec"), names)
-    assert len(blocks) == 3
+    assert len(blocks) == 4
     assert isinstance(names["profile"].decode.errors.samples, int)
     assert (tmp_path / "llama.json").exists()
 
