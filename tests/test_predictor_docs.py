@@ -1,5 +1,6 @@
 """The examples of docs/predictors.md run, and what the page says of imports holds."""
 
+import doctest
 import re
 import subprocess
 import sys
@@ -7,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from voltana.predictors import least_squares
 from voltana.predictors.drift import DriftAware
-from voltana.predictors.ecopred import EcoPred
+from voltana.predictors.ecopred import EcoPred, predictor, transformer
 from voltana.predictors.ecopred.features import BASIS_NAMES, DECODE_NAMES, FEATURES, PREFILL_NAMES
 
 PAGE = Path(__file__).parent.parent / "docs" / "predictors.md"
@@ -23,6 +25,12 @@ def test_the_examples_run(tmp_path, monkeypatch):
     assert len(blocks) == 4
     assert isinstance(names["profile"].decode.errors.samples, int)
     assert (tmp_path / "llama.json").exists()
+
+
+@pytest.mark.parametrize("module", [least_squares, predictor, transformer])
+def test_the_examples_of_docstrings_run(module):
+    failed, tried = doctest.testmod(module)
+    assert failed == 0 < tried
 
 
 def test_every_feature_has_a_name():
