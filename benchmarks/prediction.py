@@ -24,9 +24,9 @@ from tests.latency_plants import NOISE, Case, grid, latency_model, mean_errors, 
 from voltana.levels import A100_CLOCKS_MHZ
 from voltana.predictors.drift import DriftAware
 from voltana.predictors.ecopred import EcoPred
+from voltana.predictors.least_squares import DirectionalLeastSquares
 from voltana.predictors.river_adapter import RiverPredictor
-from voltana.predictors.river_regressor import DirectionalLeastSquares
-from voltana.predictors.table_profiling import profile_tables
+from voltana.predictors.tables import profile_tables
 from voltana.values import Phase, Role
 
 if TYPE_CHECKING:
@@ -137,10 +137,10 @@ def _stay(predictor: Predictor, steps: int, row: dict[str, object]) -> None:
         predictor.learn(outcome)
     row["after 20 more at 1005 MHz"] = _mae_ms(predictor)
     if isinstance(predictor, RiverPredictor):
-        regressor = predictor._phases[Phase.DECODE][0]
+        regressor = predictor._phases[Phase.DECODE].regressor
         row["least eigenvalue"] = f"{np.linalg.eigvalsh(regressor._ss_arr)[0]:.1e}"
     elif isinstance(predictor, EcoPred):
-        covariance = predictor._decode.squares._covariance
+        covariance = predictor._learner.decode.squares._covariance
         row["least eigenvalue"] = f"{1 / np.linalg.eigvalsh(covariance)[-1]:.1e}"
 
 

@@ -166,3 +166,13 @@ class HonestActuator:
     def close(self):
         self.closed = True
         self.clock_mhz = TABLE_MHZ[-1]
+
+
+class HonestLevels:
+    """The faster half of what a device supports."""
+
+    def levels(self, table_mhz):
+        if not table_mhz:
+            raise invalid("table_mhz", (), "at least one clock", "Query the device again.")
+        table = sorted(map(float, table_mhz))
+        return tuple(table[len(table) // 2 :])

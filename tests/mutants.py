@@ -5,11 +5,10 @@ from __future__ import annotations
 import dataclasses
 import math
 
-from voltana.predictors.conformal import Conformal
-from voltana.predictors.groups import ByTokens, by_phase, one_group
-from voltana.predictors.label_ledger import LabelLedger
-from voltana.predictors.margin_book import MarginBook
-from voltana.predictors.quantile_tracker import QuantileTracker
+from voltana.predictors.conformal import ByTokens, Conformal, by_phase, one_group
+from voltana.predictors.conformal.label_ledger import LabelLedger
+from voltana.predictors.conformal.margin_book import MarginBook
+from voltana.predictors.conformal.quantile_tracker import QuantileTracker
 from voltana.promise import Statement
 from voltana.testing import samples
 from voltana.values import Forecast, Status

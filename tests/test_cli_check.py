@@ -13,7 +13,11 @@ from voltana.cli import main as cli
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 MINE = """
+from voltana.actuators.recording import RecordingActuator
+from voltana.levels import Explicit, Published
 from voltana.predictors.ecopred import EcoPred
+from voltana.predictors.linear_power import LinearPower
+from voltana.timebase import MonotonicTime
 from voltana.values import Decision
 
 class Bad:
@@ -29,6 +33,15 @@ class Nothing:
 
 def plain():
     return EcoPred()
+
+LEVELS = Explicit((1005.0, 1410.0))
+
+def actuator(context):
+    return RecordingActuator(context.table_mhz, time=MonotonicTime())
+
+class OneLevelTooMany:
+    def levels(self, table_mhz):
+        return (*table_mhz, 5000.0)
 """
 
 
@@ -77,6 +90,28 @@ def test_a_plain_predictor_is_attacked_inside_the_wrapper(check):
 def test_a_router_goes_through_its_own_suite(check):
     _, out, _ = check("checked_mine:First")
     assert "contract of a router:" in out
+
+
+@pytest.mark.parametrize(
+    ("name", "suite", "a_check"),
+    [
+        ("actuator", "actuator", "the_latest_command_wins"),
+        ("LinearPower", "power predictor", "learn_survives_broken_windows"),
+        ("Published", "level set", "levels_ascend"),
+        ("LEVELS", "level set", "fits_its_device"),
+    ],
+)
+def test_the_other_kinds_go_through_their_suites(check, name, suite, a_check):
+    code, out, err = check(f"checked_mine:{name}")
+    assert (code, err) == (0, "")
+    assert out.startswith(f"contract of a{'n' if suite[0] == 'a' else ''} {suite}:")
+    assert f"ok   {a_check}" in out
+
+
+def test_a_broken_level_set_fails_with_what_was_seen(check):
+    code, out, _ = check("checked_mine:OneLevelTooMany")
+    assert code == 1
+    assert "[5000.0] of a table of 210-1410 MHz" in out
 
 
 @pytest.mark.parametrize(

@@ -17,13 +17,11 @@ from voltana.controllers.ecofreq import EcoFreq
 from voltana.errors import ConfigError
 from voltana.levels import A100_CLOCKS_MHZ
 from voltana.planning import lowest_safe_decision, settle
-from voltana.predictors.conformal import Conformal
-from voltana.predictors.conformal_snapshot import ConformalSnapshot
+from voltana.predictors.conformal import BySize, ByTokens, Conformal, ConformalSnapshot, by_phase
+from voltana.predictors.conformal.label_ledger import WINDOW, LabelLedger
+from voltana.predictors.conformal.margin_book import MAX_GROUPS
 from voltana.predictors.drift import DriftAware
 from voltana.predictors.ecopred import EcoPred
-from voltana.predictors.groups import BySize, ByTokens, by_phase
-from voltana.predictors.label_ledger import WINDOW, LabelLedger
-from voltana.predictors.margin_book import MAX_GROUPS
 from voltana.promise import Statement
 from voltana.slo import Slo
 from voltana.slo_reserve import SloReserve

@@ -12,9 +12,8 @@ from tests.mutants import QUICK
 from tests.test_loop import Board
 from voltana.controllers.ecofreq import EcoFreq
 from voltana.loop import ControlLoop
-from voltana.predictors.conformal import Conformal
+from voltana.predictors.conformal import ByTokens, Conformal
 from voltana.predictors.ecopred import EcoPred
-from voltana.predictors.groups import ByTokens
 from voltana.slo import Slo
 from voltana.testing import samples
 from voltana.testing.guarantee_audit import audit

@@ -15,7 +15,7 @@ import voltana
 PACKAGE = Path(voltana.__file__).parent
 
 LAYERS = (
-    {"__init__", "errors", "promise", "values", "ports"},
+    {"__init__", "errors", "faces", "promise", "values", "ports"},
     {"timebase", "levels", "slo", "slo_reserve", "planning", "validation"},
     {"policy", "config"},
     {"predictors", "controllers", "routers", "actuators", "testing"},

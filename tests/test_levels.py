@@ -26,11 +26,29 @@ from voltana.levels import (
     require_levels,
     resolve,
 )
+from voltana.testing import check_level_set
 from voltana.testing import strategies as vst
 from voltana.values import UNBOUNDED, Bounds, Limit
 
 H100_MHZ = tuple(float(mhz) for mhz in range(210, 1981, 15))
 DEMANDS = st.one_of(st.floats(0, 5000), st.sampled_from([0.0, math.inf, math.nan]))
+
+
+SHIPPED = (
+    Above(900.0),
+    Below(900.0),
+    EvenlySpaced(5),
+    EvenlySpaced(1),
+    Explicit((1005.0, 1410.0)),
+    Published(),
+    Reported(lambda: A100_CLOCKS_MHZ[::3]),
+    Supported(),
+)
+
+
+@pytest.mark.parametrize("level_set", SHIPPED, ids=lambda made: type(made).__name__)
+def test_every_level_set_keeps_the_contract(level_set):
+    check_level_set(lambda: level_set).raise_if_failed()
 
 
 def test_an_a100_has_81_clocks_in_steps_of_15_mhz():

@@ -15,10 +15,10 @@ from voltana.evaluation.compare import compare
 from voltana.evaluation.scenario import ARRIVALS, load_scenario
 from voltana.predictors.ecopred import EcoPred
 from voltana.predictors.linear_power import LinearPower
-from voltana.routers.arrival_meter import ArrivalMeter
-from voltana.routers.decode_chain import Arrivals, Costs, Grid, decode_chain, make_grid
 from voltana.routers.mdp import MDPRouter, at_once
-from voltana.routers.pool_mdp import InstanceChain, PoolMdp, pool_states
+from voltana.routers.mdp.arrivals import ArrivalMeter
+from voltana.routers.mdp.chain import Arrivals, Costs, Grid, decode_chain, make_grid
+from voltana.routers.mdp.pool import InstanceChain, PoolMdp, pool_states
 from voltana.testing import samples
 from voltana.values import Candidate, Forecast, InstanceState, Request, Role
 

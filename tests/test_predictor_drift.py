@@ -102,8 +102,3 @@ def test_any_river_regressor_or_pipeline_predicts_latency():
         predictor = RiverPredictor(regressor)
         errors, _ = run(predictor, samples.outcomes(1500, noise=0.02))
         assert errors[-300:].mean() < 0.5 * errors[:50].mean()
-
-
-def test_a_river_regressor_needs_the_two_methods():
-    with pytest.raises(ConfigError, match=r"must have learn_one\(\) and predict_one\(\)"):
-        RiverPredictor(object())

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from tests.latency_plants import Case, mean_errors, outcomes, random_load
 from voltana.errors import ConfigError
 from voltana.predictors.ecopred import EcoPred
-from voltana.predictors.latency_model import LatencySnapshot
+from voltana.predictors.ecopred.latency_model import LatencySnapshot
 from voltana.testing import samples
 from voltana.testing import strategies as vst
 from voltana.values import Load, Outcome, Phase

@@ -1,59 +1,55 @@
-"""Recursive least squares, alone and behind river's interface."""
+"""Directionally forgetting least squares: its algorithm, and river's own checks of estimators."""
 
-import importlib.util
 import re
-import sys
-import types
-from unittest import mock
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from river import base
 from river.checks import yield_checks
 from scipy.optimize import nnls
 
 from voltana.errors import ConfigError
-from voltana.predictors.least_squares import RecursiveLeastSquares
-from voltana.predictors.river_regressor import DirectionalLeastSquares
+from voltana.predictors import DirectionalLeastSquares, EcoPred, LatencyFeatures
+from voltana.predictors.ecopred.features import PREFILL_PRODUCTS
 
-ESTIMATORS = [
-    DirectionalLeastSquares(),
-    DirectionalLeastSquares(nonnegative=True, prior_deviation=10.0, forgetting=0.9),
-]
-
-
-def river_checks(estimator):
-    """Every check that river has for `estimator`.
-
-    River imports scikit-learn there, for the data of multi-target regressors alone; it is none of
-    this project's dependencies, so an empty module stands in where it is absent.
-    """
-    absent = importlib.util.find_spec("sklearn") is None
-    stand_in = types.ModuleType("sklearn")
-    stand_in.datasets = types.ModuleType("sklearn.datasets")
-    with mock.patch.dict(sys.modules, {"sklearn": stand_in} if absent else {}):
-        return [
-            check
-            for check in yield_checks(estimator)
-            if check.__name__ not in estimator._unit_test_skips()
-        ]
+NAMED = {
+    "default": DirectionalLeastSquares(),
+    "with signs": DirectionalLeastSquares(nonnegative=True, prior_deviation=10.0, forgetting=0.9),
+    "with features": DirectionalLeastSquares(
+        features=("a", "b"), prior_mean={"a": 2.0}, prior_deviation={"a": 1.0}
+    ),
+}
+# The very instance that EcoPred learns prefill with.
+NAMED["EcoPred's own"] = EcoPred()._learner.prefill.squares
+ESTIMATORS = NAMED | {
+    "its features": LatencyFeatures(),
+    "its features, scaled": LatencyFeatures(1980.0, scaled=True),
+    "a pipeline of both": LatencyFeatures() | DirectionalLeastSquares(),
+}
 
 
 @pytest.mark.parametrize(
     ("estimator", "check"),
     [
-        pytest.param(estimator, check, id=f"{index}-{check.__name__}")
-        for index, estimator in enumerate(ESTIMATORS)
-        for check in river_checks(estimator)
+        pytest.param(estimator, check, id=f"{name}-{check.__name__}")
+        for name, estimator in ESTIMATORS.items()
+        for check in yield_checks(estimator)
     ],
 )
 def test_passes_rivers_estimator_checks(estimator, check):
     check(estimator.clone())
 
 
+def test_what_ecopred_learns_with_is_a_river_regressor_with_its_features_by_name():
+    squares = EcoPred()._learner.prefill.squares
+    assert isinstance(squares, base.Regressor)
+    assert tuple(squares.weights) == PREFILL_PRODUCTS
+
+
 def learner(n, **options):
-    return RecursiveLeastSquares(np.zeros(n), np.ones(n), **options)
+    return DirectionalLeastSquares(features=tuple(range(n)), **options)
 
 
 def random_samples(count, n, *, truth, noise=0.01, seed=0):
@@ -109,7 +105,7 @@ def test_does_not_forget_what_the_data_do_not_excite(forgetting):
     st.floats(0.5, 1.0),
 )
 def test_the_covariance_stays_bounded_and_the_signs_hold(samples, forgetting):
-    squares = learner(3, forgetting=forgetting, nonnegative=np.ones(3, dtype=bool))
+    squares = learner(3, forgetting=forgetting, nonnegative=True)
     for x, y, deviation in samples:
         squares.learn_vector(np.array(x), y, deviation)
         assert (squares.coefficients >= 0).all()
@@ -135,7 +131,7 @@ def test_sign_constraints_keep_the_accuracy():
     base = rng.uniform(0.0, 1.0, (400, 1))
     x = np.column_stack([base, base + rng.normal(0, 0.05, (400, 3))])
     y = x @ np.array([0.0, 1.0, 0.0, 0.5]) + rng.normal(0, 0.05, 400)
-    squares = learner(4, forgetting=1.0, nonnegative=np.ones(4, dtype=bool))
+    squares = learner(4, forgetting=1.0, nonnegative=True)
     taught(squares, zip(x[:300], y[:300], strict=True), deviation=0.05)
     exact, _ = nnls(x[:300], y[:300])
     errors = [
@@ -173,27 +169,18 @@ def test_reopening_grows_the_covariance_up_to_the_prior():
 
 
 def test_a_deviation_of_zero_fixes_a_coefficient():
-    squares = RecursiveLeastSquares(np.array([0.25, 0.0]), np.array([0.0, 1.0]))
+    squares = learner(2, prior_mean={0: 0.25}, prior_deviation={1: 1.0})
     taught(squares, random_samples(200, 2, truth=np.array([0.5, 0.5])))
     assert squares.coefficients[0] == 0.25
 
 
 @pytest.mark.parametrize(
-    ("arguments", "text"),
-    [
-        ((np.zeros(2), np.ones(3)), "prior_deviation = (3,) is not allowed: must be of shape (2,)"),
-        ((np.zeros(1), -np.ones(1)), "must be finite and not negative"),
-        ((np.full(1, np.nan), np.ones(1)), "must be finite and not negative"),
-    ],
-)
-def test_refuses_impossible_priors(arguments, text):
-    with pytest.raises(ConfigError, match=re.escape(text)):
-        RecursiveLeastSquares(*arguments)
-
-
-@pytest.mark.parametrize(
     ("options", "text"),
     [
+        ({"prior_deviation": -1.0}, "must be finite and not negative"),
+        ({"prior_deviation": np.nan}, "must be finite and not negative"),
+        ({"prior_mean": {0: np.nan}}, "prior_mean = array([nan]) is not allowed: must be finite"),
+        ({"noise": 0.0}, "noise = 0.0 is not allowed: must be above 0"),
         ({"forgetting": 0.0}, "forgetting = 0.0 is not allowed: must be in (0, 1]"),
         ({"outlier_deviations": 0.0}, "outlier_deviations = 0.0 is not allowed: must be above 0"),
     ],
@@ -203,9 +190,39 @@ def test_refuses_impossible_options(options, text):
         learner(1, **options)
 
 
-def test_the_river_regressor_reports_its_coefficients_by_name():
+def test_refuses_a_feature_named_twice():
+    with pytest.raises(ConfigError, match=r"must be without repetition\. Name each feature once"):
+        DirectionalLeastSquares(features=("a", "a"))
+
+
+def test_reports_its_coefficients_by_name():
     model = DirectionalLeastSquares(prior_mean={"a": 2.0}, noise=0.01)
     assert model.predict_one({"a": 3.0, "b": 1.0}) == pytest.approx(6.0)
     for a in (1.0, 2.0, 3.0):
         model.learn_one({"a": a, "b": 1.0}, 2.0 * a + 0.5)
-    assert model.coefficients == pytest.approx({"a": 2.0, "b": 0.5}, abs=0.01)
+    assert model.weights == pytest.approx({"a": 2.0, "b": 0.5}, abs=0.01)
+
+
+samples_by_name = st.lists(
+    st.tuples(st.lists(st.floats(0.0, 10.0), min_size=6, max_size=6), st.floats(0.0, 50.0)),
+    max_size=30,
+)
+
+
+@given(samples_by_name, st.lists(st.floats(0.0, 5.0), min_size=3, max_size=3), st.booleans())
+def test_by_name_and_by_vector_are_one_algorithm(samples, load, nonnegative):
+    """Whichever entry taught it, it predicts the same, one regressor at a time or all at once."""
+    names = tuple("abcdef")
+    by_name, by_vector = (
+        DirectionalLeastSquares(features=names, nonnegative=nonnegative) for _ in range(2)
+    )
+    for values, y in samples:
+        by_name.learn_one(dict(reversed(list(zip(names, values, strict=True)))), y)
+        by_vector.learn_vector(np.array(values), y)
+    assert by_vector.coefficients.tolist() == by_name.coefficients.tolist()
+    bases = np.array([[1.0, 1.0, 1.0, 1.0], [0.5, 1.0, 1.5, 7.0]])
+    each = [
+        by_name.predict_one(dict(zip(names, np.outer(column, load).ravel(), strict=True)))
+        for column in bases.T
+    ]
+    assert by_vector.predict_products(load, bases) == pytest.approx(each, abs=1e-9)

@@ -7,8 +7,7 @@ import numpy as np
 import pytest
 
 from voltana.errors import ConfigError
-from voltana.predictors.table_profiling import profile_tables
-from voltana.predictors.tables import TablePredictor, tile_bounds, tile_index
+from voltana.predictors.tables import TablePredictor, profile_tables, tile_bounds, tile_index
 from voltana.testing import samples
 from voltana.values import Load, Role
 

@@ -10,6 +10,7 @@ from tests.broken import BROKEN
 from tests.honest import (
     HonestActuator,
     HonestController,
+    HonestLevels,
     HonestPower,
     HonestPredictor,
     HonestRouter,
@@ -17,12 +18,14 @@ from tests.honest import (
 from voltana.testing import (
     check_actuator,
     check_controller,
+    check_level_set,
     check_power_predictor,
     check_predictor,
     check_router,
 )
 from voltana.testing.actuator import ACTUATOR_CHECKS
 from voltana.testing.controller import CONTROLLER_CHECKS
+from voltana.testing.level_set import LEVEL_SET_CHECKS
 from voltana.testing.power import POWER_CHECKS, STRICT_POWER_CHECKS
 from voltana.testing.predictor import PREDICTOR_CHECKS, STRICT_PREDICTOR_CHECKS
 from voltana.testing.router import ROUTER_CHECKS
@@ -33,6 +36,7 @@ CHECK = {
     "controller": check_controller,
     "router": check_router,
     "actuator": partial(check_actuator, timeout_s=0.05),
+    "level set": check_level_set,
 }
 HONEST = {
     "predictor": HonestPredictor,
@@ -40,6 +44,7 @@ HONEST = {
     "controller": HonestController,
     "router": HonestRouter,
     "actuator": HonestActuator,
+    "level set": HonestLevels,
 }
 NAMES = {
     "predictor": PREDICTOR_CHECKS + STRICT_PREDICTOR_CHECKS,
@@ -47,6 +52,7 @@ NAMES = {
     "controller": CONTROLLER_CHECKS,
     "router": ROUTER_CHECKS,
     "actuator": ACTUATOR_CHECKS,
+    "level set": LEVEL_SET_CHECKS,
 }
 CASES = [
     pytest.param(kind, check, factory, id=f"{kind}-{check}-{factory.__name__}")

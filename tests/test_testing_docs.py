@@ -13,6 +13,7 @@ from voltana.testing.actuator import ACTUATOR_CHECKS
 from voltana.testing.controller import CONTROLLER_CHECKS
 from voltana.testing.guarantee import GUARANTEE_CHECKS
 from voltana.testing.latencies import LATENCY_KINDS
+from voltana.testing.level_set import LEVEL_SET_CHECKS
 from voltana.testing.power import POWER_CHECKS, STRICT_POWER_CHECKS
 from voltana.testing.predictor import PREDICTOR_CHECKS, STRICT_PREDICTOR_CHECKS
 from voltana.testing.router import ROUTER_CHECKS
@@ -26,6 +27,7 @@ SUITES = {
     "check_guarantee": GUARANTEE_CHECKS,
     "check_router": ROUTER_CHECKS,
     "check_actuator": ACTUATOR_CHECKS,
+    "check_level_set": LEVEL_SET_CHECKS,
 }
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from river import linear_model
+from river import linear_model, tree
 
 from tests.conformance.inventory import EXAMPLES, classes_with
 from voltana.predictors.cautious_power import CautiousPower
@@ -15,7 +15,6 @@ from voltana.predictors.drift import DriftAware
 from voltana.predictors.ecopred import EcoPred
 from voltana.predictors.linear_power import LinearPower
 from voltana.predictors.river_adapter import RiverPredictor
-from voltana.predictors.river_regressor import DirectionalLeastSquares
 from voltana.predictors.tables import TablePredictor
 from voltana.testing import check_power_predictor, check_predictor, samples
 from voltana.testing import strategies as vst
@@ -49,7 +48,7 @@ def ecopred():
 
 
 def bayesian():
-    return RiverPredictor(linear_model.BayesianLinearRegression(smoothing=0.998))
+    return linear_model.BayesianLinearRegression(smoothing=0.998)
 
 
 LEARNERS = {
@@ -61,11 +60,11 @@ LEARNERS = {
     "Conformal": (lambda: Conformal(ecopred(), first=0.15), {}),
     "Conformal, cold": (lambda: Conformal(ecopred()), {}),
     # river's regressors predict one clock at a time.
-    "RiverPredictor, our own": (
-        lambda: RiverPredictor(DirectionalLeastSquares(prior_deviation=100.0)),
+    "RiverPredictor, river's": (lambda: RiverPredictor(bayesian()), {"time_limit_s": 0.1}),
+    "EcoPred, with a tree": (
+        lambda: EcoPred(regressor=tree.HoeffdingTreeRegressor()),
         {"time_limit_s": 0.1},
     ),
-    "RiverPredictor, river's": (bayesian, {"time_limit_s": 0.1}),
 }
 FIXED = {
     "TablePredictor": tables,
@@ -114,7 +113,12 @@ def test_learners_survive_whatever_may_come(name, examples):
 
 
 def test_none_is_forgotten():
-    factories = (*(make for make, _ in LEARNERS.values()), *FIXED.values())
+    # LinearLatency is what EcoPred hands everything on to.
+    factories = (
+        lambda: EcoPred()._learner,
+        *(make for make, _ in LEARNERS.values()),
+        *FIXED.values(),
+    )
     checked = {type(make()).__name__ for make in factories}
     shipped = classes_with("voltana.predictors", "forecast", "learn", "snapshot")
     assert set(shipped) <= checked

@@ -1,4 +1,4 @@
-"""`voltana check`: hold a user's controller, predictor or router to its contract and guarantee."""
+"""`voltana check`: hold a user's component to its contract, and to the guarantee that it gives."""
 
 import json
 from typing import TYPE_CHECKING, Annotated
@@ -15,7 +15,9 @@ def check(
     reference: Annotated[
         str,
         typer.Argument(
-            metavar="MODULE:FACTORY", help="What makes your controller, predictor or router."
+            metavar="MODULE:NAME",
+            help="What makes your controller, router, latency or power predictor, actuator or "
+            "level set.",
         ),
     ],
     role: Annotated[
@@ -29,12 +31,14 @@ def check(
 ) -> None:
     r"""Check a component of your own: its port's contract, and the SLO guarantee that it gives.
 
-    A predictor that issues no bound of its own is attacked inside the Conformal wrapper. Exit code
-    1 means that a check failed.
+    A predictor that issues no bound of its own is attacked inside the Conformal wrapper. An
+    actuator is really driven: its clocks change, and are given back. Exit code 1 means that a check
+    failed.
 
     \b
     voltana check mine:make_controller
     voltana check mine:MyRouter --json
+    voltana check mine:LEVELS
     """
     from voltana.cli.check_suites import reports_on
 

@@ -6,15 +6,18 @@ import dataclasses
 from typing import TYPE_CHECKING
 
 from voltana.errors import ConfigError, invalid
-from voltana.levels import A100_CLOCKS_MHZ
+from voltana.levels import A100_CLOCKS_MHZ, LevelSet
 from voltana.policy import InstanceContext, InstancePolicy, Policy, call_factory, load_object
-from voltana.ports import Controller, Predictor, Router
+from voltana.ports import Actuator, Controller, PowerPredictor, Predictor, Router
 from voltana.predictors.conformal import Conformal
 from voltana.slo import Slo
 from voltana.testing import (
     Report,
+    check_actuator,
     check_controller,
     check_guarantee,
+    check_level_set,
+    check_power_predictor,
     check_predictor,
     check_router,
 )
@@ -26,10 +29,10 @@ if TYPE_CHECKING:
 
 
 def reports_on(reference: str, *, role: str, programs: int, seed: int) -> list[Report]:
-    """Run every suite that applies to what ``MODULE:FACTORY`` makes.
+    """Run every suite that applies to what ``MODULE:NAME`` makes, or is.
 
     Args:
-        reference: The factory, as a user names it.
+        reference: The factory, as a user names it; or a level set, which is a plain value.
         role: Role of the instance that a factory is told of.
         programs: Random programs of the guarantee suite.
         seed: Of those.
@@ -51,22 +54,37 @@ def reports_on(reference: str, *, role: str, programs: int, seed: int) -> list[R
     def make() -> object:
         return call_factory(factory, context)
 
+    if isinstance(factory, LevelSet) and not callable(factory):
+        return _one(check_level_set(lambda: factory), "level set")
     made = make()
     if isinstance(made, Policy):
         return _policy(made, context, programs, seed)
     if isinstance(made, InstancePolicy):
         return _controller(lambda: _controller_of(make()), programs, seed, made.levels_mhz)
-    if isinstance(made, Router):
-        return [_named(check_router(make), "contract of a router")]  # type: ignore[arg-type]
     if isinstance(made, Controller):
         levels = tuple(map(float, getattr(made, "levels_mhz", A100_CLOCKS_MHZ)))
         return _controller(make, programs, seed, levels)  # type: ignore[arg-type]
     if isinstance(made, Predictor):
         return _predictor(make, programs, seed)  # type: ignore[arg-type]
+    return _contract(made, make, reference)
+
+
+def _contract(made: object, make: Callable[[], object], reference: str) -> list[Report]:
+    """The suite of a component that has one suite alone."""
+    if isinstance(made, Router):
+        return _one(check_router(make), "router")  # type: ignore[arg-type]
+    if isinstance(made, Actuator):
+        made.close()
+        return _one(check_actuator(make), "actuator")  # type: ignore[arg-type]
+    if isinstance(made, PowerPredictor):
+        return _one(check_power_predictor(make), "power predictor")  # type: ignore[arg-type]
+    if isinstance(made, LevelSet):
+        return _one(check_level_set(make), "level set")  # type: ignore[arg-type]
     raise ConfigError(
-        f"{reference!r} makes {type(made).__name__}, which has none of decide(), route(), and "
-        "forecast() with learn() and snapshot(): return a Controller, a Router, a Predictor or a "
-        "Policy."
+        f"{reference!r} makes {type(made).__name__}, which has none of decide(), route(), "
+        "forecast() with learn() and snapshot(), forecast_w() with learn_window(), levels(), and "
+        "table() with apply(), status() and close(): return a Controller, a Router, a Predictor, a "
+        "PowerPredictor, a LevelSet, an Actuator or a Policy."
     )
 
 
@@ -101,6 +119,10 @@ def _predictor(make: Callable[[], Predictor], programs: int, seed: int) -> list[
         return [contract, _named(guarantee, "SLO guarantee")]
     wrapped = check_guarantee(lambda: Conformal(make(), first=0.15), programs=programs, seed=seed)
     return [contract, _named(wrapped, "SLO guarantee, inside Conformal")]
+
+
+def _one(report: Report, what: str) -> list[Report]:
+    return [_named(report, f"contract of {'an' if what[0] in 'aeiou' else 'a'} {what}")]
 
 
 def _named(report: Report, suite: str) -> Report:

@@ -192,5 +192,7 @@ class MemoryFloor:
         for part in SETTLED_PARTS:
             batch = self._memory.settled(load, part)
             iteration_s = predictor.forecast(batch, self._levels).mean_s
-            np.maximum(served_per_s, batch.decode_requests / iteration_s, out=served_per_s)
+            # A model that knows nothing yet expects 0 s: no floor comes from it.
+            with np.errstate(divide="ignore"):
+                np.maximum(served_per_s, batch.decode_requests / iteration_s, out=served_per_s)
         return served_per_s

@@ -152,7 +152,8 @@ class OptimalAvailable:
             if not fits[-1]:
                 break
         lowest = self._critical(observation.load, forecast)
-        if self._arrivals_s:
+        # A model that knows nothing yet expects 0 s, and bounds nothing: no level fits anyway.
+        if self._arrivals_s and 0.0 < forecast.mean_s[-1] < math.inf:
             arriving = self._work_s / self._arrivals_s * (forecast.mean_s / forecast.mean_s[-1])
             fits &= pending_s * (1.0 + arriving) <= self.reserve.rho * self._slo.ttft_s
             lowest = max(lowest, self._keeping_pace(arriving))

@@ -106,7 +106,7 @@ class ClusterSpec:
         """Published numbers of one instance, from which a physical prior can be built.
 
         No calibrated coefficient of the plant is among them. Keys as in
-        `voltana.predictors.prior.Datasheet`.
+        `voltana.predictors.ecopred.Datasheet`.
         """
         hardware, model = self.hardware, self.model
         return {

@@ -14,7 +14,7 @@ from voltana.controllers.window import WindowGovernor
 from voltana.errors import ConfigError
 from voltana.levels import Published
 from voltana.policy import InstancePolicy
-from voltana.predictors.table_profiling import profile_tables
+from voltana.predictors.tables import profile_tables
 
 if TYPE_CHECKING:
     from voltana.policy import Bench, InstanceContext

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from voltana.errors import invalid
-from voltana.predictors.least_squares import RecursiveLeastSquares
+from voltana.predictors.least_squares import DirectionalLeastSquares
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -33,7 +33,16 @@ HALF_REQUESTS = 64.0
 
 _IDLE = 2
 _BUSY = 4
-_FEATURES = _IDLE + 2 * _BUSY
+_NAMES = (
+    "idle",
+    "idle_cubed",
+    *(
+        f"{phase}_{form}"
+        for phase in ("prefill", "decode")
+        for form in ("linear", "cubed", "load_linear", "load_cubed")
+    ),
+)
+_FEATURES = len(_NAMES)
 
 _IDLE_SHARES = (0.12, 0.03)
 _BUSY_SHARES = (0.1, 0.2, 0.1, 0.3)
@@ -64,23 +73,29 @@ class LinearPower:
                 raise invalid(field, value, "above 0", "Look it up in the device's datasheet.")
         self.max_clock_mhz = max_clock_mhz
         self.max_power_w = max_power_w
-        mean = max_power_w * np.array([*_IDLE_SHARES, *_BUSY_SHARES, *_BUSY_SHARES])
-        self._squares = RecursiveLeastSquares(
-            mean,
-            np.full(_FEATURES, 0.3 * max_power_w),
+        shares = (*_IDLE_SHARES, *_BUSY_SHARES, *_BUSY_SHARES)
+        self._squares = DirectionalLeastSquares(
+            features=_NAMES,
+            prior_mean=dict(zip(_NAMES, (max_power_w * s for s in shares), strict=True)),
+            prior_deviation=0.3 * max_power_w,
             forgetting=forgetting,
-            nonnegative=np.ones(_FEATURES, dtype=np.bool_),
+            nonnegative=True,
         )
 
     def forecast_w(self, load: Load, clocks_mhz: FloatArray) -> FloatArray:
         """See `voltana.ports.PowerPredictor.forecast_w`."""
-        share = clocks_mhz / self.max_clock_mhz
-        cubed = share * share * share
-        coefficients = self._squares.coefficients
-        watts: FloatArray = coefficients[0] + coefficients[1] * cubed
+        c = self._squares.coefficients.tolist()
+        base, flat, steep = c[0], 0.0, c[1]
         for start, level in _busy_parts(load):
-            flat, steep, flat_load, steep_load = coefficients[start : start + _BUSY]
-            watts += (flat + flat_load * level) * share + (steep + steep_load * level) * cubed
+            flat += c[start] + c[start + 2] * level
+            steep += c[start + 1] + c[start + 3] * level
+        share = clocks_mhz / self.max_clock_mhz
+        # base + flat * share + steep * share**3, by Horner's rule
+        watts: FloatArray = share * share
+        watts *= steep
+        watts += flat
+        watts *= share
+        watts += base
         return watts
 
     def learn_window(self, energy_j: float, exposures: Sequence[Exposure]) -> None:
@@ -100,7 +115,8 @@ class LinearPower:
             _add_features(x, exposure.load, share, weight)
         power_w = energy_j / duration_s
         expected_w = self._squares.predict_vector(x)
-        self._squares.learn_vector(x, power_w, NOISE * max(expected_w, power_w))
+        noise_w = NOISE * max(expected_w, power_w)
+        self._squares.learn_vector(x, power_w, noise_w, expected=expected_w)
 
 
 def _busy_parts(load: Load) -> list[tuple[int, float]]:

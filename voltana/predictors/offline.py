@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from voltana.errors import ConfigError
-from voltana.predictors.features import (
+from voltana.predictors.ecopred.features import (
     DECODE_NAMES,
     PREFILL_NAMES,
     decode_features,
     prefill_features,
     regressor,
 )
-from voltana.predictors.prior import (
+from voltana.predictors.ecopred.prior import (
     decode_prior,
     flat_decode_prior,
     flat_prefill_prior,
@@ -27,7 +27,7 @@ from voltana.values import Phase
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from voltana.predictors.prior import Prior
+    from voltana.predictors.ecopred.prior import Prior
     from voltana.predictors.profile import Stack
     from voltana.values import Outcome
 
@@ -56,7 +56,7 @@ def fit_profile(
         samples: Loads with achieved clocks and measured latencies.
         stack: What they were measured on.
         max_clock_mhz: The device's fastest clock.
-        datasheet: Published numbers for the prior (`voltana.predictors.prior.Datasheet`); None
+        datasheet: Published numbers for the prior (`voltana.predictors.ecopred.Datasheet`); None
             assumes nothing.
 
     Raises:

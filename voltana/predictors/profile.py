@@ -15,8 +15,8 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from voltana.errors import ProfileError
-from voltana.predictors.features import BASIS_NAMES, FEATURES
-from voltana.predictors.prior import Prior
+from voltana.predictors.ecopred.features import BASIS_NAMES, FEATURES
+from voltana.predictors.ecopred.prior import Prior
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -154,7 +154,7 @@ def phase_prior(profile: PhaseProfile, names: tuple[str, ...], *, doubted: bool)
 
     Args:
         profile: The phase.
-        names: `PREFILL_NAMES` or `DECODE_NAMES` of `voltana.predictors.features`.
+        names: `PREFILL_NAMES` or `DECODE_NAMES` of `voltana.predictors.ecopred.features`.
         doubted: Whether it is of another stack, so that its coefficients may be far off.
 
     Raises:
@@ -170,7 +170,8 @@ def phase_prior(profile: PhaseProfile, names: tuple[str, ...], *, doubted: bool)
         doubt = PRIOR_DOUBT * np.tile(largest, len(BASIS_NAMES))
         deviation = np.maximum(deviation, doubt)
         error = max(error, PRIOR_RELATIVE_ERROR)
-    return Prior(mean=mean, deviation=deviation, relative_error=error)
+    tried_mhz = None if doubted else (profile.slowest_mhz, profile.fastest_mhz)
+    return Prior(mean=mean, deviation=deviation, relative_error=error, tried_mhz=tried_mhz)
 
 
 def to_table(values: FloatArray, names: tuple[str, ...]) -> Table:

@@ -10,53 +10,52 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 
 from voltana.errors import ConfigError, invalid
-from voltana.predictors.residual_scale import ResidualScale
+from voltana.predictors.ecopred.clock_range import ClockRange
+from voltana.predictors.ecopred.residual_scale import ResidualScale
+from voltana.predictors.ecopred.transformer import LatencyFeatures
 from voltana.values import Forecast, Phase
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from river.base.typing import FeatureName
+
+    from voltana.predictors.conformal.snapshot import Known
     from voltana.values import FloatArray, Load, Outcome
 
 
 class RiverRegressor(Protocol):
     """What is used of river's `base.Regressor`; a pipeline that ends in one has it too."""
 
-    def learn_one(self, x: dict[str, float], y: float) -> None:
+    def learn_one(self, x: dict[FeatureName, float], y: float) -> None:
         """Learn the label `y` of the features `x`."""
         ...
 
-    def predict_one(self, x: dict[str, float]) -> float:
+    def predict_one(self, x: dict[FeatureName, float]) -> float:
         """Expected label of the features `x`."""
         ...
 
 
-def dict_features(load: Load, clock_mhz: float, max_clock_mhz: float) -> dict[str, float]:
-    """What a regressor is told of an iteration, each number near 1 in size.
+@dataclass(slots=True, eq=False)
+class _Phase:
+    """What one phase has learned: a regressor, the scale of its residuals, the clocks tried."""
 
-    The keys are the four parts of a load in thousands (attended pairs in millions), each also times
-    ``slow = f_max / f`` under the key ``slow_...``, and ``one`` with ``slow``.
-    """
-    slow = max_clock_mhz / clock_mhz
-    parts = {
-        "one": 1.0,
-        "prefill_kilotokens": load.prefill_tokens / 1e3,
-        "prefill_megapairs": load.prefill_attended_pairs / 1e6,
-        "decode_kilorequests": load.decode_requests / 1e3,
-        "decode_megatokens": load.decode_kv_tokens / 1e6,
-    }
-    return parts | {f"slow_{name}": slow * value for name, value in parts.items()}
+    regressor: RiverRegressor
+    scale: ResidualScale
+    clocks: ClockRange
 
 
 class RiverPredictor:
     """Wraps a river regressor; satisfies `voltana.ports.Predictor`.
 
-    The regressor is asked once for each clock, so a forecast over 81 clocks takes 81 predictions:
-    use `voltana.predictors.ecopred.EcoPred` where time matters. Latencies are learned in
-    milliseconds, in which river's default priors and learning rates are of a fitting size.
+    The regressor is told `LatencyFeatures` (scaled), and learns latencies in milliseconds: sizes
+    that fit river's default priors and learning rates. It is asked once for each clock, so a
+    forecast over 81 clocks takes 81 predictions: `EcoPred`'s own regressor answers all at once.
+    Its bound is believed at the clocks that were tried; beyond them physics bounds latency, as for
+    EcoPred.
 
     Args:
-        regressor: Learns prefill and decode iterations alike; each phase has its own copy.
+        regressor: Each phase (prefill, decode, mixed) learns with its own copy.
         max_clock_mhz: The device's fastest clock.
         bound_deviations: Width of the upper bound, in mean absolute residuals.
 
@@ -76,53 +75,90 @@ class RiverPredictor:
                 f"regressor = {type(regressor).__name__} is not allowed: must have learn_one() and "
                 "predict_one(). Give a river regressor, or a pipeline that ends in one."
             )
-        if not 0 < max_clock_mhz < math.inf:
-            raise invalid("max_clock_mhz", max_clock_mhz, "above 0", "Ask the device for it.")
-        self.max_clock_mhz = max_clock_mhz
+        if not bound_deviations >= 0:
+            raise invalid("bound_deviations", bound_deviations, "0 or more", "3 is usual.")
+        self.features = LatencyFeatures(max_clock_mhz, scaled=True)
         self.bound_deviations = bound_deviations
         self._phases = {
-            phase: (copy.deepcopy(regressor), ResidualScale(None))
+            phase: _Phase(copy.deepcopy(regressor), ResidualScale(None), ClockRange(max_clock_mhz))
             for phase in (Phase.PREFILL, Phase.DECODE, Phase.MIXED)
         }
 
     def forecast(self, load: Load, clocks_mhz: FloatArray) -> Forecast:
         """See `voltana.ports.Forecasts.forecast`."""
-        phase = load.phase
-        if phase is Phase.IDLE:
+        if load.phase is Phase.IDLE:
             idle = np.zeros(len(clocks_mhz))
             return Forecast(clocks_mhz=clocks_mhz, mean_s=idle, upper_s=idle.copy())
-        regressor, scale = self._phases[phase]
-        mean_s = np.array(
-            [
-                _predicted_s(regressor, dict_features(load, float(mhz), self.max_clock_mhz))
-                for mhz in clocks_mhz
-            ]
-        )
-        if not math.isfinite(scale.value):
-            return Forecast(
-                clocks_mhz=clocks_mhz, mean_s=mean_s, upper_s=np.full_like(mean_s, math.inf)
-            )
-        upper_s = mean_s * (1.0 + self.bound_deviations * scale.value)
+        phase = self._phases[load.phase]
+        tried_mhz = np.clip(clocks_mhz, phase.clocks.slowest_mhz, phase.clocks.fastest_mhz)
+        asked = sorted({*clocks_mhz.tolist(), *tried_mhz.tolist()})
+        at_s = {mhz: self._predicted_s(phase, load, mhz) for mhz in asked}
+        mean_s = np.array([at_s[mhz] for mhz in clocks_mhz.tolist()])
+        upper_s = np.array([at_s[mhz] for mhz in tried_mhz.tolist()])
+        upper_s *= np.maximum(phase.clocks.slowest_mhz / clocks_mhz, 1.0)
+        known = mean_s > 0.0
+        if phase.scale.value < math.inf:
+            upper_s *= 1.0 + self.bound_deviations * phase.scale.value
+            np.maximum(upper_s, mean_s, out=upper_s)
+        else:
+            known[:] = False
         # A regressor without sign constraints may promise 0 s: that is no bound.
-        upper_s[mean_s <= 0.0] = math.inf
+        upper_s[~known] = math.inf
         return Forecast(clocks_mhz=clocks_mhz, mean_s=mean_s, upper_s=upper_s)
+
+    def forecast_mean(self, load: Load, clocks_mhz: FloatArray) -> tuple[FloatArray, Known]:
+        """See `voltana.predictors.conformal.snapshot.TellsMean.forecast_mean`."""
+        if load.phase is Phase.IDLE:
+            return np.zeros(len(clocks_mhz)), True
+        phase = self._phases[load.phase]
+        mean_s = np.array([self._predicted_s(phase, load, mhz) for mhz in clocks_mhz.tolist()])
+        return mean_s, (mean_s > 0.0) & (phase.scale.value < math.inf)
 
     def learn(self, outcome: Outcome) -> None:
         """Learn from one iteration, at the clock that was achieved; broken labels are dropped."""
-        latency_s, clock_mhz, phase = outcome.latency_s, outcome.clock_mhz, outcome.load.phase
+        load, clock_mhz, latency_s = outcome.load, outcome.clock_mhz, outcome.latency_s
         valid = 0.0 < latency_s < math.inf and 0.0 < clock_mhz < math.inf
-        if not valid or phase is Phase.IDLE:
+        if not valid or load.phase is Phase.IDLE:
             return
-        regressor, scale = self._phases[phase]
-        x = dict_features(outcome.load, clock_mhz, self.max_clock_mhz)
-        expected_s = _predicted_s(regressor, x)
-        if math.isfinite(expected_s):
-            scale.update(abs(latency_s - expected_s) / max(expected_s, 1e-9))
-        regressor.learn_one(x, 1e3 * latency_s)
+        phase = self._phases[load.phase]
+        expected_s = self._predicted_s(phase, load, clock_mhz)
+        # One that diverged (inf) is off by as much as a single residual may count.
+        off = abs(latency_s - expected_s) / max(expected_s, 1e-9)
+        phase.scale.update(off if math.isfinite(off) else math.inf)
+        phase.clocks.update(clock_mhz)
+        phase.regressor.learn_one(self.features.of_load(load, clock_mhz), 1e3 * latency_s)
 
     def snapshot(self) -> RiverSnapshot:
         """A frozen deep copy."""
         return RiverSnapshot(_predictor=copy.deepcopy(self))
+
+    def expected_s(self, load: Load, clock_mhz: float) -> float:
+        """Expected latency at one clock; 0 when idle."""
+        if load.phase is Phase.IDLE:
+            return 0.0
+        return self._predicted_s(self._phases[load.phase], load, clock_mhz)
+
+    def reopen(self, factor: float = 100.0, relative_error: float = 0.3) -> None:  # noqa: ARG002  (a regressor forgets in its own way)
+        """Doubt what was learned: the bound widens, and clocks have to be tried again.
+
+        Args:
+            factor: Ignored: a river regressor cannot be told to forget.
+            relative_error: The least that the residual scale becomes.
+        """
+        for phase in self._phases.values():
+            phase.scale.widen(relative_error)
+            phase.clocks.restart()
+
+    @property
+    def labels(self) -> tuple[int, int]:
+        """Labels that prefill (mixed batches included) and decode have learned."""
+        count = {name: phase.scale.labels for name, phase in self._phases.items()}
+        return count[Phase.PREFILL] + count[Phase.MIXED], count[Phase.DECODE]
+
+    def _predicted_s(self, phase: _Phase, load: Load, clock_mhz: float) -> float:
+        """Prediction in seconds, not negative; inf where the regressor diverged."""
+        predicted_ms = float(phase.regressor.predict_one(self.features.of_load(load, clock_mhz)))
+        return max(predicted_ms * 1e-3, 0.0) if math.isfinite(predicted_ms) else math.inf
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -135,17 +171,15 @@ class RiverSnapshot:
         """See `voltana.ports.Forecasts.forecast`."""
         return self._predictor.forecast(load, clocks_mhz)
 
+    def forecast_mean(self, load: Load, clocks_mhz: FloatArray) -> tuple[FloatArray, Known]:
+        """See `voltana.predictors.conformal.snapshot.TellsMean.forecast_mean`."""
+        return self._predictor.forecast_mean(load, clocks_mhz)
+
     def to_dict(self) -> Mapping[str, object]:
         """Name and options of the regressor: river has no plain form of what it learned."""
         predictor = self._predictor
         return {
-            "regressor": repr(predictor._phases[Phase.DECODE][0]),
-            "max_clock_mhz": predictor.max_clock_mhz,
+            "regressor": repr(predictor._phases[Phase.DECODE].regressor),
+            "max_clock_mhz": predictor.features.max_clock_mhz,
             "bound_deviations": predictor.bound_deviations,
         }
-
-
-def _predicted_s(regressor: RiverRegressor, x: dict[str, float]) -> float:
-    """Prediction in seconds, not negative; inf where the regressor diverged."""
-    predicted_ms = float(regressor.predict_one(x))
-    return max(predicted_ms * 1e-3, 0.0) if math.isfinite(predicted_ms) else math.inf

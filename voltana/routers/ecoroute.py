@@ -134,9 +134,10 @@ class EcoRoute:
         now = candidate_load(candidate)
         after = load_with(now, request, candidate.role)
         after_mhz = planned_clock_mhz(candidate, after, levels)
-        # An idle instance may be at any clock, so none has to rise.
+        # An idle instance may be at any clock, so none has to rise; nor has one to the lowest.
         wakes = now.phase is Phase.IDLE and not candidate.in_flight
-        now_mhz = after_mhz if wakes else planned_clock_mhz(candidate, now, levels)
+        rests = wakes or after_mhz <= levels[0]
+        now_mhz = after_mhz if rests else planned_clock_mhz(candidate, now, levels)
         # An instance that no clock can save runs at its fastest one, and gets slower.
         rise_mhz = min(after_mhz, float(levels[-1])) - min(now_mhz, float(levels[-1]))
         return _WhatIf(

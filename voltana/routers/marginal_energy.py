@@ -14,6 +14,7 @@ trade-off; J. D. C. Little, Operations Research 9 (1961).
 
 from __future__ import annotations
 
+import bisect
 import math
 from typing import TYPE_CHECKING
 
@@ -91,6 +92,8 @@ class MarginalEnergy:
         demand, context = _demand(busiest_first)
         if not demand > 0:
             return 1
+        if demand == math.inf:
+            return len(busiest_first)
         awake = max(1, sum(candidate.in_flight > 0 for candidate in busiest_first))
         # The memo: demand to 2 %, context to 10 %, and the model of the busiest instance.
         bins = round(math.log(demand) / 0.02), round(math.log(context) / 0.1)
@@ -156,7 +159,10 @@ class MarginalEnergy:
 
 
 def _demand(pool: Sequence[Candidate]) -> tuple[float, float]:
-    """Tokens produced per second by all, and context tokens of a request on average."""
+    """Tokens produced per second by all, and context tokens of a request on average.
+
+    The former is inf where a busy instance's model knows nothing of its latency yet.
+    """
     tokens_per_s, requests, kv_tokens = 0.0, 0, 0
     for candidate in pool:
         state = candidate.state
@@ -165,11 +171,15 @@ def _demand(pool: Sequence[Candidate]) -> tuple[float, float]:
         load = Load.decode(state.running_requests, state.kv_tokens)
         clock = np.array([_nearest(candidate.levels_mhz, state.clock_mhz)])
         latency_s = float(candidate.predictor.forecast(load, clock).mean_s[0])
-        tokens_per_s += state.running_requests / latency_s
+        known = 0.0 < latency_s < math.inf
+        tokens_per_s += state.running_requests / latency_s if known else math.inf
         requests += state.running_requests
         kv_tokens += state.kv_tokens
     return tokens_per_s, max(kv_tokens, 1) / max(requests, 1)
 
 
 def _nearest(levels_mhz: Sequence[float], clock_mhz: float) -> float:
-    return min(levels_mhz, key=lambda level: abs(level - clock_mhz))
+    """The level next to a clock; of two that are as near, the slower one."""
+    above = bisect.bisect_left(levels_mhz, clock_mhz)
+    around = levels_mhz[max(above - 1, 0) : above + 1]
+    return min(around, key=lambda level: abs(level - clock_mhz))

@@ -11,9 +11,8 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from voltana.ports import PredictorSnapshot
-from voltana.predictors.conformal_snapshot import ConformalSnapshot
-from voltana.predictors.groups import BySize, by_phase, one_group
-from voltana.predictors.latency_model import LatencySnapshot
+from voltana.predictors.conformal import BySize, ConformalSnapshot, by_phase, one_group
+from voltana.predictors.ecopred.latency_model import LatencySnapshot
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Set

@@ -1,11 +1,11 @@
 """Which loads and clocks to measure: the fewest that identify the latency model.
 
-Latency is linear in known features (`voltana.predictors.features`), so how well an experiment
-identifies the coefficients is known before it is run: the determinant of its information matrix.
-Points are taken greedily, each the one that multiplies the determinant most, until there are as
-many as coefficients that can be told apart, and a few to spare. That is the sequential construction
-of a D-optimal design (V. Fedorov, "Theory of Optimal Experiments", 1972; for linear models with a
-given set of candidates H. Wynn, Annals of Mathematical Statistics 41, 1970).
+Latency is linear in known features (`voltana.predictors.ecopred.features`), so how well an
+experiment identifies the coefficients is known before it is run: the determinant of its information
+matrix. Points are taken greedily, each the one that multiplies the determinant most, until there
+are as many as coefficients that can be told apart, and a few to spare. That is the sequential
+construction of a D-optimal design (V. Fedorov, "Theory of Optimal Experiments", 1972; for linear
+models with a given set of candidates H. Wynn, Annals of Mathematical Statistics 41, 1970).
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from voltana.errors import invalid
-from voltana.predictors.features import decode_features, prefill_features, regressor
+from voltana.predictors.ecopred.features import decode_features, prefill_features, regressor
 from voltana.values import Load, Phase
 
 if TYPE_CHECKING:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from voltana.errors import ConfigError
-from voltana.predictors.features import decode_features, prefill_features, regressor
+from voltana.predictors.ecopred.features import decode_features, prefill_features, regressor
 from voltana.serving.profile.design import (
     Limits,
     decode_candidates,

@@ -17,9 +17,8 @@ import structlog
 from router_cluster import cluster, until
 
 from voltana.errors import ConfigError
-from voltana.predictors.conformal_snapshot import ConformalSnapshot
+from voltana.predictors.conformal import BySize, ConformalSnapshot, by_phase
 from voltana.predictors.ecopred import EcoPred
-from voltana.predictors.groups import BySize, by_phase
 from voltana.serving.feed import FeedPublisher, parse_message
 from voltana.serving.router.chooser import Leg
 from voltana.serving.router.feeds import FeedFollower

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from voltana.planning import cheapest_safe_index
-from voltana.routers.pool_mdp import InstanceChain, pool_states
+from voltana.routers.mdp.pool import InstanceChain, pool_states
 from voltana.values import Load
 
 if TYPE_CHECKING:
@@ -110,10 +110,10 @@ class Costs:
         index = cheapest_safe_index(forecast.upper_s, power_w, self.budget_s)
         crowding_w = self.penalty_w * max(self.used(load) - CROWDED, 0.0) / (1.0 - CROWDED)
         if index is not None:
-            return float(power_w[index]) + crowding_w, float(forecast.mean_s[index])
+            return float(power_w[index]) + crowding_w, _known_s(forecast.mean_s[index])
         overrun = max(float(forecast.upper_s[-1]) / self.budget_s - 1.0, 0.0)
         cost_w = float(power_w[-1]) + self.penalty_w * (1.0 + min(overrun, 10.0))
-        return cost_w + crowding_w, float(forecast.mean_s[-1])
+        return cost_w + crowding_w, _known_s(forecast.mean_s[-1])
 
     def used(self, load: Load) -> float:
         """Share of the KV cache that a batch takes, what is reserved for it included."""
@@ -193,6 +193,11 @@ def decode_chain(costs: Costs, arrivals: Arrivals, grid: Grid) -> InstanceChain:
     return InstanceChain(
         cost=cost, moves=moves, rates=rates, joins=joins, join_shares=shares, refusals=refusals
     )
+
+
+def _known_s(mean_s: float) -> float:
+    """A latency; inf where the model knows nothing yet, and expects 0 s."""
+    return float(mean_s) if mean_s > 0.0 else math.inf
 
 
 def _between(grid: Grid, batch: int, memory: float) -> tuple[list[int], list[float]]:

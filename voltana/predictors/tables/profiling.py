@@ -8,14 +8,14 @@ import numpy as np
 
 from voltana.errors import invalid
 from voltana.predictors.robust_fit import fit_nonnegative
-from voltana.predictors.tables import TablePredictor, tile_bounds, tile_index
+from voltana.predictors.tables.predictor import TablePredictor, tile_bounds, tile_index
 from voltana.values import Load, Role
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from voltana.policy import Bench
-    from voltana.predictors.tables import DecodeTable, PrefillTable
+    from voltana.predictors.tables.predictor import DecodeTable, PrefillTable
     from voltana.values import FloatArray
 
 CONTEXTS = (64, 256, 512, 1024, 2048, 4096)

@@ -13,20 +13,27 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from voltana.errors import invalid
-from voltana.predictors.conformal_snapshot import ConformalSnapshot, bounded
-from voltana.predictors.groups import by_phase, one_weight
-from voltana.predictors.label_ledger import LabelLedger
-from voltana.predictors.margin_book import MarginBook
+from voltana.predictors.conformal.groups import by_phase, one_weight
+from voltana.predictors.conformal.label_ledger import LabelLedger
+from voltana.predictors.conformal.margin_book import MarginBook
+from voltana.predictors.conformal.snapshot import (
+    ConformalSnapshot,
+    at_clocks,
+    group_names,
+    mean_of,
+    teller,
+    upper_bound,
+)
 from voltana.promise import Margin, Statement
-from voltana.values import Status
+from voltana.values import Forecast, Status
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from voltana.ports import Predictor
-    from voltana.predictors.quantile_tracker import QuantileTracker
+    from voltana.predictors.conformal.quantile_tracker import QuantileTracker
     from voltana.promise import MarginPart, Promise
-    from voltana.values import Decision, FloatArray, Forecast, Load, Outcome
+    from voltana.values import Decision, FloatArray, Load, Outcome
 
 SETTLED = 0.02
 """A clock is the one that was predicted for if it is this close, as a share of it."""
@@ -78,6 +85,8 @@ class Conformal:
         self._group = group
         self._weight = weight
         self._edges_mhz = tuple(map(float, level_edges_mhz))
+        self._starts_mhz = (0.0, *self._edges_mhz)
+        self._told = teller(predictor)
         self._book = MarginBook(self.statement, first)
         self._ledger = LabelLedger()
         self._widened, self._widened_labels = 0.0, 0
@@ -94,21 +103,27 @@ class Conformal:
 
     def forecast(self, load: Load, clocks_mhz: FloatArray) -> Forecast:
         """See `voltana.ports.Forecasts.forecast`; the upper bound is the conformal one."""
-        made = self.predictor.forecast(load, clocks_mhz)
-        return bounded(made, self.margin(load), self._widened)
+        mean_s, known = mean_of(self.predictor, self._told, load, clocks_mhz)
+        margin = self.margin(load)
+        opened = [
+            max(part.quantile, self._widened) if part.certifiable else math.inf
+            for part in margin.parts
+        ]
+        upper_s = upper_bound(
+            mean_s, known, at_clocks(opened, self._edges_mhz, clocks_mhz), self._offset_s
+        )
+        return Forecast(clocks_mhz=clocks_mhz, mean_s=mean_s, upper_s=upper_s, margin=margin)
 
     def margin(self, load: Load) -> Margin:
         """What would be issued for `load` now."""
         name, weight = self._group(load), self._weight(load)
         known = 0.0 <= weight <= self.statement.max_weight
-        if not self._edges_mhz:
-            parts: tuple[MarginPart, ...] = (self._book.part(name, 0.0, known=known),)
-        else:
-            starts = (0.0, *self._edges_mhz)
-            parts = tuple(
-                self._book.part(f"{name} from {start:g} MHz", start, known=known)
-                for start in starts
+        parts = tuple(
+            self._book.part(part, start, known=known)
+            for part, start in zip(
+                group_names(name, self._edges_mhz), self._starts_mhz, strict=True
             )
+        )
         return Margin(parts=parts, offset_s=self._offset_s, weight=weight)
 
     def learn(self, outcome: Outcome) -> None:

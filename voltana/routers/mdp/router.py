@@ -15,17 +15,17 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from voltana.errors import invalid
-from voltana.routers.arrival_meter import ArrivalMeter
-from voltana.routers.decode_chain import Costs
 from voltana.routers.least_loaded import LeastLoaded
-from voltana.routers.mdp_table import solved_table
+from voltana.routers.mdp.arrivals import ArrivalMeter
+from voltana.routers.mdp.chain import Costs
+from voltana.routers.mdp.table import solved_table
 from voltana.values import Load, Role
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from voltana.ports import PowerPredictor
-    from voltana.routers.mdp_table import Table
+    from voltana.routers.mdp.table import Table
     from voltana.values import Candidate, Request
 
 

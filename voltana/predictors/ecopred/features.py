@@ -19,6 +19,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from voltana.values import FloatArray, Load
 
 Basis = np.ndarray[tuple[int, int], np.dtype[np.float64]]
@@ -42,6 +44,21 @@ FEATURES = CLOCK_BASES * LOAD_FEATURES
 PREFILL_NAMES = ("iteration", "tokens", "half_tiles", "tiles", "attended_pairs")
 DECODE_NAMES = ("iteration", "padded_requests", "half_tiles", "tiles", "kv_tokens")
 BASIS_NAMES = ("constant", "compute", "slow_memory")
+
+PREFILL_USUAL = (1.0, 4096.0, 64.0, 32.0, 1e7)
+"""A usual value of each load feature of prefill; over it, features are of a size near 1."""
+
+DECODE_USUAL = (1.0, 128.0, 2.0, 1.0, 2e5)
+"""A usual value of each load feature of decode."""
+
+
+def product_names(phase: str, load_names: Sequence[str]) -> tuple[str, ...]:
+    """Names of the products that `regressor` yields, in its order."""
+    return tuple(f"{phase}.{basis}.{name}" for basis in BASIS_NAMES for name in load_names)
+
+
+PREFILL_PRODUCTS = product_names("prefill", PREFILL_NAMES)
+DECODE_PRODUCTS = product_names("decode", DECODE_NAMES)
 
 
 def prefill_features(tokens: int, attended_pairs: float) -> list[float]:
@@ -92,11 +109,16 @@ def bound_basis(
     return basis
 
 
-def regressor(load: list[float], clock_mhz: float, max_clock_mhz: float) -> FloatArray:
+def regressor(load: Sequence[float], clock_mhz: float, max_clock_mhz: float) -> FloatArray:
     """Products of every basis with every load feature, shape (FEATURES,), bases outermost."""
+    return np.array(products(load, clock_mhz, max_clock_mhz))
+
+
+def products(load: Sequence[float], clock_mhz: float, max_clock_mhz: float) -> list[float]:
+    """`regressor` as a list."""
     slow = max_clock_mhz / clock_mhz
     low = slow - KNEE if slow > KNEE else 0.0
-    return np.array([*load, *[slow * v for v in load], *[low * v for v in load]])
+    return [*load, *[slow * v for v in load], *[low * v for v in load]]
 
 
 def mixed_parts(load: Load) -> tuple[list[float], list[float]]:

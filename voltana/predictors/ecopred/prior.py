@@ -14,7 +14,14 @@ from typing import TYPE_CHECKING, TypedDict
 import numpy as np
 
 from voltana.errors import ConfigError, invalid
-from voltana.predictors.features import CLOCK_BASES, FEATURES, HALF_TILE, TILE
+from voltana.predictors.ecopred.features import (
+    CLOCK_BASES,
+    DECODE_USUAL,
+    FEATURES,
+    HALF_TILE,
+    PREFILL_USUAL,
+    TILE,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -80,20 +87,25 @@ Efficiency of arithmetic varies more from kernel to kernel than that of streamin
 """
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False, repr=False)
 class Prior:
     """Coefficients of one phase and how far they may be off.
 
     Attributes:
-        mean: Seconds per unit of each feature (`voltana.predictors.features`), shape (FEATURES,).
+        mean: Seconds per unit of each of `voltana.predictors.ecopred.features`, shape (FEATURES,).
         deviation: Their standard deviations, likewise.
         relative_error: Guess of the residuals' size over the latency, once the coefficients fit;
             None where there is none: no bound is then given before some labels have come.
+        tried_mhz: Slowest and fastest clock at which it was measured; None for a guess.
     """
 
     mean: FloatArray
     deviation: FloatArray
     relative_error: float | None
+    tried_mhz: tuple[float, float] | None = None
+
+    def __repr__(self) -> str:
+        return f"Prior(relative_error={self.relative_error}, tried_mhz={self.tried_mhz})"
 
 
 def check_datasheet(datasheet: Mapping[str, float]) -> None:
@@ -149,17 +161,17 @@ def decode_prior(datasheet: Mapping[str, float]) -> Prior:
 
 def flat_prefill_prior() -> Prior:
     """Prior of prefill that knows nothing but signs and the order of magnitude of latency."""
-    return _flat_prior(1.0, [1.0, 4096.0, 64.0, 32.0, 1e7])
+    return _flat_prior(1.0, PREFILL_USUAL)
 
 
 def flat_decode_prior() -> Prior:
     """Prior of decode that knows nothing but signs and the order of magnitude of latency."""
-    return _flat_prior(0.1, [1.0, 128.0, 2.0, 1.0, 2e5])
+    return _flat_prior(0.1, DECODE_USUAL)
 
 
-def _flat_prior(largest_s: float, usual: list[float]) -> Prior:
+def _flat_prior(largest_s: float, usual: tuple[float, ...]) -> Prior:
     """No feature, at a usual value of it, is likely to explain more than `largest_s`."""
-    deviation = largest_s / np.array(usual * CLOCK_BASES, dtype=np.float64)
+    deviation = largest_s / np.array(usual * CLOCK_BASES)
     return Prior(mean=np.zeros(FEATURES), deviation=deviation, relative_error=None)
 
 

@@ -2,8 +2,7 @@
 
 Prefill latency is ``a * tokens + c``, decode latency ``a * batch + b * kv_tokens + c`` within each
 batch tile (steps of 8 up to 128, then of 128), each clock on its own. It knows no bound, so the
-upper bound is the mean, and it does not learn online. `voltana.predictors.table_profiling` measures
-the tables.
+upper bound is the mean, and it does not learn online. `profile_tables` beside it measures them.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from voltana.errors import invalid
-from voltana.predictors.features import SMALL_TILE, TILE
+from voltana.predictors.ecopred.features import SMALL_TILE, TILE
 from voltana.values import Forecast
 
 if TYPE_CHECKING:

@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from voltana.routers.decode_chain import Grid, decode_chain, make_grid
-from voltana.routers.pool_mdp import PoolMdp
+from voltana.routers.mdp.chain import Grid, decode_chain, make_grid
+from voltana.routers.mdp.pool import PoolMdp
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from voltana.routers.decode_chain import Arrivals, Costs
-    from voltana.routers.pool_mdp import InstanceChain
+    from voltana.routers.mdp.chain import Arrivals, Costs
+    from voltana.routers.mdp.pool import InstanceChain
     from voltana.values import Candidate, FloatArray
 
 _LEAST_CHANGE = 0.05

@@ -21,7 +21,7 @@ def one_group(load: Load) -> str:  # noqa: ARG001  (as groups are called)
 
 def by_phase(load: Load) -> str:
     """One group for each of prefill, decode and mixed batches."""
-    return load.phase.value
+    return load.phase._value_  # as `value`, which is looked up by a descriptor
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
-from voltana.predictors.basis_cache import BasisCache
-from voltana.predictors.features import (
+from voltana.predictors.ecopred.basis_cache import BasisCache
+from voltana.predictors.ecopred.features import (
     CLOCK_BASES,
     FEATURES,
     LOAD_FEATURES,
@@ -25,7 +25,7 @@ from voltana.predictors.features import (
 from voltana.values import Forecast
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from voltana.values import FloatArray, Load
 
@@ -34,11 +34,6 @@ Weights = np.ndarray[tuple[int, int], np.dtype[np.float64]]
 
 class Phased(Protocol):
     """Coefficients and bound of one phase, frozen or live."""
-
-    @property
-    def weights(self) -> Weights:
-        """Seconds per unit of each load feature (columns) and clock basis (rows)."""
-        ...
 
     @property
     def relative_deviation(self) -> float:
@@ -64,13 +59,17 @@ class Phased(Protocol):
         """Variance of the mean for the regressor `x`, from the uncertainty of the weights."""
         ...
 
+    def predict_products(self, load: Sequence[float], bases: Weights) -> FloatArray:
+        """Mean for the products of each column of `bases` with the features `load`, shape (n,)."""
+        ...
+
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class PhaseModel:
     """A frozen `Phased`, where the other attributes are explained.
 
     Attributes:
-        weights: See `Phased`.
+        weights: Seconds per unit of each load feature (columns) and clock basis (rows).
         covariance: Covariance of the weights, row by row, shape (FEATURES, FEATURES).
         relative_deviation: See `Phased`.
         bound_deviations: See `Phased`.
@@ -88,6 +87,11 @@ class PhaseModel:
     def variance(self, x: FloatArray) -> float:
         """See `Phased.variance`."""
         return float(x.dot(self.covariance.dot(x)))
+
+    def predict_products(self, load: Sequence[float], bases: Weights) -> FloatArray:
+        """See `Phased.predict_products`."""
+        mean_s: FloatArray = self.weights.dot(load).dot(bases)
+        return mean_s
 
     def to_dict(self) -> dict[str, object]:
         """Plain JSON values; None stands for an infinite deviation."""
@@ -120,7 +124,7 @@ class PhaseModel:
 def forecast(
     load: Load, clocks_mhz: FloatArray, bases: BasisCache, prefill: Phased, decode: Phased
 ) -> Forecast:
-    """Latency of `load` at every clock: one product with the load, two with the clock bases.
+    """Latency of `load` at every clock: one product with the load, one with the clock bases.
 
     Args:
         load: What the iteration computes.
@@ -129,50 +133,62 @@ def forecast(
         prefill: Model of prefill; of mixed batches too, plus the decode model's KV-cache term.
         decode: Model of decode.
     """
-    phase, deviation = prefill, prefill.relative_deviation
-    if load.prefill_tokens:
-        if load.decode_requests:
-            features, cache = mixed_parts(load)
-            by_basis = prefill.weights.dot(features) + decode.weights.dot(cache)
-            deviation = max(deviation, decode.relative_deviation)
-        else:
-            features = prefill_features(load.prefill_tokens, load.prefill_attended_pairs)
-            by_basis = prefill.weights.dot(features)
-    elif load.decode_requests:
-        phase, deviation = decode, decode.relative_deviation
-        features = decode_features(load.decode_requests, load.decode_kv_tokens)
-        by_basis = decode.weights.dot(features)
-    else:
+    if not (load.prefill_tokens or load.decode_requests):
         idle = np.zeros(len(clocks_mhz))
         return Forecast(clocks_mhz=clocks_mhz, mean_s=idle, upper_s=idle.copy())
-    basis, bounding = bases.at(clocks_mhz, phase.slowest_mhz, phase.fastest_mhz)
-    mean_s = by_basis.dot(basis)
-    deviation = _deviation(phase, features, bases.max_clock_mhz, deviation)
-    if deviation == math.inf:
-        return Forecast(
-            clocks_mhz=clocks_mhz, mean_s=mean_s, upper_s=np.full_like(mean_s, math.inf)
-        )
-    upper_s = by_basis.dot(bounding)
-    upper_s *= 1.0 + phase.bound_deviations * deviation
+    phase, features, cache = _parts(load, prefill, decode)
+    columns = bases.at(clocks_mhz, phase.slowest_mhz, phase.fastest_mhz).bounds
+    both_s = phase.predict_products(features, columns)
+    count = len(clocks_mhz)
+    tried_s, deviation = float(both_s[count]), phase.relative_deviation
+    if cache is not None:
+        both_s += decode.predict_products(cache, columns)
+        deviation = max(deviation, decode.relative_deviation)
+    mean_s = both_s[:count]
+    if deviation == math.inf or tried_s <= 0.0:
+        unknown = np.full_like(mean_s, math.inf)
+        return Forecast(clocks_mhz=clocks_mhz, mean_s=mean_s, upper_s=unknown)
+    # The uncertainty of the model at this load is taken at one clock that was tried, so that the
+    # bound falls with the clock as the mean does.
+    x = regressor(features, phase.fastest_mhz, bases.max_clock_mhz)
+    own = max(phase.variance(x), 0.0) / (tried_s * tried_s)
+    width = 1.0 + phase.bound_deviations * math.sqrt(deviation * deviation + own)
+    upper_s = both_s[count + 1 :] * width
     # At clocks never tried the model may exceed physics; a bound covers its mean even so.
-    return Forecast(clocks_mhz=clocks_mhz, mean_s=mean_s, upper_s=np.maximum(upper_s, mean_s))
+    return Forecast(
+        clocks_mhz=clocks_mhz, mean_s=mean_s, upper_s=np.maximum(upper_s, mean_s, out=upper_s)
+    )
 
 
-def _deviation(
-    phase: Phased, features: list[float], max_clock_mhz: float, residual: float
-) -> float:
-    """Standard deviation over mean: of the residuals, and of the model at this load.
+def forecast_mean(
+    load: Load, clocks_mhz: FloatArray, bases: BasisCache, prefill: Phased, decode: Phased
+) -> tuple[FloatArray, bool]:
+    """The mean of `forecast`, and whether its bound is finite, for half of the time.
 
-    The latter is taken at one clock that was tried, so that the bound falls with the clock as the
-    mean does.
+    Arguments are those of `forecast`.
     """
-    if residual == math.inf:
-        return math.inf
-    x = regressor(features, phase.fastest_mhz, max_clock_mhz)
-    mean_s = float(phase.weights.ravel().dot(x))
-    if mean_s <= 0.0:
-        return math.inf
-    return math.sqrt(residual * residual + max(phase.variance(x), 0.0) / (mean_s * mean_s))
+    if not (load.prefill_tokens or load.decode_requests):
+        return np.zeros(len(clocks_mhz)), True
+    phase, features, cache = _parts(load, prefill, decode)
+    columns = bases.at(clocks_mhz, phase.slowest_mhz, phase.fastest_mhz).means
+    mean_s = phase.predict_products(features, columns)
+    known = bool(mean_s[-1] > 0.0) and phase.relative_deviation < math.inf
+    if cache is not None:
+        mean_s += decode.predict_products(cache, columns)
+        known = known and decode.relative_deviation < math.inf
+    return mean_s[:-1], known
+
+
+def _parts(
+    load: Load, prefill: Phased, decode: Phased
+) -> tuple[Phased, list[float], list[float] | None]:
+    """The model of a load, its features, and those of the decode model's part in a mixed one."""
+    if not load.prefill_tokens:
+        return decode, decode_features(load.decode_requests, load.decode_kv_tokens), None
+    if not load.decode_requests:
+        return prefill, prefill_features(load.prefill_tokens, load.prefill_attended_pairs), None
+    features, cache = mixed_parts(load)
+    return prefill, features, cache
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -192,6 +208,10 @@ class LatencySnapshot:
     def forecast(self, load: Load, clocks_mhz: FloatArray) -> Forecast:
         """See `voltana.ports.Forecasts.forecast`."""
         return forecast(load, clocks_mhz, self.bases, self.prefill, self.decode)
+
+    def forecast_mean(self, load: Load, clocks_mhz: FloatArray) -> tuple[FloatArray, bool]:
+        """See `voltana.predictors.conformal.snapshot.TellsMean.forecast_mean`."""
+        return forecast_mean(load, clocks_mhz, self.bases, self.prefill, self.decode)
 
     def to_dict(self) -> Mapping[str, object]:
         """The model as plain JSON values; `from_dict` reads it."""

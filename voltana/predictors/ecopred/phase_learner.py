@@ -6,15 +6,17 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from voltana.predictors.clock_range import ClockRange
-from voltana.predictors.features import CLOCK_BASES, LOAD_FEATURES, regressor
-from voltana.predictors.latency_model import PhaseModel
-from voltana.predictors.least_squares import RecursiveLeastSquares
-from voltana.predictors.residual_scale import ResidualScale
+from voltana.predictors.ecopred.clock_range import ClockRange
+from voltana.predictors.ecopred.features import CLOCK_BASES, LOAD_FEATURES, regressor
+from voltana.predictors.ecopred.latency_model import PhaseModel
+from voltana.predictors.ecopred.residual_scale import ResidualScale
+from voltana.predictors.least_squares import DirectionalLeastSquares
 
 if TYPE_CHECKING:
-    from voltana.predictors.latency_model import Weights
-    from voltana.predictors.prior import Prior
+    from collections.abc import Sequence
+
+    from voltana.predictors.ecopred.latency_model import Weights
+    from voltana.predictors.ecopred.prior import Prior
     from voltana.predictors.profile import PhaseProfile
     from voltana.values import FloatArray
 
@@ -26,35 +28,44 @@ _ABSOLUTE_TO_STANDARD = 1.2533
 
 
 class PhaseLearner:
-    """Learns one phase; a live `voltana.predictors.latency_model.Phased`.
+    """Learns one phase; a live `voltana.predictors.ecopred.latency_model.Phased`.
 
     Args:
+        names: Names of the products that make up the regressor, in its order.
         prior: Where it starts.
         max_clock_mhz: Clock at which f_max / f is 1.
-        forgetting: See `RecursiveLeastSquares`.
+        forgetting: See `DirectionalLeastSquares`.
         bound_deviations: Width of the upper bound, in standard deviations of the residuals.
+
+    Attributes:
+        squares: The regressor that learns.
+        scale: Scale of its residuals.
     """
 
     __slots__ = ("_bound_deviations", "_clocks", "_max_clock_mhz", "scale", "squares")
 
     def __init__(
-        self, prior: Prior, *, max_clock_mhz: float, forgetting: float, bound_deviations: float
+        self,
+        names: tuple[str, ...],
+        prior: Prior,
+        *,
+        max_clock_mhz: float,
+        forgetting: float,
+        bound_deviations: float,
     ) -> None:
-        self.squares = RecursiveLeastSquares(
-            prior.mean,
-            prior.deviation,
+        self.squares = DirectionalLeastSquares(
+            features=names,
+            prior_mean=dict(zip(names, prior.mean.tolist(), strict=True)),
+            prior_deviation=dict(zip(names, prior.deviation.tolist(), strict=True)),
             forgetting=forgetting,
-            nonnegative=prior.deviation >= 0,
+            nonnegative=True,
         )
         self.scale = ResidualScale(prior.relative_error)
         self._clocks = ClockRange(max_clock_mhz)
+        if prior.tried_mhz is not None:
+            self._clocks.trust(*prior.tried_mhz)
         self._max_clock_mhz = max_clock_mhz
         self._bound_deviations = bound_deviations
-
-    @property
-    def weights(self) -> Weights:
-        """See `Phased.weights`; a view of the live coefficients."""
-        return self.squares.coefficients.reshape(CLOCK_BASES, LOAD_FEATURES)
 
     @property
     def bound_deviations(self) -> float:
@@ -69,6 +80,10 @@ class PhaseLearner:
     def variance(self, x: FloatArray) -> float:
         """See `Phased.variance`."""
         return self.squares.variance(x)
+
+    def predict_products(self, load: Sequence[float], bases: Weights) -> FloatArray:
+        """See `Phased.predict_products`."""
+        return self.squares.predict_products(load, bases)
 
     @property
     def slowest_mhz(self) -> float:
@@ -95,6 +110,7 @@ class PhaseLearner:
             latency_s,
             NOISE * max(expected_s, latency_s),
             tolerance=max(1.0, self.scale.estimate * (_ABSOLUTE_TO_STANDARD / NOISE)),
+            expected=expected_s,
         )
         self.scale.update(abs(latency_s - expected_s) / max(expected_s, 1e-9))
         self._clocks.update(clock_mhz)
@@ -102,17 +118,13 @@ class PhaseLearner:
     def frozen(self) -> PhaseModel:
         """A copy that no longer changes."""
         return PhaseModel(
-            weights=self.weights.copy(),
+            weights=self.squares.coefficients.reshape(CLOCK_BASES, LOAD_FEATURES).copy(),
             covariance=self.squares.covariance,
             relative_deviation=self.relative_deviation,
             bound_deviations=self._bound_deviations,
             slowest_mhz=self.slowest_mhz,
             fastest_mhz=self.fastest_mhz,
         )
-
-    def trust_clocks(self, slowest_mhz: float, fastest_mhz: float) -> None:
-        """Take the range of clocks as tried, because a profile covers it."""
-        self._clocks.trust(slowest_mhz, fastest_mhz)
 
     def to_profile(self, names: tuple[str, ...]) -> PhaseProfile | None:
         """What was learned, by the names of the load features; None if that is nothing."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from voltana.routers.decode_chain import Arrivals
+from voltana.routers.mdp.chain import Arrivals
 
 if TYPE_CHECKING:
     from voltana.values import Request

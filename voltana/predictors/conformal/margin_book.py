@@ -9,7 +9,7 @@ import math
 from collections import deque
 from typing import TYPE_CHECKING
 
-from voltana.predictors.quantile_tracker import Account, QuantileTracker
+from voltana.predictors.conformal.quantile_tracker import Account, QuantileTracker
 from voltana.promise import MarginPart
 
 if TYPE_CHECKING:

@@ -1,0 +1,16 @@
+"""Conformal: a margin with a proven miss rate on any latency predictor, and what groups it."""
+
+from voltana.predictors.conformal.groups import BySize, ByTokens, by_phase, one_group, one_weight
+from voltana.predictors.conformal.snapshot import ConformalSnapshot
+from voltana.predictors.conformal.wrapper import PROFILED_MARGIN, Conformal
+
+__all__ = [
+    "PROFILED_MARGIN",
+    "BySize",
+    "ByTokens",
+    "Conformal",
+    "ConformalSnapshot",
+    "by_phase",
+    "one_group",
+    "one_weight",
+]

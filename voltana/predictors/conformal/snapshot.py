@@ -1,0 +1,174 @@
+"""A frozen conformal bound, as routers see it, and how a margin becomes a bound."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
+
+import numpy as np
+
+from voltana.values import Forecast
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from voltana.ports import Forecasts, PredictorSnapshot
+    from voltana.values import FloatArray, Load
+
+
+Known = bool | np.ndarray[tuple[int], np.dtype[np.bool_]]
+"""Whether a bound may stand on a mean: everywhere or nowhere, or clock by clock."""
+
+
+@runtime_checkable
+class TellsMean(Protocol):
+    """A predictor, or a snapshot, that tells its mean for less than a whole forecast."""
+
+    def forecast_mean(self, load: Load, clocks_mhz: FloatArray) -> tuple[FloatArray, Known]:
+        """The mean that `forecast` has, and where its bound is finite; mutates nothing.
+
+        Args:
+            load: What the iteration computes.
+            clocks_mhz: Shape (n,), ascending.
+        """
+        ...
+
+
+def mean_of(
+    predictor: Forecasts, told: TellsMean | None, load: Load, clocks_mhz: FloatArray
+) -> tuple[FloatArray, Known]:
+    """The mean of a predictor and where a bound may stand on it, as cheaply as it tells them."""
+    if told is not None:
+        return told.forecast_mean(load, clocks_mhz)
+    made = predictor.forecast(load, clocks_mhz)
+    return made.mean_s, made.upper_s < math.inf
+
+
+def teller(predictor: Forecasts) -> TellsMean | None:
+    """`predictor`, if it tells its mean alone."""
+    return predictor if isinstance(predictor, TellsMean) else None
+
+
+def upper_bound(
+    mean_s: FloatArray, known: Known, quantile: float | FloatArray, offset_s: float
+) -> FloatArray:
+    """The bound ``m + q * (m + m0)``; infinite where the mean is not `known`.
+
+    Args:
+        mean_s: m, shape (n,).
+        known: Where a bound may stand on it.
+        quantile: q, for all clocks or each.
+        offset_s: m0.
+    """
+    if known is False:
+        return np.full_like(mean_s, math.inf)
+    upper_s = mean_s + offset_s
+    upper_s *= quantile
+    upper_s += mean_s
+    if known is not True:
+        # A slow or unknown end of the forecast is bounded by nothing that was learned.
+        np.copyto(upper_s, math.inf, where=~known)
+    if not isinstance(quantile, float) or quantile < 0.0:
+        np.maximum(upper_s, mean_s, out=upper_s)
+    return upper_s
+
+
+def group_names(group: str, edges_mhz: Sequence[float]) -> Sequence[str]:
+    """Names of the groups that `edges_mhz` part a group into, by ascending clocks."""
+    if not edges_mhz:
+        return (group,)
+    return [f"{group} from {start:g} MHz" for start in (0.0, *edges_mhz)]
+
+
+def at_clocks(
+    quantiles: Sequence[float], edges_mhz: Sequence[float], clocks_mhz: FloatArray
+) -> float | FloatArray:
+    """The margin at every clock, where `edges_mhz` part them; one for all without edges."""
+    if not edges_mhz:
+        return quantiles[0]
+    each: FloatArray = np.array(quantiles)[np.searchsorted(edges_mhz, clocks_mhz, side="right")]
+    return each
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class ConformalSnapshot:
+    """Satisfies `voltana.ports.PredictorSnapshot`; it forecasts, and issues no promise.
+
+    Attributes:
+        predictor: Snapshot of the wrapped predictor.
+        quantiles: Margin of each group, and of new ones under an empty name; empty while cold.
+        q_cert: Greatest margin that certifies.
+        widened: The least margin that bounds are issued with.
+        offset_s: m0.
+        group: Names the group of a load.
+        edges_mhz: Clocks that part each group further.
+    """
+
+    predictor: PredictorSnapshot
+    quantiles: Mapping[str, float]
+    q_cert: float
+    widened: float
+    offset_s: float
+    group: Callable[[Load], str]
+    edges_mhz: tuple[float, ...]
+    _told: TellsMean | None = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        """Ask once whether the predictor tells its mean alone."""
+        object.__setattr__(self, "_told", teller(self.predictor))
+
+    def forecast(self, load: Load, clocks_mhz: FloatArray) -> Forecast:
+        """See `voltana.ports.Forecasts.forecast`."""
+        mean_s, known = mean_of(self.predictor, self._told, load, clocks_mhz)
+        names = group_names(self.group(load), self.edges_mhz)
+        quantile = at_clocks(list(map(self._open, names)), self.edges_mhz, clocks_mhz)
+        upper_s = upper_bound(mean_s, known, quantile, self.offset_s)
+        return Forecast(clocks_mhz=clocks_mhz, mean_s=mean_s, upper_s=upper_s)
+
+    def to_dict(self) -> Mapping[str, object]:
+        """Plain JSON values: the predictor's, and the margins by group."""
+        return {
+            "predictor": dict(self.predictor.to_dict()),
+            "quantiles": dict(self.quantiles),
+            "q_cert": self.q_cert,
+            "widened": self.widened,
+            "offset_s": self.offset_s,
+            "edges_mhz": list(self.edges_mhz),
+        }
+
+    @classmethod
+    def from_dict(
+        cls,
+        values: Mapping[str, object],
+        predictor: PredictorSnapshot,
+        group: Callable[[Load], str],
+    ) -> ConformalSnapshot:
+        """Read what `to_dict` wrote.
+
+        Args:
+            values: What it wrote.
+            predictor: The wrapped snapshot, read from ``values["predictor"]`` by its own class.
+            group: Names the group of a load, as it did there.
+
+        Raises:
+            KeyError: If a key is missing.
+            TypeError: If a value is of another kind.
+        """
+        quantiles, edges = values["quantiles"], values["edges_mhz"]
+        if not (isinstance(quantiles, dict) and isinstance(edges, list)):
+            raise TypeError("quantiles must be a table and edges_mhz a list")
+        return cls(
+            predictor=predictor,
+            quantiles=quantiles,
+            q_cert=float(str(values["q_cert"])),
+            widened=float(str(values["widened"])),
+            offset_s=float(str(values["offset_s"])),
+            group=group,
+            edges_mhz=tuple(edges),
+        )
+
+    def _open(self, group: str) -> float:
+        """The margin of a group as it bounds; inf if it may not certify."""
+        quantile = self.quantiles.get(group, self.quantiles.get("", math.inf))
+        return max(quantile, self.widened) if quantile <= self.q_cert else math.inf

@@ -1,0 +1,125 @@
+"""What EcoPred learns with unless it is given a regressor: a linear model for each phase."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+from voltana.predictors.ecopred.basis_cache import BasisCache
+from voltana.predictors.ecopred.features import (
+    DECODE_NAMES,
+    DECODE_PRODUCTS,
+    PREFILL_NAMES,
+    PREFILL_PRODUCTS,
+    decode_features,
+    mixed_parts,
+    prefill_features,
+)
+from voltana.predictors.ecopred.latency_model import LatencySnapshot, forecast, forecast_mean
+from voltana.predictors.ecopred.phase_learner import PhaseLearner
+from voltana.predictors.ecopred.prior import flat_decode_prior, flat_prefill_prior
+
+if TYPE_CHECKING:
+    from voltana.predictors.ecopred.prior import Prior
+    from voltana.predictors.profile import PhaseProfile
+    from voltana.values import FloatArray, Forecast, Load, Outcome
+
+
+class LinearLatency:
+    """Prefill and decode, each learned by `DirectionalLeastSquares`; satisfies `Predictor`.
+
+    Args:
+        prefill: Prior of prefill; None for none.
+        decode: Prior of decode; None for none.
+        max_clock_mhz: Clock at which f_max / f is 1.
+        forgetting: See `DirectionalLeastSquares`.
+        bound_deviations: Width of the upper bound, in standard deviations of the residuals.
+    """
+
+    def __init__(
+        self,
+        prefill: Prior | None,
+        decode: Prior | None,
+        *,
+        max_clock_mhz: float,
+        forgetting: float,
+        bound_deviations: float,
+    ) -> None:
+        self.prefill, self.decode = (
+            PhaseLearner(
+                names,
+                prior,
+                max_clock_mhz=max_clock_mhz,
+                forgetting=forgetting,
+                bound_deviations=bound_deviations,
+            )
+            for names, prior in (
+                (PREFILL_PRODUCTS, prefill or flat_prefill_prior()),
+                (DECODE_PRODUCTS, decode or flat_decode_prior()),
+            )
+        )
+        self._bases = BasisCache(max_clock_mhz)
+
+    def forecast(self, load: Load, clocks_mhz: FloatArray) -> Forecast:
+        """See `voltana.ports.Forecasts.forecast`."""
+        return forecast(load, clocks_mhz, self._bases, self.prefill, self.decode)
+
+    def forecast_mean(self, load: Load, clocks_mhz: FloatArray) -> tuple[FloatArray, bool]:
+        """See `voltana.predictors.conformal.snapshot.TellsMean.forecast_mean`."""
+        return forecast_mean(load, clocks_mhz, self._bases, self.prefill, self.decode)
+
+    def learn(self, outcome: Outcome) -> None:
+        """Learn from one iteration, at the clock that was achieved; broken labels are dropped."""
+        load, clock_mhz, latency_s = outcome.load, outcome.clock_mhz, outcome.latency_s
+        if not (0.0 < latency_s < math.inf and 0.0 < clock_mhz < math.inf):
+            return
+        if load.prefill_tokens:
+            if load.decode_requests:
+                self._learn_mixed(load, clock_mhz, latency_s)
+                return
+            features = prefill_features(load.prefill_tokens, load.prefill_attended_pairs)
+            self.prefill.learn(features, clock_mhz, latency_s)
+        elif load.decode_requests:
+            features = decode_features(load.decode_requests, load.decode_kv_tokens)
+            self.decode.learn(features, clock_mhz, latency_s)
+
+    def snapshot(self) -> LatencySnapshot:
+        """A frozen copy; later learning does not change it."""
+        return LatencySnapshot(
+            prefill=self.prefill.frozen(), decode=self.decode.frozen(), bases=self._bases
+        )
+
+    def expected_s(self, load: Load, clock_mhz: float) -> float:
+        """Expected latency at one clock: what `forecast` yields there, for less; 0 when idle."""
+        if load.prefill_tokens:
+            if load.decode_requests:
+                rows, cache = mixed_parts(load)
+                cache_s = self.decode.expected_s(cache, clock_mhz)
+                return self.prefill.expected_s(rows, clock_mhz) + cache_s
+            features = prefill_features(load.prefill_tokens, load.prefill_attended_pairs)
+            return self.prefill.expected_s(features, clock_mhz)
+        if not load.decode_requests:
+            return 0.0
+        features = decode_features(load.decode_requests, load.decode_kv_tokens)
+        return self.decode.expected_s(features, clock_mhz)
+
+    def reopen(self, factor: float, relative_error: float) -> None:
+        """Doubt what was learned; see `voltana.predictors.drift.Reopenable.reopen`."""
+        self.prefill.reopen(factor, relative_error)
+        self.decode.reopen(factor, relative_error)
+
+    def to_profiles(self) -> tuple[PhaseProfile | None, PhaseProfile | None]:
+        """What was learned of prefill and of decode; None where that is nothing."""
+        return self.prefill.to_profile(PREFILL_NAMES), self.decode.to_profile(DECODE_NAMES)
+
+    @property
+    def labels(self) -> tuple[int, int]:
+        """Labels that prefill and decode have learned."""
+        return self.prefill.scale.labels, self.decode.scale.labels
+
+    def _learn_mixed(self, load: Load, clock_mhz: float, latency_s: float) -> None:
+        """Teach the prefill model what is left once the decode requests' KV cache has been read."""
+        rows, cache = mixed_parts(load)
+        cache_s = self.decode.expected_s(cache, clock_mhz)
+        if latency_s > cache_s:
+            self.prefill.learn(rows, clock_mhz, latency_s - cache_s)
