@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.actuation.daemons import DAEMON, Daemon
+from tests.actuation.driver import uuid_of
 from voltana.errors import ActuatorError, ConfigError
 from voltana.values import Command, Domain, Health
 from voltana_actuatord.client import ActuatorProcess
@@ -101,7 +102,7 @@ def test_a_killed_client_gives_its_clock_back(machine, daemon):
 import time
 from voltana.actuators import ActuatorProcess
 from voltana.values import Command, Domain
-domain = Domain(name="d", devices=(0, 1))
+domain = Domain(name="d", devices={tuple(map(uuid_of, (0, 1)))})
 a = ActuatorProcess(domain, socket_path={str(daemon.socket)!r})
 for i in range(10**6):
     a.apply(Command(domain=domain, clock_mhz=1005.0, sequence=i))
@@ -375,7 +376,7 @@ def test_mig_is_refused(make_machine, tmp_path):
 
 
 def test_without_a_daemon_the_client_says_so_and_finds_it_later(machine, tmp_path):
-    domain = Domain(name="d")
+    domain = Domain(name="d", devices=(uuid_of(0),))
     with pytest.raises(DaemonUnavailableError, match="Start voltana-actuatord"):
         ActuatorProcess(domain, socket_path=tmp_path / "actuator.sock")
     client = ActuatorProcess(

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.actuation.driver import uuid_of
 from voltana.actuators import ActuatorProcess
 from voltana.loop import ControlLoop
 from voltana.timebase import MonotonicTime
@@ -16,7 +17,7 @@ from voltana.values import Decision, Domain, Health, Load, Reading
 from voltana_actuatord.daemon.settings import DaemonSettings
 
 ROOT = Path(__file__).parents[2]
-DOMAIN = Domain(name="decode-0", devices=(0, 1))
+DOMAIN = Domain(name="decode-0", devices=(uuid_of(0), uuid_of(1)))
 
 
 class Fixed:

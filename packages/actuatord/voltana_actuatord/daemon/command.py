@@ -17,6 +17,7 @@ from typing import Any
 
 from voltana_actuatord.daemon.restorer import Restorers
 from voltana_actuatord.daemon.statefolder import StateFolder
+from voltana_actuatord.drivers.opening import DEFAULT_DRIVER, find_driver
 from voltana_actuatord.errors import ConfigError, VoltanaError
 from voltana_actuatord.protocol import DEFAULT_STATE_DIR
 
@@ -60,30 +61,36 @@ def run(config: Path, *, check: bool = False, restore: bool = False) -> int:
         return 0
     # Whoever stops the daemon while it starts waits until it can do so in order.
     signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
-    folder = _state_dir(config)
+    folder, driver = _unchecked(config)
     if not (folder / "journal").is_dir():  # the first start: nothing to restore
         _validated(config)
     state = StateFolder(folder)
-    still_marked = Restorers(state.journal, [state.lock]).restore()
+    # Imported here, before anything forks: a restoring child has some 0.1 s in all.
+    still_marked = Restorers(state.journal, find_driver(driver), [state.lock]).restore()
     if restore:
         return 1 if still_marked else 0
     plain = _validated(config)
     from voltana_actuatord.daemon.supervisor import Supervisor  # noqa: PLC0415  (needed last)
 
-    return Supervisor(plain, state).run()
+    return Supervisor(plain, state, find_driver(plain["driver"])).run()
 
 
-def _state_dir(path: Path) -> Path:
-    """The state folder that a configuration names, before it is validated.
+def _unchecked(path: Path) -> tuple[Path, str]:
+    """State folder and driver that a configuration names, before it is validated.
 
     Clocks come back before anything else, also where somebody broke the configuration meanwhile.
     """
     try:
-        named = tomllib.loads(path.read_text()).get("state_dir", DEFAULT_STATE_DIR)
+        named = tomllib.loads(path.read_text())
     except (OSError, ValueError):
-        named = DEFAULT_STATE_DIR
-    valid = isinstance(named, str) and Path(named).is_absolute()
-    return Path(named) if valid else Path(DEFAULT_STATE_DIR)
+        named = {}
+    folder = named.get("state_dir", DEFAULT_STATE_DIR)
+    valid = isinstance(folder, str) and Path(folder).is_absolute()
+    driver = named.get("driver")
+    return (
+        Path(folder if valid else DEFAULT_STATE_DIR),
+        driver if isinstance(driver, str) else DEFAULT_DRIVER,
+    )
 
 
 def _validated(path: Path) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from voltana_actuatord.daemon.connections import Connection
 from voltana_actuatord.daemon.daemonlog import Log
 from voltana_actuatord.daemon.journal import Journal
 from voltana_actuatord.daemon.leases import AccessRule, LeaseTable, suspend
+from voltana_actuatord.daemon.listing import listed
 from voltana_actuatord.faults import DriverError, LeaseRefusedError
 from voltana_actuatord.protocol import (
     Kind,
@@ -35,12 +36,10 @@ if TYPE_CHECKING:
 
     from voltana_actuatord.channel import Result
     from voltana_actuatord.daemon.parentlink import ParentLink
-    from voltana_actuatord.drivers.nvml import Driver
+    from voltana_actuatord.drivers.port import GpuDriver
 
 SHUTDOWN_S = 1.5
 OPERATOR_REST_S = 5.0
-LISTED_LEASES = 20
-"""Leases that fit a status message, however long their names are."""
 
 
 class ActuatorServer:
@@ -50,11 +49,11 @@ class ActuatorServer:
         config: What `DaemonSettings.to_plain` made, and ``quarantined``.
         listener: The listening socket.
         parent: The link to the parent.
-        driver: NVML.
+        driver: The driver.
     """
 
     def __init__(
-        self, config: dict[str, Any], listener: socket.socket, parent: ParentLink, driver: Driver
+        self, config: dict[str, Any], listener: socket.socket, parent: ParentLink, driver: GpuDriver
     ) -> None:
         self._log = Log("worker")
         self._call_limit_s = float(config["call_limit_s"])
@@ -204,7 +203,7 @@ class ActuatorServer:
 
     def _operator_restore(self, connection: Connection, now_s: float) -> None:
         everything = connection.peer.uid == os.geteuid()
-        devices: set[int] = set()
+        devices: set[str] = set()
         for key, other in list(self._connections.items()):
             lease = self._leases.get(key)
             if lease is None or not (everything or other.peer.uid == connection.peer.uid):
@@ -212,7 +211,7 @@ class ActuatorServer:
             devices.update(lease.devices)
             self._revoke(key, "restored by the operator.")
         if everything:
-            devices.update(self._board.indices())
+            devices.update(self._board.opened())
         self._board.restore(devices)
         self._board.rest(devices, now_s + OPERATOR_REST_S)
         connection.send(encode_json(Kind.RESTORED, {"devices": sorted(devices)}))
@@ -282,7 +281,7 @@ class ActuatorServer:
         for connection in list(self._connections.values()):
             connection.send(encode_json(Kind.REVOKED, {"error": "the daemon stops."}))
             self._drop(connection)
-        self._board.restore(self._board.indices())
+        self._board.restore(self._board.opened())
         ends_s = time.monotonic() + SHUTDOWN_S
         while not self._board.all_default() and time.monotonic() < ends_s:
             time.sleep(0.005)
@@ -290,30 +289,16 @@ class ActuatorServer:
         return self._board.all_default()
 
     def _status(self, now_s: float) -> dict[str, Any]:
+        board = self._board
         return {
             "pid": os.getpid(),
             "uptime_s": round(now_s - self._started_s, 3),
             "connections": len(self._connections),
             "last_error": self._last_error[:400],
             "gpus": [
-                {"index": index, "at_default": self._board.is_default(index)}
-                for index in self._board.indices()
+                {"uuid": uuid, "at_default": board.is_default(uuid)} for uuid in board.opened()
             ],
-            "leases": [
-                {
-                    "domain": lease.domain,
-                    "devices": lease.devices,
-                    "pid": lease.peer.pid,
-                    "uid": lease.peer.uid,
-                    "active": lease.active,
-                    "left_s": round(max(0.0, lease.expires_s - now_s), 3) if lease.active else 0.0,
-                    "sequence": lease.sequence,
-                    "target_mhz": lease.target_mhz if lease.target_mhz > 0 else None,
-                }
-                for lease in sorted(self._leases.all(), key=lambda one: not one.active)[
-                    :LISTED_LEASES
-                ]
-            ],
+            "leases": listed(self._leases.all(), now_s),
         }
 
 
