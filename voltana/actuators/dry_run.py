@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from voltana.values import ActuatorStatus
+from voltana.values import ActuatorStatus, Health
 from voltana_actuatord.guard import CommandGuard
 
 if TYPE_CHECKING:
@@ -59,8 +59,8 @@ class DryRun:
             clock_mhz=real.clock_mhz,
             target_mhz=self._guard.target_mhz,
             sequence=self._guard.sequence,
-            health=real.health,
-            error=real.error,
+            health=Health.LOST if self._guard.closed else real.health,
+            error="closed" if self._guard.closed else real.error,
         )
 
     def close(self) -> None:

@@ -16,6 +16,7 @@ from voltana.errors import ConfigError, UnknownNameError
 from voltana.policy import InstanceContext
 from voltana.serving.agent import group as group_log
 from voltana.serving.agent.building import make_policy
+from voltana.serving.agent.clock import InstanceClock
 from voltana.serving.agent.group import Group
 from voltana.serving.agent.sensing import EchoSensor
 from voltana.serving.config import parse_config
@@ -46,7 +47,9 @@ class World:
             instance="decode-0",
             role=None,
             domain=Domain(name="decode-0"),
-            actuator=self.actuator,
+            clock=InstanceClock(
+                lambda _dry: self.actuator, Domain(name="decode-0"), self.time, dry_run=False
+            ),
             sensor=EchoSensor(self.actuator.status, TABLE[-1], self.time),
             time=self.time,
         )
