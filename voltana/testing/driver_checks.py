@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import time
+from functools import partial
 from typing import TYPE_CHECKING
 
 from voltana.testing.driver_subject import DriverSubject, change
@@ -62,7 +63,7 @@ def names_that_lead_nowhere_are_refused(subject: DriverSubject) -> None:
     """An index beyond count() and a UUID of no GPU raise NoSuchGpuError."""
     driver = subject.make()
     for name in (driver.count(), driver.count() + 7, NOWHERE):
-        _expect_refused(NoSuchGpuError, lambda name=name: driver.gpu(name), f"gpu({name!r})")
+        _expect_refused(NoSuchGpuError, partial(driver.gpu, name), f"gpu({name!r})")
 
 
 def every_kind_of_fault_has_a_remedy(subject: DriverSubject) -> None:
@@ -124,7 +125,7 @@ def lock_holds_the_clock(subject: DriverSubject) -> None:
     """After lock() the clock in force is the one that was set, and its reason says so."""
     gpu = subject.first()
     for clock_mhz in (gpu.clocks_mhz()[0], gpu.clocks_mhz()[len(gpu.clocks_mhz()) // 2]):
-        change(lambda clock_mhz=clock_mhz: gpu.lock(clock_mhz, clock_mhz))
+        change(partial(gpu.lock, clock_mhz, clock_mhz))
         now_mhz = subject.reached(gpu, clock_mhz)
         seen = f"{now_mhz:g} MHz in force after lock({clock_mhz:g})"
         expect(subject.near(now_mhz, clock_mhz), seen, "Read back what the board runs at.")
@@ -166,7 +167,7 @@ def refuses_clocks_outside_the_table(subject: DriverSubject) -> None:
     change(gpu.reset)
     for low, high in ((top_mhz + 1e4, top_mhz + 1e4), (top_mhz, low_mhz)):
         what = f"lock({low:g}, {high:g})"
-        _expect_refused(DriverArgumentError, lambda a=low, b=high: gpu.lock(a, b), what)
+        _expect_refused(DriverArgumentError, partial(gpu.lock, low, high), what)
     reasons = gpu.event_reasons()
     expect(Reason.SETTING not in reasons, "a refused lock is in force", "Change nothing then.")
 
@@ -186,7 +187,7 @@ def power_limits_are_set_within_their_range(subject: DriverSubject) -> None:
     gpu.set_power_limit(span.default_w)
     for watts in (span.min_w / 2, span.max_w * 2):
         what = f"set_power_limit({watts:g})"
-        _expect_refused(DriverArgumentError, lambda w=watts: gpu.set_power_limit(w), what)
+        _expect_refused(DriverArgumentError, partial(gpu.set_power_limit, watts), what)
 
 
 def one_process_may_open_it_twice(subject: DriverSubject) -> None:

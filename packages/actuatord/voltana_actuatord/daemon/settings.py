@@ -36,13 +36,6 @@ def _named_by_uuid(value: object) -> object:
     return value
 
 
-def _named_by_uuid(value: object) -> object:
-    for name in value if isinstance(value, list) else ():
-        if problem := uuid_problem(name):
-            raise ValueError(problem.rstrip("."))
-    return value
-
-
 _AbsolutePath = Annotated[Path, BeforeValidator(_absolute)]
 
 

@@ -33,7 +33,9 @@ if TYPE_CHECKING:
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
 
-OLD_BINDING = "an old pynvml package shadows nvidia-ml-py: pip uninstall pynvml"
+if not hasattr(pynvml, "nvmlDeviceGetCurrentClocksEventReasons"):
+    # The deprecated package's folder goes before the module, whatever pip says of versions.
+    raise DriverNotLoadedError("an old pynvml package shadows nvidia-ml-py: pip uninstall pynvml")
 
 EVENT_REASONS = {
     0x1: Reason.IDLE,
@@ -61,12 +63,10 @@ class NvmlDriver:
     """NVML, initialised while the object is open; satisfies `drivers.port.GpuDriver`.
 
     Raises:
-        DriverNotLoadedError: If there is no library or no driver, or an old binding hides ours.
+        DriverNotLoadedError: If there is no library or no driver.
     """
 
     def __init__(self) -> None:
-        if not hasattr(pynvml, "nvmlDeviceGetCurrentClocksEventReasons"):
-            raise DriverNotLoadedError(OLD_BINDING)
         _call("starting NVML", pynvml.nvmlInit)
         self._open = True
 

@@ -32,6 +32,7 @@ def find_driver(name: str) -> Callable[[], GpuDriver]:
 
     Raises:
         ConfigError: If there is no such driver.
+        DriverNotLoadedError: If its binding cannot be used.
     """
     module, _, factory = DRIVERS.get(name, name).partition(":")
     try:
