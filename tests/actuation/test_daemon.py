@@ -17,6 +17,7 @@ from voltana.errors import ActuatorError, ConfigError
 from voltana.values import Command, Domain, Health
 from voltana_actuatord.client import ActuatorProcess
 from voltana_actuatord.faults import DaemonUnavailableError, LeaseRefusedError
+from voltana_actuatord.guard import CommandGuard
 
 MHZ = 1005.0
 
@@ -424,7 +425,7 @@ def test_clocks_outside_the_rule_never_reach_the_driver(machine, tmp_path):
         assert (min(client.actuator.table()), max(client.actuator.table())) == (900.0, 1200.0)
         with pytest.raises(ConfigError, match="supported clock of 900-1200 MHz"):
             client.set(1410.0)
-        client.actuator._supported = frozenset({1410.0})  # a client that does not check
+        client.actuator._guard = CommandGuard((1410.0,))  # a client that does not check
         client.set(1410.0)
         assert machine.wait(lambda: client.actuator.status().health is Health.LOST)
         assert "not a supported and permitted clock" in client.actuator.status().error

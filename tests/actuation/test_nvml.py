@@ -163,7 +163,7 @@ def test_only_one_file_imports_pynvml():
 def test_daemon_modules_import_nothing_heavy():
     code = (
         "import sys\n"
-        "from voltana_actuatord.daemon import command, supervisor, worker\n"
+        "from voltana_actuatord.daemon import command, parent, worker\n"
         "heavy = {'numpy', 'scipy', 'river', 'control', 'pydantic', 'matplotlib', 'structlog'}\n"
         "sys.exit(' '.join(heavy & sys.modules.keys()) or 0)"
     )

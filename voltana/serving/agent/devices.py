@@ -9,7 +9,7 @@ import structlog
 
 from voltana.actuators import DryRun, RecordingActuator
 from voltana.errors import VoltanaError, invalid
-from voltana.serving.agent.clock import InstanceClock
+from voltana.serving.agent.instance_clock import InstanceClock
 from voltana.serving.agent.sensing import EchoSensor, SampledSensor
 from voltana.values import Domain
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from voltana.ports import PowerPredictor, PredictorSnapshot, TimeSource
-    from voltana.serving.agent.clock import InstanceClock
+    from voltana.serving.agent.instance_clock import InstanceClock
     from voltana.serving.agent.sensing import EchoSensor, SampledSensor
     from voltana.serving.agent.serving import Served
     from voltana.serving.config import Config

@@ -26,9 +26,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from voltana.ports import TimeSource
-    from voltana.serving.agent.clock import InstanceClock
     from voltana.serving.agent.energy import EnergyAccount
     from voltana.serving.agent.group import Group
+    from voltana.serving.agent.instance_clock import InstanceClock
     from voltana.serving.config import Config
     from voltana.values import InstanceState
 

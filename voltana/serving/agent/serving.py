@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
     from voltana.policy import InstanceContext
     from voltana.ports import Controller, PowerPredictor, Predictor, TimeSource
-    from voltana.serving.agent.clock import InstanceClock
+    from voltana.serving.agent.instance_clock import InstanceClock
     from voltana.serving.agent.sensing import EchoSensor, SampledSensor
     from voltana.serving.config import ActuatorTable, Config
     from voltana.serving.ring_reader import RingReader

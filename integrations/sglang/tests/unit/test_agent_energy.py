@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from voltana.actuators import DryRun, RecordingActuator
 from voltana.predictors.linear_power import LinearPower
-from voltana.serving.agent.clock import InstanceClock
 from voltana.serving.agent.energy import WINDOW_S, EnergyAccount
+from voltana.serving.agent.instance_clock import InstanceClock
 from voltana.serving.agent.publishing import SNAPSHOT_S, Publishing
 from voltana.testing import check_actuator
 from voltana.timebase import ManualTime, MonotonicTime

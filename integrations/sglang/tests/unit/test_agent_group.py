@@ -16,8 +16,8 @@ from voltana.errors import ConfigError, UnknownNameError
 from voltana.policy import InstanceContext
 from voltana.serving.agent import group as group_log
 from voltana.serving.agent.building import make_policy
-from voltana.serving.agent.clock import InstanceClock
 from voltana.serving.agent.group import Group
+from voltana.serving.agent.instance_clock import InstanceClock
 from voltana.serving.agent.sensing import EchoSensor
 from voltana.serving.config import parse_config
 from voltana.slo import Slo

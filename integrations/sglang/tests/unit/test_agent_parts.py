@@ -13,7 +13,7 @@ from voltana.errors import ActuatorError, ConfigError
 from voltana.predictors.ecopred import EcoPred
 from voltana.predictors.profile import Stack, load_profile
 from voltana.serving.agent.accounting import Account, ErrorTracker
-from voltana.serving.agent.clock import InstanceClock
+from voltana.serving.agent.instance_clock import InstanceClock
 from voltana.serving.agent.persistence import restore_predictor, save_predictor
 from voltana.serving.agent.queueing import queue_of
 from voltana.serving.agent.sensing import ClockHistory, EchoSensor, SampledSensor
@@ -162,6 +162,8 @@ def test_without_a_device_the_clock_is_what_the_actuator_says():
 
 def test_a_device_that_stops_answering_has_no_known_clock():
     class Fails:
+        closed = False
+
         def __init__(self):
             self.reads = 0
 
@@ -171,12 +173,16 @@ def test_a_device_that_stops_answering_has_no_known_clock():
                 raise ActuatorError("gone")
             return Reading(at_s=1.0, clock_mhz=900.0, power_w=1.0, energy_j=1.0)
 
+        def close(self):
+            self.closed = True
+
     device = Fails()
     sensor = SampledSensor(device, ManualTime(), period_s=0.001)
     while device.reads < 5:
         pass
     assert math.isnan(sensor.read().clock_mhz)
     sensor.close()
+    assert device.closed
 
 
 def record(waiting, *, hidden_requests=0, hidden_tokens=0, oldest_s=math.nan, at_s=50.0):

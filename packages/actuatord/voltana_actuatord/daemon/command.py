@@ -74,9 +74,9 @@ def run(config: Path, *, check: bool = False, restore: bool = False) -> int:
     if restore:
         return 1 if still_marked else 0
     plain = _validated(config)
-    from voltana_actuatord.daemon.supervisor import Supervisor  # noqa: PLC0415  (needed last)
+    from voltana_actuatord.daemon.parent import DaemonParent  # noqa: PLC0415  (needed last)
 
-    return Supervisor(plain, state, find_driver(plain["driver"])).run()
+    return DaemonParent(plain, state, find_driver(plain["driver"])).run()
 
 
 def _unchecked(path: Path) -> tuple[Path, Callable[[], GpuDriver]]:

@@ -43,7 +43,7 @@ MAX_BACKOFF_S = 2.0
 STEADY_S = 5.0
 
 
-class Supervisor:
+class DaemonParent:
     """Runs the daemon until SIGTERM.
 
     Args:

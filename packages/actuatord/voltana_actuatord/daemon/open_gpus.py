@@ -42,7 +42,7 @@ class Settling:
     notes: str = ""
 
 
-class Board:
+class OpenGpus:
     """Opens GPUs when they are first asked for and hands wishes to their channels.
 
     Args:
