@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from voltana_actuatord.daemon.journal import Journal
-from voltana_actuatord.daemon.leases import AccessRule, LeaseTable, Peer
+from voltana_actuatord.daemon.leases import AccessRule, Lease, LeaseTable, Peer
+from voltana_actuatord.daemon.listing import LISTED_BYTES, listed
 from voltana_actuatord.faults import LeaseRefusedError
 from voltana_actuatord.protocol import (
     MAX_BYTES,
@@ -179,3 +180,31 @@ def test_a_torn_mark_still_counts(tmp_path):
     assert journal.had_setting("GPU-2") is False
     with pytest.raises(ValueError, match="UUID"):
         journal.mark("../../etc/passwd", had_setting=False)
+
+
+@given(
+    sizes=st.lists(st.integers(1, 64), max_size=40),
+    domain=st.text(st.characters(min_codepoint=32, max_codepoint=126), min_size=1, max_size=64),
+)
+def test_a_status_message_holds_as_many_leases_as_fit(sizes, domain):
+    def lease(number, size):
+        devices = tuple(f"GPU-{number:06d}-{index:053d}" for index in range(size))
+        return Lease(
+            domain=domain,
+            devices=devices,
+            peer=Peer(2**22, 2**32 - 2, frozenset()),
+            clocks_mhz=frozenset(TABLE),
+            max_lease_s=60.0,
+            expires_s=math.pi if number % 2 else -math.inf,
+            sequence=2**63 - 1,
+            target_mhz=1e3 / 3,
+        )
+
+    leases = [lease(number, size) for number, size in enumerate(sizes)]
+    shown = listed(leases, 0.0)
+    assert len(json.dumps(shown)) <= LISTED_BYTES
+    assert [one["active"] for one in shown] == sorted(
+        (one["active"] for one in shown), reverse=True
+    )
+    if sum(sizes) + 5 * len(sizes) < LISTED_BYTES // 100:
+        assert len(shown) == len(leases)

@@ -26,7 +26,7 @@ LISTED = "`nvidia-smi -L` and `voltana actuator doctor` list UUIDs."
 NO_INDEX = f"An index means another GPU to every process: name the GPU by its UUID. {LISTED}"
 NO_PART = "The clock of a MIG slice is shared by all slices of its GPU: disable MIG, or leave it."
 
-_UUID = re.compile(r"(?=.*-)[A-Za-z0-9][A-Za-z0-9-]{2,63}")
+_UUID = re.compile(rf"(?=.*-)[A-Za-z0-9][A-Za-z0-9-]{{2,{MAX_UUID - 1}}}")
 
 
 def uuid_problem(name: object) -> str:

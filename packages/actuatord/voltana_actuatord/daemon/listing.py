@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING, Any
 
+from voltana_actuatord.gpu_names import MAX_UUID
 from voltana_actuatord.protocol import MAX_BYTES
 
 if TYPE_CHECKING:
@@ -14,6 +14,10 @@ if TYPE_CHECKING:
 
 LISTED_BYTES = MAX_BYTES // 2
 """What leases may take of a status message."""
+
+_ENTRY_BYTES = 320
+_DEVICE_BYTES = MAX_UUID + 4
+"""Bounds of what an entry, and a GPU in it, take as JSON."""
 
 
 def listed(leases: Iterable[Lease], now_s: float) -> list[dict[str, Any]]:
@@ -25,11 +29,10 @@ def listed(leases: Iterable[Lease], now_s: float) -> list[dict[str, Any]]:
     """
     entries, left_bytes = [], LISTED_BYTES
     for lease in sorted(leases, key=lambda one: not one.active):
-        entry = _entry(lease, now_s)
-        left_bytes -= len(json.dumps(entry))
+        left_bytes -= _ENTRY_BYTES + _DEVICE_BYTES * len(lease.devices)
         if left_bytes < 0:
             break
-        entries.append(entry)
+        entries.append(_entry(lease, now_s))
     return entries
 
 
