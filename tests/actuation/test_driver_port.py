@@ -7,6 +7,7 @@ import os
 import socket
 import threading
 import time
+from pathlib import Path
 
 import pytest
 
@@ -328,3 +329,15 @@ def test_a_split_gpu_is_refused_in_this_process(rack):
     rack.cards[0].partitions = 2
     with pytest.raises(PartitionedGpuError, match="split into partitions"):
         InProcessActuator(Domain(name="d", devices=(rack.cards[0].uuid,)), open_driver=rack.open)
+
+
+def test_only_what_is_of_the_vendor_names_it():
+    """One place opens drivers; the actuator that runs nvidia-smi is NVIDIA's own."""
+    root = Path(__file__).parents[2]
+    named = {
+        path.relative_to(root).name
+        for folder in ("voltana", "packages/actuatord", "integrations/sglang/voltana_sglang")
+        for path in (root / folder).rglob("*.py")
+        if "drivers.nvml" in path.read_text()
+    }
+    assert named == {"nvidia_smi.py", "nvml.py", "opening.py"}
