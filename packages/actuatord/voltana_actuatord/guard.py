@@ -10,6 +10,7 @@ from voltana_actuatord.errors import ActuatorError, invalid
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from voltana_actuatord.errors import ConfigError
     from voltana_actuatord.values import Command
 
 
@@ -42,29 +43,20 @@ class CommandGuard:
             ActuatorError: After the actuator was closed.
             ConfigError: If the clock is not in the table, or the lease is not positive.
         """
-        self.check(command)
-        if command.sequence <= self.sequence:
-            return False
-        self.sequence = command.sequence
-        self.target_mhz = command.clock_mhz
-        return True
-
-    def check(self, command: Command) -> None:
-        """Refuse what no actuator may take; changes nothing.
-
-        Raises:
-            ActuatorError: After the actuator was closed.
-            ConfigError: If the clock is not in the table, or the lease is not positive.
-        """
         if self.closed:
             raise ActuatorError("the actuator is closed: apply() came after close(). Open another.")
         if command.clock_mhz not in self._supported:
             raise unsupported("clock_mhz", command.clock_mhz, self.table_mhz)
         if not command.lease_s > 0:
             raise invalid("lease_s", command.lease_s, "above 0 s", "Give how long it shall hold.")
+        if command.sequence <= self.sequence:
+            return False
+        self.sequence = command.sequence
+        self.target_mhz = command.clock_mhz
+        return True
 
 
-def unsupported(field: str, clock_mhz: float, table_mhz: tuple[float, ...]) -> Exception:
+def unsupported(field: str, clock_mhz: float, table_mhz: tuple[float, ...]) -> ConfigError:
     """The error for a clock that a table lacks, to be raised by the caller."""
     span = f"{table_mhz[0]:g}-{table_mhz[-1]:g} MHz" if table_mhz else "no clock at all"
     return invalid(field, clock_mhz, f"a supported clock of {span}", "Take a clock from table().")
