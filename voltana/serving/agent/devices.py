@@ -72,8 +72,8 @@ def open_devices(
     dry_run = dry_run or kind == "dry-run"
     if not (gpus or dry_run) and kind in ON_GPUS:
         lacking = lacking or (
-            f"actuator.kind = {kind!r} needs the GPUs of the instance, and its engine does not "
-            "report them: must be given as --gpus or in [[instance]]. Take kind 'simulated' where "
+            f"actuator.kind = {kind!r} needs the GPUs of the instance, and no engine reports "
+            "them: must be given as --gpus or in [[instance]]. Take kind 'simulated' where "
             "there are none."
         )
     table_mhz = () if lacking else _table(config, domain)
