@@ -16,11 +16,11 @@ import time
 from pathlib import Path
 
 from tests.actuation.daemons import Daemon
-from tests.actuation.driver import Machine, build, build_smi, compiler
-from voltana.actuators import ActuatorProcess, NvidiaSmiActuator, NvmlActuator
+from tests.actuation.driver import Machine, build, build_smi, compiler, uuid_of
+from voltana.actuators import ActuatorProcess, InProcessActuator, NvidiaSmiActuator
 from voltana.values import Command, Domain
 
-DOMAIN = Domain(name="bench")
+DOMAIN = Domain(name="bench", devices=(uuid_of(0),))
 ZERO = {"D_CALL_US": 0, "D_SETTLE_US": 0}
 LIMITS_US = {"p50": 100.0, "p99": 500.0, "apply p50": 20.0}
 
@@ -118,8 +118,8 @@ def main() -> int:
             actuator.close()
         os.environ["FAKE_NVML_STATE"] = str(machine.path)
         _preload(library)
-        figures = in_this_process(lambda: NvmlActuator(DOMAIN), machine, options.changes)
-        rows["in process"] = report("NVML in process", *figures)
+        figures = in_this_process(lambda: InProcessActuator(DOMAIN), machine, options.changes)
+        rows["in process"] = report("driver in process", *figures)
         os.environ["LD_LIBRARY_PATH"] = str(library)
         smi = str(build_smi(folder, library))
         figures = in_this_process(

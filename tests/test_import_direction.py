@@ -57,7 +57,8 @@ CLOCK_READERS = {
     "testing/timing.py",
     "testing/actuator_subject.py",  # waits for real devices
     "testing/actuator_checks.py",  # and gives up on those that block
-    # Real processes, sockets and drivers: real time is what their limits are about.
+    "testing/driver_checks.py",  # watches an energy counter
+    "testing/driver_subject.py",  # waits for a clock to settle
     "actuators/local.py",
     "cli/actuator.py",
     "cli/top.py",

@@ -144,7 +144,7 @@ class Reported:
     """The clocks that a device reports itself, as far as the table has them too.
 
     Attributes:
-        read_mhz: Asks the device, such as `voltana.actuators.nvml_clock_table`; called when the
+        read_mhz: Asks the device, such as `voltana.actuators.gpu_clock_table`; called when the
             levels are resolved, not before.
     """
 

@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 
+from tests.actuation.driver import uuid_of
 from voltana.levels import A100_CLOCKS_MHZ as TABLE
 from voltana.values import Command, Domain
 from voltana_actuatord.client import ActuatorProcess
@@ -19,7 +20,7 @@ from voltana_actuatord.client import ActuatorProcess
 
 def main() -> None:
     """Step until killed."""
-    domain = Domain(name="chaos", devices=(0, 1))
+    domain = Domain(name="chaos", devices=(uuid_of(0), uuid_of(1)))
     lease_s = float(sys.argv[2])
     actuator = ActuatorProcess(domain, socket_path=sys.argv[1], lease_s=lease_s, table_mhz=TABLE)
     loop = _Loop()

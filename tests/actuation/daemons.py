@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tests.actuation.driver import uuid_of
 from voltana.errors import ActuatorError
 from voltana.values import Command, Domain
 from voltana_actuatord.client import ActuatorProcess
@@ -162,12 +163,12 @@ class Client:
 
     Args:
         daemon: Where to connect.
-        devices: The domain.
+        devices: The domain, as the node counts.
         lease_s: Its lease.
     """
 
     def __init__(self, daemon: Daemon, devices: tuple[int, ...], lease_s: float) -> None:
-        self.domain = Domain(name=f"d{devices[0]}", devices=devices)
+        self.domain = Domain(name=f"d{devices[0]}", devices=tuple(map(uuid_of, devices)))
         self.actuator = ActuatorProcess(self.domain, socket_path=daemon.socket, lease_s=lease_s)
         self.lease_s = lease_s
         self.steps = 0

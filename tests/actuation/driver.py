@@ -60,6 +60,11 @@ def _enums() -> dict[str, int]:
 WORD = _enums()
 
 
+def uuid_of(device: int) -> str:
+    """UUID of the fake GPU with an index on the node."""
+    return f"GPU-fa4e0000-0000-0000-0000-{device:012d}"
+
+
 def compiler() -> str | None:
     """The system's C compiler, if there is one."""
     return shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
@@ -121,8 +126,15 @@ class Machine:
         self._map.close()
 
     def environment(self, **more: str) -> dict[str, str]:
-        """Environment in which a process loads the fake driver with this machine's state."""
-        own = {"LD_LIBRARY_PATH": str(self.library), "FAKE_NVML_STATE": str(self.path)}
+        """Environment in which a process loads the fake driver with this machine's state.
+
+        ``NVIDIA_VISIBLE_DEVICES`` puts it into a container that was given those GPUs alone.
+        """
+        own = {
+            "LD_LIBRARY_PATH": str(self.library),
+            "FAKE_NVML_STATE": str(self.path),
+            "NVIDIA_VISIBLE_DEVICES": "all",
+        }
         return os.environ | own | more
 
     def header(self, name: str, value: int | None = None) -> int:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.actuation.driver import uuid_of
 from voltana.plant import load_hardware
 
 if TYPE_CHECKING:
@@ -37,11 +38,11 @@ def test_status_lease_and_restore(machine, daemon, voltana):
     with daemon.client(1, lease_s=10.0) as client:
         assert client.reach(1005.0)
         said = voltana("actuator", "status", *socket).stdout
-        assert "GPU 1, pid" in said
+        assert f"{uuid_of(1)}, pid" in said
         assert "1005 MHz" in said
         answer = json.loads(voltana("actuator", "status", "--json", *socket).stdout)
-        assert answer["leases"][0]["devices"] == [1]
-        assert "restored: 1" in voltana("actuator", "restore", *socket).stdout
+        assert answer["leases"][0]["devices"] == [uuid_of(1)]
+        assert f"restored: {uuid_of(1)}" in voltana("actuator", "restore", *socket).stdout
         assert machine.wait(lambda: not machine.any_locked())
         client.set(1005.0)
         time.sleep(0.1)  # the operator's word holds for a moment
@@ -54,8 +55,8 @@ def test_status_lease_and_restore(machine, daemon, voltana):
 
 def test_restore_without_a_daemon(machine, in_process, voltana):
     in_process(
-        "from voltana_actuatord.drivers.nvml import Driver\n"
-        "Driver().gpu(0).lock(900, 900)\nanswer = 0"
+        "from voltana_actuatord.drivers.opening import open_driver\n"
+        "open_driver().gpu(0).lock(900, 900)\nanswer = 0"
     )
     assert machine.any_locked()
     assert voltana("actuator", "restore", "--direct", "0,1").returncode == 0
@@ -69,6 +70,9 @@ def test_errors_are_one_line_with_a_remedy(voltana, tmp_path):
         (("restore", "--socket", nowhere), "systemctl start voltana-actuatord"),
         (("lease", "900", "--socket", nowhere), "Start voltana-actuatord"),
         (("lease", "900", "--gpus", "0,x"), "nvidia-smi -L"),
+        (("lease", "900", "--gpus", "MIG-0"), "disable MIG"),
+        (("lease", "900", "--gpus", "0,0"), "Name each once"),
+        (("lease", "900", "--gpus", "7"), "Or give UUIDs"),
         (("doctor", "--profile", "a100-sxm4-80gb"), "Give all three"),
     ):
         done = voltana("actuator", *arguments)
@@ -83,9 +87,12 @@ def test_serve_says_what_is_wrong_with_its_configuration(voltana, tmp_path):
         ("nonsense = 1", "nonsense = 1 is not allowed"),
         ("silence_s = 9.0", "silence_s = 9.0 is not allowed"),
         ('socket = "relative"', "must be an absolute path"),
-        ("[[allow]]\ngpus = [0]", "name at least one user or group"),
+        ("[[allow]]\ngpus = ['GPU-0']", "name at least one user or group"),
         ('[[allow]]\nusers = ["no-such-user"]', "user 'no-such-user' does not exist"),
         ("[[allow]]\nusers = [1]\nmin_mhz = 9.0\nmax_mhz = 8.0", "min_mhz is above max_mhz"),
+        ("[[allow]]\nusers = [1]\ngpus = [0]", "0 is an index. An index means another GPU"),
+        ("[[allow]]\nusers = [1]\ngpus = ['MIG-1']", "a part of a GPU"),
+        ("driver = 'no_such_driver'", "driver = 'no_such_driver' is not allowed"),
         ("[", "not valid TOML"),
     ):
         config.write_text(text)
@@ -99,7 +106,11 @@ def test_serve_says_what_is_wrong_with_its_configuration(voltana, tmp_path):
 def test_doctor_on_a_sound_machine(daemon, voltana):
     done = voltana("actuator", "doctor", "--socket", str(daemon.socket))
     assert done.returncode == 0, done.stdout + done.stderr
-    for text in ("version 999.0.fake", "81 clocks of 210-1410 MHz", "persistence mode is on"):
+    for text in (
+        "version 999.0.fake",
+        "81 clocks of 210-1410 MHz",
+        "settings are kept (persistence mode)",
+    ):
         assert text in done.stdout
     assert "answers at" in done.stdout
 

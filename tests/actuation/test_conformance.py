@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.actuation.driver import build_smi
+from tests.actuation.driver import build_smi, uuid_of
 from voltana.testing import check_actuator
 from voltana.values import Domain
 from voltana_actuatord.client import ActuatorProcess
@@ -16,8 +16,8 @@ from voltana_actuatord.client import ActuatorProcess
 CHECKED_AGAINST_THE_DRIVER = {
     "ActuatorProcess",
     "LocalActuator",
+    "InProcessActuator",
     "NvidiaSmiActuator",
-    "NvmlActuator",
     "PowerCapActuator",
 }
 
@@ -33,10 +33,10 @@ answer = [report.passed, str(report)]
 
 @pytest.mark.parametrize(
     ("name", "devices"),
-    [("NvmlActuator", (0,)), ("NvmlActuator", (0, 1)), ("PowerCapActuator", (0,))],
+    [("InProcessActuator", (0,)), ("InProcessActuator", (0, 1)), ("PowerCapActuator", (0,))],
 )
 def test_in_process(name, devices, machine, in_process):
-    code = IN_PROCESS.format(name=name, devices=devices, more="", options={})
+    code = IN_PROCESS.format(name=name, devices=tuple(map(uuid_of, devices)), more="", options={})
     passed, report = in_process(code)
     assert passed, report
     assert not machine.any_locked()
@@ -45,7 +45,7 @@ def test_in_process(name, devices, machine, in_process):
 
 def test_nvidia_smi(machine, in_process, tmp_path, library):
     more = f", program={str(build_smi(tmp_path, library))!r}"
-    code = IN_PROCESS.format(name="NvidiaSmiActuator", devices=(0,), more=more, options={})
+    code = IN_PROCESS.format(name="NvidiaSmiActuator", devices=(uuid_of(0),), more=more, options={})
     passed, report = in_process(code)
     assert passed, report
     assert not machine.any_locked()
@@ -53,7 +53,7 @@ def test_nvidia_smi(machine, in_process, tmp_path, library):
 
 @pytest.mark.parametrize("devices", [(0,), (0, 1)])
 def test_daemon(devices, machine, daemon):
-    domain = Domain(name="check", devices=devices)
+    domain = Domain(name="check", devices=tuple(map(uuid_of, devices)))
     report = check_actuator(
         lambda: ActuatorProcess(domain, socket_path=daemon.socket, lease_s=10.0),
         domain=domain,

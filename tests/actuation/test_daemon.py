@@ -12,10 +12,12 @@ from pathlib import Path
 import pytest
 
 from tests.actuation.daemons import DAEMON, Daemon
+from tests.actuation.driver import uuid_of
 from voltana.errors import ActuatorError, ConfigError
 from voltana.values import Command, Domain, Health
 from voltana_actuatord.client import ActuatorProcess
 from voltana_actuatord.faults import DaemonUnavailableError, LeaseRefusedError
+from voltana_actuatord.guard import CommandGuard
 
 MHZ = 1005.0
 
@@ -101,7 +103,7 @@ def test_a_killed_client_gives_its_clock_back(machine, daemon):
 import time
 from voltana.actuators import ActuatorProcess
 from voltana.values import Command, Domain
-domain = Domain(name="d", devices=(0, 1))
+domain = Domain(name="d", devices={tuple(map(uuid_of, (0, 1)))})
 a = ActuatorProcess(domain, socket_path={str(daemon.socket)!r})
 for i in range(10**6):
     a.apply(Command(domain=domain, clock_mhz=1005.0, sequence=i))
@@ -231,14 +233,15 @@ def test_a_gpu_that_is_lost_while_the_daemon_starts_is_tried_again_soon(machine,
     client.actuator.close()
 
 
-def test_clocks_come_back_even_if_the_configuration_is_broken_meanwhile(machine, tmp_path):
+@pytest.mark.parametrize("broken", ["nonsense = 1", "driver = 'none_such'"])
+def test_clocks_come_back_even_if_the_configuration_is_broken_meanwhile(broken, machine, tmp_path):
     daemon = Daemon(tmp_path, machine)
     daemon.wait_ready()
     client = daemon.client()
     assert client.reach(MHZ)
     os.killpg(daemon.process.pid, signal.SIGKILL)
     daemon.process.wait()
-    daemon.config.write_text(daemon.config.read_text() + "\nnonsense = 1\n")
+    daemon.config.write_text(f"{broken}\n{daemon.config.read_text()}")
     command = [
         sys.executable,
         "-m",
@@ -250,7 +253,7 @@ def test_clocks_come_back_even_if_the_configuration_is_broken_meanwhile(machine,
         command, env=machine.environment(), capture_output=True, text=True, check=False
     )
     assert done.returncode == 2
-    assert "nonsense = 1 is not allowed" in done.stderr
+    assert f"{broken} is not allowed" in done.stderr
     assert not machine.any_locked()
     daemon.stop()
     client.actuator.close()
@@ -375,7 +378,7 @@ def test_mig_is_refused(make_machine, tmp_path):
 
 
 def test_without_a_daemon_the_client_says_so_and_finds_it_later(machine, tmp_path):
-    domain = Domain(name="d")
+    domain = Domain(name="d", devices=(uuid_of(0),))
     with pytest.raises(DaemonUnavailableError, match="Start voltana-actuatord"):
         ActuatorProcess(domain, socket_path=tmp_path / "actuator.sock")
     client = ActuatorProcess(
@@ -423,7 +426,7 @@ def test_clocks_outside_the_rule_never_reach_the_driver(machine, tmp_path):
         assert (min(client.actuator.table()), max(client.actuator.table())) == (900.0, 1200.0)
         with pytest.raises(ConfigError, match="supported clock of 900-1200 MHz"):
             client.set(1410.0)
-        client.actuator._supported = frozenset({1410.0})  # a client that does not check
+        client.actuator._guard = CommandGuard((1410.0,))  # a client that does not check
         client.set(1410.0)
         assert machine.wait(lambda: client.actuator.status().health is Health.LOST)
         assert "not a supported and permitted clock" in client.actuator.status().error

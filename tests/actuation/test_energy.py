@@ -91,10 +91,10 @@ def test_on_the_driver(machine, in_process):
     counter_j, integrated_j, agree, watts = in_process(
         """
 import time
-from voltana.actuators import EnergyMeter, NvmlSensor
+from voltana.actuators import EnergyMeter, GpuSensor, gpu_uuids
 from voltana.timebase import MonotonicTime
 from voltana.values import Domain
-sensor = NvmlSensor(Domain(name="d", devices=(0, 1)), MonotonicTime())
+sensor = GpuSensor(Domain(name="d", devices=gpu_uuids((0, 1))), MonotonicTime())
 meter, window = EnergyMeter(sensor, window_s=1.0), None
 while window is None:
     time.sleep(0.05)

@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from voltana_actuatord.daemon.journal import Journal
-from voltana_actuatord.daemon.leases import AccessRule, LeaseTable, Peer
+from voltana_actuatord.daemon.leases import AccessRule, Lease, LeaseTable, Peer
+from voltana_actuatord.daemon.listing import LISTED_BYTES, listed
 from voltana_actuatord.faults import LeaseRefusedError
 from voltana_actuatord.protocol import (
     MAX_BYTES,
@@ -28,6 +29,7 @@ from voltana_actuatord.protocol import (
     kind_of,
 )
 
+GPU, OTHER = "GPU-0", "GPU-1"
 TABLE = (210.0, 1005.0, 1410.0)
 ALICE = Peer(100, 1000, frozenset({1000}))
 BOB = Peer(200, 2000, frozenset({2000, 44}))
@@ -37,7 +39,7 @@ def table(*rules):
     return LeaseTable(rules or (AccessRule(uids=frozenset({1000}), gids=frozenset({44})),))
 
 
-def take(leases, key, peer=ALICE, *, devices=(0,), lease_s=2.0, now_s=0.0):
+def take(leases, key, peer=ALICE, *, devices=(GPU,), lease_s=2.0, now_s=0.0):
     return leases.acquire(key, peer, Acquire("d", devices, lease_s), TABLE, now_s)
 
 
@@ -76,18 +78,20 @@ def test_a_lapsed_lease_is_taken_up_again_unless_somebody_else_has_the_devices()
 
 
 def test_rules():
-    narrow = AccessRule(uids=frozenset({1000}), gpus=frozenset({0}), min_mhz=900.0, max_lease_s=1.0)
+    narrow = AccessRule(
+        uids=frozenset({1000}), gpus=frozenset({GPU}), min_mhz=900.0, max_lease_s=1.0
+    )
     leases = table(narrow)
     assert take(leases, 1, lease_s=60.0).max_lease_s == 1.0
     assert leases.get(1).clocks_mhz == {1005.0, 1410.0}
-    with pytest.raises(LeaseRefusedError, match="may not control GPUs"):
-        take(leases, 2, devices=(1,))
+    with pytest.raises(LeaseRefusedError, match="may not control GPU-1"):
+        take(leases, 2, devices=(OTHER,))
     with pytest.raises(LeaseRefusedError, match="uid 2000"):
         take(leases, 2, BOB)
     assert not leases.admits(BOB)
     with pytest.raises(LeaseRefusedError, match="leaves no clock"):
         table(AccessRule(uids=frozenset({1000}), min_mhz=9e3)).acquire(
-            1, ALICE, Acquire("d", (0,), 1.0), TABLE, 0.0
+            1, ALICE, Acquire("d", (GPU,), 1.0), TABLE, 0.0
         )
 
 
@@ -96,7 +100,7 @@ def test_rules():
         st.tuples(
             st.sampled_from([1, 2, 3]),
             st.sampled_from(["acquire", "command", "release", "lapse"]),
-            st.sets(st.integers(0, 3), min_size=1),
+            st.sets(st.sampled_from(["GPU-0", "GPU-1", "GPU-2", "GPU-3"]), min_size=1),
             st.floats(0.0, 3.0),
         ),
         max_size=40,
@@ -135,7 +139,7 @@ def test_commands_come_back_as_they_were_sent(sequence, clock_mhz, lease_s):
 def test_other_messages_come_back_as_they_were_sent():
     ack = Ack(7, 1005.0, 990.0, explained=True, note="power cap")
     assert decode_ack(encode_ack(ack)) == ack
-    acquire = Acquire("pod-a", (0, 3), 2.0)
+    acquire = Acquire("pod-a", (GPU, OTHER), 2.0)
     assert decode_acquire(encode_acquire(acquire)) == acquire
 
 
@@ -176,3 +180,31 @@ def test_a_torn_mark_still_counts(tmp_path):
     assert journal.had_setting("GPU-2") is False
     with pytest.raises(ValueError, match="UUID"):
         journal.mark("../../etc/passwd", had_setting=False)
+
+
+@given(
+    sizes=st.lists(st.integers(1, 64), max_size=40),
+    domain=st.text(st.characters(min_codepoint=32, max_codepoint=126), min_size=1, max_size=64),
+)
+def test_a_status_message_holds_as_many_leases_as_fit(sizes, domain):
+    def lease(number, size):
+        devices = tuple(f"GPU-{number:06d}-{index:053d}" for index in range(size))
+        return Lease(
+            domain=domain,
+            devices=devices,
+            peer=Peer(2**22, 2**32 - 2, frozenset()),
+            clocks_mhz=frozenset(TABLE),
+            max_lease_s=60.0,
+            expires_s=math.pi if number % 2 else -math.inf,
+            sequence=2**63 - 1,
+            target_mhz=1e3 / 3,
+        )
+
+    leases = [lease(number, size) for number, size in enumerate(sizes)]
+    shown = listed(leases, 0.0)
+    assert len(json.dumps(shown)) <= LISTED_BYTES
+    assert [one["active"] for one in shown] == sorted(
+        (one["active"] for one in shown), reverse=True
+    )
+    if sum(sizes) + 5 * len(sizes) < LISTED_BYTES // 100:
+        assert len(shown) == len(leases)

@@ -9,11 +9,13 @@ import sys
 
 import pytest
 
+from tests.actuation.driver import uuid_of
+
 SETUP = """
 import time
-from voltana.actuators import NvmlActuator, PowerCapActuator
+from voltana.actuators import InProcessActuator, PowerCapActuator, gpu_uuids
 from voltana.values import Command, Domain, Health
-domain = Domain(name="d", devices=(0, 1))
+domain = Domain(name="d", devices=gpu_uuids((0, 1)))
 def until(holds, seconds=10):
     ends = time.monotonic() + seconds
     while not holds() and time.monotonic() < ends:
@@ -28,7 +30,7 @@ def test_nvml_actuator_sets_reads_back_and_restores(machine, in_process):
     answer = in_process(
         SETUP
         + """
-a = NvmlActuator(domain)
+a = InProcessActuator(domain)
 a.apply(command(1005.0, 0))
 there = until(lambda: a.status().clock_mhz == 1005.0)
 status = a.status()
@@ -45,7 +47,7 @@ def test_a_loop_that_stops_loses_its_clock(machine, in_process):
     answer = in_process(
         SETUP
         + """
-a = NvmlActuator(domain)
+a = InProcessActuator(domain)
 a.apply(command(1005.0, 0, lease=0.3))
 until(lambda: a.status().clock_mhz == 1005.0)
 back = until(lambda: a.status().clock_mhz == 1410.0)
@@ -66,7 +68,7 @@ def test_one_sick_gpu_takes_the_domain_back(machine, in_process):
     answer = in_process(
         SETUP
         + """
-a = NvmlActuator(domain)
+a = InProcessActuator(domain)
 a.apply(command(1005.0, 0))
 failed = until(lambda: a.status().health is Health.DEGRADED)
 answer = [failed, a.status().error]
@@ -84,7 +86,7 @@ def test_without_permission_it_says_so_and_ends_at_once(machine, in_process):
     answer = in_process(
         SETUP
         + """
-a = NvmlActuator(domain)
+a = InProcessActuator(domain)
 a.apply(command(1005.0, 0))
 until(lambda: a.status().health is Health.DEGRADED)
 error = a.status().error
@@ -100,14 +102,14 @@ answer = [error, time.monotonic() - started]
 
 def test_the_interpreters_end_restores(machine, in_process):
     in_process(
-        SETUP + "a = NvmlActuator(domain)\na.apply(command(1005.0, 0))\n"
+        SETUP + "a = InProcessActuator(domain)\na.apply(command(1005.0, 0))\n"
         "answer = until(lambda: a.status().clock_mhz == 1005.0)"
     )
     assert not machine.any_locked()
 
 
 def test_only_the_daemon_survives_a_sigkill(machine):
-    program = SETUP + "a = NvmlActuator(domain)\na.apply(command(1005.0, 0))\ntime.sleep(60)"
+    program = SETUP + "a = InProcessActuator(domain)\na.apply(command(1005.0, 0))\ntime.sleep(60)"
     process = subprocess.Popen([sys.executable, "-c", program], env=machine.environment())
     assert machine.wait(lambda: machine.locked_mhz(1) == 1005)
     os.kill(process.pid, signal.SIGKILL)
@@ -117,10 +119,10 @@ def test_only_the_daemon_survives_a_sigkill(machine):
 
 def test_mig_is_refused(machine, in_process):
     machine.set(1, "D_MIG", 1)
-    code = SETUP + "from voltana_actuatord.faults import MigEnabledError\n"
-    code += "try:\n    NvmlActuator(domain)\n    answer = ''\n"
-    code += "except MigEnabledError as error:\n    answer = str(error)"
-    assert "GPU 1 is in MIG mode" in in_process(code)
+    code = SETUP + "from voltana_actuatord.faults import PartitionedGpuError\n"
+    code += "try:\n    InProcessActuator(domain)\n    answer = ''\n"
+    code += "except PartitionedGpuError as error:\n    answer = str(error)"
+    assert f"{uuid_of(1)} is in MIG mode" in in_process(code)
 
 
 def test_power_caps_are_set_in_watts_and_restored(machine, in_process):
@@ -129,8 +131,8 @@ def test_power_caps_are_set_in_watts_and_restored(machine, in_process):
         + """
 a = PowerCapActuator(domain, watts={900.0: 200.0, 1410.0: 350.0})
 a.apply(command(900.0, 0))
-from voltana_actuatord.drivers.nvml import Driver
-gpu = Driver().gpu(1)
+from voltana_actuatord.drivers.opening import open_driver
+gpu = open_driver().gpu(1)
 there = until(lambda: gpu.power_limit_w() == 200.0)
 slowed = [gpu.clock_mhz(), sorted(gpu.event_reasons())]
 a.close()
@@ -148,4 +150,4 @@ def test_a_cap_outside_the_boards_range_is_refused(watts, machine, in_process):
     code = SETUP + "from voltana.errors import ConfigError\n"
     code += f"try:\n    PowerCapActuator(domain, watts={{900.0: {watts}}})\n    answer = ''\n"
     code += "except ConfigError as error:\n    answer = str(error)"
-    assert "100-400 W on GPU 0" in in_process(code)
+    assert f"100-400 W on {uuid_of(0)}" in in_process(code)

@@ -9,14 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from voltana_actuatord.faults import NVML_CODES, driver_error
+from voltana_actuatord.drivers.nvml_faults import NVML_CODES, nvml_error
 
-OPEN = "from voltana_actuatord.drivers.nvml import Driver\nd = Driver()\ng = d.gpu(0)\n"
+OPEN = "from voltana_actuatord.drivers.nvml import NvmlDriver\nd = NvmlDriver()\ng = d.gpu(0)\n"
 CATCH = """
 from voltana.errors import ActuatorError
-from voltana_actuatord.drivers.nvml import Driver
+from voltana_actuatord.drivers.nvml import NvmlDriver
 try:
-    g = Driver().gpu(0)
+    g = NvmlDriver().gpu(0)
     {call}
     answer = None
 except ActuatorError as error:
@@ -30,7 +30,7 @@ def test_reads_what_the_board_says(machine, in_process):
         + """
 clocks = g.clocks_mhz()
 answer = [len(clocks), clocks[0], clocks[-1], g.clock_mhz(), sorted(g.event_reasons()),
-          g.power_w(), g.power_limit_w(), g.persistence_mode(), g.uuid(), g.name(), d.count()]
+          g.power_w(), g.power_limit_w(), g.keeps_settings(), g.uuid, g.name(), d.count()]
 """
     )
     assert answer[:4] == [81, 210.0, 1410.0, 1410.0]
@@ -42,7 +42,7 @@ answer = [len(clocks), clocks[0], clocks[-1], g.clock_mhz(), sorted(g.event_reas
 def test_table_is_the_published_one(machine, in_process):
     from voltana.levels import A100_CLOCKS_MHZ
 
-    code = "from voltana.actuators import nvml_clock_table\nanswer = nvml_clock_table(1)"
+    code = "from voltana.actuators import gpu_clock_table\nanswer = gpu_clock_table(1)"
     assert tuple(in_process(code)) == A100_CLOCKS_MHZ
 
 
@@ -68,9 +68,9 @@ def test_every_code_is_a_typed_error_with_a_remedy(code, machine, in_process):
     if code in (1, 5, 999, 4, 15, 12):
         machine.fault(0, "F_SET", "K_CODE", code)
         name, text = in_process(CATCH.format(call="g.lock(1005, 1005)"))
-        assert name == type(driver_error(code, "", "")).__name__
+        assert name == type(nvml_error(code, "", "")).__name__
         assert f"(NVML {code})" in text
-    error = driver_error(code, "locking GPU 0", "meaning")
+    error = nvml_error(code, "locking GPU 0", "meaning")
     assert str(error).startswith("locking GPU 0 failed: meaning")
     assert len(str(error).split(f"(NVML {code}). ")[1]) > 20
 
@@ -79,10 +79,10 @@ def test_every_code_is_a_typed_error_with_a_remedy(code, machine, in_process):
     "case",
     [
         (("D_LOST", 1), "", "GpuLostError", "Xid"),
-        (("D_MIG", 1), "g.refuse_mig()", "MigEnabledError", "Disable MIG"),
+        (("D_MIG", 1), "g.refuse_partitioned()", "PartitionedGpuError", "Disable MIG"),
         (None, "g.lock(1006, 1006)", "DriverArgumentError", "table()"),
         (None, "g.lock(1410, 210)", "DriverArgumentError", "table()"),
-        (None, "Driver().gpu(7)", "NoSuchGpuError", "nvidia-smi -L"),
+        (None, "NvmlDriver().gpu(7)", "NoSuchGpuError", "nvidia-smi -L"),
         (None, "g.set_power_limit(1e4)", "DriverArgumentError", "range"),
     ],
 )
@@ -163,7 +163,7 @@ def test_only_one_file_imports_pynvml():
 def test_daemon_modules_import_nothing_heavy():
     code = (
         "import sys\n"
-        "from voltana_actuatord.daemon import command, supervisor, worker\n"
+        "from voltana_actuatord.daemon import command, parent, worker\n"
         "heavy = {'numpy', 'scipy', 'river', 'control', 'pydantic', 'matplotlib', 'structlog'}\n"
         "sys.exit(' '.join(heavy & sys.modules.keys()) or 0)"
     )

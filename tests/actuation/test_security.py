@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.actuation.daemons import Daemon
+from tests.actuation.driver import uuid_of
 from voltana_actuatord.daemon.privileges import CAP_SYS_ADMIN, capabilities
 from voltana_actuatord.faults import LeaseRefusedError
 from voltana_actuatord.protocol import MAX_BYTES, Kind, encode_command, encode_json, receive
@@ -87,7 +88,9 @@ def test_the_sockets_group_is_set(machine, tmp_path):
 def test_a_user_in_no_rule_is_refused_by_the_kernels_word(machine, tmp_path):
     with Daemon(tmp_path, machine, head='socket_mode = "0666"') as daemon:
         open_path(tmp_path)
-        acquire = encode_json(Kind.ACQUIRE, {"domain": "x", "devices": [0], "lease_s": 1.0})
+        acquire = encode_json(
+            Kind.ACQUIRE, {"domain": "x", "devices": [uuid_of(0)], "lease_s": 1.0}
+        )
         answer = as_other_user(lambda: _text(daemon, acquire))
         assert f"uid {OTHER_UID} is in no [[allow]] rule" in answer
         assert not machine.set_calls()
@@ -96,12 +99,15 @@ def test_a_user_in_no_rule_is_refused_by_the_kernels_word(machine, tmp_path):
 @root
 def test_a_user_gets_only_the_gpus_of_its_rule_and_no_operators_rights(machine, tmp_path):
     allow = (
-        f"[[allow]]\nusers = [{OTHER_UID}]\ngpus = [1]\n"
+        f"[[allow]]\nusers = [{OTHER_UID}]\ngpus = ['{uuid_of(1)}']\n"
         "[[allow]]\nusers = [0]\nmax_lease_s = 10.0\n"
     )
     with Daemon(tmp_path, machine, head='socket_mode = "0666"', allow=allow) as daemon:
         open_path(tmp_path)
-        for devices, expected in (([0], "may not control GPUs [0]"), ([1], "table_mhz")):
+        for devices, expected in (
+            ([uuid_of(0)], f"may not control {uuid_of(0)}"),
+            ([uuid_of(1)], "table_mhz"),
+        ):
             acquire = encode_json(Kind.ACQUIRE, {"domain": "x", "devices": devices, "lease_s": 1.0})
             assert expected in as_other_user(lambda a=acquire: _text(daemon, a))
         with daemon.client(0, lease_s=10.0) as client:
@@ -114,10 +120,10 @@ def test_a_user_gets_only_the_gpus_of_its_rule_and_no_operators_rights(machine, 
 
 
 def test_gpus_outside_the_rule_are_refused(machine, tmp_path):
-    allow = f"[[allow]]\nusers = [{os.geteuid()}]\ngpus = [1]\n"
+    allow = f"[[allow]]\nusers = [{os.geteuid()}]\ngpus = ['{uuid_of(1)}']\n"
     with Daemon(tmp_path, machine, allow=allow) as daemon:
         for devices in ((0,), (0, 1)):
-            with pytest.raises(LeaseRefusedError, match=r"may not control GPUs"):
+            with pytest.raises(LeaseRefusedError, match=r"may not control GPU-"):
                 daemon.client(*devices, patience_s=0.0)
         daemon.client(1).actuator.close()
 
@@ -160,14 +166,17 @@ COMMAND = encode_command(1, 1005.0, 1.0)
         (b"VA\x01\x01\xff\xff", "not JSON"),
         (b"VA\x01\x01[]", "not a JSON object"),
         (b"VA\x01" + bytes([1]) + b"x" * MAX_BYTES, "bytes"),
-        (b"VA\x01\x01" + b'{"domain":"x","devices":[0],"lease_s":1,"more":1}', "exactly"),
-        (b"VA\x01\x01" + b'{"domain":"","devices":[0],"lease_s":1}', "printable ASCII name"),
+        (b"VA\x01\x01" + b'{"domain":"x","devices":["GPU-0"],"lease_s":1,"more":1}', "exactly"),
+        (b"VA\x01\x01" + b'{"domain":"","devices":["GPU-0"],"lease_s":1}', "printable ASCII name"),
         (b"VA\x01\x01" + b'{"domain":"x","devices":[],"lease_s":1}', "list of 1-64"),
-        (b"VA\x01\x01" + b'{"domain":"x","devices":[true],"lease_s":1}', "indices"),
-        (b"VA\x01\x01" + b'{"domain":"x","devices":[-1],"lease_s":1}', "indices"),
-        (b"VA\x01\x01" + b'{"domain":"x","devices":[0,0],"lease_s":1}', "twice"),
-        (b"VA\x01\x01" + b'{"domain":"x","devices":[0],"lease_s":NaN}', "positive"),
-        (b"VA\x01\x01" + b'{"domain":"x","devices":[9],"lease_s":1}', "nvidia-smi -L"),
+        (b"VA\x01\x01" + b'{"domain":"x","devices":[true],"lease_s":1}', "index"),
+        (b"VA\x01\x01" + b'{"domain":"x","devices":["x"],"lease_s":1}', "no UUID"),
+        (b"VA\x01\x01" + b'{"domain":"x","devices":["GPU-0","GPU-0"],"lease_s":1}', "twice"),
+        (b"VA\x01\x01" + b'{"domain":"x","devices":["GPU-0"],"lease_s":NaN}', "positive"),
+        (b"VA\x01\x01" + b'{"domain":"x","devices":["GPU-9"],"lease_s":1}', "nvidia-smi -L"),
+        (b"VA\x01\x01" + b'{"domain":"x","devices":["MIG-9"],"lease_s":1}', "disable MIG"),
+        (b"VA\x01\x01" + b'{"domain":"x","devices":[0],"lease_s":1}', "Update voltana-actuatord"),
+        (b"VA\x01\x01" + b'{"domain":"x","devices":["0"],"lease_s":1}', "name the GPU by its UUID"),
     ],
 )
 def test_a_bad_message_is_named_and_changes_nothing(data, says, machine, daemon):
@@ -285,7 +294,7 @@ def _fuzzed(rng):
     if kind == 2:
         body = {
             "domain": rng.choice(["x", "", "é" * 70, 5, None]),
-            "devices": rng.choice([[9], [1000], [], "0", [0.5], [[0]], None, {"0": 1}]),
+            "devices": rng.choice([["GPU-9"], [1000], [], "0", [0.5], [[0]], None, {"0": 1}]),
             "lease_s": rng.choice([1, -1, 1e300, "1", None, True]),
         }
         return b"VA\x01\x01" + json.dumps(body).encode()

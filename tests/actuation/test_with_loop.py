@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.actuation.driver import uuid_of
 from voltana.actuators import ActuatorProcess
 from voltana.loop import ControlLoop
 from voltana.timebase import MonotonicTime
@@ -16,7 +17,7 @@ from voltana.values import Decision, Domain, Health, Load, Reading
 from voltana_actuatord.daemon.settings import DaemonSettings
 
 ROOT = Path(__file__).parents[2]
-DOMAIN = Domain(name="decode-0", devices=(0, 1))
+DOMAIN = Domain(name="decode-0", devices=(uuid_of(0), uuid_of(1)))
 
 
 class Fixed:
@@ -69,6 +70,9 @@ def test_idle_ticks_of_the_loop_hold_the_lease_and_a_hung_loop_loses_it(machine,
 def test_the_example_in_the_documentation_runs(machine, daemon):
     text = (ROOT / "docs" / "actuation.md").read_text()
     (code,) = re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
+    own = f"({uuid_of(0)!r}, {uuid_of(1)!r})"  # this process has not loaded the fake driver
+    assert "gpu_uuids((0, 1))" in code
+    code = code.replace("gpu_uuids((0, 1))", own)
     code = code.replace("(domain)  #", f"(domain, socket_path={str(daemon.socket)!r})  #")
     names = {}
     exec(compile(code, "docs/actuation.md", "exec"), names)
@@ -101,3 +105,6 @@ def test_the_kubernetes_example_is_privileged_in_the_daemon_only():
     assert daemon["securityContext"]["privileged"] is True
     assert engine["securityContext"]["capabilities"] == {"drop": ["ALL"]}
     assert engine["securityContext"]["runAsUser"] != 0
+    assert "hostPID" not in daemon_set["spec"]["template"]["spec"]
+    assert engine["resources"]["limits"] == {"nvidia.com/gpu": 1}
+    assert "NVIDIA_VISIBLE_DEVICES" not in [one["name"] for one in engine["env"]]  # the plugin's

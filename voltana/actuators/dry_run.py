@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING
 
 import structlog
 
-from voltana.errors import ActuatorError, invalid
-from voltana.values import ActuatorStatus, Command
+from voltana.values import ActuatorStatus, Health
+from voltana_actuatord.guard import CommandGuard
 
 if TYPE_CHECKING:
     from voltana.ports import Actuator
+    from voltana.values import Command
 
 
 class DryRun:
@@ -26,8 +26,7 @@ class DryRun:
 
     def __init__(self, inner: Actuator) -> None:
         self._inner = inner
-        self._last: Command | None = None
-        self._closed = False
+        self._guard = CommandGuard(inner.table())
         self._log = structlog.get_logger("voltana.dry_run")
 
     def __repr__(self) -> str:
@@ -35,28 +34,17 @@ class DryRun:
 
     def table(self) -> tuple[float, ...]:
         """Clocks in MHz that the device supports, ascending."""
-        return self._inner.table()
+        return self._guard.table_mhz
 
     def apply(self, command: Command) -> None:
         """Check a command and log it; the device is not touched.
 
         Raises:
             ActuatorError: After `close`.
-            ConfigError: If the device does not support the clock.
+            ConfigError: If the device does not support the clock, or the lease is not positive.
         """
-        if self._closed:
-            raise ActuatorError("the actuator is closed: apply() came after close(). Open another.")
-        table = self._inner.table()
-        if command.clock_mhz not in table:
-            raise invalid(
-                "clock_mhz",
-                command.clock_mhz,
-                f"a supported clock of {table[0]:g}-{table[-1]:g} MHz",
-                "Take a clock from table().",
-            )
-        if self._last is not None and command.sequence <= self._last.sequence:
+        if not self._guard.admits(command):
             return
-        self._last = command
         self._log.debug(
             "would apply",
             domain=command.domain.name,
@@ -69,13 +57,13 @@ class DryRun:
         real = self._inner.status()
         return ActuatorStatus(
             clock_mhz=real.clock_mhz,
-            target_mhz=math.nan if self._last is None else self._last.clock_mhz,
-            sequence=-1 if self._last is None else self._last.sequence,
-            health=real.health,
-            error=real.error,
+            target_mhz=self._guard.target_mhz,
+            sequence=self._guard.sequence,
+            health=Health.LOST if self._guard.closed else real.health,
+            error="closed" if self._guard.closed else real.error,
         )
 
     def close(self) -> None:
         """Close the device's actuator; may be called twice."""
-        self._closed = True
+        self._guard.closed = True
         self._inner.close()

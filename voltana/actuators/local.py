@@ -13,15 +13,16 @@ import threading
 import time
 from typing import TYPE_CHECKING
 
-from voltana.errors import ActuatorError, invalid
+from voltana.errors import ActuatorError
 from voltana.values import ActuatorStatus, Command, Health
 from voltana_actuatord.channel import GpuChannel, Result, Wish
 from voltana_actuatord.faults import NotSupportedError
+from voltana_actuatord.guard import CommandGuard
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from voltana_actuatord.daemon.restore import Settable
+    from voltana_actuatord.drivers.port import Settable
 
 CLOSE_LIMIT_S = 3.0
 
@@ -47,13 +48,10 @@ class LocalActuator:
         )
         if not common:
             raise NotSupportedError(
-                f"GPUs {[gpu.index for gpu in gpus]} share no clock. Put unlike GPUs in domains "
-                "of their own."
+                f"{', '.join(gpu.label for gpu in gpus)} share no clock. Put unlike GPUs in "
+                "domains of their own."
             )
-        self._table_mhz = tuple(sorted(common))
-        self._supported = frozenset(common)
-        self._sequence = -1
-        self._target_mhz = math.nan
+        self._guard = CommandGuard(common)
         self._expires_s = math.inf
         self._error = ""
         self._closed = threading.Event()
@@ -64,32 +62,22 @@ class LocalActuator:
 
     def table(self) -> tuple[float, ...]:
         """Clocks in MHz that every GPU of the domain supports, ascending."""
-        return self._table_mhz
+        return self._guard.table_mhz
 
     def apply(self, command: Command) -> None:
         """Ask for a clock; returns at once, and a later command replaces one that still waits.
 
         Raises:
             ActuatorError: After `close`.
-            ConfigError: If the clock is not in `table`.
+            ConfigError: If the clock is not in `table`, or the lease is not positive.
         """
-        if self._closed.is_set():
-            raise ActuatorError("the actuator is closed: apply() came after close(). Open another.")
-        if command.clock_mhz not in self._supported:
-            raise invalid(
-                "clock_mhz",
-                command.clock_mhz,
-                f"a supported clock of {self._table_mhz[0]:g}-{self._table_mhz[-1]:g} MHz",
-                "Take a clock from table().",
-            )
-        if command.sequence <= self._sequence:
+        before_mhz = self._guard.target_mhz
+        if not self._guard.admits(command):
             return
-        self._sequence = command.sequence
         lapsed = self._expires_s == -math.inf
         self._expires_s = time.monotonic() + command.lease_s
-        if command.clock_mhz == self._target_mhz and not lapsed:
+        if command.clock_mhz == before_mhz and not lapsed:
             return
-        self._target_mhz = command.clock_mhz
         self._error = ""
         wish = Wish(command.clock_mhz, command.sequence)
         for channel in self._channels:
@@ -108,8 +96,8 @@ class LocalActuator:
             health, error = Health.LOST, "closed"
         return ActuatorStatus(
             clock_mhz=clock_mhz,
-            target_mhz=self._target_mhz,
-            sequence=self._sequence,
+            target_mhz=self._guard.target_mhz,
+            sequence=self._guard.sequence,
             health=health,
             error=error,
         )
@@ -119,6 +107,7 @@ class LocalActuator:
         if self._closed.is_set():
             return
         self._closed.set()
+        self._guard.closed = True
         self._ask_default()
         ends_s = time.monotonic() + CLOSE_LIMIT_S
         while not self._at_default() and time.monotonic() < ends_s:

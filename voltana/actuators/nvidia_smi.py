@@ -6,6 +6,8 @@ import subprocess
 from typing import TYPE_CHECKING
 
 from voltana.actuators.local import LocalActuator
+from voltana_actuatord.drivers.nvml_faults import nvml_remedy
+from voltana_actuatord.drivers.port import Reason
 from voltana_actuatord.faults import DriverBusyError, DriverError, DriverNotLoadedError
 
 if TYPE_CHECKING:
@@ -18,17 +20,21 @@ class SmiGpu:
     """One GPU, driven by calls of nvidia-smi.
 
     Args:
-        index: Its index.
+        uuid: Its UUID.
         program: The nvidia-smi to run.
     """
 
-    def __init__(self, index: int, program: str) -> None:
-        self.index = index
+    def __init__(self, uuid: str, program: str) -> None:
+        self.uuid = self.label = uuid
         self._program = program
 
-    def uuid(self) -> str:
-        """Its UUID."""
-        return self._query("uuid")
+    def name(self) -> str:
+        """Name of the board."""
+        return self._query("name")
+
+    def remedy(self, kind: type[DriverError]) -> str:
+        """See `GpuIdentity.remedy`."""
+        return nvml_remedy(kind, self.uuid)
 
     def clocks_mhz(self) -> tuple[float, ...]:
         """Supported SM clocks, ascending."""
@@ -47,11 +53,11 @@ class SmiGpu:
         """SM clock that runs now."""
         return float(self._query("clocks.sm"))
 
-    def event_reasons(self) -> frozenset[str]:
+    def event_reasons(self) -> frozenset[Reason]:
         """Whether power or temperature slow the clock."""
         power, heat = "clocks_event_reasons.sw_power_cap", "clocks_event_reasons.hw_slowdown"
         answers = self._query(f"{power},{heat}").split(",")
-        names = ("power cap", "hardware slowdown")
+        names = (Reason.POWER_CAP, Reason.HARDWARE)
         return frozenset(n for n, a in zip(names, answers, strict=True) if a.strip() == "Active")
 
     def _query(self, fields: str) -> str:
@@ -60,7 +66,7 @@ class SmiGpu:
     def _run(self, *arguments: str) -> str:
         try:
             done = subprocess.run(
-                [self._program, "-i", str(self.index), *arguments],
+                [self._program, "-i", self.uuid, *arguments],
                 capture_output=True,
                 text=True,
                 timeout=CALL_LIMIT_S,
@@ -90,4 +96,4 @@ class NvidiaSmiActuator(LocalActuator):
     """
 
     def __init__(self, domain: Domain, *, program: str = "nvidia-smi") -> None:
-        super().__init__([SmiGpu(index, program) for index in domain.devices])
+        super().__init__([SmiGpu(uuid, program) for uuid in domain.devices])

@@ -11,12 +11,14 @@ from typing import TYPE_CHECKING
 
 from voltana.actuators.local import LocalActuator
 from voltana.errors import invalid
-from voltana_actuatord.drivers.nvml import Driver, Gpu
+from voltana_actuatord.drivers.opening import open_driver
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from voltana.values import Domain
+    from voltana_actuatord.drivers.port import Gpu, GpuDriver, Reason
+    from voltana_actuatord.faults import DriverError
 
 
 class CappedGpu:
@@ -28,14 +30,18 @@ class CappedGpu:
     """
 
     def __init__(self, gpu: Gpu, watts: Mapping[float, float]) -> None:
-        self.index = gpu.index
+        self.uuid, self.label = gpu.uuid, gpu.label
         self._gpu = gpu
         self._watts = dict(sorted(watts.items()))
         self._default_w = gpu.power_range().default_w
 
-    def uuid(self) -> str:
-        """Its UUID."""
-        return self._gpu.uuid()
+    def name(self) -> str:
+        """Name of the board."""
+        return self._gpu.name()
+
+    def remedy(self, kind: type[DriverError]) -> str:
+        """See `GpuIdentity.remedy`."""
+        return self._gpu.remedy(kind)
 
     def clocks_mhz(self) -> tuple[float, ...]:
         """The levels."""
@@ -54,7 +60,7 @@ class CappedGpu:
         limit_w = self._gpu.power_limit_w()
         return min(self._watts, key=lambda mhz: abs(self._watts[mhz] - limit_w))
 
-    def event_reasons(self) -> frozenset[str]:
+    def event_reasons(self) -> frozenset[Reason]:
         """Nothing slows a limit down."""
         return frozenset()
 
@@ -80,24 +86,31 @@ def linear_caps(gpu: Gpu, *, levels: int = 8) -> dict[float, float]:
 
 
 class PowerCapActuator(LocalActuator):
-    """Limits the power of a domain's GPUs through NVML; needs root.
+    """Limits the power of a domain's GPUs through their driver; needs root.
 
     Args:
         domain: The GPUs that change as one.
         watts: Limit in watts of every level in MHz; None takes `linear_caps` of the first GPU.
+        open_driver: Opens the driver.
 
     Raises:
         ConfigError: If a limit lies outside a board's range.
         DriverError: If there is no driver or no such GPU.
     """
 
-    def __init__(self, domain: Domain, *, watts: Mapping[float, float] | None = None) -> None:
-        driver = Driver()
+    def __init__(
+        self,
+        domain: Domain,
+        *,
+        watts: Mapping[float, float] | None = None,
+        open_driver: Callable[[], GpuDriver] = open_driver,
+    ) -> None:
+        driver = open_driver()
         try:
-            gpus = [driver.gpu(index) for index in domain.devices]
+            gpus = [driver.gpu(name) for name in domain.devices]
             caps = dict(watts) if watts is not None else linear_caps(gpus[0])
             for gpu in gpus:
-                gpu.refuse_mig()
+                gpu.refuse_partitioned()
                 _refuse_out_of_range(gpu, caps)
             super().__init__([CappedGpu(gpu, caps) for gpu in gpus], on_close=driver.close)
         except BaseException:
@@ -112,6 +125,6 @@ def _refuse_out_of_range(gpu: Gpu, caps: Mapping[float, float]) -> None:
             raise invalid(
                 f"watts[{clock_mhz:g}]",
                 limit_w,
-                f"{span.min_w:g}-{span.max_w:g} W on GPU {gpu.index}",
+                f"{span.min_w:g}-{span.max_w:g} W on {gpu.label}",
                 "Move the limit into that range.",
             )

@@ -9,13 +9,15 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from voltana.errors import ActuatorError, invalid
-from voltana.values import ActuatorStatus, Command, Health
+from voltana.errors import invalid
+from voltana.values import ActuatorStatus, Health
+from voltana_actuatord.guard import CommandGuard, unsupported
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from voltana.ports import TimeSource
+    from voltana.values import Command
 
 
 class RecordingActuator:
@@ -40,14 +42,14 @@ class RecordingActuator:
         default_mhz: float | None = None,
         settle_s: float = 0.0,
     ) -> None:
-        self._table_mhz = tuple(map(float, table_mhz))
-        ascending = list(self._table_mhz) == sorted(set(self._table_mhz))
-        if not self._table_mhz or not ascending or not _positive(self._table_mhz):
-            raise invalid(
-                "table_mhz", self._table_mhz, "one clock or more in MHz, ascending", "Sort it."
-            )
-        self._default_mhz = self._table_mhz[-1] if default_mhz is None else default_mhz
-        self._require_supported("default_mhz", self._default_mhz)
+        table = tuple(map(float, table_mhz))
+        ascending = list(table) == sorted(set(table))
+        if not table or not ascending or not _positive(table):
+            raise invalid("table_mhz", table, "one clock or more in MHz, ascending", "Sort it.")
+        self._default_mhz = table[-1] if default_mhz is None else default_mhz
+        if self._default_mhz not in table:
+            raise unsupported("default_mhz", self._default_mhz, table)
+        self._guard = CommandGuard(table)
         if not 0 <= settle_s < math.inf:
             raise invalid("settle_s", settle_s, "at least 0 s and finite", "0 changes at once.")
         self._time = time
@@ -55,7 +57,6 @@ class RecordingActuator:
         self._commands: list[Command] = []
         self._applied_s = math.nan
         self._before_mhz = self._default_mhz
-        self._closed = False
 
     @property
     def commands(self) -> tuple[Command, ...]:
@@ -64,7 +65,7 @@ class RecordingActuator:
 
     def table(self) -> tuple[float, ...]:
         """Clocks in MHz, ascending."""
-        return self._table_mhz
+        return self._guard.table_mhz
 
     def apply(self, command: Command) -> None:
         """Keep a command; one with a sequence number that is not above the last changes nothing.
@@ -73,12 +74,7 @@ class RecordingActuator:
             ActuatorError: After `close`.
             ConfigError: If the table lacks the clock, or the lease is not positive.
         """
-        if self._closed:
-            raise ActuatorError("the actuator is closed: apply() came after close(). Open another.")
-        self._require_supported("clock_mhz", command.clock_mhz)
-        if not command.lease_s > 0:
-            raise invalid("lease_s", command.lease_s, "above 0 s", "Give how long it shall hold.")
-        if self._commands and command.sequence <= self._commands[-1].sequence:
+        if not self._guard.admits(command):
             return
         self._before_mhz = self._clock_mhz()
         self._applied_s = self._time.now_s()
@@ -89,7 +85,7 @@ class RecordingActuator:
         if not self._commands:
             return ActuatorStatus(clock_mhz=self._clock_mhz(), target_mhz=math.nan)
         last = self._commands[-1]
-        lapsed = not self._closed and self._lapsed()
+        lapsed = not self._guard.closed and self._lapsed()
         return ActuatorStatus(
             clock_mhz=self._clock_mhz(),
             target_mhz=last.clock_mhz,
@@ -100,25 +96,16 @@ class RecordingActuator:
 
     def close(self) -> None:
         """Give the default clock back; may be called twice."""
-        self._closed = True
+        self._guard.closed = True
 
     def _clock_mhz(self) -> float:
-        if self._closed or not self._commands or self._lapsed():
+        if self._guard.closed or not self._commands or self._lapsed():
             return self._default_mhz
         settled = self._time.now_s() - self._applied_s >= self._settle_s
         return self._commands[-1].clock_mhz if settled else self._before_mhz
 
     def _lapsed(self) -> bool:
         return self._time.now_s() - self._applied_s > self._commands[-1].lease_s
-
-    def _require_supported(self, field: str, clock_mhz: float) -> None:
-        if clock_mhz not in self._table_mhz:
-            raise invalid(
-                field,
-                clock_mhz,
-                f"a supported clock of {self._table_mhz[0]:g}-{self._table_mhz[-1]:g} MHz",
-                "Take a clock from table().",
-            )
 
 
 def _positive(clocks_mhz: Sequence[float]) -> bool:

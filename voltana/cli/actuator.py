@@ -5,6 +5,7 @@ import math
 import os
 import sys
 import time
+from contextlib import closing
 from pathlib import Path
 from typing import Annotated
 
@@ -20,6 +21,7 @@ app = typer.Typer(
 
 DEFAULT_SOCKET = "/run/voltana/actuator.sock"
 STEP_S = 0.2
+GPUS = "UUIDs, or indices as this process counts them, such as 0,1."
 
 Socket = Annotated[str, typer.Option("--socket", help="Where the daemon listens.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
@@ -54,16 +56,16 @@ def status(socket: Socket = DEFAULT_SOCKET, as_json: AsJson = False) -> None:
     if not answer["leases"]:
         typer.echo("no leases: every GPU is at its default clocks or on its way there")
     for lease in answer["leases"]:
-        devices = ",".join(map(str, lease["devices"]))
+        devices = ", ".join(lease["devices"])
         target = lease["target_mhz"]
         holds = f"{target:g} MHz, {lease['left_s']:.1f} s left" if target else "default clocks"
         typer.echo(
-            f"  {lease['domain']}: GPU {devices}, pid {lease['pid']}, uid {lease['uid']}: {holds}, "
+            f"  {lease['domain']}: {devices}, pid {lease['pid']}, uid {lease['uid']}: {holds}, "
             f"step {lease['sequence']}"
         )
     for gpu in answer["gpus"]:
         state = "at its default clocks" if gpu["at_default"] else "not at its default clocks"
-        typer.echo(f"  GPU {gpu['index']} is {state}")
+        typer.echo(f"  {gpu['uuid']} is {state}")
     if answer["last_error"]:
         typer.echo(f"last error: {answer['last_error']}")
 
@@ -71,15 +73,16 @@ def status(socket: Socket = DEFAULT_SOCKET, as_json: AsJson = False) -> None:
 @app.command()
 def lease(
     clock: Annotated[float, typer.Argument(help="Clock in MHz.")],
-    gpus: Annotated[str, typer.Option(help="GPUs that change as one, such as 0,1.")] = "0",
+    gpus: Annotated[str, typer.Option(help=f"GPUs that change as one. {GPUS}")] = "0",
     seconds: Annotated[float, typer.Option(help="For how long; 0 until Ctrl-C.")] = 0.0,
     socket: Socket = DEFAULT_SOCKET,
 ) -> None:
     """Hold a clock by hand: to try the daemon out, or to measure at a fixed clock."""
     from voltana.values import Command, Domain
     from voltana_actuatord.client import ActuatorProcess
+    from voltana_actuatord.gpu_names import gpu_uuids
 
-    domain = Domain(name=f"by hand, pid {os.getpid()}", devices=_devices(gpus))
+    domain = Domain(name=f"by hand, pid {os.getpid()}", devices=gpu_uuids(_named(gpus)))
     held = ActuatorProcess(domain, socket_path=socket)
     ends_s = time.monotonic() + seconds if seconds > 0 else math.inf
     said = ""
@@ -102,30 +105,31 @@ def lease(
 def restore(
     socket: Socket = DEFAULT_SOCKET,
     direct: Annotated[
-        str, typer.Option(help="GPUs to reset without the daemon, as root, such as 0,1.")
+        str, typer.Option(help=f"GPUs to reset without the daemon, as root. {GPUS}")
     ] = "",
 ) -> None:
     """Give the default clocks back: your own leases, or everybody's if you are root."""
     if direct:
         from voltana_actuatord.daemon.restore import restore_gpu
-        from voltana_actuatord.drivers.nvml import Driver
+        from voltana_actuatord.drivers.opening import open_driver
 
-        with Driver() as driver:
-            for index in _devices(direct):
-                restore_gpu(driver.gpu(index))
-                typer.echo(f"GPU {index} is at its default clocks")
+        with closing(open_driver()) as driver:
+            for name in _named(direct):
+                gpu = driver.gpu(name)
+                restore_gpu(gpu)
+                typer.echo(f"{gpu.uuid} is at its default clocks")
         return
     from voltana_actuatord.console import restore_all
 
     devices = restore_all(socket)
-    listed = ", ".join(map(str, devices)) or "none (no lease was yours)"
+    listed = ", ".join(devices) or "none (no lease was yours)"
     typer.echo(f"restored: {listed}")
 
 
 @app.command()
 def doctor(
     *,
-    gpus: Annotated[str, typer.Option(help="GPUs to look at; all by default.")] = "",
+    gpus: Annotated[str, typer.Option(help=f"GPUs to look at; all by default. {GPUS}")] = "",
     socket: Socket = DEFAULT_SOCKET,
     measure: Annotated[
         bool, typer.Option("--measure", help="Time clock changes too: changes clocks, needs root.")
@@ -144,13 +148,13 @@ def doctor(
 
     if bool(profile) != (out is not None) or (profile and not measure):
         raise invalid("--profile", profile, "given with --measure and --out", "Give all three.")
-    devices = _devices(gpus) if gpus else None
-    findings = list(examine(devices, socket))
+    names = _named(gpus) if gpus else None
+    findings = list(examine(names, socket))
     timings: list[dict[str, float | None]] = []
     if measure:
-        index = (devices or (0,))[0]
-        _refuse_leased(index, socket)
-        timings = _measure(index, levels, profile, out)
+        name = (names or (0,))[0]
+        _refuse_leased(name, socket)
+        timings = _measure(name, levels, profile, out)
     if as_json:
         report = {"findings": [asdict(f) for f in findings], "timings": timings}
         typer.echo(json.dumps(report))
@@ -168,31 +172,33 @@ def doctor(
         raise typer.Exit(1)
 
 
-def _refuse_leased(index: int, socket: str) -> None:
+def _refuse_leased(name: str | int, socket: str) -> None:
     """Check that nobody controls the GPU whose clock is about to be changed."""
     from voltana.errors import ActuatorError
     from voltana_actuatord.console import daemon_status
+    from voltana_actuatord.gpu_names import gpu_uuids
 
     try:
         leases = daemon_status(socket)["leases"]
     except ActuatorError:
         return  # no daemon, no lease
-    if any(lease["active"] and index in lease["devices"] for lease in leases):
-        raise invalid("--measure", index, "a GPU without a lease", "Stop its owner first.")
+    (uuid,) = gpu_uuids([name])
+    if any(lease["active"] and uuid in lease["devices"] for lease in leases):
+        raise invalid("--measure", uuid, "a GPU without a lease", "Stop its owner first.")
 
 
 def _measure(
-    index: int, levels: str, profile: str, out: Path | None
+    gpu_name: str | int, levels: str, profile: str, out: Path | None
 ) -> list[dict[str, float | None]]:
     from dataclasses import asdict
 
     from voltana.levels import parse_levels
     from voltana_actuatord.doctor import measure
-    from voltana_actuatord.drivers.nvml import Driver
+    from voltana_actuatord.drivers.opening import open_driver
 
-    with Driver() as driver:
-        gpu = driver.gpu(index)
-        gpu.refuse_mig()
+    with closing(open_driver()) as driver:
+        gpu = driver.gpu(gpu_name)
+        gpu.refuse_partitioned()
         table, name = gpu.clocks_mhz(), gpu.name()
         source = f"measured by voltana actuator doctor on {name}, driver {driver.version()}"
         timings = measure(gpu, parse_levels(levels).levels(table))
@@ -215,11 +221,10 @@ def _ms(seconds: float | None) -> str:
     return "unknown" if seconds is None else f"{1e3 * seconds:.2f} ms"
 
 
-def _devices(text: str) -> tuple[int, ...]:
-    try:
-        devices = tuple(int(part) for part in text.split(","))
-    except ValueError:
-        devices = ()
-    if not devices or min(devices) < 0 or len(set(devices)) != len(devices):
-        raise invalid("gpus", text, "indices such as 0 or 0,1, each once", "See nvidia-smi -L.")
-    return devices
+def _named(text: str) -> tuple[str | int, ...]:
+    from voltana_actuatord.gpu_names import parse_gpus
+
+    names = parse_gpus(text)
+    if not names:
+        raise invalid("gpus", text, "one GPU or more, such as 0,1", "See voltana actuator doctor.")
+    return names

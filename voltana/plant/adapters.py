@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING
 
-from voltana.errors import ActuatorError, invalid
-from voltana.values import ActuatorStatus, Command, Health, Reading
+from voltana.values import ActuatorStatus, Health, Reading
+from voltana_actuatord.guard import CommandGuard
 
 if TYPE_CHECKING:
     from voltana.plant.board import Board
     from voltana.plant.noise import LognormalNoise
     from voltana.ports import TimeSource
+    from voltana.values import Command
 
 
 class SimulatedActuator:
@@ -26,15 +26,11 @@ class SimulatedActuator:
     def __init__(self, board: Board, time: TimeSource, table_mhz: tuple[float, ...]) -> None:
         self._board = board
         self._time = time
-        self._table_mhz = table_mhz
-        self._supported = frozenset(table_mhz)
-        self._sequence = -1
-        self._target_mhz = math.nan
-        self._closed = False
+        self._guard = CommandGuard(table_mhz)
 
     def table(self) -> tuple[float, ...]:
         """Clocks in MHz that the board supports, ascending."""
-        return self._table_mhz
+        return self._guard.table_mhz
 
     def apply(self, command: Command) -> None:
         """Ask for a clock; it is in force after the call and its settling.
@@ -43,37 +39,25 @@ class SimulatedActuator:
             ActuatorError: After `close`.
             ConfigError: If the board does not support the clock.
         """
-        if self._closed:
-            raise ActuatorError("the actuator is closed: apply() came after close(). Open another.")
-        if command.clock_mhz not in self._supported:
-            raise invalid(
-                "clock_mhz",
-                command.clock_mhz,
-                f"a supported clock of {self._table_mhz[0]:g}-{self._table_mhz[-1]:g} MHz",
-                "Take a clock from table().",
-            )
-        if command.sequence <= self._sequence:
-            return
-        self._sequence = command.sequence
-        self._target_mhz = command.clock_mhz
-        self._board.request(self._time.now_s(), command.clock_mhz)
+        if self._guard.admits(command):
+            self._board.request(self._time.now_s(), command.clock_mhz)
 
     def status(self) -> ActuatorStatus:
         """The clock in force, and the one asked for last."""
         self._board.idle_until(self._time.now_s())
         return ActuatorStatus(
             clock_mhz=self._board.clock_mhz,
-            target_mhz=self._target_mhz,
-            sequence=self._sequence,
-            health=Health.LOST if self._closed else Health.OK,
-            error="closed" if self._closed else "",
+            target_mhz=self._guard.target_mhz,
+            sequence=self._guard.sequence,
+            health=Health.LOST if self._guard.closed else Health.OK,
+            error="closed" if self._guard.closed else "",
         )
 
     def close(self) -> None:
         """Give the default clock, the fastest, back."""
-        if not self._closed:
-            self._closed = True
-            self._board.request(self._time.now_s(), self._table_mhz[-1])
+        if not self._guard.closed:
+            self._guard.closed = True
+            self._board.request(self._time.now_s(), self._guard.table_mhz[-1])
 
 
 class SimulatedSensor:

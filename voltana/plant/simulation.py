@@ -214,7 +214,9 @@ class Simulation:
         control = self._policy.control(self._context(name, role))
         loop = ControlLoop(
             instance=name,
-            domain=Domain(name=name, devices=tuple(range(cluster.tensor_parallel))),
+            domain=Domain(
+                name=name, devices=tuple(f"{name}.{i}" for i in range(cluster.tensor_parallel))
+            ),
             controller=control.controller,
             actuator=SimulatedActuator(board, self._events, hardware.clocks_mhz),
             sensor=SimulatedSensor(board, self._noise(engine.sensor_noise)),

@@ -29,6 +29,7 @@ from voltana.serving.launch.config import LaunchTable  # noqa: TC001  (pydantic 
 from voltana.serving.router.settings import RouterTable
 from voltana.serving.steer_settings import SteerTable  # noqa: TC001  (likewise)
 from voltana.validation import explain
+from voltana_actuatord.gpu_names import parse_gpus
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -46,7 +47,6 @@ INSTANCE_VARIABLE = "VOLTANA_SGLANG_INSTANCE"
 DEFAULT_SOCKET = "/run/voltana/actuator.sock"
 
 _Port = Annotated[int, Field(ge=0, le=65535)]
-_GpuIndex = Annotated[int, Field(ge=0)]
 
 
 def _no_bool(value: object) -> object:
@@ -56,6 +56,13 @@ def _no_bool(value: object) -> object:
 
 
 _Positive = Annotated[float, BeforeValidator(_no_bool), Field(gt=0, allow_inf_nan=False)]
+
+
+def _gpus(value: object) -> object:
+    """GPUs as a command line has them: UUIDs, and indices of whoever reads the file."""
+    if isinstance(value, (list, tuple)) and not any(isinstance(name, bool) for name in value):
+        return parse_gpus(",".join(map(str, value)))
+    return value
 
 
 class _Table(BaseModel):
@@ -174,13 +181,18 @@ class ActuatorTable(_Table):
     """What sets clocks.
 
     Attributes:
-        kind: The daemon; NVML in the agent's own process (which then has to be root); a device
-            that is only simulated; or nothing at all, which is the default.
+        kind: The daemon; the driver in the agent's own process (which then has to be root), by
+            clocks or by power caps; a device that is only simulated; or nothing at all, which is
+            the default.
         socket: Where the daemon listens.
         lease_s: How long a clock holds without a completed control step.
+        dwell_s: How long a clock is held before a lower one is asked for.
+        max_step_mhz: The most that a clock falls at a time; None lets it fall as it likes.
+        caps_w: Power limit in watts of every level in MHz (``power-cap``); None spreads eight
+            levels over the board's range.
     """
 
-    kind: Literal["dry-run", "daemon", "nvml", "simulated"] = Field(
+    kind: Literal["dry-run", "daemon", "in-process", "power-cap", "simulated"] = Field(
         default="dry-run", description="what sets clocks"
     )
     socket: Path = Field(
@@ -188,6 +200,15 @@ class ActuatorTable(_Table):
     )
     lease_s: Annotated[float, Field(ge=0.5, le=60)] = Field(
         default=2.0, description="the seconds that a clock holds without a control step"
+    )
+    dwell_s: Annotated[float, BeforeValidator(_no_bool), Field(ge=0, le=60)] = Field(
+        default=0.0, description="the seconds before a clock falls"
+    )
+    max_step_mhz: _Positive | None = Field(
+        default=None, description="the most MHz that a clock falls at a time"
+    )
+    caps_w: dict[_Positive, _Positive] | None = Field(
+        default=None, description="the power limit in watts of every level in MHz"
     )
 
 
@@ -197,14 +218,17 @@ class InstanceTable(_Table):
     Attributes:
         name: Unique; the plugin is told it by the variable ``VOLTANA_SGLANG_INSTANCE``.
         role: What the server was started as; None asks the engine.
-        gpus: Indices of its GPUs.
+        gpus: Its GPUs, where the engine does not report them: UUIDs, or indices as the agent
+            counts them.
         control_port: Port of its agent's control endpoint; None takes that of ``[agent]``.
         feed_port: Port of its agent's feed, likewise.
     """
 
     name: str = Field(description="the name of an instance")
     role: Role | None = Field(default=None, description="what the server was started as")
-    gpus: tuple[_GpuIndex, ...] = Field(default=(), description="the indices of its GPUs")
+    gpus: Annotated[tuple[str | int, ...], BeforeValidator(_gpus)] = Field(
+        default=(), description="its GPUs, by UUID or by index"
+    )
     control_port: _Port | None = Field(default=None, description="the port of its agent")
     feed_port: _Port | None = Field(default=None, description="the port of its agent's feed")
 

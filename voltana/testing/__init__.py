@@ -9,6 +9,7 @@ needs the extra ``voltana[testing]``.
 
 from voltana.testing.actuator import check_actuator
 from voltana.testing.controller import check_controller
+from voltana.testing.driver import check_driver
 from voltana.testing.guarantee import check_guarantee
 from voltana.testing.level_set import check_level_set
 from voltana.testing.power import check_power_predictor
@@ -21,6 +22,7 @@ __all__ = [
     "Report",
     "check_actuator",
     "check_controller",
+    "check_driver",
     "check_guarantee",
     "check_level_set",
     "check_power_predictor",

@@ -15,19 +15,16 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
+from voltana_actuatord.backoff import Backoff
 from voltana_actuatord.daemon.restore import restore_gpu
-from voltana_actuatord.faults import (
-    SLOWING,
-    DriverError,
-    PermissionDeniedError,
-    retry_transient,
-)
+from voltana_actuatord.drivers.port import SLOWING, Reason
+from voltana_actuatord.faults import DriverError, PermissionDeniedError, retry_transient
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from voltana_actuatord.daemon.journal import Journal
-    from voltana_actuatord.daemon.restore import Settable
+    from voltana_actuatord.drivers.port import Settable
 
 _T = TypeVar("_T")
 
@@ -55,7 +52,7 @@ class Result:
     """What came of a wish.
 
     Attributes:
-        device: Index of the GPU.
+        device: UUID of the GPU.
         wish: The wish.
         clock_mhz: Clock read back after settling.
         explained: Whether a clock other than the one wished for has a reason of its own.
@@ -63,7 +60,7 @@ class Result:
         failed: Whether the wish came to nothing; the GPU may then be in any state.
     """
 
-    device: int
+    device: str
     wish: Wish
     clock_mhz: float = float("nan")
     explained: bool = True
@@ -83,8 +80,7 @@ class GpuChannel:
     def __init__(
         self, gpu: Settable, journal: Journal | None, report: Callable[[Result], None]
     ) -> None:
-        self.index = gpu.index
-        self.uuid = gpu.uuid()
+        self.uuid = gpu.uuid
         self.clocks_mhz = gpu.clocks_mhz()
         steps = [b - a for a, b in itertools.pairwise(self.clocks_mhz)]
         self._step_mhz = max(steps, default=1.0)
@@ -101,7 +97,7 @@ class GpuChannel:
         self._had_setting = False
         marked = journal is not None and self.uuid in journal.marked()
         self._at_default = not marked
-        self._thread = threading.Thread(target=self._run, name=f"gpu-{self.index}", daemon=True)
+        self._thread = threading.Thread(target=self._run, name=self.uuid, daemon=True)
         self._thread.start()
         if marked:
             self.ask(Wish(None))
@@ -169,14 +165,14 @@ class GpuChannel:
             self._mark()
             achieved_mhz = self._lock(wish, clock_mhz)
         except (DriverError, OSError) as error:
-            self._report(Result(device=self.index, wish=wish, note=str(error), failed=True))
+            self._report(Result(device=self.uuid, wish=wish, note=str(error), failed=True))
             return
         if achieved_mhz is not None:
             text = (
-                f"GPU {self.index} runs at {achieved_mhz:g} MHz although {clock_mhz:g} MHz was set "
-                f"{ATTEMPTS} times and no event reason explains it."
+                f"{self._gpu.label} runs at {achieved_mhz:g} MHz although {clock_mhz:g} MHz was "
+                f"set {ATTEMPTS} times and no event reason explains it."
             )
-            self._report(Result(device=self.index, wish=wish, note=text, failed=True))
+            self._report(Result(device=self.uuid, wish=wish, note=text, failed=True))
 
     def _lock(self, wish: Wish, clock_mhz: float) -> float | None:
         """Lock, and report what was achieved; the clock that runs if it never came about."""
@@ -195,25 +191,24 @@ class GpuChannel:
 
     def _settle(self, wish: Wish, clock_mhz: float) -> Result | None:
         """Wait until the clock is there; None as soon as a newer wish has come."""
-        pause_s, ends_s = 0.0005, time.monotonic() + SETTLE_LIMIT_S
+        pauses, ends_s = Backoff(0.0005, 0.01), time.monotonic() + SETTLE_LIMIT_S
         while True:
             achieved_mhz = self._driver(self._gpu.in_force_mhz)
             if self._near(achieved_mhz, clock_mhz):
-                return Result(device=self.index, wish=wish, clock_mhz=achieved_mhz)
+                return Result(device=self.uuid, wish=wish, clock_mhz=achieved_mhz)
             if time.monotonic() > ends_s:
                 if self._near(achieved_mhz, clock_mhz, self._step_mhz):
-                    return Result(device=self.index, wish=wish, clock_mhz=achieved_mhz)
+                    return Result(device=self.uuid, wish=wish, clock_mhz=achieved_mhz)
                 reasons = sorted(self._driver(self._gpu.event_reasons) & SLOWING)
                 return Result(
-                    device=self.index,
+                    device=self.uuid,
                     wish=wish,
                     clock_mhz=achieved_mhz,
                     explained=bool(reasons),
                     note=", ".join(reasons),
                 )
-            if self._pause(pause_s):
+            if self._pause(pauses.next_s()):
                 return None
-            pause_s = min(2 * pause_s, 0.01)
 
     def _watch(self) -> None:
         """Set the clock again if it has vanished, as it may without persistence mode."""
@@ -227,25 +222,24 @@ class GpuChannel:
             if self._driver(self._gpu.event_reasons) & SLOWING:
                 return
         except DriverError as error:
-            self._report(Result(device=self.index, wish=wish, note=str(error), failed=True))
+            self._report(Result(device=self.uuid, wish=wish, note=str(error), failed=True))
             return
         self._set(wish, locked_mhz)
 
     def _restore(self, wish: Wish) -> None:
-        pause_s = 0.02
+        pauses = Backoff(0.02, MAX_BACKOFF_S)
         while not self._stopped:
             try:
                 self._driver(self._reset)
             except (DriverError, OSError) as error:
-                self._report(Result(device=self.index, wish=wish, note=str(error), failed=True))
+                self._report(Result(device=self.uuid, wish=wish, note=str(error), failed=True))
                 if isinstance(error, PermissionDeniedError) and self._locked_mhz is None:
                     self._forget()  # who may not reset could not lock either
                     return
-                time.sleep(pause_s)
-                pause_s = min(2 * pause_s, MAX_BACKOFF_S)
+                time.sleep(pauses.next_s())
                 continue
             self._forget()
-            self._report(Result(device=self.index, wish=wish))
+            self._report(Result(device=self.uuid, wish=wish))
             return
 
     def _forget(self) -> None:
@@ -262,7 +256,7 @@ class GpuChannel:
     def _mark(self) -> None:
         if self._locked_mhz is not None:
             return
-        self._had_setting = "clock setting" in self._driver(self._gpu.event_reasons)
+        self._had_setting = Reason.SETTING in self._driver(self._gpu.event_reasons)
         if self._journal is not None:
             self._journal.mark(self.uuid, had_setting=self._had_setting)
 

@@ -15,8 +15,11 @@ import threading
 import time
 from typing import TYPE_CHECKING, NamedTuple
 
+from voltana_actuatord.backoff import Backoff
 from voltana_actuatord.errors import ActuatorError, invalid
 from voltana_actuatord.faults import DaemonUnavailableError, LeaseRefusedError
+from voltana_actuatord.gpu_names import uuid_problem
+from voltana_actuatord.guard import CommandGuard
 from voltana_actuatord.protocol import (
     DEFAULT_SOCKET,
     Acquire,
@@ -56,7 +59,7 @@ class ActuatorProcess:
     """Sets the clock of one domain through ``voltana-actuatord``.
 
     Args:
-        domain: The GPUs that change clock as one.
+        domain: The GPUs that change clock as one, by UUID (`gpu_uuids` translates indices).
         socket_path: Where the daemon listens.
         lease_s: How long the clock holds without a completed control step; the daemon may shorten.
         table_mhz: Clocks of the devices, to start without a daemon: the engine then runs at its
@@ -67,6 +70,7 @@ class ActuatorProcess:
         lease_s: The lease that was granted; a control loop renews well within it.
 
     Raises:
+        ConfigError: If the domain names no GPU, or one by something else than its UUID.
         DaemonUnavailableError: If there is no daemon and no `table_mhz`.
         LeaseRefusedError: If the daemon does not grant the lease and there is no `table_mhz`.
     """
@@ -82,19 +86,18 @@ class ActuatorProcess:
     ) -> None:
         if not (math.isfinite(lease_s) and lease_s > 0):
             raise invalid("lease_s", lease_s, "above 0 s", "Take 2 s if unsure.")
+        _require_uuids(domain)
         self._path = str(socket_path)
         self._request = encode_acquire(Acquire(domain.name, tuple(domain.devices), lease_s))
         self._time = time_source or MonotonicTime()
         self._closed = threading.Event()
-        self._guard = threading.Lock()
+        self._switching = threading.Lock()
         self._reconnector: threading.Thread | None = None
         self._sock: socket.socket | None = None
-        self._sequence = -1
         self._unsent: tuple[bytes, float] | None = None
         self._waiting_since_s = math.nan
         self._acked_sequence = -1
         self._clock_mhz = math.nan
-        self._target_mhz = math.nan
         self._health = Health.OK
         self._error = ""
         try:
@@ -104,12 +107,12 @@ class ActuatorProcess:
                 raise
             granted = _Granted(tuple(sorted(map(float, table_mhz))), lease_s)
             self._lose(str(error))
-        self._table_mhz, self.lease_s = granted.table_mhz, granted.lease_s
-        self._supported = frozenset(self._table_mhz)
+        self.lease_s = granted.lease_s
+        self._guard = CommandGuard(granted.table_mhz)
 
     def table(self) -> tuple[float, ...]:
         """Clocks in MHz that may be set: supported and permitted, ascending."""
-        return self._table_mhz
+        return self._guard.table_mhz
 
     def apply(self, command: Command) -> None:
         """Ask for a clock, or renew the lease by the next step at the same clock.
@@ -119,22 +122,10 @@ class ActuatorProcess:
 
         Raises:
             ActuatorError: After `close`.
-            ConfigError: If the clock is not in `table`.
+            ConfigError: If the clock is not in `table`, or the lease is not positive.
         """
-        if self._closed.is_set():
-            raise ActuatorError("the actuator is closed: apply() came after close(). Open another.")
-        if command.clock_mhz not in self._supported:
-            raise invalid(
-                "clock_mhz",
-                command.clock_mhz,
-                f"a supported clock of {self._table_mhz[0]:g}-{self._table_mhz[-1]:g} MHz",
-                "Take a clock from table().",
-            )
-        if command.sequence <= self._sequence:
-            return
-        self._sequence = command.sequence
-        self._target_mhz = command.clock_mhz
-        self._send(encode_command(command.sequence, command.clock_mhz, command.lease_s))
+        if self._guard.admits(command):
+            self._send(encode_command(command.sequence, command.clock_mhz, command.lease_s))
 
     def status(self) -> ActuatorStatus:
         """What the daemon last said: the clock read back after settling, and what went wrong."""
@@ -147,7 +138,7 @@ class ActuatorProcess:
             health, error = Health.DEGRADED, f"no acknowledgement for {waiting_s:.1f} s."
         return ActuatorStatus(
             clock_mhz=self._clock_mhz,
-            target_mhz=self._target_mhz,
+            target_mhz=self._guard.target_mhz,
             sequence=self._acked_sequence,
             health=health,
             error=error,
@@ -158,7 +149,8 @@ class ActuatorProcess:
         if self._closed.is_set():
             return
         self._closed.set()
-        with self._guard:
+        self._guard.closed = True
+        with self._switching:
             sock, self._sock = self._sock, None
         if sock is not None:
             with contextlib.suppress(OSError):  # the daemon restores on the disconnect as well
@@ -222,7 +214,7 @@ class ActuatorProcess:
             self._error = str(decode_json(data).get("error", ""))
 
     def _lose(self, why: str) -> None:
-        with self._guard:
+        with self._switching:
             sock, self._sock = self._sock, None
             if sock is not None:
                 sock.close()
@@ -236,15 +228,14 @@ class ActuatorProcess:
                 self._reconnector.start()
 
     def _reconnect(self) -> None:
-        pause_s = FIRST_RETRY_S
-        while not self._closed.wait(pause_s):
-            pause_s = min(2 * pause_s, LAST_RETRY_S)
+        pauses = Backoff(FIRST_RETRY_S, LAST_RETRY_S)
+        while not self._closed.wait(pauses.next_s()):
             try:
                 sock, _ = self._connect()
             except ActuatorError as error:
                 self._error = str(error)
                 continue
-            with self._guard:
+            with self._switching:
                 self._reconnector = None
                 if self._closed.is_set():
                     sock.close()
@@ -299,3 +290,14 @@ class ActuatorProcess:
         except ActuatorError:
             sock.close()
             raise
+
+
+def _require_uuids(domain: Domain) -> None:
+    problems = [text for name in domain.devices if (text := uuid_problem(name))]
+    if not domain.devices or problems:
+        raise invalid(
+            "domain.devices",
+            domain.devices,
+            "UUIDs of one GPU or more",
+            " ".join(problems) or "Name the GPUs that change clock as one.",
+        )

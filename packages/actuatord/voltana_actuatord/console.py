@@ -32,11 +32,11 @@ def daemon_status(socket_path: str | Path = DEFAULT_SOCKET) -> dict[str, Any]:
     return _ask(str(socket_path), Kind.QUERY)
 
 
-def restore_all(socket_path: str | Path = DEFAULT_SOCKET) -> tuple[int, ...]:
+def restore_all(socket_path: str | Path = DEFAULT_SOCKET) -> tuple[str, ...]:
     """Have the daemon give clocks back: this user's, or everybody's for the daemon's own user.
 
     Returns:
-        Indices of the GPUs.
+        UUIDs of the GPUs.
 
     Raises:
         DaemonUnavailableError: If it does not answer.

@@ -6,6 +6,7 @@ the default clocks back at its end.
 
 from __future__ import annotations
 
+import contextlib
 import enum
 import math
 import os
@@ -18,13 +19,15 @@ from typing import TYPE_CHECKING
 from voltana_actuatord.console import daemon_status
 from voltana_actuatord.daemon.privileges import CAP_SYS_ADMIN, capabilities
 from voltana_actuatord.daemon.restore import restore_gpu
-from voltana_actuatord.drivers.nvml import Driver
-from voltana_actuatord.errors import ActuatorError
+from voltana_actuatord.drivers.opening import open_driver
+from voltana_actuatord.drivers.port import Reason
+from voltana_actuatord.errors import VoltanaError
+from voltana_actuatord.faults import VolatileSettingsError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-    from voltana_actuatord.drivers.nvml import Gpu
+    from voltana_actuatord.drivers.port import Gpu, GpuDriver
 
 SETTLE_LIMIT_S = 1.0
 ENERGY_WATCH_S = 0.3
@@ -71,23 +74,27 @@ class PairTiming:
     settle_s: float
 
 
-def examine(devices: Sequence[int] | None, socket_path: str) -> Iterator[Finding]:
+def examine(
+    gpus: Sequence[str | int] | None,
+    socket_path: str,
+    open_driver: Callable[[], GpuDriver] = open_driver,
+) -> Iterator[Finding]:
     """Look at driver, GPUs, privilege and daemon; reads only.
 
     Args:
-        devices: GPUs to look at; None looks at all.
+        gpus: GPUs to look at, by UUID or by an index of this process; None looks at all.
         socket_path: Where the daemon should listen.
+        open_driver: Opens the driver.
     """
     try:
-        driver = Driver()
-    except ActuatorError as error:
+        driver = open_driver()
+    except VoltanaError as error:
         yield Finding(subject="driver", verdict=Verdict.MISSING, text=str(error))
     else:
-        with driver:
+        with contextlib.closing(driver):
             yield Finding(subject="driver", verdict=Verdict.OK, text=f"version {driver.version()}")
-            wanted = range(driver.count()) if devices is None else devices
-            for index in wanted:
-                yield from _examine_gpu(driver, index)
+            for name in range(driver.count()) if gpus is None else gpus:
+                yield from _examine_gpu(driver, name)
     yield _examine_privilege()
     yield _examine_daemon(socket_path)
 
@@ -152,32 +159,33 @@ def _await_clock(gpu: Gpu, clock_mhz: float, now: Callable[[], float]) -> float:
     return now() - started_s
 
 
-def _examine_gpu(driver: Driver, index: int) -> Iterator[Finding]:
-    subject = f"GPU {index}"
+def _examine_gpu(driver: GpuDriver, name: str | int) -> Iterator[Finding]:
+    subject = f"GPU {name}"
     try:
-        gpu = driver.gpu(index)
+        gpu = driver.gpu(name)
         clocks = gpu.clocks_mhz()
-        text = f"{gpu.name()}, {len(clocks)} clocks of {clocks[0]:g}-{clocks[-1]:g} MHz"
+        text = f"{gpu.uuid}, {gpu.name()}, {len(clocks)} clocks of {clocks[0]:g}-{clocks[-1]:g} MHz"
         yield Finding(subject=subject, verdict=Verdict.OK, text=text)
-        gpu.refuse_mig()
-    except ActuatorError as error:
+        gpu.refuse_partitioned()
+    except VoltanaError as error:
         yield Finding(subject=subject, verdict=Verdict.MISSING, text=str(error))
         return
     for look in (_persistence, _now_running, _power_and_energy):
         try:
             yield look(gpu, subject)
-        except ActuatorError as error:
+        except VoltanaError as error:
             yield Finding(subject=subject, verdict=Verdict.NOTE, text=str(error))
 
 
 def _persistence(gpu: Gpu, subject: str) -> Finding:
-    if gpu.persistence_mode():
-        return Finding(subject=subject, verdict=Verdict.OK, text="persistence mode is on")
+    if gpu.keeps_settings():
+        text = "settings are kept (persistence mode)"
+        return Finding(subject=subject, verdict=Verdict.OK, text=text)
     return Finding(
         subject=subject,
         verdict=Verdict.MISSING,
         text="persistence mode is off: locked clocks vanish when the last process closes the GPU, "
-        "and starting is slow. Run nvidia-persistenced (or `nvidia-smi -pm 1`).",
+        f"and starting is slow. {gpu.remedy(VolatileSettingsError)}",
     )
 
 
@@ -185,7 +193,7 @@ def _now_running(gpu: Gpu, subject: str) -> Finding:
     reasons = gpu.event_reasons()
     because = f" ({', '.join(sorted(reasons))})" if reasons else ""
     text = f"runs at {gpu.clock_mhz():g} MHz{because}"
-    slowed = sorted(reasons - {"idle", "clock setting"})
+    slowed = sorted(reasons - {Reason.IDLE, Reason.SETTING})
     if slowed:
         text += ". Controlled clocks may not be reached while that lasts."
     return Finding(subject=subject, verdict=Verdict.NOTE if slowed else Verdict.OK, text=text)
@@ -222,7 +230,7 @@ def _examine_privilege() -> Finding:
 def _examine_daemon(socket_path: str) -> Finding:
     try:
         status = daemon_status(socket_path)
-    except ActuatorError as error:
+    except VoltanaError as error:
         return Finding(subject="daemon", verdict=Verdict.MISSING, text=str(error))
     active = sum(1 for lease in status["leases"] if lease["active"])
     text = f"answers at {socket_path}; {active} leases are active"

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from voltana_actuatord.errors import ActuatorError
+from voltana_actuatord.gpu_names import NO_INDEX, uuid_problem
 
 if TYPE_CHECKING:
     import socket
@@ -64,10 +65,10 @@ _COMMAND_HEADER = _HEADERS[Kind.COMMAND]
 
 @dataclass(frozen=True, slots=True)
 class Acquire:
-    """Ask for the lease of a clock domain."""
+    """Ask for the lease of a clock domain, whose GPUs are named by UUID."""
 
     domain: str
-    devices: tuple[int, ...]
+    devices: tuple[str, ...]
     lease_s: float
 
 
@@ -212,16 +213,22 @@ def decode_acquire(data: bytes) -> Acquire:
     return Acquire(domain, decode_devices(devices), float(lease_s))
 
 
-def decode_devices(devices: object) -> tuple[int, ...]:
-    """A list of GPU indices, each once.
+def decode_devices(devices: object) -> tuple[str, ...]:
+    """A list of GPUs by UUID, each once; an index, as older clients send it, is refused.
 
     Raises:
         ProtocolError: If it is anything else.
     """
     if not isinstance(devices, list) or not 0 < len(devices) <= MAX_DEVICES:
-        raise ProtocolError(f"devices must be a list of 1-{MAX_DEVICES} GPU indices.")
-    if any(type(index) is not int or not 0 <= index < 1024 for index in devices):
-        raise ProtocolError("devices must be GPU indices of 0-1023.")
+        raise ProtocolError(f"devices must be a list of 1-{MAX_DEVICES} UUIDs of GPUs.")
+    for name in devices:
+        if type(name) is int:
+            raise ProtocolError(
+                f"devices names GPU {name} by index, as older clients do. {NO_INDEX} Update "
+                "voltana-actuatord on the client's side."
+            )
+        if problem := uuid_problem(name):
+            raise ProtocolError(f"devices: {problem}")
     if len(set(devices)) != len(devices):
         raise ProtocolError("devices names a GPU twice.")
     return tuple(sorted(devices))

@@ -8,10 +8,16 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Domain:
-    """The devices that change clock as one: a tensor-parallel group on one host."""
+    """The devices that change clock as one: a tensor-parallel group on one host.
+
+    Attributes:
+        name: Of the domain, for texts.
+        devices: UUIDs of its GPUs; a simulated cluster names its boards as it likes.
+        host: Where they are.
+    """
 
     name: str
-    devices: tuple[int, ...] = (0,)
+    devices: tuple[str, ...] = ()
     host: str = "localhost"
 
 

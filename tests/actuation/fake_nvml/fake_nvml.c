@@ -34,6 +34,7 @@ typedef word *device;
 
 static word *state;
 static int references;
+static unsigned visible[MAX_DEVICES], visible_count;
 
 static word *device_at(unsigned index) { return state + H_WORDS + (size_t)index * D_WORDS; }
 static word *processes(void) { return device_at(MAX_DEVICES); }
@@ -63,6 +64,35 @@ static int map_state(void) {
   if (memory == MAP_FAILED) return 0;
   state = memory;
   return state[H_MAGIC] == 0x564f4c54u;
+}
+
+static void write_uuid(unsigned index, char *text, size_t length) {
+  snprintf(text, length, "GPU-fa4e0000-0000-0000-0000-%012u", index);
+}
+
+/* Whether a comma-separated list names a device by its UUID or by its index on the node. */
+static int named(const char *list, unsigned index) {
+  char uuid[64], number[16];
+  write_uuid(index, uuid, sizeof uuid);
+  snprintf(number, sizeof number, "%u", index);
+  for (const char *at = list; *at;) {
+    size_t length = strcspn(at, ",");
+    if ((length == strlen(uuid) && !strncmp(at, uuid, length)) ||
+        (length == strlen(number) && !strncmp(at, number, length)))
+      return 1;
+    at += length + (at[length] == ',');
+  }
+  return 0;
+}
+
+/* What the container runtime makes of NVIDIA_VISIBLE_DEVICES: of the node's devices this process
+ * finds those that are named, counted from 0 in the node's order, and no other by any name. */
+static void look_around(void) {
+  const char *list = getenv("NVIDIA_VISIBLE_DEVICES");
+  int all = !list || !*list || !strcmp(list, "all");
+  visible_count = 0;
+  for (unsigned i = 0; i < state[H_DEVICES]; i++)
+    if (all || named(list, i)) visible[visible_count++] = i;
 }
 
 /* Settings of devices without persistence mode vanish once no process holds NVML. */
@@ -189,6 +219,10 @@ EXPORT int nvmlInitWithFlags(unsigned flags) {
   if (!map_state()) return DRIVER_NOT_LOADED;
   atomic_fetch_add(&state[H_INIT_CALLS], 1);
   if (!state[H_DRIVER_LOADED]) return DRIVER_NOT_LOADED;
+  if (!references) {
+    look_around();
+    if (state[H_DEVICES] && !visible_count) return DRIVER_NOT_LOADED;
+  }
   if (!references++) {
     forget_if_unheld();
     hold(1);
@@ -222,16 +256,17 @@ EXPORT int nvmlSystemGetNVMLVersion(char *text, unsigned length) {
 EXPORT int nvmlDeviceGetCount_v2(unsigned *count) {
   if (!references) return UNINITIALIZED;
   if (!count) return INVALID_ARGUMENT;
-  *count = (unsigned)state[H_DEVICES];
+  *count = visible_count;
   return SUCCESS;
 }
 
 EXPORT int nvmlDeviceGetHandleByIndex_v2(unsigned index, device *out) {
   if (!references) return UNINITIALIZED;
-  if (!out || index >= state[H_DEVICES]) return INVALID_ARGUMENT;
-  int code = enter(device_at(index), F_HANDLE, 0);
+  if (!out || index >= visible_count) return INVALID_ARGUMENT;
+  device d = device_at(visible[index]);
+  int code = enter(d, F_HANDLE, 0);
   if (code > 0) return code;
-  *out = device_at(index);
+  *out = d;
   return SUCCESS;
 }
 
@@ -241,16 +276,16 @@ EXPORT int nvmlDeviceGetUUID(device d, char *text, unsigned length) {
   char uuid[64];
   int code = enter(d, F_HANDLE, 0);
   if (code > 0) return code;
-  snprintf(uuid, sizeof uuid, "GPU-fa4e0000-0000-0000-0000-%012u", index_of(d));
+  write_uuid(index_of(d), uuid, sizeof uuid);
   return copy_text(text, length, uuid);
 }
 
 EXPORT int nvmlDeviceGetHandleByUUID(const char *uuid, device *out) {
   if (!references) return UNINITIALIZED;
   if (!uuid || !out) return INVALID_ARGUMENT;
-  for (unsigned i = 0; i < state[H_DEVICES]; i++) {
+  for (unsigned i = 0; i < visible_count; i++) {
     char mine[64];
-    snprintf(mine, sizeof mine, "GPU-fa4e0000-0000-0000-0000-%012u", i);
+    write_uuid(visible[i], mine, sizeof mine);
     if (!strcmp(uuid, mine)) return nvmlDeviceGetHandleByIndex_v2(i, out);
   }
   return NOT_FOUND;

@@ -8,6 +8,8 @@ typedef struct device *device;
 int nvmlInit_v2(void);
 int nvmlShutdown(void);
 int nvmlDeviceGetHandleByIndex_v2(unsigned, device *);
+int nvmlDeviceGetHandleByUUID(const char *, device *);
+int nvmlDeviceGetName(device, char *, unsigned);
 int nvmlDeviceGetUUID(device, char *, unsigned);
 int nvmlDeviceGetClockInfo(device, int, unsigned *);
 int nvmlDeviceGetSupportedMemoryClocks(device, unsigned *, unsigned *);
@@ -26,7 +28,10 @@ int main(int argc, char **argv) {
   int code = nvmlInit_v2();
   if (code) return fail("init", code);
   if (argc < 4 || strcmp(argv[1], "-i")) return fail("usage", 2);
-  code = nvmlDeviceGetHandleByIndex_v2((unsigned)atoi(argv[2]), &d);
+  if (strncmp(argv[2], "GPU-", 4))
+    code = nvmlDeviceGetHandleByIndex_v2((unsigned)atoi(argv[2]), &d);
+  else
+    code = nvmlDeviceGetHandleByUUID(argv[2], &d);
   if (code) return fail("handle", code);
   const char *ask = argv[3];
   unsigned low, high, mhz;
@@ -40,6 +45,10 @@ int main(int argc, char **argv) {
     char uuid[96];
     if ((code = nvmlDeviceGetUUID(d, uuid, sizeof uuid))) return fail("uuid", code);
     puts(uuid);
+  } else if (!strcmp(ask, "--query-gpu=name")) {
+    char name[96];
+    if ((code = nvmlDeviceGetName(d, name, sizeof name))) return fail("name", code);
+    puts(name);
   } else if (!strcmp(ask, "--query-gpu=clocks.sm")) {
     if ((code = nvmlDeviceGetClockInfo(d, 1, &mhz))) return fail("clock", code);
     printf("%u\n", mhz);

@@ -9,8 +9,6 @@ from typing import Annotated, Literal
 
 import typer
 
-from voltana.errors import invalid
-
 Role = Literal["prefill", "decode", "unified"]
 
 
@@ -20,7 +18,12 @@ def agent(  # noqa: PLR0917  (options, not arguments)
         Path | None, typer.Option("--config", "-c", help="The configuration (TOML).")
     ] = None,
     role: Annotated[Role | None, typer.Option(help="Default: what the engine says.")] = None,
-    gpus: Annotated[str | None, typer.Option(help="Indices of its GPUs, such as 0,1.")] = None,
+    gpus: Annotated[
+        str | None,
+        typer.Option(
+            help="GPUs that the engine does not report: UUIDs, or own indices such as 0,1."
+        ),
+    ] = None,
     control_port: Annotated[
         int | None,
         typer.Option(help="Port of the control endpoint; default: the file's, else a free one."),
@@ -39,6 +42,7 @@ def agent(  # noqa: PLR0917  (options, not arguments)
     """
     from voltana.serving.agent.service import AgentOptions, run_agent  # noqa: PLC0415
     from voltana.serving.config import read_config  # noqa: PLC0415
+    from voltana_actuatord.gpu_names import parse_gpus  # noqa: PLC0415
 
     settings = read_config(config)
     table = settings.instance_named(instance)
@@ -53,18 +57,6 @@ def agent(  # noqa: PLR0917  (options, not arguments)
         until_pid=until_pid,
     )
     run_agent(settings, options)
-
-
-def parse_gpus(text: str) -> tuple[int, ...]:
-    """GPU indices, separated by commas; empty text is none.
-
-    Raises:
-        ConfigError: If it is something else.
-    """
-    parts = [part.strip() for part in text.split(",")] if text.strip() else []
-    if not all(part.isdecimal() for part in parts) or len(set(parts)) != len(parts):
-        raise invalid("gpus", text, "different GPU indices, such as 0,1", "List them as NVML does.")
-    return tuple(int(part) for part in parts)
 
 
 def log_to_stderr(level: str) -> None:

@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Any
 import structlog
 
 from voltana.serving.agent.serving import Settings, Workshop
-from voltana.serving.agent.shared_clock import SharedClock
 from voltana.serving.ring_reader import RingReader, find_rings
 from voltana.values import InstanceState
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from voltana.ports import Actuator, PowerPredictor, PredictorSnapshot, TimeSource
+    from voltana.ports import PowerPredictor, PredictorSnapshot, TimeSource
+    from voltana.serving.agent.instance_clock import InstanceClock
     from voltana.serving.agent.sensing import EchoSensor, SampledSensor
     from voltana.serving.agent.serving import Served
     from voltana.serving.config import Config
@@ -34,7 +34,7 @@ class Group:
         instance: Name of the instance.
         role: What its server was started as; None asks the engine.
         domain: Its devices.
-        actuator: Sets their clock; not closed here.
+        clock: Their clock; not closed here.
         sensor: Reads them.
         time: The only source of time.
 
@@ -49,18 +49,17 @@ class Group:
         instance: str,
         role: str | None,
         domain: Domain,
-        actuator: Actuator,
+        clock: InstanceClock,
         sensor: SampledSensor | EchoSensor,
         time: TimeSource,
     ) -> None:
         self._config = config
         self._instance = instance
         self._role = role
-        self._actuator = actuator
         self._sensor = sensor
-        self._clock = SharedClock(actuator, domain, time)
+        self._clock = clock
         self._workshop = Workshop(
-            config=config, role=role, domain=domain, clock=self._clock, sensor=sensor, time=time
+            config=config, role=role, domain=domain, clock=clock, sensor=sensor, time=time
         )
         self._served: dict[Path, Served] = {}
         self._refused: dict[Path, str] = {}
@@ -68,6 +67,10 @@ class Group:
         self.settings = Settings(
             policy=config.policy.controller, levels=config.policy.levels, slo=config.thresholds()
         )
+
+    def carry_on(self, before: Group) -> None:
+        """Take settings and limits over from a group on other devices."""
+        self.settings, self._limits = before.settings, before._limits
 
     @property
     def attached(self) -> bool:
@@ -225,11 +228,11 @@ class Group:
     def levels_mhz(self) -> tuple[float, ...]:
         """Clocks that may be chosen."""
         first = self._first()
-        return self._actuator.table() if first is None else first.loop.loop.levels_mhz
+        return self._clock.table() if first is None else first.loop.loop.levels_mhz
 
     def target_mhz(self) -> float:
         """Clock that was asked for last."""
-        return self._actuator.status().target_mhz
+        return self._clock.status().target_mhz
 
     def budget_s(self) -> float:
         """What an iteration may take: TTFT for prefill, else ITL."""

@@ -70,12 +70,21 @@ class _Once:
                 counter.add_metric(values, float(status[key]))
                 yield counter
         yield self._healthy(labels, values)
+        yield self._gpus(values)
         yield from self._by_kind(values)
         yield from self._errors(values)
 
     def _healthy(self, labels: list[str], values: list[str]) -> Metric:
         gauge = GaugeMetricFamily(PREFIX + "healthy", "1 if commands take effect.", labels=labels)
         gauge.add_metric(values, float(self._status.get("health") == "ok"))
+        return gauge
+
+    def _gpus(self, values: list[str]) -> Metric:
+        gauge = GaugeMetricFamily(
+            PREFIX + "gpu_info", "GPUs of the instance.", labels=["instance", "uuid"]
+        )
+        for uuid in self._status.get("gpus", ()):
+            gauge.add_metric([*values, uuid], 1.0)
         return gauge
 
     def _by_kind(self, values: list[str]) -> Iterator[Metric]:

@@ -5,23 +5,32 @@ from __future__ import annotations
 import math
 import threading
 from collections import deque
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import structlog
 
 from voltana.errors import VoltanaError
+from voltana.ports import Sensor
 from voltana.values import Reading
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from voltana.ports import Sensor, TimeSource
+    from voltana.ports import TimeSource
     from voltana.values import ActuatorStatus
 
 PERIOD_S = 0.02
 """Between two samples of a device: a clock settles in about as much."""
 
 _KEPT = 512
+
+
+class HeldSensor(Sensor, Protocol):
+    """A sensor that holds a device."""
+
+    def close(self) -> None:
+        """Let the device go; may be called twice."""
+        ...
 
 
 class ClockHistory:
@@ -64,7 +73,7 @@ class SampledSensor:
         DriverError: If the first reading fails.
     """
 
-    def __init__(self, sensor: Sensor, time: TimeSource, *, period_s: float = PERIOD_S) -> None:
+    def __init__(self, sensor: HeldSensor, time: TimeSource, *, period_s: float = PERIOD_S) -> None:
         self._sensor = sensor
         self._time = time
         self._period_s = period_s
@@ -84,9 +93,7 @@ class SampledSensor:
         """Stop sampling."""
         self._ending.set()
         self._thread.join(1.0)
-        close = getattr(self._sensor, "close", None)
-        if close is not None:
-            close()
+        self._sensor.close()
 
     def _sample(self) -> None:
         failed = False

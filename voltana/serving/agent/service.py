@@ -15,13 +15,9 @@ import structlog
 
 from voltana.errors import ConfigError, VoltanaError
 from voltana.serving.agent.control import ControlServer
-from voltana.serving.agent.devices import open_actuator, open_sensor
-from voltana.serving.agent.energy import EnergyAccount
-from voltana.serving.agent.group import Group
-from voltana.serving.agent.publishing import Publishing
+from voltana.serving.agent.footing import Footing
 from voltana.serving.feed import FeedPublisher
 from voltana.timebase import MonotonicTime
-from voltana.values import Domain, InstanceState
 from voltana_ring.bell import open_bell
 from voltana_ring.paths import bell_path, make_folder
 
@@ -30,7 +26,11 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from voltana.ports import TimeSource
+    from voltana.serving.agent.energy import EnergyAccount
+    from voltana.serving.agent.group import Group
+    from voltana.serving.agent.instance_clock import InstanceClock
     from voltana.serving.config import Config
+    from voltana.values import InstanceState
 
 HEARTBEAT_S = 0.04
 """Between two publications of an idle instance: routers take older states for stale."""
@@ -49,7 +49,7 @@ class AgentOptions:
     Attributes:
         instance: Name of the instance.
         role: What its server was started as; None asks the engine.
-        gpus: Indices of its GPUs.
+        gpus: Its GPUs where the engine does not report them: UUIDs, or own indices.
         control_port: Port of the control endpoint; 0 takes a free one.
         feed_port: Port of the feed, likewise.
         dry_run: Whether to leave the devices alone.
@@ -58,7 +58,7 @@ class AgentOptions:
 
     instance: str
     role: str | None
-    gpus: tuple[int, ...]
+    gpus: tuple[str | int, ...]
     control_port: int
     feed_port: int
     dry_run: bool
@@ -96,28 +96,29 @@ class Agent:
             make_folder(config.agent.rings)
             self._lock = _take_lock(config.agent.rings, options.instance)
             opened.callback(os.close, self._lock)
-            domain = Domain(name=options.instance, devices=options.gpus) if options.gpus else None
-            self.actuator = open_actuator(config, domain, self._time, dry_run=options.dry_run)
-            opened.callback(self.actuator.close)
-            self.sensor = open_sensor(self.actuator, domain, self._time)
-            opened.callback(self.sensor.close)
-            self.group = Group(
-                config,
-                instance=options.instance,
-                role=options.role,
-                domain=domain or Domain(name=options.instance, devices=()),
-                actuator=self.actuator,
-                sensor=self.sensor,
-                time=self._time,
-            )
-            self.energy = EnergyAccount(self.sensor, self.group)
             address = f"tcp://{_in_url(config.agent.feed_host)}:{options.feed_port}"
             self.feed = FeedPublisher(address, options.instance, self._time)
             opened.callback(self.feed.close)
-            self._publishing = Publishing(self.feed, self.group, self._time)
+            self._footing = Footing(config, options, self.feed, self._time)
+            opened.callback(self._footing.close)
             self._bell = open_bell(bell_path(config.agent.rings, options.instance))
             opened.callback(os.close, self._bell)
             self._opened = opened.pop_all()
+
+    @property
+    def actuator(self) -> InstanceClock:
+        """The clock of the devices."""
+        return self._footing.devices.clock
+
+    @property
+    def group(self) -> Group:
+        """The loops."""
+        return self._footing.group
+
+    @property
+    def energy(self) -> EnergyAccount:
+        """Their energy."""
+        return self._footing.energy
 
     async def run(self) -> None:
         """Serve until a signal, or until the engine that started the agent has ended."""
@@ -169,7 +170,7 @@ class Agent:
                 save_at_s = now_s + agent.save_every_s
             self._attempt(lambda: self.group.tick(agent.idle_tick_s))
             self._attempt(self.energy.tick)
-            self._attempt(lambda: self._publishing.publish(heartbeat=True))
+            self._attempt(lambda: self._footing.publishing.publish(heartbeat=True))
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._ending.wait(), HEARTBEAT_S)
 
@@ -197,9 +198,10 @@ class Agent:
         with contextlib.suppress(BlockingIOError):
             os.read(self._bell, 65536)
         if self.group.drain():
-            self._publishing.publish(heartbeat=False)
+            self._footing.publishing.publish(heartbeat=False)
 
     def _scan(self) -> None:
+        self._footing.follow_engine()
         self.group.scan()
         pid = self.options.until_pid
         if pid is not None and not os.path.exists(f"/proc/{pid}"):  # noqa: PTH110
@@ -208,7 +210,7 @@ class Agent:
 
     def status(self) -> dict[str, Any]:
         """One flat object for `voltana top`, and details; unknown figures are None."""
-        status, reading = self.actuator.status(), self.sensor.read()
+        status, reading = self.actuator.status(), self._footing.devices.sensor.read()
         state = self.group.state()
         health = self.group.error or status.health.value
         figures: dict[str, Any] = {
@@ -218,6 +220,7 @@ class Agent:
             "error": self.group.error or status.error,
             "dry_run": self.actuator.dry_run,
             "actuator": self.config.actuator.kind,
+            "gpus": list(self._footing.devices.domain.devices),
             "clock_mhz": reading.clock_mhz,
             "target_mhz": self.group.target_mhz(),
             "power_w": reading.power_w,

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from voltana.controllers.rate_limit import RateLimited
 from voltana.loop import ControlLoop
 from voltana.serving.agent.accounting import Account
 from voltana.serving.agent.building import (
@@ -29,10 +31,10 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from voltana.policy import InstanceContext
-    from voltana.ports import PowerPredictor, Predictor, TimeSource
+    from voltana.ports import Controller, PowerPredictor, Predictor, TimeSource
+    from voltana.serving.agent.instance_clock import InstanceClock
     from voltana.serving.agent.sensing import EchoSensor, SampledSensor
-    from voltana.serving.agent.shared_clock import SharedClock
-    from voltana.serving.config import Config
+    from voltana.serving.config import ActuatorTable, Config
     from voltana.serving.ring_reader import RingReader
     from voltana.slo import Slo
     from voltana.values import Domain, Limit
@@ -101,7 +103,7 @@ class Workshop:
     config: Config
     role: str | None
     domain: Domain
-    clock: SharedClock
+    clock: InstanceClock
     sensor: SampledSensor | EchoSensor
     time: TimeSource
 
@@ -127,7 +129,7 @@ class Workshop:
         loop = ControlLoop(
             instance=context.instance,
             domain=self.domain,
-            controller=policy.controller,
+            controller=_limited(policy.controller, self.config.actuator),
             actuator=self.clock.member(context.instance),
             sensor=self.sensor,
             time=self.time,
@@ -163,7 +165,7 @@ class Workshop:
             self.config,
             instance=name,
             info=info,
-            table_mhz=self.clock.table(),
+            table_mhz=self.clock.known_table(),
             slo=settings.slo,
             predictor=None if before is None else before.predictor,
             power=None if before is None else before.power,
@@ -173,6 +175,14 @@ class Workshop:
         saved = state_path(self.config.agent.state, name)
         made = make_predictor(self.config, context, saved, stack_of(self.config, info))
         return dataclasses.replace(context, predictor=made)
+
+
+def _limited(controller: Controller, table: ActuatorTable) -> Controller:
+    """The controller; its clock falls no faster than the configuration allows."""
+    if not table.dwell_s and table.max_step_mhz is None:
+        return controller
+    step_mhz = math.inf if table.max_step_mhz is None else table.max_step_mhz
+    return RateLimited(controller, dwell_s=table.dwell_s, max_step_mhz=step_mhz)
 
 
 def loop_name(ring: Path) -> str:

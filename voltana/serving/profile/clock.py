@@ -24,7 +24,7 @@ class LeasedClock:
     """Clock of the GPUs of one server, on a lease; a context manager that gives it back.
 
     Args:
-        gpus: Their indices.
+        gpus: Their UUIDs.
         socket_path: Where the daemon listens.
 
     Raises:
@@ -32,7 +32,7 @@ class LeasedClock:
         LeaseRefusedError: If somebody else holds a GPU, such as the server's agent.
     """
 
-    def __init__(self, gpus: tuple[int, ...], socket_path: str | Path) -> None:
+    def __init__(self, gpus: tuple[str, ...], socket_path: str | Path) -> None:
         self._domain = Domain(name="profile", devices=gpus)
         self._actuator = ActuatorProcess(self._domain, socket_path=socket_path, lease_s=LEASE_S)
         self._sequence = 0
@@ -65,7 +65,7 @@ class LeasedClock:
                 return status.clock_mhz
             time.sleep(_POLL_S)
         raise ActuatorError(
-            f"GPU {', '.join(map(str, self._domain.devices))} does not reach {clock_mhz:g} MHz: "
+            f"{', '.join(self._domain.devices)} does not reach {clock_mhz:g} MHz: "
             f"{status.clock_mhz:g} MHz after {REACH_LIMIT_S:g} s ({status.error or 'no error'}). "
             "Leave that clock out, or look at 'voltana actuator status'."
         )

@@ -38,7 +38,11 @@ def profile(
     out: Annotated[Path, typer.Option(help="Where the profile goes.")],
     instance: Annotated[str, typer.Option(help="Its name (VOLTANA_SGLANG_INSTANCE).")],
     gpus: Annotated[
-        str, typer.Option(help="GPUs of the server, such as 0,1; empty leaves the clock alone.")
+        str,
+        typer.Option(
+            help="GPUs of the server: UUIDs, or indices as this process counts them, such as 0,1; "
+            "empty leaves the clock alone."
+        ),
     ] = "",
     clock: Annotated[
         float | None, typer.Option(help="Clock in MHz that is counted where none is set.")
@@ -93,12 +97,9 @@ def _leased(gpus: str, socket: Path) -> Iterator[LeasedClock | None]:
         yield None
         return
     from voltana.serving.profile.clock import LeasedClock  # noqa: PLC0415
+    from voltana_actuatord.gpu_names import gpu_uuids, parse_gpus  # noqa: PLC0415
 
-    try:
-        devices = tuple(int(index) for index in gpus.split(","))
-    except ValueError:
-        raise invalid("gpus", gpus, "GPU indices such as 0,1", "See nvidia-smi.") from None
-    with LeasedClock(devices, socket) as leased:
+    with LeasedClock(gpu_uuids(parse_gpus(gpus)), socket) as leased:
         yield leased
 
 

@@ -17,6 +17,7 @@ from voltana.policy import InstanceContext
 from voltana.serving.agent import group as group_log
 from voltana.serving.agent.building import make_policy
 from voltana.serving.agent.group import Group
+from voltana.serving.agent.instance_clock import InstanceClock
 from voltana.serving.agent.sensing import EchoSensor
 from voltana.serving.config import parse_config
 from voltana.slo import Slo
@@ -46,7 +47,9 @@ class World:
             instance="decode-0",
             role=None,
             domain=Domain(name="decode-0"),
-            actuator=self.actuator,
+            clock=InstanceClock(
+                lambda _dry: self.actuator, Domain(name="decode-0"), self.time, dry_run=False
+            ),
             sensor=EchoSensor(self.actuator.status, TABLE[-1], self.time),
             time=self.time,
         )

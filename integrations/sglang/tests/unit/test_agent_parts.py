@@ -8,15 +8,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from voltana.errors import ActuatorError
+from voltana.actuators import DryRun, RecordingActuator
+from voltana.errors import ActuatorError, ConfigError
 from voltana.predictors.ecopred import EcoPred
 from voltana.predictors.profile import Stack, load_profile
 from voltana.serving.agent.accounting import Account, ErrorTracker
+from voltana.serving.agent.instance_clock import InstanceClock
 from voltana.serving.agent.persistence import restore_predictor, save_predictor
 from voltana.serving.agent.queueing import queue_of
 from voltana.serving.agent.sensing import ClockHistory, EchoSensor, SampledSensor
-from voltana.serving.agent.shared_clock import SharedClock
-from voltana.serving.agent.switchable import Switchable
 from voltana.serving.ring_reader import Record, Waiting
 from voltana.timebase import ManualTime
 from voltana.values import (
@@ -61,7 +61,7 @@ def command(clock_mhz, sequence=0, lease_s=2.0):
 
 def test_the_most_demanding_loop_wins_while_its_lease_holds():
     time, recorder = ManualTime(), Recorder()
-    shared = SharedClock(recorder, DOMAIN, time)
+    shared = InstanceClock(lambda _dry: recorder, DOMAIN, time, dry_run=False)
     slow, fast = shared.member("a"), shared.member("b")
     slow.apply(command(600.0))
     fast.apply(command(1410.0))
@@ -80,38 +80,58 @@ def test_the_most_demanding_loop_wins_while_its_lease_holds():
 
 
 def test_a_dry_run_acts_on_nothing_and_can_be_ended_and_begun_again():
-    opened = []
+    opened, time = [], ManualTime()
 
-    def open_live():
+    def open_device(dry_run):
+        if dry_run:
+            return DryRun(RecordingActuator((600.0, 1410.0), time=time))
         opened.append(Recorder())
         return opened[-1]
 
-    actuator = Switchable(open_live, (600.0, 1410.0), dry_run=True)
+    clock = InstanceClock(open_device, DOMAIN, time, dry_run=True)
+    actuator = clock.member("a")
     actuator.apply(command(600.0))
-    assert (opened, actuator.status().target_mhz) == ([], 600.0)
-    actuator.set_dry_run(dry_run=False)
+    assert (opened, clock.dry_run, actuator.status().target_mhz) == ([], True, 600.0)
+    with pytest.raises(ConfigError, match="Take a clock from table"):
+        actuator.apply(command(900.0))
+    clock.set_dry_run(dry_run=False)
     actuator.apply(command(900.0))
     assert [c.clock_mhz for c in opened[0].commands] == [900.0]
     assert actuator.table() == (600.0, 900.0, 1410.0)
-    actuator.set_dry_run(dry_run=True)
+    clock.set_dry_run(dry_run=True)
     assert opened[0].closed  # the default clocks are back
     actuator.apply(command(600.0))
     assert len(opened[0].commands) == 1
-    actuator.close()
-    actuator.close()
-    assert actuator.status().health is Health.LOST
+    clock.close()
+    clock.close()
+    assert clock.status().health is Health.LOST
     with pytest.raises(ActuatorError, match="closed"):
         actuator.apply(command(600.0))
 
 
 def test_a_device_that_cannot_be_opened_is_left_alone():
-    def fail():
-        raise ActuatorError("no daemon")
+    def open_device(dry_run):
+        if not dry_run:
+            raise ActuatorError("no daemon")
+        return Recorder()
 
-    actuator = Switchable(fail, (600.0,), dry_run=True)
+    clock = InstanceClock(open_device, DOMAIN, ManualTime(), dry_run=True)
     with pytest.raises(ActuatorError, match="no daemon"):
-        actuator.set_dry_run(dry_run=False)
-    assert actuator.dry_run
+        clock.set_dry_run(dry_run=False)
+    assert clock.dry_run
+
+
+def test_a_device_that_is_not_known_says_what_is_lacking():
+    clock = InstanceClock(
+        lambda _dry: Recorder(), DOMAIN, ManualTime(), dry_run=False, lacking="no GPU."
+    )
+    assert clock.table() == ()
+    assert (clock.status().health, clock.status().error) == (Health.LOST, "no GPU.")
+    with pytest.raises(ConfigError, match="no GPU"):
+        clock.known_table()
+    with pytest.raises(ActuatorError, match="no GPU"):
+        clock.member("a").apply(command(600.0))
+    clock.close()
 
 
 def test_the_mean_clock_of_an_iteration_holds_each_sample_until_the_next():
@@ -142,6 +162,8 @@ def test_without_a_device_the_clock_is_what_the_actuator_says():
 
 def test_a_device_that_stops_answering_has_no_known_clock():
     class Fails:
+        closed = False
+
         def __init__(self):
             self.reads = 0
 
@@ -151,12 +173,16 @@ def test_a_device_that_stops_answering_has_no_known_clock():
                 raise ActuatorError("gone")
             return Reading(at_s=1.0, clock_mhz=900.0, power_w=1.0, energy_j=1.0)
 
+        def close(self):
+            self.closed = True
+
     device = Fails()
     sensor = SampledSensor(device, ManualTime(), period_s=0.001)
     while device.reads < 5:
         pass
     assert math.isnan(sensor.read().clock_mhz)
     sensor.close()
+    assert device.closed
 
 
 def record(waiting, *, hidden_requests=0, hidden_tokens=0, oldest_s=math.nan, at_s=50.0):

@@ -221,7 +221,8 @@ def test_an_agent_ends_with_the_process_that_it_is_told(tmp_path):
 @pytest.mark.parametrize(
     ("config", "arguments", "said"),
     [
-        ("[actuator]\nkind = 'daemon'\n", [], "needs the GPUs"),
+        ("[actuator]\nkind = 'daemon'\n", ["--gpus", "MIG-1-2"], "disable MIG"),
+        ("[[instance]]\nname = 'decode-0'\ngpus = ['x']\n", [], "is no UUID of a GPU"),
         ("[actuator]\nkind = 'simulated'\n", [], "engine.table_mhz"),
         (CONFIG, ["--gpus", "0,x"], "gpus = '0,x'"),
         ("[policy]\nlevel = 1\n", [], "unknown key in [policy] 'level'"),

@@ -13,12 +13,18 @@ import signal
 import sys
 import tomllib
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from voltana_actuatord.daemon.restorer import Restorers
 from voltana_actuatord.daemon.statefolder import StateFolder
+from voltana_actuatord.drivers.opening import DEFAULT_DRIVER, find_driver
 from voltana_actuatord.errors import ConfigError, VoltanaError
 from voltana_actuatord.protocol import DEFAULT_STATE_DIR
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from voltana_actuatord.drivers.port import GpuDriver
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 DEFAULT_CONFIG = Path("/etc/voltana/actuatord.toml")
@@ -60,30 +66,36 @@ def run(config: Path, *, check: bool = False, restore: bool = False) -> int:
         return 0
     # Whoever stops the daemon while it starts waits until it can do so in order.
     signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
-    folder = _state_dir(config)
+    folder, open_driver = _unchecked(config)
     if not (folder / "journal").is_dir():  # the first start: nothing to restore
         _validated(config)
     state = StateFolder(folder)
-    still_marked = Restorers(state.journal, [state.lock]).restore()
+    still_marked = Restorers(state.journal, open_driver, [state.lock]).restore()
     if restore:
         return 1 if still_marked else 0
     plain = _validated(config)
-    from voltana_actuatord.daemon.supervisor import Supervisor  # noqa: PLC0415  (needed last)
+    from voltana_actuatord.daemon.parent import DaemonParent  # noqa: PLC0415  (needed last)
 
-    return Supervisor(plain, state).run()
+    return DaemonParent(plain, state, find_driver(plain["driver"])).run()
 
 
-def _state_dir(path: Path) -> Path:
-    """The state folder that a configuration names, before it is validated.
+def _unchecked(path: Path) -> tuple[Path, Callable[[], GpuDriver]]:
+    """State folder and driver that a configuration names, before it is validated.
 
     Clocks come back before anything else, also where somebody broke the configuration meanwhile.
+    The driver's module is imported here, before anything forks: a restoring child has 0.1 s in all.
     """
     try:
-        named = tomllib.loads(path.read_text()).get("state_dir", DEFAULT_STATE_DIR)
+        named = tomllib.loads(path.read_text())
     except (OSError, ValueError):
-        named = DEFAULT_STATE_DIR
-    valid = isinstance(named, str) and Path(named).is_absolute()
-    return Path(named) if valid else Path(DEFAULT_STATE_DIR)
+        named = {}
+    folder = named.get("state_dir", DEFAULT_STATE_DIR)
+    valid = isinstance(folder, str) and Path(folder).is_absolute()
+    try:
+        open_driver = find_driver(str(named.get("driver", DEFAULT_DRIVER)))
+    except ConfigError:
+        open_driver = find_driver(DEFAULT_DRIVER)
+    return Path(folder if valid else DEFAULT_STATE_DIR), open_driver
 
 
 def _validated(path: Path) -> dict[str, Any]:

@@ -27,7 +27,7 @@ class AccessRule:
     Attributes:
         uids: Users.
         gids: Groups, primary or supplementary.
-        gpus: Indices of the GPUs; None is all of them.
+        gpus: UUIDs of the GPUs; None is all of them.
         min_mhz: Lowest clock that may be set.
         max_mhz: Highest clock that may be set.
         max_lease_s: Longest lease.
@@ -35,7 +35,7 @@ class AccessRule:
 
     uids: frozenset[int] = frozenset()
     gids: frozenset[int] = frozenset()
-    gpus: frozenset[int] | None = None
+    gpus: frozenset[str] | None = None
     min_mhz: float = 0.0
     max_mhz: float = math.inf
     max_lease_s: float = 2.0
@@ -60,7 +60,7 @@ class Lease:
 
     Attributes:
         domain: Its name, for texts.
-        devices: Its GPUs.
+        devices: UUIDs of its GPUs.
         peer: The owner.
         clocks_mhz: Clocks that the owner may set.
         max_lease_s: Longest time between two commands.
@@ -70,7 +70,7 @@ class Lease:
     """
 
     domain: str
-    devices: tuple[int, ...]
+    devices: tuple[str, ...]
     peer: Peer
     clocks_mhz: frozenset[float]
     max_lease_s: float
@@ -99,7 +99,7 @@ class LeaseTable:
         """Whether any rule is about this peer."""
         return any(rule.admits(peer) for rule in self._rules)
 
-    def check(self, peer: Peer, devices: Sequence[int]) -> None:
+    def check(self, peer: Peer, devices: Sequence[str]) -> None:
         """Check, before any driver call, that a peer may have devices.
 
         Raises:
@@ -196,7 +196,7 @@ class LeaseTable:
         """The lease of `key`, if it has one."""
         return self._leases.get(key)
 
-    def holding(self, device: int) -> tuple[int, Lease] | None:
+    def holding(self, device: str) -> tuple[int, Lease] | None:
         """The active lease of a device, with its connection."""
         for key, lease in self._leases.items():
             if lease.active and device in lease.devices:
@@ -207,23 +207,23 @@ class LeaseTable:
         """Every lease, lapsed ones included."""
         return list(self._leases.values())
 
-    def _rule_for(self, peer: Peer, devices: Iterable[int]) -> AccessRule:
+    def _rule_for(self, peer: Peer, devices: Iterable[str]) -> AccessRule:
         wanted = set(devices)
         mine = [rule for rule in self._rules if rule.admits(peer)]
         fitting = [rule for rule in mine if rule.gpus is None or wanted <= rule.gpus]
         if not fitting:
             raise LeaseRefusedError(
-                f"uid {peer.uid} may not control GPUs {sorted(wanted)}. Add them to an [[allow]] "
-                "rule of the daemon's configuration."
+                f"uid {peer.uid} may not control {', '.join(sorted(wanted))}. Add them to an "
+                "[[allow]] rule of the daemon's configuration."
             )
         return max(fitting, key=lambda rule: min(rule.max_mhz, 1e9) - rule.min_mhz)
 
-    def _refuse_taken(self, devices: Iterable[int]) -> None:
+    def _refuse_taken(self, devices: Iterable[str]) -> None:
         for device in devices:
             held = self.holding(device)
             if held is not None:
                 raise LeaseRefusedError(
-                    f"GPU {device} belongs to domain {held[1].domain!r} of pid {held[1].peer.pid}. "
+                    f"{device} belongs to domain {held[1].domain!r} of pid {held[1].peer.pid}. "
                     "One owner a clock domain: stop that one first."
                 )
 

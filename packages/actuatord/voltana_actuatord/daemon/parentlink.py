@@ -24,7 +24,7 @@ class ParentLink:
         self.gone = False
         self.next_ping_s = 0.0
 
-    def ping(self, now_s: float, hung: int | None) -> None:
+    def ping(self, now_s: float, hung: str | None) -> None:
         """Give a sign of life if one is due, or name the GPU whose driver call hangs."""
         if now_s >= self.next_ping_s:
             self.next_ping_s = now_s + PING_S

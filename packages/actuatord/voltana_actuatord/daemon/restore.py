@@ -1,56 +1,28 @@
 """Give a GPU its default clocks back, and make sure of it.
 
-Used by whoever holds NVML, and as a short-lived process of its own: the watchdog starts one when
-its worker fell silent, systemd when the service stopped (``voltana-actuatord --restore``). NVML
-cannot be asked whether a clock is locked, so the evidence is the clock that runs and the clock
-event reasons; the reset is sent twice, since it is harmless and some settings fail silently.
+Used by whoever holds the driver, and as a short-lived process of its own: the watchdog starts one
+when its worker fell silent, systemd when the service stopped (``voltana-actuatord --restore``).
+Drivers cannot be asked whether a clock is locked, so the evidence is the clock that runs and the
+clock event reasons; the reset is sent twice, since it is harmless and some settings fail silently.
 """
 
 from __future__ import annotations
 
+import contextlib
 import time
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
-from voltana_actuatord.drivers.nvml import Driver
-from voltana_actuatord.faults import SLOWING, DriverError, NoSuchGpuError, SilentFailureError
+from voltana_actuatord.drivers.port import SLOWING, Reason
+from voltana_actuatord.faults import DriverError, NoSuchGpuError, SilentFailureError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from voltana_actuatord.daemon.journal import Journal
+    from voltana_actuatord.drivers.port import GpuDriver, Settable
 
 ATTEMPTS = 5
 SETTLE_S = 0.02
-
-
-class Settable(Protocol):
-    """A GPU whose clock can be set and read back, by whatever mechanism."""
-
-    index: int
-
-    def uuid(self) -> str:
-        """Its UUID."""
-        ...
-
-    def clocks_mhz(self) -> tuple[float, ...]:
-        """Clocks that may be set, ascending."""
-        ...
-
-    def lock(self, min_mhz: float, max_mhz: float) -> None:
-        """Set the clock."""
-        ...
-
-    def reset(self) -> None:
-        """Give the default back."""
-        ...
-
-    def in_force_mhz(self) -> float:
-        """What the setting is checked against."""
-        ...
-
-    def event_reasons(self) -> frozenset[str]:
-        """Why it may differ."""
-        ...
 
 
 def restore_gpu(
@@ -81,20 +53,23 @@ def restore_gpu(
         sleep(SETTLE_S)
         clock_mhz, reasons = gpu.in_force_mhz(), _reasons(gpu)
         stuck = clock_mhz == was_mhz and reasons.isdisjoint(SLOWING)
-        if not stuck and ("clock setting" not in reasons or had_setting):
+        if not stuck and (Reason.SETTING not in reasons or had_setting):
             return
     if stuck:
         raise SilentFailureError(
-            f"GPU {gpu.index} still runs at {clock_mhz:g} MHz after {ATTEMPTS} resets that the "
-            f"driver reported as done. Run `nvidia-smi -i {gpu.index} -rgc` and look at it."
+            f"{gpu.label} still runs at {clock_mhz:g} MHz after {ATTEMPTS} resets that the driver "
+            f"reported as done. {gpu.remedy(SilentFailureError)}"
         )
 
 
-def restore_marked(journal: Journal, only: Iterable[str] | None = None) -> dict[str, str]:
+def restore_marked(
+    journal: Journal, open_driver: Callable[[], GpuDriver], only: Iterable[str] | None = None
+) -> dict[str, str]:
     """Restore every GPU that the journal marks, each one as if the others did not exist.
 
     Args:
         journal: Marks are cleared as their GPUs are restored.
+        open_driver: Opens the driver.
         only: UUIDs to restrict this to.
 
     Returns:
@@ -108,10 +83,10 @@ def restore_marked(journal: Journal, only: Iterable[str] | None = None) -> dict[
     failures: dict[str, str] = {}
     if not marked:
         return failures
-    with Driver() as driver:
+    with contextlib.closing(open_driver()) as driver:
         for uuid in marked:
             try:
-                gpu = driver.gpu_by_uuid(uuid)
+                gpu = driver.gpu(uuid)
                 restore_gpu(gpu, had_setting=journal.had_setting(uuid))
             except NoSuchGpuError as error:
                 journal.clear(uuid)  # taken out of the machine, and its lock with it
@@ -123,7 +98,7 @@ def restore_marked(journal: Journal, only: Iterable[str] | None = None) -> dict[
     return failures
 
 
-def _reasons(gpu: Settable) -> frozenset[str]:
+def _reasons(gpu: Settable) -> frozenset[Reason]:
     try:
         return gpu.event_reasons()
     except DriverError:

@@ -19,9 +19,10 @@ from voltana_actuatord.daemon.restore import restore_marked
 from voltana_actuatord.faults import DriverError
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Sequence
+    from collections.abc import Callable, Collection, Sequence
 
     from voltana_actuatord.daemon.journal import Journal
+    from voltana_actuatord.drivers.port import GpuDriver
 
 LIMITS_S = (0.12, 0.6, 1.2)
 """How long the first, second and third try may take: a sound driver needs some 50 ms, one
@@ -37,11 +38,15 @@ class Restorers:
 
     Args:
         journal: What is locked.
+        open_driver: Opens the driver, in a child.
         close: Descriptors that a child must not keep open.
     """
 
-    def __init__(self, journal: Journal, close: Sequence[int] = ()) -> None:
+    def __init__(
+        self, journal: Journal, open_driver: Callable[[], GpuDriver], close: Sequence[int] = ()
+    ) -> None:
         self._journal = journal
+        self._open_driver = open_driver
         self._close = tuple(close)
         self._stuck: dict[str, int] = {}
 
@@ -81,7 +86,7 @@ class Restorers:
             die_with_parent(signal.SIGKILL)
             for descriptor in self._close:
                 os.close(descriptor)
-            status = _restore_one(self._journal, uuid)
+            status = _restore_one(self._journal, self._open_driver, uuid)
         finally:
             os._exit(status)
 
@@ -104,10 +109,10 @@ class Restorers:
         self._stuck = {uuid: pid for uuid, pid in self._stuck.items() if not _ended(pid)}
 
 
-def _restore_one(journal: Journal, uuid: str) -> int:
+def _restore_one(journal: Journal, open_driver: Callable[[], GpuDriver], uuid: str) -> int:
     log = Log("restorer")
     try:
-        failures = restore_marked(journal, [uuid])
+        failures = restore_marked(journal, open_driver, [uuid])
     except (DriverError, OSError) as error:
         log(str(error))
         return 1

@@ -14,11 +14,12 @@ from collections import deque
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from voltana_actuatord.daemon.board import COOL_DOWN_S, Board
 from voltana_actuatord.daemon.connections import Connection
 from voltana_actuatord.daemon.daemonlog import Log
 from voltana_actuatord.daemon.journal import Journal
 from voltana_actuatord.daemon.leases import AccessRule, LeaseTable, suspend
+from voltana_actuatord.daemon.listing import listed
+from voltana_actuatord.daemon.open_gpus import COOL_DOWN_S, OpenGpus
 from voltana_actuatord.faults import DriverError, LeaseRefusedError
 from voltana_actuatord.protocol import (
     Kind,
@@ -35,12 +36,10 @@ if TYPE_CHECKING:
 
     from voltana_actuatord.channel import Result
     from voltana_actuatord.daemon.parentlink import ParentLink
-    from voltana_actuatord.drivers.nvml import Driver
+    from voltana_actuatord.drivers.port import GpuDriver
 
 SHUTDOWN_S = 1.5
 OPERATOR_REST_S = 5.0
-LISTED_LEASES = 20
-"""Leases that fit a status message, however long their names are."""
 
 
 class ActuatorServer:
@@ -50,11 +49,11 @@ class ActuatorServer:
         config: What `DaemonSettings.to_plain` made, and ``quarantined``.
         listener: The listening socket.
         parent: The link to the parent.
-        driver: NVML.
+        driver: The driver.
     """
 
     def __init__(
-        self, config: dict[str, Any], listener: socket.socket, parent: ParentLink, driver: Driver
+        self, config: dict[str, Any], listener: socket.socket, parent: ParentLink, driver: GpuDriver
     ) -> None:
         self._log = Log("worker")
         self._call_limit_s = float(config["call_limit_s"])
@@ -63,7 +62,7 @@ class ActuatorServer:
         self._results: deque[Result] = deque()
         self._bell = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         journal = Journal(Path(config["state_dir"]) / "journal")
-        self._board = Board(driver, journal, self._report, config["quarantined"])
+        self._gpus = OpenGpus(driver, journal, self._report, config["quarantined"])
         self._listener = listener
         self._parent = parent
         self._connections: dict[int, Connection] = {}
@@ -90,7 +89,7 @@ class ActuatorServer:
         self._parent.tell("ready")
         while not (self._stopping or self._parent.gone):
             now_s = time.monotonic()
-            self._parent.ping(now_s, self._board.hung(now_s, self._call_limit_s))
+            self._parent.ping(now_s, self._gpus.hung(now_s, self._call_limit_s))
             wait_s = min(self._parent.next_ping_s, self._leases.next_expiry_s()) - now_s
             for key, _ in self._selector.select(max(0.0, wait_s)):
                 self._handle(key.data)
@@ -105,7 +104,7 @@ class ActuatorServer:
         elif source == "listener":
             self._accept()
         elif restored := self._parent.hear():
-            self._board.release_quarantine(restored)
+            self._gpus.release_quarantine(restored)
 
     # --- clients
 
@@ -173,8 +172,8 @@ class ActuatorServer:
         if not self._leases.admits(connection.peer):
             raise LeaseRefusedError("no [[allow]] rule names this user. Add one.")
         self._leases.check(connection.peer, request.devices)
-        table = self._board.open(request.devices)
-        self._board.refuse_unready(request.devices, now_s)
+        table = self._gpus.open(request.devices)
+        self._gpus.refuse_unready(request.devices, now_s)
         lease = self._leases.acquire(connection.key, connection.peer, request, table, now_s)
         body = {
             "domain": lease.domain,
@@ -189,22 +188,22 @@ class ActuatorServer:
         held = self._leases.get(key)
         if held is not None and not held.active:
             try:
-                self._board.refuse_unready(held.devices, now_s)
+                self._gpus.refuse_unready(held.devices, now_s)
             except LeaseRefusedError as error:
                 connection.send(encode_json(Kind.REVOKED, {"error": str(error)}))
                 return
         lease = self._leases.command(key, command, now_s)
         if command.clock_mhz != lease.target_mhz:
             lease.target_mhz = command.clock_mhz
-            self._board.set_clock(key, command.sequence, lease.devices, command.clock_mhz)
+            self._gpus.set_clock(key, command.sequence, lease.devices, command.clock_mhz)
         else:
-            ack = self._board.renewed(key, command.sequence)
+            ack = self._gpus.renewed(key, command.sequence)
             if ack is not None:
                 connection.send(encode_ack(ack))
 
     def _operator_restore(self, connection: Connection, now_s: float) -> None:
         everything = connection.peer.uid == os.geteuid()
-        devices: set[int] = set()
+        devices: set[str] = set()
         for key, other in list(self._connections.items()):
             lease = self._leases.get(key)
             if lease is None or not (everything or other.peer.uid == connection.peer.uid):
@@ -212,9 +211,9 @@ class ActuatorServer:
             devices.update(lease.devices)
             self._revoke(key, "restored by the operator.")
         if everything:
-            devices.update(self._board.indices())
-        self._board.restore(devices)
-        self._board.rest(devices, now_s + OPERATOR_REST_S)
+            devices.update(self._gpus.opened())
+        self._gpus.restore(devices)
+        self._gpus.rest(devices, now_s + OPERATOR_REST_S)
         connection.send(encode_json(Kind.RESTORED, {"devices": sorted(devices)}))
 
     def _drop(self, connection: Connection) -> None:
@@ -225,16 +224,16 @@ class ActuatorServer:
 
     def _end_lease(self, connection: Connection) -> None:
         lease = self._leases.release(connection.key)
-        self._board.forget(connection.key)
+        self._gpus.forget(connection.key)
         if lease is not None and lease.active:
-            self._board.restore(lease.devices)
+            self._gpus.restore(lease.devices)
 
     # --- leases and results
 
     def _lapse(self, now_s: float) -> None:
         for key, lease in self._leases.lapse(now_s):
-            self._board.restore(lease.devices)
-            self._board.forget(key)
+            self._gpus.restore(lease.devices)
+            self._gpus.forget(key)
             text = (
                 f"no completed control step for {lease.max_lease_s:g} s: default clocks are back. "
                 "The next step takes the lease up again."
@@ -247,8 +246,8 @@ class ActuatorServer:
         if lease is None or not lease.active:
             return
         suspend(lease)
-        self._board.forget(key)
-        self._board.restore(lease.devices)
+        self._gpus.forget(key)
+        self._gpus.restore(lease.devices)
         self._log(f"domain {lease.domain!r} of pid {lease.peer.pid} revoked: {why}")
         self._connections[key].send(encode_json(Kind.REVOKED, {"error": why[:400]}))
 
@@ -269,10 +268,10 @@ class ActuatorServer:
                 continue
             key, lease = held
             if result.failed:
-                self._board.rest(lease.devices, time.monotonic() + COOL_DOWN_S)
+                self._gpus.rest(lease.devices, time.monotonic() + COOL_DOWN_S)
                 self._revoke(key, result.note)
                 continue
-            ack = self._board.settled(key, result)
+            ack = self._gpus.settled(key, result)
             if ack is not None:
                 self._connections[key].send(encode_ack(ack))
 
@@ -282,38 +281,22 @@ class ActuatorServer:
         for connection in list(self._connections.values()):
             connection.send(encode_json(Kind.REVOKED, {"error": "the daemon stops."}))
             self._drop(connection)
-        self._board.restore(self._board.indices())
+        self._gpus.restore(self._gpus.opened())
         ends_s = time.monotonic() + SHUTDOWN_S
-        while not self._board.all_default() and time.monotonic() < ends_s:
+        while not self._gpus.all_default() and time.monotonic() < ends_s:
             time.sleep(0.005)
-        self._board.stop()
-        return self._board.all_default()
+        self._gpus.stop()
+        return self._gpus.all_default()
 
     def _status(self, now_s: float) -> dict[str, Any]:
+        gpus = self._gpus
         return {
             "pid": os.getpid(),
             "uptime_s": round(now_s - self._started_s, 3),
             "connections": len(self._connections),
             "last_error": self._last_error[:400],
-            "gpus": [
-                {"index": index, "at_default": self._board.is_default(index)}
-                for index in self._board.indices()
-            ],
-            "leases": [
-                {
-                    "domain": lease.domain,
-                    "devices": lease.devices,
-                    "pid": lease.peer.pid,
-                    "uid": lease.peer.uid,
-                    "active": lease.active,
-                    "left_s": round(max(0.0, lease.expires_s - now_s), 3) if lease.active else 0.0,
-                    "sequence": lease.sequence,
-                    "target_mhz": lease.target_mhz if lease.target_mhz > 0 else None,
-                }
-                for lease in sorted(self._leases.all(), key=lambda one: not one.active)[
-                    :LISTED_LEASES
-                ]
-            ],
+            "gpus": [{"uuid": uuid, "at_default": gpus.is_default(uuid)} for uuid in gpus.opened()],
+            "leases": listed(self._leases.all(), now_s),
         }
 
 

@@ -14,7 +14,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
+from voltana_actuatord.drivers.opening import DEFAULT_DRIVER, find_driver
 from voltana_actuatord.errors import ConfigError
+from voltana_actuatord.gpu_names import uuid_problem
 from voltana_actuatord.protocol import DEFAULT_SOCKET, DEFAULT_STATE_DIR
 
 _Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
@@ -24,6 +26,13 @@ _Seconds = Annotated[_Number, Field(gt=0, le=60)]
 def _absolute(value: object) -> object:
     if isinstance(value, str) and not Path(value).is_absolute():
         raise ValueError("must be an absolute path")
+    return value
+
+
+def _named_by_uuid(value: object) -> object:
+    for name in value if isinstance(value, list) else ():
+        if problem := uuid_problem(name):
+            raise ValueError(problem.rstrip("."))
     return value
 
 
@@ -40,7 +49,7 @@ class AllowTable(_Table):
     Attributes:
         users: User names or numeric ids.
         groups: Group names or numeric ids.
-        gpus: Indices of the GPUs, or ``all``.
+        gpus: UUIDs of the GPUs, or ``all``.
         min_mhz: Lowest clock that may be set.
         max_mhz: Highest clock that may be set; left out: the fastest of the board.
         max_lease_s: Longest time between two completed control steps.
@@ -48,7 +57,7 @@ class AllowTable(_Table):
 
     users: tuple[str | int, ...] = ()
     groups: tuple[str | int, ...] = ()
-    gpus: Literal["all"] | tuple[Annotated[int, Field(ge=0, strict=True)], ...] = "all"
+    gpus: Annotated[Literal["all"] | tuple[str, ...], BeforeValidator(_named_by_uuid)] = "all"
     min_mhz: Annotated[_Number, Field(ge=0)] = 0.0
     max_mhz: Annotated[_Number, Field(gt=0)] = 1e6
     max_lease_s: _Seconds = 2.0
@@ -66,6 +75,7 @@ class DaemonSettings(_Table):
     """The whole file.
 
     Attributes:
+        driver: What drives the GPUs: ``nvml``, or another vendor's as ``MODULE:FACTORY``.
         socket: Path of the Unix socket.
         socket_mode: Its permissions, as octal text.
         socket_group: Group that it belongs to; left out: the daemon's own.
@@ -76,6 +86,7 @@ class DaemonSettings(_Table):
         allow: Who may do what.
     """
 
+    driver: str = DEFAULT_DRIVER
     socket: _AbsolutePath = Path(DEFAULT_SOCKET)
     socket_mode: Annotated[str, Field(pattern=r"^0?[0-7]{3}$")] = "0660"
     socket_group: str | int | None = None
@@ -93,6 +104,7 @@ class DaemonSettings(_Table):
         """
         group = self.socket_group
         return {
+            "driver": self.driver,
             "socket": str(self.socket),
             "socket_mode": int(self.socket_mode, 8),
             "socket_gid": None if group is None else group_id(group),
@@ -132,6 +144,7 @@ def load_settings(path: Path) -> DaemonSettings:
     try:
         settings = DaemonSettings.model_validate(data)
         settings.to_plain()
+        find_driver(settings.driver)
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(map(str, first["loc"])) or "the file"

@@ -1,4 +1,4 @@
-"""The worker of the actuator daemon: the one process that holds NVML.
+"""The worker of the actuator daemon: the one process that holds the driver.
 
 One thread reads messages and keeps leases; a thread a GPU makes driver calls (`channel`). The
 parent hands over the listening socket and the configuration, hears twenty times a second that
@@ -17,8 +17,8 @@ import sys
 from voltana_actuatord.daemon.parentlink import ParentLink
 from voltana_actuatord.daemon.privileges import CAP_SYS_ADMIN, die_with_parent, drop_capabilities
 from voltana_actuatord.daemon.server import ActuatorServer
-from voltana_actuatord.drivers.nvml import Driver
-from voltana_actuatord.faults import DriverError
+from voltana_actuatord.drivers.opening import find_driver
+from voltana_actuatord.errors import VoltanaError
 
 MAX_CONFIG_BYTES = 200_000
 
@@ -31,8 +31,8 @@ def main() -> int:
     drop_capabilities(keep=(CAP_SYS_ADMIN,))
     config = json.loads(parent.recv(MAX_CONFIG_BYTES))
     try:
-        driver = Driver()
-    except DriverError as error:
+        driver = find_driver(config["driver"])()
+    except VoltanaError as error:
         parent.send(b"failed " + str(error).encode()[:400])
         return 3
     server = ActuatorServer(config, listener, ParentLink(parent), driver)

@@ -1,24 +1,30 @@
-"""The NVIDIA driver through NVML; the only file that imports pynvml.
+"""The NVIDIA driver through NVML, behind the port; the only file that imports pynvml.
 
 Units are converted here and nowhere else: NVML speaks milliwatts and millijoules. Calls block for
-3-11 ms where they change a setting. This module knows nothing of leases, threads or ports, and
+3-11 ms where they change a setting. This module knows nothing of leases, threads or policies, and
 imports no numeric package, so that the privileged daemon stays small.
 """
 
 from __future__ import annotations
 
 import contextlib
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
 import pynvml
 
+from voltana_actuatord.drivers.nvml_faults import (
+    NOT_FOUND,
+    NOT_SUPPORTED,
+    nvml_error,
+    nvml_remedy,
+)
+from voltana_actuatord.drivers.port import PowerRange, Reason
 from voltana_actuatord.faults import (
     DriverArgumentError,
     DriverError,
-    MigEnabledError,
+    DriverNotLoadedError,
     NotSupportedError,
-    driver_error,
+    PartitionedGpuError,
 )
 
 if TYPE_CHECKING:
@@ -27,27 +33,22 @@ if TYPE_CHECKING:
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
 
-EVENT_REASONS: dict[int, str] = {
-    pynvml.nvmlClocksEventReasonGpuIdle: "idle",
-    pynvml.nvmlClocksEventReasonApplicationsClocksSetting: "clock setting",
-    pynvml.nvmlClocksEventReasonSwPowerCap: "power cap",
-    pynvml.nvmlClocksEventReasonHwSlowdown: "hardware slowdown",
-    pynvml.nvmlClocksEventReasonSyncBoost: "sync boost",
-    pynvml.nvmlClocksEventReasonSwThermalSlowdown: "software thermal slowdown",
-    pynvml.nvmlClocksEventReasonHwThermalSlowdown: "hardware thermal slowdown",
-    pynvml.nvmlClocksEventReasonHwPowerBrakeSlowdown: "power brake",
-    pynvml.nvmlClocksEventReasonDisplayClockSetting: "display clock setting",
+if not hasattr(pynvml, "nvmlDeviceGetCurrentClocksEventReasons"):
+    # The deprecated package's folder goes before the module, whatever pip says of versions.
+    raise DriverNotLoadedError("an old pynvml package shadows nvidia-ml-py: pip uninstall pynvml")
+
+EVENT_REASONS = {
+    0x1: Reason.IDLE,
+    0x2: Reason.SETTING,
+    0x4: Reason.POWER_CAP,
+    0x8: Reason.HARDWARE,
+    0x10: Reason.SYNC,
+    0x20: Reason.SOFTWARE_HEAT,
+    0x40: Reason.HARDWARE_HEAT,
+    0x80: Reason.POWER_BRAKE,
+    0x100: Reason.DISPLAY,
 }
-"""Clock event reasons in words (NVML, nvmlClocksEventReasons); `faults.SLOWING` names some."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PowerRange:
-    """Power limits of a board in watts: the range that may be set, and its default."""
-
-    min_w: float
-    max_w: float
-    default_w: float
+"""The bits of nvmlClocksEventReasons (nvml.h); by value, since old bindings lack the names."""
 
 
 def _call(what: str, function: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
@@ -55,11 +56,11 @@ def _call(what: str, function: Callable[_P, _T], *args: _P.args, **kwargs: _P.kw
     try:
         return function(*args, **kwargs)
     except pynvml.NVMLError as error:
-        raise driver_error(int(error.value), what, str(error)) from None
+        raise nvml_error(int(error.value), what, str(error)) from None
 
 
-class Driver:
-    """NVML, initialised while the object is open; a context manager.
+class NvmlDriver:
+    """NVML, initialised while the object is open; satisfies `drivers.port.GpuDriver`.
 
     Raises:
         DriverNotLoadedError: If there is no library or no driver.
@@ -67,80 +68,71 @@ class Driver:
 
     def __init__(self) -> None:
         _call("starting NVML", pynvml.nvmlInit)
+        self._open = True
 
     def close(self) -> None:
         """Let NVML go; without persistence mode, settings may vanish then."""
-        with contextlib.suppress(pynvml.NVMLError):
-            pynvml.nvmlShutdown()
-
-    def __enter__(self) -> Driver:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
+        if self._open:
+            self._open = False
+            with contextlib.suppress(pynvml.NVMLError):
+                pynvml.nvmlShutdown()
 
     def version(self) -> str:
-        """Version of the driver."""
+        """See `GpuDriver.version`."""
         return str(_call("reading the driver version", pynvml.nvmlSystemGetDriverVersion))
 
     def count(self) -> int:
-        """Number of GPUs that are visible here."""
+        """See `GpuDriver.count`."""
         return int(_call("counting GPUs", pynvml.nvmlDeviceGetCount))
 
-    def gpu(self, index: int) -> Gpu:
-        """The GPU with an index.
-
-        Raises:
-            NoSuchGpuError: If there is none.
-        """
-        what = f"opening GPU {index}"
+    def gpu(self, name: str | int) -> NvmlGpu:
+        """See `GpuDriver.gpu`."""
+        label = f"GPU {name}" if isinstance(name, int) else name
+        if label.startswith("MIG-"):
+            raise PartitionedGpuError(
+                f"{label} is a part of a GPU (MIG). {nvml_remedy(PartitionedGpuError, 'GPU')}"
+            )
+        by_name = (
+            pynvml.nvmlDeviceGetHandleByIndex
+            if isinstance(name, int)
+            else pynvml.nvmlDeviceGetHandleByUUID
+        )
         try:
-            handle = _call(what, pynvml.nvmlDeviceGetHandleByIndex, index)
+            handle = _call(f"opening {label}", by_name, name)
         except DriverArgumentError as error:
-            raise driver_error(pynvml.NVML_ERROR_NOT_FOUND, what, "Not Found") from error
-        return Gpu(index, handle)
-
-    def gpu_by_uuid(self, uuid: str) -> Gpu:
-        """The GPU with a UUID, whatever its index is now.
-
-        Raises:
-            NoSuchGpuError: If there is none.
-        """
-        handle = _call(f"opening GPU {uuid}", pynvml.nvmlDeviceGetHandleByUUID, uuid)
-        for index in range(self.count()):
-            if self.gpu(index).uuid() == uuid:
-                return Gpu(index, handle)
-        raise driver_error(6, f"opening GPU {uuid}", "not found")
+            raise nvml_error(NOT_FOUND, f"opening {label}", "Not Found") from error
+        return NvmlGpu(handle, label)
 
 
-class Gpu:
-    """One GPU. Every method is one or two driver calls and raises a `DriverError`.
+class NvmlGpu:
+    """One GPU; satisfies `drivers.port.Gpu`.
 
     Args:
-        index: Its index, for texts.
         handle: NVML's handle.
+        label: What texts call it.
     """
 
-    def __init__(self, index: int, handle: object) -> None:
-        self.index = index
+    def __init__(self, handle: object, label: str) -> None:
+        self.label = label
         self._handle = handle
-
-    def uuid(self) -> str:
-        """Its UUID, which outlives a change of indices."""
-        return str(self._get("reading the UUID", pynvml.nvmlDeviceGetUUID))
+        self.uuid = str(self._get("reading the UUID", pynvml.nvmlDeviceGetUUID))
 
     def name(self) -> str:
-        """Name of the board."""
+        """See `GpuIdentity.name`."""
         return str(self._get("reading the name", pynvml.nvmlDeviceGetName))
+
+    def remedy(self, kind: type[DriverError]) -> str:
+        """See `GpuIdentity.remedy`."""
+        return nvml_remedy(kind, self.uuid)
 
     def clocks_mhz(self) -> tuple[float, ...]:
         """Supported SM clocks at the fastest memory clock, ascending."""
         memory = self._get("reading memory clocks", pynvml.nvmlDeviceGetSupportedMemoryClocks)
         if not memory:
-            what = f"listing the clocks of GPU {self.index}"
-            raise driver_error(pynvml.NVML_ERROR_NOT_SUPPORTED, what, "Not Supported")
+            what = f"listing the clocks of {self.label}"
+            raise nvml_error(NOT_SUPPORTED, what, "Not Supported")
         clocks = _call(
-            f"reading the clocks of GPU {self.index}",
+            f"reading the clocks of {self.label}",
             pynvml.nvmlDeviceGetSupportedGraphicsClocks,
             self._handle,
             max(memory),
@@ -150,7 +142,7 @@ class Gpu:
     def lock(self, min_mhz: float, max_mhz: float) -> None:
         """Hold the SM clock within a range; it outlives this process until `reset`."""
         _call(
-            f"locking GPU {self.index} at {max_mhz:g} MHz",
+            f"locking {self.label} at {max_mhz:g} MHz",
             pynvml.nvmlDeviceSetGpuLockedClocks,
             self._handle,
             round(min_mhz),
@@ -163,15 +155,15 @@ class Gpu:
 
     def clock_mhz(self) -> float:
         """SM clock that runs now."""
-        what = f"reading the clock of GPU {self.index}"
+        what = f"reading the clock of {self.label}"
         return float(_call(what, pynvml.nvmlDeviceGetClockInfo, self._handle, pynvml.NVML_CLOCK_SM))
 
     def in_force_mhz(self) -> float:
         """What a setting is checked against: the clock that runs."""
         return self.clock_mhz()
 
-    def event_reasons(self) -> frozenset[str]:
-        """Why the clock is what it is, in the words of `EVENT_REASONS`."""
+    def event_reasons(self) -> frozenset[Reason]:
+        """See `GpuState.event_reasons`."""
         try:
             bits = self._get(
                 "reading clock event reasons", pynvml.nvmlDeviceGetCurrentClocksEventReasons
@@ -180,7 +172,7 @@ class Gpu:
             bits = self._get(
                 "reading clock event reasons", pynvml.nvmlDeviceGetCurrentClocksThrottleReasons
             )
-        return frozenset(name for bit, name in EVENT_REASONS.items() if bits & bit)
+        return frozenset(reason for bit, reason in EVENT_REASONS.items() if bits & bit)
 
     def power_w(self) -> float:
         """Board power: an average on A100 and later, sampled a quarter of the time."""
@@ -210,52 +202,26 @@ class Gpu:
     def set_power_limit(self, watts: float) -> None:
         """Limit the board's power; it outlives this process."""
         _call(
-            f"limiting GPU {self.index} to {watts:g} W",
+            f"limiting {self.label} to {watts:g} W",
             pynvml.nvmlDeviceSetPowerManagementLimit,
             self._handle,
             round(watts * 1e3),
         )
 
-    def persistence_mode(self) -> bool:
+    def keeps_settings(self) -> bool:
         """Whether settings stay when the last process lets the driver go."""
         mode = self._get("reading persistence mode", pynvml.nvmlDeviceGetPersistenceMode)
         return bool(mode)
 
-    def refuse_mig(self) -> None:
-        """Check that the GPU is not split.
-
-        Raises:
-            MigEnabledError: If MIG is enabled or about to be.
-        """
+    def refuse_partitioned(self) -> None:
+        """See `GpuState.refuse_partitioned`."""
         try:
             current, pending = self._get("reading MIG mode", pynvml.nvmlDeviceGetMigMode)
         except NotSupportedError:  # boards without MIG say so
             return
         if current or pending:
-            raise MigEnabledError(
-                f"GPU {self.index} is in MIG mode: its clock is shared by all instances and is not "
-                f"touched. Disable MIG (`nvidia-smi -i {self.index} -mig 0`) or leave it out."
-            )
+            remedy = self.remedy(PartitionedGpuError)
+            raise PartitionedGpuError(f"{self.label} is in MIG mode. {remedy}")
 
     def _get(self, what: str, function: Callable[[object], _T]) -> _T:
-        return _call(f"{what} of GPU {self.index}", function, self._handle)
-
-
-def nvml_clock_table(device: int = 0) -> tuple[float, ...]:
-    """Supported SM clocks of a GPU in MHz, ascending; needs no privilege.
-
-    Args:
-        device: Index of the GPU.
-
-    Raises:
-        DriverError: If there is no driver, no such GPU, or no list of clocks.
-    """
-    try:
-        with Driver() as driver:
-            return driver.gpu(device).clocks_mhz()
-    except DriverError as error:
-        raise type(error)(
-            f"the clocks of GPU {device} cannot be read: {error} Run nvidia-smi to see which GPUs "
-            "and drivers there are, or name the clocks in MHz.",
-            error.code,
-        ) from error
+        return _call(f"{what} of {self.label}", function, self._handle)

@@ -1,4 +1,4 @@
-"""The parent of the actuator daemon: watches the worker that holds NVML, and nothing else.
+"""The parent of the actuator daemon: watches the worker that holds the driver, nothing else.
 
 It owns the socket's path, starts the worker, and kills it when it falls silent or a driver call
 does not return. Then short-lived children reset the clocks, which may hang as well and are killed
@@ -20,6 +20,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from voltana_actuatord.backoff import Backoff
 from voltana_actuatord.daemon.daemonlog import Log
 from voltana_actuatord.daemon.notify import notify, watchdog_period_s
 from voltana_actuatord.daemon.privileges import CAP_SYS_ADMIN, drop_capabilities
@@ -27,29 +28,36 @@ from voltana_actuatord.daemon.restorer import LIMITS_S, Restorers
 from voltana_actuatord.errors import ActuatorError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from voltana_actuatord.daemon.statefolder import StateFolder
+    from voltana_actuatord.drivers.port import GpuDriver
 
 START_LIMIT_S = 3.0
 STOP_LIMIT_S = 2.0
 KILL_LIMIT_S = 0.5
+FIRST_START_S = 0.05
 FIRST_RETRY_S = 0.1
 LAST_RETRY_S = 2.0
 MAX_BACKOFF_S = 2.0
 STEADY_S = 5.0
 
 
-class Supervisor:
+class DaemonParent:
     """Runs the daemon until SIGTERM.
 
     Args:
         config: What `DaemonSettings.to_plain` made.
         state: Its state folder, which this process holds.
+        open_driver: Opens the driver, in children that restore.
 
     Raises:
         ActuatorError: If the socket cannot be made.
     """
 
-    def __init__(self, config: dict[str, Any], state: StateFolder) -> None:
+    def __init__(
+        self, config: dict[str, Any], state: StateFolder, open_driver: Callable[[], GpuDriver]
+    ) -> None:
         self._log = Log("parent")
         self._config = config
         self._silence_s = float(config["silence_s"])
@@ -60,6 +68,7 @@ class Supervisor:
         self._listener = _listen(self._socket_path, config["socket_mode"], config["socket_gid"])
         self._restorers = Restorers(
             state.journal,
+            open_driver,
             [self._state.lock, self._listener.fileno(), self._wakeup_r, self._wakeup_w],
         )
         self._worker: subprocess.Popen[bytes] | None = None
@@ -68,10 +77,10 @@ class Supervisor:
         self._ever_ready = False
         self._heard_s = 0.0
         self._started_s = 0.0
-        self._backoff_s = 0.0
+        self._starts = Backoff(FIRST_START_S, MAX_BACKOFF_S)
         self._start_at_s = 0.0
         self._retry_at_s = 0.0
-        self._retry_pause_s = FIRST_RETRY_S
+        self._retries = Backoff(FIRST_RETRY_S, LAST_RETRY_S)
         self._quarantined: set[str] = set()
         self._fatal = ""
 
@@ -142,7 +151,7 @@ class Supervisor:
 
     def _hear(self, message: bytes) -> None:
         if message.startswith(b"hung "):
-            self._log(f"a driver call for GPU {message[5:].decode()} does not return.")
+            self._log(f"a driver call for {message[5:].decode()} does not return.")
             self._heard_s = -math.inf  # as good as silent
             return
         self._heard_s = time.monotonic()
@@ -159,9 +168,12 @@ class Supervisor:
         """Kill what is left of the worker, give the clocks back, and plan its successor."""
         self._end_worker()
         self._restore_now()
-        steady = now_s - self._started_s > STEADY_S
-        self._backoff_s = 0.0 if steady else min(MAX_BACKOFF_S, 2 * self._backoff_s + 0.05)
-        self._start_at_s = time.monotonic() + self._backoff_s
+        pause_s = 0.0
+        if now_s - self._started_s > STEADY_S:
+            self._starts.reset()
+        else:
+            pause_s = self._starts.next_s()
+        self._start_at_s = time.monotonic() + pause_s
 
     def _end_worker(self) -> None:
         worker, self._worker = self._worker, None
@@ -180,8 +192,8 @@ class Supervisor:
         self._quarantined = self._restorers.restore()
         if self._quarantined:
             self._log(f"not at default clocks yet: {', '.join(sorted(self._quarantined))}.")
-        self._retry_pause_s = FIRST_RETRY_S
-        self._retry_at_s = time.monotonic() + self._retry_pause_s
+        self._retries.reset()
+        self._retry_at_s = time.monotonic() + self._retries.next_s()
 
     def _retry_quarantined(self, now_s: float) -> None:
         """Try again, soon at first: a GPU that was lost for a moment must not stay locked."""
@@ -194,8 +206,7 @@ class Supervisor:
                 with contextlib.suppress(OSError):
                     self._channel.send(b"restored " + uuid.encode())
         self._quarantined = left
-        self._retry_pause_s = min(LAST_RETRY_S, 2 * self._retry_pause_s)
-        self._retry_at_s = time.monotonic() + self._retry_pause_s
+        self._retry_at_s = time.monotonic() + self._retries.next_s()
 
     # --- start and stop
 

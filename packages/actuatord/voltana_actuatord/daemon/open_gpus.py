@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from voltana_actuatord.channel import Result
     from voltana_actuatord.daemon.journal import Journal
-    from voltana_actuatord.drivers.nvml import Driver, Gpu
+    from voltana_actuatord.drivers.port import Gpu, GpuDriver
 
 COOL_DOWN_S = 1.0
 """How long a GPU is left alone after a failure, so that a broken one is not hammered."""
@@ -37,12 +37,12 @@ class Settling:
     key: int
     sequence: int
     target_mhz: float
-    waiting: set[int]
+    waiting: set[str]
     clock_mhz: float = math.inf
     notes: str = ""
 
 
-class Board:
+class OpenGpus:
     """Opens GPUs when they are first asked for and hands wishes to their channels.
 
     Args:
@@ -54,7 +54,7 @@ class Board:
 
     def __init__(
         self,
-        driver: Driver,
+        driver: GpuDriver,
         journal: Journal,
         report: Callable[[Result], None],
         quarantined: Iterable[str] = (),
@@ -63,67 +63,67 @@ class Board:
         self._journal = journal
         self._report = report
         self._quarantined = set(quarantined)
-        self._channels: dict[int, GpuChannel] = {}
-        self._gpus: dict[int, Gpu] = {}
-        self._resting_until_s: dict[int, float] = {}
+        self._channels: dict[str, GpuChannel] = {}
+        self._gpus: dict[str, Gpu] = {}
+        self._resting_until_s: dict[str, float] = {}
         self._tickets = 0
         self._settling: dict[int, Settling] = {}
 
-    def open(self, devices: Sequence[int]) -> tuple[float, ...]:
+    def open(self, devices: Sequence[str]) -> tuple[float, ...]:
         """Make sure that the devices may be controlled, and return the clocks that they share.
 
         Raises:
             LeaseRefusedError: If one is being restored.
             DriverError: If one does not exist, is split by MIG, or they share no clock.
         """
-        for index in devices:
-            if index not in self._channels:
-                self._open(index)
-            self._gpus[index].refuse_mig()
+        for uuid in devices:
+            if uuid not in self._channels:
+                self._open(uuid)
+            self._gpus[uuid].refuse_partitioned()
         common = set(self._channels[devices[0]].clocks_mhz)
-        for index in devices[1:]:
-            common &= set(self._channels[index].clocks_mhz)
+        for uuid in devices[1:]:
+            common &= set(self._channels[uuid].clocks_mhz)
         if not common:
             raise LeaseRefusedError(
-                f"GPUs {list(devices)} share no clock. Put unlike GPUs in domains of their own."
+                f"{', '.join(devices)} share no clock. Put unlike GPUs in domains of their own."
             )
         return tuple(sorted(common))
 
-    def refuse_unready(self, devices: Iterable[int], now_s: float) -> None:
+    def refuse_unready(self, devices: Iterable[str], now_s: float) -> None:
         """Check that devices are at their defaults and need no rest.
 
         Raises:
             LeaseRefusedError: If one is not ready.
         """
-        for index in devices:
-            if not self._channels[index].at_default:
+        for uuid in devices:
+            if not self._channels[uuid].at_default:
                 raise LeaseRefusedError(
-                    f"GPU {index} is being restored to its default clocks. Try again.",
+                    f"{uuid} is being restored to its default clocks. Try again.",
                     transient=True,
                 )
-            if self._resting_until_s.get(index, 0.0) > now_s:
+            if self._resting_until_s.get(uuid, 0.0) > now_s:
                 raise LeaseRefusedError(
-                    f"GPU {index} is left at its default clocks for a moment after a failure or an "
+                    f"{uuid} is left at its default clocks for a moment after a failure or an "
                     "operator's restore. Try again."
                 )
 
-    def rest(self, devices: Iterable[int], until_s: float) -> None:
+    def rest(self, devices: Iterable[str], until_s: float) -> None:
         """Leave devices alone until a time."""
-        for index in devices:
-            self._resting_until_s[index] = max(until_s, self._resting_until_s.get(index, 0.0))
+        for uuid in devices:
+            self._resting_until_s[uuid] = max(until_s, self._resting_until_s.get(uuid, 0.0))
 
-    def set_clock(self, key: int, sequence: int, devices: Sequence[int], clock_mhz: float) -> None:
+    def set_clock(self, key: int, sequence: int, devices: Sequence[str], clock_mhz: float) -> None:
         """Ask for a clock on all devices of a domain."""
         self._tickets += 1
         self._settling[key] = Settling(key, sequence, clock_mhz, set(devices))
         wish = Wish(clock_mhz, self._tickets)
-        for index in devices:
-            self._channels[index].ask(wish)
+        for uuid in devices:
+            self._channels[uuid].ask(wish)
 
-    def restore(self, devices: Iterable[int]) -> None:
+    def restore(self, devices: Iterable[str]) -> None:
         """Ask for the default clocks."""
-        for index in devices:
-            channel = self._channels.get(index)
+        for uuid in devices:
+            channel = self._channels.get(uuid)
             if channel is not None:
                 channel.ask(Wish(None))
 
@@ -158,38 +158,37 @@ class Board:
         """A GPU has been restored by somebody else."""
         self._quarantined.discard(uuid)
 
-    def hung(self, now_s: float, limit_s: float) -> int | None:
+    def hung(self, now_s: float, limit_s: float) -> str | None:
         """A GPU whose driver call takes longer than `limit_s`, if there is one."""
-        for index, channel in self._channels.items():
+        for uuid, channel in self._channels.items():
             if channel.busy_s(now_s) > limit_s:
-                return index
+                return uuid
         return None
 
     def all_default(self) -> bool:
         """Whether every GPU that was opened is at its default clocks."""
         return all(channel.at_default for channel in self._channels.values())
 
-    def indices(self) -> list[int]:
-        """GPUs that were opened."""
+    def opened(self) -> list[str]:
+        """UUIDs of the GPUs that were opened."""
         return sorted(self._channels)
 
-    def is_default(self, index: int) -> bool:
+    def is_default(self, uuid: str) -> bool:
         """Whether a GPU that was opened is at its default clocks."""
-        return self._channels[index].at_default
+        return self._channels[uuid].at_default
 
     def stop(self) -> None:
         """End all threads."""
         for channel in self._channels.values():
             channel.stop()
 
-    def _open(self, index: int) -> None:
-        gpu = self._driver.gpu(index)
-        gpu.refuse_mig()
-        uuid = gpu.uuid()
+    def _open(self, uuid: str) -> None:
+        gpu = self._driver.gpu(uuid)
+        gpu.refuse_partitioned()
         if uuid in self._quarantined:
             raise LeaseRefusedError(
-                f"GPU {index} could not be restored to its default clocks yet; it is tried every "
+                f"{uuid} could not be restored to its default clocks yet; it is tried every "
                 "few seconds. See the daemon's log."
             )
-        self._gpus[index] = gpu
-        self._channels[index] = GpuChannel(gpu, self._journal, self._report)
+        self._gpus[uuid] = gpu
+        self._channels[uuid] = GpuChannel(gpu, self._journal, self._report)

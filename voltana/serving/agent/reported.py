@@ -1,0 +1,46 @@
+"""Which GPUs the engine's own processes say they compute on."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from voltana.errors import invalid
+from voltana.serving.ring_reader import RingReader, find_rings
+from voltana_actuatord.gpu_names import uuid_problem
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+KEY = "gpu_uuids"
+"""In what an engine says of itself: UUIDs of the GPUs of the ring's tensor-parallel group."""
+
+
+def reported_gpus(folder: Path, instance: str) -> tuple[str, ...]:
+    """UUIDs that the living engines of an instance report, each once; empty if none does.
+
+    Args:
+        folder: Of the rings.
+        instance: Name of the instance.
+
+    Raises:
+        ConfigError: If one of them computes on a part of a GPU, or names no GPU.
+    """
+    uuids: dict[str, None] = {}
+    for path in find_rings(folder, instance):
+        for uuid in _said(path):
+            if problem := uuid_problem(uuid):
+                raise invalid(f"{KEY} of the engine", uuid, "the UUID of a whole GPU", problem)
+            uuids[uuid] = None
+    return tuple(uuids)
+
+
+def _said(path: Path) -> tuple[str, ...]:
+    try:
+        reader = RingReader(path)
+    except Exception:  # noqa: BLE001  (whoever takes the ring up says what is wrong with it)
+        return ()
+    try:
+        said = () if reader.replaced() else reader.info.get(KEY) or ()
+    finally:
+        reader.close()
+    return tuple(said) if isinstance(said, (list, tuple)) else (str(said),)
