@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 COMMANDS = {
     "agent": "voltana.serving.agent.command:agent",
-    "launch": "voltana.serving.launch.command:launch",
+    "launch": "voltana_sglang.launch_plan:launch",
     "profile": "voltana.serving.profile.command:profile",
     "router": "voltana.serving.router.command:router",
     "steer": "voltana_sglang.steer_command:steer",

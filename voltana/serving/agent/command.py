@@ -58,12 +58,17 @@ def agent(  # noqa: PLR0917  (options, not arguments)
 
 
 def parse_gpus(text: str) -> tuple[int, ...]:
-    """GPU indices, separated by commas; empty text is none.
+    """GPU indices as this process counts, separated by commas, or UUIDs; empty text is none.
 
     Raises:
-        ConfigError: If it is something else.
+        ConfigError: If it is something else, or a GPU is not visible here.
     """
     parts = [part.strip() for part in text.split(",")] if text.strip() else []
+    if any(part.startswith("GPU-") for part in parts):
+        from voltana.serving.launch.allocation import visible_uuids  # noqa: PLC0415
+
+        own = {uuid: str(index) for index, uuid in enumerate(visible_uuids())}
+        parts = [own.get(part, part) for part in parts]
     if not all(part.isdecimal() for part in parts) or len(set(parts)) != len(parts):
         raise invalid("gpus", text, "different GPU indices, such as 0,1", "List them as NVML does.")
     return tuple(int(part) for part in parts)
