@@ -1,4 +1,4 @@
-"""``voltana-actuatord doctor``: what is missing on this host, where only the daemon is installed."""
+"""``voltana-actuatord doctor``: what a host lacks where only the daemon is installed."""
 
 from __future__ import annotations
 
