@@ -10,8 +10,9 @@ SGLANG_MATRIX ?= 0.5.11 0.5.12 0.5.13 0.5.14 0.5.15 0.5.16 0.5.17 0.5.18 0.5.19 
 	0.5.22 0.5.23
 SGLANG := integrations/sglang
 
-# Our other distributions, as arguments of pip.
-OWN := -e packages/ring -e packages/actuatord -e $(SGLANG)
+# Our distributions, as arguments of pip, and what says what is in them.
+OWN := -e . -e packages/ring -e packages/actuatord -e $(SGLANG)
+OWN_FILES := pyproject.toml hatch_build.py $(wildcard packages/*/pyproject.toml) $(SGLANG)/pyproject.toml
 SGLANG_VENV := .venv-sglang/$(SGLANG_VERSION)
 SGLANG_BIN := $(SGLANG_VENV)/bin
 SGLANG_READY := $(SGLANG_VENV)/.ready
@@ -19,16 +20,16 @@ SGLANG_LOCK := $(SGLANG)/requirements/sglang-$(SGLANG_VERSION).txt
 
 .DEFAULT_GOAL := help
 .PHONY: help setup compiler demo test test-slow chaos check format bench headline fidelity calibrate docs lock clean \
-	rdma sglang-setup test-sglang sglang-matrix bench-sglang
+	environments rdma sglang-setup test-sglang sglang-matrix bench-sglang
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-13s %s\n", $$1, $$2}'
 
-$(READY): requirements/dev.lock pyproject.toml packages/ring/pyproject.toml packages/actuatord/pyproject.toml $(SGLANG)/pyproject.toml
+$(READY): requirements/dev.lock $(OWN_FILES)
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "voltana needs Python 3.11 or later; name one with PYTHON=")'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install -q --disable-pip-version-check --require-hashes -r requirements/dev.lock
-	$(BIN)/python -m pip install -q --disable-pip-version-check --no-deps -e . $(OWN)
+	$(BIN)/python -m pip install -q --disable-pip-version-check --no-deps $(OWN)
 	touch $@
 
 setup: $(READY) ## make the virtual environment
@@ -66,6 +67,9 @@ bench: $(READY) ## measure speed and accuracy, as rates and ratios
 	$(BIN)/python -m benchmarks.prediction
 	$(BIN)/python -m benchmarks.actuation
 
+environments: $(READY) ## measure the environments of daemon, core, plugin and agent
+	$(BIN)/python -m benchmarks.environments
+
 headline: $(READY) ## compare the default policy with the published one, rate by rate
 	$(BIN)/python -m benchmarks.headline
 
@@ -80,16 +84,15 @@ docs: demo ## put the demo's table and plots, and those of the analysis, into th
 	$(BIN)/python docs/refresh.py
 
 lock: $(READY) ## pin the dependencies anew
-	$(BIN)/python -m pip install -q uv
 	$(BIN)/uv pip compile pyproject.toml --all-extras --universal --generate-hashes --no-emit-index-url \
 	    --no-emit-package voltana-ring --no-emit-package voltana-actuatord \
 	    --no-header --no-annotate --python-version 3.11 --upgrade -q -o requirements/dev.lock
 
-$(SGLANG_READY): $(SGLANG_LOCK) $(SGLANG)/pyproject.toml $(wildcard $(SGLANG)/cpu/*/*.py)
+$(SGLANG_READY): $(SGLANG_LOCK) $(OWN_FILES) $(wildcard $(SGLANG)/cpu/*/*.py)
 	$(PYTHON) -m venv $(SGLANG_VENV)
 	$(SGLANG_BIN)/python -m pip install -q --disable-pip-version-check torch==2.13.0 setuptools
 	$(SGLANG_BIN)/python -m pip install -q --disable-pip-version-check --no-deps -r $(SGLANG_LOCK)
-	$(SGLANG_BIN)/python -m pip install -q --disable-pip-version-check --no-deps -e . $(OWN) $(SGLANG)/cpu
+	$(SGLANG_BIN)/python -m pip install -q --disable-pip-version-check --no-deps $(OWN) $(SGLANG)/cpu
 	touch $@
 
 rdma: # Mooncake's library links against it, even where it transfers over TCP

@@ -6,12 +6,19 @@ import math
 from typing import TYPE_CHECKING
 
 import numpy as np
-from matplotlib.ticker import MultipleLocator
 
 from voltana.analysis.decode_model import BATCH, LATENCY
 from voltana.analysis.margins import Requirement, frequencies
 from voltana.analysis.policy_analysis import step_response
-from voltana.evaluation.style import DASHES, INK, LIMIT, colour_of, new_figure, style
+from voltana.evaluation.style import (
+    DASHES,
+    INK,
+    LIMIT,
+    MultipleLocator,
+    colour_of,
+    new_figure,
+    style,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

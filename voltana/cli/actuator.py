@@ -145,6 +145,7 @@ def doctor(
     from dataclasses import asdict
 
     from voltana_actuatord.doctor import Verdict, examine
+    from voltana_actuatord.doctor_command import told
 
     if bool(profile) != (out is not None) or (profile and not measure):
         raise invalid("--profile", profile, "given with --measure and --out", "Give all three.")
@@ -160,7 +161,7 @@ def doctor(
         typer.echo(json.dumps(report))
     else:
         for finding in findings:
-            typer.echo(f"{finding.verdict.value:8s}{finding.subject}: {finding.text}")
+            typer.echo(told(finding))
         for row in timings:
             settles = row["settle_s"]
             when = "never seen to settle" if settles is None else f"settles in {_ms(settles)}"

@@ -9,6 +9,7 @@ from voltana.cli import scenario_flags as flags
 from voltana.cli.simulate import STDOUT, TABLE_WIDTH, prepare_outputs, write_text
 from voltana.cli.terminal import configure_logs, progress_bars
 from voltana.errors import StabilityError, invalid
+from voltana.extras import require
 
 if TYPE_CHECKING:
     from voltana.analysis.design import PiDesign
@@ -90,6 +91,7 @@ def analyze(
     For a script:        voltana analyze --json - | jq '.policies[].margins'
     """  # noqa: D301  (\b keeps typer from reflowing the examples)
     configure_logs(log_level)
+    require("analysis", "voltana analyze")
     from voltana.analysis.margins import Requirement
     from voltana.evaluation.scenario import ARRIVALS, load_scenario
 

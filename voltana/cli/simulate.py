@@ -7,7 +7,8 @@ import typer
 
 from voltana.cli import scenario_flags as flags
 from voltana.cli.terminal import configure_logs, progress_bars
-from voltana.errors import ConfigError
+from voltana.errors import ConfigError, MissingExtraError
+from voltana.extras import missing
 
 if TYPE_CHECKING:
     from voltana.evaluation.compare import Comparison
@@ -126,7 +127,8 @@ def simulate(
     prepare_outputs(out, json)
     quiet = log_level in {"debug", "info"}
     with progress_bars(len(resolved.trace), shown=not quiet) as progress:
-        comparison = compare(resolved, record_timelines=out is not None, progress=progress)
+        drawn = out is not None and not missing("plots")
+        comparison = compare(resolved, record_timelines=drawn, progress=progress)
     _show(comparison, json)
     if out is not None:
         _write(comparison, out)
@@ -167,17 +169,26 @@ def _show(comparison: "Comparison", json: str | None) -> None:
 
 
 def _write(comparison: "Comparison", out: Path) -> None:
-    from voltana.evaluation.plots import write_plots
     from voltana.evaluation.report import markdown_report, to_json
     from voltana.evaluation.scenario import to_toml
 
     write_text(out / "scenario.toml", to_toml(comparison.scenario.file))
     write_text(out / "results.json", to_json(comparison) + "\n")
-    images = write_plots(comparison, out)
+    images = _plots(comparison, out)
     write_text(out / "report.md", markdown_report(comparison, images))
     typer.echo(
         f"Wrote {len(images)} plots, report.md, results.json and scenario.toml to {out}", err=True
     )
+
+
+def _plots(comparison: "Comparison", out: Path) -> list[Path]:
+    """Draw the plots; without matplotlib say so, for the results are worth having all the same."""
+    try:
+        from voltana.evaluation.plots import write_plots
+    except MissingExtraError as error:
+        typer.echo(f"voltana: no plots: {error}", err=True)
+        return []
+    return write_plots(comparison, out)
 
 
 def write_text(path: Path, text: str) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
-from matplotlib.ticker import PercentFormatter
 
 from voltana.evaluation.metrics import weighted_percentiles
 from voltana.evaluation.report import kilojoules
@@ -15,6 +14,7 @@ from voltana.evaluation.style import (
     INK,
     LIMIT,
     MARKERS,
+    PercentFormatter,
     colour_of,
     new_figure,
     style,

@@ -1,14 +1,27 @@
-"""How all plots look: a palette for colour-blind readers, quiet axes."""
+"""How all plots look: a palette for colour-blind readers, quiet axes.
+
+The one file that imports matplotlib when it runs.
+"""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal
 
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
+from voltana.errors import MissingExtraError
+
+try:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import MultipleLocator, PercentFormatter
+except ImportError as error:
+    raise MissingExtraError(
+        "plots need matplotlib, not installed here. Run: pip install 'voltana[plots]'"
+    ) from error
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+
+__all__ = ["MultipleLocator", "PercentFormatter", "colour_of", "new_figure", "style"]
 
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#000000", "#999999")
 """Okabe and Ito's palette, which colour-blind people can tell apart."""

@@ -2,3 +2,7 @@
 
 Engines are known through `voltana.serving.engine` alone.
 """
+
+from voltana.extras import require
+
+require("serving", "voltana.serving")

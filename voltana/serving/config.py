@@ -6,9 +6,6 @@ name the nearest known one.
 
 from __future__ import annotations
 
-import os
-import re
-import tempfile
 import tomllib
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -30,6 +27,7 @@ from voltana.serving.router.settings import RouterTable
 from voltana.serving.steer_settings import SteerTable  # noqa: TC001  (likewise)
 from voltana.validation import explain
 from voltana_actuatord.gpu_names import parse_gpus
+from voltana_ring.paths import ALLOWED_NAME, INSTANCE_NAME, default_rings, default_state
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -37,12 +35,6 @@ if TYPE_CHECKING:
     from voltana.slo import Slo
 
 Role = Literal["prefill", "decode", "unified"]
-
-CONFIG_VARIABLE = "VOLTANA_SGLANG_CONFIG"
-"""Names the configuration file to the plugin; without it the plugin does nothing."""
-
-INSTANCE_VARIABLE = "VOLTANA_SGLANG_INSTANCE"
-"""Names the instance to the plugin; without it the name is the role and the server's port."""
 
 DEFAULT_SOCKET = "/run/voltana/actuator.sock"
 
@@ -67,18 +59,6 @@ def _gpus(value: object) -> object:
 
 class _Table(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
-
-
-def default_rings() -> Path:
-    """A folder in memory that is this user's own."""
-    memory = Path("/dev/shm")  # made with mode 0700, and refused if another owns it
-    root = memory if memory.is_dir() else Path(tempfile.gettempdir())
-    return root / f"voltana-sglang-{os.getuid()}"
-
-
-def _default_state() -> Path:
-    home = os.environ.get("XDG_STATE_HOME") or str(Path.home() / ".local" / "state")
-    return Path(home) / "voltana-sglang"
 
 
 class EngineTable(_Table):
@@ -144,6 +124,8 @@ class AgentTable(_Table):
 
     Attributes:
         start: Who starts them: a human (or ``voltana-sglang launch``), or the plugin.
+        interpreter: Python of the environment in which agents live, or a command that runs it; None
+            is that of whoever starts them. The plugin and ``launch`` append ``-m voltana_sglang``.
         rings: Folder of the shared memory that plugin and agent share.
         state: Folder of what was learned.
         host: Address of control endpoint and metrics; loopback, for it changes clocks.
@@ -158,10 +140,13 @@ class AgentTable(_Table):
     start: Literal["by-hand", "plugin"] = Field(
         default="by-hand", description="who starts the agent"
     )
-    rings: Path = Field(default_factory=default_rings, description="a folder in memory")
-    state: Path = Field(
-        default_factory=_default_state, description="the folder of what was learned"
+    interpreter: tuple[str, ...] | None = Field(
+        default=None,
+        min_length=1,
+        description="the Python of the agents' environment, or a list: a command that runs it",
     )
+    rings: Path = Field(default_factory=default_rings, description="a folder in memory")
+    state: Path = Field(default_factory=default_state, description="the folder of what was learned")
     host: Literal["127.0.0.1", "::1", "localhost"] = Field(
         default="127.0.0.1", description="the loopback address of the control endpoint"
     )
@@ -175,6 +160,11 @@ class AgentTable(_Table):
     log: Literal["debug", "info", "warning", "error"] = Field(
         default="info", description="the log level"
     )
+
+    @field_validator("interpreter", mode="before")
+    @classmethod
+    def _is_a_command(cls, value: object) -> object:
+        return (value,) if isinstance(value, str) and value else value
 
 
 class ActuatorTable(_Table):
@@ -235,13 +225,8 @@ class InstanceTable(_Table):
     @field_validator("name")
     @classmethod
     def _is_a_file_name(cls, name: str) -> str:
-        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}", name):
-            raise invalid(
-                "instance.name",
-                name,
-                "letters, digits, '-', '_' and '.', at most 64",
-                "Files are named after it.",
-            )
+        if not INSTANCE_NAME.fullmatch(name):
+            raise invalid("instance.name", name, ALLOWED_NAME, "Files are named after it.")
         return name
 
 

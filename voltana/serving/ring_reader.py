@@ -22,13 +22,12 @@ from voltana_ring.layout import (
     MAGIC,
     PAYLOAD_OFFSET,
     ROOM,
-    STARTED,
     VERSION,
     Flag,
     Kind,
 )
+from voltana_ring.liveness import is_held
 from voltana_ring.paths import SUFFIX
-from voltana_ring.process_identity import is_running
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -99,7 +98,7 @@ class RingReader:
     Attributes:
         path: See above.
         info: What the engine says of itself.
-        pid: Process id of the writer.
+        pid: Process id of the writer, as its own container counts.
         lost: Records that were overwritten before they were read.
         torn: Records that were being written in every attempt, and were skipped.
 
@@ -110,25 +109,12 @@ class RingReader:
 
     def __init__(self, path: Path, *, from_start: bool = False) -> None:
         self.path = path
-        handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        self._handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         try:
-            found = os.fstat(handle)
-            if found.st_size < HEADER_BYTES:
-                raise RingError(f"{path} is no ring: too short. Remove it.")
-            self._memory = mmap.mmap(handle, found.st_size, prot=mmap.PROT_READ)
-        finally:
-            os.close(handle)
-        self._inode = found.st_ino
-        header = HEADER.unpack_from(self._memory, 0)
-        if header[:2] != (MAGIC, VERSION):
-            self._memory.close()
-            raise RingError(
-                f"{path} is no ring of version {VERSION}: plugin and agent are of different "
-                "versions. Install the same voltana-sglang for both, and restart them."
-            )
-        _, _, self._slots, self._slot_bytes, self.pid, self.epoch, _, length = header
-        self.info: dict[str, Any] = json.loads(self._memory[INFO_OFFSET : INFO_OFFSET + length])
-        self._started: int | None = self.info.get(STARTED)
+            self._open()
+        except BaseException:
+            os.close(self._handle)
+            raise
         self._words = memoryview(self._memory).cast("Q")
         self._next = 0 if from_start else self._head()
         self.lost = 0
@@ -158,12 +144,31 @@ class RingReader:
             same = os.stat(self.path).st_ino == self._inode  # noqa: PTH116
         except FileNotFoundError:
             return True
-        return not same or not is_running(self.pid, self._started)
+        return not same or not is_held(self._handle)
 
     def close(self) -> None:
         """Let go of the memory; may be called twice."""
         self._words.release()
         self._memory.close()
+        if self._handle >= 0:
+            os.close(self._handle)
+            self._handle = -1
+
+    def _open(self) -> None:
+        found = os.fstat(self._handle)
+        if found.st_size < HEADER_BYTES:
+            raise RingError(f"{self.path} is no ring: too short. Remove it.")
+        self._inode = found.st_ino
+        self._memory = mmap.mmap(self._handle, found.st_size, prot=mmap.PROT_READ)
+        header = HEADER.unpack_from(self._memory, 0)
+        if header[:2] != (MAGIC, VERSION):
+            self._memory.close()
+            raise RingError(
+                f"{self.path} is no ring of version {VERSION}: plugin and agent are of different "
+                "versions. Install the same voltana-sglang for both, and restart them."
+            )
+        _, _, self._slots, self._slot_bytes, self.pid, self.epoch, _, length = header
+        self.info: dict[str, Any] = json.loads(self._memory[INFO_OFFSET : INFO_OFFSET + length])
 
     def _head(self) -> int:
         return int(self._words[HEAD_OFFSET >> 3])

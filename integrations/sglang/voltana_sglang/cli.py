@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 COMMANDS = {
     "agent": "voltana.serving.agent.command:agent",
-    "launch": "voltana.serving.launch.command:launch",
+    "launch": "voltana_sglang.launch_plan:launch",
     "profile": "voltana.serving.profile.command:profile",
     "router": "voltana.serving.router.command:router",
     "steer": "voltana_sglang.steer_command:steer",
@@ -48,8 +48,9 @@ def make_app(only: str | None = None) -> typer.Typer:
 def main() -> None:
     """Run the command line; an error of the user's is one line and exit status 2."""
     first = sys.argv[1] if len(sys.argv) > 1 else None
+    app = make_app(first if first in COMMANDS else None)  # what is not installed, `entry` tells
     try:
-        make_app(first if first in COMMANDS else None)()
+        app()
     except VoltanaError as error:
         sys.stderr.write(f"voltana-sglang: {error}\n")
         sys.exit(USAGE_ERROR)

@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import os
 
+from voltana_sglang import CONFIG_VARIABLE
+
 
 def register() -> None:
     """Register the hooks with SGLang."""
-    if not os.environ.get("VOLTANA_SGLANG_CONFIG"):
+    if not os.environ.get(CONFIG_VARIABLE):
         return
     import importlib  # noqa: PLC0415
 

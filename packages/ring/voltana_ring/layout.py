@@ -12,19 +12,17 @@ import enum
 import struct
 
 MAGIC = b"VOLTRING"
-VERSION = 1
+VERSION = 2
 
 HEADER_BYTES = 4096
 HEADER = struct.Struct("=8sIIIIQdI")
-"""Magic, version, slots, bytes of a slot, process id, epoch, creation time, bytes of the JSON."""
+"""Magic, version, slots, bytes of a slot, process id as the writer counts, epoch, creation time,
+bytes of the JSON."""
 
 HEAD_OFFSET = 256
 """Where the count of records written lies, on a cache line of its own."""
 
 INFO_OFFSET = 512
-
-STARTED = "process_started"
-"""Key of the JSON under which the writer says when its process started; see `started_at`."""
 
 SLOTS = 1024
 SLOT_BYTES = 1024

@@ -1,15 +1,33 @@
-"""Where rings and bells lie: one folder in memory, which engines and agents share."""
+"""Where rings and bells lie, in a folder that engines and agents share, and how they are named."""
 
 from __future__ import annotations
 
 import os
+import re
 import stat
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from pathlib import Path
+import tempfile
+from pathlib import Path
 
 SUFFIX = ".ring"
+
+INSTANCE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
+"""Names of instances: files are named after them."""
+
+ALLOWED_NAME = "letters, digits, '-', '_' and '.', at most 64"
+"""`INSTANCE_NAME` in words."""
+
+
+def default_rings() -> Path:
+    """A folder in memory that is this user's own; `make_folder` refuses it if another made it."""
+    memory = Path("/dev/shm")
+    root = memory if memory.is_dir() else Path(tempfile.gettempdir())
+    return root / f"voltana-sglang-{os.getuid()}"
+
+
+def default_state() -> Path:
+    """Where what was learned, and logs, are kept: the user's folder for such things."""
+    home = os.environ.get("XDG_STATE_HOME") or str(Path.home() / ".local" / "state")
+    return Path(home) / "voltana-sglang"
 
 
 def ring_path(folder: Path, instance: str, suffix: str) -> Path:

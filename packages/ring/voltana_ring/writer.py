@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import mmap
 import os
@@ -24,10 +25,9 @@ from voltana_ring.layout import (
     ROOMS,
     SLOT_BYTES,
     SLOTS,
-    STARTED,
     VERSION,
 )
-from voltana_ring.process_identity import started_at
+from voltana_ring.liveness import hold, let_go
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -37,7 +37,8 @@ if TYPE_CHECKING:
 class RingWriter:
     """One writer of one ring; one thread may use it.
 
-    The file appears under its name once it is complete, in place of one of an earlier engine.
+    The file appears under its name once it is complete, in place of one of an earlier engine. It is
+    locked for as long as this process lives: that is how readers tell a living writer.
 
     Args:
         path: The ring's file, on a file system in memory.
@@ -60,13 +61,18 @@ class RingWriter:
         self._head = 0
         temporary = path.with_suffix(f".{os.getpid()}.new")
         self._memory = _allocate(temporary, HEADER_BYTES + slots * SLOT_BYTES)
+        self._bell = self._lock = -1
         try:
             self._bell = open_bell(bell)
+            self._lock = hold(temporary)
         except OSError:
+            if self._bell >= 0:
+                os.close(self._bell)
             self._memory.close()
             temporary.unlink()
             raise
-        text = json.dumps({**info, STARTED: started_at(os.getpid())}).encode()
+        self._inode = os.fstat(self._lock).st_ino
+        text = json.dumps(dict(info)).encode()
         HEADER.pack_into(
             self._memory, 0, MAGIC, VERSION, slots, SLOT_BYTES, os.getpid(), time.time_ns(),
             time.monotonic(), len(text),
@@ -127,7 +133,10 @@ class RingWriter:
         self._bell = -1
         self._words.release()
         self._memory.close()
-        self.path.unlink(missing_ok=True)
+        with contextlib.suppress(FileNotFoundError):
+            if self.path.stat().st_ino == self._inode:  # not that of the engine after this one
+                self.path.unlink()
+        let_go(self._lock)
 
 
 def _allocate(path: Path, size: int) -> mmap.mmap:

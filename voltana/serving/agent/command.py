@@ -34,7 +34,9 @@ def agent(  # noqa: PLR0917  (options, not arguments)
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Watch and decide, but leave the clocks alone.")
     ] = False,
-    until_pid: Annotated[int | None, typer.Option(help="End with this process.")] = None,
+    until_engine_ends: Annotated[
+        bool, typer.Option("--until-engine-ends", help="End with the engine that runs now.")
+    ] = False,
 ) -> None:
     """Control the clock of one SGLang server, learning from its iterations.
 
@@ -54,7 +56,7 @@ def agent(  # noqa: PLR0917  (options, not arguments)
         control_port=_port(control_port, table.control_port, settings.agent.control_port),
         feed_port=_port(feed_port, table.feed_port, settings.agent.feed_port),
         dry_run=dry_run,
-        until_pid=until_pid,
+        until_engine_ends=until_engine_ends,
     )
     run_agent(settings, options)
 

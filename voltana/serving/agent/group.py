@@ -78,6 +78,11 @@ class Group:
         return bool(self._served)
 
     @property
+    def engine_lives(self) -> bool:
+        """Whether an engine of the instance lives, one that cannot be controlled included."""
+        return bool(self._served or self._refused)
+
+    @property
     def role(self) -> str | None:
         """What the instance serves; None before it is known."""
         first = self._first()
@@ -109,6 +114,7 @@ class Group:
             reader = RingReader(path)
             if reader.replaced():
                 reader.close()  # left behind by an engine that was killed
+                self._refused.pop(path, None)
                 return
             try:
                 made = self._workshop.build(reader, self.settings, self._limits.values())

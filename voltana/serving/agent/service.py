@@ -53,7 +53,8 @@ class AgentOptions:
         control_port: Port of the control endpoint; 0 takes a free one.
         feed_port: Port of the feed, likewise.
         dry_run: Whether to leave the devices alone.
-        until_pid: Process after which the agent ends; None lets it wait for the next engine.
+        until_engine_ends: Whether to end when no engine of the instance lives, instead of waiting
+            for the next one.
     """
 
     instance: str
@@ -62,7 +63,7 @@ class AgentOptions:
     control_port: int
     feed_port: int
     dry_run: bool
-    until_pid: int | None = None
+    until_engine_ends: bool = False
 
 
 class AlreadyRunningError(VoltanaError):
@@ -203,8 +204,7 @@ class Agent:
     def _scan(self) -> None:
         self._footing.follow_engine()
         self.group.scan()
-        pid = self.options.until_pid
-        if pid is not None and not os.path.exists(f"/proc/{pid}"):  # noqa: PTH110
+        if self.options.until_engine_ends and not self.group.engine_lives:
             self._log.info("the engine has ended")
             self.end()
 

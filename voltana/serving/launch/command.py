@@ -1,29 +1,32 @@
-"""`voltana-sglang launch`: a whole cluster on this host from one file."""
+"""The command ``launch``: a whole cluster on this host from one file, whatever the engine."""
 
 from __future__ import annotations
 
-import importlib.util
 import json
+import os
 import shlex
 import signal
 import sys
-from pathlib import Path
+from pathlib import Path  # noqa: TC003  (typer reads the annotations at run time)
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from voltana.errors import ConfigError, invalid
-from voltana.serving.launch.plan import cluster, in_url, instances
+from voltana.serving.launch.allocation import VISIBLE, allocate, visible_uuids
+from voltana.serving.launch.instances import in_url, instances
+from voltana.serving.launch.plan import cluster
 from voltana.serving.launch.ports import check_ports
 from voltana.serving.launch.supervise import LaunchError, Supervisor
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from types import FrameType
 
     from voltana.serving.config import Config
     from voltana.serving.launch.child_process import ProcessSpec
-    from voltana.serving.launch.config import LaunchTable
+    from voltana.serving.launch.instances import Instance
+    from voltana.serving.launch.servers import ServerPlan
 
 AGENTS_FILE = "agents.json"
 """In the folder of the logs; `voltana top` reads it."""
@@ -54,36 +57,65 @@ class _Signals:
         self.count += 1
 
 
-def launch(
-    config: Annotated[Path, typer.Argument(help="The configuration (TOML).")],
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Watch and decide, but leave the clocks alone.")
-    ] = False,
-    only_print: Annotated[
-        bool, typer.Option("--print", help="Print what would be started, and end.")
-    ] = False,
-) -> None:
-    """Start servers, agents and the router; end them all with Ctrl-C.
+def launch_command(engine: ServerPlan) -> Callable[..., None]:
+    """The command for an engine, as typer takes it."""
 
-    The router answers as soon as everything is ready. Every process has a log of its own.
+    def launch(
+        config: Annotated[Path, typer.Argument(help="The configuration (TOML).")],
+        dry_run: Annotated[
+            bool, typer.Option("--dry-run", help="Watch and decide, but leave the clocks alone.")
+        ] = False,
+        only_print: Annotated[
+            bool, typer.Option("--print", help="Print what would be started, and end.")
+        ] = False,
+    ) -> None:
+        """Start servers, agents and the router; end them all with Ctrl-C.
+
+        The router answers as soon as everything is ready. Every process has a log of its own.
+        """
+        settings = read_launch(config)
+        fleet = _fleet(settings)
+        stages = cluster(engine, fleet, settings, config, dry_run=dry_run)
+        _say_gpus(fleet)
+        if only_print:
+            _print(stages)
+        else:
+            _run(engine, fleet, settings, config, stages)
+
+    return launch
+
+
+def _fleet(settings: Config) -> list[Instance]:
+    from voltana.serving.launch.validate import check_components  # noqa: PLC0415  (loads NumPy)
+
+    assert settings.launch is not None
+    check_components(settings)
+    return instances(settings.launch, allocate(settings.launch, os.environ, visible_uuids()))
+
+
+def _run(
+    engine: ServerPlan,
+    fleet: Sequence[Instance],
+    settings: Config,
+    config: Path,
+    stages: list[list[ProcessSpec]],
+) -> None:
+    """Start everything and watch it until the end.
+
+    Raises:
+        ConfigError: If the model, the engine or a port is not to be had.
     """
-    table, settings = read_launch(config)
-    stages = cluster(table, config, settings.router, settings.agent, dry_run=dry_run)
-    if only_print:
-        for spec in (spec for stage in stages for spec in stage):
-            variables = " ".join(f"{key}={shlex.quote(value)}" for key, value in spec.environment)
-            command = shlex.join(_without_keys(spec.command))
-            typer.echo(f"{spec.name}: {variables} {command}".replace("  ", " "))
-        return
-    check_engine(table.model_path)
-    check_ports(instances(table), settings.router.port)
+    table, router = settings.launch, settings.router
+    assert table is not None
+    engine.check(table)
+    check_ports(engine, fleet, router.port)
     logs = config.resolve().parent / table.logs
     signals = _Signals()
     supervisor = Supervisor(stages, logs, _say, table.start_timeout_s)
     try:
         if supervisor.start(signals.stopped):
             _write_agents(logs, stages)
-            url = f"http://{in_url(settings.router.host)}:{settings.router.port}"
+            url = f"http://{in_url(router.host)}:{router.port}"
             _say("launch", f"ready: {url}; Ctrl-C ends everything")
             supervisor.run(signals.stopped, table.on_exit)
     except LaunchError as error:
@@ -94,8 +126,29 @@ def launch(
         (logs / AGENTS_FILE).unlink(missing_ok=True)
 
 
-def read_launch(path: Path) -> tuple[LaunchTable, Config]:
-    """The launch of a configuration file, and the whole of it.
+def _print(stages: list[list[ProcessSpec]]) -> None:
+    for spec in (spec for stage in stages for spec in stage):
+        variables = " ".join(f"{key}={shlex.quote(value)}" for key, value in spec.environment)
+        command = shlex.join(_without_keys(spec.command))
+        typer.echo(f"{spec.name}: {variables} {command}".replace("  ", " "))
+
+
+def _say_gpus(fleet: Sequence[Instance]) -> None:
+    """Tell which server computes on which GPU."""
+    if not any(instance.gpus for instance in fleet):
+        return
+    if VISIBLE in os.environ:
+        _say("launch", f"{VISIBLE}={os.environ[VISIBLE]} was inherited: its GPUs are shared out")
+    for instance in fleet:
+        boards = ", ".join(
+            f"GPU {gpu.cuda} ({gpu.uuid})" if gpu.uuid not in {"", gpu.cuda} else f"GPU {gpu.cuda}"
+            for gpu in instance.gpus
+        )
+        _say(instance.name, f"computes on {boards}, counted by PCI bus")
+
+
+def read_launch(path: Path) -> Config:
+    """The configuration of a launch.
 
     Raises:
         ConfigError: If the file cannot be read, has no table ``[launch]``, or holds a wrong value.
@@ -110,28 +163,7 @@ def read_launch(path: Path) -> tuple[LaunchTable, Config]:
         )
     if config.router.port == 0:
         raise invalid("router.port", 0, "1 to 65535 in a launch", "30000 is usual.")
-    return config.launch, config
-
-
-def check_engine(model_path: str) -> None:
-    """Check what a server would only say at the end of a long log.
-
-    Raises:
-        ConfigError: If SGLang is not installed beside this program, or the model's folder is not
-            there.
-    """
-    if importlib.util.find_spec("sglang") is None:
-        raise ConfigError(
-            f"SGLang is not installed in the environment of {sys.executable}: must be, for launch "
-            "starts servers with it. Install voltana-sglang into the environment of your SGLang."
-        )
-    if model_path.startswith(("/", "./", "../", "~")) and not Path(model_path).exists():
-        raise invalid(
-            "launch.model_path",
-            model_path,
-            "a folder that is there, or a name on the Hugging Face Hub",
-            "Check the path; '~' is not expanded.",
-        )
+    return config
 
 
 def _without_keys(command: Sequence[str]) -> list[str]:

@@ -21,6 +21,7 @@ def _no_bool(value: object) -> object:
 _Servers = Annotated[int, BeforeValidator(_no_bool), Field(ge=0, le=64)]
 _Count = Annotated[int, BeforeValidator(_no_bool), Field(ge=1, le=64)]
 _Port = Annotated[int, BeforeValidator(_no_bool), Field(ge=1, le=65_000)]
+_Gpu = Annotated[int, BeforeValidator(_no_bool), Field(ge=0)] | str
 _Seconds = Annotated[float, BeforeValidator(_no_bool), Field(gt=0, allow_inf_nan=False)]
 
 
@@ -33,8 +34,9 @@ class LaunchTable(BaseModel):
         decode: Decode servers.
         unified: Servers for both phases; excludes the other two.
         tensor_parallel: GPUs of one server.
-        gpus: Indices to hand out, `tensor_parallel` to each server; None takes 0, 1, 2, ...;
-            an empty list leaves devices alone (a machine without a GPU).
+        gpus: GPUs to hand out, `tensor_parallel` to each server: UUIDs, or indices that count by
+            PCI bus within what the launch itself was given (``CUDA_VISIBLE_DEVICES``); None takes
+            those in order; an empty list leaves devices alone (a machine without a GPU).
         host: Address that the servers listen on.
         first_port: Server i listens on `first_port` + i; the ports of transfers, agents and feeds
             follow in blocks of a hundred.
@@ -46,6 +48,7 @@ class LaunchTable(BaseModel):
         start_timeout_s: How long servers may take to load the model.
         on_exit: When a process ends by itself: end everything, or serve with what is left.
         ib_device: RDMA device of the transfers; None lets the engine choose.
+        interpreter: Python of the engine's environment; None is that of the launch.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
@@ -55,8 +58,8 @@ class LaunchTable(BaseModel):
     decode: _Servers = Field(default=0, description="the number of decode servers")
     unified: _Servers = Field(default=0, description="the number of servers for both phases")
     tensor_parallel: _Count = Field(default=1, description="the number of GPUs of one server")
-    gpus: tuple[Annotated[int, Field(ge=0)], ...] | None = Field(
-        default=None, description="the GPU indices"
+    gpus: tuple[_Gpu, ...] | None = Field(
+        default=None, description="a list of GPUs: indices, or UUIDs such as 'GPU-8932f937'"
     )
     host: str = Field(default="127.0.0.1", description="the address of the servers")
     first_port: _Port = Field(default=31000, description="the port of the first server")
@@ -76,6 +79,9 @@ class LaunchTable(BaseModel):
         default="shut-down", description="what to do when a process ends"
     )
     ib_device: str | None = Field(default=None, description="the RDMA device of transfers")
+    interpreter: str | None = Field(
+        default=None, min_length=1, description="the Python of the engine's environment"
+    )
 
     @model_validator(mode="after")
     def _serves_something(self) -> LaunchTable:
@@ -100,7 +106,7 @@ class LaunchTable(BaseModel):
             raise invalid(
                 "launch.gpus",
                 list(self.gpus),
-                f"{needed} different indices, {self.tensor_parallel} for each server",
+                f"{needed} different ones, {self.tensor_parallel} for each server",
                 "Name more GPUs, or start fewer servers.",
             )
         return self
@@ -109,11 +115,3 @@ class LaunchTable(BaseModel):
         """Name and role of every server, prefill before decode."""
         counts = {"unified": self.unified, "prefill": self.prefill, "decode": self.decode}
         return [(f"{role}-{index}", role) for role in ROLES for index in range(counts[role])]
-
-    def gpus_of(self, index: int) -> tuple[int, ...]:
-        """GPUs of server number `index`; empty on a machine without any."""
-        if self.gpus == ():
-            return ()
-        needed = (index + 1) * self.tensor_parallel
-        pool = self.gpus if self.gpus is not None else tuple(range(needed))
-        return pool[needed - self.tensor_parallel : needed]

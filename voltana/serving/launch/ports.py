@@ -16,7 +16,8 @@ from voltana.errors import invalid
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from voltana.serving.launch.plan import Instance
+    from voltana.serving.launch.instances import Instance
+    from voltana.serving.launch.servers import ServerPlan
 
 
 class Port(NamedTuple):
@@ -33,25 +34,23 @@ class Port(NamedTuple):
     whose: str
 
 
-def ports_of(fleet: Sequence[Instance], router_port: int) -> Iterator[Port]:
+def ports_of(engine: ServerPlan, fleet: Sequence[Instance], router_port: int) -> Iterator[Port]:
     """Every port on which something of a launch will listen."""
     for instance in fleet:
-        yield Port(instance.port, "launch.first_port", instance.name)
-        if instance.role == "prefill":
-            yield Port(instance.bootstrap_port, "launch.first_port", f"{instance.name}'s transfers")
+        yield from engine.ports(instance)
         yield Port(instance.control_port, "launch.first_port", f"the agent of {instance.name}")
         yield Port(instance.feed_port, "launch.first_port", f"the feed of {instance.name}")
     yield Port(router_port, "router.port", "the router")
 
 
-def check_ports(fleet: Sequence[Instance], router_port: int) -> None:
+def check_ports(engine: ServerPlan, fleet: Sequence[Instance], router_port: int) -> None:
     """Check that no port is wanted twice or taken.
 
     Raises:
         ConfigError: At the first one that is, naming what wants it and the remedy.
     """
     wanted: dict[int, Port] = {}
-    for port in ports_of(fleet, router_port):
+    for port in ports_of(engine, fleet, router_port):
         if port.number in wanted:
             other = wanted[port.number].whose
             raise invalid(

@@ -209,13 +209,15 @@ def check_a_second_one_is_refused(folder):
     assert "an agent serves 'decode-0' already" in second.log.read_text()
 
 
-def test_an_agent_ends_with_the_process_that_it_is_told(tmp_path):
-    sleeper = subprocess.Popen(["sleep", "600"])
-    agent = Process(tmp_path, "--until-pid", str(sleeper.pid), "--dry-run").wait_served()
+def test_an_agent_ends_with_its_engine_where_it_is_told_to(tmp_path, engine):
+    agent = Process(tmp_path, "--until-engine-ends", "--dry-run").wait_served()
+    run(engine, 1)
     assert agent.get("/status")["dry_run"] is True
-    sleeper.kill()
-    sleeper.wait()
+    assert agent.process.poll() is None
+    engine.close()
     assert agent.process.wait(60) == 0
+    late = Process(tmp_path, "--until-engine-ends", "--dry-run")
+    assert late.process.wait(60) == 0  # the engine ended before its agent was up
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import contextlib
+import importlib.util
 import re
 import signal
 import socket
@@ -11,25 +13,45 @@ import pytest
 from pydantic import ValidationError
 from typer.testing import CliRunner
 
-from voltana.errors import ConfigError
-from voltana.serving.config import AgentTable
-from voltana.serving.launch.command import check_engine, launch, read_launch
+from voltana.errors import ConfigError, VoltanaError
+from voltana.serving.config import Config
+from voltana.serving.launch import command
+from voltana.serving.launch.allocation import allocate
+from voltana.serving.launch.command import read_launch
 from voltana.serving.launch.config import LaunchTable
-from voltana.serving.launch.plan import cluster, instances
+from voltana.serving.launch.instances import instances
+from voltana.serving.launch.plan import cluster
 from voltana.serving.launch.ports import check_ports
-from voltana.serving.router.settings import RouterTable
 from voltana_sglang.cli import make_app
+from voltana_sglang.launch_plan import SglangServers, launch
 
 CONFIG = Path("/etc/voltana/cluster.toml")
-ROUTER, AGENT = RouterTable(port=30000), AgentTable()
+ENGINE = SglangServers()
+UUIDS = tuple(f"GPU-{index}000aaaa-0000-0000-0000-00000000000{index}" for index in range(8))
+CASE_02 = """
+[launch]
+model_path = "."
+prefill = 1
+decode = 1
+gpus = [0, 1]
+[engine]
+hardware = "h100-sxm"
+model = "llama-3.1-8b"
+[actuator]
+kind = "daemon"
+"""
 
 
 def table(**values: object) -> LaunchTable:
     return LaunchTable.model_validate({"model_path": "m", "prefill": 1, "decode": 2} | values)
 
 
-def plan(made: LaunchTable, **options: bool):
-    return cluster(made, CONFIG, ROUTER, AGENT, **options)
+def plan(made: LaunchTable, *, environment=None, uuids=(), dry_run=False, **tables: object):
+    fleet = instances(made, allocate(made, environment or {}, uuids))
+    config = Config.model_validate({"router": {"port": 30000}} | tables).model_copy(
+        update={"launch": made}
+    )
+    return cluster(ENGINE, fleet, config, CONFIG, dry_run=dry_run)
 
 
 def option(command: tuple[str, ...], name: str) -> str:
@@ -48,7 +70,7 @@ def test_no_two_processes_share_a_port() -> None:
     ports = [
         port
         for one in fleet
-        for port in (one.port, one.bootstrap_port, one.control_port, one.feed_port)
+        for port in (one.port, one.transfer_port, one.control_port, one.feed_port)
     ]
     assert len(set(ports)) == len(ports)
 
@@ -71,16 +93,18 @@ def test_the_router_hears_every_agent() -> None:
 
 
 def test_addresses_of_agents_are_those_of_the_file() -> None:
-    agent = AgentTable(host="::1", feed_host="10.0.0.1")
-    _, agents, (router,) = cluster(table(), CONFIG, RouterTable(port=30000, host="::"), agent)
+    _, agents, (router,) = plan(
+        table(),
+        agent={"host": "::1", "feed_host": "10.0.0.1"},
+        router={"port": 30000, "host": "::"},
+    )
     assert agents[0].ready_url == "http://[::1]:31200/health"
     assert option(router.command, "--feed") == "prefill-0=tcp://10.0.0.1:31300"
     assert router.ready_url == "http://[::]:30000/health"
 
 
 def test_the_router_may_take_as_long_over_open_requests_as_the_file_says() -> None:
-    router = RouterTable(port=30000, drain_timeout_s=120.0)
-    (made,) = cluster(table(), CONFIG, router, AGENT)[-1]
+    (made,) = plan(table(), router={"port": 30000, "drain_timeout_s": 120.0})[-1]
     assert made.grace_s > 120.0
 
 
@@ -97,25 +121,25 @@ def test_a_port_that_is_taken_is_named_before_anything_starts() -> None:
         taken = listener.getsockname()[1]
         fleet = instances(table(first_port=taken - 201))
         with pytest.raises(ConfigError) as error:
-            check_ports(fleet, 30000)
+            check_ports(ENGINE, fleet, 30000)
         assert f"launch.first_port = {taken - 201}" in str(error.value)
         assert f"port {taken} (the agent of decode-0) is free" in str(error.value)
         with pytest.raises(ConfigError, match=rf"router\.port = {taken} .* an earlier launch"):
-            check_ports([], taken)
-    check_ports([], taken)
+            check_ports(ENGINE, [], taken)
+    check_ports(ENGINE, [], taken)
 
 
 def test_the_router_may_not_listen_where_a_server_does() -> None:
     fleet = instances(table(first_port=free_ports()))
     with pytest.raises(ConfigError, match=r"router\.port.*another port than that of decode-0"):
-        check_ports(fleet, fleet[1].port)
+        check_ports(ENGINE, fleet, fleet[1].port)
 
 
 def free_ports() -> int:
     """A port from which on those of three servers are free; found, for others run here, too."""
     for first in range(41000, 60000, 500):
         try:
-            check_ports(instances(table(first_port=first)), first + 400)
+            check_ports(ENGINE, instances(table(first_port=first)), first + 400)
         except ConfigError:
             continue
         return first
@@ -126,13 +150,14 @@ def test_gpus_are_handed_out_by_tensor_parallel_group() -> None:
     servers, agents, _ = plan(table(tensor_parallel=2, gpus=[7, 6, 5, 4, 3, 2]))
     seen = [dict(spec.environment)["CUDA_VISIBLE_DEVICES"] for spec in servers]
     assert seen == ["7,6", "5,4", "3,2"]
+    assert {dict(spec.environment)["CUDA_DEVICE_ORDER"] for spec in servers} == {"PCI_BUS_ID"}
     assert [option(agent.command, "--gpus") for agent in agents] == seen
     assert all(option(spec.command, "--tp-size") == "2" for spec in servers)
 
 
 def test_without_gpus_devices_are_left_alone() -> None:
     servers, agents, _ = plan(table(gpus=[]))
-    assert all("CUDA_VISIBLE_DEVICES" not in dict(spec.environment) for spec in servers)
+    assert not any(key.startswith("CUDA") for spec in servers for key, _ in spec.environment)
     assert all("--gpus" not in agent.command for agent in agents)
 
 
@@ -170,8 +195,8 @@ def test_unified_servers_need_no_pair() -> None:
     [
         ({"prefill": 0}, "1 or more each"),
         ({"unified": 1}, "0 beside unified servers"),
-        ({"gpus": [0, 1]}, "3 different indices"),
-        ({"gpus": [0, 0, 1]}, "3 different indices"),
+        ({"gpus": [0, 1]}, "3 different ones"),
+        ({"gpus": [0, 0, 1]}, "3 different ones"),
     ],
 )
 def test_clusters_that_cannot_serve_are_refused(values: dict[str, object], text: str) -> None:
@@ -203,34 +228,163 @@ def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
         read_launch(tmp_path / "none.toml")
 
 
-def test_print_starts_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    path = tmp_path / "cluster.toml"
-    path.write_text('[launch]\nmodel_path = "m"\nprefill = 1\ndecode = 1\n[router]\nport = 30123')
-    launch(path, only_print=True)
-    said = capsys.readouterr().out
-    assert [line.split(":")[0] for line in said.splitlines()] == [
-        "prefill-0",
-        "decode-0",
-        "agent-prefill-0",
-        "agent-decode-0",
-        "router",
-    ]
-    assert "--port 30123" in said
-    assert not (tmp_path / "voltana-logs").exists()
+@pytest.fixture
+def print_launch(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch):
+    """What ``launch --print`` says: command lines by process, and the remarks beside them."""
+
+    def run(text: str, uuids: tuple[str, ...] = (), **environment: str):
+        path = tmp_path / "cluster.toml"
+        path.write_text(text)
+        monkeypatch.setattr(command, "visible_uuids", lambda: uuids)
+        monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+        for key, value in environment.items():
+            monkeypatch.setenv(key, value)
+        launch(path, only_print=True)
+        said = capsys.readouterr()
+        assert not (tmp_path / "voltana-logs").exists()
+        return dict(line.split(": ", 1) for line in said.out.splitlines()), said.err
+
+    return run
 
 
-def test_what_a_server_would_say_late_is_said_at_once(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_print_starts_nothing(print_launch) -> None:
+    lines, remarks = print_launch(
+        '[launch]\nmodel_path = "m"\nprefill = 1\ndecode = 1\ngpus = []\n[router]\nport = 30123'
+    )
+    names = ["prefill-0", "decode-0", "agent-prefill-0", "agent-decode-0", "router"]
+    assert list(lines) == names
+    assert "--port 30123" in lines["router"]
+    assert remarks == ""
+
+
+def test_case_02_engine_and_agent_mean_the_same_board(print_launch) -> None:
+    """CUDA counts the fastest board first, whoever sets clocks by PCI bus."""
+    lines, remarks = print_launch(CASE_02, UUIDS)
+    for index, name in enumerate(("prefill-0", "decode-0")):
+        order = f"CUDA_DEVICE_ORDER=PCI_BUS_ID CUDA_VISIBLE_DEVICES={index} "
+        assert lines[name].startswith(order)
+        assert f"--gpus {UUIDS[index]} " in lines[f"agent-{name}"]
+        said = f"{name:<12} computes on GPU {index} ({UUIDS[index]}), counted by PCI bus"
+        assert said in remarks.splitlines()
+
+
+@pytest.mark.parametrize(
+    ("inherited", "uuids", "cuda", "agents"),
+    [
+        ("4,5", UUIDS, ["4", "5"], [UUIDS[4], UUIDS[5]]),
+        ("5,4", UUIDS, ["5", "4"], [UUIDS[5], UUIDS[4]]),
+        (f"{UUIDS[6]},{UUIDS[2]}", UUIDS, ["6", "2"], [UUIDS[6], UUIDS[2]]),
+        ("GPU-6,GPU-2000", UUIDS, ["6", "2"], [UUIDS[6], UUIDS[2]]),
+        ("3, 1,-1,0", UUIDS, ["3", "1"], [UUIDS[3], UUIDS[1]]),
+        # No driver to ask: names are handed on as they are.
+        ("4,5", (), ["4", "5"], ["4", "5"]),
+        ("GPU-6,GPU-2", (), ["GPU-6", "GPU-2"], ["GPU-6", "GPU-2"]),
+    ],
+)
+def test_case_02_an_inherited_allocation_is_the_pool(
+    print_launch, inherited: str, uuids: tuple[str, ...], cuda: list[str], agents: list[str]
 ) -> None:
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: object())
-    check_engine("meta-llama/Llama-3.1-8B-Instruct")
-    check_engine(str(tmp_path))
-    for path in (str(tmp_path / "none"), "./none", "~/none"):
+    for text in (CASE_02, CASE_02.replace("gpus = [0, 1]\n", "")):
+        lines, remarks = print_launch(text, uuids, CUDA_VISIBLE_DEVICES=inherited)
+        assert f"CUDA_VISIBLE_DEVICES={inherited} was inherited" in remarks
+        for name, index, agent in zip(("prefill-0", "decode-0"), cuda, agents, strict=True):
+            assert f"CUDA_VISIBLE_DEVICES={index} " in lines[name]
+            assert f"--gpus {agent} " in lines[f"agent-{name}"]
+
+
+@pytest.mark.parametrize(
+    ("inherited", "gpus", "said"),
+    [
+        ("MIG-5f1b,MIG-77aa", None, r"CUDA_VISIBLE_DEVICES = 'MIG-5f1b'.*whole GPUs.*nvidia-smi"),
+        ("MIG-GPU-5f1b/1/0", [0, 1], r"no clock of its own: have whole GPUs allocated"),
+        ("0:1,0:2", [0, 1], r"CUDA_VISIBLE_DEVICES = '0:1'"),
+        (None, ["MIG-5f1b", "GPU-1"], r"launch.gpus = 'MIG-5f1b'.*whole GPUs"),
+        ("4", None, r"CUDA_VISIBLE_DEVICES = '4' is not allowed: must be 2 GPUs"),
+        ("", None, r"CUDA_VISIBLE_DEVICES = ''.*2 GPUs"),
+        ("NoDevFiles", None, r"CUDA_VISIBLE_DEVICES = ''.*2 GPUs"),
+        ("4,5", [4, 5], r"launch.gpus = 4 .*below 2.*count within CUDA_VISIBLE_DEVICES=4,5"),
+        ("4,5", [UUIDS[4], UUIDS[6]], r"launch.gpus = 'GPU-6.*The others are not yours"),
+        (None, [7, 8], r"launch.gpus = 8 .*below 8"),
+        (None, ["GPU-7", "GPU-9"], r"launch.gpus = 'GPU-9'.*one of GPU-0"),
+        (None, ["GPU-", "GPU-1"], r"the UUID of one GPU of"),
+        (None, ["GPU-1", 1], r"different GPUs"),
+        ("1,1", None, r"different GPUs"),
+        ("9,1", None, r"launch.gpus = '9'.*below 8"),
+    ],
+)
+def test_case_02_what_was_not_allocated_is_refused(
+    inherited: str | None, gpus: list[int | str] | None, said: str
+) -> None:
+    environment = {} if inherited is None else {"CUDA_VISIBLE_DEVICES": inherited}
+    with pytest.raises(ConfigError, match=said):
+        allocate(table(decode=1, gpus=gpus), environment, UUIDS)
+
+
+def test_gpus_may_be_named_by_uuid() -> None:
+    made = table(gpus=["GPU-7", UUIDS[0], 3])
+    servers, agents, _ = plan(made, uuids=UUIDS)
+    seen = [dict(spec.environment)["CUDA_VISIBLE_DEVICES"] for spec in servers]
+    assert seen == ["7", "0", "3"]
+    assert [option(a.command, "--gpus") for a in agents] == [UUIDS[7], UUIDS[0], UUIDS[3]]
+
+
+@pytest.mark.parametrize(
+    ("tables", "said"),
+    [
+        ('[engine]\nhardware = "h100-sxn"\nmodel = "llama-3.1-8b"', "h100-sxm"),
+        ('[engine]\nhardware = "h100-sxm"\nmodel = "llama-9"', "llama-3.1-8b"),
+        ('[policy]\ncontroller = "volt"', "unknown policy 'volt'"),
+        ('[policy]\npredictor = "no_such_module:Make"', "no_such_module"),
+        ('[policy]\nlevels = "some"', "some"),
+        ('[policy]\nprofile = "none.json"', "none.json"),
+        ('[router]\ndecode_router = "nearest"', "unknown decode_router 'nearest'"),
+    ],
+)
+def test_print_checks_what_the_processes_would_refuse(print_launch, tables: str, said: str) -> None:
+    launched = '[launch]\nmodel_path = "m"\nunified = 1\ngpus = []\n'
+    with pytest.raises(VoltanaError, match=said):
+        print_launch(launched + tables)
+
+
+def test_each_process_runs_where_it_lives(tmp_path: Path) -> None:
+    made = table(gpus=[], interpreter="/opt/sglang/bin/python")
+    servers, agents, (router,) = plan(
+        made, agent={"interpreter": ["docker", "exec", "a", "python"]}
+    )
+    for spec in servers:
+        assert spec.command[:3] == ("/opt/sglang/bin/python", "-m", "sglang.launch_server")
+    for spec in agents:
+        assert spec.command[:7] == (
+            "docker", "exec", "a", "python", "-m", "voltana_sglang", "agent",
+        )  # fmt: skip
+    assert router.command[:4] == (sys.executable, "-m", "voltana_sglang", "router")
+    servers, agents, _ = plan(table(gpus=[]))
+    assert {spec.command[0] for spec in (*servers, *agents)} == {sys.executable}
+
+
+def test_what_a_server_would_say_late_is_said_at_once(tmp_path: Path) -> None:
+    """The Python of the servers is asked itself: it need not be that of the launch."""
+    python = tmp_path / "python"
+    python.write_text("#!/bin/sh\nexit 0\n")
+    python.chmod(0o755)
+    for model in ("meta-llama/Llama-3.1-8B-Instruct", str(tmp_path)):
+        ENGINE.check(table(model_path=model, interpreter=str(python)))
+    for model in (str(tmp_path / "none"), "./none", "~/none"):
         with pytest.raises(ConfigError, match=r"launch\.model_path = '.*none'.*a folder"):
-            check_engine(path)
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(ConfigError, match="SGLang is not installed in the environment of"):
-        check_engine(str(tmp_path))
+            ENGINE.check(table(model_path=model, interpreter=str(python)))
+    python.write_text("#!/bin/sh\necho sglang >&2; exit 1\n")
+    with pytest.raises(ConfigError, match=f"environment of {python}: sglang. .*launch.interpreter"):
+        ENGINE.check(table(model_path=str(tmp_path), interpreter=str(python)))
+    with pytest.raises(ConfigError, match=r"launch\.interpreter = '/none/python'"):
+        ENGINE.check(table(interpreter="/none/python"))
+
+
+def test_a_python_without_sglang_is_told_from_one_with_it(tmp_path: Path) -> None:
+    there = importlib.util.find_spec("sglang") is not None
+    with (
+        contextlib.nullcontext() if there else pytest.raises(ConfigError, match=r": sglang\. Must")
+    ):
+        ENGINE.check(table(model_path=str(tmp_path)))
 
 
 def test_the_versions_are_told() -> None:

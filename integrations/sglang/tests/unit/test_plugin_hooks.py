@@ -1,16 +1,22 @@
 from __future__ import annotations
 
+import ast
 import fcntl
 import functools
 import logging
+import re
 import subprocess
 import sys
 import time
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 from fake_scheduler import MODES, Bench, decode_batch, request
 
+import voltana_ring
+import voltana_sglang
+from voltana.serving.config import read_config
 from voltana_ring.layout import Kind
 from voltana_sglang.hooks import attach as attaching
 from voltana_sglang.hooks import contract
@@ -22,6 +28,7 @@ from voltana_sglang.hooks.around import (
     around_run_batch,
 )
 from voltana_sglang.hooks.engine_facts import read_facts
+from voltana_sglang.hooks.settings import SettingsError, read_settings
 
 
 class Engine:
@@ -212,10 +219,71 @@ def test_whatever_is_missing_leaves_the_engine_alone(monkeypatch, tmp_path, capl
     assert step(engine) == "processed"
 
 
-def test_a_wrong_configuration_leaves_the_engine_alone(monkeypatch, tmp_path, caplog):
+NONSENSE = [
+    ("start = 3", "agent.start = 3 is not allowed: must be one of"),
+    ('start = "later"', "agent.start = 'later' is not allowed"),
+    ("interpreter = 7", "agent.interpreter = 7 is not allowed: must be a Python"),
+    ('interpreter = ["python", 3]', "agent.interpreter = ['python', 3] is not allowed"),
+    ("state = [1]", "agent.state = [1] is not allowed: must be a path"),
+    ("rings = 1", "cannot be read: Cannot overwrite a value"),
+    ("[", "cannot be read:"),
+]
+
+
+@pytest.mark.parametrize(("config", "said"), NONSENSE)
+def test_a_wrong_configuration_leaves_the_engine_alone(monkeypatch, tmp_path, caplog, config, said):
     engine = Hooked()
-    attach_here(monkeypatch, tmp_path, engine, config="port = 1\n")
-    assert "unknown key in [agent] 'port'" in caplog.text
+    attach_here(monkeypatch, tmp_path, engine, config=f"{config}\n")
+    assert "PASSIVE, nothing is measured or controlled" in caplog.text
+    assert said in caplog.text
+    assert step(engine) == "processed"
+
+
+@pytest.mark.parametrize(
+    "content", [b"agent = 3", b"\xff\xfe", b"[[agent]]\nstart = 1", None, b"x" * 100_000]
+)
+def test_whatever_the_file_holds_the_reader_says_so_or_reads_it(tmp_path, content):
+    path = tmp_path / "v.toml"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(SettingsError, match=re.escape(str(path))):
+        read_settings(path)
+
+
+def test_the_plugin_and_the_agent_read_the_same_things(tmp_path):
+    """One schema, the agent's; what the plugin reads of it must come out alike."""
+    path = tmp_path / "v.toml"
+    texts = (
+        "",
+        '[agent]\nrings = "r"\nstate = "~/s"\nstart = "plugin"\ninterpreter = "/opt/x/python"',
+        '[agent]\ninterpreter = ["docker", "exec", "agents", "python"]\n[slo]\nitl_ms = 50',
+    )
+    for text in texts:
+        path.write_text(text)
+        ours, theirs = read_settings(path), read_config(path).agent
+        assert (ours.rings, ours.state) == (theirs.rings, theirs.state)
+        assert ours.starts_agent == (theirs.start == "plugin")
+        assert ours.interpreter == (theirs.interpreter or ())
+
+
+def test_an_instance_that_no_file_can_be_named_after_leaves_the_engine_alone(
+    monkeypatch, tmp_path, caplog
+):
+    monkeypatch.setattr(attaching, "INSTANCE_VARIABLE", "OTHER")
+    monkeypatch.setenv("OTHER", "../etc")
+    engine = Hooked()
+    attach_here(monkeypatch, tmp_path, engine)
+    assert "PASSIVE" in caplog.text
+    assert "instance name '../etc' is not allowed: must be letters, digits" in caplog.text
+
+
+def test_without_a_toml_reader_the_plugin_says_what_to_install(monkeypatch, tmp_path, caplog):
+    """Python 3.10, which has no tomllib."""
+    monkeypatch.setitem(sys.modules, "tomllib", None)
+    monkeypatch.setitem(sys.modules, "tomli", None)
+    engine = Hooked()
+    attach_here(monkeypatch, tmp_path, engine)
+    assert "Install tomli, or run SGLang on Python 3.11 or later" in caplog.text
     assert step(engine) == "processed"
 
 
@@ -259,30 +327,88 @@ def test_without_configuration_the_plugin_imports_nothing():
     assert done.stdout.strip() == "['voltana_sglang', 'voltana_sglang.plugin']"
 
 
-def test_what_runs_in_the_engine_loads_no_heavy_package():
-    heavy = ("river", "control", "matplotlib", "scipy", "numpy", "structlog", "typer", "aiohttp")
+def in_the_engine():
+    """Files that an engine imports: the plugin, the hooks and the ring."""
+    plugin, ring = Path(voltana_sglang.__file__).parent, Path(voltana_ring.__file__).parent
+    return [
+        plugin / "__init__.py",
+        plugin / "plugin.py",
+        *plugin.glob("hooks/*.py"),
+        *ring.glob("*.py"),
+    ]
+
+
+@pytest.mark.parametrize(
+    "path", in_the_engine(), ids=lambda path: f"{path.parent.name}-{path.stem}"
+)
+def test_what_runs_in_the_engine_imports_the_standard_library_and_the_ring_alone(path):
+    # The oldest Python that an SGLang with plugins runs on.
+    tree = ast.parse(path.read_text(), feature_version=(3, 10))
+    own = {"voltana_ring", "voltana_sglang", "tomli"}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            names = [node.module]
+        else:
+            continue
+        for name in names:
+            top = name.partition(".")[0]
+            assert top in own or top in sys.stdlib_module_names, f"{path} imports {name}"
+            if top == "voltana_sglang" and name != top:
+                assert name.startswith("voltana_sglang.hooks"), f"{path} imports {name}"
+
+
+def test_what_runs_in_the_engine_loads_no_package_but_our_own():
     code = (
-        "import sys; import voltana_sglang.hooks.attach;"
-        f"print([m for m in {heavy!r} if m in sys.modules])"
+        "import sys; before = set(sys.modules);"
+        "import voltana_sglang.hooks.attach, voltana_sglang.hooks.start_agent;"
+        "tops = {m.partition('.')[0] for m in set(sys.modules) - before};"
+        "print(*sorted(tops - set(sys.stdlib_module_names)))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "[]"
+    assert done.stdout.split() == ["voltana_ring", "voltana_sglang"]
+
+
+ENGINE = """
+import logging, sys, time
+from pathlib import Path
+from voltana_ring.paths import bell_path, ring_path
+from voltana_ring.writer import RingWriter
+from voltana_sglang.hooks.settings import read_settings
+from voltana_sglang.hooks.start_agent import start_agent
+
+logging.basicConfig(level="INFO", format="%(message)s")
+config = Path(sys.argv[1])
+settings = read_settings(config)
+settings.rings.mkdir(mode=0o700)
+ring = RingWriter(
+    ring_path(settings.rings, "decode-0", "@dp0.pp0.tp0"), bell_path(settings.rings, "decode-0"),
+    {"role": "decode"},
+)
+start_agent(config, "decode-0", settings)
+print("the engine serves", flush=True)
+time.sleep(600)
+"""
+
+
+def engine_process(tmp_path, interpreter=""):
+    """A process that starts an agent as the engine does, and its log."""
+    config, log = tmp_path / "v.toml", tmp_path / "engine.log"
+    config.write_text(
+        f'[agent]\nrings = "{tmp_path / "rings"}"\nstate = "{tmp_path / "state"}"\n{interpreter}\n'
+        "[engine]\ntable_mhz = [600, 1410]\n"
+    )
+    with log.open("wb") as out:
+        process = subprocess.Popen(
+            [sys.executable, "-c", ENGINE, str(config)], stdout=out, stderr=subprocess.STDOUT
+        )
+    return process, log
 
 
 def test_the_plugin_starts_an_agent_that_ends_with_the_engine(tmp_path):
     """The engine is a process of its own here, which starts the agent and is then killed."""
-    (tmp_path / "v.toml").write_text(
-        f'[agent]\nrings = "{tmp_path / "rings"}"\nstate = "{tmp_path / "state"}"\n'
-        "[engine]\ntable_mhz = [600, 1410]\n"
-    )
-    code = (
-        "import time; from pathlib import Path;"
-        "from voltana_sglang.hooks.start_agent import start_agent;"
-        f"start_agent(Path({str(tmp_path / 'v.toml')!r}), 'decode-0', "
-        f"Path({str(tmp_path / 'state')!r}));"
-        "time.sleep(600)"
-    )
-    engine = subprocess.Popen([sys.executable, "-c", code])
+    engine, _ = engine_process(tmp_path, f'interpreter = "{sys.executable}"')
     log = tmp_path / "state" / "decode-0.agent.log"
     try:
         wait_for(lambda: log.exists() and "agent serves" in log.read_text(), log)
@@ -292,6 +418,31 @@ def test_the_plugin_starts_an_agent_that_ends_with_the_engine(tmp_path):
     wait_for(lambda: "the engine has ended" in log.read_text(), log)
     lock = tmp_path / "rings" / "decode-0.agent.lock"
     wait_for(lambda: lock_is_free(lock), log)
+
+
+@pytest.mark.parametrize(
+    ("interpreter", "said"),
+    [
+        ('interpreter = "/none/python"', "/none/python cannot be started ([Errno 2]"),
+        # An environment that lacks the extra, in effect: -S hides all that is installed.
+        (
+            f'interpreter = ["{sys.executable}", "-I", "-S"]',
+            "ended with status 1; the engine serves on at the default clocks",
+        ),
+        ('interpreter = ["sh", "-c", "kill -9 $$"]', "ended with status -9; the engine serves on"),
+    ],
+)
+def test_an_interpreter_that_is_absent_or_broken_is_logged_and_the_engine_serves_on(
+    tmp_path, interpreter, said
+):
+    engine, log = engine_process(tmp_path, interpreter)
+    try:
+        wait_for(lambda: said in log.read_text() and "the engine serves\n" in log.read_text(), log)
+        assert engine.poll() is None
+        assert "Traceback" not in log.read_text()
+    finally:
+        engine.kill()
+        engine.wait()
 
 
 def wait_for(condition, log, timeout_s=60.0):

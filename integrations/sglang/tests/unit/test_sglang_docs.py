@@ -29,7 +29,7 @@ def test_the_configuration_is_accepted() -> None:
     assert len(config.launch.instances()) == 3
     assert config.actuator.kind == "daemon"
     assert cpu.launch is not None
-    assert cpu.launch.gpus_of(0) == ()
+    assert cpu.launch.gpus == ()
     assert set(cpu.launch.environment.items()) <= set(EXPORTS)
     for argument in (*cpu.launch.arguments, *cpu.launch.decode_arguments):
         assert TEXT.count(argument) >= 2, argument  # as in the servers that are started by hand

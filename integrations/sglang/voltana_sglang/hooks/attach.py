@@ -6,9 +6,9 @@ import logging
 import os
 from typing import TYPE_CHECKING, Any
 
-from voltana.serving.config import CONFIG_VARIABLE, INSTANCE_VARIABLE, read_config
 from voltana_ring.paths import bell_path, make_folder, ring_path
 from voltana_ring.writer import RingWriter
+from voltana_sglang import CONFIG_VARIABLE, INSTANCE_VARIABLE
 from voltana_sglang.hooks import contract
 from voltana_sglang.hooks.around import (
     METER,
@@ -18,11 +18,12 @@ from voltana_sglang.hooks.around import (
 )
 from voltana_sglang.hooks.engine_facts import mode_of, read_facts
 from voltana_sglang.hooks.meter import Meter
+from voltana_sglang.hooks.settings import check_name, read_settings
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
-    from voltana.serving.config import Config
     from voltana_sglang.hooks.engine_facts import EngineFacts
 
 HOOKS: dict[str, Callable[..., Any]] = {
@@ -56,7 +57,7 @@ def attach(scheduler: Any, environment: Any) -> None:
     """Attach a meter to a scheduler, where everything that it relies on is there.
 
     Raises:
-        VoltanaError: If the configuration is not valid.
+        SettingsError: If the configuration cannot be used.
         OSError: If the ring cannot be made.
     """
     from pathlib import Path  # noqa: PLC0415  (kept out of what register() imports)
@@ -71,33 +72,32 @@ def attach(scheduler: Any, environment: Any) -> None:
         passive("; ".join(problems))
         return
     path = Path(environment[CONFIG_VARIABLE])
-    config = read_config(path)
+    settings = read_settings(path)
     facts = read_facts(scheduler, version)
     if not facts.leads:
         _log.info("voltana: rank %d of this group measures for it", 0)
         return
-    name = environment.get(INSTANCE_VARIABLE) or f"{facts.role}-{facts.port}"
-    table = config.instance_named(name)
-    meter = _meter(scheduler, mode, config, table.name, facts)
+    name = check_name(environment.get(INSTANCE_VARIABLE) or f"{facts.role}-{facts.port}")
+    meter = _meter(scheduler, mode, settings.rings, name, facts)
     setattr(scheduler, METER, meter)
     idle = "" if not contract.hook_problems(type(scheduler), {IDLE_HOOK: around_on_idle}) else (
         ", idling concluded from silence"
     )  # fmt: skip
     _log.info(
         "voltana: hooks are live on SGLang %s: measuring %s (%s, dp %d, pp %d)%s",
-        version, table.name, facts.role, facts.dp_rank, facts.pp_rank, idle,
+        version, name, facts.role, facts.dp_rank, facts.pp_rank, idle,
     )  # fmt: skip
-    if config.agent.start == "plugin":
+    if settings.starts_agent:
         from voltana_sglang.hooks.start_agent import start_agent  # noqa: PLC0415
 
-        start_agent(path, table.name, config.agent.state)
+        start_agent(path, name, settings)
 
 
-def _meter(scheduler: Any, mode: str, config: Config, instance: str, facts: EngineFacts) -> Meter:
-    make_folder(config.agent.rings)
+def _meter(scheduler: Any, mode: str, rings: Path, instance: str, facts: EngineFacts) -> Meter:
+    make_folder(rings)
     ring = RingWriter(
-        ring_path(config.agent.rings, instance, facts.ring_suffix),
-        bell_path(config.agent.rings, instance),
+        ring_path(rings, instance, facts.ring_suffix),
+        bell_path(rings, instance),
         facts.to_dict(),
     )
     return Meter(

@@ -8,6 +8,8 @@ import os
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
+from voltana_sglang.hooks.gpu_uuids import gpu_uuids
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -29,6 +31,8 @@ class EngineFacts:
         dp_rank: Data-parallel rank.
         pp_rank: Pipeline stage.
         gpu: GPU index as the engine counts.
+        gpu_uuids: UUIDs of this host's GPUs of the tensor-parallel group, in order of its ranks;
+            empty where they are not known, and then absent from the ring.
         device: Kind of device, such as ``cuda``.
         speculative: Whether an iteration may produce more than one token a request.
         kv_capacity_tokens: Tokens that the KV cache holds; 0 where it is not said.
@@ -48,6 +52,7 @@ class EngineFacts:
     dp_rank: int
     pp_rank: int
     gpu: int
+    gpu_uuids: tuple[str, ...] = ()
     device: str
     speculative: bool
     kv_capacity_tokens: int
@@ -66,7 +71,8 @@ class EngineFacts:
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON values."""
-        return asdict(self) | {"pid": os.getpid()}
+        facts = asdict(self) | {"pid": os.getpid(), "gpu_uuids": list(self.gpu_uuids)}
+        return facts if self.gpu_uuids else {k: v for k, v in facts.items() if k != "gpu_uuids"}
 
 
 def read_facts(scheduler: Any, version: str) -> EngineFacts:
@@ -75,6 +81,7 @@ def read_facts(scheduler: Any, version: str) -> EngineFacts:
     sources = list(_rank_sources(scheduler))
     mode = mode_of(scheduler)
     chunk = getattr(scheduler, "chunked_prefill_size", None) or 0
+    device = str(getattr(scheduler, "device", "cuda"))
     return EngineFacts(
         version=version,
         role="unified" if mode == "null" else mode,
@@ -91,7 +98,8 @@ def read_facts(scheduler: Any, version: str) -> EngineFacts:
         dp_rank=_first(sources, "attn_dp_rank") or _first(sources, "dp_rank"),
         pp_rank=_first(sources, "pp_rank"),
         gpu=_first(sources, "gpu_id"),
-        device=str(getattr(scheduler, "device", "cuda")),
+        gpu_uuids=gpu_uuids(_gpus(sources, arguments)) if device == "cuda" else (),
+        device=device,
         speculative=_speculative(scheduler),
         kv_capacity_tokens=_whole(getattr(scheduler, "max_total_num_tokens", 0)),
         max_running_requests=_whole(getattr(scheduler, "max_running_requests", 0)),
@@ -99,6 +107,16 @@ def read_facts(scheduler: Any, version: str) -> EngineFacts:
         if _whole(chunk) > 0
         else _whole(getattr(scheduler, "max_prefill_tokens", 0)),
     )
+
+
+def _gpus(sources: list[Any], arguments: Any) -> tuple[int, ...]:
+    """Indices of this host's GPUs of the tensor-parallel group, as this process counts."""
+    hosts = max(1, _whole(getattr(arguments, "nnodes", 1), 1))
+    stages = max(1, _whole(getattr(arguments, "pp_size", 1), 1))
+    here = max(1, _whole(getattr(arguments, "tp_size", 1), 1) // max(1, hosts // stages))
+    step = max(1, _whole(getattr(arguments, "gpu_id_step", 1), 1))
+    first = _first(sources, "gpu_id") - _first(sources, "tp_rank") % here * step
+    return tuple(first + step * rank for rank in range(here))
 
 
 def mode_of(scheduler: Any) -> str:

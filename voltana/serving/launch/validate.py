@@ -1,0 +1,43 @@
+"""Checks what agents and router would refuse, before anything starts or is shown."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from voltana.serving.config import Config
+
+
+def check_components(config: Config) -> None:
+    """Check that everything that the configuration names exists.
+
+    What needs a live engine, such as a factory that is given its context, only runs there; and a
+    user's own modules are not looked for here if agents live in another environment.
+
+    Raises:
+        VoltanaError: At the first hardware, model, policy, predictor, level set, profile or router
+            that does not exist or is not allowed, naming the remedy.
+    """
+    from voltana.levels import parse_levels  # noqa: PLC0415  (policies load NumPy)
+    from voltana.plant.hardware import load_hardware  # noqa: PLC0415
+    from voltana.plant.model import load_model  # noqa: PLC0415
+    from voltana.policies.named import get_policy  # noqa: PLC0415
+    from voltana.policy import load_object  # noqa: PLC0415
+    from voltana.predictors.profile import load_profile  # noqa: PLC0415
+    from voltana.serving.router.routers import make_routers  # noqa: PLC0415
+
+    engine, policy = config.engine, config.policy
+    if engine.hardware is not None and engine.model is not None:
+        load_hardware(engine.hardware)
+        load_model(engine.model)
+    elsewhere = config.agent.interpreter is not None
+    if not (elsewhere and ":" in policy.controller):
+        get_policy(policy.controller)
+    if policy.predictor is not None and not elsewhere:
+        load_object(policy.predictor)
+    if policy.levels is not None:
+        parse_levels(policy.levels, read_device_mhz=lambda _device: engine.table_mhz)
+    if policy.profile is not None:
+        load_profile(policy.profile)
+    make_routers(config.router)
+    config.thresholds()
