@@ -56,7 +56,8 @@ def main() -> None:
 
 
 def _root(
-    version: Annotated[
+    context: typer.Context,
+    version: Annotated[  # noqa: ARG001  (its callback ends the program)
         bool,
         typer.Option(
             "--version",
@@ -66,7 +67,9 @@ def _root(
         ),
     ] = False,
 ) -> None:
-    pass
+    from voltana_sglang.dialect.commands import sglang_dialect  # noqa: PLC0415
+
+    context.obj = sglang_dialect  # found by voltana.serving.dialect.dialect_of
 
 
 def _tell_version() -> None:

@@ -55,6 +55,7 @@ class _Signals:
 
 
 def launch(
+    context: typer.Context,
     config: Annotated[Path, typer.Argument(help="The configuration (TOML).")],
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Watch and decide, but leave the clocks alone.")
@@ -67,7 +68,9 @@ def launch(
 
     The router answers as soon as everything is ready. Every process has a log of its own.
     """
-    table, settings = read_launch(config)
+    from voltana.serving.dialect import dialect_of  # noqa: PLC0415  (--help answers at once)
+
+    table, settings = read_launch(config, dialect_of(context).config)
     stages = cluster(table, config, settings.router, settings.agent, dry_run=dry_run)
     if only_print:
         for spec in (spec for stage in stages for spec in stage):
@@ -94,15 +97,15 @@ def launch(
         (logs / AGENTS_FILE).unlink(missing_ok=True)
 
 
-def read_launch(path: Path) -> tuple[LaunchTable, Config]:
+def read_launch(path: Path, kind: type[Config] | None = None) -> tuple[LaunchTable, Config]:
     """The launch of a configuration file, and the whole of it.
 
     Raises:
         ConfigError: If the file cannot be read, has no table ``[launch]``, or holds a wrong value.
     """
-    from voltana.serving.config import read_config  # noqa: PLC0415  (--help answers at once)
+    from voltana.serving.config import Config, read_config  # noqa: PLC0415  (--help answers at once)
 
-    config = read_config(path)
+    config = read_config(path, kind or Config)
     if config.launch is None:
         raise ConfigError(
             f"{path} has no table [launch]: must say at least model_path and the number of "

@@ -11,12 +11,14 @@ from typing import TYPE_CHECKING, Any
 import aiohttp
 from fake_sglang import FakeServer, fake_servers
 
-from voltana.serving.router.service import RouterService
-from voltana.serving.router.settings import BackendTable, RouterTable
 from voltana.timebase import MonotonicTime
+from voltana_sglang.dialect.commands import make_router
+from voltana_sglang.dialect.settings import SglangBackend, SglangRouterTable
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
+
+    from voltana.serving.router.service import RouterService
 
 QUICK: dict[str, Any] = {
     "host": "127.0.0.1",
@@ -77,7 +79,7 @@ async def cluster(
     async with fake_servers(prefill=prefill, decode=decode, unified=unified) as servers:
         feeds = settings.pop("feeds", {})
         backends = tuple(
-            BackendTable(
+            SglangBackend(
                 name=server.name,
                 role=server.role,
                 url=server.url,
@@ -86,9 +88,9 @@ async def cluster(
             )
             for server in servers.values()
         )
-        table = RouterTable(**{**QUICK, **settings, "backends": backends})
+        table = SglangRouterTable(**{**QUICK, **settings, "backends": backends})
         async with (
-            RouterService(table, MonotonicTime()) as service,
+            make_router(table, MonotonicTime()) as service,
             aiohttp.ClientSession() as client,
         ):
             made = Cluster(servers, service, client, f"http://127.0.0.1:{service.port}")

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from voltana.errors import ConfigError
 from voltana.serving.config import AgentTable
-from voltana.serving.launch.command import check_engine, launch, read_launch
+from voltana.serving.launch.command import check_engine, read_launch
 from voltana.serving.launch.config import LaunchTable
 from voltana.serving.launch.plan import cluster, instances
 from voltana.serving.launch.ports import check_ports
@@ -203,11 +203,10 @@ def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
         read_launch(tmp_path / "none.toml")
 
 
-def test_print_starts_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_print_starts_nothing(tmp_path: Path) -> None:
     path = tmp_path / "cluster.toml"
     path.write_text('[launch]\nmodel_path = "m"\nprefill = 1\ndecode = 1\n[router]\nport = 30123')
-    launch(path, only_print=True)
-    said = capsys.readouterr().out
+    said = CliRunner().invoke(make_app(), ["launch", str(path), "--print"]).output
     assert [line.split(":")[0] for line in said.splitlines()] == [
         "prefill-0",
         "decode-0",

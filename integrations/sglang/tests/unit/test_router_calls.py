@@ -13,13 +13,14 @@ from typer.testing import CliRunner
 
 from voltana.errors import VoltanaError
 from voltana.serving.router import command as router_command
-from voltana.serving.router.call import ROOM_LIMIT, Bootstrap, parse_call
 from voltana.serving.router.command_line import table_of
 from voltana.serving.router.prompt_length import FIRST_GUESS, PromptLength
 from voltana.serving.router.routers import own_modules
-from voltana.serving.router.settings import BackendTable, RouterTable
+from voltana.serving.router.settings import RouterTable
 from voltana.validation import explain
 from voltana_sglang import steer_command
+from voltana_sglang.dialect.call import ROOM_LIMIT, Bootstrap, parse_call
+from voltana_sglang.dialect.settings import SglangBackend
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -60,7 +61,7 @@ def test_any_object_keeps_its_fields_and_gains_the_transfer_s(
         ("/generate", {"text": ["a", "bc"]}, 2, -1, 3),
         ("/generate", {"input_ids": [1, 2, 3]}, None, 3, 0),
         ("/generate", {"input_ids": [[1], [2, 3]]}, 2, 3, 0),
-        ("/generate", {"input_embeds": [[0.5]]}, None, -1, 0),
+        ("/generate", {"input_embeds": [[0.5]] * 3}, None, 3, 0),
         ("/v1/completions", {"prompt": "abcd"}, None, -1, 4),
         ("/v1/completions", {"prompt": [4, 5]}, None, 2, 0),
         ("/v1/completions", {"prompt": ["x"]}, 1, -1, 1),
@@ -136,7 +137,7 @@ def test_wrong_settings_name_field_range_and_remedy(table: dict[str, Any], messa
 def test_where_decode_servers_reach_a_prefill_server(
     url: str, bootstrap_host: str | None, expected: str
 ) -> None:
-    made = BackendTable(name="p", role="prefill", url=url, bootstrap_host=bootstrap_host)
+    made = SglangBackend(name="p", role="prefill", url=url, bootstrap_host=bootstrap_host)
     assert made.transfer_host == expected
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from voltana.serving.config import CONFIG_VARIABLE, INSTANCE_VARIABLE, read_config
 from voltana_ring.paths import bell_path, make_folder, ring_path
 from voltana_ring.writer import RingWriter
+from voltana_sglang.config import SglangConfig
 from voltana_sglang.hooks import contract
 from voltana_sglang.hooks.around import (
     METER,
@@ -71,7 +72,7 @@ def attach(scheduler: Any, environment: Any) -> None:
         passive("; ".join(problems))
         return
     path = Path(environment[CONFIG_VARIABLE])
-    config = read_config(path)
+    config = read_config(path, SglangConfig)
     facts = read_facts(scheduler, version)
     if not facts.leads:
         _log.info("voltana: rank %d of this group measures for it", 0)
