@@ -89,12 +89,17 @@ class Leg:
         return content
 
     async def first_event(self) -> bytes:
-        """A stream as far as its first event is complete, or all of it if it has none."""
+        """A stream as far as its first event is complete.
+
+        Raises:
+            Problem: If it ends before.
+        """
         begin = b""
         while EVENT_END not in begin:
             chunk = await self.chunk()
             if not chunk:
-                break
+                ended = ConnectionError("the stream ended without an event")
+                raise self._attempt.broken(self.backend, Lost(self.backend.name, ended))
             begin += chunk
         return begin
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import orjson
 
 from voltana.serving.router.leg import EVENT_END
-from voltana.serving.router.problem import Lost, Problem, refused
+from voltana.serving.router.problem import Problem, refused
 from voltana.serving.router.relay import relay
 from voltana_sglang.dialect.call import Bootstrap, SglangCall, parse_call
 from voltana_sglang.dialect.errors import error_in
@@ -109,9 +109,6 @@ async def _stream(
     attempt: Attempt, leg: Leg, answer: Answer, prefill: asyncio.Task[bytes] | None
 ) -> None:
     begin = await leg.first_event()
-    if EVENT_END not in begin:
-        ended = ConnectionError("the stream ended without an event")
-        raise attempt.broken(leg.backend, Lost(leg.backend.name, ended))
     # A server that fails has sent status 200 all the same by then. A client's own mistake is
     # passed on in the stream, as the server wrote it.
     problem = error_in(leg.backend.name, begin.split(EVENT_END, 1)[0])
