@@ -65,8 +65,8 @@ class PromptLength:
             return
         if not size.pictures and (size.tokens >= 0 or not size.text_bytes):
             return
-        # Usage stands at the end of an OpenAI answer, meta_info in a /generate one: both are
-        # found without parsing megabytes of log-probabilities.
+        # Usage stands at the end of an answer: found without parsing megabytes of
+        # log-probabilities before it.
         found = _REPORTED.search(answer)
         if found is None or not (tokens := int(found[1])):
             return

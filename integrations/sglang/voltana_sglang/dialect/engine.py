@@ -29,9 +29,6 @@ if TYPE_CHECKING:
     from voltana.values import InstanceState
     from voltana_sglang.dialect.settings import SglangRouterTable
 
-_HEAD_BYTES = 65536
-"""So much of a prefill stream is kept; the rest is only drained."""
-
 
 class SglangEngine:
     """A `voltana.serving.engine.Engine`.
@@ -131,17 +128,8 @@ async def _prefill(call: SglangCall, attempt: Attempt, backend: Backend, body: b
                 # There is no KV cache, whatever the decode server makes of it meanwhile.
                 attempt.give_up(problem)
                 raise problem
-            content = await _drained(leg, content, keep_all=call.logprobs)
+            while chunk := await leg.chunk():
+                content += chunk if call.logprobs else b""
     backend.succeeded()
     attempt.prefilled()
     return content
-
-
-async def _drained(leg: Leg, content: bytes, *, keep_all: bool) -> bytes:
-    """A stream to its end, as far as it is kept."""
-    parts, size = [content], len(content)
-    while chunk := await leg.chunk():
-        if keep_all or size < _HEAD_BYTES:
-            parts.append(chunk)
-            size += len(chunk)
-    return b"".join(parts)
