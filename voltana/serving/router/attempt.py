@@ -105,6 +105,9 @@ class Attempt:
             held: Whether the server keeps something for the request when it has answered, so that
                 it has to be told if the try fails later.
         """
+        if self._decode is None:  # the prefill leg, and nobody knows yet where it is decoded
+            self._booking.prefill_alone()
+            self._limit_first_token(backend)
         url = backend.endpoint(self.call.path)
         exchange = self._wire.call(backend.name, "POST", url, body, headers=self.headers)
         return Leg(self, backend, exchange, held=held)
@@ -159,12 +162,10 @@ class Attempt:
 
     def __enter__(self) -> Attempt:
         self._scope.__enter__()
-        self._booking.prefill_alone()
         prefill = self.prefill
         if prefill is not None:
             # Do not wait for a server that has been ejected meanwhile.
             prefill.watch(self, lambda: self._fail_before_token(_ejected(prefill)))
-            self._limit_first_token(prefill)
         return self
 
     def __exit__(

@@ -39,15 +39,18 @@ class Booking:
         self._prefill = prefill
         self._requests = requests
         self._prompt_tokens = prompt_tokens
+        self._booked = False
 
     def prefill_alone(self) -> None:
         """The prefill leg is about to be sent, and nobody knows yet where it is decoded."""
         if self._prefill is not None:
+            self._booked = True
             self._book(None, self._prefill, ())
 
     def decode(self, name: str, marks: tuple[int, ...]) -> None:
         """The decode server is known; `marks` are numbers by which reports may name the try."""
-        self._ledger.finished(self._key)
+        if self._booked:
+            self._ledger.finished(self._key)
         self._book(self._prefill, name, marks)
 
     def prefilled(self) -> None:
