@@ -45,6 +45,8 @@ class Aborts:
 
     def begin(self, attempt: Attempt) -> None:
         """Abort what an attempt has left behind, in the background."""
+        if not attempt.at_work:
+            return
         headers = self._keys.for_admin() or {
             name: value
             for name, value in attempt.headers.items()
