@@ -109,8 +109,8 @@ class Attempt:
             self._booking.prefill_alone()
             self._limit_first_token(backend)
         url = backend.endpoint(self.call.path)
-        exchange = self._wire.call(backend.name, "POST", url, body, headers=self.headers)
-        return Leg(self, backend, exchange, held=held)
+        context = self._wire.request("POST", url, body, headers=self.headers)
+        return Leg(self, backend, context, held=held)
 
     def beside(self, leg: Coroutine[object, object, bytes]) -> asyncio.Task[bytes]:
         """Run a leg beside the one that is relayed.

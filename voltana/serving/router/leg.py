@@ -2,91 +2,54 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Self
 
 from voltana.serving.router.problem import Lost, refused
+from voltana.serving.router.wire import Exchange
 
 if TYPE_CHECKING:
     from voltana.serving.router.attempt import Attempt
     from voltana.serving.router.pool import Backend
-    from voltana.serving.router.wire import Exchange
+    from voltana.serving.router.problem import Problem
 
 EVENT_END = b"\n\n"
 
 
-class Leg:
-    """An ``async with`` block during which the server is at work; made by `Attempt.post`.
+class Leg(Exchange):
+    """An ``async with`` block during which a server is at work; made by `Attempt.post`.
 
     The block is entered when the server has accepted the request (status 200). A server counts as
     at work until its answer has been read to the end, or as long as the try lasts if it holds
-    something for it.
+    something for it. What breaks counts against the server.
 
     Attributes:
         backend: The server.
-        kind: Content type of its answer.
     """
 
-    __slots__ = ("_attempt", "_exchange", "_held", "backend", "kind")
+    __slots__ = ("_attempt", "_held", "backend")
 
-    def __init__(
-        self, attempt: Attempt, backend: Backend, exchange: Exchange, *, held: bool
-    ) -> None:
+    def __init__(self, attempt: Attempt, backend: Backend, context: Any, *, held: bool) -> None:
+        super().__init__(backend.name, context)
         self._attempt = attempt
-        self._exchange = exchange
         self._held = held
         self.backend = backend
-        self.kind = ""
 
-    async def __aenter__(self) -> Leg:
+    async def __aenter__(self) -> Self:
         """Send the request.
 
         Raises:
             Problem: If the server cannot be reached, or answers with an error.
         """
         self._attempt.at_work.add(self.backend)
-        try:
-            reply = await self._exchange.__aenter__()
-        except Lost as lost:
-            raise self._attempt.broken(self.backend, lost) from lost
-        self.kind = reply.kind
-        if reply.status != 200:
+        await super().__aenter__()
+        if self.status != 200:
             try:
                 content = await self.read()
             finally:
-                await self._exchange.__aexit__(None, None, None)
+                await self.__aexit__(None, None, None)
             self._attempt.at_work.discard(self.backend)
-            raise refused(self.backend.name, reply.status, content, reply.kind)
+            raise refused(self.backend.name, self.status, content, self.kind)
         return self
-
-    async def __aexit__(self, *error: object) -> None:
-        await self._exchange.__aexit__(*error)
-
-    async def read(self) -> bytes:
-        """The whole answer, or what is left of it.
-
-        Raises:
-            Problem: If it breaks off.
-        """
-        try:
-            content = await self._exchange.read()
-        except Lost as lost:
-            raise self._attempt.broken(self.backend, lost) from lost
-        self._over()
-        return content
-
-    async def chunk(self) -> bytes:
-        """What has arrived of a stream, waiting for something; empty at its end.
-
-        Raises:
-            Problem: If it breaks off.
-        """
-        try:
-            content = await self._exchange.chunk()
-        except Lost as lost:
-            raise self._attempt.broken(self.backend, lost) from lost
-        if not content:
-            self._over()
-        return content
 
     async def first_event(self) -> bytes:
         """A stream as far as its first event is complete.
@@ -99,10 +62,15 @@ class Leg:
             chunk = await self.chunk()
             if not chunk:
                 ended = ConnectionError("the stream ended without an event")
-                raise self._attempt.broken(self.backend, Lost(self.backend.name, ended))
+                raise self.broken(Lost(self.backend.name, ended))
             begin += chunk
         return begin
 
-    def _over(self) -> None:
+    def broken(self, lost: Lost) -> Problem:
+        """What the break means for the try."""
+        return self._attempt.broken(self.backend, lost)
+
+    def ended(self) -> None:
+        """The server is at work no more, unless it holds something."""
         if not self._held:
             self._attempt.at_work.discard(self.backend)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import aiohttp
 import orjson
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from yarl import URL
 
     from voltana.serving.router.pool import Backend
+    from voltana.serving.router.problem import Problem
 
 CONNECT_TIMEOUT_S = 5.0
 
@@ -58,10 +59,15 @@ def forwarded_headers(headers: Any) -> dict[str, str]:
 
 
 class Exchange:
-    """One HTTP call, open while its block runs; every failure of the transport is a `Lost`.
+    """One HTTP call, open while its block runs; every failure of the transport is a `Problem`.
+
+    Args:
+        server: Who is named when it breaks.
+        context: What `Wire.request` has made.
 
     Attributes:
         status: HTTP status.
+        reason: Its words.
         kind: Content type.
         headers: All headers of the answer.
     """
@@ -72,11 +78,11 @@ class Exchange:
         self._server = server
         self._context = context
 
-    async def __aenter__(self) -> Exchange:
+    async def __aenter__(self) -> Self:
         try:
             self._reply: aiohttp.ClientResponse = await self._context.__aenter__()
         except _BROKEN as error:
-            raise _lost(self._server, error) from error
+            raise self.broken(_lost(self._server, error)) from error
         self.status, self.reason = self._reply.status, self._reply.reason
         self.headers = self._reply.headers
         self.kind: str = self.headers.get("Content-Type", "")
@@ -89,16 +95,28 @@ class Exchange:
     async def read(self) -> bytes:
         """The whole answer, or what is left of it."""
         try:
-            return await self._reply.read()
+            content = await self._reply.read()
         except _BROKEN as error:
-            raise _lost(self._server, error) from error
+            raise self.broken(_lost(self._server, error)) from error
+        self.ended()
+        return content
 
     async def chunk(self) -> bytes:
         """What has arrived, waiting for something; empty at the end."""
         try:
-            return await self._reply.content.readany()
+            content = await self._reply.content.readany()
         except _BROKEN as error:
-            raise _lost(self._server, error) from error
+            raise self.broken(_lost(self._server, error)) from error
+        if not content:
+            self.ended()
+        return content
+
+    def broken(self, lost: Lost) -> Problem:
+        """What is raised when the call breaks."""
+        return lost
+
+    def ended(self) -> None:
+        """The answer has been read to its end."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -168,11 +186,26 @@ class Wire:
             timeout_s: For all of it; None leaves that to the caller.
             follow: Whether redirects are followed.
         """
+        return Exchange(
+            server,
+            self.request(method, url, body, headers=headers, timeout_s=timeout_s, follow=follow),
+        )
+
+    def request(
+        self,
+        method: str,
+        url: str | URL,
+        body: bytes | None = None,
+        *,
+        headers: Mapping[str, str] | None = None,
+        timeout_s: float | None = None,
+        follow: bool = True,
+    ) -> Any:
+        """What an `Exchange` opens; arguments as for `call`."""
         patience = self._patience if timeout_s is None else aiohttp.ClientTimeout(total=timeout_s)
-        context = self._session.request(
+        return self._session.request(
             method, url, data=body, headers=headers, allow_redirects=follow, timeout=patience
         )
-        return Exchange(server, context)
 
     async def close(self) -> None:
         """Close all connections."""
