@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import tomllib
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 from pydantic import (
     BaseModel,
@@ -24,7 +24,6 @@ from voltana.config import SloTable
 from voltana.errors import ConfigError, invalid
 from voltana.serving.launch.config import LaunchTable  # noqa: TC001  (pydantic reads it)
 from voltana.serving.router.settings import RouterTable
-from voltana.serving.steer_settings import SteerTable  # noqa: TC001  (likewise)
 from voltana.validation import explain
 from voltana_actuatord.gpu_names import parse_gpus
 from voltana_ring.paths import ALLOWED_NAME, INSTANCE_NAME, default_rings, default_state
@@ -231,7 +230,7 @@ class InstanceTable(_Table):
 
 
 class Config(_Table):
-    """The whole file.
+    """The whole file; an integration adds tables and keys of its own in a subclass.
 
     Attributes:
         slo: Latency thresholds.
@@ -242,7 +241,6 @@ class Config(_Table):
         instance: Servers, one table each.
         launch: A cluster to start on this host; None where servers are started otherwise.
         router: The router.
-        steer: The proxy that steers another router; None where there is none.
     """
 
     slo: SloTable = SloTable()
@@ -253,7 +251,6 @@ class Config(_Table):
     instance: tuple[InstanceTable, ...] = ()
     launch: LaunchTable | None = None
     router: RouterTable = RouterTable()
-    steer: SteerTable | None = None
 
     @model_validator(mode="after")
     def _names_are_unique(self) -> Config:
@@ -282,6 +279,9 @@ class Config(_Table):
         return slo_of(self.slo)
 
 
+ConfigT = TypeVar("ConfigT", bound=Config)
+
+
 def slo_of(table: SloTable) -> Slo:
     """A table of thresholds in seconds."""
     from voltana.slo import Slo  # noqa: PLC0415  (the plugin reads this file without NumPy)
@@ -294,29 +294,39 @@ def slo_of(table: SloTable) -> Slo:
     )
 
 
-def read_config(path: Path | None) -> Config:
+def read_config(path: Path | None, kind: type[ConfigT] = Config) -> ConfigT:  # type: ignore[assignment]
     """Read a configuration file; without one, the defaults.
+
+    Args:
+        path: The file.
+        kind: What it may hold: `Config`, or an integration's own.
 
     Raises:
         ConfigError: If the file cannot be read or holds something that is not allowed.
     """
-    return parse_config({} if path is None else _read_toml(path), base=path)
+    return parse_config({} if path is None else _read_toml(path), kind, base=path)
 
 
-def parse_config(tables: Mapping[str, Any], *, base: Path | None = None) -> Config:
+def parse_config(
+    tables: Mapping[str, Any],
+    kind: type[ConfigT] = Config,  # type: ignore[assignment]
+    *,
+    base: Path | None = None,
+) -> ConfigT:
     """Validate a configuration.
 
     Args:
         tables: As read from TOML.
+        kind: As for `read_config`.
         base: File that relative paths are relative to.
 
     Raises:
         ConfigError: At the first unknown key or value outside its range, naming the remedy.
     """
     try:
-        config = Config.model_validate(tables)
+        config = kind.model_validate(tables)
     except ValidationError as error:
-        raise explain(error, Config) from None
+        raise explain(error, kind) from None
     if base is None:
         return config
     folder = base.resolve().parent

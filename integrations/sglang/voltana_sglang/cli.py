@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 COMMANDS = {
     "agent": "voltana.serving.agent.command:agent",
-    "launch": "voltana_sglang.launch_plan:launch",
+    "launch": "voltana.serving.launch.command:launch",
     "profile": "voltana.serving.profile.command:profile",
     "router": "voltana.serving.router.command:router",
     "steer": "voltana_sglang.steer_command:steer",
@@ -57,7 +57,8 @@ def main() -> None:
 
 
 def _root(
-    version: Annotated[
+    context: typer.Context,
+    version: Annotated[  # noqa: ARG001  (its callback ends the program)
         bool,
         typer.Option(
             "--version",
@@ -67,7 +68,9 @@ def _root(
         ),
     ] = False,
 ) -> None:
-    pass
+    from voltana_sglang.dialect.commands import sglang_dialect  # noqa: PLC0415
+
+    context.obj = sglang_dialect  # found by voltana.serving.dialect.dialect_of
 
 
 def _tell_version() -> None:

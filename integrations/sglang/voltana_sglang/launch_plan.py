@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 from voltana.errors import ConfigError, invalid
 from voltana.serving.launch.allocation import BY_BUS, ORDER, VISIBLE
 from voltana.serving.launch.child_process import ProcessSpec
-from voltana.serving.launch.command import launch_command
 from voltana.serving.launch.ports import Port
 from voltana_sglang import CONFIG_VARIABLE, INSTANCE_VARIABLE
 
@@ -107,6 +106,3 @@ def _role_arguments(instance: Instance, table: LaunchTable) -> list[str]:
         arguments += ["--disaggregation-bootstrap-port", str(instance.transfer_port)]
         return [*arguments, *table.prefill_arguments]
     return [*arguments, *table.decode_arguments]
-
-
-launch = launch_command(SglangServers())

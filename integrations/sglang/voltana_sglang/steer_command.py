@@ -56,9 +56,9 @@ def steer(  # noqa: PLR0917  (options, not arguments)
 
     # Here, so that --help answers at once.
     from voltana.serving.router.logs import log_to_stderr  # noqa: PLC0415
-    from voltana.serving.steer_settings import SteerTable  # noqa: PLC0415
     from voltana.timebase import MonotonicTime  # noqa: PLC0415
     from voltana_sglang.steer.service import run_steer  # noqa: PLC0415
+    from voltana_sglang.steer.settings import SteerTable  # noqa: PLC0415
 
     try:
         settings = SteerTable.model_validate(table)

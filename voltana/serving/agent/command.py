@@ -13,6 +13,7 @@ Role = Literal["prefill", "decode", "unified"]
 
 
 def agent(  # noqa: PLR0917  (options, not arguments)
+    context: typer.Context,
     instance: Annotated[str, typer.Option(help="Name of the instance, as the engine has it.")],
     config: Annotated[
         Path | None, typer.Option("--config", "-c", help="The configuration (TOML).")
@@ -44,9 +45,10 @@ def agent(  # noqa: PLR0917  (options, not arguments)
     """
     from voltana.serving.agent.service import AgentOptions, run_agent  # noqa: PLC0415
     from voltana.serving.config import read_config  # noqa: PLC0415
+    from voltana.serving.dialect import dialect_of  # noqa: PLC0415
     from voltana_actuatord.gpu_names import parse_gpus  # noqa: PLC0415
 
-    settings = read_config(config)
+    settings = read_config(config, dialect_of(context).config)
     table = settings.instance_named(instance)
     log_to_stderr(settings.agent.log)
     options = AgentOptions(

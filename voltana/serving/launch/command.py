@@ -20,7 +20,7 @@ from voltana.serving.launch.ports import check_ports
 from voltana.serving.launch.supervise import LaunchError, Supervisor
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
     from types import FrameType
 
     from voltana.serving.config import Config
@@ -57,32 +57,31 @@ class _Signals:
         self.count += 1
 
 
-def launch_command(engine: ServerPlan) -> Callable[..., None]:
-    """The command for an engine, as typer takes it."""
+def launch(
+    context: typer.Context,
+    config: Annotated[Path, typer.Argument(help="The configuration (TOML).")],
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Watch and decide, but leave the clocks alone.")
+    ] = False,
+    only_print: Annotated[
+        bool, typer.Option("--print", help="Print what would be started, and end.")
+    ] = False,
+) -> None:
+    """Start servers, agents and the router; end them all with Ctrl-C.
 
-    def launch(
-        config: Annotated[Path, typer.Argument(help="The configuration (TOML).")],
-        dry_run: Annotated[
-            bool, typer.Option("--dry-run", help="Watch and decide, but leave the clocks alone.")
-        ] = False,
-        only_print: Annotated[
-            bool, typer.Option("--print", help="Print what would be started, and end.")
-        ] = False,
-    ) -> None:
-        """Start servers, agents and the router; end them all with Ctrl-C.
+    The router answers as soon as everything is ready. Every process has a log of its own.
+    """
+    from voltana.serving.dialect import dialect_of  # noqa: PLC0415  (--help answers at once)
 
-        The router answers as soon as everything is ready. Every process has a log of its own.
-        """
-        settings = read_launch(config)
-        fleet = _fleet(settings)
-        stages = cluster(engine, fleet, settings, config, dry_run=dry_run)
-        _say_gpus(fleet)
-        if only_print:
-            _print(stages)
-        else:
-            _run(engine, fleet, settings, config, stages)
-
-    return launch
+    dialect = dialect_of(context)
+    settings = read_launch(config, dialect.config)
+    fleet = _fleet(settings)
+    stages = cluster(dialect.servers, fleet, settings, config, dry_run=dry_run)
+    _say_gpus(fleet)
+    if only_print:
+        _print(stages)
+    else:
+        _run(dialect.servers, fleet, settings, config, stages)
 
 
 def _fleet(settings: Config) -> list[Instance]:
@@ -147,15 +146,19 @@ def _say_gpus(fleet: Sequence[Instance]) -> None:
         _say(instance.name, f"computes on {boards}, counted by PCI bus")
 
 
-def read_launch(path: Path) -> Config:
+def read_launch(path: Path, kind: type[Config] | None = None) -> Config:
     """The configuration of a launch.
+
+    Args:
+        path: Its file.
+        kind: What the file may hold; None takes voltana's own tables alone.
 
     Raises:
         ConfigError: If the file cannot be read, has no table ``[launch]``, or holds a wrong value.
     """
-    from voltana.serving.config import read_config  # noqa: PLC0415  (--help answers at once)
+    from voltana.serving.config import Config, read_config  # noqa: PLC0415  (--help answers at once)
 
-    config = read_config(path)
+    config = read_config(path, kind or Config)
     if config.launch is None:
         raise ConfigError(
             f"{path} has no table [launch]: must say at least model_path and the number of "

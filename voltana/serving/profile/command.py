@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import sys
 import time
 from pathlib import Path  # noqa: TC003  (typer reads annotations at run time)
@@ -33,6 +32,7 @@ WARM_UP_POINTS = 4
 
 
 def profile(
+    context: typer.Context,
     url: Annotated[str, typer.Argument(help="The server, such as http://127.0.0.1:31001.")],
     *,
     out: Annotated[Path, typer.Option(help="Where the profile goes.")],
@@ -66,16 +66,16 @@ def profile(
     The profile warm-starts the predictor: name it in the agent's configuration.
     """
     from voltana.serving.config import read_config  # noqa: PLC0415  (--help answers at once)
-    from voltana.serving.profile.run import ProfiledServer  # noqa: PLC0415
+    from voltana.serving.dialect import dialect_of  # noqa: PLC0415
     from voltana.serving.profile.source import RingIterations  # noqa: PLC0415
-    from voltana.serving.router.keys import find_keys  # noqa: PLC0415
 
     if clocks < LEAST_CLOCKS:
         raise invalid("clocks", clocks, f"{LEAST_CLOCKS} or more", "5 is usual.")
     if visits < 1:
         raise invalid("visits", visits, "1 or more", "3 is usual.")
-    settings = read_config(config)
-    server = ProfiledServer(url, seed, find_keys(settings.router, os.environ))
+    dialect = dialect_of(context)
+    settings = read_config(config, dialect.config)
+    server = dialect.profiled(url, seed, settings.router)
     rings = settings.agent.rings
     with (
         _leased(gpus, settings.actuator.socket) as leased,

@@ -1,1 +1,1 @@
-"""A router between prefill and decode servers that speaks SGLang's own protocol."""
+"""A router between prefill and decode servers, whatever engine they run."""

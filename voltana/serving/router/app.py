@@ -1,35 +1,34 @@
-"""The router's HTTP interface: SGLang's own, OpenAI's, and an admin part."""
+"""The router's HTTP interface: OpenAI's, its own for people, and what an engine adds."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import orjson
 from aiohttp import web
 
 from voltana.errors import ConfigError
-from voltana.serving.router.fan_out import agreed
+from voltana.serving.router.bodies import json_object, json_response
+from voltana.serving.router.pages import Desk
 from voltana.serving.router.problem import JSON_TYPE, Problem
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Sequence
 
-    from voltana.serving.router.fan_out import FanOut, Reply
+    from aiohttp.typedefs import Middleware
+
+    from voltana.serving.router.fan_out import FanOut
     from voltana.serving.router.forwarder import Forwarder
     from voltana.serving.router.ledger import Ledger
     from voltana.serving.router.metrics import Metrics
+    from voltana.serving.router.pages import Pages
     from voltana.serving.router.pool import Pool
     from voltana.serving.router.reports import Reports
 
     Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
-INFERENCE_PATHS = ("/generate", "/v1/completions", "/v1/chat/completions")
-_INFO_PATHS = ("/v1/models", "/model_info", "/get_model_info")
-_SERVER_INFO_PATHS = ("/server_info", "/get_server_info")
-
 
 class Interface:
-    """Handlers of all paths but those of inference.
+    """Handlers of the paths that every router has but those of inference.
 
     Args:
         pool: The servers.
@@ -60,6 +59,14 @@ class Interface:
         self._metrics = metrics
         self._now_s = now_s
 
+    @property
+    def desk(self) -> Desk:
+        """What the engine's own pages may use."""
+        forwarder = self._forwarder
+        return Desk(
+            pool=self._pool, fan_out=self._fan_out, serve=forwarder.serve, abort=forwarder.abort
+        )
+
     async def health(self, _request: web.Request) -> web.StreamResponse:
         """200 if a request could be served now."""
         if self._forwarder.draining:
@@ -69,61 +76,10 @@ class Interface:
             return web.Response(status=503, text=f"no server of some role is available ({down})\n")
         return web.Response(text="")
 
-    async def health_generate(self, request: web.Request) -> web.StreamResponse:
-        """200 if every server can compute a token."""
-        agreed(await self._everyone(request, "GET", "/health_generate"), "the health check")
-        return web.Response(text="")
-
-    async def info(self, request: web.Request) -> web.StreamResponse:
-        """Pass on what one server says of the model."""
+    async def models(self, request: web.Request) -> web.StreamResponse:
+        """Pass on what one server says of its models."""
         reply = await self._fan_out.first(request.path, request.headers.get("Authorization"))
         return web.Response(body=reply.body, headers={"Content-Type": reply.kind or JSON_TYPE})
-
-    async def server_info(self, request: web.Request) -> web.StreamResponse:
-        """What all servers say of themselves, as SGLang's benchmarks expect it."""
-        replies = [r for r in await self._everyone(request, "GET", request.path) if r.ok]
-        by_role: dict[str, list[Any]] = {}
-        for reply in replies:
-            by_role.setdefault(reply.backend.role.value, []).append(reply.value())
-        tokens_from = by_role.get("decode") or by_role.get("colocated") or []
-        states = [
-            state
-            for info in tokens_from
-            if isinstance(info, dict)
-            for state in info.get("internal_states") or []
-        ]
-        if self._pool.unified and len(tokens_from) == 1:
-            return _json(tokens_from[0])
-        return _json({"internal_states": states, **by_role})
-
-    async def flush_cache(self, request: web.Request) -> web.StreamResponse:
-        """Flush all servers."""
-        agreed(await self._everyone(request, "POST", "/flush_cache"), "flushing the cache")
-        return web.Response(text="Cache flushed.\n")
-
-    async def loads(self, request: web.Request) -> web.StreamResponse:
-        """The loads of all servers, each with its name."""
-        query = f"?{request.query_string}" if request.query_string else ""
-        loads = [
-            {"backend": reply.backend.name, **load}
-            for reply in await self._everyone(request, "GET", "/v1/loads" + query)
-            for load in _loads_of(reply)
-        ]
-        return _json({"loads": loads})
-
-    async def abort_request(self, request: web.Request) -> web.StreamResponse:
-        """Abort a request of this router by its id, or everything."""
-        body = await _object(request)
-        if body.get("abort_all"):
-            raw = orjson.dumps({"abort_all": True})
-            agreed(await self._everyone(request, "POST", "/abort_request", raw), "the abort")
-        elif not (isinstance(rid := body.get("rid"), str) and rid):
-            raise Problem(400, "rid is missing: give it, or abort_all.", "invalid_request")
-        elif not await self._forwarder.abort(rid, request.headers.get("Authorization")):
-            # Ids of the prompts of a batch, which only the servers know.
-            raw = orjson.dumps({"rid": rid})
-            agreed(await self._everyone(request, "POST", "/abort_request", raw), "the abort")
-        return web.Response(text="")
 
     async def metrics(self, _request: web.Request) -> web.StreamResponse:
         """Prometheus."""
@@ -136,7 +92,7 @@ class Interface:
     async def status(self, _request: web.Request) -> web.StreamResponse:
         """What the router knows of its servers."""
         now_s = self._now_s()
-        return _json(
+        return json_response(
             {
                 "serving": self._pool.serving and not self._forwarder.draining,
                 "draining": self._forwarder.draining,
@@ -147,7 +103,7 @@ class Interface:
 
     async def drain(self, request: web.Request) -> web.StreamResponse:
         """Take a server out of service, or put it back: {"backend": NAME, "draining": bool}."""
-        body = await _object(request)
+        body = await json_object(request)
         name, draining = body.get("backend"), body.get("draining", True)
         if not isinstance(name, str) or not isinstance(draining, bool):
             raise Problem(
@@ -157,13 +113,7 @@ class Interface:
             self._pool.named(name).draining = draining
         except ConfigError as error:
             raise Problem(404, str(error), "unknown_backend") from None
-        return _json(self._describe(name, self._now_s()))
-
-    async def _everyone(
-        self, request: web.Request, method: str, path: str, body: bytes | None = None
-    ) -> list[Reply]:
-        key = request.headers.get("Authorization")
-        return await self._fan_out.everyone(method, path, body, key=key)
+        return json_response(self._describe(name, self._now_s()))
 
     def _describe(self, name: str, now_s: float) -> dict[str, Any]:
         backend, report = self._pool.named(name), self._reports.fresh(name, now_s)
@@ -181,51 +131,55 @@ class Interface:
         }
 
 
-def make_app(interface: Interface, forwarder: Forwarder, max_body_bytes: int) -> web.Application:
+def make_app(
+    interface: Interface, forwarder: Forwarder, pages: Pages, max_body_bytes: int
+) -> web.Application:
     """The application with all paths.
 
     Args:
         interface: Everything but inference.
         forwarder: Inference.
+        pages: The engine's own.
         max_body_bytes: Larger requests are refused.
     """
-    app = web.Application(client_max_size=max_body_bytes, middlewares=[explain_errors])
-    for path in INFERENCE_PATHS:
+    explain = errors_explained(pages.inference)
+    app = web.Application(client_max_size=max_body_bytes, middlewares=[explain])
+    for path in pages.inference:
         app.router.add_post(path, forwarder.serve)
-    app.router.add_put("/generate", forwarder.serve)
     app.router.add_get("/health", interface.health)
-    app.router.add_get("/health_generate", interface.health_generate)
-    for path in _INFO_PATHS:
-        app.router.add_get(path, interface.info)
-    for path in _SERVER_INFO_PATHS:
-        app.router.add_get(path, interface.server_info)
-    app.router.add_get("/flush_cache", interface.flush_cache)
-    app.router.add_post("/flush_cache", interface.flush_cache)
-    app.router.add_post("/abort_request", interface.abort_request)
-    app.router.add_get("/v1/loads", interface.loads)
+    app.router.add_get("/v1/models", interface.models)
     app.router.add_get("/metrics", interface.metrics)
     app.router.add_get("/router/status", interface.status)
     app.router.add_post("/router/drain", interface.drain)
+    app.router.add_routes(pages.more(interface.desk))
     return app
 
 
-@web.middleware
-async def explain_errors(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Errors of the HTTP layer, and ours, in OpenAI's format."""
-    try:
-        return await handler(request)
-    except Problem as problem:
-        return _refuse(problem)
-    except web.HTTPRequestEntityTooLarge as error:
-        return _refuse(Problem(413, f"the request is too large: {error.text}", "too_large"))
-    except web.HTTPNotFound:
-        known = ", ".join(INFERENCE_PATHS)
-        text = f"{request.path} is not served by this router. Requests go to {known}."
-        return _refuse(Problem(404, text, "not_found"))
-    except web.HTTPMethodNotAllowed as error:
-        allowed = ", ".join(sorted(error.allowed_methods))
-        text = f"{request.method} {request.path} is not allowed: must be {allowed}."
-        return _refuse(Problem(405, text, "method_not_allowed"))
+def errors_explained(inference: Sequence[str]) -> Middleware:
+    """Errors of the HTTP layer, and ours, in OpenAI's format.
+
+    Args:
+        inference: Paths of requests, which a client that knows none is told.
+    """
+
+    @web.middleware
+    async def explain(request: web.Request, handler: Handler) -> web.StreamResponse:
+        try:
+            return await handler(request)
+        except Problem as problem:
+            return _refuse(problem)
+        except web.HTTPRequestEntityTooLarge as error:
+            return _refuse(Problem(413, f"the request is too large: {error.text}", "too_large"))
+        except web.HTTPNotFound:
+            known = ", ".join(inference)
+            text = f"{request.path} is not served by this router. Requests go to {known}."
+            return _refuse(Problem(404, text, "not_found"))
+        except web.HTTPMethodNotAllowed as error:
+            allowed = ", ".join(sorted(error.allowed_methods))
+            text = f"{request.method} {request.path} is not allowed: must be {allowed}."
+            return _refuse(Problem(405, text, "method_not_allowed"))
+
+    return explain
 
 
 def _refuse(problem: Problem) -> web.Response:
@@ -234,23 +188,3 @@ def _refuse(problem: Problem) -> web.Response:
         status=problem.status,
         headers={"Content-Type": problem.body_type, **problem.headers()},
     )
-
-
-def _json(value: object) -> web.Response:
-    return web.Response(body=orjson.dumps(value), headers={"Content-Type": JSON_TYPE})
-
-
-async def _object(request: web.Request) -> dict[str, Any]:
-    try:
-        value = orjson.loads(await request.read())
-    except orjson.JSONDecodeError as error:
-        raise Problem(400, f"the body is not valid JSON: {error}.", "invalid_json") from None
-    if not isinstance(value, dict):
-        raise Problem(400, "the body must be a JSON object.", "invalid_json")
-    return value
-
-
-def _loads_of(reply: Reply) -> list[dict[str, Any]]:
-    value = reply.value() if reply.ok else None
-    loads = value.get("loads") if isinstance(value, dict) else None
-    return [load for load in loads or [] if isinstance(load, dict)]

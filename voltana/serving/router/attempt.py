@@ -1,48 +1,48 @@
-"""One try of a request on one pair of servers."""
+"""One try of a request: its servers, its limits, and who is still at work on it."""
 
 from __future__ import annotations
 
 import asyncio
 from typing import TYPE_CHECKING
 
-from voltana.serving.router.call import Bootstrap
 from voltana.serving.router.interrupt import Interrupt
-from voltana.serving.router.leg import TRANSPORT_ERRORS, error_in, failed, refused
-from voltana.serving.router.logprobs import StreamMerge, merge_answers
-from voltana.serving.router.prefill_leg import PrefillLeg
-from voltana.serving.router.problem import Problem, broken_off, overdue, unreachable
+from voltana.serving.router.leg import Leg
+from voltana.serving.router.problem import Lost, Problem, broken_off, overdue
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Coroutine, Mapping
+    from types import TracebackType
 
-    import aiohttp
-
-    from voltana.serving.router.answer import Answer
-    from voltana.serving.router.call import Call
+    from voltana.serving.engine import Call
+    from voltana.serving.router.booking import Booking
     from voltana.serving.router.pool import Backend
     from voltana.serving.router.settings import RouterTable
+    from voltana.serving.router.wire import Wire
 
-_TAIL = 32
-_DONE = b"[DONE]"
+_DRAIN_S = 10.0
+"""A leg aside that is not complete so long after the whole answer is given up."""
 
 
 class Attempt:
-    """Both legs at once; the decode leg's answer is the client's.
+    """What an engine works with to have a request answered; a ``with`` block limits its time.
 
     Args:
         call: The request.
-        number: Of the attempt, from 0.
+        number: Of the try, from 0.
         prefill: Prefill server; None where one server serves both phases.
-        decode: Decode or unified server.
-        session: HTTP client.
+        choose_decode: Chooses the decode (or unified) server.
+        booking: The try in the ledger.
+        wire: HTTP client.
+        headers: The client's, for the servers.
         settings: Limits.
         left_s: Time that is left for the request.
-        prefilled: Called when the prefill leg is complete.
 
     Attributes:
-        bootstrap: Where the legs meet.
-        legs: The servers of both legs.
-        open_legs: After the end, servers that may still be at work on it.
+        number: Of the try.
+        prefill: Prefill server; None where one server serves both phases.
+        headers: The client's.
+        servers: The servers that it has so far.
+        at_work: Those that may be at work on it.
     """
 
     def __init__(
@@ -51,200 +51,190 @@ class Attempt:
         number: int,
         *,
         prefill: Backend | None,
-        decode: Backend,
-        session: aiohttp.ClientSession,
+        choose_decode: Callable[[], Backend],
+        booking: Booking,
+        wire: Wire,
+        headers: Mapping[str, str],
         settings: RouterTable,
         left_s: float,
-        prefilled: Callable[[], None],
     ) -> None:
         self.call = call
-        self._number = number
-        self.decode = decode
-        self.legs = (decode,) if prefill is None else (decode, prefill)
-        self.bootstrap: Bootstrap | None = None
-        self.open_legs: tuple[Backend, ...] = ()
-        self._session = session
+        self.number = number
+        self.prefill = prefill
+        self.headers = headers
+        self.servers: list[Backend] = [] if prefill is None else [prefill]
+        self.at_work: set[Backend] = set()
+        self._decode: Backend | None = None
+        self._choose_decode = choose_decode
+        self._booking = booking
+        self._wire = wire
         self._settings = settings
-        self._left_s = left_s
         self._scope = Interrupt()
         self._loop = asyncio.get_running_loop()
-        self._began_s = self._last_byte_s = self._loop.time()
+        self._last_byte_s = self._loop.time()
+        self._first_token_by_s = self._last_byte_s + settings.first_token_timeout_s
+        self._ends_s = self._last_byte_s + left_s
         self._has_token = False
-        self._decode_open = True
-        self._prefill: PrefillLeg | None = None
-        if prefill is not None:
-            self.bootstrap = Bootstrap.draw(
-                prefill.transfer_host, prefill.bootstrap_port, call.batch
-            )
-            self._prefill = PrefillLeg(
-                prefill, call, session, done=self._prefill_done, failed=self._fail_before_token
-            )
-        self._prefilled = prefilled
+        self._aside: list[asyncio.Task[bytes]] = []
 
-    @property
-    def rids(self) -> Sequence[str]:
-        """Ids under which the servers know it."""
-        return self.call.leg_rids(self._number)
+    # --- What an engine uses -----------------------------------------------------------------
 
-    def give_up(self, problem: Problem) -> None:
-        """End the attempt from outside."""
-        self._scope.raise_inside(problem)
+    def decode(self, *, marks: tuple[int, ...] = ()) -> Backend:
+        """The decode server, or the one for both phases; chosen at the first call.
 
-    async def run(self, headers: Mapping[str, str], answer: Answer) -> None:
-        """Send both legs and pass the answer on.
+        Args:
+            marks: Numbers by which the instances' agents name this try in their reports.
 
         Raises:
-            Problem: If there is none; `answer` tells whether the client has seen a part of it.
+            Problem: If there is none.
         """
-        body = self.call.leg_body(self._number, self.bootstrap)
-        complete = False
-        self._watch()
-        try:
-            with self._scope:
-                self._limit_first_token()
-                if self._prefill is not None:
-                    self._prefill.start(body, headers)
-                if self.call.stream:
-                    await self._stream(body, headers, answer)
-                else:
-                    await self._whole(body, headers, answer)
-            complete = True
-        finally:
-            self._end(complete=complete)
+        if self._decode is None:
+            self._decode = backend = self._choose_decode()
+            self.servers.insert(0, backend)
+            self._booking.decode(backend.name, marks)
+            backend.watch(self, self._decode_lost)
+            self._limit_first_token(backend)
+        return self._decode
 
-    def _end(self, *, complete: bool) -> None:
-        self.decode.unwatch(self)
-        legs = [self.decode] if self._decode_open and not complete else []
-        if self._prefill is not None:
-            self._prefill.backend.unwatch(self)
-            if self._prefill.end(complete=complete) and not complete:
-                legs.append(self._prefill.backend)
-        self.open_legs = tuple(legs)
+    def post(self, backend: Backend, body: bytes, *, held: bool = False) -> Leg:
+        """Send a leg, to the path that the client used; an ``async with`` block.
 
-    async def _whole(self, body: bytes, headers: Mapping[str, str], answer: Answer) -> None:
-        backend, call = self.decode, self.call
-        try:
-            async with self._session.post(
-                backend.endpoint(call.path), data=body, headers=headers
-            ) as reply:
-                content = await reply.read()
-                status, kind = reply.status, reply.headers.get("Content-Type", "")
-        except TRANSPORT_ERRORS as error:
-            raise failed(backend, error) from error
-        self._decode_open = False
-        if status != 200:
-            raise refused(backend, status, content, kind)
-        self._first_token()
-        if call.logprobs and self._prefill is not None:
-            content = merge_answers(await self._prefill.answer(), content)
-        answer.whole(content, kind, self._names())
+        Args:
+            backend: Where it goes.
+            body: What is sent.
+            held: Whether the server keeps something for the request when it has answered, so that
+                it has to be told if the try fails later.
+        """
+        if self._decode is None:  # the prefill leg, and nobody knows yet where it is decoded
+            self._booking.prefill_alone()
+            self._limit_first_token(backend)
+        url = backend.endpoint(self.call.path)
+        context = self._wire.request("POST", url, body, headers=self.headers)
+        return Leg(self, backend, context, held=held)
 
-    async def _stream(self, body: bytes, headers: Mapping[str, str], answer: Answer) -> None:
-        backend = self.decode
-        try:
-            async with self._session.post(
-                backend.endpoint(self.call.path), data=body, headers=headers
-            ) as reply:
-                if reply.status != 200:
-                    content = await reply.read()
-                    self._decode_open = False
-                    kind = reply.headers.get("Content-Type", "")
-                    raise refused(backend, reply.status, content, kind)
-                begin = await self._first_event(reply.content)
-                await self._relay(begin, reply, answer)
-        except TRANSPORT_ERRORS as error:
-            if self._has_token:
-                backend.failed(str(error) or type(error).__name__)
-                raise broken_off(backend.name, error) from error
-            raise failed(backend, error) from error
+    def beside(self, leg: Coroutine[object, object, bytes]) -> asyncio.Task[bytes]:
+        """Run a leg beside the one that is relayed.
 
-    async def _first_event(self, content: aiohttp.StreamReader) -> bytes:
-        """The first event: a server that fails has sent 200 all the same by then."""
-        begin = b""
-        while b"\n\n" not in begin:
-            chunk = await content.readany()
-            if not chunk:
-                raise failed(self.decode, ConnectionError("the stream ended without an event"))
-            begin += chunk
-        problem = error_in(self.decode, begin.split(b"\n\n", 1)[0])
-        if problem is not None:
-            raise problem
-        return begin
+        If it fails before the first token, so does the try; when the answer is complete it may
+        drain, so that its connection is used again.
 
-    async def _relay(self, chunk: bytes, reply: aiohttp.ClientResponse, answer: Answer) -> None:
-        self._first_token()
-        merge = None
-        if self.call.logprobs and self._prefill is not None:
-            merge = StreamMerge(await self._prefill.answer())
-        kind = reply.headers.get("Content-Type", "text/event-stream")
-        await answer.begin(kind, self._names())
-        tail = b""
-        while chunk:
-            self._last_byte_s = self._loop.time()
-            tail = chunk[-_TAIL:] if len(chunk) >= _TAIL else (tail + chunk)[-_TAIL:]
-            await answer.write(chunk if merge is None else merge.feed(chunk))
-            chunk = await reply.content.readany()
-        self._decode_open = False
-        if merge is not None:
-            await answer.write(merge.close())
-        if _DONE not in tail:
-            raise broken_off(self.decode.name, "the stream ended without [DONE]")
-        await answer.end()
+        Returns:
+            The leg. To await it, shield it: giving up waiting must not break it off.
+        """
+        task = asyncio.create_task(leg)
+        task.add_done_callback(self._aside_is_over)
+        self._aside.append(task)
+        return task
 
-    def _first_token(self) -> None:
-        self._has_token = True
-        self.decode.succeeded()
-        self._limit_rest()
-
-    def _prefill_done(self) -> None:
-        self._prefilled()
-        if not self.call.stream:
+    def prefilled(self) -> None:
+        """The prefill leg is complete: its server has no more work with it."""
+        if self._decode is None:
+            self._booking.prefilled_alone()
+            return
+        self._booking.prefilled()
+        if not self.call.stream and not self._has_token:
             self._limit_rest()  # the first token is there, though nobody sees it yet
 
-    def _limit_first_token(self) -> None:
-        limit_s = self._settings.first_token_timeout_s
-        # A whole answer of one server for both phases does not tell when it began.
-        invisible = self._prefill is None and not self.call.stream
-        if invisible or limit_s >= self._left_s:
-            self._limit_rest()
-            return
-        late = TimeoutError(f"no token after {limit_s:g} s (first_token_timeout_s)")
-        self._scope.due(limit_s, unreachable(self.decode.name, late))
+    def first_token(self) -> None:
+        """The decode server's first token is there: from now on silence is no failure."""
+        self._has_token = True
+        self.decode().succeeded()
+        self.flows()
+        self._limit_rest()
 
-    def _limit_rest(self) -> None:
-        gone_s = self._loop.time() - self._began_s
-        self._scope.due(self._left_s - gone_s, overdue(self._settings.timeout_s))
+    def flows(self) -> None:
+        """Something of the answer has arrived."""
+        self._last_byte_s = self._loop.time()
+
+    def give_up(self, problem: Problem) -> None:
+        """End the try with `problem`, whatever it waits for."""
+        self._scope.raise_inside(problem)
+
+    @property
+    def names(self) -> dict[str, str]:
+        """Headers of the answer that name the servers."""
+        names = {"X-Voltana-Decode": self.decode().name}
+        if self.prefill is not None:
+            names["X-Voltana-Prefill"] = self.prefill.name
+        return names
+
+    # --- Its beginning and its end -----------------------------------------------------------
+
+    def __enter__(self) -> Attempt:
+        self._scope.__enter__()
+        prefill = self.prefill
+        if prefill is not None:
+            # Do not wait for a server that has been ejected meanwhile.
+            prefill.watch(self, lambda: self._fail_before_token(_ejected(prefill)))
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        complete = kind is None
+        for backend in self.servers:
+            backend.unwatch(self)
+        for task in self._aside:
+            if complete:
+                self._loop.call_later(_DRAIN_S, task.cancel)
+            else:
+                task.cancel()
+        if complete:
+            self.at_work.clear()
+        self._booking.finished()
+        self._scope.__exit__(kind, error, trace)
+
+    # --- What ends it early ------------------------------------------------------------------
+
+    def broken(self, backend: Backend, lost: Lost) -> Problem:
+        """What it means that a call broke off; counts against the server."""
+        backend.failed(lost.why, dead=lost.dead)
+        if self._has_token and backend is self._decode:
+            return broken_off(backend.name, lost.why)
+        return lost
+
+    def _aside_is_over(self, task: asyncio.Task[bytes]) -> None:
+        error = None if task.cancelled() else task.exception()
+        if isinstance(error, Problem):
+            self._fail_before_token(error)
+        elif error is not None:
+            self._loop.call_exception_handler({"message": "a leg died", "exception": error})
 
     def _fail_before_token(self, problem: Problem) -> None:
         if not self._has_token:
             self._scope.raise_inside(problem)
 
-    def _watch(self) -> None:
-        """Do not wait for a server that has been ejected meanwhile."""
-        self.decode.watch(self, self._decode_lost)
-        if self._prefill is not None:
-            backend = self._prefill.backend
-            backend.watch(self, lambda: self._fail_before_token(_ejected(backend)))
+    def _limit_first_token(self, backend: Backend) -> None:
+        limit_s = self._settings.first_token_timeout_s
+        # A whole answer of one server for both phases does not tell when it began.
+        invisible = self.prefill is None and not self.call.stream
+        if invisible or self._first_token_by_s >= self._ends_s:
+            self._limit_rest()
+            return
+        late = TimeoutError(f"no token after {limit_s:g} s (first_token_timeout_s)")
+        left_s = self._first_token_by_s - self._loop.time()
+        self._scope.due(left_s, Lost(backend.name, late))
+
+    def _limit_rest(self) -> None:
+        self._scope.due(self._ends_s - self._loop.time(), overdue(self._settings.timeout_s))
 
     def _decode_lost(self) -> None:
-        if self._scope.over:
+        backend = self._decode
+        if backend is None or self._scope.over:
             return
         if not self._has_token:
-            self._scope.raise_inside(_ejected(self.decode))
+            self._scope.raise_inside(_ejected(backend))
             return
         # A stream that still flows proves the server alive, whatever its health checks say.
         silent_s = self._loop.time() - self._last_byte_s
         if silent_s >= self._settings.health_timeout_s:
-            self._scope.raise_inside(broken_off(self.decode.name, self.decode.why))
-        elif not self.decode.healthy:
+            self._scope.raise_inside(broken_off(backend.name, backend.why))
+        elif not backend.healthy:
             self._loop.call_later(self._settings.health_timeout_s - silent_s, self._decode_lost)
-
-    def _names(self) -> dict[str, str]:
-        names = {"X-Voltana-Decode": self.decode.name}
-        if self._prefill is not None:
-            names["X-Voltana-Prefill"] = self._prefill.backend.name
-        return names
 
 
 def _ejected(backend: Backend) -> Problem:
-    return unreachable(backend.name, ConnectionError(backend.why or "it was ejected"))
+    return Lost(backend.name, ConnectionError(backend.why or "it was ejected"))

@@ -1,4 +1,4 @@
-"""Chooses the prefill and the decode instance of a request at its arrival."""
+"""Chooses the prefill and the decode instance of a request when its engine needs them."""
 
 from __future__ import annotations
 
@@ -195,13 +195,18 @@ class Chooser:
         self._prefill = None if pool.unified else leg(Role.PREFILL, prefill)
         self._decode = leg(Role.COLOCATED if pool.unified else Role.DECODE, decode)
 
-    def choose(
-        self, request: Request, avoid: Set[str] = frozenset()
-    ) -> tuple[Backend | None, Backend]:
-        """The prefill instance (None where servers are unified) and the decode instance.
+    def prefill(self, request: Request, avoid: Set[str] = frozenset()) -> Backend | None:
+        """The prefill instance for a request; None where servers are unified.
 
         Raises:
-            Problem: If one of them is not to be had.
+            Problem: If none is to be had.
         """
-        prefill = None if self._prefill is None else self._prefill.choose(request, avoid)
-        return prefill, self._decode.choose(request, avoid)
+        return None if self._prefill is None else self._prefill.choose(request, avoid)
+
+    def decode(self, request: Request, avoid: Set[str] = frozenset()) -> Backend:
+        """The decode (or unified) instance; some engines ask for it only after the prefill.
+
+        Raises:
+            Problem: If none is to be had.
+        """
+        return self._decode.choose(request, avoid)

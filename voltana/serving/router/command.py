@@ -1,8 +1,7 @@
-"""``voltana-sglang router``: runs the router."""
+"""The command ``router`` of an integration: runs the router."""
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path  # noqa: TC003  (typer reads the annotations at run time)
 from typing import Annotated
 
@@ -10,11 +9,13 @@ import typer
 from pydantic import ValidationError
 
 from voltana.errors import invalid
+from voltana.serving.dialect import dialect_of
 from voltana.serving.router.command_line import add_feeds, run_loop, servers_of, table_of
 from voltana.validation import explain
 
 
 def router(  # noqa: PLR0917  (options, not arguments)
+    context: typer.Context,
     config: Annotated[
         Path | None, typer.Option("--config", "-c", help="TOML file; its table 'router' is used.")
     ] = None,
@@ -22,7 +23,7 @@ def router(  # noqa: PLR0917  (options, not arguments)
     port: Annotated[int | None, typer.Option(help="Port to listen on.")] = None,
     prefill: Annotated[
         list[str] | None,
-        typer.Option(help="A prefill server: URL or URL,BOOTSTRAP_PORT; may be repeated."),
+        typer.Option(help="A prefill server: URL or URL,PORT (of transfers); may be repeated."),
     ] = None,
     decode: Annotated[
         list[str] | None, typer.Option(help="URL of a decode server; may be repeated.")
@@ -57,7 +58,10 @@ def router(  # noqa: PLR0917  (options, not arguments)
         "timeout_s": timeout,
     }
     table = table_of(config, "router")
-    servers = servers_of(prefill or [], decode or [], unified or [])
+    dialect = dialect_of(context)
+    servers = servers_of(
+        prefill or [], decode or [], unified or [], prefill_port=dialect.prefill_port
+    )
     if servers:
         table["backends"] = servers
     add_feeds(table, feed or [])
@@ -66,31 +70,15 @@ def router(  # noqa: PLR0917  (options, not arguments)
     # Here, so that --help answers at once.
     from voltana.serving.router.logs import log_to_stderr  # noqa: PLC0415
     from voltana.serving.router.service import run_router  # noqa: PLC0415
-    from voltana.serving.router.settings import RouterTable  # noqa: PLC0415
     from voltana.timebase import MonotonicTime  # noqa: PLC0415
 
     try:
-        settings = RouterTable.model_validate(table)
+        settings = dialect.router.model_validate(table)
     except ValidationError as error:
-        raise explain(error, RouterTable) from None
+        raise explain(error, dialect.router) from None
     if not settings.backends:
         raise invalid(
             "backends", "[]", "at least one server", "Give --prefill and --decode, or --unified."
         )
     log_to_stderr()
-    run_loop(run_router(settings, MonotonicTime()))
-
-
-def main() -> None:
-    """Run this command alone: ``python -m voltana.serving.router.command``."""
-    from voltana.errors import VoltanaError  # noqa: PLC0415
-
-    try:
-        typer.run(router)
-    except VoltanaError as error:
-        sys.stderr.write(f"error: {error}\n")
-        raise SystemExit(2) from None
-
-
-if __name__ == "__main__":
-    main()
+    run_loop(run_router(dialect.make_router(settings, MonotonicTime()), settings.max_in_flight))

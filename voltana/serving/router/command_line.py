@@ -1,4 +1,4 @@
-"""What the commands of the router and of the steering proxy have in common."""
+"""What commands that route requests have in common."""
 
 from __future__ import annotations
 
@@ -52,8 +52,20 @@ def table_of(config: Path | None, section: str) -> dict[str, Any]:
     return table
 
 
-def servers_of(prefill: list[str], decode: list[str], unified: list[str]) -> list[dict[str, Any]]:
+def servers_of(
+    prefill: list[str],
+    decode: list[str],
+    unified: list[str],
+    *,
+    prefill_port: str | None = None,
+) -> list[dict[str, Any]]:
     """Servers of the command line, named by role and number.
+
+    Args:
+        prefill: ``URL``, or ``URL,PORT``.
+        decode: URLs.
+        unified: URLs.
+        prefill_port: Key of a backend that the port of a prefill server sets; None allows none.
 
     Raises:
         ConfigError: If one has another form.
@@ -61,14 +73,14 @@ def servers_of(prefill: list[str], decode: list[str], unified: list[str]) -> lis
     servers: list[dict[str, Any]] = []
     for role, given in (("prefill", prefill), ("decode", decode), ("unified", unified)):
         for index, text in enumerate(given):
-            url, _, bootstrap_port = text.partition(",")
+            url, _, port = text.partition(",")
             server: dict[str, Any] = {"name": f"{role}-{index}", "role": role, "url": url}
-            if bootstrap_port:
-                if role != "prefill" or not bootstrap_port.isdigit():
+            if port:
+                if role != "prefill" or prefill_port is None or not port.isdigit():
                     raise invalid(
                         f"--{role}", text, "URL, or URL,PORT of a prefill server", "Correct it."
                     )
-                server["bootstrap_port"] = int(bootstrap_port)
+                server[prefill_port] = int(port)
             servers.append(server)
     return servers
 

@@ -3,50 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import aiohttp
-import orjson
-
-from voltana.serving.router.leg import TRANSPORT_ERRORS
-from voltana.serving.router.problem import JSON_TYPE, Problem
+from voltana.serving.router.problem import JSON_TYPE, Lost, Problem
+from voltana.serving.router.wire import Line, Reply
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from voltana.serving.router.pool import Backend, Pool
+    from voltana.serving.router.wire import Wire
 
 TIMEOUT_S = 30.0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Reply:
-    """What one server said.
-
-    Attributes:
-        backend: The server.
-        status: HTTP status; 0 if it could not be reached.
-        body: What it sent, or why it could not be reached.
-        kind: Content type.
-    """
-
-    backend: Backend
-    status: int
-    body: bytes
-    kind: str
-
-    @property
-    def ok(self) -> bool:
-        """Whether it agreed."""
-        return self.status == 200
-
-    def value(self) -> Any:
-        """The body as JSON; None if it is none."""
-        try:
-            return orjson.loads(self.body)
-        except orjson.JSONDecodeError:
-            return None
 
 
 class FanOut:
@@ -54,12 +22,12 @@ class FanOut:
 
     Args:
         pool: The servers.
-        session: HTTP client.
+        wire: HTTP client.
     """
 
-    def __init__(self, pool: Pool, session: aiohttp.ClientSession) -> None:
+    def __init__(self, pool: Pool, wire: Wire) -> None:
         self._pool = pool
-        self._session = session
+        self._wire = wire
 
     async def first(self, path: str, key: str | None = None) -> Reply:
         """The answer of the first server that gives one, the available ones before the others.
@@ -101,24 +69,12 @@ class FanOut:
     async def _ask(
         self, backend: Backend, method: str, path: str, body: bytes | None, key: str | None
     ) -> Reply:
-        headers = {} if body is None else {"Content-Type": JSON_TYPE}
-        if key is not None:
-            headers["Authorization"] = key
+        headers = {} if key is None else {"Authorization": key}
+        line = Line(wire=self._wire, backend=backend, headers=headers, timeout_s=TIMEOUT_S)
         try:
-            async with self._session.request(
-                method,
-                backend.url + path,
-                data=body,
-                headers=headers,
-                timeout=aiohttp.ClientTimeout(total=TIMEOUT_S),
-            ) as reply:
-                kind = reply.headers.get("Content-Type", "")
-                return Reply(
-                    backend=backend, status=reply.status, body=await reply.read(), kind=kind
-                )
-        except TRANSPORT_ERRORS as error:
-            why = (str(error) or type(error).__name__).encode()
-            return Reply(backend=backend, status=0, body=why, kind="")
+            return await line.ask(method, path, body)
+        except Lost as lost:
+            return Reply(backend=backend, status=0, body=lost.why.encode(), kind="")
 
 
 def agreed(replies: Iterable[Reply], what: str) -> None:

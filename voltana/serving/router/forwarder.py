@@ -1,48 +1,51 @@
-"""Takes a client's request, tries it on servers, and answers exactly once."""
+"""The way of a request: understood, tried on servers, answered exactly once.
+
+``serve`` admits a request and turns whatever ends it into its one answer; ``_tries`` repeats it as
+long as the client has seen nothing; ``_try`` gives one try its servers and hands it to the engine.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import structlog
 
 from voltana.serving.router.aborts import Aborts
 from voltana.serving.router.answer import Answer, ClientGoneError
 from voltana.serving.router.attempt import Attempt
-from voltana.serving.router.call import parse_call
-from voltana.serving.router.ledger import Entry
-from voltana.serving.router.leg import forwarded_headers
+from voltana.serving.router.booking import Booking
 from voltana.serving.router.problem import Problem, overdue
+from voltana.serving.router.wire import forwarded_headers
 from voltana.values import Request
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Set
 
-    import aiohttp
     from aiohttp import web
 
     from voltana.ports import TimeSource
-    from voltana.serving.router.call import Call
+    from voltana.serving.engine import Call, Engine
     from voltana.serving.router.chooser import Chooser
     from voltana.serving.router.keys import Keys
     from voltana.serving.router.ledger import Ledger
     from voltana.serving.router.metrics import Metrics
-    from voltana.serving.router.pool import Backend
     from voltana.serving.router.prompt_length import PromptLength
     from voltana.serving.router.settings import RouterTable
+    from voltana.serving.router.wire import Wire
 
 BACK_OFF_S = 0.05
 
 
 class Forwarder:
-    """The way of every request.
+    """Answers requests.
 
     Args:
         settings: Limits.
+        engine: Understands and answers them.
         keys: The servers' keys.
-        session: HTTP client.
+        wire: HTTP client.
         chooser: Chooses servers.
         ledger: What is in flight.
         lengths: Estimates prompts.
@@ -57,9 +60,10 @@ class Forwarder:
     def __init__(
         self,
         settings: RouterTable,
+        engine: Engine[Any],
         *,
         keys: Keys,
-        session: aiohttp.ClientSession,
+        wire: Wire,
         chooser: Chooser,
         ledger: Ledger,
         lengths: PromptLength,
@@ -67,7 +71,8 @@ class Forwarder:
         time: TimeSource,
     ) -> None:
         self._settings = settings
-        self._session = session
+        self._engine = engine
+        self._wire = wire
         self._chooser = chooser
         self._ledger = ledger
         self._lengths = lengths
@@ -76,7 +81,7 @@ class Forwarder:
         self._arrivals = 0
         self._attempts: dict[str, Attempt] = {}
         self._given_up: Problem | None = None
-        self._aborts = Aborts(session, keys.for_admin())
+        self._aborts = Aborts(engine, wire, keys)
         self._log = structlog.get_logger("voltana.router")
         self.draining = False
         self.open = 0
@@ -88,7 +93,9 @@ class Forwarder:
         outcome = "cancelled"
         self.open += 1
         try:
-            await self._admitted(request, answer, began_s)
+            self._admit()
+            call = self._engine.understand(request.path, await self._body(request))
+            await self._tries(call, forwarded_headers(request.headers), answer, began_s)
             outcome = "completed"
         except Problem as problem:
             outcome = problem.code
@@ -121,14 +128,14 @@ class Forwarder:
         """
         found = [a for a in tuple(self._attempts.values()) if a.call.is_known_as(rid)]
         for attempt in found:
-            await self._aborts.both_legs(attempt, key)
+            await self._aborts.on_behalf(attempt, key)
         return bool(found)
 
     async def close(self) -> None:
         """Wait for aborts that are under way."""
         await self._aborts.close()
 
-    async def _admitted(self, request: web.BaseRequest, answer: Answer, began_s: float) -> None:
+    def _admit(self) -> None:
         if self.draining:
             raise Problem(
                 503,
@@ -144,13 +151,13 @@ class Forwarder:
                 "overloaded",
                 retry_after_s=1.0,
             )
+
+    async def _body(self, request: web.BaseRequest) -> bytes:
         try:
             async with asyncio.timeout(self._settings.timeout_s):
-                raw = await request.read()
+                return await request.read()
         except TimeoutError:
             raise overdue(self._settings.timeout_s) from None
-        call = parse_call(request.path, raw)
-        await self._tries(call, forwarded_headers(request.headers), answer, began_s)
 
     async def _tries(
         self, call: Call, headers: Mapping[str, str], answer: Answer, began_s: float
@@ -159,8 +166,9 @@ class Forwarder:
         plan = self._plan(call, began_s)
         avoid: set[str] = set()
         for number in range(self._settings.attempts):
+            attempt = self._attempt(call, plan, number, headers=headers, avoid=avoid)
             try:
-                await self._try(call, plan, number, headers=headers, answer=answer, avoid=avoid)
+                await self._try(attempt, f"{plan.request_id}-{number}", answer)
             except Problem as problem:
                 last = number + 1 == self._settings.attempts
                 if answer.begun or not problem.retryable or not problem.backend or last:
@@ -172,48 +180,18 @@ class Forwarder:
                 await asyncio.sleep(BACK_OFF_S * 2**number if problem.backend in avoid else 0)
                 avoid.add(problem.backend)
             else:
-                return
+                break
+        if not call.stream and answer.response is not None:
+            self._lengths.learn(call, getattr(answer.response, "body", b"") or b"")
 
-    async def _try(
-        self,
-        call: Call,
-        plan: Request,
-        number: int,
-        *,
-        headers: Mapping[str, str],
-        answer: Answer,
-        avoid: set[str],
-    ) -> None:
-        if self._given_up is not None:
-            raise self._given_up
-        left_s = self._settings.timeout_s - (self._time.now_s() - plan.arrived_at_s)
-        if left_s <= 0:
-            raise overdue(self._settings.timeout_s)
-        prefill, decode = self._chooser.choose(plan, avoid)
-        if prefill is not None and call.samples > 1:
-            raise _one_answer_only(call.samples)
-        key = f"{plan.request_id}-{number}"
-        attempt = Attempt(
-            call,
-            number,
-            prefill=prefill,
-            decode=decode,
-            session=self._session,
-            settings=self._settings,
-            left_s=left_s,
-            prefilled=lambda: self._ledger.prefilled(key, self._time.now_s()),
-        )
-        self._ledger.book(self._entry(key, attempt, plan, prefill))
+    async def _try(self, attempt: Attempt, key: str, answer: Answer) -> None:
         self._attempts[key] = attempt
         try:
-            await attempt.run(headers, answer)
+            with attempt:
+                await self._engine.attempt(attempt.call, attempt, answer)
         finally:
             del self._attempts[key]
-            self._ledger.finished(key)
-            self._aborts.begin(attempt, headers)
-        response = answer.response
-        if not call.stream and response is not None:
-            self._lengths.learn(call, getattr(response, "body", b"") or b"")
+            self._aborts.begin(attempt)
 
     def _plan(self, call: Call, began_s: float) -> Request:
         self._arrivals += 1
@@ -223,23 +201,38 @@ class Forwarder:
             prompt_tokens=self._lengths.estimate(call),
         )
 
-    def _entry(self, key: str, attempt: Attempt, plan: Request, prefill: Backend | None) -> Entry:
-        return Entry(
-            rid=key,
+    def _attempt(
+        self,
+        call: Call,
+        plan: Request,
+        number: int,
+        *,
+        headers: Mapping[str, str],
+        avoid: Set[str],
+    ) -> Attempt:
+        """The next try, with its prefill server and the time that is left for it."""
+        if self._given_up is not None:
+            raise self._given_up
+        left_s = self._settings.timeout_s - (self._time.now_s() - plan.arrived_at_s)
+        if left_s <= 0:
+            raise overdue(self._settings.timeout_s)
+        prefill = self._chooser.prefill(plan, avoid)
+        booking = Booking(
+            self._ledger,
+            self._time,
+            key=f"{plan.request_id}-{number}",
             prefill=None if prefill is None else prefill.name,
-            decode=attempt.decode.name,
-            requests=attempt.call.batch or 1,
+            requests=call.batch or 1,
             prompt_tokens=plan.prompt_tokens,
-            sent_s=self._time.now_s(),
-            rooms=() if attempt.bootstrap is None else attempt.bootstrap.rooms,
         )
-
-
-def _one_answer_only(samples: int) -> Problem:
-    # Their requests would share one room, in which the servers wait for each other for ever.
-    return Problem(
-        400,
-        f"n = {samples} is not allowed here: must be 1, for SGLang's prefill and decode servers "
-        "give one answer to a prompt. Send the prompt several times.",
-        "unsupported_n",
-    )
+        return Attempt(
+            call,
+            number,
+            prefill=prefill,
+            choose_decode=lambda: self._chooser.decode(plan, avoid),
+            booking=booking,
+            wire=self._wire,
+            headers=headers,
+            settings=self._settings,
+            left_s=left_s,
+        )

@@ -1,8 +1,8 @@
 """The servers' API keys: from a file, the environment or the configuration; never logged.
 
-SGLang knows two. ``--api-key`` guards everything but health and metrics; ``--admin-api-key`` guards
-what changes a server for everybody, of which voltana needs ``/abort_request`` and ``/flush_cache``,
-and where it is set the other key does not open those.
+Engines know up to two: one that guards everything, and one of an administrator, for what changes a
+server for everybody (aborts and flushes, of which the router needs the former). Where that is set,
+the other does not open those.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from voltana.errors import invalid
-from voltana.serving.router.http_client import bearer
+from voltana.serving.router.wire import bearer
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -19,11 +19,25 @@ if TYPE_CHECKING:
 
     from voltana.serving.router.settings import RouterTable
 
-API_KEY_VARIABLE = "VOLTANA_SGLANG_API_KEY"
-ADMIN_API_KEY_VARIABLE = "VOLTANA_SGLANG_ADMIN_API_KEY"
-
 REFUSED = frozenset({401, 403})
-"""What SGLang answers to a wrong key."""
+"""What servers answer to a wrong key."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KeyNames:
+    """What the keys are called, for reading and for explaining them.
+
+    Attributes:
+        api_variable: Environment variable of the usual key.
+        admin_variable: Likewise of the administrator's.
+        api_flag: By which a server is told the usual key.
+        admin_flag: Likewise the administrator's.
+    """
+
+    api_variable: str = "VOLTANA_API_KEY"
+    admin_variable: str = "VOLTANA_ADMIN_API_KEY"
+    api_flag: str = "--api-key"
+    admin_flag: str = "--admin-api-key"
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,12 +45,14 @@ class Keys:
     """The keys of all servers.
 
     Attributes:
-        api: What they were started with as ``--api-key``; None for none.
-        admin: Likewise ``--admin-api-key``.
+        api: The usual one; None for none.
+        admin: The administrator's; None for none.
+        names: What they are called.
     """
 
     api: str | None = field(default=None, repr=False)
     admin: str | None = field(default=None, repr=False)
+    names: KeyNames = field(default_factory=KeyNames, compare=False)
 
     def usual(self) -> dict[str, str]:
         """Headers of a question."""
@@ -47,24 +63,29 @@ class Keys:
         return bearer(self.admin or self.api)
 
 
-def find_keys(settings: RouterTable, environment: Mapping[str, str]) -> Keys:
+def find_keys(
+    settings: RouterTable, environment: Mapping[str, str], names: KeyNames | None = None
+) -> Keys:
     """The keys of a table, of the files that it names, or else of the environment.
 
     Args:
-        settings: The table ``[router]`` (or ``[steer]``); paths in it are absolute by now.
+        settings: The table ``[router]``, or one like it; paths in it are absolute by now.
         environment: Variables of this process.
+        names: What the engine calls its keys.
 
     Raises:
         ConfigError: If a file cannot be read or holds no key; its content is not shown.
     """
+    names = names or KeyNames()
     return Keys(
+        names=names,
         api=settings.api_key
         or _in_file("api_key_file", settings.api_key_file)
-        or environment.get(API_KEY_VARIABLE)
+        or environment.get(names.api_variable)
         or None,
         admin=settings.admin_api_key
         or _in_file("admin_api_key_file", settings.admin_api_key_file)
-        or environment.get(ADMIN_API_KEY_VARIABLE)
+        or environment.get(names.admin_variable)
         or None,
     )
 

@@ -40,8 +40,6 @@ class Backend:
         self.name = table.name
         self.role = ROLES[table.role]
         self.url = table.url
-        self.transfer_host = table.transfer_host
-        self.bootstrap_port = table.bootstrap_port
         self.feed = table.feed
         self.draining = False
         self.healthy = False

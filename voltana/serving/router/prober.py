@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
-import aiohttp
 import structlog
+
+from voltana.serving.router.problem import Lost
 
 if TYPE_CHECKING:
     from voltana.serving.router.pool import Backend
+    from voltana.serving.router.wire import Wire
 
 
 class Prober:
@@ -17,7 +19,7 @@ class Prober:
 
     Args:
         backend: The server.
-        session: HTTP client.
+        wire: HTTP client.
         path: What is asked for.
         period_s: Time between two checks of a healthy server.
         timeout_s: A check that takes longer has failed.
@@ -26,17 +28,17 @@ class Prober:
     def __init__(
         self,
         backend: Backend,
-        session: aiohttp.ClientSession,
+        wire: Wire,
         *,
         path: str,
         period_s: float,
         timeout_s: float,
     ) -> None:
         self._backend = backend
-        self._session = session
+        self._wire = wire
         self._url = backend.url + path
         self._period_s = period_s
-        self._timeout = aiohttp.ClientTimeout(total=timeout_s)
+        self._timeout_s = timeout_s
         self._ejected = asyncio.Event()
         self._log = structlog.get_logger("voltana.router").bind(backend=backend.name)
         backend.on_eject = self._on_eject
@@ -63,19 +65,18 @@ class Prober:
         await asyncio.sleep(backend.back_off_s)
 
     async def _check(self) -> None:
+        backend = self._backend
+        call = self._wire.call(backend.name, "GET", self._url, timeout_s=self._timeout_s)
         try:
-            async with self._session.get(self._url, timeout=self._timeout) as reply:
+            async with call as reply:
                 await reply.read()
-                if reply.status == 200:
-                    self._backend.passed_check()
-                else:
-                    self._backend.failed_check(
-                        f"health check answered {reply.status}", dead=reply.status == 503
-                    )
-        except aiohttp.ClientConnectorError as error:
-            self._backend.failed_check(f"health check: {error}", dead=True)
-        except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            self._backend.failed_check(f"health check: {str(error) or type(error).__name__}")
+        except Lost as lost:
+            backend.failed_check(f"health check: {lost.why}", dead=lost.dead)
+            return
+        if reply.status == 200:
+            backend.passed_check()
+        else:
+            backend.failed_check(f"health check answered {reply.status}", dead=reply.status == 503)
 
     def _on_eject(self) -> None:
         self._ejected.set()

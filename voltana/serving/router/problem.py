@@ -83,26 +83,57 @@ class Problem(Exception):  # noqa: N818  (an answer to a client, as in RFC 9457)
         return {"Retry-After": str(max(1, round(self.retry_after_s)))}
 
 
-def unreachable(backend: str, error: BaseException) -> Problem:
-    """A server did not answer, or stopped doing so, before the first token."""
-    why = str(error) or type(error).__name__
+class Lost(Problem):
+    """A server did not answer, or stopped doing so, before the first token.
+
+    Args:
+        backend: Its name.
+        error: What happened.
+        dead: Nobody listens there.
+
+    Attributes:
+        why: What happened, in words.
+        dead: Nobody listens there.
+    """
+
+    def __init__(self, backend: str, error: BaseException, *, dead: bool = False) -> None:
+        self.why = str(error) or type(error).__name__
+        self.dead = dead
+        super().__init__(
+            502,
+            f"backend {backend!r} failed before the first token: {self.why}. "
+            "Send the request again.",
+            "backend_unreachable",
+            retryable=True,
+            backend=backend,
+        )
+
+
+def broken_off(backend: str, why: str) -> Problem:
+    """A server died after tokens had been sent, so nothing can be tried again."""
     return Problem(
         502,
-        f"backend {backend!r} failed before the first token: {why}. Send the request again.",
-        "backend_unreachable",
-        retryable=True,
+        f"backend {backend!r} broke off during the answer: {why}. "
+        "The answer is incomplete; send the request again.",
+        "backend_broken_off",
         backend=backend,
     )
 
 
-def broken_off(backend: str, error: BaseException | str) -> Problem:
-    """A server died after tokens had been sent, so nothing can be tried again."""
+_RETRYABLE = frozenset({408, 425, 429, 500, 502, 503, 504})
+
+
+def refused(backend: str, status: int, body: bytes, body_type: str) -> Problem:
+    """A server answered with an error; its own words are passed on."""
     return Problem(
-        502,
-        f"backend {backend!r} broke off during the answer: {error or type(error).__name__}. "
-        "The answer is incomplete; send the request again.",
-        "backend_broken_off",
+        status,
+        f"backend {backend!r} answered {status} without a reason. Look at its log.",
+        "backend_error",
+        retryable=status in _RETRYABLE,
+        retry_after_s=1.0 if status in {429, 503} else None,
         backend=backend,
+        body=body or None,
+        body_type=body_type or JSON_TYPE,
     )
 
 

@@ -6,19 +6,30 @@ import re
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from voltana.serving.router.call import Call
+    from voltana.serving.engine import Call
 
 FIRST_GUESS = 4.0
 """Bytes of English text a token, before anything was measured."""
+
+LEAST_BYTES, MOST_BYTES = 1.0, 16.0
+"""Bounds of what a token of text may be believed to take.
+
+Tokenizers fall back to bytes and not below; what seems longer than 16 bytes was not tokenised.
+"""
+
+FIRST_PICTURE = 1000.0
+"""Tokens of a picture, before any was measured: those of a photograph in most models of today."""
 
 _REPORTED = re.compile(rb'"prompt_tokens":\s*(\d+)')
 
 
 class PromptLength:
-    """Learns how many bytes make a token from what servers report.
+    """Learns from what servers report how many bytes make a token, and how many tokens a picture.
 
     A ratio of decaying sums: long prompts count by their length, and a change of language or of
-    tokenizer is followed within about a hundred requests.
+    tokenizer is followed within about a hundred requests. Text is learned from prompts of text
+    alone; what is beyond the text of prompts with pictures is theirs. Prompts with parts that were
+    not counted teach nothing.
 
     Args:
         keep: Weight that each further answer leaves to the past.
@@ -28,26 +39,43 @@ class PromptLength:
         self._keep = keep
         self._bytes = FIRST_GUESS * 100.0
         self._tokens = 100.0
+        self._pictures = 1.0
+        self._picture_tokens = FIRST_PICTURE
 
     @property
     def bytes_per_token(self) -> float:
         """What is believed now."""
         return self._bytes / self._tokens
 
+    @property
+    def tokens_per_picture(self) -> float:
+        """Likewise."""
+        return self._picture_tokens / self._pictures
+
     def estimate(self, call: Call) -> int:
         """Tokens of all prompts of a request, at least 1."""
-        if call.prompt_tokens >= 0:
-            return max(1, call.prompt_tokens)
-        return max(1, round(call.prompt_bytes / self.bytes_per_token))
+        size = call.size
+        text = size.text_bytes / self.bytes_per_token if size.tokens < 0 else size.tokens
+        return max(1, round(text + size.pictures * self.tokens_per_picture))
 
     def learn(self, call: Call, answer: bytes) -> None:
         """Compare a request with the length in its answer; nothing happens where none is."""
-        if call.prompt_tokens >= 0 or call.prompt_bytes == 0 or call.batch is not None:
+        size = call.size
+        if call.batch is not None or not size.whole:
             return
-        # Usage stands at the end of an OpenAI answer, meta_info in a /generate one: both are
-        # found without parsing megabytes of log-probabilities.
+        if not size.pictures and (size.tokens >= 0 or not size.text_bytes):
+            return
+        # Usage stands at the end of an answer: found without parsing megabytes of
+        # log-probabilities before it.
         found = _REPORTED.search(answer)
         if found is None or not (tokens := int(found[1])):
             return
-        self._bytes = self._keep * self._bytes + call.prompt_bytes
-        self._tokens = self._keep * self._tokens + tokens
+        if size.pictures:
+            text = size.text_bytes / self.bytes_per_token if size.tokens < 0 else size.tokens
+            self._pictures = self._keep * self._pictures + size.pictures
+            self._picture_tokens = self._keep * self._picture_tokens + max(0.0, tokens - text)
+            return
+        # A template around a short text must not be taken for short tokens.
+        bounded = min(max(tokens, size.text_bytes / MOST_BYTES), size.text_bytes / LEAST_BYTES)
+        self._bytes = self._keep * self._bytes + size.text_bytes
+        self._tokens = self._keep * self._tokens + bounded

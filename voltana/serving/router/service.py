@@ -5,9 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
-import os
 import signal
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import structlog
 from aiohttp import web
@@ -18,19 +17,21 @@ from voltana.serving.router.chooser import Chooser
 from voltana.serving.router.fan_out import FanOut
 from voltana.serving.router.file_limit import allow_requests
 from voltana.serving.router.forwarder import Forwarder
-from voltana.serving.router.http_client import make_session
-from voltana.serving.router.keys import find_keys
+from voltana.serving.router.keys import Keys
 from voltana.serving.router.ledger import Ledger
 from voltana.serving.router.metrics import Metrics
+from voltana.serving.router.pages import Pages
 from voltana.serving.router.pool import Pool
 from voltana.serving.router.problem import Problem
 from voltana.serving.router.prompt_length import PromptLength
 from voltana.serving.router.reports import Reports
 from voltana.serving.router.routers import make_routers
 from voltana.serving.router.watching import Watchers
+from voltana.serving.router.wire import Wire
 
 if TYPE_CHECKING:
     from voltana.ports import TimeSource
+    from voltana.serving.engine import Engine
     from voltana.serving.router.settings import RouterTable
 
 _LAST_WORDS_S = 1.0
@@ -43,16 +44,29 @@ class RouterService:
     Args:
         settings: Its settings.
         time: Time source.
+        engine: The engine's dialect.
+        pages: What that serves; None for OpenAI's interface alone.
+        keys: The servers' keys; None for none.
 
     Attributes:
         port: Where it listens.
     """
 
-    def __init__(self, settings: RouterTable, time: TimeSource) -> None:
+    def __init__(
+        self,
+        settings: RouterTable,
+        time: TimeSource,
+        engine: Engine[Any],
+        *,
+        pages: Pages | None = None,
+        keys: Keys | None = None,
+    ) -> None:
         self._settings = settings
         self._time = time
+        self._engine = engine
+        self._pages = pages or Pages()
+        self._keys = keys or Keys()
         self._routers = make_routers(settings)
-        self._keys = find_keys(settings, os.environ)
         self._log = structlog.get_logger("voltana.router")
         self.port = settings.port
 
@@ -61,7 +75,7 @@ class RouterService:
         self.pool, self.ledger = Pool(settings), Ledger()
         self.reports = Reports(settings.stale_after_s)
         self.metrics = Metrics(self.pool, self.ledger)
-        self._session = make_session()
+        self._wire = Wire()
         chooser = Chooser(
             self.pool,
             self._routers,
@@ -72,8 +86,9 @@ class RouterService:
         )
         self.forwarder = Forwarder(
             settings,
+            self._engine,
             keys=self._keys,
-            session=self._session,
+            wire=self._wire,
             chooser=chooser,
             ledger=self.ledger,
             lengths=PromptLength(),
@@ -84,7 +99,8 @@ class RouterService:
         self._watchers = Watchers(
             settings,
             self.pool,
-            self._session,
+            self._engine,
+            self._wire,
             keys=self._keys,
             reports=self.reports,
             ledger=self.ledger,
@@ -96,7 +112,7 @@ class RouterService:
         await self._watchers.stop()
         await self._runner.cleanup()
         await self.forwarder.close()
-        await self._session.close()
+        await self._wire.close()
 
     async def drain(self) -> None:
         """Refuse new requests, let the open ones end, then end them with a clear error."""
@@ -120,13 +136,14 @@ class RouterService:
         interface = Interface(
             self.pool,
             forwarder=self.forwarder,
-            fan_out=FanOut(self.pool, self._session),
+            fan_out=FanOut(self.pool, self._wire),
             ledger=self.ledger,
             reports=self.reports,
             metrics=self.metrics,
             now_s=self._time.now_s,
         )
-        app = make_app(interface, self.forwarder, int(self._settings.max_body_mb * 1e6))
+        limit = int(self._settings.max_body_mb * 1e6)
+        app = make_app(interface, self.forwarder, self._pages, limit)
         self._runner = web.AppRunner(
             app, handler_cancellation=True, access_log=None, shutdown_timeout=_LAST_WORDS_S
         )
@@ -135,7 +152,7 @@ class RouterService:
             await listen(self._runner, self._settings.host, self._settings.port)
         except BaseException:
             await self._runner.cleanup()
-            await self._session.close()
+            await self._wire.close()
             raise
         self.port = self._runner.addresses[0][1]
         self._log.info("router listens", host=self._settings.host, port=self.port)
@@ -158,14 +175,19 @@ async def listen(runner: web.BaseRunner, host: str, port: int) -> web.TCPSite:
     return site
 
 
-async def run_router(settings: RouterTable, time: TimeSource) -> None:
-    """Serve until SIGTERM or SIGINT, then drain; a second signal ends at once."""
-    allow_requests(settings.max_in_flight)
+async def run_router(router: RouterService, max_in_flight: int) -> None:
+    """Serve until SIGTERM or SIGINT, then drain; a second signal ends at once.
+
+    Args:
+        router: Not running yet.
+        max_in_flight: Requests that may be open.
+    """
+    allow_requests(max_in_flight)
     loop = asyncio.get_running_loop()
     signals: asyncio.Queue[int] = asyncio.Queue()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, signals.put_nowait, number)
-    async with RouterService(settings, time) as service:
+    async with router as service:
         # What lives as long as the process need not be looked at in every full collection, during
         # which all requests wait.
         gc.collect()

@@ -20,12 +20,8 @@ from voltana.errors import invalid
 
 BackendRole = Literal["prefill", "decode", "unified"]
 
-DEFAULT_BOOTSTRAP_PORT = 8998
-"""SGLang's own default."""
-
 _FEED = re.compile(r"tcp://[^\s/]+:\d{1,5}|(ipc|inproc)://\S+")
 _Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-_Port = Annotated[int, Field(ge=1, le=65535)]
 
 
 class _Table(BaseModel):
@@ -33,27 +29,18 @@ class _Table(BaseModel):
 
 
 class BackendTable(_Table):
-    """One SGLang server.
+    """One server; an engine adds what it needs to know of it.
 
     Attributes:
         name: Unique; the instance's name in the agent's configuration.
         role: What it was started as.
         url: Where it listens, such as ``http://10.0.0.1:30000``.
-        bootstrap_host: Where decode servers reach a prefill server; None is the host of its URL.
-        bootstrap_port: Likewise, the port.
         feed: ZMQ address at which its agent publishes; None polls the server itself.
     """
 
     name: str = Field(min_length=1, description="the name of a backend")
     role: BackendRole = Field(description="what the server was started as")
     url: str = Field(description="where the server listens, such as http://10.0.0.1:30000")
-    bootstrap_host: str | None = Field(
-        default=None, description="the host under which decode servers reach a prefill server"
-    )
-    bootstrap_port: _Port = Field(
-        default=DEFAULT_BOOTSTRAP_PORT,
-        description="the server's --disaggregation-bootstrap-port",
-    )
     feed: str | None = Field(
         default=None, description="the address at which its agent publishes, tcp:// or ipc://"
     )
@@ -80,12 +67,6 @@ class BackendTable(_Table):
             )
         return feed
 
-    @property
-    def transfer_host(self) -> str:
-        """Where decode servers reach it, an IPv6 address in brackets."""
-        host = self.bootstrap_host or urlsplit(self.url).hostname or ""
-        return f"[{host}]" if ":" in host and not host.startswith("[") else host
-
 
 class RouterTable(_Table):
     """The router; every time is in seconds.
@@ -107,20 +88,19 @@ class RouterTable(_Table):
             elsewhere.
         attempts: Tries of a request before its first token.
         stale_after_s: Reports older than this are not planned on.
-        loads_period_s: How often ``/v1/loads`` is polled where no fresh feed is; 0 never does.
+        loads_period_s: How often a server is asked for its load where no fresh feed is; 0 never.
         health_period_s: Time between two active health checks of a server.
         health_timeout_s: A check that takes longer has failed.
-        health_path: What is asked for; ``/health`` makes an idle SGLang compute one token.
+        health_path: What is asked for.
         eject_after: Failures in a row after which a server gets no requests.
         eject_s: How long, the first time; it doubles up to `eject_max_s`.
         eject_max_s: Longest ejection.
         drain_timeout_s: Time that open requests get at shutdown.
         max_body_mb: Larger requests are refused.
         api_key: Key of the servers for the router's own questions (loads, aborts). Requests carry
-            their client's key, never this one. Better in a file, or in ``VOLTANA_SGLANG_API_KEY``.
+            their client's key, never this one. Better in a file, or in the environment.
         api_key_file: File that holds it, relative to the configuration file.
-        admin_api_key: Key for aborts, where the servers have an ``--admin-api-key``; likewise in
-            ``VOLTANA_SGLANG_ADMIN_API_KEY``.
+        admin_api_key: Key for aborts, where the servers have one of an administrator; likewise.
         admin_api_key_file: File that holds it.
     """
 
@@ -160,7 +140,7 @@ class RouterTable(_Table):
         default=0.1, description="the age in seconds from which a report is not used"
     )
     loads_period_s: Annotated[float, Field(ge=0, allow_inf_nan=False)] = Field(
-        default=0.05, description="the seconds between two polls of /v1/loads; 0 never polls"
+        default=0.05, description="the seconds between two polls of the loads; 0 never polls"
     )
     health_period_s: _Seconds = Field(
         default=5.0, description="the seconds between two health checks of a server"
@@ -181,11 +161,11 @@ class RouterTable(_Table):
         default=256.0, description="the largest request in megabytes"
     )
     api_key: str | None = Field(
-        default=None, repr=False, description="the --api-key that the servers were started with"
+        default=None, repr=False, description="the API key that the servers were started with"
     )
     api_key_file: Path | None = Field(default=None, description="a file with the servers' API key")
     admin_api_key: str | None = Field(
-        default=None, repr=False, description="the --admin-api-key of the servers"
+        default=None, repr=False, description="the admin API key of the servers"
     )
     admin_api_key_file: Path | None = Field(
         default=None, description="a file with the servers' admin API key"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import structlog
 
@@ -15,14 +15,14 @@ from voltana.serving.router.routers import own_modules
 if TYPE_CHECKING:
     from collections.abc import Coroutine
 
-    import aiohttp
-
     from voltana.ports import TimeSource
+    from voltana.serving.engine import Engine
     from voltana.serving.router.keys import Keys
     from voltana.serving.router.ledger import Ledger
     from voltana.serving.router.pool import Pool
     from voltana.serving.router.reports import Reports
     from voltana.serving.router.settings import RouterTable
+    from voltana.serving.router.wire import Wire
 
 
 class Watchers:
@@ -32,7 +32,8 @@ class Watchers:
         settings: Periods and addresses.
         keys: The servers' keys.
         pool: The servers.
-        session: HTTP client.
+        engine: Knows how servers are asked for their load.
+        wire: HTTP client.
         reports: Where reports go.
         ledger: Reconciled with each.
         time: Time source.
@@ -42,7 +43,8 @@ class Watchers:
         self,
         settings: RouterTable,
         pool: Pool,
-        session: aiohttp.ClientSession,
+        engine: Engine[Any],
+        wire: Wire,
         *,
         keys: Keys,
         reports: Reports,
@@ -54,7 +56,7 @@ class Watchers:
         for backend in pool:
             prober = Prober(
                 backend,
-                session,
+                wire,
                 path=settings.health_path,
                 period_s=settings.health_period_s,
                 timeout_s=settings.health_timeout_s,
@@ -63,12 +65,13 @@ class Watchers:
             if settings.loads_period_s > 0:
                 poller = LoadsPoller(
                     backend,
-                    session,
+                    engine,
+                    wire,
                     reports=reports,
                     ledger=ledger,
                     time=time,
                     period_s=settings.loads_period_s,
-                    headers=keys.usual(),
+                    keys=keys,
                 )
                 self.also(poller.run())
         feeds = {b.name: b.feed for b in pool if b.feed is not None}

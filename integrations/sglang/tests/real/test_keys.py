@@ -11,8 +11,9 @@ import pytest
 
 from router_process import router
 from servers import ServerSpec, wait_for
-from voltana.serving.profile.run import ProfiledServer, ProfileRunError
+from voltana.serving.profile.run import ProfileRunError
 from voltana.serving.router.keys import Keys
+from voltana_sglang.dialect.profiled_server import SglangServer
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -69,8 +70,8 @@ def test_the_router_has_the_keys_that_it_needs_and_lends_none(
 
 
 def test_a_calibration_needs_the_admin_key_to_flush(guarded: Server) -> None:
-    ProfiledServer(guarded.url, keys=Keys(KEY, ADMIN))._flush()
+    SglangServer(guarded.url, keys=Keys(KEY, ADMIN))._flush()
     with pytest.raises(ProfileRunError, match=r"401.*_ADMIN_API_KEY"):
-        ProfiledServer(guarded.url, keys=Keys(KEY))._flush()
+        SglangServer(guarded.url, keys=Keys(KEY))._flush()
     with pytest.raises(ProfileRunError, match=r"401.*VOLTANA_SGLANG_API_KEY"):
-        ProfiledServer(guarded.url)
+        SglangServer(guarded.url)

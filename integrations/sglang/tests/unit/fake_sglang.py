@@ -55,7 +55,9 @@ class FakeServer:
     Attributes:
         faults: What goes wrong with coming requests, one each: ``500``, ``503``, ``400``, ``hang``,
             ``reset`` (before the first byte), ``reset-mid`` (in the stream), ``cut`` (a stream that
-            ends in order but early), ``sse-error`` (status 200, an error as first event).
+            ends in order but early), ``sse-error`` (status 200, an error as first event),
+            ``refused`` (a prompt that is too long: status 400, or in the first event of a stream),
+            ``refused-met`` (the same after the transfer and `token_s`).
         always: The same for every request; None for none.
         token_s: Time between two tokens.
         padding: Bytes that each event of a stream carries beside its text.
@@ -252,6 +254,8 @@ class FakeServer:
         if stream:  # a stream's headers are sent before anything is computed
             reply = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
             await reply.prepare(request)
+        if fault == "refused":
+            return await _refused(request, body, reply)
         if self.role != "unified":
             try:
                 async with asyncio.TaskGroup() as group:
@@ -265,6 +269,9 @@ class FakeServer:
                 fault = "sse-error" if stream else "500"
         if fault == "500":
             return _refusal(500, "KVTransferError")
+        if fault == "refused-met":
+            await asyncio.sleep(self.token_s)
+            return await _refused(request, body, reply)
         if reply is None:
             await asyncio.sleep(self.token_s * WORDS)
             if fault == "reset-mid":
@@ -303,6 +310,23 @@ class FakeServer:
 
 async def _event(reply: web.StreamResponse, value: Any) -> None:
     await reply.write(b"data: " + json.dumps(value).encode() + b"\n\n")
+
+
+async def _refused(
+    request: web.Request, body: dict[str, Any], reply: web.StreamResponse | None
+) -> web.StreamResponse:
+    """A prompt that is longer than this server's own limit, as SGLang says it on each path."""
+    message = "The input (70000 tokens) is longer than the limit"
+    if reply is None:
+        return _refusal(400, message)
+    if request.path == "/generate":
+        reason = {"type": "abort", "message": message, "status_code": 400}
+        event: Any = {"text": "", "meta_info": {"id": body.get("rid"), "finish_reason": reason}}
+    else:
+        event = {"error": {"object": "error", "message": message, "code": 400}}
+    await _event(reply, event)
+    await reply.write(b"data: [DONE]\n\n")
+    return reply
 
 
 def _refusal(status: int, message: str) -> web.Response:

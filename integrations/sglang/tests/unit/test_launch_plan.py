@@ -23,7 +23,7 @@ from voltana.serving.launch.instances import instances
 from voltana.serving.launch.plan import cluster
 from voltana.serving.launch.ports import check_ports
 from voltana_sglang.cli import make_app
-from voltana_sglang.launch_plan import SglangServers, launch
+from voltana_sglang.launch_plan import SglangServers
 
 CONFIG = Path("/etc/voltana/cluster.toml")
 ENGINE = SglangServers()
@@ -229,7 +229,7 @@ def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def print_launch(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch):
+def print_launch(tmp_path: Path, monkeypatch):
     """What ``launch --print`` says: command lines by process, and the remarks beside them."""
 
     def run(text: str, uuids: tuple[str, ...] = (), **environment: str):
@@ -239,10 +239,11 @@ def print_launch(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch
         monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
         for key, value in environment.items():
             monkeypatch.setenv(key, value)
-        launch(path, only_print=True)
-        said = capsys.readouterr()
+        said = CliRunner().invoke(make_app(), ["launch", str(path), "--print"])
         assert not (tmp_path / "voltana-logs").exists()
-        return dict(line.split(": ", 1) for line in said.out.splitlines()), said.err
+        if said.exception is not None:
+            raise said.exception
+        return dict(line.split(": ", 1) for line in said.stdout.splitlines()), said.stderr
 
     return run
 

@@ -16,8 +16,9 @@ from voltana.predictors.ecopred import EcoPred
 from voltana.predictors.profile import Stack
 from voltana.serving.profile.command import _design, _measure, _save
 from voltana.serving.profile.report import held_back_errors
-from voltana.serving.profile.run import Iteration, ProfiledServer, ProfileRunError
+from voltana.serving.profile.run import Iteration, ProfileRunError
 from voltana.values import Load, Outcome, Phase
+from voltana_sglang.dialect.profiled_server import SglangServer
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -124,7 +125,7 @@ def engine(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> I
 
 
 def calibrate(engine: Engine, out: Path) -> tuple[list[Outcome], list[Outcome]]:
-    server = ProfiledServer(engine.url)
+    server = SglangServer(engine.url)
     designs = [_design(server, phase, CLOCKS, seed=0) for phase in server.phases]
     fitted, held_back = _measure(
         server,
@@ -207,18 +208,18 @@ def test_no_prompt_is_sent_twice(engine: Engine, tmp_path: Path) -> None:
 
 def test_a_server_that_is_not_there_is_named() -> None:
     with pytest.raises(ProfileRunError, match=r"127\.0\.0\.1:9/server_info does not answer"):
-        ProfiledServer("http://127.0.0.1:9")
+        SglangServer("http://127.0.0.1:9")
 
 
 def test_an_address_that_is_no_server_s_is_named(engine: Engine) -> None:
     with pytest.raises(ConfigError, match=r"Write http://HOST:PORT"):
-        ProfiledServer("127.0.0.1:30000")
+        SglangServer("127.0.0.1:30000")
     engine.about = {"internal_states": [{}]}
     with pytest.raises(ProfileRunError, match="no router"):
-        ProfiledServer(engine.url)
+        SglangServer(engine.url)
     engine.about = []
     with pytest.raises(ProfileRunError, match="answers as no SGLang server does"):
-        ProfiledServer(engine.url)
+        SglangServer(engine.url)
 
 
 def test_phases_without_held_back_points_are_left_out(engine: Engine, tmp_path: Path) -> None:

@@ -18,6 +18,8 @@ from voltana.serving.router import command_line, logs
 from voltana.serving.router.routers import ROUTERS, make_routers
 from voltana.serving.router.settings import RouterTable
 from voltana_sglang import steer_command
+from voltana_sglang.config import SglangConfig
+from voltana_sglang.dialect.commands import sglang_dialect
 
 TEXT = (Path(__file__).parents[4] / "docs" / "sglang-router.md").read_text()
 BLOCKS = re.findall(r"```(\w*)\n(.*?)```", TEXT, flags=re.DOTALL)
@@ -25,7 +27,7 @@ BLOCKS = re.findall(r"```(\w*)\n(.*?)```", TEXT, flags=re.DOTALL)
 
 def test_the_configuration_is_accepted() -> None:
     (text,) = [body for kind, body in BLOCKS if kind == "toml"]
-    settings = parse_config(tomllib.loads(text)).router
+    settings = parse_config(tomllib.loads(text), SglangConfig).router
     assert [backend.role for backend in settings.backends] == ["prefill", "decode"]
     assert len(make_routers(settings)) == 2
     named = re.search(r"# decode_router = .*# (.*), MODULE:FACTORY", text)
@@ -52,7 +54,7 @@ def test_the_command_lines_are_accepted(command: str, monkeypatch: pytest.Monkey
     app = module.typer.Typer()
     app.command()(getattr(module, command))
     arguments = line.replace("\\\n", " ").replace("URL", "http://h:").replace("...", "h:1").split()
-    result = CliRunner().invoke(app, arguments)
+    result = CliRunner().invoke(app, arguments, obj=sglang_dialect)
     assert not isinstance(result.exception, VoltanaError), result.exception
     assert result.exit_code == 0, result.output
     assert len(started) == 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import random
 import subprocess
 import sys
@@ -101,6 +102,48 @@ def test_log_probabilities_are_not_lost_with_a_prefill_answer_that_breaks_off(
                 assert len(part["meta_info"]["input_token_logprobs"]) == 3
             assert len(pd.servers["prefill-1"].seen) == 1
             await pd.quiet()
+
+    run(check)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("fault", ["refused", "refused-met"])
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/generate", {"text": "a"}),
+        ("/v1/chat/completions", {"messages": [{"role": "user", "content": "a"}]}),
+    ],
+)
+def test_a_prompt_that_the_prefill_server_refuses_ends_with_its_words_at_once(
+    path: str, body: dict[str, Any], fault: str, stream: bool
+) -> None:
+    """Whatever the decode server makes of it: its KV cache was never filled."""
+
+    async def check() -> None:
+        async with cluster(prefill=2, decode=1) as pd:
+            pd.servers["decode-0"].token_s = 0.05
+            pd.servers["prefill-0"].faults.append(fault)
+            status, answer, _ = await pd.post(path, body | {"stream": stream})
+            assert status == 400
+            assert "longer than the limit" in json.dumps(answer)
+            assert has_error(answer)
+            assert pd.servers["prefill-1"].seen == []
+            await pd.quiet()
+
+    run(check)
+
+
+def test_a_refusal_that_comes_after_the_first_token_ends_the_stream_with_an_error() -> None:
+    async def check() -> None:
+        async with cluster(prefill=1, decode=1) as pd:
+            pd.servers["prefill-0"].token_s, pd.servers["decode-0"].token_s = 0.15, 0.05
+            pd.servers["prefill-0"].faults.append("refused-met")
+            answer = await ask(pd, stream=True)
+            assert not completed(answer, stream=True)
+            assert "longer than the limit" in answer[1][-2]["error"]["message"]
+            await pd.quiet()
+            assert len(pd.servers["prefill-0"].seen) == 1
 
     run(check)
 

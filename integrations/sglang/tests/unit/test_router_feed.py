@@ -23,7 +23,6 @@ from voltana.serving.feed import FeedPublisher, parse_message
 from voltana.serving.router.chooser import Leg
 from voltana.serving.router.feeds import FeedFollower
 from voltana.serving.router.ledger import Entry, Ledger
-from voltana.serving.router.loads import state_of
 from voltana.serving.router.pool import Backend
 from voltana.serving.router.problem import Problem
 from voltana.serving.router.reports import FEED, LOADS, Report, Reports
@@ -33,6 +32,7 @@ from voltana.serving.snapshots import decode_snapshot, encode_snapshot
 from voltana.testing.samples import LinearSnapshot, outcomes
 from voltana.timebase import ManualTime, MonotonicTime
 from voltana.values import Candidate, InstanceState, Load, Request, Reservation, Role
+from voltana_sglang.dialect.loads import state_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence

@@ -13,11 +13,13 @@ from typer.testing import CliRunner
 
 from voltana.errors import ConfigError
 from voltana.serving.config import parse_config, read_config
-from voltana.serving.profile.run import ProfiledServer, ProfileRunError
+from voltana.serving.profile.run import ProfileRunError
 from voltana.serving.router.command_line import table_of
 from voltana.serving.router.keys import Keys, find_keys
 from voltana.serving.router.settings import RouterTable
 from voltana_sglang.cli import make_app
+from voltana_sglang.dialect.keys import KEY_NAMES
+from voltana_sglang.dialect.profiled_server import SglangServer
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -141,22 +143,22 @@ def test_a_calibration_flushes_with_the_admin_key(monkeypatch: pytest.MonkeyPatc
             server = servers["unified-0"]
             server.api_key, server.admin_api_key = SECRET, ADMIN
             server.info = {"max_total_num_tokens": 1000, "served_model_name": "tiny"}
-            made = await asyncio.to_thread(ProfiledServer, server.url, 0, Keys(SECRET, ADMIN))
+            made = await asyncio.to_thread(SglangServer, server.url, 0, Keys(SECRET, ADMIN))
             await asyncio.to_thread(made._flush)
             assert (server.flushed, server.unauthorised) == (1, [])
             server.busy = 3  # refuses until it has put the last request away
             await asyncio.to_thread(made._flush)
             assert server.flushed == 2
-            monkeypatch.setattr("voltana.serving.profile.run._IDLE_LIMIT_S", 0.2)
+            monkeypatch.setattr("voltana_sglang.dialect.profiled_server._IDLE_LIMIT_S", 0.2)
             server.busy = 10_000
             with pytest.raises(ProfileRunError, match="does not become idle"):
                 await asyncio.to_thread(made._flush)
-            made = await asyncio.to_thread(ProfiledServer, server.url, 0, Keys(SECRET))
+            made = await asyncio.to_thread(SglangServer, server.url, 0, Keys(SECRET))
             with pytest.raises(ProfileRunError, match=r"401.*_ADMIN_API_KEY") as error:
                 await asyncio.to_thread(made._flush)
             assert SECRET not in str(error.value)
             with pytest.raises(ProfileRunError, match=r"401.*VOLTANA_SGLANG_API_KEY"):
-                await asyncio.to_thread(ProfiledServer, server.url, 0)
+                await asyncio.to_thread(SglangServer, server.url, 0)
 
     run(check)
 
@@ -169,7 +171,7 @@ def test_files_come_before_the_environment_and_are_relative_to_the_configuration
     config.write_text('[router]\napi_key_file = "key"\n')
     environment = {"VOLTANA_SGLANG_API_KEY": "other", "VOLTANA_SGLANG_ADMIN_API_KEY": ADMIN}
     for table in (read_config(config).router, RouterTable(**table_of(config, "router"))):
-        keys = find_keys(table, environment)
+        keys = find_keys(table, environment, KEY_NAMES)
         assert (keys.api, keys.admin) == (SECRET, ADMIN)
         assert SECRET not in repr(keys) + repr(table)
     assert find_keys(RouterTable(), {}) == Keys()

@@ -14,10 +14,10 @@ from fake_sglang import FakeServer, fake_servers, words_of
 from fake_smg import FakeSmg, fake_smg
 from router_cluster import until
 
-from voltana.serving.router.settings import BackendTable
-from voltana.serving.steer_settings import SteerTable
 from voltana.timebase import ManualTime, MonotonicTime
+from voltana_sglang.dialect.settings import SglangBackend
 from voltana_sglang.steer.service import SteerService
+from voltana_sglang.steer.settings import SteerTable
 from voltana_sglang.steer.targets import REFUTED_S, WorkerList
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ async def steered(**settings: Any) -> AsyncIterator[Steered]:
                     "upstream": f"http://127.0.0.1:{smg.port}",
                     "decode_router": "round-robin",
                     "backends": [
-                        BackendTable(name=s.name, role="decode", url=s.url) for s in decode
+                        SglangBackend(name=s.name, role="decode", url=s.url) for s in decode
                     ],
                     "health_period_s": 0.1,
                     "workers_period_s": 0.3,

@@ -3,9 +3,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
 from voltana.errors import ConfigError, VoltanaError
 from voltana.serving.config import parse_config, read_config
+from voltana_sglang.cli import make_app
+from voltana_sglang.config import SglangConfig
 
 
 def test_an_empty_file_is_a_dry_run():
@@ -55,3 +58,22 @@ def test_an_instance_without_a_table_has_defaults():
     assert config.instance_named("decode-1").gpus == ()
     with pytest.raises(ConfigError, match="name"):
         config.instance_named("no/slash")
+
+
+def test_sglang_adds_its_own_tables_and_keys_which_the_core_does_not_know(tmp_path):
+    path = tmp_path / "cluster.toml"
+    path.write_text(
+        '[launch]\nmodel_path = "m"\nunified = 1\n'
+        '[steer]\nupstream = "http://h:1"\n'
+        '[[router.backends]]\nname = "a"\nrole = "unified"\nurl = "http://h:2"\n'
+        "bootstrap_port = 9\n"
+    )
+    config = read_config(path, SglangConfig)
+    assert config.steer.upstream == "http://h:1"
+    assert config.router.backends[0].bootstrap_port == 9
+    done = CliRunner().invoke(make_app(), ["launch", str(path), "--print"])
+    assert done.exit_code == 0, done.output
+    with pytest.raises(ConfigError, match="unknown key"):
+        read_config(path)
+    with pytest.raises(ConfigError, match="unknown key 'staer'"):
+        parse_config({"staer": {}}, SglangConfig)

@@ -13,8 +13,9 @@ import pytest
 
 from voltana.cli.top_view import Answer, render
 from voltana.serving.config import parse_config
-from voltana.serving.router.keys import ADMIN_API_KEY_VARIABLE, API_KEY_VARIABLE
 from voltana_actuatord.daemon.settings import DaemonSettings
+from voltana_sglang.config import SglangConfig
+from voltana_sglang.dialect.keys import ADMIN_API_KEY_VARIABLE, API_KEY_VARIABLE
 
 ROOT = Path(__file__).parents[4]
 TEXT = (ROOT / "docs" / "sglang.md").read_text()
@@ -24,7 +25,9 @@ TOML = ["\n".join(line.strip() for line in body.splitlines()) for kind, body in 
 
 
 def test_the_configuration_is_accepted() -> None:
-    config, cpu = (parse_config(tomllib.loads(body)) for body in TOML if "[launch]" in body)
+    config, cpu = (
+        parse_config(tomllib.loads(body), SglangConfig) for body in TOML if "[launch]" in body
+    )
     assert config.launch is not None
     assert len(config.launch.instances()) == 3
     assert config.actuator.kind == "daemon"
@@ -37,7 +40,7 @@ def test_the_configuration_is_accepted() -> None:
 
 def test_the_sources_of_keys_are_those_that_are_looked_at() -> None:
     (text,) = [body for body in TOML if "api_key_file" in body]
-    router = parse_config(tomllib.loads(text)).router
+    router = parse_config(tomllib.loads(text), SglangConfig).router
     assert str(router.api_key_file) == "/etc/voltana/api-key"
     assert str(router.admin_api_key_file) == "/etc/voltana/admin-api-key"
     assert f"or {API_KEY_VARIABLE}\n" in text + "\n"

@@ -2,25 +2,28 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import TYPE_CHECKING
 
-import aiohttp
 from aiohttp import web
 
-from voltana.serving.router.app import INFERENCE_PATHS
-from voltana.serving.router.call import parse_call
 from voltana.serving.router.ledger import Entry
-from voltana.serving.router.leg import TRANSPORT_ERRORS, forwarded_headers
-from voltana.serving.router.problem import Problem
+from voltana.serving.router.problem import Lost, Problem
+from voltana.serving.router.wire import forwarded_headers
 from voltana.values import Request
+from voltana_sglang.dialect.call import parse_call
+from voltana_sglang.dialect.pages import PAGES
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
     from voltana.ports import TimeSource
-    from voltana.serving.router.call import Call
+    from voltana.serving.engine import Call
     from voltana.serving.router.chooser import Leg
     from voltana.serving.router.ledger import Ledger
     from voltana.serving.router.pool import Backend
     from voltana.serving.router.prompt_length import PromptLength
+    from voltana.serving.router.wire import Exchange, Wire
     from voltana_sglang.steer.targets import WorkerList
 
 TARGET = "x-smg-target-worker"
@@ -39,7 +42,7 @@ class Proxy:
 
     Args:
         upstream: URL of the official router.
-        session: HTTP client.
+        wire: HTTP client.
         leg: Chooses the decode server.
         workers: Its number.
         ledger: What is in flight.
@@ -56,7 +59,7 @@ class Proxy:
     def __init__(
         self,
         upstream: str,
-        session: aiohttp.ClientSession,
+        wire: Wire,
         *,
         leg: Leg,
         workers: WorkerList,
@@ -65,7 +68,7 @@ class Proxy:
         time: TimeSource,
     ) -> None:
         self._upstream = upstream
-        self._session = session
+        self._wire = wire
         self._leg = leg
         self._workers = workers
         self._ledger = ledger
@@ -82,15 +85,15 @@ class Proxy:
         try:
             target = self._target(request, body)
             if target is None:
-                reply = await self._send(request, body, headers)
-                return await self._pass_on(request, reply, None)
+                async with self._sent(request, body, headers) as reply:
+                    return await self._pass_on(request, reply, None)
             return await self._steered(request, body, headers, *target)
         finally:
             self.open -= 1
 
     def _target(self, request: web.Request, body: bytes) -> tuple[Backend, int, Call, int] | None:
         """Server, its number, the request, its prompt tokens; None to leave it alone."""
-        if request.path not in INFERENCE_PATHS or TARGET in request.headers:
+        if request.path not in PAGES.inference or TARGET in request.headers:
             return None
         try:
             call = parse_call(request.path, body)
@@ -134,61 +137,62 @@ class Proxy:
             )
         )
         try:
-            reply = await self._send(request, body, headers | {TARGET: str(index)})
-            if reply.status in _NOT_STEERED:
-                reply.release()
-                self.repeated += 1
-                self._ledger.finished(key)
-                reply = await self._send(request, body, headers)
+            async with self._sent(request, body, headers | {TARGET: str(index)}) as reply:
+                if reply.status not in _NOT_STEERED:
+                    routed = reply.headers.get(ROUTED, backend.url).rstrip("/")
+                    if "://" in routed and routed != backend.url:
+                        self._workers.refute(backend.url, index, routed)
+                    return await self._pass_on(request, reply, key)
+            self.repeated += 1
+            self._ledger.finished(key)
+            async with self._sent(request, body, headers) as reply:
                 return await self._pass_on(request, reply, None)
-            routed = reply.headers.get(ROUTED, backend.url).rstrip("/")
-            if "://" in routed and routed != backend.url:
-                self._workers.refute(backend.url, index, routed)
-            return await self._pass_on(request, reply, key)
         finally:
             self._ledger.finished(key)
 
-    async def _send(
+    @contextlib.asynccontextmanager
+    async def _sent(
         self, request: web.Request, body: bytes, headers: dict[str, str]
-    ) -> aiohttp.ClientResponse:
+    ) -> AsyncIterator[Exchange]:
+        url = self._upstream + request.path_qs
+        call = self._wire.call(
+            "official router", request.method, url, body or None, headers=headers, follow=False
+        )
         try:
-            return await self._session.request(
-                request.method,
-                self._upstream + request.path_qs,
-                data=body or None,
-                headers=headers,
-                allow_redirects=False,
-            )
-        except TRANSPORT_ERRORS as error:
+            reply = await call.__aenter__()
+        except Lost as lost:
             raise Problem(
                 502,
-                f"the official router at {self._upstream} cannot be reached: "
-                f"{str(error) or type(error).__name__}. Start it, or correct 'upstream'.",
+                f"the official router at {self._upstream} cannot be reached: {lost.why}. "
+                "Start it, or correct 'upstream'.",
                 "upstream_unreachable",
                 retry_after_s=1.0,
-            ) from error
+            ) from lost
+        try:
+            yield reply
+        finally:
+            await call.__aexit__(None, None, None)
 
     async def _pass_on(
-        self, request: web.Request, reply: aiohttp.ClientResponse, key: str | None
+        self, request: web.Request, reply: Exchange, key: str | None
     ) -> web.StreamResponse:
         """Pass the answer on piece by piece; a broken one stays recognisably broken."""
-        async with reply:
-            kept = [(n, v) for n, v in reply.headers.items() if n.lower() not in _KEPT_OUT]
-            answer = web.StreamResponse(status=reply.status, reason=reply.reason)
-            answer.headers.extend(kept)
-            if "Content-Length" in reply.headers:
-                answer.content_length = int(reply.headers["Content-Length"])
-            await answer.prepare(request)
-            try:
-                while chunk := await reply.content.readany():
-                    if key is not None:
-                        self._ledger.prefilled(key, self._time.now_s())
-                        key = None
-                    await answer.write(chunk)
-            except TRANSPORT_ERRORS:
-                # Aborted rather than ended in order, so that the client sees that it is incomplete.
-                if request.transport is not None:
-                    request.transport.abort()
-                return answer
-            await answer.write_eof()
+        kept = [(n, v) for n, v in reply.headers.items() if n.lower() not in _KEPT_OUT]
+        answer = web.StreamResponse(status=reply.status, reason=reply.reason)
+        answer.headers.extend(kept)
+        if "Content-Length" in reply.headers:
+            answer.content_length = int(reply.headers["Content-Length"])
+        await answer.prepare(request)
+        try:
+            while chunk := await reply.chunk():
+                if key is not None:
+                    self._ledger.prefilled(key, self._time.now_s())
+                    key = None
+                await answer.write(chunk)
+        except (Lost, ConnectionError):
+            # Aborted rather than ended in order, so that the client sees that it is incomplete.
+            if request.transport is not None:
+                request.transport.abort()
             return answer
+        await answer.write_eof()
+        return answer

@@ -11,10 +11,9 @@ import orjson
 import structlog
 from aiohttp import web
 
-from voltana.serving.router.app import explain_errors
+from voltana.serving.router.app import errors_explained
 from voltana.serving.router.chooser import Leg
 from voltana.serving.router.file_limit import allow_requests
-from voltana.serving.router.http_client import make_session
 from voltana.serving.router.keys import find_keys
 from voltana.serving.router.ledger import Ledger
 from voltana.serving.router.pool import Pool
@@ -24,13 +23,17 @@ from voltana.serving.router.reports import Reports
 from voltana.serving.router.routers import make_routers
 from voltana.serving.router.service import listen
 from voltana.serving.router.watching import Watchers
+from voltana.serving.router.wire import Wire
 from voltana.values import Role
+from voltana_sglang.dialect.engine import SglangEngine
+from voltana_sglang.dialect.keys import KEY_NAMES
+from voltana_sglang.dialect.pages import PAGES
 from voltana_sglang.steer.proxy import Proxy
 from voltana_sglang.steer.targets import WorkerList
 
 if TYPE_CHECKING:
     from voltana.ports import TimeSource
-    from voltana.serving.steer_settings import SteerTable
+    from voltana_sglang.steer.settings import SteerTable
 
 _LAST_WORDS_S = 1.0
 _POLL_S = 0.02
@@ -51,7 +54,7 @@ class SteerService:
         self._settings = settings
         self._time = time
         _, self._router = make_routers(settings)
-        self._keys = find_keys(settings, os.environ)
+        self._keys = find_keys(settings, os.environ, KEY_NAMES)
         self._log = structlog.get_logger("voltana.steer")
         self.port = settings.port
 
@@ -59,13 +62,13 @@ class SteerService:
         settings, time = self._settings, self._time
         self.pool, ledger = Pool(settings), Ledger()
         reports = Reports(settings.stale_after_s)
-        self._session = make_session()
+        self._wire = Wire()
         self.workers = WorkerList(
-            settings.upstream, self._session, time=time, period_s=settings.workers_period_s
+            settings.upstream, self._wire, time=time, period_s=settings.workers_period_s
         )
         self.proxy = Proxy(
             settings.upstream,
-            self._session,
+            self._wire,
             leg=Leg(
                 self.pool.of(Role.DECODE),
                 self._router,
@@ -83,7 +86,8 @@ class SteerService:
         self._watchers = Watchers(
             settings,
             self.pool,
-            self._session,
+            SglangEngine(settings),
+            self._wire,
             keys=self._keys,
             reports=reports,
             ledger=ledger,
@@ -95,7 +99,7 @@ class SteerService:
     async def __aexit__(self, *_: object) -> None:
         await self._watchers.stop()
         await self._runner.cleanup()
-        await self._session.close()
+        await self._wire.close()
 
     async def drain(self) -> None:
         """Stop listening, and let the open requests end."""
@@ -127,7 +131,9 @@ class SteerService:
 
     async def _listen(self) -> None:
         limit = int(self._settings.max_body_mb * 1e6)
-        app = web.Application(client_max_size=limit, middlewares=[explain_errors])
+        app = web.Application(
+            client_max_size=limit, middlewares=[errors_explained(PAGES.inference)]
+        )
         app.router.add_get("/steer/status", self._status)
         app.router.add_route("*", "/{path:.*}", self.proxy.serve)
         self._runner = web.AppRunner(
@@ -138,7 +144,7 @@ class SteerService:
             self._site = await listen(self._runner, self._settings.host, self._settings.port)
         except BaseException:
             await self._runner.cleanup()
-            await self._session.close()
+            await self._wire.close()
             raise
         self.port = self._runner.addresses[0][1]
         self._log.info("steering", port=self.port, upstream=self._settings.upstream)

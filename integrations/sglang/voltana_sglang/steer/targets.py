@@ -14,12 +14,14 @@ import contextlib
 import math
 from typing import TYPE_CHECKING, Any
 
-import aiohttp
 import orjson
 import structlog
 
+from voltana.serving.router.problem import Lost
+
 if TYPE_CHECKING:
     from voltana.ports import TimeSource
+    from voltana.serving.router.wire import Wire
 
 TIMEOUT_S = 2.0
 KEPT_PERIODS = 3.0
@@ -35,16 +37,14 @@ class WorkerList:
 
     Args:
         upstream: Its URL.
-        session: HTTP client.
+        wire: HTTP client.
         time: Time source.
         period_s: Time between two looks.
     """
 
-    def __init__(
-        self, upstream: str, session: aiohttp.ClientSession, *, time: TimeSource, period_s: float
-    ) -> None:
+    def __init__(self, upstream: str, wire: Wire, *, time: TimeSource, period_s: float) -> None:
         self._url = upstream + "/workers"
-        self._session = session
+        self._wire = wire
         self._time = time
         self._period_s = period_s
         self._usable: tuple[str, ...] = ()
@@ -56,7 +56,7 @@ class WorkerList:
     async def run(self) -> None:
         """Keep it up to date until cancelled."""
         while True:
-            with contextlib.suppress(aiohttp.ClientError, TimeoutError, OSError, ValueError):
+            with contextlib.suppress(Lost, ValueError):
                 await self._read()
             await asyncio.sleep(self._period_s)
 
@@ -92,9 +92,8 @@ class WorkerList:
         self._usable, self._read_s = usable, self._time.now_s()
 
     async def _read(self) -> None:
-        async with self._session.get(
-            self._url, timeout=aiohttp.ClientTimeout(total=TIMEOUT_S)
-        ) as reply:
+        call = self._wire.call("official router", "GET", self._url, timeout_s=TIMEOUT_S)
+        async with call as reply:
             if reply.status == 200:
                 self.take(await reply.read())
 

@@ -7,11 +7,11 @@ from typing import Annotated
 from pydantic import Field, field_validator
 
 from voltana.errors import invalid
-from voltana.serving.router.settings import RouterTable
+from voltana_sglang.dialect.settings import SglangRouterTable
 
 
-class SteerTable(RouterTable):
-    """The steering proxy: a `RouterTable` whose backends are the decode servers.
+class SteerTable(SglangRouterTable):
+    """The steering proxy: a router's table whose backends are the decode servers.
 
     Attributes:
         upstream: Where the official router listens.

@@ -1,4 +1,4 @@
-"""One request of a client, as far as a router must understand it."""
+"""A request to SGLang: its prompts, its ids, and its body for each leg of a try."""
 
 from __future__ import annotations
 
@@ -9,48 +9,43 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
-from voltana.serving.router.problem import Problem
+from voltana.serving.engine import Call, PromptSize
+from voltana.serving.router.bodies import parse_object
+from voltana.serving.router.openai_prompt import (
+    CHAT_COMPLETIONS,
+    COMPLETIONS,
+    batch_of,
+    chat_size,
+    prompt_size,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+GENERATE = "/generate"
+"""SGLang's own path of requests."""
+
 ROOM_LIMIT = 2**63 - 1
-_BRACE = ord("}")
 
 _INJECTED = frozenset({"bootstrap_host", "bootstrap_port", "bootstrap_room"})
+_NOT_COUNTED = ("audio_data", "video_data")
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
-class Call:
+class SglangCall(Call):
     """A parsed request.
 
     Attributes:
-        path: Where it was sent.
-        raw: Its body.
-        fields: The same, parsed; must not be changed.
-        stream: Whether the answer is a stream of events.
-        batch: Prompts, if it is a batch; None if it is a single request.
-        rid: Request id, the client's own if it gave one.
-        own_rid: Whether the client gave one of any form.
+        fields: The body, parsed; must not be changed.
+        own_rid: Whether the client gave an id of any form.
         settable: Whether the id may be set; ids of a batch, and mistakes, stay as they are.
-        rids: The client's own ids of a batch; empty otherwise.
-        prompt_tokens: Length of all prompts where it is known exactly, else -1.
-        prompt_bytes: Bytes of text in all prompts.
         samples: Answers to each prompt.
         logprobs: Whether log-probabilities of the prompt are asked for (``/generate`` alone).
     """
 
-    path: str
-    raw: bytes
     fields: dict[str, Any]
-    stream: bool
-    batch: int | None
-    rid: str
     own_rid: bool
     settable: bool
-    rids: tuple[str, ...]
-    prompt_tokens: int
-    prompt_bytes: int
     samples: int
     logprobs: bool
 
@@ -83,10 +78,6 @@ class Call:
             return [id_in_try(rid, number) for rid in self.rids]
         rid = id_in_try(self.rid, number)
         return (rid,) if self.batch is None else [f"{rid}_{i}" for i in range(self.batch)]
-
-    def is_known_as(self, rid: str) -> bool:
-        """Whether a client means this request by an id."""
-        return rid == self.rid or rid in self.rids
 
 
 def id_in_try(rid: str, number: int) -> str:
@@ -135,26 +126,17 @@ class Bootstrap:
         }
 
 
-def parse_call(path: str, raw: bytes) -> Call:
+def parse_call(path: str, raw: bytes) -> SglangCall:
     """Understand a request.
 
     Raises:
         Problem: If it is no JSON object.
     """
-    try:
-        fields = orjson.loads(raw)
-    except orjson.JSONDecodeError as error:
-        raise Problem(400, f"the body is not valid JSON: {error}.", "invalid_json") from None
-    if not isinstance(fields, dict):
-        raise Problem(
-            400, f"the body is a JSON {type(fields).__name__}: must be an object.", "invalid_json"
-        )
-    prompt = _prompt(path, fields)
-    batch = _batch(prompt) if path != "/v1/chat/completions" else None
-    tokens, size = _length(prompt)
+    fields = parse_object(raw)
+    batch, size = _prompts(path, fields)
     rid = fields.get("rid")
     named = isinstance(rid, str) and bool(rid)
-    return Call(
+    return SglangCall(
         path=path,
         raw=raw,
         fields=fields,
@@ -164,49 +146,47 @@ def parse_call(path: str, raw: bytes) -> Call:
         own_rid="rid" in fields,
         settable=named or rid is None,
         rids=tuple(map(str, rid)) if isinstance(rid, list) else (),
-        prompt_tokens=tokens,
-        prompt_bytes=size,
+        size=size,
         samples=_samples(fields),
-        logprobs=path == "/generate" and _wanted(fields.get("return_logprob")),
+        logprobs=path == GENERATE and _wanted(fields.get("return_logprob")),
     )
 
 
-def _prompt(path: str, fields: dict[str, Any]) -> Any:
-    if path == "/v1/chat/completions":
-        return fields.get("messages")
-    if path == "/v1/completions":
-        return fields.get("prompt")
-    text = fields.get("text")
-    return text if text is not None else fields.get("input_ids")
+def _prompts(path: str, fields: dict[str, Any]) -> tuple[int | None, PromptSize]:
+    """How many prompts a batch is (None for a single one), and the length of all."""
+    if path == CHAT_COMPLETIONS:
+        return None, chat_size(fields)
+    if path == COMPLETIONS:
+        prompt = fields.get("prompt")
+        return batch_of(prompt), prompt_size(prompt)
+    text, ids = fields.get("text"), fields.get("input_ids")
+    prompt = text if text is not None else ids
+    if prompt is None and (embeds := fields.get("input_embeds")):
+        return _embedded(embeds)
+    size = prompt_size(prompt)
+    pictures = _pictures(fields.get("image_data"))
+    whole = all(fields.get(name) is None for name in _NOT_COUNTED)
+    if pictures or not whole:
+        size = PromptSize(
+            tokens=size.tokens, text_bytes=size.text_bytes, pictures=pictures, whole=whole
+        )
+    return batch_of(prompt), size
 
 
-def _batch(prompt: Any) -> int | None:
-    """How many prompts a list is; a list of numbers is one prompt of token ids."""
-    if isinstance(prompt, list) and prompt and isinstance(prompt[0], str | list):
-        return len(prompt)
-    return None
+def _embedded(embeds: Any) -> tuple[int | None, PromptSize]:
+    """A vector for each token, or a list of such prompts."""
+    if not isinstance(embeds, list) or not isinstance(embeds[0], list):
+        return None, PromptSize(whole=False)
+    if embeds[0] and isinstance(embeds[0][0], list):
+        return len(embeds), PromptSize(tokens=sum(len(p) for p in embeds if isinstance(p, list)))
+    return None, PromptSize(tokens=len(embeds))
 
 
-def _length(prompt: Any) -> tuple[int, int]:
-    """Tokens if they are given as such (else -1), and bytes of text."""
-    if isinstance(prompt, list) and prompt:
-        if isinstance(prompt[0], int):
-            return len(prompt), 0
-        if isinstance(prompt[0], list):
-            return sum(len(p) for p in prompt if isinstance(p, list)), 0
-    return -1, _text_bytes(prompt)
-
-
-def _text_bytes(part: Any) -> int:
-    """Bytes of text in a prompt, in messages, or in the parts of a message; not of images."""
-    if isinstance(part, str):
-        # The UTF-8 length of an ASCII text is its length, without a copy.
-        return len(part) if part.isascii() else len(part.encode("utf-8", "replace"))
-    if isinstance(part, list):
-        return sum(_text_bytes(p) for p in part)
-    if isinstance(part, dict):
-        return _text_bytes(part.get("content")) + _text_bytes(part.get("text"))
-    return 0
+def _pictures(data: Any) -> int:
+    """One, or a list of them, or of such lists."""
+    if isinstance(data, list):
+        return sum(map(_pictures, data))
+    return 0 if data is None else 1
 
 
 def _samples(fields: dict[str, Any]) -> int:

@@ -1,0 +1,1 @@
+"""The serving part of voltana, on no engine in particular."""
