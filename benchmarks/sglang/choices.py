@@ -11,10 +11,10 @@ import time
 
 import numpy as np
 
+from voltana.cluster.ledger import Ledger
 from voltana.policies.named import get_policy
 from voltana.predictors.ecopred import EcoPred
 from voltana.serving.router.chooser import Leg
-from voltana.serving.router.ledger import Ledger
 from voltana.serving.router.pool import Pool
 from voltana.serving.router.reports import FEED, Report, Reports
 from voltana.serving.router.settings import BackendTable, RouterTable

@@ -11,7 +11,8 @@ from collections import deque
 from functools import partial
 from typing import TYPE_CHECKING
 
-from voltana.values import EMPTY_QUEUE, InstanceState, Load, Queue
+from voltana.cluster.queueing import queue_behind
+from voltana.values import EMPTY_QUEUE, InstanceState, Load
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from voltana.plant.events import EventQueue
     from voltana.plant.job import Job
     from voltana.plant.runner import Runner
+    from voltana.values import Queue
 
 
 class DecodeInstance:
@@ -147,10 +149,11 @@ class DecodeInstance:
         """Requests that wait for room in the KV cache; those on their way here do not wait."""
         if not self._blocked:
             return EMPTY_QUEUE
-        return Queue(
+        return queue_behind(
             requests=len(self._blocked),
             tokens=self._blocked_tokens,
-            oldest_wait_s=now_s - self._blocked[0].arrival_s,
+            oldest_s=self._blocked[0].arrival_s,
+            now_s=now_s,
         )
 
     def _join(self, job: Job) -> None:

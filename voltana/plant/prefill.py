@@ -5,22 +5,16 @@ from __future__ import annotations
 from collections import deque
 from typing import TYPE_CHECKING
 
-from voltana.values import (
-    EMPTY_QUEUE,
-    MAX_DEADLINE_BUCKETS,
-    DeadlineBucket,
-    InstanceState,
-    Load,
-    Queue,
-    attended_pairs,
-)
+from voltana.cluster.queueing import queue_behind
+from voltana.values import InstanceState, Load, attended_pairs
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable
 
     from voltana.plant.events import EventQueue
     from voltana.plant.job import Job
     from voltana.plant.runner import Runner
+    from voltana.values import Queue
 
 
 class PrefillInstance:
@@ -113,62 +107,16 @@ class PrefillInstance:
             self.runner.idle(now_s)
 
     def _queue(self, now_s: float) -> Queue:
-        waiting = self._waiting
-        oldest_s = self._batch[0].arrival_s if self._batch else waiting[0].arrival_s
-        if not waiting:
-            return Queue(oldest_wait_s=now_s - oldest_s) if now_s > oldest_s else EMPTY_QUEUE
-        tokens = self.pending_tokens - self._batch_tokens
-        return Queue(
+        waiting, batch = self._waiting, self._batch
+        return queue_behind(
+            [
+                (j.arrival_s, j.prompt_tokens - j.prefilled_tokens, j.prefilled_tokens)
+                for j in waiting
+            ],
             requests=len(waiting),
-            tokens=tokens,
-            oldest_wait_s=now_s - oldest_s,
-            deadlines=deadline_buckets(waiting, self._max_tokens, self._ttft_s),
+            tokens=self.pending_tokens - self._batch_tokens,
+            oldest_s=batch[0].arrival_s if batch else waiting[0].arrival_s,
+            now_s=now_s,
+            ttft_s=self._ttft_s,
+            max_batch_tokens=self._max_tokens,
         )
-
-
-def deadline_buckets(
-    waiting: Iterable[Job], max_tokens: int, ttft_s: float
-) -> tuple[DeadlineBucket, ...]:
-    """The batches that the engine will form of a queue, each with its earliest deadline.
-
-    Args:
-        waiting: The queue, in its order.
-        max_tokens: Tokens of one batch.
-        ttft_s: TTFT threshold.
-
-    Returns:
-        At most `MAX_DEADLINE_BUCKETS`; whatever lies behind is merged into the last one, whose
-        deadline stays that of its first request (the queue is in the order of arrival, so this is
-        its earliest: conservative).
-    """
-    buckets: list[DeadlineBucket] = []
-    tokens, pairs, batches, room = 0, 0.0, 0, 0
-    deadline_s = 0.0
-    for job in waiting:
-        done = job.prefilled_tokens
-        while done < job.prompt_tokens:
-            if not room:
-                if batches and len(buckets) < MAX_DEADLINE_BUCKETS - 1:
-                    buckets.append(_bucket(deadline_s, tokens, pairs, batches))
-                    deadline_s = job.arrival_s + ttft_s
-                elif not batches:
-                    deadline_s = job.arrival_s + ttft_s
-                batches += 1
-                room = max_tokens
-            new = min(room, job.prompt_tokens - done)
-            pairs += attended_pairs(new, done)
-            tokens += new
-            room -= new
-            done += new
-    if batches:
-        buckets.append(_bucket(deadline_s, tokens, pairs, batches))
-    return tuple(buckets)
-
-
-def _bucket(deadline_s: float, tokens: int, pairs: float, batches: int) -> DeadlineBucket:
-    return DeadlineBucket(
-        deadline_s=deadline_s,
-        cumulative_tokens=tokens,
-        cumulative_attended_pairs=pairs,
-        cumulative_batches=batches,
-    )

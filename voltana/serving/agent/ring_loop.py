@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import structlog
 
-from voltana.serving.agent.queueing import queue_of
+from voltana.cluster.queueing import queue_behind
 from voltana.values import EMPTY_QUEUE, InstanceState, Load, Phase, Status
 from voltana_ring.layout import Kind
 
@@ -190,11 +190,14 @@ class RingLoop:
         return decision
 
     def _queue(self, record: Record, now_s: float) -> Queue:
-        return queue_of(
-            record,
+        return queue_behind(
+            record.waiting,
+            requests=record.waiting_requests,
+            tokens=record.waiting_tokens,
+            oldest_s=record.oldest_s,
+            now_s=now_s,
             ttft_s=self.slo.ttft_s,
             max_batch_tokens=self._max_batch_tokens,
-            now_s=now_s,
         )
 
     def _kept(self, record: Record) -> bool:

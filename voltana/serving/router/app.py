@@ -14,9 +14,9 @@ from voltana.serving.router.problem import JSON_TYPE, Problem
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
+    from voltana.cluster.ledger import Ledger
     from voltana.serving.router.fan_out import FanOut, Reply
     from voltana.serving.router.forwarder import Forwarder
-    from voltana.serving.router.ledger import Ledger
     from voltana.serving.router.metrics import Metrics
     from voltana.serving.router.pool import Pool
     from voltana.serving.router.reports import Reports

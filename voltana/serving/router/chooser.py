@@ -17,8 +17,8 @@ from voltana.values import Candidate, InstanceState, Role
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence, Set
 
+    from voltana.cluster.ledger import Ledger
     from voltana.ports import Router, TimeSource
-    from voltana.serving.router.ledger import Ledger
     from voltana.serving.router.pool import Backend, Pool
     from voltana.serving.router.reports import Report, Reports
     from voltana.values import Request

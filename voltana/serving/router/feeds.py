@@ -15,8 +15,8 @@ from voltana.serving.snapshots import decode_snapshot
 if TYPE_CHECKING:
     from collections.abc import Mapping, Set
 
+    from voltana.cluster.ledger import Ledger
     from voltana.ports import PredictorSnapshot, TimeSource
-    from voltana.serving.router.ledger import Ledger
     from voltana.serving.router.reports import Reports
 
 _WATERMARK = 256

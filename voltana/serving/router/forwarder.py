@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 
 import structlog
 
+from voltana.cluster.ledger import Entry
 from voltana.serving.router.aborts import Aborts
 from voltana.serving.router.answer import Answer, ClientGoneError
 from voltana.serving.router.attempt import Attempt
 from voltana.serving.router.call import parse_call
-from voltana.serving.router.ledger import Entry
 from voltana.serving.router.leg import forwarded_headers
 from voltana.serving.router.problem import Problem, overdue
 from voltana.values import Request
@@ -23,11 +23,11 @@ if TYPE_CHECKING:
     import aiohttp
     from aiohttp import web
 
+    from voltana.cluster.ledger import Ledger
     from voltana.ports import TimeSource
     from voltana.serving.router.call import Call
     from voltana.serving.router.chooser import Chooser
     from voltana.serving.router.keys import Keys
-    from voltana.serving.router.ledger import Ledger
     from voltana.serving.router.metrics import Metrics
     from voltana.serving.router.pool import Backend
     from voltana.serving.router.prompt_length import PromptLength

@@ -17,8 +17,8 @@ from voltana.values import InstanceState, Role
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from voltana.cluster.ledger import Ledger
     from voltana.ports import TimeSource
-    from voltana.serving.router.ledger import Ledger
     from voltana.serving.router.pool import Backend
     from voltana.serving.router.reports import Reports
 

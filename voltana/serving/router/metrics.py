@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     from prometheus_client.core import Metric
 
-    from voltana.serving.router.ledger import Ledger
+    from voltana.cluster.ledger import Ledger
     from voltana.serving.router.pool import Pool
     from voltana.values import Role
 

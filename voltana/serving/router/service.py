@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import structlog
 from aiohttp import web
 
+from voltana.cluster.ledger import Ledger
 from voltana.errors import invalid
 from voltana.serving.router.app import Interface, make_app
 from voltana.serving.router.chooser import Chooser
@@ -20,7 +21,6 @@ from voltana.serving.router.file_limit import allow_requests
 from voltana.serving.router.forwarder import Forwarder
 from voltana.serving.router.http_client import make_session
 from voltana.serving.router.keys import find_keys
-from voltana.serving.router.ledger import Ledger
 from voltana.serving.router.metrics import Metrics
 from voltana.serving.router.pool import Pool
 from voltana.serving.router.problem import Problem

@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 
     import aiohttp
 
+    from voltana.cluster.ledger import Ledger
     from voltana.ports import TimeSource
     from voltana.serving.router.keys import Keys
-    from voltana.serving.router.ledger import Ledger
     from voltana.serving.router.pool import Pool
     from voltana.serving.router.reports import Reports
     from voltana.serving.router.settings import RouterTable

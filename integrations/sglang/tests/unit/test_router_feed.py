@@ -16,6 +16,7 @@ import pytest
 import structlog
 from router_cluster import cluster, until
 
+from voltana.cluster.ledger import Entry, Ledger
 from voltana.errors import ConfigError
 from voltana.predictors.conformal_snapshot import ConformalSnapshot
 from voltana.predictors.ecopred import EcoPred
@@ -23,7 +24,6 @@ from voltana.predictors.groups import BySize, by_phase
 from voltana.serving.feed import FeedPublisher, parse_message
 from voltana.serving.router.chooser import Leg
 from voltana.serving.router.feeds import FeedFollower
-from voltana.serving.router.ledger import Entry, Ledger
 from voltana.serving.router.loads import state_of
 from voltana.serving.router.pool import Backend
 from voltana.serving.router.problem import Problem

@@ -11,12 +11,12 @@ import orjson
 import structlog
 from aiohttp import web
 
+from voltana.cluster.ledger import Ledger
 from voltana.serving.router.app import explain_errors
 from voltana.serving.router.chooser import Leg
 from voltana.serving.router.file_limit import allow_requests
 from voltana.serving.router.http_client import make_session
 from voltana.serving.router.keys import find_keys
-from voltana.serving.router.ledger import Ledger
 from voltana.serving.router.pool import Pool
 from voltana.serving.router.problem import JSON_TYPE
 from voltana.serving.router.prompt_length import PromptLength
