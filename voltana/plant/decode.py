@@ -11,8 +11,9 @@ from collections import deque
 from functools import partial
 from typing import TYPE_CHECKING
 
+from voltana.cluster.candidates import instance_state
 from voltana.cluster.queueing import queue_behind
-from voltana.values import EMPTY_QUEUE, InstanceState, Load
+from voltana.values import EMPTY_QUEUE, Load
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from voltana.plant.events import EventQueue
     from voltana.plant.job import Job
     from voltana.plant.runner import Runner
-    from voltana.values import Queue
+    from voltana.values import InstanceState, Queue
 
 
 class DecodeInstance:
@@ -77,12 +78,13 @@ class DecodeInstance:
 
     def state(self) -> InstanceState:
         """What it reports to routers."""
-        waiting = len(self._blocked) + len(self._ready) + self._transferring_requests
-        return InstanceState(
-            running_requests=len(self._running),
-            kv_tokens=self._running_tokens,
-            queued_requests=waiting,
-            queued_tokens=self._transferring_tokens + self._blocked_tokens,
+        return instance_state(
+            Load(decode_requests=len(self._running), decode_kv_tokens=self._running_tokens),
+            waiting_requests=len(self._blocked) + len(self._ready) + self._transferring_requests,
+            waiting_tokens=self._transferring_tokens + self._blocked_tokens,
+            oldest_wait_s=self._events.now_s() - self._blocked[0].arrival_s
+            if self._blocked
+            else 0.0,
             clock_mhz=self.runner.board.clock_mhz,
         )
 

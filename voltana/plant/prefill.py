@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections import deque
 from typing import TYPE_CHECKING
 
+from voltana.cluster.candidates import instance_state
 from voltana.cluster.queueing import queue_behind
-from voltana.values import InstanceState, Load, attended_pairs
+from voltana.values import Load, attended_pairs
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -14,7 +15,9 @@ if TYPE_CHECKING:
     from voltana.plant.events import EventQueue
     from voltana.plant.job import Job
     from voltana.plant.runner import Runner
-    from voltana.values import Queue
+    from voltana.values import InstanceState, Queue
+
+IDLE = Load()
 
 
 class PrefillInstance:
@@ -38,13 +41,14 @@ class PrefillInstance:
         hand_on: Callable[[Job, float], None],
     ) -> None:
         self.runner = runner
-        self.pending_tokens = 0
         self._events = events
         self._max_tokens = max_tokens
         self._ttft_s = ttft_s
         self._hand_on = hand_on
         self._waiting: deque[Job] = deque()
         self._batch: list[Job] = []
+        self._waiting_tokens = 0
+        self._load = IDLE
         self._busy = False
 
     @property
@@ -53,28 +57,27 @@ class PrefillInstance:
         return self._busy
 
     def state(self) -> InstanceState:
-        """What it reports to routers; queued tokens include those of the running batch."""
-        return InstanceState(
-            running_requests=len(self._batch),
-            queued_requests=len(self._waiting),
-            queued_tokens=self.pending_tokens,
+        """What it reports to routers."""
+        pending = self._batch or self._waiting
+        return instance_state(
+            self._load,
+            waiting_requests=len(self._waiting),
+            waiting_tokens=self._waiting_tokens,
+            oldest_wait_s=self._events.now_s() - pending[0].arrival_s if pending else 0.0,
             clock_mhz=self.runner.board.clock_mhz,
-            oldest_wait_s=(
-                self._events.now_s() - self._waiting[0].arrival_s if self._waiting else 0.0
-            ),
         )
 
     def enqueue(self, job: Job, now_s: float) -> None:
         """Take a job whose prompt is to be computed."""
         self._waiting.append(job)
-        self.pending_tokens += job.prompt_tokens
+        self._waiting_tokens += job.prompt_tokens
         if not self._busy:
             self._start(now_s)
 
     def _start(self, now_s: float) -> None:
-        load = self._form_batch()
+        self._load = self._form_batch()
         self._busy = True
-        end_s = self.runner.begin(load, self._queue(now_s), now_s)
+        end_s = self.runner.begin(self._load, self._queue(now_s), now_s)
         self._events.schedule(end_s, self._finish)
 
     def _form_batch(self) -> Load:
@@ -91,13 +94,13 @@ class PrefillInstance:
             if job.prefilled_tokens < job.prompt_tokens:
                 break
             batch.append(waiting.popleft())
-        self._batch_tokens = tokens
+        self._waiting_tokens -= tokens
         return Load(prefill_tokens=tokens, prefill_attended_pairs=pairs)
 
     def _finish(self, now_s: float) -> None:
         self.runner.finish(now_s)
         done, self._batch = self._batch, []
-        self.pending_tokens -= self._batch_tokens
+        self._load = IDLE
         self._busy = False
         for job in done:
             self._hand_on(job, now_s)
@@ -107,15 +110,15 @@ class PrefillInstance:
             self.runner.idle(now_s)
 
     def _queue(self, now_s: float) -> Queue:
-        waiting, batch = self._waiting, self._batch
+        waiting = self._waiting
         return queue_behind(
             [
                 (j.arrival_s, j.prompt_tokens - j.prefilled_tokens, j.prefilled_tokens)
                 for j in waiting
             ],
             requests=len(waiting),
-            tokens=self.pending_tokens - self._batch_tokens,
-            oldest_s=batch[0].arrival_s if batch else waiting[0].arrival_s,
+            tokens=self._waiting_tokens,
+            oldest_s=(self._batch or waiting)[0].arrival_s,
             now_s=now_s,
             ttft_s=self._ttft_s,
             max_batch_tokens=self._max_tokens,
