@@ -46,6 +46,7 @@ __all__ = [
     "Router",
     "Sensor",
     "TimeSource",
+    "needs_of",
 ]
 
 
@@ -167,6 +168,11 @@ class Needy(Protocol):
     def needs(self) -> frozenset[Need]:
         """What it needs of every candidate; may be a plain class attribute."""
         ...
+
+
+def needs_of(router: Router) -> frozenset[Need]:
+    """What a router says that it needs; nothing where it says nothing."""
+    return router.needs if isinstance(router, Needy) else frozenset()
 
 
 @runtime_checkable

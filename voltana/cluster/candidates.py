@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from voltana.ports import FreezesPower, HoldsPredictor
 from voltana.values import Candidate, InstanceState
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from voltana.cluster.context import EngineLimits
     from voltana.cluster.ledger import Ledger
     from voltana.loop import ControlLoop
     from voltana.ports import PowerForecasts, Predictor, PredictorSnapshot
     from voltana.values import Load, Role
+
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,23 +45,46 @@ class InstanceFacts:
 NOTHING_KNOWN = InstanceFacts()
 
 
-def instance_facts(loop: ControlLoop, *, budget_s: float, limits: EngineLimits) -> InstanceFacts:
+def instance_facts(
+    loop: ControlLoop,
+    *,
+    budget_s: float,
+    limits: EngineLimits,
+    failed: Callable[[str, Exception], None] | None = None,
+) -> InstanceFacts:
     """What a control loop knows, its models frozen.
 
     Args:
         loop: The loop of the instance.
         budget_s: Latency budget of one iteration.
         limits: What its engine holds.
+        failed: Told of a model that cannot be frozen, which is then left out; None raises.
     """
     predictor, power = latency_model(loop), loop.power
     return InstanceFacts(
-        predictor=None if predictor is None else predictor.snapshot(),
-        power=power.snapshot() if isinstance(power, FreezesPower) else power,
+        predictor=None
+        if predictor is None
+        else _frozen(predictor.snapshot, "latency model", failed),
+        power=_frozen(power.snapshot, "power model", failed)
+        if isinstance(power, FreezesPower)
+        else power,
         levels_mhz=loop.levels_mhz,
         budget_s=budget_s,
         kv_capacity_tokens=limits.kv_capacity_tokens,
         kv_reserved_tokens=limits.kv_reserved_tokens,
     )
+
+
+def _frozen(
+    freeze: Callable[[], _T], kind: str, failed: Callable[[str, Exception], None] | None
+) -> _T | None:
+    try:
+        return freeze()
+    except Exception as error:  # a user's model may raise anything
+        if failed is None:
+            raise
+        failed(kind, error)
+        return None
 
 
 def latency_model(loop: ControlLoop) -> Predictor | None:

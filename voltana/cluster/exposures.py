@@ -15,25 +15,26 @@ class Exposures:
 
     Attributes:
         seconds: Time that they cover since they were taken last.
+        covered_to_s: Time up to which they do.
     """
 
-    __slots__ = ("_covered_to_s", "_stretches", "seconds")
+    __slots__ = ("_stretches", "covered_to_s", "seconds")
 
     def __init__(self, start_s: float = 0.0) -> None:
         self._stretches: list[Exposure] = []
-        self._covered_to_s = start_s
+        self.covered_to_s = start_s
         self.seconds = 0.0
 
     def idle_until(self, now_s: float, clock_mhz: float) -> None:
         """Add the idle stretch that ends now, if there was one, at its mean clock."""
-        idle_s = now_s - self._covered_to_s
+        idle_s = now_s - self.covered_to_s
         if idle_s > 0:
             self.add(IDLE, clock_mhz, idle_s)
 
     def add(self, load: Load, clock_mhz: float, duration_s: float) -> None:
         """Add `duration_s` of `load` at a mean clock."""
         self._stretches.append(Exposure(load=load, clock_mhz=clock_mhz, duration_s=duration_s))
-        self._covered_to_s += duration_s
+        self.covered_to_s += duration_s
         self.seconds += duration_s
 
     def take(self) -> tuple[Exposure, ...]:

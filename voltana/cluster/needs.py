@@ -1,20 +1,16 @@
-"""Whether routers get what they need: one that falls back for want of a model must not be silent."""
+"""Whether routers get what they need: one that falls back for want of it must not be silent."""
 
 from __future__ import annotations
 
 import math
 from typing import TYPE_CHECKING
 
-from voltana.ports import Needy
 from voltana.values import Need
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
-    from voltana.ports import Router
     from voltana.values import Candidate
-
-_NOTHING: frozenset[Need] = frozenset()
 
 _MET: Mapping[Need, Callable[[Candidate], bool]] = {
     Need.LATENCY: lambda c: c.predictor is not None,
@@ -23,11 +19,6 @@ _MET: Mapping[Need, Callable[[Candidate], bool]] = {
     Need.BUDGET: lambda c: c.budget_s < math.inf,
     Need.KV_CAPACITY: lambda c: c.kv_capacity_tokens < math.inf,
 }
-
-
-def needs_of(router: Router) -> frozenset[Need]:
-    """What a router says that it needs; nothing where it says nothing."""
-    return router.needs if isinstance(router, Needy) else _NOTHING
 
 
 def unmet(needs: Iterable[Need], candidates: Iterable[Candidate]) -> dict[str, tuple[Need, ...]]:

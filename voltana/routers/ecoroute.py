@@ -17,8 +17,9 @@ import numpy as np
 
 from voltana.errors import invalid
 from voltana.planning import candidate_load, load_with, memory_tokens, planned_clock_mhz
+from voltana.ports import needs_of
 from voltana.routers.round_robin import RoundRobin
-from voltana.values import Phase
+from voltana.values import Need, Phase
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -95,6 +96,14 @@ class EcoRoute:
         self._boundary_mhz = boundary_mhz
         self._wake_share = wake_share
         self._max_age_s = max_age_s
+
+    @property
+    def needs(self) -> frozenset[Need]:
+        """Its own needs and its fallback's; the KV cache where idle instances are left asleep."""
+        own = {Need.LATENCY, Need.LEVELS, Need.BUDGET}
+        if self._wake_share > 0:
+            own.add(Need.KV_CAPACITY)
+        return needs_of(self._fallback) | own
 
     def route(self, request: Request, candidates: Sequence[Candidate]) -> str:
         """See `voltana.ports.Router.route`."""

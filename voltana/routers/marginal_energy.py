@@ -21,8 +21,9 @@ import numpy as np
 
 from voltana.errors import invalid
 from voltana.planning import GROWTH_TOKENS, cheapest_safe_index
+from voltana.ports import needs_of
 from voltana.routers.least_memory import LeastMemory
-from voltana.values import Load, Role
+from voltana.values import Load, Need, Role
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -67,6 +68,12 @@ class MarginalEnergy:
         self._max_age_s = max_age_s
         self._asked: tuple[object, ...] = ()
         self._answer = 1
+
+    @property
+    def needs(self) -> frozenset[Need]:
+        """Its own needs and its inner router's."""
+        own = {Need.LATENCY, Need.POWER, Need.LEVELS, Need.BUDGET, Need.KV_CAPACITY}
+        return needs_of(self._inner) | own
 
     def route(self, request: Request, candidates: Sequence[Candidate]) -> str:
         """See `voltana.ports.Router.route`."""

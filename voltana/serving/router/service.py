@@ -62,7 +62,7 @@ class RouterService:
         self.reports = Reports(settings.stale_after_s)
         self.metrics = Metrics(self.pool, self.ledger)
         self._session = make_session()
-        chooser = Chooser(
+        chooser = self._chooser = Chooser(
             self.pool,
             self._routers,
             ledger=self.ledger,
@@ -70,6 +70,7 @@ class RouterService:
             time=time,
             count=self.metrics.chosen,
         )
+        self.metrics.watch(chooser.wants())
         self.forwarder = Forwarder(
             settings,
             keys=self._keys,
@@ -123,6 +124,7 @@ class RouterService:
             fan_out=FanOut(self.pool, self._session),
             ledger=self.ledger,
             reports=self.reports,
+            wants=self._chooser.wants(),
             metrics=self.metrics,
             now_s=self._time.now_s,
         )

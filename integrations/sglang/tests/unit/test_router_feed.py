@@ -16,11 +16,13 @@ import pytest
 import structlog
 from router_cluster import cluster, until
 
+from voltana.cluster.candidates import InstanceFacts
 from voltana.cluster.ledger import Entry, Ledger
 from voltana.errors import ConfigError
 from voltana.predictors.conformal_snapshot import ConformalSnapshot
 from voltana.predictors.ecopred import EcoPred
 from voltana.predictors.groups import BySize, by_phase
+from voltana.predictors.linear_power import LinearPower
 from voltana.serving.feed import FeedPublisher, parse_message
 from voltana.serving.router.chooser import Leg
 from voltana.serving.router.feeds import FeedFollower
@@ -121,6 +123,10 @@ def test_a_broken_snapshot_is_an_error_not_a_crash(wrong: Any) -> None:
         decode_snapshot(wrong)
 
 
+def facts(**changes: Any) -> InstanceFacts:
+    return InstanceFacts(**({"levels_mhz": LEVELS, "budget_s": 0.06} | changes))
+
+
 STATE = InstanceState(running_requests=5, kv_tokens=600, queued_tokens=70, clock_mhz=1200.0)
 
 
@@ -145,16 +151,11 @@ def test_a_snapshot_that_cannot_be_sent_is_left_out_and_said_once() -> None:
     with structlog.testing.capture_logs() as logs:
         publisher._log = structlog.get_logger()
         for snapshot in (Unsendable(), Unsendable(), learned().snapshot()):
-            publisher.publish(
-                STATE,
-                age_s=0.0,
-                levels_mhz=LEVELS,
-                budget_s=0.06,
-                snapshot=snapshot,  # type: ignore[arg-type]
-            )
+            publisher.publish(STATE, age_s=0.0, facts=facts(predictor=snapshot))
     messages = [parse_message(raw) for raw in sent]
     assert [message and message.state for message in messages] == [STATE] * 3
-    assert [bool(message and message.snapshot) for message in messages] == [False, False, True]
+    sent_facts = [message.facts for message in messages if message and message.facts]
+    assert [bool(sent.snapshot) for sent in sent_facts] == [False, False, True]
     assert len(logs) == 1
     publisher.close()
 
@@ -166,20 +167,27 @@ def test_a_feed_reaches_the_router_s_reports() -> None:
         feeds = {"decode-0": publisher.address}
         # Staler than usual, for a busy machine may hold up this task for longer than 100 ms.
         async with cluster(prefill=1, decode=2, feeds=feeds, stale_after_s=2.0) as pd:
-            snapshot = learned().snapshot()
+            power = LinearPower().snapshot()
+            told = facts(
+                predictor=learned().snapshot(),
+                power=power,
+                kv_capacity_tokens=9e5,
+                kv_reserved_tokens=512.0,
+            )
             report = None
             for _ in range(200):
-                publisher.publish(
-                    STATE, age_s=0.01, levels_mhz=LEVELS, budget_s=0.06, snapshot=snapshot
-                )
+                publisher.publish(STATE, age_s=0.01, facts=told)
                 await asyncio.sleep(0.01)
                 report = pd.service.reports.fresh("decode-0", time.now_s())
-                if report is not None and report.predictor is not None:
+                if report is not None and report.facts.predictor is not None:
                     break
             assert report is not None
-            assert report.predictor is not None
+            assert report.facts.predictor is not None
             assert (report.state, report.source) == (STATE, FEED)
-            assert (report.levels_mhz, report.budget_s) == (LEVELS, 0.06)
+            assert (report.facts.levels_mhz, report.facts.budget_s) == (LEVELS, 0.06)
+            assert report.facts.power == power
+            assert report.facts.kv_capacity_tokens == 9e5
+            assert report.facts.kv_reserved_tokens == 512.0
             assert 0.01 <= time.now_s() - report.sampled_s < 2.0
             status = (await pd.get("/router/status"))[1]
             by_name = {b["name"]: b["state"] for b in status["backends"]}
@@ -203,11 +211,13 @@ def test_the_example_s_router_chooses_by_what_agents_publish(
         }
         feeds = {name: publisher.address for name, publisher in publishers.items()}
 
+        nothing_learned = facts()
+
         async def publish() -> None:
             while True:
                 for name, publisher in publishers.items():
                     state = InstanceState(clock_mhz=clocks[name])
-                    publisher.publish(state, age_s=0.0, levels_mhz=LEVELS, budget_s=0.06)
+                    publisher.publish(state, age_s=0.0, facts=nothing_learned)
                 await asyncio.sleep(0.005)
 
         publishing = asyncio.create_task(publish())
@@ -260,12 +270,12 @@ def test_levels_and_snapshot_stand_until_they_are_sent_again() -> None:
     wire.follower.take(wire.message())
     first = wire.reports.fresh("decode-0", 100.0)
     assert first is not None
-    assert first.predictor is not None
-    assert first.levels_mhz == LEVELS
+    assert first.facts.predictor is not None
+    assert first.facts.levels_mhz == LEVELS
     wire.follower.take(wire.message(levels_mhz=list(LEVELS), snapshot=snapshot))
     second = wire.reports.fresh("decode-0", 100.0)
     assert second is not None
-    assert second.predictor is first.predictor  # not read again every second
+    assert second.facts.predictor is first.facts.predictor  # not read again every second
 
 
 def test_unusable_messages_change_nothing() -> None:
@@ -284,7 +294,7 @@ def test_unusable_messages_change_nothing() -> None:
     )
     report = wire.reports.fresh("decode-0", 100.0)
     assert report is not None
-    assert report.predictor is None
+    assert report.facts.predictor is None
 
 
 def test_a_message_settles_the_rooms_that_it_names() -> None:
@@ -306,18 +316,18 @@ def test_a_message_settles_the_rooms_that_it_names() -> None:
     assert wire.ledger.reserved("decode-0").requests == 0
 
 
-def test_the_publisher_sends_snapshots_on_change_and_once_a_second() -> None:
+def test_the_publisher_sends_what_changes_seldom_on_change_and_once_a_second() -> None:
     time, sent = ManualTime(), []
     publisher = FeedPublisher("tcp://127.0.0.1:0", "decode-0", time)
     publisher._socket.close()
     publisher._socket = types.SimpleNamespace(  # type: ignore[assignment]
         send=lambda raw, _flags: sent.append(parse_message(raw)), close=lambda: None
     )
-    one, other = learned().snapshot(), learned().snapshot()
-    for snapshot, gap_s in ((one, 0.1), (one, 0.1), (other, 0.1), (other, 1.1), (other, 0.1)):
-        publisher.publish(STATE, age_s=0.0, levels_mhz=LEVELS, budget_s=1.0, snapshot=snapshot)
+    one, other = facts(predictor=learned().snapshot()), facts(predictor=learned().snapshot())
+    for told, gap_s in ((one, 0.1), (one, 0.1), (other, 0.1), (other, 1.1), (other, 0.1)):
+        publisher.publish(STATE, age_s=0.0, facts=told)
         time.advance(gap_s)
-    assert [m.levels_mhz is not None for m in sent] == [True, False, True, False, True]
+    assert [m.facts is not None for m in sent] == [True, False, True, False, True]
 
 
 # Choosing.
@@ -361,7 +371,7 @@ class Bench:
     def report(self, name: str, running: int, *, age_s: float = 0.0, source: str = FEED) -> None:
         state = InstanceState(running_requests=running, clock_mhz=1200.0)
         at_s = self.time.now_s() - age_s
-        self.reports.put(name, Report(state=state, sampled_s=at_s, source=source, budget_s=0.06))
+        self.reports.put(name, Report(state=state, sampled_s=at_s, source=source, facts=facts()))
 
     def book(self, number: int, name: str) -> None:
         self.ledger.book(

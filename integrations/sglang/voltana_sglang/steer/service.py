@@ -63,17 +63,19 @@ class SteerService:
         self.workers = WorkerList(
             settings.upstream, self._session, time=time, period_s=settings.workers_period_s
         )
+        leg = Leg(
+            self.pool.of(Role.DECODE),
+            self._router,
+            ledger=ledger,
+            reports=reports,
+            time=time,
+            count=lambda _role, _source: None,
+        )
+        self._wants = leg.wants
         self.proxy = Proxy(
             settings.upstream,
             self._session,
-            leg=Leg(
-                self.pool.of(Role.DECODE),
-                self._router,
-                ledger=ledger,
-                reports=reports,
-                time=time,
-                count=lambda _role, _source: None,
-            ),
+            leg=leg,
             workers=self.workers,
             ledger=ledger,
             lengths=PromptLength(),
@@ -112,6 +114,7 @@ class SteerService:
             "unsteered": proxy.unsteered,
             "repeated": proxy.repeated,
             "open_requests": proxy.open,
+            "routing": self._wants.figures(),
             "backends": [
                 {
                     "name": b.name,
