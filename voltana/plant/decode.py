@@ -65,7 +65,7 @@ class DecodeInstance:
         self._ending: dict[int, list[Job]] = {}
         self._running_tokens = 0
         self._blocked_tokens = 0
-        self._transferring_tokens = 0
+        self._transferring_tokens = 0  # of those on their way here, and of those that are ready
         self._transferring_requests = 0
         self._iteration = 0
         self._last_end_s = 0.0
@@ -80,7 +80,7 @@ class DecodeInstance:
         """What it reports to routers."""
         return instance_state(
             Load(decode_requests=len(self._running), decode_kv_tokens=self._running_tokens),
-            waiting_requests=len(self._blocked) + len(self._ready) + self._transferring_requests,
+            waiting_requests=len(self._blocked) + self._transferring_requests,
             waiting_tokens=self._transferring_tokens + self._blocked_tokens,
             oldest_wait_s=self._events.now_s() - self._blocked[0].arrival_s
             if self._blocked

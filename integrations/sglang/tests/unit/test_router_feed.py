@@ -19,6 +19,8 @@ from router_cluster import cluster, until
 from voltana.cluster.candidates import InstanceFacts
 from voltana.cluster.ledger import Entry, Ledger
 from voltana.errors import ConfigError
+from voltana.policies.named import get_policy
+from voltana.predictors.cautious_power import CautiousPower
 from voltana.predictors.conformal_snapshot import ConformalSnapshot
 from voltana.predictors.ecopred import EcoPred
 from voltana.predictors.groups import BySize, by_phase
@@ -32,10 +34,15 @@ from voltana.serving.router.problem import Problem
 from voltana.serving.router.reports import FEED, LOADS, Report, Reports
 from voltana.serving.router.routers import make_routers, own_modules
 from voltana.serving.router.settings import BackendTable, RouterTable
-from voltana.serving.snapshots import decode_snapshot, encode_snapshot
+from voltana.serving.snapshots import (
+    decode_power,
+    decode_snapshot,
+    encode_power,
+    encode_snapshot,
+)
 from voltana.testing.samples import LinearSnapshot, outcomes
 from voltana.timebase import ManualTime, MonotonicTime
-from voltana.values import Candidate, InstanceState, Load, Request, Reservation, Role
+from voltana.values import Candidate, Exposure, InstanceState, Load, Request, Reservation, Role
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -498,3 +505,134 @@ def test_routers_come_from_policies_names_and_users(
 def test_wrong_routers_are_refused_with_a_remedy(settings: dict[str, str], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         make_routers(RouterTable(**settings))
+
+
+# What a router needs.
+
+
+def whole_facts(**changes: Any) -> InstanceFacts:
+    model = LinearPower(max_clock_mhz=1410.0)
+    given = {
+        "predictor": LinearSnapshot(),
+        "power": model.snapshot(),
+        "kv_capacity_tokens": 400_000.0,
+        "kv_reserved_tokens": 512.0,
+    }
+    return facts(**(given | changes))
+
+
+def told(bench: Bench, running: tuple[int, int], made: InstanceFacts) -> None:
+    for name, requests in zip(("d0", "d1"), running, strict=True):
+        state = InstanceState(running_requests=requests, kv_tokens=400 * requests, clock_mhz=1200.0)
+        bench.reports.put(
+            name, Report(state=state, sampled_s=bench.time.now_s(), source=FEED, facts=made)
+        )
+
+
+def test_the_default_decode_router_consolidates_on_what_agents_publish() -> None:
+    bench = Bench(get_policy("voltana").decode_router(0))
+    for number in range(20):
+        told(bench, (number, 0), whole_facts())
+        chosen = bench.choose()
+        bench.book(number, chosen)
+        assert chosen == "d0"
+    assert bench.leg.wants.missing == {}
+    assert bench.leg.wants.lacking_choices == 0
+
+
+@pytest.mark.parametrize(
+    ("without", "named"),
+    [
+        ({"power": None}, "power model"),
+        ({"predictor": None}, "latency model"),
+        ({"levels_mhz": ()}, "levels"),
+        ({"budget_s": math.inf}, "latency budget"),
+        ({"kv_capacity_tokens": math.inf}, "KV capacity"),
+    ],
+)
+def test_a_router_that_lacks_what_it_needs_says_so_once_and_when_that_changes(
+    without: dict[str, Any], named: str
+) -> None:
+    bench = Bench(get_policy("voltana").decode_router(0))
+    with structlog.testing.capture_logs() as logs:
+        bench.leg.wants._log = structlog.get_logger()
+        for made in (whole_facts(**without), whole_facts(**without), whole_facts(), whole_facts()):
+            for _ in range(5):
+                told(bench, (1, 1), made)
+                bench.choose()
+                bench.time.advance(0.01)
+    assert [entry["log_level"] for entry in logs] == ["warning", "info"]
+    assert logs[0]["missing"] == {"d0": [named], "d1": [named]}
+    assert "MarginalEnergy" in logs[0]["router"]
+    assert bench.leg.wants.lacking_choices == 10
+    assert bench.leg.wants.missing == {}
+
+
+def test_what_is_known_of_instances_that_are_not_shown_stands() -> None:
+    bench = Bench(get_policy("voltana").decode_router(0))
+    third = Backend(BackendTable(name="d2", role="decode", url="http://h:9"), RouterTable())
+    third.passed_check()
+    bench.leg._backends += (third,)
+    with structlog.testing.capture_logs() as logs:
+        bench.leg.wants._log = structlog.get_logger()
+        for _ in range(4):
+            for avoid in (frozenset(), frozenset({"d1"})):
+                told(bench, (1, 1), whole_facts(power=None))
+                state = InstanceState(clock_mhz=1200.0)
+                at_s = bench.time.now_s()
+                report = Report(state=state, sampled_s=at_s, source=FEED, facts=whole_facts())
+                bench.reports.put("d2", report)
+                bench.choose(avoid=avoid)
+    assert len(logs) == 1
+    assert set(bench.leg.wants.missing) == {"d0", "d1"}
+
+
+def test_status_and_metrics_tell_what_a_router_lacks() -> None:
+    async def check() -> None:
+        async with cluster(prefill=1, decode=2, decode_router=None) as pd, asyncio.timeout(60):
+            await pd.post("/generate", {"text": "a"})
+            routing = (await pd.get("/router/status"))[1]["routing"]
+            lacks = routing["decode"]["missing"]
+            assert set(lacks) == {"decode-0", "decode-1"}
+            assert "power model" in lacks["decode-0"]
+            assert routing["decode"]["choices_without"] == 1
+            assert "power model" in routing["decode"]["needs"]
+            assert routing["prefill"]["missing"] == {}  # of one server there is no choice
+            metrics = (await pd.get("/metrics"))[1]
+            line = 'voltana_router_missing{backend="decode-0",need="power model",role="decode"} 1.0'
+            assert line in metrics
+            assert 'voltana_router_choices_without_total{role="decode"} 1.0' in metrics
+
+    asyncio.run(check())
+
+
+@pytest.mark.parametrize("inner", [LinearPower(), CautiousPower(LinearPower(), start=0.25)])
+def test_power_snapshots_forecast_the_same_after_the_wire(inner: Any) -> None:
+    inner.learn_window(
+        2000.0, [Exposure(load=Load.decode(32, 9000), clock_mhz=1200.0, duration_s=10.0)]
+    )
+    snapshot = inner.snapshot()
+    wire = msgspec.msgpack.decode(msgspec.msgpack.encode(encode_power(snapshot)))
+    again = decode_power(wire)
+    assert again is not None
+    assert again.to_dict() == snapshot.to_dict()
+    for load in (*LOADS_TO_TRY, Load()):
+        np.testing.assert_array_equal(
+            again.forecast_w(load, CLOCKS), snapshot.forecast_w(load, CLOCKS)
+        )
+        np.testing.assert_allclose(again.forecast_w(load, CLOCKS), inner.forecast_w(load, CLOCKS))
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"kind": "linear-power", "values": {}},
+        {"kind": "linear-power", "values": {"max_clock_mhz": 1.0, "coefficients": [1.0]}},
+        {"kind": "cautious-power", "values": {"power": None, "excess": 0.1}},
+        {"kind": "os:system", "values": {}},
+        5,
+    ],
+)
+def test_a_broken_power_snapshot_is_an_error_not_a_crash(wrong: Any) -> None:
+    with pytest.raises(ValueError, match=r"power|coefficients|not named"):
+        decode_power(wrong)
