@@ -17,7 +17,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from voltana.cluster.candidates import instance_facts
+from voltana.cluster.candidates import instance_facts, latency_model
 from voltana.cluster.context import iteration_budget_s
 from voltana.cluster.ledger import Entry, Ledger
 from voltana.cluster.needs import unmet
@@ -160,7 +160,13 @@ class Beside:
         )
         budget_s = iteration_budget_s(self.role, CONFIG.thresholds())
         self._facts = Renewed(
-            lambda: instance_facts(runner.loop, budget_s=budget_s, limits=limits),
+            lambda: instance_facts(
+                latency_model(runner.loop),
+                runner.loop.power,
+                levels_mhz=runner.loop.levels_mhz,
+                budget_s=budget_s,
+                limits=limits,
+            ),
             time,
             spec.engine.snapshot_period_s,
         )

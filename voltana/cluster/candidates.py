@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, TypeVar, cast
 
 from voltana.ports import FreezesPower, HoldsPredictor
 from voltana.values import Candidate, InstanceState
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
     from voltana.cluster.context import EngineLimits
     from voltana.cluster.ledger import Ledger
     from voltana.loop import ControlLoop
-    from voltana.ports import PowerForecasts, Predictor, PredictorSnapshot
+    from voltana.ports import PowerForecasts, PowerPredictor, Predictor, PredictorSnapshot
     from voltana.values import Load, Role
 
 _T = TypeVar("_T")
@@ -46,33 +47,43 @@ NOTHING_KNOWN = InstanceFacts()
 
 
 def instance_facts(
-    loop: ControlLoop,
+    predictor: Predictor | None,
+    power: PowerPredictor | None,
     *,
+    levels_mhz: tuple[float, ...],
     budget_s: float,
     limits: EngineLimits,
     failed: Callable[[str, Exception], None] | None = None,
 ) -> InstanceFacts:
-    """What a control loop knows, its models frozen.
+    """What an instance knows now, its models frozen.
 
     Args:
-        loop: The loop of the instance.
+        predictor: Latency model; see `latency_model`.
+        power: Power model; one that cannot be frozen is shown as it is.
+        levels_mhz: Clocks that its controller may choose.
         budget_s: Latency budget of one iteration.
         limits: What its engine holds.
-        failed: Told of a model that cannot be frozen, which is then left out; None raises.
+        failed: Told of a model that fails at being frozen, which is then left out; None raises.
     """
-    predictor, power = latency_model(loop), loop.power
+    frozen_power: PowerForecasts | None = power
+    if power is not None and _freezes(type(power)):
+        frozen_power = _frozen(cast("FreezesPower", power).snapshot, "power model", failed)
     return InstanceFacts(
         predictor=None
         if predictor is None
         else _frozen(predictor.snapshot, "latency model", failed),
-        power=_frozen(power.snapshot, "power model", failed)
-        if isinstance(power, FreezesPower)
-        else power,
-        levels_mhz=loop.levels_mhz,
+        power=frozen_power,
+        levels_mhz=levels_mhz,
         budget_s=budget_s,
         kv_capacity_tokens=limits.kv_capacity_tokens,
         kv_reserved_tokens=limits.kv_reserved_tokens,
     )
+
+
+@functools.cache
+def _freezes(kind: type) -> bool:
+    """Whether power models of a class can be frozen; asking a Protocol takes its time."""
+    return issubclass(kind, FreezesPower)
 
 
 def _frozen(

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING, overload
 
-from voltana.cluster.candidates import candidate, instance_facts
+from voltana.cluster.candidates import candidate, instance_facts, latency_model
 from voltana.cluster.context import iteration_budget_s
 from voltana.cluster.ledger import Entry, Ledger
 from voltana.cluster.renewed import Renewed
@@ -19,7 +19,7 @@ from voltana.errors import RoutingError
 from voltana.values import Candidate, Request, Role
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from voltana.cluster.context import EngineLimits
     from voltana.plant.decode import DecodeInstance
@@ -64,7 +64,14 @@ class Leg:
         budget_s = iteration_budget_s(role, slo)
         self._facts = [
             Renewed(
-                partial(instance_facts, i.runner.loop, budget_s=budget_s, limits=limits),
+                partial(
+                    instance_facts,
+                    latency_model(i.runner.loop),
+                    i.runner.loop.power,
+                    levels_mhz=i.runner.loop.levels_mhz,
+                    budget_s=budget_s,
+                    limits=limits,
+                ),
                 time,
                 snapshot_period_s,
             )
@@ -106,6 +113,9 @@ class LazyCandidates(Sequence[Candidate]):
 
     def __len__(self) -> int:
         return self._count
+
+    def __iter__(self) -> Iterator[Candidate]:
+        return map(self._make, range(self._count))
 
     @overload
     def __getitem__(self, index: int) -> Candidate: ...

@@ -145,9 +145,13 @@ class EcoRoute:
         after_mhz = planned_clock_mhz(candidate, after, levels)
         # An idle instance may be at any clock, so none has to rise.
         wakes = now.phase is Phase.IDLE and not candidate.in_flight
-        now_mhz = after_mhz if wakes else planned_clock_mhz(candidate, now, levels)
         # An instance that no clock can save runs at its fastest one, and gets slower.
-        rise_mhz = min(after_mhz, float(levels[-1])) - min(now_mhz, float(levels[-1]))
+        fastest_mhz = candidate.levels_mhz[-1]
+        most_mhz = min(after_mhz, fastest_mhz)
+        rise_mhz = 0.0
+        # From the lowest level on, it could be no boundary: what it runs at now need not be known.
+        if not wakes and most_mhz - candidate.levels_mhz[0] > self._boundary_mhz:
+            rise_mhz = most_mhz - min(planned_clock_mhz(candidate, now, levels), fastest_mhz)
         return _WhatIf(
             wakes=wakes,
             clock_mhz=after_mhz,

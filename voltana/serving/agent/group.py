@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import structlog
 
-from voltana.cluster.candidates import InstanceFacts, instance_facts
+from voltana.cluster.candidates import InstanceFacts, instance_facts, latency_model
 from voltana.cluster.context import iteration_budget_s
 from voltana.serving.agent.building import ROLES, unknown_limits
 from voltana.serving.agent.serving import Settings, Workshop
@@ -236,8 +236,14 @@ class Group:
                 or math.inf,
                 kv_reserved_tokens=0.0 if first is None else first.engine.kv_reserved_tokens,
             )
+        loop = first.loop.loop
         return instance_facts(
-            first.loop.loop, budget_s=self.budget_s(), limits=first.engine, failed=self._without
+            latency_model(loop),
+            loop.power,
+            levels_mhz=loop.levels_mhz,
+            budget_s=self.budget_s(),
+            limits=first.engine,
+            failed=self._without,
         )
 
     def _without(self, kind: str, error: Exception) -> None:
