@@ -156,7 +156,7 @@ class FeedPublisher:
         """A model as bytes; None where there is none that can be sent."""
         if model is None:
             return None
-        why = "its snapshot cannot be read again by another process (docs/extending.md)"
+        why = "its snapshot cannot be read again by another process (docs/sglang-router.md)"
         try:
             encoded = encode(model)
             if encoded is not None:
