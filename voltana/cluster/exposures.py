@@ -44,7 +44,7 @@ class Exposures:
         return taken
 
 
-class EnergyWindow:
+class CountedExposures:
     """Exposures, and the energy that a counter says they took.
 
     Args:

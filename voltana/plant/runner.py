@@ -7,7 +7,7 @@ from array import array
 from time import perf_counter
 from typing import TYPE_CHECKING
 
-from voltana.cluster.exposures import EnergyWindow
+from voltana.cluster.exposures import CountedExposures
 from voltana.values import EMPTY_QUEUE, Decision, Load, Queue, Status
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ class Runner:
         self._start_s = 0.0
         self._clock_mhz = board.clock_mhz
         self._window_s = energy_window_s
-        self._window = EnergyWindow(board.counter_j) if loop.power is not None else None
+        self._window = CountedExposures(board.counter_j) if loop.power is not None else None
 
     def begin(self, load: Load, queue: Queue, now_s: float) -> float:
         """Decide on an iteration and start it.

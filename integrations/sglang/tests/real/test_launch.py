@@ -121,6 +121,10 @@ def test_at_low_load_one_decode_instance_serves_and_the_other_waits_slowly(
     """The default policy's router consolidates, on power models that agents publish."""
     with Traffic(cluster.url, clients=1) as traffic:
         assert wait_for(lambda: consolidated(cluster, traffic), 240), explained(cluster)
+    for name in ("decode-0", "decode-1"):
+        status = cluster.status(name)
+        assert status["unknown"] == []
+        assert (status["kv_capacity_tokens"], status["kv_reserved_tokens"]) == (8192, 512)
     decode = routing(cluster)["decode"]
     assert decode["router"].startswith("MarginalEnergy")
     assert "power model" in decode["needs"]

@@ -448,3 +448,25 @@ def test_the_memory_floor_knows_what_the_engine_reserves(
     assert world.group.figures()["unknown"] == unknown
     complaints = [entry for entry in logs if entry["event"].startswith("neither the engine")]
     assert [entry["unknown"] for entry in complaints] == [unknown] * bool(unknown)
+
+
+def test_what_ran_and_idled_fills_the_time(world):
+    loop = next(iter(world.group._served.values())).loop
+    loop.take_exposures(world.time.now_s(), 900.0)
+    began_s = world.time.now_s()
+    world.run(50)
+    world.engine.idle()
+    world.group.drain()
+    world.time.advance(1.5)
+    world.run(10)
+    world.time.advance(0.25)
+    exposures = loop.take_exposures(world.time.now_s(), 900.0)
+    idle_s = [e.duration_s for e in exposures if e.load == IDLE]
+    assert idle_s == pytest.approx([1.5, 0.25])
+    elapsed_s = world.time.now_s() - began_s
+    assert sum(e.duration_s for e in exposures) == pytest.approx(elapsed_s)
+    assert len(exposures) == 62
+    world.engine.launch(Load.decode(3, 100))
+    world.group.drain()
+    world.time.advance(5.0)
+    assert loop.take_exposures(world.time.now_s(), 900.0) == ()  # what runs belongs to the next
