@@ -21,6 +21,7 @@ LAYERS = (
     {"predictors", "controllers", "routers", "actuators", "testing"},
     {"loop"},
     {"policies"},
+    {"cluster"},
     {"plant"},
     {"serving"},
     {"evaluation"},

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from voltana.errors import ConfigError
-from voltana.routers.marginal_energy import MarginalEnergy
+from voltana.routers.marginal_energy import MarginalEnergy, _nearest
 from voltana.testing import samples
 from voltana.testing.samples import LinearSnapshot
 from voltana.values import InstanceState, Role
@@ -93,3 +94,33 @@ def test_an_instance_of_the_pool_comes_out_and_asking_again_changes_nothing(runn
 def test_bad_arguments_name_the_field(field, value):
     with pytest.raises(ConfigError, match=field):
         MarginalEnergy(**{field: value})
+
+
+@given(
+    levels=st.lists(st.integers(200, 2000).map(float), min_size=1, max_size=81, unique=True),
+    clock_mhz=st.one_of(st.just(math.nan), st.floats(0.0, 2500.0)),
+)
+def test_the_nearest_level_is_the_lower_one_of_two(levels, clock_mhz):
+    levels = sorted(levels)
+    assert _nearest(levels, clock_mhz) == min(levels, key=lambda level: abs(level - clock_mhz))
+
+
+def test_what_an_instance_produces_is_forecast_anew_with_its_next_iteration():
+    asked = []
+
+    class Counting(LinearSnapshot):
+        def forecast(self, load, clocks_mhz):
+            asked.append((load, len(clocks_mhz)))
+            return super().forecast(load, clocks_mhz)
+
+    router, model = MarginalEnergy(), Counting()
+    pool = [samples.candidate(i, Role.DECODE, predictor=model, power=Power(90.0))
+            for i in range(2)]  # fmt: skip
+    for _ in range(5):
+        router.route(samples.request(1), pool)
+    assert sum(count == 1 for _, count in asked) == 2  # one for each instance
+    later = [
+        dataclasses.replace(c, state=dataclasses.replace(c.state, kv_tokens=8_016)) for c in pool
+    ]
+    router.route(samples.request(1), later)
+    assert sum(count == 1 for _, count in asked) == 4

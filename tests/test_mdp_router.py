@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from voltana.errors import ConfigError
 from voltana.evaluation.compare import compare
 from voltana.evaluation.scenario import ARRIVALS, load_scenario
+from voltana.policies.routing import LookingAhead
 from voltana.predictors.ecopred import EcoPred
 from voltana.predictors.linear_power import LinearPower
 from voltana.routers.mdp import MDPRouter, at_once
@@ -20,7 +21,7 @@ from voltana.routers.mdp.arrivals import ArrivalMeter
 from voltana.routers.mdp.chain import Arrivals, Costs, Grid, decode_chain, make_grid
 from voltana.routers.mdp.pool import InstanceChain, PoolMdp, pool_states
 from voltana.testing import samples
-from voltana.values import Candidate, Forecast, InstanceState, Request, Role
+from voltana.values import Candidate, Forecast, InstanceState, Need, Request, Role
 
 LEVELS = (600.0, 810.0, 1005.0, 1200.0, 1410.0)
 
@@ -222,6 +223,40 @@ def test_it_consolidates_only_where_the_slo_allows_it(snapshot, share, expected)
         chosen = router.route(request(i, i * 0.05), pool)
     assert router.ready
     assert chosen == expected
+
+
+def test_it_plans_on_what_candidates_say_where_it_was_given_nothing(snapshot):
+    """As in a router beside engines, whose instances are built elsewhere."""
+    made = LookingAhead().router(0)
+    assert isinstance(made, MDPRouter)
+    assert {Need.POWER, Need.KV_CAPACITY, Need.LATENCY} <= made.needs
+    assert Need.POWER not in MDPRouter(LinearPower()).needs
+    power = LinearPower()
+    pools = [
+        [
+            dataclasses.replace(
+                c,
+                power=power.snapshot() if given else None,
+                kv_capacity_tokens=200_000.0,
+                kv_reserved_tokens=512.0,
+            )
+            for c in (candidate("a", 60, snapshot), candidate("b", 20, snapshot))
+        ]
+        for given in (False, True)
+    ]
+    without, told, saying = (
+        MDPRouter(run=at_once),
+        MDPRouter(power, kv_capacity_tokens=200_000.0, kv_reserved_tokens=512.0, run=at_once),
+        MDPRouter(run=at_once),
+    )
+    for i in range(200):
+        without.route(request(i, i * 0.05), pools[0])
+        assert told.route(request(i, i * 0.05), pools[0]) == saying.route(
+            request(i, i * 0.05), pools[1]
+        )
+    assert told.ready
+    assert saying.ready
+    assert not without.ready
 
 
 def test_the_table_is_computed_by_whoever_is_told_to(snapshot):

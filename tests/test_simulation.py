@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from dataclasses import replace
 
 import numpy as np
@@ -13,11 +12,9 @@ from hypothesis import strategies as st
 from tests.plants import FASTEST_MHZ, Always, First, LinearPlant, cluster, policy, trace
 from voltana.errors import ConfigError, RoutingError
 from voltana.plant.hardware import load_hardware
-from voltana.plant.job import Job
 from voltana.plant.model import load_model
-from voltana.plant.prefill import deadline_buckets
 from voltana.plant.simulation import Simulation
-from voltana.values import MAX_DEADLINE_BUCKETS, Phase, Role, attended_pairs
+from voltana.values import Phase, Role
 
 
 def simulate(requests, *, spec=None, chosen=None, until_s=float("inf"), horizon_s=None):
@@ -234,33 +231,6 @@ def test_the_ledger_counts_requests_that_are_still_being_prefilled() -> None:
     assert [c.reserved.prompt_tokens for c in decode] == [0, 1000, 2000]
     prefill = [c for c in seen if c.role is Role.PREFILL]
     assert [c.state.queued_tokens for c in prefill] == [0, 1000, 2000]
-
-
-@given(
-    prompts=st.lists(st.integers(1, 5000), min_size=0, max_size=120),
-    max_tokens=st.integers(50, 3000),
-)
-def test_deadline_buckets_are_conservative(prompts, max_tokens) -> None:
-    jobs = [Job(i, 0.1 * i, prompt, 5) for i, prompt in enumerate(prompts)]
-    buckets = deadline_buckets(jobs, max_tokens, ttft_s=1.0)
-    assert len(buckets) <= MAX_DEADLINE_BUCKETS
-    assert bool(buckets) == bool(jobs)
-    if not jobs:
-        return
-    assert buckets[-1].cumulative_tokens == sum(prompts)
-    assert buckets[-1].cumulative_batches == -(-sum(prompts) // max_tokens)
-    assert buckets[-1].cumulative_attended_pairs == pytest.approx(
-        sum(attended_pairs(p) for p in prompts)
-    )
-    for earlier, later in itertools.pairwise(buckets):
-        assert earlier.deadline_s <= later.deadline_s
-        assert earlier.cumulative_tokens < later.cumulative_tokens
-        assert earlier.cumulative_batches < later.cumulative_batches
-    done = 0
-    for job in jobs:  # each request is done in a bucket whose deadline is not later than its own
-        done += job.prompt_tokens
-        bucket = next(b for b in buckets if b.cumulative_tokens >= done)
-        assert bucket.deadline_s <= job.arrival_s + 1.0 + 1e-9
 
 
 @pytest.mark.parametrize("field", ["prefill", "decode"])

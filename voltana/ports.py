@@ -24,6 +24,7 @@ if TYPE_CHECKING:
         FloatArray,
         Forecast,
         Load,
+        Need,
         Observation,
         Outcome,
         Reading,
@@ -34,12 +35,18 @@ __all__ = [
     "Actuator",
     "Controller",
     "Forecasts",
+    "FreezesPower",
+    "HoldsPredictor",
+    "Needy",
+    "PowerForecasts",
     "PowerPredictor",
+    "PowerSnapshot",
     "Predictor",
     "PredictorSnapshot",
     "Router",
     "Sensor",
     "TimeSource",
+    "needs_of",
 ]
 
 
@@ -83,15 +90,48 @@ class Predictor(Forecasts, Protocol):
 
 
 @runtime_checkable
-class PowerPredictor(Protocol):
-    """Power model that learns from windows of the energy counter, not from iterations."""
+class PowerForecasts(Protocol):
+    """Anything that can forecast power: a live predictor or a frozen snapshot of one."""
 
     def forecast_w(self, load: Load, clocks_mhz: FloatArray) -> FloatArray:
         """Mean power in watts of all devices of the instance at every clock; mutates nothing."""
         ...
 
+
+@runtime_checkable
+class PowerSnapshot(PowerForecasts, Protocol):
+    """A frozen, serialisable copy of a power predictor."""
+
+    def to_dict(self) -> Mapping[str, object]:
+        """The snapshot as plain JSON values."""
+        ...
+
+
+@runtime_checkable
+class PowerPredictor(PowerForecasts, Protocol):
+    """Power model that learns from windows of the energy counter, not from iterations."""
+
     def learn_window(self, energy_j: float, exposures: Sequence[Exposure]) -> None:
         """Learn from the energy of one window and what ran in it, idle stretches included."""
+        ...
+
+
+@runtime_checkable
+class FreezesPower(Protocol):
+    """What a power predictor is beside that if routers in other processes are to plan on it."""
+
+    def snapshot(self) -> PowerSnapshot:
+        """A frozen copy; later learning does not change it."""
+        ...
+
+
+@runtime_checkable
+class HoldsPredictor(Protocol):
+    """What a controller is beside that if it brings the latency model that it decides by."""
+
+    @property
+    def predictor(self) -> Predictor | None:
+        """The latency model."""
         ...
 
 
@@ -115,6 +155,24 @@ class Router(Protocol):
             RoutingError: If none of them can take the request.
         """
         ...
+
+
+@runtime_checkable
+class Needy(Protocol):
+    """What a router is beside that if it falls back to something simpler where models are missing.
+
+    Whoever runs it says so where a candidate lacks what it needs.
+    """
+
+    @property
+    def needs(self) -> frozenset[Need]:
+        """What it needs of every candidate; may be a plain class attribute."""
+        ...
+
+
+def needs_of(router: Router) -> frozenset[Need]:
+    """What a router says that it needs; nothing where it says nothing."""
+    return router.needs if isinstance(router, Needy) else frozenset()
 
 
 @runtime_checkable

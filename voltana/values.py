@@ -19,7 +19,7 @@ from voltana_actuatord.values import ActuatorStatus, Command, Domain, Health, Re
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from voltana.ports import PowerPredictor, PredictorSnapshot
+    from voltana.ports import PowerForecasts, PredictorSnapshot
     from voltana.promise import Margin, Promise
 
 __all__ = [
@@ -41,6 +41,7 @@ __all__ = [
     "InstanceState",
     "Limit",
     "Load",
+    "Need",
     "Observation",
     "Outcome",
     "Phase",
@@ -367,12 +368,13 @@ class InstanceState:
     """What an instance last reported of itself.
 
     Attributes:
-        running_requests: Requests in its batch.
-        kv_tokens: Tokens in its KV cache.
+        running_requests: Requests that decode in its batch.
+        kv_tokens: Tokens in their KV caches.
         queued_requests: Requests that wait there.
-        queued_tokens: Their prompt tokens (prefill) or context tokens (decode).
+        queued_tokens: Their context tokens (decode) or prompt tokens, those of a prefill batch that
+            runs included: what is pending.
         clock_mhz: Achieved clock.
-        oldest_wait_s: Longest wait in its queue.
+        oldest_wait_s: Longest wait there, those of a prefill batch that runs included.
     """
 
     running_requests: int = 0
@@ -381,6 +383,20 @@ class InstanceState:
     queued_tokens: int = 0
     clock_mhz: float
     oldest_wait_s: float = 0.0
+
+
+class Need(enum.StrEnum):
+    """What a router needs of every candidate to route as it is meant to.
+
+    LATENCY: a latency model. POWER: a power model. LEVELS: the clocks that may be chosen. BUDGET: a
+    latency budget. KV_CAPACITY: the size of the KV cache.
+    """
+
+    LATENCY = "latency model"
+    POWER = "power model"
+    LEVELS = "levels"
+    BUDGET = "latency budget"
+    KV_CAPACITY = "KV capacity"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -400,6 +416,7 @@ class Candidate:
             they are now (a decode instance counts those that are still being prefilled).
         power: Power model of the instance, to be asked for forecasts only; None where it has none.
         kv_capacity_tokens: Tokens that its KV cache holds; inf where unknown.
+        kv_reserved_tokens: Tokens that its engine keeps free in it for each request.
     """
 
     instance: str
@@ -411,5 +428,6 @@ class Candidate:
     levels_mhz: tuple[float, ...] = ()
     budget_s: float = math.inf
     in_flight: int = 0
-    power: PowerPredictor | None = None
+    power: PowerForecasts | None = None
     kv_capacity_tokens: float = math.inf
+    kv_reserved_tokens: float = 0.0

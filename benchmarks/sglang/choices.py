@@ -11,10 +11,12 @@ import time
 
 import numpy as np
 
+from voltana.cluster.candidates import InstanceFacts
+from voltana.cluster.ledger import Ledger
 from voltana.policies.named import get_policy
 from voltana.predictors.ecopred import EcoPred
+from voltana.predictors.linear_power import LinearPower
 from voltana.serving.router.chooser import Leg
-from voltana.serving.router.ledger import Ledger
 from voltana.serving.router.pool import Pool
 from voltana.serving.router.reports import FEED, Report, Reports
 from voltana.serving.router.settings import BackendTable, RouterTable
@@ -47,9 +49,14 @@ def choice_us(role: Role, instances: int) -> float:
             state=state,
             sampled_s=now.now_s(),
             source=FEED,
-            predictor=predictor.snapshot(),
-            levels_mhz=LEVELS,
-            budget_s=BUDGET_S[role],
+            facts=InstanceFacts(
+                predictor=predictor.snapshot(),
+                power=LinearPower().snapshot(),
+                levels_mhz=LEVELS,
+                budget_s=BUDGET_S[role],
+                kv_capacity_tokens=400_000.0,
+                kv_reserved_tokens=512.0,
+            ),
         )
         reports.put(backend.name, report)
     policy = get_policy("voltana")

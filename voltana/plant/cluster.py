@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from voltana.cluster.context import EngineLimits
 from voltana.errors import invalid, unknown_name
 from voltana.values import Role
 
@@ -101,6 +102,17 @@ class ClusterSpec:
         """Tokens that the KV cache of one instance can hold."""
         memory = self.hardware.memory_bytes * self.tensor_parallel * self.engine.memory_fraction
         return int((memory - self.model.weight_bytes) / self.model.kv_bytes_per_token)
+
+    @property
+    def limits(self) -> EngineLimits:
+        """What the engine of one instance takes at once."""
+        engine = self.engine
+        return EngineLimits(
+            max_batch_tokens=engine.max_prefill_tokens,
+            max_running_requests=engine.max_running_requests,
+            kv_capacity_tokens=self.kv_capacity_tokens,
+            kv_reserved_tokens=engine.reserved_decode_tokens,
+        )
 
     def datasheet(self) -> dict[str, float]:
         """Published numbers of one instance, from which a physical prior can be built.

@@ -11,7 +11,9 @@ from collections import deque
 from functools import partial
 from typing import TYPE_CHECKING
 
-from voltana.values import EMPTY_QUEUE, InstanceState, Load, Queue
+from voltana.cluster.candidates import instance_state
+from voltana.cluster.queueing import queue_behind
+from voltana.values import EMPTY_QUEUE, Load
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
     from voltana.plant.events import EventQueue
     from voltana.plant.job import Job
     from voltana.plant.runner import Runner
+    from voltana.values import InstanceState, Queue
 
 
 class DecodeInstance:
@@ -62,7 +65,7 @@ class DecodeInstance:
         self._ending: dict[int, list[Job]] = {}
         self._running_tokens = 0
         self._blocked_tokens = 0
-        self._transferring_tokens = 0
+        self._transferring_tokens = 0  # of those on their way here, and of those that are ready
         self._transferring_requests = 0
         self._iteration = 0
         self._last_end_s = 0.0
@@ -75,12 +78,13 @@ class DecodeInstance:
 
     def state(self) -> InstanceState:
         """What it reports to routers."""
-        waiting = len(self._blocked) + len(self._ready) + self._transferring_requests
-        return InstanceState(
-            running_requests=len(self._running),
-            kv_tokens=self._running_tokens,
-            queued_requests=waiting,
-            queued_tokens=self._transferring_tokens + self._blocked_tokens,
+        return instance_state(
+            Load(decode_requests=len(self._running), decode_kv_tokens=self._running_tokens),
+            waiting_requests=len(self._blocked) + self._transferring_requests,
+            waiting_tokens=self._transferring_tokens + self._blocked_tokens,
+            oldest_wait_s=self._events.now_s() - self._blocked[0].arrival_s
+            if self._blocked
+            else 0.0,
             clock_mhz=self.runner.board.clock_mhz,
         )
 
@@ -147,10 +151,11 @@ class DecodeInstance:
         """Requests that wait for room in the KV cache; those on their way here do not wait."""
         if not self._blocked:
             return EMPTY_QUEUE
-        return Queue(
+        return queue_behind(
             requests=len(self._blocked),
             tokens=self._blocked_tokens,
-            oldest_wait_s=now_s - self._blocked[0].arrival_s,
+            oldest_s=self._blocked[0].arrival_s,
+            now_s=now_s,
         )
 
     def _join(self, job: Job) -> None:

@@ -1,39 +1,46 @@
-"""The dispatcher: shows routers what it knows, and keeps the one ledger of requests in flight.
+"""The dispatcher of a simulated cluster: shows routers what it knows, and keeps the ledger.
 
 The pair of instances is chosen at arrival, as SGLang does, so that a decode instance is chosen
-while its requests are still being prefilled. Without the ledger all requests of a burst would herd
-to one instance.
+while its requests are still being prefilled. What routers see, and how what is in flight is
+counted, is `voltana.cluster`'s, as beside real engines.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING, overload
 
+from voltana.cluster.candidates import candidate, instance_facts, latency_model
+from voltana.cluster.context import iteration_budget_s
+from voltana.cluster.ledger import Entry, Ledger
+from voltana.cluster.renewed import Renewed
 from voltana.errors import RoutingError
-from voltana.values import NO_RESERVATION, Candidate, Request, Reservation, Role
+from voltana.values import Candidate, Request, Role
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
+    from voltana.cluster.context import EngineLimits
     from voltana.plant.decode import DecodeInstance
     from voltana.plant.job import Job
     from voltana.plant.prefill import PrefillInstance
-    from voltana.plant.runner import Runner
-    from voltana.ports import Predictor, PredictorSnapshot, Router, TimeSource
+    from voltana.ports import Router, TimeSource
+    from voltana.slo import Slo
 
 
 class Leg:
-    """The instances of one role, and what is in flight towards each.
+    """The instances of one role.
 
     Args:
         role: Their role.
         instances: The instances.
         router: Chooses among them.
-        budget_s: Latency budget of one iteration.
+        ledger: What is in flight.
+        slo: The thresholds.
+        limits: What the engine of each holds.
         time: Simulated time.
-        snapshot_period_s: Age at which a predictor snapshot is renewed.
-        kv_capacity_tokens: Tokens that the KV cache of one instance holds.
+        snapshot_period_s: Age at which the snapshots of models are renewed.
     """
 
     def __init__(
@@ -42,22 +49,33 @@ class Leg:
         instances: Sequence[PrefillInstance | DecodeInstance],
         router: Router,
         *,
-        budget_s: float,
+        ledger: Ledger,
+        slo: Slo,
+        limits: EngineLimits,
         time: TimeSource,
         snapshot_period_s: float,
-        kv_capacity_tokens: float,
     ) -> None:
-        self.in_flight = [0] * len(instances)
-        self.reserved_requests = [0] * len(instances)
-        self.reserved_tokens = [0] * len(instances)
+        self.names = [instance.runner.loop.instance for instance in instances]
         self._role = role
         self._instances = instances
         self._router = router
-        self._budget_s = budget_s
-        self._kv_capacity_tokens = kv_capacity_tokens
-        self._names = {instance.runner.loop.instance: i for i, instance in enumerate(instances)}
-        self._snapshots = [
-            Snapshots(instance.runner, time, snapshot_period_s) for instance in instances
+        self._ledger = ledger
+        self._index = {name: index for index, name in enumerate(self.names)}
+        budget_s = iteration_budget_s(role, slo)
+        self._facts = [
+            Renewed(
+                partial(
+                    instance_facts,
+                    latency_model(i.runner.loop),
+                    i.runner.loop.power,
+                    levels_mhz=i.runner.loop.levels_mhz,
+                    budget_s=budget_s,
+                    limits=limits,
+                ),
+                time,
+                snapshot_period_s,
+            )
+            for i in instances
         ]
         self._candidates = LazyCandidates(len(instances), self._candidate)
 
@@ -68,56 +86,22 @@ class Leg:
             RoutingError: If the router names an instance that is not there.
         """
         name = self._router.route(request, self._candidates)
-        index = self._names.get(name)
+        index = self._index.get(name)
         if index is None:
             raise RoutingError(
                 f"the router named {name!r}, which is no {self._role.value} instance: must be one "
-                f"of {', '.join(self._names)}. Return the name of a candidate."
+                f"of {', '.join(self.names)}. Return the name of a candidate."
             )
         return index
 
     def _candidate(self, index: int) -> Candidate:
-        instance = self._instances[index]
-        loop, requests = instance.runner.loop, self.reserved_requests[index]
-        return Candidate(
-            instance=loop.instance,
+        return candidate(
+            self._ledger,
+            instance=self.names[index],
             role=self._role,
-            state=instance.state(),
-            reserved=Reservation(requests=requests, prompt_tokens=self.reserved_tokens[index])
-            if requests
-            else NO_RESERVATION,
-            predictor=self._snapshots[index].current(),
-            levels_mhz=loop.levels_mhz,
-            budget_s=self._budget_s,
-            in_flight=self.in_flight[index],
-            power=loop.power,
-            kv_capacity_tokens=self._kv_capacity_tokens,
+            state=self._instances[index].state(),
+            facts=self._facts[index].current(),
         )
-
-
-class Snapshots:
-    """The predictor snapshot of one instance, renewed when it has grown old."""
-
-    def __init__(self, runner: Runner, time: TimeSource, period_s: float) -> None:
-        loop = runner.loop
-        # A policy that never learns keeps its fixed model in the controller.
-        self._predictor: Predictor | None = loop.predictor or getattr(
-            loop.controller, "predictor", None
-        )
-        self._time = time
-        self._period_s = period_s
-        self._taken_s = -period_s
-        self._snapshot: PredictorSnapshot | None = None
-
-    def current(self) -> PredictorSnapshot | None:
-        """A snapshot that is younger than the period; None if there is no predictor."""
-        if self._predictor is None:
-            return None
-        now_s = self._time.now_s()
-        if now_s - self._taken_s >= self._period_s:
-            self._taken_s = now_s
-            self._snapshot = self._predictor.snapshot()
-        return self._snapshot
 
 
 class LazyCandidates(Sequence[Candidate]):
@@ -129,6 +113,9 @@ class LazyCandidates(Sequence[Candidate]):
 
     def __len__(self) -> int:
         return self._count
+
+    def __iter__(self) -> Iterator[Candidate]:
+        return map(self._make, range(self._count))
 
     @overload
     def __getitem__(self, index: int) -> Candidate: ...
@@ -149,11 +136,13 @@ class Dispatcher:
     Args:
         prefill: The prefill leg.
         decode: The decode leg.
+        ledger: What is in flight; the legs show it to their routers.
     """
 
-    def __init__(self, prefill: Leg, decode: Leg) -> None:
+    def __init__(self, prefill: Leg, decode: Leg, ledger: Ledger) -> None:
         self._prefill = prefill
         self._decode = decode
+        self._ledger = ledger
 
     def assign(self, job: Job) -> None:
         """Choose the pair for a job that arrives, and enter it in the ledger."""
@@ -162,18 +151,24 @@ class Dispatcher:
         )
         job.prefill = self._prefill.choose(request)
         job.decode = self._decode.choose(request)
-        self._prefill.in_flight[job.prefill] += 1
-        decode, index = self._decode, job.decode
-        decode.in_flight[index] += 1
-        decode.reserved_requests[index] += 1
-        decode.reserved_tokens[index] += job.prompt_tokens
+        prefill = self._prefill.names[job.prefill]
+        self._ledger.book(
+            Entry(
+                rid=job.index,
+                prefill=prefill,
+                decode=self._decode.names[job.decode],
+                requests=1,
+                prompt_tokens=job.prompt_tokens,
+                sent_s=job.arrival_s,
+            )
+        )
+        self._ledger.reported(prefill, job.index)  # it takes the job at once, and says so
 
-    def prefilled(self, job: Job) -> None:
+    def prefilled(self, job: Job, now_s: float) -> None:
         """The decode instance reports the job itself from now on."""
-        self._prefill.in_flight[job.prefill] -= 1
-        self._decode.reserved_requests[job.decode] -= 1
-        self._decode.reserved_tokens[job.decode] -= job.prompt_tokens
+        self._ledger.prefilled(job.index, now_s)
+        self._ledger.reported(self._decode.names[job.decode], job.index)
 
     def completed(self, job: Job) -> None:
         """The job is finished."""
-        self._decode.in_flight[job.decode] -= 1
+        self._ledger.finished(job.index)

@@ -7,7 +7,8 @@ from array import array
 from time import perf_counter
 from typing import TYPE_CHECKING
 
-from voltana.values import EMPTY_QUEUE, Decision, Exposure, Load, Queue, Status
+from voltana.cluster.exposures import CountedExposures
+from voltana.values import EMPTY_QUEUE, Decision, Load, Queue, Status
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -72,7 +73,7 @@ class Runner:
         self._start_s = 0.0
         self._clock_mhz = board.clock_mhz
         self._window_s = energy_window_s
-        self._window = EnergyWindow(board.counter_j) if loop.power is not None else None
+        self._window = CountedExposures(board.counter_j) if loop.power is not None else None
 
     def begin(self, load: Load, queue: Queue, now_s: float) -> float:
         """Decide on an iteration and start it.
@@ -90,7 +91,7 @@ class Runner:
         elif decision.status is Status.SATURATED:
             self._saturated += 1
         if self._window is not None:
-            self._window.add_idle(now_s, board.clock_mhz)
+            self._window.exposures.idle_until(now_s, board.clock_mhz)
         self._decision, self._load, self._start_s = decision, load, now_s
         if self._disturbances:
             self._run_disturbed(load, now_s)
@@ -124,10 +125,10 @@ class Runner:
         if self._record_timeline:
             self._record(latency_s)
         if self._window is not None:
-            self._window.add(self._load, self._clock_mhz, latency_s)
-            if self._window.seconds >= self._window_s:
-                energy_j, exposures = self._window.close(self.board.counter_j)
-                self.loop.learn_energy(energy_j, exposures)
+            exposures = self._window.exposures
+            exposures.add(self._load, self._clock_mhz, latency_s)
+            if exposures.seconds >= self._window_s:
+                self.loop.learn_energy(*self._window.close(self.board.counter_j))
 
     def idle(self, now_s: float) -> None:
         """Take a control step while nothing runs."""
@@ -161,37 +162,3 @@ class Runner:
         timeline.clock_mhz.append(self._clock_mhz)
         timeline.batch.append(self._load.decode_requests or self._load.prefill_tokens)
         timeline.latency_s.append(latency_s)
-
-
-class EnergyWindow:
-    """What ran since the power predictor was taught last.
-
-    Args:
-        counter_j: The energy counter at the start.
-    """
-
-    def __init__(self, counter_j: float) -> None:
-        self._counter_j = counter_j
-        self._exposures: list[Exposure] = []
-        self._covered_to_s = 0.0
-        self.seconds = 0.0
-
-    def add_idle(self, now_s: float, clock_mhz: float) -> None:
-        """Account for the idle stretch that ends now, if there was one."""
-        idle_s = now_s - self._covered_to_s
-        if idle_s > 0:
-            self.add(IDLE, clock_mhz, idle_s)
-
-    def add(self, load: Load, clock_mhz: float, duration_s: float) -> None:
-        """Account for `duration_s` of `load`."""
-        self._exposures.append(Exposure(load=load, clock_mhz=clock_mhz, duration_s=duration_s))
-        self._covered_to_s += duration_s
-        self.seconds += duration_s
-
-    def close(self, counter_j: float) -> tuple[float, tuple[Exposure, ...]]:
-        """Energy and exposures of the window; the next one begins."""
-        energy_j, exposures = counter_j - self._counter_j, tuple(self._exposures)
-        self._counter_j = counter_j
-        self._exposures = []
-        self.seconds = 0.0
-        return energy_j, exposures

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from voltana.cluster.context import instance_context
+from voltana.cluster.ledger import Ledger
 from voltana.loop import ControlLoop
 from voltana.plant.adapters import SimulatedActuator, SimulatedSensor
 from voltana.plant.bench import PlantBench
@@ -26,7 +28,6 @@ from voltana.plant.noise import LognormalNoise
 from voltana.plant.prefill import PrefillInstance
 from voltana.plant.record import InstanceRecord, RunRecord, TimelineRecord
 from voltana.plant.runner import Runner
-from voltana.policy import InstanceContext
 from voltana.values import Domain, Role
 
 if TYPE_CHECKING:
@@ -34,7 +35,8 @@ if TYPE_CHECKING:
 
     from voltana.plant.cluster import ClusterSpec
     from voltana.plant.workload.trace import Trace
-    from voltana.policy import Policy
+    from voltana.policy import InstanceContext, Policy
+    from voltana.ports import Router
 
 Instance = PrefillInstance | DecodeInstance
 
@@ -236,43 +238,40 @@ class Simulation:
 
     def _context(self, name: str, role: Role) -> InstanceContext:
         cluster = self._cluster
-        return InstanceContext(
-            instance=name,
-            role=role,
+        return instance_context(
+            name,
+            role,
             table_mhz=cluster.hardware.clocks_mhz,
             slo=cluster.slo,
-            seed=self._seed,
+            limits=cluster.limits,
             datasheet=cluster.datasheet(),
-            bench=self._bench,
-            max_batch_tokens=cluster.engine.max_prefill_tokens,
-            max_running_requests=cluster.engine.max_running_requests,
             max_power_w=cluster.hardware.tdp_w * cluster.tensor_parallel,
-            kv_capacity_tokens=cluster.kv_capacity_tokens,
-            kv_reserved_tokens=cluster.engine.reserved_decode_tokens,
+            seed=self._seed,
+            bench=self._bench,
         )
 
     def _make_dispatcher(self) -> Dispatcher:
-        cluster, policy = self._cluster, self._policy
-        period_s = cluster.engine.snapshot_period_s
-        prefill = Leg(
-            Role.PREFILL,
-            self._prefill,
-            policy.prefill_router(self._seed),
-            budget_s=cluster.slo.ttft_s,
-            time=self._events,
-            snapshot_period_s=period_s,
-            kv_capacity_tokens=cluster.kv_capacity_tokens,
+        ledger, policy, seed = Ledger(), self._policy, self._seed
+        return Dispatcher(
+            self._leg(Role.PREFILL, self._prefill, policy.prefill_router(seed), ledger),
+            self._leg(Role.DECODE, self._decode, policy.decode_router(seed), ledger),
+            ledger,
         )
-        decode = Leg(
-            Role.DECODE,
-            self._decode,
-            policy.decode_router(self._seed),
-            budget_s=cluster.slo.itl_s,
+
+    def _leg(
+        self, role: Role, instances: Sequence[Instance], router: Router, ledger: Ledger
+    ) -> Leg:
+        cluster = self._cluster
+        return Leg(
+            role,
+            instances,
+            router,
+            ledger=ledger,
+            slo=cluster.slo,
+            limits=cluster.limits,
             time=self._events,
-            snapshot_period_s=period_s,
-            kv_capacity_tokens=cluster.kv_capacity_tokens,
+            snapshot_period_s=cluster.engine.snapshot_period_s,
         )
-        return Dispatcher(prefill, decode)
 
     def _job(self, index: int) -> Job:
         return Job(
@@ -294,7 +293,7 @@ class Simulation:
         self._prefill[job.prefill].enqueue(job, now_s)
 
     def _hand_on(self, job: Job, now_s: float) -> None:
-        self._dispatcher.prefilled(job)
+        self._dispatcher.prefilled(job, now_s)
         self._decode[job.decode].arrive(job, now_s)
 
     def _complete(self, job: Job, _now_s: float) -> None:

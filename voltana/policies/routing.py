@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING
 
 from voltana.routers.ecoroute import EcoRoute
 from voltana.routers.fill_up import FillUp
-from voltana.routers.least_loaded import LeastLoaded
 from voltana.routers.least_memory import LeastMemory
 from voltana.routers.marginal_energy import MarginalEnergy
 from voltana.routers.mdp import MDPRouter, at_once, in_background
@@ -50,9 +49,12 @@ class LookingAhead:
         self._noted.append((context, power))
 
     def router(self, _seed: int) -> Router:
-        """A router over what was noted; the least loaded instance where nothing was."""
+        """A router over what was noted; over what candidates say where nothing was.
+
+        Nothing is noted where the instances are built in other processes.
+        """
         if not self._noted:
-            return LeastLoaded()
+            return MDPRouter()
         # The instances are alike. The first is never the one that idles all the time and learns
         # nothing: ties go to it.
         context, power = self._noted[0]

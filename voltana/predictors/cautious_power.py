@@ -8,16 +8,18 @@ for it even after having learned from it, and fades by a constant share a window
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from voltana.errors import invalid
+from voltana.ports import FreezesPower
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
-    from voltana.ports import PowerPredictor
+    from voltana.ports import PowerPredictor, PowerSnapshot
     from voltana.values import Exposure, FloatArray, Load
 
 
@@ -63,5 +65,37 @@ class CautiousPower:
         missed = min(energy_j / expected_j - 1.0, 1.0)
         self.excess = max(self._keep * self.excess, missed)
 
+    def snapshot(self) -> PowerSnapshot:
+        """See `voltana.ports.FreezesPower.snapshot`; of the bound.
+
+        Raises:
+            TypeError: If the inner model has none.
+        """
+        if not isinstance(self._power, FreezesPower):
+            raise TypeError(f"{self._power!r} has no snapshot(): see voltana.ports.FreezesPower")
+        return CautiousPowerSnapshot(power=self._power.snapshot(), excess=self.excess)
+
     def __repr__(self) -> str:
         return f"CautiousPower({self._power!r}, excess={self.excess:.2f})"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CautiousPowerSnapshot:
+    """A frozen power model on the safe side; satisfies `voltana.ports.PowerSnapshot`.
+
+    Attributes:
+        power: The inner model.
+        excess: Share that is added.
+    """
+
+    power: PowerSnapshot
+    excess: float
+
+    def forecast_w(self, load: Load, clocks_mhz: FloatArray) -> FloatArray:
+        """See `voltana.ports.PowerForecasts.forecast_w`; the bound, not the mean."""
+        bound_w: FloatArray = (1.0 + self.excess) * self.power.forecast_w(load, clocks_mhz)
+        return bound_w
+
+    def to_dict(self) -> Mapping[str, object]:
+        """Plain JSON values: the inner model's, and the excess."""
+        return {"power": dict(self.power.to_dict()), "excess": self.excess}

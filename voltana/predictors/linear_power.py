@@ -10,6 +10,7 @@ features of what ran in it.
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -18,7 +19,7 @@ from voltana.errors import invalid
 from voltana.predictors.least_squares import DirectionalLeastSquares
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from voltana.values import Exposure, FloatArray, Load
 
@@ -84,19 +85,16 @@ class LinearPower:
 
     def forecast_w(self, load: Load, clocks_mhz: FloatArray) -> FloatArray:
         """See `voltana.ports.PowerPredictor.forecast_w`."""
-        c = self._squares.coefficients.tolist()
-        base, flat, steep = c[0], 0.0, c[1]
-        for start, level in _busy_parts(load):
-            flat += c[start] + c[start + 2] * level
-            steep += c[start + 1] + c[start + 3] * level
-        share = clocks_mhz / self.max_clock_mhz
-        # base + flat * share + steep * share**3, by Horner's rule
-        watts: FloatArray = share * share
-        watts *= steep
-        watts += flat
-        watts *= share
-        watts += base
-        return watts
+        return _forecast_w(
+            self._squares.coefficients.tolist(), self.max_clock_mhz, load, clocks_mhz
+        )
+
+    def snapshot(self) -> LinearPowerSnapshot:
+        """See `voltana.ports.FreezesPower.snapshot`."""
+        return LinearPowerSnapshot(
+            max_clock_mhz=self.max_clock_mhz,
+            coefficients=tuple(self._squares.coefficients.tolist()),
+        )
 
     def learn_window(self, energy_j: float, exposures: Sequence[Exposure]) -> None:
         """Learn from one window; broken ones (counter reset, no time) are dropped.
@@ -117,6 +115,63 @@ class LinearPower:
         expected_w = self._squares.predict_vector(x)
         noise_w = NOISE * max(expected_w, power_w)
         self._squares.learn_vector(x, power_w, noise_w, expected=expected_w)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LinearPowerSnapshot:
+    """A frozen linear power model; satisfies `voltana.ports.PowerSnapshot`.
+
+    Attributes:
+        max_clock_mhz: The device's fastest clock.
+        coefficients: In watts, one for each feature.
+    """
+
+    max_clock_mhz: float
+    coefficients: tuple[float, ...]
+
+    def forecast_w(self, load: Load, clocks_mhz: FloatArray) -> FloatArray:
+        """See `voltana.ports.PowerForecasts.forecast_w`."""
+        return _forecast_w(self.coefficients, self.max_clock_mhz, load, clocks_mhz)
+
+    def to_dict(self) -> Mapping[str, object]:
+        """The model as plain JSON values; `from_dict` reads it."""
+        return {"max_clock_mhz": self.max_clock_mhz, "coefficients": list(self.coefficients)}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, object]) -> LinearPowerSnapshot:
+        """Read what `to_dict` wrote.
+
+        Raises:
+            KeyError: If a key is missing.
+            TypeError: If a value is of another kind.
+            ValueError: If there are too few coefficients, or too many.
+        """
+        coefficients = values["coefficients"]
+        if not isinstance(coefficients, list | tuple):
+            raise TypeError("coefficients must be a list")
+        if len(coefficients) != _FEATURES:
+            raise ValueError(f"{len(coefficients)} coefficients: must be {_FEATURES}")
+        return cls(
+            max_clock_mhz=float(str(values["max_clock_mhz"])),
+            coefficients=tuple(map(float, coefficients)),
+        )
+
+
+def _forecast_w(
+    c: Sequence[float], max_clock_mhz: float, load: Load, clocks_mhz: FloatArray
+) -> FloatArray:
+    base, flat, steep = c[0], 0.0, c[1]
+    for start, level in _busy_parts(load):
+        flat += c[start] + c[start + 2] * level
+        steep += c[start + 1] + c[start + 3] * level
+    share = clocks_mhz / max_clock_mhz
+    # base + flat * share + steep * share**3, by Horner's rule
+    watts: FloatArray = share * share
+    watts *= steep
+    watts += flat
+    watts *= share
+    watts += base
+    return watts
 
 
 def _busy_parts(load: Load) -> list[tuple[int, float]]:

@@ -17,8 +17,9 @@ import numpy as np
 
 from voltana.errors import invalid
 from voltana.planning import candidate_load, load_with, memory_tokens, planned_clock_mhz
+from voltana.ports import needs_of
 from voltana.routers.round_robin import RoundRobin
-from voltana.values import Phase
+from voltana.values import Need, Phase
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -96,6 +97,14 @@ class EcoRoute:
         self._wake_share = wake_share
         self._max_age_s = max_age_s
 
+    @property
+    def needs(self) -> frozenset[Need]:
+        """Its own needs and its fallback's; the KV cache where idle instances are left asleep."""
+        own = {Need.LATENCY, Need.LEVELS, Need.BUDGET}
+        if self._wake_share > 0:
+            own.add(Need.KV_CAPACITY)
+        return needs_of(self._fallback) | own
+
     def route(self, request: Request, candidates: Sequence[Candidate]) -> str:
         """See `voltana.ports.Router.route`."""
         pool = list(candidates)
@@ -136,10 +145,13 @@ class EcoRoute:
         after_mhz = planned_clock_mhz(candidate, after, levels)
         # An idle instance may be at any clock, so none has to rise; nor has one to the lowest.
         wakes = now.phase is Phase.IDLE and not candidate.in_flight
-        rests = wakes or after_mhz <= levels[0]
-        now_mhz = after_mhz if rests else planned_clock_mhz(candidate, now, levels)
         # An instance that no clock can save runs at its fastest one, and gets slower.
-        rise_mhz = min(after_mhz, float(levels[-1])) - min(now_mhz, float(levels[-1]))
+        fastest_mhz = candidate.levels_mhz[-1]
+        most_mhz = min(after_mhz, fastest_mhz)
+        rise_mhz = 0.0
+        # From the lowest level on, it could be no boundary: what it runs at now need not be known.
+        if not wakes and most_mhz - candidate.levels_mhz[0] > self._boundary_mhz:
+            rise_mhz = most_mhz - min(planned_clock_mhz(candidate, now, levels), fastest_mhz)
         return _WhatIf(
             wakes=wakes,
             clock_mhz=after_mhz,

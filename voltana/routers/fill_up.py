@@ -17,7 +17,7 @@ import numpy as np
 from voltana.errors import invalid
 from voltana.planning import candidate_load, load_with
 from voltana.routers.least_loaded import LeastLoaded
-from voltana.values import Role
+from voltana.values import Need, Role
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -39,6 +39,8 @@ class FillUp:
     Raises:
         ConfigError: If that is not in 0 to 1.
     """
+
+    needs = frozenset({Need.LATENCY, Need.LEVELS, Need.BUDGET})
 
     def __init__(self, share: float = 0.5) -> None:
         if not 0 <= share <= 1:

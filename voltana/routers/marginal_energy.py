@@ -14,29 +14,30 @@ trade-off; J. D. C. Little, Operations Research 9 (1961).
 
 from __future__ import annotations
 
-import bisect
 import math
+from bisect import bisect_left
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from voltana.errors import invalid
 from voltana.planning import GROWTH_TOKENS, cheapest_safe_index
+from voltana.ports import needs_of
 from voltana.routers.least_memory import LeastMemory
-from voltana.values import Load, Role
+from voltana.values import Load, Need, Role
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from voltana.ports import Router
-    from voltana.values import Candidate, FloatArray, Request
+    from voltana.values import Candidate, FloatArray, InstanceState, Request
 
 SETTLING_ROUNDS = 4
 """Batch, clock and latency settle within a few rounds: latency is nearly affine in the batch."""
 
 
 class MarginalEnergy:
-    """Satisfies `voltana.ports.Router`; remembers its last answer, and nothing that changes one.
+    """Satisfies `voltana.ports.Router`; remembers its last answers, and nothing that changes one.
 
     Args:
         inner: Routes among those that are awake; None takes `LeastMemory`.
@@ -68,6 +69,13 @@ class MarginalEnergy:
         self._max_age_s = max_age_s
         self._asked: tuple[object, ...] = ()
         self._answer = 1
+        self._produced: dict[str, tuple[object, InstanceState, float]] = {}
+
+    @property
+    def needs(self) -> frozenset[Need]:
+        """Its own needs and its inner router's."""
+        own = {Need.LATENCY, Need.POWER, Need.LEVELS, Need.BUDGET, Need.KV_CAPACITY}
+        return needs_of(self._inner) | own
 
     def route(self, request: Request, candidates: Sequence[Candidate]) -> str:
         """See `voltana.ports.Router.route`."""
@@ -89,7 +97,7 @@ class MarginalEnergy:
 
     def _worth_being_awake(self, busiest_first: Sequence[Candidate]) -> int:
         """How many instances should be awake; asked anew when demand or model has changed."""
-        demand, context = _demand(busiest_first)
+        demand, context = self._demand(busiest_first)
         if not demand > 0:
             return 1
         if demand == math.inf:
@@ -154,32 +162,45 @@ class MarginalEnergy:
             return float(forecast.mean_s[-1]), math.inf
         return float(forecast.mean_s[index]), float(power_w[index])
 
+    def _demand(self, pool: Sequence[Candidate]) -> tuple[float, float]:
+        """Tokens produced per second by all, and context tokens of a request on average.
+
+        The former is inf where a busy instance's model knows nothing of its latency yet.
+        """
+        tokens_per_s, requests, kv_tokens = 0.0, 0, 0
+        for candidate in pool:
+            state = candidate.state
+            if state.running_requests:
+                tokens_per_s += self._produced_per_s(candidate)
+                requests += state.running_requests
+                kv_tokens += state.kv_tokens
+        return tokens_per_s, max(kv_tokens, 1) / max(requests, 1)
+
+    def _produced_per_s(self, candidate: Candidate) -> float:
+        """Tokens that an instance produces per second; asked anew with its next iteration."""
+        state = candidate.state
+        known = self._produced.get(candidate.instance)
+        if known is not None and known[0] is candidate.predictor and known[1] == state:
+            return known[2]
+        assert candidate.predictor is not None
+        load = Load.decode(state.running_requests, state.kv_tokens)
+        clock = np.array([_nearest(candidate.levels_mhz, state.clock_mhz)])
+        latency_s = float(candidate.predictor.forecast(load, clock).mean_s[0])
+        known_latency = 0.0 < latency_s < math.inf
+        produced_per_s = state.running_requests / latency_s if known_latency else math.inf
+        self._produced[candidate.instance] = candidate.predictor, state, produced_per_s
+        return produced_per_s
+
     def __repr__(self) -> str:
         return f"MarginalEnergy({self._inner!r}, saving={self._saving:g})"
 
 
-def _demand(pool: Sequence[Candidate]) -> tuple[float, float]:
-    """Tokens produced per second by all, and context tokens of a request on average.
-
-    The former is inf where a busy instance's model knows nothing of its latency yet.
-    """
-    tokens_per_s, requests, kv_tokens = 0.0, 0, 0
-    for candidate in pool:
-        state = candidate.state
-        if not state.running_requests or candidate.predictor is None:
-            continue
-        load = Load.decode(state.running_requests, state.kv_tokens)
-        clock = np.array([_nearest(candidate.levels_mhz, state.clock_mhz)])
-        latency_s = float(candidate.predictor.forecast(load, clock).mean_s[0])
-        known = 0.0 < latency_s < math.inf
-        tokens_per_s += state.running_requests / latency_s if known else math.inf
-        requests += state.running_requests
-        kv_tokens += state.kv_tokens
-    return tokens_per_s, max(kv_tokens, 1) / max(requests, 1)
-
-
 def _nearest(levels_mhz: Sequence[float], clock_mhz: float) -> float:
-    """The level next to a clock; of two that are as near, the slower one."""
-    above = bisect.bisect_left(levels_mhz, clock_mhz)
-    around = levels_mhz[max(above - 1, 0) : above + 1]
-    return min(around, key=lambda level: abs(level - clock_mhz))
+    """The level next to a clock, the lower one of two; the lowest where the clock is unknown."""
+    above = bisect_left(levels_mhz, clock_mhz)
+    if above == 0 or not clock_mhz > 0:
+        return levels_mhz[0]
+    if above == len(levels_mhz):
+        return levels_mhz[-1]
+    low, high = levels_mhz[above - 1], levels_mhz[above]
+    return high if high - clock_mhz < clock_mhz - low else low

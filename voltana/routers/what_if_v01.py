@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from voltana.routers.tile_aware import TileAware
-from voltana.values import Load
+from voltana.values import Load, Need
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -38,6 +38,8 @@ class WhatIfV01:
     Args:
         tile: Requests of a tile.
     """
+
+    needs = frozenset({Need.LATENCY, Need.LEVELS, Need.BUDGET})
 
     def __init__(self, tile: int = 128) -> None:
         self._tile = tile

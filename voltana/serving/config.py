@@ -69,6 +69,9 @@ class EngineTable(_Table):
         tensor_parallel: GPUs of one instance.
         table_mhz: Clocks of the device, where none can be asked (``actuator.kind = "simulated"``).
         max_power_w: Power limit of all GPUs of an instance.
+        kv_capacity_tokens: Tokens that the KV cache of an instance holds, where its engine does
+            not say.
+        kv_reserved_tokens: Tokens that the engine keeps free in it for each request, likewise.
     """
 
     hardware: str | None = Field(default=None, description="the name of a hardware profile")
@@ -81,6 +84,12 @@ class EngineTable(_Table):
     )
     max_power_w: _Positive | None = Field(
         default=None, description="the power limit of all GPUs of an instance in watts"
+    )
+    kv_capacity_tokens: Annotated[int, Field(gt=0)] | None = Field(
+        default=None, description="the tokens that a KV cache holds, where the engine does not say"
+    )
+    kv_reserved_tokens: Annotated[int, Field(ge=0)] | None = Field(
+        default=None, description="the tokens kept free for each request, where it does not say"
     )
 
     @model_validator(mode="after")

@@ -1,4 +1,4 @@
-"""An agent's feed: state of its instance each iteration, and predictor snapshots on change.
+"""An agent's feed: state of its instance each iteration, and what changes seldom on change.
 
 ZMQ publish/subscribe with msgpack bodies. Times are sent as ages, for the clocks of two hosts have
 nothing in common; the receiver adds what passes on its own. A slow or absent subscriber costs the
@@ -9,27 +9,29 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 import structlog
 import zmq
 
-from voltana.serving.snapshots import encode_snapshot
+from voltana.serving.snapshots import encode_power, encode_snapshot
 from voltana.values import InstanceState
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
-    from voltana.ports import PredictorSnapshot, TimeSource
+    from voltana.cluster.candidates import InstanceFacts
+    from voltana.ports import TimeSource
 
 VERSION = 1
 """Of the wire format; messages of another are ignored."""
 
 RESEND_S = 1.0
-"""A snapshot is sent again after this, for subscribers that came late."""
+"""What changes seldom is sent again after this, for subscribers that came late."""
 
 _WATERMARK = 64
+_Model = TypeVar("_Model")
 _STATE_FIELDS = (
     "running_requests",
     "kv_tokens",
@@ -41,6 +43,25 @@ _STATE_FIELDS = (
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SentFacts:
+    """What of an instance changes seldom, as it came: `InstanceFacts` with encoded models.
+
+    Attributes:
+        levels_mhz: Clocks that its controller may choose.
+        kv_capacity_tokens: Tokens that its KV cache holds; inf where unknown.
+        kv_reserved_tokens: Tokens that its engine keeps free in it for each request.
+        snapshot: Encoded latency model; None where it has none that can be sent.
+        power: Encoded power model, likewise.
+    """
+
+    levels_mhz: tuple[float, ...]
+    kv_capacity_tokens: float
+    kv_reserved_tokens: float
+    snapshot: Any
+    power: Any
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class FeedMessage:
     """One message.
 
@@ -49,8 +70,7 @@ class FeedMessage:
         state: Its state.
         age_s: Age of the state when it was sent.
         budget_s: Latency budget of one iteration.
-        levels_mhz: Clocks that its controller may choose; None if they came before and stand.
-        snapshot: Encoded snapshot; None if the last one stands.
+        facts: What changes seldom; None if it came before and stands.
         rooms: Bootstrap rooms of requests that it took up since the last message.
     """
 
@@ -58,8 +78,7 @@ class FeedMessage:
     state: InstanceState
     age_s: float
     budget_s: float
-    levels_mhz: tuple[float, ...] | None
-    snapshot: Any
+    facts: SentFacts | None
     rooms: tuple[int, ...]
 
 
@@ -83,20 +102,18 @@ class FeedPublisher:
         self._socket.setsockopt(zmq.LINGER, 0)
         self._socket.bind(address)
         self.address: str = self._socket.getsockopt_string(zmq.LAST_ENDPOINT)
-        self._sent: PredictorSnapshot | None = None
-        self._encoded: msgspec.Raw | None = None
-        self._complained = False
+        self._sent: InstanceFacts | None = None
+        self._encoded: dict[str, Any] = {}
+        self._complained: set[str] = set()
         self._log = structlog.get_logger("voltana.serving.feed").bind(instance=instance)
-        self._snapshot_due_s = -math.inf
+        self._facts_due_s = -math.inf
 
     def publish(
         self,
         state: InstanceState,
         *,
         age_s: float,
-        levels_mhz: Sequence[float],
-        budget_s: float,
-        snapshot: PredictorSnapshot | None = None,
+        facts: InstanceFacts,
         rooms: Sequence[int] = (),
     ) -> None:
         """Send the state; never blocks. Idle, call it at 20 Hz or more, or it grows stale.
@@ -104,9 +121,7 @@ class FeedPublisher:
         Args:
             state: Of the instance.
             age_s: Time since it was sampled.
-            levels_mhz: Clocks that the controller may choose.
-            budget_s: Latency budget of one iteration.
-            snapshot: Frozen latency model; sent when it is another object, and once a second.
+            facts: What changes seldom; sent when it is another object, and once a second.
             rooms: Bootstrap rooms of requests taken up since the last call.
         """
         message: dict[str, Any] = {
@@ -114,33 +129,44 @@ class FeedPublisher:
             "instance": self._instance,
             "state": [getattr(state, name) for name in _STATE_FIELDS],
             "age_s": age_s,
-            "budget_s": budget_s,
+            "budget_s": facts.budget_s,
             "rooms": list(rooms),
         }
         now_s = self._time.now_s()
-        if snapshot is not self._sent or now_s >= self._snapshot_due_s:
-            if snapshot is not self._sent:
-                self._sent, self._encoded = snapshot, self._encode(snapshot)
-            self._snapshot_due_s = now_s + RESEND_S
-            message["levels_mhz"] = [float(level) for level in levels_mhz]
-            message["snapshot"] = self._encoded
+        if facts is not self._sent or now_s >= self._facts_due_s:
+            if facts is not self._sent:
+                self._sent, self._encoded = facts, self._encode(facts)
+            self._facts_due_s = now_s + RESEND_S
+            message |= self._encoded
         try:
             self._socket.send(msgspec.msgpack.encode(message), zmq.NOBLOCK)
         except zmq.Again:  # the next state supersedes this one
             return
 
-    def _encode(self, snapshot: PredictorSnapshot | None) -> msgspec.Raw | None:
-        """A snapshot as bytes; None where there is none that can be sent."""
-        try:
-            return msgspec.Raw(msgspec.msgpack.encode(encode_snapshot(snapshot)))
-        except Exception as error:  # noqa: BLE001  (a user's own to_dict may do anything)
-            if not self._complained:
-                self._complained = True
-                self._log.warning(
-                    "the predictor's snapshot cannot be sent: routers do without it",
-                    error=repr(error),
-                )
+    def _encode(self, facts: InstanceFacts) -> dict[str, Any]:
+        return {
+            "levels_mhz": [float(level) for level in facts.levels_mhz],
+            "kv_capacity_tokens": float(facts.kv_capacity_tokens),
+            "kv_reserved_tokens": float(facts.kv_reserved_tokens),
+            "snapshot": self._model("latency", facts.predictor, encode_snapshot),
+            "power": self._model("power", facts.power, encode_power),
+        }
+
+    def _model(self, kind: str, model: _Model, encode: Callable[[_Model], Any]) -> Any:
+        """A model as bytes; None where there is none that can be sent."""
+        if model is None:
             return None
+        why = "its snapshot cannot be read again by another process (docs/sglang-router.md)"
+        try:
+            encoded = encode(model)
+            if encoded is not None:
+                return msgspec.Raw(msgspec.msgpack.encode(encoded))
+        except Exception as error:  # noqa: BLE001  (a user's own to_dict may do anything)
+            why = repr(error)
+        if kind not in self._complained:
+            self._complained.add(kind)
+            self._log.warning(f"the {kind} model cannot be sent: routers do without it", error=why)
+        return None
 
     def close(self) -> None:
         """Stop; may be called twice."""
@@ -157,15 +183,27 @@ def parse_message(raw: bytes) -> FeedMessage | None:
         message = msgspec.msgpack.decode(raw)
         if message["v"] != VERSION:
             return None
-        levels = message.get("levels_mhz")
         return FeedMessage(
             instance=str(message["instance"]),
             state=InstanceState(**dict(zip(_STATE_FIELDS, message["state"], strict=True))),
             age_s=max(0.0, float(message["age_s"])),
             budget_s=float(message["budget_s"]),
-            levels_mhz=None if levels is None else tuple(float(level) for level in levels),
-            snapshot=message.get("snapshot"),
+            facts=_facts_in(message),
             rooms=tuple(int(room) for room in message.get("rooms", ())),
         )
     except (msgspec.DecodeError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"unknown form of a feed message: {error!r}") from error
+
+
+def _facts_in(message: dict[str, Any]) -> SentFacts | None:
+    """What changes seldom, if it is in a message; older agents say less of it."""
+    levels = message.get("levels_mhz")
+    if levels is None:
+        return None
+    return SentFacts(
+        levels_mhz=tuple(float(level) for level in levels),
+        kv_capacity_tokens=float(message.get("kv_capacity_tokens", math.inf)),
+        kv_reserved_tokens=float(message.get("kv_reserved_tokens", 0.0)),
+        snapshot=message.get("snapshot"),
+        power=message.get("power"),
+    )

@@ -8,6 +8,7 @@ import os
 import zlib
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from voltana.cluster.queueing import Waiting
 from voltana.errors import VoltanaError
 from voltana.values import Load
 from voltana_ring.layout import (
@@ -37,20 +38,6 @@ _ATTEMPTS = 3
 
 class RingError(VoltanaError):
     """A file that is no ring, or one of another version."""
-
-
-class Waiting(NamedTuple):
-    """A request that waits.
-
-    Attributes:
-        arrived_s: When it arrived, on the monotonic clock.
-        new_tokens: Tokens still to be computed.
-        done_tokens: Tokens before them.
-    """
-
-    arrived_s: float
-    new_tokens: int
-    done_tokens: int
 
 
 class Record(NamedTuple):

@@ -1,4 +1,4 @@
-"""Predictor snapshots on the wire, from an agent to a router.
+"""Snapshots of latency and power models on the wire, from an agent to a router.
 
 Snapshots of the library's own predictors are known by kind. A user's own snapshot travels as
 ``MODULE:CLASS`` and is read by the class's ``from_dict``, but only where the router's own
@@ -10,13 +10,16 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from voltana.ports import PredictorSnapshot
+from voltana.ports import PowerSnapshot, PredictorSnapshot
+from voltana.predictors.cautious_power import CautiousPowerSnapshot
 from voltana.predictors.conformal import BySize, ConformalSnapshot, by_phase, one_group
 from voltana.predictors.ecopred.latency_model import LatencySnapshot
+from voltana.predictors.linear_power import LinearPowerSnapshot
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Set
 
+    from voltana.ports import PowerForecasts
     from voltana.values import Load
 
 _GROUPS: Mapping[str, Callable[[Load], str]] = {"by-phase": by_phase, "one": one_group}
@@ -32,10 +35,18 @@ def encode_snapshot(snapshot: PredictorSnapshot | None) -> dict[str, Any] | None
             return None
         values = {**snapshot.to_dict(), "predictor": inner}
         return {"kind": "conformal", "values": values, "group": group}
-    if snapshot is not None and callable(getattr(type(snapshot), "from_dict", None)):
-        kind = type(snapshot)
-        return {"kind": f"{kind.__module__}:{kind.__name__}", "values": dict(snapshot.to_dict())}
-    return None
+    return _encode_own(snapshot)
+
+
+def encode_power(snapshot: PowerForecasts | None) -> dict[str, Any] | None:
+    """A power snapshot as plain values; None for one that cannot be read again."""
+    if isinstance(snapshot, LinearPowerSnapshot):
+        return {"kind": "linear-power", "values": dict(snapshot.to_dict())}
+    if isinstance(snapshot, CautiousPowerSnapshot):
+        inner = encode_power(snapshot.power)
+        values = {"power": inner, "excess": snapshot.excess}
+        return None if inner is None else {"kind": "cautious-power", "values": values}
+    return _encode_own(snapshot)
 
 
 def decode_snapshot(encoded: Any, modules: Set[str] = frozenset()) -> PredictorSnapshot | None:
@@ -61,10 +72,48 @@ def decode_snapshot(encoded: Any, modules: Set[str] = frozenset()) -> PredictorS
             return ConformalSnapshot.from_dict(values, inner, _decode_group(encoded["group"]))
     except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"unknown form of a predictor snapshot: {error!r}") from error
-    return _users_own(str(kind), values, modules)
+    made = _users_own(str(kind), values, modules)
+    if not isinstance(made, PredictorSnapshot):
+        raise ValueError(f"{kind!r} has no from_dict() that makes a predictor snapshot")  # noqa: TRY004
+    return made
 
 
-def _users_own(kind: str, values: Any, modules: Set[str]) -> PredictorSnapshot:
+def decode_power(encoded: Any, modules: Set[str] = frozenset()) -> PowerSnapshot | None:
+    """Read what `encode_power` wrote; see `decode_snapshot`.
+
+    Raises:
+        ValueError: If it has another form, or names a module that is not allowed.
+    """
+    if encoded is None:
+        return None
+    try:
+        kind, values = encoded["kind"], encoded["values"]
+        if kind == "linear-power":
+            return LinearPowerSnapshot.from_dict(values)
+        if kind == "cautious-power":
+            inner = decode_power(values["power"], modules)
+            if inner is None:
+                raise ValueError("a cautious power snapshot wraps nothing")
+            return CautiousPowerSnapshot(power=inner, excess=float(values["excess"]))
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"unknown form of a power snapshot: {error!r}") from error
+    made = _users_own(str(kind), values, modules)
+    if not isinstance(made, PowerSnapshot):
+        raise ValueError(f"{kind!r} has no from_dict() that makes a power snapshot")  # noqa: TRY004
+    return made
+
+
+def _encode_own(snapshot: object) -> dict[str, Any] | None:
+    """A user's own, where its class can read it again."""
+    kind = type(snapshot)
+    if not isinstance(snapshot, PredictorSnapshot | PowerSnapshot):
+        return None
+    if not callable(getattr(kind, "from_dict", None)):
+        return None
+    return {"kind": f"{kind.__module__}:{kind.__name__}", "values": dict(snapshot.to_dict())}
+
+
+def _users_own(kind: str, values: Any, modules: Set[str]) -> object:
     module, _, name = kind.partition(":")
     if module not in modules:
         raise ValueError(
@@ -72,10 +121,7 @@ def _users_own(kind: str, values: Any, modules: Set[str]) -> PredictorSnapshot:
             "(policy or a router). Name it there, or the instance is routed without its model."
         )
     read = getattr(getattr(importlib.import_module(module), name, None), "from_dict", None)
-    made = read(values) if callable(read) else None
-    if not isinstance(made, PredictorSnapshot):
-        raise ValueError(f"{kind!r} has no from_dict() that makes a predictor snapshot")  # noqa: TRY004
-    return made
+    return read(values) if callable(read) else None
 
 
 def _encode_group(group: Callable[[Load], str]) -> Any:

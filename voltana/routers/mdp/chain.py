@@ -13,7 +13,7 @@ from voltana.routers.mdp.pool import InstanceChain, pool_states
 from voltana.values import Load
 
 if TYPE_CHECKING:
-    from voltana.ports import Forecasts, PowerPredictor
+    from voltana.ports import Forecasts, PowerForecasts
     from voltana.values import FloatArray
 
 _MOST_REQUESTS = 4096
@@ -91,7 +91,7 @@ class Costs:
     """
 
     latency: Forecasts
-    power: PowerPredictor
+    power: PowerForecasts
     levels_mhz: FloatArray
     budget_s: float
     capacity_tokens: float = math.inf

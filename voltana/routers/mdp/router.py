@@ -19,12 +19,12 @@ from voltana.routers.least_loaded import LeastLoaded
 from voltana.routers.mdp.arrivals import ArrivalMeter
 from voltana.routers.mdp.chain import Costs
 from voltana.routers.mdp.table import solved_table
-from voltana.values import Load, Role
+from voltana.values import Load, Need, Role
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from voltana.ports import PowerPredictor
+    from voltana.ports import PowerForecasts
     from voltana.routers.mdp.table import Table
     from voltana.values import Candidate, Request
 
@@ -47,9 +47,9 @@ class MDPRouter:
     taken. So it is on a prefill leg.
 
     Args:
-        power: Power model of one instance; only asked, never taught.
-        kv_capacity_tokens: KV cache of an instance; inf where unknown.
-        kv_reserved_tokens: What the engine keeps free in it for each request.
+        power: Power model of one instance; only asked, never taught. None takes the candidates'.
+        kv_capacity_tokens: KV cache of an instance; None takes what candidates say.
+        kv_reserved_tokens: What the engine keeps free in it for each request, likewise.
         output_tokens: Mean length of an answer to start from. After that it is the tokens produced
             per request that arrives, or the mean of what requests say of themselves.
         penalty_w: Watts that breaking the SLO is worth; the default is about the power of a board.
@@ -65,10 +65,10 @@ class MDPRouter:
 
     def __init__(
         self,
-        power: PowerPredictor,
+        power: PowerForecasts | None = None,
         *,
-        kv_capacity_tokens: float = math.inf,
-        kv_reserved_tokens: float = 0.0,
+        kv_capacity_tokens: float | None = None,
+        kv_reserved_tokens: float | None = None,
         output_tokens: float = 256.0,
         penalty_w: float = 300.0,
         discount_s: float = 10.0,
@@ -84,9 +84,9 @@ class MDPRouter:
             "check_s": check_s,
         }
         for name, value in positive.items():
-            if not value > 0:
+            if value is not None and not value > 0:
                 raise invalid(name, value, "above 0", "Leave it out for the default.")
-        if not 0 <= kv_reserved_tokens < math.inf:
+        if kv_reserved_tokens is not None and not 0 <= kv_reserved_tokens < math.inf:
             raise invalid("kv_reserved_tokens", kv_reserved_tokens, "0 or more", "0 if unknown.")
         if not 0 <= penalty_w < math.inf:
             raise invalid("penalty_w", penalty_w, "0 or more, finite", "300 is the default.")
@@ -110,6 +110,16 @@ class MDPRouter:
     def ready(self) -> bool:
         """Whether there is a table."""
         return self._table is not None
+
+    @property
+    def needs(self) -> frozenset[Need]:
+        """What it plans with, unless it was given that."""
+        needs = {Need.LATENCY, Need.LEVELS, Need.BUDGET}
+        if self._power is None:
+            needs.add(Need.POWER)
+        if self._capacity is None:
+            needs.add(Need.KV_CAPACITY)
+        return frozenset(needs)
 
     def route(self, request: Request, candidates: Sequence[Candidate]) -> str:
         """See `voltana.ports.Router.route`."""
@@ -135,15 +145,17 @@ class MDPRouter:
         """Compute the table anew if what it stands on has changed."""
         try:
             first = pool[0]
-            if first.predictor is None:
+            power = self._power or first.power
+            if first.predictor is None or power is None:
                 return
+            capacity, reserved = self._capacity, self._reserved
             costs = Costs(
                 latency=first.predictor,
-                power=self._power,
+                power=power,
                 levels_mhz=np.array(first.levels_mhz, dtype=np.float64),
                 budget_s=first.budget_s,
-                capacity_tokens=self._capacity,
-                reserved_tokens=self._reserved,
+                capacity_tokens=first.kv_capacity_tokens if capacity is None else capacity,
+                reserved_tokens=first.kv_reserved_tokens if reserved is None else reserved,
                 penalty_w=self._penalty_w,
             )
             arrivals = self._meter.arrivals(_tokens_per_s(costs, pool))

@@ -2,25 +2,26 @@
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING, Any
 
 import structlog
 
+from voltana.cluster.context import EngineLimits, instance_context
 from voltana.errors import ConfigError
 from voltana.levels import parse_levels
 from voltana.policies.named import get_policy
 from voltana.policies.users_own import blame
-from voltana.policy import InstanceContext, call_factory, load_object
+from voltana.policy import call_factory, load_object
 from voltana.ports import Predictor
 from voltana.predictors.profile import Stack
 from voltana.serving.agent.persistence import restore_predictor
 from voltana.values import Role
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
-    from voltana.policy import InstancePolicy
+    from voltana.policy import InstanceContext, InstancePolicy
     from voltana.ports import PowerPredictor
     from voltana.serving.config import Config, EngineTable
     from voltana.slo import Slo
@@ -46,11 +47,43 @@ def stack_of(config: Config, info: dict[str, Any]) -> Stack:
     )
 
 
+def engine_limits(engine: EngineTable, info: Mapping[str, Any]) -> EngineLimits:
+    """What an engine takes at once: as it says itself, else as configured, else unlimited.
+
+    What the engine says stands above the configuration: it is what it runs with.
+
+    Args:
+        engine: The configuration.
+        info: What its engine says of itself.
+    """
+    usual = EngineLimits()
+    capacity = info.get("kv_capacity_tokens") or engine.kv_capacity_tokens
+    reserved = _first_known(info.get("kv_reserved_tokens"), engine.kv_reserved_tokens)
+    return EngineLimits(
+        max_batch_tokens=int(info.get("max_prefill_tokens") or usual.max_batch_tokens),
+        max_running_requests=int(info.get("max_running_requests") or usual.max_running_requests),
+        kv_capacity_tokens=float(capacity or usual.kv_capacity_tokens),
+        kv_reserved_tokens=float(_first_known(reserved, usual.kv_reserved_tokens)),
+    )
+
+
+def unknown_limits(engine: EngineTable, info: Mapping[str, Any]) -> tuple[str, ...]:
+    """Names of what controllers and routers plan with and neither engine nor configuration says."""
+    return tuple(
+        name
+        for name in ("kv_capacity_tokens", "kv_reserved_tokens")
+        # 0 tokens is a reserve, but no capacity.
+        if not (info.get(name) or (info.get(name) == 0 and name == "kv_reserved_tokens"))
+        and getattr(engine, name) is None
+    )
+
+
 def make_context(
     config: Config,
     *,
     instance: str,
     info: dict[str, Any],
+    limits: EngineLimits,
     table_mhz: tuple[float, ...],
     slo: Slo,
     predictor: Predictor | None = None,
@@ -62,6 +95,7 @@ def make_context(
         config: The configuration.
         instance: Name of the instance.
         info: What its engine says of itself.
+        limits: What it takes at once.
         table_mhz: Clocks of its devices.
         slo: The thresholds.
         predictor: One that has learned; None makes one.
@@ -71,16 +105,14 @@ def make_context(
         ConfigError: If a profile or a model of the configuration does not exist.
     """
     engine = config.engine
-    return InstanceContext(
-        instance=instance,
-        role=ROLES[info["role"]],
+    return instance_context(
+        instance,
+        ROLES[info["role"]],
         table_mhz=table_mhz,
         slo=slo,
+        limits=limits,
         datasheet=_datasheet(engine, slo),
-        max_batch_tokens=int(info.get("max_prefill_tokens") or 16384),
-        max_running_requests=int(info.get("max_running_requests") or 1 << 30),
         max_power_w=_power_w(engine),
-        kv_capacity_tokens=float(info.get("kv_capacity_tokens") or math.inf),
         predictor=predictor,
         power=power,
     )
@@ -128,6 +160,10 @@ def levels_of(
     if levels is None:
         return policy.levels_mhz
     return parse_levels(levels, read_device_mhz=lambda _device: table_mhz).levels(table_mhz)
+
+
+def _first_known(*values: Any) -> Any:
+    return next((value for value in values if value is not None), None)
 
 
 def _datasheet(engine: EngineTable, slo: Slo) -> dict[str, float]:

@@ -8,14 +8,19 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from voltana.actuators.energy import EnergyMeter
-from voltana.values import Exposure, Load
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from voltana.serving.agent.group import Group
     from voltana.serving.agent.sensing import EchoSensor, SampledSensor
+    from voltana.values import Exposure
 
-IDLE = Load()
 WINDOW_S = 10.0
+
+TOLERANCE = 0.05
+"""By what share of a window what ran may cover more or less of it: more teaches nothing. An engine
+that came in mid-window, or a clock that was unknown, leaves a gap."""
 
 
 class EnergyAccount:
@@ -42,14 +47,16 @@ class EnergyAccount:
     def tick(self) -> None:
         """Take a reading, and close the window if it is over."""
         if self._meter is None:
-            self._group.take_exposures()
+            self._taken()
             return
         window = self._meter.sample()
         if window is None:
             return
         # Taken whether or not the energy is known: they belong to this window and to no other.
-        exposures = self._exposures(window.duration_s)
-        if not math.isfinite(window.energy_j):
+        exposures = self._taken()
+        covered_s = sum(exposure.duration_s for exposure in exposures)
+        whole = abs(covered_s - window.duration_s) <= TOLERANCE * window.duration_s
+        if not (whole and math.isfinite(window.energy_j)):
             return
         self._estimate(exposures)
         self._group.learn_energy(window.energy_j, exposures)
@@ -62,19 +69,11 @@ class EnergyAccount:
         """
         return 1.0 - self._spent_j / self._default_j if self._default_j > 0 else math.nan
 
-    def _exposures(self, duration_s: float) -> list[Exposure]:
-        exposures = [
-            Exposure(load=load, clock_mhz=clock_mhz, duration_s=latency_s)
-            for load, clock_mhz, latency_s in self._group.take_exposures()
-            if clock_mhz > 0
-        ]
-        rest_s = duration_s - sum(e.duration_s for e in exposures)
-        clock_mhz = self._sensor.read().clock_mhz
-        if rest_s > 0 and clock_mhz > 0:
-            exposures.append(Exposure(load=IDLE, clock_mhz=clock_mhz, duration_s=rest_s))
-        return exposures
+    def _taken(self) -> tuple[Exposure, ...]:
+        reading = self._sensor.read()
+        return self._group.take_exposures(reading.at_s, reading.clock_mhz)
 
-    def _estimate(self, exposures: list[Exposure]) -> None:
+    def _estimate(self, exposures: Sequence[Exposure]) -> None:
         power = self._group.power()
         if power is None:
             return

@@ -8,6 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import structlog
 
+from voltana.cluster.candidates import InstanceFacts, instance_facts, latency_model
+from voltana.cluster.context import iteration_budget_s
+from voltana.serving.agent.building import ROLES, unknown_limits
 from voltana.serving.agent.serving import Settings, Workshop
 from voltana.serving.ring_reader import RingReader, find_rings
 from voltana.values import InstanceState
@@ -15,13 +18,13 @@ from voltana.values import InstanceState
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from voltana.ports import PowerPredictor, PredictorSnapshot, TimeSource
+    from voltana.ports import PowerPredictor, TimeSource
     from voltana.serving.agent.instance_clock import InstanceClock
     from voltana.serving.agent.sensing import EchoSensor, SampledSensor
     from voltana.serving.agent.serving import Served
     from voltana.serving.config import Config
     from voltana.slo import Slo
-    from voltana.values import Domain, Limit, Load
+    from voltana.values import Domain, Exposure, Limit
 
 _log = structlog.get_logger("voltana_sglang.group")
 
@@ -63,6 +66,7 @@ class Group:
         )
         self._served: dict[Path, Served] = {}
         self._refused: dict[Path, str] = {}
+        self._unfrozen: dict[str, str] = {}
         self._limits: dict[str, Limit] = {}
         self.settings = Settings(
             policy=config.policy.controller, levels=config.policy.levels, slo=config.thresholds()
@@ -130,6 +134,14 @@ class Group:
         self._refused.pop(path, None)
         self._served[path] = made
         _log.info("engine found", instance=made.name, **reader.info)
+        unknown = self._unknown(made)
+        if unknown:
+            _log.warning(
+                "neither the engine nor [engine] says what the KV cache holds: controllers and "
+                "routers plan without it",
+                instance=made.name,
+                unknown=list(unknown),
+            )
 
     def drain(self) -> bool:
         """Work through what engines wrote; whether there was anything."""
@@ -202,13 +214,10 @@ class Group:
             served.loop.rooms = []
         return rooms
 
-    def take_exposures(self) -> list[tuple[Load, float, float]]:
-        """Load, clock and duration of what the first loop ran since the last call."""
-        taken: list[tuple[Load, float, float]] = []
-        for served in self._served.values():
-            busy, served.loop.busy = served.loop.busy, []
-            taken = taken or busy
-        return taken
+    def take_exposures(self, now_s: float, clock_mhz: float) -> tuple[Exposure, ...]:
+        """What the first loop ran since the last call; see `RingLoop.take_exposures`."""
+        taken = [served.loop.take_exposures(now_s, clock_mhz) for served in self._served.values()]
+        return taken[0] if taken else ()
 
     def power(self) -> PowerPredictor | None:
         """The power model of the first loop; None where there is none."""
@@ -221,15 +230,38 @@ class Group:
         if first is not None:
             first.loop.loop.learn_energy(energy_j, exposures)
 
-    def snapshot(self) -> PredictorSnapshot | None:
-        """A frozen latency model for routers.
+    def facts(self) -> InstanceFacts:
+        """What routers are to know beside the state, its models frozen.
 
-        None where several data-parallel ranks share the load: it speaks of one of them.
+        Several data-parallel ranks have their memory together, and no model of the whole: each
+        speaks of one of them.
         """
         first = self._first()
-        if first is None or len(self._served) != 1 or first.loop.loop.predictor is None:
-            return None
-        return first.loop.loop.predictor.snapshot()
+        if first is None or len(self._served) != 1:
+            return InstanceFacts(
+                levels_mhz=self.levels_mhz(),
+                budget_s=self.budget_s(),
+                kv_capacity_tokens=sum(s.engine.kv_capacity_tokens for s in self._served.values())
+                or math.inf,
+                kv_reserved_tokens=0.0 if first is None else first.engine.kv_reserved_tokens,
+            )
+        loop = first.loop.loop
+        return instance_facts(
+            latency_model(loop),
+            loop.power,
+            levels_mhz=loop.levels_mhz,
+            budget_s=self.budget_s(),
+            limits=first.engine,
+            failed=self._without,
+        )
+
+    def _without(self, kind: str, error: Exception) -> None:
+        """A user's model that cannot be frozen must not end the agent: routers do without it."""
+        if self._unfrozen.get(kind) != repr(error):
+            self._unfrozen[kind] = repr(error)
+            _log.warning(
+                f"the {kind} gives no snapshot: routers do without it", error=self._unfrozen[kind]
+            )
 
     def levels_mhz(self) -> tuple[float, ...]:
         """Clocks that may be chosen."""
@@ -241,8 +273,8 @@ class Group:
         return self._clock.status().target_mhz
 
     def budget_s(self) -> float:
-        """What an iteration may take: TTFT for prefill, else ITL."""
-        return self.settings.slo.ttft_s if self.role == "prefill" else self.settings.slo.itl_s
+        """What an iteration may take."""
+        return iteration_budget_s(ROLES[self.role or "unified"], self.settings.slo)
 
     def figures(self) -> dict[str, Any]:
         """Latency, attainment and prediction of the first loop, and what of its ring was lost."""
@@ -260,6 +292,9 @@ class Group:
         return (
             figures
             | {
+                "kv_capacity_tokens": first.engine.kv_capacity_tokens,
+                "kv_reserved_tokens": first.engine.kv_reserved_tokens,
+                "unknown": list(self._unknown(first)),
                 "latency_p50_ms": account.latency_s(50) * 1e3,
                 "latency_p99_ms": account.latency_s(99) * 1e3,
                 "attainment": account.attainment(),
@@ -270,6 +305,9 @@ class Group:
             }
             | account.figures()
         )
+
+    def _unknown(self, served: Served) -> tuple[str, ...]:
+        return unknown_limits(self._config.engine, served.reader.info)
 
     def save(self) -> None:
         """Save what was learned.

@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import structlog
 
-from voltana.serving.agent.queueing import queue_of
+from voltana.cluster.candidates import instance_state
+from voltana.cluster.exposures import Exposures
+from voltana.cluster.queueing import queue_behind
 from voltana.values import EMPTY_QUEUE, InstanceState, Load, Phase, Status
 from voltana_ring.layout import Kind
 
@@ -22,7 +24,7 @@ if TYPE_CHECKING:
     from voltana.serving.agent.sensing import EchoSensor, SampledSensor
     from voltana.serving.ring_reader import Record
     from voltana.slo import Slo
-    from voltana.values import Decision, Queue
+    from voltana.values import Decision, Exposure, Queue
 
 IDLE = Load()
 
@@ -31,6 +33,9 @@ STALLED_S = 30.0
 
 SILENT_S = 0.1
 """Engines without an idle hook are idle after this, if no iteration runs."""
+
+LEAST_IDLE_S = 2e-3
+"""A shorter gap between two iterations is the host's time, and counts with the later one."""
 
 _MAX_OPEN = 256
 
@@ -83,8 +88,9 @@ class RingLoop:
         self.budget_s = math.inf
         self.target_mhz = math.nan
         self.error = ""
-        self.busy: list[tuple[Load, float, float]] = []
+        self._exposures = Exposures(self.sampled_s)
         self._decode = IDLE
+        self._waiting_tokens = 0
 
     def take(self, records: Sequence[Record]) -> None:
         """Work through records, oldest first; the clock is decided for the last launch alone.
@@ -110,7 +116,19 @@ class RingLoop:
         """Go on where an earlier loop on the same ring was."""
         self._running, self._decode = before._running, before._decode
         self.state, self.sampled_s = before.state, before.sampled_s
-        self.rooms, self.busy = before.rooms, before.busy
+        self.rooms, self._exposures = before.rooms, before._exposures
+        self._waiting_tokens = before._waiting_tokens
+
+    def take_exposures(self, now_s: float, clock_mhz: float) -> tuple[Exposure, ...]:
+        """What ran since the last call; what runs now belongs to the next.
+
+        Args:
+            now_s: The current time.
+            clock_mhz: Achieved clock, of an idle stretch; nan where unknown.
+        """
+        if self.resting and clock_mhz > 0:
+            self._exposures.idle_until(now_s, clock_mhz)
+        return self._exposures.take()
 
     def tick(self, period_s: float) -> None:
         """A control step where no iteration caused one: it renews the lease and moves the state.
@@ -125,7 +143,12 @@ class RingLoop:
         if running is None:
             if now_s - self.sampled_s > SILENT_S:
                 self._decode = IDLE
-                self.state = dataclasses.replace(self.state, running_requests=0, kv_tokens=0)
+                self.state = dataclasses.replace(
+                    self.state,
+                    running_requests=0,
+                    kv_tokens=0,
+                    queued_tokens=self._waiting_tokens,
+                )
                 self.sampled_s = now_s
             self._decide(IDLE, EMPTY_QUEUE)
         elif now_s - running.launch_s < STALLED_S:
@@ -140,7 +163,7 @@ class RingLoop:
         if len(self._open) >= _MAX_OPEN:  # results that never came
             self._open.clear()
         self._open[record.iteration] = decision
-        self._report(self._decode, record)
+        self._report(record)
 
     def _finished(self, record: Record) -> None:
         decision = self._open.pop(record.iteration, None)
@@ -156,7 +179,7 @@ class RingLoop:
         self.account.finished(
             load, latency_s, self._predicted_s(decision, load, clock_mhz), kept=self._kept(record)
         )
-        self.busy.append((load, clock_mhz, latency_s))
+        self._expose(load, clock_mhz, begin_s, record.ready_s)
         try:
             self.loop.learn(
                 decision,
@@ -172,7 +195,7 @@ class RingLoop:
         self._open.clear()
         self._running = None
         self._decode = IDLE
-        self._report(IDLE, record)
+        self._report(record)
 
     def _decide(self, load: Load, queue: Queue) -> Decision | None:
         self._stepped_s = self._time.now_s()
@@ -190,11 +213,14 @@ class RingLoop:
         return decision
 
     def _queue(self, record: Record, now_s: float) -> Queue:
-        return queue_of(
-            record,
+        return queue_behind(
+            record.waiting,
+            requests=record.waiting_requests,
+            tokens=record.waiting_tokens,
+            oldest_s=record.oldest_s,
+            now_s=now_s,
             ttft_s=self.slo.ttft_s,
             max_batch_tokens=self._max_batch_tokens,
-            now_s=now_s,
         )
 
     def _kept(self, record: Record) -> bool:
@@ -220,16 +246,32 @@ class RingLoop:
             return math.nan
         return float(forecast.mean_s[0])
 
-    def _report(self, load: Load, record: Record) -> None:
+    def _expose(self, load: Load, clock_mhz: float, begin_s: float, end_s: float) -> None:
+        """Note what ran for the power model; at an unknown clock it teaches nothing."""
+        if not clock_mhz > 0:
+            return
+        exposures = self._exposures
+        if begin_s - exposures.covered_to_s > LEAST_IDLE_S:
+            idle_mhz = self._sensor.history.mean_mhz(exposures.covered_to_s, begin_s)
+            exposures.idle_until(begin_s, idle_mhz if idle_mhz > 0 else clock_mhz)
+        exposures.add(load, clock_mhz, max(end_s - exposures.covered_to_s, 0.0))
+
+    def _report(self, record: Record) -> None:
+        """Say what runs now: the record's prompts, and the decode batch that goes on beside."""
         self.sampled_s = record.at_s
+        self._waiting_tokens = record.waiting_tokens
         waited_s = record.at_s - record.oldest_s
-        self.state = InstanceState(
-            running_requests=load.decode_requests,
-            kv_tokens=load.decode_kv_tokens,
-            queued_requests=record.waiting_requests,
-            queued_tokens=record.waiting_tokens,
-            clock_mhz=self._sensor.read().clock_mhz,
+        prompts, decode = record.load, self._decode
+        self.state = instance_state(
+            Load(
+                prefill_tokens=prompts.prefill_tokens,
+                decode_requests=decode.decode_requests,
+                decode_kv_tokens=decode.decode_kv_tokens,
+            ),
+            waiting_requests=record.waiting_requests,
+            waiting_tokens=record.waiting_tokens,
             oldest_wait_s=waited_s if waited_s > 0 else 0.0,
+            clock_mhz=self._sensor.read().clock_mhz,
         )
 
     def _complain(self, doing: str, error: Exception) -> None:

@@ -11,6 +11,7 @@ from voltana.controllers.rate_limit import RateLimited
 from voltana.loop import ControlLoop
 from voltana.serving.agent.accounting import Account
 from voltana.serving.agent.building import (
+    engine_limits,
     levels_of,
     make_context,
     make_policy,
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from pathlib import Path
 
+    from voltana.cluster.context import EngineLimits
     from voltana.policy import InstanceContext
     from voltana.ports import Controller, PowerPredictor, Predictor, TimeSource
     from voltana.serving.agent.instance_clock import InstanceClock
@@ -68,6 +70,7 @@ class Served:
         predictor: Latency model that has learned; a policy that learns nothing keeps it.
         power: Power model, likewise.
         role: What the engine serves.
+        engine: What the engine takes at once.
     """
 
     name: str
@@ -76,6 +79,7 @@ class Served:
     predictor: Predictor | None
     power: PowerPredictor | None
     role: str
+    engine: EngineLimits
 
     def save(self, config: Config) -> None:
         """Save what was learned.
@@ -120,7 +124,8 @@ class Workshop:
             VoltanaError: If the settings do not fit this engine.
         """
         info = reader.info | ({"role": self.role} if self.role else {})
-        context = self._context(loop_name(reader.path), info, settings, before)
+        engine = engine_limits(self.config.engine, info)
+        context = self._context(loop_name(reader.path), info, engine, settings, before)
         policy = make_policy(settings.policy, context)
         if context.predictor is None and policy.predictor is not None:
             restore_own(policy.predictor, state_path(self.config.agent.state, context.instance))
@@ -156,15 +161,22 @@ class Workshop:
             predictor=policy.predictor or context.predictor,
             power=policy.power or context.power,
             role=info["role"],
+            engine=engine,
         )
 
     def _context(
-        self, name: str, info: dict[str, object], settings: Settings, before: Served | None
+        self,
+        name: str,
+        info: dict[str, object],
+        engine: EngineLimits,
+        settings: Settings,
+        before: Served | None,
     ) -> InstanceContext:
         context = make_context(
             self.config,
             instance=name,
             info=info,
+            limits=engine,
             table_mhz=self.clock.known_table(),
             slo=settings.slo,
             predictor=None if before is None else before.predictor,

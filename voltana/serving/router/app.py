@@ -12,17 +12,19 @@ from voltana.serving.router.pages import Desk
 from voltana.serving.router.problem import JSON_TYPE, Problem
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Sequence
+    from collections.abc import Awaitable, Callable, Mapping, Sequence
 
     from aiohttp.typedefs import Middleware
 
+    from voltana.cluster.ledger import Ledger
     from voltana.serving.router.fan_out import FanOut
     from voltana.serving.router.forwarder import Forwarder
-    from voltana.serving.router.ledger import Ledger
     from voltana.serving.router.metrics import Metrics
     from voltana.serving.router.pages import Pages
     from voltana.serving.router.pool import Pool
     from voltana.serving.router.reports import Reports
+    from voltana.serving.router.wants import Wants
+    from voltana.values import Role
 
     Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -36,6 +38,7 @@ class Interface:
         fan_out: Asks servers.
         ledger: What is in flight.
         reports: What instances said.
+        wants: What the router of each role needs and does not get.
         metrics: Counters.
         now_s: Time source.
     """
@@ -48,6 +51,7 @@ class Interface:
         fan_out: FanOut,
         ledger: Ledger,
         reports: Reports,
+        wants: Mapping[Role, Wants],
         metrics: Metrics,
         now_s: Callable[[], float],
     ) -> None:
@@ -56,6 +60,7 @@ class Interface:
         self._fan_out = fan_out
         self._ledger = ledger
         self._reports = reports
+        self._wants = wants
         self._metrics = metrics
         self._now_s = now_s
 
@@ -97,6 +102,7 @@ class Interface:
                 "serving": self._pool.serving and not self._forwarder.draining,
                 "draining": self._forwarder.draining,
                 "open_requests": self._forwarder.open,
+                "routing": {role.value: w.figures() for role, w in self._wants.items()},
                 "backends": [self._describe(backend.name, now_s) for backend in self._pool],
             }
         )

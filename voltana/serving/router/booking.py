@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from voltana.serving.router.ledger import Entry
+from voltana.cluster.ledger import Entry
 
 if TYPE_CHECKING:
+    from voltana.cluster.ledger import Ledger
     from voltana.ports import TimeSource
-    from voltana.serving.router.ledger import Ledger
 
 
 class Booking:

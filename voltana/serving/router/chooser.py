@@ -7,21 +7,23 @@ from typing import TYPE_CHECKING
 
 import structlog
 
+from voltana.cluster.candidates import NOTHING_KNOWN, candidate
 from voltana.routers.least_loaded import LeastLoaded
 from voltana.routers.random import RandomRouter
 from voltana.routers.round_robin import RoundRobin
 from voltana.serving.router.problem import Problem
 from voltana.serving.router.reports import FEED, LOADS, NOTHING
-from voltana.values import Candidate, InstanceState, Role
+from voltana.serving.router.wants import Wants
+from voltana.values import InstanceState, Role
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence, Set
 
+    from voltana.cluster.ledger import Ledger
     from voltana.ports import Router, TimeSource
-    from voltana.serving.router.ledger import Ledger
     from voltana.serving.router.pool import Backend, Pool
     from voltana.serving.router.reports import Report, Reports
-    from voltana.values import Request
+    from voltana.values import Candidate, Request
 
 _UNKNOWN = InstanceState(clock_mhz=math.nan)
 _BLIND = (RoundRobin, RandomRouter)
@@ -47,6 +49,9 @@ class Leg:
         reports: What instances said.
         time: Time source.
         count: Called with the source of each choice, for metrics.
+
+    Attributes:
+        wants: What the router needs and does not get.
     """
 
     def __init__(
@@ -66,6 +71,7 @@ class Leg:
         self._time = time
         self._count = count
         self._fallback = LeastLoaded()
+        self.wants = Wants(router)
         self._blind = isinstance(router, _BLIND)
         self._failures = 0
         self._quiet_until_s = -math.inf
@@ -102,6 +108,7 @@ class Leg:
         return next((b for b in pool if b.name == name), pool[0])
 
     def _ask(self, request: Request, candidates: Sequence[Candidate], source: str) -> str:
+        self.wants.look(candidates)
         if source is NOTHING and not self._blind:
             self._count(candidates[0].role, NOTHING)
             return self._fallback.route(request, candidates)
@@ -136,31 +143,22 @@ class Leg:
         found = [self._reports.fresh(b.name, now_s) for b in pool]
         reports = [r for r in found if r is not None]
         if len(reports) < len(pool):
-            return [self._unreported(b) for b in pool], NOTHING
+            return [self._candidate(b, None, now_s) for b in pool], NOTHING
         source = FEED if all(r.source == FEED for r in reports) else LOADS
         return [self._candidate(b, r, now_s) for b, r in zip(pool, reports, strict=True)], source
 
-    def _candidate(self, backend: Backend, report: Report, now_s: float) -> Candidate:
-        return Candidate(
+    def _candidate(self, backend: Backend, report: Report | None, now_s: float) -> Candidate:
+        if report is None:
+            state, facts, age_s = _UNKNOWN, NOTHING_KNOWN, math.inf
+        else:
+            state, facts, age_s = report.state, report.facts, max(0.0, now_s - report.sampled_s)
+        return candidate(
+            self._ledger,
             instance=backend.name,
             role=backend.role,
-            state=report.state,
-            state_age_s=max(0.0, now_s - report.sampled_s),
-            reserved=self._ledger.reserved(backend.name),
-            predictor=report.predictor,
-            levels_mhz=report.levels_mhz,
-            budget_s=report.budget_s,
-            in_flight=self._ledger.in_flight(backend.name),
-        )
-
-    def _unreported(self, backend: Backend) -> Candidate:
-        return Candidate(
-            instance=backend.name,
-            role=backend.role,
-            state=_UNKNOWN,
-            state_age_s=math.inf,
-            reserved=self._ledger.total(backend.name),
-            in_flight=self._ledger.in_flight(backend.name),
+            state=state,
+            facts=facts,
+            state_age_s=age_s,
         )
 
 
@@ -194,6 +192,13 @@ class Chooser:
         prefill, decode = routers
         self._prefill = None if pool.unified else leg(Role.PREFILL, prefill)
         self._decode = leg(Role.COLOCATED if pool.unified else Role.DECODE, decode)
+
+    def wants(self) -> dict[Role, Wants]:
+        """What the router of each leg needs and does not get."""
+        legs = {Role.DECODE: self._decode}
+        if self._prefill is not None:
+            legs[Role.PREFILL] = self._prefill
+        return {role: leg.wants for role, leg in legs.items()}
 
     def prefill(self, request: Request, avoid: Set[str] = frozenset()) -> Backend | None:
         """The prefill instance for a request; None where servers are unified.

@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import structlog
 import zmq
 import zmq.asyncio
 
-from voltana.serving.feed import FeedMessage, parse_message
+from voltana.cluster.candidates import NOTHING_KNOWN, InstanceFacts
+from voltana.serving.feed import parse_message
 from voltana.serving.router.reports import FEED, Report
-from voltana.serving.snapshots import decode_snapshot
+from voltana.serving.snapshots import decode_power, decode_snapshot
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Set
+    from collections.abc import Callable, Mapping, Set
 
-    from voltana.ports import PredictorSnapshot, TimeSource
-    from voltana.serving.router.ledger import Ledger
+    from voltana.cluster.ledger import Ledger
+    from voltana.ports import TimeSource
+    from voltana.serving.feed import SentFacts
     from voltana.serving.router.reports import Reports
 
 _WATERMARK = 256
+_T = TypeVar("_T")
 
 
 class FeedFollower:
@@ -47,9 +50,8 @@ class FeedFollower:
         self._ledger = ledger
         self._time = time
         self._modules = modules
-        self._levels: dict[str, tuple[float, ...]] = {}
-        self._raw: dict[str, object] = {}
-        self._predictors: dict[str, PredictorSnapshot | None] = {}
+        self._sent: dict[str, tuple[SentFacts, float]] = {}
+        self._facts: dict[str, InstanceFacts] = {}
         self._complained: set[str] = set()
         self._log = structlog.get_logger("voltana.router")
 
@@ -63,9 +65,8 @@ class FeedFollower:
         if message is None or message.instance not in self._instances:
             return
         name = message.instance
-        if message.levels_mhz is not None:
-            self._levels[name] = message.levels_mhz
-            self._renew(message)
+        if message.facts is not None:
+            self._renew(name, message.facts, message.budget_s)
         sampled_s = self._time.now_s() - message.age_s
         self._reports.put(
             name,
@@ -73,23 +74,37 @@ class FeedFollower:
                 state=message.state,
                 sampled_s=sampled_s,
                 source=FEED,
-                predictor=self._predictors.get(name),
-                levels_mhz=self._levels.get(name, ()),
-                budget_s=message.budget_s,
+                facts=self._facts.get(name, NOTHING_KNOWN),
             ),
         )
         self._ledger.reconcile(name, sampled_s, message.rooms)
 
-    def _renew(self, message: FeedMessage) -> None:
-        if self._raw.get(message.instance) == message.snapshot:
+    def _renew(self, name: str, sent: SentFacts, budget_s: float) -> None:
+        """Read what changes seldom, and its models only if they have changed."""
+        before, facts = self._sent.get(name), self._facts.get(name, NOTHING_KNOWN)
+        if before == (sent, budget_s):
             return
-        self._raw[message.instance] = message.snapshot
+        known = None if before is None else before[0]
+        self._sent[name] = sent, budget_s
+        same_latency = known is not None and known.snapshot == sent.snapshot
+        same_power = known is not None and known.power == sent.power
+        self._facts[name] = InstanceFacts(
+            predictor=facts.predictor
+            if same_latency
+            else self._read(name, sent.snapshot, decode_snapshot),
+            power=facts.power if same_power else self._read(name, sent.power, decode_power),
+            levels_mhz=sent.levels_mhz,
+            budget_s=budget_s,
+            kv_capacity_tokens=sent.kv_capacity_tokens,
+            kv_reserved_tokens=sent.kv_reserved_tokens,
+        )
+
+    def _read(self, name: str, encoded: Any, decode: Callable[[Any, Set[str]], _T]) -> _T | None:
         try:
-            snapshot = decode_snapshot(message.snapshot, self._modules)
+            return decode(encoded, self._modules)
         except Exception as error:  # noqa: BLE001  (a user's own from_dict may raise anything)
-            self._complain(f"{message.instance}: {error}")
-            snapshot = None
-        self._predictors[message.instance] = snapshot
+            self._complain(f"{name}: {error}")
+            return None
 
     def _complain(self, what: str) -> None:
         if what not in self._complained and len(self._complained) < _WATERMARK:

@@ -25,11 +25,11 @@ if TYPE_CHECKING:
 
     from aiohttp import web
 
+    from voltana.cluster.ledger import Ledger
     from voltana.ports import TimeSource
     from voltana.serving.engine import Call, Engine
     from voltana.serving.router.chooser import Chooser
     from voltana.serving.router.keys import Keys
-    from voltana.serving.router.ledger import Ledger
     from voltana.serving.router.metrics import Metrics
     from voltana.serving.router.prompt_length import PromptLength
     from voltana.serving.router.settings import RouterTable

@@ -13,10 +13,10 @@ from voltana.serving.router.reports import LOADS, Report
 from voltana.serving.router.wire import Line
 
 if TYPE_CHECKING:
+    from voltana.cluster.ledger import Ledger
     from voltana.ports import TimeSource
     from voltana.serving.engine import Engine
     from voltana.serving.router.keys import Keys
-    from voltana.serving.router.ledger import Ledger
     from voltana.serving.router.pool import Backend
     from voltana.serving.router.reports import Reports
     from voltana.serving.router.wire import Wire

@@ -5,15 +5,16 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
-from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     from prometheus_client.core import Metric
 
-    from voltana.serving.router.ledger import Ledger
+    from voltana.cluster.ledger import Ledger
     from voltana.serving.router.pool import Pool
+    from voltana.serving.router.wants import Wants
     from voltana.values import Role
 
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 1.0, 2.0, 4.0, 8.0, 16.0, 60.0)
@@ -58,6 +59,10 @@ class Metrics:
         )
         self._registry.register(_Servers(pool, ledger))
 
+    def watch(self, wants: Mapping[Role, Wants]) -> None:
+        """Tell what the routers lack, too."""
+        self._registry.register(_Missing(wants))
+
     def ended(self, endpoint: str, outcome: str) -> None:
         """A request has ended."""
         self._requests.labels(endpoint, outcome).inc()
@@ -100,3 +105,29 @@ class _Servers:
             requests.add_metric(key, float(self._ledger.in_flight(backend.name)))
         yield healthy
         yield requests
+
+
+class _Missing:
+    """Reads what routers lack at the time of a scrape."""
+
+    def __init__(self, wants: Mapping[Role, Wants]) -> None:
+        self._wants = wants
+
+    def collect(self) -> Iterator[Metric]:
+        missing = GaugeMetricFamily(
+            "voltana_router_missing",
+            "1 for what the router of a role needs and a server does not give it",
+            labels=("role", "backend", "need"),
+        )
+        choices = CounterMetricFamily(
+            "voltana_router_choices_without",
+            "Choices among several instances that a router made without something that it needs",
+            labels=("role",),
+        )
+        for role, wants in self._wants.items():
+            choices.add_metric((role.value,), float(wants.lacking_choices))
+            for backend, needs in wants.missing.items():
+                for need in needs:
+                    missing.add_metric((role.value, backend, need.value), 1.0)
+        yield missing
+        yield choices

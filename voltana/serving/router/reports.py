@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from voltana.cluster.candidates import NOTHING_KNOWN
+
 if TYPE_CHECKING:
-    from voltana.ports import PredictorSnapshot
+    from voltana.cluster.candidates import InstanceFacts
     from voltana.values import InstanceState
 
 FEED = "feed"
@@ -23,17 +24,13 @@ class Report:
         state: What the instance said.
         sampled_s: When it looked, on the router's monotonic clock.
         source: `FEED` or `LOADS`.
-        predictor: Its latency model; None where it sent none.
-        levels_mhz: Clocks that its controller may choose.
-        budget_s: Latency budget of one of its iterations.
+        facts: What of it changes seldom, as far as it was told.
     """
 
     state: InstanceState
     sampled_s: float
     source: str
-    predictor: PredictorSnapshot | None = None
-    levels_mhz: tuple[float, ...] = ()
-    budget_s: float = math.inf
+    facts: InstanceFacts = NOTHING_KNOWN
 
 
 class Reports:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import structlog
 from aiohttp import web
 
+from voltana.cluster.ledger import Ledger
 from voltana.errors import invalid
 from voltana.serving.router.app import Interface, make_app
 from voltana.serving.router.chooser import Chooser
@@ -18,7 +19,6 @@ from voltana.serving.router.fan_out import FanOut
 from voltana.serving.router.file_limit import allow_requests
 from voltana.serving.router.forwarder import Forwarder
 from voltana.serving.router.keys import Keys
-from voltana.serving.router.ledger import Ledger
 from voltana.serving.router.metrics import Metrics
 from voltana.serving.router.pages import Pages
 from voltana.serving.router.pool import Pool
@@ -76,7 +76,7 @@ class RouterService:
         self.reports = Reports(settings.stale_after_s)
         self.metrics = Metrics(self.pool, self.ledger)
         self._wire = Wire()
-        chooser = Chooser(
+        chooser = self._chooser = Chooser(
             self.pool,
             self._routers,
             ledger=self.ledger,
@@ -84,6 +84,7 @@ class RouterService:
             time=time,
             count=self.metrics.chosen,
         )
+        self.metrics.watch(chooser.wants())
         self.forwarder = Forwarder(
             settings,
             self._engine,
@@ -139,6 +140,7 @@ class RouterService:
             fan_out=FanOut(self.pool, self._wire),
             ledger=self.ledger,
             reports=self.reports,
+            wants=self._chooser.wants(),
             metrics=self.metrics,
             now_s=self._time.now_s,
         )

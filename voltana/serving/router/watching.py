@@ -15,10 +15,10 @@ from voltana.serving.router.routers import own_modules
 if TYPE_CHECKING:
     from collections.abc import Coroutine
 
+    from voltana.cluster.ledger import Ledger
     from voltana.ports import TimeSource
     from voltana.serving.engine import Engine
     from voltana.serving.router.keys import Keys
-    from voltana.serving.router.ledger import Ledger
     from voltana.serving.router.pool import Pool
     from voltana.serving.router.reports import Reports
     from voltana.serving.router.settings import RouterTable

@@ -11,7 +11,7 @@ import signal
 import subprocess
 import sys
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -113,6 +113,59 @@ def test_the_router_plans_on_what_agents_publish(cluster: Launched) -> None:
         assert wait_for(lambda: 'choices_total{role="decode",source="feed"}' in chosen())
     assert "router failed" not in (cluster.logs / "router.log").read_text()
     assert "unusable feed message" not in (cluster.logs / "router.log").read_text()
+
+
+def test_at_low_load_one_decode_instance_serves_and_the_other_waits_slowly(
+    cluster: Launched,
+) -> None:
+    """The default policy's router consolidates, on power models that agents publish."""
+    with Traffic(cluster.url, clients=1) as traffic:
+        assert wait_for(lambda: consolidated(cluster, traffic), 240), explained(cluster)
+    for name in ("decode-0", "decode-1"):
+        status = cluster.status(name)
+        assert status["unknown"] == []
+        assert (status["kv_capacity_tokens"], status["kv_reserved_tokens"]) == (8192, 512)
+    decode = routing(cluster)["decode"]
+    assert decode["router"].startswith("MarginalEnergy")
+    assert "power model" in decode["needs"]
+    assert decode["missing"] == {}
+
+
+def consolidated(cluster: Launched, traffic: Traffic) -> bool:
+    """Whether ten requests in a row, planned on all that was needed, went to one instance.
+
+    And whether the other then stands at its lowest clock, as its agent and the driver say.
+    """
+    names = ["decode-0", "decode-1"]
+    before, planned = [iterations(cluster, name) for name in names], routing(cluster)["decode"]
+    assert traffic.completes_from(time.monotonic(), 10)
+    worked = [iterations(cluster, n) - b for n, b in zip(names, before, strict=True)]
+    if routing(cluster)["decode"]["choices_without"] != planned["choices_without"]:
+        return False
+    if sum(count > 0 for count in worked) != 1:
+        return False
+    idle = names[worked.index(0)]
+    status = cluster.status(idle)
+    lowest_mhz = json.loads(get(f"{cluster.agent(idle)}/levels")[1])["levels_mhz"][0]
+    return (
+        status["running_requests"] == status["queued_requests"] == 0
+        and status["target_mhz"] == lowest_mhz
+        and abs(status["clock_mhz"] - lowest_mhz) <= 20
+    )
+
+
+def iterations(cluster: Launched, name: str) -> int:
+    return int(cluster.status(name)["iterations"]["decode"])
+
+
+def routing(cluster: Launched) -> dict[str, dict[str, Any]]:
+    answer: dict[str, Any] = json.loads(get(f"{cluster.url}/router/status")[1])
+    return dict(answer["routing"])
+
+
+def explained(cluster: Launched) -> str:
+    statuses = [cluster.status(name) for name in ("decode-0", "decode-1")]
+    return f"{routing(cluster)} {statuses} {cluster.logged('router')}"
 
 
 def test_top_shows_every_instance(cluster: Launched) -> None:

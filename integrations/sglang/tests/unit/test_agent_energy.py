@@ -4,11 +4,12 @@ import math
 
 import numpy as np
 import pytest
-import structlog
 from hypothesis import given
 from hypothesis import strategies as st
 
 from voltana.actuators import DryRun, RecordingActuator
+from voltana.cluster.candidates import InstanceFacts
+from voltana.cluster.exposures import Exposures
 from voltana.predictors.linear_power import LinearPower
 from voltana.serving.agent.energy import WINDOW_S, EnergyAccount
 from voltana.serving.agent.instance_clock import InstanceClock
@@ -40,14 +41,14 @@ class Loops:
     attached = True
 
     def __init__(self):
-        self.busy = []
+        self.exposures = Exposures()
         self.windows = []
         self.model = LinearPower(max_clock_mhz=1410.0, max_power_w=400.0)
-        self.snapshots = 0
+        self.frozen = 0
 
-    def take_exposures(self):
-        taken, self.busy = self.busy, []
-        return taken
+    def take_exposures(self, now_s, clock_mhz):
+        self.exposures.idle_until(now_s, clock_mhz)
+        return self.exposures.take()
 
     def power(self):
         return self.model
@@ -59,9 +60,9 @@ class Loops:
         self.windows.append((energy_j, exposures))
         self.model.learn_window(energy_j, exposures)
 
-    def snapshot(self):
-        self.snapshots += 1
-        return object()
+    def facts(self):
+        self.frozen += 1
+        return InstanceFacts(budget_s=0.1)
 
     def state(self):
         return InstanceState(running_requests=3, clock_mhz=900.0)
@@ -72,17 +73,20 @@ class Loops:
     def sampled_s(self):
         return 0.0
 
-    def budget_s(self):
-        return 0.1
-
     def take_rooms(self):
         return [7]
+
+
+def run(loops, time, seconds, *, clock_mhz=900.0):
+    """A decode batch for as long."""
+    loops.exposures.idle_until(time.now_s(), 900.0)
+    loops.exposures.add(Load.decode(8, 100), clock_mhz, seconds)
 
 
 def test_windows_hold_what_ran_and_the_idle_rest():
     time, loops = ManualTime(), Loops()
     account = EnergyAccount(Board(time), loops)
-    loops.busy = [(Load.decode(8, 100), 900.0, 4.0), (Load.decode(8, 100), math.nan, 1.0)]
+    run(loops, time, 4.0)
     for _ in range(int(WINDOW_S / 0.2) + 2):
         time.advance(0.2)
         account.tick()
@@ -95,13 +99,26 @@ def test_windows_hold_what_ran_and_the_idle_rest():
     assert 0.0 < account.saving() < 1.0  # 900 MHz against 1410 MHz
 
 
+def test_a_window_that_is_not_covered_teaches_nothing():
+    """An engine that came in mid-window: the energy before it belongs to nothing that ran."""
+    time, loops = ManualTime(), Loops()
+    account = EnergyAccount(Board(time), loops)
+    loops.exposures = Exposures(start_s=0.5 * WINDOW_S)
+    for _ in range(2 * int(WINDOW_S / 0.2) + 4):
+        time.advance(0.2)
+        account.tick()
+    ((energy_j, exposures),) = loops.windows
+    assert energy_j == pytest.approx(300.0 * sum(e.duration_s for e in exposures), rel=0.01)
+    assert account.total_j > 1.9 * energy_j  # of both windows
+
+
 def test_without_power_readings_nothing_is_claimed():
     time, loops = ManualTime(), Loops()
     account = EnergyAccount(Board(time, math.nan), loops)
-    loops.busy = [(Load.decode(8, 100), 900.0, 4.0)]
+    run(loops, time, 4.0)
     time.advance(20.0)
     account.tick()
-    assert loops.busy == []  # it does not pile up
+    assert loops.exposures.seconds == 0.0  # it does not pile up
     assert math.isnan(account.total_j)
     assert math.isnan(account.saving())
     assert loops.windows == []
@@ -114,14 +131,14 @@ def test_what_ran_while_the_board_could_not_be_read_belongs_to_no_later_window()
 
     def window():
         for _ in range(int(WINDOW_S / 0.2) + 1):
-            loops.busy.append((Load.decode(8, 100), 900.0, 0.1))
+            run(loops, time, 0.1)
             time.advance(0.2)
             account.tick()
 
     board.power_w = math.nan
     for _ in range(5):
         window()
-    assert len(loops.busy) < 2 * WINDOW_S / 0.2  # it does not pile up
+    assert loops.exposures.seconds < 2 * WINDOW_S  # it does not pile up
     board.power_w = 300.0
     for _ in range(3):
         window()
@@ -152,36 +169,17 @@ def test_a_state_is_as_old_as_its_record_but_idling_is_known():
     assert feed.sent[-1][1]["rooms"] == [7]
 
 
-def test_a_snapshot_is_renewed_now_and_then_only():
+def test_models_are_frozen_now_and_then_only():
     time, loops, feed = ManualTime(), Loops(), Feed()
     loops.resting = False
     publishing = Publishing(feed, loops, time)
     for _ in range(100):
         publishing.publish(heartbeat=False)
         time.advance(SNAPSHOT_S / 20)
-    assert 5 <= loops.snapshots <= 6
+    assert 5 <= loops.frozen <= 6
     loops.attached = False
     publishing.publish(heartbeat=True)
     assert len(feed.sent) == 100
-
-
-def test_a_users_predictor_without_a_snapshot_costs_routers_its_model_and_nothing_else():
-    time, loops, feed = ManualTime(), Loops(), Feed()
-    loops.resting = False
-
-    def snapshot():
-        raise ZeroDivisionError("mine")
-
-    loops.snapshot = snapshot
-    publishing = Publishing(feed, loops, time)
-    with structlog.testing.capture_logs() as logs:
-        publishing._log = structlog.get_logger()
-        for _ in range(50):
-            publishing.publish(heartbeat=False)
-            time.advance(SNAPSHOT_S)
-    assert len(feed.sent) == 50
-    assert feed.sent[-1][1]["snapshot"] is None
-    assert [entry["error"] for entry in logs] == ["ZeroDivisionError('mine')"]
 
 
 class Alone:

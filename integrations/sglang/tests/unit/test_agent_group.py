@@ -201,18 +201,18 @@ def test_several_ranks_share_a_clock_and_their_loads_add_up(world):
     world.group.drain()
     state = world.group.state()
     assert (state.running_requests, state.kv_tokens) == (5, 120)
-    assert world.group.snapshot() is None  # it would speak of one of them only
+    assert world.group.facts().predictor is None  # it would speak of one of them only
     assert world.group.figures()["engines"] == 2
     second.close()
     world.group.scan()
     assert world.group.figures()["engines"] == 1
-    assert world.group.snapshot() is not None
+    assert world.group.facts().predictor is not None
 
 
 def test_what_was_learned_outlives_engine_and_agent(world):
     world.run(300)
     load, clocks = Load.decode(20, 3000), np.array([1410.0])
-    before = world.group.snapshot().forecast(load, clocks).mean_s
+    before = world.group.facts().predictor.forecast(load, clocks).mean_s
     world.engine.close()
     world.group.scan()
     assert not world.group.attached
@@ -220,7 +220,7 @@ def test_what_was_learned_outlives_engine_and_agent(world):
     world.engine = FakeEngine(world.config.agent.rings, "decode-0", world.time.now_s)
     world.group = world.make_group()
     world.group.scan()
-    after = world.group.snapshot().forecast(load, clocks)
+    after = world.group.facts().predictor.forecast(load, clocks)
     assert after.mean_s == pytest.approx(before, rel=0.05)
     assert after.upper_s[0] < math.inf
 
@@ -388,3 +388,88 @@ def test_a_ring_that_cannot_be_read_hides_no_other_and_is_said_once(make_world):
     world.run(3)
     assert world.group.figures()["iterations"]["decode"] == 3
     assert len([entry for entry in logs if entry["event"] == "an engine cannot be controlled"]) == 2
+
+
+def test_a_users_predictor_without_a_snapshot_costs_routers_its_model_and_nothing_else(
+    make_world, tmp_path, monkeypatch
+):
+    (tmp_path / "frozen_for_agent.py").write_text(
+        "from voltana.predictors.ecopred import EcoPred\n"
+        "class Never(EcoPred):\n"
+        "    def snapshot(self):\n"
+        "        raise ZeroDivisionError('mine')\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    world = make_world(policy={"predictor": "frozen_for_agent:Never"})
+    world.group.scan()
+    world.run(20)
+    with structlog.testing.capture_logs() as logs:
+        group_log._log = structlog.get_logger()
+        facts = [world.group.facts() for _ in range(50)]
+    assert {f.predictor for f in facts} == {None}
+    assert all(f.power is not None and f.kv_capacity_tokens == 200_000 for f in facts)
+    assert [entry["error"] for entry in logs] == ["ZeroDivisionError('mine')"]
+
+
+def controllers_memory(group):
+    """The KV cache as the controller of the default policy knows it."""
+    supervised = next(iter(group._served.values())).loop.loop.controller
+    return supervised.controller._floor._memory
+
+
+@pytest.mark.parametrize(
+    ("said", "configured", "reserved", "unknown"),
+    [
+        ({"kv_reserved_tokens": 519}, {}, 519.0, []),
+        ({"kv_reserved_tokens": 519}, {"kv_reserved_tokens": 64}, 519.0, []),
+        ({"kv_reserved_tokens": None}, {"kv_reserved_tokens": 64}, 64.0, []),
+        ({"kv_reserved_tokens": 0}, {}, 0.0, []),
+        ({}, {}, 0.0, ["kv_reserved_tokens"]),
+        (
+            {"kv_capacity_tokens": 0, "kv_reserved_tokens": 1},
+            {"kv_capacity_tokens": 7000},
+            1.0,
+            [],
+        ),
+        ({"kv_capacity_tokens": 0, "kv_reserved_tokens": 1}, {}, 1.0, ["kv_capacity_tokens"]),
+    ],
+)
+def test_the_memory_floor_knows_what_the_engine_reserves(
+    make_world, said, configured, reserved, unknown
+):
+    """It ran with 0 beside engines, and with the true figure in the simulator alone."""
+    world = make_world(engine=configured)
+    world.engine.close()
+    world.engine = FakeEngine(world.config.agent.rings, "decode-0", world.time.now_s, **said)
+    with structlog.testing.capture_logs() as logs:
+        group_log._log = structlog.get_logger()
+        world.group.scan()
+    memory = controllers_memory(world.group)
+    capacity = said.get("kv_capacity_tokens", 200_000) or configured.get("kv_capacity_tokens")
+    assert memory.reserved_tokens == reserved
+    assert memory.capacity_tokens == (capacity or math.inf)
+    assert world.group.figures()["unknown"] == unknown
+    complaints = [entry for entry in logs if entry["event"].startswith("neither the engine")]
+    assert [entry["unknown"] for entry in complaints] == [unknown] * bool(unknown)
+
+
+def test_what_ran_and_idled_fills_the_time(world):
+    loop = next(iter(world.group._served.values())).loop
+    loop.take_exposures(world.time.now_s(), 900.0)
+    began_s = world.time.now_s()
+    world.run(50)
+    world.engine.idle()
+    world.group.drain()
+    world.time.advance(1.5)
+    world.run(10)
+    world.time.advance(0.25)
+    exposures = loop.take_exposures(world.time.now_s(), 900.0)
+    idle_s = [e.duration_s for e in exposures if e.load == IDLE]
+    assert idle_s == pytest.approx([1.5, 0.25])
+    elapsed_s = world.time.now_s() - began_s
+    assert sum(e.duration_s for e in exposures) == pytest.approx(elapsed_s)
+    assert len(exposures) == 62
+    world.engine.launch(Load.decode(3, 100))
+    world.group.drain()
+    world.time.advance(5.0)
+    assert loop.take_exposures(world.time.now_s(), 900.0) == ()  # what runs belongs to the next

@@ -5,8 +5,6 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from voltana.actuators import DryRun, RecordingActuator
 from voltana.errors import ActuatorError, ConfigError
@@ -15,9 +13,7 @@ from voltana.predictors.profile import Stack, load_profile
 from voltana.serving.agent.accounting import Account, ErrorTracker
 from voltana.serving.agent.instance_clock import InstanceClock
 from voltana.serving.agent.persistence import restore_predictor, save_predictor
-from voltana.serving.agent.queueing import queue_of
 from voltana.serving.agent.sensing import ClockHistory, EchoSensor, SampledSensor
-from voltana.serving.ring_reader import Record, Waiting
 from voltana.timebase import ManualTime
 from voltana.values import (
     ActuatorStatus,
@@ -28,9 +24,7 @@ from voltana.values import (
     Outcome,
     Phase,
     Reading,
-    attended_pairs,
 )
-from voltana_ring.layout import Flag, Kind
 
 DOMAIN = Domain(name="d")
 STACK = Stack(hardware="h", model="m", engine="sglang", engine_version="0.5.23")
@@ -183,77 +177,6 @@ def test_a_device_that_stops_answering_has_no_known_clock():
     assert math.isnan(sensor.read().clock_mhz)
     sensor.close()
     assert device.closed
-
-
-def record(waiting, *, hidden_requests=0, hidden_tokens=0, oldest_s=math.nan, at_s=50.0):
-    return Record(
-        kind=Kind.LAUNCHED,
-        iteration=1,
-        at_s=at_s,
-        load=Load.prefill([(5, 0)]),
-        flags=Flag(0),
-        waiting_requests=len(waiting) + hidden_requests,
-        waiting_tokens=sum(w.new_tokens for w in waiting) + hidden_tokens,
-        oldest_s=oldest_s,
-        launch_s=at_s,
-        ready_s=math.nan,
-        latency_s=math.nan,
-        waiting=tuple(waiting),
-        rooms=(),
-    )
-
-
-def test_the_queue_has_a_bucket_for_each_batch_that_the_engine_will_form():
-    waiting = [Waiting(10.0, 60, 0), Waiting(9.0, 30, 10), Waiting(11.0, 40, 0)]
-    queue = queue_of(record(waiting, oldest_s=9.0), ttft_s=2.0, max_batch_tokens=100, now_s=12.0)
-    assert (queue.requests, queue.tokens, queue.oldest_wait_s) == (3, 130, 3.0)
-    first, second = queue.deadlines
-    assert (first.deadline_s, first.cumulative_tokens, first.cumulative_batches) == (11.0, 90, 1)
-    assert (second.deadline_s, second.cumulative_tokens, second.cumulative_batches) == (
-        13.0,
-        130,
-        2,
-    )
-    pairs = [attended_pairs(60, 0) + attended_pairs(30, 10)]
-    pairs.append(pairs[0] + attended_pairs(40, 0))
-    assert [b.cumulative_attended_pairs for b in queue.deadlines] == pairs
-
-
-def test_a_prompt_longer_than_a_batch_takes_several():
-    queue = queue_of(record([Waiting(10.0, 250, 0)]), ttft_s=1.0, max_batch_tokens=100, now_s=10.0)
-    assert [b.cumulative_batches for b in queue.deadlines] == [3]
-
-
-def test_requests_that_are_not_listed_count_at_the_end():
-    queue = queue_of(
-        record([Waiting(10.0, 50, 0)], hidden_requests=9, hidden_tokens=450),
-        ttft_s=1.0, max_batch_tokens=100, now_s=10.0,
-    )  # fmt: skip
-    last = queue.deadlines[-1]
-    assert (last.cumulative_tokens, last.cumulative_batches) == (500, 6)
-    assert last.cumulative_attended_pairs == pytest.approx(10 * attended_pairs(50))
-
-
-@given(
-    sizes=st.lists(st.integers(1, 5000), max_size=40),
-    limit=st.integers(1, 8192),
-    hidden=st.integers(0, 10**6),
-)
-def test_buckets_are_few_cumulative_and_hold_everything(sizes, limit, hidden):
-    waiting = [Waiting(float(index + 1), size, 0) for index, size in enumerate(sizes)]
-    queue = queue_of(
-        record(waiting, hidden_tokens=hidden), ttft_s=1.0, max_batch_tokens=limit, now_s=99.0
-    )
-    buckets = queue.deadlines
-    assert len(buckets) <= 32
-    assert bool(buckets) == bool(sizes)
-    for field in ("cumulative_tokens", "cumulative_attended_pairs", "cumulative_batches"):
-        values = [getattr(bucket, field) for bucket in buckets]
-        assert values == sorted(values)
-    if buckets:
-        assert buckets[-1].cumulative_tokens == sum(sizes) + hidden
-        assert buckets[-1].cumulative_batches >= (sum(sizes) + hidden) / limit
-        assert min(bucket.deadline_s for bucket in buckets) == 2.0
 
 
 def test_errors_are_compared_with_those_of_the_mean():

@@ -318,6 +318,29 @@ def test_facts_are_found_wherever_a_version_has_them(monkeypatch):
     assert (newest.tp_rank, newest.gpu, newest.dp_rank) == (5, 6, 0)
 
 
+@pytest.mark.parametrize(
+    ("mode", "page_size", "queue", "arguments", "said"),
+    [
+        ("decode", 1, {"num_reserved_decode_tokens": 512}, {}, 512),
+        ("decode", 16, {"num_reserved_decode_tokens": 64}, {"num_reserved_decode_tokens": 9}, 79),
+        ("decode", 16, {}, {"num_reserved_decode_tokens": 512}, 527),
+        ("decode", 16, {}, {}, None),
+        ("prefill", 16, {}, {"num_reserved_decode_tokens": 512}, 15),
+        ("null", 0, {}, {"num_reserved_decode_tokens": 512}, 0),
+    ],
+)
+def test_the_engine_says_what_it_keeps_free_for_each_request(
+    mode, page_size, queue, arguments, said
+):
+    engine = Hooked()
+    engine.disaggregation_mode = SimpleNamespace(value=mode)
+    engine.page_size = page_size
+    engine.disagg_decode_prealloc_queue = SimpleNamespace(queue=[], **queue)
+    engine.server_args = SimpleNamespace(**arguments)
+    facts = read_facts(engine, "0.5.23")
+    assert (facts.kv_reserved_tokens, facts.page_size) == (said, page_size)
+
+
 def test_without_configuration_the_plugin_imports_nothing():
     code = (
         "import sys; from voltana_sglang.plugin import register; register();"

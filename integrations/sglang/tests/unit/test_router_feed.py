@@ -16,22 +16,31 @@ import pytest
 import structlog
 from router_cluster import cluster, until
 
+from voltana.cluster.candidates import InstanceFacts
+from voltana.cluster.ledger import Entry, Ledger
 from voltana.errors import ConfigError
+from voltana.policies.named import get_policy
+from voltana.predictors.cautious_power import CautiousPower
 from voltana.predictors.conformal import BySize, ConformalSnapshot, by_phase
 from voltana.predictors.ecopred import EcoPred
+from voltana.predictors.linear_power import LinearPower
 from voltana.serving.feed import FeedPublisher, parse_message
 from voltana.serving.router.chooser import Leg
 from voltana.serving.router.feeds import FeedFollower
-from voltana.serving.router.ledger import Entry, Ledger
 from voltana.serving.router.pool import Backend
 from voltana.serving.router.problem import Problem
 from voltana.serving.router.reports import FEED, LOADS, Report, Reports
 from voltana.serving.router.routers import make_routers, own_modules
 from voltana.serving.router.settings import BackendTable, RouterTable
-from voltana.serving.snapshots import decode_snapshot, encode_snapshot
+from voltana.serving.snapshots import (
+    decode_power,
+    decode_snapshot,
+    encode_power,
+    encode_snapshot,
+)
 from voltana.testing.samples import LinearSnapshot, outcomes
 from voltana.timebase import ManualTime, MonotonicTime
-from voltana.values import Candidate, InstanceState, Load, Request, Reservation, Role
+from voltana.values import Candidate, Exposure, InstanceState, Load, Request, Reservation, Role
 from voltana_sglang.dialect.loads import state_of
 
 if TYPE_CHECKING:
@@ -120,6 +129,10 @@ def test_a_broken_snapshot_is_an_error_not_a_crash(wrong: Any) -> None:
         decode_snapshot(wrong)
 
 
+def facts(**changes: Any) -> InstanceFacts:
+    return InstanceFacts(**({"levels_mhz": LEVELS, "budget_s": 0.06} | changes))
+
+
 STATE = InstanceState(running_requests=5, kv_tokens=600, queued_tokens=70, clock_mhz=1200.0)
 
 
@@ -144,16 +157,11 @@ def test_a_snapshot_that_cannot_be_sent_is_left_out_and_said_once() -> None:
     with structlog.testing.capture_logs() as logs:
         publisher._log = structlog.get_logger()
         for snapshot in (Unsendable(), Unsendable(), learned().snapshot()):
-            publisher.publish(
-                STATE,
-                age_s=0.0,
-                levels_mhz=LEVELS,
-                budget_s=0.06,
-                snapshot=snapshot,  # type: ignore[arg-type]
-            )
+            publisher.publish(STATE, age_s=0.0, facts=facts(predictor=snapshot))
     messages = [parse_message(raw) for raw in sent]
     assert [message and message.state for message in messages] == [STATE] * 3
-    assert [bool(message and message.snapshot) for message in messages] == [False, False, True]
+    sent_facts = [message.facts for message in messages if message and message.facts]
+    assert [bool(sent.snapshot) for sent in sent_facts] == [False, False, True]
     assert len(logs) == 1
     publisher.close()
 
@@ -165,20 +173,27 @@ def test_a_feed_reaches_the_router_s_reports() -> None:
         feeds = {"decode-0": publisher.address}
         # Staler than usual, for a busy machine may hold up this task for longer than 100 ms.
         async with cluster(prefill=1, decode=2, feeds=feeds, stale_after_s=2.0) as pd:
-            snapshot = learned().snapshot()
+            power = LinearPower().snapshot()
+            told = facts(
+                predictor=learned().snapshot(),
+                power=power,
+                kv_capacity_tokens=9e5,
+                kv_reserved_tokens=512.0,
+            )
             report = None
             for _ in range(200):
-                publisher.publish(
-                    STATE, age_s=0.01, levels_mhz=LEVELS, budget_s=0.06, snapshot=snapshot
-                )
+                publisher.publish(STATE, age_s=0.01, facts=told)
                 await asyncio.sleep(0.01)
                 report = pd.service.reports.fresh("decode-0", time.now_s())
-                if report is not None and report.predictor is not None:
+                if report is not None and report.facts.predictor is not None:
                     break
             assert report is not None
-            assert report.predictor is not None
+            assert report.facts.predictor is not None
             assert (report.state, report.source) == (STATE, FEED)
-            assert (report.levels_mhz, report.budget_s) == (LEVELS, 0.06)
+            assert (report.facts.levels_mhz, report.facts.budget_s) == (LEVELS, 0.06)
+            assert report.facts.power == power
+            assert report.facts.kv_capacity_tokens == 9e5
+            assert report.facts.kv_reserved_tokens == 512.0
             assert 0.01 <= time.now_s() - report.sampled_s < 2.0
             status = (await pd.get("/router/status"))[1]
             by_name = {b["name"]: b["state"] for b in status["backends"]}
@@ -202,11 +217,13 @@ def test_the_example_s_router_chooses_by_what_agents_publish(
         }
         feeds = {name: publisher.address for name, publisher in publishers.items()}
 
+        nothing_learned = facts()
+
         async def publish() -> None:
             while True:
                 for name, publisher in publishers.items():
                     state = InstanceState(clock_mhz=clocks[name])
-                    publisher.publish(state, age_s=0.0, levels_mhz=LEVELS, budget_s=0.06)
+                    publisher.publish(state, age_s=0.0, facts=nothing_learned)
                 await asyncio.sleep(0.005)
 
         publishing = asyncio.create_task(publish())
@@ -259,12 +276,12 @@ def test_levels_and_snapshot_stand_until_they_are_sent_again() -> None:
     wire.follower.take(wire.message())
     first = wire.reports.fresh("decode-0", 100.0)
     assert first is not None
-    assert first.predictor is not None
-    assert first.levels_mhz == LEVELS
+    assert first.facts.predictor is not None
+    assert first.facts.levels_mhz == LEVELS
     wire.follower.take(wire.message(levels_mhz=list(LEVELS), snapshot=snapshot))
     second = wire.reports.fresh("decode-0", 100.0)
     assert second is not None
-    assert second.predictor is first.predictor  # not read again every second
+    assert second.facts.predictor is first.facts.predictor  # not read again every second
 
 
 def test_unusable_messages_change_nothing() -> None:
@@ -283,7 +300,7 @@ def test_unusable_messages_change_nothing() -> None:
     )
     report = wire.reports.fresh("decode-0", 100.0)
     assert report is not None
-    assert report.predictor is None
+    assert report.facts.predictor is None
 
 
 def test_a_message_settles_the_rooms_that_it_names() -> None:
@@ -305,18 +322,18 @@ def test_a_message_settles_the_rooms_that_it_names() -> None:
     assert wire.ledger.reserved("decode-0").requests == 0
 
 
-def test_the_publisher_sends_snapshots_on_change_and_once_a_second() -> None:
+def test_the_publisher_sends_what_changes_seldom_on_change_and_once_a_second() -> None:
     time, sent = ManualTime(), []
     publisher = FeedPublisher("tcp://127.0.0.1:0", "decode-0", time)
     publisher._socket.close()
     publisher._socket = types.SimpleNamespace(  # type: ignore[assignment]
         send=lambda raw, _flags: sent.append(parse_message(raw)), close=lambda: None
     )
-    one, other = learned().snapshot(), learned().snapshot()
-    for snapshot, gap_s in ((one, 0.1), (one, 0.1), (other, 0.1), (other, 1.1), (other, 0.1)):
-        publisher.publish(STATE, age_s=0.0, levels_mhz=LEVELS, budget_s=1.0, snapshot=snapshot)
+    one, other = facts(predictor=learned().snapshot()), facts(predictor=learned().snapshot())
+    for told, gap_s in ((one, 0.1), (one, 0.1), (other, 0.1), (other, 1.1), (other, 0.1)):
+        publisher.publish(STATE, age_s=0.0, facts=told)
         time.advance(gap_s)
-    assert [m.levels_mhz is not None for m in sent] == [True, False, True, False, True]
+    assert [m.facts is not None for m in sent] == [True, False, True, False, True]
 
 
 # Choosing.
@@ -360,7 +377,7 @@ class Bench:
     def report(self, name: str, running: int, *, age_s: float = 0.0, source: str = FEED) -> None:
         state = InstanceState(running_requests=running, clock_mhz=1200.0)
         at_s = self.time.now_s() - age_s
-        self.reports.put(name, Report(state=state, sampled_s=at_s, source=source, budget_s=0.06))
+        self.reports.put(name, Report(state=state, sampled_s=at_s, source=source, facts=facts()))
 
     def book(self, number: int, name: str) -> None:
         self.ledger.book(
@@ -487,3 +504,134 @@ def test_routers_come_from_policies_names_and_users(
 def test_wrong_routers_are_refused_with_a_remedy(settings: dict[str, str], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         make_routers(RouterTable(**settings))
+
+
+# What a router needs.
+
+
+def whole_facts(**changes: Any) -> InstanceFacts:
+    model = LinearPower(max_clock_mhz=1410.0)
+    given = {
+        "predictor": LinearSnapshot(),
+        "power": model.snapshot(),
+        "kv_capacity_tokens": 400_000.0,
+        "kv_reserved_tokens": 512.0,
+    }
+    return facts(**(given | changes))
+
+
+def told(bench: Bench, running: tuple[int, int], made: InstanceFacts) -> None:
+    for name, requests in zip(("d0", "d1"), running, strict=True):
+        state = InstanceState(running_requests=requests, kv_tokens=400 * requests, clock_mhz=1200.0)
+        bench.reports.put(
+            name, Report(state=state, sampled_s=bench.time.now_s(), source=FEED, facts=made)
+        )
+
+
+def test_the_default_decode_router_consolidates_on_what_agents_publish() -> None:
+    bench = Bench(get_policy("voltana").decode_router(0))
+    for number in range(20):
+        told(bench, (number, 0), whole_facts())
+        chosen = bench.choose()
+        bench.book(number, chosen)
+        assert chosen == "d0"
+    assert bench.leg.wants.missing == {}
+    assert bench.leg.wants.lacking_choices == 0
+
+
+@pytest.mark.parametrize(
+    ("without", "named"),
+    [
+        ({"power": None}, "power model"),
+        ({"predictor": None}, "latency model"),
+        ({"levels_mhz": ()}, "levels"),
+        ({"budget_s": math.inf}, "latency budget"),
+        ({"kv_capacity_tokens": math.inf}, "KV capacity"),
+    ],
+)
+def test_a_router_that_lacks_what_it_needs_says_so_once_and_when_that_changes(
+    without: dict[str, Any], named: str
+) -> None:
+    bench = Bench(get_policy("voltana").decode_router(0))
+    with structlog.testing.capture_logs() as logs:
+        bench.leg.wants._log = structlog.get_logger()
+        for made in (whole_facts(**without), whole_facts(**without), whole_facts(), whole_facts()):
+            for _ in range(5):
+                told(bench, (1, 1), made)
+                bench.choose()
+                bench.time.advance(0.01)
+    assert [entry["log_level"] for entry in logs] == ["warning", "info"]
+    assert logs[0]["missing"] == {"d0": [named], "d1": [named]}
+    assert "MarginalEnergy" in logs[0]["router"]
+    assert bench.leg.wants.lacking_choices == 10
+    assert bench.leg.wants.missing == {}
+
+
+def test_what_is_known_of_instances_that_are_not_shown_stands() -> None:
+    bench = Bench(get_policy("voltana").decode_router(0))
+    third = Backend(BackendTable(name="d2", role="decode", url="http://h:9"), RouterTable())
+    third.passed_check()
+    bench.leg._backends += (third,)
+    with structlog.testing.capture_logs() as logs:
+        bench.leg.wants._log = structlog.get_logger()
+        for _ in range(4):
+            for avoid in (frozenset(), frozenset({"d1"})):
+                told(bench, (1, 1), whole_facts(power=None))
+                state = InstanceState(clock_mhz=1200.0)
+                at_s = bench.time.now_s()
+                report = Report(state=state, sampled_s=at_s, source=FEED, facts=whole_facts())
+                bench.reports.put("d2", report)
+                bench.choose(avoid=avoid)
+    assert len(logs) == 1
+    assert set(bench.leg.wants.missing) == {"d0", "d1"}
+
+
+def test_status_and_metrics_tell_what_a_router_lacks() -> None:
+    async def check() -> None:
+        async with cluster(prefill=1, decode=2, decode_router=None) as pd, asyncio.timeout(60):
+            await pd.post("/generate", {"text": "a"})
+            routing = (await pd.get("/router/status"))[1]["routing"]
+            lacks = routing["decode"]["missing"]
+            assert set(lacks) == {"decode-0", "decode-1"}
+            assert "power model" in lacks["decode-0"]
+            assert routing["decode"]["choices_without"] == 1
+            assert "power model" in routing["decode"]["needs"]
+            assert routing["prefill"]["missing"] == {}  # of one server there is no choice
+            metrics = (await pd.get("/metrics"))[1]
+            line = 'voltana_router_missing{backend="decode-0",need="power model",role="decode"} 1.0'
+            assert line in metrics
+            assert 'voltana_router_choices_without_total{role="decode"} 1.0' in metrics
+
+    asyncio.run(check())
+
+
+@pytest.mark.parametrize("inner", [LinearPower(), CautiousPower(LinearPower(), start=0.25)])
+def test_power_snapshots_forecast_the_same_after_the_wire(inner: Any) -> None:
+    inner.learn_window(
+        2000.0, [Exposure(load=Load.decode(32, 9000), clock_mhz=1200.0, duration_s=10.0)]
+    )
+    snapshot = inner.snapshot()
+    wire = msgspec.msgpack.decode(msgspec.msgpack.encode(encode_power(snapshot)))
+    again = decode_power(wire)
+    assert again is not None
+    assert again.to_dict() == snapshot.to_dict()
+    for load in (*LOADS_TO_TRY, Load()):
+        np.testing.assert_array_equal(
+            again.forecast_w(load, CLOCKS), snapshot.forecast_w(load, CLOCKS)
+        )
+        np.testing.assert_allclose(again.forecast_w(load, CLOCKS), inner.forecast_w(load, CLOCKS))
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"kind": "linear-power", "values": {}},
+        {"kind": "linear-power", "values": {"max_clock_mhz": 1.0, "coefficients": [1.0]}},
+        {"kind": "cautious-power", "values": {"power": None, "excess": 0.1}},
+        {"kind": "os:system", "values": {}},
+        5,
+    ],
+)
+def test_a_broken_power_snapshot_is_an_error_not_a_crash(wrong: Any) -> None:
+    with pytest.raises(ValueError, match=r"power|coefficients|not named"):
+        decode_power(wrong)

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from voltana.serving.router.ledger import INGEST_S, Entry, Ledger
+from voltana.cluster.ledger import INGEST_S, Entry, Ledger
 from voltana.values import NO_RESERVATION, Reservation
 
 PREFILLS = ("p0", "p1", None)

@@ -36,6 +36,9 @@ class EngineFacts:
         device: Kind of device, such as ``cuda``.
         speculative: Whether an iteration may produce more than one token a request.
         kv_capacity_tokens: Tokens that the KV cache holds; 0 where it is not said.
+        kv_reserved_tokens: Tokens that it keeps free in it for each request, the unused part of a
+            last page included; None where it is not said.
+        page_size: Tokens of one page of the KV cache; 0 where it is not said.
         max_running_requests: Requests of one batch; 0 likewise.
         max_prefill_tokens: Prompt tokens of one iteration; 0 likewise.
     """
@@ -56,6 +59,8 @@ class EngineFacts:
     device: str
     speculative: bool
     kv_capacity_tokens: int
+    kv_reserved_tokens: int | None
+    page_size: int
     max_running_requests: int
     max_prefill_tokens: int
 
@@ -82,6 +87,7 @@ def read_facts(scheduler: Any, version: str) -> EngineFacts:
     mode = mode_of(scheduler)
     chunk = getattr(scheduler, "chunked_prefill_size", None) or 0
     device = str(getattr(scheduler, "device", "cuda"))
+    page_size = _whole(getattr(scheduler, "page_size", 0))
     return EngineFacts(
         version=version,
         role="unified" if mode == "null" else mode,
@@ -102,11 +108,29 @@ def read_facts(scheduler: Any, version: str) -> EngineFacts:
         device=device,
         speculative=_speculative(scheduler),
         kv_capacity_tokens=_whole(getattr(scheduler, "max_total_num_tokens", 0)),
+        kv_reserved_tokens=_reserved(scheduler, mode, page_size),
+        page_size=page_size,
         max_running_requests=_whole(getattr(scheduler, "max_running_requests", 0)),
         max_prefill_tokens=_whole(chunk)
         if _whole(chunk) > 0
         else _whole(getattr(scheduler, "max_prefill_tokens", 0)),
     )
+
+
+def _reserved(scheduler: Any, mode: str, page_size: int) -> int | None:
+    """What admission to a decode batch keeps free for each request; None where it is not said.
+
+    A request's last page is its own, however little of it is used.
+    """
+    rest_of_page = max(page_size - 1, 0)
+    if mode != "decode":
+        return rest_of_page
+    queue = getattr(scheduler, "disagg_decode_prealloc_queue", None)
+    for source in (queue, scheduler.server_args):  # the flag's value, as it is used, or as given
+        reserved = getattr(source, "num_reserved_decode_tokens", None)
+        if isinstance(reserved, int):
+            return reserved + rest_of_page
+    return None
 
 
 def _gpus(sources: list[Any], arguments: Any) -> tuple[int, ...]:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from aiohttp import web
 
-from voltana.serving.router.ledger import Entry
+from voltana.cluster.ledger import Entry
 from voltana.serving.router.problem import Lost, Problem
 from voltana.serving.router.wire import forwarded_headers
 from voltana.values import Request
@@ -17,10 +17,10 @@ from voltana_sglang.dialect.pages import PAGES
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
+    from voltana.cluster.ledger import Ledger
     from voltana.ports import TimeSource
     from voltana.serving.engine import Call
     from voltana.serving.router.chooser import Leg
-    from voltana.serving.router.ledger import Ledger
     from voltana.serving.router.pool import Backend
     from voltana.serving.router.prompt_length import PromptLength
     from voltana.serving.router.wire import Exchange, Wire

@@ -11,11 +11,11 @@ import orjson
 import structlog
 from aiohttp import web
 
+from voltana.cluster.ledger import Ledger
 from voltana.serving.router.app import errors_explained
 from voltana.serving.router.chooser import Leg
 from voltana.serving.router.file_limit import allow_requests
 from voltana.serving.router.keys import find_keys
-from voltana.serving.router.ledger import Ledger
 from voltana.serving.router.pool import Pool
 from voltana.serving.router.problem import JSON_TYPE
 from voltana.serving.router.prompt_length import PromptLength
@@ -66,17 +66,19 @@ class SteerService:
         self.workers = WorkerList(
             settings.upstream, self._wire, time=time, period_s=settings.workers_period_s
         )
+        leg = Leg(
+            self.pool.of(Role.DECODE),
+            self._router,
+            ledger=ledger,
+            reports=reports,
+            time=time,
+            count=lambda _role, _source: None,
+        )
+        self._wants = leg.wants
         self.proxy = Proxy(
             settings.upstream,
             self._wire,
-            leg=Leg(
-                self.pool.of(Role.DECODE),
-                self._router,
-                ledger=ledger,
-                reports=reports,
-                time=time,
-                count=lambda _role, _source: None,
-            ),
+            leg=leg,
             workers=self.workers,
             ledger=ledger,
             lengths=PromptLength(),
@@ -116,6 +118,7 @@ class SteerService:
             "unsteered": proxy.unsteered,
             "repeated": proxy.repeated,
             "open_requests": proxy.open,
+            "routing": self._wants.figures(),
             "backends": [
                 {
                     "name": b.name,

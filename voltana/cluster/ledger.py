@@ -1,9 +1,11 @@
 """The one ledger of requests in flight, reconciled by request id.
 
 An instance's report and the requests sent to it overlap: a request counts as reserved until the
-instance reports it itself, and from then on as reported, never as both. What the router knows of
-a request by its id (sent, prefilled, finished) is compared with the time at which a report was
-sampled, or with the ids that the report names.
+instance reports it itself, and from then on as reported, never as both. What the dispatcher knows
+of a request by its id (sent, prefilled, finished) is compared with the time at which a report was
+sampled, or with the ids that the report names; in a simulator reports are never late, so that the
+dispatcher says itself when one holds a request. Without the ledger all requests of a burst would
+herd to one instance.
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ from typing import TYPE_CHECKING
 from voltana.values import NO_RESERVATION, Reservation
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Hashable, Iterable
 
 INGEST_S = 0.02
 """Time from sending a request until its scheduler counts it: HTTP, tokenisation, one message."""
@@ -35,7 +37,7 @@ class Entry:
         rooms: Its bootstrap rooms, by which an instance may name it.
     """
 
-    rid: str
+    rid: Hashable
     prefill: str | None
     decode: str
     requests: int
@@ -49,8 +51,8 @@ class Entry:
 class _Account:
     """What is in flight towards one instance."""
 
-    entries: dict[str, Entry] = field(default_factory=dict)
-    unreported: dict[str, Entry] = field(default_factory=dict)
+    entries: dict[Hashable, Entry] = field(default_factory=dict)
+    unreported: dict[Hashable, Entry] = field(default_factory=dict)
     requests: int = 0
     prompt_tokens: int = 0
     unreported_requests: int = 0
@@ -64,7 +66,7 @@ class _Account:
         self.unreported_requests += entry.requests
         self.unreported_tokens += entry.prompt_tokens
 
-    def remove(self, rid: str) -> None:
+    def remove(self, rid: Hashable) -> None:
         entry = self.entries.pop(rid, None)
         if entry is None:
             return
@@ -72,7 +74,7 @@ class _Account:
         self.prompt_tokens -= entry.prompt_tokens
         self.reported(rid)
 
-    def reported(self, rid: str) -> None:
+    def reported(self, rid: Hashable) -> None:
         entry = self.unreported.pop(rid, None)
         if entry is not None:
             self.unreported_requests -= entry.requests
@@ -80,7 +82,7 @@ class _Account:
 
 
 class Ledger:
-    """Requests in flight; all times are of the router's own monotonic clock.
+    """Requests in flight; all times are of the dispatcher's own clock.
 
     Args:
         ingest_s: Time from sending a request until a report can hold it.
@@ -88,7 +90,7 @@ class Ledger:
 
     def __init__(self, ingest_s: float = INGEST_S) -> None:
         self._ingest_s = ingest_s
-        self._entries: dict[str, Entry] = {}
+        self._entries: dict[Hashable, Entry] = {}
         self._accounts: dict[str, _Account] = {}
 
     def __len__(self) -> int:
@@ -107,7 +109,7 @@ class Ledger:
         if entry.prefill is not None:
             self._account(entry.prefill).add(entry)
 
-    def prefilled(self, rid: str, now_s: float) -> None:
+    def prefilled(self, rid: Hashable, now_s: float) -> None:
         """Its prefill leg is complete: it has left that instance. Unknown ids are ignored."""
         entry = self._entries.get(rid)
         if entry is None or entry.prefilled_s is not None:
@@ -116,7 +118,13 @@ class Ledger:
         if entry.prefill is not None:
             self._account(entry.prefill).remove(rid)
 
-    def finished(self, rid: str) -> None:
+    def reported(self, instance: str, rid: Hashable) -> None:
+        """An instance's report holds the request from now on. Unknown ids are ignored."""
+        account = self._accounts.get(instance)
+        if account is not None:
+            account.reported(rid)
+
+    def finished(self, rid: Hashable) -> None:
         """It is complete, failed or cancelled. Unknown ids are ignored."""
         entry = self._entries.pop(rid, None)
         if entry is None:

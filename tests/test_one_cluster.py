@@ -1,0 +1,498 @@
+"""The same cluster states through the simulator and through the serving path: equal values.
+
+A simulation runs under the policy `voltana`. At every launch and at every choice of a router, what
+its instances hold is also written into a ring, as an engine's plugin would, read by the agent's
+loop, published on a feed, followed by the router, and shown to a router beside it. What controllers
+and routers see on either side is compared in every field there is.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import types
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from voltana.cluster.candidates import instance_facts, latency_model
+from voltana.cluster.context import iteration_budget_s
+from voltana.cluster.ledger import Entry, Ledger
+from voltana.cluster.needs import unmet
+from voltana.cluster.renewed import Renewed
+from voltana.plant.cluster import ClusterSpec, EngineOptions
+from voltana.plant.decode import DecodeInstance
+from voltana.plant.hardware import load_hardware
+from voltana.plant.iteration import PlantModel
+from voltana.plant.model import load_model
+from voltana.plant.simulation import Simulation
+from voltana.plant.workload import make_workload
+from voltana.plant.workload.trace import Trace
+from voltana.policies.named import POLICIES, get_policy
+from voltana.ports import needs_of
+from voltana.serving.agent.accounting import Account
+from voltana.serving.agent.building import engine_limits, make_context
+from voltana.serving.agent.ring_loop import RingLoop
+from voltana.serving.agent.sensing import ClockHistory
+from voltana.serving.config import parse_config
+from voltana.serving.feed import FeedPublisher
+from voltana.serving.ring_reader import RingReader
+from voltana.serving.router.chooser import Leg
+from voltana.serving.router.feeds import FeedFollower
+from voltana.serving.router.pool import Backend
+from voltana.serving.router.reports import Reports
+from voltana.serving.router.settings import BackendTable, RouterTable
+from voltana.slo import Slo
+from voltana.values import Decision, Load, Need, Reading, Role
+from voltana_ring.layout import MAX_ENTRIES, Kind
+from voltana_ring.writer import RingWriter
+
+SLO = Slo(ttft_s=0.8, itl_s=0.05)
+HARDWARE, MODEL = "a100-sxm4-80gb", "llama-3.1-8b"
+SIMULATOR_ONLY = {"bench", "seed"}
+
+
+def cluster(**engine):
+    return ClusterSpec(
+        hardware=load_hardware(HARDWARE),
+        model=load_model(MODEL),
+        slo=SLO,
+        prefill=1,
+        decode=2,
+        engine=EngineOptions(**engine),
+    )
+
+
+PLANT = PlantModel(load_hardware(HARDWARE), load_model(MODEL), 1)
+
+
+def info_of(spec, role):
+    """What the plugin writes into a ring's header of such an engine."""
+    limits = spec.limits
+    return {
+        "role": role.value,
+        "model": MODEL,
+        "tp_size": spec.tensor_parallel,
+        "kv_capacity_tokens": limits.kv_capacity_tokens,
+        "kv_reserved_tokens": limits.kv_reserved_tokens,
+        "max_running_requests": limits.max_running_requests,
+        "max_prefill_tokens": limits.max_batch_tokens,
+    }
+
+
+CONFIG = parse_config(
+    {
+        "slo": {"ttft_ms": 800.0, "itl_ms": 50.0},
+        "engine": {"hardware": HARDWARE, "model": MODEL},
+    }
+)
+
+
+def plain(value):
+    """A value in a form that `==` compares: models by what they are made of."""
+    return value.to_dict() if hasattr(value, "to_dict") else value
+
+
+def same(one, other, *, leave_out=()):
+    """Compare every field of two dataclasses, those to come included."""
+    assert type(one) is type(other)
+    for field in dataclasses.fields(one):
+        if field.name in leave_out:
+            continue
+        mine, theirs = plain(getattr(one, field.name)), plain(getattr(other, field.name))
+        both_nan = mine != mine and theirs != theirs  # noqa: PLR0124
+        assert mine == theirs or both_nan, f"{field.name}: {mine!r} != {theirs!r}"
+
+
+class Sensor:
+    """The true clock of a simulated board, read without touching its noise."""
+
+    def __init__(self, board):
+        self._board = board
+        self.history = ClockHistory()
+
+    def read(self):
+        board = self._board
+        nan = math.nan
+        return Reading(at_s=board.at_s, clock_mhz=board.clock_mhz, power_w=nan, energy_j=nan)
+
+
+class Noting:
+    """Stands for the control loop of the agent: notes what it is asked to decide on."""
+
+    predictor = power = None
+    instance = "noting"
+
+    def __init__(self):
+        self.asked = []
+
+    def decide(self, load, queue):
+        self.asked.append((load, queue))
+        return Decision(clock_mhz=1.0, reason="noted")
+
+
+class Beside:
+    """The serving path of one simulated instance: ring, agent's loop, feed."""
+
+    def __init__(self, folder, simulation, instance, follower):
+        runner = instance.runner
+        self.instance = instance
+        self.name = runner.loop.instance
+        self.role = Role.DECODE if isinstance(instance, DecodeInstance) else Role.PREFILL
+        self._time = time = simulation._events
+        self._follower = follower
+        spec = simulation._cluster
+        info = info_of(spec, self.role)
+        path = folder / f"{self.name}.ring"
+        self._writer = RingWriter(path, folder / f"{self.name}.bell", info, slots=8)
+        self._reader = RingReader(path)
+        limits = engine_limits(CONFIG.engine, self._reader.info)
+        self.loop = Noting()
+        self._ring_loop = RingLoop(
+            self.loop,
+            Sensor(runner.board),
+            slo=CONFIG.thresholds(),
+            max_batch_tokens=limits.max_batch_tokens,
+            account=Account(),
+            time=time,
+        )
+        budget_s = iteration_budget_s(self.role, CONFIG.thresholds())
+        self._facts = Renewed(
+            lambda: instance_facts(
+                latency_model(runner.loop),
+                runner.loop.power,
+                levels_mhz=runner.loop.levels_mhz,
+                budget_s=budget_s,
+                limits=limits,
+            ),
+            time,
+            spec.engine.snapshot_period_s,
+        )
+        self._feed = FeedPublisher(f"inproc://{id(self)}", self.name, time)
+        self._feed._socket.close()
+        self._feed._socket = types.SimpleNamespace(
+            send=lambda raw, _flags: follower.take(raw), close=lambda: None
+        )
+        self._iteration = 0
+
+    def launch(self, load, jobs, late=()):
+        """The engine launches an iteration, or none; the oldest of `late` has waited longest."""
+        self._iteration += 1
+        now_s, nan = self._time.now_s(), math.nan
+        oldest_s = min((job.arrival_s for job in late), default=nan)
+        entries = ()
+        if self.role is Role.PREFILL:
+            left = [(j.arrival_s, j.prompt_tokens - j.prefilled_tokens, j.prefilled_tokens)
+                    for j in jobs]  # fmt: skip
+            tokens = sum(new for _, new, _ in left)
+            entries = tuple(figure for w in left[:MAX_ENTRIES] for figure in w)
+        else:
+            tokens = sum(job.context_tokens for job in jobs)
+        idle = not (load.prefill_tokens or load.decode_requests)
+        self._writer.write(
+            (
+                Kind.IDLE if idle else Kind.LAUNCHED, 0, 0, len(entries) // 3, 0, self._iteration,
+                now_s, load.prefill_tokens, load.prefill_attended_pairs, load.decode_requests,
+                load.decode_kv_tokens, len(jobs), tokens, oldest_s, now_s, nan, nan,
+            ),
+            entries,
+        )  # fmt: skip
+        self._ring_loop.take(self._reader.drain())
+
+    def publish(self):
+        """What it holds now, through ring and feed."""
+        held = self.instance
+        if self.role is Role.PREFILL:
+            self.launch(held._load, list(held._waiting), [*held._batch, *held._waiting])
+        else:
+            running = Load.decode(len(held._running), held._running_tokens)
+            waiting = [*held._blocked, *held._ready, *held.moving]
+            self.launch(running, waiting, held._blocked)  # the others do not wait any more
+        age_s = self._time.now_s() - self._ring_loop.sampled_s
+        self._feed.publish(self._ring_loop.state, age_s=age_s, facts=self._facts.current())
+
+    def close(self):
+        self._reader.close()
+        self._writer.close()
+        self._feed.close()
+
+
+class Mirror:
+    """A simulation with the serving path beside it, compared at every step."""
+
+    def __init__(self, folder, spec, trace):
+        self.queues = self.deadlines = self.candidates = 0
+        policy = get_policy("voltana")
+        comparing = dataclasses.replace(
+            policy,
+            prefill_router=lambda seed: self._router(Role.PREFILL, policy.prefill_router(seed)),
+            decode_router=lambda seed: self._router(Role.DECODE, policy.decode_router(seed)),
+        )
+        self.simulation = Simulation(spec, comparing, trace, seed=1, plant=PLANT)
+        time = self.simulation._events
+        self._ledger, self._reports = Ledger(ingest_s=0.0), Reports(0.1)
+        names = {i.runner.loop.instance for i in self.simulation.instances}
+        self._follower = FeedFollower(names, reports=self._reports, ledger=self._ledger, time=time)
+        self.beside = [
+            Beside(folder, self.simulation, instance, self._follower)
+            for instance in self.simulation.instances
+        ]
+        for beside in self.beside:
+            self._compare_queues(beside)
+        self._mirror_ledger()
+
+    def _compare_queues(self, beside):
+        instance, begin = beside.instance, beside.instance.runner.begin
+
+        def compared(load, queue, now_s):
+            if beside.role is Role.PREFILL:
+                waiting = list(instance._waiting)
+                beside.launch(load, waiting, [*instance._batch, *waiting])
+            else:
+                beside.launch(load, list(instance._blocked), instance._blocked)
+            asked_load, asked_queue = beside.loop.asked[-1]
+            same(load, asked_load)
+            if len(instance._waiting if beside.role is Role.PREFILL else ()) <= MAX_ENTRIES:
+                same(queue, asked_queue)
+                self.queues += 1
+                self.deadlines += bool(queue.deadlines)
+            return begin(load, queue, now_s)
+
+        instance.runner.begin = compared
+        if beside.role is Role.DECODE:
+            instance.moving = moving = []
+            deliver = instance._deliver
+
+            def delivered(job, now_s):
+                if job in moving:
+                    moving.remove(job)
+                deliver(job, now_s)
+
+            instance._deliver = delivered
+            admit = instance._admit
+
+            def admitted(now_s):
+                before = list(instance._blocked)
+                admit(now_s)
+                left = [*instance._blocked, *instance._ready, *instance._running.values()]
+                moving.extend(j for j in before if j not in left and math.isinf(j.first_token_s))
+
+            instance._admit = admitted
+
+    def _mirror_ledger(self):
+        dispatcher, time = self.simulation._dispatcher, self.simulation._events
+        assign, prefilled, completed = (
+            dispatcher.assign,
+            dispatcher.prefilled,
+            dispatcher.completed,
+        )
+
+        def assigned(job):
+            assign(job)
+            self._ledger.book(
+                Entry(
+                    rid=f"request {job.index}",
+                    prefill=f"prefill-{job.prefill}",
+                    decode=f"decode-{job.decode}",
+                    requests=1,
+                    prompt_tokens=job.prompt_tokens,
+                    sent_s=time.now_s(),
+                )
+            )
+
+        def handed_on(job, now_s):
+            prefilled(job, now_s)
+            self._ledger.prefilled(f"request {job.index}", now_s)
+
+        def ended(job):
+            completed(job)
+            self._ledger.finished(f"request {job.index}")
+
+        dispatcher.assign, dispatcher.prefilled = assigned, handed_on
+        dispatcher.completed = ended
+
+    def _router(self, role, inner):
+        mirror, needs = self, needs_of(inner)
+
+        class Comparing:
+            def route(self, request, candidates):
+                shown = list(candidates)
+                assert unmet(needs, shown) == {}
+                for one, other in zip(shown, mirror.shown_beside(role), strict=True):
+                    same(one.state, other.state)
+                    same(one.reserved, other.reserved)
+                    same(one, other)
+                    mirror.candidates += 1
+                return inner.route(request, candidates)
+
+        return Comparing()
+
+    def shown_beside(self, role):
+        """What the router beside an engine is shown of the same state."""
+        members = [beside for beside in self.beside if beside.role is role]
+        for beside in members:
+            beside.publish()
+        tables = [
+            BackendTable(name=b.name, role=role.value, url=f"http://h:{i + 1}")
+            for i, b in enumerate(members)
+        ]
+        backends = [Backend(table, RouterTable()) for table in tables]
+        for backend in backends:
+            backend.passed_check()
+        leg = Leg(
+            backends,
+            types.SimpleNamespace(route=lambda _request, shown: shown[0].instance),
+            ledger=self._ledger,
+            reports=self._reports,
+            time=self.simulation._events,
+            count=lambda _role, _source: None,
+        )
+        shown, source = leg._candidates(backends)
+        assert source == "feed"
+        return shown
+
+    def close(self):
+        for beside in self.beside:
+            beside.close()
+
+
+def run(folder, spec, trace):
+    mirror = Mirror(folder, spec, trace)
+    try:
+        mirror.simulation.run()
+    finally:
+        mirror.close()
+    return mirror
+
+
+def test_a_recorded_workload_looks_the_same_to_the_simulator_and_beside_an_engine(tmp_path):
+    trace = make_workload("sharegpt", rate_rps=60.0, duration_s=8.0, seed=3)
+    mirror = run(tmp_path, cluster(max_prefill_tokens=2048), trace)
+    assert mirror.queues > 500
+    assert mirror.deadlines > 40
+    assert mirror.candidates >= 3 * len(trace)
+
+
+requests = st.lists(
+    st.tuples(st.floats(0.0, 0.3), st.integers(1, 9000), st.integers(1, 40)),
+    min_size=1,
+    max_size=35,
+)
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    requests=requests,
+    max_prefill_tokens=st.sampled_from([300, 2048, 8192]),
+    max_running_requests=st.sampled_from([2, 2048]),
+    reserved_decode_tokens=st.sampled_from([0, 512]),
+)
+def test_any_state_looks_the_same_to_the_simulator_and_beside_an_engine(
+    tmp_path_factory, requests, max_prefill_tokens, max_running_requests, reserved_decode_tokens
+):
+    gaps, prompts, outputs = zip(*requests, strict=True)
+    trace = Trace(
+        arrival_s=np.cumsum(gaps), prompt_tokens=np.array(prompts), output_tokens=np.array(outputs)
+    )
+    spec = cluster(
+        max_prefill_tokens=max_prefill_tokens,
+        max_running_requests=max_running_requests,
+        reserved_decode_tokens=reserved_decode_tokens,
+    )
+    mirror = run(tmp_path_factory.mktemp("mirror"), spec, trace)
+    assert mirror.candidates == 3 * len(trace)
+
+
+@pytest.mark.parametrize("role", [Role.PREFILL, Role.DECODE])
+@given(
+    max_prefill_tokens=st.integers(1, 1 << 16),
+    max_running_requests=st.integers(1, 4096),
+    reserved_decode_tokens=st.integers(0, 4096),
+)
+def test_policies_are_told_the_same_of_an_instance(
+    role, max_prefill_tokens, max_running_requests, reserved_decode_tokens
+):
+    spec = cluster(
+        max_prefill_tokens=max_prefill_tokens,
+        max_running_requests=max_running_requests,
+        reserved_decode_tokens=reserved_decode_tokens,
+    )
+    info = info_of(spec, role)
+    name = f"{role.value}-0"
+    simulation = Simulation.__new__(Simulation)
+    simulation._cluster, simulation._seed, simulation._bench = spec, 0, None
+    simulated = simulation._context(name, role)
+    served = make_context(
+        CONFIG,
+        instance=name,
+        info=info,
+        limits=engine_limits(CONFIG.engine, info),
+        table_mhz=spec.hardware.clocks_mhz,
+        slo=CONFIG.thresholds(),
+    )
+    same(simulated, served, leave_out=SIMULATOR_ONLY)
+
+
+class Prying:
+    """A candidate that notes which of its fields are read."""
+
+    def __init__(self, candidate):
+        self._candidate = candidate
+        self.read = set()
+
+    def __getattr__(self, name):
+        self.read.add(name)
+        return getattr(self._candidate, name)
+
+
+FIELD_OF = {
+    Need.LATENCY: "predictor",
+    Need.POWER: "power",
+    Need.LEVELS: "levels_mhz",
+    Need.BUDGET: "budget_s",
+    Need.KV_CAPACITY: "kv_capacity_tokens",
+}
+
+
+MODELLESS = {"pid-routed", "static-low-routed", "static-max-routed"}
+"""Baselines that forecast nothing: their routers fall back, and are said to lack a model."""
+
+
+@pytest.mark.parametrize("name", sorted(POLICIES))
+def test_no_router_of_a_policy_runs_without_what_it_asks_for_or_asks_for_less_than_it_reads(name):
+    """The simulator gives every router what it needs, and every router says what it reads."""
+    policy = POLICIES[name]
+    routed, lacking = {}, set()
+
+    def watched(role, make):
+        def router(seed):
+            inner = make(seed)
+
+            class Watching:
+                def route(self, request, candidates):
+                    shown = [Prying(candidate) for candidate in candidates]
+                    needs = needs_of(inner)
+                    lacking.update(*unmet(needs, [s._candidate for s in shown]).values())
+                    answer = inner.route(request, shown)
+                    read = set().union(*(s.read for s in shown))
+                    for need, field in FIELD_OF.items():
+                        assert field not in read or need in needs, f"{inner!r} reads {field}"
+                    routed[role] = routed.get(role, 0) + 1
+                    return answer
+
+            return Watching()
+
+        return router
+
+    watching = dataclasses.replace(
+        policy,
+        prefill_router=watched(Role.PREFILL, policy.prefill_router),
+        decode_router=watched(Role.DECODE, policy.decode_router),
+    )
+    trace = make_workload("sharegpt", rate_rps=30.0, duration_s=2.0, seed=1)
+    spec = dataclasses.replace(cluster(), prefill=2)
+    Simulation(spec, watching, trace, seed=1, plant=PLANT).run()
+    assert set(routed) == {Role.PREFILL, Role.DECODE}
+    assert lacking == ({Need.LATENCY} if name in MODELLESS else set())

@@ -1,0 +1,170 @@
+"""What routers are shown of an instance."""
+
+from __future__ import annotations
+
+import functools
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeVar, cast
+
+from voltana.ports import FreezesPower, HoldsPredictor
+from voltana.values import Candidate, InstanceState
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from voltana.cluster.context import EngineLimits
+    from voltana.cluster.ledger import Ledger
+    from voltana.loop import ControlLoop
+    from voltana.ports import PowerForecasts, PowerPredictor, Predictor, PredictorSnapshot
+    from voltana.values import Load, Role
+
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InstanceFacts:
+    """What of an instance changes seldom, beside its state, which changes with every iteration.
+
+    Attributes:
+        predictor: Frozen latency model; None where it has none.
+        power: Power model, frozen where it can be; None where it has none.
+        levels_mhz: Clocks that its controller may choose, ascending.
+        budget_s: Latency budget of one of its iterations; inf where unknown.
+        kv_capacity_tokens: Tokens that its KV cache holds; inf where unknown.
+        kv_reserved_tokens: Tokens that its engine keeps free in it for each request.
+    """
+
+    predictor: PredictorSnapshot | None = None
+    power: PowerForecasts | None = None
+    levels_mhz: tuple[float, ...] = ()
+    budget_s: float = math.inf
+    kv_capacity_tokens: float = math.inf
+    kv_reserved_tokens: float = 0.0
+
+
+NOTHING_KNOWN = InstanceFacts()
+
+
+def instance_facts(
+    predictor: Predictor | None,
+    power: PowerPredictor | None,
+    *,
+    levels_mhz: tuple[float, ...],
+    budget_s: float,
+    limits: EngineLimits,
+    failed: Callable[[str, Exception], None] | None = None,
+) -> InstanceFacts:
+    """What an instance knows now, its models frozen.
+
+    Args:
+        predictor: Latency model; see `latency_model`.
+        power: Power model; one that cannot be frozen is shown as it is.
+        levels_mhz: Clocks that its controller may choose.
+        budget_s: Latency budget of one iteration.
+        limits: What its engine holds.
+        failed: Told of a model that fails at being frozen, which is then left out; None raises.
+    """
+    frozen_power: PowerForecasts | None = power
+    if power is not None and _freezes(type(power)):
+        frozen_power = _frozen(cast("FreezesPower", power).snapshot, "power model", failed)
+    return InstanceFacts(
+        predictor=None
+        if predictor is None
+        else _frozen(predictor.snapshot, "latency model", failed),
+        power=frozen_power,
+        levels_mhz=levels_mhz,
+        budget_s=budget_s,
+        kv_capacity_tokens=limits.kv_capacity_tokens,
+        kv_reserved_tokens=limits.kv_reserved_tokens,
+    )
+
+
+@functools.cache
+def _freezes(kind: type) -> bool:
+    """Whether power models of a class can be frozen; asking a Protocol takes its time."""
+    return issubclass(kind, FreezesPower)
+
+
+def _frozen(
+    freeze: Callable[[], _T], kind: str, failed: Callable[[str, Exception], None] | None
+) -> _T | None:
+    try:
+        return freeze()
+    except Exception as error:  # a user's model may raise anything
+        if failed is None:
+            raise
+        failed(kind, error)
+        return None
+
+
+def latency_model(loop: ControlLoop) -> Predictor | None:
+    """The model that a loop teaches, or the fixed one that its controller decides by."""
+    if loop.predictor is not None:
+        return loop.predictor
+    controller = loop.controller
+    return controller.predictor if isinstance(controller, HoldsPredictor) else None
+
+
+def instance_state(
+    load: Load,
+    *,
+    waiting_requests: int,
+    waiting_tokens: int,
+    oldest_wait_s: float,
+    clock_mhz: float,
+) -> InstanceState:
+    """What an instance reports of itself.
+
+    Args:
+        load: What runs there; empty when idle. A prompt counts as pending until it is computed.
+        waiting_requests: Requests that wait behind it.
+        waiting_tokens: Their tokens.
+        oldest_wait_s: Longest wait, those of a prefill batch that runs included.
+        clock_mhz: Achieved clock.
+    """
+    return InstanceState(
+        running_requests=load.decode_requests,
+        kv_tokens=load.decode_kv_tokens,
+        queued_requests=waiting_requests,
+        queued_tokens=waiting_tokens + load.prefill_tokens,
+        clock_mhz=clock_mhz,
+        oldest_wait_s=oldest_wait_s,
+    )
+
+
+def candidate(
+    ledger: Ledger,
+    *,
+    instance: str,
+    role: Role,
+    state: InstanceState,
+    facts: InstanceFacts,
+    state_age_s: float = 0.0,
+) -> Candidate:
+    """An instance as routers see it.
+
+    Args:
+        ledger: What was sent there.
+        instance: Its name.
+        role: What it is there for.
+        state: What it last reported.
+        facts: What of it changes seldom.
+        state_age_s: Age of the report; inf where there is none, so that all that is in flight
+            counts as reserved.
+    """
+    reserved = ledger.total(instance) if state_age_s == math.inf else ledger.reserved(instance)
+    return Candidate(
+        instance=instance,
+        role=role,
+        state=state,
+        state_age_s=state_age_s,
+        reserved=reserved,
+        predictor=facts.predictor,
+        levels_mhz=facts.levels_mhz,
+        budget_s=facts.budget_s,
+        in_flight=ledger.in_flight(instance),
+        power=facts.power,
+        kv_capacity_tokens=facts.kv_capacity_tokens,
+        kv_reserved_tokens=facts.kv_reserved_tokens,
+    )

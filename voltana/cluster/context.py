@@ -1,0 +1,79 @@
+"""What policies are told of an instance when they build its controller."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from voltana.policy import InstanceContext
+from voltana.values import Role
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from voltana.policy import Bench
+    from voltana.ports import PowerPredictor, Predictor
+    from voltana.slo import Slo
+
+DEFAULT_BATCH_TOKENS = 16384
+NO_LIMIT = 1 << 30
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineLimits:
+    """What an engine takes at once.
+
+    Attributes:
+        max_batch_tokens: Most prompt tokens in one prefill iteration.
+        max_running_requests: Most requests in one decode batch.
+        kv_capacity_tokens: Tokens that its KV cache holds; inf where unknown.
+        kv_reserved_tokens: Tokens that it keeps free in it for each request.
+    """
+
+    max_batch_tokens: int = DEFAULT_BATCH_TOKENS
+    max_running_requests: int = NO_LIMIT
+    kv_capacity_tokens: float = math.inf
+    kv_reserved_tokens: float = 0.0
+
+
+def instance_context(
+    instance: str,
+    role: Role,
+    *,
+    table_mhz: tuple[float, ...],
+    slo: Slo,
+    limits: EngineLimits,
+    datasheet: Mapping[str, float],
+    max_power_w: float,
+    seed: int = 0,
+    bench: Bench | None = None,
+    predictor: Predictor | None = None,
+    power: PowerPredictor | None = None,
+) -> InstanceContext:
+    """The context of an instance; arguments as `InstanceContext` has them, and its engine's limits.
+
+    Only what a simulator alone has (`bench`, `seed`) and what has learned before is optional: what
+    a policy needs cannot be forgotten.
+    """
+    return InstanceContext(
+        instance=instance,
+        role=role,
+        table_mhz=table_mhz,
+        slo=slo,
+        seed=seed,
+        datasheet=datasheet,
+        bench=bench,
+        max_batch_tokens=limits.max_batch_tokens,
+        max_running_requests=limits.max_running_requests,
+        max_power_w=max_power_w,
+        kv_capacity_tokens=limits.kv_capacity_tokens,
+        kv_reserved_tokens=limits.kv_reserved_tokens,
+        predictor=predictor,
+        power=power,
+    )
+
+
+def iteration_budget_s(role: Role, slo: Slo) -> float:
+    """Latency budget of one iteration, as routers see it: TTFT for prefill, else ITL."""
+    return slo.ttft_s if role is Role.PREFILL else slo.itl_s
