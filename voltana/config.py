@@ -231,6 +231,9 @@ class ScenarioFile(_Table):
         policies: Names, or ``MODULE:FACTORY`` of a user's own.
         seed: Seed of everything random.
         power_budget_w: Power that all instances together may draw; None sets no budget.
+        levels: Clocks that may be chosen, as in `voltana.levels.parse_levels`; None leaves them to
+            each policy.
+        predictor: ``MODULE:FACTORY`` of a user's own latency model, in place of the policies'.
         cluster: The machines and the model.
         slo: The thresholds.
         workload: A synthetic workload; the default unless `trace` is given.
@@ -244,6 +247,12 @@ class ScenarioFile(_Table):
     )
     power_budget_w: _Positive | None = Field(
         default=None, description="the power of all instances together, in watts (--power-budget)"
+    )
+    levels: str | None = Field(
+        default=None, description="the clocks that may be chosen, such as 'above:900' (--levels)"
+    )
+    predictor: str | None = Field(
+        default=None, description="MODULE:FACTORY of your own latency model (--predictor)"
     )
     seed: _WholeNotNegative = Field(default=0, description="the seed of everything random (--seed)")
     cluster: ClusterTable = ClusterTable()

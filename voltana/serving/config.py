@@ -114,7 +114,7 @@ class PolicyTable(_Table):
 
     Attributes:
         controller: Name of a policy (``voltana policies``), or ``MODULE:FACTORY``.
-        predictor: ``MODULE:FACTORY`` of a user's own latency model, on which EcoFreq then stands.
+        predictor: ``MODULE:FACTORY`` of a user's own latency model, in place of the policy's.
         levels: Clocks that may be chosen, as in ``voltana simulate --levels``; None leaves the
             choice to the policy.
         profile: Profile file for a warm start (``voltana-sglang profile``).
@@ -124,7 +124,7 @@ class PolicyTable(_Table):
         default="voltana", description="the name of a policy, or MODULE:FACTORY"
     )
     predictor: str | None = Field(
-        default=None, description="MODULE:FACTORY of a latency model; EcoFreq stands on it"
+        default=None, description="MODULE:FACTORY of a latency model, in place of the policy's"
     )
     levels: str | None = Field(
         default=None, description="the clocks that may be chosen, such as 'above:900'"

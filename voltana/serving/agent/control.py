@@ -16,7 +16,8 @@ from aiohttp import web
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from voltana.errors import ConfigError, VoltanaError, invalid, unknown_name
-from voltana.policies.named import policy_names
+from voltana.policies import policy_names
+from voltana.policy import is_users_own
 from voltana.serving.agent.metrics import render
 from voltana.slo import Slo
 from voltana.validation import explain
@@ -168,9 +169,9 @@ class ControlServer:
 
     def _change_policy(self, values: Any) -> None:
         wanted = _parse(PolicyBody, values).controller
-        allowed = [*policy_names(), self._agent.config.policy.controller]
-        if wanted not in allowed:
-            raise unknown_name("policy", wanted, allowed)
+        configured = self._agent.config.policy.controller
+        if is_users_own(wanted) and wanted != configured:
+            raise unknown_name("policy", wanted, [*policy_names(), configured])
         self._agent.group.set_policy(wanted)
 
     def _read_levels(self) -> dict[str, Any]:
