@@ -4,18 +4,21 @@ Of the pairs of a prefill and a decode clock over the default policy's levels, w
 one of least energy whose attainments are each within a point of what static-max attains on the same
 trace and seed; the fastest pair if there is none.
 
-A grid of 28 levels each has 784 pairs; `MOST_RUNS` are simulated. That is enough under two
-assumptions, each for one clock while the other stays:
+A grid of 28 levels each has 784 pairs; at most `MOST_RUNS` simulations are made. That is enough
+under these assumptions, each about one clock while the other stays:
 
 - attainment does not fall when a clock rises, so that what is allowed begins at some clock;
-- energy is unimodal from there on: a slower clock saves until computing takes so long that idle
-  power and thinner batches take it back.
+- from there on energy over the prefill clock is unimodal: a slower clock saves until computing
+  takes so long that idle power and thinner batches take it back;
+- energy over the decode clock is unimodal between the clocks at which the router lets one more
+  instance sleep, where it jumps, and those lie more than `STRIDE` levels apart.
 
-So both clocks are found by a Fibonacci search (J. Kiefer, "Sequential minimax search for a
-maximum", Proc. AMS 4, 1953), decode first, then again with the other one in its place, in a narrow
-window. The clocks are not independent (a slower decode fills the KV cache, for which prefill then
-waits), so that last the neighbours of the best pair are tried until none is better. The tests hold
-the outcome against all pairs.
+So the decode clock is scanned in strides and then searched around the best by Fibonacci search
+(J. Kiefer, "Sequential minimax search for a maximum", Proc. AMS 4, 1953), the prefill clock by
+Fibonacci search at once, and both once more near the pair that was found. The clocks are not
+independent (a slower decode fills the KV cache, for which prefill then waits), so that last the
+neighbours of the best pair are tried until none is better. The tests hold the outcome against all
+pairs.
 """
 
 from __future__ import annotations
@@ -52,11 +55,13 @@ MOST_RUNS = 39
 PATIENCE = 4.0
 """A run that takes this many times as long as static-max is given up: it keeps no attainment."""
 
-WINDOW = 3
-"""Levels to either side that the second pass looks at."""
+STRIDE = 4
+"""Levels between two decode clocks of the scan, and one more than what is searched around one."""
 
 NEIGHBOURS = ((0, -1), (-1, 0), (-1, 1), (1, -1), (0, 1), (1, 0), (-1, -1))
 """Steps in the prefill and the decode level, those that usually save first."""
+
+PREFILL, DECODE = 0, 1
 
 Pair = tuple[int, int]
 """Indices of a prefill and of a decode level."""
@@ -238,9 +243,12 @@ def search(runs: PairRuns) -> Pair:
     best: Pair = (runs.size[0] - 1, runs.size[1] - 1)
     if runs.score(best).short > 0:
         return best
-    for window in (max(runs.size), WINDOW):
-        for axis in (1, 0):
-            best = _along(runs, best, axis, window)
+    scanned = range(runs.size[1] - 1, -1, -STRIDE)
+    best = min(((best[0], index) for index in scanned), key=runs.score)
+    best = _along(runs, best, DECODE, STRIDE - 1)
+    best = _along(runs, best, PREFILL, runs.size[0])
+    for axis in (DECODE, PREFILL):
+        best = _along(runs, best, axis, STRIDE - 1)
     better: Pair | None = best
     while better is not None:
         best = better
@@ -254,7 +262,7 @@ def _along(runs: PairRuns, start: Pair, axis: int, window: int) -> Pair:
     """The best on the line through a pair along one axis, within so many levels of it."""
 
     def at(index: int) -> Pair:
-        return (index, start[1]) if axis == 0 else (start[0], index)
+        return (index, start[DECODE]) if axis == PREFILL else (start[PREFILL], index)
 
     low = max(start[axis] - window, 0)
     high = min(start[axis] + window, runs.size[axis] - 1)
