@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 
 import pytest
 from hypothesis import given
@@ -175,6 +176,8 @@ class Table:
 
     def score(self, pair):
         assert all(0 <= at < size for at, size in zip(pair, self.size, strict=True))
+        if self.count >= MOST_RUNS and pair not in self._seen:
+            return Score(math.inf, math.inf)
         return self._seen.setdefault(pair, self._score(*pair))
 
 
@@ -195,7 +198,6 @@ def test_it_finds_the_best_pair_of_independent_clocks_in_the_runs_allowed(size, 
     best = search(table)
     pairs = itertools.product(*map(range, size))
     assert score(*best) == min(itertools.starmap(score, pairs))
-    assert table.count <= MOST_RUNS
 
 
 @given(low=st.integers(0, 5), length=st.integers(1, 40), best=st.integers(0, 39))

@@ -11,14 +11,15 @@ under these assumptions, each about one clock while the other stays:
 - from there on energy over the prefill clock is unimodal: a slower clock saves until computing
   takes so long that idle power and thinner batches take it back;
 - energy over the decode clock is unimodal between the clocks at which the router lets one more
-  instance sleep, where it jumps, and those lie more than `STRIDE` levels apart.
+  instance sleep, where it jumps.
 
-So the decode clock is scanned in strides and then searched around the best by Fibonacci search
-(J. Kiefer, "Sequential minimax search for a maximum", Proc. AMS 4, 1953), the prefill clock by
-Fibonacci search at once, and both once more near the pair that was found. The clocks are not
-independent (a slower decode fills the KV cache, for which prefill then waits), so that last the
-neighbours of the best pair are tried until none is better. The tests hold the outcome against all
-pairs.
+So the decode clock is scanned, then searched around the best by Fibonacci search (J. Kiefer,
+"Sequential minimax search for a maximum", Proc. AMS 4, 1953), the prefill clock by Fibonacci search
+at once, and both once more near the pair that was found. The clocks are not independent (a slower
+decode fills the KV cache, for which prefill then waits), so that the neighbours of the best pair
+are tried until none is better. Where an instance may just sleep or not, chance decides which, and
+no assumption helps: what is left of the runs goes to the other decode clocks, nearest first. The
+tests hold the outcome against all pairs.
 """
 
 from __future__ import annotations
@@ -55,8 +56,11 @@ MOST_RUNS = 39
 PATIENCE = 4.0
 """A run that takes this many times as long as static-max is given up: it keeps no attainment."""
 
-STRIDE = 4
-"""Levels between two decode clocks of the scan, and one more than what is searched around one."""
+SCANNED = 7
+"""Decode clocks of the first scan."""
+
+WINDOW = 3
+"""Levels to either side of the pair found that are searched again."""
 
 NEIGHBOURS = ((0, -1), (-1, 0), (-1, 1), (1, -1), (0, 1), (1, 0), (-1, -1))
 """Steps in the prefill and the decode level, those that usually save first."""
@@ -243,18 +247,24 @@ def search(runs: PairRuns) -> Pair:
     best: Pair = (runs.size[0] - 1, runs.size[1] - 1)
     if runs.score(best).short > 0:
         return best
-    scanned = range(runs.size[1] - 1, -1, -STRIDE)
-    best = min(((best[0], index) for index in scanned), key=runs.score)
-    best = _along(runs, best, DECODE, STRIDE - 1)
-    best = _along(runs, best, PREFILL, runs.size[0])
+    stride = math.ceil(runs.size[DECODE] / SCANNED)
+    scanned = ((best[PREFILL], index) for index in range(best[DECODE], -1, -stride))
+    best = min(scanned, key=runs.score)
+    for axis, window in ((DECODE, stride - 1), (PREFILL, runs.size[PREFILL])):
+        best = _along(runs, best, axis, window)
     for axis in (DECODE, PREFILL):
-        best = _along(runs, best, axis, STRIDE - 1)
+        best = _along(runs, best, axis, WINDOW)
+    return _descended(runs, best)
+
+
+def _descended(runs: PairRuns, best: Pair) -> Pair:
+    """The best after steps to better neighbours, then to any better decode clock."""
     better: Pair | None = best
     while better is not None:
         best = better
-        better = next(
-            (p for p in _neighbours(runs, best) if runs.score(p) < runs.score(best)), None
-        )
+        others = (*_neighbours(runs, best), *_other_decode_clocks(runs, best))
+        score = runs.score(best)
+        better = next((pair for pair in others if runs.score(pair) < score), None)
     return best
 
 
@@ -293,6 +303,12 @@ def _neighbours(runs: PairRuns, pair: Pair) -> Iterator[Pair]:
         prefill, decode = pair[0] + move[0], pair[1] + move[1]
         if 0 <= prefill < runs.size[0] and 0 <= decode < runs.size[1]:
             yield prefill, decode
+
+
+def _other_decode_clocks(runs: PairRuns, pair: Pair) -> list[Pair]:
+    """Pairs with the same prefill clock, the nearest decode clocks first."""
+    clocks = sorted(range(runs.size[DECODE]), key=lambda index: abs(index - pair[DECODE]))
+    return [(pair[PREFILL], index) for index in clocks[1:]]
 
 
 def _levels(scenario: Scenario, role: Role) -> tuple[float, ...]:

@@ -14,9 +14,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import (
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
     Field,
     ValidationError,
     field_validator,
@@ -28,7 +25,14 @@ from voltana.errors import ConfigError, invalid
 from voltana.serving.launch.config import LaunchTable  # noqa: TC001  (pydantic reads it)
 from voltana.serving.router.settings import RouterTable
 from voltana.serving.steer_settings import SteerTable  # noqa: TC001  (likewise)
-from voltana.validation import explain
+from voltana.validation import (
+    Count,
+    Port,
+    Positive,
+    StrictTable,
+    WholeNotNegative,
+    explain,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -45,22 +49,6 @@ INSTANCE_VARIABLE = "VOLTANA_SGLANG_INSTANCE"
 
 DEFAULT_SOCKET = "/run/voltana/actuator.sock"
 
-_Port = Annotated[int, Field(ge=0, le=65535)]
-_GpuIndex = Annotated[int, Field(ge=0)]
-
-
-def _no_bool(value: object) -> object:
-    if isinstance(value, bool):
-        raise ValueError("a number")  # noqa: TRY004  (pydantic turns ValueError into its own)
-    return value
-
-
-_Positive = Annotated[float, BeforeValidator(_no_bool), Field(gt=0, allow_inf_nan=False)]
-
-
-class _Table(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
-
 
 def default_rings() -> Path:
     """A folder in memory that is this user's own."""
@@ -74,7 +62,7 @@ def _default_state() -> Path:
     return Path(home) / "voltana-sglang"
 
 
-class EngineTable(_Table):
+class EngineTable(StrictTable):
     """What is served on what, for a physical prior; without it the agent learns from nothing.
 
     Attributes:
@@ -87,13 +75,11 @@ class EngineTable(_Table):
 
     hardware: str | None = Field(default=None, description="the name of a hardware profile")
     model: str | None = Field(default=None, description="the name of a model profile, or a file")
-    tensor_parallel: Annotated[int, Field(ge=1)] = Field(
-        default=1, description="the number of GPUs of one instance"
-    )
-    table_mhz: tuple[_Positive, ...] = Field(
+    tensor_parallel: Count = Field(default=1, description="the number of GPUs of one instance")
+    table_mhz: tuple[Positive, ...] = Field(
         default=(), description="the clocks of the device in MHz, where none can be asked"
     )
-    max_power_w: _Positive | None = Field(
+    max_power_w: Positive | None = Field(
         default=None, description="the power limit of all GPUs of an instance in watts"
     )
 
@@ -109,7 +95,7 @@ class EngineTable(_Table):
         return self
 
 
-class PolicyTable(_Table):
+class PolicyTable(StrictTable):
     """What decides.
 
     Attributes:
@@ -132,7 +118,7 @@ class PolicyTable(_Table):
     profile: Path | None = Field(default=None, description="the profile file for a warm start")
 
 
-class AgentTable(_Table):
+class AgentTable(StrictTable):
     """Where agents live.
 
     Attributes:
@@ -158,10 +144,10 @@ class AgentTable(_Table):
     host: Literal["127.0.0.1", "::1", "localhost"] = Field(
         default="127.0.0.1", description="the loopback address of the control endpoint"
     )
-    control_port: _Port = Field(default=0, description="the port of the control endpoint")
+    control_port: Port = Field(default=0, description="the port of the control endpoint")
     feed_host: str = Field(default="127.0.0.1", description="the address of the feed")
-    feed_port: _Port = Field(default=0, description="the port of the feed")
-    save_every_s: _Positive = Field(default=30.0, description="the seconds between two saves")
+    feed_port: Port = Field(default=0, description="the port of the feed")
+    save_every_s: Positive = Field(default=30.0, description="the seconds between two saves")
     idle_tick_s: Annotated[float, Field(gt=0, le=0.5)] = Field(
         default=0.2, description="the seconds between two control steps of an idle instance"
     )
@@ -170,7 +156,7 @@ class AgentTable(_Table):
     )
 
 
-class ActuatorTable(_Table):
+class ActuatorTable(StrictTable):
     """What sets clocks.
 
     Attributes:
@@ -191,7 +177,7 @@ class ActuatorTable(_Table):
     )
 
 
-class InstanceTable(_Table):
+class InstanceTable(StrictTable):
     """One server, where its agent is not told everything by flags.
 
     Attributes:
@@ -204,9 +190,9 @@ class InstanceTable(_Table):
 
     name: str = Field(description="the name of an instance")
     role: Role | None = Field(default=None, description="what the server was started as")
-    gpus: tuple[_GpuIndex, ...] = Field(default=(), description="the indices of its GPUs")
-    control_port: _Port | None = Field(default=None, description="the port of its agent")
-    feed_port: _Port | None = Field(default=None, description="the port of its agent's feed")
+    gpus: tuple[WholeNotNegative, ...] = Field(default=(), description="the indices of its GPUs")
+    control_port: Port | None = Field(default=None, description="the port of its agent")
+    feed_port: Port | None = Field(default=None, description="the port of its agent's feed")
 
     @field_validator("name")
     @classmethod
@@ -221,7 +207,7 @@ class InstanceTable(_Table):
         return name
 
 
-class Config(_Table):
+class Config(StrictTable):
     """The whole file.
 
     Attributes:
@@ -235,6 +221,8 @@ class Config(_Table):
         router: The router.
         steer: The proxy that steers another router; None where there is none.
     """
+
+    PAGE = "docs/sglang.md"
 
     slo: SloTable = SloTable()
     engine: EngineTable = EngineTable()
