@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from voltana.errors import ConfigError
-from voltana.ports import Controller, Router
+from voltana.ports import Controller, HasLevels, HoldsPredictor, Router
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -204,10 +204,11 @@ def as_instance_policy(made: object, context: InstanceContext) -> InstancePolicy
     if isinstance(made, InstancePolicy):
         return made
     if isinstance(made, Controller):
+        levels = made.levels_mhz if isinstance(made, HasLevels) else context.table_mhz
         return InstancePolicy(
             controller=made,
-            levels_mhz=tuple(map(float, getattr(made, "levels_mhz", context.table_mhz))),
-            predictor=getattr(made, "predictor", None),
+            levels_mhz=tuple(map(float, levels)),
+            predictor=made.predictor if isinstance(made, HoldsPredictor) else None,
         )
     raise ConfigError(
         f"the factory returned {type(made).__name__}, which has neither decide() nor route(): "

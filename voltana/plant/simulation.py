@@ -27,6 +27,7 @@ from voltana.plant.prefill import PrefillInstance
 from voltana.plant.record import InstanceRecord, RunRecord, TimelineRecord
 from voltana.plant.runner import Runner
 from voltana.policy import InstanceContext
+from voltana.ports import KeepsAccount
 from voltana.values import Domain, Role
 
 if TYPE_CHECKING:
@@ -320,8 +321,9 @@ def _transfer_s(cluster: ClusterSpec) -> Callable[[int], float]:
 
 def _guarantee(predictor: object) -> dict[str, float] | None:
     """The account of a predictor that keeps one, such as `Conformal`."""
-    account = getattr(predictor, "account", None)
-    return {str(k): float(v) for k, v in account().items()} if callable(account) else None
+    if not isinstance(predictor, KeepsAccount):
+        return None
+    return {str(k): float(v) for k, v in predictor.account().items()}
 
 
 def _instance_record(instance: Instance) -> InstanceRecord:

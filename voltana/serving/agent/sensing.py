@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import structlog
 
 from voltana.errors import VoltanaError
+from voltana.ports import Closable
 from voltana.values import Reading
 
 if TYPE_CHECKING:
@@ -84,9 +85,8 @@ class SampledSensor:
         """Stop sampling."""
         self._ending.set()
         self._thread.join(1.0)
-        close = getattr(self._sensor, "close", None)
-        if close is not None:
-            close()
+        if isinstance(self._sensor, Closable):
+            self._sensor.close()
 
     def _sample(self) -> None:
         failed = False
