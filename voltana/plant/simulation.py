@@ -15,7 +15,7 @@ import numpy as np
 from voltana.loop import ControlLoop
 from voltana.plant.adapters import SimulatedActuator, SimulatedSensor
 from voltana.plant.bench import PlantBench
-from voltana.plant.board import Board
+from voltana.plant.board import SimulatedBoard
 from voltana.plant.decode import DecodeInstance
 from voltana.plant.dispatch import Dispatcher, Leg
 from voltana.plant.events import EventQueue
@@ -204,7 +204,7 @@ class Simulation:
     def _make_runner(self, name: str, role: Role) -> Runner:
         cluster, engine = self._cluster, self._cluster.engine
         hardware = cluster.hardware
-        board = Board(
+        board = SimulatedBoard(
             self._plant,
             clock_mhz=hardware.clocks_mhz[-1],
             call_noise=self._noise(CALL_DEVIATION),
