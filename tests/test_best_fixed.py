@@ -20,7 +20,7 @@ from voltana.evaluation.best_fixed import (
     search,
 )
 from voltana.evaluation.compare import compare
-from voltana.evaluation.report import caption, markdown_report, rows, to_json
+from voltana.evaluation.comparison_report import caption, markdown_report, rows, to_json
 from voltana.evaluation.scenario import ARRIVALS, load_scenario
 from voltana.policies import get_policy
 from voltana.policies.default import LEVELS

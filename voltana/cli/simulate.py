@@ -166,7 +166,7 @@ def prepare_outputs(out: Path | None, json: str | None) -> None:
 
 
 def _show(comparison: "Comparison", json: str | None) -> None:
-    from voltana.evaluation.report import print_table, to_json
+    from voltana.evaluation.comparison_report import print_table, to_json
 
     if json == STDOUT:
         typer.echo(to_json(comparison))
@@ -182,8 +182,8 @@ def _show(comparison: "Comparison", json: str | None) -> None:
 
 
 def _write(comparison: "Comparison", out: Path) -> None:
+    from voltana.evaluation.comparison_report import markdown_report, to_json
     from voltana.evaluation.plots import write_plots
-    from voltana.evaluation.report import markdown_report, to_json
     from voltana.evaluation.scenario import to_toml
 
     write_text(out / "scenario.toml", to_toml(comparison.scenario.file))
