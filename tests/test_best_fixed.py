@@ -27,6 +27,8 @@ from voltana.policies.default import LEVELS
 from voltana.policy import InstanceContext
 from voltana.routers.fill_up import FillUp
 from voltana.routers.marginal_energy import MarginalEnergy
+from voltana.serving.router.routers import make_routers, own_modules
+from voltana.serving.router.settings import RouterTable
 from voltana.values import Role
 
 A100_LEVELS = "570,660,750,840,930,1020,1110,1200,1305,1410"
@@ -226,3 +228,12 @@ def test_the_search_finds_the_best_of_all_pairs(case):
     assert 0 < sum(score.short > 0 for score in scores.values()) < 100
     best = min(scores, key=scores.get)
     assert (choice.prefill_mhz, choice.decode_mhz) == every.clocks_mhz(best)
+
+
+def test_a_router_beside_an_engine_imports_nothing_for_fixed_clocks_and_refuses_hindsight():
+    assert own_modules(RouterTable(policy="fixed:1200/900")) == frozenset()
+    prefill, decode = make_routers(RouterTable(policy="fixed:1200/900"))
+    assert isinstance(prefill, FillUp)
+    assert isinstance(decode, MarginalEnergy)
+    with pytest.raises(ConfigError, match="searched for one recorded trace"):
+        make_routers(RouterTable(policy="best-fixed"))
