@@ -78,6 +78,6 @@ def load_predictor(
     if not isinstance(made, Predictor):
         raise ConfigError(
             f"{field} = {reference!r} made {type(made).__name__}: must have forecast(), learn() "
-            "and snapshot(). See docs/predictors.md."
+            "and snapshot(). See docs/testing.md."
         )
     return made
