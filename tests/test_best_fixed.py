@@ -11,16 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from voltana.errors import ConfigError, UnknownNameError
-from voltana.evaluation.best_fixed import (
-    MOST_RUNS,
-    BestFixed,
-    PairRuns,
-    Score,
-    fibonacci_search,
-    search,
-)
+from voltana.evaluation.best_fixed import MOST_RUNS, SEARCH, BestFixed, PairRuns
 from voltana.evaluation.compare import compare
 from voltana.evaluation.comparison_report import caption, markdown_report, rows, to_json
+from voltana.evaluation.pair_search import Score, fibonacci_search, search
 from voltana.evaluation.scenario import ARRIVALS, load_scenario
 from voltana.policies import get_policy
 from voltana.policies.default import LEVELS
@@ -159,7 +153,7 @@ def test_progress_rises_to_the_whole_trace():
     seen = []
     given = scenario("best-fixed", levels="705,1410")
     BestFixed().find(given, lambda name, _at_s, done: seen.append((name, done)))
-    assert {name for name, _ in seen} == {"best-fixed"}
+    assert {name for name, _ in seen} == {SEARCH}
     assert [done for _, done in seen] == sorted(done for _, done in seen)
     assert seen[-1][1] == len(given.trace)
 
