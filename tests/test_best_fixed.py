@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from voltana.errors import ConfigError, UnknownNameError
+from voltana.evaluation import best_fixed
 from voltana.evaluation.best_fixed import MOST_RUNS, SEARCH, BestFixed, PairRuns
 from voltana.evaluation.compare import compare
 from voltana.evaluation.comparison_report import caption, markdown_report, rows, to_json
@@ -147,6 +148,16 @@ def test_the_fastest_pair_is_taken_where_none_keeps_enough(monkeypatch):
     choice = BestFixed().find(given)
     assert (choice.prefill_mhz, choice.decode_mhz, choice.kept) == (1410.0, 1410.0, False)
     assert choice.runs == 2
+
+
+def test_a_pair_that_never_ends_is_given_up_and_keeps_nothing(monkeypatch):
+    given = scenario("best-fixed", levels="210,1410", slo={"ttft_ms": 1e6, "itl_ms": 1e6})
+    runs = PairRuns(given)
+    assert runs.score((0, 0)).short == 0
+    monkeypatch.setattr(best_fixed, "PATIENCE", 1.0)
+    impatient = PairRuns(given)
+    assert impatient.score((0, 0)).short >= 1
+    assert impatient.score((1, 1)).short == 0
 
 
 def test_progress_rises_to_the_whole_trace():

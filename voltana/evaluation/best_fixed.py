@@ -161,11 +161,12 @@ class PairRuns:
             self.policy(pair), last_s + PATIENCE * max(self._end_s - last_s, 1.0)
         )
         end_s, energy_j = simulation.now_s, simulation.energy_j()
-        result = self._measured(simulation)
+        given_up = simulation.finished < len(self._scenario.trace)
+        short = self._short(self._measured(simulation)) + float(given_up)
         # At fixed clocks idling takes the same power for ever, so that one second tells it.
         simulation.extend_to(end_s + 1.0)
         idle_w = simulation.energy_j() - energy_j
-        return Score(self._short(result), energy_j + idle_w * (self._end_s - end_s))
+        return Score(short, energy_j + idle_w * (self._end_s - end_s))
 
     def _short(self, result: Result) -> float:
         assert self._allowed is not None
