@@ -44,8 +44,9 @@ REFERENCE = "static-max"
 MOST_RUNS = 39
 """Simulations of a search, the reference's among them; the comparison itself runs the 40th."""
 
-PATIENCE = 4.0
-"""A run that takes this many times as long as static-max is given up: it keeps no attainment."""
+PATIENCE = 10.0
+"""A run is given up, and keeps too little, where the time from the last arrival to the end is more
+than this many times that of static-max."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
