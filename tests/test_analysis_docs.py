@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from typer.main import get_command
 
-from voltana.analysis.report import HEADERS
+from voltana.analysis.analysis_report import HEADERS
 from voltana.cli.main import app
 
 ROOT = Path(__file__).parent.parent

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from tests.plants import FASTEST_MHZ, LinearPlant
 from voltana.levels import A100_CLOCKS_MHZ
 from voltana.plant.adapters import SimulatedSensor
-from voltana.plant.board import Board
+from voltana.plant.board import SimulatedBoard
 from voltana.plant.noise import LognormalNoise
 from voltana.values import Load
 
@@ -17,8 +17,8 @@ CALL_S, SETTLE_S, TICK_S = 0.004, 0.03, 0.05
 NO_NOISE = LognormalNoise(None, 0.0)
 
 
-def make_board(clock_mhz: float = FASTEST_MHZ) -> Board:
-    return Board(
+def make_board(clock_mhz: float = FASTEST_MHZ) -> SimulatedBoard:
+    return SimulatedBoard(
         LinearPlant(),
         clock_mhz=clock_mhz,
         call_noise=NO_NOISE,

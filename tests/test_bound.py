@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from voltana.controllers.fixed import FixedClock
 from voltana.errors import ConfigError
 from voltana.evaluation.bound import bound_comparison, lower_bound
+from voltana.evaluation.bound.bound_report import text
 from voltana.evaluation.bound.compare import covers
 from voltana.evaluation.bound.decode import decode_bound
 from voltana.evaluation.bound.decode_demand import decode_demand
@@ -21,7 +22,6 @@ from voltana.evaluation.bound.hull import PowerCurve, lower_hull
 from voltana.evaluation.bound.iteration_cost import decode_steps, idle_floor_w, prefill_steps
 from voltana.evaluation.bound.operating_points import OperatingPoints, operating_points
 from voltana.evaluation.bound.prefill import PrefillWork, prefill_bound_j
-from voltana.evaluation.bound.report import text
 from voltana.evaluation.bound.taut_string import optimal_speeds
 from voltana.evaluation.compare import compare
 from voltana.evaluation.metrics import measure

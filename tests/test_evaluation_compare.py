@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console
 
 from voltana.evaluation.compare import compare
-from voltana.evaluation.report import (
+from voltana.evaluation.comparison_report import (
     HEADERS,
     markdown_report,
     markdown_table,

@@ -13,8 +13,7 @@ from rich.console import Console
 from tests.records import PAIR, instance, record
 from voltana.controllers.ecofreq import EcoFreq
 from voltana.evaluation.compare import compare
-from voltana.evaluation.metrics import measure
-from voltana.evaluation.report import (
+from voltana.evaluation.comparison_report import (
     PROMISE_HEADERS,
     UNKNOWN,
     markdown_promises,
@@ -23,6 +22,7 @@ from voltana.evaluation.report import (
     promise_rows,
     to_json,
 )
+from voltana.evaluation.metrics import measure
 from voltana.evaluation.scenario import ARRIVALS, load_scenario
 from voltana.policies.named import get_policy
 from voltana.policy import InstancePolicy

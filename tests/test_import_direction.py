@@ -32,6 +32,7 @@ LAYERS = (
 """From the bottom up: a module imports from lower layers, and within its own as `SAME` allows."""
 
 COMPONENTS = {"predictors", "controllers", "routers", "actuators"}
+OFFLINE = {"evaluation", "analysis"}
 TESTING_MAY_USE = {"testing", "values", "ports", "promise", "errors", "planning", "levels"}
 
 HOMES = {
@@ -156,6 +157,22 @@ def test_imports_go_one_way(part):
 def test_types_come_from_no_higher_layer(part):
     for module, imported in others_of(part, types=True):
         assert layer_of(imported) <= layer_of(part), f"voltana.{part} imports {module}"
+
+
+def test_nothing_in_production_imports_what_compares_and_analyses():
+    """Serving lies below both; packages and integrations are in no layer, so they are read here."""
+    elsewhere = [
+        path
+        for folder in ("packages", "integrations")
+        for path in (PACKAGE.parent / folder).rglob("*.py")
+        if "tests" not in path.parts
+    ]
+    assert len(elsewhere) > 30
+    for path in (*elsewhere, *files_of("serving"), *files_of("policies")):
+        for module in imports_of(path, types=True):
+            assert part_of(module) not in OFFLINE or not module.startswith("voltana."), (
+                f"{path} imports {module}"
+            )
 
 
 @pytest.mark.parametrize("part", sorted(COMPONENTS))

@@ -15,6 +15,7 @@ from voltana.policy import (
     InstancePolicy,
     as_instance_policy,
     call_factory,
+    is_users_own,
     load_object,
 )
 from voltana.slo import Slo
@@ -70,6 +71,11 @@ def test_a_module_that_cannot_be_imported_is_named_with_the_cause(module, source
         load_object("user_policy_b:Mine")
     for word in ("user_policy_b:Mine", "cannot be imported", "install it", *words):
         assert word in str(caught.value)
+
+
+def test_only_a_users_own_code_is_imported():
+    assert is_users_own("mine:make")
+    assert not any(map(is_users_own, ("voltana", "fixed:1200/900", "best-fixed")))
 
 
 def test_a_module_that_does_not_exist_is_a_config_error():

@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 
 from voltana.config import DEFAULT_POLICIES, parse_scenario
+from voltana.evaluation.comparison_report import HEADERS
 from voltana.evaluation.metrics import Result
-from voltana.evaluation.report import HEADERS
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")

@@ -10,10 +10,18 @@ from __future__ import annotations
 from pathlib import Path  # noqa: TC003  (pydantic reads the annotations at run time)
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from voltana.errors import ConfigError, invalid
-from voltana.validation import explain
+from voltana.validation import (
+    Count,
+    NotNegative,
+    Positive,
+    Share,
+    StrictTable,
+    WholeNotNegative,
+    explain,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -29,25 +37,10 @@ DEFAULT_ITL_MS = 65.0
 """Threshold of the inter-token latency, likewise."""
 
 
-def _no_bool(value: object) -> object:
-    if isinstance(value, bool):
-        raise ValueError("a number")  # noqa: TRY004  (pydantic turns ValueError into its own)
-    return value
+_Instances = Annotated[int, Field(ge=1, le=1024)]
 
 
-_Positive = Annotated[float, BeforeValidator(_no_bool), Field(gt=0, allow_inf_nan=False)]
-_NotNegative = Annotated[float, BeforeValidator(_no_bool), Field(ge=0, allow_inf_nan=False)]
-_Count = Annotated[int, BeforeValidator(_no_bool), Field(ge=1)]
-_Instances = Annotated[int, BeforeValidator(_no_bool), Field(ge=1, le=1024)]
-_WholeNotNegative = Annotated[int, BeforeValidator(_no_bool), Field(ge=0)]
-_Share = Annotated[float, BeforeValidator(_no_bool), Field(gt=0, lt=1)]
-
-
-class _Table(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
-
-
-class ClusterTable(_Table):
+class ClusterTable(StrictTable):
     """The machines and the model that they serve.
 
     Attributes:
@@ -60,7 +53,7 @@ class ClusterTable(_Table):
 
     hardware: str = Field(default="a100-sxm4-80gb", description="the hardware profile (--hardware)")
     model: str = Field(default="llama-3.1-8b", description="the model profile (--model)")
-    tensor_parallel: _Count | None = Field(
+    tensor_parallel: Count | None = Field(
         default=None, description="the number of GPUs of one instance (--tensor-parallel)"
     )
     prefill: _Instances = Field(
@@ -69,7 +62,7 @@ class ClusterTable(_Table):
     decode: _Instances = Field(default=2, description="the number of decode instances (--decode)")
 
 
-class SloTable(_Table):
+class SloTable(StrictTable):
     """Latency thresholds, and the share of requests that should keep them.
 
     Attributes:
@@ -79,20 +72,18 @@ class SloTable(_Table):
         itl_target: Share of requests, in (0, 1).
     """
 
-    ttft_ms: _Positive = Field(
+    ttft_ms: Positive = Field(
         default=DEFAULT_TTFT_MS,
         description="the time to first token in milliseconds (--slo-ttft-ms)",
     )
-    itl_ms: _Positive = Field(
+    itl_ms: Positive = Field(
         default=DEFAULT_ITL_MS, description="the inter-token latency in milliseconds (--slo-itl-ms)"
     )
-    ttft_target: _Share = Field(
-        default=0.95, description="the share of requests that keep the TTFT"
-    )
-    itl_target: _Share = Field(default=0.99, description="the share of requests that keep the ITL")
+    ttft_target: Share = Field(default=0.95, description="the share of requests that keep the TTFT")
+    itl_target: Share = Field(default=0.99, description="the share of requests that keep the ITL")
 
 
-class WorkloadTable(_Table):
+class WorkloadTable(StrictTable):
     """A synthetic workload: a named length distribution and an arrival process.
 
     Attributes:
@@ -106,18 +97,18 @@ class WorkloadTable(_Table):
     """
 
     name: str = Field(default="sharegpt", description="the named workload (--workload)")
-    rate_rps: _Positive = Field(default=60.0, description="the arrival rate in requests/s (--rate)")
-    duration_s: _Positive = Field(default=120.0, description="the length in seconds (--duration)")
+    rate_rps: Positive = Field(default=60.0, description="the arrival rate in requests/s (--rate)")
+    duration_s: Positive = Field(default=120.0, description="the length in seconds (--duration)")
     arrival: Literal["poisson", "gamma", "diurnal"] = Field(
         default="poisson", description="the arrival process (--arrival)"
     )
-    cv: _Positive | None = Field(
+    cv: Positive | None = Field(
         default=None, description="the variation of the gaps of gamma arrivals; 1 is Poisson (--cv)"
     )
-    max_prompt_tokens: _Count | None = Field(
+    max_prompt_tokens: Count | None = Field(
         default=None, description="where prompts are cut (--max-prompt-tokens)"
     )
-    max_output_tokens: _Count | None = Field(
+    max_output_tokens: Count | None = Field(
         default=None, description="where answers are cut (--max-output-tokens)"
     )
 
@@ -133,7 +124,7 @@ class WorkloadTable(_Table):
         return self
 
 
-class TraceTable(_Table):
+class TraceTable(StrictTable):
     """The replay of a recorded trace.
 
     Attributes:
@@ -149,88 +140,91 @@ class TraceTable(_Table):
 
     file: Path = Field(description="the trace file (--trace)")
     format: str = Field(default="auto", description="the format of the trace (--trace-format)")
-    rate_scale: _Positive = Field(
+    rate_scale: Positive = Field(
         default=1.0, description="how many times as fast requests come (--rate-scale)"
     )
-    rate_rps: _Positive | None = Field(
+    rate_rps: Positive | None = Field(
         default=None, description="the arrival rate to scale to, in requests/s (--rate)"
     )
-    start_s: _NotNegative = Field(
+    start_s: NotNegative = Field(
         default=0.0, description="the start of the window in seconds (--window-start)"
     )
-    duration_s: _Positive | None = Field(
+    duration_s: Positive | None = Field(
         default=None, description="the length of the window in seconds (--duration)"
     )
-    max_prompt_tokens: _Count | None = Field(
+    max_prompt_tokens: Count | None = Field(
         default=None, description="where prompts are cut (--max-prompt-tokens)"
     )
-    max_output_tokens: _Count | None = Field(
+    max_output_tokens: Count | None = Field(
         default=None, description="where answers are cut (--max-output-tokens)"
     )
 
 
-class EngineTable(_Table):
+class EngineTable(StrictTable):
     """Options of the simulated engine; None takes the default of `EngineOptions`, field by field.
 
     Attributes are those of `voltana.plant.cluster.EngineOptions`.
     """
 
-    max_prefill_tokens: _Count | None = Field(
+    max_prefill_tokens: Count | None = Field(
         default=None, description="the prompt tokens of one prefill iteration"
     )
-    max_running_requests: _Count | None = Field(
+    max_running_requests: Count | None = Field(
         default=None, description="the requests of one decode batch"
     )
-    memory_fraction: _Share | None = Field(
+    memory_fraction: Share | None = Field(
         default=None, description="the share of memory for weights and KV cache"
     )
-    reserved_decode_tokens: _WholeNotNegative | None = Field(
+    reserved_decode_tokens: WholeNotNegative | None = Field(
         default=None, description="the room kept for the growth of a running request, in tokens"
     )
     transfer: bool | None = Field(default=None, description="whether moving KV cache takes time")
-    latency_noise: _NotNegative | None = Field(
+    latency_noise: NotNegative | None = Field(
         default=None, description="a relative standard deviation"
     )
-    sensor_noise: _NotNegative | None = Field(
+    sensor_noise: NotNegative | None = Field(
         default=None, description="a relative standard deviation"
     )
-    energy_tick_s: _Positive | None = Field(
+    energy_tick_s: Positive | None = Field(
         default=None, description="the period of the energy counter"
     )
-    energy_window_s: _Positive | None = Field(
+    energy_window_s: Positive | None = Field(
         default=None, description="the period of power learning"
     )
-    idle_tick_s: _Positive | None = Field(
+    idle_tick_s: Positive | None = Field(
         default=None, description="the period of idle control steps"
     )
-    snapshot_period_s: _Positive | None = Field(
+    snapshot_period_s: Positive | None = Field(
         default=None, description="the age at which routers get a new predictor snapshot"
     )
-    settle_s: _NotNegative | None = Field(
+    settle_s: NotNegative | None = Field(
         default=None, description="the settling time of a clock change"
     )
 
 
-class DisturbanceTable(_Table):
+class DisturbanceTable(StrictTable):
     """A slowdown of one instance; attributes are those of `voltana.plant.disturbance.Disturbance`.
 
     A scenario may have any number of them, as ``[[disturbance]]``.
     """
 
     instance: str = Field(description="the name of an instance, such as decode-0")
-    from_s: _NotNegative = Field(default=0.0, description="when it begins")
-    until_s: _Positive | None = Field(default=None, description="when it ends")
-    factor: _Positive = Field(default=1.0, description="a factor on the latency")
-    pause_s: _NotNegative = Field(default=0.0, description="seconds added whatever the clock")
+    from_s: NotNegative = Field(default=0.0, description="when it begins")
+    until_s: Positive | None = Field(default=None, description="when it ends")
+    factor: Positive = Field(default=1.0, description="a factor on the latency")
+    pause_s: NotNegative = Field(default=0.0, description="seconds added whatever the clock")
 
 
-class ScenarioFile(_Table):
+class ScenarioFile(StrictTable):
     """A whole scenario: what is served, on what, under which policies.
 
     Attributes:
         policies: Names, or ``MODULE:FACTORY`` of a user's own.
         seed: Seed of everything random.
         power_budget_w: Power that all instances together may draw; None sets no budget.
+        levels: Clocks that may be chosen, as in `voltana.levels.parse_levels`; None leaves them to
+            each policy.
+        predictor: ``MODULE:FACTORY`` of a user's own latency model, in place of the policies'.
         cluster: The machines and the model.
         slo: The thresholds.
         workload: A synthetic workload; the default unless `trace` is given.
@@ -242,10 +236,16 @@ class ScenarioFile(_Table):
     policies: tuple[str, ...] = Field(
         default=DEFAULT_POLICIES, min_length=1, description="the policies to compare (--policy)"
     )
-    power_budget_w: _Positive | None = Field(
+    power_budget_w: Positive | None = Field(
         default=None, description="the power of all instances together, in watts (--power-budget)"
     )
-    seed: _WholeNotNegative = Field(default=0, description="the seed of everything random (--seed)")
+    levels: str | None = Field(
+        default=None, description="the clocks that may be chosen, such as 'above:900' (--levels)"
+    )
+    predictor: str | None = Field(
+        default=None, description="MODULE:FACTORY of your own latency model (--predictor)"
+    )
+    seed: WholeNotNegative = Field(default=0, description="the seed of everything random (--seed)")
     cluster: ClusterTable = ClusterTable()
     slo: SloTable = SloTable()
     workload: WorkloadTable | None = None

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from voltana.errors import ConfigError
-from voltana.ports import Controller, Router
+from voltana.ports import Controller, HasLevels, HoldsPredictor, Router
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -25,6 +25,9 @@ if TYPE_CHECKING:
     from voltana.slo import Slo
     from voltana.values import Load, Role
 
+
+FIXED_PREFIX = "fixed:"
+"""Begins the names of policies of fixed clocks (`voltana.policies.fixed`)."""
 
 MAX_LISTED_NAMES = 20
 """Names of a user's module that an error lists."""
@@ -59,6 +62,8 @@ class InstanceContext:
         predictor: Latency model to use, one that has learned already or a user's own; None leaves
             it to the policy.
         power: Power model to use, likewise.
+        levels_mhz: Clocks that may be chosen, ascending, where the user said which; None leaves
+            them to the policy. Whatever it makes, nothing else is asked for.
     """
 
     instance: str
@@ -75,6 +80,7 @@ class InstanceContext:
     kv_reserved_tokens: float = 0.0
     predictor: Predictor | None = None
     power: PowerPredictor | None = None
+    levels_mhz: tuple[float, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,6 +117,11 @@ class Policy:
     control: Callable[[InstanceContext], InstancePolicy]
     prefill_router: Callable[[int], Router]
     decode_router: Callable[[int], Router]
+
+
+def is_users_own(reference: str) -> bool:
+    """Whether a policy's name refers to a user's code, which is imported, not to one of ours."""
+    return ":" in reference and not reference.startswith(FIXED_PREFIX)
 
 
 def load_object(reference: str, *, field: str = "policy") -> object:
@@ -193,10 +204,11 @@ def as_instance_policy(made: object, context: InstanceContext) -> InstancePolicy
     if isinstance(made, InstancePolicy):
         return made
     if isinstance(made, Controller):
+        levels = made.levels_mhz if isinstance(made, HasLevels) else context.table_mhz
         return InstancePolicy(
             controller=made,
-            levels_mhz=tuple(map(float, getattr(made, "levels_mhz", context.table_mhz))),
-            predictor=getattr(made, "predictor", None),
+            levels_mhz=tuple(map(float, levels)),
+            predictor=made.predictor if isinstance(made, HoldsPredictor) else None,
         )
     raise ConfigError(
         f"the factory returned {type(made).__name__}, which has neither decide() nor route(): "

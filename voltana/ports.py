@@ -3,7 +3,8 @@
 Data flows one way round the loop: a Sensor's reading becomes an Observation, a Predictor forecasts
 it, a Controller decides, the core clamps and certifies, an Actuator applies, and the measured
 Outcome goes back to the Predictor. Routers stand beside the loop and look at frozen snapshots.
-`voltana.testing` has a check suite for each of them.
+`voltana.testing` has a check suite for each of them. Abilities that a component may have beside its
+port are ports of their own; they are asked for when something is built, never in an iteration.
 """
 
 from __future__ import annotations
@@ -33,16 +34,20 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Actuator",
+    "Closable",
     "Controller",
     "Forecasts",
     "FreezesPower",
+    "HasLevels",
     "HoldsPredictor",
+    "KeepsAccount",
     "Needy",
     "PowerForecasts",
     "PowerPredictor",
     "PowerSnapshot",
     "Predictor",
     "PredictorSnapshot",
+    "Restorable",
     "Router",
     "Sensor",
     "TimeSource",
@@ -141,6 +146,47 @@ class Controller(Protocol):
 
     def decide(self, observation: Observation) -> Decision:
         """Propose a clock; may keep state of its own, must not touch what it was given."""
+        ...
+
+
+@runtime_checkable
+class HasLevels(Protocol):
+    """What a controller is beside that if it asks for some of the device's clocks alone."""
+
+    @property
+    def levels_mhz(self) -> Sequence[float]:
+        """Those clocks, ascending; may be a plain attribute."""
+        ...
+
+
+@runtime_checkable
+class KeepsAccount(Protocol):
+    """What a predictor is beside that if it proves how often its certificates may break."""
+
+    def account(self) -> Mapping[str, float]:
+        """The account (docs/guarantee.md); ``violated`` is proven to be at most ``bound``."""
+        ...
+
+
+@runtime_checkable
+class Restorable(Protocol):
+    """What a predictor is beside that if an agent can keep what it learned over a restart."""
+
+    def to_dict(self) -> Mapping[str, object]:
+        """What it learned, as plain JSON values."""
+        ...
+
+    def restore(self, values: Mapping[str, object]) -> None:
+        """Learn what `to_dict` of an earlier one gave."""
+        ...
+
+
+@runtime_checkable
+class Closable(Protocol):
+    """What a sensor is beside that if it holds something of the device."""
+
+    def close(self) -> None:
+        """Let go of it; may be called twice."""
         ...
 
 

@@ -233,8 +233,16 @@ def test_a_gpu_that_is_lost_while_the_daemon_starts_is_tried_again_soon(machine,
     client.actuator.close()
 
 
-@pytest.mark.parametrize("broken", ["nonsense = 1", "driver = 'none_such'"])
-def test_clocks_come_back_even_if_the_configuration_is_broken_meanwhile(broken, machine, tmp_path):
+@pytest.mark.parametrize(
+    ("broken", "said"),
+    [
+        ("nonsense = 1", "unknown key 'nonsense'"),
+        ("driver = 'none_such'", "driver = 'none_such' is not allowed"),
+    ],
+)
+def test_clocks_come_back_even_if_the_configuration_is_broken_meanwhile(
+    broken, said, machine, tmp_path
+):
     daemon = Daemon(tmp_path, machine)
     daemon.wait_ready()
     client = daemon.client()
@@ -253,7 +261,7 @@ def test_clocks_come_back_even_if_the_configuration_is_broken_meanwhile(broken, 
         command, env=machine.environment(), capture_output=True, text=True, check=False
     )
     assert done.returncode == 2
-    assert f"{broken} is not allowed" in done.stderr
+    assert said in done.stderr
     assert not machine.any_locked()
     daemon.stop()
     client.actuator.close()

@@ -15,7 +15,7 @@ from voltana.actuators.dry_run import DryRun
 from voltana.actuators.recording import RecordingActuator
 from voltana.levels import A100_CLOCKS_MHZ
 from voltana.plant.adapters import SimulatedActuator
-from voltana.plant.board import Board
+from voltana.plant.board import SimulatedBoard
 from voltana.plant.noise import LognormalNoise
 from voltana.testing import check_actuator
 from voltana.timebase import ManualTime
@@ -40,7 +40,7 @@ class Settles:
 
 
 def simulated(time, table_mhz=A100_CLOCKS_MHZ, deviation=0.0):
-    board = Board(
+    board = SimulatedBoard(
         LinearPlant(),
         clock_mhz=table_mhz[-1],
         call_noise=LognormalNoise(np.random.default_rng(0), deviation),

@@ -18,7 +18,7 @@ from voltana.analysis.identification import IdentifiedLatency, fit_latency
 from voltana.analysis.margins import Margins, Requirement, margins_of
 from voltana.analysis.recording import record_run
 from voltana.analysis.request_mix import RequestMix
-from voltana.policies.named import get_policy
+from voltana.policies import get_policy, with_overrides
 from voltana.policies.users_own import blame
 from voltana.values import Role
 
@@ -128,8 +128,11 @@ def analyse_policy(
     cluster, plant, trace = scenario.cluster, scenario.plant, scenario.trace
     mix, end_s = RequestMix.of(trace), float(trace.arrival_s[-1])
     with blame(name):
+        policy = with_overrides(
+            get_policy(name), levels=scenario.file.levels, predictor=scenario.file.predictor
+        )
         instances = record_run(
-            cluster, plant, get_policy(name), trace, role=Role.DECODE, seed=scenario.file.seed
+            cluster, plant, policy, trace, role=Role.DECODE, seed=scenario.file.seed
         )
     busiest = max(instances, key=lambda instance: float(instance.recording.batch.sum()))
     if progress is not None:

@@ -132,8 +132,8 @@ def _run(
 ) -> None:
     from rich.console import Console
 
+    from voltana.analysis.analysis_report import print_design, print_table, to_json
     from voltana.analysis.policy_analysis import analyse_policy
-    from voltana.analysis.report import print_design, print_table, to_json
 
     with progress_bars(len(scenario.trace), shown=True) as progress:
         analyses = [analyse_policy(scenario, name, progress=progress) for name in scenario.policies]

@@ -100,7 +100,7 @@ def bound(
 
 
 def _show(report: "BoundReport", comparison: "Comparison", json: str | None) -> None:
-    from voltana.evaluation.bound.report import text
+    from voltana.evaluation.bound.bound_report import text
 
     if json == STDOUT:
         typer.echo(report.to_json())
@@ -111,7 +111,7 @@ def _show(report: "BoundReport", comparison: "Comparison", json: str | None) -> 
 
 
 def _write(report: "BoundReport", comparison: "Comparison", out: Path) -> None:
-    from voltana.evaluation.bound.report import text
+    from voltana.evaluation.bound.bound_report import text
     from voltana.evaluation.scenario import to_toml
 
     write_text(out / _SCENARIO_NAME, to_toml(comparison.scenario.file))

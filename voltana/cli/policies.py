@@ -8,8 +8,14 @@ def policies() -> None:
 
     Any of them goes behind 'voltana simulate --policy'; so does MODULE:FACTORY of your own.
     """
-    from voltana.policies.named import POLICIES
+    from voltana.policies.named import IN_HINDSIGHT, POLICIES
+    from voltana.policy import FIXED_PREFIX
 
-    width = max(len(name) for name in POLICIES)
-    for name, policy in POLICIES.items():
-        typer.echo(f"{name:<{width}}  {policy.summary}")
+    lines = {name: policy.summary for name, policy in POLICIES.items()}
+    lines[f"{FIXED_PREFIX}MHZ[/MHZ]"] = (
+        "fixed prefill and decode clocks, with the routers of voltana"
+    )
+    lines |= IN_HINDSIGHT
+    width = max(map(len, lines))
+    for name, summary in lines.items():
+        typer.echo(f"{name:<{width}}  {summary}")

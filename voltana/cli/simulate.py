@@ -20,8 +20,8 @@ TABLE_WIDTH = 110
 _POLICY = typer.Option(
     "--policy",
     metavar="P",
-    help="Policy name, or MODULE:FACTORY of your own; repeat it (or use commas) for several "
-    "(static-max, static-low, window, voltana-v0.1, voltana).",
+    help="Policy name, fixed:MHZ/MHZ, best-fixed, or MODULE:FACTORY of your own; repeat it (or use "
+    "commas) for several (static-max, static-low, window, voltana-v0.1, voltana).",
 )
 _RATE = typer.Option("--rate", metavar="R", help="Mean requests/s (60); a trace is scaled to it.")
 _DURATION = typer.Option(
@@ -41,6 +41,17 @@ _MAX_PROMPT = typer.Option("--max-prompt-tokens", metavar="N", help="Cut longer 
 _MAX_OUTPUT = typer.Option("--max-output-tokens", metavar="N", help="Cut longer answers.")
 _BUDGET = typer.Option(
     "--power-budget", metavar="W", help="Watts that all instances together may draw (no budget)."
+)
+_LEVELS = typer.Option(
+    "--levels",
+    metavar="L",
+    help="Clocks that may be chosen: all, published, even:N, above:MHZ, below:MHZ or a list such "
+    "as 1005,1410 (each policy's own).",
+)
+_PREDICTOR = typer.Option(
+    "--predictor",
+    metavar="M:F",
+    help="MODULE:FACTORY of your own latency model, in place of the policies'.",
 )
 _OUT = typer.Option(
     "--out", metavar="DIR", help="Write plots, results.json, report.md and scenario.toml there."
@@ -74,6 +85,8 @@ def simulate(
     slo_itl_ms: Annotated[float | None, flags.ITL] = None,
     seed: Annotated[int | None, flags.SEED] = None,
     power_budget: Annotated[float | None, _BUDGET] = None,
+    levels: Annotated[str | None, _LEVELS] = None,
+    predictor: Annotated[str | None, _PREDICTOR] = None,
     out: Annotated[Path | None, _OUT] = None,
     json: Annotated[str | None, _JSON] = None,
     log_level: Annotated[str, flags.LOG] = "warning",
@@ -101,6 +114,8 @@ def simulate(
             "policies": flags.policy_names(policy),
             "seed": seed,
             "power_budget_w": power_budget,
+            "levels": levels,
+            "predictor": predictor,
             "cluster": {
                 "hardware": hardware,
                 "model": model,
@@ -153,7 +168,7 @@ def prepare_outputs(out: Path | None, json: str | None) -> None:
 
 
 def _show(comparison: "Comparison", json: str | None) -> None:
-    from voltana.evaluation.report import print_table, to_json
+    from voltana.evaluation.comparison_report import print_table, to_json
 
     if json == STDOUT:
         typer.echo(to_json(comparison))
@@ -169,7 +184,7 @@ def _show(comparison: "Comparison", json: str | None) -> None:
 
 
 def _write(comparison: "Comparison", out: Path) -> None:
-    from voltana.evaluation.report import markdown_report, to_json
+    from voltana.evaluation.comparison_report import markdown_report, to_json
     from voltana.evaluation.scenario import to_toml
 
     write_text(out / "scenario.toml", to_toml(comparison.scenario.file))

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from voltana.controllers.power_budget import Claim
+from voltana.controllers.wrapper import ControllerWrapper
 from voltana.errors import invalid
 from voltana.levels import require_levels, resolve
 from voltana.planning import certified_status
@@ -18,11 +19,11 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from voltana.controllers.power_budget import PowerBudget
-    from voltana.ports import Controller, PowerPredictor, Predictor
+    from voltana.ports import Controller, PowerPredictor
     from voltana.values import Decision, FloatArray, Load, Observation
 
 
-class Budgeted:
+class Budgeted(ControllerWrapper):
     """Asks for the highest level up to the wished one whose predicted power fits the budget.
 
     The reservation holds for the clock asked for, once it has settled. An operator's lower limit on
@@ -54,7 +55,7 @@ class Budgeted:
     ) -> None:
         if not 0 <= error < math.inf:
             raise invalid("error", error, "0 or more, finite", "0.05 is 5 %.")
-        self.controller = controller
+        super().__init__(controller)
         self.levels_mhz = require_levels(levels_mhz)
         self._levels = np.array(levels_mhz, dtype=np.float64)
         self._power = power
@@ -63,11 +64,6 @@ class Budgeted:
         self._busiest = busiest
         self._error = error
         budget.register(instance, self._floor_w())
-
-    @property
-    def predictor(self) -> Predictor | None:
-        """That of the wrapped controller."""
-        return getattr(self.controller, "predictor", None)
 
     def decide(self, observation: Observation) -> Decision:
         """See `voltana.ports.Controller.decide`."""

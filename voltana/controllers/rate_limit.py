@@ -6,17 +6,19 @@ import itertools
 import math
 from typing import TYPE_CHECKING
 
+from voltana.controllers.wrapper import ControllerWrapper
 from voltana.errors import invalid
 from voltana.levels import resolve
 from voltana.planning import certified_status
+from voltana.ports import HasLevels
 from voltana.values import UNBOUNDED, Decision, Status
 
 if TYPE_CHECKING:
-    from voltana.ports import Controller, Predictor
+    from voltana.ports import Controller
     from voltana.values import Observation
 
 
-class RateLimited:
+class RateLimited(ControllerWrapper):
     """Holds a clock for a while before it falls, and lets it fall by so much at a time.
 
     A clock that is too high costs energy, one that is too low costs latency: so rises pass as they
@@ -37,8 +39,9 @@ class RateLimited:
     ) -> None:
         if not dwell_s >= 0:
             raise invalid("dwell_s", dwell_s, "0 s or more", "0 limits only the step.")
-        levels = getattr(controller, "levels_mhz", ())
-        widest = max((b - a for a, b in itertools.pairwise(levels)), default=0.0)
+        super().__init__(controller)
+        self._levels = self.levels_mhz if isinstance(self, HasLevels) else ()
+        widest = max((b - a for a, b in itertools.pairwise(self._levels)), default=0.0)
         if not max_step_mhz >= max(widest, 1e-9):
             raise invalid(
                 "max_step_mhz",
@@ -46,22 +49,10 @@ class RateLimited:
                 f"at least {widest:g} MHz, the widest gap between two levels",
                 "Allow larger steps, or use closer levels.",
             )
-        self.controller = controller
         self._dwell_s = dwell_s
         self._max_step_mhz = max_step_mhz
         self._held_mhz = math.nan
         self._held_since_s = -math.inf
-
-    @property
-    def levels_mhz(self) -> tuple[float, ...]:
-        """Those of the wrapped controller; AttributeError where it has none."""
-        levels: tuple[float, ...] = self.controller.levels_mhz  # type: ignore[attr-defined]
-        return levels
-
-    @property
-    def predictor(self) -> Predictor | None:
-        """That of the wrapped controller."""
-        return getattr(self.controller, "predictor", None)
 
     def decide(self, observation: Observation) -> Decision:
         """See `voltana.ports.Controller.decide`."""
@@ -79,9 +70,8 @@ class RateLimited:
         return self._raised(wanted, floor_mhz, "rate limit: step down")
 
     def _raised(self, wanted: Decision, clock_mhz: float, reason: str) -> Decision:
-        levels = getattr(self.controller, "levels_mhz", None)
-        if levels is not None:
-            clock_mhz = resolve(clock_mhz, levels, UNBOUNDED)
+        if self._levels:
+            clock_mhz = resolve(clock_mhz, self._levels, UNBOUNDED)
         status = certified_status(
             wanted.forecast, wanted.budget_s, clock_mhz=clock_mhz, achieved_mhz=math.nan
         )

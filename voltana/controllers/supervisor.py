@@ -7,17 +7,19 @@ from typing import TYPE_CHECKING
 
 import structlog
 
+from voltana.controllers.wrapper import ControllerWrapper
 from voltana.errors import invalid
+from voltana.ports import HasLevels
 from voltana.values import Decision
 
 if TYPE_CHECKING:
-    from voltana.ports import Controller, Predictor, TimeSource
+    from voltana.ports import Controller, TimeSource
     from voltana.values import Observation
 
 _log = structlog.get_logger("voltana.supervisor")
 
 
-class Supervised:
+class Supervised(ControllerWrapper):
     """Falls back while a controller fails, and tries it again after a while.
 
     A fault is an exception, something that is no decision, a clock that is not finite or not among
@@ -50,24 +52,14 @@ class Supervised:
             raise invalid("limit_s", limit_s, "above 0 s", "inf sets no limit.")
         if limit_s < math.inf and time is None:
             raise invalid("time", None, "a time source where there is a limit", "Pass one.")
-        self.controller = controller
+        super().__init__(controller)
+        self._levels = frozenset(self.levels_mhz) if isinstance(self, HasLevels) else None
         self.fallback = fallback
         self._recover_after_s = recover_after_s
         self._limit_s = limit_s
         self._time = time
         self._retry_at_s = -math.inf
         self._failed = False
-
-    @property
-    def levels_mhz(self) -> tuple[float, ...]:
-        """Those of the wrapped controller; AttributeError where it has none."""
-        levels: tuple[float, ...] = self.controller.levels_mhz  # type: ignore[attr-defined]
-        return levels
-
-    @property
-    def predictor(self) -> Predictor | None:
-        """That of the wrapped controller."""
-        return getattr(self.controller, "predictor", None)
 
     def decide(self, observation: Observation) -> Decision:
         """See `voltana.ports.Controller.decide`."""
@@ -108,7 +100,7 @@ class Supervised:
         clock_mhz = decision.clock_mhz
         if not math.isfinite(clock_mhz):
             return None, f"clock_mhz = {clock_mhz!r} is not finite"
-        if clock_mhz not in getattr(self, "levels_mhz", (clock_mhz,)):
+        if self._levels is not None and clock_mhz not in self._levels:
             return None, f"clock_mhz = {clock_mhz!r} is none of its levels"
         return decision, ""
 

@@ -1,1 +1,1 @@
-"""Scenarios, policies by name, metrics and reports."""
+"""Scenarios, comparisons, what is searched in hindsight, metrics and reports."""

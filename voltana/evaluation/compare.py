@@ -6,22 +6,20 @@ from dataclasses import dataclass
 from time import perf_counter
 from typing import TYPE_CHECKING
 
+from voltana.evaluation.best_fixed import REFERENCE, BestFixed
 from voltana.evaluation.metrics import measure
 from voltana.plant.simulation import Simulation
-from voltana.policies.named import get_policy
-from voltana.policies.power_budget import with_power_budget
+from voltana.policies import get_policy
 from voltana.policies.users_own import blame
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from voltana.evaluation.best_fixed import Choice
     from voltana.evaluation.metrics import Result
     from voltana.evaluation.scenario import Scenario
     from voltana.plant.record import RunRecord
     from voltana.policy import Policy
-
-REFERENCE = "static-max"
-"""Every saving is a share of what this policy used."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -31,10 +29,12 @@ class PolicyRun:
     Attributes:
         result: Its figures.
         record: What they were measured from.
+        choice: What was searched for this trace; None of policies that were not.
     """
 
     result: Result
     record: RunRecord
+    choice: Choice | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -72,8 +72,14 @@ def compare(
     policies.setdefault(REFERENCE, get_policy(REFERENCE))
     simulations: dict[str, Simulation] = {}
     wall_s: dict[str, float] = {}
-    for name, policy in policies.items():
+    choices: dict[str, Choice] = {}
+    for name, given in policies.items():
         started_s = perf_counter()
+        if isinstance(given, BestFixed):
+            choices[name] = given.find(scenario, progress)
+            policy = choices[name].policy
+        else:
+            policy = given
         simulations[name] = _simulated(
             scenario, name, policy, record_timeline=record_timelines, progress=progress
         )
@@ -90,6 +96,7 @@ def compare(
                 wall_s=wall_s[name],
             ),
             record=record,
+            choice=choices.get(name),
         )
         for name, record in records.items()
     }
@@ -112,7 +119,7 @@ def _simulated(
     with blame(name):
         simulation = Simulation(
             scenario.cluster,
-            _budgeted(policy, scenario.file.power_budget_w),
+            scenario.configured(policy),
             scenario.trace,
             seed=scenario.file.seed,
             record_timeline=record_timeline,
@@ -134,10 +141,6 @@ def _records(simulations: dict[str, Simulation], wall_s: dict[str, float]) -> di
         wall_s[name] += perf_counter() - started_s
         records[name] = simulation.record()
     return records
-
-
-def _budgeted(policy: Policy, budget_w: float | None) -> Policy:
-    return policy if budget_w is None else with_power_budget(policy, budget_w)
 
 
 def _report_as(

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from voltana.evaluation.comparison_report import kilojoules
 from voltana.evaluation.metrics import weighted_percentiles
-from voltana.evaluation.report import kilojoules
 from voltana.evaluation.style import (
     COLOURS,
     DASHES,

@@ -11,13 +11,18 @@ from typing import TYPE_CHECKING, Any
 
 from voltana.config import parse_scenario
 from voltana.errors import ConfigError, invalid
+from voltana.evaluation import best_fixed
+from voltana.evaluation.best_fixed import BestFixed
+from voltana.levels import parse_levels
 from voltana.plant.cluster import ClusterSpec, EngineOptions
 from voltana.plant.disturbance import Disturbance
 from voltana.plant.hardware import load_hardware
 from voltana.plant.iteration import PlantModel
 from voltana.plant.model import load_model
 from voltana.plant.workload import make_workload, read_trace
-from voltana.policies.named import get_policy
+from voltana.policies import get_policy, with_overrides, with_power_budget
+from voltana.policies.fixed import require_clocks
+from voltana.policy import FIXED_PREFIX, load_object
 from voltana.slo import Slo
 from voltana.values import Load
 
@@ -52,7 +57,16 @@ class Scenario:
     cluster: ClusterSpec
     plant: PlantModel
     trace: Trace
-    policies: Mapping[str, Policy]
+    policies: Mapping[str, Policy | BestFixed]
+
+    def configured(self, policy: Policy) -> Policy:
+        """The policy as it is run here: within the power budget, on the user's levels and model."""
+        budget_w = self.file.power_budget_w
+        return with_overrides(
+            policy if budget_w is None else with_power_budget(policy, budget_w),
+            levels=self.file.levels,
+            predictor=self.file.predictor,
+        )
 
 
 def read_tables(path: Path) -> dict[str, Any]:
@@ -111,8 +125,8 @@ def resolve(file: ScenarioFile) -> Scenario:
         ConfigError: If a name is unknown, a file cannot be read, or no request could ever keep
             the SLO.
     """
-    policies = {name: get_policy(name) for name in file.policies}
     hardware, model = load_hardware(file.cluster.hardware), load_model(file.cluster.model)
+    policies = {name: _policy(name, file, hardware.clocks_mhz) for name in file.policies}
     tensor_parallel = file.cluster.tensor_parallel or model.default_tensor_parallel
     slo = Slo(
         ttft_s=file.slo.ttft_ms / 1e3,
@@ -141,6 +155,16 @@ def resolve(file: ScenarioFile) -> Scenario:
         trace=_make_trace(file),
         policies=policies,
     )
+
+
+def _policy(name: str, file: ScenarioFile, table_mhz: tuple[float, ...]) -> Policy | BestFixed:
+    """The policy of a name; what only a run would find out is found out before it."""
+    levels_mhz = table_mhz if file.levels is None else parse_levels(file.levels).levels(table_mhz)
+    if file.predictor is not None:
+        load_object(file.predictor, field="predictor")
+    if name.startswith(FIXED_PREFIX):
+        require_clocks(name, levels_mhz)
+    return BestFixed() if name == best_fixed.NAME else get_policy(name)
 
 
 def load_scenario(path: Path | None, flags: Mapping[str, Any]) -> Scenario:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from voltana.evaluation.report import kilojoules
+from voltana.evaluation.comparison_report import kilojoules
 from voltana.evaluation.style import COLOURS, LIMIT, new_figure, style
 from voltana.values import Role
 

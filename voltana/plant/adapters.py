@@ -8,7 +8,7 @@ from voltana.values import ActuatorStatus, Health, Reading
 from voltana_actuatord.guard import CommandGuard
 
 if TYPE_CHECKING:
-    from voltana.plant.board import Board
+    from voltana.plant.board import SimulatedBoard
     from voltana.plant.noise import LognormalNoise
     from voltana.ports import TimeSource
     from voltana.values import Command
@@ -23,7 +23,9 @@ class SimulatedActuator:
         table_mhz: Clocks that it supports, ascending.
     """
 
-    def __init__(self, board: Board, time: TimeSource, table_mhz: tuple[float, ...]) -> None:
+    def __init__(
+        self, board: SimulatedBoard, time: TimeSource, table_mhz: tuple[float, ...]
+    ) -> None:
         self._board = board
         self._time = time
         self._guard = CommandGuard(table_mhz)
@@ -70,7 +72,7 @@ class SimulatedSensor:
 
     __slots__ = ("_board", "_noise")
 
-    def __init__(self, board: Board, noise: LognormalNoise) -> None:
+    def __init__(self, board: SimulatedBoard, noise: LognormalNoise) -> None:
         self._board = board
         self._noise = noise
 

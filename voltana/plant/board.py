@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from voltana.values import Load
 
 
-class Board:
+class SimulatedBoard:
     """Clock, power and energy of one instance, integrated up to `at_s`.
 
     Args:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from voltana.loop import ControlLoop
-    from voltana.plant.board import Board
+    from voltana.plant.board import SimulatedBoard
     from voltana.plant.disturbance import Disturbance
     from voltana.plant.noise import LognormalNoise
 
@@ -47,7 +47,7 @@ class Runner:
 
     def __init__(
         self,
-        board: Board,
+        board: SimulatedBoard,
         loop: ControlLoop,
         *,
         latency_noise: LognormalNoise,

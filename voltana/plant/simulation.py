@@ -17,7 +17,7 @@ from voltana.cluster.ledger import Ledger
 from voltana.loop import ControlLoop
 from voltana.plant.adapters import SimulatedActuator, SimulatedSensor
 from voltana.plant.bench import PlantBench
-from voltana.plant.board import Board
+from voltana.plant.board import SimulatedBoard
 from voltana.plant.decode import DecodeInstance
 from voltana.plant.dispatch import Dispatcher, Leg
 from voltana.plant.events import EventQueue
@@ -28,6 +28,7 @@ from voltana.plant.noise import LognormalNoise
 from voltana.plant.prefill import PrefillInstance
 from voltana.plant.record import InstanceRecord, RunRecord, TimelineRecord
 from voltana.plant.runner import Runner
+from voltana.ports import KeepsAccount
 from voltana.values import Domain, Role
 
 if TYPE_CHECKING:
@@ -205,7 +206,7 @@ class Simulation:
     def _make_runner(self, name: str, role: Role) -> Runner:
         cluster, engine = self._cluster, self._cluster.engine
         hardware = cluster.hardware
-        board = Board(
+        board = SimulatedBoard(
             self._plant,
             clock_mhz=hardware.clocks_mhz[-1],
             call_noise=self._noise(CALL_DEVIATION),
@@ -321,8 +322,9 @@ def _transfer_s(cluster: ClusterSpec) -> Callable[[int], float]:
 
 def _guarantee(predictor: object) -> dict[str, float] | None:
     """The account of a predictor that keeps one, such as `Conformal`."""
-    account = getattr(predictor, "account", None)
-    return {str(k): float(v) for k, v in account().items()} if callable(account) else None
+    if not isinstance(predictor, KeepsAccount):
+        return None
+    return {str(k): float(v) for k, v in predictor.account().items()}
 
 
 def _instance_record(instance: Instance) -> InstanceRecord:

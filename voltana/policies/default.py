@@ -21,8 +21,10 @@ from voltana.promise import Statement
 from voltana.values import Role
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from voltana.policy import InstanceContext
-    from voltana.ports import Controller, Predictor
+    from voltana.ports import Controller, PowerPredictor, Predictor
 
 LEVELS = 28
 
@@ -54,9 +56,7 @@ def power_model(context: InstanceContext) -> LinearPower:
 
 def voltana(context: InstanceContext) -> InstancePolicy:
     """Deadlines for prefill, least power at the settled batch for decode, both learned online."""
-    learner = context.predictor or latency_model(context)
-    predictor = learner if isinstance(learner, Conformal) else guarded(learner)
-    power = context.power or power_model(context)
+    predictor, power = models(context)
     levels = clock_levels(context)
     controller: Controller
     if context.role is Role.DECODE:
@@ -72,10 +72,24 @@ def voltana(context: InstanceContext) -> InstancePolicy:
     )
 
 
+def models(context: InstanceContext) -> tuple[Predictor, PowerPredictor]:
+    """What is learned of an instance: its latency, under the guarantee, and its power."""
+    learner = context.predictor or latency_model(context)
+    predictor = learner if isinstance(learner, Conformal) else guarded(learner)
+    return predictor, context.power or power_model(context)
+
+
 def clock_levels(context: InstanceContext, count: int = LEVELS) -> tuple[float, ...]:
-    """`count` clocks, evenly spaced from the lowest of the role to the fastest."""
-    lowest_mhz = LOWEST_SHARE[context.role] * context.table_mhz[-1]
-    return EvenlySpaced(count, min_mhz=lowest_mhz).levels(context.table_mhz)
+    """The user's levels, else `count` clocks from the lowest of the role to the fastest."""
+    return context.levels_mhz or levels_of_role(context.role, context.table_mhz, count)
+
+
+def levels_of_role(
+    role: Role, table_mhz: Sequence[float], count: int = LEVELS
+) -> tuple[float, ...]:
+    """`count` clocks, evenly spaced from the lowest of a role to the fastest."""
+    lowest_mhz = LOWEST_SHARE[role] * table_mhz[-1]
+    return EvenlySpaced(count, min_mhz=lowest_mhz).levels(table_mhz)
 
 
 def kv_memory(context: InstanceContext) -> Memory:

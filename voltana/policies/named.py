@@ -6,10 +6,10 @@ import dataclasses
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
-from voltana.errors import unknown_name
-from voltana.policies import published, routing
+from voltana.errors import ConfigError, unknown_name
+from voltana.policies import fixed, published, routing
 from voltana.policies.users_own import load_policy
-from voltana.policy import Policy
+from voltana.policy import FIXED_PREFIX, Policy, is_users_own
 from voltana.routers.random import RandomRouter
 from voltana.routers.tile_aware import TileAware
 from voltana.routers.what_if_v01 import WhatIfV01
@@ -26,16 +26,26 @@ ROUTED = "-routed"
 
 
 def get_policy(name_or_reference: str) -> Policy:
-    """The policy of a name, or a user's own; see `voltana.policies.users_own.load_policy`.
+    """The policy of a name, fixed clocks, or a user's own (`load_policy`).
 
     Raises:
         UnknownNameError: If there is no policy of that name.
-        ConfigError: If a ``MODULE:FACTORY`` leads nowhere, or to something else.
+        ConfigError: If a ``MODULE:FACTORY`` leads nowhere, or to something else; if ``fixed:``
+            names no clocks; or if the policy is known in hindsight only.
     """
     if name_or_reference in POLICIES:
         return POLICIES[name_or_reference]
-    if ":" not in name_or_reference:
-        raise unknown_name("policy", name_or_reference, [*POLICIES, "MODULE:FACTORY"])
+    if name_or_reference.startswith(FIXED_PREFIX):
+        return fixed.fixed_policy(name_or_reference)
+    if name_or_reference in IN_HINDSIGHT:
+        raise ConfigError(
+            f"policy = {name_or_reference!r} is not allowed here: it is searched for one recorded "
+            "trace, which nobody knows while it is served. Find the clocks with 'voltana simulate "
+            f"--policy {name_or_reference}', and name them as {FIXED_PREFIX}MHZ/MHZ."
+        )
+    if not is_users_own(name_or_reference):
+        known = [*POLICIES, *IN_HINDSIGHT, f"{FIXED_PREFIX}MHZ/MHZ", "MODULE:FACTORY"]
+        raise unknown_name("policy", name_or_reference, known)
     return load_policy(
         name_or_reference,
         static_max=published.static_max,
@@ -170,6 +180,11 @@ _POLICIES = (
     _mdp(),
     *(_routed(policy) for policy in _BASELINES),
 )
+
+IN_HINDSIGHT: Mapping[str, str] = MappingProxyType(
+    {"best-fixed": "the fixed clocks of least energy that keep what static-max keeps, searched"}
+)
+"""Names with one line each of what `voltana.evaluation` searches for a trace."""
 
 POLICIES: Mapping[str, Policy] = MappingProxyType({policy.name: policy for policy in _POLICIES})
 """Every named policy."""

@@ -52,9 +52,7 @@ def _within(
         made.power
         or LinearPower(max_clock_mhz=context.table_mhz[-1], max_power_w=context.max_power_w)
     )
-    lowest_mhz = LOWEST_SHARE * context.table_mhz[-1]
-    lower = (mhz for mhz in context.table_mhz if lowest_mhz <= mhz < made.levels_mhz[-1])
-    levels_mhz = tuple(sorted({*made.levels_mhz, *lower}))
+    levels_mhz = context.levels_mhz or _with_lower(made.levels_mhz, context.table_mhz)
     controller = Budgeted(
         made.controller,
         power,
@@ -65,6 +63,13 @@ def _within(
         error=error,
     )
     return dataclasses.replace(made, controller=controller, levels_mhz=levels_mhz, power=power)
+
+
+def _with_lower(levels_mhz: tuple[float, ...], table_mhz: tuple[float, ...]) -> tuple[float, ...]:
+    """The policy's levels and every lower clock that is worth having."""
+    lowest_mhz = LOWEST_SHARE * table_mhz[-1]
+    lower = (mhz for mhz in table_mhz if lowest_mhz <= mhz < levels_mhz[-1])
+    return tuple(sorted({*levels_mhz, *lower}))
 
 
 def _busiest(role: Role) -> Load:

@@ -62,38 +62,46 @@ class Profiled:
 
 def static_max(context: InstanceContext) -> InstancePolicy:
     """Every instance at its fastest clock."""
-    return _fixed(context.table_mhz[-1])
+    return fixed(context.table_mhz[-1])
 
 
 def static_low(context: InstanceContext) -> InstancePolicy:
     """Every instance at the lower published level: 1005 MHz on an A100."""
-    return _fixed(Published().levels(context.table_mhz)[0])
+    return fixed(Published().levels(context.table_mhz)[0])
 
 
 def window(context: InstanceContext, profiled: Profiled) -> InstancePolicy:
     """A clock of the published levels for each window of five seconds."""
-    levels = Published().levels(context.table_mhz)
-    tables = profiled.tables(context, levels)
-    return InstancePolicy(controller=WindowGovernor(tables, levels, context.slo), levels_mhz=levels)
+    levels = _levels(context)
+    model = context.predictor or profiled.tables(context, levels)
+    return InstancePolicy(
+        controller=WindowGovernor(model, levels, context.slo),
+        levels_mhz=levels,
+        predictor=context.predictor,
+    )
 
 
 def pid(context: InstanceContext) -> InstancePolicy:
     """PID on the measured latency, over every clock from the lower published level up."""
     lowest_mhz = Published().levels(context.table_mhz)[0]
-    levels = tuple(mhz for mhz in context.table_mhz if mhz >= lowest_mhz)
+    levels = context.levels_mhz or tuple(mhz for mhz in context.table_mhz if mhz >= lowest_mhz)
     return InstancePolicy(controller=Pid(levels, context.slo), levels_mhz=levels)
 
 
 def voltana_v01(
     context: InstanceContext, profiled: Profiled, slo_margin: float = 0.0
 ) -> InstancePolicy:
-    """The released frequency manager; the loop teaches it nothing."""
-    levels = Published().levels(context.table_mhz)
-    controller = EcoFreqV01(
-        profiled.tables(context, levels), levels, context.slo, slo_margin=slo_margin
-    )
-    return InstancePolicy(controller=controller, levels_mhz=levels)
+    """The released frequency manager; the loop teaches its tables nothing."""
+    levels = _levels(context)
+    model = context.predictor or profiled.tables(context, levels)
+    controller = EcoFreqV01(model, levels, context.slo, slo_margin=slo_margin)
+    return InstancePolicy(controller=controller, levels_mhz=levels, predictor=context.predictor)
 
 
-def _fixed(clock_mhz: float) -> InstancePolicy:
+def _levels(context: InstanceContext) -> tuple[float, ...]:
+    return context.levels_mhz or Published().levels(context.table_mhz)
+
+
+def fixed(clock_mhz: float) -> InstancePolicy:
+    """One clock, whatever is served."""
     return InstancePolicy(controller=FixedClock(clock_mhz), levels_mhz=(clock_mhz,))

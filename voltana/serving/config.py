@@ -11,9 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 from pydantic import (
-    BaseModel,
     BeforeValidator,
-    ConfigDict,
     Field,
     ValidationError,
     field_validator,
@@ -24,7 +22,13 @@ from voltana.config import SloTable
 from voltana.errors import ConfigError, invalid
 from voltana.serving.launch.config import LaunchTable  # noqa: TC001  (pydantic reads it)
 from voltana.serving.router.settings import RouterTable
-from voltana.validation import explain
+from voltana.validation import (
+    Count,
+    Port,
+    Positive,
+    StrictTable,
+    explain,
+)
 from voltana_actuatord.gpu_names import parse_gpus
 from voltana_ring.paths import ALLOWED_NAME, INSTANCE_NAME, default_rings, default_state
 
@@ -37,17 +41,6 @@ Role = Literal["prefill", "decode", "unified"]
 
 DEFAULT_SOCKET = "/run/voltana/actuator.sock"
 
-_Port = Annotated[int, Field(ge=0, le=65535)]
-
-
-def _no_bool(value: object) -> object:
-    if isinstance(value, bool):
-        raise ValueError("a number")  # noqa: TRY004  (pydantic turns ValueError into its own)
-    return value
-
-
-_Positive = Annotated[float, BeforeValidator(_no_bool), Field(gt=0, allow_inf_nan=False)]
-
 
 def _gpus(value: object) -> object:
     """GPUs as a command line has them: UUIDs, and indices of whoever reads the file."""
@@ -56,11 +49,7 @@ def _gpus(value: object) -> object:
     return value
 
 
-class _Table(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
-
-
-class EngineTable(_Table):
+class EngineTable(StrictTable):
     """What is served on what, for a physical prior; without it the agent learns from nothing.
 
     Attributes:
@@ -76,13 +65,11 @@ class EngineTable(_Table):
 
     hardware: str | None = Field(default=None, description="the name of a hardware profile")
     model: str | None = Field(default=None, description="the name of a model profile, or a file")
-    tensor_parallel: Annotated[int, Field(ge=1)] = Field(
-        default=1, description="the number of GPUs of one instance"
-    )
-    table_mhz: tuple[_Positive, ...] = Field(
+    tensor_parallel: Count = Field(default=1, description="the number of GPUs of one instance")
+    table_mhz: tuple[Positive, ...] = Field(
         default=(), description="the clocks of the device in MHz, where none can be asked"
     )
-    max_power_w: _Positive | None = Field(
+    max_power_w: Positive | None = Field(
         default=None, description="the power limit of all GPUs of an instance in watts"
     )
     kv_capacity_tokens: Annotated[int, Field(gt=0)] | None = Field(
@@ -104,12 +91,12 @@ class EngineTable(_Table):
         return self
 
 
-class PolicyTable(_Table):
+class PolicyTable(StrictTable):
     """What decides.
 
     Attributes:
         controller: Name of a policy (``voltana policies``), or ``MODULE:FACTORY``.
-        predictor: ``MODULE:FACTORY`` of a user's own latency model, on which EcoFreq then stands.
+        predictor: ``MODULE:FACTORY`` of a user's own latency model, in place of the policy's.
         levels: Clocks that may be chosen, as in ``voltana simulate --levels``; None leaves the
             choice to the policy.
         profile: Profile file for a warm start (``voltana-sglang profile``).
@@ -119,7 +106,7 @@ class PolicyTable(_Table):
         default="voltana", description="the name of a policy, or MODULE:FACTORY"
     )
     predictor: str | None = Field(
-        default=None, description="MODULE:FACTORY of a latency model; EcoFreq stands on it"
+        default=None, description="MODULE:FACTORY of a latency model, in place of the policy's"
     )
     levels: str | None = Field(
         default=None, description="the clocks that may be chosen, such as 'above:900'"
@@ -127,7 +114,7 @@ class PolicyTable(_Table):
     profile: Path | None = Field(default=None, description="the profile file for a warm start")
 
 
-class AgentTable(_Table):
+class AgentTable(StrictTable):
     """Where agents live.
 
     Attributes:
@@ -158,10 +145,10 @@ class AgentTable(_Table):
     host: Literal["127.0.0.1", "::1", "localhost"] = Field(
         default="127.0.0.1", description="the loopback address of the control endpoint"
     )
-    control_port: _Port = Field(default=0, description="the port of the control endpoint")
+    control_port: Port = Field(default=0, description="the port of the control endpoint")
     feed_host: str = Field(default="127.0.0.1", description="the address of the feed")
-    feed_port: _Port = Field(default=0, description="the port of the feed")
-    save_every_s: _Positive = Field(default=30.0, description="the seconds between two saves")
+    feed_port: Port = Field(default=0, description="the port of the feed")
+    save_every_s: Positive = Field(default=30.0, description="the seconds between two saves")
     idle_tick_s: Annotated[float, Field(gt=0, le=0.5)] = Field(
         default=0.2, description="the seconds between two control steps of an idle instance"
     )
@@ -175,7 +162,7 @@ class AgentTable(_Table):
         return (value,) if isinstance(value, str) and value else value
 
 
-class ActuatorTable(_Table):
+class ActuatorTable(StrictTable):
     """What sets clocks.
 
     Attributes:
@@ -199,18 +186,18 @@ class ActuatorTable(_Table):
     lease_s: Annotated[float, Field(ge=0.5, le=60)] = Field(
         default=2.0, description="the seconds that a clock holds without a control step"
     )
-    dwell_s: Annotated[float, BeforeValidator(_no_bool), Field(ge=0, le=60)] = Field(
+    dwell_s: Annotated[float, Field(ge=0, le=60)] = Field(
         default=0.0, description="the seconds before a clock falls"
     )
-    max_step_mhz: _Positive | None = Field(
+    max_step_mhz: Positive | None = Field(
         default=None, description="the most MHz that a clock falls at a time"
     )
-    caps_w: dict[_Positive, _Positive] | None = Field(
+    caps_w: dict[Positive, Positive] | None = Field(
         default=None, description="the power limit in watts of every level in MHz"
     )
 
 
-class InstanceTable(_Table):
+class InstanceTable(StrictTable):
     """One server, where its agent is not told everything by flags.
 
     Attributes:
@@ -227,8 +214,8 @@ class InstanceTable(_Table):
     gpus: Annotated[tuple[str | int, ...], BeforeValidator(_gpus)] = Field(
         default=(), description="its GPUs, by UUID or by index"
     )
-    control_port: _Port | None = Field(default=None, description="the port of its agent")
-    feed_port: _Port | None = Field(default=None, description="the port of its agent's feed")
+    control_port: Port | None = Field(default=None, description="the port of its agent")
+    feed_port: Port | None = Field(default=None, description="the port of its agent's feed")
 
     @field_validator("name")
     @classmethod
@@ -238,7 +225,7 @@ class InstanceTable(_Table):
         return name
 
 
-class Config(_Table):
+class Config(StrictTable):
     """The whole file; an integration adds tables and keys of its own in a subclass.
 
     Attributes:
@@ -251,6 +238,8 @@ class Config(_Table):
         launch: A cluster to start on this host; None where servers are started otherwise.
         router: The router.
     """
+
+    PAGE = "docs/sglang.md"
 
     slo: SloTable = SloTable()
     engine: EngineTable = EngineTable()

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from voltana.levels import resolve
+from voltana.ports import HoldsPredictor, Predictor
 from voltana.testing import samples
 from voltana.testing.report import expect
 from voltana.values import EMPTY_QUEUE, Decision, Outcome, Queue, Status
@@ -28,12 +29,12 @@ class ControllerSubject:
 
 def teach(controller: Controller, observation: Observation, decision: Decision) -> None:
     """Close the loop with the linear plant, as `voltana.loop` does with a real one."""
-    learn = getattr(getattr(controller, "predictor", None), "learn", None)
-    if learn is None or observation.load == samples.IDLE:
+    predictor = controller.predictor if isinstance(controller, HoldsPredictor) else None
+    if not isinstance(predictor, Predictor) or observation.load == samples.IDLE:
         return
     clock_mhz = resolve(decision.clock_mhz, samples.CLOCKS_MHZ, observation.bounds)
     latency_s = samples.linear_latency_s(observation.load, clock_mhz)
-    learn(
+    predictor.learn(
         Outcome(
             load=observation.load,
             clock_mhz=clock_mhz,

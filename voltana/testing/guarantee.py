@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from voltana.ports import Controller
+from voltana.ports import Controller, HoldsPredictor
 from voltana.testing import guarantee_audit as audits
 from voltana.testing import samples
 from voltana.testing.guarantee_program import (
@@ -45,7 +45,9 @@ class GuaranteeSubject:
         """A fresh predictor that issues margins, and the controller that it belongs to."""
         made = self.make()
         controller = made if isinstance(made, Controller) else None
-        predictor: object = getattr(made, "predictor", None) if controller else made
+        predictor: object = made
+        if controller is not None:
+            predictor = made.predictor if isinstance(made, HoldsPredictor) else None
         if not isinstance(predictor, Guaranteed):
             name = type(predictor if predictor is not None else made).__name__
             raise NotApplicable(f"{name} promises nothing: wrap its predictor in Conformal")

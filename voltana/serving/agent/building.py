@@ -7,12 +7,8 @@ from typing import TYPE_CHECKING, Any
 import structlog
 
 from voltana.cluster.context import EngineLimits, instance_context
-from voltana.errors import ConfigError
-from voltana.levels import parse_levels
-from voltana.policies.named import get_policy
+from voltana.policies import get_policy, load_predictor, with_overrides
 from voltana.policies.users_own import blame
-from voltana.policy import call_factory, load_object
-from voltana.ports import Predictor
 from voltana.predictors.profile import Stack
 from voltana.serving.agent.persistence import restore_predictor
 from voltana.values import Role
@@ -22,7 +18,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from voltana.policy import InstanceContext, InstancePolicy
-    from voltana.ports import PowerPredictor
+    from voltana.ports import PowerPredictor, Predictor
     from voltana.serving.config import Config, EngineTable
     from voltana.slo import Slo
 
@@ -125,41 +121,27 @@ def make_predictor(config: Config, context: InstanceContext, saved: Path, stack:
         ConfigError: If the reference of a user's own leads nowhere or to something else.
         ProfileError: If the profile that the configuration names is none.
     """
-    own: Predictor | None = None
     reference = config.policy.predictor
-    if reference is not None:
-        with blame(reference):
-            made = call_factory(load_object(reference), context)
-        if not isinstance(made, Predictor):
-            raise ConfigError(
-                f"policy.predictor = {reference!r} made {type(made).__name__}: must have "
-                "forecast(), learn() and snapshot(). See docs/extending.md."
-            )
-        own = made
+    own = (
+        None if reference is None else load_predictor(reference, context, field="policy.predictor")
+    )
     return restore_predictor(own, saved, config.policy.profile, stack)
 
 
-def make_policy(reference: str, context: InstanceContext) -> InstancePolicy:
-    """What controls the instance.
+def make_policy(
+    reference: str, context: InstanceContext, levels: str | None = None
+) -> InstancePolicy:
+    """What controls the instance, on the configured levels.
 
     Raises:
-        ConfigError: If there is no such policy, or it cannot run here.
+        ConfigError: If there is no such policy, or it cannot run here; if the level set is none, or
+            has no supported clock.
     """
     with blame(reference):
-        return get_policy(reference).control(context)
-
-
-def levels_of(
-    levels: str | None, table_mhz: tuple[float, ...], policy: InstancePolicy
-) -> tuple[float, ...]:
-    """Clocks that may be chosen: as configured, else the policy's own.
-
-    Raises:
-        ConfigError: If the level set is none, or has no supported clock.
-    """
-    if levels is None:
-        return policy.levels_mhz
-    return parse_levels(levels, read_device_mhz=lambda _device: table_mhz).levels(table_mhz)
+        policy = with_overrides(
+            get_policy(reference), levels=levels, read_device_mhz=lambda _device: context.table_mhz
+        )
+        return policy.control(context)
 
 
 def _first_known(*values: Any) -> Any:

@@ -10,16 +10,17 @@ from __future__ import annotations
 
 import json
 import math
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from aiohttp import web
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import Field, ValidationError
 
 from voltana.errors import ConfigError, VoltanaError, invalid, unknown_name
-from voltana.policies.named import policy_names
+from voltana.policies import policy_names
+from voltana.policy import is_users_own
 from voltana.serving.agent.metrics import render
 from voltana.slo import Slo
-from voltana.validation import explain
+from voltana.validation import Positive, Share, StrictTable, explain
 from voltana.values import Limit
 
 if TYPE_CHECKING:
@@ -33,56 +34,42 @@ MAX_BODY_BYTES = 65536
 LIMIT_SOURCE = "control endpoint"
 
 
-def _no_bool(value: object) -> object:
-    if isinstance(value, bool):
-        raise ValueError("a number")  # noqa: TRY004  (pydantic turns ValueError into its own)
-    return value
+_BodyT = TypeVar("_BodyT", bound=StrictTable)
 
 
-_Positive = Annotated[float, BeforeValidator(_no_bool), Field(gt=0, allow_inf_nan=False)]
-_Share = Annotated[float, BeforeValidator(_no_bool), Field(gt=0, lt=1)]
-
-
-class _Body(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-_BodyT = TypeVar("_BodyT", bound=_Body)
-
-
-class SloBody(_Body):
+class SloBody(StrictTable):
     """PUT /slo; what is left out stays."""
 
-    ttft_ms: _Positive | None = None
-    itl_ms: _Positive | None = None
-    ttft_target: _Share | None = None
-    itl_target: _Share | None = None
+    ttft_ms: Positive | None = None
+    itl_ms: Positive | None = None
+    ttft_target: Share | None = None
+    itl_target: Share | None = None
 
 
-class PolicyBody(_Body):
+class PolicyBody(StrictTable):
     """PUT /policy."""
 
     controller: str = Field(description="the name of a policy, or one of the configuration file")
 
 
-class LevelsBody(_Body):
+class LevelsBody(StrictTable):
     """PUT /levels; null leaves them to the policy."""
 
     levels: str | None = Field(description="the clocks that may be chosen, such as 'above:900'")
 
 
-class DryRunBody(_Body):
+class DryRunBody(StrictTable):
     """PUT /dry-run."""
 
     dry_run: bool = Field(description="whether to leave the devices alone")
 
 
-class LimitBody(_Body):
+class LimitBody(StrictTable):
     """PUT /limit: a range of clocks for a while; the cap wins where it contradicts the floor."""
 
-    min_mhz: _Positive = Field(default=1e-6, description="the lowest permitted clock in MHz")
-    max_mhz: _Positive = Field(default=1e9, description="the highest permitted clock in MHz")
-    seconds: _Positive = Field(description="the time for which it holds")
+    min_mhz: Positive = Field(default=1e-6, description="the lowest permitted clock in MHz")
+    max_mhz: Positive = Field(default=1e9, description="the highest permitted clock in MHz")
+    seconds: Positive = Field(description="the time for which it holds")
     source: str = Field(default=LIMIT_SOURCE, description="who imposes it")
 
 
@@ -168,9 +155,9 @@ class ControlServer:
 
     def _change_policy(self, values: Any) -> None:
         wanted = _parse(PolicyBody, values).controller
-        allowed = [*policy_names(), self._agent.config.policy.controller]
-        if wanted not in allowed:
-            raise unknown_name("policy", wanted, allowed)
+        configured = self._agent.config.policy.controller
+        if is_users_own(wanted) and wanted != configured:
+            raise unknown_name("policy", wanted, [*policy_names(), configured])
         self._agent.group.set_policy(wanted)
 
     def _read_levels(self) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import structlog
 
 from voltana.errors import ProfileError, VoltanaError
+from voltana.ports import Restorable
 from voltana.predictors.conformal import Conformal
 from voltana.predictors.ecopred import EcoPred
 
@@ -132,7 +133,7 @@ def _values(predictor: Any, stack: Stack) -> Any:
         profile = predictor.to_profile(stack)
         learned = profile.prefill is not None or profile.decode is not None
         return profile.model_dump() if learned else None
-    if callable(getattr(predictor, "restore", None)) and hasattr(predictor, "to_dict"):
+    if isinstance(predictor, Restorable):
         try:
             return dict(json.loads(json.dumps(predictor.to_dict())))
         except Exception as error:  # noqa: BLE001  (a user's own code)
@@ -147,9 +148,7 @@ def restore_own(own: Any, saved: Path) -> None:
         own: The predictor; mutated.
         saved: What an earlier agent saved; a damaged file is reported and left aside.
     """
-    if isinstance(_learner(own), EcoPred) or not (
-        saved.exists() and callable(getattr(own, "restore", None))
-    ):
+    if isinstance(_learner(own), EcoPred) or not isinstance(own, Restorable) or not saved.exists():
         return
     try:
         own.restore(json.loads(saved.read_text(encoding="utf-8")))

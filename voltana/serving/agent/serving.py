@@ -12,7 +12,6 @@ from voltana.loop import ControlLoop
 from voltana.serving.agent.accounting import Account
 from voltana.serving.agent.building import (
     engine_limits,
-    levels_of,
     make_context,
     make_policy,
     make_predictor,
@@ -126,7 +125,7 @@ class Workshop:
         info = reader.info | ({"role": self.role} if self.role else {})
         engine = engine_limits(self.config.engine, info)
         context = self._context(loop_name(reader.path), info, engine, settings, before)
-        policy = make_policy(settings.policy, context)
+        policy = make_policy(settings.policy, context, settings.levels)
         if context.predictor is None and policy.predictor is not None:
             restore_own(policy.predictor, state_path(self.config.agent.state, context.instance))
         if before is None:
@@ -138,7 +137,7 @@ class Workshop:
             actuator=self.clock.member(context.instance),
             sensor=self.sensor,
             time=self.time,
-            levels_mhz=levels_of(settings.levels, context.table_mhz, policy),
+            levels_mhz=policy.levels_mhz,
             predictor=policy.predictor,
             power=policy.power,
             limits=limits,

@@ -5,27 +5,23 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
 from voltana.errors import invalid
+from voltana.validation import Positive, StrictTable
 
 ROLES = ("unified", "prefill", "decode")
 
 
-def _no_bool(value: object) -> object:
-    if isinstance(value, bool):
-        raise ValueError("a number")  # noqa: TRY004  (pydantic turns ValueError into its own)
-    return value
+_Servers = Annotated[int, Field(ge=0, le=64)]
+_Count = Annotated[int, Field(ge=1, le=64)]
+_Port = Annotated[int, Field(ge=1, le=65_000)]
 
 
-_Servers = Annotated[int, BeforeValidator(_no_bool), Field(ge=0, le=64)]
-_Count = Annotated[int, BeforeValidator(_no_bool), Field(ge=1, le=64)]
-_Port = Annotated[int, BeforeValidator(_no_bool), Field(ge=1, le=65_000)]
-_Gpu = Annotated[int, BeforeValidator(_no_bool), Field(ge=0)] | str
-_Seconds = Annotated[float, BeforeValidator(_no_bool), Field(gt=0, allow_inf_nan=False)]
+_Gpu = Annotated[int, Field(ge=0)] | str
 
 
-class LaunchTable(BaseModel):
+class LaunchTable(StrictTable):
     """A cluster on one host: prefill and decode servers, or unified ones.
 
     Attributes:
@@ -51,8 +47,6 @@ class LaunchTable(BaseModel):
         interpreter: Python of the engine's environment; None is that of the launch.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
-
     model_path: str = Field(description="the model: a folder, or a name on the Hugging Face Hub")
     prefill: _Servers = Field(default=0, description="the number of prefill servers")
     decode: _Servers = Field(default=0, description="the number of decode servers")
@@ -74,7 +68,7 @@ class LaunchTable(BaseModel):
     )
     environment: dict[str, str] = Field(default_factory=dict, description="variables of servers")
     logs: Path = Field(default=Path("voltana-logs"), description="the folder of the logs")
-    start_timeout_s: _Seconds = Field(default=900.0, description="the time to start, in seconds")
+    start_timeout_s: Positive = Field(default=900.0, description="the time to start, in seconds")
     on_exit: Literal["shut-down", "keep-serving"] = Field(
         default="shut-down", description="what to do when a process ends"
     )

@@ -180,7 +180,7 @@ def _tell(
     elapsed_s: float,
     out: Path,
 ) -> None:
-    from voltana.serving.profile.report import held_back_errors  # noqa: PLC0415
+    from voltana.serving.profile.profile_report import held_back_errors  # noqa: PLC0415
 
     points = sum(len(made.fitted) for made in designs)
     spared = sum(len(made.held_back) for made in designs)

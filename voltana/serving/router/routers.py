@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from voltana.errors import ConfigError, unknown_name
+from voltana.policy import is_users_own
 from voltana.routers.ecoroute import EcoRoute
 from voltana.routers.fill_up import FillUp
 from voltana.routers.least_loaded import LeastLoaded
@@ -45,7 +46,7 @@ def make_routers(settings: RouterTable) -> tuple[Router, Router]:
 def own_modules(settings: RouterTable) -> frozenset[str]:
     """The modules that a user's configuration names."""
     named = (settings.policy, settings.prefill_router, settings.decode_router)
-    modules = {n.partition(":")[0] for n in named if n is not None and ":" in n}
+    modules = {n.partition(":")[0] for n in named if n is not None and is_users_own(n)}
     return frozenset(modules | set(settings.snapshot_modules))
 
 
@@ -55,7 +56,7 @@ def _router(field: str, name: str | None, settings: RouterTable) -> Router:
     if name is not None and ":" not in name:
         raise unknown_name(field, name, [*ROUTERS, "MODULE:FACTORY"])
     # Policies bring the plant and the controllers with them: not for a plain round robin.
-    from voltana.policies.named import get_policy  # noqa: PLC0415
+    from voltana.policies import get_policy  # noqa: PLC0415
 
     policy = get_policy(settings.policy if name is None else name)
     make = policy.prefill_router if field == "prefill_router" else policy.decode_router

@@ -8,8 +8,6 @@ from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
 from pydantic import (
-    BaseModel,
-    ConfigDict,
     Field,
     ValidationInfo,
     field_validator,
@@ -17,18 +15,15 @@ from pydantic import (
 )
 
 from voltana.errors import invalid
+from voltana.validation import Count, NotNegative, Port, Positive, StrictTable
 
 BackendRole = Literal["prefill", "decode", "unified"]
 
 _FEED = re.compile(r"tcp://[^\s/]+:\d{1,5}|(ipc|inproc)://\S+")
-_Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+_Port = Annotated[int, Field(ge=1, le=65535)]
 
 
-class _Table(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
-
-
-class BackendTable(_Table):
+class BackendTable(StrictTable):
     """One server; an engine adds what it needs to know of it.
 
     Attributes:
@@ -68,7 +63,7 @@ class BackendTable(_Table):
         return feed
 
 
-class RouterTable(_Table):
+class RouterTable(StrictTable):
     """The router; every time is in seconds.
 
     Attributes:
@@ -105,9 +100,7 @@ class RouterTable(_Table):
     """
 
     host: str = Field(default="127.0.0.1", description="the address to listen on (--host)")
-    port: Annotated[int, Field(ge=0, le=65535)] = Field(
-        default=30000, description="the port to listen on (--port)"
-    )
+    port: Port = Field(default=30000, description="the port to listen on (--port)")
     backends: tuple[BackendTable, ...] = Field(
         default=(), description="a list of tables [[router.backends]]"
     )
@@ -124,42 +117,38 @@ class RouterTable(_Table):
     snapshot_modules: tuple[str, ...] = Field(
         default=(), description="a list of modules whose predictor snapshots are accepted"
     )
-    max_in_flight: Annotated[int, Field(ge=1)] = Field(
+    max_in_flight: Count = Field(
         default=2048, description="the number of requests that may be open (--max-in-flight)"
     )
-    timeout_s: _Seconds = Field(
+    timeout_s: Positive = Field(
         default=600.0, description="the time in seconds that a request may take (--timeout)"
     )
-    first_token_timeout_s: _Seconds = Field(
+    first_token_timeout_s: Positive = Field(
         default=300.0, description="the time in seconds that an attempt may take to begin"
     )
     attempts: Annotated[int, Field(ge=1, le=10)] = Field(
         default=3, description="how often a request is tried before its first token"
     )
-    stale_after_s: _Seconds = Field(
+    stale_after_s: Positive = Field(
         default=0.1, description="the age in seconds from which a report is not used"
     )
-    loads_period_s: Annotated[float, Field(ge=0, allow_inf_nan=False)] = Field(
+    loads_period_s: NotNegative = Field(
         default=0.05, description="the seconds between two polls of the loads; 0 never polls"
     )
-    health_period_s: _Seconds = Field(
+    health_period_s: Positive = Field(
         default=5.0, description="the seconds between two health checks of a server"
     )
-    health_timeout_s: _Seconds = Field(
+    health_timeout_s: Positive = Field(
         default=10.0, description="the seconds that a health check may take"
     )
     health_path: str = Field(default="/health", description="the path of the health check")
-    eject_after: Annotated[int, Field(ge=1)] = Field(
-        default=3, description="the failures in a row that eject a server"
-    )
-    eject_s: _Seconds = Field(default=1.0, description="the seconds of a first ejection")
-    eject_max_s: _Seconds = Field(default=30.0, description="the longest ejection in seconds")
-    drain_timeout_s: _Seconds = Field(
+    eject_after: Count = Field(default=3, description="the failures in a row that eject a server")
+    eject_s: Positive = Field(default=1.0, description="the seconds of a first ejection")
+    eject_max_s: Positive = Field(default=30.0, description="the longest ejection in seconds")
+    drain_timeout_s: Positive = Field(
         default=30.0, description="the seconds that open requests get at shutdown"
     )
-    max_body_mb: Annotated[float, Field(gt=0, allow_inf_nan=False)] = Field(
-        default=256.0, description="the largest request in megabytes"
-    )
+    max_body_mb: Positive = Field(default=256.0, description="the largest request in megabytes")
     api_key: str | None = Field(
         default=None, repr=False, description="the API key that the servers were started with"
     )

@@ -155,6 +155,27 @@ def test_the_policy_can_be_changed_and_an_unknown_one_changes_nothing(world):
     world.run(3)
 
 
+def test_a_policy_that_knows_levels_plans_on_the_configured_ones(world):
+    world.run(10)
+    world.group.set_levels("above:1000")
+    (served,) = world.group._served.values()
+    assert served.loop.loop.controller.levels_mhz == world.group.levels_mhz()
+    assert min(world.group.levels_mhz()) == 1005.0
+
+
+def test_fixed_clocks_may_be_chosen_and_those_of_hindsight_may_not(world):
+    world.run(10)
+    world.group.set_policy("fixed:1200/900")
+    world.run(3)
+    assert world.clocks()[-1] == 900.0
+    with pytest.raises(ConfigError, match=r"Take 900 or 915 MHz\."):
+        world.group.set_policy("fixed:1200/901")
+    with pytest.raises(ConfigError, match="searched for one recorded trace"):
+        world.group.set_policy("best-fixed")
+    assert world.group.settings.policy == "fixed:1200/900"
+    world.run(3)
+
+
 def test_idling_renews_the_lease_by_control_steps(world):
     world.run(5)
     world.engine.idle()

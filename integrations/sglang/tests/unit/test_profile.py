@@ -15,7 +15,7 @@ from voltana.errors import ConfigError
 from voltana.predictors.ecopred import EcoPred
 from voltana.predictors.profile import Stack
 from voltana.serving.profile.command import _design, _measure, _save
-from voltana.serving.profile.report import held_back_errors
+from voltana.serving.profile.profile_report import held_back_errors
 from voltana.serving.profile.run import Iteration, ProfileRunError
 from voltana.values import Load, Outcome, Phase
 from voltana_sglang.dialect.profiled_server import SglangServer

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Annotated
-
 from pydantic import Field, field_validator
 
 from voltana.errors import invalid
+from voltana.validation import Port, Positive  # noqa: TC001  (pydantic reads them)
 from voltana_sglang.dialect.settings import SglangRouterTable
 
 
@@ -18,14 +17,12 @@ class SteerTable(SglangRouterTable):
         workers_period_s: How often it is asked for its list of workers.
     """
 
-    port: Annotated[int, Field(ge=0, le=65535)] = Field(
-        default=30001, description="the port to listen on (--port)"
-    )
+    port: Port = Field(default=30001, description="the port to listen on (--port)")
     upstream: str = Field(
         default="http://127.0.0.1:30000",
         description="where the official router listens (--upstream)",
     )
-    workers_period_s: Annotated[float, Field(gt=0, allow_inf_nan=False)] = Field(
+    workers_period_s: Positive = Field(
         default=1.0, description="the seconds between two looks at the official router's workers"
     )
 

@@ -12,12 +12,13 @@ import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BeforeValidator, Field, ValidationError, model_validator
 
 from voltana_actuatord.drivers.opening import DEFAULT_DRIVER, find_driver
 from voltana_actuatord.errors import ConfigError
 from voltana_actuatord.gpu_names import uuid_problem
 from voltana_actuatord.protocol import DEFAULT_SOCKET, DEFAULT_STATE_DIR
+from voltana_actuatord.validation import StrictTable, explain
 
 _Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
 _Seconds = Annotated[_Number, Field(gt=0, le=60)]
@@ -39,11 +40,7 @@ def _named_by_uuid(value: object) -> object:
 _AbsolutePath = Annotated[Path, BeforeValidator(_absolute)]
 
 
-class _Table(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
-
-
-class AllowTable(_Table):
+class AllowTable(StrictTable):
     """What some users and groups may do (``[[allow]]``).
 
     Attributes:
@@ -71,7 +68,7 @@ class AllowTable(_Table):
         return self
 
 
-class DaemonSettings(_Table):
+class DaemonSettings(StrictTable):
     """The whole file.
 
     Attributes:
@@ -85,6 +82,8 @@ class DaemonSettings(_Table):
         max_connections: Connections at a time, of which one user may hold half.
         allow: Who may do what.
     """
+
+    PAGE = "docs/actuation.md"
 
     driver: str = DEFAULT_DRIVER
     socket: _AbsolutePath = Path(DEFAULT_SOCKET)
@@ -146,12 +145,7 @@ def load_settings(path: Path) -> DaemonSettings:
         settings.to_plain()
         find_driver(settings.driver)
     except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(map(str, first["loc"])) or "the file"
-        raise ConfigError(
-            f"{path}: {key} = {first['input']!r} is not allowed: {first['msg']}. See "
-            "docs/actuation.md for every key."
-        ) from None
+        raise ConfigError(f"{path}: {explain(error, DaemonSettings)}") from None
     return settings
 
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from rich.console import Console
 
-    from voltana.evaluation.compare import Comparison
+    from voltana.evaluation.compare import Comparison, PolicyRun
     from voltana.evaluation.metrics import Result
 
 HEADERS = (
@@ -54,7 +54,7 @@ UNKNOWN = "-"
 
 def rows(comparison: Comparison) -> list[tuple[str, ...]]:
     """The cells under `HEADERS`, one row per policy in the order asked for."""
-    return [_row(run.result) for run in comparison.runs]
+    return [_row(run) for run in comparison.runs]
 
 
 def promise_rows(comparison: Comparison) -> list[tuple[str, ...]]:
@@ -84,6 +84,7 @@ def caption(comparison: Comparison) -> str:
         f"same instant; saved: against {comparison.reference.result.policy}"
         f"{' (run as the reference)' if silent else ''}; kept: share of requests; P/D: mean clock "
         f"of the prefill and the decode instances.{_budget_note(comparison)}"
+        f"{_overrides_note(comparison)}{_choice_note(comparison)}"
     )
 
 
@@ -95,6 +96,26 @@ def _budget_note(comparison: Comparison) -> str:
         f"{run.result.policy} {_watts(run.result.peak_power_w)}" for run in comparison.runs
     )
     return f" Power budget {budget_w:g} W, of the reference too; worst 5 s: {peaks}."
+
+
+def _overrides_note(comparison: Comparison) -> str:
+    file = comparison.scenario.file
+    levels = "" if file.levels is None else f" Clocks of every policy: {file.levels}."
+    if file.predictor is None:
+        return levels
+    return f"{levels} Latency model of every policy that has one: {file.predictor}."
+
+
+def _choice_note(comparison: Comparison) -> str:
+    notes = []
+    for run in comparison.runs:
+        choice = run.choice
+        if choice is not None:
+            kept = "" if choice.kept else ", the fastest, as none keeps what static-max keeps"
+            notes.append(
+                f" {run.result.policy} is {choice.policy.name}, found in {choice.runs} runs{kept}."
+            )
+    return "".join(notes)
 
 
 def print_table(comparison: Comparison, console: Console) -> None:
@@ -171,7 +192,7 @@ def to_json(comparison: Comparison) -> str:
     return json.dumps(
         {
             "scenario": comparison.scenario.file.model_dump(mode="json"),
-            "results": [run.result.to_dict() for run in comparison.runs],
+            "results": [_result(run) for run in comparison.runs],
             "reference": {"policy": reference.policy, "energy_j": reference.energy_j},
         },
         indent=2,
@@ -179,7 +200,13 @@ def to_json(comparison: Comparison) -> str:
     )
 
 
-def _row(result: Result) -> tuple[str, ...]:
+def _result(run: PolicyRun) -> dict[str, object]:
+    chosen = None if run.choice is None else run.choice.to_dict()
+    return {**run.result.to_dict(), "chosen": chosen}
+
+
+def _row(run: PolicyRun) -> tuple[str, ...]:
+    result = run.result
     return (
         result.policy,
         kilojoules(result.energy_j),
@@ -188,9 +215,16 @@ def _row(result: Result) -> tuple[str, ...]:
         _percent(result.itl_attainment),
         f"{_ms(result.ttft_p50_s)}/{_ms(result.ttft_p99_s)}",
         f"{_ms(result.itl_p50_s, 1)}/{_ms(result.itl_p99_s, 1)}",
-        f"{result.prefill_clock_mhz:.0f}/{result.decode_clock_mhz:.0f}",
+        _clocks(run),
         str(result.clock_changes),
     )
+
+
+def _clocks(run: PolicyRun) -> str:
+    """Of searched clocks those asked for, which is what a user has to set; else what was real."""
+    if run.choice is not None:
+        return f"{run.choice.prefill_mhz:.0f}/{run.choice.decode_mhz:.0f}"
+    return f"{run.result.prefill_clock_mhz:.0f}/{run.result.decode_clock_mhz:.0f}"
 
 
 def _promise_row(result: Result) -> tuple[str, ...]:

@@ -1,0 +1,35 @@
+"""What every wrapper of a controller passes on."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from voltana.ports import HasLevels, HoldsPredictor
+
+if TYPE_CHECKING:
+    from voltana.ports import Controller, Predictor
+
+
+class ControllerWrapper:
+    """Shows the latency model of the wrapped controller and its levels, where it has any.
+
+    Args:
+        controller: What is wrapped.
+
+    Attributes:
+        controller: The same.
+        levels_mhz: Clocks that it may ask for; absent where it does not say.
+    """
+
+    levels_mhz: tuple[float, ...]
+
+    def __init__(self, controller: Controller) -> None:
+        self.controller = controller
+        if isinstance(controller, HasLevels):
+            self.levels_mhz = tuple(map(float, controller.levels_mhz))
+
+    @property
+    def predictor(self) -> Predictor | None:
+        """That of the wrapped controller; None where it brings none."""
+        wrapped = self.controller
+        return wrapped.predictor if isinstance(wrapped, HoldsPredictor) else None
