@@ -65,6 +65,7 @@ chaos: $(READY) compiler ## kill and hang everything 200 times; every clock must
 bench: $(READY) ## measure speed and accuracy, as rates and ratios
 	$(BIN)/python -m benchmarks.speed
 	$(BIN)/python -m benchmarks.prediction
+	$(BIN)/python -m benchmarks.predictors --quick
 	$(BIN)/python -m benchmarks.actuation
 
 environments: $(READY) ## measure the environments of daemon, core, plugin and agent
