@@ -45,6 +45,7 @@ class LateServer:
         self.name, self.role, self.caches = name, role, caches
         self.faults: deque[str] = deque()
         self.work_s = 0.0
+        self.hanging_health = False
         self.seen: list[dict[str, Any]] = []
         self.aborted: list[str] = []
         self.cancelled = 0
@@ -75,6 +76,8 @@ class LateServer:
             self.caches.kept -= {cache for cache in self.caches.kept if cache[0] == self.name}
 
     async def _health(self, _request: web.Request) -> web.Response:
+        if self.hanging_health:
+            await asyncio.sleep(60)
         return web.Response()
 
     async def _load(self, _request: web.Request) -> web.Response:

@@ -116,8 +116,9 @@ def test_a_server_that_is_killed_at_work_costs_a_repetition(who: str, stream: bo
     run(check)
 
 
-@STREAMS
-@LEGS
+@pytest.mark.parametrize(
+    ("who", "stream"), [("prefill-0", False), ("prefill-0", True), ("decode-0", True)]
+)
 def test_a_server_that_hangs_is_given_up_after_the_first_token_limit(
     who: str, stream: bool
 ) -> None:
@@ -126,6 +127,33 @@ def test_a_server_that_hangs_is_given_up_after_the_first_token_limit(
             pd.servers[who].faults.append("hang")
             answer = await pd.ask(stream=stream)
             assert right(answer, stream=stream)
+            await until(lambda: pd.servers[who].aborted)
+            await tidy(pd)
+
+    run(check)
+
+
+@pytest.mark.parametrize("counts", [{"prefill": 1, "decode": 1}, {"unified": 1}])
+def test_a_long_whole_answer_is_not_taken_for_a_hanging_server(counts: dict[str, int]) -> None:
+    async def check() -> None:
+        async with late_cluster(**counts, first_token_timeout_s=0.4) as pd:
+            *_, last = pd.servers.values()
+            last.work_s = 0.2  # 1.2 s for the answer
+            assert right(await pd.ask(), stream=False)
+            assert len(last.seen) == 1
+            await tidy(pd)
+
+    run(check)
+
+
+@LEGS
+def test_a_server_that_hangs_is_found_by_its_health_checks(who: str) -> None:
+    async def check() -> None:
+        async with late_cluster(prefill=2, decode=2, health_period_s=0.05) as pd:
+            pd.servers[who].faults.append("hang")
+            pd.servers[who].hanging_health = True
+            assert right(await pd.ask(), stream=False)
+            assert not pd.service.pool.named(who).healthy
             await until(lambda: pd.servers[who].aborted)
             await tidy(pd)
 

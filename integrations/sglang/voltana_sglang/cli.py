@@ -13,6 +13,8 @@ from voltana.errors import VoltanaError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from voltana.serving.dialect import Dialect
+
 COMMANDS = {
     "agent": "voltana.serving.agent.command:agent",
     "launch": "voltana.serving.launch.command:launch",
@@ -68,9 +70,13 @@ def _root(
         ),
     ] = False,
 ) -> None:
-    from voltana_sglang.dialect.commands import sglang_dialect  # noqa: PLC0415
+    context.obj = _dialect  # found by voltana.serving.dialect.dialect_of
 
-    context.obj = sglang_dialect  # found by voltana.serving.dialect.dialect_of
+
+def _dialect() -> Dialect:
+    from voltana_sglang.dialect.commands import sglang_dialect  # noqa: PLC0415  (--help is quick)
+
+    return sglang_dialect()
 
 
 def _tell_version() -> None:

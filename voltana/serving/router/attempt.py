@@ -74,7 +74,7 @@ class Attempt:
         self._last_byte_s = self._loop.time()
         self._first_token_by_s = self._last_byte_s + settings.first_token_timeout_s
         self._ends_s = self._last_byte_s + left_s
-        self._has_token = False
+        self._is_prefilled = self._has_token = False
         self._aside: list[asyncio.Task[bytes]] = []
 
     # --- What an engine uses -----------------------------------------------------------------
@@ -128,11 +128,12 @@ class Attempt:
 
     def prefilled(self) -> None:
         """The prefill leg is complete: its server has no more work with it."""
+        self._is_prefilled = True
         if self._decode is None:
             self._booking.prefilled_alone()
             return
         self._booking.prefilled()
-        if not self.call.stream and not self._has_token:
+        if not self.call.stream:
             self._limit_rest()  # the first token is there, though nobody sees it yet
 
     def first_token(self) -> None:
@@ -178,10 +179,10 @@ class Attempt:
         for backend in self.servers:
             backend.unwatch(self)
         for task in self._aside:
-            if complete:
-                self._loop.call_later(_DRAIN_S, task.cancel)
-            else:
+            if not complete:
                 task.cancel()
+            elif not task.done():
+                self._loop.call_later(_DRAIN_S, task.cancel)
         if complete:
             self.at_work.clear()
         self._booking.finished()
@@ -209,8 +210,9 @@ class Attempt:
 
     def _limit_first_token(self, backend: Backend) -> None:
         limit_s = self._settings.first_token_timeout_s
-        # A whole answer of one server for both phases does not tell when it began.
-        invisible = self.prefill is None and not self.call.stream
+        # Once the prompt is computed, or where one server does both, a whole answer does not tell
+        # when it began.
+        invisible = not self.call.stream and (self.prefill is None or self._is_prefilled)
         if invisible or self._first_token_by_s >= self._ends_s:
             self._limit_rest()
             return

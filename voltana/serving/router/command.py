@@ -9,7 +9,6 @@ import typer
 from pydantic import ValidationError
 
 from voltana.errors import invalid
-from voltana.serving.dialect import dialect_of
 from voltana.serving.router.command_line import add_feeds, run_loop, servers_of, table_of
 from voltana.validation import explain
 
@@ -48,6 +47,8 @@ def router(  # noqa: PLR0917  (options, not arguments)
     timeout: Annotated[float | None, typer.Option(help="Seconds that a request may take.")] = None,
 ) -> None:
     """Route requests between prefill and decode servers, by their load, clocks and energy."""
+    from voltana.serving.dialect import dialect_of  # noqa: PLC0415  (--help answers at once)
+
     given = {
         "host": host,
         "port": port,

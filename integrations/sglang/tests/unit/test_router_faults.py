@@ -5,8 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import random
-import subprocess
-import sys
 from typing import Any
 
 import aiohttp
@@ -478,23 +476,3 @@ def test_a_repetition_has_other_ids_so_that_the_abort_of_the_first_try_spares_it
 
 def rids_of(rid: Any) -> list[str]:
     return rid if isinstance(rid, list) else [rid]
-
-
-def test_the_router_may_open_as_many_files_as_its_requests_take() -> None:
-    program = (
-        "import resource; from voltana.serving.router.file_limit import allow_requests as allow;"
-        "limit = lambda: resource.getrlimit(resource.RLIMIT_NOFILE);"
-        "resource.setrlimit(resource.RLIMIT_NOFILE, (256, 2000));"
-        "allow(10); print(limit()); allow(500); print(limit()); allow(1000); print(limit())"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, check=True
-    )
-    said = done.stdout.splitlines()
-    assert [line for line in said if line.startswith("(")] == [
-        "(256, 2000)",
-        "(1628, 2000)",
-        "(2000, 2000)",
-    ]
-    (warning,) = [line for line in said if "open files are limited" in line]
-    assert "needed=3128" in warning
