@@ -26,6 +26,7 @@ from voltana.values import (
     Observation,
     Outcome,
     Queue,
+    Status,
 )
 
 if TYPE_CHECKING:
@@ -180,6 +181,12 @@ class ControlLoop:
         if bounds is not UNBOUNDED or clock_mhz not in self._level_set:
             clock_mhz = resolve(clock_mhz, self.levels_mhz, bounds)
         self._decisions += 1
+        if (
+            proposal.forecast is None
+            and proposal.status is Status.VOID
+            and clock_mhz == proposal.clock_mhz
+        ):
+            return proposal  # nothing is promised, and nothing was changed
         return settle(
             proposal,
             clock_mhz=clock_mhz,

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from voltana.cluster.ledger import Ledger
     from voltana.loop import ControlLoop
     from voltana.ports import PowerForecasts, PowerPredictor, Predictor, PredictorSnapshot
-    from voltana.values import Load, Role
+    from voltana.values import Role
 
 _T = TypeVar("_T")
 
@@ -107,8 +107,10 @@ def latency_model(loop: ControlLoop) -> Predictor | None:
 
 
 def instance_state(
-    load: Load,
     *,
+    running_requests: int,
+    kv_tokens: int,
+    prefill_tokens: int,
     waiting_requests: int,
     waiting_tokens: int,
     oldest_wait_s: float,
@@ -117,17 +119,19 @@ def instance_state(
     """What an instance reports of itself.
 
     Args:
-        load: What runs there; empty when idle. A prompt counts as pending until it is computed.
-        waiting_requests: Requests that wait behind it.
+        running_requests: Requests that decode there.
+        kv_tokens: Tokens in their KV caches.
+        prefill_tokens: Prompt tokens that it computes now: pending until they are done.
+        waiting_requests: Requests that wait behind them.
         waiting_tokens: Their tokens.
         oldest_wait_s: Longest wait, those of a prefill batch that runs included.
         clock_mhz: Achieved clock.
     """
     return InstanceState(
-        running_requests=load.decode_requests,
-        kv_tokens=load.decode_kv_tokens,
+        running_requests=running_requests,
+        kv_tokens=kv_tokens,
         queued_requests=waiting_requests,
-        queued_tokens=waiting_tokens + load.prefill_tokens,
+        queued_tokens=waiting_tokens + prefill_tokens,
         clock_mhz=clock_mhz,
         oldest_wait_s=oldest_wait_s,
     )

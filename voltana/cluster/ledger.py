@@ -10,7 +10,7 @@ herd to one instance.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from voltana.values import NO_RESERVATION, Reservation
@@ -47,32 +47,31 @@ class Entry:
     rooms: tuple[int, ...] = ()
 
 
-@dataclass(slots=True, eq=False)
 class _Account:
     """What is in flight towards one instance."""
 
-    entries: dict[Hashable, Entry] = field(default_factory=dict)
-    unreported: dict[Hashable, Entry] = field(default_factory=dict)
-    requests: int = 0
-    prompt_tokens: int = 0
-    unreported_requests: int = 0
-    unreported_tokens: int = 0
+    __slots__ = ("prompt_tokens", "requests", "unreported", "unreported_requests",
+                 "unreported_tokens")  # fmt: skip
+
+    def __init__(self) -> None:
+        self.unreported: dict[Hashable, Entry] = {}
+        self.requests = 0
+        self.prompt_tokens = 0
+        self.unreported_requests = 0
+        self.unreported_tokens = 0
 
     def add(self, entry: Entry) -> None:
-        self.entries[entry.rid] = entry
         self.unreported[entry.rid] = entry
         self.requests += entry.requests
         self.prompt_tokens += entry.prompt_tokens
         self.unreported_requests += entry.requests
         self.unreported_tokens += entry.prompt_tokens
 
-    def remove(self, rid: Hashable) -> None:
-        entry = self.entries.pop(rid, None)
-        if entry is None:
-            return
+    def remove(self, entry: Entry) -> None:
+        """Must be called once for each entry that was added."""
         self.requests -= entry.requests
         self.prompt_tokens -= entry.prompt_tokens
-        self.reported(rid)
+        self.reported(entry.rid)
 
     def reported(self, rid: Hashable) -> None:
         entry = self.unreported.pop(rid, None)
@@ -116,7 +115,7 @@ class Ledger:
             return
         entry.prefilled_s = now_s
         if entry.prefill is not None:
-            self._account(entry.prefill).remove(rid)
+            self._accounts[entry.prefill].remove(entry)
 
     def reported(self, instance: str, rid: Hashable) -> None:
         """An instance's report holds the request from now on. Unknown ids are ignored."""
@@ -129,9 +128,9 @@ class Ledger:
         entry = self._entries.pop(rid, None)
         if entry is None:
             return
-        self._account(entry.decode).remove(rid)
-        if entry.prefill is not None:
-            self._account(entry.prefill).remove(rid)
+        self._accounts[entry.decode].remove(entry)
+        if entry.prefill is not None and entry.prefilled_s is None:
+            self._accounts[entry.prefill].remove(entry)
 
     def reconcile(self, instance: str, sampled_s: float, rooms: Iterable[int] = ()) -> None:
         """An instance has reported.

@@ -22,7 +22,7 @@ from voltana.values import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
 
 class Waiting(NamedTuple):
@@ -40,7 +40,7 @@ class Waiting(NamedTuple):
 
 
 def queue_behind(
-    waiting: Iterable[tuple[float, int, int]] = (),
+    waiting: Sequence[tuple[float, int, int]] = (),
     *,
     requests: int,
     tokens: int,
@@ -77,7 +77,9 @@ def queue_behind(
             ttft_s=ttft_s,
             total_tokens=tokens,
             unnoted_s=min(now_s, oldest_s),
-        ),
+        )
+        if waiting
+        else (),
     )
 
 
@@ -115,7 +117,7 @@ def deadline_buckets(
                     earliest_s = math.inf
                 batches += 1
                 room = limit
-            new = min(room, left)
+            new = left if left < room else room
             pairs += attended_pairs(new, done)
             tokens += new
             room -= new

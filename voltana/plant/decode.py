@@ -79,7 +79,9 @@ class DecodeInstance:
     def state(self) -> InstanceState:
         """What it reports to routers."""
         return instance_state(
-            Load(decode_requests=len(self._running), decode_kv_tokens=self._running_tokens),
+            running_requests=len(self._running),
+            kv_tokens=self._running_tokens,
+            prefill_tokens=0,
             waiting_requests=len(self._blocked) + self._transferring_requests,
             waiting_tokens=self._transferring_tokens + self._blocked_tokens,
             oldest_wait_s=self._events.now_s() - self._blocked[0].arrival_s

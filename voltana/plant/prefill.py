@@ -60,7 +60,9 @@ class PrefillInstance:
         """What it reports to routers."""
         pending = self._batch or self._waiting
         return instance_state(
-            self._load,
+            running_requests=0,
+            kv_tokens=0,
+            prefill_tokens=self._load.prefill_tokens,
             waiting_requests=len(self._waiting),
             waiting_tokens=self._waiting_tokens,
             oldest_wait_s=self._events.now_s() - pending[0].arrival_s if pending else 0.0,

@@ -71,6 +71,7 @@ class Simulation:
         plant: PlantModel | None = None,
     ) -> None:
         self._cluster = cluster
+        self._kv_capacity_tokens = cluster.kv_capacity_tokens  # of weights and boards: not for free
         self._policy = policy
         self._trace = trace
         # As plain numbers: an element of an array costs more to read than to use.
@@ -111,10 +112,11 @@ class Simulation:
             until_s: Simulated time at which to stop; what is unfinished then counts as missed.
         """
         events, total = self._events, len(self._trace)
+        bounded = until_s < math.inf
         while self._finished < total and events.next_s() <= until_s:
             for _ in range(_PROGRESS_EVENTS):
                 events.step()
-                if self._finished >= total or events.next_s() > until_s:
+                if self._finished >= total or (bounded and events.next_s() > until_s):
                     break
             if progress is not None:
                 progress(events.now_s(), self._finished)
@@ -287,7 +289,7 @@ class Simulation:
         job = self._job(len(self._jobs))
         self._jobs.append(job)
         self._schedule_arrival(len(self._jobs))
-        if job.prompt_tokens >= self._cluster.kv_capacity_tokens:
+        if job.prompt_tokens >= self._kv_capacity_tokens:
             self._finished += 1  # refused, as the engine does: offered, and never completed
             return
         self._dispatcher.assign(job)

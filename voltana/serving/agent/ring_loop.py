@@ -261,13 +261,10 @@ class RingLoop:
         self.sampled_s = record.at_s
         self._waiting_tokens = record.waiting_tokens
         waited_s = record.at_s - record.oldest_s
-        prompts, decode = record.load, self._decode
         self.state = instance_state(
-            Load(
-                prefill_tokens=prompts.prefill_tokens,
-                decode_requests=decode.decode_requests,
-                decode_kv_tokens=decode.decode_kv_tokens,
-            ),
+            running_requests=self._decode.decode_requests,
+            kv_tokens=self._decode.decode_kv_tokens,
+            prefill_tokens=record.load.prefill_tokens,
             waiting_requests=record.waiting_requests,
             waiting_tokens=record.waiting_tokens,
             oldest_wait_s=waited_s if waited_s > 0 else 0.0,
