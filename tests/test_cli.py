@@ -177,6 +177,34 @@ def test_a_recorded_trace_is_replayed(voltana, tmp_path) -> None:
     assert json.loads(out)["scenario"]["trace"]["format"] == "azure"
 
 
+def test_second_timestamps_in_a_format_of_milliseconds_are_told_and_said(voltana, tmp_path) -> None:
+    rows = [{"timestamp": i / 8, "input_length": 30, "output_length": 5} for i in range(40)]
+    trace = tmp_path / "seconds.jsonl"
+    trace.write_text("\n".join(map(json.dumps, rows)))
+    code, out, err = voltana(*QUICK[:1], "--trace", trace, "--policy", "static-max", "--json", "-")
+    assert code == 0, err
+    assert json.loads(out)["results"][0]["simulated_s"] > 4.8
+    assert "took the times for seconds" in err
+    asked = (*QUICK[:1], "--trace", trace, "--time-unit", "ms", "--policy", "static-max")
+    code, out, err = voltana(*asked, "--json", "-")
+    assert code == 0, err
+    assert json.loads(out)["results"][0]["simulated_s"] < 1
+    assert json.loads(out)["scenario"]["trace"]["time_unit"] == "ms"
+
+
+def test_requests_that_no_instance_can_hold_are_said_in_the_report(voltana, tmp_path) -> None:
+    trace, out_dir = tmp_path / "t.csv", tmp_path / "out"
+    trace.write_text("arrival_s,prompt_tokens,output_tokens\n0,900000,5\n0.5,30,5\n1,30,5\n")
+    asked = (*QUICK[:1], "--trace", trace, "--policy", "static-max")
+    code, out, err = voltana(*asked, "--out", out_dir)
+    assert code == 0, err
+    assert "1 of the requests have a prompt that no instance can hold" in " ".join(out.split())
+    assert "no instance can hold" in (out_dir / "report.md").read_text()
+    results = json.loads((out_dir / "results.json").read_text())
+    assert results["requests_refused"] == 1
+    assert results["results"][0]["requests_completed"] == 2
+
+
 def test_debug_shows_every_decision_with_its_reason_on_standard_error(voltana) -> None:
     code, out, err = voltana(
         *QUICK, "--policy", "static-max", "--log-level", "debug", "--json", "-"

@@ -34,6 +34,9 @@ _TRACE = typer.Option("--trace", metavar="FILE", help="Replay this trace, gzippe
 _FORMAT = typer.Option(
     "--trace-format", metavar="F", help="Format of the trace (auto: look at the columns)."
 )
+_UNIT = typer.Option(
+    "--time-unit", metavar="U", help="Unit of the trace's times: s, ms, us or ns (auto)."
+)
 _SCALE = typer.Option("--rate-scale", metavar="X", help="Replay this many times as fast (1).")
 _START = typer.Option("--window-start", metavar="S", help="Replay from this second on (0).")
 _MAX_PROMPT = typer.Option("--max-prompt-tokens", metavar="N", help="Cut longer prompts.")
@@ -60,6 +63,7 @@ def simulate(
     cv: Annotated[float | None, _CV] = None,
     trace: Annotated[Path | None, _TRACE] = None,
     trace_format: Annotated[str | None, _FORMAT] = None,
+    time_unit: Annotated[str | None, _UNIT] = None,
     rate_scale: Annotated[float | None, _SCALE] = None,
     window_start: Annotated[float | None, _START] = None,
     max_prompt_tokens: Annotated[int | None, _MAX_PROMPT] = None,
@@ -112,6 +116,7 @@ def simulate(
             "trace": {
                 "file": None if trace is None else str(trace),
                 "format": trace_format,
+                "time_unit": time_unit,
                 "rate_scale": rate_scale,
                 "start_s": window_start,
             },

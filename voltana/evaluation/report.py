@@ -84,6 +84,25 @@ def caption(comparison: Comparison) -> str:
         f"same instant; saved: against {comparison.reference.result.policy}"
         f"{' (run as the reference)' if silent else ''}; kept: share of requests; P/D: mean clock "
         f"of the prefill and the decode instances.{_budget_note(comparison)}"
+        f"{_refused_note(comparison)}"
+    )
+
+
+def refused_requests(comparison: Comparison) -> int:
+    """Requests of the trace whose prompt no instance can hold, and none will ever serve."""
+    scenario = comparison.scenario
+    can_hold = scenario.cluster.can_hold
+    return sum(not can_hold(tokens) for tokens in scenario.trace.prompt_tokens.tolist())
+
+
+def _refused_note(comparison: Comparison) -> str:
+    refused = refused_requests(comparison)
+    if not refused:
+        return ""
+    capacity = comparison.scenario.cluster.kv_capacity_tokens
+    return (
+        f" {refused} of the requests have a prompt that no instance can hold (its KV cache has "
+        f"{capacity} tokens): refused, and counted as missed under every policy."
     )
 
 
@@ -166,12 +185,16 @@ def markdown_report(comparison: Comparison, images: Sequence[Path]) -> str:
 
 
 def to_json(comparison: Comparison) -> str:
-    """The comparison as JSON: ``scenario``, ``results``, and the ``reference`` of savings."""
+    """The comparison as JSON: ``scenario``, ``results``, and the ``reference`` of savings.
+
+    ``requests_refused`` counts the requests that no instance can hold.
+    """
     reference = comparison.reference.result
     return json.dumps(
         {
             "scenario": comparison.scenario.file.model_dump(mode="json"),
             "results": [run.result.to_dict() for run in comparison.runs],
+            "requests_refused": refused_requests(comparison),
             "reference": {"policy": reference.policy, "energy_j": reference.energy_j},
         },
         indent=2,

@@ -102,6 +102,10 @@ class ClusterSpec:
         memory = self.hardware.memory_bytes * self.tensor_parallel * self.engine.memory_fraction
         return int((memory - self.model.weight_bytes) / self.model.kv_bytes_per_token)
 
+    def can_hold(self, prompt_tokens: int) -> bool:
+        """Whether an instance can hold a prompt; engines refuse the others."""
+        return prompt_tokens < self.kv_capacity_tokens
+
     def datasheet(self) -> dict[str, float]:
         """Published numbers of one instance, from which a physical prior can be built.
 

@@ -285,7 +285,7 @@ class Simulation:
         job = self._job(len(self._jobs))
         self._jobs.append(job)
         self._schedule_arrival(len(self._jobs))
-        if job.prompt_tokens >= self._cluster.kv_capacity_tokens:
+        if not self._cluster.can_hold(job.prompt_tokens):
             self._finished += 1  # refused, as the engine does: offered, and never completed
             return
         self._dispatcher.assign(job)
