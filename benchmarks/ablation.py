@@ -18,9 +18,9 @@ from voltana.controllers.fixed import FixedClock
 from voltana.controllers.memory_floor import Memory
 from voltana.controllers.optimal_available import OptimalAvailable, Pace
 from voltana.controllers.supervisor import Supervised
-from voltana.evaluation.composed import clock_levels, kv_memory, voltana
-from voltana.evaluation.policies import get_policy
-from voltana.evaluation.published import Profiled
+from voltana.policies.default import clock_levels, kv_memory, voltana
+from voltana.policies.named import get_policy
+from voltana.policies.published import Profiled
 from voltana.policy import InstancePolicy
 from voltana.predictors.ecopred import EcoPred
 from voltana.predictors.linear_power import LinearPower

@@ -14,8 +14,8 @@ import dataclasses
 import numpy as np
 
 from voltana.evaluation.compare import compare
-from voltana.evaluation.policies import get_policy, with_routing
 from voltana.evaluation.scenario import ARRIVALS, Scenario, load_scenario
+from voltana.policies.named import get_policy, with_routing
 from voltana.routers.fill_up import FillUp
 from voltana.routers.least_loaded import LeastLoaded
 

@@ -15,7 +15,7 @@ import argparse
 from typing import TYPE_CHECKING
 
 from benchmarks.sweep import ATTAINMENTS, PERCENT_HEADER, Figures, cells, mean_figures
-from voltana.evaluation.policies import get_policy
+from voltana.policies.named import get_policy
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

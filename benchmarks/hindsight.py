@@ -26,11 +26,11 @@ from benchmarks.headline import ALLOWANCE
 from benchmarks.sweep import ATTAINMENTS
 from voltana.evaluation.bound import bound_comparison
 from voltana.evaluation.compare import REFERENCE, compare
-from voltana.evaluation.composed import LEVELS, voltana
 from voltana.evaluation.metrics import measure
-from voltana.evaluation.policies import get_policy
 from voltana.evaluation.scenario import load_scenario
 from voltana.plant.simulation import Simulation
+from voltana.policies.default import LEVELS, voltana
+from voltana.policies.named import get_policy
 from voltana.values import EMPTY_QUEUE, Decision, Observation, Role
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from benchmarks.sweep import mean_figures
-from voltana.evaluation.policies import get_policy
+from voltana.policies.named import get_policy
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -18,7 +18,6 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from voltana.evaluation.policies import get_policy
 from voltana.levels import A100_CLOCKS_MHZ, EvenlySpaced
 from voltana.loop import ControlLoop
 from voltana.plant.cluster import ClusterSpec
@@ -27,6 +26,7 @@ from voltana.plant.iteration import PlantModel
 from voltana.plant.model import load_model
 from voltana.plant.simulation import Simulation
 from voltana.plant.workload import make_workload
+from voltana.policies.named import get_policy
 from voltana.slo import Slo
 from voltana.timebase import ManualTime
 from voltana.values import ActuatorStatus, Domain, Load, Queue, Reading

@@ -18,7 +18,7 @@ ROOT = Path(__file__).parent.parent
 PAGE = (ROOT / "docs" / "analysis.md").read_text(encoding="utf-8")
 COMMANDS = re.findall(r"^voltana analyze.*?(?=\s+#|$)", PAGE, flags=re.MULTILINE)
 OWN_POLICY = """
-from voltana.evaluation.policies import get_policy
+from voltana.policies.named import get_policy
 
 def make():
     return get_policy("pid")

@@ -24,8 +24,8 @@ from voltana.analysis.policy_analysis import step_response
 from voltana.analysis.recording import record_run
 from voltana.analysis.request_mix import RequestMix
 from voltana.errors import ConfigError, StabilityError
-from voltana.evaluation.policies import get_policy
 from voltana.evaluation.scenario import load_scenario
+from voltana.policies.named import get_policy
 from voltana.values import Role
 
 lengths = st.lists(

@@ -25,10 +25,10 @@ from voltana.evaluation.bound.report import text
 from voltana.evaluation.bound.taut_string import optimal_speeds
 from voltana.evaluation.compare import compare
 from voltana.evaluation.metrics import measure
-from voltana.evaluation.policies import POLICIES
 from voltana.evaluation.scenario import ARRIVALS, load_scenario
 from voltana.plant.simulation import Simulation
 from voltana.plant.workload.trace import Trace
+from voltana.policies.named import POLICIES
 from voltana.policy import InstancePolicy, Policy
 from voltana.slo import Attainment, Slo
 from voltana.values import Load

@@ -14,7 +14,6 @@ from tests.records import PAIR, instance, record
 from voltana.controllers.ecofreq import EcoFreq
 from voltana.evaluation.compare import compare
 from voltana.evaluation.metrics import measure
-from voltana.evaluation.policies import get_policy
 from voltana.evaluation.report import (
     PROMISE_HEADERS,
     UNKNOWN,
@@ -25,6 +24,7 @@ from voltana.evaluation.report import (
     to_json,
 )
 from voltana.evaluation.scenario import ARRIVALS, load_scenario
+from voltana.policies.named import get_policy
 from voltana.policy import InstancePolicy
 from voltana.predictors.ecopred import EcoPred
 from voltana.slo import Slo

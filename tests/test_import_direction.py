@@ -20,7 +20,9 @@ LAYERS = (
     {"policy", "config"},
     {"predictors", "controllers", "routers", "actuators", "testing"},
     {"loop"},
+    {"policies"},
     {"plant"},
+    {"serving"},
     {"evaluation"},
     {"analysis"},
     {"cli"},
@@ -35,35 +37,35 @@ HOMES = {
     "river": ("predictors/",),
     "control": ("analysis/",),
     "matplotlib": ("evaluation/", "analysis/"),
-    "pynvml": ("actuators/nvml.py",),
+    "pynvml": (),
+    "aiohttp": ("serving/",),
+    "zmq": ("serving/",),
+    "prometheus_client": ("serving/",),
+    "voltana_ring": ("serving/",),
+    "voltana_sglang": (),
     "hypothesis": ("testing/strategies.py",),
-    "typer": ("cli/",),
-    "rich": ("cli/", "evaluation/", "analysis/"),
+    "typer": ("cli/", "serving/"),
+    "rich": ("cli/", "evaluation/", "analysis/", "serving/profile/"),
     "gymnasium": ("plant/gym_env.py",),
     "pytest": (),
 }
 """Where a library may be imported, as prefixes of paths in the package."""
 
 CLOCK_READERS = {
-    "timebase.py",
     "plant/runner.py",  # times the policies that it runs
     "evaluation/compare.py",  # times the simulation
     "testing/timing.py",
     "testing/actuator_subject.py",  # waits for real devices
     "testing/actuator_checks.py",  # and gives up on those that block
     # Real processes, sockets and drivers: real time is what their limits are about.
-    "actuators/channel.py",
-    "actuators/client.py",
-    "actuators/daemonlog.py",
-    "actuators/doctor.py",
     "actuators/local.py",
-    "actuators/restore.py",
-    "actuators/restorer.py",
-    "actuators/server.py",
-    "actuators/statefolder.py",
-    "actuators/supervisor.py",
     "cli/actuator.py",
     "cli/top.py",
+    "serving/launch/child_process.py",
+    "serving/launch/supervise.py",
+    "serving/profile/clock.py",
+    "serving/profile/command.py",
+    "serving/profile/run.py",
 }
 """The only files that may read a clock; everything else has its time injected."""
 

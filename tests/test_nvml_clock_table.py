@@ -5,9 +5,9 @@ from __future__ import annotations
 import pynvml
 import pytest
 
-from voltana.actuators.nvml import nvml_clock_table
 from voltana.errors import ActuatorError
 from voltana.levels import A100_CLOCKS_MHZ, parse_levels
+from voltana_actuatord.drivers.nvml import nvml_clock_table
 
 CLOCKS_MHZ = {1593: [1410, 1395, 1005, 210, 1410], 877: [900, 210]}
 

@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 
 from voltana.errors import ConfigError, UnknownNameError
-from voltana.evaluation.policies import POLICIES, get_policy, policy_names, with_routing
 from voltana.levels import A100_CLOCKS_MHZ
 from voltana.plant.cluster import ClusterSpec
 from voltana.plant.hardware import load_hardware
@@ -19,6 +18,7 @@ from voltana.plant.iteration import PlantModel
 from voltana.plant.model import load_model
 from voltana.plant.simulation import Simulation
 from voltana.plant.workload import make_workload
+from voltana.policies.named import POLICIES, get_policy, policy_names, with_routing
 from voltana.policy import InstanceContext, as_instance_policy
 from voltana.ports import Controller, Router
 from voltana.routers.ecoroute import EcoRoute
@@ -104,7 +104,7 @@ def test_the_issues_policies_have_names_and_one_line_each():
 def test_listing_them_loads_nothing_heavy():
     script = (
         "import sys\n"
-        "from voltana.evaluation.policies import POLICIES\n"
+        "from voltana.policies.named import POLICIES\n"
         "[policy.summary for policy in POLICIES.values()]\n"
         "print([m for m in ('river', 'control', 'scipy', 'matplotlib') if m in sys.modules])\n"
     )
@@ -223,7 +223,7 @@ def test_voltana_saves_energy_and_keeps_the_slo(plant):
 
 
 USERS_OWN = '''
-from voltana.evaluation.policies import get_policy
+from voltana.policies.named import get_policy
 from voltana.values import Decision
 
 policy = get_policy("static-low")

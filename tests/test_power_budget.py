@@ -16,10 +16,10 @@ from voltana.controllers.fixed import FixedClock
 from voltana.controllers.power_budget import Claim, PowerBudget, divide
 from voltana.errors import ConfigError
 from voltana.evaluation.compare import compare
-from voltana.evaluation.policies import get_policy
-from voltana.evaluation.power_budget import with_power_budget
 from voltana.evaluation.scenario import ARRIVALS, load_scenario
 from voltana.plant.simulation import Simulation
+from voltana.policies.named import get_policy
+from voltana.policies.power_budget import with_power_budget
 from voltana.predictors.ecopred import EcoPred
 from voltana.slo import Slo
 from voltana.testing import samples

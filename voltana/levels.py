@@ -144,8 +144,8 @@ class Reported:
     """The clocks that a device reports itself, as far as the table has them too.
 
     Attributes:
-        read_mhz: Asks the device, such as `voltana.actuators.nvml.nvml_clock_table`; called when
-            the levels are resolved, not before.
+        read_mhz: Asks the device, such as `voltana.actuators.nvml_clock_table`; called when the
+            levels are resolved, not before.
     """
 
     read_mhz: Callable[[], Sequence[float]]

@@ -10,6 +10,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
+from voltana_actuatord.timebase import TimeSource
+
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
@@ -27,6 +29,18 @@ if TYPE_CHECKING:
         Reading,
         Request,
     )
+
+__all__ = [
+    "Actuator",
+    "Controller",
+    "Forecasts",
+    "PowerPredictor",
+    "Predictor",
+    "PredictorSnapshot",
+    "Router",
+    "Sensor",
+    "TimeSource",
+]
 
 
 @runtime_checkable
@@ -121,15 +135,6 @@ class Actuator(Protocol):
 
     def close(self) -> None:
         """Give the default clocks back; may be called twice."""
-        ...
-
-
-@runtime_checkable
-class TimeSource(Protocol):
-    """The only source of time in a loop."""
-
-    def now_s(self) -> float:
-        """Monotonic time in seconds from an arbitrary zero."""
         ...
 
 

@@ -6,17 +6,10 @@ sample time has a default.
 
 from __future__ import annotations
 
-import time
-
 from voltana.errors import invalid
+from voltana_actuatord.timebase import MonotonicTime
 
-
-class MonotonicTime:
-    """Real time, from the operating system's monotonic clock."""
-
-    def now_s(self) -> float:
-        """Seconds since an arbitrary zero."""
-        return time.monotonic()
+__all__ = ["ControlPeriod", "ManualTime", "MonotonicTime"]
 
 
 class ManualTime:

@@ -14,11 +14,44 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from voltana_actuatord.values import ActuatorStatus, Command, Domain, Health, Reading
+
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from voltana.ports import PowerPredictor, PredictorSnapshot
     from voltana.promise import Margin, Promise
+
+__all__ = [
+    "EMPTY_QUEUE",
+    "MAX_DEADLINE_BUCKETS",
+    "NO_RESERVATION",
+    "UNBOUNDED",
+    "ActuatorStatus",
+    "Bounds",
+    "Candidate",
+    "Command",
+    "DeadlineBucket",
+    "Decision",
+    "Domain",
+    "Exposure",
+    "FloatArray",
+    "Forecast",
+    "Health",
+    "InstanceState",
+    "Limit",
+    "Load",
+    "Observation",
+    "Outcome",
+    "Phase",
+    "Queue",
+    "Reading",
+    "Request",
+    "Reservation",
+    "Role",
+    "Status",
+    "attended_pairs",
+]
 
 FloatArray = np.ndarray[tuple[int], np.dtype[np.float64]]
 
@@ -292,69 +325,6 @@ class Exposure:
     load: Load
     clock_mhz: float
     duration_s: float
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Domain:
-    """The devices that change clock as one: a tensor-parallel group on one host."""
-
-    name: str
-    devices: tuple[int, ...] = (0,)
-    host: str = "localhost"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Command:
-    """A clock for a domain; a higher sequence number replaces a lower one that still waits."""
-
-    domain: Domain
-    clock_mhz: float
-    sequence: int
-    lease_s: float = 2.0
-
-
-class Health(enum.StrEnum):
-    """Whether an actuator does what it is told."""
-
-    OK = "ok"
-    DEGRADED = "degraded"
-    LOST = "lost"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ActuatorStatus:
-    """What an actuator achieved.
-
-    Attributes:
-        clock_mhz: Clock read back from the device; nan where it cannot be read.
-        target_mhz: Clock of the last command that was applied; nan before the first.
-        sequence: Sequence number of that command; -1 before the first.
-        health: Whether commands take effect.
-        error: What went wrong last, in words; empty if nothing did.
-    """
-
-    clock_mhz: float
-    target_mhz: float
-    sequence: int = -1
-    health: Health = Health.OK
-    error: str = ""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Reading:
-    """One reading of an instance's sensors.
-
-    Attributes:
-        at_s: When it was taken.
-        clock_mhz: Achieved SM clock.
-        power_w: Power of all devices of the instance.
-        energy_j: Energy counter of all its devices since an arbitrary zero.
-    """
-
-    at_s: float
-    clock_mhz: float
-    power_w: float
-    energy_j: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

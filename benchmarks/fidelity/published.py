@@ -20,7 +20,6 @@ from typing import TYPE_CHECKING
 
 from benchmarks.fidelity import Row
 from voltana.config import DEFAULT_ITL_MS, DEFAULT_TTFT_MS
-from voltana.evaluation.policies import get_policy
 from voltana.plant.cluster import ClusterSpec, EngineOptions
 from voltana.plant.hardware import load_hardware
 from voltana.plant.iteration import PlantModel
@@ -28,6 +27,7 @@ from voltana.plant.model import load_model
 from voltana.plant.simulation import Simulation
 from voltana.plant.workload import make_workload
 from voltana.plant.workload.lengths import LengthDistribution, Lognormal
+from voltana.policies.named import get_policy
 from voltana.slo import Slo, attainment
 
 if TYPE_CHECKING:

@@ -11,16 +11,16 @@ import time
 
 import numpy as np
 
-from voltana.evaluation.policies import get_policy
+from voltana.policies.named import get_policy
 from voltana.predictors.ecopred import EcoPred
+from voltana.serving.router.chooser import Leg
+from voltana.serving.router.ledger import Ledger
+from voltana.serving.router.pool import Pool
+from voltana.serving.router.reports import FEED, Report, Reports
+from voltana.serving.router.settings import BackendTable, RouterTable
 from voltana.testing.samples import outcomes
 from voltana.timebase import ManualTime
 from voltana.values import InstanceState, Request, Role
-from voltana_sglang.router.chooser import Leg
-from voltana_sglang.router.ledger import Ledger
-from voltana_sglang.router.pool import Pool
-from voltana_sglang.router.reports import FEED, Report, Reports
-from voltana_sglang.router.settings import BackendTable, RouterTable
 
 CHOICES = 1000
 LEVELS = tuple(float(mhz) for mhz in np.linspace(600.0, 1410.0, 81))

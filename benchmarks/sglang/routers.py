@@ -48,7 +48,7 @@ def commands(prefill: Server, decode: Server) -> dict[str, tuple[list[str], int]
     python = [sys.executable, "-m"]
     ours = ["--prefill", f"{prefill.url},{prefill.bootstrap_port}", "--decode", decode.url]
     made = {
-        "voltana": [*python, "voltana_sglang.router_command", *ours, "--port"],
+        "voltana": [*python, "voltana.serving.router.command", *ours, "--port"],
         "smg": [*python, "smg.launch_router", *theirs],
         "mini-lb": [*python, "sglang_router.launch_router", "--mini-lb", *theirs],
     }

@@ -12,9 +12,9 @@ import sys
 import threading
 import time
 
-from voltana.actuators.client import ActuatorProcess
 from voltana.levels import A100_CLOCKS_MHZ as TABLE
 from voltana.values import Command, Domain
+from voltana_actuatord.client import ActuatorProcess
 
 
 def main() -> None:

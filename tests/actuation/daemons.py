@@ -13,12 +13,15 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from voltana.actuators.client import ActuatorProcess
 from voltana.errors import ActuatorError
 from voltana.values import Command, Domain
+from voltana_actuatord.client import ActuatorProcess
 
 if TYPE_CHECKING:
     from tests.actuation.driver import Machine
+
+DAEMON = "voltana_actuatord.daemon.command"
+WORKER = b"voltana_actuatord.daemon.worker"
 
 
 class Daemon:
@@ -115,7 +118,7 @@ class Daemon:
         """Process id of the worker; 0 if there is none now."""
         for child in _children(self.process.pid):
             with contextlib.suppress(OSError):
-                if b"voltana.actuators.worker" in Path(f"/proc/{child}/cmdline").read_bytes():
+                if WORKER in Path(f"/proc/{child}/cmdline").read_bytes():
                     return child
         return 0
 
@@ -124,7 +127,13 @@ class Daemon:
         self.heard_s = time.monotonic() + 1.0
         with self.log.open("ab") as log:
             return subprocess.Popen(
-                [sys.executable, "-m", "voltana.actuators.daemon", "--config", str(self.config)],
+                [
+                    sys.executable,
+                    "-m",
+                    DAEMON,
+                    "--config",
+                    str(self.config),
+                ],
                 env=self.machine.environment(
                     NOTIFY_SOCKET=str(self.folder / "notify.sock"), WATCHDOG_USEC="1000000"
                 ),

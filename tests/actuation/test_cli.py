@@ -54,7 +54,8 @@ def test_status_lease_and_restore(machine, daemon, voltana):
 
 def test_restore_without_a_daemon(machine, in_process, voltana):
     in_process(
-        "from voltana.actuators.nvml import Driver\nDriver().gpu(0).lock(900, 900)\nanswer = 0"
+        "from voltana_actuatord.drivers.nvml import Driver\n"
+        "Driver().gpu(0).lock(900, 900)\nanswer = 0"
     )
     assert machine.any_locked()
     assert voltana("actuator", "restore", "--direct", "0,1").returncode == 0

@@ -9,9 +9,9 @@ from __future__ import annotations
 import pytest
 
 from tests.actuation.driver import build_smi
-from voltana.actuators.client import ActuatorProcess
 from voltana.testing import check_actuator
 from voltana.values import Domain
+from voltana_actuatord.client import ActuatorProcess
 
 CHECKED_AGAINST_THE_DRIVER = {
     "ActuatorProcess",

@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.actuation.daemons import Daemon
-from voltana.actuators.client import ActuatorProcess
-from voltana.actuators.faults import DaemonUnavailableError, LeaseRefusedError
+from tests.actuation.daemons import DAEMON, Daemon
 from voltana.errors import ActuatorError, ConfigError
 from voltana.values import Command, Domain, Health
+from voltana_actuatord.client import ActuatorProcess
+from voltana_actuatord.faults import DaemonUnavailableError, LeaseRefusedError
 
 MHZ = 1005.0
 
@@ -239,7 +239,13 @@ def test_clocks_come_back_even_if_the_configuration_is_broken_meanwhile(machine,
     os.killpg(daemon.process.pid, signal.SIGKILL)
     daemon.process.wait()
     daemon.config.write_text(daemon.config.read_text() + "\nnonsense = 1\n")
-    command = [sys.executable, "-m", "voltana.actuators.daemon", "--config", str(daemon.config)]
+    command = [
+        sys.executable,
+        "-m",
+        DAEMON,
+        "--config",
+        str(daemon.config),
+    ]
     done = subprocess.run(
         command, env=machine.environment(), capture_output=True, text=True, check=False
     )
@@ -288,7 +294,7 @@ def test_the_restore_command_gives_marked_clocks_back(machine, tmp_path):
     os.killpg(daemon.process.pid, signal.SIGKILL)
     daemon.process.wait()
     assert machine.any_locked()
-    command = [sys.executable, "-m", "voltana.actuators.daemon", "--restore"]
+    command = [sys.executable, "-m", DAEMON, "--restore"]
     done = subprocess.run(
         [*command, "--config", str(daemon.config)], env=machine.environment(), check=False
     )
@@ -437,7 +443,7 @@ def test_starts_fast_and_small(machine, daemon):
 
 def test_two_daemons_do_not_share_a_state_folder(machine, daemon):
     done = subprocess.run(
-        [sys.executable, "-m", "voltana.actuators.daemon", "--config", str(daemon.config)],
+        [sys.executable, "-m", DAEMON, "--config", str(daemon.config)],
         env=machine.environment(),
         capture_output=True,
         text=True,

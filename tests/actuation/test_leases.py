@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from voltana.actuators.faults import LeaseRefusedError
-from voltana.actuators.journal import Journal
-from voltana.actuators.leases import AccessRule, LeaseTable, Peer
-from voltana.actuators.protocol import (
+from voltana_actuatord.daemon.journal import Journal
+from voltana_actuatord.daemon.leases import AccessRule, LeaseTable, Peer
+from voltana_actuatord.faults import LeaseRefusedError
+from voltana_actuatord.protocol import (
     MAX_BYTES,
     Ack,
     Acquire,

@@ -117,7 +117,7 @@ def test_only_the_daemon_survives_a_sigkill(machine):
 
 def test_mig_is_refused(machine, in_process):
     machine.set(1, "D_MIG", 1)
-    code = SETUP + "from voltana.actuators.faults import MigEnabledError\n"
+    code = SETUP + "from voltana_actuatord.faults import MigEnabledError\n"
     code += "try:\n    NvmlActuator(domain)\n    answer = ''\n"
     code += "except MigEnabledError as error:\n    answer = str(error)"
     assert "GPU 1 is in MIG mode" in in_process(code)
@@ -129,7 +129,7 @@ def test_power_caps_are_set_in_watts_and_restored(machine, in_process):
         + """
 a = PowerCapActuator(domain, watts={900.0: 200.0, 1410.0: 350.0})
 a.apply(command(900.0, 0))
-from voltana.actuators.nvml import Driver
+from voltana_actuatord.drivers.nvml import Driver
 gpu = Driver().gpu(1)
 there = until(lambda: gpu.power_limit_w() == 200.0)
 slowed = [gpu.clock_mhz(), sorted(gpu.event_reasons())]

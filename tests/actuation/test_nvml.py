@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from voltana.actuators.faults import NVML_CODES, driver_error
+from voltana_actuatord.faults import NVML_CODES, driver_error
 
-OPEN = "from voltana.actuators.nvml import Driver\nd = Driver()\ng = d.gpu(0)\n"
+OPEN = "from voltana_actuatord.drivers.nvml import Driver\nd = Driver()\ng = d.gpu(0)\n"
 CATCH = """
 from voltana.errors import ActuatorError
-from voltana.actuators.nvml import Driver
+from voltana_actuatord.drivers.nvml import Driver
 try:
     g = Driver().gpu(0)
     {call}
@@ -146,22 +146,24 @@ answer = seen
 
 
 def test_only_one_file_imports_pynvml():
-    root = Path(__file__).parents[2] / "voltana"
+    root = Path(__file__).parents[2]
+    ours = ("voltana", "packages", "integrations")
     guilty = [
         str(path.relative_to(root))
-        for path in root.rglob("*.py")
+        for folder in ours
+        for path in (root / folder).rglob("*.py")
         if any(
             line.strip().startswith(("import pynvml", "from pynvml"))
             for line in path.read_text().splitlines()
         )
     ]
-    assert guilty == ["actuators/nvml.py"]
+    assert guilty == ["packages/actuatord/voltana_actuatord/drivers/nvml.py"]
 
 
 def test_daemon_modules_import_nothing_heavy():
     code = (
         "import sys\n"
-        "import voltana.actuators.worker, voltana.actuators.supervisor, voltana.actuators.daemon\n"
+        "from voltana_actuatord.daemon import command, supervisor, worker\n"
         "heavy = {'numpy', 'scipy', 'river', 'control', 'pydantic', 'matplotlib', 'structlog'}\n"
         "sys.exit(' '.join(heavy & sys.modules.keys()) or 0)"
     )

@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 
 from tests.actuation.daemons import Daemon
-from voltana.actuators.faults import LeaseRefusedError
-from voltana.actuators.privileges import CAP_SYS_ADMIN, capabilities
-from voltana.actuators.protocol import MAX_BYTES, Kind, encode_command, encode_json, receive
+from voltana_actuatord.daemon.privileges import CAP_SYS_ADMIN, capabilities
+from voltana_actuatord.faults import LeaseRefusedError
+from voltana_actuatord.protocol import MAX_BYTES, Kind, encode_command, encode_json, receive
 
 OTHER_UID = 65534
 root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root to become another user")

@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 
 from voltana.actuators import ActuatorProcess
-from voltana.actuators.settings import DaemonSettings
 from voltana.loop import ControlLoop
 from voltana.timebase import MonotonicTime
 from voltana.values import Decision, Domain, Health, Load, Reading
+from voltana_actuatord.daemon.settings import DaemonSettings
 
 ROOT = Path(__file__).parents[2]
 DOMAIN = Domain(name="decode-0", devices=(0, 1))

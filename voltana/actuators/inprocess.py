@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from voltana.actuators.faults import NotSupportedError
 from voltana.actuators.local import LocalActuator
-from voltana.actuators.nvml import Driver, Gpu
 from voltana.values import Reading
+from voltana_actuatord.drivers.nvml import Driver, Gpu
+from voltana_actuatord.faults import NotSupportedError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable

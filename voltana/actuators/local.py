@@ -13,15 +13,15 @@ import threading
 import time
 from typing import TYPE_CHECKING
 
-from voltana.actuators.channel import GpuChannel, Result, Wish
-from voltana.actuators.faults import NotSupportedError
 from voltana.errors import ActuatorError, invalid
 from voltana.values import ActuatorStatus, Command, Health
+from voltana_actuatord.channel import GpuChannel, Result, Wish
+from voltana_actuatord.faults import NotSupportedError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from voltana.actuators.restore import Settable
+    from voltana_actuatord.daemon.restore import Settable
 
 CLOSE_LIMIT_S = 3.0
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import subprocess
 from typing import TYPE_CHECKING
 
-from voltana.actuators.faults import DriverBusyError, DriverError, DriverNotLoadedError
 from voltana.actuators.local import LocalActuator
+from voltana_actuatord.faults import DriverBusyError, DriverError, DriverNotLoadedError
 
 if TYPE_CHECKING:
     from voltana.values import Domain

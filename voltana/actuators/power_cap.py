@@ -10,8 +10,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from voltana.actuators.local import LocalActuator
-from voltana.actuators.nvml import Driver, Gpu
 from voltana.errors import invalid
+from voltana_actuatord.drivers.nvml import Driver, Gpu
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -18,8 +18,8 @@ from voltana.analysis.identification import IdentifiedLatency, fit_latency
 from voltana.analysis.margins import Margins, Requirement, margins_of
 from voltana.analysis.recording import record_run
 from voltana.analysis.request_mix import RequestMix
-from voltana.evaluation.policies import get_policy
-from voltana.evaluation.user_policy import blame
+from voltana.policies.named import get_policy
+from voltana.policies.users_own import blame
 from voltana.values import Role
 
 if TYPE_CHECKING:

@@ -37,14 +37,14 @@ def serve(
     ),
 ) -> None:
     """Run the daemon here, as root; the same as voltana-actuatord."""
-    command = [sys.executable, "-m", "voltana.actuators.daemon", "--config", str(config)]
+    command = [sys.executable, "-m", "voltana_actuatord.daemon.command", "--config", str(config)]
     os.execv(sys.executable, command)  # a fresh process: the daemon stays small
 
 
 @app.command()
 def status(socket: Socket = DEFAULT_SOCKET, as_json: AsJson = False) -> None:
     """Say who holds which clocks."""
-    from voltana.actuators.console import daemon_status
+    from voltana_actuatord.console import daemon_status
 
     answer = daemon_status(socket)
     if as_json:
@@ -76,8 +76,8 @@ def lease(
     socket: Socket = DEFAULT_SOCKET,
 ) -> None:
     """Hold a clock by hand: to try the daemon out, or to measure at a fixed clock."""
-    from voltana.actuators.client import ActuatorProcess
     from voltana.values import Command, Domain
+    from voltana_actuatord.client import ActuatorProcess
 
     domain = Domain(name=f"by hand, pid {os.getpid()}", devices=_devices(gpus))
     held = ActuatorProcess(domain, socket_path=socket)
@@ -107,15 +107,15 @@ def restore(
 ) -> None:
     """Give the default clocks back: your own leases, or everybody's if you are root."""
     if direct:
-        from voltana.actuators.nvml import Driver
-        from voltana.actuators.restore import restore_gpu
+        from voltana_actuatord.daemon.restore import restore_gpu
+        from voltana_actuatord.drivers.nvml import Driver
 
         with Driver() as driver:
             for index in _devices(direct):
                 restore_gpu(driver.gpu(index))
                 typer.echo(f"GPU {index} is at its default clocks")
         return
-    from voltana.actuators.console import restore_all
+    from voltana_actuatord.console import restore_all
 
     devices = restore_all(socket)
     listed = ", ".join(map(str, devices)) or "none (no lease was yours)"
@@ -140,7 +140,7 @@ def doctor(
     """Say in plain words what is missing, and time clock changes; reads only unless --measure."""
     from dataclasses import asdict
 
-    from voltana.actuators.doctor import Verdict, examine
+    from voltana_actuatord.doctor import Verdict, examine
 
     if bool(profile) != (out is not None) or (profile and not measure):
         raise invalid("--profile", profile, "given with --measure and --out", "Give all three.")
@@ -170,8 +170,8 @@ def doctor(
 
 def _refuse_leased(index: int, socket: str) -> None:
     """Check that nobody controls the GPU whose clock is about to be changed."""
-    from voltana.actuators.console import daemon_status
     from voltana.errors import ActuatorError
+    from voltana_actuatord.console import daemon_status
 
     try:
         leases = daemon_status(socket)["leases"]
@@ -186,9 +186,9 @@ def _measure(
 ) -> list[dict[str, float | None]]:
     from dataclasses import asdict
 
-    from voltana.actuators.doctor import measure
-    from voltana.actuators.nvml import Driver
     from voltana.levels import parse_levels
+    from voltana_actuatord.doctor import measure
+    from voltana_actuatord.drivers.nvml import Driver
 
     with Driver() as driver:
         gpu = driver.gpu(index)

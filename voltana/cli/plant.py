@@ -228,6 +228,6 @@ def _clocks(given: list[str] | None, table_mhz: tuple[float, ...]) -> list[float
 
 
 def _device_clocks(device: int) -> tuple[float, ...]:
-    from voltana.actuators.nvml import nvml_clock_table
+    from voltana_actuatord.drivers.nvml import nvml_clock_table
 
     return nvml_clock_table(device)

@@ -8,7 +8,7 @@ def policies() -> None:
 
     Any of them goes behind 'voltana simulate --policy'; so does MODULE:FACTORY of your own.
     """
-    from voltana.evaluation.policies import POLICIES
+    from voltana.policies.named import POLICIES
 
     width = max(len(name) for name in POLICIES)
     for name, policy in POLICIES.items():

@@ -7,10 +7,10 @@ from time import perf_counter
 from typing import TYPE_CHECKING
 
 from voltana.evaluation.metrics import measure
-from voltana.evaluation.policies import get_policy
-from voltana.evaluation.power_budget import with_power_budget
-from voltana.evaluation.user_policy import blame
 from voltana.plant.simulation import Simulation
+from voltana.policies.named import get_policy
+from voltana.policies.power_budget import with_power_budget
+from voltana.policies.users_own import blame
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 from voltana.config import parse_scenario
 from voltana.errors import ConfigError, invalid
-from voltana.evaluation.policies import get_policy
 from voltana.plant.cluster import ClusterSpec, EngineOptions
 from voltana.plant.disturbance import Disturbance
 from voltana.plant.hardware import load_hardware
 from voltana.plant.iteration import PlantModel
 from voltana.plant.model import load_model
 from voltana.plant.workload import make_workload, read_trace
+from voltana.policies.named import get_policy
 from voltana.slo import Slo
 from voltana.values import Load
 

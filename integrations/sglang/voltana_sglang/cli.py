@@ -14,10 +14,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 COMMANDS = {
-    "agent": "voltana_sglang.agent_command:agent",
-    "launch": "voltana_sglang.launch:launch",
-    "profile": "voltana_sglang.profile:profile",
-    "router": "voltana_sglang.router_command:router",
+    "agent": "voltana.serving.agent.command:agent",
+    "launch": "voltana.serving.launch.command:launch",
+    "profile": "voltana.serving.profile.command:profile",
+    "router": "voltana.serving.router.command:router",
     "steer": "voltana_sglang.steer_command:steer",
 }
 """Subcommands and where they are."""

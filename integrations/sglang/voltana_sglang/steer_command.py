@@ -10,8 +10,8 @@ import typer
 from pydantic import ValidationError
 
 from voltana.errors import invalid
+from voltana.serving.router.command_line import add_feeds, run_loop, servers_of, table_of
 from voltana.validation import explain
-from voltana_sglang.router.command_line import add_feeds, run_loop, servers_of, table_of
 
 
 def steer(  # noqa: PLR0917  (options, not arguments)
@@ -55,10 +55,10 @@ def steer(  # noqa: PLR0917  (options, not arguments)
     table |= {name: value for name, value in given.items() if value is not None}
 
     # Here, so that --help answers at once.
+    from voltana.serving.router.logs import log_to_stderr  # noqa: PLC0415
+    from voltana.serving.steer_settings import SteerTable  # noqa: PLC0415
     from voltana.timebase import MonotonicTime  # noqa: PLC0415
-    from voltana_sglang.router.logs import log_to_stderr  # noqa: PLC0415
     from voltana_sglang.steer.service import run_steer  # noqa: PLC0415
-    from voltana_sglang.steer.settings import SteerTable  # noqa: PLC0415
 
     try:
         settings = SteerTable.model_validate(table)

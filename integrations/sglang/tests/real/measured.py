@@ -12,14 +12,14 @@ import msgspec
 import zmq
 
 from servers import ServerSpec, room
-from voltana_sglang.ring_layout import Kind
-from voltana_sglang.ring_reader import RingReader, find_rings
+from voltana.serving.ring_reader import RingReader, find_rings
+from voltana_ring.layout import Kind
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from servers import Server
-    from voltana_sglang.ring_reader import Record
+    from voltana.serving.ring_reader import Record
 
 SETTLED_S = 0.5
 """Nothing more came for so long: whatever is missing then is lost."""

@@ -47,7 +47,7 @@ class RouterProcess:
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(
                 [
-                    sys.executable, "-m", "voltana_sglang.router_command",
+                    sys.executable, "-m", "voltana.serving.router.command",
                     "--port", str(self.port), *given, *arguments,
                 ],
                 stdout=log,

@@ -11,8 +11,8 @@ import pytest
 
 from router_process import router
 from servers import ServerSpec, wait_for
-from voltana_sglang.profile_run import ProfiledServer, ProfileRunError
-from voltana_sglang.router.keys import Keys
+from voltana.serving.profile.run import ProfiledServer, ProfileRunError
+from voltana.serving.router.keys import Keys
 
 if TYPE_CHECKING:
     from pathlib import Path

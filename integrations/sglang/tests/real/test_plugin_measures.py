@@ -15,7 +15,7 @@ import pytest
 from measured import Watch, measured_spec, send_many
 from servers import ENVIRONMENT, post, room
 from voltana.values import Phase
-from voltana_sglang.ring_layout import Kind
+from voltana_ring.layout import Kind
 
 if TYPE_CHECKING:
     from servers import Fleet

@@ -6,11 +6,11 @@ import enum
 from types import SimpleNamespace
 from typing import Any
 
+from voltana.serving.ring_reader import RingReader
 from voltana.values import Load
+from voltana_ring.layout import Kind
+from voltana_ring.writer import RingWriter
 from voltana_sglang.hooks.meter import Meter
-from voltana_sglang.ring import RingWriter
-from voltana_sglang.ring_layout import Kind
-from voltana_sglang.ring_reader import RingReader
 
 
 class ForwardMode(enum.IntEnum):

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 import aiohttp
 from fake_sglang import FakeServer, fake_servers
 
+from voltana.serving.router.service import RouterService
+from voltana.serving.router.settings import BackendTable, RouterTable
 from voltana.timebase import MonotonicTime
-from voltana_sglang.router.service import RouterService
-from voltana_sglang.router.settings import BackendTable, RouterTable
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable

@@ -10,12 +10,12 @@ from hypothesis import strategies as st
 
 from voltana.actuators import RecordingActuator
 from voltana.predictors.linear_power import LinearPower
+from voltana.serving.agent.energy import WINDOW_S, EnergyAccount
+from voltana.serving.agent.publishing import SNAPSHOT_S, Publishing
+from voltana.serving.agent.switchable import Switchable
 from voltana.testing import check_actuator
 from voltana.timebase import ManualTime, MonotonicTime
 from voltana.values import Exposure, InstanceState, Load, Reading
-from voltana_sglang.agent.energy import WINDOW_S, EnergyAccount
-from voltana_sglang.agent.publishing import SNAPSHOT_S, Publishing
-from voltana_sglang.agent.switchable import Switchable
 
 TABLE = tuple(map(float, range(600, 1411, 15)))
 

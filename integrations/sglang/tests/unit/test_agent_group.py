@@ -14,14 +14,14 @@ from fake_scheduler import FakeEngine
 from voltana.actuators import RecordingActuator
 from voltana.errors import ConfigError, UnknownNameError
 from voltana.policy import InstanceContext
+from voltana.serving.agent import group as group_log
+from voltana.serving.agent.building import make_policy
+from voltana.serving.agent.group import Group
+from voltana.serving.agent.sensing import EchoSensor
+from voltana.serving.config import parse_config
 from voltana.slo import Slo
 from voltana.timebase import ManualTime
 from voltana.values import Domain, Limit, Load, Role
-from voltana_sglang.agent import group as group_log
-from voltana_sglang.agent.building import make_policy
-from voltana_sglang.agent.group import Group
-from voltana_sglang.agent.sensing import EchoSensor
-from voltana_sglang.config import parse_config
 
 TABLE = tuple(map(float, range(600, 1411, 15)))
 IDLE = Load()

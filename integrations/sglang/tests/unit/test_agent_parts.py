@@ -11,6 +11,13 @@ from hypothesis import strategies as st
 from voltana.errors import ActuatorError
 from voltana.predictors.ecopred import EcoPred
 from voltana.predictors.profile import Stack, load_profile
+from voltana.serving.agent.accounting import Account, ErrorTracker
+from voltana.serving.agent.persistence import restore_predictor, save_predictor
+from voltana.serving.agent.queueing import queue_of
+from voltana.serving.agent.sensing import ClockHistory, EchoSensor, SampledSensor
+from voltana.serving.agent.shared_clock import SharedClock
+from voltana.serving.agent.switchable import Switchable
+from voltana.serving.ring_reader import Record, Waiting
 from voltana.timebase import ManualTime
 from voltana.values import (
     ActuatorStatus,
@@ -23,14 +30,7 @@ from voltana.values import (
     Reading,
     attended_pairs,
 )
-from voltana_sglang.agent.accounting import Account, ErrorTracker
-from voltana_sglang.agent.persistence import restore_predictor, save_predictor
-from voltana_sglang.agent.queueing import queue_of
-from voltana_sglang.agent.sensing import ClockHistory, EchoSensor, SampledSensor
-from voltana_sglang.agent.shared_clock import SharedClock
-from voltana_sglang.agent.switchable import Switchable
-from voltana_sglang.ring_layout import Flag, Kind
-from voltana_sglang.ring_reader import Record, Waiting
+from voltana_ring.layout import Flag, Kind
 
 DOMAIN = Domain(name="d")
 STACK = Stack(hardware="h", model="m", engine="sglang", engine_version="0.5.23")

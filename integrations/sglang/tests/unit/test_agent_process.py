@@ -14,10 +14,10 @@ import structlog
 import zmq
 from fake_scheduler import FakeEngine
 
+from voltana.serving.agent.service import Agent, AgentOptions
+from voltana.serving.config import parse_config
+from voltana.serving.feed import parse_message
 from voltana.values import Load
-from voltana_sglang.agent.service import Agent, AgentOptions
-from voltana_sglang.config import parse_config
-from voltana_sglang.feed import parse_message
 
 CONFIG = """
 [agent]

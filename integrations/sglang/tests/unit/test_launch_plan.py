@@ -12,13 +12,13 @@ from pydantic import ValidationError
 from typer.testing import CliRunner
 
 from voltana.errors import ConfigError
+from voltana.serving.config import AgentTable
+from voltana.serving.launch.command import check_engine, launch, read_launch
+from voltana.serving.launch.config import LaunchTable
+from voltana.serving.launch.plan import cluster, instances
+from voltana.serving.launch.ports import check_ports
+from voltana.serving.router.settings import RouterTable
 from voltana_sglang.cli import make_app
-from voltana_sglang.config import AgentTable
-from voltana_sglang.launch import check_engine, launch, read_launch
-from voltana_sglang.launch_config import LaunchTable
-from voltana_sglang.launch_plan import cluster, instances
-from voltana_sglang.launch_ports import check_ports
-from voltana_sglang.router.settings import RouterTable
 
 CONFIG = Path("/etc/voltana/cluster.toml")
 ROUTER, AGENT = RouterTable(port=30000), AgentTable()
@@ -242,7 +242,7 @@ def test_the_versions_are_told() -> None:
 @pytest.mark.parametrize(("before", "count"), [(signal.SIG_DFL, 1), (signal.SIG_IGN, 0)])
 def test_a_lost_terminal_ends_a_launch_unless_it_was_told_to_stay(before, count: int) -> None:
     program = (
-        "import os, signal; from voltana_sglang.launch import _Signals;"
+        "import os, signal; from voltana.serving.launch.command import _Signals;"
         f"signal.signal(signal.SIGHUP, signal.Handlers({int(before)})); signals = _Signals();"
         "os.kill(os.getpid(), signal.SIGHUP); print(signals.count)"
     )

@@ -11,6 +11,7 @@ from types import SimpleNamespace
 import pytest
 from fake_scheduler import MODES, Bench, decode_batch, request
 
+from voltana_ring.layout import Kind
 from voltana_sglang.hooks import attach as attaching
 from voltana_sglang.hooks import contract
 from voltana_sglang.hooks.around import (
@@ -21,7 +22,6 @@ from voltana_sglang.hooks.around import (
     around_run_batch,
 )
 from voltana_sglang.hooks.engine_facts import read_facts
-from voltana_sglang.ring_layout import Kind
 
 
 class Engine:

@@ -7,7 +7,7 @@ import pytest
 from fake_scheduler import Bench, ForwardMode, batch, decode_batch, request
 
 from voltana.values import Load, Phase
-from voltana_sglang.ring_layout import MAX_ENTRIES, Flag, Kind
+from voltana_ring.layout import MAX_ENTRIES, Flag, Kind
 
 
 @pytest.fixture

@@ -14,8 +14,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from voltana_sglang.ring import RingWriter, make_folder, open_bell
-from voltana_sglang.ring_layout import (
+from voltana.serving.ring_reader import RingError, RingReader, find_rings
+from voltana_ring.bell import open_bell
+from voltana_ring.layout import (
     HEADER_BYTES,
     MAX_ENTRIES,
     MAX_ROOMS,
@@ -23,7 +24,8 @@ from voltana_sglang.ring_layout import (
     Flag,
     Kind,
 )
-from voltana_sglang.ring_reader import RingError, RingReader, find_rings
+from voltana_ring.paths import make_folder
+from voltana_ring.writer import RingWriter
 
 BODY = (Kind.LAUNCHED, 2, 0, 0, 0, 7, 1.5, 0, 0.0, 3, 900, 2, 40, 1.25, 1.5, math.nan, math.nan)
 
@@ -131,7 +133,7 @@ def test_a_reader_in_another_process_sees_only_whole_records(tmp_path):
         from pathlib import Path
         sys.path.insert(0, sys.argv[2])
         from test_plugin_ring import body
-        from voltana_sglang.ring import RingWriter
+        from voltana_ring.writer import RingWriter
         folder = Path(sys.argv[1])
         writer = RingWriter(folder / "a.ring", folder / "a.bell", {}, slots=4)
         ends = time.monotonic() + 1.5
@@ -177,7 +179,7 @@ def test_a_ring_is_replaced_when_the_engine_begins_another_or_ends(make_ring, tm
     assert reader.replaced()
     assert not second.replaced()
     code = (
-        "import sys; from pathlib import Path; from voltana_sglang.ring import RingWriter;"
+        "import sys; from pathlib import Path; from voltana_ring.writer import RingWriter;"
         f"f = Path({str(tmp_path)!r}); RingWriter(f / 'b.ring', f / 'b.bell', {{}}, slots=2)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

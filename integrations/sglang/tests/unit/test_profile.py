@@ -14,10 +14,10 @@ import pytest
 from voltana.errors import ConfigError
 from voltana.predictors.ecopred import EcoPred
 from voltana.predictors.profile import Stack
+from voltana.serving.profile.command import _design, _measure, _save
+from voltana.serving.profile.report import held_back_errors
+from voltana.serving.profile.run import Iteration, ProfiledServer, ProfileRunError
 from voltana.values import Load, Outcome, Phase
-from voltana_sglang.profile import _design, _measure, _save
-from voltana_sglang.profile_report import held_back_errors
-from voltana_sglang.profile_run import Iteration, ProfiledServer, ProfileRunError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -116,7 +116,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
 @pytest.fixture(params=["unified", "prefill", "decode"])
 def engine(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Engine]:
-    monkeypatch.setattr("voltana_sglang.profile_run._SETTLE_S", 0.001)
+    monkeypatch.setattr("voltana.serving.profile.run._SETTLE_S", 0.001)
     made = Engine(request.param)
     yield made
     made.shutdown()

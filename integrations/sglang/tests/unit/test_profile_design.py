@@ -5,14 +5,14 @@ import pytest
 
 from voltana.errors import ConfigError
 from voltana.predictors.features import decode_features, prefill_features, regressor
-from voltana.values import Phase
-from voltana_sglang.profile_design import (
+from voltana.serving.profile.design import (
     Limits,
     decode_candidates,
     design,
     prefill_candidates,
     spread,
 )
+from voltana.values import Phase
 
 SMALL = Limits(max_requests=32, max_tokens=7372, max_context=2042, max_prefill_tokens=2048)
 LARGE = Limits(max_requests=256, max_tokens=400_000, max_context=8192, max_prefill_tokens=8192)

@@ -12,13 +12,14 @@ from pydantic import ValidationError
 from typer.testing import CliRunner
 
 from voltana.errors import VoltanaError
+from voltana.serving.router import command as router_command
+from voltana.serving.router.call import ROOM_LIMIT, Bootstrap, parse_call
+from voltana.serving.router.command_line import table_of
+from voltana.serving.router.prompt_length import FIRST_GUESS, PromptLength
+from voltana.serving.router.routers import own_modules
+from voltana.serving.router.settings import BackendTable, RouterTable
 from voltana.validation import explain
-from voltana_sglang import router_command, steer_command
-from voltana_sglang.router.call import ROOM_LIMIT, Bootstrap, parse_call
-from voltana_sglang.router.command_line import table_of
-from voltana_sglang.router.prompt_length import FIRST_GUESS, PromptLength
-from voltana_sglang.router.routers import own_modules
-from voltana_sglang.router.settings import BackendTable, RouterTable
+from voltana_sglang import steer_command
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -12,11 +12,12 @@ from router_cluster import cluster
 from typer.testing import CliRunner
 
 from voltana.errors import VoltanaError
-from voltana_sglang import router_command, steer_command
-from voltana_sglang.config import parse_config
-from voltana_sglang.router import command_line, logs
-from voltana_sglang.router.routers import ROUTERS, make_routers
-from voltana_sglang.router.settings import RouterTable
+from voltana.serving.config import parse_config
+from voltana.serving.router import command as router_command
+from voltana.serving.router import command_line, logs
+from voltana.serving.router.routers import ROUTERS, make_routers
+from voltana.serving.router.settings import RouterTable
+from voltana_sglang import steer_command
 
 TEXT = (Path(__file__).parents[4] / "docs" / "sglang-router.md").read_text()
 BLOCKS = re.findall(r"```(\w*)\n(.*?)```", TEXT, flags=re.DOTALL)

@@ -13,7 +13,7 @@ import pytest
 from fake_sglang import words_of
 from router_cluster import Cluster, cluster, until
 
-from voltana_sglang.router import answer
+from voltana.serving.router import answer
 
 EXPECTED = " ".join(words_of("a"))
 
@@ -439,7 +439,7 @@ def rids_of(rid: Any) -> list[str]:
 
 def test_the_router_may_open_as_many_files_as_its_requests_take() -> None:
     program = (
-        "import resource; from voltana_sglang.router.file_limit import allow_requests as allow;"
+        "import resource; from voltana.serving.router.file_limit import allow_requests as allow;"
         "limit = lambda: resource.getrlimit(resource.RLIMIT_NOFILE);"
         "resource.setrlimit(resource.RLIMIT_NOFILE, (256, 2000));"
         "allow(10); print(limit()); allow(500); print(limit()); allow(1000); print(limit())"

@@ -20,20 +20,20 @@ from voltana.errors import ConfigError
 from voltana.predictors.conformal_snapshot import ConformalSnapshot
 from voltana.predictors.ecopred import EcoPred
 from voltana.predictors.groups import BySize, by_phase
+from voltana.serving.feed import FeedPublisher, parse_message
+from voltana.serving.router.chooser import Leg
+from voltana.serving.router.feeds import FeedFollower
+from voltana.serving.router.ledger import Entry, Ledger
+from voltana.serving.router.loads import state_of
+from voltana.serving.router.pool import Backend
+from voltana.serving.router.problem import Problem
+from voltana.serving.router.reports import FEED, LOADS, Report, Reports
+from voltana.serving.router.routers import make_routers, own_modules
+from voltana.serving.router.settings import BackendTable, RouterTable
+from voltana.serving.snapshots import decode_snapshot, encode_snapshot
 from voltana.testing.samples import LinearSnapshot, outcomes
 from voltana.timebase import ManualTime, MonotonicTime
 from voltana.values import Candidate, InstanceState, Load, Request, Reservation, Role
-from voltana_sglang.feed import FeedPublisher, parse_message
-from voltana_sglang.router.chooser import Leg
-from voltana_sglang.router.feeds import FeedFollower
-from voltana_sglang.router.ledger import Entry, Ledger
-from voltana_sglang.router.loads import state_of
-from voltana_sglang.router.pool import Backend
-from voltana_sglang.router.problem import Problem
-from voltana_sglang.router.reports import FEED, LOADS, Report, Reports
-from voltana_sglang.router.routers import make_routers, own_modules
-from voltana_sglang.router.settings import BackendTable, RouterTable
-from voltana_sglang.snapshots import decode_snapshot, encode_snapshot
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence

@@ -12,12 +12,12 @@ from router_cluster import Cluster, cluster, until
 from typer.testing import CliRunner
 
 from voltana.errors import ConfigError
+from voltana.serving.config import parse_config, read_config
+from voltana.serving.profile.run import ProfiledServer, ProfileRunError
+from voltana.serving.router.command_line import table_of
+from voltana.serving.router.keys import Keys, find_keys
+from voltana.serving.router.settings import RouterTable
 from voltana_sglang.cli import make_app
-from voltana_sglang.config import parse_config, read_config
-from voltana_sglang.profile_run import ProfiledServer, ProfileRunError
-from voltana_sglang.router.command_line import table_of
-from voltana_sglang.router.keys import Keys, find_keys
-from voltana_sglang.router.settings import RouterTable
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -147,7 +147,7 @@ def test_a_calibration_flushes_with_the_admin_key(monkeypatch: pytest.MonkeyPatc
             server.busy = 3  # refuses until it has put the last request away
             await asyncio.to_thread(made._flush)
             assert server.flushed == 2
-            monkeypatch.setattr("voltana_sglang.profile_run._IDLE_LIMIT_S", 0.2)
+            monkeypatch.setattr("voltana.serving.profile.run._IDLE_LIMIT_S", 0.2)
             server.busy = 10_000
             with pytest.raises(ProfileRunError, match="does not become idle"):
                 await asyncio.to_thread(made._flush)

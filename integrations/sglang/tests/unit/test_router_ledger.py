@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from voltana.serving.router.ledger import INGEST_S, Entry, Ledger
 from voltana.values import NO_RESERVATION, Reservation
-from voltana_sglang.router.ledger import INGEST_S, Entry, Ledger
 
 PREFILLS = ("p0", "p1", None)
 DECODES = ("d0", "d1")

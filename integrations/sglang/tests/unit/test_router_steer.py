@@ -14,10 +14,10 @@ from fake_sglang import FakeServer, fake_servers, words_of
 from fake_smg import FakeSmg, fake_smg
 from router_cluster import until
 
+from voltana.serving.router.settings import BackendTable
+from voltana.serving.steer_settings import SteerTable
 from voltana.timebase import ManualTime, MonotonicTime
-from voltana_sglang.router.settings import BackendTable
 from voltana_sglang.steer.service import SteerService
-from voltana_sglang.steer.settings import SteerTable
 from voltana_sglang.steer.targets import REFUTED_S, WorkerList
 
 if TYPE_CHECKING:

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from voltana.errors import ConfigError, VoltanaError
-from voltana_sglang.config import parse_config, read_config
+from voltana.serving.config import parse_config, read_config
 
 
 def test_an_empty_file_is_a_dry_run():

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from voltana.actuators.settings import DaemonSettings
 from voltana.cli.top_view import Answer, render
-from voltana_sglang.config import parse_config
-from voltana_sglang.router.keys import ADMIN_API_KEY_VARIABLE, API_KEY_VARIABLE
+from voltana.serving.config import parse_config
+from voltana.serving.router.keys import ADMIN_API_KEY_VARIABLE, API_KEY_VARIABLE
+from voltana_actuatord.daemon.settings import DaemonSettings
 
 ROOT = Path(__file__).parents[4]
 TEXT = (ROOT / "docs" / "sglang.md").read_text()

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from voltana_sglang.child_process import ChildProcess, ProcessSpec, how_it_ended
-from voltana_sglang.restarts import Restarts
-from voltana_sglang.supervise import LaunchError, Supervisor
+from voltana.serving.launch.child_process import ChildProcess, ProcessSpec, how_it_ended
+from voltana.serving.launch.restarts import Restarts
+from voltana.serving.launch.supervise import LaunchError, Supervisor
 
 SERVER = """
 import http.server, os, sys, time
@@ -206,8 +206,8 @@ def test_a_router_that_dies_ends_everything_where_any_end_does(supervise) -> Non
 
 
 def test_what_dies_over_and_over_is_given_up(supervise, said, monkeypatch) -> None:
-    monkeypatch.setattr("voltana_sglang.restarts.FIRST_S", 0.01)
-    monkeypatch.setattr("voltana_sglang.restarts.MOST", 2)
+    monkeypatch.setattr("voltana.serving.launch.restarts.FIRST_S", 0.01)
+    monkeypatch.setattr("voltana.serving.launch.restarts.MOST", 2)
     broken = (sys.executable, "-c", "raise SystemExit('no such module')")
     server = ProcessSpec(name="unified-0", kind="unified", command=SLEEPER)
     for kind in ("agent", "router"):
@@ -254,7 +254,7 @@ def test_nothing_outlives_a_launch_that_is_killed(tmp_path) -> None:
     folder = str(tmp_path)
     code = (
         "import sys, time; from pathlib import Path;"
-        "from voltana_sglang.child_process import ChildProcess, ProcessSpec;"
+        "from voltana.serving.launch.child_process import ChildProcess, ProcessSpec;"
         "c = ChildProcess(ProcessSpec(name='c', kind='decode',"
         f" command=(sys.executable, '-c', 'import time; time.sleep(600)')), Path({folder!r}));"
         "print(c.pid, flush=True); time.sleep(600)"

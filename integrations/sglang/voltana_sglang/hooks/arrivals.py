@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from voltana_sglang.ring_layout import MAX_ROOMS
+from voltana_ring.layout import MAX_ROOMS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

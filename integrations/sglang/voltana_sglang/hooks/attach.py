@@ -6,7 +6,9 @@ import logging
 import os
 from typing import TYPE_CHECKING, Any
 
-from voltana_sglang.config import CONFIG_VARIABLE, INSTANCE_VARIABLE, read_config
+from voltana.serving.config import CONFIG_VARIABLE, INSTANCE_VARIABLE, read_config
+from voltana_ring.paths import bell_path, make_folder, ring_path
+from voltana_ring.writer import RingWriter
 from voltana_sglang.hooks import contract
 from voltana_sglang.hooks.around import (
     METER,
@@ -16,13 +18,11 @@ from voltana_sglang.hooks.around import (
 )
 from voltana_sglang.hooks.engine_facts import mode_of, read_facts
 from voltana_sglang.hooks.meter import Meter
-from voltana_sglang.ring import SUFFIX, RingWriter, make_folder
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
-    from voltana_sglang.config import Config
+    from voltana.serving.config import Config
     from voltana_sglang.hooks.engine_facts import EngineFacts
 
 HOOKS: dict[str, Callable[..., Any]] = {
@@ -110,16 +110,6 @@ def _meter(scheduler: Any, mode: str, config: Config, instance: str, facts: Engi
         synchronous=facts.device == "cpu",
         synchronize=_synchronize(scheduler, facts.device),
     )
-
-
-def ring_path(folder: Path, instance: str, suffix: str) -> Path:
-    """File of a ring."""
-    return folder / f"{instance}{suffix}{SUFFIX}"
-
-
-def bell_path(folder: Path, instance: str) -> Path:
-    """FIFO that wakes the agent of an instance."""
-    return folder / f"{instance}.bell"
 
 
 def _synchronize(scheduler: Any, device: str) -> Callable[[], None] | None:

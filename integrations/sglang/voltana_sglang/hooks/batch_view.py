@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from voltana_sglang.ring_layout import Mode
+from voltana_ring.layout import Mode
 
 DECODE_MODES = frozenset({"DECODE", "TARGET_VERIFY"})
 PREFILL_MODES = frozenset({"EXTEND", "MIXED", "DLLM_EXTEND"})

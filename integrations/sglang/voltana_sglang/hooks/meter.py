@@ -6,15 +6,15 @@ import time
 from collections import deque
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from voltana_ring.layout import MAX_ENTRIES, Flag, Kind, Mode
 from voltana_sglang.hooks.arrivals import Arrivals
 from voltana_sglang.hooks.batch_view import DECODE_MODES, PREFILL_MODES, BatchView
 from voltana_sglang.hooks.queue_view import QueueReader, QueueView, oldest
-from voltana_sglang.ring_layout import MAX_ENTRIES, Flag, Kind, Mode
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from voltana_sglang.ring import RingWriter
+    from voltana_ring.writer import RingWriter
 
 _NAN = float("nan")
 

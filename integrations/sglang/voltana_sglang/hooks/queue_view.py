@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from voltana_sglang.ring_layout import MAX_ENTRIES
+from voltana_ring.layout import MAX_ENTRIES
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence

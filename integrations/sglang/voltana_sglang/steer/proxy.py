@@ -7,20 +7,20 @@ from typing import TYPE_CHECKING
 import aiohttp
 from aiohttp import web
 
+from voltana.serving.router.app import INFERENCE_PATHS
+from voltana.serving.router.call import parse_call
+from voltana.serving.router.ledger import Entry
+from voltana.serving.router.leg import TRANSPORT_ERRORS, forwarded_headers
+from voltana.serving.router.problem import Problem
 from voltana.values import Request
-from voltana_sglang.router.app import INFERENCE_PATHS
-from voltana_sglang.router.call import parse_call
-from voltana_sglang.router.ledger import Entry
-from voltana_sglang.router.leg import TRANSPORT_ERRORS, forwarded_headers
-from voltana_sglang.router.problem import Problem
 
 if TYPE_CHECKING:
     from voltana.ports import TimeSource
-    from voltana_sglang.router.call import Call
-    from voltana_sglang.router.chooser import Leg
-    from voltana_sglang.router.ledger import Ledger
-    from voltana_sglang.router.pool import Backend
-    from voltana_sglang.router.prompt_length import PromptLength
+    from voltana.serving.router.call import Call
+    from voltana.serving.router.chooser import Leg
+    from voltana.serving.router.ledger import Ledger
+    from voltana.serving.router.pool import Backend
+    from voltana.serving.router.prompt_length import PromptLength
     from voltana_sglang.steer.targets import WorkerList
 
 TARGET = "x-smg-target-worker"

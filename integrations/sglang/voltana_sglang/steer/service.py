@@ -11,26 +11,26 @@ import orjson
 import structlog
 from aiohttp import web
 
+from voltana.serving.router.app import explain_errors
+from voltana.serving.router.chooser import Leg
+from voltana.serving.router.file_limit import allow_requests
+from voltana.serving.router.http_client import make_session
+from voltana.serving.router.keys import find_keys
+from voltana.serving.router.ledger import Ledger
+from voltana.serving.router.pool import Pool
+from voltana.serving.router.problem import JSON_TYPE
+from voltana.serving.router.prompt_length import PromptLength
+from voltana.serving.router.reports import Reports
+from voltana.serving.router.routers import make_routers
+from voltana.serving.router.service import listen
+from voltana.serving.router.watching import Watchers
 from voltana.values import Role
-from voltana_sglang.router.app import explain_errors
-from voltana_sglang.router.chooser import Leg
-from voltana_sglang.router.file_limit import allow_requests
-from voltana_sglang.router.http_client import make_session
-from voltana_sglang.router.keys import find_keys
-from voltana_sglang.router.ledger import Ledger
-from voltana_sglang.router.pool import Pool
-from voltana_sglang.router.problem import JSON_TYPE
-from voltana_sglang.router.prompt_length import PromptLength
-from voltana_sglang.router.reports import Reports
-from voltana_sglang.router.routers import make_routers
-from voltana_sglang.router.service import listen
-from voltana_sglang.router.watching import Watchers
 from voltana_sglang.steer.proxy import Proxy
 from voltana_sglang.steer.targets import WorkerList
 
 if TYPE_CHECKING:
     from voltana.ports import TimeSource
-    from voltana_sglang.steer.settings import SteerTable
+    from voltana.serving.steer_settings import SteerTable
 
 _LAST_WORDS_S = 1.0
 _POLL_S = 0.02

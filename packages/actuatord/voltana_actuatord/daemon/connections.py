@@ -1,0 +1,94 @@
+"""The client connections of the actuator daemon: who they are, and bounded reading and writing."""
+
+from __future__ import annotations
+
+import array
+import socket
+import struct
+from typing import TYPE_CHECKING
+
+from voltana_actuatord.daemon.leases import Peer
+from voltana_actuatord.protocol import MAX_BYTES, ProtocolError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+_SO_PEERGROUPS = 59
+_MAX_GROUPS = 1024
+BATCH = 32
+"""Messages read from one connection before the others get their turn."""
+
+RATE_PER_S = 5_000.0
+BURST = 10_000.0
+"""What one connection may send; a control loop sends some hundreds of messages a second."""
+
+
+def peer_of(connection: socket.socket) -> Peer:
+    """Who is at the other end, from the kernel."""
+    raw = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
+    pid, uid, gid = struct.unpack("3i", raw)
+    groups = array.array("i")
+    try:
+        groups.frombytes(connection.getsockopt(socket.SOL_SOCKET, _SO_PEERGROUPS, 4 * _MAX_GROUPS))
+    except OSError:  # an older kernel, or more groups than anybody has
+        groups = array.array("i")
+    return Peer(pid, uid, frozenset({gid, *groups}))
+
+
+class Connection:
+    """One client. Nothing is buffered here: a reply that does not fit the socket is dropped.
+
+    Args:
+        sock: Its socket; made non-blocking.
+        key: A number that is never used again.
+        now_s: The time.
+    """
+
+    __slots__ = ("_allowance", "_refilled_s", "dropped", "key", "peer", "sock")
+
+    def __init__(self, sock: socket.socket, key: int, now_s: float) -> None:
+        sock.setblocking(False)
+        self.sock = sock
+        self.key = key
+        self.peer = peer_of(sock)
+        self.dropped = 0
+        self._allowance = BURST
+        self._refilled_s = now_s
+
+    def messages(self) -> Iterator[bytes]:
+        """Messages that have come, at most `BATCH`.
+
+        Raises:
+            ConnectionError: If the client is gone.
+        """
+        for _ in range(BATCH):
+            try:
+                data, _, flags, _ = self.sock.recvmsg(MAX_BYTES + 1)
+            except (BlockingIOError, InterruptedError):
+                return
+            if not data:  # an empty datagram looks the same, and is not a message either
+                raise ConnectionResetError
+            yield data if not flags & socket.MSG_TRUNC else bytes(MAX_BYTES + 1)
+
+    def count_message(self, now_s: float) -> None:
+        """Count a message against the client's rate.
+
+        Raises:
+            ProtocolError: If it sends more than any control loop does.
+        """
+        earned = (now_s - self._refilled_s) * RATE_PER_S
+        self._allowance = min(BURST, self._allowance + earned) - 1.0
+        self._refilled_s = now_s
+        if self._allowance < 0.0:
+            raise ProtocolError(f"more than {RATE_PER_S:g} messages a second.")
+
+    def send(self, data: bytes) -> None:
+        """Send a message if the client reads; never blocks, never raises."""
+        try:
+            self.sock.send(data, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
+        except OSError:
+            self.dropped += 1
+
+    def close(self) -> None:
+        """Close the socket."""
+        self.sock.close()

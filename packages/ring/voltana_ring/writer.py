@@ -1,0 +1,148 @@
+"""The engine's end of a ring: writes records into shared memory, and rings a bell."""
+
+from __future__ import annotations
+
+import json
+import mmap
+import os
+import time
+import zlib
+from typing import TYPE_CHECKING, Any
+
+from voltana_ring.bell import open_bell
+from voltana_ring.layout import (
+    BODY,
+    GUARD,
+    GUARD_OFFSET,
+    HEAD_OFFSET,
+    HEADER,
+    HEADER_BYTES,
+    INFO_OFFSET,
+    MAGIC,
+    PAYLOAD_OFFSET,
+    QUEUES,
+    ROOMS,
+    SLOT_BYTES,
+    SLOTS,
+    STARTED,
+    VERSION,
+)
+from voltana_ring.process_identity import started_at
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+
+class RingWriter:
+    """One writer of one ring; one thread may use it.
+
+    The file appears under its name once it is complete, in place of one of an earlier engine.
+
+    Args:
+        path: The ring's file, on a file system in memory.
+        bell: The FIFO that wakes the reader; made if it is missing.
+        info: What readers should know of the engine, as JSON values.
+        slots: Records that are kept.
+
+    Attributes:
+        path: See above.
+
+    Raises:
+        OSError: If the files cannot be made.
+    """
+
+    def __init__(
+        self, path: Path, bell: Path, info: Mapping[str, Any], *, slots: int = SLOTS
+    ) -> None:
+        self.path = path
+        self._slots = slots
+        self._head = 0
+        temporary = path.with_suffix(f".{os.getpid()}.new")
+        self._memory = _allocate(temporary, HEADER_BYTES + slots * SLOT_BYTES)
+        try:
+            self._bell = open_bell(bell)
+        except OSError:
+            self._memory.close()
+            temporary.unlink()
+            raise
+        text = json.dumps({**info, STARTED: started_at(os.getpid())}).encode()
+        HEADER.pack_into(
+            self._memory, 0, MAGIC, VERSION, slots, SLOT_BYTES, os.getpid(), time.time_ns(),
+            time.monotonic(), len(text),
+        )  # fmt: skip
+        self._memory[INFO_OFFSET : INFO_OFFSET + len(text)] = text
+        self._words = memoryview(self._memory).cast("Q")
+        self._buffer = bytearray(SLOT_BYTES)
+        self._view = memoryview(self._buffer)
+        temporary.rename(path)
+
+    def write(
+        self,
+        body: Sequence[Any],
+        entries: Sequence[float] = (),
+        rooms: Sequence[int] = (),
+    ) -> None:
+        """Write a record; never blocks.
+
+        Args:
+            body: The fields of `ring_layout.BODY`, in order.
+            entries: Those of the queue entries, flat: three for each.
+            rooms: Bootstrap rooms.
+        """
+        buffer, memory = self._buffer, self._memory
+        BODY.pack_into(buffer, 0, *body)
+        length = BODY.size
+        if entries:
+            layout = QUEUES[len(entries) // 3]
+            layout.pack_into(buffer, length, *entries)
+            length += layout.size
+        if rooms:
+            layout = ROOMS[len(rooms)]
+            layout.pack_into(buffer, length, *rooms)
+            length += layout.size
+        head = self._head
+        offset = HEADER_BYTES + head % self._slots * SLOT_BYTES
+        payload = self._view[:length]
+        words = self._words
+        words[offset >> 3] = 2 * head + 1
+        GUARD.pack_into(memory, offset + GUARD_OFFSET, zlib.crc32(payload), length)
+        memory[offset + PAYLOAD_OFFSET : offset + PAYLOAD_OFFSET + length] = payload
+        words[offset >> 3] = 2 * head + 2
+        self._head = head = head + 1
+        words[HEAD_OFFSET >> 3] = head
+
+    def ring(self) -> None:
+        """Wake the reader, if there is one; never blocks."""
+        try:
+            os.write(self._bell, b"\x01")
+        except BlockingIOError:  # nobody listens, or it has enough to do
+            return
+
+    def close(self) -> None:
+        """Let go of the memory and remove the file; may be called twice."""
+        if self._bell < 0:
+            return
+        os.close(self._bell)
+        self._bell = -1
+        self._words.release()
+        self._memory.close()
+        self.path.unlink(missing_ok=True)
+
+
+def _allocate(path: Path, size: int) -> mmap.mmap:
+    """A new file in memory, all of it there: a store into a page that cannot be had is a SIGBUS.
+
+    Raises:
+        OSError: If there is no room for it; nothing is left behind.
+    """
+    path.unlink(missing_ok=True)  # process ids repeat in containers, and engines are killed
+    handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    try:
+        os.posix_fallocate(handle, 0, size)
+        return mmap.mmap(handle, size)
+    except OSError:
+        path.unlink()
+        raise
+    finally:
+        os.close(handle)

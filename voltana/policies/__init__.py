@@ -1,0 +1,1 @@
+"""Policies: named compositions of controllers, predictors and routers."""

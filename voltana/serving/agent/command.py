@@ -1,0 +1,88 @@
+"""``voltana-sglang agent``: runs the agent of one instance."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from pathlib import Path  # noqa: TC003  (typer reads the annotations at run time)
+from typing import Annotated, Literal
+
+import typer
+
+from voltana.errors import invalid
+
+Role = Literal["prefill", "decode", "unified"]
+
+
+def agent(  # noqa: PLR0917  (options, not arguments)
+    instance: Annotated[str, typer.Option(help="Name of the instance, as the engine has it.")],
+    config: Annotated[
+        Path | None, typer.Option("--config", "-c", help="The configuration (TOML).")
+    ] = None,
+    role: Annotated[Role | None, typer.Option(help="Default: what the engine says.")] = None,
+    gpus: Annotated[str | None, typer.Option(help="Indices of its GPUs, such as 0,1.")] = None,
+    control_port: Annotated[
+        int | None,
+        typer.Option(help="Port of the control endpoint; default: the file's, else a free one."),
+    ] = None,
+    feed_port: Annotated[
+        int | None, typer.Option(help="Port of the feed to routers, likewise.")
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Watch and decide, but leave the clocks alone.")
+    ] = False,
+    until_pid: Annotated[int | None, typer.Option(help="End with this process.")] = None,
+) -> None:
+    """Control the clock of one SGLang server, learning from its iterations.
+
+    It waits for the server if that is not there yet, and for the next one after it has ended.
+    """
+    from voltana.serving.agent.service import AgentOptions, run_agent  # noqa: PLC0415
+    from voltana.serving.config import read_config  # noqa: PLC0415
+
+    settings = read_config(config)
+    table = settings.instance_named(instance)
+    log_to_stderr(settings.agent.log)
+    options = AgentOptions(
+        instance=table.name,
+        role=role or table.role,
+        gpus=table.gpus if gpus is None else parse_gpus(gpus),
+        control_port=_port(control_port, table.control_port, settings.agent.control_port),
+        feed_port=_port(feed_port, table.feed_port, settings.agent.feed_port),
+        dry_run=dry_run,
+        until_pid=until_pid,
+    )
+    run_agent(settings, options)
+
+
+def parse_gpus(text: str) -> tuple[int, ...]:
+    """GPU indices, separated by commas; empty text is none.
+
+    Raises:
+        ConfigError: If it is something else.
+    """
+    parts = [part.strip() for part in text.split(",")] if text.strip() else []
+    if not all(part.isdecimal() for part in parts) or len(set(parts)) != len(parts):
+        raise invalid("gpus", text, "different GPU indices, such as 0,1", "List them as NVML does.")
+    return tuple(int(part) for part in parts)
+
+
+def log_to_stderr(level: str) -> None:
+    """Write log events as lines with key=value pairs to stderr."""
+    import structlog  # noqa: PLC0415
+
+    structlog.configure(
+        processors=[
+            structlog.contextvars.merge_contextvars,
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso"),
+            structlog.processors.KeyValueRenderer(key_order=["timestamp", "level", "event"]),
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelName(level.upper())),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+    )
+
+
+def _port(*choices: int | None) -> int:
+    """The first that was given."""
+    return next((port for port in choices if port is not None), 0)

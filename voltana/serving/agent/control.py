@@ -1,0 +1,253 @@
+"""The agent's control endpoint: what it does, and what may be changed while it does.
+
+It listens on loopback alone, changes things by PUT alone (which web pages of others may not send),
+and answers only under a loopback name (which keeps them from reaching it by a name of their own). A
+policy that is chosen here must be a named one, or one that the configuration file names: what comes
+over a socket must not choose what is imported.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+
+from aiohttp import web
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+
+from voltana.errors import ConfigError, VoltanaError, invalid, unknown_name
+from voltana.policies.named import policy_names
+from voltana.serving.agent.metrics import render
+from voltana.slo import Slo
+from voltana.validation import explain
+from voltana.values import Limit
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from voltana.serving.agent.service import Agent
+
+LOOPBACK = frozenset({"127.0.0.1", "localhost", "[::1]", "::1"})
+MAX_BODY_BYTES = 65536
+
+LIMIT_SOURCE = "control endpoint"
+
+
+def _no_bool(value: object) -> object:
+    if isinstance(value, bool):
+        raise ValueError("a number")  # noqa: TRY004  (pydantic turns ValueError into its own)
+    return value
+
+
+_Positive = Annotated[float, BeforeValidator(_no_bool), Field(gt=0, allow_inf_nan=False)]
+_Share = Annotated[float, BeforeValidator(_no_bool), Field(gt=0, lt=1)]
+
+
+class _Body(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+_BodyT = TypeVar("_BodyT", bound=_Body)
+
+
+class SloBody(_Body):
+    """PUT /slo; what is left out stays."""
+
+    ttft_ms: _Positive | None = None
+    itl_ms: _Positive | None = None
+    ttft_target: _Share | None = None
+    itl_target: _Share | None = None
+
+
+class PolicyBody(_Body):
+    """PUT /policy."""
+
+    controller: str = Field(description="the name of a policy, or one of the configuration file")
+
+
+class LevelsBody(_Body):
+    """PUT /levels; null leaves them to the policy."""
+
+    levels: str | None = Field(description="the clocks that may be chosen, such as 'above:900'")
+
+
+class DryRunBody(_Body):
+    """PUT /dry-run."""
+
+    dry_run: bool = Field(description="whether to leave the devices alone")
+
+
+class LimitBody(_Body):
+    """PUT /limit: a range of clocks for a while; the cap wins where it contradicts the floor."""
+
+    min_mhz: _Positive = Field(default=1e-6, description="the lowest permitted clock in MHz")
+    max_mhz: _Positive = Field(default=1e9, description="the highest permitted clock in MHz")
+    seconds: _Positive = Field(description="the time for which it holds")
+    source: str = Field(default=LIMIT_SOURCE, description="who imposes it")
+
+
+class ControlServer:
+    """Serves the endpoint of one agent.
+
+    Args:
+        agent: The agent.
+    """
+
+    def __init__(self, agent: Agent) -> None:
+        self._agent = agent
+        self._runner: web.AppRunner | None = None
+
+    async def start(self, host: str, port: int) -> int:
+        """Listen; the port, which differs from `port` if that is 0.
+
+        Raises:
+            OSError: If the port is taken.
+        """
+        app = web.Application(middlewares=[_guard], client_max_size=MAX_BODY_BYTES)
+        app.router.add_get("/health", self._health)
+        app.router.add_get("/status", self._status)
+        app.router.add_get("/metrics", self._metrics)
+        for name, read, change in (
+            ("slo", self._read_slo, self._change_slo),
+            ("policy", self._read_policy, self._change_policy),
+            ("levels", self._read_levels, self._change_levels),
+            ("dry-run", self._read_dry_run, self._change_dry_run),
+        ):
+            app.router.add_get(f"/{name}", _reads(read))
+            app.router.add_put(f"/{name}", _changes(change, read))
+        app.router.add_put("/limit", _changes(self._change_limit, dict))
+        self._runner = web.AppRunner(app, access_log=None)
+        await self._runner.setup()
+        site = web.TCPSite(self._runner, host, port)
+        await site.start()
+        addresses = self._runner.addresses
+        return int(addresses[0][1])
+
+    async def stop(self) -> None:
+        """Listen no more."""
+        if self._runner is not None:
+            await self._runner.cleanup()
+
+    async def _health(self, _request: web.Request) -> web.Response:
+        group = self._agent.group
+        if not group.attached:
+            return _answer({"health": group.error or "no engine yet"}, status=503)
+        health = group.error or self._agent.actuator.status().health.value
+        return _answer({"health": health})
+
+    async def _status(self, _request: web.Request) -> web.Response:
+        return _answer(self._agent.status())
+
+    async def _metrics(self, _request: web.Request) -> web.Response:
+        body, kind = render(self._agent.status())
+        return web.Response(body=body, headers={"Content-Type": kind})
+
+    def _read_slo(self) -> dict[str, Any]:
+        slo = self._agent.group.settings.slo
+        return {
+            "ttft_ms": slo.ttft_s * 1e3,
+            "itl_ms": slo.itl_s * 1e3,
+            "ttft_target": slo.ttft_target,
+            "itl_target": slo.itl_target,
+        }
+
+    def _change_slo(self, values: Any) -> None:
+        body = _parse(SloBody, values)
+        merged = self._read_slo() | body.model_dump(exclude_none=True)
+        self._agent.group.set_slo(
+            Slo(
+                ttft_s=merged["ttft_ms"] / 1e3,
+                itl_s=merged["itl_ms"] / 1e3,
+                ttft_target=merged["ttft_target"],
+                itl_target=merged["itl_target"],
+            )
+        )
+
+    def _read_policy(self) -> dict[str, Any]:
+        return {"controller": self._agent.group.settings.policy}
+
+    def _change_policy(self, values: Any) -> None:
+        wanted = _parse(PolicyBody, values).controller
+        allowed = [*policy_names(), self._agent.config.policy.controller]
+        if wanted not in allowed:
+            raise unknown_name("policy", wanted, allowed)
+        self._agent.group.set_policy(wanted)
+
+    def _read_levels(self) -> dict[str, Any]:
+        group = self._agent.group
+        return {"levels": group.settings.levels, "levels_mhz": list(group.levels_mhz())}
+
+    def _change_levels(self, values: Any) -> None:
+        self._agent.group.set_levels(_parse(LevelsBody, values).levels)
+
+    def _read_dry_run(self) -> dict[str, Any]:
+        return {"dry_run": self._agent.actuator.dry_run}
+
+    def _change_dry_run(self, values: Any) -> None:
+        wanted = _parse(DryRunBody, values).dry_run
+        if not wanted and self._agent.config.actuator.kind == "dry-run":
+            raise invalid(
+                "dry_run",
+                wanted,
+                "true while actuator.kind is 'dry-run'",
+                "Name what sets clocks in the configuration, and restart the agent.",
+            )
+        self._agent.actuator.set_dry_run(dry_run=wanted)
+
+    def _change_limit(self, values: Any) -> None:
+        body = _parse(LimitBody, values)
+        self._agent.group.set_limit(
+            Limit(
+                source=body.source,
+                min_mhz=body.min_mhz,
+                max_mhz=body.max_mhz if body.max_mhz < 1e9 else math.inf,
+                expires_at_s=self._agent.now_s() + body.seconds,
+            )
+        )
+
+
+def _parse(kind: type[_BodyT], values: Any) -> _BodyT:
+    try:
+        return kind.model_validate(values)
+    except ValidationError as error:
+        raise explain(error, kind) from None
+
+
+def _reads(read: Callable[[], dict[str, Any]]) -> Callable[[web.Request], Awaitable[web.Response]]:
+    async def handle(_request: web.Request) -> web.Response:
+        return _answer(read())
+
+    return handle
+
+
+def _changes(
+    change: Callable[[Any], None], read: Callable[[], dict[str, Any]]
+) -> Callable[[web.Request], Awaitable[web.Response]]:
+    async def handle(request: web.Request) -> web.Response:
+        try:
+            values = json.loads(await request.read())
+        except ValueError as error:
+            return _answer({"error": f"the body is not JSON: {error}"}, status=400)
+        try:
+            change(values)
+        except ConfigError as error:
+            return _answer({"error": str(error)}, status=422)
+        except VoltanaError as error:
+            return _answer({"error": str(error)}, status=503)
+        return _answer(read())
+
+    return handle
+
+
+@web.middleware
+async def _guard(
+    request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
+) -> web.StreamResponse:
+    host = request.host.rsplit(":", 1)[0] if not request.host.endswith("]") else request.host
+    if host not in LOOPBACK:
+        return _answer({"error": "ask under 127.0.0.1 or localhost"}, status=403)
+    return await handler(request)
+
+
+def _answer(values: dict[str, Any], status: int = 200) -> web.Response:
+    return web.json_response(values, status=status)

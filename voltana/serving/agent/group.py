@@ -1,0 +1,299 @@
+"""All the loops of one instance: one for each scheduler process, on one clock."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import TYPE_CHECKING, Any
+
+import structlog
+
+from voltana.serving.agent.serving import Settings, Workshop
+from voltana.serving.agent.shared_clock import SharedClock
+from voltana.serving.ring_reader import RingReader, find_rings
+from voltana.values import InstanceState
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from voltana.ports import Actuator, PowerPredictor, PredictorSnapshot, TimeSource
+    from voltana.serving.agent.sensing import EchoSensor, SampledSensor
+    from voltana.serving.agent.serving import Served
+    from voltana.serving.config import Config
+    from voltana.slo import Slo
+    from voltana.values import Domain, Limit, Load
+
+_log = structlog.get_logger("voltana_sglang.group")
+
+
+class Group:
+    """The loops of an instance; one thread may use it.
+
+    Args:
+        config: The configuration.
+        instance: Name of the instance.
+        role: What its server was started as; None asks the engine.
+        domain: Its devices.
+        actuator: Sets their clock; not closed here.
+        sensor: Reads them.
+        time: The only source of time.
+
+    Attributes:
+        settings: What is in force.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        *,
+        instance: str,
+        role: str | None,
+        domain: Domain,
+        actuator: Actuator,
+        sensor: SampledSensor | EchoSensor,
+        time: TimeSource,
+    ) -> None:
+        self._config = config
+        self._instance = instance
+        self._role = role
+        self._actuator = actuator
+        self._sensor = sensor
+        self._clock = SharedClock(actuator, domain, time)
+        self._workshop = Workshop(
+            config=config, role=role, domain=domain, clock=self._clock, sensor=sensor, time=time
+        )
+        self._served: dict[Path, Served] = {}
+        self._refused: dict[Path, str] = {}
+        self._limits: dict[str, Limit] = {}
+        self.settings = Settings(
+            policy=config.policy.controller, levels=config.policy.levels, slo=config.thresholds()
+        )
+
+    @property
+    def attached(self) -> bool:
+        """Whether there is an engine."""
+        return bool(self._served)
+
+    @property
+    def role(self) -> str | None:
+        """What the instance serves; None before it is known."""
+        first = self._first()
+        return self._role if first is None else first.role
+
+    @property
+    def error(self) -> str:
+        """What is wrong with a loop, or with the only engine there is; empty if nothing is."""
+        if not self._served:
+            return next(iter(self._refused.values()), "")
+        return next((s.loop.error for s in self._served.values() if s.loop.error), "")
+
+    def scan(self) -> None:
+        """Take up new rings, and let those go whose engine has ended.
+
+        What cannot be controlled is reported once, and keeps no other ring from it.
+        """
+        for path, served in list(self._served.items()):
+            if served.reader.replaced():
+                self._release(path)
+        found = find_rings(self._config.agent.rings, self._instance)
+        self._refused = {path: why for path, why in self._refused.items() if path in found}
+        for path in found:
+            if path not in self._served:
+                self._take_up(path)
+
+    def _take_up(self, path: Path) -> None:
+        try:
+            reader = RingReader(path)
+            if reader.replaced():
+                reader.close()  # left behind by an engine that was killed
+                return
+            try:
+                made = self._workshop.build(reader, self.settings, self._limits.values())
+            except BaseException:
+                reader.close()
+                raise
+        except Exception as error:  # noqa: BLE001  (another engine of the instance may be fine)
+            why = str(error) or repr(error)
+            if self._refused.get(path) != why:
+                _log.error("an engine cannot be controlled", ring=str(path), error=why)
+            self._refused[path] = why
+            return
+        self._refused.pop(path, None)
+        self._served[path] = made
+        _log.info("engine found", instance=made.name, **reader.info)
+
+    def drain(self) -> bool:
+        """Work through what engines wrote; whether there was anything."""
+        any_records = False
+        for served in self._served.values():
+            records = served.reader.drain()
+            if records:
+                any_records = True
+                served.loop.take(records)
+        return any_records
+
+    def tick(self, period_s: float) -> None:
+        """A control step of each loop that had none for `period_s`."""
+        self.drain()
+        for served in self._served.values():
+            served.loop.tick(period_s)
+
+    def set_slo(self, slo: Slo) -> None:
+        """Change the thresholds; what was learned is kept."""
+        self._rebuild(dataclasses.replace(self.settings, slo=slo))
+
+    def set_policy(self, reference: str) -> None:
+        """Change the policy; what was learned is kept.
+
+        Raises:
+            VoltanaError: If there is no such policy, or it cannot run here; the old one stays.
+        """
+        self._rebuild(dataclasses.replace(self.settings, policy=reference))
+
+    def set_levels(self, levels: str | None) -> None:
+        """Change the clocks that may be chosen.
+
+        Raises:
+            ConfigError: If they are no clocks of the device; the old ones stay.
+        """
+        self._rebuild(dataclasses.replace(self.settings, levels=levels))
+
+    def set_limit(self, limit: Limit) -> None:
+        """Impose a range of clocks, in place of an earlier one from the same source."""
+        self._limits[limit.source] = limit
+        for served in self._served.values():
+            served.loop.loop.set_limit(limit)
+
+    def state(self) -> InstanceState:
+        """What routers should know: the sums over data-parallel ranks."""
+        loops = [served.loop for served in self._served.values()]
+        states = [loop.state for loop in loops]
+        return InstanceState(
+            running_requests=sum(s.running_requests for s in states),
+            kv_tokens=sum(s.kv_tokens for s in states),
+            queued_requests=sum(s.queued_requests for s in states),
+            queued_tokens=sum(s.queued_tokens for s in states),
+            clock_mhz=self._sensor.read().clock_mhz,
+            oldest_wait_s=max((s.oldest_wait_s for s in states), default=0.0),
+        )
+
+    def sampled_s(self) -> float:
+        """When the oldest part of the state was sampled; nan where there is none."""
+        return min((served.loop.sampled_s for served in self._served.values()), default=math.nan)
+
+    def idle(self) -> bool:
+        """Whether no engine computes."""
+        return all(served.loop.resting for served in self._served.values())
+
+    def take_rooms(self) -> list[int]:
+        """Bootstrap rooms of requests that joined since the last call."""
+        rooms: list[int] = []
+        for served in self._served.values():
+            rooms += served.loop.rooms
+            served.loop.rooms = []
+        return rooms
+
+    def take_exposures(self) -> list[tuple[Load, float, float]]:
+        """Load, clock and duration of what the first loop ran since the last call."""
+        taken: list[tuple[Load, float, float]] = []
+        for served in self._served.values():
+            busy, served.loop.busy = served.loop.busy, []
+            taken = taken or busy
+        return taken
+
+    def power(self) -> PowerPredictor | None:
+        """The power model of the first loop; None where there is none."""
+        first = self._first()
+        return None if first is None else first.loop.loop.power
+
+    def learn_energy(self, energy_j: float, exposures: Any) -> None:
+        """Hand the energy of a window to the power model of the first loop."""
+        first = self._first()
+        if first is not None:
+            first.loop.loop.learn_energy(energy_j, exposures)
+
+    def snapshot(self) -> PredictorSnapshot | None:
+        """A frozen latency model for routers.
+
+        None where several data-parallel ranks share the load: it speaks of one of them.
+        """
+        first = self._first()
+        if first is None or len(self._served) != 1 or first.loop.loop.predictor is None:
+            return None
+        return first.loop.loop.predictor.snapshot()
+
+    def levels_mhz(self) -> tuple[float, ...]:
+        """Clocks that may be chosen."""
+        first = self._first()
+        return self._actuator.table() if first is None else first.loop.loop.levels_mhz
+
+    def target_mhz(self) -> float:
+        """Clock that was asked for last."""
+        return self._actuator.status().target_mhz
+
+    def budget_s(self) -> float:
+        """What an iteration may take: TTFT for prefill, else ITL."""
+        return self.settings.slo.ttft_s if self.role == "prefill" else self.settings.slo.itl_s
+
+    def figures(self) -> dict[str, Any]:
+        """Latency, attainment and prediction of the first loop, and what of its ring was lost."""
+        first = self._first()
+        figures: dict[str, Any] = {
+            "slo_ms": self.budget_s() * 1e3,
+            "ttft_ms": self.settings.slo.ttft_s * 1e3,
+            "itl_ms": self.settings.slo.itl_s * 1e3,
+            "engines": len(self._served),
+            "attached": self.attached,
+        }
+        if first is None:
+            return figures
+        account = first.loop.account
+        return (
+            figures
+            | {
+                "latency_p50_ms": account.latency_s(50) * 1e3,
+                "latency_p99_ms": account.latency_s(99) * 1e3,
+                "attainment": account.attainment(),
+                "records_lost": sum(s.reader.lost for s in self._served.values()),
+                "records_torn": sum(s.reader.torn for s in self._served.values()),
+                "engine_version": first.reader.info.get("version"),
+                "model": first.reader.info.get("model"),
+            }
+            | account.figures()
+        )
+
+    def save(self) -> None:
+        """Save what was learned.
+
+        Raises:
+            OSError: If a file cannot be written.
+        """
+        for served in self._served.values():
+            served.save(self._config)
+
+    def close(self) -> None:
+        """Let go of the rings; may be called twice."""
+        for path in list(self._served):
+            self._release(path)
+
+    def _rebuild(self, settings: Settings) -> None:
+        """Build every loop anew with changed settings; if one cannot be, all stay as they are."""
+        self._served = {
+            path: self._workshop.build(served.reader, settings, self._limits.values(), served)
+            for path, served in self._served.items()
+        }
+        self.settings = settings
+        _log.info("settings changed", settings=str(settings))
+
+    def _release(self, path: Path) -> None:
+        served = self._served.pop(path)
+        try:
+            served.save(self._config)
+        except OSError as error:
+            _log.warning("what was learned cannot be saved", error=str(error))
+        self._clock.leave(served.name)
+        served.reader.close()
+        _log.info("engine gone", instance=served.name)
+
+    def _first(self) -> Served | None:
+        return next(iter(self._served.values()), None)

@@ -1,0 +1,288 @@
+"""The agent's life: finds rings, runs their loops, publishes, saves, and gives clocks back."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import fcntl
+import math
+import os
+import signal
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import structlog
+
+from voltana.errors import ConfigError, VoltanaError
+from voltana.serving.agent.control import ControlServer
+from voltana.serving.agent.devices import open_actuator, open_sensor
+from voltana.serving.agent.energy import EnergyAccount
+from voltana.serving.agent.group import Group
+from voltana.serving.agent.publishing import Publishing
+from voltana.serving.feed import FeedPublisher
+from voltana.timebase import MonotonicTime
+from voltana.values import Domain, InstanceState
+from voltana_ring.bell import open_bell
+from voltana_ring.paths import bell_path, make_folder
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from voltana.ports import TimeSource
+    from voltana.serving.config import Config
+
+HEARTBEAT_S = 0.04
+"""Between two publications of an idle instance: routers take older states for stale."""
+
+_MOST_SAID = 64
+"""Different errors that are remembered as said."""
+
+SCAN_S = 1.0
+"""How often new rings are looked for."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class AgentOptions:
+    """What an agent is told beside the configuration file.
+
+    Attributes:
+        instance: Name of the instance.
+        role: What its server was started as; None asks the engine.
+        gpus: Indices of its GPUs.
+        control_port: Port of the control endpoint; 0 takes a free one.
+        feed_port: Port of the feed, likewise.
+        dry_run: Whether to leave the devices alone.
+        until_pid: Process after which the agent ends; None lets it wait for the next engine.
+    """
+
+    instance: str
+    role: str | None
+    gpus: tuple[int, ...]
+    control_port: int
+    feed_port: int
+    dry_run: bool
+    until_pid: int | None = None
+
+
+class AlreadyRunningError(VoltanaError):
+    """Another agent serves this instance."""
+
+
+class Agent:
+    """The agent of one instance.
+
+    Args:
+        config: The configuration.
+        options: What it is told beside it.
+        time: Source of time.
+
+    Raises:
+        AlreadyRunningError: If another agent serves this instance.
+        VoltanaError: If the configuration does not fit, or a device cannot be opened.
+        OSError: If the folder of the rings cannot be used.
+    """
+
+    def __init__(
+        self, config: Config, options: AgentOptions, time: TimeSource | None = None
+    ) -> None:
+        self.config = config
+        self.options = options
+        self._time = time or MonotonicTime()
+        self._log = structlog.get_logger("voltana.serving.agent").bind(instance=options.instance)
+        self._ending = asyncio.Event()
+        self._said: set[str] = set()
+        with contextlib.ExitStack() as opened:
+            make_folder(config.agent.rings)
+            self._lock = _take_lock(config.agent.rings, options.instance)
+            opened.callback(os.close, self._lock)
+            domain = Domain(name=options.instance, devices=options.gpus) if options.gpus else None
+            self.actuator = open_actuator(config, domain, self._time, dry_run=options.dry_run)
+            opened.callback(self.actuator.close)
+            self.sensor = open_sensor(self.actuator, domain, self._time)
+            opened.callback(self.sensor.close)
+            self.group = Group(
+                config,
+                instance=options.instance,
+                role=options.role,
+                domain=domain or Domain(name=options.instance, devices=()),
+                actuator=self.actuator,
+                sensor=self.sensor,
+                time=self._time,
+            )
+            self.energy = EnergyAccount(self.sensor, self.group)
+            address = f"tcp://{_in_url(config.agent.feed_host)}:{options.feed_port}"
+            self.feed = FeedPublisher(address, options.instance, self._time)
+            opened.callback(self.feed.close)
+            self._publishing = Publishing(self.feed, self.group, self._time)
+            self._bell = open_bell(bell_path(config.agent.rings, options.instance))
+            opened.callback(os.close, self._bell)
+            self._opened = opened.pop_all()
+
+    async def run(self) -> None:
+        """Serve until a signal, or until the engine that started the agent has ended."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, self._ending.set)
+        control = ControlServer(self)
+        try:
+            port = await control.start(self.config.agent.host, self.options.control_port)
+            self._log.info(
+                "agent serves",
+                control=f"http://{_in_url(self.config.agent.host)}:{port}",
+                feed=self.feed.address,
+                actuator="dry-run" if self.actuator.dry_run else self.config.actuator.kind,
+            )
+            loop.add_reader(self._bell, self._on_bell)
+            await self._tick_until_end()
+        finally:
+            loop.remove_reader(self._bell)
+            await control.stop()
+            self.close()
+
+    def close(self) -> None:
+        """Save what was learned and give the clocks back; may be called twice."""
+        with contextlib.suppress(OSError):
+            self.group.save()
+        self.group.close()
+        self._opened.close()
+
+    def now_s(self) -> float:
+        """Time on the axis of limits."""
+        return self._time.now_s()
+
+    def end(self) -> None:
+        """Ask `run` to end."""
+        self._ending.set()
+
+    async def _tick_until_end(self) -> None:
+        agent = self.config.agent
+        scan_at_s = save_at_s = -math.inf
+        while not self._ending.is_set():
+            now_s = self._time.now_s()
+            if now_s >= scan_at_s:
+                scan_at_s = now_s + SCAN_S
+                self._scan()
+            if now_s >= save_at_s:
+                if save_at_s > 0:
+                    await self._save()
+                save_at_s = now_s + agent.save_every_s
+            self._attempt(lambda: self.group.tick(agent.idle_tick_s))
+            self._attempt(self.energy.tick)
+            self._attempt(lambda: self._publishing.publish(heartbeat=True))
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._ending.wait(), HEARTBEAT_S)
+
+    def _attempt(self, step: Callable[[], object]) -> None:
+        """A step of the agent's round; a user's component that fails must not end all of them.
+
+        Nothing is hidden by that: a clock holds only as long as control steps are completed.
+        """
+        try:
+            step()
+        except Exception as error:  # noqa: BLE001  (see above)
+            if repr(error) not in self._said:
+                self._said.add(repr(error))
+                self._log.error("a step failed", error=repr(error), exc_info=error)
+            if len(self._said) > _MOST_SAID:
+                self._said.clear()
+
+    async def _save(self) -> None:
+        try:
+            self.group.save()
+        except OSError as error:
+            self._log.warning("what was learned cannot be saved", error=str(error))
+
+    def _on_bell(self) -> None:
+        with contextlib.suppress(BlockingIOError):
+            os.read(self._bell, 65536)
+        if self.group.drain():
+            self._publishing.publish(heartbeat=False)
+
+    def _scan(self) -> None:
+        self.group.scan()
+        pid = self.options.until_pid
+        if pid is not None and not os.path.exists(f"/proc/{pid}"):  # noqa: PTH110
+            self._log.info("the engine has ended")
+            self.end()
+
+    def status(self) -> dict[str, Any]:
+        """One flat object for `voltana top`, and details; unknown figures are None."""
+        status, reading = self.actuator.status(), self.sensor.read()
+        state = self.group.state()
+        health = self.group.error or status.health.value
+        figures: dict[str, Any] = {
+            "instance": self.options.instance,
+            "role": self.group.role,
+            "health": health,
+            "error": self.group.error or status.error,
+            "dry_run": self.actuator.dry_run,
+            "actuator": self.config.actuator.kind,
+            "clock_mhz": reading.clock_mhz,
+            "target_mhz": self.group.target_mhz(),
+            "power_w": reading.power_w,
+            "energy_j": self.energy.total_j,
+            "saving": self.energy.saving(),
+            "policy": self.group.settings.policy,
+            "levels": self.group.settings.levels,
+            "feed": self.feed.address,
+        }
+        return _finite(figures | _load_of(state) | self.group.figures())
+
+
+def _load_of(state: InstanceState) -> dict[str, Any]:
+    return {
+        "running_requests": state.running_requests,
+        "kv_tokens": state.kv_tokens,
+        "queued_requests": state.queued_requests,
+        "queued_tokens": state.queued_tokens,
+    }
+
+
+def _finite(values: dict[str, Any]) -> dict[str, Any]:
+    """JSON has no nan and no infinity."""
+    return {
+        key: _finite(value)
+        if isinstance(value, dict)
+        else None
+        if isinstance(value, float) and not math.isfinite(value)
+        else value
+        for key, value in values.items()
+    }
+
+
+def _take_lock(folder: Path, instance: str) -> int:
+    path = folder / f"{instance}.agent.lock"
+    handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(handle)
+        raise AlreadyRunningError(
+            f"an agent serves {instance!r} already: must be the only one. End it, or give this "
+            "instance another name."
+        ) from None
+    return handle
+
+
+def _in_url(host: str) -> str:
+    return f"[{host}]" if ":" in host else host
+
+
+def run_agent(config: Config, options: AgentOptions) -> None:
+    """Run an agent until it ends.
+
+    Raises:
+        ConfigError: If a folder or a port cannot be used.
+        VoltanaError: See `Agent`.
+    """
+
+    async def serve() -> None:
+        await Agent(config, options).run()
+
+    try:
+        asyncio.run(serve())
+    except OSError as error:
+        raise ConfigError(
+            f"the agent cannot start: {error}. Choose another port or folder."
+        ) from error

@@ -1,0 +1,180 @@
+"""What runs on one ring: its reader, its loop, and the models that outlive a change of policy."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from voltana.loop import ControlLoop
+from voltana.serving.agent.accounting import Account
+from voltana.serving.agent.building import (
+    levels_of,
+    make_context,
+    make_policy,
+    make_predictor,
+    stack_of,
+)
+from voltana.serving.agent.persistence import (
+    restore_margin,
+    restore_own,
+    save_predictor,
+    state_path,
+)
+from voltana.serving.agent.ring_loop import RingLoop
+from voltana_ring.paths import SUFFIX
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from pathlib import Path
+
+    from voltana.policy import InstanceContext
+    from voltana.ports import PowerPredictor, Predictor, TimeSource
+    from voltana.serving.agent.sensing import EchoSensor, SampledSensor
+    from voltana.serving.agent.shared_clock import SharedClock
+    from voltana.serving.config import Config
+    from voltana.serving.ring_reader import RingReader
+    from voltana.slo import Slo
+    from voltana.values import Domain, Limit
+
+FIRST_RANK = "@dp0.pp0.tp0"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """What may be changed while an agent runs.
+
+    Attributes:
+        policy: Name or reference of the policy.
+        levels: Level set; None leaves it to the policy.
+        slo: The thresholds.
+    """
+
+    policy: str
+    levels: str | None
+    slo: Slo
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Served:
+    """A ring, and what runs on it.
+
+    Attributes:
+        name: Name of the loop.
+        reader: Reads the ring.
+        loop: Runs on it.
+        predictor: Latency model that has learned; a policy that learns nothing keeps it.
+        power: Power model, likewise.
+        role: What the engine serves.
+    """
+
+    name: str
+    reader: RingReader
+    loop: RingLoop
+    predictor: Predictor | None
+    power: PowerPredictor | None
+    role: str
+
+    def save(self, config: Config) -> None:
+        """Save what was learned.
+
+        Raises:
+            OSError: If the file cannot be written.
+        """
+        path = state_path(config.agent.state, self.name)
+        save_predictor(self.predictor, path, stack_of(config, self.reader.info))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Workshop:
+    """Builds what runs on a ring.
+
+    Attributes:
+        config: The configuration.
+        role: What the server was started as; None asks the engine.
+        domain: Its devices.
+        clock: Their clock.
+        sensor: Reads them.
+        time: The only source of time.
+    """
+
+    config: Config
+    role: str | None
+    domain: Domain
+    clock: SharedClock
+    sensor: SampledSensor | EchoSensor
+    time: TimeSource
+
+    def build(
+        self,
+        reader: RingReader,
+        settings: Settings,
+        limits: Iterable[Limit],
+        before: Served | None = None,
+    ) -> Served:
+        """Build what runs on a ring; it goes on with what an earlier one learned.
+
+        Raises:
+            VoltanaError: If the settings do not fit this engine.
+        """
+        info = reader.info | ({"role": self.role} if self.role else {})
+        context = self._context(loop_name(reader.path), info, settings, before)
+        policy = make_policy(settings.policy, context)
+        if context.predictor is None and policy.predictor is not None:
+            restore_own(policy.predictor, state_path(self.config.agent.state, context.instance))
+        if before is None:
+            restore_margin(policy.predictor, state_path(self.config.agent.state, context.instance))
+        loop = ControlLoop(
+            instance=context.instance,
+            domain=self.domain,
+            controller=policy.controller,
+            actuator=self.clock.member(context.instance),
+            sensor=self.sensor,
+            time=self.time,
+            levels_mhz=levels_of(settings.levels, context.table_mhz, policy),
+            predictor=policy.predictor,
+            power=policy.power,
+            limits=limits,
+            lease_s=self.config.actuator.lease_s,
+        )
+        ring_loop = RingLoop(
+            loop,
+            self.sensor,
+            slo=settings.slo,
+            max_batch_tokens=context.max_batch_tokens,
+            account=Account() if before is None else before.loop.account,
+            time=self.time,
+        )
+        if before is not None:
+            ring_loop.carry_on(before.loop)
+        return Served(
+            name=context.instance,
+            reader=reader,
+            loop=ring_loop,
+            predictor=policy.predictor or context.predictor,
+            power=policy.power or context.power,
+            role=info["role"],
+        )
+
+    def _context(
+        self, name: str, info: dict[str, object], settings: Settings, before: Served | None
+    ) -> InstanceContext:
+        context = make_context(
+            self.config,
+            instance=name,
+            info=info,
+            table_mhz=self.clock.table(),
+            slo=settings.slo,
+            predictor=None if before is None else before.predictor,
+            power=None if before is None else before.power,
+        )
+        if context.predictor is not None:
+            return context
+        saved = state_path(self.config.agent.state, name)
+        made = make_predictor(self.config, context, saved, stack_of(self.config, info))
+        return dataclasses.replace(context, predictor=made)
+
+
+def loop_name(ring: Path) -> str:
+    """Name of a loop: that of the instance, with the rank where it is not the first."""
+    return ring.name.removesuffix(SUFFIX).removesuffix(FIRST_RANK)

@@ -1,0 +1,1 @@
+"""Starts a cluster of servers on one host, with their agents and a router."""

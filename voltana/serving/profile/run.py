@@ -1,0 +1,294 @@
+"""Drives one live server through the points of a design and collects what its iterations took.
+
+Prompts are random tokens after a flush of the cache, so that none is reused. Decode servers and
+prefill servers are measured alone: SGLang fakes the transfer for a certain bootstrap host.
+"""
+
+from __future__ import annotations
+
+import http.client
+import json
+import secrets
+import time
+import urllib.error
+import urllib.request
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+
+import numpy as np
+
+from voltana.errors import VoltanaError, invalid
+from voltana.serving.profile.design import Limits
+from voltana.serving.router.keys import ADMIN_API_KEY_VARIABLE, API_KEY_VARIABLE, REFUSED, Keys
+from voltana.values import Outcome, Phase
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from voltana.serving.profile.design import Point
+    from voltana.values import Load
+
+FAKED_TRANSFER_HOST = "2.2.2.2"
+"""Bootstrap host for which SGLang makes up the other half of a pair (its FAKE_BOOTSTRAP_HOST)."""
+
+DECODE_STEPS = 24
+"""Tokens that each request of a decode point produces; the first steps still fill the batch."""
+
+PREFILL_REPEATS = 3
+
+_ROOM_LIMIT = 2**63 - 1
+_REQUEST_TIMEOUT_S = 300.0
+_IDLE_LIMIT_S = 60.0
+_POLL_S = 0.05
+_SETTLE_S = 0.2
+"""From a clock that was asked for to the first request."""
+
+_FIRST_ORDINARY_TOKEN = 10
+"""Smaller ids are often special."""
+
+
+class ProfileRunError(VoltanaError):
+    """The server cannot be profiled."""
+
+
+class RefusedError(ProfileRunError):
+    """The server answered with an error.
+
+    Args:
+        status: HTTP status.
+        text: What it said.
+    """
+
+    def __init__(self, status: int, text: str) -> None:
+        super().__init__(text)
+        self.status = status
+
+
+class Iteration(NamedTuple):
+    """One iteration as the engine's plugin measured it."""
+
+    load: Load
+    latency_s: float
+
+
+class Iterations(Protocol):
+    """Where measured iterations come from."""
+
+    def drain(self) -> Iterable[Iteration]:
+        """What was measured since the last call."""
+        ...
+
+
+class Clock(Protocol):
+    """Who sets the clock while a server is profiled."""
+
+    def set(self, clock_mhz: float) -> float:
+        """Ask for a clock, wait until it is there, and return the one that was achieved."""
+        ...
+
+    def hold(self) -> None:
+        """Say that the last clock is still wanted."""
+        ...
+
+
+class About(NamedTuple):
+    """What a server says of itself."""
+
+    model: str
+    version: str
+    role: str
+    tensor_parallel: int
+    vocabulary: int
+    limits: Limits
+
+
+class ProfiledServer:
+    """A live server, unified, prefill or decode.
+
+    Args:
+        url: Where it listens.
+        seed: Of the prompts.
+        keys: Its keys; None for none.
+
+    Raises:
+        ConfigError: If that is no URL.
+        ProfileRunError: If it does not answer, not to these keys, or is no SGLang server.
+    """
+
+    def __init__(self, url: str, seed: int = 0, keys: Keys | None = None) -> None:
+        if not url.startswith(("http://", "https://")):
+            raise invalid("url", url, "an http or https URL", "Write http://HOST:PORT.")
+        self.url = url.rstrip("/")
+        self._keys = keys or Keys()
+        self._rng = np.random.default_rng(seed)
+        self.about = self._ask()
+
+    @property
+    def phases(self) -> tuple[Phase, ...]:
+        """What it computes."""
+        if self.about.role == "prefill":
+            return (Phase.PREFILL,)
+        return (Phase.DECODE,) if self.about.role == "decode" else (Phase.PREFILL, Phase.DECODE)
+
+    def run(self, point: Point) -> None:
+        """Send the requests of a point, and wait for their answers.
+
+        Raises:
+            ProfileRunError: If the server refuses them.
+        """
+        if point.phase is Phase.DECODE:
+            self._generate(point.requests, point.prompt_tokens, DECODE_STEPS)
+            return
+        for _ in range(PREFILL_REPEATS):
+            self._generate(point.requests, point.prompt_tokens, 1)
+
+    def _generate(self, requests: int, prompt_tokens: int, output_tokens: int) -> None:
+        self._flush()
+        shape = (requests, prompt_tokens)
+        ids = self._rng.integers(_FIRST_ORDINARY_TOKEN, self.about.vocabulary, shape).tolist()
+        sampling = {"temperature": 0.0, "max_new_tokens": output_tokens, "ignore_eos": True}
+        body: dict[str, Any] = {"input_ids": ids, "sampling_params": sampling}
+        if self.about.role != "unified":
+            rooms = [secrets.randbelow(_ROOM_LIMIT) for _ in range(requests)]
+            body |= {"bootstrap_host": [FAKED_TRANSFER_HOST] * requests, "bootstrap_room": rooms}
+            body["bootstrap_port"] = [None] * requests
+        self._call("/generate", body)
+
+    def _flush(self) -> None:
+        """Empty the cache, which SGLang refuses until it has put the last request away."""
+        ends_s = time.monotonic() + _IDLE_LIMIT_S
+        while True:
+            try:
+                self._call("/flush_cache", None)
+            except RefusedError as error:
+                if error.status != http.client.BAD_REQUEST:
+                    raise
+                if time.monotonic() > ends_s:
+                    raise ProfileRunError(
+                        f"{self.url} does not become idle: must have nothing else to do while it "
+                        "is profiled. Stop its other clients, and its router."
+                    ) from None
+                time.sleep(_POLL_S)
+            else:
+                return
+
+    def _ask(self) -> About:
+        said, model = self._call("/server_info"), self._call("/model_info")
+        if not isinstance(said, dict) or not isinstance(model, dict):
+            raise ProfileRunError(
+                f"{self.url} answers as no SGLang server does: must be one. Give the address of "
+                "the server itself, not that of a router."
+            )
+        state = (said.get("internal_states") or [{}])[0]
+        tokens = int(said.get("max_total_num_tokens") or state.get("max_total_num_tokens") or 0)
+        chunk = int(said.get("chunked_prefill_size") or 0)
+        context = int(said.get("max_req_input_len") or said.get("context_length") or tokens)
+        running = int(
+            state.get("effective_max_running_requests_per_dp")
+            or said.get("max_running_requests")
+            or 1
+        )
+        if not tokens:
+            raise ProfileRunError(
+                f"{self.url} does not say how many tokens its KV cache holds: must be an SGLang "
+                "server of 0.5.11 or later itself, no router. Correct the address."
+            )
+        return About(
+            model=str(said.get("served_model_name") or model.get("model_path") or "unknown"),
+            version=str(said.get("version", "unknown")),
+            role={"null": "unified"}.get(str(said.get("disaggregation_mode")), "")
+            or str(said.get("disaggregation_mode") or "unified"),
+            tensor_parallel=int(said.get("tp_size") or 1),
+            vocabulary=_vocabulary(said, model),
+            limits=Limits(
+                max_requests=running,
+                max_tokens=int(0.9 * tokens),
+                max_context=min(context, tokens),
+                max_prefill_tokens=chunk if chunk > 0 else context,
+            ),
+        )
+
+    def _call(self, path: str, *body: Any) -> Any:
+        admin = path == "/flush_cache"
+        headers = self._keys.for_admin() if admin else self._keys.usual()
+        request = urllib.request.Request(self.url + path, headers=headers)
+        if body:
+            request.data = b"" if body[0] is None else json.dumps(body[0]).encode()
+            request.add_header("Content-Type", "application/json")
+        try:
+            with urllib.request.urlopen(request, timeout=_REQUEST_TIMEOUT_S) as reply:
+                answer = reply.read()
+        except urllib.error.HTTPError as error:
+            said = error.read()[:300].decode(errors="replace")
+            remedy = _key_wanted(admin=admin) if error.code in REFUSED else ""
+            raise RefusedError(
+                error.code, f"{self.url}{path} answered {error.code}: {said}{remedy}"
+            ) from None
+        except (OSError, http.client.HTTPException) as error:
+            raise ProfileRunError(
+                f"{self.url}{path} does not answer ({error}). Start the server first."
+            ) from None
+        return json.loads(answer) if answer[:1] in b"{[" else None
+
+
+def measure(
+    server: ProfiledServer,
+    points: Iterable[Point],
+    iterations: Iterations,
+    clock: Clock | None,
+    advance: Callable[[], None],
+) -> list[list[Outcome]]:
+    """Run every point and collect the iterations of its phase, at the clocks achieved.
+
+    Args:
+        server: The server.
+        points: What to run, in order.
+        iterations: What it measures.
+        clock: Sets the clock; None leaves it, and counts it as what the points name.
+        advance: Called after each point.
+
+    Returns:
+        The iterations of each point, in the order of the points.
+    """
+    outcomes: list[list[Outcome]] = []
+    for point in points:
+        achieved_mhz = point.clock_mhz if clock is None else clock.set(point.clock_mhz)
+        time.sleep(_SETTLE_S)
+        list(iterations.drain())
+        _run_and_hold(server, point, clock)
+        time.sleep(_SETTLE_S)
+        outcomes.append(
+            [
+                Outcome(
+                    load=iteration.load,
+                    clock_mhz=achieved_mhz,
+                    latency_s=iteration.latency_s,
+                    ended_at_s=time.monotonic(),
+                )
+                for iteration in iterations.drain()
+                if iteration.load.phase is point.phase
+            ]
+        )
+        advance()
+    return outcomes
+
+
+def _run_and_hold(server: ProfiledServer, point: Point, clock: Clock | None) -> None:
+    """Renew the lease of the clock while a point runs."""
+    with ThreadPoolExecutor(max_workers=1) as pool:
+        running = pool.submit(server.run, point)
+        while not running.done():
+            if clock is not None:
+                clock.hold()
+            time.sleep(_SETTLE_S)
+        running.result()
+
+
+def _key_wanted(*, admin: bool) -> str:
+    if admin:
+        return f". Set {ADMIN_API_KEY_VARIABLE} or router.admin_api_key_file to its --admin-api-key"
+    return f". Set {API_KEY_VARIABLE} or router.api_key_file to its --api-key"
+
+
+def _vocabulary(said: dict[str, Any], model: dict[str, Any]) -> int:
+    return int(said.get("vocab_size") or model.get("vocab_size") or 500)

@@ -1,0 +1,215 @@
+"""The agent's end of a ring: reads the records that an engine wrote, none of them torn."""
+
+from __future__ import annotations
+
+import json
+import mmap
+import os
+import zlib
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from voltana.errors import VoltanaError
+from voltana.values import Load
+from voltana_ring.layout import (
+    BODY,
+    ENTRY,
+    GUARD,
+    GUARD_OFFSET,
+    HEAD_OFFSET,
+    HEADER,
+    HEADER_BYTES,
+    INFO_OFFSET,
+    MAGIC,
+    PAYLOAD_OFFSET,
+    ROOM,
+    STARTED,
+    VERSION,
+    Flag,
+    Kind,
+)
+from voltana_ring.paths import SUFFIX
+from voltana_ring.process_identity import is_running
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+_ATTEMPTS = 3
+
+
+class RingError(VoltanaError):
+    """A file that is no ring, or one of another version."""
+
+
+class Waiting(NamedTuple):
+    """A request that waits.
+
+    Attributes:
+        arrived_s: When it arrived, on the monotonic clock.
+        new_tokens: Tokens still to be computed.
+        done_tokens: Tokens before them.
+    """
+
+    arrived_s: float
+    new_tokens: int
+    done_tokens: int
+
+
+class Record(NamedTuple):
+    """One record.
+
+    Attributes:
+        kind: What it tells.
+        iteration: Number of the iteration in its engine process.
+        at_s: When it was written; all times are on the host's monotonic clock.
+        load: What the iteration computes.
+        flags: Further properties.
+        waiting_requests: Requests that wait behind it.
+        waiting_tokens: Their tokens.
+        oldest_s: Arrival of the request that waits longest, those of the batch included; nan where
+            there is none.
+        launch_s: When the iteration was launched.
+        ready_s: When its result was there; nan before.
+        latency_s: Its time on the device, without that of the iteration before; nan before.
+        waiting: The first of those that wait, in the engine's order.
+        rooms: Bootstrap rooms of requests that were taken up with it.
+    """
+
+    kind: Kind
+    iteration: int
+    at_s: float
+    load: Load
+    flags: Flag
+    waiting_requests: int
+    waiting_tokens: int
+    oldest_s: float
+    launch_s: float
+    ready_s: float
+    latency_s: float
+    waiting: tuple[Waiting, ...]
+    rooms: tuple[int, ...]
+
+
+class RingReader:
+    """Reads one ring; never disturbs its writer.
+
+    Args:
+        path: The ring's file.
+        from_start: Whether to begin with the oldest record that is kept, not with the next one.
+
+    Attributes:
+        path: See above.
+        info: What the engine says of itself.
+        pid: Process id of the writer.
+        lost: Records that were overwritten before they were read.
+        torn: Records that were being written in every attempt, and were skipped.
+
+    Raises:
+        RingError: If the file is no ring of this version.
+        OSError: If it cannot be opened.
+    """
+
+    def __init__(self, path: Path, *, from_start: bool = False) -> None:
+        self.path = path
+        handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            found = os.fstat(handle)
+            if found.st_size < HEADER_BYTES:
+                raise RingError(f"{path} is no ring: too short. Remove it.")
+            self._memory = mmap.mmap(handle, found.st_size, prot=mmap.PROT_READ)
+        finally:
+            os.close(handle)
+        self._inode = found.st_ino
+        header = HEADER.unpack_from(self._memory, 0)
+        if header[:2] != (MAGIC, VERSION):
+            self._memory.close()
+            raise RingError(
+                f"{path} is no ring of version {VERSION}: plugin and agent are of different "
+                "versions. Install the same voltana-sglang for both, and restart them."
+            )
+        _, _, self._slots, self._slot_bytes, self.pid, self.epoch, _, length = header
+        self.info: dict[str, Any] = json.loads(self._memory[INFO_OFFSET : INFO_OFFSET + length])
+        self._started: int | None = self.info.get(STARTED)
+        self._words = memoryview(self._memory).cast("Q")
+        self._next = 0 if from_start else self._head()
+        self.lost = 0
+        self.torn = 0
+
+    def drain(self) -> list[Record]:
+        """Every record since the last call, in order."""
+        head = self._head()
+        if head - self._next > self._slots - 1:
+            # The slot that comes next may be under the writer's pen already.
+            oldest = head - self._slots + 1
+            self.lost += oldest - self._next
+            self._next = oldest
+        records = []
+        while self._next < head:
+            payload = self._payload(self._next)
+            self._next += 1
+            if payload is None:
+                self.torn += 1
+            else:
+                records.append(decode(payload))
+        return records
+
+    def replaced(self) -> bool:
+        """Whether the engine is gone, or has begun another ring under this name."""
+        try:
+            same = os.stat(self.path).st_ino == self._inode  # noqa: PTH116
+        except FileNotFoundError:
+            return True
+        return not same or not is_running(self.pid, self._started)
+
+    def close(self) -> None:
+        """Let go of the memory; may be called twice."""
+        self._words.release()
+        self._memory.close()
+
+    def _head(self) -> int:
+        return int(self._words[HEAD_OFFSET >> 3])
+
+    def _payload(self, number: int) -> bytes | None:
+        """The payload of a record; None if it is torn or was overwritten."""
+        offset = HEADER_BYTES + number % self._slots * self._slot_bytes
+        for _ in range(_ATTEMPTS):
+            if self._words[offset >> 3] != 2 * number + 2:
+                continue
+            checksum, length = GUARD.unpack_from(self._memory, offset + GUARD_OFFSET)
+            payload = self._memory[offset + PAYLOAD_OFFSET : offset + PAYLOAD_OFFSET + length]
+            if self._words[offset >> 3] == 2 * number + 2 and zlib.crc32(payload) == checksum:
+                return payload
+        return None
+
+
+def decode(payload: bytes) -> Record:
+    """Read the payload of a slot."""
+    fields = BODY.unpack_from(payload)
+    kind, _, flags, entries, rooms, iteration, at_s, prefill, pairs, requests, kv = fields[:11]
+    waiting, waiting_tokens, oldest_s, launch_s, ready_s, latency_s = fields[11:]
+    queue_at, rooms_at = BODY.size, BODY.size + entries * ENTRY.size
+    end = rooms_at + rooms * ROOM.size
+    return Record(
+        kind=Kind(kind),
+        iteration=iteration,
+        at_s=at_s,
+        load=Load(
+            prefill_tokens=prefill,
+            prefill_attended_pairs=pairs,
+            decode_requests=requests,
+            decode_kv_tokens=kv,
+        ),
+        flags=Flag(flags),
+        waiting_requests=waiting,
+        waiting_tokens=waiting_tokens,
+        oldest_s=oldest_s,
+        launch_s=launch_s,
+        ready_s=ready_s,
+        latency_s=latency_s,
+        waiting=tuple(Waiting(*e) for e in ENTRY.iter_unpack(payload[queue_at:rooms_at])),
+        rooms=tuple(room for (room,) in ROOM.iter_unpack(payload[rooms_at:end])),
+    )
+
+
+def find_rings(folder: Path, instance: str) -> list[Path]:
+    """Files of the rings of an instance, in order of their ranks' names."""
+    return sorted(folder.glob(f"{instance}@*{SUFFIX}"))

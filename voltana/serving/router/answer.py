@@ -1,0 +1,106 @@
+"""The answer to a client: whole, or a stream that begins once."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+from aiohttp import web
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from voltana.serving.router.problem import Problem
+
+
+LAST_WORDS_S = 5.0
+"""Time that a client gets to read why its stream ends."""
+
+
+class ClientGoneError(Exception):
+    """The client has closed the connection."""
+
+
+class Answer:
+    """What the client gets, at most once.
+
+    Args:
+        request: The client's request.
+        first_token: Called when the answer begins.
+
+    Attributes:
+        begun: Whether the client has seen a part of a stream, so that nothing can be repeated.
+        response: What is to be returned to the HTTP server; None before there is anything.
+    """
+
+    def __init__(self, request: web.BaseRequest, first_token: Callable[[], None]) -> None:
+        self._request = request
+        self._first_token = first_token
+        self._stream: web.StreamResponse | None = None
+        self.response: web.StreamResponse | None = None
+
+    @property
+    def begun(self) -> bool:
+        """Whether a stream has begun."""
+        return self._stream is not None
+
+    def whole(self, body: bytes, kind: str, headers: Mapping[str, str]) -> None:
+        """The answer in one piece.
+
+        Args:
+            body: As the server sent it.
+            kind: Its content type.
+            headers: More headers.
+        """
+        self._first_token()
+        self.response = web.Response(body=body, headers={"Content-Type": kind, **headers})
+
+    async def begin(self, kind: str, headers: Mapping[str, str]) -> None:
+        """Begin a stream of the content type `kind`."""
+        self._first_token()
+        stream = web.StreamResponse(headers={"Content-Type": kind, **headers})
+        self._stream = self.response = stream
+        try:
+            await stream.prepare(self._request)
+        except ConnectionError as error:
+            raise ClientGoneError from error
+
+    async def write(self, chunk: bytes) -> None:
+        """A part of the stream.
+
+        Raises:
+            ClientGoneError: If nobody reads it.
+        """
+        if self._stream is None or not chunk:
+            return
+        try:
+            await self._stream.write(chunk)
+        except ConnectionError as error:
+            raise ClientGoneError from error
+
+    async def end(self) -> None:
+        """The stream is complete."""
+        if self._stream is None:
+            return
+        try:
+            await self._stream.write_eof()
+        except ConnectionError as error:
+            raise ClientGoneError from error
+
+    async def fail(self, problem: Problem) -> None:
+        """Tell the client what went wrong, inside the stream if it has begun.
+
+        A client that does not read is cut off after a while: it must not hold its place for ever.
+        """
+        if self.begun:
+            try:
+                async with asyncio.timeout(LAST_WORDS_S):
+                    await self.write(problem.event())
+                    await self.end()
+            except TimeoutError:
+                if self._request.transport is not None:
+                    self._request.transport.abort()
+                raise ClientGoneError from None
+            return
+        headers = {"Content-Type": problem.body_type, **problem.headers()}
+        self.response = web.Response(body=problem.body(), status=problem.status, headers=headers)

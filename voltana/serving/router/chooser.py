@@ -1,0 +1,207 @@
+"""Chooses the prefill and the decode instance of a request at its arrival."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import structlog
+
+from voltana.routers.least_loaded import LeastLoaded
+from voltana.routers.random import RandomRouter
+from voltana.routers.round_robin import RoundRobin
+from voltana.serving.router.problem import Problem
+from voltana.serving.router.reports import FEED, LOADS, NOTHING
+from voltana.values import Candidate, InstanceState, Role
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence, Set
+
+    from voltana.ports import Router, TimeSource
+    from voltana.serving.router.ledger import Ledger
+    from voltana.serving.router.pool import Backend, Pool
+    from voltana.serving.router.reports import Report, Reports
+    from voltana.values import Request
+
+_UNKNOWN = InstanceState(clock_mhz=math.nan)
+_BLIND = (RoundRobin, RandomRouter)
+"""Routers that look at no state, so that stale state does not concern them."""
+
+RETRY_AFTER_S = 1.0
+
+QUIET_S = 10.0
+"""Between two complaints about a router that fails; metrics count each of its failures."""
+
+
+class Leg:
+    """The instances of one role.
+
+    Where every instance has a fresh report of its agent, the policy's router plans on them. Where
+    some have not, it is shown what the servers say of themselves, without latency models; where
+    even that is stale, the request goes where the ledger has least in flight.
+
+    Args:
+        backends: The instances.
+        router: Chooses among them.
+        ledger: What is in flight.
+        reports: What instances said.
+        time: Time source.
+        count: Called with the source of each choice, for metrics.
+    """
+
+    def __init__(
+        self,
+        backends: Sequence[Backend],
+        router: Router,
+        *,
+        ledger: Ledger,
+        reports: Reports,
+        time: TimeSource,
+        count: Callable[[Role, str], None],
+    ) -> None:
+        self._backends = tuple(backends)
+        self._router = router
+        self._ledger = ledger
+        self._reports = reports
+        self._time = time
+        self._count = count
+        self._fallback = LeastLoaded()
+        self._blind = isinstance(router, _BLIND)
+        self._failures = 0
+        self._quiet_until_s = -math.inf
+        self._log = structlog.get_logger("voltana.router")
+
+    def choose(self, request: Request, avoid: Set[str] = frozenset()) -> Backend:
+        """The instance for a request.
+
+        Args:
+            request: What is to be served.
+            avoid: Instances that failed it, taken only where there is no other.
+
+        Raises:
+            Problem: If none is available.
+        """
+        pool = [b for b in self._backends if b.available]
+        if not pool:
+            role = self._backends[0].role.value if self._backends else "?"
+            down = "; ".join(
+                f"{b.name}: {'draining' if b.draining else b.why or 'down'}" for b in self._backends
+            )
+            raise Problem(
+                503,
+                f"no {role} server is available ({down}). Try again later.",
+                "no_backend",
+                retryable=True,
+                retry_after_s=RETRY_AFTER_S,
+            )
+        pool = [b for b in pool if b.name not in avoid] or pool
+        if len(pool) == 1:
+            return pool[0]
+        candidates, source = self._candidates(pool)
+        name = self._ask(request, candidates, source)
+        return next((b for b in pool if b.name == name), pool[0])
+
+    def _ask(self, request: Request, candidates: Sequence[Candidate], source: str) -> str:
+        if source is NOTHING and not self._blind:
+            self._count(candidates[0].role, NOTHING)
+            return self._fallback.route(request, candidates)
+        try:
+            name = self._router.route(request, candidates)
+        except Exception as error:  # noqa: BLE001  (a user's router must not fail requests)
+            self._complain(f"{type(error).__name__}: {error}")
+        else:
+            if any(c.instance == name for c in candidates):
+                self._count(candidates[0].role, source)
+                return name
+            self._complain(f"named {name!r}, which is not among its candidates")
+        self._count(candidates[0].role, "router-failed")
+        return self._fallback.route(request, candidates)
+
+    def _complain(self, what: str) -> None:
+        """Log it, but not for every request."""
+        self._failures += 1
+        now_s = self._time.now_s()
+        if now_s < self._quiet_until_s:
+            return
+        self._quiet_until_s = now_s + QUIET_S
+        self._log.warning(
+            "router failed, least loaded routes",
+            router=repr(self._router),
+            why=what,
+            times=self._failures,
+        )
+
+    def _candidates(self, pool: Sequence[Backend]) -> tuple[list[Candidate], str]:
+        now_s = self._time.now_s()
+        found = [self._reports.fresh(b.name, now_s) for b in pool]
+        reports = [r for r in found if r is not None]
+        if len(reports) < len(pool):
+            return [self._unreported(b) for b in pool], NOTHING
+        source = FEED if all(r.source == FEED for r in reports) else LOADS
+        return [self._candidate(b, r, now_s) for b, r in zip(pool, reports, strict=True)], source
+
+    def _candidate(self, backend: Backend, report: Report, now_s: float) -> Candidate:
+        return Candidate(
+            instance=backend.name,
+            role=backend.role,
+            state=report.state,
+            state_age_s=max(0.0, now_s - report.sampled_s),
+            reserved=self._ledger.reserved(backend.name),
+            predictor=report.predictor,
+            levels_mhz=report.levels_mhz,
+            budget_s=report.budget_s,
+            in_flight=self._ledger.in_flight(backend.name),
+        )
+
+    def _unreported(self, backend: Backend) -> Candidate:
+        return Candidate(
+            instance=backend.name,
+            role=backend.role,
+            state=_UNKNOWN,
+            state_age_s=math.inf,
+            reserved=self._ledger.total(backend.name),
+            in_flight=self._ledger.in_flight(backend.name),
+        )
+
+
+class Chooser:
+    """Chooses a pair, or one unified instance.
+
+    Args:
+        pool: All servers.
+        routers: Those of the prefill and of the decode leg.
+        ledger: What is in flight.
+        reports: What instances said.
+        time: Time source.
+        count: Called with role and source of each choice, for metrics.
+    """
+
+    def __init__(
+        self,
+        pool: Pool,
+        routers: tuple[Router, Router],
+        *,
+        ledger: Ledger,
+        reports: Reports,
+        time: TimeSource,
+        count: Callable[[Role, str], None],
+    ) -> None:
+        def leg(role: Role, router: Router) -> Leg:
+            return Leg(
+                pool.of(role), router, ledger=ledger, reports=reports, time=time, count=count
+            )
+
+        prefill, decode = routers
+        self._prefill = None if pool.unified else leg(Role.PREFILL, prefill)
+        self._decode = leg(Role.COLOCATED if pool.unified else Role.DECODE, decode)
+
+    def choose(
+        self, request: Request, avoid: Set[str] = frozenset()
+    ) -> tuple[Backend | None, Backend]:
+        """The prefill instance (None where servers are unified) and the decode instance.
+
+        Raises:
+            Problem: If one of them is not to be had.
+        """
+        prefill = None if self._prefill is None else self._prefill.choose(request, avoid)
+        return prefill, self._decode.choose(request, avoid)

@@ -1,0 +1,180 @@
+"""Puts a router together, runs it, and shuts it down without losing a request."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import os
+import signal
+from typing import TYPE_CHECKING
+
+import structlog
+from aiohttp import web
+
+from voltana.errors import invalid
+from voltana.serving.router.app import Interface, make_app
+from voltana.serving.router.chooser import Chooser
+from voltana.serving.router.fan_out import FanOut
+from voltana.serving.router.file_limit import allow_requests
+from voltana.serving.router.forwarder import Forwarder
+from voltana.serving.router.http_client import make_session
+from voltana.serving.router.keys import find_keys
+from voltana.serving.router.ledger import Ledger
+from voltana.serving.router.metrics import Metrics
+from voltana.serving.router.pool import Pool
+from voltana.serving.router.problem import Problem
+from voltana.serving.router.prompt_length import PromptLength
+from voltana.serving.router.reports import Reports
+from voltana.serving.router.routers import make_routers
+from voltana.serving.router.watching import Watchers
+
+if TYPE_CHECKING:
+    from voltana.ports import TimeSource
+    from voltana.serving.router.settings import RouterTable
+
+_LAST_WORDS_S = 1.0
+_POLL_S = 0.02
+
+
+class RouterService:
+    """A running router; an asynchronous context manager.
+
+    Args:
+        settings: Its settings.
+        time: Time source.
+
+    Attributes:
+        port: Where it listens.
+    """
+
+    def __init__(self, settings: RouterTable, time: TimeSource) -> None:
+        self._settings = settings
+        self._time = time
+        self._routers = make_routers(settings)
+        self._keys = find_keys(settings, os.environ)
+        self._log = structlog.get_logger("voltana.router")
+        self.port = settings.port
+
+    async def __aenter__(self) -> RouterService:
+        settings, time = self._settings, self._time
+        self.pool, self.ledger = Pool(settings), Ledger()
+        self.reports = Reports(settings.stale_after_s)
+        self.metrics = Metrics(self.pool, self.ledger)
+        self._session = make_session()
+        chooser = Chooser(
+            self.pool,
+            self._routers,
+            ledger=self.ledger,
+            reports=self.reports,
+            time=time,
+            count=self.metrics.chosen,
+        )
+        self.forwarder = Forwarder(
+            settings,
+            keys=self._keys,
+            session=self._session,
+            chooser=chooser,
+            ledger=self.ledger,
+            lengths=PromptLength(),
+            metrics=self.metrics,
+            time=time,
+        )
+        await self._listen()
+        self._watchers = Watchers(
+            settings,
+            self.pool,
+            self._session,
+            keys=self._keys,
+            reports=self.reports,
+            ledger=self.ledger,
+            time=time,
+        )
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._watchers.stop()
+        await self._runner.cleanup()
+        await self.forwarder.close()
+        await self._session.close()
+
+    async def drain(self) -> None:
+        """Refuse new requests, let the open ones end, then end them with a clear error."""
+        forwarder, limit_s = self.forwarder, self._settings.drain_timeout_s
+        forwarder.draining = True
+        self._log.info("draining", open_requests=forwarder.open, timeout_s=limit_s)
+        if await self._emptied(limit_s):
+            return
+        self._log.warning("ending open requests", open_requests=forwarder.open)
+        text = f"this router was shut down, and {limit_s:g} s (drain_timeout_s) were not enough."
+        forwarder.give_up_all(Problem(503, text, "shutting_down", retry_after_s=1.0))
+        await self._emptied(_LAST_WORDS_S)
+
+    async def _emptied(self, limit_s: float) -> bool:
+        ends_s = self._time.now_s() + limit_s
+        while self.forwarder.open and self._time.now_s() < ends_s:
+            await asyncio.sleep(_POLL_S)
+        return not self.forwarder.open
+
+    async def _listen(self) -> None:
+        interface = Interface(
+            self.pool,
+            forwarder=self.forwarder,
+            fan_out=FanOut(self.pool, self._session),
+            ledger=self.ledger,
+            reports=self.reports,
+            metrics=self.metrics,
+            now_s=self._time.now_s,
+        )
+        app = make_app(interface, self.forwarder, int(self._settings.max_body_mb * 1e6))
+        self._runner = web.AppRunner(
+            app, handler_cancellation=True, access_log=None, shutdown_timeout=_LAST_WORDS_S
+        )
+        await self._runner.setup()
+        try:
+            await listen(self._runner, self._settings.host, self._settings.port)
+        except BaseException:
+            await self._runner.cleanup()
+            await self._session.close()
+            raise
+        self.port = self._runner.addresses[0][1]
+        self._log.info("router listens", host=self._settings.host, port=self.port)
+
+
+async def listen(runner: web.BaseRunner, host: str, port: int) -> web.TCPSite:
+    """Listen on an address; the site that does.
+
+    Raises:
+        ConfigError: If the address cannot be had.
+    """
+    site = web.TCPSite(runner, host, port, backlog=1024)
+    try:
+        await site.start()
+    except OSError as error:
+        why = error.strerror or str(error)
+        raise invalid(
+            "host, port", f"{host}:{port}", f"a free address of this machine ({why})", "Change it."
+        ) from None
+    return site
+
+
+async def run_router(settings: RouterTable, time: TimeSource) -> None:
+    """Serve until SIGTERM or SIGINT, then drain; a second signal ends at once."""
+    allow_requests(settings.max_in_flight)
+    loop = asyncio.get_running_loop()
+    signals: asyncio.Queue[int] = asyncio.Queue()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, signals.put_nowait, number)
+    async with RouterService(settings, time) as service:
+        # What lives as long as the process need not be looked at in every full collection, during
+        # which all requests wait.
+        gc.collect()
+        gc.freeze()
+        await signals.get()
+        draining = asyncio.create_task(service.drain())
+        again = asyncio.create_task(signals.get())
+        await asyncio.wait((draining, again), return_when=asyncio.FIRST_COMPLETED)
+        for task in (draining, again):
+            task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await task

@@ -1,0 +1,42 @@
+"""What a user may set of the steering proxy: the table ``[steer]``."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field, field_validator
+
+from voltana.errors import invalid
+from voltana.serving.router.settings import RouterTable
+
+
+class SteerTable(RouterTable):
+    """The steering proxy: a `RouterTable` whose backends are the decode servers.
+
+    Attributes:
+        upstream: Where the official router listens.
+        workers_period_s: How often it is asked for its list of workers.
+    """
+
+    port: Annotated[int, Field(ge=0, le=65535)] = Field(
+        default=30001, description="the port to listen on (--port)"
+    )
+    upstream: str = Field(
+        default="http://127.0.0.1:30000",
+        description="where the official router listens (--upstream)",
+    )
+    workers_period_s: Annotated[float, Field(gt=0, allow_inf_nan=False)] = Field(
+        default=1.0, description="the seconds between two looks at the official router's workers"
+    )
+
+    @field_validator("upstream")
+    @classmethod
+    def _is_http(cls, url: str) -> str:
+        if not url.startswith(("http://", "https://")):
+            raise invalid("upstream", url, "an http or https URL", "Write http://HOST:PORT.")
+        return url.rstrip("/")
+
+    @classmethod
+    def needs_both_roles(cls) -> bool:
+        """No: prefill servers are the official router's own business."""
+        return False
