@@ -69,7 +69,7 @@ def promise_rows(comparison: Comparison) -> list[tuple[str, ...]]:
 def caption(comparison: Comparison) -> str:
     """One paragraph that says what was run and what the columns count."""
     file, slo = comparison.scenario.file, comparison.scenario.cluster.slo
-    cluster, trace = file.cluster, comparison.scenario.trace
+    cluster, trace = comparison.scenario.cluster, comparison.scenario.trace
     source = (
         f"{file.workload.name} at {file.workload.rate_rps:g} requests/s"
         if file.workload is not None
@@ -77,8 +77,8 @@ def caption(comparison: Comparison) -> str:
     )
     silent = comparison.reference not in comparison.runs
     return (
-        f"{cluster.prefill} prefill + {cluster.decode} decode instances of {cluster.model} on "
-        f"{cluster.hardware} (TP {cluster.tensor_parallel}); {source}, {len(trace)} requests, "
+        f"{cluster.prefill} prefill + {cluster.decode} decode instances of {cluster.model.name} on "
+        f"{cluster.hardware.name} (TP {cluster.tensor_parallel}); {source}, {len(trace)} requests, "
         f"{comparison.reference.result.simulated_s:.1f} s simulated. SLO: TTFT "
         f"{slo.ttft_s * 1e3:g} ms, ITL {slo.itl_s * 1e3:g} ms. Energy of every policy up to the "
         f"same instant; saved: against {comparison.reference.result.policy}"
