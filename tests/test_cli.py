@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import structlog
 
 from voltana import __version__
 from voltana.cli import main as cli
-from voltana.config import parse_scenario
+from voltana.config import DisturbanceTable, parse_scenario
 
 QUICK = ("simulate", "--duration", "2", "--rate", "10", "--prefill", "1", "--decode", "1")
 POLICY = '''
@@ -372,3 +374,50 @@ def test_bound_refuses_a_margin_that_is_no_share(voltana) -> None:
     code, _, err = voltana("bound", "--margin", "2")
     assert code == 2
     assert "margin = 2.0 is not allowed: must be at least 0 and below 1" in err
+
+
+@pytest.mark.parametrize("command", ["simulate", "bound"])
+@pytest.mark.parametrize("form", [(), ("--json", "-")])
+def test_files_are_written_even_if_nobody_reads_what_is_printed(tmp_path, command, form) -> None:
+    arguments = (command, *QUICK[1:], "--policy", "static-max", "--out", str(tmp_path / "o"))
+    reading, writing = os.pipe()
+    os.close(reading)
+    done = subprocess.run(
+        [sys.executable, "-m", "voltana", *arguments, *form],
+        stdout=writing, stderr=subprocess.PIPE, text=True, check=False, timeout=120,
+    )  # fmt: skip
+    os.close(writing)
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    assert "Exception ignored" not in done.stderr
+    assert (tmp_path / "o" / "scenario.toml").exists()
+    assert len(list((tmp_path / "o").iterdir())) >= 3
+
+
+def test_a_budget_that_is_too_small_names_the_least_of_the_whole_cluster(voltana) -> None:
+    asked = ("simulate", "--duration", "3", "--rate", "5", "--policy", "static-max")
+    code, _, err = voltana(*asked, "--power-budget", "100")
+    assert code == 2
+    least = re.search(r"must be at least (\d+) W: the 2 prefill and 2 decode instances", err)
+    assert least is not None, err
+    assert voltana(*asked, "--power-budget", least[1])[0] == 0
+    assert voltana(*asked, "--power-budget", int(least[1]) - 1)[0] == 2
+
+
+def test_a_command_without_anything_to_do_prints_its_help(voltana) -> None:
+    code, out, err = voltana()
+    assert (code, err) == (2, "")
+    assert "Usage: voltana" in out
+    assert "simulate" in out
+
+
+def test_the_documented_disturbance_is_understood(voltana, tmp_path) -> None:
+    docs = (Path(__file__).parents[1] / "docs" / "simulate.md").read_text()
+    table = docs.split("```toml\n[[disturbance]]")[1].split("```")[0]
+    (tmp_path / "s.toml").write_text(f"[[disturbance]]{table}")
+    code, out, err = voltana(
+        *QUICK[:1], tmp_path / "s.toml", *QUICK[1:], "--policy", "static-max", "--json", "-"
+    )
+    assert code == 0, err
+    (disturbance,) = json.loads(out)["scenario"]["disturbance"]
+    assert set(disturbance) == set(DisturbanceTable.model_fields)

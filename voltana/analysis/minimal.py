@@ -23,8 +23,14 @@ if TYPE_CHECKING:
 _INSIDE = 1.0 - 1e-7
 """Poles of a smaller modulus count as stable."""
 
+_ROUNDING = 1e-13
+"""What is left of zero in a Hankel singular value, over the sizes of input and output matrix."""
+
 _LEAST = 1e-9
 """Share of the greatest Hankel singular value below which a state adds nothing but rounding."""
+
+_DOUBLINGS = 40
+"""So often doubled, a sum of samples outlasts the memory of any pole that counts as stable."""
 
 
 def minimal(system: control.StateSpace) -> control.StateSpace:
@@ -33,8 +39,9 @@ def minimal(system: control.StateSpace) -> control.StateSpace:
     Args:
         system: Discrete, one input and one output.
     """
+    noise = _ROUNDING * float(linalg.norm(system.B) * linalg.norm(system.C))
     stable, rest = _separated(system.A, system.B, system.C)
-    a, b, c = _joined(_balanced(*stable), _reached(*rest))
+    a, b, c = _joined(_balanced(*stable, noise), _reached(*rest, noise))
     return control.ss(
         a, b, c, system.D, system.dt,
         inputs=system.input_labels, outputs=system.output_labels, name=system.name,
@@ -56,21 +63,20 @@ def _separated(
     )
 
 
-def _balanced(a: Matrix, b: Matrix, c: Matrix) -> tuple[Matrix, Matrix, Matrix]:
+def _balanced(a: Matrix, b: Matrix, c: Matrix, noise: float) -> tuple[Matrix, Matrix, Matrix]:
     """The stable system in coordinates in which it is as reachable as observable, cut off."""
     if not len(a):
         return a, b, c
-    reach = _root(linalg.solve_discrete_lyapunov(a, b @ b.T))
-    seen = _root(linalg.solve_discrete_lyapunov(a.T, c.T @ c))
+    reach, seen = _gramian_root(a, b), _gramian_root(a.T, c.T)
     left, values, right = linalg.svd(seen.T @ reach)
-    kept = int(np.sum(values > _LEAST * values[0])) if values[0] > 0 else 0
+    kept = int(np.sum(values > max(_LEAST * values[0], noise)))
     scale = 1.0 / np.sqrt(values[:kept])
     into = scale[:, None] * (left[:, :kept].T @ seen.T)
     out = (reach @ right[:kept].T) * scale
     return into @ a @ out, into @ b, c @ out
 
 
-def _reached(a: Matrix, b: Matrix, c: Matrix) -> tuple[Matrix, Matrix, Matrix]:
+def _reached(a: Matrix, b: Matrix, c: Matrix, noise: float) -> tuple[Matrix, Matrix, Matrix]:
     """The part of a small system that its input reaches and its output shows (Ho and Kalman)."""
     size = len(a)
     if not size:
@@ -80,8 +86,7 @@ def _reached(a: Matrix, b: Matrix, c: Matrix) -> tuple[Matrix, Matrix, Matrix]:
     hankel = np.array([[answer[i + j] for j in range(size)] for i in range(size)])
     shifted = np.array([[answer[i + j + 1] for j in range(size)] for i in range(size)])
     left, values, right = linalg.svd(hankel)
-    possible = float(linalg.norm(b) * linalg.norm(c))
-    kept = int(np.sum(values > _LEAST * max(possible, values[0]))) if possible > 0 else 0
+    kept = int(np.sum(values > max(_LEAST * values[0], noise)))
     root = np.sqrt(values[:kept])
     left, right = left[:, :kept], right[:kept]
     return (
@@ -102,8 +107,16 @@ def _joined(
     )
 
 
-def _root(gramian: Matrix) -> Matrix:
-    """A square root R of a positive semidefinite matrix, which is R times its transpose."""
-    values, vectors = linalg.eigh((gramian + gramian.T) / 2)
-    root: Matrix = vectors * np.sqrt(np.maximum(values, 0.0))
+def _gramian_root(a: Matrix, b: Matrix) -> Matrix:
+    """R with R times its transpose the sum over k of a^k b b' a'^k (Smith's doubling).
+
+    Built from factors alone, since a root of the sum itself would hold half its digits.
+    """
+    root, power = b, a
+    for _ in range(_DOUBLINGS):
+        more = power @ root
+        if linalg.norm(more) <= np.finfo(float).eps * linalg.norm(root):
+            break
+        triangle = linalg.qr(np.hstack((root, more)).T, mode="r")[0]
+        root, power = triangle[: len(a)].T, power @ power
     return root

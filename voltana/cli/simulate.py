@@ -6,15 +6,17 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from voltana.cli import scenario_flags as flags
-from voltana.cli.terminal import configure_logs, progress_bars
-from voltana.errors import ConfigError
+from voltana.cli.terminal import (
+    STDOUT,
+    configure_logs,
+    prepare_outputs,
+    progress_bars,
+    table_console,
+    write_text,
+)
 
 if TYPE_CHECKING:
     from voltana.evaluation.compare import Comparison
-
-STDOUT = "-"
-TABLE_WIDTH = 110
-"""Columns of the table where there is no terminal to ask."""
 
 _POLICY = typer.Option(
     "--policy",
@@ -132,27 +134,8 @@ def simulate(
     quiet = log_level in {"debug", "info"}
     with progress_bars(len(resolved.trace), shown=not quiet) as progress:
         comparison = compare(resolved, record_timelines=out is not None, progress=progress)
+    _write(comparison, out, json)
     _show(comparison, json)
-    if out is not None:
-        _write(comparison, out)
-
-
-def prepare_outputs(out: Path | None, json: str | None) -> None:
-    """Find out before the work, not after it, whether its results can be written."""
-    folders = [] if out is None else [out]
-    if json is not None and json != STDOUT:
-        folders.append(Path(json).parent)
-        if Path(json).is_dir():
-            raise ConfigError(
-                f"{json!r} cannot be written: it is a directory. Name a file, or '-'."
-            )
-    for folder in folders:
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise ConfigError(
-                f"folder {str(folder)!r} cannot be made: {error.strerror}. Name another one."
-            ) from None
 
 
 def _show(comparison: "Comparison", json: str | None) -> None:
@@ -160,20 +143,19 @@ def _show(comparison: "Comparison", json: str | None) -> None:
 
     if json == STDOUT:
         typer.echo(to_json(comparison))
-        return
-    if json is not None:
-        write_text(Path(json), to_json(comparison) + "\n")
-    from rich.console import Console
-
-    console = Console()
-    if not console.is_terminal:
-        console.width = TABLE_WIDTH
-    print_table(comparison, console)
+    else:
+        print_table(comparison, table_console())
 
 
-def _write(comparison: "Comparison", out: Path) -> None:
-    from voltana.evaluation.plots import write_plots
+def _write(comparison: "Comparison", out: Path | None, json: str | None) -> None:
+    """Write the files asked for, before anything is printed to a reader that may go away."""
     from voltana.evaluation.report import markdown_report, to_json
+
+    if json is not None and json != STDOUT:
+        write_text(Path(json), to_json(comparison) + "\n")
+    if out is None:
+        return
+    from voltana.evaluation.plots import write_plots
     from voltana.evaluation.scenario import to_toml
 
     write_text(out / "scenario.toml", to_toml(comparison.scenario.file))
@@ -183,13 +165,3 @@ def _write(comparison: "Comparison", out: Path) -> None:
     typer.echo(
         f"Wrote {len(images)} plots, report.md, results.json and scenario.toml to {out}", err=True
     )
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a result; a path that cannot be written is the user's error."""
-    try:
-        path.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise ConfigError(
-            f"{str(path)!r} cannot be written: {error.strerror}. Name another file."
-        ) from None

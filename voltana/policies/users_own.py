@@ -80,11 +80,12 @@ def load_policy(
 
 
 @contextlib.contextmanager
-def blame(reference: str) -> Iterator[None]:
+def blame(reference: str, *, field: str = "policy") -> Iterator[None]:
     """Turn whatever a user's code raises into one line that says where; ours passes through.
 
     Args:
         reference: The policy's name; only a ``MODULE:FACTORY`` is a user's own.
+        field: What errors call it.
 
     Raises:
         ConfigError: In place of an exception that a user's policy raised.
@@ -93,12 +94,12 @@ def blame(reference: str) -> Iterator[None]:
         yield
     except VoltanaError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         if ":" not in reference:
             raise
         frame = traceback.extract_tb(error.__traceback__)[-1]
         raise ConfigError(
-            f"policy = {reference!r} raised {type(error).__name__} in {frame.name}() "
+            f"{field} = {reference!r} raised {type(error).__name__} in {frame.name}() "
             f"({Path(frame.filename).name}:{frame.lineno}): {error}. A factory takes nothing or "
             "the InstanceContext; voltana.testing checks what it returns."
         ) from error
