@@ -413,7 +413,7 @@ def test_a_command_without_anything_to_do_prints_its_help(voltana) -> None:
 
 def test_the_documented_disturbance_is_understood(voltana, tmp_path) -> None:
     docs = (Path(__file__).parents[1] / "docs" / "simulate.md").read_text()
-    table = docs.split("```toml\n[[disturbance]]")[1].split("```")[0]
+    table = docs.split("\n[[disturbance]]")[1].split("```")[0]
     (tmp_path / "s.toml").write_text(f"[[disturbance]]{table}")
     code, out, err = voltana(
         *QUICK[:1], tmp_path / "s.toml", *QUICK[1:], "--policy", "static-max", "--json", "-"
