@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import structlog
 
 from voltana import __version__
 from voltana.cli import main as cli
-from voltana.config import parse_scenario
+from voltana.config import DisturbanceTable, parse_scenario
 
 QUICK = ("simulate", "--duration", "2", "--rate", "10", "--prefill", "1", "--decode", "1")
 POLICY = '''
@@ -175,6 +177,34 @@ def test_a_recorded_trace_is_replayed(voltana, tmp_path) -> None:
     (result,) = json.loads(out)["results"]
     assert (result["requests_offered"], result["requests_completed"]) == (2, 2)
     assert json.loads(out)["scenario"]["trace"]["format"] == "azure"
+
+
+def test_second_timestamps_in_a_format_of_milliseconds_are_told_and_said(voltana, tmp_path) -> None:
+    rows = [{"timestamp": i / 8, "input_length": 30, "output_length": 5} for i in range(40)]
+    trace = tmp_path / "seconds.jsonl"
+    trace.write_text("\n".join(map(json.dumps, rows)))
+    code, out, err = voltana(*QUICK[:1], "--trace", trace, "--policy", "static-max", "--json", "-")
+    assert code == 0, err
+    assert json.loads(out)["results"][0]["simulated_s"] > 4.8
+    assert "took the times for seconds" in err
+    asked = (*QUICK[:1], "--trace", trace, "--time-unit", "ms", "--policy", "static-max")
+    code, out, err = voltana(*asked, "--json", "-")
+    assert code == 0, err
+    assert json.loads(out)["results"][0]["simulated_s"] < 1
+    assert json.loads(out)["scenario"]["trace"]["time_unit"] == "ms"
+
+
+def test_requests_that_no_instance_can_hold_are_said_in_the_report(voltana, tmp_path) -> None:
+    trace, out_dir = tmp_path / "t.csv", tmp_path / "out"
+    trace.write_text("arrival_s,prompt_tokens,output_tokens\n0,900000,5\n0.5,30,5\n1,30,5\n")
+    asked = (*QUICK[:1], "--trace", trace, "--policy", "static-max")
+    code, out, err = voltana(*asked, "--out", out_dir)
+    assert code == 0, err
+    assert "1 of the requests have a prompt that no instance can hold" in " ".join(out.split())
+    assert "no instance can hold" in (out_dir / "report.md").read_text()
+    results = json.loads((out_dir / "results.json").read_text())
+    assert results["requests_refused"] == 1
+    assert results["results"][0]["requests_completed"] == 2
 
 
 def test_debug_shows_every_decision_with_its_reason_on_standard_error(voltana) -> None:
@@ -344,3 +374,50 @@ def test_bound_refuses_a_margin_that_is_no_share(voltana) -> None:
     code, _, err = voltana("bound", "--margin", "2")
     assert code == 2
     assert "margin = 2.0 is not allowed: must be at least 0 and below 1" in err
+
+
+@pytest.mark.parametrize("command", ["simulate", "bound"])
+@pytest.mark.parametrize("form", [(), ("--json", "-")])
+def test_files_are_written_even_if_nobody_reads_what_is_printed(tmp_path, command, form) -> None:
+    arguments = (command, *QUICK[1:], "--policy", "static-max", "--out", str(tmp_path / "o"))
+    reading, writing = os.pipe()
+    os.close(reading)
+    done = subprocess.run(
+        [sys.executable, "-m", "voltana", *arguments, *form],
+        stdout=writing, stderr=subprocess.PIPE, text=True, check=False, timeout=120,
+    )  # fmt: skip
+    os.close(writing)
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    assert "Exception ignored" not in done.stderr
+    assert (tmp_path / "o" / "scenario.toml").exists()
+    assert len(list((tmp_path / "o").iterdir())) >= 3
+
+
+def test_a_budget_that_is_too_small_names_the_least_of_the_whole_cluster(voltana) -> None:
+    asked = ("simulate", "--duration", "3", "--rate", "5", "--policy", "static-max")
+    code, _, err = voltana(*asked, "--power-budget", "100")
+    assert code == 2
+    least = re.search(r"must be at least (\d+) W: the 2 prefill and 2 decode instances", err)
+    assert least is not None, err
+    assert voltana(*asked, "--power-budget", least[1])[0] == 0
+    assert voltana(*asked, "--power-budget", int(least[1]) - 1)[0] == 2
+
+
+def test_a_command_without_anything_to_do_prints_its_help(voltana) -> None:
+    code, out, err = voltana()
+    assert (code, err) == (2, "")
+    assert "Usage: voltana" in out
+    assert "simulate" in out
+
+
+def test_the_documented_disturbance_is_understood(voltana, tmp_path) -> None:
+    docs = (Path(__file__).parents[1] / "docs" / "simulate.md").read_text()
+    table = docs.split("\n[[disturbance]]")[1].split("```")[0]
+    (tmp_path / "s.toml").write_text(f"[[disturbance]]{table}")
+    code, out, err = voltana(
+        *QUICK[:1], tmp_path / "s.toml", *QUICK[1:], "--policy", "static-max", "--json", "-"
+    )
+    assert code == 0, err
+    (disturbance,) = json.loads(out)["scenario"]["disturbance"]
+    assert set(disturbance) == set(DisturbanceTable.model_fields)

@@ -53,6 +53,18 @@ def test_a_run_that_does_not_settle_is_no_stable_one(tmp_path) -> None:
     assert "raise --duration, or lower --rate" in " ".join(done.stdout.split())
 
 
+def test_a_clock_at_its_limit_is_no_feedback_and_not_unstable(tmp_path) -> None:
+    done = voltana(
+        "--policy", "pid,window", "--duration", "40", "--rate", "60", "--slo-itl-ms", "25",
+        "--json", "-", cwd=tmp_path,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    for policy in json.loads(done.stdout)["policies"]:
+        assert policy["operating_point"]["clock_mhz"] == pytest.approx(1410, abs=5)
+        assert (policy["law"], policy["verdict"]) == ("no feedback here", "stable")
+        assert policy["slowest_s"] > 0.1  # of the batch, which answers by itself
+
+
 def test_unstable_gains_are_refused(tmp_path) -> None:
     done = voltana(
         "--policy", "static-max", "--duration", "20", "--gains", "9000,100", cwd=tmp_path
@@ -70,6 +82,7 @@ def test_unstable_gains_are_refused(tmp_path) -> None:
         (["--modulus-margin", "2"], "modulus_margin = 2.0 is not allowed: must be 0 to 1"),
         (["--gains", "1,2", "--design"], "--gains = '1,2' is not allowed: must be given without"),
         (["--clock", "1200"], "--clock = 1200.0 is not allowed: must be given with --design"),
+        (["--clock", "5000", "--design"], "--clock = 5000.0 is not allowed: must be 210-1410 MHz"),
         (["--phase-margin", "200"], "below 90 degrees. 30 is usual"),
         (["--policy", "pdi"], "unknown policy 'pdi'. Did you mean 'pid'?"),
     ],

@@ -42,6 +42,14 @@ def actuator(context):
 class OneLevelTooMany:
     def levels(self, table_mhz):
         return (*table_mhz, 5000.0)
+
+class Raises:
+    def __init__(self):
+        raise RuntimeError("two\\nlines")
+
+class Leaves:
+    def __init__(self):
+        raise SystemExit(0)
 """
 
 
@@ -135,3 +143,24 @@ def test_the_example_passes_its_own_check(check, monkeypatch):
     assert "not applicable" not in out.partition("SLO guarantee:")[2]
     names = runpy.run_path(str(EXAMPLES / "guaranteed_policy.py"))
     names["test_the_guarantee"]()
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("Raises", "raised RuntimeError in __init__() (checked_mine.py:"),
+        ("Leaves", "raised SystemExit in __init__() (checked_mine.py:"),
+    ],
+)
+def test_a_constructor_that_raises_is_blamed_in_one_line(check, name, text):
+    code, out, err = check(f"checked_mine:{name}")
+    assert (code, out) == (2, "")
+    assert text in err
+    assert len(err.splitlines()) == 1
+
+
+def test_what_a_module_defines_is_listed_without_what_it_imports(check):
+    code, _, err = check("checked_mine:Absent")
+    assert code == 2
+    names = "Bad, First, Nothing, plain, LEVELS, actuator, OneLevelTooMany, Raises, Leaves"
+    assert f"It defines: {names}." in err

@@ -122,6 +122,29 @@ def test_what_is_unknown_shows_as_a_dash() -> None:
     assert "kJ, estimated" not in text
 
 
+@pytest.mark.parametrize("form", ["--once", "--json"])
+def test_where_no_agent_answers_the_exit_code_says_so(
+    agent: Callable[[Any], str], form: str
+) -> None:
+    gone, here = "http://127.0.0.1:9", agent(STATUS)
+    assert CliRunner().invoke(app, ["top", form, gone]).exit_code == 1
+    assert CliRunner().invoke(app, ["top", form, gone, here]).exit_code == 0
+
+
+@pytest.mark.parametrize("text", ["", "file:///etc/passwd", "http://[::1", "a b", "h:99999"])
+def test_what_is_no_address_is_refused(text: str) -> None:
+    result = CliRunner().invoke(app, ["top", "--once", text])
+    assert isinstance(result.exception, ConfigError)
+    assert "an address such as http://127.0.0.1:31200" in str(result.exception)
+
+
+@pytest.mark.parametrize("listed", ["3", "[]", '{"a": 1}', "nonsense"])
+def test_a_file_without_a_list_of_addresses_is_refused(tmp_path, listed: str) -> None:
+    (tmp_path / "agents.json").write_text(listed)
+    result = CliRunner().invoke(app, ["top", "--from", str(tmp_path / "agents.json")])
+    assert isinstance(result.exception, ConfigError)
+
+
 def test_the_total_saving_weighs_agents_by_energy() -> None:
     small = STATUS | {"energy_j": 1_000.0, "saving": 0.5}
     large = STATUS | {"energy_j": 9_000.0, "saving": 0.0}

@@ -14,10 +14,17 @@ from voltana.config import parse_scenario
 from voltana.evaluation.compare import Comparison, PolicyRun
 from voltana.evaluation.metrics import measure
 from voltana.evaluation.plots import comparison_figure, write_plots
+from voltana.evaluation.style import looks
 from voltana.evaluation.timeline import binned, timeline_figure
+from voltana.plant.cluster import ClusterSpec
+from voltana.plant.hardware import load_hardware
+from voltana.plant.model import load_model
 from voltana.slo import Slo
 
 SLO = Slo(ttft_s=0.5, itl_s=0.1)
+CLUSTER = ClusterSpec(
+    hardware=load_hardware("a100-sxm4-80gb"), model=load_model("llama-3.1-8b"), slo=SLO
+)
 
 
 def run(name: str, energy_j: float = 700.0, *, rows: int = 50, decode: int = 1) -> PolicyRun:
@@ -32,9 +39,7 @@ def run(name: str, energy_j: float = 700.0, *, rows: int = 50, decode: int = 1) 
 
 
 def comparison(*runs: PolicyRun) -> Comparison:
-    scenario = SimpleNamespace(
-        file=parse_scenario({}), cluster=SimpleNamespace(slo=SLO), trace=range(4)
-    )
+    scenario = SimpleNamespace(file=parse_scenario({}), cluster=CLUSTER, trace=range(4))
     return Comparison(scenario=scenario, runs=runs, reference=runs[0])
 
 
@@ -67,6 +72,35 @@ def test_more_policies_than_colours_can_still_be_told_apart() -> None:
     figure = comparison_figure(comparison(*(run(f"policy-{i}") for i in range(10))))
     styles = [(line.get_color(), line.get_linestyle()) for line in figure.axes[2].lines[:10]]
     assert len(set(styles)) == 10
+
+
+def test_a_policy_has_one_colour_whatever_it_is_compared_with() -> None:
+    alone, among = looks(["voltana"]), looks(["mine:make", "pid", "voltana", "static-max"])
+    assert alone["voltana"] == among["voltana"]
+    assert len(set(among.values())) == 4
+    figure = comparison_figure(comparison(run("pid"), run("voltana", 400.0)))
+    drawn = {line.get_label(): line.get_color() for line in figure.axes[2].lines}
+    assert (drawn["pid"], drawn["voltana"]) == (among["pid"].colour, among["voltana"].colour)
+    timeline = timeline_figure(run("voltana"), SLO)
+    assert {line.get_color() for line in timeline.axes[0].lines} == {alone["voltana"].colour}
+
+
+def test_titles_name_profiles_and_not_their_files() -> None:
+    made = comparison(run("static-max"))
+    file = {"cluster": {"hardware": "/somewhere/board.toml", "model": "/elsewhere/config.json"}}
+    made.scenario.file = parse_scenario(file)
+    title = comparison_figure(made).get_suptitle()
+    assert title.startswith("llama-3.1-8b on a100-sxm4-80gb, 2P2D")
+
+
+def test_clocks_are_drawn_over_the_range_of_the_board() -> None:
+    low, high = CLUSTER.hardware.clocks_mhz[0], CLUSTER.hardware.clocks_mhz[-1]
+    limits = [
+        timeline_figure(run(name), SLO, clocks_mhz=(low, high)).axes[0].get_ylim()
+        for name in ("static-max", "voltana")
+    ]
+    assert limits[0] == limits[1]
+    assert limits[0][0] < low < high < limits[0][1]
 
 
 def test_a_timeline_has_a_column_an_instance_up_to_a_limit() -> None:

@@ -302,7 +302,8 @@ BROKEN = {
     "no date": ("arrival_s,prompt_tokens,output_tokens\nnoon,5,6\n", "line 2.*'noon'.*a date and"),
     "short row": (GOOD + "1,5\n", "line 3: has no column 'output_tokens'"),
     "nul byte": (GOOD + "1,\0,5\n", "line 3"),
-    "huge cell": (GOOD + "1," + "9" * 200_000 + ",5\n", "line 3: is not CSV"),
+    "huge cell": (GOOD + "1," + "9" * 200_000 + ",5\n", "line 3, column .prompt_tokens.: .9{39}"),
+    "quote left open": (GOOD + '1,"' + "9" * (1 << 24) + ",5\n", "line 3: is not CSV"),
     "all failed": (
         "arrival_s,prompt_tokens,output_tokens\n0,5,0\n",
         "none of its 1 requests has both",

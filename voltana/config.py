@@ -130,6 +130,8 @@ class TraceTable(StrictTable):
     Attributes:
         file: The trace, gzipped or not. Relative to the scenario file.
         format: Its format; ``auto`` looks at the column names.
+        time_unit: Unit of its times; ``auto`` takes the format's, unless the times speak against
+            it.
         rate_scale: Requests come this many times as fast as recorded.
         rate_rps: Or: they come at this mean rate; None leaves `rate_scale` to say it.
         start_s: Where the replayed window starts, in recorded time.
@@ -140,6 +142,9 @@ class TraceTable(StrictTable):
 
     file: Path = Field(description="the trace file (--trace)")
     format: str = Field(default="auto", description="the format of the trace (--trace-format)")
+    time_unit: Literal["auto", "s", "ms", "us", "ns"] = Field(
+        default="auto", description="the unit of the times of the trace (--time-unit)"
+    )
     rate_scale: Positive = Field(
         default=1.0, description="how many times as fast requests come (--rate-scale)"
     )

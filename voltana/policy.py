@@ -11,8 +11,10 @@ import importlib
 import inspect
 import math
 import sys
+import traceback
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Protocol
 
 from voltana.errors import ConfigError
@@ -135,7 +137,7 @@ def load_object(reference: str, *, field: str = "policy") -> object:
         ConfigError: If the module or the name does not exist, naming the remedy.
     """
     module_name, separator, attribute = reference.partition(":")
-    if not (separator and module_name and attribute):
+    if not (separator and module_name.strip(".") == module_name != "" and attribute):
         raise ConfigError(
             f"{field} = {reference!r} is not allowed: must be MODULE:FACTORY, or a known name "
             "where a policy is asked for. Name your module and, after a colon, what it defines; "
@@ -146,20 +148,60 @@ def load_object(reference: str, *, field: str = "policy") -> object:
         sys.path.insert(0, here)
     try:
         module = importlib.import_module(module_name)
-    except Exception as error:  # whatever the user's module raises while it is imported
+    except (Exception, SystemExit) as error:  # whatever the user's module raises
         raise ConfigError(
-            f"{field} = {reference!r} cannot be imported: {type(error).__name__}: {error}. "
-            "Run the command where the module lies, or install it."
+            f"{field} = {reference!r} {_import_trouble(module_name, error)}"
         ) from error
     try:
         return getattr(module, attribute)
     except AttributeError:
-        names = [n for n in vars(module) if not n.startswith("_")] or ["nothing"]
+        names = _defined_names(module) or ["nothing"]
         more = ", ..." if len(names) > MAX_LISTED_NAMES else ""
         raise ConfigError(
             f"{field} = {reference!r}: module {module_name!r} has no {attribute!r}. "
             f"It defines: {', '.join(names[:MAX_LISTED_NAMES])}{more}."
         ) from None
+
+
+def _import_trouble(module_name: str, error: BaseException) -> str:
+    """What is wrong, and whose fault it is: the place, something missing, or the module itself."""
+    what = f"{type(error).__name__}: {error}"
+    if isinstance(error, ModuleNotFoundError) and error.name:
+        if f"{module_name}.".startswith(f"{error.name}."):
+            return (
+                f"cannot be imported: {what}. Run the command where the module lies, or install it."
+            )
+        place = raised_at(error)
+        return f"cannot be imported: it imports what is not installed: {what}{place}. Install it."
+    if isinstance(error, SyntaxError):
+        return f"cannot be imported: it is not Python: {what}. Mend the module."
+    return f"cannot be imported: it raised {what}{raised_at(error)}. Mend the module."
+
+
+def raised_at(error: BaseException) -> str:
+    """Where an exception came from, in parentheses: the last place that is no import machinery."""
+    frames = traceback.extract_tb(error.__traceback__)
+    for frame in reversed(frames):
+        if not frame.filename.startswith("<frozen") and frame.filename != importlib.__file__:
+            return f" ({Path(frame.filename).name}:{frame.lineno}, {frame.name}())".replace(
+                ", <module>()", ""
+            )
+    return ""
+
+
+def _defined_names(module: ModuleType) -> list[str]:
+    """Public names that a module defines itself, without what it imports."""
+
+    def is_its_own(value: object) -> bool:
+        if isinstance(value, type) or callable(value):
+            return getattr(value, "__module__", module.__name__) == module.__name__
+        return not isinstance(value, ModuleType)
+
+    return [
+        name
+        for name, value in vars(module).items()
+        if not name.startswith("_") and is_its_own(value)
+    ]
 
 
 def call_factory(factory: object, context: InstanceContext) -> object:
@@ -187,9 +229,19 @@ def required_parameters(factory: Callable[..., object]) -> list[inspect.Paramete
     """Parameters that a factory cannot be called without."""
     return [
         p
-        for p in inspect.signature(factory).parameters.values()
+        for p in _signature(factory).parameters.values()
         if p.default is p.empty and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)
     ]
+
+
+def _signature(factory: Callable[..., object]) -> inspect.Signature:
+    try:
+        return inspect.signature(factory)
+    except (ValueError, TypeError):  # of something built in, which makes none of ours
+        raise ConfigError(
+            f"factory {factory!r} does not say its arguments: must be a class or a function of "
+            "your own that returns a controller, a router or a Policy. Name that one."
+        ) from None
 
 
 def as_instance_policy(made: object, context: InstanceContext) -> InstancePolicy:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from voltana.actuators.energy import EnergyMeter, EnergySource
 from voltana.errors import ConfigError
@@ -85,6 +87,105 @@ def test_seldom_samples_leave_the_counter_alone():
 def test_a_window_must_be_long_against_a_tick():
     with pytest.raises(ConfigError, match=r"window_s = 0\.5 .*at least 1 s"):
         EnergyMeter(Board(), window_s=0.5)
+
+
+def test_a_counter_of_more_than_the_gpu_gives_way_to_power():
+    board = Board(scale=1.4)  # the module's: CPU and memory are in it, too
+    meter = EnergyMeter(board, window_s=2.0)
+    first, second = windows(board, meter, 4.05)
+    for window in (first, second):
+        assert window.agree is False
+        assert window.source is EnergySource.POWER
+        assert window.energy_j == window.integrated_j == pytest.approx(600.0, rel=0.06)
+    assert meter.source is EnergySource.POWER
+
+
+def test_a_counter_found_to_count_too_much_is_not_believed_where_power_is_missing():
+    board = Board(scale=1.4)
+    meter = EnergyMeter(board, window_s=2.0)
+    windows(board, meter, 2.0)
+    board.power_w = math.nan
+    board.read = lambda: Reading(
+        at_s=board.now_s, clock_mhz=1410.0, power_w=math.nan, energy_j=5e6 + 420 * board.now_s
+    )
+    (window,) = windows(board, meter, 2.05)
+    assert window.source is EnergySource.NONE
+    assert (window.measured_j, window.gap_s) == (0.0, pytest.approx(2.0))
+
+
+def test_a_counter_that_stands_still_is_not_believed():
+    (window,) = windows(board := Board(scale=0.0), EnergyMeter(board, window_s=2.0), 2.05)
+    assert window.source is EnergySource.POWER
+    assert window.energy_j == pytest.approx(600.0, rel=0.06)
+
+
+def test_a_counter_that_starts_again_above_where_the_window_began_is_not_believed():
+    board = Board()
+    board.offset_j = -30_000.0  # near zero where the window begins
+    meter = EnergyMeter(board, window_s=2.0)
+    board.offset_j -= 200.0
+    (window,) = windows(board, meter, 2.05)
+    assert math.isnan(window.counter_j)
+    assert window.source is EnergySource.POWER
+    assert window.energy_j == pytest.approx(600.0, rel=0.06)
+
+
+FAULTS = ("power", "counter", "both", "restart", "jump")
+
+
+class Faulty(Board):
+    """A board of which something cannot be read at some samples."""
+
+    def __init__(self, faults):
+        super().__init__()
+        self.faults, self.sample = faults, -1
+
+    def read(self):
+        sound = super().read()
+        fault = self.faults.get(self.sample)
+        self.sample += 1
+        if fault == "restart":
+            self.offset_j = -self.now_s * self.power_w
+            sound = super().read()
+        return Reading(
+            at_s=sound.at_s,
+            clock_mhz=sound.clock_mhz,
+            power_w=math.nan if fault in {"power", "both"} else sound.power_w,
+            energy_j=math.nan
+            if fault in {"counter", "both"}
+            else sound.energy_j + 1e9 * (fault == "jump"),
+        )
+
+
+@given(
+    faults=st.dictionaries(st.integers(-1, 59), st.sampled_from(FAULTS), max_size=25),
+    step_s=st.sampled_from([0.1, 0.3, 1.0]),
+)
+def test_no_fault_at_any_moment_makes_a_total_unknown(faults, step_s):
+    board = Faulty(faults)
+    meter = EnergyMeter(board, window_s=2.0)
+    found = windows(board, meter, 60 * step_s, step_s)
+    known_s = sum(window.duration_s for window in found) - meter.gap_s
+    assert math.isfinite(meter.total_j)
+    assert meter.total_j == pytest.approx(sum(window.measured_j for window in found))
+    assert 0.0 <= meter.gap_s <= sum(window.duration_s for window in found) + 1e-9
+    # What is known is right: 300 W over the seconds that are, to a tick at the end of each window.
+    assert abs(meter.total_j - 300.0 * known_s) <= 31.0 * (len(found) + len(faults) + 1)
+    for window in found:
+        assert (window.gap_s == 0.0) == math.isfinite(window.energy_j)
+        assert (window.source is EnergySource.NONE) == (window.measured_j == 0.0)
+
+
+@pytest.mark.parametrize("moment", range(-1, 21))
+@pytest.mark.parametrize("fault", FAULTS)
+def test_one_fault_costs_no_more_than_its_moment(fault, moment):
+    board = Faulty({moment: fault})
+    meter = EnergyMeter(board, window_s=2.0)
+    found = windows(board, meter, 6.0)
+    known_s = sum(window.duration_s for window in found) - meter.gap_s
+    assert meter.gap_s <= 0.2 + 1e-9
+    assert meter.total_j == pytest.approx(300.0 * known_s, rel=0.06)
+    assert all(math.isfinite(window.energy_j) for window in found if window.gap_s == 0.0)
 
 
 def test_on_the_driver(machine, in_process):

@@ -3,7 +3,10 @@
 The counter is what is billed: it misses nothing, but it ticks every 10-100 ms, so that a window
 must be long against a tick. Power readings are averages that some boards sample a quarter of the
 time; integrated over a window they tell whether the counter can be believed, and stand in for it
-where there is none. Every figure says which of the two it comes from.
+where there is none, where it starts again, where it stands still, and where it counts more than
+the GPU (that of a GH200's module counts its CPU and memory, too). A counter that says less than the
+power is believed: it misses nothing, while readings come between the peaks of a load. Every figure
+says which of the two it comes from, and how many seconds neither of them knows: no sum has them.
 """
 
 from __future__ import annotations
@@ -17,10 +20,13 @@ from voltana.errors import invalid
 
 if TYPE_CHECKING:
     from voltana.ports import Sensor
+    from voltana.values import Reading
 
 MIN_WINDOW_S = 1.0
 MAX_GAP_S = 0.5
 TOLERANCE = 0.15
+IMPOSSIBLE = 2.0
+"""So many times the highest power ever read, no board draws over a whole window."""
 
 
 class EnergySource(enum.StrEnum):
@@ -28,6 +34,7 @@ class EnergySource(enum.StrEnum):
 
     COUNTER = "energy counter"
     POWER = "integrated power"
+    NONE = "nothing that could be read"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,9 +44,11 @@ class EnergyWindow:
     Attributes:
         started_s: When it began.
         duration_s: How long it was.
-        energy_j: Its energy.
-        source: Where `energy_j` comes from.
-        counter_j: What the counter says; nan where it cannot be read.
+        energy_j: Its energy; nan where part of it is not known.
+        source: Where `measured_j` comes from.
+        measured_j: Energy of the seconds that are known: all but `gap_s`. Never nan.
+        gap_s: Seconds of the window of which nothing is known.
+        counter_j: What the counter says; nan where it cannot be read or starts again.
         integrated_j: Power integrated by the trapezoidal rule; nan where it was sampled too
             seldom.
         agree: Whether the two lie within the tolerance of each other; None if one is missing.
@@ -49,14 +58,34 @@ class EnergyWindow:
     duration_s: float
     energy_j: float
     source: EnergySource
+    measured_j: float
+    gap_s: float
     counter_j: float
     integrated_j: float
     agree: bool | None
 
     @property
     def mean_w(self) -> float:
-        """Mean power over the window."""
+        """Mean power over the window; nan where part of it is not known."""
         return self.energy_j / self.duration_s
+
+
+@dataclass(slots=True)
+class _Part:
+    """What one source knows of a window: so much energy in so many seconds."""
+
+    energy_j: float = 0.0
+    covered_s: float = 0.0
+
+    def add(self, energy_j: float, seconds: float) -> None:
+        self.energy_j += energy_j
+        self.covered_s += seconds
+
+    def covers(self, duration_s: float) -> bool:
+        return self.covered_s >= duration_s - 1e-6 * max(duration_s, 1.0)
+
+    def whole_j(self, duration_s: float) -> float:
+        return self.energy_j if self.covers(duration_s) else math.nan
 
 
 class EnergyMeter:
@@ -84,45 +113,94 @@ class EnergyMeter:
         self._sensor = sensor
         self._window_s = window_s
         self._tolerance = tolerance
-        first = sensor.read()
-        self._start = self._last = first
-        self._integrated_j = 0.0
-        self.total_j = 0.0
+        self._highest_w = 0.0
+        self._too_much = False
+        self._source = EnergySource.NONE
+        self.total_j = self.gap_s = 0.0
+        self._begin(sensor.read())
+
+    @property
+    def source(self) -> EnergySource:
+        """Where the last window's energy came from."""
+        return self._source
 
     def sample(self) -> EnergyWindow | None:
         """Take a reading, ten times a second or so; the finished window if this one ends it.
 
-        Mutates the meter; `total_j` grows by every window.
+        Mutates the meter; `total_j` grows by what is known of every window, `gap_s` by the seconds
+        that are not.
         """
         reading = self._sensor.read()
-        elapsed_s = reading.at_s - self._last.at_s
-        mean_w = (reading.power_w + self._last.power_w) / 2
-        self._integrated_j += mean_w * elapsed_s if elapsed_s <= MAX_GAP_S else math.nan
+        self._count(reading)
+        self._integrate(reading)
         self._last = reading
         if reading.at_s - self._start.at_s < self._window_s:
             return None
         window = self._close()
-        self.total_j += window.energy_j
-        self._start = reading
-        self._integrated_j = 0.0
+        self.total_j += window.measured_j
+        self.gap_s += window.gap_s
+        self._source = window.source
+        self._begin(reading)
         return window
 
+    def _begin(self, reading: Reading) -> None:
+        self._start = self._last = reading
+        self._counted = reading if math.isfinite(reading.energy_j) else None
+        self._counter, self._power = _Part(), _Part()
+
+    def _count(self, reading: Reading) -> None:
+        """Add what the counter says; readings that failed between two others cost nothing."""
+        if not math.isfinite(reading.energy_j):
+            return
+        before, self._counted = self._counted, reading
+        if before is not None and reading.energy_j >= before.energy_j:  # else it began anew
+            self._counter.add(reading.energy_j - before.energy_j, reading.at_s - before.at_s)
+
+    def _integrate(self, reading: Reading) -> None:
+        elapsed_s = reading.at_s - self._last.at_s
+        mean_w = (reading.power_w + self._last.power_w) / 2
+        if math.isfinite(reading.power_w):
+            self._highest_w = max(self._highest_w, reading.power_w)
+        if math.isfinite(mean_w) and elapsed_s <= MAX_GAP_S:
+            self._power.add(mean_w * elapsed_s, elapsed_s)
+
     def _close(self) -> EnergyWindow:
-        counter_j = self._last.energy_j - self._start.energy_j
-        if counter_j < 0:  # the driver was loaded anew and counts from zero
-            counter_j = math.nan
-        integrated_j = self._integrated_j
-        has_counter, has_power = not math.isnan(counter_j), not math.isnan(integrated_j)
+        duration_s = self._last.at_s - self._start.at_s
+        counter_j, integrated_j = (p.whole_j(duration_s) for p in (self._counter, self._power))
         agree = None
-        if has_counter and has_power:
+        if math.isfinite(counter_j) and math.isfinite(integrated_j):
             larger = max(abs(counter_j), abs(integrated_j))
             agree = abs(counter_j - integrated_j) <= self._tolerance * larger
+        known = [(EnergySource.POWER, self._power)]
+        if self._believes_counter(duration_s):
+            known.insert(0, (EnergySource.COUNTER, self._counter))
+        source, part = max(known, key=lambda named: named[1].covered_s)
         return EnergyWindow(
             started_s=self._start.at_s,
-            duration_s=self._last.at_s - self._start.at_s,
-            energy_j=counter_j if has_counter else integrated_j,
-            source=EnergySource.COUNTER if has_counter else EnergySource.POWER,
+            duration_s=duration_s,
+            energy_j=part.whole_j(duration_s),
+            source=source if part.covered_s > 0 else EnergySource.NONE,
+            measured_j=part.energy_j,
+            gap_s=0.0 if part.covers(duration_s) else duration_s - part.covered_s,
             counter_j=counter_j,
             integrated_j=integrated_j,
             agree=agree,
         )
+
+    def _believes_counter(self, duration_s: float) -> bool:
+        """Whether the counter counts the GPU: not more than it draws, and not nothing.
+
+        Where power is known of too little of the window, what the last comparison said holds.
+        """
+        counter, power = self._counter, self._power
+        if counter.covered_s <= 0:
+            return False
+        counted_w = counter.energy_j / counter.covered_s
+        if power.covered_s >= duration_s / 2:
+            drawn_w = power.energy_j / power.covered_s
+            self._too_much = counted_w > drawn_w * (1.0 + self._tolerance)
+            stands_still = counted_w == 0.0 < drawn_w
+            return not (self._too_much or stands_still)
+        if 0.0 < IMPOSSIBLE * self._highest_w < counted_w:
+            return False
+        return not self._too_much

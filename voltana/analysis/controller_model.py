@@ -20,6 +20,7 @@ import numpy as np
 
 from voltana.analysis.actuation import COMMAND
 from voltana.analysis.decode_model import BATCH, CLOCK, KV_TOKENS, LATENCY
+from voltana.analysis.minimal import minimal
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -133,7 +134,9 @@ def pid_model(gains: PidGains, *, target_s: float, dt: float) -> ControllerModel
     return ControllerModel(channels={LATENCY: latency})
 
 
-def open_loop(plant: Any, actuation: Actuation, controller: ControllerModel) -> Any:
+def open_loop(
+    plant: control.StateSpace, actuation: Actuation, controller: ControllerModel
+) -> control.StateSpace:
     """The loop transfer function L, cut at the clock command.
 
     A controller sees the batch of the coming iteration, but the latency only of the last one.
@@ -144,14 +147,17 @@ def open_loop(plant: Any, actuation: Actuation, controller: ControllerModel) -> 
         controller: What closes the loop.
 
     Returns:
-        From `COMMAND` to minus `DEMAND`, discrete, so that the loop is 1 + L.
+        From `COMMAND` to minus `DEMAND`, discrete, so that the loop is 1 + L; with the fewest
+        states, so that an integrator that moves nothing is no part of it.
     """
     blocks = _blocks(plant, actuation, controller)
     loop = control.interconnect(blocks, inputs=[COMMAND], outputs=[DEMAND], name="loop", **_LENIENT)
-    return control.ss(-loop, inputs=[COMMAND], outputs=[DEMAND], name="loop")
+    return minimal(control.ss(-loop, inputs=[COMMAND], outputs=[DEMAND], name="loop"))
 
 
-def closed_loop(plant: Any, actuation: Actuation, controller: ControllerModel) -> Any:
+def closed_loop(
+    plant: control.StateSpace, actuation: Actuation, controller: ControllerModel
+) -> control.StateSpace:
     """From a disturbance of the clock in MHz to all signals of the plant, with the loop closed.
 
     Args:

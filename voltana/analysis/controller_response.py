@@ -84,13 +84,24 @@ def identify_controller(
             free = _free(base, moved, twin.levels_mhz)
             answers[name].append(np.where(free, (moved - base) / (sign * size), np.nan))
     measured = {name: MeasuredStep.of(answers[name], sizes[name]) for name in sizes}
-    channels = {name: fit_channel(step) for name, step in measured.items()}
+    if _held(chosen, Twin.of(instance, plant, point).levels_mhz):
+        channels = {name: Channel() for name in sizes}
+    else:
+        channels = {name: fit_channel(step) for name, step in measured.items()}
     return ControllerResponse(
         model=ControllerModel(channels=channels),
         steps=measured,
         fit=_explained(measured, channels),
         levels_mhz=tuple(sorted(chosen)),
     )
+
+
+def _held(chosen: set[float], levels_mhz: tuple[float, ...]) -> bool:
+    """Whether the law never left one end of its range: what steps bring out there is no feedback.
+
+    A step may push the clock off its limit for a moment, but no deviation of the size met does.
+    """
+    return len(levels_mhz) == 1 or chosen in ({levels_mhz[0]}, {levels_mhz[-1]})
 
 
 def _explained(steps: Mapping[str, MeasuredStep], channels: Mapping[str, Channel]) -> float:

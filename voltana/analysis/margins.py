@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import control
 import numpy as np
@@ -127,19 +127,30 @@ def frequencies(dt: float, states: FloatArray | None = None) -> FloatArray:
     return kept
 
 
-def margins_of(loop: Any) -> Margins:
+def sampled(loop: control.StateSpace) -> control.FrequencyResponseData:
+    """The frequency response of a loop where it matters, up to the Nyquist frequency.
+
+    `control.margin` agrees with `margins_of` on it. On the loop itself it does not: it goes through
+    polynomials in z, which lose their digits where poles lie as close to 1 as those of a batch.
+
+    Args:
+        loop: Loop transfer function L, discrete, one input and one output.
+    """
+    omega = frequencies(loop.dt, closed_loop_poles(loop))
+    return control.frd(np.squeeze(loop(np.exp(1j * omega * loop.dt))), omega)
+
+
+def margins_of(loop: control.StateSpace) -> Margins:
     """Margins of a closed loop with unit negative feedback.
 
     Args:
         loop: Loop transfer function L, discrete, one input and one output.
     """
-    poles = closed_loop_poles(loop)
-    omega = frequencies(loop.dt, poles)
-    response = np.squeeze(loop(np.exp(1j * omega * loop.dt)))
+    poles, response_data = closed_loop_poles(loop), sampled(loop)
+    response = np.squeeze(response_data.frdata)
     modulus = float(np.min(np.abs(1.0 + response)))
     radius = float(np.max(np.abs(poles), initial=0.0))
-    sampled = control.frd(response, omega)
-    gains, phases, _, _, crossings, _ = control.stability_margins(sampled, returnall=True)
+    gains, phases, _, _, crossings, _ = control.stability_margins(response_data, returnall=True)
     # An angle that is lost, from whichever side: -170 degrees of margin are 190 to lose.
     angles = np.mod(np.asarray(phases, dtype=float), 360.0)
     crossings = np.asarray(crossings, dtype=float)
@@ -156,13 +167,13 @@ def margins_of(loop: Any) -> Margins:
     )
 
 
-def _gains_at_the_ends(loop: Any) -> list[float]:
+def _gains_at_the_ends(loop: control.StateSpace) -> list[float]:
     """Gain margins at rest and at the Nyquist frequency, where L is real and crosses no axis."""
     ends = [complex(np.squeeze(loop(z))).real for z in (1.0 + 1e-12, -1.0)]
     return [-1.0 / value for value in ends if -math.inf < value < 0]
 
 
-def closed_loop_poles(loop: Any) -> FloatArray:
+def closed_loop_poles(loop: control.StateSpace) -> FloatArray:
     """Poles of 1 / (1 + L), shape (n,), complex."""
     poles: FloatArray = np.atleast_1d(control.feedback(loop, 1).poles())
     return poles

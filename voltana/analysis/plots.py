@@ -11,17 +11,17 @@ from voltana.analysis.decode_model import BATCH, LATENCY
 from voltana.analysis.margins import Requirement, frequencies
 from voltana.analysis.policy_analysis import step_response
 from voltana.evaluation.style import (
-    DASHES,
     INK,
     LIMIT,
+    Look,
     MultipleLocator,
-    colour_of,
+    looks,
     new_figure,
     style,
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
     from pathlib import Path
 
     from matplotlib.axes import Axes
@@ -50,7 +50,8 @@ def write_plots(
     Returns:
         The files written.
     """
-    looping = {i: a for i, a in enumerate(analyses) if not a.response.model.silent}
+    drawn = looks(analysis.policy for analysis in analyses)
+    looping = [(a, drawn[a.policy]) for a in analyses if not a.response.model.silent]
     figures = {"step.png": step_figure(analyses)}
     if looping:
         wanted = requirement or Requirement()
@@ -69,12 +70,13 @@ def step_figure(analyses: Sequence[PolicyAnalysis]) -> Figure:
     panels = figure.subplots(1, 2)
     slowest_s = max((a.slowest_s for a in analyses if a.margins.stable), default=_LONGEST_S)
     longest_s = min(_LONGEST_S, _SLOW_CONSTANTS * slowest_s)
-    for index, analysis in enumerate(analyses):
+    drawn = looks(analysis.policy for analysis in analyses)
+    for analysis in analyses:
         dt = analysis.point.latency_s
         samples = max(50, int(longest_s / dt))
         times_s = np.arange(samples) * dt
         look = {
-            "color": colour_of(index), "lw": 1.6, "ls": DASHES[index % len(DASHES)],
+            "color": drawn[analysis.policy].colour, "lw": 1.6, "ls": drawn[analysis.policy].dash,
             "label": analysis.policy + _remark(analysis),
         }  # fmt: skip
         for panel, output, scale in zip(panels, (LATENCY, BATCH), (1e3, 1.0), strict=True):
@@ -110,17 +112,17 @@ def _remark(analysis: PolicyAnalysis) -> str:
     return " (no feedback)" if analysis.response.model.silent else ""
 
 
-def bode_figure(analyses: Mapping[int, PolicyAnalysis]) -> Figure:
+def bode_figure(analyses: Sequence[tuple[PolicyAnalysis, Look]]) -> Figure:
     """Gain and phase of each loop transfer function, with its crossover.
 
     Args:
-        analyses: What to draw, each under the number of its colour.
+        analyses: What to draw, each with its look.
     """
     figure = new_figure(7, 5.6)
     gain, phase = figure.subplots(2, 1, sharex=True)
-    for index, analysis in analyses.items():
+    for analysis, (colour, dash) in analyses:
         omega, response = _response(analysis)
-        look = {"color": colour_of(index), "lw": 1.6, "ls": DASHES[index % len(DASHES)]}
+        look = {"color": colour, "lw": 1.6, "ls": dash}
         gain.loglog(omega, np.maximum(np.abs(response), 1e-12), label=analysis.policy, **look)
         angle = np.degrees(np.unwrap(np.angle(response)))
         phase.semilogx(omega, angle - 360 * round(angle[0] / 360), **look)
@@ -134,7 +136,7 @@ def bode_figure(analyses: Mapping[int, PolicyAnalysis]) -> Figure:
     gain.set_ylabel("gain of L (MHz/MHz)")
     phase.set_ylabel("phase of L (degrees)")
     phase.set_xlabel("frequency (rad/s)")
-    low = max(1e-4, min(1e-3 / analysis.point.latency_s for analysis in analyses.values()) * 0.1)
+    low = max(1e-4, min(1e-3 / analysis.point.latency_s for analysis, _ in analyses) * 0.1)
     gain.set_xlim(left=low)
     top = gain.get_ylim()[1]
     gain.set_ylim(1e-4, top)
@@ -148,11 +150,13 @@ def bode_figure(analyses: Mapping[int, PolicyAnalysis]) -> Figure:
     return figure
 
 
-def nyquist_figure(analyses: Mapping[int, PolicyAnalysis], modulus_margin: float) -> Figure:
+def nyquist_figure(
+    analyses: Sequence[tuple[PolicyAnalysis, Look]], modulus_margin: float
+) -> Figure:
     """Nyquist curves near -1, and the circle that a modulus margin keeps free.
 
     Args:
-        analyses: What to draw, each under the number of its colour.
+        analyses: What to draw, each with its look.
         modulus_margin: Radius of the circle, above 0 and below 1.
     """
     figure = new_figure(5.6, 5.8)
@@ -161,10 +165,9 @@ def nyquist_figure(analyses: Mapping[int, PolicyAnalysis], modulus_margin: float
     circle = modulus_margin * np.exp(1j * angle)
     panel.fill(circle.real - 1, circle.imag, color=LIMIT, alpha=0.12, lw=0)
     panel.plot([-1], [0], marker="+", color=LIMIT, ms=10, mew=1.6)
-    for index, analysis in analyses.items():
+    for analysis, (colour, dash) in analyses:
         response = _response(analysis)[1]
         margin = analysis.margins.modulus_margin
-        colour, dash = colour_of(index), DASHES[index % len(DASHES)]
         panel.plot(response.real, response.imag, color=colour, lw=1.6, ls=dash,
                    label=f"{analysis.policy}: modulus margin {margin:.2f}")  # fmt: skip
         panel.plot(response.real, -response.imag, color=colour, lw=0.6, ls=dash, alpha=0.6)

@@ -15,7 +15,8 @@ from voltana.analysis.controller_twin import Probe
 from voltana.analysis.decode_model import LATENCY, DecodeModel, linearise
 from voltana.analysis.excitation import excited
 from voltana.analysis.identification import IdentifiedLatency, fit_latency
-from voltana.analysis.margins import Margins, Requirement, margins_of
+from voltana.analysis.margins import Margins, Requirement, margins_of, sampled
+from voltana.analysis.minimal import minimal
 from voltana.analysis.recording import record_run
 from voltana.analysis.request_mix import RequestMix
 from voltana.policies import get_policy, with_overrides
@@ -24,6 +25,8 @@ from voltana.values import Role
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+
+    import control
 
     from voltana.analysis.operating_point import OperatingPoint
     from voltana.analysis.recording import RecordedInstance
@@ -54,8 +57,9 @@ class PolicyAnalysis:
         identified: Its latency as identified from an excited run; None where it has but one clock.
         actuation: How long a clock command takes.
         response: The controller, identified.
-        loop: Loop transfer function L.
-        closed: From a disturbance of the clock to all signals.
+        loop: Loop transfer function L, a discrete system of python-control, from the clock command
+            to minus the clock demand, with the fewest states.
+        closed: The same for the closed loop: from a disturbance of the clock to all signals.
         margins: Of the loop.
         ripple_s: Most that the latency may deviate because clocks come in levels.
         served_share: Rate at which all decode instances served, by Little's law, over that of the
@@ -68,8 +72,8 @@ class PolicyAnalysis:
     identified: IdentifiedLatency | None
     actuation: Actuation
     response: ControllerResponse
-    loop: Any
-    closed: Any
+    loop: control.StateSpace
+    closed: control.StateSpace
     margins: Margins
     ripple_s: float
     served_share: float
@@ -85,6 +89,11 @@ class PolicyAnalysis:
         return self.model.point
 
     @property
+    def sampled(self) -> control.FrequencyResponseData:
+        """L at the frequencies that matter, for `control.margin` and its like."""
+        return sampled(self.loop)
+
+    @property
     def law(self) -> str:
         """What kind of law the controller is around here, in a few words."""
         channels = [c for c in self.response.model.channels.values() if not c.silent]
@@ -98,8 +107,9 @@ class PolicyAnalysis:
 
     @property
     def slowest_s(self) -> float:
-        """Time constant of the slowest closed-loop pole; inf where unstable."""
-        radius = self.margins.pole_radius
+        """Time constant of the slowest pole of the closed loop's latency; inf where unstable."""
+        seen = minimal(self.closed[LATENCY, 0])
+        radius = float(np.max(np.abs(seen.poles()), initial=0.0))
         return -self.point.latency_s / math.log(radius) if 0 < radius < 1 else math.inf
 
     def verdict(self, requirement: Requirement) -> str:

@@ -22,6 +22,8 @@ app = typer.Typer(
 DEFAULT_SOCKET = "/run/voltana/actuator.sock"
 STEP_S = 0.2
 GPUS = "UUIDs, or indices as this process counts them, such as 0,1."
+NOT_HELD = 1
+"""Exit code of a lease that held nothing at its end."""
 
 Socket = Annotated[str, typer.Option("--socket", help="Where the daemon listens.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
@@ -77,7 +79,10 @@ def lease(
     seconds: Annotated[float, typer.Option(help="For how long; 0 until Ctrl-C.")] = 0.0,
     socket: Socket = DEFAULT_SOCKET,
 ) -> None:
-    """Hold a clock by hand: to try the daemon out, or to measure at a fixed clock."""
+    """Hold a clock by hand: to try the daemon out, or to measure at a fixed clock.
+
+    Exit code 1 means that it did not hold at the end.
+    """
     from voltana.values import Command, Domain
     from voltana_actuatord.client import ActuatorProcess
     from voltana_actuatord.gpu_names import gpu_uuids
@@ -85,7 +90,7 @@ def lease(
     domain = Domain(name=f"by hand, pid {os.getpid()}", devices=gpu_uuids(_named(gpus)))
     held = ActuatorProcess(domain, socket_path=socket)
     ends_s = time.monotonic() + seconds if seconds > 0 else math.inf
-    said = ""
+    said, failed = "", False
     try:
         step = 0
         while time.monotonic() < ends_s:
@@ -93,12 +98,15 @@ def lease(
             step += 1
             time.sleep(STEP_S)
             now = held.status()
+            failed = bool(now.error)
             text = now.error or f"running at {now.clock_mhz:g} MHz"
             if text != said:
                 typer.echo(text)
                 said = text
     finally:
         held.close()
+    if failed:
+        raise typer.Exit(NOT_HELD)
 
 
 @app.command()

@@ -6,8 +6,14 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from voltana.cli import scenario_flags as flags
-from voltana.cli.simulate import STDOUT, TABLE_WIDTH, prepare_outputs, write_text
-from voltana.cli.terminal import configure_logs, progress_bars
+from voltana.cli.terminal import (
+    STDOUT,
+    configure_logs,
+    prepare_outputs,
+    progress_bars,
+    table_console,
+    write_text,
+)
 from voltana.errors import StabilityError, invalid
 from voltana.extras import require
 
@@ -18,6 +24,9 @@ if TYPE_CHECKING:
     from voltana.evaluation.scenario import Scenario
 
 POLICIES = ("pid", "window", "voltana-v0.1", "voltana", "static-max")
+DESIGN_SHARE = 0.85
+"""Of the fastest clock, around which gains are designed if none is given."""
+
 DURATION_S = 300.0
 """Long enough for the batch to settle."""
 
@@ -116,8 +125,11 @@ def analyze(
     )
     wanted = None if gains is None else _parse_gains(gains)
     _check_design_options(design=design, gains=gains, clock_mhz=clock)
+    clock_mhz = _design_clock_mhz(resolved, clock)
     prepare_outputs(out, json)
-    _run(resolved, requirement, gains=wanted, design=design, clock_mhz=clock, out=out, json=json)
+    _run(
+        resolved, requirement, gains=wanted, design=design, clock_mhz=clock_mhz, out=out, json=json
+    )
 
 
 def _run(
@@ -126,12 +138,10 @@ def _run(
     *,
     gains: "PidGains | None",
     design: bool,
-    clock_mhz: float | None,
+    clock_mhz: float,
     out: Path | None,
     json: str | None,
 ) -> None:
-    from rich.console import Console
-
     from voltana.analysis.analysis_report import print_design, print_table, to_json
     from voltana.analysis.policy_analysis import analyse_policy
 
@@ -144,17 +154,9 @@ def _run(
         except StabilityError as error:
             refused = error  # after what was found out about the policies
     text = to_json(scenario, analyses, requirement, made)
-    if json == STDOUT:
-        typer.echo(text)
-    else:
-        if json is not None:
-            write_text(Path(json), text + "\n")
-        console = Console()
-        if not console.is_terminal:
-            console.width = TABLE_WIDTH
-        print_table(analyses, requirement, console)
-        if made is not None and point is not None:
-            print_design(made, *point, console)
+    # Files first: whoever reads standard output may go away.
+    if json is not None and json != STDOUT:
+        write_text(Path(json), text + "\n")
     if out is not None:
         from voltana.analysis.plots import write_plots
         from voltana.evaluation.scenario import to_toml
@@ -163,6 +165,13 @@ def _run(
         write_text(out / "analysis.json", text + "\n")
         images = write_plots(analyses, out, requirement)
         typer.echo(f"Wrote {len(images)} plots, analysis.json and scenario.toml to {out}", err=True)
+    if json == STDOUT:
+        typer.echo(text)
+    else:
+        console = table_console()
+        print_table(analyses, requirement, console)
+        if made is not None and point is not None:
+            print_design(made, *point, console)
     if refused is not None:
         raise refused
 
@@ -171,7 +180,7 @@ def _design(
     scenario: "Scenario",
     requirement: "Requirement",
     gains: "PidGains | None",
-    clock_mhz: float | None,
+    clock_mhz: float,
 ) -> "tuple[PiDesign, tuple[float, float]]":
     """The gains, given or designed, with their margins and the point that they are for."""
     from voltana.analysis.actuation import Actuation
@@ -180,23 +189,26 @@ def _design(
     from voltana.analysis.request_mix import RequestMix
 
     cluster, trace = scenario.cluster, scenario.trace
-    mix, table_mhz = RequestMix.of(trace), cluster.hardware.clocks_mhz
-    asked_mhz = 0.85 * table_mhz[-1] if clock_mhz is None else clock_mhz
-    if not table_mhz[0] <= asked_mhz <= table_mhz[-1]:
-        raise invalid(
-            "--clock", asked_mhz, f"{table_mhz[0]:g}-{table_mhz[-1]:g} MHz", "Name one of them."
-        )
-    nearest_mhz = min(table_mhz, key=lambda mhz: abs(mhz - asked_mhz))
+    mix = RequestMix.of(trace)
     rate_rps = len(trace) / float(trace.arrival_s[-1]) / cluster.decode
-    model = linearise_settled(
-        cluster, scenario.plant, mix, clock_mhz=nearest_mhz, rate_rps=rate_rps
-    )
+    model = linearise_settled(cluster, scenario.plant, mix, clock_mhz=clock_mhz, rate_rps=rate_rps)
     system, actuation, target_s = model.system, Actuation.of(cluster), model.point.latency_s
-    where = (nearest_mhz, target_s)
+    where = (clock_mhz, target_s)
     if gains is None:
         return design_pi(system, actuation, target_s=target_s, requirement=requirement), where
     margins = check_pid(gains, system, actuation, target_s=target_s, requirement=requirement)
     return PiDesign(gains=gains, margins=margins), where
+
+
+def _design_clock_mhz(scenario: "Scenario", asked_mhz: float | None) -> float:
+    """The supported clock around which a design is made; checked before anything is run."""
+    table_mhz = scenario.cluster.hardware.clocks_mhz
+    wanted_mhz = DESIGN_SHARE * table_mhz[-1] if asked_mhz is None else asked_mhz
+    if not table_mhz[0] <= wanted_mhz <= table_mhz[-1]:
+        raise invalid(
+            "--clock", wanted_mhz, f"{table_mhz[0]:g}-{table_mhz[-1]:g} MHz", "Name one of them."
+        )
+    return min(table_mhz, key=lambda mhz: abs(mhz - wanted_mhz))
 
 
 def _check_design_options(*, design: bool, gains: str | None, clock_mhz: float | None) -> None:

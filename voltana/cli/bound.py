@@ -6,8 +6,13 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from voltana.cli import scenario_flags as flags
-from voltana.cli.simulate import STDOUT, prepare_outputs, write_text
-from voltana.cli.terminal import configure_logs, progress_bars
+from voltana.cli.terminal import (
+    STDOUT,
+    configure_logs,
+    prepare_outputs,
+    progress_bars,
+    write_text,
+)
 from voltana.errors import invalid
 
 if TYPE_CHECKING:
@@ -94,9 +99,8 @@ def bound(
     with progress_bars(len(resolved.trace), shown=not quiet) as progress:
         comparison = compare(resolved, progress=progress)
     report = bound_comparison(comparison, margin)
+    _write(report, comparison, out, json)
     _show(report, comparison, json)
-    if out is not None:
-        _write(report, comparison, out)
 
 
 def _show(report: "BoundReport", comparison: "Comparison", json: str | None) -> None:
@@ -104,13 +108,18 @@ def _show(report: "BoundReport", comparison: "Comparison", json: str | None) -> 
 
     if json == STDOUT:
         typer.echo(report.to_json())
-        return
-    if json is not None:
+    else:
+        typer.echo(text(report, comparison))
+
+
+def _write(
+    report: "BoundReport", comparison: "Comparison", out: Path | None, json: str | None
+) -> None:
+    """Write the files asked for, before anything is printed to a reader that may go away."""
+    if json is not None and json != STDOUT:
         write_text(Path(json), report.to_json() + "\n")
-    typer.echo(text(report, comparison))
-
-
-def _write(report: "BoundReport", comparison: "Comparison", out: Path) -> None:
+    if out is None:
+        return
     from voltana.evaluation.bound.bound_report import text
     from voltana.evaluation.scenario import to_toml
 

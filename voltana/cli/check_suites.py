@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from voltana.errors import ConfigError, invalid
 from voltana.levels import A100_CLOCKS_MHZ, LevelSet
+from voltana.policies.users_own import blame
 from voltana.policy import InstanceContext, InstancePolicy, Policy, call_factory, load_object
 from voltana.ports import Actuator, Controller, PowerPredictor, Predictor, Router
 from voltana.predictors.conformal import Conformal
@@ -52,13 +53,15 @@ def reports_on(reference: str, *, role: str, programs: int, seed: int) -> list[R
     factory = load_object(reference, field="reference")
 
     def make() -> object:
-        return call_factory(factory, context)
+        with blame(reference, field="reference"):
+            return call_factory(factory, context)
 
     if isinstance(factory, LevelSet) and not callable(factory):
         return _one(check_level_set(lambda: factory), "level set")
     made = make()
     if isinstance(made, Policy):
-        return _policy(made, context, programs, seed)
+        with blame(reference, field="reference"):
+            return _policy(made, context, programs, seed)
     if isinstance(made, InstancePolicy):
         return _controller(lambda: _controller_of(make()), programs, seed, made.levels_mhz)
     if isinstance(made, Controller):

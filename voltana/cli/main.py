@@ -1,16 +1,12 @@
 """The `voltana` command: mounts one file a command, and turns errors into one line."""
 
-import sys
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from voltana import __version__
 from voltana.cli import actuator, analyze, bound, check, plant, policies, simulate, top
-from voltana.errors import VoltanaError
-
-USAGE_ERROR = 2
-INTERRUPTED = 130
+from voltana.cli.running import run
 
 app = typer.Typer(
     name="voltana",
@@ -28,9 +24,6 @@ app.command("check")(check.check)
 app.command("top")(top.top)
 app.add_typer(plant.app, name="plant")
 app.add_typer(actuator.app, name="actuator")
-
-_UsageError: type[Any] = typer.BadParameter.__mro__[2]
-"""Base class of all usage errors; where it lives depends on typer's version."""
 
 
 def _print_version(wanted: bool) -> None:
@@ -56,21 +49,4 @@ def voltana(
 
 def main() -> None:
     """Run the command line; errors that a user can cause end in one line and exit code 2."""
-    try:
-        code = app(prog_name="voltana", standalone_mode=False)
-    except VoltanaError as error:
-        code = _complain(str(error))
-    except _UsageError as error:
-        command = error.ctx.command_path if error.ctx else "voltana"
-        code = _complain(f"{error.format_message().rstrip('.')}. Run '{command} --help'.")
-    except (KeyboardInterrupt, typer.Abort):
-        code = INTERRUPTED
-    if code == INTERRUPTED:
-        sys.stderr.write("voltana: interrupted\n")
-    sys.exit(code)
-
-
-def _complain(text: str) -> int:
-    """Say what is wrong in one line, whatever the text looks like."""
-    sys.stderr.write(f"voltana: {' '.join(text.split())}\n")
-    return USAGE_ERROR
+    run(app, "voltana")

@@ -6,16 +6,19 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from voltana.cli import scenario_flags as flags
-from voltana.cli.terminal import configure_logs, progress_bars
-from voltana.errors import ConfigError, MissingExtraError
+from voltana.cli.terminal import (
+    STDOUT,
+    configure_logs,
+    prepare_outputs,
+    progress_bars,
+    table_console,
+    write_text,
+)
+from voltana.errors import MissingExtraError
 from voltana.extras import missing
 
 if TYPE_CHECKING:
     from voltana.evaluation.compare import Comparison
-
-STDOUT = "-"
-TABLE_WIDTH = 110
-"""Columns of the table where there is no terminal to ask."""
 
 _POLICY = typer.Option(
     "--policy",
@@ -34,6 +37,9 @@ _CV = typer.Option("--cv", metavar="X", help="Variation of the gaps of gamma arr
 _TRACE = typer.Option("--trace", metavar="FILE", help="Replay this trace, gzipped or not.")
 _FORMAT = typer.Option(
     "--trace-format", metavar="F", help="Format of the trace (auto: look at the columns)."
+)
+_UNIT = typer.Option(
+    "--time-unit", metavar="U", help="Unit of the trace's times: s, ms, us or ns (auto)."
 )
 _SCALE = typer.Option("--rate-scale", metavar="X", help="Replay this many times as fast (1).")
 _START = typer.Option("--window-start", metavar="S", help="Replay from this second on (0).")
@@ -72,6 +78,7 @@ def simulate(
     cv: Annotated[float | None, _CV] = None,
     trace: Annotated[Path | None, _TRACE] = None,
     trace_format: Annotated[str | None, _FORMAT] = None,
+    time_unit: Annotated[str | None, _UNIT] = None,
     rate_scale: Annotated[float | None, _SCALE] = None,
     window_start: Annotated[float | None, _START] = None,
     max_prompt_tokens: Annotated[int | None, _MAX_PROMPT] = None,
@@ -128,6 +135,7 @@ def simulate(
             "trace": {
                 "file": None if trace is None else str(trace),
                 "format": trace_format,
+                "time_unit": time_unit,
                 "rate_scale": rate_scale,
                 "start_s": window_start,
             },
@@ -144,27 +152,8 @@ def simulate(
     with progress_bars(len(resolved.trace), shown=not quiet) as progress:
         drawn = out is not None and not missing("plots")
         comparison = compare(resolved, record_timelines=drawn, progress=progress)
+    _write(comparison, out, json)
     _show(comparison, json)
-    if out is not None:
-        _write(comparison, out)
-
-
-def prepare_outputs(out: Path | None, json: str | None) -> None:
-    """Find out before the work, not after it, whether its results can be written."""
-    folders = [] if out is None else [out]
-    if json is not None and json != STDOUT:
-        folders.append(Path(json).parent)
-        if Path(json).is_dir():
-            raise ConfigError(
-                f"{json!r} cannot be written: it is a directory. Name a file, or '-'."
-            )
-    for folder in folders:
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise ConfigError(
-                f"folder {str(folder)!r} cannot be made: {error.strerror}. Name another one."
-            ) from None
 
 
 def _show(comparison: "Comparison", json: str | None) -> None:
@@ -172,19 +161,18 @@ def _show(comparison: "Comparison", json: str | None) -> None:
 
     if json == STDOUT:
         typer.echo(to_json(comparison))
-        return
-    if json is not None:
-        write_text(Path(json), to_json(comparison) + "\n")
-    from rich.console import Console
-
-    console = Console()
-    if not console.is_terminal:
-        console.width = TABLE_WIDTH
-    print_table(comparison, console)
+    else:
+        print_table(comparison, table_console())
 
 
-def _write(comparison: "Comparison", out: Path) -> None:
+def _write(comparison: "Comparison", out: Path | None, json: str | None) -> None:
+    """Write the files asked for, before anything is printed to a reader that may go away."""
     from voltana.evaluation.comparison_report import markdown_report, to_json
+
+    if json is not None and json != STDOUT:
+        write_text(Path(json), to_json(comparison) + "\n")
+    if out is None:
+        return
     from voltana.evaluation.scenario import to_toml
 
     write_text(out / "scenario.toml", to_toml(comparison.scenario.file))
@@ -204,13 +192,3 @@ def _plots(comparison: "Comparison", out: Path) -> list[Path]:
         typer.echo(f"voltana: no plots: {error}", err=True)
         return []
     return write_plots(comparison, out)
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a result; a path that cannot be written is the user's error."""
-    try:
-        path.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise ConfigError(
-            f"{str(path)!r} cannot be written: {error.strerror}. Name another file."
-        ) from None

@@ -1,11 +1,21 @@
-"""What commands say on the terminal beside their results: progress and logs, on standard error."""
+"""What commands share in what they say and write: tables, files, progress and logs."""
 
 import logging
+import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
 
-from voltana.errors import invalid
+from voltana.errors import ConfigError, invalid
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+STDOUT = "-"
+TABLE_WIDTH = 110
+"""Columns of a table where there is no terminal to ask."""
 
 LOG_LEVELS = ("debug", "info", "warning", "error")
 
@@ -65,3 +75,48 @@ def progress_bars(total: int, *, shown: bool) -> Iterator[Callable[[str, float, 
             progress.update(tasks[policy], completed=finished, simulated=simulated_s)  # type: ignore[arg-type]
 
         yield update
+
+
+def table_console() -> "Console":
+    """Where tables are printed; a reader that goes away raises BrokenPipeError, as of any print."""
+    from rich.console import Console
+
+    class Piped(Console):
+        def on_broken_pipe(self) -> None:
+            raise  # noqa: PLE0704  (rich calls this while it handles the BrokenPipeError)
+
+    console = Piped()
+    if not console.is_terminal:
+        console.width = TABLE_WIDTH
+    return console
+
+
+def prepare_outputs(out: Path | None, json: str | None) -> None:
+    """Find out before the work, not after it, whether its results can be written."""
+    folders = [] if out is None else [out]
+    if json is not None and json != STDOUT:
+        folders.append(Path(json).parent)
+        if Path(json).is_dir():
+            raise ConfigError(
+                f"{json!r} cannot be written: it is a directory. Name a file, or '-'."
+            )
+    for folder in folders:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except (OSError, ValueError) as error:
+            reason = getattr(error, "strerror", None) or error
+            raise ConfigError(
+                f"folder {str(folder)!r} cannot be made: {reason}. Name another one."
+            ) from None
+        if not os.access(folder, os.W_OK):
+            raise ConfigError(f"folder {str(folder)!r} is not yours to write. Name another one.")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a result; a path that cannot be written is the user's error."""
+    try:
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(
+            f"{str(path)!r} cannot be written: {error.strerror}. Name another file."
+        ) from None

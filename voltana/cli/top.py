@@ -1,14 +1,19 @@
 """`voltana top`: a live view of the agents of running instances."""
 
 import json
+import math
 import sys
 import time
+import urllib.parse
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from voltana.errors import invalid
+
+SILENT = 1
+"""Exit code where no agent answered."""
 
 DEFAULT_FILE = Path("voltana-logs/agents.json")
 """Where `voltana-sglang launch` lists its agents."""
@@ -28,22 +33,26 @@ def top(
 ) -> None:
     """Watch clock, batch, latency against SLO, energy and saving of running instances.
 
-    Without a terminal it prints one table.
+    Without a terminal it prints one table. Exit code 1 means that no agent answered.
     """
-    from voltana.cli.top_view import ask_all, render
-
-    if not period > 0:
-        raise invalid("period", period, "above 0 s", "1 is usual.")
-    addresses = agents or _listed(file)
-    if as_json:
-        typer.echo(json.dumps([answer.to_json() for answer in ask_all(addresses)]))
-        return
     from rich.console import Console
 
-    console = Console()
-    if once or not sys.stdout.isatty():
-        console.print(render(ask_all(addresses), console.width))
+    from voltana.cli.top_view import ask_all, render
+
+    if not 0 < period < math.inf:
+        raise invalid("period", period, "above 0 s and finite", "1 is usual.")
+    addresses = [_address(text) for text in agents or _listed(file)]
+    if as_json or once or not sys.stdout.isatty():
+        answers = ask_all(addresses)
+        if as_json:
+            typer.echo(json.dumps([answer.to_json() for answer in answers]))
+        else:
+            console = Console()
+            console.print(render(answers, console.width))
+        if all(answer.error for answer in answers):
+            raise typer.Exit(SILENT)
         return
+    console = Console()
     from rich.live import Live
 
     first = render(ask_all(addresses), console.width)
@@ -53,14 +62,31 @@ def top(
             live.update(render(ask_all(addresses), console.width), refresh=True)
 
 
+def _address(text: str) -> str:
+    """An address that can be asked, as HOST:PORT or with http in front."""
+    url = text if "://" in text else f"http://{text}"
+    try:
+        parts = urllib.parse.urlsplit(url)
+        usable = parts.scheme in {"http", "https"} and parts.hostname and (parts.port or 1) > 0
+    except ValueError:
+        usable = False
+    if not usable or not url.isprintable() or " " in url:
+        raise invalid(
+            "agents", text, "an address such as http://127.0.0.1:31200", "See 'voltana-sglang'."
+        )
+    return text
+
+
 def _listed(file: Path) -> list[str]:
     try:
         listed = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError):
+        listed = None
+    if not (isinstance(listed, list) and listed):
         raise invalid(
             "agents",
             [],
             "one address or more",
             f"Name them, or the file that 'voltana-sglang launch' writes ({file} is none).",
-        ) from None
+        )
     return [str(address) for address in listed]

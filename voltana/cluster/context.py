@@ -36,6 +36,10 @@ class EngineLimits:
     kv_capacity_tokens: float = math.inf
     kv_reserved_tokens: float = 0.0
 
+    def can_hold(self, prompt_tokens: int) -> bool:
+        """Whether it can hold a prompt; engines refuse the others."""
+        return prompt_tokens < self.kv_capacity_tokens
+
 
 def instance_context(
     instance: str,

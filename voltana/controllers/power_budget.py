@@ -80,6 +80,7 @@ class PowerBudget:
         self.budget_w = budget_w
         self.capped = self.exceeded = self.saturated = 0
         self._period_s = period_s
+        self._floors_w: dict[str, float] = {}
         self._reserved_w: dict[str, float] = {}
         self._shares_w: dict[str, float] = {}
         self._claims: dict[str, Claim] = {}
@@ -89,6 +90,11 @@ class PowerBudget:
     def reserved_w(self) -> Mapping[str, float]:
         """What is reserved for each instance; not to be changed."""
         return self._reserved_w
+
+    @property
+    def floors_w(self) -> Mapping[str, float]:
+        """What each instance needed at its lowest clock when it was admitted."""
+        return self._floors_w
 
     def register(self, instance: str, floor_w: float) -> None:
         """Admit an instance, before any of them claims power.
@@ -105,6 +111,7 @@ class PowerBudget:
                 f"{floors_w:.0f} W for {instances} lowest clock, and "
                 f"{floor_w:.0f} W for each one more. Raise it, or run fewer instances."
             )
+        self._floors_w[instance] = floor_w
         self._reserved_w[instance] = self._shares_w[instance] = floor_w
 
     def grant_w(self, instance: str, now_s: float, claim: Claim) -> float:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from time import perf_counter
 from typing import TYPE_CHECKING
 
+from voltana.errors import invalid
 from voltana.evaluation.best_fixed import REFERENCE, BestFixed
 from voltana.evaluation.metrics import measure
 from voltana.plant.simulation import Simulation
 from voltana.policies import get_policy
+from voltana.policies.power_budget import least_budget_w
 from voltana.policies.users_own import blame
 
 if TYPE_CHECKING:
@@ -70,6 +73,8 @@ def compare(
     """
     policies = dict(scenario.policies)
     policies.setdefault(REFERENCE, get_policy(REFERENCE))
+    for name, policy in policies.items():
+        _check_budget(scenario, name, policy)
     simulations: dict[str, Simulation] = {}
     wall_s: dict[str, float] = {}
     choices: dict[str, Choice] = {}
@@ -141,6 +146,29 @@ def _records(simulations: dict[str, Simulation], wall_s: dict[str, float]) -> di
         wall_s[name] += perf_counter() - started_s
         records[name] = simulation.record()
     return records
+
+
+def _check_budget(scenario: Scenario, name: str, policy: Policy | BestFixed) -> None:
+    """Refuse a budget that does not cover the whole cluster, before anything is run."""
+    budget_w = scenario.file.power_budget_w
+    if budget_w is None or isinstance(policy, BestFixed):
+        return
+    with blame(name):
+        least_w = least_budget_w(
+            policy,
+            lambda recording: Simulation(
+                scenario.cluster, recording, scenario.trace, plant=scenario.plant
+            ),
+        )
+    if least_w > budget_w:
+        cluster = scenario.cluster
+        raise invalid(
+            "power_budget_w",
+            budget_w,
+            f"at least {math.ceil(least_w)} W: the {cluster.prefill} prefill and {cluster.decode} "
+            f"decode instances at their lowest clock under {name}",
+            "Raise --power-budget, or run fewer instances.",
+        )
 
 
 def _report_as(

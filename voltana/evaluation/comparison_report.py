@@ -69,7 +69,7 @@ def promise_rows(comparison: Comparison) -> list[tuple[str, ...]]:
 def caption(comparison: Comparison) -> str:
     """One paragraph that says what was run and what the columns count."""
     file, slo = comparison.scenario.file, comparison.scenario.cluster.slo
-    cluster, trace = file.cluster, comparison.scenario.trace
+    cluster, trace = comparison.scenario.cluster, comparison.scenario.trace
     source = (
         f"{file.workload.name} at {file.workload.rate_rps:g} requests/s"
         if file.workload is not None
@@ -77,14 +77,32 @@ def caption(comparison: Comparison) -> str:
     )
     silent = comparison.reference not in comparison.runs
     return (
-        f"{cluster.prefill} prefill + {cluster.decode} decode instances of {cluster.model} on "
-        f"{cluster.hardware} (TP {cluster.tensor_parallel}); {source}, {len(trace)} requests, "
+        f"{cluster.prefill} prefill + {cluster.decode} decode instances of {cluster.model.name} on "
+        f"{cluster.hardware.name} (TP {cluster.tensor_parallel}); {source}, {len(trace)} requests, "
         f"{comparison.reference.result.simulated_s:.1f} s simulated. SLO: TTFT "
         f"{slo.ttft_s * 1e3:g} ms, ITL {slo.itl_s * 1e3:g} ms. Energy of every policy up to the "
         f"same instant; saved: against {comparison.reference.result.policy}"
         f"{' (run as the reference)' if silent else ''}; kept: share of requests; P/D: mean clock "
         f"of the prefill and the decode instances.{_budget_note(comparison)}"
-        f"{_overrides_note(comparison)}{_choice_note(comparison)}"
+        f"{_overrides_note(comparison)}{_choice_note(comparison)}{_refused_note(comparison)}"
+    )
+
+
+def refused_requests(comparison: Comparison) -> int:
+    """Requests of the trace whose prompt no instance can hold, and none will ever serve."""
+    scenario = comparison.scenario
+    can_hold = scenario.cluster.limits.can_hold
+    return sum(not can_hold(tokens) for tokens in scenario.trace.prompt_tokens.tolist())
+
+
+def _refused_note(comparison: Comparison) -> str:
+    refused = refused_requests(comparison)
+    if not refused:
+        return ""
+    capacity = comparison.scenario.cluster.kv_capacity_tokens
+    return (
+        f" {refused} of the requests have a prompt that no instance can hold (its KV cache has "
+        f"{capacity} tokens): refused, and counted as missed under every policy."
     )
 
 
@@ -187,12 +205,16 @@ def markdown_report(comparison: Comparison, images: Sequence[Path]) -> str:
 
 
 def to_json(comparison: Comparison) -> str:
-    """The comparison as JSON: ``scenario``, ``results``, and the ``reference`` of savings."""
+    """The comparison as JSON: ``scenario``, ``results``, and the ``reference`` of savings.
+
+    ``requests_refused`` counts the requests that no instance can hold.
+    """
     reference = comparison.reference.result
     return json.dumps(
         {
             "scenario": comparison.scenario.file.model_dump(mode="json"),
             "results": [_result(run) for run in comparison.runs],
+            "requests_refused": refused_requests(comparison),
             "reference": {"policy": reference.policy, "energy_j": reference.energy_j},
         },
         indent=2,

@@ -9,13 +9,12 @@ import numpy as np
 from voltana.evaluation.comparison_report import kilojoules
 from voltana.evaluation.metrics import weighted_percentiles
 from voltana.evaluation.style import (
-    COLOURS,
     DASHES,
     INK,
     LIMIT,
     MARKERS,
     PercentFormatter,
-    colour_of,
+    looks,
     new_figure,
     style,
 )
@@ -50,10 +49,18 @@ def write_plots(comparison: Comparison, folder: Path) -> list[Path]:
         What was written.
     """
     written = [_save(comparison_figure(comparison), folder / "comparison.png")]
-    slo = comparison.scenario.cluster.slo
+    slo, table_mhz = (
+        comparison.scenario.cluster.slo,
+        comparison.scenario.cluster.hardware.clocks_mhz,
+    )
+    clocks_mhz = (table_mhz[0], table_mhz[-1])
+    drawn = looks(run.result.policy for run in comparison.runs)
     for run in comparison.runs:
         name = "".join(c if c.isalnum() or c in ".-_" else "-" for c in run.result.policy)
-        written.append(_save(timeline_figure(run, slo), folder / f"timeline-{name}.png"))
+        figure = timeline_figure(
+            run, slo, colour=drawn[run.result.policy].colour, clocks_mhz=clocks_mhz
+        )
+        written.append(_save(figure, folder / f"timeline-{name}.png"))
     return written
 
 
@@ -83,22 +90,23 @@ def _save(figure: Figure, path: Path) -> Path:
 
 
 def _title(comparison: Comparison) -> str:
-    file = comparison.scenario.file
-    cluster, workload = file.cluster, file.workload
+    cluster, workload = comparison.scenario.cluster, comparison.scenario.file.workload
     load = (
         f"{workload.name}, {workload.rate_rps:g} requests/s"
         if workload is not None
         else f"{len(comparison.scenario.trace)} recorded requests"
     )
-    return f"{cluster.model} on {cluster.hardware}, {cluster.prefill}P{cluster.decode}D, {load}"
+    machines = f"{cluster.hardware.name}, {cluster.prefill}P{cluster.decode}D"
+    return f"{cluster.model.name} on {machines}, {load}"
 
 
 def _plot_energy(axes: Axes, runs: Sequence[PolicyRun], reference: str) -> None:
+    drawn = looks(run.result.policy for run in runs)
     for place, run in enumerate(runs):
-        result = run.result
+        result, colour = run.result, drawn[run.result.policy].colour
         prefill, decode = result.prefill_energy_j / 1e3, result.decode_energy_j / 1e3
-        axes.barh(place, prefill, color=colour_of(place))
-        axes.barh(place, decode, left=prefill, color=colour_of(place), alpha=0.55)
+        axes.barh(place, prefill, color=colour)
+        axes.barh(place, decode, left=prefill, color=colour, alpha=0.55)
         saved = result.energy_saved_vs_static_max
         text = f" {kilojoules(result.energy_j)}" + (
             f"  saved {saved:.1%}" if abs(saved) > 5e-4 else ""
@@ -116,7 +124,9 @@ def _plot_energy(axes: Axes, runs: Sequence[PolicyRun], reference: str) -> None:
 
 
 def _plot_attainment(axes: Axes, runs: Sequence[PolicyRun], slo: Slo) -> None:
+    drawn = looks(run.result.policy for run in runs)
     for place, run in enumerate(runs):
+        colour = drawn[run.result.policy].colour
         for index, share in enumerate((run.result.ttft_attainment, run.result.itl_attainment)):
             if np.isnan(share):
                 continue
@@ -124,7 +134,7 @@ def _plot_attainment(axes: Axes, runs: Sequence[PolicyRun], slo: Slo) -> None:
             shown = 100 * share >= LEAST_SHOWN_PERCENT
             axes.plot(
                 100 * share if shown else LEAST_SHOWN_PERCENT, at, MARKERS[index] if shown else "<",
-                ms=8, mfc="white" if index else colour_of(place), mec=colour_of(place), mew=1.6,
+                ms=8, mfc="white" if index else colour, mec=colour, mew=1.6,
                 clip_on=False, zorder=3,
             )  # fmt: skip
             axes.annotate(
@@ -163,11 +173,12 @@ def _plot_tail(
 ) -> None:
     """Share that took longer, on a logarithmic axis: tails are what an SLO is about."""
     shares = np.concatenate([np.linspace(1, 0.1, 46), np.geomspace(0.1, 1e-4, 120)[1:]])
-    for index, (run, (values, weights)) in enumerate(zip(runs, samples, strict=True)):
+    drawn = looks(run.result.policy for run in runs)
+    for run, (values, weights) in zip(runs, samples, strict=True):
         ms = 1e3 * np.array(weighted_percentiles(values, tuple(100 * (1 - shares)), weights))
         axes.plot(
-            ms, shares, color=COLOURS[index % len(COLOURS)], lw=1.7, label=run.result.policy,
-            ls=DASHES[index // len(COLOURS) % len(DASHES)],
+            ms, shares, color=drawn[run.result.policy].colour, lw=1.7, label=run.result.policy,
+            ls=drawn[run.result.policy].dash,
         )  # fmt: skip
     axes.axvline(threshold_s * 1e3, color=LIMIT, lw=1.2, ls="--", label="SLO")
     axes.set_yscale("log")

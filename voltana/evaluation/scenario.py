@@ -246,6 +246,7 @@ def _make_trace(file: ScenarioFile) -> Trace:
     return read_trace(
         replay.file,
         replay.format,
+        time_unit=replay.time_unit,
         window_s=None if whole else (replay.start_s, end_s),
         rate_scale=replay.rate_scale,
         target_rate_rps=replay.rate_rps,

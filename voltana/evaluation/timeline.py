@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from voltana.evaluation.comparison_report import kilojoules
-from voltana.evaluation.style import COLOURS, LIMIT, new_figure, style
+from voltana.evaluation.style import LIMIT, looks, new_figure, style
 from voltana.values import Role
 
 if TYPE_CHECKING:
@@ -28,10 +28,23 @@ SHOWN_INSTANCES = 4
 """Instances of each role in a timeline; more would not be legible."""
 
 
-def timeline_figure(run: PolicyRun, slo: Slo) -> Figure:
+def timeline_figure(
+    run: PolicyRun,
+    slo: Slo,
+    *,
+    colour: str | None = None,
+    clocks_mhz: tuple[float, float] | None = None,
+) -> Figure:
     """Clock, batch and latency over time, one column an instance; the mean over its range.
 
     At most `SHOWN_INSTANCES` of each role are drawn.
+
+    Args:
+        run: With its timelines.
+        slo: The thresholds.
+        colour: Of the policy; None takes that of its name.
+        clocks_mhz: Ends of the axis of clocks, so that the plots of policies compare at a glance;
+            None takes what this one used.
 
     Raises:
         ValueError: If the run was made without timelines.
@@ -46,8 +59,12 @@ def timeline_figure(run: PolicyRun, slo: Slo) -> Figure:
     figure = new_figure(max(3.2 * len(shown), 7), 6.5)
     axes = figure.subplots(3, len(shown), sharex=True, squeeze=False)
     _share_scales(axes, shown)
+    if clocks_mhz is not None:
+        margin_mhz = 0.03 * (clocks_mhz[1] - clocks_mhz[0])
+        axes[0, 0].set_ylim(clocks_mhz[0] - margin_mhz, clocks_mhz[1] + margin_mhz)
+    colour = colour or looks([run.result.policy])[run.result.policy].colour
     for column, instance in enumerate(shown):
-        _plot_instance(axes[:, column], instance, run.record.end_s)
+        _plot_instance(axes[:, column], instance, run.record.end_s, colour)
         if instance.role is Role.DECODE:
             axes[2, column].axhline(slo.itl_s * 1e3, color=LIMIT, lw=1.2, ls="--", label="ITL SLO")
             axes[2, column].legend(loc="lower left", fontsize=8)
@@ -107,9 +124,8 @@ def _share_scales(axes: np.ndarray, shown: Sequence[InstanceRecord]) -> None:
                 panels[column].tick_params(labelleft=False)
 
 
-def _plot_instance(axes: np.ndarray, instance: InstanceRecord, end_s: float) -> None:
+def _plot_instance(axes: np.ndarray, instance: InstanceRecord, end_s: float, colour: str) -> None:
     """Clock, batch and latency of one instance, in the three panels of `axes`."""
-    colour = COLOURS[0] if instance.role is Role.PREFILL else COLOURS[5]
     timeline = instance.timeline
     series = (timeline.clock_mhz, timeline.batch, timeline.latency_s * 1e3)
     for panel, values in zip(axes, series, strict=True):

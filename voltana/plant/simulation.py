@@ -71,7 +71,7 @@ class Simulation:
         plant: PlantModel | None = None,
     ) -> None:
         self._cluster = cluster
-        self._kv_capacity_tokens = cluster.kv_capacity_tokens  # of weights and boards: not for free
+        self._limits = cluster.limits  # worked out from weights and boards: not for free
         self._policy = policy
         self._trace = trace
         # As plain numbers: an element of an array costs more to read than to use.
@@ -289,7 +289,7 @@ class Simulation:
         job = self._job(len(self._jobs))
         self._jobs.append(job)
         self._schedule_arrival(len(self._jobs))
-        if job.prompt_tokens >= self._kv_capacity_tokens:
+        if not self._limits.can_hold(job.prompt_tokens):
             self._finished += 1  # refused, as the engine does: offered, and never completed
             return
         self._dispatcher.assign(job)

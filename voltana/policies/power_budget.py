@@ -12,11 +12,16 @@ from voltana.predictors.linear_power import LinearPower
 from voltana.values import Load, Role
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from voltana.policy import InstanceContext, InstancePolicy, Policy
 
 LOWEST_SHARE = 0.4
 """Lowest clock over the fastest: below it the voltage has long been at its floor, and power falls
 by little more than latency rises."""
+
+_PLENTY_W = 1e12
+"""A budget that covers any cluster."""
 
 MANY_TOKENS = 1 << 20
 MANY_REQUESTS = 1 << 12
@@ -43,6 +48,25 @@ def with_power_budget(policy: Policy, budget_w: float, *, error: float = 0.05) -
         return _within(budget, policy.control(context), context, error)
 
     return dataclasses.replace(policy, control=control)
+
+
+def least_budget_w(
+    policy: Policy, build: Callable[[Policy], object], *, error: float = 0.05
+) -> float:
+    """The least budget that covers all instances of a cluster at their lowest clock.
+
+    Args:
+        policy: Decides what is wished for.
+        build: Builds every instance of the cluster under the policy that it gets.
+        error: As of `with_power_budget`.
+    """
+    budget = PowerBudget(_PLENTY_W)
+
+    def control(context: InstanceContext) -> InstancePolicy:
+        return _within(budget, policy.control(context), context, error)
+
+    build(dataclasses.replace(policy, control=control))
+    return sum(budget.floors_w.values())
 
 
 def _within(

@@ -95,7 +95,7 @@ def blame(reference: str, *, field: str = "policy") -> Iterator[None]:
         yield
     except VoltanaError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         if not is_users_own(reference):
             raise
         frame = traceback.extract_tb(error.__traceback__)[-1]

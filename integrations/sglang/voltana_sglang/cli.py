@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from voltana.errors import VoltanaError
+from voltana.cli.running import run
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -24,8 +24,6 @@ COMMANDS = {
 }
 """Subcommands and where they are."""
 
-USAGE_ERROR = 2
-
 
 def make_app(only: str | None = None) -> typer.Typer:
     """The command line.
@@ -39,6 +37,8 @@ def make_app(only: str | None = None) -> typer.Typer:
         no_args_is_help=True,
         add_completion=False,
         pretty_exceptions_enable=False,
+        rich_markup_mode=None,  # looks like `voltana`: flags without a type, errors in one line
+        context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     )
     app.callback()(_root)
     for name, place in COMMANDS.items():
@@ -50,12 +50,8 @@ def make_app(only: str | None = None) -> typer.Typer:
 def main() -> None:
     """Run the command line; an error of the user's is one line and exit status 2."""
     first = sys.argv[1] if len(sys.argv) > 1 else None
-    app = make_app(first if first in COMMANDS else None)  # what is not installed, `entry` tells
-    try:
-        app()
-    except VoltanaError as error:
-        sys.stderr.write(f"voltana-sglang: {error}\n")
-        sys.exit(USAGE_ERROR)
+    # What is not installed, `entry` tells.
+    run(make_app(first if first in COMMANDS else None), "voltana-sglang")
 
 
 def _root(

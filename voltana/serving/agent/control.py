@@ -116,11 +116,8 @@ class ControlServer:
             await self._runner.cleanup()
 
     async def _health(self, _request: web.Request) -> web.Response:
-        group = self._agent.group
-        if not group.attached:
-            return _answer({"health": group.error or "no engine yet"}, status=503)
-        health = group.error or self._agent.actuator.status().health.value
-        return _answer({"health": health})
+        status = 200 if self._agent.group.attached else 503
+        return _answer({"health": self._agent.health()}, status=status)
 
     async def _status(self, _request: web.Request) -> web.Response:
         return _answer(self._agent.status())

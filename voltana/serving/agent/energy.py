@@ -34,7 +34,8 @@ class EnergyAccount:
     def __init__(self, sensor: SampledSensor | EchoSensor, group: Group) -> None:
         self._sensor = sensor
         self._group = group
-        knows_power = math.isfinite(sensor.read().power_w)
+        first = sensor.read()
+        knows_power = math.isfinite(first.power_w) or math.isfinite(first.energy_j)
         self._meter = EnergyMeter(sensor, window_s=WINDOW_S) if knows_power else None
         self._spent_j = 0.0
         self._default_j = 0.0
@@ -43,6 +44,16 @@ class EnergyAccount:
     def total_j(self) -> float:
         """Energy since the start; nan where it is not known."""
         return math.nan if self._meter is None else self._meter.total_j
+
+    @property
+    def gap_s(self) -> float:
+        """Seconds of which the energy is not known, and which are not in `total_j`."""
+        return math.nan if self._meter is None else self._meter.gap_s
+
+    @property
+    def source(self) -> str | None:
+        """Where the energy of the last window came from; None where it is not known."""
+        return None if self._meter is None else self._meter.source.value
 
     def tick(self) -> None:
         """Take a reading, and close the window if it is over."""

@@ -32,6 +32,9 @@ if TYPE_CHECKING:
     from voltana.serving.config import Config
     from voltana.values import InstanceState
 
+NO_ENGINE = "no engine yet"
+"""Health of an agent that waits for its engine."""
+
 HEARTBEAT_S = 0.04
 """Between two publications of an idle instance: routers take older states for stale."""
 
@@ -208,15 +211,20 @@ class Agent:
             self._log.info("the engine has ended")
             self.end()
 
+    def health(self) -> str:
+        """In a word or a line what is wrong; ``ok`` if nothing is."""
+        if self.group.error or not self.group.attached:
+            return self.group.error or NO_ENGINE
+        return self.actuator.status().health.value
+
     def status(self) -> dict[str, Any]:
         """One flat object for `voltana top`, and details; unknown figures are None."""
         status, reading = self.actuator.status(), self._footing.devices.sensor.read()
         state = self.group.state()
-        health = self.group.error or status.health.value
         figures: dict[str, Any] = {
             "instance": self.options.instance,
             "role": self.group.role,
-            "health": health,
+            "health": self.health(),
             "error": self.group.error or status.error,
             "dry_run": self.actuator.dry_run,
             "actuator": self.config.actuator.kind,
@@ -225,6 +233,8 @@ class Agent:
             "target_mhz": self.group.target_mhz(),
             "power_w": reading.power_w,
             "energy_j": self.energy.total_j,
+            "energy_gap_s": self.energy.gap_s,
+            "energy_source": self.energy.source,
             "saving": self.energy.saving(),
             "policy": self.group.settings.policy,
             "levels": self.group.settings.levels,

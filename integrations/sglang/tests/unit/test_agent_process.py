@@ -114,6 +114,7 @@ def test_an_agent_from_start_to_end(agent, tmp_path):
     """One process for all of it: starting one takes a second or two."""
     status, body = agent.call("/health")
     assert (status, json.loads(body)) == (503, {"health": "no engine yet"})
+    assert agent.get("/status")["health"] == "no engine yet"
     engine = FakeEngine(tmp_path / "rings", "decode-0", time.monotonic)
     agent.wait_for(lambda: agent.call("/health")[0] == 200)
     run(engine, 150)
@@ -122,7 +123,7 @@ def test_an_agent_from_start_to_end(agent, tmp_path):
     for key in (
         "instance", "role", "health", "dry_run", "clock_mhz", "target_mhz", "running_requests",
         "kv_tokens", "queued_requests", "latency_p99_ms", "slo_ms", "attainment", "power_w",
-        "energy_j", "saving",
+        "energy_j", "energy_gap_s", "energy_source", "saving",
     ):  # fmt: skip
         assert key in status, key
     assert (status["instance"], status["role"], status["health"]) == ("decode-0", "decode", "ok")

@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 MAX_TIME_S = 1e11
 """About 3000 years since 1970; a larger number is in another unit than its column says."""
 
+FINEST_S = 1e-9
+"""The finest unit of recorded times: nanoseconds."""
+
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _LONGEST_SHOWN = 40
 
@@ -37,10 +40,22 @@ class ColumnReader:
         self._column = column
         self._dates: bool | None = None
 
-    def times_s(self, cells: Sequence[object], lines: Sequence[int], unit_s: float) -> FloatArray:
-        """Times in seconds: numbers in units of `unit_s`, or dates with a time of day.
+    @property
+    def dates(self) -> bool:
+        """Whether the column holds dates, which the first cell decides."""
+        return bool(self._dates)
+
+    def times(
+        self, cells: Sequence[object], lines: Sequence[int], unit_s: float | None
+    ) -> FloatArray:
+        """Times as they stand: numbers in some unit, or dates with a time of day in seconds.
 
         The first cell of the file decides which of the two; dates without a zone are UTC.
+
+        Args:
+            cells: As read.
+            lines: Where they stand.
+            unit_s: Unit of numbers in seconds; None if it is not known yet.
 
         Raises:
             TraceError: If a cell is not of that kind, or too large.
@@ -50,10 +65,11 @@ class ColumnReader:
         if self._dates:
             allowed = "a date and time such as 2023-11-16 18:15:46.680, or a number"
             return self._convert(cells, lines, _date_s, allowed)
-        allowed = f"a number of at most {MAX_TIME_S / unit_s:g}"
-        times_s = self._convert(cells, lines, float, allowed) * unit_s
-        self._check(np.abs(times_s) <= MAX_TIME_S, cells, lines, allowed)
-        return times_s
+        most = MAX_TIME_S / (FINEST_S if unit_s is None else unit_s)
+        allowed = f"a number of at most {most:g}"
+        times = self._convert(cells, lines, float, allowed)
+        self._check(np.abs(times) <= most, cells, lines, allowed)
+        return times
 
     def tokens(self, cells: Sequence[object], lines: Sequence[int]) -> FloatArray:
         """Token counts, as whole floats; zeros pass.

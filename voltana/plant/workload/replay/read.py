@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import structlog
@@ -12,6 +12,7 @@ import structlog
 from voltana.errors import TraceError, invalid, unknown_name
 from voltana.plant.workload.replay.formats import AUTO, FORMAT_NAMES
 from voltana.plant.workload.replay.table import Table, read_table
+from voltana.plant.workload.replay.units import UNITS
 from voltana.plant.workload.trace import Trace
 from voltana.plant.workload.transform import clip_lengths, mean_rate_rps, scale_rate, window
 
@@ -23,6 +24,7 @@ def read_trace(
     path: str | os.PathLike[str],
     trace_format: str = AUTO,
     *,
+    time_unit: str = AUTO,
     window_s: tuple[float, float] | None = None,
     rate_scale: float = 1.0,
     target_rate_rps: float | None = None,
@@ -33,11 +35,14 @@ def read_trace(
 
     The first request arrives at 0 s (with a window: the window begins at 0 s). Requests without
     prompt or output tokens, which is how BurstGPT records failures, are dropped, and unsorted
-    requests are sorted, each with one warning in the log.
+    requests are sorted, each with one warning in the log; so is said where the times themselves
+    had to tell their unit.
 
     Args:
         path: The file, gzipped or not.
         trace_format: One of `FORMAT_NAMES`; ``auto`` looks at the column names.
+        time_unit: ``s``, ``ms``, ``us`` or ``ns``, whatever the format says; ``auto`` takes the
+            format's, unless the times speak against it.
         window_s: Keep only requests that arrive in [start, end) after the file's first one.
         rate_scale: Make requests come this many times as fast.
         target_rate_rps: Or: make them come at this mean rate in requests a second.
@@ -50,6 +55,8 @@ def read_trace(
     """
     if trace_format not in FORMAT_NAMES:
         raise unknown_name("trace format", trace_format, list(FORMAT_NAMES))
+    if time_unit not in {AUTO, *UNITS}:
+        raise unknown_name("time unit", time_unit, [AUTO, *UNITS])
     if target_rate_rps is not None and rate_scale != 1:
         raise invalid(
             "rate_scale", rate_scale, "left out beside target_rate_rps", "Give one of the two."
@@ -59,9 +66,12 @@ def read_trace(
             "target_rate_rps", target_rate_rps, "above 0 requests/s and finite", "Give a mean rate."
         )
     file = Path(path)
-    table = read_table(file, trace_format)
+    table, because = read_table(file, trace_format, time_unit)
+    log = structlog.get_logger("voltana.trace").bind(file=str(file))
+    if because:
+        log.warning(f"took the times for {because}; --time-unit (s, ms, us, ns) decides")
     try:
-        trace = _clean(file, table)
+        trace = _clean(log, table)
         if window_s is not None:
             trace = window(trace, *window_s)
         if target_rate_rps is not None:
@@ -75,9 +85,8 @@ def read_trace(
     )
 
 
-def _clean(file: Path, table: Table) -> Trace:
+def _clean(log: Any, table: Table) -> Trace:
     """Drop requests without tokens, sort the others, and let the first arrive at 0 s."""
-    log = structlog.get_logger("voltana.trace").bind(file=str(file))
     kept = (table.prompt_tokens > 0) & (table.output_tokens > 0)
     dropped = int(np.sum(~kept))
     if dropped == len(kept):

@@ -1,23 +1,32 @@
-"""The text of a trace file, gzipped or not, and its rows as a stream."""
+"""The text of a trace file, gzipped or not, and the rows of a table as a stream."""
 
 from __future__ import annotations
 
 import csv
 import gzip
 import io
-import json
 import zlib
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, BinaryIO
 
 from voltana.errors import TraceError
-from voltana.plant.workload.replay.formats import normalise
+from voltana.plant.workload.replay.engine_log import is_engine_log
+from voltana.plant.workload.replay.formats import CSV, JSON, LOG, known_columns, normalise
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator
     from pathlib import Path
 
 GZIP_MAGIC = b"\x1f\x8b"
+
+LONGEST_FIELD = 1 << 24
+"""Characters of one field: any prompt; more is a quote that is never closed."""
+
+_HEAD = 1 << 18
+"""Characters that are looked at to tell what a file is; an engine says much before its first
+request."""
+
+_DELIMITERS = ",;\t|"
 
 
 @contextmanager
@@ -56,55 +65,64 @@ def _open_binary(path: Path) -> BinaryIO:
 
 
 def sniff_container(text: io.TextIOBase, path: Path) -> str:
-    """``jsonl`` if the first character that is not blank opens a JSON object, else ``csv``.
+    """Whether the file is the log of an engine, JSON objects, or a table.
 
     Raises:
-        TraceError: If there is no such character.
+        TraceError: If it is blank.
     """
-    while line := text.readline(1 << 16):
-        if start := line.lstrip():
-            text.seek(0)
-            return "jsonl" if start[0] in "{[" else "csv"
-    raise TraceError(f"{path}: is empty. Name a file with at least one request.")
+    blank = True
+    while blank and (head := text.read(_HEAD)):
+        blank = not head.strip()
+    if blank:
+        raise TraceError(f"{path}: is empty. Name a file with at least one request.")
+    text.seek(0)
+    if is_engine_log(head):
+        return LOG
+    return JSON if head.lstrip()[0] in "{[" else CSV
 
 
 def csv_rows(text: io.TextIOBase, path: Path) -> Iterator[tuple[int, list[str]]]:
     """A stream of (line number, cells) without blank lines; the header, normalised, comes first.
 
+    Cells are separated by what the header separates its names with. With semicolons, a comma is
+    the mark of decimals, as in the countries where tables are written so.
+
     Raises:
         TraceError: If a line is no CSV.
     """
-    reader = csv.reader(text)
-    header = True
+    delimiter = _delimiter(text)
+    usual_limit = csv.field_size_limit(LONGEST_FIELD)
+    reader = csv.reader(text, delimiter=delimiter)
     try:
+        header = next((cells for cells in reader if any(cells)), [])
+        yield reader.line_num, [normalise(name) for name in header]
         for cells in reader:
             if cells:
-                yield reader.line_num, [normalise(c) for c in cells] if header else cells
-                header = False
+                yield reader.line_num, _with_points(cells) if delimiter == ";" else cells
     except csv.Error as error:
         raise TraceError(
             f"{path}, line {reader.line_num}: is not CSV ({error}). Repair or remove the line."
         ) from None
+    finally:
+        csv.field_size_limit(usual_limit)
 
 
-def json_rows(text: io.TextIOBase, path: Path) -> Iterator[tuple[int, Mapping[str, object]]]:
-    """A stream of (line number, object with normalised keys) without blank lines.
+def _delimiter(text: io.TextIOBase) -> str:
+    """What separates the names of the header: that which finds the most columns we know."""
+    header = ""
+    while not header.strip() and (line := text.readline(_HEAD)):
+        header = line
+    text.seek(0)
+    known = known_columns()
 
-    Raises:
-        TraceError: If a line is no JSON object.
-    """
-    for number, line in enumerate(text, start=1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            raise TraceError(
-                f"{path}, line {number}: is not JSON ({error}). Write one object a line."
-            ) from None
-        if not isinstance(row, dict):
-            raise TraceError(
-                f"{path}, line {number}: is a JSON {type(row).__name__}, not an object. Write one "
-                "object a line."
-            )
-        yield number, {normalise(key): value for key, value in row.items()}
+    def found(delimiter: str) -> int:
+        return sum(normalise(name.strip(' "\r\n')) in known for name in header.split(delimiter))
+
+    return max(_DELIMITERS, key=found)
+
+
+def _with_points(cells: list[str]) -> list[str]:
+    return [
+        cell.replace(",", ".") if cell.count(",") == 1 and "." not in cell else cell
+        for cell in cells
+    ]

@@ -1,0 +1,70 @@
+"""Runs a command line: one-line errors, exit codes, and readers that go away."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+from typing import Any
+
+import typer
+
+from voltana.errors import VoltanaError
+
+USAGE_ERROR = 2
+INTERRUPTED = 130
+PIPE_CLOSED = 1
+"""Nobody reads standard output any more; typer ends with the same code where it notices."""
+
+_UsageError: type[Any] = typer.BadParameter.__mro__[2]
+"""Base class of all usage errors; where it lives depends on typer's version."""
+
+
+def run(app: typer.Typer, name: str) -> None:
+    """Run a command line and end the process.
+
+    An error that a user can cause is one line on standard error, and exit code 2; an interrupt is
+    130. Where the reader of standard output goes away, files are written all the same (commands
+    write them before they print), and the code is 1.
+
+    Args:
+        app: The commands.
+        name: Of the program.
+    """
+    try:
+        code = app(prog_name=name, standalone_mode=False)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        _forget_output()
+        code = PIPE_CLOSED
+    except VoltanaError as error:
+        code = _complain(name, str(error))
+    except _UsageError as error:
+        code = _usage(name, error)
+    except (KeyboardInterrupt, typer.Abort):
+        code = INTERRUPTED
+    except MemoryError:
+        code = _complain(name, "out of memory. Ask for a shorter run, or for fewer requests.")
+    if code == INTERRUPTED:
+        sys.stderr.write(f"{name}: interrupted\n")
+    sys.exit(code)
+
+
+def _usage(name: str, error: Any) -> int:
+    if not sys.argv[1:] or type(error).__name__ == "NoArgsIsHelpError":
+        typer.echo(error.format_message())  # the help of a command that was given nothing to do
+        return USAGE_ERROR
+    command = error.ctx.command_path if error.ctx else name
+    return _complain(name, f"{error.format_message().rstrip('.')}. Run '{command} --help'.")
+
+
+def _complain(name: str, text: str) -> int:
+    """Say what is wrong in one line, whatever the text looks like."""
+    sys.stderr.write(f"{name}: {' '.join(text.split())}\n")
+    return USAGE_ERROR
+
+
+def _forget_output() -> None:
+    """Let nothing fail at the end because of what is still buffered for a reader that left."""
+    with contextlib.suppress(OSError, ValueError):  # no file, so nothing is flushed into one
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
