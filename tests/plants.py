@@ -53,6 +53,7 @@ def cluster(*, kv_capacity_tokens: int = 100_000, prefill=1, decode=1, **engine)
         name="linear",
         weight_bytes=0,
         kv_bytes_per_token=1,
+        kv_copies=float,
         active_parameters=1,
         layers=1,
         hidden_size=1,

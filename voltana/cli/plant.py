@@ -156,7 +156,8 @@ def _point(
 def _memory_fraction(plant_model: "PlantModel", kv_tokens: int) -> float:
     """Weights and KV cache over the memory of all boards; above 1 they do not fit."""
     model, boards = plant_model.model, plant_model.tensor_parallel
-    needed_bytes = model.weight_bytes + kv_tokens * model.kv_bytes_per_token
+    kv_bytes = model.kv_bytes_per_token * model.kv_copies(boards)
+    needed_bytes = model.weight_bytes + kv_tokens * kv_bytes
     return needed_bytes / (boards * plant_model.hardware.memory_bytes)
 
 

@@ -132,15 +132,15 @@ class PowerModel:
 
     Args:
         hardware: The board.
-        weight_dtype: Type of the matrix products.
+        arithmetic: Type of the matrix products.
 
     Raises:
         ProfileError: If the profile has no energy per FLOP for that type.
     """
 
-    def __init__(self, hardware: HardwareProfile, weight_dtype: str = "bf16") -> None:
+    def __init__(self, hardware: HardwareProfile, arithmetic: str = "bf16") -> None:
         coefficients = hardware.power
-        gemm = f"gemm_{weight_dtype}"
+        gemm = f"gemm_{arithmetic}"
         if gemm not in coefficients.flop_pj:
             raise ProfileError(
                 f"profile {hardware.name}: power.flop_pj has no {gemm}. "
@@ -153,6 +153,7 @@ class PowerModel:
         self._flop_j = {kind: 1e-12 * pj for kind, pj in coefficients.flop_pj.items()}
         self._flop_j["gemm"] = self._flop_j[gemm]
         self._byte_j = {kind: 1e-12 * pj for kind, pj in coefficients.byte_pj.items()}
+        self._byte_j |= dict.fromkeys(_gemm_kinds(self._flop_j), self._byte_j.get("gemm", 0.0))
 
     def idle_w(self, clock_mhz: float) -> float:
         """Power of the idle board at a clock."""
