@@ -102,7 +102,9 @@ def test_energy_takes_arrays_and_splits_bytes():
     core_j, fixed_j = power.operation_j("gemm", np.array([1e12, 0.0]), np.array([0.0, 1e9]))
     assert core_j[0] > 0
     assert fixed_j[0] == 0
-    assert 0 < fixed_j[1] < core_j[1]
+    share = load_hardware("a100-sxm4-80gb").power.byte_fixed_share
+    assert 0 < fixed_j[1] == pytest.approx(share * (fixed_j[1] + core_j[1]))
+    assert core_j[1] > 0
 
 
 def test_a_type_without_energy_is_refused():

@@ -49,6 +49,8 @@ def list_profiles() -> None:
             f"  {name:<16} {board.memory_bytes / 2**30:.0f} GiB, {board.clocks.min_mhz:g}-"
             f"{board.clocks.max_mhz:g} MHz, {board.tdp_w:g} W"
         )
+        for word, facts in board.knowledge:
+            typer.echo("".join(f"    {word:<9} {fact}\n" for fact in facts), nl=False)
     typer.echo("models")
     for name in names("model"):
         model = load_model(name)

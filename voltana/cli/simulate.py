@@ -11,6 +11,7 @@ from voltana.errors import ConfigError
 
 if TYPE_CHECKING:
     from voltana.evaluation.compare import Comparison
+    from voltana.evaluation.uncertainty import Uncertain
 
 STDOUT = "-"
 TABLE_WIDTH = 110
@@ -40,6 +41,11 @@ _MAX_PROMPT = typer.Option("--max-prompt-tokens", metavar="N", help="Cut longer 
 _MAX_OUTPUT = typer.Option("--max-output-tokens", metavar="N", help="Cut longer answers.")
 _BUDGET = typer.Option(
     "--power-budget", metavar="W", help="Watts that all instances together may draw (no budget)."
+)
+_UNCERTAINTY = typer.Option(
+    "--uncertainty",
+    help="Give savings and attainments as ranges over what the hardware profile does not know: "
+    "runs all policies on seven boards.",
 )
 _OUT = typer.Option(
     "--out", metavar="DIR", help="Write plots, results.json, report.md and scenario.toml there."
@@ -73,6 +79,7 @@ def simulate(
     slo_itl_ms: Annotated[float | None, flags.ITL] = None,
     seed: Annotated[int | None, flags.SEED] = None,
     power_budget: Annotated[float | None, _BUDGET] = None,
+    uncertainty: Annotated[bool, _UNCERTAINTY] = False,
     out: Annotated[Path | None, _OUT] = None,
     json: Annotated[str | None, _JSON] = None,
     log_level: Annotated[str, flags.LOG] = "warning",
@@ -85,6 +92,7 @@ def simulate(
     The demo:           voltana simulate --out out/demo
     Another cluster:    voltana simulate --hardware h100-sxm --model qwen3-32b --prefill 4
     Bursts:             voltana simulate --arrival gamma --cv 3 --rate 40
+    How sure:           voltana simulate --uncertainty
     A recorded trace:   voltana simulate --trace requests.csv.gz --trace-format azure
     Your own policy:    voltana simulate --policy static-max --policy mine:make
     For a script:       voltana simulate --json - | jq '.results[].energy_j'
@@ -93,6 +101,7 @@ def simulate(
     configure_logs(log_level)
     from voltana.evaluation.compare import compare
     from voltana.evaluation.scenario import ARRIVALS, load_scenario
+    from voltana.evaluation.uncertainty import uncertain
 
     resolved = load_scenario(
         scenario,
@@ -127,9 +136,10 @@ def simulate(
     quiet = log_level in {"debug", "info"}
     with progress_bars(len(resolved.trace), shown=not quiet) as progress:
         comparison = compare(resolved, record_timelines=out is not None, progress=progress)
-    _show(comparison, json)
+        ranges = uncertain(comparison, progress) if uncertainty else None
+    _show(comparison, json, ranges)
     if out is not None:
-        _write(comparison, out)
+        _write(comparison, out, ranges)
 
 
 def prepare_outputs(out: Path | None, json: str | None) -> None:
@@ -150,31 +160,31 @@ def prepare_outputs(out: Path | None, json: str | None) -> None:
             ) from None
 
 
-def _show(comparison: "Comparison", json: str | None) -> None:
+def _show(comparison: "Comparison", json: str | None, ranges: "Uncertain | None") -> None:
     from voltana.evaluation.report import print_table, to_json
 
     if json == STDOUT:
-        typer.echo(to_json(comparison))
+        typer.echo(to_json(comparison, ranges))
         return
     if json is not None:
-        write_text(Path(json), to_json(comparison) + "\n")
+        write_text(Path(json), to_json(comparison, ranges) + "\n")
     from rich.console import Console
 
     console = Console()
     if not console.is_terminal:
         console.width = TABLE_WIDTH
-    print_table(comparison, console)
+    print_table(comparison, console, ranges)
 
 
-def _write(comparison: "Comparison", out: Path) -> None:
+def _write(comparison: "Comparison", out: Path, ranges: "Uncertain | None") -> None:
     from voltana.evaluation.plots import write_plots
     from voltana.evaluation.report import markdown_report, to_json
     from voltana.evaluation.scenario import to_toml
 
     write_text(out / "scenario.toml", to_toml(comparison.scenario.file))
-    write_text(out / "results.json", to_json(comparison) + "\n")
+    write_text(out / "results.json", to_json(comparison, ranges) + "\n")
     images = write_plots(comparison, out)
-    write_text(out / "report.md", markdown_report(comparison, images))
+    write_text(out / "report.md", markdown_report(comparison, images, ranges))
     typer.echo(
         f"Wrote {len(images)} plots, report.md, results.json and scenario.toml to {out}", err=True
     )

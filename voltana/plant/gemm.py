@@ -12,6 +12,7 @@ falls when rows are added.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -48,7 +49,7 @@ def gemm_cost(hardware: HardwareProfile, gemm: Gemm, rows: FloatArray, weights: 
     matrices, each = _matrices(gemm, rows)
     splits = SPLITS if gemm.experts == 1 else (1,)
     stored = weight_format(weights)
-    return batched_cost(
+    cost = batched_cost(
         hardware,
         matrices,
         each,
@@ -59,6 +60,10 @@ def gemm_cost(hardware: HardwareProfile, gemm: Gemm, rows: FloatArray, weights: 
         count=gemm.count,
         splits=splits,
     )
+    if gemm.experts == 1:
+        return cost
+    grouped_s = gemm.count * hardware.gemm.grouped_kernel_s
+    return replace(cost, serial_s=cost.serial_s + grouped_s)
 
 
 def batched_cost(

@@ -5,8 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypedDict
 
+from voltana.plant.weight_formats import weight_format
+
 if TYPE_CHECKING:
     from voltana.plant.model import LatentAttention, ModelProfile
+
+_QUANTISED_STREAMS = 1.5
+"""Two bytes read and one written, in elements of two bytes."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -195,7 +200,41 @@ def layer_elementwise(model: ModelProfile, tensor_parallel: int) -> tuple[Elemen
         Elementwise(name="add_norm", elements=4 * hidden, row=hidden, count=2 * layers + 1),
         Elementwise(name="rope", elements=2 * rotary, row=rotary / 2, count=layers),
         Elementwise(name="activation", elements=streams * width, row=width, count=layers),
+        *_routing(model),
+        *_quantisation(model, tp),
     )
+
+
+def _routing(model: ModelProfile) -> tuple[Elementwise, ...]:
+    """What a mixture of experts adds: choosing experts, sorting rows by them, adding up results.
+
+    Rows are addressed, not copied, but the results of a token's experts are added.
+    """
+    moe = model.experts
+    if moe is None:
+        return ()
+    count, hidden = model.layers - moe.dense_layers, model.hidden_size
+    copies = moe.per_token + 1
+    return (
+        Elementwise(name="choice", elements=2 * moe.count, row=moe.count, count=count),
+        Elementwise(name="sorting", elements=4 * moe.per_token, row=0, count=2 * count),
+        Elementwise(name="combination", elements=copies * hidden, row=hidden, count=count),
+    )
+
+
+def _quantisation(model: ModelProfile, tp: int) -> tuple[Elementwise, ...]:
+    """Kernels that convert what a product reads, where the format of the weights asks for it."""
+    found = []
+    for gemm in layer_gemms(model, tp):
+        if not weight_format(gemm.dtype).quantises:
+            continue
+        # A token's experts share their input, and have each their own activations.
+        rows = gemm.per_token if gemm.name == "expert_down" else 1
+        elements = _QUANTISED_STREAMS * gemm.k * rows
+        found.append(
+            Elementwise(name=f"{gemm.name} input", elements=elements, row=gemm.k, count=gemm.count)
+        )
+    return tuple(found)
 
 
 def _activation_width(model: ModelProfile) -> float:

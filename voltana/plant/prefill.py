@@ -31,6 +31,8 @@ class PrefillInstance:
         events: Where it schedules their ends.
         max_tokens: Prompt tokens of one iteration; a longer prompt is chunked.
         ttft_s: TTFT threshold, from which the queue's deadlines follow.
+        request_s: Time that its host takes to prepare a request; one after the other, while the
+            device computes.
         hand_on: Called with each job whose prompt is done, and the time.
     """
 
@@ -41,6 +43,7 @@ class PrefillInstance:
         *,
         max_tokens: int,
         ttft_s: float,
+        request_s: float,
         hand_on: Callable[[Job, float], None],
     ) -> None:
         self.runner = runner
@@ -48,6 +51,9 @@ class PrefillInstance:
         self._events = events
         self._max_tokens = max_tokens
         self._ttft_s = ttft_s
+        self._request_s = request_s
+        self._prepared_s = 0.0  # when the host has prepared all that arrived
+        self._preparing: deque[Job] = deque()
         self._hand_on = hand_on
         self._waiting: deque[Job] = deque()
         self._batch: list[Job] = []
@@ -62,7 +68,7 @@ class PrefillInstance:
         """What it reports to routers; queued tokens include those of the running batch."""
         return InstanceState(
             running_requests=len(self._batch),
-            queued_requests=len(self._waiting),
+            queued_requests=len(self._waiting) + len(self._preparing),
             queued_tokens=self.pending_tokens,
             clock_mhz=self.runner.board.clock_mhz,
             oldest_wait_s=(
@@ -71,9 +77,17 @@ class PrefillInstance:
         )
 
     def enqueue(self, job: Job, now_s: float) -> None:
-        """Take a job whose prompt is to be computed."""
-        self._waiting.append(job)
+        """Take a job whose prompt is to be computed, once the host has prepared it."""
         self.pending_tokens += job.prompt_tokens
+        self._preparing.append(job)
+        if not self._request_s:
+            self._prepared(now_s)
+            return
+        self._prepared_s = max(self._prepared_s, now_s) + self._request_s
+        self._events.schedule(self._prepared_s, self._prepared)
+
+    def _prepared(self, now_s: float) -> None:
+        self._waiting.append(self._preparing.popleft())
         if not self._busy:
             self._start(now_s)
 
