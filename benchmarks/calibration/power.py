@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from voltana.plant.power import ClockCurve
     from voltana.values import FloatArray
 
-BYTE_FIXED_SHARE = 0.6
+BYTE_FIXED_SHARE = 0.65
 """What whole deployments at 1005 MHz ask for, and a contradiction left open: pure streaming alone
 (its power at five clocks) asks for 0.1 to 0.2, the three published panels for 0.45 (Llama-3.1-8B,
 LMSYS), 0.25 (ShareGPT) and 0.8 (Qwen3-32B). Prefill at locked clocks hardly tells (2.9 % rms at

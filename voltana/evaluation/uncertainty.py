@@ -8,6 +8,7 @@ reported; corners where several quantities are off at once are not run.
 from __future__ import annotations
 
 import dataclasses
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -55,8 +56,14 @@ class Uncertain:
     ranges: Mapping[str, Mapping[str, Range]]
 
     def to_dict(self) -> dict[str, object]:
-        """As JSON has it."""
-        return dataclasses.asdict(self)
+        """As JSON has it: a figure that does not exist is null."""
+        return {
+            "plants": list(self.plants),
+            "ranges": {
+                policy: {figure: _finite(found) for figure, found in figures.items()}
+                for policy, figures in self.ranges.items()
+            },
+        }
 
 
 def uncertain(
@@ -86,6 +93,11 @@ def uncertain(
             for policy in policies
         },
     )
+
+
+def _finite(found: Range) -> dict[str, float | None]:
+    values = dataclasses.asdict(found).items()
+    return {name: value if math.isfinite(value) else None for name, value in values}
 
 
 def _on(scenario: Scenario, hardware: HardwareProfile) -> Scenario:
