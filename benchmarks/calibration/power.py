@@ -30,10 +30,10 @@ if TYPE_CHECKING:
     from voltana.values import FloatArray
 
 BYTE_FIXED_SHARE = 0.65
-"""What whole deployments at 1005 MHz ask for, and a contradiction left open: pure streaming alone
-(its power at five clocks) asks for 0.1 to 0.2, the three published panels for 0.45 (Llama-3.1-8B,
-LMSYS), 0.25 (ShareGPT) and 0.8 (Qwen3-32B). Prefill at locked clocks hardly tells (2.9 % rms at
-0.2, 3.3 % at 0.5). The choice leans towards smaller savings."""
+"""Chosen by hand, for measurements contradict each other: pure streaming alone (its power at five
+clocks) asks for 0.1 to 0.2. At 0.65 the published static savings are missed by -1.5 (ShareGPT) and
+-1.6 (LMSYS) points for Llama-3.1-8B and by +3.1 for Qwen3-32B, and a tenth more lowers all three by
+some 0.8. Prefill at locked clocks hardly tells (2.9 % rms at 0.2, 3.5 % at 0.65)."""
 
 ATTENTION_OVER_GEMM = 1.2
 """Energy of a FLOP of fused attention over one of GEMM: an assumption, for exponentials and

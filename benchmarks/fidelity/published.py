@@ -2,10 +2,10 @@
 
 Static clocks and the published system's released behaviour serve the two published workloads, with
 no KV transfer time (as in the published demonstration), until the last request is finished. What
-was not published is fitted by `benchmarks.calibration.published` to the panels of Llama-3.1-8B: one
-pair of SLO thresholds (the defaults of `voltana.config`), and the lengths of each workload
-(``published.toml``). Qwen3-32B and Ministral-3B are served with the same; their thresholds are not
-known, so attainments of Qwen3-32B are not compared.
+was not published is fitted, so no panel here is held out: one pair of SLO thresholds (the defaults
+of `voltana.config`), and the lengths of each workload, shared by all models (``published.toml``
+says how they were chosen). The thresholds of Qwen3-32B and Ministral-3B are not known, so
+attainments of Qwen3-32B are not compared.
 """
 
 from __future__ import annotations
