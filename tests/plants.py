@@ -48,11 +48,13 @@ def cluster(*, kv_capacity_tokens: int = 100_000, prefill=1, decode=1, **engine)
         clock_call_s=0.004,
         clock_settle_s=0.03,
         tdp_w=400.0,
+        host=SimpleNamespace(request_s=0.0, step_s=0.0, token_s=0.0),
     )
     model = SimpleNamespace(
         name="linear",
         weight_bytes=0,
         kv_bytes_per_token=1,
+        kv_copies=float,
         active_parameters=1,
         layers=1,
         hidden_size=1,

@@ -151,7 +151,8 @@ def _assert_within_ten_per_cent(step: StepCase) -> None:
     assert errors["batch"] < 0.1
 
 
-@pytest.mark.parametrize("clock_share", [0.8, 0.9])
+# At 0.9 the batch swings about 160, the largest captured graph, where latency has a stair.
+@pytest.mark.parametrize("clock_share", [0.8, 0.95])
 def test_identification_finds_the_slopes_of_the_linearisation(scenario, clock_share) -> None:
     cluster, plant, trace = scenario.cluster, scenario.plant, scenario.trace
     middle = clock_share * 1410

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -242,3 +243,22 @@ def test_no_instance_is_an_error(field) -> None:
 def test_weights_that_leave_no_room_are_an_error() -> None:
     with pytest.raises(ConfigError, match="leave no room for KV cache"):
         cluster(kv_capacity_tokens=10)
+
+
+def test_a_host_prepares_requests_one_after_the_other():
+    spec = cluster()
+    slow = SimpleNamespace(request_s=0.1, step_s=0.0, token_s=0.0)
+    spec.hardware.host = slow
+    record = simulate(trace((0.0, 10, 2), (0.0, 10, 2), (0.0, 10, 2)), spec=spec)
+    assert np.diff(record.ttft_s) == pytest.approx([0.1, 0.1])
+    assert record.ttft_s[0] > 0.1
+
+
+def test_a_host_that_is_slower_than_the_device_sets_the_pace_of_decode():
+    spec = cluster()
+    spec.hardware.host = SimpleNamespace(request_s=0.0, step_s=0.03, token_s=0.01)
+    record = simulate(trace((0.0, 10, 6)), spec=spec)
+    assert record.mean_itl_s == pytest.approx([0.04])
+    spec.hardware.host = SimpleNamespace(request_s=0.0, step_s=0.001, token_s=0.001)
+    hidden = simulate(trace((0.0, 10, 6)), spec=spec)
+    assert hidden.mean_itl_s == pytest.approx([0.01])

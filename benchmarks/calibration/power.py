@@ -29,9 +29,11 @@ if TYPE_CHECKING:
     from voltana.plant.power import ClockCurve
     from voltana.values import FloatArray
 
-BYTE_FIXED_SHARE = 0.2
-"""From pure memory streaming at five clocks: the power left after the clock tree falls to 0.69 at
-1005 MHz, where the voltage squared falls to 0.60."""
+BYTE_FIXED_SHARE = 0.65
+"""Chosen by hand, for measurements contradict each other: pure streaming alone (its power at five
+clocks) asks for 0.1 to 0.2. At 0.65 the published static savings are missed by -1.5 (ShareGPT) and
+-1.6 (LMSYS) points for Llama-3.1-8B and by +3.1 for Qwen3-32B, and a tenth more lowers all three by
+some 0.8. Prefill at locked clocks hardly tells (2.9 % rms at 0.2, 3.5 % at 0.65)."""
 
 ATTENTION_OVER_GEMM = 1.2
 """Energy of a FLOP of fused attention over one of GEMM: an assumption, for exponentials and
@@ -200,11 +202,17 @@ def fit_all(*, write: bool) -> None:
             values |= {name: share * values["gemm_bf16"] for name, share in H100_INFERRED.items()}
         for board, valid in boards.items() if write else ():
             texts = (SOURCE, residual, valid)
-            replace_section(board, section(values, curves.idle_of(board), curves, texts))
+            share = BYTE_SHARES.get(board, 1.0)
+            own = values | {name: share * values[name] for name in ("memory", "elementwise")}
+            replace_section(board, section(own, curves.idle_of(board), curves, texts))
 
 
 H100_INFERRED = {"gemm_fp8": 0.5, "gemm_fp32": 8.0}
 """Energy of a FLOP over that of bf16 where nothing is measured: by width, and as on A100."""
+
+BYTE_SHARES = {"h200-sxm": 0.85}
+"""Energy of a byte over that of the board with the same chip. The two quoted powers of a mixture of
+experts on H200 (``benchmarks/fidelity/quoted.toml``) ask for 0.75; half of that way is gone."""
 
 SOURCE = (
     "EnergAIzer (idle power and A100 voltage and prefill against clock), LLM-Inference-Bench "
@@ -219,5 +227,6 @@ A100_VALID = {
 H100_VALID = {
     "h100-sxm": "fastest clock; below it inferred: voltage from the idle curve, gemm_fp8 and "
     "gemm_fp32 from gemm_bf16",
-    "h200-sxm": "inferred: h100-sxm, the same chip; HBM3e taken to need the same energy per byte",
+    "h200-sxm": "inferred: h100-sxm, the same chip; HBM3e taken to need 0.85 of the energy a byte "
+    "(two quoted decode powers)",
 }

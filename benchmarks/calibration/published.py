@@ -96,7 +96,9 @@ def neighbours(lengths: LengthDistribution) -> Iterator[LengthDistribution]:
 
 def panel_cost(published: Panels, dataset: str, lengths: LengthDistribution, slo: Slo) -> float:
     """Mean absolute error of the static policies' energy in percent, plus penalties for knees."""
-    simulated = simulated_points(published, {dataset: lengths}, POLICIES, slo=slo)
+    simulated = simulated_points(
+        published, {dataset: lengths}, POLICIES, panels=(dataset,), slo=slo
+    )
     errors = [
         abs(error)
         for policy in STATIC

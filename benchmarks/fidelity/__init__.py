@@ -9,11 +9,12 @@ from __future__ import annotations
 import csv
 import gzip
 import math
+import tomllib
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import Any
 
-if TYPE_CHECKING:
-    from pathlib import Path
+QUOTED = Path(__file__).with_name("quoted.toml")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,6 +55,11 @@ class Row:
         if self.high is not None:
             return f"<= {self.high:g} {self.unit}"
         return f">= {self.low:g} {self.unit}" if self.low is not None else ""
+
+
+def quotations() -> dict[str, dict[str, Any]]:
+    """Measurements that are known only as they were quoted, by name (``quoted.toml``)."""
+    return tomllib.loads(QUOTED.read_text(encoding="utf-8"))
 
 
 def read_table(path: Path) -> list[dict[str, str]]:

@@ -49,6 +49,8 @@ def list_profiles() -> None:
             f"  {name:<16} {board.memory_bytes / 2**30:.0f} GiB, {board.clocks.min_mhz:g}-"
             f"{board.clocks.max_mhz:g} MHz, {board.tdp_w:g} W"
         )
+        for word, facts in board.knowledge:
+            typer.echo("".join(f"    {word:<9} {fact}\n" for fact in facts), nl=False)
     typer.echo("models")
     for name in names("model"):
         model = load_model(name)
@@ -156,7 +158,8 @@ def _point(
 def _memory_fraction(plant_model: "PlantModel", kv_tokens: int) -> float:
     """Weights and KV cache over the memory of all boards; above 1 they do not fit."""
     model, boards = plant_model.model, plant_model.tensor_parallel
-    needed_bytes = model.weight_bytes + kv_tokens * model.kv_bytes_per_token
+    kv_bytes = model.kv_bytes_per_token * model.kv_copies(boards)
+    needed_bytes = model.weight_bytes + kv_tokens * kv_bytes
     return needed_bytes / (boards * plant_model.hardware.memory_bytes)
 
 

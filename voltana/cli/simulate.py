@@ -19,6 +19,7 @@ from voltana.extras import missing
 
 if TYPE_CHECKING:
     from voltana.evaluation.compare import Comparison
+    from voltana.evaluation.uncertainty import Uncertain
 
 _POLICY = typer.Option(
     "--policy",
@@ -59,6 +60,11 @@ _PREDICTOR = typer.Option(
     metavar="M:F",
     help="MODULE:FACTORY of your own latency model, in place of the policies'.",
 )
+_UNCERTAINTY = typer.Option(
+    "--uncertainty",
+    help="Give savings and attainments as ranges over what the hardware profile does not know: "
+    "runs all policies on seven boards.",
+)
 _OUT = typer.Option(
     "--out", metavar="DIR", help="Write plots, results.json, report.md and scenario.toml there."
 )
@@ -94,6 +100,7 @@ def simulate(
     power_budget: Annotated[float | None, _BUDGET] = None,
     levels: Annotated[str | None, _LEVELS] = None,
     predictor: Annotated[str | None, _PREDICTOR] = None,
+    uncertainty: Annotated[bool, _UNCERTAINTY] = False,
     out: Annotated[Path | None, _OUT] = None,
     json: Annotated[str | None, _JSON] = None,
     log_level: Annotated[str, flags.LOG] = "warning",
@@ -106,6 +113,7 @@ def simulate(
     The demo:           voltana simulate --out out/demo
     Another cluster:    voltana simulate --hardware h100-sxm --model qwen3-32b --prefill 4
     Bursts:             voltana simulate --arrival gamma --cv 3 --rate 40
+    How sure:           voltana simulate --uncertainty
     A recorded trace:   voltana simulate --trace requests.csv.gz --trace-format azure
     Your own policy:    voltana simulate --policy static-max --policy mine:make
     For a script:       voltana simulate --json - | jq '.results[].energy_j'
@@ -114,6 +122,7 @@ def simulate(
     configure_logs(log_level)
     from voltana.evaluation.compare import compare
     from voltana.evaluation.scenario import ARRIVALS, load_scenario
+    from voltana.evaluation.uncertainty import uncertain
 
     resolved = load_scenario(
         scenario,
@@ -152,33 +161,36 @@ def simulate(
     with progress_bars(len(resolved.trace), shown=not quiet) as progress:
         drawn = out is not None and not missing("plots")
         comparison = compare(resolved, record_timelines=drawn, progress=progress)
-    _write(comparison, out, json)
-    _show(comparison, json)
+        ranges = uncertain(comparison, progress) if uncertainty else None
+    _write(comparison, out, json, ranges)
+    _show(comparison, json, ranges)
 
 
-def _show(comparison: "Comparison", json: str | None) -> None:
+def _show(comparison: "Comparison", json: str | None, ranges: "Uncertain | None") -> None:
     from voltana.evaluation.comparison_report import print_table, to_json
 
     if json == STDOUT:
-        typer.echo(to_json(comparison))
+        typer.echo(to_json(comparison, ranges))
     else:
-        print_table(comparison, table_console())
+        print_table(comparison, table_console(), ranges)
 
 
-def _write(comparison: "Comparison", out: Path | None, json: str | None) -> None:
+def _write(
+    comparison: "Comparison", out: Path | None, json: str | None, ranges: "Uncertain | None"
+) -> None:
     """Write the files asked for, before anything is printed to a reader that may go away."""
     from voltana.evaluation.comparison_report import markdown_report, to_json
 
     if json is not None and json != STDOUT:
-        write_text(Path(json), to_json(comparison) + "\n")
+        write_text(Path(json), to_json(comparison, ranges) + "\n")
     if out is None:
         return
     from voltana.evaluation.scenario import to_toml
 
     write_text(out / "scenario.toml", to_toml(comparison.scenario.file))
-    write_text(out / "results.json", to_json(comparison) + "\n")
+    write_text(out / "results.json", to_json(comparison, ranges) + "\n")
     images = _plots(comparison, out)
-    write_text(out / "report.md", markdown_report(comparison, images))
+    write_text(out / "report.md", markdown_report(comparison, images, ranges))
     typer.echo(
         f"Wrote {len(images)} plots, report.md, results.json and scenario.toml to {out}", err=True
     )

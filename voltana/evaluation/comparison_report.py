@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from voltana.evaluation.compare import Comparison, PolicyRun
     from voltana.evaluation.metrics import Result
+    from voltana.evaluation.uncertainty import Uncertain
 
 HEADERS = (
     "policy",
@@ -48,6 +49,9 @@ PROMISE_CAPTION = (
     "certified. The proven most is that of docs/guarantee.md; '-' where a policy has no such "
     "bound, so that its certificates are estimates."
 )
+
+RANGE_HEADERS = ("policy", "saved", "TTFT kept", "ITL kept")
+"""Headings of the table of ranges."""
 
 UNKNOWN = "-"
 
@@ -136,10 +140,47 @@ def _choice_note(comparison: Comparison) -> str:
     return "".join(notes)
 
 
-def print_table(comparison: Comparison, console: Console) -> None:
+def knowledge_note(comparison: Comparison) -> str:
+    """One line that says which of the board's properties are no measurements of it."""
+    hardware = comparison.scenario.cluster.hardware
+    known = hardware.knowledge
+    parts = [f"inferred: {'; '.join(known.inferred)}"] if known.inferred else []
+    parts += [f"unknown: {'; '.join(known.unknown)}"] if known.unknown else []
+    if not parts:
+        return f"{hardware.name}: the profile does not say what of it is measured."
+    return f"{hardware.name}, {'. '.join(parts)}."
+
+
+def range_rows(ranges: Uncertain) -> list[tuple[str, ...]]:
+    """The cells under `RANGE_HEADERS`: lowest to highest, and what the calibrated board gives."""
+    return [
+        (
+            policy,
+            *(
+                f"{_percent(one.low)} to {_percent(one.high)} ({_percent(one.nominal)})"
+                for one in figures.values()
+            ),
+        )
+        for policy, figures in ranges.ranges.items()
+    ]
+
+
+def range_caption(ranges: Uncertain) -> str:
+    """What the ranges are taken over."""
+    return (
+        f"Lowest to highest over {len(ranges.plants)} boards that serve the same requests "
+        f"(in parentheses: as calibrated): {', '.join(ranges.plants[1:])}."
+    )
+
+
+def print_table(comparison: Comparison, console: Console, ranges: Uncertain | None = None) -> None:
     """Print the table; closer on a narrow terminal, but never with a figure cut off."""
     _print_fitting(HEADERS, rows(comparison), console)
     console.print(caption(comparison), style="dim", highlight=False)
+    console.print(knowledge_note(comparison), style="dim", highlight=False)
+    if ranges is not None:
+        _print_fitting(RANGE_HEADERS, range_rows(ranges), console)
+        console.print(range_caption(ranges), style="dim", highlight=False)
     promises = promise_rows(comparison)
     if promises:
         _print_fitting(PROMISE_HEADERS, promises, console)
@@ -192,34 +233,51 @@ def _markdown(headers: Sequence[str], cells: Sequence[tuple[str, ...]]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in (*lines, *cells))
 
 
-def markdown_report(comparison: Comparison, images: Sequence[Path]) -> str:
-    """The table and the plots on one page.
+def markdown_ranges(ranges: Uncertain | None) -> str:
+    """The table of ranges in Markdown; empty if there is none."""
+    if ranges is None:
+        return ""
+    return f"{_markdown(RANGE_HEADERS, range_rows(ranges))}\n\n{range_caption(ranges)}\n"
+
+
+def markdown_report(
+    comparison: Comparison, images: Sequence[Path], ranges: Uncertain | None = None
+) -> str:
+    """The tables and the plots on one page.
 
     Args:
         comparison: What was run.
         images: Plots that lie beside the report.
+        ranges: What its figures range over.
     """
     figures = "\n\n".join(f"![{image.stem}]({image.name})" for image in images)
-    parts = (markdown_table(comparison), markdown_promises(comparison), figures + "\n")
+    parts = (
+        markdown_table(comparison),
+        knowledge_note(comparison) + "\n",
+        markdown_ranges(ranges),
+        markdown_promises(comparison),
+        figures + "\n",
+    )
     return "# Policies compared\n\n" + "\n".join(part for part in parts if part)
 
 
-def to_json(comparison: Comparison) -> str:
-    """The comparison as JSON: ``scenario``, ``results``, and the ``reference`` of savings.
+def to_json(comparison: Comparison, ranges: Uncertain | None = None) -> str:
+    """The comparison as JSON.
 
-    ``requests_refused`` counts the requests that no instance can hold.
+    ``scenario``, ``results``, the ``reference`` of savings, ``requests_refused`` (those that no
+    instance can hold), the ``knowledge`` of the board, and ``uncertainty`` if there are ranges.
     """
     reference = comparison.reference.result
-    return json.dumps(
-        {
-            "scenario": comparison.scenario.file.model_dump(mode="json"),
-            "results": [_result(run) for run in comparison.runs],
-            "requests_refused": refused_requests(comparison),
-            "reference": {"policy": reference.policy, "energy_j": reference.energy_j},
-        },
-        indent=2,
-        allow_nan=False,
-    )
+    content: dict[str, object] = {
+        "scenario": comparison.scenario.file.model_dump(mode="json"),
+        "results": [_result(run) for run in comparison.runs],
+        "requests_refused": refused_requests(comparison),
+        "reference": {"policy": reference.policy, "energy_j": reference.energy_j},
+        "knowledge": comparison.scenario.cluster.hardware.knowledge.model_dump(),
+    }
+    if ranges is not None:
+        content["uncertainty"] = ranges.to_dict()
+    return json.dumps(content, indent=2, allow_nan=False)
 
 
 def _result(run: PolicyRun) -> dict[str, object]:

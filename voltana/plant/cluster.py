@@ -99,9 +99,14 @@ class ClusterSpec:
 
     @property
     def kv_capacity_tokens(self) -> int:
-        """Tokens that the KV cache of one instance can hold."""
+        """Tokens that the KV cache of one instance can hold.
+
+        What several of its boards hold alike counts once for each of them.
+        """
         memory = self.hardware.memory_bytes * self.tensor_parallel * self.engine.memory_fraction
-        return int((memory - self.model.weight_bytes) / self.model.kv_bytes_per_token)
+        room = memory - self.model.weight_bytes
+        copies = self.model.kv_copies(self.tensor_parallel)
+        return int(room / (copies * self.model.kv_bytes_per_token))
 
     @property
     def limits(self) -> EngineLimits:

@@ -33,6 +33,8 @@ class DecodeInstance:
         capacity_tokens: What its KV cache can hold.
         reserved_tokens: Room kept for the growth of each admitted job.
         max_requests: Jobs of one batch.
+        step_s: Time of the host for each iteration, while the device computes.
+        token_s: Time of the host for each token of an iteration, likewise.
         transfer_s: Time to move the KV cache of a prompt here, as a function of its tokens.
         complete: Called with each finished job, and the time.
     """
@@ -45,6 +47,8 @@ class DecodeInstance:
         capacity_tokens: int,
         reserved_tokens: int,
         max_requests: int,
+        step_s: float,
+        token_s: float,
         transfer_s: Callable[[int], float],
         complete: Callable[[Job, float], None],
     ) -> None:
@@ -56,6 +60,9 @@ class DecodeInstance:
         self._capacity_tokens = capacity_tokens
         self._reserved_tokens = reserved_tokens
         self._max_requests = max_requests
+        self._step_s = step_s
+        self._token_s = token_s
+        self._device_end_s = 0.0
         self._transfer_s = transfer_s
         self._complete = complete
         self._blocked: deque[Job] = deque()  # no room in the KV cache yet
@@ -146,8 +153,9 @@ class DecodeInstance:
         self._make_room()
         load = Load(decode_requests=len(self._running), decode_kv_tokens=self._running_tokens)
         queue = self._queue(now_s)
-        end_s = self.runner.begin(load, queue, now_s)
-        self._events.schedule(end_s, self._finish)
+        end_s = self._device_end_s = self.runner.begin(load, queue, now_s)
+        host_s = now_s + self._step_s + self._token_s * load.decode_requests
+        self._events.schedule(end_s if end_s > host_s else host_s, self._finish)
 
     def _queue(self, now_s: float) -> Queue:
         """Requests that wait for room in the KV cache; those on their way here do not wait."""
@@ -188,7 +196,7 @@ class DecodeInstance:
             self._blocked_tokens += job.context_tokens
 
     def _finish(self, now_s: float) -> None:
-        self.runner.finish(now_s)
+        self.runner.finish(self._device_end_s)
         self._iteration += 1
         self._running_tokens += len(self._running)
         self._record_gaps(now_s)

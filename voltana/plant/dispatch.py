@@ -151,18 +151,20 @@ class Dispatcher:
         )
         job.prefill = self._prefill.choose(request)
         job.decode = self._decode.choose(request)
-        prefill = self._prefill.names[job.prefill]
         self._ledger.book(
             Entry(
                 rid=job.index,
-                prefill=prefill,
+                prefill=self._prefill.names[job.prefill],
                 decode=self._decode.names[job.decode],
                 requests=1,
                 prompt_tokens=job.prompt_tokens,
                 sent_s=job.arrival_s,
             )
         )
-        self._ledger.reported(prefill, job.index)  # it takes the job at once, and says so
+
+    def taken_up(self, job: Job) -> None:
+        """The prefill instance reports the job from now on."""
+        self._ledger.reported(self._prefill.names[job.prefill], job.index)
 
     def prefilled(self, job: Job, now_s: float) -> None:
         """The decode instance reports the job itself from now on."""

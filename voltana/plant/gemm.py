@@ -12,12 +12,14 @@ falls when rows are added.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from voltana.plant.cost import Cost
 from voltana.plant.model import BYTES_PER_ELEMENT
+from voltana.plant.weight_formats import weight_format
 
 if TYPE_CHECKING:
     from voltana.plant.hardware import HardwareProfile
@@ -31,16 +33,37 @@ SPLITS = (1, 2, 4, 8)
 """Parts that the depth may be cut into when there are too few tiles."""
 
 _PARTIAL_SUM_BYTES = 8.0
+_RESULT_BYTES = 2.0
 _SPLIT_KERNELS = 0.3
 
 
-def gemm_cost(hardware: HardwareProfile, gemm: Gemm, rows: FloatArray, dtype: str) -> Cost:
-    """Cost of `gemm` for an array of row counts; all parts have its shape."""
+def gemm_cost(hardware: HardwareProfile, gemm: Gemm, rows: FloatArray, weights: str) -> Cost:
+    """Cost of `gemm` for an array of row counts; all parts have its shape.
+
+    Args:
+        hardware: The board.
+        gemm: The product.
+        rows: Rows of it.
+        weights: Format of the weights, a key of `weight_formats.FORMATS`.
+    """
     matrices, each = _matrices(gemm, rows)
     splits = SPLITS if gemm.experts == 1 else (1,)
-    return batched_cost(
-        hardware, matrices, each, gemm.n, gemm.k, dtype=dtype, count=gemm.count, splits=splits
+    stored = weight_format(weights)
+    cost = batched_cost(
+        hardware,
+        matrices,
+        each,
+        gemm.n,
+        gemm.k,
+        dtype=stored.arithmetic,
+        element_bytes=(stored.activation_bytes, stored.bytes),
+        count=gemm.count,
+        splits=splits,
     )
+    if gemm.experts == 1:
+        return cost
+    grouped_s = gemm.count * hardware.gemm.grouped_kernel_s
+    return replace(cost, serial_s=cost.serial_s + grouped_s)
 
 
 def batched_cost(
@@ -51,14 +74,19 @@ def batched_cost(
     depth: FloatArray | float,
     *,
     dtype: str,
+    element_bytes: tuple[float, float] | None = None,
     count: int = 1,
     splits: tuple[int, ...] = SPLITS,
 ) -> Cost:
-    """Cost of `count` kernels, each for a batch of equal products; the arguments broadcast."""
+    """Cost of `count` kernels, each for a batch of equal products; the arguments broadcast.
+
+    `element_bytes` are those of what is read, rows and weights; results have at least two bytes.
+    """
     fit = hardware.gemm
     products = count * np.asarray(matrices, dtype=float)
-    moved = rows * depth + depth * columns + rows * columns
-    moved = products * BYTES_PER_ELEMENT[dtype] * moved
+    row_bytes, weight_bytes = element_bytes or (BYTES_PER_ELEMENT[dtype],) * 2
+    moved = rows * depth * row_bytes + depth * columns * weight_bytes
+    moved = products * (moved + rows * columns * max(row_bytes, _RESULT_BYTES))
     compute = tile_seconds(
         hardware, rows, columns, depth, dtype=dtype, matrices=matrices, splits=splits
     )

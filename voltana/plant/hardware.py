@@ -16,6 +16,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from voltana.errors import ProfileError, unknown_name
+from voltana.plant.hardware_class import CLASSES, Architecture
 from voltana.plant.power import PowerCoefficients  # noqa: TC001 (pydantic reads the type)
 
 Positive = Annotated[float, Field(gt=0)]
@@ -66,7 +67,7 @@ class Clocks(Section):
         max_mhz: Highest supported clock.
         step_mhz: Distance between two clocks.
         call_s: Median duration of the driver's call that changes a clock.
-        settle_s: Time after the call until the clock is in force.
+        settle_s: Time after the call until the clock is in force; None for the architecture's.
         pairs: The same for each pair of levels, where `voltana actuator doctor` measured them.
     """
 
@@ -74,7 +75,7 @@ class Clocks(Section):
     max_mhz: Positive
     step_mhz: Positive
     call_s: NonNegative
-    settle_s: NonNegative
+    settle_s: NonNegative | None = None
     pairs: tuple[ClockChange, ...] = ()
     provenance: Provenance
 
@@ -103,6 +104,7 @@ class GemmCoefficients(Section):
             them in memory once.
         bandwidth_share: Share of the peak bandwidth that streaming the operands reaches.
         kernel_s: Start and end of a kernel at the highest clock.
+        grouped_kernel_s: What a kernel over many experts takes in addition, to find each tile's.
         overlap: Exponent of the smooth maximum of compute and memory.
     """
 
@@ -112,6 +114,7 @@ class GemmCoefficients(Section):
     split_cost: NonNegative
     bandwidth_share: Positive
     kernel_s: NonNegative
+    grouped_kernel_s: NonNegative = 0.0
     overlap: Positive
     provenance: Provenance
 
@@ -213,6 +216,52 @@ class LaunchCoefficients(Section):
     provenance: Provenance
 
 
+class HostCoefficients(Section):
+    """What an engine's host does between and beside iterations, at no clock of the board.
+
+    Attributes:
+        request_s: Work on each request of a prefill instance before it can be scheduled (HTTP,
+            tokens, the handshake with the decode instance), one after the other, while the device
+            computes.
+        step_s: Work on each decode iteration (scheduling, inputs), while the device computes the
+            one before.
+        token_s: Work on each token of a decode iteration (stop conditions, output), likewise.
+    """
+
+    request_s: NonNegative
+    step_s: NonNegative
+    token_s: NonNegative
+    provenance: Provenance
+
+
+class Knowledge(Section):
+    """What of a profile is measured, what is inferred from something else, and what nobody knows.
+
+    Attributes:
+        measured: Found on that board.
+        inferred: Taken from another board, quantity or model.
+        unknown: What measurements to compare with are missing for.
+    """
+
+    measured: tuple[str, ...] = ()
+    inferred: tuple[str, ...] = ()
+    unknown: tuple[str, ...] = ()
+
+
+class Uncertainty(Section):
+    """How far off a profile may be, from residuals and from what is inferred.
+
+    Attributes:
+        low_clock_power: Power of work well below the highest clock, relative.
+        decode_exponent: Exponent of decode's time against the clock, absolute.
+        host_factor: Factor either way on the times of the host.
+    """
+
+    low_clock_power: Annotated[float, Field(ge=0, lt=1)] = 0.2
+    decode_exponent: Annotated[float, Field(ge=0, lt=0.3)] = 0.1
+    host_factor: Annotated[float, Field(ge=1)] = 2.0
+
+
 class HardwareProfile(Section):
     """A board.
 
@@ -224,6 +273,7 @@ class HardwareProfile(Section):
         peak_flops: Published dense peak per dtype, FLOP/s, at `peak_clock_mhz`.
         peak_clock_mhz: SM clock that the published peaks refer to.
         link_bandwidth: NVLink or PCIe bandwidth in one direction, bytes/s.
+        architecture: Generation of the chip, a key of `hardware_class.CLASSES`.
         tdp_w: Power limit of the board.
         clocks: Supported SM clocks.
         bandwidth: Memory bandwidth against the SM clock.
@@ -236,6 +286,7 @@ class HardwareProfile(Section):
     peak_flops: dict[str, Positive]
     peak_clock_mhz: Positive
     link_bandwidth: Positive
+    architecture: Architecture = "hopper"
     tdp_w: Positive
     clocks: Clocks
     bandwidth: BandwidthCurve
@@ -245,7 +296,10 @@ class HardwareProfile(Section):
     elementwise: ElementwiseCoefficients
     collective: CollectiveCoefficients
     launch: LaunchCoefficients
+    host: HostCoefficients
     power: PowerCoefficients
+    knowledge: Knowledge = Knowledge()
+    uncertainty: Uncertainty = Uncertainty()
 
     @property
     def clocks_mhz(self) -> tuple[float, ...]:
@@ -265,7 +319,8 @@ class HardwareProfile(Section):
     @property
     def clock_settle_s(self) -> float:
         """Time from the end of that call until the clock is in force."""
-        return self.clocks.settle_s
+        own = self.clocks.settle_s
+        return CLASSES[self.architecture].settle_s if own is None else own
 
     def peak_at_max(self, dtype: str) -> float:
         """Published peak of a type, scaled to the highest clock, in FLOP/s.

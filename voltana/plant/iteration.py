@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from voltana.plant.latency import LatencyModel
 from voltana.plant.power import PowerModel
 from voltana.plant.tables import ClockTable, Work
+from voltana.plant.weight_formats import weight_format
 
 if TYPE_CHECKING:
     from voltana.plant.hardware import HardwareProfile
@@ -56,7 +57,7 @@ class PlantModel:
         self.model = model
         self.tensor_parallel = tensor_parallel
         self.latency = LatencyModel(hardware, model, tensor_parallel)
-        self.power = PowerModel(hardware, model.weight_dtype)
+        self.power = PowerModel(hardware, weight_format(model.layer_dtype).arithmetic)
         self._work = Work(self.latency)
         self._grid = hardware.clocks_mhz
         self._on_grid = frozenset(self._grid)

@@ -15,6 +15,7 @@ All of them take arrays and give `Cost`, which gives seconds at any clock.
 from __future__ import annotations
 
 import bisect
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -27,9 +28,12 @@ from voltana.plant.cost import ClockState, Cost
 from voltana.plant.elementwise import elementwise_cost
 from voltana.plant.gemm import gemm_cost
 from voltana.plant.operators import OperatorTime
+from voltana.plant.weight_formats import weight_format
 from voltana.values import Load, Phase
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from voltana.plant.hardware import HardwareProfile
     from voltana.plant.model import ModelProfile
     from voltana.values import FloatArray
@@ -65,6 +69,10 @@ class LatencyModel:
         self._elementwise = operators.layer_elementwise(model, tensor_parallel)
         self._prefill_attention = operators.prefill_attention(model, tensor_parallel)
         self._decode_attention = operators.decode_attention(model, tensor_parallel)
+        self._local_prefill = operators.prefill_attention(model, tensor_parallel, local=True)
+        self._local_decode = operators.decode_attention(model, tensor_parallel, local=True)
+        self.window = None if model.window is None else model.window.tokens
+        self._arithmetic = weight_format(model.layer_dtype).arithmetic
         self._all_reduces = operators.all_reduces(model, tensor_parallel)
 
     def latency_s(self, load: Load, clock_mhz: float) -> float:
@@ -89,12 +97,21 @@ class LatencyModel:
             self.head_cost(np.array([self.logit_rows(load)], dtype=float)),
         ]
         if load.prefill_tokens:
-            arrays = np.array([[load.prefill_tokens], [load.prefill_attended_pairs]], dtype=float)
-            parts.append(self.prefill_attention_cost(arrays[0], arrays[1]))
+            new, pairs = load.prefill_tokens, load.prefill_attended_pairs
+            parts += self._attend(self.prefill_attention_cost, new, pairs)
         if load.decode_requests:
-            arrays = np.array([[load.decode_requests], [load.decode_kv_tokens]], dtype=float)
-            parts.append(self.decode_attention_cost(arrays[0], arrays[1]))
+            requests, cached = load.decode_requests, load.decode_kv_tokens
+            parts += self._attend(self.decode_attention_cost, requests, cached)
         return tuple(parts)
+
+    def _attend(self, attend: Callable[..., Cost], count: int, x: float) -> list[Cost]:
+        """Attention of the layers that look at all, and of those that have a window."""
+        counts = np.array([count], dtype=float)
+        parts = [attend(counts, np.array([x], dtype=float))]
+        if self.window is not None:
+            within = np.array([min(x, count * self.window)], dtype=float)
+            parts.append(attend(counts, within, local=True))
+        return parts
 
     def padded_batch(self, requests: int) -> int:
         """Decode batch that really runs: padded to a captured CUDA graph, if there is one."""
@@ -114,9 +131,8 @@ class LatencyModel:
 
     def token_costs(self, tokens: FloatArray) -> tuple[Cost, ...]:
         """GEMMs, element-wise kernels, collectives and launch, for arrays of token counts."""
-        dtype = self.model.weight_dtype
         tokens = np.asarray(tokens, dtype=float)
-        costs = [gemm_cost(self.hardware, gemm, tokens, dtype) for gemm in self._gemms]
+        costs = [self._gemm_cost(gemm, tokens) for gemm in self._gemms]
         costs += [
             elementwise_cost(self.hardware, operator, tokens, ACTIVATION_BYTES)
             for operator in self._elementwise
@@ -141,15 +157,33 @@ class LatencyModel:
 
     def head_cost(self, rows: FloatArray) -> Cost:
         """The output embedding, for arrays of row counts."""
-        return gemm_cost(self.hardware, self._head, rows, self.model.weight_dtype)
+        return self._gemm_cost(self._head, rows)
 
-    def prefill_attention_cost(self, tokens: FloatArray, pairs: FloatArray) -> Cost:
-        """Prefill attention, for arrays of tokens and attended pairs."""
-        return prefill_cost(self.hardware, self._prefill_attention, tokens, pairs)
+    def _gemm_cost(self, gemm: operators.Gemm, rows: FloatArray) -> Cost:
+        """A product; in other arithmetic than that of the layers it is a kind of its own."""
+        cost = gemm_cost(self.hardware, gemm, rows, gemm.dtype)
+        arithmetic = weight_format(gemm.dtype).arithmetic
+        return cost if arithmetic == self._arithmetic else replace(cost, kind=f"gemm_{arithmetic}")
 
-    def decode_attention_cost(self, requests: FloatArray, kv_tokens: FloatArray) -> Cost:
-        """Decode attention, for arrays of requests and cached tokens."""
-        return decode_cost(self.hardware, self._decode_attention, requests, kv_tokens)
+    def prefill_attention_cost(
+        self, tokens: FloatArray, pairs: FloatArray, *, local: bool = False
+    ) -> Cost:
+        """Prefill attention, for arrays of tokens and attended pairs.
+
+        Args:
+            tokens: New tokens.
+            pairs: Query-key pairs that are attended to; of layers with a window, those within it.
+            local: Whether of the layers with a window, or of the others.
+        """
+        attention = self._local_prefill if local else self._prefill_attention
+        return prefill_cost(self.hardware, attention, tokens, pairs)
+
+    def decode_attention_cost(
+        self, requests: FloatArray, kv_tokens: FloatArray, *, local: bool = False
+    ) -> Cost:
+        """Decode attention, for arrays of requests and cached tokens; `local` as above."""
+        attention = self._local_decode if local else self._decode_attention
+        return decode_cost(self.hardware, attention, requests, kv_tokens)
 
     def token_part(self, tokens: FloatArray, clock_mhz: float) -> FloatArray:
         """Seconds of `token_costs` at a clock, for an array of token counts; shape as `tokens`."""
@@ -162,11 +196,12 @@ class LatencyModel:
     def transfer_s(self, tokens: int) -> float:
         """Time to move the KV cache of `tokens` from one instance to another.
 
-        Every board of the group sends its share over its own link.
+        Every board of the group sends what it holds over its own link.
         """
         if tokens <= 0:
             return 0.0
-        share = tokens * self.model.kv_bytes_per_token / self.tensor_parallel
+        copies = self.model.kv_copies(self.tensor_parallel)
+        share = tokens * self.model.kv_bytes_per_token * copies / self.tensor_parallel
         return transfer_s(self.hardware, share)
 
 

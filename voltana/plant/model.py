@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
+
+from pydantic import Field
 
 from voltana.errors import ProfileError
 from voltana.plant.hardware import Section, names, parse, read_profile
 from voltana.plant.hf_config import profile_fields
+from voltana.plant.weight_formats import EXPERTS_ONLY, weight_format
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+Count = Annotated[int, Field(ge=1, strict=True)]
+Whole = Annotated[int, Field(ge=0, strict=True)]
 
 
 class Experts(Section):
@@ -22,14 +28,28 @@ class Experts(Section):
         per_token: Routed experts that each token uses.
         intermediate_size: Width of one expert.
         shared_intermediate_size: Width of the experts that every token uses; 0 if none.
-        dense_layers: First layers that have a dense feed-forward part instead.
+        dense_layers: How many layers have a dense feed-forward part instead.
+        weight_dtype: Format of the routed experts' weights; None for that of the model.
     """
 
-    count: int
-    per_token: int
-    intermediate_size: int
-    shared_intermediate_size: int = 0
-    dense_layers: int = 0
+    count: Count
+    per_token: Count
+    intermediate_size: Count
+    shared_intermediate_size: Whole = 0
+    dense_layers: Whole = 0
+    weight_dtype: str | None = None
+
+
+class SlidingWindow(Section):
+    """Layers that look at the last tokens only.
+
+    Attributes:
+        layers: How many layers do.
+        tokens: How many tokens they look at.
+    """
+
+    layers: Count
+    tokens: Count
 
 
 class LatentAttention(Section):
@@ -43,11 +63,11 @@ class LatentAttention(Section):
         value_dim: Width of a head's value.
     """
 
-    query_rank: int = 0
-    kv_rank: int
-    rotary_dim: int
-    key_dim: int
-    value_dim: int
+    query_rank: Whole = 0
+    kv_rank: Count
+    rotary_dim: Count
+    key_dim: Count
+    value_dim: Count
 
     @property
     def query_dim(self) -> int:
@@ -76,62 +96,110 @@ class ModelProfile(Section):
         gated: Whether the feed-forward part is gated (three matrices rather than two).
         experts: Mixture of experts; None for a dense model.
         latent: Latent attention, instead of `kv_heads` of `head_dim`; None for the usual kind.
-        weight_dtype: Type of the weights, a key of `HardwareProfile.peak_flops`.
+        window: Layers that look at the last tokens only; None where all look at all.
+        weight_dtype: Format of the layers' weights, a key of `weight_formats.FORMATS`; embeddings
+            and routers are in bf16 unless it is wider.
         kv_dtype_bytes: Bytes of one element of the KV cache.
         default_tensor_parallel: Boards an instance is usually given.
     """
 
     name: str
-    layers: int
-    hidden_size: int
-    heads: int
-    kv_heads: int
-    head_dim: int
-    intermediate_size: int
-    vocab_size: int
+    layers: Count
+    hidden_size: Count
+    heads: Count
+    kv_heads: Count
+    head_dim: Count
+    intermediate_size: Whole
+    vocab_size: Count
     tied_embeddings: bool = False
     gated: bool = True
     experts: Experts | None = None
     latent: LatentAttention | None = None
+    window: SlidingWindow | None = None
     weight_dtype: str = "bf16"
-    kv_dtype_bytes: int = 2
-    default_tensor_parallel: int = 1
+    kv_dtype_bytes: Count = 2
+    default_tensor_parallel: Count = 1
 
     @property
     def parameters(self) -> int:
         """All parameters, norms left out."""
-        return self._count(active=False)
+        return sum(self._parts().values())
 
     @property
     def active_parameters(self) -> int:
         """Parameters that one token multiplies with; the input embedding is a look-up."""
-        return self._count(active=True)
+        parts = self._parts()
+        moe = self.experts
+        if moe is not None:
+            parts["experts"] = parts["experts"] // moe.count * moe.per_token
+        parts["embeddings"] = self.vocab_size * self.hidden_size
+        return sum(parts.values())
+
+    @property
+    def unpacked_dtype(self) -> str:
+        """Type of what no format packs: embeddings and routers."""
+        return "fp32" if self.weight_dtype == "fp32" else "bf16"
+
+    @property
+    def expert_dtype(self) -> str:
+        """Format of the routed experts' weights."""
+        own = None if self.experts is None else self.experts.weight_dtype
+        return own or self.weight_dtype
+
+    @property
+    def layer_dtype(self) -> str:
+        """Format of the layers' other weights."""
+        return "bf16" if self.weight_dtype in EXPERTS_ONLY else self.weight_dtype
 
     @property
     def weight_bytes(self) -> int:
         """Memory that the weights take."""
-        return round(self.parameters * BYTES_PER_ELEMENT[self.weight_dtype])
+        formats = {"experts": self.expert_dtype, "layers": self.layer_dtype}
+        return round(
+            sum(
+                count * weight_format(formats.get(part, self.unpacked_dtype)).bytes
+                for part, count in self._parts().items()
+            )
+        )
 
     @property
     def kv_bytes_per_token(self) -> int:
-        """Memory that one token takes in the KV cache."""
+        """Memory that one token takes in the KV cache, stored once.
+
+        A layer with a window takes it too: the number is that below the window.
+        """
         latent = self.latent
         elements = latent.cached if latent else 2 * self.kv_heads * self.head_dim
         return self.layers * elements * self.kv_dtype_bytes
 
-    def _count(self, *, active: bool) -> int:
+    def kv_copies(self, tensor_parallel: int) -> float:
+        """How often the boards of a group together store a token.
+
+        Every board holds whole KV heads, at least one, and the whole of a latent vector.
+        """
+        if self.latent is not None:
+            return float(tensor_parallel)
+        return tensor_parallel * -(-self.kv_heads // tensor_parallel) / self.kv_heads
+
+    def _parts(self) -> dict[str, int]:
+        """Parameters by what format they are in."""
         matrices = 3 if self.gated else 2
-        total = self.layers * self._attention_parameters()
         moe, dense_layers = self.experts, self.layers
+        experts = routers = shared = 0
         if moe is not None:
             dense_layers = moe.dense_layers
-            routed = (moe.per_token if active else moe.count) * moe.intermediate_size
-            width = routed + moe.shared_intermediate_size
-            router = moe.count * self.hidden_size
-            total += (self.layers - dense_layers) * (matrices * self.hidden_size * width + router)
-        total += dense_layers * matrices * self.hidden_size * self.intermediate_size
-        embeddings = 1 if active or self.tied_embeddings else 2
-        return total + embeddings * self.vocab_size * self.hidden_size
+            sparse, expert = self.layers - dense_layers, matrices * self.hidden_size
+            experts = sparse * moe.count * expert * moe.intermediate_size
+            shared = sparse * expert * moe.shared_intermediate_size
+            routers = sparse * moe.count * self.hidden_size
+        dense = dense_layers * matrices * self.hidden_size * self.intermediate_size
+        embeddings = 1 if self.tied_embeddings else 2
+        return {
+            "layers": self.layers * self._attention_parameters() + dense + shared,
+            "experts": experts,
+            "routers": routers,
+            "embeddings": embeddings * self.vocab_size * self.hidden_size,
+        }
 
     def _attention_parameters(self) -> int:
         hidden, heads, latent = self.hidden_size, self.heads, self.latent
@@ -174,7 +242,7 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 
 BYTES_PER_ELEMENT = {"fp32": 4.0, "bf16": 2.0, "fp8": 1.0}
-"""Size of one weight."""
+"""Size of one element of a product, by its arithmetic."""
 
 
 def model_names() -> list[str]:

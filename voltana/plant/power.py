@@ -21,6 +21,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from voltana.errors import ProfileError
+from voltana.plant.hardware_class import CLASSES
 from voltana.values import FloatArray
 
 if TYPE_CHECKING:
@@ -132,38 +133,41 @@ class PowerModel:
 
     Args:
         hardware: The board.
-        weight_dtype: Type of the matrix products.
+        arithmetic: Type of the matrix products.
 
     Raises:
         ProfileError: If the profile has no energy per FLOP for that type.
     """
 
-    def __init__(self, hardware: HardwareProfile, weight_dtype: str = "bf16") -> None:
+    def __init__(self, hardware: HardwareProfile, arithmetic: str = "bf16") -> None:
         coefficients = hardware.power
-        gemm = f"gemm_{weight_dtype}"
+        gemm = f"gemm_{arithmetic}"
         if gemm not in coefficients.flop_pj:
             raise ProfileError(
                 f"profile {hardware.name}: power.flop_pj has no {gemm}. "
                 "Add its energy per FLOP, or serve the model in another type."
             )
         self.limit_w = hardware.tdp_w
+        follows = CLASSES[hardware.architecture].idle_follows_lock
+        self._idle_mhz = None if follows else hardware.clocks.min_mhz
         self._coefficients = coefficients
         self._max_mhz = hardware.max_clock_mhz
         self._max_mv = coefficients.voltage_mv.at(self._max_mhz)
         self._flop_j = {kind: 1e-12 * pj for kind, pj in coefficients.flop_pj.items()}
         self._flop_j["gemm"] = self._flop_j[gemm]
         self._byte_j = {kind: 1e-12 * pj for kind, pj in coefficients.byte_pj.items()}
+        self._byte_j |= dict.fromkeys(_gemm_kinds(self._flop_j), self._byte_j.get("gemm", 0.0))
 
     def idle_w(self, clock_mhz: float) -> float:
-        """Power of the idle board at a clock."""
-        return self._coefficients.idle_w.at(clock_mhz)
+        """Power of the idle board at a locked clock, which it keeps or not."""
+        return self._coefficients.idle_w.at(self._idle_mhz or clock_mhz)
 
     def at(self, clock_mhz: float) -> ClockPower:
         """What a clock does to the board's power."""
         fit = self._coefficients
         core_share = (fit.voltage_mv.at(clock_mhz) / self._max_mv) ** 2
         toggle_w = fit.toggle_w * core_share * clock_mhz / self._max_mhz
-        idle_w = self.idle_w(clock_mhz)
+        idle_w = fit.idle_w.at(clock_mhz)
         return ClockPower(idle_w, idle_w + fit.waiting_w, idle_w + toggle_w, core_share)
 
     def operation_j(

@@ -28,6 +28,9 @@ class PrefillInstance:
         events: Where it schedules their ends.
         max_tokens: Prompt tokens of one iteration; a longer prompt is chunked.
         ttft_s: TTFT threshold, from which the queue's deadlines follow.
+        request_s: Time that its host takes to prepare a request; one after the other, while the
+            device computes.
+        take_up: Called with each job that it reports from now on.
         hand_on: Called with each job whose prompt is done, and the time.
     """
 
@@ -38,12 +41,18 @@ class PrefillInstance:
         *,
         max_tokens: int,
         ttft_s: float,
+        request_s: float,
+        take_up: Callable[[Job], None],
         hand_on: Callable[[Job, float], None],
     ) -> None:
         self.runner = runner
         self._events = events
         self._max_tokens = max_tokens
         self._ttft_s = ttft_s
+        self._request_s = request_s
+        self._prepared_s = 0.0  # when the host has prepared all that arrived
+        self._preparing: deque[Job] = deque()
+        self._take_up = take_up
         self._hand_on = hand_on
         self._waiting: deque[Job] = deque()
         self._batch: list[Job] = []
@@ -57,7 +66,7 @@ class PrefillInstance:
         return self._busy
 
     def state(self) -> InstanceState:
-        """What it reports to routers."""
+        """What it reports to routers; what its host prepares is not in it yet."""
         pending = self._batch or self._waiting
         return instance_state(
             running_requests=0,
@@ -70,9 +79,19 @@ class PrefillInstance:
         )
 
     def enqueue(self, job: Job, now_s: float) -> None:
-        """Take a job whose prompt is to be computed."""
+        """Take a job whose prompt is to be computed, once the host has prepared it."""
+        self._preparing.append(job)
+        if not self._request_s:
+            self._prepared(now_s)
+            return
+        self._prepared_s = max(self._prepared_s, now_s) + self._request_s
+        self._events.schedule(self._prepared_s, self._prepared)
+
+    def _prepared(self, now_s: float) -> None:
+        job = self._preparing.popleft()
         self._waiting.append(job)
         self._waiting_tokens += job.prompt_tokens
+        self._take_up(job)
         if not self._busy:
             self._start(now_s)
 

@@ -190,17 +190,22 @@ class Simulation:
             self._events,
             max_tokens=self._cluster.engine.max_prefill_tokens,
             ttft_s=self._cluster.slo.ttft_s,
+            request_s=self._cluster.hardware.host.request_s,
+            take_up=self._take_up,
             hand_on=self._hand_on,
         )
 
     def _make_decode(self, name: str) -> DecodeInstance:
         cluster, engine = self._cluster, self._cluster.engine
+        host = cluster.hardware.host
         return DecodeInstance(
             self._make_runner(name, Role.DECODE),
             self._events,
             capacity_tokens=cluster.kv_capacity_tokens,
             reserved_tokens=engine.reserved_decode_tokens,
             max_requests=engine.max_running_requests,
+            step_s=host.step_s,
+            token_s=host.token_s,
             transfer_s=_transfer_s(cluster),
             complete=self._complete,
         )
@@ -294,6 +299,9 @@ class Simulation:
             return
         self._dispatcher.assign(job)
         self._prefill[job.prefill].enqueue(job, now_s)
+
+    def _take_up(self, job: Job) -> None:
+        self._dispatcher.taken_up(job)
 
     def _hand_on(self, job: Job, now_s: float) -> None:
         self._dispatcher.prefilled(job, now_s)

@@ -50,7 +50,8 @@ class Work:
         Args:
             what: ``tokens``; ``head`` by sampled rows; ``batch``, both of them for a decode batch;
                 ``prefill`` attention by new tokens and ``decode`` attention by requests, each at
-                two abscissae: the count itself, and the count squared plus one.
+                two abscissae: the count itself, and one far from it; ``prefill local`` and
+                ``decode local`` that of layers with a window.
             block: Index of the block.
         """
         key = (what, block)
@@ -67,10 +68,11 @@ class Work:
         if what == "batch":
             padded = np.array([latency.padded_batch(int(n)) for n in counts], dtype=float)
             return (*latency.token_costs(padded), latency.head_cost(padded))
-        attend: Callable[[FloatArray, FloatArray], Cost] = (
-            latency.prefill_attention_cost if what == "prefill" else latency.decode_attention_cost
+        phase, _, local = what.partition(" ")
+        attend: Callable[..., Cost] = (
+            latency.prefill_attention_cost if phase == "prefill" else latency.decode_attention_cost
         )
-        return attend(counts, counts), attend(counts, _far(counts))
+        return tuple(attend(counts, x, local=bool(local)) for x in (counts, _far(counts)))
 
 
 def _counts(block: int) -> FloatArray:
@@ -99,6 +101,7 @@ class ClockTable:
         self._latency = latency
         self._power = power
         self._work = work
+        self._window = latency.window
         self._state = ClockState.of(latency.hardware, clock_mhz)
         _, self._waiting_w, self._running_w, self._core_share = power.at(clock_mhz)
         self._rows: dict[tuple[str, int], _Rows] = {}
@@ -118,7 +121,16 @@ class ClockTable:
         ]
         kv = load.decode_kv_tokens
         bound = ((compute + per_compute * kv) ** p + (memory + per_memory * kv) ** p) ** (1.0 / p)
+        if self._window is not None:
+            local_s, local_j = self._attend_within("decode local", requests, kv)
+            seconds += local_s
+            joules += local_j
         return seconds + bound, joules + self._running_w * bound + per_joule * kv
+
+    def _attend_within(self, what: str, count: int, x: float) -> _Pair:
+        """Attention of the layers with a window."""
+        assert self._window is not None
+        return self._attend(what, count, min(x, count * self._window))
 
     def _prefill_step(self, load: Load) -> tuple[float, float]:
         requests, new = load.decode_requests, load.prefill_tokens
@@ -127,9 +139,16 @@ class ClockTable:
         seconds, joules = self._attend("prefill", new, load.prefill_attended_pairs)
         seconds += tokens_s + head_s
         joules += tokens_j + head_j
+        parts = []
+        if self._window is not None:
+            parts.append(self._attend_within("prefill local", new, load.prefill_attended_pairs))
         if requests:
-            decode_s, decode_j = self._attend("decode", requests, load.decode_kv_tokens)
-            return seconds + decode_s, joules + decode_j
+            parts.append(self._attend("decode", requests, load.decode_kv_tokens))
+            if self._window is not None:
+                parts.append(self._attend_within("decode local", requests, load.decode_kv_tokens))
+        for part_s, part_j in parts:
+            seconds += part_s
+            joules += part_j
         return seconds, joules
 
     def _row(self, what: str, count: int) -> _Pair:

@@ -1,0 +1,149 @@
+"""Formats of weights: bytes in memory, and the arithmetic that serves them.
+
+A format whose arithmetic a board lacks would be served by unpacking to a wider type, which engines
+do with kernels of their own; only the formats below say by which.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from voltana.errors import ProfileError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WeightFormat:
+    """How the matrices of a model's layers are stored and multiplied.
+
+    Attributes:
+        bytes: Bytes of one weight in memory, scales and zero points included.
+        arithmetic: Type of the products, a key of `HardwareProfile.peak_flops`.
+        activation_bytes: Bytes of one element that a product reads.
+        quantises: Whether an engine converts activations before each product, in a kernel of its
+            own.
+    """
+
+    bytes: float
+    arithmetic: str
+    activation_bytes: float = 2.0
+    quantises: bool = False
+
+
+def _packed(bits: int, group: int) -> WeightFormat:
+    """Whole numbers unpacked to bf16, with a 16-bit scale and a packed zero point a group."""
+    return WeightFormat(bytes=bits / 8 + (2 + bits / 8) / group, arithmetic="bf16")
+
+
+FORMATS: dict[str, WeightFormat] = {
+    "fp32": WeightFormat(bytes=4.0, arithmetic="fp32", activation_bytes=4.0),
+    "bf16": WeightFormat(bytes=2.0, arithmetic="bf16"),
+    "fp8": WeightFormat(bytes=1.0, arithmetic="fp8", activation_bytes=1.0, quantises=True),
+    "fp8-weights": WeightFormat(bytes=1.0, arithmetic="bf16"),
+    "int8": WeightFormat(bytes=1.0, arithmetic="bf16"),
+    # 4-bit floating point with a byte of scale for every 32 (mxfp4) or 16 (nvfp4) weights; no
+    # Ampere or Hopper board multiplies it, so kernels unpack it to bf16.
+    "mxfp4": WeightFormat(bytes=0.5 + 1 / 32, arithmetic="bf16"),
+    "nvfp4": WeightFormat(bytes=0.5 + 1 / 16, arithmetic="bf16"),
+    "int4": _packed(4, 128),
+    "int4-g64": _packed(4, 64),
+    "int4-g32": _packed(4, 32),
+    "int8-g128": _packed(8, 128),
+}
+"""By name. ``int8`` (W8A8) is taken to be unpacked to bf16: no int8 product is measured here."""
+
+
+def weight_format(name: str) -> WeightFormat:
+    """A format by name.
+
+    Raises:
+        ProfileError: If there is none.
+    """
+    if name not in FORMATS:
+        raise ProfileError(
+            f"weight_dtype = {name!r} is no known format of weights: must be one of "
+            f"{', '.join(FORMATS)}. Choose the one that the engine loads."
+        )
+    return FORMATS[name]
+
+
+EXPERTS_ONLY = frozenset({"mxfp4"})
+"""Formats that published checkpoints use for experts alone; the rest stays in bf16."""
+
+_COMPRESSED = {
+    "float-quantized": "fp8",
+    "int-quantized": "int8",
+    "naive-quantized": "int8",
+    "nvfp4-pack-quantized": "nvfp4",
+    "mxfp4-pack-quantized": "mxfp4",
+}
+
+
+_METHODS = "fp8, mxfp4, awq or gptq with 4 or 8 bits, compressed-tensors or modelopt"
+
+
+def format_of(quantisation: Mapping[str, Any]) -> str:
+    """The format that a ``quantization_config`` describes.
+
+    Raises:
+        ProfileError: If it is of a kind that is not modelled; the text names the key.
+    """
+    method = str(quantisation.get("quant_method") or "").lower()
+    if method in {"fp8", "fbgemm_fp8", "mxfp4"}:
+        return "mxfp4" if method == "mxfp4" else "fp8"
+    if method in {"awq", "gptq"}:
+        return _grouped(quantisation, quantisation.get("bits", quantisation.get("w_bit")), method)
+    if method in {"compressed-tensors", "compressed_tensors"}:
+        return _compressed(quantisation)
+    if method == "modelopt":
+        algorithm = str(quantisation.get("quant_algo") or "").upper()
+        if algorithm in {"FP8", "NVFP4"}:
+            return algorithm.lower()
+        raise _not_modelled("quant_algo", quantisation.get("quant_algo"), "FP8 or NVFP4")
+    raise _not_modelled(
+        "quant_method",
+        quantisation.get("quant_method"),
+        _METHODS,
+    )
+
+
+def _compressed(quantisation: Mapping[str, Any]) -> str:
+    kind = quantisation.get("format")
+    weights = _first_weights(quantisation.get("config_groups"))
+    if weights.get("type") == "float" and weights.get("num_bits") == 8:
+        return "fp8"
+    if kind in _COMPRESSED:
+        return _COMPRESSED[kind]
+    if kind in {"pack-quantized", "marlin-24"} and weights:
+        return _grouped(weights, weights.get("num_bits"), str(kind))
+    raise _not_modelled(
+        "format", kind, f"{', '.join(_COMPRESSED)}, or pack-quantized with config_groups"
+    )
+
+
+def _first_weights(groups: object) -> Mapping[str, Any]:
+    for group in groups.values() if isinstance(groups, dict) else ():
+        if isinstance(group, dict) and isinstance(group.get("weights"), dict):
+            weights: Mapping[str, Any] = group["weights"]
+            return weights
+    return {}
+
+
+def _grouped(table: Mapping[str, Any], bits: object, method: str) -> str:
+    group = table.get("group_size", table.get("q_group_size"))
+    suffix = {64: "-g64", 32: "-g32"}.get(group if isinstance(group, int) else 128, "")
+    if bits == 4:
+        return f"int4{suffix}"
+    if bits == 8:
+        return "int8-g128"
+    raise _not_modelled("quant_method", method, f"(with bits {bits!r}) {_METHODS}")
+
+
+def _not_modelled(key: str, value: object, modelled: str) -> ProfileError:
+    return ProfileError(
+        f"config.json: {key} {value!r} is not modelled, only {modelled} is. "
+        "Give the configuration without quantization_config, or write a model profile."
+    )
