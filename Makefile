@@ -64,6 +64,7 @@ chaos: $(READY) compiler ## kill and hang everything 200 times; every clock must
 
 bench: $(READY) ## measure speed and accuracy, as rates and ratios
 	$(BIN)/python -m benchmarks.speed
+	$(BIN)/python -m benchmarks.traces
 	$(BIN)/python -m benchmarks.prediction
 	$(BIN)/python -m benchmarks.predictors --quick
 	$(BIN)/python -m benchmarks.actuation

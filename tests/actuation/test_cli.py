@@ -53,12 +53,14 @@ def test_status_lease_and_restore(machine, daemon, voltana):
     assert machine.wait(lambda: not machine.any_locked())
 
 
-def test_a_lease_that_somebody_else_has_exits_with_1(machine, daemon, voltana):
+def test_a_lease_that_somebody_else_has_is_refused_in_one_line(machine, daemon, voltana):
     with daemon.client(0, lease_s=10.0) as client:
         assert client.reach(1005.0)
         socket = ("--socket", str(daemon.socket))
         done = voltana("actuator", "lease", "900", "--gpus", "0", "--seconds", "0.7", *socket)
-    assert done.returncode == 1, done.stdout
+    assert done.returncode == 2, done.stdout
+    assert "stop that one first" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
     assert "running at 900 MHz" not in done.stdout
 
 

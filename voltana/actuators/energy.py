@@ -153,8 +153,13 @@ class EnergyMeter:
         if not math.isfinite(reading.energy_j):
             return
         before, self._counted = self._counted, reading
-        if before is not None and reading.energy_j >= before.energy_j:  # else it began anew
-            self._counter.add(reading.energy_j - before.energy_j, reading.at_s - before.at_s)
+        if before is None:
+            return
+        counted_j, elapsed_s = reading.energy_j - before.energy_j, reading.at_s - before.at_s
+        began_anew = counted_j < 0
+        stood_still = counted_j == 0 and elapsed_s > MAX_GAP_S  # far longer than a tick
+        if not (began_anew or stood_still):
+            self._counter.add(counted_j, elapsed_s)
 
     def _integrate(self, reading: Reading) -> None:
         elapsed_s = reading.at_s - self._last.at_s
