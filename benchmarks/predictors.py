@@ -21,12 +21,12 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from river import forest, linear_model, tree
-from voltana.evaluation.policies import get_policy
 
 from benchmarks.sweep import results
 from voltana.evaluation.scenario import load_scenario
 from voltana.levels import A100_CLOCKS_MHZ, EvenlySpaced
 from voltana.plant.simulation import Simulation
+from voltana.policies import get_policy
 from voltana.predictors import EcoPred
 from voltana.values import Phase
 

@@ -1,4 +1,4 @@
-"""What all tests share: Hypothesis profiles, and logging that is left as it was.
+"""What all tests share: Hypothesis profiles.
 
 Choose a profile with HYPOTHESIS_PROFILE; where CI is set it is ci.
 default is for the local check, ci repeats the same examples in every run, slow is for the long
@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import os
 
-import pytest
-import structlog
 from hypothesis import HealthCheck, settings
 
 TOO_SLOW = (HealthCheck.too_slow,)
@@ -29,13 +27,3 @@ settings.register_profile("slow", max_examples=2000, deadline=None, suppress_hea
 settings.load_profile(
     os.environ.get("HYPOTHESIS_PROFILE", "ci" if os.environ.get("CI") else "default")
 )
-
-
-@pytest.fixture(autouse=True)
-def logging_as_it_was():
-    """Restores structlog's global configuration, which structlog.testing itself leaves changed."""
-    before, configured = structlog.get_config(), structlog.is_configured()
-    yield
-    structlog.reset_defaults()
-    if configured:
-        structlog.configure(**before)

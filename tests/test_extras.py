@@ -153,6 +153,8 @@ def test_the_version_stands_in_one_place():
         if project["name"] in {"voltana", "voltana-ring", "voltana-actuatord", "voltana-sglang"}:
             assert "version" in project["dynamic"]
             assert "version" not in project
-    sources = [p for p in ROOT.glob("*/**/*.py") if not p.is_relative_to(ROOT / ".venv")]
+    sources = [
+        p for p in ROOT.glob("*/**/*.py") if not p.relative_to(ROOT).parts[0].startswith(".")
+    ]
     named = [p for p in sources if f'"{__version__}"' in p.read_text(errors="ignore")]
     assert named == [ROOT / "voltana" / "__init__.py"]

@@ -176,6 +176,7 @@ class Beside:
             send=lambda raw, _flags: follower.take(raw), close=lambda: None
         )
         self._iteration = 0
+        self.rooms = []  # of requests that it took up since it published last
 
     def launch(self, load, jobs, late=()):
         """The engine launches an iteration, or none; the oldest of `late` has waited longest."""
@@ -211,7 +212,10 @@ class Beside:
             waiting = [*held._blocked, *held._ready, *held.moving]
             self.launch(running, waiting, held._blocked)  # the others do not wait any more
         age_s = self._time.now_s() - self._ring_loop.sampled_s
-        self._feed.publish(self._ring_loop.state, age_s=age_s, facts=self._facts.current())
+        rooms, self.rooms = self.rooms, []
+        self._feed.publish(
+            self._ring_loop.state, age_s=age_s, facts=self._facts.current(), rooms=rooms
+        )
 
     def close(self):
         self._reader.close()
@@ -232,7 +236,8 @@ class Mirror:
         )
         self.simulation = Simulation(spec, comparing, trace, seed=1, plant=PLANT)
         time = self.simulation._events
-        self._ledger, self._reports = Ledger(ingest_s=0.0), Reports(0.1)
+        # Rooms say what a prefill instance has taken up from its host, as plugins do.
+        self._ledger, self._reports = Ledger(ingest_s=math.inf), Reports(0.1)
         names = {i.runner.loop.instance for i in self.simulation.instances}
         self._follower = FeedFollower(names, reports=self._reports, ledger=self._ledger, time=time)
         self.beside = [
@@ -283,8 +288,9 @@ class Mirror:
 
     def _mirror_ledger(self):
         dispatcher, time = self.simulation._dispatcher, self.simulation._events
-        assign, prefilled, completed = (
+        assign, taken_up, prefilled, completed = (
             dispatcher.assign,
+            dispatcher.taken_up,
             dispatcher.prefilled,
             dispatcher.completed,
         )
@@ -299,8 +305,13 @@ class Mirror:
                     requests=1,
                     prompt_tokens=job.prompt_tokens,
                     sent_s=time.now_s(),
+                    rooms=(job.index,),
                 )
             )
+
+        def taken(job):
+            taken_up(job)
+            self.beside[job.prefill].rooms.append(job.index)
 
         def handed_on(job, now_s):
             prefilled(job, now_s)
@@ -310,8 +321,8 @@ class Mirror:
             completed(job)
             self._ledger.finished(f"request {job.index}")
 
-        dispatcher.assign, dispatcher.prefilled = assigned, handed_on
-        dispatcher.completed = ended
+        dispatcher.assign, dispatcher.taken_up = assigned, taken
+        dispatcher.prefilled, dispatcher.completed = handed_on, ended
 
     def _router(self, role, inner):
         mirror, needs = self, needs_of(inner)

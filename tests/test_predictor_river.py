@@ -10,12 +10,12 @@ import re
 import numpy as np
 import pytest
 from river import base, checks, compose, evaluate, linear_model, metrics, preprocessing, tree
-from voltana.evaluation.policies import get_policy
 
 from tests.latency_plants import Case, outcomes
 from voltana.errors import ConfigError, UnknownNameError
 from voltana.evaluation.scenario import load_scenario
 from voltana.plant.simulation import Simulation
+from voltana.policies import get_policy
 from voltana.predictors import Conformal, DriftAware, EcoPred, LatencyFeatures, RiverPredictor
 from voltana.predictors.ecopred.features import DECODE_PRODUCTS, regressor
 from voltana.testing import samples

@@ -6,7 +6,6 @@ from typing import Annotated
 
 import pytest
 from pydantic import Field, ValidationError, field_validator
-from voltana.serving.steer_settings import SteerTable
 
 from voltana.config import ScenarioFile
 from voltana.errors import ConfigError
@@ -16,6 +15,7 @@ from voltana.serving.launch.config import LaunchTable
 from voltana.serving.router.settings import RouterTable
 from voltana.validation import Count, Positive, StrictTable, explain
 from voltana_actuatord.daemon.settings import DaemonSettings
+from voltana_sglang.steer.settings import SteerTable
 
 
 class Inner(StrictTable):

@@ -59,7 +59,7 @@ class Wants:
                 router=self._router,
                 missing=self.listed(),
                 remedy="Does each server have an agent whose feed this router follows, and a "
-                "policy that learns what is missing? See docs/sglang-router.md.",
+                "policy that learns what is missing? See docs/architecture.md.",
             )
         else:
             self._log.info("the router has what it needs", router=self._router)
