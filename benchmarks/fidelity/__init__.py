@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 QUOTED = Path(__file__).with_name("quoted.toml")
+KNOWN = Path(__file__).with_name("known.toml")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,6 +56,12 @@ class Row:
         if self.high is not None:
             return f"<= {self.high:g} {self.unit}"
         return f">= {self.low:g} {self.unit}" if self.low is not None else ""
+
+
+def known_misses() -> dict[tuple[str, str], str]:
+    """Why each target that the plant is known to miss is missed, by section and row."""
+    misses = tomllib.loads(KNOWN.read_text(encoding="utf-8"))["miss"]
+    return {(miss["section"], miss["what"]): miss["why"] for miss in misses}
 
 
 def quotations() -> dict[str, dict[str, Any]]:

@@ -13,6 +13,7 @@ from rich.table import Table
 
 from benchmarks import fidelity
 from benchmarks.calibration.data import DATA
+from benchmarks.fidelity import known_misses
 
 if TYPE_CHECKING:
     from benchmarks.fidelity import Row
@@ -26,7 +27,8 @@ def main() -> int:
     """Run the sections named on the command line, or all of them and write the document.
 
     Returns:
-        0 if every target is met or there is nothing to compare with, 1 otherwise.
+        0 if every target is met, but for those that are known to be missed, or there is nothing to
+        compare with; 1 otherwise, and where a known miss is none any more.
     """
     if not DATA.is_dir():
         print("fidelity: skipped, for the measurements in ../shared/data are absent")
@@ -36,10 +38,15 @@ def main() -> int:
     _print(rows)
     if not wanted:
         _write(rows)
-    missed = [row for row in rows if not row.meets]
-    for row in missed:
-        print(f"missed: {row.section}, {row.what}: {row.measured:.3g}, target {row.target}")
-    return 1 if missed else 0
+    known = known_misses()
+    for row in (row for row in rows if not row.meets):
+        why = known.get((row.section, row.what))
+        said = "missed" if why is None else f"missed, as is known ({why})"
+        print(f"{said}: {row.section}, {row.what}: {row.measured:.3g}, target {row.target}")
+    wrong = [row for row in rows if row.meets == ((row.section, row.what) in known)]
+    for row in (row for row in wrong if row.meets):
+        print(f"met again: {row.section}, {row.what}. Take it out of known.toml.")
+    return 1 if wrong else 0
 
 
 def _sections() -> list[str]:
