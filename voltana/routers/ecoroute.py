@@ -13,13 +13,12 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from voltana.errors import invalid
 from voltana.planning import candidate_load, load_with, memory_tokens, planned_clock_mhz
 from voltana.ports import needs_of
 from voltana.routers.round_robin import RoundRobin
 from voltana.values import Need, Phase
+from voltana_actuatord.quick import quickly_made
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -28,6 +27,7 @@ if TYPE_CHECKING:
     from voltana.values import Candidate, Request
 
 
+@quickly_made
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _WhatIf:
     """What one request more does to an instance.
@@ -139,10 +139,9 @@ class EcoRoute:
         return memory_tokens(candidate) > self._wake_share * candidate.kv_capacity_tokens
 
     def _what_if(self, request: Request, candidate: Candidate) -> _WhatIf:
-        levels = np.array(candidate.levels_mhz, dtype=np.float64)
         now = candidate_load(candidate)
         after = load_with(now, request, candidate.role)
-        after_mhz = planned_clock_mhz(candidate, after, levels)
+        after_mhz = planned_clock_mhz(candidate, after)
         # An idle instance may be at any clock, so none has to rise; nor has one to the lowest.
         wakes = now.phase is Phase.IDLE and not candidate.in_flight
         # An instance that no clock can save runs at its fastest one, and gets slower.
@@ -151,7 +150,7 @@ class EcoRoute:
         rise_mhz = 0.0
         # From the lowest level on, it could be no boundary: what it runs at now need not be known.
         if not wakes and most_mhz - candidate.levels_mhz[0] > self._boundary_mhz:
-            rise_mhz = most_mhz - min(planned_clock_mhz(candidate, now, levels), fastest_mhz)
+            rise_mhz = most_mhz - min(planned_clock_mhz(candidate, now), fastest_mhz)
         return _WhatIf(
             wakes=wakes,
             clock_mhz=after_mhz,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 
@@ -17,6 +17,7 @@ from voltana.predictors.ecopred.features import (
     CLOCK_BASES,
     FEATURES,
     LOAD_FEATURES,
+    basis_at,
     decode_features,
     mixed_parts,
     prefill_features,
@@ -64,6 +65,9 @@ class Phased(Protocol):
         ...
 
 
+_Phase = TypeVar("_Phase", bound=Phased)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class PhaseModel:
     """A frozen `Phased`, where the other attributes are explained.
@@ -90,8 +94,13 @@ class PhaseModel:
 
     def predict_products(self, load: Sequence[float], bases: Weights) -> FloatArray:
         """See `Phased.predict_products`."""
-        mean_s: FloatArray = self.weights.dot(load).dot(bases)
+        mean_s: FloatArray = self.by_basis(load).dot(bases)
         return mean_s
+
+    def by_basis(self, load: Sequence[float]) -> FloatArray:
+        """Seconds of the features `load` with each clock basis, shape (CLOCK_BASES,)."""
+        seconds: FloatArray = self.weights.dot(load)
+        return seconds
 
     def to_dict(self) -> dict[str, object]:
         """Plain JSON values; None stands for an infinite deviation."""
@@ -180,8 +189,8 @@ def forecast_mean(
 
 
 def _parts(
-    load: Load, prefill: Phased, decode: Phased
-) -> tuple[Phased, list[float], list[float] | None]:
+    load: Load, prefill: _Phase, decode: _Phase
+) -> tuple[_Phase, list[float], list[float] | None]:
     """The model of a load, its features, and those of the decode model's part in a mixed one."""
     if not load.prefill_tokens:
         return decode, decode_features(load.decode_requests, load.decode_kv_tokens), None
@@ -189,6 +198,26 @@ def _parts(
         return prefill, prefill_features(load.prefill_tokens, load.prefill_attended_pairs), None
     features, cache = mixed_parts(load)
     return prefill, features, cache
+
+
+class MeanCurve(NamedTuple):
+    """Expected latency of one load against the clock.
+
+    Attributes:
+        by_basis: Seconds of the load with each clock basis.
+        max_clock_mhz: Clock at which f_max / f is 1.
+        known: Whether a bound may stand on it.
+    """
+
+    by_basis: Sequence[float]
+    max_clock_mhz: float
+    known: bool
+
+    def mean_s(self, clock_mhz: float) -> float:
+        """Expected latency at one clock."""
+        constant_s, slow_s, low_s = self.by_basis
+        _, slow, low = basis_at(clock_mhz, self.max_clock_mhz)
+        return constant_s + slow * slow_s + low * low_s
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -212,6 +241,22 @@ class LatencySnapshot:
     def forecast_mean(self, load: Load, clocks_mhz: FloatArray) -> tuple[FloatArray, bool]:
         """See `voltana.predictors.conformal.snapshot.TellsMean.forecast_mean`."""
         return forecast_mean(load, clocks_mhz, self.bases, self.prefill, self.decode)
+
+    def mean_curve(self, load: Load) -> MeanCurve | None:
+        """See `voltana.predictors.conformal.snapshot.TellsMeanCurve.mean_curve`."""
+        max_clock_mhz = self.bases.max_clock_mhz
+        if not (load.prefill_tokens or load.decode_requests):
+            return MeanCurve((0.0, 0.0, 0.0), max_clock_mhz, known=True)
+        phase, features, cache = _parts(load, self.prefill, self.decode)
+        by_basis: list[float] = phase.by_basis(features).tolist()
+        tried = MeanCurve(by_basis, max_clock_mhz, known=phase.relative_deviation < math.inf)
+        known = tried.known and tried.mean_s(phase.fastest_mhz) > 0.0
+        if cache is not None:
+            by_basis = (phase.by_basis(features) + self.decode.by_basis(cache)).tolist()
+            known = known and self.decode.relative_deviation < math.inf
+        if min(by_basis[1:]) < 0.0:
+            return None  # of weights that no learner of ours yields
+        return MeanCurve(by_basis, max_clock_mhz, known)
 
     def to_dict(self) -> Mapping[str, object]:
         """The model as plain JSON values; `from_dict` reads it."""
