@@ -7,7 +7,8 @@ learner.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from operator import mul
 from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeVar
 
 import numpy as np
@@ -23,7 +24,7 @@ from voltana.predictors.ecopred.features import (
     prefill_features,
     regressor,
 )
-from voltana.values import Forecast
+from voltana.values import Forecast, Phase
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -79,6 +80,7 @@ class PhaseModel:
         bound_deviations: See `Phased`.
         slowest_mhz: See `Phased`.
         fastest_mhz: See `Phased`.
+        falls: Whether the mean never rises with the clock, as with all that `PhaseLearner` yields.
     """
 
     weights: Weights
@@ -87,6 +89,12 @@ class PhaseModel:
     bound_deviations: float
     slowest_mhz: float
     fastest_mhz: float
+    falls: bool = field(init=False)
+    _rates: dict[float, list[float]] = field(default_factory=dict, init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        """Look at the signs once."""
+        object.__setattr__(self, "falls", bool(self.weights[1:].min() >= 0.0))
 
     def variance(self, x: FloatArray) -> float:
         """See `Phased.variance`."""
@@ -94,13 +102,21 @@ class PhaseModel:
 
     def predict_products(self, load: Sequence[float], bases: Weights) -> FloatArray:
         """See `Phased.predict_products`."""
-        mean_s: FloatArray = self.by_basis(load).dot(bases)
+        mean_s: FloatArray = self.weights.dot(load).dot(bases)
         return mean_s
 
-    def by_basis(self, load: Sequence[float]) -> FloatArray:
-        """Seconds of the features `load` with each clock basis, shape (CLOCK_BASES,)."""
-        seconds: FloatArray = self.weights.dot(load)
-        return seconds
+    def rates(self, clock_mhz: float, max_clock_mhz: float) -> list[float]:
+        """Seconds per unit of each load feature at one clock; remembered.
+
+        Args:
+            clock_mhz: The clock.
+            max_clock_mhz: Clock at which f_max / f is 1, always the same.
+        """
+        rates = self._rates.get(clock_mhz)
+        if rates is None:
+            basis = np.array(basis_at(clock_mhz, max_clock_mhz))
+            rates = self._rates[clock_mhz] = basis.dot(self.weights).tolist()
+        return rates
 
     def to_dict(self) -> dict[str, object]:
         """Plain JSON values; None stands for an infinite deviation."""
@@ -201,23 +217,25 @@ def _parts(
 
 
 class MeanCurve(NamedTuple):
-    """Expected latency of one load against the clock.
+    """Expected latency of one load against the clock; never rises with it.
 
     Attributes:
-        by_basis: Seconds of the load with each clock basis.
+        phase: The model of its phase.
+        features: Its features.
         max_clock_mhz: Clock at which f_max / f is 1.
         known: Whether a bound may stand on it.
     """
 
-    by_basis: Sequence[float]
+    phase: PhaseModel
+    features: Sequence[float]
     max_clock_mhz: float
-    known: bool
+    known: bool = True
 
     def mean_s(self, clock_mhz: float) -> float:
         """Expected latency at one clock."""
-        constant_s, slow_s, low_s = self.by_basis
-        _, slow, low = basis_at(clock_mhz, self.max_clock_mhz)
-        return constant_s + slow * slow_s + low * low_s
+        rates = self.phase.rates(clock_mhz, self.max_clock_mhz)
+        seconds: float = sum(map(mul, rates, self.features))
+        return seconds
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -244,19 +262,15 @@ class LatencySnapshot:
 
     def mean_curve(self, load: Load) -> MeanCurve | None:
         """See `voltana.predictors.conformal.snapshot.TellsMeanCurve.mean_curve`."""
-        max_clock_mhz = self.bases.max_clock_mhz
-        if not (load.prefill_tokens or load.decode_requests):
-            return MeanCurve((0.0, 0.0, 0.0), max_clock_mhz, known=True)
-        phase, features, cache = _parts(load, self.prefill, self.decode)
-        by_basis: list[float] = phase.by_basis(features).tolist()
-        tried = MeanCurve(by_basis, max_clock_mhz, known=phase.relative_deviation < math.inf)
-        known = tried.known and tried.mean_s(phase.fastest_mhz) > 0.0
-        if cache is not None:
-            by_basis = (phase.by_basis(features) + self.decode.by_basis(cache)).tolist()
-            known = known and self.decode.relative_deviation < math.inf
-        if min(by_basis[1:]) < 0.0:
-            return None  # of weights that no learner of ours yields
-        return MeanCurve(by_basis, max_clock_mhz, known)
+        if load.phase in (Phase.IDLE, Phase.MIXED):
+            return None
+        phase, features, _ = _parts(load, self.prefill, self.decode)
+        if not phase.falls:
+            return None
+        curve = MeanCurve(phase, features, self.bases.max_clock_mhz)
+        if phase.relative_deviation < math.inf and curve.mean_s(phase.fastest_mhz) > 0.0:
+            return curve
+        return curve._replace(known=False)
 
     def to_dict(self) -> Mapping[str, object]:
         """The model as plain JSON values; `from_dict` reads it."""
