@@ -212,6 +212,14 @@ def planned_clock_mhz(candidate: Candidate, load: Load) -> float:
     return levels_mhz[begins] if begins < len(levels_mhz) else math.inf
 
 
+def planned_within(candidate: Candidate, load: Load, clock_mhz: float) -> bool:
+    """Whether `planned_clock_mhz` is at most `clock_mhz`, one of the levels; asks there alone."""
+    curve = None if candidate.predictor is None else _curve(candidate.predictor, load)
+    if curve is None:
+        return planned_clock_mhz(candidate, load) <= clock_mhz
+    return curve.upper_s(clock_mhz) <= candidate.budget_s
+
+
 def mean_at(predictor: Forecasts, load: Load, clock_mhz: float) -> float:
     """Expected latency of `load` at one clock."""
     curve = _curve(predictor, load)

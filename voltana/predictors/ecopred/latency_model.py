@@ -24,7 +24,7 @@ from voltana.predictors.ecopred.features import (
     prefill_features,
     regressor,
 )
-from voltana.values import Forecast, Phase
+from voltana.values import Forecast
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -262,10 +262,9 @@ class LatencySnapshot:
 
     def mean_curve(self, load: Load) -> MeanCurve | None:
         """See `voltana.predictors.conformal.snapshot.TellsMeanCurve.mean_curve`."""
-        if load.phase in (Phase.IDLE, Phase.MIXED):
-            return None
-        phase, features, _ = _parts(load, self.prefill, self.decode)
-        if not phase.falls:
+        phase, features, cache = _parts(load, self.prefill, self.decode)
+        idle = not (load.prefill_tokens or load.decode_requests)
+        if idle or cache is not None or not phase.falls:
             return None
         curve = MeanCurve(phase, features, self.bases.max_clock_mhz)
         if phase.relative_deviation < math.inf and curve.mean_s(phase.fastest_mhz) > 0.0:
