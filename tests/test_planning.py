@@ -140,10 +140,11 @@ def test_queued_prompts_attend_as_prompts_of_equal_length():
 
 
 def test_the_planned_clock_rises_with_the_load_until_none_is_safe():
-    candidate = samples.candidate(0, Role.DECODE, budget_s=0.02)
-    levels = np.array(samples.CLOCKS_MHZ)
+    candidate = samples.candidate(
+        0, Role.DECODE, budget_s=0.02, levels_mhz=tuple(samples.CLOCKS_MHZ)
+    )
     clocks = [
-        planning.planned_clock_mhz(candidate, Load.decode(n, 600 * n), levels)
+        planning.planned_clock_mhz(candidate, Load.decode(n, 600 * n))
         for n in (1, 30, 60, 90, 4000)
     ]
     assert clocks == sorted(clocks)
@@ -152,5 +153,4 @@ def test_the_planned_clock_rises_with_the_load_until_none_is_safe():
 
 def test_without_a_predictor_no_clock_is_known_to_be_safe():
     candidate = samples.candidate(0, Role.DECODE, predictor=None)
-    levels = np.array(samples.CLOCKS_MHZ)
-    assert planning.planned_clock_mhz(candidate, Load.decode(1, 1), levels) == math.inf
+    assert planning.planned_clock_mhz(candidate, Load.decode(1, 1)) == math.inf

@@ -6,15 +6,19 @@ operating points go out.
 
 from __future__ import annotations
 
+import functools
 import math
-from typing import TYPE_CHECKING
+from bisect import bisect_left
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
+from voltana.ports import TellsCurve
 from voltana.promise import Promise
 from voltana.values import Decision, Load, Role, Status
 
 if TYPE_CHECKING:
+    from voltana.ports import Forecasts, LatencyCurve
     from voltana.values import Candidate, FloatArray, Forecast, Request
 
 
@@ -188,19 +192,52 @@ def load_with(load: Load, request: Request, role: Role) -> Load:
     )
 
 
-def planned_clock_mhz(candidate: Candidate, load: Load, levels_mhz: FloatArray) -> float:
-    """Clock that a lowest-safe-level controller would choose for `load`; inf if none is safe.
+def planned_clock_mhz(candidate: Candidate, load: Load) -> float:
+    """Level that a lowest-safe-level controller would choose for `load`; inf if none is safe.
 
     Args:
-        candidate: Must have a predictor snapshot.
+        candidate: Without a predictor snapshot, none is safe.
         load: What its iteration would compute.
-        levels_mhz: Its levels, ascending, shape (n,).
     """
+    levels_mhz, budget_s = candidate.levels_mhz, candidate.budget_s
     if candidate.predictor is None:
         return math.inf
-    forecast = candidate.predictor.forecast(load, levels_mhz)
-    index = lowest_safe_index(forecast.upper_s, candidate.budget_s)
-    return math.inf if index is None else float(levels_mhz[index])
+    curve = _curve(candidate.predictor, load)
+    if curve is None:
+        forecast = candidate.predictor.forecast(load, np.array(levels_mhz, dtype=np.float64))
+        index = lowest_safe_index(forecast.upper_s, budget_s)
+        return math.inf if index is None else levels_mhz[index]
+    # The bound never rises with the clock: what is safe begins at one of the levels.
+    begins = bisect_left(levels_mhz, True, key=lambda mhz: curve.upper_s(mhz) <= budget_s)
+    return levels_mhz[begins] if begins < len(levels_mhz) else math.inf
+
+
+def planned_within(candidate: Candidate, load: Load, clock_mhz: float) -> bool:
+    """Whether `planned_clock_mhz` is at most `clock_mhz`, one of the levels; asks there alone."""
+    curve = None if candidate.predictor is None else _curve(candidate.predictor, load)
+    if curve is None:
+        return planned_clock_mhz(candidate, load) <= clock_mhz
+    return curve.upper_s(clock_mhz) <= candidate.budget_s
+
+
+def mean_at(predictor: Forecasts, load: Load, clock_mhz: float) -> float:
+    """Expected latency of `load` at one clock."""
+    curve = _curve(predictor, load)
+    if curve is None:
+        return float(predictor.forecast(load, np.array([clock_mhz])).mean_s[0])
+    return curve.mean_s(clock_mhz)
+
+
+def _curve(predictor: Forecasts, load: Load) -> LatencyCurve | None:
+    if not _tells_curves(type(predictor)):
+        return None
+    return cast("TellsCurve", predictor).curve(load)
+
+
+@functools.cache
+def _tells_curves(kind: type) -> bool:
+    """Whether forecasts of a class come as curves too; asking a Protocol takes its time."""
+    return issubclass(kind, TellsCurve)
 
 
 def certified_or_fastest(forecast: Forecast, index: int | None, budget_s: float) -> Decision:

@@ -41,6 +41,7 @@ __all__ = [
     "HasLevels",
     "HoldsPredictor",
     "KeepsAccount",
+    "LatencyCurve",
     "Needy",
     "PowerForecasts",
     "PowerPredictor",
@@ -50,6 +51,7 @@ __all__ = [
     "Restorable",
     "Router",
     "Sensor",
+    "TellsCurve",
     "TimeSource",
     "needs_of",
 ]
@@ -78,6 +80,27 @@ class PredictorSnapshot(Forecasts, Protocol):
 
     def to_dict(self) -> Mapping[str, object]:
         """The snapshot as plain JSON values."""
+        ...
+
+
+class LatencyCurve(Protocol):
+    """Latency of one load against the clock, one clock at a time."""
+
+    def mean_s(self, clock_mhz: float) -> float:
+        """Expected latency; inf where unknown."""
+        ...
+
+    def upper_s(self, clock_mhz: float) -> float:
+        """Latency that is exceeded rarely; never rises with the clock; inf where unknown."""
+        ...
+
+
+@runtime_checkable
+class TellsCurve(Protocol):
+    """What a snapshot is beside that if a few clocks cost it less than a whole forecast."""
+
+    def curve(self, load: Load) -> LatencyCurve | None:
+        """What `forecast` yields for `load`, up to rounding; None where it may rise somewhere."""
         ...
 
 

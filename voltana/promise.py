@@ -10,6 +10,7 @@ import math
 from dataclasses import dataclass
 
 from voltana.errors import invalid
+from voltana_actuatord.quick import quickly_made
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,6 +93,12 @@ class Statement:
         return (self.q_hi - self.q_lo) / self.step(max(updates - 1, 0))
 
 
+def bound_on(mean_s: float, quantile: float, offset_s: float) -> float:
+    """The bound ``m + q * (m + m0)`` on a latency that is expected to be `mean_s`, m."""
+    return mean_s + quantile * (mean_s + offset_s)
+
+
+@quickly_made
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MarginPart:
     """The margin of one group, as issued.
@@ -111,6 +118,7 @@ class MarginPart:
     updates: int = 0
 
 
+@quickly_made
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Margin:
     """What a guarantee issued with a forecast: the bound is ``m + q * (m + offset_s)``.
@@ -136,9 +144,10 @@ class Margin:
 
     def bound_s(self, part: MarginPart, mean_s: float) -> float:
         """Bound with one of the parts on a latency that is expected to be `mean_s`."""
-        return mean_s + part.quantile * (mean_s + self.offset_s)
+        return bound_on(mean_s, part.quantile, self.offset_s)
 
 
+@quickly_made
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Promise:
     """What the loop settled for a decision whose forecast carries a margin.

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from voltana_actuatord.quick import quickly_made
 from voltana_actuatord.values import ActuatorStatus, Command, Domain, Health, Reading
 
 if TYPE_CHECKING:
@@ -90,6 +91,7 @@ class Status(enum.StrEnum):
     VOID = "void"
 
 
+@quickly_made
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Load:
     """What one engine iteration computes; a mixed batch has all four parts.
@@ -141,6 +143,7 @@ def attended_pairs(new_tokens: int, cached_tokens: int = 0) -> float:
     return new_tokens * cached_tokens + new_tokens * (new_tokens + 1) / 2
 
 
+@quickly_made
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeadlineBucket:
     """Work of a prefill queue that must be done by a deadline, cumulative from the queue's front.
@@ -158,6 +161,7 @@ class DeadlineBucket:
     cumulative_batches: int
 
 
+@quickly_made
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Queue:
     """Requests that wait, not counting those in the batch that is about to run.
@@ -212,6 +216,7 @@ class Bounds:
 UNBOUNDED = Bounds()
 
 
+@quickly_made
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Observation:
     """What a controller sees before an iteration.
@@ -241,6 +246,7 @@ class Observation:
     last_latency_s: float = math.nan
 
 
+@quickly_made
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Forecast:
     """Latency of one load at many clocks.
@@ -278,6 +284,7 @@ class Forecast:
         return float(self.mean_s[index]) if index >= 0 and clock_mhz > 0 else math.inf
 
 
+@quickly_made
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Decision:
     """What a controller wants, and what that promises.
@@ -300,6 +307,7 @@ class Decision:
     promise: Promise | None = None
 
 
+@quickly_made
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
     """What an iteration really took; the label that predictors learn from.
@@ -319,6 +327,7 @@ class Outcome:
     decision: Decision | None = None
 
 
+@quickly_made
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Exposure:
     """Part of an energy window: how long one load ran at one clock (an idle stretch included)."""
@@ -328,6 +337,7 @@ class Exposure:
     duration_s: float
 
 
+@quickly_made
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
     """A request as a router sees it when it arrives.
@@ -347,6 +357,7 @@ class Request:
     slo_class: str = "default"
 
 
+@quickly_made
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reservation:
     """What the dispatcher's ledger holds against an instance: sent there, not yet reported by it.
@@ -363,6 +374,7 @@ class Reservation:
 NO_RESERVATION = Reservation()
 
 
+@quickly_made
 @dataclass(frozen=True, slots=True, kw_only=True)
 class InstanceState:
     """What an instance last reported of itself.
@@ -399,6 +411,7 @@ class Need(enum.StrEnum):
     KV_CAPACITY = "KV capacity"
 
 
+@quickly_made
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Candidate:
     """What a router knows of an instance.

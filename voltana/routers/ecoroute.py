@@ -10,24 +10,31 @@ which the published system does not do.
 from __future__ import annotations
 
 import math
+from bisect import bisect_left
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from voltana.errors import invalid
-from voltana.planning import candidate_load, load_with, memory_tokens, planned_clock_mhz
+from voltana.planning import (
+    candidate_load,
+    load_with,
+    memory_tokens,
+    planned_clock_mhz,
+    planned_within,
+)
 from voltana.ports import needs_of
 from voltana.routers.round_robin import RoundRobin
-from voltana.values import Need, Phase
+from voltana.values import Need
+from voltana_actuatord.quick import quickly_made
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from voltana.ports import Router
-    from voltana.values import Candidate, Request
+    from voltana.values import Candidate, Load, Request
 
 
+@quickly_made
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _WhatIf:
     """What one request more does to an instance.
@@ -139,27 +146,30 @@ class EcoRoute:
         return memory_tokens(candidate) > self._wake_share * candidate.kv_capacity_tokens
 
     def _what_if(self, request: Request, candidate: Candidate) -> _WhatIf:
-        levels = np.array(candidate.levels_mhz, dtype=np.float64)
         now = candidate_load(candidate)
         after = load_with(now, request, candidate.role)
-        after_mhz = planned_clock_mhz(candidate, after, levels)
+        after_mhz = planned_clock_mhz(candidate, after)
         # An idle instance may be at any clock, so none has to rise; nor has one to the lowest.
-        wakes = now.phase is Phase.IDLE and not candidate.in_flight
+        wakes = not (now.prefill_tokens or now.decode_requests or candidate.in_flight)
         # An instance that no clock can save runs at its fastest one, and gets slower.
-        fastest_mhz = candidate.levels_mhz[-1]
-        most_mhz = min(after_mhz, fastest_mhz)
-        rise_mhz = 0.0
-        # From the lowest level on, it could be no boundary: what it runs at now need not be known.
-        if not wakes and most_mhz - candidate.levels_mhz[0] > self._boundary_mhz:
-            rise_mhz = most_mhz - min(planned_clock_mhz(candidate, now, levels), fastest_mhz)
+        most_mhz = min(after_mhz, candidate.levels_mhz[-1])
         return _WhatIf(
             wakes=wakes,
             clock_mhz=after_mhz,
             unsafe=after_mhz == math.inf,
-            rise_mhz=rise_mhz if rise_mhz > self._boundary_mhz else 0.0,
+            rise_mhz=0.0 if wakes else self._rise_mhz(candidate, now, most_mhz),
             new_tile=self._tiles(after.decode_requests) > self._tiles(now.decode_requests),
             requests=after.decode_requests,
         )
+
+    def _rise_mhz(self, candidate: Candidate, now: Load, most_mhz: float) -> float:
+        """How much the clock rises from that of `now` to `most_mhz`; 0 below what counts."""
+        levels = candidate.levels_mhz
+        # Levels from which the rise would count; most often the instance is at none of them.
+        far = bisect_left(levels, most_mhz - self._boundary_mhz)
+        if not far or not planned_within(candidate, now, levels[far - 1]):
+            return 0.0
+        return most_mhz - planned_clock_mhz(candidate, now)
 
     def _tiles(self, requests: int) -> int:
         # The first tile is there from the start: an empty instance crosses no boundary.

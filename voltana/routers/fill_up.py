@@ -12,10 +12,8 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from voltana.errors import invalid
-from voltana.planning import candidate_load, load_with
+from voltana.planning import candidate_load, load_with, mean_at
 from voltana.routers.least_loaded import LeastLoaded
 from voltana.values import Need, Role
 
@@ -72,5 +70,4 @@ def _pending_s(request: Request, candidate: Candidate) -> float:
     if candidate.role is Role.DECODE or candidate.predictor is None or not candidate.levels_mhz:
         return math.inf
     load = load_with(candidate_load(candidate), request, candidate.role)
-    lowest_mhz = np.array(candidate.levels_mhz[:1], dtype=np.float64)
-    return float(candidate.predictor.forecast(load, lowest_mhz).mean_s[0])
+    return mean_at(candidate.predictor, load, candidate.levels_mhz[0])

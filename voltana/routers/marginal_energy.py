@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from voltana.errors import invalid
-from voltana.planning import GROWTH_TOKENS, cheapest_safe_index
+from voltana.planning import GROWTH_TOKENS, cheapest_safe_index, mean_at
 from voltana.ports import needs_of
 from voltana.routers.least_memory import LeastMemory
 from voltana.values import Load, Need, Role
@@ -184,8 +184,8 @@ class MarginalEnergy:
             return known[2]
         assert candidate.predictor is not None
         load = Load.decode(state.running_requests, state.kv_tokens)
-        clock = np.array([_nearest(candidate.levels_mhz, state.clock_mhz)])
-        latency_s = float(candidate.predictor.forecast(load, clock).mean_s[0])
+        clock_mhz = _nearest(candidate.levels_mhz, state.clock_mhz)
+        latency_s = mean_at(candidate.predictor, load, clock_mhz)
         known_latency = 0.0 < latency_s < math.inf
         produced_per_s = state.running_requests / latency_s if known_latency else math.inf
         self._produced[candidate.instance] = candidate.predictor, state, produced_per_s

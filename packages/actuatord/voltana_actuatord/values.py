@@ -5,6 +5,8 @@ from __future__ import annotations
 import enum
 from dataclasses import dataclass
 
+from voltana_actuatord.quick import quickly_made
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Domain:
@@ -21,6 +23,7 @@ class Domain:
     host: str = "localhost"
 
 
+@quickly_made
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Command:
     """A clock for a domain; a higher sequence number replaces a lower one that still waits."""
@@ -58,6 +61,7 @@ class ActuatorStatus:
     error: str = ""
 
 
+@quickly_made
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reading:
     """One reading of an instance's sensors.

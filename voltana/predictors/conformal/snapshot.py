@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 
+from voltana.promise import bound_on
 from voltana.values import Forecast
 
 if TYPE_CHECKING:
@@ -35,6 +37,28 @@ class TellsMean(Protocol):
         ...
 
 
+class MeanCurve(Protocol):
+    """Expected latency of one load against the clock, with which it never rises."""
+
+    @property
+    def known(self) -> bool:
+        """Whether a bound may stand on it."""
+        ...
+
+    def mean_s(self, clock_mhz: float) -> float:
+        """Expected latency at one clock."""
+        ...
+
+
+@runtime_checkable
+class TellsMeanCurve(Protocol):
+    """A snapshot whose mean costs less at a few clocks than a forecast of many."""
+
+    def mean_curve(self, load: Load) -> MeanCurve | None:
+        """The mean that `forecast` has, up to rounding; None where it may rise with the clock."""
+        ...
+
+
 def mean_of(
     predictor: Forecasts, told: TellsMean | None, load: Load, clocks_mhz: FloatArray
 ) -> tuple[FloatArray, Known]:
@@ -48,6 +72,12 @@ def mean_of(
 def teller(predictor: Forecasts) -> TellsMean | None:
     """`predictor`, if it tells its mean alone."""
     return predictor if isinstance(predictor, TellsMean) else None
+
+
+@functools.cache
+def _tells_mean_curves(kind: type) -> bool:
+    """Whether snapshots of a class tell curves; asking a Protocol takes its time."""
+    return issubclass(kind, TellsMeanCurve)
 
 
 def upper_bound(
@@ -72,6 +102,31 @@ def upper_bound(
     if not isinstance(quantile, float) or quantile < 0.0:
         np.maximum(upper_s, mean_s, out=upper_s)
     return upper_s
+
+
+class BoundCurve(NamedTuple):
+    """A mean and the bound on it, a `voltana.ports.LatencyCurve`.
+
+    Attributes:
+        mean: The mean.
+        quantile: q, the same at all clocks.
+        offset_s: m0.
+    """
+
+    mean: MeanCurve
+    quantile: float
+    offset_s: float
+
+    def mean_s(self, clock_mhz: float) -> float:
+        """See `voltana.ports.LatencyCurve.mean_s`."""
+        return self.mean.mean_s(clock_mhz)
+
+    def upper_s(self, clock_mhz: float) -> float:
+        """See `voltana.ports.LatencyCurve.upper_s`."""
+        if not self.mean.known:
+            return math.inf
+        mean_s = self.mean.mean_s(clock_mhz)
+        return max(mean_s, bound_on(mean_s, self.quantile, self.offset_s))
 
 
 def group_names(group: str, edges_mhz: Sequence[float]) -> Sequence[str]:
@@ -113,10 +168,14 @@ class ConformalSnapshot:
     group: Callable[[Load], str]
     edges_mhz: tuple[float, ...]
     _told: TellsMean | None = field(init=False, repr=False)
+    _curves: TellsMeanCurve | None = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        """Ask once whether the predictor tells its mean alone."""
-        object.__setattr__(self, "_told", teller(self.predictor))
+        """Ask once whether the predictor tells its mean alone, and at single clocks."""
+        predictor = self.predictor
+        object.__setattr__(self, "_told", teller(predictor))
+        curves = predictor if not self.edges_mhz and _tells_mean_curves(type(predictor)) else None
+        object.__setattr__(self, "_curves", curves)
 
     def forecast(self, load: Load, clocks_mhz: FloatArray) -> Forecast:
         """See `voltana.ports.Forecasts.forecast`."""
@@ -125,6 +184,13 @@ class ConformalSnapshot:
         quantile = at_clocks(list(map(self._open, names)), self.edges_mhz, clocks_mhz)
         upper_s = upper_bound(mean_s, known, quantile, self.offset_s)
         return Forecast(clocks_mhz=clocks_mhz, mean_s=mean_s, upper_s=upper_s)
+
+    def curve(self, load: Load) -> BoundCurve | None:
+        """See `voltana.ports.TellsCurve.curve`; None where margins differ between clocks."""
+        mean = None if self._curves is None else self._curves.mean_curve(load)
+        if mean is None:
+            return None
+        return BoundCurve(mean, self._open(self.group(load)), self.offset_s)
 
     def to_dict(self) -> Mapping[str, object]:
         """Plain JSON values: the predictor's, and the margins by group."""

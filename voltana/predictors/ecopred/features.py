@@ -86,6 +86,12 @@ def clock_basis(clocks_mhz: FloatArray, max_clock_mhz: float) -> Basis:
     return np.stack([np.ones_like(slow), slow, np.maximum(slow - KNEE, 0.0)])
 
 
+def basis_at(clock_mhz: float, max_clock_mhz: float) -> tuple[float, float, float]:
+    """`clock_basis` at one clock, as plain numbers."""
+    slow = max_clock_mhz / clock_mhz
+    return 1.0, slow, slow - KNEE if slow > KNEE else 0.0
+
+
 def bound_basis(
     clocks_mhz: FloatArray, max_clock_mhz: float, slowest_mhz: float, fastest_mhz: float
 ) -> Basis:
@@ -116,8 +122,7 @@ def regressor(load: Sequence[float], clock_mhz: float, max_clock_mhz: float) -> 
 
 def products(load: Sequence[float], clock_mhz: float, max_clock_mhz: float) -> list[float]:
     """`regressor` as a list."""
-    slow = max_clock_mhz / clock_mhz
-    low = slow - KNEE if slow > KNEE else 0.0
+    _, slow, low = basis_at(clock_mhz, max_clock_mhz)
     return [*load, *[slow * v for v in load], *[low * v for v in load]]
 
 

@@ -7,8 +7,9 @@ learner.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from dataclasses import dataclass, field
+from operator import mul
+from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 
@@ -17,6 +18,7 @@ from voltana.predictors.ecopred.features import (
     CLOCK_BASES,
     FEATURES,
     LOAD_FEATURES,
+    basis_at,
     decode_features,
     mixed_parts,
     prefill_features,
@@ -64,6 +66,9 @@ class Phased(Protocol):
         ...
 
 
+_Phase = TypeVar("_Phase", bound=Phased)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class PhaseModel:
     """A frozen `Phased`, where the other attributes are explained.
@@ -75,6 +80,7 @@ class PhaseModel:
         bound_deviations: See `Phased`.
         slowest_mhz: See `Phased`.
         fastest_mhz: See `Phased`.
+        falls: Whether the mean never rises with the clock, as with all that `PhaseLearner` yields.
     """
 
     weights: Weights
@@ -83,6 +89,12 @@ class PhaseModel:
     bound_deviations: float
     slowest_mhz: float
     fastest_mhz: float
+    falls: bool = field(init=False)
+    _rates: dict[float, list[float]] = field(default_factory=dict, init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        """Look at the signs once."""
+        object.__setattr__(self, "falls", bool(self.weights[1:].min() >= 0.0))
 
     def variance(self, x: FloatArray) -> float:
         """See `Phased.variance`."""
@@ -92,6 +104,19 @@ class PhaseModel:
         """See `Phased.predict_products`."""
         mean_s: FloatArray = self.weights.dot(load).dot(bases)
         return mean_s
+
+    def rates(self, clock_mhz: float, max_clock_mhz: float) -> list[float]:
+        """Seconds per unit of each load feature at one clock; remembered.
+
+        Args:
+            clock_mhz: The clock.
+            max_clock_mhz: Clock at which f_max / f is 1, always the same.
+        """
+        rates = self._rates.get(clock_mhz)
+        if rates is None:
+            basis = np.array(basis_at(clock_mhz, max_clock_mhz))
+            rates = self._rates[clock_mhz] = basis.dot(self.weights).tolist()
+        return rates
 
     def to_dict(self) -> dict[str, object]:
         """Plain JSON values; None stands for an infinite deviation."""
@@ -180,8 +205,8 @@ def forecast_mean(
 
 
 def _parts(
-    load: Load, prefill: Phased, decode: Phased
-) -> tuple[Phased, list[float], list[float] | None]:
+    load: Load, prefill: _Phase, decode: _Phase
+) -> tuple[_Phase, list[float], list[float] | None]:
     """The model of a load, its features, and those of the decode model's part in a mixed one."""
     if not load.prefill_tokens:
         return decode, decode_features(load.decode_requests, load.decode_kv_tokens), None
@@ -189,6 +214,28 @@ def _parts(
         return prefill, prefill_features(load.prefill_tokens, load.prefill_attended_pairs), None
     features, cache = mixed_parts(load)
     return prefill, features, cache
+
+
+class MeanCurve(NamedTuple):
+    """Expected latency of one load against the clock; never rises with it.
+
+    Attributes:
+        phase: The model of its phase.
+        features: Its features.
+        max_clock_mhz: Clock at which f_max / f is 1.
+        known: Whether a bound may stand on it.
+    """
+
+    phase: PhaseModel
+    features: Sequence[float]
+    max_clock_mhz: float
+    known: bool = True
+
+    def mean_s(self, clock_mhz: float) -> float:
+        """Expected latency at one clock."""
+        rates = self.phase.rates(clock_mhz, self.max_clock_mhz)
+        seconds: float = sum(map(mul, rates, self.features))
+        return seconds
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -212,6 +259,17 @@ class LatencySnapshot:
     def forecast_mean(self, load: Load, clocks_mhz: FloatArray) -> tuple[FloatArray, bool]:
         """See `voltana.predictors.conformal.snapshot.TellsMean.forecast_mean`."""
         return forecast_mean(load, clocks_mhz, self.bases, self.prefill, self.decode)
+
+    def mean_curve(self, load: Load) -> MeanCurve | None:
+        """See `voltana.predictors.conformal.snapshot.TellsMeanCurve.mean_curve`."""
+        phase, features, cache = _parts(load, self.prefill, self.decode)
+        idle = not (load.prefill_tokens or load.decode_requests)
+        if idle or cache is not None or not phase.falls:
+            return None
+        curve = MeanCurve(phase, features, self.bases.max_clock_mhz)
+        if phase.relative_deviation < math.inf and curve.mean_s(phase.fastest_mhz) > 0.0:
+            return curve
+        return curve._replace(known=False)
 
     def to_dict(self) -> Mapping[str, object]:
         """The model as plain JSON values; `from_dict` reads it."""

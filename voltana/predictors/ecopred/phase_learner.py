@@ -42,7 +42,7 @@ class PhaseLearner:
         scale: Scale of its residuals.
     """
 
-    __slots__ = ("_bound_deviations", "_clocks", "_max_clock_mhz", "scale", "squares")
+    __slots__ = ("_bound_deviations", "_clocks", "_frozen", "_max_clock_mhz", "scale", "squares")
 
     def __init__(
         self,
@@ -66,6 +66,7 @@ class PhaseLearner:
             self._clocks.trust(*prior.tried_mhz)
         self._max_clock_mhz = max_clock_mhz
         self._bound_deviations = bound_deviations
+        self._frozen: PhaseModel | None = None
 
     @property
     def bound_deviations(self) -> float:
@@ -114,17 +115,20 @@ class PhaseLearner:
         )
         self.scale.update(abs(latency_s - expected_s) / max(expected_s, 1e-9))
         self._clocks.update(clock_mhz)
+        self._frozen = None
 
     def frozen(self) -> PhaseModel:
-        """A copy that no longer changes."""
-        return PhaseModel(
-            weights=self.squares.coefficients.reshape(CLOCK_BASES, LOAD_FEATURES).copy(),
-            covariance=self.squares.covariance,
-            relative_deviation=self.relative_deviation,
-            bound_deviations=self._bound_deviations,
-            slowest_mhz=self.slowest_mhz,
-            fastest_mhz=self.fastest_mhz,
-        )
+        """A copy that no longer changes; the same one until something is learned."""
+        if self._frozen is None:
+            self._frozen = PhaseModel(
+                weights=self.squares.coefficients.reshape(CLOCK_BASES, LOAD_FEATURES).copy(),
+                covariance=self.squares.covariance,
+                relative_deviation=self.relative_deviation,
+                bound_deviations=self._bound_deviations,
+                slowest_mhz=self.slowest_mhz,
+                fastest_mhz=self.fastest_mhz,
+            )
+        return self._frozen
 
     def to_profile(self, names: tuple[str, ...]) -> PhaseProfile | None:
         """What was learned, by the names of the load features; None if that is nothing."""
@@ -152,3 +156,4 @@ class PhaseLearner:
         self.squares.reopen(factor)
         self.scale.widen(relative_error)
         self._clocks.restart()
+        self._frozen = None

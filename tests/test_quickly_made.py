@@ -1,0 +1,53 @@
+"""Values that are made quickly are the frozen dataclasses that they would be anyway."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import pickle
+
+import pytest
+
+from voltana_actuatord.quick import quickly_made
+
+
+@quickly_made
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Point:
+    """One field that must be given, and one with a default."""
+
+    x: float
+    y: float = 2.0
+
+
+def test_fields_and_defaults_are_stored():
+    assert Point(x=1.0) == Point(y=2.0, x=1.0)
+    assert dataclasses.asdict(Point(x=1.0, y=3.0)) == {"x": 1.0, "y": 3.0}
+    assert dataclasses.replace(Point(x=1.0), x=5.0) == Point(x=5.0)
+
+
+def test_instances_are_frozen_hashable_and_picklable():
+    point = Point(x=1.0)
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        point.x = 2.0
+    assert hash(point) == hash(Point(x=1.0))
+    assert pickle.loads(pickle.dumps(point)) == point
+
+
+@pytest.mark.parametrize("wrong", [Point, lambda: Point(1.0), lambda: Point(z=1.0)])
+def test_wrong_arguments_are_refused_by_name(wrong):
+    with pytest.raises(TypeError, match="__init__"):
+        wrong()
+
+
+def test_the_signature_is_kept():
+    assert str(inspect.signature(Point)) == "(*, x: 'float', y: 'float' = 2.0) -> None"
+
+
+def test_a_field_that_needs_more_than_storing_is_refused():
+    @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+    class Listed:
+        items: list = dataclasses.field(default_factory=list)
+
+    with pytest.raises(TypeError, match=r"Listed\.items"):
+        quickly_made(Listed)
