@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 _FIND = (
     "import importlib.util as u, sys;"
-    "sys.exit(' and '.join(n for n in ('sglang', 'voltana_sglang') if u.find_spec(n) is None))"
+    "sys.exit(' and '.join(n for n in ('sglang', 'voltana_sglang') if u.find_spec(n) is None) or 0)"
 )
 _FIND_TIMEOUT_S = 60.0
 
