@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from voltana.errors import ConfigError
+from voltana.evaluation.compare import compare
+from voltana.evaluation.scenario import parse_scenario, resolve
 from voltana.routers.fill_up import FillUp
 from voltana.routers.least_loaded import LeastLoaded
 from voltana.testing import samples
@@ -89,3 +93,28 @@ def test_without_predictors_it_balances():
 def test_a_share_out_of_range_is_refused(share):
     with pytest.raises(ConfigError, match="share = "):
         FillUp(share)
+
+
+def test_a_host_that_is_behind_counts_like_work_that_is_pending():
+    """Prompts that a host prepares are no work of the device yet, and late all the same."""
+    behind = dataclasses.replace(prefill("a", 3000), reserved_for_s=0.29)
+    assert route(FillUp(0.5), behind, prefill("b", 0)) == "b"
+    assert (
+        route(FillUp(0.5), dataclasses.replace(behind, reserved_for_s=0.01), prefill("b", 0)) == "a"
+    )
+    far = dataclasses.replace(prefill("b", 0), reserved_for_s=0.9)
+    assert route(FillUp(0.5), dataclasses.replace(behind, reserved_for_s=0.5), far) == "a"
+
+
+def test_prompts_are_not_gathered_beyond_what_a_host_can_prepare():
+    """At 90 requests/s one host would be 30 % behind, with most of the device's time left."""
+    scenario = resolve(
+        parse_scenario(
+            {
+                "policies": ["voltana"],
+                "workload": {"name": "lmsys", "rate_rps": 90.0, "duration_s": 20.0},
+            }
+        )
+    )
+    assert 90.0 * scenario.cluster.hardware.host.request_s > 1.3
+    assert compare(scenario).runs[0].result.ttft_attainment > 0.98

@@ -422,6 +422,8 @@ class Candidate:
         state: What it last reported.
         state_age_s: How old that report is.
         reserved: What was sent there since and is not in the report.
+        reserved_for_s: How long the oldest of that has waited to be taken up: what the instance's
+            host takes before its scheduler sees a request. 0 where nothing is reserved.
         predictor: Frozen latency model of the instance; None where it has none yet.
         levels_mhz: Clocks that its controller may choose, ascending; shape (n,).
         budget_s: Latency budget of one of its iterations (the ITL SLO, or the TTFT SLO).
@@ -437,6 +439,7 @@ class Candidate:
     state: InstanceState
     state_age_s: float = 0.0
     reserved: Reservation = NO_RESERVATION
+    reserved_for_s: float = 0.0
     predictor: PredictorSnapshot | None = None
     levels_mhz: tuple[float, ...] = ()
     budget_s: float = math.inf

@@ -144,6 +144,7 @@ def candidate(
     role: Role,
     state: InstanceState,
     facts: InstanceFacts,
+    now_s: float,
     state_age_s: float = 0.0,
 ) -> Candidate:
     """An instance as routers see it.
@@ -154,6 +155,7 @@ def candidate(
         role: What it is there for.
         state: What it last reported.
         facts: What of it changes seldom.
+        now_s: The dispatcher's time.
         state_age_s: Age of the report; inf where there is none, so that all that is in flight
             counts as reserved.
     """
@@ -164,6 +166,7 @@ def candidate(
         state=state,
         state_age_s=state_age_s,
         reserved=reserved,
+        reserved_for_s=ledger.reserved_for_s(instance, now_s),
         predictor=facts.predictor,
         levels_mhz=facts.levels_mhz,
         budget_s=facts.budget_s,

@@ -161,6 +161,13 @@ class Ledger:
             requests=account.unreported_requests, prompt_tokens=account.unreported_tokens
         )
 
+    def reserved_for_s(self, instance: str, now_s: float) -> float:
+        """How long the oldest of what is reserved has waited to be taken up; 0 without any."""
+        account = self._accounts.get(instance)
+        if account is None or not account.unreported:
+            return 0.0
+        return max(0.0, now_s - next(iter(account.unreported.values())).sent_s)
+
     def total(self, instance: str) -> Reservation:
         """All that is in flight towards an instance, for planning without any report."""
         account = self._accounts.get(instance)

@@ -60,6 +60,7 @@ class Leg:
         self._instances = instances
         self._router = router
         self._ledger = ledger
+        self._time = time
         self._index = {name: index for index, name in enumerate(self.names)}
         budget_s = iteration_budget_s(role, slo)
         self._facts = [
@@ -101,6 +102,7 @@ class Leg:
             role=self._role,
             state=self._instances[index].state(),
             facts=self._facts[index].current(),
+            now_s=self._time.now_s(),
         )
 
 

@@ -26,9 +26,10 @@ if TYPE_CHECKING:
 class FillUp:
     """Satisfies `voltana.ports.Router`; keeps no state.
 
-    Times are forecast at the lowest level, the clock that the prompts should do with. Where an
-    instance has no predictor yet, and on a decode leg, `LeastLoaded` routes: a decode request stays
-    for many iterations, and the time of one says little about it. Ties go to the first name.
+    Times are forecast at the lowest level, the clock that the prompts should do with, after what
+    the instance's host takes before its scheduler sees a prompt. Where an instance has no predictor
+    yet, and on a decode leg, `LeastLoaded` routes: a decode request stays for many iterations, and
+    the time of one says little about it. Ties go to the first name.
 
     Args:
         share: Share of the latency budget that the pending work of an instance may take, the new
@@ -70,4 +71,5 @@ def _pending_s(request: Request, candidate: Candidate) -> float:
     if candidate.role is Role.DECODE or candidate.predictor is None or not candidate.levels_mhz:
         return math.inf
     load = load_with(candidate_load(candidate), request, candidate.role)
-    return mean_at(candidate.predictor, load, candidate.levels_mhz[0])
+    # A host prepares one request after the other: whoever joins waits as long as the oldest has.
+    return candidate.reserved_for_s + mean_at(candidate.predictor, load, candidate.levels_mhz[0])

@@ -158,6 +158,7 @@ class Leg:
             role=backend.role,
             state=state,
             facts=facts,
+            now_s=now_s,
             state_age_s=age_s,
         )
 
