@@ -25,7 +25,7 @@ from voltana.predictors.conformal import BySize, ConformalSnapshot, by_phase
 from voltana.predictors.ecopred import EcoPred
 from voltana.predictors.linear_power import LinearPower
 from voltana.serving.feed import FeedPublisher, parse_message
-from voltana.serving.router.chooser import Leg
+from voltana.serving.router.chooser import RoleChooser
 from voltana.serving.router.feeds import FeedFollower
 from voltana.serving.router.pool import Backend
 from voltana.serving.router.problem import Problem
@@ -365,7 +365,7 @@ class Bench:
             backend.passed_check()
         self.time, self.ledger, self.reports = ManualTime(10.0), Ledger(), Reports(0.1)
         self.counted: list[str] = []
-        self.leg = Leg(
+        self.leg = RoleChooser(
             self.backends,
             router,
             ledger=self.ledger,
