@@ -172,7 +172,7 @@ class KeepsAccount(Protocol):
 
 @runtime_checkable
 class TellsExpected(Protocol):
-    """What a predictor is beside that if it tells its mean at one clock for less than a forecast."""
+    """What a predictor is beside that if it tells its mean at one clock for little."""
 
     def expected_s(self, load: Load, clock_mhz: float) -> float:
         """Expected latency at one clock: what `forecast` yields there; 0 when idle."""

@@ -234,7 +234,7 @@ class EcoPred(base.Regressor):
             self.learn(Outcome(load=load, clock_mhz=clock_mhz, latency_s=latency_s, ended_at_s=0.0))
 
     def predict_one(self, x: Mapping[FeatureName, float]) -> float:
-        """Expected latency of the iteration `x` in seconds: 0 without work, inf where none is known.
+        """Expected latency of the iteration `x` in seconds: 0 without work, inf where unknown.
 
         That is so without a clock, and where a field is nan, infinite or negative, as behind a
         scaler: EcoPred takes the fields as they are, and scales for itself.
