@@ -79,7 +79,7 @@ fidelity: $(READY) ## hold the plant against real measurements
 	$(BIN)/python -m benchmarks.fidelity
 
 calibrate: $(READY) ## fit the plant's coefficients again from ../shared/data
-	$(BIN)/python -m benchmarks.calibration
+	$(BIN)/python -m tools.calibration
 
 docs: demo ## put the demo's table and plots, and those of the analysis, into the documentation
 	$(BIN)/voltana analyze --out out/analysis

@@ -164,3 +164,11 @@ def test_what_a_module_defines_is_listed_without_what_it_imports(check):
     assert code == 2
     names = "Bad, First, Nothing, plain, LEVELS, actuator, OneLevelTooMany, Raises, Leaves"
     assert f"It defines: {names}." in err
+
+
+def test_the_examples_of_the_help_stand_on_lines_of_their_own(check):
+    code, out, _ = check("--help")
+    lines = [line.strip() for line in out.splitlines()]
+    assert code == 0
+    assert "voltana check mine:LEVELS" in lines
+    assert "\\b" not in out

@@ -39,7 +39,7 @@ from voltana.serving.agent.sensing import ClockHistory
 from voltana.serving.config import parse_config
 from voltana.serving.feed import FeedPublisher
 from voltana.serving.ring_reader import RingReader
-from voltana.serving.router.chooser import Leg
+from voltana.serving.router.chooser import RoleChooser
 from voltana.serving.router.feeds import FeedFollower
 from voltana.serving.router.pool import Backend
 from voltana.serving.router.reports import Reports
@@ -352,7 +352,7 @@ class Mirror:
         backends = [Backend(table, RouterTable()) for table in tables]
         for backend in backends:
             backend.passed_check()
-        leg = Leg(
+        leg = RoleChooser(
             backends,
             types.SimpleNamespace(route=lambda _request, shown: shown[0].instance),
             ledger=self._ledger,

@@ -208,6 +208,68 @@ def test_a_river_regressor_needs_the_two_methods():
             make(object())
 
 
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (linear_model.LinearRegression, r"LinearRegression .*an instance\. Call it"),
+        (EcoPred(), "EcoPred .*latency model of its own"),
+        (linear_model.LogisticRegression(), "must be a regressor"),
+        (preprocessing.StandardScaler() | linear_model.LogisticRegression(), "must be a regressor"),
+    ],
+)
+def test_what_is_no_regressor_is_refused_before_it_learns(given, said):
+    with pytest.raises(ConfigError, match=said):
+        EcoPred(regressor=given)
+
+
+class Silent(base.Regressor):
+    """Has no prediction, as some regressors before they learned."""
+
+    def learn_one(self, x, y):
+        pass
+
+    def predict_one(self, x):
+        return None
+
+
+def test_a_regressor_without_a_prediction_yet_bounds_nothing():
+    predictor = EcoPred(regressor=Silent())
+    predictor.learn_one(USUAL, 0.02)
+    assert predictor.predict_one(USUAL) == math.inf
+    assert np.all(predictor.forecast(PAIR, samples.clocks()).upper_s == math.inf)
+
+
+USUAL = {"decode_requests": 64, "decode_kv_tokens": 40_000, "clock_mhz": 1410.0}
+
+
+@pytest.mark.parametrize("number", [np.int64(64), np.float32(64.0), np.array(64), True, 64.0])
+def test_numbers_may_be_of_any_type(number):
+    predictor = warm()
+    predictor.learn_one(USUAL | {"decode_requests": number}, np.float32(0.02))
+    assert predictor.labels == (0, 1)
+    assert 0.0 < predictor.predict_one(USUAL | {"decode_requests": number}) < 1.0
+
+
+@pytest.mark.parametrize("value", [None, "64", b"64", [64], np.array([1.0, 2.0]), 10**400])
+@pytest.mark.parametrize("name", ["decode_requests", "clock_mhz"])
+def test_what_is_no_number_is_refused_by_name(name, value):
+    for call in (warm().predict_one, lambda x: warm().learn_one(x, 0.02)):
+        with pytest.raises(ConfigError, match=f"{name} = .*must be a number"):
+            call(USUAL | {name: value})
+    with pytest.raises(ConfigError, match=r"y = .*must be a number"):
+        warm().learn_one(USUAL, value)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -1.0])
+@pytest.mark.parametrize("name", USUAL)
+def test_an_impossible_iteration_teaches_nothing_and_has_no_known_latency(name, value):
+    predictor, untouched = warm(), warm()
+    predictor.learn_one(USUAL | {name: value}, 0.02)
+    assert predictor.labels == (0, 0)
+    assert predictor.predict_one(USUAL | {name: value}) == math.inf
+    assert predictor.predict_one(USUAL) == untouched.predict_one(USUAL)
+
+
 @pytest.mark.parametrize("policy", ["voltana", "voltana-mdp"])
 @pytest.mark.parametrize(
     "regressor", [None, linear_model.LinearRegression()], ids=["cold", "another's"]

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
 from tests.honest import HonestRouter
 from voltana.errors import ConfigError, ContractError, UnknownNameError, VoltanaError
-from voltana.testing import check_router
+from voltana.testing import check_power_predictor, check_router
 from voltana.testing.report import NotApplicable, expect, run_checks
 
 
@@ -108,3 +109,28 @@ def test_a_factory_that_fails_fails_every_check():
     report = check_router(broken)
     assert len(report.failures) == len(report.results) > 10
     assert all("OSError: no device" in result.detail for result in report.failures)
+
+
+class NanWatts:
+    def forecast_w(self, load, clocks_mhz):
+        return np.full(len(clocks_mhz), np.nan)
+
+    def learn_window(self, energy_j, exposures):
+        pass
+
+
+class ScalarWatts(NanWatts):
+    def forecast_w(self, load, clocks_mhz):
+        return 100.0
+
+
+@pytest.mark.parametrize(
+    ("broken", "fails"),
+    [
+        (NanWatts, {"forecasts_sane_watts", "learn_survives_broken_windows"}),
+        (ScalarWatts, {"forecasts_every_clock_asked_for"}),
+    ],
+)
+def test_a_fault_of_a_power_predictor_is_not_taken_for_another(broken, fails):
+    report = check_power_predictor(broken)
+    assert {result.name for result in report.results if not result.passed} == fails

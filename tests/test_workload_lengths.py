@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import spearmanr
 
-from benchmarks.calibration.lengths import SETS, fit_quantiles, read_lengths, statistics
+from tools.calibration.lengths import SETS, fit_quantiles, read_lengths, statistics
 from voltana.errors import ConfigError, UnknownNameError
 from voltana.plant.workload.lengths import (
     LengthDistribution,

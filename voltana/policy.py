@@ -213,7 +213,7 @@ def call_factory(factory: object, context: InstanceContext) -> object:
     if not callable(factory):
         raise ConfigError(
             f"factory {factory!r} is not callable: must be a class or a function that returns a "
-            "controller, a router or a Policy. Name the function, not its result."
+            "component or a Policy. Name the function, not its result."
         )
     required = required_parameters(factory)
     if len(required) > 1 or any(p.kind is p.KEYWORD_ONLY for p in required):

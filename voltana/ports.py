@@ -48,10 +48,12 @@ __all__ = [
     "PowerSnapshot",
     "Predictor",
     "PredictorSnapshot",
+    "Reopens",
     "Restorable",
     "Router",
     "Sensor",
     "TellsCurve",
+    "TellsExpected",
     "TimeSource",
     "needs_of",
 ]
@@ -188,6 +190,24 @@ class KeepsAccount(Protocol):
 
     def account(self) -> Mapping[str, float]:
         """The account (docs/guarantee.md); ``violated`` is proven to be at most ``bound``."""
+        ...
+
+
+@runtime_checkable
+class TellsExpected(Protocol):
+    """What a predictor is beside that if it tells its mean at one clock for little."""
+
+    def expected_s(self, load: Load, clock_mhz: float) -> float:
+        """Expected latency at one clock: what `forecast` yields there; 0 when idle."""
+        ...
+
+
+@runtime_checkable
+class Reopens(Protocol):
+    """What a predictor is beside that if what it learned can be doubted, as on drift."""
+
+    def reopen(self, factor: float = 100.0, relative_error: float = 0.3) -> None:
+        """Widen the bound to at least `relative_error` and let the coefficients move again."""
         ...
 
 

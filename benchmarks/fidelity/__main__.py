@@ -12,8 +12,8 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks import fidelity
-from benchmarks.calibration.data import DATA
 from benchmarks.fidelity import known_misses
+from tools.calibration.data import DATA
 
 if TYPE_CHECKING:
     from benchmarks.fidelity import Row

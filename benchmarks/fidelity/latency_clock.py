@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from benchmarks.calibration.clocks import predicted_seconds, relative_errors
-from benchmarks.calibration.eager import HARDWARE, workloads
 from benchmarks.fidelity import Row
+from tools.calibration.clocks import predicted_seconds, relative_errors
+from tools.calibration.eager import HARDWARE, workloads
 from voltana.plant import load_hardware
 
 if TYPE_CHECKING:

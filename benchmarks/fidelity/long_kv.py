@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from benchmarks.calibration.attention import HEADS, layer_attention
-from benchmarks.calibration.data import columns, rows
-from benchmarks.calibration.fit import with_section
-from benchmarks.calibration.gemm import SETS
 from benchmarks.fidelity import Row
+from tools.calibration.attention import HEADS, layer_attention
+from tools.calibration.data import columns, rows
+from tools.calibration.fit import with_section
+from tools.calibration.gemm import SETS
 from voltana.plant.attention import decode_cost
 from voltana.plant.cost import FASTEST
 from voltana.plant.hardware import load_hardware

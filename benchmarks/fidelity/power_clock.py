@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 from scipy.optimize import brentq
 
-from benchmarks.calibration.power import A100_EXPECTED, fit, predict
-from benchmarks.calibration.power_curves import a100_curves
 from benchmarks.fidelity import Row
 from benchmarks.fidelity.power_runs import energaizer, errors
+from tools.calibration.power import A100_EXPECTED, fit, predict
+from tools.calibration.power_curves import a100_curves
 from voltana.plant import PlantModel, load_hardware, load_model
 from voltana.plant.cost import ClockState
 from voltana.plant.gemm import gemm_cost

@@ -16,7 +16,7 @@ from voltana.cluster.ledger import Ledger
 from voltana.policies.named import get_policy
 from voltana.predictors.ecopred import EcoPred
 from voltana.predictors.linear_power import LinearPower
-from voltana.serving.router.chooser import Leg
+from voltana.serving.router.chooser import RoleChooser
 from voltana.serving.router.pool import Pool
 from voltana.serving.router.reports import FEED, Report, Reports
 from voltana.serving.router.settings import BackendTable, RouterTable
@@ -61,7 +61,7 @@ def choice_us(role: Role, instances: int) -> float:
         reports.put(backend.name, report)
     policy = get_policy("voltana")
     make = policy.prefill_router if role is Role.PREFILL else policy.decode_router
-    leg = Leg(
+    leg = RoleChooser(
         pool.of(role),
         make(0),
         ledger=Ledger(),

@@ -29,7 +29,7 @@ def check(
     seed: Annotated[int, typer.Option(help="Seed of those programs.")] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print the findings as JSON.")] = False,
 ) -> None:
-    r"""Check a component of your own: its port's contract, and the SLO guarantee that it gives.
+    """Check a component of your own: its port's contract, and the SLO guarantee that it gives.
 
     A predictor that issues no bound of its own is attacked inside the Conformal wrapper. An
     actuator is really driven: its clocks change, and are given back. Exit code 1 means that a check
@@ -39,7 +39,7 @@ def check(
     voltana check mine:make_controller
     voltana check mine:MyRouter --json
     voltana check mine:LEVELS
-    """
+    """  # noqa: D301  (\b keeps typer from reflowing the examples)
     from voltana.cli.check_suites import reports_on
 
     reports = reports_on(reference, role=role, programs=programs, seed=seed)

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from voltana.slo import Slo
 
 
-class Leg:
+class RoleDispatch:
     """The instances of one role.
 
     Args:
@@ -141,7 +141,7 @@ class Dispatcher:
         ledger: What is in flight; the legs show it to their routers.
     """
 
-    def __init__(self, prefill: Leg, decode: Leg, ledger: Ledger) -> None:
+    def __init__(self, prefill: RoleDispatch, decode: RoleDispatch, ledger: Ledger) -> None:
         self._prefill = prefill
         self._decode = decode
         self._ledger = ledger

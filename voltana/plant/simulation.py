@@ -19,7 +19,7 @@ from voltana.plant.adapters import SimulatedActuator, SimulatedSensor
 from voltana.plant.bench import PlantBench
 from voltana.plant.board import SimulatedBoard
 from voltana.plant.decode import DecodeInstance
-from voltana.plant.dispatch import Dispatcher, Leg
+from voltana.plant.dispatch import Dispatcher, RoleDispatch
 from voltana.plant.events import EventQueue
 from voltana.plant.iteration import PlantModel
 from voltana.plant.job import Job
@@ -268,9 +268,9 @@ class Simulation:
 
     def _leg(
         self, role: Role, instances: Sequence[Instance], router: Router, ledger: Ledger
-    ) -> Leg:
+    ) -> RoleDispatch:
         cluster = self._cluster
-        return Leg(
+        return RoleDispatch(
             role,
             instances,
             router,

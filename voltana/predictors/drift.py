@@ -6,6 +6,7 @@ import math
 from typing import TYPE_CHECKING, Any, Protocol
 
 from voltana.errors import invalid
+from voltana.ports import Predictor, Reopens, TellsExpected
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -14,28 +15,8 @@ if TYPE_CHECKING:
     from voltana.values import FloatArray, Forecast, Load, Outcome
 
 
-class Reopenable(Protocol):
+class Reopenable(Predictor, Reopens, TellsExpected, Protocol):
     """A predictor whose knowledge can be doubted, such as `voltana.predictors.ecopred.EcoPred`."""
-
-    def forecast(self, load: Load, clocks_mhz: FloatArray) -> Forecast:
-        """See `voltana.ports.Forecasts.forecast`."""
-        ...
-
-    def learn(self, outcome: Outcome) -> None:
-        """See `voltana.ports.Predictor.learn`."""
-        ...
-
-    def snapshot(self) -> PredictorSnapshot:
-        """See `voltana.ports.Predictor.snapshot`."""
-        ...
-
-    def expected_s(self, load: Load, clock_mhz: float) -> float:
-        """Expected latency at one clock."""
-        ...
-
-    def reopen(self, factor: float = 100.0, relative_error: float = 0.3) -> None:
-        """Widen the bound to at least `relative_error` and let the coefficients move again."""
-        ...
 
 
 class DriftAware:

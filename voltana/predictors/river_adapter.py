@@ -8,8 +8,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
+from river import base
 
 from voltana.errors import ConfigError, invalid
+from voltana.ports import Predictor
 from voltana.predictors.ecopred.clock_range import ClockRange
 from voltana.predictors.ecopred.residual_scale import ResidualScale
 from voltana.predictors.ecopred.transformer import LatencyFeatures
@@ -70,11 +72,7 @@ class RiverPredictor:
         max_clock_mhz: float = 1410.0,
         bound_deviations: float = 3.0,
     ) -> None:
-        if not (hasattr(regressor, "learn_one") and hasattr(regressor, "predict_one")):
-            raise ConfigError(
-                f"regressor = {type(regressor).__name__} is not allowed: must have learn_one() and "
-                "predict_one(). Give a river regressor, or a pipeline that ends in one."
-            )
+        _check_regressor(regressor)
         if not bound_deviations >= 0:
             raise invalid("bound_deviations", bound_deviations, "0 or more", "3 is usual.")
         self.features = LatencyFeatures(max_clock_mhz, scaled=True)
@@ -156,9 +154,39 @@ class RiverPredictor:
         return count[Phase.PREFILL] + count[Phase.MIXED], count[Phase.DECODE]
 
     def _predicted_s(self, phase: _Phase, load: Load, clock_mhz: float) -> float:
-        """Prediction in seconds, not negative; inf where the regressor diverged."""
-        predicted_ms = float(phase.regressor.predict_one(self.features.of_load(load, clock_mhz)))
+        """Prediction in seconds, not negative; inf where the regressor diverged or has none yet."""
+        predicted = phase.regressor.predict_one(self.features.of_load(load, clock_mhz))
+        predicted_ms = math.inf if predicted is None else float(predicted)
         return max(predicted_ms * 1e-3, 0.0) if math.isfinite(predicted_ms) else math.inf
+
+
+def _check_regressor(regressor: object) -> None:
+    """Refuse what learns no latencies from features, while the name of the mistake is at hand.
+
+    Raises:
+        ConfigError: If it does not.
+    """
+    usual = "Give a river regressor, or a pipeline that ends in one."
+    if isinstance(regressor, type):
+        shown, allowed = regressor.__name__, "be an instance"
+        remedy = f"Call it: {regressor.__name__}()."
+    elif isinstance(_last_step(regressor), Predictor):
+        shown, allowed = type(regressor).__name__, "be a regressor of features"
+        remedy = f"It is a latency model of its own: use it as it is. {usual}"
+    elif not (hasattr(regressor, "learn_one") and hasattr(regressor, "predict_one")):
+        shown, allowed = type(regressor).__name__, "have learn_one() and predict_one()"
+        remedy = usual
+    elif isinstance(_last_step(regressor), base.Classifier | base.Clusterer):
+        shown, allowed, remedy = type(regressor).__name__, "be a regressor", usual
+    else:
+        return
+    raise ConfigError(f"regressor = {shown} is not allowed: must {allowed}. {remedy}")
+
+
+def _last_step(model: object) -> object:
+    from river.compose import Pipeline  # noqa: PLC0415  (whoever gives a regressor has loaded it)
+
+    return next(reversed(model.steps.values())) if isinstance(model, Pipeline) else model
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

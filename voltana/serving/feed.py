@@ -185,14 +185,32 @@ def parse_message(raw: bytes) -> FeedMessage | None:
             return None
         return FeedMessage(
             instance=str(message["instance"]),
-            state=InstanceState(**dict(zip(_STATE_FIELDS, message["state"], strict=True))),
+            state=_state_in(message["state"]),
             age_s=max(0.0, float(message["age_s"])),
             budget_s=float(message["budget_s"]),
             facts=_facts_in(message),
             rooms=tuple(int(room) for room in message.get("rooms", ())),
         )
-    except (msgspec.DecodeError, KeyError, TypeError, AttributeError) as error:
+    # A message nested thousands deep, or with an infinite room, must not end who listens.
+    except (
+        msgspec.DecodeError,
+        KeyError,
+        TypeError,
+        AttributeError,
+        OverflowError,
+        RecursionError,
+    ) as error:
         raise ValueError(f"unknown form of a feed message: {error!r}") from error
+
+
+def _state_in(values: Any) -> InstanceState:
+    """The state in a message, of numbers alone: routers compare and add them."""
+    told = dict(zip(_STATE_FIELDS, values, strict=True))
+    for name, value in told.items():
+        unknown_clock = name == "clock_mhz" and isinstance(value, float) and math.isnan(value)
+        if not unknown_clock and not (isinstance(value, int | float) and 0 <= value < math.inf):
+            raise ValueError(f"{name} = {value!r:.80} in a feed message: must be 0 or more")
+    return InstanceState(**told)
 
 
 def _facts_in(message: dict[str, Any]) -> SentFacts | None:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from voltana.errors import invalid
+from voltana.ports import Reopens, TellsExpected
 from voltana.predictors.conformal.groups import by_phase, one_weight
 from voltana.predictors.conformal.label_ledger import LabelLedger
 from voltana.predictors.conformal.margin_book import MarginBook
@@ -87,6 +88,8 @@ class Conformal:
         self._edges_mhz = tuple(map(float, level_edges_mhz))
         self._starts_mhz = (0.0, *self._edges_mhz)
         self._told = teller(predictor)
+        self._reopens = predictor if isinstance(predictor, Reopens) else None
+        self._expects = predictor if isinstance(predictor, TellsExpected) else None
         self._book = MarginBook(self.statement, first)
         self._ledger = LabelLedger()
         self._widened, self._widened_labels = 0.0, 0
@@ -156,15 +159,13 @@ class Conformal:
     def reopen(self, factor: float = 100.0, relative_error: float = 0.3) -> None:
         """What `voltana.predictors.drift.DriftAware` calls: widen, and let the predictor move."""
         self.widen(relative_error)
-        reopen = getattr(self.predictor, "reopen", None)
-        if reopen is not None:
-            reopen(factor, relative_error)
+        if self._reopens is not None:
+            self._reopens.reopen(factor, relative_error)
 
     def expected_s(self, load: Load, clock_mhz: float) -> float:
         """The predictor's mean at one clock."""
-        expected = getattr(self.predictor, "expected_s", None)
-        if expected is not None:
-            return float(expected(load, clock_mhz))
+        if self._expects is not None:
+            return self._expects.expected_s(load, clock_mhz)
         return float(self.predictor.forecast(load, np.array([clock_mhz])).mean_s[0])
 
     def snapshot(self) -> ConformalSnapshot:

@@ -226,23 +226,31 @@ class EcoPred(base.Regressor):
 
         Raises:
             UnknownNameError: If `x` has other keys.
+            ConfigError: If `y`, or what stands under a key, is no number.
         """
         load, clock_mhz = _iteration(x)
-        self.learn(Outcome(load=load, clock_mhz=clock_mhz, latency_s=float(y), ended_at_s=0.0))
+        latency_s = _number("y", y)
+        if _is_possible(load):
+            self.learn(Outcome(load=load, clock_mhz=clock_mhz, latency_s=latency_s, ended_at_s=0.0))
 
     def predict_one(self, x: Mapping[FeatureName, float]) -> float:
-        """Expected latency of the iteration `x` in seconds: 0 without work, inf without a clock.
+        """Expected latency of the iteration `x` in seconds: 0 without work, inf where unknown.
+
+        That is so without a clock, and where a field is nan, infinite or negative, as behind a
+        scaler: EcoPred takes the fields as they are, and scales for itself.
 
         Args:
             x: Fields of `voltana.values.Load` and ``clock_mhz``; absent ones are 0.
 
         Raises:
             UnknownNameError: If `x` has other keys.
+            ConfigError: If what stands under a key is no number.
         """
         load, clock_mhz = _iteration(x)
         if not (load.prefill_tokens or load.decode_requests):
             return 0.0
-        return self.expected_s(load, clock_mhz) if clock_mhz > 0.0 else math.inf
+        known = _is_possible(load) and 0.0 < clock_mhz < math.inf
+        return self.expected_s(load, clock_mhz) if known else math.inf
 
     def snapshot(self) -> PredictorSnapshot:
         """A frozen copy; later learning does not change it."""
@@ -280,12 +288,28 @@ class EcoPred(base.Regressor):
 
 def _iteration(x: Mapping[FeatureName, float]) -> tuple[Load, float]:
     """The load and the clock that a dictionary of features tells of."""
-    load = dict(x)
-    clock_mhz = load.pop("clock_mhz", 0.0)
+    told: dict[str, float] = {}
+    for name, value in x.items():
+        if name not in FIELDS:
+            raise unknown_name("feature", str(name), list(FIELDS))
+        told[str(name)] = _number(str(name), value)
+    clock_mhz = told.pop("clock_mhz", 0.0)
+    return Load(**told), clock_mhz  # type: ignore[arg-type]  # a fraction of a token does no harm
+
+
+def _number(name: str, value: object) -> float:
+    """A number of any type, numpy's too; text is none."""
     try:
-        return Load(**load), clock_mhz  # type: ignore[arg-type]
-    except TypeError:
-        for name in x:
-            if name not in FIELDS:
-                raise unknown_name("feature", str(name), list(FIELDS)) from None
-        raise
+        if not isinstance(value, str | bytes):
+            return float(value)  # type: ignore[arg-type]
+    except (TypeError, ValueError, OverflowError):
+        pass
+    raise invalid(name, repr(value)[:80], "a number", "Give one, or leave the key out for 0.")
+
+
+def _is_possible(load: Load) -> bool:
+    """Whether an engine could have had such an iteration: nan and infinities are none."""
+    parts = (load.prefill_tokens, load.prefill_attended_pairs)
+    return all(
+        0.0 <= part < math.inf for part in (*parts, load.decode_requests, load.decode_kv_tokens)
+    )

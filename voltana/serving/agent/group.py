@@ -97,7 +97,7 @@ class Group:
         """What is wrong with a loop, or with the only engine there is; empty if nothing is."""
         if not self._served:
             return next(iter(self._refused.values()), "")
-        return next((s.loop.error for s in self._served.values() if s.loop.error), "")
+        return next((s.ring_loop.error for s in self._served.values() if s.ring_loop.error), "")
 
     def scan(self) -> None:
         """Take up new rings, and let those go whose engine has ended.
@@ -150,14 +150,14 @@ class Group:
             records = served.reader.drain()
             if records:
                 any_records = True
-                served.loop.take(records)
+                served.ring_loop.take(records)
         return any_records
 
     def tick(self, period_s: float) -> None:
         """A control step of each loop that had none for `period_s`."""
         self.drain()
         for served in self._served.values():
-            served.loop.tick(period_s)
+            served.ring_loop.tick(period_s)
 
     def set_slo(self, slo: Slo) -> None:
         """Change the thresholds; what was learned is kept."""
@@ -183,11 +183,11 @@ class Group:
         """Impose a range of clocks, in place of an earlier one from the same source."""
         self._limits[limit.source] = limit
         for served in self._served.values():
-            served.loop.loop.set_limit(limit)
+            served.control.set_limit(limit)
 
     def state(self) -> InstanceState:
         """What routers should know: the sums over data-parallel ranks."""
-        loops = [served.loop for served in self._served.values()]
+        loops = [served.ring_loop for served in self._served.values()]
         states = [loop.state for loop in loops]
         return InstanceState(
             running_requests=sum(s.running_requests for s in states),
@@ -200,35 +200,39 @@ class Group:
 
     def sampled_s(self) -> float:
         """When the oldest part of the state was sampled; nan where there is none."""
-        return min((served.loop.sampled_s for served in self._served.values()), default=math.nan)
+        return min(
+            (served.ring_loop.sampled_s for served in self._served.values()), default=math.nan
+        )
 
     def idle(self) -> bool:
         """Whether no engine computes."""
-        return all(served.loop.resting for served in self._served.values())
+        return all(served.ring_loop.resting for served in self._served.values())
 
     def take_rooms(self) -> list[int]:
         """Bootstrap rooms of requests that joined since the last call."""
         rooms: list[int] = []
         for served in self._served.values():
-            rooms += served.loop.rooms
-            served.loop.rooms = []
+            rooms += served.ring_loop.rooms
+            served.ring_loop.rooms = []
         return rooms
 
     def take_exposures(self, now_s: float, clock_mhz: float) -> tuple[Exposure, ...]:
         """What the first loop ran since the last call; see `RingLoop.take_exposures`."""
-        taken = [served.loop.take_exposures(now_s, clock_mhz) for served in self._served.values()]
+        taken = [
+            served.ring_loop.take_exposures(now_s, clock_mhz) for served in self._served.values()
+        ]
         return taken[0] if taken else ()
 
     def power(self) -> PowerPredictor | None:
         """The power model of the first loop; None where there is none."""
         first = self._first()
-        return None if first is None else first.loop.loop.power
+        return None if first is None else first.control.power
 
     def learn_energy(self, energy_j: float, exposures: Any) -> None:
         """Hand the energy of a window to the power model of the first loop."""
         first = self._first()
         if first is not None:
-            first.loop.loop.learn_energy(energy_j, exposures)
+            first.control.learn_energy(energy_j, exposures)
 
     def facts(self) -> InstanceFacts:
         """What routers are to know beside the state, its models frozen.
@@ -245,7 +249,7 @@ class Group:
                 or math.inf,
                 kv_reserved_tokens=0.0 if first is None else first.engine.kv_reserved_tokens,
             )
-        loop = first.loop.loop
+        loop = first.control
         return instance_facts(
             latency_model(loop),
             loop.power,
@@ -266,7 +270,7 @@ class Group:
     def levels_mhz(self) -> tuple[float, ...]:
         """Clocks that may be chosen."""
         first = self._first()
-        return self._clock.table() if first is None else first.loop.loop.levels_mhz
+        return self._clock.table() if first is None else first.control.levels_mhz
 
     def target_mhz(self) -> float:
         """Clock that was asked for last."""
@@ -288,7 +292,7 @@ class Group:
         }
         if first is None:
             return figures
-        account = first.loop.account
+        account = first.ring_loop.account
         return (
             figures
             | {

@@ -65,7 +65,7 @@ class Served:
     Attributes:
         name: Name of the loop.
         reader: Reads the ring.
-        loop: Runs on it.
+        ring_loop: Runs on it.
         predictor: Latency model that has learned; a policy that learns nothing keeps it.
         power: Power model, likewise.
         role: What the engine serves.
@@ -74,11 +74,16 @@ class Served:
 
     name: str
     reader: RingReader
-    loop: RingLoop
+    ring_loop: RingLoop
     predictor: Predictor | None
     power: PowerPredictor | None
     role: str
     engine: EngineLimits
+
+    @property
+    def control(self) -> ControlLoop:
+        """What decides and learns in it."""
+        return self.ring_loop.loop
 
     def save(self, config: Config) -> None:
         """Save what was learned.
@@ -148,15 +153,15 @@ class Workshop:
             self.sensor,
             slo=settings.slo,
             max_batch_tokens=context.max_batch_tokens,
-            account=Account() if before is None else before.loop.account,
+            account=Account() if before is None else before.ring_loop.account,
             time=self.time,
         )
         if before is not None:
-            ring_loop.carry_on(before.loop)
+            ring_loop.carry_on(before.ring_loop)
         return Served(
             name=context.instance,
             reader=reader,
-            loop=ring_loop,
+            ring_loop=ring_loop,
             predictor=policy.predictor or context.predictor,
             power=policy.power or context.power,
             role=info["role"],

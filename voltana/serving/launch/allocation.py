@@ -28,6 +28,7 @@ _NONE = frozenset({"", "-1", "NoDevFiles", "none", "void"})
 """What an allocation without any GPU looks like; NoDevFiles is Slurm's."""
 
 _SLICE = re.compile(r"MIG-.*|\d+:\d+")
+_NAME = re.compile(r"[0-9]+|GPU-[0-9A-Za-z-]+")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,6 +98,16 @@ def _inherited(environment: Mapping[str, str], uuids: Sequence[str]) -> tuple[st
         pool = pool[: next(i for i, part in enumerate(pool) if part in _NONE)]
     for name in pool:
         _refuse_slice(VISIBLE, name)
+        if not _NAME.fullmatch(name):
+            raise invalid(
+                VISIBLE,
+                name,
+                "indices or UUIDs (GPU-...), separated by commas",
+                "Unset it to share out every GPU that is visible here.",
+            )
+    found = [_gpu(name, uuids, field=VISIBLE).name for name in pool]
+    if len(set(found)) < len(found):
+        raise invalid(VISIBLE, value, "different GPUs", "CUDA sees none where one is named twice.")
     return tuple(pool)
 
 
@@ -140,14 +151,14 @@ def _named(name: int | str, pool: tuple[str, ...] | None, uuids: Sequence[str]) 
     return name
 
 
-def _gpu(name: str, uuids: Sequence[str]) -> Gpu:
+def _gpu(name: str, uuids: Sequence[str], *, field: str = "launch.gpus") -> Gpu:
     """A GPU by its index or its UUID, which may be abbreviated as far as it is the only one."""
     if not uuids:
         return Gpu(cuda=name, uuid=name if len(name) == len("GPU-") + 36 else "")
     if name.isdecimal():
         if int(name) >= len(uuids):
             raise invalid(
-                "launch.gpus",
+                field,
                 name,
                 f"below {len(uuids)}, the number of GPUs here",
                 "See nvidia-smi -L.",
@@ -156,7 +167,7 @@ def _gpu(name: str, uuids: Sequence[str]) -> Gpu:
     found = [index for index, uuid in enumerate(uuids) if uuid.startswith(name)]
     if len(found) != 1 or not name.startswith("GPU-"):
         raise invalid(
-            "launch.gpus", name, f"the UUID of one GPU of {', '.join(uuids)}", "See nvidia-smi -L."
+            field, name, f"the UUID of one GPU of {', '.join(uuids)}", "See nvidia-smi -L."
         )
     # An index all the same: SGLang's all-reduce reads its devices as numbers.
     return Gpu(cuda=str(found[0]), uuid=uuids[found[0]])

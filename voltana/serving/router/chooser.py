@@ -35,7 +35,7 @@ QUIET_S = 10.0
 """Between two complaints about a router that fails; metrics count each of its failures."""
 
 
-class Leg:
+class RoleChooser:
     """The instances of one role.
 
     Where every instance has a fresh report of its agent, the policy's router plans on them. Where
@@ -185,8 +185,8 @@ class Chooser:
         time: TimeSource,
         count: Callable[[Role, str], None],
     ) -> None:
-        def leg(role: Role, router: Router) -> Leg:
-            return Leg(
+        def leg(role: Role, router: Router) -> RoleChooser:
+            return RoleChooser(
                 pool.of(role), router, ledger=ledger, reports=reports, time=time, count=count
             )
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from voltana.errors import ConfigError, unknown_name
 from voltana.policy import is_users_own
+from voltana.ports import Router
 from voltana.routers.ecoroute import EcoRoute
 from voltana.routers.fill_up import FillUp
 from voltana.routers.least_loaded import LeastLoaded
@@ -16,7 +17,6 @@ from voltana.routers.tile_aware import TileAware
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from voltana.ports import Router
     from voltana.serving.router.settings import RouterTable
 
 ROUTERS: Mapping[str, Callable[[int], Router]] = {
@@ -61,7 +61,7 @@ def _router(field: str, name: str | None, settings: RouterTable) -> Router:
     policy = get_policy(settings.policy if name is None else name)
     make = policy.prefill_router if field == "prefill_router" else policy.decode_router
     made = make(settings.seed)
-    if not callable(getattr(made, "route", None)):
+    if not isinstance(made, Router):
         raise ConfigError(
             f"{field} = {name or settings.policy!r} makes a {type(made).__name__}: must have "
             "route(). See voltana.ports.Router."

@@ -193,8 +193,8 @@ def test_a_rate_limit_by_configuration(rack, stand, engine_on):
     engine_on(*uuids(rack, 0))
     settle(footing)
     (served,) = footing.group._served.values()
-    assert repr(served.loop.loop.controller).startswith("RateLimited(")
-    assert "dwell_s=1.5, max_step_mhz=400" in repr(served.loop.loop.controller)
+    assert repr(served.control.controller).startswith("RateLimited(")
+    assert "dwell_s=1.5, max_step_mhz=400" in repr(served.control.controller)
 
 
 @pytest.mark.parametrize(

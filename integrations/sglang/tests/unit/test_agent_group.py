@@ -159,7 +159,7 @@ def test_a_policy_that_knows_levels_plans_on_the_configured_ones(world):
     world.run(10)
     world.group.set_levels("above:1000")
     (served,) = world.group._served.values()
-    assert served.loop.loop.controller.levels_mhz == world.group.levels_mhz()
+    assert served.control.controller.levels_mhz == world.group.levels_mhz()
     assert min(world.group.levels_mhz()) == 1005.0
 
 
@@ -250,8 +250,8 @@ def test_what_waits_reaches_the_controller_with_its_deadlines(world):
     world.group.set_policy("voltana")
     seen = []
     served = next(iter(world.group._served.values()))
-    decide = served.loop.loop.controller.decide
-    served.loop.loop.controller.decide = lambda o: (seen.append(o), decide(o))[1]
+    decide = served.control.controller.decide
+    served.control.controller.decide = lambda o: (seen.append(o), decide(o))[1]
     now_s = world.time.now_s()
     entries = (now_s - 0.3, 100, 0, now_s - 0.1, 5000, 0)
     world.engine.launch(Load.prefill([(10, 0)]), entries=entries, oldest_s=now_s - 0.4)
@@ -434,7 +434,7 @@ def test_a_users_predictor_without_a_snapshot_costs_routers_its_model_and_nothin
 
 def controllers_memory(group):
     """The KV cache as the controller of the default policy knows it."""
-    supervised = next(iter(group._served.values())).loop.loop.controller
+    supervised = next(iter(group._served.values())).control.controller
     return supervised.controller._floor._memory
 
 
@@ -475,7 +475,7 @@ def test_the_memory_floor_knows_what_the_engine_reserves(
 
 
 def test_what_ran_and_idled_fills_the_time(world):
-    loop = next(iter(world.group._served.values())).loop
+    loop = next(iter(world.group._served.values())).ring_loop
     loop.take_exposures(world.time.now_s(), 900.0)
     began_s = world.time.now_s()
     world.run(50)

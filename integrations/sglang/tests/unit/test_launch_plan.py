@@ -309,8 +309,10 @@ def test_case_02_an_inherited_allocation_is_the_pool(
         (None, ["GPU-7", "GPU-9"], r"launch.gpus = 'GPU-9'.*one of GPU-0"),
         (None, ["GPU-", "GPU-1"], r"the UUID of one GPU of"),
         (None, ["GPU-1", 1], r"different GPUs"),
-        ("1,1", None, r"different GPUs"),
-        ("9,1", None, r"launch.gpus = '9'.*below 8"),
+        ("1,1", None, r"CUDA_VISIBLE_DEVICES = '1,1'.*different GPUs"),
+        (f"1,{UUIDS[1]}", None, r"CUDA_VISIBLE_DEVICES = .*different GPUs"),
+        ("9,1", None, r"CUDA_VISIBLE_DEVICES = '9'.*below 8"),
+        ("GPU-9,1", [0, 1], r"CUDA_VISIBLE_DEVICES = 'GPU-9'.*the UUID of one GPU"),
     ],
 )
 def test_case_02_what_was_not_allocated_is_refused(
@@ -319,6 +321,13 @@ def test_case_02_what_was_not_allocated_is_refused(
     environment = {} if inherited is None else {"CUDA_VISIBLE_DEVICES": inherited}
     with pytest.raises(ConfigError, match=said):
         allocate(table(decode=1, gpus=gpus), environment, UUIDS)
+
+
+@pytest.mark.parametrize("uuids", [(), UUIDS], ids=["no driver", "driver"])
+@pytest.mark.parametrize("inherited", ["all", "nonsense,1", "gpu-1,2", "1;2", "\u0663,1", "1 2"])
+def test_case_02_what_cuda_could_not_read_is_refused(inherited: str, uuids: tuple[str]) -> None:
+    with pytest.raises(ConfigError, match=r"CUDA_VISIBLE_DEVICES = .*indices or UUIDs"):
+        allocate(table(decode=1), {"CUDA_VISIBLE_DEVICES": inherited}, uuids)
 
 
 def test_gpus_may_be_named_by_uuid() -> None:

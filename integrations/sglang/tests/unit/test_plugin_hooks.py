@@ -250,6 +250,14 @@ def test_whatever_the_file_holds_the_reader_says_so_or_reads_it(tmp_path, conten
         read_settings(path)
 
 
+@pytest.mark.parametrize("key", ["rings", "state"])
+def test_a_home_that_is_not_there_is_named(tmp_path, key):
+    path = tmp_path / "v.toml"
+    path.write_text(f'[agent]\n{key} = "~no-such-user/x"')
+    with pytest.raises(SettingsError, match=rf"agent\.{key} = '~no-such-user/x' is not allowed"):
+        read_settings(path)
+
+
 def test_the_plugin_and_the_agent_read_the_same_things(tmp_path):
     """One schema, the agent's; what the plugin reads of it must come out alike."""
     path = tmp_path / "v.toml"

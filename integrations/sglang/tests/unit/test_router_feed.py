@@ -24,8 +24,9 @@ from voltana.predictors.cautious_power import CautiousPower
 from voltana.predictors.conformal import BySize, ConformalSnapshot, by_phase
 from voltana.predictors.ecopred import EcoPred
 from voltana.predictors.linear_power import LinearPower
-from voltana.serving.feed import FeedPublisher, parse_message
-from voltana.serving.router.chooser import Leg
+from voltana.serving.feed import _STATE_FIELDS as STATE_FIELDS
+from voltana.serving.feed import VERSION, FeedPublisher, parse_message
+from voltana.serving.router.chooser import RoleChooser
 from voltana.serving.router.feeds import FeedFollower
 from voltana.serving.router.pool import Backend
 from voltana.serving.router.problem import Problem
@@ -365,7 +366,7 @@ class Bench:
             backend.passed_check()
         self.time, self.ledger, self.reports = ManualTime(10.0), Ledger(), Reports(0.1)
         self.counted: list[str] = []
-        self.leg = Leg(
+        self.leg = RoleChooser(
             self.backends,
             router,
             ledger=self.ledger,
@@ -635,3 +636,34 @@ def test_power_snapshots_forecast_the_same_after_the_wire(inner: Any) -> None:
 def test_a_broken_power_snapshot_is_an_error_not_a_crash(wrong: Any) -> None:
     with pytest.raises(ValueError, match=r"power|coefficients|not named"):
         decode_power(wrong)
+
+
+ODD_STATES = [
+    [value if name == field else 0 for name in STATE_FIELDS]
+    for field in ("running_requests", "kv_tokens", "oldest_wait_s")
+    for value in ("8", None, math.nan, -1, math.inf, [1])
+]
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        b"\x91" * 100_000,  # nested deeper than can be read
+        *(
+            msgspec.msgpack.encode(
+                {"v": VERSION, "instance": "d0", "age_s": 0.0, "budget_s": 1.0}
+                | {"state": [0] * len(STATE_FIELDS), "rooms": [room]}
+            )
+            for room in (math.inf, math.nan, "x")
+        ),
+        *(
+            msgspec.msgpack.encode(
+                {"v": VERSION, "instance": "d0", "age_s": 0.0, "budget_s": 1.0, "state": state}
+            )
+            for state in ODD_STATES
+        ),
+    ],
+)
+def test_an_odd_message_is_a_value_error_and_nothing_else(raw: bytes) -> None:
+    with pytest.raises(ValueError, match=r".+"):
+        parse_message(raw)

@@ -93,7 +93,10 @@ def _folder(agent: dict[str, Any], key: str, base: Path) -> Path | None:
         return None
     if not isinstance(value, str):
         raise SettingsError(f"agent.{key} = {value!r} is not allowed: must be a path")
-    return base / Path(value).expanduser()
+    try:
+        return base / Path(value).expanduser()
+    except RuntimeError as error:  # ~ of a user who is not there, or has no home
+        raise SettingsError(f"agent.{key} = {value!r} is not allowed: {error}") from None
 
 
 def _command(agent: dict[str, Any]) -> tuple[str, ...]:

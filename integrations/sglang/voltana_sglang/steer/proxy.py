@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from voltana.cluster.ledger import Ledger
     from voltana.ports import TimeSource
     from voltana.serving.engine import Call
-    from voltana.serving.router.chooser import Leg
+    from voltana.serving.router.chooser import RoleChooser
     from voltana.serving.router.pool import Backend
     from voltana.serving.router.prompt_length import PromptLength
     from voltana.serving.router.wire import Exchange, Wire
@@ -61,7 +61,7 @@ class Proxy:
         upstream: str,
         wire: Wire,
         *,
-        leg: Leg,
+        leg: RoleChooser,
         workers: WorkerList,
         ledger: Ledger,
         lengths: PromptLength,

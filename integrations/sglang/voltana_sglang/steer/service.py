@@ -13,7 +13,7 @@ from aiohttp import web
 
 from voltana.cluster.ledger import Ledger
 from voltana.serving.router.app import errors_explained
-from voltana.serving.router.chooser import Leg
+from voltana.serving.router.chooser import RoleChooser
 from voltana.serving.router.file_limit import allow_requests
 from voltana.serving.router.keys import find_keys
 from voltana.serving.router.pool import Pool
@@ -66,7 +66,7 @@ class SteerService:
         self.workers = WorkerList(
             settings.upstream, self._wire, time=time, period_s=settings.workers_period_s
         )
-        leg = Leg(
+        leg = RoleChooser(
             self.pool.of(Role.DECODE),
             self._router,
             ledger=ledger,

@@ -1,6 +1,6 @@
 """The length distributions that ship with the package, by name.
 
-Two data files hold them: `lengths_fitted.toml`, written by `benchmarks/calibration/lengths.py`
+Two data files hold them: `lengths_fitted.toml`, written by `tools/calibration/lengths.py`
 from measured sets, and `lengths_moments.toml`, from published averages. Both name their sources.
 """
 

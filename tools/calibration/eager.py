@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from benchmarks.calibration.data import DATA, columns, rows
+from tools.calibration.data import DATA, columns, rows
 from voltana.plant.elementwise import elementwise_cost
 from voltana.plant.gemm import batched_cost
 from voltana.plant.model import BYTES_PER_ELEMENT

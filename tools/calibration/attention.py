@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from benchmarks.calibration.data import columns, rows
-from benchmarks.calibration.fit import Fitted, describe, fit_log_times, with_section
-from benchmarks.calibration.gemm import SETS
+from tools.calibration.data import columns, rows
+from tools.calibration.fit import Fitted, describe, fit_log_times, with_section
+from tools.calibration.gemm import SETS
 from voltana.plant.attention import decode_cost, prefill_cost
 from voltana.plant.cost import FASTEST
 from voltana.plant.hardware import load_hardware

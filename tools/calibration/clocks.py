@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from scipy.optimize import minimize_scalar
 
-from benchmarks.calibration.eager import HARDWARE, Workload, costs, workloads
-from benchmarks.calibration.fit import with_section
+from tools.calibration.eager import HARDWARE, Workload, costs, workloads
+from tools.calibration.fit import with_section
 from voltana.plant.cost import ClockState
 from voltana.plant.hardware import HardwareProfile, load_hardware
 

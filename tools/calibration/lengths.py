@@ -24,7 +24,7 @@ KNOTS = 24
 """More knots would follow the lumps of single values; fewer leave the mean of a tail off by 1 %."""
 
 OUT = Path(workload.__file__).parent / "data"
-HEADER = "# Written by benchmarks/calibration/lengths.py; run `make calibrate` rather than edit.\n"
+HEADER = "# Written by tools/calibration/lengths.py; run `make calibrate` rather than edit.\n"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,8 +1,8 @@
-"""Fit the plant's coefficients again from ../shared/data: ``python -m benchmarks.calibration``.
+"""Fit the plant's coefficients again from ../shared/data: ``python -m tools.calibration``.
 
 Prints coefficients and residuals; ``--write`` puts them into the hardware profiles. A fit whose
 coefficients another one needs comes after it. What the published figure leaves open is fitted by
-``benchmarks.calibration.published``, which takes much longer.
+``tools.calibration.published``, which takes much longer.
 """
 
 from __future__ import annotations
@@ -11,14 +11,14 @@ import argparse
 import sys
 from typing import TYPE_CHECKING
 
-from benchmarks.calibration import attention, collectives, elementwise, gemm, lengths, power
-from benchmarks.calibration.data import DATA
-from benchmarks.calibration.profile_file import write
+from tools.calibration import attention, collectives, elementwise, gemm, lengths, power
+from tools.calibration.data import DATA
+from tools.calibration.profile_file import write
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from benchmarks.calibration.fit import Fitted
+    from tools.calibration.fit import Fitted
 
 FITS: tuple[Callable[[], list[Fitted]], ...] = (
     gemm.fit,

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from benchmarks.calibration.data import columns, rows
-from benchmarks.calibration.fit import Fitted, describe, fit_log_times, with_section
-from benchmarks.calibration.gemm import SETS
+from tools.calibration.data import columns, rows
+from tools.calibration.fit import Fitted, describe, fit_log_times, with_section
+from tools.calibration.gemm import SETS
 from voltana.plant.collective import all_reduce_s, transfer_s
 from voltana.plant.hardware import load_hardware
 

@@ -21,9 +21,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 from scipy.optimize import lsq_linear
 
-from benchmarks.calibration.data import DATA
-from benchmarks.calibration.power_curves import Curves, a100_curves, h100_curves
 from benchmarks.fidelity.power_runs import PowerRun, argonne, energaizer, mlenergy
+from tools.calibration.data import DATA
+from tools.calibration.power_curves import Curves, a100_curves, h100_curves
 
 if TYPE_CHECKING:
     from voltana.plant.power import ClockCurve

@@ -1,4 +1,4 @@
-"""Fit what the published figure leaves open: ``python -m benchmarks.calibration.published``.
+"""Fit what the published figure leaves open: ``python -m tools.calibration.published``.
 
 Neither the lengths of the requests nor the SLO thresholds are published. This looks for the lengths
 (mean and spread of prompts and outputs of each workload) by coordinate descent from those in
@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 from rich.console import Console
 
-from benchmarks.calibration.data import DATA
 from benchmarks.fidelity.published import (
     DATASETS,
     METRICS,
@@ -31,6 +30,7 @@ from benchmarks.fidelity.published import (
     published_points,
     simulated_points,
 )
+from tools.calibration.data import DATA
 from voltana.slo import Slo
 
 if TYPE_CHECKING:

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from benchmarks.calibration import clocks
-from benchmarks.calibration.data import rows
-from benchmarks.calibration.fit import Fitted, describe, fit_log_times, with_section
+from tools.calibration import clocks
+from tools.calibration.data import rows
+from tools.calibration.fit import Fitted, describe, fit_log_times, with_section
 from voltana.plant.cost import FASTEST
 from voltana.plant.elementwise import elementwise_cost
 from voltana.plant.hardware import load_hardware
