@@ -16,6 +16,8 @@ UNITS: Mapping[str, float] = {"s": 1.0, "ms": 1e-3, "us": 1e-6, "ns": 1e-9}
 
 _WORDS = {1.0: "seconds", 1e-3: "milliseconds", 1e-6: "microseconds", 1e-9: "nanoseconds"}
 
+_OTHER = {1.0: "milliseconds", 1e-3: "seconds"}
+
 _EPOCH_S = (1e9, 5e9)
 """2001 to 2128 in seconds since 1970; the same dates in two units never overlap."""
 
@@ -27,6 +29,10 @@ _WHOLE_ABOVE_RPS = 500.0
 _WHOLE_BELOW_RPS = 0.005
 _ENOUGH = 64
 """Whole numbers say less: so many requests must agree, at a rate further from what is served."""
+
+_DOUBT_ABOVE_RPS = 50.0
+_DOUBT_BELOW_RPS = 0.05
+"""Outside of these the other of seconds and milliseconds is as likely, which is said."""
 
 
 class TimeUnit(NamedTuple):
@@ -63,6 +69,9 @@ def decide_unit(times: FloatArray, usual_s: float) -> TimeUnit:
             return TimeUnit(usual_s, "milliseconds, though they have fractions")
     if usual_s == UNITS["s"] and enough and not fractions and rate_rps < _WHOLE_BELOW_RPS:
         return _unit(UNITS["ms"], usual_s, why)
+    if not _DOUBT_BELOW_RPS <= rate_rps <= _DOUBT_ABOVE_RPS and usual_s in _OTHER:
+        said = f"{_WORDS[usual_s]}, as is usual for the column, but {why}"
+        return TimeUnit(usual_s, f"{said}: they may be {_OTHER[usual_s]}")
     return TimeUnit(usual_s, "")
 
 
