@@ -387,7 +387,7 @@ def test_what_is_no_text_is_refused_without_showing_it(tmp_path: Path, head: str
 
 def test_a_missing_column_is_said_in_a_line_that_can_be_read(tmp_path: Path) -> None:
     text = "a,b,\x1b[31mred\n1,2,3\n".replace("\x1b", "\x9b")
-    with pytest.raises(TraceError, match="or others, see docs/workloads.md") as caught:
+    with pytest.raises(TraceError, match=r"or others, see docs/workloads\.md") as caught:
         read(written(tmp_path / "t", text))
     assert len(str(caught.value)) < len(str(tmp_path)) + 500
     assert str(caught.value).isprintable()

@@ -27,7 +27,7 @@ _COLUMNS = ("received", "meta_info.prompt_tokens", "meta_info.completion_tokens"
 def is_engine_log(head: str) -> bool:
     """Whether one of these lines is of the request log of SGLang, or the first is stamped as one.
 
-    An engine may say much before its first request; no JSON array begins with a date without quotes.
+    An engine may say much before its first request, and no JSON array begins with a bare date.
     """
     if _STAMPED.match(head.lstrip()):
         return True
