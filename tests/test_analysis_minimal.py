@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import control
 import numpy as np
 import pytest
@@ -9,10 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from voltana.analysis.actuation import Actuation
+from voltana.analysis.agreement import MarginWarning, warn_of_margin
 from voltana.analysis.controller_model import Channel, ControllerModel, open_loop, pid_model
 from voltana.analysis.decode_model import LATENCY, linearise_settled
 from voltana.analysis.margins import frequencies, margins_of, sampled
 from voltana.analysis.minimal import minimal
+from voltana.analysis.policy_analysis import analyse_policy
 from voltana.analysis.request_mix import RequestMix
 from voltana.controllers.pid import PidGains
 from voltana.evaluation.scenario import load_scenario
@@ -85,3 +89,43 @@ def test_an_integrator_that_moves_nothing_is_no_unstable_loop(decode) -> None:
     loop = open_loop(held, actuation, law)
     assert loop.nstates == 0
     assert margins_of(loop).stable
+
+
+@pytest.mark.parametrize("gains", [(300.0, 600.0), (30.0, 60.0), (300.0, 0.0)])
+def test_wrong_margins_of_python_control_are_said_with_the_right_ones(decode, gains) -> None:
+    model, actuation = decode
+    pid = PidGains(proportional_mhz=gains[0], integral_mhz_per_s=gains[1])
+    law = pid_model(pid, target_s=model.point.latency_s, dt=model.system.dt)
+    loop = open_loop(model.system, actuation, law)
+    margins = margins_of(loop)
+    with pytest.warns(MarginWarning, match="wrong by more than 1%") as caught:
+        warn_of_margin(loop, margins, stacklevel=1)
+    (warning,) = caught
+    assert warning.filename == __file__
+    assert f"for {margins.phase_margin_deg:.4g} degrees" in str(warning.message)
+
+
+@pytest.mark.parametrize(("pole", "gain"), [(0.5, -0.9), (0.5, 0.9)])
+def test_right_margins_of_python_control_pass_without_a_word(pole, gain) -> None:
+    loop = control.ss([[pole]], [[1.0]], [[gain]], [[0.0]], 0.02)
+    assert np.isfinite(control.margin(loop)).any()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        warn_of_margin(loop, margins_of(loop))
+
+
+def test_an_analysis_warns_where_its_loop_is_made() -> None:
+    scenario = load_scenario(
+        None,
+        {
+            "policies": ["pid"],
+            "slo": {"itl_ms": 22.0},
+            "cluster": {"decode": 1},
+            "workload": {"rate_rps": 20.0, "duration_s": 60.0},
+        },
+    )
+    with pytest.warns(MarginWarning, match="take .margins") as caught:
+        analysis = analyse_policy(scenario, "pid")
+    assert [w.filename for w in caught if w.category is MarginWarning] == [__file__]
+    ours = control.margin(analysis.sampled)
+    assert not np.allclose(control.margin(analysis.loop), ours, rtol=0.01, equal_nan=True)

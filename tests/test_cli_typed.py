@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import subprocess
 import sys
 from typing import TYPE_CHECKING
 
@@ -237,3 +238,26 @@ def test_gibberish_is_one_line(
     code, out, err = typed(words, monkeypatch)
     assert code in {0, 2}
     assert out or len(err.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("redirection", "code", "said"),
+    [(">/dev/full", 2, "output cannot be written: No space left on device"), (">&-", 0, "")],
+)
+def test_an_output_that_takes_nothing_is_no_traceback(
+    redirection: str, code: int, said: str
+) -> None:
+    ended = subprocess.run(
+        ["sh", "-c", f'"$0" -m voltana policies {redirection}', sys.executable],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert ended.returncode == code
+    assert said in ended.stderr
+    assert len(ended.stderr.splitlines()) == bool(said)
+
+
+def test_a_question_ends_a_sentence(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _, _, err = typed(["simulat"], monkeypatch)
+    assert err == (
+        "voltana: No such command 'simulat'. Did you mean 'simulate'? Run 'voltana --help'.\n"
+    )

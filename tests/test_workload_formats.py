@@ -160,6 +160,36 @@ class TestTheUnitOfTimes:
         assert read(self.mooncake(tmp_path, [0, 105, 274])).arrival_s[-1] == pytest.approx(0.274)
         assert read(self.mooncake(tmp_path, [0, 1, 2])).arrival_s[-1] == pytest.approx(0.002)
 
+    @pytest.mark.parametrize(
+        ("step", "count", "column", "other"),
+        [
+            (2, 40, "input_length", "seconds"),  # whole seconds in a format of milliseconds
+            (3, 100, "input_length", "seconds"),
+            (1000, 3, "prompt_tokens", "milliseconds"),
+            (40, 20, "prompt_tokens", "milliseconds"),
+        ],
+    )
+    def test_a_guess_that_may_be_wrong_is_said_and_can_be_overridden(
+        self, tmp_path: Path, step: int, count: int, column: str, other: str
+    ) -> None:
+        output = "output_length" if column == "input_length" else "output_tokens"
+        rows = [{"timestamp": step * i, column: 9, output: 3} for i in range(count)]
+        file = written(tmp_path / "t.jsonl", "\n".join(map(json.dumps, rows)))
+        with structlog.testing.capture_logs() as logs:
+            guessed = read_trace(file)
+        assert f"they may be {other}; --time-unit" in logs[0]["event"]
+        unit = {"seconds": "s", "milliseconds": "ms"}[other]
+        with structlog.testing.capture_logs() as logs:
+            asked = read_trace(file, time_unit=unit)
+        assert not logs
+        factor = {"s": 1e3, "ms": 1e-3}[unit]
+        np.testing.assert_allclose(asked.arrival_s, guessed.arrival_s * factor)
+
+    def test_usual_rates_are_not_doubted(self, tmp_path: Path) -> None:
+        with structlog.testing.capture_logs() as logs:
+            read_trace(self.mooncake(tmp_path, [150.0 * i for i in range(30)]))
+        assert not logs
+
     def test_fractions_of_milliseconds_are_said(self, tmp_path: Path) -> None:
         file = self.mooncake(tmp_path, [0.5, 98.25, 210.75])
         with structlog.testing.capture_logs() as logs:
@@ -314,3 +344,50 @@ def test_a_million_rows_take_15_s_and_300_mb(name: str) -> None:
     assert figures["requests"] == 1_000_000
     assert figures["seconds"] < 15
     assert figures["peak_mb"] < 300
+
+
+@pytest.mark.parametrize("dates_first", [True, False])
+def test_dates_and_numbers_in_one_column_are_refused_by_line(
+    tmp_path: Path, dates_first: bool
+) -> None:
+    times = ["2024-05-10T00:00:01Z", 1_715_299_202]
+    rows = [
+        {"timestamp": time, "input_tokens": 9, "output_tokens": 3}
+        for time in (times if dates_first else times[::-1])
+    ]
+    file = written(tmp_path / "mixed", "\n".join(map(json.dumps, rows)))
+    with pytest.raises(TraceError, match="line 2, column 'timestamp'"):
+        read(file)
+
+
+def test_an_engine_that_says_much_before_its_first_request_is_told(tmp_path: Path) -> None:
+    talk = "[2026-01-05 13:41:20 TP0] Capture cuda graph.\n" * 8000
+    entry = {
+        "timestamp": "2026-01-05T13:41:26.484236",
+        "event": "request.finished",
+        "out": {"meta_info": {"prompt_tokens": 12, "completion_tokens": 3, "e2e_latency": 1.0}},
+    }
+    line = f"[2026-01-05 13:41:26] {json.dumps(entry)}\n"
+    assert read(written(tmp_path / "late.log", talk + line)).prompt_tokens.tolist() == [12]
+    with pytest.raises(TraceError, match="no request finishes in this log"):
+        read(written(tmp_path / "never.log", talk))
+
+
+def test_blanks_before_quoted_cells_are_no_part_of_them(tmp_path: Path) -> None:
+    text = '"arrival_s", "prompt_tokens", "output_tokens"\n"0", "9", "3"\n'
+    assert read(written(tmp_path / "t.csv", text)).prompt_tokens.tolist() == [9]
+
+
+@pytest.mark.parametrize("head", ["PK\x03\x04", "PAR1\x15\x04", "\x01\x02,\x1b[31m"])
+def test_what_is_no_text_is_refused_without_showing_it(tmp_path: Path, head: str) -> None:
+    with pytest.raises(TraceError, match="is binary, not text") as caught:
+        read(written(tmp_path / "t", head + "x" * 100))
+    assert str(caught.value).isprintable()
+
+
+def test_a_missing_column_is_said_in_a_line_that_can_be_read(tmp_path: Path) -> None:
+    text = "a,b,\x1b[31mred\n1,2,3\n".replace("\x1b", "\x9b")
+    with pytest.raises(TraceError, match=r"or others, see docs/workloads\.md") as caught:
+        read(written(tmp_path / "t", text))
+    assert len(str(caught.value)) < len(str(tmp_path)) + 500
+    assert str(caught.value).isprintable()

@@ -119,6 +119,64 @@ def test_a_counter_that_stands_still_is_not_believed():
     assert window.energy_j == pytest.approx(600.0, rel=0.06)
 
 
+class Stalling(Board):
+    """A counter that stands still for a while, and then catches up or goes on from there."""
+
+    def __init__(self, begins_s, ends_s, *, catches_up, power_known=True):
+        super().__init__()
+        self.begins_s, self.ends_s = begins_s, ends_s
+        self.catches_up, self.power_known = catches_up, power_known
+
+    def read(self):
+        told = super().read()
+        lost_s = min(max(self.now_s - self.begins_s, 0.0), self.ends_s - self.begins_s)
+        if self.catches_up and self.now_s >= self.ends_s:
+            lost_s = 0.0
+        return Reading(
+            at_s=told.at_s,
+            clock_mhz=told.clock_mhz,
+            power_w=told.power_w if self.power_known else math.nan,
+            energy_j=told.energy_j - lost_s * self.power_w,
+        )
+
+
+@given(
+    begins_s=st.floats(100.0, 118.0),
+    lasts_s=st.floats(1.5, 12.0),
+    catches_up=st.booleans(),
+)
+def test_a_counter_that_stands_still_for_a_part_of_a_window_gives_way_to_power(
+    begins_s, lasts_s, catches_up
+):
+    board = Stalling(begins_s, begins_s + lasts_s, catches_up=catches_up)
+    board.tick_s = 0.01
+    meter = EnergyMeter(board, window_s=10.0)
+    windows(board, meter, 30.05)
+    # What straddles two windows for less than is long against a tick may be missed in one of them.
+    assert meter.total_j + meter.gap_s * 300.0 == pytest.approx(9000.0, abs=2 * 0.6 * 300.0)
+
+
+def test_where_power_is_missing_too_a_counter_that_stands_still_is_a_gap():
+    board = Stalling(104.0, 108.0, catches_up=True, power_known=False)
+    board.tick_s = 0.01
+    meter = EnergyMeter(board, window_s=10.0)
+    (window,) = windows(board, meter, 10.05)
+    assert window.gap_s == pytest.approx(4.0, abs=0.2)
+    assert window.measured_j == pytest.approx(1800.0, abs=60.0)
+    assert math.isnan(window.energy_j)
+    assert meter.total_j == window.measured_j
+
+
+def test_negative_power_is_no_power():
+    board = Board()
+    board.read = lambda: Reading(
+        at_s=board.now_s, clock_mhz=1410.0, power_w=-5.0, energy_j=math.nan
+    )
+    meter = EnergyMeter(board, window_s=2.0)
+    windows(board, meter, 2.05)
+    assert (meter.total_j, meter.gap_s) == (0.0, pytest.approx(2.0))
+
+
 def test_a_counter_that_starts_again_above_where_the_window_began_is_not_believed():
     board = Board()
     board.offset_j = -30_000.0  # near zero where the window begins

@@ -146,6 +146,7 @@ class EnergyMeter:
     def _begin(self, reading: Reading) -> None:
         self._start = self._last = reading
         self._counted = reading if math.isfinite(reading.energy_j) else None
+        self._still_s = 0.0
         self._counter, self._power = _Part(), _Part()
 
     def _count(self, reading: Reading) -> None:
@@ -156,9 +157,14 @@ class EnergyMeter:
         if before is None:
             return
         counted_j, elapsed_s = reading.energy_j - before.energy_j, reading.at_s - before.at_s
-        began_anew = counted_j < 0
-        stood_still = counted_j == 0 and elapsed_s > MAX_GAP_S  # far longer than a tick
-        if not (began_anew or stood_still):
+        still_s = self._still_s
+        self._still_s = still_s + elapsed_s if counted_j == 0 else 0.0
+        if counted_j < 0:  # it began anew
+            return
+        if self._still_s > MAX_GAP_S:  # far longer than a tick: none of it was counted
+            if still_s <= MAX_GAP_S:
+                self._counter.add(0.0, -still_s)
+        elif still_s <= MAX_GAP_S:  # else its first step afterwards is of nobody knows how long
             self._counter.add(counted_j, elapsed_s)
 
     def _integrate(self, reading: Reading) -> None:
@@ -166,7 +172,8 @@ class EnergyMeter:
         mean_w = (reading.power_w + self._last.power_w) / 2
         if math.isfinite(reading.power_w):
             self._highest_w = max(self._highest_w, reading.power_w)
-        if math.isfinite(mean_w) and elapsed_s <= MAX_GAP_S:
+        known = min(reading.power_w, self._last.power_w) >= 0 and math.isfinite(mean_w)
+        if known and elapsed_s <= MAX_GAP_S:
             self._power.add(mean_w * elapsed_s, elapsed_s)
 
     def _close(self) -> EnergyWindow:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from voltana.analysis.actuation import Actuation
+from voltana.analysis.agreement import warn_of_margin
 from voltana.analysis.controller_model import closed_loop, open_loop
 from voltana.analysis.controller_response import ControllerResponse, identify_controller
 from voltana.analysis.controller_twin import Probe
@@ -134,6 +135,9 @@ def analyse_policy(
 
     Raises:
         ConfigError: If the run is too short to say anything.
+
+    Warns:
+        MarginWarning: If `control.margin` of its `loop` says something else than its `margins`.
     """
     cluster, plant, trace = scenario.cluster, scenario.plant, scenario.trace
     mix, end_s = RequestMix.of(trace), float(trace.arrival_s[-1])
@@ -160,6 +164,7 @@ def analyse_policy(
     loop = open_loop(system, actuation, response.model)
     closed = closed_loop(system, actuation, response.model)
     margins = margins_of(loop)
+    warn_of_margin(loop, margins)
     return PolicyAnalysis(
         policy=name,
         instance=busiest.name,

@@ -1,5 +1,6 @@
 """`voltana analyze`: is the decode loop of a policy stable, and by how much."""
 
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -142,10 +143,13 @@ def _run(
     out: Path | None,
     json: str | None,
 ) -> None:
+    from voltana.analysis.agreement import MarginWarning
     from voltana.analysis.analysis_report import print_design, print_table, to_json
     from voltana.analysis.policy_analysis import analyse_policy
 
-    with progress_bars(len(scenario.trace), shown=True) as progress:
+    with warnings.catch_warnings(), progress_bars(len(scenario.trace), shown=True) as progress:
+        # Nothing here hands out a system of which one could ask control.margin.
+        warnings.simplefilter("ignore", MarginWarning)
         analyses = [analyse_policy(scenario, name, progress=progress) for name in scenario.policies]
     made, refused, point = None, None, None
     if design or gains is not None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import sys
+from pathlib import Path
 from typing import Any
 
 import typer
@@ -15,6 +17,9 @@ USAGE_ERROR = 2
 INTERRUPTED = 130
 PIPE_CLOSED = 1
 """Nobody reads standard output any more; typer ends with the same code where it notices."""
+
+_NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EIO})
+"""What a full or broken disk says of standard output; files have errors of their own."""
 
 _UsageError: type[Any] = typer.BadParameter.__mro__[2]
 """Base class of all usage errors; where it lives depends on typer's version."""
@@ -31,12 +36,19 @@ def run(app: typer.Typer, name: str) -> None:
         app: The commands.
         name: Of the program.
     """
+    if sys.stdout is None:  # closed by who called
+        sys.stdout = Path(os.devnull).open("w")  # noqa: SIM115
     try:
         code = app(prog_name=name, standalone_mode=False)
         sys.stdout.flush()
     except BrokenPipeError:
         _forget_output()
         code = PIPE_CLOSED
+    except OSError as error:
+        if error.errno not in _NO_ROOM:
+            raise
+        _forget_output()
+        code = _complain(name, f"output cannot be written: {error.strerror}. Make room for it.")
     except VoltanaError as error:
         code = _complain(name, str(error))
     except _UsageError as error:
@@ -55,7 +67,11 @@ def _usage(name: str, error: Any) -> int:
         typer.echo(error.format_message())  # the help of a command that was given nothing to do
         return USAGE_ERROR
     command = error.ctx.command_path if error.ctx else name
-    return _complain(name, f"{error.format_message().rstrip('.')}. Run '{command} --help'.")
+    return _complain(name, f"{_sentence(error.format_message())} Run '{command} --help'.")
+
+
+def _sentence(text: str) -> str:
+    return text if text.endswith(("?", "!", ".")) else f"{text}."
 
 
 def _complain(name: str, text: str) -> int:

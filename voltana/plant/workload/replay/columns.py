@@ -24,6 +24,9 @@ FINEST_S = 1e-9
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _LONGEST_SHOWN = 40
 
+_NO_VALUE = (ValueError, TypeError, OverflowError, AttributeError)
+"""What a conversion says of a cell of another kind, such as a number among dates."""
+
 
 class ColumnReader:
     """Converts the cells of one column, and names the right line where that fails.
@@ -94,7 +97,7 @@ class ColumnReader:
             # float(True) is 1.0, but a truth value is no number of a trace.
             if bool not in set(map(type, cells)):
                 return np.fromiter(map(convert, cells), np.float64, len(cells))
-        except (ValueError, TypeError, OverflowError):
+        except _NO_VALUE:
             pass
         good = [not isinstance(cell, bool) and _converts(convert, cell) for cell in cells]
         self._check(np.array(good), cells, lines, allowed)
@@ -126,7 +129,7 @@ def _is_number(cell: object) -> bool:
 def _converts(convert: Callable[..., float], cell: object) -> bool:
     try:
         convert(cell)
-    except (ValueError, TypeError, OverflowError):
+    except _NO_VALUE:
         return False
     return True
 

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from voltana.plant.workload.replay.records import Row
 
 _JSON_LINE = re.compile(r'^(?:\[[^\]]{1,80}\] )?(\{"timestamp": .*"event": "request\.)')
+_STAMPED = re.compile(r"\[\d{4}-\d\d-\d\d[ T]\d\d:\d\d:\d\d[^\]]{0,60}\] ")
 _TEXT_LINE = re.compile(r"^\[([^\]]{19,80})\] (?:Finish|Receive): obj=")
 _META = "'meta_info': {"
 _FIGURE = r": (-?\d[\d.e+-]*)"
@@ -24,7 +25,12 @@ _COLUMNS = ("received", "meta_info.prompt_tokens", "meta_info.completion_tokens"
 
 
 def is_engine_log(head: str) -> bool:
-    """Whether one of these lines is of the request log of SGLang."""
+    """Whether one of these lines is of the request log of SGLang, or the first is stamped as one.
+
+    An engine may say much before its first request, and no JSON array begins with a bare date.
+    """
+    if _STAMPED.match(head.lstrip()):
+        return True
     return any(_JSON_LINE.match(line) or _TEXT_LINE.match(line) for line in head.splitlines())
 
 

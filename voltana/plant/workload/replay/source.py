@@ -68,7 +68,7 @@ def sniff_container(text: io.TextIOBase, path: Path) -> str:
     """Whether the file is the log of an engine, JSON objects, or a table.
 
     Raises:
-        TraceError: If it is blank.
+        TraceError: If it is blank, or binary.
     """
     blank = True
     while blank and (head := text.read(_HEAD)):
@@ -76,6 +76,11 @@ def sniff_container(text: io.TextIOBase, path: Path) -> str:
     if blank:
         raise TraceError(f"{path}: is empty. Name a file with at least one request.")
     text.seek(0)
+    first = head.lstrip().partition("\n")[0]
+    if any(character < " " and character not in "\t\r" for character in first):
+        raise TraceError(
+            f"{path}: is binary, not text. Export it as CSV or JSON lines; gzip is understood."
+        )
     if is_engine_log(head):
         return LOG
     return JSON if head.lstrip()[0] in "{[" else CSV
@@ -92,7 +97,7 @@ def csv_rows(text: io.TextIOBase, path: Path) -> Iterator[tuple[int, list[str]]]
     """
     delimiter = _delimiter(text)
     usual_limit = csv.field_size_limit(LONGEST_FIELD)
-    reader = csv.reader(text, delimiter=delimiter)
+    reader = csv.reader(text, delimiter=delimiter, skipinitialspace=True)
     try:
         header = next((cells for cells in reader if any(cells)), [])
         yield reader.line_num, [normalise(name) for name in header]

@@ -37,6 +37,13 @@ CHUNK_ROWS = 1 << 16
 """Rows are converted by the chunk, so that the text of a long trace is never all in memory."""
 
 
+_NAMED = 4
+"""So many names of a missing column are said."""
+
+_SHOWN = 200
+"""So many characters are said of the columns that a file has."""
+
+
 class Table(NamedTuple):
     """The requests of a file, in its order; each array has the shape (n,), n at least 1."""
 
@@ -177,7 +184,7 @@ def _columns(file: Path, chosen: TraceFormat, present: Collection[str]) -> tuple
     time, prompt, output = found
     if time is None or prompt is None or output is None:
         missing = [
-            f"{role} ({' or '.join(wanted)})"
+            f"{role} ({_listed(wanted)})"
             for role, wanted, name in zip(
                 ("arrival time", "prompt tokens", "output tokens"),
                 (chosen.time, chosen.prompt, chosen.output),
@@ -188,9 +195,20 @@ def _columns(file: Path, chosen: TraceFormat, present: Collection[str]) -> tuple
         ]
         raise TraceError(
             f"{file}: as {chosen.name!r} it lacks a column for {'; for '.join(missing)}. It has: "
-            f"{', '.join(map(str, list(present)[:12]))[:200]}. {chosen.hint}"
+            f"{_printable(', '.join(map(str, list(present)[:12])))}. {chosen.hint}"
         )
     return time, prompt, output
+
+
+def _listed(wanted: Collection[str]) -> str:
+    """The first of many names; a message is read, the full list is looked up."""
+    first = " or ".join(list(wanted)[:_NAMED])
+    return first if len(wanted) <= _NAMED else f"{first} or others, see docs/workloads.md"
+
+
+def _printable(text: str) -> str:
+    """What a terminal may be sent of a file that can be anything."""
+    return "".join(c if c.isprintable() else "?" for c in text[:_SHOWN])
 
 
 def _normalised(objects: Iterator[tuple[int, Any]]) -> Iterator[tuple[int, Mapping[str, Any]]]:

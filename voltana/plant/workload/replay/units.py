@@ -16,6 +16,8 @@ UNITS: Mapping[str, float] = {"s": 1.0, "ms": 1e-3, "us": 1e-6, "ns": 1e-9}
 
 _WORDS = {1.0: "seconds", 1e-3: "milliseconds", 1e-6: "microseconds", 1e-9: "nanoseconds"}
 
+_OTHER = {1.0: "milliseconds", 1e-3: "seconds"}
+
 _EPOCH_S = (1e9, 5e9)
 """2001 to 2128 in seconds since 1970; the same dates in two units never overlap."""
 
@@ -27,6 +29,10 @@ _WHOLE_ABOVE_RPS = 500.0
 _WHOLE_BELOW_RPS = 0.005
 _ENOUGH = 64
 """Whole numbers say less: so many requests must agree, at a rate further from what is served."""
+
+_DOUBT_ABOVE_RPS = 50.0
+_DOUBT_BELOW_RPS = 0.05
+"""Outside of these the other of seconds and milliseconds is as likely, which is said."""
 
 
 class TimeUnit(NamedTuple):
@@ -49,8 +55,10 @@ def decide_unit(times: FloatArray, usual_s: float) -> TimeUnit:
             why = "" if unit_s == usual_s else "since 1970, they would be dates of another age"
             return _unit(unit_s, usual_s, why)
     span = float(times.max()) - first
-    if span <= 0:
-        return TimeUnit(usual_s, "")
+    return _by_rate(times, span, usual_s) if span > 0 else TimeUnit(usual_s, "")
+
+
+def _by_rate(times: FloatArray, span: float, usual_s: float) -> TimeUnit:
     rate_rps = (len(times) - 1) / (span * usual_s)
     fractions = bool(np.any(times != np.floor(times)))
     enough = len(times) >= _ENOUGH
@@ -61,9 +69,15 @@ def decide_unit(times: FloatArray, usual_s: float) -> TimeUnit:
             return _unit(UNITS["s"], usual_s, why)
         if fractions:
             return TimeUnit(usual_s, "milliseconds, though they have fractions")
-    if usual_s == UNITS["s"] and enough and not fractions and rate_rps < _WHOLE_BELOW_RPS:
+    elif usual_s == UNITS["s"] and enough and not fractions and rate_rps < _WHOLE_BELOW_RPS:
         return _unit(UNITS["ms"], usual_s, why)
-    return TimeUnit(usual_s, "")
+    doubtful = usual_s in _OTHER and not _DOUBT_BELOW_RPS <= rate_rps <= _DOUBT_ABOVE_RPS
+    return TimeUnit(usual_s, _doubt(usual_s, why) if doubtful else "")
+
+
+def _doubt(usual_s: float, why: str) -> str:
+    said = f"{_WORDS[usual_s]}, as is usual for the column, but {why}"
+    return f"{said}: they may be {_OTHER[usual_s]}"
 
 
 def _unit(unit_s: float, usual_s: float, why: str) -> TimeUnit:
