@@ -166,7 +166,7 @@ MORE_STEPS = (
     StepCase("h100-sxm", "qwen3-32b", 20.0, 0.8, 2),
     StepCase("a100-sxm4-80gb", "llama-3.1-8b", 30.0, 0.85, 12),
     StepCase("a100-sxm4-80gb", "llama-3.1-8b", 40.0, 0.95, 12),
-    # At 90 requests/s the line is off by 12 % of the latency on this plant; why was not looked into.
+    # At 90 requests/s the line is off by 12 % on this plant; why was not looked into.
     StepCase("h100-sxm", "llama-3.1-8b", 80.0, 0.7, 12),
     StepCase("h200-sxm", "llama-3.1-70b", 10.0, 0.8, 8),
     StepCase("a100-sxm4-80gb", "ministral-3b", 60.0, 0.75, 8),
