@@ -64,6 +64,36 @@ def known_misses() -> dict[tuple[str, str], str]:
     return {(miss["section"], miss["what"]): miss["why"] for miss in misses}
 
 
+def verdicts(rows: list[Row], known: dict[tuple[str, str], str]) -> tuple[list[str], list[str]]:
+    """What is to be said of the rows that miss their targets, and of what is known of them.
+
+    Args:
+        rows: Everything that was measured, of all sections.
+        known: Why each known miss is missed, by section and row (:func:`known_misses`).
+
+    Returns:
+        Remarks on misses that are known, and complaints: misses that are not, entries of the known
+        ones that are met again, and entries that name no row, as a mistyped one would.
+    """
+    remarks, complaints = [], []
+    for row in rows:
+        why = known.get((row.section, row.what))
+        text = f"{row.section}: {row.what}: {row.measured:.3g} {row.unit}, target {row.target}"
+        if not row.meets and why:
+            remarks.append(f"missed, as is known ({why}): {text}")
+        elif not row.meets:
+            complaints.append(f"missed: {text}")
+        elif why:
+            complaints.append(f"met again: {text}. Take it out of {KNOWN.name}.")
+    measured = {(row.section, row.what) for row in rows}
+    complaints += [
+        f"{KNOWN.name} names no row: section {section!r}, what {what!r}. Copy both from the table."
+        for section, what in known
+        if (section, what) not in measured
+    ]
+    return remarks, complaints
+
+
 def quotations() -> dict[str, dict[str, Any]]:
     """Measurements that are known only as they were quoted, by name (``quoted.toml``)."""
     return tomllib.loads(QUOTED.read_text(encoding="utf-8"))
