@@ -19,7 +19,7 @@ SGLANG_READY := $(SGLANG_VENV)/.ready
 SGLANG_LOCK := $(SGLANG)/requirements/sglang-$(SGLANG_VERSION).txt
 
 .DEFAULT_GOAL := help
-.PHONY: help setup compiler demo test test-slow chaos check format bench headline fidelity calibrate docs lock clean \
+.PHONY: help setup compiler demo test test-slow attack chaos check format bench headline fidelity calibrate docs lock clean \
 	environments rdma sglang-setup test-sglang sglang-matrix bench-sglang
 
 help: ## list the targets
@@ -44,10 +44,13 @@ demo: $(READY) ## simulate the default cluster under five policies
 	$(BIN)/voltana simulate --out out/demo
 
 test: $(READY) compiler ## run the tests
-	$(BIN)/python -m pytest -n 2 -m "not slow"
+	$(BIN)/python -m pytest -n 2 -m "not slow and not attack"
 
 test-slow: $(READY) compiler ## run the long property tests and end-to-end runs
 	$(BIN)/python -m pytest -n 2 -m slow
+
+attack: $(READY) compiler ## attack daemon, router and agent, honest use beside it
+	$(BIN)/python -m pytest -n 2 -m attack tests/attack
 
 check: $(READY) ## lint, format, types, import direction
 	$(BIN)/ruff check .

@@ -1,0 +1,16 @@
+"""Every test in this folder is an attack: `make attack` runs them, `make test` leaves them out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+HERE = Path(__file__).parent
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Marks the tests of this folder as attacks."""
+    for item in items:
+        if HERE in item.path.parents:
+            item.add_marker(pytest.mark.attack)
