@@ -123,6 +123,10 @@ class Daemon:
                     return child
         return 0
 
+    def holders(self) -> list[int]:
+        """Process ids of the GPUs' processes."""
+        return [pid for pid in _children(self.process.pid) if pid != self.worker()]
+
     def _start(self) -> subprocess.Popen[bytes]:
         self.starts.append(time.monotonic())
         self.heard_s = time.monotonic() + 1.0
