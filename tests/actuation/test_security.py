@@ -64,7 +64,7 @@ def as_other_user(action):
 def open_path(folder):
     """Let other users reach the socket's folder, as they can reach /run."""
     for path in (folder, *folder.parents):
-        if path == Path("/") or path.stat().st_mode & 0o001:
+        if path == Path("/"):
             break
         path.chmod(path.stat().st_mode | 0o011)
 

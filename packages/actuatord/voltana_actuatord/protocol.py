@@ -62,7 +62,7 @@ class Kind(enum.IntEnum):
     RESTORED = 69
 
 
-_EMPTY = frozenset({Kind.RELEASE, Kind.QUERY})
+_EMPTY = frozenset({Kind.RELEASE, Kind.QUERY, Kind.RESTORE})
 _HEADERS = {kind: _HEADER.pack(_MAGIC, VERSION, kind) for kind in Kind}
 _KINDS = {int(kind): kind for kind in Kind}
 _COMMAND_HEADER = _HEADERS[Kind.COMMAND]

@@ -76,14 +76,18 @@ class Connection:
                 raise ConnectionResetError
             yield data if not flags & socket.MSG_TRUNC else bytes(MAX_BYTES + 1)
 
-    def count_message(self, now_s: float) -> None:
+    def count_message(self, now_s: float, weight: float = 1.0) -> None:
         """Count a message against the client's rate.
+
+        Args:
+            now_s: The time.
+            weight: As how many it counts.
 
         Raises:
             ProtocolError: If it sends more than any control loop does.
         """
         earned = (now_s - self._refilled_s) * RATE_PER_S
-        self._allowance = min(BURST, self._allowance + earned) - 1.0
+        self._allowance = min(BURST, self._allowance + earned) - weight
         self._refilled_s = self.heard_s = now_s
         if self._allowance < 0.0:
             raise ProtocolError(f"more than {RATE_PER_S:g} messages a second.")

@@ -39,6 +39,9 @@ if TYPE_CHECKING:
     from voltana_actuatord.protocol import Acquire
 
 OPERATOR_REST_S = 5.0
+STATUS_WEIGHT = 4.0
+"""A status takes as long as so many commands."""
+
 DEAF_S = 0.2
 """How long nobody is accepted where the process has no descriptor left."""
 
@@ -199,6 +202,7 @@ class ActuatorServer:
             elif kind is Kind.RELEASE:
                 self._end_lease(connection)
             elif kind is Kind.QUERY:
+                connection.count_message(now_s, STATUS_WEIGHT)
                 connection.send(encode_json(Kind.STATUS, self._status(now_s)))
             elif kind is Kind.RESTORE:
                 self._operator_restore(connection, now_s)
