@@ -186,9 +186,12 @@ class OpenGpus:
         """Ask for a clock on all devices of a domain."""
         self._tickets += 1
         wish = Wish(clock_mhz, self._tickets)
+        data = encode_wish(wish)
+        for uuid in devices:  # first of all: the rest can wait
+            gpu = self._gpus[uuid]
+            self._send(gpu, data)
+            gpu.wish = wish
         self._settling[key] = Settling(self._tickets, sequence, clock_mhz, set(devices))
-        for uuid in devices:
-            self._ask(self._gpu(uuid), wish)
 
     def restore(self, devices: Iterable[str], *, forced: bool = False) -> None:
         """Ask for the default clocks; forced also where nothing of ours is set."""
@@ -367,7 +370,8 @@ class OpenGpus:
         except OSError:  # it has ended, which the link says as well
             return
         else:
-            gpu.unsent.pop(data[:1], None)
+            if gpu.unsent:
+                gpu.unsent.pop(data[:1], None)
 
     def _open(self, gpu: LentGpu) -> None:
         gpu.word = OPENING
