@@ -2,10 +2,11 @@
 
 from voltana.predictors.conformal.groups import BySize, ByTokens, by_phase, one_group, one_weight
 from voltana.predictors.conformal.snapshot import ConformalSnapshot
-from voltana.predictors.conformal.wrapper import PROFILED_MARGIN, Conformal
+from voltana.predictors.conformal.wrapper import PROFILED_MARGIN, UNUSABLE, Conformal
 
 __all__ = [
     "PROFILED_MARGIN",
+    "UNUSABLE",
     "BySize",
     "ByTokens",
     "Conformal",

@@ -11,6 +11,7 @@ import structlog
 from voltana.cluster.candidates import InstanceFacts, instance_facts, latency_model
 from voltana.cluster.context import iteration_budget_s
 from voltana.serving.agent.building import ROLES, unknown_limits
+from voltana.serving.agent.open_decisions import ENGINE_GONE
 from voltana.serving.agent.serving import Settings, Workshop
 from voltana.serving.ring_reader import RingReader, find_rings
 from voltana.values import InstanceState
@@ -151,6 +152,7 @@ class Group:
             if records:
                 any_records = True
                 served.ring_loop.take(records)
+                served.ring_loop.keep(served.reader)
         return any_records
 
     def tick(self, period_s: float) -> None:
@@ -338,11 +340,15 @@ class Group:
 
     def _release(self, path: Path) -> None:
         served = self._served.pop(path)
+        if served.reader.replaced():
+            served.ring_loop.open.give_up(ENGINE_GONE)
+        served.ring_loop.keep(served.reader)
         try:
             served.save(self._config)
         except OSError as error:
             _log.warning("what was learned cannot be saved", error=str(error))
         self._clock.leave(served.name)
+        served.guarantee.close()
         served.reader.close()
         _log.info("engine gone", instance=served.name)
 
