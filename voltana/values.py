@@ -280,16 +280,21 @@ class Forecast:
     def standing_for(self, clock_mhz: float) -> tuple[int, float]:
         """Index of the forecast clock that stands for `clock_mhz`, and a factor on its latencies.
 
-        That of `index_at`, with factor 1. A little below all of them, as a device reads that does
-        not quite reach its clock, it is the slowest: latency grows by no more than the clock falls.
-        (-1, inf) for a clock that nothing was forecast for.
+        Latency grows by no more than the clock falls. So between two clocks it is at most that of
+        the slower one, and at most that of the faster one times what is lacking to it; the lesser
+        holds. A little below all of them, as a device reads that does not quite reach its clock, it
+        is the slowest. (-1, inf) for a clock that nothing was forecast for.
         """
         index = self.index_at(clock_mhz)
-        if index >= 0:
+        clocks_mhz, count = self.clocks_mhz, len(self.clocks_mhz)
+        if index == count - 1 or (index >= 0 and clocks_mhz[index] >= clock_mhz - 1e-9):
             return index, 1.0
-        if not (len(self.clocks_mhz) and clock_mhz >= _BELOW * self.clocks_mhz[0]):
+        if not (count and clock_mhz >= _BELOW * clocks_mhz[0]):
             return -1, math.inf
-        return 0, float(self.clocks_mhz[0]) / clock_mhz
+        factor = float(clocks_mhz[index + 1]) / clock_mhz
+        if index >= 0 and not self.mean_s[index + 1] * factor < self.mean_s[index]:
+            return index, 1.0
+        return index + 1, factor
 
     def upper_at(self, clock_mhz: float) -> float:
         """Upper bound at the fastest forecast clock that is not above `clock_mhz`; inf below all.

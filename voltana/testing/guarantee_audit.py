@@ -58,7 +58,7 @@ def scored(label: Label) -> Scored | None:
     if not (certified or fits):
         return None
     if near:
-        return Scored(weight, missed, certified=False)
+        return None if missed else Scored(weight, missed=False, certified=False)
     return Scored(weight, missed=False, certified=False) if _hit_elsewhere(label) else None
 
 
@@ -187,8 +187,7 @@ class Replay:
         q, count = state
         s = self.statement
         moved = q + s.step(count) * found.weight * (found.missed - s.alpha)
-        highest = s.q_hi if found.certified else max(q, s.q_cert)
-        return min(max(moved, s.q_lo), highest), count + 1
+        return min(max(moved, s.q_lo), s.q_hi), count + 1
 
 
 AUDITS: tuple[Callable[[Trace], None], ...] = (

@@ -102,8 +102,7 @@ class MarginBook:
             missed=missed, weight=weight, counts_as=counts_as, issued_at=part.updates
         )
         if self._pooled is not None:
-            certified = counts_as is Counted.CERTIFIED
-            self._pooled.move(missed=missed, weight=weight, certified=certified)
+            self._pooled.move(missed=missed, weight=weight)
 
     def warm_up(self, score: float) -> None:
         """Start from the largest of the last `cold_labels` scores, once the model fits them."""

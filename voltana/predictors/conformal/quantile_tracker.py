@@ -37,7 +37,7 @@ class Account:
 
     Attributes:
         certified: Scored labels of certified decisions (T_certified).
-        blocked: Scored labels of uncertified ones, where only the margin blocked (T_blocked).
+        blocked: Scored hits of uncertified ones, where only the margin blocked (T_blocked).
         elsewhere: Scored hits at another clock than the one in force, or at an unknown one
             (T_elsewhere), held against the bound that was issued for that clock.
         missed: Certified labels above their bound.
@@ -95,15 +95,14 @@ class QuantileTracker:
         """Apply one scored label.
 
         Args:
-            missed: Whether the label was above its bound, as issued.
+            missed: Whether the label was above its bound, as issued; of certified ones alone.
             weight: From 0 to the statement's `max_weight`.
             counts_as: What its decision was.
             issued_at: `updates` when its bound was issued.
         """
         if self.updates - issued_at > self.statement.delay:
             self.overdue += 1
-        certified = counts_as is Counted.CERTIFIED
-        forgiven = self.move(missed=missed, weight=weight, certified=certified)
+        forgiven = self.move(missed=missed, weight=weight)
         account = self.account
         if counts_as is Counted.BLOCKED:
             account.blocked += weight
@@ -111,23 +110,18 @@ class QuantileTracker:
             account.elsewhere += weight
         else:
             account.certified += weight
-        if certified and missed:
+        if missed:
             account.missed += weight
             account.forgiven += forgiven
 
-    def move(self, *, missed: bool, weight: float, certified: bool) -> float:
-        """Move the margin for one label, without an account of it; gives the weight cut above.
-
-        The head-room above `q_cert` is for certified misses alone: any other one has nothing to
-        win there, and each of its raises would take (1 - alpha)/alpha hits to come down from.
-        """
+    def move(self, *, missed: bool, weight: float) -> float:
+        """Move the margin for one label, without an account of it; gives the weight cut above."""
         step = self.statement.step(self.updates)
         moved = self.quantile + step * weight * ((1.0 if missed else 0.0) - self._alpha)
         self.updates += 1
-        highest = self._highest if certified else max(self.quantile, self.statement.q_cert)
-        if moved > highest:
-            self.quantile = highest
-            return (moved - highest) / step
+        if moved > self._highest:
+            self.quantile = self._highest
+            return (moved - self._highest) / step
         self.quantile = max(moved, self._lowest)
         return 0.0
 

@@ -49,7 +49,9 @@ def verdict(
     if not certified and not _margin_alone_blocks(decision, promise, forecast):
         return Verdict(part, mean_s, settled, missed, None)
     if settled:
-        return Verdict(part, mean_s, settled, missed, Counted.BLOCKED)
+        # A miss of what was not promised has nothing to win: its raise would have to come down
+        # again, hit by hit, before anything is certified.
+        return Verdict(part, mean_s, settled, missed, None if missed else Counted.BLOCKED)
     hit = outcome.latency_s <= _bound_there_s(outcome.clock_mhz, part, mean_s, forecast, margin)
     return Verdict(part, mean_s, settled, missed, Counted.ELSEWHERE if hit else None)
 
