@@ -96,17 +96,15 @@ class Guarantee:
         intent, issuer = self._slots.intent(), self._issuers[-1] if self._issuers else None
         for iteration, issued in decisions:
             opened.add(int(iteration), from_json(issued), issuer)
-        if ring is None:
-            return
-        if ring["identity"] != reader.identity:
-            opened.give_up(RESTART)
-        else:
-            reader.go_back(int(ring["position"]))
         if intent is not None and intent > self._decisions:
             # Killed between a decision and the write after it: it may have been certified.
             self.certified += 1
             self._causes[RESTART] = self._causes.get(RESTART, 0) + 1
             self._decisions = intent
+        if ring is None or ring["identity"] != reader.identity:
+            opened.give_up(RESTART)
+        else:
+            reader.go_back(int(ring["position"]))
 
     def intend(self) -> None:
         """Note that something is about to be decided."""
