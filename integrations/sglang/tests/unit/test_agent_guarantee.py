@@ -406,7 +406,7 @@ def survive(folder, kills, seed):
             if ends_s == math.inf and select.select([said], [], [], 0)[0]:
                 ends_s = time.monotonic() + rng.expovariate(1 / 0.05)
             launch_s = world.engine.launch(LOAD)
-            latency_s = 0.12 if rng.random() < 0.01 else 0.006
+            latency_s = 0.12 if rng.random() < 0.004 else 0.004
             time.sleep(latency_s)
             gap_s = latency_s if math.isnan(ready_s) else launch_s + latency_s - ready_s
             gaps[world.engine.iteration], ready_s = gap_s, launch_s + latency_s
