@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import structlog
 
+from voltana.predictors.conformal import at_most
 from voltana.serving.agent.issued import from_json, to_json
 from voltana.serving.agent.open_decisions import RESTART, OpenDecisions, guarantee_of
 from voltana.serving.agent.two_slots import DamagedError, TwoSlots
@@ -128,8 +129,8 @@ class Guarantee:
             ],
             "state": None if current is None else current.to_dict(),
             "account": {} if current is None else current.account(),
-            "carried": _sum(self._carried, others),
-            "causes": _sum(self._causes, *(issuer.unlabelled for issuer in self._issuers[:-1])),
+            "carried": sum_of(self._carried, others),
+            "causes": sum_of(self._causes, *(issuer.unlabelled for issuer in self._issuers[:-1])),
             "certified": self.certified,
         }  # fmt: skip
         try:
@@ -141,11 +142,29 @@ class Guarantee:
 
     def account(self) -> dict[str, float]:
         """The account over everything that was promised on this ring (docs/guarantee.md)."""
-        return _sum(self._carried, self._account_of(self._issuers))
+        return sum_of(self._carried, self._account_of(self._issuers))
 
     def unlabelled(self) -> dict[str, int]:
         """Certified decisions whose label never came, by cause."""
-        return _sum(self._causes, *(issuer.unlabelled for issuer in self._issuers))
+        return sum_of(self._causes, *(issuer.unlabelled for issuer in self._issuers))
+
+    def figures(self, opened: OpenDecisions) -> dict[str, Any]:
+        """The account as a status shows it: each certified decision is in it once.
+
+        Args:
+            opened: Decisions whose labels have not come.
+        """
+        account = self.account()
+        labels, missed = int(account.get("certified", 0)), int(account.get("missed", 0))
+        return {
+            **account,
+            "decided": self.certified,
+            "in_flight": opened.certified(),
+            "unlabelled": self.unlabelled(),
+            "lost": sum(self.unlabelled().values()),
+            "at_most": at_most(missed, labels),
+            "state": self.restored,
+        }
 
     def sync(self) -> None:
         """Have it on the disk.
@@ -163,7 +182,7 @@ class Guarantee:
             self._slots = None
 
     def _carry(self, account: Mapping[str, float]) -> None:
-        self._carried = _sum(self._carried, account)
+        self._carried = sum_of(self._carried, account)
 
     def _set_aside(self, path: Path, error: Exception) -> None:
         """Begin anew, and say so: nothing can be said of what was promised before."""
@@ -178,10 +197,11 @@ class Guarantee:
 
     @staticmethod
     def _account_of(issuers: list[Conformal]) -> dict[str, float]:
-        return _sum(*(issuer.account() for issuer in issuers))
+        return sum_of(*(issuer.account() for issuer in issuers))
 
 
-def _sum(*tables: Mapping[str, Any]) -> dict[str, Any]:
+def sum_of(*tables: Mapping[str, Any]) -> dict[str, Any]:
+    """Sums by name."""
     total: dict[str, Any] = {}
     for table in tables:
         for name, value in table.items():

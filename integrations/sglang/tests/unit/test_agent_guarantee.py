@@ -20,6 +20,7 @@ from test_agent_group import TABLE, World
 
 from voltana.actuators import RecordingActuator
 from voltana.serving.agent.guarantee import Guarantee, guarantee_path
+from voltana.serving.agent.metrics import render
 from voltana.serving.agent.open_decisions import OpenDecisions
 from voltana.serving.agent.two_slots import DamagedError, TwoSlots
 from voltana.slo import Slo
@@ -444,3 +445,51 @@ def test_a_guarantee_without_a_file_keeps_nothing():
     guarantee.sync()
     guarantee.close()
     assert (guarantee.account(), guarantee.unlabelled(), guarantee.restored) == ({}, {}, "new")
+
+
+def test_the_status_has_every_certified_decision_once(world):
+    for number in range(40):
+        launch_s, _ = launch(world)
+        finish(world, launch_s, 0.0 if number == 20 else 0.005)
+    launch(world)  # its end is lost
+    launch_s, _ = launch(world)
+    finish(world, launch_s, 0.1)
+    _, running = launch(world)
+    seen = world.group.figures()["guarantee"]
+    in_flight = int(running.status is Status.CERTIFIED)
+    assert seen["decided"] == 42 + in_flight
+    assert seen["unlabelled"] == {"unusable latency": 1, "record lost": 1}
+    assert seen["lost"] == 2
+    assert seen["in_flight"] == in_flight
+    scored = seen["certified"] + seen["elsewhere"] + seen["unsettled"]
+    assert scored + seen["lost"] + seen["in_flight"] == seen["decided"]
+    assert (seen["missed"], seen["violated"]) == (1.0, 1.0)
+    text = render({"instance": "decode-0", "guarantee": seen})[0].decode()
+    for line in (
+        'guarantee_decided_total{instance="decode-0"} 4',
+        'guarantee_missed_total{instance="decode-0"} 1.0',
+        'guarantee_unlabelled_total{cause="record lost",instance="decode-0"} 1.0',
+        'guarantee_in_flight{instance="decode-0"}',
+        "guarantee_bound{",
+    ):
+        assert "voltana_agent_" + line in text
+
+
+def test_the_accounts_of_several_ranks_add_up(world):
+    second = FakeEngine(world.config.agent.rings, "decode-0", world.time.now_s, rank="@dp1.pp0.tp1")
+    world.group.scan()
+    world.run(20)
+    world.run(20, second)
+    seen = world.group.figures()["guarantee"]
+    parts = [s.guarantee.figures(s.ring_loop.open) for s in world.group._served.values()]
+    assert len(parts) == 2
+    assert seen["decided"] == sum(part["decided"] for part in parts) > 0
+    assert seen["bound"] == sum(part["bound"] for part in parts)
+    second.close()
+
+
+def test_a_damaged_account_is_named_in_the_status(world):
+    assert world.group.doubt == ""
+    served(world).guarantee.restored = "damaged: x"
+    assert world.group.doubt == "the account is damaged: x"
+    assert world.group.figures()["guarantee"]["state"] == "damaged: x"
