@@ -295,8 +295,8 @@ class Mirror:
             dispatcher.completed,
         )
 
-        def assigned(job):
-            assign(job)
+        def assigned(job, pair):
+            assign(job, pair)
             self._ledger.book(
                 Entry(
                     rid=f"request {job.index}",

@@ -61,6 +61,7 @@ class LateEngine:
         if attempt.prefill is not None:
             cache = {"kv": await self._prefilled(call, attempt, attempt.prefill)}
             attempt.prefilled()
+            await attempt.admitted()
         body = call.body(attempt.number, **cache)
         async with attempt.post(attempt.decode(), body) as leg:
             if call.stream:

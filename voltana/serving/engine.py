@@ -4,8 +4,8 @@ An adapter of an engine implements `Engine`; nothing else of the router changes.
 request's legs is the engine's own affair. One whose legs run at once asks for the decode server
 first (``attempt.decode()``), sends the prefill leg aside (``attempt.beside(...)``) and relays the
 decode leg. One whose legs run one after the other awaits the prefill leg, says so
-(``attempt.prefilled()``), and asks for the decode server only then, when it is chosen by what the
-servers do at that moment.
+(``attempt.prefilled()``), waits for its turn (``await attempt.admitted()``), and asks for the
+decode server only then, when it is chosen by what the servers do at that moment.
 """
 
 from __future__ import annotations
