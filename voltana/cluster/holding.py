@@ -125,7 +125,7 @@ class HoldingQueue(Generic[_T]):
         self._call_later = call_later
         self._most = most
         self._line: deque[Held[_T]] = deque()
-        self._due_s = math.inf  # when the line is looked at next; earlier timers are out of date
+        self._due_s = math.inf  # of the timer that counts; those of later times are out of date
         self._woken = self._asking = False
         self._places = PlaceRate()
         self.counts = HoldingCounts()
@@ -216,10 +216,10 @@ class HoldingQueue(Generic[_T]):
 
     def _look_again(self, for_s: float) -> None:
         """Look at the line again after `for_s`, unless it is looked at before."""
-        now_s = self._time.now_s()
-        if now_s < self._due_s <= now_s + for_s:
+        due_s = self._time.now_s() + for_s
+        if self._due_s <= due_s:
             return
-        due_s = self._due_s = now_s + for_s
+        self._due_s = due_s
 
         def due() -> None:
             if due_s == self._due_s:

@@ -14,18 +14,21 @@ beyond its boundary already, the least of them, and the others are spared.
 from __future__ import annotations
 
 import math
+from bisect import bisect_left
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from voltana.errors import invalid
-from voltana.ports import needs_of
+from voltana.ports import TellsBatches, needs_of
 from voltana.routers.least_memory import LeastMemory
-from voltana.values import Deferral, Need, Role
-from voltana.viability import largest_viable_batch, tabulate
+from voltana.values import Deferral, Load, Need, Role
+from voltana.viability import LARGEST_BATCH, largest_viable_batch, tabulate
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from voltana.ports import Router
+    from voltana.ports import Forecasts, Router
     from voltana.values import Candidate, Request
 
 AT_BOUNDARY = "every batch at its boundary"
@@ -59,7 +62,7 @@ class ViableBatch:
             raise invalid("max_age_s", max_age_s, "0 s or more", "0.1 s is usual.")
         self._inner = inner or LeastMemory()
         self._max_age_s = max_age_s
-        self._limits: dict[str, tuple[object, int]] = {}
+        self._limits: dict[str, tuple[tuple[object, ...], int]] = {}
 
     @property
     def needs(self) -> frozenset[Need]:
@@ -101,18 +104,17 @@ class ViableBatch:
         context = state.kv_tokens / state.running_requests if state.running_requests else 1.0
         # Rounded up: a longer context is never the safer one.
         step = math.ceil(math.log(max(context, 1.0)) / CONTEXT_BIN)
-        question = (id(candidate.predictor), step, candidate.levels_mhz[-1], candidate.budget_s)
+        question = (candidate.predictor, step, candidate.levels_mhz[-1], candidate.budget_s)
         known = self._limits.get(candidate.instance)
         if known is not None and known[0] == question:
             return known[1]
         assert candidate.predictor is not None
-        table = tabulate(
+        answer = largest_batch(
             candidate.predictor,
-            candidate.levels_mhz[-1:],
+            candidate.levels_mhz[-1],
             context_tokens=math.exp(step * CONTEXT_BIN),
             threshold_s=candidate.budget_s,
         )
-        answer = largest_viable_batch(table)
         self._limits[candidate.instance] = question, answer
         return answer
 
@@ -123,6 +125,28 @@ class ViableBatch:
 
     def __repr__(self) -> str:
         return f"ViableBatch({self._inner!r})"
+
+
+def largest_batch(
+    predictor: Forecasts, clock_mhz: float, *, context_tokens: float, threshold_s: float
+) -> int:
+    """The largest viable batch at a clock, whatever memory holds; 0 where none is.
+
+    A model that is not asked for many batches at once is asked for a dozen, one by one: iterations
+    do not get shorter with the batch.
+    """
+    clocks_mhz = np.array([clock_mhz])
+    if isinstance(predictor, TellsBatches):
+        table = tabulate(
+            predictor, clocks_mhz, context_tokens=context_tokens, threshold_s=threshold_s
+        )
+        return largest_viable_batch(table)
+
+    def too_long(batch: int) -> bool:
+        load = Load.decode(batch, int(batch * context_tokens))
+        return not predictor.forecast(load, clocks_mhz).upper_s[0] <= threshold_s
+
+    return bisect_left(range(1, LARGEST_BATCH + 1), True, key=too_long)
 
 
 def _requests(candidate: Candidate) -> int:

@@ -94,8 +94,8 @@ class Line(Generic[_T]):
     def _choose(self, request: Request) -> _T | Exception | Deferral:
         try:
             return self._ask(request)
-        except Problem as problem:
-            return problem
+        except Exception as error:  # noqa: BLE001  (it ends this request, and not the line)
+            return error
 
 
 class Holding:
