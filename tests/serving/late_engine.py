@@ -44,6 +44,8 @@ class LateCall(Call):
 class LateEngine:
     """First the prefill server, whose answer says where the KV cache is; then the decode server."""
 
+    binds_late = True
+
     def understand(self, path: str, raw: bytes) -> LateCall:
         fields = parse_object(raw)
         return LateCall(

@@ -33,6 +33,10 @@ MOST_HELD = 1024
 BEHIND = "behind others that wait"
 """Why a request waits that was not asked about."""
 
+JOINED_SHARE = 0.5
+"""Share of its slack that a request may expect to wait when it joins the line: beyond what a pool
+can serve for long, those in excess lose less where they go at once."""
+
 FADING_S = 10.0
 LEARNING_S = 4.0
 """How fast the rate of places fades, and how long somebody has to wait before it is known."""
@@ -157,7 +161,7 @@ class HoldingQueue(Generic[_T]):
             for_s, reason = choice.for_s, choice.reason
         now_s, slack_s = self._time.now_s(), self._slack_s(request)
         expected_s = self._places.expected_s(len(self._line) + 1, now_s)
-        if not 0 < slack_s < math.inf or expected_s > slack_s:
+        if not 0 < slack_s < math.inf or expected_s > JOINED_SHARE * slack_s:
             send(self._forced(request))
             return None
         held = Held(request=request, since_s=now_s, leave_s=now_s + slack_s, send=send)

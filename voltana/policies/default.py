@@ -1,6 +1,6 @@
 """The policy `voltana`: what this library makes of its own parts.
 
-`voltana.policies.routing` has its routers: `filled_up` for prefill, `least_power` for decode.
+`voltana.policies.routing` has its routers: `filled_up` for prefill, `within_boundaries` for decode.
 """
 
 from __future__ import annotations

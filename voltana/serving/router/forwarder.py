@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import structlog
 
+from voltana.serving.engine import binds_late
 from voltana.serving.router.aborts import Aborts
 from voltana.serving.router.answer import Answer, ClientGoneError
 from voltana.serving.router.attempt import Attempt
@@ -81,6 +82,7 @@ class Forwarder:
         self._wire = wire
         self._chooser = chooser
         self._holding = holding
+        self._late_binding = binds_late(engine)
         self._ledger = ledger
         self._lengths = lengths
         self._metrics = metrics
@@ -240,7 +242,7 @@ class Forwarder:
             prefill=prefill,
             choose_decode=lambda: self._chooser.decode(plan, avoid),
             planned=planned,
-            admit_decode=partial(self._late, plan, booking) if self._holding.defers else None,
+            admit_decode=partial(self._late, plan, booking) if self._may_hold(number) else None,
             booking=booking,
             wire=self._wire,
             headers=headers,
@@ -253,9 +255,9 @@ class Forwarder:
     ) -> tuple[Backend | None, Backend | None]:
         """The prefill server, and the decode server where it is chosen with it.
 
-        A first try waits for them where a router may defer; others have waited already.
+        It waits for both where one of their routers defers it.
         """
-        if number or not self._holding.defers:
+        if self._late_binding or not self._may_hold(number):
             prefill = self._chooser.prefill(plan, avoid)
             booking.prefilled_by(prefill)
             return prefill, None
@@ -265,6 +267,10 @@ class Forwarder:
             booking.finished()  # it may have been chosen at the moment at which its client left
             self._holding.wake()
             raise
+
+    def _may_hold(self, number: int) -> bool:
+        """Whether a try may have to wait; later ones have waited already."""
+        return self._holding.defers and not number
 
     async def _late(self, plan: Request, booking: Booking) -> Backend:
         """The decode server of a request whose prompt is computed."""
