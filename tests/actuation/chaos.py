@@ -112,7 +112,9 @@ class Chaos:
         unlocked_s = max(machine.unlocked_at_s(device) for device in range(2))
         bound_s, since_s = self.lease_s + self.slack_s, hit_s
         restarts = self.daemon.starts[starts:]
-        restarted = bool(silenced and victim == "parent and worker" and restarts)
+        # A parent that is stopped sees nothing: init's watchdog has to replace it first.
+        blind = victim == "parent and worker" or (victim == "parent" and number == signal.SIGSTOP)
+        restarted = bool(silenced and blind and restarts and unlocked_s > restarts[0])
         if restarted:
             since_s, bound_s = restarts[0], RESTART_S + self.slack_s - SLACK_S
         delay_s = max(0.0, unlocked_s - since_s)

@@ -18,14 +18,14 @@ from voltana.testing import check_actuator
 from voltana.timebase import MonotonicTime
 from voltana.values import Domain
 from voltana_actuatord.client import ActuatorProcess
-from voltana_actuatord.daemon.holder import GpuJob, hold, restore
+from voltana_actuatord.daemon.holder import hold, restore
+from voltana_actuatord.daemon.inboxes import GpuJob
 from voltana_actuatord.daemon.journal import Journal
 from voltana_actuatord.daemon.page import ClockState, own_slot
 from voltana_actuatord.daemon.parentlink import ParentLink, say
 from voltana_actuatord.daemon.server import ActuatorServer
 from voltana_actuatord.doctor import Verdict, examine
 from voltana_actuatord.drivers.opening import DRIVER_VARIABLE, find_driver, gpu_clock_table
-from voltana_actuatord.driving import Terms
 from voltana_actuatord.errors import ConfigError
 from voltana_actuatord.faults import (
     DriverError,
@@ -34,6 +34,7 @@ from voltana_actuatord.faults import (
     PartitionedGpuError,
 )
 from voltana_actuatord.gpu_names import gpu_uuids
+from voltana_actuatord.wishes import Terms
 
 
 @pytest.fixture

@@ -12,7 +12,8 @@ import queue
 import threading
 from typing import TYPE_CHECKING
 
-from voltana_actuatord.driving import GpuDriving, Result, Wish
+from voltana_actuatord.driving import GpuDriving
+from voltana_actuatord.wishes import Result, Wish
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from voltana_actuatord.daemon.page import ClockState
-from voltana_actuatord.driving import Result, Wish
+from voltana_actuatord.wishes import Result, Wish
 
 if TYPE_CHECKING:
     from typing import Any

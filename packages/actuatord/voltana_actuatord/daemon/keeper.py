@@ -21,7 +21,7 @@ from voltana_actuatord.daemon.page import PROCESSES, ClockState
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from voltana_actuatord.daemon.holder import GpuJob
+    from voltana_actuatord.daemon.inboxes import GpuJob
     from voltana_actuatord.daemon.page import Slot
 
 SLOW_RESTORE_S = 1.5

@@ -10,12 +10,12 @@ import time
 from typing import TYPE_CHECKING
 
 from voltana_actuatord.daemon.daemonlog import Log
-from voltana_actuatord.daemon.holder import GpuJob
+from voltana_actuatord.daemon.inboxes import GpuJob
 from voltana_actuatord.daemon.keeper import Keeper, Limits
 from voltana_actuatord.daemon.notify import notify
 from voltana_actuatord.daemon.page import MAX_GPUS, ClockState, Page
-from voltana_actuatord.driving import Terms
 from voltana_actuatord.faults import LeaseRefusedError
+from voltana_actuatord.wishes import Terms
 
 if TYPE_CHECKING:
     import socket

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import math
 import socket
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from voltana_actuatord.daemon.gpulink import (
@@ -15,10 +13,19 @@ from voltana_actuatord.daemon.gpulink import (
     decode_answer,
     encode_wish,
 )
+from voltana_actuatord.daemon.lent_gpu import (
+    OPEN,
+    OPENING,
+    READY,
+    RESTORING,
+    LentGpu,
+    Settling,
+    word_of,
+)
 from voltana_actuatord.daemon.page import ClockState
-from voltana_actuatord.driving import Result, Wish
 from voltana_actuatord.faults import LeaseRefusedError
 from voltana_actuatord.protocol import Ack
+from voltana_actuatord.wishes import Result, Wish
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -34,75 +41,6 @@ REFUSED_FOR_S = 0.5
 
 MAX_GPUS = 256
 _AT_ONCE = int(socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
-READY, OPENING, OPEN, RESTORING = "ready", "opening", "open", "restoring"
-
-
-@dataclass(slots=True)
-class LentGpu:
-    """One GPU.
-
-    Attributes:
-        uuid: Its name.
-        word: How the parent has it.
-        link: The link to its process; None while there is none.
-        clocks_mhz: Clocks that may be set; empty before it was examined.
-        state: What is known of its clock.
-        wish: What was asked for last.
-        answered: Ticket of the wish that was answered last.
-        since: First ticket of the present lease: failures of earlier ones are not its.
-        unsent: What goes to its process once there is one.
-        notes: What the operator should know.
-        refused: Why it could not be opened, until when that is said again.
-        rests_until_s: Until when it is left alone.
-    """
-
-    uuid: str
-    word: str = READY
-    link: socket.socket | None = None
-    clocks_mhz: tuple[float, ...] = ()
-    state: ClockState = ClockState.DEFAULT
-    wish: Wish = field(default_factory=lambda: Wish(None))
-    answered: int = -1
-    since: int = 0
-    unsent: dict[bytes, bytes] = field(default_factory=dict)
-    notes: str = ""
-    refused: tuple[str, float] = ("", 0.0)
-    rests_until_s: float = 0.0
-
-    @property
-    def at_default(self) -> bool:
-        """Whether it is at its default clocks by all that is known, and no wish is under way."""
-        if self.wish.clock_mhz is not None or self.word == RESTORING:
-            return False
-        settled = self.answered >= self.wish.ticket
-        return self.word != OPEN or (settled and self.state.ready)
-
-    def forget_wish(self) -> None:
-        """Nobody is there who could fulfil it."""
-        self.unsent.clear()
-        self.wish = Wish(None, self.wish.ticket)
-        self.answered = self.wish.ticket
-
-
-@dataclass(slots=True)
-class Settling:
-    """A change of clock of a domain that is under way.
-
-    Attributes:
-        ticket: Of the wish.
-        sequence: Its step.
-        target_mhz: The clock.
-        waiting: Devices that have not reported.
-        clock_mhz: Slowest clock read back so far.
-        notes: Reasons given so far.
-    """
-
-    ticket: int
-    sequence: int
-    target_mhz: float
-    waiting: set[str]
-    clock_mhz: float = math.inf
-    notes: str = ""
 
 
 class OpenGpus:
@@ -325,7 +263,7 @@ class OpenGpus:
             {
                 "uuid": uuid,
                 "at_default": gpu.at_default and gpu.state is not ClockState.DOUBTFUL,
-                "state": _word(gpu),
+                "state": word_of(gpu),
                 "note": gpu.notes[:200],
             }
             for uuid, gpu in sorted(self._gpus.items())
@@ -377,12 +315,3 @@ class OpenGpus:
     def _open(self, gpu: LentGpu) -> None:
         gpu.word = OPENING
         self._parent.tell(f"open {gpu.uuid}")
-
-
-def _word(gpu: LentGpu) -> str:
-    """How a GPU is, in the words of status."""
-    if gpu.word == RESTORING:
-        return RESTORING
-    if gpu.word == OPEN and not gpu.at_default:
-        return "lent" if gpu.wish.clock_mhz is not None else RESTORING
-    return gpu.state.name.lower()

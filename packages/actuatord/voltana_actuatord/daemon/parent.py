@@ -27,8 +27,8 @@ from voltana_actuatord.daemon.notify import notify, watchdog_period_s
 from voltana_actuatord.daemon.parentlink import MAX_BYTES, say
 from voltana_actuatord.daemon.privileges import CAP_SYS_ADMIN, drop_capabilities
 from voltana_actuatord.daemon.probe import DriverProbe
-from voltana_actuatord.driving import Terms
 from voltana_actuatord.faults import LeaseRefusedError
+from voltana_actuatord.wishes import Terms
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -35,8 +35,8 @@ if TYPE_CHECKING:
     import socket
 
     from voltana_actuatord.daemon.parentlink import ParentLink
-    from voltana_actuatord.driving import Result
     from voltana_actuatord.protocol import Acquire
+    from voltana_actuatord.wishes import Result
 
 OPERATOR_REST_S = 5.0
 STATUS_WEIGHT = 4.0

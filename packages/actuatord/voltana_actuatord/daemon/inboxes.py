@@ -1,0 +1,185 @@
+"""What the process of a GPU is given, and where its wishes come from."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import select
+import socket
+import struct
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from voltana_actuatord.daemon.gpulink import MAX_BYTES, decode_wish, encode_answer
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from voltana_actuatord.daemon.gpulink import Examined
+    from voltana_actuatord.daemon.journal import Journal
+    from voltana_actuatord.daemon.page import Slot
+    from voltana_actuatord.drivers.port import GpuDriver
+    from voltana_actuatord.wishes import Result, Terms, Wish
+
+PULSE_S = 0.1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GpuJob:
+    """What a GPU's process is given.
+
+    Attributes:
+        uuid: The GPU.
+        slot: What others may know of it.
+        open_driver: Opens the driver.
+        journal: What is locked.
+        terms: What the operator lays down.
+        life: A pipe that ends with the parent.
+        rearm: Puts off the timer that ends a process in which a call outlasts everybody.
+    """
+
+    uuid: str
+    slot: Slot
+    open_driver: Callable[[], GpuDriver]
+    journal: Journal
+    terms: Terms
+    life: int
+    rearm: Callable[[], None] = lambda: None
+
+
+class NoWishes:
+    """An inbox without wishes, that gives signs of life and sees the parent's end."""
+
+    def __init__(self, job: GpuJob) -> None:
+        self.ended_at_s = math.inf
+        self._slot = job.slot
+        self._life = job.life
+        self._rearm = job.rearm
+        self._poll = select.poll()
+        self._poll.register(job.life, select.POLLIN)
+
+    @property
+    def ended(self) -> bool:
+        """Whether whoever this process serves is gone."""
+        return self.ended_at_s < math.inf
+
+    def end(self) -> None:
+        """Note the end."""
+        self.ended_at_s = min(self.ended_at_s, time.monotonic())
+
+    def ended_for_s(self) -> float:
+        """For how long it is over."""
+        return max(0.0, time.monotonic() - self.ended_at_s)
+
+    def parent_gone(self) -> bool:
+        """Whether nobody is there to go on."""
+        return bool(select.select([self._life], [], [], 0.0)[0])
+
+    def waiting(self, seconds: float | None) -> bool:
+        """See `Inbox.waiting`."""
+        ends_s = time.monotonic() + (3600.0 if seconds is None else seconds)
+        while not self.ended:
+            self._slot.pulse()
+            self._rearm()
+            left_s = ends_s - time.monotonic()
+            ready = self._poll.poll(1e3 * max(0.0, min(PULSE_S, left_s)))
+            if ready and self._heard(dict(ready)):
+                return True
+            if left_s <= 0:
+                return False
+        return True
+
+    def rest(self, seconds: float) -> None:
+        """Wait, whatever comes."""
+        time.sleep(seconds)
+        self._slot.pulse()
+        self._rearm()
+
+    def take(self) -> Wish | None:
+        """See `Inbox.take`."""
+        return None
+
+    def _heard(self, ready: dict[int, int]) -> bool:
+        if self._life in ready:
+            self.end()
+        return self.ended
+
+
+class LinkInbox(NoWishes):
+    """The worker's wishes; satisfies `driving.Inbox`.
+
+    A wish is on the way from a decision to the driver: waiting for one is a single blocking call.
+    """
+
+    def __init__(self, job: GpuJob, link: socket.socket) -> None:
+        super().__init__(job)
+        self.examine: Callable[[], None] = lambda: None
+        self._link = link
+        self._device = job.uuid
+        self._wish: Wish | None = None
+        self._drained = False
+        self._poll.register(link, select.POLLIN)
+        self._more = select.poll()
+        self._more.register(link, select.POLLIN)
+        seconds, microseconds = divmod(round(1e6 * PULSE_S), 1_000_000)
+        patience = struct.pack("@ll", seconds, microseconds)
+        link.setblocking(True)
+        link.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, patience)
+
+    def waiting(self, seconds: float | None) -> bool:
+        """See `Inbox.waiting`."""
+        if self._wish is not None or self.ended:
+            return True
+        if seconds is not None and seconds < PULSE_S:
+            return super().waiting(seconds)
+        ends_s = time.monotonic() + (3600.0 if seconds is None else seconds)
+        while time.monotonic() < ends_s:
+            self._slot.pulse()
+            self._rearm()
+            try:
+                self._take_in(self._link.recv(MAX_BYTES))
+            except (BlockingIOError, InterruptedError):  # nothing for a while: see to the parent
+                if self.parent_gone():
+                    self.end()
+            except OSError:
+                self.end()
+            if self._heard({}):
+                return True
+        return False
+
+    def take(self) -> Wish | None:
+        """See `Inbox.take`."""
+        if not self._drained:
+            self._heard({})  # a later one may have come meanwhile
+        self._drained = False
+        wish, self._wish = self._wish, None
+        return None if self.ended else wish
+
+    def answer(self, answer: Result | Examined) -> None:
+        """Tell the worker; one that does not read is replaced, and asks anew."""
+        with contextlib.suppress(OSError):
+            data = encode_answer(answer)
+            self._link.send(data, socket.MSG_NOSIGNAL | socket.MSG_DONTWAIT)
+
+    def _take_in(self, data: bytes) -> None:
+        if not data:
+            self.end()
+        elif (wish := decode_wish(data)) is not None:
+            self._wish = wish
+        else:
+            self.examine()
+
+    def _heard(self, ready: dict[int, int]) -> bool:
+        """Take in all that is there; whether there is something to do."""
+        if self._life in ready:
+            self.end()
+        try:
+            while not self.ended and self._more.poll(0):
+                self._take_in(self._link.recv(MAX_BYTES, socket.MSG_DONTWAIT))
+        except (BlockingIOError, InterruptedError):
+            pass
+        except OSError:
+            self.end()
+        self._drained = True
+        return self.ended or self._wish is not None
