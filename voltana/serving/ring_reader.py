@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import math
 import mmap
 import os
+import struct
 import zlib
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from voltana.cluster.queueing import Waiting
 from voltana.errors import VoltanaError
+from voltana.serving.bounds import MOST, check_model, whole
 from voltana.values import Load
 from voltana_ring.layout import (
     BODY,
@@ -21,6 +24,8 @@ from voltana_ring.layout import (
     HEADER_BYTES,
     INFO_OFFSET,
     MAGIC,
+    MAX_ENTRIES,
+    MAX_ROOMS,
     PAYLOAD_OFFSET,
     ROOM,
     VERSION,
@@ -87,7 +92,8 @@ class RingReader:
         info: What the engine says of itself.
         pid: Process id of the writer, as its own container counts.
         lost: Records that were overwritten before they were read.
-        torn: Records that were being written in every attempt, and were skipped.
+        torn: Records that were being written in every attempt, or hold what no engine can mean, and
+            were skipped.
 
     Raises:
         RingError: If the file is no ring of this version.
@@ -121,8 +127,11 @@ class RingReader:
             self._next += 1
             if payload is None:
                 self.torn += 1
-            else:
+                continue
+            try:
                 records.append(decode(payload))
+            except ValueError:
+                self.torn += 1
         return records
 
     def replaced(self) -> bool:
@@ -155,7 +164,20 @@ class RingReader:
                 "versions. Install the same voltana-sglang for both, and restart them."
             )
         _, _, self._slots, self._slot_bytes, self.pid, self.epoch, _, length = header
-        self.info: dict[str, Any] = json.loads(self._memory[INFO_OFFSET : INFO_OFFSET + length])
+        try:
+            self._check_layout(found.st_size, length)
+            self.info: dict[str, Any] = _info_in(self._memory[INFO_OFFSET : INFO_OFFSET + length])
+        except ValueError as error:
+            self._memory.close()
+            raise RingError(f"{self.path} is no ring: {error}. Remove it.") from None
+
+    def _check_layout(self, size: int, length: int) -> None:
+        """Check that whatever a header says lies within the file."""
+        whole("slots", self._slots, 2, 1 << 20)
+        whole("slot_bytes", self._slot_bytes, PAYLOAD_OFFSET + BODY.size, 1 << 20)
+        whole("info", length, 2, HEADER_BYTES - INFO_OFFSET)
+        if self._slot_bytes % 8 or size != HEADER_BYTES + self._slots * self._slot_bytes:
+            raise ValueError(f"{size} bytes for {self._slots} slots of {self._slot_bytes}")
 
     def _head(self) -> int:
         return int(self._words[HEAD_OFFSET >> 3])
@@ -167,6 +189,8 @@ class RingReader:
             if self._words[offset >> 3] != 2 * number + 2:
                 continue
             checksum, length = GUARD.unpack_from(self._memory, offset + GUARD_OFFSET)
+            if length > self._slot_bytes - PAYLOAD_OFFSET:
+                continue
             payload = self._memory[offset + PAYLOAD_OFFSET : offset + PAYLOAD_OFFSET + length]
             if self._words[offset >> 3] == 2 * number + 2 and zlib.crc32(payload) == checksum:
                 return payload
@@ -174,12 +198,26 @@ class RingReader:
 
 
 def decode(payload: bytes) -> Record:
-    """Read the payload of a slot."""
-    fields = BODY.unpack_from(payload)
+    """Read the payload of a slot.
+
+    Raises:
+        ValueError: If it has another form, or a number that no engine can mean.
+    """
+    try:
+        fields = BODY.unpack_from(payload)
+    except struct.error as error:
+        raise ValueError(f"a record of {len(payload)} bytes: {error}") from None
     kind, _, flags, entries, rooms, iteration, at_s, prefill, pairs, requests, kv = fields[:11]
     waiting, waiting_tokens, oldest_s, launch_s, ready_s, latency_s = fields[11:]
     queue_at, rooms_at = BODY.size, BODY.size + entries * ENTRY.size
     end = rooms_at + rooms * ROOM.size
+    if entries > MAX_ENTRIES or rooms > MAX_ROOMS or end > len(payload):
+        raise ValueError(f"{entries} entries and {rooms} rooms in {len(payload)} bytes")
+    for count in (prefill, requests, kv, waiting, waiting_tokens):
+        if not 0 <= count <= MOST:
+            raise ValueError(f"a count of {count}")
+    if not (0 <= at_s <= MOST and 0 <= launch_s <= MOST and 0 <= pairs <= MOST**2):
+        raise ValueError("a time, or attended pairs, out of range")
     return Record(
         kind=Kind(kind),
         iteration=iteration,
@@ -193,13 +231,33 @@ def decode(payload: bytes) -> Record:
         flags=Flag(flags),
         waiting_requests=waiting,
         waiting_tokens=waiting_tokens,
-        oldest_s=oldest_s,
+        oldest_s=_known(oldest_s),
         launch_s=launch_s,
-        ready_s=ready_s,
-        latency_s=latency_s,
-        waiting=tuple(Waiting(*e) for e in ENTRY.iter_unpack(payload[queue_at:rooms_at])),
+        ready_s=_known(ready_s),
+        latency_s=_known(latency_s),
+        waiting=tuple(
+            Waiting(_known(arrived_s), new, done)
+            for arrived_s, new, done in ENTRY.iter_unpack(payload[queue_at:rooms_at])
+        ),
         rooms=tuple(room for (room,) in ROOM.iter_unpack(payload[rooms_at:end])),
     )
+
+
+def _known(time_s: float) -> float:
+    """A time; nan, which stands for an unknown one, where it is none."""
+    return time_s if -MOST <= time_s <= MOST else math.nan
+
+
+def _info_in(raw: bytes) -> dict[str, Any]:
+    """What an engine says of itself."""
+    try:
+        info = json.loads(raw)
+    except RecursionError:
+        raise ValueError("what it says of its engine is nested too deep") from None
+    if not isinstance(info, dict):
+        raise ValueError("what it says of its engine is no table")  # noqa: TRY004
+    check_model("what it says of its engine", info)
+    return info
 
 
 def find_rings(folder: Path, instance: str) -> list[Path]:

@@ -11,6 +11,8 @@ if TYPE_CHECKING:
 
 _NAN = float("nan")
 
+_SHARE_STEP = 0.2
+
 WALKED = 64
 """Requests of a long queue whose tokens are summed; the others count as long as these on average.
 """
@@ -21,7 +23,7 @@ class QueueView(NamedTuple):
 
     Attributes:
         requests: How many wait.
-        tokens: Their tokens.
+        tokens: Their tokens, without those of prompts that the prefix cache holds.
         oldest_s: Arrival of the first of them; nan where none waits.
         entries: Arrival, tokens to compute, tokens before them: three numbers for each of the
             first requests, in the engine's order.
@@ -42,9 +44,22 @@ class QueueReader:
     Args:
         scheduler: The scheduler.
         mode: ``null``, ``prefill`` or ``decode``.
+
+    Attributes:
+        waiting: Those that waited at the last reading.
     """
 
-    __slots__ = ("_decode", "_first", "_last", "_length", "_prefill", "_scheduler", "_sums")
+    __slots__ = (
+        "_decode",
+        "_first",
+        "_last",
+        "_length",
+        "_prefill",
+        "_scheduler",
+        "_share",
+        "_sums",
+        "waiting",
+    )
 
     def __init__(self, scheduler: Any, mode: str) -> None:
         self._scheduler = scheduler
@@ -54,6 +69,8 @@ class QueueReader:
         self._first: Any = None
         self._last: Any = None
         self._sums = NOTHING
+        self._share = 0.0
+        self.waiting: Sequence[Any] = ()
 
     def read(self, *, detailed: bool) -> QueueView:
         """The queue now.
@@ -73,10 +90,35 @@ class QueueReader:
                 if item.waiting_for_input
             ]
             waiting = [*waiting, *blocked] if blocked else waiting
+        self.waiting = waiting
         if not waiting:
             self._length, self._first, self._last = -1, None, None
             return NOTHING
         return self._view(waiting, detailed=detailed)
+
+    def note(self, batch: Any) -> None:
+        """Learn from a prefill batch which share of its prompts the prefix cache held.
+
+        It stands for prompts that the engine has not looked up yet, as during a handshake.
+        """
+        cached = tokens = 0
+        for request in batch.reqs:
+            cached += getattr(request, "cached_tokens", 0) or 0
+            tokens += len(request.origin_input_ids)
+        if tokens:
+            self._share += _SHARE_STEP * (min(cached / tokens, 1.0) - self._share)
+
+    def _cached(self, request: Any, size: int, index: int) -> int:
+        """Tokens of a waiting prompt that need not be computed; at least one must be."""
+        if self._decode:
+            return 0  # what counts there is the context, computed or not
+        if self._prefill and index >= len(self._scheduler.waiting_queue):
+            return min(int(self._share * size), size - 1)
+        cached = getattr(request, "num_matched_prefix_tokens", None)
+        if cached is None:  # before SGLang noted it: where its policy looks prompts up
+            found = getattr(request, "prefix_indices", None)
+            cached = 0 if found is None else len(found)
+        return max(0, min(int(cached), size - 1))
 
     def _view(self, waiting: Sequence[Any], *, detailed: bool) -> QueueView:
         length, first, last = len(waiting), waiting[0], waiting[-1]
@@ -87,12 +129,13 @@ class QueueReader:
         walked = waiting[:WALKED]
         for index, request in enumerate(walked):
             size = len(request.origin_input_ids) + len(request.output_ids)
+            cached = self._cached(request, size, index)
             arrived_s = arrival_s(request)
-            tokens += size
+            tokens += size - cached
             if arrived_s < oldest_s or oldest_s != oldest_s:  # noqa: PLR0124  (nan: none yet)
                 oldest_s = arrived_s
             if index < MAX_ENTRIES:
-                entries += (arrived_s, size, 0)
+                entries += (arrived_s, size - cached, cached)
         tokens = tokens * length // len(walked)
         view = QueueView(length, tokens, oldest_s, entries)
         self._length, self._first, self._last, self._sums = length, first, last, view

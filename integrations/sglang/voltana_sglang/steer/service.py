@@ -95,7 +95,7 @@ class SteerService:
             ledger=ledger,
             time=time,
         )
-        self._watchers.also(self.workers.run())
+        self._watchers.also(self.workers.run)
         return self
 
     async def __aexit__(self, *_: object) -> None:
