@@ -82,9 +82,9 @@ def check_model(field: str, values: Any, *, infinite: bool = False) -> None:
                 below += value.values()
             elif isinstance(value, list | tuple):
                 below += value
-            elif isinstance(value, float | int):
+            elif isinstance(value, float | int) and not isinstance(value, bool):
                 number(field, value, -_MOST_COEFFICIENT, _MOST_COEFFICIENT, infinite=infinite)
-            elif value is not None and not isinstance(value, str):
+            elif value is not None and not isinstance(value, str | bool):
                 raise ValueError(f"{field} holds a {type(value).__name__}")
         if not below:
             return

@@ -17,7 +17,7 @@ def read_toml(path: Path) -> dict[str, Any]:
     """The tables of a file.
 
     Raises:
-        ConfigError: If it cannot be read, or is no valid TOML.
+        ConfigError: If it cannot be read, or is no TOML.
     """
     try:
         with path.open("rb") as file:
@@ -35,4 +35,4 @@ def read_toml(path: Path) -> dict[str, Any]:
         return tomllib.loads(raw.decode("utf-8"))
     # A number of 5,000 digits is a plain ValueError, and a list nested 1,000 deep a recursion.
     except (ValueError, RecursionError) as error:
-        raise ConfigError(f"configuration {path} is not valid TOML: {error}. Correct it.") from None
+        raise ConfigError(f"configuration {path} is not TOML: {error}. Correct it.") from None

@@ -85,6 +85,19 @@ def find_token(path: Path | None, environment: Mapping[str, str], *, field: str)
     return Token(secret_in(field, own), str(own))
 
 
+def known_token(path: Path | None, environment: Mapping[str, str]) -> Token | None:
+    """The token that there is, for who asks; None where there is none yet.
+
+    Raises:
+        ConfigError: As `find_token`.
+    """
+    secret = read_secret("token_file", path, environment, VARIABLE)
+    own = default_path(environment)
+    if secret is None and own.exists():
+        secret = secret_in("token_file", own)
+    return None if secret is None else Token(secret, "")
+
+
 def default_path(environment: Mapping[str, str]) -> Path:
     """Where this user's token lies."""
     home = environment.get("XDG_STATE_HOME") or str(Path.home() / ".local" / "state")

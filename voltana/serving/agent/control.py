@@ -2,8 +2,9 @@
 
 It listens on loopback alone, changes things by PUT alone, and answers as
 `voltana.serving.admin.guard` says: figures to whoever asks under a loopback name, everything else
-to those who have the token. A policy that is chosen here must be a named one, or one that the configuration file names: what comes
-over a socket must not choose what is imported. Every value is bounded where it is read.
+to those who have the token. A policy that is chosen here must be a named one, or one that the
+configuration file names: what comes over a socket must not choose what is imported. Every value is
+bounded where it is read.
 """
 
 from __future__ import annotations
