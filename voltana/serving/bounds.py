@@ -7,13 +7,20 @@ can be added up. One that is not is an error of the message that holds it, and o
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 MOST = 1e12
 """No figure of ours is larger, in whatever unit: seconds, tokens, watts, hertz."""
 
 MOST_MHZ = 1e5
 _MOST_COEFFICIENT = 1e24
+_NAMED_KEYS = frozenset({"kind", "group"})
+_UNKNOWN_KEYS = frozenset({"relative_deviation"})
+"""Keys of models under which a name may stand, or nothing (`PhaseModel.to_dict`)."""
+
 MOST_NODES = 100_000
 MOST_DEPTH = 12
 
@@ -60,32 +67,55 @@ def whole(field: str, value: Any, least: int = 0, most: int = int(MOST)) -> int:
 
 
 def check_model(field: str, values: Any, *, infinite: bool = False) -> None:
-    """Check every number of an encoded model, at whatever depth.
+    """Check that an encoded model holds numbers that can be computed with, at whatever depth.
+
+    NumPy makes nan of a None and of the word, so that neither may stand where a number does.
 
     Args:
         field: What it is, for the error.
-        values: Tables, lists, names and numbers.
+        values: Tables, lists and numbers.
         infinite: Whether a number may be inf.
 
     Raises:
-        ValueError: If a number is nan or of no size that can be computed with, or there are too
-            many, or too deep.
+        ValueError: If it holds anything else, or too much, or too deep.
     """
-    left, level = MOST_NODES, [values]
+    for key, value in _leaves(field, values):
+        if key in _NAMED_KEYS if isinstance(value, str) else value is None and key in _UNKNOWN_KEYS:
+            continue
+        number(field, value, -_MOST_COEFFICIENT, _MOST_COEFFICIENT, infinite=infinite)
+
+
+def check_facts(field: str, values: Any) -> None:
+    """Check that every number of a table is one that can be computed with, at whatever depth.
+
+    Args:
+        field: What it is, for the error.
+        values: Tables, lists, numbers, words, true or false, and nothing.
+
+    Raises:
+        ValueError: If it holds anything else, or too much, or too deep.
+    """
+    for _, value in _leaves(field, values):
+        if value is not None and not isinstance(value, str | bool):
+            number(field, value, -MOST)
+
+
+def _leaves(field: str, values: Any) -> Iterator[tuple[str | None, Any]]:
+    """Everything in tables and lists that is neither, each with the key that it has in a table."""
+    left = MOST_NODES
+    level: list[tuple[str | None, Any]] = [(None, values)]
     for _ in range(MOST_DEPTH):
-        below: list[Any] = []
         left -= len(level)
         if left < 0:
             raise ValueError(f"{field} has more than {MOST_NODES} values")
-        for value in level:
+        below: list[tuple[str | None, Any]] = []
+        for key, value in level:
             if isinstance(value, dict):
-                below += value.values()
+                below += value.items()
             elif isinstance(value, list | tuple):
-                below += value
-            elif isinstance(value, float | int) and not isinstance(value, bool):
-                number(field, value, -_MOST_COEFFICIENT, _MOST_COEFFICIENT, infinite=infinite)
-            elif value is not None and not isinstance(value, str | bool):
-                raise ValueError(f"{field} holds a {type(value).__name__}")
+                below += ((None, inner) for inner in value)
+            else:
+                yield key, value
         if not below:
             return
         level = below

@@ -27,6 +27,7 @@ from voltana.validation import (
     Port,
     Positive,
     StrictTable,
+    WholeNotNegative,
     explain,
 )
 from voltana_actuatord.gpu_names import parse_gpus
@@ -72,10 +73,10 @@ class EngineTable(StrictTable):
     max_power_w: Positive | None = Field(
         default=None, description="the power limit of all GPUs of an instance in watts"
     )
-    kv_capacity_tokens: Annotated[int, Field(gt=0)] | None = Field(
+    kv_capacity_tokens: Count | None = Field(
         default=None, description="the tokens that a KV cache holds, where the engine does not say"
     )
-    kv_reserved_tokens: Annotated[int, Field(ge=0)] | None = Field(
+    kv_reserved_tokens: WholeNotNegative | None = Field(
         default=None, description="the tokens kept free for each request, where it does not say"
     )
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from voltana.cluster.queueing import Waiting
 from voltana.errors import VoltanaError
-from voltana.serving.bounds import MOST, check_model, whole
+from voltana.serving.bounds import MOST, check_facts, whole
 from voltana.values import Load
 from voltana_ring.layout import (
     BODY,
@@ -256,7 +256,7 @@ def _info_in(raw: bytes) -> dict[str, Any]:
         raise ValueError("what it says of its engine is nested too deep") from None
     if not isinstance(info, dict):
         raise ValueError("what it says of its engine is no table")  # noqa: TRY004
-    check_model("what it says of its engine", info)
+    check_facts("what it says of its engine", info)
     return info
 
 

@@ -50,9 +50,11 @@ def secret_in(field: str, path: Path) -> str:
         raise invalid(
             field, str(path), f"a file that can be read ({error.strerror})", "Check the path."
         ) from None
-    with os.fdopen(handle, "rb") as file:
-        _check_guarded(field, path, os.fstat(file.fileno()))
-        raw = file.read(MOST_BYTES + 1)
+    try:
+        _check_guarded(field, path, os.fstat(handle))
+        raw = os.read(handle, MOST_BYTES + 1)
+    finally:
+        os.close(handle)
     return _checked(field, str(path), raw.decode(errors="replace").strip())
 
 

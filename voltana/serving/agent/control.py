@@ -17,7 +17,9 @@ from aiohttp import web
 from pydantic import Field, ValidationError
 
 from voltana.errors import ConfigError, VoltanaError, invalid, unknown_name
+from voltana.levels import parse_levels
 from voltana.policies import policy_names
+from voltana.policies.named import get_policy
 from voltana.policy import is_users_own
 from voltana.serving.admin.door import KEEP_S, Door
 from voltana.serving.admin.guard import guard
@@ -173,6 +175,8 @@ class ControlServer:
         configured = self._agent.config.policy.controller
         if is_users_own(wanted) and wanted != configured:
             raise unknown_name("policy", wanted, [*policy_names(), configured])
+        if not is_users_own(wanted):
+            get_policy(wanted)
         self._agent.group.set_policy(wanted)
 
     def _read_levels(self) -> dict[str, Any]:
@@ -180,7 +184,11 @@ class ControlServer:
         return {"levels": group.settings.levels, "levels_mhz": list(group.levels_mhz())}
 
     def _change_levels(self, values: Any) -> None:
-        self._agent.group.set_levels(_parse(LevelsBody, values).levels)
+        wanted = _parse(LevelsBody, values).levels
+        if wanted is not None:  # checked without an engine, too: the next one would fail by them
+            table = self._agent.actuator.table()
+            parse_levels(wanted, read_device_mhz=lambda _device: table).levels(table)
+        self._agent.group.set_levels(wanted)
 
     def _read_dry_run(self) -> dict[str, Any]:
         return {"dry_run": self._agent.actuator.dry_run}

@@ -38,6 +38,10 @@ _RENEWALS_AT_ONCE = 8.0
 _RENEWALS_PER_S = 10.0
 """Changed models are read so often: agents change theirs twice a second."""
 
+_SILENT_S = 5.0
+"""So many messages take no longer: agents send 25 a second. ZMQ does not connect again by itself to
+one that broke its protocol, be it because another program had its port for a while."""
+
 _AGAIN_S = 1.0
 _T = TypeVar("_T")
 
@@ -171,13 +175,19 @@ async def _follow(name: str, address: str, follower: FeedFollower, key: FeedKey 
     while True:
         try:
             await _listen(name, address, follower, key)
+        except TimeoutError:
+            continue  # it is silent, or there is no engine yet
         except zmq.ZMQError as error:
             log.warning("a feed broke; connecting anew", instance=name, error=str(error))
             await asyncio.sleep(_AGAIN_S)
 
 
 async def _listen(name: str, address: str, follower: FeedFollower, key: FeedKey | None) -> None:
-    """Subscribe; ZMQ connects again by itself when an agent comes back."""
+    """Subscribe; ZMQ connects again by itself when an agent comes back.
+
+    Raises:
+        TimeoutError: If it is silent.
+    """
     socket = zmq.asyncio.Context.instance().socket(zmq.SUB)
     try:
         socket.setsockopt(zmq.RCVHWM, _WATERMARK)
@@ -192,12 +202,13 @@ async def _listen(name: str, address: str, follower: FeedFollower, key: FeedKey 
         socket.connect(address)
         while True:
             taken = 0
-            for _ in range(_AT_ONCE):
-                raw = await socket.recv()
-                follower.take(raw, name)
-                taken += len(raw)
-                if taken >= _BYTES_AT_ONCE:
-                    break
+            async with asyncio.timeout(_SILENT_S):
+                for _ in range(_AT_ONCE):
+                    raw = await socket.recv()
+                    follower.take(raw, name)
+                    taken += len(raw)
+                    if taken >= _BYTES_AT_ONCE:
+                        break
             await asyncio.sleep(_REST_S * max(1.0, taken / _BYTES_AT_ONCE))
     finally:
         socket.close()
