@@ -202,6 +202,67 @@ def test_a_long_queue_is_cut_and_says_so(bench):
     assert Flag.CUT in launched.flags
 
 
+def waiting_of(bench, *, new=8, old=0, reqs=None):
+    """What waits behind a prefill batch."""
+    reqs = reqs or [request(8)]
+    launched, _ = bench.run(batch(ForwardMode.EXTEND, reqs, new=[new], old=[old]), 4.0, 5.0)
+    return launched.waiting_tokens, [tuple(w)[1:] for w in launched.waiting]
+
+
+@pytest.mark.parametrize(
+    "noted",
+    [
+        {"num_matched_prefix_tokens": 630},
+        {"prefix_indices": [0] * 600, "host_hit_length": 30},
+        {"prefix_indices": [0] * 630},
+    ],
+)
+def test_what_the_prefix_cache_holds_does_not_wait(bench, noted):
+    first = request(640)
+    bench.scheduler.waiting_queue = [first, request(5)]
+    for name, value in noted.items():
+        setattr(first, name, value)
+    assert waiting_of(bench) == (15, [(10, 630), (5, 0)])
+    bench.scheduler.waiting_queue = [request(640)] * 200  # of a long queue the mean
+    vars(bench.scheduler.waiting_queue[0]).update(noted)
+    assert waiting_of(bench)[0] == 2000
+
+
+def test_a_whole_match_leaves_one_token_to_compute(bench):
+    bench.scheduler.waiting_queue = [request(64)]
+    bench.scheduler.waiting_queue[0].num_matched_prefix_tokens = 64
+    assert waiting_of(bench) == (1, [(1, 63)])
+
+
+def test_where_nothing_is_looked_up_recent_hits_stand_for_it(bench):
+    """As under SGLang's first-come policy with a plain radix cache."""
+    for _ in range(50):
+        waiting_of(bench, new=10, old=630)
+    bench.scheduler.waiting_queue = [request(640)]
+    assert waiting_of(bench) == (10, [(10, 630)])
+    bench.scheduler.policy.waiting_queue_prefix_matched = lambda _queue: True
+    assert waiting_of(bench) == (640, [(640, 0)])  # it was looked up, and nothing was found
+
+
+def test_chunks_of_a_long_prompt_are_no_hits(bench):
+    chunked = request(1000)
+    for done in range(0, 1000, 100):
+        bench.scheduler.chunked_req = chunked if done < 900 else None
+        waiting_of(bench, new=100, old=done, reqs=[chunked])
+    bench.scheduler.waiting_queue = [request(640)]
+    assert waiting_of(bench) == (640, [(640, 0)])
+
+
+def test_a_match_that_is_noted_later_is_seen(bench):
+    """Sums of an unchanged queue are kept, but not beyond a match."""
+    first = request(640)
+    bench.scheduler.waiting_queue = [first]
+    step = decode_batch([request()], [5])
+    assert bench.run(step, 1.0, 2.0)[0].waiting_tokens == 640
+    first.num_matched_prefix_tokens = 630
+    assert bench.run(step, 3.0, 4.0)[0].waiting_tokens == 10
+
+
 def test_a_decode_server_reports_what_waits_for_room_but_not_what_is_in_transfer(tmp_path):
     bench = Bench(tmp_path, mode="decode")
     bench.scheduler.waiting_queue = [request(10)]
@@ -277,31 +338,11 @@ def test_an_idle_prefill_server_names_what_waits_too(tmp_path):
     assert names(bench.run(prefill, 6.0, 7.0)) == []
 
 
-def test_what_the_prefix_cache_holds_is_not_in_the_queue(bench):
-    """As the engine itself has looked it up; at least one token is computed of each."""
-    shared, whole, unknown = request(6400, arrived_s=0.5), request(100), request(50)
-    shared.num_matched_prefix_tokens, whole.num_matched_prefix_tokens = 6300, 100
-    bench.scheduler.waiting_queue = [shared, whole, unknown]
-    prefill = batch(ForwardMode.EXTEND, [request(8)], new=[8], old=[0])
-    launched, _ = bench.run(prefill, 1.0, 2.0)
-    assert launched.waiting_tokens == 100 + 1 + 50
-    entries = [(entry.new_tokens, entry.done_tokens) for entry in launched.waiting]
-    assert entries == [(100, 6300), (1, 99), (50, 0)]
-
-
-def test_older_engines_note_a_prefix_in_another_place(bench):
-    found = request(300)
-    found.prefix_indices = range(256)
-    bench.scheduler.waiting_queue = [found]
-    prefill = batch(ForwardMode.EXTEND, [request(8)], new=[8], old=[0])
-    assert bench.run(prefill, 1.0, 2.0)[0].waiting_tokens == 44
-
-
 def test_prompts_in_their_handshake_are_taken_for_as_cached_as_those_before(tmp_path):
     bench = Bench(tmp_path, mode="prefill")
     bench.scheduler.disagg_prefill_bootstrap_queue.queue = [request(6400, room=n) for n in (1, 2)]
+    bench.scheduler.policy.waiting_queue_prefix_matched = lambda _queue: True
     before = request(6400)
-    before.cached_tokens = 6336
     prefill = batch(ForwardMode.EXTEND, [before], new=[64], old=[6336])
     for step in range(40):
         launched, _ = bench.run(prefill, 2.0 * step + 1, 2.0 * step + 2)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from voltana_ring.layout import MAX_ENTRIES, MAX_ROOMS, Flag, Kind, Mode
 from voltana_sglang.hooks.arrivals import Arrivals
 from voltana_sglang.hooks.batch_view import DECODE_MODES, PREFILL_MODES, BatchView
+from voltana_sglang.hooks.cached import CachedTokens
 from voltana_sglang.hooks.queue_view import QueueReader, QueueView, oldest
 
 if TYPE_CHECKING:
@@ -74,7 +75,8 @@ class Meter:
         self._scheduler = scheduler
         self._ring = ring
         self._batch = BatchView(speculative=speculative)
-        self._queue = QueueReader(scheduler, mode)
+        self._cached = CachedTokens(scheduler)
+        self._queue = QueueReader(scheduler, mode, self._cached)
         self._flags = int(Flag.SPECULATIVE) if speculative else 0
         self._decode = frozenset(n for n, name in modes.items() if name in DECODE_MODES)
         self._prefill = frozenset(n for n, name in modes.items() if name in PREFILL_MODES)
@@ -105,6 +107,7 @@ class Meter:
         elif mode in self._prefill:
             view.read_prefill(batch)
             queue, oldest_s, entries = self._behind_prefill(batch)
+            self._cached.learn(batch, getattr(self._scheduler, "chunked_req", None))
             if arrivals is not None:
                 rooms = arrivals.taken_up(self._reported(batch.reqs))
         else:
@@ -185,7 +188,6 @@ class Meter:
 
     def _behind_prefill(self, batch: Any) -> tuple[QueueView, float, list[float]]:
         """The queue, the oldest arrival with the batch's own, and the entries."""
-        self._queue.note(batch)
         queue = self._queue.read(detailed=True)
         oldest_s = oldest(batch.reqs)
         if queue.oldest_s < oldest_s or oldest_s != oldest_s:  # noqa: PLR0124  (nan: not noted)

@@ -5,13 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from voltana_ring.layout import MAX_ENTRIES
+from voltana_sglang.hooks.cached import noted
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-_NAN = float("nan")
+    from voltana_sglang.hooks.cached import CachedTokens
 
-_SHARE_STEP = 0.2
+_NAN = float("nan")
 
 WALKED = 64
 """Requests of a long queue whose tokens are summed; the others count as long as these on average.
@@ -23,7 +24,7 @@ class QueueView(NamedTuple):
 
     Attributes:
         requests: How many wait.
-        tokens: Their tokens, without those of prompts that the prefix cache holds.
+        tokens: Their tokens that are not in the prefix cache.
         oldest_s: Arrival of the first of them; nan where none waits.
         entries: Arrival, tokens to compute, tokens before them: three numbers for each of the
             first requests, in the engine's order.
@@ -44,32 +45,21 @@ class QueueReader:
     Args:
         scheduler: The scheduler.
         mode: ``null``, ``prefill`` or ``decode``.
+        cached: Tells what the prefix cache holds of them.
 
     Attributes:
         waiting: Those that waited at the last reading.
     """
 
-    __slots__ = (
-        "_decode",
-        "_first",
-        "_last",
-        "_length",
-        "_prefill",
-        "_scheduler",
-        "_share",
-        "_sums",
-        "waiting",
-    )
+    __slots__ = ("_cached", "_decode", "_prefill", "_scheduler", "_sums", "_sums_of", "waiting")
 
-    def __init__(self, scheduler: Any, mode: str) -> None:
+    def __init__(self, scheduler: Any, mode: str, cached: CachedTokens) -> None:
         self._scheduler = scheduler
+        self._cached = cached
         self._prefill = mode == "prefill"
         self._decode = mode == "decode"
-        self._length = -1
-        self._first: Any = None
-        self._last: Any = None
+        self._sums_of: Any = None
         self._sums = NOTHING
-        self._share = 0.0
         self.waiting: Sequence[Any] = ()
 
     def read(self, *, detailed: bool) -> QueueView:
@@ -92,53 +82,35 @@ class QueueReader:
             waiting = [*waiting, *blocked] if blocked else waiting
         self.waiting = waiting
         if not waiting:
-            self._length, self._first, self._last = -1, None, None
+            self._sums_of = None
             return NOTHING
         return self._view(waiting, detailed=detailed)
 
-    def note(self, batch: Any) -> None:
-        """Learn from a prefill batch which share of its prompts the prefix cache held.
-
-        It stands for prompts that the engine has not looked up yet, as during a handshake.
-        """
-        cached = tokens = 0
-        for request in batch.reqs:
-            cached += getattr(request, "cached_tokens", 0) or 0
-            tokens += len(request.origin_input_ids)
-        if tokens:
-            self._share += _SHARE_STEP * (min(cached / tokens, 1.0) - self._share)
-
-    def _cached(self, request: Any, size: int, index: int) -> int:
-        """Tokens of a waiting prompt that need not be computed; at least one must be."""
-        if self._decode:
-            return 0  # what counts there is the context, computed or not
-        if self._prefill and index >= len(self._scheduler.waiting_queue):
-            return min(int(self._share * size), size - 1)
-        cached = getattr(request, "num_matched_prefix_tokens", None)
-        if cached is None:  # before SGLang noted it: where its policy looks prompts up
-            found = getattr(request, "prefix_indices", None)
-            cached = 0 if found is None else len(found)
-        return max(0, min(int(cached), size - 1))
-
     def _view(self, waiting: Sequence[Any], *, detailed: bool) -> QueueView:
-        length, first, last = len(waiting), waiting[0], waiting[-1]
-        if not detailed and (length, first, last) == (self._length, self._first, self._last):
+        first, last = waiting[0], waiting[-1]
+        # A match with the prefix cache is noted on requests while they wait.
+        sums_of = len(waiting), first, last, noted(first), noted(last)
+        if not detailed and sums_of == self._sums_of:
             return self._sums
         tokens, oldest_s = 0, _NAN
         entries: list[float] = []
         walked = waiting[:WALKED]
+        cached, queued = self._cached, self._scheduler.waiting_queue
+        # Those in their handshake are looked up when they have joined the queue.
+        looked_up = len(queued) if cached.matched(queued) else 0
         for index, request in enumerate(walked):
             size = len(request.origin_input_ids) + len(request.output_ids)
-            cached = self._cached(request, size, index)
+            # What a decode server waits for is computed elsewhere, and loaded as a whole.
+            done = 0 if self._decode else cached.of(request, size, matched=index < looked_up)
             arrived_s = arrival_s(request)
-            tokens += size - cached
+            tokens += size - done
             if arrived_s < oldest_s or oldest_s != oldest_s:  # noqa: PLR0124  (nan: none yet)
                 oldest_s = arrived_s
             if index < MAX_ENTRIES:
-                entries += (arrived_s, size - cached, cached)
-        tokens = tokens * length // len(walked)
-        view = QueueView(length, tokens, oldest_s, entries)
-        self._length, self._first, self._last, self._sums = length, first, last, view
+                entries += (arrived_s, size - done, done)
+        tokens = tokens * len(waiting) // len(walked)
+        view = QueueView(len(waiting), tokens, oldest_s, entries)
+        self._sums_of, self._sums = sums_of, view
         return view
 
 
