@@ -27,7 +27,7 @@ from voltana.serving.router.problem import Problem
 from voltana.serving.router.prompt_length import PromptLength
 from voltana.serving.router.reports import Reports
 from voltana.serving.router.routers import make_routers
-from voltana.serving.router.watching import Watchers
+from voltana.serving.router.watching import Watchers, feed_key_of
 from voltana.serving.router.wire import Wire
 
 if TYPE_CHECKING:
@@ -73,6 +73,7 @@ class RouterService:
         self._keys = keys or Keys()
         self._routers = make_routers(settings)
         self._log = structlog.get_logger("voltana.router")
+        self._feed_key = feed_key_of(settings)
         self.port = settings.port
         self.administration = Administration(settings, token)
 
@@ -112,6 +113,7 @@ class RouterService:
             reports=self.reports,
             ledger=self.ledger,
             time=time,
+            feed_key=self._feed_key,
         )
         return self
 

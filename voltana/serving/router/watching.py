@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from voltana.cluster.ledger import Ledger
     from voltana.ports import TimeSource
     from voltana.serving.engine import Engine
+    from voltana.serving.feed_key import FeedKey
     from voltana.serving.router.keys import Keys
     from voltana.serving.router.pool import Pool
     from voltana.serving.router.reports import Reports
@@ -28,6 +29,19 @@ if TYPE_CHECKING:
 
 _FIRST_WAIT_S = 0.1
 _LONGEST_WAIT_S = 5.0
+
+
+def feed_key_of(settings: RouterTable) -> FeedKey | None:
+    """The key that agents and this router share; None for none.
+
+    Raises:
+        ConfigError: If it cannot be used, or a feed of another host needs one.
+    """
+    key = find_feed_key(settings.feed_key_file, os.environ)
+    for backend in settings.backends:
+        if backend.feed is not None:
+            check_leaves("feed", backend.feed, key, open_to_all=settings.feed_open)
+    return key
 
 
 class Watchers:
@@ -42,6 +56,7 @@ class Watchers:
         reports: Where reports go.
         ledger: Reconciled with each.
         time: Time source.
+        feed_key: What is shared with agents (`feed_key_of`).
     """
 
     def __init__(
@@ -55,6 +70,7 @@ class Watchers:
         reports: Reports,
         ledger: Ledger,
         time: TimeSource,
+        feed_key: FeedKey | None,
     ) -> None:
         self._tasks: list[asyncio.Task[None]] = []
         self._log = structlog.get_logger("voltana.router")
@@ -88,10 +104,7 @@ class Watchers:
                 time=time,
                 modules=own_modules(settings),
             )
-            key = find_feed_key(settings.feed_key_file, os.environ)
-            for address in feeds.values():
-                check_leaves("feed", address, key, open_to_all=settings.feed_open)
-            self.also(lambda: follow_feeds(feeds, follower, key))
+            self.also(lambda: follow_feeds(feeds, follower, feed_key))
 
     def also(self, job: Callable[[], Coroutine[object, object, None]]) -> None:
         """Run another job beside them; if it fails, the log says so and it begins anew."""

@@ -24,7 +24,7 @@ from voltana.serving.router.prompt_length import PromptLength
 from voltana.serving.router.reports import Reports
 from voltana.serving.router.routers import make_routers
 from voltana.serving.router.service import listen
-from voltana.serving.router.watching import Watchers
+from voltana.serving.router.watching import Watchers, feed_key_of
 from voltana.serving.router.wire import Wire
 from voltana.values import Role
 from voltana_sglang.dialect.engine import SglangEngine
@@ -64,6 +64,7 @@ class SteerService:
         _, self._router = make_routers(settings)
         self._keys = find_keys(settings, os.environ, KEY_NAMES)
         self._log = structlog.get_logger("voltana.steer")
+        self._feed_key = feed_key_of(settings)
         self.port = settings.port
         self.administration = Administration(settings, token)
 
@@ -105,6 +106,7 @@ class SteerService:
             reports=reports,
             ledger=ledger,
             time=time,
+            feed_key=self._feed_key,
         )
         self._watchers.also(self.workers.run)
         return self
