@@ -14,9 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from voltana.errors import ConfigError
-from voltana.serving.bounds import MOST
 from voltana.serving.config import read_config
-from voltana.serving.ring_reader import Record, RingError, RingReader, decode
+from voltana.serving.ring_reader import MAX_COUNT, MAX_TIME_S, Record, RingError, RingReader, decode
 from voltana.serving.router.command_line import table_of
 from voltana_ring.layout import (
     BODY,
@@ -49,10 +48,10 @@ def check_bounded(record: Record) -> None:
         record.load.prefill_tokens, record.load.decode_requests, record.load.decode_kv_tokens,
         record.waiting_requests, record.waiting_tokens,
     )  # fmt: skip
-    assert all(0 <= count <= MOST for count in counts)
-    assert 0 <= record.at_s <= MOST
+    assert all(0 <= count <= MAX_COUNT for count in counts)
+    assert abs(record.at_s) <= MAX_TIME_S
     for time_s in (record.oldest_s, record.ready_s, record.latency_s):
-        assert math.isnan(time_s) or abs(time_s) <= MOST
+        assert math.isnan(time_s) or abs(time_s) <= MAX_TIME_S
     assert len(record.waiting) <= MAX_ENTRIES
 
 
@@ -67,7 +66,7 @@ def test_any_bytes_are_a_bounded_record_or_refused(raw: bytes) -> None:
     for payload in (raw, PAYLOAD[:40] + raw, PAYLOAD + raw):
         try:
             check_bounded(decode(payload))
-        except ValueError:
+        except RingError:
             continue
 
 
@@ -81,15 +80,8 @@ def test_a_poisoned_slot_is_skipped_and_the_next_is_read(tmp_path: Path) -> None
     reader = RingReader(tmp_path / "a.ring")
     poisons = [b"", b"x", PAYLOAD[:-1], b"\xff" * len(PAYLOAD), b"\0" * 200]
     body = list(HONEST)
-    for place, value in (
-        (6, math.inf),
-        (8, NAN),
-        (7, -5),
-        (11, 2**62),
-        (0, 9),
-        (3, 999),
-        (14, -1.0),
-    ):
+    odd = ((6, math.inf), (8, NAN), (7, -5), (11, 2**62), (0, 9), (3, 999), (14, -1e300))
+    for place, value in odd:
         poisons.append(
             BODY.pack(*[*body[:place], value, *body[place + 1 :]]) + PAYLOAD[BODY.size :]
         )
@@ -129,7 +121,7 @@ def test_a_header_that_points_beyond_the_file_is_refused(
     header = list(HEADER.unpack_from(writer._memory, 0))
     header[field] = value
     HEADER.pack_into(writer._memory, 0, *header)
-    with pytest.raises(RingError, match="no ring"):
+    with pytest.raises(RingError, match=r"no ring|says of itself"):
         RingReader(path)
     writer.close()
 
@@ -144,7 +136,7 @@ def test_what_an_engine_says_of_itself_is_bounded(tmp_path: Path, info: bytes) -
     HEADER.pack_into(raw, 0, MAGIC, VERSION, 8, SLOT_BYTES, 1, 1, 1.0, len(info))
     raw[INFO_OFFSET : INFO_OFFSET + len(info)] = info
     path.write_bytes(raw)
-    with pytest.raises(RingError, match="no ring"):
+    with pytest.raises(RingError, match=r"no ring|says of itself"):
         RingReader(path)
 
 
@@ -169,7 +161,7 @@ def test_a_million_damaged_records_are_refused_or_bounded() -> None:
             del raw[randoms.randrange(len(raw)) :]
         try:
             record = decode(bytes(raw))
-        except ValueError:
+        except RingError:
             continue
         read += 1
         check_bounded(record)

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import json
-import math
 import mmap
 import os
-import struct
 import zlib
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from voltana.cluster.queueing import Waiting
 from voltana.errors import VoltanaError
-from voltana.serving.bounds import MOST, check_facts, whole
+from voltana.serving.bounds import check_facts
 from voltana.values import Load
 from voltana_ring.layout import (
     BODY,
@@ -24,8 +22,6 @@ from voltana_ring.layout import (
     HEADER_BYTES,
     INFO_OFFSET,
     MAGIC,
-    MAX_ENTRIES,
-    MAX_ROOMS,
     PAYLOAD_OFFSET,
     ROOM,
     VERSION,
@@ -39,6 +35,16 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 _ATTEMPTS = 3
+
+MAX_SLOTS = 65_536
+MAX_SLOT_BYTES = 65_536
+MAX_COUNT = 2**40
+MAX_TIME_S = 1e10
+"""A ring is a file that another program writes: numbers beyond these are no measurements."""
+
+
+_KINDS = frozenset(map(int, Kind))
+_FLAGS = int(Flag.SPECULATIVE | Flag.CUT)
 
 
 class RingError(VoltanaError):
@@ -92,8 +98,7 @@ class RingReader:
         info: What the engine says of itself.
         pid: Process id of the writer, as its own container counts.
         lost: Records that were overwritten before they were read.
-        torn: Records that were being written in every attempt, or hold what no engine can mean, and
-            were skipped.
+        torn: Records that were being written in every attempt, or are none, and were skipped.
 
     Raises:
         RingError: If the file is no ring of this version.
@@ -123,15 +128,12 @@ class RingReader:
             self._next = oldest
         records = []
         while self._next < head:
-            payload = self._payload(self._next)
+            record = self._record(self._next)
             self._next += 1
-            if payload is None:
+            if record is None:
                 self.torn += 1
-                continue
-            try:
-                records.append(decode(payload))
-            except ValueError:
-                self.torn += 1
+            else:
+                records.append(record)
         return records
 
     @property
@@ -179,22 +181,40 @@ class RingReader:
             )
         _, _, self._slots, self._slot_bytes, self.pid, self.epoch, _, length = header
         try:
-            self._check_layout(found.st_size, length)
-            self.info: dict[str, Any] = _info_in(self._memory[INFO_OFFSET : INFO_OFFSET + length])
-        except ValueError as error:
+            self._refuse_impossible(found.st_size, length)
+            self.info = _info(self._memory[INFO_OFFSET : INFO_OFFSET + length])
+        except RingError:
             self._memory.close()
-            raise RingError(f"{self.path} is no ring: {error}. Remove it.") from None
+            raise
 
-    def _check_layout(self, size: int, length: int) -> None:
-        """Check that whatever a header says lies within the file."""
-        whole("slots", self._slots, 2, 1 << 20)
-        whole("slot_bytes", self._slot_bytes, PAYLOAD_OFFSET + BODY.size, 1 << 20)
-        whole("info", length, 2, HEADER_BYTES - INFO_OFFSET)
-        if self._slot_bytes % 8 or size != HEADER_BYTES + self._slots * self._slot_bytes:
-            raise ValueError(f"{size} bytes for {self._slots} slots of {self._slot_bytes}")
+    def _refuse_impossible(self, file_bytes: int, info_bytes: int) -> None:
+        """Check the sizes of the header against the file.
+
+        Raises:
+            RingError: If they do not fit each other.
+        """
+        slot_bytes = self._slot_bytes
+        room = slot_bytes % 8 == 0 and PAYLOAD_OFFSET + BODY.size <= slot_bytes <= MAX_SLOT_BYTES
+        fits = (
+            0 < self._slots <= MAX_SLOTS and HEADER_BYTES + self._slots * slot_bytes == file_bytes
+        )
+        if not (room and fits and info_bytes <= HEADER_BYTES - INFO_OFFSET):
+            raise RingError(
+                f"{self.path} is no ring: {self._slots} slots of {slot_bytes} bytes and "
+                f"{info_bytes} bytes of JSON in {file_bytes} bytes. Remove it, and restart the "
+                "engine."
+            )
 
     def _head(self) -> int:
         return int(self._words[HEAD_OFFSET >> 3])
+
+    def _record(self, number: int) -> Record | None:
+        """A record; None if it is torn, was overwritten, or is none that a writer makes."""
+        payload = self._payload(number)
+        try:
+            return None if payload is None else decode(payload)
+        except RingError:
+            return None
 
     def _payload(self, number: int) -> bytes | None:
         """The payload of a record; None if it is torn or was overwritten."""
@@ -211,27 +231,49 @@ class RingReader:
         return None
 
 
+def _info(text: bytes) -> dict[str, Any]:
+    """What an engine says of itself.
+
+    Raises:
+        RingError: If it is no JSON object, or a number in it is none to compute with.
+    """
+    try:
+        info = json.loads(text)
+    except (ValueError, RecursionError):
+        info = None
+    if not isinstance(info, dict):
+        raise RingError("what the engine says of itself is no JSON object. Restart the engine.")
+    try:
+        check_facts("what the engine says of itself", info)
+    except ValueError as error:
+        raise RingError(f"{error}. Restart the engine.") from None
+    return info
+
+
 def decode(payload: bytes) -> Record:
     """Read the payload of a slot.
 
     Raises:
-        ValueError: If it has another form, or a number that no engine can mean.
+        RingError: If it is none that a writer makes: its size, its kind or a number is impossible.
     """
-    try:
-        fields = BODY.unpack_from(payload)
-    except struct.error as error:
-        raise ValueError(f"a record of {len(payload)} bytes: {error}") from None
+    if len(payload) < BODY.size:
+        raise RingError(f"a record of {len(payload)} bytes")
+    fields = BODY.unpack_from(payload)
     kind, _, flags, entries, rooms, iteration, at_s, prefill, pairs, requests, kv = fields[:11]
     waiting, waiting_tokens, oldest_s, launch_s, ready_s, latency_s = fields[11:]
     queue_at, rooms_at = BODY.size, BODY.size + entries * ENTRY.size
     end = rooms_at + rooms * ROOM.size
-    if entries > MAX_ENTRIES or rooms > MAX_ROOMS or end > len(payload):
-        raise ValueError(f"{entries} entries and {rooms} rooms in {len(payload)} bytes")
-    for count in (prefill, requests, kv, waiting, waiting_tokens):
-        if not 0 <= count <= MOST:
-            raise ValueError(f"a count of {count}")
-    if not (0 <= at_s <= MOST and 0 <= launch_s <= MOST and 0 <= pairs <= MOST**2):
-        raise ValueError("a time, or attended pairs, out of range")
+    counts = (prefill, pairs, requests, kv, waiting, waiting_tokens)
+    times_s = (oldest_s, launch_s, ready_s, latency_s)
+    possible = (
+        len(payload) == end
+        and kind in _KINDS
+        and all(0 <= count <= MAX_COUNT for count in counts)
+        and abs(at_s) <= MAX_TIME_S
+        and not any(abs(time_s) > MAX_TIME_S for time_s in times_s)  # nan where there is none
+    )
+    if not possible:
+        raise RingError(f"a record of kind {kind} with {entries} entries, {counts}, {times_s}")
     return Record(
         kind=Kind(kind),
         iteration=iteration,
@@ -242,36 +284,20 @@ def decode(payload: bytes) -> Record:
             decode_requests=requests,
             decode_kv_tokens=kv,
         ),
-        flags=Flag(flags),
+        flags=Flag(flags & _FLAGS),
         waiting_requests=waiting,
         waiting_tokens=waiting_tokens,
-        oldest_s=_known(oldest_s),
+        oldest_s=oldest_s,
         launch_s=launch_s,
-        ready_s=_known(ready_s),
-        latency_s=_known(latency_s),
+        ready_s=ready_s,
+        latency_s=latency_s,
         waiting=tuple(
-            Waiting(_known(arrived_s), new, done)
-            for arrived_s, new, done in ENTRY.iter_unpack(payload[queue_at:rooms_at])
+            Waiting(*e)
+            for e in ENTRY.iter_unpack(payload[queue_at:rooms_at])
+            if not abs(e[0]) > MAX_TIME_S
         ),
         rooms=tuple(room for (room,) in ROOM.iter_unpack(payload[rooms_at:end])),
     )
-
-
-def _known(time_s: float) -> float:
-    """A time; nan, which stands for an unknown one, where it is none."""
-    return time_s if -MOST <= time_s <= MOST else math.nan
-
-
-def _info_in(raw: bytes) -> dict[str, Any]:
-    """What an engine says of itself."""
-    try:
-        info = json.loads(raw)
-    except RecursionError:
-        raise ValueError("what it says of its engine is nested too deep") from None
-    if not isinstance(info, dict):
-        raise ValueError("what it says of its engine is no table")  # noqa: TRY004
-    check_facts("what it says of its engine", info)
-    return info
 
 
 def find_rings(folder: Path, instance: str) -> list[Path]:
