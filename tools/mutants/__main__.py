@@ -1,8 +1,8 @@
 """Make mutants, run the tests that concern them, and print those that live.
 
 ``python -m tools.mutants --sample 100`` draws 100 of all; a run that was broken off goes on where
-it was, as long as the sources are the same. Each mutant meets the tests of its file alone, so that it
-may live here and still be caught by ``make test``; what is caught here is caught there.
+it was, as long as the sources are the same. Each mutant meets the tests of its file alone, so that
+it may live here and still be caught by ``make test``; what is caught here is caught there.
 """
 
 from __future__ import annotations
