@@ -34,6 +34,7 @@ __all__ = [
     "Command",
     "DeadlineBucket",
     "Decision",
+    "Deferral",
     "Domain",
     "Exposure",
     "FloatArray",
@@ -378,6 +379,9 @@ class Request:
         prompt_tokens: Length of the prompt.
         expected_output_tokens: A guess of the answer's length; None where there is none.
         slo_class: Name of the SLO that it is served under.
+        slack_s: How long it may be held from now on: inf before anybody has priced that, 0 where it
+            has to be sent on now, so that a router must not answer with a `Deferral`.
+        waited_s: How long it has been held so far, which is gone of its TTFT budget.
     """
 
     request_id: int
@@ -385,6 +389,23 @@ class Request:
     prompt_tokens: int
     expected_output_tokens: float | None = None
     slo_class: str = "default"
+    slack_s: float = 0.0
+    waited_s: float = 0.0
+
+
+@quickly_made
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Deferral:
+    """A router's answer that a request is better held back for now than sent to any instance.
+
+    Attributes:
+        for_s: Time after which the router wants to be asked again, above 0 and finite. It is asked
+            earlier when a request completes, and for the last time when the slack is used up.
+        reason: Why, in a few words of a closed vocabulary, such as ``every batch at its boundary``.
+    """
+
+    for_s: float
+    reason: str
 
 
 @quickly_made

@@ -44,6 +44,8 @@ class LateCall(Call):
 class LateEngine:
     """First the prefill server, whose answer says where the KV cache is; then the decode server."""
 
+    binds_late = True
+
     def understand(self, path: str, raw: bytes) -> LateCall:
         fields = parse_object(raw)
         return LateCall(
@@ -61,6 +63,7 @@ class LateEngine:
         if attempt.prefill is not None:
             cache = {"kv": await self._prefilled(call, attempt, attempt.prefill)}
             attempt.prefilled()
+            await attempt.admitted()
         body = call.body(attempt.number, **cache)
         async with attempt.post(attempt.decode(), body) as leg:
             if call.stream:

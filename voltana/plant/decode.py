@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from voltana.cluster.candidates import instance_state
 from voltana.cluster.queueing import queue_behind
+from voltana.plant.job import oldest_s
 from voltana.values import EMPTY_QUEUE, Load
 
 if TYPE_CHECKING:
@@ -95,9 +96,7 @@ class DecodeInstance:
             prefill_tokens=0,
             waiting_requests=len(self._blocked) + self._transferring_requests,
             waiting_tokens=self._transferring_tokens + self._blocked_tokens,
-            oldest_wait_s=self._events.now_s() - self._blocked[0].arrival_s
-            if self._blocked
-            else 0.0,
+            oldest_wait_s=self._events.now_s() - oldest_s(self._blocked) if self._blocked else 0.0,
             clock_mhz=self.runner.board.clock_mhz,
         )
 
@@ -171,7 +170,7 @@ class DecodeInstance:
         return queue_behind(
             requests=len(self._blocked),
             tokens=self._blocked_tokens,
-            oldest_s=self._blocked[0].arrival_s,
+            oldest_s=oldest_s(self._blocked),
             now_s=now_s,
         )
 

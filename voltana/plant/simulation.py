@@ -271,7 +271,24 @@ class Simulation:
             self._leg(Role.PREFILL, self._prefill, policy.prefill_router(seed), ledger),
             self._leg(Role.DECODE, self._decode, policy.decode_router(seed), ledger),
             ledger,
+            time=self._events,
+            call_later=self._call_later,
+            send=self._send,
         )
+
+    def _call_later(self, for_s: float, action: Callable[[], None]) -> None:
+        self._events.schedule(self._events.now_s() + for_s, lambda _now_s: action())
+
+    def _send(self, job: Job) -> None:
+        instance, now_s = self._prefill[job.prefill], self._events.now_s()
+        self._first[job.prefill].first_token(
+            job,
+            instance.pending_tokens + job.prompt_tokens,
+            self._cluster.engine.max_prefill_tokens,
+            instance.host_s(now_s) + _transfer_s(self._cluster)(job.prompt_tokens),
+            now_s,
+        )
+        instance.enqueue(job, now_s)
 
     def _leg(
         self, role: Role, instances: Sequence[Instance], router: Router, ledger: Ledger
@@ -297,20 +314,14 @@ class Simulation:
         if index < len(self._arrival_s):
             self._events.schedule(self._arrival_s[index], self._arrive)
 
-    def _arrive(self, now_s: float) -> None:
+    def _arrive(self, _now_s: float) -> None:
         job = self._job(len(self._jobs))
         self._jobs.append(job)
         self._schedule_arrival(len(self._jobs))
         if not self._limits.can_hold(job.prompt_tokens):
             self._finished += 1  # refused, as the engine does: offered, and never completed
             return
-        self._dispatcher.assign(job)
-        instance = self._prefill[job.prefill]
-        pending = instance.pending_tokens + job.prompt_tokens
-        other_s = instance.host_s(now_s) + _transfer_s(self._cluster)(job.prompt_tokens)
-        max_tokens = self._cluster.engine.max_prefill_tokens
-        self._first[job.prefill].first_token(job, pending, max_tokens, other_s, now_s)
-        instance.enqueue(job, now_s)
+        self._dispatcher.arrived(job)
 
     def _take_up(self, job: Job) -> None:
         self._dispatcher.taken_up(job)

@@ -1,6 +1,6 @@
 """The policy `voltana`: what this library makes of its own parts.
 
-`voltana.policies.routing` has its routers: `filled_up` for prefill, `least_power` for decode.
+`voltana.policies.routing` has its routers: `filled_up` for prefill, `within_boundaries` for decode.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from voltana.controllers.energy_optimal import EnergyOptimal
 from voltana.controllers.fixed import FixedClock
 from voltana.controllers.memory_floor import Memory
 from voltana.controllers.optimal_available import OptimalAvailable
+from voltana.controllers.parked import Parked
 from voltana.controllers.supervisor import Supervised
 from voltana.levels import EvenlySpaced
 from voltana.policy import InstancePolicy
@@ -65,7 +66,9 @@ def voltana(context: InstanceContext) -> InstancePolicy:
     else:
         controller = OptimalAvailable(predictor, power, levels, context.slo)
     return InstancePolicy(
-        controller=Supervised(controller, fallback=FixedClock.max(context.table_mhz)),
+        controller=Supervised(
+            Parked(controller, power), fallback=FixedClock.max(context.table_mhz)
+        ),
         levels_mhz=levels,
         predictor=predictor,
         power=power,

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from voltana.cluster.ledger import Ledger
     from voltana.serving.router.fan_out import FanOut
     from voltana.serving.router.forwarder import Forwarder
+    from voltana.serving.router.holding import Holding
     from voltana.serving.router.metrics import Metrics
     from voltana.serving.router.pages import Pages
     from voltana.serving.router.pool import Pool
@@ -39,6 +40,7 @@ class Interface:
         ledger: What is in flight.
         reports: What instances said.
         wants: What the router of each role needs and does not get.
+        holding: What routers have deferred.
         metrics: Counters.
         now_s: Time source.
     """
@@ -52,6 +54,7 @@ class Interface:
         ledger: Ledger,
         reports: Reports,
         wants: Mapping[Role, Wants],
+        holding: Holding,
         metrics: Metrics,
         now_s: Callable[[], float],
     ) -> None:
@@ -61,6 +64,7 @@ class Interface:
         self._ledger = ledger
         self._reports = reports
         self._wants = wants
+        self._holding = holding
         self._metrics = metrics
         self._now_s = now_s
 
@@ -102,6 +106,7 @@ class Interface:
                 "serving": self._pool.serving and not self._forwarder.draining,
                 "draining": self._forwarder.draining,
                 "open_requests": self._forwarder.open,
+                "holding": self._holding.figures(),
                 "routing": {role.value: w.figures() for role, w in self._wants.items()},
                 "backends": [self._describe(backend.name, now_s) for backend in self._pool],
             }

@@ -18,6 +18,7 @@ from voltana.serving.router.chooser import Chooser
 from voltana.serving.router.fan_out import FanOut
 from voltana.serving.router.file_limit import allow_requests
 from voltana.serving.router.forwarder import Forwarder
+from voltana.serving.router.holding import Holding
 from voltana.serving.router.keys import Keys
 from voltana.serving.router.metrics import Metrics
 from voltana.serving.router.pages import Pages
@@ -85,12 +86,15 @@ class RouterService:
             count=self.metrics.chosen,
         )
         self.metrics.watch(chooser.wants())
+        self.holding = Holding(chooser, time)
+        self.metrics.also(self.holding)
         self.forwarder = Forwarder(
             settings,
             self._engine,
             keys=self._keys,
             wire=self._wire,
             chooser=chooser,
+            holding=self.holding,
             ledger=self.ledger,
             lengths=PromptLength(),
             metrics=self.metrics,
@@ -141,6 +145,7 @@ class RouterService:
             ledger=self.ledger,
             reports=self.reports,
             wants=self._chooser.wants(),
+            holding=self.holding,
             metrics=self.metrics,
             now_s=self._time.now_s,
         )
