@@ -29,7 +29,7 @@ ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "out" / "mutants.jsonl"
 LIMIT_S = 300.0
 
-HOLES = ("tests/test_guarantee_holes.py",)
+HOLES = ("tests/test_guarantee_parts.py", "tests/test_guarantee_holes.py")
 GUARANTEE = (*HOLES, "tests/test_guarantee.py", "tests/test_guarantee_loop.py",
              "tests/test_guarantee_liveness.py", "tests/test_evaluation_promises.py")  # fmt: skip
 AGENT = ("integrations/sglang/tests/unit/test_agent_guarantee.py",)
