@@ -94,6 +94,7 @@ class TestTracker:
             tracker.move(missed=False, weight=1.0)
         tracker.update(missed=False, weight=1.0, counts_as=Counted.CERTIFIED, issued_at=0)
         assert tracker.overdue == overdue
+        assert tracker.longest == others
 
     def test_goes_on_from_what_it_wrote(self):
         tracker = self.made()
@@ -105,6 +106,7 @@ class TestTracker:
         assert again.to_dict() == tracker.to_dict()
         assert again.bound() == tracker.bound()
         assert (again.first, again.overdue, again.updates) == (0.3, tracker.overdue, 9)
+        assert again.longest == 8
 
     def test_numbers_of_a_file_are_in_their_range(self):
         assert read_number(1, 0.0, 2.0) == 1.0
