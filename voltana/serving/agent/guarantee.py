@@ -162,6 +162,7 @@ class Guarantee:
             "in_flight": opened.certified(),
             "unlabelled": self.unlabelled(),
             "lost": sum(self.unlabelled().values()),
+            "longest_delay": max((i.longest_delay for i in self._issuers), default=0),
             "at_most": at_most(missed, labels),
             "state": self.restored,
         }

@@ -88,7 +88,10 @@ def test_late_prefill_batches_are_scored_late_whatever_ticks(tmp_path):
         world.config.agent.rings, "decode-0", world.time.now_s, role="prefill"
     )
     world.group.scan()
-    reserve = served(world).control.controller.controller.reserve
+    controller = served(world).control.controller
+    while not hasattr(controller, "reserve"):
+        controller = controller.controller
+    reserve = controller.reserve
     load = Load.prefill([(500, 0)])
     for _ in range(60):
         now_s = world.time.now_s()
