@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from voltana.values import Candidate, Request
 
-WAITED_SHARE = 0.7
+WAITED_SHARE = 0.85
 """Share of what a deadline leaves that a request may wait away."""
 
 
