@@ -19,7 +19,7 @@ SGLANG_READY := $(SGLANG_VENV)/.ready
 SGLANG_LOCK := $(SGLANG)/requirements/sglang-$(SGLANG_VERSION).txt
 
 .DEFAULT_GOAL := help
-.PHONY: help setup compiler demo test test-slow attack chaos check format bench headline fidelity calibrate docs lock clean \
+.PHONY: help setup compiler demo test test-slow attack mutants chaos check format bench headline fidelity calibrate docs lock clean \
 	environments rdma sglang-setup test-sglang sglang-matrix bench-sglang
 
 help: ## list the targets
@@ -61,6 +61,9 @@ check: $(READY) ## lint, format, types, import direction
 format: $(READY) ## format the code
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+mutants: $(READY) compiler ## change what keeps the guarantee in 100 places, and print what no test notices
+	$(BIN)/python -m tools.mutants --sample $(or $(MUTANTS),100) --seed $(or $(SEED),0)
 
 chaos: $(READY) compiler ## kill and hang everything 200 times; every clock must come back
 	$(BIN)/python -m tests.actuation.chaos --rounds 200

@@ -70,6 +70,10 @@ class SilentFailureError(DriverError):
     """A call succeeded and changed nothing."""
 
 
+class ForeignSettingError(DriverError):
+    """Somebody else sets this GPU's clocks."""
+
+
 class VolatileSettingsError(DriverError):
     """Settings vanish when the last process lets the driver go."""
 
