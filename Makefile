@@ -19,7 +19,7 @@ SGLANG_READY := $(SGLANG_VENV)/.ready
 SGLANG_LOCK := $(SGLANG)/requirements/sglang-$(SGLANG_VERSION).txt
 
 .DEFAULT_GOAL := help
-.PHONY: help setup compiler demo test test-slow attack chaos check format bench headline fidelity calibrate docs lock clean \
+.PHONY: help setup compiler demo test test-slow test-report attack chaos check format bench headline fidelity calibrate docs lock clean \
 	environments rdma sglang-setup test-sglang sglang-matrix bench-sglang
 
 help: ## list the targets
@@ -44,10 +44,13 @@ demo: $(READY) ## simulate the default cluster under five policies
 	$(BIN)/voltana simulate --out out/demo
 
 test: $(READY) compiler ## run the tests
-	$(BIN)/python -m pytest -n 2 -m "not slow and not attack"
+	$(BIN)/python -m pytest -n 2 -m "not slow and not attack and not browser and not ray"
 
 test-slow: $(READY) compiler ## run the long property tests and end-to-end runs
 	$(BIN)/python -m pytest -n 2 -m slow
+
+test-report: $(READY) ## open reports in a headless Chromium, check their accessibility
+	$(BIN)/python -m pytest -m browser tests/test_report_browser.py
 
 attack: $(READY) compiler ## attack daemon, router and agent, honest use beside it
 	$(BIN)/python -m pytest -n 2 -m attack tests/attack
