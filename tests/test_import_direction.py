@@ -16,7 +16,7 @@ PACKAGE = Path(voltana.__file__).parent
 
 LAYERS = (
     {"__init__", "errors", "faces", "promise", "values", "ports"},
-    {"timebase", "levels", "slo", "slo_reserve", "planning", "validation", "extras"},
+    {"timebase", "levels", "slo", "slo_reserve", "planning", "viability", "validation", "extras"},
     {"policy", "config"},
     {"predictors", "controllers", "routers", "actuators", "testing"},
     {"loop"},

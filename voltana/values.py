@@ -52,10 +52,13 @@ __all__ = [
     "Reservation",
     "Role",
     "Status",
+    "Table",
     "attended_pairs",
 ]
 
 FloatArray = np.ndarray[tuple[int], np.dtype[np.float64]]
+Table = np.ndarray[tuple[int, int], np.dtype[np.float64]]
+"""Numbers by row and column."""
 
 MAX_DEADLINE_BUCKETS = 32
 """A queue is reported in at most this many buckets, however long it is."""
