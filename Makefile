@@ -44,7 +44,7 @@ demo: $(READY) ## simulate the default cluster under five policies
 	$(BIN)/voltana simulate --out out/demo
 
 test: $(READY) compiler ## run the tests
-	$(BIN)/python -m pytest -n 2 -m "not slow and not attack and not browser and not ray"
+	$(BIN)/python -m pytest -n 2 -m "not slow and not attack and not browser"
 
 test-slow: $(READY) compiler ## run the long property tests and end-to-end runs
 	$(BIN)/python -m pytest -n 2 -m slow

@@ -28,8 +28,8 @@ class Name(enum.StrEnum):
 _NAME = typer.Argument(metavar="FINDING", help=", ".join(Name), show_default=False)
 _QUICK = typer.Option("--quick", help="Fewer points and shorter runs.")
 _SEEDS = typer.Option("--seeds", metavar="N,...", help="Seeds, whose figures are averaged.")
-_SEARCH = typer.Option(
-    "--search/--no-search", help="Search the best fixed clocks: most of main-result's time."
+_NO_SEARCH = typer.Option(
+    "--no-search", help="Leave out best-fixed, whose search is most of main-result's time."
 )
 _WORKERS = typer.Option("--workers", metavar="N", help="Processes (one a core).")
 _OUT = typer.Option("--out", metavar="DIR", help="Where it is written (out/FINDING).")
@@ -43,7 +43,7 @@ def reproduce(
     *,
     quick: Annotated[bool, _QUICK] = False,
     seeds: Annotated[str, _SEEDS] = "11",
-    search: Annotated[bool, _SEARCH] = True,
+    no_search: Annotated[bool, _NO_SEARCH] = False,
     workers: Annotated[int | None, _WORKERS] = None,
     out: Annotated[Path | None, _OUT] = None,
     published: Annotated[Path | None, _PUBLISHED] = None,
@@ -71,7 +71,7 @@ def reproduce(
     folder = out or Path("out") / (f"{name}-quick" if quick else name)
     prepare_outputs(folder, None)
     points = [] if published is None else read_points(published)
-    plan = found.plan(Asked(quick=quick, seeds=_numbers(seeds), search=search))
+    plan = found.plan(Asked(quick=quick, seeds=_numbers(seeds), search=not no_search))
     outcome = run_plan(plan, folder, workers)
     finish(plan, outcome, folder)
     told = found.tell(outcome.rows, points)
