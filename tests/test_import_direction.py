@@ -16,7 +16,17 @@ PACKAGE = Path(voltana.__file__).parent
 
 LAYERS = (
     {"__init__", "errors", "faces", "promise", "values", "ports"},
-    {"timebase", "levels", "slo", "slo_reserve", "planning", "viability", "validation", "extras"},
+    {
+        "timebase",
+        "levels",
+        "slo",
+        "slo_reserve",
+        "in_force",
+        "planning",
+        "viability",
+        "validation",
+        "extras",
+    },
     {"policy", "config"},
     {"predictors", "controllers", "routers", "actuators", "testing"},
     {"loop"},
@@ -66,7 +76,9 @@ CLOCK_READERS = {
     "cli/actuator.py",
     "cli/top.py",
     "serving/launch/child_process.py",
+    "serving/launch/strays.py",
     "serving/launch/supervise.py",
+    "serving/launch/warden.py",
     "serving/profile/clock.py",
     "serving/profile/command.py",
     "serving/profile/run.py",

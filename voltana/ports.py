@@ -21,6 +21,7 @@ if TYPE_CHECKING:
         Candidate,
         Command,
         Decision,
+        Deferral,
         Exposure,
         FloatArray,
         Forecast,
@@ -37,6 +38,7 @@ __all__ = [
     "Actuator",
     "Closable",
     "Controller",
+    "Defers",
     "Forecasts",
     "FreezesPower",
     "HasLevels",
@@ -57,6 +59,7 @@ __all__ = [
     "TellsCurve",
     "TellsExpected",
     "TimeSource",
+    "may_defer",
     "needs_of",
 ]
 
@@ -259,8 +262,10 @@ class Closable(Protocol):
 class Router(Protocol):
     """Chooses an instance for a request; pure, and keeps no ledger of its own."""
 
-    def route(self, request: Request, candidates: Sequence[Candidate]) -> str:
-        """Name one of `candidates` (never empty, all of one role).
+    def route(self, request: Request, candidates: Sequence[Candidate]) -> str | Deferral:
+        """Name one of `candidates` (never empty, all of one role), or defer the request.
+
+        A request whose `Request.slack_s` is 0 is not deferred.
 
         Raises:
             RoutingError: If none of them can take the request.
@@ -284,6 +289,24 @@ class Needy(Protocol):
 def needs_of(router: Router) -> frozenset[Need]:
     """What a router says that it needs; nothing where it says nothing."""
     return router.needs if isinstance(router, Needy) else frozenset()
+
+
+@runtime_checkable
+class Defers(Protocol):
+    """What a router is beside that if it may defer requests that have some slack.
+
+    Beside an engine a router that does not say so is shown no slack, and so defers nothing.
+    """
+
+    @property
+    def defers(self) -> bool:
+        """Whether it does; may be a plain class attribute."""
+        ...
+
+
+def may_defer(router: Router) -> bool:
+    """Whether a router says that it defers."""
+    return isinstance(router, Defers) and router.defers
 
 
 @runtime_checkable

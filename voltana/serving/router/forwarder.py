@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import structlog
 
+from voltana.serving.engine import binds_late
 from voltana.serving.router.aborts import Aborts
 from voltana.serving.router.answer import Answer, ClientGoneError
 from voltana.serving.router.attempt import Attempt
@@ -29,8 +32,10 @@ if TYPE_CHECKING:
     from voltana.ports import TimeSource
     from voltana.serving.engine import Call, Engine
     from voltana.serving.router.chooser import Chooser
+    from voltana.serving.router.holding import Holding
     from voltana.serving.router.keys import Keys
     from voltana.serving.router.metrics import Metrics
+    from voltana.serving.router.pool import Backend
     from voltana.serving.router.prompt_length import PromptLength
     from voltana.serving.router.settings import RouterTable
     from voltana.serving.router.wire import Wire
@@ -47,6 +52,7 @@ class Forwarder:
         keys: The servers' keys.
         wire: HTTP client.
         chooser: Chooses servers.
+        holding: Where requests wait that routers defer.
         ledger: What is in flight.
         lengths: Estimates prompts.
         metrics: Counters.
@@ -65,6 +71,7 @@ class Forwarder:
         keys: Keys,
         wire: Wire,
         chooser: Chooser,
+        holding: Holding,
         ledger: Ledger,
         lengths: PromptLength,
         metrics: Metrics,
@@ -74,6 +81,8 @@ class Forwarder:
         self._engine = engine
         self._wire = wire
         self._chooser = chooser
+        self._holding = holding
+        self._late_binding = binds_late(engine)
         self._ledger = ledger
         self._lengths = lengths
         self._metrics = metrics
@@ -113,6 +122,7 @@ class Forwarder:
     def give_up_all(self, problem: Problem) -> None:
         """End all open requests with an error, and do not try them again."""
         self._given_up = problem
+        self._holding.end_all(problem)
         for attempt in tuple(self._attempts.values()):
             attempt.give_up(problem)
 
@@ -166,7 +176,7 @@ class Forwarder:
         plan = self._plan(call, began_s)
         avoid: set[str] = set()
         for number in range(self._settings.attempts):
-            attempt = self._attempt(call, plan, number, headers=headers, avoid=avoid)
+            attempt = await self._attempt(call, plan, number, headers=headers, avoid=avoid)
             try:
                 await self._try(attempt, f"{plan.request_id}-{number}", answer)
             except Problem as problem:
@@ -192,6 +202,7 @@ class Forwarder:
         finally:
             del self._attempts[key]
             self._aborts.begin(attempt)
+            self._holding.wake()
 
     def _plan(self, call: Call, began_s: float) -> Request:
         self._arrivals += 1
@@ -199,9 +210,10 @@ class Forwarder:
             request_id=self._arrivals,
             arrived_at_s=began_s,
             prompt_tokens=self._lengths.estimate(call),
+            slack_s=math.inf if self._holding.defers else 0.0,
         )
 
-    def _attempt(
+    async def _attempt(
         self,
         call: Call,
         plan: Request,
@@ -213,26 +225,56 @@ class Forwarder:
         """The next try, with its prefill server and the time that is left for it."""
         if self._given_up is not None:
             raise self._given_up
-        left_s = self._settings.timeout_s - (self._time.now_s() - plan.arrived_at_s)
+        left_s = self._left_s(plan)
         if left_s <= 0:
             raise overdue(self._settings.timeout_s)
-        prefill = self._chooser.prefill(plan, avoid)
         booking = Booking(
             self._ledger,
             self._time,
             key=f"{plan.request_id}-{number}",
-            prefill=None if prefill is None else prefill.name,
             requests=call.batch or 1,
             prompt_tokens=plan.prompt_tokens,
         )
+        prefill, planned = await self._servers(plan, number, booking, avoid, left_s)
         return Attempt(
             call,
             number,
             prefill=prefill,
             choose_decode=lambda: self._chooser.decode(plan, avoid),
+            planned=planned,
+            admit_decode=partial(self._late, plan, booking) if self._may_hold(number) else None,
             booking=booking,
             wire=self._wire,
             headers=headers,
             settings=self._settings,
-            left_s=left_s,
+            left_s=self._left_s(plan),
         )
+
+    async def _servers(
+        self, plan: Request, number: int, booking: Booking, avoid: Set[str], left_s: float
+    ) -> tuple[Backend | None, Backend | None]:
+        """The prefill server, and the decode server where it is chosen with it.
+
+        It waits for both where one of their routers defers it.
+        """
+        if self._late_binding or not self._may_hold(number):
+            prefill = self._chooser.prefill(plan, avoid)
+            booking.prefilled_by(prefill)
+            return prefill, None
+        try:
+            return await self._holding.pair(plan, booking.planned, left_s)
+        except BaseException:
+            booking.finished()  # it may have been chosen at the moment at which its client left
+            self._holding.wake()
+            raise
+
+    def _may_hold(self, number: int) -> bool:
+        """Whether a try may have to wait; later ones have waited already."""
+        return self._holding.defers and not number
+
+    async def _late(self, plan: Request, booking: Booking) -> Backend:
+        """The decode server of a request whose prompt is computed."""
+        return await self._holding.late(plan, booking.planned_late, self._left_s(plan))
+
+    def _left_s(self, plan: Request) -> float:
+        return self._settings.timeout_s - (self._time.now_s() - plan.arrived_at_s)
