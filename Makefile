@@ -19,8 +19,8 @@ SGLANG_READY := $(SGLANG_VENV)/.ready
 SGLANG_LOCK := $(SGLANG)/requirements/sglang-$(SGLANG_VERSION).txt
 
 .DEFAULT_GOAL := help
-.PHONY: help setup compiler demo test test-slow attack mutants chaos check format bench headline fidelity \
-	calibrate docs lock lock-sglang clean \
+.PHONY: help setup compiler demo test test-slow test-report attack mutants chaos check format bench headline \
+	fidelity calibrate docs lock lock-sglang clean \
 	environments rdma sglang-setup test-sglang sglang-matrix bench-sglang
 
 help: ## list the targets
@@ -45,10 +45,13 @@ demo: $(READY) ## simulate the default cluster under five policies
 	$(BIN)/voltana simulate --out out/demo
 
 test: $(READY) compiler ## run the tests
-	$(BIN)/python -m pytest -n 2 -m "not slow and not attack"
+	$(BIN)/python -m pytest -n 2 -m "not slow and not attack and not browser"
 
 test-slow: $(READY) compiler ## run the long property tests and end-to-end runs
 	$(BIN)/python -m pytest -n 2 -m slow
+
+test-report: $(READY) ## open reports in a headless Chromium, check their accessibility
+	$(BIN)/python -m pytest -m browser tests/test_report_browser.py
 
 attack: $(READY) compiler ## attack daemon, router and agent, honest use beside it
 	$(BIN)/python -m pytest -n 2 -m attack tests/attack
