@@ -25,6 +25,7 @@ def plant(saving: float, exponent: float, attainment: float) -> Plant:
         sm_share=BOARD.attention_decode.backend_sm_share,
         saving=errors,
         exponents={"8": exponent},
+        decode_alone=0.4,
         attainment=attainment,
     )
 

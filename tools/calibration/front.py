@@ -41,10 +41,11 @@ from benchmarks.fidelity.published import (
     savings,
     simulated_points,
 )
-from benchmarks.fidelity.quoted import REQUESTS, whole_exponent
+from benchmarks.fidelity.quoted import REQUESTS, decode_exponent, whole_exponent
 from tools.calibration.data import DATA
 from tools.calibration.front_page import apart, draw, ministral_table, table, variant_table
 from voltana.plant import PlantModel, load_hardware, load_model
+from voltana.values import Load
 
 if TYPE_CHECKING:
     from benchmarks.fidelity.published import Panels
@@ -81,6 +82,7 @@ class Plant:
         sm_share: ``attention_decode.backend_sm_share``.
         saving: Static saving by panel, simulated minus published, in points.
         exponents: Exponent of whole requests by batch, simulated minus measured.
+        decode_alone: Exponent of decode alone at batch 64 and 1,000 tokens each; nothing measured.
         attainment: Mean absolute error of the attainments of Llama-3.1-8B under static clocks, in
             points.
     """
@@ -90,6 +92,7 @@ class Plant:
     sm_share: float
     saving: dict[str, float]
     exponents: dict[str, float]
+    decode_alone: float
     attainment: float
 
     @property
@@ -203,6 +206,7 @@ def measure(what: str, hardware: HardwareProfile, lengths: Lengths) -> Plant:
             - measured
             for batch, measured in zip(quoted["batches"], quoted["exponents"], strict=True)
         },
+        decode_alone=decode_exponent(plant, Load.decode(64, 64_000)),
         attainment=attainment_error(published, simulated),
     )
 

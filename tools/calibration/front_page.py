@@ -60,6 +60,7 @@ def _heads(plant: Plant) -> list[str]:
         *(f"saving, {name} (points)" for name in PANELS),
         "mean of the panels",
         *(f"exponent at batch {batch}" for batch in plant.exponents),
+        "of decode alone at 64 (not an error)",
         "attainments (points)",
     ]
 
@@ -68,6 +69,7 @@ def _errors(plant: Plant) -> list[str]:
     return [
         *(f"{error:+.1f}" for error in (*plant.saving.values(), plant.bias)),
         *(f"{error:+.3f}" for error in plant.exponents.values()),
+        f"{plant.decode_alone:.3f}",
         f"{plant.attainment:.1f}",
     ]
 
