@@ -30,6 +30,7 @@ if TYPE_CHECKING:
         Outcome,
         Reading,
         Request,
+        Table,
     )
 
 __all__ = [
@@ -52,6 +53,7 @@ __all__ = [
     "Restorable",
     "Router",
     "Sensor",
+    "TellsBatches",
     "TellsCurve",
     "TellsExpected",
     "TimeSource",
@@ -103,6 +105,26 @@ class TellsCurve(Protocol):
 
     def curve(self, load: Load) -> LatencyCurve | None:
         """What `forecast` yields for `load`, up to rounding; None where it may rise somewhere."""
+        ...
+
+
+@runtime_checkable
+class TellsBatches(Protocol):
+    """What a snapshot is beside that if many decode batches cost it little more than one."""
+
+    def forecast_batches(
+        self, requests: FloatArray, kv_tokens: FloatArray, clocks_mhz: FloatArray
+    ) -> tuple[Table, Table]:
+        """What `forecast` yields for each decode batch, up to rounding.
+
+        Args:
+            requests: Requests of each batch, shape (b,).
+            kv_tokens: Tokens in their KV caches, shape (b,).
+            clocks_mhz: Shape (n,), ascending.
+
+        Returns:
+            Mean and upper bound, each of shape (b, n), in seconds.
+        """
         ...
 
 

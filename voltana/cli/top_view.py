@@ -25,7 +25,7 @@ LATE_SHARE = 0.9
 """From this share of its SLO on a latency is shown as close to it."""
 
 
-WIDE = 110
+WIDE = 125
 """Columns of a terminal from which everything is shown."""
 
 _COLUMNS = (
@@ -39,13 +39,15 @@ _COLUMNS = (
     ("p99", 6),
     ("SLO ms", 6),
     ("kept", 6),
+    ("missed/most", 7),
+    ("lost", 4),
     ("W", 4),
     ("kJ", 6),
     ("saved", 6),
 )
 """Titles, and widths of numbers, which are never cut; names give way."""
 
-_WIDE_ONLY = frozenset({"role", "KV", "queue", "kJ"})
+_WIDE_ONLY = frozenset({"role", "KV", "queue", "kJ", "missed/most", "lost"})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,6 +123,8 @@ def _row(answer: Answer) -> list[Text]:
         _against_slo(said),
         _number(said, "slo_ms", "g"),
         _share(said, "attainment"),
+        _account(said),
+        _number(_table(said, "guarantee"), "lost"),
         _number(said, "power_w"),
         Text("-") if _value(said, "energy_j") is None else Text(f"{said['energy_j'] / 1e3:.1f}"),
         _share(said, "saving"),
@@ -147,6 +151,20 @@ def _against_slo(said: Mapping[str, Any]) -> Text:
         return Text(f"{latency:.1f}")
     style = "green" if latency < LATE_SHARE * slo else "yellow" if latency <= slo else "bold red"
     return Text(f"{latency:.1f}", style=style)
+
+
+def _account(said: Mapping[str, Any]) -> Text:
+    """Certified labels above their bound, over the most that is proven to be possible."""
+    account = _table(said, "guarantee")
+    missed, most = _value(account, "missed"), _value(account, "bound")
+    if missed is None or most is None:
+        return Text("-")
+    return Text(f"{missed:.0f}/{most:.0f}", style="" if missed <= most else "bold red")
+
+
+def _table(said: Mapping[str, Any], key: str) -> Mapping[str, Any]:
+    value = said.get(key)
+    return value if isinstance(value, Mapping) else {}
 
 
 def _share(said: Mapping[str, Any], key: str) -> Text:

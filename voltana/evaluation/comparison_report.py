@@ -50,6 +50,27 @@ PROMISE_CAPTION = (
     "bound, so that its certificates are estimates."
 )
 
+ACCOUNT_HEADERS = (
+    "policy",
+    "certified",
+    "blocked",
+    "elsewhere",
+    "missed",
+    "proven most",
+    "violated",
+    "forgiven",
+    "overdue",
+    "lost",
+)
+"""Headings of the table of accounts; weights of labels, over all instances."""
+
+ACCOUNT_CAPTION = (
+    "The account of each guarantee (docs/guarantee.md): scored labels of certified decisions, "
+    "hits where only the margin blocked, hits at another clock; certified labels above their "
+    "bound, and the most that is proven; those above their budget; what clipping forgave; labels "
+    "that came late; certified decisions without a label."
+)
+
 RANGE_HEADERS = ("policy", "saved", "TTFT kept", "ITL kept")
 """Headings of the table of ranges."""
 
@@ -67,6 +88,29 @@ def promise_rows(comparison: Comparison) -> list[tuple[str, ...]]:
         _promise_row(run.result)
         for run in comparison.runs
         if math.isfinite(run.result.violation_rate)
+    ]
+
+
+def account_rows(comparison: Comparison) -> list[tuple[str, ...]]:
+    """The cells under `ACCOUNT_HEADERS`, one row for each policy that keeps an account."""
+    columns = (
+        "certified",
+        "blocked",
+        "elsewhere",
+        "missed",
+        "bound",
+        "violated",
+        "forgiven",
+        "overdue",
+        "lost",
+    )
+    return [
+        (
+            run.result.policy,
+            *(f"{account[key]:.0f}" for key in columns),
+        )
+        for run in comparison.runs
+        if (account := run.result.guarantee) is not None
     ]
 
 
@@ -185,6 +229,10 @@ def print_table(comparison: Comparison, console: Console, ranges: Uncertain | No
     if promises:
         _print_fitting(PROMISE_HEADERS, promises, console)
         console.print(PROMISE_CAPTION, style="dim", highlight=False)
+    accounts = account_rows(comparison)
+    if accounts:
+        _print_fitting(ACCOUNT_HEADERS, accounts, console)
+        console.print(ACCOUNT_CAPTION, style="dim", highlight=False)
 
 
 def _print_fitting(
@@ -228,6 +276,12 @@ def markdown_promises(comparison: Comparison) -> str:
     return f"{_markdown(PROMISE_HEADERS, cells)}\n\n{PROMISE_CAPTION}\n" if cells else ""
 
 
+def markdown_accounts(comparison: Comparison) -> str:
+    """The table of accounts in Markdown; empty if no policy keeps one."""
+    cells = account_rows(comparison)
+    return f"{_markdown(ACCOUNT_HEADERS, cells)}\n\n{ACCOUNT_CAPTION}\n" if cells else ""
+
+
 def _markdown(headers: Sequence[str], cells: Sequence[tuple[str, ...]]) -> str:
     lines = [tuple(headers), tuple("---" if i == 0 else "---:" for i in range(len(headers)))]
     return "\n".join(f"| {' | '.join(line)} |" for line in (*lines, *cells))
@@ -256,6 +310,7 @@ def markdown_report(
         knowledge_note(comparison) + "\n",
         markdown_ranges(ranges),
         markdown_promises(comparison),
+        markdown_accounts(comparison),
         figures + "\n",
     )
     return "# Policies compared\n\n" + "\n".join(part for part in parts if part)

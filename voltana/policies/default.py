@@ -33,7 +33,7 @@ LOWEST_SHARE = {Role.PREFILL: 0.5, Role.DECODE: 0.4, Role.COLOCATED: 0.7}
 falls with its power; prefill is a fixed amount of work, which far below the voltage's floor takes
 no less, though its batches grow a little and with them what one reading of the weights serves."""
 
-PROMISE = Statement(alpha=0.006, gamma=0.02)
+PROMISE = Statement(alpha=0.006, gamma=0.02, q_cert=0.4, delay=2)
 """Certified iterations that may exceed their budget, in the long run (docs/guarantee.md)."""
 
 

@@ -125,6 +125,20 @@ class RingReader:
                 records.append(decode(payload))
         return records
 
+    @property
+    def position(self) -> int:
+        """Number of the record that comes next."""
+        return self._next
+
+    @property
+    def identity(self) -> str:
+        """Names this ring among all that its file name had."""
+        return f"{self._inode}.{self.epoch}"
+
+    def go_back(self, position: int) -> None:
+        """Read on from an earlier record; those that were overwritten count as lost."""
+        self._next = min(max(position, 0), self._next)
+
     def replaced(self) -> bool:
         """Whether the engine is gone, or has begun another ring under this name."""
         try:

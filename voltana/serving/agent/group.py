@@ -11,6 +11,8 @@ import structlog
 from voltana.cluster.candidates import InstanceFacts, instance_facts, latency_model
 from voltana.cluster.context import iteration_budget_s
 from voltana.serving.agent.building import ROLES, unknown_limits
+from voltana.serving.agent.guarantee import sum_of
+from voltana.serving.agent.open_decisions import ENGINE_GONE
 from voltana.serving.agent.serving import Settings, Workshop
 from voltana.serving.ring_reader import RingReader, find_rings
 from voltana.values import InstanceState
@@ -99,6 +101,12 @@ class Group:
             return next(iter(self._refused.values()), "")
         return next((s.ring_loop.error for s in self._served.values() if s.ring_loop.error), "")
 
+    @property
+    def doubt(self) -> str:
+        """What cannot be vouched for, though everything works; empty if nothing is in doubt."""
+        states = (s.guarantee.restored for s in self._served.values())
+        return next((f"the account is {s}" for s in states if s.startswith("damaged")), "")
+
     def scan(self) -> None:
         """Take up new rings, and let those go whose engine has ended.
 
@@ -151,6 +159,7 @@ class Group:
             if records:
                 any_records = True
                 served.ring_loop.take(records)
+                served.ring_loop.keep(served.reader)
         return any_records
 
     def tick(self, period_s: float) -> None:
@@ -308,7 +317,22 @@ class Group:
                 "model": first.reader.info.get("model"),
             }
             | account.figures()
+            | {"guarantee": self._guarantee()}
         )
+
+    def _guarantee(self) -> dict[str, Any]:
+        """The accounts of all loops together; what is no sum is that of the first."""
+        figures = [s.guarantee.figures(s.ring_loop.open) for s in self._served.values()]
+        numbers = [
+            {name: value for name, value in one.items() if name not in {"unlabelled", "state"}}
+            for one in figures
+        ]
+        states = {one["state"] for one in figures} - {"new", "restored"}
+        return sum_of(*numbers) | {
+            "at_most": max(one["at_most"] for one in figures),
+            "unlabelled": sum_of(*(one["unlabelled"] for one in figures)),
+            "state": next(iter(states), figures[0]["state"]),
+        }
 
     def _unknown(self, served: Served) -> tuple[str, ...]:
         return unknown_limits(self._config.engine, served.reader.info)
@@ -338,11 +362,15 @@ class Group:
 
     def _release(self, path: Path) -> None:
         served = self._served.pop(path)
+        if served.reader.replaced():
+            served.ring_loop.open.give_up(ENGINE_GONE)
+        served.ring_loop.keep(served.reader)
         try:
             served.save(self._config)
         except OSError as error:
             _log.warning("what was learned cannot be saved", error=str(error))
         self._clock.leave(served.name)
+        served.guarantee.close()
         served.reader.close()
         _log.info("engine gone", instance=served.name)
 

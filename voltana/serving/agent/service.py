@@ -225,7 +225,7 @@ class Agent:
             "instance": self.options.instance,
             "role": self.group.role,
             "health": self.health(),
-            "error": self.group.error or status.error,
+            "error": self.group.error or status.error or self.group.doubt,
             "dry_run": self.actuator.dry_run,
             "actuator": self.config.actuator.kind,
             "gpus": list(self._footing.devices.domain.devices),

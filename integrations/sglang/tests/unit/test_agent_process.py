@@ -185,6 +185,13 @@ def check_metrics(agent):
     assert 'voltana_agent_iterations_total{instance="decode-0",phase="decode"} 150.0' in text
     assert "voltana_agent_prediction_mae_seconds" in text
     assert 'voltana_agent_healthy{instance="decode-0"} 1.0' in text
+    account = agent.get("/status")["guarantee"]
+    for key in (
+        "certified", "missed", "violated", "bound", "forgiven", "overdue", "lost", "blocked",
+        "elsewhere", "unsettled", "decided", "in_flight", "unlabelled", "at_most", "state",
+    ):  # fmt: skip
+        assert key in account, key
+    assert account["state"] == "new"
 
 
 def check_feed(agent, engine):
