@@ -8,15 +8,22 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from benchmarks.gpu.__main__ import main
+from benchmarks.gpu.grid import is_of, of_plant
 from benchmarks.gpu.page import BEGIN, END, write_page
-from benchmarks.gpu.readings import ReadOnlyGpu, Sampler
+from benchmarks.gpu.readings import Reading, ReadOnlyGpu, Sampler
 from benchmarks.gpu.results import Results
 from benchmarks.gpu.settings import Settings, model_of, parse, profile_of
+from benchmarks.sglang.hook_costs import read_toggled
 from tests.actuation import driver
 from voltana.errors import ConfigError
+from voltana.plant import PlantModel, load_hardware, load_model
+from voltana.serving.profile.design import Point
+from voltana.serving.profile.run import Iteration
+from voltana.values import Load, Phase
 from voltana_actuatord.drivers.opening import DRIVER_VARIABLE
 from voltana_actuatord.faults import NotSupportedError
 
@@ -217,3 +224,54 @@ def test_the_page_has_every_point_and_keeps_what_stands_around(tmp_path):
     assert "| 1 x 200 | 9 | 7.123 | 8 | 7 | -1.7 % |" in text
     assert "does not fit" in text
     assert "| 128 | 9 |" in text
+
+
+def iteration(plant: PlantModel, load: Load, factor: float = 1.0) -> Iteration:
+    return Iteration(load, factor * plant.latency_s(load, 1410))
+
+
+@pytest.mark.parametrize("factor", [1.0, 1.25])
+def test_the_error_of_the_plant_is_nothing_where_it_is_right(factor):
+    plant = PlantModel(load_hardware("a100-sxm4-80gb"), load_model("llama-3.1-8b"))
+    load = Load.decode(8, 8000)
+    ran = [iteration(plant, load, factor)] * 10
+    busy_s, idle_s = sum(one.latency_s for one in ran), 0.5
+    energy_j = plant.power_w(load, 1410) * busy_s + plant.idle_power_w(1410) * idle_s
+    reading = Reading(
+        seconds=busy_s + idle_s,
+        clock_mhz=1410.0,
+        sensor_w=1.0,
+        counter_w=energy_j / (busy_s + idle_s),
+        samples=9,
+    )
+    found = of_plant(plant, ran, ran, reading)
+    assert found["plant_time_error"] == pytest.approx(1 / factor - 1, abs=1e-4)
+    assert found["plant_power_error"] == pytest.approx(0, abs=1e-4)
+    assert of_plant(None, ran, ran, reading) == {}
+
+
+def test_only_whole_batches_and_whole_prompts_are_of_a_point():
+    decode = Point(phase=Phase.DECODE, requests=4, prompt_tokens=100, clock_mhz=1.0)
+    prefill = Point(phase=Phase.PREFILL, requests=1, prompt_tokens=100, clock_mhz=1.0)
+    loads = [
+        Load.decode(4, 400),
+        Load.decode(3, 300),
+        Load.prefill([(100, 0)]),
+        Load.prefill([(64, 0)]),
+        Load(prefill_tokens=100, prefill_attended_pairs=5000, decode_requests=4),
+    ]
+    assert [is_of(decode, Iteration(load, 0.1)) for load in loads] == [True, *[False] * 4]
+    assert [is_of(prefill, Iteration(load, 0.1)) for load in loads] == [
+        False, False, True, False, False,
+    ]  # fmt: skip
+
+
+def test_toggled_hooks_are_compared_with_their_neighbours(tmp_path):
+    log = tmp_path / "toggled.ns"
+    rows = [[i % 2, 100 + 2 * (i % 2), 1000 + 10 * (i % 2), 16, 24] for i in range(9)]
+    np.array(rows, np.int64).tofile(log)
+    found = read_toggled(log, 24)
+    assert found["blocks"] == 4
+    assert found["wall_ratio"].startswith("0.990")
+    assert found["cpu_ratio"].startswith("0.980")
+    assert read_toggled(log, 8) == {"blocks": 0}

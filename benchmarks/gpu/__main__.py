@@ -61,7 +61,7 @@ def _run(settings: Settings) -> None:
 
 def _measure(settings: Settings, gpus: tuple[ReadOnlyGpu, ...], results: Results) -> None:
     try:
-        from benchmarks.gpu.load import loaded, timing  # noqa: PLC0415  (needs what SGLang brings)
+        from benchmarks.gpu.load import loaded, timing, toggled  # noqa: PLC0415  (needs what SGLang brings)
         from benchmarks.gpu.serving import Servers, say  # noqa: PLC0415
     except ImportError as error:
         raise ConfigError(
@@ -69,14 +69,14 @@ def _measure(settings: Settings, gpus: tuple[ReadOnlyGpu, ...], results: Results
             "and voltana[serving] installed beside it."
         ) from None
     servers = Servers(settings)
-    results.step("doctor", lambda: [asdict(one) for one in examine(settings.gpus, SOCKET)])
-    results.step("boards", lambda: [gpu.facts() for gpu in gpus])
-    say("idle", f"watching for {settings.idle_s:g} s")
-    results.step("idle", lambda: _idle(settings, gpus))
     hardware, model = profile_of(settings, gpus[0].name()), model_of(settings)
     plant = PlantModel(hardware, model, len(gpus)) if hardware and model else None
     if plant is None:
         say("plant", "nothing to compare with: board or model has no profile (--hardware)")
+    results.step("doctor", lambda: [asdict(one) for one in examine(settings.gpus, SOCKET)])
+    results.step("boards", lambda: [gpu.facts() for gpu in gpus])
+    say("idle", f"watching for {settings.idle_s:g} s")
+    results.step("idle", lambda: _idle(settings, gpus))
     bench = Bench(settings=settings, servers=servers, results=results, gpus=gpus, plant=plant)
     progress = Progress(say)
     decode_grid(bench, progress)
@@ -85,6 +85,9 @@ def _measure(settings: Settings, gpus: tuple[ReadOnlyGpu, ...], results: Results
             prefill_grid(bench, instance, progress)
             say("load", f"{settings.rate_rps:g} requests/s for {settings.load_s:g} s")
             results.put("load", loaded(bench, instance, agent))
+    if "toggled" not in results.figures:
+        say("toggled", "hooks off and on in turns")
+        results.put("toggled", toggled(bench, servers.folder / "toggled.ns"))
     say("done", str(results.path))
 
 

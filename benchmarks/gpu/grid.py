@@ -108,7 +108,7 @@ def _decode(bench: Bench, url: str, name: str, point: Point) -> dict[str, Any]:
     with RingIterations(bench.servers.rings, name) as iterations:
         first.run(point)  # warm, and tells how long a step takes
         time.sleep(RING_DELAY_S)
-        steps = [i.latency_s for i in iterations.drain() if _is(point, i)]
+        steps = [i.latency_s for i in iterations.drain() if is_of(point, i)]
         if not steps:
             return {"skipped": "requests never ran together in one batch"}
         wanted = int(bench.settings.hold_s / float(np.median(steps)))
@@ -142,17 +142,17 @@ def _hold(
             server.run(point)
     time.sleep(RING_DELAY_S)
     ran = iterations.drain()
-    of_point = [iteration for iteration in ran if _is(point, iteration)]
+    of_point = [iteration for iteration in ran if is_of(point, iteration)]
     if not of_point:
         raise ProfileRunError(
             f"no iteration with {point.requests} requests of {point.prompt_tokens} tokens was "
             "measured: the plugin must be loaded. Look for 'voltana' in the server's log."
         )
     reading = sampler.reading()
-    return _figures(of_point, ran, reading) | _of_plant(bench.plant, of_point, ran, reading)
+    return _figures(of_point, ran, reading) | of_plant(bench.plant, of_point, ran, reading)
 
 
-def _is(point: Point, iteration: Iteration) -> bool:
+def is_of(point: Point, iteration: Iteration) -> bool:
     """Whether an iteration is one of the point: the whole batch, or the whole prompt."""
     load = iteration.load
     if point.phase is Phase.DECODE:
@@ -174,7 +174,7 @@ def _figures(
     }
 
 
-def _of_plant(
+def of_plant(
     plant: PlantModel | None,
     of_point: Sequence[Iteration],
     ran: Sequence[Iteration],

@@ -5,16 +5,20 @@ from __future__ import annotations
 import importlib.metadata
 import json
 import os
+import time
 import urllib.request
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from benchmarks.sglang.hook_costs import MEASURED, read_hook_costs
+from benchmarks.sglang.hook_costs import MEASURED, read_hook_costs, read_toggled
 from benchmarks.sglang.load import Target, arrive, prompts
+from voltana.serving.profile.design import Point
 from voltana.serving.ring_reader import RingReader, find_rings
+from voltana.values import Phase
 from voltana_ring.layout import Kind
+from voltana_sglang.dialect.profiled_server import SglangServer
 
 if TYPE_CHECKING:
     from benchmarks.gpu.grid import Bench
@@ -28,6 +32,13 @@ ROOT = Path(__file__).parents[2]
 CPU_PACKAGE = ROOT / "integrations" / "sglang" / "cpu" / "voltana_sglang_cpu"
 HOOK_COSTS = "hook-cost"
 HOOK_VARIABLE = "VOLTANA_HOOK_COST"
+TOGGLE_VARIABLE = "VOLTANA_HOOK_TOGGLE"
+TOGGLED_REQUESTS = 24
+TOGGLED_PROMPT = 48
+TOGGLED_STEPS = 200
+TOGGLED_HOLDS = 10
+"""For so many times as long as a point is held: a fraction of a per cent is looked for."""
+
 _TIMEOUT_S = 30.0
 
 
@@ -55,6 +66,23 @@ def loaded(bench: Bench, instance: Instance, agent: int) -> dict[str, Any]:
     return figures
 
 
+def toggled(bench: Bench, log: Path) -> dict[str, Any]:
+    """Decode with voltana's hooks off and on in turns, in one server; ratios off over on."""
+    log.unlink(missing_ok=True)
+    with bench.servers.decode_only(
+        {TOGGLE_VARIABLE: str(log)} | _timer(bench.servers.folder)
+    ) as one:
+        server = SglangServer(one.url, decode_steps=TOGGLED_STEPS)
+        requests = min(TOGGLED_REQUESTS, server.about.limits.max_requests)
+        point = Point(
+            phase=Phase.DECODE, requests=requests, prompt_tokens=TOGGLED_PROMPT, clock_mhz=1.0
+        )
+        ends_s = time.monotonic() + TOGGLED_HOLDS * bench.settings.hold_s
+        while time.monotonic() < ends_s:
+            server.run(point)
+    return read_toggled(log, requests) if log.exists() else {"blocks": 0}
+
+
 def _timer(folder: Path) -> dict[str, str]:
     """Variables that let SGLang find what times voltana's hooks.
 
@@ -72,7 +100,9 @@ def _timer(folder: Path) -> dict[str, str]:
     about.mkdir(parents=True, exist_ok=True)
     (about / "METADATA").write_text("Metadata-Version: 2.1\nName: voltana-hook-timer\nVersion: 0\n")
     (about / "entry_points.txt").write_text(
-        "[sglang.srt.plugins]\nvoltana_hook_timer = voltana_sglang_cpu.hook_cost:measure_hooks\n"
+        "[sglang.srt.plugins]\n"
+        "voltana_hook_timer = voltana_sglang_cpu.hook_cost:measure_hooks\n"
+        "voltana_hook_toggle = voltana_sglang_cpu.hook_toggle:toggle_hooks\n"
     )
     link = site / CPU_PACKAGE.name
     if not link.exists():

@@ -42,6 +42,13 @@ def page(figures: Mapping[str, Any]) -> str:
             parts += [f"## {step.capitalize()}", _grid(head, figures[step])]
     if "load" in figures:
         parts += ["## Under load, in dry run", _load(figures["load"])]
+    if "toggled" in figures:
+        said = figures["toggled"]
+        parts.append(
+            "Time of a decode iteration with hooks off over that with hooks on, in turns within "
+            f"one server: {said.get('wall_ratio', 'too few blocks')} (CPU time of the scheduler: "
+            f"{said.get('cpu_ratio', '-')})."
+        )
     return "\n\n".join(parts)
 
 

@@ -70,7 +70,8 @@ class Results:
         """Replace the file whole, so that one that was interrupted can be read."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
         fresh = self.path.with_suffix(".new")
-        text = json.dumps(_without_nan(self.figures), indent=1, allow_nan=False)
+        self.figures = _without_nan(self.figures)
+        text = json.dumps(self.figures, indent=1, allow_nan=False)
         fresh.write_text(text + "\n", encoding="utf-8")
         fresh.replace(self.path)
 

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from benchmarks.gpu.settings import Settings
     from voltana.serving.launch.child_process import ProcessSpec
+    from voltana.serving.launch.config import LaunchTable
 
 CONFIGURATION = "gpu.toml"
 
@@ -57,10 +58,15 @@ class Servers:
         return self.folder / self._read.agent.rings
 
     @contextlib.contextmanager
-    def decode_only(self) -> Iterator[Instance]:
-        """A server that decodes alone: transfers are faked, so that no prefill gets in the way."""
+    def decode_only(self, environment: dict[str, str] | None = None) -> Iterator[Instance]:
+        """A server that decodes alone: transfers are faked, so that no prefill gets in the way.
+
+        Args:
+            environment: Variables of the server on top of the others.
+        """
         alone = replace(self._instance, role="decode", name="decode")
-        with self._running([[self._engine.server(alone, self._table, self.config)]]):
+        table = self._with(environment or {})
+        with self._running([[self._engine.server(alone, table, self.config)]]):
             yield alone
 
     @contextlib.contextmanager
@@ -70,15 +76,17 @@ class Servers:
         Args:
             environment: Variables of the server on top of the others.
         """
-        table = self._table.model_copy(
-            update={"environment": self._table.environment | environment}
-        )
+        table = self._with(environment)
         agent = agent_process(
             self._engine.program, self._instance, self.config, self._read.agent, dry_run=True
         )
         server = self._engine.server(self._instance, table, self.config)
         with self._running([[server], [agent]]) as supervisor:
             yield self._instance, supervisor.children[-1].pid
+
+    def _with(self, environment: dict[str, str]) -> LaunchTable:
+        whole = self._table.environment | environment
+        return self._table.model_copy(update={"environment": whole})
 
     @contextlib.contextmanager
     def _running(self, stages: list[list[ProcessSpec]]) -> Iterator[Supervisor]:

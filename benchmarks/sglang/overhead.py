@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from benchmarks.sglang.hook_costs import read_hook_costs
+from benchmarks.sglang.hook_costs import read_hook_costs, read_toggled
 from benchmarks.sglang.load import prompts
 from benchmarks.sglang.ratios import ratio_of_pairs
 from integrations.sglang.tests.real.servers import ServerSpec
@@ -76,25 +76,13 @@ def throughput(fleet: Fleet, config: Path, pairs: int = PAIRS) -> dict[str, Any]
 
 
 def toggled(fleet: Fleet, config: Path) -> dict[str, Any]:
-    """Time per decode iteration with hooks off over that with hooks on, in one and the same engine.
-
-    Each block with hooks on is held against the mean of its neighbours without, so that the growth
-    of the KV cache cancels.
-    """
+    """Time per decode iteration with hooks off over that with hooks on, in one engine."""
     log = fleet.folder / "toggle.ns"
     environment = (*plugin_environment(config, "bench"), (hook_toggle.VARIABLE, str(log)))
     (server,) = fleet.get(ServerSpec(name="toggled", environment=environment))
     for turn in range(TOGGLED_RUNS):
         _throughput(server, turn)
-    rows = np.fromfile(log, np.int64).reshape(-1, hook_toggle.COLUMNS)
-    whole = rows[:, 4] == REQUESTS
-    usable = whole[1:-1] & whole[:-2] & whole[2:] & (rows[1:-1, 0] == 1)
-    figures: dict[str, Any] = {}
-    for name, column in (("cpu", 1), ("wall", 2)):
-        with_hooks = rows[1:-1, column][usable]
-        without = (rows[:-2, column][usable] + rows[2:, column][usable]) / 2
-        figures[f"{name}_ratio"] = str(ratio_of_pairs(without, with_hooks))
-    return figures
+    return read_toggled(log, REQUESTS)
 
 
 def _throughput(server: Server, seed: int) -> float:

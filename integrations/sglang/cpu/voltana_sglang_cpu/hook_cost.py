@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 VARIABLE = "VOLTANA_HOOK_COST"
 PLUGIN = "voltana"
-PER_WRITE = 512
+PER_WRITE = 64
 MEASURED = ("run_batch", "process_batch_result")
 
 
