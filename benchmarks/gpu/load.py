@@ -39,6 +39,10 @@ TOGGLED_STEPS = 200
 TOGGLED_HOLDS = 10
 """For so many times as long as a point is held: a fraction of a per cent is looked for."""
 
+LEAST_RUNS = 4
+RESERVED_TOKENS = 512
+"""What a decode server keeps free for each request unless told otherwise."""
+
 _TIMEOUT_S = 30.0
 
 
@@ -73,13 +77,16 @@ def toggled(bench: Bench, log: Path) -> dict[str, Any]:
         {TOGGLE_VARIABLE: str(log)} | _timer(bench.servers.folder)
     ) as one:
         server = SglangServer(one.url, decode_steps=TOGGLED_STEPS)
-        requests = min(TOGGLED_REQUESTS, server.about.limits.max_requests)
+        limits, runs = server.about.limits, 0
+        room = limits.max_tokens // (TOGGLED_PROMPT + max(TOGGLED_STEPS, RESERVED_TOKENS))
+        requests = max(1, min(TOGGLED_REQUESTS, limits.max_requests, room))
         point = Point(
             phase=Phase.DECODE, requests=requests, prompt_tokens=TOGGLED_PROMPT, clock_mhz=1.0
         )
         ends_s = time.monotonic() + TOGGLED_HOLDS * bench.settings.hold_s
-        while time.monotonic() < ends_s:
+        while runs < LEAST_RUNS or time.monotonic() < ends_s:
             server.run(point)
+            runs += 1
     return read_toggled(log, requests) if log.exists() else {"blocks": 0}
 
 

@@ -157,16 +157,8 @@ def variants() -> list[dict[str, Any]]:
             lengths,
         ),
         ("a tenth less energy a FLOP", board.model_copy(update={"power": power}), lengths),
-        ("answers of LMSYS of 1,024 tokens at most", board, _shorter(lengths, "max_tokens", 0.5)),
-        ("answers of LMSYS 7 % shorter", board, _shorter(lengths, "mean_tokens", 0.93)),
     ]
     return [asdict(measure(*one)) for one in tried]
-
-
-def _shorter(lengths: Lengths, moment: str, factor: float) -> Lengths:
-    output = lengths["LMSYS"].output
-    output = replace(output, **{moment: factor * getattr(output, moment)})
-    return lengths | {"LMSYS": replace(lengths["LMSYS"], output=output)}
 
 
 def ministral() -> dict[str, list[float]]:
