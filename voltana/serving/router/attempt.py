@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from voltana.serving.router.interrupt import Interrupt
 from voltana.serving.router.leg import Leg
 from voltana.serving.router.problem import Lost, Problem, broken_off, overdue
+from voltana.serving.router.wire import Ask
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Mapping
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
 
     from voltana.serving.engine import Call
     from voltana.serving.router.booking import Booking
+    from voltana.serving.router.connections import Payload
     from voltana.serving.router.pool import Backend
     from voltana.serving.router.settings import RouterTable
     from voltana.serving.router.wire import Wire
@@ -96,7 +98,7 @@ class Attempt:
             self._limit_first_token(backend)
         return self._decode
 
-    def post(self, backend: Backend, body: bytes, *, held: bool = False) -> Leg:
+    def post(self, backend: Backend, body: Payload, *, held: bool = False) -> Leg:
         """Send a leg, to the path that the client used; an ``async with`` block.
 
         Args:
@@ -109,8 +111,8 @@ class Attempt:
             self._booking.prefill_alone()
             self._limit_first_token(backend)
         url = backend.endpoint(self.call.path)
-        context = self._wire.request("POST", url, body, headers=self.headers)
-        return Leg(self, backend, context, held=held)
+        ask = Ask(method="POST", url=url, body=body, headers=self.headers)
+        return Leg(self, backend, self._wire, ask, held=held)
 
     def beside(self, leg: Coroutine[object, object, bytes]) -> asyncio.Task[bytes]:
         """Run a leg beside the one that is relayed.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Self
 
 from voltana.serving.router.problem import Lost, refused
 from voltana.serving.router.wire import Exchange
@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from voltana.serving.router.attempt import Attempt
     from voltana.serving.router.pool import Backend
     from voltana.serving.router.problem import Problem
+    from voltana.serving.router.wire import Ask, Wire
 
 EVENT_END = b"\n\n"
 
@@ -28,8 +29,10 @@ class Leg(Exchange):
 
     __slots__ = ("_attempt", "_held", "backend")
 
-    def __init__(self, attempt: Attempt, backend: Backend, context: Any, *, held: bool) -> None:
-        super().__init__(backend.name, context)
+    def __init__(
+        self, attempt: Attempt, backend: Backend, wire: Wire, ask: Ask, *, held: bool
+    ) -> None:
+        super().__init__(backend.name, wire, ask)
         self._attempt = attempt
         self._held = held
         self.backend = backend
@@ -64,6 +67,8 @@ class Leg(Exchange):
                 ended = ConnectionError("the stream ended without an event")
                 raise self.broken(Lost(self.backend.name, ended))
             begin += chunk
+            if len(begin) > self._wire.answer_bytes:
+                raise self.broken(self.too_long())
         return begin
 
     def broken(self, lost: Lost) -> Problem:

@@ -156,7 +156,7 @@ class Proxy:
     ) -> AsyncIterator[Exchange]:
         url = self._upstream + request.path_qs
         call = self._wire.call(
-            "official router", request.method, url, body or None, headers=headers, follow=False
+            "official router", request.method, url, body or None, headers=headers
         )
         try:
             reply = await call.__aenter__()
