@@ -202,6 +202,67 @@ def test_a_long_queue_is_cut_and_says_so(bench):
     assert Flag.CUT in launched.flags
 
 
+def waiting_of(bench, *, new=8, old=0, reqs=None):
+    """What waits behind a prefill batch."""
+    reqs = reqs or [request(8)]
+    launched, _ = bench.run(batch(ForwardMode.EXTEND, reqs, new=[new], old=[old]), 4.0, 5.0)
+    return launched.waiting_tokens, [tuple(w)[1:] for w in launched.waiting]
+
+
+@pytest.mark.parametrize(
+    "noted",
+    [
+        {"num_matched_prefix_tokens": 630},
+        {"prefix_indices": [0] * 600, "host_hit_length": 30},
+        {"prefix_indices": [0] * 630},
+    ],
+)
+def test_what_the_prefix_cache_holds_does_not_wait(bench, noted):
+    first = request(640)
+    bench.scheduler.waiting_queue = [first, request(5)]
+    for name, value in noted.items():
+        setattr(first, name, value)
+    assert waiting_of(bench) == (15, [(10, 630), (5, 0)])
+    bench.scheduler.waiting_queue = [request(640)] * 200  # of a long queue the mean
+    vars(bench.scheduler.waiting_queue[0]).update(noted)
+    assert waiting_of(bench)[0] == 2000
+
+
+def test_a_whole_match_leaves_one_token_to_compute(bench):
+    bench.scheduler.waiting_queue = [request(64)]
+    bench.scheduler.waiting_queue[0].num_matched_prefix_tokens = 64
+    assert waiting_of(bench) == (1, [(1, 63)])
+
+
+def test_where_nothing_is_looked_up_recent_hits_stand_for_it(bench):
+    """As under SGLang's first-come policy with a plain radix cache."""
+    for _ in range(50):
+        waiting_of(bench, new=10, old=630)
+    bench.scheduler.waiting_queue = [request(640)]
+    assert waiting_of(bench) == (10, [(10, 630)])
+    bench.scheduler.policy.waiting_queue_prefix_matched = lambda _queue: True
+    assert waiting_of(bench) == (640, [(640, 0)])  # it was looked up, and nothing was found
+
+
+def test_chunks_of_a_long_prompt_are_no_hits(bench):
+    chunked = request(1000)
+    for done in range(0, 1000, 100):
+        bench.scheduler.chunked_req = chunked if done < 900 else None
+        waiting_of(bench, new=100, old=done, reqs=[chunked])
+    bench.scheduler.waiting_queue = [request(640)]
+    assert waiting_of(bench) == (640, [(640, 0)])
+
+
+def test_a_match_that_is_noted_later_is_seen(bench):
+    """Sums of an unchanged queue are kept, but not beyond a match."""
+    first = request(640)
+    bench.scheduler.waiting_queue = [first]
+    step = decode_batch([request()], [5])
+    assert bench.run(step, 1.0, 2.0)[0].waiting_tokens == 640
+    first.num_matched_prefix_tokens = 630
+    assert bench.run(step, 3.0, 4.0)[0].waiting_tokens == 10
+
+
 def test_a_decode_server_reports_what_waits_for_room_but_not_what_is_in_transfer(tmp_path):
     bench = Bench(tmp_path, mode="decode")
     bench.scheduler.waiting_queue = [request(10)]

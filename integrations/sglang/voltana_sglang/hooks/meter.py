@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from voltana_ring.layout import MAX_ENTRIES, Flag, Kind, Mode
 from voltana_sglang.hooks.arrivals import Arrivals
 from voltana_sglang.hooks.batch_view import DECODE_MODES, PREFILL_MODES, BatchView
+from voltana_sglang.hooks.cached import CachedTokens
 from voltana_sglang.hooks.queue_view import QueueReader, QueueView, oldest
 
 if TYPE_CHECKING:
@@ -73,7 +74,8 @@ class Meter:
         self._scheduler = scheduler
         self._ring = ring
         self._batch = BatchView(speculative=speculative)
-        self._queue = QueueReader(scheduler, mode)
+        self._cached = CachedTokens(scheduler)
+        self._queue = QueueReader(scheduler, mode, self._cached)
         self._flags = int(Flag.SPECULATIVE) if speculative else 0
         self._decode = frozenset(n for n, name in modes.items() if name in DECODE_MODES)
         self._prefill = frozenset(n for n, name in modes.items() if name in PREFILL_MODES)
@@ -102,6 +104,7 @@ class Meter:
         elif mode in self._prefill:
             view.read_prefill(batch)
             queue, oldest_s, entries = self._behind_prefill(batch)
+            self._cached.learn(batch, getattr(self._scheduler, "chunked_req", None))
             if self._arrivals is not None:
                 rooms = self._arrivals.taken_up(batch.reqs)
         else:
