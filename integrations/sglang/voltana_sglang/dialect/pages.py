@@ -95,10 +95,10 @@ class SglangPages:
             agreed(await self._everyone(request, "POST", "/abort_request", raw), "the abort")
         elif not (isinstance(rid := body.get("rid"), str) and rid):
             raise Problem(400, "rid is missing: give it, or abort_all.", "invalid_request")
-        elif not await self._desk.abort(rid, request.headers.get("Authorization")):
-            # Ids of the prompts of a batch, which only the servers know.
-            raw = orjson.dumps({"rid": rid})
-            agreed(await self._everyone(request, "POST", "/abort_request", raw), "the abort")
+        else:
+            # An id that is not known here is not passed on: a server would abort whatever begins
+            # with it, whoever's it is.
+            await self._desk.abort(rid, request.headers.get("Authorization"))
         return web.Response(text="")
 
     async def _everyone(
