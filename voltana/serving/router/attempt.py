@@ -193,11 +193,15 @@ class Attempt:
     # --- What ends it early ------------------------------------------------------------------
 
     def broken(self, backend: Backend, lost: Lost) -> Problem:
-        """What it means that a call broke off; counts against the server."""
-        backend.failed(lost.why, dead=lost.dead)
-        if self._has_token and backend is self._decode:
-            return broken_off(backend.name, lost.why)
-        return lost
+        """What it means that a call broke off.
+
+        A server that is gone is to blame at once; what else breaks before the first token may be
+        the request's doing (see `voltana.serving.router.blame`).
+        """
+        late = self._has_token and backend is self._decode
+        if lost.dead or late:
+            backend.failed(lost.why, dead=lost.dead)
+        return broken_off(backend.name, lost.why) if late else lost
 
     def _aside_is_over(self, task: asyncio.Task[bytes]) -> None:
         error = None if task.cancelled() else task.exception()
@@ -241,4 +245,4 @@ class Attempt:
 
 
 def _ejected(backend: Backend) -> Problem:
-    return Lost(backend.name, ConnectionError(backend.why or "it was ejected"))
+    return Lost(backend.name, ConnectionError(backend.why or "it was ejected"), dead=True)

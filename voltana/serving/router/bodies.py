@@ -43,6 +43,8 @@ def parse_object(raw: bytes | bytearray, nesting: int = NESTING) -> dict[str, An
     try:
         value = orjson.loads(raw)
     except orjson.JSONDecodeError as error:
+        if "memory" in str(error):
+            raise MemoryError from None
         raise Problem(400, f"the body is not valid JSON: {error}.", "invalid_json") from None
     if not isinstance(value, dict):
         raise Problem(

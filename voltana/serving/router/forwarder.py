@@ -16,6 +16,7 @@ import structlog
 from voltana.serving.router.aborts import Aborts
 from voltana.serving.router.answer import Answer, ClientGoneError
 from voltana.serving.router.attempt import Attempt
+from voltana.serving.router.blame import Blame, RetryBudget
 from voltana.serving.router.booking import Booking
 from voltana.serving.router.intake import Holding
 from voltana.serving.router.problem import Problem, overdue
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from voltana.serving.router.intake import Intake
     from voltana.serving.router.keys import Keys
     from voltana.serving.router.metrics import Metrics
+    from voltana.serving.router.pool import Pool
     from voltana.serving.router.prompt_length import PromptLength
     from voltana.serving.router.reading import Reader
     from voltana.serving.router.settings import RouterTable
@@ -68,6 +70,7 @@ class Forwarder:
         settings: Limits.
         engine: Answers them.
         public: What stands between clients and them.
+        pool: The servers.
         keys: The servers' keys.
         wire: HTTP client.
         chooser: Chooses servers.
@@ -83,6 +86,7 @@ class Forwarder:
         engine: Engine[Any],
         *,
         public: Public,
+        pool: Pool,
         keys: Keys,
         wire: Wire,
         chooser: Chooser,
@@ -94,6 +98,7 @@ class Forwarder:
         self._settings = settings
         self._engine = engine
         self._public = public
+        self._pool = pool
         self._gate = public.gate
         self._wire = wire
         self._chooser = chooser
@@ -107,6 +112,7 @@ class Forwarder:
         self._aborts = Aborts(engine, wire, keys)
         self._log = structlog.get_logger("voltana.router")
         self._arriving = 0
+        self._budget = RetryBudget(settings.limits.retry_share, time.now_s)
 
     @property
     def open(self) -> int:
@@ -196,7 +202,8 @@ class Forwarder:
         self, call: Call, headers: Mapping[str, str], answer: Answer, began_s: float
     ) -> None:
         """Repeat the request elsewhere as long as the client has seen nothing of it."""
-        plan = self._plan(call, began_s)
+        plan, blame = self._plan(call, began_s), Blame()
+        self._budget.request()
         avoid: set[str] = set()
         for number in range(self._settings.attempts):
             attempt = self._attempt(call, plan, number, headers=headers, avoid=avoid)
@@ -206,6 +213,11 @@ class Forwarder:
                 last = number + 1 == self._settings.attempts
                 if answer.begun or not problem.retryable or not problem.backend or last:
                     raise
+                backend = self._pool.named(problem.backend)
+                blame.suspect(backend, problem)
+                poison = blame.poison(self._pool.of(backend.role))
+                if poison or not self._budget.allows(problem, number):
+                    raise
                 self._metrics.retried(problem.backend)
                 self._log.warning(
                     "trying again", rid=call.rid, backend=problem.backend, why=problem.message
@@ -213,6 +225,7 @@ class Forwarder:
                 await asyncio.sleep(BACK_OFF_S * 2**number if problem.backend in avoid else 0)
                 avoid.add(problem.backend)
             else:
+                blame.answered()
                 break
         if not call.stream and answer.response is not None:
             self._lengths.learn(call, getattr(answer.response, "body", b"") or b"")

@@ -44,7 +44,7 @@ class LimitsTable(StrictTable):
         default=100, description="the depth of a body's lists and objects"
     )
     reading_mb: Annotated[int, Field(ge=64)] = Field(
-        default=1024, description="the megabytes that reading one body may take"
+        default=2048, description="the megabytes that reading one body may take"
     )
     reading_s: Positive = Field(default=10.0, description="the seconds to read one body")
     answer_mb: Positive = Field(default=256.0, description="the longest answer in megabytes")

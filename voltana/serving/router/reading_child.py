@@ -5,6 +5,7 @@ It lives as long as its standard input is open, and speaks as `voltana.serving.r
 
 from __future__ import annotations
 
+import gc
 import os
 import pickle
 import resource
@@ -31,6 +32,7 @@ def main() -> None:
     (size,) = struct.unpack("!Q", _exactly(source, 8))
     engine, most, memory_mb = pickle.loads(_exactly(source, size))
     os.nice(NICER)
+    gc.disable()  # millions of lists at once are looked through again and again, for nothing
     resource.setrlimit(resource.RLIMIT_DATA, (memory_mb << 20, memory_mb << 20))
     while head := source.read(TASK.size):
         path_size, body_size = TASK.unpack(head)

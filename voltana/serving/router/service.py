@@ -100,6 +100,7 @@ class RouterService:
                 intake=Intake(settings),
                 reader=self.reader,
             ),
+            pool=self.pool,
             keys=self._keys,
             wire=self._wire,
             chooser=chooser,

@@ -103,7 +103,7 @@ class FakeServer:
 
     async def start(self) -> None:
         """Listen, on the same port after the first time."""
-        app = web.Application(middlewares=[self._guard])
+        app = web.Application(middlewares=[self._guard], client_max_size=1 << 30)
         for path in ("/generate", "/v1/completions", "/v1/chat/completions"):
             app.router.add_post(path, self._serve)
         app.router.add_get("/health", self._health)
