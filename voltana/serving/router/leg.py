@@ -45,6 +45,10 @@ class Leg(Exchange):
         """
         self._attempt.at_work.add(self.backend)
         await super().__aenter__()
+        if self.status < 400 and self.status != 200:
+            await self.__aexit__(None, None, None)
+            odd = ConnectionError(f"it answered status {self.status}: must be 200")
+            raise self.broken(Lost(self.backend.name, odd))
         if self.status != 200:
             try:
                 content = await self.read()
@@ -67,9 +71,17 @@ class Leg(Exchange):
                 ended = ConnectionError("the stream ended without an event")
                 raise self.broken(Lost(self.backend.name, ended))
             begin += chunk
-            if len(begin) > self._wire.answer_bytes:
-                raise self.broken(self.too_long())
+            self.bounded(begin)
         return begin
+
+    def bounded(self, *kept: bytes) -> None:
+        """Check that what is kept of the answer is not more than may be.
+
+        Raises:
+            Problem: If it is.
+        """
+        if sum(map(len, kept)) > self._wire.answer_bytes:
+            raise self.broken(self.too_long())
 
     def broken(self, lost: Lost) -> Problem:
         """What the break means for the try."""

@@ -61,13 +61,18 @@ def bearer(key: str | None) -> dict[str, str]:
     return {} if key is None else {"Authorization": f"Bearer {key}"}
 
 
+def ends_here(headers: Any) -> set[str]:
+    """Names of headers that end at this hop because ``Connection`` names them, in lower case."""
+    named = headers.get("Connection")
+    if named is None or named.lower() in _PLAIN:
+        return set()
+    return {name.strip().lower() for name in ",".join(headers.getall("Connection")).split(",")}
+
+
 def forwarded_headers(headers: Any) -> dict[str, str]:
     """The client's headers that concern the servers."""
     kept = {name: value for name, value in headers.items() if name.lower() not in _NOT_FORWARDED}
-    named = headers.get("Connection")
-    if named is not None and named.lower() not in _PLAIN:
-        # What a client names there ends at this hop, whatever it is called.
-        ends = {name.strip().lower() for name in ",".join(headers.getall("Connection")).split(",")}
+    if ends := ends_here(headers):
         kept = {name: value for name, value in kept.items() if name.lower() not in ends}
     kept.setdefault("Content-Type", JSON_TYPE)
     return kept

@@ -247,8 +247,17 @@ def _pictures(data: Any) -> int:
 def _samples(fields: dict[str, Any]) -> int:
     params = fields.get("sampling_params")
     asked = [fields, *(params if isinstance(params, list) else [params])]
-    counts = [part.get("n") for part in asked if isinstance(part, dict)]
-    return max((count for count in counts if isinstance(count, int)), default=1)
+    counts = [_whole(part.get("n")) for part in asked if isinstance(part, dict)]
+    return max(counts, default=1)
+
+
+def _whole(number: Any) -> int:
+    """A count as servers read it, who take 2.0 and "2" for 2; 1 for what is none."""
+    if isinstance(number, float):
+        return int(number)
+    if isinstance(number, str) and len(number) < 20 and number.strip().isdecimal():
+        return int(number)
+    return number if type(number) is int else 1
 
 
 def _wanted(flag: Any) -> bool:

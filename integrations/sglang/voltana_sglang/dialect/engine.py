@@ -16,7 +16,7 @@ from voltana.serving.router.leg import EVENT_END
 from voltana.serving.router.problem import Problem, refused
 from voltana.serving.router.relay import relay
 from voltana_sglang.dialect.call import Bootstrap, Named, SglangCall, parse_call
-from voltana_sglang.dialect.errors import error_in
+from voltana_sglang.dialect.errors import ABORTED, error_in, error_in_whole
 from voltana_sglang.dialect.loads import LOADS_PATH, LOADS_QUERY, listed, state_of
 from voltana_sglang.dialect.logprobs import StreamMerge, merge_answers
 
@@ -132,19 +132,33 @@ async def _stream(
 
 
 async def _prefill(call: SglangCall, attempt: Attempt, backend: Backend, body: Payload) -> bytes:
-    """The prefill leg; its answer as far as anybody wants it."""
+    """The prefill leg; its answer as far as anybody wants it.
+
+    An error in it, wherever it stands, means that there is no KV cache, whatever the decode server
+    makes of it meanwhile.
+    """
     async with attempt.post(backend, body) as leg:
         if not call.stream:
             content = await leg.read()
+            _give_up(attempt, error_in_whole(backend.name, content))
         else:
-            content = await leg.first_event()
-            problem = error_in(backend.name, content.split(EVENT_END, 1)[0])
-            if problem is not None:
-                # There is no KV cache, whatever the decode server makes of it meanwhile.
-                attempt.give_up(problem)
-                raise problem
-            while chunk := await leg.chunk():
+            chunk, rest = await leg.first_event(), b""
+            content = chunk if call.logprobs else b""
+            while chunk:
+                *events, rest = (rest + chunk).split(EVENT_END)
+                for event in events:
+                    _give_up(attempt, error_in(backend.name, event))
+                leg.bounded(content, rest)
+                chunk = await leg.chunk()
                 content += chunk if call.logprobs else b""
     backend.succeeded()
     attempt.prefilled()
     return content
+
+
+def _give_up(attempt: Attempt, problem: Problem | None) -> None:
+    if problem is None:
+        return
+    if problem.code != ABORTED:  # what somebody asked for ends both legs by itself
+        attempt.give_up(problem)
+    raise problem

@@ -9,7 +9,7 @@ from aiohttp import web
 
 from voltana.cluster.ledger import Entry
 from voltana.serving.router.problem import Lost, Problem
-from voltana.serving.router.wire import forwarded_headers
+from voltana.serving.router.wire import ends_here, forwarded_headers
 from voltana.values import Request
 from voltana_sglang.dialect.call import parse_call
 from voltana_sglang.dialect.pages import PAGES
@@ -177,7 +177,8 @@ class Proxy:
         self, request: web.Request, reply: Exchange, key: str | None
     ) -> web.StreamResponse:
         """Pass the answer on piece by piece; a broken one stays recognisably broken."""
-        kept = [(n, v) for n, v in reply.headers.items() if n.lower() not in _KEPT_OUT]
+        out = _KEPT_OUT | ends_here(reply.headers)
+        kept = [(n, v) for n, v in reply.headers.items() if n.lower() not in out]
         answer = web.StreamResponse(status=reply.status, reason=reply.reason)
         answer.headers.extend(kept)
         if "Content-Length" in reply.headers:
