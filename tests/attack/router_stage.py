@@ -8,7 +8,7 @@ import json
 import subprocess
 import sys
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +17,8 @@ import numpy as np
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator
+
+    Attack = Callable[[], Awaitable[Any]]
 
 ROOT = Path(__file__).parents[2]
 FAKES = ROOT / "integrations" / "sglang" / "tests" / "unit"
@@ -34,8 +36,12 @@ asyncio.run(main())
 
 HONEST = {"text": "what is the capital of France?", "rid": "honest"}
 PAUSE_S = 0.004
-SLACK_S = 0.03
-"""What a machine whose two cores do everything at once adds to a 99th percentile."""
+TURNS = 3
+LEAST = 60
+"""Honest requests beside an attack, which is repeated for so long."""
+
+SLACK_S = 0.05
+"""What no body may add to another request, and what two busy cores add to a percentile."""
 
 
 @dataclass
@@ -49,7 +55,7 @@ class Stage:
 
     port: int
     pid: int
-    _latency_s: list[float] = field(default_factory=list)
+    _quiet_s: float | None = None
 
     @property
     def url(self) -> str:
@@ -61,8 +67,8 @@ class Stage:
         pids = [self.pid, *_children(self.pid)]
         return sum(_resident_mb(pid) for pid in pids)
 
-    async def beside(self, attack: Awaitable[Any] | None, for_s: float = 1.0) -> list[float]:
-        """Latencies of honest requests beside an attack, all of which must be answered."""
+    async def beside(self, attack: Attack) -> list[float]:
+        """Latencies of honest requests while an attack goes on, all of which must be answered."""
         latency_s: list[float] = []
         over = asyncio.Event()
         async with aiohttp.ClientSession() as session:
@@ -79,34 +85,151 @@ class Stage:
 
             clients = [asyncio.create_task(client()) for _ in range(2)]
             try:
-                await (asyncio.sleep(for_s) if attack is None else attack)
+                while len(latency_s) < LEAST and not any(c.done() for c in clients):
+                    await attack()
             finally:
                 over.set()
                 await asyncio.gather(*clients)
         return latency_s
 
-    async def honest_beside(self, attack: Awaitable[Any]) -> None:
+    async def honest_beside(self, attack: Attack, name: str = "") -> None:
         """No honest request is lost beside an attack, nor late: p99 within 2 x of quiet."""
-        await self.beside(None, 0.3)  # connections
-        quiet = p99(await self.beside(None))
-        under = p99(await self.beside(attack))
-        assert under < 2 * quiet + SLACK_S, (quiet, under)
+        if self._quiet_s is None:
+            await self.beside(_nothing)  # connections
+            self._quiet_s = p99(await self.beside(_nothing))
+        for _ in range(TURNS):  # two cores may be busy with something else
+            under_s = p99(await self.beside(attack))
+            if under_s < 2 * self._quiet_s + SLACK_S:
+                return
+        raise AssertionError((name, self._quiet_s, under_s))
+
+
+async def _nothing() -> None:
+    await asyncio.sleep(0.2)
 
 
 def p99(latency_s: list[float]) -> float:
-    assert len(latency_s) > 20, latency_s
     return float(np.quantile(latency_s, 0.99))
 
 
 def run(attack: Callable[[Stage], Awaitable[None]], *, servers: int = 2, **settings: Any) -> None:
-    """Run an attack on a router."""
+    """Run an attack on a router before fake servers."""
     with stage(servers=servers, **settings) as made:
-        asyncio.run(_limited(attack, made))
+        asyncio.run(_limited(attack(made)))
 
 
-async def _limited(attack: Callable[[Stage], Awaitable[None]], made: Stage) -> None:
-    async with asyncio.timeout(90):
-        await attack(made)
+def run_before(
+    servers: list[OddServer], attack: Callable[[Stage], Awaitable[None]], **settings: Any
+) -> None:
+    """Run an attack on a router before servers of this process."""
+
+    async def all_of_it() -> None:
+        for server in servers:
+            await server.start()
+        made = stage(urls=tuple(server.url for server in servers), **settings)
+        there = await asyncio.to_thread(made.__enter__)
+        try:
+            await attack(there)
+        finally:
+            await asyncio.to_thread(made.__exit__, None, None, None)
+            for server in servers:
+                server.close()
+
+    asyncio.run(_limited(all_of_it()))
+
+
+async def _limited(attack: Awaitable[None]) -> None:
+    async with asyncio.timeout(120):
+        await attack
+
+
+class OddServer:
+    """A server that answers honest requests, and others with bytes of the test's choice.
+
+    Args:
+        odd: What it sends to a request that holds the word ``poison``; nothing for a closed door.
+
+    Attributes:
+        poisoned: How many of those it got.
+        honest: How many others.
+    """
+
+    ANSWER = b'{"text": "Paris", "meta_info": {"id": "%s", "prompt_tokens": 7}}'
+
+    def __init__(self, odd: Callable[[asyncio.StreamWriter], Awaitable[None]]) -> None:
+        self._odd = odd
+        self.poisoned = self.honest = 0
+        self.bodies: list[bytes] = []
+        self._server: asyncio.Server | None = None
+
+    @property
+    def url(self) -> str:
+        assert self._server is not None
+        return f"http://127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
+
+    async def start(self) -> None:
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0, backlog=1024)
+
+    def close(self) -> None:
+        if self._server is not None:
+            self._server.close()
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError):
+            while True:
+                head = (await reader.readuntil(b"\r\n\r\n")).lower()
+                length = head.partition(b"content-length:")[2].split(b"\r\n")[0]
+                body = await reader.readexactly(int(length or 0))
+                if b"poison" in body:
+                    self.poisoned += 1
+                    await self._odd(writer)
+                    break
+                if body:
+                    self.honest += 1
+                    self.bodies.append(body)
+                rid = json.loads(body)["rid"].encode() if body else b""
+                answer = self.ANSWER % rid
+                writer.write(
+                    b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n"
+                    b"Content-Length: %d\r\n\r\n%s" % (len(answer), answer)
+                )
+        writer.close()
+
+
+async def say(port: int, *pieces: bytes, pause_s: float = 0.0, read_s: float = 20.0) -> bytes:
+    """Send bytes to the router as they are; what it says until it closes, or for a while."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    try:
+        with contextlib.suppress(ConnectionError):
+            for piece in pieces:
+                writer.write(piece)
+                await writer.drain()
+                await asyncio.sleep(pause_s)
+        said = b""
+        with contextlib.suppress(ConnectionError, TimeoutError):
+            async with asyncio.timeout(read_s):
+                while piece := await reader.read(1 << 16):
+                    said += piece
+        return said
+    finally:
+        writer.close()
+
+
+def post(body: bytes, *headers: str, path: str = "/generate", length: int | None = None) -> bytes:
+    """A request, as bytes; the connection ends with its answer."""
+    lines = [
+        f"POST {path} HTTP/1.1",
+        "Host: x",
+        "Connection: close",
+        f"Content-Length: {len(body) if length is None else length}",
+        *headers,
+    ]
+    return "\r\n".join(lines).encode() + b"\r\n\r\n" + body
+
+
+def status_of(said: bytes) -> int:
+    """The status of an answer; 0 where there is none."""
+    return int(said[9:12]) if said.startswith(b"HTTP/1.") else 0
 
 
 @contextlib.contextmanager

@@ -2,8 +2,8 @@
 
 A connection is *unfinished* while it has no complete request: idle, in the middle of a head, or of
 a body. Those are limited in time, each by what it is in, and in number: beyond it the one that has
-been unfinished for longest is closed, so that a client which sends what it has to say is never
-refused for those that do not.
+been unfinished for longest is closed, one that never had a complete request before the others. So
+a client which sends what it has to say is never refused for those that do not.
 """
 
 from __future__ import annotations
@@ -46,18 +46,20 @@ class Door(asyncio.Protocol):
 
     Attributes:
         phase: What it is in the middle of.
+        known: Whether it has had a complete request.
         since_s: Since when.
         unsent: Bytes that the client had not taken when it was looked at last.
         transport: The connection; None before it is made.
     """
 
-    __slots__ = ("_doors", "_handler", "phase", "since_s", "transport", "unsent")
+    __slots__ = ("_doors", "_handler", "known", "phase", "since_s", "transport", "unsent")
 
     def __init__(self, doors: Doors, handler: asyncio.Protocol) -> None:
         self._doors = doors
         self._handler = handler
         self.phase = Phase.IDLE
         self.since_s = 0.0
+        self.known = False
         self.unsent = 0
         self.transport: Any = None
 
@@ -113,12 +115,13 @@ class Doors:
         fit = limits.unfinished if files == resource.RLIM_INFINITY else (files - SPARED_FILES) // 2
         self._most = max(1, min(limits.unfinished, fit))
         self._by_transport: dict[object, Door] = {}
-        self._unfinished: dict[Door, None] = {}  # the oldest first
+        # The oldest first; strangers, and those that have had a complete request.
+        self._unfinished: dict[bool, dict[Door, None]] = {False: {}, True: {}}
         self._timer = self._loop.call_later(SWEEP_S, self._sweep)
         self.closed = 0
 
     def __len__(self) -> int:
-        return len(self._unfinished)
+        return sum(map(len, self._unfinished.values()))
 
     def behind(self, server: Callable[[], asyncio.Protocol]) -> Callable[[], Door]:
         """Makes the doors of an HTTP server."""
@@ -128,27 +131,26 @@ class Doors:
         """A client has connected."""
         self._by_transport[door.transport] = door
         self.waits(door, Phase.IDLE)
-        while len(self._unfinished) > self._most:
-            self._close(next(iter(self._unfinished)))
+        while len(self) > self._most:
+            self._close(next(iter(self._unfinished[False] or self._unfinished[True])))
 
     def lost(self, door: Door) -> None:
         """It is gone."""
         self._by_transport.pop(door.transport, None)
-        self._unfinished.pop(door, None)
-        door.phase = Phase.BUSY
+        self._finished(door)
 
     def waits(self, door: Door, phase: Phase) -> None:
         """A connection is unfinished, and begins a phase."""
+        self._finished(door)
         door.phase, door.since_s = phase, self._loop.time()
-        self._unfinished.pop(door, None)
-        self._unfinished[door] = None
+        self._unfinished[door.known][door] = None
 
     def complete(self, request: web.BaseRequest) -> None:
         """The whole request is here."""
         door = self._by_transport.get(request.transport)
         if door is not None:
-            door.phase = Phase.BUSY
-            self._unfinished.pop(door, None)
+            self._finished(door)
+            door.known = True
 
     def attended(self) -> Middleware:
         """Tells when a request begins and ends."""
@@ -179,7 +181,7 @@ class Doors:
     def _sweep(self) -> None:
         self._timer = self._loop.call_later(SWEEP_S, self._sweep)
         now_s = self._loop.time()
-        for door in list(self._unfinished):
+        for door in [*self._unfinished[False], *self._unfinished[True]]:
             age_s = now_s - door.since_s
             limit_s = self._limits_s[door.phase]
             if door.phase is Phase.IDLE and (unsent := door.transport.get_write_buffer_size()):
@@ -192,8 +194,12 @@ class Doors:
 
     def _close(self, door: Door) -> None:
         self.closed += 1
-        self._unfinished.pop(door, None)
+        self._finished(door)
         door.transport.abort()
+
+    def _finished(self, door: Door) -> None:
+        door.phase = Phase.BUSY
+        self._unfinished[door.known].pop(door, None)
 
 
 class GuardedRunner(web.AppRunner):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Self
 
 from aiohttp import web
@@ -22,6 +23,8 @@ STEP = 1 << 16
 """Bytes that are unpacked at a time; what is left of a longer piece is copied at each step."""
 
 UNPACKED_STEP = 1 << 18
+STEPS = 16
+THREADS = 2
 
 PACKED = {"gzip": 31, "x-gzip": 31, "deflate": 15}
 """Encodings that are unpacked, and zlib's name for them."""
@@ -93,6 +96,7 @@ class Intake:
     def __init__(self, settings: RouterTable) -> None:
         self._limit = int(settings.max_body_mb * 1e6)
         self._body_s = settings.limits.body_s
+        self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="unpack")
         self.budget = Budget(int(settings.limits.bodies_mb * 1e6))
 
     async def body(self, request: web.BaseRequest, holding: Holding) -> bytes | bytearray:
@@ -150,26 +154,25 @@ class Intake:
             raise Problem(
                 415, f"Content-Encoding {packed!r:.100} is not known: must be {known}.", "encoding"
             )
-        unpack, made = zlib.decompressobj(PACKED[packed]), bytearray()
-        view = memoryview(raw)
+        unpacking, loop = _Unpacking(raw, PACKED[packed]), asyncio.get_running_loop()
         try:
-            for at in range(0, len(view), STEP):
-                if unpack.eof:
-                    raise zlib.error("something follows its end")  # noqa: TRY301
-                piece: bytes | memoryview = view[at : at + STEP]
-                while piece and not unpack.eof:
-                    made += unpack.decompress(piece, UNPACKED_STEP)
-                    piece = unpack.unconsumed_tail
-                    if len(made) > self._limit:
-                        raise self._too_large()
-                    holding.hold(len(raw) + len(made))
-                    await asyncio.sleep(0)  # others first: this may go on for hundreds of steps
-            if not unpack.eof or unpack.unused_data:
-                raise zlib.error("it is cut off, or something follows its end")  # noqa: TRY301
+            while not unpacking.step():
+                if len(unpacking.made) > self._limit:
+                    raise self._too_large()
+                holding.hold(len(raw) + len(unpacking.made))
+                # It goes on, so it goes on elsewhere: zlib lets others run meanwhile.
+                await loop.run_in_executor(self._threads, unpacking.steps)
         except zlib.error as error:
             raise Problem(400, f"the body is no {packed}: {error}.", "invalid_body") from None
+        made = unpacking.made
+        if len(made) > self._limit:
+            raise self._too_large()
         holding.hold(len(made))
         return made
+
+    def close(self) -> None:
+        """Unpack no more."""
+        self._threads.shutdown(wait=False, cancel_futures=True)
 
     def _too_large(self) -> Problem:
         return Problem(
@@ -178,3 +181,46 @@ class Intake:
             "(max_body_mb), which holds unpacked.",
             "too_large",
         )
+
+
+class _Unpacking:
+    """A body on its way out of its packing, one bounded step after the other.
+
+    Attributes:
+        made: What has been unpacked.
+    """
+
+    def __init__(self, raw: bytes | bytearray, format_bits: int) -> None:
+        self._unpack = zlib.decompressobj(format_bits)
+        self._raw = memoryview(raw)
+        self._at = 0
+        self._piece: bytes | memoryview = b""
+        self._done = False
+        self.made = bytearray()
+
+    def step(self) -> bool:
+        """Unpack at most `UNPACKED_STEP` bytes; whether that was the end.
+
+        Raises:
+            zlib.error: If it is broken, cut off, or something follows its end.
+        """
+        unpack = self._unpack
+        if self._done:
+            return True
+        if not self._piece:
+            self._piece = self._raw[self._at : self._at + STEP]
+            self._at += STEP
+        if not self._piece:
+            raise zlib.error("it is cut off")
+        self.made += unpack.decompress(self._piece, UNPACKED_STEP)
+        self._piece = unpack.unconsumed_tail
+        if unpack.eof and (unpack.unused_data or self._at < len(self._raw)):
+            raise zlib.error("something follows its end")
+        self._done = unpack.eof
+        return self._done
+
+    def steps(self) -> None:
+        """Some steps, unless the end comes first, which the next step finds again."""
+        for _ in range(STEPS):
+            if self.step():
+                return

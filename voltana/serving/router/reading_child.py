@@ -20,7 +20,7 @@ from voltana.serving.router.reading import RESULT, TASK, understood
 if TYPE_CHECKING:
     from voltana.serving.engine import Call
 
-NICER = 5
+NICER = 10
 """Requests that are served come before bodies that are read."""
 
 

@@ -81,7 +81,7 @@ class RouterService:
         self.metrics = Metrics(self.pool, self.ledger)
         self._wire = Wire(int(settings.limits.answer_mb * 1e6))
         self.doors, self.gate = Doors(settings.limits), Gate(settings)
-        self.reader = Reader(self._engine, settings.limits)
+        self.intake, self.reader = Intake(settings), Reader(self._engine, settings.limits)
         chooser = self._chooser = Chooser(
             self.pool,
             self._routers,
@@ -97,7 +97,7 @@ class RouterService:
             public=Public(
                 gate=self.gate,
                 doors=self.doors,
-                intake=Intake(settings),
+                intake=self.intake,
                 reader=self.reader,
             ),
             pool=self.pool,
@@ -127,6 +127,7 @@ class RouterService:
         await self._runner.cleanup()
         await self.forwarder.close()
         await self.reader.close()
+        self.intake.close()
         await self._wire.close()
         self.doors.close()
         self.gate.close()
