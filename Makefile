@@ -50,7 +50,7 @@ test-slow: $(READY) compiler ## run the long property tests and end-to-end runs
 	$(BIN)/python -m pytest -n 2 -m slow
 
 attack: $(READY) compiler ## attack daemon, router and agent, honest use beside it
-	$(BIN)/python -m pytest -n 2 -m attack tests/attack
+	$(BIN)/python -m pytest -n 2 -m "attack and not slow" tests/attack
 
 check: $(READY) ## lint, format, types, import direction
 	$(BIN)/ruff check .

@@ -147,18 +147,29 @@ class OddServer:
     """A server that answers honest requests, and others with bytes of the test's choice.
 
     Args:
-        odd: What it sends to a request that holds the word ``poison``; nothing for a closed door.
+        odd: Sends what it sends to a request that holds the word ``poison``.
+        heads: Where the heads of honest requests go, in lower case.
 
     Attributes:
+        odd: See above.
         poisoned: How many of those it got.
         honest: How many others.
+        broken: Whether it closes the connection of all requests.
+        broke: How many it closed for that.
+        bodies: What it got of honest ones.
     """
 
     ANSWER = b'{"text": "Paris", "meta_info": {"id": "%s", "prompt_tokens": 7}}'
 
-    def __init__(self, odd: Callable[[asyncio.StreamWriter], Awaitable[None]]) -> None:
-        self._odd = odd
-        self.poisoned = self.honest = 0
+    def __init__(
+        self,
+        odd: Callable[[asyncio.StreamWriter], Awaitable[None]],
+        heads: list[bytes] | None = None,
+    ) -> None:
+        self.odd = odd
+        self._heads = [] if heads is None else heads
+        self.poisoned = self.honest = self.broke = 0
+        self.broken = False
         self.bodies: list[bytes] = []
         self._server: asyncio.Server | None = None
 
@@ -182,10 +193,14 @@ class OddServer:
                 body = await reader.readexactly(int(length or 0))
                 if b"poison" in body:
                     self.poisoned += 1
-                    await self._odd(writer)
+                    await self.odd(writer)
+                    break
+                if body and self.broken:
+                    self.broke += 1
                     break
                 if body:
                     self.honest += 1
+                    self._heads.append(head)
                     self.bodies.append(body)
                 rid = json.loads(body)["rid"].encode() if body else b""
                 answer = self.ANSWER % rid
@@ -256,7 +271,7 @@ from voltana_sglang.dialect.settings import SglangRouterTable
 import structlog
 structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
 async def main():
-    table = {"port": 0, "decode_router": "least-loaded", "loads_period_s": 0}
+    table = {"port": 0, "decode_router": "round-robin", "loads_period_s": 0}
     table |= json.loads(sys.argv[1])
     table["backends"] = [
         {"name": f"unified-{i}", "role": "unified", "url": u} for i, u in enumerate(sys.argv[2:])

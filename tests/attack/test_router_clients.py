@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 import socket
+from functools import partial
 
 from tests.attack.router_stage import Stage, post, run, say, status_of
 
@@ -16,20 +17,23 @@ class Crowd:
     """Connections that are opened and left as they are."""
 
     def __init__(self, stage: Stage, count: int, *pieces: bytes) -> None:
-        self._stage, self._count, self._pieces = stage, count, pieces
-        self.open: list[asyncio.StreamWriter] = []
+        self._stage, self._count, self._said = stage, count, b"".join(pieces)
+        self.open: list[socket.socket] = []
 
     async def come(self) -> None:
-        for _ in range(self._count):
-            with contextlib.suppress(ConnectionError):
-                _, writer = await asyncio.open_connection("127.0.0.1", self._stage.port)
-                for piece in self._pieces:
-                    writer.write(piece)
-                self.open.append(writer)
+        """Connect, beside the loop of the honest clients."""
+        await asyncio.to_thread(self._connect)
 
     def go(self) -> None:
-        for writer in self.open:
-            writer.transport.abort()
+        for connection in self.open:
+            connection.close()
+
+    def _connect(self) -> None:
+        for _ in range(self._count):
+            with contextlib.suppress(ConnectionError):
+                connection = socket.create_connection(("127.0.0.1", self._stage.port))
+                self.open.append(connection)
+                connection.sendall(self._said)
 
 
 def test_thousands_of_unfinished_requests_do_not_concern_those_that_are_complete() -> None:
@@ -48,14 +52,7 @@ def test_thousands_of_unfinished_requests_do_not_concern_those_that_are_complete
 def test_beyond_the_limit_the_oldest_unfinished_ones_go() -> None:
     async def attack(stage: Stage) -> None:
         for pieces in ((), (b"POST /gen",), (HEAD, b"{")):
-            crowd = Crowd(stage, 600, *pieces)
-
-            async def storm(crowd: Crowd = crowd) -> None:
-                await crowd.come()
-                await asyncio.sleep(0.1)
-
-            await stage.honest_beside(storm)
-            crowd.go()
+            await stage.honest_beside(partial(_storm, stage, *pieces))
 
     run(attack, limits={"unfinished": 200})
 
@@ -156,6 +153,13 @@ def test_pipelined_and_half_closed_requests_are_answered_or_closed() -> None:
         await stage.honest_beside(both)
 
     run(attack)
+
+
+async def _storm(stage: Stage, *pieces: bytes) -> None:
+    crowd = Crowd(stage, 600, *pieces)
+    await crowd.come()
+    await asyncio.sleep(0.2)
+    crowd.go()
 
 
 async def _idle() -> None:
