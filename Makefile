@@ -19,7 +19,8 @@ SGLANG_READY := $(SGLANG_VENV)/.ready
 SGLANG_LOCK := $(SGLANG)/requirements/sglang-$(SGLANG_VERSION).txt
 
 .DEFAULT_GOAL := help
-.PHONY: help setup compiler demo test test-slow attack chaos check format bench headline fidelity calibrate docs lock clean \
+.PHONY: help setup compiler demo test test-slow attack mutants chaos check format bench headline fidelity \
+	calibrate docs lock lock-sglang clean \
 	environments rdma sglang-setup test-sglang sglang-matrix bench-sglang
 
 help: ## list the targets
@@ -62,6 +63,9 @@ format: $(READY) ## format the code
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+mutants: $(READY) compiler ## change what keeps the guarantee in 100 places, and print what no test notices
+	$(BIN)/python -m tools.mutants --sample $(or $(MUTANTS),100) --seed $(or $(SEED),0)
+
 chaos: $(READY) compiler ## kill and hang everything 200 times; every clock must come back
 	$(BIN)/python -m tests.actuation.chaos --rounds 200
 
@@ -93,10 +97,13 @@ lock: $(READY) ## pin the dependencies anew
 	    --no-emit-package voltana-ring --no-emit-package voltana-actuatord \
 	    --no-header --no-annotate --python-version 3.11 --upgrade -q -o requirements/dev.lock
 
+lock-sglang: $(READY) ## give the pins of the SGLang environments their hashes anew
+	$(BIN)/python -m tools.sglang_locks
+
 $(SGLANG_READY): $(SGLANG_LOCK) $(OWN_FILES) $(wildcard $(SGLANG)/cpu/*/*.py)
 	$(PYTHON) -m venv $(SGLANG_VENV)
-	$(SGLANG_BIN)/python -m pip install -q --disable-pip-version-check torch==2.13.0 setuptools
-	$(SGLANG_BIN)/python -m pip install -q --disable-pip-version-check --no-deps -r $(SGLANG_LOCK)
+	$(SGLANG_BIN)/python -m pip install -q --disable-pip-version-check --no-deps --require-hashes -r $(SGLANG_LOCK)
+	$(SGLANG_BIN)/python -m pip install -q --disable-pip-version-check torch==2.13.0 # libraries of a CUDA build
 	$(SGLANG_BIN)/python -m pip install -q --disable-pip-version-check --no-deps $(OWN) $(SGLANG)/cpu
 	touch $@
 

@@ -24,7 +24,8 @@ from tests.honest import (
     HonestSnapshot,
 )
 from voltana.planning import lowest_safe_decision
-from voltana.values import Decision, Health, Phase, Status
+from voltana.testing import samples
+from voltana.values import Decision, Deferral, Health, Phase, Status
 
 SHARED_RANDOM = random.Random(0)
 SHARED_COUNT = itertools.count()
@@ -657,6 +658,79 @@ class SlowRouter(HonestRouter):
         return super().route(request, candidates)
 
 
+class Deferring(HonestRouter):
+    """Defers what has some slack while every instance is far too full."""
+
+    defers = True
+    for_s = 0.05
+    reason = "full"
+
+    def route(self, request, candidates):
+        if request.slack_s > 0 and all(self.full(c) for c in candidates):
+            return Deferral(for_s=self.for_s, reason=self.reason)
+        return super().route(request, candidates)
+
+    def full(self, candidate):
+        known = (
+            candidate.levels_mhz
+            and candidate.budget_s < math.inf
+            and candidate.state_age_s < 0.1
+            and candidate.predictor is not None
+            and type(candidate.predictor) is samples.LinearSnapshot
+        )
+        return known and candidate.state.running_requests > 1000
+
+
+class DefersWithoutSlack(Deferring):
+    def route(self, request, candidates):
+        if all(self.full(c) for c in candidates):
+            return Deferral(for_s=0.05, reason="full")
+        return super().route(request, candidates)
+
+
+class DefersUntilItHasWaited(Deferring):
+    """Holds a request for a second, whatever its deadline is."""
+
+    def route(self, request, candidates):
+        if request.waited_s < 1.0 and all(self.full(c) for c in candidates):
+            return Deferral(for_s=0.05, reason="not yet")
+        return super().route(request, candidates)
+
+
+class DefersInSilence(Deferring):
+    defers = False
+
+
+class DefersForEver(Deferring):
+    for_s = math.inf
+
+
+class DefersForNoTime(Deferring):
+    for_s = 0.0
+
+
+class DefersWithoutAReason(Deferring):
+    reason = ""
+
+
+class DefersBlindly(Deferring):
+    def full(self, candidate):
+        return candidate.state.running_requests > 1000
+
+
+class DefersWhatItDeferredOnce(Deferring):
+    def __init__(self):
+        self.deferred = set()
+
+    def route(self, request, candidates):
+        if request.slack_s > 0 and request.request_id in self.deferred:
+            return Deferral(for_s=0.05, reason="again")
+        answer = super().route(request, candidates)
+        if isinstance(answer, Deferral):
+            self.deferred.add(request.request_id)
+        return answer
+
+
 # --- actuators ----------------------------------------------------------------------------------
 
 
@@ -957,6 +1031,14 @@ BROKEN = {
         ("is_deterministic", GlobalRandom),
         ("keeps_no_ledger", OwnLedger),
         ("answers_in_time", SlowRouter),
+        ("defers_nothing_without_slack", DefersWithoutSlack),
+        ("defers_nothing_without_slack", DefersUntilItHasWaited),
+        ("says_that_it_defers", DefersInSilence),
+        ("defers_for_a_time_and_a_reason", DefersForEver),
+        ("defers_for_a_time_and_a_reason", DefersForNoTime),
+        ("defers_for_a_time_and_a_reason", DefersWithoutAReason),
+        ("defers_nothing_blindly", DefersBlindly),
+        ("lets_requests_in_where_there_is_room", DefersWhatItDeferredOnce),
     ],
     "actuator": [
         ("has_the_methods_of_the_port", NoClose),

@@ -8,10 +8,10 @@ import math
 from voltana.predictors.conformal import ByTokens, Conformal, by_phase, one_group
 from voltana.predictors.conformal.label_ledger import LabelLedger
 from voltana.predictors.conformal.margin_book import MarginBook
-from voltana.predictors.conformal.quantile_tracker import QuantileTracker
+from voltana.predictors.conformal.quantile_tracker import Counted, QuantileTracker
 from voltana.promise import Statement
 from voltana.testing import samples
-from voltana.values import Forecast, Status
+from voltana.values import Forecast
 
 QUICK = Statement(alpha=0.1, gamma=0.1, max_weight=4.0)
 """Attains its bound within few labels."""
@@ -114,18 +114,18 @@ class TakenTwice(Conformal):
 class _SaturatedOnly(MarginBook):
     """Learns its margin from uncertified labels alone."""
 
-    def score(self, part, *, certified, **label):
-        if not certified:
-            super().score(part, certified=certified, **label)
+    def score(self, part, *, counts_as, **label):
+        if counts_as is not Counted.CERTIFIED:
+            super().score(part, counts_as=counts_as, **label)
 
 
 class DroppedMisses(Conformal):
     """Drops every label of an unsettled clock, certified misses included."""
 
-    def _judge(self, outcome, decision, promise, part, *, missed, settled):
-        certified = decision.status is Status.CERTIFIED
-        if settled or not (certified and missed):
-            super()._judge(outcome, decision, promise, part, missed=missed, settled=settled)
+    def _account_for(self, found, outcome, decision, weight):
+        if found.counts_as is Counted.CERTIFIED and not found.settled:
+            found = found._replace(counts_as=None)
+        super()._account_for(found, outcome, decision, weight)
 
 
 class _Clipped(QuantileTracker):

@@ -34,6 +34,7 @@ STATUS = {
     "power_w": 231.4,
     "energy_j": 75_000.0,
     "saving": 0.25,
+    "guarantee": {"missed": 3.0, "bound": 17.6, "lost": 2},
 }
 
 
@@ -75,7 +76,17 @@ def test_without_a_terminal_it_prints_one_table(agent: Callable[[Any], str]) -> 
     address = agent(STATUS)
     result = CliRunner().invoke(app, ["top", address], env={"COLUMNS": "200"})
     assert result.exit_code == 0, result.output
-    for text in ("decode-0", "ok, dry run", "1005 > 990", "40123", "44.2", "99.9 %", "231", "75.0"):
+    for text in (
+        "decode-0",
+        "ok, dry run",
+        "1005 > 990",
+        "40123",
+        "44.2",
+        "99.9 %",
+        "231",
+        "75.0",
+        "3/18",
+    ):
         assert text in result.output
     assert "1 agents, 231 W, 75.0 kJ, estimated saving 25.0 %" in result.output
 
@@ -175,3 +186,10 @@ def test_something_that_speaks_no_http_does_not_end_it() -> None:
         threading.Thread(target=answer, daemon=True).start()
         (found,) = ask_all([f"127.0.0.1:{listener.getsockname()[1]}"])
     assert "does not answer" in found.error
+
+
+def test_an_account_that_is_none_shows_a_dash() -> None:
+    for account in (None, [], {"missed": None, "bound": 2.0}, "x"):
+        row = shown(Answer(address="a", status={"instance": "d", "guarantee": account}))
+        assert "missed/most" in row
+        assert "/2" not in row

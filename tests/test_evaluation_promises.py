@@ -14,8 +14,10 @@ from tests.records import PAIR, instance, record
 from voltana.controllers.ecofreq import EcoFreq
 from voltana.evaluation.compare import compare
 from voltana.evaluation.comparison_report import (
+    ACCOUNT_HEADERS,
     PROMISE_HEADERS,
     UNKNOWN,
+    account_rows,
     markdown_promises,
     markdown_report,
     print_table,
@@ -94,6 +96,12 @@ def test_every_output_shows_them(comparison) -> None:
     assert "saturated" in out.getvalue()
     assert "proven most" in out.getvalue()
     assert " | ".join(PROMISE_HEADERS) in markdown_report(comparison, ())
+    assert "elsewhere" in out.getvalue()
+    assert " | ".join(ACCOUNT_HEADERS) in markdown_report(comparison, ())
+    (row,) = account_rows(comparison)
+    account = result_of(comparison, "voltana").guarantee
+    assert row[:2] == ("voltana", f"{account['certified']:.0f}")
+    assert row[-1] == "0"
     results = {r["policy"]: r for r in json.loads(to_json(comparison))["results"]}
     certified = results["voltana"]
     assert certified["guarantee"]["bound"] > 0

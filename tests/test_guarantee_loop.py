@@ -58,14 +58,14 @@ class GuardedLoop(RuleBasedStateMachine):
     def decide(self, load, waits_s):
         decision = self.loop.decide(load, Queue(oldest_wait_s=waits_s))
         forecast, promise = decision.forecast, decision.promise
-        index = forecast.index_at(promise.in_force_mhz)
+        index, factor = forecast.standing_for(promise.in_force_mhz)
         self.time.advance(0.02)
         if index < 0:
             return
         issued = Issued(
             decision=decision,
             part=forecast.margin.part_at(float(forecast.clocks_mhz[index])),
-            mean_s=float(forecast.mean_s[index]),
+            mean_s=float(forecast.mean_s[index]) * factor,
             stretch=Stretch(mode="below"),
             index=0,
         )
@@ -121,7 +121,11 @@ class GuardedLoop(RuleBasedStateMachine):
             if decision.status is Status.CERTIFIED:
                 in_force_mhz = decision.promise.in_force_mhz
                 assert in_force_mhz <= decision.clock_mhz
-                assert decision.forecast.upper_at(in_force_mhz) <= decision.budget_s
+                assert issued.bound_s <= decision.budget_s
+                # What stands for a clock between two levels is never less than the faster one's.
+                index, factor = decision.forecast.standing_for(in_force_mhz)
+                assert factor >= 1.0
+                assert decision.forecast.upper_s[index] * factor <= decision.budget_s
 
     def hand_over(self, issued, load, latency_s, clock_mhz, *, duplicate):
         self.loop.learn(

@@ -14,6 +14,7 @@ from voltana.errors import ProfileError, VoltanaError
 from voltana.plant import PlantModel, load_hardware
 from voltana.plant.cluster import ClusterSpec
 from voltana.plant.model import ModelProfile
+from voltana.plant.weight_formats import FORMATS
 from voltana.values import Load
 
 H100 = load_hardware("h100-sxm")
@@ -246,6 +247,31 @@ def test_a_wrong_value_gives_one_line_or_a_profile_that_works(key, value):
     assert "\n" not in text
 
 
+@settings(max_examples=200, deadline=None)
+@given(
+    method=st.sampled_from(["fp8", "mxfp4", "awq", "gptq", "compressed-tensors", "modelopt"])
+    | JUNK,
+    key=st.sampled_from(["format", "bits", "w_bit", "group_size", "quant_algo", "config_groups"]),
+    value=JUNK,
+)
+def test_a_wrong_quantisation_gives_one_line_or_a_known_format(method, key, value):
+    quantisation = {"quant_method": method, "bits": 4} | {key: value}
+    text = ""
+    try:
+        assert profile(quantization_config=quantisation).weight_dtype in FORMATS
+    except ProfileError as error:
+        text = str(error)
+    assert "\n" not in text
+    assert len(text) < 300
+
+
+@pytest.mark.parametrize("size", [0, -2, 16, "128", True, [64]])
+def test_groups_of_weights_that_are_not_modelled_are_refused_by_their_key(size):
+    quantisation = {"quant_method": "gptq", "bits": 4, "group_size": size}
+    with pytest.raises(ProfileError, match=r"group_size .* is not modelled"):
+        profile(quantization_config=quantisation)
+
+
 @pytest.mark.parametrize("config", [[], "llama", 5, None])
 def test_a_configuration_that_is_no_object_is_refused(config, tmp_path):
     path = tmp_path / "config.json"
@@ -264,3 +290,19 @@ def test_boards_that_hold_the_same_kv_share_no_room(changes, copies):
     spec = ClusterSpec(hardware=load_hardware("h200-sxm"), model=model, slo=slo, tensor_parallel=8)
     room = 8 * spec.hardware.memory_bytes * spec.engine.memory_fraction - model.weight_bytes
     assert spec.kv_capacity_tokens == int(room / (copies * model.kv_bytes_per_token))
+
+
+@pytest.mark.data
+def test_kv_room_of_deepseek_v3_is_that_of_the_case_but_for_weights_that_stay_in_bf16():
+    """../shared/cases/06 reckons all weights at one byte; embeddings and head have two."""
+    case = json.loads(CASES.read_text())["deepseek-v3"] if CASES.is_file() else None
+    if case is None:
+        pytest.skip("../shared/cases is absent")
+    model = ModelProfile.from_hf_config(case["config"])
+    spec = ClusterSpec(
+        hardware=load_hardware("h200-sxm"), model=model, slo=SimpleNamespace(), tensor_parallel=8
+    )
+    wider = model.weight_bytes - model.parameters
+    assert wider == pytest.approx(2 * model.vocab_size * model.hidden_size, rel=0.1)
+    copies = spec.tensor_parallel
+    assert spec.kv_capacity_tokens == int(572_088.08 - wider / copies / model.kv_bytes_per_token)

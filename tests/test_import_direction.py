@@ -16,7 +16,17 @@ PACKAGE = Path(voltana.__file__).parent
 
 LAYERS = (
     {"__init__", "errors", "faces", "promise", "values", "ports"},
-    {"timebase", "levels", "slo", "slo_reserve", "planning", "validation", "extras"},
+    {
+        "timebase",
+        "levels",
+        "slo",
+        "slo_reserve",
+        "in_force",
+        "planning",
+        "viability",
+        "validation",
+        "extras",
+    },
     {"policy", "config"},
     {"predictors", "controllers", "routers", "actuators", "testing"},
     {"loop"},
@@ -49,6 +59,7 @@ HOMES = {
     "typer": ("cli/", "serving/"),
     "rich": ("cli/", "evaluation/", "analysis/", "serving/profile/"),
     "gymnasium": ("plant/gym_env.py",),
+    "pyarrow": ("evaluation/sweep/",),
     "pytest": (),
 }
 """Where a library may be imported, as prefixes of paths in the package."""
@@ -65,14 +76,16 @@ CLOCK_READERS = {
     "cli/actuator.py",
     "cli/top.py",
     "serving/launch/child_process.py",
+    "serving/launch/strays.py",
     "serving/launch/supervise.py",
+    "serving/launch/warden.py",
     "serving/profile/clock.py",
     "serving/profile/command.py",
     "serving/profile/run.py",
 }
 """The only files that may read a clock; everything else has its time injected."""
 
-LAZY = {"river", "control", "matplotlib", "scipy"}
+LAZY = {"river", "control", "matplotlib", "pyarrow", "scipy"}
 """Libraries that take so long to import that the core and the command line do without."""
 
 CORE = [

@@ -8,8 +8,10 @@ and routers see on either side is compared in every field there is.
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import math
+import sys
 import types
 
 import numpy as np
@@ -17,6 +19,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from voltana.cluster.admission import prefill_slack_s
 from voltana.cluster.candidates import instance_facts, latency_model
 from voltana.cluster.context import iteration_budget_s
 from voltana.cluster.ledger import Entry, Ledger
@@ -45,7 +48,7 @@ from voltana.serving.router.pool import Backend
 from voltana.serving.router.reports import Reports
 from voltana.serving.router.settings import BackendTable, RouterTable
 from voltana.slo import Slo
-from voltana.values import Decision, Load, Need, Reading, Role
+from voltana.values import Decision, Deferral, Load, Need, Reading, Role
 from voltana_ring.layout import MAX_ENTRIES, Kind
 from voltana_ring.writer import RingWriter
 
@@ -214,7 +217,11 @@ class Beside:
         age_s = self._time.now_s() - self._ring_loop.sampled_s
         rooms, self.rooms = self.rooms, []
         self._feed.publish(
-            self._ring_loop.state, age_s=age_s, facts=self._facts.current(), rooms=rooms
+            self._ring_loop.state,
+            age_s=age_s,
+            facts=self._facts.current(),
+            rooms=rooms,
+            names_waiting=self.role is Role.PREFILL,
         )
 
     def close(self):
@@ -227,7 +234,7 @@ class Mirror:
     """A simulation with the serving path beside it, compared at every step."""
 
     def __init__(self, folder, spec, trace):
-        self.queues = self.deadlines = self.candidates = 0
+        self.queues = self.deadlines = self.candidates = self.deferrals = self.slacks = 0
         policy = get_policy("voltana")
         comparing = dataclasses.replace(
             policy,
@@ -237,7 +244,7 @@ class Mirror:
         self.simulation = Simulation(spec, comparing, trace, seed=1, plant=PLANT)
         time = self.simulation._events
         # Rooms say what a prefill instance has taken up from its host, as plugins do.
-        self._ledger, self._reports = Ledger(ingest_s=math.inf), Reports(0.1)
+        self._ledger, self._reports = Ledger(), Reports(0.1)
         names = {i.runner.loop.instance for i in self.simulation.instances}
         self._follower = FeedFollower(names, reports=self._reports, ledger=self._ledger, time=time)
         self.beside = [
@@ -247,6 +254,7 @@ class Mirror:
         for beside in self.beside:
             self._compare_queues(beside)
         self._mirror_ledger()
+        self._compare_slacks()
 
     def _compare_queues(self, beside):
         instance, begin = beside.instance, beside.instance.runner.begin
@@ -295,8 +303,8 @@ class Mirror:
             dispatcher.completed,
         )
 
-        def assigned(job):
-            assign(job)
+        def assigned(job, pair):
+            assign(job, pair)
             self._ledger.book(
                 Entry(
                     rid=f"request {job.index}",
@@ -326,19 +334,37 @@ class Mirror:
 
     def _router(self, role, inner):
         mirror, needs = self, needs_of(inner)
+        beside_engine = copy.deepcopy(inner)
 
         class Comparing:
             def route(self, request, candidates):
                 shown = list(candidates)
                 assert unmet(needs, shown) == {}
-                for one, other in zip(shown, mirror.shown_beside(role), strict=True):
+                shown_beside = mirror.shown_beside(role)
+                for one, other in zip(shown, shown_beside, strict=True):
                     same(one.state, other.state)
                     same(one.reserved, other.reserved)
                     same(one, other)
                     mirror.candidates += 1
-                return inner.route(request, candidates)
+                answer = inner.route(request, candidates)
+                assert beside_engine.route(request, shown_beside) == answer
+                mirror.deferrals += isinstance(answer, Deferral)
+                return answer
 
         return Comparing()
+
+    def _compare_slacks(self):
+        """How long what is deferred may be held, by both; the simulator looks at that moment."""
+        holding, time = self.simulation._dispatcher.holding, self.simulation._events
+        slack_of = holding._slack_s
+
+        def compared(request):
+            slack_s = prefill_slack_s(request, self.shown_beside(Role.PREFILL), time.now_s())
+            assert slack_of(request) == slack_s
+            self.slacks += slack_s > 0
+            return slack_s
+
+        holding._slack_s = compared
 
     def shown_beside(self, role):
         """What the router beside an engine is shown of the same state."""
@@ -384,6 +410,22 @@ def test_a_recorded_workload_looks_the_same_to_the_simulator_and_beside_an_engin
     assert mirror.queues > 500
     assert mirror.deadlines > 40
     assert mirror.candidates >= 3 * len(trace)
+
+
+def test_requests_are_deferred_alike_by_the_simulator_and_beside_an_engine(tmp_path, monkeypatch):
+    """Under a threshold that few requests at once can keep, so that there is much to hold."""
+    module = sys.modules[__name__]
+    monkeypatch.setattr(module, "SLO", Slo(ttft_s=3.0, itl_s=0.016))
+    slo = {"ttft_ms": 3000.0, "itl_ms": 16.0}
+    config = parse_config({"slo": slo, "engine": {"hardware": HARDWARE, "model": MODEL}})
+    monkeypatch.setattr(module, "CONFIG", config)
+    trace = make_workload("sharegpt", rate_rps=30.0, duration_s=5.0, seed=3)
+    mirror = run(tmp_path, cluster(), trace)
+    assert mirror.slacks > 50
+    assert mirror.deferrals > 100
+    counts = mirror.simulation._dispatcher.holding.counts
+    assert counts.held > 20
+    assert counts.longest_s <= 3.0
 
 
 requests = st.lists(

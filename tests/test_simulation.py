@@ -213,8 +213,17 @@ def test_routers_are_asked_once_a_leg_and_a_wrong_name_is_an_error() -> None:
         def route(self, request, candidates):
             return "nowhere"
 
-    with pytest.raises(RoutingError, match=r"'nowhere'.*must be one of prefill-0"):
+    with pytest.raises(RoutingError, match=r"'nowhere'.*must be one of decode-0"):
         simulate(trace((0.0, 10, 2)), chosen=policy(router=Lost))
+    asked = []
+
+    class Noting:
+        def route(self, request, candidates):
+            asked.append((request.request_id, candidates[0].role))
+            return candidates[0].instance
+
+    simulate(trace((0.0, 10, 2), (0.5, 10, 2)), chosen=policy(router=Noting))
+    assert sorted(asked) == [(0, "decode"), (0, "prefill"), (1, "decode"), (1, "prefill")]
 
 
 def test_the_ledger_counts_requests_that_are_still_being_prefilled() -> None:

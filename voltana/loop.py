@@ -9,10 +9,13 @@ from __future__ import annotations
 
 import logging
 import math
+import uuid
+from collections import deque
 from typing import TYPE_CHECKING
 
 import structlog
 
+from voltana.in_force import ClocksInForce
 from voltana.levels import combine_limits, require_levels, resolve
 from voltana.planning import settle
 from voltana.values import (
@@ -36,6 +39,9 @@ if TYPE_CHECKING:
     from voltana.values import Domain, Exposure
 
 IDLE = Load()
+
+_MOST_ENDED = 256
+"""Ends that a controller is told of at once: more than any engine has in flight."""
 
 
 class ControlLoop:
@@ -80,8 +86,8 @@ class ControlLoop:
         self.levels_mhz = require_levels(levels_mhz)
         self._level_set = frozenset(levels_mhz)
         self._decisions = 0
-        # Decisions of an earlier loop of this instance are not taken for this one's.
-        self._issuer = f"{instance}@{time.now_s()!r}"
+        # Decisions of another loop of this name, at any time, are not taken for this one's.
+        self._issuer = f"{instance}@{uuid.uuid4().hex}"
         self._domain = domain
         self._actuator = actuator
         self._sensor = sensor
@@ -89,9 +95,12 @@ class ControlLoop:
         self._lease_s = lease_s
         self._limits: dict[str, Limit] = {limit.source: limit for limit in limits}
         self._target_mhz = math.nan
+        self._wanted_mhz: float | None = None
+        self._in_force = ClocksInForce()
         self._sequence = -1
         self._renew_at_s = -math.inf
         self._last_latency_s = math.nan
+        self._ended: deque[Outcome] = deque(maxlen=_MOST_ENDED)
         self._log = structlog.get_logger("voltana.loop").bind(instance=instance)
         self._log_decisions = _debug_enabled(self._log)
 
@@ -102,6 +111,13 @@ class ControlLoop:
     def clear_limit(self, source: str) -> None:
         """Lift what `source` imposed, if anything."""
         self._limits.pop(source, None)
+
+    def fastest_mhz(self) -> float:
+        """The fastest clock that limits permit now."""
+        bounds = UNBOUNDED
+        if self._limits:
+            bounds = combine_limits(self._limits.values(), self._time.now_s())
+        return resolve(math.inf, self.levels_mhz, bounds)
 
     def decide(self, load: Load, queue: Queue = EMPTY_QUEUE) -> Decision:
         """Decide and apply the clock of the coming iteration (or of idling, if `load` is empty).
@@ -128,14 +144,30 @@ class ControlLoop:
             power_w=reading.power_w,
             bounds=bounds,
             last_latency_s=self._last_latency_s,
+            ended=tuple(self._ended),
         )
+        self._ended.clear()
+        self._wanted_mhz = None  # what fails completes no step, and renews nothing
         proposal = self.controller.decide(observation)
-        decision = self._resolve(proposal, bounds, reading.clock_mhz)
+        slowest_mhz = self._in_force.slowest_mhz(reading.clock_mhz, now_s)
+        decision = self._resolve(proposal, bounds, slowest_mhz)
         if decision.clock_mhz != self._target_mhz or now_s >= self._renew_at_s:
             self._apply(decision.clock_mhz, now_s)
+        self._wanted_mhz = proposal.clock_mhz
         if self._log_decisions:
             self._log_decision(decision, proposal, load, queue)
         return decision
+
+    def renew(self) -> None:
+        """Renew the lease of the last decision where an iteration takes long; decides nothing.
+
+        What limits say by now is kept. A step that failed is not renewed: its lease runs out.
+        """
+        if self._wanted_mhz is None:
+            return
+        now_s = self._time.now_s()
+        bounds = combine_limits(self._limits.values(), now_s) if self._limits else UNBOUNDED
+        self._apply(resolve(self._wanted_mhz, self.levels_mhz, bounds), now_s)
 
     def learn(
         self,
@@ -163,6 +195,7 @@ class ControlLoop:
             ended_at_s=ended_at_s,
             decision=decision,
         )
+        self._ended.append(outcome)
         if self.predictor is not None:
             self.predictor.learn(outcome)
         return outcome
@@ -191,7 +224,7 @@ class ControlLoop:
             proposal,
             clock_mhz=clock_mhz,
             # An earlier change that has not settled may still come into force.
-            achieved_mhz=min(achieved_mhz, self._target_mhz),
+            achieved_mhz=achieved_mhz,
             fastest_mhz=(
                 self.levels_mhz[-1]
                 if bounds is UNBOUNDED
@@ -213,6 +246,7 @@ class ControlLoop:
         )
         # Only once the command was accepted: one that failed is repeated by the next step.
         self._target_mhz = clock_mhz
+        self._in_force.command(clock_mhz, now_s)
         # An unchanged clock is asked for again in time: that renews its lease, and only a control
         # step that was completed does so.
         self._renew_at_s = now_s + self._lease_s / 2

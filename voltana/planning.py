@@ -94,14 +94,15 @@ def _certifies(forecast: Forecast, clock_mhz: float, budget_s: float) -> bool:
     The bound of a margin is worked out again, as its label will be scored: what a controller has
     made of `upper_s`, or single precision has rounded off it, must not certify what is not scored.
     """
-    index = forecast.index_at(clock_mhz)
-    if index < 0 or not forecast.upper_s[index] <= budget_s:
+    index, factor = forecast.standing_for(clock_mhz)
+    if index < 0 or not forecast.upper_s[index] * factor <= budget_s:
         return False
     margin = forecast.margin
     if margin is None:
         return True
     part = margin.part_at(float(forecast.clocks_mhz[index]))
-    return part.certifiable and margin.bound_s(part, float(forecast.mean_s[index])) <= budget_s
+    mean_s = float(forecast.mean_s[index]) * factor
+    return part.certifiable and margin.bound_s(part, mean_s) <= budget_s
 
 
 def settle(

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
         Candidate,
         Command,
         Decision,
+        Deferral,
         Exposure,
         FloatArray,
         Forecast,
@@ -30,12 +31,14 @@ if TYPE_CHECKING:
         Outcome,
         Reading,
         Request,
+        Table,
     )
 
 __all__ = [
     "Actuator",
     "Closable",
     "Controller",
+    "Defers",
     "Forecasts",
     "FreezesPower",
     "HasLevels",
@@ -52,9 +55,11 @@ __all__ = [
     "Restorable",
     "Router",
     "Sensor",
+    "TellsBatches",
     "TellsCurve",
     "TellsExpected",
     "TimeSource",
+    "may_defer",
     "needs_of",
 ]
 
@@ -103,6 +108,26 @@ class TellsCurve(Protocol):
 
     def curve(self, load: Load) -> LatencyCurve | None:
         """What `forecast` yields for `load`, up to rounding; None where it may rise somewhere."""
+        ...
+
+
+@runtime_checkable
+class TellsBatches(Protocol):
+    """What a snapshot is beside that if many decode batches cost it little more than one."""
+
+    def forecast_batches(
+        self, requests: FloatArray, kv_tokens: FloatArray, clocks_mhz: FloatArray
+    ) -> tuple[Table, Table]:
+        """What `forecast` yields for each decode batch, up to rounding.
+
+        Args:
+            requests: Requests of each batch, shape (b,).
+            kv_tokens: Tokens in their KV caches, shape (b,).
+            clocks_mhz: Shape (n,), ascending.
+
+        Returns:
+            Mean and upper bound, each of shape (b, n), in seconds.
+        """
         ...
 
 
@@ -237,8 +262,10 @@ class Closable(Protocol):
 class Router(Protocol):
     """Chooses an instance for a request; pure, and keeps no ledger of its own."""
 
-    def route(self, request: Request, candidates: Sequence[Candidate]) -> str:
-        """Name one of `candidates` (never empty, all of one role).
+    def route(self, request: Request, candidates: Sequence[Candidate]) -> str | Deferral:
+        """Name one of `candidates` (never empty, all of one role), or defer the request.
+
+        A request whose `Request.slack_s` is 0 is not deferred.
 
         Raises:
             RoutingError: If none of them can take the request.
@@ -262,6 +289,24 @@ class Needy(Protocol):
 def needs_of(router: Router) -> frozenset[Need]:
     """What a router says that it needs; nothing where it says nothing."""
     return router.needs if isinstance(router, Needy) else frozenset()
+
+
+@runtime_checkable
+class Defers(Protocol):
+    """What a router is beside that if it may defer requests that have some slack.
+
+    Beside an engine a router that does not say so is shown no slack, and so defers nothing.
+    """
+
+    @property
+    def defers(self) -> bool:
+        """Whether it does; may be a plain class attribute."""
+        ...
+
+
+def may_defer(router: Router) -> bool:
+    """Whether a router says that it defers."""
+    return isinstance(router, Defers) and router.defers
 
 
 @runtime_checkable

@@ -52,7 +52,12 @@ class Statement:
             ("floor", 0 < self.floor <= self.gamma or not self.decay, "in (0, gamma]", "Lower it."),
             ("q_lo", -1 < self.q_lo <= self.q_cert, "in (-1, q_cert]", "0 is the default."),
             ("q_cert", self.q_lo <= self.q_cert < math.inf, "q_lo or more", "1 is the default."),
-            ("delay", 0 <= self.delay < math.inf, "0 or more", "Twice the labels in flight."),
+            (
+                "delay",
+                0 <= self.delay < math.inf,
+                "0 or more",
+                "As many as are in flight, if they come in order.",
+            ),
             ("max_weight", 0 < self.max_weight < math.inf, "above 0", "1 weighs all alike."),
         )
         for field, holds, allowed, remedy in ranges:

@@ -34,6 +34,7 @@ __all__ = [
     "Command",
     "DeadlineBucket",
     "Decision",
+    "Deferral",
     "Domain",
     "Exposure",
     "FloatArray",
@@ -52,10 +53,13 @@ __all__ = [
     "Reservation",
     "Role",
     "Status",
+    "Table",
     "attended_pairs",
 ]
 
 FloatArray = np.ndarray[tuple[int], np.dtype[np.float64]]
+Table = np.ndarray[tuple[int, int], np.dtype[np.float64]]
+"""Numbers by row and column."""
 
 MAX_DEADLINE_BUCKETS = 32
 """A queue is reported in at most this many buckets, however long it is."""
@@ -232,6 +236,9 @@ class Observation:
         power_w: Power at `sampled_at_s`; nan where unknown.
         bounds: Permitted range of clocks.
         last_latency_s: Latency of the last finished iteration; nan before the first.
+        ended: What ended since the last observation, in the order in which it was known; None where
+            nobody tells. An engine that works ahead launches an iteration before the one before has
+            ended, so that a new observation does not mean that all earlier ones are over.
     """
 
     instance: str
@@ -244,6 +251,11 @@ class Observation:
     power_w: float = math.nan
     bounds: Bounds = UNBOUNDED
     last_latency_s: float = math.nan
+    ended: tuple[Outcome, ...] | None = None
+
+
+_BELOW = 0.9
+"""Share of its slowest clock down to which a forecast speaks of slower ones."""
 
 
 @quickly_made
@@ -268,6 +280,25 @@ class Forecast:
         if not clock_mhz > 0:
             return -1
         return int(self.clocks_mhz.searchsorted(clock_mhz + 1e-9, side="right")) - 1
+
+    def standing_for(self, clock_mhz: float) -> tuple[int, float]:
+        """Index of the forecast clock that stands for `clock_mhz`, and a factor on its latencies.
+
+        Latency grows by no more than the clock falls. So between two clocks it is at most that of
+        the slower one, and at most that of the faster one times what is lacking to it; the lesser
+        holds. A little below all of them, as a device reads that does not quite reach its clock, it
+        is the slowest. (-1, inf) for a clock that nothing was forecast for.
+        """
+        index = self.index_at(clock_mhz)
+        clocks_mhz, count = self.clocks_mhz, len(self.clocks_mhz)
+        if index == count - 1 or (index >= 0 and clocks_mhz[index] >= clock_mhz - 1e-9):
+            return index, 1.0
+        if not (count and clock_mhz >= _BELOW * clocks_mhz[0]):
+            return -1, math.inf
+        factor = float(clocks_mhz[index + 1]) / clock_mhz
+        if index >= 0 and not self.mean_s[index + 1] * factor < self.mean_s[index]:
+            return index, 1.0
+        return index + 1, factor
 
     def upper_at(self, clock_mhz: float) -> float:
         """Upper bound at the fastest forecast clock that is not above `clock_mhz`; inf below all.
@@ -348,6 +379,9 @@ class Request:
         prompt_tokens: Length of the prompt.
         expected_output_tokens: A guess of the answer's length; None where there is none.
         slo_class: Name of the SLO that it is served under.
+        slack_s: How long it may be held from now on: inf before anybody has priced that, 0 where it
+            has to be sent on now, so that a router must not answer with a `Deferral`.
+        waited_s: How long it has been held so far, which is gone of its TTFT budget.
     """
 
     request_id: int
@@ -355,6 +389,23 @@ class Request:
     prompt_tokens: int
     expected_output_tokens: float | None = None
     slo_class: str = "default"
+    slack_s: float = 0.0
+    waited_s: float = 0.0
+
+
+@quickly_made
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Deferral:
+    """A router's answer that a request is better held back for now than sent to any instance.
+
+    Attributes:
+        for_s: Time after which the router wants to be asked again, above 0 and finite. It is asked
+            earlier when a request completes, and for the last time when the slack is used up.
+        reason: Why, in a few words of a closed vocabulary, such as ``every batch at its boundary``.
+    """
+
+    for_s: float
+    reason: str
 
 
 @quickly_made

@@ -1,6 +1,7 @@
 """Chaos: signals at random moments to client, controller and daemon, with random driver faults.
 
-``make chaos`` runs 200 rounds. After every round the devices must be back at their default clocks
+``make chaos`` runs 200 rounds; ``--rounds 10000 --jobs 2 --resume`` as many as there is time for
+(`chaos_runs`). After every round the devices must be back at their default clocks
 within the lease plus 0.5 s, or within 1 s of the daemon's restart where parent and worker were both
 hit; nothing may hang, and no process or socket may be left over. Times come from the fake driver's
 own record of when a lock went away, on the monotonic clock.
@@ -15,29 +16,16 @@ import random
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from tests.actuation.chaos_faults import PASSING, Faults, LogPipe
 from tests.actuation.daemons import Daemon
-from tests.actuation.driver import Machine, build
+from tests.actuation.driver import Machine
 
 SIGNALS = (signal.SIGKILL, signal.SIGSTOP, signal.SIGTERM)
-VICTIMS = ("client", "controller", "worker", "parent", "parent and worker")
-FAULTS = (
-    "none",
-    "none",
-    "set returns an error",
-    "set hangs",
-    "set does nothing",
-    "reset returns an error",
-    "reset hangs",
-    "reset does nothing",
-    "read-back fails",
-    "slow calls",
-    "GPU lost for 0.3 s",
-)
+VICTIMS = ("client", "controller", "worker", "parent", "parent and worker", "GPU's process")
 SLACK_S = 0.5
 RESTART_S = 1.0
 RECOVERY_S = 20.0
@@ -53,6 +41,7 @@ class Round:
     silenced: bool
     delay_s: float
     bound_s: float
+    restarted: bool = False
 
     @property
     def late(self) -> bool:
@@ -84,12 +73,14 @@ class Chaos:
         """Run `count` rounds; findings are in `rounds` and `problems`."""
         self.rng = random.Random(self.seed)
         self.machine = Machine(self.folder, self.library)
-        self.daemon = Daemon(self.folder, self.machine, init=True)
+        self.pipe = LogPipe(self.folder / "chaos.log")
+        self.daemon = Daemon(self.folder, self.machine, init=True, stderr=self.pipe.writer)
+        self.faults = Faults(self.machine, self.daemon, self.pipe, self.rng)
         self.daemon.wait_ready()
         self.client = self._new_client()
         try:
             for number in range(count):
-                self._round(VICTIMS[number % len(VICTIMS)], SIGNALS[number // 5 % 3])
+                self._round(VICTIMS[number % len(VICTIMS)], SIGNALS[number // len(VICTIMS) % 3])
                 if tell:
                     sys.stdout.write(f"{number + 1:4d}  {self.rounds[-1]}\n")
                     sys.stdout.flush()
@@ -99,8 +90,8 @@ class Chaos:
     def _round(self, victim: str, number: signal.Signals) -> None:
         self._await_control()
         rng, machine = self.rng, self.machine
-        fault = rng.choice(FAULTS)
-        self._inject(fault, rng.randrange(2))
+        fault = self.faults.choose(spare_marks="parent" in victim)
+        self.faults.inject(fault, rng.randrange(2))
         time.sleep(rng.uniform(0.0, 0.2))
         silenced = victim in ("client", "controller") or rng.random() < 0.5
         starts = len(self.daemon.starts)
@@ -113,61 +104,41 @@ class Chaos:
             self._await_control()
             self.client.send_signal(signal.SIGUSR1)
             hit_s = time.monotonic()
-        lost = fault.startswith("GPU lost")
-        if lost:
+        if fault in PASSING:
             self._clear_fault_after(fault, hit_s)
-        if not machine.wait(lambda: not machine.any_locked(), RECOVERY_S):
+        if not machine.wait(self.faults.nothing_of_ours_is_locked, RECOVERY_S):
             self.problems.append(f"a clock is left locked after {victim}, {number.name}, {fault}")
             return
         unlocked_s = max(machine.unlocked_at_s(device) for device in range(2))
         bound_s, since_s = self.lease_s + self.slack_s, hit_s
         restarts = self.daemon.starts[starts:]
-        if silenced and victim == "parent and worker" and restarts:
+        restarted = bool(silenced and victim == "parent and worker" and restarts)
+        if restarted:
             since_s, bound_s = restarts[0], RESTART_S + self.slack_s - SLACK_S
         delay_s = max(0.0, unlocked_s - since_s)
-        self.rounds.append(Round(victim, number.name, fault, silenced, delay_s, bound_s))
+        self.rounds.append(Round(victim, number.name, fault, silenced, delay_s, bound_s, restarted))
         self._tidy(victim)
 
     def _hit(self, victim: str, number: signal.Signals) -> None:
         worker, parent = self.daemon.worker(), self.daemon.process.pid
+        holders = sorted(self.daemon.holders())
         targets = {
             "client": [self.client.pid],
             "controller": [],  # its loop hangs; the process lives
             "worker": [worker],
             "parent": [parent],
             "parent and worker": [parent, worker],
+            "GPU's process": self.rng.sample(holders, min(1, len(holders))),
         }[victim]
         for pid in targets:
             with contextlib.suppress(ProcessLookupError):
                 if pid:
                     os.kill(pid, number)
 
-    def _inject(self, fault: str, device: int) -> None:
-        machine, times = self.machine, self.rng.choice((1, 2))
-        code = self.rng.choice((3, 4, 10, 15, 999))
-        if fault == "set returns an error":
-            machine.fault(device, "F_SET", "K_CODE", code, times)
-        elif fault == "set hangs":
-            machine.fault(device, "F_SET", "K_HANG", 0, 1)
-        elif fault == "set does nothing":
-            machine.fault(device, "F_SET", "K_SILENT", 0, times)
-        elif fault == "reset returns an error":
-            machine.fault(device, "F_RESET", "K_CODE", code, times)
-        elif fault == "reset hangs":
-            machine.fault(device, "F_RESET", "K_HANG", 0, 1)
-        elif fault == "reset does nothing":
-            machine.fault(device, "F_RESET", "K_SILENT", 0, times)
-        elif fault == "read-back fails":
-            machine.fault(device, "F_CLOCK", "K_CODE", code, times)
-        elif fault == "slow calls":
-            machine.set(device, "D_CALL_US", 11_000)
-        elif fault.startswith("GPU lost"):
-            machine.set(device, "D_LOST", 1)
-
     def _clear_fault_after(self, fault: str, hit_s: float) -> None:
-        if fault.startswith("GPU lost"):
-            time.sleep(max(0.0, hit_s + 0.3 - time.monotonic()))
-        self.machine.clear_faults()
+        if fault in PASSING:
+            time.sleep(max(0.0, hit_s + PASSING[fault] - time.monotonic()))
+        self.faults.clear()
 
     def _await_control(self) -> None:
         """Wait until the client controls both devices."""
@@ -181,13 +152,11 @@ class Chaos:
             )
 
         if not self.machine.wait(controlled, RECOVERY_S):
-            text = self.daemon.log.read_text()[-2000:]
+            text = self.pipe.text()[-2000:]
             raise AssertionError(f"deadlock: the client is not in control again.\n{text}")
 
     def _tidy(self, victim: str) -> None:
-        self.machine.clear_faults()
-        for device in range(2):
-            self.machine.set(device, "D_CALL_US", 500)
+        self.faults.clear()
         if victim == "client":
             self.client.kill()
             self.client.wait()
@@ -217,6 +186,7 @@ class Chaos:
         orphans = _processes_of(self.machine.path)
         if orphans:
             self.problems.append(f"orphan processes: {orphans}")
+        self.pipe.close()
         self.machine.close()
 
 
@@ -238,29 +208,14 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=200)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--lease", type=float, default=2.0)
+    parser.add_argument("--jobs", type=int, default=1, help="rounds run in so many processes")
+    parser.add_argument("--slack", type=float, default=SLACK_S, help="beyond the lease, in s")
+    parser.add_argument("--resume", action="store_true", help="go on where an earlier run ended")
+    parser.add_argument("--out", type=Path, default=Path("out/chaos"), help="what was run, by seed")
     options = parser.parse_args()
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        chaos = Chaos(folder, build(folder), options.lease, options.seed)
-        started_s = time.monotonic()
-        chaos.run(options.rounds, tell=True)
-    sys.stdout.write(f"\n{options.rounds} rounds in {time.monotonic() - started_s:.0f} s\n")
-    for victim in VICTIMS:
-        for restarted in (False, True):
-            of_victim = [r for r in chaos.rounds if r.victim == victim]
-            mine = [r for r in of_victim if (r.bound_s == RESTART_S) == restarted]
-            if mine:
-                worst = max(r.delay_s for r in mine)
-                since = "the daemon's restart" if restarted else "the hit"
-                sys.stdout.write(
-                    f"  {victim:18s} {len(mine):4d} rounds, at defaults at most {worst:.2f} s "
-                    f"after {since} (bound {mine[0].bound_s:.1f} s)\n"
-                )
-    late = [r for r in chaos.rounds if r.late]
-    sys.stdout.write(f"late: {len(late)}, problems: {chaos.problems or 'none'}\n")
-    for one in late:
-        sys.stdout.write(f"  late: {one}\n")
-    return 1 if late or chaos.problems else 0
+    from tests.actuation.chaos_runs import run_all
+
+    return run_all(options)
 
 
 if __name__ == "__main__":

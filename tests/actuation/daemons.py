@@ -33,11 +33,21 @@ class Daemon:
         machine: The machine.
         allow: TOML of the ``[[allow]]`` rules; by default this user may do everything.
         head: Lines before them.
+        stderr: Descriptor for its log; None takes a file.
+        start: Whether to start it now, rather than by `begin`.
         init: Whether to restart it whenever it ends or its watchdog falls silent, as systemd does.
     """
 
     def __init__(
-        self, folder: Path, machine: Machine, *, allow: str = "", head: str = "", init: bool = False
+        self,
+        folder: Path,
+        machine: Machine,
+        *,
+        allow: str = "",
+        head: str = "",
+        init: bool = False,
+        stderr: int | None = None,
+        start: bool = True,
     ) -> None:
         self.folder = folder
         self.socket = folder / "actuator.sock"
@@ -49,15 +59,22 @@ class Daemon:
             f'socket = "{self.socket}"\nstate_dir = "{folder / "state"}"\n{head}\n{rules}'
         )
         self.log = folder / "daemon.log"
+        self.log.touch()
+        self._stderr = stderr
         self.starts: list[float] = []
         self._init = init
         self._ending = threading.Event()
         self._notify = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self._notify.bind(str(folder / "notify.sock"))
         self._notify.settimeout(0.02)
-        self.process = self._start()
         self._keeper = threading.Thread(target=self._keep, daemon=True)
-        if init:
+        if start:
+            self.begin()
+
+    def begin(self) -> None:
+        """Start it."""
+        self.process = self._start()
+        if self._init:
             self._keeper.start()
 
     def __enter__(self) -> Daemon:
@@ -123,6 +140,10 @@ class Daemon:
                     return child
         return 0
 
+    def holders(self) -> list[int]:
+        """Process ids of the GPUs' processes."""
+        return [pid for pid in _children(self.process.pid) if pid != self.worker()]
+
     def _start(self) -> subprocess.Popen[bytes]:
         self.starts.append(time.monotonic())
         self.heard_s = time.monotonic() + 1.0
@@ -138,7 +159,7 @@ class Daemon:
                 env=self.machine.environment(
                     NOTIFY_SOCKET=str(self.folder / "notify.sock"), WATCHDOG_USEC="1000000"
                 ),
-                stderr=log,
+                stderr=log if self._stderr is None else self._stderr,
                 start_new_session=True,
             )
 

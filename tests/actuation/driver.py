@@ -160,8 +160,13 @@ class Machine:
         """Take every fault back, lost devices included."""
         for device in range(self.devices):
             self.set(device, "D_LOST", 0)
+            self.set(device, "D_GONE", 0)
             for target in range(WORD["F_COUNT"]):
                 self._word(self._at(device) + WORD["D_FAULTS"] + target, 0)
+
+    def lock_from_outside(self, device: int, clock_mhz: int) -> None:
+        """What another tool does, such as ``nvidia-smi -lgc``."""
+        self.set(device, "D_LOCK", clock_mhz << 32 | clock_mhz << 16 | clock_mhz)
 
     def locked_mhz(self, device: int = 0) -> int:
         """Clock that a device is locked at (its maximum); 0 if it is not locked."""

@@ -97,7 +97,9 @@ def test_the_journal_names_uuids_and_status_too(node, tmp_path):
         with daemon.connect() as sock:
             sock.send(b"VA\x01\x04")
             status = json.loads(receive(sock)[4:])
-        assert status["gpus"] == [{"uuid": uuid_of(3), "at_default": False}]
+        assert status["gpus"] == [
+            {"uuid": uuid_of(3), "at_default": False, "state": "lent", "note": ""}
+        ]
         assert status["leases"][0]["devices"] == [uuid_of(3)]
 
 

@@ -18,12 +18,14 @@ from voltana.testing import check_actuator
 from voltana.timebase import MonotonicTime
 from voltana.values import Domain
 from voltana_actuatord.client import ActuatorProcess
+from voltana_actuatord.daemon.holder import GpuJob, hold, restore
 from voltana_actuatord.daemon.journal import Journal
-from voltana_actuatord.daemon.parentlink import ParentLink
-from voltana_actuatord.daemon.restore import restore_marked
+from voltana_actuatord.daemon.page import ClockState, own_slot
+from voltana_actuatord.daemon.parentlink import ParentLink, say
 from voltana_actuatord.daemon.server import ActuatorServer
 from voltana_actuatord.doctor import Verdict, examine
 from voltana_actuatord.drivers.opening import DRIVER_VARIABLE, find_driver, gpu_clock_table
+from voltana_actuatord.driving import Terms
 from voltana_actuatord.errors import ConfigError
 from voltana_actuatord.faults import (
     DriverError,
@@ -97,16 +99,62 @@ def test_the_doctor(rack, tmp_path):
     assert not any("nvidia" in text.lower() for text in texts)
 
 
-def test_marked_gpus_are_restored(rack, tmp_path):
+def test_marked_gpus_are_restored_and_a_missing_one_stays_marked(rack, tmp_path):
     card = rack.cards[1]
     journal = Journal(tmp_path)
-    journal.mark(card.uuid, had_setting=False)
+    journal.mark(card.uuid, had_setting=False, clock_mhz=700.0)
     journal.mark("card-7e99-gone", had_setting=False)
     card.lock_mhz = 700
-    failures = restore_marked(journal, rack.open)
+    parent, life = socket.socketpair()
+    for uuid in (card.uuid, "card-7e99-gone"):
+        slot = own_slot()
+        slot.state = ClockState.RESTORING
+        job = GpuJob(
+            uuid=uuid,
+            slot=slot,
+            open_driver=rack.open,
+            journal=journal,
+            terms=Terms(),
+            life=life.fileno(),
+        )
+        thread = threading.Thread(target=restore, args=(job,))
+        thread.start()
+        thread.join(0.5)
+        assert thread.is_alive() == (uuid != card.uuid)
+    parent.close()  # it is gone: nobody waits for ever
+    thread.join(5.0)
+    life.close()
+    assert not thread.is_alive()
     assert card.lock_mhz is None
-    assert journal.marked() == ()
-    assert "cardctl list" in failures["card-7e99-gone"]
+    assert journal.marked() == ("card-7e99-gone",)
+
+
+def stand_for_the_parent(link, rack, journal):
+    """Starts what would be processes of GPUs as threads."""
+    life, life_end = socket.socketpair()
+    holders = []
+    while data := link.recv(1024):
+        if not data.startswith(b"open "):
+            continue
+        uuid = data[5:].decode()
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        job = GpuJob(
+            uuid=uuid,
+            slot=own_slot(),
+            open_driver=rack.open,
+            journal=journal,
+            terms=Terms(),
+            life=life.fileno(),
+        )
+        holders.append((threading.Thread(target=hold, args=(job, theirs)), theirs))
+        holders[-1][0].start()
+        with ours:
+            say(link, uuid, "open", ours)
+    for thread, sock in holders:
+        thread.join(10)
+        sock.close()
+    life_end.close()
+    life.close()
 
 
 @pytest.fixture
@@ -125,20 +173,20 @@ def serve(rack, tmp_path):
         "max_mhz": 1e6,
         "max_lease_s": 10.0,
     }
-    config = {
-        "call_limit_s": 1.0,
-        "max_connections": 16,
-        "state_dir": str(tmp_path),
-        "quarantined": [],
-        "rules": [rule],
-    }
-    server = ActuatorServer(config, listener, ParentLink(theirs), rack.open())
-    thread = threading.Thread(target=server.serve)
-    thread.start()
+    config = {"max_connections": 16, "idle_s": 30.0, "restoring": [], "rules": [rule]}
+    server = ActuatorServer(config, listener, ParentLink(theirs))
+    threads = [
+        threading.Thread(target=server.serve),
+        threading.Thread(target=stand_for_the_parent, args=(ours, rack, Journal(tmp_path / "j"))),
+    ]
+    for thread in threads:
+        thread.start()
     yield path
     server.stop()
-    thread.join(10)
-    assert not thread.is_alive()
+    threads[0].join(10)
+    theirs.close()
+    threads[1].join(10)
+    assert not any(thread.is_alive() for thread in threads)
     for sock in (listener, ours, theirs):
         sock.close()
 

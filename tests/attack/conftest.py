@@ -6,6 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.actuation.conftest import daemon, library, machine, make_machine
+
+__all__ = ["daemon", "library", "machine", "make_machine"]
+
 HERE = Path(__file__).parent
 
 

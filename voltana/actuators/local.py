@@ -55,7 +55,7 @@ class LocalActuator:
         self._expires_s = math.inf
         self._error = ""
         self._closed = threading.Event()
-        self._channels = tuple(GpuChannel(gpu, None, self._take) for gpu in self._gpus)
+        self._channels = tuple(GpuChannel(gpu, self._take) for gpu in self._gpus)
         self._leash = threading.Thread(target=self._watch_lease, name="leash", daemon=True)
         self._leash.start()
         atexit.register(self.close)

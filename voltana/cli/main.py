@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from voltana import __version__
-from voltana.cli import actuator, analyze, bound, check, plant, policies, simulate, top
+from voltana.cli import actuator, analyze, bound, check, plant, policies, simulate, sweep, top
 from voltana.cli.running import run
 
 app = typer.Typer(
@@ -17,6 +17,7 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 app.command("simulate")(simulate.simulate)
+app.command("sweep")(sweep.sweep)
 app.command("bound")(bound.bound)
 app.command("analyze")(analyze.analyze)
 app.command("policies")(policies.policies)

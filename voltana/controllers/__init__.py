@@ -7,6 +7,7 @@ from voltana.controllers.energy_optimal import EnergyOptimal
 from voltana.controllers.fixed import FixedClock
 from voltana.controllers.memory_floor import Memory, MemoryFloor
 from voltana.controllers.optimal_available import OptimalAvailable
+from voltana.controllers.parked import Parked
 from voltana.controllers.pid import Pid, PidGains
 from voltana.controllers.power_budget import PowerBudget
 from voltana.controllers.rate_limit import RateLimited
@@ -23,6 +24,7 @@ __all__ = [
     "Memory",
     "MemoryFloor",
     "OptimalAvailable",
+    "Parked",
     "Pid",
     "PidGains",
     "PowerBudget",

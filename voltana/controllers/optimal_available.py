@@ -117,7 +117,7 @@ class OptimalAvailable:
         self._idle_mhz = idle_clock(self.levels_mhz, idle_mhz)
         self._work_s = 0.0
         self._decided_at_s = math.nan
-        self._promised_by_s = math.nan
+        self._promised: list[tuple[Forecast, float]] = []
 
     def decide(self, observation: Observation) -> Decision:
         """See `voltana.ports.Controller.decide`."""
@@ -133,7 +133,7 @@ class OptimalAvailable:
         decision = self._plan(observation, forecast, left_s, itl_s)
         self._note_start(now_s, forecast)
         if decision.status is Status.CERTIFIED:
-            self._promised_by_s = now_s + left_s
+            self._promised.append((forecast, now_s + left_s))
         return decision
 
     def _plan(
@@ -196,10 +196,31 @@ class OptimalAvailable:
             self._work_s += fastest_s
 
     def _note_end(self, observation: Observation) -> None:
-        """Adapt the reserve to whether the last batch kept what it had promised."""
-        if self._promised_by_s == self._promised_by_s:
-            self.reserve.update(missed=observation.now_s > self._promised_by_s)
-            self._promised_by_s = math.nan
+        """Adapt the reserve to whether batches kept what was promised: at their end or deadline.
+
+        Where nobody tells ends, the last batch is taken to end when the next decision is asked for.
+        """
+        ended, now_s = observation.ended, observation.now_s
+        if ended is None:
+            for _, by_s in self._promised:
+                self.reserve.update(missed=now_s > by_s)
+            self._promised.clear()
+            return
+        if not self._promised:
+            return
+        ends_s = {
+            id(outcome.decision.forecast): outcome.ended_at_s
+            for outcome in ended
+            if outcome.decision is not None
+        }
+        going_on = []
+        for forecast, by_s in self._promised:
+            end_s = ends_s.get(id(forecast))
+            if end_s is None and now_s <= by_s:
+                going_on.append((forecast, by_s))
+            else:
+                self.reserve.update(missed=end_s is None or end_s > by_s)
+        self._promised = going_on
 
     def __repr__(self) -> str:
         low, high = self.levels_mhz[0], self.levels_mhz[-1]

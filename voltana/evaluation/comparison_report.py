@@ -10,7 +10,7 @@ from rich import box
 from rich.table import Table
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from rich.console import Console
@@ -50,6 +50,42 @@ PROMISE_CAPTION = (
     "bound, so that its certificates are estimates."
 )
 
+ACCOUNT_HEADERS = (
+    "policy",
+    "certified",
+    "blocked",
+    "elsewhere",
+    "missed",
+    "proven most",
+    "violated",
+    "forgiven",
+    "overdue",
+    "lost",
+)
+"""Headings of the table of accounts; weights of labels, over all instances."""
+
+ACCOUNT_CAPTION = (
+    "The account of each guarantee (docs/guarantee.md): scored labels of certified decisions, "
+    "hits where only the margin blocked, hits at another clock; certified labels above their "
+    "bound, and the most that is proven; those above their budget; what clipping forgave; labels "
+    "that came late; certified decisions without a label."
+)
+
+REQUEST_HEADERS = (
+    "policy",
+    "TTFT promised",
+    "TTFT missed / proven most",
+    "ITL promised",
+    "ITL missed / proven most",
+)
+"""Headings of the table of promised requests."""
+
+REQUEST_CAPTION = (
+    "Promised: share of the requests that were promised, on arrival at an instance, to keep their "
+    "threshold; missed: promised ones that did not, and the most that is proven "
+    "(docs/guarantee.md). ITL: the mean of each request of two tokens or more."
+)
+
 RANGE_HEADERS = ("policy", "saved", "TTFT kept", "ITL kept")
 """Headings of the table of ranges."""
 
@@ -68,6 +104,45 @@ def promise_rows(comparison: Comparison) -> list[tuple[str, ...]]:
         for run in comparison.runs
         if math.isfinite(run.result.violation_rate)
     ]
+
+
+def account_rows(comparison: Comparison) -> list[tuple[str, ...]]:
+    """The cells under `ACCOUNT_HEADERS`, one row for each policy that keeps an account."""
+    columns = (
+        "certified",
+        "blocked",
+        "elsewhere",
+        "missed",
+        "bound",
+        "violated",
+        "forgiven",
+        "overdue",
+        "lost",
+    )
+    return [
+        (
+            run.result.policy,
+            *(f"{account[key]:.0f}" for key in columns),
+        )
+        for run in comparison.runs
+        if (account := run.result.guarantee) is not None
+    ]
+
+
+def request_rows(comparison: Comparison) -> list[tuple[str, ...]]:
+    """The cells under `REQUEST_HEADERS`, one row for each policy that promises anything."""
+    return [
+        (run.result.policy, *_promised(requests.get("ttft")), *_promised(requests.get("itl")))
+        for run in comparison.runs
+        if (requests := run.result.requests) is not None
+    ]
+
+
+def _promised(account: Mapping[str, float] | None) -> tuple[str, str]:
+    if account is None or not account["arrived"]:
+        return UNKNOWN, UNKNOWN
+    share = account["promised"] / account["arrived"]
+    return _percent(share), f"{account['missed']:.0f} / {account['bound']:.0f}"
 
 
 def caption(comparison: Comparison) -> str:
@@ -185,6 +260,14 @@ def print_table(comparison: Comparison, console: Console, ranges: Uncertain | No
     if promises:
         _print_fitting(PROMISE_HEADERS, promises, console)
         console.print(PROMISE_CAPTION, style="dim", highlight=False)
+    accounts = account_rows(comparison)
+    if accounts:
+        _print_fitting(ACCOUNT_HEADERS, accounts, console)
+        console.print(ACCOUNT_CAPTION, style="dim", highlight=False)
+    requests = request_rows(comparison)
+    if requests:
+        _print_fitting(REQUEST_HEADERS, requests, console)
+        console.print(REQUEST_CAPTION, style="dim", highlight=False)
 
 
 def _print_fitting(
@@ -228,6 +311,18 @@ def markdown_promises(comparison: Comparison) -> str:
     return f"{_markdown(PROMISE_HEADERS, cells)}\n\n{PROMISE_CAPTION}\n" if cells else ""
 
 
+def markdown_accounts(comparison: Comparison) -> str:
+    """The table of accounts in Markdown; empty if no policy keeps one."""
+    cells = account_rows(comparison)
+    return f"{_markdown(ACCOUNT_HEADERS, cells)}\n\n{ACCOUNT_CAPTION}\n" if cells else ""
+
+
+def markdown_requests(comparison: Comparison) -> str:
+    """The table of promised requests in Markdown; empty if no policy promises any."""
+    cells = request_rows(comparison)
+    return f"{_markdown(REQUEST_HEADERS, cells)}\n\n{REQUEST_CAPTION}\n" if cells else ""
+
+
 def _markdown(headers: Sequence[str], cells: Sequence[tuple[str, ...]]) -> str:
     lines = [tuple(headers), tuple("---" if i == 0 else "---:" for i in range(len(headers)))]
     return "\n".join(f"| {' | '.join(line)} |" for line in (*lines, *cells))
@@ -256,6 +351,8 @@ def markdown_report(
         knowledge_note(comparison) + "\n",
         markdown_ranges(ranges),
         markdown_promises(comparison),
+        markdown_accounts(comparison),
+        markdown_requests(comparison),
         figures + "\n",
     )
     return "# Policies compared\n\n" + "\n".join(part for part in parts if part)

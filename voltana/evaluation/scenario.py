@@ -125,6 +125,29 @@ def resolve(file: ScenarioFile) -> Scenario:
         ConfigError: If a name is unknown, a file cannot be read, or no request could ever keep
             the SLO.
     """
+    cluster, plant, policies = _served(file)
+    return Scenario(
+        file=_explicit(file, cluster),
+        cluster=cluster,
+        plant=plant,
+        trace=_make_trace(file),
+        policies=policies,
+    )
+
+
+def check_scenario(file: ScenarioFile) -> ScenarioFile:
+    """Check all that a scenario names but its trace, and fill in every default.
+
+    Raises:
+        ConfigError: As `resolve`.
+    """
+    return _explicit(file, _served(file)[0])
+
+
+def _served(
+    file: ScenarioFile,
+) -> tuple[ClusterSpec, PlantModel, dict[str, Policy | BestFixed]]:
+    """What serves, its boards' latency and power, and the policies."""
     hardware, model = load_hardware(file.cluster.hardware), load_model(file.cluster.model)
     policies = {name: _policy(name, file, hardware.clocks_mhz) for name in file.policies}
     tensor_parallel = file.cluster.tensor_parallel or model.default_tensor_parallel
@@ -148,13 +171,7 @@ def resolve(file: ScenarioFile) -> Scenario:
     )
     plant = PlantModel(hardware, model, tensor_parallel)
     _check_possible(file.slo, plant, hardware.clocks_mhz[-1])
-    return Scenario(
-        file=_explicit(file, cluster),
-        cluster=cluster,
-        plant=plant,
-        trace=_make_trace(file),
-        policies=policies,
-    )
+    return cluster, plant, policies
 
 
 def _policy(name: str, file: ScenarioFile, table_mhz: tuple[float, ...]) -> Policy | BestFixed:

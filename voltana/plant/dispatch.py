@@ -1,22 +1,26 @@
 """The dispatcher of a simulated cluster: shows routers what it knows, and keeps the ledger.
 
-The pair of instances is chosen at arrival, as SGLang does, so that a decode instance is chosen
-while its requests are still being prefilled. What routers see, and how what is in flight is
-counted, is `voltana.cluster`'s, as beside real engines.
+The pair of instances is chosen before the prefill, as SGLang does, so that a decode instance is
+chosen while its requests are still being prefilled: at arrival, unless a router defers the request.
+What routers see, how what is in flight is counted, and who is held back how long, is
+`voltana.cluster`'s, as beside real engines.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from functools import partial
-from typing import TYPE_CHECKING, overload
+from typing import TYPE_CHECKING, NamedTuple, overload
 
+from voltana.cluster.admission import prefill_slack_s
 from voltana.cluster.candidates import candidate, instance_facts, latency_model
 from voltana.cluster.context import iteration_budget_s
+from voltana.cluster.holding import HoldingQueue
 from voltana.cluster.ledger import Entry, Ledger
 from voltana.cluster.renewed import Renewed
 from voltana.errors import RoutingError
-from voltana.values import Candidate, Request, Role
+from voltana.values import Candidate, Deferral, Request, Role
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -80,13 +84,20 @@ class RoleDispatch:
         ]
         self._candidates = LazyCandidates(len(instances), self._candidate)
 
-    def choose(self, request: Request) -> int:
-        """Index of the instance for a request.
+    @property
+    def candidates(self) -> Sequence[Candidate]:
+        """The instances as the router sees them now."""
+        return self._candidates
+
+    def choose(self, request: Request) -> int | Deferral:
+        """Index of the instance for a request, or what the router says instead.
 
         Raises:
             RoutingError: If the router names an instance that is not there.
         """
         name = self._router.route(request, self._candidates)
+        if isinstance(name, Deferral):
+            return name
         index = self._index.get(name)
         if index is None:
             raise RoutingError(
@@ -132,6 +143,13 @@ class LazyCandidates(Sequence[Candidate]):
         return self._make(index % self._count)
 
 
+class Pair(NamedTuple):
+    """Indices of the instances that serve a request."""
+
+    prefill: int
+    decode: int
+
+
 class Dispatcher:
     """Sends each request to a pair of instances and keeps the ledger until it is finished.
 
@@ -139,20 +157,46 @@ class Dispatcher:
         prefill: The prefill leg.
         decode: The decode leg.
         ledger: What is in flight; the legs show it to their routers.
+        time: Simulated time.
+        call_later: Calls a function after some simulated seconds.
+        send: Called with each job that has its pair, to have it prefilled.
+
+    Attributes:
+        holding: What routers have deferred.
     """
 
-    def __init__(self, prefill: RoleDispatch, decode: RoleDispatch, ledger: Ledger) -> None:
+    def __init__(
+        self,
+        prefill: RoleDispatch,
+        decode: RoleDispatch,
+        ledger: Ledger,
+        *,
+        time: TimeSource,
+        call_later: Callable[[float, Callable[[], None]], None],
+        send: Callable[[Job], None],
+    ) -> None:
         self._prefill = prefill
         self._decode = decode
         self._ledger = ledger
-
-    def assign(self, job: Job) -> None:
-        """Choose the pair for a job that arrives, and enter it in the ledger."""
-        request = Request(
-            request_id=job.index, arrived_at_s=job.arrival_s, prompt_tokens=job.prompt_tokens
+        self._time = time
+        self._send = send
+        self.holding: HoldingQueue[Pair] = HoldingQueue(
+            self._choose, self._slack_s, time=time, call_later=call_later
         )
-        job.prefill = self._prefill.choose(request)
-        job.decode = self._decode.choose(request)
+
+    def arrived(self, job: Job) -> None:
+        """Send a job to its pair, now or when its routers want it."""
+        request = Request(
+            request_id=job.index,
+            arrived_at_s=job.arrival_s,
+            prompt_tokens=job.prompt_tokens,
+            slack_s=math.inf,
+        )
+        self.holding.offer(request, lambda pair: self.assign(job, pair))
+
+    def assign(self, job: Job, pair: Pair) -> None:
+        """Give a job its pair, enter it in the ledger, and send it to its prefill."""
+        job.prefill, job.decode = pair
         self._ledger.book(
             Entry(
                 rid=job.index,
@@ -160,9 +204,10 @@ class Dispatcher:
                 decode=self._decode.names[job.decode],
                 requests=1,
                 prompt_tokens=job.prompt_tokens,
-                sent_s=job.arrival_s,
+                sent_s=self._time.now_s(),
             )
         )
+        self._send(job)
 
     def taken_up(self, job: Job) -> None:
         """The prefill instance reports the job from now on."""
@@ -174,5 +219,16 @@ class Dispatcher:
         self._ledger.reported(self._decode.names[job.decode], job.index)
 
     def completed(self, job: Job) -> None:
-        """The job is finished."""
+        """The job is finished, which may make room for one that is held."""
         self._ledger.finished(job.index)
+        self.holding.wake()
+
+    def _choose(self, request: Request) -> Pair | Deferral:
+        decode = self._decode.choose(request)
+        if isinstance(decode, Deferral):
+            return decode
+        prefill = self._prefill.choose(request)
+        return prefill if isinstance(prefill, Deferral) else Pair(prefill, decode)
+
+    def _slack_s(self, request: Request) -> float:
+        return prefill_slack_s(request, self._prefill.candidates, self._time.now_s())

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import math
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 
 class Job:
@@ -58,3 +62,8 @@ class Job:
     def context_tokens(self) -> int:
         """Tokens of its KV cache when it last joined a decode batch."""
         return self.prompt_tokens + self.produced_tokens
+
+
+def oldest_s(jobs: Iterable[Job]) -> float:
+    """Arrival of the job that has waited longest; one that was held comes out of its order."""
+    return min(job.arrival_s for job in jobs)

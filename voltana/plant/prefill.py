@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from voltana.cluster.candidates import instance_state
 from voltana.cluster.queueing import queue_behind
+from voltana.plant.job import oldest_s
 from voltana.values import Load, attended_pairs
 
 if TYPE_CHECKING:
@@ -67,16 +68,26 @@ class PrefillInstance:
 
     def state(self) -> InstanceState:
         """What it reports to routers; what its host prepares is not in it yet."""
-        pending = self._batch or self._waiting
+        pending = [*self._batch, *self._waiting]
         return instance_state(
             running_requests=0,
             kv_tokens=0,
             prefill_tokens=self._load.prefill_tokens,
             waiting_requests=len(self._waiting),
             waiting_tokens=self._waiting_tokens,
-            oldest_wait_s=self._events.now_s() - pending[0].arrival_s if pending else 0.0,
+            oldest_wait_s=self._events.now_s() - oldest_s(pending) if pending else 0.0,
             clock_mhz=self.runner.board.clock_mhz,
         )
+
+    @property
+    def pending_tokens(self) -> int:
+        """Prompt tokens that it has to compute, those of the running batch included."""
+        preparing = sum(job.prompt_tokens for job in self._preparing)
+        return self._load.prefill_tokens + self._waiting_tokens + preparing
+
+    def host_s(self, now_s: float) -> float:
+        """When its host would have prepared one more request, from now."""
+        return max(self._prepared_s - now_s, 0.0) + self._request_s
 
     def enqueue(self, job: Job, now_s: float) -> None:
         """Take a job whose prompt is to be computed, once the host has prepared it."""
@@ -139,7 +150,7 @@ class PrefillInstance:
             ],
             requests=len(waiting),
             tokens=self._waiting_tokens,
-            oldest_s=(self._batch or waiting)[0].arrival_s,
+            oldest_s=oldest_s([*self._batch, *waiting]),
             now_s=now_s,
             ttft_s=self._ttft_s,
             max_batch_tokens=self._max_tokens,

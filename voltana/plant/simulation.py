@@ -26,10 +26,11 @@ from voltana.plant.job import Job
 from voltana.plant.latency import LatencyModel
 from voltana.plant.noise import LognormalNoise
 from voltana.plant.prefill import PrefillInstance
+from voltana.plant.promises import RequestPromises
 from voltana.plant.record import InstanceRecord, RunRecord, TimelineRecord
 from voltana.plant.runner import Runner
 from voltana.ports import KeepsAccount
-from voltana.values import Domain, Role
+from voltana.values import Domain, Load, Role
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -91,6 +92,8 @@ class Simulation:
         self._prefill = [self._make_prefill(name) for name in cluster.instance_names(Role.PREFILL)]
         self._decode = [self._make_decode(name) for name in cluster.instance_names(Role.DECODE)]
         self._instances: tuple[Instance, ...] = (*self._prefill, *self._decode)
+        self._first = [RequestPromises(i.runner, cluster.slo.ttft_s) for i in self._prefill]
+        self._gaps = [RequestPromises(i.runner, cluster.slo.itl_s) for i in self._decode]
         self._dispatcher = self._make_dispatcher()
         for instance in self._instances:
             instance.runner.idle(0.0)
@@ -176,7 +179,10 @@ class Simulation:
             gap_s=np.concatenate([np.asarray(d.gap_s, dtype=float) for d in self._decode]),
             gap_tokens=np.concatenate([np.asarray(d.gap_tokens, dtype=int) for d in self._decode]),
             decide_s=np.concatenate([np.asarray(i.runner.decide_s) for i in instances]),
-            instances=tuple(_instance_record(instance) for instance in instances),
+            instances=tuple(
+                _instance_record(instance, promises)
+                for instance, promises in zip(instances, (*self._first, *self._gaps), strict=True)
+            ),
             end_s=self._events.now_s(),
             power_w=np.diff(np.asarray(self._metered_j)) / METER_S,
         )
@@ -208,6 +214,7 @@ class Simulation:
             token_s=host.token_s,
             transfer_s=_transfer_s(cluster),
             complete=self._complete,
+            deliver=self._deliver,
         )
 
     def _make_runner(self, name: str, role: Role) -> Runner:
@@ -264,7 +271,24 @@ class Simulation:
             self._leg(Role.PREFILL, self._prefill, policy.prefill_router(seed), ledger),
             self._leg(Role.DECODE, self._decode, policy.decode_router(seed), ledger),
             ledger,
+            time=self._events,
+            call_later=self._call_later,
+            send=self._send,
         )
+
+    def _call_later(self, for_s: float, action: Callable[[], None]) -> None:
+        self._events.schedule(self._events.now_s() + for_s, lambda _now_s: action())
+
+    def _send(self, job: Job) -> None:
+        instance, now_s = self._prefill[job.prefill], self._events.now_s()
+        self._first[job.prefill].first_token(
+            job,
+            instance.pending_tokens + job.prompt_tokens,
+            self._cluster.engine.max_prefill_tokens,
+            instance.host_s(now_s) + _transfer_s(self._cluster)(job.prompt_tokens),
+            now_s,
+        )
+        instance.enqueue(job, now_s)
 
     def _leg(
         self, role: Role, instances: Sequence[Instance], router: Router, ledger: Ledger
@@ -290,15 +314,14 @@ class Simulation:
         if index < len(self._arrival_s):
             self._events.schedule(self._arrival_s[index], self._arrive)
 
-    def _arrive(self, now_s: float) -> None:
+    def _arrive(self, _now_s: float) -> None:
         job = self._job(len(self._jobs))
         self._jobs.append(job)
         self._schedule_arrival(len(self._jobs))
         if not self._limits.can_hold(job.prompt_tokens):
             self._finished += 1  # refused, as the engine does: offered, and never completed
             return
-        self._dispatcher.assign(job)
-        self._prefill[job.prefill].enqueue(job, now_s)
+        self._dispatcher.arrived(job)
 
     def _take_up(self, job: Job) -> None:
         self._dispatcher.taken_up(job)
@@ -307,7 +330,12 @@ class Simulation:
         self._dispatcher.prefilled(job, now_s)
         self._decode[job.decode].arrive(job, now_s)
 
-    def _complete(self, job: Job, _now_s: float) -> None:
+    def _deliver(self, job: Job, batch: Load, now_s: float) -> None:
+        self._first[job.prefill].delivered(job, now_s)
+        self._gaps[job.decode].tokens(job, batch)
+
+    def _complete(self, job: Job, now_s: float) -> None:
+        self._gaps[job.decode].completed(job, now_s)
         self._dispatcher.completed(job)
         self._finished += 1
 
@@ -337,7 +365,7 @@ def _guarantee(predictor: object) -> dict[str, float] | None:
     return {str(k): float(v) for k, v in predictor.account().items()}
 
 
-def _instance_record(instance: Instance) -> InstanceRecord:
+def _instance_record(instance: Instance, promises: RequestPromises) -> InstanceRecord:
     runner = instance.runner
     timeline = runner.timeline
     decode = isinstance(instance, DecodeInstance)
@@ -354,6 +382,7 @@ def _instance_record(instance: Instance) -> InstanceRecord:
         budgeted=runner.budgeted(),
         broken=runner.broken(),
         guarantee=_guarantee(runner.loop.predictor),
+        requests=promises.ledger.account() if promises.kept else None,
         timeline=TimelineRecord(
             start_s=np.asarray(timeline.start_s, dtype=float),
             clock_mhz=np.asarray(timeline.clock_mhz, dtype=float),

@@ -70,6 +70,11 @@ def weight_format(name: str) -> WeightFormat:
     return FORMATS[name]
 
 
+_GROUP = 128
+"""Weights that share a scale unless a configuration says otherwise; larger groups cost little."""
+
+_SMALL_GROUPS = {64: "-g64", 32: "-g32"}
+
 EXPERTS_ONLY = frozenset({"mxfp4"})
 """Formats that published checkpoints use for experts alone; the rest stays in bf16."""
 
@@ -111,14 +116,14 @@ def format_of(quantisation: Mapping[str, Any]) -> str:
 
 
 def _compressed(quantisation: Mapping[str, Any]) -> str:
-    kind = quantisation.get("format")
+    kind = str(quantisation.get("format"))
     weights = _first_weights(quantisation.get("config_groups"))
     if weights.get("type") == "float" and weights.get("num_bits") == 8:
         return "fp8"
     if kind in _COMPRESSED:
         return _COMPRESSED[kind]
     if kind in {"pack-quantized", "marlin-24"} and weights:
-        return _grouped(weights, weights.get("num_bits"), str(kind))
+        return _grouped(weights, weights.get("num_bits"), kind)
     raise _not_modelled(
         "format", kind, f"{', '.join(_COMPRESSED)}, or pack-quantized with config_groups"
     )
@@ -133,8 +138,7 @@ def _first_weights(groups: object) -> Mapping[str, Any]:
 
 
 def _grouped(table: Mapping[str, Any], bits: object, method: str) -> str:
-    group = table.get("group_size", table.get("q_group_size"))
-    suffix = {64: "-g64", 32: "-g32"}.get(group if isinstance(group, int) else 128, "")
+    suffix = _group_suffix(table.get("group_size", table.get("q_group_size")))
     if bits == 4:
         return f"int4{suffix}"
     if bits == 8:
@@ -142,8 +146,22 @@ def _grouped(table: Mapping[str, Any], bits: object, method: str) -> str:
     raise _not_modelled("quant_method", method, f"(with bits {bits!r}) {_METHODS}")
 
 
+def _group_suffix(group: object) -> str:
+    """What a format of whole numbers is called after for its groups; -1 is one group a channel."""
+    if group is None or group == -1:
+        return ""
+    if isinstance(group, int) and not isinstance(group, bool):
+        if group in _SMALL_GROUPS:
+            return _SMALL_GROUPS[group]
+        if group >= _GROUP:
+            return ""
+    raise _not_modelled("group_size", group, f"32, 64, {_GROUP} or more, or -1")
+
+
 def _not_modelled(key: str, value: object, modelled: str) -> ProfileError:
+    shown = repr(value)
+    shown = shown if len(shown) <= 60 else f"{shown[:57]}..."
     return ProfileError(
-        f"config.json: {key} {value!r} is not modelled, only {modelled} is. "
+        f"config.json: {key} {shown} is not modelled, only {modelled} is. "
         "Give the configuration without quantization_config, or write a model profile."
     )

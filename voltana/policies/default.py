@@ -1,6 +1,6 @@
 """The policy `voltana`: what this library makes of its own parts.
 
-`voltana.policies.routing` has its routers: `filled_up` for prefill, `least_power` for decode.
+`voltana.policies.routing` has its routers: `filled_up` for prefill, `within_boundaries` for decode.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from voltana.controllers.energy_optimal import EnergyOptimal
 from voltana.controllers.fixed import FixedClock
 from voltana.controllers.memory_floor import Memory
 from voltana.controllers.optimal_available import OptimalAvailable
+from voltana.controllers.parked import Parked
 from voltana.controllers.supervisor import Supervised
 from voltana.levels import EvenlySpaced
 from voltana.policy import InstancePolicy
@@ -33,7 +34,7 @@ LOWEST_SHARE = {Role.PREFILL: 0.5, Role.DECODE: 0.4, Role.COLOCATED: 0.7}
 falls with its power; prefill is a fixed amount of work, which far below the voltage's floor takes
 no less, though its batches grow a little and with them what one reading of the weights serves."""
 
-PROMISE = Statement(alpha=0.006, gamma=0.02)
+PROMISE = Statement(alpha=0.006, gamma=0.02, q_cert=0.4, delay=2)
 """Certified iterations that may exceed their budget, in the long run (docs/guarantee.md)."""
 
 
@@ -65,7 +66,9 @@ def voltana(context: InstanceContext) -> InstancePolicy:
     else:
         controller = OptimalAvailable(predictor, power, levels, context.slo)
     return InstancePolicy(
-        controller=Supervised(controller, fallback=FixedClock.max(context.table_mhz)),
+        controller=Supervised(
+            Parked(controller, power), fallback=FixedClock.max(context.table_mhz)
+        ),
         levels_mhz=levels,
         predictor=predictor,
         power=power,

@@ -51,7 +51,7 @@ def fixed_policy(name: str) -> Policy:
         summary=f"prefill at {prefill_mhz:g} MHz, decode at {decode_mhz:g} MHz; fuller batches",
         control=control,
         prefill_router=routing.filled_up,
-        decode_router=routing.least_power,
+        decode_router=routing.within_boundaries,
     )
 
 

@@ -175,7 +175,7 @@ _POLICIES = (
         summary="deadlines for prefill, least power for decode, learned online; fuller batches",
         control=_voltana,
         prefill_router=routing.filled_up,
-        decode_router=routing.least_power,
+        decode_router=routing.within_boundaries,
     ),
     _mdp(),
     *(_routed(policy) for policy in _BASELINES),

@@ -10,6 +10,7 @@ from voltana.routers.least_memory import LeastMemory
 from voltana.routers.marginal_energy import MarginalEnergy
 from voltana.routers.mdp import MDPRouter, at_once, in_background
 from voltana.routers.round_robin import RoundRobin
+from voltana.routers.viable_batch import ViableBatch
 
 if TYPE_CHECKING:
     from voltana.policy import InstanceContext
@@ -36,6 +37,11 @@ def around_boundaries(_seed: int) -> Router:
 def least_power(seed: int) -> Router:
     """The same among as many instances as take the least power together."""
     return MarginalEnergy(around_boundaries(seed))
+
+
+def within_boundaries(seed: int) -> Router:
+    """The same, and a request waits while every batch is at the boundary of what can be served."""
+    return ViableBatch(least_power(seed))
 
 
 class LookingAhead:

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from voltana.ports import Router
-    from voltana.values import Candidate, Load, Request
+    from voltana.values import Candidate, Deferral, Load, Request
 
 
 @quickly_made
@@ -112,7 +112,7 @@ class EcoRoute:
             own.add(Need.KV_CAPACITY)
         return needs_of(self._fallback) | own
 
-    def route(self, request: Request, candidates: Sequence[Candidate]) -> str:
+    def route(self, request: Request, candidates: Sequence[Candidate]) -> str | Deferral:
         """See `voltana.ports.Router.route`."""
         pool = list(candidates)
         if len(pool) == 1 or not all(self._known(c) for c in pool):

@@ -56,7 +56,7 @@ class FillUp:
         early = [
             (-pending_s, candidate.instance)
             for pending_s, candidate in ranked
-            if pending_s <= self._share * candidate.budget_s
+            if pending_s <= self._share * (candidate.budget_s - request.waited_s)
         ]
         if early:
             return min(early)[1]

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from voltana.ports import Router
-    from voltana.values import Candidate, FloatArray, InstanceState, Request
+    from voltana.values import Candidate, Deferral, FloatArray, InstanceState, Request
 
 SETTLING_ROUNDS = 4
 """Batch, clock and latency settle within a few rounds: latency is nearly affine in the batch."""
@@ -77,7 +77,7 @@ class MarginalEnergy:
         own = {Need.LATENCY, Need.POWER, Need.LEVELS, Need.BUDGET, Need.KV_CAPACITY}
         return needs_of(self._inner) | own
 
-    def route(self, request: Request, candidates: Sequence[Candidate]) -> str:
+    def route(self, request: Request, candidates: Sequence[Candidate]) -> str | Deferral:
         """See `voltana.ports.Router.route`."""
         pool = list(candidates)
         if len(pool) == 1 or not all(self._known(candidate) for candidate in pool):

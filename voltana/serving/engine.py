@@ -4,14 +4,15 @@ An adapter of an engine implements `Engine`; nothing else of the router changes.
 request's legs is the engine's own affair. One whose legs run at once asks for the decode server
 first (``attempt.decode()``), sends the prefill leg aside (``attempt.beside(...)``) and relays the
 decode leg. One whose legs run one after the other awaits the prefill leg, says so
-(``attempt.prefilled()``), and asks for the decode server only then, when it is chosen by what the
-servers do at that moment.
+(``attempt.prefilled()``), waits for its turn (``await attempt.admitted()``), and asks for the
+decode server only then, when it is chosen by what the servers do at that moment; it is a
+`BindsLate`.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar, runtime_checkable
 
 if TYPE_CHECKING:
     from voltana.serving.router.answer import Answer
@@ -125,3 +126,21 @@ class Engine(Protocol[C]):
             The HTTP status of the answer; 0 where the server cannot be told.
         """
         ...
+
+
+@runtime_checkable
+class BindsLate(Protocol):
+    """What an engine is beside that if it asks for the decode server only after the prefill.
+
+    Requests of it that a router defers are held before their decode, not before their prefill.
+    """
+
+    @property
+    def binds_late(self) -> bool:
+        """Whether it does; may be a plain class attribute."""
+        ...
+
+
+def binds_late(engine: Engine[Any]) -> bool:
+    """Whether an engine says that it asks for the decode server after the prefill."""
+    return isinstance(engine, BindsLate) and engine.binds_late

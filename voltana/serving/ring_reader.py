@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from voltana.cluster.queueing import Waiting
 from voltana.errors import VoltanaError
+from voltana.serving.bounds import check_facts
 from voltana.values import Load
 from voltana_ring.layout import (
     BODY,
@@ -34,6 +35,16 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 _ATTEMPTS = 3
+
+MAX_SLOTS = 65_536
+MAX_SLOT_BYTES = 65_536
+MAX_COUNT = 2**40
+MAX_TIME_S = 1e10
+"""A ring is a file that another program writes: numbers beyond these are no measurements."""
+
+
+_KINDS = frozenset(map(int, Kind))
+_FLAGS = int(Flag.SPECULATIVE | Flag.CUT)
 
 
 class RingError(VoltanaError):
@@ -87,7 +98,7 @@ class RingReader:
         info: What the engine says of itself.
         pid: Process id of the writer, as its own container counts.
         lost: Records that were overwritten before they were read.
-        torn: Records that were being written in every attempt, and were skipped.
+        torn: Records that were being written in every attempt, or are none, and were skipped.
 
     Raises:
         RingError: If the file is no ring of this version.
@@ -117,13 +128,27 @@ class RingReader:
             self._next = oldest
         records = []
         while self._next < head:
-            payload = self._payload(self._next)
+            record = self._record(self._next)
             self._next += 1
-            if payload is None:
+            if record is None:
                 self.torn += 1
             else:
-                records.append(decode(payload))
+                records.append(record)
         return records
+
+    @property
+    def position(self) -> int:
+        """Number of the record that comes next."""
+        return self._next
+
+    @property
+    def identity(self) -> str:
+        """Names this ring among all that its file name had."""
+        return f"{self._inode}.{self.epoch}"
+
+    def go_back(self, position: int) -> None:
+        """Read on from an earlier record; those that were overwritten count as lost."""
+        self._next = min(max(position, 0), self._next)
 
     def replaced(self) -> bool:
         """Whether the engine is gone, or has begun another ring under this name."""
@@ -155,10 +180,41 @@ class RingReader:
                 "versions. Install the same voltana-sglang for both, and restart them."
             )
         _, _, self._slots, self._slot_bytes, self.pid, self.epoch, _, length = header
-        self.info: dict[str, Any] = json.loads(self._memory[INFO_OFFSET : INFO_OFFSET + length])
+        try:
+            self._refuse_impossible(found.st_size, length)
+            self.info = _info(self._memory[INFO_OFFSET : INFO_OFFSET + length])
+        except RingError:
+            self._memory.close()
+            raise
+
+    def _refuse_impossible(self, file_bytes: int, info_bytes: int) -> None:
+        """Check the sizes of the header against the file.
+
+        Raises:
+            RingError: If they do not fit each other.
+        """
+        slot_bytes = self._slot_bytes
+        room = slot_bytes % 8 == 0 and PAYLOAD_OFFSET + BODY.size <= slot_bytes <= MAX_SLOT_BYTES
+        fits = (
+            0 < self._slots <= MAX_SLOTS and HEADER_BYTES + self._slots * slot_bytes == file_bytes
+        )
+        if not (room and fits and info_bytes <= HEADER_BYTES - INFO_OFFSET):
+            raise RingError(
+                f"{self.path} is no ring: {self._slots} slots of {slot_bytes} bytes and "
+                f"{info_bytes} bytes of JSON in {file_bytes} bytes. Remove it, and restart the "
+                "engine."
+            )
 
     def _head(self) -> int:
         return int(self._words[HEAD_OFFSET >> 3])
+
+    def _record(self, number: int) -> Record | None:
+        """A record; None if it is torn, was overwritten, or is none that a writer makes."""
+        payload = self._payload(number)
+        try:
+            return None if payload is None else decode(payload)
+        except RingError:
+            return None
 
     def _payload(self, number: int) -> bytes | None:
         """The payload of a record; None if it is torn or was overwritten."""
@@ -167,19 +223,57 @@ class RingReader:
             if self._words[offset >> 3] != 2 * number + 2:
                 continue
             checksum, length = GUARD.unpack_from(self._memory, offset + GUARD_OFFSET)
+            if length > self._slot_bytes - PAYLOAD_OFFSET:
+                continue
             payload = self._memory[offset + PAYLOAD_OFFSET : offset + PAYLOAD_OFFSET + length]
             if self._words[offset >> 3] == 2 * number + 2 and zlib.crc32(payload) == checksum:
                 return payload
         return None
 
 
+def _info(text: bytes) -> dict[str, Any]:
+    """What an engine says of itself.
+
+    Raises:
+        RingError: If it is no JSON object, or a number in it is none to compute with.
+    """
+    try:
+        info = json.loads(text)
+    except (ValueError, RecursionError):
+        info = None
+    if not isinstance(info, dict):
+        raise RingError("what the engine says of itself is no JSON object. Restart the engine.")
+    try:
+        check_facts("what the engine says of itself", info)
+    except ValueError as error:
+        raise RingError(f"{error}. Restart the engine.") from None
+    return info
+
+
 def decode(payload: bytes) -> Record:
-    """Read the payload of a slot."""
+    """Read the payload of a slot.
+
+    Raises:
+        RingError: If it is none that a writer makes: its size, its kind or a number is impossible.
+    """
+    if len(payload) < BODY.size:
+        raise RingError(f"a record of {len(payload)} bytes")
     fields = BODY.unpack_from(payload)
     kind, _, flags, entries, rooms, iteration, at_s, prefill, pairs, requests, kv = fields[:11]
     waiting, waiting_tokens, oldest_s, launch_s, ready_s, latency_s = fields[11:]
     queue_at, rooms_at = BODY.size, BODY.size + entries * ENTRY.size
     end = rooms_at + rooms * ROOM.size
+    counts = (prefill, pairs, requests, kv, waiting, waiting_tokens)
+    times_s = (oldest_s, launch_s, ready_s, latency_s)
+    possible = (
+        len(payload) == end
+        and kind in _KINDS
+        and all(0 <= count <= MAX_COUNT for count in counts)
+        and abs(at_s) <= MAX_TIME_S
+        and not any(abs(time_s) > MAX_TIME_S for time_s in times_s)  # nan where there is none
+    )
+    if not possible:
+        raise RingError(f"a record of kind {kind} with {entries} entries, {counts}, {times_s}")
     return Record(
         kind=Kind(kind),
         iteration=iteration,
@@ -190,14 +284,18 @@ def decode(payload: bytes) -> Record:
             decode_requests=requests,
             decode_kv_tokens=kv,
         ),
-        flags=Flag(flags),
+        flags=Flag(flags & _FLAGS),
         waiting_requests=waiting,
         waiting_tokens=waiting_tokens,
         oldest_s=oldest_s,
         launch_s=launch_s,
         ready_s=ready_s,
         latency_s=latency_s,
-        waiting=tuple(Waiting(*e) for e in ENTRY.iter_unpack(payload[queue_at:rooms_at])),
+        waiting=tuple(
+            Waiting(*e)
+            for e in ENTRY.iter_unpack(payload[queue_at:rooms_at])
+            if not abs(e[0]) > MAX_TIME_S
+        ),
         rooms=tuple(room for (room,) in ROOM.iter_unpack(payload[rooms_at:end])),
     )
 

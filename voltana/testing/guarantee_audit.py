@@ -6,6 +6,7 @@ here once more.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -51,9 +52,32 @@ def scored(label: Label) -> Scored | None:
     certified = decision.status is Status.CERTIFIED
     near = abs(label.clock_mhz / promise.in_force_mhz - 1.0) <= SETTLED
     fits = forecast.mean_at(promise.fastest_mhz) <= decision.budget_s < math.inf
-    if (near or missed) if certified else (near and fits):
-        return Scored(forecast.margin.weight, missed, certified)
-    return None
+    weight = forecast.margin.weight
+    if certified and (near or missed):
+        return Scored(weight, missed, certified=True)
+    if not (certified or fits):
+        return None
+    if near:
+        return None if missed else Scored(weight, missed=False, certified=False)
+    return Scored(weight, missed=False, certified=False) if _hit_elsewhere(label) else None
+
+
+def _hit_elsewhere(label: Label) -> bool:
+    """Whether a label kept the bound of the clock that it ran at, as that was issued."""
+    issued, clock_mhz = label.issued, label.clock_mhz
+    forecast = issued.decision.forecast
+    if not clock_mhz > 0:
+        return label.latency_s <= issued.bound_s
+    slower = (
+        [i for i, mhz in enumerate(forecast.clocks_mhz) if mhz <= clock_mhz] if forecast else []
+    )
+    if not slower or forecast is None or forecast.margin is None:
+        return False
+    level_mhz, mean_s = float(forecast.clocks_mhz[slower[-1]]), float(forecast.mean_s[slower[-1]])
+    if forecast.margin.part_at(level_mhz).group != issued.part.group:
+        return False
+    there = dataclasses.replace(issued, mean_s=mean_s * level_mhz / clock_mhz)
+    return label.latency_s <= there.bound_s
 
 
 def certified_implies_the_gate(trace: Trace) -> None:

@@ -172,11 +172,11 @@ class Run:
         forecast, promise = decision.forecast, decision.promise
         if forecast is None or promise is None or forecast.margin is None:
             return
-        at = forecast.index_at(promise.in_force_mhz)
+        at, factor = forecast.standing_for(promise.in_force_mhz)
         issued = Issued(
             decision=decision,
             part=forecast.margin.part_at(float(forecast.clocks_mhz[at])),
-            mean_s=float(forecast.mean_s[at]),
+            mean_s=float(forecast.mean_s[at]) * factor,
             stretch=stretch,
             index=index,
         )

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from voltana.ports import Router
 from voltana.testing import samples
 from voltana.testing.report import NotApplicable, Report, expect, run_checks, title_of
+from voltana.testing.router_deferral import DEFERRAL_CHECKS
 from voltana.testing.router_subject import (
     FLOOD,
     RouterSubject,
@@ -213,6 +214,7 @@ ROUTER_CHECKS: tuple[Callable[[RouterSubject], None], ...] = (
     is_deterministic,
     keeps_no_ledger,
     answers_in_time,
+    *DEFERRAL_CHECKS,
 )
 """The suite that `check_router` runs."""
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from voltana.ports import Router
-    from voltana.values import Candidate, Request
+    from voltana.values import Candidate, Deferral, Request
 
 FLOOD = 1200
 """Requests of a flood; over 4 instances it leaves 300 in each, far over any batch's sweet spot."""
@@ -59,8 +59,7 @@ def flood(router: Router, role: Role, count: int = FLOOD) -> Iterator[str]:
     pool = {c.instance: c for c in equal(4, role)}
     for i in range(count):
         request = samples.request(i)
-        chosen = router.route(request, list(pool.values()))
-        expect_named(chosen, list(pool.values()))
+        chosen = expect_named(router.route(request, list(pool.values())), list(pool.values()))
         pool[chosen] = _joined(pool[chosen], request)
         yield chosen
 
@@ -82,8 +81,10 @@ def expect_candidate(router: Router, candidates: Sequence[Candidate], times: int
         expect_named(router.route(samples.request(i), candidates), candidates)
 
 
-def expect_named(chosen: object, candidates: Sequence[Candidate]) -> None:
-    """Raise a violation unless `chosen` is the name of one of `candidates`."""
+def expect_named(chosen: str | Deferral, candidates: Sequence[Candidate]) -> str:
+    """`chosen`; raises a violation unless it is the name of one of `candidates`."""
     names = [c.instance for c in candidates]
     seen = f"{chosen!r} where the candidates are {names}"
-    expect(chosen in names, seen, "Return Candidate.instance of one of them.")
+    remedy = "Return Candidate.instance of one of them; defer only where Request.slack_s is not 0."
+    expect(isinstance(chosen, str) and chosen in names, seen, remedy)
+    return str(chosen)

@@ -26,6 +26,7 @@ from voltana_actuatord.protocol import (
     Kind,
     ProtocolError,
     decode_ack,
+    decode_granted,
     decode_json,
     encode_acquire,
     encode_command,
@@ -268,10 +269,8 @@ class ActuatorProcess:
                 data = receive(sock)
                 kind = kind_of(data) if data else None
                 if kind is Kind.GRANTED:
-                    body = decode_json(data)
                     sock.setblocking(False)
-                    table = tuple(sorted(map(float, body["table_mhz"])))
-                    return sock, _Granted(table, float(body["lease_s"]))
+                    return sock, _Granted(*decode_granted(decode_json(data)))
                 if kind is Kind.REFUSED:
                     body = decode_json(data)
                     raise LeaseRefusedError(

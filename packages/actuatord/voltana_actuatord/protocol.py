@@ -27,6 +27,11 @@ VERSION = 1
 MAX_BYTES = 16_384
 MAX_TEXT = 400
 MAX_DEVICES = 64
+MAX_CLOCK_MHZ = 1e5
+MAX_LEASE_S = 3600.0
+MAX_DIGITS = 20
+"""Numbers are bounded where they are read: no arithmetic meets one that it cannot bear."""
+
 DEFAULT_SOCKET = "/run/voltana/actuator.sock"
 DEFAULT_STATE_DIR = "/var/lib/voltana"
 
@@ -57,7 +62,7 @@ class Kind(enum.IntEnum):
     RESTORED = 69
 
 
-_EMPTY = frozenset({Kind.RELEASE, Kind.QUERY})
+_EMPTY = frozenset({Kind.RELEASE, Kind.QUERY, Kind.RESTORE})
 _HEADERS = {kind: _HEADER.pack(_MAGIC, VERSION, kind) for kind in Kind}
 _KINDS = {int(kind): kind for kind in Kind}
 _COMMAND_HEADER = _HEADERS[Kind.COMMAND]
@@ -172,10 +177,13 @@ def decode_command(data: bytes) -> SetClock:
     sequence, clock_mhz, lease_s = _COMMAND.unpack_from(data, _HEADER.size)
     if sequence >= _MAX_SEQUENCE:
         raise ProtocolError(f"sequence {sequence} is above {_MAX_SEQUENCE - 1}.")
-    if not (math.isfinite(clock_mhz) and clock_mhz > 0):
-        raise ProtocolError(f"clock_mhz = {clock_mhz}; a positive number is needed.")
-    if not (math.isfinite(lease_s) and lease_s > 0):
+    if not 0 < clock_mhz <= MAX_CLOCK_MHZ:
+        raise ProtocolError(
+            f"clock_mhz = {clock_mhz}; a positive number is needed, {MAX_CLOCK_MHZ:g} at most."
+        )
+    if not 0 < lease_s < math.inf:
         raise ProtocolError(f"lease_s = {lease_s}; a positive number is needed.")
+    lease_s = min(lease_s, MAX_LEASE_S)
     return SetClock(sequence, clock_mhz, lease_s)
 
 
@@ -183,12 +191,15 @@ def decode_ack(data: bytes) -> Ack:
     """The body of an ACK.
 
     Raises:
-        ProtocolError: If its size is wrong.
+        ProtocolError: If its size is wrong or a number is impossible.
     """
     start = _HEADER.size
     if len(data) < start + _ACK.size:
         raise ProtocolError(f"an ACK of {len(data)} bytes.")
     sequence, target_mhz, clock_mhz, explained = _ACK.unpack_from(data, start)
+    possible = 0 < target_mhz <= MAX_CLOCK_MHZ and 0 <= clock_mhz <= MAX_CLOCK_MHZ
+    if sequence >= _MAX_SEQUENCE or not possible:
+        raise ProtocolError(f"an ACK of step {sequence} with {clock_mhz} of {target_mhz} MHz.")
     note = data[start + _ACK.size :].decode(errors="replace")
     return Ack(sequence, target_mhz, clock_mhz, bool(explained), note)
 
@@ -208,9 +219,9 @@ def decode_acquire(data: bytes) -> Acquire:
         raise ProtocolError("domain must be a printable ASCII name of 1-64 characters.")
     if not isinstance(lease_s, (int, float)) or isinstance(lease_s, bool):
         raise ProtocolError("lease_s must be a number of seconds.")
-    if not (math.isfinite(lease_s) and lease_s > 0):
+    if not 0 < lease_s < math.inf:
         raise ProtocolError("lease_s must be a positive number of seconds.")
-    return Acquire(domain, decode_devices(devices), float(lease_s))
+    return Acquire(domain, decode_devices(devices), min(float(lease_s), MAX_LEASE_S))
 
 
 def decode_devices(devices: object) -> tuple[str, ...]:
@@ -256,9 +267,32 @@ def decode_json(data: bytes) -> dict[str, Any]:
         ProtocolError: If it is not a JSON object.
     """
     try:
-        body = json.loads(data[_HEADER.size :].decode())
+        body = json.loads(data[_HEADER.size :].decode(), parse_int=_bounded_int)
     except (ValueError, RecursionError):
         raise ProtocolError("the body is not JSON.") from None
     if not isinstance(body, dict):
         raise ProtocolError("the body is not a JSON object.")
     return body
+
+
+def decode_granted(body: dict[str, Any]) -> tuple[tuple[float, ...], float]:
+    """What a GRANTED says: clocks in MHz, ascending, and the lease in seconds.
+
+    Raises:
+        ProtocolError: If a number is missing or impossible.
+    """
+    table, lease_s = body.get("table_mhz"), body.get("lease_s")
+    numbers = [*table, lease_s] if isinstance(table, list) and table else [None]
+    for number in numbers:
+        if isinstance(number, bool) or not isinstance(number, (int, float)):
+            raise ProtocolError(f"a GRANTED with {number!r:.40} for a number.")
+        if not 0 < number <= MAX_CLOCK_MHZ:
+            raise ProtocolError(f"a GRANTED with the impossible number {number!r:.40}.")
+    return tuple(sorted(map(float, table or ()))), min(float(lease_s or 0.0), MAX_LEASE_S)
+
+
+def _bounded_int(digits: str) -> int:
+    """A whole number that fits 64 bits and some; longer ones are no numbers of this protocol."""
+    if len(digits) > MAX_DIGITS:
+        raise ValueError(f"a number of {len(digits)} digits")
+    return int(digits)

@@ -92,7 +92,7 @@ static void look_around(void) {
   int all = !list || !*list || !strcmp(list, "all");
   visible_count = 0;
   for (unsigned i = 0; i < state[H_DEVICES]; i++)
-    if (all || named(list, i)) visible[visible_count++] = i;
+    if ((all || named(list, i)) && !device_at(i)[D_GONE]) visible[visible_count++] = i;
 }
 
 /* Settings of devices without persistence mode vanish once no process holds NVML. */
@@ -139,7 +139,7 @@ static int take_fault(device d, int target, uint32_t *arg) {
 static int enter(device d, int target, uint64_t us) {
   if (!references) return UNINITIALIZED;
   if (!d || d < device_at(0) || d >= device_at((unsigned)state[H_DEVICES])) return INVALID_ARGUMENT;
-  if (d[D_LOST]) return GPU_IS_LOST;
+  if (d[D_LOST] || d[D_GONE]) return GPU_IS_LOST;
   uint32_t argument = 0;
   switch (take_fault(d, target, &argument)) {
     case K_CODE: return (int)argument;
@@ -151,7 +151,7 @@ static int enter(device d, int target, uint64_t us) {
     default: break;
   }
   sleep_us(us);
-  return d[D_LOST] ? GPU_IS_LOST : -1;
+  return d[D_LOST] || d[D_GONE] ? GPU_IS_LOST : -1;
 }
 
 static int has_sys_admin(void) {
@@ -177,14 +177,16 @@ static uint64_t clock_mhz(device d, uint64_t *reasons) {
   uint64_t lock = d[D_LOCK], why = 0;
   uint64_t mhz = d[D_BUSY] ? d[D_LAST_MHZ] : d[D_IDLE_MHZ];
   uint64_t since = now_ns() - d[D_CHANGED_NS];
-  if (lock) {
+  if (lock && !d[D_BUSY] && d[D_IDLE_HIDES]) {
+    why |= REASON_IDLE;
+  } else if (lock) {
     uint64_t low = lock >> 32, high = (lock >> 16) & 0xffff;
     mhz = d[D_BUSY] ? high : low;
     why |= REASON_SETTING;
   } else if (!d[D_BUSY]) {
     why |= REASON_IDLE;
   }
-  if (since < d[D_SETTLE_US] * 1000u && lock) mhz = lock & 0xffff;
+  if (since < d[D_SETTLE_US] * 1000u && lock && (d[D_BUSY] || !d[D_IDLE_HIDES])) mhz = lock & 0xffff;
   while (mhz > d[D_FIRST_MHZ] && power_mw_at(d, mhz) > d[D_CAP_MW]) {
     mhz -= d[D_STEP_MHZ];
     why |= REASON_POWER_CAP;
@@ -286,6 +288,7 @@ EXPORT int nvmlDeviceGetHandleByUUID(const char *uuid, device *out) {
   for (unsigned i = 0; i < visible_count; i++) {
     char mine[64];
     write_uuid(visible[i], mine, sizeof mine);
+    if (device_at(visible[i])[D_GONE]) continue;
     if (!strcmp(uuid, mine)) return nvmlDeviceGetHandleByIndex_v2(i, out);
   }
   return NOT_FOUND;
@@ -379,7 +382,7 @@ EXPORT int nvmlDeviceSetGpuLockedClocks(device d, unsigned low, unsigned high) {
 
 EXPORT int nvmlDeviceResetGpuLockedClocks(device d) {
   if (references && d) atomic_fetch_add(&d[D_RESET_CALLS], 1);
-  int code = enter(d, F_RESET, references && d ? d[D_CALL_US] : 0);
+  int code = enter(d, F_RESET, !references || !d ? 0 : d[D_RESET_US] ? d[D_RESET_US] : d[D_CALL_US]);
   if (code == -2) return SUCCESS;
   if (code >= 0) return code;
   if (!privileged()) {

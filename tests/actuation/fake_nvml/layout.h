@@ -45,6 +45,9 @@ enum device_word {
   D_DENIED_CALLS,    /* of those, refused for lack of permission */
   D_CAP_CALLS,
   D_HOLDERS,         /* not used by the driver: room for tests */
+  D_GONE,            /* 1: the device has left the list: NOT_FOUND by name, lost to who holds it */
+  D_RESET_US,        /* duration of resets; 0: that of other state-changing calls */
+  D_IDLE_HIDES,      /* 1: an idle board runs at its idle clock, and says so, whatever was set */
   D_FAULTS = 32,     /* per function: kind << 56 | argument << 32 | remaining calls */
   D_WORDS = 64
 };

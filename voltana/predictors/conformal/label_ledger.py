@@ -43,3 +43,7 @@ class LabelLedger:
         slots[slot] = sequence
         self._newest[issuer] = max(self._newest[issuer], sequence)
         return True
+
+    def is_forgotten(self, issuer: str, sequence: int) -> bool:
+        """Whether a label that was refused came too late to tell whether it is new."""
+        return sequence <= self._newest.get(issuer, sequence) - WINDOW

@@ -9,7 +9,12 @@ import math
 from collections import deque
 from typing import TYPE_CHECKING
 
-from voltana.predictors.conformal.quantile_tracker import Account, QuantileTracker
+from voltana.predictors.conformal.quantile_tracker import (
+    Account,
+    Counted,
+    QuantileTracker,
+    read_number,
+)
 from voltana.promise import MarginPart
 
 if TYPE_CHECKING:
@@ -84,17 +89,17 @@ class MarginBook:
             self.trackers[group] = tracker
         return tracker
 
-    def score(self, part: MarginPart, *, missed: bool, weight: float, certified: bool) -> None:
+    def score(self, part: MarginPart, *, missed: bool, weight: float, counts_as: Counted) -> None:
         """Apply one scored label to its group, and to the pooled margin.
 
         Args:
             part: As issued.
             missed: Whether the label was above its bound, as issued.
             weight: From 0 to the statement's `max_weight`.
-            certified: Whether its decision was certified.
+            counts_as: What its decision was.
         """
         self.tracker(part.group).update(
-            missed=missed, weight=weight, certified=certified, issued_at=part.updates
+            missed=missed, weight=weight, counts_as=counts_as, issued_at=part.updates
         )
         if self._pooled is not None:
             self._pooled.move(missed=missed, weight=weight)
@@ -136,14 +141,22 @@ class MarginBook:
         Raises:
             KeyError: If a key is missing.
             TypeError: If a value is of another kind.
+            ValueError: If a number is none that `to_dict` can have written.
         """
         pooled, groups, cold = values["pooled"], values["groups"], values["cold"]
         if not (isinstance(groups, dict) and isinstance(cold, list)):
             raise TypeError("groups must be a table and cold a list")
-        if isinstance(pooled, dict):
-            self._pooled = QuantileTracker.restore(self.statement, pooled)
-        self.trackers = {
+        if not (pooled is None or isinstance(pooled, dict)) or (groups and pooled is None):
+            raise TypeError("pooled must be a table where there are groups")
+        if len(groups) > MAX_GROUPS:
+            raise ValueError(f"{len(groups)} groups: at most {MAX_GROUPS} are kept")
+        # All of it is read before any of it is taken: a damaged state leaves this one as it was.
+        read = {
             name: QuantileTracker.restore(self.statement, state) for name, state in groups.items()
         }
-        self._cold.extend(cold)
+        scores = [read_number(score, -math.inf) for score in cold]
+        if pooled is not None:
+            self._pooled = QuantileTracker.restore(self.statement, pooled)
+        self.trackers = read
+        self._cold = deque(scores, maxlen=self.statement.cold_labels)
         self._cold_seen = len(self._cold)

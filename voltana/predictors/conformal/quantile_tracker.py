@@ -8,6 +8,8 @@ proven in docs/guarantee.md.
 
 from __future__ import annotations
 
+import enum
+import math
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING
 
@@ -17,22 +19,38 @@ if TYPE_CHECKING:
     from voltana.promise import Statement
 
 
+ROUNDING = 1e-9
+"""What sums of steps may be off by."""
+
+
+class Counted(enum.Enum):
+    """What the decision of a scored label was; docs/guarantee.md, "Which labels are scored"."""
+
+    CERTIFIED = "certified"
+    BLOCKED = "blocked"
+    ELSEWHERE = "elsewhere"
+
+
 @dataclass(slots=True, kw_only=True)
 class Account:
     """Weights of labels, summed; what a report shows of a guarantee.
 
     Attributes:
         certified: Scored labels of certified decisions (T_certified).
-        blocked: Scored labels of uncertified ones, where only the margin blocked (T_blocked).
+        blocked: Scored hits of uncertified ones, where only the margin blocked (T_blocked).
+        elsewhere: Scored hits at another clock than the one in force, or at an unknown one
+            (T_elsewhere), held against the bound that was issued for that clock.
         missed: Certified labels above their bound.
         violated: Certified labels above their budget (V); never more than `missed`.
         forgiven: Weight of certified misses that clipping cut; 0 while delays are at most K.
-        unsettled: Certified labels in time whose clock had not settled: no credit taken.
+        unsettled: Certified labels in time whose clock had not settled, and which were no hits
+            there: no credit taken.
         unscored: Uncertified labels that were not scored.
     """
 
     certified: float = 0.0
     blocked: float = 0.0
+    elsewhere: float = 0.0
     missed: float = 0.0
     violated: float = 0.0
     forgiven: float = 0.0
@@ -57,12 +75,13 @@ class QuantileTracker:
         quantile: The margin now.
         updates: Labels scored so far.
         overdue: Labels that came after more than K others.
+        longest: Most others that a label came after.
         account: What was scored.
     """
 
     __slots__ = (
-        "_alpha", "_highest", "_lowest", "account", "first", "overdue", "quantile", "statement",
-        "updates",
+        "_alpha", "_highest", "_lowest", "account", "first", "longest", "overdue", "quantile",
+        "statement", "updates",
     )  # fmt: skip
 
     def __init__(self, statement: Statement, first: float) -> None:
@@ -70,26 +89,29 @@ class QuantileTracker:
         self._alpha, self._lowest, self._highest = statement.alpha, statement.q_lo, statement.q_hi
         self.first = self.quantile = min(max(first, self._lowest), self._highest)
         self.updates = 0
-        self.overdue = 0
+        self.overdue = self.longest = 0
         self.account = Account()
 
-    def update(self, *, missed: bool, weight: float, certified: bool, issued_at: int) -> None:
+    def update(self, *, missed: bool, weight: float, counts_as: Counted, issued_at: int) -> None:
         """Apply one scored label.
 
         Args:
-            missed: Whether the label was above its bound, as issued.
+            missed: Whether the label was above its bound, as issued; of certified ones alone.
             weight: From 0 to the statement's `max_weight`.
-            certified: Whether its decision was certified.
+            counts_as: What its decision was.
             issued_at: `updates` when its bound was issued.
         """
-        if self.updates - issued_at > self.statement.delay:
-            self.overdue += 1
+        delay = self.updates - issued_at
+        self.longest = max(self.longest, delay)
+        self.overdue += delay > self.statement.delay
         forgiven = self.move(missed=missed, weight=weight)
         account = self.account
-        if not certified:
+        if counts_as is Counted.BLOCKED:
             account.blocked += weight
-            return
-        account.certified += weight
+        elif counts_as is Counted.ELSEWHERE:
+            account.elsewhere += weight
+        else:
+            account.certified += weight
         if missed:
             account.missed += weight
             account.forgiven += forgiven
@@ -108,7 +130,7 @@ class QuantileTracker:
     def bound(self) -> float:
         """Most weight that certified misses can have by now (docs/guarantee.md, Theorem 1)."""
         account = self.account
-        scored = account.certified + account.blocked
+        scored = account.certified + account.blocked + account.elsewhere
         constant = self.statement.constant(self.first, self.updates)
         return self.statement.alpha * scored + constant + account.forgiven
 
@@ -119,6 +141,7 @@ class QuantileTracker:
             "quantile": self.quantile,
             "updates": self.updates,
             "overdue": self.overdue,
+            "longest": self.longest,
             "account": self.account.to_dict(),
         }
 
@@ -128,14 +151,34 @@ class QuantileTracker:
 
         Raises:
             KeyError: If a key is missing.
-            TypeError: If the account is no table.
+            TypeError: If a value is of another kind.
+            ValueError: If a number is none that `to_dict` can have written.
         """
         account = values["account"]
         if not isinstance(account, dict):
             raise TypeError("account must be a table")
-        made = cls(statement, float(str(values["first"])))
-        made.quantile = min(max(float(str(values["quantile"])), statement.q_lo), statement.q_hi)
-        made.updates = int(str(values["updates"]))
-        made.overdue = int(str(values["overdue"]))
-        made.account = Account(**account)
+        made = cls(statement, read_number(values["first"], statement.q_lo, statement.q_hi))
+        made.quantile = read_number(values["quantile"], statement.q_lo, statement.q_hi)
+        made.updates = int(read_number(values["updates"], 0.0))
+        made.overdue = int(read_number(values["overdue"], 0.0))
+        made.longest = int(read_number(values["longest"], 0.0))
+        made.account = Account(
+            **{name: read_number(weight, 0.0) for name, weight in account.items()}
+        )
+        if not made.account.violated <= made.account.missed <= made.account.certified:
+            raise ValueError("violated must be at most missed, and that at most certified")
         return made
+
+
+def read_number(value: object, least: float, most: float = math.inf) -> float:
+    """A finite number within a range, as a file should have it.
+
+    Raises:
+        TypeError: If it is no number.
+        ValueError: If it is outside the range.
+    """
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise TypeError(f"{value!r} is no number")
+    if not (math.isfinite(value) and least - ROUNDING <= value <= most + ROUNDING):
+        raise ValueError(f"{value!r} is not from {least:g} to {most:g}")
+    return min(max(float(value), least), most)

@@ -5,22 +5,25 @@ from __future__ import annotations
 import functools
 import math
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, NamedTuple, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 
 from voltana.promise import bound_on
-from voltana.values import Forecast
+from voltana.values import Forecast, Load
+from voltana.viability import forecast_batches
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from voltana.ports import Forecasts, PredictorSnapshot
-    from voltana.values import FloatArray, Load
+    from voltana.values import FloatArray, Table
 
 
-Known = bool | np.ndarray[tuple[int], np.dtype[np.bool_]]
+Known = bool | np.ndarray[Any, np.dtype[np.bool_]]
 """Whether a bound may stand on a mean: everywhere or nowhere, or clock by clock."""
+
+_Shape = TypeVar("_Shape", bound=tuple[int, ...])
 
 
 @runtime_checkable
@@ -81,19 +84,23 @@ def _tells_mean_curves(kind: type) -> bool:
 
 
 def upper_bound(
-    mean_s: FloatArray, known: Known, quantile: float | FloatArray, offset_s: float
-) -> FloatArray:
+    mean_s: np.ndarray[_Shape, np.dtype[np.float64]],
+    known: Known,
+    quantile: float | FloatArray,
+    offset_s: float,
+) -> np.ndarray[_Shape, np.dtype[np.float64]]:
     """The bound ``m + q * (m + m0)``; infinite where the mean is not `known`.
 
     Args:
-        mean_s: m, shape (n,).
+        mean_s: m, shape (n,), or (b, n) of many loads.
         known: Where a bound may stand on it.
         quantile: q, for all clocks or each.
         offset_s: m0.
     """
     if known is False:
         return np.full_like(mean_s, math.inf)
-    upper_s = mean_s + offset_s
+    upper_s = mean_s.copy()
+    upper_s += offset_s
     upper_s *= quantile
     upper_s += mean_s
     if known is not True:
@@ -184,6 +191,22 @@ class ConformalSnapshot:
         quantile = at_clocks(list(map(self._open, names)), self.edges_mhz, clocks_mhz)
         upper_s = upper_bound(mean_s, known, quantile, self.offset_s)
         return Forecast(clocks_mhz=clocks_mhz, mean_s=mean_s, upper_s=upper_s)
+
+    def forecast_batches(
+        self, requests: FloatArray, kv_tokens: FloatArray, clocks_mhz: FloatArray
+    ) -> tuple[Table, Table]:
+        """See `voltana.ports.TellsBatches`."""
+        mean_s, upper_s = forecast_batches(self.predictor, requests, kv_tokens, clocks_mhz)
+        loads = map(Load.decode, requests.astype(int).tolist(), kv_tokens.astype(int).tolist())
+        groups = list(map(self.group, loads))
+        known = upper_s < math.inf
+        for name in set(groups):
+            rows = np.array([group == name for group in groups])
+            quantiles = list(map(self._open, group_names(name, self.edges_mhz)))
+            margin = at_clocks(quantiles, self.edges_mhz, clocks_mhz)
+            bound_s = upper_bound(mean_s[rows], known[rows], margin, self.offset_s)
+            upper_s[rows] = bound_s
+        return mean_s, upper_s
 
     def curve(self, load: Load) -> BoundCurve | None:
         """See `voltana.ports.TellsCurve.curve`; None where margins differ between clocks."""

@@ -17,6 +17,8 @@ from voltana.ports import Reopens, TellsExpected
 from voltana.predictors.conformal.groups import by_phase, one_weight
 from voltana.predictors.conformal.label_ledger import LabelLedger
 from voltana.predictors.conformal.margin_book import MarginBook
+from voltana.predictors.conformal.quantile_tracker import Counted, read_number
+from voltana.predictors.conformal.scoring import verdict
 from voltana.predictors.conformal.snapshot import (
     ConformalSnapshot,
     at_clocks,
@@ -33,11 +35,13 @@ if TYPE_CHECKING:
 
     from voltana.ports import Predictor
     from voltana.predictors.conformal.quantile_tracker import QuantileTracker
-    from voltana.promise import MarginPart, Promise
+    from voltana.predictors.conformal.scoring import Verdict
+    from voltana.promise import Promise
     from voltana.values import Decision, FloatArray, Load, Outcome
 
-SETTLED = 0.02
-"""A clock is the one that was predicted for if it is this close, as a share of it."""
+UNUSABLE = "unusable latency"
+TOO_LATE = "too late"
+"""Causes for which a certified decision has no label; whoever delivers labels has more of them."""
 
 PROFILED_MARGIN = 0.15
 """Margin to start from where the predictor starts from a profile of the same stack."""
@@ -54,6 +58,9 @@ class Conformal:
         group: Names the group of a load.
         weight: Weight of a load; no bound is issued above the statement's `max_weight`.
         level_edges_mhz: Ascending clocks that part each group further; none by default.
+
+    Attributes:
+        unlabelled: Certified decisions without a label, by cause.
 
     Raises:
         ConfigError: If an argument is outside its range.
@@ -81,7 +88,7 @@ class Conformal:
             )
         self.predictor = predictor
         self.statement = statement or Statement()
-        self.lost = 0
+        self.unlabelled: dict[str, int] = {}
         self._offset_s = offset_s
         self._group = group
         self._weight = weight
@@ -98,6 +105,16 @@ class Conformal:
     def groups(self) -> Mapping[str, QuantileTracker]:
         """The tracker of every group, with its account and bound; not to be changed."""
         return self._book.trackers
+
+    @property
+    def lost(self) -> int:
+        """Certified decisions without a label; `unlabelled` has them by cause."""
+        return sum(self.unlabelled.values())
+
+    @property
+    def longest_delay(self) -> int:
+        """Most other labels of its group that one came after: what K has to be at least."""
+        return max((tracker.longest for tracker in self.groups.values()), default=0)
 
     @property
     def refused(self) -> int:
@@ -133,10 +150,20 @@ class Conformal:
         """Score the label as it was issued, then teach the predictor; a duplicate is refused."""
         decision = outcome.decision
         if decision is not None and decision.promise is not None:
-            if not self._ledger.admit(decision.promise.issuer, decision.promise.sequence):
+            if not self._admit(decision, decision.promise):
                 return
             self._take(outcome, decision, decision.promise)
         self.predictor.learn(outcome)
+
+    def lose(self, decision: Decision, cause: str) -> None:
+        """Note that the label of a decision will not come, and why; it is refused if it does.
+
+        Args:
+            decision: As the loop settled it.
+            cause: A few words, such as ``record lost``; certified ones are counted by it.
+        """
+        if decision.promise is not None and self._admit(decision, decision.promise):
+            self._lose(decision, cause)
 
     def widen(self, quantile: float, labels: int = 200) -> None:
         """Issue bounds with at least this margin for a while, as on an alarm of drift.
@@ -189,7 +216,7 @@ class Conformal:
         return {
             "statement": asdict(self.statement),
             **self._book.to_dict(),
-            "lost": self.lost,
+            "unlabelled": dict(self.unlabelled),
         }
 
     def restore(self, values: Mapping[str, object]) -> None:
@@ -199,13 +226,26 @@ class Conformal:
             ConfigError: If it was written under another statement.
             KeyError: If a key is missing.
             TypeError: If `values` is not what `to_dict` writes.
+            ValueError: If a number is none that it can have written.
         """
         if values["statement"] != asdict(self.statement):
             raise invalid(
                 "statement", values["statement"], f"{asdict(self.statement)}", "Start afresh."
             )
+        unlabelled = values["unlabelled"]
+        if not isinstance(unlabelled, dict):
+            raise TypeError("unlabelled must be a table")
+        read = {str(cause): int(read_number(count, 0.0)) for cause, count in unlabelled.items()}
         self._book.restore(values)
-        self.lost = int(str(values["lost"]))
+        self.unlabelled = read
+
+    def _admit(self, decision: Decision, promise: Promise) -> bool:
+        """Whether a label is new; one that comes too late to tell is counted as lost."""
+        if self._ledger.admit(promise.issuer, promise.sequence):
+            return True
+        if self._ledger.is_forgotten(promise.issuer, promise.sequence):
+            self._lose(decision, TOO_LATE)
+        return False
 
     def _take(self, outcome: Outcome, decision: Decision, promise: Promise) -> None:
         if self._widened_labels:
@@ -215,47 +255,36 @@ class Conformal:
         forecast = decision.forecast
         if forecast is None or forecast.margin is None:
             return
-        index = forecast.index_at(promise.in_force_mhz)
-        mean_s = float(forecast.mean_s[index]) if index >= 0 else math.inf
-        if not 0.0 < outcome.latency_s < math.inf or mean_s == math.inf:
-            self.lost += decision.status is Status.CERTIFIED
+        if not 0.0 < outcome.latency_s < math.inf:
+            self._lose(decision, UNUSABLE)
             return
-        margin = forecast.margin
-        part = margin.part_at(float(forecast.clocks_mhz[index]))
-        off_mhz = abs(outcome.clock_mhz - promise.in_force_mhz)
-        settled = off_mhz <= SETTLED * promise.in_force_mhz
-        if part.quantile < math.inf:
-            missed = outcome.latency_s > margin.bound_s(part, mean_s)
-            self._judge(outcome, decision, promise, part, missed=missed, settled=settled)
-        elif settled and self._book.cold:
-            self._book.warm_up((outcome.latency_s - mean_s) / (mean_s + margin.offset_s))
+        found = verdict(outcome, decision, promise, forecast, forecast.margin)
+        if found.mean_s == math.inf:
+            self._lose(decision, UNUSABLE)
+        elif found.part.quantile < math.inf:
+            self._account_for(found, outcome, decision, forecast.margin.weight)
+        elif found.settled and self._book.cold:
+            scale_s = found.mean_s + forecast.margin.offset_s
+            self._book.warm_up((outcome.latency_s - found.mean_s) / scale_s)
 
-    def _judge(
-        self,
-        outcome: Outcome,
-        decision: Decision,
-        promise: Promise,
-        part: MarginPart,
-        *,
-        missed: bool,
-        settled: bool,
+    def _account_for(
+        self, found: Verdict, outcome: Outcome, decision: Decision, weight: float
     ) -> None:
-        """Decide whether a label is scored: docs/guarantee.md, "Which labels count"."""
-        forecast, budget_s = decision.forecast, decision.budget_s
-        if forecast is None or forecast.margin is None:
-            return
-        account, weight = self._book.tracker(part.group).account, forecast.margin.weight
-        certified = decision.status is Status.CERTIFIED
-        if certified:
-            scored = settled or missed
-            account.violated += weight * (outcome.latency_s > budget_s)
-            account.unsettled += weight * (not scored)
+        """Score a label, and note the ones that are not."""
+        account = self._book.tracker(found.part.group).account
+        if decision.status is Status.CERTIFIED:
+            account.violated += weight * (outcome.latency_s > decision.budget_s)
+            account.unsettled += weight * (found.counts_as is None)
         else:
-            fits = forecast.mean_at(promise.fastest_mhz) <= budget_s < math.inf
-            scored = settled and fits
-            account.unscored += weight * (not scored)
-        if scored:
-            self._book.score(part, missed=missed, weight=weight, certified=certified)
+            account.unscored += weight * (found.counts_as is None)
+        if found.counts_as is not None:
+            # A label that is scored elsewhere was a hit there, whatever it was held against here.
+            missed = found.missed and found.counts_as is not Counted.ELSEWHERE
+            self._book.score(found.part, missed=missed, weight=weight, counts_as=found.counts_as)
+
+    def _lose(self, decision: Decision, cause: str) -> None:
+        if decision.status is Status.CERTIFIED:
+            self.unlabelled[cause] = self.unlabelled.get(cause, 0) + 1
 
     def __repr__(self) -> str:
         return f"Conformal({self.predictor!r}, alpha={self.statement.alpha:g})"

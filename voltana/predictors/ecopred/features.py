@@ -72,6 +72,14 @@ def decode_features(requests: int, kv_tokens: int) -> list[float]:
     return [1.0, rows, -(-requests // HALF_TILE), -(-requests // TILE), kv_tokens]
 
 
+def decode_features_of(requests: FloatArray, kv_tokens: FloatArray) -> Basis:
+    """`decode_features` of many batches, shape (LOAD_FEATURES, b)."""
+    rows = np.ceil(requests / SMALL_TILE) * SMALL_TILE
+    halves, tiles = np.ceil(requests / HALF_TILE), np.ceil(requests / TILE)
+    features: Basis = np.stack([np.ones_like(rows), rows, halves, tiles, kv_tokens])
+    return features
+
+
 def clock_basis(clocks_mhz: FloatArray, max_clock_mhz: float) -> Basis:
     """The three bases at every clock.
 

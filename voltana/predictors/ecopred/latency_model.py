@@ -20,6 +20,7 @@ from voltana.predictors.ecopred.features import (
     LOAD_FEATURES,
     basis_at,
     decode_features,
+    decode_features_of,
     mixed_parts,
     prefill_features,
     regressor,
@@ -29,7 +30,7 @@ from voltana.values import Forecast
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from voltana.values import FloatArray, Load
+    from voltana.values import FloatArray, Load, Table
 
 Weights = np.ndarray[tuple[int, int], np.dtype[np.float64]]
 
@@ -204,6 +205,40 @@ def forecast_mean(
     return mean_s[:-1], known
 
 
+def forecast_batches(
+    requests: FloatArray,
+    kv_tokens: FloatArray,
+    clocks_mhz: FloatArray,
+    bases: BasisCache,
+    decode: PhaseModel,
+) -> tuple[Table, Table]:
+    """What `forecast` yields for decode batches, all in one product.
+
+    Args:
+        requests: Requests of each, shape (b,).
+        kv_tokens: Tokens in their KV caches, shape (b,).
+        clocks_mhz: Shape (n,).
+        bases: Yields the clock bases.
+        decode: Model of decode.
+    """
+    features = decode_features_of(requests, kv_tokens)
+    columns = bases.at(clocks_mhz, decode.slowest_mhz, decode.fastest_mhz).bounds
+    both_s = (decode.weights @ features).T @ columns
+    count = len(clocks_mhz)
+    mean_s, tried_s = both_s[:, :count], both_s[:, count]
+    if decode.relative_deviation == math.inf:
+        return mean_s, np.full_like(mean_s, math.inf)
+    basis = np.array(basis_at(decode.fastest_mhz, bases.max_clock_mhz))
+    x = (basis[:, None, None] * features).reshape(FEATURES, -1)
+    variance = np.maximum(np.einsum("ib,ib->b", x, decode.covariance @ x), 0.0)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        own = variance / (tried_s * tried_s)
+    width = 1.0 + decode.bound_deviations * np.sqrt(decode.relative_deviation**2 + own)
+    upper_s = np.maximum(both_s[:, count + 1 :] * width[:, None], mean_s)
+    upper_s[tried_s <= 0.0] = math.inf
+    return mean_s, upper_s
+
+
 def _parts(
     load: Load, prefill: _Phase, decode: _Phase
 ) -> tuple[_Phase, list[float], list[float] | None]:
@@ -259,6 +294,12 @@ class LatencySnapshot:
     def forecast_mean(self, load: Load, clocks_mhz: FloatArray) -> tuple[FloatArray, bool]:
         """See `voltana.predictors.conformal.snapshot.TellsMean.forecast_mean`."""
         return forecast_mean(load, clocks_mhz, self.bases, self.prefill, self.decode)
+
+    def forecast_batches(
+        self, requests: FloatArray, kv_tokens: FloatArray, clocks_mhz: FloatArray
+    ) -> tuple[Table, Table]:
+        """See `voltana.ports.TellsBatches`."""
+        return forecast_batches(requests, kv_tokens, clocks_mhz, self.bases, self.decode)
 
     def mean_curve(self, load: Load) -> MeanCurve | None:
         """See `voltana.predictors.conformal.snapshot.TellsMeanCurve.mean_curve`."""

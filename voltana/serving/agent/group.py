@@ -10,7 +10,10 @@ import structlog
 
 from voltana.cluster.candidates import InstanceFacts, instance_facts, latency_model
 from voltana.cluster.context import iteration_budget_s
+from voltana.errors import invalid
 from voltana.serving.agent.building import ROLES, unknown_limits
+from voltana.serving.agent.guarantee import sum_of
+from voltana.serving.agent.open_decisions import ENGINE_GONE
 from voltana.serving.agent.serving import Settings, Workshop
 from voltana.serving.ring_reader import RingReader, find_rings
 from voltana.values import InstanceState
@@ -27,6 +30,9 @@ if TYPE_CHECKING:
     from voltana.values import Domain, Exposure, Limit
 
 _log = structlog.get_logger("voltana_sglang.group")
+
+MOST_LIMITS = 32
+"""Sources of limits at a time."""
 
 
 class Group:
@@ -61,6 +67,7 @@ class Group:
         self._role = role
         self._sensor = sensor
         self._clock = clock
+        self._time = time
         self._workshop = Workshop(
             config=config, role=role, domain=domain, clock=clock, sensor=sensor, time=time
         )
@@ -98,6 +105,12 @@ class Group:
         if not self._served:
             return next(iter(self._refused.values()), "")
         return next((s.ring_loop.error for s in self._served.values() if s.ring_loop.error), "")
+
+    @property
+    def doubt(self) -> str:
+        """What cannot be vouched for, though everything works; empty if nothing is in doubt."""
+        states = (s.guarantee.restored for s in self._served.values())
+        return next((f"the account is {s}" for s in states if s.startswith("damaged")), "")
 
     def scan(self) -> None:
         """Take up new rings, and let those go whose engine has ended.
@@ -151,6 +164,7 @@ class Group:
             if records:
                 any_records = True
                 served.ring_loop.take(records)
+                served.ring_loop.keep(served.reader)
         return any_records
 
     def tick(self, period_s: float) -> None:
@@ -180,7 +194,23 @@ class Group:
         self._rebuild(dataclasses.replace(self.settings, levels=levels))
 
     def set_limit(self, limit: Limit) -> None:
-        """Impose a range of clocks, in place of an earlier one from the same source."""
+        """Impose a range of clocks, in place of an earlier one from the same source.
+
+        Raises:
+            ConfigError: If `MOST_LIMITS` other sources have one in force.
+        """
+        now_s = self._time.now_s()
+        for source in [k for k, v in self._limits.items() if v.expires_at_s <= now_s]:
+            del self._limits[source]
+            for served in self._served.values():
+                served.control.clear_limit(source)
+        if limit.source not in self._limits and len(self._limits) >= MOST_LIMITS:
+            raise invalid(
+                "source",
+                limit.source,
+                f"one of {', '.join(self._limits)}, whose limits are in force",
+                "Replace one of them, or wait until one ends.",
+            )
         self._limits[limit.source] = limit
         for served in self._served.values():
             served.control.set_limit(limit)
@@ -207,6 +237,11 @@ class Group:
     def idle(self) -> bool:
         """Whether no engine computes."""
         return all(served.ring_loop.resting for served in self._served.values())
+
+    def names_waiting(self) -> bool:
+        """Whether every engine names its requests as soon as they wait."""
+        infos = [served.reader.info for served in self._served.values()]
+        return bool(infos) and all(info.get("names_waiting") is True for info in infos)
 
     def take_rooms(self) -> list[int]:
         """Bootstrap rooms of requests that joined since the last call."""
@@ -308,7 +343,22 @@ class Group:
                 "model": first.reader.info.get("model"),
             }
             | account.figures()
+            | {"guarantee": self._guarantee()}
         )
+
+    def _guarantee(self) -> dict[str, Any]:
+        """The accounts of all loops together; what is no sum is that of the first."""
+        figures = [s.guarantee.figures(s.ring_loop.open) for s in self._served.values()]
+        numbers = [
+            {name: value for name, value in one.items() if name not in {"unlabelled", "state"}}
+            for one in figures
+        ]
+        states = {one["state"] for one in figures} - {"new", "restored"}
+        return sum_of(*numbers) | {
+            **{name: max(one[name] for one in figures) for name in ("at_most", "longest_delay")},
+            "unlabelled": sum_of(*(one["unlabelled"] for one in figures)),
+            "state": next(iter(states), figures[0]["state"]),
+        }
 
     def _unknown(self, served: Served) -> tuple[str, ...]:
         return unknown_limits(self._config.engine, served.reader.info)
@@ -338,11 +388,15 @@ class Group:
 
     def _release(self, path: Path) -> None:
         served = self._served.pop(path)
+        if served.reader.replaced():
+            served.ring_loop.open.give_up(ENGINE_GONE)
+        served.ring_loop.keep(served.reader)
         try:
             served.save(self._config)
         except OSError as error:
             _log.warning("what was learned cannot be saved", error=str(error))
         self._clock.leave(served.name)
+        served.guarantee.close()
         served.reader.close()
         _log.info("engine gone", instance=served.name)
 

@@ -38,6 +38,20 @@ COUNTERS: Mapping[str, tuple[str, str]] = {
 }
 
 
+GUARANTEE: Mapping[str, str] = {
+    "decided": "Certified decisions.",
+    "certified": "Labels of certified decisions that were scored at the clock in force.",
+    "blocked": "Scored hits of decisions that only the margin kept from a certificate.",
+    "elsewhere": "Scored hits at another clock than the one in force.",
+    "missed": "Certified labels above their bound; proven to be at most the bound.",
+    "violated": "Certified labels above their budget; never more than those that missed.",
+    "forgiven": "Misses that clipping cut, which the bound adds.",
+    "overdue": "Labels that came after more than K others.",
+    "unsettled": "Certified labels in time that earned no credit.",
+}
+"""Counters of the account, with the prefix ``guarantee``; docs/guarantee.md."""
+
+
 def render(status: Mapping[str, Any]) -> tuple[bytes, str]:
     """The metrics in the text format, and its content type.
 
@@ -73,6 +87,7 @@ class _Once:
         yield self._gpus(values)
         yield from self._by_kind(values)
         yield from self._errors(values)
+        yield from self._guarantee(labels, values)
 
     def _healthy(self, labels: list[str], values: list[str]) -> Metric:
         gauge = GaugeMetricFamily(PREFIX + "healthy", "1 if commands take effect.", labels=labels)
@@ -96,6 +111,32 @@ class _Once:
             for kind, count in self._status.get(key, {}).items():
                 counter.add_metric([*values, kind], float(count))
             yield counter
+
+    def _guarantee(self, labels: list[str], values: list[str]) -> Iterator[Metric]:
+        """What was promised, and what became of it."""
+        account = self._status.get("guarantee", {})
+        for key, text in GUARANTEE.items():
+            if account.get(key) is not None:
+                counter = CounterMetricFamily(f"{PREFIX}guarantee_{key}", text, labels=labels)
+                counter.add_metric(values, float(account[key]))
+                yield counter
+        for key, text in (
+            ("bound", "Most misses that are proven to be possible by now."),
+            ("in_flight", "Certified decisions whose label is to come."),
+            ("longest_delay", "Most other labels that one came after; K has to be as many."),
+            ("at_most", "Probability of a miss that is refuted with 95 % confidence."),
+        ):
+            if account.get(key) is not None:
+                gauge = GaugeMetricFamily(f"{PREFIX}guarantee_{key}", text, labels=labels)
+                gauge.add_metric(values, float(account[key]))
+                yield gauge
+        lost = CounterMetricFamily(
+            PREFIX + "guarantee_unlabelled", "Certified decisions whose label never came.",
+            labels=["instance", "cause"],
+        )  # fmt: skip
+        for cause, count in account.get("unlabelled", {}).items():
+            lost.add_metric([*values, cause], float(count))
+        yield lost
 
     def _errors(self, values: list[str]) -> Iterator[Metric]:
         for key, name, text in (

@@ -1,6 +1,7 @@
 """What an agent has learned, kept over its restarts.
 
-EcoPred is kept as a profile that people can read. A user's own predictor is kept if it has
+EcoPred is kept as a profile that people can read; what a guarantee has found is kept by
+`voltana.serving.agent.guarantee`. A user's own predictor is kept if it has
 ``to_dict()`` and ``restore(values)``; others begin anew. Files are replaced in one step, so that a
 crash leaves the old one.
 """
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import structlog
 
-from voltana.errors import ProfileError, VoltanaError
+from voltana.errors import ProfileError
 from voltana.ports import Restorable
 from voltana.predictors.conformal import Conformal
 from voltana.predictors.ecopred import EcoPred
@@ -31,43 +32,19 @@ def state_path(folder: Path, loop: str) -> Path:
     return folder / f"{loop}.predictor.json"
 
 
-def margin_path(saved: Path) -> Path:
-    """File of the margin that a guarantee had found around EcoPred, beside what that learned."""
-    return saved.with_suffix(".margin.json")
-
-
 def save_predictor(predictor: Any, path: Path, stack: Stack) -> bool:
     """Save a predictor; whether there was anything that can be saved.
 
     Raises:
         OSError: If the file cannot be written.
     """
-    learner = _learner(predictor)
-    if learner is not predictor:
-        _replace(margin_path(path), predictor.to_dict())
-    values = _values(learner, stack)
+    values = _values(_learner(predictor), stack)
     return values is not None and _replace(path, values)
 
 
-def restore_margin(predictor: Any, saved: Path) -> None:
-    """Give a guarantee around EcoPred the margin that an earlier agent had found.
-
-    Args:
-        predictor: Mutated if it is such a guarantee.
-        saved: File of what EcoPred learned; the margin lies beside it.
-    """
-    if _learner(predictor) is predictor or not margin_path(saved).exists():
-        return
-    try:
-        predictor.restore(json.loads(margin_path(saved).read_text(encoding="utf-8")))
-    except (VoltanaError, OSError, ValueError, KeyError, TypeError) as error:
-        _log.warning("the margin cannot be read; it is found anew", error=repr(error))
-
-
 def _learner(predictor: Any) -> Any:
-    """What learns latencies: EcoPred without the guarantee around it."""
-    guarded = isinstance(predictor, Conformal) and isinstance(predictor.predictor, EcoPred)
-    return predictor.predictor if guarded else predictor
+    """What learns latencies, without the guarantee around it: `Guarantee` keeps that."""
+    return predictor.predictor if isinstance(predictor, Conformal) else predictor
 
 
 def _replace(path: Path, values: Any) -> bool:
@@ -148,9 +125,10 @@ def restore_own(own: Any, saved: Path) -> None:
         own: The predictor; mutated.
         saved: What an earlier agent saved; a damaged file is reported and left aside.
     """
-    if isinstance(_learner(own), EcoPred) or not isinstance(own, Restorable) or not saved.exists():
+    learner = _learner(own)
+    if isinstance(learner, EcoPred) or not isinstance(learner, Restorable) or not saved.exists():
         return
     try:
-        own.restore(json.loads(saved.read_text(encoding="utf-8")))
+        learner.restore(json.loads(saved.read_text(encoding="utf-8")))
     except Exception as error:  # noqa: BLE001  (a user's code, on a file of an earlier version)
         _log.warning("what was learned cannot be read; beginning anew", error=repr(error))

@@ -12,6 +12,10 @@ import structlog
 from voltana.cluster.candidates import instance_state
 from voltana.cluster.exposures import Exposures
 from voltana.cluster.queueing import queue_behind
+from voltana.predictors.conformal import UNUSABLE
+from voltana.serving.agent.guarantee import Guarantee
+from voltana.serving.agent.open_decisions import OpenDecisions, lose
+from voltana.serving.agent.token_gaps import SILENT_S, TokenGaps
 from voltana.values import EMPTY_QUEUE, InstanceState, Load, Phase, Status
 from voltana_ring.layout import Kind
 
@@ -22,7 +26,7 @@ if TYPE_CHECKING:
     from voltana.ports import TimeSource
     from voltana.serving.agent.accounting import Account
     from voltana.serving.agent.sensing import EchoSensor, SampledSensor
-    from voltana.serving.ring_reader import Record
+    from voltana.serving.ring_reader import Record, RingReader
     from voltana.slo import Slo
     from voltana.values import Decision, Exposure, Queue
 
@@ -31,13 +35,8 @@ IDLE = Load()
 STALLED_S = 30.0
 """An iteration that runs for longer is a sign of a hung engine; its clock is not held any more."""
 
-SILENT_S = 0.1
-"""Engines without an idle hook are idle after this, if no iteration runs."""
-
 LEAST_IDLE_S = 2e-3
 """A shorter gap between two iterations is the host's time, and counts with the later one."""
-
-_MAX_OPEN = 256
 
 _log = structlog.get_logger("voltana_sglang.ring_loop")
 
@@ -51,16 +50,19 @@ class RingLoop:
         slo: The thresholds.
         max_batch_tokens: Prompt tokens of one iteration.
         account: Its figures; an earlier loop's may go on.
+        guarantee: What was promised on the ring, likewise; None keeps nothing over a restart.
         time: The only source of time.
 
     Attributes:
         loop: See above; replaced when the policy is.
         slo: Likewise.
         account: Its figures.
+        guarantee: What was promised on the ring.
         state: What it last reported.
         rooms: Bootstrap rooms of requests that joined since they were last taken.
         sampled_s: When `state` was sampled.
         error: What last went wrong; empty if nothing did.
+        open: Decisions whose labels have not come.
     """
 
     def __init__(
@@ -71,15 +73,17 @@ class RingLoop:
         slo: Slo,
         max_batch_tokens: int,
         account: Account,
+        guarantee: Guarantee | None = None,
         time: TimeSource,
     ) -> None:
         self.loop = loop
         self.slo = slo
         self.account = account
+        self.guarantee = guarantee or Guarantee(None)
         self._sensor = sensor
         self._max_batch_tokens = max_batch_tokens
         self._time = time
-        self._open: dict[int, Decision | None] = {}
+        self.open = OpenDecisions()
         self._running: Record | None = None
         self._stepped_s = -math.inf
         self.sampled_s = time.now_s()
@@ -89,8 +93,17 @@ class RingLoop:
         self.target_mhz = math.nan
         self.error = ""
         self._exposures = Exposures(self.sampled_s)
+        self._gaps = TokenGaps()
         self._decode = IDLE
         self._waiting_tokens = 0
+
+    def resume(self, reader: RingReader) -> None:
+        """Go on where an agent on the same ring was killed."""
+        self.guarantee.resume(reader, self.open)
+
+    def keep(self, reader: RingReader) -> None:
+        """Keep what was promised, and how far the ring was read."""
+        self.guarantee.keep(reader, self.open)
 
     def take(self, records: Sequence[Record]) -> None:
         """Work through records, oldest first; the clock is decided for the last launch alone.
@@ -115,6 +128,7 @@ class RingLoop:
     def carry_on(self, before: RingLoop) -> None:
         """Go on where an earlier loop on the same ring was."""
         self._running, self._decode = before._running, before._decode
+        self.open, self._gaps = before.open, before._gaps
         self.state, self.sampled_s = before.state, before.sampled_s
         self.rooms, self._exposures = before.rooms, before._exposures
         self._waiting_tokens = before._waiting_tokens
@@ -131,7 +145,9 @@ class RingLoop:
         return self._exposures.take()
 
     def tick(self, period_s: float) -> None:
-        """A control step where no iteration caused one: it renews the lease and moves the state.
+        """What keeps the lease alive where no iteration causes a control step.
+
+        While an iteration runs nothing is decided: its decision stands until its label comes.
 
         Args:
             period_s: Least time since the last step.
@@ -152,50 +168,66 @@ class RingLoop:
                 self.sampled_s = now_s
             self._decide(IDLE, EMPTY_QUEUE)
         elif now_s - running.launch_s < STALLED_S:
-            self._decide(running.load, self._queue(running, now_s))
+            self._renew(now_s)
 
     def _launched(self, record: Record, *, decide: bool) -> None:
         self._running = record
         if record.load.decode_requests:
             self._decode = record.load
         now_s = self._time.now_s()
-        decision = self._decide(record.load, self._queue(record, now_s)) if decide else None
-        if len(self._open) >= _MAX_OPEN:  # results that never came
-            self._open.clear()
-        self._open[record.iteration] = decision
+        decision = None
+        if decide:
+            self.guarantee.intend()
+            decision = self._decide(record.load, self._queue(record, now_s))
+            self.guarantee.certified += decision is not None and _is_promise(decision)
+        self.open.add(record.iteration, decision, self.loop.predictor)
         self._report(record)
 
     def _finished(self, record: Record) -> None:
-        decision = self._open.pop(record.iteration, None)
+        ended = self.open.end(record.iteration)
+        decision, issuer = ended
         if self._running is not None and self._running.iteration <= record.iteration:
             self._running = None
-        if not self._open:
+        if not len(self.open):
             self._running = None
-        latency_s, load = record.latency_s, record.load
+        latency_s, load = self._gaps.latency_s(record), record.load
         if not 0 < latency_s < math.inf:
+            lose(ended, UNUSABLE)
             return
-        begin_s = record.ready_s - latency_s
+        begin_s = record.ready_s - record.latency_s
         clock_mhz = self._sensor.history.mean_mhz(begin_s, record.ready_s)
         self.account.finished(
-            load, latency_s, self._predicted_s(decision, load, clock_mhz), kept=self._kept(record)
+            load,
+            latency_s,
+            self._predicted_s(decision, load, clock_mhz),
+            kept=self._kept(record, latency_s),
         )
         self._expose(load, clock_mhz, begin_s, record.ready_s)
         try:
-            self.loop.learn(
+            outcome = self.loop.learn(
                 decision,
                 load=load,
                 latency_s=latency_s,
                 clock_mhz=clock_mhz,
                 ended_at_s=record.ready_s,
             )
+            if issuer is not None and issuer is not self.loop.predictor:
+                issuer.learn(outcome)  # the policy was changed in between: its promise stands
         except Exception as error:  # noqa: BLE001  (a user's predictor must not end the loop)
             self._complain("learning", error)
 
     def _idle(self, record: Record) -> None:
-        self._open.clear()
         self._running = None
         self._decode = IDLE
+        self._gaps.idle(record.at_s)
         self._report(record)
+
+    def _renew(self, now_s: float) -> None:
+        self._stepped_s = now_s
+        try:
+            self.loop.renew()
+        except Exception as error:  # noqa: BLE001  (what was not renewed runs out)
+            self._complain("renewing", error)
 
     def _decide(self, load: Load, queue: Queue) -> Decision | None:
         self._stepped_s = self._time.now_s()
@@ -223,13 +255,13 @@ class RingLoop:
             max_batch_tokens=self._max_batch_tokens,
         )
 
-    def _kept(self, record: Record) -> bool:
+    def _kept(self, record: Record, latency_s: float) -> bool:
         """Whether the requests of an iteration kept their threshold, as far as it can be told.
 
         For prefill that of the oldest request in it or behind it, which is a strict measure.
         """
         if record.load.phase is Phase.DECODE:
-            return record.latency_s <= self.slo.itl_s
+            return latency_s <= self.slo.itl_s
         return not record.ready_s - record.oldest_s > self.slo.ttft_s
 
     def _predicted_s(self, decision: Decision | None, load: Load, clock_mhz: float) -> float:
@@ -276,3 +308,8 @@ class RingLoop:
         if said != self.error:
             _log.warning("a control step failed", instance=self.loop.instance, error=said)
         self.error = said
+
+
+def _is_promise(decision: Decision) -> bool:
+    """Whether a decision is certified, and somebody scores it."""
+    return decision.status is Status.CERTIFIED and decision.promise is not None

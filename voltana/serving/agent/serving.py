@@ -17,12 +17,8 @@ from voltana.serving.agent.building import (
     make_predictor,
     stack_of,
 )
-from voltana.serving.agent.persistence import (
-    restore_margin,
-    restore_own,
-    save_predictor,
-    state_path,
-)
+from voltana.serving.agent.guarantee import Guarantee, guarantee_path
+from voltana.serving.agent.persistence import restore_own, save_predictor, state_path
 from voltana.serving.agent.ring_loop import RingLoop
 from voltana_ring.paths import SUFFIX
 
@@ -85,14 +81,20 @@ class Served:
         """What decides and learns in it."""
         return self.ring_loop.loop
 
+    @property
+    def guarantee(self) -> Guarantee:
+        """What was promised on the ring."""
+        return self.ring_loop.guarantee
+
     def save(self, config: Config) -> None:
-        """Save what was learned.
+        """Save what was learned, and have what was promised on the disk.
 
         Raises:
             OSError: If the file cannot be written.
         """
         path = state_path(config.agent.state, self.name)
         save_predictor(self.predictor, path, stack_of(config, self.reader.info))
+        self.guarantee.sync()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -133,8 +135,6 @@ class Workshop:
         policy = make_policy(settings.policy, context, settings.levels)
         if context.predictor is None and policy.predictor is not None:
             restore_own(policy.predictor, state_path(self.config.agent.state, context.instance))
-        if before is None:
-            restore_margin(policy.predictor, state_path(self.config.agent.state, context.instance))
         loop = ControlLoop(
             instance=context.instance,
             domain=self.domain,
@@ -154,10 +154,16 @@ class Workshop:
             slo=settings.slo,
             max_batch_tokens=context.max_batch_tokens,
             account=Account() if before is None else before.ring_loop.account,
+            guarantee=self._guarantee(context.instance, info)
+            if before is None
+            else before.guarantee,
             time=self.time,
         )
+        ring_loop.guarantee.adopt(policy.predictor)
         if before is not None:
             ring_loop.carry_on(before.ring_loop)
+        else:
+            ring_loop.resume(reader)
         return Served(
             name=context.instance,
             reader=reader,
@@ -167,6 +173,9 @@ class Workshop:
             role=info["role"],
             engine=engine,
         )
+
+    def _guarantee(self, name: str, info: dict[str, object]) -> Guarantee:
+        return Guarantee(guarantee_path(self.config.agent.state, name, stack_of(self.config, info)))
 
     def _context(
         self,

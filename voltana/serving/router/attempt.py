@@ -11,7 +11,7 @@ from voltana.serving.router.problem import Lost, Problem, broken_off, overdue
 from voltana.serving.router.wire import Ask
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Mapping
+    from collections.abc import Awaitable, Callable, Coroutine, Mapping
     from types import TracebackType
 
     from voltana.serving.engine import Call
@@ -33,6 +33,9 @@ class Attempt:
         number: Of the try, from 0.
         prefill: Prefill server; None where one server serves both phases.
         choose_decode: Chooses the decode (or unified) server.
+        planned: The decode server that was chosen with the prefill server; None leaves that to
+            `choose_decode`, and so does an engine that sends the prefill leg before it asks.
+        admit_decode: Waits for a decode server, where a router may defer; None where none does.
         booking: The try in the ledger.
         wire: HTTP client.
         headers: The client's, for the servers.
@@ -54,6 +57,8 @@ class Attempt:
         *,
         prefill: Backend | None,
         choose_decode: Callable[[], Backend],
+        planned: Backend | None = None,
+        admit_decode: Callable[[], Awaitable[Backend]] | None = None,
         booking: Booking,
         wire: Wire,
         headers: Mapping[str, str],
@@ -68,6 +73,8 @@ class Attempt:
         self.at_work: set[Backend] = set()
         self._decode: Backend | None = None
         self._choose_decode = choose_decode
+        self._planned = planned
+        self._admit_decode = admit_decode
         self._booking = booking
         self._wire = wire
         self._settings = settings
@@ -91,12 +98,23 @@ class Attempt:
             Problem: If there is none.
         """
         if self._decode is None:
-            self._decode = backend = self._choose_decode()
+            self._decode = backend = self._planned or self._choose_decode()
             self.servers.insert(0, backend)
             self._booking.decode(backend.name, marks)
             backend.watch(self, self._decode_lost)
             self._limit_first_token(backend)
         return self._decode
+
+    async def admitted(self) -> None:
+        """Wait until a decode server is to be asked for, where an engine does so after the prefill.
+
+        One that asks for it before has waited already.
+
+        Raises:
+            Problem: If there is none, or time is up.
+        """
+        if self._decode is None and self._admit_decode is not None:
+            self._planned = await self._admit_decode()
 
     def post(self, backend: Backend, body: Payload, *, held: bool = False) -> Leg:
         """Send a leg, to the path that the client used; an ``async with`` block.
@@ -108,6 +126,7 @@ class Attempt:
                 it has to be told if the try fails later.
         """
         if self._decode is None:  # the prefill leg, and nobody knows yet where it is decoded
+            self._planned = None  # the servers will have changed by then
             self._booking.prefill_alone()
             self._limit_first_token(backend)
         url = backend.endpoint(self.call.path)

@@ -9,6 +9,8 @@ from voltana.cluster.ledger import Entry
 if TYPE_CHECKING:
     from voltana.cluster.ledger import Ledger
     from voltana.ports import TimeSource
+    from voltana.serving.router.chooser import Pair
+    from voltana.serving.router.pool import Backend
 
 
 class Booking:
@@ -18,7 +20,6 @@ class Booking:
         ledger: What is in flight.
         time: Time source.
         key: Unique id of the try.
-        prefill: Name of its prefill server; None where one server serves both phases.
         requests: Prompts of it.
         prompt_tokens: Their length, estimated.
     """
@@ -29,28 +30,36 @@ class Booking:
         time: TimeSource,
         *,
         key: str,
-        prefill: str | None,
         requests: int,
         prompt_tokens: int,
     ) -> None:
         self._ledger = ledger
         self._time = time
         self._key = key
-        self._prefill = prefill
+        self._prefill: str | None = None
         self._requests = requests
         self._prompt_tokens = prompt_tokens
-        self._booked = False
+
+    def prefilled_by(self, prefill: Backend | None) -> None:
+        """Its prefill server is chosen; None where one server serves both phases."""
+        self._prefill = None if prefill is None else prefill.name
+
+    def planned(self, pair: Pair) -> None:
+        """Its servers are chosen, and nothing is sent yet; whoever is next has to know of it."""
+        self.prefilled_by(pair.prefill)
+        self._book(self._prefill, pair.decode.name, ())
+
+    def planned_late(self, decode: Backend) -> None:
+        """Its decode server is chosen after the prefill, and nothing is sent there yet."""
+        self._book(None, decode.name, ())
 
     def prefill_alone(self) -> None:
         """The prefill leg is about to be sent, and nobody knows yet where it is decoded."""
         if self._prefill is not None:
-            self._booked = True
             self._book(None, self._prefill, ())
 
     def decode(self, name: str, marks: tuple[int, ...]) -> None:
         """The decode server is known; `marks` are numbers by which reports may name the try."""
-        if self._booked:
-            self._ledger.finished(self._key)
         self._book(self._prefill, name, marks)
 
     def prefilled(self) -> None:
@@ -67,6 +76,7 @@ class Booking:
         self._ledger.finished(self._key)
 
     def _book(self, prefill: str | None, decode: str, marks: tuple[int, ...]) -> None:
+        self._ledger.finished(self._key)  # what was known of it before, if anything
         self._ledger.book(
             Entry(
                 rid=self._key,

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import structlog
 
 from voltana.cluster.candidates import NOTHING_KNOWN, candidate
+from voltana.ports import may_defer
 from voltana.routers.least_loaded import LeastLoaded
 from voltana.routers.random import RandomRouter
 from voltana.routers.round_robin import RoundRobin
 from voltana.serving.router.problem import Problem
 from voltana.serving.router.reports import FEED, LOADS, NOTHING
 from voltana.serving.router.wants import Wants
-from voltana.values import InstanceState, Role
+from voltana.values import Deferral, InstanceState, Role
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence, Set
@@ -52,6 +54,7 @@ class RoleChooser:
 
     Attributes:
         wants: What the router needs and does not get.
+        defers: Whether the router may defer requests.
     """
 
     def __init__(
@@ -72,13 +75,14 @@ class RoleChooser:
         self._count = count
         self._fallback = LeastLoaded()
         self.wants = Wants(router)
+        self.defers = may_defer(router)
         self._blind = isinstance(router, _BLIND)
         self._failures = 0
         self._quiet_until_s = -math.inf
         self._log = structlog.get_logger("voltana.router")
 
     def choose(self, request: Request, avoid: Set[str] = frozenset()) -> Backend:
-        """The instance for a request.
+        """The instance for a request, which is not deferred.
 
         Args:
             request: What is to be served.
@@ -87,6 +91,16 @@ class RoleChooser:
         Raises:
             Problem: If none is available.
         """
+        if request.slack_s != 0:
+            request = dataclasses.replace(request, slack_s=0.0)
+        chosen = self.choose_or_defer(request, avoid)
+        assert not isinstance(chosen, Deferral)
+        return chosen
+
+    def choose_or_defer(
+        self, request: Request, avoid: Set[str] = frozenset()
+    ) -> Backend | Deferral:
+        """The same, or what the router says instead where the request has some slack."""
         pool = [b for b in self._backends if b.available]
         if not pool:
             role = self._backends[0].role.value if self._backends else "?"
@@ -101,13 +115,21 @@ class RoleChooser:
                 retry_after_s=RETRY_AFTER_S,
             )
         pool = [b for b in pool if b.name not in avoid] or pool
-        if len(pool) == 1:
+        if len(pool) == 1 and not (self.defers and request.slack_s > 0):
             return pool[0]
         candidates, source = self._candidates(pool)
         name = self._ask(request, candidates, source)
+        if isinstance(name, Deferral):
+            return name
         return next((b for b in pool if b.name == name), pool[0])
 
-    def _ask(self, request: Request, candidates: Sequence[Candidate], source: str) -> str:
+    def shown(self) -> list[Candidate]:
+        """The available instances as the router sees them now."""
+        return self._candidates([b for b in self._backends if b.available])[0]
+
+    def _ask(
+        self, request: Request, candidates: Sequence[Candidate], source: str
+    ) -> str | Deferral:
         self.wants.look(candidates)
         if source is NOTHING and not self._blind:
             self._count(candidates[0].role, NOTHING)
@@ -117,6 +139,8 @@ class RoleChooser:
         except Exception as error:  # noqa: BLE001  (a user's router must not fail requests)
             self._complain(f"{type(error).__name__}: {error}")
         else:
+            if isinstance(name, Deferral) and request.slack_s > 0:
+                return name
             if any(c.instance == name for c in candidates):
                 self._count(candidates[0].role, source)
                 return name
@@ -163,6 +187,13 @@ class RoleChooser:
         )
 
 
+class Pair(NamedTuple):
+    """The servers of a request; `prefill` is None where one serves both phases."""
+
+    prefill: Backend | None
+    decode: Backend
+
+
 class Chooser:
     """Chooses a pair, or one unified instance.
 
@@ -193,6 +224,35 @@ class Chooser:
         prefill, decode = routers
         self._prefill = None if pool.unified else leg(Role.PREFILL, prefill)
         self._decode = leg(Role.COLOCATED if pool.unified else Role.DECODE, decode)
+
+    @property
+    def defers(self) -> bool:
+        """Whether the router of a leg may defer requests."""
+        return self._decode.defers or (self._prefill is not None and self._prefill.defers)
+
+    def prefill_candidates(self) -> list[Candidate]:
+        """The prefill instances as their router sees them now; none where servers are unified."""
+        return [] if self._prefill is None else self._prefill.shown()
+
+    def pair(self, request: Request) -> Pair | Deferral:
+        """The servers of both legs, chosen now, or what one of the routers says instead.
+
+        Raises:
+            Problem: If one is not to be had.
+        """
+        decode = self._decode.choose_or_defer(request)
+        if isinstance(decode, Deferral):
+            return decode
+        prefill = None if self._prefill is None else self._prefill.choose_or_defer(request)
+        return prefill if isinstance(prefill, Deferral) else Pair(prefill, decode)
+
+    def late(self, request: Request) -> Backend | Deferral:
+        """The decode server of a prompt that is computed, or what its router says instead.
+
+        Raises:
+            Problem: If none is to be had.
+        """
+        return self._decode.choose_or_defer(request)
 
     def wants(self) -> dict[Role, Wants]:
         """What the router of each leg needs and does not get."""

@@ -8,17 +8,20 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import structlog
 
+from voltana.serving.engine import binds_late
 from voltana.serving.router.aborts import Aborts
 from voltana.serving.router.answer import Answer, ClientGoneError
 from voltana.serving.router.attempt import Attempt
 from voltana.serving.router.blame import Blame, RetryBudget
 from voltana.serving.router.booking import Booking
-from voltana.serving.router.intake import Holding
+from voltana.serving.router.intake import HeldBytes
 from voltana.serving.router.problem import Problem, overdue
 from voltana.serving.router.wire import forwarded_headers
 from voltana.values import Request
@@ -34,10 +37,11 @@ if TYPE_CHECKING:
     from voltana.serving.router.chooser import Chooser
     from voltana.serving.router.doors import Doors
     from voltana.serving.router.gate import Gate
+    from voltana.serving.router.holding import Holding
     from voltana.serving.router.intake import Intake
     from voltana.serving.router.keys import Keys
     from voltana.serving.router.metrics import Metrics
-    from voltana.serving.router.pool import Pool
+    from voltana.serving.router.pool import Backend, Pool
     from voltana.serving.router.prompt_length import PromptLength
     from voltana.serving.router.reading import Reader
     from voltana.serving.router.settings import RouterTable
@@ -74,6 +78,7 @@ class Forwarder:
         keys: The servers' keys.
         wire: HTTP client.
         chooser: Chooses servers.
+        holding: Where requests wait that routers defer.
         ledger: What is in flight.
         lengths: Estimates prompts.
         metrics: Counters.
@@ -90,6 +95,7 @@ class Forwarder:
         keys: Keys,
         wire: Wire,
         chooser: Chooser,
+        holding: Holding,
         ledger: Ledger,
         lengths: PromptLength,
         metrics: Metrics,
@@ -102,6 +108,8 @@ class Forwarder:
         self._gate = public.gate
         self._wire = wire
         self._chooser = chooser
+        self._holding = holding
+        self._late_binding = binds_late(engine)
         self._ledger = ledger
         self._lengths = lengths
         self._metrics = metrics
@@ -138,8 +146,8 @@ class Forwarder:
         )
         outcome = "cancelled"
         try:
-            with Holding(self._public.intake.budget) as holding:
-                await self._served(request, answer, holding, began_s)
+            with HeldBytes(self._public.intake.budget) as held:
+                await self._served(request, answer, held, began_s)
             outcome = "completed"
         except Problem as problem:
             outcome = problem.code
@@ -154,14 +162,14 @@ class Forwarder:
         return answer.response
 
     async def _served(
-        self, request: web.BaseRequest, answer: Answer, holding: Holding, began_s: float
+        self, request: web.BaseRequest, answer: Answer, held: HeldBytes, began_s: float
     ) -> None:
         """A request that is let in is counted, and read, before it is tried."""
         public, client = self._public, request.remote or ""
         self._gate.admit()
         self._arriving += 1
         try:
-            raw = await public.intake.body(request, holding)
+            raw = await public.intake.body(request, held)
         finally:
             self._arriving -= 1
         public.doors.complete(request)
@@ -176,6 +184,7 @@ class Forwarder:
     def give_up_all(self, problem: Problem) -> None:
         """End all open requests with an error, and do not try them again."""
         self._given_up = problem
+        self._holding.end_all(problem)
         for attempt in tuple(self._attempts.values()):
             attempt.give_up(problem)
 
@@ -206,7 +215,7 @@ class Forwarder:
         self._budget.request()
         avoid: set[str] = set()
         for number in range(self._settings.attempts):
-            attempt = self._attempt(call, plan, number, headers=headers, avoid=avoid)
+            attempt = await self._attempt(call, plan, number, headers=headers, avoid=avoid)
             try:
                 await self._try(attempt, f"{plan.request_id}-{number}", answer)
             except Problem as problem:
@@ -238,6 +247,7 @@ class Forwarder:
         finally:
             del self._attempts[key]
             self._aborts.begin(attempt)
+            self._holding.wake()
 
     def _plan(self, call: Call, began_s: float) -> Request:
         self._arrivals += 1
@@ -245,9 +255,10 @@ class Forwarder:
             request_id=self._arrivals,
             arrived_at_s=began_s,
             prompt_tokens=self._lengths.estimate(call),
+            slack_s=math.inf if self._holding.defers else 0.0,
         )
 
-    def _attempt(
+    async def _attempt(
         self,
         call: Call,
         plan: Request,
@@ -259,26 +270,56 @@ class Forwarder:
         """The next try, with its prefill server and the time that is left for it."""
         if self._given_up is not None:
             raise self._given_up
-        left_s = self._settings.timeout_s - (self._time.now_s() - plan.arrived_at_s)
+        left_s = self._left_s(plan)
         if left_s <= 0:
             raise overdue(self._settings.timeout_s)
-        prefill = self._chooser.prefill(plan, avoid)
         booking = Booking(
             self._ledger,
             self._time,
             key=f"{plan.request_id}-{number}",
-            prefill=None if prefill is None else prefill.name,
             requests=call.batch or 1,
             prompt_tokens=plan.prompt_tokens,
         )
+        prefill, planned = await self._servers(plan, number, booking, avoid, left_s)
         return Attempt(
             call,
             number,
             prefill=prefill,
             choose_decode=lambda: self._chooser.decode(plan, avoid),
+            planned=planned,
+            admit_decode=partial(self._late, plan, booking) if self._may_hold(number) else None,
             booking=booking,
             wire=self._wire,
             headers=headers,
             settings=self._settings,
-            left_s=left_s,
+            left_s=self._left_s(plan),
         )
+
+    async def _servers(
+        self, plan: Request, number: int, booking: Booking, avoid: Set[str], left_s: float
+    ) -> tuple[Backend | None, Backend | None]:
+        """The prefill server, and the decode server where it is chosen with it.
+
+        It waits for both where one of their routers defers it.
+        """
+        if self._late_binding or not self._may_hold(number):
+            prefill = self._chooser.prefill(plan, avoid)
+            booking.prefilled_by(prefill)
+            return prefill, None
+        try:
+            return await self._holding.pair(plan, booking.planned, left_s)
+        except BaseException:
+            booking.finished()  # it may have been chosen at the moment at which its client left
+            self._holding.wake()
+            raise
+
+    def _may_hold(self, number: int) -> bool:
+        """Whether a try may have to wait; later ones have waited already."""
+        return self._holding.defers and not number
+
+    async def _late(self, plan: Request, booking: Booking) -> Backend:
+        """The decode server of a request whose prompt is computed."""
+        return await self._holding.late(plan, booking.planned_late, self._left_s(plan))
+
+    def _left_s(self, plan: Request) -> float:
+        return self._settings.timeout_s - (self._time.now_s() - plan.arrived_at_s)

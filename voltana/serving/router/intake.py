@@ -45,7 +45,7 @@ class Budget:
         self.held = 0
 
 
-class Holding:
+class HeldBytes:
     """The bytes that one request holds; a ``with`` block at whose end it lets go of them.
 
     Args:
@@ -99,12 +99,12 @@ class Intake:
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="unpack")
         self.budget = Budget(int(settings.limits.bodies_mb * 1e6))
 
-    async def body(self, request: web.BaseRequest, holding: Holding) -> bytes | bytearray:
+    async def body(self, request: web.BaseRequest, held: HeldBytes) -> bytes | bytearray:
         """The body of a request, unpacked.
 
         Args:
             request: The request.
-            holding: Told what it takes.
+            held: Told what it takes.
 
         Raises:
             Problem: If it is too long, too late, broken or packed in an unknown way.
@@ -117,16 +117,16 @@ class Intake:
         if content.is_eof():  # a short body comes with its head
             raw = content.read_nowait()
         else:
-            raw = await self._received(content, holding)
+            raw = await self._received(content, held)
         if len(raw) > self._limit:
             raise self._too_large()
-        holding.hold(len(raw))
+        held.hold(len(raw))
         packed = request.headers.get("Content-Encoding")
         if packed is not None and packed.lower() != "identity":
-            raw = await self._unpacked(raw, packed.lower(), holding)
+            raw = await self._unpacked(raw, packed.lower(), held)
         return raw if len(raw) > SMALL else bytes(raw)
 
-    async def _received(self, content: StreamReader, holding: Holding) -> bytearray:
+    async def _received(self, content: StreamReader, held: HeldBytes) -> bytearray:
         raw = bytearray()
         try:
             async with asyncio.timeout(self._body_s):
@@ -134,7 +134,7 @@ class Intake:
                     raw += chunk
                     if len(raw) > self._limit:
                         raise self._too_large()
-                    holding.hold(len(raw))
+                    held.hold(len(raw))
         except TimeoutError:
             raise Problem(
                 408,
@@ -147,7 +147,7 @@ class Intake:
         return raw
 
     async def _unpacked(
-        self, raw: bytes | bytearray, packed: str, holding: Holding
+        self, raw: bytes | bytearray, packed: str, held: HeldBytes
     ) -> bytes | bytearray:
         if packed not in PACKED:
             known = ", ".join(PACKED)
@@ -159,7 +159,7 @@ class Intake:
             while not unpacking.step():
                 if len(unpacking.made) > self._limit:
                     raise self._too_large()
-                holding.hold(len(raw) + len(unpacking.made))
+                held.hold(len(raw) + len(unpacking.made))
                 # It goes on, so it goes on elsewhere: zlib lets others run meanwhile.
                 await loop.run_in_executor(self._threads, unpacking.steps)
         except zlib.error as error:
@@ -167,7 +167,7 @@ class Intake:
         made = unpacking.made
         if len(made) > self._limit:
             raise self._too_large()
-        holding.hold(len(made))
+        held.hold(len(made))
         return made
 
     def close(self) -> None:

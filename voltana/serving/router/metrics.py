@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from prometheus_client.core import Metric
+    from prometheus_client.registry import Collector
 
     from voltana.cluster.ledger import Ledger
     from voltana.serving.router.pool import Pool
@@ -62,6 +63,10 @@ class Metrics:
     def watch(self, wants: Mapping[Role, Wants]) -> None:
         """Tell what the routers lack, too."""
         self._registry.register(_Missing(wants))
+
+    def also(self, collector: Collector) -> None:
+        """Tell what another part of the router counts itself."""
+        self._registry.register(collector)
 
     def ended(self, endpoint: str, outcome: str) -> None:
         """A request has ended."""

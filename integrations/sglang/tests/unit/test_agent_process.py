@@ -16,7 +16,7 @@ from fake_scheduler import FakeEngine
 
 from voltana.serving.agent.service import Agent, AgentOptions
 from voltana.serving.config import parse_config
-from voltana.serving.feed import parse_message
+from voltana.serving.feed_message import parse_message
 from voltana.values import Load
 
 CONFIG = """
@@ -59,6 +59,7 @@ class Process:
     def call(self, path, body=None, headers=None, method=None):
         data = None if body is None else json.dumps(body).encode()
         usual = {"Content-Type": "application/json"} if body is not None else {}
+        usual["Authorization"] = f"Bearer {os.environ['VOLTANA_ADMIN_TOKEN']}"
         request = urllib.request.Request(
             self.url + path,
             data,
@@ -185,6 +186,13 @@ def check_metrics(agent):
     assert 'voltana_agent_iterations_total{instance="decode-0",phase="decode"} 150.0' in text
     assert "voltana_agent_prediction_mae_seconds" in text
     assert 'voltana_agent_healthy{instance="decode-0"} 1.0' in text
+    account = agent.get("/status")["guarantee"]
+    for key in (
+        "certified", "missed", "violated", "bound", "forgiven", "overdue", "lost", "blocked",
+        "elsewhere", "unsettled", "decided", "in_flight", "unlabelled", "at_most", "state",
+    ):  # fmt: skip
+        assert key in account, key
+    assert account["state"] == "new"
 
 
 def check_feed(agent, engine):

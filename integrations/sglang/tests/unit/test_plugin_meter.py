@@ -298,8 +298,64 @@ def test_requests_that_join_a_decode_batch_are_named_once(tmp_path):
     named = []
     fake = decode_batch(many, [5] * 40)
     for step in range(4):
-        named += bench.run(fake, 6.0 + step, 7.0 + step)[0].rooms
+        records = bench.run(fake, 6.0 + step, 7.0 + step)
+        named += [room for record in records for room in record.rooms]
     assert sorted(named) == [100 + number for number in range(40)]
+
+
+def names(records):
+    return sorted(room for record in records for room in record.rooms)
+
+
+def test_a_prefill_server_names_what_waits_with_the_record_that_counts_it(tmp_path):
+    """In its queue and in its handshake, once each, however many come at a time."""
+    bench = Bench(tmp_path, mode="prefill")
+    queued = [request(8, room=number) for number in range(100)]
+    bench.scheduler.waiting_queue = queued[:70]
+    bench.scheduler.disagg_prefill_bootstrap_queue.queue = queued[70:]
+    running = request(8, room=1000)
+    prefill = batch(ForwardMode.EXTEND, [running], new=[8], old=[0])
+    bench.clock.now_s = 1.0
+    bench.meter.launch(prefill)
+    records = bench.reader.drain()  # what is read at one bell is published together
+    assert [record.kind for record in records] == [*[Kind.NAMES] * 3, Kind.LAUNCHED]
+    assert names(records) == [*range(100), 1000]
+    assert records[-1].waiting_requests == 100
+    later = batch(ForwardMode.EXTEND, queued[:2], new=[8, 8], old=[0, 0])
+    bench.scheduler.waiting_queue = [*queued[2:70], request(8, room=500)]
+    assert names(bench.run(later, 2.0, 3.0)) == [500]
+
+
+def test_an_idle_prefill_server_names_what_waits_too(tmp_path):
+    bench = Bench(tmp_path, mode="prefill")
+    bench.scheduler.disagg_prefill_bootstrap_queue.queue = [request(8, room=7)]
+    bench.clock.now_s = 5.0
+    bench.meter.idle()
+    (record,) = bench.reader.drain()
+    assert (record.kind, record.waiting_requests, record.rooms) == (Kind.IDLE, 1, (7,))
+    prefill = batch(ForwardMode.EXTEND, [request(8, room=7)], new=[8], old=[0])
+    bench.scheduler.disagg_prefill_bootstrap_queue.queue = []
+    assert names(bench.run(prefill, 6.0, 7.0)) == []
+
+
+def test_prompts_in_their_handshake_are_taken_for_as_cached_as_those_before(tmp_path):
+    bench = Bench(tmp_path, mode="prefill")
+    bench.scheduler.disagg_prefill_bootstrap_queue.queue = [request(6400, room=n) for n in (1, 2)]
+    bench.scheduler.policy.waiting_queue_prefix_matched = lambda _queue: True
+    before = request(6400)
+    prefill = batch(ForwardMode.EXTEND, [before], new=[64], old=[6336])
+    for step in range(40):
+        launched, _ = bench.run(prefill, 2.0 * step + 1, 2.0 * step + 2)
+    assert 128 <= launched.waiting_tokens <= 160  # of 12,800
+    assert all(entry.new_tokens + entry.done_tokens == 6400 for entry in launched.waiting)
+
+
+def test_the_contexts_that_wait_at_a_decode_server_count_whole(tmp_path):
+    bench = Bench(tmp_path, mode="decode")
+    waiting = request(6400)
+    waiting.num_matched_prefix_tokens = 6300
+    bench.scheduler.waiting_queue = [waiting]
+    assert bench.run(decode_batch([request()], [5]), 1.0, 2.0)[0].waiting_tokens == 6400
 
 
 def test_a_unified_server_has_no_transfers(bench):

@@ -46,9 +46,12 @@ class QueueReader:
         scheduler: The scheduler.
         mode: ``null``, ``prefill`` or ``decode``.
         cached: Tells what the prefix cache holds of them.
+
+    Attributes:
+        waiting: Those that waited at the last reading.
     """
 
-    __slots__ = ("_cached", "_decode", "_prefill", "_scheduler", "_sums", "_sums_of")
+    __slots__ = ("_cached", "_decode", "_prefill", "_scheduler", "_sums", "_sums_of", "waiting")
 
     def __init__(self, scheduler: Any, mode: str, cached: CachedTokens) -> None:
         self._scheduler = scheduler
@@ -57,6 +60,7 @@ class QueueReader:
         self._decode = mode == "decode"
         self._sums_of: Any = None
         self._sums = NOTHING
+        self.waiting: Sequence[Any] = ()
 
     def read(self, *, detailed: bool) -> QueueView:
         """The queue now.
@@ -76,6 +80,7 @@ class QueueReader:
                 if item.waiting_for_input
             ]
             waiting = [*waiting, *blocked] if blocked else waiting
+        self.waiting = waiting
         if not waiting:
             self._sums_of = None
             return NOTHING
@@ -90,11 +95,13 @@ class QueueReader:
         tokens, oldest_s = 0, _NAN
         entries: list[float] = []
         walked = waiting[:WALKED]
-        cached, matched = self._cached, self._cached.matched(self._scheduler.waiting_queue)
+        cached, queued = self._cached, self._scheduler.waiting_queue
+        # Those in their handshake are looked up when they have joined the queue.
+        looked_up = len(queued) if cached.matched(queued) else 0
         for index, request in enumerate(walked):
             size = len(request.origin_input_ids) + len(request.output_ids)
             # What a decode server waits for is computed elsewhere, and loaded as a whole.
-            done = 0 if self._decode else cached.of(request, size, matched=matched)
+            done = 0 if self._decode else cached.of(request, size, matched=index < looked_up)
             arrived_s = arrival_s(request)
             tokens += size - done
             if arrived_s < oldest_s or oldest_s != oldest_s:  # noqa: PLR0124  (nan: none yet)

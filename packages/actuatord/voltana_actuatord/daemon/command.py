@@ -7,6 +7,7 @@ marks, for ExecStopPost.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import signal
@@ -15,8 +16,10 @@ import tomllib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from voltana_actuatord.daemon.restorer import Restorers
+from voltana_actuatord.daemon.daemonlog import never_wait
+from voltana_actuatord.daemon.keepers import Keepers
 from voltana_actuatord.daemon.statefolder import StateFolder
+from voltana_actuatord.daemon.trust import read_bounded, untrusted
 from voltana_actuatord.drivers.opening import DEFAULT_DRIVER, find_driver
 from voltana_actuatord.errors import ConfigError, VoltanaError
 from voltana_actuatord.protocol import DEFAULT_STATE_DIR
@@ -27,6 +30,9 @@ if TYPE_CHECKING:
     from voltana_actuatord.drivers.port import GpuDriver
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+RESTORE_S, FIRST_RESTORE_S = 3.0, 0.8
+"""How long ``--restore`` tries, and how long a daemon that starts tries before it serves others."""
+
 DEFAULT_CONFIG = Path("/etc/voltana/actuatord.toml")
 
 
@@ -42,10 +48,12 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--check", action="store_true", help="check the configuration and end")
     parser.add_argument("--restore", action="store_true", help="restore marked GPUs and end")
     options = parser.parse_args(arguments)
+    never_wait()
     try:
         return run(options.config, check=options.check, restore=options.restore)
     except VoltanaError as error:
-        sys.stderr.write(f"voltana-actuatord: {error}\n")
+        with contextlib.suppress(OSError):
+            sys.stderr.write(f"voltana-actuatord: {error}\n")
         return 2
 
 
@@ -70,13 +78,22 @@ def run(config: Path, *, check: bool = False, restore: bool = False) -> int:
     if not (folder / "journal").is_dir():  # the first start: nothing to restore
         _validated(config)
     state = StateFolder(folder)
-    still_marked = Restorers(state.journal, open_driver, [state.lock]).restore()
+    keepers = Keepers(state.journal, open_driver)
+    keepers.keep_out = [state.lock]
+    keepers.settle(RESTORE_S if restore else FIRST_RESTORE_S)
     if restore:
-        return 1 if still_marked else 0
-    plain = _validated(config)
-    from voltana_actuatord.daemon.parent import DaemonParent  # noqa: PLC0415  (needed last)
+        keepers.end()
+        return 1 if keepers.marked() else 0
+    try:
+        plain = _validated(config)
+        from voltana_actuatord.daemon.parent import DaemonParent  # noqa: PLC0415  (needed last)
 
-    return DaemonParent(plain, state, find_driver(plain["driver"])).run()
+        daemon = DaemonParent(plain, state, keepers, find_driver(plain["driver"]))
+    except VoltanaError:
+        keepers.settle(RESTORE_S)
+        keepers.end()
+        raise
+    return daemon.run()
 
 
 def _unchecked(path: Path) -> tuple[Path, Callable[[], GpuDriver]]:
@@ -86,8 +103,8 @@ def _unchecked(path: Path) -> tuple[Path, Callable[[], GpuDriver]]:
     The driver's module is imported here, before anything forks: a restoring child has 0.1 s in all.
     """
     try:
-        named = tomllib.loads(path.read_text())
-    except (OSError, ValueError):
+        named = {} if untrusted(path.absolute()) else tomllib.loads(read_bounded(path))
+    except (OSError, ValueError, RecursionError):
         named = {}
     folder = named.get("state_dir", DEFAULT_STATE_DIR)
     valid = isinstance(folder, str) and Path(folder).is_absolute()

@@ -42,9 +42,14 @@ class Connection:
         sock: Its socket; made non-blocking.
         key: A number that is never used again.
         now_s: The time.
+
+    Attributes:
+        peer: Who is at the other end.
+        dropped: Replies that were not read.
+        heard_s: When the client was last heard.
     """
 
-    __slots__ = ("_allowance", "_refilled_s", "dropped", "key", "peer", "sock")
+    __slots__ = ("_allowance", "_refilled_s", "dropped", "heard_s", "key", "peer", "sock")
 
     def __init__(self, sock: socket.socket, key: int, now_s: float) -> None:
         sock.setblocking(False)
@@ -52,6 +57,7 @@ class Connection:
         self.key = key
         self.peer = peer_of(sock)
         self.dropped = 0
+        self.heard_s = now_s
         self._allowance = BURST
         self._refilled_s = now_s
 
@@ -63,22 +69,28 @@ class Connection:
         """
         for _ in range(BATCH):
             try:
-                data, _, flags, _ = self.sock.recvmsg(MAX_BYTES + 1)
+                data = self.sock.recv(
+                    MAX_BYTES + 1
+                )  # a longer one is cut, and refused for its length
             except (BlockingIOError, InterruptedError):
                 return
             if not data:  # an empty datagram looks the same, and is not a message either
                 raise ConnectionResetError
-            yield data if not flags & socket.MSG_TRUNC else bytes(MAX_BYTES + 1)
+            yield data
 
-    def count_message(self, now_s: float) -> None:
+    def count_message(self, now_s: float, weight: float = 1.0) -> None:
         """Count a message against the client's rate.
+
+        Args:
+            now_s: The time.
+            weight: As how many it counts.
 
         Raises:
             ProtocolError: If it sends more than any control loop does.
         """
         earned = (now_s - self._refilled_s) * RATE_PER_S
-        self._allowance = min(BURST, self._allowance + earned) - 1.0
-        self._refilled_s = now_s
+        self._allowance = min(BURST, self._allowance + earned) - weight
+        self._refilled_s = self.heard_s = now_s
         if self._allowance < 0.0:
             raise ProtocolError(f"more than {RATE_PER_S:g} messages a second.")
 

@@ -1,12 +1,40 @@
-"""Log lines of the daemon: to standard error, where the service manager keeps them, at a bound."""
+"""Log lines of the daemon: to standard error, where the service manager keeps them, at a bound.
+
+A reader that stands still, or a disk that is full, must not keep a clock locked: lines are written
+without ever waiting, and those that cannot be are dropped and counted.
+"""
 
 from __future__ import annotations
 
-import sys
+import contextlib
+import fcntl
+import os
+import stat
 import time
 
 LINES_PER_S = 10.0
 BURST = 50.0
+STDERR = 2
+
+
+def never_wait(handle: int = STDERR) -> None:
+    """Have writes to a descriptor fail rather than wait, in this process and its children.
+
+    A pipe, a FIFO and a terminal may be shared with other programs, which expect theirs to wait: so
+    the descriptor is replaced by another opening of the same file. What cannot be opened again, as
+    a socket, is changed as it is.
+    """
+    with contextlib.suppress(OSError):
+        mode = os.fstat(handle).st_mode
+        if stat.S_ISFIFO(mode) or stat.S_ISCHR(mode):
+            flags = os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+            with contextlib.suppress(OSError):
+                another = os.open(f"/proc/self/fd/{handle}", flags)
+                os.dup2(another, handle)
+                os.close(another)
+                return
+        flags = fcntl.fcntl(handle, fcntl.F_GETFL)
+        fcntl.fcntl(handle, fcntl.F_SETFL, flags | os.O_NONBLOCK)
 
 
 class Log:
@@ -23,7 +51,7 @@ class Log:
         self._dropped = 0
 
     def __call__(self, text: str) -> None:
-        """Write one line."""
+        """Write one line if that does not wait."""
         now_s = time.monotonic()
         self._allowance = min(BURST, self._allowance + (now_s - self._at_s) * LINES_PER_S) - 1.0
         self._at_s = now_s
@@ -32,7 +60,10 @@ class Log:
             self._dropped += 1
             return
         more = f" ({self._dropped} lines left out)" if self._dropped else ""
-        self._dropped = 0
         line = "".join(c if c.isprintable() else "?" for c in text)[:500]
-        sys.stderr.write(f"voltana-actuatord {self._name}: {line}{more}\n")
-        sys.stderr.flush()
+        try:
+            os.write(STDERR, f"voltana-actuatord {self._name}: {line}{more}\n".encode())
+        except OSError:  # nobody reads, or there is no room
+            self._dropped += 1
+        else:
+            self._dropped = 0

@@ -20,6 +20,17 @@ if TYPE_CHECKING:
     from voltana_actuatord.protocol import Acquire, SetClock
 
 
+UNPROVEN_S = 2.0
+"""How long a lease holds its GPUs before the first control step."""
+
+MAX_DEBT_S = 3.0
+DEBT_DECAY = 0.25
+"""How long a user may hold a GPU without a control step in all, and how fast that is forgotten."""
+
+
+MAX_DEBTORS = 1024
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AccessRule:
     """What some users and groups may do; the widest rule that fits a request applies.
@@ -65,6 +76,7 @@ class Lease:
         clocks_mhz: Clocks that the owner may set.
         max_lease_s: Longest time between two commands.
         expires_s: When it lapses; -inf while it has lapsed.
+        since_s: When it was granted.
         sequence: Last step that was proved; -1 before the first.
         target_mhz: Clock asked for last; nan before the first and after a lapse.
     """
@@ -74,6 +86,7 @@ class Lease:
     peer: Peer
     clocks_mhz: frozenset[float]
     max_lease_s: float
+    since_s: float = 0.0
     expires_s: float = -math.inf
     sequence: int = -1
     target_mhz: float = math.nan
@@ -94,19 +107,24 @@ class LeaseTable:
     def __init__(self, rules: Sequence[AccessRule]) -> None:
         self._rules = tuple(rules)
         self._leases: dict[int, Lease] = {}
+        self._debts: dict[tuple[int, str], tuple[float, float]] = {}
 
     def admits(self, peer: Peer) -> bool:
         """Whether any rule is about this peer."""
         return any(rule.admits(peer) for rule in self._rules)
 
-    def check(self, peer: Peer, devices: Sequence[str]) -> None:
+    def check(self, key: int, peer: Peer, devices: Sequence[str], now_s: float) -> None:
         """Check, before any driver call, that a peer may have devices.
 
         Raises:
             LeaseRefusedError: If no rule allows it or another peer holds one.
+            ProtocolError: If the connection holds a lease already.
         """
+        if key in self._leases:
+            raise ProtocolError("one lease a connection. Open another connection.")
         self._rule_for(peer, devices)
         self._refuse_taken(devices)
+        self._refuse_in_debt(peer, devices, now_s)
 
     def acquire(
         self, key: int, peer: Peer, request: Acquire, table_mhz: Sequence[float], now_s: float
@@ -134,14 +152,16 @@ class LeaseTable:
                 f"{table_mhz[-1]:g} MHz. Widen min_mhz and max_mhz in the daemon's configuration."
             )
         self._refuse_taken(request.devices)
+        self._refuse_in_debt(peer, request.devices, now_s)
         lease = Lease(
             domain=request.domain,
             devices=request.devices,
             peer=peer,
             clocks_mhz=clocks,
             max_lease_s=min(request.lease_s, rule.max_lease_s),
+            since_s=now_s,
         )
-        lease.expires_s = now_s + lease.max_lease_s
+        lease.expires_s = now_s + min(lease.max_lease_s, UNPROVEN_S)
         self._leases[key] = lease
         return lease
 
@@ -181,6 +201,7 @@ class LeaseTable:
             if lease.active and lease.expires_s <= now_s
         ]
         for _, lease in over:
+            self._count_unproven(lease, now_s)
             suspend(lease)
         return over
 
@@ -188,9 +209,12 @@ class LeaseTable:
         """When the next lease lapses; inf if none is active."""
         return min((one.expires_s for one in self._leases.values() if one.active), default=math.inf)
 
-    def release(self, key: int) -> Lease | None:
+    def release(self, key: int, now_s: float | None = None) -> Lease | None:
         """End the lease of `key`, if it has one."""
-        return self._leases.pop(key, None)
+        lease = self._leases.pop(key, None)
+        if lease is not None and now_s is not None:
+            self._count_unproven(lease, now_s)
+        return lease
 
     def get(self, key: int) -> Lease | None:
         """The lease of `key`, if it has one."""
@@ -206,6 +230,34 @@ class LeaseTable:
     def all(self) -> list[Lease]:
         """Every lease, lapsed ones included."""
         return list(self._leases.values())
+
+    def _count_unproven(self, lease: Lease, now_s: float) -> None:
+        """Remember for how long GPUs were held without a control step."""
+        if lease.sequence >= 0 or not lease.active:
+            return
+        for device in lease.devices:
+            owner = (lease.peer.uid, device)
+            self._debts[owner] = (self._debt_s(owner, now_s) + now_s - lease.since_s, now_s)
+        if len(self._debts) > MAX_DEBTORS:
+            self._debts = {
+                owner: debt
+                for owner, debt in self._debts.items()
+                if self._debt_s(owner, now_s) > 0.0
+            }
+
+    def _debt_s(self, owner: tuple[int, str], now_s: float) -> float:
+        debt_s, at_s = self._debts.get(owner, (0.0, now_s))
+        return max(0.0, debt_s - DEBT_DECAY * (now_s - at_s))
+
+    def _refuse_in_debt(self, peer: Peer, devices: Iterable[str], now_s: float) -> None:
+        for device in devices:
+            over_s = self._debt_s((peer.uid, device), now_s) - MAX_DEBT_S
+            if over_s > 0.0:
+                raise LeaseRefusedError(
+                    f"uid {peer.uid} has held {device} again and again without a control step. "
+                    f"Send a command within the lease; try again in {over_s / DEBT_DECAY:.0f} s.",
+                    transient=True,
+                )
 
     def _rule_for(self, peer: Peer, devices: Iterable[str]) -> AccessRule:
         wanted = set(devices)

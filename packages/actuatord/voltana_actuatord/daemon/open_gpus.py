@@ -1,24 +1,86 @@
-"""The GPUs that the worker has open, what each domain achieved, and which GPUs must rest."""
+"""The GPUs as the worker sees them: links to their processes, what was asked, what came of it."""
 
 from __future__ import annotations
 
+import contextlib
 import math
-from dataclasses import dataclass
+import socket
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from voltana_actuatord.channel import GpuChannel, Wish
+from voltana_actuatord.daemon.gpulink import (
+    EXAMINE,
+    MAX_BYTES,
+    Examined,
+    decode_answer,
+    encode_wish,
+)
+from voltana_actuatord.daemon.page import ClockState
+from voltana_actuatord.driving import Result, Wish
 from voltana_actuatord.faults import LeaseRefusedError
 from voltana_actuatord.protocol import Ack
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
+    from typing import Any
 
-    from voltana_actuatord.channel import Result
-    from voltana_actuatord.daemon.journal import Journal
-    from voltana_actuatord.drivers.port import Gpu, GpuDriver
+    from voltana_actuatord.daemon.parentlink import News, ParentLink
 
 COOL_DOWN_S = 1.0
 """How long a GPU is left alone after a failure, so that a broken one is not hammered."""
+
+REFUSED_FOR_S = 0.5
+"""How long the reason for which a GPU could not be opened is given again, before it is tried."""
+
+MAX_GPUS = 256
+READY, OPENING, OPEN, RESTORING = "ready", "opening", "open", "restoring"
+
+
+@dataclass(slots=True)
+class LentGpu:
+    """One GPU.
+
+    Attributes:
+        uuid: Its name.
+        word: How the parent has it.
+        link: The link to its process; None while there is none.
+        clocks_mhz: Clocks that may be set; empty before it was examined.
+        state: What is known of its clock.
+        wish: What was asked for last.
+        answered: Ticket of the wish that was answered last.
+        since: First ticket of the present lease: failures of earlier ones are not its.
+        unsent: What goes to its process once there is one.
+        notes: What the operator should know.
+        refused: Why it could not be opened, until when that is said again.
+        rests_until_s: Until when it is left alone.
+    """
+
+    uuid: str
+    word: str = READY
+    link: socket.socket | None = None
+    clocks_mhz: tuple[float, ...] = ()
+    state: ClockState = ClockState.DEFAULT
+    wish: Wish = field(default_factory=lambda: Wish(None))
+    answered: int = -1
+    since: int = 0
+    unsent: dict[bytes, bytes] = field(default_factory=dict)
+    notes: str = ""
+    refused: tuple[str, float] = ("", 0.0)
+    rests_until_s: float = 0.0
+
+    @property
+    def at_default(self) -> bool:
+        """Whether it is at its default clocks by all that is known, and no wish is under way."""
+        if self.wish.clock_mhz is not None or self.word == RESTORING:
+            return False
+        settled = self.answered >= self.wish.ticket
+        return self.word != OPEN or (settled and self.state.ready)
+
+    def forget_wish(self) -> None:
+        """Nobody is there who could fulfil it."""
+        self.unsent.clear()
+        self.wish = Wish(None, self.wish.ticket)
+        self.answered = self.wish.ticket
 
 
 @dataclass(slots=True)
@@ -26,7 +88,7 @@ class Settling:
     """A change of clock of a domain that is under way.
 
     Attributes:
-        key: The connection that asked.
+        ticket: Of the wish.
         sequence: Its step.
         target_mhz: The clock.
         waiting: Devices that have not reported.
@@ -34,7 +96,7 @@ class Settling:
         notes: Reasons given so far.
     """
 
-    key: int
+    ticket: int
     sequence: int
     target_mhz: float
     waiting: set[str]
@@ -43,51 +105,34 @@ class Settling:
 
 
 class OpenGpus:
-    """Opens GPUs when they are first asked for and hands wishes to their channels.
+    """Opens GPUs when they are first asked for and hands wishes to their processes.
 
     Args:
-        driver: The driver.
-        journal: What is locked.
-        report: Called from the channels' threads.
-        quarantined: UUIDs that are not at their defaults and must not be touched by the worker.
+        parent: Who starts those processes.
+        watch: Called with the UUID and the link of every GPU that is opened.
+        unwatch: Called with a link that is about to be closed.
+        restoring: UUIDs of GPUs that must not be touched yet.
     """
 
     def __init__(
         self,
-        driver: GpuDriver,
-        journal: Journal,
-        report: Callable[[Result], None],
-        quarantined: Iterable[str] = (),
+        parent: ParentLink,
+        watch: Callable[[str, socket.socket], None],
+        unwatch: Callable[[socket.socket], None],
+        restoring: Iterable[str] = (),
     ) -> None:
-        self._driver = driver
-        self._journal = journal
-        self._report = report
-        self._quarantined = set(quarantined)
-        self._channels: dict[str, GpuChannel] = {}
-        self._gpus: dict[str, Gpu] = {}
-        self._resting_until_s: dict[str, float] = {}
+        self._parent = parent
+        self._watch = watch
+        self._unwatch = unwatch
+        self._gpus = {uuid: LentGpu(uuid, word=RESTORING) for uuid in restoring}
         self._tickets = 0
         self._settling: dict[int, Settling] = {}
+        self._behind: set[str] = set()
 
-    def open(self, devices: Sequence[str]) -> tuple[float, ...]:
-        """Make sure that the devices may be controlled, and return the clocks that they share.
-
-        Raises:
-            LeaseRefusedError: If one is being restored.
-            DriverError: If one does not exist, is split by MIG, or they share no clock.
-        """
+    def examine(self, devices: Sequence[str]) -> None:
+        """Ask for an `Examined` of each device."""
         for uuid in devices:
-            if uuid not in self._channels:
-                self._open(uuid)
-            self._gpus[uuid].refuse_partitioned()
-        common = set(self._channels[devices[0]].clocks_mhz)
-        for uuid in devices[1:]:
-            common &= set(self._channels[uuid].clocks_mhz)
-        if not common:
-            raise LeaseRefusedError(
-                f"{', '.join(devices)} share no clock. Put unlike GPUs in domains of their own."
-            )
-        return tuple(sorted(common))
+            self._send(self._gpu(uuid), EXAMINE)
 
     def refuse_unready(self, devices: Iterable[str], now_s: float) -> None:
         """Check that devices are at their defaults and need no rest.
@@ -96,36 +141,65 @@ class OpenGpus:
             LeaseRefusedError: If one is not ready.
         """
         for uuid in devices:
-            if not self._channels[uuid].at_default:
+            gpu = self._gpu(uuid)
+            why, until_s = gpu.refused
+            if now_s < until_s:  # it could not be opened a moment ago
+                raise LeaseRefusedError(why)
+            if not gpu.at_default:
                 raise LeaseRefusedError(
                     f"{uuid} is being restored to its default clocks. Try again.",
                     transient=True,
                 )
-            if self._resting_until_s.get(uuid, 0.0) > now_s:
+            if gpu.rests_until_s > now_s:
                 raise LeaseRefusedError(
                     f"{uuid} is left at its default clocks for a moment after a failure or an "
                     "operator's restore. Try again."
                 )
 
+    def common_clocks(self, devices: Sequence[str]) -> tuple[float, ...]:
+        """Clocks that examined devices share.
+
+        Raises:
+            LeaseRefusedError: If there is none.
+        """
+        common = set(self._gpus[devices[0]].clocks_mhz)
+        for uuid in devices[1:]:
+            common &= set(self._gpus[uuid].clocks_mhz)
+        if not common:
+            raise LeaseRefusedError(
+                f"{', '.join(devices)} share no clock. Put unlike GPUs in domains of their own."
+            )
+        return tuple(sorted(common))
+
+    def lend(self, devices: Iterable[str]) -> None:
+        """What comes of earlier wishes is not put down to the lease that begins now."""
+        for uuid in devices:
+            self._gpu(uuid).since = self._tickets + 1
+
     def rest(self, devices: Iterable[str], until_s: float) -> None:
         """Leave devices alone until a time."""
         for uuid in devices:
-            self._resting_until_s[uuid] = max(until_s, self._resting_until_s.get(uuid, 0.0))
+            gpu = self._gpu(uuid)
+            gpu.rests_until_s = max(until_s, gpu.rests_until_s)
 
     def set_clock(self, key: int, sequence: int, devices: Sequence[str], clock_mhz: float) -> None:
         """Ask for a clock on all devices of a domain."""
         self._tickets += 1
-        self._settling[key] = Settling(key, sequence, clock_mhz, set(devices))
         wish = Wish(clock_mhz, self._tickets)
-        for uuid in devices:
-            self._channels[uuid].ask(wish)
+        data = encode_wish(wish)
+        for uuid in devices:  # first of all: the rest can wait
+            gpu = self._gpus[uuid]
+            self._send(gpu, data)
+            gpu.wish = wish
+        self._settling[key] = Settling(self._tickets, sequence, clock_mhz, set(devices))
 
-    def restore(self, devices: Iterable[str]) -> None:
-        """Ask for the default clocks."""
+    def restore(self, devices: Iterable[str], *, forced: bool = False) -> None:
+        """Ask for the default clocks; forced also where nothing of ours is set."""
         for uuid in devices:
-            channel = self._channels.get(uuid)
-            if channel is not None:
-                channel.ask(Wish(None))
+            gpu = self._gpus.get(uuid)
+            if gpu is not None and (gpu.link is not None or gpu.unsent):
+                self._tickets += 1
+                self._ask(gpu, Wish(None, self._tickets, forced))
 
     def forget(self, key: int) -> None:
         """Expect no acknowledgement for a connection any more."""
@@ -134,7 +208,7 @@ class OpenGpus:
     def settled(self, key: int, result: Result) -> Ack | None:
         """Take a device's report; the acknowledgement once all devices of the domain are there."""
         change = self._settling.get(key)
-        if change is None or result.wish.clock_mhz != change.target_mhz:
+        if change is None or result.wish.ticket != change.ticket:
             return None
         change.waiting.discard(result.device)
         change.clock_mhz = min(change.clock_mhz, result.clock_mhz)
@@ -154,41 +228,160 @@ class OpenGpus:
             return None
         return Ack(sequence, change.target_mhz, change.clock_mhz, True, change.notes)
 
-    def release_quarantine(self, uuid: str) -> None:
-        """A GPU has been restored by somebody else."""
-        self._quarantined.discard(uuid)
+    def catch_up(self) -> None:
+        """Send what a process was not ready to read."""
+        behind, self._behind = self._behind, set()
+        for uuid in behind:
+            gpu = self._gpu(uuid)
+            for data in list(gpu.unsent.values()) if gpu.link is not None else ():
+                self._send(gpu, data)
 
-    def hung(self, now_s: float, limit_s: float) -> str | None:
-        """A GPU whose driver call takes longer than `limit_s`, if there is one."""
-        for uuid, channel in self._channels.items():
-            if channel.busy_s(now_s) > limit_s:
-                return uuid
-        return None
+    # --- what others say
+
+    def hear(self, news: News, now_s: float) -> bool:
+        """Take what the parent says of a GPU; whether a GPU that was in use is gone."""
+        gpu = self._gpu(news.uuid)
+        lost = self.lose(news.uuid)
+        if news.link is not None:
+            news.link.setblocking(False)
+            gpu.word, gpu.link, gpu.state = OPEN, news.link, ClockState.DEFAULT
+            self._watch(news.uuid, news.link)
+            for data in list(gpu.unsent.values()):
+                self._send(gpu, data)
+            return lost
+        if news.word in {READY, RESTORING}:
+            gpu.word = news.word
+        else:
+            gpu.word, gpu.refused = READY, (news.word, now_s + REFUSED_FOR_S)
+            lost = True
+        if gpu.word == RESTORING and gpu.unsent:
+            lost = True
+        if gpu.word == READY and gpu.unsent and not lost:
+            self._open(gpu)
+        if lost:
+            gpu.forget_wish()
+        return lost
+
+    def answers(self, uuid: str, now_s: float) -> list[Result | Examined]:
+        """What a GPU's process has said since; an empty list if it is gone."""
+        gpu, said = self._gpu(uuid), list[Result | Examined]()
+        while gpu.link is not None:
+            try:
+                data = gpu.link.recv(MAX_BYTES)
+            except (BlockingIOError, InterruptedError):
+                break
+            except OSError:
+                data = b""
+            if not data:
+                break
+            with contextlib.suppress(ValueError):
+                said.append(self._taken(gpu, decode_answer(uuid, data), now_s))
+        return said
+
+    def lose(self, uuid: str) -> bool:
+        """Let go of the link to a GPU's process that has ended; whether there was one."""
+        gpu = self._gpu(uuid)
+        if gpu.link is None:
+            return False
+        self._unwatch(gpu.link)
+        gpu.link.close()
+        gpu.link, gpu.word = None, RESTORING
+        gpu.forget_wish()
+        return True
+
+    def _taken(self, gpu: LentGpu, answer: Result | Examined, now_s: float) -> Result | Examined:
+        gpu.state = answer.state
+        if isinstance(answer, Examined):
+            gpu.notes = answer.notes
+            gpu.clocks_mhz = answer.clocks_mhz or gpu.clocks_mhz
+            if not answer.clocks_mhz:  # it could not be opened, and its process ends
+                gpu.refused = (answer.refusal, now_s + REFUSED_FOR_S)
+        else:
+            gpu.answered = (
+                max(gpu.answered, answer.wish.ticket) if not answer.failed else (gpu.answered)
+            )
+            if answer.note or answer.state is ClockState.DEFAULT:
+                gpu.notes = answer.note
+        return answer
+
+    # --- what is known
+
+    def is_of_lease(self, result: Result) -> bool:
+        """Whether a result belongs to the present lease of its GPU."""
+        return result.wish.ticket >= self._gpu(result.device).since
 
     def all_default(self) -> bool:
         """Whether every GPU that was opened is at its default clocks."""
-        return all(channel.at_default for channel in self._channels.values())
+        return all(gpu.at_default for gpu in self._gpus.values())
 
     def opened(self) -> list[str]:
         """UUIDs of the GPUs that were opened."""
-        return sorted(self._channels)
+        return sorted(uuid for uuid, gpu in self._gpus.items() if gpu.clocks_mhz)
 
-    def is_default(self, uuid: str) -> bool:
-        """Whether a GPU that was opened is at its default clocks."""
-        return self._channels[uuid].at_default
+    def listed(self) -> list[dict[str, Any]]:
+        """What a status message says of the GPUs."""
+        return [
+            {
+                "uuid": uuid,
+                "at_default": gpu.at_default and gpu.state is not ClockState.DOUBTFUL,
+                "state": _word(gpu),
+                "note": gpu.notes[:200],
+            }
+            for uuid, gpu in sorted(self._gpus.items())
+            if gpu.clocks_mhz or gpu.word == RESTORING
+        ]
 
     def stop(self) -> None:
-        """End all threads."""
-        for channel in self._channels.values():
-            channel.stop()
+        """Let go of every process: each gives its clock back and ends."""
+        for uuid in list(self._gpus):
+            self.lose(uuid)
 
-    def _open(self, uuid: str) -> None:
-        gpu = self._driver.gpu(uuid)
-        gpu.refuse_partitioned()
-        if uuid in self._quarantined:
-            raise LeaseRefusedError(
-                f"{uuid} could not be restored to its default clocks yet; it is tried every "
-                "few seconds. See the daemon's log."
-            )
-        self._gpus[uuid] = gpu
-        self._channels[uuid] = GpuChannel(gpu, self._journal, self._report)
+    # --- asking
+
+    def _gpu(self, uuid: str) -> LentGpu:
+        found = self._gpus.get(uuid)
+        if found is None:
+            if len(self._gpus) >= MAX_GPUS:
+                self._forget_unknown()
+            found = self._gpus[uuid] = LentGpu(uuid)
+        return found
+
+    def _forget_unknown(self) -> None:
+        """Names that led to no GPU must not fill the memory."""
+        for uuid, gpu in list(self._gpus.items()):
+            if gpu.link is None and not gpu.clocks_mhz and gpu.word == READY:
+                del self._gpus[uuid]
+
+    def _ask(self, gpu: LentGpu, wish: Wish) -> None:
+        gpu.wish = wish
+        self._send(gpu, encode_wish(wish))
+
+    def _send(self, gpu: LentGpu, data: bytes) -> None:
+        if gpu.link is None:
+            gpu.unsent[data[:1]] = data  # the latest wish, and that it be examined
+            if gpu.word == READY:
+                self._open(gpu)
+            return
+        try:
+            gpu.link.send(data, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
+        except BlockingIOError:  # its process is behind: it gets the latest when it reads
+            gpu.unsent[data[:1]] = data
+            self._behind.add(gpu.uuid)
+        except OSError:  # it has ended, which the link says as well
+            return
+        else:
+            if gpu.unsent:
+                gpu.unsent.pop(data[:1], None)
+
+    def _open(self, gpu: LentGpu) -> None:
+        gpu.word = OPENING
+        self._parent.tell(f"open {gpu.uuid}")
+
+
+def _word(gpu: LentGpu) -> str:
+    """How a GPU is, in the words of status."""
+    if gpu.word == RESTORING:
+        return RESTORING
+    if gpu.word == OPEN and not gpu.at_default:
+        return "lent" if gpu.wish.clock_mhz is not None else RESTORING
+    return gpu.state.name.lower()

@@ -1,15 +1,15 @@
-"""The parent of the actuator daemon: watches the worker that holds the driver, nothing else.
+"""The parent of the actuator daemon: owns the socket's path, the worker, and every GPU's process.
 
-It owns the socket's path, starts the worker, and kills it when it falls silent or a driver call
-does not return. Then short-lived children reset the clocks, which may hang as well and are killed
-too, and a new worker starts. The parent itself never loads the driver.
+The worker reads clients' messages and keeps leases; it has no driver and no privilege. Each GPU has
+a process of its own (`holder`) that makes its driver calls. The parent starts them all, kills what
+falls silent or hangs, has clocks restored, and never loads the driver itself. One GPU's trouble
+costs the others nothing.
 """
 
 from __future__ import annotations
 
 import contextlib
 import json
-import math
 import os
 import select
 import signal
@@ -22,14 +22,18 @@ from typing import TYPE_CHECKING, Any
 
 from voltana_actuatord.backoff import Backoff
 from voltana_actuatord.daemon.daemonlog import Log
+from voltana_actuatord.daemon.listening import listen
 from voltana_actuatord.daemon.notify import notify, watchdog_period_s
+from voltana_actuatord.daemon.parentlink import MAX_BYTES, say
 from voltana_actuatord.daemon.privileges import CAP_SYS_ADMIN, drop_capabilities
-from voltana_actuatord.daemon.restorer import LIMITS_S, Restorers
-from voltana_actuatord.errors import ActuatorError
+from voltana_actuatord.daemon.probe import DriverProbe
+from voltana_actuatord.driving import Terms
+from voltana_actuatord.faults import LeaseRefusedError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from voltana_actuatord.daemon.keepers import Keepers
     from voltana_actuatord.daemon.statefolder import StateFolder
     from voltana_actuatord.drivers.port import GpuDriver
 
@@ -37,10 +41,11 @@ START_LIMIT_S = 3.0
 STOP_LIMIT_S = 2.0
 KILL_LIMIT_S = 0.5
 FIRST_START_S = 0.05
-FIRST_RETRY_S = 0.1
-LAST_RETRY_S = 2.0
 MAX_BACKOFF_S = 2.0
 STEADY_S = 5.0
+CALM_S, RESTLESS_S = 0.05, 0.01
+CLAIMS = "voltana-gpus.lock"
+"""File beside the socket whose locked bytes say which daemon has which GPU."""
 
 
 class DaemonParent:
@@ -49,40 +54,45 @@ class DaemonParent:
     Args:
         config: What `DaemonSettings.to_plain` made.
         state: Its state folder, which this process holds.
-        open_driver: Opens the driver, in children that restore.
+        keepers: Its GPUs.
+        open_driver: Opens the driver, in children.
 
     Raises:
         ActuatorError: If the socket cannot be made.
     """
 
     def __init__(
-        self, config: dict[str, Any], state: StateFolder, open_driver: Callable[[], GpuDriver]
+        self,
+        config: dict[str, Any],
+        state: StateFolder,
+        keepers: Keepers,
+        open_driver: Callable[[], GpuDriver],
     ) -> None:
         self._log = Log("parent")
         self._config = config
         self._silence_s = float(config["silence_s"])
         self._socket_path = Path(config["socket"])
         self._state = state
+        self._keepers = keepers
+        self._open_driver = open_driver
         self._wakeup_r, self._wakeup_w = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self._stopping = False
-        self._listener = _listen(self._socket_path, config["socket_mode"], config["socket_gid"])
-        self._restorers = Restorers(
-            state.journal,
-            open_driver,
-            [self._state.lock, self._listener.fileno(), self._wakeup_r, self._wakeup_w],
-        )
+        self._listener = listen(self._socket_path, config["socket_mode"], config["socket_gid"])
+        self._inode = self._socket_path.lstat().st_ino
+        keepers.limits.call_s = float(config["call_limit_s"])
+        keepers.claims = self._socket_path.parent / CLAIMS
+        keepers.lay_down(Terms(foreign_allowed=config["foreign_allowed"]), config["baselines"])
         self._worker: subprocess.Popen[bytes] | None = None
         self._channel: socket.socket | None = None
+        self._told: dict[str, str] = {}
         self._ready = False
         self._ever_ready = False
         self._heard_s = 0.0
         self._started_s = 0.0
         self._starts = Backoff(FIRST_START_S, MAX_BACKOFF_S)
         self._start_at_s = 0.0
-        self._retry_at_s = 0.0
-        self._retries = Backoff(FIRST_RETRY_S, LAST_RETRY_S)
-        self._quarantined: set[str] = set()
         self._fatal = ""
+        self._note_kept_out()
 
     def run(self) -> int:
         """Run until SIGTERM or SIGINT.
@@ -99,15 +109,19 @@ class DaemonParent:
         drop_capabilities(keep=(CAP_SYS_ADMIN,))
         watchdog_s = watchdog_period_s() or 1.0
         watchdog_at_s = 0.0
-        self._restore_now()
+        self._probe = DriverProbe(self._open_driver, self._close_in_child)
+        self._say_what_is_left()
         while not self._stopping and not self._fatal:
             now_s = time.monotonic()
             if now_s >= watchdog_at_s:
                 notify("WATCHDOG=1")
                 watchdog_at_s = now_s + watchdog_s
             self._look_after_worker(now_s)
-            self._retry_quarantined(now_s)
-            self._wait(min(0.1, watchdog_s))
+            self._keepers.look(now_s)
+            self._tell_worker(now_s)
+            self._look_at_driver()
+            restless = self._worker is None or self._keepers.restless()
+            self._wait(RESTLESS_S if restless else min(CALM_S, watchdog_s))
         notify("STOPPING=1")
         return self._shut_down()
 
@@ -118,20 +132,24 @@ class DaemonParent:
             if now_s >= self._start_at_s:
                 self._start_worker(now_s)
             return
-        self._listen_to_worker()
+        self._listen_to_worker(now_s)
         if self._worker.poll() is not None:
-            self._log(f"the worker ended with status {self._worker.returncode}.")
+            status = self._worker.returncode
             self._replace_worker(now_s)
+            self._log(f"the worker ended with status {status}.")
             return
         limit_s = self._silence_s if self._ready else START_LIMIT_S
         silent_s = now_s - self._heard_s
         if silent_s > limit_s:
-            self._log(f"no sign of life from the worker for {silent_s:.1f} s: killing it.")
             self._replace_worker(now_s)
+            self._log(f"no sign of life from the worker for {silent_s:.1f} s: it was killed.")
 
     def _start_worker(self, now_s: float) -> None:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        config = self._config | {"quarantined": sorted(self._quarantined)}
+        self._told = {
+            uuid: word for uuid, word in self._keepers.states(now_s).items() if word == "restoring"
+        }
+        config = self._config | {"restoring": sorted(self._told)}
         ours.send(json.dumps(config).encode())
         ours.setblocking(False)
         listener = self._listener.fileno()
@@ -140,34 +158,56 @@ class DaemonParent:
         self._channel = ours
         self._ready = False
         self._heard_s = self._started_s = now_s
-        self._state.note_worker(self._worker.pid)
+        self._note_kept_out()
 
-    def _listen_to_worker(self) -> None:
-        if self._channel is None:
-            return
-        with contextlib.suppress(OSError):  # nothing more to read, or the worker is gone
-            while message := self._channel.recv(1024):
-                self._hear(message)
+    def _listen_to_worker(self, now_s: float) -> None:
+        while self._channel is not None:
+            try:
+                message = self._channel.recv(MAX_BYTES)
+            except OSError:  # nothing more to read, or the worker is gone
+                return
+            if not message:
+                return
+            self._hear(message, now_s)
 
-    def _hear(self, message: bytes) -> None:
-        if message.startswith(b"hung "):
-            self._log(f"a driver call for {message[5:].decode()} does not return.")
-            self._heard_s = -math.inf  # as good as silent
-            return
+    def _hear(self, message: bytes, now_s: float) -> None:
         self._heard_s = time.monotonic()
         if message == b"ready":
-            self._ready = self._ever_ready = True
-            notify("READY=1")
-        elif message.startswith(b"failed "):
-            text = message[7:].decode(errors="replace")
-            self._log(text)
-            if not self._ever_ready:
-                self._fatal = text
+            self._ready = True
+            self._become_ready()
+        elif message.startswith(b"open "):
+            self._open(message[5:].decode(errors="replace"), now_s)
+
+    def _open(self, uuid: str, now_s: float) -> None:
+        """Start a GPU's process for the worker, and hand the link over."""
+        if self._channel is None:
+            return
+        try:
+            link = self._keepers.hold(uuid, now_s)
+        except (LeaseRefusedError, OSError, ValueError) as error:
+            say(self._channel, uuid, str(error))
+            return
+        if link is None:
+            self._told[uuid] = "restoring"
+            say(self._channel, uuid, "restoring")
+            return
+        with link:
+            say(self._channel, uuid, "open", link)
+        self._told[uuid] = "open"
+        self._state.note(self._pids())
+
+    def _tell_worker(self, now_s: float) -> None:
+        """Tell the worker what has changed."""
+        if self._channel is None:
+            return
+        for uuid, word in self._keepers.states(now_s).items():
+            before = self._told.get(uuid, "ready")
+            if word not in {"open", before} and say(self._channel, uuid, word):
+                self._told[uuid] = word
 
     def _replace_worker(self, now_s: float) -> None:
-        """Kill what is left of the worker, give the clocks back, and plan its successor."""
+        """Kill what is left of the worker: the GPUs' processes see it and give clocks back."""
         self._end_worker()
-        self._restore_now()
         pause_s = 0.0
         if now_s - self._started_s > STEADY_S:
             self._starts.reset()
@@ -179,34 +219,49 @@ class DaemonParent:
         worker, self._worker = self._worker, None
         if worker is not None:
             worker.kill()
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                worker.wait(KILL_LIMIT_S)
         if self._channel is not None:
             self._channel.close()
             self._channel = None
+        self._keepers.orphan()
+        if worker is not None:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                worker.wait(KILL_LIMIT_S)
+        self._note_kept_out()
 
-    # --- restoring
+    # --- the driver
 
-    def _restore_now(self) -> None:
-        """Restore what is marked, before anything else; what fails is quarantined."""
-        self._quarantined = self._restorers.restore()
-        if self._quarantined:
-            self._log(f"not at default clocks yet: {', '.join(sorted(self._quarantined))}.")
-        self._retries.reset()
-        self._retry_at_s = time.monotonic() + self._retries.next_s()
-
-    def _retry_quarantined(self, now_s: float) -> None:
-        """Try again, soon at first: a GPU that was lost for a moment must not stay locked."""
-        if not self._quarantined or now_s < self._retry_at_s:
+    def _look_at_driver(self) -> None:
+        if self._probe.done:
             return
-        left = self._restorers.restore(LIMITS_S[:1], only=self._quarantined)
-        for uuid in self._quarantined - left:
-            self._log(f"{uuid} is at its default clocks again.")
-            if self._channel is not None:
-                with contextlib.suppress(OSError):
-                    self._channel.send(b"restored " + uuid.encode())
-        self._quarantined = left
-        self._retry_at_s = time.monotonic() + self._retries.next_s()
+        self._probe.look()
+        if self._probe.problem:
+            self._log(self._probe.problem)
+            self._fatal = self._probe.problem
+        self._become_ready()
+
+    def _become_ready(self) -> None:
+        if self._ready and self._probe.done and not self._fatal and not self._ever_ready:
+            self._ever_ready = True
+            notify("READY=1")
+
+    # --- processes
+
+    def _pids(self) -> list[int]:
+        workers = [self._worker.pid] if self._worker is not None else []
+        return [*workers, *self._keepers.pids()]
+
+    def _close_in_child(self) -> None:
+        for handle in self._keepers.keep_out:
+            with contextlib.suppress(OSError):
+                os.close(handle)
+
+    def _note_kept_out(self) -> None:
+        """What the GPUs' processes must not keep open: they may outlive this one for a moment."""
+        handles = [self._listener.fileno(), self._state.lock, self._wakeup_r, self._wakeup_w]
+        if self._channel is not None:
+            handles.append(self._channel.fileno())
+        self._keepers.keep_out = handles
+        self._state.note(self._pids())
 
     # --- start and stop
 
@@ -224,37 +279,26 @@ class DaemonParent:
 
     def _shut_down(self) -> int:
         with contextlib.suppress(OSError):
-            self._socket_path.unlink()
+            if self._socket_path.lstat().st_ino == self._inode:
+                self._socket_path.unlink()
         if self._worker is not None:
             self._worker.terminate()
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self._worker.wait(STOP_LIMIT_S)
         self._end_worker()
-        self._restore_now()
-        self._state.forget_worker()
+        self._keepers.settle(STOP_LIMIT_S)
+        self._keepers.end()
+        self._probe.end()
+        left = self._say_what_is_left()
+        self._state.note([])
         self._listener.close()
-        return 1 if self._quarantined or self._fatal else 0
+        return 1 if left or self._fatal else 0
 
-
-def _listen(path: Path, mode: int, gid: int | None) -> socket.socket:
-    """Bind the socket; only the lock's holder gets here, so an old path is nobody's."""
-    path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
-    if path.exists() and not path.is_socket():
-        raise ActuatorError(f"{path} exists and is not a socket. Move it, or choose another path.")
-    path.unlink(missing_ok=True)
-    listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    before = os.umask(0o177)  # nobody else may connect before the mode is set
-    try:
-        listener.bind(str(path))
-    except OSError as error:
-        raise ActuatorError(f"socket {path} cannot be made: {error.strerror}.") from None
-    finally:
-        os.umask(before)
-    if gid is not None:
-        os.chown(path, -1, gid)
-    path.chmod(mode)
-    listener.listen(32)
-    return listener
+    def _say_what_is_left(self) -> list[str]:
+        left = self._keepers.marked()
+        if left:
+            self._log(f"not at default clocks yet: {', '.join(left)}.")
+        return left
 
 
 def _spawn(module: str, arguments: list[int], also: list[int]) -> subprocess.Popen[bytes]:

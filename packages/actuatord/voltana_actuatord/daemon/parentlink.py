@@ -1,10 +1,32 @@
-"""The worker's link to its parent: signs of life one way, news of restored GPUs the other."""
+"""The worker's link to its parent: signs of life and requests one way, news of GPUs the other.
+
+A GPU's process is the parent's child; the worker is handed its end of the link to it.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import os
 import socket
+from dataclasses import dataclass
 
 PING_S = 0.05
+MAX_BYTES = 1024
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class News:
+    """What the parent says of a GPU.
+
+    Attributes:
+        uuid: The GPU.
+        word: ``open`` with a link to its process, ``ready``, ``restoring``, or why it is refused.
+        link: The link; None unless it is open.
+    """
+
+    uuid: str
+    word: str
+    link: socket.socket | None = None
 
 
 class ParentLink:
@@ -24,11 +46,11 @@ class ParentLink:
         self.gone = False
         self.next_ping_s = 0.0
 
-    def ping(self, now_s: float, hung: str | None) -> None:
-        """Give a sign of life if one is due, or name the GPU whose driver call hangs."""
+    def ping(self, now_s: float) -> None:
+        """Give a sign of life if one is due."""
         if now_s >= self.next_ping_s:
             self.next_ping_s = now_s + PING_S
-            self.tell("alive" if hung is None else f"hung {hung}")
+            self.tell("alive")
 
     def tell(self, message: str) -> None:
         """Send a message; a parent that is stopped misses it, and init looks after that one."""
@@ -39,14 +61,31 @@ class ParentLink:
         except OSError:
             self.gone = True
 
-    def hear(self) -> str:
-        """UUID of a GPU that the parent has restored; empty if it said nothing of the kind."""
+    def hear(self) -> News | None:
+        """What the parent says next; None if nothing more."""
         try:
-            message = self.sock.recv(256)
-        except BlockingIOError:
-            return ""
+            data, handles, _, _ = socket.recv_fds(self.sock, MAX_BYTES, 4)
+        except (BlockingIOError, InterruptedError):
+            return None
         except OSError:
-            message = b""
-        if not message:
+            data, handles = b"", []
+        link = socket.socket(fileno=handles[0]) if handles else None
+        for extra in handles[1:]:
+            os.close(extra)
+        if not data:
             self.gone = True
-        return message.removeprefix(b"restored ").decode() if b" " in message else ""
+            return None
+        uuid, _, word = data.decode(errors="replace").partition(" ")
+        return News(uuid=uuid, word=word, link=link)
+
+
+def say(sock: socket.socket, uuid: str, word: str, link: socket.socket | None = None) -> bool:
+    """Tell the worker something of a GPU; whether it could be told."""
+    data = f"{uuid} {word}".encode()[:MAX_BYTES]
+    with contextlib.suppress(OSError):
+        if link is None:
+            sock.send(data, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
+        else:
+            socket.send_fds(sock, [data], [link.fileno()], socket.MSG_DONTWAIT)
+        return True
+    return False

@@ -1,105 +1,150 @@
-"""Give a GPU its default clocks back, and make sure of it.
+"""Give a GPU its default clocks back, and weigh what can be read of it.
 
-Used by whoever holds the driver, and as a short-lived process of its own: the watchdog starts one
-when its worker fell silent, systemd when the service stopped (``voltana-actuatord --restore``).
-Drivers cannot be asked whether a clock is locked, so the evidence is the clock that runs and the
-clock event reasons; the reset is sent twice, since it is harmless and some settings fail silently.
+A driver cannot be asked whether a clock is locked, and some resets succeed without doing anything.
+The evidence is the clock that runs and the reasons that the driver gives for it. A reset is sent
+twice, since it is harmless; whoever restores goes on until nothing contradicts it.
 """
 
 from __future__ import annotations
 
-import contextlib
+import enum
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from voltana_actuatord.drivers.port import SLOWING, Reason
-from voltana_actuatord.faults import DriverError, NoSuchGpuError, SilentFailureError
+from voltana_actuatord.faults import NotSupportedError, SilentFailureError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Collection
 
-    from voltana_actuatord.daemon.journal import Journal
-    from voltana_actuatord.drivers.port import GpuDriver, Settable
+    from voltana_actuatord.drivers.port import Settable
+
+_T = TypeVar("_T")
 
 ATTEMPTS = 5
 SETTLE_S = 0.02
+NEAR_MHZ = 1.0
+
+
+class Caller(Protocol):
+    """Makes a call of the driver, timed or not."""
+
+    def __call__(self, call: Callable[[], _T]) -> _T:
+        """Make it."""
+        ...
+
+
+def directly(call: Callable[[], _T]) -> _T:
+    """Make a call of the driver, and nothing else."""
+    return call()
+
+
+class Evidence(enum.Enum):
+    """What can be read of a GPU after a reset.
+
+    GONE: it runs under load, and not as it would under the lock. OPEN: nothing can be told, as on
+    an idle GPU. HELD: the lock seems to stand.
+    """
+
+    GONE = enum.auto()
+    OPEN = enum.auto()
+    HELD = enum.auto()
+
+
+def weigh(
+    clock_mhz: float,
+    reasons: Collection[Reason],
+    locked_mhz: Collection[float],
+    *,
+    had_setting: bool,
+) -> Evidence:
+    """Weigh a read-back after a reset. Pure.
+
+    Args:
+        clock_mhz: Clock that runs.
+        reasons: Why it is what it is.
+        locked_mhz: Clocks at which the lock may stand, those left out at which it would not show
+            because the GPU runs at them without a lock as well.
+        had_setting: Whether somebody else had set a clock before, so that the event reason for
+            it says nothing.
+    """
+    if Reason.SETTING in reasons and not had_setting:
+        return Evidence.HELD
+    if Reason.IDLE in reasons:
+        return Evidence.OPEN
+    slowed = not SLOWING.isdisjoint(reasons)
+    if any(abs(clock_mhz - mhz) <= NEAR_MHZ for mhz in locked_mhz):
+        return Evidence.OPEN if slowed else Evidence.HELD
+    return Evidence.OPEN if slowed else Evidence.GONE
+
+
+def reset_and_weigh(
+    gpu: Settable,
+    locked_mhz: Collection[float],
+    *,
+    had_setting: bool,
+    sleep: Callable[[float], None] = time.sleep,
+    call: Caller = directly,
+) -> Evidence:
+    """Reset a GPU's clocks twice, and weigh what is read back.
+
+    Args:
+        gpu: The GPU.
+        locked_mhz: See `weigh`.
+        had_setting: See `weigh`.
+        sleep: Waits for so many seconds.
+        call: Makes each call of the driver.
+
+    Raises:
+        DriverError: If the driver refuses, or nothing can be read.
+    """
+    call(gpu.reset)
+    call(gpu.reset)
+    sleep(SETTLE_S)
+    clock_mhz, reasons = call(gpu.in_force_mhz), call(lambda: reasons_of(gpu))
+    return weigh(clock_mhz, reasons, locked_mhz, had_setting=had_setting)
 
 
 def restore_gpu(
     gpu: Settable,
     *,
-    was_mhz: float | None = None,
+    locked_mhz: Collection[float] = (),
     had_setting: bool = False,
     sleep: Callable[[float], None] = time.sleep,
-) -> None:
-    """Reset the locked clocks of a GPU until they are at their default by all that can be read.
+) -> Evidence:
+    """Reset a GPU until nothing that can be read contradicts it, `ATTEMPTS` times at most.
 
     Args:
         gpu: The GPU.
-        was_mhz: Clock that it was locked at, if it is known and below the fastest one.
-        had_setting: Whether somebody else had set a clock before, so that the event reason for
-            it says nothing.
+        locked_mhz: See `weigh`.
+        had_setting: See `weigh`.
         sleep: Waits for so many seconds.
 
+    Returns:
+        What is known then, never HELD.
+
     Raises:
-        SilentFailureError: If the clock stays where it was locked without any other reason.
+        SilentFailureError: If the lock still seems to stand.
         DriverError: If the driver refuses.
     """
-    clock_mhz = 0.0
-    stuck = False
     for _ in range(ATTEMPTS):
-        gpu.reset()
-        gpu.reset()
-        sleep(SETTLE_S)
-        clock_mhz, reasons = gpu.in_force_mhz(), _reasons(gpu)
-        stuck = clock_mhz == was_mhz and reasons.isdisjoint(SLOWING)
-        if not stuck and (Reason.SETTING not in reasons or had_setting):
-            return
-    if stuck:
-        raise SilentFailureError(
-            f"{gpu.label} still runs at {clock_mhz:g} MHz after {ATTEMPTS} resets that the driver "
-            f"reported as done. {gpu.remedy(SilentFailureError)}"
-        )
+        found = reset_and_weigh(gpu, locked_mhz, had_setting=had_setting, sleep=sleep)
+        if found is not Evidence.HELD:
+            return found
+    raise SilentFailureError(doubt(gpu, ATTEMPTS))
 
 
-def restore_marked(
-    journal: Journal, open_driver: Callable[[], GpuDriver], only: Iterable[str] | None = None
-) -> dict[str, str]:
-    """Restore every GPU that the journal marks, each one as if the others did not exist.
-
-    Args:
-        journal: Marks are cleared as their GPUs are restored.
-        open_driver: Opens the driver.
-        only: UUIDs to restrict this to.
-
-    Returns:
-        What went wrong, by UUID; empty if everything is at its defaults.
-
-    Raises:
-        DriverNotLoadedError: If there is no driver; then no clock is locked either, but the marks
-            stay until that can be checked.
-    """
-    marked = [uuid for uuid in journal.marked() if only is None or uuid in set(only)]
-    failures: dict[str, str] = {}
-    if not marked:
-        return failures
-    with contextlib.closing(open_driver()) as driver:
-        for uuid in marked:
-            try:
-                gpu = driver.gpu(uuid)
-                restore_gpu(gpu, had_setting=journal.had_setting(uuid))
-            except NoSuchGpuError as error:
-                journal.clear(uuid)  # taken out of the machine, and its lock with it
-                failures[uuid] = str(error)
-            except DriverError as error:
-                failures[uuid] = str(error)
-            else:
-                journal.clear(uuid)
-    return failures
+def doubt(gpu: Settable, attempts: int) -> str:
+    """Why a GPU is not taken to be at its default clocks."""
+    return (
+        f"{gpu.label} seems to be locked still after {2 * attempts} resets that the driver "
+        f"reported as done. {gpu.remedy(SilentFailureError)}"
+    )
 
 
-def _reasons(gpu: Settable) -> frozenset[Reason]:
+def reasons_of(gpu: Settable) -> frozenset[Reason]:
+    """Why the clock is what it is; nothing where the board cannot say."""
     try:
         return gpu.event_reasons()
-    except DriverError:
+    except NotSupportedError:
         return frozenset()

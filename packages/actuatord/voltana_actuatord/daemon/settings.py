@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, ValidationError, model_validator
 
+from voltana_actuatord.daemon.trust import read_bounded, untrusted
 from voltana_actuatord.drivers.opening import DEFAULT_DRIVER, find_driver
 from voltana_actuatord.errors import ConfigError
 from voltana_actuatord.gpu_names import uuid_problem
@@ -55,8 +56,8 @@ class AllowTable(StrictTable):
     users: tuple[str | int, ...] = ()
     groups: tuple[str | int, ...] = ()
     gpus: Annotated[Literal["all"] | tuple[str, ...], BeforeValidator(_named_by_uuid)] = "all"
-    min_mhz: Annotated[_Number, Field(ge=0)] = 0.0
-    max_mhz: Annotated[_Number, Field(gt=0)] = 1e6
+    min_mhz: Annotated[_Number, Field(ge=0, le=1e6)] = 0.0
+    max_mhz: Annotated[_Number, Field(gt=0, le=1e6)] = 1e6
     max_lease_s: _Seconds = 2.0
 
     @model_validator(mode="after")
@@ -66,6 +67,18 @@ class AllowTable(StrictTable):
         if self.min_mhz > self.max_mhz:
             raise ValueError("min_mhz is above max_mhz")
         return self
+
+
+class BaselineTable(StrictTable):
+    """A clock that GPUs have when nobody has a lease (``[[baseline]]``).
+
+    Attributes:
+        gpus: UUIDs of the GPUs.
+        clock_mhz: The clock, which is put back after every lease.
+    """
+
+    gpus: Annotated[tuple[str, ...], BeforeValidator(_named_by_uuid), Field(min_length=1)]
+    clock_mhz: Annotated[_Number, Field(gt=0, le=1e5)]
 
 
 class DaemonSettings(StrictTable):
@@ -80,6 +93,10 @@ class DaemonSettings(StrictTable):
         silence_s: How long the worker may be silent before it is killed.
         call_limit_s: How long one driver call may take before the worker is killed.
         max_connections: Connections at a time, of which one user may hold half.
+        idle_s: How long a connection that controls nothing may be silent.
+        foreign_clocks: Whether a GPU is lent where another tool has set a clock: ``refuse`` or
+            ``allow``.
+        baseline: Clocks that GPUs have when nobody has a lease.
         allow: Who may do what.
     """
 
@@ -93,7 +110,10 @@ class DaemonSettings(StrictTable):
     silence_s: Annotated[_Seconds, Field(ge=0.2, le=1.5)] = 0.4
     call_limit_s: Annotated[_Seconds, Field(ge=0.1, le=1.5)] = 0.2
     max_connections: Annotated[int, Field(ge=2, le=256, strict=True)] = 32
-    allow: tuple[AllowTable, ...] = ()
+    idle_s: Annotated[_Number, Field(ge=1, le=3600)] = 30.0
+    foreign_clocks: Literal["refuse", "allow"] = "refuse"
+    baseline: Annotated[tuple[BaselineTable, ...], Field(max_length=64)] = ()
+    allow: Annotated[tuple[AllowTable, ...], Field(max_length=256)] = ()
 
     def to_plain(self) -> dict[str, Any]:
         """Everything as JSON values, with names resolved to ids.
@@ -111,6 +131,9 @@ class DaemonSettings(StrictTable):
             "state_dir": str(self.state_dir),
             "call_limit_s": self.call_limit_s,
             "max_connections": self.max_connections,
+            "idle_s": self.idle_s,
+            "foreign_allowed": self.foreign_clocks == "allow",
+            "baselines": {uuid: one.clock_mhz for one in self.baseline for uuid in one.gpus},
             "rules": [
                 {
                     "uids": [user_id(name) for name in rule.users],
@@ -129,16 +152,22 @@ def load_settings(path: Path) -> DaemonSettings:
     """Read the configuration file.
 
     Raises:
-        ConfigError: If it cannot be read or a value is not allowed; the text names the key.
+        ConfigError: If it cannot be read, others could have written it, or a value is not allowed;
+            the text names the key.
     """
+    if problem := untrusted(path.absolute()):
+        raise ConfigError(
+            f"{path} is not trusted: {problem}. Give the file and its folders to root, and take "
+            "the right to write from others (chmod go-w)."
+        )
     try:
-        data = tomllib.loads(path.read_text())
+        data = tomllib.loads(read_bounded(path))
     except OSError as error:
         raise ConfigError(
             f"{path} cannot be read: {error.strerror}. Give the file with --config; docs/"
             "actuation.md shows one."
         ) from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:
         raise ConfigError(f"{path} is not valid TOML: {error}.") from None
     try:
         settings = DaemonSettings.model_validate(data)

@@ -1,9 +1,9 @@
-"""The worker of the actuator daemon: the one process that holds the driver.
+"""The worker of the actuator daemon: reads clients' messages and keeps leases.
 
-One thread reads messages and keeps leases; a thread a GPU makes driver calls (`channel`). The
-parent hands over the listening socket and the configuration, hears twenty times a second that
-all is well, and kills this process when it does not. When the parent dies, this process gives
-every clock back and ends.
+It has no driver and no privilege: the parent starts a process for every GPU and hands a link to it
+over. The parent also hands over the listening socket and the configuration, hears twenty times a
+second that all is well, and kills this process when it does not. When this process ends, whichever
+way, the GPUs' processes give every clock back.
 """
 
 from __future__ import annotations
@@ -14,35 +14,26 @@ import signal
 import socket
 import sys
 
+from voltana_actuatord.daemon.daemonlog import never_wait
 from voltana_actuatord.daemon.parentlink import ParentLink
-from voltana_actuatord.daemon.privileges import CAP_SYS_ADMIN, die_with_parent, drop_capabilities
+from voltana_actuatord.daemon.privileges import die_with_parent, drop_capabilities
 from voltana_actuatord.daemon.server import ActuatorServer
-from voltana_actuatord.drivers.opening import find_driver
-from voltana_actuatord.errors import VoltanaError
 
 MAX_CONFIG_BYTES = 200_000
 
 
 def main() -> int:
     """Run a worker; the descriptors of listener and parent are its two arguments."""
+    never_wait()
     listener = socket.socket(fileno=int(sys.argv[1]))
     parent = socket.socket(fileno=int(sys.argv[2]))
     die_with_parent(signal.SIGTERM)
-    drop_capabilities(keep=(CAP_SYS_ADMIN,))
+    drop_capabilities(keep=())
     config = json.loads(parent.recv(MAX_CONFIG_BYTES))
-    try:
-        driver = find_driver(config["driver"])()
-    except VoltanaError as error:
-        parent.send(b"failed " + str(error).encode()[:400])
-        return 3
-    server = ActuatorServer(config, listener, ParentLink(parent), driver)
+    server = ActuatorServer(config, listener, ParentLink(parent))
     signal.signal(signal.SIGTERM, server.stop)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    restored = server.serve()
-    if restored:
-        driver.close()
-    sys.stderr.flush()
-    os._exit(0 if restored else 4)  # a thread may still be inside the driver
+    os._exit(0 if server.serve() else 4)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,111 @@
+"""What the numbers of the guarantee cost and buy, over several seeds.
+
+Run as ``python -m benchmarks.guarantee``. Every seed runs the default demo under static-max, the
+policy `voltana` as it is, and the same with the statement that it had before (K = 8, q_cert = 1),
+so that each row compares what served the same requests up to the same instant.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from voltana.evaluation.compare import compare
+from voltana.evaluation.scenario import ARRIVALS, load_scenario
+from voltana.policies.default import PROMISE
+from voltana.policies.named import get_policy
+from voltana.predictors.conformal import PROFILED_MARGIN, Conformal
+from voltana.promise import Statement
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from voltana.evaluation.metrics import Result
+    from voltana.policy import InstanceContext, InstancePolicy, Policy
+
+BEFORE = Statement(alpha=0.006, gamma=0.02, q_cert=1.0, delay=8)
+HEADER = (
+    "statement", "seeds", "saved %", "TTFT %", "ITL %", "tokens %", "certified %", "constant",
+    "violated", "missed", "most", "overdue",
+)  # fmt: skip
+
+
+SUMS = ("violated", "missed", "bound", "overdue")
+
+
+def under(statement: Statement) -> Policy:
+    """The policy `voltana` with another statement."""
+    usual = get_policy("voltana")
+
+    def control(context: InstanceContext) -> InstancePolicy:
+        from voltana.policies.default import latency_model  # noqa: PLC0415
+
+        guard = Conformal(latency_model(context), statement, first=PROFILED_MARGIN)
+        return usual.control(dataclasses.replace(context, predictor=guard))
+
+    return dataclasses.replace(usual, name="before", control=control)
+
+
+def run(seed: int, duration_s: float, rate_rps: float | None) -> dict[str, Result]:
+    """The results of one seed, by policy."""
+    arrivals = {"duration_s": duration_s} | ({} if rate_rps is None else {"rate_rps": rate_rps})
+    flags = {"policies": ["static-max", "voltana"], "seed": seed, ARRIVALS: arrivals}
+    scenario = load_scenario(None, flags)
+    policies = {**scenario.policies, "before": under(BEFORE)}
+    made = compare(dataclasses.replace(scenario, policies=policies))
+    return {run.result.policy: run.result for run in made.runs}
+
+
+def row(name: str, statement: Statement, results: list[Result]) -> tuple[str, ...]:
+    """Means over the seeds; counts are sums."""
+
+    def mean(of: Callable[[Result], float]) -> str:
+        return f"{100 * float(np.mean([of(result) for result in results])):.2f}"
+
+    accounts = [result.guarantee or {} for result in results]
+    return (
+        name, str(len(results)), mean(lambda r: r.energy_saved_vs_static_max),
+        mean(lambda r: r.ttft_attainment), mean(lambda r: r.itl_attainment),
+        mean(lambda r: r.itl_token_attainment), mean(lambda r: r.certified_share),
+        f"{statement.constant(PROFILED_MARGIN, 1):.1f}",
+        *(f"{sum(a[key] for a in accounts):.0f}" for key in SUMS),
+    )  # fmt: skip
+
+
+def promised(results: list[Result]) -> list[str]:
+    """What was promised to requests, by leg, summed over the seeds."""
+    lines = ["| threshold | arrived | promised % | missed | proven most |", f"|{'---|' * 5}"]
+    for leg in ("ttft", "itl"):
+        accounts = [result.requests[leg] for result in results if result.requests]
+        total = {key: sum(a[key] for a in accounts) for key in accounts[0]}
+        share = 100 * total["promised"] / total["arrived"]
+        cells = (leg, f"{total['arrived']:.0f}", f"{share:.2f}")
+        counts = (f"{total['missed']:.0f}", f"{total['bound']:.0f}")
+        lines.append(f"| {' | '.join((*cells, *counts))} |")
+    return lines
+
+
+def main() -> None:
+    """Print the table as Markdown."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--seeds", type=int, nargs="+", default=list(range(21, 27)))
+    parser.add_argument("--duration", type=float, default=120.0, help="seconds of arrivals")
+    parser.add_argument("--rate", type=float, help="requests/s; the demo's by default")
+    given = parser.parse_args()
+    results = [run(seed, given.duration, given.rate) for seed in given.seeds]
+    print(f"| {' | '.join(HEADER)} |\n|{'---|' * len(HEADER)}")
+    for name, policy, statement in (("before", "before", BEFORE), ("now", "voltana", PROMISE)):
+        print(f"| {' | '.join(row(name, statement, [r[policy] for r in results]))} |")
+    differences = [
+        100 * (r["voltana"].energy_saved_vs_static_max - r["before"].energy_saved_vs_static_max)
+        for r in results
+    ]
+    print("", *promised([r["voltana"] for r in results]), sep="\n")
+    print(f"\nDifference of saving, points, seed by seed: {np.round(differences, 2).tolist()}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,498 @@
+"""The account beside an engine: every certified decision ends as a label or as lost, kept by kills.
+
+`test_agent_group.World` is a group on a fake engine.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import os
+import random
+import select
+import signal
+import time
+
+import pytest
+from fake_scheduler import FakeEngine
+from test_agent_group import TABLE, World
+
+from voltana.actuators import RecordingActuator
+from voltana.serving.agent.guarantee import Guarantee, guarantee_path
+from voltana.serving.agent.metrics import render
+from voltana.serving.agent.open_decisions import OpenDecisions
+from voltana.serving.agent.two_slots import DamagedError, TwoSlots
+from voltana.slo import Slo
+from voltana.timebase import MonotonicTime
+from voltana.values import Load, Status
+from voltana_ring.layout import Kind
+
+ENGINE = {"hardware": "a100-sxm4-80gb", "model": "llama-3.1-8b"}
+LOAD = Load.decode(4, 2000)
+SLO = Slo(ttft_s=1.0, itl_s=0.02)
+
+
+@pytest.fixture
+def world(tmp_path):
+    made = World(tmp_path, engine=dict(ENGINE), policy={"controller": "voltana"})
+    made.group.scan()
+    made.group.set_slo(SLO)
+    yield made
+    made.group.close()
+    made.engine.close()
+
+
+def served(world):
+    return next(iter(world.group._served.values()))
+
+
+def launch(world, load=LOAD):
+    launch_s = world.engine.launch(load)
+    world.group.drain()
+    ((_, found),) = [x for x in served(world).ring_loop.open if x[0] == world.engine.iteration]
+    return launch_s, found.decision
+
+
+def finish(world, launch_s, latency_s=0.005, load=LOAD):
+    world.time.advance(max(launch_s + latency_s - world.time.now_s(), 0.0))
+    world.engine.finish(load, launch_s, latency_s)
+    world.group.drain()
+
+
+def account(world):
+    return served(world).guarantee.account()
+
+
+def test_ticks_renew_the_lease_of_a_running_iteration_and_decide_nothing(world):
+    control = served(world).control
+    decide, seen = control.controller.decide, []
+    control.controller.decide = lambda o: (seen.append(o), decide(o))[1]
+    now_s = world.time.now_s()
+    world.engine.launch(Load.prefill([(500, 0)]), oldest_s=now_s, entries=(now_s, 100, 0))
+    world.group.drain()
+    commands = len(world.actuator.commands)
+    for _ in range(20):
+        world.time.advance(0.2)
+        world.group.tick(0.2)
+    assert len(seen) == 1
+    assert len(world.actuator.commands) > commands + 10
+
+
+def test_late_prefill_batches_are_scored_late_whatever_ticks(tmp_path):
+    world = World(
+        tmp_path, engine=dict(ENGINE), policy={"controller": "voltana"},
+    )  # fmt: skip
+    world.engine.close()
+    world.engine = FakeEngine(
+        world.config.agent.rings, "decode-0", world.time.now_s, role="prefill"
+    )
+    world.group.scan()
+    controller = served(world).control.controller
+    while not hasattr(controller, "reserve"):
+        controller = controller.controller
+    reserve = controller.reserve
+    load = Load.prefill([(500, 0)])
+    for _ in range(60):
+        now_s = world.time.now_s()
+        world.engine.launch(load, oldest_s=now_s)
+        world.group.drain()
+        for _ in range(10):
+            world.time.advance(0.2)
+            world.group.tick(0.2)
+        # Ready two seconds later, of which the device knows little: the model goes on promising.
+        world.engine._write(Kind.FINISHED, load, now_s, now_s + 2.0, 0.05)
+        world.group.drain()
+        world.engine.idle()
+        world.group.drain()
+        world.time.advance(0.05)
+    assert reserve.missed >= 10
+    assert reserve.missed == reserve.requests
+    world.group.close()
+    world.engine.close()
+
+
+def test_decode_is_scored_by_the_gap_between_two_tokens(world):
+    """Without overlap the host works between iterations, and the token waits for it."""
+    for _ in range(3):
+        launch_s, decision = launch(world)
+        finish(world, launch_s)
+    assert decision.status is Status.CERTIFIED
+    world.time.advance(0.045)  # the host is at work
+    launch_s, decision = launch(world)
+    finish(world, launch_s)
+    assert account(world)["violated"] == 1.0
+    assert served(world).ring_loop.account.latency_s(100) == pytest.approx(0.05)
+
+
+def test_a_token_after_idling_has_waited_for_none(world):
+    launch_s, _ = launch(world)
+    finish(world, launch_s)
+    world.engine.idle()
+    world.group.drain()
+    world.time.advance(3.0)
+    launch_s, _ = launch(world)
+    finish(world, launch_s)
+    assert account(world)["missed"] == 0.0
+    assert served(world).ring_loop.account.latency_s(100) == pytest.approx(0.005)
+
+
+def test_an_engine_without_an_idle_hook_is_idle_after_a_long_silence(world):
+    launch_s, _ = launch(world)
+    finish(world, launch_s)
+    world.time.advance(3.0)
+    launch_s, _ = launch(world)
+    finish(world, launch_s)
+    assert account(world)["missed"] == 0.0
+
+
+CHANGES = {
+    "slo": lambda group: group.set_slo(Slo(ttft_s=1.0, itl_s=0.05)),
+    "levels": lambda group: group.set_levels("above:1000"),
+    "policy that learns nothing": lambda group: group.set_policy("static-max"),
+    "policy that learns": lambda group: group.set_policy("voltana-mdp"),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_label_in_flight_is_scored_whatever_is_changed(world, change):
+    launch_s, decision = launch(world)
+    assert decision.status is Status.CERTIFIED
+    CHANGES[change](world.group)
+    finish(world, launch_s, 0.1)
+    seen = account(world)
+    assert (seen["certified"], seen["missed"], seen["violated"]) == (1.0, 1.0, 1.0)
+    assert served(world).guarantee.unlabelled() == {}
+
+
+def test_what_a_policy_promised_stays_in_the_account_when_another_takes_over(world):
+    launch_s, _ = launch(world)
+    finish(world, launch_s, 0.1)
+    for change in CHANGES.values():
+        change(world.group)
+        assert account(world)["violated"] == 1.0
+
+
+def test_an_unusable_latency_is_counted(world):
+    launch_s, _ = launch(world)
+    finish(world, launch_s, 0.0)
+    assert served(world).guarantee.unlabelled() == {"unusable latency": 1}
+
+
+def test_lost_records_are_counted(world):
+    launch(world)  # its end is overwritten before it is read
+    launch_s, _ = launch(world)
+    finish(world, launch_s)
+    assert served(world).guarantee.unlabelled() == {"record lost": 1}
+    assert account(world)["certified"] == 1.0
+
+
+def test_a_result_that_comes_after_an_idle_record_is_scored(world):
+    launch_s, _ = launch(world)
+    world.engine.idle()
+    world.group.drain()
+    finish(world, launch_s, 0.1)
+    assert account(world)["violated"] == 1.0
+
+
+def test_an_engine_that_ends_leaves_no_decision_uncounted(world):
+    guarantee = served(world).guarantee
+    launch(world)
+    world.engine.close()
+    world.group.scan()
+    assert guarantee.unlabelled() == {"engine gone": 1}
+    world.engine = FakeEngine(world.config.agent.rings, "decode-0", world.time.now_s)
+    world.group.scan()
+    assert served(world).guarantee.unlabelled() == {"engine gone": 1}
+
+
+def test_a_restart_goes_on_with_every_open_decision(world):
+    for _ in range(20):
+        launch_s, _ = launch(world)
+        finish(world, launch_s)
+    launch_s, _ = launch(world)
+    finish(world, launch_s, 0.1)
+    launch_s, _ = launch(world)
+    margins = served(world).predictor.to_dict()
+    # As if it were killed: nothing is closed, nothing is saved.
+    world.time.advance(0.2)
+    world.engine.finish(LOAD, launch_s, 0.2)  # while there is no agent
+    again = world.make_group()
+    again.scan()
+    assert served_of(again).predictor.to_dict() == margins
+    again.drain()
+    seen = served_of(again).guarantee.account()
+    assert (seen["certified"], seen["violated"]) == (22.0, 2.0)
+    assert served_of(again).guarantee.unlabelled() == {}
+    again.close()
+
+
+def served_of(group):
+    return next(iter(group._served.values()))
+
+
+def test_another_ring_has_no_label_for_what_was_open(world):
+    launch(world)
+    world.engine.close()
+    world.engine = FakeEngine(world.config.agent.rings, "decode-0", world.time.now_s)
+    again = world.make_group()
+    again.scan()
+    assert served_of(again).guarantee.unlabelled() == {"restart": 1}
+    again.close()
+
+
+@pytest.mark.parametrize("other", [{"model": "other"}, {"tp_size": 2}, {"version": "0.5.99"}])
+def test_margins_are_not_those_of_another_stack(world, other):
+    for _ in range(30):
+        launch_s, _ = launch(world)
+        finish(world, launch_s)
+    learned = margin(world.group)
+    world.engine.close()
+    world.group.scan()
+    world.engine = FakeEngine(world.config.agent.rings, "decode-0", world.time.now_s, **other)
+    world.group.scan()
+    assert margin(world.group) == 0.15 != learned
+    world.engine.close()
+    world.group.scan()
+    world.engine = FakeEngine(world.config.agent.rings, "decode-0", world.time.now_s)
+    world.group.scan()
+    assert margin(world.group) == learned
+
+
+def margin(group):
+    return served_of(group).predictor.margin(LOAD).parts[0].quantile
+
+
+def kept_file(world):
+    (path,) = world.config.agent.state.glob("*.guarantee")
+    return path
+
+
+DAMAGE = {
+    "truncated": lambda raw: raw[:5000],
+    "noise": lambda raw: bytes(byte ^ 0x55 for byte in raw),
+    "emptied": lambda raw: b"\0" * len(raw),
+    "cut to a few bytes": lambda raw: raw[:7],
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_a_damaged_file_is_set_aside_and_said_and_certificates_go_on(world, damage):
+    for _ in range(3):
+        launch_s, _ = launch(world)
+        finish(world, launch_s)
+    world.group.close()
+    path = kept_file(world)
+    path.write_bytes(DAMAGE[damage](path.read_bytes()))
+    world.group = world.make_group()
+    world.group.scan()
+    world.group.set_slo(SLO)
+    assert served(world).guarantee.restored.startswith("damaged")
+    assert list(world.config.agent.state.glob("*.damaged"))
+    _, decision = launch(world)
+    assert decision.status is Status.CERTIFIED
+
+
+NANS = {
+    "margin": lambda v: v["state"]["groups"]["decode"].update(quantile=math.nan),
+    "carried": lambda v: v.update(carried={"missed": math.nan}),
+    "certified": lambda v: v.update(certified=-1),
+    "open": lambda v: v.update(open=[[3, {"status": "certified"}]]),
+    "ring": lambda v: v.pop("ring"),
+    "a list": lambda v: [v],
+}
+
+
+@pytest.mark.parametrize("where", NANS)
+def test_a_file_with_nonsense_in_it_saturates_nothing(world, where):
+    for _ in range(3):
+        launch_s, _ = launch(world)
+        finish(world, launch_s)
+    world.group.close()
+    slots = TwoSlots(kept_file(world))
+    values = json.loads(slots.read())
+    values = NANS[where](values) if where == "a list" else (NANS[where](values), values)[1]
+    for _ in range(2):
+        slots.write(json.dumps(values).encode())
+    slots.close()
+    world.group = world.make_group()
+    world.group.scan()
+    world.group.set_slo(SLO)
+    _, decision = launch(world)
+    assert decision.status is Status.CERTIFIED
+    assert margin(world.group) == 0.15
+    # Its account stays, where it can be read at all.
+    assert account(world).get("certified", 0.0) in {0.0, 3.0}
+
+
+def test_two_slots_give_back_the_newest_whole_write(tmp_path):
+    slots = TwoSlots(tmp_path / "deep" / "a.guarantee")
+    assert slots.read() is None
+    assert slots.intent() is None
+    for number in range(5):
+        slots.write(b"%d" % number)
+        slots.intend(number)
+        assert (slots.read(), slots.intent()) == (b"%d" % number, number)
+    raw = bytearray(slots.path.read_bytes())
+    at = raw.rindex(b"4")
+    raw[at : at + 1] = b"9"  # a write that was cut short
+    slots.path.write_bytes(raw)
+    assert TwoSlots(slots.path).read() == b"3"
+    slots.path.write_bytes(b"x" * 100)
+    with pytest.raises(DamagedError, match="no state of a guarantee"):
+        TwoSlots(slots.path).read()
+    with pytest.raises(OSError, match="more than a slot holds"):
+        slots.write(b"x" * (1 << 20))
+
+
+def test_a_disk_that_fails_ends_nothing(tmp_path, monkeypatch, world):
+    slots = served(world).guarantee._slots
+    monkeypatch.setattr(slots, "write", lambda text: (_ for _ in ()).throw(OSError("full")))
+    launch_s, _ = launch(world)
+    finish(world, launch_s)
+    assert account(world)["certified"] == 1.0
+
+
+def test_guarantees_of_two_stacks_lie_in_two_files(tmp_path, world):
+    from voltana.serving.agent.building import stack_of
+
+    stack = stack_of(world.config, served(world).reader.info)
+    paths = {
+        guarantee_path(tmp_path, "d", changed)
+        for changed in (
+            stack, stack.model_copy(update={"model": "x"}),
+            stack.model_copy(update={"tensor_parallel": 4}),
+            stack.model_copy(update={"engine_version": "x"}),
+        )
+    }  # fmt: skip
+    assert len(paths) == 4
+
+
+def child(world, log, ready):
+    """An agent's life, until it is killed: every decision is written down as it is made."""
+    add = OpenDecisions.add
+
+    def noted(self, iteration, decision, issuer):
+        if decision is not None and decision.status is Status.CERTIFIED:
+            os.write(log, b"%d %.9f\n" % (iteration, decision.budget_s))
+        add(self, iteration, decision, issuer)
+
+    OpenDecisions.add = noted
+    group = world.make_group()
+    group.settings = dataclasses.replace(group.settings, slo=Slo(ttft_s=1.0, itl_s=0.1))
+    group.scan()
+    os.write(ready, b"r")
+    while True:
+        group.drain()
+        group.tick(0.2)
+
+
+def survive(folder, kills, seed):
+    """Kill an agent at random moments under load; what was violated, and what it claims."""
+    world = World(folder, engine=dict(ENGINE), policy={"controller": "voltana"})
+    world.time = MonotonicTime()
+    world.actuator = RecordingActuator(TABLE, time=world.time)
+    world.engine.close()
+    world.engine = FakeEngine(world.config.agent.rings, "decode-0", time.monotonic)
+    rng, log_path = random.Random(seed), folder / "decisions.log"
+    log = os.open(log_path, os.O_CREAT | os.O_WRONLY | os.O_APPEND)
+    gaps, ready_s = {}, math.nan
+    for _ in range(kills):
+        said, ready = os.pipe()
+        pid = os.fork()
+        if not pid:
+            try:
+                child(world, log, ready)
+            finally:
+                os._exit(1)
+        ends_s = math.inf
+        while time.monotonic() < ends_s:
+            if ends_s == math.inf and select.select([said], [], [], 0)[0]:
+                ends_s = time.monotonic() + rng.expovariate(1 / 0.05)
+            launch_s = world.engine.launch(LOAD)
+            latency_s = 0.12 if rng.random() < 0.004 else 0.004
+            time.sleep(latency_s)
+            gap_s = latency_s if math.isnan(ready_s) else launch_s + latency_s - ready_s
+            gaps[world.engine.iteration], ready_s = gap_s, launch_s + latency_s
+            world.engine.finish(LOAD, launch_s, latency_s)
+        os.kill(pid, signal.SIGKILL)
+        assert os.waitpid(pid, 0)[1] == signal.SIGKILL
+        os.close(said)
+        os.close(ready)
+    group = world.make_group()
+    group.scan()
+    group.drain()
+    claimed = served_of(group).guarantee
+    decided = dict(map(float, line.split()) for line in log_path.read_text().splitlines())
+    violated = sum(gaps[int(iteration)] > budget_s for iteration, budget_s in decided.items())
+    figures = claimed.account(), claimed.unlabelled(), claimed.certified
+    group.close()
+    world.engine.close()
+    return violated, len(decided), *figures
+
+
+@pytest.mark.parametrize("kills", [8, pytest.param(200, marks=pytest.mark.slow)])
+def test_a_kill_at_any_moment_leaves_no_violation_unclaimed(tmp_path, kills):
+    violated, decided, claimed, lost, certified = survive(tmp_path, kills, seed=kills)
+    assert decided > 2 * kills
+    # Without a doubt: all of them, and at most those more that a killed agent could not write down.
+    assert violated <= claimed["violated"] + sum(lost.values())
+    assert decided <= certified
+    assert lost.get("restart", 0) <= kills
+    assert claimed["violated"] <= claimed["missed"] <= claimed["bound"]
+
+
+def test_a_guarantee_without_a_file_keeps_nothing():
+    guarantee = Guarantee(None)
+    guarantee.intend()
+    guarantee.sync()
+    guarantee.close()
+    assert (guarantee.account(), guarantee.unlabelled(), guarantee.restored) == ({}, {}, "new")
+
+
+def test_the_status_has_every_certified_decision_once(world):
+    for number in range(40):
+        launch_s, _ = launch(world)
+        finish(world, launch_s, 0.0 if number == 20 else 0.005)
+    launch(world)  # its end is lost
+    launch_s, _ = launch(world)
+    finish(world, launch_s, 0.1)
+    _, running = launch(world)
+    seen = world.group.figures()["guarantee"]
+    in_flight = int(running.status is Status.CERTIFIED)
+    assert seen["decided"] == 42 + in_flight
+    assert seen["unlabelled"] == {"unusable latency": 1, "record lost": 1}
+    assert seen["lost"] == 2
+    assert seen["in_flight"] == in_flight
+    scored = seen["certified"] + seen["elsewhere"] + seen["unsettled"]
+    assert scored + seen["lost"] + seen["in_flight"] == seen["decided"]
+    assert (seen["missed"], seen["violated"]) == (1.0, 1.0)
+    text = render({"instance": "decode-0", "guarantee": seen})[0].decode()
+    for line in (
+        'guarantee_decided_total{instance="decode-0"} 4',
+        'guarantee_missed_total{instance="decode-0"} 1.0',
+        'guarantee_unlabelled_total{cause="record lost",instance="decode-0"} 1.0',
+        'guarantee_in_flight{instance="decode-0"}',
+        "guarantee_bound{",
+    ):
+        assert "voltana_agent_" + line in text
+
+
+def test_the_accounts_of_several_ranks_add_up(world):
+    second = FakeEngine(world.config.agent.rings, "decode-0", world.time.now_s, rank="@dp1.pp0.tp1")
+    world.group.scan()
+    world.run(20)
+    world.run(20, second)
+    seen = world.group.figures()["guarantee"]
+    parts = [s.guarantee.figures(s.ring_loop.open) for s in world.group._served.values()]
+    assert len(parts) == 2
+    assert seen["decided"] == sum(part["decided"] for part in parts) > 0
+    assert seen["bound"] == sum(part["bound"] for part in parts)
+    second.close()
+
+
+def test_a_damaged_account_is_named_in_the_status(world):
+    assert world.group.doubt == ""
+    served(world).guarantee.restored = "damaged: x"
+    assert world.group.doubt == "the account is damaged: x"
+    assert world.group.figures()["guarantee"]["state"] == "damaged: x"

@@ -1,0 +1,188 @@
+"""All GPUs as the parent keeps them: those that were lent, and those that a restart found."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import os
+import time
+from typing import TYPE_CHECKING
+
+from voltana_actuatord.daemon.daemonlog import Log
+from voltana_actuatord.daemon.holder import GpuJob
+from voltana_actuatord.daemon.keeper import Keeper, Limits
+from voltana_actuatord.daemon.notify import notify
+from voltana_actuatord.daemon.page import MAX_GPUS, ClockState, Page
+from voltana_actuatord.driving import Terms
+from voltana_actuatord.faults import LeaseRefusedError
+
+if TYPE_CHECKING:
+    import socket
+    from collections.abc import Callable, Mapping
+    from pathlib import Path
+
+    from voltana_actuatord.daemon.journal import Journal
+    from voltana_actuatord.drivers.port import GpuDriver
+
+POLL_S = 0.005
+
+
+class Keepers:
+    """Keeps the clocks of a node.
+
+    Args:
+        journal: What is locked.
+        open_driver: Opens the driver, in a child.
+
+    Attributes:
+        limits: How long calls and silence may last.
+        keep_out: Descriptors that no child may hold.
+        claims: File whose locked bytes say which daemon has which GPU; None claims none.
+    """
+
+    def __init__(self, journal: Journal, open_driver: Callable[[], GpuDriver]) -> None:
+        self._journal = journal
+        self._open_driver = open_driver
+        self._log = Log("parent")
+        self._page = Page()
+        self._life_r, self._life_w = os.pipe2(os.O_CLOEXEC)
+        self._keepers: dict[str, Keeper] = {}
+        self._places = list(reversed(range(MAX_GPUS)))
+        self._claim_file = -1
+        self._terms: dict[str, Terms] = {}
+        self._usual = Terms(foreign_allowed=False)
+        self.keep_out: list[int] = []
+        self.limits = Limits()
+        self.claims: Path | None = None
+        for uuid in (*journal.marked(), *journal.watched())[:MAX_GPUS]:
+            self._adopt(uuid)
+
+    def lay_down(self, usual: Terms, baselines: Mapping[str, float]) -> None:
+        """Take the operator's terms.
+
+        Args:
+            usual: Those of every GPU.
+            baselines: Clocks in MHz of GPUs that have one.
+        """
+        self._usual = usual
+        self._terms = self._terms | {
+            uuid: Terms(foreign_allowed=True, baseline_mhz=mhz) for uuid, mhz in baselines.items()
+        }
+
+    def look(self, now_s: float) -> None:
+        """Look after every GPU."""
+        for keeper in self._keepers.values():
+            keeper.look(now_s)
+
+    def settle(self, limit_s: float) -> None:
+        """Wait until nothing is marked, or so long."""
+        ends_s = time.monotonic() + limit_s
+        while self.marked() and time.monotonic() < ends_s:
+            self.look(time.monotonic())
+            notify("WATCHDOG=1")
+            time.sleep(POLL_S)
+
+    def hold(self, uuid: str, now_s: float) -> socket.socket | None:
+        """Start the process that serves a GPU; the worker's end of its link, None if not yet.
+
+        Raises:
+            LeaseRefusedError: If there are too many GPUs, or another daemon has this one.
+            OSError: If no process can be started.
+        """
+        keeper = self._keepers.get(uuid) or self._add(uuid)
+        self._claim(uuid)
+        return keeper.hold() if keeper.ready(now_s) else None
+
+    def states(self, now_s: float) -> dict[str, str]:
+        """What the worker should know of every GPU: ``open``, ``ready`` or ``restoring``."""
+        return {uuid: keeper.word(now_s) for uuid, keeper in self._keepers.items()}
+
+    def orphan(self) -> None:
+        """The worker is gone: what its GPUs' processes are doing is restoring them."""
+        for keeper in self._keepers.values():
+            keeper.orphan()
+
+    def marked(self) -> list[str]:
+        """UUIDs of the GPUs that may be locked."""
+        return sorted(uuid for uuid, keeper in self._keepers.items() if keeper.marked)
+
+    def pids(self) -> list[int]:
+        """Every process of every GPU."""
+        return [pid for keeper in self._keepers.values() for pid in keeper.pids()]
+
+    def restless(self) -> bool:
+        """Whether something is to be restored."""
+        return any(keeper.marked for keeper in self._keepers.values())
+
+    def end(self) -> None:
+        """End every process."""
+        for keeper in self._keepers.values():
+            keeper.end()
+
+    def _adopt(self, uuid: str) -> None:
+        """Take over what a mark says."""
+        mark = self._journal.read(uuid)
+        keeper = self._keepers.get(uuid) or self._add(uuid)
+        locked = uuid in self._journal.marked()
+        keeper.slot.state = ClockState.RESTORING if locked else ClockState.WATCHED
+        keeper.slot.had_setting = mark.had_setting
+        if mark.clock_mhz:
+            keeper.slot.note_lock(mark.clock_mhz)
+        if mark.baseline_mhz is not None:
+            self._terms[uuid] = Terms(baseline_mhz=mark.baseline_mhz)
+
+    def _add(self, uuid: str) -> Keeper:
+        if not self._places:
+            self._forget_unused()
+        if not self._places:
+            raise LeaseRefusedError(
+                f"{uuid} would be one GPU more than the {MAX_GPUS} that are kept. Leave it out."
+            )
+        index = self._places.pop()
+        self._keepers[uuid] = Keeper(
+            uuid,
+            index,
+            lambda place: self._job(uuid, index, place),
+            self._close_in_child,
+            limits=self.limits,
+            log=self._log,
+        )
+        return self._keepers[uuid]
+
+    def _forget_unused(self) -> None:
+        """Names that led to no GPU must not fill the page."""
+        for uuid, keeper in list(self._keepers.items()):
+            if not keeper.pids() and keeper.state is ClockState.DEFAULT:
+                del self._keepers[uuid]
+                self._places.append(keeper.index)
+
+    def _job(self, uuid: str, index: int, place: int) -> GpuJob:
+        return GpuJob(
+            uuid=uuid,
+            slot=self._page.slot(index, place),
+            open_driver=self._open_driver,
+            journal=self._journal,
+            terms=self._terms.get(uuid, self._usual),
+            life=self._life_r,
+        )
+
+    def _close_in_child(self) -> None:
+        for handle in (*self.keep_out, self._life_w):
+            with contextlib.suppress(OSError):
+                os.close(handle)
+
+    def _claim(self, uuid: str) -> None:
+        """Make sure that no other daemon drives this GPU, for as long as this process lives."""
+        if self.claims is None:
+            return
+        if self._claim_file < 0:
+            flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+            self._claim_file = os.open(self.claims, flags, 0o600)
+        byte = int.from_bytes(hashlib.sha256(uuid.encode()).digest()[:7])
+        try:  # not flock, which a child that cannot be killed would keep
+            fcntl.lockf(self._claim_file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, byte)
+        except OSError:
+            raise LeaseRefusedError(
+                f"{uuid} is driven by another voltana-actuatord. Stop it, or leave the GPU to it."
+            ) from None

@@ -1,0 +1,169 @@
+"""Other tools that set clocks, before a lease and during one; MIG; two daemons on one GPU."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+
+from tests.actuation.daemons import Daemon
+from tests.actuation.driver import uuid_of
+from tests.attack.clock_honesty import HonestLoop, assert_unharmed
+from voltana_actuatord.console import daemon_status
+from voltana_actuatord.faults import LeaseRefusedError
+
+MHZ, THEIRS_MHZ = 1005.0, 900
+
+
+def stays(machine, clock_mhz, seconds=1.0):
+    ends_s = time.monotonic() + seconds
+    while time.monotonic() < ends_s:
+        if machine.locked_mhz(0) != clock_mhz:
+            return False
+        time.sleep(0.01)
+    return True
+
+
+@pytest.fixture
+def honest(machine, daemon):
+    with HonestLoop(daemon) as loop:
+        yield loop
+
+
+def step_until(client, condition, seconds=8.0):
+    """Step at one clock until the client is told something; whether it was."""
+    ends_s = time.monotonic() + seconds
+    while time.monotonic() < ends_s:
+        if condition(client.actuator.status().error):
+            return True
+        client.set(MHZ)
+        time.sleep(0.05)
+    return False
+
+
+def test_a_foreign_lock_before_a_lease_is_reported_and_left_alone(machine, daemon, honest):
+    quiet_s = honest.times_s(0.4)
+    machine.lock_from_outside(0, THEIRS_MHZ)
+    with pytest.raises(LeaseRefusedError, match="another tool has set the clock"):
+        daemon.client(0, patience_s=0.0)
+    assert stays(machine, THEIRS_MHZ)
+    (note,) = [gpu["note"] for gpu in daemon_status(daemon.socket)["gpus"] if gpu["note"]]
+    assert "another tool" in note
+    machine.set(0, "D_LOCK", 0)
+    with daemon.client(0) as client:
+        assert client.reach(MHZ)
+    assert_unharmed(honest, quiet_s, honest.times_s(0.4))
+
+
+def test_a_foreign_lock_may_be_allowed(machine, tmp_path):
+    machine.lock_from_outside(0, THEIRS_MHZ)
+    with Daemon(tmp_path, machine, head='foreign_clocks = "allow"') as daemon:
+        with daemon.client(0) as client:
+            assert client.reach(MHZ)
+        assert machine.wait(lambda: not machine.any_locked())
+
+
+@pytest.mark.parametrize("end", ["close", "worker", "everything"])
+def test_the_operators_clock_is_put_back_where_it_is_named(end, machine, tmp_path):
+    import os
+    import signal
+
+    machine.lock_from_outside(0, THEIRS_MHZ)
+    allow = (
+        f"[[baseline]]\ngpus = ['{uuid_of(0)}']\nclock_mhz = {THEIRS_MHZ}.0\n"
+        f"[[allow]]\nusers = [{os.geteuid()}]\n"
+    )
+    with Daemon(tmp_path, machine, allow=allow, init=end == "everything") as daemon:
+        client = daemon.client(0)
+        assert client.reach(MHZ)
+        if end == "everything":
+            os.killpg(daemon.process.pid, signal.SIGKILL)
+        elif end == "worker":
+            os.kill(daemon.worker(), signal.SIGKILL)
+        client.actuator.close()
+        assert machine.wait(lambda: machine.locked_mhz(0) == THEIRS_MHZ)
+        assert stays(machine, THEIRS_MHZ, 0.5)
+        with daemon.client(0) as again:
+            assert again.reach(MHZ)
+        assert machine.wait(lambda: machine.locked_mhz(0) == THEIRS_MHZ)
+
+
+def test_a_tool_that_sets_the_clock_during_a_lease_ends_it_and_keeps_its_own(
+    machine, daemon, honest
+):
+    quiet_s = honest.times_s(0.4)
+    with daemon.client(0) as client:
+        assert client.reach(MHZ)
+        machine.lock_from_outside(0, THEIRS_MHZ)
+        assert step_until(client, lambda error: "another tool" in error)
+        assert f"{THEIRS_MHZ} MHz" in client.actuator.status().error
+        assert stays(machine, THEIRS_MHZ)
+    assert stays(machine, THEIRS_MHZ)
+    machine.set(0, "D_LOCK", 0)
+    with daemon.client(0) as again:
+        assert again.reach(MHZ)
+    assert_unharmed(honest, quiet_s, honest.times_s(0.4))
+
+
+def test_mig_during_a_lease_ends_it(machine, daemon, honest):
+    with daemon.client(0) as client:
+        assert client.reach(MHZ)
+        machine.set(0, "D_MIG", 1)
+        assert step_until(client, lambda error: "MIG" in error)
+        assert machine.wait(lambda: not machine.locked_mhz(0))
+    with pytest.raises(LeaseRefusedError, match="MIG mode"):
+        daemon.client(0, patience_s=2.5)  # it rests for a moment first
+    machine.set(0, "D_MIG", 0)
+    with daemon.client(0) as again:
+        assert again.reach(MHZ)
+
+
+def test_mig_is_seen_under_a_client_that_never_rests(machine, daemon):
+    with daemon.client(0) as client:
+        assert client.reach(MHZ)
+        machine.set(0, "D_MIG", 1)
+        table, ends_s = client.actuator.table(), time.monotonic() + 5.0
+        while "MIG" not in client.actuator.status().error and time.monotonic() < ends_s:
+            client.set(table[client.steps % len(table)])
+            time.sleep(0.005)
+        assert "MIG" in client.actuator.status().error
+        assert machine.wait(lambda: not machine.locked_mhz(0))
+
+
+def test_a_foreign_power_cap_is_reported(make_machine, tmp_path):
+    machine = make_machine(D_CAP_MW=250_000)
+    with Daemon(tmp_path, machine) as daemon, daemon.client(0):
+        (gpu,) = daemon_status(daemon.socket)["gpus"]
+        assert "250 W; its default is 400 W" in gpu["note"]
+
+
+def test_two_daemons_do_not_share_a_gpu(machine, tmp_path):
+    (tmp_path / "second").mkdir()
+    with Daemon(tmp_path, machine) as first, first.client(0) as client:
+        assert client.reach(MHZ)
+        with (
+            Daemon(tmp_path / "second", machine) as second,
+            pytest.raises(LeaseRefusedError, match="another tool has set the clock"),
+        ):
+            second.client(0, patience_s=0.0)
+        assert client.reach(1200.0)
+
+
+def test_two_daemons_side_by_side_know_of_each_other(machine, tmp_path):
+    with Daemon(tmp_path, machine) as first:
+        first.client(0).actuator.close()  # no clock is set, but the GPU is taken
+        notify = tmp_path / "notify.sock"
+        notify.unlink()
+        config = first.config.read_text()
+        second = Daemon(tmp_path, machine, start=False)
+        second.socket = tmp_path / "second.sock"
+        second.config = tmp_path / "second.toml"
+        second.config.write_text(
+            config.replace("actuator.sock", "second.sock").replace('/state"', '/state2"')
+        )
+        second.begin()
+        with second:
+            with pytest.raises(LeaseRefusedError, match="driven by another voltana-actuatord"):
+                second.client(0, patience_s=0.0)
+            with second.client(1) as client:
+                assert client.reach(MHZ)

@@ -1,0 +1,122 @@
+"""Sweeps that are killed, have no room, or lose their parent: nothing lost, nothing twice."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from tests.sweep_steps import (
+    ROOT,
+    SHORT,
+    children_of,
+    grid,
+    is_running,
+    kill_hard,
+    records,
+    sweep_process,
+    wait_until,
+)
+from voltana.errors import ConfigError
+from voltana.evaluation.sweep import LocalWorkers, make_plan, run_sweep
+from voltana.evaluation.sweep.store import RESULTS
+
+
+@pytest.mark.parametrize("runs", [24, pytest.param(200, marks=pytest.mark.slow)])
+def test_killed_three_times_and_resumed_it_is_the_same_file(tmp_path, runs):
+    undisturbed = sweep_process(tmp_path / "whole", *grid(runs))
+    _, said = undisturbed.communicate(timeout=300)
+    assert undisturbed.returncode == 0, said
+    out, kept = tmp_path / "killed", {}
+    for share in (0.2, 0.5, 0.8):
+        process = sweep_process(out, *grid(runs))
+        wait_until(lambda share=share: len(records(out)) >= share * runs)
+        kill_hard(process)
+        now = records(out)
+        assert {name: now[name] for name in kept} == kept  # not written again
+        kept = now
+    assert 0 < len(kept) < runs
+    last = sweep_process(out, *grid(runs))
+    _, said = last.communicate(timeout=300)
+    assert last.returncode == 0, said
+    assert f"{runs} of {runs} scenarios, {runs - len(kept)} run now" in said
+    assert {name: records(out)[name] for name in kept} == kept
+    assert (out / RESULTS).read_bytes() == (tmp_path / "whole" / RESULTS).read_bytes()
+    assert not list((out / "runs").glob(".*"))
+
+
+def test_workers_end_with_the_sweep_that_was_killed(tmp_path):
+    long = ("--grid", "seed=1..4", "--grid", "duration=3600", "--workers", "2")
+    process = sweep_process(tmp_path, *long)
+    wait_until(lambda: len(children_of(process.pid)) >= 3)  # with multiprocessing's own
+    workers = children_of(process.pid)
+    kill_hard(process)
+    wait_until(lambda: not any(map(is_running, workers)), within_s=20)
+
+
+def test_an_interrupt_ends_it_in_one_line(tmp_path):
+    process = sweep_process(tmp_path, *grid(400))
+    wait_until(lambda: len(records(tmp_path)) >= 3)
+    os.killpg(process.pid, signal.SIGINT)
+    _, said = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert said.splitlines()[-1] == "voltana: interrupted"
+    assert "Traceback" not in said
+
+
+def test_a_full_disk_is_one_line_and_what_was_kept_stays(tmp_path, monkeypatch):
+    plan = make_plan(SHORT, {"seed": [1, 2, 3, 4]})
+    real, left = os.fsync, [5]  # of the plan and its folder, of one record and its, of the next
+
+    def no_room(descriptor):
+        left[0] -= 1
+        if left[0] <= 0:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        real(descriptor)
+
+    monkeypatch.setattr(os, "fsync", no_room)
+    with pytest.raises(ConfigError, match=r"cannot be written: No space left on device\. The runs"):
+        run_sweep(plan, tmp_path, LocalWorkers(1))
+    monkeypatch.undo()
+    assert len(records(tmp_path)) == 1
+    assert not list((tmp_path / "runs").glob(".*"))
+    assert run_sweep(plan, tmp_path, LocalWorkers(1)).ran == 3
+
+
+def can_mount():
+    if shutil.which("unshare") is None:
+        return False
+    tried = ["unshare", "--mount", "--map-root-user", "mount", "-t", "tmpfs", "none", "/mnt"]
+    return subprocess.run(tried, capture_output=True, check=False).returncode == 0
+
+
+@pytest.mark.skipif(not can_mount(), reason="a small file system cannot be mounted here")
+def test_a_disk_that_is_really_full(tmp_path):
+    small, big = tmp_path / "small", tmp_path / "copy"
+    small.mkdir()
+    sweep = f"{sys.executable} -m voltana sweep --out {small}/s {' '.join(grid(24))}"
+    script = (
+        f"mount -t tmpfs -o size=64k none {small} && ({sweep}; echo code $?) && "
+        f"cp -a {small}/s {big} && mount -o remount,size=4m {small} && {sweep} && "
+        f"cp {small}/s/{RESULTS} {big}/"
+    )
+    done = subprocess.run(
+        ["unshare", "--mount", "--map-root-user", "sh", "-c", script],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=180,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
+    assert "code 2" in done.stdout, done.stderr
+    assert "No space left on device" in done.stderr
+    assert "Traceback" not in done.stderr
+    kept = len(records(big))
+    assert 0 < kept < 24
+    assert f"24 of 24 scenarios, {24 - kept} run now" in done.stderr
+    assert (big / RESULTS).stat().st_size > 1000

@@ -1,0 +1,140 @@
+"""ViableBatch: no batch beyond its boundary as long as requests may wait, and triage where not."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from voltana.errors import ConfigError
+from voltana.routers.least_loaded import LeastLoaded
+from voltana.routers.viable_batch import AT_BOUNDARY, ViableBatch
+from voltana.testing import check_router, samples
+from voltana.testing import strategies as vst
+from voltana.values import Deferral, Forecast, InstanceState, Role
+
+BUDGET_S = 0.065
+TILE = 256
+
+
+class Cliff:
+    """Iterations as of Qwen3-32B: 54 ms up to 256 requests at the fastest clock, 67 ms beyond."""
+
+    def __init__(self, tile=TILE):
+        self.tile = tile
+        self.asked = 0
+
+    def forecast(self, load, clocks_mhz):
+        self.asked += 1
+        seconds = 0.054 if load.decode_requests <= self.tile else 0.067
+        mean_s = seconds * 1410.0 / clocks_mhz
+        return Forecast(clocks_mhz=clocks_mhz, mean_s=mean_s, upper_s=mean_s)
+
+    def to_dict(self):
+        return {}
+
+
+def decode(name, running, in_flight=None, **changes):
+    state = InstanceState(running_requests=running, kv_tokens=230 * running, clock_mhz=1410.0)
+    fields = {
+        "instance": name,
+        "state": state,
+        "in_flight": running if in_flight is None else in_flight,
+        "levels_mhz": (1005.0, 1200.0, 1410.0),
+        "predictor": Cliff(),
+        "budget_s": BUDGET_S,
+    }
+    return samples.candidate(0, Role.DECODE, **(fields | changes))
+
+
+def ask(*candidates, slack_s=0.2, router=None):
+    request = dataclasses.replace(samples.request(3), slack_s=slack_s)
+    return (router or ViableBatch(LeastLoaded())).route(request, candidates)
+
+
+def test_it_keeps_the_contract():
+    check_router(ViableBatch).raise_if_failed()
+
+
+def test_below_the_boundary_the_inner_router_chooses():
+    assert ask(decode("a", 200), decode("b", 100)) == "b"
+
+
+def test_a_full_batch_is_passed_over():
+    assert ask(decode("a", 256), decode("b", 255)) == "b"
+    assert ask(decode("a", 255), decode("b", 256)) == "a"
+
+
+def test_a_request_waits_while_every_batch_is_full_and_those_on_their_way_count():
+    deferral = ask(decode("a", 256), decode("b", 250, in_flight=256))
+    assert isinstance(deferral, Deferral)
+    assert deferral.reason == AT_BOUNDARY
+    assert ask(decode("a", 256), decode("b", 250, in_flight=255)) == "b"
+
+
+def test_no_request_waits_where_the_next_tile_is_viable():
+    roomy = {"predictor": Cliff(tile=384)}
+    assert ask(decode("a", 256, **roomy), decode("b", 256, **roomy)) in {"a", "b"}
+
+
+def test_the_boundary_is_the_models_not_a_setting():
+    for tile in (64, 128, 512):
+        full = {"predictor": Cliff(tile)}
+        assert ask(decode("a", tile - 1, **full)) == "a"
+        assert isinstance(ask(decode("a", tile, **full)), Deferral)
+
+
+def test_what_may_wait_no_longer_joins_the_batch_that_is_lost_already():
+    assert ask(decode("a", 256), decode("b", 300), slack_s=0.0) == "b"
+    assert ask(decode("a", 310), decode("b", 300), decode("c", 256), slack_s=0.0) == "b"
+    assert ask(decode("a", 256), decode("b", 256), slack_s=0.0) == "a"  # one has to be
+
+
+@pytest.mark.parametrize(
+    "unknown",
+    [
+        {"predictor": None},
+        {"levels_mhz": ()},
+        {"budget_s": math.inf},
+        {"state_age_s": 1.0},
+        {"predictor": Cliff(tile=-1)},
+    ],
+)
+def test_nothing_waits_where_a_model_is_missing_or_no_batch_fits(unknown):
+    full, other = decode("a", 4000), decode("b", 4000, **unknown)
+    assert ask(full, other) in {"a", "b"}
+    assert ask(other) == "b"
+
+
+def test_a_boundary_is_worked_out_once_for_each_model_and_context():
+    router, full = ViableBatch(LeastLoaded()), decode("a", 256)
+    ask(full, router=router)
+    asked = full.predictor.asked
+    assert asked > 0
+    for _ in range(20):
+        ask(full, router=router)
+    assert full.predictor.asked == asked
+    renewed = dataclasses.replace(full, predictor=Cliff(tile=300))
+    assert ask(renewed, router=router) == "a"
+
+
+@given(vst.candidates(Role.DECODE), vst.requests(), st.sampled_from([0.0, 0.1, math.inf]))
+def test_any_state_gets_a_name_or_waits_only_where_nobody_has_room(candidates, request, slack_s):
+    request = dataclasses.replace(request, slack_s=slack_s)
+    router = ViableBatch(LeastLoaded())
+    answer = router.route(request, candidates)
+    if isinstance(answer, Deferral):
+        assert slack_s > 0
+        for candidate in candidates:
+            alone = router.route(request, [candidate])
+            assert isinstance(alone, Deferral)
+    else:
+        assert answer in {c.instance for c in candidates}
+
+
+def test_an_argument_out_of_range_is_refused():
+    with pytest.raises(ConfigError, match="max_age_s"):
+        ViableBatch(max_age_s=-1.0)

@@ -1,0 +1,163 @@
+"""`voltana sweep`: a grid or a list of scenario fields, run in parallel, kept as Parquet."""
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from voltana.cli import scenario_flags as flags
+from voltana.cli.terminal import configure_logs
+from voltana.errors import ConfigError
+from voltana.extras import require
+
+if TYPE_CHECKING:
+    from voltana.evaluation.sweep import Plan, SweepOutcome
+
+_GRID = typer.Option(
+    "--grid",
+    metavar="FIELD=VALUES",
+    help="Vary a field: values with commas between, FIRST..LAST..STEP, or a JSON list. Repeat it "
+    "for every combination.",
+)
+_LIST = typer.Option(
+    "--list", metavar="FILE", help="One scenario a row: .json, .jsonl, .csv, or .toml with [[run]]."
+)
+_POLICY = typer.Option(
+    "--policy",
+    metavar="P",
+    help="Policies that each scenario compares; repeat it or use commas (the scenario's own).",
+)
+_WORKERS = typer.Option("--workers", metavar="N", help="Processes (one a core).")
+_OUT = typer.Option("--out", metavar="DIR", help="Where runs and results are kept.")
+
+FAILED = 1
+"""Exit code where scenarios failed and the others are kept."""
+
+
+def sweep(
+    scenario: Annotated[Path | None, flags.SCENARIO] = None,
+    *,
+    grid: Annotated[list[str] | None, _GRID] = None,
+    rows: Annotated[Path | None, _LIST] = None,
+    policy: Annotated[list[str] | None, _POLICY] = None,
+    workers: Annotated[int | None, _WORKERS] = None,
+    out: Annotated[Path, _OUT] = Path("out/sweep"),
+    log_level: Annotated[str, flags.LOG] = "warning",
+) -> None:
+    """Run many scenarios, each once, and keep their figures as Parquet.
+
+    A field is any key of a scenario file (cluster.prefill, slo.itl_ms, seed, ...) or its last part
+    where that says which. What has ended is kept at once: after a kill or a full disk, give the
+    same command again. A grid may be made larger later; what it had is not run again.
+
+    \b
+    Rates and seeds:   voltana sweep --grid rate=40..100..10 --grid seed=11..13
+    Ratios:            voltana sweep --grid pd=1:3,2:2,3:1 --policy static-max,voltana
+    Levels:            voltana sweep --grid 'levels=["published", "even:5", "1005,1410"]'
+    A list:            voltana sweep base.toml --list runs.csv --workers 8
+    """  # noqa: D301  (\b keeps typer from reflowing the examples)
+    configure_logs(log_level)
+    require("sweep", "voltana sweep")
+    plan = _plan(scenario, grid, rows, policy)
+    outcome = run_plan(plan, out, workers)
+    finish(plan, outcome, out)
+
+
+def run_plan(plan: "Plan", out: Path, workers: int | None) -> "SweepOutcome":
+    """Run a plan on this machine's cores under a progress bar."""
+    from voltana.evaluation.sweep import LocalWorkers, run_sweep
+
+    with sweep_bar() as progress:
+        return run_sweep(plan, out, LocalWorkers(workers), progress)
+
+
+def finish(plan: "Plan", outcome: "SweepOutcome", out: Path) -> None:
+    """Write what the folder holds as Parquet, and say what failed."""
+    from voltana.evaluation.sweep.table import write_parquet
+
+    written, _ = write_parquet(outcome.rows, out)
+    total = len(plan.points)
+    typer.echo(
+        f"{total - len(outcome.failures)} of {total} scenarios, {outcome.ran} run now; wrote "
+        f"{len(outcome.rows)} rows to {written}",
+        err=True,
+    )
+    for key, reason in list(outcome.failures.items())[:5]:
+        typer.echo(f"voltana: scenario {key} failed: {reason}", err=True)
+    if outcome.failures:
+        more = len(outcome.failures)
+        typer.echo(f"voltana: {more} failed; the same command runs these again", err=True)
+        raise typer.Exit(FAILED)
+
+
+def _plan(
+    scenario: Path | None, grid: list[str] | None, rows: Path | None, policy: list[str] | None
+) -> "Plan":
+    from voltana.evaluation.scenario import overlay, read_tables
+    from voltana.evaluation.sweep import make_plan
+    from voltana.evaluation.sweep.fields import parse_axis
+    from voltana.evaluation.sweep.rows_file import read_rows
+
+    axes: dict[str, tuple[object, ...]] = {}
+    for text in grid or ():
+        name, values = parse_axis(text)
+        if name in axes:
+            raise ConfigError(f"field {name!r} is varied twice. Give all its values at once.")
+        axes[name] = values
+    base = {} if scenario is None else read_tables(scenario)
+    return make_plan(
+        overlay(base, {"policies": flags.policy_names(policy)}),
+        axes,
+        None if rows is None else read_rows(rows),
+    )
+
+
+@contextmanager
+def sweep_bar() -> Iterator[Callable[[int, int, int], None]]:
+    """A progress bar on standard error; without a terminal a line for every tenth of the work."""
+    if not sys.stderr.isatty():
+        yield _Tenths()
+        return
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("scenarios", total=None)
+
+        def update(ended: int, total: int, failed: int) -> None:
+            said = f"scenarios ({failed} failed)" if failed else "scenarios"
+            bar.update(task, completed=ended, total=total, description=said)
+
+        yield update
+
+
+class _Tenths:
+    """Says how far a sweep is at every tenth of it."""
+
+    def __init__(self) -> None:
+        self._said = -1
+
+    def __call__(self, ended: int, total: int, failed: int) -> None:
+        tenth = 10 * ended // total
+        if tenth > self._said:
+            self._said = tenth
+            said = f", {failed} failed" if failed else ""
+            typer.echo(f"{ended} of {total} scenarios{said}", err=True)

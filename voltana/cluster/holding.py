@@ -1,0 +1,315 @@
+"""The one queue of requests that are held back before their instances are chosen.
+
+A router may answer with a `Deferral` where sending a request on does more harm than its waiting.
+What is deferred waits here, first come, first served: only the first in line is asked about again,
+when a request completes and when its deferral ends, and those that come meanwhile stand behind it.
+Nobody waits longer than its deadline allows: a request whose slack is used up goes, wherever a
+router sends what must not be deferred, and so does the first in line where the line is full. The
+simulated dispatcher and the serving router run this same code.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections import deque
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Generic, TypeVar
+
+from voltana.errors import RoutingError, invalid
+from voltana.values import Deferral
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from voltana.ports import TimeSource
+    from voltana.values import Request
+
+_T = TypeVar("_T")
+
+MOST_HELD = 1024
+"""Requests that may wait. One more sends the first of them on: none is ever turned away here."""
+
+BEHIND = "behind others that wait"
+"""Why a request waits that was not asked about."""
+
+JOINED_SHARE = 0.5
+"""Share of its slack that a request may expect to wait when it joins the line: beyond what a pool
+can serve for long, those in excess lose less where they go at once."""
+
+FADING_S = 10.0
+LEARNING_S = 4.0
+"""How fast the rate of places fades, and how long somebody has to wait before it is known."""
+
+SOONEST_S = 1e-3
+"""No deferral is shorter, so that a router cannot keep its dispatcher busy."""
+
+
+@dataclass(slots=True, kw_only=True, eq=False)
+class Held(Generic[_T]):
+    """A request that waits.
+
+    Attributes:
+        request: What it is.
+        since_s: Since when.
+        leave_s: When it has to go at the latest, to keep its deadline.
+        send: Called with what was chosen for it.
+    """
+
+    request: Request
+    since_s: float
+    leave_s: float
+    send: Callable[[_T], None]
+
+
+@dataclass(slots=True, kw_only=True)
+class HoldingCounts:
+    """What a queue has done so far.
+
+    Attributes:
+        held: Requests that had to wait.
+        overdue: Those of them that went because they could wait no longer.
+        cancelled: Those that were taken out before they went.
+        waited_s: Time that all of them waited together, those that wait still left out.
+        longest_s: The longest wait.
+        reasons: Deferrals by their reason, one for each request that had to wait.
+    """
+
+    held: int = 0
+    overdue: int = 0
+    cancelled: int = 0
+    waited_s: float = 0.0
+    longest_s: float = 0.0
+    reasons: dict[str, int] = dataclasses.field(default_factory=dict)
+
+    def note(self, reason: str) -> None:
+        """A request has to wait."""
+        self.held += 1
+        self.reasons[reason] = self.reasons.get(reason, 0) + 1
+
+    def note_wait(self, waited_s: float) -> None:
+        """A request waits no longer."""
+        self.waited_s += waited_s
+        self.longest_s = max(self.longest_s, waited_s)
+
+
+class HoldingQueue(Generic[_T]):
+    """Sends requests on at once, or when their routers want them.
+
+    Args:
+        choose: Asks the routers: what a request is to be sent to, or a `Deferral`. A request whose
+            `Request.slack_s` is 0 must not be deferred.
+        slack_s: How long a request may be held from now on, in s; asked for what is deferred only.
+            0 or less, or not finite, where that is unknown: such a request is not held.
+        time: Source of time.
+        call_later: Calls a function after some seconds.
+        most: Requests that may wait.
+
+    Attributes:
+        counts: What it has done so far.
+
+    Raises:
+        ConfigError: If `most` is below 1.
+    """
+
+    def __init__(
+        self,
+        choose: Callable[[Request], _T | Deferral],
+        slack_s: Callable[[Request], float],
+        *,
+        time: TimeSource,
+        call_later: Callable[[float, Callable[[], None]], object],
+        most: int = MOST_HELD,
+    ) -> None:
+        if most < 1:
+            raise invalid("most", most, "1 or more", "1024 is usual.")
+        self._choose = choose
+        self._slack_s = slack_s
+        self._time = time
+        self._call_later = call_later
+        self._most = most
+        self._line: deque[Held[_T]] = deque()
+        self._due_s = math.inf  # of the timer that counts; those of later times are out of date
+        self._woken = self._asking = False
+        self._places = PlaceRate()
+        self.counts = HoldingCounts()
+
+    def __len__(self) -> int:
+        return len(self._line)
+
+    @property
+    def oldest_s(self) -> float:
+        """How long the first in line has waited; 0 where nobody waits."""
+        return self._time.now_s() - self._line[0].since_s if self._line else 0.0
+
+    def offer(self, request: Request, send: Callable[[_T], None]) -> Held[_T] | None:
+        """A request has arrived.
+
+        Args:
+            request: What it is.
+            send: Called with what was chosen for it, now or later, once at most.
+
+        Returns:
+            None where it was sent on at once, else what `cancel` takes.
+        """
+        for_s, reason = math.inf, BEHIND
+        if not self._line:
+            choice = self._choose(_with_slack(request, math.inf))
+            if not isinstance(choice, Deferral):
+                send(choice)
+                return None
+            for_s, reason = choice.for_s, choice.reason
+        now_s, slack_s = self._time.now_s(), self._slack_s(request)
+        expected_s = self._places.expected_s(len(self._line) + 1, now_s)
+        if not 0 < slack_s < math.inf or expected_s > JOINED_SHARE * slack_s:
+            send(self._forced(request))
+            return None
+        held = Held(request=request, since_s=now_s, leave_s=now_s + slack_s, send=send)
+        self._line.append(held)
+        self.counts.note(reason)
+        self._places.held(now_s)
+        self._look_again(min(_sensible_s(for_s), slack_s))
+        if len(self._line) > self._most:
+            self._send_overdue(self._line.popleft())
+        return held
+
+    def cancel(self, held: Held[_T]) -> bool:
+        """Nobody wants a request any more; whether it still waited."""
+        try:
+            self._line.remove(held)
+        except ValueError:
+            return False
+        self.counts.cancelled += 1
+        self._left(held)
+        self.wake()  # another one may be the first in line
+        return True
+
+    def wake(self) -> None:
+        """A request has completed: ask about the first in line, once all of that is noted."""
+        if self._line and not self._woken:
+            self._woken = True
+            self._call_later(0.0, self._wake_up)
+
+    def _wake_up(self) -> None:
+        self._woken = False
+        self._look()
+
+    def _look(self) -> None:
+        """Send on what can wait no longer, and the first in line as long as its router wants it."""
+        if self._asking:  # `send` may end a request
+            return
+        self._asking = True
+        try:
+            now_s = self._time.now_s()
+            for held in [held for held in self._line if held.leave_s <= now_s]:
+                self._line.remove(held)
+                self._send_overdue(held)
+            while self._line:
+                first = self._line[0]
+                choice = self._choose(_waited(first, now_s))
+                if isinstance(choice, Deferral):
+                    next_s = min(held.leave_s for held in self._line) - now_s
+                    self._look_again(min(_sensible_s(choice.for_s), next_s))
+                    break
+                self._line.popleft()
+                self._places.found(now_s)
+                self._left(first)
+                first.send(choice)
+        finally:
+            self._asking = False
+
+    def _look_again(self, for_s: float) -> None:
+        """Look at the line again after `for_s`, unless it is looked at before."""
+        due_s = self._time.now_s() + for_s
+        if self._due_s <= due_s:
+            return
+        self._due_s = due_s
+
+        def due() -> None:
+            if due_s == self._due_s:
+                self._due_s = math.inf
+                self._look()
+
+        self._call_later(for_s, due)
+
+    def _forced(self, request: Request) -> _T:
+        choice = self._choose(_with_slack(request, 0.0))
+        if isinstance(choice, Deferral):
+            raise RoutingError(
+                f"request {request.request_id} was deferred ({choice.reason}) with slack_s = 0: "
+                "must be sent to an instance then. Look at Request.slack_s before deferring."
+            )
+        return choice
+
+    def _send_overdue(self, held: Held[_T]) -> None:
+        self.counts.overdue += 1
+        self._left(held)
+        waited_s = self._time.now_s() - held.since_s
+        held.send(self._forced(dataclasses.replace(held.request, waited_s=waited_s)))
+
+    def _left(self, held: Held[_T]) -> None:
+        now_s = self._time.now_s()
+        self.counts.note_wait(now_s - held.since_s)
+        if not self._line:
+            self._places.emptied(now_s)
+
+
+class PlaceRate:
+    """How often the first in line has been let in of late, while there was one.
+
+    Those that come to a line that is longer than what it lets in while they may wait need not wait.
+    """
+
+    __slots__ = ("_at_s", "_places", "_seconds")
+
+    def __init__(self) -> None:
+        self._at_s = math.nan  # up to when time is counted; nan while nobody waits
+        self._places = self._seconds = 0.0
+
+    def held(self, now_s: float) -> None:
+        """Somebody waits from now on."""
+        self._count(now_s)
+        self._at_s = now_s
+
+    def found(self, now_s: float) -> None:
+        """The first in line has been let in."""
+        self._count(now_s)
+        self._places += 1.0
+
+    def emptied(self, now_s: float) -> None:
+        """Nobody waits any more."""
+        self._count(now_s)
+        self._at_s = math.nan
+
+    def expected_s(self, position: int, now_s: float) -> float:
+        """How long the one at a position, from 1, will wait; 0 where too little is known."""
+        self._count(now_s)
+        if self._seconds < LEARNING_S:
+            return 0.0
+        return position * self._seconds / self._places if self._places else math.inf
+
+    def _count(self, now_s: float) -> None:
+        gap_s = now_s - self._at_s
+        if gap_s > 0:
+            kept = math.exp(-gap_s / FADING_S)
+            self._places *= kept
+            self._seconds = kept * self._seconds + gap_s
+            self._at_s = now_s
+
+
+def _with_slack(request: Request, slack_s: float) -> Request:
+    if request.slack_s == slack_s:
+        return request
+    return dataclasses.replace(request, slack_s=slack_s)
+
+
+def _waited(held: Held[_T], now_s: float) -> Request:
+    """What routers are shown of one that waits."""
+    return dataclasses.replace(
+        held.request, slack_s=held.leave_s - now_s, waited_s=now_s - held.since_s
+    )
+
+
+def _sensible_s(for_s: float) -> float:
+    """What a router asks for, as far as it makes sense: no nan, and not too soon."""
+    return for_s if for_s >= SOONEST_S else SOONEST_S

@@ -1,0 +1,192 @@
+"""What a sweep runs: a grid or a list of scenario fields, laid over one scenario.
+
+Every scenario is checked before the first is run. What identifies one is a digest of all that its
+figures follow from: every field with its default filled in, and the content of the files that it
+names. So the same scenario is run once, in whatever grid it comes up again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from voltana.config import parse_scenario
+from voltana.errors import ConfigError, VoltanaError, invalid
+from voltana.evaluation.best_fixed import REFERENCE
+from voltana.evaluation.scenario import check_scenario, overlay
+from voltana.evaluation.sweep.fields import POLICIES, as_tables, check_values, field_name
+from voltana.evaluation.sweep.work import policy_from
+from voltana.plant.workload.lengths import load_lengths
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from voltana.config import ScenarioFile
+
+MOST_POINTS = 100_000
+"""Scenarios of one sweep; each is a record of its own."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Point:
+    """One scenario of a sweep.
+
+    Attributes:
+        key: What identifies it.
+        file: The scenario, with nothing left to a default.
+    """
+
+    key: str
+    file: ScenarioFile
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """What a sweep runs.
+
+    Attributes:
+        points: Each scenario once, in the order of the grid (the last axis fastest) or of the list.
+        fields: The fields that were varied.
+        policy_source: ``MODULE:FUNCTION`` that makes the policies by name; None: the known ones.
+    """
+
+    points: tuple[Point, ...]
+    fields: tuple[str, ...] = ()
+    policy_source: str | None = None
+
+
+class _Checks:
+    """Checks what several scenarios share once.
+
+    A seed, a rate or a length of time cannot make a name unknown or an SLO impossible.
+    """
+
+    def __init__(self, policy_source: str | None) -> None:
+        self._source = policy_source
+        self._served: dict[str, ScenarioFile] = {}
+        self._digests: dict[Path, str] = {}
+        self._made: set[str] = set()
+        self._workloads: set[str] = set()
+
+    def explicit(self, file: ScenarioFile) -> ScenarioFile:
+        """The scenario with every default filled in."""
+        if file.workload is not None and file.workload.name not in self._workloads:
+            load_lengths(file.workload.name)
+            self._workloads.add(file.workload.name)
+        asked = file if self._source is None else self._from_source(self._source, file)
+        free = {"seed": 0, "workload": None, "trace": None}
+        shared = json.dumps(asked.model_copy(update=free).model_dump(mode="json"), sort_keys=True)
+        if shared not in self._served:
+            self._served[shared] = check_scenario(asked)
+        served = self._served[shared]
+        update: dict[str, Any] = {"policies": tuple(dict.fromkeys(file.policies))}
+        if file.trace is not None:  # workers may run elsewhere
+            update["trace"] = file.trace.model_copy(update={"file": file.trace.file.resolve()})
+        return file.model_copy(
+            update={**update, "cluster": served.cluster, "engine": served.engine}
+        )
+
+    def key(self, file: ScenarioFile) -> str:
+        """The digest of a scenario and of the files that it names."""
+        contents = [
+            self._digest(Path(name))
+            for name in (file.cluster.hardware, file.cluster.model)
+            if Path(name).suffix in {".toml", ".json"}
+        ]
+        if file.trace is not None:
+            contents.append(self._digest(file.trace.file))
+        said = [file.model_dump(mode="json"), contents, self._source]
+        return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()[:24]
+
+    def _from_source(self, source: str, file: ScenarioFile) -> ScenarioFile:
+        for name in set(file.policies) - self._made:
+            policy_from(source, name)
+            self._made.add(name)
+        return file.model_copy(update={"policies": (REFERENCE,)})
+
+    def _digest(self, path: Path) -> str:
+        if path not in self._digests:
+            try:
+                with path.open("rb") as opened:
+                    self._digests[path] = hashlib.file_digest(opened, "sha256").hexdigest()
+            except OSError as error:
+                raise ConfigError(
+                    f"{str(path)!r} cannot be read: {error.strerror}. Check the path."
+                ) from None
+        return self._digests[path]
+
+
+def make_plan(
+    base: Mapping[str, Any],
+    grid: Mapping[str, Sequence[Any]] | None = None,
+    rows: Sequence[Mapping[str, Any]] | None = None,
+    *,
+    policy_source: str | None = None,
+) -> Plan:
+    """Lay a grid, a list, or each row of a list with a grid, over a scenario.
+
+    Args:
+        base: Tables of the scenario, as `voltana.evaluation.scenario.read_tables` gives them.
+        grid: Values by field, named as in `field_name`; every combination is run.
+        rows: Values by field, one scenario each.
+        policy_source: ``MODULE:FUNCTION``; makes the policy of a name, in place of the known names.
+            The module is imported by the workers.
+
+    Raises:
+        ConfigError: If there is nothing to run, a field is unknown or named twice, or a scenario
+            cannot be run; the text says which.
+    """
+    axes = _named(grid or {})
+    for name, values in axes.items():
+        check_values(name, tuple(values))
+    listed = [{}] if rows is None else [_named(row) for row in rows]
+    count = len(listed) * math.prod(len(values) for values in axes.values())
+    if count == 0 or (rows is None and not axes):
+        raise ConfigError(
+            "the sweep is empty: no field is varied. Give at least one --grid FIELD=VALUES, or a "
+            "--list with at least one row."
+        )
+    if count > MOST_POINTS:
+        raise invalid("sweep", count, f"at most {MOST_POINTS} scenarios", "Take fewer values.")
+    checks = _Checks(policy_source)
+    points: dict[str, Point] = {}
+    for values in _combined(listed, axes):
+        try:
+            file = checks.explicit(parse_scenario(overlay(base, as_tables(values))))
+            key = checks.key(file)
+        except VoltanaError as error:
+            raise ConfigError(f"{_shown(values)}: {error}") from error
+        points.setdefault(key, Point(key=key, file=file))
+    varied = dict.fromkeys(name for row in listed for name in row) | dict.fromkeys(axes)
+    return Plan(points=tuple(points.values()), fields=tuple(varied), policy_source=policy_source)
+
+
+def _combined(
+    rows: Sequence[Mapping[str, Any]], axes: Mapping[str, Sequence[Any]]
+) -> Iterator[dict[str, Any]]:
+    """Rows outside, the grid's last axis fastest. An axis of policies is one comparison."""
+    compared = {name: [list(axes[name])] for name in axes if name == POLICIES}
+    if compared and any(isinstance(value, list) for value in axes[POLICIES]):
+        compared = {}
+    for row in rows:
+        for values in itertools.product(*({**axes, **compared}).values()):
+            yield {**row, **dict(zip(axes, values, strict=True))}
+
+
+def _named(values: Mapping[str, Any]) -> dict[str, Any]:
+    named: dict[str, Any] = {}
+    for given, value in values.items():
+        name = field_name(given)
+        if name in named:
+            raise ConfigError(f"field {given!r} is varied twice. Give all its values at once.")
+        named[name] = value
+    return named
+
+
+def _shown(values: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name} = {value}" for name, value in values.items()) or "scenario"

@@ -1,0 +1,75 @@
+"""The list of a sweep: one scenario a row, in JSON, JSON Lines, CSV or TOML."""
+
+from __future__ import annotations
+
+import csv
+import json
+import tomllib
+from typing import TYPE_CHECKING, Any
+
+from voltana.errors import ConfigError, invalid
+from voltana.evaluation.sweep.fields import value_of
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+TOML_KEY = "run"
+"""Of a TOML file, the array of tables that are the rows."""
+
+
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    """Values by field, one scenario a row.
+
+    An empty cell of CSV leaves its field to the scenario. Tables of JSON and TOML may be nested.
+
+    Raises:
+        ConfigError: If the file cannot be read or holds no rows.
+    """
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+        rows = _parsed(path, text)
+    except (OSError, ValueError, csv.Error) as error:
+        if isinstance(error, ConfigError):
+            raise
+        reason = getattr(error, "strerror", None) or error
+        raise ConfigError(
+            f"list {str(path)!r} cannot be read: {reason}. See docs/sweep.md for an example."
+        ) from None
+    if not (isinstance(rows, list) and rows and all(isinstance(row, dict) for row in rows)):
+        raise ConfigError(
+            f"list {str(path)!r} holds no rows, so that the sweep is empty. Give at least "
+            "one object (or line, or [[run]]) of scenario fields."
+        )
+    return [_flat(row) for row in rows]
+
+
+def _parsed(path: Path, text: str) -> Any:
+    match path.suffix.lower():
+        case ".json":
+            return json.loads(text)
+        case ".jsonl":
+            return [json.loads(line) for line in text.splitlines() if line.strip()]
+        case ".toml":
+            return tomllib.loads(text).get(TOML_KEY)
+        case ".csv":
+            return [_cells(path, row) for row in csv.DictReader(text.splitlines())]
+    raise invalid("list", str(path), "a .json, .jsonl, .csv or .toml file", "Name its format so.")
+
+
+def _cells(path: Path, row: dict[str | None, Any]) -> dict[str, Any]:
+    if None in row or None in row.values():
+        raise ConfigError(
+            f"list {str(path)!r} has a row that is not as long as its header. Give every row one "
+            "cell a column; quote text that holds commas."
+        )
+    return {str(name): value_of(cell) for name, cell in row.items() if cell.strip()}
+
+
+def _flat(row: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    made: dict[str, Any] = {}
+    for name, value in row.items():
+        if isinstance(value, dict):
+            made |= _flat(value, f"{prefix}{name}.")
+        else:
+            made[f"{prefix}{name}"] = value
+    return made

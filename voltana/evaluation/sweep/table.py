@@ -1,0 +1,126 @@
+"""The results of a sweep as Parquet: the same runs make the same file, byte by byte.
+
+What a machine took (`TIMED`) differs from run to run, so that it has a file of its own beside.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import json
+from typing import TYPE_CHECKING, Any, get_args
+
+from voltana import __version__
+from voltana.config import ScenarioFile
+from voltana.errors import ConfigError
+from voltana.evaluation.metrics import Result
+from voltana.evaluation.sweep.fields import scenario_fields, tables_of
+from voltana.evaluation.sweep.store import RESULTS, SCHEMA, TIMING, write_whole
+from voltana.extras import require
+
+require("sweep", "writing results as Parquet")
+
+import pyarrow as pa  # noqa: E402
+from pyarrow import parquet  # noqa: E402
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from pathlib import Path
+
+    from voltana.evaluation.sweep.work import Row
+
+TIMED = ("wall_s", "decide_p50_us", "decide_p99_us")
+"""Figures of the machine that simulated, not of what was simulated."""
+
+_FORM = b"voltana_sweep_form"
+_CHOSEN = {"chosen_prefill_mhz": pa.float64(), "chosen_decode_mhz": pa.float64(),
+           "chosen_keeps_slo": pa.bool_()}  # fmt: skip
+
+
+def write_parquet(rows: Iterable[Row], folder: Path) -> tuple[Path, Path]:
+    """Write the rows of a sweep, and beside them what the machine took for each.
+
+    Returns:
+        Both files.
+
+    Raises:
+        ConfigError: If one cannot be written.
+    """
+    rows = list(rows)
+    schema = result_schema()
+    timing = pa.schema(
+        [("run", pa.string()), ("policy", pa.string()), *((name, pa.float64()) for name in TIMED)]
+    )
+    _write(rows, schema, folder / RESULTS)
+    _write(rows, timing, folder / TIMING)
+    return folder / RESULTS, folder / TIMING
+
+
+def result_schema() -> pa.Schema:
+    """Columns of the results: the run, every scenario field, every figure."""
+    columns: dict[str, pa.DataType] = {"run": pa.string()}
+    tables = tables_of(ScenarioFile)
+    for name in scenario_fields():
+        table, _, key = name.rpartition(".")
+        model = tables[table] if table else ScenarioFile
+        columns[name] = _type_of(model.model_fields[key].annotation)
+    kinds = {"str": pa.string(), "int": pa.int64(), "float": pa.float64()}
+    for field in dataclasses.fields(Result):
+        if field.name not in TIMED:
+            columns[field.name] = kinds.get(str(field.type), pa.string())
+    columns |= _CHOSEN
+    return pa.schema(list(columns.items()))
+
+
+def read_parquet(path: Path) -> list[Row]:
+    """The rows of a sweep's results.
+
+    Raises:
+        ConfigError: If it is no such file, or one of a version with another form.
+    """
+    try:
+        table = parquet.read_table(path, partitioning=None)
+    except (OSError, pa.ArrowException) as error:
+        reason = str(error).partition("\n")[0]
+        raise ConfigError(
+            f"{str(path)!r} cannot be read as Parquet: {reason}. Name the {RESULTS} of a sweep."
+        ) from None
+    said = (table.schema.metadata or {}).get(_FORM)
+    if said is None:
+        raise ConfigError(f"{str(path)!r} is not of a sweep. Name the {RESULTS} of one.")
+    form = json.loads(said)
+    if form.get("form") != SCHEMA:
+        raise ConfigError(
+            f"{str(path)!r} was written by voltana {form.get('voltana')} in form "
+            f"{form.get('form')}; this is voltana {__version__}, which reads form {SCHEMA}. "
+            "Read it with that version, or sweep again into another folder."
+        )
+    return [{name: _read(value) for name, value in row.items()} for row in table.to_pylist()]
+
+
+def _write(rows: list[Row], schema: pa.Schema, path: Path) -> None:
+    columns = {name: [_plain(row.get(name)) for row in rows] for name in schema.names}
+    form = json.dumps({"form": SCHEMA, "voltana": __version__})
+    table = pa.table(columns, schema=schema).replace_schema_metadata({_FORM: form.encode()})
+    written = io.BytesIO()
+    parquet.write_table(table, written, compression="zstd")
+    write_whole(path, written.getvalue())
+
+
+def _plain(value: Any) -> Any:
+    """Lists and tables as JSON: a column has one type."""
+    return json.dumps(value, sort_keys=True) if isinstance(value, (dict, list)) else value
+
+
+def _read(value: Any) -> Any:
+    return json.loads(value) if isinstance(value, str) and value[:1] in {"[", "{"} else value
+
+
+def _type_of(annotation: object) -> pa.DataType:
+    inner = {annotation, *get_args(annotation)} | {
+        kind for part in get_args(annotation) for kind in get_args(part)
+    }
+    for kind, made in ((bool, pa.bool_()), (int, pa.int64()), (float, pa.float64())):
+        if kind in inner:
+            return made
+    return pa.string()

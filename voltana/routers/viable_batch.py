@@ -1,0 +1,156 @@
+"""ViableBatch: requests wait while every decode batch is at its boundary, as long as they may.
+
+At the end of a tile one request more makes every iteration much longer, at every clock: a batch of
+257 may serve fewer tokens per second than one of 256, so that it grows on, and no clock leads back.
+Clock and route do not help then, but a third lever does: the request that would push the last batch
+over its boundary is held back until another one has completed. The boundary is the largest viable
+batch (docs/viability.md), worked out from what the instance's model has learned; it is no setting.
+
+What can wait no longer goes where it does the least harm: when not all requests can be kept within
+the threshold, an uneven split keeps more of them than an even one. So it joins an instance that is
+beyond its boundary already, the least of them, and the others are spared.
+"""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_left
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from voltana.errors import invalid
+from voltana.ports import TellsBatches, needs_of
+from voltana.routers.least_memory import LeastMemory
+from voltana.values import Deferral, Load, Need, Role
+from voltana.viability import LARGEST_BATCH, largest_viable_batch, tabulate
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from voltana.ports import Forecasts, Router
+    from voltana.values import Candidate, Request
+
+AT_BOUNDARY = "every batch at its boundary"
+"""Why a request is deferred."""
+
+ASK_AGAIN_S = 0.05
+"""About an iteration: completions wake the queue before, and models and contexts move slowly."""
+
+CONTEXT_BIN = 0.05
+"""Contexts that differ by less share one answer: a boundary lies at the end of a tile mostly."""
+
+
+class ViableBatch:
+    """Satisfies `voltana.ports.Router`; remembers its last answers, and nothing that changes one.
+
+    Where an instance does not tell what is needed, or is stale, and on a prefill leg, the inner
+    router chooses among all, and nothing waits.
+
+    Args:
+        inner: Routes among the instances that are below their boundary; None takes `LeastMemory`.
+        max_age_s: Reports older than this are stale.
+
+    Raises:
+        ConfigError: If `max_age_s` is negative.
+    """
+
+    defers = True
+
+    def __init__(self, inner: Router | None = None, *, max_age_s: float = 0.1) -> None:
+        if not max_age_s >= 0:
+            raise invalid("max_age_s", max_age_s, "0 s or more", "0.1 s is usual.")
+        self._inner = inner or LeastMemory()
+        self._max_age_s = max_age_s
+        self._limits: dict[str, tuple[tuple[object, ...], int]] = {}
+
+    @property
+    def needs(self) -> frozenset[Need]:
+        """Its own needs and its inner router's."""
+        return needs_of(self._inner) | {Need.LATENCY, Need.LEVELS, Need.BUDGET}
+
+    def route(self, request: Request, candidates: Sequence[Candidate]) -> str | Deferral:
+        """See `voltana.ports.Router.route`."""
+        pool = list(candidates)
+        if not all(self._known(candidate) for candidate in pool):
+            return self._inner.route(request, pool)
+        boundaries = [self._boundary(candidate) for candidate in pool]
+        if not all(boundaries):
+            return self._inner.route(request, pool)
+        beyond = [_requests(c) + 1 - limit for c, limit in zip(pool, boundaries, strict=True)]
+        room = [c for c, over in zip(pool, beyond, strict=True) if over <= 0]
+        if room:
+            return self._inner.route(request, room)
+        if request.slack_s > 0:
+            return Deferral(for_s=ASK_AGAIN_S, reason=AT_BOUNDARY)
+        return self._least_harm(pool, beyond)
+
+    def _known(self, candidate: Candidate) -> bool:
+        return (
+            candidate.role is Role.DECODE
+            and candidate.predictor is not None
+            and len(candidate.levels_mhz) > 0
+            and candidate.budget_s < math.inf
+            and candidate.state_age_s <= self._max_age_s
+        )
+
+    def _boundary(self, candidate: Candidate) -> int:
+        """Its largest viable batch, at the context that its requests have now; 0 where none is.
+
+        What memory holds is no boundary here: an engine queues what does not fit, with its prompt
+        computed, which is sooner than to wait before that.
+        """
+        state = candidate.state
+        context = state.kv_tokens / state.running_requests if state.running_requests else 1.0
+        # Rounded up: a longer context is never the safer one.
+        step = math.ceil(math.log(max(context, 1.0)) / CONTEXT_BIN)
+        question = (candidate.predictor, step, candidate.levels_mhz[-1], candidate.budget_s)
+        known = self._limits.get(candidate.instance)
+        if known is not None and known[0] == question:
+            return known[1]
+        assert candidate.predictor is not None
+        answer = largest_batch(
+            candidate.predictor,
+            candidate.levels_mhz[-1],
+            context_tokens=math.exp(step * CONTEXT_BIN),
+            threshold_s=candidate.budget_s,
+        )
+        self._limits[candidate.instance] = question, answer
+        return answer
+
+    def _least_harm(self, pool: Sequence[Candidate], beyond: Sequence[int]) -> str:
+        """The instance to be sacrificed."""
+        lost = [(over, c.instance) for over, c in zip(beyond, pool, strict=True) if over > 1]
+        return min(lost or [(over, c.instance) for over, c in zip(beyond, pool, strict=True)])[1]
+
+    def __repr__(self) -> str:
+        return f"ViableBatch({self._inner!r})"
+
+
+def largest_batch(
+    predictor: Forecasts, clock_mhz: float, *, context_tokens: float, threshold_s: float
+) -> int:
+    """The largest viable batch at a clock, whatever memory holds; 0 where none is.
+
+    A model that is not asked for many batches at once is asked for a dozen, one by one: iterations
+    do not get shorter with the batch.
+    """
+    clocks_mhz = np.array([clock_mhz])
+    if isinstance(predictor, TellsBatches):
+        table = tabulate(
+            predictor, clocks_mhz, context_tokens=context_tokens, threshold_s=threshold_s
+        )
+        return largest_viable_batch(table)
+
+    def too_long(batch: int) -> bool:
+        load = Load.decode(batch, int(batch * context_tokens))
+        return not predictor.forecast(load, clocks_mhz).upper_s[0] <= threshold_s
+
+    return bisect_left(range(1, LARGEST_BATCH + 1), True, key=too_long)
+
+
+def _requests(candidate: Candidate) -> int:
+    """All that is or will be in its batch, what is still being prefilled included."""
+    state = candidate.state
+    reported = state.running_requests + state.queued_requests + candidate.reserved.requests
+    return max(reported, candidate.in_flight)

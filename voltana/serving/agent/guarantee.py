@@ -1,0 +1,233 @@
+"""The guarantee of one ring, and its account, kept over kills of the agent at any moment.
+
+After all records of a round are worked through, one write holds how far the ring was read, the
+margins with their account, and the decisions whose labels have not come. An agent that was killed
+reads the ring on from there, so that every label is scored once: what the engine ended meanwhile is
+in the ring. What is not, because the ring was overwritten or is another, is counted as lost.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import TYPE_CHECKING, Any
+
+import structlog
+
+from voltana.predictors.conformal import at_most
+from voltana.serving.agent.issued import from_json, to_json
+from voltana.serving.agent.open_decisions import RESTART, OpenDecisions, guarantee_of
+from voltana.serving.agent.two_slots import DamagedError, TwoSlots
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from voltana.predictors.conformal import Conformal
+    from voltana.predictors.profile import Stack
+    from voltana.serving.ring_reader import RingReader
+
+_log = structlog.get_logger("voltana.serving.guarantee")
+
+
+def guarantee_path(folder: Path, loop: str, stack: Stack) -> Path:
+    """File of the guarantee of a loop; margins of another model, TP or engine are not its own."""
+    digest = hashlib.sha256(stack.model_dump_json().encode()).hexdigest()[:8]
+    return folder / f"{loop}.{digest}.guarantee"
+
+
+class Guarantee:
+    """What was promised on one ring, and what became of it.
+
+    Args:
+        path: Where it is kept; None keeps nothing.
+
+    Attributes:
+        certified: Certified decisions that were issued.
+        restored: ``new``, ``restored``, or what is wrong with what was kept.
+    """
+
+    def __init__(self, path: Path | None) -> None:
+        self._slots: TwoSlots | None = None
+        self._kept: dict[str, Any] = {}
+        self._carried: dict[str, float] = {}
+        self._causes: dict[str, int] = {}
+        self._issuers: list[Conformal] = []
+        self.certified = 0
+        self.restored = "new"
+        self._complained = False
+        if path is not None:
+            self._open(path)
+        self._carried = dict(self._kept.get("carried", {}))
+        self._causes = dict(self._kept.get("causes", {}))
+        self.certified = int(self._kept.get("certified", 0))
+        self._decisions = int(self._kept.get("decisions", 0))
+
+    def _open(self, path: Path) -> None:
+        self._slots = TwoSlots(path)
+        try:
+            text = self._slots.read()
+            if text is not None:
+                self._kept = _checked(json.loads(text))
+                self.restored = "restored"
+        except (DamagedError, ValueError, KeyError, TypeError, AttributeError) as error:
+            self._set_aside(path, error)
+
+    def adopt(self, predictor: Any) -> None:
+        """Give the guarantee in a predictor, if there is one, the margins that were kept."""
+        found = guarantee_of(predictor)
+        if found is None or found in self._issuers:
+            return
+        self._issuers.append(found)
+        state = self._kept.pop("state", None)
+        if state is None:
+            return
+        try:
+            found.restore(state)
+        except Exception as error:  # noqa: BLE001  (another statement, or a file of another version)
+            # What it promised is past, and stays in the account.
+            self._carry(self._kept.get("account", {}))
+            _log.warning("the margins are found anew", error=str(error))
+
+    def resume(self, reader: RingReader, opened: OpenDecisions) -> None:
+        """Go on where an agent was killed, with the decisions that were open."""
+        ring, decisions = self._kept.pop("ring", None), self._kept.pop("open", [])
+        if self._slots is None:
+            return
+        intent, issuer = self._slots.intent(), self._issuers[-1] if self._issuers else None
+        for iteration, issued in decisions:
+            opened.add(int(iteration), from_json(issued), issuer)
+        if intent is not None and intent > self._decisions:
+            # Killed between a decision and the write after it: it may have been certified.
+            self.certified += 1
+            self._causes[RESTART] = self._causes.get(RESTART, 0) + 1
+            self._decisions = intent
+        if ring is None or ring["identity"] != reader.identity:
+            opened.give_up(RESTART)
+        else:
+            reader.go_back(int(ring["position"]))
+
+    def intend(self) -> None:
+        """Note that something is about to be decided."""
+        self._decisions += 1
+        if self._slots is not None:
+            self._slots.intend(self._decisions)
+
+    def keep(self, reader: RingReader, opened: OpenDecisions) -> None:
+        """Write all of it; a disk that fails is reported once and ends nothing."""
+        if self._slots is None:
+            return
+        current = self._issuers[-1] if self._issuers else None
+        others = self._account_of(self._issuers[:-1])
+        values = {
+            "ring": {"identity": reader.identity, "position": reader.position},
+            "decisions": self._decisions,
+            "open": [
+                (iteration, to_json(found.decision))
+                for iteration, found in opened
+                if found.decision is not None and found.issuer is current
+            ],
+            "state": None if current is None else current.to_dict(),
+            "account": {} if current is None else current.account(),
+            "carried": sum_of(self._carried, others),
+            "causes": sum_of(self._causes, *(issuer.unlabelled for issuer in self._issuers[:-1])),
+            "certified": self.certified,
+        }  # fmt: skip
+        try:
+            self._slots.write(json.dumps(values, separators=(",", ":")).encode())
+        except (OSError, ValueError) as error:
+            if not self._complained:
+                self._complained = True
+                _log.error("the account cannot be kept", error=str(error))
+
+    def account(self) -> dict[str, float]:
+        """The account over everything that was promised on this ring (docs/guarantee.md)."""
+        return sum_of(self._carried, self._account_of(self._issuers))
+
+    def unlabelled(self) -> dict[str, int]:
+        """Certified decisions whose label never came, by cause."""
+        return sum_of(self._causes, *(issuer.unlabelled for issuer in self._issuers))
+
+    def figures(self, opened: OpenDecisions) -> dict[str, Any]:
+        """The account as a status shows it: each certified decision is in it once.
+
+        Args:
+            opened: Decisions whose labels have not come.
+        """
+        account = self.account()
+        labels, missed = int(account.get("certified", 0)), int(account.get("missed", 0))
+        return {
+            **account,
+            "decided": self.certified,
+            "in_flight": opened.certified(),
+            "unlabelled": self.unlabelled(),
+            "lost": sum(self.unlabelled().values()),
+            "longest_delay": max((i.longest_delay for i in self._issuers), default=0),
+            "at_most": at_most(missed, labels),
+            "state": self.restored,
+        }
+
+    def sync(self) -> None:
+        """Have it on the disk.
+
+        Raises:
+            OSError: If it cannot be written.
+        """
+        if self._slots is not None:
+            self._slots.sync()
+
+    def close(self) -> None:
+        """Let go of the file; may be called twice."""
+        if self._slots is not None:
+            self._slots.close()
+            self._slots = None
+
+    def _carry(self, account: Mapping[str, float]) -> None:
+        self._carried = sum_of(self._carried, account)
+
+    def _set_aside(self, path: Path, error: Exception) -> None:
+        """Begin anew, and say so: nothing can be said of what was promised before."""
+        aside = path.with_suffix(".guarantee.damaged")
+        path.replace(aside)
+        if self._slots is not None:
+            self._slots.close()
+        self._slots = TwoSlots(path)
+        self._kept = {}
+        self.restored = f"damaged: {error}"
+        _log.error("the account cannot be read; begun anew", error=str(error), kept=str(aside))
+
+    @staticmethod
+    def _account_of(issuers: list[Conformal]) -> dict[str, float]:
+        return sum_of(*(issuer.account() for issuer in issuers))
+
+
+def sum_of(*tables: Mapping[str, Any]) -> dict[str, Any]:
+    """Sums by name."""
+    total: dict[str, Any] = {}
+    for table in tables:
+        for name, value in table.items():
+            total[name] = total.get(name, 0) + value
+    return total
+
+
+def _checked(values: Any) -> dict[str, Any]:
+    """What was written, if all of it can be used.
+
+    Raises:
+        KeyError: If a key is missing.
+        TypeError: If a value is of another kind.
+        ValueError: If a number is not finite, or below 0.
+    """
+    if not isinstance(values, dict):
+        raise TypeError("the state must be a table")
+    ring = values["ring"]
+    numbers = [
+        ring["position"], values["decisions"], values["certified"], *values["carried"].values(),
+        *values["causes"].values(), *values["account"].values(),
+    ]  # fmt: skip
+    for number in numbers:
+        if not 0 <= number < float("inf"):
+            raise ValueError(f"{number!r} is no count")
+    for _, issued in values["open"]:
+        from_json(issued)
+    return values

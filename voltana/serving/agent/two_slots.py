@@ -1,0 +1,111 @@
+"""A small file that is replaced in place and survives a kill at any moment.
+
+There are two slots, each with a number and a checksum; the older one is written over. A process
+that is killed loses at most the write under way: what was handed to the kernel stays. `sync` is for
+the machine that loses power.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+import zlib
+from typing import TYPE_CHECKING
+
+from voltana.errors import VoltanaError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+MAGIC = b"voltana-slots-1\n"
+SLOT_BYTES = 1 << 18
+
+_INTENT = struct.Struct("<qI")
+_HEADER = struct.Struct("<QII")
+_FIRST = 4096
+
+
+class DamagedError(VoltanaError):
+    """A file whose slots are both unreadable, or that is none of ours."""
+
+
+class TwoSlots:
+    """One file of two slots and an intent.
+
+    Args:
+        path: The file; made with its folder if it does not exist.
+
+    Raises:
+        OSError: If it cannot be opened.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        self._number = 0
+        if os.fstat(self._file).st_size == 0:
+            os.pwrite(self._file, MAGIC, 0)
+
+    def read(self) -> bytes | None:
+        """What was written last; None in a new file.
+
+        Raises:
+            DamagedError: If there is something, and nothing of it can be read.
+        """
+        if os.pread(self._file, len(MAGIC), 0) != MAGIC:
+            raise DamagedError(f"{self.path} is no state of a guarantee")
+        slots = [self._slot(which) for which in (0, 1)]
+        found = [slot for slot in slots if slot is not None]
+        if not found:
+            if os.fstat(self._file).st_size > _FIRST:
+                raise DamagedError(f"{self.path} is damaged")
+            return None
+        self._number, text = max(found)
+        return text
+
+    def write(self, text: bytes) -> None:
+        """Put `text` in the place of the older slot.
+
+        Raises:
+            OSError: If it cannot be written.
+        """
+        if len(text) > SLOT_BYTES - _HEADER.size:
+            raise OSError(f"{self.path}: {len(text)} bytes are more than a slot holds")
+        self._number += 1
+        guard = zlib.crc32(text, self._number & 0xFFFFFFFF)
+        header = _HEADER.pack(self._number, len(text), guard)
+        os.pwrite(self._file, header + text, _FIRST + self._number % 2 * SLOT_BYTES)
+
+    def intend(self, number: int) -> None:
+        """Note what is about to be done."""
+        os.pwrite(self._file, _INTENT.pack(number, zlib.crc32(number.to_bytes(8, "little"))), 64)
+
+    def intent(self) -> int | None:
+        """What was noted last; None if nothing was."""
+        raw = os.pread(self._file, _INTENT.size, 64)
+        if len(raw) < _INTENT.size:
+            return None
+        number, guard = _INTENT.unpack(raw)
+        valid = number >= 0 and guard == zlib.crc32(number.to_bytes(8, "little"))
+        return number if valid and guard else None
+
+    def sync(self) -> None:
+        """Have it on the disk."""
+        os.fsync(self._file)
+
+    def close(self) -> None:
+        """Let go of the file; may be called twice."""
+        if self._file >= 0:
+            os.close(self._file)
+            self._file = -1
+
+    def _slot(self, which: int) -> tuple[int, bytes] | None:
+        raw = os.pread(self._file, SLOT_BYTES, _FIRST + which * SLOT_BYTES)
+        if len(raw) < _HEADER.size:
+            return None
+        number, length, guard = _HEADER.unpack_from(raw)
+        text = raw[_HEADER.size : _HEADER.size + length]
+        if not number or len(text) != length or number % 2 != which:
+            return None
+        return (number, text) if zlib.crc32(text, number & 0xFFFFFFFF) == guard else None

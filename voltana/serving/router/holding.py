@@ -1,0 +1,191 @@
+"""Requests that wait before they are sent to servers: the core's holding queue, awaited.
+
+There are two lines: one for requests before their prefill, and one for those that an engine which
+chooses late has had computed, before their decode. A request leaves its line with its client.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+
+from voltana.cluster.admission import decode_slack_s, prefill_slack_s
+from voltana.cluster.holding import HoldingQueue
+from voltana.serving.router.problem import Problem, overdue
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from prometheus_client.core import Metric
+
+    from voltana.ports import TimeSource
+    from voltana.serving.router.chooser import Chooser, Pair
+    from voltana.serving.router.pool import Backend
+    from voltana.values import Deferral, Request
+
+_T = TypeVar("_T")
+
+
+class Line(Generic[_T]):
+    """One line.
+
+    Args:
+        choose: Chooses servers, or defers; what it raises is the request's own end.
+        slack_s: How long a request may be held from now on.
+        time: Time source.
+    """
+
+    def __init__(
+        self,
+        choose: Callable[[Request], _T | Deferral],
+        slack_s: Callable[[Request], float],
+        time: TimeSource,
+    ) -> None:
+        self._ask = choose
+        self._waiting: set[asyncio.Future[_T]] = set()
+        self.queue: HoldingQueue[_T | Exception] = HoldingQueue(
+            self._choose, slack_s, time=time, call_later=_call_later
+        )
+
+    async def servers(self, request: Request, plan: Callable[[_T], None], left_s: float) -> _T:
+        """What a request is sent to, once its turn has come.
+
+        Args:
+            request: What is to be served.
+            plan: Called with that at the very moment, before anybody else is chosen for.
+            left_s: Time that is left for it.
+
+        Raises:
+            Problem: If no server is to be had, or time is up.
+        """
+        chosen: asyncio.Future[_T] = asyncio.get_running_loop().create_future()
+
+        def send(choice: _T | Exception) -> None:
+            if chosen.done():  # its client has gone, or the router ends
+                return
+            if isinstance(choice, Exception):
+                chosen.set_exception(choice)
+                return
+            plan(choice)
+            chosen.set_result(choice)
+
+        held = self.queue.offer(request, send)
+        if held is None:
+            return chosen.result()
+        self._waiting.add(chosen)
+        try:
+            async with asyncio.timeout(left_s):
+                return await chosen
+        except TimeoutError:
+            raise overdue(left_s) from None
+        finally:
+            self._waiting.discard(chosen)
+            self.queue.cancel(held)
+
+    def end_all(self, problem: Problem) -> None:
+        """End all that wait with an error."""
+        for chosen in tuple(self._waiting):
+            if not chosen.done():
+                chosen.set_exception(problem)
+
+    def _choose(self, request: Request) -> _T | Exception | Deferral:
+        try:
+            return self._ask(request)
+        except Exception as error:  # noqa: BLE001  (it ends this request, and not the line)
+            return error
+
+
+class Holding:
+    """Both lines of a router.
+
+    Args:
+        chooser: Chooses servers.
+        time: Time source.
+    """
+
+    def __init__(self, chooser: Chooser, time: TimeSource) -> None:
+        def before_prefill_s(request: Request) -> float:
+            return prefill_slack_s(request, chooser.prefill_candidates(), time.now_s())
+
+        def before_decode_s(request: Request) -> float:
+            return decode_slack_s(request, chooser.prefill_candidates(), time.now_s())
+
+        self._before_prefill: Line[Pair] = Line(chooser.pair, before_prefill_s, time)
+        self._before_decode: Line[Backend] = Line(chooser.late, before_decode_s, time)
+        self._lines: dict[str, HoldingQueue[Any]] = {
+            "prefill": self._before_prefill.queue,
+            "decode": self._before_decode.queue,
+        }
+        self.defers = chooser.defers
+
+    async def pair(self, request: Request, plan: Callable[[Pair], None], left_s: float) -> Pair:
+        """The servers of a request before its prefill; see `Line.servers`."""
+        return await self._before_prefill.servers(request, plan, left_s)
+
+    async def late(
+        self, request: Request, plan: Callable[[Backend], None], left_s: float
+    ) -> Backend:
+        """The decode server of one whose prompt is computed; see `Line.servers`."""
+        return await self._before_decode.servers(request, plan, left_s)
+
+    def wake(self) -> None:
+        """A request has ended, which may make room for one that waits."""
+        for queue in self._lines.values():
+            queue.wake()
+
+    def end_all(self, problem: Problem) -> None:
+        """End all that wait with an error."""
+        self._before_prefill.end_all(problem)
+        self._before_decode.end_all(problem)
+
+    def figures(self) -> dict[str, Any]:
+        """For the router's status."""
+        return {
+            leg: {
+                "held": len(queue),
+                "oldest_s": round(queue.oldest_s, 4),
+                "held_in_all": queue.counts.held,
+                "overdue": queue.counts.overdue,
+                "cancelled": queue.counts.cancelled,
+                "longest_s": round(queue.counts.longest_s, 4),
+                "reasons": dict(queue.counts.reasons),
+            }
+            for leg, queue in self._lines.items()
+        }
+
+    def collect(self) -> Iterator[Metric]:
+        """The same for Prometheus, read at the time of a scrape."""
+        held = GaugeMetricFamily(
+            "voltana_router_held_requests", "Requests that are held back now", labels=("before",)
+        )
+        oldest = GaugeMetricFamily(
+            "voltana_router_held_oldest_seconds", "Longest wait of those now", labels=("before",)
+        )
+        deferred = CounterMetricFamily(
+            "voltana_router_deferred", "Requests that were held back", labels=("before", "reason")
+        )
+        waited = CounterMetricFamily(
+            "voltana_router_held_seconds", "Time that requests were held", labels=("before",)
+        )
+        ended = CounterMetricFamily(
+            "voltana_router_held_ended",
+            "Requests that left before a router wanted them: overdue, or cancelled",
+            labels=("before", "how"),
+        )
+        for leg, queue in self._lines.items():
+            counts = queue.counts
+            held.add_metric((leg,), float(len(queue)))
+            oldest.add_metric((leg,), queue.oldest_s)
+            waited.add_metric((leg,), counts.waited_s)
+            ended.add_metric((leg, "overdue"), float(counts.overdue))
+            ended.add_metric((leg, "cancelled"), float(counts.cancelled))
+            for reason, number in counts.reasons.items():
+                deferred.add_metric((leg, reason), float(number))
+        yield from (held, oldest, deferred, waited, ended)
+
+
+def _call_later(for_s: float, action: Callable[[], None]) -> None:
+    asyncio.get_running_loop().call_later(for_s if for_s < math.inf else 0.0, action)

@@ -1,0 +1,280 @@
+"""Viability: which decode batches can still be served, and which clocks keep the batch among them.
+
+A slower clock makes iterations longer and so, by Little's law, the batch larger; a larger batch
+makes iterations longer at every clock. At the end of a tile the fastest clock may serve fewer
+tokens per second with one request more, and then nothing leads back. So a clock is judged by the
+state that it leads to. docs/viability.md defines, states and proves what is worked out here.
+
+Everything is pure and stands on one table of iteration times: batches by levels. Batches are padded
+to tiles, so the table has a row for each end of one, and a batch counts as its row.
+
+J.-P. Aubin, "Viability Theory", Birkhaeuser (1991); A. Agrawal, K. Sreenath, "Discrete control
+barrier functions for safety-critical control of discrete systems", RSS (2017).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from voltana.ports import TellsBatches
+from voltana.values import Load
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from voltana.ports import Forecasts, PowerForecasts
+    from voltana.values import Candidate, FloatArray, Table
+
+ROW = 8
+"""Smallest step of the batch that padding makes."""
+
+COARSE_ROW = 64
+"""Step of the rows above `FINE_BATCH`: the half tile, within which throughput rises."""
+
+FINE_BATCH = 512
+LARGEST_BATCH = 4096
+"""Batches beyond it are not looked at where nothing limits them."""
+
+ASKED_ROWS = 24
+"""Rows of a model that has to be asked for each of them."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class BatchTable:
+    """How long an iteration takes with each batch at each level.
+
+    Attributes:
+        levels_mhz: Clocks, ascending, shape (l,); the last one is the fastest permitted.
+        batches: Requests, ascending, shape (b,): ends of tiles, and last what memory holds.
+        kv_tokens: Tokens in the cache with each, shape (b,).
+        mean_s: Expected iteration, shape (b, l).
+        upper_s: What an iteration exceeds rarely, shape (b, l); inf where unknown.
+        threshold_s: What an iteration may take.
+        memory_batch: Largest batch that KV cache and engine hold; inf where unknown.
+    """
+
+    levels_mhz: FloatArray
+    batches: FloatArray
+    kv_tokens: FloatArray
+    mean_s: Table
+    upper_s: Table
+    threshold_s: float
+    memory_batch: float
+
+    def row(self, batch: float) -> int:
+        """Index of the row that a batch counts as; the number of rows if it is beyond all."""
+        return int(self.batches.searchsorted(batch - 1e-9))
+
+    @property
+    def rate_per_s(self) -> Table:
+        """Tokens per second of each batch at each level; 0 where nothing is known."""
+        known = (self.mean_s > 0.0) & (self.upper_s < math.inf)
+        return np.divide(
+            self.batches[:, None], self.mean_s, out=np.zeros_like(self.mean_s), where=known
+        )
+
+
+def tabulate(
+    predictor: Forecasts,
+    levels_mhz: Sequence[float] | FloatArray,
+    *,
+    context_tokens: float,
+    threshold_s: float,
+    kv_capacity_tokens: float = math.inf,
+    kv_reserved_tokens: float = 0.0,
+    max_requests: float = math.inf,
+    memory_share: float = 1.0,
+) -> BatchTable:
+    """Tabulate the iterations of every batch that memory holds.
+
+    Args:
+        predictor: Latency model, best a snapshot; asked once if it is a `TellsBatches`.
+        levels_mhz: Permitted clocks, ascending.
+        context_tokens: What a running request holds in the KV cache, on average.
+        threshold_s: What an iteration may take.
+        kv_capacity_tokens: Tokens that the KV cache holds.
+        kv_reserved_tokens: Tokens that the engine keeps free in it for each request.
+        max_requests: Requests that the engine runs at once.
+        memory_share: Share of the KV cache that may be used.
+    """
+    levels = np.asarray(levels_mhz, dtype=np.float64)
+    each = max(context_tokens + kv_reserved_tokens, 1e-9)
+    memory_batch = min(memory_share * kv_capacity_tokens / each, max_requests)
+    quick = isinstance(predictor, TellsBatches)
+    batches = _rows(memory_batch, 0 if quick else ASKED_ROWS)
+    kv_tokens = np.floor(batches * context_tokens)
+    mean_s, upper_s = forecast_batches(predictor, batches, kv_tokens, levels)
+    return BatchTable(
+        levels_mhz=levels,
+        batches=batches,
+        kv_tokens=kv_tokens,
+        mean_s=mean_s,
+        upper_s=upper_s,
+        threshold_s=threshold_s,
+        memory_batch=memory_batch,
+    )
+
+
+def forecast_batches(
+    predictor: Forecasts, requests: FloatArray, kv_tokens: FloatArray, clocks_mhz: FloatArray
+) -> tuple[Table, Table]:
+    """Mean and upper bound of decode batches, asked for at once where a predictor tells them so.
+
+    Arguments and results are those of `voltana.ports.TellsBatches`.
+    """
+    if isinstance(predictor, TellsBatches):
+        return predictor.forecast_batches(requests, kv_tokens, clocks_mhz)
+    mean_s, upper_s = np.empty((2, len(requests), len(clocks_mhz)))
+    for row, (batch, tokens) in enumerate(zip(requests, kv_tokens, strict=True)):
+        made = predictor.forecast(Load.decode(int(batch), int(tokens)), clocks_mhz)
+        mean_s[row], upper_s[row] = made.mean_s, made.upper_s
+    return mean_s, upper_s
+
+
+def table_of(candidate: Candidate, context_tokens: float | None = None) -> BatchTable | None:
+    """The table of a decode candidate; None where it does not say what is needed for one.
+
+    Args:
+        candidate: What a router knows of the instance.
+        context_tokens: Mean tokens of a running request; None takes what it reports.
+    """
+    state = candidate.state
+    if context_tokens is None and state.running_requests:
+        context_tokens = state.kv_tokens / state.running_requests
+    if (
+        candidate.predictor is None
+        or not candidate.levels_mhz
+        or candidate.budget_s == math.inf
+        or context_tokens is None
+    ):
+        return None
+    return tabulate(
+        candidate.predictor,
+        candidate.levels_mhz,
+        context_tokens=context_tokens,
+        threshold_s=candidate.budget_s,
+        kv_capacity_tokens=candidate.kv_capacity_tokens,
+        kv_reserved_tokens=candidate.kv_reserved_tokens,
+    )
+
+
+def largest_viable_batch(table: BatchTable, index: int = -1) -> int:
+    """Largest batch up to which every iteration fits threshold and memory; 0 if there is none.
+
+    Args:
+        table: The iterations.
+        index: Level that is asked about; the fastest one unless another is named.
+    """
+    rows = _fitting_rows(table, index)
+    return int(table.batches[rows - 1]) if rows else 0
+
+
+def served_per_s(table: BatchTable) -> FloatArray:
+    """Most tokens per second that a viable batch serves at each level, within the threshold there.
+
+    Returns:
+        Shape (l,); 0 where no batch fits.
+    """
+    most: FloatArray = _served(table).max(axis=0, initial=0.0)
+    return most
+
+
+def lowest_admissible_index(table: BatchTable, demand_per_s: float) -> int | None:
+    """Index of the slowest level that serves a demand with a viable batch; None if none does."""
+    enough = served_per_s(table) >= demand_per_s
+    return int(enough.argmax()) if enough.any() else None
+
+
+class Settled(NamedTuple):
+    """Where the batch settles at a level.
+
+    Attributes:
+        batch: The smallest viable one that serves the demand.
+        level: Index of the level.
+        clock_mhz: Its clock.
+        iteration_s: What an iteration takes there.
+        power_w: Power while it runs.
+    """
+
+    batch: int
+    level: int
+    clock_mhz: float
+    iteration_s: float
+    power_w: float
+
+
+def settled(table: BatchTable, power: PowerForecasts, demand_per_s: float) -> tuple[Settled, ...]:
+    """Where the batch settles at each level that serves the demand, by ascending clock."""
+    served = _served(table)
+    enough = served >= demand_per_s
+    found = []
+    for index in np.flatnonzero(enough.any(axis=0) & (demand_per_s > 0.0)).tolist():
+        row = int(enough[:, index].argmax())
+        clock_mhz, iteration_s = float(table.levels_mhz[index]), float(table.mean_s[row, index])
+        batch = min(math.ceil(demand_per_s * iteration_s), int(table.batches[row]))
+        load = Load.decode(batch, int(table.kv_tokens[row] * batch / table.batches[row]))
+        power_w = float(power.forecast_w(load, table.levels_mhz[index : index + 1])[0])
+        found.append(Settled(batch, index, clock_mhz, iteration_s, power_w))
+    return tuple(found)
+
+
+def cheapest_settled(
+    table: BatchTable, power: PowerForecasts, demand_per_s: float
+) -> Settled | None:
+    """The level, and the batch there, that serves a demand with the least power; None: none does.
+
+    Under open-loop arrivals the tokens per second are given, so least power is least energy.
+    """
+    return min(settled(table, power, demand_per_s), key=lambda s: s.power_w, default=None)
+
+
+def tile_end(table: BatchTable, batch: float) -> int:
+    """Largest batch that is padded as `batch` is; `batch` itself if it is beyond all rows."""
+    row = table.row(batch)
+    return int(table.batches[row]) if row < len(table.batches) else int(batch)
+
+
+def drained_per_s(table: BatchTable, batch: float, demand_per_s: float) -> float:
+    """Tokens per second that the fastest level serves beyond a demand; negative: the batch grows.
+
+    Args:
+        table: The iterations.
+        batch: Requests that run.
+        demand_per_s: What is asked for.
+    """
+    row = table.row(batch)
+    if row >= len(table.batches):
+        return -demand_per_s
+    rate_per_s = float(table.rate_per_s[row, -1])
+    return rate_per_s * batch / float(table.batches[row]) - demand_per_s
+
+
+def _rows(memory_batch: float, most: int = 0) -> FloatArray:
+    """The batches of a table's rows: ends of tiles, and last what memory holds."""
+    largest = math.floor(max(min(memory_batch, LARGEST_BATCH), 0.0))
+    fine = np.arange(ROW, min(largest, FINE_BATCH) + 1, ROW, dtype=np.float64)
+    coarse = np.arange(FINE_BATCH + COARSE_ROW, largest + 1, COARSE_ROW, dtype=np.float64)
+    rows = np.concatenate([fine, coarse])
+    if largest and (not len(rows) or rows[-1] < largest):
+        rows = np.append(rows, float(largest))
+    if most and len(rows) > most:
+        rows = rows[np.unique(np.linspace(0, len(rows) - 1, most).round().astype(int))]
+    return rows
+
+
+def _fitting_rows(table: BatchTable, index: int) -> int:
+    """Rows, from the first on, that fit the threshold at a level without a gap."""
+    fits = table.upper_s[:, index] <= table.threshold_s
+    return len(fits) if fits.all() else int(fits.argmin())
+
+
+def _served(table: BatchTable) -> Table:
+    """Tokens per second where an iteration fits the threshold and its batch is viable, else 0."""
+    served = table.rate_per_s
+    served[_fitting_rows(table, -1) :] = 0.0
+    served[table.upper_s > table.threshold_s] = 0.0
+    return served
