@@ -155,6 +155,7 @@ class GpuDriving:
         self._wish = Wish(None)
         self._locked_mhz: float | None = None
         self._confirmed = False
+        self._resting = False
         self._noted_mhz = math.nan
         self._watch_at_s = math.inf
         self._vanished = 0
@@ -173,6 +174,7 @@ class GpuDriving:
             wish = self._inbox.take()
             if wish is None:
                 return
+            self._resting = False
             self.obey(wish)
             if time.monotonic() >= self._watch_at_s:
                 self._watch()
@@ -192,6 +194,7 @@ class GpuDriving:
 
     def tend(self) -> None:
         """Do what is due without a wish."""
+        self._resting = True
         state = self.slot.state
         if state is ClockState.LOCKED:
             if time.monotonic() >= self._watch_at_s:
@@ -270,7 +273,7 @@ class GpuDriving:
     def _ensure_mark(self, clock_mhz: float) -> None:
         if self._journal is None:
             return
-        if clock_mhz != self._noted_mhz:  # not at every change: a disk may keep a writer waiting
+        if self._resting and clock_mhz != self._noted_mhz:  # a disk may keep a writer waiting
             self._noted_mhz = clock_mhz
             self._journal.note_clock(self._gpu.uuid, clock_mhz)
         self._journal.ensure(

@@ -69,6 +69,7 @@ class GpuJob:
 def hold(job: GpuJob, link: socket.socket) -> None:
     """Serve the wishes of a worker until it or the parent is gone; the clock is given back then."""
     inbox = _LinkInbox(job, link)
+    job.slot.opening = True
     try:
         with _timed(job.slot):
             driver = job.open_driver()
@@ -86,6 +87,7 @@ def hold(job: GpuJob, link: socket.socket) -> None:
         refused = Examined(device=job.uuid, refusal=str(error), transient=error.transient)
         inbox.answer(refused)
         return
+    job.slot.opening = False
     inbox.examine = lambda: inbox.answer(_examined(gpu, driving, job.terms, job.slot))
     driving.run()
     _restore_at_the_end(driving, job, inbox)

@@ -33,6 +33,7 @@ REFUSED_FOR_S = 0.5
 """How long the reason for which a GPU could not be opened is given again, before it is tried."""
 
 MAX_GPUS = 256
+_AT_ONCE = int(socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
 READY, OPENING, OPEN, RESTORING = "ready", "opening", "open", "restoring"
 
 
@@ -363,7 +364,7 @@ class OpenGpus:
                 self._open(gpu)
             return
         try:
-            gpu.link.send(data, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
+            gpu.link.send(data, _AT_ONCE)
         except BlockingIOError:  # its process is behind: it gets the latest when it reads
             gpu.unsent[data[:1]] = data
             self._behind.add(gpu.uuid)
