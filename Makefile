@@ -54,7 +54,7 @@ test-report: $(READY) ## open reports in a headless Chromium, check their access
 	$(BIN)/python -m pytest -m browser tests/test_report_browser.py
 
 attack: $(READY) compiler ## attack daemon, router and agent, honest use beside it
-	$(BIN)/python -m pytest -n 2 -m attack tests/attack
+	$(BIN)/python -m pytest -n 2 -m "attack and not slow" tests/attack
 
 check: $(READY) ## lint, format, types, import direction
 	$(BIN)/ruff check .

@@ -37,14 +37,14 @@ _OK = (
 _BODY = json.dumps(
     {"text": "word " * 32, "sampling_params": {"temperature": 0, "max_new_tokens": 4}}
 ).encode()
-_REQUEST = (
+REQUEST = (
     b"POST /generate HTTP/1.1\r\nhost: bench\r\ncontent-type: application/json\r\n"
     + f"content-length: {len(_BODY)}\r\n\r\n".encode()
     + _BODY
 )
 
 
-class _Messages(asyncio.Protocol):
+class Messages(asyncio.Protocol):
     """Cuts a connection into messages that say their length."""
 
     def __init__(self) -> None:
@@ -73,43 +73,51 @@ class _Messages(asyncio.Protocol):
             self._transport.write(raw)
 
 
-class _Server(_Messages):
+class StandIn(Messages):
+    """A server that answers at once."""
+
     def message(self, head: bytes) -> None:  # noqa: ARG002  (every request is answered alike)
         self.send(_OK)
 
 
-class _Client(_Messages):
+class Client(Messages):
+    """One connection, one request at a time."""
+
     def __init__(self) -> None:
         super().__init__()
-        self._answered: asyncio.Future[bool] | None = None
+        self._answered: asyncio.Future[bytes] | None = None
 
     def message(self, head: bytes) -> None:
-        if self._answered is not None:
-            self._answered.set_result(head.startswith(b"http/1.1 200"))
+        if self._answered is not None and not self._answered.done():
+            self._answered.set_result(head[9:12])
 
     def connection_lost(self, error: Exception | None) -> None:  # noqa: ARG002  (asyncio's name)
         if self._answered is not None and not self._answered.done():
             self._answered.set_exception(ConnectionError("closed"))
 
-    async def ask(self) -> float:
-        """Latency of one request in seconds."""
-        began_s = time.perf_counter()
+    async def ask(self) -> bytes:
+        """The status of one request."""
         self._answered = asyncio.get_running_loop().create_future()
-        self.send(_REQUEST)
-        if not await self._answered:
-            raise ConnectionError("refused")
-        return time.perf_counter() - began_s
+        self.send(REQUEST)
+        return await self._answered
 
     def close(self) -> None:
         if self._transport is not None:
             self._transport.close()
 
 
+async def _latency_s(client: Client) -> float:
+    began_s = time.perf_counter()
+    if await client.ask() != b"200":
+        raise ConnectionError("refused")
+    return time.perf_counter() - began_s
+
+
 async def _ask(port: int, requests: int) -> list[float]:
     loop = asyncio.get_running_loop()
-    _, client = await loop.create_connection(_Client, "127.0.0.1", port)
+    _, client = await loop.create_connection(Client, "127.0.0.1", port)
     try:
-        return [await client.ask() for _ in range(requests)]
+        return [await _latency_s(client) for _ in range(requests)]
     finally:
         client.close()
 
@@ -125,25 +133,25 @@ async def _until_ready(port: int) -> None:
 
 async def _turn(port: int, process: psutil.Process | None) -> dict[str, float]:
     alone = await _ask(port, ALONE)
-    cpu_s, began_s = _cpu_s(process), time.perf_counter()
+    before_s, began_s = cpu_s(process), time.perf_counter()
     await asyncio.gather(*(_ask(port, TOGETHER) for _ in range(CLIENTS)))
     took_s, count = time.perf_counter() - began_s, TOGETHER * CLIENTS
     return {
         "p50_us": 1e6 * float(np.median(alone)),
         "p99_us": 1e6 * float(np.quantile(alone, 0.99)),
         "requests_per_s": count / took_s,
-        "cpu_us": 1e6 * (_cpu_s(process) - cpu_s) / count,
+        "cpu_us": 1e6 * (cpu_s(process) - before_s) / count,
     }
 
 
-def _cpu_s(process: psutil.Process | None) -> float:
+def cpu_s(process: psutil.Process | None) -> float:
     if process is None:
         return 0.0
     times = process.cpu_times()
     return float(times.user + times.system)
 
 
-def _process_on(port: int) -> psutil.Process:
+def process_on(port: int) -> psutil.Process:
     """The process that listens on a port."""
     for connection in psutil.net_connections("tcp"):
         listens = connection.status == psutil.CONN_LISTEN and connection.pid
@@ -155,7 +163,7 @@ def _process_on(port: int) -> psutil.Process:
 async def measure() -> dict[str, Any]:
     """Medians over the rounds, by router, and ours over theirs."""
     loop = asyncio.get_running_loop()
-    servers = [await loop.create_server(_Server, "127.0.0.1", 0) for _ in range(2)]
+    servers = [await loop.create_server(StandIn, "127.0.0.1", 0) for _ in range(2)]
     ports = [server.sockets[0].getsockname()[1] for server in servers]
     pair = [SimpleNamespace(url=f"http://127.0.0.1:{p}", bootstrap_port=p) for p in ports]
     turns: dict[str, list[dict[str, float]]] = {}
@@ -166,7 +174,7 @@ async def measure() -> dict[str, Any]:
             running = routers.running(command, port, log)
             await asyncio.to_thread(stack.enter_context, running)
             await _until_ready(port)
-            targets[name] = port, _process_on(port)
+            targets[name] = port, process_on(port)
         for turn in range(ROUNDS):
             names = list(targets)
             for name in np.random.default_rng(turn).permutation(names):

@@ -25,4 +25,4 @@ def test_one_module_opens_http_calls() -> None:
     files = [*ROUTER, *(SGLANG / "dialect").glob("*.py"), *(SGLANG / "steer").glob("*.py")]
     found = {path.name for path in files if CLIENT.search(path.read_text(encoding="utf-8"))}
     # A calibration runs in a process of its own, without a loop.
-    assert found == {"wire.py", "profiled_server.py"}
+    assert found == {"connections.py", "profiled_server.py"}

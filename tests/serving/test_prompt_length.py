@@ -50,6 +50,7 @@ PLAIN = chat("x" * 4000)
             PromptSize(text_bytes=41),
         ),
         ({"messages": [], "tools": TOOLS}, PromptSize(text_bytes=len(orjson.dumps(TOOLS)))),
+        ({"messages": [], "functions": TOOLS}, PromptSize(text_bytes=len(orjson.dumps(TOOLS)))),
         ({"messages": "nonsense", "tools": 5}, PromptSize()),
         ({"messages": [5, {"content": 5, "tool_calls": [5, {}]}]}, PromptSize()),
     ],

@@ -53,7 +53,7 @@ class Call:
     """
 
     path: str
-    raw: bytes
+    raw: bytes | bytearray
     stream: bool
     batch: int | None
     rid: str
@@ -81,8 +81,10 @@ C = TypeVar("C", bound=Call)
 class Engine(Protocol[C]):
     """An engine's dialect of HTTP. Stateless towards requests: one object serves all of them."""
 
-    def understand(self, path: str, raw: bytes) -> C:
-        """Read a request.
+    def understand(self, path: str, raw: bytes | bytearray) -> C:
+        """Read a request; a long one in a process of its own, so that engine and call are pickled.
+
+        The call must not keep the parsed body, which takes many times the memory of the text.
 
         Raises:
             Problem: If it is none that the engine could answer.

@@ -17,6 +17,10 @@ LAST_WORDS_S = 5.0
 """Time that a client gets to read why its stream ends."""
 
 
+_AT_ONCE = 1 << 14
+"""A shorter chunk is taken without waiting while the client reads."""
+
+
 class ClientGoneError(Exception):
     """The client has closed the connection."""
 
@@ -27,14 +31,18 @@ class Answer:
     Args:
         request: The client's request.
         first_token: Called when the answer begins.
+        unread_s: Time that the client may leave a part of it unread.
 
     Attributes:
         begun: Whether the client has seen a part of a stream, so that nothing can be repeated.
         response: What is to be returned to the HTTP server; None before there is anything.
     """
 
-    def __init__(self, request: web.BaseRequest, first_token: Callable[[], None]) -> None:
+    def __init__(
+        self, request: web.BaseRequest, first_token: Callable[[], None], unread_s: float
+    ) -> None:
         self._request = request
+        self._unread_s = unread_s
         self._first_token = first_token
         self._stream: web.StreamResponse | None = None
         self.response: web.StreamResponse | None = None
@@ -73,8 +81,16 @@ class Answer:
         """
         if self._stream is None or not chunk:
             return
+        transport = self._request.transport
         try:
-            await self._stream.write(chunk)
+            if len(chunk) < _AT_ONCE and not (transport and transport.get_write_buffer_size()):
+                await self._stream.write(chunk)
+                return
+            async with asyncio.timeout(self._unread_s):
+                await self._stream.write(chunk)
+        except TimeoutError:
+            self._cut_off()
+            raise ClientGoneError from None
         except ConnectionError as error:
             raise ClientGoneError from error
 
@@ -98,9 +114,12 @@ class Answer:
                     await self.write(problem.event())
                     await self.end()
             except TimeoutError:
-                if self._request.transport is not None:
-                    self._request.transport.abort()
+                self._cut_off()
                 raise ClientGoneError from None
             return
         headers = {"Content-Type": problem.body_type, **problem.headers()}
         self.response = web.Response(body=problem.body(), status=problem.status, headers=headers)
+
+    def _cut_off(self) -> None:
+        if self._request.transport is not None:
+            self._request.transport.abort()

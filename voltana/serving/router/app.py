@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from aiohttp.typedefs import Middleware
 
     from voltana.cluster.ledger import Ledger
+    from voltana.serving.router.doors import Doors
     from voltana.serving.router.fan_out import FanOut
     from voltana.serving.router.forwarder import Forwarder
     from voltana.serving.router.holding import Holding
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
 
     Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
+SHORT = 1 << 20
+"""Longest body of what is no request for inference."""
 STATUS = "/router/status"
 DRAIN = "/router/drain"
 
@@ -153,7 +156,7 @@ class Interface:
 
 
 def make_app(
-    interface: Interface, forwarder: Forwarder, pages: Pages, max_body_bytes: int
+    interface: Interface, forwarder: Forwarder, pages: Pages, doors: Doors
 ) -> web.Application:
     """The application with all paths.
 
@@ -161,10 +164,10 @@ def make_app(
         interface: Everything but inference.
         forwarder: Inference.
         pages: The engine's own.
-        max_body_bytes: Larger requests are refused.
+        doors: The connections of clients.
     """
     explain = errors_explained(pages.inference, pages.moved)
-    app = web.Application(client_max_size=max_body_bytes, middlewares=[explain])
+    app = web.Application(client_max_size=SHORT, middlewares=[doors.attended(), explain])
     for path in pages.inference:
         app.router.add_post(path, forwarder.serve)
     app.router.add_get("/health", interface.health)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from voltana.serving.router.interrupt import Interrupt
 from voltana.serving.router.leg import Leg
 from voltana.serving.router.problem import Lost, Problem, broken_off, overdue
+from voltana.serving.router.wire import Ask
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine, Mapping
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
 
     from voltana.serving.engine import Call
     from voltana.serving.router.booking import Booking
+    from voltana.serving.router.connections import Payload
     from voltana.serving.router.pool import Backend
     from voltana.serving.router.settings import RouterTable
     from voltana.serving.router.wire import Wire
@@ -114,7 +116,7 @@ class Attempt:
         if self._decode is None and self._admit_decode is not None:
             self._planned = await self._admit_decode()
 
-    def post(self, backend: Backend, body: bytes, *, held: bool = False) -> Leg:
+    def post(self, backend: Backend, body: Payload, *, held: bool = False) -> Leg:
         """Send a leg, to the path that the client used; an ``async with`` block.
 
         Args:
@@ -128,8 +130,8 @@ class Attempt:
             self._booking.prefill_alone()
             self._limit_first_token(backend)
         url = backend.endpoint(self.call.path)
-        context = self._wire.request("POST", url, body, headers=self.headers)
-        return Leg(self, backend, context, held=held)
+        ask = Ask(method="POST", url=url, body=body, headers=self.headers)
+        return Leg(self, backend, self._wire, ask, held=held)
 
     def beside(self, leg: Coroutine[object, object, bytes]) -> asyncio.Task[bytes]:
         """Run a leg beside the one that is relayed.
@@ -210,11 +212,15 @@ class Attempt:
     # --- What ends it early ------------------------------------------------------------------
 
     def broken(self, backend: Backend, lost: Lost) -> Problem:
-        """What it means that a call broke off; counts against the server."""
-        backend.failed(lost.why, dead=lost.dead)
-        if self._has_token and backend is self._decode:
-            return broken_off(backend.name, lost.why)
-        return lost
+        """What it means that a call broke off.
+
+        A server that is gone is to blame at once; what else breaks before the first token may be
+        the request's doing (see `voltana.serving.router.blame`).
+        """
+        late = self._has_token and backend is self._decode
+        if lost.dead or late:
+            backend.failed(lost.why, dead=lost.dead)
+        return broken_off(backend.name, lost.why) if late else lost
 
     def _aside_is_over(self, task: asyncio.Task[bytes]) -> None:
         error = None if task.cancelled() else task.exception()
@@ -258,4 +264,4 @@ class Attempt:
 
 
 def _ejected(backend: Backend) -> Problem:
-    return Lost(backend.name, ConnectionError(backend.why or "it was ejected"))
+    return Lost(backend.name, ConnectionError(backend.why or "it was ejected"), dead=True)

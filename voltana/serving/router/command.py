@@ -82,4 +82,4 @@ def router(  # noqa: PLR0917  (options, not arguments)
             "backends", "[]", "at least one server", "Give --prefill and --decode, or --unified."
         )
     log_to_stderr()
-    run_loop(run_router(dialect.make_router(settings, MonotonicTime()), settings.max_in_flight))
+    run_loop(run_router(dialect.make_router(settings, MonotonicTime()), settings))

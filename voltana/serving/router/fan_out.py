@@ -46,7 +46,7 @@ class FanOut:
                 return last
         if last is not None and last.status:
             raise Problem(
-                last.status,
+                last.status if last.status >= 400 else 502,
                 f"backend {last.backend.name!r} answered {last.status} to {path}.",
                 "backend_error",
                 body=last.body or None,

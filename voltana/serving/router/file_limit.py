@@ -14,13 +14,14 @@ FILES_PER_REQUEST = 3
 OTHER_FILES = 128
 
 
-def allow_requests(max_in_flight: int) -> None:
+def allow_requests(max_in_flight: int, unfinished: int = 0) -> None:
     """Raise the soft limit as far as so many open requests need; warn if it may not be.
 
     Args:
         max_in_flight: Requests that may be open.
+        unfinished: Connections that may be without one.
     """
-    wanted = FILES_PER_REQUEST * max_in_flight + OTHER_FILES
+    wanted = FILES_PER_REQUEST * max_in_flight + unfinished + OTHER_FILES
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     unlimited = resource.RLIM_INFINITY
     if soft == unlimited or soft >= wanted:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import math
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +19,9 @@ from voltana.serving.engine import binds_late
 from voltana.serving.router.aborts import Aborts
 from voltana.serving.router.answer import Answer, ClientGoneError
 from voltana.serving.router.attempt import Attempt
+from voltana.serving.router.blame import Blame, RetryBudget
 from voltana.serving.router.booking import Booking
+from voltana.serving.router.intake import HeldBytes
 from voltana.serving.router.problem import Problem, overdue
 from voltana.serving.router.wire import forwarded_headers
 from voltana.values import Request
@@ -32,15 +35,36 @@ if TYPE_CHECKING:
     from voltana.ports import TimeSource
     from voltana.serving.engine import Call, Engine
     from voltana.serving.router.chooser import Chooser
+    from voltana.serving.router.doors import Doors
+    from voltana.serving.router.gate import Gate
     from voltana.serving.router.holding import Holding
+    from voltana.serving.router.intake import Intake
     from voltana.serving.router.keys import Keys
     from voltana.serving.router.metrics import Metrics
-    from voltana.serving.router.pool import Backend
+    from voltana.serving.router.pool import Backend, Pool
     from voltana.serving.router.prompt_length import PromptLength
+    from voltana.serving.router.reading import Reader
     from voltana.serving.router.settings import RouterTable
     from voltana.serving.router.wire import Wire
 
 BACK_OFF_S = 0.05
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Public:
+    """What stands between clients and the servers.
+
+    Attributes:
+        gate: Lets requests in.
+        doors: The connections of clients.
+        intake: Takes bodies in.
+        reader: Understands them.
+    """
+
+    gate: Gate
+    doors: Doors
+    intake: Intake
+    reader: Reader
 
 
 class Forwarder:
@@ -48,7 +72,9 @@ class Forwarder:
 
     Args:
         settings: Limits.
-        engine: Understands and answers them.
+        engine: Answers them.
+        public: What stands between clients and them.
+        pool: The servers.
         keys: The servers' keys.
         wire: HTTP client.
         chooser: Chooses servers.
@@ -57,10 +83,6 @@ class Forwarder:
         lengths: Estimates prompts.
         metrics: Counters.
         time: Time source.
-
-    Attributes:
-        draining: New requests are refused.
-        open: Requests that are open.
     """
 
     def __init__(
@@ -68,6 +90,8 @@ class Forwarder:
         settings: RouterTable,
         engine: Engine[Any],
         *,
+        public: Public,
+        pool: Pool,
         keys: Keys,
         wire: Wire,
         chooser: Chooser,
@@ -79,6 +103,9 @@ class Forwarder:
     ) -> None:
         self._settings = settings
         self._engine = engine
+        self._public = public
+        self._pool = pool
+        self._gate = public.gate
         self._wire = wire
         self._chooser = chooser
         self._holding = holding
@@ -92,19 +119,35 @@ class Forwarder:
         self._given_up: Problem | None = None
         self._aborts = Aborts(engine, wire, keys)
         self._log = structlog.get_logger("voltana.router")
-        self.draining = False
-        self.open = 0
+        self._arriving = 0
+        self._budget = RetryBudget(settings.limits.retry_share, time.now_s)
+
+    @property
+    def open(self) -> int:
+        """Requests that are open, those included whose bodies are still being read."""
+        return self._gate.open + self._arriving
+
+    @property
+    def draining(self) -> bool:
+        """Whether new requests are refused."""
+        return self._gate.draining
+
+    @draining.setter
+    def draining(self, draining: bool) -> None:
+        self._gate.draining = draining
 
     async def serve(self, request: web.BaseRequest) -> web.StreamResponse:
         """Answer one request; see `voltana.serving.router.app` for its paths."""
         began_s = self._time.now_s()
-        answer = Answer(request, lambda: self._metrics.first_token(self._time.now_s() - began_s))
+        answer = Answer(
+            request,
+            lambda: self._metrics.first_token(self._time.now_s() - began_s),
+            self._settings.limits.unread_s,
+        )
         outcome = "cancelled"
-        self.open += 1
         try:
-            self._admit()
-            call = self._engine.understand(request.path, await self._body(request))
-            await self._tries(call, forwarded_headers(request.headers), answer, began_s)
+            with HeldBytes(self._public.intake.budget) as held:
+                await self._served(request, answer, held, began_s)
             outcome = "completed"
         except Problem as problem:
             outcome = problem.code
@@ -113,11 +156,30 @@ class Forwarder:
         except ClientGoneError:
             pass
         finally:
-            self.open -= 1
             self._metrics.ended(request.path, outcome)
         if answer.response is None:
             raise ConnectionResetError("the client has closed the connection")
         return answer.response
+
+    async def _served(
+        self, request: web.BaseRequest, answer: Answer, held: HeldBytes, began_s: float
+    ) -> None:
+        """A request that is let in is counted, and read, before it is tried."""
+        public, client = self._public, request.remote or ""
+        self._gate.admit()
+        self._arriving += 1
+        try:
+            raw = await public.intake.body(request, held)
+        finally:
+            self._arriving -= 1
+        public.doors.complete(request)
+        try:
+            self._gate.enter(client)
+            call = await public.reader.understand(request.path, raw)
+            del raw
+            await self._tries(call, forwarded_headers(request.headers), answer, began_s)
+        finally:
+            self._gate.leave(client)
 
     def give_up_all(self, problem: Problem) -> None:
         """End all open requests with an error, and do not try them again."""
@@ -145,35 +207,12 @@ class Forwarder:
         """Wait for aborts that are under way."""
         await self._aborts.close()
 
-    def _admit(self) -> None:
-        if self.draining:
-            raise Problem(
-                503,
-                "this router is shutting down. Send the request to another one.",
-                "shutting_down",
-                retry_after_s=1.0,
-            )
-        if self.open > self._settings.max_in_flight:
-            raise Problem(
-                503,
-                f"{self._settings.max_in_flight} requests are open, the limit of this router "
-                "(max_in_flight). Try again later.",
-                "overloaded",
-                retry_after_s=1.0,
-            )
-
-    async def _body(self, request: web.BaseRequest) -> bytes:
-        try:
-            async with asyncio.timeout(self._settings.timeout_s):
-                return await request.read()
-        except TimeoutError:
-            raise overdue(self._settings.timeout_s) from None
-
     async def _tries(
         self, call: Call, headers: Mapping[str, str], answer: Answer, began_s: float
     ) -> None:
         """Repeat the request elsewhere as long as the client has seen nothing of it."""
-        plan = self._plan(call, began_s)
+        plan, blame = self._plan(call, began_s), Blame()
+        self._budget.request()
         avoid: set[str] = set()
         for number in range(self._settings.attempts):
             attempt = await self._attempt(call, plan, number, headers=headers, avoid=avoid)
@@ -183,6 +222,11 @@ class Forwarder:
                 last = number + 1 == self._settings.attempts
                 if answer.begun or not problem.retryable or not problem.backend or last:
                     raise
+                backend = self._pool.named(problem.backend)
+                blame.suspect(backend, problem)
+                poison = blame.poison(self._pool.of(backend.role))
+                if poison or not self._budget.allows(problem, number):
+                    raise
                 self._metrics.retried(problem.backend)
                 self._log.warning(
                     "trying again", rid=call.rid, backend=problem.backend, why=problem.message
@@ -190,6 +234,7 @@ class Forwarder:
                 await asyncio.sleep(BACK_OFF_S * 2**number if problem.backend in avoid else 0)
                 avoid.add(problem.backend)
             else:
+                blame.answered()
                 break
         if not call.stream and answer.response is not None:
             self._lengths.learn(call, getattr(answer.response, "body", b"") or b"")

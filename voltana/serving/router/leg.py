@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Self
 
 from voltana.serving.router.problem import Lost, refused
 from voltana.serving.router.wire import Exchange
@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from voltana.serving.router.attempt import Attempt
     from voltana.serving.router.pool import Backend
     from voltana.serving.router.problem import Problem
+    from voltana.serving.router.wire import Ask, Wire
 
 EVENT_END = b"\n\n"
 
@@ -28,8 +29,10 @@ class Leg(Exchange):
 
     __slots__ = ("_attempt", "_held", "backend")
 
-    def __init__(self, attempt: Attempt, backend: Backend, context: Any, *, held: bool) -> None:
-        super().__init__(backend.name, context)
+    def __init__(
+        self, attempt: Attempt, backend: Backend, wire: Wire, ask: Ask, *, held: bool
+    ) -> None:
+        super().__init__(backend.name, wire, ask)
         self._attempt = attempt
         self._held = held
         self.backend = backend
@@ -42,6 +45,10 @@ class Leg(Exchange):
         """
         self._attempt.at_work.add(self.backend)
         await super().__aenter__()
+        if self.status < 400 and self.status != 200:
+            await self.__aexit__(None, None, None)
+            odd = ConnectionError(f"it answered status {self.status}: must be 200")
+            raise self.broken(Lost(self.backend.name, odd))
         if self.status != 200:
             try:
                 content = await self.read()
@@ -64,7 +71,17 @@ class Leg(Exchange):
                 ended = ConnectionError("the stream ended without an event")
                 raise self.broken(Lost(self.backend.name, ended))
             begin += chunk
+            self.bounded(begin)
         return begin
+
+    def bounded(self, *kept: bytes) -> None:
+        """Check that what is kept of the answer is not more than may be.
+
+        Raises:
+            Problem: If it is.
+        """
+        if sum(map(len, kept)) > self._wire.answer_bytes:
+            raise self.broken(self.too_long())
 
     def broken(self, lost: Lost) -> Problem:
         """What the break means for the try."""

@@ -15,6 +15,9 @@ from voltana.serving.engine import PromptSize
 COMPLETIONS = "/v1/completions"
 CHAT_COMPLETIONS = "/v1/chat/completions"
 
+_BEFORE = ("tools", "functions", "documents")
+"""What templates put before the messages, as JSON."""
+
 _PICTURES = frozenset({"image_url", "image", "input_image"})
 
 
@@ -39,9 +42,10 @@ def prompt_size(prompt: Any) -> PromptSize:
 def chat_size(fields: dict[str, Any]) -> PromptSize:
     """A chat: its messages, and the definitions of tools before them."""
     count = _Count()
-    tools = fields.get("tools")
-    if isinstance(tools, list) and tools:
-        count.bytes += len(orjson.dumps(tools))
+    for name in _BEFORE:
+        given = fields.get(name)
+        if isinstance(given, list) and given:
+            count.bytes += len(orjson.dumps(given))
     messages = fields.get("messages")
     for message in messages if isinstance(messages, list) else ():
         if isinstance(message, dict):

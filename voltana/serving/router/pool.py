@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 from yarl import URL
@@ -34,6 +35,7 @@ class Backend:
         draining: Gets no new requests, while the open ones are completed.
         healthy: Whether its last check, and what came since, went well.
         why: What went wrong last.
+        spared: Whether requests that fail may not eject it, since too few others are left.
     """
 
     def __init__(self, table: BackendTable, router: RouterTable) -> None:
@@ -53,6 +55,7 @@ class Backend:
         self._endpoints: dict[str, URL] = {}
         self._watchers: dict[object, Callable[[], None]] = {}
         self.on_eject: Callable[[], None] | None = None
+        self.spared: Callable[[], bool] = bool
 
     def endpoint(self, path: str) -> URL:
         """The address of a path of it; parsed once."""
@@ -87,7 +90,7 @@ class Backend:
         """
         self.why = why
         self._failures += 1
-        if self.healthy and (dead or self._failures >= self._eject_after):
+        if self.healthy and (dead or (self._failures >= self._eject_after and not self.spared())):
             self._eject()
 
     def passed_check(self) -> None:
@@ -103,7 +106,10 @@ class Backend:
     def failed_check(self, why: str, *, dead: bool = False) -> None:
         """A check failed; `dead` as for `failed`."""
         if self.healthy:
-            self.failed(why, dead=dead)
+            self.why = why
+            self._failures += 1
+            if dead or self._failures >= self._eject_after:
+                self._eject()
         else:
             self.why = why
             self.ejections += 1
@@ -138,6 +144,9 @@ class Pool:
         self._by_role = {
             role: tuple(b for b in self.backends if b.role is role) for role in ROLES.values()
         }
+        self._serving_share = settings.limits.serving_share
+        for backend in self.backends:
+            backend.spared = partial(self._is_needed, backend.role)
 
     def __iter__(self) -> Iterator[Backend]:
         return iter(self.backends)
@@ -156,6 +165,12 @@ class Pool:
         """Whether a request could be served now."""
         needed = (Role.COLOCATED,) if self.unified else (Role.PREFILL, Role.DECODE)
         return all(any(b.available for b in self._by_role[role]) for role in needed)
+
+    def _is_needed(self, role: Role) -> bool:
+        """Whether one server less of a role would be too few (the panic threshold)."""
+        servers = self._by_role[role]
+        others = sum(backend.healthy for backend in servers) - 1
+        return others < self._serving_share * len(servers)
 
     def named(self, name: str) -> Backend:
         """The server of a name.

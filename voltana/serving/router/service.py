@@ -16,16 +16,20 @@ from voltana.errors import invalid
 from voltana.serving.router.administration import Administration
 from voltana.serving.router.app import Interface, administration, make_app
 from voltana.serving.router.chooser import Chooser
+from voltana.serving.router.doors import Doors, GuardedRunner
 from voltana.serving.router.fan_out import FanOut
 from voltana.serving.router.file_limit import allow_requests
-from voltana.serving.router.forwarder import Forwarder
+from voltana.serving.router.forwarder import Forwarder, Public
+from voltana.serving.router.gate import Gate
 from voltana.serving.router.holding import Holding
+from voltana.serving.router.intake import Intake
 from voltana.serving.router.keys import Keys
 from voltana.serving.router.metrics import Metrics
 from voltana.serving.router.pages import Pages
 from voltana.serving.router.pool import Pool
 from voltana.serving.router.problem import Problem
 from voltana.serving.router.prompt_length import PromptLength
+from voltana.serving.router.reading import Reader
 from voltana.serving.router.reports import Reports
 from voltana.serving.router.routers import make_routers
 from voltana.serving.router.watching import Watchers, feed_key_of
@@ -83,7 +87,9 @@ class RouterService:
         self.pool, self.ledger = Pool(settings), Ledger()
         self.reports = Reports(settings.stale_after_s)
         self.metrics = Metrics(self.pool, self.ledger)
-        self._wire = Wire()
+        self._wire = Wire(int(settings.limits.answer_mb * 1e6))
+        self.doors, self.gate = Doors(settings.limits), Gate(settings)
+        self.intake, self.reader = Intake(settings), Reader(self._engine, settings.limits)
         chooser = self._chooser = Chooser(
             self.pool,
             self._routers,
@@ -98,6 +104,13 @@ class RouterService:
         self.forwarder = Forwarder(
             settings,
             self._engine,
+            public=Public(
+                gate=self.gate,
+                doors=self.doors,
+                intake=self.intake,
+                reader=self.reader,
+            ),
+            pool=self.pool,
             keys=self._keys,
             wire=self._wire,
             chooser=chooser,
@@ -126,7 +139,11 @@ class RouterService:
         await self.administration.stop()
         await self._runner.cleanup()
         await self.forwarder.close()
+        await self.reader.close()
+        self.intake.close()
         await self._wire.close()
+        self.doors.close()
+        self.gate.close()
 
     async def drain(self) -> None:
         """Refuse new requests, let the open ones end, then end them with a clear error."""
@@ -159,10 +176,15 @@ class RouterService:
             admin_key=self._keys.for_admin().get("Authorization"),
             now_s=self._time.now_s,
         )
-        limit = int(self._settings.max_body_mb * 1e6)
-        app = make_app(interface, self.forwarder, self._pages, limit)
-        self._runner = web.AppRunner(
-            app, handler_cancellation=True, access_log=None, shutdown_timeout=_LAST_WORDS_S
+        app = make_app(interface, self.forwarder, self._pages, self.doors)
+        self._runner = GuardedRunner(
+            app,
+            self.doors,
+            handler_cancellation=True,
+            access_log=None,
+            shutdown_timeout=_LAST_WORDS_S,
+            auto_decompress=False,
+            lingering_time=_LAST_WORDS_S,
         )
         await self._runner.setup()
         try:
@@ -194,19 +216,20 @@ async def listen(runner: web.BaseRunner, host: str, port: int) -> web.TCPSite:
     return site
 
 
-async def run_router(router: RouterService, max_in_flight: int) -> None:
+async def run_router(router: RouterService, settings: RouterTable) -> None:
     """Serve until SIGTERM or SIGINT, then drain; a second signal ends at once.
 
     Args:
         router: Not running yet.
-        max_in_flight: Requests that may be open.
+        settings: Its settings.
     """
-    allow_requests(max_in_flight)
+    allow_requests(settings.max_in_flight, settings.limits.unfinished)
     loop = asyncio.get_running_loop()
     signals: asyncio.Queue[int] = asyncio.Queue()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, signals.put_nowait, number)
     async with router as service:
+        await service.reader.warm()
         # What lives as long as the process need not be looked at in every full collection, during
         # which all requests wait.
         gc.collect()

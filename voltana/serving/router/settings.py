@@ -15,6 +15,7 @@ from pydantic import (
 )
 
 from voltana.errors import invalid
+from voltana.serving.router.limits import LimitsTable
 from voltana.validation import Count, NotNegative, Port, Positive, StrictTable
 
 BackendRole = Literal["prefill", "decode", "unified"]
@@ -84,7 +85,7 @@ class RouterTable(StrictTable):
         seed: For routers that randomise.
         snapshot_modules: Modules of users' own predictor snapshots that agents may send, beside
             those that the policy and the routers name.
-        max_in_flight: Requests beyond this are refused with 503 and ``Retry-After``.
+        max_in_flight: Requests beyond this are refused with 429 and ``Retry-After``.
         timeout_s: A request that is not complete by then ends with an error.
         first_token_timeout_s: An attempt that produced nothing by then is given up and repeated
             elsewhere.
@@ -98,7 +99,8 @@ class RouterTable(StrictTable):
         eject_s: How long, the first time; it doubles up to `eject_max_s`.
         eject_max_s: Longest ejection.
         drain_timeout_s: Time that open requests get at shutdown.
-        max_body_mb: Larger requests are refused.
+        max_body_mb: Larger requests are refused, by their unpacked size too.
+        limits: Everything else that clients may not exceed (``[router.limits]``).
         api_key: Key of the servers for the router's own questions (loads, aborts). Requests carry
             their client's key, never this one. Better in a file, or in the environment.
         api_key_file: File that holds it, relative to the configuration file.
@@ -162,7 +164,10 @@ class RouterTable(StrictTable):
     drain_timeout_s: Positive = Field(
         default=30.0, description="the seconds that open requests get at shutdown"
     )
-    max_body_mb: Positive = Field(default=256.0, description="the largest request in megabytes")
+    max_body_mb: Positive = Field(default=64.0, description="the largest request in megabytes")
+    limits: LimitsTable = Field(
+        default_factory=LimitsTable, description="a table [router.limits] of limits for clients"
+    )
     api_key: str | None = Field(
         default=None, repr=False, description="the API key that the servers were started with"
     )

@@ -2,28 +2,38 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Self
 
-import aiohttp
 import orjson
+from yarl import URL
 
+from voltana.serving.router.connections import (
+    BROKEN,
+    Connections,
+    NobodyListensError,
+    answer_of,
+    head_of,
+    length_of,
+    send,
+)
 from voltana.serving.router.problem import JSON_TYPE, Lost
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Coroutine, Mapping
 
-    from yarl import URL
+    from aiohttp.client_proto import ResponseHandler
 
+    from voltana.serving.router.connections import Payload
     from voltana.serving.router.pool import Backend
     from voltana.serving.router.problem import Problem
 
-CONNECT_TIMEOUT_S = 5.0
+ANSWER_BYTES = 1 << 28
+"""A router that nobody configured keeps answers of so many bytes."""
 
-KEEP_ALIVE_S = 3.0
-"""Below the 5 s after which uvicorn, the HTTP server of most engines, closes an idle connection."""
-
-_BROKEN = (aiohttp.ClientError, TimeoutError, OSError)
+_PLAIN = frozenset({"keep-alive", "close"})
+"""Values of the header ``Connection`` that name no other header."""
 
 _NOT_FORWARDED = frozenset(
     {
@@ -51,11 +61,40 @@ def bearer(key: str | None) -> dict[str, str]:
     return {} if key is None else {"Authorization": f"Bearer {key}"}
 
 
+def ends_here(headers: Any) -> set[str]:
+    """Names of headers that end at this hop because ``Connection`` names them, in lower case."""
+    named = headers.get("Connection")
+    if named is None or named.lower() in _PLAIN:
+        return set()
+    return {name.strip().lower() for name in ",".join(headers.getall("Connection")).split(",")}
+
+
 def forwarded_headers(headers: Any) -> dict[str, str]:
     """The client's headers that concern the servers."""
     kept = {name: value for name, value in headers.items() if name.lower() not in _NOT_FORWARDED}
+    if ends := ends_here(headers):
+        kept = {name: value for name, value in kept.items() if name.lower() not in ends}
     kept.setdefault("Content-Type", JSON_TYPE)
     return kept
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ask:
+    """A request to a server.
+
+    Attributes:
+        method: HTTP method.
+        url: Where it goes.
+        body: What is sent.
+        headers: Sent as they are.
+        timeout_s: For all of it; None leaves that to the caller.
+    """
+
+    method: str
+    url: URL
+    body: Payload = b""
+    headers: Mapping[str, str] = field(default_factory=dict)
+    timeout_s: float | None = None
 
 
 class Exchange:
@@ -63,50 +102,47 @@ class Exchange:
 
     Args:
         server: Who is named when it breaks.
-        context: What `Wire.request` has made.
+        wire: The way there.
+        ask: The request.
 
     Attributes:
-        status: HTTP status.
+        status: HTTP status, 200 to 599.
         reason: Its words.
         kind: Content type.
         headers: All headers of the answer.
     """
 
-    __slots__ = ("_context", "_reply", "_server", "headers", "kind", "reason", "status")
+    __slots__ = (
+        "_ask", "_content", "_ends_s", "_protocol", "_server", "_wire",
+        "headers", "kind", "reason", "status",
+    )  # fmt: skip
 
-    def __init__(self, server: str, context: Any) -> None:
+    def __init__(self, server: str, wire: Wire, ask: Ask) -> None:
         self._server = server
-        self._context = context
+        self._wire = wire
+        self._ask = ask
+        self._protocol: ResponseHandler | None = None
+        self._ends_s = None if ask.timeout_s is None else wire.loop.time() + ask.timeout_s
 
     async def __aenter__(self) -> Self:
-        try:
-            self._reply: aiohttp.ClientResponse = await self._context.__aenter__()
-        except _BROKEN as error:
-            raise self.broken(_lost(self._server, error)) from error
-        self.status, self.reason = self._reply.status, self._reply.reason
-        self.headers = self._reply.headers
-        self.kind: str = self.headers.get("Content-Type", "")
+        await self._limited(self._open())
         return self
 
     async def __aexit__(self, *error: object) -> None:
         # Closes the connection unless the answer has been read to its end.
-        await self._context.__aexit__(*error)
+        protocol, self._protocol = self._protocol, None
+        if protocol is not None:
+            self._wire.connections.keep(self._ask.url, protocol)
 
     async def read(self) -> bytes:
         """The whole answer, or what is left of it."""
-        try:
-            content = await self._reply.read()
-        except _BROKEN as error:
-            raise self.broken(_lost(self._server, error)) from error
+        content: bytes = await self._limited(self._rest())
         self.ended()
         return content
 
     async def chunk(self) -> bytes:
         """What has arrived, waiting for something; empty at the end."""
-        try:
-            content = await self._reply.content.readany()
-        except _BROKEN as error:
-            raise self.broken(_lost(self._server, error)) from error
+        content: bytes = await self._limited(self._content.readany())
         if not content:
             self.ended()
         return content
@@ -117,6 +153,43 @@ class Exchange:
 
     def ended(self) -> None:
         """The answer has been read to its end."""
+
+    def too_long(self) -> Lost:
+        """More came than a router keeps in memory."""
+        limit = self._wire.answer_bytes
+        return Lost(self._server, ValueError(f"the answer is longer than {limit} bytes"))
+
+    async def _open(self) -> None:
+        ask, connections = self._ask, self._wire.connections
+        head = head_of(ask.method, ask.url, ask.headers, length_of(ask.body))
+        protocol = self._protocol = await connections.take(ask.url)
+        try:
+            await send(protocol, head, ask.body)
+            message, self._content = await answer_of(protocol)
+        except BaseException:
+            self._protocol = None
+            connections.drop(protocol)
+            raise
+        self.status, self.reason, self.headers = message.code, message.reason, message.headers
+        self.kind: str = self.headers.get("Content-Type", "")
+
+    async def _rest(self) -> bytes:
+        chunks, size = [], 0
+        while chunk := await self._content.readany():
+            chunks.append(chunk)
+            size += len(chunk)
+            if size > self._wire.answer_bytes:
+                raise ConnectionError(self.too_long().why)
+        return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+
+    async def _limited(self, step: Coroutine[Any, Any, Any]) -> Any:
+        try:
+            if self._ends_s is None:
+                return await step
+            async with asyncio.timeout_at(self._ends_s):
+                return await step
+        except BROKEN as error:
+            raise self.broken(_lost(self._server, error)) from error
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -151,18 +224,17 @@ class Reply:
 class Wire:
     """The HTTP client towards servers; to be made where an event loop runs.
 
-    It adds nothing to requests and limits nothing but the time of a connect.
+    It adds nothing to requests, follows no redirects, and limits nothing but the time of a connect
+    and the length of what is read as a whole.
+
+    Args:
+        answer_bytes: Longest answer that is kept in memory.
     """
 
-    def __init__(self) -> None:
-        self._patience = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_TIMEOUT_S)
-        self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEP_ALIVE_S),
-            cookie_jar=aiohttp.DummyCookieJar(),
-            auto_decompress=False,
-            skip_auto_headers=("User-Agent", "Accept", "Accept-Encoding"),
-            read_bufsize=1 << 18,
-        )
+    def __init__(self, answer_bytes: int = ANSWER_BYTES) -> None:
+        self.loop = asyncio.get_running_loop()
+        self.connections = Connections()
+        self.answer_bytes = answer_bytes
 
     def call(
         self,
@@ -173,7 +245,6 @@ class Wire:
         *,
         headers: Mapping[str, str] | None = None,
         timeout_s: float | None = None,
-        follow: bool = True,
     ) -> Exchange:
         """A call, opened by ``async with``.
 
@@ -184,32 +255,19 @@ class Wire:
             body: What is sent.
             headers: Sent as they are.
             timeout_s: For all of it; None leaves that to the caller.
-            follow: Whether redirects are followed.
         """
-        return Exchange(
-            server,
-            self.request(method, url, body, headers=headers, timeout_s=timeout_s, follow=follow),
+        ask = Ask(
+            method=method,
+            url=URL(url, encoded=True) if isinstance(url, str) else url,
+            body=body or b"",
+            headers=headers or {},
+            timeout_s=timeout_s,
         )
-
-    def request(
-        self,
-        method: str,
-        url: str | URL,
-        body: bytes | None = None,
-        *,
-        headers: Mapping[str, str] | None = None,
-        timeout_s: float | None = None,
-        follow: bool = True,
-    ) -> Any:
-        """What an `Exchange` opens; arguments as for `call`."""
-        patience = self._patience if timeout_s is None else aiohttp.ClientTimeout(total=timeout_s)
-        return self._session.request(
-            method, url, data=body, headers=headers, allow_redirects=follow, timeout=patience
-        )
+        return Exchange(server, self, ask)
 
     async def close(self) -> None:
         """Close all connections."""
-        await self._session.close()
+        await self.connections.close()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -251,4 +309,4 @@ class Line:
 
 
 def _lost(server: str, error: BaseException) -> Lost:
-    return Lost(server, error, dead=isinstance(error, aiohttp.ClientConnectorError))
+    return Lost(server, error, dead=isinstance(error, NobodyListensError))

@@ -266,7 +266,7 @@ def wait_for(condition: Callable[[], object], timeout_s: float = 60.0) -> bool:
 
 def get(url: str, timeout_s: float = 30.0, *, admin: bool = False) -> tuple[int, bytes]:
     """GET: status and body, whatever the status; `admin` shows the token of the administration."""
-    token = f"Bearer {os.environ['VOLTANA_ADMIN_TOKEN']}"
+    token = f"Bearer {os.environ.get('VOLTANA_ADMIN_TOKEN', '')}"
     request = urllib.request.Request(url, headers={"Authorization": token} if admin else {})
     try:
         with urllib.request.urlopen(request, timeout=timeout_s) as reply:

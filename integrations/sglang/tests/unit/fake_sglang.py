@@ -103,7 +103,7 @@ class FakeServer:
 
     async def start(self) -> None:
         """Listen, on the same port after the first time."""
-        app = web.Application(middlewares=[self._guard])
+        app = web.Application(middlewares=[self._guard], client_max_size=1 << 30)
         for path in ("/generate", "/v1/completions", "/v1/chat/completions"):
             app.router.add_post(path, self._serve)
         app.router.add_get("/health", self._health)
@@ -277,7 +277,9 @@ class FakeServer:
             if fault == "reset-mid":
                 assert request.transport is not None
                 request.transport.abort()
-            return web.json_response(whole_answer(request.path, body, prompts, self.role))
+            await asyncio.sleep(body.get("slow", 0.0))
+            answer = whole_answer(request.path, body, prompts, self.role)
+            return web.json_response({**answer, **_padding(body)} if "pad" in body else answer)
         return await self._streamed(request, body, prompts, reply, fault)
 
     async def _streamed(
@@ -303,9 +305,15 @@ class FakeServer:
             if any(str(body.get("rid")).startswith(rid) for rid in self.aborted):
                 break  # it aborts whatever begins with the id
             await asyncio.sleep(self.token_s)
-            await _event(reply, event | ({"padding": "x" * self.padding} if self.padding else {}))
+            padding = {"padding": "x" * self.padding} if self.padding else _padding(body)
+            await _event(reply, event | padding)
         await reply.write(b"data: [DONE]\n\n")
         return reply
+
+
+def _padding(body: dict[str, Any]) -> dict[str, str]:
+    """As many bytes beside the text as the request asks for (``pad``)."""
+    return {"padding": "x" * body["pad"]} if body.get("pad") else {}
 
 
 async def _event(reply: web.StreamResponse, value: Any) -> None:

@@ -33,10 +33,8 @@ def test_any_object_keeps_its_fields_and_gains_the_transfer_s(
     raw = (space + json.dumps(fields, indent=2 if indented else None) + space).encode()
     call = parse_call("/generate", raw)
     body = json.loads(call.leg_body(0, Bootstrap.draw("h", 5, call.batch)))
-    added = {"bootstrap_host", "bootstrap_port", "bootstrap_room"}
-    if isinstance(fields.get("rid"), str | None) and fields.get("rid") != "":
-        assert body["rid"] == call.rid
-        added.add("rid")
+    added = {"bootstrap_host", "bootstrap_port", "bootstrap_room", "rid"}
+    assert body["rid"] == call.rid != fields.get("rid")
     assert set(body) == set(fields) | added
     for name in set(fields) - added:
         assert body[name] == fields[name]

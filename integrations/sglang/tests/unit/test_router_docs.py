@@ -15,24 +15,30 @@ from voltana.errors import VoltanaError
 from voltana.serving.config import parse_config
 from voltana.serving.router import command as router_command
 from voltana.serving.router import command_line, logs
+from voltana.serving.router.limits import LimitsTable
 from voltana.serving.router.routers import ROUTERS, make_routers
 from voltana.serving.router.settings import RouterTable
 from voltana_sglang import steer_command
 from voltana_sglang.config import SglangConfig
 from voltana_sglang.dialect.commands import sglang_dialect
+from voltana_sglang.dialect.settings import SglangRouterTable
 
 TEXT = (Path(__file__).parents[4] / "docs" / "sglang-router.md").read_text()
 BLOCKS = re.findall(r"```(\w*)\n(.*?)```", TEXT, flags=re.DOTALL)
 
 
 def test_the_configuration_is_accepted() -> None:
-    (text,) = [body for kind, body in BLOCKS if kind == "toml"]
+    text, limits = [body for kind, body in BLOCKS if kind == "toml"]
     settings = parse_config(tomllib.loads(text), SglangConfig).router
     assert [backend.role for backend in settings.backends] == ["prefill", "decode"]
     assert len(make_routers(settings)) == 2
     named = re.search(r"# decode_router = .*# (.*), MODULE:FACTORY", text)
     assert named is not None
     assert {*named[1].split(", "), "round-robin"} == set(ROUTERS)
+    told = tomllib.loads(limits)["router"]
+    assert told["max_body_mb"] == SglangRouterTable().max_body_mb
+    assert LimitsTable.model_validate(told["limits"]) == LimitsTable()
+    assert set(told["limits"]) == set(LimitsTable.model_fields)
 
 
 @pytest.mark.parametrize("command", ["router", "steer"])
@@ -89,6 +95,6 @@ def test_the_listed_paths_are_served() -> None:
 def test_the_settings_and_sources_that_it_names_exist() -> None:
     named = set(re.findall(r"`(\w+_(?:s|ms|mb|flight|after|key|router))`", TEXT))
     assert named
-    assert named <= set(RouterTable.model_fields)
+    assert named <= {*RouterTable.model_fields, *LimitsTable.model_fields}
     for code in ("feed", "loads", "in-flight", "router-failed"):
         assert f"| `{code}` |" in TEXT

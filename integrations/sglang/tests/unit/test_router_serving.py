@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from typing import Any
 
 import pytest
@@ -79,7 +80,7 @@ def test_both_legs_get_the_same_room_and_the_prefill_server_s_address() -> None:
     run(check)
 
 
-def test_a_client_s_own_bootstrap_fields_are_replaced_and_its_id_kept() -> None:
+def test_a_client_s_bootstrap_fields_and_id_are_replaced_and_its_answer_has_its_id() -> None:
     async def check() -> None:
         async with cluster(prefill=1, decode=1) as pd:
             body = {"text": "a", "bootstrap_room": 5, "rid": "mine", "disagg_prefill_dp_rank": 3}
@@ -88,7 +89,13 @@ def test_a_client_s_own_bootstrap_fields_are_replaced_and_its_id_kept() -> None:
             assert status == 200
             assert seen["bootstrap_room"] != 5
             assert seen["disagg_prefill_dp_rank"] == 3
-            assert answer["meta_info"]["id"] == seen["rid"] == "mine"
+            assert answer["meta_info"]["id"] == "mine"
+            assert re.fullmatch("[0-9a-f]{32}", seen["rid"])
+            batch = {"text": ["a", "b"], "rid": ['x"', "y"], "stream": True}
+            _, events, _ = await pd.post("/generate", batch)
+            ids = {event["meta_info"]["id"] for event in events[:-1]}
+            assert ids <= {'x"', "y"} or len(ids) == 1, ids
+            assert not any(pd.servers["decode-0"].seen[1]["rid"] in i for i in ids)
 
     run(check)
 
@@ -324,7 +331,8 @@ def test_beyond_the_limit_requests_are_refused_at_once() -> None:
             refused = [a for a in answers if a[0] != 200]
             assert len(refused) == 3
             for status, answer, headers in refused:
-                assert (status, answer["error"]["code"]) == (503, "overloaded")
+                assert (status, answer["error"]["code"]) == (429, "overloaded")
+                assert answer["error"]["type"] == "rate_limit_error"
                 assert headers["Retry-After"] == "1"
 
     run(check)
@@ -340,7 +348,9 @@ def test_a_client_can_abort_its_request_by_id() -> None:
             assert (await pd.post("/abort_request", {"rid": "mine"}))[0] == 200
             events = (await opened)[1]
             assert len(events) < 8
-            assert pd.servers["prefill-0"].aborted == {"mine"}
+            own = pd.servers["prefill-0"].seen[0]["rid"]
+            assert pd.servers["prefill-0"].aborted == {own}
+            assert "mine" not in own
             assert (await pd.post("/abort_request", {"abort_all": True}))[0] == 403
             await pd.ask_admin("POST", "/abort_request", {"abort_all": True})
             assert "*" in pd.servers["decode-0"].aborted

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import secrets
 import uuid
 from dataclasses import dataclass
@@ -10,7 +11,9 @@ from typing import TYPE_CHECKING, Any
 import orjson
 
 from voltana.serving.engine import Call, PromptSize
-from voltana.serving.router.bodies import parse_object
+from voltana.serving.router.bodies import NESTING, parse_object
+from voltana.serving.router.connections import PIECE
+from voltana.serving.router.leg import EVENT_END
 from voltana.serving.router.openai_prompt import (
     CHAT_COMPLETIONS,
     COMPLETIONS,
@@ -22,62 +25,102 @@ from voltana.serving.router.openai_prompt import (
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from voltana.serving.router.connections import Payload
+    from voltana.serving.router.relay import Through
+
 GENERATE = "/generate"
 """SGLang's own path of requests."""
 
 ROOM_LIMIT = 2**63 - 1
 
-_INJECTED = frozenset({"bootstrap_host", "bootstrap_port", "bootstrap_room"})
+_OURS = frozenset({"rid", "bootstrap_host", "bootstrap_port", "bootstrap_room"})
+"""Fields that are the router's to set."""
+
 _NOT_COUNTED = ("audio_data", "video_data")
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
 class SglangCall(Call):
-    """A parsed request.
+    """A request that has been read.
+
+    Its id is the router's own: SGLang aborts whatever begins with the id that it is told, so that a
+    client's would reach other clients' requests. Answers carry the client's (`named`).
 
     Attributes:
-        fields: The body, parsed; must not be changed.
-        own_rid: Whether the client gave an id of any form.
-        settable: Whether the id may be set; ids of a batch, and mistakes, stay as they are.
+        end: Where the body's last brace is.
+        one_by_one: Whether the client gave an id to each prompt of a batch.
         samples: Answers to each prompt.
         logprobs: Whether log-probabilities of the prompt are asked for (``/generate`` alone).
     """
 
-    fields: dict[str, Any]
-    own_rid: bool
-    settable: bool
+    end: int
+    one_by_one: bool
     samples: int
     logprobs: bool
 
-    def leg_body(self, number: int, bootstrap: Bootstrap | None) -> bytes:
-        """The body for one or both legs of a try.
+    def leg_body(self, number: int, bootstrap: Bootstrap | None) -> Payload:
+        """The body for one or both legs of a try, a long one in parts.
 
-        The fields are spliced in behind the others rather than serialising a long prompt again;
-        a client that set one of them itself has its own replaced.
+        The fields are spliced in behind the others rather than writing a long prompt again; what a
+        client set of them itself was taken out when it was read.
 
         Args:
             number: Of the try, from 0.
             bootstrap: Where the legs meet; None where one server serves both phases.
         """
-        extra: dict[str, Any] = {"rid": id_in_try(self.rid, number)} if self.settable else {}
-        if self.rids and number:
-            extra["rid"] = [id_in_try(rid, number) for rid in self.rids]
+        extra: dict[str, Any] = {"rid": id_in_try(self.rid, number)}
         if bootstrap is not None:
             extra |= bootstrap.fields(self.batch)
-        if not extra:
-            return self.raw
-        if self.own_rid or not _INJECTED.isdisjoint(self.fields) or not self.fields:
-            return orjson.dumps(self.fields | extra)
-        # A body that parsed as an object ends with its brace, up to white space.
-        head = self.raw.rstrip()
-        return head[:-1] + b"," + orjson.dumps(extra)[1:]
+        tail = orjson.dumps(extra)
+        tail = b"," + tail[1:] if self.end > 1 else tail[1:]
+        if len(self.raw) <= PIECE:
+            return bytes(self.raw[: self.end] + tail)
+        return memoryview(self.raw)[: self.end], tail
 
     def leg_rids(self, number: int) -> Sequence[str]:
         """Ids under which the engine knows a try of the request, to abort it."""
-        if self.rids:
-            return [id_in_try(rid, number) for rid in self.rids]
         rid = id_in_try(self.rid, number)
         return (rid,) if self.batch is None else [f"{rid}_{i}" for i in range(self.batch)]
+
+    def named(self, content: bytes) -> bytes:
+        """An answer, or whole events of one, with the client's ids instead of the router's."""
+        if not self.rids:
+            return content
+        ids = rb"(?:\d+-)?" + self.rid.encode() + rb"(?:_(\d+))?"
+        return re.sub(ids, self._clients_id, content)
+
+    def _clients_id(self, found: re.Match[bytes]) -> bytes:
+        index = None if found[1] is None else int(found[1])
+        if index is None or not self.one_by_one:
+            name = self.rids[0] if index is None else f"{self.rids[0]}_{index}"
+        else:
+            name = self.rids[index] if index < len(self.rids) else ""
+        return orjson.dumps(name)[1:-1]
+
+
+class Named:
+    """Puts the client's ids into the events of a stream.
+
+    Args:
+        call: The request.
+        through: Changes them before; None for nothing.
+    """
+
+    def __init__(self, call: SglangCall, through: Through | None) -> None:
+        self._call = call
+        self._through = through
+        self._rest = b""
+
+    def feed(self, chunk: bytes) -> bytes:
+        """Events that `chunk` completes; the rest is kept for the next one."""
+        chunk = chunk if self._through is None else self._through.feed(chunk)
+        whole, end, self._rest = (self._rest + chunk).rpartition(EVENT_END)
+        return self._call.named(whole + end)
+
+    def close(self) -> bytes:
+        """What is left at the end of the stream."""
+        rest = b"" if self._through is None else self._through.close()
+        return self._call.named(self._rest + rest)
 
 
 def id_in_try(rid: str, number: int) -> str:
@@ -126,30 +169,42 @@ class Bootstrap:
         }
 
 
-def parse_call(path: str, raw: bytes) -> SglangCall:
+def parse_call(path: str, raw: bytes | bytearray, nesting: int = NESTING) -> SglangCall:
     """Understand a request.
 
+    Args:
+        path: Where it was sent.
+        raw: Its body.
+        nesting: How deep its lists and objects may lie in each other.
+
     Raises:
-        Problem: If it is no JSON object.
+        Problem: If it is no JSON object, or too deep.
     """
-    fields = parse_object(raw)
+    fields = parse_object(raw, nesting)
     batch, size = _prompts(path, fields)
-    rid = fields.get("rid")
-    named = isinstance(rid, str) and bool(rid)
+    names = _names(fields.get("rid"))
+    if not _OURS.isdisjoint(fields) or not fields:
+        raw = orjson.dumps({name: fields[name] for name in fields if name not in _OURS})
     return SglangCall(
         path=path,
         raw=raw,
-        fields=fields,
+        end=len(raw.rstrip()) - 1,
         stream=fields.get("stream") is True,
         batch=batch,
-        rid=rid if isinstance(rid, str) and rid else uuid.uuid4().hex,
-        own_rid="rid" in fields,
-        settable=named or rid is None,
-        rids=tuple(map(str, rid)) if isinstance(rid, list) else (),
+        rid=uuid.uuid4().hex,
+        rids=names,
+        one_by_one=isinstance(fields.get("rid"), list),
         size=size,
         samples=_samples(fields),
         logprobs=path == GENERATE and _wanted(fields.get("return_logprob")),
     )
+
+
+def _names(rid: Any) -> tuple[str, ...]:
+    """The client's own ids; none where it gave none, or of another kind."""
+    if isinstance(rid, str) and rid:
+        return (rid,)
+    return tuple(map(str, rid)) if isinstance(rid, list) else ()
 
 
 def _prompts(path: str, fields: dict[str, Any]) -> tuple[int | None, PromptSize]:
@@ -192,8 +247,17 @@ def _pictures(data: Any) -> int:
 def _samples(fields: dict[str, Any]) -> int:
     params = fields.get("sampling_params")
     asked = [fields, *(params if isinstance(params, list) else [params])]
-    counts = [part.get("n") for part in asked if isinstance(part, dict)]
-    return max((count for count in counts if isinstance(count, int)), default=1)
+    counts = [_whole(part.get("n")) for part in asked if isinstance(part, dict)]
+    return max(counts, default=1)
+
+
+def _whole(number: Any) -> int:
+    """A count as servers read it, who take 2.0 and "2" for 2; 1 for what is none."""
+    if isinstance(number, float):
+        return int(number)
+    if isinstance(number, str) and len(number) < 20 and number.strip().isdecimal():
+        return int(number)
+    return number if type(number) is int else 1
 
 
 def _wanted(flag: Any) -> bool:

@@ -15,16 +15,18 @@ import orjson
 from voltana.serving.router.leg import EVENT_END
 from voltana.serving.router.problem import Problem, refused
 from voltana.serving.router.relay import relay
-from voltana_sglang.dialect.call import Bootstrap, SglangCall, parse_call
-from voltana_sglang.dialect.errors import error_in
+from voltana_sglang.dialect.call import Bootstrap, Named, SglangCall, parse_call
+from voltana_sglang.dialect.errors import ABORTED, error_in, error_in_whole
 from voltana_sglang.dialect.loads import LOADS_PATH, LOADS_QUERY, listed, state_of
 from voltana_sglang.dialect.logprobs import StreamMerge, merge_answers
 
 if TYPE_CHECKING:
     from voltana.serving.router.answer import Answer
     from voltana.serving.router.attempt import Attempt
+    from voltana.serving.router.connections import Payload
     from voltana.serving.router.leg import Leg
     from voltana.serving.router.pool import Backend
+    from voltana.serving.router.relay import Through
     from voltana.serving.router.wire import Line
     from voltana.values import InstanceState
     from voltana_sglang.dialect.settings import SglangRouterTable
@@ -39,10 +41,11 @@ class SglangEngine:
 
     def __init__(self, settings: SglangRouterTable) -> None:
         self._doors = {b.name: (b.transfer_host, b.bootstrap_port) for b in settings.backends}
+        self._nesting = settings.limits.nesting
 
-    def understand(self, path: str, raw: bytes) -> SglangCall:
+    def understand(self, path: str, raw: bytes | bytearray) -> SglangCall:
         """Read a request."""
-        return parse_call(path, raw)
+        return parse_call(path, raw, self._nesting)
 
     async def attempt(self, call: SglangCall, attempt: Attempt, answer: Answer) -> None:
         """Send both legs, and pass the decode server's answer on."""
@@ -56,9 +59,9 @@ class SglangEngine:
         known = prefill if call.logprobs else None
         async with attempt.post(decode, body) as leg:
             if call.stream:
-                await _stream(attempt, leg, answer, known)
+                await _stream(call, attempt, leg, answer, known)
             else:
-                await _whole(attempt, leg, answer, known)
+                await _whole(call, attempt, leg, answer, known)
 
     async def load(self, line: Line) -> InstanceState:
         """What ``/v1/loads`` says."""
@@ -93,17 +96,25 @@ class SglangEngine:
 
 
 async def _whole(
-    attempt: Attempt, leg: Leg, answer: Answer, prefill: asyncio.Task[bytes] | None
+    call: SglangCall,
+    attempt: Attempt,
+    leg: Leg,
+    answer: Answer,
+    prefill: asyncio.Task[bytes] | None,
 ) -> None:
     content = await leg.read()
     attempt.first_token()
     if prefill is not None:
         content = merge_answers(await asyncio.shield(prefill), content)
-    answer.whole(content, leg.kind, attempt.names)
+    answer.whole(call.named(content), leg.kind, attempt.names)
 
 
 async def _stream(
-    attempt: Attempt, leg: Leg, answer: Answer, prefill: asyncio.Task[bytes] | None
+    call: SglangCall,
+    attempt: Attempt,
+    leg: Leg,
+    answer: Answer,
+    prefill: asyncio.Task[bytes] | None,
 ) -> None:
     begin = await leg.first_event()
     # A server that fails has sent status 200 all the same by then. A client's own mistake is
@@ -112,24 +123,42 @@ async def _stream(
     if problem is not None and problem.retryable:
         raise problem
     attempt.first_token()
-    merge = None if prefill is None else StreamMerge(await asyncio.shield(prefill))
-    await relay(attempt, leg, begin, answer, merge)
+    through: Through | None = None
+    if prefill is not None:
+        through = StreamMerge(await asyncio.shield(prefill))
+    if call.rids:
+        through = Named(call, through)
+    await relay(attempt, leg, begin, answer, through)
 
 
-async def _prefill(call: SglangCall, attempt: Attempt, backend: Backend, body: bytes) -> bytes:
-    """The prefill leg; its answer as far as anybody wants it."""
+async def _prefill(call: SglangCall, attempt: Attempt, backend: Backend, body: Payload) -> bytes:
+    """The prefill leg; its answer as far as anybody wants it.
+
+    An error in it, wherever it stands, means that there is no KV cache, whatever the decode server
+    makes of it meanwhile.
+    """
     async with attempt.post(backend, body) as leg:
         if not call.stream:
             content = await leg.read()
+            _give_up(attempt, error_in_whole(backend.name, content))
         else:
-            content = await leg.first_event()
-            problem = error_in(backend.name, content.split(EVENT_END, 1)[0])
-            if problem is not None:
-                # There is no KV cache, whatever the decode server makes of it meanwhile.
-                attempt.give_up(problem)
-                raise problem
-            while chunk := await leg.chunk():
+            chunk, rest = await leg.first_event(), b""
+            content = chunk if call.logprobs else b""
+            while chunk:
+                *events, rest = (rest + chunk).split(EVENT_END)
+                for event in events:
+                    _give_up(attempt, error_in(backend.name, event))
+                leg.bounded(content, rest)
+                chunk = await leg.chunk()
                 content += chunk if call.logprobs else b""
     backend.succeeded()
     attempt.prefilled()
     return content
+
+
+def _give_up(attempt: Attempt, problem: Problem | None) -> None:
+    if problem is None:
+        return
+    if problem.code != ABORTED:  # what somebody asked for ends both legs by itself
+        attempt.give_up(problem)
+    raise problem

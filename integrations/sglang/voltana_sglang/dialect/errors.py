@@ -1,13 +1,21 @@
-"""The error that the first event of a stream may hold, which has status 200 all the same."""
+"""The error that an answer of status 200 may hold: in an event of a stream, or as a whole."""
 
 from __future__ import annotations
 
 from typing import Any
 
+import orjson
+
 from voltana.serving.router.problem import Problem
 from voltana_sglang.dialect.logprobs import payload_of
 
-_ABORTED_BY_SERVER = 500
+ABORTED = "aborted"
+"""Code of the problem where a server ended a request and says no status: somebody asked for it."""
+
+_SERVERS_OWN = 500
+
+_HINTS = b'"error"', b'"abort"'
+"""One of them stands in every error; in a text their quotes are escaped."""
 
 
 def error_in(backend: str, event: bytes) -> Problem | None:
@@ -15,28 +23,40 @@ def error_in(backend: str, event: bytes) -> Problem | None:
 
     Args:
         backend: Name of the server.
-        event: The first event of its stream.
+        event: An event of its stream.
     """
-    if b'"error"' not in event and b'"abort"' not in event:
+    if not any(hint in event for hint in _HINTS):
         return None
-    payload = payload_of(event)
+    return _problem(backend, payload_of(event))
+
+
+def error_in_whole(backend: str, answer: bytes) -> Problem | None:
+    """The same for a whole answer, which may be one for each prompt of a batch."""
+    if not any(hint in answer for hint in _HINTS):
+        return None
+    try:
+        value = orjson.loads(answer)
+    except orjson.JSONDecodeError:
+        return None
+    found = (_problem(backend, part) for part in (value if isinstance(value, list) else [value]))
+    return next((problem for problem in found if problem is not None), None)
+
+
+def _problem(backend: str, payload: Any) -> Problem | None:
     error = payload.get("error") if isinstance(payload, dict) else None
-    if isinstance(error, dict):
-        message, status = error.get("message"), error.get("code")
+    if error:
+        told = error if isinstance(error, dict) else {"message": error}
+        message, status, other = told.get("message"), told.get("code"), "backend_error"
     else:
         reason = _finish_reason(payload)
         if reason.get("type") != "abort":
             return None
-        message, status = reason.get("message"), reason.get("status_code")
-    if not isinstance(status, int) or not 400 <= status < 600:  # an abort that was asked for
-        return None
-    return Problem(
-        status,
-        f"backend {backend!r} gave up: {message}",
-        "backend_error",
-        retryable=status >= _ABORTED_BY_SERVER,
-        backend=backend,
-    )
+        message, status, other = reason.get("message"), reason.get("status_code"), ABORTED
+    text = f"backend {backend!r} gave up: {message}"
+    if type(status) is not int or not 400 <= status < 600:
+        return Problem(_SERVERS_OWN, text, other, backend=backend)
+    again = status >= _SERVERS_OWN
+    return Problem(status, text, "backend_error", retryable=again, backend=backend)
 
 
 def _finish_reason(payload: Any) -> dict[str, Any]:

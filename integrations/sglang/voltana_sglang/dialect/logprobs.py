@@ -68,10 +68,8 @@ class StreamMerge:
 
 def payload_of(event: bytes) -> Any:
     """The JSON value of one event of a stream; None if it has none."""
-    event = event.strip()
-    if not event.startswith(_PREFIX):
-        return None
-    data = event[len(_PREFIX) :].strip()
+    lines = event.split(b"\n")
+    data = next((line[len(_PREFIX) :].strip() for line in lines if line.startswith(_PREFIX)), _DONE)
     if data == _DONE:
         return None
     try:

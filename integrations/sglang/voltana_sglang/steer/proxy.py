@@ -10,7 +10,7 @@ from aiohttp import web
 
 from voltana.cluster.ledger import Entry
 from voltana.serving.router.problem import Lost, Problem, overdue
-from voltana.serving.router.wire import forwarded_headers
+from voltana.serving.router.wire import ends_here, forwarded_headers
 from voltana.values import Request
 from voltana_sglang.dialect.call import parse_call
 from voltana_sglang.dialect.pages import PAGES
@@ -218,7 +218,7 @@ class Proxy:
     ) -> AsyncIterator[Exchange]:
         url = self._upstream + request.path_qs
         call = self._wire.call(
-            "official router", request.method, url, body or None, headers=headers, follow=False
+            "official router", request.method, url, body or None, headers=headers
         )
         try:
             reply = await call.__aenter__()
@@ -239,9 +239,8 @@ class Proxy:
         self, request: web.Request, reply: Exchange, key: str | None
     ) -> web.StreamResponse:
         """Pass the answer on piece by piece; a broken one stays recognisably broken."""
-        named = {n.strip().lower() for n in reply.headers.get("Connection", "").split(",")}
-        ends_here = _KEPT_OUT | named
-        kept = [(n, v) for n, v in reply.headers.items() if n.lower() not in ends_here]
+        out = _KEPT_OUT | ends_here(reply.headers)
+        kept = [(n, v) for n, v in reply.headers.items() if n.lower() not in out]
         answer = web.StreamResponse(status=reply.status, reason=reply.reason)
         answer.headers.extend(kept)
         if "Content-Length" in reply.headers:

@@ -1,0 +1,310 @@
+"""A router in a process of its own, fake servers in another, honest clients beside an attack."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import aiohttp
+import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Iterator
+
+    Attack = Callable[[], Awaitable[Any]]
+
+ROOT = Path(__file__).parents[2]
+FAKES = ROOT / "integrations" / "sglang" / "tests" / "unit"
+
+SERVERS = """
+import asyncio, sys
+sys.path[:0] = [sys.argv[1], sys.argv[2]]
+from fake_sglang import fake_servers
+async def main():
+    async with fake_servers(unified=int(sys.argv[3])) as servers:
+        print(*(server.url for server in servers.values()), flush=True)
+        await asyncio.to_thread(sys.stdin.read)
+asyncio.run(main())
+"""
+
+HONEST = {"text": "what is the capital of France?", "rid": "honest"}
+PAUSE_S = 0.004
+TURNS = 3
+LEAST = 60
+"""Honest requests beside an attack, which is repeated for so long."""
+
+SLACK_S = 0.05
+"""What no body may add to another request, and what two busy cores add to a percentile."""
+
+
+@dataclass
+class Stage:
+    """What an attack has before it.
+
+    Attributes:
+        port: The router's.
+        pid: The router's process.
+    """
+
+    port: int
+    pid: int
+    _quiet_s: float | None = None
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    @property
+    def memory_mb(self) -> float:
+        """Resident memory of the router and of what it has started."""
+        pids = [self.pid, *_children(self.pid)]
+        return sum(_resident_mb(pid) for pid in pids)
+
+    async def beside(self, attack: Attack) -> list[float]:
+        """Latencies of honest requests while an attack goes on, all of which must be answered."""
+        latency_s: list[float] = []
+        over = asyncio.Event()
+        async with aiohttp.ClientSession() as session:
+
+            async def client() -> None:
+                while not over.is_set():
+                    began_s = time.perf_counter()
+                    async with session.post(f"{self.url}/generate", json=HONEST) as reply:
+                        answer = await reply.json()
+                        assert reply.status == 200, answer
+                        assert answer["meta_info"]["id"] == "honest"
+                    latency_s.append(time.perf_counter() - began_s)
+                    await asyncio.sleep(PAUSE_S)
+
+            clients = [asyncio.create_task(client()) for _ in range(2)]
+            try:
+                while len(latency_s) < LEAST and not any(c.done() for c in clients):
+                    await attack()
+            finally:
+                over.set()
+                await asyncio.gather(*clients)
+        return latency_s
+
+    async def honest_beside(self, attack: Attack, name: str = "") -> None:
+        """No honest request is lost beside an attack, nor late: p99 within 2 x of quiet."""
+        if self._quiet_s is None:
+            await self.beside(_nothing)  # connections
+            self._quiet_s = p99(await self.beside(_nothing))
+        for _ in range(TURNS):  # two cores may be busy with something else
+            under_s = p99(await self.beside(attack))
+            if under_s < 2 * self._quiet_s + SLACK_S:
+                return
+        raise AssertionError((name, self._quiet_s, under_s))
+
+
+async def _nothing() -> None:
+    await asyncio.sleep(0.2)
+
+
+def p99(latency_s: list[float]) -> float:
+    return float(np.quantile(latency_s, 0.99))
+
+
+def run(attack: Callable[[Stage], Awaitable[None]], *, servers: int = 2, **settings: Any) -> None:
+    """Run an attack on a router before fake servers."""
+    with stage(servers=servers, **settings) as made:
+        asyncio.run(_limited(attack(made)))
+
+
+def run_before(
+    servers: list[OddServer], attack: Callable[[Stage], Awaitable[None]], **settings: Any
+) -> None:
+    """Run an attack on a router before servers of this process."""
+
+    async def all_of_it() -> None:
+        for server in servers:
+            await server.start()
+        made = stage(urls=tuple(server.url for server in servers), **settings)
+        there = await asyncio.to_thread(made.__enter__)
+        try:
+            await attack(there)
+        finally:
+            await asyncio.to_thread(made.__exit__, None, None, None)
+            for server in servers:
+                server.close()
+
+    asyncio.run(_limited(all_of_it()))
+
+
+async def _limited(attack: Awaitable[None]) -> None:
+    async with asyncio.timeout(120):
+        await attack
+
+
+class OddServer:
+    """A server that answers honest requests, and others with bytes of the test's choice.
+
+    Args:
+        odd: Sends what it sends to a request that holds the word ``poison``.
+        heads: Where the heads of honest requests go, in lower case.
+
+    Attributes:
+        odd: See above.
+        poisoned: How many of those it got.
+        honest: How many others.
+        broken: Whether it closes the connection of all requests.
+        broke: How many it closed for that.
+        bodies: What it got of honest ones.
+    """
+
+    ANSWER = b'{"text": "Paris", "meta_info": {"id": "%s", "prompt_tokens": 7}}'
+
+    def __init__(
+        self,
+        odd: Callable[[asyncio.StreamWriter], Awaitable[None]],
+        heads: list[bytes] | None = None,
+    ) -> None:
+        self.odd = odd
+        self._heads = [] if heads is None else heads
+        self.poisoned = self.honest = self.broke = 0
+        self.broken = False
+        self.bodies: list[bytes] = []
+        self._server: asyncio.Server | None = None
+
+    @property
+    def url(self) -> str:
+        assert self._server is not None
+        return f"http://127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
+
+    async def start(self) -> None:
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0, backlog=1024)
+
+    def close(self) -> None:
+        if self._server is not None:
+            self._server.close()
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError):
+            while True:
+                head = (await reader.readuntil(b"\r\n\r\n")).lower()
+                length = head.partition(b"content-length:")[2].split(b"\r\n")[0]
+                body = await reader.readexactly(int(length or 0))
+                if b"poison" in body:
+                    self.poisoned += 1
+                    await self.odd(writer)
+                    break
+                if body and self.broken:
+                    self.broke += 1
+                    break
+                if body:
+                    self.honest += 1
+                    self._heads.append(head)
+                    self.bodies.append(body)
+                rid = json.loads(body)["rid"].encode() if body else b""
+                answer = self.ANSWER % rid
+                writer.write(
+                    b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n"
+                    b"Content-Length: %d\r\n\r\n%s" % (len(answer), answer)
+                )
+        writer.close()
+
+
+async def say(port: int, *pieces: bytes, pause_s: float = 0.0, read_s: float = 20.0) -> bytes:
+    """Send bytes to the router as they are; what it says until it closes, or for a while."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    try:
+        with contextlib.suppress(ConnectionError):
+            for piece in pieces:
+                writer.write(piece)
+                await writer.drain()
+                await asyncio.sleep(pause_s)
+        said = b""
+        with contextlib.suppress(ConnectionError, TimeoutError):
+            async with asyncio.timeout(read_s):
+                while piece := await reader.read(1 << 16):
+                    said += piece
+        return said
+    finally:
+        writer.close()
+
+
+def post(body: bytes, *headers: str, path: str = "/generate", length: int | None = None) -> bytes:
+    """A request, as bytes; the connection ends with its answer."""
+    lines = [
+        f"POST {path} HTTP/1.1",
+        "Host: x",
+        "Connection: close",
+        f"Content-Length: {len(body) if length is None else length}",
+        *headers,
+    ]
+    return "\r\n".join(lines).encode() + b"\r\n\r\n" + body
+
+
+def status_of(said: bytes) -> int:
+    """The status of an answer; 0 where there is none."""
+    return int(said[9:12]) if said.startswith(b"HTTP/1.") else 0
+
+
+@contextlib.contextmanager
+def stage(*, servers: int = 2, urls: tuple[str, ...] = (), **settings: Any) -> Iterator[Stage]:
+    """A router before fake servers or those of `urls`; settings are those of ``[router]``."""
+    with contextlib.ExitStack() as stack:
+        if not urls:
+            command = [sys.executable, "-c", SERVERS, str(ROOT), str(FAKES), str(servers)]
+            fakes = stack.enter_context(_process(command, stdin=subprocess.PIPE))
+            urls = tuple(fakes.stdout.readline().split())
+        command = [sys.executable, "-c", ROUTER, json.dumps(settings), *urls]
+        router = stack.enter_context(_process(command, stdin=subprocess.PIPE))
+        port = int(router.stdout.readline())
+        yield Stage(port, router.pid)
+        assert router.poll() is None, "the router died"
+
+
+ROUTER = """
+import asyncio, json, sys
+from voltana.serving.router.file_limit import allow_requests
+from voltana.timebase import MonotonicTime
+from voltana_sglang.dialect.commands import make_router
+from voltana_sglang.dialect.settings import SglangRouterTable
+import structlog
+structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
+async def main():
+    table = {"port": 0, "decode_router": "round-robin", "loads_period_s": 0}
+    table |= json.loads(sys.argv[1])
+    table["backends"] = [
+        {"name": f"unified-{i}", "role": "unified", "url": u} for i, u in enumerate(sys.argv[2:])
+    ]
+    settings = SglangRouterTable.model_validate(table)
+    allow_requests(settings.max_in_flight, settings.limits.unfinished)
+    async with make_router(settings, MonotonicTime()) as service:
+        await service.reader.warm()
+        while not any(b.available for b in service.pool):
+            await asyncio.sleep(0.01)
+        print(service.port, flush=True)
+        await asyncio.to_thread(sys.stdin.read)
+asyncio.run(main())
+"""
+
+
+@contextlib.contextmanager
+def _process(command: list[str], **options: Any) -> Iterator[subprocess.Popen[str]]:
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, cwd=ROOT, **options
+    )
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def _children(pid: int) -> list[int]:
+    listed = Path(f"/proc/{pid}/task/{pid}/children")
+    return [int(child) for child in listed.read_text().split()]
+
+
+def _resident_mb(pid: int) -> float:
+    pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
+    return pages * 4096 / 1e6

@@ -1,0 +1,185 @@
+"""Bodies that want memory, time or a crash of the router."""
+
+from __future__ import annotations
+
+import asyncio
+import gzip
+import zlib
+from functools import partial
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.attack.router_stage import Stage, post, run, say, status_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+LIMIT_MB = 8.0
+"""Largest body here, so that attacks are quick; each limit scales with what is configured."""
+
+LIMITS = {"bodies_mb": 24.0, "reading_s": 5.0, "body_s": 2.0}
+
+
+def deep(levels: int, opens: bytes = b"[", closes: bytes = b"]") -> bytes:
+    return b'{"text": "a", "x": ' + opens * levels + b"1" + closes * levels + b"}"
+
+
+def packed(raw: bytes) -> bytes:
+    return post(gzip.compress(raw), "Content-Encoding: gzip")
+
+
+LONG = b'{"text": "' + b"a" * 7_000_000 + b'"}'
+
+HEAVY: dict[str, tuple[bytes, int]] = {
+    "bomb": (packed(b'{"text": "' + b"a" * 200_000_000 + b'"}'), 413),
+    "prompts": (post(b'{"text": ["a"' + b', "a"' * 1_500_000 + b"]}"), 400),
+    "prompts of ids": (post(b'{"input_ids": [[1]' + b", [1]" * 1_500_000 + b"]}"), 400),
+    "lists": (post(b'{"text": "a", "x": [' + b"[]," * 2_500_000 + b"[]]}"), 200),
+    "objects": (post(b'{"text": "a", "x": [' + b"{}," * 2_500_000 + b"{}]}"), 200),
+    "keys": (post(b"{" + b",".join(b'"k%d":1' % i for i in range(600_000)) + b"}"), 200),
+    "digits": (post(b'{"text": "a", "x": ' + b"1" * 7_000_000 + b"}"), 400),
+    "spaces": (post(b'{"text": "a"}' + b" " * 7_000_000), 200),
+    "escapes": (post(b'{"text": "' + rb"\u0000" * 1_000_000 + b'"}'), 200),
+    "deep and long": (post(deep(1_000_000)), 400),
+    "id": (post(b'{"text": "a", "rid": "' + b"r" * 7_000_000 + b'"}'), 200),
+}
+
+
+async def _three(stage: Stage, request: bytes, expected: int) -> None:
+    said = await asyncio.gather(*(say(stage.port, request) for _ in range(3)))
+    statuses = [status_of(answer) for answer in said]
+    assert expected in statuses, (statuses, said[0][:400])
+    # A busy machine may not read a long body in its time, which is refused as too large.
+    assert set(statuses) <= {expected, 413, 429}, statuses
+
+
+def test_no_body_takes_memory_or_holds_up_another_request() -> None:
+    async def attack(stage: Stage) -> None:
+        before_mb = peak_mb = stage.memory_mb
+
+        async def watch() -> None:
+            nonlocal peak_mb
+            while True:
+                peak_mb = max(peak_mb, stage.memory_mb)
+                await asyncio.sleep(0.02)
+
+        watching = asyncio.create_task(watch())
+        for name, (request, expected) in HEAVY.items():
+            await stage.honest_beside(partial(_three, stage, request, expected), name)
+        watching.cancel()
+        # Two bodies are read at a time, in children that take up to some 60 times the text.
+        assert peak_mb - before_mb < 1200
+
+    run(attack, max_body_mb=LIMIT_MB, limits=LIMITS)
+
+
+def test_bodies_of_all_requests_together_are_bounded() -> None:
+    """Each would fit alone; a client that stays below 64 kB is served all the time."""
+
+    async def attack(stage: Stage) -> None:
+        before_mb = stage.memory_mb
+
+        async def twelve() -> None:
+            asked = (say(stage.port, post(LONG, length=len(LONG) + 1)) for _ in range(12))
+            statuses = [status_of(answer) for answer in await asyncio.gather(*asked)]
+            assert statuses.count(429) >= 8, statuses
+            assert statuses.count(408) <= 4, statuses
+
+        await stage.honest_beside(twelve)
+        assert stage.memory_mb - before_mb < 150
+        assert status_of(await say(stage.port, post(LONG))) == 200  # everything was let go of
+
+    run(attack, max_body_mb=LIMIT_MB, limits=LIMITS)
+
+
+def _members(raw: bytes, count: int) -> bytes:
+    return gzip.compress(raw) + gzip.compress(b"") * count
+
+
+BROKEN: dict[str, tuple[bytes, int]] = {
+    "NaN": (post(b'{"text": "a", "x": NaN}'), 400),
+    "Infinity": (post(b'{"text": "a", "x": -Infinity}'), 400),
+    "1e400": (post(b'{"text": "a", "x": 1e400}'), 400),
+    "lone surrogate": (post(rb'{"text": "\ud800"}'), 400),
+    "no UTF-8": (post(b'{"text": "\xff"}'), 400),
+    "deep": (post(deep(101)), 400),
+    "deep objects": (post(deep(120, b'{"a":', b"}")), 400),
+    "as deep as Python": (post(deep(5000)), 400),
+    "deep with an id": (post(deep(90)[:-1] + b', "rid": "a"}'), 200),
+    "deep tools": (
+        post(b'{"messages": [], "tools": ' + deep(300)[19:], path="/v1/completions"),
+        400,
+    ),
+    "a list": (post(b"[]"), 400),
+    "nothing": (post(b""), 400),
+    "same key twice": (post(b'{"text": "a", "text": "b", "rid": "x", "rid": ["y"]}'), 200),
+    "a fraction of an id": (post(b'{"text": "a", "rid": 1.5}'), 200),
+    "no gzip": (post(b"{}", "Content-Encoding: gzip"), 400),
+    "cut gzip": (post(gzip.compress(b'{"text": "a"}')[:-6], "Content-Encoding: gzip"), 400),
+    "many members": (post(_members(b'{"text": "a"}', 9), "Content-Encoding: gzip"), 400),
+    "gzip twice": (post(b"", "Content-Encoding: gzip, gzip"), 415),
+    "br": (post(b"x", "Content-Encoding: br"), 415),
+    "zstd": (post(b"x", "Content-Encoding: zstd"), 415),
+    "gzip": (post(gzip.compress(b'{"text": "a"}'), "Content-Encoding: gzip"), 200),
+    "deflate": (post(zlib.compress(b'{"text": "a"}'), "Content-Encoding: deflate"), 200),
+    "declared too long": (post(b"{", length=10**15), 413),
+    "length no number": (b"POST /generate HTTP/1.1\r\nHost: x\r\nContent-Length: x\r\n\r\n", 400),
+    "length below zero": (b"POST /generate HTTP/1.1\r\nHost: x\r\nContent-Length: -1\r\n\r\n", 400),
+    "length and chunks": (post(b"0\r\n\r\n", "Transfer-Encoding: chunked"), 400),
+    "bad chunk": (
+        b"POST /generate HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
+        400,
+    ),
+    "shorter than declared": (post(b'{"text": "a"}', length=99), 408),
+    "100,000 headers": (post(b"{}", *(f"X-{i}: 1" for i in range(100_000))), 400),
+    "a long header": (post(b"{}", "X: " + "a" * 100_000), 400),
+}
+
+
+def test_what_is_wrong_is_refused_with_its_reason_and_nothing_breaks() -> None:
+    async def attack(stage: Stage) -> None:
+        async def all_of_them() -> None:
+            for name, (request, expected) in BROKEN.items():
+                said = await say(stage.port, request)
+                assert status_of(said) == expected, (name, said[:300])
+
+        await stage.honest_beside(all_of_them)
+
+    run(attack, max_body_mb=LIMIT_MB, limits=LIMITS | {"body_s": 0.5})
+
+
+@pytest.mark.parametrize(
+    "piece", [b"10000\r\n" + b" " * 65536 + b"\r\n", b"1\r\n \r\n"], ids=["fast", "by byte"]
+)
+def test_a_body_without_an_end_ends(piece: bytes) -> None:
+    async def attack(stage: Stage) -> None:
+        head = b"POST /generate HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
+
+        async def endless() -> None:
+            pieces = (head, *[piece] * 400)
+            slowly = 0.0 if len(piece) > 100 else 0.01
+            said = await say(stage.port, *pieces, pause_s=slowly, read_s=5.0)
+            # A client that goes on sending may find the connection closed before it reads why.
+            assert status_of(said) in {0, 408, 413, 429}, said[:300]
+
+        async def four() -> None:
+            await asyncio.gather(*(endless() for _ in range(4)))
+
+        await stage.honest_beside(four)
+
+    run(attack, max_body_mb=LIMIT_MB, limits=LIMITS)
+
+
+def test_a_message_says_the_limit() -> None:
+    cases: list[tuple[Callable[[], bytes], str]] = [
+        (lambda: HEAVY["bomb"][0], "longer than 8 MB"),
+        (lambda: HEAVY["prompts"][0], "at most 1024"),
+        (lambda: BROKEN["deep"][0], "more than 100 deep"),
+    ]
+
+    async def attack(stage: Stage) -> None:
+        for request, words in cases:
+            assert words.encode() in await say(stage.port, request())
+
+    run(attack, max_body_mb=LIMIT_MB, limits=LIMITS)

@@ -1,0 +1,166 @@
+"""Clients that connect and say little, nothing, or do not listen."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import socket
+from functools import partial
+
+from tests.attack.router_stage import Stage, post, run, say, status_of
+
+HEAD = b"POST /generate HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n"
+
+
+class Crowd:
+    """Connections that are opened and left as they are."""
+
+    def __init__(self, stage: Stage, count: int, *pieces: bytes) -> None:
+        self._stage, self._count, self._said = stage, count, b"".join(pieces)
+        self.open: list[socket.socket] = []
+
+    async def come(self) -> None:
+        """Connect, beside the loop of the honest clients."""
+        await asyncio.to_thread(self._connect)
+
+    def go(self) -> None:
+        for connection in self.open:
+            connection.close()
+
+    def _connect(self) -> None:
+        for _ in range(self._count):
+            with contextlib.suppress(ConnectionError):
+                connection = socket.create_connection(("127.0.0.1", self._stage.port))
+                self.open.append(connection)
+                connection.sendall(self._said)
+
+
+def test_thousands_of_unfinished_requests_do_not_concern_those_that_are_complete() -> None:
+    """2,100 one-byte bodies: more than there may be open requests."""
+
+    async def attack(stage: Stage) -> None:
+        await stage.honest_beside(_idle)
+        crowd = Crowd(stage, 2100, HEAD, b"{")
+        await crowd.come()
+        await stage.honest_beside(_idle)
+        crowd.go()
+
+    run(attack, max_in_flight=64)
+
+
+def test_beyond_the_limit_the_oldest_unfinished_ones_go() -> None:
+    async def attack(stage: Stage) -> None:
+        for pieces in ((), (b"POST /gen",), (HEAD, b"{")):
+            await stage.honest_beside(partial(_storm, stage, *pieces))
+
+    run(attack, limits={"unfinished": 200})
+
+
+def test_heads_bodies_and_idle_connections_have_their_time() -> None:
+    limits = {"header_s": 0.5, "body_s": 1.0, "idle_s": 1.5}
+
+    async def attack(stage: Stage) -> None:
+        loop = asyncio.get_running_loop()
+
+        async def until_closed(*pieces: bytes) -> tuple[float, bytes]:
+            began_s = loop.time()
+            said = await say(stage.port, *pieces)
+            return loop.time() - began_s, said
+
+        async def slowly() -> float:
+            """A head by byte: each byte must not begin its time anew."""
+            began_s = loop.time()
+            pieces = [b"X"] + [b"-"] * 400
+            await say(stage.port, b"GET / HTTP/1.1\r\n", *pieces, pause_s=0.02)
+            return loop.time() - began_s
+
+        async def all_of_them() -> None:
+            (head_s, _), (body_s, said), (idle_s, _), slow_s = await asyncio.gather(
+                until_closed(b"POST /gen"), until_closed(HEAD, b"{"), until_closed(), slowly()
+            )
+            assert 0.4 < head_s < 3.0
+            assert 0.9 < body_s < 5.0
+            assert status_of(said) == 408
+            assert 1.4 < idle_s < 4.0
+            assert slow_s < 7.0
+
+        await stage.honest_beside(all_of_them)
+
+    run(attack, limits=limits)
+
+
+def test_a_client_that_does_not_read_is_cut_off() -> None:
+    """A stream that is longer than all buffers on its way, and a whole answer as well."""
+
+    async def attack(stage: Stage) -> None:
+        loop = asyncio.get_running_loop()
+
+        async def deaf(stream: bool) -> None:
+            deaf = socket.socket()
+            deaf.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 12)
+            deaf.setblocking(False)
+            await loop.sock_connect(deaf, ("127.0.0.1", stage.port))
+            body = {"text": "a", "pad": 2_000_000 if stream else 8_000_000, "stream": stream}
+            await loop.sock_sendall(deaf, post(json.dumps(body).encode()))
+            await asyncio.sleep(3.5)
+            got = 0
+            with contextlib.suppress(ConnectionError):
+                while piece := await loop.sock_recv(deaf, 1 << 16):
+                    got += len(piece)
+            deaf.close()
+            assert got < 8_000_000
+
+        async def some() -> None:
+            await asyncio.gather(*(deaf(stream) for stream in (True, False)))
+
+        await stage.honest_beside(some)
+
+    run(attack, limits={"unread_s": 1.0})
+
+
+def test_one_address_may_be_limited_and_others_exempted() -> None:
+    slow = post(b'{"text": "a", "slow": 1.0}')
+
+    async def refused(stage: Stage) -> int:
+        said = await asyncio.gather(*(say(stage.port, slow) for _ in range(6)))
+        return sum(b"limits.per_client" in answer for answer in said)
+
+    async def limited(stage: Stage) -> None:
+        assert await refused(stage) == 4
+
+    async def exempted(stage: Stage) -> None:
+        assert await refused(stage) == 0
+
+    run(limited, limits={"per_client": 2})
+    run(exempted, limits={"per_client": 2, "trusted": ["127.0.0.0/8"]})
+
+
+def test_pipelined_and_half_closed_requests_are_answered_or_closed() -> None:
+    async def attack(stage: Stage) -> None:
+        async def both() -> None:
+            last = post(b'{"text": "a"}')
+            one = last.replace(b"Connection: close\r\n", b"")
+            said = await say(stage.port, one * 40 + last)
+            assert said.count(b"HTTP/1.1 200") == 41
+            reader, writer = await asyncio.open_connection("127.0.0.1", stage.port)
+            writer.write(one)
+            writer.write_eof()
+            async with asyncio.timeout(5.0):
+                await reader.read()
+            writer.close()
+
+        await stage.honest_beside(both)
+
+    run(attack)
+
+
+async def _storm(stage: Stage, *pieces: bytes) -> None:
+    crowd = Crowd(stage, 600, *pieces)
+    await crowd.come()
+    await asyncio.sleep(0.2)
+    crowd.go()
+
+
+async def _idle() -> None:
+    await asyncio.sleep(0.2)

@@ -1,0 +1,178 @@
+"""Reads requests: short ones at once, long ones in processes of their own.
+
+Reading JSON cannot be interrupted, and holds up everything else in its process: 4 million prompts
+in one body took 8 s. So a long body is read by a child, which may take only so much memory and
+time, and whose end, whatever it died of, is the request's alone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import pickle
+import struct
+import sys
+from typing import TYPE_CHECKING, Any
+
+from voltana.serving.router.connections import PIECE
+from voltana.serving.router.intake import SMALL
+from voltana.serving.router.problem import Problem
+
+if TYPE_CHECKING:
+    from voltana.serving.engine import Call, Engine
+    from voltana.serving.router.limits import LimitsTable
+
+CHILDREN = 2
+
+TASK = struct.Struct("!QQ")
+"""Bytes of a path and of the body that follow."""
+
+RESULT = struct.Struct("!QQ")
+"""Bytes of the pickled call or problem, and of its body where that is another one; then both."""
+
+_BROKEN = (OSError, EOFError, asyncio.IncompleteReadError, pickle.UnpicklingError)
+
+
+def understood(engine: Engine[Any], path: str, raw: bytes | bytearray, most: int) -> Call:
+    """Read a request, and hold it against the limit of prompts.
+
+    Raises:
+        Problem: If it is none that can be answered, or too much at once.
+    """
+    call: Call = engine.understand(path, raw)
+    if call.batch is not None and call.batch > most:
+        raise Problem(
+            400,
+            f"the request has {call.batch} prompts: must be at most {most}, the limit of this "
+            "router (limits.batch). Send several requests.",
+            "too_many_prompts",
+        )
+    return call
+
+
+class Reader:
+    """Understands requests.
+
+    Args:
+        engine: Does the understanding; can be pickled.
+        limits: How much a request may hold.
+    """
+
+    def __init__(self, engine: Engine[Any], limits: LimitsTable) -> None:
+        self._engine = engine
+        self._limits = limits
+        self._idle: asyncio.LifoQueue[_Child] = asyncio.LifoQueue()
+        for _ in range(CHILDREN):
+            self._idle.put_nowait(_Child(engine, limits))
+
+    async def understand(self, path: str, raw: bytes | bytearray) -> Call:
+        """Read one request.
+
+        Raises:
+            Problem: If it is none that can be answered.
+        """
+        if len(raw) <= SMALL:
+            return understood(self._engine, path, raw, self._limits.batch)
+        child = await self._idle.get()
+        try:
+            return await child.understand(path, raw)
+        finally:
+            self._idle.put_nowait(child)
+
+    async def warm(self) -> None:
+        """Start a child, so that the first long body need not wait for it."""
+        child = await self._idle.get()
+        try:
+            await child.start()
+        finally:
+            self._idle.put_nowait(child)
+
+    async def close(self) -> None:
+        """End the children."""
+        while not self._idle.empty():
+            await self._idle.get_nowait().stop()
+
+
+class _Child:
+    """One process, started when it is needed."""
+
+    def __init__(self, engine: Engine[Any], limits: LimitsTable) -> None:
+        self._engine = engine
+        self._limits = limits
+        self._process: asyncio.subprocess.Process | None = None
+
+    async def understand(self, path: str, raw: bytes | bytearray) -> Call:
+        try:
+            await self.start()
+            async with asyncio.timeout(self._limits.reading_s):
+                return await self._ask(path, raw)
+        except TimeoutError:
+            await self.stop()
+            limit = f"{self._limits.reading_s:g} s (limits.reading_s)"
+            raise _unreadable(limit) from None
+        except _BROKEN:
+            await self.stop()
+            raise _unreadable(f"{self._limits.reading_mb} MB (limits.reading_mb)") from None
+        except asyncio.CancelledError:
+            await self.stop()  # it is in the middle of something that nobody waits for
+            raise
+
+    async def start(self) -> None:
+        if self._process is not None and self._process.returncode is None:
+            return
+        self._process = process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            "-m",
+            "voltana.serving.router.reading_child",
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+        )
+        if process.stdin is not None:
+            begin = pickle.dumps((self._engine, self._limits.batch, self._limits.reading_mb))
+            process.stdin.write(struct.pack("!Q", len(begin)) + begin)
+
+    async def stop(self) -> None:
+        process, self._process = self._process, None
+        if process is None:
+            return
+        with contextlib.suppress(ProcessLookupError):
+            process.kill()
+        if process.stdin is not None:
+            process.stdin.close()
+        await process.wait()
+
+    async def _ask(self, path: str, raw: bytes | bytearray) -> Call:
+        process = self._process
+        if process is None or process.stdin is None or process.stdout is None:
+            raise EOFError
+        name, view = path.encode(), memoryview(raw)
+        process.stdin.write(TASK.pack(len(name), len(raw)) + name)
+        for at in range(0, len(view), PIECE):
+            process.stdin.write(view[at : at + PIECE])
+            await process.stdin.drain()
+        size, changed = RESULT.unpack(await process.stdout.readexactly(RESULT.size))
+        found = pickle.loads(await process.stdout.readexactly(size))
+        if isinstance(found, tuple):
+            raise Problem(*found)
+        found.raw = await _read(process.stdout, changed) if changed else raw
+        return found  # type: ignore[no-any-return]
+
+
+async def _read(stream: asyncio.StreamReader, size: int) -> bytearray:
+    made = bytearray()
+    while len(made) < size:
+        piece = await stream.read(min(PIECE, size - len(made)))
+        if not piece:
+            raise EOFError
+        made += piece
+    return made
+
+
+def _unreadable(limit: str) -> Problem:
+    return Problem(
+        413,
+        f"reading the body took more than {limit}, the limit of this router. Send less at once.",
+        "too_large",
+    )
