@@ -75,6 +75,19 @@ def row(name: str, statement: Statement, results: list[Result]) -> tuple[str, ..
     )  # fmt: skip
 
 
+def promised(results: list[Result]) -> list[str]:
+    """What was promised to requests, by leg, summed over the seeds."""
+    lines = ["| threshold | arrived | promised % | missed | proven most |", f"|{'---|' * 5}"]
+    for leg in ("ttft", "itl"):
+        accounts = [result.requests[leg] for result in results if result.requests]
+        total = {key: sum(a[key] for a in accounts) for key in accounts[0]}
+        share = 100 * total["promised"] / total["arrived"]
+        cells = (leg, f"{total['arrived']:.0f}", f"{share:.2f}")
+        counts = (f"{total['missed']:.0f}", f"{total['bound']:.0f}")
+        lines.append(f"| {' | '.join((*cells, *counts))} |")
+    return lines
+
+
 def main() -> None:
     """Print the table as Markdown."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -90,6 +103,7 @@ def main() -> None:
         100 * (r["voltana"].energy_saved_vs_static_max - r["before"].energy_saved_vs_static_max)
         for r in results
     ]
+    print("", *promised([r["voltana"] for r in results]), sep="\n")
     print(f"\nDifference of saving, points, seed by seed: {np.round(differences, 2).tolist()}")
 
 

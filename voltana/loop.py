@@ -112,6 +112,13 @@ class ControlLoop:
         """Lift what `source` imposed, if anything."""
         self._limits.pop(source, None)
 
+    def fastest_mhz(self) -> float:
+        """The fastest clock that limits permit now."""
+        bounds = UNBOUNDED
+        if self._limits:
+            bounds = combine_limits(self._limits.values(), self._time.now_s())
+        return resolve(math.inf, self.levels_mhz, bounds)
+
     def decide(self, load: Load, queue: Queue = EMPTY_QUEUE) -> Decision:
         """Decide and apply the clock of the coming iteration (or of idling, if `load` is empty).
 

@@ -1,8 +1,8 @@
 """Make mutants, run the tests that concern them, and print those that live.
 
 ``python -m tools.mutants --sample 100`` draws 100 of all; a run that was broken off goes on where
-it was, as long as the sources are the same. Each mutant meets the tests of its file alone, so that it
-may live here and still be caught by ``make test``; what is caught here is caught there.
+it was, as long as the sources are the same. Each mutant meets the tests of its file alone, so that
+it may live here and still be caught by ``make test``; what is caught here is caught there.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "out" / "mutants.jsonl"
 LIMIT_S = 300.0
 
-HOLES = ("tests/test_guarantee_holes.py",)
+HOLES = ("tests/test_guarantee_parts.py", "tests/test_guarantee_holes.py")
 GUARANTEE = (*HOLES, "tests/test_guarantee.py", "tests/test_guarantee_loop.py",
              "tests/test_guarantee_liveness.py", "tests/test_evaluation_promises.py")  # fmt: skip
 AGENT = ("integrations/sglang/tests/unit/test_agent_guarantee.py",)

@@ -9,14 +9,17 @@ from typing import TYPE_CHECKING
 from rich import box
 from rich.table import Table
 
+from voltana.evaluation.units import spent, units
+
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from rich.console import Console
 
     from voltana.evaluation.compare import Comparison, PolicyRun
     from voltana.evaluation.metrics import Result
+    from voltana.evaluation.tariff import Tariff
     from voltana.evaluation.uncertainty import Uncertain
 
 HEADERS = (
@@ -71,6 +74,21 @@ ACCOUNT_CAPTION = (
     "that came late; certified decisions without a label."
 )
 
+REQUEST_HEADERS = (
+    "policy",
+    "TTFT promised",
+    "TTFT missed / proven most",
+    "ITL promised",
+    "ITL missed / proven most",
+)
+"""Headings of the table of promised requests."""
+
+REQUEST_CAPTION = (
+    "Promised: share of the requests that were promised, on arrival at an instance, to keep their "
+    "threshold; missed: promised ones that did not, and the most that is proven "
+    "(docs/guarantee.md). ITL: the mean of each request of two tokens or more."
+)
+
 RANGE_HEADERS = ("policy", "saved", "TTFT kept", "ITL kept")
 """Headings of the table of ranges."""
 
@@ -112,6 +130,22 @@ def account_rows(comparison: Comparison) -> list[tuple[str, ...]]:
         for run in comparison.runs
         if (account := run.result.guarantee) is not None
     ]
+
+
+def request_rows(comparison: Comparison) -> list[tuple[str, ...]]:
+    """The cells under `REQUEST_HEADERS`, one row for each policy that promises anything."""
+    return [
+        (run.result.policy, *_promised(requests.get("ttft")), *_promised(requests.get("itl")))
+        for run in comparison.runs
+        if (requests := run.result.requests) is not None
+    ]
+
+
+def _promised(account: Mapping[str, float] | None) -> tuple[str, str]:
+    if account is None or not account["arrived"]:
+        return UNKNOWN, UNKNOWN
+    share = account["promised"] / account["arrived"]
+    return _percent(share), f"{account['missed']:.0f} / {account['bound']:.0f}"
 
 
 def caption(comparison: Comparison) -> str:
@@ -233,6 +267,10 @@ def print_table(comparison: Comparison, console: Console, ranges: Uncertain | No
     if accounts:
         _print_fitting(ACCOUNT_HEADERS, accounts, console)
         console.print(ACCOUNT_CAPTION, style="dim", highlight=False)
+    requests = request_rows(comparison)
+    if requests:
+        _print_fitting(REQUEST_HEADERS, requests, console)
+        console.print(REQUEST_CAPTION, style="dim", highlight=False)
 
 
 def _print_fitting(
@@ -282,6 +320,12 @@ def markdown_accounts(comparison: Comparison) -> str:
     return f"{_markdown(ACCOUNT_HEADERS, cells)}\n\n{ACCOUNT_CAPTION}\n" if cells else ""
 
 
+def markdown_requests(comparison: Comparison) -> str:
+    """The table of promised requests in Markdown; empty if no policy promises any."""
+    cells = request_rows(comparison)
+    return f"{_markdown(REQUEST_HEADERS, cells)}\n\n{REQUEST_CAPTION}\n" if cells else ""
+
+
 def _markdown(headers: Sequence[str], cells: Sequence[tuple[str, ...]]) -> str:
     lines = [tuple(headers), tuple("---" if i == 0 else "---:" for i in range(len(headers)))]
     return "\n".join(f"| {' | '.join(line)} |" for line in (*lines, *cells))
@@ -311,12 +355,17 @@ def markdown_report(
         markdown_ranges(ranges),
         markdown_promises(comparison),
         markdown_accounts(comparison),
+        markdown_requests(comparison),
         figures + "\n",
     )
     return "# Policies compared\n\n" + "\n".join(part for part in parts if part)
 
 
-def to_json(comparison: Comparison, ranges: Uncertain | None = None) -> str:
+def to_json(
+    comparison: Comparison,
+    ranges: Uncertain | None = None,
+    tariffs: Mapping[str, Tariff] | None = None,
+) -> str:
     """The comparison as JSON.
 
     ``scenario``, ``results``, the ``reference`` of savings, ``requests_refused`` (those that no
@@ -325,7 +374,7 @@ def to_json(comparison: Comparison, ranges: Uncertain | None = None) -> str:
     reference = comparison.reference.result
     content: dict[str, object] = {
         "scenario": comparison.scenario.file.model_dump(mode="json"),
-        "results": [_result(run) for run in comparison.runs],
+        "results": [_result(run, comparison, tariffs or {}) for run in comparison.runs],
         "requests_refused": refused_requests(comparison),
         "reference": {"policy": reference.policy, "energy_j": reference.energy_j},
         "knowledge": comparison.scenario.cluster.hardware.knowledge.model_dump(),
@@ -335,9 +384,15 @@ def to_json(comparison: Comparison, ranges: Uncertain | None = None) -> str:
     return json.dumps(content, indent=2, allow_nan=False)
 
 
-def _result(run: PolicyRun) -> dict[str, object]:
-    chosen = None if run.choice is None else run.choice.to_dict()
-    return {**run.result.to_dict(), "chosen": chosen}
+def _result(
+    run: PolicyRun, comparison: Comparison, tariffs: Mapping[str, Tariff]
+) -> dict[str, object]:
+    return {
+        **run.result.to_dict(),
+        "chosen": None if run.choice is None else run.choice.to_dict(),
+        "units": units(run.record, comparison.scenario),
+        "spent": {name: spent(run.record, tariff) for name, tariff in tariffs.items()},
+    }
 
 
 def _row(run: PolicyRun) -> tuple[str, ...]:

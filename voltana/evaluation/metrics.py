@@ -95,6 +95,7 @@ class Result:
     violation_rate: float
     certified_violation_rate: float
     guarantee: Mapping[str, float] | None
+    requests: Mapping[str, Mapping[str, float]] | None
     mean_power_w: float
     peak_power_w: float
     retractions: int
@@ -165,6 +166,7 @@ def measure(
         violation_rate=_violation_rate(record, *Status),
         certified_violation_rate=_violation_rate(record, Status.CERTIFIED),
         guarantee=_guarantee(record),
+        requests=_requests(record),
         mean_power_w=_ratio(energy_j, record.end_s),
         peak_power_w=_peak_power_w(record),
         retractions=sum(i.retractions for i in record.instances),
@@ -221,6 +223,16 @@ def _violation_rate(record: RunRecord, *statuses: Status) -> float:
     broken = sum(i.broken.get(status, 0) for i in record.instances for status in statuses)
     budgeted = sum(i.budgeted.get(status, 0) for i in record.instances for status in statuses)
     return _ratio(broken, budgeted)
+
+
+def _requests(record: RunRecord) -> Mapping[str, Mapping[str, float]] | None:
+    """Accounts of promised requests, summed over the instances of each leg."""
+    legs = {}
+    for role, leg in ((Role.PREFILL, "ttft"), (Role.DECODE, "itl")):
+        accounts = [i.requests for i in record.instances if i.role is role and i.requests]
+        if accounts:
+            legs[leg] = {name: sum(a[name] for a in accounts) for name in accounts[0]}
+    return legs or None
 
 
 def _guarantee(record: RunRecord) -> Mapping[str, float] | None:

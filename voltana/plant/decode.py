@@ -38,6 +38,8 @@ class DecodeInstance:
         token_s: Time of the host for each token of an iteration, likewise.
         transfer_s: Time to move the KV cache of a prompt here, as a function of its tokens.
         complete: Called with each finished job, and the time.
+        deliver: Called with each job whose first token reaches the client, the load of the batch
+            that it joins, and the time.
     """
 
     def __init__(
@@ -52,6 +54,7 @@ class DecodeInstance:
         token_s: float,
         transfer_s: Callable[[int], float],
         complete: Callable[[Job, float], None],
+        deliver: Callable[[Job, Load, float], None],
     ) -> None:
         self.runner = runner
         self.gap_s = array("f")
@@ -66,6 +69,7 @@ class DecodeInstance:
         self._device_end_s = 0.0
         self._transfer_s = transfer_s
         self._complete = complete
+        self._deliver_first = deliver
         self._blocked: deque[Job] = deque()  # no room in the KV cache yet
         self._ready: list[Job] = []  # join at the next iteration
         self._joined: list[Job] = []  # joined at this iteration
@@ -130,6 +134,9 @@ class DecodeInstance:
     def _deliver(self, job: Job, now_s: float) -> None:
         """The KV cache is here, so the first token reaches the client."""
         job.first_token_s = job.last_token_s = now_s
+        requests = len(self._running) + len(self._ready) + 1
+        tokens = self._running_tokens + self._transferring_tokens
+        self._deliver_first(job, Load.decode(requests, tokens), now_s)
         if job.output_tokens == 1:
             self._transferring_tokens -= job.context_tokens
             self._transferring_requests -= 1

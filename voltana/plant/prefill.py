@@ -79,6 +79,16 @@ class PrefillInstance:
             clock_mhz=self.runner.board.clock_mhz,
         )
 
+    @property
+    def pending_tokens(self) -> int:
+        """Prompt tokens that it has to compute, those of the running batch included."""
+        preparing = sum(job.prompt_tokens for job in self._preparing)
+        return self._load.prefill_tokens + self._waiting_tokens + preparing
+
+    def host_s(self, now_s: float) -> float:
+        """When its host would have prepared one more request, from now."""
+        return max(self._prepared_s - now_s, 0.0) + self._request_s
+
     def enqueue(self, job: Job, now_s: float) -> None:
         """Take a job whose prompt is to be computed, once the host has prepared it."""
         self._preparing.append(job)

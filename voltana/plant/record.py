@@ -48,6 +48,7 @@ class InstanceRecord:
         budgeted: Number of iterations that had a budget, by what their decisions promised.
         broken: Those of them that took longer than their budget.
         guarantee: Account of the guarantee around its predictor (docs/guarantee.md); None without.
+        requests: Account of what was promised to its requests; None where nothing can be.
         timeline: One row an iteration.
     """
 
@@ -64,6 +65,7 @@ class InstanceRecord:
     budgeted: Mapping[Status, int] = field(default_factory=dict)
     broken: Mapping[Status, int] = field(default_factory=dict)
     guarantee: Mapping[str, float] | None = None
+    requests: Mapping[str, float] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

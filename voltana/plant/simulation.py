@@ -26,10 +26,11 @@ from voltana.plant.job import Job
 from voltana.plant.latency import LatencyModel
 from voltana.plant.noise import LognormalNoise
 from voltana.plant.prefill import PrefillInstance
+from voltana.plant.promises import RequestPromises
 from voltana.plant.record import InstanceRecord, RunRecord, TimelineRecord
 from voltana.plant.runner import Runner
 from voltana.ports import KeepsAccount
-from voltana.values import Domain, Role
+from voltana.values import Domain, Load, Role
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -91,6 +92,8 @@ class Simulation:
         self._prefill = [self._make_prefill(name) for name in cluster.instance_names(Role.PREFILL)]
         self._decode = [self._make_decode(name) for name in cluster.instance_names(Role.DECODE)]
         self._instances: tuple[Instance, ...] = (*self._prefill, *self._decode)
+        self._first = [RequestPromises(i.runner, cluster.slo.ttft_s) for i in self._prefill]
+        self._gaps = [RequestPromises(i.runner, cluster.slo.itl_s) for i in self._decode]
         self._dispatcher = self._make_dispatcher()
         for instance in self._instances:
             instance.runner.idle(0.0)
@@ -176,7 +179,10 @@ class Simulation:
             gap_s=np.concatenate([np.asarray(d.gap_s, dtype=float) for d in self._decode]),
             gap_tokens=np.concatenate([np.asarray(d.gap_tokens, dtype=int) for d in self._decode]),
             decide_s=np.concatenate([np.asarray(i.runner.decide_s) for i in instances]),
-            instances=tuple(_instance_record(instance) for instance in instances),
+            instances=tuple(
+                _instance_record(instance, promises)
+                for instance, promises in zip(instances, (*self._first, *self._gaps), strict=True)
+            ),
             end_s=self._events.now_s(),
             power_w=np.diff(np.asarray(self._metered_j)) / METER_S,
         )
@@ -208,6 +214,7 @@ class Simulation:
             token_s=host.token_s,
             transfer_s=_transfer_s(cluster),
             complete=self._complete,
+            deliver=self._deliver,
         )
 
     def _make_runner(self, name: str, role: Role) -> Runner:
@@ -273,7 +280,15 @@ class Simulation:
         self._events.schedule(self._events.now_s() + for_s, lambda _now_s: action())
 
     def _send(self, job: Job) -> None:
-        self._prefill[job.prefill].enqueue(job, self._events.now_s())
+        instance, now_s = self._prefill[job.prefill], self._events.now_s()
+        self._first[job.prefill].first_token(
+            job,
+            instance.pending_tokens + job.prompt_tokens,
+            self._cluster.engine.max_prefill_tokens,
+            instance.host_s(now_s) + _transfer_s(self._cluster)(job.prompt_tokens),
+            now_s,
+        )
+        instance.enqueue(job, now_s)
 
     def _leg(
         self, role: Role, instances: Sequence[Instance], router: Router, ledger: Ledger
@@ -315,7 +330,12 @@ class Simulation:
         self._dispatcher.prefilled(job, now_s)
         self._decode[job.decode].arrive(job, now_s)
 
-    def _complete(self, job: Job, _now_s: float) -> None:
+    def _deliver(self, job: Job, batch: Load, now_s: float) -> None:
+        self._first[job.prefill].delivered(job, now_s)
+        self._gaps[job.decode].tokens(job, batch)
+
+    def _complete(self, job: Job, now_s: float) -> None:
+        self._gaps[job.decode].completed(job, now_s)
         self._dispatcher.completed(job)
         self._finished += 1
 
@@ -345,7 +365,7 @@ def _guarantee(predictor: object) -> dict[str, float] | None:
     return {str(k): float(v) for k, v in predictor.account().items()}
 
 
-def _instance_record(instance: Instance) -> InstanceRecord:
+def _instance_record(instance: Instance, promises: RequestPromises) -> InstanceRecord:
     runner = instance.runner
     timeline = runner.timeline
     decode = isinstance(instance, DecodeInstance)
@@ -362,6 +382,7 @@ def _instance_record(instance: Instance) -> InstanceRecord:
         budgeted=runner.budgeted(),
         broken=runner.broken(),
         guarantee=_guarantee(runner.loop.predictor),
+        requests=promises.ledger.account() if promises.kept else None,
         timeline=TimelineRecord(
             start_s=np.asarray(timeline.start_s, dtype=float),
             clock_mhz=np.asarray(timeline.clock_mhz, dtype=float),

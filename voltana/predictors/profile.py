@@ -33,7 +33,7 @@ PRIOR_RELATIVE_ERROR = 0.3
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class Stack(_Section):

@@ -75,12 +75,13 @@ class QuantileTracker:
         quantile: The margin now.
         updates: Labels scored so far.
         overdue: Labels that came after more than K others.
+        longest: Most others that a label came after.
         account: What was scored.
     """
 
     __slots__ = (
-        "_alpha", "_highest", "_lowest", "account", "first", "overdue", "quantile", "statement",
-        "updates",
+        "_alpha", "_highest", "_lowest", "account", "first", "longest", "overdue", "quantile",
+        "statement", "updates",
     )  # fmt: skip
 
     def __init__(self, statement: Statement, first: float) -> None:
@@ -88,7 +89,7 @@ class QuantileTracker:
         self._alpha, self._lowest, self._highest = statement.alpha, statement.q_lo, statement.q_hi
         self.first = self.quantile = min(max(first, self._lowest), self._highest)
         self.updates = 0
-        self.overdue = 0
+        self.overdue = self.longest = 0
         self.account = Account()
 
     def update(self, *, missed: bool, weight: float, counts_as: Counted, issued_at: int) -> None:
@@ -100,8 +101,9 @@ class QuantileTracker:
             counts_as: What its decision was.
             issued_at: `updates` when its bound was issued.
         """
-        if self.updates - issued_at > self.statement.delay:
-            self.overdue += 1
+        delay = self.updates - issued_at
+        self.longest = max(self.longest, delay)
+        self.overdue += delay > self.statement.delay
         forgiven = self.move(missed=missed, weight=weight)
         account = self.account
         if counts_as is Counted.BLOCKED:
@@ -139,6 +141,7 @@ class QuantileTracker:
             "quantile": self.quantile,
             "updates": self.updates,
             "overdue": self.overdue,
+            "longest": self.longest,
             "account": self.account.to_dict(),
         }
 
@@ -158,6 +161,7 @@ class QuantileTracker:
         made.quantile = read_number(values["quantile"], statement.q_lo, statement.q_hi)
         made.updates = int(read_number(values["updates"], 0.0))
         made.overdue = int(read_number(values["overdue"], 0.0))
+        made.longest = int(read_number(values["longest"], 0.0))
         made.account = Account(
             **{name: read_number(weight, 0.0) for name, weight in account.items()}
         )

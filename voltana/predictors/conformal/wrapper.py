@@ -112,6 +112,11 @@ class Conformal:
         return sum(self.unlabelled.values())
 
     @property
+    def longest_delay(self) -> int:
+        """Most other labels of its group that one came after: what K has to be at least."""
+        return max((tracker.longest for tracker in self.groups.values()), default=0)
+
+    @property
     def refused(self) -> int:
         """Labels that came twice, or too late to tell."""
         return self._ledger.refused

@@ -355,7 +355,7 @@ class Group:
         ]
         states = {one["state"] for one in figures} - {"new", "restored"}
         return sum_of(*numbers) | {
-            "at_most": max(one["at_most"] for one in figures),
+            **{name: max(one[name] for one in figures) for name in ("at_most", "longest_delay")},
             "unlabelled": sum_of(*(one["unlabelled"] for one in figures)),
             "state": next(iter(states), figures[0]["state"]),
         }

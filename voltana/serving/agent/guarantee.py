@@ -18,6 +18,7 @@ from voltana.predictors.conformal import at_most
 from voltana.serving.agent.issued import from_json, to_json
 from voltana.serving.agent.open_decisions import RESTART, OpenDecisions, guarantee_of
 from voltana.serving.agent.two_slots import DamagedError, TwoSlots
+from voltana.values import Status
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -82,11 +83,13 @@ class Guarantee:
         state = self._kept.pop("state", None)
         if state is None:
             return
+        account, causes = self._kept.pop("account", {}), self._kept.pop("own_causes", {})
         try:
             found.restore(state)
         except Exception as error:  # noqa: BLE001  (another statement, or a file of another version)
             # What it promised is past, and stays in the account.
-            self._carry(self._kept.get("account", {}))
+            self._carried = sum_of(self._carried, account)
+            self._causes = sum_of(self._causes, causes)
             _log.warning("the margins are found anew", error=str(error))
 
     def resume(self, reader: RingReader, opened: OpenDecisions) -> None:
@@ -95,8 +98,12 @@ class Guarantee:
         if self._slots is None:
             return
         intent, issuer = self._slots.intent(), self._issuers[-1] if self._issuers else None
-        for iteration, issued in decisions:
-            opened.add(int(iteration), from_json(issued), issuer)
+        for iteration, own, issued in decisions:
+            decision = from_json(issued)
+            if own and issuer is not None:
+                opened.add(int(iteration), decision, issuer)
+            elif decision is not None and decision.status is Status.CERTIFIED:
+                self._causes[RESTART] = self._causes.get(RESTART, 0) + 1
         if intent is not None and intent > self._decisions:
             # Killed between a decision and the write after it: it may have been certified.
             self.certified += 1
@@ -118,21 +125,19 @@ class Guarantee:
         if self._slots is None:
             return
         current = self._issuers[-1] if self._issuers else None
-        others = self._account_of(self._issuers[:-1])
         values = {
             "ring": {"identity": reader.identity, "position": reader.position},
             "decisions": self._decisions,
             "open": [
-                (iteration, to_json(found.decision))
+                (iteration, guarantee_of(found.issuer) is current, to_json(found.decision))
                 for iteration, found in opened
-                if found.decision is not None and found.issuer is current
+                if found.decision is not None
             ],
-            "state": None if current is None else current.to_dict(),
-            "account": {} if current is None else current.account(),
-            "carried": sum_of(self._carried, others),
+            **self._own(current),
+            "carried": sum_of(self._carried, self._account_of(self._issuers[:-1])),
             "causes": sum_of(self._causes, *(issuer.unlabelled for issuer in self._issuers[:-1])),
             "certified": self.certified,
-        }  # fmt: skip
+        }
         try:
             self._slots.write(json.dumps(values, separators=(",", ":")).encode())
         except (OSError, ValueError) as error:
@@ -140,13 +145,27 @@ class Guarantee:
                 self._complained = True
                 _log.error("the account cannot be kept", error=str(error))
 
+    def _own(self, current: Conformal | None) -> dict[str, Any]:
+        """What is kept of the policy's own guarantee; without one what there was is passed on."""
+        if current is None:
+            return {name: self._kept.get(name) or {} for name in ("account", "own_causes")} | {
+                "state": self._kept.get("state")
+            }
+        return {
+            "state": current.to_dict(),
+            "account": current.account(),
+            "own_causes": dict(current.unlabelled),
+        }
+
     def account(self) -> dict[str, float]:
         """The account over everything that was promised on this ring (docs/guarantee.md)."""
-        return sum_of(self._carried, self._account_of(self._issuers))
+        waiting = self._kept.get("account") or {}
+        return sum_of(self._carried, waiting, self._account_of(self._issuers))
 
     def unlabelled(self) -> dict[str, int]:
         """Certified decisions whose label never came, by cause."""
-        return sum_of(self._causes, *(issuer.unlabelled for issuer in self._issuers))
+        waiting = self._kept.get("own_causes") or {}
+        return sum_of(self._causes, waiting, *(issuer.unlabelled for issuer in self._issuers))
 
     def figures(self, opened: OpenDecisions) -> dict[str, Any]:
         """The account as a status shows it: each certified decision is in it once.
@@ -162,6 +181,7 @@ class Guarantee:
             "in_flight": opened.certified(),
             "unlabelled": self.unlabelled(),
             "lost": sum(self.unlabelled().values()),
+            "longest_delay": max((i.longest_delay for i in self._issuers), default=0),
             "at_most": at_most(missed, labels),
             "state": self.restored,
         }
@@ -180,9 +200,6 @@ class Guarantee:
         if self._slots is not None:
             self._slots.close()
             self._slots = None
-
-    def _carry(self, account: Mapping[str, float]) -> None:
-        self._carried = sum_of(self._carried, account)
 
     def _set_aside(self, path: Path, error: Exception) -> None:
         """Begin anew, and say so: nothing can be said of what was promised before."""
@@ -222,11 +239,12 @@ def _checked(values: Any) -> dict[str, Any]:
     ring = values["ring"]
     numbers = [
         ring["position"], values["decisions"], values["certified"], *values["carried"].values(),
-        *values["causes"].values(), *values["account"].values(),
+        *values["causes"].values(), *values["account"].values(), *values["own_causes"].values(),
     ]  # fmt: skip
     for number in numbers:
         if not 0 <= number < float("inf"):
             raise ValueError(f"{number!r} is no count")
-    for _, issued in values["open"]:
+    for iteration, _, issued in values["open"]:
+        int(iteration)
         from_json(issued)
     return values

@@ -123,6 +123,7 @@ class _Once:
         for key, text in (
             ("bound", "Most misses that are proven to be possible by now."),
             ("in_flight", "Certified decisions whose label is to come."),
+            ("longest_delay", "Most other labels that one came after; K has to be as many."),
             ("at_most", "Probability of a miss that is refuted with 95 % confidence."),
         ):
             if account.get(key) is not None:

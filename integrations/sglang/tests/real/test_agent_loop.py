@@ -18,6 +18,7 @@ from measured import measured_spec, send_many
 from servers import die_with_parent, free_port, get, wait_for
 from tests.actuation import driver
 from tests.actuation.daemons import Daemon
+from voltana.policies.default import PROMISE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -123,6 +124,13 @@ def test_the_loop_closes_and_the_predictor_learns_online(agent, server, machine,
     assert status["health"] == "ok"
     assert status["records_lost"] == status["records_torn"] == 0
     (folder / "prediction.json").write_text(json.dumps(status["prediction"]))
+    # Labels come in order, one behind where the engine overlaps: K of the policy is enough.
+    account = status["guarantee"]
+    assert account["decided"] > 0
+    assert account["longest_delay"] <= PROMISE.delay
+    assert account["overdue"] == account["lost"] == 0
+    assert account["missed"] <= account["bound"]
+    (folder / "account.json").write_text(json.dumps(account))
     assert status["power_w"] > 0
     assert wait_for(lambda: follows(agent, machine)), agent.status()
 

@@ -5,12 +5,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import math
 import os
 import random
-import select
 import signal
 import time
 
@@ -88,7 +88,10 @@ def test_late_prefill_batches_are_scored_late_whatever_ticks(tmp_path):
         world.config.agent.rings, "decode-0", world.time.now_s, role="prefill"
     )
     world.group.scan()
-    reserve = served(world).control.controller.controller.reserve
+    controller = served(world).control.controller
+    while not hasattr(controller, "reserve"):
+        controller = controller.controller
+    reserve = controller.reserve
     load = Load.prefill([(500, 0)])
     for _ in range(60):
         now_s = world.time.now_s()
@@ -294,7 +297,8 @@ NANS = {
     "margin": lambda v: v["state"]["groups"]["decode"].update(quantile=math.nan),
     "carried": lambda v: v.update(carried={"missed": math.nan}),
     "certified": lambda v: v.update(certified=-1),
-    "open": lambda v: v.update(open=[[3, {"status": "certified"}]]),
+    "open": lambda v: v.update(open=[[3, True, {"status": "certified"}]]),
+    "causes": lambda v: v.update(own_causes={"restart": math.inf}),
     "ring": lambda v: v.pop("ring"),
     "a list": lambda v: [v],
 }
@@ -365,23 +369,44 @@ def test_guarantees_of_two_stacks_lie_in_two_files(tmp_path, world):
     assert len(paths) == 4
 
 
-def child(world, log, ready):
+def child(world, log, decided):
     """An agent's life, until it is killed: every decision is written down as it is made."""
     add = OpenDecisions.add
 
     def noted(self, iteration, decision, issuer):
-        if decision is not None and decision.status is Status.CERTIFIED:
-            os.write(log, b"%d %.9f\n" % (iteration, decision.budget_s))
+        if decision is not None:
+            if decision.status is Status.CERTIFIED:
+                os.write(log, b"%d %.9f\n" % (iteration, decision.budget_s))
+            os.write(decided, b"d")
         add(self, iteration, decision, issuer)
 
     OpenDecisions.add = noted
     group = world.make_group()
-    group.settings = dataclasses.replace(group.settings, slo=Slo(ttft_s=1.0, itl_s=0.1))
+    group.settings = dataclasses.replace(group.settings, slo=SLO)
     group.scan()
-    os.write(ready, b"r")
     while True:
         group.drain()
         group.tick(0.2)
+
+
+class KilledEngine:
+    """A fake engine in time of its own, so that a busy machine violates nothing."""
+
+    def __init__(self, world, rng):
+        self.now_s = time.monotonic()
+        self.engine = FakeEngine(world.config.agent.rings, "decode-0", lambda: self.now_s)
+        self.rng, self.ready_s, self.gaps = rng, math.nan, {}
+
+    def run(self):
+        self.now_s += 0.0002
+        launch_s = self.engine.launch(LOAD)
+        latency_s = 0.06 if self.rng.random() < 0.004 else 0.004
+        time.sleep(0.002)
+        self.now_s = launch_s + latency_s
+        first = math.isnan(self.ready_s)
+        self.gaps[self.engine.iteration] = latency_s if first else self.now_s - self.ready_s
+        self.ready_s = self.now_s
+        self.engine.finish(LOAD, launch_s, latency_s)
 
 
 def survive(folder, kills, seed):
@@ -390,42 +415,38 @@ def survive(folder, kills, seed):
     world.time = MonotonicTime()
     world.actuator = RecordingActuator(TABLE, time=world.time)
     world.engine.close()
-    world.engine = FakeEngine(world.config.agent.rings, "decode-0", time.monotonic)
     rng, log_path = random.Random(seed), folder / "decisions.log"
+    engine = KilledEngine(world, rng)
     log = os.open(log_path, os.O_CREAT | os.O_WRONLY | os.O_APPEND)
-    gaps, ready_s = {}, math.nan
     for _ in range(kills):
-        said, ready = os.pipe()
+        said, decided = os.pipe()
+        os.set_blocking(said, False)
         pid = os.fork()
         if not pid:
             try:
-                child(world, log, ready)
+                child(world, log, decided)
             finally:
                 os._exit(1)
-        ends_s = math.inf
-        while time.monotonic() < ends_s:
-            if ends_s == math.inf and select.select([said], [], [], 0)[0]:
-                ends_s = time.monotonic() + rng.expovariate(1 / 0.05)
-            launch_s = world.engine.launch(LOAD)
-            latency_s = 0.12 if rng.random() < 0.004 else 0.004
-            time.sleep(latency_s)
-            gap_s = latency_s if math.isnan(ready_s) else launch_s + latency_s - ready_s
-            gaps[world.engine.iteration], ready_s = gap_s, launch_s + latency_s
-            world.engine.finish(LOAD, launch_s, latency_s)
+        left = rng.randint(1, 15)
+        while left > 0:
+            engine.run()
+            with contextlib.suppress(BlockingIOError):
+                left -= len(os.read(said, 4096))
+        time.sleep(rng.random() * 0.004)
         os.kill(pid, signal.SIGKILL)
         assert os.waitpid(pid, 0)[1] == signal.SIGKILL
         os.close(said)
-        os.close(ready)
+        os.close(decided)
     group = world.make_group()
     group.scan()
     group.drain()
     claimed = served_of(group).guarantee
-    decided = dict(map(float, line.split()) for line in log_path.read_text().splitlines())
-    violated = sum(gaps[int(iteration)] > budget_s for iteration, budget_s in decided.items())
+    promised = dict(map(float, line.split()) for line in log_path.read_text().splitlines())
+    violated = sum(engine.gaps[int(number)] > budget_s for number, budget_s in promised.items())
     figures = claimed.account(), claimed.unlabelled(), claimed.certified
     group.close()
-    world.engine.close()
-    return violated, len(decided), *figures
+    engine.engine.close()
+    return violated, len(promised), *figures
 
 
 @pytest.mark.parametrize("kills", [8, pytest.param(200, marks=pytest.mark.slow)])
@@ -493,3 +514,63 @@ def test_a_damaged_account_is_named_in_the_status(world):
     served(world).guarantee.restored = "damaged: x"
     assert world.group.doubt == "the account is damaged: x"
     assert world.group.figures()["guarantee"]["state"] == "damaged: x"
+
+
+def restarted(world, policy):
+    """The group of an agent that was killed and comes back with another policy."""
+    made = world.make_group()
+    made.settings = dataclasses.replace(made.settings, policy=policy, slo=SLO)
+    made.scan()
+    return made
+
+
+def test_an_account_outlives_a_policy_that_promises_nothing(world):
+    for _ in range(20):
+        launch_s, _ = launch(world)
+        finish(world, launch_s)
+    launch_s, _ = launch(world)
+    finish(world, launch_s, 0.1)
+    launch_s, _ = launch(world)
+    finish(world, launch_s, 0.0)
+    before, lost, margins = (
+        account(world),
+        served(world).guarantee.unlabelled(),
+        margin(world.group),
+    )
+    fixed = restarted(world, "static-max")
+    assert served_of(fixed).guarantee.account() == before
+    launch_s = world.engine.launch(LOAD)
+    fixed.drain()
+    world.engine.finish(LOAD, launch_s, 0.005)
+    fixed.drain()
+    again = restarted(world, "voltana")
+    assert served_of(again).guarantee.account() == before
+    assert served_of(again).guarantee.unlabelled() == lost
+    assert margin(again) == margins
+    for group in (fixed, again):
+        group.close()
+
+
+def test_a_decision_whose_policy_is_gone_is_counted_after_a_restart(world):
+    _, decision = launch(world)
+    assert decision.status is Status.CERTIFIED
+    fixed = restarted(world, "static-max")
+    assert served_of(fixed).guarantee.unlabelled() == {"restart": 1}
+    fixed.close()
+
+
+def test_another_statement_begins_anew_and_keeps_the_account(world):
+    for _ in range(5):
+        launch_s, _ = launch(world)
+        finish(world, launch_s)
+    before = account(world)
+    world.group.close()
+    slots = TwoSlots(kept_file(world))
+    values = json.loads(slots.read())
+    values["state"]["statement"]["delay"] = 8
+    slots.write(json.dumps(values).encode())
+    slots.close()
+    again = restarted(world, "voltana")
+    assert margin(again) == 0.15
+    assert served_of(again).guarantee.account()["certified"] == before["certified"]
+    again.close()
