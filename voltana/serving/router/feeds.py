@@ -32,8 +32,8 @@ _AT_ONCE = 32
 _SPENT_AT_ONCE_S = 0.002
 _REST_S = 0.005
 _REST_PER_SPENT = 20.0
-"""After so many messages of one feed, or so much time on them, it rests: 6,400 messages a second are
-taken, ten times what an engine's iterations cause, and a flood costs a twentieth of the loop's time,
+"""After so many messages of one feed, or so much time on them, it rests: 6,400 a second are taken,
+ten times what an engine's iterations cause, and a flood costs a twentieth of the loop's time,
 whatever it consists of."""
 
 _RENEWALS_AT_ONCE = 8.0
