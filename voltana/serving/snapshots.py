@@ -15,7 +15,7 @@ from voltana.predictors.cautious_power import CautiousPowerSnapshot
 from voltana.predictors.conformal import BySize, ConformalSnapshot, by_phase, one_group
 from voltana.predictors.ecopred.latency_model import LatencySnapshot
 from voltana.predictors.linear_power import LinearPowerSnapshot
-from voltana.serving.bounds import MOST_MHZ, check_model, number
+from voltana.serving.bounds import MOST, MOST_MHZ, check_model, number
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Set
@@ -74,6 +74,8 @@ def decode_snapshot(encoded: Any, modules: Set[str] = frozenset()) -> PredictorS
             if inner is None:
                 raise ValueError("a conformal snapshot wraps nothing")
             check_model("a conformal model", values, infinite=True)  # a cold margin is infinite
+            for margin in (*values["quantiles"].values(), *values["edges_mhz"]):
+                number("a margin", margin, -MOST, infinite=True)
             return ConformalSnapshot.from_dict(values, inner, _decode_group(encoded["group"]))
     except _WRONG_FORM as error:
         raise ValueError(f"unknown form of a predictor snapshot: {error!r}") from error

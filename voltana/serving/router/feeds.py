@@ -29,10 +29,12 @@ if TYPE_CHECKING:
 
 _WATERMARK = 128
 _AT_ONCE = 32
-_BYTES_AT_ONCE = 65536
+_SPENT_AT_ONCE_S = 0.002
 _REST_S = 0.005
-"""After so many messages or bytes of one feed: 6,400 messages a second are taken, ten times what an
-engine's iterations cause, and a flood costs the router's loop a few percent."""
+_REST_PER_SPENT = 20.0
+"""After so many messages of one feed, or so much time on them, it rests: 6,400 a second are taken,
+ten times what an engine's iterations cause, and a flood costs a twentieth of the loop's time,
+whatever it consists of."""
 
 _RENEWALS_AT_ONCE = 8.0
 _RENEWALS_PER_S = 10.0
@@ -95,6 +97,10 @@ class FeedFollower:
             self._use(message)
         except Exception as error:  # noqa: BLE001  (no message may end the feeds of others)
             self._complain(f"{error}" if isinstance(error, ValueError) else f"{error!r:.200}")
+
+    def now_s(self) -> float:
+        """The time, by which a feed's share of it is measured."""
+        return self._time.now_s()
 
     def _use(self, message: FeedMessage) -> None:
         name = message.instance
@@ -201,14 +207,15 @@ async def _listen(name: str, address: str, follower: FeedFollower, key: FeedKey 
             key.seek(socket, name)
         socket.connect(address)
         while True:
-            taken = 0
+            spent_s = 0.0
             async with asyncio.timeout(_SILENT_S):
                 for _ in range(_AT_ONCE):
                     raw = await socket.recv()
+                    began_s = follower.now_s()
                     follower.take(raw, name)
-                    taken += len(raw)
-                    if taken >= _BYTES_AT_ONCE:
+                    spent_s += follower.now_s() - began_s
+                    if spent_s >= _SPENT_AT_ONCE_S:
                         break
-            await asyncio.sleep(_REST_S * max(1.0, taken / _BYTES_AT_ONCE))
+            await asyncio.sleep(max(_REST_S, _REST_PER_SPENT * spent_s))
     finally:
         socket.close()
