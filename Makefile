@@ -19,8 +19,9 @@ SGLANG_READY := $(SGLANG_VENV)/.ready
 SGLANG_LOCK := $(SGLANG)/requirements/sglang-$(SGLANG_VERSION).txt
 
 .DEFAULT_GOAL := help
-.PHONY: help setup compiler demo test test-slow attack mutants chaos check format bench headline fidelity calibrate docs lock clean \
-	environments rdma sglang-setup test-sglang sglang-matrix bench-sglang
+.PHONY: help setup compiler demo test test-slow test-report attack mutants chaos check format bench headline \
+	fidelity calibrate docs lock lock-sglang clean \
+	environments rdma sglang-setup test-sglang test-gpu-bench sglang-matrix bench-sglang
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-13s %s\n", $$1, $$2}'
@@ -44,10 +45,13 @@ demo: $(READY) ## simulate the default cluster under five policies
 	$(BIN)/voltana simulate --out out/demo
 
 test: $(READY) compiler ## run the tests
-	$(BIN)/python -m pytest -n 2 -m "not slow and not attack"
+	$(BIN)/python -m pytest -n 2 -m "not slow and not attack and not browser"
 
 test-slow: $(READY) compiler ## run the long property tests and end-to-end runs
 	$(BIN)/python -m pytest -n 2 -m slow
+
+test-report: $(READY) ## open reports in a headless Chromium, check their accessibility
+	$(BIN)/python -m pytest -m browser tests/test_report_browser.py
 
 attack: $(READY) compiler ## attack daemon, router and agent, honest use beside it
 	$(BIN)/python -m pytest -n 2 -m attack tests/attack
@@ -96,10 +100,13 @@ lock: $(READY) ## pin the dependencies anew
 	    --no-emit-package voltana-ring --no-emit-package voltana-actuatord \
 	    --no-header --no-annotate --python-version 3.11 --upgrade -q -o requirements/dev.lock
 
+lock-sglang: $(READY) ## give the pins of the SGLang environments their hashes anew
+	$(BIN)/python -m tools.sglang_locks
+
 $(SGLANG_READY): $(SGLANG_LOCK) $(OWN_FILES) $(wildcard $(SGLANG)/cpu/*/*.py)
 	$(PYTHON) -m venv $(SGLANG_VENV)
-	$(SGLANG_BIN)/python -m pip install -q --disable-pip-version-check torch==2.13.0 setuptools
-	$(SGLANG_BIN)/python -m pip install -q --disable-pip-version-check --no-deps -r $(SGLANG_LOCK)
+	$(SGLANG_BIN)/python -m pip install -q --disable-pip-version-check --no-deps --require-hashes -r $(SGLANG_LOCK)
+	$(SGLANG_BIN)/python -m pip install -q --disable-pip-version-check torch==2.13.0 # libraries of a CUDA build
 	$(SGLANG_BIN)/python -m pip install -q --disable-pip-version-check --no-deps $(OWN) $(SGLANG)/cpu
 	touch $@
 
@@ -113,6 +120,9 @@ sglang-setup: rdma $(SGLANG_READY) ## make the environment with a real SGLang (S
 
 test-sglang: sglang-setup $(READY) compiler ## test the integration against real SGLang servers on the CPU
 	$(SGLANG_BIN)/python -m pytest $(SGLANG)/tests/real
+
+test-gpu-bench: sglang-setup $(READY) compiler ## run the benchmark of GPUs whole, on a fake one
+	$(SGLANG_BIN)/python -m pytest $(SGLANG)/tests/real/test_gpu_bench.py
 
 sglang-matrix: ## fetch every SGLang since 0.5.11 and check what the plugin relies on
 	$(PYTHON) $(SGLANG)/tests/engine_signatures.py $(SGLANG_MATRIX)

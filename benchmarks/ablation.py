@@ -9,9 +9,10 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import math
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from benchmarks.sweep import COLUMNS, PERCENT_HEADER, cells, mean_figures
+from benchmarks.sweep import COLUMNS, PERCENT_HEADER, cells, swept
 from voltana.controllers.ecofreq import EcoFreq
 from voltana.controllers.energy_optimal import EnergyOptimal
 from voltana.controllers.fixed import FixedClock
@@ -171,6 +172,11 @@ def variants() -> Mapping[str, Policy]:
     }
 
 
+def variant(name: str) -> Policy:
+    """The policy of a name of `variants`, for the workers of a sweep."""
+    return variants()[name]
+
+
 def _decode_without_demand() -> Policy:
     def build(
         context: InstanceContext,
@@ -191,14 +197,18 @@ def main() -> None:
     parser.add_argument("--rates", type=float, nargs="+", default=DEFAULT_RATES_RPS)
     parser.add_argument("--seeds", type=int, nargs="+", default=[11, 12, 13])
     parser.add_argument("--duration", type=float, default=120.0, help="seconds of arrivals")
+    parser.add_argument("--out", type=Path, default=Path("out/ablation"))
     given = parser.parse_args()
+    rows = [
+        {"workload": given.workload, "rate": rate_rps, "duration": given.duration, "seed": seed}
+        for rate_rps in given.rates
+        for seed in given.seeds
+    ]
+    figures = swept(given.out, "benchmarks.ablation:variant", list(variants()), rows)
     print(f"| requests/s | variant | {PERCENT_HEADER} |")
     print("|---:|---|" + "---:|" * len(COLUMNS))
-    for rate_rps in given.rates:
-        workload = {"name": given.workload, "rate_rps": rate_rps, "duration_s": given.duration}
-        figures = mean_figures(variants(), given.seeds, {"workload": workload})
-        for name, row in figures.items():
-            print(f"| {rate_rps:g} | {name} | {cells(row)} |", flush=True)
+    for (_, rate_rps, name), row in figures.items():
+        print(f"| {rate_rps:g} | {name} | {cells(row)} |")
 
 
 if __name__ == "__main__":

@@ -1,9 +1,10 @@
-"""What hindsight could save: decode clocks searched for one trace, which no policy can know.
+"""What hindsight could save: clocks and routing searched for one trace, which no policy can know.
 
 The bound (docs/bound.md) says what no schedule can beat, and not whether any comes near it. This
 looks for one that does: the default policy without its floor for the KV cache, under a schedule of
-lowest decode clocks, one for every ten seconds, chosen by simulating this very trace again and
-again. Attainment may be a point below that of static-max, as the bound assumes.
+lowest decode clocks and of steps by which prefill clocks differ from the policy's own, one for each
+ten seconds, and with the best of several ways to route decode, chosen by simulating this very trace
+again and again. Attainment may be a point below that of static-max, as the bound assumes.
 
 Run as ``python -m benchmarks.hindsight``: a few minutes for each rate. The search is a cyclic
 coordinate descent with halving steps (Hooke and Jeeves, "Direct search", Journal of the ACM 8,
@@ -17,6 +18,7 @@ import dataclasses
 import logging
 import math
 import sys
+from bisect import bisect_left
 from concurrent.futures import ProcessPoolExecutor
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -29,6 +31,7 @@ from voltana.evaluation.compare import REFERENCE, compare
 from voltana.evaluation.metrics import measure
 from voltana.evaluation.scenario import load_scenario
 from voltana.plant.simulation import Simulation
+from voltana.policies import routing
 from voltana.policies.default import LEVELS, voltana
 from voltana.policies.named import get_policy
 from voltana.values import EMPTY_QUEUE, Decision, Observation, Role
@@ -49,18 +52,69 @@ REST_S = 60.0
 FIRST_STEP = 6
 """In levels; halved when no bin is better for it."""
 
-Schedule = tuple[int, ...]
-"""Index of the lowest level in each bin."""
+ROUTING = (
+    routing.within_boundaries,
+    routing.least_power,
+    routing.around_boundaries,
+    routing.in_turn,
+)
+"""Ways to route decode: the policy's, without waiting, without sleeping, and as published."""
+
+PREFILL_STEPS = 8
+"""Levels by which a prefill clock may differ from the policy's own."""
+
+
+class Schedule(NamedTuple):
+    """What hindsight decides.
+
+    Attributes:
+        decode: Index of the lowest decode level in each bin.
+        prefill: Levels by which prefill is faster than the policy wants in each bin.
+        route: Index of the way to route.
+    """
+
+    decode: tuple[int, ...]
+    prefill: tuple[int, ...]
+    route: int = 0
+
+    def moved(self, part: int, step: int) -> Schedule:
+        """The schedule with one of its bins moved; those of prefill follow those of decode."""
+        bins = len(self.decode)
+        clocks = [*self.decode, *self.prefill]
+        low, high = (0, LEVELS - 1) if part < bins else (-PREFILL_STEPS, PREFILL_STEPS)
+        clocks[part] = min(max(clocks[part] + step, low), high)
+        return Schedule(tuple(clocks[:bins]), tuple(clocks[bins:]), self.route)
+
+
+class Stepped:
+    """Clocks of `controller`, so many levels faster or slower as a schedule says for the time."""
+
+    def __init__(
+        self, controller: Controller, levels_mhz: tuple[float, ...], steps: tuple[int, ...]
+    ) -> None:
+        self.controller = controller
+        self._levels_mhz = levels_mhz
+        self._steps = steps
+
+    def decide(self, observation: Observation) -> Decision:
+        """See `voltana.ports.Controller.decide`."""
+        decision = self.controller.decide(observation)
+        if not observation.load.prefill_tokens:
+            return decision
+        step = self._steps[min(int(observation.now_s / BIN_S), len(self._steps) - 1)]
+        wanted = bisect_left(self._levels_mhz, decision.clock_mhz - 1e-6)
+        index = min(max(wanted + step, 0), len(self._levels_mhz) - 1)
+        return dataclasses.replace(decision, clock_mhz=self._levels_mhz[index])
 
 
 class Scheduled:
     """Clocks of `controller`, raised to what a schedule says for the time."""
 
     def __init__(
-        self, controller: Controller, levels_mhz: tuple[float, ...], schedule: Schedule
+        self, controller: Controller, levels_mhz: tuple[float, ...], floors: tuple[int, ...]
     ) -> None:
         self.controller = controller
-        self._floors_mhz = [levels_mhz[index] for index in schedule]
+        self._floors_mhz = [levels_mhz[index] for index in floors]
 
     def decide(self, observation: Observation) -> Decision:
         """See `voltana.ports.Controller.decide`."""
@@ -93,6 +147,7 @@ def main() -> None:
     parser.add_argument("--rate", type=float, help="requests/s")
     parser.add_argument("--seed", type=int, default=11)
     parser.add_argument("--evaluations", type=int, default=150, help="simulations for each rate")
+    parser.add_argument("--duration", type=float, default=120.0, help="seconds of arrivals")
     parser.add_argument("--jobs", type=int, default=2, help="rates at a time")
     given = parser.parse_args()
     if (given.workload is None) != (given.rate is None):
@@ -104,16 +159,20 @@ def main() -> None:
     )
     print("|---|---:|---:|---:|---:|---:|---:|---:|---:|", flush=True)
     with ProcessPoolExecutor(given.jobs) as pool:
-        made = [pool.submit(row, *case, given.seed, given.evaluations) for case in cases]
+        made = [
+            pool.submit(row, *case, given.seed, given.evaluations, given.duration) for case in cases
+        ]
         for done in made:
             print(done.result(), flush=True)
 
 
-def row(workload: str, rate_rps: float, seed: int, evaluations: int) -> str:
+def row(
+    workload: str, rate_rps: float, seed: int, evaluations: int, duration_s: float = 120.0
+) -> str:
     """A row of the table."""
     # A schedule that lets requests miss teaches the margins much, which is logged.
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR))
-    table = {"name": workload, "rate_rps": rate_rps}
+    table = {"name": workload, "rate_rps": rate_rps, "duration_s": duration_s}
     scenario = load_scenario(None, {"policies": [POLICY], "seed": seed, "workload": table})
     found = under(Search(scenario, evaluations).best())
     policies = {**scenario.policies, FOUND: found}
@@ -131,12 +190,16 @@ def under(schedule: Schedule) -> Policy:
 
     def control(context: InstanceContext) -> InstancePolicy:
         made = voltana(dataclasses.replace(context, kv_capacity_tokens=math.inf))
-        if context.role is not Role.DECODE:
-            return made
-        controller = Scheduled(made.controller, made.levels_mhz, schedule)
+        controller: Controller
+        if context.role is Role.DECODE:
+            controller = Scheduled(made.controller, made.levels_mhz, schedule.decode)
+        else:
+            controller = Stepped(made.controller, made.levels_mhz, schedule.prefill)
         return dataclasses.replace(made, controller=controller)
 
-    return dataclasses.replace(get_policy(POLICY), name=FOUND, control=control)
+    return dataclasses.replace(
+        get_policy(POLICY), name=FOUND, control=control, decode_router=ROUTING[schedule.route]
+    )
 
 
 def _attainments(result: Result) -> tuple[float, ...]:
@@ -162,23 +225,27 @@ class Search:
 
     def best(self) -> Schedule:
         """The best that was found."""
-        flat = [(index,) * self._bins for index in range(0, LEVELS, 3)]
-        best = max(flat, key=self._score)
+        own = (0,) * self._bins
+        flat = [Schedule((index,) * self._bins, own) for index in range(0, LEVELS, 3)]
+        best = self._rerouted(max(flat, key=self._score))
         step = FIRST_STEP
         while step and self._left > 0:
             better = self._sweep(best, step)
             step = step // 2 if better == best else step
             best = better
             self._tell(best, step)
-        return best
+        return self._rerouted(best)
+
+    def _rerouted(self, best: Schedule) -> Schedule:
+        """The same clocks under the best way to route."""
+        return max((best._replace(route=way) for way in range(len(ROUTING))), key=self._score)
 
     def _sweep(self, best: Schedule, step: int) -> Schedule:
-        for part in range(self._bins):
+        for part in range(2 * self._bins):
             for move in (-step, step):
                 if self._left <= 0:
                     return best
-                index = min(max(best[part] + move, 0), LEVELS - 1)
-                other = (*best[:part], index, *best[part + 1 :])
+                other = best.moved(part, move)
                 if self._score(other) > self._score(best):
                     best = other
                     break

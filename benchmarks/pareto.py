@@ -12,12 +12,13 @@ import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from benchmarks.sweep import mean_figures
+from benchmarks.sweep import swept
 from voltana.policies.named import get_policy
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from benchmarks.sweep import Figures
     from voltana.policy import InstanceContext, InstancePolicy, Policy
 
 OURS, OTHERS = "voltana", ("voltana-v0.1", "window")
@@ -44,23 +45,21 @@ def aiming_at(policy: Policy, factor: float) -> Policy:
     return dataclasses.replace(policy, control=control)
 
 
-def points(
-    workload: str, rate_rps: float, seeds: Sequence[int], duration_s: float
-) -> dict[str, list[Point]]:
-    """Attainment (the least of TTFT and ITL by request) and saving of each policy and factor."""
-    policies = {
-        f"{name} x{factor:g}": aiming_at(get_policy(name), factor)
-        for name in (OURS, *OTHERS)
-        for factor in FACTORS
-    }
-    table = {"name": workload, "rate_rps": rate_rps, "duration_s": duration_s}
-    figures = mean_figures(policies, seeds, {"workload": table})
-    made: dict[str, list[Point]] = {}
-    for label, row in figures.items():
+def aimed(name: str) -> Policy:
+    """The policy of ``NAME xFACTOR``, for the workers of a sweep."""
+    policy, _, factor = name.rpartition(" x")
+    return aiming_at(get_policy(policy), float(factor))
+
+
+def fronts_of(
+    figures: Mapping[tuple[str, float, str], Figures],
+) -> dict[tuple[str, float], dict[str, list[Point]]]:
+    """Attainment (the least of TTFT and ITL by request) and saving, by place and by policy."""
+    made: dict[tuple[str, float], dict[str, list[Point]]] = {}
+    for (workload, rate_rps, label), row in figures.items():
         kept = min(row["ttft_attainment"], row["itl_attainment"])
-        made.setdefault(label.rsplit(" x", 1)[0], []).append(
-            (kept, row["energy_saved_vs_static_max"])
-        )
+        front = made.setdefault((workload, rate_rps), {}).setdefault(label.rsplit(" x", 1)[0], [])
+        front.append((kept, row["energy_saved_vs_static_max"]))
     return made
 
 
@@ -98,19 +97,25 @@ def main() -> None:
     parser.add_argument("--duration", type=float, default=120.0, help="seconds of arrivals")
     parser.add_argument("--out", type=Path, default=Path("out/pareto.png"))
     given = parser.parse_args()
+    rows = [
+        {"workload": workload, "rate": rate_rps, "duration": given.duration, "seed": seed}
+        for workload, rates_rps in RATES_RPS.items()
+        for rate_rps in rates_rps
+        for seed in given.seeds
+    ]
+    labels = [f"{name} x{factor:g}" for name in (OURS, *OTHERS) for factor in FACTORS]
+    figures = swept(given.out.with_suffix(""), "benchmarks.pareto:aimed", labels, rows)
     fronts = {}
     print("| workload | requests/s | policy | " + " | ".join(f"x{f:g}" for f in FACTORS), end="")
     print(" | not dominated |\n|---|---:|---|" + "---:|" * len(FACTORS) + "---|")
-    for workload, rates_rps in RATES_RPS.items():
-        for rate_rps in rates_rps:
-            made = points(workload, rate_rps, given.seeds, given.duration)
-            fronts[f"{workload}, {rate_rps:g} requests/s"] = made
-            for name, front in made.items():
-                left = [] if name == OURS else undominated(made[OURS], front)
-                row = " | ".join(f"{100 * k:.1f} / {100 * s:.1f}" for k, s in front)
-                rest = ", ".join(f"{100 * k:.1f} / {100 * s:.1f}" for k, s in left)
-                verdict = "" if name == OURS else rest or "none"
-                print(f"| {workload} | {rate_rps:g} | {name} | {row} | {verdict} |", flush=True)
+    for (workload, rate_rps), made in fronts_of(figures).items():
+        fronts[f"{workload}, {rate_rps:g} requests/s"] = made
+        for name, front in made.items():
+            left = [] if name == OURS else undominated(made[OURS], front)
+            row = " | ".join(f"{100 * k:.1f} / {100 * s:.1f}" for k, s in front)
+            rest = ", ".join(f"{100 * k:.1f} / {100 * s:.1f}" for k, s in left)
+            verdict = "" if name == OURS else rest or "none"
+            print(f"| {workload} | {rate_rps:g} | {name} | {row} | {verdict} |")
     draw(fronts, given.out)
     print(f"\nCells: attainment / saving, %. Drawn to {given.out}.")
 

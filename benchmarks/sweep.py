@@ -1,17 +1,23 @@
-"""Runs policies over several seeds and averages their figures; shared by the benchmarks."""
+"""Runs policies over several seeds and averages their figures; shared by the benchmarks.
+
+`swept` runs on every core and goes on where it was killed; its policies come from a function that
+the workers import.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 import statistics
 from collections import defaultdict
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from voltana.evaluation.compare import compare
 from voltana.evaluation.scenario import load_scenario
+from voltana.evaluation.sweep import LocalWorkers, make_plan, run_sweep
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+    from pathlib import Path
 
     from voltana.evaluation.metrics import Result
     from voltana.policy import Policy
@@ -49,6 +55,33 @@ def mean_figures(
     return {
         name: {column: statistics.fmean(getattr(r, column) for r in made) for column in COLUMNS}
         for name, made in results(policies, seeds, flags).items()
+    }
+
+
+def swept(
+    folder: Path, policy_source: str, policies: Sequence[str], rows: Sequence[Mapping[str, Any]]
+) -> dict[tuple[str, float, str], Figures]:
+    """Mean of `COLUMNS` over the seeds, by workload, rate and policy, in the order of the rows.
+
+    Args:
+        folder: Of the sweep; the same call goes on with what it holds.
+        policy_source: ``MODULE:FUNCTION`` that makes each of `policies` by name.
+        policies: What every row compares.
+        rows: Scenario fields, seeds among them.
+
+    Raises:
+        SystemExit: If a scenario failed.
+    """
+    plan = make_plan({"policies": list(policies)}, None, rows, policy_source=policy_source)
+    outcome = run_sweep(plan, folder, LocalWorkers())
+    if outcome.failures:
+        raise SystemExit("\n".join(outcome.failures.values()))
+    groups: dict[tuple[str, float, str], list[dict[str, Any]]] = defaultdict(list)
+    for row in outcome.rows:
+        groups[row["workload.name"], row["workload.rate_rps"], row["policy"]].append(row)
+    return {
+        key: {column: statistics.fmean(row[column] for row in same) for column in COLUMNS}
+        for key, same in groups.items()
     }
 
 

@@ -128,6 +128,7 @@ def test_out_holds_plots_results_and_a_scenario_that_runs_again(voltana, tmp_pat
         "report.md",
         "results.json",
         "scenario.toml",
+        "series.json",
     }
     code, again, _ = voltana("simulate", out / "scenario.toml", "--json", "-")
     assert code == 0

@@ -11,11 +11,12 @@ from hypothesis import strategies as st
 
 from tests.records import instance, record
 from voltana.config import parse_scenario
+from voltana.evaluation.binning import binned
 from voltana.evaluation.compare import Comparison, PolicyRun
 from voltana.evaluation.metrics import measure
 from voltana.evaluation.plots import comparison_figure, write_plots
 from voltana.evaluation.style import looks
-from voltana.evaluation.timeline import binned, timeline_figure
+from voltana.evaluation.timeline import timeline_figure
 from voltana.plant.cluster import ClusterSpec
 from voltana.plant.hardware import load_hardware
 from voltana.plant.model import load_model

@@ -217,7 +217,11 @@ class Beside:
         age_s = self._time.now_s() - self._ring_loop.sampled_s
         rooms, self.rooms = self.rooms, []
         self._feed.publish(
-            self._ring_loop.state, age_s=age_s, facts=self._facts.current(), rooms=rooms
+            self._ring_loop.state,
+            age_s=age_s,
+            facts=self._facts.current(),
+            rooms=rooms,
+            names_waiting=self.role is Role.PREFILL,
         )
 
     def close(self):
@@ -240,7 +244,7 @@ class Mirror:
         self.simulation = Simulation(spec, comparing, trace, seed=1, plant=PLANT)
         time = self.simulation._events
         # Rooms say what a prefill instance has taken up from its host, as plugins do.
-        self._ledger, self._reports = Ledger(ingest_s=math.inf), Reports(0.1)
+        self._ledger, self._reports = Ledger(), Reports(0.1)
         names = {i.runner.loop.instance for i in self.simulation.instances}
         self._follower = FeedFollower(names, reports=self._reports, ledger=self._ledger, time=time)
         self.beside = [

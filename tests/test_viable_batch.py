@@ -117,8 +117,25 @@ def test_a_boundary_is_worked_out_once_for_each_model_and_context():
     for _ in range(20):
         ask(full, router=router)
     assert full.predictor.asked == asked
-    renewed = dataclasses.replace(full, predictor=Cliff(tile=300))
+
+    class Incomparable(Cliff):
+        def __eq__(self, other):
+            raise ValueError("the truth value of an array is ambiguous")
+
+        __hash__ = None
+
+    for tile in (256, 300):
+        renewed = dataclasses.replace(full, predictor=Incomparable(tile))
+        ask(renewed, router=router)
     assert ask(renewed, router=router) == "a"
+
+
+def test_instances_that_come_and_go_are_not_remembered_for_ever(monkeypatch):
+    monkeypatch.setattr("voltana.routers.viable_batch.MOST_KNOWN", 3)
+    router = ViableBatch(LeastLoaded())
+    for index in range(20):
+        assert ask(decode(f"d{index}", 255), router=router) == f"d{index}"
+    assert len(router._known_limits) <= 3
 
 
 @given(vst.candidates(Role.DECODE), vst.requests(), st.sampled_from([0.0, 0.1, math.inf]))

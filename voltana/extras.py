@@ -22,6 +22,7 @@ EXTRAS = {
         "voltana_ring",
         "zmq",
     ),
+    "report": ("plotly",),
     "sweep": ("pyarrow",),
 }
 """Modules by the extra that brings them; those that one file alone imports are named there."""

@@ -26,6 +26,7 @@ PUBLISHED_LEVELS_MHZ: tuple[float, ...] = (1005.0, 1410.0)
 """The two levels of VoltanaLLM on A100 (arXiv 2509.04827)."""
 
 _EPSILON_MHZ = 1e-6
+_MOST_LEVELS = 4096
 _FORMS = (
     "'all', 'published', 'even:N', 'above:MHZ', 'below:MHZ', 'nvml[:DEVICE]' or clocks such as "
     "'1005,1410'"
@@ -92,8 +93,13 @@ class EvenlySpaced:
 
     def levels(self, table_mhz: Sequence[float]) -> tuple[float, ...]:
         """See `LevelSet.levels`."""
-        if self.count < 1:
-            raise invalid("count", self.count, "at least 1", "Ask for one level or more.")
+        if not 1 <= self.count <= _MOST_LEVELS:
+            raise invalid(
+                "count",
+                self.count,
+                f"at least 1 and at most {_MOST_LEVELS}",
+                "Ask for one level or more, and no more than a device has.",
+            )
         table = Above(self.min_mhz).levels(table_mhz)
         if self.count == 1:
             return (table[-1],)

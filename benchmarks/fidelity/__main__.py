@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks import fidelity
+from benchmarks.documents import markdown_table, put_between
 from benchmarks.fidelity import known_misses, verdicts
 from tools.calibration.data import DATA
 
@@ -78,13 +79,7 @@ def _print(rows: list[Row]) -> None:
 
 
 def _write(rows: list[Row]) -> None:
-    lines = ["| " + " | ".join(HEADS) + " |", "|" + "---|" * len(HEADS)]
-    lines += ["| " + " | ".join(_cells(row)) + " |" for row in rows]
-    text = DOCUMENT.read_text(encoding="utf-8")
-    before, rest = text.split(BEGIN, 1)
-    _, after = rest.split(END, 1)
-    table = "\n".join(lines)
-    DOCUMENT.write_text(f"{before}{BEGIN}\n{table}\n{END}{after}", encoding="utf-8")
+    put_between(DOCUMENT, BEGIN, END, markdown_table(HEADS, [_cells(row) for row in rows]))
 
 
 if __name__ == "__main__":

@@ -34,6 +34,7 @@ from voltana.slo import Slo, attainment
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
+    from voltana.plant.hardware import HardwareProfile
     from voltana.plant.record import RunRecord
     from voltana.plant.workload import Trace
 
@@ -121,11 +122,28 @@ def fitted_lengths() -> dict[str, LengthDistribution]:
     }
 
 
-def serve(trace: Trace, panel: Panel, policy: str, slo: Slo, *, seed: int = 0) -> RunRecord:
-    """Serve a trace as published: two prefill and two decode instances of A100s."""
-    simulation = Simulation(
-        _cluster(panel, slo), get_policy(policy), trace, seed=seed, plant=_plant(panel)
-    )
+def serve(
+    trace: Trace,
+    panel: Panel,
+    policy: str,
+    slo: Slo,
+    *,
+    seed: int = 0,
+    plant: PlantModel | None = None,
+) -> RunRecord:
+    """Serve a trace as published: two prefill and two decode instances of A100s.
+
+    Args:
+        trace: The requests.
+        panel: Which model serves them.
+        policy: Name of the policy.
+        slo: Thresholds.
+        seed: Of noise.
+        plant: The instances, where they are others than the profile says.
+    """
+    plant = plant or plant_of(panel)
+    cluster = _cluster(panel, slo, plant.hardware)
+    simulation = Simulation(cluster, get_policy(policy), trace, seed=seed, plant=plant)
     simulation.run()
     return simulation.record()
 
@@ -150,6 +168,7 @@ def simulated_points(
     panels: Iterable[str] = tuple(PANELS),
     slo: Slo = PUBLISHED_SLO,
     seed: int = 0,
+    hardware: HardwareProfile | None = None,
 ) -> Panels:
     """The published points of some panels and policies, from the plant.
 
@@ -160,6 +179,7 @@ def simulated_points(
         panels: Which of `PANELS`.
         slo: Thresholds.
         seed: Of arrivals, lengths and noise.
+        hardware: The boards, where they are others than the profile says.
     """
     simulated: Panels = {}
     wanted = [(name, policy) for name in panels for policy in policies]
@@ -167,7 +187,7 @@ def simulated_points(
         rates = [p.rate_rps for p in published[name, policy]]
         panel = PANELS[name]
         simulated[name, policy] = run_panel(
-            panel, policy, rates, lengths[panel.dataset], slo=slo, seed=seed
+            panel, policy, rates, lengths[panel.dataset], slo=slo, seed=seed, hardware=hardware
         )
     return simulated
 
@@ -180,12 +200,14 @@ def run_panel(
     *,
     slo: Slo = PUBLISHED_SLO,
     seed: int = 0,
+    hardware: HardwareProfile | None = None,
 ) -> list[Point]:
-    """One curve of a panel: a policy at several rates."""
+    """One curve of a panel: a policy at several rates, on the profile's boards or on others."""
+    plant = plant_of(panel) if hardware is None else _plant_on(panel, hardware)
     points = []
     for rate_rps in rates:
         trace = make_workload(lengths, rate_rps, DURATION_S, seed)
-        record = serve(trace, panel, POLICIES[policy], slo, seed=seed)
+        record = serve(trace, panel, POLICIES[policy], slo, seed=seed, plant=plant)
         points.append(point(record, rate_rps, slo))
     return points
 
@@ -337,10 +359,10 @@ def _ministral_rows() -> list[Row]:
     ]
 
 
-def _cluster(panel: Panel, slo: Slo) -> ClusterSpec:
+def _cluster(panel: Panel, slo: Slo, hardware: HardwareProfile) -> ClusterSpec:
     setup = tomllib.loads(SETUP.read_text(encoding="utf-8"))
     return ClusterSpec(
-        hardware=load_hardware(BOARD),
+        hardware=hardware,
         model=load_model(panel.model),
         slo=slo,
         tensor_parallel=panel.tensor_parallel,
@@ -349,8 +371,13 @@ def _cluster(panel: Panel, slo: Slo) -> ClusterSpec:
 
 
 @cache
-def _plant(panel: Panel) -> PlantModel:
-    return PlantModel(load_hardware(BOARD), load_model(panel.model), panel.tensor_parallel)
+def plant_of(panel: Panel) -> PlantModel:
+    """The instances of a panel, on the boards that the profile describes."""
+    return _plant_on(panel, load_hardware(BOARD))
+
+
+def _plant_on(panel: Panel, hardware: HardwareProfile) -> PlantModel:
+    return PlantModel(hardware, load_model(panel.model), panel.tensor_parallel)
 
 
 def _number(text: str) -> float:

@@ -45,7 +45,7 @@ def _exponents() -> list[Row]:
     plant = PlantModel(load_hardware("a100-sxm4-80gb"), load_model("llama-3.1-8b"))
     rows = []
     for batch, measured in zip(quoted["batches"], quoted["exponents"], strict=True):
-        whole = float(np.mean([_whole_exponent(plant, batch, *lengths) for lengths in REQUESTS]))
+        whole = float(np.mean([whole_exponent(plant, batch, *lengths) for lengths in REQUESTS]))
         rows.append(
             Row(
                 section=section,
@@ -58,7 +58,7 @@ def _exponents() -> list[Row]:
                 rows=1,
             )
         )
-        alone = _exponent(plant, Load.decode(batch, 1000 * batch))
+        alone = decode_exponent(plant, Load.decode(batch, 1000 * batch))
         what = f"the same, batch {batch}: of decode alone at 1,000 tokens each"
         rows.append(Row(section=section, what=what, measured=alone, unit="", rows=1))
     v100 = quotations()["decode_v100"]
@@ -72,12 +72,14 @@ def _exponents() -> list[Row]:
     return [*rows, Row(section=section, what=what, measured=ratio, unit="", rows=1)]
 
 
-def _exponent(plant: PlantModel, load: Load) -> float:
+def decode_exponent(plant: PlantModel, load: Load) -> float:
+    """Exponent of the time of an iteration between 1410 and 1005 MHz."""
     slow, fast = (plant.latency.latency_s(load, mhz) for mhz in (1005, 1410))
     return float(np.log(slow / fast) / np.log(1410 / 1005))
 
 
-def _whole_exponent(plant: PlantModel, batch: int, prompt: int, answer: int) -> float:
+def whole_exponent(plant: PlantModel, batch: int, prompt: int, answer: int) -> float:
+    """The same of whole requests: a prefill, then `answer` steps of decode."""
     times = []
     for mhz in (1005, 1410):
         prefill_s = plant.latency.latency_s(Load.prefill([(prompt, 0)] * batch), mhz)
@@ -146,16 +148,20 @@ def _mixture() -> list[Row]:
 
 
 def _h200_decode() -> list[Row]:
+    """Power of kernels back to back, and how much of the time they may run for what was seen."""
+    section = "Power of decode on H200 (quoted)"
     quoted = quotations()["h200_decode_power"]
     plant = PlantModel(load_hardware("h200-sxm"), load_model("llama-3.1-8b"))
-    return [
-        Row(
-            section="Power of decode on H200 (quoted)",
-            what=f"Llama-3.1-8B, batch {batch}, kernels back to back (a study sees "
-            f"{quoted['low_w']}-{quoted['high_w']} W of 700 while decoding)",
-            measured=plant.power_w(Load.decode(batch, 1000 * batch), 1980),
-            unit="W",
-            rows=1,
-        )
-        for batch in (1, 64)
-    ]
+    waiting_w, rows = plant.power.at(1980).waiting_w, []
+    for batch in (1, 64):
+        running_w = plant.power_w(Load.decode(batch, 1000 * batch), 1980)
+        share = 100 * (quoted["high_w"] - waiting_w) / (running_w - waiting_w)
+        rows += [
+            Row(section=section, what=f"Llama-3.1-8B, batch {batch}, kernels back to back (a study "
+                f"sees {quoted['low_w']}-{quoted['high_w']} W of 700 while decoding)",
+                measured=running_w, unit="W", rows=1),
+            Row(section=section, what=f"the same, batch {batch}: share of the time in kernels at "
+                f"which the plant draws {quoted['high_w']} W", measured=share, rows=1),
+        ]  # fmt: skip
+    what = f"a board that waits between kernels at 1980 MHz (the study's least: {quoted['low_w']})"
+    return [*rows, Row(section=section, what=what, measured=waiting_w, unit="W", rows=1)]

@@ -99,6 +99,34 @@ async def _drive(
     return run
 
 
+def arrive(
+    target: Target, inputs: Sequence[list[int]], at_s: Sequence[float], output_tokens: Sequence[int]
+) -> Run:
+    """Send each prompt at its time, whatever the others do; every answer must have its tokens."""
+    return asyncio.run(_arrive(target, inputs, at_s, output_tokens))
+
+
+async def _arrive(
+    target: Target, inputs: Sequence[list[int]], at_s: Sequence[float], output_tokens: Sequence[int]
+) -> Run:
+    run = Run()
+    connector = aiohttp.TCPConnector(limit=0)
+    async with aiohttp.ClientSession(connector=connector) as session:
+        started_s = time.perf_counter()
+
+        async def send(ids: list[int], when_s: float, tokens: int) -> None:
+            await asyncio.sleep(started_s + when_s - time.perf_counter())
+            sent_s = time.perf_counter()
+            engine_s = await _ask(session, target, _body(target, ids, tokens), tokens)
+            run.latency_s.append(time.perf_counter() - sent_s)
+            run.outside_s.append(run.latency_s[-1] - engine_s)
+            run.tokens += tokens
+
+        await asyncio.gather(*map(send, inputs, at_s, output_tokens))
+        run.seconds = time.perf_counter() - started_s
+    return run
+
+
 def _body(target: Target, ids: list[int], output_tokens: int) -> dict[str, Any]:
     sampling = {"temperature": 0.0, "max_new_tokens": output_tokens, "ignore_eos": True}
     body: dict[str, Any] = {"input_ids": ids, "sampling_params": sampling}

@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from benchmarks.sglang.hook_costs import read_hook_costs, read_toggled
 from benchmarks.sglang.load import prompts
 from benchmarks.sglang.ratios import ratio_of_pairs
 from integrations.sglang.tests.real.servers import ServerSpec
 from voltana_sglang_cpu import hook_toggle
-from voltana_sglang_cpu.hook_cost import empty_hook_ns
 
 if TYPE_CHECKING:
     from integrations.sglang.tests.real.servers import Fleet, Server
@@ -30,7 +30,6 @@ PROMPT_TOKENS = 48
 OUTPUT_TOKENS = 160
 HOOK_RUNS = 16
 TOGGLED_RUNS = 200
-HOOKS = ("run_batch", "process_batch_result")
 
 
 def plugin_environment(config: Path, instance: str) -> tuple[tuple[str, str], ...]:
@@ -46,20 +45,7 @@ def hook_cost(fleet: Fleet, config: Path) -> dict[str, Any]:
     (server,) = fleet.get(ServerSpec(name="timed", environment=environment))
     for turn in range(HOOK_RUNS):
         _throughput(server, turn)
-    by_hook = {
-        hook: np.concatenate([np.fromfile(path, np.int64) for path in costs.glob(f"{hook}-*.ns")])
-        for hook in HOOKS
-    }
-    iterations = min(len(values) for values in by_hook.values())
-    empty_us = len(HOOKS) * empty_hook_ns() / 1e3
-    whole_us = sum(values[:iterations] for values in by_hook.values()) / 1e3 - empty_us
-    return {
-        "iterations": iterations,
-        "measurement_us": empty_us,
-        "p50_us": float(np.percentile(whole_us, 50)),
-        "p99_us": float(np.percentile(whole_us, 99)),
-        **{f"{hook}_p50_us": float(np.median(v) / 1e3) for hook, v in by_hook.items()},
-    }
+    return read_hook_costs(costs)
 
 
 def throughput(fleet: Fleet, config: Path, pairs: int = PAIRS) -> dict[str, Any]:
@@ -90,25 +76,13 @@ def throughput(fleet: Fleet, config: Path, pairs: int = PAIRS) -> dict[str, Any]
 
 
 def toggled(fleet: Fleet, config: Path) -> dict[str, Any]:
-    """Time per decode iteration with hooks off over that with hooks on, in one and the same engine.
-
-    Each block with hooks on is held against the mean of its neighbours without, so that the growth
-    of the KV cache cancels.
-    """
+    """Time per decode iteration with hooks off over that with hooks on, in one engine."""
     log = fleet.folder / "toggle.ns"
     environment = (*plugin_environment(config, "bench"), (hook_toggle.VARIABLE, str(log)))
     (server,) = fleet.get(ServerSpec(name="toggled", environment=environment))
     for turn in range(TOGGLED_RUNS):
         _throughput(server, turn)
-    rows = np.fromfile(log, np.int64).reshape(-1, hook_toggle.COLUMNS)
-    whole = rows[:, 4] == REQUESTS
-    usable = whole[1:-1] & whole[:-2] & whole[2:] & (rows[1:-1, 0] == 1)
-    figures: dict[str, Any] = {}
-    for name, column in (("cpu", 1), ("wall", 2)):
-        with_hooks = rows[1:-1, column][usable]
-        without = (rows[:-2, column][usable] + rows[2:, column][usable]) / 2
-        figures[f"{name}_ratio"] = str(ratio_of_pairs(without, with_hooks))
-    return figures
+    return read_toggled(log, REQUESTS)
 
 
 def _throughput(server: Server, seed: int) -> float:

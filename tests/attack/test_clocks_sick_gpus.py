@@ -83,3 +83,13 @@ def test_names_of_gpus_that_do_not_exist_fill_nothing(machine, tmp_path):
         assert len(daemon.holders()) < 12
         with daemon.client(0) as again:
             assert again.reach(MHZ)
+
+
+def test_a_driver_that_takes_a_second_to_open_is_opened(machine, tmp_path):
+    """As one does that has to wake its GPU: without persistence mode."""
+    machine.fault(0, "F_TABLE", "K_HANG", 1000, 1)
+    with Daemon(tmp_path, machine) as daemon, HonestLoop(daemon) as honest:
+        with daemon.client(0, patience_s=6.0) as client:
+            assert client.reach(MHZ)
+        assert honest.lost == 0
+        assert "abandoned" not in daemon.log.read_text()

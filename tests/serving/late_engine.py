@@ -10,7 +10,7 @@ import aiohttp
 import orjson
 
 from tests.serving.late_servers import LateServer, late_servers
-from tests.serving.router_client import QUICK, Asked, until
+from tests.serving.router_client import QUICK, Asked, token, until
 from voltana.serving.engine import Call
 from voltana.serving.router.bodies import parse_object
 from voltana.serving.router.openai_prompt import prompt_size
@@ -123,7 +123,7 @@ async def late_cluster(
         )
         table = RouterTable(**{**QUICK, **settings, "backends": backends})
         async with (
-            RouterService(table, MonotonicTime(), LateEngine()) as service,
+            RouterService(table, MonotonicTime(), LateEngine(), token=token()) as service,
             aiohttp.ClientSession() as client,
         ):
             made = LateCluster(service, client, f"http://127.0.0.1:{service.port}", servers)

@@ -5,8 +5,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+
+from voltana.serving.admin.token import Token
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -57,9 +60,26 @@ class Asked:
                 return reply.status, json.loads(raw)
             return reply.status, raw.decode()
 
+    async def ask_admin(
+        self, method: str, path: str, body: Any = None, **headers: str
+    ) -> tuple[int, Any]:
+        """Ask the administration with its token: status and parsed body."""
+        url = f"http://127.0.0.1:{self.service.administration.port}{path}"
+        shown = token().header() | headers
+        async with self.client.request(method, url, json=body, headers=shown) as reply:
+            raw = await reply.read()
+            with contextlib.suppress(json.JSONDecodeError):
+                return reply.status, json.loads(raw)
+            return reply.status, raw.decode()
+
     async def quiet(self) -> None:
         """Wait until nothing is in flight; fails if something stays."""
         await until(lambda: not (len(self.service.ledger) or self.service.forwarder.open))
+
+
+def token() -> Token:
+    """The token of the administration of what tests start."""
+    return Token(os.environ["VOLTANA_ADMIN_TOKEN"], "the environment of the tests")
 
 
 async def until(condition: Callable[[], object]) -> None:

@@ -93,7 +93,7 @@ def test_what_fails_before_the_first_byte_is_repeated_on_another_pair(
             assert right(await pd.ask(stream=stream), stream=stream)
             assert [len(s.seen) for n, s in pd.servers.items() if n.startswith(who[:6])] == [1, 1]
             await tidy(pd)  # what the first prefill kept was given up
-            metrics = (await pd.get("/metrics"))[1]
+            metrics = (await pd.ask_admin("GET", "/metrics"))[1]
             assert f'voltana_router_retries_total{{backend="{who}"}} 1.0' in metrics
 
     run(check)

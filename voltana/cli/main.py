@@ -5,7 +5,19 @@ from typing import Annotated
 import typer
 
 from voltana import __version__
-from voltana.cli import actuator, analyze, bound, check, plant, policies, simulate, sweep, top
+from voltana.cli import (
+    actuator,
+    analyze,
+    bound,
+    check,
+    plant,
+    policies,
+    report,
+    reproduce,
+    simulate,
+    sweep,
+    top,
+)
 from voltana.cli.running import run
 
 app = typer.Typer(
@@ -18,6 +30,8 @@ app = typer.Typer(
 )
 app.command("simulate")(simulate.simulate)
 app.command("sweep")(sweep.sweep)
+app.command("report")(report.report)
+app.command("reproduce")(reproduce.reproduce)
 app.command("bound")(bound.bound)
 app.command("analyze")(analyze.analyze)
 app.command("policies")(policies.policies)

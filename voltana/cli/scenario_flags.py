@@ -2,7 +2,22 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import typer
+
+if TYPE_CHECKING:
+    from voltana.evaluation.tariff import Tariff
+
+DEFAULT_CURRENCY = "EUR"
+PRICE = typer.Option(
+    "--price", metavar="X|FILE", help="Price of a kWh, or CSV of times and prices."
+)
+CURRENCY = typer.Option("--currency", metavar="C", help="Currency of the price (EUR).")
+CARBON = typer.Option(
+    "--carbon", metavar="X|FILE", help="gCO2e of a kWh, or CSV of times and intensities."
+)
+CARBON_UNIT = "gCO2e"
 
 SCENARIO = typer.Argument(metavar="SCENARIO.toml", help="Scenario file; flags win over it.")
 WORKLOAD = typer.Option("--workload", metavar="W", help="Named request lengths (sharegpt).")
@@ -26,3 +41,15 @@ LOG = typer.Option("--log-level", metavar="L", help="debug logs every decision."
 def policy_names(given: list[str] | None) -> list[str] | None:
     """Names from a flag that may be repeated and may hold commas; None where it was not given."""
     return [name for text in given for name in text.split(",")] if given else None
+
+
+def tariffs(price: str | None, currency: str, carbon: str | None) -> dict[str, Tariff]:
+    """What was given of price and intensity, by what it counts."""
+    from voltana.evaluation.tariff import read_tariff
+
+    made = {}
+    if price is not None:
+        made[currency] = read_tariff("price", price)
+    if carbon is not None:
+        made[CARBON_UNIT] = read_tariff("carbon", carbon)
+    return made

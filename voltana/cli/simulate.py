@@ -15,10 +15,12 @@ from voltana.cli.terminal import (
     write_text,
 )
 from voltana.errors import MissingExtraError
-from voltana.extras import missing
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from voltana.evaluation.compare import Comparison
+    from voltana.evaluation.tariff import Tariff
     from voltana.evaluation.uncertainty import Uncertain
 
 _POLICY = typer.Option(
@@ -66,7 +68,9 @@ _UNCERTAINTY = typer.Option(
     "runs all policies on seven boards.",
 )
 _OUT = typer.Option(
-    "--out", metavar="DIR", help="Write plots, results.json, report.md and scenario.toml there."
+    "--out",
+    metavar="DIR",
+    help="Write plots, results.json, report.md, scenario.toml and series.json there.",
 )
 _JSON = typer.Option(
     "--json", metavar="FILE", help="Write the results as JSON; '-' is standard output."
@@ -101,6 +105,9 @@ def simulate(
     levels: Annotated[str | None, _LEVELS] = None,
     predictor: Annotated[str | None, _PREDICTOR] = None,
     uncertainty: Annotated[bool, _UNCERTAINTY] = False,
+    price: Annotated[str | None, flags.PRICE] = None,
+    currency: Annotated[str, flags.CURRENCY] = flags.DEFAULT_CURRENCY,
+    carbon: Annotated[str | None, flags.CARBON] = None,
     out: Annotated[Path | None, _OUT] = None,
     json: Annotated[str | None, _JSON] = None,
     log_level: Annotated[str, flags.LOG] = "warning",
@@ -114,13 +121,18 @@ def simulate(
     Another cluster:    voltana simulate --hardware h100-sxm --model qwen3-32b --prefill 4
     Bursts:             voltana simulate --arrival gamma --cv 3 --rate 40
     How sure:           voltana simulate --uncertainty
+    What it costs:      voltana simulate --price 0.25 --carbon intensity.csv
     A recorded trace:   voltana simulate --trace requests.csv.gz --trace-format azure
     Your own policy:    voltana simulate --policy static-max --policy mine:make
     For a script:       voltana simulate --json - | jq '.results[].energy_j'
     Run it again:       voltana simulate out/demo/scenario.toml
     """  # noqa: D301  (\b keeps typer from reflowing the examples)
     configure_logs(log_level)
+    from json import dumps
+
     from voltana.evaluation.compare import compare
+    from voltana.evaluation.comparison_report import to_json
+    from voltana.evaluation.report.series import SERIES, series_of
     from voltana.evaluation.scenario import ARRIVALS, load_scenario
     from voltana.evaluation.uncertainty import uncertain
 
@@ -156,39 +168,59 @@ def simulate(
             },
         },
     )
+    tariffs = flags.tariffs(price, currency, carbon)
     prepare_outputs(out, json)
     quiet = log_level in {"debug", "info"}
     with progress_bars(len(resolved.trace), shown=not quiet) as progress:
-        drawn = out is not None and not missing("plots")
-        comparison = compare(resolved, record_timelines=drawn, progress=progress)
+        comparison = compare(resolved, record_timelines=out is not None, progress=progress)
         ranges = uncertain(comparison, progress) if uncertainty else None
-    _write(comparison, out, json, ranges)
-    _show(comparison, json, ranges)
+    made = to_json(comparison, ranges, tariffs)
+    _write(comparison, out, json, ranges, made)
+    if out is not None:
+        write_text(out / SERIES, dumps(series_of(comparison, tariffs), allow_nan=False))
+    _show(comparison, json, ranges, made)
+    if json != STDOUT:
+        _show_spent(comparison, tariffs)
 
 
-def _show(comparison: "Comparison", json: str | None, ranges: "Uncertain | None") -> None:
-    from voltana.evaluation.comparison_report import print_table, to_json
+def _show_spent(comparison: "Comparison", tariffs: "Mapping[str, Tariff]") -> None:
+    from voltana.evaluation.units import J_PER_KWH, spent
+
+    for run in comparison.runs if tariffs else ():
+        said = ", ".join(f"{spent(run.record, t):.4g} {name}" for name, t in tariffs.items())
+        kwh = run.record.energy_j() / J_PER_KWH
+        typer.echo(f"{run.result.policy}: {kwh:.4g} kWh, {said}")
+
+
+def _show(
+    comparison: "Comparison", json: str | None, ranges: "Uncertain | None", made: str
+) -> None:
+    from voltana.evaluation.comparison_report import print_table
 
     if json == STDOUT:
-        typer.echo(to_json(comparison, ranges))
+        typer.echo(made)
     else:
         print_table(comparison, table_console(), ranges)
 
 
 def _write(
-    comparison: "Comparison", out: Path | None, json: str | None, ranges: "Uncertain | None"
+    comparison: "Comparison",
+    out: Path | None,
+    json: str | None,
+    ranges: "Uncertain | None",
+    made: str,
 ) -> None:
     """Write the files asked for, before anything is printed to a reader that may go away."""
-    from voltana.evaluation.comparison_report import markdown_report, to_json
+    from voltana.evaluation.comparison_report import markdown_report
 
     if json is not None and json != STDOUT:
-        write_text(Path(json), to_json(comparison, ranges) + "\n")
+        write_text(Path(json), made + "\n")
     if out is None:
         return
     from voltana.evaluation.scenario import to_toml
 
     write_text(out / "scenario.toml", to_toml(comparison.scenario.file))
-    write_text(out / "results.json", to_json(comparison, ranges) + "\n")
+    write_text(out / "results.json", made + "\n")
     images = _plots(comparison, out)
     write_text(out / "report.md", markdown_report(comparison, images, ranges))
     typer.echo(

@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import sys
 import time
 import urllib.parse
@@ -19,7 +20,7 @@ DEFAULT_FILE = Path("voltana-logs/agents.json")
 """Where `voltana-sglang launch` lists its agents."""
 
 
-def top(
+def top(  # noqa: PLR0917  (options, not arguments)
     agents: Annotated[
         list[str] | None,
         typer.Argument(help="Control addresses of agents, such as http://127.0.0.1:31200."),
@@ -27,6 +28,10 @@ def top(
     file: Annotated[
         Path, typer.Option("--from", help="JSON list of addresses, if none is given.")
     ] = DEFAULT_FILE,
+    token_file: Annotated[
+        Path | None,
+        typer.Option(help="File with the agents' token; default: this user's, or the variable."),
+    ] = None,
     period: Annotated[float, typer.Option(help="Seconds between two looks.")] = 1.0,
     once: Annotated[bool, typer.Option("--once", help="Print one table and end.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON list and end.")] = False,
@@ -42,8 +47,9 @@ def top(
     if not 0 < period < math.inf:
         raise invalid("period", period, "above 0 s and finite", "1 is usual.")
     addresses = [_address(text) for text in agents or _listed(file)]
+    header = _token(token_file)
     if as_json or once or not sys.stdout.isatty():
-        answers = ask_all(addresses)
+        answers = ask_all(addresses, header)
         if as_json:
             typer.echo(json.dumps([answer.to_json() for answer in answers]))
         else:
@@ -55,11 +61,19 @@ def top(
     console = Console()
     from rich.live import Live
 
-    first = render(ask_all(addresses), console.width)
+    first = render(ask_all(addresses, header), console.width)
     with Live(first, console=console, screen=True, auto_refresh=False) as live:
         while True:
             time.sleep(period)
-            live.update(render(ask_all(addresses), console.width), refresh=True)
+            live.update(render(ask_all(addresses, header), console.width), refresh=True)
+
+
+def _token(file: Path | None) -> dict[str, str]:
+    """The header that shows the agents' token; none where there is no token yet."""
+    from voltana.serving.admin.token import known_token
+
+    token = known_token(file, os.environ)
+    return {} if token is None else token.header()
 
 
 def _address(text: str) -> str:

@@ -8,6 +8,7 @@ import http.client
 import json
 import math
 import urllib.error
+import urllib.parse
 import urllib.request
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -21,6 +22,10 @@ from rich.text import Text
 
 ASK_TIMEOUT_S = 2.0
 MOST_AT_ONCE = 32
+MOST_BYTES = 1 << 20
+_THIS_HOST = frozenset({"127.0.0.1", "localhost", "::1"})
+"""Where an agent's control endpoint may be; a token is sent nowhere else."""
+
 LATE_SHARE = 0.9
 """From this share of its SLO on a latency is shown as close to it."""
 
@@ -69,10 +74,15 @@ class Answer:
         return {"address": self.address, "error": self.error, **self.status}
 
 
-def ask_all(addresses: Sequence[str]) -> list[Answer]:
-    """Ask every agent at the same time; one that does not answer does not hide the others."""
+def ask_all(addresses: Sequence[str], header: Mapping[str, str] | None = None) -> list[Answer]:
+    """Ask every agent at the same time; one that does not answer does not hide the others.
+
+    Args:
+        addresses: Control addresses of agents.
+        header: What shows the token; it is sent to addresses of this host alone.
+    """
     with ThreadPoolExecutor(max_workers=min(MOST_AT_ONCE, max(1, len(addresses)))) as pool:
-        return list(pool.map(_ask, addresses))
+        return list(pool.map(lambda address: _ask(address, header or {}), addresses))
 
 
 def render(answers: Sequence[Answer], width: int = WIDE) -> RenderableType:
@@ -95,12 +105,26 @@ def render(answers: Sequence[Answer], width: int = WIDE) -> RenderableType:
     return Group(table, *silent, _sums(answers))
 
 
-def _ask(address: str) -> Answer:
+class _NoRedirect(urllib.request.HTTPRedirectHandler):
+    """An agent redirects nobody; whoever does would be shown the token."""
+
+    def redirect_request(self, *_: object) -> None:
+        return None
+
+
+_OPENER = urllib.request.build_opener(_NoRedirect, urllib.request.ProxyHandler({}))
+
+
+def _ask(address: str, header: Mapping[str, str]) -> Answer:
     url = (address if "://" in address else f"http://{address}").rstrip("/") + "/status"
+    shown = dict(header) if urllib.parse.urlsplit(url).hostname in _THIS_HOST else {}
     try:
-        with urllib.request.urlopen(url, timeout=ASK_TIMEOUT_S) as reply:
-            status = json.loads(reply.read())
-    except (OSError, ValueError, http.client.HTTPException) as error:
+        request = urllib.request.Request(url, headers=shown)
+        with _OPENER.open(request, timeout=ASK_TIMEOUT_S) as reply:
+            status = json.loads(reply.read(MOST_BYTES))
+    except (OSError, ValueError, RecursionError, http.client.HTTPException) as error:
+        if isinstance(error, urllib.error.HTTPError) and error.code == http.HTTPStatus.UNAUTHORIZED:
+            return Answer(address=address, status={}, error="has another token (--token-file)")
         reason = error.reason if isinstance(error, urllib.error.URLError) else error
         return Answer(address=address, status={}, error=f"does not answer ({reason})")
     if not isinstance(status, dict):

@@ -19,7 +19,11 @@ if TYPE_CHECKING:
     from collections.abc import Hashable, Iterable
 
 INGEST_S = 0.02
-"""Time from sending a request until its scheduler counts it: HTTP, tokenisation, one message."""
+"""Time from sending a request until its scheduler counts it: HTTP, tokenisation, one message. An
+instance that names what waits is believed instead, for its host may take longer."""
+
+NAMED_WITHIN_S = 2.0
+"""After this it counts as reported even where its instance has not named it: messages get lost."""
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
@@ -50,11 +54,13 @@ class Entry:
 class _Account:
     """What is in flight towards one instance."""
 
-    __slots__ = ("prompt_tokens", "requests", "unreported", "unreported_requests",
-                 "unreported_tokens")  # fmt: skip
+    __slots__ = ("_open_rooms", "_room_of", "prompt_tokens", "requests", "unreported",
+                 "unreported_requests", "unreported_tokens")  # fmt: skip
 
     def __init__(self) -> None:
         self.unreported: dict[Hashable, Entry] = {}
+        self._room_of: dict[int, Hashable] = {}
+        self._open_rooms: dict[Hashable, int] = {}
         self.requests = 0
         self.prompt_tokens = 0
         self.unreported_requests = 0
@@ -66,6 +72,9 @@ class _Account:
         self.prompt_tokens += entry.prompt_tokens
         self.unreported_requests += entry.requests
         self.unreported_tokens += entry.prompt_tokens
+        self._open_rooms[entry.rid] = len(entry.rooms)
+        for room in entry.rooms:
+            self._room_of[room] = entry.rid
 
     def remove(self, entry: Entry) -> None:
         """Must be called once for each entry that was added."""
@@ -75,9 +84,40 @@ class _Account:
 
     def reported(self, rid: Hashable) -> None:
         entry = self.unreported.pop(rid, None)
-        if entry is not None:
-            self.unreported_requests -= entry.requests
-            self.unreported_tokens -= entry.prompt_tokens
+        if entry is None:
+            return
+        left = self._open_rooms.pop(rid)
+        self.unreported_requests -= _share(entry.requests, left, entry)
+        self.unreported_tokens -= _share(entry.prompt_tokens, left, entry)
+        for room in entry.rooms:
+            self._room_of.pop(room, None)
+
+    def named(self, room: int, *, alone: bool) -> None:
+        """The instance's reports hold the prompt of a room from now on.
+
+        Args:
+            room: The room.
+            alone: Whether the other prompts of its entry are named each for itself.
+        """
+        rid = self._room_of.pop(room, None)
+        if rid is None:
+            return
+        entry, left = self.unreported[rid], self._open_rooms[rid]
+        if left == 1 or not alone:
+            self.reported(rid)
+            return
+        self._open_rooms[rid] = left - 1
+        for name, whole in (
+            ("unreported_requests", entry.requests),
+            ("unreported_tokens", entry.prompt_tokens),
+        ):
+            named = _share(whole, left, entry) - _share(whole, left - 1, entry)
+            setattr(self, name, getattr(self, name) - named)
+
+
+def _share(whole: int, left: int, entry: Entry) -> int:
+    """What the prompts of `left` rooms are of an entry; all of it where it has no rooms."""
+    return whole * left // len(entry.rooms) if entry.rooms else whole
 
 
 class Ledger:
@@ -132,22 +172,32 @@ class Ledger:
         if entry.prefill is not None and entry.prefilled_s is None:
             self._accounts[entry.prefill].remove(entry)
 
-    def reconcile(self, instance: str, sampled_s: float, rooms: Iterable[int] = ()) -> None:
+    def reconcile(
+        self,
+        instance: str,
+        sampled_s: float,
+        rooms: Iterable[int] = (),
+        *,
+        names_waiting: bool = False,
+    ) -> None:
         """An instance has reported.
 
         Args:
             instance: Its name.
             sampled_s: When it looked at itself.
             rooms: Bootstrap rooms of requests that it has taken up, where it names them.
+            names_waiting: Whether it names those of its prefill leg as soon as they wait there, so
+                that what it has not named is not there yet.
         """
         account = self._accounts.get(instance)
         if account is None or not account.unreported:
             return
-        named = frozenset(rooms)
+        for room in rooms:
+            account.named(room, alone=names_waiting)
         done = [
             rid
             for rid, entry in account.unreported.items()
-            if self._is_in(entry, instance, sampled_s) or not named.isdisjoint(entry.rooms)
+            if self._is_in(entry, instance, sampled_s, names_waiting=names_waiting)
         ]
         for rid in done:
             account.reported(rid)
@@ -186,9 +236,10 @@ class Ledger:
             account = self._accounts[instance] = _Account()
         return account
 
-    def _is_in(self, entry: Entry, instance: str, sampled_s: float) -> bool:
-        """Whether a report sampled then holds the request."""
+    def _is_in(self, entry: Entry, instance: str, sampled_s: float, *, names_waiting: bool) -> bool:
+        """Whether a report sampled then holds the request, as far as no room says it."""
         if entry.prefill is None or instance == entry.prefill:
-            return entry.sent_s + self._ingest_s <= sampled_s
+            by_room = names_waiting and entry.rooms
+            return entry.sent_s + (NAMED_WITHIN_S if by_room else self._ingest_s) <= sampled_s
         # A decode instance does not count what is still being prefilled or transferred.
         return entry.prefilled_s is not None and entry.prefilled_s <= sampled_s

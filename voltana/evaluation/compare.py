@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from time import perf_counter
 from typing import TYPE_CHECKING
 
 from voltana.errors import invalid
 from voltana.evaluation.best_fixed import REFERENCE, BestFixed
 from voltana.evaluation.metrics import measure
+from voltana.evaluation.reasons import counted
 from voltana.plant.simulation import Simulation
 from voltana.policies import get_policy
 from voltana.policies.power_budget import least_budget_w
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
     from voltana.evaluation.best_fixed import Choice
     from voltana.evaluation.metrics import Result
+    from voltana.evaluation.reasons import Reasons
     from voltana.evaluation.scenario import Scenario
     from voltana.plant.record import RunRecord
     from voltana.policy import Policy
@@ -33,11 +35,13 @@ class PolicyRun:
         result: Its figures.
         record: What they were measured from.
         choice: What was searched for this trace; None of policies that were not.
+        reasons: What bound its decisions, by role; empty without timelines.
     """
 
     result: Result
     record: RunRecord
     choice: Choice | None = None
+    reasons: Reasons = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -78,6 +82,7 @@ def compare(
     simulations: dict[str, Simulation] = {}
     wall_s: dict[str, float] = {}
     choices: dict[str, Choice] = {}
+    reasons: dict[str, Reasons] = {}
     for name, given in policies.items():
         started_s = perf_counter()
         if isinstance(given, BestFixed):
@@ -85,8 +90,9 @@ def compare(
             policy = choices[name].policy
         else:
             policy = given
+        reasons[name] = {}
         simulations[name] = _simulated(
-            scenario, name, policy, record_timeline=record_timelines, progress=progress
+            scenario, name, policy, reasons[name] if record_timelines else None, progress=progress
         )
         wall_s[name] = perf_counter() - started_s
     records = _records(simulations, wall_s)
@@ -102,6 +108,7 @@ def compare(
             ),
             record=record,
             choice=choices.get(name),
+            reasons=reasons[name],
         )
         for name, record in records.items()
     }
@@ -116,18 +123,19 @@ def _simulated(
     scenario: Scenario,
     name: str,
     policy: Policy,
+    reasons: Reasons | None,
     *,
-    record_timeline: bool,
     progress: Callable[[str, float, int], None] | None,
 ) -> Simulation:
-    """The policy's simulation after its last completion."""
+    """The policy's simulation after its last completion; with timelines and `reasons` if given."""
     with blame(name):
+        configured = scenario.configured(policy)
         simulation = Simulation(
             scenario.cluster,
-            scenario.configured(policy),
+            configured if reasons is None else counted(configured, reasons),
             scenario.trace,
             seed=scenario.file.seed,
-            record_timeline=record_timeline,
+            record_timeline=reasons is not None,
             plant=scenario.plant,
         )
         simulation.run(_report_as(name, progress))

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 from rich import box
 from rich.table import Table
 
+from voltana.evaluation.units import spent, units
+
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
@@ -17,6 +19,7 @@ if TYPE_CHECKING:
 
     from voltana.evaluation.compare import Comparison, PolicyRun
     from voltana.evaluation.metrics import Result
+    from voltana.evaluation.tariff import Tariff
     from voltana.evaluation.uncertainty import Uncertain
 
 HEADERS = (
@@ -358,7 +361,11 @@ def markdown_report(
     return "# Policies compared\n\n" + "\n".join(part for part in parts if part)
 
 
-def to_json(comparison: Comparison, ranges: Uncertain | None = None) -> str:
+def to_json(
+    comparison: Comparison,
+    ranges: Uncertain | None = None,
+    tariffs: Mapping[str, Tariff] | None = None,
+) -> str:
     """The comparison as JSON.
 
     ``scenario``, ``results``, the ``reference`` of savings, ``requests_refused`` (those that no
@@ -367,7 +374,7 @@ def to_json(comparison: Comparison, ranges: Uncertain | None = None) -> str:
     reference = comparison.reference.result
     content: dict[str, object] = {
         "scenario": comparison.scenario.file.model_dump(mode="json"),
-        "results": [_result(run) for run in comparison.runs],
+        "results": [_result(run, comparison, tariffs or {}) for run in comparison.runs],
         "requests_refused": refused_requests(comparison),
         "reference": {"policy": reference.policy, "energy_j": reference.energy_j},
         "knowledge": comparison.scenario.cluster.hardware.knowledge.model_dump(),
@@ -377,9 +384,15 @@ def to_json(comparison: Comparison, ranges: Uncertain | None = None) -> str:
     return json.dumps(content, indent=2, allow_nan=False)
 
 
-def _result(run: PolicyRun) -> dict[str, object]:
-    chosen = None if run.choice is None else run.choice.to_dict()
-    return {**run.result.to_dict(), "chosen": chosen}
+def _result(
+    run: PolicyRun, comparison: Comparison, tariffs: Mapping[str, Tariff]
+) -> dict[str, object]:
+    return {
+        **run.result.to_dict(),
+        "chosen": None if run.choice is None else run.choice.to_dict(),
+        "units": units(run.record, comparison.scenario),
+        "spent": {name: spent(run.record, tariff) for name, tariff in tariffs.items()},
+    }
 
 
 def _row(run: PolicyRun) -> tuple[str, ...]:

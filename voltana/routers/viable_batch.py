@@ -41,6 +41,10 @@ CONTEXT_BIN = 0.05
 """Contexts that differ by less share one answer: a boundary lies at the end of a tile mostly."""
 
 
+MOST_KNOWN = 1024
+"""Instances whose boundary is remembered."""
+
+
 class ViableBatch:
     """Satisfies `voltana.ports.Router`; remembers its last answers, and nothing that changes one.
 
@@ -62,7 +66,7 @@ class ViableBatch:
             raise invalid("max_age_s", max_age_s, "0 s or more", "0.1 s is usual.")
         self._inner = inner or LeastMemory()
         self._max_age_s = max_age_s
-        self._limits: dict[str, tuple[tuple[object, ...], int]] = {}
+        self._known_limits: dict[str, tuple[object, tuple[float, ...], int]] = {}
 
     @property
     def needs(self) -> frozenset[Need]:
@@ -104,10 +108,10 @@ class ViableBatch:
         context = state.kv_tokens / state.running_requests if state.running_requests else 1.0
         # Rounded up: a longer context is never the safer one.
         step = math.ceil(math.log(max(context, 1.0)) / CONTEXT_BIN)
-        question = (candidate.predictor, step, candidate.levels_mhz[-1], candidate.budget_s)
-        known = self._limits.get(candidate.instance)
-        if known is not None and known[0] == question:
-            return known[1]
+        question = (step, candidate.levels_mhz[-1], candidate.budget_s)
+        known = self._known_limits.get(candidate.instance)
+        if known is not None and known[0] is candidate.predictor and known[1] == question:
+            return known[2]
         assert candidate.predictor is not None
         answer = largest_batch(
             candidate.predictor,
@@ -115,7 +119,9 @@ class ViableBatch:
             context_tokens=math.exp(step * CONTEXT_BIN),
             threshold_s=candidate.budget_s,
         )
-        self._limits[candidate.instance] = question, answer
+        if len(self._known_limits) >= MOST_KNOWN:  # instances have come and gone
+            self._known_limits.clear()
+        self._known_limits[candidate.instance] = candidate.predictor, question, answer
         return answer
 
     def _least_harm(self, pool: Sequence[Candidate], beyond: Sequence[int]) -> str:

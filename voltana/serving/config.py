@@ -6,7 +6,6 @@ name the nearest known one.
 
 from __future__ import annotations
 
-import tomllib
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
@@ -19,14 +18,16 @@ from pydantic import (
 )
 
 from voltana.config import SloTable
-from voltana.errors import ConfigError, invalid
+from voltana.errors import invalid
 from voltana.serving.launch.config import LaunchTable  # noqa: TC001  (pydantic reads it)
-from voltana.serving.router.settings import RouterTable
+from voltana.serving.router.settings import SECRET_FILES, RouterTable
+from voltana.serving.toml_file import read_toml
 from voltana.validation import (
     Count,
     Port,
     Positive,
     StrictTable,
+    WholeNotNegative,
     explain,
 )
 from voltana_actuatord.gpu_names import parse_gpus
@@ -72,10 +73,10 @@ class EngineTable(StrictTable):
     max_power_w: Positive | None = Field(
         default=None, description="the power limit of all GPUs of an instance in watts"
     )
-    kv_capacity_tokens: Annotated[int, Field(gt=0)] | None = Field(
+    kv_capacity_tokens: Count | None = Field(
         default=None, description="the tokens that a KV cache holds, where the engine does not say"
     )
-    kv_reserved_tokens: Annotated[int, Field(ge=0)] | None = Field(
+    kv_reserved_tokens: WholeNotNegative | None = Field(
         default=None, description="the tokens kept free for each request, where it does not say"
     )
 
@@ -127,6 +128,10 @@ class AgentTable(StrictTable):
         control_port: Port of an agent that has no other; 0 takes a free one.
         feed_host: Address on which states are published to routers.
         feed_port: Port likewise.
+        feed_key_file: File with the key that agents and routers share; a feed that leaves the host
+            needs one.
+        feed_open: Whether a feed may leave the host without a key.
+        token_file: File with the token of the control endpoint; None makes one for this user.
         save_every_s: How often what was learned is saved.
         idle_tick_s: Period of control steps while nothing runs.
         log: Log level.
@@ -148,6 +153,15 @@ class AgentTable(StrictTable):
     control_port: Port = Field(default=0, description="the port of the control endpoint")
     feed_host: str = Field(default="127.0.0.1", description="the address of the feed")
     feed_port: Port = Field(default=0, description="the port of the feed")
+    feed_key_file: Path | None = Field(
+        default=None, description="a file with the key that agents and routers share"
+    )
+    feed_open: bool = Field(
+        default=False, description="whether a feed may leave the host without a key"
+    )
+    token_file: Path | None = Field(
+        default=None, description="a file with the token of the control endpoint"
+    )
     save_every_s: Positive = Field(default=30.0, description="the seconds between two saves")
     idle_tick_s: Annotated[float, Field(gt=0, le=0.5)] = Field(
         default=0.2, description="the seconds between two control steps of an idle instance"
@@ -302,7 +316,7 @@ def read_config(path: Path | None, kind: type[ConfigT] = Config) -> ConfigT:  # 
     Raises:
         ConfigError: If the file cannot be read or holds something that is not allowed.
     """
-    return parse_config({} if path is None else _read_toml(path), kind, base=path)
+    return parse_config({} if path is None else read_toml(path), kind, base=path)
 
 
 def parse_config(
@@ -331,10 +345,7 @@ def parse_config(
     policy, agent, router = config.policy, config.agent, config.router
     keys = {
         name: path and folder / path.expanduser()
-        for name, path in (
-            ("api_key_file", router.api_key_file),
-            ("admin_api_key_file", router.admin_api_key_file),
-        )
+        for name, path in ((name, getattr(router, name)) for name in SECRET_FILES)
     }
     return config.model_copy(
         update={
@@ -346,18 +357,10 @@ def parse_config(
                 update={
                     "rings": folder / agent.rings.expanduser(),
                     "state": folder / agent.state.expanduser(),
+                    "token_file": agent.token_file and folder / agent.token_file.expanduser(),
+                    "feed_key_file": agent.feed_key_file
+                    and folder / agent.feed_key_file.expanduser(),
                 }
             ),
         }
     )
-
-
-def _read_toml(path: Path) -> dict[str, Any]:
-    try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(
-            f"configuration {path} cannot be read: {error.strerror}. Check the path."
-        ) from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"configuration {path} is not TOML: {error}. Correct it.") from None

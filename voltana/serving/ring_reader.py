@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from voltana.cluster.queueing import Waiting
 from voltana.errors import VoltanaError
+from voltana.serving.bounds import check_facts
 from voltana.values import Load
 from voltana_ring.layout import (
     BODY,
@@ -234,7 +235,7 @@ def _info(text: bytes) -> dict[str, Any]:
     """What an engine says of itself.
 
     Raises:
-        RingError: If it is no JSON object.
+        RingError: If it is no JSON object, or a number in it is none to compute with.
     """
     try:
         info = json.loads(text)
@@ -242,6 +243,10 @@ def _info(text: bytes) -> dict[str, Any]:
         info = None
     if not isinstance(info, dict):
         raise RingError("what the engine says of itself is no JSON object. Restart the engine.")
+    try:
+        check_facts("what the engine says of itself", info)
+    except ValueError as error:
+        raise RingError(f"{error}. Restart the engine.") from None
     return info
 
 

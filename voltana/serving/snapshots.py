@@ -15,12 +15,15 @@ from voltana.predictors.cautious_power import CautiousPowerSnapshot
 from voltana.predictors.conformal import BySize, ConformalSnapshot, by_phase, one_group
 from voltana.predictors.ecopred.latency_model import LatencySnapshot
 from voltana.predictors.linear_power import LinearPowerSnapshot
+from voltana.serving.bounds import MOST_MHZ, check_model, number
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Set
 
     from voltana.ports import PowerForecasts
     from voltana.values import Load
+
+_WRONG_FORM = (KeyError, TypeError, AttributeError, OverflowError, RecursionError)
 
 _GROUPS: Mapping[str, Callable[[Load], str]] = {"by-phase": by_phase, "one": one_group}
 
@@ -64,13 +67,15 @@ def decode_snapshot(encoded: Any, modules: Set[str] = frozenset()) -> PredictorS
     try:
         kind, values = encoded["kind"], encoded["values"]
         if kind == "latency":
+            check_model("a latency model", values)
             return LatencySnapshot.from_dict(values)
         if kind == "conformal":
             inner = decode_snapshot(values["predictor"], modules)
             if inner is None:
                 raise ValueError("a conformal snapshot wraps nothing")
+            check_model("a conformal model", values, infinite=True)  # a cold margin is infinite
             return ConformalSnapshot.from_dict(values, inner, _decode_group(encoded["group"]))
-    except (KeyError, TypeError, AttributeError) as error:
+    except _WRONG_FORM as error:
         raise ValueError(f"unknown form of a predictor snapshot: {error!r}") from error
     made = _users_own(str(kind), values, modules)
     if not isinstance(made, PredictorSnapshot):
@@ -89,13 +94,16 @@ def decode_power(encoded: Any, modules: Set[str] = frozenset()) -> PowerSnapshot
     try:
         kind, values = encoded["kind"], encoded["values"]
         if kind == "linear-power":
+            check_model("a power model", values)
+            number("max_clock_mhz", values["max_clock_mhz"], 1.0, MOST_MHZ)
             return LinearPowerSnapshot.from_dict(values)
         if kind == "cautious-power":
             inner = decode_power(values["power"], modules)
             if inner is None:
                 raise ValueError("a cautious power snapshot wraps nothing")
-            return CautiousPowerSnapshot(power=inner, excess=float(values["excess"]))
-    except (KeyError, TypeError, AttributeError) as error:
+            excess = number("excess", values["excess"])
+            return CautiousPowerSnapshot(power=inner, excess=excess)
+    except _WRONG_FORM as error:
         raise ValueError(f"unknown form of a power snapshot: {error!r}") from error
     made = _users_own(str(kind), values, modules)
     if not isinstance(made, PowerSnapshot):

@@ -44,6 +44,9 @@ if TYPE_CHECKING:
     from voltana_actuatord.timebase import TimeSource
 
 CONNECT_LIMIT_S = 1.0
+PATIENCE_S = 2.0
+"""How long a client waits in all for GPUs that are being restored, or opened."""
+
 FIRST_RETRY_S = 0.05
 LAST_RETRY_S = 1.0
 ANSWER_LIMIT_S = 1.0
@@ -247,7 +250,7 @@ class ActuatorProcess:
 
     def _connect_patiently(self) -> tuple[socket.socket, _Granted]:
         """Connect, waiting a moment for GPUs that are just being restored."""
-        ends_s = time.monotonic() + CONNECT_LIMIT_S
+        ends_s = time.monotonic() + PATIENCE_S
         while True:
             try:
                 return self._connect()

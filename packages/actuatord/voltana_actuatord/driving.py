@@ -12,7 +12,7 @@ import itertools
 import math
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol, TypeVar
+from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeVar
 
 from voltana_actuatord.backoff import Backoff
 from voltana_actuatord.daemon.page import ClockState, own_slot
@@ -32,7 +32,6 @@ from voltana_actuatord.faults import (
     ForeignSettingError,
     PermissionDeniedError,
     SilentFailureError,
-    retry_transient,
 )
 
 if TYPE_CHECKING:
@@ -54,8 +53,7 @@ MAX_VANISHED = 5
 """How often a lock may vanish in a row before the clock is not ours to set."""
 
 
-@dataclass(frozen=True, slots=True)
-class Wish:
+class Wish(NamedTuple):
     """A clock, or the default clocks.
 
     Attributes:
@@ -157,6 +155,8 @@ class GpuDriving:
         self._wish = Wish(None)
         self._locked_mhz: float | None = None
         self._confirmed = False
+        self._resting = False
+        self._noted_mhz = math.nan
         self._watch_at_s = math.inf
         self._vanished = 0
         self._resets = 0
@@ -174,6 +174,7 @@ class GpuDriving:
             wish = self._inbox.take()
             if wish is None:
                 return
+            self._resting = False
             self.obey(wish)
             if time.monotonic() >= self._watch_at_s:
                 self._watch()
@@ -193,6 +194,7 @@ class GpuDriving:
 
     def tend(self) -> None:
         """Do what is due without a wish."""
+        self._resting = True
         state = self.slot.state
         if state is ClockState.LOCKED:
             if time.monotonic() >= self._watch_at_s:
@@ -214,6 +216,7 @@ class GpuDriving:
     def restore(self) -> None:
         """Reset once, and weigh what can be read."""
         slot = self.slot
+        self._locked_mhz = None
         if slot.state is not ClockState.DOUBTFUL:
             slot.state = ClockState.RESTORING
         try:
@@ -268,13 +271,17 @@ class GpuDriving:
             self._stale_mark = True
 
     def _ensure_mark(self, clock_mhz: float) -> None:
-        if self._journal is not None:
-            self._journal.ensure(
-                self._gpu.uuid,
-                had_setting=self.slot.had_setting,
-                clock_mhz=clock_mhz,
-                baseline_mhz=self._terms.baseline_mhz,
-            )
+        if self._journal is None:
+            return
+        if self._resting and clock_mhz != self._noted_mhz:  # a disk may keep a writer waiting
+            self._noted_mhz = clock_mhz
+            self._journal.note_clock(self._gpu.uuid, clock_mhz)
+        self._journal.ensure(
+            self._gpu.uuid,
+            had_setting=self.slot.had_setting,
+            clock_mhz=clock_mhz,
+            baseline_mhz=self._terms.baseline_mhz,
+        )
 
     def _look(self) -> None:
         """Look at a GPU that was reset, until it has run under load."""
@@ -313,7 +320,7 @@ class GpuDriving:
     def _set(self, wish: Wish, clock_mhz: float) -> None:
         self._confirmed = False
         try:
-            if self.slot.state is not ClockState.LOCKED or self._locked_mhz is None:
+            if self._locked_mhz is None:
                 self._prepare(clock_mhz)
             achieved_mhz = self._lock(wish, clock_mhz)
         except (DriverError, OSError) as error:
@@ -364,8 +371,6 @@ class GpuDriving:
             self._driver(lambda: self._gpu.lock(clock_mhz, clock_mhz))
             self._locked_mhz = clock_mhz
             self._ever_set = True
-            if self._journal is not None:
-                self._journal.note_clock(self._gpu.uuid, clock_mhz)
             result = self._settle(wish, clock_mhz)
             if result is None:
                 return None
@@ -482,14 +487,17 @@ class GpuDriving:
         return abs(achieved_mhz - clock_mhz) <= tolerance_mhz
 
     def _driver(self, call: Callable[[], _T]) -> _T:
-        def timed() -> _T:
+        """Make a call of the driver under everybody's eyes; again at once if it is merely busy."""
+        for left in (2, 1, 0):
             self.slot.enter()
             try:
                 return call()
+            except DriverError as error:
+                if not (error.transient and left):
+                    raise
             finally:
                 self.slot.leave()
-
-        return retry_transient(timed)
+        raise AssertionError  # the last try has returned or raised
 
 
 def foreign_text(label: str) -> str:

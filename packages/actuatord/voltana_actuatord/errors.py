@@ -39,7 +39,11 @@ def invalid(field: str, value: object, allowed: str, remedy: str) -> ConfigError
     Returns:
         The error, to be raised by the caller.
     """
-    return ConfigError(f"{field} = {value!r} is not allowed: must be {allowed}. {remedy}")
+    try:
+        shown = repr(value)
+    except ValueError:  # a whole number of more digits than Python writes
+        shown = "(a number of thousands of digits)"
+    return ConfigError(f"{field} = {shown} is not allowed: must be {allowed}. {remedy}")
 
 
 def unknown_name(kind: str, name: str, known: list[str]) -> UnknownNameError:

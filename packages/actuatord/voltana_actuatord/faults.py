@@ -7,14 +7,7 @@ a GPU can raise and catch them.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, TypeVar
-
 from voltana_actuatord.errors import ActuatorError
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-_T = TypeVar("_T")
 
 
 class DriverError(ActuatorError):
@@ -107,18 +100,3 @@ class LeaseRefusedError(ActuatorError):
 
 class DaemonUnavailableError(ActuatorError):
     """The daemon cannot be reached."""
-
-
-def retry_transient(call: Callable[[], _T], attempts: int = 3) -> _T:
-    """Call the driver again at once while it is merely busy.
-
-    Raises:
-        DriverError: The last one.
-    """
-    for _ in range(attempts - 1):
-        try:
-            return call()
-        except DriverError as error:
-            if not error.transient:
-                raise
-    return call()

@@ -17,11 +17,14 @@ if TYPE_CHECKING:
 
     from pydantic import ValidationError, ValidationInfo
 
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+MOST = 1e12
+"""No figure that a user writes is larger, in whatever unit: what is can only overflow."""
+
+Positive = Annotated[float, Field(gt=0, le=MOST, allow_inf_nan=False)]
+NotNegative = Annotated[float, Field(ge=0, le=MOST, allow_inf_nan=False)]
 Share = Annotated[float, Field(gt=0, lt=1)]
-Count = Annotated[int, Field(ge=1)]
-WholeNotNegative = Annotated[int, Field(ge=0)]
+Count = Annotated[int, Field(ge=1, le=int(MOST))]
+WholeNotNegative = Annotated[int, Field(ge=0, le=int(MOST))]
 Port = Annotated[int, Field(ge=0, le=65535)]
 """A port to listen on; 0 takes a free one."""
 

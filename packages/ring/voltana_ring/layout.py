@@ -12,7 +12,7 @@ import enum
 import struct
 
 MAGIC = b"VOLTRING"
-VERSION = 2
+VERSION = 3
 
 HEADER_BYTES = 4096
 HEADER = struct.Struct("=8sIIIIQdI")
@@ -44,7 +44,8 @@ ENTRY = struct.Struct("=dII")
 ROOM = struct.Struct("=Q")
 
 MAX_ENTRIES = 40
-MAX_ROOMS = 16
+MAX_ROOMS = 30
+"""As many as fit beside the most entries."""
 
 QUEUES = tuple(struct.Struct("=" + "dII" * count) for count in range(MAX_ENTRIES + 1))
 ROOMS = tuple(struct.Struct("=" + "Q" * count) for count in range(MAX_ROOMS + 1))
@@ -54,11 +55,13 @@ class Kind(enum.IntEnum):
     """What a record tells.
 
     LAUNCHED: an iteration is about to run. FINISHED: its result is there. IDLE: nothing runs.
+    NAMES: nothing but rooms, those that the next record has no place for.
     """
 
     LAUNCHED = 1
     FINISHED = 2
     IDLE = 3
+    NAMES = 4
 
 
 class Mode(enum.IntEnum):

@@ -1,38 +1,50 @@
 """The agent's control endpoint: what it does, and what may be changed while it does.
 
-It listens on loopback alone, changes things by PUT alone (which web pages of others may not send),
-and answers only under a loopback name (which keeps them from reaching it by a name of their own). A
-policy that is chosen here must be a named one, or one that the configuration file names: what comes
-over a socket must not choose what is imported.
+It listens on loopback alone, changes things by PUT alone, and answers as
+`voltana.serving.admin.guard` says: figures to whoever asks under a loopback name, everything else
+to those who have the token. A policy that is chosen here must be a named one, or one that the
+configuration file names: what comes over a socket must not choose what is imported. Every value is
+bounded where it is read.
 """
 
 from __future__ import annotations
 
 import json
 import math
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 from aiohttp import web
 from pydantic import Field, ValidationError
 
 from voltana.errors import ConfigError, VoltanaError, invalid, unknown_name
+from voltana.levels import parse_levels
 from voltana.policies import policy_names
+from voltana.policies.named import get_policy
 from voltana.policy import is_users_own
+from voltana.serving.admin.door import KEEP_S, Door
+from voltana.serving.admin.guard import guard
 from voltana.serving.agent.metrics import render
 from voltana.slo import Slo
-from voltana.validation import Positive, Share, StrictTable, explain
+from voltana.validation import Share, StrictTable, explain
 from voltana.values import Limit
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
+    from voltana.serving.admin.token import Token
     from voltana.serving.agent.service import Agent
 
-LOOPBACK = frozenset({"127.0.0.1", "localhost", "[::1]", "::1"})
 MAX_BODY_BYTES = 65536
 
 LIMIT_SOURCE = "control endpoint"
 
+MOST_LIMIT_S = 7 * 86400.0
+"""Longer limits belong into the configuration (policy.levels)."""
+
+_NO_CAP_MHZ = 1e5
+_Milliseconds = Annotated[float, Field(gt=0, le=3.6e6)]
+_Megahertz = Annotated[float, Field(gt=0, le=_NO_CAP_MHZ)]
+_Name = Annotated[str, Field(min_length=1, max_length=256, pattern=r"^[ -~]+$")]
 
 _BodyT = TypeVar("_BodyT", bound=StrictTable)
 
@@ -40,8 +52,8 @@ _BodyT = TypeVar("_BodyT", bound=StrictTable)
 class SloBody(StrictTable):
     """PUT /slo; what is left out stays."""
 
-    ttft_ms: Positive | None = None
-    itl_ms: Positive | None = None
+    ttft_ms: _Milliseconds | None = None
+    itl_ms: _Milliseconds | None = None
     ttft_target: Share | None = None
     itl_target: Share | None = None
 
@@ -49,13 +61,13 @@ class SloBody(StrictTable):
 class PolicyBody(StrictTable):
     """PUT /policy."""
 
-    controller: str = Field(description="the name of a policy, or one of the configuration file")
+    controller: _Name = Field(description="the name of a policy, or one of the configuration file")
 
 
 class LevelsBody(StrictTable):
     """PUT /levels; null leaves them to the policy."""
 
-    levels: str | None = Field(description="the clocks that may be chosen, such as 'above:900'")
+    levels: _Name | None = Field(description="the clocks that may be chosen, such as 'above:900'")
 
 
 class DryRunBody(StrictTable):
@@ -67,10 +79,16 @@ class DryRunBody(StrictTable):
 class LimitBody(StrictTable):
     """PUT /limit: a range of clocks for a while; the cap wins where it contradicts the floor."""
 
-    min_mhz: Positive = Field(default=1e-6, description="the lowest permitted clock in MHz")
-    max_mhz: Positive = Field(default=1e9, description="the highest permitted clock in MHz")
-    seconds: Positive = Field(description="the time for which it holds")
-    source: str = Field(default=LIMIT_SOURCE, description="who imposes it")
+    min_mhz: _Megahertz = Field(default=1e-6, description="the lowest permitted clock in MHz")
+    max_mhz: _Megahertz = Field(
+        default=_NO_CAP_MHZ, description="the highest permitted clock in MHz"
+    )
+    seconds: Annotated[float, Field(gt=0, le=MOST_LIMIT_S)] = Field(
+        description="the time for which it holds"
+    )
+    source: Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[ -~]+$")] = Field(
+        default=LIMIT_SOURCE, description="who imposes it"
+    )
 
 
 class ControlServer:
@@ -78,10 +96,12 @@ class ControlServer:
 
     Args:
         agent: The agent.
+        token: What opens it; None where none can be kept, so that figures alone are told.
     """
 
-    def __init__(self, agent: Agent) -> None:
+    def __init__(self, agent: Agent, token: Token | None) -> None:
         self._agent = agent
+        self._token = token
         self._runner: web.AppRunner | None = None
 
     async def start(self, host: str, port: int) -> int:
@@ -90,7 +110,8 @@ class ControlServer:
         Raises:
             OSError: If the port is taken.
         """
-        app = web.Application(middlewares=[_guard], client_max_size=MAX_BODY_BYTES)
+        checked = guard(self._token, host=host)
+        app = web.Application(middlewares=[checked], client_max_size=MAX_BODY_BYTES)
         app.router.add_get("/health", self._health)
         app.router.add_get("/status", self._status)
         app.router.add_get("/metrics", self._metrics)
@@ -103,16 +124,15 @@ class ControlServer:
             app.router.add_get(f"/{name}", _reads(read))
             app.router.add_put(f"/{name}", _changes(change, read))
         app.router.add_put("/limit", _changes(self._change_limit, dict))
-        self._runner = web.AppRunner(app, access_log=None)
+        self._runner = web.AppRunner(app, access_log=None, keepalive_timeout=KEEP_S)
         await self._runner.setup()
-        site = web.TCPSite(self._runner, host, port)
-        await site.start()
-        addresses = self._runner.addresses
-        return int(addresses[0][1])
+        self._door = Door(self._runner)
+        return await self._door.open(host, port)
 
     async def stop(self) -> None:
         """Listen no more."""
         if self._runner is not None:
+            await self._door.close()
             await self._runner.cleanup()
 
     async def _health(self, _request: web.Request) -> web.Response:
@@ -155,6 +175,8 @@ class ControlServer:
         configured = self._agent.config.policy.controller
         if is_users_own(wanted) and wanted != configured:
             raise unknown_name("policy", wanted, [*policy_names(), configured])
+        if not is_users_own(wanted):
+            get_policy(wanted)
         self._agent.group.set_policy(wanted)
 
     def _read_levels(self) -> dict[str, Any]:
@@ -162,7 +184,11 @@ class ControlServer:
         return {"levels": group.settings.levels, "levels_mhz": list(group.levels_mhz())}
 
     def _change_levels(self, values: Any) -> None:
-        self._agent.group.set_levels(_parse(LevelsBody, values).levels)
+        wanted = _parse(LevelsBody, values).levels
+        if wanted is not None:  # checked without an engine, too: the next one would fail by them
+            table = self._agent.actuator.table()
+            parse_levels(wanted, read_device_mhz=lambda _device: table).levels(table)
+        self._agent.group.set_levels(wanted)
 
     def _read_dry_run(self) -> dict[str, Any]:
         return {"dry_run": self._agent.actuator.dry_run}
@@ -184,10 +210,26 @@ class ControlServer:
             Limit(
                 source=body.source,
                 min_mhz=body.min_mhz,
-                max_mhz=body.max_mhz if body.max_mhz < 1e9 else math.inf,
+                max_mhz=body.max_mhz if body.max_mhz < _NO_CAP_MHZ else math.inf,
                 expires_at_s=self._agent.now_s() + body.seconds,
             )
         )
+
+
+def read_body(raw: bytes) -> Any:
+    """The values of a body.
+
+    Raises:
+        ValueError: If it is no JSON, or has numbers that JSON has not.
+    """
+    try:
+        return json.loads(raw, parse_constant=_no_number)
+    except RecursionError:
+        raise ValueError("it is nested too deep") from None
+
+
+def _no_number(name: str) -> None:
+    raise ValueError(f"{name} is no number of JSON")
 
 
 def _parse(kind: type[_BodyT], values: Any) -> _BodyT:
@@ -209,7 +251,7 @@ def _changes(
 ) -> Callable[[web.Request], Awaitable[web.Response]]:
     async def handle(request: web.Request) -> web.Response:
         try:
-            values = json.loads(await request.read())
+            values = read_body(await request.read())
         except ValueError as error:
             return _answer({"error": f"the body is not JSON: {error}"}, status=400)
         try:
@@ -221,16 +263,6 @@ def _changes(
         return _answer(read())
 
     return handle
-
-
-@web.middleware
-async def _guard(
-    request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
-) -> web.StreamResponse:
-    host = request.host.rsplit(":", 1)[0] if not request.host.endswith("]") else request.host
-    if host not in LOOPBACK:
-        return _answer({"error": "ask under 127.0.0.1 or localhost"}, status=403)
-    return await handler(request)
 
 
 def _answer(values: dict[str, Any], status: int = 200) -> web.Response:

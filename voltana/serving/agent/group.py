@@ -10,6 +10,7 @@ import structlog
 
 from voltana.cluster.candidates import InstanceFacts, instance_facts, latency_model
 from voltana.cluster.context import iteration_budget_s
+from voltana.errors import invalid
 from voltana.serving.agent.building import ROLES, unknown_limits
 from voltana.serving.agent.guarantee import sum_of
 from voltana.serving.agent.open_decisions import ENGINE_GONE
@@ -29,6 +30,9 @@ if TYPE_CHECKING:
     from voltana.values import Domain, Exposure, Limit
 
 _log = structlog.get_logger("voltana_sglang.group")
+
+MOST_LIMITS = 32
+"""Sources of limits at a time."""
 
 
 class Group:
@@ -63,6 +67,7 @@ class Group:
         self._role = role
         self._sensor = sensor
         self._clock = clock
+        self._time = time
         self._workshop = Workshop(
             config=config, role=role, domain=domain, clock=clock, sensor=sensor, time=time
         )
@@ -189,7 +194,23 @@ class Group:
         self._rebuild(dataclasses.replace(self.settings, levels=levels))
 
     def set_limit(self, limit: Limit) -> None:
-        """Impose a range of clocks, in place of an earlier one from the same source."""
+        """Impose a range of clocks, in place of an earlier one from the same source.
+
+        Raises:
+            ConfigError: If `MOST_LIMITS` other sources have one in force.
+        """
+        now_s = self._time.now_s()
+        for source in [k for k, v in self._limits.items() if v.expires_at_s <= now_s]:
+            del self._limits[source]
+            for served in self._served.values():
+                served.control.clear_limit(source)
+        if limit.source not in self._limits and len(self._limits) >= MOST_LIMITS:
+            raise invalid(
+                "source",
+                limit.source,
+                f"one of {', '.join(self._limits)}, whose limits are in force",
+                "Replace one of them, or wait until one ends.",
+            )
         self._limits[limit.source] = limit
         for served in self._served.values():
             served.control.set_limit(limit)
@@ -216,6 +237,11 @@ class Group:
     def idle(self) -> bool:
         """Whether no engine computes."""
         return all(served.ring_loop.resting for served in self._served.values())
+
+    def names_waiting(self) -> bool:
+        """Whether every engine names its requests as soon as they wait."""
+        infos = [served.reader.info for served in self._served.values()]
+        return bool(infos) and all(info.get("names_waiting") is True for info in infos)
 
     def take_rooms(self) -> list[int]:
         """Bootstrap rooms of requests that joined since the last call."""

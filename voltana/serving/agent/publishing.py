@@ -46,4 +46,5 @@ class Publishing:
             age_s=0.0 if resting else max(0.0, now_s - group.sampled_s()),
             facts=self._facts.current(),
             rooms=group.take_rooms(),
+            names_waiting=group.names_waiting(),
         )

@@ -14,9 +14,11 @@ from typing import TYPE_CHECKING, Any
 import structlog
 
 from voltana.errors import ConfigError, VoltanaError
+from voltana.serving.admin.token import find_token
 from voltana.serving.agent.control import ControlServer
 from voltana.serving.agent.footing import Footing
 from voltana.serving.feed import FeedPublisher
+from voltana.serving.feed_key import check_leaves, find_feed_key
 from voltana.timebase import MonotonicTime
 from voltana_ring.bell import open_bell
 from voltana_ring.paths import bell_path, make_folder
@@ -101,7 +103,9 @@ class Agent:
             self._lock = _take_lock(config.agent.rings, options.instance)
             opened.callback(os.close, self._lock)
             address = f"tcp://{_in_url(config.agent.feed_host)}:{options.feed_port}"
-            self.feed = FeedPublisher(address, options.instance, self._time)
+            key = find_feed_key(config.agent.feed_key_file, os.environ)
+            check_leaves("agent.feed_host", address, key, open_to_all=config.agent.feed_open)
+            self.feed = FeedPublisher(address, options.instance, self._time, key)
             opened.callback(self.feed.close)
             self._footing = Footing(config, options, self.feed, self._time)
             opened.callback(self._footing.close)
@@ -129,7 +133,8 @@ class Agent:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, self._ending.set)
-        control = ControlServer(self)
+        token = find_token(self.config.agent.token_file, os.environ, field="agent.token_file")
+        control = ControlServer(self, token)
         try:
             port = await control.start(self.config.agent.host, self.options.control_port)
             self._log.info(

@@ -1,15 +1,15 @@
 """One process that a launch starts: its command, its log, whether it is ready, its end.
 
-Every process leads a session of its own, so that its end takes its own children along; and it gets
-SIGTERM when whoever started it is gone, so that nothing outlives a launch that was killed.
+Every process runs under a warden (`warden.py`), in a session of its own: its end takes along
+whatever it has started, and so does the end of the launch, however that comes.
 """
 
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import http.client
 import os
+import secrets
 import signal
 import subprocess
 import time
@@ -17,10 +17,13 @@ import urllib.request
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from voltana.serving.launch import warden
+from voltana.serving.launch.strays import MARK, end_strays, guarded, pipe
+
 if TYPE_CHECKING:
     from pathlib import Path
 
-_PR_SET_PDEATHSIG = 1
+_KILL_S = 12.0
 _PROBE_TIMEOUT_S = 2.0
 _LAST_WORDS_BYTES = 1500
 
@@ -50,7 +53,7 @@ class ProcessSpec:
 
 
 class ChildProcess:
-    """A process as started from a specification; must be made in the main thread.
+    """A process as started from a specification.
 
     Args:
         spec: What to start.
@@ -63,20 +66,21 @@ class ChildProcess:
         self.log = logs / f"{spec.name}.log"
         self.started_s = time.monotonic()
         self.ready_after_s: float | None = None
+        self._mark = secrets.token_hex(16)
         with self.log.open("ab" if again else "wb") as log:
             self._process = subprocess.Popen(
-                spec.command,
-                env=os.environ | dict(spec.environment),
+                guarded(spec.command, spec.grace_s),
+                env=os.environ | dict(spec.environment) | {MARK: self._mark},
+                pass_fds=(pipe(),),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
-                preexec_fn=_die_with_parent,  # noqa: PLW1509  (no thread runs yet)
             )
 
     @property
     def pid(self) -> int:
-        """Process id, which is the id of its session and process group too."""
+        """Process id of its warden, which is the id of its session and process group too."""
         return self._process.pid
 
     def status(self) -> int | None:
@@ -98,9 +102,13 @@ class ChildProcess:
         """Wait for its end, then kill whatever is left of it and of its children."""
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(max(0.0, timeout_s))
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(self.pid, signal.SIGKILL)
+        if self.status() is None:
+            self._process.send_signal(warden.NOW)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._process.wait(_KILL_S)
+        self._process.kill()
         self._process.wait()
+        end_strays(self.pid, self._mark)
 
     def last_words(self) -> str:
         """The end of its log."""
@@ -125,7 +133,3 @@ def how_it_ended(status: int) -> str:
     with contextlib.suppress(ValueError):
         return f"signal {signal.Signals(-status).name}"
     return f"signal {-status}"
-
-
-def _die_with_parent() -> None:
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)

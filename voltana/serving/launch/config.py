@@ -18,7 +18,7 @@ _Count = Annotated[int, Field(ge=1, le=64)]
 _Port = Annotated[int, Field(ge=1, le=65_000)]
 
 
-_Gpu = Annotated[int, Field(ge=0)] | str
+_Gpu = Annotated[int, Field(ge=0, le=65_535)] | str
 
 
 class LaunchTable(StrictTable):

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from voltana.serving.launch.instances import Instance
     from voltana.serving.launch.servers import ServerPlan
+    from voltana.serving.router.settings import RouterTable
 
 
 class Port(NamedTuple):
@@ -34,23 +35,25 @@ class Port(NamedTuple):
     whose: str
 
 
-def ports_of(engine: ServerPlan, fleet: Sequence[Instance], router_port: int) -> Iterator[Port]:
+def ports_of(engine: ServerPlan, fleet: Sequence[Instance], router: RouterTable) -> Iterator[Port]:
     """Every port on which something of a launch will listen."""
     for instance in fleet:
         yield from engine.ports(instance)
         yield Port(instance.control_port, "launch.first_port", f"the agent of {instance.name}")
         yield Port(instance.feed_port, "launch.first_port", f"the feed of {instance.name}")
-    yield Port(router_port, "router.port", "the router")
+    yield Port(router.port, "router.port", "the router")
+    if administration := router.administration_port():
+        yield Port(administration, "router.admin_port", "the router's administration")
 
 
-def check_ports(engine: ServerPlan, fleet: Sequence[Instance], router_port: int) -> None:
+def check_ports(engine: ServerPlan, fleet: Sequence[Instance], router: RouterTable) -> None:
     """Check that no port is wanted twice or taken.
 
     Raises:
         ConfigError: At the first one that is, naming what wants it and the remedy.
     """
     wanted: dict[int, Port] = {}
-    for port in ports_of(engine, fleet, router_port):
+    for port in ports_of(engine, fleet, router):
         if port.number in wanted:
             other = wanted[port.number].whose
             raise invalid(
@@ -60,7 +63,7 @@ def check_ports(engine: ServerPlan, fleet: Sequence[Instance], router_port: int)
         if _is_taken(port.number):
             raise invalid(
                 port.key,
-                port.number if port.key == "router.port" else fleet[0].port,
+                port.number if port.key.startswith("router.") else fleet[0].port,
                 f"such that port {port.number} ({port.whose}) is free",
                 "Something listens there, perhaps an earlier launch: end it, or choose another "
                 f"{port.key}.",

@@ -138,6 +138,7 @@ class Supervisor:
             LaunchError: If nothing can be served without it.
         """
         name, what = child.spec.name, self._what_ended(child)
+        child.finish(0.0)  # whatever is left of its own children
         now_s = time.monotonic()
         wait_s = self._restarts.wait_s(name, now_s - child.started_s)
         if child.spec.restarts and wait_s is not None:
@@ -154,7 +155,6 @@ class Supervisor:
         for place, child in enumerate(self._children):
             name = child.spec.name
             if self._due_s.get(name, math.inf) <= time.monotonic():
-                child.finish(0.0)  # whatever is left of its own children
                 del self._due_s[name]
                 self._seen_ended.discard(name)
                 self._children[place] = again = ChildProcess(child.spec, self._logs, again=True)

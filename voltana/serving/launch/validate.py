@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
+
+from voltana.serving.launch.instances import in_url
 
 if TYPE_CHECKING:
     from voltana.serving.config import Config
@@ -24,6 +27,7 @@ def check_components(config: Config) -> None:
     from voltana.policies.named import get_policy  # noqa: PLC0415
     from voltana.policy import load_object  # noqa: PLC0415
     from voltana.predictors.profile import load_profile  # noqa: PLC0415
+    from voltana.serving.feed_key import check_leaves, find_feed_key  # noqa: PLC0415  (loads ZMQ)
     from voltana.serving.router.routers import make_routers  # noqa: PLC0415
 
     engine, policy = config.engine, config.policy
@@ -41,3 +45,6 @@ def check_components(config: Config) -> None:
         load_profile(policy.profile)
     make_routers(config.router)
     config.thresholds()
+    key = find_feed_key(config.agent.feed_key_file, os.environ)
+    address = f"tcp://{in_url(config.agent.feed_host)}:1"
+    check_leaves("agent.feed_host", address, key, open_to_all=config.agent.feed_open)

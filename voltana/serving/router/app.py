@@ -1,4 +1,4 @@
-"""The router's HTTP interface: OpenAI's, its own for people, and what an engine adds."""
+"""The router's HTTP interface: OpenAI's and what an engine adds; its administration apart."""
 
 from __future__ import annotations
 
@@ -29,6 +29,9 @@ if TYPE_CHECKING:
 
     Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
+STATUS = "/router/status"
+DRAIN = "/router/drain"
+
 
 class Interface:
     """Handlers of the paths that every router has but those of inference.
@@ -42,6 +45,7 @@ class Interface:
         wants: What the router of each role needs and does not get.
         holding: What routers have deferred.
         metrics: Counters.
+        admin_key: ``Authorization`` for what changes servers; None for none.
         now_s: Time source.
     """
 
@@ -56,6 +60,7 @@ class Interface:
         wants: Mapping[Role, Wants],
         holding: Holding,
         metrics: Metrics,
+        admin_key: str | None,
         now_s: Callable[[], float],
     ) -> None:
         self._pool = pool
@@ -66,6 +71,7 @@ class Interface:
         self._wants = wants
         self._holding = holding
         self._metrics = metrics
+        self._admin_key = admin_key
         self._now_s = now_s
 
     @property
@@ -73,7 +79,11 @@ class Interface:
         """What the engine's own pages may use."""
         forwarder = self._forwarder
         return Desk(
-            pool=self._pool, fan_out=self._fan_out, serve=forwarder.serve, abort=forwarder.abort
+            pool=self._pool,
+            fan_out=self._fan_out,
+            serve=forwarder.serve,
+            abort=forwarder.abort,
+            admin_key=self._admin_key,
         )
 
     async def health(self, _request: web.Request) -> web.StreamResponse:
@@ -153,24 +163,38 @@ def make_app(
         pages: The engine's own.
         max_body_bytes: Larger requests are refused.
     """
-    explain = errors_explained(pages.inference)
+    explain = errors_explained(pages.inference, pages.moved)
     app = web.Application(client_max_size=max_body_bytes, middlewares=[explain])
     for path in pages.inference:
         app.router.add_post(path, forwarder.serve)
     app.router.add_get("/health", interface.health)
     app.router.add_get("/v1/models", interface.models)
-    app.router.add_get("/metrics", interface.metrics)
-    app.router.add_get("/router/status", interface.status)
-    app.router.add_post("/router/drain", interface.drain)
     app.router.add_routes(pages.more(interface.desk))
     return app
 
 
-def errors_explained(inference: Sequence[str]) -> Middleware:
+def administration(interface: Interface, pages: Pages) -> list[web.AbstractRouteDef]:
+    """What is served on the administration's own listener (`administration.py`).
+
+    Args:
+        interface: Everything but inference.
+        pages: The engine's own.
+    """
+    return [
+        web.get("/health", interface.health),
+        web.get("/metrics", interface.metrics),
+        web.get(STATUS, interface.status),
+        web.post(DRAIN, interface.drain),
+        *pages.admin(interface.desk),
+    ]
+
+
+def errors_explained(inference: Sequence[str], moved: Sequence[str] = ()) -> Middleware:
     """Errors of the HTTP layer, and ours, in OpenAI's format.
 
     Args:
         inference: Paths of requests, which a client that knows none is told.
+        moved: Further paths of the administration.
     """
 
     @web.middleware
@@ -178,22 +202,27 @@ def errors_explained(inference: Sequence[str]) -> Middleware:
         try:
             return await handler(request)
         except Problem as problem:
-            return _refuse(problem)
+            return refuse(problem)
         except web.HTTPRequestEntityTooLarge as error:
-            return _refuse(Problem(413, f"the request is too large: {error.text}", "too_large"))
+            return refuse(Problem(413, f"the request is too large: {error.text}", "too_large"))
         except web.HTTPNotFound:
+            if request.path in {STATUS, DRAIN, "/metrics", *moved}:
+                text = f"{request.path} is served by the administration's own listener "
+                text += "(router.admin_host, router.admin_port)."
+                return refuse(Problem(404, text, "moved"))
             known = ", ".join(inference)
             text = f"{request.path} is not served by this router. Requests go to {known}."
-            return _refuse(Problem(404, text, "not_found"))
+            return refuse(Problem(404, text, "not_found"))
         except web.HTTPMethodNotAllowed as error:
             allowed = ", ".join(sorted(error.allowed_methods))
             text = f"{request.method} {request.path} is not allowed: must be {allowed}."
-            return _refuse(Problem(405, text, "method_not_allowed"))
+            return refuse(Problem(405, text, "method_not_allowed"))
 
     return explain
 
 
-def _refuse(problem: Problem) -> web.Response:
+def refuse(problem: Problem) -> web.Response:
+    """An answer that tells a problem."""
     return web.Response(
         body=problem.body(),
         status=problem.status,

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import tomllib
 from pathlib import Path
 from typing import Any
 
-from voltana.errors import ConfigError, invalid
+from voltana.errors import invalid
+from voltana.serving.router.settings import SECRET_FILES
+from voltana.serving.toml_file import read_toml
 
 
 def run_loop(job: Any) -> None:
@@ -31,12 +32,7 @@ def table_of(config: Path | None, section: str) -> dict[str, Any]:
     """
     if config is None:
         return {}
-    try:
-        whole = tomllib.loads(config.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(f"{config} cannot be read: {error.strerror}. Check the path.") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{config} is not valid TOML: {error}. Correct it.") from None
+    whole = read_toml(config)
     table, policy = whole.get(section, {}), whole.get("policy", {})
     if not isinstance(table, dict):
         raise invalid(section, table, "a table", f"Write [{section}].")
@@ -44,7 +40,7 @@ def table_of(config: Path | None, section: str) -> dict[str, Any]:
     named = [policy.get(key) for key in users] if isinstance(policy, dict) else []
     modules = [n.partition(":")[0] for n in named if isinstance(n, str) and ":" in n]
     table = dict(table)
-    for key in ("api_key_file", "admin_api_key_file"):
+    for key in SECRET_FILES:
         if isinstance(table.get(key), str):
             table[key] = config.resolve().parent / Path(table[key]).expanduser()
     if modules and isinstance(table.get("snapshot_modules", []), list):

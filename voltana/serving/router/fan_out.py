@@ -54,7 +54,7 @@ class FanOut:
             )
         raise Problem(
             503,
-            f"no server answers {path}. Look at /router/status.",
+            f"no server answers {path}. The administration's /router/status says why.",
             "no_backend",
             retry_after_s=1.0,
         )

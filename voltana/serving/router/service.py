@@ -13,7 +13,8 @@ from aiohttp import web
 
 from voltana.cluster.ledger import Ledger
 from voltana.errors import invalid
-from voltana.serving.router.app import Interface, make_app
+from voltana.serving.router.administration import Administration
+from voltana.serving.router.app import Interface, administration, make_app
 from voltana.serving.router.chooser import Chooser
 from voltana.serving.router.fan_out import FanOut
 from voltana.serving.router.file_limit import allow_requests
@@ -27,11 +28,12 @@ from voltana.serving.router.problem import Problem
 from voltana.serving.router.prompt_length import PromptLength
 from voltana.serving.router.reports import Reports
 from voltana.serving.router.routers import make_routers
-from voltana.serving.router.watching import Watchers
+from voltana.serving.router.watching import Watchers, feed_key_of
 from voltana.serving.router.wire import Wire
 
 if TYPE_CHECKING:
     from voltana.ports import TimeSource
+    from voltana.serving.admin.token import Token
     from voltana.serving.engine import Engine
     from voltana.serving.router.settings import RouterTable
 
@@ -48,9 +50,11 @@ class RouterService:
         engine: The engine's dialect.
         pages: What that serves; None for OpenAI's interface alone.
         keys: The servers' keys; None for none.
+        token: What opens its administration; None tells figures alone.
 
     Attributes:
         port: Where it listens.
+        administration: Its administration.
     """
 
     def __init__(
@@ -61,6 +65,7 @@ class RouterService:
         *,
         pages: Pages | None = None,
         keys: Keys | None = None,
+        token: Token | None = None,
     ) -> None:
         self._settings = settings
         self._time = time
@@ -69,7 +74,9 @@ class RouterService:
         self._keys = keys or Keys()
         self._routers = make_routers(settings)
         self._log = structlog.get_logger("voltana.router")
+        self._feed_key = feed_key_of(settings)
         self.port = settings.port
+        self.administration = Administration(settings, token)
 
     async def __aenter__(self) -> RouterService:
         settings, time = self._settings, self._time
@@ -110,11 +117,13 @@ class RouterService:
             reports=self.reports,
             ledger=self.ledger,
             time=time,
+            feed_key=self._feed_key,
         )
         return self
 
     async def __aexit__(self, *_: object) -> None:
         await self._watchers.stop()
+        await self.administration.stop()
         await self._runner.cleanup()
         await self.forwarder.close()
         await self._wire.close()
@@ -147,6 +156,7 @@ class RouterService:
             wants=self._chooser.wants(),
             holding=self.holding,
             metrics=self.metrics,
+            admin_key=self._keys.for_admin().get("Authorization"),
             now_s=self._time.now_s,
         )
         limit = int(self._settings.max_body_mb * 1e6)
@@ -156,8 +166,10 @@ class RouterService:
         )
         await self._runner.setup()
         try:
+            await self.administration.start(administration(interface, self._pages))
             await listen(self._runner, self._settings.host, self._settings.port)
         except BaseException:
+            await self.administration.stop()
             await self._runner.cleanup()
             await self._wire.close()
             raise

@@ -20,7 +20,14 @@ from voltana.validation import Count, NotNegative, Port, Positive, StrictTable
 BackendRole = Literal["prefill", "decode", "unified"]
 
 _FEED = re.compile(r"tcp://[^\s/]+:\d{1,5}|(ipc|inproc)://\S+")
-_Port = Annotated[int, Field(ge=1, le=65535)]
+_MOST_PORT = 65535
+_Port = Annotated[int, Field(ge=1, le=_MOST_PORT)]
+
+ADMIN_OFFSET = 900
+"""From the public port to that of the administration, where none is named."""
+
+SECRET_FILES = ("api_key_file", "admin_api_key_file", "admin_token_file", "feed_key_file")
+"""Settings that name a file with a secret, relative to the configuration file."""
 
 
 class BackendTable(StrictTable):
@@ -95,6 +102,13 @@ class RouterTable(StrictTable):
         api_key: Key of the servers for the router's own questions (loads, aborts). Requests carry
             their client's key, never this one. Better in a file, or in the environment.
         api_key_file: File that holds it, relative to the configuration file.
+        feed_key_file: File with the key that agents and routers share; feeds that come from other
+            hosts need one.
+        feed_open: Whether feeds of other hosts are followed without a key.
+        admin_host: Address of the administration's own listener (drain, flush, status, metrics).
+        admin_port: Its port; None is 900 above `port`, and a free one where `port` is 0.
+        admin_names: Names, beside IP addresses and ``localhost``, under which it may be asked.
+        admin_token_file: File with the token of the administration; None makes one for this user.
         admin_api_key: Key for aborts, where the servers have one of an administrator; likewise.
         admin_api_key_file: File that holds it.
     """
@@ -153,6 +167,20 @@ class RouterTable(StrictTable):
         default=None, repr=False, description="the API key that the servers were started with"
     )
     api_key_file: Path | None = Field(default=None, description="a file with the servers' API key")
+    feed_key_file: Path | None = Field(
+        default=None, description="a file with the key that agents and routers share"
+    )
+    feed_open: bool = Field(
+        default=False, description="whether feeds of other hosts are followed without a key"
+    )
+    admin_host: str = Field(default="127.0.0.1", description="the address of the administration")
+    admin_port: Port | None = Field(default=None, description="the port of the administration")
+    admin_names: tuple[str, ...] = Field(
+        default=(), description="a list of names under which the administration may be asked"
+    )
+    admin_token_file: Path | None = Field(
+        default=None, description="a file with the token of the administration"
+    )
     admin_api_key: str | None = Field(
         default=None, repr=False, description="the admin API key of the servers"
     )
@@ -200,6 +228,13 @@ class RouterTable(StrictTable):
                 f"Add a {missing} server: neither serves a request alone.",
             )
         return self
+
+    def administration_port(self) -> int:
+        """The port of the administration, as it follows from the public one; 0 takes a free one."""
+        if self.admin_port is not None or self.port == 0:
+            return self.admin_port or 0
+        above = self.port + ADMIN_OFFSET
+        return above if above <= _MOST_PORT else self.port - ADMIN_OFFSET
 
     @classmethod
     def needs_both_roles(cls) -> bool:

@@ -3,26 +3,45 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from typing import TYPE_CHECKING, Any
 
 import structlog
 
+from voltana.serving.feed_key import check_leaves, find_feed_key
 from voltana.serving.router.feeds import FeedFollower, follow_feeds
 from voltana.serving.router.loads import LoadsPoller
 from voltana.serving.router.prober import Prober
 from voltana.serving.router.routers import own_modules
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine
+    from collections.abc import Callable, Coroutine
 
     from voltana.cluster.ledger import Ledger
     from voltana.ports import TimeSource
     from voltana.serving.engine import Engine
+    from voltana.serving.feed_key import FeedKey
     from voltana.serving.router.keys import Keys
     from voltana.serving.router.pool import Pool
     from voltana.serving.router.reports import Reports
     from voltana.serving.router.settings import RouterTable
     from voltana.serving.router.wire import Wire
+
+_FIRST_WAIT_S = 0.1
+_LONGEST_WAIT_S = 5.0
+
+
+def feed_key_of(settings: RouterTable) -> FeedKey | None:
+    """The key that agents and this router share; None for none.
+
+    Raises:
+        ConfigError: If it cannot be used, or a feed of another host needs one.
+    """
+    key = find_feed_key(settings.feed_key_file, os.environ)
+    for backend in settings.backends:
+        if backend.feed is not None:
+            check_leaves("feed", backend.feed, key, open_to_all=settings.feed_open)
+    return key
 
 
 class Watchers:
@@ -37,6 +56,7 @@ class Watchers:
         reports: Where reports go.
         ledger: Reconciled with each.
         time: Time source.
+        feed_key: What is shared with agents (`feed_key_of`).
     """
 
     def __init__(
@@ -50,6 +70,7 @@ class Watchers:
         reports: Reports,
         ledger: Ledger,
         time: TimeSource,
+        feed_key: FeedKey | None,
     ) -> None:
         self._tasks: list[asyncio.Task[None]] = []
         self._log = structlog.get_logger("voltana.router")
@@ -61,7 +82,7 @@ class Watchers:
                 period_s=settings.health_period_s,
                 timeout_s=settings.health_timeout_s,
             )
-            self.also(prober.run())
+            self.also(prober.run)
             if settings.loads_period_s > 0:
                 poller = LoadsPoller(
                     backend,
@@ -73,7 +94,7 @@ class Watchers:
                     period_s=settings.loads_period_s,
                     keys=keys,
                 )
-                self.also(poller.run())
+                self.also(poller.run)
         feeds = {b.name: b.feed for b in pool if b.feed is not None}
         if feeds:
             follower = FeedFollower(
@@ -83,13 +104,11 @@ class Watchers:
                 time=time,
                 modules=own_modules(settings),
             )
-            self.also(follow_feeds(feeds, follower))
+            self.also(lambda: follow_feeds(feeds, follower, feed_key))
 
-    def also(self, job: Coroutine[object, object, None]) -> None:
-        """Run another job beside them; if it dies, the log says so."""
-        task = asyncio.create_task(job)
-        task.add_done_callback(self._report_death)
-        self._tasks.append(task)
+    def also(self, job: Callable[[], Coroutine[object, object, None]]) -> None:
+        """Run another job beside them; if it fails, the log says so and it begins anew."""
+        self._tasks.append(asyncio.create_task(self._again_and_again(job)))
 
     async def stop(self) -> None:
         """End all of them."""
@@ -97,6 +116,14 @@ class Watchers:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
-    def _report_death(self, task: asyncio.Task[None]) -> None:
-        if not task.cancelled() and (error := task.exception()) is not None:
-            self._log.error("a background job died", error=repr(error), exc_info=error)
+    async def _again_and_again(self, job: Callable[[], Coroutine[object, object, None]]) -> None:
+        wait_s = _FIRST_WAIT_S
+        while True:
+            try:
+                await job()
+            except Exception as error:  # noqa: BLE001  (whatever it is, the others go on)
+                self._log.exception("a background job failed; it begins anew", error=repr(error))
+            else:
+                return
+            await asyncio.sleep(wait_s)
+            wait_s = min(2 * wait_s, _LONGEST_WAIT_S)

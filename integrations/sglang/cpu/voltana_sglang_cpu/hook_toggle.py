@@ -9,6 +9,7 @@ the requests of its batch; 0 requests where it was not one decode batch througho
 
 from __future__ import annotations
 
+import functools
 import os
 import time
 from array import array
@@ -92,6 +93,7 @@ def _toggled(hook: tuple[Any, ...], toggle: Toggle, *, counts: bool) -> tuple[An
 
 
 def _around(function: Callable[..., Any], toggle: Toggle, *, counts: bool) -> Callable[..., Any]:
+    @functools.wraps(function)  # the plugin checks that its hooks are in force
     def toggled(original: Callable[..., Any], scheduler: Any, *args: Any, **kwargs: Any) -> Any:
         if counts:
             toggle.iteration(args[0])

@@ -156,13 +156,13 @@ class Launched:
         """Control address of the agent of an instance."""
         addresses = json.loads((self.logs / "agents.json").read_text())
         for address in addresses:
-            if json.loads(get(f"{address}/status")[1])["instance"] == name:
+            if json.loads(get(f"{address}/status", admin=True)[1])["instance"] == name:
                 return str(address)
         raise AssertionError(f"no agent {name} in {addresses}")
 
     def status(self, name: str) -> dict[str, Any]:
         """What an agent says."""
-        answer: dict[str, Any] = json.loads(get(f"{self.agent(name)}/status")[1])
+        answer: dict[str, Any] = json.loads(get(f"{self.agent(name)}/status", admin=True)[1])
         return answer
 
     def generate(self, text: str, **body: Any) -> Any:

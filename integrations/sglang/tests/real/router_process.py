@@ -16,7 +16,7 @@ import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
-from servers import Server, free_port, get
+from servers import Server, administration, free_port, get
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -68,7 +68,7 @@ class RouterProcess:
 
     def status(self) -> dict[str, Any]:
         """What it says of its servers, by their names."""
-        found = json.loads(get(f"{self.url}/router/status")[1])
+        found = json.loads(administration(self.url, "/router/status"))
         return {backend["name"]: backend for backend in found["backends"]}
 
     def in_flight(self) -> int:

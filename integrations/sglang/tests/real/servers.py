@@ -21,6 +21,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import psutil
 
+from voltana.serving.router.settings import RouterTable
+
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
@@ -262,13 +264,23 @@ def wait_for(condition: Callable[[], object], timeout_s: float = 60.0) -> bool:
     return True
 
 
-def get(url: str, timeout_s: float = 30.0) -> tuple[int, bytes]:
-    """GET: status and body, whatever the status."""
+def get(url: str, timeout_s: float = 30.0, *, admin: bool = False) -> tuple[int, bytes]:
+    """GET: status and body, whatever the status; `admin` shows the token of the administration."""
+    token = f"Bearer {os.environ['VOLTANA_ADMIN_TOKEN']}"
+    request = urllib.request.Request(url, headers={"Authorization": token} if admin else {})
     try:
-        with urllib.request.urlopen(url, timeout=timeout_s) as reply:
+        with urllib.request.urlopen(request, timeout=timeout_s) as reply:
             return int(reply.status), reply.read()
     except urllib.error.HTTPError as error:
         return int(error.code), error.read()
+
+
+def administration(url: str, path: str) -> bytes:
+    """What the administration answers of a router whose public address is `url`."""
+    port = RouterTable(port=int(url.rpartition(":")[2])).administration_port()
+    status, body = get(f"http://127.0.0.1:{port}{path}", admin=True)
+    assert status == 200, body
+    return body
 
 
 def post(url: str, body: Any, timeout_s: float = 120.0) -> Any:

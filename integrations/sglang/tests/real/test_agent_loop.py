@@ -59,7 +59,7 @@ class Agent:
             return 0
 
     def status(self):
-        return json.loads(get(f"http://127.0.0.1:{self.port}/status")[1])
+        return json.loads(get(f"http://127.0.0.1:{self.port}/status", admin=True)[1])
 
     def put(self, path, **body):
         request = urllib.request.Request(

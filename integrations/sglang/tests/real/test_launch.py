@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from launched import STOP_TIMEOUT_S, Launched, Traffic
-from servers import get, wait_for
+from servers import administration, get, wait_for
 from tests.actuation import driver
 from tests.actuation.daemons import Daemon
 from tests.actuation.driver import Machine
@@ -106,7 +106,7 @@ def test_decisions_reach_the_driver(cluster: Launched, machine: Machine) -> None
 
 def test_the_router_plans_on_what_agents_publish(cluster: Launched) -> None:
     def chosen() -> str:
-        return get(f"{cluster.url}/metrics")[1].decode()
+        return administration(cluster.url, "/metrics").decode()
 
     with Traffic(cluster.url) as traffic:
         assert traffic.completes_from(0.0, 10)
@@ -146,7 +146,7 @@ def consolidated(cluster: Launched, traffic: Traffic) -> bool:
         return False
     idle = names[worked.index(0)]
     status = cluster.status(idle)
-    lowest_mhz = json.loads(get(f"{cluster.agent(idle)}/levels")[1])["levels_mhz"][0]
+    lowest_mhz = json.loads(get(f"{cluster.agent(idle)}/levels", admin=True)[1])["levels_mhz"][0]
     return (
         status["running_requests"] == status["queued_requests"] == 0
         and status["target_mhz"] == lowest_mhz
@@ -159,7 +159,7 @@ def iterations(cluster: Launched, name: str) -> int:
 
 
 def routing(cluster: Launched) -> dict[str, dict[str, Any]]:
-    answer: dict[str, Any] = json.loads(get(f"{cluster.url}/router/status")[1])
+    answer: dict[str, Any] = json.loads(administration(cluster.url, "/router/status"))
     return dict(answer["routing"])
 
 

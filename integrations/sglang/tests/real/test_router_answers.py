@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from router_process import RouterProcess, ask, router
-from servers import get, wait_for
+from servers import administration, get, wait_for
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -165,7 +165,7 @@ def test_through_one_prefill_and_two_decode_servers(
 ) -> None:
     with router(tmp_path, *trio, arguments=("--policy", "voltana")) as made:
         assert all_texts(made.url) == reference["texts"]
-        text = get(f"{made.url}/metrics")[1].decode()
+        text = administration(made.url, "/metrics").decode()
         assert 'voltana_router_choices_total{role="decode",source="loads"}' in text
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from servers import die_with_parent, free_port, get, wait_for
+from servers import administration, die_with_parent, free_port, get, wait_for
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -93,7 +93,7 @@ def steered(trio: tuple[Server, Server, Server], tmp_path: Path) -> Iterator[str
 
 
 def status(url: str) -> dict[str, Any]:
-    return json.loads(get(f"{url}/steer/status")[1])
+    return json.loads(administration(url, "/steer/status"))
 
 
 def targets(url: str) -> list[object]:

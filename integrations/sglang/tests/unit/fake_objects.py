@@ -57,6 +57,7 @@ def scheduler(mode="null"):
     return SimpleNamespace(
         waiting_queue=[],
         chunked_req=None,
+        policy=SimpleNamespace(),
         disaggregation_mode=SimpleNamespace(value=mode),
         disagg_prefill_bootstrap_queue=SimpleNamespace(queue=[]),
         disagg_decode_prealloc_queue=SimpleNamespace(queue=[]),

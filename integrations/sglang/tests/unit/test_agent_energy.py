@@ -76,6 +76,9 @@ class Loops:
     def take_rooms(self):
         return [7]
 
+    def names_waiting(self):
+        return True
+
 
 def run(loops, time, seconds, *, clock_mhz=900.0):
     """A decode batch for as long."""
@@ -167,6 +170,7 @@ def test_a_state_is_as_old_as_its_record_but_idling_is_known():
     publishing.publish(heartbeat=True)
     assert feed.sent[-1][1]["age_s"] == 5.0
     assert feed.sent[-1][1]["rooms"] == [7]
+    assert feed.sent[-1][1]["names_waiting"] is True
 
 
 def test_models_are_frozen_now_and_then_only():

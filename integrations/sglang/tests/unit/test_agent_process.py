@@ -16,7 +16,7 @@ from fake_scheduler import FakeEngine
 
 from voltana.serving.agent.service import Agent, AgentOptions
 from voltana.serving.config import parse_config
-from voltana.serving.feed import parse_message
+from voltana.serving.feed_message import parse_message
 from voltana.values import Load
 
 CONFIG = """
@@ -59,6 +59,7 @@ class Process:
     def call(self, path, body=None, headers=None, method=None):
         data = None if body is None else json.dumps(body).encode()
         usual = {"Content-Type": "application/json"} if body is not None else {}
+        usual["Authorization"] = f"Bearer {os.environ['VOLTANA_ADMIN_TOKEN']}"
         request = urllib.request.Request(
             self.url + path,
             data,

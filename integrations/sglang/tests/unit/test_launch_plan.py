@@ -22,6 +22,7 @@ from voltana.serving.launch.config import LaunchTable
 from voltana.serving.launch.instances import instances
 from voltana.serving.launch.plan import cluster
 from voltana.serving.launch.ports import check_ports
+from voltana.serving.router.settings import RouterTable
 from voltana_sglang.cli import make_app
 from voltana_sglang.launch_plan import SglangServers
 
@@ -121,25 +122,25 @@ def test_a_port_that_is_taken_is_named_before_anything_starts() -> None:
         taken = listener.getsockname()[1]
         fleet = instances(table(first_port=taken - 201))
         with pytest.raises(ConfigError) as error:
-            check_ports(ENGINE, fleet, 30000)
+            check_ports(ENGINE, fleet, RouterTable(port=30000))
         assert f"launch.first_port = {taken - 201}" in str(error.value)
         assert f"port {taken} (the agent of decode-0) is free" in str(error.value)
         with pytest.raises(ConfigError, match=rf"router\.port = {taken} .* an earlier launch"):
-            check_ports(ENGINE, [], taken)
-    check_ports(ENGINE, [], taken)
+            check_ports(ENGINE, [], RouterTable(port=taken))
+    check_ports(ENGINE, [], RouterTable(port=taken))
 
 
 def test_the_router_may_not_listen_where_a_server_does() -> None:
     fleet = instances(table(first_port=free_ports()))
     with pytest.raises(ConfigError, match=r"router\.port.*another port than that of decode-0"):
-        check_ports(ENGINE, fleet, fleet[1].port)
+        check_ports(ENGINE, fleet, RouterTable(port=fleet[1].port))
 
 
 def free_ports() -> int:
     """A port from which on those of three servers are free; found, for others run here, too."""
     for first in range(41000, 60000, 500):
         try:
-            check_ports(ENGINE, instances(table(first_port=first)), first + 400)
+            check_ports(ENGINE, instances(table(first_port=first)), RouterTable(port=first + 400))
         except ConfigError:
             continue
         return first

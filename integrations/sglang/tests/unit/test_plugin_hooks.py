@@ -16,6 +16,7 @@ from fake_scheduler import MODES, Bench, decode_batch, request
 
 import voltana_ring
 import voltana_sglang
+from integrations.sglang.cpu.voltana_sglang_cpu.hook_cost import _timed_around
 from voltana.serving.config import read_config
 from voltana_ring.layout import Kind
 from voltana_sglang.hooks import attach as attaching
@@ -154,6 +155,16 @@ def test_a_hook_is_found_below_those_of_others():
         run_batch = hooked(Hooked.run_batch, lambda original, *a, **k: original(*a, **k))
 
     assert contract.hook_problems(Other, attaching.HOOKS) == []
+
+
+def test_a_hook_that_is_timed_is_in_force():
+    """The benchmark of hooks puts a timer around them before SGLang applies them."""
+    timed = _timed_around(around_run_batch, SimpleNamespace(add=lambda _: None))
+    wrapped = hooked(Engine.run_batch, timed)
+    assert contract.hook_problems(type("Timed", (Engine,), {"run_batch": wrapped}),
+                                  {"run_batch": around_run_batch}) == []  # fmt: skip
+    assert contract.hook_problems(type("Timed", (Engine,), {"run_batch": wrapped}),
+                                  {"run_batch": around_on_idle}) != []  # fmt: skip
 
 
 @pytest.mark.parametrize(

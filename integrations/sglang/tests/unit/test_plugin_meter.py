@@ -202,6 +202,67 @@ def test_a_long_queue_is_cut_and_says_so(bench):
     assert Flag.CUT in launched.flags
 
 
+def waiting_of(bench, *, new=8, old=0, reqs=None):
+    """What waits behind a prefill batch."""
+    reqs = reqs or [request(8)]
+    launched, _ = bench.run(batch(ForwardMode.EXTEND, reqs, new=[new], old=[old]), 4.0, 5.0)
+    return launched.waiting_tokens, [tuple(w)[1:] for w in launched.waiting]
+
+
+@pytest.mark.parametrize(
+    "noted",
+    [
+        {"num_matched_prefix_tokens": 630},
+        {"prefix_indices": [0] * 600, "host_hit_length": 30},
+        {"prefix_indices": [0] * 630},
+    ],
+)
+def test_what_the_prefix_cache_holds_does_not_wait(bench, noted):
+    first = request(640)
+    bench.scheduler.waiting_queue = [first, request(5)]
+    for name, value in noted.items():
+        setattr(first, name, value)
+    assert waiting_of(bench) == (15, [(10, 630), (5, 0)])
+    bench.scheduler.waiting_queue = [request(640)] * 200  # of a long queue the mean
+    vars(bench.scheduler.waiting_queue[0]).update(noted)
+    assert waiting_of(bench)[0] == 2000
+
+
+def test_a_whole_match_leaves_one_token_to_compute(bench):
+    bench.scheduler.waiting_queue = [request(64)]
+    bench.scheduler.waiting_queue[0].num_matched_prefix_tokens = 64
+    assert waiting_of(bench) == (1, [(1, 63)])
+
+
+def test_where_nothing_is_looked_up_recent_hits_stand_for_it(bench):
+    """As under SGLang's first-come policy with a plain radix cache."""
+    for _ in range(50):
+        waiting_of(bench, new=10, old=630)
+    bench.scheduler.waiting_queue = [request(640)]
+    assert waiting_of(bench) == (10, [(10, 630)])
+    bench.scheduler.policy.waiting_queue_prefix_matched = lambda _queue: True
+    assert waiting_of(bench) == (640, [(640, 0)])  # it was looked up, and nothing was found
+
+
+def test_chunks_of_a_long_prompt_are_no_hits(bench):
+    chunked = request(1000)
+    for done in range(0, 1000, 100):
+        bench.scheduler.chunked_req = chunked if done < 900 else None
+        waiting_of(bench, new=100, old=done, reqs=[chunked])
+    bench.scheduler.waiting_queue = [request(640)]
+    assert waiting_of(bench) == (640, [(640, 0)])
+
+
+def test_a_match_that_is_noted_later_is_seen(bench):
+    """Sums of an unchanged queue are kept, but not beyond a match."""
+    first = request(640)
+    bench.scheduler.waiting_queue = [first]
+    step = decode_batch([request()], [5])
+    assert bench.run(step, 1.0, 2.0)[0].waiting_tokens == 640
+    first.num_matched_prefix_tokens = 630
+    assert bench.run(step, 3.0, 4.0)[0].waiting_tokens == 10
+
+
 def test_a_decode_server_reports_what_waits_for_room_but_not_what_is_in_transfer(tmp_path):
     bench = Bench(tmp_path, mode="decode")
     bench.scheduler.waiting_queue = [request(10)]
@@ -237,8 +298,64 @@ def test_requests_that_join_a_decode_batch_are_named_once(tmp_path):
     named = []
     fake = decode_batch(many, [5] * 40)
     for step in range(4):
-        named += bench.run(fake, 6.0 + step, 7.0 + step)[0].rooms
+        records = bench.run(fake, 6.0 + step, 7.0 + step)
+        named += [room for record in records for room in record.rooms]
     assert sorted(named) == [100 + number for number in range(40)]
+
+
+def names(records):
+    return sorted(room for record in records for room in record.rooms)
+
+
+def test_a_prefill_server_names_what_waits_with_the_record_that_counts_it(tmp_path):
+    """In its queue and in its handshake, once each, however many come at a time."""
+    bench = Bench(tmp_path, mode="prefill")
+    queued = [request(8, room=number) for number in range(100)]
+    bench.scheduler.waiting_queue = queued[:70]
+    bench.scheduler.disagg_prefill_bootstrap_queue.queue = queued[70:]
+    running = request(8, room=1000)
+    prefill = batch(ForwardMode.EXTEND, [running], new=[8], old=[0])
+    bench.clock.now_s = 1.0
+    bench.meter.launch(prefill)
+    records = bench.reader.drain()  # what is read at one bell is published together
+    assert [record.kind for record in records] == [*[Kind.NAMES] * 3, Kind.LAUNCHED]
+    assert names(records) == [*range(100), 1000]
+    assert records[-1].waiting_requests == 100
+    later = batch(ForwardMode.EXTEND, queued[:2], new=[8, 8], old=[0, 0])
+    bench.scheduler.waiting_queue = [*queued[2:70], request(8, room=500)]
+    assert names(bench.run(later, 2.0, 3.0)) == [500]
+
+
+def test_an_idle_prefill_server_names_what_waits_too(tmp_path):
+    bench = Bench(tmp_path, mode="prefill")
+    bench.scheduler.disagg_prefill_bootstrap_queue.queue = [request(8, room=7)]
+    bench.clock.now_s = 5.0
+    bench.meter.idle()
+    (record,) = bench.reader.drain()
+    assert (record.kind, record.waiting_requests, record.rooms) == (Kind.IDLE, 1, (7,))
+    prefill = batch(ForwardMode.EXTEND, [request(8, room=7)], new=[8], old=[0])
+    bench.scheduler.disagg_prefill_bootstrap_queue.queue = []
+    assert names(bench.run(prefill, 6.0, 7.0)) == []
+
+
+def test_prompts_in_their_handshake_are_taken_for_as_cached_as_those_before(tmp_path):
+    bench = Bench(tmp_path, mode="prefill")
+    bench.scheduler.disagg_prefill_bootstrap_queue.queue = [request(6400, room=n) for n in (1, 2)]
+    bench.scheduler.policy.waiting_queue_prefix_matched = lambda _queue: True
+    before = request(6400)
+    prefill = batch(ForwardMode.EXTEND, [before], new=[64], old=[6336])
+    for step in range(40):
+        launched, _ = bench.run(prefill, 2.0 * step + 1, 2.0 * step + 2)
+    assert 128 <= launched.waiting_tokens <= 160  # of 12,800
+    assert all(entry.new_tokens + entry.done_tokens == 6400 for entry in launched.waiting)
+
+
+def test_the_contexts_that_wait_at_a_decode_server_count_whole(tmp_path):
+    bench = Bench(tmp_path, mode="decode")
+    waiting = request(6400)
+    waiting.num_matched_prefix_tokens = 6300
+    bench.scheduler.waiting_queue = [waiting]
+    assert bench.run(decode_batch([request()], [5]), 1.0, 2.0)[0].waiting_tokens == 6400
 
 
 def test_a_unified_server_has_no_transfers(bench):

@@ -43,6 +43,8 @@ def test_the_command_lines_are_accepted(command: str, monkeypatch: pytest.Monkey
         for found in re.findall(rf"voltana-sglang {command} ((?:.*\\\n)*.*)", body)
     ]
     started = []
+    assert "export VOLTANA_FEED_KEY=" in TEXT  # its agents are on other hosts
+    monkeypatch.setenv("VOLTANA_FEED_KEY", "k" * 32)
 
     def instead(job: object) -> None:
         started.append(job)
@@ -62,15 +64,24 @@ def test_the_command_lines_are_accepted(command: str, monkeypatch: pytest.Monkey
 
 
 def test_the_listed_paths_are_served() -> None:
-    table = TEXT.split("## What it serves")[1].split("\n\n")[1]
-    paths = re.findall(r"`(/[^`]*)`", table)
-    assert len(paths) >= 12
+    tables = TEXT.split("## What it serves")[1].split("\n\n")
+    paths = re.findall(r"`(/[^`]*)`", tables[1])
+    administration = re.findall(r"`(GET|POST) (/[^`]*)`", tables[3])
+    assert len(paths) >= 9
+    assert len(administration) == 6
+    assert len({*paths, *(path for _, path in administration)}) >= 12
 
     async def check() -> None:
         async with cluster(prefill=1, decode=1) as pd:
             for path in paths:
                 status, answer = await pd.get(path)
                 assert status in {200, 405}, (path, status, answer)
+            for method, path in administration:
+                body = {"abort_all": True, "backend": "decode-0"} if method == "POST" else None
+                status, answer = await pd.ask_admin(method, path, body)
+                assert status == 200, (path, status, answer)
+                if path not in {"/health", *paths}:
+                    assert (await pd.post(path, body))[0] == 404
 
     asyncio.run(check())
 

@@ -70,7 +70,7 @@ def test_what_fails_before_the_first_byte_is_repeated_on_another_pair(
             assert len(set(rooms)) == 2
             assert pd.complaints == []
             await pd.quiet()
-            metrics = (await pd.get("/metrics"))[1]
+            metrics = (await pd.ask_admin("GET", "/metrics"))[1]
             assert f'voltana_router_retries_total{{backend="{who}"}} 1.0' in metrics
 
     run(check)
@@ -305,7 +305,7 @@ def test_a_client_that_goes_away_takes_both_legs_with_it(stream: bool) -> None:
             await pd.quiet()
             await until(lambda: decode.cancelled and decode.aborted)
             assert decode.aborted == {decode.seen[0]["rid"]}
-            metrics = (await pd.get("/metrics"))[1]
+            metrics = (await pd.ask_admin("GET", "/metrics"))[1]
             assert 'outcome="cancelled"} 1.0' in metrics
 
     run(check)
@@ -324,7 +324,7 @@ def test_a_client_that_does_not_read_is_cut_off(monkeypatch: pytest.MonkeyPatch)
             writer.write(head.encode() + body)
             await until(lambda: pd.service.forwarder.open == 1)
             await pd.quiet()
-            metrics = (await pd.get("/metrics"))[1]
+            metrics = (await pd.ask_admin("GET", "/metrics"))[1]
             assert 'outcome="timeout"} 1.0' in metrics
             writer.close()
 
@@ -356,7 +356,7 @@ def test_under_a_storm_each_request_ends_exactly_once(seed: int) -> None:
                 server.token_s = 0.004
             outcomes = await asyncio.gather(*(_client(pd, chance, i) for i in range(120)))
             await pd.quiet()
-            counted = _requests_ended((await pd.get("/metrics"))[1])
+            counted = _requests_ended((await pd.ask_admin("GET", "/metrics"))[1])
             left = outcomes.count("left")
             assert len(outcomes) == 120
             assert outcomes.count("completed") > 10

@@ -24,8 +24,8 @@ from voltana.predictors.cautious_power import CautiousPower
 from voltana.predictors.conformal import BySize, ConformalSnapshot, by_phase
 from voltana.predictors.ecopred import EcoPred
 from voltana.predictors.linear_power import LinearPower
-from voltana.serving.feed import _STATE_FIELDS as STATE_FIELDS
-from voltana.serving.feed import VERSION, FeedPublisher, parse_message
+from voltana.serving.feed import FeedPublisher
+from voltana.serving.feed_message import STATE_FIELDS, VERSION, parse_message
 from voltana.serving.router.chooser import RoleChooser
 from voltana.serving.router.feeds import FeedFollower
 from voltana.serving.router.pool import Backend
@@ -196,7 +196,7 @@ def test_a_feed_reaches_the_router_s_reports() -> None:
             assert report.facts.kv_capacity_tokens == 9e5
             assert report.facts.kv_reserved_tokens == 512.0
             assert 0.01 <= time.now_s() - report.sampled_s < 2.0
-            status = (await pd.get("/router/status"))[1]
+            status = (await pd.ask_admin("GET", "/router/status"))[1]
             by_name = {b["name"]: b["state"] for b in status["backends"]}
             assert by_name == {"prefill-0": "stale", "decode-0": "feed", "decode-1": "stale"}
             await until(lambda: pd.service.reports.fresh("decode-0", time.now_s()) is None)
@@ -245,7 +245,7 @@ def test_the_example_s_router_chooses_by_what_agents_publish(
                 for _ in range(3):
                     _, _, headers = await pd.post("/generate", {"text": "a"})
                     assert headers["X-Voltana-Decode"] == slow
-            assert 'role="decode",source="feed"} 6.0' in (await pd.get("/metrics"))[1]
+            assert 'role="decode",source="feed"} 6.0' in (await pd.ask_admin("GET", "/metrics"))[1]
         publishing.cancel()
         await asyncio.gather(publishing, return_exceptions=True)
         for publisher in publishers.values():
@@ -591,14 +591,14 @@ def test_status_and_metrics_tell_what_a_router_lacks() -> None:
     async def check() -> None:
         async with cluster(prefill=1, decode=2, decode_router=None) as pd, asyncio.timeout(60):
             await pd.post("/generate", {"text": "a"})
-            routing = (await pd.get("/router/status"))[1]["routing"]
+            routing = (await pd.ask_admin("GET", "/router/status"))[1]["routing"]
             lacks = routing["decode"]["missing"]
             assert set(lacks) == {"decode-0", "decode-1"}
             assert "power model" in lacks["decode-0"]
             assert routing["decode"]["choices_without"] == 1
             assert "power model" in routing["decode"]["needs"]
             assert routing["prefill"]["missing"] == {}  # of one server there is no choice
-            metrics = (await pd.get("/metrics"))[1]
+            metrics = (await pd.ask_admin("GET", "/metrics"))[1]
             line = 'voltana_router_missing{backend="decode-0",need="power model",role="decode"} 1.0'
             assert line in metrics
             assert 'voltana_router_choices_without_total{role="decode"} 1.0' in metrics

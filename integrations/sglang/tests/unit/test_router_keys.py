@@ -131,8 +131,8 @@ def test_a_client_whose_key_may_not_abort_is_told_so() -> None:
             assert (status, answer["error"]["code"]) == (401, "abort_refused")
             assert "--admin-api-key" in answer["error"]["message"]
             assert (await opened)[0] == 200
-            key = {"Authorization": f"Bearer {ADMIN}"}
-            assert (await pd.post("/abort_request", {"abort_all": True}, headers=key))[0] == 200
+            everything = {"abort_all": True}
+            assert (await pd.ask_admin("POST", "/abort_request", everything))[0] == 200
 
     run(check)
 

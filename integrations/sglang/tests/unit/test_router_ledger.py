@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from voltana.cluster.ledger import INGEST_S, Entry, Ledger
+from voltana.cluster.ledger import INGEST_S, NAMED_WITHIN_S, Entry, Ledger
 from voltana.values import NO_RESERVATION, Reservation
 
 PREFILLS = ("p0", "p1", None)
@@ -55,6 +57,64 @@ def test_a_report_that_names_the_room_settles_it_at_once() -> None:
     assert ledger.reserved("p0").requests == 2
     ledger.reconcile("p0", -1.0, rooms=[8])
     assert ledger.reserved("p0") == NO_RESERVATION
+
+
+def by_room(**changes: Any) -> Entry:
+    given: dict[str, Any] = {
+        "rid": "r", "prefill": "p0", "decode": "d0", "requests": 4, "prompt_tokens": 100,
+        "sent_s": 10.0, "rooms": (1, 2, 3, 4),
+    }  # fmt: skip
+    return Entry(**(given | changes))
+
+
+def test_where_waiting_prompts_are_named_each_counts_as_reserved_until_its_room_is() -> None:
+    """However long its host takes; a prompt in a report's queue is counted there alone."""
+    ledger = Ledger()
+    ledger.book(by_room())
+    ledger.reconcile("p0", 10.0 + 30 * INGEST_S, names_waiting=True)
+    assert ledger.reserved("p0") == Reservation(requests=4, prompt_tokens=100)
+    ledger.reconcile("p0", 10.7, [2, 99], names_waiting=True)
+    assert ledger.reserved("p0") == Reservation(requests=3, prompt_tokens=75)
+    ledger.reconcile("p0", 10.8, [2, 3, 4], names_waiting=True)  # one of them again
+    assert ledger.reserved("p0") == Reservation(requests=1, prompt_tokens=25)
+    ledger.reconcile("p0", 10.9, [1], names_waiting=True)
+    assert ledger.reserved("p0") == NO_RESERVATION
+    assert ledger.in_flight("p0") == 4
+    ledger.finished("r")
+    assert ledger.total("p0") == ledger.reserved("p0") == NO_RESERVATION
+
+
+def test_a_name_that_was_lost_is_waited_for_two_seconds() -> None:
+    ledger = Ledger()
+    ledger.book(by_room(requests=1, rooms=(1,)))
+    ledger.reconcile("p0", 10.0 + NAMED_WITHIN_S - 0.01, names_waiting=True)
+    assert ledger.reserved("p0").requests == 1
+    ledger.reconcile("p0", 10.0 + NAMED_WITHIN_S, names_waiting=True)
+    assert ledger.reserved("p0") == NO_RESERVATION
+
+
+@pytest.mark.parametrize("rooms", [(), (1,)])
+def test_reports_that_name_nothing_that_waits_hold_what_was_sent_before(
+    rooms: tuple[int, ...],
+) -> None:
+    """A server's own load, an older plugin, and requests without rooms."""
+    ledger = Ledger()
+    ledger.book(by_room(requests=1, rooms=rooms))
+    ledger.reconcile("p0", 10.0 + INGEST_S, names_waiting=not rooms)
+    assert ledger.reserved("p0") == NO_RESERVATION
+
+
+def test_what_fails_with_some_of_its_prompts_named_leaves_nothing_behind() -> None:
+    for rooms in ([], [1], [1, 2, 3], [1, 2, 3, 4]):
+        ledger = Ledger()
+        ledger.book(by_room(prompt_tokens=101))
+        ledger.reconcile("p0", 10.1, rooms, names_waiting=True)
+        ledger.finished("r")
+        ledger.book(by_room(rid="again", prompt_tokens=7))
+        assert ledger.reserved("p0") == Reservation(requests=4, prompt_tokens=7)
+        ledger.prefilled("again", 11.0)
+        assert ledger.reserved("p0") == NO_RESERVATION
+        assert ledger.reserved("d0").requests == 4
 
 
 def test_the_same_id_is_not_booked_twice() -> None:

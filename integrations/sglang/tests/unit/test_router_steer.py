@@ -14,6 +14,7 @@ from fake_sglang import FakeServer, fake_servers, words_of
 from fake_smg import FakeSmg, fake_smg
 from router_cluster import until
 
+from tests.serving.router_client import token
 from voltana.timebase import ManualTime, MonotonicTime
 from voltana_sglang.dialect.settings import SglangBackend
 from voltana_sglang.steer.service import SteerService
@@ -76,7 +77,7 @@ async def steered(**settings: Any) -> AsyncIterator[Steered]:
                 | settings
             )
             async with (
-                SteerService(table, MonotonicTime()) as service,
+                SteerService(table, MonotonicTime(), token()) as service,
                 aiohttp.ClientSession() as client,
             ):
                 made = Steered(servers, smg, service, client)
@@ -188,7 +189,8 @@ def test_a_client_s_own_target_stands_and_other_paths_pass_through() -> None:
             url = f"http://127.0.0.1:{it.service.port}"
             async with it.client.get(f"{url}/v1/models?x=1") as reply:
                 assert (await reply.json()) == {"path": "/v1/models?x=1"}
-            async with it.client.get(f"{url}/steer/status") as reply:
+            admin = f"http://127.0.0.1:{it.service.administration.port}/steer/status"
+            async with it.client.get(admin, headers=token().header()) as reply:
                 status = await reply.json()
             assert [b["target"] for b in status["backends"]] == [1, 0]
 

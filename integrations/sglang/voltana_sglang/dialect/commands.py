@@ -37,6 +37,7 @@ def make_router(settings: RouterTable, time: TimeSource) -> RouterService:
         time: Time source.
     """
     # Here, so that agents do without an HTTP client.
+    from voltana.serving.admin.token import find_token  # noqa: PLC0415
     from voltana.serving.router.keys import find_keys  # noqa: PLC0415
     from voltana.serving.router.service import RouterService  # noqa: PLC0415
     from voltana_sglang.dialect.engine import SglangEngine  # noqa: PLC0415
@@ -51,6 +52,7 @@ def make_router(settings: RouterTable, time: TimeSource) -> RouterService:
         SglangEngine(settings),
         pages=PAGES,
         keys=find_keys(settings, os.environ, KEY_NAMES),
+        token=find_token(settings.admin_token_file, os.environ, field="admin_token_file"),
     )
 
 

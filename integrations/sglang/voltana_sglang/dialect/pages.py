@@ -18,8 +18,11 @@ from voltana_sglang.dialect.loads import LOADS_PATH
 if TYPE_CHECKING:
     from voltana.serving.router.wire import Reply
 
+FLUSH = "/flush_cache"
+ABORT = "/abort_request"
 _INFO_PATHS = ("/model_info", "/get_model_info")
 _SERVER_INFO_PATHS = ("/server_info", "/get_server_info")
+_KEYS = frozenset({"api_key", "admin_api_key"})
 
 
 class SglangPages:
@@ -39,11 +42,13 @@ class SglangPages:
             web.get("/health_generate", self.health_generate),
             *(web.get(path, self.info) for path in _INFO_PATHS),
             *(web.get(path, self.server_info) for path in _SERVER_INFO_PATHS),
-            web.get("/flush_cache", self.flush_cache),
-            web.post("/flush_cache", self.flush_cache),
-            web.post("/abort_request", self.abort_request),
+            web.post(ABORT, self.abort_request),
             web.get(LOADS_PATH, self.loads),
         ]
+
+    def administration(self) -> list[web.RouteDef]:
+        """What changes servers for everybody."""
+        return [web.post(FLUSH, self.flush_cache), web.post(ABORT, self.abort_everything)]
 
     async def health_generate(self, request: web.Request) -> web.StreamResponse:
         """200 if every server can compute a token."""
@@ -60,7 +65,7 @@ class SglangPages:
         replies = [r for r in await self._everyone(request, "GET", request.path) if r.ok]
         by_role: dict[str, list[Any]] = {}
         for reply in replies:
-            by_role.setdefault(reply.backend.role.value, []).append(reply.value())
+            by_role.setdefault(reply.backend.role.value, []).append(_shown(reply.value()))
         tokens_from = by_role.get("decode") or by_role.get("colocated") or []
         states = [
             state
@@ -72,10 +77,21 @@ class SglangPages:
             return json_response(tokens_from[0])
         return json_response({"internal_states": states, **by_role})
 
-    async def flush_cache(self, request: web.Request) -> web.StreamResponse:
-        """Flush all servers."""
-        agreed(await self._everyone(request, "POST", "/flush_cache"), "flushing the cache")
+    async def flush_cache(self, _request: web.Request) -> web.StreamResponse:
+        """Flush all servers, with the router's own key."""
+        agreed(await self._as_administrator(FLUSH), "flushing the cache")
         return web.Response(text="Cache flushed.\n")
+
+    async def abort_everything(self, request: web.Request) -> web.StreamResponse:
+        """Abort everything on all servers, with the router's own key."""
+        if (await json_object(request)).get("abort_all") is not True:
+            raise Problem(
+                400, 'send {"abort_all": true}; one request is aborted at the public port.',
+                "invalid_request",
+            )  # fmt: skip
+        raw = orjson.dumps({"abort_all": True})
+        agreed(await self._as_administrator(ABORT, raw), "the abort")
+        return web.Response(text="")
 
     async def loads(self, request: web.Request) -> web.StreamResponse:
         """The loads of all servers, each with its name."""
@@ -88,24 +104,35 @@ class SglangPages:
         return json_response({"loads": loads})
 
     async def abort_request(self, request: web.Request) -> web.StreamResponse:
-        """Abort a request of this router by its id, or everything."""
+        """Abort a request of this router by its id."""
         body = await json_object(request)
         if body.get("abort_all"):
-            raw = orjson.dumps({"abort_all": True})
-            agreed(await self._everyone(request, "POST", "/abort_request", raw), "the abort")
-        elif not (isinstance(rid := body.get("rid"), str) and rid):
-            raise Problem(400, "rid is missing: give it, or abort_all.", "invalid_request")
-        elif not await self._desk.abort(rid, request.headers.get("Authorization")):
+            raise Problem(
+                403, "abort_all is served by the administration's own listener alone.", "moved"
+            )
+        if not (isinstance(rid := body.get("rid"), str) and rid):
+            raise Problem(400, "rid is missing: give it.", "invalid_request")
+        if not await self._desk.abort(rid, request.headers.get("Authorization")):
             # Ids of the prompts of a batch, which only the servers know.
             raw = orjson.dumps({"rid": rid})
-            agreed(await self._everyone(request, "POST", "/abort_request", raw), "the abort")
+            agreed(await self._everyone(request, "POST", ABORT, raw), "the abort")
         return web.Response(text="")
+
+    async def _as_administrator(self, path: str, body: bytes | None = None) -> list[Reply]:
+        return await self._desk.fan_out.everyone("POST", path, body, key=self._desk.admin_key)
 
     async def _everyone(
         self, request: web.Request, method: str, path: str, body: bytes | None = None
     ) -> list[Reply]:
         key = request.headers.get("Authorization")
         return await self._desk.fan_out.everyone(method, path, body, key=key)
+
+
+def _shown(info: Any) -> Any:
+    """What a server says of itself, without its keys: some versions list all their arguments."""
+    if not isinstance(info, dict):
+        return info
+    return {key: value for key, value in info.items() if key not in _KEYS}
 
 
 def _loads_of(reply: Reply) -> list[dict[str, Any]]:
@@ -117,4 +144,6 @@ def _loads_of(reply: Reply) -> list[dict[str, Any]]:
 PAGES = Pages(
     inference=(GENERATE, COMPLETIONS, CHAT_COMPLETIONS),
     more=lambda desk: SglangPages(desk).routes(),
+    admin=lambda desk: SglangPages(desk).administration(),
+    moved=(FLUSH,),
 )

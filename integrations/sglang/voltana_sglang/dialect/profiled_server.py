@@ -59,18 +59,26 @@ class SglangServer:
         url: Where it listens.
         seed: Of the prompts.
         keys: Its keys; None for none.
+        decode_steps: Tokens that each request of a decode point produces.
 
     Raises:
         ConfigError: If that is no URL.
         ProfileRunError: If it does not answer, not to these keys, or is no SGLang server.
     """
 
-    def __init__(self, url: str, seed: int = 0, keys: Keys | None = None) -> None:
+    def __init__(
+        self,
+        url: str,
+        seed: int = 0,
+        keys: Keys | None = None,
+        decode_steps: int = DECODE_STEPS,
+    ) -> None:
         if not url.startswith(("http://", "https://")):
             raise invalid("url", url, "an http or https URL", "Write http://HOST:PORT.")
         self.url = url.rstrip("/")
         self._keys = keys or Keys(names=KEY_NAMES)
         self._rng = np.random.default_rng(seed)
+        self.decode_steps = decode_steps
         self.about = self._ask()
 
     @property
@@ -87,7 +95,7 @@ class SglangServer:
             ProfileRunError: If the server refuses them.
         """
         if point.phase is Phase.DECODE:
-            self._generate(point.requests, point.prompt_tokens, DECODE_STEPS)
+            self._generate(point.requests, point.prompt_tokens, self.decode_steps)
             return
         for _ in range(PREFILL_REPEATS):
             self._generate(point.requests, point.prompt_tokens, 1)

@@ -103,10 +103,11 @@ def forward_modes() -> dict[int, str]:
 
 
 def _is_around(method: Any, hook: Callable[..., Any]) -> bool:
-    """Whether `hook` is in one of the wrappers of a method."""
+    """Whether `hook`, or what was put around it alone to time it, is in a method's wrappers."""
     while method is not None:
         cells = getattr(method, "__closure__", None) or ()
-        if any(cell.cell_contents is hook for cell in cells):
+        held = [cell.cell_contents for cell in cells]
+        if any(one is hook or getattr(one, "__wrapped__", None) is hook for one in held):
             return True
         method = getattr(method, "__wrapped__", None)
     return False

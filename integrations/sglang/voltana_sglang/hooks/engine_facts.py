@@ -41,6 +41,7 @@ class EngineFacts:
         page_size: Tokens of one page of the KV cache; 0 where it is not said.
         max_running_requests: Requests of one batch; 0 likewise.
         max_prefill_tokens: Prompt tokens of one iteration; 0 likewise.
+        names_waiting: Whether requests are named as soon as they wait in the scheduler.
     """
 
     version: str
@@ -63,6 +64,7 @@ class EngineFacts:
     page_size: int
     max_running_requests: int
     max_prefill_tokens: int
+    names_waiting: bool
 
     @property
     def leads(self) -> bool:
@@ -114,6 +116,7 @@ def read_facts(scheduler: Any, version: str) -> EngineFacts:
         max_prefill_tokens=_whole(chunk)
         if _whole(chunk) > 0
         else _whole(getattr(scheduler, "max_prefill_tokens", 0)),
+        names_waiting=mode == "prefill",
     )
 
 

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import time
 from collections import deque
+from itertools import chain
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from voltana_ring.layout import MAX_ENTRIES, Flag, Kind, Mode
+from voltana_ring.layout import MAX_ENTRIES, MAX_ROOMS, Flag, Kind, Mode
 from voltana_sglang.hooks.arrivals import Arrivals
 from voltana_sglang.hooks.batch_view import DECODE_MODES, PREFILL_MODES, BatchView
+from voltana_sglang.hooks.cached import CachedTokens
 from voltana_sglang.hooks.queue_view import QueueReader, QueueView, oldest
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from voltana_ring.writer import RingWriter
 
@@ -73,11 +75,13 @@ class Meter:
         self._scheduler = scheduler
         self._ring = ring
         self._batch = BatchView(speculative=speculative)
-        self._queue = QueueReader(scheduler, mode)
+        self._cached = CachedTokens(scheduler)
+        self._queue = QueueReader(scheduler, mode, self._cached)
         self._flags = int(Flag.SPECULATIVE) if speculative else 0
         self._decode = frozenset(n for n, name in modes.items() if name in DECODE_MODES)
         self._prefill = frozenset(n for n, name in modes.items() if name in PREFILL_MODES)
         self._arrivals = Arrivals() if mode != "null" else None
+        self._names_waiting = mode == "prefill"
         self._in_order: deque[Launched] | None = deque(maxlen=64) if pipelined else None
         self._synchronous = synchronous
         self._synchronize = synchronize
@@ -93,17 +97,19 @@ class Meter:
         view, mode = self._batch, batch.forward_mode
         entries: list[float] = []
         rooms: Sequence[int] = ()
+        arrivals = self._arrivals
         if mode in self._decode:
             view.read_decode(batch)
             queue = self._queue.read(detailed=False)
             oldest_s = queue.oldest_s
-            if self._arrivals is not None:
-                rooms = self._arrivals.taken_up(batch.reqs if view.changed else None)
+            if arrivals is not None:
+                rooms = arrivals.taken_up(batch.reqs if view.changed else None)
         elif mode in self._prefill:
             view.read_prefill(batch)
             queue, oldest_s, entries = self._behind_prefill(batch)
-            if self._arrivals is not None:
-                rooms = self._arrivals.taken_up(batch.reqs)
+            self._cached.learn(batch, getattr(self._scheduler, "chunked_req", None))
+            if arrivals is not None:
+                rooms = arrivals.taken_up(self._reported(batch.reqs))
         else:
             view.forget()
             return None
@@ -123,6 +129,10 @@ class Meter:
         if self._in_order is not None:
             self._in_order.append(launched)
         return launched
+
+    def _reported(self, running: Sequence[Any]) -> Iterable[Any]:
+        """The requests that a record counts: on a prefill server what waits, too."""
+        return chain(running, self._queue.waiting) if self._names_waiting else running
 
     def returned(self, launched: Launched) -> Launched:
         """Note that run_batch came back: where it computes itself, the result is there."""
@@ -158,7 +168,10 @@ class Meter:
             (queue.requests, queue.tokens, queue.oldest_s),
             now_s,
         )
-        self._write(Kind.IDLE, nothing, now_s, _NAN, _NAN, [], ())
+        rooms: Sequence[int] = ()
+        if self._arrivals is not None and self._names_waiting:
+            rooms = self._arrivals.taken_up(self._queue.waiting)
+        self._write(Kind.IDLE, nothing, now_s, _NAN, _NAN, [], rooms)
 
     def close(self) -> None:
         """Measure no more, and remove the ring."""
@@ -217,6 +230,12 @@ class Meter:
         rooms: Sequence[int],
     ) -> None:
         mode, flags, iteration, load, queue, launch_s, _ = launched
+        # All of them together, so that nothing is in a queue that was read and not named by then.
+        while len(rooms) > MAX_ROOMS:
+            first, rooms = rooms[:MAX_ROOMS], rooms[MAX_ROOMS:]
+            names = (Kind.NAMES, 0, 0, 0, MAX_ROOMS, iteration, at_s, 0, 0.0, 0, 0, 0, 0, _NAN,
+                     launch_s, _NAN, _NAN)  # fmt: skip
+            self._ring.write(names, (), first)
         body = (
             kind, mode, flags, len(entries) // 3, len(rooms), iteration, at_s,
             *load, *queue, launch_s, ready_s, latency_s,

@@ -5,9 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from voltana_ring.layout import MAX_ENTRIES
+from voltana_sglang.hooks.cached import noted
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
+
+    from voltana_sglang.hooks.cached import CachedTokens
 
 _NAN = float("nan")
 
@@ -21,7 +24,7 @@ class QueueView(NamedTuple):
 
     Attributes:
         requests: How many wait.
-        tokens: Their tokens.
+        tokens: Their tokens that are not in the prefix cache.
         oldest_s: Arrival of the first of them; nan where none waits.
         entries: Arrival, tokens to compute, tokens before them: three numbers for each of the
             first requests, in the engine's order.
@@ -42,18 +45,22 @@ class QueueReader:
     Args:
         scheduler: The scheduler.
         mode: ``null``, ``prefill`` or ``decode``.
+        cached: Tells what the prefix cache holds of them.
+
+    Attributes:
+        waiting: Those that waited at the last reading.
     """
 
-    __slots__ = ("_decode", "_first", "_last", "_length", "_prefill", "_scheduler", "_sums")
+    __slots__ = ("_cached", "_decode", "_prefill", "_scheduler", "_sums", "_sums_of", "waiting")
 
-    def __init__(self, scheduler: Any, mode: str) -> None:
+    def __init__(self, scheduler: Any, mode: str, cached: CachedTokens) -> None:
         self._scheduler = scheduler
+        self._cached = cached
         self._prefill = mode == "prefill"
         self._decode = mode == "decode"
-        self._length = -1
-        self._first: Any = None
-        self._last: Any = None
+        self._sums_of: Any = None
         self._sums = NOTHING
+        self.waiting: Sequence[Any] = ()
 
     def read(self, *, detailed: bool) -> QueueView:
         """The queue now.
@@ -73,29 +80,37 @@ class QueueReader:
                 if item.waiting_for_input
             ]
             waiting = [*waiting, *blocked] if blocked else waiting
+        self.waiting = waiting
         if not waiting:
-            self._length, self._first, self._last = -1, None, None
+            self._sums_of = None
             return NOTHING
         return self._view(waiting, detailed=detailed)
 
     def _view(self, waiting: Sequence[Any], *, detailed: bool) -> QueueView:
-        length, first, last = len(waiting), waiting[0], waiting[-1]
-        if not detailed and (length, first, last) == (self._length, self._first, self._last):
+        first, last = waiting[0], waiting[-1]
+        # A match with the prefix cache is noted on requests while they wait.
+        sums_of = len(waiting), first, last, noted(first), noted(last)
+        if not detailed and sums_of == self._sums_of:
             return self._sums
         tokens, oldest_s = 0, _NAN
         entries: list[float] = []
         walked = waiting[:WALKED]
+        cached, queued = self._cached, self._scheduler.waiting_queue
+        # Those in their handshake are looked up when they have joined the queue.
+        looked_up = len(queued) if cached.matched(queued) else 0
         for index, request in enumerate(walked):
             size = len(request.origin_input_ids) + len(request.output_ids)
+            # What a decode server waits for is computed elsewhere, and loaded as a whole.
+            done = 0 if self._decode else cached.of(request, size, matched=index < looked_up)
             arrived_s = arrival_s(request)
-            tokens += size
+            tokens += size - done
             if arrived_s < oldest_s or oldest_s != oldest_s:  # noqa: PLR0124  (nan: none yet)
                 oldest_s = arrived_s
             if index < MAX_ENTRIES:
-                entries += (arrived_s, size, 0)
-        tokens = tokens * length // len(walked)
-        view = QueueView(length, tokens, oldest_s, entries)
-        self._length, self._first, self._last, self._sums = length, first, last, view
+                entries += (arrived_s, size - done, done)
+        tokens = tokens * len(waiting) // len(walked)
+        view = QueueView(len(waiting), tokens, oldest_s, entries)
+        self._sums_of, self._sums = sums_of, view
         return view
 
 

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from typing import TYPE_CHECKING
 
 from aiohttp import web
 
 from voltana.cluster.ledger import Entry
-from voltana.serving.router.problem import Lost, Problem
+from voltana.serving.router.problem import Lost, Problem, overdue
 from voltana.serving.router.wire import forwarded_headers
 from voltana.values import Request
 from voltana_sglang.dialect.call import parse_call
 from voltana_sglang.dialect.pages import PAGES
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Set
 
     from voltana.cluster.ledger import Ledger
     from voltana.ports import TimeSource
@@ -32,7 +33,21 @@ ROUTED = "x-smg-routed-worker-id"
 _NOT_STEERED = frozenset({502, 503})
 """What the official router answers where a target cannot be had."""
 
-_KEPT_OUT = frozenset({"connection", "content-length", "keep-alive", "transfer-encoding"})
+_KEPT_OUT = frozenset(
+    {
+        "connection",
+        "content-length",
+        "keep-alive",
+        "proxy-authenticate",
+        "proxy-connection",
+        "te",
+        "trailer",
+        "transfer-encoding",
+        "upgrade",
+    }
+)
+"""Headers of an answer that end at this hop, beside those that its ``Connection`` names."""
+
 _ELSEWHERE = "(official router)"
 """Stands for the prefill instance, which the official router chooses."""
 
@@ -48,8 +63,11 @@ class Proxy:
         ledger: What is in flight.
         lengths: Estimates prompts.
         time: Time source.
+        max_in_flight: Requests that may be open.
+        timeout_s: Time that a request may take to arrive.
 
     Attributes:
+        draining: New requests are refused, those on connections that are kept alive included.
         steered: Requests that were given a target.
         unsteered: Those for which none was safe.
         repeated: Those whose target was refused, and that were sent again without.
@@ -66,6 +84,8 @@ class Proxy:
         ledger: Ledger,
         lengths: PromptLength,
         time: TimeSource,
+        max_in_flight: int,
+        timeout_s: float,
     ) -> None:
         self._upstream = upstream
         self._wire = wire
@@ -74,15 +94,33 @@ class Proxy:
         self._ledger = ledger
         self._lengths = lengths
         self._time = time
+        self._max_in_flight = max_in_flight
+        self._timeout_s = timeout_s
         self._arrivals = 0
+        self.draining = False
         self.steered = self.unsteered = self.repeated = self.open = 0
 
-    async def serve(self, request: web.Request) -> web.StreamResponse:
-        """Pass one request on."""
-        body = await request.read()
-        headers = forwarded_headers(request.headers)
+    async def serve(
+        self, request: web.Request, without: Set[str] = frozenset()
+    ) -> web.StreamResponse:
+        """Pass one request on.
+
+        Args:
+            request: The request.
+            without: Headers that are kept back.
+
+        Raises:
+            Problem: If it is one too many, or this proxy is shutting down.
+        """
+        self._admit()
         self.open += 1
         try:
+            body = await self._body(request)
+            headers = {
+                name: value
+                for name, value in forwarded_headers(request.headers).items()
+                if name.lower() not in without
+            }
             target = self._target(request, body)
             if target is None:
                 async with self._sent(request, body, headers) as reply:
@@ -90,6 +128,30 @@ class Proxy:
             return await self._steered(request, body, headers, *target)
         finally:
             self.open -= 1
+
+    async def _body(self, request: web.Request) -> bytes:
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                return await request.read()
+        except TimeoutError:
+            raise overdue(self._timeout_s) from None
+
+    def _admit(self) -> None:
+        if self.draining:
+            raise Problem(
+                503,
+                "this proxy is shutting down. Send the request to another one.",
+                "shutting_down",
+                retry_after_s=1.0,
+            )
+        if self.open >= self._max_in_flight:
+            raise Problem(
+                429,
+                f"{self._max_in_flight} requests are open, the limit of this proxy "
+                "(max_in_flight). Try again later.",
+                "overloaded",
+                retry_after_s=1.0,
+            )
 
     def _target(self, request: web.Request, body: bytes) -> tuple[Backend, int, Call, int] | None:
         """Server, its number, the request, its prompt tokens; None to leave it alone."""
@@ -177,7 +239,9 @@ class Proxy:
         self, request: web.Request, reply: Exchange, key: str | None
     ) -> web.StreamResponse:
         """Pass the answer on piece by piece; a broken one stays recognisably broken."""
-        kept = [(n, v) for n, v in reply.headers.items() if n.lower() not in _KEPT_OUT]
+        named = {n.strip().lower() for n in reply.headers.get("Connection", "").split(",")}
+        ends_here = _KEPT_OUT | named
+        kept = [(n, v) for n, v in reply.headers.items() if n.lower() not in ends_here]
         answer = web.StreamResponse(status=reply.status, reason=reply.reason)
         answer.headers.extend(kept)
         if "Content-Length" in reply.headers:

@@ -15,6 +15,7 @@ class SteerTable(SglangRouterTable):
     Attributes:
         upstream: Where the official router listens.
         workers_period_s: How often it is asked for its list of workers.
+        api_paths: Paths that clients may ask for beside those of the API that are known.
     """
 
     port: Port = Field(default=30001, description="the port to listen on (--port)")
@@ -24,6 +25,10 @@ class SteerTable(SglangRouterTable):
     )
     workers_period_s: Positive = Field(
         default=1.0, description="the seconds between two looks at the official router's workers"
+    )
+
+    api_paths: tuple[str, ...] = Field(
+        default=(), description="a list of further paths that clients may ask for"
     )
 
     @field_validator("upstream")

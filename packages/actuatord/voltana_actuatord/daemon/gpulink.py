@@ -58,7 +58,7 @@ def decode_wish(data: bytes) -> Wish | None:
     kind, ticket, clock_mhz, forced = _WISH.unpack(data)
     if kind == _EXAMINE:
         return None
-    return Wish(None if math.isnan(clock_mhz) else clock_mhz, ticket, forced)
+    return Wish(clock_mhz if clock_mhz > 0 else None, ticket, forced)
 
 
 def encode_answer(answer: Result | Examined) -> bytes:

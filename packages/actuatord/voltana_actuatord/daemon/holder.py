@@ -13,6 +13,7 @@ import contextlib
 import math
 import select
 import socket
+import struct
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -67,8 +68,8 @@ class GpuJob:
 
 def hold(job: GpuJob, link: socket.socket) -> None:
     """Serve the wishes of a worker until it or the parent is gone; the clock is given back then."""
-    link.setblocking(False)
     inbox = _LinkInbox(job, link)
+    job.slot.opening = True
     try:
         with _timed(job.slot):
             driver = job.open_driver()
@@ -86,6 +87,7 @@ def hold(job: GpuJob, link: socket.socket) -> None:
         refused = Examined(device=job.uuid, refusal=str(error), transient=error.transient)
         inbox.answer(refused)
         return
+    job.slot.opening = False
     inbox.examine = lambda: inbox.answer(_examined(gpu, driving, job.terms, job.slot))
     driving.run()
     _restore_at_the_end(driving, job, inbox)
@@ -263,7 +265,10 @@ class _NoWishes:
 
 
 class _LinkInbox(_NoWishes):
-    """The worker's wishes; satisfies `driving.Inbox`."""
+    """The worker's wishes; satisfies `driving.Inbox`.
+
+    A wish is on the way from a decision to the driver: waiting for one is a single blocking call.
+    """
 
     def __init__(self, job: GpuJob, link: socket.socket) -> None:
         super().__init__(job)
@@ -271,39 +276,68 @@ class _LinkInbox(_NoWishes):
         self._link = link
         self._device = job.uuid
         self._wish: Wish | None = None
+        self._drained = False
         self._poll.register(link, select.POLLIN)
+        self._more = select.poll()
+        self._more.register(link, select.POLLIN)
+        seconds, microseconds = divmod(round(1e6 * PULSE_S), 1_000_000)
+        patience = struct.pack("@ll", seconds, microseconds)
+        link.setblocking(True)
+        link.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, patience)
 
     def waiting(self, seconds: float | None) -> bool:
         """See `Inbox.waiting`."""
-        return self._wish is not None or super().waiting(seconds)
+        if self._wish is not None or self.ended:
+            return True
+        if seconds is not None and seconds < PULSE_S:
+            return super().waiting(seconds)
+        ends_s = time.monotonic() + (3600.0 if seconds is None else seconds)
+        while time.monotonic() < ends_s:
+            self._slot.pulse()
+            self._rearm()
+            try:
+                self._take_in(self._link.recv(MAX_BYTES))
+            except (BlockingIOError, InterruptedError):  # nothing for a while: see to the parent
+                if self.parent_gone():
+                    self.end()
+            except OSError:
+                self.end()
+            if self._heard({}):
+                return True
+        return False
 
     def take(self) -> Wish | None:
         """See `Inbox.take`."""
-        self._heard({})  # a later one may have come meanwhile
+        if not self._drained:
+            self._heard({})  # a later one may have come meanwhile
+        self._drained = False
         wish, self._wish = self._wish, None
         return None if self.ended else wish
 
     def answer(self, answer: Result | Examined) -> None:
         """Tell the worker; one that does not read is replaced, and asks anew."""
         with contextlib.suppress(OSError):
-            self._link.send(encode_answer(answer), socket.MSG_NOSIGNAL)
+            data = encode_answer(answer)
+            self._link.send(data, socket.MSG_NOSIGNAL | socket.MSG_DONTWAIT)
+
+    def _take_in(self, data: bytes) -> None:
+        if not data:
+            self.end()
+        elif (wish := decode_wish(data)) is not None:
+            self._wish = wish
+        else:
+            self.examine()
 
     def _heard(self, ready: dict[int, int]) -> bool:
+        """Take in all that is there; whether there is something to do."""
         if self._life in ready:
             self.end()
-        while not self.ended:
-            try:
-                data = self._link.recv(MAX_BYTES)
-            except (BlockingIOError, InterruptedError):
-                break
-            except OSError:
-                data = b""
-            if not data:
-                self.end()
-                break
-            wish = decode_wish(data)
-            if wish is None:
-                self.examine()
-            else:
-                self._wish = wish
+        try:
+            while not self.ended and self._more.poll(0):
+                self._take_in(self._link.recv(MAX_BYTES, socket.MSG_DONTWAIT))
+        except (BlockingIOError, InterruptedError):
+            pass
+        except OSError:
+            self.end()
+        self._drained = True
         return self.ended or self._wish is not None

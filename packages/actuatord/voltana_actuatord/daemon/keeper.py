@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 SLOW_RESTORE_S = 1.5
 """How long a call of a restoring process may take; others try meanwhile."""
 
+OPENING_S = 3.0
+"""How long opening the driver may take: nothing is locked meanwhile."""
+
 PROMPT_S = 0.2
 """How long one may be in a call before another tries beside it."""
 
@@ -192,7 +195,7 @@ class Keeper:
         if child is None:
             return
         busy_s = child.slot.busy_s(now_s)
-        hung = busy_s > self._limits.call_s
+        hung = busy_s > (OPENING_S if child.slot.opening else self._limits.call_s)
         if (
             hung
             or child.stopped

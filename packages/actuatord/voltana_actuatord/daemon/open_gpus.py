@@ -33,6 +33,7 @@ REFUSED_FOR_S = 0.5
 """How long the reason for which a GPU could not be opened is given again, before it is tried."""
 
 MAX_GPUS = 256
+_AT_ONCE = int(socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
 READY, OPENING, OPEN, RESTORING = "ready", "opening", "open", "restoring"
 
 
@@ -186,9 +187,12 @@ class OpenGpus:
         """Ask for a clock on all devices of a domain."""
         self._tickets += 1
         wish = Wish(clock_mhz, self._tickets)
+        data = encode_wish(wish)
+        for uuid in devices:  # first of all: the rest can wait
+            gpu = self._gpus[uuid]
+            self._send(gpu, data)
+            gpu.wish = wish
         self._settling[key] = Settling(self._tickets, sequence, clock_mhz, set(devices))
-        for uuid in devices:
-            self._ask(self._gpu(uuid), wish)
 
     def restore(self, devices: Iterable[str], *, forced: bool = False) -> None:
         """Ask for the default clocks; forced also where nothing of ours is set."""
@@ -360,14 +364,15 @@ class OpenGpus:
                 self._open(gpu)
             return
         try:
-            gpu.link.send(data, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
+            gpu.link.send(data, _AT_ONCE)
         except BlockingIOError:  # its process is behind: it gets the latest when it reads
             gpu.unsent[data[:1]] = data
             self._behind.add(gpu.uuid)
         except OSError:  # it has ended, which the link says as well
             return
         else:
-            gpu.unsent.pop(data[:1], None)
+            if gpu.unsent:
+                gpu.unsent.pop(data[:1], None)
 
     def _open(self, gpu: LentGpu) -> None:
         gpu.word = OPENING

@@ -15,7 +15,7 @@ MAX_GPUS = 64
 PROCESSES = 6
 """Processes that one GPU may have at a time; each has a slot of its own for its signs of life."""
 WORDS = 8
-_STATE, _ALIVE, _BUSY, _CLOCK, _BEFORE, _HAD_SETTING = range(6)
+_STATE, _ALIVE, _BUSY, _CLOCK, _BEFORE, _HAD_SETTING, _OPENING = range(7)
 
 
 class ClockState(enum.IntEnum):
@@ -102,8 +102,17 @@ class Slot:
 
     def begin(self) -> None:
         """A process takes the slot over."""
-        self._life[_BUSY] = 0
+        self._life[_BUSY] = self._life[_OPENING] = 0
         self.pulse()
+
+    @property
+    def opening(self) -> bool:
+        """Whether its process is opening the driver, which may have to wake the GPU first."""
+        return bool(self._life[_OPENING])
+
+    @opening.setter
+    def opening(self, opening: bool) -> None:
+        self._life[_OPENING] = int(opening)
 
     def busy_s(self, now_s: float) -> float:
         """For how long a driver call has been running; 0 if there is none."""

@@ -1,0 +1,101 @@
+"""``python -m benchmarks.gpu --model FOLDER``: everything that a machine with a GPU can tell.
+
+Doctor and board, the idle board, decode and prefill grids, then plugin, predictor and hooks under
+load in dry run. Reads only: no clock, limit or mode is ever set. A run that ended early is taken up
+where it was. Writes ``results.json`` into ``--out``, and the figures into a page (docs/gpu.md).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import time
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from benchmarks.gpu.grid import Bench, Progress, decode_grid, prefill_grid
+from benchmarks.gpu.page import write_page
+from benchmarks.gpu.readings import ReadOnlyGpu, Sampler
+from benchmarks.gpu.results import Results
+from benchmarks.gpu.settings import model_of, parse, profile_of
+from voltana.errors import ConfigError, VoltanaError
+from voltana.plant import PlantModel
+from voltana_actuatord.doctor import examine
+from voltana_actuatord.drivers.opening import open_driver
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from benchmarks.gpu.settings import Settings
+
+REFUSED = 2
+SOCKET = "/run/voltana/actuator.sock"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run every step that is missing; the exit status is 2 where one cannot be."""
+    try:
+        settings = parse(arguments)
+        settings.out.mkdir(parents=True, exist_ok=True)
+        _run(settings)
+    except (VoltanaError, OSError) as error:
+        sys.stderr.write(f"gpu: {error}\n")
+        return REFUSED
+    except KeyboardInterrupt:
+        sys.stderr.write("gpu: interrupted; the same command goes on from here\n")
+        return REFUSED
+    return 0
+
+
+def _run(settings: Settings) -> None:
+    with contextlib.closing(open_driver()) as driver:
+        gpus = tuple(ReadOnlyGpu(driver.gpu(index)) for index in settings.gpus)
+        board = gpus[0].name()
+        results = Results(settings.out / "results.json", settings.about(board, driver.version()))
+        try:
+            _measure(settings, gpus, results)
+        finally:
+            if results.path.exists():
+                write_page(settings.page or settings.out / "gpu.md", results.figures)
+
+
+def _measure(settings: Settings, gpus: tuple[ReadOnlyGpu, ...], results: Results) -> None:
+    try:
+        from benchmarks.gpu.load import loaded, timing, toggled  # noqa: PLC0415  (needs what SGLang brings)
+        from benchmarks.gpu.serving import Servers, say  # noqa: PLC0415
+    except ImportError as error:
+        raise ConfigError(
+            f"{error}: must be there. Run this in the environment of SGLang, with voltana-sglang "
+            "and voltana[serving] installed beside it."
+        ) from None
+    servers = Servers(settings)
+    hardware, model = profile_of(settings, gpus[0].name()), model_of(settings)
+    plant = PlantModel(hardware, model, len(gpus)) if hardware and model else None
+    if plant is None:
+        say("plant", "nothing to compare with: board or model has no profile (--hardware)")
+    results.step("doctor", lambda: [asdict(one) for one in examine(settings.gpus, SOCKET)])
+    results.step("boards", lambda: [gpu.facts() for gpu in gpus])
+    say("idle", f"watching for {settings.idle_s:g} s")
+    results.step("idle", lambda: _idle(settings, gpus))
+    bench = Bench(settings=settings, servers=servers, results=results, gpus=gpus, plant=plant)
+    progress = Progress(say)
+    decode_grid(bench, progress)
+    if "load" not in results.figures:
+        with servers.with_agent(timing(servers.folder)) as (instance, agent):
+            prefill_grid(bench, instance, progress)
+            say("load", f"{settings.rate_rps:g} requests/s for {settings.load_s:g} s")
+            results.put("load", loaded(bench, instance, agent))
+    if "toggled" not in results.figures:
+        say("toggled", "hooks off and on in turns")
+        results.put("toggled", toggled(bench, servers.folder / "toggled.ns"))
+    say("done", str(results.path))
+
+
+def _idle(settings: Settings, gpus: tuple[ReadOnlyGpu, ...]) -> dict[str, Any]:
+    with Sampler(gpus) as sampler:
+        time.sleep(settings.idle_s)
+    return sampler.reading().figures()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,222 @@
+"""Steering before the official router: its administration is not the clients', its limits hold."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+from typing import TYPE_CHECKING, Any
+
+import aiohttp
+import pytest
+from aiohttp import web
+
+from tests.attack.beside import stands_beside
+from tests.attack.test_admin_router import FORGERIES, GOOD, raw, request
+from tests.serving.router_client import token, until
+from voltana.timebase import MonotonicTime
+from voltana_sglang.dialect.settings import SglangBackend
+from voltana_sglang.steer.api_paths import is_api
+from voltana_sglang.steer.service import SteerService
+from voltana_sglang.steer.settings import SteerTable
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Callable
+
+
+class Official:
+    """The official router: answers everything, and notes what reached it."""
+
+    def __init__(self) -> None:
+        self.seen: list[tuple[str, str, dict[str, str]]] = []
+        self.slow_s = 0.0
+        self.headers: dict[str, str] = {}
+
+    async def answer(self, request: web.Request) -> web.Response:
+        self.seen.append((request.method, request.raw_path, dict(request.headers)))
+        if request.path == "/workers" and request.method == "GET":
+            return web.json_response({"workers": []})
+        await request.read()
+        await asyncio.sleep(self.slow_s)
+        return web.json_response({"text": "a"}, headers=self.headers)
+
+    def reached(self) -> list[str]:
+        return [path for _, path, _ in self.seen if path != "/workers"]
+
+
+class Steered:
+    def __init__(self, official: Official, service: SteerService, client: Any) -> None:
+        self.official, self.service, self._client = official, service, client
+        self.url = f"http://127.0.0.1:{service.port}"
+
+    async def ask(self, path: str = "/generate") -> tuple[int, Any]:
+        async with self._client.post(self.url + path, json={"text": "a"}) as reply:
+            await reply.read()
+            return reply.status, reply.headers
+
+
+@contextlib.asynccontextmanager
+async def steered(**settings: Any) -> AsyncIterator[Steered]:
+    official = Official()
+    app = web.Application()
+    app.router.add_route("*", "/{path:.*}", official.answer)
+    runner = web.AppRunner(app, access_log=None)
+    await runner.setup()
+    site = web.TCPSite(runner, "127.0.0.1", 0)
+    await site.start()
+    upstream = f"http://127.0.0.1:{runner.addresses[0][1]}"
+    table = SteerTable(
+        port=0, upstream=upstream, loads_period_s=0, drain_timeout_s=5.0,
+        backends=(SglangBackend(name="decode-0", role="decode", url="http://127.0.0.1:9"),),
+        **settings,
+    )  # fmt: skip
+    async with (
+        SteerService(table, MonotonicTime(), token()) as service,
+        aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as client,
+    ):
+        yield Steered(official, service, client)
+    await runner.cleanup()
+
+
+def run(body: Callable[[], Awaitable[None]]) -> None:
+    async def limited() -> None:
+        async with asyncio.timeout(60):
+            await body()
+
+    asyncio.run(limited())
+
+
+def test_requests_beyond_the_limit_are_told_to_come_again_and_the_others_answered() -> None:
+    async def check() -> None:
+        async with steered(max_in_flight=8) as it:
+            it.official.slow_s = 1.5
+            answers = await asyncio.gather(*(it.ask() for _ in range(40)))
+            statuses = [status for status, _ in answers]
+            assert (statuses.count(200), statuses.count(429)) == (8, 32)
+            assert all(h["Retry-After"] == "1" for status, h in answers if status == 429)
+            assert len(it.official.reached()) == 8
+            assert it.service.proxy.open == 0
+            it.official.slow_s = 0.0
+            assert (await it.ask())[0] == 200
+
+    run(check)
+
+
+def test_while_it_drains_a_connection_that_is_kept_alive_brings_nothing_new() -> None:
+    async def check() -> None:
+        async with steered() as it:
+            it.official.slow_s = 0.5
+            reader, writer = await asyncio.open_connection("127.0.0.1", it.service.port)
+            kept = request("POST", "/generate", GOOD, b'{"text": "a"}').replace(
+                b"Connection: close", b"Connection: keep-alive"
+            )
+            writer.write(kept)
+            await until(lambda: it.service.proxy.open == 1)
+            draining = asyncio.create_task(it.service.drain())
+            await asyncio.sleep(0.1)
+            writer.write(kept)  # pipelined behind the open one
+            first = await reader.readuntil(b"\r\n\r\n")
+            assert first.startswith(b"HTTP/1.1 200")  # what was open is answered
+            rest = b""
+            while b"503" not in rest:
+                rest += await reader.read(4096)
+            assert b"shutting_down" in rest
+            await draining
+            assert len(it.official.reached()) == 1
+            with pytest.raises(ConnectionRefusedError):
+                await asyncio.open_connection("127.0.0.1", it.service.port)
+            writer.close()
+            await writer.wait_closed()
+
+    run(check)
+
+
+ADMINISTRATION = (
+    "/workers", "/workers/1", "/add_worker?url=http://evil", "/remove_worker?url=x",
+    "/list_workers", "/flush_cache", "/get_loads", "/metrics", "/router/status", "/steer/status",
+    "/v1/tokenizers", "/v1/loads", "/ha/status", "/wasm", "//flush_cache", "/v1/../flush_cache",
+    "/v1/models/../../workers", "/v1/models/..%2f..%2fflush_cache", "/%66lush_cache",
+    "/v1/models/%2e%2e/workers", "/generate/..;/workers", "/v1/models/%252e%252e/workers",
+    "/GENERATE", "/", "/generate/",
+)  # fmt: skip
+
+
+def test_the_official_router_s_administration_is_reached_by_the_administrator_alone() -> None:
+    async def check() -> None:
+        async with steered() as it:
+            for method in ("GET", "POST", "DELETE", "PUT", "OPTIONS"):
+                for path in ADMINISTRATION:
+                    answer = await raw(it.service.port, request(method, path, GOOD, b"{}"))
+                    assert answer.startswith((b"HTTP/1.1 404", b"HTTP/1.1 400")), (method, path)
+            assert it.official.reached() == []
+            port = it.service.administration.port
+            for name, (method, headers, _) in FORGERIES.items():
+                if method == "POST":
+                    await raw(port, request(method, "/flush_cache", headers, b"{}"))
+                    assert it.official.reached() == [], name
+            answer = await raw(port, request("POST", "/flush_cache", GOOD, b"{}"))
+            assert answer.startswith(b"HTTP/1.1 200")
+            assert it.official.reached() == ["/flush_cache"]
+            secret = token().header()["Authorization"].split()[1]
+            assert secret not in json.dumps(it.official.seen)
+
+    run(check)
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "allowed"),
+    [
+        ("POST", "/generate", True), ("PUT", "/generate", True), ("POST", "/v1/embeddings", True),
+        ("GET", "/v1/models", True), ("GET", "/v1/models/llama", True), ("GET", "/readiness", True),
+        ("GET", "/v1/responses/abc", True), ("POST", "/mine", True), ("GET", "/mine/x", False),
+        ("GET", "/generate", False), ("POST", "/health", False), ("POST", "/workers", False),
+    ],
+)  # fmt: skip
+def test_what_clients_may_ask_is_a_list(method: str, path: str, allowed: bool) -> None:
+    assert is_api(method, path, ("/mine",)) is allowed
+
+
+def test_headers_that_end_at_this_hop_do_not_pass() -> None:
+    async def check() -> None:
+        async with steered() as it:
+            it.official.headers = {
+                "Connection": "X-Internal, keep-alive", "X-Internal": "secret", "X-Fine": "1",
+                "Proxy-Authenticate": "Basic", "Trailer": "X-Late",
+            }  # fmt: skip
+            status, headers = await it.ask()
+            assert status == 200
+            assert headers["X-Fine"] == "1"
+            assert not {"X-Internal", "Proxy-Authenticate", "Trailer"} & set(headers)
+
+    run(check)
+
+
+HALF = b"POST /generate HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\n{"
+
+
+def test_bodies_that_never_come_take_no_honest_request_s_time() -> None:
+    async def check() -> None:
+        async with steered(max_in_flight=400, timeout_s=1.0) as it:
+
+            async def half() -> None:
+                with contextlib.ExitStack() as held:
+                    for _ in range(200):
+                        sock = held.enter_context(connected(it.service.port))
+                        sock.send(
+                            b"POST /generate HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\n{"
+                        )
+                        await asyncio.sleep(0.002)
+                    await asyncio.sleep(0.2)
+
+            async def honest() -> bool:
+                return (await it.ask())[0] == 200
+
+            await stands_beside(honest, half, requests=100)
+
+    run(check)
+
+
+def connected(port: int) -> Any:
+    import socket
+
+    return socket.create_connection(("127.0.0.1", port))

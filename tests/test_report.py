@@ -1,0 +1,144 @@
+"""Reports without a browser: what is in the page, what is not, and what is said instead."""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+
+from tests.report_steps import page_of_run, page_of_sweep, simulate, sweep
+from voltana.errors import ConfigError
+from voltana.evaluation.compare import compare
+from voltana.evaluation.report.build import run_page, sweep_page
+from voltana.evaluation.report.page import render
+from voltana.evaluation.report.series import kv_tokens, read_series
+from voltana.evaluation.scenario import load_scenario
+
+MOST_BYTES = 8_000_000
+
+
+class Seen(HTMLParser):
+    """Headings, links of every kind, and text of cells."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.headings, self.outside, self.cells, self._in = [], [], [], ""
+        self.feed(text)
+
+    def handle_starttag(self, tag, attributes):
+        self._in = tag
+        for name, value in attributes:
+            if name in {"src", "href", "data", "action"} and not value.startswith("#"):
+                self.outside.append(value)
+
+    def handle_data(self, data):
+        if self._in == "h2":
+            self.headings.append(data)
+        elif self._in in {"td", "th"}:
+            self.cells.append(data)
+
+
+@pytest.fixture(scope="module")
+def run_folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("report") / "run"
+    page_of_run(folder, "--uncertainty")
+    return folder
+
+
+def test_a_run_s_report_has_every_figure_and_asks_for_nothing(run_folder):
+    text = (run_folder / "report.html").read_text()
+    seen = Seen(text)
+    assert len(text.encode()) < MOST_BYTES
+    assert seen.outside == []
+    assert "default-src 'none'" in text
+    for heading in ("Energy", "Attainment", "How sure the savings are", "TTFT", "Timelines",
+                    "Power over time", "What decisions promised", "What bound each decision",
+                    "Units", "What it comes to"):  # fmt: skip
+        assert heading in seen.headings
+
+
+def test_its_tables_hold_the_figures_of_the_results(run_folder):
+    seen = Seen((run_folder / "report.html").read_text())
+    for result in json.loads((run_folder / "results.json").read_text())["results"]:
+        assert result["policy"] in seen.cells
+        assert f"{result['energy_j'] / 1e3:.4g}" in seen.cells
+        assert f"{100 * result['ttft_attainment']:.1f} %" in seen.cells
+        assert f"{result['spent']['EUR']:.4g}" in seen.cells
+
+
+def test_reasons_are_counted_and_change_nothing(run_folder):
+    drawn = {policy["policy"]: policy for policy in read_series(run_folder)["policies"]}
+    ours = drawn["voltana"]
+    decided = sum(ours["statuses"]["decode"].values())
+    assert sum(ours["reasons"]["decode"].values()) >= decided > 50
+    assert set(drawn["static-max"]["reasons"]["decode"]) == {"fixed clock"}
+    scenario = load_scenario(run_folder / "scenario.toml", {})
+    plain, recorded = (compare(scenario, record_timelines=kept) for kept in (False, True))
+    for one, other in zip(plain.runs, recorded.runs, strict=True):
+        assert one.result.energy_j == other.result.energy_j
+        assert not one.reasons
+        assert other.reasons
+
+
+def test_tokens_in_the_cache_are_those_of_requests_that_decode():
+    record = (
+        compare(load_scenario(None, {"policies": ["static-max"], "workload": {"duration_s": 4.0}}))
+        .runs[0]
+        .record
+    )
+    at_s = np.linspace(0, record.end_s, 40)
+    wanted = []
+    for now_s in at_s:
+        alive = (record.first_token_s <= now_s) & (now_s < record.completed_s)
+        grown = (now_s - record.first_token_s[alive]) / (
+            record.completed_s[alive] - record.first_token_s[alive]
+        )
+        wanted.append(np.sum(record.prompt_tokens[alive] + grown * record.output_tokens[alive]))
+    assert kv_tokens(record, at_s) == pytest.approx(np.array(wanted), abs=1e-3)
+    assert max(wanted) > 1000
+
+
+def test_a_sweep_s_report_has_lines_a_front_and_u_curves(tmp_path):
+    text = page_of_sweep(tmp_path / "s", rate=[3, 4, 5], seed=[1, 2], itl_ms=[50, 65]).read_text()
+    seen = Seen(text)
+    assert len(text.encode()) < MOST_BYTES
+    assert seen.outside == []
+    assert "Energy saved by workload.rate_rps" in seen.headings
+    assert "Saving against attainment" in seen.headings
+    assert "Energy over the clock" in seen.headings
+    assert "<option>itl_ms 50</option>" in text
+    charts = json.loads(re.search(r'id="charts">(.*?)</script>', text)[1])
+    assert any(trace.get("error_y", {}).get("visible") for c in charts.values()
+               for trace in c["traces"])  # fmt: skip
+
+
+def test_text_of_a_user_cannot_become_markup(tmp_path):
+    folder = sweep(tmp_path, policies=("static-max",))
+    page = sweep_page(folder, {"</script><script>alert(1)</script>": 1.0})
+    text = render(page)
+    assert "<script>alert(1)" not in text
+    assert "{{" not in re.sub(r"<script.*?</script>", "", text, flags=re.DOTALL)
+
+
+def test_what_is_no_report_is_said(tmp_path):
+    with pytest.raises(ConfigError, match=r"series\.json' cannot be read.*voltana simulate --out"):
+        run_page(tmp_path)
+    (tmp_path / "series.json").write_text('{"form": 0}')
+    with pytest.raises(ConfigError, match="is of another version of voltana"):
+        run_page(tmp_path)
+    with pytest.raises(ConfigError, match="cannot be read as Parquet"):
+        sweep_page(tmp_path, {})
+
+
+def test_a_long_run_is_as_small_and_as_quick(tmp_path):
+    folder = simulate(tmp_path, "--policy", "static-max")
+    series = read_series(folder)
+    grown = json.dumps(series).replace('"static-max"', '"another"')
+    assert len(grown) < 60_000  # whatever the duration: 240 points a series
+    before_s = time.process_time()
+    render(run_page(folder))
+    assert time.process_time() - before_s < 5

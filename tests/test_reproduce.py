@@ -1,0 +1,153 @@
+"""The published findings: what is run, what is told, and the command end to end."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from tests.sweep_steps import ROOT
+from voltana.errors import ConfigError, UnknownNameError
+from voltana.evaluation.reproduce import NAMES, finding
+from voltana.evaluation.reproduce.finding import Asked
+from voltana.evaluation.reproduce.published import published_savings, read_points
+
+FIGURES = ROOT.parent / "shared" / "data" / "published-figure"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_finding_can_be_planned_whole_and_quick(name):
+    found = finding(name)
+    quick, whole = (found.plan(asked) for asked in (Asked(quick=True), Asked(seeds=(11, 12))))
+    assert 0 < len(quick.points) < len(whole.points)
+    assert len(whole.points) % 2 == 0
+
+
+def test_the_search_can_be_left_out():
+    with_it, without = (finding("main-result").plan(Asked(search=s)) for s in (True, False))
+    assert "best-fixed" in with_it.points[0].file.policies
+    assert len(with_it.points) == len(without.points) == 51
+    assert not any("best-fixed" in point.file.policies for point in without.points)
+
+
+def test_the_main_result_runs_the_published_rates():
+    plan = finding("main-result").plan(Asked())
+    rates = {}
+    for point in plan.points:
+        file = point.file
+        key = (file.cluster.model, file.workload.name)
+        rates.setdefault(key, []).append(file.workload.rate_rps)
+        assert file.workload.duration_s == 120
+        assert (file.cluster.prefill, file.cluster.decode) == (2, 2)
+        assert file.cluster.tensor_parallel == (2 if "qwen" in file.cluster.model else 1)
+    assert rates == {
+        ("ministral-3b", "lmsys"): list(range(80, 151, 10)),
+        ("ministral-3b", "sharegpt"): list(range(80, 151, 10)),
+        ("llama-3.1-8b", "lmsys"): [*range(75, 111, 5), 120, 130],
+        ("llama-3.1-8b", "sharegpt"): list(range(50, 101, 5)),
+        ("qwen3-32b", "lmsys"): list(range(40, 71, 5)),
+        ("qwen3-32b", "sharegpt"): list(range(20, 51, 5)),
+    }
+
+
+@pytest.mark.data
+@pytest.mark.skipif(not FIGURES.is_dir(), reason="no ../shared/data here")
+def test_the_quoted_savings_are_those_of_the_published_figure():
+    energy = {(p.model, p.workload, p.rate_rps, p.policy): p.figures["energy_j"]
+              for p in read_points(FIGURES) if "energy_j" in p.figures}  # fmt: skip
+    quoted = published_savings()
+    assert len(quoted) == 28
+    for (model, workload, rate_rps), saved in quoted.items():
+        ours = energy[model, workload, rate_rps, "voltana-v0.1"]
+        full = energy[model, workload, rate_rps, "static-max"]
+        assert 1 - ours / full == pytest.approx(saved, abs=2.5e-3)
+
+
+def test_points_that_are_none_are_refused(tmp_path):
+    (tmp_path / "a.csv").write_text("model,rps\nx,1\n")
+    with pytest.raises(ConfigError, match="holds no points of the published figure"):
+        read_points(tmp_path)
+    with pytest.raises(UnknownNameError, match=r"unknown finding 'level'\. Did you mean 'levels'"):
+        finding("level")
+
+
+def test_the_command_writes_figure_table_and_json_and_goes_on_where_it_was(tmp_path):
+    command = [sys.executable, "-m", "voltana", "reproduce", "u-curve", "--quick"]
+    command += ["--workers", "1", "--out", str(tmp_path / "u")]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    first, again = (
+        subprocess.run(
+            command, capture_output=True, text=True, check=True, timeout=300, env=environment
+        )
+        for _ in range(2)
+    )
+    assert "2 run now" in first.stderr
+    assert "0 run now" in again.stderr
+    assert first.stdout == again.stdout
+    assert "| a100-sxm4-80gb | decode, 128 requests |" in first.stdout
+    made = json.loads((tmp_path / "u" / "finding.json").read_text())
+    assert made["finding"] == "u-curve"
+    curve = made["a100-sxm4-80gb"]["decode, 128 requests"]
+    lowest = min(curve, key=lambda point: point[1])
+    assert curve[0][1] > lowest[1] < curve[-1][1]  # a U
+    assert (tmp_path / "u" / "figure.png").stat().st_size > 20_000
+
+
+def told_of(name, tmp_path, published=()):
+    """A finding told of rows as if each scenario had saved a share of its own."""
+    found = finding(name)
+    plan = found.plan(Asked(quick=True))
+    from voltana.evaluation.sweep.run import described_by
+
+    rows = []
+    for place, point in enumerate(plan.points):
+        for index, policy in enumerate(point.file.policies):
+            share = 0.01 * (place + index)
+            rows.append(
+                {
+                    "run": point.key,
+                    **described_by(point.file),
+                    "policy": policy,
+                    "energy_j": 1e5 * (1 - share),
+                    "prefill_energy_j": 4e4,
+                    "decode_energy_j": 6e4,
+                    "energy_saved_vs_static_max": share,
+                    "ttft_attainment": 0.99,
+                    "itl_attainment": None if place == 0 else 0.98,
+                    "itl_token_attainment": 0.97,
+                }
+            )
+    told = found.tell(rows, published)
+    told.figure.savefig(tmp_path / f"{name}.png")
+    json.dumps(told.data, allow_nan=False)
+    return told
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name != "u-curve"])
+def test_every_finding_tells_a_table_and_draws(name, tmp_path):
+    told = told_of(name, tmp_path)
+    header, rule, first = told.markdown.splitlines()[:3]
+    assert header.count("|") == rule.count("|") == first.count("|")
+    assert (tmp_path / f"{name}.png").stat().st_size > 10_000
+
+
+def test_published_savings_stand_beside_ours(tmp_path):
+    told = told_of("main-result", tmp_path)
+    line = next(t for t in told.markdown.splitlines() if "| llama-3.1-8b | lmsys | 75 |" in t)
+    assert line.split("|")[4].strip() == "36.2"
+    assert "| ministral-3b | lmsys | 80 | - |" in told.markdown
+
+
+def test_published_points_are_read_by_our_names(tmp_path):
+    with (tmp_path / "p.csv").open("w", newline="") as file:
+        rows = csv.writer(file)
+        rows.writerow(["model", "dataset", "rps", "policy", "energy_j", "ttft_attainment_pct",
+                       "itl_attainment_pct"])  # fmt: skip
+        rows.writerow(["Llama-3.1-8B", "LMSYS", 75, "voltana", 105300.0, 97.7, ""])
+    (point,) = read_points(tmp_path)
+    assert (point.model, point.workload, point.policy) == ("llama-3.1-8b", "lmsys", "voltana-v0.1")
+    assert point.figures == {"energy_j": 105300.0, "ttft_attainment": pytest.approx(0.977)}

@@ -1,0 +1,63 @@
+"""`voltana report`: a run or a sweep as one HTML file that needs nothing else."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from voltana.cli import scenario_flags as flags
+from voltana.cli.terminal import configure_logs, prepare_outputs, write_text
+from voltana.errors import ConfigError
+from voltana.extras import require
+
+_WHAT = typer.Argument(
+    metavar="RUN|SWEEP", help="A folder of 'voltana simulate --out' or 'voltana sweep --out'."
+)
+_OUT = typer.Option("--out", metavar="FILE", help="The HTML file (report.html in the folder).")
+
+
+def report(
+    what: Annotated[Path, _WHAT],
+    *,
+    out: Annotated[Path | None, _OUT] = None,
+    price: Annotated[str | None, flags.PRICE] = None,
+    currency: Annotated[str, flags.CURRENCY] = flags.DEFAULT_CURRENCY,
+    carbon: Annotated[str | None, flags.CARBON] = None,
+    log_level: Annotated[str, flags.LOG] = "warning",
+) -> None:
+    """Make one HTML file of a run or a sweep: figures, tables, and what they mean.
+
+    It opens anywhere, without a network; every figure is there as a table too. A sweep takes
+    constant prices; give a run's to 'voltana simulate', which knows when energy was used.
+
+    \b
+    A run:     voltana simulate --out out/demo; voltana report out/demo
+    A sweep:   voltana sweep --grid rate=40..80..10; voltana report out/sweep --price 0.3
+    """  # noqa: D301  (\b keeps typer from reflowing the examples)
+    configure_logs(log_level)
+    require("report", "voltana report")
+    from voltana.evaluation.report.build import run_page, sweep_page
+    from voltana.evaluation.report.page import render
+    from voltana.evaluation.report.series import SERIES
+
+    tariffs = flags.tariffs(price, currency, carbon)
+    if (what / SERIES).is_file():
+        if tariffs:
+            raise ConfigError(
+                "prices of a run are not taken here: they need the power at every time. Give them "
+                f"to 'voltana simulate {what}/scenario.toml --out {what}'."
+            )
+        page = run_page(what)
+    else:
+        require("sweep", "the report of a sweep")
+        varying = [name for name, tariff in tariffs.items() if len(tariff.per_kwh) > 1]
+        if varying:
+            raise ConfigError(
+                f"{varying[0]} over time is not taken for a sweep, which keeps no power over time. "
+                "Give one figure per kWh, or the series to 'voltana simulate'."
+            )
+        page = sweep_page(what, {name: float(t.per_kwh[0]) for name, t in tariffs.items()})
+    target = out or (what if what.is_dir() else what.parent) / "report.html"
+    prepare_outputs(target.parent, None)
+    write_text(target, render(page))
+    typer.echo(f"Wrote {target}", err=True)

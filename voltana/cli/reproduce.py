@@ -1,0 +1,93 @@
+"""`voltana reproduce`: the published findings, each by one command."""
+
+import enum
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from voltana.cli import scenario_flags as flags
+from voltana.cli.sweep import finish, run_plan
+from voltana.cli.terminal import configure_logs, prepare_outputs, write_text
+from voltana.errors import ConfigError
+from voltana.extras import require
+
+
+class Name(enum.StrEnum):
+    """The findings that can be reproduced."""
+
+    MAIN_RESULT = "main-result"
+    LEVELS = "levels"
+    WINDOWS = "windows"
+    SLO = "slo"
+    U_CURVE = "u-curve"
+    BOUNDARIES = "boundaries"
+
+
+_NAME = typer.Argument(metavar="FINDING", help=", ".join(Name), show_default=False)
+_QUICK = typer.Option("--quick", help="Fewer points and shorter runs.")
+_SEEDS = typer.Option("--seeds", metavar="N,...", help="Seeds, whose figures are averaged.")
+_NO_SEARCH = typer.Option(
+    "--no-search", help="Leave out best-fixed, whose search is most of main-result's time."
+)
+_WORKERS = typer.Option("--workers", metavar="N", help="Processes (one a core).")
+_OUT = typer.Option("--out", metavar="DIR", help="Where it is written (out/FINDING).")
+_PUBLISHED = typer.Option(
+    "--published", metavar="DIR", help="The published figure's points as CSV, drawn beside ours."
+)
+
+
+def reproduce(
+    name: Annotated[Name, _NAME],
+    *,
+    quick: Annotated[bool, _QUICK] = False,
+    seeds: Annotated[str, _SEEDS] = "11",
+    no_search: Annotated[bool, _NO_SEARCH] = False,
+    workers: Annotated[int | None, _WORKERS] = None,
+    out: Annotated[Path | None, _OUT] = None,
+    published: Annotated[Path | None, _PUBLISHED] = None,
+    log_level: Annotated[str, flags.LOG] = "warning",
+) -> None:
+    """Reproduce a published finding on the simulated cluster: figure, table and JSON.
+
+    Runs in parallel and goes on where it was killed; what it ran is a sweep that 'voltana report'
+    reads. Whole, main-result takes about 40 minutes on two cores; --quick takes a few minutes.
+
+    \b
+    The main result:   voltana reproduce main-result
+    Is it so?          voltana reproduce main-result --quick
+    A sixth of it:     voltana reproduce main-result --no-search
+    More levels:       voltana reproduce levels
+    """  # noqa: D301  (\b keeps typer from reflowing the examples)
+    configure_logs(log_level)
+    require("sweep", "voltana reproduce")
+    require("plots", "voltana reproduce")
+    from voltana.evaluation.reproduce import finding
+    from voltana.evaluation.reproduce.finding import Asked
+    from voltana.evaluation.reproduce.published import read_points
+
+    found = finding(name)
+    folder = out or Path("out") / (f"{name}-quick" if quick else name)
+    prepare_outputs(folder, None)
+    points = [] if published is None else read_points(published)
+    plan = found.plan(Asked(quick=quick, seeds=_numbers(seeds), search=not no_search))
+    outcome = run_plan(plan, folder, workers)
+    finish(plan, outcome, folder)
+    told = found.tell(outcome.rows, points)
+    told.figure.savefig(folder / "figure.png")
+    write_text(folder / "table.md", f"{found.claim}\n\n{told.markdown}\n")
+    content = {"finding": name, "claim": found.claim, "quick": quick, **told.data}
+    write_text(folder / "finding.json", json.dumps(content, indent=1, allow_nan=False) + "\n")
+    typer.echo(told.markdown)
+    typer.echo(f"Wrote figure.png, table.md and finding.json to {folder}", err=True)
+
+
+def _numbers(text: str) -> list[int]:
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError:
+        raise ConfigError(
+            f"seeds = {text!r} is not allowed: must be whole numbers with commas between, such as "
+            "11,12,13. Give at least one."
+        ) from None

@@ -1,0 +1,175 @@
+"""The report of a folder: of one run, or of a sweep."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+from voltana.errors import ConfigError
+from voltana.evaluation.report.figures import percent, shown
+from voltana.evaluation.report.page import Page
+from voltana.evaluation.report.run_figures import run_figures
+from voltana.evaluation.report.series import read_series
+from voltana.evaluation.report.sweep_figures import sweep_figures, varied_fields
+from voltana.evaluation.units import J_PER_KWH
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+    Json = dict[str, Any]
+
+RESULTS = "results.json"
+SIMULATED = (
+    "Everything here was simulated: no GPU was measured. docs/fidelity.md says how far the "
+    "simulated boards agree with measurements."
+)
+MOST_ROWS = 2000
+"""Rows of a sweep that its report lists; the Parquet has all."""
+
+_UNITS = (
+    ("total_gpu_energy_kwh", "energy, kWh"),
+    ("avg_total_gpu_power_w", "avg_total_gpu_power_w"),
+    ("joules_per_output_token", "joules_per_output_token"),
+    ("prefill_joules_per_input_token", "prefill_joules_per_input_token"),
+    ("decode_joules_per_output_token", "decode_joules_per_output_token"),
+    ("joules_per_successful_query", "joules_per_successful_query"),
+)
+
+
+def run_page(folder: Path) -> Page:
+    """The report of a folder that `voltana simulate --out` wrote.
+
+    Raises:
+        ConfigError: If it did not, or another version did.
+    """
+    series = read_series(folder)
+    try:
+        results: Json = json.loads((folder / RESULTS).read_bytes())
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise ConfigError(f"{str(folder / RESULTS)!r} cannot be read: {reason}.") from None
+    scenario, best = results["scenario"], _best(results["results"])
+    cluster = scenario["cluster"]
+    return Page(
+        title=f"{cluster['model']} on {cluster['hardware']}: policies compared",
+        lead=f"{cluster['prefill']} prefill and {cluster['decode']} decode instances (TP "
+        f"{cluster['tensor_parallel']}), {_load(scenario)}, seed {scenario['seed']}.",
+        tiles=_tiles(best),
+        figures=run_figures(results, series),
+        tables=(_unit_table(series), *_cost_tables(series)),
+        notes=(
+            SIMULATED,
+            f"Source of every energy: {series['policies'][0]['units']['source']}; hence "
+            "power_valid is 0. Names are those of InferenceX's power metrics.",
+            *_known(results["knowledge"]),
+        ),
+    )
+
+
+def sweep_page(path: Path, per_kwh: Mapping[str, float]) -> Page:
+    """The report of a sweep's results.
+
+    Args:
+        path: The Parquet, or the folder that it is in.
+        per_kwh: Constant prices and intensities, by what they count.
+
+    Raises:
+        ConfigError: If it cannot be read.
+    """
+    from voltana.evaluation.sweep.fields import scenario_fields  # noqa: PLC0415  (with Parquet)
+    from voltana.evaluation.sweep.store import RESULTS as PARQUET  # noqa: PLC0415
+    from voltana.evaluation.sweep.table import read_parquet  # noqa: PLC0415
+
+    file = path / PARQUET if path.is_dir() else path
+    rows = read_parquet(file)
+    if not rows:
+        raise ConfigError(f"{str(file)!r} has no rows: no scenario has ended. Finish the sweep.")
+    columns = scenario_fields()
+    varied = varied_fields(rows, columns)
+    runs = len({row["run"] for row in rows})
+    return Page(
+        title=f"Sweep over {', '.join(varied) or 'seeds'}",
+        lead=f"{runs} scenarios, {len(rows)} rows; policies: "
+        f"{', '.join(dict.fromkeys(row['policy'] for row in rows))}.",
+        tiles=_tiles(_best(rows)),
+        figures=sweep_figures(rows, columns),
+        tables=(_row_table(rows, varied, per_kwh),),
+        notes=(SIMULATED, f"Read from {file.name}, which holds every figure of every scenario."),
+    )
+
+
+def _best(results: Sequence[Json]) -> Json:
+    """What saved most among what kept its targets; the first if none did."""
+    column = "energy_saved_vs_static_max"
+    kept = [r for r in results if _keeps(r) and r[column] is not None]
+    return max(kept, key=lambda result: float(result[column]), default=results[0])
+
+
+def _keeps(result: Json) -> bool:
+    kept = (result["ttft_attainment"], result["itl_attainment"])
+    return all(share is None or share >= 0.95 for share in kept)
+
+
+def _tiles(best: Json) -> list[tuple[str, str, str]]:
+    kept = f"TTFT {percent(best['ttft_attainment'])}, ITL {percent(best['itl_attainment'])} kept"
+    return [
+        ("Most saved with 95 % kept", percent(best["energy_saved_vs_static_max"]), best["policy"]),
+        ("Energy then", f"{best['energy_j'] / J_PER_KWH:.4g} kWh", kept),
+        ("An output token", f"{shown(best['energy_per_output_token_j'], 3)} J", "all boards"),
+        ("A request", f"{shown(best['energy_per_request_j'], 3)} J", "all boards"),
+    ]
+
+
+def _load(scenario: Json) -> str:
+    workload, trace = scenario.get("workload"), scenario.get("trace")
+    if workload:
+        return (
+            f"{workload['name']} at {workload['rate_rps']:g} requests/s ({workload['arrival']}) "
+            f"for {workload['duration_s']:g} s"
+        )
+    return f"the trace {str(trace['file']).rpartition('/')[2]}" if trace else "a load"
+
+
+def _unit_table(series: Json) -> tuple[str, list[str], list[list[str]]]:
+    rows = [
+        [policy["policy"], *(shown(policy["units"][name]) for name, _ in _UNITS)]
+        for policy in series["policies"]
+    ]
+    return "Units", ["policy", *(label for _, label in _UNITS)], rows
+
+
+def _cost_tables(series: Json) -> list[tuple[str, list[str], list[list[str]]]]:
+    names = list(series["tariffs"])
+    if not names:
+        return []
+    rows = [
+        [policy["policy"], *(shown(policy["spent"][name]) for name in names)]
+        for policy in series["policies"]
+    ]
+    headers = [f"{name} (at {series['tariffs'][name]} per kWh)" for name in names]
+    return [("What it comes to", ["policy", *headers], rows)]
+
+
+def _row_table(
+    rows: Sequence[Json], varied: Sequence[str], per_kwh: Mapping[str, float]
+) -> tuple[str, list[str], list[list[str]]]:
+    headers = ["policy", *varied, "seed", "energy kJ", "saved", "TTFT", "mean ITL", "J a token"]
+    cells = [
+        [
+            row["policy"],
+            *(str(row[name]) for name in (*varied, "seed")),
+            shown(row["energy_j"] / 1e3),
+            percent(row["energy_saved_vs_static_max"]),
+            percent(row["ttft_attainment"]),
+            percent(row["itl_attainment"]),
+            shown(row["energy_per_output_token_j"], 3),
+            *(shown(row["energy_j"] / J_PER_KWH * figure) for figure in per_kwh.values()),
+        ]
+        for row in rows[:MOST_ROWS]
+    ]
+    return "Every scenario", [*headers, *per_kwh], cells
+
+
+def _known(knowledge: Json) -> list[str]:
+    return [f"Of this board {word}: {'; '.join(said)}." for word, said in knowledge.items() if said]

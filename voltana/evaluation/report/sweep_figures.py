@@ -1,0 +1,247 @@
+"""The figures of a sweep's report: what was varied on the x axis, a line a policy, ranges."""
+
+from __future__ import annotations
+
+import statistics
+from typing import TYPE_CHECKING, Any
+
+from voltana.evaluation.report.figures import Figure, Palette, axis, percent, shown
+from voltana.policy import FIXED_PREFIX
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    Row = dict[str, Any]
+
+SEED = "seed"
+MEASURES = (
+    ("energy_saved_vs_static_max", "Energy saved", "energy saved (%)", 100.0),
+    ("energy_j", "Energy", "energy (kJ)", 1e-3),
+    ("ttft_attainment", "TTFT attainment", "TTFT within SLO (%)", 100.0),
+    ("itl_attainment", "ITL attainment", "mean ITL within SLO (%)", 100.0),
+)
+MOST_CHOICES = 60
+"""Combinations of the other fields that a reader may choose from."""
+
+
+def varied_fields(rows: Sequence[Row], columns: Sequence[str]) -> list[str]:
+    """The scenario fields with more than one value, seeds left out."""
+    return [
+        name
+        for name in columns
+        if name not in {SEED, "policies"} and len({_hashable(row[name]) for row in rows}) > 1
+    ]
+
+
+def sweep_figures(rows: Sequence[Row], columns: Sequence[str]) -> list[Figure]:
+    """Every figure of a sweep.
+
+    Args:
+        rows: Of its Parquet.
+        columns: Names of the scenario fields among them.
+    """
+    palette = Palette()
+    for row in rows:
+        palette.colour(row["policy"])
+    varied = varied_fields(rows, columns)
+    figures: list[Figure] = []
+    across = x_axis(rows, varied)
+    if across is not None:
+        others = [name for name in varied if name != across]
+        for option, some in choices(rows, others):
+            figures += [_lines(some, across, measure, palette, option) for measure in MEASURES]
+    for option, some in choices(rows, varied if across is None else others):
+        figures += _u_curve(some, option, palette)
+    figures.append(front(rows, palette, varied))
+    return figures
+
+
+def x_axis(rows: Sequence[Row], varied: Sequence[str]) -> str | None:
+    """The varied number with the most values; None where no number was varied."""
+    numbers = {
+        name: len({row[name] for row in rows})
+        for name in varied
+        if all(isinstance(row[name], (int, float)) for row in rows)
+    }
+    return max(numbers, key=lambda name: numbers[name]) if numbers else None
+
+
+def choices(rows: Sequence[Row], others: Sequence[str]) -> list[tuple[str, list[Row]]]:
+    """Rows by the values of the other varied fields, in words."""
+    groups: dict[str, list[Row]] = {}
+    for row in rows:
+        said = ", ".join(f"{name.rpartition('.')[2]} {_said(row[name])}" for name in others)
+        groups.setdefault(said or "all", []).append(row)
+    return list(groups.items())[:MOST_CHOICES]
+
+
+def _lines(
+    rows: Sequence[Row],
+    across: str,
+    measure: tuple[str, str, str, float],
+    palette: Palette,
+    option: str,
+) -> Figure:
+    column, title, label, factor = measure
+    traces, cells = [], []
+    several = len({row[SEED] for row in rows}) > 1
+    for policy in dict.fromkeys(row["policy"] for row in rows):
+        points = _points([r for r in rows if r["policy"] == policy], lambda r: r[across], column)
+        scaled = [(x, *(factor * value for value in values)) for x, *values in points]
+        traces.append(
+            {
+                "type": "scatter",
+                "mode": "lines+markers",
+                "name": policy,
+                "x": [point[0] for point in scaled],
+                "y": [round(point[1], 4) for point in scaled],
+                "line": palette.line(policy),
+                "error_y": {
+                    "type": "data",
+                    "visible": several,
+                    "symmetric": False,
+                    "array": [round(point[3] - point[1], 4) for point in scaled],
+                    "arrayminus": [round(point[1] - point[2], 4) for point in scaled],
+                    "thickness": 1.2,
+                },
+            }
+        )
+        cells += [
+            [policy, shown(x), shown(mean), f"{low:.4g} to {high:.4g}" if several else "-"]
+            for x, mean, low, high in scaled
+        ]
+    name = across.rpartition(".")[2]
+    return Figure(
+        title=f"{title} by {across}",
+        text="Mean over the seeds; bars reach from the least to the greatest."
+        if several
+        else "One seed.",
+        traces=traces,
+        layout={"xaxis": axis(across), "yaxis": axis(label)},
+        headers=["policy", name, label, "range over seeds"],
+        rows=cells,
+        choice=f"{title} by {across}",
+        option=option,
+    )
+
+
+def front(rows: Sequence[Row], palette: Palette, varied: Sequence[str]) -> Figure:
+    """Saving against attainment of every row: what lies up and right of all others is the front."""
+    traces, cells = [], []
+    for policy in dict.fromkeys(row["policy"] for row in rows):
+        mine = [row for row in rows if row["policy"] == policy and _kept(row) is not None]
+        mine.sort(key=lambda row: _kept(row) or 0.0)
+        traces.append(
+            {
+                "type": "scatter",
+                "mode": "markers",
+                "name": policy,
+                "x": [round(100 * (_kept(row) or 0.0), 3) for row in mine],
+                "y": [round(100 * (row["energy_saved_vs_static_max"] or 0.0), 3) for row in mine],
+                "marker": {"size": 8, "color": palette.colour(policy), "opacity": 0.8},
+                "text": [_where(row, varied) for row in mine],
+            }
+        )
+        best = [row for row in mine if not any(_dominates(other, row) for other in mine)]
+        cells += [
+            [
+                policy,
+                _where(row, varied),
+                percent(_kept(row)),
+                percent(row["energy_saved_vs_static_max"]),
+            ]
+            for row in best
+        ]
+    return Figure(
+        title="Saving against attainment",
+        text="A point a scenario; attainment is the worse of TTFT and mean ITL. The table lists "
+        "each policy's front: points that no other of its own beats in both.",
+        traces=traces,
+        layout={
+            "xaxis": axis("attainment (%)"),
+            "yaxis": axis("energy saved (%)"),
+            "hovermode": "closest",
+        },
+        headers=["policy", "scenario", "attainment", "saved"],
+        rows=cells,
+        height=440,
+    )
+
+
+def _u_curve(rows: Sequence[Row], option: str, palette: Palette) -> list[Figure]:
+    """Energy by role over the clock, where fixed clocks were swept."""
+    fixed = [row for row in rows if row["policy"].startswith(FIXED_PREFIX)]
+    if len({row["policy"] for row in fixed}) < 3:
+        return []
+    traces, cells = [], []
+    for place, role in enumerate(("prefill", "decode")):
+
+        def clock(row: Row, place: int = place) -> float:
+            parts = row["policy"].removeprefix(FIXED_PREFIX).split("/")
+            return float(parts[min(place, len(parts) - 1)])
+
+        points = _points(fixed, clock, f"{role}_energy_j")
+        traces.append(
+            {
+                "type": "scatter",
+                "mode": "lines+markers",
+                "name": role,
+                "x": [point[0] for point in points],
+                "y": [round(point[1] / 1e3, 3) for point in points],
+                "line": palette.line(f"role {role}"),
+            }
+        )
+        cells += [[role, shown(point[0]), shown(point[1] / 1e3)] for point in points]
+    return [
+        Figure(
+            title="Energy over the clock",
+            text="Of fixed clocks, by role, idling included: the curve by which each phase has a "
+            "clock of least energy.",
+            traces=traces,
+            layout={"xaxis": axis("clock (MHz)"), "yaxis": axis("energy (kJ)")},
+            headers=["role", "MHz", "kJ"],
+            rows=cells,
+            choice="Energy over the clock",
+            option=option,
+        )
+    ]
+
+
+def _points(
+    rows: Sequence[Row], place: Callable[[Row], float], column: str
+) -> list[tuple[float, float, float, float]]:
+    """Place on the x axis, mean, least and greatest."""
+    groups: dict[float, list[float]] = {}
+    for row in rows:
+        if row[column] is not None:
+            groups.setdefault(place(row), []).append(row[column])
+    return [
+        (x, statistics.fmean(values), min(values), max(values))
+        for x, values in sorted(groups.items())
+    ]
+
+
+def _kept(row: Row) -> float | None:
+    kept = [row[name] for name in ("ttft_attainment", "itl_attainment") if row[name] is not None]
+    return min(kept) if kept else None
+
+
+def _dominates(one: Row, other: Row) -> bool:
+    saved = "energy_saved_vs_static_max"
+    ours, theirs = (
+        (_kept(row) or 0.0, row[saved] if row[saved] is not None else 0.0) for row in (one, other)
+    )
+    return ours != theirs and ours[0] >= theirs[0] and ours[1] >= theirs[1]
+
+
+def _where(row: Row, varied: Sequence[str]) -> str:
+    names = [*varied, SEED]
+    return ", ".join(f"{name.rpartition('.')[2]} {_said(row[name])}" for name in names)
+
+
+def _said(value: object) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _hashable(value: object) -> object:
+    return str(value) if isinstance(value, (list, dict)) else value

@@ -1,0 +1,24 @@
+"""The published findings, each reproduced by one command: a sweep, a figure, a table, JSON."""
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+from voltana.errors import unknown_name
+
+if TYPE_CHECKING:
+    from voltana.evaluation.reproduce.finding import Finding
+
+NAMES = ("main-result", "levels", "windows", "slo", "u-curve", "boundaries")
+
+
+def finding(name: str) -> "Finding":
+    """The finding of a name; it needs the plots' extra.
+
+    Raises:
+        UnknownNameError: If there is none.
+    """
+    if name not in NAMES:
+        raise unknown_name("finding", name, list(NAMES))
+    module = import_module(f"{__name__}.{name.replace('-', '_')}")
+    found: Finding = module.FINDING
+    return found

@@ -1,0 +1,60 @@
+"""Listens for the administration: few connections at a time, of which the oldest gives way.
+
+Whoever asks is done within a moment. A connection that stays is one of those that only hold places,
+so that honest ones are never refused for them, and no more files are open than `MOST_OPEN`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from aiohttp import web
+
+MOST_OPEN = 64
+KEEP_S = 15.0
+"""Idle connections of scrapers are kept for so long."""
+
+
+class Door:
+    """A listening address of an application.
+
+    Args:
+        runner: The application's, set up.
+    """
+
+    def __init__(self, runner: web.AppRunner) -> None:
+        self._runner = runner
+        self._server: asyncio.Server | None = None
+
+    async def open(self, host: str, port: int) -> int:
+        """Listen; the port, which differs from `port` if that is 0.
+
+        Raises:
+            OSError: If the address cannot be had.
+        """
+        loop = asyncio.get_running_loop()
+        self._server = await loop.create_server(self._enter, host, port, backlog=128)
+        return int(self._server.sockets[0].getsockname()[1])
+
+    async def close(self) -> None:
+        """Listen no more; may be called twice."""
+        if self._server is not None:
+            self._server.close()
+            self._server = None
+
+    def _enter(self) -> asyncio.Protocol:
+        """A connection comes in."""
+        serve = self._runner.server
+        assert serve is not None
+        asyncio.get_running_loop().call_soon(self._make_room)
+        protocol: asyncio.Protocol = serve()
+        return protocol
+
+    def _make_room(self) -> None:
+        """Those that are too many go, the oldest first."""
+        server = self._runner.server
+        for connection in () if server is None else server.connections[:-MOST_OPEN]:
+            if connection.transport is not None:
+                connection.transport.abort()

@@ -1,0 +1,143 @@
+"""What an agent says on its feed, and how a router reads it: bounded in every field.
+
+Nothing in a message is believed to be what it should be. What is not is an error of that message.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+
+from voltana.serving.bounds import MOST, MOST_MHZ, number, whole
+from voltana.values import InstanceState
+from voltana_ring.paths import INSTANCE_NAME
+
+VERSION = 1
+"""Of the wire format; messages of another are ignored."""
+
+MOST_BYTES = 1 << 20
+"""A longer message ends its connection before it is read."""
+
+MOST_LEVELS = 4096
+MOST_ROOMS = 1 << 16
+_WORD = (1 << 64) - 1
+
+STATE_FIELDS = (
+    "running_requests",
+    "kv_tokens",
+    "queued_requests",
+    "queued_tokens",
+    "clock_mhz",
+    "oldest_wait_s",
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SentFacts:
+    """What of an instance changes seldom, as it came: `InstanceFacts` with encoded models.
+
+    Attributes:
+        levels_mhz: Clocks that its controller may choose.
+        kv_capacity_tokens: Tokens that its KV cache holds; inf where unknown.
+        kv_reserved_tokens: Tokens that its engine keeps free in it for each request.
+        snapshot: Encoded latency model; None where it has none that can be sent.
+        power: Encoded power model, likewise.
+    """
+
+    levels_mhz: tuple[float, ...]
+    kv_capacity_tokens: float
+    kv_reserved_tokens: float
+    snapshot: Any
+    power: Any
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FeedMessage:
+    """One message.
+
+    Attributes:
+        instance: Who sends it.
+        state: Its state.
+        age_s: Age of the state when it was sent.
+        budget_s: Latency budget of one iteration.
+        facts: What changes seldom; None if it came before and stands.
+        rooms: Bootstrap rooms of requests that it took up since the last message.
+        names_waiting: Whether it names a prefill request as soon as that waits in its scheduler,
+            so that one whose room was not named is not there yet.
+    """
+
+    instance: str
+    state: InstanceState
+    age_s: float
+    budget_s: float
+    facts: SentFacts | None
+    rooms: tuple[int, ...]
+    names_waiting: bool = False
+
+
+def parse_message(raw: bytes) -> FeedMessage | None:
+    """Read a message; None if it is of another version.
+
+    Raises:
+        ValueError: If it has another form, or a value is out of its range.
+    """
+    if len(raw) > MOST_BYTES:
+        raise ValueError(f"a feed message of {len(raw)} bytes: must be at most {MOST_BYTES}")
+    try:
+        message = msgspec.msgpack.decode(raw)
+        if message["v"] != VERSION:
+            return None
+        return FeedMessage(
+            instance=_name_in(message["instance"]),
+            state=_state_in(message["state"]),
+            age_s=number("age_s", message["age_s"]),
+            budget_s=number("budget_s", message["budget_s"], infinite=True),
+            facts=_facts_in(message),
+            rooms=_rooms_in(message.get("rooms", [])),
+            names_waiting=message.get("names_waiting") is True,
+        )
+    # A message nested thousands deep must not end who listens.
+    except (msgspec.DecodeError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise ValueError(f"unknown form of a feed message: {error!r:.200}") from error
+
+
+def _name_in(value: Any) -> str:
+    if isinstance(value, str) and INSTANCE_NAME.fullmatch(value):
+        return value
+    raise ValueError(f"instance = {value!r:.80} in a feed message: must be an instance's name")
+
+
+def _state_in(values: Any) -> InstanceState:
+    """The state in a message: routers compare and add its numbers."""
+    told = dict(zip(STATE_FIELDS, values, strict=True))
+    for name, value in told.items():
+        clock = name == "clock_mhz"
+        number(name, value, most=MOST_MHZ if clock else MOST, unknown=clock)
+    return InstanceState(**told)
+
+
+def _rooms_in(values: Any) -> tuple[int, ...]:
+    if not isinstance(values, list) or len(values) > MOST_ROOMS:
+        raise ValueError(f"rooms in a feed message: must be a list of at most {MOST_ROOMS}")
+    return tuple(whole("rooms", room, most=_WORD) for room in values)
+
+
+def _facts_in(message: dict[str, Any]) -> SentFacts | None:
+    """What changes seldom, if it is in a message; older agents say less of it."""
+    levels = message.get("levels_mhz")
+    if levels is None:
+        return None
+    if not isinstance(levels, list) or len(levels) > MOST_LEVELS:
+        raise ValueError(f"levels_mhz in a feed message: must be a list of at most {MOST_LEVELS}")
+    return SentFacts(
+        levels_mhz=tuple(number("levels_mhz", mhz, 1e-3, MOST_MHZ) for mhz in levels),
+        kv_capacity_tokens=number(
+            "kv_capacity_tokens", message.get("kv_capacity_tokens", math.inf), infinite=True
+        ),
+        kv_reserved_tokens=number("kv_reserved_tokens", message.get("kv_reserved_tokens", 0.0)),
+        snapshot=message.get("snapshot"),
+        power=message.get("power"),
+    )
