@@ -341,6 +341,15 @@ class TestWrapper:
         assert again.unlabelled == {"a": 2, "b": 1}
 
 
+def test_the_slowest_clock_is_scored_in_its_own_group():
+    made = one(level_edges_mhz=(500.0,))
+    decision = issued(made, budget=8.0)
+    assert decision.promise.in_force_mhz == LEVELS[0] == 600.0
+    told(made, decision, 1e-6, 600.0)
+    assert list(made.groups) == [decision.forecast.margin.part_at(600.0).group]
+    assert decision.forecast.margin.parts[0].group not in made.groups
+
+
 class TestLoop:
     def test_an_unchanged_clock_is_asked_for_again_after_half_its_lease(self):
         world = World()
