@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -275,3 +277,36 @@ def test_toggled_hooks_are_compared_with_their_neighbours(tmp_path):
     assert found["wall_ratio"].startswith("0.990")
     assert found["cpu_ratio"].startswith("0.980")
     assert read_toggled(log, 8) == {"blocks": 0}
+
+
+def test_toggled_batches_fit_into_what_a_server_reserves(tmp_path, monkeypatch):
+    """A decode server keeps 512 tokens free for each request: more at once would never meet."""
+    from benchmarks.gpu import load
+
+    log, ran = tmp_path / "toggled.ns", []
+
+    class Server:
+        about = SimpleNamespace(limits=SimpleNamespace(max_tokens=7372, max_requests=32))
+
+        def __init__(self, _url: str, decode_steps: int) -> None:
+            self.steps = decode_steps
+
+        def run(self, point: Point) -> None:
+            ran.append(point.requests)
+            block = [[on, 100, 1000, 16, point.requests] for on in (0, 1, 0, 1)]
+            with log.open("ab") as file:
+                np.array(block, np.int64).tofile(file)
+
+    @contextlib.contextmanager
+    def decode_only(environment):
+        assert environment[load.TOGGLE_VARIABLE] == str(log)
+        yield SimpleNamespace(url="http://127.0.0.1:1")
+
+    monkeypatch.setattr(load, "SglangServer", Server)
+    servers = SimpleNamespace(folder=tmp_path, decode_only=decode_only)
+    settings = Settings(model="m", out=tmp_path, hold_s=1e-6)
+    found = load.toggled(SimpleNamespace(servers=servers, settings=settings), log)
+    assert set(ran) == {7372 // (48 + 512)}
+    assert len(ran) >= 4
+    assert found["blocks"] == 2 * len(ran) - 1
+    assert found["wall_ratio"].startswith("1.000")

@@ -52,8 +52,6 @@ if TYPE_CHECKING:
     from voltana.plant.hardware import HardwareProfile
     from voltana.plant.workload.lengths import LengthDistribution
 
-    Lengths = dict[str, LengthDistribution]
-
 FIXED_SHARES = (0.45, 0.65, 0.85, 1.0)
 SM_SHARES = (0.3, 0.6, 1.0)
 EVERY = 2
@@ -142,8 +140,6 @@ def variants() -> list[dict[str, Any]]:
     board, lengths = load_hardware(BOARD), fitted_lengths()
     graphs = board.launch.model_copy(update={"graph_batches": DEMO_GRAPHS})
     serial = board.launch.model_copy(update={"iteration_s": 4e-3})
-    flop_pj = board.power.flop_pj | {"gemm_bf16": 0.9 * board.power.flop_pj["gemm_bf16"]}
-    power = board.power.model_copy(update={"flop_pj": flop_pj})
     tried = [
         ("as in use", board, lengths),
         (
@@ -156,7 +152,6 @@ def variants() -> list[dict[str, Any]]:
             board.model_copy(update={"launch": serial}),
             lengths,
         ),
-        ("a tenth less energy a FLOP", board.model_copy(update={"power": power}), lengths),
     ]
     return [asdict(measure(*one)) for one in tried]
 
@@ -182,7 +177,7 @@ def moved(hardware: HardwareProfile, fixed_share: float, sm_share: float) -> Har
     return hardware.model_copy(update={"power": power, "attention_decode": decode})
 
 
-def measure(what: str, hardware: HardwareProfile, lengths: Lengths) -> Plant:
+def measure(what: str, hardware: HardwareProfile, lengths: dict[str, LengthDistribution]) -> Plant:
     """Hold one plant against everything."""
     published = {key: points[::-EVERY][::-1] for key, points in published_points(DATA).items()}
     simulated = simulated_points(published, lengths, STATIC, hardware=hardware)

@@ -118,10 +118,10 @@ def draw(plants: Sequence[Plant], path: Path) -> None:
     for share, colour in colours.items():
         left.scatter([], [], color=colour, label=f"s = {share:g}")
     for axes, words in (
-        (left, "saving at 1005 MHz, simulated - published (points)"),
+        (left, "saving, simulated - published (points)"),
         (right, "mean error of attainments (points)"),
     ):
-        axes.set_xlabel("exponent of whole requests, simulated - measured (the worse)")
+        axes.set_xlabel("exponent, simulated - measured (the worse)")
         axes.set_ylabel(words)
         style(axes, grid="both")
         for target in (-0.05, 0.05):
