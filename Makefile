@@ -20,7 +20,7 @@ SGLANG_LOCK := $(SGLANG)/requirements/sglang-$(SGLANG_VERSION).txt
 
 .DEFAULT_GOAL := help
 .PHONY: help setup compiler demo test test-slow test-report attack mutants chaos check format bench headline \
-	fidelity calibrate docs lock lock-sglang clean \
+	matrix fidelity calibrate docs lock lock-sglang clean \
 	environments rdma sglang-setup test-sglang test-gpu-bench sglang-matrix bench-sglang
 
 help: ## list the targets
@@ -81,6 +81,9 @@ bench: $(READY) ## measure speed and accuracy, as rates and ratios
 
 environments: $(READY) ## measure the environments of daemon, core, plugin and agent
 	$(BIN)/python -m benchmarks.environments
+
+matrix: $(READY) ## the default policy on models, hardware and loads that it was not tuned on
+	$(BIN)/python -m benchmarks.matrix
 
 headline: $(READY) ## compare the default policy with the published one, rate by rate
 	$(BIN)/python -m benchmarks.headline
