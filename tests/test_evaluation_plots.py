@@ -16,7 +16,7 @@ from voltana.evaluation.compare import Comparison, PolicyRun
 from voltana.evaluation.metrics import measure
 from voltana.evaluation.plots import comparison_figure, write_plots
 from voltana.evaluation.style import looks
-from voltana.evaluation.timeline import PANELS, binned, timeline_figure
+from voltana.evaluation.timeline import PANELS, timeline_figure
 from voltana.plant.cluster import ClusterSpec
 from voltana.plant.hardware import load_hardware
 from voltana.plant.model import load_model
