@@ -19,7 +19,7 @@ SGLANG_READY := $(SGLANG_VENV)/.ready
 SGLANG_LOCK := $(SGLANG)/requirements/sglang-$(SGLANG_VERSION).txt
 
 .DEFAULT_GOAL := help
-.PHONY: help setup compiler demo test test-slow attack mutants chaos check format bench headline fidelity calibrate docs lock clean \
+.PHONY: help setup compiler demo test test-slow attack mutants chaos check format bench headline matrix fidelity calibrate docs lock clean \
 	environments rdma sglang-setup test-sglang sglang-matrix bench-sglang
 
 help: ## list the targets
@@ -77,6 +77,9 @@ bench: $(READY) ## measure speed and accuracy, as rates and ratios
 
 environments: $(READY) ## measure the environments of daemon, core, plugin and agent
 	$(BIN)/python -m benchmarks.environments
+
+matrix: $(READY) ## the default policy on models, hardware and loads that it was not tuned on
+	$(BIN)/python -m benchmarks.matrix
 
 headline: $(READY) ## compare the default policy with the published one, rate by rate
 	$(BIN)/python -m benchmarks.headline

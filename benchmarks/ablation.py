@@ -15,8 +15,9 @@ from benchmarks.sweep import COLUMNS, PERCENT_HEADER, cells, mean_figures
 from voltana.controllers.ecofreq import EcoFreq
 from voltana.controllers.energy_optimal import EnergyOptimal
 from voltana.controllers.fixed import FixedClock
-from voltana.controllers.memory_floor import Memory
-from voltana.controllers.optimal_available import OptimalAvailable, Pace
+from voltana.controllers.held_level import HeldLevel
+from voltana.controllers.memory import Memory
+from voltana.controllers.optimal_available import OptimalAvailable
 from voltana.controllers.supervisor import Supervised
 from voltana.policies.default import clock_levels, kv_memory, voltana
 from voltana.policies.named import get_policy
@@ -101,6 +102,18 @@ def _decode(**options: object) -> Policy:
     return rebuilt(build, role=Role.DECODE)
 
 
+def _followed(
+    context: InstanceContext,
+    predictor: Predictor,
+    power: PowerPredictor,
+    levels: tuple[float, ...],
+) -> Controller:
+    """Changes of the decode clock cost nothing."""
+    controller = EnergyOptimal(predictor, power, levels, context.slo, memory=kv_memory(context))
+    controller.held = HeldLevel(0.0)
+    return controller
+
+
 def _ecofreq(role: Role) -> Policy:
     return rebuilt(lambda c, p, _w, levels: EcoFreq(p, levels, c.slo), role=role)
 
@@ -143,16 +156,9 @@ def variants() -> Mapping[str, Policy]:
         "prefill: lowest safe clock, fastest if prompts wait": _ecofreq(Role.PREFILL),
         "decode: lowest safe clock": _ecofreq(Role.DECODE),
         "decode: no floor from the memory": _decode(memory=Memory()),
-        "decode: pressure alone, no demand": _decode_without_demand(),
-        "decode: changes cost nothing": _decode(settle_s=0.0),
+        "decode: every wish followed": rebuilt(_followed, role=Role.DECODE),
         "prefill: no arrivals expected": rebuilt(
             lambda c, p, w, levels: OptimalAvailable(p, w, levels, c.slo, arrivals_s=0.0),
-            role=Role.PREFILL,
-        ),
-        "prefill: no pace kept": rebuilt(
-            lambda c, p, w, levels: OptimalAvailable(
-                p, w, levels, c.slo, pace=Pace(highest_share=0.0)
-            ),
             role=Role.PREFILL,
         ),
         "margin: three deviations, no guarantee": _uncertified(),
@@ -169,19 +175,6 @@ def variants() -> Mapping[str, Policy]:
         ),
         **by_levels,
     }
-
-
-def _decode_without_demand() -> Policy:
-    def build(
-        context: InstanceContext,
-        predictor: Predictor,
-        power: PowerPredictor,
-        levels: tuple[float, ...],
-    ) -> Controller:
-        memory = dataclasses.replace(kv_memory(context), settle_at=math.inf)
-        return EnergyOptimal(predictor, power, levels, context.slo, memory=memory)
-
-    return rebuilt(build, role=Role.DECODE)
 
 
 def main() -> None:

@@ -1,32 +1,27 @@
-"""Cells of a benchmark: one cluster under one load, and how many of them are run and remembered.
-
-A cell and a seed are one unit of work. Units run in processes of their own; each finished one is a
-line of a file, so that a run that was killed goes on where it stopped.
-"""
+"""Cells of a benchmark: one cluster under one load. They run as a sweep, parallel and resumable."""
 
 from __future__ import annotations
 
-import concurrent.futures
-import json
-import multiprocessing
-import os
+import statistics
 import sys
-import time
-from dataclasses import asdict, dataclass
+from collections import defaultdict
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from benchmarks.sweep import results
+from voltana.evaluation.sweep import LocalWorkers, make_plan, run_sweep
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
-
-    from voltana.policy import Policy
+    from collections.abc import Iterable, Mapping, Sequence
 
 MODELS = Path(__file__).parent / "models"
 """Configurations of models that are no profiles of the project: a mixture of experts, and MLA."""
 
-Row = dict[str, object]
+REFERENCES = ("static-max", "static-max-routed")
+"""The reference of an attainment is the better of these."""
+
+ATTAINMENTS = ("ttft_attainment", "itl_attainment", "itl_token_attainment")
+SAVED = "energy_saved_vs_static_max"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,13 +30,10 @@ class Cell:
 
     Attributes:
         model: A profile, or the name of a file of `MODELS`.
-        workload: Its name, or a trace as ``FORMAT:FILE``.
+        workload: Name of a synthetic workload, or the path of a trace.
         rate_rps: Requests per second.
         hardware: A profile.
         tensor_parallel: Boards of an instance; None for the model's default.
-        pairs: Prefill instances, and as many decode instances.
-        ttft_ms: TTFT threshold.
-        itl_ms: ITL threshold.
     """
 
     model: str
@@ -49,113 +41,102 @@ class Cell:
     rate_rps: float
     hardware: str = "a100-sxm4-80gb"
     tensor_parallel: int | None = None
-    pairs: int = 2
-    ttft_ms: float = 600.0
-    itl_ms: float = 60.0
 
     @property
     def name(self) -> str:
         """Short and unique."""
-        workload = self.workload.rpartition("/")[2]
-        slo = f"{self.ttft_ms:g}/{self.itl_ms:g}"
-        return f"{self.hardware} {self.model} {workload} {self.rate_rps:g} {slo}"
+        return f"{self.hardware} {self.model} {Path(self.workload).stem} {self.rate_rps:g}"
 
-    def flags(self, duration_s: float) -> dict[str, object]:
-        """The tables of its scenario."""
+    def fields(self, duration_s: float) -> dict[str, Any]:
+        """The fields of its scenario, by their dotted names."""
         file = MODELS / f"{self.model}.json"
         cluster = {
-            "hardware": self.hardware,
-            "model": str(file) if file.exists() else self.model,
-            "tensor_parallel": self.tensor_parallel,
-            "prefill": self.pairs,
-            "decode": self.pairs,
+            "cluster.hardware": self.hardware,
+            "cluster.model": str(file) if file.exists() else self.model,
         }
-        kind, colon, path = self.workload.partition(":")
-        load = (
-            {"trace": {"file": path, "format": kind, "rate_rps": self.rate_rps,
-                       "duration_s": duration_s}}
-            if colon
-            else {"workload": {"name": kind, "rate_rps": self.rate_rps, "duration_s": duration_s}}
-        )  # fmt: skip
-        return {"cluster": cluster, "slo": {"ttft_ms": self.ttft_ms, "itl_ms": self.itl_ms}, **load}
+        if self.tensor_parallel is not None:
+            cluster["cluster.tensor_parallel"] = self.tensor_parallel  # type: ignore[assignment]
+        if Path(self.workload).suffix:
+            load = {"trace.file": self.workload, "trace.rate_rps": self.rate_rps}
+            return {**cluster, **load, "trace.duration_s": duration_s}
+        load = {"workload.name": self.workload, "workload.rate_rps": self.rate_rps}
+        return {**cluster, **load, "workload.duration_s": duration_s}
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Unit:
-    """A cell under a seed, with all policies, which are compared on the same trace.
+Figures = dict[str, float]
+"""Mean over the seeds of `SAVED`, `ATTAINMENTS` and clock changes per instance-minute."""
 
-    Attributes:
-        cell: The cell.
-        seed: Of the workload and of all noise.
+
+def measure(
+    cells: Sequence[Cell],
+    policies: Sequence[str],
+    seeds: Sequence[int],
+    *,
+    duration_s: float,
+    folder: Path,
+    processes: int,
+) -> dict[str, dict[str, Figures]]:
+    """Run what `folder` does not hold yet; the figures by cell and policy.
+
+    Args:
+        cells: What is run.
+        policies: Compared on the same trace in every cell.
+        seeds: Of the workload and of all noise.
         duration_s: Length of the trace.
-        policies: Names.
+        folder: Keeps every scenario as soon as it has ended.
+        processes: At once.
     """
-
-    cell: Cell
-    seed: int
-    duration_s: float
-    policies: tuple[str, ...]
-
-    @property
-    def key(self) -> str:
-        """What a finished unit is found again by."""
-        return json.dumps(asdict(self), sort_keys=True)
-
-
-def run(unit: Unit) -> list[Row]:
-    """Run a unit: one row a policy."""
-    from voltana.evaluation.scenario import load_scenario  # noqa: PLC0415  (in the worker alone)
-
-    flags = {**unit.cell.flags(unit.duration_s), "policies": list(unit.policies)}
-    named: dict[str, Policy] = dict(load_scenario(None, {"seed": unit.seed, **flags}).policies)
-    rows: list[Row] = []
-    for policy, (result,) in results(named, [unit.seed], flags).items():
-        row = {"cell": unit.cell.name, "seed": unit.seed, "policy": policy, **result.to_dict()}
-        rows.append(row)
-    return rows
+    rows = [cell.fields(duration_s) for cell in cells]
+    plan = make_plan({"policies": list(policies)}, {"seed": list(seeds)}, rows)
+    outcome = run_sweep(plan, folder, LocalWorkers(processes), _progress)
+    for key, reason in outcome.failures.items():
+        print(f"{key} failed: {reason}", file=sys.stderr)
+    gathered: dict[tuple[str, str], list[Mapping[str, Any]]] = defaultdict(list)
+    for row in outcome.rows:
+        gathered[_name(row), row["policy"]].append(row)
+    made: dict[str, dict[str, Figures]] = defaultdict(dict)
+    for (name, policy), found in gathered.items():
+        made[name][policy] = _figures(found)
+    return {cell.name: made[cell.name] for cell in cells if cell.name in made}
 
 
-def finished(path: Path) -> dict[str, list[Row]]:
-    """The units of a file by their keys; a line that was cut off by a kill is left out."""
-    done: dict[str, list[Row]] = {}
-    if path.exists():
-        for line in path.read_text(encoding="utf-8").splitlines():
-            try:
-                entry = json.loads(line)
-            except json.JSONDecodeError:
-                continue
-            done[entry["key"]] = entry["rows"]
-    return done
+def shortfall(figures: Mapping[str, Figures], policy: str, attainment: str) -> float:
+    """What a policy keeps less than the better of the references."""
+    best = max(figures[name][attainment] for name in REFERENCES if name in figures)
+    return best - figures[policy][attainment]
 
 
-def run_all(units: Sequence[Unit], path: Path, *, processes: int) -> list[Row]:
-    """Run what `path` does not hold yet, append it there, and return the rows of all units."""
-    done = finished(path)
-    todo = [unit for unit in units if unit.key not in done]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    began_s = time.monotonic()
-    with path.open("a", encoding="utf-8") as file, _pool(processes) as pool:
-        file.write("\n" if path.stat().st_size else "")
-        running = {pool.submit(run, unit): unit for unit in todo}
-        for count, future in enumerate(concurrent.futures.as_completed(running), 1):
-            unit = running[future]
-            done[unit.key] = future.result()
-            file.write(json.dumps({"key": unit.key, "rows": done[unit.key]}) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
-            left_s = (time.monotonic() - began_s) / count * (len(todo) - count)
-            print(
-                f"{count}/{len(todo)} {unit.cell.name} seed {unit.seed}, {left_s:.0f} s left",
-                file=sys.stderr,
-            )
-    return list(_rows(units, done))
+def table(figures: Mapping[str, Mapping[str, Figures]]) -> Iterable[str]:
+    """The figures as lines of a Markdown table, in per cent."""
+    yield "| cell | policy | saved % | TTFT % | ITL % | ITL of tokens % | changes/min |"
+    yield "|---|---|---:|---:|---:|---:|---:|"
+    for name, by_policy in figures.items():
+        for policy, row in by_policy.items():
+            cells = " | ".join(f"{100 * row[column]:.1f}" for column in (SAVED, *ATTAINMENTS))
+            yield f"| {name} | {policy} | {cells} | {row['changes']:.1f} |"
 
 
-def _rows(units: Iterable[Unit], done: dict[str, list[Row]]) -> Iterable[Row]:
-    for unit in units:
-        yield from done[unit.key]
+def _name(row: Mapping[str, Any]) -> str:
+    rate = row["workload.rate_rps"] or row["trace.rate_rps"]
+    source = row["workload.name"] or row["trace.file"]
+    model = Path(row["cluster.model"])
+    return (
+        f"{row['cluster.hardware']} {model.stem if model.suffix == '.json' else model} "
+        f"{Path(source).stem} {rate:g}"
+    )
 
 
-def _pool(processes: int) -> concurrent.futures.ProcessPoolExecutor:
-    context = multiprocessing.get_context("spawn")
-    return concurrent.futures.ProcessPoolExecutor(processes, mp_context=context)
+def _figures(rows: Sequence[Mapping[str, Any]]) -> Figures:
+    made = {
+        column: statistics.fmean(row[column] for row in rows if row[column] is not None)
+        for column in (SAVED, *ATTAINMENTS)
+    }
+    instances = rows[0]["cluster.prefill"] + rows[0]["cluster.decode"]
+    made["changes"] = statistics.fmean(
+        60.0 * row["clock_changes"] / (row["simulated_s"] * instances) for row in rows
+    )
+    return made
+
+
+def _progress(ended: int, total: int, failed: int) -> None:
+    print(f"{ended}/{total} scenarios, {failed} failed", file=sys.stderr)

@@ -16,6 +16,9 @@ def timeline(rows: int = 0, end_s: float = 10.0) -> TimelineRecord:
         clock_mhz=np.full(rows, 1200.0),
         batch=np.arange(rows),
         latency_s=np.full(rows, 0.02),
+        kv_tokens=300 * np.arange(rows),
+        queued=np.zeros(rows, dtype=int),
+        power_w=np.full(rows, 250.0),
     )
 
 

@@ -15,7 +15,7 @@ from voltana.evaluation.compare import Comparison, PolicyRun
 from voltana.evaluation.metrics import measure
 from voltana.evaluation.plots import comparison_figure, write_plots
 from voltana.evaluation.style import looks
-from voltana.evaluation.timeline import binned, timeline_figure
+from voltana.evaluation.timeline import PANELS, binned, timeline_figure
 from voltana.plant.cluster import ClusterSpec
 from voltana.plant.hardware import load_hardware
 from voltana.plant.model import load_model
@@ -104,8 +104,8 @@ def test_clocks_are_drawn_over_the_range_of_the_board() -> None:
 
 
 def test_a_timeline_has_a_column_an_instance_up_to_a_limit() -> None:
-    assert len(timeline_figure(run("mine", decode=2), SLO).axes) == 3 * 3
-    assert len(timeline_figure(run("mine", decode=9), SLO).axes) == 3 * 5
+    assert len(timeline_figure(run("mine", decode=2), SLO).axes) == len(PANELS) * 3
+    assert len(timeline_figure(run("mine", decode=9), SLO).axes) == len(PANELS) * 5
 
 
 def test_a_timeline_needs_recorded_rows() -> None:

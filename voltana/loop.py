@@ -18,6 +18,7 @@ import structlog
 from voltana.in_force import ClocksInForce
 from voltana.levels import combine_limits, require_levels, resolve
 from voltana.planning import settle
+from voltana.ports import Plans
 from voltana.values import (
     EMPTY_QUEUE,
     UNBOUNDED,
@@ -39,6 +40,10 @@ if TYPE_CHECKING:
     from voltana.values import Domain, Exposure
 
 IDLE = Load()
+
+PLAN_PERIOD_S = 0.25
+"""How often a controller that plans is let do so: several times in the second within which a batch
+may come to its boundary."""
 
 _MOST_ENDED = 256
 """Ends that a controller is told of at once: more than any engine has in flight."""
@@ -93,6 +98,8 @@ class ControlLoop:
         self._sensor = sensor
         self._time = time
         self._lease_s = lease_s
+        self._plans = controller if isinstance(controller, Plans) else None
+        self._plan_at_s = -math.inf
         self._limits: dict[str, Limit] = {limit.source: limit for limit in limits}
         self._target_mhz = math.nan
         self._wanted_mhz: float | None = None
@@ -181,6 +188,9 @@ class ControlLoop:
             ended_at_s: When it ended.
         """
         self._last_latency_s = latency_s
+        if self._plans is not None and ended_at_s >= self._plan_at_s:
+            self._plan_at_s = ended_at_s + PLAN_PERIOD_S
+            self._plans.plan(ended_at_s)
         outcome = Outcome(
             load=load,
             clock_mhz=clock_mhz,
@@ -253,6 +263,7 @@ class ControlLoop:
             wanted_mhz=proposal.clock_mhz,
             reason=decision.reason,
             status=decision.status.value,
+            binding=decision.binding.value,
             budget_s=decision.budget_s,
             phase=load.phase.value,
             prefill_tokens=load.prefill_tokens,

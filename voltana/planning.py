@@ -15,7 +15,7 @@ import numpy as np
 
 from voltana.ports import TellsCurve
 from voltana.promise import Promise
-from voltana.values import Decision, Load, Role, Status
+from voltana.values import Binding, Decision, Load, Role, Status
 
 if TYPE_CHECKING:
     from voltana.ports import Forecasts, LatencyCurve
@@ -57,6 +57,7 @@ def lowest_safe_decision(forecast: Forecast, budget_s: float) -> Decision:
         status=Status.SATURATED if index is None else Status.CERTIFIED,
         forecast=forecast,
         budget_s=budget_s,
+        binding=Binding.THRESHOLD,
     )
 
 
@@ -145,6 +146,7 @@ def settle(
         forecast=forecast,
         budget_s=proposal.budget_s,
         promise=promise,
+        binding=proposal.binding,
     )
 
 
@@ -241,14 +243,27 @@ def _tells_curves(kind: type) -> bool:
     return issubclass(kind, TellsCurve)
 
 
-def certified_or_fastest(forecast: Forecast, index: int | None, budget_s: float) -> Decision:
-    """The level at `index`, which is safe, or the fastest one if there is none."""
+def certified_or_fastest(
+    forecast: Forecast,
+    index: int | None,
+    budget_s: float,
+    binding: Binding = Binding.THRESHOLD,
+) -> Decision:
+    """The level at `index`, which is safe, or the fastest one if there is none.
+
+    Args:
+        forecast: What the decision stands on.
+        index: Of a safe level; None if there is none.
+        budget_s: What the iteration may take.
+        binding: The constraint that set it.
+    """
     return Decision(
         clock_mhz=float(forecast.clocks_mhz[-1 if index is None else index]),
         reason="no safe level: fastest" if index is None else "cheapest safe level",
         status=Status.SATURATED if index is None else Status.CERTIFIED,
         forecast=forecast,
         budget_s=budget_s,
+        binding=binding,
     )
 
 

@@ -46,6 +46,7 @@ __all__ = [
     "KeepsAccount",
     "LatencyCurve",
     "Needy",
+    "Plans",
     "PowerForecasts",
     "PowerPredictor",
     "PowerSnapshot",
@@ -196,6 +197,15 @@ class Controller(Protocol):
 
     def decide(self, observation: Observation) -> Decision:
         """Propose a clock; may keep state of its own, must not touch what it was given."""
+        ...
+
+
+@runtime_checkable
+class Plans(Protocol):
+    """What a controller is beside that if its decisions stand on a plan that takes longer."""
+
+    def plan(self, now_s: float) -> None:
+        """Work the plan out anew; called by the loop between iterations, some times a second."""
         ...
 
 

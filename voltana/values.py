@@ -29,6 +29,7 @@ __all__ = [
     "NO_RESERVATION",
     "UNBOUNDED",
     "ActuatorStatus",
+    "Binding",
     "Bounds",
     "Candidate",
     "Command",
@@ -63,6 +64,28 @@ Table = np.ndarray[tuple[int, int], np.dtype[np.float64]]
 
 MAX_DEADLINE_BUCKETS = 32
 """A queue is reported in at most this many buckets, however long it is."""
+
+
+class Binding(enum.StrEnum):
+    """The constraint that a decision is as fast as it is for (docs/policies.md).
+
+    NONE: no constraint; the cheapest level. THRESHOLD: the coming iteration has to fit its
+    threshold. MEMORY: the batch has to settle within the KV cache, or waits for room in it.
+    BOUNDARY: it has to settle below the end of a tile, beyond which no level serves it. VIABILITY:
+    it is near that end, or beyond it, and must not grow. DEADLINE: prompts that wait have to be
+    done in time. PACE: work has to be done as fast as it arrives. POWER_BUDGET: a faster level was
+    wanted and would exceed the budget. UNCERTAINTY: the model does not bound the latency yet.
+    """
+
+    NONE = "none"
+    THRESHOLD = "threshold"
+    MEMORY = "memory"
+    BOUNDARY = "boundary"
+    VIABILITY = "viability"
+    DEADLINE = "deadline"
+    PACE = "pace"
+    POWER_BUDGET = "power budget"
+    UNCERTAINTY = "uncertainty"
 
 
 class Phase(enum.StrEnum):
@@ -328,6 +351,7 @@ class Decision:
         forecast: The forecast that the decision stands on, as issued; None if it used none.
         budget_s: Latency that the coming iteration may take; inf where there is none.
         promise: What the loop settled, where the forecast carries a margin; set by the loop alone.
+        binding: The constraint that set the clock.
     """
 
     clock_mhz: float
@@ -336,6 +360,7 @@ class Decision:
     forecast: Forecast | None = None
     budget_s: float = math.inf
     promise: Promise | None = None
+    binding: Binding = Binding.NONE
 
 
 @quickly_made

@@ -33,6 +33,7 @@ _COLUMNS = (
     ("role", 0),
     ("state", 0),
     ("MHz", 11),
+    ("set by", 0),
     ("run", 4),
     ("KV", 6),
     ("queue", 5),
@@ -47,7 +48,7 @@ _COLUMNS = (
 )
 """Titles, and widths of numbers, which are never cut; names give way."""
 
-_WIDE_ONLY = frozenset({"role", "KV", "queue", "kJ", "missed/most", "lost"})
+_WIDE_ONLY = frozenset({"role", "set by", "KV", "queue", "kJ", "missed/most", "lost"})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,6 +118,7 @@ def _row(answer: Answer) -> list[Text]:
         Text(str(said.get("role", "-"))),
         _state(said),
         _clock(said),
+        Text(str(said.get("binding") or "-")),
         _number(said, "running_requests"),
         _number(said, "kv_tokens"),
         _number(said, "queued_requests"),

@@ -5,7 +5,7 @@ from voltana.controllers.ecofreq import EcoFreq
 from voltana.controllers.ecofreq_v01 import EcoFreqV01
 from voltana.controllers.energy_optimal import EnergyOptimal
 from voltana.controllers.fixed import FixedClock
-from voltana.controllers.memory_floor import Memory, MemoryFloor
+from voltana.controllers.memory import Memory
 from voltana.controllers.optimal_available import OptimalAvailable
 from voltana.controllers.parked import Parked
 from voltana.controllers.pid import Pid, PidGains
@@ -22,7 +22,6 @@ __all__ = [
     "EnergyOptimal",
     "FixedClock",
     "Memory",
-    "MemoryFloor",
     "OptimalAvailable",
     "Parked",
     "Pid",

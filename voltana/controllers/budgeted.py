@@ -13,7 +13,7 @@ from voltana.controllers.wrapper import ControllerWrapper
 from voltana.errors import invalid
 from voltana.levels import require_levels, resolve
 from voltana.planning import certified_status
-from voltana.values import Phase
+from voltana.values import Binding, Phase
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -141,6 +141,7 @@ class Budgeted(ControllerWrapper):
             wanted,
             clock_mhz=clock_mhz,
             reason="power budget",
+            binding=Binding.POWER_BUDGET,
             status=certified_status(
                 wanted.forecast, wanted.budget_s, clock_mhz=clock_mhz, achieved_mhz=math.nan
             ),

@@ -1,13 +1,12 @@
-"""EnergyOptimal: the safe decode clock of least predicted power, with an eye on where it leads.
+"""EnergyOptimal: decode at the least predicted power that keeps the batch viable.
 
 Requests arrive at a rate that does not depend on the clock (an open loop), so a decode instance
 produces the same tokens per second at any clock that keeps up, and what counts is energy over time:
-power. A slower clock makes iterations longer and so, by Little's law, the batch larger, until its
-KV cache is full, requests wait for room, and no clock makes up for it. A controller that looks at
-the coming iteration alone runs slowly until it is there, and then has to run at the fastest clock,
-which costs more than the middle one that would have been enough, power being convex in the clock.
-So clocks below a floor count as unsafe, and the floor rises with the memory that will be used some
-seconds ahead: a proportional-derivative control of the pressure.
+power. A slower clock makes iterations longer and so, by Little's law, the batch larger, until a
+tile or the KV cache ends and no clock makes up for it. So the cheapest level is taken among those
+that a plan admits (`decode_plan`): a model-predictive one of horizon infinity, solved again every
+fraction of a second as the learned models and the measured demand move, with a price on misses
+that follows the target.
 
 J. D. C. Little, "A proof for the queuing formula L = lambda W", Operations Research 9 (1961).
 """
@@ -19,22 +18,30 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from voltana.controllers.memory_floor import Memory, MemoryFloor
-from voltana.errors import invalid
+from voltana.controllers.decode_plan import NO_PLAN, make_plan
+from voltana.controllers.demand_envelope import DemandEnvelope
+from voltana.controllers.held_level import HeldLevel
+from voltana.controllers.memory import Memory
+from voltana.controllers.missed_price import MissedPrice
 from voltana.levels import idle_clock, require_levels
 from voltana.planning import certified_or_fastest, cheapest_safe_index
-from voltana.values import Decision
+from voltana.ports import Predictor
+from voltana.values import Binding, Decision, Load
+from voltana.viability import tabulate
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from voltana.ports import PowerPredictor, Predictor
+    from voltana.ports import PowerPredictor
     from voltana.slo import Slo
-    from voltana.values import FloatArray, Observation
+    from voltana.values import Forecast, Observation, Queue
+
+STALE_S = 2.0
+"""A plan that nobody renewed for so long is renewed by the decision itself."""
 
 
 class EnergyOptimal:
-    """Satisfies `voltana.ports.Controller`; its forecast is the one that the loop scores.
+    """Satisfies `voltana.ports.Controller` and `Plans`; its forecast is the one that is scored.
 
     Prefill has to fit what is left of the TTFT threshold, and mixed batches both.
 
@@ -42,10 +49,8 @@ class EnergyOptimal:
         predictor: Latency model; its upper bound has to fit. Taught by the loop, not here.
         power: Power model, taught by the loop from energy windows.
         levels_mhz: Clocks to choose from, ascending, at least one.
-        slo: The thresholds.
+        slo: The thresholds, and the target that the price of misses follows.
         memory: See `Memory`.
-        settle_s: Time that a change of clock takes.
-        horizon_s: A slower clock has to save, over this time, more than the energy of settling.
         idle_mhz: Clock to wait at; None takes the lowest level.
 
     Raises:
@@ -60,48 +65,115 @@ class EnergyOptimal:
         slo: Slo,
         *,
         memory: Memory | None = None,
-        settle_s: float = 0.035,
-        horizon_s: float = 2.0,
         idle_mhz: float | None = None,
     ) -> None:
-        if not 0 <= settle_s < math.inf:
-            raise invalid("settle_s", settle_s, "0 s or more, finite", "0 prices no change.")
-        if not 0 < horizon_s < math.inf:
-            raise invalid("horizon_s", horizon_s, "above 0 s, finite", "2 s is usual.")
         self.predictor = predictor
+        self._freezes = isinstance(predictor, Predictor)  # profiled tables need not be frozen
         self.power = power
         self.levels_mhz = require_levels(levels_mhz)
         self._levels = np.array(levels_mhz, dtype=np.float64)
         self._slo = slo
-        self._floor = MemoryFloor(memory or Memory(), self._levels)
-        self._change_price = settle_s / horizon_s
+        self.memory = memory or Memory()
         self._idle_mhz = idle_clock(self.levels_mhz, idle_mhz)
+        self.envelope = DemandEnvelope()
+        self.price = MissedPrice(1.0 - slo.itl_target)
+        self.held = HeldLevel()
+        self.plan_in_force = NO_PLAN
+        self._planned_at_s = -math.inf
+        self._permitted = len(self.levels_mhz)
+        self._load = Load()
 
     def decide(self, observation: Observation) -> Decision:
         """See `voltana.ports.Controller.decide`."""
-        load, queue = observation.load, observation.queue
-        lowest = self._floor.lowest_index(load, observation.now_s, self.predictor)
+        load, now_s = observation.load, observation.now_s
+        self._note(observation)
         if not load.prefill_tokens and not load.decode_requests:
             return Decision(clock_mhz=self._idle_mhz, reason="idle: wait slowly")
+        if now_s - self._planned_at_s > STALE_S:
+            self.plan(now_s)
         budget_s = self._slo.decode_budget_s() if load.decode_requests else math.inf
         if load.prefill_tokens:
-            budget_s = min(budget_s, self._slo.prefill_budget_s(queue))
+            budget_s = min(budget_s, self._slo.prefill_budget_s(observation.queue))
         forecast = self.predictor.forecast(load, self._levels)
+        index, binding = self._choose(observation, forecast, budget_s)
+        if index is None:
+            unknown = forecast.upper_s[-1] == math.inf
+            binding = Binding.UNCERTAINTY if unknown else Binding.THRESHOLD
+        return certified_or_fastest(forecast, index, budget_s, binding)
+
+    def plan(self, now_s: float) -> None:
+        """See `voltana.ports.Plans`."""
+        self._planned_at_s = now_s
+        self.price.step(now_s)
+        load = self._load
+        if not load.decode_requests:
+            return
+        memory = self.memory
+        table = tabulate(
+            self.predictor.snapshot() if self._freezes else self.predictor,
+            self._levels[: self._permitted],
+            context_tokens=load.decode_kv_tokens / load.decode_requests,
+            threshold_s=self._slo.itl_s,
+            kv_capacity_tokens=memory.capacity_tokens,
+            kv_reserved_tokens=memory.reserved_tokens,
+            max_requests=memory.max_requests,
+        )
+        self.plan_in_force = make_plan(
+            table,
+            demand_per_s=self.envelope.rate_per_s,
+            slack=self.price.slack,
+            burst=self.envelope.burst_requests,
+            error=self.envelope.relative_error,
+            in_force=self.plan_in_force,
+        )
+
+    def _note(self, observation: Observation) -> None:
+        """Note what ran, whether it was late, and what runs now."""
+        last_s, ran = observation.last_latency_s, self._load.decode_requests
+        if ran and last_s > 0.0:
+            self.price.note(ran, late=last_s > self._slo.itl_s)
+        self._load = observation.load
+        self.envelope.note(self._load.decode_requests, observation.now_s)
+        if observation.bounds.max_mhz < self.levels_mhz[-1]:
+            capped = int(self._levels.searchsorted(observation.bounds.max_mhz + 1e-6, side="right"))
+            self._permitted = max(capped, 1)
+        else:
+            self._permitted = len(self.levels_mhz)
+
+    def _choose(
+        self, observation: Observation, forecast: Forecast, budget_s: float
+    ) -> tuple[int | None, Binding]:
+        """Index of the level, or None if none is safe, and the constraint that set it."""
+        load, queue = observation.load, observation.queue
+        lowest, binding = self.plan_in_force.lowest(load.decode_requests)
+        if lowest < 0:
+            lowest += len(self.levels_mhz)
         if queue.requests > 0:
-            lowest = self._floor.quick_index(forecast.mean_s)
+            letting_in = self._letting_in(queue, load, forecast)
+            if letting_in >= lowest:
+                lowest, binding = letting_in, Binding.MEMORY
         cost_w = self.power.forecast_w(load, self._levels)
         index = cheapest_safe_index(forecast.upper_s[lowest:], cost_w[lowest:], budget_s)
-        if index is not None:
-            index = self._worth_changing(lowest + index, cost_w, observation.target_mhz)
-        return certified_or_fastest(forecast, index, budget_s)
+        if index is None:
+            return None, binding
+        if index and forecast.upper_s[lowest] > budget_s:
+            binding = Binding.THRESHOLD
+        wanted = lowest + index
+        held = self.held.hold(wanted, cost_w, observation.now_s)
+        return held, binding
 
-    def _worth_changing(self, index: int, cost_w: FloatArray, target_mhz: float) -> int:
-        """`index`, or the level that is in force if slowing down does not pay for settling."""
-        in_force = int(self._levels.searchsorted(target_mhz - 1e-6)) if target_mhz > 0 else -1
-        if not index < in_force < len(self.levels_mhz):
-            return index
-        saved_w = cost_w[in_force] - cost_w[index]
-        return index if saved_w > self._change_price * cost_w[in_force] else in_force
+    def _letting_in(self, queue: Queue, load: Load, forecast: Forecast) -> int:
+        """Index of the slowest level that lets those who wait for room in by their deadlines.
+
+        A request is let in as another one ends, those that come later behind it; and fewer must
+        not end than come.
+        """
+        left_s = self._slo.prefill_budget_s(queue)
+        if not left_s > 0.0 or not load.decode_requests:
+            return len(self.levels_mhz) - 1
+        owed_per_s = queue.requests * self.envelope.owed_tokens / (0.5 * left_s)
+        quick = forecast.mean_s * owed_per_s <= load.decode_requests
+        return int(quick.argmax()) if quick[-1] else len(self.levels_mhz) - 1
 
     def __repr__(self) -> str:
         low, high = self.levels_mhz[0], self.levels_mhz[-1]

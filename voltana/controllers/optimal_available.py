@@ -9,16 +9,17 @@ energy (S. Irani, S. Shukla, R. Gupta, "Algorithms for power savings", TALG 3, 2
 Something else does arrive. A prompt that comes just after a batch has begun waits for it, and for
 what is queued, and then shares a batch with all that came meanwhile; so the plan has one prefix
 more, for the prompts expected at the measured rate. Nor is it any use to run slower than the work
-comes in and to catch up at a fast clock later, power being convex in the clock: a floor keeps pace
-with the arriving work, up to where going slower saves hardly anything. What then still goes wrong
-is met by a reserve: the plan aims at a share of the TTFT threshold, which falls with every missed
-deadline and rises slowly with every kept one.
+comes in and to catch up at a fast clock later, power being convex in the clock: so the busy period,
+that is what is pending and what arrives until all of it is done, has to end within the time that is
+planned for. With utilisation u it lasts ``pending / (1 - u)`` (L. Kleinrock, "Queueing Systems" I,
+1975, 5.8). What then still goes wrong is met by a reserve: the plan aims at a share of the TTFT
+threshold, which falls with every missed deadline and rises slowly with every kept one.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from operator import itemgetter
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -27,7 +28,7 @@ from voltana.errors import invalid
 from voltana.levels import idle_clock, require_levels
 from voltana.planning import certified_or_fastest, critical_index, lowest_safe_index
 from voltana.slo_reserve import SloReserve
-from voltana.values import Decision, Load, Status
+from voltana.values import Binding, Decision, Load, Status
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -39,33 +40,14 @@ if TYPE_CHECKING:
 IDLE = Load()
 
 
-def usual_reserve() -> SloReserve:
-    """One promised batch in a hundred may be late; from 0.4 to 0.95 of the threshold is planned."""
-    return SloReserve(0.01, eta=0.05, first=0.75, least=0.4, most=0.95)
+PLANNED_SHARE = 0.2
+"""Share of the requests that the target lets miss which the plan may spend: a batch that is late
+makes those behind it late."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Pace:
-    """The floor that keeps pace with the arriving work.
-
-    Attributes:
-        busy_share: Share of the time that the instance may be busy at the floor.
-        highest_share: Upper end of the floor, over the fastest clock: about where the voltage
-            reaches its own floor, below which a fixed amount of work takes as much energy at any
-            clock.
-
-    Raises:
-        ConfigError: If a field is outside its range.
-    """
-
-    busy_share: float = 0.8
-    highest_share: float = 0.7
-
-    def __post_init__(self) -> None:
-        if not 0 < self.busy_share <= 1:
-            raise invalid("busy_share", self.busy_share, "0 to 1, 0 excluded", "0.8 is usual.")
-        if not 0 <= self.highest_share <= 1:
-            raise invalid("highest_share", self.highest_share, "0 to 1", "0 leaves it away.")
+def usual_reserve(late_share: float = 0.01) -> SloReserve:
+    """A share of the promised batches may be late; from 0.4 to 0.95 of the threshold is planned."""
+    return SloReserve(late_share, eta=0.05, first=0.75, least=0.4, most=0.95)
 
 
 class OptimalAvailable:
@@ -77,11 +59,10 @@ class OptimalAvailable:
         predictor: Latency model; its upper bound has to fit. Taught by the loop, not here.
         power: Power model for the critical clock, taught by the loop; None goes to the lowest.
         levels_mhz: Clocks to choose from, ascending, at least one.
-        slo: The thresholds.
+        slo: The thresholds, and the target that reserve and pace follow.
         reserve: The share of the TTFT threshold that is planned against. What it scores are the
             batches that were promised to keep the deadline of their oldest prompt. None takes
-            `usual_reserve`.
-        pace: See `Pace`.
+            `usual_reserve` for what the target allows.
         arrivals_s: Time constant over which the rate of arriving work is averaged; 0 plans for
             none, and keeps no pace.
         idle_mhz: Clock to wait at; None takes the lowest level.
@@ -98,7 +79,6 @@ class OptimalAvailable:
         slo: Slo,
         *,
         reserve: SloReserve | None = None,
-        pace: Pace | None = None,
         arrivals_s: float = 5.0,
         idle_mhz: float | None = None,
     ) -> None:
@@ -109,10 +89,7 @@ class OptimalAvailable:
         self.levels_mhz = require_levels(levels_mhz)
         self._levels = np.array(levels_mhz, dtype=np.float64)
         self._slo = slo
-        self.reserve = reserve or usual_reserve()
-        self._pace = pace or Pace()
-        highest_mhz = self._pace.highest_share * self._levels[-1]
-        self._highest_pace = int(self._levels.searchsorted(highest_mhz - 1e-6))
+        self.reserve = reserve or usual_reserve(PLANNED_SHARE * (1.0 - slo.ttft_target))
         self._arrivals_s = arrivals_s
         self._idle_mhz = idle_clock(self.levels_mhz, idle_mhz)
         self._work_s = 0.0
@@ -128,7 +105,8 @@ class OptimalAvailable:
         forecast = self.predictor.forecast(load, self._levels)
         itl_s = self._slo.decode_budget_s() if load.decode_requests else math.inf
         if not load.prefill_tokens:
-            return certified_or_fastest(forecast, lowest_safe_index(forecast.upper_s, itl_s), itl_s)
+            safe = lowest_safe_index(forecast.upper_s, itl_s)
+            return certified_or_fastest(forecast, safe, itl_s, Binding.THRESHOLD)
         left_s = self._slo.prefill_budget_s(observation.queue)
         decision = self._plan(observation, forecast, left_s, itl_s)
         self._note_start(now_s, forecast)
@@ -151,14 +129,19 @@ class OptimalAvailable:
             fits &= pending_s + late_s <= 0
             if not fits[-1]:
                 break
-        lowest = self._critical(observation.load, forecast)
+        lowest, pace = self._critical(observation.load, forecast), 0
         # A model that knows nothing yet expects 0 s, and bounds nothing: no level fits anyway.
         if self._arrivals_s and 0.0 < forecast.mean_s[-1] < math.inf:
             arriving = self._work_s / self._arrivals_s * (forecast.mean_s / forecast.mean_s[-1])
-            fits &= pending_s * (1.0 + arriving) <= self.reserve.rho * self._slo.ttft_s
-            lowest = max(lowest, self._keeping_pace(arriving))
+            pace = self._keeping_pace(arriving, pending_s)
         index = int(fits.argmax())
-        return certified_or_fastest(forecast, max(index, lowest) if fits[index] else None, budget_s)
+        if not fits[index]:
+            unknown = forecast.upper_s[-1] == math.inf
+            binding = Binding.UNCERTAINTY if unknown else Binding.DEADLINE
+            return certified_or_fastest(forecast, None, budget_s, binding)
+        bindings = ((lowest, Binding.NONE), (pace, Binding.PACE), (index, Binding.DEADLINE))
+        chosen, binding = max(bindings, key=itemgetter(0))
+        return certified_or_fastest(forecast, chosen, budget_s, binding)
 
     def _critical(self, load: Load, forecast: Forecast) -> int:
         """Index of the critical clock."""
@@ -168,11 +151,17 @@ class OptimalAvailable:
         idle_w = self.power.forecast_w(IDLE, self._levels[:1])
         return critical_index(forecast.mean_s, busy_w - idle_w)
 
-    def _keeping_pace(self, arriving: FloatArray) -> int:
-        """Index of the slowest level that keeps pace with the arriving work, up to the highest."""
-        enough = arriving <= self._pace.busy_share
+    def _keeping_pace(self, busy: FloatArray, pending_s: FloatArray) -> int:
+        """Index of the slowest level at which the busy period ends soon enough.
+
+        Args:
+            busy: Utilisation at each level by the work that arrives, shape (n,).
+            pending_s: Time of what is pending there, shape (n,).
+        """
+        left = 1.0 - busy
+        enough = pending_s <= left * (self.reserve.rho * self._slo.ttft_s)
         index = int(enough.argmax())
-        return min(index, self._highest_pace) if enough[index] else self._highest_pace
+        return index if enough[index] else len(self.levels_mhz) - 1
 
     def _queued_s(self, bucket: DeadlineBucket) -> FloatArray:
         """Time of a prefix of the queue, as so many batches of its mean size."""

@@ -83,7 +83,24 @@ class Supervised(ControllerWrapper):
             status=decision.status,
             forecast=decision.forecast,
             budget_s=decision.budget_s,
+            binding=decision.binding,
         )
+
+    def plan(self, now_s: float) -> None:
+        """See `voltana.ports.Plans`; a plan that fails is a fault like a decision that does."""
+        if now_s < self._retry_at_s:
+            return
+        try:
+            super().plan(now_s)
+        except Exception as error:  # noqa: BLE001  (any error of a policy must not stop the engine)
+            self._retry_at_s = now_s + self._recover_after_s
+            if not self._failed:
+                self._failed = True
+                _log.warning(
+                    "fallback",
+                    fault=f"plan: {type(error).__name__}: {error}",
+                    controller=repr(self),
+                )
 
     def _try(self, observation: Observation) -> tuple[Decision | None, str]:
         """The controller's decision, or None and what is wrong with it."""

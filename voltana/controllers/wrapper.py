@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from voltana.ports import HasLevels, HoldsPredictor
+from voltana.ports import HasLevels, HoldsPredictor, Plans
 
 if TYPE_CHECKING:
     from voltana.ports import Controller, Predictor
@@ -27,6 +27,11 @@ class ControllerWrapper:
         self.controller = controller
         if isinstance(controller, HasLevels):
             self.levels_mhz = tuple(map(float, controller.levels_mhz))
+
+    def plan(self, now_s: float) -> None:
+        """Let the wrapped controller plan, if it does."""
+        if isinstance(self.controller, Plans):
+            self.controller.plan(now_s)
 
     @property
     def predictor(self) -> Predictor | None:

@@ -40,14 +40,19 @@ PROMISE_HEADERS = (
     "over budget, all",
     "over budget, certified",
     "violations / proven most",
+    "clock set by",
 )
 """Headings of the table of promises; shares of decisions, then of iterations with a budget."""
+
+SHOWN_BINDINGS = 3
+"""Constraints named in the table, the most frequent ones; the JSON has all."""
 
 PROMISE_CAPTION = (
     "Certified, saturated, void: shares of decisions. Over budget: share of the iterations with a "
     "budget that took longer than it, over all of them and over those whose decisions were "
     "certified. The proven most is that of docs/guarantee.md; '-' where a policy has no such "
-    "bound, so that its certificates are estimates."
+    "bound, so that its certificates are estimates. Clock set by: the constraints that bound most "
+    "decisions (docs/policies.md)."
 )
 
 ACCOUNT_HEADERS = (
@@ -372,7 +377,14 @@ def _promise_row(result: Result) -> tuple[str, ...]:
         _percent(result.violation_rate, 2),
         _percent(result.certified_violation_rate, 2),
         UNKNOWN if account is None else f"{account['violated']:.0f} / {account['bound']:.0f}",
+        _bindings(result),
     )
+
+
+def _bindings(result: Result) -> str:
+    """The constraints that set the clock most often, with their shares."""
+    shown = list(result.bindings.items())[:SHOWN_BINDINGS]
+    return ", ".join(f"{name} {100 * share:.0f} %" for name, share in shown) or UNKNOWN
 
 
 def kilojoules(energy_j: float) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
@@ -53,6 +54,8 @@ class Result:
         certified_share: Share of decisions that promised their budget and could.
         saturated_share: Share of decisions for which no clock was safe.
         void_share: Share of decisions that promised nothing.
+        bindings: Share of the decisions for which each constraint set the clock, by its name
+            (docs/policies.md); those that never did are left out.
         violation_rate: Share of the iterations with a budget that took longer than it, whatever
             their decisions promised; nan where no decision had a budget.
         certified_violation_rate: The same share of those whose decisions were certified.
@@ -92,6 +95,7 @@ class Result:
     certified_share: float
     saturated_share: float
     void_share: float
+    bindings: Mapping[str, float]
     violation_rate: float
     certified_violation_rate: float
     guarantee: Mapping[str, float] | None
@@ -162,6 +166,7 @@ def measure(
         certified_share=shares[Status.CERTIFIED],
         saturated_share=shares[Status.SATURATED],
         void_share=shares[Status.VOID],
+        bindings=_binding_shares(record),
         violation_rate=_violation_rate(record, *Status),
         certified_violation_rate=_violation_rate(record, Status.CERTIFIED),
         guarantee=_guarantee(record),
@@ -228,6 +233,15 @@ def _guarantee(record: RunRecord) -> Mapping[str, float] | None:
     if not accounts:
         return None
     return {name: sum(account[name] for account in accounts) for name in accounts[0]}
+
+
+def _binding_shares(record: RunRecord) -> Mapping[str, float]:
+    counts = Counter[str]()
+    for instance in record.instances:
+        for binding, count in instance.bindings.items():
+            counts[binding.value] += count
+    total = counts.total()
+    return {name: _ratio(count, total) for name, count in counts.most_common() if count}
 
 
 def _status_shares(record: RunRecord) -> Mapping[Status, float]:

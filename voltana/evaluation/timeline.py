@@ -1,4 +1,4 @@
-"""The plot of one policy over time: clock, batch and latency of every instance."""
+"""The plot of one policy over time: clock, batch, latency, memory, queue and power."""
 
 from __future__ import annotations
 
@@ -24,6 +24,16 @@ if TYPE_CHECKING:
 BINS = 300
 """About one bin for every pixel of a panel."""
 
+PANELS = (
+    "SM clock (MHz)",
+    "batch",
+    "iteration latency (ms)",
+    "KV cache used (%)",
+    "requests waiting",
+    "power (W)",
+)
+"""Titles of the panels, from the top; power is that of the iterations, not of idling."""
+
 SHOWN_INSTANCES = 4
 """Instances of each role in a timeline; more would not be legible."""
 
@@ -35,7 +45,7 @@ def timeline_figure(
     colour: str | None = None,
     clocks_mhz: tuple[float, float] | None = None,
 ) -> Figure:
-    """Clock, batch and latency over time, one column an instance; the mean over its range.
+    """All of `PANELS` over time, one column an instance; the mean over its range.
 
     At most `SHOWN_INSTANCES` of each role are drawn.
 
@@ -56,8 +66,8 @@ def timeline_figure(
     ]
     if not any(len(instance.timeline.start_s) for instance in shown):
         raise ValueError("the run has no timeline: compare(..., record_timelines=True)")
-    figure = new_figure(max(3.2 * len(shown), 7), 6.5)
-    axes = figure.subplots(3, len(shown), sharex=True, squeeze=False)
+    figure = new_figure(max(3.2 * len(shown), 7), 11.0)
+    axes = figure.subplots(len(PANELS), len(shown), sharex=True, squeeze=False)
     _share_scales(axes, shown)
     if clocks_mhz is not None:
         margin_mhz = 0.03 * (clocks_mhz[1] - clocks_mhz[0])
@@ -125,17 +135,27 @@ def _share_scales(axes: np.ndarray, shown: Sequence[InstanceRecord]) -> None:
 
 
 def _plot_instance(axes: np.ndarray, instance: InstanceRecord, end_s: float, colour: str) -> None:
-    """Clock, batch and latency of one instance, in the three panels of `axes`."""
+    """What one instance did, in the panels of `axes`."""
     timeline = instance.timeline
-    series = (timeline.clock_mhz, timeline.batch, timeline.latency_s * 1e3)
+    used = 100.0 * timeline.kv_tokens / max(instance.kv_capacity_tokens, 1)
+    series = (
+        timeline.clock_mhz,
+        timeline.batch,
+        timeline.latency_s * 1e3,
+        used,
+        timeline.queued,
+        timeline.power_w,
+    )
     for panel, values in zip(axes, series, strict=True):
         times_s, low, mean, high = binned(timeline.start_s, values, end_s)
         panel.fill_between(times_s, low, high, color=colour, alpha=0.25, lw=0)
         panel.plot(times_s, mean, color=colour, lw=1.0)
         style(panel, "both")
         panel.set_xlim(0, end_s)
-    batch = "batch (prompt tokens)" if instance.role is Role.PREFILL else "batch (requests)"
+    unit = "prompt tokens" if instance.role is Role.PREFILL else "requests"
     axes[0].set_title(instance.instance, fontsize=10, loc="right", pad=3, weight="bold")
-    for panel, label in zip(axes, ("SM clock (MHz)", batch, "iteration latency (ms)"), strict=True):
-        panel.set_title(label, fontsize=8, loc="left", pad=3)
-    axes[2].set_xlabel("simulated time (s)")
+    for panel, label in zip(axes, PANELS, strict=True):
+        titled = f"{label} ({unit})" if label == "batch" else label
+        panel.set_title(titled, fontsize=8, loc="left", pad=3)
+    axes[PANELS.index("KV cache used (%)")].set_visible(instance.kv_capacity_tokens > 0)
+    axes[-1].set_xlabel("simulated time (s)")

@@ -80,6 +80,11 @@ class DecodeInstance:
         self._busy = False
 
     @property
+    def capacity_tokens(self) -> int:
+        """Tokens that its KV cache holds."""
+        return self._capacity_tokens
+
+    @property
     def busy(self) -> bool:
         """Whether an iteration is running."""
         return self._busy

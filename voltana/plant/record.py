@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from voltana.plant.workload.trace import IntArray
-    from voltana.values import FloatArray, Role, Status
+    from voltana.values import Binding, FloatArray, Role, Status
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -23,12 +23,18 @@ class TimelineRecord:
         clock_mhz: Mean clock achieved during it.
         batch: Decode requests, or prompt tokens of a prefill iteration.
         latency_s: What it took.
+        kv_tokens: Tokens in the KV cache of a decode batch; 0 for prefill.
+        queued: Requests that waited behind it.
+        power_w: Mean power of all its devices during it.
     """
 
     start_s: FloatArray
     clock_mhz: FloatArray
     batch: IntArray
     latency_s: FloatArray
+    kv_tokens: IntArray
+    queued: IntArray
+    power_w: FloatArray
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -49,6 +55,8 @@ class InstanceRecord:
         broken: Those of them that took longer than their budget.
         guarantee: Account of the guarantee around its predictor (docs/guarantee.md); None without.
         timeline: One row an iteration.
+        bindings: Number of decisions by the constraint that set the clock.
+        kv_capacity_tokens: Tokens that its KV cache holds; 0 for prefill.
     """
 
     instance: str
@@ -64,6 +72,8 @@ class InstanceRecord:
     budgeted: Mapping[Status, int] = field(default_factory=dict)
     broken: Mapping[Status, int] = field(default_factory=dict)
     guarantee: Mapping[str, float] | None = None
+    bindings: Mapping[Binding, int] = field(default_factory=dict)
+    kv_capacity_tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

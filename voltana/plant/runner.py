@@ -8,7 +8,7 @@ from time import perf_counter
 from typing import TYPE_CHECKING
 
 from voltana.cluster.exposures import CountedExposures
-from voltana.values import EMPTY_QUEUE, Decision, Load, Queue, Status
+from voltana.values import EMPTY_QUEUE, Binding, Decision, Load, Queue, Status
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -24,13 +24,16 @@ IDLE = Load()
 class Timeline:
     """One row an iteration: start, clock, batch and latency; empty unless recording."""
 
-    __slots__ = ("batch", "clock_mhz", "latency_s", "start_s")
+    __slots__ = ("batch", "clock_mhz", "kv_tokens", "latency_s", "power_w", "queued", "start_s")
 
     def __init__(self) -> None:
         self.start_s = array("d")
         self.clock_mhz = array("f")
         self.batch = array("i")
         self.latency_s = array("f")
+        self.kv_tokens = array("i")
+        self.queued = array("i")
+        self.power_w = array("f")
 
 
 class Runner:
@@ -65,6 +68,9 @@ class Runner:
         self._saturated = 0
         self._budgeted = dict.fromkeys(Status, 0)
         self._broken = dict.fromkeys(Status, 0)
+        self._bindings = dict.fromkeys(Binding, 0)
+        self._queued = 0
+        self._started_j = 0.0
         self._noise = latency_noise
         self._record_timeline = record_timeline
         self._disturbances = tuple(disturbances)
@@ -90,6 +96,9 @@ class Runner:
             self._certified += 1
         elif decision.status is Status.SATURATED:
             self._saturated += 1
+        self._bindings[decision.binding] += 1
+        if self._record_timeline:
+            self._queued, self._started_j = queue.requests, board.energy_j
         if self._window is not None:
             self._window.exposures.idle_until(now_s, board.clock_mhz)
         self._decision, self._load, self._start_s = decision, load, now_s
@@ -147,6 +156,10 @@ class Runner:
         """Number of ended iterations that had a budget, by what their decisions promised."""
         return dict(self._budgeted)
 
+    def bindings(self) -> dict[Binding, int]:
+        """Number of decisions on iterations, by the constraint that set the clock."""
+        return dict(self._bindings)
+
     def broken(self) -> dict[Status, int]:
         """Those of them that took longer than their budget."""
         return dict(self._broken)
@@ -162,3 +175,7 @@ class Runner:
         timeline.clock_mhz.append(self._clock_mhz)
         timeline.batch.append(self._load.decode_requests or self._load.prefill_tokens)
         timeline.latency_s.append(latency_s)
+        timeline.kv_tokens.append(self._load.decode_kv_tokens)
+        timeline.queued.append(self._queued)
+        energy_j = self.board.energy_j - self._started_j
+        timeline.power_w.append(energy_j / latency_s if latency_s > 0.0 else 0.0)

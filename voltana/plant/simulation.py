@@ -361,11 +361,18 @@ def _instance_record(instance: Instance) -> InstanceRecord:
         statuses=runner.statuses(),
         budgeted=runner.budgeted(),
         broken=runner.broken(),
+        bindings=runner.bindings(),
+        kv_capacity_tokens=(
+            instance.capacity_tokens if isinstance(instance, DecodeInstance) else 0
+        ),
         guarantee=_guarantee(runner.loop.predictor),
         timeline=TimelineRecord(
             start_s=np.asarray(timeline.start_s, dtype=float),
             clock_mhz=np.asarray(timeline.clock_mhz, dtype=float),
             batch=np.asarray(timeline.batch, dtype=int),
             latency_s=np.asarray(timeline.latency_s, dtype=float),
+            kv_tokens=np.asarray(timeline.kv_tokens, dtype=int),
+            queued=np.asarray(timeline.queued, dtype=int),
+            power_w=np.asarray(timeline.power_w, dtype=float),
         ),
     )

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from voltana.controllers.energy_optimal import EnergyOptimal
 from voltana.controllers.fixed import FixedClock
-from voltana.controllers.memory_floor import Memory
+from voltana.controllers.memory import Memory
 from voltana.controllers.optimal_available import OptimalAvailable
 from voltana.controllers.parked import Parked
 from voltana.controllers.supervisor import Supervised
@@ -98,5 +98,7 @@ def levels_of_role(
 def kv_memory(context: InstanceContext) -> Memory:
     """The KV cache of the instance, as the controller has to know it."""
     return Memory(
-        capacity_tokens=context.kv_capacity_tokens, reserved_tokens=context.kv_reserved_tokens
+        capacity_tokens=context.kv_capacity_tokens,
+        reserved_tokens=context.kv_reserved_tokens,
+        max_requests=context.max_running_requests,
     )

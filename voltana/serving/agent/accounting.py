@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from voltana.values import Phase
+from voltana.values import Binding, Phase
 
 if TYPE_CHECKING:
     from voltana.values import Load
@@ -55,6 +55,8 @@ class Account:
         self.errors = {phase: ErrorTracker() for phase in Phase if phase is not Phase.IDLE}
         self.iterations = dict.fromkeys(self.errors, 0)
         self.decisions: dict[str, int] = {"certified": 0, "saturated": 0, "void": 0}
+        self.bindings: dict[str, int] = {binding.value: 0 for binding in Binding}
+        self.binding = ""
         self._latencies: deque[float] = deque(maxlen=RECENT)
         self._kept: deque[tuple[float, int]] = deque(maxlen=RECENT)
 
@@ -91,5 +93,7 @@ class Account:
         return {
             "iterations": {phase.value: count for phase, count in self.iterations.items()},
             "decisions": dict(self.decisions),
+            "bindings": dict(self.bindings),
+            "binding": self.binding or None,
             "prediction": {phase.value: e.figures() for phase, e in self.errors.items()},
         }

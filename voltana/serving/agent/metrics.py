@@ -106,6 +106,7 @@ class _Once:
         for key, label, text in (
             ("iterations", "phase", "Measured iterations."),
             ("decisions", "status", "Decisions, by what they promised."),
+            ("bindings", "constraint", "Decisions, by the constraint that set the clock."),
         ):
             counter = CounterMetricFamily(PREFIX + key, text, labels=["instance", label])
             for kind, count in self._status.get(key, {}).items():

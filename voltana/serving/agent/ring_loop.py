@@ -240,6 +240,8 @@ class RingLoop:
         self.target_mhz = decision.clock_mhz
         if load is not IDLE:
             self.account.decisions[decision.status.value] += 1
+            self.account.bindings[decision.binding.value] += 1
+            self.account.binding = decision.binding.value
             if decision.status is not Status.VOID:
                 self.budget_s = decision.budget_s
         return decision

@@ -435,7 +435,7 @@ def test_a_users_predictor_without_a_snapshot_costs_routers_its_model_and_nothin
 def controllers_memory(group):
     """The KV cache as the controller of the default policy knows it."""
     supervised = next(iter(group._served.values())).control.controller
-    return supervised.controller._floor._memory
+    return supervised.controller.controller.memory
 
 
 @pytest.mark.parametrize(
@@ -455,7 +455,7 @@ def controllers_memory(group):
         ({"kv_capacity_tokens": 0, "kv_reserved_tokens": 1}, {}, 1.0, ["kv_capacity_tokens"]),
     ],
 )
-def test_the_memory_floor_knows_what_the_engine_reserves(
+def test_the_controller_knows_what_the_engine_reserves(
     make_world, said, configured, reserved, unknown
 ):
     """It ran with 0 beside engines, and with the true figure in the simulator alone."""

@@ -1,0 +1,235 @@
+"""The decode law: demand envelope, price of misses, plan of admissible levels, held level."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from voltana.controllers.decode_plan import NO_PLAN, make_plan
+from voltana.controllers.demand_envelope import BROKEN, STEP, DemandEnvelope
+from voltana.controllers.held_level import HeldLevel
+from voltana.controllers.memory import Memory
+from voltana.controllers.missed_price import MOST, MissedPrice
+from voltana.controllers.token_demand import TokenDemand
+from voltana.errors import ConfigError
+from voltana.values import Binding, Forecast
+from voltana.viability import largest_viable_batch, served_per_s, tabulate
+
+LEVELS = np.linspace(600.0, 1410.0, 28)
+OWED = 200.0
+
+
+class Tiled:
+    """Iterations that take `base_s`, and `tile_s` for each tile of 128 at the fastest clock."""
+
+    def __init__(self, base_s=0.02, tile_s=0.015):
+        self.base_s, self.tile_s = base_s, tile_s
+
+    def forecast(self, load, clocks_mhz):
+        tiles = -(-load.decode_requests // 128)
+        mean_s = self.base_s + self.tile_s * tiles * 1410.0 / clocks_mhz
+        return Forecast(clocks_mhz=clocks_mhz, mean_s=mean_s, upper_s=mean_s)
+
+
+def table(model, threshold_s=0.06, capacity=math.inf, most=1024.0):
+    return tabulate(
+        model,
+        LEVELS,
+        context_tokens=300.0,
+        threshold_s=threshold_s,
+        kv_capacity_tokens=capacity,
+        max_requests=most,
+    )
+
+
+def plan(made, demand, **options):
+    return make_plan(made, **{"demand_per_s": demand, "slack": 0.0, "burst": 10.0, **options})
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    st.floats(0.005, 0.03),
+    st.floats(0.004, 0.02),
+    st.floats(0.3, 0.97),
+    st.floats(2.0, 40.0),
+    st.floats(0.0, 1.0),
+    st.integers(0, 2**32 - 1),
+)
+def test_from_a_viable_state_the_state_stays_viable(  # noqa: PLR0917  (drawn by Hypothesis)
+    base_s, tile_s, share, burst, start, seed
+):
+    """Whatever arrives within the envelope: the statement of docs/viability.md, in fluid steps."""
+    model = Tiled(base_s, tile_s)
+    made = table(model)
+    viable = largest_viable_batch(made)
+    if viable <= 2 * burst:
+        return
+    demand = share * float(made.rate_per_s[made.row(viable), -1])
+    most = viable - burst
+    rate_per_s = made.rate_per_s[:, -1]
+    inside = (made.batches >= most - 8) & (made.batches <= viable)
+    if (rate_per_s[inside] * (1 - 8 / made.batches[inside]) < demand).any():
+        return  # a tile ends within the burst: no state is viable for this envelope
+    in_force = plan(made, demand, burst=burst)
+    draws = np.random.default_rng(seed)
+    batch, credit, step_s = start * most, burst, 0.02
+    for _ in range(1500):
+        index, _binding = in_force.lowest(math.ceil(batch))
+        row = made.row(batch)
+        rate = batch / float(made.mean_s[row, index])
+        # Adversarial arrivals: what the envelope allows at once, now and then, else nothing.
+        come = credit * draws.choice([0.0, 0.2, 1.0], p=[0.6, 0.3, 0.1])
+        credit = min(credit - come + demand * step_s / OWED, burst)
+        batch = max(batch + come - rate * step_s / OWED, 0.0)
+        assert batch <= viable + demand * step_s / OWED
+
+
+@given(st.floats(10.0, 6000.0), st.floats(0.0, 0.2))
+def test_the_settling_level_is_the_slowest_that_serves(demand, slack):
+    made = table(Tiled())
+    in_force = plan(made, demand, slack=slack)
+    served = served_per_s(made)
+    wanted = demand * (1.0 + slack)
+    if (served >= wanted).any():
+        assert served[in_force.settling] >= wanted
+        assert in_force.settling == 0 or served[in_force.settling - 1] < wanted
+    else:
+        assert in_force.settling == len(LEVELS) - 1
+
+
+@given(st.floats(10.0, 6000.0), st.integers(1, 1000), st.integers(0, 300))
+def test_a_larger_batch_before_a_trap_never_means_a_slower_level(demand, batch, more):
+    made = table(Tiled())
+    in_force = plan(made, demand)
+    if batch + more > in_force.viable_batch:
+        assert in_force.lowest(batch + more) == (-1, Binding.VIABILITY)
+
+
+def test_a_level_that_serves_the_demand_within_its_error_stays():
+    made = table(Tiled())
+    first = plan(made, 3000.0)
+    assert plan(made, 3060.0, error=0.05, in_force=first).settling == first.settling
+    assert plan(made, 2940.0, error=0.05, in_force=first).settling == first.settling
+    assert plan(made, 4000.0, error=0.05, in_force=first).settling > first.settling
+    assert plan(made, 2000.0, error=0.05, in_force=first).settling < first.settling
+
+
+def test_the_end_of_the_viable_batches_is_named():
+    assert plan(table(Tiled()), 5000.0).end is Binding.BOUNDARY
+    assert plan(table(Tiled(), capacity=30_000.0), 2000.0).end is Binding.MEMORY
+    assert plan(table(Tiled(), threshold_s=0.001), 10.0).end is Binding.THRESHOLD
+    unknown = tabulate(Unknown(), LEVELS, context_tokens=1.0, threshold_s=0.06, max_requests=64.0)
+    assert plan(unknown, 10.0) is NO_PLAN
+
+
+class Unknown:
+    """A model that knows nothing yet."""
+
+    def forecast(self, load, clocks_mhz):
+        unknown = np.full(len(clocks_mhz), math.inf)
+        return Forecast(clocks_mhz=clocks_mhz, mean_s=unknown, upper_s=unknown)
+
+
+@settings(deadline=None)
+@given(st.integers(0, 2**32 - 1), st.floats(2.0, 60.0))
+def test_the_envelope_is_broken_as_rarely_as_it_says(seed, per_s):
+    """A tracked quantile: at most BROKEN of the windows and a constant, on any sequence."""
+    draws = np.random.default_rng(seed)
+    envelope, batch, now_s = DemandEnvelope(OWED), 50, 0.0
+    for _ in range(4000):
+        envelope.note(batch, now_s)
+        now_s += 0.05
+        ended = draws.binomial(batch, min(1.0 / OWED, 1.0))
+        batch = max(batch + int(draws.poisson(per_s * 0.05)) - int(ended), 0)
+    most = BROKEN * envelope.windows + (10.0 / STEP)
+    assert envelope.windows > 100
+    assert envelope.broken <= most
+    assert envelope.burst_requests >= 0.0
+
+
+def test_an_idle_instance_demands_nothing_and_breaks_nothing():
+    envelope = DemandEnvelope()
+    assert envelope.rate_per_s == envelope.burst_requests == 0.0
+    for step in range(50):
+        envelope.note(0, step * 0.2)
+    assert envelope.broken == 0
+    assert envelope.relative_error == 1.0
+
+
+def test_the_price_rises_while_too_much_is_late_and_falls_while_nothing_is():
+    price = MissedPrice(0.01, first=0.05)
+    for step in range(200):
+        price.note(100, late=step % 10 == 0)
+        price.step(step * 0.25)
+    risen = price.slack
+    assert 0.05 < risen <= MOST
+    for step in range(200, 2000):
+        price.note(100, late=False)
+        price.step(step * 0.25)
+    assert price.slack == 0.0
+
+
+@given(st.lists(st.booleans(), max_size=300), st.floats(1e-4, 0.5))
+def test_the_price_stays_in_its_range(late, alpha):
+    price = MissedPrice(alpha)
+    for step, missed in enumerate(late):
+        price.note(10, late=missed)
+        price.step(step * 0.3)
+        assert 0.0 <= price.slack <= MOST
+
+
+@given(st.lists(st.tuples(st.integers(0, 9), st.floats(0.01, 0.9)), min_size=1))
+def test_a_held_level_is_never_below_what_is_wanted(wishes):
+    held, now_s = HeldLevel(), 0.0
+    cost_w = np.linspace(100.0, 400.0, 10)
+    for index, gap_s in wishes:
+        now_s += gap_s
+        assert held.hold(index, cost_w, now_s) >= index
+
+
+def test_staying_costs_at_most_the_price_of_a_change():
+    held, cost_w = HeldLevel(0.1), np.array([100.0, 200.0])
+    assert held.hold(1, cost_w, 0.0) == 1
+    taken = [held.hold(0, cost_w, 0.01 * step) for step in range(1, 40)]
+    assert taken.index(0) == pytest.approx(20, abs=2)  # half of the power for 0.2 s
+    assert held.hold(1, cost_w, 0.5) == 1
+
+
+@given(st.integers(1, 2000), st.floats(0.005, 0.2), st.floats(1.0, 60.0))
+def test_demand_of_a_constant_batch_is_what_it_produces(batch, iteration_s, fading_s):
+    demand = TokenDemand(fading_s, owed_tokens=200.0)
+    for step in range(50):
+        demand.note(batch, step * iteration_s)
+    assert demand.tokens_per_s() == pytest.approx(batch / iteration_s, rel=1e-6)
+
+
+@given(st.floats(0.1, 5.0), st.floats(0.0, 500.0))
+def test_demand_of_a_ramp_counts_what_the_batch_owes(joined_per_iteration, owed_tokens):
+    iteration_s = 0.02
+    demand = TokenDemand(1e9, owed_tokens)
+    batches = [round(10 + joined_per_iteration * step) for step in range(400)]
+    for step, batch in enumerate(batches):
+        demand.note(batch, step * iteration_s)
+    produced = np.mean(batches[:-1]) / iteration_s
+    owed = owed_tokens * joined_per_iteration / iteration_s
+    assert demand.tokens_per_s() == pytest.approx(produced + owed, rel=0.05)
+
+
+def test_nothing_is_demanded_before_the_second_note():
+    demand = TokenDemand(10.0, 200.0)
+    assert demand.tokens_per_s() == 0.0
+    demand.note(5, 1.0)
+    assert demand.tokens_per_s() == 0.0
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("capacity_tokens", 0.0), ("reserved_tokens", -1.0), ("max_requests", 0.0)],
+)
+def test_memory_out_of_range_is_refused(field, value):
+    with pytest.raises(ConfigError, match=f"{field} = "):
+        Memory(**{field: value})

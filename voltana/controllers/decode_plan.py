@@ -1,0 +1,139 @@
+"""DecodePlan: which levels a decode batch may take, worked out off the hot path.
+
+Two conditions (docs/viability.md):
+
+- *settling*: the level serves the demand, with the slack that the price of misses asks for, from
+  some viable batch. Slower levels settle where nothing serves any more, or nowhere.
+- *barrier*: at a batch near the end of what is viable, the level serves so much more than is
+  demanded as the burst that is left asks for. A discrete-time control-barrier condition: from a
+  viable state the next one is viable, whatever arrives within the envelope.
+
+An end behind which the fastest level still serves more than is demanded is none that traps: what
+goes beyond it comes back, and is late meanwhile, which the price knows. So is memory: requests wait
+for room, and how fast they have to be let in follows from what is left of their deadline.
+"""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_left
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from voltana.values import Binding
+from voltana.viability import largest_viable_batch, served_per_s
+
+if TYPE_CHECKING:
+    from voltana.values import FloatArray
+    from voltana.viability import BatchTable
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DecodePlan:
+    """The slowest level of every batch; made anew every fraction of a second.
+
+    Attributes:
+        batches: Ends of the rows, ascending.
+        slowest: Index of the slowest admissible level of each row, the settling one included.
+        settling: Index of the slowest level that settles.
+        viable_batch: Largest batch that the fastest level and memory keep.
+        end: What ends the viable batches: memory, or a boundary of the batch.
+        demand_per_s: Tokens/s that it was made for.
+    """
+
+    batches: tuple[float, ...] = ()
+    slowest: tuple[int, ...] = ()
+    settling: int = 0
+    viable_batch: float = math.inf
+    end: Binding = Binding.NONE
+    demand_per_s: float = 0.0
+
+    def lowest(self, batch: int) -> tuple[int, Binding]:
+        """Index of the slowest admissible level at a batch, and the constraint that set it."""
+        if batch > self.viable_batch:
+            return -1, Binding.VIABILITY
+        row = bisect_left(self.batches, batch)
+        if row >= len(self.slowest):
+            return self.settling, self.end if self.settling else Binding.NONE
+        index = self.slowest[row]
+        if index > self.settling:
+            return index, Binding.VIABILITY
+        return index, self.end if index else Binding.NONE
+
+
+NO_PLAN = DecodePlan()
+"""Where nothing is known of the batch yet: no level is too slow."""
+
+
+def make_plan(
+    table: BatchTable,
+    *,
+    demand_per_s: float,
+    slack: float,
+    burst: float,
+    error: float = 0.0,
+    in_force: DecodePlan = NO_PLAN,
+) -> DecodePlan:
+    """Work the plan out.
+
+    Args:
+        table: Iterations of every batch at the permitted levels.
+        demand_per_s: rho of the envelope, in tokens/s.
+        slack: Share by which more is planned for.
+        burst: sigma of the envelope, in requests.
+        error: Relative error of the demand; a level that serves it within that stays.
+        in_force: The plan before.
+    """
+    viable = largest_viable_batch(table)
+    fastest = len(table.levels_mhz) - 1
+    if not viable:
+        known = bool(np.isfinite(table.upper_s).any())
+        return NO_PLAN if not known else DecodePlan(viable_batch=0, end=Binding.THRESHOLD)
+    rate_per_s = table.rate_per_s
+    full = viable >= table.batches[-1]  # nothing but memory ends them
+    traps = not full and _traps(table, rate_per_s[:, fastest], viable, burst, demand_per_s)
+    served = served_per_s(table)
+    settling = _settling(served, (1.0 + slack) * demand_per_s, error, in_force.settling)
+    slowest = np.full(len(table.batches), settling)
+    if traps:
+        spare_per_s = max(float(rate_per_s[table.row(viable), fastest]) - demand_per_s, 0.0)
+        beyond = table.batches - (viable - burst)
+        keeps = rate_per_s >= (demand_per_s + spare_per_s * beyond / max(burst, 1.0))[:, None]
+        keeps[:, fastest] = True
+        np.maximum(slowest, keeps.argmax(axis=1), out=slowest)
+    return DecodePlan(
+        batches=tuple(table.batches.tolist()),
+        slowest=tuple(slowest.tolist()),
+        settling=settling,
+        viable_batch=math.inf if full else viable,
+        end=Binding.MEMORY if full else Binding.BOUNDARY,
+        demand_per_s=demand_per_s,
+    )
+
+
+def _traps(
+    table: BatchTable, fastest_per_s: FloatArray, viable: int, burst: float, demand_per_s: float
+) -> bool:
+    """Whether a burst may lead beyond the viable batches to where the fastest level is too slow."""
+    beyond = (table.batches > viable) & (table.batches < viable + burst + 8)
+    # The first request beyond the end pads the batch to the next tile.
+    first = table.batches.searchsorted(viable, side="right")
+    if first >= len(table.batches):
+        return False
+    padded_per_s = fastest_per_s[first] * viable / table.batches[first]
+    return bool(padded_per_s < demand_per_s or (fastest_per_s[beyond] < demand_per_s).any())
+
+
+def _settling(served: FloatArray, wanted_per_s: float, error: float, in_force: int) -> int:
+    """Index of the slowest level that serves what is wanted; the one in force within the error."""
+    low, index, high = (
+        _first(served >= share * wanted_per_s) for share in (1.0 - error, 1.0, 1.0 + error)
+    )
+    return in_force if low <= in_force <= high else index
+
+
+def _first(enough: np.ndarray[tuple[int], np.dtype[np.bool_]]) -> int:
+    """Index of the first level that is enough, the fastest if none is."""
+    return int(enough.argmax()) if enough.any() else len(enough) - 1

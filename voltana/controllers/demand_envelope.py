@@ -1,0 +1,97 @@
+"""DemandEnvelope: what arrives in any stretch of time, at most, as learned from the batch.
+
+Arrivals within any window of t seconds ask for at most ``rho * t`` tokens and join with at most
+``sigma`` requests beyond that (a leaky bucket: R. L. Cruz, "A calculus for network delay", IEEE
+Transactions on Information Theory 37, 1991). A controller sees the batch alone, so what is
+enveloped is its growth beyond what the demand explains, departures that fail to come included.
+"""
+
+from __future__ import annotations
+
+import math
+
+from voltana.controllers.token_demand import TokenDemand
+
+DEMAND_S = 15.0
+"""Time constant over which the demand is averaged: its noise falls with the square root of it, and
+a rise is seen the later the longer it is. docs/viability.md has both measured."""
+
+OWED_TOKENS = 200.0
+"""What a request in the batch has still to produce, on average, where nobody says. It counts while
+the batch grows or shrinks alone."""
+
+WINDOW_S = 1.0
+"""Length of the windows that the envelope is held against."""
+
+BROKEN = 0.005
+"""Share of the windows that may break it; a tracked quantile, so it holds on any sequence."""
+
+FIRST_DEVIATIONS = 2.6
+"""Quantile of a normal distribution that `BROKEN` stands for: where tracking starts."""
+
+STEP = 0.5
+"""What a broken window adds to the burst, in standard deviations of Poisson arrivals."""
+
+
+class DemandEnvelope:
+    """Tokens demanded per second, and requests that a burst brings on top.
+
+    Args:
+        owed_tokens: See `OWED_TOKENS`.
+
+    Attributes:
+        windows: Windows that were held against the envelope.
+        broken: Those in which the batch grew further.
+    """
+
+    def __init__(self, owed_tokens: float = OWED_TOKENS) -> None:
+        self.owed_tokens = owed_tokens
+        self.windows = self.broken = 0
+        self._demand = TokenDemand(DEMAND_S, owed_tokens)
+        self._deviations = FIRST_DEVIATIONS
+        self._batch, self._produced = 0, 0
+        self._begun_s, self._begun_batch, self._begun_rate = math.nan, 0, 0.0
+
+    @property
+    def rate_per_s(self) -> float:
+        """rho: tokens demanded per second."""
+        return self._demand.tokens_per_s()
+
+    @property
+    def burst_requests(self) -> float:
+        """sigma: requests by which the batch may grow beyond what rho explains."""
+        return self._deviations * self._spread(self.rate_per_s)
+
+    @property
+    def relative_error(self) -> float:
+        """Standard deviation of rho over rho: so many Poisson arrivals fall in its average."""
+        requests = self.rate_per_s * DEMAND_S / self.owed_tokens
+        return min(math.sqrt(1.0 / requests), 1.0) if requests > 0.0 else 1.0
+
+    def note(self, batch: int, now_s: float) -> None:
+        """Note the batch of the iteration that begins now."""
+        self._demand.note(batch, now_s)
+        gap_s = now_s - self._begun_s
+        if gap_s >= WINDOW_S:
+            self._judge(batch, gap_s)
+        if not gap_s < WINDOW_S:
+            self._begun_s, self._begun_batch, self._begun_rate = now_s, batch, self.rate_per_s
+            self._produced = 0
+        self._produced += batch
+        self._batch = batch
+
+    def _judge(self, batch: int, gap_s: float) -> None:
+        """Hold a window against the envelope, and move the envelope."""
+        spread = self._spread(self._begun_rate)
+        if not spread or gap_s > 2 * WINDOW_S:  # it idled
+            return
+        explained = (self._begun_rate * gap_s - self._produced) / self.owed_tokens
+        broken = batch - self._begun_batch - explained > self._deviations * spread
+        self.windows += 1
+        self.broken += broken
+        self._deviations += STEP * ((1.0 if broken else 0.0) - BROKEN)
+        self._deviations = max(self._deviations, 1.0)
+
+    def _spread(self, rate_per_s: float) -> float:
+        """Standard deviation of the batch's growth in a window: Poisson arrivals and departures."""
+        return math.sqrt(2.0 * rate_per_s / self.owed_tokens * WINDOW_S)
