@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from voltana.errors import invalid
+from voltana.planning import candidate_load
 from voltana.ports import TellsBatches, needs_of
 from voltana.routers.least_memory import LeastMemory
 from voltana.values import Deferral, Load, Need, Role
@@ -66,7 +67,7 @@ class ViableBatch:
             raise invalid("max_age_s", max_age_s, "0 s or more", "0.1 s is usual.")
         self._inner = inner or LeastMemory()
         self._max_age_s = max_age_s
-        self._known_limits: dict[str, tuple[object, tuple[float, ...], int]] = {}
+        self._known_limits: dict[str, tuple[Forecasts, tuple[int, float, float], int]] = {}
 
     @property
     def needs(self) -> frozenset[Need]:
@@ -104,24 +105,24 @@ class ViableBatch:
         What memory holds is no boundary here: an engine queues what does not fit, with its prompt
         computed, which is sooner than to wait before that.
         """
-        state = candidate.state
-        context = state.kv_tokens / state.running_requests if state.running_requests else 1.0
+        predictor, load = candidate.predictor, candidate_load(candidate)
+        assert predictor is not None
+        context = load.decode_kv_tokens / load.decode_requests if load.decode_requests else 1.0
         # Rounded up: a longer context is never the safer one.
         step = math.ceil(math.log(max(context, 1.0)) / CONTEXT_BIN)
         question = (step, candidate.levels_mhz[-1], candidate.budget_s)
         known = self._known_limits.get(candidate.instance)
-        if known is not None and known[0] is candidate.predictor and known[1] == question:
+        if known is not None and known[0] is predictor and known[1] == question:
             return known[2]
-        assert candidate.predictor is not None
         answer = largest_batch(
-            candidate.predictor,
+            predictor,
             candidate.levels_mhz[-1],
             context_tokens=math.exp(step * CONTEXT_BIN),
             threshold_s=candidate.budget_s,
         )
         if len(self._known_limits) >= MOST_KNOWN:  # instances have come and gone
             self._known_limits.clear()
-        self._known_limits[candidate.instance] = candidate.predictor, question, answer
+        self._known_limits[candidate.instance] = predictor, question, answer
         return answer
 
     def _least_harm(self, pool: Sequence[Candidate], beyond: Sequence[int]) -> str:
