@@ -8,7 +8,6 @@ import sys
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from benchmarks.gpu.settings import ROUTER_OFFSET
 from voltana.serving.launch.allocation import allocate, visible_uuids
 from voltana.serving.launch.command import read_launch
 from voltana.serving.launch.instances import Instance, instances
@@ -50,7 +49,7 @@ class Servers:
         self._engine.check(self._table)
         gpus = allocate(self._table, os.environ, visible_uuids())
         (self._instance,) = instances(self._table, gpus)
-        check_ports(self._engine, [self._instance], settings.first_port + ROUTER_OFFSET)
+        check_ports(self._engine, [self._instance], read.router)
 
     @property
     def rings(self) -> Path:
