@@ -66,7 +66,7 @@ def test_no_safe_level_takes_less_power(requests, kv_tokens, sweet_mhz):
         assert abs(decision.clock_mhz - sweet_mhz) == min(abs(mhz - sweet_mhz) for mhz in safe)
 
 
-def serve(controller, owed=200.0, arrivals_per_s=20.0, seconds=60.0, capacity=math.inf):
+def serve(controller, owed=200.0, arrivals_per_s=20.0, seconds=30.0, capacity=math.inf):
     """Arrivals at a constant rate, iterations as `MODEL` has them; clocks, batches and reasons."""
     now_s, batch, waiting, seen = 0.0, 1.0, 0.0, []
     while now_s < seconds:
@@ -78,7 +78,8 @@ def serve(controller, owed=200.0, arrivals_per_s=20.0, seconds=60.0, capacity=ma
         )
         iteration_s = float(MODEL.forecast(load, np.array([decision.clock_mhz])).mean_s[0])
         now_s += iteration_s
-        controller.plan(now_s)
+        if int(now_s / 0.25) > int((now_s - iteration_s) / 0.25):
+            controller.plan(now_s)
         waiting += arrivals_per_s * iteration_s
         joined = min(waiting, capacity / 300.0 - batch)
         waiting, batch = waiting - joined, batch + joined - requests / owed
