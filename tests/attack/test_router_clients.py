@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 import socket
+import sys
 from functools import partial
 
 from tests.attack.router_stage import Stage, post, run, say, status_of
@@ -53,6 +54,7 @@ def test_beyond_the_limit_the_oldest_unfinished_ones_go() -> None:
     async def attack(stage: Stage) -> None:
         for pieces in ((), (b"POST /gen",), (HEAD, b"{")):
             await stage.honest_beside(partial(_storm, stage, *pieces))
+            await _newcomers(stage, *pieces)
 
     run(attack, limits={"unfinished": 200})
 
@@ -155,11 +157,33 @@ def test_pipelined_and_half_closed_requests_are_answered_or_closed() -> None:
     run(attack)
 
 
+STORM = """
+import contextlib, socket, sys, time
+port, said = int(sys.argv[1]), bytes.fromhex(sys.argv[2])
+opened = []
+for _ in range(600):
+    with contextlib.suppress(OSError):
+        opened.append(socket.create_connection(("127.0.0.1", port)))
+        opened[-1].sendall(said)
+time.sleep(0.1)
+"""
+"""In a process of its own, so that it takes no time from those who measure."""
+
+
 async def _storm(stage: Stage, *pieces: bytes) -> None:
-    crowd = Crowd(stage, 600, *pieces)
-    await crowd.come()
-    await asyncio.sleep(0.2)
-    crowd.go()
+    python = await asyncio.create_subprocess_exec(
+        sys.executable, "-I", "-c", STORM, str(stage.port), b"".join(pieces).hex()
+    )
+    assert await python.wait() == 0
+
+
+async def _newcomers(stage: Stage, *pieces: bytes) -> None:
+    """Honest clients that connect amid the storm, each with its one request."""
+    storm = asyncio.create_task(_storm(stage, *pieces))
+    while not storm.done():
+        said = await say(stage.port, post(b'{"text": "a", "rid": "new"}'))
+        assert status_of(said) == 200, said[:300]
+    await storm
 
 
 async def _idle() -> None:

@@ -35,11 +35,11 @@ def test_requests_wait_for_their_decode_and_go_in_their_order() -> None:
             report(pd.service)
             pd.servers["decode-0"].work_s = 0.05
             tasks = await burst(pd, 4)
-            status, body = await pd.get("/router/status")
+            status, body = await pd.ask_admin("GET", "/router/status")
             assert status == 200
             assert body["holding"]["decode"]["held"] == 3
             assert body["holding"]["decode"]["reasons"] == {"full": 1, "behind others that wait": 2}
-            metrics = (await pd.get("/metrics"))[1]
+            metrics = (await pd.ask_admin("GET", "/metrics"))[1]
             assert 'voltana_router_held_requests{before="decode"} 3.0' in metrics
             assert 'voltana_router_deferred_total{before="decode",reason="full"} 1.0' in metrics
             for answer in await asyncio.gather(*tasks):

@@ -3,7 +3,8 @@
 A connection is *unfinished* while it has no complete request: idle, in the middle of a head, or of
 a body. Those are limited in time, each by what it is in, and in number: beyond it the one that has
 been unfinished for longest is closed, one that never had a complete request before the others. So
-a client which sends what it has to say is never refused for those that do not.
+a client which sends what it has to say is never refused for those that do not: it has a moment for
+it, whatever comes meanwhile. And what says nothing costs next to nothing.
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ from enum import Enum, auto
 from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
+
+from voltana.serving.router.pacing import Turns
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -26,6 +29,13 @@ SWEEP_S = 0.5
 
 SPARED_FILES = 128
 """Files that are left for everything but clients' connections."""
+
+MOMENT_S = 0.25
+"""Time for a request that no number of other connections may take away; a burst of them is
+accepted before anything that one of them has sent is read."""
+
+BURST = 2048
+"""Connections beyond their number that may have come within that moment."""
 
 
 class Phase(Enum):
@@ -42,55 +52,93 @@ class Door(asyncio.Protocol):
 
     Args:
         doors: All connections.
-        handler: The HTTP server's part of it.
+        server: Makes the HTTP server's part of it, when something has been sent.
 
     Attributes:
         phase: What it is in the middle of.
         known: Whether it has had a complete request.
         since_s: Since when.
         unsent: Bytes that the client had not taken when it was looked at last.
+        waiting: Whether something of it waits for its turn.
         transport: The connection; None before it is made.
     """
 
-    __slots__ = ("_doors", "_handler", "known", "phase", "since_s", "transport", "unsent")
+    __slots__ = (
+        "_doors", "_handler", "_server", "known", "phase", "since_s", "transport", "unsent", "waiting",
+    )  # fmt: skip
 
-    def __init__(self, doors: Doors, handler: asyncio.Protocol) -> None:
+    def __init__(self, doors: Doors, server: Callable[[], asyncio.Protocol]) -> None:
         self._doors = doors
-        self._handler = handler
+        self._server = server
+        self._handler: asyncio.Protocol | None = None
         self.phase = Phase.IDLE
         self.since_s = 0.0
         self.known = False
         self.unsent = 0
+        self.waiting = False
         self.transport: Any = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """A client has connected."""
         self.transport = transport
         self._doors.opened(self)
-        self._handler.connection_made(transport)
 
     def data_received(self, data: bytes) -> None:
         """It sends something."""
         if self.phase is Phase.IDLE:
             self._doors.waits(self, Phase.HEAD)
-        self._handler.data_received(data)
+        if self.known or self._doors.turns.at_once():
+            self._take(data)
+            return
+        self.waiting = True
+        self.transport.pause_reading()
+        self._doors.turns.later(lambda: self._taken_later(data))
 
     def eof_received(self) -> bool | None:
         """It sends nothing any more."""
-        return self._handler.eof_received()
+        return None if self._handler is None else self._handler.eof_received()
 
     def connection_lost(self, error: Exception | None) -> None:
         """It is gone."""
+        unfinished = self.phase is not Phase.BUSY
+        self.waiting = False
         self._doors.lost(self)
-        self._handler.connection_lost(error)
+        handler, self._handler = self._handler, None
+        if handler is None:
+            return
+        if unfinished and not self._doors.turns.at_once():
+            self._doors.turns.later(lambda: handler.connection_lost(error))
+        else:
+            handler.connection_lost(error)
 
     def pause_writing(self) -> None:
         """It does not take what it is sent."""
-        self._handler.pause_writing()
+        if self._handler is not None:
+            self._handler.pause_writing()
 
     def resume_writing(self) -> None:
         """It does again."""
-        self._handler.resume_writing()
+        if self._handler is not None:
+            self._handler.resume_writing()
+
+    def _take(self, data: bytes) -> None:
+        if self._handler is None:
+            self._handler = self._server()
+            self._handler.connection_made(self.transport)
+        self._handler.data_received(data)
+
+    def _taken_later(self, data: bytes) -> None:
+        if not self.waiting:  # it has gone meanwhile
+            return
+        self.waiting = False
+        self._take(data)
+        if self.transport is not None and not self.transport.is_closing():
+            self.transport.resume_reading()
+
+    @property
+    def served(self) -> bool:
+        """Whether the HTTP server knows of it."""
+        return self._handler is not None
 
 
 class Doors:
@@ -101,6 +149,7 @@ class Doors:
 
     Attributes:
         closed: Connections that were closed for being unfinished for too long, or as too many.
+        turns: In which the events of those are worked off that have not had a complete request.
     """
 
     def __init__(self, limits: LimitsTable) -> None:
@@ -112,8 +161,13 @@ class Doors:
         }
         self._unread_s = limits.unread_s
         files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-        fit = limits.unfinished if files == resource.RLIM_INFINITY else (files - SPARED_FILES) // 2
-        self._most = max(1, min(limits.unfinished, fit))
+        fit = limits.unfinished + BURST
+        if files != resource.RLIM_INFINITY:
+            fit = max(1, (files - SPARED_FILES) // 2)
+        self._most = min(limits.unfinished, fit)
+        self._most_at_once = min(limits.unfinished + BURST, fit)
+        self._room: asyncio.TimerHandle | None = None
+        self.turns = Turns()
         self._by_transport: dict[object, Door] = {}
         # The oldest first; strangers, and those that have had a complete request.
         self._unfinished: dict[bool, dict[Door, None]] = {False: {}, True: {}}
@@ -125,14 +179,16 @@ class Doors:
 
     def behind(self, server: Callable[[], asyncio.Protocol]) -> Callable[[], Door]:
         """Makes the doors of an HTTP server."""
-        return lambda: Door(self, server())
+        return lambda: Door(self, server)
 
     def opened(self, door: Door) -> None:
         """A client has connected."""
         self._by_transport[door.transport] = door
         self.waits(door, Phase.IDLE)
-        while len(self) > self._most:
-            self._close(next(iter(self._unfinished[False] or self._unfinished[True])))
+        while len(self) > self._most_at_once:
+            self._close(self._oldest())
+        if len(self) > self._most and self._room is None:
+            self._room = self._loop.call_later(MOMENT_S, self._make_room)
 
     def lost(self, door: Door) -> None:
         """It is gone."""
@@ -175,8 +231,28 @@ class Doors:
         return attend
 
     def close(self) -> None:
-        """Look after them no more."""
+        """Look after them no more; those that the HTTP server does not know of are closed."""
         self._timer.cancel()
+        if self._room is not None:
+            self._room.cancel()
+        for door in tuple(self._by_transport.values()):
+            if not door.served:
+                door.transport.abort()
+
+    def _oldest(self) -> Door:
+        return next(iter(self._unfinished[False] or self._unfinished[True]))
+
+    def _make_room(self) -> None:
+        """Close those that are too many, but none that has just come."""
+        self._room = None
+        now_s = self._loop.time()
+        while len(self) > self._most:
+            oldest = self._oldest()
+            left_s = MOMENT_S if oldest.waiting else oldest.since_s + MOMENT_S - now_s
+            if left_s > 0:
+                self._room = self._loop.call_later(left_s, self._make_room)
+                break
+            self._close(oldest)
 
     def _sweep(self) -> None:
         self._timer = self._loop.call_later(SWEEP_S, self._sweep)

@@ -137,12 +137,12 @@ class RouterService:
     async def __aexit__(self, *_: object) -> None:
         await self._watchers.stop()
         await self.administration.stop()
+        self.doors.close()
         await self._runner.cleanup()
         await self.forwarder.close()
         await self.reader.close()
         self.intake.close()
         await self._wire.close()
-        self.doors.close()
         self.gate.close()
 
     async def drain(self) -> None:

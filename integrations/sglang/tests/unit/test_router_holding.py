@@ -37,7 +37,7 @@ def test_requests_wait_before_their_prefill_and_go_in_their_order() -> None:
             tasks = await burst(pd, 4)
             assert len(pd.servers["prefill-0"].seen) <= 1  # nothing of those that wait is sent
             assert pd.service.ledger.in_flight("decode-0") == 1
-            status = (await pd.get("/router/status"))[1]["holding"]["prefill"]
+            status = (await pd.ask_admin("GET", "/router/status"))[1]["holding"]["prefill"]
             assert (status["held"], status["held_in_all"]) == (3, 3)
             assert [answer[0] for answer in await asyncio.gather(*tasks)] == [200] * 4
             prompts = [body["prompt"] for body in pd.servers["prefill-0"].seen]
