@@ -14,18 +14,20 @@ from tests.records import PAIR, instance, record
 from voltana.controllers.ecofreq import EcoFreq
 from voltana.evaluation.compare import compare
 from voltana.evaluation.comparison_report import (
-    ACCOUNT_HEADERS,
-    PROMISE_HEADERS,
-    UNKNOWN,
-    account_rows,
     markdown_promises,
     markdown_report,
     print_table,
-    promise_rows,
     to_json,
 )
 from voltana.evaluation.metrics import measure
+from voltana.evaluation.promise_tables import (
+    ACCOUNT_HEADERS,
+    PROMISE_HEADERS,
+    account_rows,
+    promise_rows,
+)
 from voltana.evaluation.scenario import ARRIVALS, load_scenario
+from voltana.evaluation.wording import UNKNOWN
 from voltana.policies.named import get_policy
 from voltana.policy import InstancePolicy
 from voltana.predictors.ecopred import EcoPred
