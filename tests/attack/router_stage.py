@@ -24,9 +24,13 @@ ROOT = Path(__file__).parents[2]
 FAKES = ROOT / "integrations" / "sglang" / "tests" / "unit"
 
 SERVERS = """
-import asyncio, sys
+import asyncio, json, sys, types
 sys.path[:0] = [sys.argv[1], sys.argv[2]]
+import fake_sglang
 from fake_sglang import fake_servers
+def loads(raw):  # a long body must hold up nobody here either: its end has what is needed of it
+    return json.loads(raw if len(raw) < 1000000 else b"{" + raw[raw.rindex(b'"rid"'):])
+fake_sglang.json = types.SimpleNamespace(loads=loads, dumps=json.dumps)
 async def main():
     async with fake_servers(unified=int(sys.argv[3])) as servers:
         print(*(server.url for server in servers.values()), flush=True)
@@ -92,14 +96,14 @@ class Stage:
                 await asyncio.gather(*clients)
         return latency_s
 
-    async def honest_beside(self, attack: Attack, name: str = "") -> None:
+    async def honest_beside(self, attack: Attack, name: str = "", slack_s: float = SLACK_S) -> None:
         """No honest request is lost beside an attack, nor late: p99 within 2 x of quiet."""
         if self._quiet_s is None:
             await self.beside(_nothing)  # connections
             self._quiet_s = p99(await self.beside(_nothing))
         for _ in range(TURNS):  # two cores may be busy with something else
             under_s = p99(await self.beside(attack))
-            if under_s < 2 * self._quiet_s + SLACK_S:
+            if under_s < 2 * self._quiet_s + slack_s:
                 return
         raise AssertionError((name, self._quiet_s, under_s))
 

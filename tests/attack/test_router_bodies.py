@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 LIMIT_MB = 8.0
 """Largest body here, so that attacks are quick; each limit scales with what is configured."""
 
+DELAY_S = 0.05
+"""What a body may add to another request at most."""
+
 LIMITS = {"bodies_mb": 24.0, "reading_s": 5.0, "body_s": 2.0}
 
 
@@ -66,12 +69,34 @@ def test_no_body_takes_memory_or_holds_up_another_request() -> None:
 
         watching = asyncio.create_task(watch())
         for name, (request, expected) in HEAVY.items():
-            await stage.honest_beside(partial(_three, stage, request, expected), name)
+            attack_once = partial(_three, stage, request, expected)
+            await stage.honest_beside(attack_once, name, DELAY_S)
         watching.cancel()
         # Two bodies are read at a time, in children that take up to some 60 times the text.
         assert peak_mb - before_mb < 1200
 
     run(attack, max_body_mb=LIMIT_MB, limits=LIMITS)
+
+
+def test_long_prompts_do_not_wait_behind_bodies_that_are_much_longer() -> None:
+    """A prompt of 25,000 tokens, beside bodies of which each takes a second to read."""
+    long = post(b'{"text": "' + b"word " * 20_000 + b'", "rid": "long"}')
+    heavy = HEAVY["lists"][0]
+
+    async def attack(stage: Stage) -> None:
+        loop = asyncio.get_running_loop()
+        assert status_of(await say(stage.port, long)) == 200
+        heavies = [asyncio.create_task(say(stage.port, heavy)) for _ in range(10)]
+        await asyncio.sleep(0.1)
+        began_s = loop.time()
+        statuses = await asyncio.gather(*(say(stage.port, long) for _ in range(3)))
+        taken_s = loop.time() - began_s
+        assert [status_of(said) for said in statuses] == [200] * 3
+        left = sum(not task.done() for task in heavies)
+        assert left >= 3, (left, taken_s)
+        await asyncio.gather(*heavies)
+
+    run(attack, max_body_mb=LIMIT_MB, limits=LIMITS | {"bodies_mb": 100.0})
 
 
 def test_bodies_of_all_requests_together_are_bounded() -> None:

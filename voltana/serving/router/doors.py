@@ -64,7 +64,8 @@ class Door(asyncio.Protocol):
     """
 
     __slots__ = (
-        "_doors", "_handler", "_server", "known", "phase", "since_s", "transport", "unsent", "waiting",
+        "_doors", "_handler", "_server",
+        "known", "phase", "since_s", "transport", "unsent", "waiting",
     )  # fmt: skip
 
     def __init__(self, doors: Doors, server: Callable[[], asyncio.Protocol]) -> None:

@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import heapq
 import os
 import pickle
 import struct
 import sys
+from itertools import count
 from typing import TYPE_CHECKING, Any
 
 from voltana.serving.router.connections import PIECE
@@ -23,7 +25,11 @@ if TYPE_CHECKING:
     from voltana.serving.engine import Call, Engine
     from voltana.serving.router.limits import LimitsTable
 
+MEDIUM = 1 << 20
+"""Bodies up to here, which take a child some 60 ms at the worst, do not wait behind longer ones."""
+
 CHILDREN = 2
+"""That read longer ones; one more reads those up to `MEDIUM`."""
 
 TASK = struct.Struct("!QQ")
 """Bytes of a path and of the body that follow."""
@@ -62,9 +68,9 @@ class Reader:
     def __init__(self, engine: Engine[Any], limits: LimitsTable) -> None:
         self._engine = engine
         self._limits = limits
-        self._idle: asyncio.LifoQueue[_Child] = asyncio.LifoQueue()
-        for _ in range(CHILDREN):
-            self._idle.put_nowait(_Child(engine, limits))
+        self._medium = _Lane([_Child(engine, limits)], shortest_first=True)
+        # In their order, since a stream of shorter ones would else keep the longest out for ever.
+        self._long = _Lane([_Child(engine, limits) for _ in range(CHILDREN)], shortest_first=False)
 
     async def understand(self, path: str, raw: bytes | bytearray) -> Call:
         """Read one request.
@@ -74,24 +80,69 @@ class Reader:
         """
         if len(raw) <= SMALL:
             return understood(self._engine, path, raw, self._limits.batch)
-        child = await self._idle.get()
+        lane = self._medium if len(raw) <= MEDIUM else self._long
+        child = await lane.take(len(raw))
         try:
             return await child.understand(path, raw)
         finally:
-            self._idle.put_nowait(child)
+            lane.give(child)
 
     async def warm(self) -> None:
         """Start a child, so that the first long body need not wait for it."""
-        child = await self._idle.get()
+        child = await self._medium.take(0)
         try:
             await child.start()
         finally:
-            self._idle.put_nowait(child)
+            self._medium.give(child)
 
     async def close(self) -> None:
         """End the children."""
-        while not self._idle.empty():
-            await self._idle.get_nowait().stop()
+        for lane in (self._medium, self._long):
+            await lane.close()
+
+
+class _Lane:
+    """Children that are idle, and who waits for one.
+
+    Args:
+        children: All of them.
+        shortest_first: Whether the shortest body is read first, instead of the first that came.
+    """
+
+    def __init__(self, children: list[_Child], *, shortest_first: bool) -> None:
+        self._idle = children
+        self._shortest_first = shortest_first
+        self._came = count()
+        self._waiting: list[tuple[int, int, asyncio.Future[_Child]]] = []
+
+    async def take(self, size: int) -> _Child:
+        """A child, when one is idle, for a body of so many bytes."""
+        if self._idle:
+            return self._idle.pop()
+        given: asyncio.Future[_Child] = asyncio.get_running_loop().create_future()
+        heapq.heappush(
+            self._waiting, (size if self._shortest_first else 0, next(self._came), given)
+        )
+        try:
+            return await given
+        except asyncio.CancelledError:
+            if given.done() and not given.cancelled():  # at the very moment
+                self.give(given.result())
+            raise
+
+    def give(self, child: _Child) -> None:
+        """It is idle again."""
+        while self._waiting:
+            *_, given = heapq.heappop(self._waiting)
+            if not given.done():
+                given.set_result(child)
+                return
+        self._idle.append(child)
+
+    async def close(self) -> None:
+        """End them."""
+        while self._idle:
+            await self._idle.pop().stop()
 
 
 class _Child:

@@ -255,8 +255,8 @@ def _whole(number: Any) -> int:
     """A count as servers read it, who take 2.0 and "2" for 2; 1 for what is none."""
     if isinstance(number, float):
         return int(number)
-    if isinstance(number, str) and len(number) < 20 and number.strip().isdecimal():
-        return int(number)
+    if isinstance(number, str) and len(number) < 20 and (digits := number.strip()).isdecimal():
+        return int(digits)
     return number if type(number) is int else 1
 
 
