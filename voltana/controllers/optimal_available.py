@@ -12,8 +12,11 @@ more, for the prompts expected at the measured rate. Nor is it any use to run sl
 comes in and to catch up at a fast clock later, power being convex in the clock: so the busy period,
 that is what is pending and what arrives until all of it is done, has to end within the time that is
 planned for. With utilisation u it lasts ``pending / (1 - u)`` (L. Kleinrock, "Queueing Systems" I,
-1975, 5.8). What then still goes wrong is met by a reserve: the plan aims at a share of the TTFT
-threshold, which falls with every missed deadline and rises slowly with every kept one.
+1975, 5.8) where every job costs the same. Prompts that come together cost less, for they share a
+batch and its reading of the weights; so the plan takes the first term of that series,
+``pending (1 + u)``, and keeps u itself below 1. What then still goes wrong is met by a reserve: the
+plan aims at a share of the TTFT threshold, which falls with every missed deadline and rises slowly
+with every kept one.
 """
 
 from __future__ import annotations
@@ -40,7 +43,10 @@ if TYPE_CHECKING:
 IDLE = Load()
 
 
-PLANNED_SHARE = 0.2
+BUSIEST = 0.9
+"""Utilisation up to which a level keeps pace: what arrives is known as an average alone."""
+
+PLANNED_SHARE = 0.5
 """Share of the requests that the target lets miss which the plan may spend: a batch that is late
 makes those behind it late."""
 
@@ -158,8 +164,8 @@ class OptimalAvailable:
             busy: Utilisation at each level by the work that arrives, shape (n,).
             pending_s: Time of what is pending there, shape (n,).
         """
-        left = 1.0 - busy
-        enough = pending_s <= left * (self.reserve.rho * self._slo.ttft_s)
+        ends = pending_s * (1.0 + busy) <= self.reserve.rho * self._slo.ttft_s
+        enough = ends & (busy <= BUSIEST)
         index = int(enough.argmax())
         return index if enough[index] else len(self.levels_mhz) - 1
 
