@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import socket
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from voltana_actuatord.daemon.gpulink import (
@@ -188,6 +189,8 @@ class OpenGpus:
             for data in list(gpu.unsent.values()):
                 self._send(gpu, data)
             return lost
+        if news.word == OPEN:
+            news = replace(news, word="the daemon has no descriptor left for this GPU. Try again.")
         if news.word in {READY, RESTORING}:
             gpu.word = news.word
         else:
@@ -252,6 +255,11 @@ class OpenGpus:
     def all_default(self) -> bool:
         """Whether every GPU that was opened is at its default clocks."""
         return all(gpu.at_default for gpu in self._gpus.values())
+
+    def unknown(self, devices: Iterable[str]) -> int:
+        """How many of the devices were never opened."""
+        known = self.opened()
+        return sum(1 for uuid in devices if uuid not in known)
 
     def opened(self) -> list[str]:
         """UUIDs of the GPUs that were opened."""
