@@ -120,6 +120,11 @@ class Keeper:
         """Whether a lock of ours may stand, or may still come about."""
         return self.state.marked or bool(self._lockers - self._living_holder())
 
+    @property
+    def served(self) -> bool:
+        """Whether a process serves it whose worker lives; its end wakes the parent by itself."""
+        return self._holder is not None and not self._orphaned
+
     def ready(self, now_s: float) -> bool:
         """Whether a process that may lock can be started."""
         idle = self._holder is None and not self._lockers
@@ -127,7 +132,7 @@ class Keeper:
 
     def word(self, now_s: float) -> str:
         """How it is: ``open`` (a process serves it), ``ready`` for one, or ``restoring``."""
-        if self._holder is not None and not self._orphaned:
+        if self.served:
             return "open"
         return "ready" if self.ready(now_s) else "restoring"
 

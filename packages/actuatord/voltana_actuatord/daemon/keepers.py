@@ -121,8 +121,8 @@ class Keepers:
         return [pid for keeper in self._keepers.values() for pid in keeper.pids()]
 
     def restless(self) -> bool:
-        """Whether something is to be restored."""
-        return any(keeper.marked for keeper in self._keepers.values())
+        """Whether something is to be restored by others than the process that serves it."""
+        return any(keeper.marked and not keeper.served for keeper in self._keepers.values())
 
     def end(self) -> None:
         """End every process."""

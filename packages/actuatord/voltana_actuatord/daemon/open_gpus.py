@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import socket
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -265,14 +266,26 @@ class OpenGpus:
         """UUIDs of the GPUs that were opened."""
         return sorted(uuid for uuid, gpu in self._gpus.items() if gpu.clocks_mhz)
 
-    def listed(self) -> list[dict[str, Any]]:
-        """What a status message says of the GPUs."""
+    def listed(self, room: int) -> list[dict[str, Any]]:
+        """What a status message says of the GPUs: shorter notes, or fewer, where room is little.
+
+        Args:
+            room: Bytes that there are.
+        """
+        for longest in (200, 40, 0):
+            found = self._listed(longest)
+            taken = len(json.dumps(found))
+            if taken <= room:
+                break
+        return found[: max(1, len(found) * room // max(room, taken))]
+
+    def _listed(self, longest: int) -> list[dict[str, Any]]:
         return [
             {
                 "uuid": uuid,
                 "at_default": gpu.at_default and gpu.state is not ClockState.DOUBTFUL,
                 "state": word_of(gpu),
-                "note": gpu.notes[:200],
+                "note": gpu.notes[:longest],
             }
             for uuid, gpu in sorted(self._gpus.items())
             if gpu.clocks_mhz or gpu.word == RESTORING

@@ -45,6 +45,7 @@ FIRST_START_S = 0.05
 MAX_BACKOFF_S = 2.0
 STEADY_S = 5.0
 CALM_S, RESTLESS_S = 0.05, 0.01
+PROBE_PAUSE_S = 0.5
 MESSAGES_AT_ONCE = 64
 """What the worker may say before GPUs are looked after again."""
 
@@ -245,7 +246,12 @@ class DaemonParent:
         if self._probe.done:
             return
         self._probe.look()
-        if self._probe.problem:
+        if self._probe.problem and self._keepers.marked():  # somebody has to wait for the GPUs
+            self._log(self._probe.problem)
+            self._probe = DriverProbe(
+                self._open_driver, self._close_in_child, pause_s=PROBE_PAUSE_S
+            )
+        elif self._probe.problem:
             self._log(self._probe.problem)
             self._fatal = self._probe.problem
         self._become_ready()

@@ -23,6 +23,7 @@ from voltana_actuatord.daemon.open_gpus import COOL_DOWN_S, OpenGpus
 from voltana_actuatord.daemon.unknown_names import UnknownNames
 from voltana_actuatord.faults import DriverError, LeaseRefusedError
 from voltana_actuatord.protocol import (
+    MAX_BYTES,
     Kind,
     ProtocolError,
     decode_acquire,
@@ -42,6 +43,9 @@ if TYPE_CHECKING:
 OPERATOR_REST_S = 5.0
 STATUS_WEIGHT = 4.0
 """A status takes as long as so many commands."""
+
+GPUS_BYTES = MAX_BYTES // 2 - 3_000
+"""What GPUs may take of a status message; leases take half of it, and the rest little."""
 
 DEAF_S = 0.2
 """How long nobody is accepted where the process has no descriptor left."""
@@ -405,7 +409,7 @@ class ActuatorServer:
             "uptime_s": round(now_s - self._started_s, 3),
             "connections": len(self._connections),
             "last_error": self._last_error[:400],
-            "gpus": self._gpus.listed(),
+            "gpus": self._gpus.listed(GPUS_BYTES),
             "leases": listed(self._leases.all(), now_s),
         }
 
