@@ -70,7 +70,23 @@ def test_a_baseline_that_the_board_does_not_know_locks_nobody_out(machine, tmp_p
         assert "1000" in daemon.log.read_text()
 
 
-def test_a_baseline_that_was_taken_out_of_the_configuration_is_not_put_back(machine, tmp_path):
+def test_a_terminal_that_closes_does_not_end_what_nohup_started(machine, tmp_path):
+    daemon = Daemon(tmp_path, machine, start=False)
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # which the daemon inherits
+    try:
+        daemon.begin()
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    with daemon, daemon.client(0) as client:
+        os.killpg(daemon.process.pid, signal.SIGHUP)
+        assert client.reach(MHZ)
+        assert daemon.process.poll() is None
+
+
+@pytest.mark.parametrize("after_mhz", [0, 900])
+def test_a_baseline_that_the_configuration_has_no_more_is_not_put_back(
+    after_mhz, machine, tmp_path
+):
     head = f'[[baseline]]\ngpus = ["{uuid_of(0)}"]\nclock_mhz = 975.0\n'
     before = Daemon(tmp_path, machine, allow=f"{head}{EVERYTHING}")
     with before as daemon, daemon.client(0) as client:
@@ -78,10 +94,11 @@ def test_a_baseline_that_was_taken_out_of_the_configuration_is_not_put_back(mach
         os.killpg(daemon.process.pid, signal.SIGKILL)
         daemon.process.wait()
     (tmp_path / "notify.sock").unlink()
-    with Daemon(tmp_path, machine) as daemon:
+    new = head.replace("975.0", f"{after_mhz}.0") if after_mhz else ""
+    with Daemon(tmp_path, machine, allow=f"{new}{EVERYTHING}") as daemon:
         with daemon.client(0) as client:
             assert client.reach(MHZ)
-        assert machine.wait(lambda: machine.locked_mhz(0) == 0, 1.0)
+        assert machine.wait(lambda: machine.locked_mhz(0) == after_mhz, 1.0)
 
 
 @pytest.mark.parametrize("seconds", [2, 4])

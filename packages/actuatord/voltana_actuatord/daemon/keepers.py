@@ -73,8 +73,9 @@ class Keepers:
                 for uuid, mhz in baselines.items()
             },
         )
-        for uuid in before.keys() - baselines.keys():  # a mark named one that is no more
-            self._keepers[uuid].restore_afresh()
+        for uuid, terms in before.items():
+            if terms.baseline_mhz != baselines.get(uuid):  # a mark named one that is no more
+                self._keepers[uuid].restore_afresh()
 
     def look(self, now_s: float) -> None:
         """Look after every GPU."""

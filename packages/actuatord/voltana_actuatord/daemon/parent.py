@@ -27,7 +27,7 @@ from voltana_actuatord.daemon.notify import notify, watchdog_period_s
 from voltana_actuatord.daemon.parentlink import MAX_BYTES, say
 from voltana_actuatord.daemon.privileges import CAP_SYS_ADMIN, drop_capabilities
 from voltana_actuatord.daemon.probe import DriverProbe
-from voltana_actuatord.daemon.signals import STOPPING
+from voltana_actuatord.daemon.signals import STOPPING, heed
 from voltana_actuatord.faults import LeaseRefusedError
 from voltana_actuatord.wishes import Terms
 
@@ -107,8 +107,7 @@ class DaemonParent:
             given back.
         """
         signal.set_wakeup_fd(self._wakeup_w, warn_on_full_buffer=False)
-        for number in STOPPING:
-            signal.signal(number, self._stop)
+        heed(self._stop)
         signal.signal(signal.SIGCHLD, lambda *_: None)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPPING)
         drop_capabilities(keep=(CAP_SYS_ADMIN,))
