@@ -159,8 +159,8 @@ class GpuDriving(GpuRestoring):
                 clock_mhz=clock_mhz,
                 baseline_mhz=self._terms.baseline_mhz,
             )
+        self._ever_set = slot.state is not ClockState.DEFAULT  # an earlier lock may still stand
         slot.state = ClockState.LOCKED
-        self._ever_set = False
         self._vanished = 0
         self._watch_at_s = time.monotonic() + WATCH_S
 

@@ -14,7 +14,7 @@ from voltana_actuatord.daemon.page import ClockState, own_slot
 from voltana_actuatord.daemon.restore import ATTEMPTS as QUICK_RETRIES
 from voltana_actuatord.daemon.restore import Evidence, doubt, reasons_of, reset_and_weigh, weigh
 from voltana_actuatord.drivers.port import Reason
-from voltana_actuatord.faults import DriverError, PermissionDeniedError
+from voltana_actuatord.faults import DriverArgumentError, DriverError, PermissionDeniedError
 from voltana_actuatord.wishes import Result, Terms, Wish
 
 if TYPE_CHECKING:
@@ -111,7 +111,12 @@ class GpuRestoring:
         found = reset_and_weigh(self._gpu, shows, had_setting=had_setting, call=self._driver)
         baseline_mhz = self._terms.baseline_mhz
         if baseline_mhz is not None and found is not Evidence.HELD:
-            self._driver(lambda: self._gpu.lock(baseline_mhz, baseline_mhz))
+            try:
+                self._driver(lambda: self._gpu.lock(baseline_mhz, baseline_mhz))
+            except DriverArgumentError as error:  # a mistake in a file locks nobody out
+                text = f"{error} The baseline of {self._gpu.label} is left out."
+                self._report(self._result(self._wish, note=text, failed=True))
+                return found
             return Evidence.GONE
         return found
 

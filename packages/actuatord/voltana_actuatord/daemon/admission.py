@@ -1,8 +1,8 @@
 """Who may be connected: quotas by user, an idle limit, and a reserved place for the operator.
 
 A user may hold half of the places. Where all are taken, one who holds few gets the place of
-somebody who holds more and is not controlling anything through it. The daemon's own user has places
-that nobody else can take.
+somebody who holds more and is not controlling anything through it. The daemon's own user is not
+counted, and takes nobody's place.
 """
 
 from __future__ import annotations
@@ -13,9 +13,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection
 
     from voltana_actuatord.daemon.connections import Connection
-
-RESERVED = 4
-"""Places that only the daemon's own user can take, beyond `max_connections`."""
 
 
 class Admission:

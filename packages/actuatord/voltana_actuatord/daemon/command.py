@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from voltana_actuatord.daemon.daemonlog import never_wait
 from voltana_actuatord.daemon.keepers import Keepers
+from voltana_actuatord.daemon.signals import STOPPING, ignore_all_but
 from voltana_actuatord.daemon.statefolder import StateFolder
 from voltana_actuatord.daemon.trust import read_bounded, untrusted
 from voltana_actuatord.drivers.opening import DEFAULT_DRIVER, find_driver
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
 
     from voltana_actuatord.drivers.port import GpuDriver
 
-STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 RESTORE_S, FIRST_RESTORE_S = 3.0, 0.8
 """How long ``--restore`` tries, and how long a daemon that starts tries before it serves others."""
 
@@ -73,7 +73,8 @@ def run(config: Path, *, check: bool = False, restore: bool = False) -> int:
         _validated(config)
         return 0
     # Whoever stops the daemon while it starts waits until it can do so in order.
-    signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
+    signal.pthread_sigmask(signal.SIG_BLOCK, STOPPING)
+    ignore_all_but(STOPPING)
     folder, open_driver = _unchecked(config)
     if not (folder / "journal").is_dir():  # the first start: nothing to restore
         _validated(config)

@@ -24,6 +24,7 @@ def never_wait(handle: int = STDERR) -> None:
     the descriptor is replaced by another opening of the same file. What cannot be opened again, as
     a socket, is changed as it is.
     """
+    _fill_standard()
     with contextlib.suppress(OSError):
         mode = os.fstat(handle).st_mode
         if stat.S_ISFIFO(mode) or stat.S_ISCHR(mode):
@@ -35,6 +36,15 @@ def never_wait(handle: int = STDERR) -> None:
                 return
         flags = fcntl.fcntl(handle, fcntl.F_GETFL)
         fcntl.fcntl(handle, fcntl.F_SETFL, flags | os.O_NONBLOCK)
+
+
+def _fill_standard() -> None:
+    """Have nothing else opened in the place of a standard descriptor that was closed."""
+    for handle in range(STDERR + 1):
+        try:
+            os.fstat(handle)
+        except OSError:
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # the lowest that is free
 
 
 class Log:

@@ -33,16 +33,15 @@ if TYPE_CHECKING:
 
 DEAD_MAN_S = 4.0
 LAST_TRIES, LAST_TRIES_S = 4, 1.5
-REOPEN_S = 0.15
+REOPEN_S, WATCHED_REOPEN_S = 0.15, 0.5
 TRIES_BEFORE_REOPENING = 3
 
 
 def hold(job: GpuJob, link: socket.socket) -> None:
     """Serve the wishes of a worker until it or the parent is gone; the clock is given back then."""
     inbox = LinkInbox(job, link)
-    job.slot.opening = True
     try:
-        with _timed(job.slot):
+        with _opening(job):
             driver = job.open_driver()
             gpu = driver.gpu(job.uuid)
             driving = GpuDriving(
@@ -58,7 +57,6 @@ def hold(job: GpuJob, link: socket.socket) -> None:
         refused = Examined(device=job.uuid, refusal=str(error), transient=error.transient)
         inbox.answer(refused)
         return
-    job.slot.opening = False
     inbox.examine = lambda: inbox.answer(_examined(gpu, driving, job.terms, job.slot))
     driving.run()
     _restore_at_the_end(driving, job, inbox)
@@ -78,7 +76,7 @@ def restore(job: GpuJob) -> None:
 
     while _unfinished(job, inbox):
         try:
-            with _timed(job.slot):
+            with _opening(job):
                 driver = job.open_driver()
             with contextlib.closing(driver):
                 _restore_through(driver, job, inbox, report)
@@ -87,14 +85,14 @@ def restore(job: GpuJob) -> None:
                 told = str(error)
                 log(f"{job.uuid} is not restored: {told}")
         if _unfinished(job, inbox):
-            inbox.rest(REOPEN_S)
+            inbox.rest(REOPEN_S if job.slot.state.marked else WATCHED_REOPEN_S)
 
 
 def _restore_through(
     driver: GpuDriver, job: GpuJob, inbox: NoWishes, report: Callable[[Result], None]
 ) -> None:
     """Restore through one opening of the driver, which is to be opened again if that fails."""
-    with _timed(job.slot):
+    with _opening(job):
         gpu = driver.gpu(job.uuid)
         restoring = GpuRestoring(
             gpu,
@@ -174,3 +172,16 @@ def _timed(slot: Slot):  # type: ignore[no-untyped-def]
         yield
     finally:
         slot.leave()
+
+
+@contextlib.contextmanager
+def _opening(job: GpuJob):  # type: ignore[no-untyped-def]
+    """Open the driver, which may take longer than other calls."""
+    job.slot.opening = True
+    job.rearm(job.opening_s + 1.0)
+    try:
+        with _timed(job.slot):
+            yield
+    finally:
+        job.slot.opening = False
+        job.rearm()

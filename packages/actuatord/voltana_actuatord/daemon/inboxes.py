@@ -36,7 +36,9 @@ class GpuJob:
         journal: What is locked.
         terms: What the operator lays down.
         life: A pipe that ends with the parent.
-        rearm: Puts off the timer that ends a process in which a call outlasts everybody.
+        rearm: Puts off the timer that ends a process in which a call outlasts everybody, by some
+            seconds.
+        opening_s: How long opening the driver may take.
     """
 
     uuid: str
@@ -45,7 +47,8 @@ class GpuJob:
     journal: Journal
     terms: Terms
     life: int
-    rearm: Callable[[], None] = lambda: None
+    rearm: Callable[..., None] = lambda *_: None
+    opening_s: float = 3.0
 
 
 class NoWishes:

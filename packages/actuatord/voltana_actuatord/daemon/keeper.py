@@ -16,7 +16,9 @@ from typing import TYPE_CHECKING
 
 from voltana_actuatord.backoff import Backoff
 from voltana_actuatord.daemon import holder
+from voltana_actuatord.daemon.daemonlog import Log
 from voltana_actuatord.daemon.page import PROCESSES, ClockState
+from voltana_actuatord.daemon.signals import ignore_all_but
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -27,8 +29,9 @@ if TYPE_CHECKING:
 SLOW_RESTORE_S = 1.5
 """How long a call of a restoring process may take; others try meanwhile."""
 
-OPENING_S = 3.0
-"""How long opening the driver may take: nothing is locked meanwhile."""
+OPENING_S, LONGEST_OPENING_S = 3.0, 48.0
+"""How long opening the driver may take, which may have to wake every GPU of the node; twice as long
+after each that took longer, since a shorter one would never get there."""
 
 PROMPT_S = 0.2
 """How long one may be in a call before another tries beside it."""
@@ -48,6 +51,7 @@ class Child:
         killed: Whether it was killed from here.
         dirty: Whether it might lock after what has been restored meanwhile.
         stopped: Whether a signal has stopped it.
+        opening_s: How long it may take to open the driver.
     """
 
     pid: int
@@ -56,6 +60,7 @@ class Child:
     killed: bool = False
     dirty: bool = False
     stopped: bool = False
+    opening_s: float = OPENING_S
 
 
 @dataclass(slots=True)
@@ -102,6 +107,7 @@ class Keeper:
         self._pauses = Backoff(FIRST_PAUSE_S, LAST_PAUSE_S)
         self._rests = Backoff(FIRST_REST_S, LAST_REST_S)
         self._rest_until_s = 0.0
+        self._opening_s = OPENING_S
         self.slot = make_job(0).slot
 
     @property
@@ -114,6 +120,11 @@ class Keeper:
         """Whether a lock of ours may stand, or may still come about."""
         return self.state.marked or bool(self._lockers - self._living_holder())
 
+    @property
+    def served(self) -> bool:
+        """Whether a process serves it whose worker lives; its end wakes the parent by itself."""
+        return self._holder is not None and not self._orphaned
+
     def ready(self, now_s: float) -> bool:
         """Whether a process that may lock can be started."""
         idle = self._holder is None and not self._lockers
@@ -121,7 +132,7 @@ class Keeper:
 
     def word(self, now_s: float) -> str:
         """How it is: ``open`` (a process serves it), ``ready`` for one, or ``restoring``."""
-        if self._holder is not None and not self._orphaned:
+        if self.served:
             return "open"
         return "ready" if self.ready(now_s) else "restoring"
 
@@ -167,6 +178,13 @@ class Keeper:
             self._next_try_s = now_s + self._pauses.next_s()
             self._fork(holder.restore)
 
+    def restore_afresh(self) -> None:
+        """Have it restored once more, on terms that have changed."""
+        for child in self._children:
+            child.dirty = True
+        self.end()
+        self.slot.state = ClockState.RESTORING
+
     def end(self) -> None:
         """Kill every process."""
         for child in self._children:
@@ -195,13 +213,14 @@ class Keeper:
         if child is None:
             return
         busy_s = child.slot.busy_s(now_s)
-        hung = busy_s > (OPENING_S if child.slot.opening else self._limits.call_s)
+        hung = busy_s > (child.opening_s if child.slot.opening else self._limits.call_s)
         if (
             hung
             or child.stopped
             or (not busy_s and child.slot.silent_s(now_s) > self._limits.silence_s)
         ):
             child.dirty = self.state.marked
+            self._be_patient(child)
             self._kill(child)
             self._holder = None
             self._rest_until_s = now_s + self._rests.next_s()
@@ -218,22 +237,29 @@ class Keeper:
                 continue
             busy_s = child.slot.busy_s(now_s)
             quiet_s = child.slot.silent_s(now_s)
-            if child.stopped or busy_s > SLOW_RESTORE_S or (not busy_s and quiet_s > 1.0):
+            limit_s = child.opening_s if child.slot.opening else SLOW_RESTORE_S
+            if child.stopped or busy_s > limit_s or (not busy_s and quiet_s > 1.0):
+                self._be_patient(child)
                 self._kill(child)
             elif busy_s <= min(self._limits.call_s, PROMPT_S):
                 working += 1
         return working
 
+    def _be_patient(self, child: Child) -> None:
+        """Give the next ones longer where one is killed while it opens the driver."""
+        if child.slot.opening and not child.stopped:
+            self._opening_s = min(LONGEST_OPENING_S, max(self._opening_s, 2.0 * child.opening_s))
+
     def _fork(self, run: Callable[[GpuJob], None]) -> Child:
         place = self._free_place()
         if place is None:
             raise OSError("no place for another process")
-        job = self._make_job(place)
+        job = replace(self._make_job(place), opening_s=self._opening_s)
         job.slot.begin()
         pid = os.fork()
         if pid == 0:
             _become(run, job, self._close)
-        child = Child(pid, place, job.slot)
+        child = Child(pid, place, job.slot, opening_s=job.opening_s)
         self._children.append(child)
         return child
 
@@ -256,21 +282,23 @@ def _become(run: Callable[[GpuJob], None], job: GpuJob, close: Callable[[], None
     status = 1
     try:
         signal.set_wakeup_fd(-1)
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGCHLD, signal.SIGALRM):
-            signal.signal(number, signal.SIG_IGN if number == signal.SIGINT else signal.SIG_DFL)
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # it ends with the worker or the parent
+        ignore_all_but()  # it ends with the worker or the parent
+        for number in (signal.SIGCHLD, signal.SIGALRM):
+            signal.signal(number, signal.SIG_DFL)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGALRM,))
         _rearm()
         close()
         run(replace(job, rearm=_rearm))
         status = 0
+    except Exception as error:  # noqa: BLE001  (the parent has the clock restored, whatever it was)
+        Log("GPU's process")(f"{job.uuid}: not foreseen, and restored afresh: {error!r:.300}")
     finally:
         os._exit(status)
 
 
-def _rearm() -> None:
+def _rearm(seconds: float = holder.DEAD_MAN_S) -> None:
     """Have the kernel end this process unless it is heard of again: SIGALRM has no handler."""
-    signal.setitimer(signal.ITIMER_REAL, holder.DEAD_MAN_S)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
 
 
 def _waited(pid: int) -> int | None:

@@ -66,14 +66,24 @@ class Keepers:
             baselines: Clocks in MHz of GPUs that have one.
         """
         self._usual = usual
-        self._terms = self._terms | {
-            uuid: Terms(foreign_allowed=True, baseline_mhz=mhz) for uuid, mhz in baselines.items()
-        }
+        before, self._terms = (
+            self._terms,
+            {
+                uuid: Terms(foreign_allowed=True, baseline_mhz=mhz)
+                for uuid, mhz in baselines.items()
+            },
+        )
+        for uuid, terms in before.items():
+            if terms.baseline_mhz != baselines.get(uuid):  # a mark named one that is no more
+                self._keepers[uuid].restore_afresh()
 
     def look(self, now_s: float) -> None:
         """Look after every GPU."""
         for keeper in self._keepers.values():
-            keeper.look(now_s)
+            try:
+                keeper.look(now_s)
+            except OSError as error:  # the host has no process left: that passes
+                self._log(f"{keeper.uuid} waits for a process: {error.strerror or error}.")
 
     def settle(self, limit_s: float) -> None:
         """Wait until nothing is marked, or so long."""
@@ -112,8 +122,8 @@ class Keepers:
         return [pid for keeper in self._keepers.values() for pid in keeper.pids()]
 
     def restless(self) -> bool:
-        """Whether something is to be restored."""
-        return any(keeper.marked for keeper in self._keepers.values())
+        """Whether something is to be restored by others than the process that serves it."""
+        return any(keeper.marked and not keeper.served for keeper in self._keepers.values())
 
     def end(self) -> None:
         """End every process."""
@@ -137,7 +147,8 @@ class Keepers:
             self._forget_unused()
         if not self._places:
             raise LeaseRefusedError(
-                f"{uuid} would be one GPU more than the {MAX_GPUS} that are kept. Leave it out."
+                f"{uuid} would be one GPU more than the {MAX_GPUS} that are kept. Leave it out.",
+                transient=True,
             )
         index = self._places.pop()
         self._keepers[uuid] = Keeper(

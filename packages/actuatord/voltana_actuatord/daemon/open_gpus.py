@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import socket
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from voltana_actuatord.daemon.gpulink import (
@@ -188,6 +190,8 @@ class OpenGpus:
             for data in list(gpu.unsent.values()):
                 self._send(gpu, data)
             return lost
+        if news.word == OPEN:
+            news = replace(news, word="the daemon has no descriptor left for this GPU. Try again.")
         if news.word in {READY, RESTORING}:
             gpu.word = news.word
         else:
@@ -253,18 +257,35 @@ class OpenGpus:
         """Whether every GPU that was opened is at its default clocks."""
         return all(gpu.at_default for gpu in self._gpus.values())
 
+    def unknown(self, devices: Iterable[str]) -> int:
+        """How many of the devices were never opened."""
+        known = self.opened()
+        return sum(1 for uuid in devices if uuid not in known)
+
     def opened(self) -> list[str]:
         """UUIDs of the GPUs that were opened."""
         return sorted(uuid for uuid, gpu in self._gpus.items() if gpu.clocks_mhz)
 
-    def listed(self) -> list[dict[str, Any]]:
-        """What a status message says of the GPUs."""
+    def listed(self, room: int) -> list[dict[str, Any]]:
+        """What a status message says of the GPUs: shorter notes, or fewer, where room is little.
+
+        Args:
+            room: Bytes that there are.
+        """
+        for longest in (200, 40, 0):
+            found = self._listed(longest)
+            taken = len(json.dumps(found))
+            if taken <= room:
+                break
+        return found[: max(1, len(found) * room // max(room, taken))]
+
+    def _listed(self, longest: int) -> list[dict[str, Any]]:
         return [
             {
                 "uuid": uuid,
                 "at_default": gpu.at_default and gpu.state is not ClockState.DOUBTFUL,
                 "state": word_of(gpu),
-                "note": gpu.notes[:200],
+                "note": gpu.notes[:longest],
             }
             for uuid, gpu in sorted(self._gpus.items())
             if gpu.clocks_mhz or gpu.word == RESTORING

@@ -27,6 +27,7 @@ from voltana_actuatord.daemon.notify import notify, watchdog_period_s
 from voltana_actuatord.daemon.parentlink import MAX_BYTES, say
 from voltana_actuatord.daemon.privileges import CAP_SYS_ADMIN, drop_capabilities
 from voltana_actuatord.daemon.probe import DriverProbe
+from voltana_actuatord.daemon.signals import STOPPING, heed
 from voltana_actuatord.faults import LeaseRefusedError
 from voltana_actuatord.wishes import Terms
 
@@ -44,6 +45,10 @@ FIRST_START_S = 0.05
 MAX_BACKOFF_S = 2.0
 STEADY_S = 5.0
 CALM_S, RESTLESS_S = 0.05, 0.01
+PROBE_PAUSE_S = 0.5
+MESSAGES_AT_ONCE = 64
+"""What the worker may say before GPUs are looked after again."""
+
 CLAIMS = "voltana-gpus.lock"
 """File beside the socket whose locked bytes say which daemon has which GPU."""
 
@@ -95,17 +100,16 @@ class DaemonParent:
         self._note_kept_out()
 
     def run(self) -> int:
-        """Run until SIGTERM or SIGINT.
+        """Run until a signal that stops it (`signals.STOPPING`).
 
         Returns:
             Exit status: 0 after an orderly stop, 1 if there is no driver or a clock could not be
             given back.
         """
         signal.set_wakeup_fd(self._wakeup_w, warn_on_full_buffer=False)
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, self._stop)
+        heed(self._stop)
         signal.signal(signal.SIGCHLD, lambda *_: None)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGTERM, signal.SIGINT))
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPPING)
         drop_capabilities(keep=(CAP_SYS_ADMIN,))
         watchdog_s = watchdog_period_s() or 1.0
         watchdog_at_s = 0.0
@@ -145,23 +149,30 @@ class DaemonParent:
             self._log(f"no sign of life from the worker for {silent_s:.1f} s: it was killed.")
 
     def _start_worker(self, now_s: float) -> None:
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._told = {
             uuid: word for uuid, word in self._keepers.states(now_s).items() if word == "restoring"
         }
         config = self._config | {"restoring": sorted(self._told)}
-        ours.send(json.dumps(config).encode())
+        try:
+            ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+            with theirs:
+                ours.send(json.dumps(config).encode())
+                handles = [self._listener.fileno(), theirs.fileno()]
+                self._worker = _spawn("worker", handles, [self._state.lock])
+        except OSError as error:  # the host has no descriptor or process left: that passes
+            self._start_at_s = now_s + self._starts.next_s()
+            self._log(f"the worker cannot be started: {error.strerror}. It is tried again.")
+            return
         ours.setblocking(False)
-        listener = self._listener.fileno()
-        self._worker = _spawn("worker", [listener, theirs.fileno()], [self._state.lock])
-        theirs.close()
         self._channel = ours
         self._ready = False
         self._heard_s = self._started_s = now_s
         self._note_kept_out()
 
     def _listen_to_worker(self, now_s: float) -> None:
-        while self._channel is not None:
+        for _ in range(MESSAGES_AT_ONCE):
+            if self._channel is None:
+                return
             try:
                 message = self._channel.recv(MAX_BYTES)
             except OSError:  # nothing more to read, or the worker is gone
@@ -234,7 +245,12 @@ class DaemonParent:
         if self._probe.done:
             return
         self._probe.look()
-        if self._probe.problem:
+        if self._probe.problem and self._keepers.marked():  # somebody has to wait for the GPUs
+            self._log(self._probe.problem)
+            self._probe = DriverProbe(
+                self._open_driver, self._close_in_child, pause_s=PROBE_PAUSE_S
+            )
+        elif self._probe.problem:
             self._log(self._probe.problem)
             self._fatal = self._probe.problem
         self._become_ready()

@@ -25,16 +25,19 @@ class DriverProbe:
     Args:
         open_driver: Opens it.
         close: Closes what the child must not keep open.
+        pause_s: How long the child waits first.
     """
 
-    def __init__(self, open_driver: Callable[[], GpuDriver], close: Callable[[], None]) -> None:
+    def __init__(
+        self, open_driver: Callable[[], GpuDriver], close: Callable[[], None], pause_s: float = 0.0
+    ) -> None:
         self._reader, writer = os.pipe2(os.O_CLOEXEC)
-        self._ends_s = time.monotonic() + LIMIT_S
+        self._ends_s = time.monotonic() + pause_s + LIMIT_S
         self.done = False
         self.problem = ""
         self.pid = os.fork()
         if self.pid == 0:
-            _probe(open_driver, writer, close)
+            _probe(open_driver, writer, close, pause_s)
         os.close(writer)
 
     def look(self) -> None:
@@ -58,13 +61,16 @@ class DriverProbe:
             os.kill(self.pid, signal.SIGKILL)
 
 
-def _probe(open_driver: Callable[[], GpuDriver], writer: int, close: Callable[[], None]) -> None:
+def _probe(
+    open_driver: Callable[[], GpuDriver], writer: int, close: Callable[[], None], pause_s: float
+) -> None:
     status = 0
     try:
         signal.set_wakeup_fd(-1)
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGCHLD):
             signal.signal(number, signal.SIG_DFL)
         close()
+        time.sleep(pause_s)
         try:
             open_driver().close()
         except VoltanaError as error:

@@ -20,8 +20,10 @@ from voltana_actuatord.daemon.gpulink import Examined
 from voltana_actuatord.daemon.leases import AccessRule, LeaseTable, suspend
 from voltana_actuatord.daemon.listing import listed
 from voltana_actuatord.daemon.open_gpus import COOL_DOWN_S, OpenGpus
+from voltana_actuatord.daemon.unknown_names import UnknownNames
 from voltana_actuatord.faults import DriverError, LeaseRefusedError
 from voltana_actuatord.protocol import (
+    MAX_BYTES,
     Kind,
     ProtocolError,
     decode_acquire,
@@ -41,6 +43,9 @@ if TYPE_CHECKING:
 OPERATOR_REST_S = 5.0
 STATUS_WEIGHT = 4.0
 """A status takes as long as so many commands."""
+
+GPUS_BYTES = MAX_BYTES // 2 - 3_000
+"""What GPUs may take of a status message; leases take half of it, and the rest little."""
 
 DEAF_S = 0.2
 """How long nobody is accepted where the process has no descriptor left."""
@@ -62,6 +67,7 @@ class ActuatorServer:
             int(config["max_connections"]), float(config["idle_s"]), os.geteuid()
         )
         self._acquiring = Acquiring()
+        self._unknown_names = UnknownNames()
         self._selector = selectors.EpollSelector()
         self._gpus = OpenGpus(
             parent,
@@ -151,7 +157,7 @@ class ActuatorServer:
                 f"uid {peer.uid} is in no [[allow]] rule of the daemon's configuration. Add it.",
             )
             return
-        place, victim = self._admission.must_yield(peer.uid, others, self._controls)
+        place, victim = self._admission.must_yield(peer.uid, others, self._has_proved)
         if not place or self._admission.full(peer.uid, others):
             self._turn_away(connection, "too many connections. Close some.")
             return
@@ -164,6 +170,11 @@ class ActuatorServer:
         """Whether a connection holds GPUs by control steps, or is about to."""
         lease = self._leases.get(connection.key)
         return connection.key in self._acquiring or (lease is not None and lease.active)
+
+    def _has_proved(self, connection: Connection) -> bool:
+        """Whether a connection holds GPUs and has shown that it controls them."""
+        lease = self._leases.get(connection.key)
+        return lease is not None and lease.active and lease.sequence >= 0
 
     def _turn_out(self, connection: Connection, why: str) -> None:
         connection.send(encode_json(Kind.REFUSED, {"error": why}))
@@ -220,6 +231,8 @@ class ActuatorServer:
             raise LeaseRefusedError("no [[allow]] rule names this user. Add one.")
         self._leases.check(key, connection.peer, request.devices, now_s)
         self._gpus.refuse_unready(request.devices, now_s)
+        unknown = self._gpus.unknown(request.devices)
+        self._unknown_names.charge(connection.peer.uid, unknown, now_s)
         self._acquiring.begin(key, request, now_s)
         self._gpus.examine(request.devices)
 
@@ -396,7 +409,7 @@ class ActuatorServer:
             "uptime_s": round(now_s - self._started_s, 3),
             "connections": len(self._connections),
             "last_error": self._last_error[:400],
-            "gpus": self._gpus.listed(),
+            "gpus": self._gpus.listed(GPUS_BYTES),
             "leases": listed(self._leases.all(), now_s),
         }
 

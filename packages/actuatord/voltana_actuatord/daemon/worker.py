@@ -18,6 +18,7 @@ from voltana_actuatord.daemon.daemonlog import never_wait
 from voltana_actuatord.daemon.parentlink import ParentLink
 from voltana_actuatord.daemon.privileges import die_with_parent, drop_capabilities
 from voltana_actuatord.daemon.server import ActuatorServer
+from voltana_actuatord.daemon.signals import ignore_all_but
 
 MAX_CONFIG_BYTES = 200_000
 
@@ -25,6 +26,7 @@ MAX_CONFIG_BYTES = 200_000
 def main() -> int:
     """Run a worker; the descriptors of listener and parent are its two arguments."""
     never_wait()
+    ignore_all_but([signal.SIGTERM])
     listener = socket.socket(fileno=int(sys.argv[1]))
     parent = socket.socket(fileno=int(sys.argv[2]))
     die_with_parent(signal.SIGTERM)
@@ -32,7 +34,6 @@ def main() -> int:
     config = json.loads(parent.recv(MAX_CONFIG_BYTES))
     server = ActuatorServer(config, listener, ParentLink(parent))
     signal.signal(signal.SIGTERM, server.stop)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
     os._exit(0 if server.serve() else 4)
 
 
