@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from voltana.controllers.decode_plan import NO_PLAN, make_plan
 from voltana.controllers.demand_envelope import BROKEN, STEP, DemandEnvelope
-from voltana.controllers.held_level import HeldLevel
+from voltana.controllers.held_level import SETTLING_S, HeldLevel
 from voltana.controllers.memory import Memory
 from voltana.controllers.missed_price import MOST, MissedPrice
 from voltana.controllers.token_demand import TokenDemand
@@ -197,6 +197,19 @@ def test_staying_costs_at_most_the_price_of_a_change():
     taken = [held.hold(0, cost_w, 0.01 * step) for step in range(1, 40)]
     assert taken.index(0) == pytest.approx(20, abs=2)  # half of the power for 0.2 s
     assert held.hold(1, cost_w, 0.5) == 1
+
+
+@given(st.lists(st.tuples(st.integers(0, 9), st.floats(0.01, 0.9)), min_size=2))
+def test_no_rise_is_taken_back_before_the_batch_has_settled(wishes):
+    held, now_s, rose_s, before = HeldLevel(), 0.0, -math.inf, None
+    cost_w = np.linspace(100.0, 400.0, 10)
+    for index, gap_s in wishes:
+        now_s += gap_s
+        taken = held.hold(index, cost_w, now_s)
+        if before is not None and taken > before:
+            rose_s = now_s
+        assert before is None or taken >= before or now_s - rose_s >= SETTLING_S
+        before = taken
 
 
 @given(st.integers(1, 2000), st.floats(0.005, 0.2), st.floats(1.0, 60.0))

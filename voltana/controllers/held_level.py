@@ -5,6 +5,9 @@ near a step of its latency. How long a lower wish will last is not known, so it 
 until what staying has cost in excess comes to the price of a change, which never costs more than
 twice what foresight would have (A. Karlin, M. Manasse, L. Rudolph, D. Sleator, "Competitive snoopy
 caching", Algorithmica 3, 1988).
+
+A wish that follows a rise says little: the batch has yet to shrink to what the faster level serves,
+and at the slower one it would grow again. So nothing is lowered before it has had time to settle.
 """
 
 from __future__ import annotations
@@ -18,17 +21,22 @@ if TYPE_CHECKING:
 PRICE_S = 0.1
 """Price of a change, as the energy of so many seconds."""
 
+SETTLING_S = 3.0
+"""No lower level is taken so soon after a higher one: about half the time that a request stays in a
+batch. Longer takes back fewer changes and saves less."""
+
 
 class HeldLevel:
     """The level to take for each wish.
 
     Args:
-        price_s: See `PRICE_S`; 0 follows every wish.
+        price_s: See `PRICE_S`.
+        settling_s: See `SETTLING_S`; 0 for both follows every wish.
     """
 
-    def __init__(self, price_s: float = PRICE_S) -> None:
-        self._price_s = price_s
-        self._index, self._at_s = 0, math.nan
+    def __init__(self, price_s: float = PRICE_S, settling_s: float = SETTLING_S) -> None:
+        self._price_s, self._settling_s = price_s, settling_s
+        self._index, self._at_s, self._rose_s = 0, math.nan, -math.inf
         self._wish, self._spent_s = 0, 0.0
 
     def hold(self, index: int, cost_w: FloatArray, now_s: float) -> int:
@@ -42,8 +50,12 @@ class HeldLevel:
         gap_s = now_s - self._at_s
         self._at_s = now_s
         if index >= self._index or not gap_s < 1.0:
+            if index > self._index and gap_s < 1.0:
+                self._rose_s = now_s
             self._index, self._wish, self._spent_s = index, 0, 0.0
             return index
+        if now_s - self._rose_s < self._settling_s:
+            return self._index
         self._wish = max(self._wish, index)
         self._spent_s += gap_s * (1.0 - float(cost_w[self._wish] / cost_w[self._index]))
         if self._spent_s >= self._price_s:
