@@ -16,20 +16,18 @@ from voltana.errors import invalid
 from voltana.serving.router.administration import Administration
 from voltana.serving.router.app import Interface, administration, make_app
 from voltana.serving.router.chooser import Chooser
-from voltana.serving.router.doors import Doors, GuardedRunner
+from voltana.serving.router.doors import GuardedRunner
 from voltana.serving.router.fan_out import FanOut
 from voltana.serving.router.file_limit import allow_requests
-from voltana.serving.router.forwarder import Forwarder, Public
-from voltana.serving.router.gate import Gate
+from voltana.serving.router.forwarder import Forwarder
 from voltana.serving.router.holding import Holding
-from voltana.serving.router.intake import Intake
 from voltana.serving.router.keys import Keys
 from voltana.serving.router.metrics import Metrics
 from voltana.serving.router.pages import Pages
 from voltana.serving.router.pool import Pool
 from voltana.serving.router.problem import Problem
 from voltana.serving.router.prompt_length import PromptLength
-from voltana.serving.router.reading import Reader
+from voltana.serving.router.public import Public
 from voltana.serving.router.reports import Reports
 from voltana.serving.router.routers import make_routers
 from voltana.serving.router.watching import Watchers, feed_key_of
@@ -88,8 +86,9 @@ class RouterService:
         self.reports = Reports(settings.stale_after_s)
         self.metrics = Metrics(self.pool, self.ledger)
         self._wire = Wire(int(settings.limits.answer_mb * 1e6))
-        self.doors, self.gate = Doors(settings.limits), Gate(settings)
-        self.intake, self.reader = Intake(settings), Reader(self._engine, settings.limits)
+        self._public = public = Public.before(self._engine, settings)
+        self.doors, self.gate = public.doors, public.gate
+        self.intake, self.reader = public.intake, public.reader
         chooser = self._chooser = Chooser(
             self.pool,
             self._routers,
@@ -104,12 +103,7 @@ class RouterService:
         self.forwarder = Forwarder(
             settings,
             self._engine,
-            public=Public(
-                gate=self.gate,
-                doors=self.doors,
-                intake=self.intake,
-                reader=self.reader,
-            ),
+            public=public,
             pool=self.pool,
             keys=self._keys,
             wire=self._wire,
@@ -140,10 +134,8 @@ class RouterService:
         self.doors.close()
         await self._runner.cleanup()
         await self.forwarder.close()
-        await self.reader.close()
-        self.intake.close()
+        await self._public.close()
         await self._wire.close()
-        self.gate.close()
 
     async def drain(self) -> None:
         """Refuse new requests, let the open ones end, then end them with a clear error."""
