@@ -45,7 +45,7 @@ HEAVY: dict[str, tuple[bytes, int]] = {
     "spaces": (post(b'{"text": "a"}' + b" " * 7_000_000), 200),
     "escapes": (post(b'{"text": "' + rb"\u0000" * 1_000_000 + b'"}'), 200),
     "deep and long": (post(deep(1_000_000)), 400),
-    "id": (post(b'{"text": "a", "rid": "' + b"r" * 7_000_000 + b'"}'), 200),
+    "id": (post(b'{"text": "a", "rid": "' + b"r" * 7_000_000 + b'"}'), 400),
 }
 
 
@@ -139,6 +139,9 @@ BROKEN: dict[str, tuple[bytes, int]] = {
     "a list": (post(b"[]"), 400),
     "nothing": (post(b""), 400),
     "same key twice": (post(b'{"text": "a", "text": "b", "rid": "x", "rid": ["y"]}'), 200),
+    "a long id": (post(b'{"text": "a", "stream": true, "rid": "' + b"r" * 1025 + b'"}'), 400),
+    "a long id of many": (post(b'{"text": ["a"], "rid": ["' + b"r" * 60_000 + b'"]}'), 400),
+    "an id as long as may be": (post(b'{"text": "a", "rid": "' + b"r" * 1024 + b'"}'), 200),
     "a fraction of an id": (post(b'{"text": "a", "rid": 1.5}'), 200),
     "no gzip": (post(b"{}", "Content-Encoding: gzip"), 400),
     "cut gzip": (post(gzip.compress(b'{"text": "a"}')[:-6], "Content-Encoding: gzip"), 400),
