@@ -88,7 +88,7 @@ class SglangCall(Call):
 
     def named(self, content: bytes) -> bytes:
         """An answer, or whole events of one, with the client's ids instead of the router's."""
-        if not self.rids:
+        if not self.rids or self.rid.encode() not in content:
             return content
         ids = rb"(?:\d+-)?" + self.rid.encode() + rb"(?:_(\d+))?"
         return re.sub(ids, self._clients_id, content)
