@@ -26,6 +26,8 @@ def sweep_process(out, *arguments, env=None):
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
+        # What runs the tests may ignore interrupts, as a shell does for its background.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),  # noqa: PLW1509
         env={**os.environ, "PYTHONPATH": str(ROOT), **(env or {})},
     )
 

@@ -20,8 +20,6 @@ from voltana.evaluation.scenario import ARRIVALS, load_scenario
 from voltana.policies import get_policy
 from voltana.policies.default import LEVELS
 from voltana.policy import InstanceContext
-from voltana.routers.fill_up import FillUp
-from voltana.routers.marginal_energy import MarginalEnergy
 from voltana.serving.router.routers import make_routers, own_modules
 from voltana.serving.router.settings import RouterTable
 from voltana.values import Role
@@ -70,8 +68,9 @@ def found():
 
 def test_a_fixed_policy_holds_its_clocks_under_the_default_policys_routers():
     policy = get_policy("fixed:1200/900")
-    assert isinstance(policy.prefill_router(0), FillUp)
-    assert isinstance(policy.decode_router(0), MarginalEnergy)
+    default = get_policy("voltana")
+    assert repr(policy.prefill_router(0)) == repr(default.prefill_router(0))
+    assert repr(policy.decode_router(0)) == repr(default.decode_router(0))
     record = compare(scenario("fixed:1200/900"), record_timelines=True).runs[0].record
     clocks = [instance.mean_clock_mhz for instance in record.instances]
     assert clocks == pytest.approx([1200.0, 900.0], rel=0.03)
@@ -237,7 +236,7 @@ def test_the_search_finds_the_best_of_all_pairs(case):
 def test_a_router_beside_an_engine_imports_nothing_for_fixed_clocks_and_refuses_hindsight():
     assert own_modules(RouterTable(policy="fixed:1200/900")) == frozenset()
     prefill, decode = make_routers(RouterTable(policy="fixed:1200/900"))
-    assert isinstance(prefill, FillUp)
-    assert isinstance(decode, MarginalEnergy)
+    assert repr(prefill) == repr(get_policy("voltana").prefill_router(0))
+    assert repr(decode) == repr(get_policy("voltana").decode_router(0))
     with pytest.raises(ConfigError, match="searched for one recorded trace"):
         make_routers(RouterTable(policy="best-fixed"))

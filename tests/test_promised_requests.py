@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from voltana.cluster.promised_requests import REQUESTS, PromisedRequests
 from voltana.errors import ConfigError
 from voltana.evaluation.compare import compare
-from voltana.evaluation.comparison_report import REQUEST_HEADERS, markdown_report, request_rows
+from voltana.evaluation.comparison_report import markdown_report
+from voltana.evaluation.promise_tables import REQUEST_HEADERS, request_rows
 from voltana.evaluation.scenario import ARRIVALS, load_scenario
 from voltana.promise import Statement
 

@@ -33,14 +33,14 @@ def test_killed_three_times_and_resumed_it_is_the_same_file(tmp_path, runs):
     _, said = undisturbed.communicate(timeout=300)
     assert undisturbed.returncode == 0, said
     out, kept = tmp_path / "killed", {}
-    for share in (0.2, 0.5, 0.8):
+    for share in (0.1, 0.3, 0.5):
         process = sweep_process(out, *grid(runs))
         wait_until(lambda share=share: len(records(out)) >= share * runs)
         kill_hard(process)
         now = records(out)
         assert {name: now[name] for name in kept} == kept  # not written again
         kept = now
-    assert 0 < len(kept) < runs
+    assert 0 < len(kept) < runs  # else it was over before it was killed
     last = sweep_process(out, *grid(runs))
     _, said = last.communicate(timeout=300)
     assert last.returncode == 0, said

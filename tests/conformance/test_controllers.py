@@ -20,6 +20,7 @@ from voltana.controllers.energy_optimal import EnergyOptimal
 from voltana.controllers.fixed import FixedClock
 from voltana.controllers.memory import Memory
 from voltana.controllers.optimal_available import OptimalAvailable
+from voltana.controllers.parked import Parked
 from voltana.controllers.pid import Pid, PidGains
 from voltana.controllers.power_budget import PowerBudget
 from voltana.controllers.rate_limit import RateLimited
@@ -112,6 +113,8 @@ CASES = {
     "FixedClock": lambda: FixedClock(1005.0),
     "FixedClock.max": lambda: FixedClock.max(A100_CLOCKS_MHZ),
     "FixedClock.min": lambda: FixedClock.min(A100_CLOCKS_MHZ),
+    "Parked": lambda: Parked(energy_optimal(), LinearPower()),
+    "Parked, at once": lambda: Parked(ecofreq(), LinearPower(), settle_s=0.0, gaps=1),
     "Pid": lambda: Pid(A100_CLOCKS_MHZ, SLO),
     "Pid, with a derivative": lambda: Pid(SPACED, SLO, gains=PidGains(derivative_mhz_s=5.0)),
     "WindowGovernor": lambda: WindowGovernor(tables(), PUBLISHED, SLO),

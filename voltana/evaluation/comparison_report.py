@@ -3,13 +3,24 @@
 from __future__ import annotations
 
 import json
-import math
 from typing import TYPE_CHECKING
 
 from rich import box
 from rich.table import Table
 
+from voltana.evaluation.promise_tables import (
+    ACCOUNT_CAPTION,
+    ACCOUNT_HEADERS,
+    PROMISE_CAPTION,
+    PROMISE_HEADERS,
+    REQUEST_CAPTION,
+    REQUEST_HEADERS,
+    account_rows,
+    promise_rows,
+    request_rows,
+)
 from voltana.evaluation.units import spent, units
+from voltana.evaluation.wording import kilojoules, ms, percent, watts
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -18,7 +29,6 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from voltana.evaluation.compare import Comparison, PolicyRun
-    from voltana.evaluation.metrics import Result
     from voltana.evaluation.tariff import Tariff
     from voltana.evaluation.uncertainty import Uncertain
 
@@ -35,122 +45,13 @@ HEADERS = (
 )
 """Headings of the table; P/D: mean clock of the prefill and of the decode instances."""
 
-PROMISE_HEADERS = (
-    "policy",
-    "certified",
-    "saturated",
-    "void",
-    "over budget, all",
-    "over budget, certified",
-    "violations / proven most",
-    "clock set by",
-)
-"""Headings of the table of promises; shares of decisions, then of iterations with a budget."""
-
-SHOWN_BINDINGS = 3
-"""Constraints named in the table, the most frequent ones; the JSON has all."""
-
-PROMISE_CAPTION = (
-    "Certified, saturated, void: shares of decisions. Over budget: share of the iterations with a "
-    "budget that took longer than it, over all of them and over those whose decisions were "
-    "certified. The proven most is that of docs/guarantee.md; '-' where a policy has no such "
-    "bound, so that its certificates are estimates. Clock set by: the constraints that bound most "
-    "decisions (docs/policies.md)."
-)
-
-ACCOUNT_HEADERS = (
-    "policy",
-    "certified",
-    "blocked",
-    "elsewhere",
-    "missed",
-    "proven most",
-    "violated",
-    "forgiven",
-    "overdue",
-    "lost",
-)
-"""Headings of the table of accounts; weights of labels, over all instances."""
-
-ACCOUNT_CAPTION = (
-    "The account of each guarantee (docs/guarantee.md): scored labels of certified decisions, "
-    "hits where only the margin blocked, hits at another clock; certified labels above their "
-    "bound, and the most that is proven; those above their budget; what clipping forgave; labels "
-    "that came late; certified decisions without a label."
-)
-
-REQUEST_HEADERS = (
-    "policy",
-    "TTFT promised",
-    "TTFT missed / proven most",
-    "ITL promised",
-    "ITL missed / proven most",
-)
-"""Headings of the table of promised requests."""
-
-REQUEST_CAPTION = (
-    "Promised: share of the requests that were promised, on arrival at an instance, to keep their "
-    "threshold; missed: promised ones that did not, and the most that is proven "
-    "(docs/guarantee.md). ITL: the mean of each request of two tokens or more."
-)
-
 RANGE_HEADERS = ("policy", "saved", "TTFT kept", "ITL kept")
 """Headings of the table of ranges."""
-
-UNKNOWN = "-"
 
 
 def rows(comparison: Comparison) -> list[tuple[str, ...]]:
     """The cells under `HEADERS`, one row per policy in the order asked for."""
     return [_row(run) for run in comparison.runs]
-
-
-def promise_rows(comparison: Comparison) -> list[tuple[str, ...]]:
-    """The cells under `PROMISE_HEADERS`, one row for each policy that looks at budgets."""
-    return [
-        _promise_row(run.result)
-        for run in comparison.runs
-        if math.isfinite(run.result.violation_rate)
-    ]
-
-
-def account_rows(comparison: Comparison) -> list[tuple[str, ...]]:
-    """The cells under `ACCOUNT_HEADERS`, one row for each policy that keeps an account."""
-    columns = (
-        "certified",
-        "blocked",
-        "elsewhere",
-        "missed",
-        "bound",
-        "violated",
-        "forgiven",
-        "overdue",
-        "lost",
-    )
-    return [
-        (
-            run.result.policy,
-            *(f"{account[key]:.0f}" for key in columns),
-        )
-        for run in comparison.runs
-        if (account := run.result.guarantee) is not None
-    ]
-
-
-def request_rows(comparison: Comparison) -> list[tuple[str, ...]]:
-    """The cells under `REQUEST_HEADERS`, one row for each policy that promises anything."""
-    return [
-        (run.result.policy, *_promised(requests.get("ttft")), *_promised(requests.get("itl")))
-        for run in comparison.runs
-        if (requests := run.result.requests) is not None
-    ]
-
-
-def _promised(account: Mapping[str, float] | None) -> tuple[str, str]:
-    if account is None or not account["arrived"]:
-        return UNKNOWN, UNKNOWN
-    share = account["promised"] / account["arrived"]
-    return _percent(share), f"{account['missed']:.0f} / {account['bound']:.0f}"
 
 
 def caption(comparison: Comparison) -> str:
@@ -198,7 +99,7 @@ def _budget_note(comparison: Comparison) -> str:
     if budget_w is None:
         return ""
     peaks = ", ".join(
-        f"{run.result.policy} {_watts(run.result.peak_power_w)}" for run in comparison.runs
+        f"{run.result.policy} {watts(run.result.peak_power_w)}" for run in comparison.runs
     )
     return f" Power budget {budget_w:g} W, of the reference too; worst 5 s: {peaks}."
 
@@ -240,7 +141,7 @@ def range_rows(ranges: Uncertain) -> list[tuple[str, ...]]:
         (
             policy,
             *(
-                f"{_percent(one.low)} to {_percent(one.high)} ({_percent(one.nominal)})"
+                f"{percent(one.low)} to {percent(one.high)} ({percent(one.nominal)})"
                 for one in figures.values()
             ),
         )
@@ -405,11 +306,11 @@ def _row(run: PolicyRun) -> tuple[str, ...]:
     return (
         result.policy,
         kilojoules(result.energy_j),
-        _percent(result.energy_saved_vs_static_max),
-        _percent(result.ttft_attainment),
-        _percent(result.itl_attainment),
-        f"{_ms(result.ttft_p50_s)}/{_ms(result.ttft_p99_s)}",
-        f"{_ms(result.itl_p50_s, 1)}/{_ms(result.itl_p99_s, 1)}",
+        percent(result.energy_saved_vs_static_max),
+        percent(result.ttft_attainment),
+        percent(result.itl_attainment),
+        f"{ms(result.ttft_p50_s)}/{ms(result.ttft_p99_s)}",
+        f"{ms(result.itl_p50_s, 1)}/{ms(result.itl_p99_s, 1)}",
         _clocks(run),
         str(result.clock_changes),
     )
@@ -420,42 +321,3 @@ def _clocks(run: PolicyRun) -> str:
     if run.choice is not None:
         return f"{run.choice.prefill_mhz:.0f}/{run.choice.decode_mhz:.0f}"
     return f"{run.result.prefill_clock_mhz:.0f}/{run.result.decode_clock_mhz:.0f}"
-
-
-def _promise_row(result: Result) -> tuple[str, ...]:
-    account = result.guarantee
-    return (
-        result.policy,
-        _percent(result.certified_share),
-        _percent(result.saturated_share),
-        _percent(result.void_share),
-        _percent(result.violation_rate, 2),
-        _percent(result.certified_violation_rate, 2),
-        UNKNOWN if account is None else f"{account['violated']:.0f} / {account['bound']:.0f}",
-        _bindings(result),
-    )
-
-
-def _bindings(result: Result) -> str:
-    """The constraints that set the clock most often, with their shares."""
-    shown = list(result.bindings.items())[:SHOWN_BINDINGS]
-    return ", ".join(f"{name} {100 * share:.0f} %" for name, share in shown) or UNKNOWN
-
-
-def kilojoules(energy_j: float) -> str:
-    """Energy in kJ, to three digits or to 0.1 kJ."""
-    return f"{energy_j / 1e3:.1f}" if energy_j >= 1e4 else f"{energy_j / 1e3:.3g}"
-
-
-def _percent(share: float, digits: int = 1) -> str:
-    return f"{share:.{digits}%}" if math.isfinite(share) else UNKNOWN
-
-
-def _watts(power_w: float) -> str:
-    return f"{power_w:.0f} W" if math.isfinite(power_w) else UNKNOWN
-
-
-def _ms(seconds: float, digits: int = 0) -> str:
-    if math.isnan(seconds):
-        return UNKNOWN
-    return f"{seconds * 1e3:.{digits}f}" if math.isfinite(seconds) else "never"

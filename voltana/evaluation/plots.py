@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from voltana.evaluation.comparison_report import kilojoules
 from voltana.evaluation.metrics import weighted_percentiles
 from voltana.evaluation.style import (
     DASHES,
@@ -19,6 +18,7 @@ from voltana.evaluation.style import (
     style,
 )
 from voltana.evaluation.timeline import timeline_figure
+from voltana.evaluation.wording import kilojoules
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from voltana.evaluation.binning import binned
-from voltana.evaluation.comparison_report import kilojoules
 from voltana.evaluation.style import LIMIT, looks, new_figure, style
+from voltana.evaluation.wording import kilojoules
 from voltana.values import Role
 
 if TYPE_CHECKING:

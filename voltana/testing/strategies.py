@@ -281,18 +281,22 @@ def latency_sequences(
 
 
 def requests() -> SearchStrategy[Request]:
-    """Requests as a router sees them, with and without a guess of the answer's length."""
+    """Requests as a router sees them: with and without a guess of the answer, some may be held."""
     return st.builds(
-        lambda request_id, arrived_at_s, prompt, expected: Request(
+        lambda request_id, arrived_at_s, prompt, expected, slack_s, waited_s: Request(
             request_id=request_id,
             arrived_at_s=arrived_at_s,
             prompt_tokens=prompt,
             expected_output_tokens=expected,
+            slack_s=slack_s,
+            waited_s=waited_s,
         ),
         st.integers(0, 10**9),
         st.floats(0.0, MAX_TIME_S),
         st.integers(1, 131_072),
         st.one_of(st.none(), st.floats(1.0, 8192.0)),
+        st.one_of(st.just(0.0), st.just(math.inf), st.floats(0.0, 10.0)),
+        st.floats(0.0, 10.0),
     )
 
 

@@ -1,0 +1,141 @@
+"""Tables of what a comparison's policies promised, and of what became of that."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+from voltana.evaluation.wording import UNKNOWN, percent
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from voltana.evaluation.compare import Comparison
+    from voltana.evaluation.metrics import Result
+
+PROMISE_HEADERS = (
+    "policy",
+    "certified",
+    "saturated",
+    "void",
+    "over budget, all",
+    "over budget, certified",
+    "violations / proven most",
+    "clock set by",
+)
+"""Headings of the table of promises; shares of decisions, then of iterations with a budget."""
+
+SHOWN_BINDINGS = 3
+"""Constraints named in the table, the most frequent ones; the JSON has all."""
+
+PROMISE_CAPTION = (
+    "Certified, saturated, void: shares of decisions. Over budget: share of the iterations with a "
+    "budget that took longer than it, over all of them and over those whose decisions were "
+    "certified. The proven most is that of docs/guarantee.md; '-' where a policy has no such "
+    "bound, so that its certificates are estimates. Clock set by: the constraints that bound most "
+    "decisions (docs/policies.md)."
+)
+
+ACCOUNT_HEADERS = (
+    "policy",
+    "certified",
+    "blocked",
+    "elsewhere",
+    "missed",
+    "proven most",
+    "violated",
+    "forgiven",
+    "overdue",
+    "lost",
+)
+"""Headings of the table of accounts; weights of labels, over all instances."""
+
+ACCOUNT_CAPTION = (
+    "The account of each guarantee (docs/guarantee.md): scored labels of certified decisions, "
+    "hits where only the margin blocked, hits at another clock; certified labels above their "
+    "bound, and the most that is proven; those above their budget; what clipping forgave; labels "
+    "that came late; certified decisions without a label."
+)
+
+REQUEST_HEADERS = (
+    "policy",
+    "TTFT promised",
+    "TTFT missed / proven most",
+    "ITL promised",
+    "ITL missed / proven most",
+)
+"""Headings of the table of promised requests."""
+
+REQUEST_CAPTION = (
+    "Promised: share of the requests that were promised, on arrival at an instance, to keep their "
+    "threshold; missed: promised ones that did not, and the most that is proven "
+    "(docs/guarantee.md). ITL: the mean of each request of two tokens or more."
+)
+
+
+def promise_rows(comparison: Comparison) -> list[tuple[str, ...]]:
+    """The cells under `PROMISE_HEADERS`, one row for each policy that looks at budgets."""
+    return [
+        _promise_row(run.result)
+        for run in comparison.runs
+        if math.isfinite(run.result.violation_rate)
+    ]
+
+
+def account_rows(comparison: Comparison) -> list[tuple[str, ...]]:
+    """The cells under `ACCOUNT_HEADERS`, one row for each policy that keeps an account."""
+    columns = (
+        "certified",
+        "blocked",
+        "elsewhere",
+        "missed",
+        "bound",
+        "violated",
+        "forgiven",
+        "overdue",
+        "lost",
+    )
+    return [
+        (
+            run.result.policy,
+            *(f"{account[key]:.0f}" for key in columns),
+        )
+        for run in comparison.runs
+        if (account := run.result.guarantee) is not None
+    ]
+
+
+def request_rows(comparison: Comparison) -> list[tuple[str, ...]]:
+    """The cells under `REQUEST_HEADERS`, one row for each policy that promises anything."""
+    return [
+        (run.result.policy, *_promised(requests.get("ttft")), *_promised(requests.get("itl")))
+        for run in comparison.runs
+        if (requests := run.result.requests) is not None
+    ]
+
+
+def _promised(account: Mapping[str, float] | None) -> tuple[str, str]:
+    if account is None or not account["arrived"]:
+        return UNKNOWN, UNKNOWN
+    share = account["promised"] / account["arrived"]
+    return percent(share), f"{account['missed']:.0f} / {account['bound']:.0f}"
+
+
+def _promise_row(result: Result) -> tuple[str, ...]:
+    account = result.guarantee
+    return (
+        result.policy,
+        percent(result.certified_share),
+        percent(result.saturated_share),
+        percent(result.void_share),
+        percent(result.violation_rate, 2),
+        percent(result.certified_violation_rate, 2),
+        UNKNOWN if account is None else f"{account['violated']:.0f} / {account['bound']:.0f}",
+        _bindings(result),
+    )
+
+
+def _bindings(result: Result) -> str:
+    """The constraints that set the clock most often, with their shares."""
+    shown = list(result.bindings.items())[:SHOWN_BINDINGS]
+    return ", ".join(f"{name} {100 * share:.0f} %" for name, share in shown) or UNKNOWN
