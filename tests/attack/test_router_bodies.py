@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import gzip
+import os
+import signal
 import zlib
 from functools import partial
 from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.attack.router_stage import Stage, post, run, say, status_of
+from tests.attack.router_stage import Stage, _children, post, run, say, status_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -97,6 +99,18 @@ def test_long_prompts_do_not_wait_behind_bodies_that_are_much_longer() -> None:
         await asyncio.gather(*heavies)
 
     run(attack, max_body_mb=LIMIT_MB, limits=LIMITS | {"bodies_mb": 100.0})
+
+
+def test_a_reading_child_that_was_killed_costs_no_request() -> None:
+    long = post(b'{"text": "' + b"word " * 20_000 + b'", "rid": "long"}')
+
+    async def attack(stage: Stage) -> None:
+        for _ in range(3):
+            for child in _children(stage.pid):
+                os.kill(child, signal.SIGKILL)
+            assert status_of(await say(stage.port, long)) == 200
+
+    run(attack, max_body_mb=LIMIT_MB, limits=LIMITS)
 
 
 def test_bodies_of_all_requests_together_are_bounded() -> None:

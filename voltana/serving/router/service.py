@@ -40,6 +40,8 @@ if TYPE_CHECKING:
     from voltana.serving.router.settings import RouterTable
 
 _LAST_WORDS_S = 1.0
+_ARRIVING_S = 5.0
+"""Time for bodies that are on their way at shutdown; some never come."""
 _POLL_S = 0.02
 
 
@@ -150,10 +152,15 @@ class RouterService:
         await self._emptied(_LAST_WORDS_S)
 
     async def _emptied(self, limit_s: float) -> bool:
-        ends_s = self._time.now_s() + limit_s
-        while self.forwarder.open and self._time.now_s() < ends_s:
+        began_s = self._time.now_s()
+        while (left := self._left(began_s)) and self._time.now_s() < began_s + limit_s:
             await asyncio.sleep(_POLL_S)
-        return not self.forwarder.open
+        return not left
+
+    def _left(self, began_s: float) -> int:
+        """Requests that are waited for."""
+        arriving = self._time.now_s() < began_s + _ARRIVING_S
+        return self.forwarder.open if arriving else self.gate.open
 
     async def _listen(self) -> None:
         interface = Interface(
