@@ -34,7 +34,7 @@ GENERATE = "/generate"
 
 ROOM_LIMIT = 2**63 - 1
 
-LONGEST_NAME = 1024
+LONGEST_NAME = 8192
 """Characters of a client's id, which each event of a stream carries."""
 
 _OURS = frozenset({"rid", "bootstrap_host", "bootstrap_port", "bootstrap_room"})
