@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import gzip
+import os
+import signal
 import zlib
 from functools import partial
 from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.attack.router_stage import Stage, post, run, say, status_of
+from tests.attack.router_stage import Stage, _children, post, run, say, status_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -45,7 +47,7 @@ HEAVY: dict[str, tuple[bytes, int]] = {
     "spaces": (post(b'{"text": "a"}' + b" " * 7_000_000), 200),
     "escapes": (post(b'{"text": "' + rb"\u0000" * 1_000_000 + b'"}'), 200),
     "deep and long": (post(deep(1_000_000)), 400),
-    "id": (post(b'{"text": "a", "rid": "' + b"r" * 7_000_000 + b'"}'), 200),
+    "id": (post(b'{"text": "a", "rid": "' + b"r" * 7_000_000 + b'"}'), 400),
 }
 
 
@@ -99,6 +101,18 @@ def test_long_prompts_do_not_wait_behind_bodies_that_are_much_longer() -> None:
     run(attack, max_body_mb=LIMIT_MB, limits=LIMITS | {"bodies_mb": 100.0})
 
 
+def test_a_reading_child_that_was_killed_costs_no_request() -> None:
+    long = post(b'{"text": "' + b"word " * 20_000 + b'", "rid": "long"}')
+
+    async def attack(stage: Stage) -> None:
+        for _ in range(3):
+            for child in _children(stage.pid):
+                os.kill(child, signal.SIGKILL)
+            assert status_of(await say(stage.port, long)) == 200
+
+    run(attack, max_body_mb=LIMIT_MB, limits=LIMITS)
+
+
 def test_bodies_of_all_requests_together_are_bounded() -> None:
     """Each would fit alone; a client that stays below 64 kB is served all the time."""
 
@@ -139,6 +153,9 @@ BROKEN: dict[str, tuple[bytes, int]] = {
     "a list": (post(b"[]"), 400),
     "nothing": (post(b""), 400),
     "same key twice": (post(b'{"text": "a", "text": "b", "rid": "x", "rid": ["y"]}'), 200),
+    "a long id": (post(b'{"text": "a", "stream": true, "rid": "' + b"r" * 8193 + b'"}'), 400),
+    "a long id of many": (post(b'{"text": ["a"], "rid": ["' + b"r" * 60_000 + b'"]}'), 400),
+    "an id as long as may be": (post(b'{"text": "a", "rid": "' + b"r" * 8192 + b'"}'), 200),
     "a fraction of an id": (post(b'{"text": "a", "rid": 1.5}'), 200),
     "no gzip": (post(b"{}", "Content-Encoding: gzip"), 400),
     "cut gzip": (post(gzip.compress(b'{"text": "a"}')[:-6], "Content-Encoding: gzip"), 400),

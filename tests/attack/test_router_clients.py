@@ -10,6 +10,8 @@ import sys
 from functools import partial
 
 from tests.attack.router_stage import Stage, post, run, say, status_of
+from tests.serving.late_engine import late_cluster
+from tests.serving.router_client import until
 
 HEAD = b"POST /generate HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n"
 
@@ -155,6 +157,23 @@ def test_pipelined_and_half_closed_requests_are_answered_or_closed() -> None:
         await stage.honest_beside(both)
 
     run(attack)
+
+
+def test_bodies_that_never_come_do_not_hold_up_a_shutdown() -> None:
+    async def check() -> None:
+        async with late_cluster(prefill=1, decode=1, drain_timeout_s=60.0) as pd:
+            writers = []
+            for _ in range(20):
+                _, writer = await asyncio.open_connection("127.0.0.1", pd.service.port)
+                writer.write(HEAD.replace(b"/generate", b"/v1/completions") + b"{")
+                writers.append(writer)
+            await until(lambda: pd.service.forwarder.open == 20)
+            async with asyncio.timeout(20.0):
+                await pd.service.drain()
+            for writer in writers:
+                writer.close()
+
+    asyncio.run(check())
 
 
 STORM = """

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gzip
+import io
 import json
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import aiohttp
@@ -30,6 +33,7 @@ class Official:
     def __init__(self) -> None:
         self.seen: list[tuple[str, str, dict[str, str]]] = []
         self.slow_s = 0.0
+        self.pad = 0
         self.headers: dict[str, str] = {}
 
     async def answer(self, request: web.Request) -> web.Response:
@@ -38,7 +42,7 @@ class Official:
             return web.json_response({"workers": []})
         await request.read()
         await asyncio.sleep(self.slow_s)
-        return web.json_response({"text": "a"}, headers=self.headers)
+        return web.json_response({"text": "a" * (self.pad or 1)}, headers=self.headers)
 
     def reached(self) -> list[str]:
         return [path for _, path, _ in self.seen if path != "/workers"]
@@ -196,7 +200,7 @@ HALF = b"POST /generate HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\n{"
 
 def test_bodies_that_never_come_take_no_honest_request_s_time() -> None:
     async def check() -> None:
-        async with steered(max_in_flight=400, timeout_s=1.0) as it:
+        async with steered(max_in_flight=64) as it:  # fewer than there are halves
 
             async def half() -> None:
                 with contextlib.ExitStack() as held:
@@ -212,6 +216,50 @@ def test_bodies_that_never_come_take_no_honest_request_s_time() -> None:
                 return (await it.ask())[0] == 200
 
             await stands_beside(honest, half, requests=100)
+
+    run(check)
+
+
+HEAVY = {
+    "bomb": (gzip.compress(b'{"text": "' + b"a" * 100_000_000 + b'"}'), "gzip", 413),
+    "prompts": (b'{"text": ["a"' + b', "a"' * 1_000_000 + b"]}", "identity", 200),
+    "broken": (b"{}", "gzip", 400),
+    "unknown": (b"{}", "br", 415),
+}
+
+
+def test_heavy_bodies_hold_up_nobody_and_are_bounded() -> None:
+    """Those that the router cannot read are the official router's own affair."""
+
+    async def check() -> None:
+        async with steered(max_body_mb=8.0) as it, aiohttp.ClientSession() as other:
+            url = f"{it.url}/generate"
+            for raw_body, packed, expected in HEAVY.values():
+                packing = {"Content-Encoding": packed}
+
+                async def heavy(said: bytes, packing: dict[str, str], expected: int) -> None:
+                    async with other.post(url, data=io.BytesIO(said), headers=packing) as reply:
+                        assert reply.status == expected, await reply.text()
+                    await asyncio.sleep(0.02)
+
+                async def honest() -> bool:
+                    return (await it.ask())[0] == 200
+
+                attack = partial(heavy, raw_body, packing, expected)
+                await stands_beside(honest, attack, requests=60)
+
+    run(check)
+
+
+def test_a_client_that_does_not_read_is_cut_off() -> None:
+    async def check() -> None:
+        async with steered(limits={"unread_s": 0.5}) as it:
+            it.official.pad = 30_000_000
+            _, writer = await asyncio.open_connection("127.0.0.1", it.service.port, limit=1024)
+            writer.write(request("POST", "/generate", GOOD, b'{"text": "a"}'))
+            await until(lambda: it.service.proxy.open == 1)
+            await until(lambda: it.service.proxy.open == 0)
+            writer.close()
 
     run(check)
 

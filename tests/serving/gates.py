@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from voltana.cluster.candidates import InstanceFacts
 from voltana.serving.router.reports import FEED, Report
@@ -45,11 +45,20 @@ def silent() -> Router:
     return Silent()
 
 
-def report(service: RouterService, *, ttft_s: float = 30.0) -> None:
+class Broken:
+    """A predictor of somebody's own that fails."""
+
+    def forecast(self, *_: object) -> None:
+        raise RuntimeError("no forecast today")
+
+
+def report(
+    service: RouterService, *, ttft_s: float = 30.0, predictor: Any = samples.SNAPSHOT
+) -> None:
     """Every instance reports itself once; its models are those of the sample plant."""
     for backend in service.pool:
         facts = InstanceFacts(
-            predictor=samples.SNAPSHOT,
+            predictor=predictor,
             levels_mhz=samples.CLOCKS_MHZ[-3:],
             budget_s=ttft_s if backend.role is Role.PREFILL else 0.06,
         )

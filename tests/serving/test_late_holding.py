@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from typing import TYPE_CHECKING, Any
 
-from tests.serving.gates import GATED, report
+from tests.serving.gates import GATED, Broken, report
 from tests.serving.late_engine import LateCluster, late_cluster
 from tests.serving.router_client import until
 from tests.serving.test_late_engine import right, run, tidy
+from voltana.values import Request
 
 if TYPE_CHECKING:
     from voltana.cluster.holding import HoldingQueue
@@ -96,6 +98,29 @@ def test_nothing_waits_where_no_agent_has_reported() -> None:
             answers = await asyncio.gather(*(pd.ask(request_id=f"r{n}") for n in range(5)))
             assert all(right(answer, stream=False) for answer in answers)
             assert line(pd).counts.held == line(pd, "prefill").counts.held == 0
+            await tidy(pd)
+
+    run(check)
+
+
+def test_a_predictor_that_fails_loses_no_request_that_is_deferred() -> None:
+    async def check() -> None:
+        async with late_cluster(prefill=1, decode=1, **GATED) as pd:
+            report(pd.service, predictor=Broken())
+            pd.servers["decode-0"].work_s = 0.02
+            held = await asyncio.gather(
+                *(
+                    pd.service.holding.pair(
+                        Request(request_id=n, arrived_at_s=0.0, prompt_tokens=9, slack_s=math.inf),
+                        lambda _pair: None,
+                        1.0,
+                    )
+                    for n in range(3)
+                )
+            )
+            assert [pair.decode.name for pair in held] == ["decode-0"] * 3
+            answers = await asyncio.gather(*(pd.ask(request_id=f"r{n}") for n in range(5)))
+            assert all(right(answer, stream=False) for answer in answers)
             await tidy(pd)
 
     run(check)

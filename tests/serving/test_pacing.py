@@ -30,3 +30,15 @@ def test_no_pass_of_the_loop_works_off_more_than_some_and_all_keep_their_order()
         assert turns.at_once()  # nothing is left over from before
 
     asyncio.run(check())
+
+
+def test_where_others_do_much_strangers_may_as_well() -> None:
+    async def check() -> None:
+        turns, done = Turns(), list[int]()
+        for number in range(20):
+            turns.later(lambda number=number: done.append(number))  # type: ignore[misc]
+            turns.other()
+        await asyncio.sleep(0)
+        assert done == list(range(20))
+
+    asyncio.run(check())

@@ -88,12 +88,15 @@ class Door(asyncio.Protocol):
         """It sends something."""
         if self.phase is Phase.IDLE:
             self._doors.waits(self, Phase.HEAD)
-        if self.known or self._doors.turns.at_once():
+        turns = self._doors.turns
+        if self.known:
+            turns.other()
+        if self.known or turns.at_once():
             self._take(data)
             return
         self.waiting = True
         self.transport.pause_reading()
-        self._doors.turns.later(lambda: self._taken_later(data))
+        turns.later(lambda: self._taken_later(data))
 
     def eof_received(self) -> bool | None:
         """It sends nothing any more."""

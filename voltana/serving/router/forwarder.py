@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import math
-from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -35,36 +34,16 @@ if TYPE_CHECKING:
     from voltana.ports import TimeSource
     from voltana.serving.engine import Call, Engine
     from voltana.serving.router.chooser import Chooser
-    from voltana.serving.router.doors import Doors
-    from voltana.serving.router.gate import Gate
     from voltana.serving.router.holding import Holding
-    from voltana.serving.router.intake import Intake
     from voltana.serving.router.keys import Keys
     from voltana.serving.router.metrics import Metrics
     from voltana.serving.router.pool import Backend, Pool
     from voltana.serving.router.prompt_length import PromptLength
-    from voltana.serving.router.reading import Reader
+    from voltana.serving.router.public import Public
     from voltana.serving.router.settings import RouterTable
     from voltana.serving.router.wire import Wire
 
 BACK_OFF_S = 0.05
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Public:
-    """What stands between clients and the servers.
-
-    Attributes:
-        gate: Lets requests in.
-        doors: The connections of clients.
-        intake: Takes bodies in.
-        reader: Understands them.
-    """
-
-    gate: Gate
-    doors: Doors
-    intake: Intake
-    reader: Reader
 
 
 class Forwarder:

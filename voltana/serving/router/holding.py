@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import math
+from functools import partial
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
+import structlog
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 
 from voltana.cluster.admission import decode_slack_s, prefill_slack_s
@@ -17,14 +19,14 @@ from voltana.cluster.holding import HoldingQueue
 from voltana.serving.router.problem import Problem, overdue
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     from prometheus_client.core import Metric
 
     from voltana.ports import TimeSource
     from voltana.serving.router.chooser import Chooser, Pair
     from voltana.serving.router.pool import Backend
-    from voltana.values import Deferral, Request
+    from voltana.values import Candidate, Deferral, Request
 
 _T = TypeVar("_T")
 
@@ -107,14 +109,15 @@ class Holding:
     """
 
     def __init__(self, chooser: Chooser, time: TimeSource) -> None:
-        def before_prefill_s(request: Request) -> float:
-            return prefill_slack_s(request, chooser.prefill_candidates(), time.now_s())
-
-        def before_decode_s(request: Request) -> float:
-            return decode_slack_s(request, chooser.prefill_candidates(), time.now_s())
-
-        self._before_prefill: Line[Pair] = Line(chooser.pair, before_prefill_s, time)
-        self._before_decode: Line[Backend] = Line(chooser.late, before_decode_s, time)
+        self._chooser = chooser
+        self._time = time
+        self._complained = False
+        self._before_prefill: Line[Pair] = Line(
+            chooser.pair, partial(self._slack_s, prefill_slack_s), time
+        )
+        self._before_decode: Line[Backend] = Line(
+            chooser.late, partial(self._slack_s, decode_slack_s), time
+        )
         self._lines: dict[str, HoldingQueue[Any]] = {
             "prefill": self._before_prefill.queue,
             "decode": self._before_decode.queue,
@@ -140,6 +143,20 @@ class Holding:
         """End all that wait with an error."""
         self._before_prefill.end_all(problem)
         self._before_decode.end_all(problem)
+
+    def _slack_s(
+        self, slack_s: Callable[[Request, Iterable[Candidate], float], float], request: Request
+    ) -> float:
+        """How long a request may be held; not at all where that cannot be told."""
+        try:
+            return slack_s(request, self._chooser.prefill_candidates(), self._time.now_s())
+        except Exception as error:  # noqa: BLE001  (a user's predictor must not fail requests)
+            if not self._complained:
+                self._complained = True
+                structlog.get_logger("voltana.router").warning(
+                    "a predictor failed; requests are not held", why=f"{error!r:.200}"
+                )
+            return -math.inf
 
     def figures(self) -> dict[str, Any]:
         """For the router's status."""

@@ -2,7 +2,7 @@
 
 Whatever thousands of connections send, or do, in one moment is found in one pass of the event loop,
 and nothing else is done before the last of it. What comes from clients that have not yet sent one
-complete request is therefore worked off some at a pass.
+complete request is therefore worked off some at a pass, and as many more as come from the others.
 """
 
 from __future__ import annotations
@@ -25,7 +25,12 @@ class Turns:
         self._loop = asyncio.get_running_loop()
         self._line: deque[Callable[[], None]] = deque()
         self._left = AT_ONCE
+        self._others = 0
         self._passing = False
+
+    def other(self) -> None:
+        """Something else was worked off, beside which as much of this may be."""
+        self._others += 1
 
     def at_once(self) -> bool:
         """Whether an event may be worked off now; counts it as one that is."""
@@ -46,9 +51,11 @@ class Turns:
             self._loop.call_soon(self._pass)
 
     def _pass(self) -> None:
-        self._passing, self._left = False, AT_ONCE
+        self._passing = False
+        most = self._left = AT_ONCE + self._others
+        self._others = 0
         while self._line and self._left:
             self._left -= 1
             self._line.popleft()()
-        if self._left < AT_ONCE:
+        if self._left < most:
             self._pass_soon()

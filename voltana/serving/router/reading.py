@@ -37,7 +37,8 @@ TASK = struct.Struct("!QQ")
 RESULT = struct.Struct("!QQ")
 """Bytes of the pickled call or problem, and of its body where that is another one; then both."""
 
-_BROKEN = (OSError, EOFError, asyncio.IncompleteReadError, pickle.UnpicklingError)
+_BROKEN = (OSError, EOFError, RuntimeError, asyncio.IncompleteReadError, pickle.UnpicklingError)
+"""What a child that has died looks like; uvloop raises `RuntimeError` where its pipe is closed."""
 
 
 def understood(engine: Engine[Any], path: str, raw: bytes | bytearray, most: int) -> Call:
@@ -155,9 +156,8 @@ class _Child:
 
     async def understand(self, path: str, raw: bytes | bytearray) -> Call:
         try:
-            await self.start()
             async with asyncio.timeout(self._limits.reading_s):
-                return await self._ask(path, raw)
+                return await self._asked(path, raw)
         except TimeoutError:
             await self.stop()
             limit = f"{self._limits.reading_s:g} s (limits.reading_s)"
@@ -168,6 +168,16 @@ class _Child:
         except asyncio.CancelledError:
             await self.stop()  # it is in the middle of something that nobody waits for
             raise
+
+    async def _asked(self, path: str, raw: bytes | bytearray) -> Call:
+        """The answer of a child that was alive; one that died while it was idle is no answer."""
+        if self._process is not None:
+            try:
+                return await self._ask(path, raw)
+            except _BROKEN:
+                await self.stop()
+        await self.start()
+        return await self._ask(path, raw)
 
     async def start(self) -> None:
         if self._process is not None and self._process.returncode is None:

@@ -16,20 +16,18 @@ from voltana.errors import invalid
 from voltana.serving.router.administration import Administration
 from voltana.serving.router.app import Interface, administration, make_app
 from voltana.serving.router.chooser import Chooser
-from voltana.serving.router.doors import Doors, GuardedRunner
+from voltana.serving.router.doors import GuardedRunner
 from voltana.serving.router.fan_out import FanOut
 from voltana.serving.router.file_limit import allow_requests
-from voltana.serving.router.forwarder import Forwarder, Public
-from voltana.serving.router.gate import Gate
+from voltana.serving.router.forwarder import Forwarder
 from voltana.serving.router.holding import Holding
-from voltana.serving.router.intake import Intake
 from voltana.serving.router.keys import Keys
 from voltana.serving.router.metrics import Metrics
 from voltana.serving.router.pages import Pages
 from voltana.serving.router.pool import Pool
 from voltana.serving.router.problem import Problem
 from voltana.serving.router.prompt_length import PromptLength
-from voltana.serving.router.reading import Reader
+from voltana.serving.router.public import Public
 from voltana.serving.router.reports import Reports
 from voltana.serving.router.routers import make_routers
 from voltana.serving.router.watching import Watchers, feed_key_of
@@ -42,6 +40,8 @@ if TYPE_CHECKING:
     from voltana.serving.router.settings import RouterTable
 
 _LAST_WORDS_S = 1.0
+_ARRIVING_S = 5.0
+"""Time for bodies that are on their way at shutdown; some never come."""
 _POLL_S = 0.02
 
 
@@ -88,8 +88,9 @@ class RouterService:
         self.reports = Reports(settings.stale_after_s)
         self.metrics = Metrics(self.pool, self.ledger)
         self._wire = Wire(int(settings.limits.answer_mb * 1e6))
-        self.doors, self.gate = Doors(settings.limits), Gate(settings)
-        self.intake, self.reader = Intake(settings), Reader(self._engine, settings.limits)
+        self._public = public = Public.before(self._engine, settings)
+        self.doors, self.gate = public.doors, public.gate
+        self.intake, self.reader = public.intake, public.reader
         chooser = self._chooser = Chooser(
             self.pool,
             self._routers,
@@ -104,12 +105,7 @@ class RouterService:
         self.forwarder = Forwarder(
             settings,
             self._engine,
-            public=Public(
-                gate=self.gate,
-                doors=self.doors,
-                intake=self.intake,
-                reader=self.reader,
-            ),
+            public=public,
             pool=self.pool,
             keys=self._keys,
             wire=self._wire,
@@ -140,10 +136,8 @@ class RouterService:
         self.doors.close()
         await self._runner.cleanup()
         await self.forwarder.close()
-        await self.reader.close()
-        self.intake.close()
+        await self._public.close()
         await self._wire.close()
-        self.gate.close()
 
     async def drain(self) -> None:
         """Refuse new requests, let the open ones end, then end them with a clear error."""
@@ -158,10 +152,15 @@ class RouterService:
         await self._emptied(_LAST_WORDS_S)
 
     async def _emptied(self, limit_s: float) -> bool:
-        ends_s = self._time.now_s() + limit_s
-        while self.forwarder.open and self._time.now_s() < ends_s:
+        began_s = self._time.now_s()
+        while (left := self._left(began_s)) and self._time.now_s() < began_s + limit_s:
             await asyncio.sleep(_POLL_S)
-        return not self.forwarder.open
+        return not left
+
+    def _left(self, began_s: float) -> int:
+        """Requests that are waited for."""
+        arriving = self._time.now_s() < began_s + _ARRIVING_S
+        return self.forwarder.open if arriving else self.gate.open
 
     async def _listen(self) -> None:
         interface = Interface(

@@ -33,7 +33,7 @@ def test_requests_wait_before_their_prefill_and_go_in_their_order() -> None:
     async def check() -> None:
         async with cluster(prefill=1, decode=1, **GATED) as pd:
             report(pd.service)
-            pd.servers["decode-0"].token_s = 0.02
+            pd.servers["decode-0"].token_s = 0.06
             tasks = await burst(pd, 4)
             assert len(pd.servers["prefill-0"].seen) <= 1  # nothing of those that wait is sent
             assert pd.service.ledger.in_flight("decode-0") == 1

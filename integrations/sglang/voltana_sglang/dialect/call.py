@@ -21,6 +21,7 @@ from voltana.serving.router.openai_prompt import (
     chat_size,
     prompt_size,
 )
+from voltana.serving.router.problem import Problem
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -32,6 +33,9 @@ GENERATE = "/generate"
 """SGLang's own path of requests."""
 
 ROOM_LIMIT = 2**63 - 1
+
+LONGEST_NAME = 8192
+"""Characters of a client's id, which each event of a stream carries."""
 
 _OURS = frozenset({"rid", "bootstrap_host", "bootstrap_port", "bootstrap_room"})
 """Fields that are the router's to set."""
@@ -84,7 +88,7 @@ class SglangCall(Call):
 
     def named(self, content: bytes) -> bytes:
         """An answer, or whole events of one, with the client's ids instead of the router's."""
-        if not self.rids:
+        if not self.rids or self.rid.encode() not in content:
             return content
         ids = rb"(?:\d+-)?" + self.rid.encode() + rb"(?:_(\d+))?"
         return re.sub(ids, self._clients_id, content)
@@ -178,7 +182,7 @@ def parse_call(path: str, raw: bytes | bytearray, nesting: int = NESTING) -> Sgl
         nesting: How deep its lists and objects may lie in each other.
 
     Raises:
-        Problem: If it is no JSON object, or too deep.
+        Problem: If it is no JSON object, too deep, or its id too long.
     """
     fields = parse_object(raw, nesting)
     batch, size = _prompts(path, fields)
@@ -201,10 +205,22 @@ def parse_call(path: str, raw: bytes | bytearray, nesting: int = NESTING) -> Sgl
 
 
 def _names(rid: Any) -> tuple[str, ...]:
-    """The client's own ids; none where it gave none, or of another kind."""
-    if isinstance(rid, str) and rid:
-        return (rid,)
-    return tuple(map(str, rid)) if isinstance(rid, list) else ()
+    """The client's own ids; none where it gave none, or of another kind.
+
+    Raises:
+        Problem: If one is too long.
+    """
+    if isinstance(rid, str):
+        names: tuple[str, ...] = (rid,) if rid else ()
+    else:
+        names = tuple(map(str, rid)) if isinstance(rid, list) else ()
+    if (longest := max(map(len, names), default=0)) > LONGEST_NAME:
+        raise Problem(
+            400,
+            f"rid has {longest} characters: must be at most {LONGEST_NAME}.",
+            "invalid_request",
+        )
+    return names
 
 
 def _prompts(path: str, fields: dict[str, Any]) -> tuple[int | None, PromptSize]:

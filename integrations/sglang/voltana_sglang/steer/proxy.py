@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 from aiohttp import web
 
 from voltana.cluster.ledger import Entry
-from voltana.serving.router.problem import Lost, Problem, overdue
+from voltana.serving.router.intake import HeldBytes
+from voltana.serving.router.problem import Lost, Problem
 from voltana.serving.router.wire import ends_here, forwarded_headers
 from voltana.values import Request
-from voltana_sglang.dialect.call import parse_call
 from voltana_sglang.dialect.pages import PAGES
 
 if TYPE_CHECKING:
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from voltana.serving.router.chooser import RoleChooser
     from voltana.serving.router.pool import Backend
     from voltana.serving.router.prompt_length import PromptLength
+    from voltana.serving.router.public import Public
     from voltana.serving.router.wire import Exchange, Wire
     from voltana_sglang.steer.targets import WorkerList
 
@@ -63,15 +64,13 @@ class Proxy:
         ledger: What is in flight.
         lengths: Estimates prompts.
         time: Time source.
-        max_in_flight: Requests that may be open.
-        timeout_s: Time that a request may take to arrive.
+        public: What stands between clients and it.
+        unread_s: Time that a client may leave a part of an answer unread.
 
     Attributes:
-        draining: New requests are refused, those on connections that are kept alive included.
         steered: Requests that were given a target.
         unsteered: Those for which none was safe.
         repeated: Those whose target was refused, and that were sent again without.
-        open: Requests that are open.
     """
 
     def __init__(
@@ -84,8 +83,8 @@ class Proxy:
         ledger: Ledger,
         lengths: PromptLength,
         time: TimeSource,
-        max_in_flight: int,
-        timeout_s: float,
+        public: Public,
+        unread_s: float,
     ) -> None:
         self._upstream = upstream
         self._wire = wire
@@ -94,71 +93,79 @@ class Proxy:
         self._ledger = ledger
         self._lengths = lengths
         self._time = time
-        self._max_in_flight = max_in_flight
-        self._timeout_s = timeout_s
-        self._arrivals = 0
-        self.draining = False
-        self.steered = self.unsteered = self.repeated = self.open = 0
+        self._public = public
+        self._unread_s = unread_s
+        self._arrivals = self._arriving = 0
+        self.steered = self.unsteered = self.repeated = 0
+
+    @property
+    def open(self) -> int:
+        """Requests that are open, those included whose bodies are still being read."""
+        return self._public.gate.open + self._arriving
+
+    @property
+    def draining(self) -> bool:
+        """Whether new requests are refused, those on connections that are kept alive included."""
+        return self._public.gate.draining
+
+    @draining.setter
+    def draining(self, draining: bool) -> None:
+        self._public.gate.draining = draining
+
+    async def public(self, request: web.Request) -> web.StreamResponse:
+        """Pass the request of a client on.
+
+        Raises:
+            Problem: If it is one too many, too large or too late, or this proxy is shutting down.
+        """
+        public = self._public
+        with HeldBytes(public.intake.budget) as held:
+            public.gate.admit()
+            self._arriving += 1
+            try:
+                body = bytes(await public.intake.body(request, held))
+            finally:
+                self._arriving -= 1
+            public.doors.complete(request)
+            return await self.serve(request, body)
 
     async def serve(
-        self, request: web.Request, without: Set[str] = frozenset()
+        self, request: web.Request, body: bytes, without: Set[str] = frozenset()
     ) -> web.StreamResponse:
-        """Pass one request on.
+        """Pass a request on that is complete.
 
         Args:
             request: The request.
+            body: Its body, unpacked.
             without: Headers that are kept back.
 
         Raises:
-            Problem: If it is one too many, or this proxy is shutting down.
+            Problem: If it is one too many.
         """
-        self._admit()
-        self.open += 1
+        gate, client = self._public.gate, request.remote or ""
         try:
-            body = await self._body(request)
+            gate.enter(client)
             headers = {
                 name: value
                 for name, value in forwarded_headers(request.headers).items()
                 if name.lower() not in without
             }
-            target = self._target(request, body)
+            target = await self._target(request, body)
             if target is None:
                 async with self._sent(request, body, headers) as reply:
                     return await self._pass_on(request, reply, None)
             return await self._steered(request, body, headers, *target)
         finally:
-            self.open -= 1
+            gate.leave(client)
 
-    async def _body(self, request: web.Request) -> bytes:
-        try:
-            async with asyncio.timeout(self._timeout_s):
-                return await request.read()
-        except TimeoutError:
-            raise overdue(self._timeout_s) from None
-
-    def _admit(self) -> None:
-        if self.draining:
-            raise Problem(
-                503,
-                "this proxy is shutting down. Send the request to another one.",
-                "shutting_down",
-                retry_after_s=1.0,
-            )
-        if self.open >= self._max_in_flight:
-            raise Problem(
-                429,
-                f"{self._max_in_flight} requests are open, the limit of this proxy "
-                "(max_in_flight). Try again later.",
-                "overloaded",
-                retry_after_s=1.0,
-            )
-
-    def _target(self, request: web.Request, body: bytes) -> tuple[Backend, int, Call, int] | None:
+    async def _target(
+        self, request: web.Request, body: bytes
+    ) -> tuple[Backend, int, Call, int] | None:
         """Server, its number, the request, its prompt tokens; None to leave it alone."""
         if request.path not in PAGES.inference or TARGET in request.headers:
             return None
         try:
-            call = parse_call(request.path, body)
+            call = await self._public.reader.understand(request.path, body)
             self._arrivals += 1
             tokens = self._lengths.estimate(call)
             plan = Request(
@@ -251,8 +258,9 @@ class Proxy:
                 if key is not None:
                     self._ledger.prefilled(key, self._time.now_s())
                     key = None
-                await answer.write(chunk)
-        except (Lost, ConnectionError):
+                async with asyncio.timeout(self._unread_s):
+                    await answer.write(chunk)
+        except (Lost, ConnectionError, TimeoutError):
             # Aborted rather than ended in order, so that the client sees that it is incomplete.
             if request.transport is not None:
                 request.transport.abort()

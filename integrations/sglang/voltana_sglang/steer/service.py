@@ -16,11 +16,13 @@ from voltana.serving.admin.token import find_token
 from voltana.serving.router.administration import Administration
 from voltana.serving.router.app import errors_explained
 from voltana.serving.router.chooser import RoleChooser
+from voltana.serving.router.doors import GuardedRunner
 from voltana.serving.router.file_limit import allow_requests
 from voltana.serving.router.keys import find_keys
 from voltana.serving.router.pool import Pool
 from voltana.serving.router.problem import JSON_TYPE, Problem
 from voltana.serving.router.prompt_length import PromptLength
+from voltana.serving.router.public import Public
 from voltana.serving.router.reports import Reports
 from voltana.serving.router.routers import make_routers
 from voltana.serving.router.service import listen
@@ -85,6 +87,8 @@ class SteerService:
             count=lambda _role, _source: None,
         )
         self._wants = leg.wants
+        engine = SglangEngine(settings)
+        self._guarded = Public.before(engine, settings)
         self.proxy = Proxy(
             settings.upstream,
             self._wire,
@@ -93,14 +97,14 @@ class SteerService:
             ledger=ledger,
             lengths=PromptLength(),
             time=time,
-            max_in_flight=settings.max_in_flight,
-            timeout_s=settings.timeout_s,
+            public=self._guarded,
+            unread_s=settings.limits.unread_s,
         )
         await self._listen()
         self._watchers = Watchers(
             settings,
             self.pool,
-            SglangEngine(settings),
+            engine,
             self._wire,
             keys=self._keys,
             reports=reports,
@@ -114,7 +118,9 @@ class SteerService:
     async def __aexit__(self, *_: object) -> None:
         await self._watchers.stop()
         await self.administration.stop()
+        self._guarded.doors.close()
         await self._runner.cleanup()
+        await self._guarded.close()
         await self._wire.close()
 
     async def drain(self) -> None:
@@ -135,11 +141,12 @@ class SteerService:
                 "are missing here are named in steer.api_paths.",
                 "moved",
             )
-        return await self.proxy.serve(request)
+        return await self.proxy.public(request)
 
     async def _official(self, request: web.Request) -> web.StreamResponse:
         """Pass on what the administration asks of the official router, without its token."""
-        return await self.proxy.serve(request, without=frozenset({"authorization"}))
+        body = await request.read()
+        return await self.proxy.serve(request, body, without=frozenset({"authorization"}))
 
     async def _health(self, _request: web.Request) -> web.StreamResponse:
         return web.Response(status=503 if self.proxy.draining else 200)
@@ -167,13 +174,17 @@ class SteerService:
         return web.Response(body=orjson.dumps(value), headers={"Content-Type": JSON_TYPE})
 
     async def _listen(self) -> None:
-        limit = int(self._settings.max_body_mb * 1e6)
-        app = web.Application(
-            client_max_size=limit, middlewares=[errors_explained(PAGES.inference)]
-        )
+        doors = self._guarded.doors
+        app = web.Application(middlewares=[doors.attended(), errors_explained(PAGES.inference)])
         app.router.add_route("*", "/{path:.*}", self._public)
-        self._runner = web.AppRunner(
-            app, handler_cancellation=True, access_log=None, shutdown_timeout=_LAST_WORDS_S
+        self._runner = GuardedRunner(
+            app,
+            doors,
+            handler_cancellation=True,
+            access_log=None,
+            shutdown_timeout=_LAST_WORDS_S,
+            auto_decompress=False,
+            lingering_time=_LAST_WORDS_S,
         )
         await self._runner.setup()
         try:
@@ -196,7 +207,7 @@ class SteerService:
 
 async def run_steer(settings: SteerTable, time: TimeSource) -> None:
     """Serve until SIGTERM or SIGINT, then let open requests end."""
-    allow_requests(settings.max_in_flight)
+    allow_requests(settings.max_in_flight, settings.limits.unfinished)
     loop, stop = asyncio.get_running_loop(), asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
