@@ -264,10 +264,14 @@ def wait_for(condition: Callable[[], object], timeout_s: float = 60.0) -> bool:
     return True
 
 
+def admin_headers() -> dict[str, str]:
+    """Headers that show the token of the administration."""
+    return {"Authorization": f"Bearer {os.environ.get('VOLTANA_ADMIN_TOKEN', '')}"}
+
+
 def get(url: str, timeout_s: float = 30.0, *, admin: bool = False) -> tuple[int, bytes]:
     """GET: status and body, whatever the status; `admin` shows the token of the administration."""
-    token = f"Bearer {os.environ.get('VOLTANA_ADMIN_TOKEN', '')}"
-    request = urllib.request.Request(url, headers={"Authorization": token} if admin else {})
+    request = urllib.request.Request(url, headers=admin_headers() if admin else {})
     try:
         with urllib.request.urlopen(request, timeout=timeout_s) as reply:
             return int(reply.status), reply.read()

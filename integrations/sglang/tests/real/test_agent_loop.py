@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from measured import measured_spec, send_many
-from servers import die_with_parent, free_port, get, wait_for
+from servers import admin_headers, die_with_parent, free_port, get, wait_for
 from tests.actuation import driver
 from tests.actuation.daemons import Daemon
 from voltana.policies.default import PROMISE
@@ -65,7 +65,7 @@ class Agent:
         request = urllib.request.Request(
             f"http://127.0.0.1:{self.port}/{path}",
             json.dumps(body).encode(),
-            {"Content-Type": "application/json"},
+            {"Content-Type": "application/json", **admin_headers()},
             method="PUT",
         )
         with urllib.request.urlopen(request, timeout=60) as reply:
