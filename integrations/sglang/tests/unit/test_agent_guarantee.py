@@ -60,6 +60,13 @@ def finish(world, launch_s, latency_s=0.005, load=LOAD):
     world.group.drain()
 
 
+def iterate(world, latency_s=0.005):
+    """One iteration from launch to result: its decision."""
+    launch_s, decision = launch(world)
+    finish(world, launch_s, latency_s)
+    return decision
+
+
 def account(world):
     return served(world).guarantee.account()
 
@@ -115,34 +122,28 @@ def test_late_prefill_batches_are_scored_late_whatever_ticks(tmp_path):
 def test_decode_is_scored_by_the_gap_between_two_tokens(world):
     """Without overlap the host works between iterations, and the token waits for it."""
     for _ in range(3):
-        launch_s, decision = launch(world)
-        finish(world, launch_s)
+        decision = iterate(world)
     assert decision.status is Status.CERTIFIED
     world.time.advance(0.045)  # the host is at work
-    launch_s, decision = launch(world)
-    finish(world, launch_s)
+    decision = iterate(world)
     assert account(world)["violated"] == 1.0
     assert served(world).ring_loop.account.latency_s(100) == pytest.approx(0.05)
 
 
 def test_a_token_after_idling_has_waited_for_none(world):
-    launch_s, _ = launch(world)
-    finish(world, launch_s)
+    iterate(world)
     world.engine.idle()
     world.group.drain()
     world.time.advance(3.0)
-    launch_s, _ = launch(world)
-    finish(world, launch_s)
+    iterate(world)
     assert account(world)["missed"] == 0.0
     assert served(world).ring_loop.account.latency_s(100) == pytest.approx(0.005)
 
 
 def test_an_engine_without_an_idle_hook_is_idle_after_a_long_silence(world):
-    launch_s, _ = launch(world)
-    finish(world, launch_s)
+    iterate(world)
     world.time.advance(3.0)
-    launch_s, _ = launch(world)
-    finish(world, launch_s)
+    iterate(world)
     assert account(world)["missed"] == 0.0
 
 
@@ -166,23 +167,20 @@ def test_a_label_in_flight_is_scored_whatever_is_changed(world, change):
 
 
 def test_what_a_policy_promised_stays_in_the_account_when_another_takes_over(world):
-    launch_s, _ = launch(world)
-    finish(world, launch_s, 0.1)
+    iterate(world, 0.1)
     for change in CHANGES.values():
         change(world.group)
         assert account(world)["violated"] == 1.0
 
 
 def test_an_unusable_latency_is_counted(world):
-    launch_s, _ = launch(world)
-    finish(world, launch_s, 0.0)
+    iterate(world, 0.0)
     assert served(world).guarantee.unlabelled() == {"unusable latency": 1}
 
 
 def test_lost_records_are_counted(world):
     launch(world)  # its end is overwritten before it is read
-    launch_s, _ = launch(world)
-    finish(world, launch_s)
+    iterate(world)
     assert served(world).guarantee.unlabelled() == {"record lost": 1}
     assert account(world)["certified"] == 1.0
 
@@ -208,10 +206,8 @@ def test_an_engine_that_ends_leaves_no_decision_uncounted(world):
 
 def test_a_restart_goes_on_with_every_open_decision(world):
     for _ in range(20):
-        launch_s, _ = launch(world)
-        finish(world, launch_s)
-    launch_s, _ = launch(world)
-    finish(world, launch_s, 0.1)
+        iterate(world)
+    iterate(world, 0.1)
     launch_s, _ = launch(world)
     margins = served(world).predictor.to_dict()
     # As if it were killed: nothing is closed, nothing is saved.
@@ -244,8 +240,7 @@ def test_another_ring_has_no_label_for_what_was_open(world):
 @pytest.mark.parametrize("other", [{"model": "other"}, {"tp_size": 2}, {"version": "0.5.99"}])
 def test_margins_are_not_those_of_another_stack(world, other):
     for _ in range(30):
-        launch_s, _ = launch(world)
-        finish(world, launch_s)
+        iterate(world)
     learned = margin(world.group)
     world.engine.close()
     world.group.scan()
@@ -279,8 +274,7 @@ DAMAGE = {
 @pytest.mark.parametrize("damage", DAMAGE)
 def test_a_damaged_file_is_set_aside_and_said_and_certificates_go_on(world, damage):
     for _ in range(3):
-        launch_s, _ = launch(world)
-        finish(world, launch_s)
+        iterate(world)
     world.group.close()
     path = kept_file(world)
     path.write_bytes(DAMAGE[damage](path.read_bytes()))
@@ -307,8 +301,7 @@ NANS = {
 @pytest.mark.parametrize("where", NANS)
 def test_a_file_with_nonsense_in_it_saturates_nothing(world, where):
     for _ in range(3):
-        launch_s, _ = launch(world)
-        finish(world, launch_s)
+        iterate(world)
     world.group.close()
     slots = TwoSlots(kept_file(world))
     values = json.loads(slots.read())
@@ -349,8 +342,7 @@ def test_two_slots_give_back_the_newest_whole_write(tmp_path):
 def test_a_disk_that_fails_ends_nothing(tmp_path, monkeypatch, world):
     slots = served(world).guarantee._slots
     monkeypatch.setattr(slots, "write", lambda text: (_ for _ in ()).throw(OSError("full")))
-    launch_s, _ = launch(world)
-    finish(world, launch_s)
+    iterate(world)
     assert account(world)["certified"] == 1.0
 
 
@@ -470,11 +462,9 @@ def test_a_guarantee_without_a_file_keeps_nothing():
 
 def test_the_status_has_every_certified_decision_once(world):
     for number in range(40):
-        launch_s, _ = launch(world)
-        finish(world, launch_s, 0.0 if number == 20 else 0.005)
+        iterate(world, 0.0 if number == 20 else 0.005)
     launch(world)  # its end is lost
-    launch_s, _ = launch(world)
-    finish(world, launch_s, 0.1)
+    iterate(world, 0.1)
     _, running = launch(world)
     seen = world.group.figures()["guarantee"]
     in_flight = int(running.status is Status.CERTIFIED)
@@ -526,12 +516,9 @@ def restarted(world, policy):
 
 def test_an_account_outlives_a_policy_that_promises_nothing(world):
     for _ in range(20):
-        launch_s, _ = launch(world)
-        finish(world, launch_s)
-    launch_s, _ = launch(world)
-    finish(world, launch_s, 0.1)
-    launch_s, _ = launch(world)
-    finish(world, launch_s, 0.0)
+        iterate(world)
+    iterate(world, 0.1)
+    iterate(world, 0.0)
     before, lost, margins = (
         account(world),
         served(world).guarantee.unlabelled(),
@@ -561,8 +548,7 @@ def test_a_decision_whose_policy_is_gone_is_counted_after_a_restart(world):
 
 def test_another_statement_begins_anew_and_keeps_the_account(world):
     for _ in range(5):
-        launch_s, _ = launch(world)
-        finish(world, launch_s)
+        iterate(world)
     before = account(world)
     world.group.close()
     slots = TwoSlots(kept_file(world))
