@@ -31,11 +31,7 @@ CLOCKS_MHZ = (1005.0, 1410.0)
 
 def plan(asked: Asked) -> Plan:
     """Each control with each of its decode routers, over the rate."""
-    base = {
-        "policies": list(NAMES),
-        "cluster": A100,
-        "workload": {"duration_s": 20.0 if asked.quick else 120.0},
-    }
+    base = asked.base(NAMES)
     rates_rps = QUICK_RATES_RPS if asked.quick else RATES_RPS
     grid: dict[str, list[float]] = {"rate": list(rates_rps), "seed": list(asked.seeds)}
     return make_plan(base, grid, policy_source=f"{routed.__module__}:{routed.__name__}")

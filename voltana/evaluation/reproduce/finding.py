@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from matplotlib.figure import Figure
 
@@ -29,6 +29,9 @@ FIGURES = (
 
 SEEDS = (11,)
 """The parameters of `voltana` were chosen on the seeds 0 to 2."""
+
+DURATION_S = 120.0
+"""Arrivals of a whole run."""
 
 A100 = {"hardware": "a100-sxm4-80gb", "prefill": 2, "decode": 2}
 
@@ -61,6 +64,20 @@ class Asked:
     quick: bool = False
     seeds: Sequence[int] = SEEDS
     search: bool = True
+
+    def base(self, policies: Iterable[str], *, quick_s: float = 20.0) -> dict[str, Any]:
+        """What all scenarios of a finding share, as a file that a sweep starts from.
+
+        Args:
+            policies: Names of what is compared.
+            quick_s: Seconds of arrivals where it has to be quick, and 120 s otherwise.
+        """
+        duration_s = quick_s if self.quick else DURATION_S
+        return {
+            "policies": list(policies),
+            "cluster": A100,
+            "workload": {"duration_s": duration_s},
+        }
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

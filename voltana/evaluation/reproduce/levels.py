@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from voltana.evaluation.reproduce.finding import A100, Asked, Finding, Told
+from voltana.evaluation.reproduce.finding import Asked, Finding, Told
 from voltana.evaluation.reproduce.ladder import RATE, told
 from voltana.evaluation.reproduce.published import SYSTEM
 from voltana.evaluation.sweep import Plan, make_plan
@@ -26,11 +26,7 @@ RATES_RPS, QUICK_RATES_RPS = (40.0, 50.0, 60.0, 70.0, 80.0), (50.0, 70.0)
 
 def plan(asked: Asked) -> Plan:
     """Four sets of levels at each rate."""
-    base = {
-        "policies": ["static-max", SYSTEM, "voltana"],
-        "cluster": A100,
-        "workload": {"duration_s": 20.0 if asked.quick else 120.0},
-    }
+    base = asked.base(["static-max", SYSTEM, "voltana"])
     rates_rps = QUICK_RATES_RPS if asked.quick else RATES_RPS
     return make_plan(
         base, {"levels": list(SETS), "rate": list(rates_rps), "seed": list(asked.seeds)}

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from voltana.evaluation import best_fixed
 from voltana.evaluation.reproduce.finding import (
-    A100,
+    DURATION_S,
     Asked,
     Finding,
     Told,
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from voltana.evaluation.sweep.work import Row
 
 POLICIES = ("static-max", "static-low", "window", SYSTEM, "voltana", best_fixed.NAME)
-DURATION_S, QUICK_DURATION_S = 120.0, 20.0
 
 
 class Case(NamedTuple):
@@ -59,12 +58,8 @@ def plan(asked: Asked) -> Plan:
         for rate_rps in (_ends(case.rates_rps) if asked.quick else case.rates_rps)
         for seed in asked.seeds
     ]
-    base = {
-        "policies": [name for name in POLICIES if asked.search or name != best_fixed.NAME],
-        "cluster": A100,
-        "engine": {"transfer": False},  # as in the published demonstration
-        "workload": {"duration_s": QUICK_DURATION_S if asked.quick else DURATION_S},
-    }
+    policies = [name for name in POLICIES if asked.search or name != best_fixed.NAME]
+    base = asked.base(policies) | {"engine": {"transfer": False}}  # as published
     return make_plan(base, None, rows)
 
 

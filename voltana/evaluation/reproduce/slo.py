@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from voltana.config import DEFAULT_ITL_MS, DEFAULT_TTFT_MS
-from voltana.evaluation.reproduce.finding import A100, Asked, Finding, Told
+from voltana.evaluation.reproduce.finding import Asked, Finding, Told
 from voltana.evaluation.reproduce.ladder import Axis, told
 from voltana.evaluation.reproduce.published import SYSTEM
 from voltana.evaluation.sweep import Plan, make_plan
@@ -34,11 +34,7 @@ def plan(asked: Asked) -> Plan:
         for factor in (QUICK_FACTORS if asked.quick else FACTORS)
         for seed in asked.seeds
     ]
-    base = {
-        "policies": ["static-max", "static-low", SYSTEM, "voltana"],
-        "cluster": A100,
-        "workload": {"duration_s": 30.0 if asked.quick else 120.0},
-    }
+    base = asked.base(["static-max", "static-low", SYSTEM, "voltana"], quick_s=30.0)
     return make_plan(base, None, rows)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from voltana.evaluation.reproduce.finding import A100, Asked, Finding, Told, markdown_table
+from voltana.evaluation.reproduce.finding import Asked, Finding, Told, markdown_table
 from voltana.evaluation.style import COLOURS, INK, new_figure, style
 from voltana.evaluation.sweep import Plan, make_plan
 from voltana.plant.hardware import load_hardware
@@ -38,11 +38,7 @@ ROLES = ("prefill", "decode")
 def plan(asked: Asked) -> Plan:
     """The whole cluster at fixed clocks, both roles alike, at two rates."""
     clocks_mhz = CLOCKS_MHZ[::2] if asked.quick else CLOCKS_MHZ
-    base = {
-        "policies": [f"fixed:{clock}/{clock}" for clock in clocks_mhz],
-        "cluster": A100,
-        "workload": {"duration_s": 20.0 if asked.quick else 120.0},
-    }
+    base = asked.base([f"fixed:{clock}/{clock}" for clock in clocks_mhz])
     return make_plan(base, {"rate": list(RATES_RPS), "seed": list(asked.seeds)})
 
 

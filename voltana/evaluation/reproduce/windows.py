@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from voltana.evaluation.reproduce.finding import A100, Asked, Finding, Told
+from voltana.evaluation.reproduce.finding import Asked, Finding, Told
 from voltana.evaluation.reproduce.ladder import RATE, told
 from voltana.evaluation.reproduce.published import SYSTEM
 from voltana.evaluation.sweep import Plan, make_plan
@@ -26,11 +26,7 @@ def plan(asked: Asked) -> Plan:
         for rate_rps in (rates_rps[::2] if asked.quick else rates_rps)
         for seed in asked.seeds
     ]
-    base = {
-        "policies": ["static-max", "window", SYSTEM, "voltana"],
-        "cluster": A100,
-        "workload": {"duration_s": 30.0 if asked.quick else 120.0},
-    }
+    base = asked.base(["static-max", "window", SYSTEM, "voltana"], quick_s=30.0)
     return make_plan(base, None, rows)
 
 
