@@ -16,9 +16,11 @@ os.environ["VOLTANA_ADMIN_TOKEN"] = secrets.token_urlsafe(32)
 
 @pytest.fixture(autouse=True)
 def logging_as_it_was():
-    """Restores structlog's global configuration, which structlog.testing itself leaves changed."""
-    before, configured = structlog.get_config(), structlog.is_configured()
+    """Begins and ends with structlog's own configuration, whoever has changed the global one.
+
+    A command that a fixture of a whole module runs configures it before the first test, and
+    structlog.testing itself leaves it changed.
+    """
+    structlog.reset_defaults()
     yield
     structlog.reset_defaults()
-    if configured:
-        structlog.configure(**before)
