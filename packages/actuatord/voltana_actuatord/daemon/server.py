@@ -336,10 +336,16 @@ class ActuatorServer:
 
     def _hear_parent(self) -> None:
         while (news := self._parent.hear()) is not None:
+            self._take_answers(news.uuid)  # news of its end must not hide what it said last
             if self._gpus.hear(news, time.monotonic()):
                 self._lost(news.uuid)
 
     def _hear_gpu(self, uuid: str) -> None:
+        if not self._take_answers(uuid) and self._gpus.lose(uuid):
+            self._lost(uuid)
+
+    def _take_answers(self, uuid: str) -> bool:
+        """Take what a GPU's process has said since; whether it said anything."""
         now_s = time.monotonic()
         answers = self._gpus.answers(uuid, now_s)
         for answer in answers:
@@ -347,8 +353,7 @@ class ActuatorServer:
                 self._take_examined(answer, now_s)
             else:
                 self._take_result(answer, now_s)
-        if not answers and self._gpus.lose(uuid):
-            self._lost(uuid)
+        return bool(answers)
 
     def _lost(self, uuid: str) -> None:
         """The process of a GPU is gone, or there is none to be had."""
