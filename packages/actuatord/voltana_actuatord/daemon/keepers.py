@@ -18,11 +18,11 @@ from voltana_actuatord.faults import LeaseRefusedError
 from voltana_actuatord.wishes import Terms
 
 if TYPE_CHECKING:
-    import socket
     from collections.abc import Callable, Mapping
     from pathlib import Path
 
     from voltana_actuatord.daemon.journal import Journal
+    from voltana_actuatord.daemon.linkends import WorkerEnd
     from voltana_actuatord.drivers.port import GpuDriver
 
 POLL_S = 0.005
@@ -93,7 +93,7 @@ class Keepers:
             notify("WATCHDOG=1")
             time.sleep(POLL_S)
 
-    def hold(self, uuid: str, now_s: float) -> socket.socket | None:
+    def hold(self, uuid: str, now_s: float) -> WorkerEnd | None:
         """Start the process that serves a GPU; the worker's end of its link, None if not yet.
 
         Raises:

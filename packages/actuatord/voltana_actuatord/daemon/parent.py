@@ -202,7 +202,7 @@ class DaemonParent:
             self._told[uuid] = "restoring"
             say(self._channel, uuid, "restoring")
             return
-        with link:
+        with contextlib.closing(link):
             say(self._channel, uuid, "open", link)
         self._told[uuid] = "open"
         self._state.note(self._pids())
