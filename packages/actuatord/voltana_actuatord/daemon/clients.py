@@ -9,7 +9,7 @@ import socket
 import time
 from typing import TYPE_CHECKING, Protocol
 
-from voltana_actuatord.daemon.connections import Connection, peer_of
+from voltana_actuatord.daemon.connections import BATCH, Connection, peer_of
 from voltana_actuatord.daemon.daemonlog import Log
 from voltana_actuatord.protocol import Kind, ProtocolError, encode_json
 
@@ -109,9 +109,12 @@ class Clients:
         """Take what a client has sent."""
         now_s = time.monotonic()
         try:
-            for data in connection.messages():
-                connection.count_message(now_s)
+            for _ in range(BATCH):
+                data = connection.receive()
+                if data is None:
+                    return
                 self._desk.message(connection, data, now_s)
+                connection.count_message(now_s)  # after it: a command is on its way to the driver
         except ProtocolError as error:
             text = f"broke the protocol: {error}"
             self._log(f"pid {connection.peer.pid}, uid {connection.peer.uid} {text}")

@@ -5,13 +5,9 @@ from __future__ import annotations
 import array
 import socket
 import struct
-from typing import TYPE_CHECKING
 
 from voltana_actuatord.daemon.leases import Peer
 from voltana_actuatord.protocol import MAX_BYTES, ProtocolError
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 _SO_PEERGROUPS = 59
 _MAX_GROUPS = 1024
@@ -68,20 +64,19 @@ class Connection:
         self._allowance = BURST
         self._refilled_s = now_s
 
-    def messages(self) -> Iterator[bytes]:
-        """Messages that have come, at most `BATCH`.
+    def receive(self) -> bytes | None:
+        """The next message; None if there is none.
 
         Raises:
             ConnectionError: If the client is gone.
         """
-        for _ in range(BATCH):
-            try:
-                length = self.sock.recv_into(_BUFFER)
-            except (BlockingIOError, InterruptedError):
-                return
-            if not length:  # an empty datagram looks the same, and is not a message either
-                raise ConnectionResetError
-            yield bytes(_WHOLE[:length])
+        try:
+            length = self.sock.recv_into(_BUFFER)
+        except (BlockingIOError, InterruptedError):
+            return None
+        if not length:  # an empty datagram looks the same, and is not a message either
+            raise ConnectionResetError
+        return bytes(_WHOLE[:length])
 
     def count_message(self, now_s: float, weight: float = 1.0) -> None:
         """Count a message against the client's rate.

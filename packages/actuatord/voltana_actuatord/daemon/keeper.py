@@ -82,6 +82,9 @@ class Keeper:
         close: Closes what a forked process must not keep open.
         limits: How long calls and silence may last.
         log: Called with what the operator should know.
+
+    Attributes:
+        held: Whether it has ever been lent by this daemon.
     """
 
     def __init__(
@@ -109,6 +112,7 @@ class Keeper:
         self._rests = Backoff(FIRST_REST_S, LAST_REST_S)
         self._rest_until_s = 0.0
         self._opening_s = OPENING_S
+        self.held = False
         self.slot = make_job(0).slot
 
     @property
@@ -164,6 +168,7 @@ class Keeper:
         finally:
             theirs.close()
         self._holder = child
+        self.held = True
         self._orphaned = False
         self._lockers.add(child.pid)
         return ours

@@ -1,8 +1,8 @@
 """The two ends of the link between the worker and a GPU's process.
 
-Wishes go through a pipe: it wakes its reader in about half the time that a socket needs, and a wish
-is on the way from a decision to the driver. Answers come over a socket pair of type SOCK_SEQPACKET,
-which keeps their boundaries. Either end sees by it that the other is gone.
+Wishes are fixed records in a pipe, from which all that have come are read at once. Answers come
+over a socket pair of type SOCK_SEQPACKET, which keeps their boundaries. Either end sees by it that
+the other is gone.
 """
 
 from __future__ import annotations

@@ -20,7 +20,14 @@ from voltana_actuatord.daemon.listing import listed
 from voltana_actuatord.daemon.open_gpus import OpenGpus
 from voltana_actuatord.daemon.readers import Readers
 from voltana_actuatord.faults import DriverError, LeaseRefusedError
-from voltana_actuatord.protocol import MAX_BYTES, Kind, ProtocolError, encode_json, kind_of
+from voltana_actuatord.protocol import (
+    MAX_BYTES,
+    Kind,
+    ProtocolError,
+    encode_json,
+    is_command,
+    kind_of,
+)
 
 if TYPE_CHECKING:
     import socket
@@ -101,11 +108,12 @@ class ActuatorServer:
 
     def message(self, connection: Connection, data: bytes, now_s: float) -> None:
         """See `Desk.message`."""
-        kind = kind_of(data)
         try:
-            if kind is Kind.COMMAND:
+            if is_command(data):
                 self._lending.command(connection, data, now_s)
-            elif kind is Kind.ACQUIRE:
+                return
+            kind = kind_of(data)
+            if kind is Kind.ACQUIRE:
                 self._lending.acquire(connection, data, now_s)
             elif kind is Kind.RELEASE:
                 self._lending.end(connection.key, now_s)
@@ -114,6 +122,8 @@ class ActuatorServer:
                 connection.send(encode_json(Kind.STATUS, self._status(now_s)))
             elif kind is Kind.RESTORE:
                 self._operator_restore(connection, now_s)
+            elif kind is Kind.COMMAND:
+                raise ProtocolError(f"a COMMAND of {len(data)} bytes.")
             else:
                 raise ProtocolError(f"{kind.name} goes to clients only.")
         except (LeaseRefusedError, DriverError) as error:
