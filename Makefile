@@ -19,7 +19,7 @@ SGLANG_READY := $(SGLANG_VENV)/.ready
 SGLANG_LOCK := $(SGLANG)/requirements/sglang-$(SGLANG_VERSION).txt
 
 .DEFAULT_GOAL := help
-.PHONY: help setup compiler demo test test-slow test-report attack mutants chaos check format bench headline \
+.PHONY: help setup compiler demo test test-slow test-report attack attack-short fuzz mutants chaos check format bench headline \
 	matrix fidelity calibrate docs lock lock-sglang clean \
 	environments rdma sglang-setup test-sglang test-gpu-bench sglang-matrix bench-sglang
 
@@ -53,8 +53,14 @@ test-slow: $(READY) compiler ## run the long property tests and end-to-end runs
 test-report: $(READY) ## open reports in a headless Chromium, check their accessibility
 	$(BIN)/python -m pytest -m browser tests/test_report_browser.py
 
-attack: $(READY) compiler ## attack daemon, router and agent, honest use beside it
-	$(BIN)/python -m pytest -n 2 -m "attack and not slow" tests/attack
+attack-short: $(READY) compiler ## attack daemon, agent, feed and launch: the part of `attack` that CI runs
+	$(BIN)/python -m pytest -n 2 -m "attack and not crowd and not slow and not fuzz" tests/attack
+
+attack: attack-short ## attack the router as well, one attack at a time, honest use beside it
+	$(BIN)/python -m pytest -m "crowd and not slow and not fuzz" tests/attack
+
+fuzz: $(READY) ## a million damaged messages each for daemon, ring, feed, agent control, router bodies
+	$(BIN)/python -m pytest -n 2 -m "slow or fuzz" -k million tests/attack
 
 check: $(READY) ## lint, format, types, import direction
 	$(BIN)/ruff check .
