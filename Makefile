@@ -54,13 +54,13 @@ test-report: $(READY) ## open reports in a headless Chromium, check their access
 	$(BIN)/python -m pytest -m browser tests/test_report_browser.py
 
 attack-short: $(READY) compiler ## attack daemon, agent, feed and launch: the part of `attack` that CI runs
-	$(BIN)/python -m pytest -n 2 -m "attack and not crowd and not slow and not fuzz" tests/attack
+	$(BIN)/python -m pytest -n 2 -m "attack and not crowd and not slow" tests/attack
 
 attack: attack-short ## attack the router as well, one attack at a time, honest use beside it
-	$(BIN)/python -m pytest -m "crowd and not slow and not fuzz" tests/attack
+	$(BIN)/python -m pytest -m "crowd and not slow" tests/attack
 
 fuzz: $(READY) ## a million damaged messages each for daemon, ring, feed, agent control, router bodies
-	$(BIN)/python -m pytest -n 2 -m "slow or fuzz" -k million tests/attack
+	$(BIN)/python -m pytest -n 2 -m slow -k million tests/attack tests/actuation/test_security.py
 
 check: $(READY) ## lint, format, types, import direction
 	$(BIN)/ruff check .
