@@ -9,6 +9,7 @@ port are ports of their own; they are asked for when something is built, never i
 
 from __future__ import annotations
 
+import functools
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from voltana_actuatord.timebase import TimeSource
@@ -63,6 +64,20 @@ __all__ = [
     "may_defer",
     "needs_of",
 ]
+
+
+def offers(thing: object, port: type) -> bool:
+    """Whether something satisfies a port of methods alone; its class is asked once.
+
+    ``isinstance`` with a Protocol takes longer than most of what would be asked of it then.
+    """
+    kind: type = thing.__class__
+    return _offers(kind, port)
+
+
+@functools.cache
+def _offers(kind: type, port: type) -> bool:
+    return issubclass(kind, port)
 
 
 @runtime_checkable

@@ -16,11 +16,11 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, cast
 
 import numpy as np
 
-from voltana.ports import TellsBatches
+from voltana.ports import TellsBatches, offers
 from voltana.values import Load
 
 if TYPE_CHECKING:
@@ -104,7 +104,7 @@ def tabulate(
     levels = np.asarray(levels_mhz, dtype=np.float64)
     each = max(context_tokens + kv_reserved_tokens, 1e-9)
     memory_batch = min(memory_share * kv_capacity_tokens / each, max_requests)
-    quick = isinstance(predictor, TellsBatches)
+    quick = offers(predictor, TellsBatches)
     batches = _rows(memory_batch, 0 if quick else ASKED_ROWS)
     kv_tokens = np.floor(batches * context_tokens)
     mean_s, upper_s = forecast_batches(predictor, batches, kv_tokens, levels)
@@ -126,8 +126,9 @@ def forecast_batches(
 
     Arguments and results are those of `voltana.ports.TellsBatches`.
     """
-    if isinstance(predictor, TellsBatches):
-        return predictor.forecast_batches(requests, kv_tokens, clocks_mhz)
+    if offers(predictor, TellsBatches):
+        told = cast("TellsBatches", predictor)
+        return told.forecast_batches(requests, kv_tokens, clocks_mhz)
     mean_s, upper_s = np.empty((2, len(requests), len(clocks_mhz)))
     for row, (batch, tokens) in enumerate(zip(requests, kv_tokens, strict=True)):
         made = predictor.forecast(Load.decode(int(batch), int(tokens)), clocks_mhz)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
-from voltana.ports import HasLevels, HoldsPredictor, Plans
+from voltana.ports import HasLevels, HoldsPredictor, Plans, offers
 
 if TYPE_CHECKING:
     from voltana.ports import Controller, Predictor
@@ -30,8 +30,8 @@ class ControllerWrapper:
 
     def plan(self, now_s: float) -> None:
         """Let the wrapped controller plan, if it does."""
-        if isinstance(self.controller, Plans):
-            self.controller.plan(now_s)
+        if offers(self.controller, Plans):
+            cast("Plans", self.controller).plan(now_s)
 
     @property
     def predictor(self) -> Predictor | None:

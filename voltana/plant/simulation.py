@@ -86,6 +86,7 @@ class Simulation:
         )
         self._plant = plant or PlantModel(cluster.hardware, cluster.model, cluster.tensor_parallel)
         self._bench = PlantBench(self._plant, self._noise(cluster.engine.latency_noise))
+        self._transfer_s = _transfer_s(cluster)
         self._events = EventQueue()
         self._jobs: list[Job] = []
         self._finished = 0
@@ -212,7 +213,7 @@ class Simulation:
             max_requests=engine.max_running_requests,
             step_s=host.step_s,
             token_s=host.token_s,
-            transfer_s=_transfer_s(cluster),
+            transfer_s=self._transfer_s,
             complete=self._complete,
             deliver=self._deliver,
         )
@@ -285,7 +286,7 @@ class Simulation:
             job,
             instance.pending_tokens + job.prompt_tokens,
             self._cluster.engine.max_prefill_tokens,
-            instance.host_s(now_s) + _transfer_s(self._cluster)(job.prompt_tokens),
+            instance.host_s(now_s) + self._transfer_s(job.prompt_tokens),
             now_s,
         )
         instance.enqueue(job, now_s)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import functools
 import math
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar, runtime_checkable
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar, cast, runtime_checkable
 
 import numpy as np
 
+from voltana.ports import offers
+from voltana.predictors.conformal.groups import decode_groups
 from voltana.promise import bound_on
 from voltana.values import Forecast, Load
 from voltana.viability import forecast_batches
@@ -74,13 +75,7 @@ def mean_of(
 
 def teller(predictor: Forecasts) -> TellsMean | None:
     """`predictor`, if it tells its mean alone."""
-    return predictor if isinstance(predictor, TellsMean) else None
-
-
-@functools.cache
-def _tells_mean_curves(kind: type) -> bool:
-    """Whether snapshots of a class tell curves; asking a Protocol takes its time."""
-    return issubclass(kind, TellsMeanCurve)
+    return cast("TellsMean", predictor) if offers(predictor, TellsMean) else None
 
 
 def upper_bound(
@@ -181,7 +176,8 @@ class ConformalSnapshot:
         """Ask once whether the predictor tells its mean alone, and at single clocks."""
         predictor = self.predictor
         object.__setattr__(self, "_told", teller(predictor))
-        curves = predictor if not self.edges_mhz and _tells_mean_curves(type(predictor)) else None
+        tells = not self.edges_mhz and offers(predictor, TellsMeanCurve)
+        curves = predictor if tells else None
         object.__setattr__(self, "_curves", curves)
 
     def forecast(self, load: Load, clocks_mhz: FloatArray) -> Forecast:
@@ -197,15 +193,11 @@ class ConformalSnapshot:
     ) -> tuple[Table, Table]:
         """See `voltana.ports.TellsBatches`."""
         mean_s, upper_s = forecast_batches(self.predictor, requests, kv_tokens, clocks_mhz)
-        loads = map(Load.decode, requests.astype(int).tolist(), kv_tokens.astype(int).tolist())
-        groups = list(map(self.group, loads))
         known = upper_s < math.inf
-        for name in set(groups):
-            rows = np.array([group == name for group in groups])
+        for name, rows in decode_groups(self.group, requests, kv_tokens):
             quantiles = list(map(self._open, group_names(name, self.edges_mhz)))
             margin = at_clocks(quantiles, self.edges_mhz, clocks_mhz)
-            bound_s = upper_bound(mean_s[rows], known[rows], margin, self.offset_s)
-            upper_s[rows] = bound_s
+            upper_s[rows] = upper_bound(mean_s[rows], known[rows], margin, self.offset_s)
         return mean_s, upper_s
 
     def curve(self, load: Load) -> BoundCurve | None:
