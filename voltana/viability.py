@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, NamedTuple, cast
 
 import numpy as np
@@ -43,7 +44,7 @@ ASKED_ROWS = 24
 """Rows of a model that has to be asked for each of them."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class BatchTable:
     """How long an iteration takes with each batch at each level.
 
@@ -69,7 +70,7 @@ class BatchTable:
         """Index of the row that a batch counts as; the number of rows if it is beyond all."""
         return int(self.batches.searchsorted(batch - 1e-9))
 
-    @property
+    @cached_property
     def rate_per_s(self) -> Table:
         """Tokens per second of each batch at each level; 0 where nothing is known."""
         known = (self.mean_s > 0.0) & (self.upper_s < math.inf)
@@ -275,7 +276,7 @@ def _fitting_rows(table: BatchTable, index: int) -> int:
 
 def _served(table: BatchTable) -> Table:
     """Tokens per second where an iteration fits the threshold and its batch is viable, else 0."""
-    served = table.rate_per_s
+    served = table.rate_per_s.copy()
     served[_fitting_rows(table, -1) :] = 0.0
     served[table.upper_s > table.threshold_s] = 0.0
     return served

@@ -41,6 +41,20 @@ class TellsMean(Protocol):
         ...
 
 
+@runtime_checkable
+class TellsBatchMeans(Protocol):
+    """A snapshot that tells the means of many decode batches for less than their bounds."""
+
+    def batch_means(
+        self, requests: FloatArray, kv_tokens: FloatArray, clocks_mhz: FloatArray
+    ) -> tuple[Table, Known]:
+        """The means that `forecast_batches` has, and of which batches the bound is finite.
+
+        Arguments are those of `voltana.ports.TellsBatches`; the latter has shape (b, 1).
+        """
+        ...
+
+
 class MeanCurve(Protocol):
     """Expected latency of one load against the clock, with which it never rises."""
 
@@ -192,13 +206,24 @@ class ConformalSnapshot:
         self, requests: FloatArray, kv_tokens: FloatArray, clocks_mhz: FloatArray
     ) -> tuple[Table, Table]:
         """See `voltana.ports.TellsBatches`."""
-        mean_s, upper_s = forecast_batches(self.predictor, requests, kv_tokens, clocks_mhz)
-        known = upper_s < math.inf
+        mean_s, known = self._batch_means(requests, kv_tokens, clocks_mhz)
+        upper_s = np.empty_like(mean_s)
         for name, rows in decode_groups(self.group, requests, kv_tokens):
             quantiles = list(map(self._open, group_names(name, self.edges_mhz)))
             margin = at_clocks(quantiles, self.edges_mhz, clocks_mhz)
-            upper_s[rows] = upper_bound(mean_s[rows], known[rows], margin, self.offset_s)
+            there = known if isinstance(known, bool) else known[rows]
+            upper_s[rows] = upper_bound(mean_s[rows], there, margin, self.offset_s)
         return mean_s, upper_s
+
+    def _batch_means(
+        self, requests: FloatArray, kv_tokens: FloatArray, clocks_mhz: FloatArray
+    ) -> tuple[Table, Known]:
+        """Means of decode batches, and where a bound may stand on them."""
+        if offers(self.predictor, TellsBatchMeans):
+            told = cast("TellsBatchMeans", self.predictor)
+            return told.batch_means(requests, kv_tokens, clocks_mhz)
+        mean_s, upper_s = forecast_batches(self.predictor, requests, kv_tokens, clocks_mhz)
+        return mean_s, upper_s < math.inf
 
     def curve(self, load: Load) -> BoundCurve | None:
         """See `voltana.ports.TellsCurve.curve`; None where margins differ between clocks."""
