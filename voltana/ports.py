@@ -34,6 +34,7 @@ if TYPE_CHECKING:
         Request,
         Table,
     )
+    from voltana.viability_account import ViabilityAccount
 
 __all__ = [
     "Actuator",
@@ -45,6 +46,7 @@ __all__ = [
     "HasLevels",
     "HoldsPredictor",
     "KeepsAccount",
+    "KeepsViability",
     "LatencyCurve",
     "Needy",
     "Plans",
@@ -63,6 +65,8 @@ __all__ = [
     "TimeSource",
     "may_defer",
     "needs_of",
+    "offers",
+    "viability_of",
 ]
 
 
@@ -222,6 +226,20 @@ class Plans(Protocol):
     def plan(self, now_s: float) -> None:
         """Work the plan out anew; called by the loop between iterations, some times a second."""
         ...
+
+
+@runtime_checkable
+class KeepsViability(Protocol):
+    """A controller that says how often its envelope was broken, and its batch outside."""
+
+    def viability_account(self) -> ViabilityAccount | None:
+        """What it has counted so far; None where it counts nothing."""
+        ...
+
+
+def viability_of(controller: Controller) -> ViabilityAccount | None:
+    """What a controller has counted of viability; None where it keeps no account of it."""
+    return controller.viability_account() if isinstance(controller, KeepsViability) else None
 
 
 @runtime_checkable

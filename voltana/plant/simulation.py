@@ -29,7 +29,7 @@ from voltana.plant.prefill import PrefillInstance
 from voltana.plant.promises import RequestPromises
 from voltana.plant.record import InstanceRecord, RunRecord, TimelineRecord
 from voltana.plant.runner import Runner
-from voltana.ports import KeepsAccount
+from voltana.ports import KeepsAccount, viability_of
 from voltana.values import Domain, Load, Role
 
 if TYPE_CHECKING:
@@ -387,6 +387,7 @@ def _instance_record(instance: Instance, promises: RequestPromises) -> InstanceR
             instance.capacity_tokens if isinstance(instance, DecodeInstance) else 0
         ),
         guarantee=_guarantee(runner.loop.predictor),
+        viability=viability_of(runner.loop.controller),
         requests=promises.ledger.account() if promises.kept else None,
         timeline=TimelineRecord(
             start_s=np.asarray(timeline.start_s, dtype=float),
