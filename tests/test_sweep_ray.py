@@ -87,14 +87,16 @@ def test_a_cluster_that_goes_away_is_an_error_and_what_was_kept_stays(tmp_path, 
 
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, **small()})
     node = cluster.add_node(num_cpus=1, **small())
-    plan = make_plan({**SHORT, "workload": {"rate_rps": 4.0, "duration_s": 40.0}},
+    plan = make_plan({**SHORT, "workload": {"rate_rps": 4.0, "duration_s": 120.0}},
                      {"seed": list(range(60))})  # fmt: skip
 
     def progress(ended, _total, _failed):
         if ended == 2 and gone == "nodes":
             cluster.remove_node(node, allow_graceful=False)
         elif ended == 2:
-            cluster.head_node.kill_gcs_server()
+            (head,) = cluster.head_node.all_processes["gcs_server"]
+            head.process.kill()
+            head.process.wait()
 
     try:
         with pytest.raises(ConfigError, match=said):
@@ -102,7 +104,7 @@ def test_a_cluster_that_goes_away_is_an_error_and_what_was_kept_stays(tmp_path, 
     finally:
         cluster.shutdown()
     assert 2 <= len(records(tmp_path)) < 60
-    few = make_plan({**SHORT, "workload": {"rate_rps": 4.0, "duration_s": 40.0}},
+    few = make_plan({**SHORT, "workload": {"rate_rps": 4.0, "duration_s": 120.0}},
                     {"seed": [0, 1, 2, 3]})  # fmt: skip
     kept = sum(f"{point.key}.json" in records(tmp_path) for point in few.points)
     assert run_sweep(few, tmp_path, LocalWorkers(1)).ran == 4 - kept

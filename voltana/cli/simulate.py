@@ -51,6 +51,11 @@ _MAX_OUTPUT = typer.Option("--max-output-tokens", metavar="N", help="Cut longer 
 _BUDGET = typer.Option(
     "--power-budget", metavar="W", help="Watts that all instances together may draw (no budget)."
 )
+_SCHEDULE = typer.Option(
+    "--budget-schedule",
+    metavar="FILE",
+    help="The same over time: CSV of times (s of the run, or ISO 8601) and watts from then on.",
+)
 _LEVELS = typer.Option(
     "--levels",
     metavar="L",
@@ -102,6 +107,7 @@ def simulate(
     slo_itl_ms: Annotated[float | None, flags.ITL] = None,
     seed: Annotated[int | None, flags.SEED] = None,
     power_budget: Annotated[float | None, _BUDGET] = None,
+    budget_schedule: Annotated[Path | None, _SCHEDULE] = None,
     levels: Annotated[str | None, _LEVELS] = None,
     predictor: Annotated[str | None, _PREDICTOR] = None,
     uncertainty: Annotated[bool, _UNCERTAINTY] = False,
@@ -142,6 +148,7 @@ def simulate(
             "policies": flags.policy_names(policy),
             "seed": seed,
             "power_budget_w": power_budget,
+            "power_budget_file": None if budget_schedule is None else str(budget_schedule),
             "levels": levels,
             "predictor": predictor,
             "cluster": {

@@ -158,14 +158,17 @@ def _records(simulations: dict[str, Simulation], wall_s: dict[str, float]) -> di
 
 def _check_budget(scenario: Scenario, name: str, policy: Policy | BestFixed) -> None:
     """Refuse a budget that does not cover the whole cluster, before anything is run."""
-    budget_w = scenario.file.power_budget_w
-    if budget_w is None or isinstance(policy, BestFixed):
+    if scenario.budget is None or isinstance(policy, BestFixed):
         return
+    budget_w = scenario.budget.least_w
     with blame(name):
         least_w = least_budget_w(
             policy,
             lambda recording: Simulation(
-                scenario.cluster, recording, scenario.trace, plant=scenario.plant
+                scenario.cluster,
+                scenario.overridden(recording),
+                scenario.trace,
+                plant=scenario.plant,
             ),
         )
     if least_w > budget_w:
@@ -175,7 +178,7 @@ def _check_budget(scenario: Scenario, name: str, policy: Policy | BestFixed) -> 
             budget_w,
             f"at least {math.ceil(least_w)} W: the {cluster.prefill} prefill and {cluster.decode} "
             f"decode instances at their lowest clock under {name}",
-            "Raise --power-budget, or run fewer instances.",
+            "Raise --power-budget (or what --budget-schedule falls to), or run fewer instances.",
         )
 
 
