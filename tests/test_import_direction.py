@@ -15,7 +15,7 @@ import voltana
 PACKAGE = Path(voltana.__file__).parent
 
 LAYERS = (
-    {"__init__", "errors", "faces", "promise", "values", "ports"},
+    {"__init__", "errors", "faces", "promise", "values", "ports", "viability_account"},
     {
         "timebase",
         "levels",

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
     from voltana.plant.workload.trace import IntArray
     from voltana.values import Binding, FloatArray, Role, Status
+    from voltana.viability_account import ViabilityAccount
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -58,6 +59,8 @@ class InstanceRecord:
         timeline: One row an iteration.
         bindings: Number of decisions by the constraint that set the clock.
         kv_capacity_tokens: Tokens that its KV cache holds; 0 for prefill.
+        viability: How often its envelope was broken and its batch outside; None where its
+            controller keeps no account of that.
     """
 
     instance: str
@@ -76,6 +79,7 @@ class InstanceRecord:
     requests: Mapping[str, float] | None = None
     bindings: Mapping[Binding, int] = field(default_factory=dict)
     kv_capacity_tokens: int = 0
+    viability: ViabilityAccount | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
