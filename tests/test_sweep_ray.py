@@ -14,6 +14,8 @@ from voltana.evaluation.sweep.store import RESULTS
 from voltana.evaluation.sweep.table import write_parquet
 from voltana.evaluation.sweep.work import Task
 
+LONG = {**SHORT, "workload": {"rate_rps": 4.0, "duration_s": 120.0}}
+
 pytestmark = [
     pytest.mark.ray,
     pytest.mark.filterwarnings("ignore"),  # Ray's own
@@ -78,36 +80,41 @@ def test_the_runs_of_a_node_that_dies_are_done_again_elsewhere(cluster, second, 
     )
 
 
-@pytest.mark.parametrize(
-    ("gone", "said"),
-    [("nodes", "had no core for 1 s: its nodes are gone"), ("head", "does not answer any more")],
-)
-def test_a_cluster_that_goes_away_is_an_error_and_what_was_kept_stays(tmp_path, gone, said):
+@pytest.fixture
+def brief():
+    """A cluster of one node that does not outlive its test."""
     from ray.cluster_utils import Cluster
 
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, **small()})
-    node = cluster.add_node(num_cpus=1, **small())
-    plan = make_plan({**SHORT, "workload": {"rate_rps": 4.0, "duration_s": 120.0}},
-                     {"seed": list(range(60))})  # fmt: skip
+    made = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, **small()})
+    made.add_node(num_cpus=1, **small())
+    yield made
+    made.shutdown()
+
+
+def test_a_cluster_without_nodes_is_an_error_and_what_was_kept_stays(brief, tmp_path):
+    plan = make_plan(LONG, {"seed": list(range(60))})
 
     def progress(ended, _total, _failed):
-        if ended == 2 and gone == "nodes":
-            cluster.remove_node(node, allow_graceful=False)
-        elif ended == 2:
-            (head,) = cluster.head_node.all_processes["gcs_server"]
-            head.process.kill()
-            head.process.wait()
+        if ended == 2:
+            (node,) = brief.worker_nodes
+            brief.remove_node(node, allow_graceful=False)
 
-    try:
-        with pytest.raises(ConfigError, match=said):
-            run_sweep(plan, tmp_path, RayWorkers(cluster.address, 1, patience_s=1.0), progress)
-    finally:
-        cluster.shutdown()
+    with pytest.raises(ConfigError, match="had no core for 1 s: its nodes are gone"):
+        run_sweep(plan, tmp_path, RayWorkers(brief.address, 1, patience_s=1.0), progress)
     assert 2 <= len(records(tmp_path)) < 60
-    few = make_plan({**SHORT, "workload": {"rate_rps": 4.0, "duration_s": 120.0}},
-                    {"seed": [0, 1, 2, 3]})  # fmt: skip
+    few = make_plan(LONG, {"seed": [0, 1, 2, 3]})
     kept = sum(f"{point.key}.json" in records(tmp_path) for point in few.points)
     assert run_sweep(few, tmp_path, LocalWorkers(1)).ran == 4 - kept
+
+
+def test_a_head_that_dies_is_one_line_and_what_was_kept_stays(brief, tmp_path):
+    process = sweep_process(tmp_path, *grid(400, duration=60), "--ray", brief.address)
+    wait_until(lambda: len(records(tmp_path)) >= 3)
+    brief.shutdown()
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 2
+    assert "does not answer any more. What has ended is kept" in said.splitlines()[-1]
+    assert 3 <= len(records(tmp_path)) < 400
 
 
 def test_killed_three_times_and_resumed_on_ray_it_is_the_same_file(cluster, second, tmp_path):

@@ -1,5 +1,6 @@
 """`voltana simulate`: a cluster serves a load under several policies, and what each one cost."""
 
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -17,9 +18,10 @@ from voltana.cli.terminal import (
 from voltana.errors import MissingExtraError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from voltana.evaluation.compare import Comparison
+    from voltana.evaluation.scenario import Scenario
     from voltana.evaluation.tariff import Tariff
     from voltana.evaluation.uncertainty import Uncertain
 
@@ -136,7 +138,6 @@ def simulate(
     configure_logs(log_level)
     from json import dumps
 
-    from voltana.evaluation.compare import compare
     from voltana.evaluation.comparison_report import to_json
     from voltana.evaluation.report.series import SERIES, series_of
     from voltana.evaluation.scenario import ARRIVALS, load_scenario
@@ -179,7 +180,7 @@ def simulate(
     prepare_outputs(out, json)
     quiet = log_level in {"debug", "info"}
     with progress_bars(len(resolved.trace), shown=not quiet) as progress:
-        comparison = compare(resolved, record_timelines=out is not None, progress=progress)
+        comparison = _compared(resolved, out, progress)
         ranges = uncertain(comparison, progress) if uncertainty else None
     made = to_json(comparison, ranges, tariffs)
     _write(comparison, out, json, ranges, made)
@@ -188,6 +189,19 @@ def simulate(
     _show(comparison, json, ranges, made)
     if json != STDOUT:
         _show_spent(comparison, tariffs)
+
+
+def _compared(
+    scenario: "Scenario", out: Path | None, progress: "Callable[[str, float, int], None] | None"
+) -> "Comparison":
+    """Compare the policies; in `out`, what was found so far can be read meanwhile."""
+    from voltana.evaluation.compare import compare
+    from voltana.evaluation.partial import PARTIAL, PartialResults
+
+    if out is None:
+        return compare(scenario, progress=progress)
+    with closing(PartialResults(out / PARTIAL, scenario)) as partial:
+        return compare(scenario, record_timelines=True, progress=progress, look=partial.look)
 
 
 def _show_spent(comparison: "Comparison", tariffs: "Mapping[str, Tariff]") -> None:
