@@ -124,6 +124,15 @@ def test_what_would_come_out_wrong_is_refused_by_its_key(changes, key):
         ModelProfile.from_hf_config(DENSE | changes)
 
 
+@pytest.mark.parametrize("key", ["num_key_value_heads", "num_kv_heads", "num_query_groups"])
+def test_kv_heads_divide_the_query_heads(key):
+    config = {name: value for name, value in DENSE.items() if "key_value" not in name}
+    assert ModelProfile.from_hf_config(config | {key: 4}).kv_heads == 4
+    for count in (5, 64):
+        with pytest.raises(ProfileError, match=f"{key} = {count} .*divisor of the 32"):
+            ModelProfile.from_hf_config(config | {key: count})
+
+
 @pytest.mark.parametrize("key", ["intermediate_size", "hidden_size", "vocab_size"])
 def test_a_size_that_a_whole_configuration_lacks_is_no_guess(key):
     config = {name: value for name, value in DENSE.items() if name != key} | {"model_type": "new"}

@@ -32,7 +32,11 @@ def kv_heads(text: Mapping[str, Any], kind: str, heads: int) -> int:
         return 1
     if flag(text, "multi_query_attention"):
         return need(text, "multi_query_group_num")
-    return optional(text, *_KV_HEADS) or heads
+    found = optional(text, *_KV_HEADS) or heads
+    if heads % found and "kv_lora_rank" not in text:
+        key = next(key for key in _KV_HEADS if text.get(key) is not None)
+        raise wrong(key, found, f"a divisor of the {heads} attention heads")
+    return found
 
 
 def latent_fields(text: Mapping[str, Any]) -> dict[str, int] | None:

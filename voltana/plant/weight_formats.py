@@ -156,7 +156,7 @@ def _grouped(table: Mapping[str, Any], bits: object, method: str) -> str:
         return f"int4{suffix}"
     if bits == 8:
         return "int8-g128"
-    raise _not_modelled("quant_method", method, f"(with bits {bits!r}) {_METHODS}")
+    raise _not_modelled("quant_method", method, f"(with bits {bits!r:.30}) {_METHODS}")
 
 
 def _group_suffix(group: object) -> str:
