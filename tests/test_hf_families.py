@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from voltana.errors import ProfileError
 from voltana.plant.model import ModelProfile
+from voltana.plant.weight_formats import FORMATS
 
 _NAMES = ("model_type", "hidden_size", "num_hidden_layers", "num_attention_heads")
 
@@ -222,3 +225,9 @@ def test_a_checkpoint_may_ask_for_a_narrow_cache(asked):
 def test_a_dense_model_may_be_packed_whole_in_the_format_of_experts():
     packed = DENSE | {"quantization_config": {"quant_method": "mxfp4"}}
     assert ModelProfile.from_hf_config(packed).layer_dtype == "mxfp4"
+
+
+def test_the_document_lists_every_format():
+    page = (Path(__file__).parents[1] / "docs" / "fidelity.md").read_text(encoding="utf-8")
+    for name, form in FORMATS.items():
+        assert f"| {name} | {form.bytes:.4g} | {form.arithmetic} |" in page
