@@ -144,7 +144,7 @@ def test_a_foreign_power_cap_is_reported(make_machine, tmp_path):
 def test_two_daemons_with_folders_of_their_own_do_not_share_a_gpu(machine, tmp_path, claims, says):
     (tmp_path / "second").mkdir()
     claims = claims and tmp_path / claims
-    with Daemon(tmp_path, machine) as first, first.client(0) as client:
+    with Daemon(tmp_path, machine) as first, first.client(0, lease_s=10.0) as client:
         assert client.reach(MHZ)
         with (
             Daemon(tmp_path / "second", machine, claims=claims) as second,
