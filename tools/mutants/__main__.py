@@ -11,7 +11,6 @@ import argparse
 import hashlib
 import json
 import os
-import random
 import subprocess
 import sys
 import time
@@ -26,6 +25,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 ROOT = Path(__file__).parents[2]
+SOURCES = (ROOT, ROOT / "packages/ring", ROOT / "packages/actuatord", ROOT / "integrations/sglang")
+"""A copy of the tree tests itself, not what is installed."""
+
 RESULTS = ROOT / "out" / "mutants.jsonl"
 LIMIT_S = 300.0
 
@@ -62,13 +64,18 @@ def mutants(files: Iterable[str]) -> list[dict[str, Any]]:
         source = (ROOT / file).read_text(encoding="utf-8")
         module = file.removesuffix(".py").replace("/", ".")
         for number, change in enumerate(changes(source)):
-            text = f"{source}\0{number}"
             made.append({
-                "key": hashlib.sha256(text.encode()).hexdigest()[:16], "file": file,
+                "key": _digest(f"{source}\0{number}"), "file": file,
                 "module": module, "number": number, "line": change.line, "kind": change.kind,
                 "before": change.before, "after": change.after,
             })  # fmt: skip
     return made
+
+
+def draw(every: list[dict[str, Any]], seed: int, sample: int) -> list[dict[str, Any]]:
+    """Draw mutants, 0 takes all; those of files that have not changed since are drawn again."""
+    placed = sorted(every, key=lambda mutant: _digest(f"{seed}\0{mutant['key']}"))
+    return placed[:sample] if sample else placed
 
 
 def tried(mutant: dict[str, Any]) -> dict[str, Any]:
@@ -76,7 +83,7 @@ def tried(mutant: dict[str, Any]) -> dict[str, Any]:
     named = {name: mutant[name] for name in ("module", "number")}
     environment = os.environ | {
         VARIABLE: json.dumps(named | {"path": str(ROOT / mutant["file"])}),
-        "PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1",
+        "PYTHONPATH": os.pathsep.join(map(str, SOURCES)), "PYTHONDONTWRITEBYTECODE": "1",
     }  # fmt: skip
     marks, names = META
     command = [
@@ -95,6 +102,10 @@ def tried(mutant: dict[str, Any]) -> dict[str, Any]:
     except subprocess.TimeoutExpired:
         caught = "ran for too long"
     return mutant | {"caught": caught, "seconds": round(time.monotonic() - started_s, 1)}
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def known() -> dict[str, dict[str, Any]]:
@@ -116,8 +127,7 @@ def main() -> int:
     parser.add_argument("--again", action="store_true", help="forget earlier runs")
     given = parser.parse_args()
     every = mutants(given.file or TESTS)
-    random.Random(given.seed).shuffle(every)
-    drawn = every[: given.sample] if given.sample else every
+    drawn = draw(every, given.seed, given.sample)
     before = {} if given.again else known()
     results = [before[mutant["key"]] for mutant in drawn if mutant["key"] in before]
     left = [mutant for mutant in drawn if mutant["key"] not in before]
