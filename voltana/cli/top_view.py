@@ -30,7 +30,7 @@ LATE_SHARE = 0.9
 """From this share of its SLO on a latency is shown as close to it."""
 
 
-WIDE = 125
+WIDE = 146
 """Columns of a terminal from which everything is shown."""
 
 _COLUMNS = (
@@ -47,13 +47,17 @@ _COLUMNS = (
     ("kept", 6),
     ("missed/most", 7),
     ("lost", 4),
+    ("promised", 6),
+    ("late/most", 7),
     ("W", 4),
     ("kJ", 6),
     ("saved", 6),
 )
 """Titles, and widths of numbers, which are never cut; names give way."""
 
-_WIDE_ONLY = frozenset({"role", "set by", "KV", "queue", "kJ", "missed/most", "lost"})
+_WIDE_ONLY = frozenset(
+    {"role", "set by", "KV", "queue", "kJ", "missed/most", "lost", "promised", "late/most"}
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -151,6 +155,8 @@ def _row(answer: Answer) -> list[Text]:
         _share(said, "attainment"),
         _account(said),
         _number(_table(said, "guarantee"), "lost"),
+        _promised(said),
+        _late(said),
         _number(said, "power_w"),
         Text("-") if _value(said, "energy_j") is None else Text(f"{said['energy_j'] / 1e3:.1f}"),
         _share(said, "saving"),
@@ -186,6 +192,30 @@ def _account(said: Mapping[str, Any]) -> Text:
     if missed is None or most is None:
         return Text("-")
     return Text(f"{missed:.0f}/{most:.0f}", style="" if missed <= most else "bold red")
+
+
+def _promised(said: Mapping[str, Any]) -> Text:
+    """Share of the requests that were promised, the least of the thresholds."""
+    shares = [_value(account, "share_promised") for account in _requests(said)]
+    known = [share for share in shares if share is not None]
+    return Text(f"{100 * min(known):.1f} %" if known else "-")
+
+
+def _late(said: Mapping[str, Any]) -> Text:
+    """Promised requests that missed their threshold, over the most that is proven."""
+    counts = [(_value(a, "missed"), _value(a, "bound")) for a in _requests(said)]
+    known = [(missed, most) for missed, most in counts if missed is not None and most is not None]
+    if not known:
+        return Text("-")
+    broken = any(missed > most for missed, most in known)
+    missed, most = (sum(one) for one in zip(*known, strict=True))
+    return Text(f"{missed:.0f}/{most:.0f}", style="bold red" if broken else "")
+
+
+def _requests(said: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """The accounts of promised requests, one for each threshold."""
+    legs = _table(_table(said, "guarantee"), "requests")
+    return [account for account in legs.values() if isinstance(account, Mapping)]
 
 
 def _table(said: Mapping[str, Any], key: str) -> Mapping[str, Any]:

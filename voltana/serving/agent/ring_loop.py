@@ -80,6 +80,7 @@ class RingLoop:
         self.slo = slo
         self.account = account
         self.guarantee = guarantee or Guarantee(None)
+        self.guarantee.requests.use(loop, slo, max_batch_tokens)
         self._sensor = sensor
         self._max_batch_tokens = max_batch_tokens
         self._time = time
@@ -119,6 +120,8 @@ class RingLoop:
                 self._launched(record, decide=record.iteration == last)
             elif record.kind is Kind.IDLE:
                 self._idle(record)
+            elif record.kind is Kind.CHANGES:
+                self.guarantee.requests.take(record)
 
     @property
     def resting(self) -> bool:
@@ -154,6 +157,7 @@ class RingLoop:
         """
         now_s = self._time.now_s()
         running = self._running
+        self.guarantee.requests.expire(now_s)
         if now_s - self._stepped_s < period_s:
             return
         if running is None:

@@ -39,12 +39,19 @@ class Bench:
     def __init__(self, folder, mode="null", **options: Any):
         self.scheduler = scheduler(mode)
         self.clock = Clock()
+        self.changes = []
         path = folder / "decode-0@dp0.pp0.tp0.ring"
         self.writer = RingWriter(path, folder / "decode-0.bell", {"role": "unified"}, slots=64)
         self.reader = RingReader(path)
         self.meter = Meter(
             self.scheduler, self.writer, mode=mode, modes=MODES, now_s=self.clock, **options
         )
+
+    def drain(self):
+        """What was written; changes of requests go to `changes`."""
+        records = self.reader.drain()
+        self.changes += [one for record in records for one in record.changes]
+        return [record for record in records if record.kind is not Kind.CHANGES]
 
     def run(self, fake_batch, at_s, ready_s):
         """Launch a batch and finish it; what was written."""
@@ -54,7 +61,7 @@ class Bench:
             launched = self.meter.returned(launched)
         self.clock.now_s = ready_s
         self.meter.finish(fake_batch, SimpleNamespace(copy_done=None), launched)
-        return self.reader.drain()
+        return self.drain()
 
 
 class FakeEngine:
