@@ -83,7 +83,21 @@ class FakeEngine:
         path = folder / f"{instance}{rank}.ring"
         self.writer = RingWriter(path, folder / f"{instance}.bell", info | facts)
         self._now_s = now_s
-        self.iteration = 0
+        self.iteration = self.told = 0
+
+    def tell(self, load, *changes, waiting_tokens=0):
+        """Say what became of requests: names, times, kinds and tokens."""
+        self.writer.write_changes(
+            (
+                Kind.CHANGES, 0, 0, len(changes), 0, self.told, self._now_s(),
+                load.prefill_tokens, load.prefill_attended_pairs,
+                load.decode_requests, load.decode_kv_tokens,
+                1, waiting_tokens, *[float("nan")] * 4,
+            ),
+            changes,
+        )  # fmt: skip
+        self.told += len(changes)
+        self.writer.ring()
 
     def launch(self, load, *, entries=(), oldest_s=float("nan")):
         """An iteration is about to run; its launch."""
