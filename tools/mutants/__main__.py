@@ -31,9 +31,12 @@ SOURCES = (ROOT, ROOT / "packages/ring", ROOT / "packages/actuatord", ROOT / "in
 RESULTS = ROOT / "out" / "mutants.jsonl"
 LIMIT_S = 300.0
 
-HOLES = ("tests/test_guarantee_parts.py", "tests/test_guarantee_holes.py")
+HOLES = ("tests/test_guarantee_parts.py", "tests/test_guarantee_edges.py",
+         "tests/test_guarantee_holes.py")  # fmt: skip
 GUARANTEE = (*HOLES, "tests/test_guarantee.py", "tests/test_guarantee_loop.py",
              "tests/test_guarantee_liveness.py", "tests/test_evaluation_promises.py")  # fmt: skip
+REQUESTS = ("tests/test_promised_requests.py", "tests/test_guarantee_edges.py",
+            "integrations/sglang/tests/unit/test_agent_requests.py")  # fmt: skip
 AGENT = ("integrations/sglang/tests/unit/test_agent_guarantee.py",)
 RESERVE = (*HOLES, "tests/test_guarantee.py", "tests/test_optimal_available.py")
 CONFORMAL = "voltana/predictors/conformal/"
@@ -49,8 +52,12 @@ TESTS: dict[str, tuple[str, ...]] = {
     "voltana/in_force.py": GUARANTEE,
     "voltana/loop.py": ("tests/test_loop.py", *GUARANTEE),
     "voltana/planning.py": ("tests/test_planning.py", *GUARANTEE, "tests/test_routers.py",
-                            "tests/test_latency_curves.py", "tests/test_fill_up.py"),
+                            "tests/test_latency_curves.py", "tests/test_fill_up.py",
+                            "tests/test_viable_batch.py", "tests/test_marginal_energy.py"),
     "voltana/slo_reserve.py": RESERVE,
+    "voltana/cluster/promised_requests.py": REQUESTS,
+    "voltana/cluster/request_promises.py": REQUESTS,
+    "voltana/serving/agent/told_requests.py": REQUESTS[1:],
 }  # fmt: skip
 """What is changed, and the tests that concern it, the quickest first."""
 
