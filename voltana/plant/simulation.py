@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from voltana.cluster.context import instance_context
+from voltana.cluster.least_slack import LeastSlack
 from voltana.cluster.ledger import Ledger
 from voltana.cluster.request_promises import RequestPromises
 from voltana.loop import ControlLoop
@@ -210,6 +211,7 @@ class Simulation:
             capacity_tokens=cluster.kv_capacity_tokens,
             reserved_tokens=engine.reserved_decode_tokens,
             max_requests=engine.max_running_requests,
+            slack=LeastSlack(cluster.slo.itl_s) if cluster.slo.spending > 1.0 else None,
             step_s=host.step_s,
             token_s=host.token_s,
             transfer_s=_transfer_s(cluster),

@@ -182,7 +182,10 @@ class RingLoop:
         decision = None
         if decide:
             self.guarantee.intend()
-            decision = self._decide(record.load, self._queue(record, now_s))
+            slack = self.guarantee.requests.slack
+            requests = record.load.decode_requests
+            slack_s = math.nan if slack is None else slack.of(requests, record.launch_s)
+            decision = self._decide(record.load, self._queue(record, now_s), slack_s)
             self.guarantee.certified += decision is not None and _is_promise(decision)
         self.open.add(record.iteration, decision, self.loop.predictor)
         self._report(record)
@@ -198,6 +201,9 @@ class RingLoop:
         if not 0 < latency_s < math.inf:
             lose(ended, UNUSABLE)
             return
+        slack = self.guarantee.requests.slack
+        if slack is not None and load.decode_requests:
+            slack.produced(load.decode_requests, latency_s)
         begin_s = record.ready_s - record.latency_s
         clock_mhz = self._sensor.history.mean_mhz(begin_s, record.ready_s)
         self.account.finished(
@@ -233,10 +239,10 @@ class RingLoop:
         except Exception as error:  # noqa: BLE001  (what was not renewed runs out)
             self._complain("renewing", error)
 
-    def _decide(self, load: Load, queue: Queue) -> Decision | None:
+    def _decide(self, load: Load, queue: Queue, slack_s: float = math.nan) -> Decision | None:
         self._stepped_s = self._time.now_s()
         try:
-            decision = self.loop.decide(load, queue)
+            decision = self.loop.decide(load, queue, slack_s)
         except Exception as error:  # noqa: BLE001  (no step was completed: the lease runs out)
             self._complain("deciding", error)
             return None

@@ -11,6 +11,7 @@ import json
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from voltana.cluster.least_slack import LeastSlack
 from voltana.cluster.promised_requests import PromisedRequests
 from voltana.cluster.request_promises import RequestPromises
 from voltana.predictors.conformal.quantile_tracker import read_number
@@ -35,12 +36,14 @@ class ToldRequests:
 
     Attributes:
         promises: The account.
+        slack: What requests were faster than they had to be; None where nobody asks.
         gaps: How often something that was told has not been read.
         error: What last went wrong in a user's predictor; empty if nothing did.
     """
 
     def __init__(self) -> None:
         self.promises = RequestPromises(None, Slo(ttft_s=1.0, itl_s=1.0), 1)
+        self.slack: LeastSlack | None = None
         self.gaps = 0
         self.error = ""
         self._told: int | None = None
@@ -51,6 +54,10 @@ class ToldRequests:
         """Promise by this loop from now on; what is under way keeps what was promised."""
         self.promises.loop, self.promises.slo = loop, slo
         self.promises.max_batch_tokens = max_batch_tokens
+        if slo.spending == 1.0:
+            self.slack = None
+        elif self.slack is None or self.slack.itl_s != slo.itl_s:
+            self.slack = LeastSlack(slo.itl_s)
 
     def take(self, record: Record) -> None:
         """Work through a record of changes."""
@@ -69,13 +76,17 @@ class ToldRequests:
                     )
                 )  # fmt: skip
             elif what is Change.FIRST:
+                self._file(name, at_s, known=True)
                 promises.first_token(name, at_s)
             elif what is Change.JOINED:
+                self._file(name, at_s)
                 batch = Load.decode(load.decode_requests, load.decode_kv_tokens)
                 self._promise(partial(promises.joined, name, batch, at_s))
             elif what is Change.ENDED:
+                self._leave(name)
                 promises.ended(name, at_s, tokens)
             elif what is Change.ABORTED:
+                self._leave(name)
                 promises.ended(name, at_s, tokens, aborted_s=record.at_s)
             else:
                 promises.aborted(name, at_s)
@@ -90,6 +101,8 @@ class ToldRequests:
     def lose(self) -> None:
         """Something was told and not read, or the engine is gone."""
         self.gaps += 1
+        if self.slack is not None:
+            self.slack.clear()
         self.promises.lose()
         self._told = None
         self._text = ""
@@ -133,6 +146,15 @@ class ToldRequests:
             else:
                 made.lose()
                 self._carried[leg] = _sum(self._carried.get(leg, {}), made.account())
+
+    def _file(self, name: int, first_s: float, *, known: bool = False) -> None:
+        """Note when a request had its first token; `known`: of one that decodes already."""
+        if self.slack is not None and (not known or name in self.slack):
+            self.slack.join(name, first_s)
+
+    def _leave(self, name: int) -> None:
+        if self.slack is not None:
+            self.slack.leave(name)
 
     def _promise(self, ask: Callable[[], None]) -> None:
         """Promise, or not; a user's predictor that fails keeps its request from a promise alone."""

@@ -331,3 +331,27 @@ def test_status_metrics_and_top_show_it(world):
     shown = console.export_text()
     assert "100.0 %" in shown
     assert f"1/{seen['bound']:.0f}" in shown
+
+
+def test_an_agent_that_may_spend_slack_gives_the_loop_that_of_the_batch(world):
+    world.group.set_slo(dataclasses.replace(SLO, spending=1.5))
+    seen = []
+    control = next(iter(world.group._served.values())).control
+    decide = control.controller.decide
+    control.controller.decide = lambda o: (seen.append(o.slack_s), decide(o))[1]
+    load = Load.decode(2, 1000)
+    tell(world, 1, Change.JOINED)
+    tell(world, 2, Change.JOINED)
+    for _ in range(800):
+        launch_s = world.engine.launch(load)
+        world.group.drain()
+        world.time.advance(0.01)
+        world.engine.finish(load, launch_s, 0.01)
+        world.group.drain()
+    assert seen[0] == pytest.approx(0.04)
+    assert 0.04 < max(seen) == pytest.approx(0.04 + 799 * 0.03)
+    assert max(seen[:198]) == pytest.approx(0.04)  # one token in two hundred may be late
+    tell(world, 1, Change.ENDED, 801)
+    world.engine.launch(Load.decode(2, 1000))  # one of them joined before there was an agent
+    world.group.drain()
+    assert math.isnan(seen[-1])
