@@ -88,6 +88,16 @@ def test_no_labels_widen_nothing():
     assert made.snapshot().widened == 0.0
 
 
+@pytest.mark.parametrize("labels", [1, 3])
+def test_widening_ends_after_its_labels(labels):
+    made = one()
+    made.widen(0.4, labels=labels)
+    for number in range(labels):
+        assert made.snapshot().widened == 0.4
+        told(made, issued(made, number=number + 1), 0.01, 1410.0)
+    assert made.snapshot().widened == 0.0
+
+
 class Reopened(Frozen):
     def __init__(self):
         super().__init__()

@@ -203,6 +203,9 @@ def test_another_ring_knows_nothing_of_what_was_under_way(world):
     world.engine = FakeEngine(world.config.agent.rings, "decode-0", world.time.now_s)
     group = again(world)
     assert guarantee(group).requests.accounts()["itl"]["lost"] == 1
+    world.engine.tell(LOAD, (5, world.time.now_s(), Change.JOINED, 0))
+    group.drain()
+    assert guarantee(group).requests.gaps == 1  # it does not begin with a gap
     group.close()
 
 
