@@ -155,8 +155,12 @@ def test_the_simulator_promises_and_keeps(rate_rps, least):
         assert account["scored"] == account["promised"]
     late = (run.record.ttft_s > 0.6).sum()
     assert run.result.requests["ttft"]["missed"] <= late
-    (row,) = request_rows(comparison)
-    assert row[0] == "voltana"
+    rows = request_rows(comparison)
+    assert [row[:2] for row in rows] == [("voltana", "TTFT"), ("voltana", "ITL")]
+    for row in rows:
+        account = run.result.requests[row[1].lower()]
+        shown = tuple(f"{account[name]:.0f}" for name in ("kept", "missed", "bound", "constant"))
+        assert row[4:8] == shown
     assert " | ".join(REQUEST_HEADERS) in markdown_report(comparison, ())
 
 
