@@ -30,7 +30,10 @@ LATE_SHARE = 0.9
 """From this share of its SLO on a latency is shown as close to it."""
 
 
-WIDE = 146
+MOST_BROKEN = 0.01
+"""Share of the windows that may break the demand envelope (docs/viability.md)."""
+
+WIDE = 160
 """Columns of a terminal from which everything is shown."""
 
 _COLUMNS = (
@@ -46,6 +49,7 @@ _COLUMNS = (
     ("SLO ms", 6),
     ("kept", 6),
     ("missed/most", 7),
+    ("broken/out %", 9),
     ("lost", 4),
     ("promised", 6),
     ("late/most", 7),
@@ -56,7 +60,18 @@ _COLUMNS = (
 """Titles, and widths of numbers, which are never cut; names give way."""
 
 _WIDE_ONLY = frozenset(
-    {"role", "set by", "KV", "queue", "kJ", "missed/most", "lost", "promised", "late/most"}
+    {
+        "role",
+        "set by",
+        "KV",
+        "queue",
+        "kJ",
+        "missed/most",
+        "broken/out %",
+        "lost",
+        "promised",
+        "late/most",
+    }
 )
 
 
@@ -154,6 +169,7 @@ def _row(answer: Answer) -> list[Text]:
         _number(said, "slo_ms", "g"),
         _share(said, "attainment"),
         _account(said),
+        _viability(said),
         _number(_table(said, "guarantee"), "lost"),
         _promised(said),
         _late(said),
@@ -216,6 +232,16 @@ def _requests(said: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     """The accounts of promised requests, one for each threshold."""
     legs = _table(_table(said, "guarantee"), "requests")
     return [account for account in legs.values() if isinstance(account, Mapping)]
+
+
+def _viability(said: Mapping[str, Any]) -> Text:
+    """Percent of the windows that broke the envelope, and of the steps outside the viable set."""
+    account = _table(said, "viability")
+    broken, outside = _value(account, "broken_share"), _value(account, "outside_share")
+    if broken is None and outside is None:
+        return Text("-")
+    shown = ("-" if share is None else f"{100 * share:.1f}" for share in (broken, outside))
+    return Text("/".join(shown), style="bold yellow" if (broken or 0.0) > MOST_BROKEN else "")
 
 
 def _table(said: Mapping[str, Any], key: str) -> Mapping[str, Any]:

@@ -9,11 +9,11 @@ requests, the other is told by the ring. docs/guarantee.md, "Promised requests".
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from voltana.cluster.promised_requests import PromisedRequests
 from voltana.planning import mean_at
-from voltana.ports import KeepsAccount
+from voltana.ports import KeepsAccount, TellsExpected, offers
 from voltana.values import Load
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ class RequestPromises:
     @property
     def kept(self) -> bool:
         """Whether the policy proves anything at all."""
-        return self.loop is not None and isinstance(self.loop.predictor, KeepsAccount)
+        return self.loop is not None and offers(self.loop.predictor, KeepsAccount)
 
     def arrived(
         self,
@@ -155,4 +155,7 @@ class RequestPromises:
         predictor = None if self.loop is None else self.loop.predictor
         if predictor is None or self.loop is None:
             return math.inf
-        return mean_at(predictor, load, self.loop.fastest_mhz())
+        fastest_mhz = self.loop.fastest_mhz()
+        if offers(predictor, TellsExpected):
+            return cast("TellsExpected", predictor).expected_s(load, fastest_mhz)
+        return mean_at(predictor, load, fastest_mhz)

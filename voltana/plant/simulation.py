@@ -30,7 +30,7 @@ from voltana.plant.noise import LognormalNoise
 from voltana.plant.prefill import PrefillInstance
 from voltana.plant.record import InstanceRecord, RunRecord, TimelineRecord
 from voltana.plant.runner import Runner
-from voltana.ports import KeepsAccount
+from voltana.ports import KeepsAccount, viability_of
 from voltana.values import Domain, Load, Role
 
 if TYPE_CHECKING:
@@ -87,6 +87,7 @@ class Simulation:
         )
         self._plant = plant or PlantModel(cluster.hardware, cluster.model, cluster.tensor_parallel)
         self._bench = PlantBench(self._plant, self._noise(cluster.engine.latency_noise))
+        self._transfer_s = _transfer_s(cluster)
         self._events = EventQueue()
         self._jobs: list[Job] = []
         self._finished = 0
@@ -154,6 +155,11 @@ class Simulation:
         return self._jobs
 
     @property
+    def metered_j(self) -> Sequence[float]:
+        """Energy of all boards at each multiple of `METER_S`, from 0 s on."""
+        return self._metered_j
+
+    @property
     def finished(self) -> int:
         """Requests that are finished or refused."""
         return self._finished
@@ -214,7 +220,7 @@ class Simulation:
             slack=LeastSlack(cluster.slo.itl_s) if cluster.slo.spending > 1.0 else None,
             step_s=host.step_s,
             token_s=host.token_s,
-            transfer_s=_transfer_s(cluster),
+            transfer_s=self._transfer_s,
             complete=self._complete,
             deliver=self._deliver,
         )
@@ -294,7 +300,7 @@ class Simulation:
             arrival_s=job.arrival_s,
             pending_tokens=instance.pending_tokens + job.prompt_tokens,
             now_s=now_s,
-            other_s=instance.host_s(now_s) + _transfer_s(self._cluster)(job.prompt_tokens),
+            other_s=instance.host_s(now_s) + self._transfer_s(job.prompt_tokens),
         )
         instance.enqueue(job, now_s)
 
@@ -395,6 +401,7 @@ def _instance_record(instance: Instance, promises: RequestPromises) -> InstanceR
             instance.capacity_tokens if isinstance(instance, DecodeInstance) else 0
         ),
         guarantee=_guarantee(runner.loop.predictor),
+        viability=viability_of(runner.loop.controller),
         requests=promises.accounts()["itl" if decode else "ttft"] if promises.kept else None,
         timeline=TimelineRecord(
             start_s=np.asarray(timeline.start_s, dtype=float),
