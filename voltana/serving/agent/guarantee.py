@@ -17,6 +17,7 @@ import structlog
 from voltana.predictors.conformal import at_most
 from voltana.serving.agent.issued import from_json, to_json
 from voltana.serving.agent.open_decisions import RESTART, OpenDecisions, guarantee_of
+from voltana.serving.agent.told_requests import ToldRequests
 from voltana.serving.agent.two_slots import DamagedError, TwoSlots
 from voltana.values import Status
 
@@ -45,6 +46,7 @@ class Guarantee:
 
     Attributes:
         certified: Certified decisions that were issued.
+        requests: Promised requests.
         restored: ``new``, ``restored``, or what is wrong with what was kept.
     """
 
@@ -55,6 +57,7 @@ class Guarantee:
         self._causes: dict[str, int] = {}
         self._issuers: list[Conformal] = []
         self.certified = 0
+        self.requests = ToldRequests()
         self.restored = "new"
         self._complained = False
         if path is not None:
@@ -70,6 +73,9 @@ class Guarantee:
             text = self._slots.read()
             if text is not None:
                 self._kept = _checked(json.loads(text))
+                requests = self._kept.pop("requests", None)
+                if requests is not None:  # else it was written before requests were promised
+                    self.requests.restore(requests)
                 self.restored = "restored"
         except (DamagedError, ValueError, KeyError, TypeError, AttributeError) as error:
             self._set_aside(path, error)
@@ -111,6 +117,7 @@ class Guarantee:
             self._decisions = intent
         if ring is None or ring["identity"] != reader.identity:
             opened.give_up(RESTART)
+            self.requests.lose()
         else:
             reader.go_back(int(ring["position"]))
 
@@ -139,7 +146,9 @@ class Guarantee:
             "certified": self.certified,
         }
         try:
-            self._slots.write(json.dumps(values, separators=(",", ":")).encode())
+            text = json.dumps(values, separators=(",", ":"))
+            # What is promised to requests is large, and changes with few iterations.
+            self._slots.write(f'{text[:-1]},"requests":{self.requests.to_json()}}}'.encode())
         except (OSError, ValueError) as error:
             if not self._complained:
                 self._complained = True
@@ -184,6 +193,7 @@ class Guarantee:
             "longest_delay": max((i.longest_delay for i in self._issuers), default=0),
             "at_most": at_most(missed, labels),
             "state": self.restored,
+            "requests": self.requests.accounts(),
         }
 
     def sync(self) -> None:
@@ -209,6 +219,7 @@ class Guarantee:
             self._slots.close()
         self._slots = TwoSlots(path)
         self._kept = {}
+        self.requests = ToldRequests()
         self.restored = f"damaged: {error}"
         _log.error("the account cannot be read; begun anew", error=str(error), kept=str(aside))
 
