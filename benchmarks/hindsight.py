@@ -24,8 +24,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import structlog
 
-from benchmarks.headline import ALLOWANCE
-from benchmarks.sweep import ATTAINMENTS
+from benchmarks.paired import ALLOWANCE, ATTAINMENTS
 from voltana.evaluation.bound import bound_comparison
 from voltana.evaluation.compare import REFERENCE, compare
 from voltana.evaluation.metrics import measure
