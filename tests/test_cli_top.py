@@ -35,6 +35,7 @@ STATUS = {
     "energy_j": 75_000.0,
     "saving": 0.25,
     "guarantee": {"missed": 3.0, "bound": 17.6, "lost": 2},
+    "viability": {"broken_share": 0.0042, "outside_share": 0.013},
 }
 
 
@@ -86,6 +87,7 @@ def test_without_a_terminal_it_prints_one_table(agent: Callable[[Any], str]) -> 
         "231",
         "75.0",
         "3/18",
+        "0.4/1.3",
     ):
         assert text in result.output
     assert "1 agents, 231 W, 75.0 kJ, estimated saving 25.0 %" in result.output

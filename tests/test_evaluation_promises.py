@@ -14,7 +14,7 @@ from tests.records import PAIR, instance, record
 from voltana.controllers.ecofreq import EcoFreq
 from voltana.evaluation.compare import compare
 from voltana.evaluation.comparison_report import (
-    markdown_promises,
+    markdown_further,
     markdown_report,
     print_table,
     to_json,
@@ -23,8 +23,11 @@ from voltana.evaluation.metrics import measure
 from voltana.evaluation.promise_tables import (
     ACCOUNT_HEADERS,
     PROMISE_HEADERS,
+    VIABILITY_CAPTION,
+    VIABILITY_HEADERS,
     account_rows,
     promise_rows,
+    viability_rows,
 )
 from voltana.evaluation.scenario import ARRIVALS, load_scenario
 from voltana.evaluation.wording import UNKNOWN
@@ -32,7 +35,7 @@ from voltana.policies.named import get_policy
 from voltana.policy import InstancePolicy
 from voltana.predictors.ecopred import EcoPred
 from voltana.slo import Slo
-from voltana.values import Status
+from voltana.values import Role, Status
 
 SLO = Slo(ttft_s=0.6, itl_s=0.05)
 
@@ -112,6 +115,26 @@ def test_every_output_shows_them(comparison) -> None:
     assert results["static-max"]["violation_rate"] is None
 
 
+def test_viability_is_in_every_output(comparison) -> None:
+    run = next(r for r in comparison.runs if r.result.policy == "voltana")
+    seen = run.result.viability
+    decode = [i for i in run.record.instances if i.role is Role.DECODE]
+    assert seen["steps"] == sum(i.iterations for i in decode) > 100
+    assert seen["windows"] == sum(i.viability.windows for i in decode) > 0
+    assert seen["outside_share"] == seen["outside"] / seen["steps"]
+    assert result_of(comparison, "static-max").viability is None
+    out = io.StringIO()
+    print_table(comparison, Console(file=out, width=110))
+    assert VIABILITY_CAPTION[:40] in out.getvalue()
+    rows = {row[0]: row[1:] for row in viability_rows(comparison)}
+    assert rows["voltana"][0] == str(seen["windows"])
+    assert "static-max" not in rows
+    assert " | ".join(VIABILITY_HEADERS) in markdown_report(comparison, ())
+    written = {r["policy"]: r["viability"] for r in json.loads(to_json(comparison))["results"]}
+    assert written["voltana"] == seen
+    assert written["static-max"] is None
+
+
 def test_fixed_clocks_make_no_table_of_promises() -> None:
     flags = {
         "policies": ["static-max"],
@@ -119,7 +142,7 @@ def test_fixed_clocks_make_no_table_of_promises() -> None:
         ARRIVALS: {"rate_rps": 5.0, "duration_s": 2.0},
     }
     comparison = compare(load_scenario(None, flags))
-    assert markdown_promises(comparison) == ""
+    assert markdown_further(comparison) == ""
     out = io.StringIO()
     print_table(comparison, Console(file=out, width=110))
     assert "saturated" not in out.getvalue()

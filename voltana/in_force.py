@@ -56,8 +56,13 @@ class ClocksInForce:
             self._forget(reading_mhz, now_s)
         if not given:
             return reading_mhz
-        slowest_mhz = given[0][0] if len(given) == 1 else min(mhz for mhz, _ in given)
-        if not reading_mhz > 0 or any(_near(reading_mhz, mhz) for mhz, _ in given):
+        if len(given) == 1:  # as most of the time
+            slowest_mhz = given[0][0]
+            near = _near(reading_mhz, slowest_mhz)
+        else:
+            slowest_mhz = min(mhz for mhz, _ in given)
+            near = any(_near(reading_mhz, mhz) for mhz, _ in given)
+        if near or not reading_mhz > 0:
             return slowest_mhz
         return min(slowest_mhz, reading_mhz)
 

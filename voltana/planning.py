@@ -6,14 +6,13 @@ operating points go out.
 
 from __future__ import annotations
 
-import functools
 import math
 from bisect import bisect_left
 from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
-from voltana.ports import TellsCurve
+from voltana.ports import TellsCurve, offers
 from voltana.promise import Promise
 from voltana.values import Binding, Decision, Load, Role, Status
 
@@ -232,15 +231,9 @@ def mean_at(predictor: Forecasts, load: Load, clock_mhz: float) -> float:
 
 
 def _curve(predictor: Forecasts, load: Load) -> LatencyCurve | None:
-    if not _tells_curves(type(predictor)):
+    if not offers(predictor, TellsCurve):
         return None
     return cast("TellsCurve", predictor).curve(load)
-
-
-@functools.cache
-def _tells_curves(kind: type) -> bool:
-    """Whether forecasts of a class come as curves too; asking a Protocol takes its time."""
-    return issubclass(kind, TellsCurve)
 
 
 def certified_or_fastest(

@@ -9,6 +9,7 @@ port are ports of their own; they are asked for when something is built, never i
 
 from __future__ import annotations
 
+import functools
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from voltana_actuatord.timebase import TimeSource
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
         Request,
         Table,
     )
+    from voltana.viability_account import ViabilityAccount
 
 __all__ = [
     "Actuator",
@@ -44,6 +46,7 @@ __all__ = [
     "HasLevels",
     "HoldsPredictor",
     "KeepsAccount",
+    "KeepsViability",
     "LatencyCurve",
     "Needy",
     "Plans",
@@ -62,7 +65,23 @@ __all__ = [
     "TimeSource",
     "may_defer",
     "needs_of",
+    "offers",
+    "viability_of",
 ]
+
+
+def offers(thing: object, port: type) -> bool:
+    """Whether something satisfies a port of methods alone; its class is asked once.
+
+    ``isinstance`` with a Protocol takes longer than most of what would be asked of it then.
+    """
+    kind: type = thing.__class__
+    return _offers(kind, port)
+
+
+@functools.cache
+def _offers(kind: type, port: type) -> bool:
+    return issubclass(kind, port)
 
 
 @runtime_checkable
@@ -207,6 +226,20 @@ class Plans(Protocol):
     def plan(self, now_s: float) -> None:
         """Work the plan out anew; called by the loop between iterations, some times a second."""
         ...
+
+
+@runtime_checkable
+class KeepsViability(Protocol):
+    """A controller that says how often its envelope was broken, and its batch outside."""
+
+    def viability_account(self) -> ViabilityAccount | None:
+        """What it has counted so far; None where it counts nothing."""
+        ...
+
+
+def viability_of(controller: Controller) -> ViabilityAccount | None:
+    """What a controller has counted of viability; None where it keeps no account of it."""
+    return controller.viability_account() if isinstance(controller, KeepsViability) else None
 
 
 @runtime_checkable

@@ -16,11 +16,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from functools import cached_property
+from typing import TYPE_CHECKING, NamedTuple, cast
 
 import numpy as np
 
-from voltana.ports import TellsBatches
+from voltana.ports import TellsBatches, offers
 from voltana.values import Load
 
 if TYPE_CHECKING:
@@ -43,7 +44,7 @@ ASKED_ROWS = 24
 """Rows of a model that has to be asked for each of them."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class BatchTable:
     """How long an iteration takes with each batch at each level.
 
@@ -69,7 +70,7 @@ class BatchTable:
         """Index of the row that a batch counts as; the number of rows if it is beyond all."""
         return int(self.batches.searchsorted(batch - 1e-9))
 
-    @property
+    @cached_property
     def rate_per_s(self) -> Table:
         """Tokens per second of each batch at each level; 0 where nothing is known."""
         known = (self.mean_s > 0.0) & (self.upper_s < math.inf)
@@ -104,7 +105,7 @@ def tabulate(
     levels = np.asarray(levels_mhz, dtype=np.float64)
     each = max(context_tokens + kv_reserved_tokens, 1e-9)
     memory_batch = min(memory_share * kv_capacity_tokens / each, max_requests)
-    quick = isinstance(predictor, TellsBatches)
+    quick = offers(predictor, TellsBatches)
     batches = _rows(memory_batch, 0 if quick else ASKED_ROWS)
     kv_tokens = np.floor(batches * context_tokens)
     mean_s, upper_s = forecast_batches(predictor, batches, kv_tokens, levels)
@@ -126,8 +127,9 @@ def forecast_batches(
 
     Arguments and results are those of `voltana.ports.TellsBatches`.
     """
-    if isinstance(predictor, TellsBatches):
-        return predictor.forecast_batches(requests, kv_tokens, clocks_mhz)
+    if offers(predictor, TellsBatches):
+        told = cast("TellsBatches", predictor)
+        return told.forecast_batches(requests, kv_tokens, clocks_mhz)
     mean_s, upper_s = np.empty((2, len(requests), len(clocks_mhz)))
     for row, (batch, tokens) in enumerate(zip(requests, kv_tokens, strict=True)):
         made = predictor.forecast(Load.decode(int(batch), int(tokens)), clocks_mhz)
@@ -274,7 +276,7 @@ def _fitting_rows(table: BatchTable, index: int) -> int:
 
 def _served(table: BatchTable) -> Table:
     """Tokens per second where an iteration fits the threshold and its batch is viable, else 0."""
-    served = table.rate_per_s
+    served = table.rate_per_s.copy()
     served[_fitting_rows(table, -1) :] = 0.0
     served[table.upper_s > table.threshold_s] = 0.0
     return served

@@ -30,7 +30,10 @@ LATE_SHARE = 0.9
 """From this share of its SLO on a latency is shown as close to it."""
 
 
-WIDE = 125
+MOST_BROKEN = 0.01
+"""Share of the windows that may break the demand envelope (docs/viability.md)."""
+
+WIDE = 138
 """Columns of a terminal from which everything is shown."""
 
 _COLUMNS = (
@@ -46,6 +49,7 @@ _COLUMNS = (
     ("SLO ms", 6),
     ("kept", 6),
     ("missed/most", 7),
+    ("broken/out %", 9),
     ("lost", 4),
     ("W", 4),
     ("kJ", 6),
@@ -53,7 +57,9 @@ _COLUMNS = (
 )
 """Titles, and widths of numbers, which are never cut; names give way."""
 
-_WIDE_ONLY = frozenset({"role", "set by", "KV", "queue", "kJ", "missed/most", "lost"})
+_WIDE_ONLY = frozenset(
+    {"role", "set by", "KV", "queue", "kJ", "missed/most", "broken/out %", "lost"}
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -150,6 +156,7 @@ def _row(answer: Answer) -> list[Text]:
         _number(said, "slo_ms", "g"),
         _share(said, "attainment"),
         _account(said),
+        _viability(said),
         _number(_table(said, "guarantee"), "lost"),
         _number(said, "power_w"),
         Text("-") if _value(said, "energy_j") is None else Text(f"{said['energy_j'] / 1e3:.1f}"),
@@ -186,6 +193,16 @@ def _account(said: Mapping[str, Any]) -> Text:
     if missed is None or most is None:
         return Text("-")
     return Text(f"{missed:.0f}/{most:.0f}", style="" if missed <= most else "bold red")
+
+
+def _viability(said: Mapping[str, Any]) -> Text:
+    """Percent of the windows that broke the envelope, and of the steps outside the viable set."""
+    account = _table(said, "viability")
+    broken, outside = _value(account, "broken_share"), _value(account, "outside_share")
+    if broken is None and outside is None:
+        return Text("-")
+    shown = ("-" if share is None else f"{100 * share:.1f}" for share in (broken, outside))
+    return Text("/".join(shown), style="bold yellow" if (broken or 0.0) > MOST_BROKEN else "")
 
 
 def _table(said: Mapping[str, Any], key: str) -> Mapping[str, Any]:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import functools
 import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar, cast
 
-from voltana.ports import FreezesPower, HoldsPredictor
+from voltana.ports import FreezesPower, HoldsPredictor, offers
 from voltana.values import Candidate, InstanceState
 
 if TYPE_CHECKING:
@@ -66,7 +65,7 @@ def instance_facts(
         failed: Told of a model that fails at being frozen, which is then left out; None raises.
     """
     frozen_power: PowerForecasts | None = power
-    if power is not None and _freezes(type(power)):
+    if power is not None and offers(power, FreezesPower):
         frozen_power = _frozen(cast("FreezesPower", power).snapshot, "power model", failed)
     return InstanceFacts(
         predictor=None
@@ -78,12 +77,6 @@ def instance_facts(
         kv_capacity_tokens=limits.kv_capacity_tokens,
         kv_reserved_tokens=limits.kv_reserved_tokens,
     )
-
-
-@functools.cache
-def _freezes(kind: type) -> bool:
-    """Whether power models of a class can be frozen; asking a Protocol takes its time."""
-    return issubclass(kind, FreezesPower)
 
 
 def _frozen(

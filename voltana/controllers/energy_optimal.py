@@ -28,6 +28,7 @@ from voltana.planning import certified_or_fastest, cheapest_safe_index
 from voltana.ports import Predictor
 from voltana.values import Binding, Decision, Load
 from voltana.viability import tabulate
+from voltana.viability_account import ViabilityAccount
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -82,6 +83,16 @@ class EnergyOptimal:
         self._planned_at_s = -math.inf
         self._permitted = len(self.levels_mhz)
         self._load = Load()
+        self._steps = self._outside = 0
+
+    def viability_account(self) -> ViabilityAccount:
+        """See `voltana.ports.KeepsViability`."""
+        return ViabilityAccount(
+            windows=self.envelope.windows,
+            broken=self.envelope.broken,
+            steps=self._steps,
+            outside=self._outside,
+        )
 
     def decide(self, observation: Observation) -> Decision:
         """See `voltana.ports.Controller.decide`."""
@@ -146,6 +157,8 @@ class EnergyOptimal:
         """Index of the level, or None if none is safe, and the constraint that set it."""
         load, queue = observation.load, observation.queue
         lowest, binding = self.plan_in_force.lowest(load.decode_requests)
+        self._steps += load.decode_requests > 0
+        self._outside += load.decode_requests > self.plan_in_force.viable_batch
         if lowest < 0:
             lowest += len(self.levels_mhz)
         if queue.requests > 0:

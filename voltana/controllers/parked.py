@@ -12,7 +12,6 @@ states of idling and their price of waking.
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from typing import TYPE_CHECKING
 
@@ -21,11 +20,11 @@ import numpy as np
 from voltana.controllers.wrapper import ControllerWrapper
 from voltana.errors import invalid
 from voltana.ports import HasLevels
-from voltana.values import Load
+from voltana.values import Decision, Load
 
 if TYPE_CHECKING:
     from voltana.ports import Controller, PowerForecasts
-    from voltana.values import Decision, FloatArray, Observation
+    from voltana.values import FloatArray, Observation
 
 IDLE = Load()
 PARKED = "idle: parked"
@@ -85,8 +84,15 @@ class Parked(ControllerWrapper):
         cost_j = self.costs_j(max(self._gap_s, now_s - self._idle_since_s))
         if not np.isfinite(cost_j).all():
             return decision
-        clock_mhz = float(self._levels[int(cost_j.argmin())])
-        return dataclasses.replace(decision, clock_mhz=clock_mhz, reason=PARKED)
+        return Decision(
+            clock_mhz=float(self._levels[int(cost_j.argmin())]),
+            reason=PARKED,
+            status=decision.status,
+            forecast=decision.forecast,
+            budget_s=decision.budget_s,
+            promise=decision.promise,
+            binding=decision.binding,
+        )
 
     def costs_j(self, idle_s: float) -> FloatArray:
         """Energy of idling for `idle_s` and of waking to the last work, at every level."""

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
-from voltana.ports import HasLevels, HoldsPredictor, Plans
+from voltana.ports import HasLevels, HoldsPredictor, Plans, offers, viability_of
 
 if TYPE_CHECKING:
     from voltana.ports import Controller, Predictor
+    from voltana.viability_account import ViabilityAccount
 
 
 class ControllerWrapper:
@@ -30,8 +31,12 @@ class ControllerWrapper:
 
     def plan(self, now_s: float) -> None:
         """Let the wrapped controller plan, if it does."""
-        if isinstance(self.controller, Plans):
-            self.controller.plan(now_s)
+        if offers(self.controller, Plans):
+            cast("Plans", self.controller).plan(now_s)
+
+    def viability_account(self) -> ViabilityAccount | None:
+        """That of the wrapped controller, if it keeps one."""
+        return viability_of(self.controller)
 
     @property
     def predictor(self) -> Predictor | None:

@@ -15,9 +15,12 @@ from voltana.evaluation.promise_tables import (
     PROMISE_HEADERS,
     REQUEST_CAPTION,
     REQUEST_HEADERS,
+    VIABILITY_CAPTION,
+    VIABILITY_HEADERS,
     account_rows,
     promise_rows,
     request_rows,
+    viability_rows,
 )
 from voltana.evaluation.units import spent, units
 from voltana.evaluation.wording import kilojoules, ms, percent, watts
@@ -95,13 +98,15 @@ def _refused_note(comparison: Comparison) -> str:
 
 
 def _budget_note(comparison: Comparison) -> str:
-    budget_w = comparison.scenario.file.power_budget_w
-    if budget_w is None:
+    budget = comparison.scenario.budget
+    if budget is None:
         return ""
     peaks = ", ".join(
         f"{run.result.policy} {watts(run.result.peak_power_w)}" for run in comparison.runs
     )
-    return f" Power budget {budget_w:g} W, of the reference too; worst 5 s: {peaks}."
+    most_w = max(budget.budget_w)
+    said = f"{most_w:g}" if budget.least_w == most_w else f"{budget.least_w:g} to {most_w:g}"
+    return f" Power budget {said} W, of the reference too; worst 5 s: {peaks}."
 
 
 def _overrides_note(comparison: Comparison) -> str:
@@ -165,18 +170,22 @@ def print_table(comparison: Comparison, console: Console, ranges: Uncertain | No
     if ranges is not None:
         _print_fitting(RANGE_HEADERS, range_rows(ranges), console)
         console.print(range_caption(ranges), style="dim", highlight=False)
-    promises = promise_rows(comparison)
-    if promises:
-        _print_fitting(PROMISE_HEADERS, promises, console)
-        console.print(PROMISE_CAPTION, style="dim", highlight=False)
-    accounts = account_rows(comparison)
-    if accounts:
-        _print_fitting(ACCOUNT_HEADERS, accounts, console)
-        console.print(ACCOUNT_CAPTION, style="dim", highlight=False)
-    requests = request_rows(comparison)
-    if requests:
-        _print_fitting(REQUEST_HEADERS, requests, console)
-        console.print(REQUEST_CAPTION, style="dim", highlight=False)
+    for headers, made, explained in _further_tables(comparison):
+        if made:
+            _print_fitting(headers, made, console)
+            console.print(explained, style="dim", highlight=False)
+
+
+def _further_tables(
+    comparison: Comparison,
+) -> tuple[tuple[Sequence[str], list[tuple[str, ...]], str], ...]:
+    """What is said beside the main table: headings, cells and caption; no cells if nothing is."""
+    return (
+        (PROMISE_HEADERS, promise_rows(comparison), PROMISE_CAPTION),
+        (VIABILITY_HEADERS, viability_rows(comparison), VIABILITY_CAPTION),
+        (ACCOUNT_HEADERS, account_rows(comparison), ACCOUNT_CAPTION),
+        (REQUEST_HEADERS, request_rows(comparison), REQUEST_CAPTION),
+    )
 
 
 def _print_fitting(
@@ -214,22 +223,13 @@ def markdown_table(comparison: Comparison) -> str:
     return f"{_markdown(HEADERS, rows(comparison))}\n\n{caption(comparison)}\n"
 
 
-def markdown_promises(comparison: Comparison) -> str:
-    """The table of promises in Markdown; empty if no policy looks at budgets."""
-    cells = promise_rows(comparison)
-    return f"{_markdown(PROMISE_HEADERS, cells)}\n\n{PROMISE_CAPTION}\n" if cells else ""
-
-
-def markdown_accounts(comparison: Comparison) -> str:
-    """The table of accounts in Markdown; empty if no policy keeps one."""
-    cells = account_rows(comparison)
-    return f"{_markdown(ACCOUNT_HEADERS, cells)}\n\n{ACCOUNT_CAPTION}\n" if cells else ""
-
-
-def markdown_requests(comparison: Comparison) -> str:
-    """The table of promised requests in Markdown; empty if no policy promises any."""
-    cells = request_rows(comparison)
-    return f"{_markdown(REQUEST_HEADERS, cells)}\n\n{REQUEST_CAPTION}\n" if cells else ""
+def markdown_further(comparison: Comparison) -> str:
+    """The tables beside the main one in Markdown; empty if no policy promises or counts."""
+    return "\n".join(
+        f"{_markdown(headers, cells)}\n\n{explained}\n"
+        for headers, cells, explained in _further_tables(comparison)
+        if cells
+    )
 
 
 def _markdown(headers: Sequence[str], cells: Sequence[tuple[str, ...]]) -> str:
@@ -259,9 +259,7 @@ def markdown_report(
         markdown_table(comparison),
         knowledge_note(comparison) + "\n",
         markdown_ranges(ranges),
-        markdown_promises(comparison),
-        markdown_accounts(comparison),
-        markdown_requests(comparison),
+        markdown_further(comparison),
         figures + "\n",
     )
     return "# Policies compared\n\n" + "\n".join(part for part in parts if part)

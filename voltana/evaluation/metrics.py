@@ -11,6 +11,7 @@ import numpy as np
 
 from voltana.slo import attainment
 from voltana.values import Role, Status
+from voltana.viability_account import total
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -61,6 +62,9 @@ class Result:
         certified_violation_rate: The same share of those whose decisions were certified.
         guarantee: Account of the guarantee, summed over the instances (docs/guarantee.md):
             ``violated`` is proven to be at most ``bound``. None where no predictor keeps one.
+        viability: Windows of the demand envelope, those that broke it, decode steps, those outside
+            the viable set, and both shares, over all instances (docs/viability.md). None where no
+            controller counts that.
         mean_power_w: Power of all boards, averaged up to the common end.
         peak_power_w: The same over the worst 5 s; nan in runs that are shorter.
         retractions: Times that a running request was put back for want of KV cache.
@@ -99,6 +103,7 @@ class Result:
     violation_rate: float
     certified_violation_rate: float
     guarantee: Mapping[str, float] | None
+    viability: Mapping[str, float | None] | None
     requests: Mapping[str, Mapping[str, float]] | None
     mean_power_w: float
     peak_power_w: float
@@ -142,6 +147,7 @@ def measure(
     itl_p50_s, itl_p99_s = weighted_percentiles(record.gap_s, (50, 99), record.gap_tokens)
     decide_p50_s, decide_p99_s = weighted_percentiles(record.decide_s, (50, 99))
     shares = _status_shares(record)
+    viable = total(instance.viability for instance in record.instances)
     return Result(
         policy=policy,
         energy_j=energy_j,
@@ -171,6 +177,7 @@ def measure(
         violation_rate=_violation_rate(record, *Status),
         certified_violation_rate=_violation_rate(record, Status.CERTIFIED),
         guarantee=_guarantee(record),
+        viability=None if viable is None else viable.figures(),
         requests=_requests(record),
         mean_power_w=_ratio(energy_j, record.end_s),
         peak_power_w=_peak_power_w(record),

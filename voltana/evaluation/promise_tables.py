@@ -57,6 +57,14 @@ ACCOUNT_CAPTION = (
     "that came late; certified decisions without a label."
 )
 
+VIABILITY_HEADERS = ("policy", "envelope windows", "broken", "decode steps", "outside")
+"""Headings of the table of viability; broken and outside are shares of the column before."""
+
+VIABILITY_CAPTION = (
+    "Broken: windows of 1 s in which a decode batch grew beyond its demand envelope; outside: "
+    "decode steps with a batch beyond those that the fastest clock keeps (docs/viability.md)."
+)
+
 REQUEST_HEADERS = (
     "policy",
     "TTFT promised",
@@ -103,6 +111,25 @@ def account_rows(comparison: Comparison) -> list[tuple[str, ...]]:
         for run in comparison.runs
         if (account := run.result.guarantee) is not None
     ]
+
+
+def viability_rows(comparison: Comparison) -> list[tuple[str, ...]]:
+    """The cells under `VIABILITY_HEADERS`, one row for each policy that counts them."""
+    return [
+        (
+            run.result.policy,
+            f"{account['windows']:.0f}",
+            _share(account["broken_share"]),
+            f"{account['steps']:.0f}",
+            _share(account["outside_share"]),
+        )
+        for run in comparison.runs
+        if (account := run.result.viability) is not None
+    ]
+
+
+def _share(share: float | None) -> str:
+    return UNKNOWN if share is None else percent(share, 2)
 
 
 def request_rows(comparison: Comparison) -> list[tuple[str, ...]]:

@@ -8,11 +8,11 @@ instance, if an iteration of the batch that it joins fits there.
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from voltana.cluster.promised_requests import PromisedRequests
 from voltana.planning import mean_at
-from voltana.ports import KeepsAccount
+from voltana.ports import KeepsAccount, TellsExpected, offers
 from voltana.values import Load
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ class RequestPromises:
     @property
     def kept(self) -> bool:
         """Whether the policy proves anything at all."""
-        return isinstance(self._loop.predictor, KeepsAccount)
+        return offers(self._loop.predictor, KeepsAccount)
 
     def first_token(
         self, job: Job, pending_tokens: int, max_tokens: int, other_s: float, now_s: float
@@ -77,5 +77,9 @@ class RequestPromises:
             self.ledger.end(job.index, missed=mean_s > self._threshold_s)
 
     def _mean_s(self, load: Load) -> float:
-        predictor = self._loop.predictor
-        return math.inf if predictor is None else mean_at(predictor, load, self._loop.fastest_mhz())
+        predictor, fastest_mhz = self._loop.predictor, self._loop.fastest_mhz()
+        if predictor is None:
+            return math.inf
+        if offers(predictor, TellsExpected):
+            return cast("TellsExpected", predictor).expected_s(load, fastest_mhz)
+        return mean_at(predictor, load, fastest_mhz)

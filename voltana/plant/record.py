@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
     from voltana.plant.workload.trace import IntArray
     from voltana.values import Binding, FloatArray, Role, Status
+    from voltana.viability_account import ViabilityAccount
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -58,6 +59,8 @@ class InstanceRecord:
         timeline: One row an iteration.
         bindings: Number of decisions by the constraint that set the clock.
         kv_capacity_tokens: Tokens that its KV cache holds; 0 for prefill.
+        viability: How often its envelope was broken and its batch outside; None where its
+            controller keeps no account of that.
     """
 
     instance: str
@@ -76,6 +79,7 @@ class InstanceRecord:
     requests: Mapping[str, float] | None = None
     bindings: Mapping[Binding, int] = field(default_factory=dict)
     kv_capacity_tokens: int = 0
+    viability: ViabilityAccount | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -116,14 +120,24 @@ class RunRecord:
     @property
     def mean_itl_s(self) -> FloatArray:
         """Mean inter-token latency of each request of two tokens or more; inf if unfinished."""
-        many = self.output_tokens > 1
-        completed_s, tokens = self.completed_s[many], self.output_tokens[many]
-        mean_s = np.full(len(completed_s), np.inf)
-        done = np.isfinite(completed_s)
-        first_s = self.first_token_s[many]
-        mean_s[done] = (completed_s[done] - first_s[done]) / (tokens[done] - 1)
-        return mean_s
+        return mean_itl_s(self.first_token_s, self.completed_s, self.output_tokens)
 
     def energy_j(self, role: Role | None = None) -> float:
         """Energy of the instances of a role, or of all."""
         return sum(i.energy_j for i in self.instances if role is None or i.role is role)
+
+
+def mean_itl_s(first_s: FloatArray, completed_s: FloatArray, tokens: IntArray) -> FloatArray:
+    """Mean inter-token latency of each request of two tokens or more; inf if unfinished.
+
+    Args:
+        first_s: Delivery of the first token, shape (n,).
+        completed_s: Delivery of the last token; inf where it did not come. Shape (n,).
+        tokens: Output tokens, shape (n,).
+    """
+    many = tokens > 1
+    completed_s, tokens = completed_s[many], tokens[many]
+    mean_s = np.full(len(completed_s), np.inf)
+    done = np.isfinite(completed_s)
+    mean_s[done] = (completed_s[done] - first_s[many][done]) / (tokens[done] - 1)
+    return mean_s

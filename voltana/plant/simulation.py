@@ -29,7 +29,7 @@ from voltana.plant.prefill import PrefillInstance
 from voltana.plant.promises import RequestPromises
 from voltana.plant.record import InstanceRecord, RunRecord, TimelineRecord
 from voltana.plant.runner import Runner
-from voltana.ports import KeepsAccount
+from voltana.ports import KeepsAccount, viability_of
 from voltana.values import Domain, Load, Role
 
 if TYPE_CHECKING:
@@ -86,6 +86,7 @@ class Simulation:
         )
         self._plant = plant or PlantModel(cluster.hardware, cluster.model, cluster.tensor_parallel)
         self._bench = PlantBench(self._plant, self._noise(cluster.engine.latency_noise))
+        self._transfer_s = _transfer_s(cluster)
         self._events = EventQueue()
         self._jobs: list[Job] = []
         self._finished = 0
@@ -153,6 +154,11 @@ class Simulation:
         return self._jobs
 
     @property
+    def metered_j(self) -> Sequence[float]:
+        """Energy of all boards at each multiple of `METER_S`, from 0 s on."""
+        return self._metered_j
+
+    @property
     def finished(self) -> int:
         """Requests that are finished or refused."""
         return self._finished
@@ -212,7 +218,7 @@ class Simulation:
             max_requests=engine.max_running_requests,
             step_s=host.step_s,
             token_s=host.token_s,
-            transfer_s=_transfer_s(cluster),
+            transfer_s=self._transfer_s,
             complete=self._complete,
             deliver=self._deliver,
         )
@@ -285,7 +291,7 @@ class Simulation:
             job,
             instance.pending_tokens + job.prompt_tokens,
             self._cluster.engine.max_prefill_tokens,
-            instance.host_s(now_s) + _transfer_s(self._cluster)(job.prompt_tokens),
+            instance.host_s(now_s) + self._transfer_s(job.prompt_tokens),
             now_s,
         )
         instance.enqueue(job, now_s)
@@ -386,6 +392,7 @@ def _instance_record(instance: Instance, promises: RequestPromises) -> InstanceR
             instance.capacity_tokens if isinstance(instance, DecodeInstance) else 0
         ),
         guarantee=_guarantee(runner.loop.predictor),
+        viability=viability_of(runner.loop.controller),
         requests=promises.ledger.account() if promises.kept else None,
         timeline=TimelineRecord(
             start_s=np.asarray(timeline.start_s, dtype=float),

@@ -133,9 +133,12 @@ class MarginalEnergy:
         levels = np.array(model.levels_mhz, dtype=np.float64)
         share_per_s = demand / awake
         batch = max(1.0, sum(c.state.running_requests for c in pool) / awake)
-        power_w = math.inf
+        power_w, settled = math.inf, None
         for _ in range(SETTLING_ROUNDS):
             load = Load.decode(max(1, round(batch)), max(1, round(batch * context)))
+            if load == settled:  # the answer would be the same
+                break
+            settled = load
             settled_s, power_w = self._operating_point(model, load, levels)
             batch = share_per_s * settled_s
             needed_tokens = batch * (context + GROWTH_TOKENS)

@@ -7,11 +7,18 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from voltana.errors import invalid
-from voltana.values import Phase
+from voltana.values import Load, Phase
 
 if TYPE_CHECKING:
-    from voltana.values import Load
+    from collections.abc import Callable
+
+    from voltana.values import FloatArray
+
+Rows = slice | np.ndarray[tuple[int], np.dtype[np.bool_]]
+"""All rows of a table, or a mask of some."""
 
 
 def one_group(load: Load) -> str:  # noqa: ARG001  (as groups are called)
@@ -22,6 +29,9 @@ def one_group(load: Load) -> str:  # noqa: ARG001  (as groups are called)
 def by_phase(load: Load) -> str:
     """One group for each of prefill, decode and mixed batches."""
     return load.phase._value_  # as `value`, which is looked up by a descriptor
+
+
+_BY_PHASE_ALONE = frozenset({one_group, by_phase})
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +58,26 @@ class BySize:
         if phase is not Phase.PREFILL:
             return phase.value
         return f"{phase.value} {bisect.bisect_right(self.edges, load.prefill_tokens)}"
+
+
+def decode_groups(
+    group: Callable[[Load], str], requests: FloatArray, kv_tokens: FloatArray
+) -> list[tuple[str, Rows]]:
+    """The groups of many decode batches, and which of them are in each.
+
+    The groups of this module put all decode batches into one, so they are asked once; those of
+    users may look at the load, and are asked for each.
+
+    Args:
+        group: Names the group of a load.
+        requests: Of each batch, shape (b,).
+        kv_tokens: In their KV caches, shape (b,).
+    """
+    if (group in _BY_PHASE_ALONE or isinstance(group, BySize)) and requests.min(initial=1) >= 1:
+        return [(group(Load.decode(1, 1)), slice(None))]
+    loads = map(Load.decode, requests.astype(int).tolist(), kv_tokens.astype(int).tolist())
+    names = list(map(group, loads))
+    return [(name, np.array([other == name for other in names])) for name in set(names)]
 
 
 def one_weight(load: Load) -> float:  # noqa: ARG001  (as weights are called)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import functools
 import math
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar, runtime_checkable
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar, cast, runtime_checkable
 
 import numpy as np
 
+from voltana.ports import offers
+from voltana.predictors.conformal.groups import decode_groups
 from voltana.promise import bound_on
 from voltana.values import Forecast, Load
 from voltana.viability import forecast_batches
@@ -36,6 +37,20 @@ class TellsMean(Protocol):
         Args:
             load: What the iteration computes.
             clocks_mhz: Shape (n,), ascending.
+        """
+        ...
+
+
+@runtime_checkable
+class TellsBatchMeans(Protocol):
+    """A snapshot that tells the means of many decode batches for less than their bounds."""
+
+    def batch_means(
+        self, requests: FloatArray, kv_tokens: FloatArray, clocks_mhz: FloatArray
+    ) -> tuple[Table, Known]:
+        """The means that `forecast_batches` has, and of which batches the bound is finite.
+
+        Arguments are those of `voltana.ports.TellsBatches`; the latter has shape (b, 1).
         """
         ...
 
@@ -74,13 +89,7 @@ def mean_of(
 
 def teller(predictor: Forecasts) -> TellsMean | None:
     """`predictor`, if it tells its mean alone."""
-    return predictor if isinstance(predictor, TellsMean) else None
-
-
-@functools.cache
-def _tells_mean_curves(kind: type) -> bool:
-    """Whether snapshots of a class tell curves; asking a Protocol takes its time."""
-    return issubclass(kind, TellsMeanCurve)
+    return cast("TellsMean", predictor) if offers(predictor, TellsMean) else None
 
 
 def upper_bound(
@@ -181,7 +190,8 @@ class ConformalSnapshot:
         """Ask once whether the predictor tells its mean alone, and at single clocks."""
         predictor = self.predictor
         object.__setattr__(self, "_told", teller(predictor))
-        curves = predictor if not self.edges_mhz and _tells_mean_curves(type(predictor)) else None
+        tells = not self.edges_mhz and offers(predictor, TellsMeanCurve)
+        curves = predictor if tells else None
         object.__setattr__(self, "_curves", curves)
 
     def forecast(self, load: Load, clocks_mhz: FloatArray) -> Forecast:
@@ -196,17 +206,24 @@ class ConformalSnapshot:
         self, requests: FloatArray, kv_tokens: FloatArray, clocks_mhz: FloatArray
     ) -> tuple[Table, Table]:
         """See `voltana.ports.TellsBatches`."""
-        mean_s, upper_s = forecast_batches(self.predictor, requests, kv_tokens, clocks_mhz)
-        loads = map(Load.decode, requests.astype(int).tolist(), kv_tokens.astype(int).tolist())
-        groups = list(map(self.group, loads))
-        known = upper_s < math.inf
-        for name in set(groups):
-            rows = np.array([group == name for group in groups])
+        mean_s, known = self._batch_means(requests, kv_tokens, clocks_mhz)
+        upper_s = np.empty_like(mean_s)
+        for name, rows in decode_groups(self.group, requests, kv_tokens):
             quantiles = list(map(self._open, group_names(name, self.edges_mhz)))
             margin = at_clocks(quantiles, self.edges_mhz, clocks_mhz)
-            bound_s = upper_bound(mean_s[rows], known[rows], margin, self.offset_s)
-            upper_s[rows] = bound_s
+            there = known if isinstance(known, bool) else known[rows]
+            upper_s[rows] = upper_bound(mean_s[rows], there, margin, self.offset_s)
         return mean_s, upper_s
+
+    def _batch_means(
+        self, requests: FloatArray, kv_tokens: FloatArray, clocks_mhz: FloatArray
+    ) -> tuple[Table, Known]:
+        """Means of decode batches, and where a bound may stand on them."""
+        if offers(self.predictor, TellsBatchMeans):
+            told = cast("TellsBatchMeans", self.predictor)
+            return told.batch_means(requests, kv_tokens, clocks_mhz)
+        mean_s, upper_s = forecast_batches(self.predictor, requests, kv_tokens, clocks_mhz)
+        return mean_s, upper_s < math.inf
 
     def curve(self, load: Load) -> BoundCurve | None:
         """See `voltana.ports.TellsCurve.curve`; None where margins differ between clocks."""

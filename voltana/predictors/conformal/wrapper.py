@@ -138,11 +138,12 @@ class Conformal:
         """What would be issued for `load` now."""
         name, weight = self._group(load), self._weight(load)
         known = 0.0 <= weight <= self.statement.max_weight
+        names = group_names(name, self._edges_mhz)
         parts = tuple(
-            self._book.part(part, start, known=known)
-            for part, start in zip(
-                group_names(name, self._edges_mhz), self._starts_mhz, strict=True
-            )
+            [
+                self._book.part(part, start, known=known)
+                for part, start in zip(names, self._starts_mhz, strict=True)
+            ]
         )
         return Margin(parts=parts, offset_s=self._offset_s, weight=weight)
 

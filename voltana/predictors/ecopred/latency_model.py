@@ -30,6 +30,7 @@ from voltana.values import Forecast
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from voltana.predictors.conformal.snapshot import Known
     from voltana.values import FloatArray, Load, Table
 
 Weights = np.ndarray[tuple[int, int], np.dtype[np.float64]]
@@ -239,6 +240,26 @@ def forecast_batches(
     return mean_s, upper_s
 
 
+def batch_means(
+    requests: FloatArray,
+    kv_tokens: FloatArray,
+    clocks_mhz: FloatArray,
+    bases: BasisCache,
+    decode: PhaseModel,
+) -> tuple[Table, Known]:
+    """The means of `forecast_batches`, and of which batches its bound is finite.
+
+    Arguments are those of `forecast_batches`.
+    """
+    features = decode_features_of(requests, kv_tokens)
+    columns = bases.at(clocks_mhz, decode.slowest_mhz, decode.fastest_mhz).means
+    both_s = (decode.weights @ features).T @ columns
+    if decode.relative_deviation == math.inf:
+        return both_s[:, :-1], False
+    known = both_s[:, -1:] > 0.0
+    return both_s[:, :-1], bool(known.all()) or known
+
+
 def _parts(
     load: Load, prefill: _Phase, decode: _Phase
 ) -> tuple[_Phase, list[float], list[float] | None]:
@@ -300,6 +321,12 @@ class LatencySnapshot:
     ) -> tuple[Table, Table]:
         """See `voltana.ports.TellsBatches`."""
         return forecast_batches(requests, kv_tokens, clocks_mhz, self.bases, self.decode)
+
+    def batch_means(
+        self, requests: FloatArray, kv_tokens: FloatArray, clocks_mhz: FloatArray
+    ) -> tuple[Table, Known]:
+        """See `voltana.predictors.conformal.snapshot.TellsBatchMeans`."""
+        return batch_means(requests, kv_tokens, clocks_mhz, self.bases, self.decode)
 
     def mean_curve(self, load: Load) -> MeanCurve | None:
         """See `voltana.predictors.conformal.snapshot.TellsMeanCurve.mean_curve`."""

@@ -11,12 +11,14 @@ import structlog
 from voltana.cluster.candidates import InstanceFacts, instance_facts, latency_model
 from voltana.cluster.context import iteration_budget_s
 from voltana.errors import invalid
+from voltana.ports import viability_of
 from voltana.serving.agent.building import ROLES, unknown_limits
 from voltana.serving.agent.guarantee import sum_of
 from voltana.serving.agent.open_decisions import ENGINE_GONE
 from voltana.serving.agent.serving import Settings, Workshop
 from voltana.serving.ring_reader import RingReader, find_rings
 from voltana.values import InstanceState
+from voltana.viability_account import total
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -343,8 +345,13 @@ class Group:
                 "model": first.reader.info.get("model"),
             }
             | account.figures()
-            | {"guarantee": self._guarantee()}
+            | {"guarantee": self._guarantee(), "viability": self._viability()}
         )
+
+    def _viability(self) -> dict[str, float | None] | None:
+        """What the controllers in force have counted of it; None where none does."""
+        account = total(viability_of(s.control.controller) for s in self._served.values())
+        return None if account is None else account.figures()
 
     def _guarantee(self) -> dict[str, Any]:
         """The accounts of all loops together; what is no sum is that of the first."""

@@ -51,6 +51,14 @@ GUARANTEE: Mapping[str, str] = {
 }
 """Counters of the account, with the prefix ``guarantee``; docs/guarantee.md."""
 
+VIABILITY: Mapping[str, tuple[str, str]] = {
+    "windows": ("envelope_windows", "Windows held against the demand envelope."),
+    "broken": ("envelope_broken", "Those in which the decode batch grew beyond it."),
+    "steps": ("decode_steps", "Decisions on a decode batch."),
+    "outside": ("viability_outside", "Those on a batch outside the viable set."),
+}
+"""Counters of viability; docs/viability.md. They start anew with another policy."""
+
 
 def render(status: Mapping[str, Any]) -> tuple[bytes, str]:
     """The metrics in the text format, and its content type.
@@ -88,6 +96,7 @@ class _Once:
         yield from self._by_kind(values)
         yield from self._errors(values)
         yield from self._guarantee(labels, values)
+        yield from self._viability(labels, values)
 
     def _healthy(self, labels: list[str], values: list[str]) -> Metric:
         gauge = GaugeMetricFamily(PREFIX + "healthy", "1 if commands take effect.", labels=labels)
@@ -138,6 +147,15 @@ class _Once:
         for cause, count in account.get("unlabelled", {}).items():
             lost.add_metric([*values, cause], float(count))
         yield lost
+
+    def _viability(self, labels: list[str], values: list[str]) -> Iterator[Metric]:
+        """How often the envelope was broken, and the batch outside the viable set."""
+        account = self._status.get("viability") or {}
+        for key, (name, text) in VIABILITY.items():
+            if account.get(key) is not None:
+                counter = CounterMetricFamily(PREFIX + name, text, labels=labels)
+                counter.add_metric(values, float(account[key]))
+                yield counter
 
     def _errors(self, values: list[str]) -> Iterator[Metric]:
         for key, name, text in (

@@ -14,10 +14,12 @@ from fake_scheduler import FakeEngine
 from voltana.actuators import RecordingActuator
 from voltana.errors import ConfigError, UnknownNameError
 from voltana.policy import InstanceContext
+from voltana.ports import viability_of
 from voltana.serving.agent import group as group_log
 from voltana.serving.agent.building import make_policy
 from voltana.serving.agent.group import Group
 from voltana.serving.agent.instance_clock import InstanceClock
+from voltana.serving.agent.metrics import render
 from voltana.serving.agent.sensing import EchoSensor
 from voltana.serving.config import parse_config
 from voltana.slo import Slo
@@ -104,6 +106,31 @@ def test_an_engine_is_found_and_its_iterations_are_learned(world):
     assert figures["records_lost"] == figures["records_torn"] == 0
     assert figures["attainment"] == 1.0
     assert world.clocks()[0] == TABLE[-1]  # nothing known: the fastest
+
+
+def test_viability_is_counted_as_in_the_simulator_over_all_ranks(world):
+    second = FakeEngine(world.config.agent.rings, "decode-0", world.time.now_s, rank="@dp1.pp0.tp1")
+    world.group.scan()
+    world.run(60)
+    world.run(60, second)
+    seen = world.group.figures()["viability"]
+    kept = [viability_of(s.control.controller) for s in world.group._served.values()]
+    assert (seen["steps"], seen["outside"]) == (120, sum(one.outside for one in kept))
+    assert seen["windows"] == sum(one.windows for one in kept)
+    text = render({"instance": "decode-0", "viability": seen})[0].decode()
+    assert 'voltana_agent_decode_steps_total{instance="decode-0"} 120.0' in text
+    for name in ("envelope_windows", "envelope_broken", "viability_outside"):
+        assert f"voltana_agent_{name}_total{{" in text
+    second.close()
+
+
+def test_a_policy_that_knows_no_envelope_reports_none(world):
+    world.group.set_policy("static-max")
+    world.run(3)
+    seen = world.group.figures()["viability"]
+    assert seen is None
+    text = render({"instance": "decode-0", "viability": seen})[0].decode()
+    assert "envelope" not in text
 
 
 def test_a_change_of_the_slo_takes_effect_and_what_was_learned_stays(world):
