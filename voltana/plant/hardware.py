@@ -26,7 +26,7 @@ NonNegative = Annotated[float, Field(ge=0)]
 class Section(BaseModel):
     """A frozen part of a profile that refuses unknown keys."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class Provenance(Section):
