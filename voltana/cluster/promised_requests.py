@@ -155,9 +155,12 @@ class PromisedRequests:
         self.highest = max(self.highest, self._tracker.quantile)
 
     def late(self, key: Hashable, at_s: float, *, parts: int = 1) -> bool:
-        """Whether the time since a request began, divided among `parts`, is above its threshold."""
+        """Whether the time since a request began, divided among `parts`, is above its threshold.
+
+        One that ended before it began is late: the times cannot be believed.
+        """
         found = self._open.get(key)
-        return found is not None and not (at_s - found.begun_s) / parts <= found.threshold_s
+        return found is not None and not 0.0 <= (at_s - found.begun_s) / parts <= found.threshold_s
 
     def begin(self, key: Hashable, at_s: float) -> None:
         """Say when what the threshold is about began, where it was not known at arrival."""

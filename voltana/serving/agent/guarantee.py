@@ -29,6 +29,12 @@ if TYPE_CHECKING:
     from voltana.predictors.profile import Stack
     from voltana.serving.ring_reader import RingReader
 
+_UNREADABLE = (
+    DamagedError, OSError, ValueError, TypeError, AttributeError, LookupError, ArithmeticError,
+    RecursionError,
+)  # fmt: skip
+"""What reading a file that is not as it was written may raise."""
+
 _log = structlog.get_logger("voltana.serving.guarantee")
 
 
@@ -43,6 +49,9 @@ class Guarantee:
 
     Args:
         path: Where it is kept; None keeps nothing.
+
+    Raises:
+        HeldError: If another agent keeps it there.
 
     Attributes:
         certified: Certified decisions that were issued.
@@ -68,7 +77,11 @@ class Guarantee:
         self._decisions = int(self._kept.get("decisions", 0))
 
     def _open(self, path: Path) -> None:
-        self._slots = TwoSlots(path)
+        try:
+            self._slots = TwoSlots(path)
+        except OSError as error:
+            self._keep_nothing(error)
+            return
         try:
             text = self._slots.read()
             if text is not None:
@@ -77,7 +90,7 @@ class Guarantee:
                 if requests is not None:  # else it was written before requests were promised
                     self.requests.restore(requests)
                 self.restored = "restored"
-        except (DamagedError, ValueError, KeyError, TypeError, AttributeError) as error:
+        except _UNREADABLE as error:
             self._set_aside(path, error)
 
     def adopt(self, predictor: Any) -> None:
@@ -125,7 +138,10 @@ class Guarantee:
         """Note that something is about to be decided."""
         self._decisions += 1
         if self._slots is not None:
-            self._slots.intend(self._decisions)
+            try:
+                self._slots.intend(self._decisions)
+            except OSError as error:
+                self._complain(error)
 
     def keep(self, reader: RingReader, opened: OpenDecisions) -> None:
         """Write all of it; a disk that fails is reported once and ends nothing."""
@@ -150,9 +166,12 @@ class Guarantee:
             # What is promised to requests is large, and changes with few iterations.
             self._slots.write(f'{text[:-1]},"requests":{self.requests.to_json()}}}'.encode())
         except (OSError, ValueError) as error:
-            if not self._complained:
-                self._complained = True
-                _log.error("the account cannot be kept", error=str(error))
+            self._complain(error)
+
+    def _complain(self, error: Exception) -> None:
+        if not self._complained:
+            self._complained = True
+            _log.error("the account cannot be kept", error=str(error))
 
     def _own(self, current: Conformal | None) -> dict[str, Any]:
         """What is kept of the policy's own guarantee; without one what there was is passed on."""
@@ -214,14 +233,23 @@ class Guarantee:
     def _set_aside(self, path: Path, error: Exception) -> None:
         """Begin anew, and say so: nothing can be said of what was promised before."""
         aside = path.with_suffix(".guarantee.damaged")
-        path.replace(aside)
-        if self._slots is not None:
-            self._slots.close()
-        self._slots = TwoSlots(path)
         self._kept = {}
         self.requests = ToldRequests()
+        try:
+            path.replace(aside)
+            self.close()
+            self._slots = TwoSlots(path)
+        except OSError as failure:
+            self.close()
+            self._keep_nothing(failure)
+            return
         self.restored = f"damaged: {error}"
         _log.error("the account cannot be read; begun anew", error=str(error), kept=str(aside))
+
+    def _keep_nothing(self, error: Exception) -> None:
+        """Go on without a file, and say so."""
+        self.restored = f"damaged: cannot be kept: {error}"
+        _log.error("the account cannot be kept", error=str(error))
 
     @staticmethod
     def _account_of(issuers: list[Conformal]) -> dict[str, float]:

@@ -8,6 +8,8 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import subprocess
+import sys
 
 import pytest
 from fake_scheduler import FakeEngine
@@ -16,7 +18,7 @@ from test_agent_group import World
 
 from voltana.serving.agent.guarantee import Guarantee, guarantee_path
 from voltana.serving.agent.metrics import render
-from voltana.serving.agent.two_slots import DamagedError, TwoSlots
+from voltana.serving.agent.two_slots import DamagedError, HeldError, TwoSlots
 from voltana.slo import Slo
 from voltana.values import Load, Status
 from voltana_ring.layout import Kind
@@ -467,3 +469,89 @@ def test_another_statement_begins_anew_and_keeps_the_account(world):
     assert margin(again) == 0.15
     assert served_of(again).guarantee.account()["certified"] == before["certified"]
     again.close()
+
+
+def other_process(path):
+    """Take a file in a process of its own; what it said."""
+    program = (
+        "import sys, pathlib\n"
+        "from voltana.serving.agent.two_slots import HeldError, TwoSlots\n"
+        "try:\n    TwoSlots(pathlib.Path(sys.argv[1]))\n    print('taken')\n"
+        "except HeldError as error:\n    print(error)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(path)], capture_output=True, text=True, check=True
+    )
+    return done.stdout
+
+
+def test_two_agents_do_not_keep_one_account(world):
+    iterate(world)
+    assert "is kept by another agent" in other_process(kept_file(world))
+    world.group.close()
+    assert other_process(kept_file(world)) == "taken\n"
+
+
+def test_an_engine_whose_account_another_agent_keeps_is_refused_until_that_ends(world, monkeypatch):
+    from voltana.serving.agent import guarantee as module
+
+    iterate(world)
+    world.group.close()
+    world.group = world.make_group()
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "TwoSlots", lambda path: (_ for _ in ()).throw(HeldError("held")))
+        world.group.scan()
+        assert not world.group.attached
+        assert world.group.error == "held"
+    world.group.scan()
+    assert account(world)["certified"] == 1.0
+
+
+UNUSABLE_PLACES = {
+    "a folder": lambda path: (path.unlink(), path.mkdir()),
+    "a folder that is a file": lambda path: (
+        path.unlink(), path.parent.rename(f"{path.parent}.old"), path.parent.write_text("")
+    ),
+    "a folder where it is set aside to": lambda path: (
+        path.write_bytes(b"x" * 9000),
+        (path.with_suffix(".guarantee.damaged") / "x").mkdir(parents=True),
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("place", UNUSABLE_PLACES)
+def test_where_nothing_can_be_kept_everything_goes_on_and_says_so(world, place):
+    iterate(world)
+    path = kept_file(world)
+    world.group.close()
+    UNUSABLE_PLACES[place](path)
+    world.group = world.make_group()
+    world.group.scan()
+    world.group.set_slo(SLO)
+    assert iterate(world).status is Status.CERTIFIED
+    assert served(world).guarantee.certified == 1
+    seen = account(world)
+    assert seen["certified"] + seen["elsewhere"] + seen["unsettled"] == 1.0
+    assert "cannot be kept" in world.group.doubt
+
+
+@pytest.mark.parametrize("text", [b"[" * 100_000, b'{"ring": 1e999}', b"\xff\xfe", b"null", b""])
+def test_whatever_a_file_has_in_it_is_set_aside(world, text):
+    iterate(world)
+    world.group.close()
+    slots = TwoSlots(kept_file(world))
+    for _ in range(2):
+        slots.write(text)
+    slots.close()
+    world.group = world.make_group()
+    world.group.scan()
+    world.group.set_slo(SLO)
+    assert served(world).guarantee.restored.startswith("damaged")
+    assert iterate(world).status is Status.CERTIFIED
+
+
+def test_a_disk_that_fails_before_a_decision_ends_nothing(world, monkeypatch):
+    slots = served(world).guarantee._slots
+    monkeypatch.setattr(slots, "intend", lambda number: (_ for _ in ()).throw(OSError("full")))
+    iterate(world)
+    assert account(world)["certified"] == 1.0

@@ -358,3 +358,11 @@ def test_an_agent_that_may_spend_slack_gives_the_loop_that_of_the_batch(world):
     world.engine.launch(Load.decode(2, 1000))  # one of them joined before there was an agent
     world.group.drain()
     assert math.isnan(seen[-1])
+
+
+@pytest.mark.parametrize("end_s", [-5.0, -0.01])
+def test_an_end_before_the_beginning_is_no_hit(world, end_s):
+    """A clock that went back says nothing."""
+    tell(world, 1, Change.JOINED)
+    tell(world, 1, Change.ENDED, 11, at_s=world.time.now_s() + end_s)
+    assert account(world)["missed"] == 1
