@@ -8,7 +8,7 @@ Three things hold for every schedule in which at most `may_miss` requests miss a
   do not are taken to be the longest, and only have to be done by the end.
 * Requests are in a batch only between their first token and their last. One that keeps both
   thresholds is there only inside that window, so the batches together are no larger than the
-  number of open windows and missed requests.
+  number of open windows and missed requests: over a bin, and each batch at any instant of it.
 """
 
 from __future__ import annotations
@@ -34,7 +34,8 @@ class DecodeDemand:
         most_kv_tokens: Cached tokens that can have been read by then, shape (bins,).
         least_kv_tokens: Cached tokens that must have been, shape (bins,).
         request_seconds: Most time of all requests together in batches, by bin, shape (bins,).
-        most_requests: Most requests that can be in batches at once.
+        most_at_once: Most requests that can be in batches at any instant of each bin, shape
+            (bins,).
     """
 
     edges_s: FloatArray
@@ -43,7 +44,12 @@ class DecodeDemand:
     most_kv_tokens: FloatArray
     least_kv_tokens: FloatArray
     request_seconds: FloatArray
-    most_requests: int
+    most_at_once: FloatArray
+
+    @property
+    def most_requests(self) -> int:
+        """Most requests that can be in batches at once."""
+        return int(self.most_at_once.max())
 
 
 def decode_demand(
@@ -90,7 +96,7 @@ def decode_demand(
         most_kv_tokens=could_read,
         least_kv_tokens=_due(reads, due_s, ends_s, may_miss),
         request_seconds=area,
-        most_requests=most,
+        most_at_once=most,
     )
 
 
@@ -112,12 +118,13 @@ def _due(amount: FloatArray, due_s: FloatArray, ends_s: FloatArray, may_miss: in
 
 def _open_windows(
     open_s: FloatArray, close_s: FloatArray, edges_s: FloatArray, may_miss: int
-) -> tuple[FloatArray, int]:
-    """Integral over each bin of open windows and missed requests, and the largest number."""
+) -> tuple[FloatArray, FloatArray]:
+    """Integral over each bin of open windows and missed requests, and the largest number in it."""
     times = np.unique(np.concatenate((open_s, close_s, edges_s)))
     times = times[times <= edges_s[-1]]
     opened = np.searchsorted(np.sort(open_s), times, side="right")
     closed = np.searchsorted(np.sort(close_s), times, side="right")
     number = (opened - closed) + np.minimum(closed, may_miss)
     areas = np.concatenate(([0.0], np.cumsum(number[:-1] * np.diff(times))))
-    return np.diff(np.interp(edges_s, times, areas)), int(number.max())
+    starts = np.searchsorted(times, edges_s[:-1])  # every edge is one of the times
+    return np.diff(np.interp(edges_s, times, areas)), np.maximum.reduceat(number, starts)
