@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
 import json
 import os
+import threading
 import time
 import urllib.request
 from pathlib import Path
@@ -14,13 +16,16 @@ import numpy as np
 
 from benchmarks.sglang.hook_costs import MEASURED, read_hook_costs, read_toggled
 from benchmarks.sglang.load import Target, arrive, prompts
+from voltana.serving.admin.token import known_token
 from voltana.serving.profile.design import Point
-from voltana.serving.ring_reader import RingReader, find_rings
+from voltana.serving.ring_reader import Record, RingReader, find_rings
 from voltana.values import Phase
 from voltana_ring.layout import Kind
 from voltana_sglang.dialect.profiled_server import SglangServer
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from benchmarks.gpu.grid import Bench
     from voltana.serving.launch.instances import Instance
 
@@ -44,6 +49,7 @@ RESERVED_TOKENS = 512
 """What a decode server keeps free for each request unless told otherwise."""
 
 _TIMEOUT_S = 30.0
+_READ_PERIOD_S = 0.1
 
 
 def timing(folder: Path) -> dict[str, str]:
@@ -127,9 +133,11 @@ def _serve(bench: Bench, instance: Instance, agent: int) -> dict[str, Any]:
     ring.drain()
     before_s = _cpu_s(agent)
     inputs = prompts(count, PROMPT_TOKENS, seed=1)
-    run = arrive(Target(name="load", urls=(instance.url,)), inputs, at_s.tolist(), tokens.tolist())
+    with _read_along(ring) as read:
+        target = Target(name="load", urls=(instance.url,))
+        run = arrive(target, inputs, at_s.tolist(), tokens.tolist())
     used_s = _cpu_s(agent) - before_s
-    records = [record.load for record in ring.drain() if record.kind is Kind.FINISHED]
+    records = [record.load for record in read if record.kind is Kind.FINISHED]
     lost, torn = ring.lost, ring.torn
     ring.close()
     return {
@@ -150,10 +158,32 @@ def _serve(bench: Bench, instance: Instance, agent: int) -> dict[str, Any]:
     }
 
 
+@contextlib.contextmanager
+def _read_along(ring: RingReader) -> Iterator[list[Record]]:
+    """Read a ring while something else goes on: it holds far fewer records than a load makes."""
+    read: list[Record] = []
+    over = threading.Event()
+
+    def follow() -> None:
+        while not over.wait(_READ_PERIOD_S):
+            read.extend(ring.drain())
+
+    reader = threading.Thread(target=follow, name="ring")
+    reader.start()
+    try:
+        yield read
+    finally:
+        over.set()
+        reader.join()
+        read.extend(ring.drain())
+
+
 def _account(instance: Instance) -> dict[str, Any]:
-    """What the agent says of itself."""
+    """What the agent says of itself, to who shows the token of this user."""
     address = f"http://{instance.host}:{instance.control_port}/status"
-    with urllib.request.urlopen(address, timeout=_TIMEOUT_S) as reply:
+    token = known_token(None, os.environ)
+    asked = urllib.request.Request(address, headers=token.header() if token else {})
+    with urllib.request.urlopen(asked, timeout=_TIMEOUT_S) as reply:
         status = json.loads(reply.read())
     kept = ("dry_run", "health", "iterations", "decisions", "prediction", "policy", "power_w")
     return {key: status.get(key) for key in kept}
