@@ -19,7 +19,7 @@ SGLANG_READY := $(SGLANG_VENV)/.ready
 SGLANG_LOCK := $(SGLANG)/requirements/sglang-$(SGLANG_VERSION).txt
 
 .DEFAULT_GOAL := help
-.PHONY: help setup compiler demo test test-slow test-report attack mutants chaos check format bench headline \
+.PHONY: help setup compiler demo test test-slow test-report test-ray attack mutants chaos check format bench headline \
 	matrix fidelity calibrate docs lock lock-sglang clean \
 	environments rdma sglang-setup test-sglang test-gpu-bench sglang-matrix bench-sglang
 
@@ -45,13 +45,17 @@ demo: $(READY) ## simulate the default cluster under five policies
 	$(BIN)/voltana simulate --out out/demo
 
 test: $(READY) compiler ## run the tests
-	$(BIN)/python -m pytest -n 2 -m "not slow and not attack and not browser"
+	$(BIN)/python -m pytest -n 2 -m "not slow and not attack and not browser and not ray"
 
 test-slow: $(READY) compiler ## run the long property tests and end-to-end runs
 	$(BIN)/python -m pytest -n 2 -m slow
 
 test-report: $(READY) ## open reports in a headless Chromium, check their accessibility
 	$(BIN)/python -m pytest -m browser tests/test_report_browser.py
+
+test-ray: $(READY) ## run sweeps on a local Ray cluster of two nodes (fetches Ray, 80 MB, once)
+	$(BIN)/python -m pip install -q --disable-pip-version-check --require-hashes -r requirements/ray.lock
+	$(BIN)/python -m pytest -m ray tests/test_sweep_ray.py
 
 attack: $(READY) compiler ## attack daemon, router and agent, honest use beside it
 	$(BIN)/python -m pytest -n 2 -m "attack and not slow" tests/attack
@@ -99,9 +103,12 @@ docs: demo ## put the demo's table and plots, and those of the analysis, into th
 	$(BIN)/python docs/refresh.py
 
 lock: $(READY) ## pin the dependencies anew
-	$(BIN)/uv pip compile pyproject.toml --all-extras --universal --generate-hashes --no-emit-index-url \
+	$(BIN)/uv pip compile pyproject.toml --extra all --extra test --extra dev --universal --generate-hashes --no-emit-index-url \
 	    --no-emit-package voltana-ring --no-emit-package voltana-actuatord \
 	    --no-header --no-annotate --python-version 3.11 --upgrade -q -o requirements/dev.lock
+	$(BIN)/uv pip compile pyproject.toml --extra ray --universal --generate-hashes --no-emit-index-url \
+	    --no-emit-package voltana-ring --no-emit-package voltana-actuatord -c requirements/dev.lock \
+	    --no-header --no-annotate --python-version 3.11 -q -o requirements/ray.lock
 
 lock-sglang: $(READY) ## give the pins of the SGLang environments their hashes anew
 	$(BIN)/python -m tools.sglang_locks

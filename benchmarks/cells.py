@@ -2,26 +2,25 @@
 
 from __future__ import annotations
 
-import statistics
 import sys
 from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from benchmarks.paired import ATTAINMENTS, REFERENCES, SAVED, mean, shortfall
 from voltana.evaluation.sweep import LocalWorkers, make_plan, run_sweep
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
+    from benchmarks.paired import Figures, Runs
+
 MODELS = Path(__file__).parent / "models"
 """Configurations of models that are no profiles of the project: a mixture of experts, and MLA."""
 
-REFERENCES = ("static-max", "static-max-routed")
-"""The reference of an attainment is the better of these."""
-
-ATTAINMENTS = ("ttft_attainment", "itl_attainment", "itl_token_attainment")
-SAVED = "energy_saved_vs_static_max"
+CHANGES = "changes"
+"""Clock changes per instance-minute."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,10 +62,6 @@ class Cell:
         return {**cluster, **load, "workload.duration_s": duration_s}
 
 
-Figures = dict[str, float]
-"""Mean over the seeds of `SAVED`, `ATTAINMENTS` and clock changes per instance-minute."""
-
-
 def measure(
     cells: Sequence[Cell],
     policies: Sequence[str],
@@ -75,8 +70,8 @@ def measure(
     duration_s: float,
     folder: Path,
     processes: int,
-) -> dict[str, dict[str, Figures]]:
-    """Run what `folder` does not hold yet; the figures by cell and policy.
+) -> dict[str, Runs]:
+    """Run what `folder` does not hold yet; the figures by cell, policy and seed.
 
     Args:
         cells: What is run.
@@ -91,29 +86,34 @@ def measure(
     outcome = run_sweep(plan, folder, LocalWorkers(processes), _progress)
     for key, reason in outcome.failures.items():
         print(f"{key} failed: {reason}", file=sys.stderr)
-    gathered: dict[tuple[str, str], list[Mapping[str, Any]]] = defaultdict(list)
+    made: dict[str, Runs] = {}
     for row in outcome.rows:
-        gathered[_name(row), row["policy"]].append(row)
-    made: dict[str, dict[str, Figures]] = defaultdict(dict)
-    for (name, policy), found in gathered.items():
-        made[name][policy] = _figures(found)
+        made.setdefault(_name(row), defaultdict(list))[row["policy"]].append(_figures(row))
     return {cell.name: made[cell.name] for cell in cells if cell.name in made}
 
 
-def shortfall(figures: Mapping[str, Figures], policy: str, attainment: str) -> float:
-    """What a policy keeps less than the better of the references."""
-    best = max(figures[name][attainment] for name in REFERENCES if name in figures)
-    return best - figures[policy][attainment]
+def table(by_cell: Mapping[str, Runs], shown: Sequence[str] | None = None) -> Iterable[str]:
+    """The figures as lines of a Markdown table, in per cent; how much is missed in brackets.
 
-
-def table(figures: Mapping[str, Mapping[str, Figures]]) -> Iterable[str]:
-    """The figures as lines of a Markdown table, in per cent."""
+    Args:
+        by_cell: The figures.
+        shown: The policies; None takes all.
+    """
     yield "| cell | policy | saved % | TTFT % | ITL % | ITL of tokens % | changes/min |"
     yield "|---|---|---:|---:|---:|---:|---:|"
-    for name, by_policy in figures.items():
-        for policy, row in by_policy.items():
-            cells = " | ".join(f"{100 * row[column]:.1f}" for column in (SAVED, *ATTAINMENTS))
-            yield f"| {name} | {policy} | {cells} | {row['changes']:.1f} |"
+    for name, runs in by_cell.items():
+        for policy in shown or runs:
+            kept = " | ".join(_kept(runs, policy, column) for column in ATTAINMENTS)
+            saved, changes = 100 * mean(runs[policy], SAVED), mean(runs[policy], CHANGES)
+            yield f"| {name} | {policy} | {saved:.1f} | {kept} | {changes:.1f} |"
+
+
+def _kept(runs: Runs, policy: str, column: str) -> str:
+    made = f"{100 * mean(runs[policy], column):.1f}"
+    if policy in REFERENCES or not any(name in runs for name in REFERENCES):
+        return made
+    short = shortfall(runs, policy, column)
+    return f"{made} ({-100 * short.mean:+.1f} ±{100 * short.half:.1f})"
 
 
 def _name(row: Mapping[str, Any]) -> str:
@@ -126,17 +126,14 @@ def _name(row: Mapping[str, Any]) -> str:
     )
 
 
-def _figures(rows: Sequence[Mapping[str, Any]]) -> Figures:
-    made = {
-        column: statistics.fmean(row[column] for row in rows if row[column] is not None)
-        for column in (SAVED, *ATTAINMENTS)
-    }
-    instances = rows[0]["cluster.prefill"] + rows[0]["cluster.decode"]
-    made["changes"] = statistics.fmean(
-        60.0 * row["clock_changes"] / (row["simulated_s"] * instances) for row in rows
-    )
+def _figures(row: Mapping[str, Any]) -> Figures:
+    instances = row["cluster.prefill"] + row["cluster.decode"]
+    # Nothing was offered that could have been kept or missed.
+    made = {column: 1.0 if row[column] is None else row[column] for column in ATTAINMENTS}
+    made[SAVED] = row[SAVED]
+    made[CHANGES] = 60.0 * row["clock_changes"] / (row["simulated_s"] * instances)
     return made
 
 
 def _progress(ended: int, total: int, failed: int) -> None:
-    print(f"{ended}/{total} scenarios, {failed} failed", file=sys.stderr)
+    print(f"{ended}/{total} scenarios, {failed} failed", file=sys.stderr, flush=True)

@@ -3,8 +3,7 @@
 Run as ``python -m benchmarks.matrix``: every cell against `best-fixed`, both references and
 voltana-v0.1, in parallel, resumable after a kill (the same command goes on). Loads are shares of
 the rate at which an instance of each kind is busy all the time at its fastest clock, estimated from
-the plant: from a tenth of it to beyond it. ``--points`` takes the operating points named in the
-project's goals instead; ``--quick`` runs fewer, shorter ones.
+the plant: from a tenth of it to beyond it. ``--quick`` runs fewer, shorter ones.
 """
 
 from __future__ import annotations
@@ -13,14 +12,13 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from benchmarks.cells import ATTAINMENTS, SAVED, Cell, measure, shortfall, table
+from benchmarks.cells import Cell, measure, table
+from benchmarks.paired import verdict
 from voltana.evaluation.scenario import load_scenario
 from voltana.values import Load
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
-    from benchmarks.cells import Figures
+    from collections.abc import Sequence
 
 HARDWARE = ("a100-sxm4-80gb", "h100-sxm", "h200-sxm")
 MODELS = (
@@ -31,7 +29,8 @@ WORKLOADS = ("sharegpt", "lmsys", "azure-conv", "arxiv", "sharegpt-8k")
 LOADS = (0.1, 0.4, 0.7, 0.9, 1.05)
 POLICIES = ("static-max", "static-max-routed", "voltana-v0.1", "best-fixed", "voltana")
 OURS = "voltana"
-ALLOWANCE = 0.01
+MAY_SAVE_LESS = {"best-fixed": 0.01, "voltana-v0.1": 0.0}
+"""Than these by so much, where they keep the attainments."""
 
 
 def saturation_rps(hardware: str, model: str, workload: str) -> float:
@@ -77,45 +76,9 @@ def matrix(*, quick: bool, traces: Sequence[str] = ()) -> list[Cell]:
     return cells
 
 
-def points(*, quick: bool) -> list[Cell]:
-    """The operating points that are named in the project's goals."""
-    lmsys = {"llama-3.1-8b": (75, 90, 100, 110, 130), "qwen3-32b": (20, 30, 40, 42, 45, 50)}
-    sharegpt = {
-        "llama-3.1-8b": (30, 60, 80, 85, 90, 100),
-        "qwen3-32b": (20, 30, 40, 45, 50),
-        "ministral-3b": (80, 110, 130, 150),
-    }
-    cells = [
-        Cell(model=model, workload=workload, rate_rps=float(rate))
-        for workload, by_model in (("lmsys", lmsys), ("sharegpt", sharegpt))
-        for model, rates in by_model.items()
-        for rate in (rates[-3:] if quick else rates)
-    ]
-    moe = Cell(model="qwen3-30b-a3b", workload="sharegpt", rate_rps=40.0, hardware="h100-sxm")
-    return [*cells, moe]
-
-
-def verdict(figures: Mapping[str, Figures]) -> str:
-    """What a cell misses, in words; "yes" where nothing."""
-    missed = []
-    for column in ATTAINMENTS:
-        short = shortfall(figures, OURS, column)
-        if short > ALLOWANCE + 5e-5:
-            missed.append(f"{column} {-100 * short:.1f}")
-    for other in ("best-fixed", "voltana-v0.1"):
-        if other not in figures:
-            continue
-        keeps = all(shortfall(figures, other, c) <= ALLOWANCE for c in ATTAINMENTS)
-        less = figures[other][SAVED] - figures[OURS][SAVED]
-        if keeps and less > (ALLOWANCE if other == "best-fixed" else 0.0) + 5e-5:
-            missed.append(f"saves {100 * less:.1f} less than {other}")
-    return ", ".join(missed) or "yes"
-
-
 def main(given: Sequence[str] | None = None) -> None:
     """Print the tables as Markdown."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--points", action="store_true", help="the named operating points")
     parser.add_argument("--traces", nargs="+", default=[], help="files, beside the workloads")
     parser.add_argument("--quick", action="store_true", help="fewer cells, one seed, 60 s")
     parser.add_argument("--only", nargs="+", help="cells whose names contain one of these")
@@ -125,26 +88,21 @@ def main(given: Sequence[str] | None = None) -> None:
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--out", type=Path, default=Path("out/matrix"))
     asked = parser.parse_args(given)
-    cells = (
-        points(quick=asked.quick)
-        if asked.points
-        else matrix(quick=asked.quick, traces=asked.traces)
-    )
+    cells = matrix(quick=asked.quick, traces=asked.traces)
     if asked.only:
         cells = [cell for cell in cells if any(part in cell.name for part in asked.only)]
-    usual = tuple(p for p in POLICIES if p != "best-fixed") if asked.points else POLICIES
-    figures = measure(
+    by_cell = measure(
         cells,
-        asked.policies or usual,
+        asked.policies or POLICIES,
         asked.seeds or ([21] if asked.quick else [21, 22, 23]),
         duration_s=asked.duration or (60.0 if asked.quick else 120.0),
-        folder=asked.out / ("points" if asked.points else "cells"),
+        folder=asked.out,
         processes=asked.processes,
     )
-    print("\n".join(table(figures)))
+    print("\n".join(table(by_cell)))
     print("\n| cell | held |\n|---|---|")
-    for name, by_policy in figures.items():
-        print(f"| {name} | {verdict(by_policy)} |")
+    for name, runs in by_cell.items():
+        print(f"| {name} | {verdict(runs, OURS, MAY_SAVE_LESS)} |")
 
 
 if __name__ == "__main__":

@@ -32,10 +32,17 @@ def sweep_process(out, *arguments, env=None):
     )
 
 
-def grid(runs):
+def grid(runs, duration=2):
     """Arguments of a sweep over so many short scenarios, of two policies each."""
     return (
-        *("--policy", "static-max,static-low", "--grid", "pd=1:1", "--grid", "duration=2"),
+        *(
+            "--policy",
+            "static-max,static-low",
+            "--grid",
+            "pd=1:1",
+            "--grid",
+            f"duration={duration}",
+        ),
         *("--grid", f"seed=1..{runs // 4}", "--grid", "rate=3..6"),
     )
 

@@ -67,7 +67,7 @@ def test_the_engine_s_test_environment_holds_what_agent_and_router_need(lock):
 
 
 def test_nothing_is_missing_here_and_what_is_missing_is_named(monkeypatch):
-    assert not any(missing(extra) for extra in EXTRAS)
+    assert not any(missing(extra) for extra in EXTRAS if extra != "ray")  # has a lock of its own
     monkeypatch.setitem(sys.modules, "aiohttp", None)
     monkeypatch.setitem(sys.modules, "zmq", None)
     with pytest.raises(MissingExtraError) as error:
@@ -107,6 +107,14 @@ def test_a_command_without_its_extra_is_one_line_and_status_2():
     assert done.stderr == (
         "voltana: voltana analyze needs control, not installed here. "
         "Run: pip install 'voltana[analysis]'\n"
+    )
+
+
+def test_a_sweep_on_ray_without_ray_names_the_extra():
+    done = voltana("sweep", "--grid", "seed=1", "--ray", "auto", without=["ray"])
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == (
+        "voltana: a sweep on Ray needs ray, not installed here. Run: pip install 'voltana[ray]'\n"
     )
 
 

@@ -36,7 +36,9 @@ class Room:
         assert 0 <= for_s < math.inf
         self.events.schedule(self.events.now_s() + for_s, lambda _now_s: action())
 
-    def slack_of(self, request):
+    def slack_of(self, request, line):
+        assert line.ahead.requests == len(self.queue)
+        assert (line.ahead.prompt_tokens > 0) == (line.ahead.requests > 0)
         return self.slack_s(request) if callable(self.slack_s) else self.slack_s
 
     def choose(self, request):

@@ -67,6 +67,7 @@ HOMES = {
 CLOCK_READERS = {
     "plant/runner.py",  # times the policies that it runs
     "evaluation/compare.py",  # times the simulation
+    "evaluation/sweep/ray_workers.py",  # gives up on a cluster that is gone
     "testing/timing.py",
     "testing/actuator_subject.py",  # waits for real devices
     "testing/actuator_checks.py",  # and gives up on those that block

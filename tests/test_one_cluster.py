@@ -358,9 +358,10 @@ class Mirror:
         holding, time = self.simulation._dispatcher.holding, self.simulation._events
         slack_of = holding._slack_s
 
-        def compared(request):
-            slack_s = prefill_slack_s(request, self.shown_beside(Role.PREFILL), time.now_s())
-            assert slack_of(request) == slack_s
+        def compared(request, line):
+            shown = self.shown_beside(Role.PREFILL)
+            slack_s = prefill_slack_s(request, shown, time.now_s(), line)
+            assert slack_of(request, line) == slack_s
             self.slacks += slack_s > 0
             return slack_s
 

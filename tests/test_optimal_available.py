@@ -16,7 +16,7 @@ from voltana.slo import Slo
 from voltana.slo_reserve import SloReserve
 from voltana.testing import strategies as vst
 from voltana.testing.samples import observation
-from voltana.values import DeadlineBucket, Forecast, Load, Queue, Status
+from voltana.values import Binding, DeadlineBucket, Forecast, Load, Queue, Status
 
 SLO = Slo(ttft_s=0.6, itl_s=0.05)
 LEVELS = tuple(float(mhz) for mhz in range(705, 1411, 15))
@@ -135,6 +135,26 @@ def test_expected_arrivals_raise_the_clock():
         at = seen(4500, now_s=10.0 + 0.3 * step)
         decisions = busy.decide(at), calm.decide(at)
     assert decisions[0].clock_mhz > decisions[1].clock_mhz
+
+
+def test_the_worst_is_assumed_of_arrivals_until_some_have_been_seen():
+    controller, calm = make(), make(arrivals_s=0.0)
+    first = controller.decide(seen(500, now_s=0.0))
+    assert (first.clock_mhz, first.binding) == (LEVELS[-1], Binding.PACE)
+    for step in range(1, 30):  # a twentieth of the time is needed
+        decision = controller.decide(seen(500, now_s=0.5 * step))
+    assert decision.clock_mhz == calm.decide(seen(500, now_s=15.0)).clock_mhz == LEVELS[0]
+
+
+@pytest.mark.parametrize("share", [0.3, 0.6, 0.95])
+def test_the_work_that_arrives_is_known_from_the_first_second_on(share):
+    controller = make()
+    estimates = []
+    for step in range(200):  # batches of 0.1 s at the fastest clock
+        controller.decide(seen(2000, now_s=0.1 / share * step))
+        estimates.append(controller._arriving())
+    assert min(estimates) >= share - 0.05  # never too little, not even at the start
+    assert estimates[-1] == pytest.approx(share, abs=0.15)
 
 
 @given(st.integers(1, 3000))

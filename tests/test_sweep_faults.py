@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import types
 
 import pytest
 
@@ -24,6 +25,7 @@ from tests.sweep_steps import (
 )
 from voltana.errors import ConfigError
 from voltana.evaluation.sweep import LocalWorkers, make_plan, run_sweep
+from voltana.evaluation.sweep.ray_workers import RayWorkers
 from voltana.evaluation.sweep.store import RESULTS
 
 
@@ -86,6 +88,21 @@ def test_a_full_disk_is_one_line_and_what_was_kept_stays(tmp_path, monkeypatch):
     assert len(records(tmp_path)) == 1
     assert not list((tmp_path / "runs").glob(".*"))
     assert run_sweep(plan, tmp_path, LocalWorkers(1)).ran == 3
+
+
+@pytest.mark.parametrize(
+    ("address", "said"),
+    [
+        ("127.0.0.1:9", "cannot be reached: nothing answers there within 5 s"),
+        ("ray://127.0.0.1:9", "cannot be reached: nothing answers there within 5 s"),
+        ("somewhere", "must be auto, HOST:PORT or ray://HOST:PORT"),
+        ("127.0.0.1:99999", "must be auto, HOST:PORT or ray://HOST:PORT"),
+    ],
+)
+def test_a_ray_cluster_that_is_not_there_is_said_at_once(monkeypatch, address, said):
+    monkeypatch.setitem(sys.modules, "ray", types.ModuleType("ray"))  # an extra, maybe not here
+    with pytest.raises(ConfigError, match=said):
+        RayWorkers(address)
 
 
 def can_mount():

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from voltana.errors import ConfigError
 from voltana.routers.least_loaded import LeastLoaded
-from voltana.routers.viable_batch import AT_BOUNDARY, ViableBatch
+from voltana.routers.viable_batch import AT_BOUNDARY, FULL, ViableBatch
 from voltana.testing import check_router, samples
 from voltana.testing import strategies as vst
 from voltana.values import Deferral, Forecast, InstanceState, Role
@@ -89,8 +89,63 @@ def test_the_boundary_is_the_models_not_a_setting():
 
 def test_what_may_wait_no_longer_joins_the_batch_that_is_lost_already():
     assert ask(decode("a", 256), decode("b", 300), slack_s=0.0) == "b"
-    assert ask(decode("a", 310), decode("b", 300), decode("c", 256), slack_s=0.0) == "b"
-    assert ask(decode("a", 256), decode("b", 256), slack_s=0.0) == "a"  # one has to be
+    assert ask(decode("a", 310), decode("b", 300), decode("c", 256), slack_s=0.0) == "a"
+    assert ask(decode("a", 256), decode("b", 256), slack_s=0.0) in {"a", "b"}  # one has to be
+
+
+PROMPT = samples.request(3).prompt_tokens
+RESERVED = 512.0
+
+
+def filled(name, running, requests_of_room, **changes):
+    """A decode instance whose KV cache has room for so many requests like the one asked about."""
+    each = PROMPT + RESERVED
+    capacity = 230 * running + RESERVED * running + requests_of_room * each
+    return decode(
+        name, running, kv_capacity_tokens=capacity, kv_reserved_tokens=RESERVED, **changes
+    )
+
+
+def test_requests_wait_while_every_kv_cache_is_full_and_take_the_first_room():
+    deferral = ask(filled("a", 100, 0.9), filled("b", 120, 0.0))
+    assert isinstance(deferral, Deferral)
+    assert deferral.reason == FULL
+    assert ask(filled("a", 100, 0.9), filled("b", 120, 1.0)) == "b"
+
+
+def test_beyond_memory_one_cache_takes_the_excess_and_the_others_stay_in_time():
+    assert ask(filled("a", 100, 0.0), filled("b", 100, -40.0), slack_s=0.0) == "b"
+    assert ask(filled("a", 100, -30.0), filled("b", 100, -40.0), slack_s=0.0) == "b"
+    assert ask(filled("a", 100, 2.0), filled("b", 100, -40.0), slack_s=0.0) == "a"
+
+
+def test_a_full_kv_cache_is_no_place_for_what_another_batch_can_take_late():
+    lost, full = filled("a", 270, 3.0), filled("b", 300, -1.0)
+    assert ask(lost, full, slack_s=0.0) == "a"
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 400), st.floats(-50.0, 50.0)), min_size=1, max_size=5),
+    st.sampled_from([0.0, 0.2]),
+)
+def test_nothing_joins_a_full_instance_while_another_has_room_and_nothing_waits_for_nothing(
+    instances, slack_s
+):
+    pool = [
+        filled(f"d{i}", running, room if 230 * running + room > 0 else 1.0)
+        for i, (running, room) in enumerate(instances)
+    ]
+    free = {
+        f"d{i}"
+        for i, (running, room) in enumerate(instances)
+        if running < TILE and (room >= 1.001 or 230 * running + room <= 0)
+    }
+    tight = any(abs(room - 1.0) < 0.01 for _, room in instances)
+    answer = ask(*pool, slack_s=slack_s)
+    if free and not tight:
+        assert answer in free
+    elif not tight:
+        assert isinstance(answer, Deferral) == (slack_s > 0)
 
 
 @pytest.mark.parametrize(

@@ -227,6 +227,8 @@ class ScenarioFile(StrictTable):
         policies: Names, or ``MODULE:FACTORY`` of a user's own.
         seed: Seed of everything random.
         power_budget_w: Power that all instances together may draw; None sets no budget.
+        power_budget_file: The same over time, as CSV of times and watts, in place of
+            `power_budget_w`.
         levels: Clocks that may be chosen, as in `voltana.levels.parse_levels`; None leaves them to
             each policy.
         predictor: ``MODULE:FACTORY`` of a user's own latency model, in place of the policies'.
@@ -244,6 +246,9 @@ class ScenarioFile(StrictTable):
     power_budget_w: Positive | None = Field(
         default=None, description="the power of all instances together, in watts (--power-budget)"
     )
+    power_budget_file: Path | None = Field(
+        default=None, description="CSV of times and watts (--budget-schedule)"
+    )
     levels: str | None = Field(
         default=None, description="the clocks that may be chosen, such as 'above:900' (--levels)"
     )
@@ -259,6 +264,15 @@ class ScenarioFile(StrictTable):
     disturbance: tuple[DisturbanceTable, ...] = Field(
         default=(), description="slowdowns of single instances in mid-run ([[disturbance]])"
     )
+
+    @model_validator(mode="after")
+    def _one_budget(self) -> ScenarioFile:
+        if self.power_budget_w is not None and self.power_budget_file is not None:
+            raise ConfigError(
+                "the scenario has both 'power_budget_w' and 'power_budget_file': must be one of "
+                "them. Remove the key (or flag) that is not meant."
+            )
+        return self
 
     @model_validator(mode="after")
     def _one_source(self) -> ScenarioFile:

@@ -22,6 +22,7 @@ EXTRAS = {
         "voltana_ring",
         "zmq",
     ),
+    "ray": ("ray",),
     "report": ("plotly",),
     "sweep": ("pyarrow",),
 }

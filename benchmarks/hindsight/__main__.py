@@ -25,7 +25,7 @@ import structlog
 from benchmarks.cells import Cell
 from benchmarks.hindsight.schedule import FOUND, POLICY, under
 from benchmarks.hindsight.search import Known, Search
-from benchmarks.sweep import ATTAINMENTS
+from benchmarks.paired import ATTAINMENTS
 from voltana.evaluation.bound import bound_comparison
 from voltana.evaluation.compare import compare
 from voltana.evaluation.scenario import load_scenario

@@ -12,9 +12,8 @@ import math
 import sys
 from typing import TYPE_CHECKING, NamedTuple
 
-from benchmarks.headline import ALLOWANCE
 from benchmarks.hindsight.schedule import BIN_S, ROUTING, Base, Schedule, under
-from benchmarks.sweep import ATTAINMENTS
+from benchmarks.paired import ALLOWANCE, ATTAINMENTS
 from voltana.evaluation.compare import REFERENCE
 from voltana.evaluation.metrics import measure
 from voltana.plant.simulation import Simulation

@@ -23,12 +23,15 @@ from pathlib import Path
 from tests.actuation.chaos_faults import PASSING, Faults, LogPipe
 from tests.actuation.daemons import Daemon
 from tests.actuation.driver import Machine
+from tests.actuation.stalls import StallWatch
 
 SIGNALS = (signal.SIGKILL, signal.SIGSTOP, signal.SIGTERM)
 VICTIMS = ("client", "controller", "worker", "parent", "parent and worker", "GPU's process")
 SLACK_S = 0.5
 RESTART_S = 1.0
 RECOVERY_S = 20.0
+REPETITIONS = 4
+"""How often a round is run again while the machine stands still."""
 
 
 @dataclass
@@ -42,11 +45,17 @@ class Round:
     delay_s: float
     bound_s: float
     restarted: bool = False
+    stalled_s: float = 0.0
 
     @property
     def late(self) -> bool:
         """Whether the devices were back too late."""
         return self.delay_s > self.bound_s
+
+    @property
+    def excused(self) -> bool:
+        """Whether the machine stood still for longer than they were late: it is run again."""
+        return self.late and self.stalled_s >= self.delay_s - self.bound_s
 
 
 @dataclass
@@ -59,6 +68,8 @@ class Chaos:
         lease_s: Lease of the client.
         seed: Of all randomness.
         slack_s: Allowed beyond the lease.
+        rounds: What counts.
+        stalled: Rounds that were run again, because the machine itself stood still.
     """
 
     folder: Path
@@ -67,11 +78,13 @@ class Chaos:
     seed: int = 0
     slack_s: float = SLACK_S
     rounds: list[Round] = field(default_factory=list)
+    stalled: list[Round] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
 
     def run(self, count: int, *, tell: bool = False) -> None:
         """Run `count` rounds; findings are in `rounds` and `problems`."""
         self.rng = random.Random(self.seed)
+        self.watch = StallWatch()
         self.machine = Machine(self.folder, self.library)
         self.pipe = LogPipe(self.folder / "chaos.log")
         self.daemon = Daemon(self.folder, self.machine, init=True, stderr=self.pipe.writer)
@@ -80,12 +93,24 @@ class Chaos:
         self.client = self._new_client()
         try:
             for number in range(count):
-                self._round(VICTIMS[number % len(VICTIMS)], SIGNALS[number // len(VICTIMS) % 3])
+                self._until_undisturbed(
+                    VICTIMS[number % len(VICTIMS)], SIGNALS[number // len(VICTIMS) % 3]
+                )
                 if tell:
                     sys.stdout.write(f"{number + 1:4d}  {self.rounds[-1]}\n")
                     sys.stdout.flush()
         finally:
             self._finish()
+
+    def _until_undisturbed(self, victim: str, number: signal.Signals) -> None:
+        """One round that counts."""
+        for _ in range(REPETITIONS):
+            before = len(self.rounds)
+            self._round(victim, number)
+            if len(self.rounds) == before or not self.rounds[-1].excused:
+                return
+            self.stalled.append(self.rounds.pop())
+        self._round(victim, number)
 
     def _round(self, victim: str, number: signal.Signals) -> None:
         self._await_control()
@@ -118,7 +143,10 @@ class Chaos:
         if restarted:
             since_s, bound_s = restarts[0], RESTART_S + self.slack_s - SLACK_S
         delay_s = max(0.0, unlocked_s - since_s)
-        self.rounds.append(Round(victim, number.name, fault, silenced, delay_s, bound_s, restarted))
+        stalled_s = self.watch.stalled_s(since_s, unlocked_s)
+        self.rounds.append(
+            Round(victim, number.name, fault, silenced, delay_s, bound_s, restarted, stalled_s)
+        )
         self._tidy(victim)
 
     def _hit(self, victim: str, number: signal.Signals) -> None:
@@ -173,6 +201,7 @@ class Chaos:
         )
 
     def _finish(self) -> None:
+        self.watch.close()
         self.client.kill()
         self.client.wait()
         self.daemon.wait_ready()  # init may be restarting it after the last round

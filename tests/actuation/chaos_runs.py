@@ -36,23 +36,26 @@ def run_all(options: argparse.Namespace) -> int:
         for number, size in enumerate(sizes)
     }
     due = {path: what for path, what in batches.items() if not (options.resume and path.exists())}
+    library = build(folder)
     started_s = time.monotonic()
     if options.jobs == 1 and len(due) == len(batches) and options.rounds <= 4 * BATCH:
         for path, (seed, size) in due.items():
-            _run(path, seed, size, options.lease, options.slack, tell=True)
+            _run(path, library, seed, size, lease_s=options.lease, slack_s=options.slack, tell=True)
     else:
-        _run_parallel(due, options, len(batches))
+        _run_parallel(due, options, library, len(batches))
     return _summarize([json.loads(path.read_text()) for path in batches], started_s)
 
 
 def _run_parallel(
-    due: dict[Path, tuple[int, int]], options: argparse.Namespace, batches: int
+    due: dict[Path, tuple[int, int]], options: argparse.Namespace, library: Path, batches: int
 ) -> None:
     done = batches - len(due)
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(options.jobs, mp_context=context) as pool:
         futures = [
-            pool.submit(_run, path, seed, size, options.lease, options.slack)
+            pool.submit(
+                _run, path, library, seed, size, lease_s=options.lease, slack_s=options.slack
+            )
             for path, (seed, size) in due.items()
         ]
         for future in as_completed(futures):
@@ -67,11 +70,18 @@ def _run_parallel(
 
 
 def _run(
-    path: Path, seed: int, size: int, lease_s: float, slack_s: float, *, tell: bool = False
+    path: Path,
+    library: Path,
+    seed: int,
+    size: int,
+    *,
+    lease_s: float,
+    slack_s: float,
+    tell: bool = False,
 ) -> dict[str, Any]:
     """One batch; a file says what came of it."""
     with tempfile.TemporaryDirectory() as name:
-        chaos = Chaos(Path(name), build(Path(name)), lease_s, seed, slack_s)
+        chaos = Chaos(Path(name), library, lease_s, seed, slack_s)
         try:
             chaos.run(size, tell=tell)
         except AssertionError as error:
@@ -79,6 +89,7 @@ def _run(
     found = {
         "seed": seed,
         "rounds": [asdict(one) | {"late": one.late} for one in chaos.rounds],
+        "stalled": [asdict(one) for one in chaos.stalled],
         "problems": chaos.problems,
     }
     draft = path.with_suffix(".draft")
@@ -104,6 +115,8 @@ def _summarize(batches: list[dict[str, Any]], started_s: float) -> int:
                     f"  {victim:18s} {len(mine):5d} rounds, at defaults at most {worst:.2f} s "
                     f"after {since} (bound {mine[0]['bound_s']:.1f} s)\n"
                 )
+    stalled = sum(len(batch.get("stalled", ())) for batch in batches)
+    sys.stdout.write(f"run again because the machine stood still meanwhile: {stalled}\n")
     late = [one for one in rounds if one["late"]]
     sys.stdout.write(f"late: {len(late)}, problems: {problems or 'none'}\n")
     for one in late:

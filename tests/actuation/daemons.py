@@ -35,6 +35,8 @@ class Daemon:
         head: Lines before them.
         stderr: Descriptor for its log; None takes a file.
         start: Whether to start it now, rather than by `begin`.
+        claims: Where daemons of one host keep which has which GPU; by default the same for all
+            daemons of a machine.
         init: Whether to restart it whenever it ends or its watchdog falls silent, as systemd does.
     """
 
@@ -45,6 +47,7 @@ class Daemon:
         *,
         allow: str = "",
         head: str = "",
+        claims: Path | None = None,
         init: bool = False,
         stderr: int | None = None,
         start: bool = True,
@@ -56,7 +59,8 @@ class Daemon:
         self.machine = machine
         rules = allow or f"[[allow]]\nusers = [{os.geteuid()}]\nmax_lease_s = 10.0\n"
         self.config.write_text(
-            f'socket = "{self.socket}"\nstate_dir = "{folder / "state"}"\n{head}\n{rules}'
+            f'socket = "{self.socket}"\nstate_dir = "{folder / "state"}"\n'
+            f'claims_dir = "{claims or machine.path.parent}"\n{head}\n{rules}'
         )
         self.log = folder / "daemon.log"
         self.log.touch()

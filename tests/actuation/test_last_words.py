@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import os
 import socket
+from contextlib import closing
 
 import pytest
 
-from voltana_actuatord.daemon.gpulink import MAX_BYTES, Examined, encode_answer
+from voltana_actuatord.daemon.gpulink import EXAMINE, WISHES_BYTES, Examined, encode_answer
+from voltana_actuatord.daemon.linkends import MAX_BYTES, link
 from voltana_actuatord.daemon.parentlink import ParentLink, say
 from voltana_actuatord.daemon.server import ActuatorServer
 
@@ -37,7 +39,7 @@ def refusal_of(client):
 @pytest.mark.parametrize("word", ["ready", "restoring"])
 def test_a_refusal_is_heard_though_the_parent_was_first_with_the_end(tmp_path, word):
     parent, theirs = pair()
-    gpu, link = pair()
+    to_gpu, gpu = link()
     with (
         socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener,
         socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as client,
@@ -49,17 +51,17 @@ def test_a_refusal_is_heard_though_the_parent_was_first_with_the_end(tmp_path, w
         server = ActuatorServer(CONFIG, listener, ParentLink(theirs))
         client.connect(str(tmp_path / "socket"))
         client.send(ACQUIRE)
-        server._handle(listener)
-        (connection,) = server._connections.values()
-        server._handle(connection)
+        server.handle(listener)
+        (connection,) = server._clients.all()
+        server.handle(connection)
         assert parent.recv(MAX_BYTES) == b"open GPU-9"
-        with link:
-            say(parent, UUID, "open", link)
+        with closing(to_gpu):
+            say(parent, UUID, "open", to_gpu)
         server._hear_parent()
-        with gpu:
-            assert gpu.recv(MAX_BYTES)  # that it be examined
-            gpu.send(encode_answer(Examined(device=UUID, refusal="see `nvidia-smi -L`")))
+        with closing(gpu):
+            assert gpu.read(WISHES_BYTES) == EXAMINE
+            gpu.answer(encode_answer(Examined(device=UUID, refusal="see `nvidia-smi -L`")))
         say(parent, UUID, word)
         server._hear_parent()
         assert refusal_of(client) == {"error": "see `nvidia-smi -L`", "transient": False}
-        server._drop(connection)
+        server._clients.drop(connection)

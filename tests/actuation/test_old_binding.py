@@ -33,7 +33,10 @@ def shadowed(tmp_path, machine):
 
 def test_the_daemon_does_not_start(shadowed, tmp_path):
     config = tmp_path / "c.toml"
-    config.write_text(f'state_dir = "{tmp_path / "state"}"\nsocket = "{tmp_path / "a.sock"}"\n')
+    config.write_text(
+        f'state_dir = "{tmp_path / "state"}"\nsocket = "{tmp_path / "a.sock"}"\n'
+        f'claims_dir = "{tmp_path}"\n'
+    )
     done = shadowed("-m", "voltana_actuatord.daemon.command", "--config", str(config))
     assert done.returncode == 2
     assert done.stderr.splitlines() == [f"voltana-actuatord: {SAYS}"]

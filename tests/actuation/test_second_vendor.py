@@ -7,6 +7,7 @@ import os
 import socket
 import threading
 import time
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -21,6 +22,7 @@ from voltana_actuatord.client import ActuatorProcess
 from voltana_actuatord.daemon.holder import hold, restore
 from voltana_actuatord.daemon.inboxes import GpuJob
 from voltana_actuatord.daemon.journal import Journal
+from voltana_actuatord.daemon.linkends import link as gpu_link
 from voltana_actuatord.daemon.page import ClockState, own_slot
 from voltana_actuatord.daemon.parentlink import ParentLink, say
 from voltana_actuatord.daemon.server import ActuatorServer
@@ -138,7 +140,7 @@ def stand_for_the_parent(link, rack, journal):
         if not data.startswith(b"open "):
             continue
         uuid = data[5:].decode()
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        ours, theirs = gpu_link()
         job = GpuJob(
             uuid=uuid,
             slot=own_slot(),
@@ -149,7 +151,7 @@ def stand_for_the_parent(link, rack, journal):
         )
         holders.append((threading.Thread(target=hold, args=(job, theirs)), theirs))
         holders[-1][0].start()
-        with ours:
+        with closing(ours):
             say(link, uuid, "open", ours)
     for thread, sock in holders:
         thread.join(10)

@@ -7,6 +7,7 @@ import json
 import os
 import socket
 import struct
+import threading
 import time
 from pathlib import Path
 
@@ -259,3 +260,38 @@ def _flood(daemon, seconds):
                 with contextlib.suppress(BlockingIOError):
                     flood.send(b"VA\x01\x04")
     os._exit(0)
+
+
+def knock(path, seconds):
+    """Connect again and again, as a user who is in no rule."""
+    ends_s, times = time.monotonic() + seconds, 0
+    while time.monotonic() < ends_s:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as sock:
+            sock.setblocking(False)
+            with contextlib.suppress(BlockingIOError):
+                sock.connect(str(path))
+                times += 1
+    return str(times)
+
+
+@root
+def test_users_in_no_rule_who_knock_without_end_hold_up_nobody(machine, tmp_path):
+    with (
+        Daemon(tmp_path, machine, head='socket_mode = "0666"') as daemon,
+        HonestLoop(daemon) as one,
+    ):
+        open_path(tmp_path)
+        quiet_s, began = one.times_s(1.5), one.steps()
+        knocking = threading.Thread(target=as_other_user, args=(lambda: knock(daemon.socket, 3.0),))
+        knocking.start()
+        places = 0
+        while knocking.is_alive():
+            with contextlib.suppress(BlockingIOError), daemon.connect() as sock:
+                sock.send(b"VA\x01\x04")
+                places += kind_of(sock.recv(65_536)) is Kind.STATUS
+            time.sleep(0.05)
+        knocking.join()
+        assert places > 10
+        assert_unharmed(one, quiet_s, one.since(began))
+        refusals = daemon.log.read_text().count("is in no [[allow]] rule")
+        assert 1 <= refusals <= 2

@@ -9,7 +9,9 @@ import time
 import pytest
 
 from tests.actuation.daemons import Daemon
+from tests.actuation.driver import uuid_of
 from voltana_actuatord.daemon.admission import Admission
+from voltana_actuatord.daemon.journal import Journal
 from voltana_actuatord.errors import ActuatorError
 
 MHZ = 1005.0
@@ -117,3 +119,17 @@ def test_a_lease_too_short_to_live_costs_nothing_but_itself(lease_s, machine, da
     with daemon.client(0) as again:
         assert again.reach(MHZ)
     assert daemon.worker() == worker
+
+
+def test_more_marks_than_places_are_all_restored_though_most_gpus_are_missing(machine, tmp_path):
+    journal = Journal(tmp_path / "state" / "journal")
+    for number in range(90):
+        journal.mark(f"GPU-00000000-0000-0000-0000-{number:012d}", had_setting=False)
+    journal.mark(uuid_of(1), had_setting=False, clock_mhz=MHZ)  # the last by name
+    machine.lock_from_outside(1, int(MHZ))
+    with Daemon(tmp_path, machine) as daemon:
+        assert machine.wait(lambda: not machine.any_locked(), 20.0)
+        with daemon.client(0) as client:
+            assert client.reach(MHZ)
+    assert uuid_of(1) not in journal.marked()
+    assert len(journal.marked()) == 90  # these were not seen to be restored

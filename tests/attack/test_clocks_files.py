@@ -24,7 +24,8 @@ def refused(tmp_path, machine):
         config = changes.get("config", tmp_path / "c.toml")
         if not config.exists():
             config.write_text(
-                f'socket = "{socket}"\nstate_dir = "{state}"\n[[allow]]\nusers = [0]\n'
+                f'socket = "{socket}"\nstate_dir = "{state}"\n'
+                f'claims_dir = "{changes.get("claims", tmp_path)}"\n[[allow]]\nusers = [0]\n'
             )
             config.chmod(changes.get("mode", 0o644))
         done = subprocess.run(
@@ -54,6 +55,11 @@ def foreign(tmp_path):
 @root
 def test_a_socket_in_a_folder_of_somebody_else(refused, foreign):
     assert f"{foreign} belongs to uid {STRANGER}" in refused(socket=foreign / "a.sock")
+
+
+@root
+def test_claims_in_a_folder_of_somebody_else(refused, foreign):
+    assert f"{foreign} belongs to uid {STRANGER}" in refused(claims=foreign)
 
 
 @root

@@ -137,13 +137,18 @@ def test_a_foreign_power_cap_is_reported(make_machine, tmp_path):
         assert "250 W; its default is 400 W" in gpu["note"]
 
 
-def test_two_daemons_do_not_share_a_gpu(machine, tmp_path):
+@pytest.mark.parametrize(
+    ("claims", "says"),
+    [(None, "driven by another voltana-actuatord"), ("apart", "another tool has set the clock")],
+)
+def test_two_daemons_with_folders_of_their_own_do_not_share_a_gpu(machine, tmp_path, claims, says):
     (tmp_path / "second").mkdir()
+    claims = claims and tmp_path / claims
     with Daemon(tmp_path, machine) as first, first.client(0) as client:
         assert client.reach(MHZ)
         with (
-            Daemon(tmp_path / "second", machine) as second,
-            pytest.raises(LeaseRefusedError, match="another tool has set the clock"),
+            Daemon(tmp_path / "second", machine, claims=claims) as second,
+            pytest.raises(LeaseRefusedError, match=says),
         ):
             second.client(0, patience_s=0.0)
         assert client.reach(1200.0)

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from voltana.cli import scenario_flags as flags
-from voltana.cli.sweep import finish, run_plan
+from voltana.cli.sweep import RAY, WORKERS, finish, make_workers, run_plan
 from voltana.cli.terminal import configure_logs, prepare_outputs, write_text
 from voltana.errors import ConfigError
 from voltana.extras import require
@@ -31,7 +31,6 @@ _SEEDS = typer.Option("--seeds", metavar="N,...", help="Seeds, whose figures are
 _NO_SEARCH = typer.Option(
     "--no-search", help="Leave out best-fixed, whose search is most of main-result's time."
 )
-_WORKERS = typer.Option("--workers", metavar="N", help="Processes (one a core).")
 _OUT = typer.Option("--out", metavar="DIR", help="Where it is written (out/FINDING).")
 _PUBLISHED = typer.Option(
     "--published", metavar="DIR", help="The published figure's points as CSV, drawn beside ours."
@@ -44,7 +43,8 @@ def reproduce(
     quick: Annotated[bool, _QUICK] = False,
     seeds: Annotated[str, _SEEDS] = "11",
     no_search: Annotated[bool, _NO_SEARCH] = False,
-    workers: Annotated[int | None, _WORKERS] = None,
+    workers: Annotated[int | None, WORKERS] = None,
+    ray: Annotated[str | None, RAY] = None,
     out: Annotated[Path | None, _OUT] = None,
     published: Annotated[Path | None, _PUBLISHED] = None,
     log_level: Annotated[str, flags.LOG] = "warning",
@@ -72,7 +72,7 @@ def reproduce(
     prepare_outputs(folder, None)
     points = [] if published is None else read_points(published)
     plan = found.plan(Asked(quick=quick, seeds=_numbers(seeds), search=not no_search))
-    outcome = run_plan(plan, folder, workers)
+    outcome = run_plan(plan, folder, make_workers(workers, ray))
     finish(plan, outcome, folder)
     told = found.tell(outcome.rows, points)
     told.figure.savefig(folder / "figure.png")

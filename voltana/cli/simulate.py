@@ -1,5 +1,6 @@
 """`voltana simulate`: a cluster serves a load under several policies, and what each one cost."""
 
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -17,9 +18,10 @@ from voltana.cli.terminal import (
 from voltana.errors import MissingExtraError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from voltana.evaluation.compare import Comparison
+    from voltana.evaluation.scenario import Scenario
     from voltana.evaluation.tariff import Tariff
     from voltana.evaluation.uncertainty import Uncertain
 
@@ -50,6 +52,11 @@ _MAX_PROMPT = typer.Option("--max-prompt-tokens", metavar="N", help="Cut longer 
 _MAX_OUTPUT = typer.Option("--max-output-tokens", metavar="N", help="Cut longer answers.")
 _BUDGET = typer.Option(
     "--power-budget", metavar="W", help="Watts that all instances together may draw (no budget)."
+)
+_SCHEDULE = typer.Option(
+    "--budget-schedule",
+    metavar="FILE",
+    help="The same over time: CSV of times (s of the run, or ISO 8601) and watts from then on.",
 )
 _LEVELS = typer.Option(
     "--levels",
@@ -102,6 +109,7 @@ def simulate(
     slo_itl_ms: Annotated[float | None, flags.ITL] = None,
     seed: Annotated[int | None, flags.SEED] = None,
     power_budget: Annotated[float | None, _BUDGET] = None,
+    budget_schedule: Annotated[Path | None, _SCHEDULE] = None,
     levels: Annotated[str | None, _LEVELS] = None,
     predictor: Annotated[str | None, _PREDICTOR] = None,
     uncertainty: Annotated[bool, _UNCERTAINTY] = False,
@@ -130,7 +138,6 @@ def simulate(
     configure_logs(log_level)
     from json import dumps
 
-    from voltana.evaluation.compare import compare
     from voltana.evaluation.comparison_report import to_json
     from voltana.evaluation.report.series import SERIES, series_of
     from voltana.evaluation.scenario import ARRIVALS, load_scenario
@@ -142,6 +149,7 @@ def simulate(
             "policies": flags.policy_names(policy),
             "seed": seed,
             "power_budget_w": power_budget,
+            "power_budget_file": None if budget_schedule is None else str(budget_schedule),
             "levels": levels,
             "predictor": predictor,
             "cluster": {
@@ -172,7 +180,7 @@ def simulate(
     prepare_outputs(out, json)
     quiet = log_level in {"debug", "info"}
     with progress_bars(len(resolved.trace), shown=not quiet) as progress:
-        comparison = compare(resolved, record_timelines=out is not None, progress=progress)
+        comparison = _compared(resolved, out, progress)
         ranges = uncertain(comparison, progress) if uncertainty else None
     made = to_json(comparison, ranges, tariffs)
     _write(comparison, out, json, ranges, made)
@@ -181,6 +189,19 @@ def simulate(
     _show(comparison, json, ranges, made)
     if json != STDOUT:
         _show_spent(comparison, tariffs)
+
+
+def _compared(
+    scenario: "Scenario", out: Path | None, progress: "Callable[[str, float, int], None] | None"
+) -> "Comparison":
+    """Compare the policies; in `out`, what was found so far can be read meanwhile."""
+    from voltana.evaluation.compare import compare
+    from voltana.evaluation.partial import PARTIAL, PartialResults
+
+    if out is None:
+        return compare(scenario, progress=progress)
+    with closing(PartialResults(out / PARTIAL, scenario)) as partial:
+        return compare(scenario, record_timelines=True, progress=progress, look=partial.look)
 
 
 def _show_spent(comparison: "Comparison", tariffs: "Mapping[str, Tariff]") -> None:

@@ -14,7 +14,7 @@ from voltana.errors import ConfigError
 from voltana.extras import require
 
 if TYPE_CHECKING:
-    from voltana.evaluation.sweep import Plan, SweepOutcome
+    from voltana.evaluation.sweep import Plan, SweepOutcome, Workers
 
 _GRID = typer.Option(
     "--grid",
@@ -30,7 +30,12 @@ _POLICY = typer.Option(
     metavar="P",
     help="Policies that each scenario compares; repeat it or use commas (the scenario's own).",
 )
-_WORKERS = typer.Option("--workers", metavar="N", help="Processes (one a core).")
+WORKERS = typer.Option("--workers", metavar="N", help="Scenarios at once (one a core).")
+RAY = typer.Option(
+    "--ray",
+    metavar="ADDRESS",
+    help="Run on a Ray cluster: auto, HOST:PORT of its head, or ray://HOST:PORT (this machine).",
+)
 _OUT = typer.Option("--out", metavar="DIR", help="Where runs and results are kept.")
 
 FAILED = 1
@@ -43,7 +48,8 @@ def sweep(
     grid: Annotated[list[str] | None, _GRID] = None,
     rows: Annotated[Path | None, _LIST] = None,
     policy: Annotated[list[str] | None, _POLICY] = None,
-    workers: Annotated[int | None, _WORKERS] = None,
+    workers: Annotated[int | None, WORKERS] = None,
+    ray: Annotated[str | None, RAY] = None,
     out: Annotated[Path, _OUT] = Path("out/sweep"),
     log_level: Annotated[str, flags.LOG] = "warning",
 ) -> None:
@@ -58,20 +64,32 @@ def sweep(
     Ratios:            voltana sweep --grid pd=1:3,2:2,3:1 --policy static-max,voltana
     Levels:            voltana sweep --grid 'levels=["published", "even:5", "1005,1410"]'
     A list:            voltana sweep base.toml --list runs.csv --workers 8
+    On a Ray cluster:  voltana sweep --grid rate=40..100..10 --ray auto
     """  # noqa: D301  (\b keeps typer from reflowing the examples)
     configure_logs(log_level)
     require("sweep", "voltana sweep")
     plan = _plan(scenario, grid, rows, policy)
-    outcome = run_plan(plan, out, workers)
+    outcome = run_plan(plan, out, make_workers(workers, ray))
     finish(plan, outcome, out)
 
 
-def run_plan(plan: "Plan", out: Path, workers: int | None) -> "SweepOutcome":
-    """Run a plan on this machine's cores under a progress bar."""
-    from voltana.evaluation.sweep import LocalWorkers, run_sweep
+def make_workers(count: int | None, ray: str | None) -> "Workers":
+    """Where scenarios run: this machine's cores, or a Ray cluster's."""
+    from voltana.evaluation.sweep import LocalWorkers
+
+    if ray is None:
+        return LocalWorkers(count)
+    from voltana.evaluation.sweep.ray_workers import RayWorkers
+
+    return RayWorkers(ray, count)
+
+
+def run_plan(plan: "Plan", out: Path, workers: "Workers") -> "SweepOutcome":
+    """Run a plan under a progress bar."""
+    from voltana.evaluation.sweep import run_sweep
 
     with sweep_bar() as progress:
-        return run_sweep(plan, out, LocalWorkers(workers), progress)
+        return run_sweep(plan, out, workers, progress)
 
 
 def finish(plan: "Plan", outcome: "SweepOutcome", out: Path) -> None:

@@ -1,45 +1,111 @@
 """What holding a request back costs: how much of its deadline may be waited away.
 
 The wait counts in the time to first token, so what a prompt may wait is what its deadline leaves
-after the prefill: the quickest instance's pending work and the prompt at the fastest clock, by the
-upper bound of its own model. A share of that is kept for what no model here tells, such as the
-transfer of the KV cache. Where a model, the levels or the deadline is unknown, nothing may wait.
+after the prefill: the quickest instance's pending work, its part of the prompts that are held
+already (they go first, and may all go at once), and the prompt itself, at the fastest clock by the
+upper bound of its own model. Nor does it delay itself alone: while a line is held for h seconds its
+instances do not work, and with utilisation u those that come are late until h / (1 - u) has passed
+(the busy period: L. Kleinrock, "Queueing Systems" I, 1975, 5.8). So that has to fit, and where
+prefill is busy all the time nothing waits. A share of that is kept for what no model here tells,
+such as the transfer of the KV cache. Where a model, the levels or the deadline is unknown, nothing
+may wait.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import math
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from voltana.planning import candidate_load, load_with
+from voltana.values import NO_RESERVATION, Load, Reservation
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from voltana.values import Candidate, Request
 
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Line:
+    """Those that are held, and what comes to join them.
+
+    Attributes:
+        ahead: Those that are held.
+        requests_per_s: Requests that arrive per second, held or not.
+        prompt_tokens_per_s: Their prompt tokens.
+    """
+
+    ahead: Reservation = NO_RESERVATION
+    requests_per_s: float = 0.0
+    prompt_tokens_per_s: float = 0.0
+
+
+NO_LINE = Line()
+
 WAITED_SHARE = 0.85
 """Share of what a deadline leaves that a request may wait away."""
 
 
-def prefill_slack_s(request: Request, candidates: Iterable[Candidate], now_s: float) -> float:
+def prefill_slack_s(
+    request: Request, candidates: Iterable[Candidate], now_s: float, line: Line = NO_LINE
+) -> float:
     """How long a request may be held before its prefill; 0 or less where it may not.
 
     Args:
         request: What may be held.
         candidates: The prefill instances; their budget is the TTFT threshold.
         now_s: The current time.
+        line: What is held already, and comes.
     """
-    left_s = max((_left_s(request, candidate) for candidate in candidates), default=-math.inf)
-    return _share_of(left_s, request, now_s)
+    pool = list(candidates)
+    left_s = max(
+        (_left_s(request, _behind(c, line.ahead, len(pool))) for c in pool), default=-math.inf
+    )
+    spare = max((1.0 - _utilisation(c, line, len(pool)) for c in pool), default=0.0)
+    return max(spare, 0.0) * _share_of(left_s, request, now_s)
 
 
-def decode_slack_s(request: Request, candidates: Iterable[Candidate], now_s: float) -> float:
+def decode_slack_s(
+    request: Request,
+    candidates: Iterable[Candidate],
+    now_s: float,
+    line: Line = NO_LINE,  # noqa: ARG001  (prompts that are computed wait for no other)
+) -> float:
     """How long a request whose prompt is computed may be held; arguments as above."""
     budget_s = max((c.budget_s for c in candidates if c.budget_s < math.inf), default=-math.inf)
     return _share_of(budget_s, request, now_s)
+
+
+def _behind(candidate: Candidate, ahead: Reservation, instances: int) -> Candidate:
+    """An instance that has its part of what is ahead to do as well."""
+    if not ahead.requests:
+        return candidate
+    sent = candidate.reserved
+    return dataclasses.replace(
+        candidate,
+        reserved=Reservation(
+            requests=sent.requests + -(-ahead.requests // instances),
+            prompt_tokens=sent.prompt_tokens + -(-ahead.prompt_tokens // instances),
+        ),
+    )
+
+
+def _utilisation(candidate: Candidate, line: Line, instances: int) -> float:
+    """Share of its time that an instance computes what arrives, at its fastest clock."""
+    if candidate.predictor is None or not candidate.levels_mhz:
+        return 1.0
+    tokens = int(line.prompt_tokens_per_s / instances)
+    if not tokens:
+        return 0.0
+    each = max(line.requests_per_s / instances, 1.0)
+    load = Load(prefill_tokens=tokens, prefill_attended_pairs=tokens * tokens / (2.0 * each))
+    fastest = np.array(candidate.levels_mhz[-1:], dtype=np.float64)
+    busy = float(candidate.predictor.forecast(load, fastest).mean_s[0])
+    return busy if busy == busy else 1.0  # noqa: PLR0124  (nan)
 
 
 def _share_of(left_s: float, request: Request, now_s: float) -> float:

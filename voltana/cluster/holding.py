@@ -16,8 +16,9 @@ from collections import deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Generic, TypeVar
 
+from voltana.cluster.admission import Line
 from voltana.errors import RoutingError, invalid
-from voltana.values import Deferral
+from voltana.values import Deferral, Reservation
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -99,8 +100,9 @@ class HoldingQueue(Generic[_T]):
     Args:
         choose: Asks the routers: what a request is to be sent to, or a `Deferral`. A request whose
             `Request.slack_s` is 0 must not be deferred.
-        slack_s: How long a request may be held from now on, in s; asked for what is deferred only.
-            0 or less, or not finite, where that is unknown: such a request is not held.
+        slack_s: How long a request may be held from now on, in s, behind those that wait; asked for
+            what is deferred only. 0 or less, or not finite, where that is unknown: such a request
+            is not held.
         time: Source of time.
         call_later: Calls a function after some seconds.
         most: Requests that may wait.
@@ -115,7 +117,7 @@ class HoldingQueue(Generic[_T]):
     def __init__(
         self,
         choose: Callable[[Request], _T | Deferral],
-        slack_s: Callable[[Request], float],
+        slack_s: Callable[[Request, Line], float],
         *,
         time: TimeSource,
         call_later: Callable[[float, Callable[[], None]], object],
@@ -129,9 +131,11 @@ class HoldingQueue(Generic[_T]):
         self._call_later = call_later
         self._most = most
         self._line: deque[Held[_T]] = deque()
+        self._tokens = 0  # of the prompts in it
         self._due_s = math.inf  # of the timer that counts; those of later times are out of date
         self._woken = self._asking = False
         self._places = PlaceRate()
+        self._arrivals = ArrivalRate()
         self.counts = HoldingCounts()
 
     def __len__(self) -> int:
@@ -152,6 +156,8 @@ class HoldingQueue(Generic[_T]):
         Returns:
             None where it was sent on at once, else what `cancel` takes.
         """
+        now_s = self._time.now_s()
+        self._arrivals.note(request.prompt_tokens, now_s)
         for_s, reason = math.inf, BEHIND
         if not self._line:
             choice = self._choose(_with_slack(request, math.inf))
@@ -159,19 +165,29 @@ class HoldingQueue(Generic[_T]):
                 send(choice)
                 return None
             for_s, reason = choice.for_s, choice.reason
-        now_s, slack_s = self._time.now_s(), self._slack_s(request)
+        slack_s = self._slack_s(request, self._described(now_s))
         expected_s = self._places.expected_s(len(self._line) + 1, now_s)
         if not 0 < slack_s < math.inf or expected_s > JOINED_SHARE * slack_s:
             send(self._forced(request))
             return None
         held = Held(request=request, since_s=now_s, leave_s=now_s + slack_s, send=send)
         self._line.append(held)
+        self._tokens += request.prompt_tokens
         self.counts.note(reason)
         self._places.held(now_s)
         self._look_again(min(_sensible_s(for_s), slack_s))
         if len(self._line) > self._most:
             self._send_overdue(self._line.popleft())
         return held
+
+    def _described(self, now_s: float) -> Line:
+        """Those that wait, who are to be served before whoever joins, and what arrives."""
+        requests_per_s, tokens_per_s = self._arrivals.per_s(now_s)
+        return Line(
+            ahead=Reservation(requests=len(self._line), prompt_tokens=self._tokens),
+            requests_per_s=requests_per_s,
+            prompt_tokens_per_s=tokens_per_s,
+        )
 
     def cancel(self, held: Held[_T]) -> bool:
         """Nobody wants a request any more; whether it still waited."""
@@ -248,10 +264,43 @@ class HoldingQueue(Generic[_T]):
         held.send(self._forced(dataclasses.replace(held.request, waited_s=waited_s)))
 
     def _left(self, held: Held[_T]) -> None:
+        self._tokens -= held.request.prompt_tokens
         now_s = self._time.now_s()
         self.counts.note_wait(now_s - held.since_s)
         if not self._line:
             self._places.emptied(now_s)
+
+
+class ArrivalRate:
+    """Requests and prompt tokens that have arrived per second of late."""
+
+    __slots__ = ("_at_s", "_requests", "_seconds", "_tokens")
+
+    def __init__(self) -> None:
+        self._at_s = math.nan
+        self._requests = self._tokens = self._seconds = 0.0
+
+    def note(self, prompt_tokens: int, now_s: float) -> None:
+        """A request has arrived."""
+        self._fade(now_s)
+        self._requests += 1.0
+        self._tokens += prompt_tokens
+
+    def per_s(self, now_s: float) -> tuple[float, float]:
+        """Both rates; less than a second counts as one."""
+        self._fade(now_s)
+        seconds = max(self._seconds, 1.0)
+        return self._requests / seconds, self._tokens / seconds
+
+    def _fade(self, now_s: float) -> None:
+        gap_s = now_s - self._at_s
+        if gap_s > 0.0:
+            kept = math.exp(-gap_s / FADING_S)
+            self._requests *= kept
+            self._tokens *= kept
+            self._seconds = kept * self._seconds + gap_s
+        if not gap_s <= 0.0:
+            self._at_s = now_s
 
 
 class PlaceRate:

@@ -43,6 +43,9 @@ if TYPE_CHECKING:
 IDLE = Load()
 
 
+ERRORS = 1.0
+"""Standard errors by which more work is taken to arrive than was measured."""
+
 BUSIEST = 0.9
 """Utilisation up to which a level keeps pace: what arrives is known as an average alone."""
 
@@ -98,7 +101,7 @@ class OptimalAvailable:
         self.reserve = reserve or usual_reserve(PLANNED_SHARE * (1.0 - slo.ttft_target))
         self._arrivals_s = arrivals_s
         self._idle_mhz = idle_clock(self.levels_mhz, idle_mhz)
-        self._work_s = 0.0
+        self._work_s = self._squares_s2 = self._seen_s = 0.0
         self._decided_at_s = math.nan
         self._promised: list[tuple[Forecast, float]] = []
 
@@ -138,7 +141,7 @@ class OptimalAvailable:
         lowest, pace = self._critical(observation.load, forecast), 0
         # A model that knows nothing yet expects 0 s, and bounds nothing: no level fits anyway.
         if self._arrivals_s and 0.0 < forecast.mean_s[-1] < math.inf:
-            arriving = self._work_s / self._arrivals_s * (forecast.mean_s / forecast.mean_s[-1])
+            arriving = self._arriving() * (forecast.mean_s / forecast.mean_s[-1])
             pace = self._keeping_pace(arriving, pending_s)
         index = int(fits.argmax())
         if not fits[index]:
@@ -156,6 +159,17 @@ class OptimalAvailable:
         busy_w = self.power.forecast_w(load, self._levels)
         idle_w = self.power.forecast_w(IDLE, self._levels[:1])
         return critical_index(forecast.mean_s, busy_w - idle_w)
+
+    def _arriving(self) -> float:
+        """Seconds of the fastest clock's work that arrive per second, by an upper estimate.
+
+        The average is over what has been seen so far, and batches come as by a compound Poisson
+        process: the standard error of their sum is the root of the sum of their squares. Before
+        anything has been seen the worst is assumed.
+        """
+        if not self._seen_s > 0.0:
+            return math.inf
+        return (self._work_s + ERRORS * math.sqrt(self._squares_s2)) / self._seen_s
 
     def _keeping_pace(self, busy: FloatArray, pending_s: FloatArray) -> int:
         """Index of the slowest level at which the busy period ends soon enough.
@@ -184,11 +198,15 @@ class OptimalAvailable:
             return
         gap_s = now_s - self._decided_at_s
         if gap_s > 0:
-            self._work_s *= math.exp(-gap_s / self._arrivals_s)
+            kept = math.exp(-gap_s / self._arrivals_s)
+            self._work_s *= kept
+            self._squares_s2 *= kept * kept
+            self._seen_s = kept * self._seen_s + (1.0 - kept) * self._arrivals_s
         self._decided_at_s = now_s
         fastest_s = float(forecast.mean_s[-1])
         if fastest_s < math.inf:
             self._work_s += fastest_s
+            self._squares_s2 += fastest_s * fastest_s
 
     def _note_end(self, observation: Observation) -> None:
         """Adapt the reserve to whether batches kept what was promised: at their end or deadline.

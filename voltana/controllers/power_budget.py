@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import structlog
 
+from voltana.controllers.budget_schedule import BudgetSchedule
 from voltana.errors import ConfigError, invalid
 
 if TYPE_CHECKING:
@@ -31,6 +32,10 @@ _log = structlog.get_logger("voltana.power_budget")
 
 LATE_WEIGHT = 100.0
 """How much more a share of the budget counts beyond it than within it."""
+
+AHEAD_S = 0.5
+"""How long before it a fall of the budget is heeded: iterations have to end, idle instances to
+decide, clocks to settle."""
 
 _LONGEST = 50.0
 """Latencies beyond so many budgets are all the same."""
@@ -57,11 +62,11 @@ class PowerBudget:
     """The ledger of one cluster; mutable, and shared by the controllers of its instances.
 
     Args:
-        budget_w: What all instances together may draw.
+        budget_w: What all instances together may draw, always or by a schedule.
         period_s: Time after which it is divided anew.
 
     Attributes:
-        budget_w: As given.
+        budget_w: What holds now. A fall is heeded `AHEAD_S` before it comes.
         capped: Decisions that got a lower clock than wished for.
         exceeded: Decisions whose lowest level did not fit what the others had left: the power model
             has just learned that it was too low, or an operator wants a higher clock. The others
@@ -72,12 +77,17 @@ class PowerBudget:
         ConfigError: If an argument is outside its range.
     """
 
-    def __init__(self, budget_w: float, *, period_s: float = 0.05) -> None:
-        if not 0 < budget_w < math.inf:
-            raise invalid("power_budget_w", budget_w, "above 0 W, finite", "Leave it out for none.")
+    def __init__(self, budget_w: float | BudgetSchedule, *, period_s: float = 0.05) -> None:
+        if not isinstance(budget_w, BudgetSchedule):
+            if not 0 < budget_w < math.inf:
+                raise invalid(
+                    "power_budget_w", budget_w, "above 0 W, finite", "Leave it out for none."
+                )
+            budget_w = BudgetSchedule.constant(budget_w)
         if not 0 <= period_s < math.inf:
             raise invalid("period_s", period_s, "0 s or more, finite", "0.05 is usual.")
-        self.budget_w = budget_w
+        self._schedule = budget_w
+        self.budget_w = budget_w.least_w  # instances are admitted to the smallest
         self.capped = self.exceeded = self.saturated = 0
         self._period_s = period_s
         self._floors_w: dict[str, float] = {}
@@ -117,6 +127,7 @@ class PowerBudget:
     def grant_w(self, instance: str, now_s: float, claim: Claim) -> float:
         """The most that an instance may reserve now."""
         self._claims[instance] = claim
+        self.budget_w = self._schedule.least_until_w(now_s, now_s + AHEAD_S)
         spare_w = self._spare_w()
         if now_s - self._divided_at_s >= self._period_s:
             self._divided_at_s = now_s

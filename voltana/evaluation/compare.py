@@ -64,6 +64,7 @@ def compare(
     *,
     record_timelines: bool = False,
     progress: Callable[[str, float, int], None] | None = None,
+    look: Callable[[str, Simulation], None] | None = None,
 ) -> Comparison:
     """Run every policy of a scenario.
 
@@ -74,6 +75,7 @@ def compare(
         scenario: What to run.
         record_timelines: Whether to keep a row for each iteration, for the plots.
         progress: Called now and then with policy, simulated seconds and finished requests.
+        look: Called as often, with policy and simulation, to read what was found so far.
     """
     policies = dict(scenario.policies)
     policies.setdefault(REFERENCE, get_policy(REFERENCE))
@@ -92,7 +94,12 @@ def compare(
             policy = given
         reasons[name] = {}
         simulations[name] = _simulated(
-            scenario, name, policy, reasons[name] if record_timelines else None, progress=progress
+            scenario,
+            name,
+            policy,
+            reasons[name] if record_timelines else None,
+            progress=progress,
+            look=look,
         )
         wall_s[name] = perf_counter() - started_s
     records = _records(simulations, wall_s)
@@ -126,6 +133,7 @@ def _simulated(
     reasons: Reasons | None,
     *,
     progress: Callable[[str, float, int], None] | None,
+    look: Callable[[str, Simulation], None] | None,
 ) -> Simulation:
     """The policy's simulation after its last completion; with timelines and `reasons` if given."""
     with blame(name):
@@ -138,7 +146,14 @@ def _simulated(
             record_timeline=reasons is not None,
             plant=scenario.plant,
         )
-        simulation.run(_report_as(name, progress))
+
+        def report(simulated_s: float, finished: int) -> None:
+            if progress is not None:
+                progress(name, simulated_s, finished)
+            if look is not None:
+                look(name, simulation)
+
+        simulation.run(report)
     return simulation
 
 
@@ -158,14 +173,17 @@ def _records(simulations: dict[str, Simulation], wall_s: dict[str, float]) -> di
 
 def _check_budget(scenario: Scenario, name: str, policy: Policy | BestFixed) -> None:
     """Refuse a budget that does not cover the whole cluster, before anything is run."""
-    budget_w = scenario.file.power_budget_w
-    if budget_w is None or isinstance(policy, BestFixed):
+    if scenario.budget is None or isinstance(policy, BestFixed):
         return
+    budget_w = scenario.budget.least_w
     with blame(name):
         least_w = least_budget_w(
             policy,
             lambda recording: Simulation(
-                scenario.cluster, recording, scenario.trace, plant=scenario.plant
+                scenario.cluster,
+                scenario.overridden(recording),
+                scenario.trace,
+                plant=scenario.plant,
             ),
         )
     if least_w > budget_w:
@@ -175,13 +193,5 @@ def _check_budget(scenario: Scenario, name: str, policy: Policy | BestFixed) -> 
             budget_w,
             f"at least {math.ceil(least_w)} W: the {cluster.prefill} prefill and {cluster.decode} "
             f"decode instances at their lowest clock under {name}",
-            "Raise --power-budget, or run fewer instances.",
+            "Raise --power-budget (or what --budget-schedule falls to), or run fewer instances.",
         )
-
-
-def _report_as(
-    name: str, progress: Callable[[str, float, int], None] | None
-) -> Callable[[float, int], None] | None:
-    if progress is None:
-        return None
-    return lambda simulated_s, finished: progress(name, simulated_s, finished)

@@ -98,13 +98,15 @@ def _refused_note(comparison: Comparison) -> str:
 
 
 def _budget_note(comparison: Comparison) -> str:
-    budget_w = comparison.scenario.file.power_budget_w
-    if budget_w is None:
+    budget = comparison.scenario.budget
+    if budget is None:
         return ""
     peaks = ", ".join(
         f"{run.result.policy} {watts(run.result.peak_power_w)}" for run in comparison.runs
     )
-    return f" Power budget {budget_w:g} W, of the reference too; worst 5 s: {peaks}."
+    most_w = max(budget.budget_w)
+    said = f"{most_w:g}" if budget.least_w == most_w else f"{budget.least_w:g} to {most_w:g}"
+    return f" Power budget {said} W, of the reference too; worst 5 s: {peaks}."
 
 
 def _overrides_note(comparison: Comparison) -> str:

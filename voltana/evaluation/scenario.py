@@ -10,9 +10,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from voltana.config import parse_scenario
+from voltana.controllers.budget_schedule import BudgetSchedule
 from voltana.errors import ConfigError, invalid
 from voltana.evaluation import best_fixed
 from voltana.evaluation.best_fixed import BestFixed
+from voltana.evaluation.time_series import read_series
 from voltana.levels import parse_levels
 from voltana.plant.cluster import ClusterSpec, EngineOptions
 from voltana.plant.disturbance import Disturbance
@@ -40,6 +42,8 @@ ARRIVALS = "arrivals"
 _PATHS = (("trace", "file"), ("cluster", "hardware"), ("cluster", "model"))
 """Keys that may hold a path; a profile is one if it ends like a file."""
 
+_BUDGET = "power_budget_file"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Scenario:
@@ -51,6 +55,7 @@ class Scenario:
         plant: Latency and power of its boards.
         trace: What arrives.
         policies: What is compared, each under the name that the user gave.
+        budget: The power budget over time; None sets none.
     """
 
     file: ScenarioFile
@@ -58,15 +63,16 @@ class Scenario:
     plant: PlantModel
     trace: Trace
     policies: Mapping[str, Policy | BestFixed]
+    budget: BudgetSchedule | None = None
 
     def configured(self, policy: Policy) -> Policy:
         """The policy as it is run here: within the power budget, on the user's levels and model."""
-        budget_w = self.file.power_budget_w
-        return with_overrides(
-            policy if budget_w is None else with_power_budget(policy, budget_w),
-            levels=self.file.levels,
-            predictor=self.file.predictor,
-        )
+        budget = self.budget
+        return self.overridden(policy if budget is None else with_power_budget(policy, budget))
+
+    def overridden(self, policy: Policy) -> Policy:
+        """The policy on the user's levels and model alone."""
+        return with_overrides(policy, levels=self.file.levels, predictor=self.file.predictor)
 
 
 def read_tables(path: Path) -> dict[str, Any]:
@@ -85,6 +91,9 @@ def read_tables(path: Path) -> dict[str, Any]:
         raise ConfigError(
             f"scenario {str(path)!r} is not TOML: {error}. See docs/simulate.md for an example."
         ) from None
+    budget = tables.get(_BUDGET)
+    if isinstance(budget, str):
+        tables[_BUDGET] = str(path.parent / budget)
     for table, key in _PATHS:
         inner = tables.get(table)
         if isinstance(inner, dict) and _is_path(table, inner.get(key)):
@@ -95,7 +104,8 @@ def read_tables(path: Path) -> dict[str, Any]:
 def overlay(tables: Mapping[str, Any], flags: Mapping[str, Any]) -> dict[str, Any]:
     """Lay flags over a file: a flag wins, None leaves what the file says.
 
-    A flag for a trace replaces the file's synthetic workload, and the other way round.
+    A flag for a trace replaces the file's synthetic workload, and the other way round; so do a
+    constant power budget and one over time.
 
     Args:
         tables: As read from the file; not changed.
@@ -108,6 +118,9 @@ def overlay(tables: Mapping[str, Any], flags: Mapping[str, Any]) -> dict[str, An
         merged.pop("workload", None)
     if "workload" in given and "trace" not in given:
         merged.pop("trace", None)
+    for name, other in (("power_budget_w", _BUDGET), (_BUDGET, "power_budget_w")):
+        if name in given:
+            merged.pop(other, None)
     arrivals = given.pop(ARRIVALS, {})
     if arrivals:
         source = "trace" if "trace" in given or "trace" in merged else "workload"
@@ -132,6 +145,7 @@ def resolve(file: ScenarioFile) -> Scenario:
         plant=plant,
         trace=_make_trace(file),
         policies=policies,
+        budget=_budget(file),
     )
 
 
@@ -141,7 +155,17 @@ def check_scenario(file: ScenarioFile) -> ScenarioFile:
     Raises:
         ConfigError: As `resolve`.
     """
+    _budget(file)
     return _explicit(file, _served(file)[0])
+
+
+def _budget(file: ScenarioFile) -> BudgetSchedule | None:
+    if file.power_budget_file is None:
+        constant_w = file.power_budget_w
+        return None if constant_w is None else BudgetSchedule.constant(constant_w)
+    path = file.power_budget_file
+    from_s, budget_w = read_series("power_budget_file", path, figure="a number of watts")
+    return BudgetSchedule(from_s=tuple(from_s), budget_w=tuple(budget_w))
 
 
 def _served(
@@ -233,6 +257,8 @@ def _explicit(file: ScenarioFile, cluster: ClusterSpec) -> ScenarioFile:
     tables["policies"] = list(dict.fromkeys(file.policies))
     tables["cluster"]["tensor_parallel"] = cluster.tensor_parallel
     tables["engine"] = _without_none(dataclasses.asdict(cluster.engine))
+    if file.power_budget_file is not None:
+        tables[_BUDGET] = str(file.power_budget_file.resolve())
     for table, key in _PATHS:
         if table in tables and _is_path(table, tables[table][key]):
             tables[table][key] = str(Path(tables[table][key]).resolve())

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple, overload
 
-from voltana.cluster.admission import prefill_slack_s
+from voltana.cluster.admission import Line, prefill_slack_s
 from voltana.cluster.candidates import candidate, instance_facts, latency_model
 from voltana.cluster.context import iteration_budget_s
 from voltana.cluster.holding import HoldingQueue
@@ -230,5 +230,5 @@ class Dispatcher:
         prefill = self._prefill.choose(request)
         return prefill if isinstance(prefill, Deferral) else Pair(prefill, decode)
 
-    def _slack_s(self, request: Request) -> float:
-        return prefill_slack_s(request, self._prefill.candidates, self._time.now_s())
+    def _slack_s(self, request: Request, line: Line) -> float:
+        return prefill_slack_s(request, self._prefill.candidates, self._time.now_s(), line)

@@ -120,14 +120,24 @@ class RunRecord:
     @property
     def mean_itl_s(self) -> FloatArray:
         """Mean inter-token latency of each request of two tokens or more; inf if unfinished."""
-        many = self.output_tokens > 1
-        completed_s, tokens = self.completed_s[many], self.output_tokens[many]
-        mean_s = np.full(len(completed_s), np.inf)
-        done = np.isfinite(completed_s)
-        first_s = self.first_token_s[many]
-        mean_s[done] = (completed_s[done] - first_s[done]) / (tokens[done] - 1)
-        return mean_s
+        return mean_itl_s(self.first_token_s, self.completed_s, self.output_tokens)
 
     def energy_j(self, role: Role | None = None) -> float:
         """Energy of the instances of a role, or of all."""
         return sum(i.energy_j for i in self.instances if role is None or i.role is role)
+
+
+def mean_itl_s(first_s: FloatArray, completed_s: FloatArray, tokens: IntArray) -> FloatArray:
+    """Mean inter-token latency of each request of two tokens or more; inf if unfinished.
+
+    Args:
+        first_s: Delivery of the first token, shape (n,).
+        completed_s: Delivery of the last token; inf where it did not come. Shape (n,).
+        tokens: Output tokens, shape (n,).
+    """
+    many = tokens > 1
+    completed_s, tokens = completed_s[many], tokens[many]
+    mean_s = np.full(len(completed_s), np.inf)
+    done = np.isfinite(completed_s)
+    mean_s[done] = (completed_s[done] - first_s[many][done]) / (tokens[done] - 1)
+    return mean_s

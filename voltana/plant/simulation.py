@@ -154,6 +154,11 @@ class Simulation:
         return self._jobs
 
     @property
+    def metered_j(self) -> Sequence[float]:
+        """Energy of all boards at each multiple of `METER_S`, from 0 s on."""
+        return self._metered_j
+
+    @property
     def finished(self) -> int:
         """Requests that are finished or refused."""
         return self._finished

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import TYPE_CHECKING
 
+from voltana.controllers.budget_schedule import BudgetSchedule
 from voltana.controllers.budgeted import Budgeted
 from voltana.controllers.power_budget import PowerBudget
 from voltana.predictors.cautious_power import CautiousPower
@@ -27,12 +28,20 @@ MANY_TOKENS = 1 << 20
 MANY_REQUESTS = 1 << 12
 
 
-def with_power_budget(policy: Policy, budget_w: float, *, error: float = 0.05) -> Policy:
+def with_power_budget(
+    policy: Policy,
+    budget_w: float | BudgetSchedule,
+    *,
+    even_over: int | None = None,
+    error: float = 0.05,
+) -> Policy:
     """The same policy within a budget; an instance that is built anew begins a new ledger.
 
     Args:
         policy: Decides what is wished for.
-        budget_w: What all instances together may draw.
+        budget_w: What all instances together may draw, always or by a schedule.
+        even_over: Number of instances each of which gets an even share for itself, as where nothing
+            is shared; None shares the budget.
         error: By what share of it real power may exceed the predicted one once that was learned.
 
     Raises:
@@ -43,11 +52,18 @@ def with_power_budget(policy: Policy, budget_w: float, *, error: float = 0.05) -
 
     def control(context: InstanceContext) -> InstancePolicy:
         nonlocal budget
+        if even_over is not None:
+            own = PowerBudget(_schedule(budget_w).scaled(1.0 / even_over))
+            return _within(own, policy.control(context), context, error)
         if context.instance in budget.reserved_w:
             budget = PowerBudget(budget_w)
         return _within(budget, policy.control(context), context, error)
 
     return dataclasses.replace(policy, control=control)
+
+
+def _schedule(budget_w: float | BudgetSchedule) -> BudgetSchedule:
+    return budget_w if isinstance(budget_w, BudgetSchedule) else BudgetSchedule.constant(budget_w)
 
 
 def least_budget_w(

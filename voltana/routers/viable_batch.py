@@ -6,9 +6,12 @@ Clock and route do not help then, but a third lever does: the request that would
 over its boundary is held back until another one has completed. The boundary is the largest viable
 batch (docs/viability.md), worked out from what the instance's model has learned; it is no setting.
 
+Where every KV cache is full they wait too: whichever instance has room first takes the next.
+
 What can wait no longer goes where it does the least harm: when not all requests can be kept within
-the threshold, an uneven split keeps more of them than an even one. So it joins an instance that is
-beyond its boundary already, the least of them, and the others are spared.
+the thresholds, an uneven split keeps more of them than an even one. So it joins an instance that is
+beyond its boundary already, the furthest of them, and the others are spared; one with room in its
+KV cache first, as in a full one the first token would be late as well.
 """
 
 from __future__ import annotations
@@ -20,7 +23,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from voltana.errors import invalid
-from voltana.planning import candidate_load
+from voltana.planning import candidate_load, memory_tokens
 from voltana.ports import TellsBatches, needs_of
 from voltana.routers.least_memory import LeastMemory
 from voltana.values import Deferral, Load, Need, Role
@@ -34,6 +37,9 @@ if TYPE_CHECKING:
 
 AT_BOUNDARY = "every batch at its boundary"
 """Why a request is deferred."""
+
+FULL = "every KV cache full"
+"""Likewise."""
 
 ASK_AGAIN_S = 0.05
 """About an iteration: completions wake the queue before, and models and contexts move slowly."""
@@ -72,7 +78,9 @@ class ViableBatch:
     @property
     def needs(self) -> frozenset[Need]:
         """Its own needs and its inner router's."""
-        return needs_of(self._inner) | {Need.LATENCY, Need.LEVELS, Need.BUDGET}
+        return needs_of(self._inner) | {
+            Need.LATENCY, Need.LEVELS, Need.BUDGET, Need.KV_CAPACITY,
+        }  # fmt: skip
 
     def route(self, request: Request, candidates: Sequence[Candidate]) -> str | Deferral:
         """See `voltana.ports.Router.route`."""
@@ -83,12 +91,15 @@ class ViableBatch:
         if not all(boundaries):
             return self._inner.route(request, pool)
         beyond = [_requests(c) + 1 - limit for c, limit in zip(pool, boundaries, strict=True)]
-        room = [c for c, over in zip(pool, beyond, strict=True) if over <= 0]
+        lacking = [_lacking(request, candidate) for candidate in pool]
+        over = [max(most) for most in zip(beyond, lacking, strict=True)]
+        room = [c for c, most in zip(pool, over, strict=True) if most <= 0]
         if room:
             return self._inner.route(request, room)
         if request.slack_s > 0:
-            return Deferral(for_s=ASK_AGAIN_S, reason=AT_BOUNDARY)
-        return self._least_harm(pool, beyond)
+            full = all(most > 0 for most in lacking)
+            return Deferral(for_s=ASK_AGAIN_S, reason=FULL if full else AT_BOUNDARY)
+        return _least_harm(pool, beyond, lacking)
 
     def _known(self, candidate: Candidate) -> bool:
         return (
@@ -102,8 +113,7 @@ class ViableBatch:
     def _boundary(self, candidate: Candidate) -> int:
         """Its largest viable batch, at the context that its requests have now; 0 where none is.
 
-        What memory holds is no boundary here: an engine queues what does not fit, with its prompt
-        computed, which is sooner than to wait before that.
+        What memory holds depends on the prompt, and is looked at apart.
         """
         predictor, load = candidate.predictor, candidate_load(candidate)
         assert predictor is not None
@@ -124,11 +134,6 @@ class ViableBatch:
             self._known_limits.clear()
         self._known_limits[candidate.instance] = predictor, question, answer
         return answer
-
-    def _least_harm(self, pool: Sequence[Candidate], beyond: Sequence[int]) -> str:
-        """The instance to be sacrificed."""
-        lost = [(over, c.instance) for over, c in zip(beyond, pool, strict=True) if over > 1]
-        return min(lost or [(over, c.instance) for over, c in zip(beyond, pool, strict=True)])[1]
 
     def __repr__(self) -> str:
         return f"ViableBatch({self._inner!r})"
@@ -161,3 +166,25 @@ def _requests(candidate: Candidate) -> int:
     state = candidate.state
     reported = state.running_requests + state.queued_requests + candidate.reserved.requests
     return max(reported, candidate.in_flight)
+
+
+def _least_harm(pool: Sequence[Candidate], beyond: Sequence[int], lacking: Sequence[float]) -> str:
+    """The instance that takes what cannot wait: the furthest beyond, so that the others are spared.
+
+    One with room in its KV cache first: in a full one the request would be late with its first
+    token too.
+    """
+    ranked = zip(pool, beyond, lacking, strict=True)
+    return max(ranked, key=lambda r: (r[2] <= 0.0, r[2], r[1], r[0].instance))[0].instance
+
+
+def _lacking(request: Request, candidate: Candidate) -> float:
+    """Requests that have to end before one more fits its KV cache; 0 or less where it does.
+
+    What the engine counts: contexts, and what it reserves for each.
+    """
+    capacity, reserved = candidate.kv_capacity_tokens, candidate.kv_reserved_tokens
+    needed = memory_tokens(candidate, reserved) + request.prompt_tokens + reserved
+    if needed <= capacity:
+        return 0.0
+    return (needed - capacity) * (_requests(candidate) + 1) / needed

@@ -15,7 +15,7 @@ import json
 import math
 import struct
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from voltana_actuatord.errors import ActuatorError
 from voltana_actuatord.gpu_names import NO_INDEX, uuid_problem
@@ -34,6 +34,7 @@ MAX_DIGITS = 20
 
 DEFAULT_SOCKET = "/run/voltana/actuator.sock"
 DEFAULT_STATE_DIR = "/var/lib/voltana"
+DEFAULT_CLAIMS_DIR = "/run/voltana"
 
 _HEADER = struct.Struct("<2sBB")
 _COMMAND = struct.Struct("<Qdd")
@@ -66,6 +67,7 @@ _EMPTY = frozenset({Kind.RELEASE, Kind.QUERY, Kind.RESTORE})
 _HEADERS = {kind: _HEADER.pack(_MAGIC, VERSION, kind) for kind in Kind}
 _KINDS = {int(kind): kind for kind in Kind}
 _COMMAND_HEADER = _HEADERS[Kind.COMMAND]
+_COMMAND_BYTES = _HEADER.size + _COMMAND.size
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,8 +79,7 @@ class Acquire:
     lease_s: float
 
 
-@dataclass(frozen=True, slots=True)
-class SetClock:
+class SetClock(NamedTuple):
     """Ask for a clock, as step number `sequence` of the control loop."""
 
     sequence: int
@@ -141,6 +142,11 @@ def encode_empty(kind: Kind) -> bytes:
     return _HEADERS[kind]
 
 
+def is_command(data: bytes) -> bool:
+    """Whether a message is a whole COMMAND, which is looked at before all others."""
+    return len(data) == _COMMAND_BYTES and data.startswith(_COMMAND_HEADER)
+
+
 def kind_of(data: bytes) -> Kind:
     """The kind of a message.
 
@@ -172,7 +178,7 @@ def decode_command(data: bytes) -> SetClock:
     Raises:
         ProtocolError: If its size is wrong or a number is impossible.
     """
-    if len(data) != _HEADER.size + _COMMAND.size:
+    if len(data) != _COMMAND_BYTES:
         raise ProtocolError(f"a COMMAND of {len(data)} bytes.")
     sequence, clock_mhz, lease_s = _COMMAND.unpack_from(data, _HEADER.size)
     if sequence >= _MAX_SEQUENCE:

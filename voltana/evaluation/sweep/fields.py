@@ -31,6 +31,7 @@ _FLAGS = {
     "trace_format": "trace.format",
     "window_start": "trace.start_s",
     "power_budget": "power_budget_w",
+    "budget_schedule": "power_budget_file",
     "slo_ttft_ms": "slo.ttft_ms",
     "slo_itl_ms": "slo.itl_ms",
     "tp": "cluster.tensor_parallel",

@@ -88,7 +88,12 @@ class _Checks:
         if file.trace is not None:  # workers may run elsewhere
             update["trace"] = file.trace.model_copy(update={"file": file.trace.file.resolve()})
         return file.model_copy(
-            update={**update, "cluster": served.cluster, "engine": served.engine}
+            update={
+                **update,
+                "cluster": served.cluster,
+                "engine": served.engine,
+                "power_budget_file": served.power_budget_file,
+            }
         )
 
     def key(self, file: ScenarioFile) -> str:
@@ -100,6 +105,8 @@ class _Checks:
         ]
         if file.trace is not None:
             contents.append(self._digest(file.trace.file))
+        if file.power_budget_file is not None:
+            contents.append(self._digest(file.power_budget_file))
         said = [file.model_dump(mode="json"), contents, self._source]
         return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()[:24]
 

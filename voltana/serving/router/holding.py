@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from prometheus_client.core import Metric
 
+    from voltana.cluster import admission
     from voltana.ports import TimeSource
     from voltana.serving.router.chooser import Chooser, Pair
     from voltana.serving.router.pool import Backend
@@ -36,14 +37,14 @@ class Line(Generic[_T]):
 
     Args:
         choose: Chooses servers, or defers; what it raises is the request's own end.
-        slack_s: How long a request may be held from now on.
+        slack_s: How long a request may be held from now on, behind those that wait.
         time: Time source.
     """
 
     def __init__(
         self,
         choose: Callable[[Request], _T | Deferral],
-        slack_s: Callable[[Request], float],
+        slack_s: Callable[[Request, admission.Line], float],
         time: TimeSource,
     ) -> None:
         self._ask = choose
@@ -145,11 +146,15 @@ class Holding:
         self._before_decode.end_all(problem)
 
     def _slack_s(
-        self, slack_s: Callable[[Request, Iterable[Candidate], float], float], request: Request
+        self,
+        slack_s: Callable[[Request, Iterable[Candidate], float, admission.Line], float],
+        request: Request,
+        line: admission.Line,
     ) -> float:
         """How long a request may be held; not at all where that cannot be told."""
         try:
-            return slack_s(request, self._chooser.prefill_candidates(), self._time.now_s())
+            candidates = self._chooser.prefill_candidates()
+            return slack_s(request, candidates, self._time.now_s(), line)
         except Exception as error:  # noqa: BLE001  (a user's predictor must not fail requests)
             if not self._complained:
                 self._complained = True

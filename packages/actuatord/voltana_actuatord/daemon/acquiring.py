@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from voltana_actuatord.daemon.gpulink import Examined
+    from voltana_actuatord.daemon.leases import Peer
     from voltana_actuatord.protocol import Acquire
 
 ANSWER_LIMIT_S = 0.8
@@ -23,11 +24,13 @@ class Pending:
     """A lease that is asked for.
 
     Attributes:
+        peer: Who asks.
         request: What for.
         ends_s: Until when it is waited for.
         waiting: GPUs that have not been looked at yet.
     """
 
+    peer: Peer
     request: Acquire
     ends_s: float
     waiting: set[str]
@@ -42,16 +45,18 @@ class Acquiring:
     def __contains__(self, key: int) -> bool:
         return key in self._pending
 
-    def begin(self, key: int, request: Acquire, now_s: float) -> None:
+    def begin(self, key: int, peer: Peer, request: Acquire, now_s: float) -> None:
         """A connection asks for a lease."""
         ends_s = now_s + ANSWER_LIMIT_S
-        self._pending[key] = Pending(request, ends_s, set(request.devices))
+        self._pending[key] = Pending(peer, request, ends_s, set(request.devices))
 
     def forget(self, key: int) -> None:
         """It is gone, or has its answer."""
         self._pending.pop(key, None)
 
-    def take(self, found: Examined) -> Iterator[tuple[int, Acquire, LeaseRefusedError | None]]:
+    def take(
+        self, found: Examined
+    ) -> Iterator[tuple[int, Peer, Acquire, LeaseRefusedError | None]]:
         """A GPU was looked at: what can be answered now, with the reason if it is no."""
         for key, pending in list(self._pending.items()):
             if found.device not in pending.waiting:
@@ -62,7 +67,7 @@ class Acquiring:
                 why = LeaseRefusedError(found.refusal, transient=found.transient)
             if why is not None or not pending.waiting:
                 del self._pending[key]
-                yield key, pending.request, why
+                yield key, pending.peer, pending.request, why
 
     def lose(self, uuid: str, why: LeaseRefusedError) -> Iterator[tuple[int, LeaseRefusedError]]:
         """A GPU cannot be looked at: whose lease fails by it."""

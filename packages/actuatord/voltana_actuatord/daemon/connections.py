@@ -5,13 +5,9 @@ from __future__ import annotations
 import array
 import socket
 import struct
-from typing import TYPE_CHECKING
 
 from voltana_actuatord.daemon.leases import Peer
 from voltana_actuatord.protocol import MAX_BYTES, ProtocolError
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 _SO_PEERGROUPS = 59
 _MAX_GROUPS = 1024
@@ -35,12 +31,19 @@ def peer_of(connection: socket.socket) -> Peer:
     return Peer(pid, uid, frozenset({gid, *groups}))
 
 
+_BUFFER = bytearray(MAX_BYTES + 1)
+"""What is read, one message at a time; a longer one is cut, and refused for its length."""
+
+_WHOLE = memoryview(_BUFFER)
+
+
 class Connection:
     """One client. Nothing is buffered here: a reply that does not fit the socket is dropped.
 
     Args:
         sock: Its socket; made non-blocking.
         key: A number that is never used again.
+        peer: Who is at the other end.
         now_s: The time.
 
     Attributes:
@@ -51,32 +54,29 @@ class Connection:
 
     __slots__ = ("_allowance", "_refilled_s", "dropped", "heard_s", "key", "peer", "sock")
 
-    def __init__(self, sock: socket.socket, key: int, now_s: float) -> None:
+    def __init__(self, sock: socket.socket, key: int, peer: Peer, now_s: float) -> None:
         sock.setblocking(False)
         self.sock = sock
         self.key = key
-        self.peer = peer_of(sock)
+        self.peer = peer
         self.dropped = 0
         self.heard_s = now_s
         self._allowance = BURST
         self._refilled_s = now_s
 
-    def messages(self) -> Iterator[bytes]:
-        """Messages that have come, at most `BATCH`.
+    def receive(self) -> bytes | None:
+        """The next message; None if there is none.
 
         Raises:
             ConnectionError: If the client is gone.
         """
-        for _ in range(BATCH):
-            try:
-                data = self.sock.recv(
-                    MAX_BYTES + 1
-                )  # a longer one is cut, and refused for its length
-            except (BlockingIOError, InterruptedError):
-                return
-            if not data:  # an empty datagram looks the same, and is not a message either
-                raise ConnectionResetError
-            yield data
+        try:
+            length = self.sock.recv_into(_BUFFER)
+        except (BlockingIOError, InterruptedError):
+            return None
+        if not length:  # an empty datagram looks the same, and is not a message either
+            raise ConnectionResetError
+        return bytes(_WHOLE[:length])
 
     def count_message(self, now_s: float, weight: float = 1.0) -> None:
         """Count a message against the client's rate.

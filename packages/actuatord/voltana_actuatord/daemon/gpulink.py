@@ -1,7 +1,7 @@
-"""Between the worker, which keeps leases, and the process of a GPU, which makes driver calls.
+"""What worker and process of a GPU tell each other, over the two ends of `linkends`.
 
-One socket pair a GPU, of type SOCK_SEQPACKET. A wish is a fixed struct, since it is on the way from
-a decision to the driver; answers are JSON. Both ends are ours.
+A wish is a fixed struct, since it is on the way from a decision to the driver; answers are JSON.
+Both ends are ours.
 """
 
 from __future__ import annotations
@@ -18,9 +18,11 @@ from voltana_actuatord.wishes import Result, Wish
 if TYPE_CHECKING:
     from typing import Any
 
-MAX_BYTES = 32_768
-_WISH = struct.Struct("<cqd?")
+_WISH = struct.Struct("<cqd?14x")
 _SET, _EXAMINE = b"W", b"X"
+
+WISHES_BYTES = 128 * _WISH.size
+"""As many wishes as are read at once; a pipe takes 4096 bytes or less as a whole."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,12 +55,15 @@ def encode_wish(wish: Wish) -> bytes:
 EXAMINE = _WISH.pack(_EXAMINE, 0, math.nan, False)
 
 
-def decode_wish(data: bytes) -> Wish | None:
-    """A wish from bytes; None for the request to examine."""
-    kind, ticket, clock_mhz, forced = _WISH.unpack(data)
-    if kind == _EXAMINE:
-        return None
-    return Wish(clock_mhz if clock_mhz > 0 else None, ticket, forced)
+def decode_wishes(data: bytes) -> tuple[Wish | None, bool]:
+    """The latest of the wishes in some bytes, if there is one, and whether to examine the GPU."""
+    wish, examine = None, False
+    for kind, ticket, clock_mhz, forced in _WISH.iter_unpack(data):
+        if kind == _SET:
+            wish = Wish(clock_mhz if clock_mhz > 0 else None, ticket, forced)
+        else:
+            examine = True
+    return wish, examine
 
 
 def encode_answer(answer: Result | Examined) -> bytes:

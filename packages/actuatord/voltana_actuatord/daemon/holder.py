@@ -10,7 +10,6 @@ of the kernel's.
 from __future__ import annotations
 
 import contextlib
-import socket
 from typing import TYPE_CHECKING
 
 from voltana_actuatord.daemon.daemonlog import Log
@@ -23,10 +22,10 @@ from voltana_actuatord.restoring import GpuRestoring
 from voltana_actuatord.wishes import foreign_text
 
 if TYPE_CHECKING:
-    import socket
     from collections.abc import Callable
 
     from voltana_actuatord.daemon.inboxes import GpuJob
+    from voltana_actuatord.daemon.linkends import GpuEnd
     from voltana_actuatord.daemon.page import Slot
     from voltana_actuatord.drivers.port import Gpu, GpuDriver
     from voltana_actuatord.wishes import Result, Terms
@@ -37,7 +36,7 @@ REOPEN_S, WATCHED_REOPEN_S = 0.15, 0.5
 TRIES_BEFORE_REOPENING = 3
 
 
-def hold(job: GpuJob, link: socket.socket) -> None:
+def hold(job: GpuJob, link: GpuEnd) -> None:
     """Serve the wishes of a worker until it or the parent is gone; the clock is given back then."""
     inbox = LinkInbox(job, link)
     try:

@@ -5,19 +5,18 @@ from __future__ import annotations
 import contextlib
 import math
 import select
-import socket
-import struct
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from voltana_actuatord.daemon.gpulink import MAX_BYTES, decode_wish, encode_answer
+from voltana_actuatord.daemon.gpulink import WISHES_BYTES, decode_wishes, encode_answer
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from voltana_actuatord.daemon.gpulink import Examined
     from voltana_actuatord.daemon.journal import Journal
+    from voltana_actuatord.daemon.linkends import GpuEnd
     from voltana_actuatord.daemon.page import Slot
     from voltana_actuatord.drivers.port import GpuDriver
     from voltana_actuatord.wishes import Result, Terms, Wish
@@ -110,51 +109,24 @@ class NoWishes:
 
 
 class LinkInbox(NoWishes):
-    """The worker's wishes; satisfies `driving.Inbox`.
+    """The worker's wishes; satisfies `driving.Inbox`."""
 
-    A wish is on the way from a decision to the driver: waiting for one is a single blocking call.
-    """
-
-    def __init__(self, job: GpuJob, link: socket.socket) -> None:
+    def __init__(self, job: GpuJob, link: GpuEnd) -> None:
         super().__init__(job)
         self.examine: Callable[[], None] = lambda: None
         self._link = link
-        self._device = job.uuid
         self._wish: Wish | None = None
         self._drained = False
-        self._poll.register(link, select.POLLIN)
-        self._more = select.poll()
-        self._more.register(link, select.POLLIN)
-        seconds, microseconds = divmod(round(1e6 * PULSE_S), 1_000_000)
-        patience = struct.pack("@ll", seconds, microseconds)
-        link.setblocking(True)
-        link.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, patience)
+        self._poll.register(link.wishes, select.POLLIN)
 
     def waiting(self, seconds: float | None) -> bool:
         """See `Inbox.waiting`."""
-        if self._wish is not None or self.ended:
-            return True
-        if seconds is not None and seconds < PULSE_S:
-            return super().waiting(seconds)
-        ends_s = time.monotonic() + (3600.0 if seconds is None else seconds)
-        while time.monotonic() < ends_s:
-            self._slot.pulse()
-            self._rearm()
-            try:
-                self._take_in(self._link.recv(MAX_BYTES))
-            except (BlockingIOError, InterruptedError):  # nothing for a while: see to the parent
-                if self.parent_gone():
-                    self.end()
-            except OSError:
-                self.end()
-            if self._heard({}):
-                return True
-        return False
+        return self._wish is not None or super().waiting(seconds)
 
     def take(self) -> Wish | None:
         """See `Inbox.take`."""
         if not self._drained:
-            self._heard({})  # a later one may have come meanwhile
+            self._read()  # a later one may have come meanwhile
         self._drained = False
         wish, self._wish = self._wish, None
         return None if self.ended else wish
@@ -162,27 +134,31 @@ class LinkInbox(NoWishes):
     def answer(self, answer: Result | Examined) -> None:
         """Tell the worker; one that does not read is replaced, and asks anew."""
         with contextlib.suppress(OSError):
-            data = encode_answer(answer)
-            self._link.send(data, socket.MSG_NOSIGNAL | socket.MSG_DONTWAIT)
-
-    def _take_in(self, data: bytes) -> None:
-        if not data:
-            self.end()
-        elif (wish := decode_wish(data)) is not None:
-            self._wish = wish
-        else:
-            self.examine()
+            self._link.answer(encode_answer(answer))
 
     def _heard(self, ready: dict[int, int]) -> bool:
         """Take in all that is there; whether there is something to do."""
         if self._life in ready:
             self.end()
+        self._read()
+        self._drained = True
+        return self.ended or self._wish is not None
+
+    def _read(self) -> None:
+        """Take the latest wish of all that have come."""
         try:
-            while not self.ended and self._more.poll(0):
-                self._take_in(self._link.recv(MAX_BYTES, socket.MSG_DONTWAIT))
+            while not self.ended:
+                data = self._link.read(WISHES_BYTES)
+                if not data:
+                    self.end()
+                    return
+                wish, examine = decode_wishes(data)
+                self._wish = wish or self._wish
+                if examine:
+                    self.examine()
+                if len(data) < WISHES_BYTES:
+                    return
         except (BlockingIOError, InterruptedError):
             pass
         except OSError:
             self.end()
-        self._drained = True
-        return self.ended or self._wish is not None

@@ -10,13 +10,13 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-import socket
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from voltana_actuatord.backoff import Backoff
 from voltana_actuatord.daemon import holder
 from voltana_actuatord.daemon.daemonlog import Log
+from voltana_actuatord.daemon.linkends import link
 from voltana_actuatord.daemon.page import PROCESSES, ClockState
 from voltana_actuatord.daemon.signals import ignore_all_but
 
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from voltana_actuatord.daemon.inboxes import GpuJob
+    from voltana_actuatord.daemon.linkends import WorkerEnd
     from voltana_actuatord.daemon.page import Slot
 
 SLOW_RESTORE_S = 1.5
@@ -81,6 +82,9 @@ class Keeper:
         close: Closes what a forked process must not keep open.
         limits: How long calls and silence may last.
         log: Called with what the operator should know.
+
+    Attributes:
+        held: Whether it has ever been lent by this daemon.
     """
 
     def __init__(
@@ -108,6 +112,7 @@ class Keeper:
         self._rests = Backoff(FIRST_REST_S, LAST_REST_S)
         self._rest_until_s = 0.0
         self._opening_s = OPENING_S
+        self.held = False
         self.slot = make_job(0).slot
 
     @property
@@ -144,20 +149,26 @@ class Keeper:
         """Its processes."""
         return [child.pid for child in self._children]
 
-    def hold(self) -> socket.socket:
+    def hold(self) -> WorkerEnd:
         """Start a process that serves a worker; the worker's end of the link."""
         for child in self._children:
             self._kill(child)
         self.reap()
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        ours, theirs = link()
 
         def serve(job: GpuJob) -> None:
             ours.close()
             holder.hold(job, theirs)
 
-        child = self._fork(serve)
-        theirs.close()
+        try:
+            child = self._fork(serve)
+        except OSError:
+            ours.close()
+            raise
+        finally:
+            theirs.close()
         self._holder = child
+        self.held = True
         self._orphaned = False
         self._lockers.add(child.pid)
         return ours

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
-import hashlib
+import math
 import os
 import time
+from collections import deque
 from typing import TYPE_CHECKING
 
 from voltana_actuatord.daemon.daemonlog import Log
@@ -18,14 +18,16 @@ from voltana_actuatord.faults import LeaseRefusedError
 from voltana_actuatord.wishes import Terms
 
 if TYPE_CHECKING:
-    import socket
     from collections.abc import Callable, Mapping
-    from pathlib import Path
 
+    from voltana_actuatord.daemon.claims import Claims
     from voltana_actuatord.daemon.journal import Journal
+    from voltana_actuatord.daemon.linkends import WorkerEnd
     from voltana_actuatord.drivers.port import GpuDriver
 
 POLL_S = 0.005
+TURN_S = 2.0
+"""How long a mark keeps its place where there are more marks than places."""
 
 
 class Keepers:
@@ -38,7 +40,7 @@ class Keepers:
     Attributes:
         limits: How long calls and silence may last.
         keep_out: Descriptors that no child may hold.
-        claims: File whose locked bytes say which daemon has which GPU; None claims none.
+        claims: Which daemon has which GPU; None claims none.
     """
 
     def __init__(self, journal: Journal, open_driver: Callable[[], GpuDriver]) -> None:
@@ -49,14 +51,14 @@ class Keepers:
         self._life_r, self._life_w = os.pipe2(os.O_CLOEXEC)
         self._keepers: dict[str, Keeper] = {}
         self._places = list(reversed(range(MAX_GPUS)))
-        self._claim_file = -1
         self._terms: dict[str, Terms] = {}
         self._usual = Terms(foreign_allowed=False)
         self.keep_out: list[int] = []
         self.limits = Limits()
-        self.claims: Path | None = None
-        for uuid in (*journal.marked(), *journal.watched())[:MAX_GPUS]:
-            self._adopt(uuid)
+        self.claims: Claims | None = None
+        self._waiting = deque((*journal.marked(), *journal.watched()))
+        self._adopted_s: dict[str, float] = {}
+        self._adopt_waiting(time.monotonic())
 
     def lay_down(self, usual: Terms, baselines: Mapping[str, float]) -> None:
         """Take the operator's terms.
@@ -74,11 +76,15 @@ class Keepers:
             },
         )
         for uuid, terms in before.items():
-            if terms.baseline_mhz != baselines.get(uuid):  # a mark named one that is no more
-                self._keepers[uuid].restore_afresh()
+            keeper = self._keepers.get(uuid)
+            named_mhz = baselines.get(uuid)
+            if keeper and terms.baseline_mhz != named_mhz:  # a mark named one that is no more
+                keeper.restore_afresh()
 
     def look(self, now_s: float) -> None:
         """Look after every GPU."""
+        if self._waiting:
+            self._adopt_waiting(now_s)
         for keeper in self._keepers.values():
             try:
                 keeper.look(now_s)
@@ -93,15 +99,18 @@ class Keepers:
             notify("WATCHDOG=1")
             time.sleep(POLL_S)
 
-    def hold(self, uuid: str, now_s: float) -> socket.socket | None:
+    def hold(self, uuid: str, now_s: float) -> WorkerEnd | None:
         """Start the process that serves a GPU; the worker's end of its link, None if not yet.
 
         Raises:
             LeaseRefusedError: If there are too many GPUs, or another daemon has this one.
             OSError: If no process can be started.
         """
+        if uuid in self._waiting:  # its mark says that it may be locked
+            return None
         keeper = self._keepers.get(uuid) or self._add(uuid)
-        self._claim(uuid)
+        if self.claims is not None:
+            self.claims.claim(uuid)
         return keeper.hold() if keeper.ready(now_s) else None
 
     def states(self, now_s: float) -> dict[str, str]:
@@ -115,7 +124,10 @@ class Keepers:
 
     def marked(self) -> list[str]:
         """UUIDs of the GPUs that may be locked."""
-        return sorted(uuid for uuid, keeper in self._keepers.items() if keeper.marked)
+        kept = {uuid for uuid, keeper in self._keepers.items() if keeper.marked}
+        if self._waiting:
+            kept.update(set(self._waiting).intersection(self._journal.marked()))
+        return sorted(kept)
 
     def pids(self) -> list[int]:
         """Every process of every GPU."""
@@ -129,6 +141,40 @@ class Keepers:
         """End every process."""
         for keeper in self._keepers.values():
             keeper.end()
+
+    def _adopt_waiting(self, now_s: float) -> None:
+        """Take over marks: as many as there is room for, and the others in turns.
+
+        A GPU that is not to be found keeps its mark for ever, and must not keep others from theirs.
+        """
+        while self._waiting:
+            if not self._places:
+                self._forget_unused()
+            if not self._places and not self._put_back(now_s):
+                return
+            uuid = self._waiting.popleft()
+            self._adopt(uuid)
+            self._adopted_s[uuid] = now_s
+
+    def _put_back(self, now_s: float) -> bool:
+        """Have the GPU whose mark was taken over first wait again; whether there is one."""
+        for uuid, since_s in self._adopted_s.items():
+            keeper = self._keepers.get(uuid)
+            if keeper is None or keeper.held:
+                continue
+            if now_s - since_s < TURN_S:
+                return False
+            keeper.end()
+            keeper.reap()
+            if keeper.pids():  # one that cannot be killed keeps its place
+                continue
+            del self._keepers[uuid], self._adopted_s[uuid]
+            self._places.append(keeper.index)
+            if keeper.state is not ClockState.DEFAULT:
+                self._waiting.append(uuid)
+            keeper.slot.clear()
+            return True
+        return False
 
     def _adopt(self, uuid: str) -> None:
         """Take over what a mark says."""
@@ -145,7 +191,7 @@ class Keepers:
     def _add(self, uuid: str) -> Keeper:
         if not self._places:
             self._forget_unused()
-        if not self._places:
+        if not self._places and not self._put_back(math.inf):
             raise LeaseRefusedError(
                 f"{uuid} would be one GPU more than the {MAX_GPUS} that are kept. Leave it out.",
                 transient=True,
@@ -166,6 +212,7 @@ class Keepers:
         for uuid, keeper in list(self._keepers.items()):
             if not keeper.pids() and keeper.state is ClockState.DEFAULT:
                 del self._keepers[uuid]
+                self._adopted_s.pop(uuid, None)
                 self._places.append(keeper.index)
 
     def _job(self, uuid: str, index: int, place: int) -> GpuJob:
@@ -182,18 +229,3 @@ class Keepers:
         for handle in (*self.keep_out, self._life_w):
             with contextlib.suppress(OSError):
                 os.close(handle)
-
-    def _claim(self, uuid: str) -> None:
-        """Make sure that no other daemon drives this GPU, for as long as this process lives."""
-        if self.claims is None:
-            return
-        if self._claim_file < 0:
-            flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
-            self._claim_file = os.open(self.claims, flags, 0o600)
-        byte = int.from_bytes(hashlib.sha256(uuid.encode()).digest()[:7])
-        try:  # not flock, which a child that cannot be killed would keep
-            fcntl.lockf(self._claim_file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, byte)
-        except OSError:
-            raise LeaseRefusedError(
-                f"{uuid} is driven by another voltana-actuatord. Stop it, or leave the GPU to it."
-            ) from None

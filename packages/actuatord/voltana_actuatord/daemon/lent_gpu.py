@@ -10,7 +10,7 @@ from voltana_actuatord.daemon.page import ClockState
 from voltana_actuatord.wishes import Wish
 
 if TYPE_CHECKING:
-    import socket
+    from voltana_actuatord.daemon.linkends import WorkerEnd
 
 READY, OPENING, OPEN, RESTORING = "ready", "opening", "open", "restoring"
 
@@ -36,7 +36,7 @@ class LentGpu:
 
     uuid: str
     word: str = READY
-    link: socket.socket | None = None
+    link: WorkerEnd | None = None
     clocks_mhz: tuple[float, ...] = ()
     state: ClockState = ClockState.DEFAULT
     wish: Wish = field(default_factory=lambda: Wish(None))

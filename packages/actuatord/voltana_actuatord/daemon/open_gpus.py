@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import json
-import socket
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from voltana_actuatord.daemon.gpulink import (
     EXAMINE,
-    MAX_BYTES,
     Examined,
     decode_answer,
     encode_wish,
@@ -33,6 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
     from typing import Any
 
+    from voltana_actuatord.daemon.linkends import WorkerEnd
     from voltana_actuatord.daemon.parentlink import News, ParentLink
 
 COOL_DOWN_S = 1.0
@@ -42,7 +41,6 @@ REFUSED_FOR_S = 0.5
 """How long the reason for which a GPU could not be opened is given again, before it is tried."""
 
 MAX_GPUS = 256
-_AT_ONCE = int(socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
 
 
 class OpenGpus:
@@ -58,8 +56,8 @@ class OpenGpus:
     def __init__(
         self,
         parent: ParentLink,
-        watch: Callable[[str, socket.socket], None],
-        unwatch: Callable[[socket.socket], None],
+        watch: Callable[[str, WorkerEnd], None],
+        unwatch: Callable[[WorkerEnd], None],
         restoring: Iterable[str] = (),
     ) -> None:
         self._parent = parent
@@ -184,7 +182,6 @@ class OpenGpus:
         gpu = self._gpu(news.uuid)
         lost = self.lose(news.uuid)
         if news.link is not None:
-            news.link.setblocking(False)
             gpu.word, gpu.link, gpu.state = OPEN, news.link, ClockState.DEFAULT
             self._watch(news.uuid, news.link)
             for data in list(gpu.unsent.values()):
@@ -210,7 +207,7 @@ class OpenGpus:
         gpu, said = self._gpu(uuid), list[Result | Examined]()
         while gpu.link is not None:
             try:
-                data = gpu.link.recv(MAX_BYTES)
+                data = gpu.link.hear()
             except (BlockingIOError, InterruptedError):
                 break
             except OSError:
@@ -323,7 +320,7 @@ class OpenGpus:
                 self._open(gpu)
             return
         try:
-            gpu.link.send(data, _AT_ONCE)
+            gpu.link.ask(data)
         except BlockingIOError:  # its process is behind: it gets the latest when it reads
             gpu.unsent[data[:1]] = data
             self._behind.add(gpu.uuid)

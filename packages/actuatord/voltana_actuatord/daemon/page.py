@@ -87,6 +87,11 @@ class Slot:
         """No lock stands."""
         self._words[_CLOCK] = self._words[_BEFORE] = 0
 
+    def clear(self) -> None:
+        """Another GPU gets the words."""
+        for word in range(WORDS):
+            self._words[word] = 0
+
     def enter(self) -> None:
         """A driver call begins."""
         self._life[_BUSY] = time.monotonic_ns()

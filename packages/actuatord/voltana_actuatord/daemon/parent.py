@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from voltana_actuatord.backoff import Backoff
+from voltana_actuatord.daemon.claims import Claims
 from voltana_actuatord.daemon.daemonlog import Log
 from voltana_actuatord.daemon.listening import listen
 from voltana_actuatord.daemon.notify import notify, watchdog_period_s
@@ -48,9 +49,6 @@ CALM_S, RESTLESS_S = 0.05, 0.01
 PROBE_PAUSE_S = 0.5
 MESSAGES_AT_ONCE = 64
 """What the worker may say before GPUs are looked after again."""
-
-CLAIMS = "voltana-gpus.lock"
-"""File beside the socket whose locked bytes say which daemon has which GPU."""
 
 
 class DaemonParent:
@@ -85,7 +83,7 @@ class DaemonParent:
         self._listener = listen(self._socket_path, config["socket_mode"], config["socket_gid"])
         self._inode = self._socket_path.lstat().st_ino
         keepers.limits.call_s = float(config["call_limit_s"])
-        keepers.claims = self._socket_path.parent / CLAIMS
+        keepers.claims = Claims(Path(config["claims_dir"]))
         keepers.lay_down(Terms(foreign_allowed=config["foreign_allowed"]), config["baselines"])
         self._worker: subprocess.Popen[bytes] | None = None
         self._channel: socket.socket | None = None
@@ -202,7 +200,7 @@ class DaemonParent:
             self._told[uuid] = "restoring"
             say(self._channel, uuid, "restoring")
             return
-        with link:
+        with contextlib.closing(link):
             say(self._channel, uuid, "open", link)
         self._told[uuid] = "open"
         self._state.note(self._pids())

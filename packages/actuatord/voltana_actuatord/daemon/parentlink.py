@@ -6,9 +6,10 @@ A GPU's process is the parent's child; the worker is handed its end of the link 
 from __future__ import annotations
 
 import contextlib
-import os
 import socket
 from dataclasses import dataclass
+
+from voltana_actuatord.daemon.linkends import WorkerEnd
 
 PING_S = 0.05
 MAX_BYTES = 1024
@@ -26,7 +27,7 @@ class News:
 
     uuid: str
     word: str
-    link: socket.socket | None = None
+    link: WorkerEnd | None = None
 
 
 class ParentLink:
@@ -69,9 +70,7 @@ class ParentLink:
             return None
         except OSError:
             data, handles = b"", []
-        link = socket.socket(fileno=handles[0]) if handles else None
-        for extra in handles[1:]:
-            os.close(extra)
+        link = WorkerEnd.of(handles)
         if not data:
             self.gone = True
             return None
@@ -79,13 +78,13 @@ class ParentLink:
         return News(uuid=uuid, word=word, link=link)
 
 
-def say(sock: socket.socket, uuid: str, word: str, link: socket.socket | None = None) -> bool:
+def say(sock: socket.socket, uuid: str, word: str, link: WorkerEnd | None = None) -> bool:
     """Tell the worker something of a GPU; whether it could be told."""
     data = f"{uuid} {word}".encode()[:MAX_BYTES]
     with contextlib.suppress(OSError):
         if link is None:
             sock.send(data, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
         else:
-            socket.send_fds(sock, [data], [link.fileno()], socket.MSG_DONTWAIT)
+            socket.send_fds(sock, [data], link.handles(), socket.MSG_DONTWAIT)
         return True
     return False

@@ -18,7 +18,7 @@ from voltana_actuatord.daemon.trust import read_bounded, untrusted
 from voltana_actuatord.drivers.opening import DEFAULT_DRIVER, find_driver
 from voltana_actuatord.errors import ConfigError
 from voltana_actuatord.gpu_names import uuid_problem
-from voltana_actuatord.protocol import DEFAULT_SOCKET, DEFAULT_STATE_DIR
+from voltana_actuatord.protocol import DEFAULT_CLAIMS_DIR, DEFAULT_SOCKET, DEFAULT_STATE_DIR
 from voltana_actuatord.validation import StrictTable, explain
 
 _Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
@@ -90,6 +90,7 @@ class DaemonSettings(StrictTable):
         socket_mode: Its permissions, as octal text.
         socket_group: Group that it belongs to; left out: the daemon's own.
         state_dir: Where the journal and the lock file lie; must survive a reboot.
+        claims_dir: Where it is kept which daemon has which GPU; the same for all of a host.
         silence_s: How long the worker may be silent before it is killed.
         call_limit_s: How long one driver call may take before the worker is killed.
         max_connections: Connections at a time, of which one user may hold half.
@@ -107,6 +108,7 @@ class DaemonSettings(StrictTable):
     socket_mode: Annotated[str, Field(pattern=r"^0?[0-7]{3}$")] = "0660"
     socket_group: str | int | None = None
     state_dir: _AbsolutePath = Path(DEFAULT_STATE_DIR)
+    claims_dir: _AbsolutePath = Path(DEFAULT_CLAIMS_DIR)
     silence_s: Annotated[_Seconds, Field(ge=0.2, le=1.5)] = 0.4
     call_limit_s: Annotated[_Seconds, Field(ge=0.1, le=1.5)] = 0.2
     max_connections: Annotated[int, Field(ge=2, le=256, strict=True)] = 32
@@ -127,6 +129,7 @@ class DaemonSettings(StrictTable):
             "socket": str(self.socket),
             "socket_mode": int(self.socket_mode, 8),
             "socket_gid": None if group is None else group_id(group),
+            "claims_dir": str(self.claims_dir),
             "silence_s": self.silence_s,
             "state_dir": str(self.state_dir),
             "call_limit_s": self.call_limit_s,

@@ -8,6 +8,7 @@ way, the GPUs' processes give every clock back.
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import signal
@@ -32,6 +33,7 @@ def main() -> int:
     die_with_parent(signal.SIGTERM)
     drop_capabilities(keep=())
     config = json.loads(parent.recv(MAX_CONFIG_BYTES))
+    gc.freeze()  # what is there now stays: no collection need look at it
     server = ActuatorServer(config, listener, ParentLink(parent))
     signal.signal(signal.SIGTERM, server.stop)
     os._exit(0 if server.serve() else 4)

@@ -1,0 +1,37 @@
+"""Who can be read: epoll, with what belongs to each descriptor."""
+
+from __future__ import annotations
+
+import select
+from typing import Protocol
+
+
+class HasFileno(Protocol):
+    """Something with a descriptor."""
+
+    def fileno(self) -> int:
+        """Its descriptor."""
+        ...
+
+
+class Readers:
+    """Waits for whatever becomes readable."""
+
+    def __init__(self) -> None:
+        self._epoll = select.epoll()
+        self._sources: dict[int, object] = {}
+
+    def add(self, reader: HasFileno, source: object) -> None:
+        """Have `ready` name a source when its reader can be read, or has ended."""
+        self._epoll.register(reader.fileno(), select.EPOLLIN)
+        self._sources[reader.fileno()] = source
+
+    def remove(self, reader: HasFileno) -> None:
+        """Forget a reader, before it is closed."""
+        del self._sources[reader.fileno()]
+        self._epoll.unregister(reader.fileno())
+
+    def ready(self, seconds: float) -> list[object]:
+        """Wait so long at most; the sources that can be read."""
+        sources = self._sources
+        return [sources[handle] for handle, _ in self._epoll.poll(seconds)]
