@@ -90,6 +90,7 @@ class EnergyOptimal:
         return ViabilityAccount(
             windows=self.envelope.windows,
             broken=self.envelope.broken,
+            learning=self.envelope.learning,
             steps=self._steps,
             outside=self._outside,
         )

@@ -72,6 +72,7 @@ REQUESTS: Mapping[str, tuple[Family, str]] = {
 VIABILITY: Mapping[str, tuple[str, str]] = {
     "windows": ("envelope_windows", "Windows held against the demand envelope."),
     "broken": ("envelope_broken", "Those in which the decode batch grew beyond it."),
+    "learning": ("envelope_learning", "Windows from before the envelope was learned."),
     "steps": ("decode_steps", "Decisions on a decode batch."),
     "outside": ("viability_outside", "Those on a batch outside the viable set."),
 }
