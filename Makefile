@@ -20,7 +20,7 @@ SGLANG_LOCK := $(SGLANG)/requirements/sglang-$(SGLANG_VERSION).txt
 
 .DEFAULT_GOAL := help
 .PHONY: help setup compiler demo test test-slow test-report test-ray attack attack-short fuzz \
-	mutants chaos check format bench headline matrix fidelity calibrate docs lock lock-sglang clean \
+	mutants kills chaos check format bench headline matrix fidelity calibrate docs lock lock-sglang clean \
 	environments rdma sglang-setup test-sglang test-gpu-bench sglang-matrix bench-sglang
 
 help: ## list the targets
@@ -78,6 +78,9 @@ format: $(READY) ## format the code
 
 mutants: $(READY) compiler ## change what keeps the guarantee in 100 places, and print what no test notices
 	$(BIN)/python -m tools.mutants --sample $(or $(MUTANTS),100) --seed $(or $(SEED),0)
+
+kills: $(READY) ## kill an agent 200 times under load; its account must claim no less than what happened
+	$(BIN)/python $(SGLANG)/tests/unit/killed_agent.py --kills 200
 
 chaos: $(READY) compiler ## kill and hang everything 200 times; every clock must come back
 	$(BIN)/python -m tests.actuation.chaos --rounds 200

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import resource
 import statistics
@@ -18,6 +19,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from voltana.cluster.context import instance_context
 from voltana.levels import A100_CLOCKS_MHZ, EvenlySpaced
 from voltana.loop import ControlLoop
 from voltana.plant.cluster import ClusterSpec
@@ -29,7 +31,7 @@ from voltana.plant.workload import make_workload
 from voltana.policies.named import get_policy
 from voltana.slo import Slo
 from voltana.timebase import ManualTime
-from voltana.values import ActuatorStatus, Domain, Load, Queue, Reading
+from voltana.values import ActuatorStatus, Domain, Load, Queue, Reading, Role
 
 AZURE = Path("../shared/data/azure-llm-2023/AzureLLMInferenceTrace_conv.csv.gz")
 SLO = Slo(ttft_s=0.8, itl_s=0.05)
@@ -102,53 +104,80 @@ class _Device:
 
 
 def control_rows() -> list[tuple[str, float, str, str]]:
-    """One control step (observe, forecast all levels, decide, learn) of the voltana policy."""
-    steps_s = {count: np.array(_control_steps(count)) for count in (28, 81)}
-    p50_us = {count: float(np.median(s)) * 1e6 for count, s in steps_s.items()}
-    p99_us = {count: float(np.quantile(s, 0.99)) * 1e6 for count, s in steps_s.items()}
-    return [
-        ("control step with 28 levels, p50", p50_us[28], "us", "< 60"),
-        ("control step with 28 levels, p99", p99_us[28], "us", "< 200"),
-        ("control step with 81 levels, p50", p50_us[81], "us", ""),
-        ("control step, 81 over 28 levels, p50", p50_us[81] / p50_us[28], "x", "<= 1.5"),
-    ]
+    """One control step (observe, forecast, decide, learn, plan when due) of a decode instance.
+
+    In time of the thread: what else the machine does is no cost of the policy.
+    """
+    rows = []
+    medians_us = {}
+    for count, most_us in ((28, 60), (81, 90)):
+        steps_us = np.array(_control_steps(count)) * 1e6
+        medians_us[count] = float(np.median(steps_us))
+        worst_us = float(np.quantile(steps_us, 0.99))
+        what = f"control step with {count} levels"
+        rows.append((f"{what}, p50", medians_us[count], "us", f"< {most_us}"))
+        rows.append((f"{what}, p99", worst_us, "us", "< 200"))
+    ratio = medians_us[81] / medians_us[28]
+    return [*rows, ("control step, 81 over 28 levels, p50", ratio, "x", "<= 1.5")]
 
 
 def _control_steps(levels: int) -> list[float]:
-    from voltana.controllers.ecofreq import EcoFreq  # noqa: PLC0415
-    from voltana.predictors.ecopred import EcoPred  # noqa: PLC0415
-
+    """Seconds of the thread for each step of the default policy, as the batch drifts."""
     cluster = ClusterSpec(
         hardware=load_hardware("a100-sxm4-80gb"), model=load_model("llama-3.1-8b"), slo=SLO
     )
     plant = PlantModel(cluster.hardware, cluster.model, 1)
-    levels_mhz = EvenlySpaced(levels).levels(A100_CLOCKS_MHZ)
-    predictor = EcoPred.from_datasheet(cluster.datasheet())
-    device = _Device()
-    loop = ControlLoop(
-        instance="decode-0",
-        domain=Domain(name="decode-0"),
-        controller=EcoFreq(predictor, levels_mhz, SLO),
-        actuator=device,
-        sensor=device,
-        time=ManualTime(),
-        levels_mhz=levels_mhz,
-        predictor=predictor,
-    )
+    device, time_source = _Device(), ManualTime()
+    loop = _decode_loop(cluster, EvenlySpaced(levels).levels(A100_CLOCKS_MHZ), device, time_source)
     rng = np.random.default_rng(0)
-    batches = rng.integers(1, 256, CONTROL_STEPS).tolist()
+    batches = np.clip(120 + np.cumsum(rng.integers(-1, 2, CONTROL_STEPS)), 1, 250).tolist()
     noises = rng.lognormal(0.0, 0.03, CONTROL_STEPS).tolist()
     steps_s = []
     for batch, noise in zip(batches, noises, strict=True):
         load, queue = Load.decode(batch, batch * 300), Queue()
         true_s = plant.iterate(load, device.clock_mhz).latency_s * noise
-        before_s = time.perf_counter()
+        before_s = time.thread_time()
         decision = loop.decide(load, queue)
+        time_source.advance(true_s)
         loop.learn(
-            decision, load=load, latency_s=true_s, clock_mhz=device.clock_mhz, ended_at_s=0.0
+            decision,
+            load=load,
+            latency_s=true_s,
+            clock_mhz=device.clock_mhz,
+            ended_at_s=time_source.now_s(),
         )
-        steps_s.append(time.perf_counter() - before_s)
+        steps_s.append(time.thread_time() - before_s)
     return steps_s[1000:]
+
+
+def _decode_loop(
+    cluster: ClusterSpec,
+    levels_mhz: tuple[float, ...],
+    device: _Device,
+    time_source: ManualTime,
+) -> ControlLoop:
+    """The control loop of a decode instance of the default policy."""
+    context = instance_context(
+        "decode-0",
+        Role.DECODE,
+        table_mhz=cluster.hardware.clocks_mhz,
+        slo=cluster.slo,
+        limits=cluster.limits,
+        datasheet=cluster.datasheet(),
+        max_power_w=cluster.hardware.tdp_w,
+    )
+    made = get_policy("voltana").control(dataclasses.replace(context, levels_mhz=levels_mhz))
+    return ControlLoop(
+        instance="decode-0",
+        domain=Domain(name="decode-0"),
+        controller=made.controller,
+        actuator=device,
+        sensor=device,
+        time=time_source,
+        levels_mhz=made.levels_mhz,
+        predictor=made.predictor,
+        power=made.power,
+    )
 
 
 def help_rows() -> list[tuple[str, float, str, str]]:

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
+from benchmarks.hindsight.schedule import ROUTING, STEPS, Base, Schedule, under
 from voltana.controllers.fixed import FixedClock
 from voltana.errors import ConfigError
 from voltana.evaluation.bound import bound_comparison, lower_bound
@@ -28,6 +29,7 @@ from voltana.evaluation.metrics import measure
 from voltana.evaluation.scenario import ARRIVALS, load_scenario
 from voltana.plant.simulation import Simulation
 from voltana.plant.workload.trace import Trace
+from voltana.policies.default import LEVELS
 from voltana.policies.named import POLICIES
 from voltana.policy import InstancePolicy, Policy
 from voltana.slo import Attainment, Slo
@@ -334,12 +336,27 @@ def random_policy(clocks: tuple[int, ...], weights: tuple[float, ...]) -> Policy
     )  # fmt: skip
 
 
-RANDOM_RUNS = st.fixed_dictionaries(
+POLICIES_AT_RANDOM = st.builds(
+    random_policy,
+    st.tuples(*[st.integers(0, 120)] * 4),
+    st.tuples(*[st.sampled_from((0.0, 0.2, 1.0))] * 3).map(
+        lambda w: w if sum(w[:1]) else (1.0, *w[1:])
+    ),
+)
+
+
+def schedules(base: Base, low: int, high: int):
+    """Policies under schedules of hindsight, the clocks of decode between two ends."""
+    clocks = st.tuples(st.integers(low, high))
+    steps = st.tuples(st.integers(-STEPS, STEPS))
+    routes = st.integers(0, len(ROUTING) - 1)
+    return st.builds(Schedule, st.just(base), clocks, steps, routes).map(under)
+
+
+HINDSIGHT = schedules(Base.OWN, -STEPS, STEPS) | schedules(Base.LOWEST, 0, LEVELS - 1)
+
+SCENARIOS = st.fixed_dictionaries(
     {
-        "clocks": st.tuples(*[st.integers(0, 120)] * 4),
-        "weights": st.tuples(*[st.sampled_from((0.0, 0.2, 1.0))] * 3).map(
-            lambda w: w if sum(w[:1]) else (1.0, *w[1:])
-        ),
         "cluster": st.sampled_from(CLUSTERS),
         "load": st.sampled_from((0.2, 0.6, 1.0)),
         "noise": st.sampled_from((0.0, 0.03, 0.1)),
@@ -349,7 +366,7 @@ RANDOM_RUNS = st.fixed_dictionaries(
 )
 
 
-def check_random_run(run) -> None:
+def check_random_run(run, policy: Policy) -> None:
     tables = run["cluster"]
     workload = {**tables["workload"], "rate_rps": run["load"] * tables["workload"]["rate_rps"]}
     made = scenario(
@@ -361,7 +378,6 @@ def check_random_run(run) -> None:
             ARRIVALS: {"duration_s": 5.0, "max_output_tokens": 200},
         }
     )
-    policy = random_policy(run["clocks"], run["weights"])
     simulation = Simulation(made.cluster, policy, made.trace, seed=run["seed"], plant=made.plant)
     simulation.run()
     record = simulation.record()
@@ -373,16 +389,22 @@ def check_random_run(run) -> None:
 
 
 @settings(max_examples=4)
-@given(RANDOM_RUNS)
-def test_no_random_policy_beats_the_bound(run) -> None:
-    check_random_run(run)
+@given(SCENARIOS, POLICIES_AT_RANDOM)
+def test_no_random_policy_beats_the_bound(run, policy: Policy) -> None:
+    check_random_run(run, policy)
+
+
+@settings(max_examples=3)
+@given(SCENARIOS, HINDSIGHT)
+def test_no_schedule_of_hindsight_beats_the_bound(run, policy: Policy) -> None:
+    check_random_run(run, policy)
 
 
 @pytest.mark.slow
-@settings(max_examples=40)
-@given(RANDOM_RUNS)
-def test_no_random_policy_beats_the_bound_however_many_try(run) -> None:
-    check_random_run(run)
+@settings(max_examples=20)
+@given(SCENARIOS, POLICIES_AT_RANDOM | HINDSIGHT)
+def test_no_policy_beats_the_bound_however_many_try(run, policy: Policy) -> None:
+    check_random_run(run, policy)
 
 
 # --- Comparisons ---------------------------------------------------------------------------------
@@ -399,6 +421,8 @@ def test_the_report_says_what_is_saved_and_what_is_relaxed() -> None:
     lost_j = gap.result.energy_j - report.bound.energy_j
     assert gap.prefill_gap_j + gap.decode_gap_j == pytest.approx(lost_j)
     shown = text(report, made)
+    board = made.scenario.cluster.hardware
+    assert shown.endswith(board.knowledge.caveat(board.name))
     assert "| static-low |" in shown
     assert "the whole trace is known in advance" in shown
     read = json.loads(report.to_json())

@@ -222,6 +222,14 @@ def test_a_checkpoint_may_ask_for_a_narrow_cache(asked):
     assert model.kv_bytes_per_token == 32 * 8 * 128 * 2
 
 
+@pytest.mark.parametrize("nested", [False, True])
+def test_compressed_tensors_had_another_key_at_first(nested):
+    table = {"quant_method": "compressed-tensors", "format": "float-quantized", "ignore": []}
+    config = DENSE | {"compression_config": table}
+    config = {"model_type": "some_vl", "text_config": config} if nested else config
+    assert ModelProfile.from_hf_config(config).weight_dtype == "fp8"
+
+
 def test_a_dense_model_may_be_packed_whole_in_the_format_of_experts():
     packed = DENSE | {"quantization_config": {"quant_method": "mxfp4"}}
     assert ModelProfile.from_hf_config(packed).layer_dtype == "mxfp4"

@@ -19,7 +19,7 @@ from voltana.viability_account import ViabilityAccount, total
 
 def test_before_anything_ran_there_are_counts_and_no_shares() -> None:
     account = viability_of(make())
-    assert account == ViabilityAccount(windows=0, broken=0, steps=0, outside=0)
+    assert account == ViabilityAccount(windows=0, broken=0, learning=0, steps=0, outside=0)
     assert math.isnan(account.broken_share)
     assert math.isnan(account.outside_share)
     assert account.figures()["broken_share"] is account.figures()["outside_share"] is None
@@ -50,6 +50,18 @@ def test_a_burst_beyond_the_envelope_is_counted() -> None:
     assert (after.windows - before.windows, after.broken - before.broken) == (1, 1)
 
 
+def test_windows_from_before_the_demand_is_learned_are_counted_apart() -> None:
+    controller = make()
+    serve(controller, arrivals_per_s=20.0, seconds=4.0)
+    first = controller.viability_account()
+    assert (first.windows, first.broken) == (0, 0)
+    assert first.learning >= 2
+    longer = make()
+    serve(longer, arrivals_per_s=20.0, seconds=30.0)
+    assert longer.viability_account().learning < 8
+    assert longer.viability_account().windows > 15
+
+
 def test_a_wrapper_tells_what_it_wraps_and_a_fixed_clock_has_nothing_to_tell() -> None:
     assert viability_of(RateLimited(make(), dwell_s=1.0)) == make().viability_account()
     assert viability_of(FixedClock(1410.0)) is None
@@ -57,9 +69,9 @@ def test_a_wrapper_tells_what_it_wraps_and_a_fixed_clock_has_nothing_to_tell() -
 
 
 def test_those_that_count_nothing_add_nothing() -> None:
-    one = ViabilityAccount(windows=10, broken=1, steps=100, outside=5)
+    one = ViabilityAccount(windows=10, broken=1, learning=3, steps=100, outside=5)
     assert total([None, one, None, one]) == ViabilityAccount(
-        windows=20, broken=2, steps=200, outside=10
+        windows=20, broken=2, learning=6, steps=200, outside=10
     )
     assert total([None, None]) is None
     assert total([]) is None

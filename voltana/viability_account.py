@@ -21,12 +21,15 @@ class ViabilityAccount:
     Attributes:
         windows: Windows that were held against the demand envelope.
         broken: Those in which the batch grew beyond it.
+        learning: Windows from before the envelope was learned, after a start or an idle stretch;
+            they are in neither.
         steps: Decisions on a decode batch.
         outside: Those on a batch beyond the viable ones.
     """
 
     windows: int
     broken: int
+    learning: int
     steps: int
     outside: int
 
@@ -45,6 +48,7 @@ class ViabilityAccount:
         return {
             "windows": self.windows,
             "broken": self.broken,
+            "learning": self.learning,
             "broken_share": self.broken_share if self.windows else None,
             "steps": self.steps,
             "outside": self.outside,
@@ -60,6 +64,7 @@ def total(accounts: Iterable[ViabilityAccount | None]) -> ViabilityAccount | Non
     return ViabilityAccount(
         windows=sum(account.windows for account in kept),
         broken=sum(account.broken for account in kept),
+        learning=sum(account.learning for account in kept),
         steps=sum(account.steps for account in kept),
         outside=sum(account.outside for account in kept),
     )

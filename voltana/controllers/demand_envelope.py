@@ -23,6 +23,10 @@ the batch grows or shrinks alone."""
 WINDOW_S = 1.0
 """Length of the windows that the envelope is held against."""
 
+LEARNED_S = DEMAND_S / 3
+"""How long an instance has to have been awake until rho is more than its first arrivals. Windows
+from before are counted apart: there is no envelope yet that they could break."""
+
 BROKEN = 0.005
 """Share of the windows that may break it; a tracked quantile, so it holds on any sequence."""
 
@@ -42,14 +46,16 @@ class DemandEnvelope:
     Attributes:
         windows: Windows that were held against the envelope.
         broken: Those in which the batch grew further.
+        learning: Windows from before the demand was learned, which are in neither.
     """
 
     def __init__(self, owed_tokens: float = OWED_TOKENS) -> None:
         self.owed_tokens = owed_tokens
-        self.windows = self.broken = 0
+        self.windows = self.broken = self.learning = 0
         self._demand = TokenDemand(DEMAND_S, owed_tokens)
         self._deviations = FIRST_DEVIATIONS
         self._batch, self._produced = 0, 0
+        self._awake_since_s = math.inf
         self._begun_s, self._begun_batch, self._begun_rate = math.nan, 0, 0.0
 
     @property
@@ -71,6 +77,8 @@ class DemandEnvelope:
     def note(self, batch: int, now_s: float) -> None:
         """Note the batch of the iteration that begins now."""
         self._demand.note(batch, now_s)
+        if batch and not self._batch:
+            self._awake_since_s = now_s
         gap_s = now_s - self._begun_s
         if gap_s >= WINDOW_S:
             self._judge(batch, gap_s)
@@ -87,8 +95,11 @@ class DemandEnvelope:
             return
         explained = (self._begun_rate * gap_s - self._produced) / self.owed_tokens
         broken = batch - self._begun_batch - explained > self._deviations * spread
-        self.windows += 1
-        self.broken += broken
+        if self._begun_s - self._awake_since_s < LEARNED_S:
+            self.learning += 1
+        else:
+            self.windows += 1
+            self.broken += broken
         self._deviations += STEP * ((1.0 if broken else 0.0) - BROKEN)
         self._deviations = max(self._deviations, 1.0)
 

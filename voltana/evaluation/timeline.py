@@ -75,6 +75,8 @@ def timeline_figure(
             axes[2, column].legend(loc="lower left", fontsize=8)
     for panel in axes[1:].flat:
         panel.set_ylim(bottom=0)
+    for panel in axes[PANELS.index("requests waiting")]:
+        panel.set_ylim(top=max(panel.get_ylim()[1], 1.0))  # nobody waits for a hundredth
     result = run.result
     figure.suptitle(
         f"{result.policy}: {kilojoules(result.energy_j)} kJ, {result.ttft_attainment:.1%} of TTFT "

@@ -247,6 +247,14 @@ class Knowledge(Section):
     inferred: tuple[str, ...] = ()
     unknown: tuple[str, ...] = ()
 
+    def caveat(self, board: str) -> str:
+        """One line that says which properties of a board are no measurements of it."""
+        parts = [f"inferred: {'; '.join(self.inferred)}"] if self.inferred else []
+        parts += [f"unknown: {'; '.join(self.unknown)}"] if self.unknown else []
+        if not parts:
+            return f"{board}: the profile does not say what of it is measured."
+        return f"{board}, {'. '.join(parts)}."
+
 
 class Uncertainty(Section):
     """How far off a profile may be, from residuals and from what is inferred.

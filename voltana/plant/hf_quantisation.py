@@ -11,13 +11,16 @@ import fnmatch
 import re
 from typing import TYPE_CHECKING, Any
 
-from voltana.plant.hf_keys import not_modelled, read, table, wrong
+from voltana.plant.hf_keys import not_modelled, table, wrong
 from voltana.plant.weight_formats import EXPERTS_ONLY, format_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
     Match = Callable[[str], object]
+
+_TABLES = ("quantization_config", "compression_config")
+"""The second is what compressed-tensors wrote at first."""
 
 _LISTS = ("modules_to_not_convert", "ignore", "ignored_layers", "exclude_modules")
 _MATRICES = {
@@ -52,8 +55,9 @@ _FEW, _MOST = 0.15, 0.85
 def quantisation_of(config: Mapping[str, Any], text: Mapping[str, Any]) -> Mapping[str, Any] | None:
     """The nested or the outer ``quantization_config``; None where there is none."""
     for source in (text, config):
-        if read(source, "quantization_config") is not None:
-            return table(source, "quantization_config") or None
+        for key in _TABLES:
+            if source.get(key) is not None:
+                return table(source, key) or None
     return None
 
 

@@ -38,10 +38,11 @@ RELAXATIONS = (
     "the board's power limit is left out",
     "prefill instances are one pool that can split any batch over time and instances",
     "prefill batches are as large as the engine allows, whatever has arrived",
-    "decode instances are one pool; in a bin of time batches of any size run for any part of it, "
-    "so a request may pause and others may run in its place",
+    "decode instances are one pool; in a bin of time batches of any size, up to all requests that "
+    "can be there, run for any part of it, so a request may pause and others may run in its place",
     "any tokens may be produced between the earliest possible and the latest allowed bin",
-    "the contexts of the batches are free; only their sum over the run is kept",
+    "the contexts of the batches are those of any requests that can be there in that bin; only "
+    "their sum over the run is kept",
     "the dearest requests and tokens that may miss a threshold do, by each constraint on its own",
 )
 """What the bound allows that no policy can do."""

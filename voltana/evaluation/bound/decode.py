@@ -2,12 +2,12 @@
 
 Variables are how often each operating point runs in each bin. Its constraints are what every
 schedule keeps: the instances have no more time than there is; tokens and cached tokens come no
-earlier and no later than `DecodeDemand` says; the batches hold no more requests than are there;
-and no more tokens are late than may be. There are a hundred thousand points, so columns are
-generated: points of negative reduced cost join until there is hardly any (P. C. Gilmore and R. E.
-Gomory, "A linear programming approach to the cutting-stock problem", Oper. Res. 1961). What is
-left of it is subtracted (L. S. Lasdon, "Optimization theory for large systems", 1970), so the
-result is a bound after any number of rounds.
+earlier and no later than `DecodeDemand` says; the batches hold no more requests than are there,
+together over a bin, and each is made of requests that are there; no more tokens are late than may
+be. There are a hundred thousand points, so columns are generated: points of negative reduced cost
+join until there is hardly any (P. C. Gilmore and R. E. Gomory, "A linear programming approach to
+the cutting-stock problem", Oper. Res. 1961). What is left of it is subtracted (L. S. Lasdon,
+"Optimization theory for large systems", 1970), so the result is a bound after any number of rounds.
 """
 
 from __future__ import annotations
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from voltana.evaluation.bound.iteration_cost import Grid
     from voltana.evaluation.bound.operating_points import OperatingPoints
     from voltana.values import FloatArray
+
+    Mask = np.ndarray[tuple[int], np.dtype[np.bool_]]
 
 _ROWS = 4
 """Rows of a bin: time, tokens, cached tokens, request-seconds. One more is for late tokens."""
@@ -75,10 +77,29 @@ class _Programme:
         self.capacity_s = machines * np.diff(demand.edges_s)
         self.may_be_late = may_be_late
         self.cells = np.flatnonzero(np.diff(points.requests, prepend=-1.0))
+        self.possible = self._possible(points.kv_tokens)
         self.columns: set[tuple[int, int]] = set()
         best = np.minimum.reduceat(points.joules / points.requests, self.cells).max()
         self.token_penalty_j = _PENALTY * float(best)
         self.scale = float(demand.most_kv_tokens[-1] / max(demand.most_tokens[-1], 1.0))
+
+    def _possible(self, kv_tokens: FloatArray) -> list[Mask]:
+        """Which points may run in each bin, by what can be there (`present`).
+
+        Points are sorted by their batch and then by their cached tokens. Those of one batch stand
+        for all batches above the one before, and a mixture of two neighbours in cached tokens for
+        what lies between, so the neighbours of what is possible may run too.
+        """
+        largest = -self.features[:, 1]
+        cell = np.searchsorted(self.cells, np.arange(len(largest)), side="right") - 1
+        smallest = np.concatenate(([1.0], largest[self.cells][:-1] + 1.0))[cell]
+        before, after = _neighbours(cell, kv_tokens)
+        return [
+            (smallest <= there.most)
+            & (before <= there.most_kv_tokens(largest))
+            & (after >= there.least_kv_tokens(smallest))
+            for there in self.demand.present
+        ]
 
     def solve(self) -> tuple[float, Grid, float]:
         """Value, prices of the rows of each bin, shape (bins, `_ROWS`), and price of lateness."""
@@ -128,6 +149,7 @@ class _Programme:
         weights = np.concatenate((by_bin, np.full((self.bins, 1), late_price_j)), axis=1)
         for k in range(self.bins):
             reduced = self.joules + self.features @ weights[k]
+            reduced[~self.possible[k]] = np.inf
             lowest = np.minimum.reduceat(reduced, self.cells)
             per_second = float((reduced / self.features[:, 0]).min())
             if per_second >= 0:
@@ -139,6 +161,26 @@ class _Programme:
                     start = self.cells[cell]
                     self.columns.add((k, int(start + np.argmin(reduced[start:end]))))
         return saving_j
+
+
+def _neighbours(
+    cell: np.ndarray[tuple[int], np.dtype[np.intp]], kv_tokens: FloatArray
+) -> tuple[FloatArray, FloatArray]:
+    """The next smaller and next larger cached tokens of each point's batch; infinite beyond them.
+
+    Args:
+        cell: Which batch each point belongs to, ascending, shape (points,).
+        kv_tokens: Ascending within each, several points alike, shape (points,).
+    """
+    starts = np.flatnonzero(
+        (np.diff(cell, prepend=-1) != 0) | (np.diff(kv_tokens, prepend=-1) != 0)
+    )
+    step = np.searchsorted(starts, np.arange(len(cell)), side="right") - 1
+    steps, cells = kv_tokens[starts], cell[starts]
+    inner = cells[1:] == cells[:-1]
+    before = np.concatenate(([-np.inf], np.where(inner, steps[:-1], -np.inf)))
+    after = np.concatenate((np.where(inner, steps[1:], np.inf), [np.inf]))
+    return before[step], after[step]
 
 
 def decode_bound(

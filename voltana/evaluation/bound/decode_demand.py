@@ -8,7 +8,7 @@ Three things hold for every schedule in which at most `may_miss` requests miss a
   do not are taken to be the longest, and only have to be done by the end.
 * Requests are in a batch only between their first token and their last. One that keeps both
   thresholds is there only inside that window, so the batches together are no larger than the
-  number of open windows and missed requests.
+  number of open windows and missed requests; `present` has what else follows.
 """
 
 from __future__ import annotations
@@ -18,7 +18,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from voltana.evaluation.bound.present import number_open, present
+
 if TYPE_CHECKING:
+    from voltana.evaluation.bound.present import Present
     from voltana.slo import Slo
     from voltana.values import FloatArray
 
@@ -34,7 +37,7 @@ class DecodeDemand:
         most_kv_tokens: Cached tokens that can have been read by then, shape (bins,).
         least_kv_tokens: Cached tokens that must have been, shape (bins,).
         request_seconds: Most time of all requests together in batches, by bin, shape (bins,).
-        most_requests: Most requests that can be in batches at once.
+        present: What can be in batches in each bin, of length bins.
     """
 
     edges_s: FloatArray
@@ -43,7 +46,12 @@ class DecodeDemand:
     most_kv_tokens: FloatArray
     least_kv_tokens: FloatArray
     request_seconds: FloatArray
-    most_requests: int
+    present: tuple[Present, ...]
+
+    @property
+    def most_requests(self) -> int:
+        """Most requests that can be in batches at once."""
+        return max(present.most for present in self.present)
 
 
 def decode_demand(
@@ -82,15 +90,21 @@ def decode_demand(
     )
     reads = _reads(prompt_tokens, tokens)
     could[-1], could_read[-1] = tokens.sum(), reads.sum()
-    area, most = _open_windows(ready_s, due_s, edges_s, may_miss)
     return DecodeDemand(
         edges_s=edges_s,
         most_tokens=could,
         least_tokens=_due(tokens, due_s, ends_s, may_miss),
         most_kv_tokens=could_read,
         least_kv_tokens=_due(reads, due_s, ends_s, may_miss),
-        request_seconds=area,
-        most_requests=most,
+        request_seconds=_open_windows(ready_s, due_s, edges_s, may_miss),
+        present=present(
+            ready_s,
+            due_s,
+            prompt_tokens=prompt_tokens,
+            tokens=tokens,
+            edges_s=edges_s,
+            may_miss=may_miss,
+        ),
     )
 
 
@@ -112,12 +126,10 @@ def _due(amount: FloatArray, due_s: FloatArray, ends_s: FloatArray, may_miss: in
 
 def _open_windows(
     open_s: FloatArray, close_s: FloatArray, edges_s: FloatArray, may_miss: int
-) -> tuple[FloatArray, int]:
-    """Integral over each bin of open windows and missed requests, and the largest number."""
+) -> FloatArray:
+    """Integral over each bin of open windows and missed requests."""
     times = np.unique(np.concatenate((open_s, close_s, edges_s)))
     times = times[times <= edges_s[-1]]
-    opened = np.searchsorted(np.sort(open_s), times, side="right")
-    closed = np.searchsorted(np.sort(close_s), times, side="right")
-    number = (opened - closed) + np.minimum(closed, may_miss)
+    number = number_open(open_s, close_s, times, may_miss)
     areas = np.concatenate(([0.0], np.cumsum(number[:-1] * np.diff(times))))
-    return np.diff(np.interp(edges_s, times, areas)), int(number.max())
+    return np.diff(np.interp(edges_s, times, areas))

@@ -38,9 +38,11 @@ _PIECE = 1.01
 _EARLY_DEVIATIONS, _LATE_DEVIATIONS = 5.0, 3.0
 """Deviations of the noise below and above the threshold between which the hull is cut."""
 
-_CONTEXT_STEP = 1.05
-_CONTEXTS = (0.3, 4.0)
-"""Mean contexts, relative to the workload's, between which the grid is fine."""
+_CONTEXTS = ((0.02, 0.3, 1.2), (0.3, 4.0, 1.05), (4.0, 16.0, 1.08))
+"""Mean contexts, relative to the workload's, and the step of the grid between them. A point is
+charged with the lateness of the next shorter context, so that a wide step gives lateness away; it
+may be wider below what is usual, where the cache takes little of the time, and above it.
+"""
 
 _FEW = 1e-9
 """Chance of being late that is taken as none."""
@@ -112,9 +114,11 @@ def _batches(plant: PlantModel, most: int) -> list[tuple[int, int]]:
 
 def _contexts(capacity_tokens: int, requests: FloatArray, mean_context: float) -> Grid:
     """Grid of cached tokens of each batch, from none up to what fits; shape (batches, grid)."""
-    low, high = _CONTEXTS
-    steps = math.ceil(math.log(high / low) / math.log(_CONTEXT_STEP))
-    shares = np.concatenate(([0.0], np.geomspace(low, high, steps + 1), [np.inf]))
+    parts = [
+        np.geomspace(low, high, math.ceil(math.log(high / low) / math.log(step)) + 1)
+        for low, high, step in _CONTEXTS
+    ]
+    shares = np.unique(np.concatenate(([0.0], *parts, [np.inf])))
     most = np.maximum(float(capacity_tokens), requests)
     with np.errstate(invalid="ignore"):
         grid: Grid = np.minimum(requests[:, None] * mean_context * shares, most[:, None])
