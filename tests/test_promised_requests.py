@@ -10,13 +10,17 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from tests.mutants import Frozen
 from voltana.cluster.promised_requests import REQUESTS, PromisedRequests
+from voltana.cluster.request_promises import RequestPromises
 from voltana.errors import ConfigError
 from voltana.evaluation.compare import compare
 from voltana.evaluation.comparison_report import markdown_report
 from voltana.evaluation.promise_tables import REQUEST_HEADERS, request_rows
 from voltana.evaluation.scenario import ARRIVALS, load_scenario
+from voltana.predictors.conformal import Conformal
 from voltana.promise import Statement
+from voltana.slo import Slo
 
 TIGHT = Statement(alpha=0.1, gamma=0.1, q_cert=0.4, delay=3)
 
@@ -289,3 +293,24 @@ def test_an_adversary_of_aborts_stalls_losses_and_restarts_stays_within_the_boun
         labels = account["scored"] + account["blocked"]
         most_s = TIGHT.alpha * labels + 2.5 + 0.9 * account["together"] + account["forgiven"]
         assert truly_missed <= most_s + 1e-9
+
+
+class Loop:
+    """As much of a loop as promises ask of one."""
+
+    def __init__(self):
+        self.predictor = Conformal(Frozen(), first=0.15)
+
+    def fastest_mhz(self):
+        return 1410.0
+
+
+def test_a_prompt_with_nothing_to_compute_takes_no_time():
+    promises = RequestPromises(Loop(), Slo(ttft_s=1e-6, itl_s=1.0), 100)
+    for key, tokens in ((1, 0), (2, 1)):
+        promises.arrived(key, arrival_s=0.0, pending_tokens=tokens, now_s=0.0)
+    assert promises.ttft.arrived == 2
+    assert (promises.ttft.promised, promises.ttft.margin) == (0, 0.15)  # the jitter m0 counts
+    promises = RequestPromises(Loop(), Slo(ttft_s=1e-3, itl_s=1.0), 100)
+    promises.arrived(1, arrival_s=0.0, pending_tokens=0, now_s=0.0)
+    assert promises.ttft.promised == 1
