@@ -129,6 +129,7 @@ def test_out_holds_plots_results_and_a_scenario_that_runs_again(voltana, tmp_pat
         "results.json",
         "scenario.toml",
         "series.json",
+        "partial.csv",
     }
     code, again, _ = voltana("simulate", out / "scenario.toml", "--json", "-")
     assert code == 0
