@@ -19,8 +19,8 @@ SGLANG_READY := $(SGLANG_VENV)/.ready
 SGLANG_LOCK := $(SGLANG)/requirements/sglang-$(SGLANG_VERSION).txt
 
 .DEFAULT_GOAL := help
-.PHONY: help setup compiler demo test test-slow test-report test-ray attack mutants chaos check format bench headline \
-	matrix fidelity calibrate docs lock lock-sglang clean \
+.PHONY: help setup compiler demo test test-slow test-report test-ray attack attack-short fuzz \
+	mutants kills chaos check format bench headline matrix fidelity calibrate docs lock lock-sglang clean \
 	environments rdma sglang-setup test-sglang test-gpu-bench sglang-matrix bench-sglang
 
 help: ## list the targets
@@ -57,8 +57,14 @@ test-ray: $(READY) ## run sweeps on a local Ray cluster of two nodes (fetches Ra
 	$(BIN)/python -m pip install -q --disable-pip-version-check --require-hashes -r requirements/ray.lock
 	$(BIN)/python -m pytest -m ray tests/test_sweep_ray.py
 
-attack: $(READY) compiler ## attack daemon, router and agent, honest use beside it
-	$(BIN)/python -m pytest -n 2 -m "attack and not slow" tests/attack
+attack-short: $(READY) compiler ## attack daemon, agent, feed and launch: the part of `attack` that CI runs
+	$(BIN)/python -m pytest -n 2 -m "attack and not crowd and not slow" tests/attack
+
+attack: attack-short ## attack the router as well, one attack at a time, honest use beside it
+	$(BIN)/python -m pytest -m "crowd and not slow" tests/attack
+
+fuzz: $(READY) ## a million damaged messages each for daemon, ring, feed, agent control, router bodies
+	$(BIN)/python -m pytest -n 2 -m slow -k million tests/attack tests/actuation/test_security.py
 
 check: $(READY) ## lint, format, types, import direction
 	$(BIN)/ruff check .
@@ -72,6 +78,9 @@ format: $(READY) ## format the code
 
 mutants: $(READY) compiler ## change what keeps the guarantee in 100 places, and print what no test notices
 	$(BIN)/python -m tools.mutants --sample $(or $(MUTANTS),100) --seed $(or $(SEED),0)
+
+kills: $(READY) ## kill an agent 200 times under load; its account must claim no less than what happened
+	$(BIN)/python $(SGLANG)/tests/unit/killed_agent.py --kills 200
 
 chaos: $(READY) compiler ## kill and hang everything 200 times; every clock must come back
 	$(BIN)/python -m tests.actuation.chaos --rounds 200

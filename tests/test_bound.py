@@ -421,6 +421,8 @@ def test_the_report_says_what_is_saved_and_what_is_relaxed() -> None:
     lost_j = gap.result.energy_j - report.bound.energy_j
     assert gap.prefill_gap_j + gap.decode_gap_j == pytest.approx(lost_j)
     shown = text(report, made)
+    board = made.scenario.cluster.hardware
+    assert shown.endswith(board.knowledge.caveat(board.name))
     assert "| static-low |" in shown
     assert "the whole trace is known in advance" in shown
     read = json.loads(report.to_json())

@@ -107,6 +107,14 @@ def test_table_shows_the_power_limit():
     assert cells[5] == "400"
 
 
+def test_what_is_no_measurement_is_said_beside_the_figures():
+    assert "h100-sxm, inferred: power below the fastest clock" in voltana(
+        "show", "--hardware", "h100-sxm", "--clock", 1005
+    )
+    known = json.loads(voltana("show", "--json", "--hardware", "h100-sxm"))["knowledge"]
+    assert any("below the fastest clock" in fact for fact in known["inferred"])
+
+
 def test_what_does_not_fit_is_said():
     text = voltana("show", "--model", "llama-3.1-70b", "--tp", 1, "--batch", 1)
     assert "Does not fit: up to 1.6" in text

@@ -54,6 +54,7 @@ contract.installed_version = lambda: "0.5.23"
 contract.static_problems = list
 contract.hook_problems = lambda *_: []
 contract.forward_modes = lambda: MODES
+contract.requests_can_be_followed = lambda: True
 engine = scheduler("null")
 assert registered["__init__"]("made", engine) == "made"
 

@@ -117,7 +117,9 @@ def test_a_run_goes_on_where_it_ended_and_refuses_another_one(tmp_path):
         Results(path, ABOUT | {"driver": "2", "hold_s": 1.0})
 
 
-@pytest.mark.parametrize("text", ["", "[]", '{"about": 1', '{"decode": {}}', "null"])
+@pytest.mark.parametrize(
+    "text", ["", "[]", '{"about": 1', '{"about": "x"}', '{"about": 1}', '{"decode": {}}', "null"]
+)
 def test_a_file_of_something_else_is_refused(text, tmp_path):
     path = tmp_path / "results.json"
     path.write_text(text)
@@ -130,6 +132,9 @@ def test_a_file_of_something_else_is_refused(text, tmp_path):
     [
         (["--hold-s", "0"], "--hold-s = 0.0 is not allowed"),
         (["--rate", "nan"], "--rate = nan"),
+        (["--load-s", "inf"], "--load-s = inf"),
+        (["--engine-arguments", "'x"], "--engine-arguments"),
+        (["--engine-environment", "A='x"], "--engine-environment"),
         (["--batches", "1,1"], "--batches = '1,1'"),
         (["--batches", "0"], "--batches"),
         (["--contexts", "x"], "--contexts = 'x'"),
@@ -153,7 +158,9 @@ def test_the_profile_goes_by_the_name_of_the_board():
         found = profile_of(settings, board)
         assert found is not None
         assert found.name == name
-    assert profile_of(settings, "Tesla T4") is None
+    others = ["Tesla T4", "NVIDIA GH200 480GB", "NVIDIA H200 NVL", "NVIDIA H100 PCIe"]
+    others += ["NVIDIA H100 NVL", "NVIDIA H100 80GB HBM3 MIG 3g.40gb", "NVIDIA A100 80GB PCIe"]
+    assert [profile_of(settings, board) for board in others] == [None] * len(others)
     assert model_of(settings) is None
 
 

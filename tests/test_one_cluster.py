@@ -131,7 +131,7 @@ class Noting:
     def __init__(self):
         self.asked = []
 
-    def decide(self, load, queue):
+    def decide(self, load, queue, slack_s=math.nan):
         self.asked.append((load, queue))
         return Decision(clock_mhz=1.0, reason="noted")
 
@@ -259,7 +259,7 @@ class Mirror:
     def _compare_queues(self, beside):
         instance, begin = beside.instance, beside.instance.runner.begin
 
-        def compared(load, queue, now_s):
+        def compared(load, queue, now_s, slack_s=math.nan):
             if beside.role is Role.PREFILL:
                 waiting = list(instance._waiting)
                 beside.launch(load, waiting, [*instance._batch, *waiting])
@@ -271,7 +271,7 @@ class Mirror:
                 same(queue, asked_queue)
                 self.queues += 1
                 self.deadlines += bool(queue.deadlines)
-            return begin(load, queue, now_s)
+            return begin(load, queue, now_s, slack_s)
 
         instance.runner.begin = compared
         if beside.role is Role.DECODE:

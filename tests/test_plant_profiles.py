@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+from importlib import resources
 
 import pytest
 
@@ -162,6 +163,27 @@ def test_unknown_key_in_a_profile_is_named(tmp_path):
     path.write_text('name = "mine"\nlayer = 2\n')
     with pytest.raises(ProfileError, match=r"mine\.toml: .*layer"):
         load_model(path)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("request_s", "inf"),
+        ("memory_bandwidth", "inf"),
+        ("tdp_w", "nan"),
+        ("settle_s", "inf"),
+        ("decode_exponent", "nan"),
+    ],
+)
+def test_a_board_has_finite_numbers_only(key, value, tmp_path):
+    text = (resources.files("voltana.plant") / "data/hardware/h100-sxm.toml").read_text()
+    lines = [line for line in text.splitlines() if not line.startswith(f"{key} =")]
+    section = {"request_s": "[host]", "settle_s": "[clocks]", "decode_exponent": "[uncertainty]"}
+    at = lines.index(section[key]) + 1 if key in section else 1
+    path = tmp_path / "mine.toml"
+    path.write_text("\n".join([*lines[:at], f"{key} = {value}", *lines[at:]]))
+    with pytest.raises(ProfileError, match=rf"mine\.toml: .*{key}.*finite|{key}.*greater"):
+        load_hardware(path)
 
 
 def test_broken_toml_is_named(tmp_path):

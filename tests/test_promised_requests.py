@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
 
 import pytest
@@ -154,6 +155,137 @@ def test_the_simulator_promises_and_keeps(rate_rps, least):
         assert account["scored"] == account["promised"]
     late = (run.record.ttft_s > 0.6).sum()
     assert run.result.requests["ttft"]["missed"] <= late
-    (row,) = request_rows(comparison)
-    assert row[0] == "voltana"
+    rows = request_rows(comparison)
+    assert [row[:2] for row in rows] == [("voltana", "TTFT"), ("voltana", "ITL")]
+    for row in rows:
+        account = run.result.requests[row[1].lower()]
+        shown = tuple(f"{account[name]:.0f}" for name in ("kept", "missed", "bound", "constant"))
+        assert row[4:8] == shown
     assert " | ".join(REQUEST_HEADERS) in markdown_report(comparison, ())
+
+
+def test_the_constant_the_bound_and_how_many_missed_together_in_numbers():
+    ledger = PromisedRequests(TIGHT)
+    assert (ledger.constant(), ledger.together()) == (pytest.approx(2.5), 0.0)
+    for number in range(4):
+        ledger.arrive(number, expected_s=0.1, left_s=9.0)
+    assert ledger.constant() == pytest.approx(0.25 / 0.1 + 0.9 * 4)
+    for number in range(4):
+        ledger.end(number, missed=True)
+    highest = 0.15 + 4 * 0.1 * 0.9
+    assert ledger.together() == pytest.approx((highest - 0.4) / 0.09)
+    assert ledger.bound() == pytest.approx(0.1 * 4 + 2.5 + 3.6)
+    ledger.arrive("blocked", expected_s=0.1, left_s=9.0)
+    ledger.end("blocked", missed=False)
+    assert ledger.bound() == pytest.approx(0.1 * 5 + 2.5 + 3.6)
+    assert ledger.together() == pytest.approx((highest - 0.4) / 0.09)  # the most so far
+
+
+@pytest.mark.parametrize("first", [TIGHT.q_lo, TIGHT.q_cert])
+def test_a_margin_at_either_end_may_begin(first):
+    assert PromisedRequests(TIGHT, first).arrive(1, expected_s=0.1, left_s=9.0)
+
+
+def test_what_is_lost_is_forgiven_and_makes_room():
+    ledger = PromisedRequests(TIGHT)
+    for number in range(4):
+        assert ledger.arrive(number, expected_s=0.1, left_s=9.0)
+    assert not ledger.arrive("fifth", expected_s=0.1, left_s=9.0)
+    before = ledger.bound()
+    ledger.lose()
+    assert (ledger.lost, ledger.in_flight) == (4, 0)
+    assert ledger.bound() == pytest.approx(before + 4)
+    assert ledger.account()["forgiven"] == 4
+    ledger.end(0, missed=True)  # nobody knows it any more
+    assert (ledger.scored, ledger.missed) == (0, 0)
+    assert ledger.arrive(0, expected_s=0.1, left_s=9.0)
+
+
+def test_what_is_withdrawn_is_neither_hit_nor_miss():
+    ledger = PromisedRequests(TIGHT)
+    ledger.arrive(1, expected_s=0.1, left_s=9.0)
+    ledger.withdraw(1)
+    account = ledger.account()
+    assert (account["withdrawn"], account["scored"], account["in_flight"]) == (1, 0, 0)
+    assert ledger.margin == 0.15
+
+
+def test_lateness_counts_from_where_it_began_and_equal_is_in_time():
+    ledger = PromisedRequests(TIGHT)
+    ledger.arrive(1, expected_s=0.1, left_s=9.0, begun_s=10.0, threshold_s=0.5)
+    assert not ledger.late(1, 12.0, parts=4)
+    assert ledger.late(1, 12.1, parts=4)
+    assert not ledger.late("unknown", 1e9)
+    ledger.begin(1, 11.0)
+    assert not ledger.late(1, 13.0, parts=4)
+    ledger.begin("unknown", 11.0)
+    assert ledger.in_flight == 1
+
+
+def test_a_name_that_comes_again_has_a_deadline_of_its_own():
+    ledger = PromisedRequests(TIGHT)
+    ledger.arrive(1, expected_s=0.1, left_s=1.0, now_s=0.0)
+    ledger.end(1, missed=False)
+    ledger.arrive(1, expected_s=0.1, left_s=5.0, now_s=0.5)
+    ledger.expire(2.0)
+    assert (ledger.missed, ledger.in_flight) == (0, 1)
+    ledger.expire(5.5)
+    assert ledger.missed == 0
+    ledger.expire(5.6)
+    assert ledger.missed == 1
+
+
+ACTIONS = st.lists(
+    st.tuples(
+        st.sampled_from(["arrive", "arrive", "end", "abort", "stall", "lose", "restart"]),
+        st.integers(0, 7),
+        st.booleans(),
+    ),
+    max_size=200,
+)
+
+
+@settings(deadline=None, max_examples=80, suppress_health_check=list(HealthCheck))
+@given(ACTIONS)
+def test_an_adversary_of_aborts_stalls_losses_and_restarts_stays_within_the_bound(actions):
+    """It sees the margin, decides every latency, and knows which of its requests are promised."""
+    ledger, running, now_s, truly_missed, born = PromisedRequests(TIGHT), {}, 0.0, 0, 0
+    for what, which, late in actions:
+        now_s += 0.1
+        keys = list(running)
+        key = keys[which % len(keys)] if keys else None
+        if what == "arrive":
+            born += 1
+            running[born] = ledger.arrive(
+                born, expected_s=0.3, left_s=1.0, now_s=now_s if late else math.nan
+            )
+        elif what == "end" and key is not None:
+            truly_missed += running.pop(key) and late
+            ledger.end(key, missed=late)
+        elif what == "abort" and key is not None:
+            running.pop(key)
+            ledger.withdraw(key)
+        elif what == "stall":
+            now_s += 5.0
+            before = ledger.missed
+            ledger.expire(now_s)
+            truly_missed += ledger.missed - before
+            running = {k: v and k in ledger._open for k, v in running.items()}
+        elif what == "lose":  # and all of them miss
+            truly_missed += sum(running.values())
+            ledger.lose()
+            running = {}
+        elif what == "restart":
+            text = ledger.to_json()
+            ledger = PromisedRequests.restore(json.loads(text))
+            assert ledger.to_json() == text
+        account = ledger.account()
+        assert truly_missed <= account["missed"] + account["forgiven"]
+        assert truly_missed <= account["bound"] + 1e-9
+        ended = account["scored"] + account["withdrawn"] + account["lost"]
+        assert account["promised"] == ended + account["in_flight"]
+        assert account["in_flight"] == sum(running.values()) <= TIGHT.delay + 1
+        # P3: with the most that missed together in the place of all that were in flight.
+        labels = account["scored"] + account["blocked"]
+        most_s = TIGHT.alpha * labels + 2.5 + 0.9 * account["together"] + account["forgiven"]
+        assert truly_missed <= most_s + 1e-9

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import time
 from html.parser import HTMLParser
 
@@ -68,6 +69,16 @@ def test_its_tables_hold_the_figures_of_the_results(run_folder):
         assert f"{result['energy_j'] / 1e3:.4g}" in seen.cells
         assert f"{100 * result['ttft_attainment']:.1f} %" in seen.cells
         assert f"{result['spent']['EUR']:.4g}" in seen.cells
+
+
+def test_a_run_of_before_boards_said_what_they_know_still_has_a_report(run_folder, tmp_path):
+    folder = tmp_path / "old"
+    shutil.copytree(run_folder, folder)
+    results = json.loads((folder / "results.json").read_text())
+    del results["knowledge"], results["uncertainty"]
+    (folder / "results.json").write_text(json.dumps(results))
+    assert not any("Of this board" in note for note in run_page(folder).notes)
+    assert "Of this board" in (run_folder / "report.html").read_text()
 
 
 def test_reasons_are_counted_and_change_nothing(run_folder):

@@ -107,16 +107,6 @@ def test_a_cluster_without_nodes_is_an_error_and_what_was_kept_stays(brief, tmp_
     assert run_sweep(few, tmp_path, LocalWorkers(1)).ran == 4 - kept
 
 
-def test_a_head_that_dies_is_one_line_and_what_was_kept_stays(brief, tmp_path):
-    process = sweep_process(tmp_path, *grid(400, duration=60), "--ray", brief.address)
-    wait_until(lambda: len(records(tmp_path)) >= 3)
-    brief.shutdown()
-    _, said = process.communicate(timeout=60)
-    assert process.returncode == 2
-    assert "does not answer any more. What has ended is kept" in said.splitlines()[-1]
-    assert 3 <= len(records(tmp_path)) < 400
-
-
 def test_killed_three_times_and_resumed_on_ray_it_is_the_same_file(cluster, second, tmp_path):
     runs, out = 40, tmp_path / "ray"
     arguments = (*grid(runs), "--ray", cluster.address)

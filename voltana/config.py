@@ -70,6 +70,8 @@ class SloTable(StrictTable):
         itl_ms: Inter-token latency, in milliseconds.
         ttft_target: Share of requests, in (0, 1).
         itl_target: Share of requests, in (0, 1).
+        spending: What a decode iteration may take at most where its requests have been faster than
+            the ITL, in ITL thresholds.
     """
 
     ttft_ms: Positive = Field(
@@ -81,6 +83,11 @@ class SloTable(StrictTable):
     )
     ttft_target: Share = Field(default=0.95, description="the share of requests that keep the TTFT")
     itl_target: Share = Field(default=0.99, description="the share of requests that keep the ITL")
+    spending: Annotated[float, Field(ge=1, le=1.5)] = Field(
+        default=1.0,
+        description="the most ITL thresholds that an iteration may take while its requests have "
+        "the slack",
+    )
 
 
 class WorkloadTable(StrictTable):

@@ -126,12 +126,13 @@ class ControlLoop:
             bounds = combine_limits(self._limits.values(), self._time.now_s())
         return resolve(math.inf, self.levels_mhz, bounds)
 
-    def decide(self, load: Load, queue: Queue = EMPTY_QUEUE) -> Decision:
+    def decide(self, load: Load, queue: Queue = EMPTY_QUEUE, slack_s: float = math.nan) -> Decision:
         """Decide and apply the clock of the coming iteration (or of idling, if `load` is empty).
 
         Args:
             load: What the iteration computes.
             queue: What waits behind it.
+            slack_s: See `Observation.slack_s`.
 
         Returns:
             The decision after the clamp, with the status that really holds; hand it back to
@@ -152,6 +153,7 @@ class ControlLoop:
             bounds=bounds,
             last_latency_s=self._last_latency_s,
             ended=tuple(self._ended),
+            slack_s=slack_s,
         )
         self._ended.clear()
         self._wanted_mhz = None  # what fails completes no step, and renews nothing

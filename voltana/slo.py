@@ -18,6 +18,9 @@ from voltana.errors import invalid
 if TYPE_CHECKING:
     from voltana.values import FloatArray, Queue
 
+MOST_SPENDING = 1.5
+"""Of the ITL threshold, so that no token waits much longer than was asked for."""
+
 IntArray = np.ndarray[tuple[int], np.dtype[np.int64]]
 
 
@@ -30,15 +33,19 @@ class Slo:
         itl_s: Inter-token latency.
         ttft_target: Share of requests that must keep the TTFT threshold.
         itl_target: Share of requests whose mean ITL must keep the ITL threshold.
+        spending: What a decode iteration may take at most where all its requests have the slack, in
+            ITL thresholds; 1 spends none.
 
     Raises:
-        ConfigError: If a threshold is not above 0 s or a target is not in (0, 1).
+        ConfigError: If a threshold is not above 0 s, a target is not in (0, 1), or `spending` is
+            not from 1 to 1.5.
     """
 
     ttft_s: float
     itl_s: float
     ttft_target: float = 0.95
     itl_target: float = 0.99
+    spending: float = 1.0
 
     def __post_init__(self) -> None:
         for field, seconds in (("ttft_s", self.ttft_s), ("itl_s", self.itl_s)):
@@ -50,13 +57,24 @@ class Slo:
             if not 0 < share < 1:
                 raise invalid(field, share, "between 0 and 1, ends excluded", "0.99 means 99 %.")
 
+        if not 1.0 <= self.spending <= MOST_SPENDING:
+            raise invalid(
+                "spending", self.spending, f"from 1 to {MOST_SPENDING}", "1 spends no slack."
+            )
+
     def prefill_budget_s(self, queue: Queue) -> float:
         """What is left of the TTFT threshold for the request that has waited longest."""
         return self.ttft_s - queue.oldest_wait_s
 
-    def decode_budget_s(self) -> float:
-        """What one decode iteration may take."""
-        return self.itl_s
+    def decode_budget_s(self, slack_s: float = math.nan) -> float:
+        """What one decode iteration may take.
+
+        Args:
+            slack_s: The least slack of its requests; nan where it is not known.
+        """
+        if self.spending == 1.0 or math.isnan(slack_s):
+            return self.itl_s
+        return min(max(slack_s, self.itl_s), self.spending * self.itl_s)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -262,6 +262,8 @@ class Observation:
         ended: What ended since the last observation, in the order in which it was known; None where
             nobody tells. An engine that works ahead launches an iteration before the one before has
             ended, so that a new observation does not mean that all earlier ones are over.
+        slack_s: What a decode iteration may take for every request of its batch to keep its mean
+            ITL; nan where nobody tells.
     """
 
     instance: str
@@ -275,6 +277,7 @@ class Observation:
     bounds: Bounds = UNBOUNDED
     last_latency_s: float = math.nan
     ended: tuple[Outcome, ...] | None = None
+    slack_s: float = math.nan
 
 
 _BELOW = 0.9

@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from voltana.errors import ConfigError
+
 QUOTED = Path(__file__).with_name("quoted.toml")
 KNOWN = Path(__file__).with_name("known.toml")
 
@@ -59,8 +61,19 @@ class Row:
 
 
 def known_misses() -> dict[tuple[str, str], str]:
-    """Why each target that the plant is known to miss is missed, by section and row."""
-    misses = tomllib.loads(KNOWN.read_text(encoding="utf-8"))["miss"]
+    """Why each target that the plant is known to miss is missed, by section and row.
+
+    Raises:
+        ConfigError: If the file cannot be read, or an entry lacks a text.
+    """
+    misses = _read_toml(KNOWN).get("miss", [])
+    keys = ("section", "what", "why")
+    for miss in misses if isinstance(misses, list) else [misses]:
+        if not isinstance(miss, dict) or not all(isinstance(miss.get(key), str) for key in keys):
+            raise ConfigError(
+                f"{KNOWN.name}: miss = {miss!r:.80} is not allowed: must be tables [[miss]] with "
+                f"the texts {', '.join(keys)}. Copy section and what from the table."
+            )
     return {(miss["section"], miss["what"]): miss["why"] for miss in misses}
 
 
@@ -95,8 +108,21 @@ def verdicts(rows: list[Row], known: dict[tuple[str, str], str]) -> tuple[list[s
 
 
 def quotations() -> dict[str, dict[str, Any]]:
-    """Measurements that are known only as they were quoted, by name (``quoted.toml``)."""
-    return tomllib.loads(QUOTED.read_text(encoding="utf-8"))
+    """Measurements that are known only as they were quoted, by name (``quoted.toml``).
+
+    Raises:
+        ConfigError: If the file cannot be read.
+    """
+    return _read_toml(QUOTED)
+
+
+def _read_toml(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ConfigError(
+            f"{path.name} cannot be read: {error}. Restore it from the repository."
+        ) from None
 
 
 def read_table(path: Path) -> list[dict[str, str]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import pkgutil
 import sys
+import zlib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,11 +16,13 @@ from benchmarks import fidelity
 from benchmarks.documents import markdown_table, put_between
 from benchmarks.fidelity import known_misses, verdicts
 from tools.calibration.data import DATA
+from voltana.errors import ConfigError, unknown_name
 
 if TYPE_CHECKING:
     from benchmarks.fidelity import Row
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "fidelity.md"
+REFUSED = 2
 BEGIN = "<!-- fidelity: begin (written by `make fidelity`) -->"
 END = "<!-- fidelity: end -->"
 
@@ -29,17 +32,28 @@ def main() -> int:
 
     Returns:
         0 if every target is met, but for those that are known to be missed, or there is nothing to
-        compare with; 1 otherwise, and where the list of known misses is itself wrong.
+        compare with; 1 otherwise, and where the list of known misses is itself wrong; 2 if the
+        comparison cannot be made, in which case the document stays as it is.
     """
+    try:
+        return _compare(sys.argv[1:])
+    except ConfigError as error:
+        sys.stderr.write(f"fidelity: {error}\n")
+        return REFUSED
+
+
+def _compare(wanted: list[str]) -> int:
+    sections, known = _sections(), known_misses()
+    for name in wanted:
+        if name not in sections:
+            raise unknown_name("section", name, sections)
     if not DATA.is_dir():
         print("fidelity: skipped, for the measurements in ../shared/data are absent")
         return 0
-    wanted = sys.argv[1:]
-    rows = [row for name in _sections() if not wanted or name in wanted for row in _run(name)]
+    rows = [row for name in sections if not wanted or name in wanted for row in _run(name)]
     _print(rows)
     if not wanted:
         _write(rows)
-    known = known_misses()
     if wanted:  # what the other sections miss is not looked for
         known = {name: known[name] for name in known.keys() & {(r.section, r.what) for r in rows}}
     remarks, complaints = verdicts(rows, known)
@@ -58,7 +72,15 @@ def _sections() -> list[str]:
 
 
 def _run(name: str) -> list[Row]:
-    rows: list[Row] = importlib.import_module(f"{fidelity.__name__}.{name}").run(DATA)
+    """Rows of a section; what its measurements or quotations lack is said in one line."""
+    module = importlib.import_module(f"{fidelity.__name__}.{name}")
+    try:
+        rows: list[Row] = module.run(DATA)
+    except (OSError, EOFError, ValueError, KeyError, zlib.error) as error:
+        raise ConfigError(
+            f"section {name} cannot be compared ({error!r}): its part of {DATA} or of quoted.toml "
+            "must be there and whole. Restore it."
+        ) from error
     return rows
 
 

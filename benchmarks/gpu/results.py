@@ -31,7 +31,7 @@ class Results:
             return
         try:
             found = json.loads(path.read_text(encoding="utf-8"))
-            earlier = found["about"]
+            earlier = dict(found["about"])
         except (ValueError, TypeError, KeyError) as error:
             raise ConfigError(
                 f"{path} holds no results of this benchmark ({error!r}): must be one of its files. "

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
+import re
 import shlex
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,9 +28,14 @@ PROMPTS = (128, 256, 512, 1024, 2048, 4096, 8192, 16384)
 FIRST_PORT = 31700
 ROUTER_OFFSET = 400
 
-BOARDS = (("H200", "h200-sxm"), ("H100", "h100-sxm"), ("A100-SXM4-80GB", "a100-sxm4-80gb"),
-          ("A100-SXM4-40GB", "a100-sxm4-40gb"), ("A100-PCIE-40GB", "a100-pcie-40gb"))  # fmt: skip
-"""Hardware profiles by what is in a board's name."""
+BOARDS = (
+    (r"\bH200(?!.*NVL)", "h200-sxm"),
+    (r"\bH100(?!.*(NVL|PCIE|96GB))", "h100-sxm"),
+    (r"\bA100-SXM4-80GB", "a100-sxm4-80gb"),
+    (r"\bA100-SXM4-40GB", "a100-sxm4-40gb"),
+    (r"\bA100-PCIE-40GB", "a100-pcie-40gb"),
+)
+"""Hardware profiles by a board's name; variants with other memory or limits have none."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,9 +145,10 @@ def parse(arguments: Sequence[str] | None = None) -> Settings:
     add("--engine-environment", default="", help="NAME=VALUE of every server, as one word")
     given = parser.parse_args(arguments)
     for name in ("hold_s", "idle_s", "load_s", "rate"):
-        if not getattr(given, name) > 0:
+        value = getattr(given, name)
+        if not 0 < value < math.inf:
             option = "--" + name.replace("_", "-")
-            raise invalid(option, getattr(given, name), "above 0", "Leave it out for the default.")
+            raise invalid(option, value, "above 0 and finite", "Leave it out for the default.")
     if not 1 <= given.first_port <= 65_000:
         raise invalid("--first-port", given.first_port, "1 to 65000", f"{FIRST_PORT} is usual.")
     return Settings(
@@ -157,8 +165,8 @@ def parse(arguments: Sequence[str] | None = None) -> Settings:
         load_s=given.load_s,
         rate_rps=given.rate,
         first_port=given.first_port,
-        arguments=tuple(shlex.split(given.engine_arguments)),
-        decode_arguments=tuple(shlex.split(given.decode_arguments)),
+        arguments=tuple(_split("--engine-arguments", given.engine_arguments)),
+        decode_arguments=tuple(_split("--decode-arguments", given.decode_arguments)),
         environment=_variables(given.engine_environment),
     )
 
@@ -171,8 +179,10 @@ def profile_of(settings: Settings, board: str) -> HardwareProfile | None:
     """
     if settings.hardware:
         return load_hardware(settings.hardware)
-    words = board.replace(" ", "-")
-    return next((load_hardware(name) for part, name in BOARDS if part in words), None)
+    words = board.replace(" ", "-").upper()
+    if "-MIG-" in words:
+        return None
+    return next((load_hardware(name) for part, name in BOARDS if re.search(part, words)), None)
 
 
 def model_of(settings: Settings) -> ModelProfile | None:
@@ -200,8 +210,15 @@ def _numbers(option: str, text: str, least: int) -> tuple[int, ...]:
     return numbers
 
 
+def _split(option: str, text: str) -> list[str]:
+    try:
+        return shlex.split(text)
+    except ValueError as error:
+        raise invalid(option, text, f"words of a shell ({error})", "Close its quotes.") from None
+
+
 def _variables(text: str) -> tuple[tuple[str, str], ...]:
-    pairs = [word.partition("=") for word in shlex.split(text)]
+    pairs = [word.partition("=") for word in _split("--engine-environment", text)]
     if any(not (name and equals) for name, equals, _ in pairs):
         raise invalid("--engine-environment", text, "NAME=VALUE words", "Quote it as one word.")
     return tuple((name, value) for name, _, value in pairs)

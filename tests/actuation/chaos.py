@@ -136,14 +136,16 @@ class Chaos:
             return
         unlocked_s = max(machine.unlocked_at_s(device) for device in range(2))
         bound_s, since_s = self.lease_s + self.slack_s, hit_s
-        restarts = self.daemon.starts[starts:]
-        # A parent that is stopped sees nothing: init's watchdog has to replace it first.
+        # A parent that is stopped sees nothing: init's watchdog has to replace it first, and the
+        # clock may be back when init ends what is left of the old one.
         blind = victim == "parent and worker" or (victim == "parent" and number == signal.SIGSTOP)
-        restarted = bool(silenced and blind and restarts and unlocked_s > restarts[0])
+        restarted = silenced and blind and unlocked_s > hit_s + bound_s
+        restarted = restarted and machine.wait(lambda: len(self.daemon.starts) > starts)
         if restarted:
-            since_s, bound_s = restarts[0], RESTART_S + self.slack_s - SLACK_S
+            since_s = self.daemon.starts[starts]
+            bound_s = RESTART_S + self.slack_s - SLACK_S
         delay_s = max(0.0, unlocked_s - since_s)
-        stalled_s = self.watch.stalled_s(since_s, unlocked_s)
+        stalled_s = self.watch.stalled_s(hit_s, unlocked_s)
         self.rounds.append(
             Round(victim, number.name, fault, silenced, delay_s, bound_s, restarted, stalled_s)
         )

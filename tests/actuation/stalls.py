@@ -1,4 +1,4 @@
-"""Whether the machine itself stood still: a thread that naps, and sees when it wakes late.
+"""Whether the machine itself withheld processors: what the kernel counts as CPU pressure, by time.
 
 What a busy host withholds from everybody is no fault of what is tested: such a measurement is made
 again, and never counted as kept.
@@ -9,38 +9,41 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
+from pathlib import Path
 
-NAP_S = 0.005
-NOTED_S = 0.02
-"""How much later than asked for it has to wake before that counts."""
-
+PRESSURE = Path("/proc/pressure/cpu")
+EVERY_S = 0.02
 KEPT = 10_000
 
 
 class StallWatch:
-    """Watches until it is closed."""
+    """Watches until it is closed; sees nothing where the kernel does not count it."""
 
     def __init__(self) -> None:
-        self._stalls: deque[tuple[float, float]] = deque(maxlen=KEPT)
+        self._counts: deque[tuple[float, float]] = deque(maxlen=KEPT)
         self._ending = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True)
-        self._thread.start()
+        if PRESSURE.exists():
+            self._thread.start()
 
     def stalled_s(self, since_s: float, until_s: float) -> float:
-        """For how long the machine stood still between two times of the monotonic clock."""
-        return sum(
-            max(0.0, min(end_s, until_s) - max(began_s, since_s)) for began_s, end_s in self._stalls
-        )
+        """How long, between two monotonic times, a task waited that could have run."""
+        inside = [count_s for at_s, count_s in self._counts if since_s <= at_s <= until_s]
+        return inside[-1] - inside[0] if inside else 0.0
 
     def close(self) -> None:
         """Stop watching."""
         self._ending.set()
-        self._thread.join()
+        if self._thread.is_alive():
+            self._thread.join()
 
     def _watch(self) -> None:
         while not self._ending.is_set():
-            due_s = time.monotonic() + NAP_S
-            time.sleep(NAP_S)
-            now_s = time.monotonic()
-            if now_s - due_s > NOTED_S:
-                self._stalls.append((due_s, now_s))
+            self._counts.append((time.monotonic(), _waited_s()))
+            self._ending.wait(EVERY_S)
+
+
+def _waited_s() -> float:
+    """Seconds since boot in which some task waited for a processor."""
+    some = PRESSURE.read_text().splitlines()[0]
+    return 1e-6 * int(some.rpartition("total=")[2])

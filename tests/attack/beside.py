@@ -7,24 +7,24 @@ import contextlib
 import time
 from typing import TYPE_CHECKING
 
+from tests.attack.own_time import OwnTime, within_promise
+
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
 ROUNDS = 4
 """A shared machine is noisy: the promise must hold in one of so many rounds."""
 
-_NOISE_S = 0.02
-"""A pause of the scheduler, which a p99 of a millisecond may double by."""
-
 
 async def p99_s(ask: Callable[[], Awaitable[bool]], requests: int) -> float:
     """The 99th percentile of the time of honest requests, one after the other; none may fail."""
     taken = []
-    for _ in range(requests):
-        began_s = time.perf_counter()
-        assert await ask(), "an honest request was lost"
-        taken.append(time.perf_counter() - began_s)
-        await asyncio.sleep(0.002)
+    async with OwnTime() as own:
+        for _ in range(requests):
+            began_s = time.perf_counter()
+            assert await ask(), "an honest request was lost"
+            taken.append(own.taken_s(began_s))
+            await asyncio.sleep(0.002)
     return sorted(taken)[int(0.99 * (len(taken) - 1))]
 
 
@@ -55,7 +55,7 @@ async def stands_beside(
             with contextlib.suppress(asyncio.CancelledError):
                 await attacking  # raises what the attack itself has found
         seen.append((quiet_s, attacked_s))
-        if attacked_s <= max(2.0 * quiet_s, quiet_s + _NOISE_S):
+        if within_promise(quiet_s, attacked_s):
             return
     raise AssertionError(f"p99 in s, quiet and beside the attack: {seen}")
 

@@ -11,6 +11,8 @@ from tests.actuation.conftest import daemon, library, machine, make_machine
 __all__ = ["daemon", "library", "machine", "make_machine"]
 
 HERE = Path(__file__).parent
+CROWDS = ("test_router_bodies", "test_router_clients", "test_router_ids", "test_router_poison")
+"""Files that hold times of honest use against quiet ones: they need the cores for themselves."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -18,3 +20,5 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if HERE in item.path.parents:
             item.add_marker(pytest.mark.attack)
+            if item.path.stem in CROWDS:
+                item.add_marker(pytest.mark.crowd)

@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any
 import aiohttp
 import numpy as np
 
+from tests.attack.own_time import FLOOR_S, OwnTime, within_promise
+
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator
 
@@ -40,12 +42,9 @@ asyncio.run(main())
 
 HONEST = {"text": "what is the capital of France?", "rid": "honest"}
 PAUSE_S = 0.004
-TURNS = 3
+TURNS = 4
 LEAST = 60
 """Honest requests beside an attack, which is repeated for so long."""
-
-SLACK_S = 0.02
-"""What two busy cores add to a percentile."""
 
 
 @dataclass
@@ -75,7 +74,7 @@ class Stage:
         """Latencies of honest requests while an attack goes on, all of which must be answered."""
         latency_s: list[float] = []
         over = asyncio.Event()
-        async with aiohttp.ClientSession() as session:
+        async with aiohttp.ClientSession() as session, OwnTime() as own:
 
             async def client() -> None:
                 while not over.is_set():
@@ -84,7 +83,7 @@ class Stage:
                         answer = await reply.json()
                         assert reply.status == 200, answer
                         assert answer["meta_info"]["id"] == "honest"
-                    latency_s.append(time.perf_counter() - began_s)
+                    latency_s.append(own.taken_s(began_s))
                     await asyncio.sleep(PAUSE_S)
 
             clients = [asyncio.create_task(client()) for _ in range(2)]
@@ -96,16 +95,19 @@ class Stage:
                 await asyncio.gather(*clients)
         return latency_s
 
-    async def honest_beside(self, attack: Attack, name: str = "", slack_s: float = SLACK_S) -> None:
-        """No honest request is lost beside an attack, nor late: p99 within 2 x of quiet."""
+    async def honest_beside(self, attack: Attack, name: str = "", added_s: float = FLOOR_S) -> None:
+        """No honest request is lost beside an attack, nor late: p99 within 2 x of quiet, or so."""
         if self._quiet_s is None:
             await self.beside(_nothing)  # connections
             self._quiet_s = p99(await self.beside(_nothing))
-        for _ in range(TURNS):  # two cores may be busy with something else
+        seen = []
+        for _ in range(TURNS):
             under_s = p99(await self.beside(attack))
-            if under_s < 2 * self._quiet_s + slack_s:
+            seen.append((self._quiet_s, under_s))
+            if within_promise(self._quiet_s, under_s, added_s):
                 return
-        raise AssertionError((name, self._quiet_s, under_s))
+            self._quiet_s = p99(await self.beside(_nothing))  # what is quiet now?
+        raise AssertionError((name, seen))
 
 
 async def _nothing() -> None:

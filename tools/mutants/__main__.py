@@ -11,7 +11,6 @@ import argparse
 import hashlib
 import json
 import os
-import random
 import subprocess
 import sys
 import time
@@ -26,12 +25,18 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 ROOT = Path(__file__).parents[2]
+SOURCES = (ROOT, ROOT / "packages/ring", ROOT / "packages/actuatord", ROOT / "integrations/sglang")
+"""A copy of the tree tests itself, not what is installed."""
+
 RESULTS = ROOT / "out" / "mutants.jsonl"
 LIMIT_S = 300.0
 
-HOLES = ("tests/test_guarantee_parts.py", "tests/test_guarantee_holes.py")
+HOLES = ("tests/test_guarantee_parts.py", "tests/test_guarantee_edges.py",
+         "tests/test_guarantee_holes.py")  # fmt: skip
 GUARANTEE = (*HOLES, "tests/test_guarantee.py", "tests/test_guarantee_loop.py",
              "tests/test_guarantee_liveness.py", "tests/test_evaluation_promises.py")  # fmt: skip
+REQUESTS = ("tests/test_promised_requests.py", "tests/test_guarantee_edges.py",
+            "integrations/sglang/tests/unit/test_agent_requests.py")  # fmt: skip
 AGENT = ("integrations/sglang/tests/unit/test_agent_guarantee.py",)
 RESERVE = (*HOLES, "tests/test_guarantee.py", "tests/test_optimal_available.py")
 CONFORMAL = "voltana/predictors/conformal/"
@@ -47,8 +52,12 @@ TESTS: dict[str, tuple[str, ...]] = {
     "voltana/in_force.py": GUARANTEE,
     "voltana/loop.py": ("tests/test_loop.py", *GUARANTEE),
     "voltana/planning.py": ("tests/test_planning.py", *GUARANTEE, "tests/test_routers.py",
-                            "tests/test_latency_curves.py", "tests/test_fill_up.py"),
+                            "tests/test_latency_curves.py", "tests/test_fill_up.py",
+                            "tests/test_viable_batch.py", "tests/test_marginal_energy.py"),
     "voltana/slo_reserve.py": RESERVE,
+    "voltana/cluster/promised_requests.py": REQUESTS,
+    "voltana/cluster/request_promises.py": REQUESTS,
+    "voltana/serving/agent/told_requests.py": REQUESTS[1:],
 }  # fmt: skip
 """What is changed, and the tests that concern it, the quickest first."""
 
@@ -62,13 +71,18 @@ def mutants(files: Iterable[str]) -> list[dict[str, Any]]:
         source = (ROOT / file).read_text(encoding="utf-8")
         module = file.removesuffix(".py").replace("/", ".")
         for number, change in enumerate(changes(source)):
-            text = f"{source}\0{number}"
             made.append({
-                "key": hashlib.sha256(text.encode()).hexdigest()[:16], "file": file,
+                "key": _digest(f"{source}\0{number}"), "file": file,
                 "module": module, "number": number, "line": change.line, "kind": change.kind,
                 "before": change.before, "after": change.after,
             })  # fmt: skip
     return made
+
+
+def draw(every: list[dict[str, Any]], seed: int, sample: int) -> list[dict[str, Any]]:
+    """Draw mutants, 0 takes all; those of files that have not changed since are drawn again."""
+    placed = sorted(every, key=lambda mutant: _digest(f"{seed}\0{mutant['key']}"))
+    return placed[:sample] if sample else placed
 
 
 def tried(mutant: dict[str, Any]) -> dict[str, Any]:
@@ -76,7 +90,7 @@ def tried(mutant: dict[str, Any]) -> dict[str, Any]:
     named = {name: mutant[name] for name in ("module", "number")}
     environment = os.environ | {
         VARIABLE: json.dumps(named | {"path": str(ROOT / mutant["file"])}),
-        "PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1",
+        "PYTHONPATH": os.pathsep.join(map(str, SOURCES)), "PYTHONDONTWRITEBYTECODE": "1",
     }  # fmt: skip
     marks, names = META
     command = [
@@ -95,6 +109,10 @@ def tried(mutant: dict[str, Any]) -> dict[str, Any]:
     except subprocess.TimeoutExpired:
         caught = "ran for too long"
     return mutant | {"caught": caught, "seconds": round(time.monotonic() - started_s, 1)}
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def known() -> dict[str, dict[str, Any]]:
@@ -116,8 +134,7 @@ def main() -> int:
     parser.add_argument("--again", action="store_true", help="forget earlier runs")
     given = parser.parse_args()
     every = mutants(given.file or TESTS)
-    random.Random(given.seed).shuffle(every)
-    drawn = every[: given.sample] if given.sample else every
+    drawn = draw(every, given.seed, given.sample)
     before = {} if given.again else known()
     results = [before[mutant["key"]] for mutant in drawn if mutant["key"] in before]
     left = [mutant for mutant in drawn if mutant["key"] not in before]

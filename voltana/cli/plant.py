@@ -127,9 +127,11 @@ def show(
         "phase": phase.value,
     }
     if as_json:
-        typer.echo(json.dumps({**head, "points": points}, indent=2))
+        known = board.knowledge.model_dump()
+        typer.echo(json.dumps({**head, "knowledge": known, "points": points}, indent=2))
     else:
         _print_table(head, points)
+        typer.echo(board.knowledge.caveat(board.name))
 
 
 def _point(

@@ -33,7 +33,7 @@ LATE_SHARE = 0.9
 MOST_BROKEN = 0.01
 """Share of the windows that may break the demand envelope (docs/viability.md)."""
 
-WIDE = 138
+WIDE = 160
 """Columns of a terminal from which everything is shown."""
 
 _COLUMNS = (
@@ -51,6 +51,8 @@ _COLUMNS = (
     ("missed/most", 7),
     ("broken/out %", 9),
     ("lost", 4),
+    ("promised", 6),
+    ("late/most", 7),
     ("W", 4),
     ("kJ", 6),
     ("saved", 6),
@@ -58,7 +60,18 @@ _COLUMNS = (
 """Titles, and widths of numbers, which are never cut; names give way."""
 
 _WIDE_ONLY = frozenset(
-    {"role", "set by", "KV", "queue", "kJ", "missed/most", "broken/out %", "lost"}
+    {
+        "role",
+        "set by",
+        "KV",
+        "queue",
+        "kJ",
+        "missed/most",
+        "broken/out %",
+        "lost",
+        "promised",
+        "late/most",
+    }
 )
 
 
@@ -158,6 +171,8 @@ def _row(answer: Answer) -> list[Text]:
         _account(said),
         _viability(said),
         _number(_table(said, "guarantee"), "lost"),
+        _promised(said),
+        _late(said),
         _number(said, "power_w"),
         Text("-") if _value(said, "energy_j") is None else Text(f"{said['energy_j'] / 1e3:.1f}"),
         _share(said, "saving"),
@@ -193,6 +208,30 @@ def _account(said: Mapping[str, Any]) -> Text:
     if missed is None or most is None:
         return Text("-")
     return Text(f"{missed:.0f}/{most:.0f}", style="" if missed <= most else "bold red")
+
+
+def _promised(said: Mapping[str, Any]) -> Text:
+    """Share of the requests that were promised, the least of the thresholds."""
+    shares = [_value(account, "share_promised") for account in _requests(said)]
+    known = [share for share in shares if share is not None]
+    return Text(f"{100 * min(known):.1f} %" if known else "-")
+
+
+def _late(said: Mapping[str, Any]) -> Text:
+    """Promised requests that missed their threshold, over the most that is proven."""
+    counts = [(_value(a, "missed"), _value(a, "bound")) for a in _requests(said)]
+    known = [(missed, most) for missed, most in counts if missed is not None and most is not None]
+    if not known:
+        return Text("-")
+    broken = any(missed > most for missed, most in known)
+    missed, most = (sum(one) for one in zip(*known, strict=True))
+    return Text(f"{missed:.0f}/{most:.0f}", style="bold red" if broken else "")
+
+
+def _requests(said: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """The accounts of promised requests, one for each threshold."""
+    legs = _table(_table(said, "guarantee"), "requests")
+    return [account for account in legs.values() if isinstance(account, Mapping)]
 
 
 def _viability(said: Mapping[str, Any]) -> Text:

@@ -7,15 +7,16 @@ promises of one instance about one threshold: TTFT of a prefill instance, mean I
 from __future__ import annotations
 
 import heapq
+import json
 import math
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from voltana.errors import invalid
-from voltana.predictors.conformal.quantile_tracker import Counted, QuantileTracker
+from voltana.predictors.conformal.quantile_tracker import Counted, QuantileTracker, read_number
 from voltana.promise import Statement, bound_on
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable
+    from collections.abc import Hashable, Mapping
 
 REQUESTS = Statement(alpha=0.01, gamma=0.05, q_cert=0.4, delay=511)
 """One promised request in a hundred may miss; at most 512 are promised at the same time."""
@@ -26,18 +27,27 @@ FIRST = 0.15
 OFFSET_S = 0.005
 
 
+MOST_OPEN = 1024
+"""Requests that are followed at the same time; what arrives beyond them is not promised."""
+
+
 class Open(NamedTuple):
-    """A request that is under way.
+    """A request that is under way, with what was promised as it was then.
 
     Attributes:
-        promised: Whether it was promised to keep its threshold.
-        blocked: Whether it was not for the margin alone, or because as many are promised as may be.
+        promised: Whether it was promised to keep its threshold; else only the margin kept it from
+            that, or because as many are promised as may be.
         updates: Labels that were scored before it.
+        begun_s: When what the threshold is about began; nan where whoever ends it knows.
+        threshold_s: The threshold.
+        deadline_s: When it has missed if nothing was heard; inf for none.
     """
 
     promised: bool
-    blocked: bool
     updates: int
+    begun_s: float
+    threshold_s: float
+    deadline_s: float
 
 
 class PromisedRequests:
@@ -52,7 +62,10 @@ class PromisedRequests:
         promised: Those that were promised.
         scored: Promised ones that were scored.
         missed: Promised ones that missed their threshold.
+        withdrawn: Promised ones that were aborted before anything of theirs could be scored.
+        lost: Promised ones whose end was never told.
         most_in_flight: Most that were promised at the same time.
+        highest: Highest margin so far.
 
     Raises:
         ConfigError: If the steps decay, or `first` may not certify.
@@ -66,9 +79,18 @@ class PromisedRequests:
         self._statement = statement
         self._tracker = QuantileTracker(statement, first)
         self._open: dict[Hashable, Open] = {}
+        self._written: dict[Hashable, str] = {}
         self._deadlines: list[tuple[float, int, Hashable]] = []
+        self._pushed = 0
         self._in_flight = 0
         self.arrived = self.promised = self.scored = self.missed = self.most_in_flight = 0
+        self.withdrawn = self.lost = 0
+        self.highest = first
+
+    @property
+    def statement(self) -> Statement:
+        """The numbers."""
+        return self._statement
 
     @property
     def in_flight(self) -> int:
@@ -87,6 +109,8 @@ class PromisedRequests:
         expected_s: float,
         left_s: float,
         now_s: float = math.nan,
+        begun_s: float = math.nan,
+        threshold_s: float = math.inf,
     ) -> bool:
         """Take a request; whether it is promised to take no longer than `left_s`.
 
@@ -96,53 +120,93 @@ class PromisedRequests:
             left_s: What its threshold leaves.
             now_s: The current time, from which a deadline of `left_s` counts; nan sets none: who
                 scores it knows when it has missed.
+            begun_s: See `Open`.
+            threshold_s: See `Open`.
         """
         if key in self._open:
             return self._open[key].promised
         self.arrived += 1
-        margin = self._tracker.quantile
-        could = 0.0 <= expected_s <= left_s < math.inf
+        margin, fits = self._tracker.quantile, 0.0 <= expected_s <= left_s < math.inf
+        if not fits or len(self._open) >= MOST_OPEN:
+            return False
         promised = (
-            could
-            and margin <= self._statement.q_cert
+            margin <= self._statement.q_cert
             and bound_on(expected_s, margin, OFFSET_S) <= left_s
             and self._in_flight <= self._statement.delay
         )
-        self._open[key] = Open(promised, could and not promised, self._tracker.updates)
-        if promised:
-            self.promised += 1
-            self._in_flight += 1
-            self.most_in_flight = max(self.most_in_flight, self._in_flight)
-            if not math.isnan(now_s):
-                heapq.heappush(self._deadlines, (now_s + left_s, self.arrived, key))
+        deadline_s = math.inf if not promised or math.isnan(now_s) else now_s + left_s
+        found = Open(promised, self._tracker.updates, begun_s, threshold_s, deadline_s)
+        self._follow(key, found)
+        self.promised += promised
         return promised
 
     def end(self, key: Hashable, *, missed: bool) -> None:
         """Score a request that has its token, or was aborted; one that was scored is left alone."""
-        found = self._open.pop(key, None)
-        if found is None:
+        found = self._take(key)
+        if found is None or (missed and not found.promised):
             return
-        if found.promised:
-            self._score(found, missed=missed)
-        elif found.blocked and not missed:
-            self._tracker.update(
-                missed=False, weight=1.0, counts_as=Counted.BLOCKED, issued_at=found.updates
-            )
+        self._in_flight -= found.promised
+        self.scored += found.promised
+        self.missed += missed
+        counts_as = Counted.CERTIFIED if found.promised else Counted.BLOCKED
+        self._tracker.update(
+            missed=missed, weight=1.0, counts_as=counts_as, issued_at=found.updates
+        )
+        self.highest = max(self.highest, self._tracker.quantile)
+
+    def late(self, key: Hashable, at_s: float, *, parts: int = 1) -> bool:
+        """Whether the time since a request began, divided among `parts`, is above its threshold.
+
+        One that ended before it began is late: the times cannot be believed.
+        """
+        found = self._open.get(key)
+        return found is not None and not 0.0 <= (at_s - found.begun_s) / parts <= found.threshold_s
+
+    def begin(self, key: Hashable, at_s: float) -> None:
+        """Say when what the threshold is about began, where it was not known at arrival."""
+        found = self._take(key)
+        if found is not None:
+            self._write_down(key, found._replace(begun_s=at_s))
+
+    def withdraw(self, key: Hashable) -> None:
+        """Let a request go that was aborted before anything could be scored: no hit and no miss."""
+        found = self._take(key)
+        if found is not None and found.promised:
+            self._in_flight -= 1
+            self.withdrawn += 1
 
     def expire(self, now_s: float) -> None:
         """Score every promised request whose deadline has passed: it has missed."""
         while self._deadlines and self._deadlines[0][0] < now_s:
-            _, _, key = heapq.heappop(self._deadlines)
-            if key in self._open:
+            deadline_s, _, key = heapq.heappop(self._deadlines)
+            found = self._open.get(key)
+            if found is not None and found.deadline_s == deadline_s:
                 self.end(key, missed=True)
 
-    def bound(self) -> float:
-        """Most promised requests that can have missed by now."""
-        statement, tracked = self._statement, self._tracker.account
+    def lose(self) -> None:
+        """Let all go that are under way: their ends cannot be known, and may have been misses."""
+        self.lost += self._in_flight
+        self._in_flight = 0
+        self._open.clear()
+        self._written.clear()
+        self._deadlines.clear()
+
+    def constant(self) -> float:
+        """C of P1, for as many as were in flight so far."""
+        statement = self._statement
         constant = (statement.q_cert - self._tracker.first) / statement.step(0)
-        in_flight = (1.0 - statement.alpha) * self.most_in_flight
+        return constant + (1.0 - statement.alpha) * self.most_in_flight
+
+    def bound(self) -> float:
+        """Most promised requests that can have missed by now, those that were lost included."""
+        tracked = self._tracker.account
         labels = tracked.certified + tracked.blocked
-        return statement.alpha * labels + constant + in_flight + tracked.forgiven
+        return self._statement.alpha * labels + self.constant() + tracked.forgiven + self.lost
+
+    def together(self) -> float:
+        """Most misses in a row that took the margin beyond what certifies: M of P3."""
+        beyond = max(self.highest - self._statement.q_cert, 0.0)
+        return beyond / (self._statement.step(0) * (1.0 - self._statement.alpha))
 
     def account(self) -> dict[str, float]:
         """The account, its bound included."""
@@ -151,18 +215,113 @@ class PromisedRequests:
             "arrived": self.arrived,
             "promised": self.promised,
             "scored": self.scored,
+            "kept": self.scored - self.missed,
             "missed": self.missed,
             "blocked": tracked.blocked,
-            "forgiven": tracked.forgiven,
+            "withdrawn": self.withdrawn,
+            "lost": self.lost,
+            "forgiven": tracked.forgiven + self.lost,
             "in_flight": self._in_flight,
             "most_in_flight": self.most_in_flight,
+            "together": self.together(),
+            "constant": self.constant(),
             "bound": self.bound(),
         }
 
-    def _score(self, found: Open, *, missed: bool) -> None:
-        self._in_flight -= 1
-        self.scored += 1
-        self.missed += missed
-        self._tracker.update(
-            missed=missed, weight=1.0, counts_as=Counted.CERTIFIED, issued_at=found.updates
-        )
+    def to_json(self) -> str:
+        """All of it as a JSON table, for keys that are numbers; `restore` reads it.
+
+        Cheap enough for every iteration: what is under way was written down when it arrived.
+        """
+        values = {
+            "statement": _numbers(self._statement),
+            "tracker": self._tracker.to_dict(),
+            "counts": {name: getattr(self, name) for name in _COUNTS},
+            "highest": self.highest,
+        }
+        followed = ",".join(self._written.values())
+        return f'{json.dumps(values, separators=(",", ":"))[:-1]},"open":[{followed}]}}'
+
+    @classmethod
+    def restore(cls, values: Mapping[str, Any]) -> PromisedRequests:
+        """Read what `to_json` wrote.
+
+        Raises:
+            KeyError: If a key is missing.
+            TypeError: If a value is of another kind.
+            ValueError: If a number is none that can have been written.
+        """
+        statement = Statement(**values["statement"])
+        made = cls(statement, read_number(values["tracker"]["first"], statement.q_lo))
+        made._read(values)
+        return made
+
+    def _read(self, values: Mapping[str, Any]) -> None:
+        tracker = QuantileTracker.restore(self._statement, values["tracker"])
+        counts = {name: int(read_number(values["counts"][name], 0)) for name in _COUNTS}
+        followed = [(key, _read_open(found)) for key, *found in values["open"]]
+        in_flight = sum(found.promised for _, found in followed)
+        ended = counts["scored"] + counts["withdrawn"] + counts["lost"]
+        if (
+            counts["promised"] != ended + in_flight
+            or not counts["missed"] <= counts["scored"]
+            or not in_flight <= counts["most_in_flight"] <= self._statement.delay + 1
+            or len(dict(followed)) != len(followed)
+        ):
+            raise ValueError(f"the counts {counts} and {in_flight} in flight do not fit each other")
+        self.highest = read_number(values["highest"], tracker.first)
+        self._tracker = tracker
+        for name, count in counts.items():
+            setattr(self, name, count)
+        for key, found in followed:
+            self._follow(key, found)
+
+    def _take(self, key: Hashable) -> Open | None:
+        self._written.pop(key, None)
+        return self._open.pop(key, None)
+
+    def _write_down(self, key: Hashable, found: Open) -> None:
+        self._open[key] = found
+        self._written[key] = json.dumps([key, *map(_bounded, found)])
+
+    def _follow(self, key: Hashable, found: Open) -> None:
+        self._write_down(key, found)
+        self._in_flight += found.promised
+        self.most_in_flight = max(self.most_in_flight, self._in_flight)
+        if found.deadline_s < math.inf:
+            self._pushed += 1
+            heapq.heappush(self._deadlines, (found.deadline_s, self._pushed, key))
+
+
+_COUNTS = (
+    "arrived", "promised", "scored", "missed", "withdrawn", "lost", "most_in_flight",
+)  # fmt: skip
+
+
+def _numbers(statement: Statement) -> dict[str, float]:
+    return {"alpha": statement.alpha, "gamma": statement.gamma, "q_lo": statement.q_lo,
+            "q_cert": statement.q_cert, "delay": statement.delay}  # fmt: skip
+
+
+def _bounded(value: float) -> float | None:
+    """JSON has neither nan nor inf."""
+    return value if math.isfinite(value) else None
+
+
+def _read_open(values: list[Any]) -> Open:
+    """What `to_json` wrote of a request.
+
+    Raises:
+        TypeError: If a value is of another kind.
+        ValueError: If it is none that can have been written.
+    """
+    promised, updates, begun_s, threshold_s, deadline_s = values
+    if not isinstance(promised, bool):
+        raise TypeError(f"{promised!r} is neither true nor false")
+    return Open(
+        promised,
+        int(read_number(updates, 0)),
+        math.nan if begun_s is None else read_number(begun_s, -math.inf),
+        math.inf if threshold_s is None else read_number(threshold_s, 0.0),
+        math.inf if deadline_s is None else read_number(deadline_s, -math.inf),
+    )

@@ -103,7 +103,9 @@ class EnergyOptimal:
             return Decision(clock_mhz=self._idle_mhz, reason="idle: wait slowly")
         if now_s - self._planned_at_s > STALE_S:
             self.plan(now_s)
-        budget_s = self._slo.decode_budget_s() if load.decode_requests else math.inf
+        budget_s = (
+            self._slo.decode_budget_s(observation.slack_s) if load.decode_requests else math.inf
+        )
         if load.prefill_tokens:
             budget_s = min(budget_s, self._slo.prefill_budget_s(observation.queue))
         forecast = self.predictor.forecast(load, self._levels)

@@ -13,10 +13,10 @@ comes in and to catch up at a fast clock later, power being convex in the clock:
 that is what is pending and what arrives until all of it is done, has to end within the time that is
 planned for. With utilisation u it lasts ``pending / (1 - u)`` (L. Kleinrock, "Queueing Systems" I,
 1975, 5.8) where every job costs the same. Prompts that come together cost less, for they share a
-batch and its reading of the weights; so the plan takes the first term of that series,
-``pending (1 + u)``, and keeps u itself below 1. What then still goes wrong is met by a reserve: the
-plan aims at a share of the TTFT threshold, which falls with every missed deadline and rises slowly
-with every kept one.
+batch and its reading of the weights; so u counts what a token adds to a batch, and the plan takes
+the first term of that series, ``pending (1 + u)``, and the burst that may come meanwhile, and keeps
+u itself below 1. What then still goes wrong is met by a reserve: the plan aims at a share of the
+TTFT threshold, which falls with every missed deadline and rises slowly with every kept one.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from voltana.controllers.arriving_work import ArrivingWork
 from voltana.errors import invalid
 from voltana.levels import idle_clock, require_levels
 from voltana.planning import certified_or_fastest, critical_index, lowest_safe_index
@@ -43,13 +44,10 @@ if TYPE_CHECKING:
 IDLE = Load()
 
 
-ERRORS = 1.0
-"""Standard errors by which more work is taken to arrive than was measured."""
-
 BUSIEST = 0.9
 """Utilisation up to which a level keeps pace: what arrives is known as an average alone."""
 
-PLANNED_SHARE = 0.5
+PLANNED_SHARE = 0.2
 """Share of the requests that the target lets miss which the plan may spend: a batch that is late
 makes those behind it late."""
 
@@ -98,11 +96,10 @@ class OptimalAvailable:
         self.levels_mhz = require_levels(levels_mhz)
         self._levels = np.array(levels_mhz, dtype=np.float64)
         self._slo = slo
-        self.reserve = reserve or usual_reserve(PLANNED_SHARE * (1.0 - slo.ttft_target))
-        self._arrivals_s = arrivals_s
+        late_share = PLANNED_SHARE * (1.0 - slo.ttft_target)
+        self.reserve = reserve or usual_reserve(late_share)
+        self.arriving = ArrivingWork(arrivals_s, late_share) if arrivals_s else None
         self._idle_mhz = idle_clock(self.levels_mhz, idle_mhz)
-        self._work_s = self._squares_s2 = self._seen_s = 0.0
-        self._decided_at_s = math.nan
         self._promised: list[tuple[Forecast, float]] = []
 
     def decide(self, observation: Observation) -> Decision:
@@ -118,7 +115,8 @@ class OptimalAvailable:
             return certified_or_fastest(forecast, safe, itl_s, Binding.THRESHOLD)
         left_s = self._slo.prefill_budget_s(observation.queue)
         decision = self._plan(observation, forecast, left_s, itl_s)
-        self._note_start(now_s, forecast)
+        if self.arriving is not None:
+            self.arriving.note(load.prefill_tokens, load.prefill_attended_pairs, now_s)
         if decision.status is Status.CERTIFIED:
             self._promised.append((forecast, now_s + left_s))
         return decision
@@ -140,9 +138,8 @@ class OptimalAvailable:
                 break
         lowest, pace = self._critical(observation.load, forecast), 0
         # A model that knows nothing yet expects 0 s, and bounds nothing: no level fits anyway.
-        if self._arrivals_s and 0.0 < forecast.mean_s[-1] < math.inf:
-            arriving = self._arriving() * (forecast.mean_s / forecast.mean_s[-1])
-            pace = self._keeping_pace(arriving, pending_s)
+        if self.arriving is not None and 0.0 < forecast.mean_s[-1] < math.inf:
+            pace = self._keeping_pace(self.arriving, observation.load, forecast, pending_s)
         index = int(fits.argmax())
         if not fits[index]:
             unknown = forecast.upper_s[-1] == math.inf
@@ -160,28 +157,38 @@ class OptimalAvailable:
         idle_w = self.power.forecast_w(IDLE, self._levels[:1])
         return critical_index(forecast.mean_s, busy_w - idle_w)
 
-    def _arriving(self) -> float:
-        """Seconds of the fastest clock's work that arrive per second, by an upper estimate.
-
-        The average is over what has been seen so far, and batches come as by a compound Poisson
-        process: the standard error of their sum is the root of the sum of their squares. Before
-        anything has been seen the worst is assumed.
-        """
-        if not self._seen_s > 0.0:
-            return math.inf
-        return (self._work_s + ERRORS * math.sqrt(self._squares_s2)) / self._seen_s
-
-    def _keeping_pace(self, busy: FloatArray, pending_s: FloatArray) -> int:
+    def _keeping_pace(
+        self, arriving: ArrivingWork, load: Load, forecast: Forecast, pending_s: FloatArray
+    ) -> int:
         """Index of the slowest level at which the busy period ends soon enough.
 
+        A token costs what it adds to a batch: one that comes while the last batch runs shares the
+        reading of the weights with all others, so always being busy is not yet being saturated.
+
         Args:
-            busy: Utilisation at each level by the work that arrives, shape (n,).
-            pending_s: Time of what is pending there, shape (n,).
+            arriving: What arrives.
+            load: The batch.
+            forecast: Of its time.
+            pending_s: Time of what is pending at each level, shape (n,).
         """
-        ends = pending_s * (1.0 + busy) <= self.reserve.rho * self._slo.ttft_s
-        enough = ends & (busy <= BUSIEST)
+        fastest = len(self.levels_mhz) - 1
+        tokens_per_s = arriving.tokens_per_s
+        if tokens_per_s == math.inf:
+            return fastest
+        double = Load(
+            prefill_tokens=2 * load.prefill_tokens,
+            prefill_attended_pairs=2.0 * load.prefill_attended_pairs,
+            decode_requests=load.decode_requests,
+            decode_kv_tokens=load.decode_kv_tokens,
+        )
+        added_s = self.predictor.forecast(double, self._levels).mean_s - forecast.mean_s
+        token_s = np.maximum(added_s, 0.0) / load.prefill_tokens
+        busy = tokens_per_s * token_s
+        planned_s = self.reserve.rho * self._slo.ttft_s
+        burst_s = token_s * arriving.burst_tokens(planned_s)
+        enough = (pending_s * (1.0 + busy) + burst_s <= planned_s) & (busy <= BUSIEST)
         index = int(enough.argmax())
-        return index if enough[index] else len(self.levels_mhz) - 1
+        return index if enough[index] else fastest
 
     def _queued_s(self, bucket: DeadlineBucket) -> FloatArray:
         """Time of a prefix of the queue, as so many batches of its mean size."""
@@ -191,22 +198,6 @@ class OptimalAvailable:
             prefill_attended_pairs=bucket.cumulative_attended_pairs / batches,
         )
         return batches * self.predictor.forecast(mean, self._levels).mean_s
-
-    def _note_start(self, now_s: float, forecast: Forecast) -> None:
-        """Average the work that arrives, in seconds of the fastest clock per second."""
-        if not self._arrivals_s:
-            return
-        gap_s = now_s - self._decided_at_s
-        if gap_s > 0:
-            kept = math.exp(-gap_s / self._arrivals_s)
-            self._work_s *= kept
-            self._squares_s2 *= kept * kept
-            self._seen_s = kept * self._seen_s + (1.0 - kept) * self._arrivals_s
-        self._decided_at_s = now_s
-        fastest_s = float(forecast.mean_s[-1])
-        if fastest_s < math.inf:
-            self._work_s += fastest_s
-            self._squares_s2 += fastest_s * fastest_s
 
     def _note_end(self, observation: Observation) -> None:
         """Adapt the reserve to whether batches kept what was promised: at their end or deadline.

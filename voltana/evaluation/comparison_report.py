@@ -132,12 +132,7 @@ def _choice_note(comparison: Comparison) -> str:
 def knowledge_note(comparison: Comparison) -> str:
     """One line that says which of the board's properties are no measurements of it."""
     hardware = comparison.scenario.cluster.hardware
-    known = hardware.knowledge
-    parts = [f"inferred: {'; '.join(known.inferred)}"] if known.inferred else []
-    parts += [f"unknown: {'; '.join(known.unknown)}"] if known.unknown else []
-    if not parts:
-        return f"{hardware.name}: the profile does not say what of it is measured."
-    return f"{hardware.name}, {'. '.join(parts)}."
+    return hardware.knowledge.caveat(hardware.name)
 
 
 def range_rows(ranges: Uncertain) -> list[tuple[str, ...]]:

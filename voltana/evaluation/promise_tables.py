@@ -67,17 +67,23 @@ VIABILITY_CAPTION = (
 
 REQUEST_HEADERS = (
     "policy",
-    "TTFT promised",
-    "TTFT missed / proven most",
-    "ITL promised",
-    "ITL missed / proven most",
+    "threshold",
+    "arrived",
+    "promised",
+    "kept",
+    "missed",
+    "proven most",
+    "C",
+    "forgiven",
 )
 """Headings of the table of promised requests."""
 
 REQUEST_CAPTION = (
     "Promised: share of the requests that were promised, on arrival at an instance, to keep their "
-    "threshold; missed: promised ones that did not, and the most that is proven "
-    "(docs/guarantee.md). ITL: the mean of each request of two tokens or more."
+    "threshold; kept and missed: promised ones that did and did not; proven most: of those that "
+    "miss, alpha of all that were scored, the constant C, and those that are forgiven because "
+    "nobody knows what became of them (docs/guarantee.md). ITL: the mean of each request of two "
+    "tokens or more."
 )
 
 
@@ -133,19 +139,24 @@ def _share(share: float | None) -> str:
 
 
 def request_rows(comparison: Comparison) -> list[tuple[str, ...]]:
-    """The cells under `REQUEST_HEADERS`, one row for each policy that promises anything."""
+    """The cells under `REQUEST_HEADERS`, a row for each threshold that a policy promises."""
     return [
-        (run.result.policy, *_promised(requests.get("ttft")), *_promised(requests.get("itl")))
+        _request_row(run.result.policy, leg, account)
         for run in comparison.runs
-        if (requests := run.result.requests) is not None
+        for leg, account in (run.result.requests or {}).items()
+        if account["arrived"]
     ]
 
 
-def _promised(account: Mapping[str, float] | None) -> tuple[str, str]:
-    if account is None or not account["arrived"]:
-        return UNKNOWN, UNKNOWN
-    share = account["promised"] / account["arrived"]
-    return percent(share), f"{account['missed']:.0f} / {account['bound']:.0f}"
+def _request_row(policy: str, leg: str, account: Mapping[str, float]) -> tuple[str, ...]:
+    columns = ("kept", "missed", "bound", "constant", "forgiven")
+    return (
+        policy,
+        leg.upper(),
+        f"{account['arrived']:.0f}",
+        percent(account["promised"] / account["arrived"], 2),
+        *(f"{account[name]:.0f}" for name in columns),
+    )
 
 
 def _promise_row(result: Result) -> tuple[str, ...]:

@@ -180,6 +180,7 @@ def _served(
         itl_s=file.slo.itl_ms / 1e3,
         ttft_target=file.slo.ttft_target,
         itl_target=file.slo.itl_target,
+        spending=file.slo.spending,
     )
     cluster = ClusterSpec(
         hardware=hardware,

@@ -111,5 +111,6 @@ def _results(comparison: Comparison) -> dict[str, Result]:
 
 
 def _range(values: list[float]) -> Range:
-    """The first value is that of the nominal board."""
-    return Range(low=min(values), nominal=values[0], high=max(values))
+    """The first value is that of the nominal board; a board without the figure bounds nothing."""
+    known = [value for value in values if math.isfinite(value)] or values[:1]
+    return Range(low=min(known), nominal=values[0], high=max(known))

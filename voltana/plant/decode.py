@@ -6,6 +6,7 @@ each is filed under the iteration at which it ends.
 
 from __future__ import annotations
 
+import math
 from array import array
 from collections import deque
 from functools import partial
@@ -19,6 +20,7 @@ from voltana.values import EMPTY_QUEUE, Load
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from voltana.cluster.least_slack import LeastSlack
     from voltana.plant.events import EventQueue
     from voltana.plant.job import Job
     from voltana.plant.runner import Runner
@@ -34,6 +36,7 @@ class DecodeInstance:
         capacity_tokens: What its KV cache can hold.
         reserved_tokens: Room kept for the growth of each admitted job.
         max_requests: Jobs of one batch.
+        slack: What its jobs were faster than they had to be; None keeps no account of it.
         step_s: Time of the host for each iteration, while the device computes.
         token_s: Time of the host for each token of an iteration, likewise.
         transfer_s: Time to move the KV cache of a prompt here, as a function of its tokens.
@@ -50,6 +53,7 @@ class DecodeInstance:
         capacity_tokens: int,
         reserved_tokens: int,
         max_requests: int,
+        slack: LeastSlack | None,
         step_s: float,
         token_s: float,
         transfer_s: Callable[[int], float],
@@ -64,6 +68,7 @@ class DecodeInstance:
         self._capacity_tokens = capacity_tokens
         self._reserved_tokens = reserved_tokens
         self._max_requests = max_requests
+        self._slack = slack
         self._step_s = step_s
         self._token_s = token_s
         self._device_end_s = 0.0
@@ -164,7 +169,8 @@ class DecodeInstance:
         self._make_room()
         load = Load(decode_requests=len(self._running), decode_kv_tokens=self._running_tokens)
         queue = self._queue(now_s)
-        end_s = self._device_end_s = self.runner.begin(load, queue, now_s)
+        slack_s = math.nan if self._slack is None else self._slack.of(load.decode_requests, now_s)
+        end_s = self._device_end_s = self.runner.begin(load, queue, now_s, slack_s)
         host_s = now_s + self._step_s + self._token_s * load.decode_requests
         self._events.schedule(end_s if end_s > host_s else host_s, self._finish)
 
@@ -186,6 +192,8 @@ class DecodeInstance:
         self._running_tokens += tokens
         self._running[job.index] = job
         job.joined_at_iteration = self._iteration
+        if self._slack is not None:
+            self._slack.join(job.index, job.first_token_s)
         end = self._iteration + job.output_tokens - job.produced_tokens
         self._ending.setdefault(end, []).append(job)
 
@@ -195,6 +203,8 @@ class DecodeInstance:
         while len(running) > 1 and self._running_tokens + len(running) > self._capacity_tokens:
             _, job = running.popitem()
             self.retractions += 1
+            if self._slack is not None:
+                self._slack.leave(job.index)
             end = job.joined_at_iteration + job.output_tokens - job.produced_tokens
             self._ending[end].remove(job)
             job.produced_tokens += self._iteration - job.joined_at_iteration
@@ -211,8 +221,12 @@ class DecodeInstance:
         self._iteration += 1
         self._running_tokens += len(self._running)
         self._record_gaps(now_s)
+        if self._slack is not None:
+            self._slack.produced(len(self._running), now_s - self._last_end_s)
         for job in self._ending.pop(self._iteration, ()):
             del self._running[job.index]
+            if self._slack is not None:
+                self._slack.leave(job.index)
             self._running_tokens -= job.prompt_tokens + job.output_tokens
             job.completed_s = now_s
             self._complete(job, now_s)

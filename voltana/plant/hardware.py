@@ -26,7 +26,7 @@ NonNegative = Annotated[float, Field(ge=0)]
 class Section(BaseModel):
     """A frozen part of a profile that refuses unknown keys."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class Provenance(Section):
@@ -246,6 +246,14 @@ class Knowledge(Section):
     measured: tuple[str, ...] = ()
     inferred: tuple[str, ...] = ()
     unknown: tuple[str, ...] = ()
+
+    def caveat(self, board: str) -> str:
+        """One line that says which properties of a board are no measurements of it."""
+        parts = [f"inferred: {'; '.join(self.inferred)}"] if self.inferred else []
+        parts += [f"unknown: {'; '.join(self.unknown)}"] if self.unknown else []
+        if not parts:
+            return f"{board}: the profile does not say what of it is measured."
+        return f"{board}, {'. '.join(parts)}."
 
 
 class Uncertainty(Section):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from voltana.plant.hf_keys import flag, need, not_modelled, optional, wrong
+from voltana.plant.hf_keys import flag, need, not_modelled, optional, read, wrong
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -12,7 +12,13 @@ if TYPE_CHECKING:
 _FULL = {"full_attention", "global_attention", "global", "full", "attention"}
 _LOCAL = {"sliding_attention", "local_attention", "local", "sliding", "chunked_attention"}
 
-_EVERY_OTHER = {"gemma2"}
+_KV_HEADS: tuple[str, ...] = ("num_key_value_heads", "num_kv_heads", "n_kv_heads", "n_head_kv")
+_KV_HEADS += ("num_attention_groups", "num_query_groups")
+
+_PATTERN: tuple[str, ...] = ("sliding_window_pattern", "_sliding_window_pattern", "layer_switch")
+_PATTERN += ("global_attn_every_n_layers",)
+
+_EVERY_OTHER = {"gemma2", "gpt_oss", "vaultgemma"}
 _SOME = {"llama4", "llama4_text"}
 _NO_ROPE_INTERVAL = 4
 """Llama 4's default: every fourth layer has no rotary embedding and looks at all tokens."""
@@ -21,12 +27,16 @@ _NO_ROPE_INTERVAL = 4
 def kv_heads(text: Mapping[str, Any], kind: str, heads: int) -> int:
     """Key-value heads; as many as query heads where nothing else is said."""
     if kind.startswith("falcon") and flag(text, "new_decoder_architecture"):
-        return optional(text, "num_kv_heads", "n_head_kv") or heads
+        return optional(text, *_KV_HEADS) or heads
     if flag(text, "multi_query"):
         return 1
     if flag(text, "multi_query_attention"):
         return need(text, "multi_query_group_num")
-    return optional(text, "num_key_value_heads", "num_kv_heads", "n_kv_heads", "n_head_kv") or heads
+    found = optional(text, *_KV_HEADS) or heads
+    if heads % found and "kv_lora_rank" not in text:
+        key = next(key for key in _KV_HEADS if text.get(key) is not None)
+        raise wrong(key, found, f"a divisor of the {heads} attention heads")
+    return found
 
 
 def latent_fields(text: Mapping[str, Any]) -> dict[str, int] | None:
@@ -59,7 +69,7 @@ def window_fields(text: Mapping[str, Any], kind: str, layers: int) -> dict[str, 
 
 
 def _local_layers(text: Mapping[str, Any], kind: str, layers: int) -> int:
-    pattern = text.get("sliding_window_pattern", text.get("_sliding_window_pattern"))
+    pattern = read(text, *_PATTERN)
     if pattern is not None:
         return _of_pattern(pattern, layers)
     if kind in _SOME:

@@ -10,35 +10,23 @@ from typing import TYPE_CHECKING, Any
 
 from voltana.errors import ProfileError
 from voltana.plant.hf_attention import kv_heads, latent_fields, window_fields
+from voltana.plant.hf_defaults import with_defaults
 from voltana.plant.hf_experts import expert_fields
-from voltana.plant.hf_keys import flag, need, optional, read, table
+from voltana.plant.hf_feed_forward import dense_width, is_gated
+from voltana.plant.hf_keys import flag, need, not_modelled, optional, table
+from voltana.plant.hf_quantisation import kv_bytes, quantisation_of, weight_dtypes
 from voltana.plant.hf_refusals import refuse_what_is_not_modelled
-from voltana.plant.weight_formats import EXPERTS_ONLY, format_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-_UNGATED = {"bloom", "falcon", "gpt2", "gpt_bigcode", "gpt_neox", "gptj", "mpt", "opt", "phi"}
-_UNGATED |= {"starcoder2", "nemotron", "codegen", "gpt_neo", "persimmon", "stablelm_epoch"}
-_TIED_BY_DEFAULT = {"bloom", "cohere", "cohere2", "falcon", "gemma", "gemma2", "gemma3"}
-_TIED_BY_DEFAULT |= {"gemma3_text", "gpt2", "gpt_bigcode", "mpt", "opt", "starcoder2"}
+_TIED_BY_DEFAULT = {"bloom", "cohere", "cohere2", "falcon", "gemma", "gemma2", "gemma3", "biogpt"}
+_TIED_BY_DEFAULT |= {"gemma3_text", "gpt2", "gpt-sw3", "gpt_bigcode", "mpt", "opt", "starcoder2"}
+_TIED_BY_DEFAULT |= {"RefinedWeb", "RefinedWebModel", "minicpm", "minicpm3", "smollm3", "xglm"}
+_TIED_BY_DEFAULT |= {"ernie4_5", "ernie4_5_moe", "gpt_neo", "gpt_neox_japanese", "openai-gpt"}
+_TIED_BY_DEFAULT |= {"vaultgemma", "youtu", "phi4mm", "granite_swa"}
 
-_TEXT_CONFIGS = ("text_config", "llm_config", "language_config")
-
-_GEMMA3 = {"vocab_size": 262208, "hidden_size": 2304, "intermediate_size": 9216, "head_dim": 256}
-_GEMMA3 |= {"num_hidden_layers": 26, "num_attention_heads": 8, "num_key_value_heads": 4}
-_GEMMA3 |= {"sliding_window": 4096, "sliding_window_pattern": 6}
-_DEFAULTS: dict[str, dict[str, Any]] = {
-    "gemma3_text": _GEMMA3,
-    "gemma3": _GEMMA3,
-    "gemma2": {"vocab_size": 256000, "head_dim": 256, "sliding_window": 4096},
-    "gemma": {"vocab_size": 256000, "head_dim": 256},
-    "cohere2": {"sliding_window": 4096, "sliding_window_pattern": 4},
-    "mistral": {"vocab_size": 32000, "sliding_window": 4096},
-    "falcon": {"multi_query": True},
-    "gpt_bigcode": {"multi_query": True},
-}
-"""What published configurations leave to the defaults of their class (transformers 4.57)."""
+_TEXT_CONFIGS = ("thinker_config", "text_config", "llm_config", "language_config")
 
 
 def profile_fields(config: object, name: str | None) -> dict[str, Any]:
@@ -55,42 +43,42 @@ def profile_fields(config: object, name: str | None) -> dict[str, Any]:
         )
     text = _text_config(config)
     kind = str(text.get("model_type") or config.get("model_type") or "model")
-    text = {**_DEFAULTS.get(kind, {}), **text}
+    text = with_defaults(text, kind, nested=text is not config and "model_type" in text)
     refuse_what_is_not_modelled(config, kind)
     layers = need(text, "num_hidden_layers", "n_layer", "n_layers", "num_layers")
     refuse_what_is_not_modelled(text, kind, layers=layers)
     heads = need(text, "num_attention_heads", "n_head", "n_heads")
     hidden = need(text, "hidden_size", "n_embd", "n_embed", "d_model")
-    head_dim = optional(text, "head_dim", "kv_channels") or _head_dim(hidden, heads)
-    tied = flag(text, "tie_word_embeddings")
-    tied = flag(config, "tie_word_embeddings") if tied is None else tied
-    weight_dtype, expert_dtype = _weight_dtypes(config, text)
     experts = expert_fields(text, kind, layers)
+    weight_dtype, expert_dtype = _weight_dtypes(config, text, layers, experts=experts is not None)
     if experts is not None:
         experts["weight_dtype"] = expert_dtype
+    latent = latent_fields(text)
     return {
         "name": name or _name(config) or kind,
         "layers": layers,
         "hidden_size": hidden,
         "heads": heads,
         "kv_heads": kv_heads(text, kind, heads),
-        "head_dim": head_dim,
-        "latent": latent_fields(text),
+        "head_dim": _head_dim(text, hidden, heads, latent),
+        "latent": latent,
         "window": window_fields(text, kind, layers),
-        "intermediate_size": _width(text, hidden),
-        "vocab_size": need(text, "vocab_size", "padded_vocab_size"),
-        "tied_embeddings": kind in _TIED_BY_DEFAULT if tied is None else tied,
-        "gated": kind not in _UNGATED,
+        "intermediate_size": dense_width(
+            text, kind, hidden, needed=experts is None or experts["dense_layers"] > 0
+        ),
+        "vocab_size": _rows(text),
+        "tied_embeddings": _tied(config, text, kind),
+        "gated": is_gated(text, kind),
         "experts": experts,
         "weight_dtype": weight_dtype,
+        "kv_dtype_bytes": kv_bytes(quantisation_of(config, text)),
     }
 
 
 def _text_config(config: Mapping[str, Any]) -> Mapping[str, Any]:
-    for key in _TEXT_CONFIGS:
-        if key in config:
-            return table(config, key)
-    return config
+    """The innermost configuration of the language model, however deeply nested."""
+    key = next((key for key in _TEXT_CONFIGS if key in config), None)
+    return config if key is None else _text_config(table(config, key))
 
 
 def _name(config: Mapping[str, Any]) -> str:
@@ -98,34 +86,51 @@ def _name(config: Mapping[str, Any]) -> str:
     return name if isinstance(name, str) else ""
 
 
-def _head_dim(hidden: int, heads: int) -> int:
-    if hidden % heads:
+def _head_dim(
+    text: Mapping[str, Any], hidden: int, heads: int, latent: Mapping[str, int] | None
+) -> int:
+    """Width of a head; latent attention has its own, and needs none."""
+    if latent is not None:
+        return optional(text, "head_dim", "qk_head_dim") or latent["value_dim"]
+    given = optional(text, "head_dim", "kv_channels", "attention_head_dim")
+    if given is None and hidden % heads:
         raise ProfileError(
             f"config.json: hidden_size {hidden} is no multiple of num_attention_heads {heads}. "
             "Give head_dim, or correct one of them."
         )
-    return hidden // heads
+    found = given or hidden // heads
+    values = optional(text, "v_head_dim")
+    if values not in {None, found}:
+        raise not_modelled("v_head_dim", values, "values narrower or wider than keys are")
+    return found
 
 
-def _width(text: Mapping[str, Any], hidden: int) -> int:
-    """Width of the dense feed-forward part; Llama 4 names that of its experts the usual way."""
-    dense = optional(text, "intermediate_size_mlp")
-    return (
-        dense
-        or optional(text, "intermediate_size", "n_inner", "ffn_dim", "ffn_hidden_size")
-        or 4 * hidden
-    )
+def _rows(text: Mapping[str, Any]) -> int:
+    """Rows of the embedding; one family gives its padded rows a key of their own."""
+    padded = optional(text, "embedding_size") if "d_model" in text else None
+    return padded or need(text, "vocab_size", "padded_vocab_size")
 
 
-def _weight_dtypes(config: Mapping[str, Any], text: Mapping[str, Any]) -> tuple[str, str | None]:
+def _tied(config: Mapping[str, Any], text: Mapping[str, Any], kind: str) -> bool:
+    for source, key in (
+        (text, "tie_word_embeddings"),
+        (config, "tie_word_embeddings"),
+        (text, "weight_tying"),
+    ):
+        tied = flag(source, key)
+        if tied is not None:
+            return tied
+    first_chatglm = kind == "chatglm" and "inner_hidden_size" in text
+    return kind in _TIED_BY_DEFAULT or first_chatglm
+
+
+def _weight_dtypes(
+    config: Mapping[str, Any], text: Mapping[str, Any], layers: int, *, experts: bool
+) -> tuple[str, str | None]:
     """Formats of the layers' weights and of the experts' where they differ."""
-    for source in (text, config):
-        quantisation = read(source, "quantization_config")
-        if quantisation is not None:
-            if quantisation == {}:
-                break
-            found = format_of(table(source, "quantization_config"))
-            return ("bf16", found) if found in EXPERTS_ONLY else (found, None)
+    quantisation = quantisation_of(config, text)
+    if quantisation is not None:
+        return weight_dtypes(quantisation, layers, experts=experts)
     single = "float32" in {
         source.get(key)
         for source in (text, config)

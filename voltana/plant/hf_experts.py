@@ -52,7 +52,7 @@ STEP = (
     "moe_layer_interval",
     "moe_every_n_layers",
 )
-LISTS = ("mlp_only_layers", "moe_layers", "moe_layer_freq")
+LISTS = ("mlp_only_layers", "moe_layers", "moe_layer_freq", "mlp_layer_types")
 RANGE = ("moe_layer_start_index", "moe_layer_end_index")
 
 KNOWN = {*COUNT, *PER_TOKEN, *WIDTH, *SHARED_COUNT, *SHARED_WIDTH, *STEP, *LISTS, *RANGE}
@@ -99,6 +99,9 @@ def _sparse_layers(text: Mapping[str, Any], layers: int) -> int:
         if not _whole_numbers(listed):
             raise wrong("moe_layers", listed, "a list of layers")
         return len({layer for layer in listed if layer < layers})
+    types = text.get("mlp_layer_types")
+    if types is not None:
+        return _listed(types, layers)
     freq = text.get("moe_layer_freq")
     if isinstance(freq, list):
         if not _whole_numbers(freq) or len(freq) != layers:
@@ -117,6 +120,17 @@ def _sparse_layers(text: Mapping[str, Any], layers: int) -> int:
             raise wrong("mlp_only_layers", only, "a list of layers")
         sparse -= set(only)
     return len(sparse)
+
+
+def _listed(types: object, layers: int) -> int:
+    if not isinstance(types, list) or len(types) != layers:
+        raise wrong("mlp_layer_types", types, f"a list of {layers} names, one a layer")
+    unknown = {str(name) for name in types} - {"dense", "sparse"}
+    if unknown:
+        raise not_modelled(
+            "mlp_layer_types", sorted(unknown)[0], "feed-forward parts of that kind are"
+        )
+    return types.count("sparse")
 
 
 def _whole_numbers(value: object) -> bool:

@@ -18,8 +18,14 @@ _ENCODERS |= {"led", "bigbird", "bigbird_pegasus", "blenderbot", "prophetnet", "
 _ENCODERS |= {"clip", "siglip", "vit", "wav2vec2", "hubert", "megatron-bert", "funnel", "fsmt"}
 _ENCODERS |= {"switch_transformers", "speech_to_text", "encoder-decoder", "big_bird", "nezha"}
 
+_ENCODERS |= {"bert-generation", "data2vec-text", "rembert", "roberta-prelayernorm", "roc_bert"}
+_ENCODERS |= {"roformer", "xlm-roberta-xl", "xmod", "xlm", "git"}
+
+_OTHERS = {"cpmant", "ctrl", "doge", "hrm_text", "jetmoe", "moshi", "modernbert-decoder", "zaya"}
+"""Models of a build of their own that no single key tells."""
+
 _PARTS = (
-    (r"encoder_(layers|attention_heads|ffn_dim)|decoder_layers|num_decoder_layers|d_kv",
+    (r"encoder_(layers|attention_heads|ffn_dim)|decoder_layers|num_decoder_layers|^d_kv$",
      "encoders are"),
     (r"mamba|ssm|state_size|conv_kernel|time_step|rwkv|d_state|d_conv", "state-space layers are"),
     (r"linear_(num|key|value|conv|attn)|full_attention_interval|attn_type_list|lightning|"
@@ -31,6 +37,9 @@ _PARTS = (
     (r"cross_attention_layers|num_kv_shared_layers|cla_share_factor|use_cla|kv_share|altup|"
      r"laurel|matformer|hidden_size_per_layer_input", "layers that share or add to others are"),
     (r"parallel_hybrid|memory_layer|product_key|engram", "such layers are"),
+    (r"blocksparse|^dense_attention_every", "block-sparse attention is"),
+    (r"residual_moe|attn_mlp_res$", "a dense part beside the experts is"),
+    (r"^attention_other|^swa_|^global_head|num_global_|k_eq_v", "heads that differ by layer are"),
     (r"^index_(topk|n_heads|head_dim)$|sparse_attention|^moba_|^nsa_", "sparse attention is"),
 )  # fmt: skip
 _REFUSED = tuple((re.compile(pattern), what) for pattern, what in _PARTS)
@@ -58,16 +67,34 @@ def refuse_what_is_not_modelled(
         raise not_modelled("is_encoder_decoder", text["is_encoder_decoder"], "encoders are")
     if kind.lower() in _ENCODERS:
         raise not_modelled("model_type", kind, "encoders are")
+    if kind in _OTHERS:
+        raise not_modelled("model_type", kind, "models of that build are")
     if layers is None:
         return
     for key, value in text.items():
         if value in (None, False, 0, "") or value in ([], {}) or isinstance(value, float):
             continue
+        if _means_nothing(text, key, value):
+            continue
         for pattern, what in _REFUSED:
             if pattern.search(key) and value is not None:
                 raise not_modelled(key, value, what)
         _refuse_list(key, value, layers)
+    _refuse_projected_embeddings(text)
     refuse_unknown_expert_keys(text)
+
+
+def _means_nothing(text: Mapping[str, Any], key: str, value: object) -> bool:
+    """A key of a family with several kinds of layers, where this model has the usual kind only."""
+    if key == "cla_share_factor":
+        return text.get("use_cla") is False or value == 1
+    return key == "attn_type_list" and isinstance(value, list) and all(one == 1 for one in value)
+
+
+def _refuse_projected_embeddings(text: Mapping[str, Any]) -> None:
+    width, hidden = text.get("word_embed_proj_dim"), text.get("hidden_size")
+    if width is not None and width != hidden:
+        raise not_modelled("word_embed_proj_dim", width, "embeddings of another width are")
 
 
 def _refuse_list(key: str, value: object, layers: int) -> None:

@@ -149,7 +149,8 @@ class ModelProfile(Section):
     @property
     def layer_dtype(self) -> str:
         """Format of the layers' other weights."""
-        return "bf16" if self.weight_dtype in EXPERTS_ONLY else self.weight_dtype
+        alone = self.experts is not None and self.weight_dtype in EXPERTS_ONLY
+        return "bf16" if alone else self.weight_dtype
 
     @property
     def weight_bytes(self) -> int:

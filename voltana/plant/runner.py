@@ -81,8 +81,8 @@ class Runner:
         self._window_s = energy_window_s
         self._window = CountedExposures(board.counter_j) if loop.power is not None else None
 
-    def begin(self, load: Load, queue: Queue, now_s: float) -> float:
-        """Decide on an iteration and start it.
+    def begin(self, load: Load, queue: Queue, now_s: float, slack_s: float = math.nan) -> float:
+        """Decide on an iteration and start it; see `ControlLoop.decide`.
 
         Returns:
             When it will end.
@@ -90,7 +90,7 @@ class Runner:
         board = self.board
         board.idle_until(now_s)
         before = perf_counter()
-        decision = self.loop.decide(load, queue)
+        decision = self.loop.decide(load, queue, slack_s)
         self.decide_s.append(perf_counter() - before)
         if decision.status is Status.CERTIFIED:
             self._certified += 1

@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from voltana.cluster.context import instance_context
+from voltana.cluster.least_slack import LeastSlack
 from voltana.cluster.ledger import Ledger
+from voltana.cluster.request_promises import RequestPromises
 from voltana.loop import ControlLoop
 from voltana.plant.adapters import SimulatedActuator, SimulatedSensor
 from voltana.plant.bench import PlantBench
@@ -26,7 +28,6 @@ from voltana.plant.job import Job
 from voltana.plant.latency import LatencyModel
 from voltana.plant.noise import LognormalNoise
 from voltana.plant.prefill import PrefillInstance
-from voltana.plant.promises import RequestPromises
 from voltana.plant.record import InstanceRecord, RunRecord, TimelineRecord
 from voltana.plant.runner import Runner
 from voltana.ports import KeepsAccount, viability_of
@@ -93,8 +94,8 @@ class Simulation:
         self._prefill = [self._make_prefill(name) for name in cluster.instance_names(Role.PREFILL)]
         self._decode = [self._make_decode(name) for name in cluster.instance_names(Role.DECODE)]
         self._instances: tuple[Instance, ...] = (*self._prefill, *self._decode)
-        self._first = [RequestPromises(i.runner, cluster.slo.ttft_s) for i in self._prefill]
-        self._gaps = [RequestPromises(i.runner, cluster.slo.itl_s) for i in self._decode]
+        self._first = [self._promises(instance) for instance in self._prefill]
+        self._gaps = [self._promises(instance) for instance in self._decode]
         self._dispatcher = self._make_dispatcher()
         for instance in self._instances:
             instance.runner.idle(0.0)
@@ -216,6 +217,7 @@ class Simulation:
             capacity_tokens=cluster.kv_capacity_tokens,
             reserved_tokens=engine.reserved_decode_tokens,
             max_requests=engine.max_running_requests,
+            slack=LeastSlack(cluster.slo.itl_s) if cluster.slo.spending > 1.0 else None,
             step_s=host.step_s,
             token_s=host.token_s,
             transfer_s=self._transfer_s,
@@ -271,6 +273,10 @@ class Simulation:
             bench=self._bench,
         )
 
+    def _promises(self, instance: Instance) -> RequestPromises:
+        cluster = self._cluster
+        return RequestPromises(instance.runner.loop, cluster.slo, cluster.engine.max_prefill_tokens)
+
     def _make_dispatcher(self) -> Dispatcher:
         ledger, policy, seed = Ledger(), self._policy, self._seed
         return Dispatcher(
@@ -287,12 +293,14 @@ class Simulation:
 
     def _send(self, job: Job) -> None:
         instance, now_s = self._prefill[job.prefill], self._events.now_s()
-        self._first[job.prefill].first_token(
-            job,
-            instance.pending_tokens + job.prompt_tokens,
-            self._cluster.engine.max_prefill_tokens,
-            instance.host_s(now_s) + self._transfer_s(job.prompt_tokens),
-            now_s,
+        promises = self._first[job.prefill]
+        promises.expire(now_s)
+        promises.arrived(
+            job.index,
+            arrival_s=job.arrival_s,
+            pending_tokens=instance.pending_tokens + job.prompt_tokens,
+            now_s=now_s,
+            other_s=instance.host_s(now_s) + self._transfer_s(job.prompt_tokens),
         )
         instance.enqueue(job, now_s)
 
@@ -337,11 +345,12 @@ class Simulation:
         self._decode[job.decode].arrive(job, now_s)
 
     def _deliver(self, job: Job, batch: Load, now_s: float) -> None:
-        self._first[job.prefill].delivered(job, now_s)
-        self._gaps[job.decode].tokens(job, batch)
+        self._first[job.prefill].first_token(job.index, now_s)
+        if job.output_tokens > 1:
+            self._gaps[job.decode].joined(job.index, batch, now_s)
 
     def _complete(self, job: Job, now_s: float) -> None:
-        self._gaps[job.decode].completed(job, now_s)
+        self._gaps[job.decode].ended(job.index, now_s, job.output_tokens)
         self._dispatcher.completed(job)
         self._finished += 1
 
@@ -393,7 +402,7 @@ def _instance_record(instance: Instance, promises: RequestPromises) -> InstanceR
         ),
         guarantee=_guarantee(runner.loop.predictor),
         viability=viability_of(runner.loop.controller),
-        requests=promises.ledger.account() if promises.kept else None,
+        requests=promises.accounts()["itl" if decode else "ttft"] if promises.kept else None,
         timeline=TimelineRecord(
             start_s=np.asarray(timeline.start_s, dtype=float),
             clock_mhz=np.asarray(timeline.clock_mhz, dtype=float),

@@ -117,24 +117,37 @@ def format_of(quantisation: Mapping[str, Any]) -> str:
 
 def _compressed(quantisation: Mapping[str, Any]) -> str:
     kind = str(quantisation.get("format"))
-    weights = _first_weights(quantisation.get("config_groups"))
-    if weights.get("type") == "float" and weights.get("num_bits") == 8:
+    found = {_of_group(kind, weights) for weights in _weights(quantisation)}
+    if len(found) == 1:
+        return found.pop()
+    raise _not_modelled("config_groups", sorted(found), "one format for all groups")
+
+
+def _of_group(kind: str, weights: Mapping[str, Any]) -> str:
+    bits = weights.get("num_bits")
+    if weights.get("type") == "float" and bits == 8:
         return "fp8"
     if kind in _COMPRESSED:
+        expected = 4 if "pack" in kind else 8
+        if bits not in {None, expected}:
+            raise _not_modelled("num_bits", bits, f"{expected} with {kind}")
         return _COMPRESSED[kind]
     if kind in {"pack-quantized", "marlin-24"} and weights:
-        return _grouped(weights, weights.get("num_bits"), kind)
+        return _grouped(weights, bits, kind)
     raise _not_modelled(
         "format", kind, f"{', '.join(_COMPRESSED)}, or pack-quantized with config_groups"
     )
 
 
-def _first_weights(groups: object) -> Mapping[str, Any]:
-    for group in groups.values() if isinstance(groups, dict) else ():
-        if isinstance(group, dict) and isinstance(group.get("weights"), dict):
-            weights: Mapping[str, Any] = group["weights"]
-            return weights
-    return {}
+def _weights(quantisation: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """What each group says of its weights; nothing where there are no groups."""
+    groups = quantisation.get("config_groups")
+    found = [
+        group["weights"]
+        for group in (groups.values() if isinstance(groups, dict) else ())
+        if isinstance(group, dict) and isinstance(group.get("weights"), dict)
+    ]
+    return found or [{}]
 
 
 def _grouped(table: Mapping[str, Any], bits: object, method: str) -> str:
@@ -143,7 +156,7 @@ def _grouped(table: Mapping[str, Any], bits: object, method: str) -> str:
         return f"int4{suffix}"
     if bits == 8:
         return "int8-g128"
-    raise _not_modelled("quant_method", method, f"(with bits {bits!r}) {_METHODS}")
+    raise _not_modelled("quant_method", method, f"(with bits {bits!r:.30}) {_METHODS}")
 
 
 def _group_suffix(group: object) -> str:

@@ -48,8 +48,8 @@ CONTEXT_BIN = 0.05
 """Contexts that differ by less share one answer: a boundary lies at the end of a tile mostly."""
 
 
-MOST_KNOWN = 1024
-"""Instances whose boundary is remembered."""
+MOST_KNOWN = 65_536
+"""Instances whose boundary is remembered; with fewer than a cluster has, none would be in time."""
 
 
 class ViableBatch:

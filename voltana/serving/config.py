@@ -303,6 +303,7 @@ def slo_of(table: SloTable) -> Slo:
         itl_s=table.itl_ms / 1e3,
         ttft_target=table.ttft_target,
         itl_target=table.itl_target,
+        spending=table.spending,
     )
 
 

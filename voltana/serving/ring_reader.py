@@ -14,6 +14,7 @@ from voltana.serving.bounds import check_facts
 from voltana.values import Load
 from voltana_ring.layout import (
     BODY,
+    CHANGE,
     ENTRY,
     GUARD,
     GUARD_OFFSET,
@@ -25,6 +26,7 @@ from voltana_ring.layout import (
     PAYLOAD_OFFSET,
     ROOM,
     VERSION,
+    Change,
     Flag,
     Kind,
 )
@@ -44,6 +46,7 @@ MAX_TIME_S = 1e10
 
 
 _KINDS = frozenset(map(int, Kind))
+_CHANGES = frozenset(map(int, Change))
 _FLAGS = int(Flag.SPECULATIVE | Flag.CUT)
 
 
@@ -51,12 +54,29 @@ class RingError(VoltanaError):
     """A file that is no ring, or one of another version."""
 
 
+class Changed(NamedTuple):
+    """What became of a request.
+
+    Attributes:
+        name: Names it in its ring.
+        at_s: When it was.
+        what: What it was.
+        tokens: Tokens to compute of one that waits; of one that has ended those that it had.
+    """
+
+    name: int
+    at_s: float
+    what: Change
+    tokens: int
+
+
 class Record(NamedTuple):
     """One record.
 
     Attributes:
         kind: What it tells.
-        iteration: Number of the iteration in its engine process.
+        iteration: Number of the iteration in its engine process; in a record of changes, how many
+            changes were told before.
         at_s: When it was written; all times are on the host's monotonic clock.
         load: What the iteration computes.
         flags: Further properties.
@@ -69,6 +89,7 @@ class Record(NamedTuple):
         latency_s: Its time on the device, without that of the iteration before; nan before.
         waiting: The first of those that wait, in the engine's order.
         rooms: Bootstrap rooms of requests that were taken up with it.
+        changes: What became of requests.
     """
 
     kind: Kind
@@ -84,6 +105,7 @@ class Record(NamedTuple):
     latency_s: float
     waiting: tuple[Waiting, ...]
     rooms: tuple[int, ...]
+    changes: tuple[Changed, ...] = ()
 
 
 class RingReader:
@@ -261,7 +283,9 @@ def decode(payload: bytes) -> Record:
     fields = BODY.unpack_from(payload)
     kind, _, flags, entries, rooms, iteration, at_s, prefill, pairs, requests, kv = fields[:11]
     waiting, waiting_tokens, oldest_s, launch_s, ready_s, latency_s = fields[11:]
-    queue_at, rooms_at = BODY.size, BODY.size + entries * ENTRY.size
+    tells_changes = kind == Kind.CHANGES
+    queue_at = BODY.size
+    rooms_at = queue_at + entries * (CHANGE.size if tells_changes else ENTRY.size)
     end = rooms_at + rooms * ROOM.size
     counts = (prefill, pairs, requests, kv, waiting, waiting_tokens)
     times_s = (oldest_s, launch_s, ready_s, latency_s)
@@ -291,13 +315,30 @@ def decode(payload: bytes) -> Record:
         launch_s=launch_s,
         ready_s=ready_s,
         latency_s=latency_s,
-        waiting=tuple(
+        waiting=()
+        if tells_changes
+        else tuple(
             Waiting(*e)
             for e in ENTRY.iter_unpack(payload[queue_at:rooms_at])
             if not abs(e[0]) > MAX_TIME_S
         ),
         rooms=tuple(room for (room,) in ROOM.iter_unpack(payload[rooms_at:end])),
+        changes=_changes(payload[queue_at:rooms_at]) if tells_changes else (),
     )
+
+
+def _changes(raw: bytes) -> tuple[Changed, ...]:
+    """Read changes.
+
+    Raises:
+        RingError: If one is none that a writer tells.
+    """
+    found = []
+    for name, at_s, what, tokens in CHANGE.iter_unpack(raw):
+        if what not in _CHANGES or not abs(at_s) <= MAX_TIME_S:
+            raise RingError(f"a change of kind {what} at {at_s}")
+        found.append(Changed(name, at_s, Change(what), tokens))
+    return tuple(found)
 
 
 def find_rings(folder: Path, instance: str) -> list[Path]:

@@ -30,6 +30,7 @@ METHODS = {
 
 MODES = {"EXTEND", "DECODE", "MIXED", "IDLE", "TARGET_VERIFY", "PREBUILT"}
 HOOK_TYPES = {"BEFORE", "AFTER", "AROUND", "REPLACE"}
+REQUEST_FIELDS = {"rid", "output_ids", "finished_reason"}
 BATCH_FIELDS = {"reqs", "forward_mode", "seq_lens_cpu", "extend_num_tokens"}
 
 
@@ -57,6 +58,7 @@ def complaints(read: Callable[[str], str]) -> list[str]:
         (trees[FORWARD_MODES], "ForwardMode", MODES),
         (trees[REGISTRY], "HookType", HOOK_TYPES),
         (trees[BATCH], "ScheduleBatch", BATCH_FIELDS),
+        (trees[BATCH], "Req", REQUEST_FIELDS),
     ):
         if missing := wanted - _assigned(_class(tree, name)):
             found.append(f"{name} lacks {sorted(missing)}")
@@ -77,7 +79,12 @@ def _method(owner: ast.ClassDef | None, name: str) -> ast.FunctionDef | None:
 
 
 def _assigned(owner: ast.ClassDef | None) -> set[str]:
-    names = set()
+    made = _method(owner, "__init__")
+    names = {
+        node.attr
+        for node in ast.walk(made or ast.Module([], []))
+        if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store)
+    }
     for node in owner.body if owner is not None else []:
         targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
         names |= {target.id for target in targets if isinstance(target, ast.Name)}

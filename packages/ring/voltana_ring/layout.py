@@ -12,7 +12,7 @@ import enum
 import struct
 
 MAGIC = b"VOLTRING"
-VERSION = 3
+VERSION = 4
 
 HEADER_BYTES = 4096
 HEADER = struct.Struct("=8sIIIIQdI")
@@ -43,9 +43,15 @@ ENTRY = struct.Struct("=dII")
 
 ROOM = struct.Struct("=Q")
 
+CHANGE = struct.Struct("=QdII")
+"""What became of a request: its name, the time, what, tokens. Names are unique in a ring."""
+
 MAX_ENTRIES = 40
 MAX_ROOMS = 30
 """As many as fit beside the most entries."""
+
+MAX_CHANGES = (SLOT_BYTES - PAYLOAD_OFFSET - BODY.size) // CHANGE.size
+"""Of one record; more go into further ones."""
 
 QUEUES = tuple(struct.Struct("=" + "dII" * count) for count in range(MAX_ENTRIES + 1))
 ROOMS = tuple(struct.Struct("=" + "Q" * count) for count in range(MAX_ROOMS + 1))
@@ -55,13 +61,32 @@ class Kind(enum.IntEnum):
     """What a record tells.
 
     LAUNCHED: an iteration is about to run. FINISHED: its result is there. IDLE: nothing runs.
-    NAMES: nothing but rooms, those that the next record has no place for.
+    NAMES: nothing but rooms, those that the next record has no place for. CHANGES: what became of
+    requests since the last of these; its entries are changes, its load and queue those of the
+    record that follows, and in the place of the iteration stands how many changes came before.
     """
 
     LAUNCHED = 1
     FINISHED = 2
     IDLE = 3
     NAMES = 4
+    CHANGES = 5
+
+
+class Change(enum.IntEnum):
+    """What became of a request, with the time of it and a number of tokens.
+
+    WAITS: it is there, since its arrival. FIRST: it has its first token. JOINED: it decodes from
+    the launch of this iteration on. ENDED: it has had its last token then, of so many in all.
+    ABORTED: likewise, and it was to have more. GONE: it was aborted before its first token.
+    """
+
+    WAITS = 1
+    FIRST = 2
+    JOINED = 3
+    ENDED = 4
+    ABORTED = 5
+    GONE = 6
 
 
 class Mode(enum.IntEnum):

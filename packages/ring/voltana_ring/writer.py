@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from voltana_ring.bell import open_bell
 from voltana_ring.layout import (
     BODY,
+    CHANGE,
     GUARD,
     GUARD_OFFSET,
     HEAD_OFFSET,
@@ -96,7 +97,7 @@ class RingWriter:
             entries: Those of the queue entries, flat: three for each.
             rooms: Bootstrap rooms.
         """
-        buffer, memory = self._buffer, self._memory
+        buffer = self._buffer
         BODY.pack_into(buffer, 0, *body)
         length = BODY.size
         if entries:
@@ -107,7 +108,28 @@ class RingWriter:
             layout = ROOMS[len(rooms)]
             layout.pack_into(buffer, length, *rooms)
             length += layout.size
-        head = self._head
+        self._put(length)
+
+    def write_changes(
+        self, body: Sequence[Any], changes: Sequence[tuple[int, float, int, int]]
+    ) -> None:
+        """Write a record of changes, at most `MAX_CHANGES`; never blocks.
+
+        Args:
+            body: See `write`.
+            changes: The fields of `ring_layout.CHANGE` of each.
+        """
+        buffer = self._buffer
+        BODY.pack_into(buffer, 0, *body)
+        length, pack, size = BODY.size, CHANGE.pack_into, CHANGE.size
+        for change in changes:
+            pack(buffer, length, *change)
+            length += size
+        self._put(length)
+
+    def _put(self, length: int) -> None:
+        """Put what the buffer holds into the next slot."""
+        memory, head = self._memory, self._head
         offset = HEADER_BYTES + head % self._slots * SLOT_BYTES
         payload = self._view[:length]
         words = self._words

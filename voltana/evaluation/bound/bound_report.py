@@ -44,7 +44,9 @@ def text(report: BoundReport, comparison: Comparison) -> str:
     below = "What the bound allows that no policy can do:\n\n" + "\n".join(
         f"- {relaxation};" for relaxation in RELAXATIONS
     )
-    return f"{above}\n\n{rows}\n\n{below.removesuffix(';')}."
+    hardware = comparison.scenario.cluster.hardware
+    caveat = hardware.knowledge.caveat(hardware.name)
+    return f"{above}\n\n{rows}\n\n{below.removesuffix(';')}.\n\n{caveat}"
 
 
 def _row(gap: PolicyGap, whole_j: float) -> tuple[str, ...]:

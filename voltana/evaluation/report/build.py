@@ -62,7 +62,7 @@ def run_page(folder: Path) -> Page:
             SIMULATED,
             f"Source of every energy: {series['policies'][0]['units']['source']}; hence "
             "power_valid is 0. Names are those of InferenceX's power metrics.",
-            *_known(results["knowledge"]),
+            *_known(results.get("knowledge") or {}),
         ),
     )
 

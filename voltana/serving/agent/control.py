@@ -164,6 +164,7 @@ class ControlServer:
                 itl_s=merged["itl_ms"] / 1e3,
                 ttft_target=merged["ttft_target"],
                 itl_target=merged["itl_target"],
+                spending=self._agent.group.settings.slo.spending,
             )
         )
 

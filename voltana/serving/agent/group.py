@@ -357,7 +357,7 @@ class Group:
         """The accounts of all loops together; what is no sum is that of the first."""
         figures = [s.guarantee.figures(s.ring_loop.open) for s in self._served.values()]
         numbers = [
-            {name: value for name, value in one.items() if name not in {"unlabelled", "state"}}
+            {k: v for k, v in one.items() if k not in {"unlabelled", "state", "requests"}}
             for one in figures
         ]
         states = {one["state"] for one in figures} - {"new", "restored"}
@@ -365,6 +365,7 @@ class Group:
             **{name: max(one[name] for one in figures) for name in ("at_most", "longest_delay")},
             "unlabelled": sum_of(*(one["unlabelled"] for one in figures)),
             "state": next(iter(states), figures[0]["state"]),
+            "requests": _requests_of([one["requests"] for one in figures]),
         }
 
     def _unknown(self, served: Served) -> tuple[str, ...]:
@@ -397,6 +398,7 @@ class Group:
         served = self._served.pop(path)
         if served.reader.replaced():
             served.ring_loop.open.give_up(ENGINE_GONE)
+            served.guarantee.requests.lose()
         served.ring_loop.keep(served.reader)
         try:
             served.save(self._config)
@@ -409,3 +411,13 @@ class Group:
 
     def _first(self) -> Served | None:
         return next(iter(self._served.values()), None)
+
+
+def _requests_of(accounts: list[dict[str, dict[str, float]]]) -> dict[str, dict[str, float]]:
+    """The accounts of promised requests together, by threshold, with the share promised."""
+    legs = sorted({leg for account in accounts for leg in account})
+    sums = {leg: sum_of(*(account.get(leg, {}) for account in accounts)) for leg in legs}
+    return {
+        leg: found | {"share_promised": found["promised"] / found["arrived"]}
+        for leg, found in sums.items()
+    }

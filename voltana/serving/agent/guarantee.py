@@ -17,6 +17,7 @@ import structlog
 from voltana.predictors.conformal import at_most
 from voltana.serving.agent.issued import from_json, to_json
 from voltana.serving.agent.open_decisions import RESTART, OpenDecisions, guarantee_of
+from voltana.serving.agent.told_requests import ToldRequests
 from voltana.serving.agent.two_slots import DamagedError, TwoSlots
 from voltana.values import Status
 
@@ -27,6 +28,12 @@ if TYPE_CHECKING:
     from voltana.predictors.conformal import Conformal
     from voltana.predictors.profile import Stack
     from voltana.serving.ring_reader import RingReader
+
+_UNREADABLE = (
+    DamagedError, OSError, ValueError, TypeError, AttributeError, LookupError, ArithmeticError,
+    RecursionError,
+)  # fmt: skip
+"""What reading a file that is not as it was written may raise."""
 
 _log = structlog.get_logger("voltana.serving.guarantee")
 
@@ -43,8 +50,12 @@ class Guarantee:
     Args:
         path: Where it is kept; None keeps nothing.
 
+    Raises:
+        HeldError: If another agent keeps it there.
+
     Attributes:
         certified: Certified decisions that were issued.
+        requests: Promised requests.
         restored: ``new``, ``restored``, or what is wrong with what was kept.
     """
 
@@ -55,6 +66,7 @@ class Guarantee:
         self._causes: dict[str, int] = {}
         self._issuers: list[Conformal] = []
         self.certified = 0
+        self.requests = ToldRequests()
         self.restored = "new"
         self._complained = False
         if path is not None:
@@ -65,13 +77,20 @@ class Guarantee:
         self._decisions = int(self._kept.get("decisions", 0))
 
     def _open(self, path: Path) -> None:
-        self._slots = TwoSlots(path)
+        try:
+            self._slots = TwoSlots(path)
+        except OSError as error:
+            self._keep_nothing(error)
+            return
         try:
             text = self._slots.read()
             if text is not None:
                 self._kept = _checked(json.loads(text))
+                requests = self._kept.pop("requests", None)
+                if requests is not None:  # else it was written before requests were promised
+                    self.requests.restore(requests)
                 self.restored = "restored"
-        except (DamagedError, ValueError, KeyError, TypeError, AttributeError) as error:
+        except _UNREADABLE as error:
             self._set_aside(path, error)
 
     def adopt(self, predictor: Any) -> None:
@@ -111,6 +130,7 @@ class Guarantee:
             self._decisions = intent
         if ring is None or ring["identity"] != reader.identity:
             opened.give_up(RESTART)
+            self.requests.lose()
         else:
             reader.go_back(int(ring["position"]))
 
@@ -118,7 +138,10 @@ class Guarantee:
         """Note that something is about to be decided."""
         self._decisions += 1
         if self._slots is not None:
-            self._slots.intend(self._decisions)
+            try:
+                self._slots.intend(self._decisions)
+            except OSError as error:
+                self._complain(error)
 
     def keep(self, reader: RingReader, opened: OpenDecisions) -> None:
         """Write all of it; a disk that fails is reported once and ends nothing."""
@@ -139,11 +162,16 @@ class Guarantee:
             "certified": self.certified,
         }
         try:
-            self._slots.write(json.dumps(values, separators=(",", ":")).encode())
+            text = json.dumps(values, separators=(",", ":"))
+            # What is promised to requests is large, and changes with few iterations.
+            self._slots.write(f'{text[:-1]},"requests":{self.requests.to_json()}}}'.encode())
         except (OSError, ValueError) as error:
-            if not self._complained:
-                self._complained = True
-                _log.error("the account cannot be kept", error=str(error))
+            self._complain(error)
+
+    def _complain(self, error: Exception) -> None:
+        if not self._complained:
+            self._complained = True
+            _log.error("the account cannot be kept", error=str(error))
 
     def _own(self, current: Conformal | None) -> dict[str, Any]:
         """What is kept of the policy's own guarantee; without one what there was is passed on."""
@@ -184,6 +212,7 @@ class Guarantee:
             "longest_delay": max((i.longest_delay for i in self._issuers), default=0),
             "at_most": at_most(missed, labels),
             "state": self.restored,
+            "requests": self.requests.accounts(),
         }
 
     def sync(self) -> None:
@@ -204,13 +233,23 @@ class Guarantee:
     def _set_aside(self, path: Path, error: Exception) -> None:
         """Begin anew, and say so: nothing can be said of what was promised before."""
         aside = path.with_suffix(".guarantee.damaged")
-        path.replace(aside)
-        if self._slots is not None:
-            self._slots.close()
-        self._slots = TwoSlots(path)
         self._kept = {}
+        self.requests = ToldRequests()
+        try:
+            path.replace(aside)
+            self.close()
+            self._slots = TwoSlots(path)
+        except OSError as failure:
+            self.close()
+            self._keep_nothing(failure)
+            return
         self.restored = f"damaged: {error}"
         _log.error("the account cannot be read; begun anew", error=str(error), kept=str(aside))
+
+    def _keep_nothing(self, error: Exception) -> None:
+        """Go on without a file, and say so."""
+        self.restored = f"damaged: cannot be kept: {error}"
+        _log.error("the account cannot be kept", error=str(error))
 
     @staticmethod
     def _account_of(issuers: list[Conformal]) -> dict[str, float]:

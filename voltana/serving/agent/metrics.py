@@ -12,6 +12,8 @@ if TYPE_CHECKING:
 
     from prometheus_client.metrics_core import Metric
 
+    Family = type[CounterMetricFamily] | type[GaugeMetricFamily]
+
 PREFIX = "voltana_agent_"
 
 GAUGES: Mapping[str, tuple[str, str, float]] = {
@@ -50,6 +52,22 @@ GUARANTEE: Mapping[str, str] = {
     "unsettled": "Certified labels in time that earned no credit.",
 }
 """Counters of the account, with the prefix ``guarantee``; docs/guarantee.md."""
+
+REQUESTS: Mapping[str, tuple[Family, str]] = {
+    "arrived": (CounterMetricFamily, "Requests that arrived."),
+    "promised": (CounterMetricFamily, "Those that were promised to keep the threshold."),
+    "scored": (CounterMetricFamily, "Promised ones that were scored."),
+    "kept": (CounterMetricFamily, "Promised ones that kept it."),
+    "missed": (CounterMetricFamily, "Promised ones that missed it."),
+    "blocked": (CounterMetricFamily, "Ones that kept it, where only the margin blocked."),
+    "withdrawn": (CounterMetricFamily, "Promised ones that were aborted with nothing to score."),
+    "forgiven": (CounterMetricFamily, "Promised ones whose end is not known; the bound adds them."),
+    "in_flight": (GaugeMetricFamily, "Promised ones that are under way."),
+    "constant": (GaugeMetricFamily, "What may be missed beyond alpha of those scored: C."),
+    "bound": (GaugeMetricFamily, "Most misses that are proven to be possible by now."),
+    "share_promised": (GaugeMetricFamily, "Share of the requests that were promised."),
+}
+"""Promised requests, with the prefix ``guarantee_requests`` and the label ``threshold``."""
 
 VIABILITY: Mapping[str, tuple[str, str]] = {
     "windows": ("envelope_windows", "Windows held against the demand envelope."),
@@ -148,6 +166,18 @@ class _Once:
         for cause, count in account.get("unlabelled", {}).items():
             lost.add_metric([*values, cause], float(count))
         yield lost
+        yield from self._requests(values, account.get("requests", {}))
+
+    @staticmethod
+    def _requests(values: list[str], legs: Mapping[str, Mapping[str, float]]) -> Iterator[Metric]:
+        """What was promised to requests, by the threshold that it is about."""
+        for key, (family, text) in REQUESTS.items():
+            metric = family(
+                f"{PREFIX}guarantee_requests_{key}", text, labels=["instance", "threshold"]
+            )
+            for leg, figures in legs.items():
+                metric.add_metric([*values, leg], float(figures[key]))
+            yield metric
 
     def _viability(self, labels: list[str], values: list[str]) -> Iterator[Metric]:
         """How often the envelope was broken, and the batch outside the viable set."""

@@ -80,6 +80,7 @@ class RingLoop:
         self.slo = slo
         self.account = account
         self.guarantee = guarantee or Guarantee(None)
+        self.guarantee.requests.use(loop, slo, max_batch_tokens)
         self._sensor = sensor
         self._max_batch_tokens = max_batch_tokens
         self._time = time
@@ -119,6 +120,8 @@ class RingLoop:
                 self._launched(record, decide=record.iteration == last)
             elif record.kind is Kind.IDLE:
                 self._idle(record)
+            elif record.kind is Kind.CHANGES:
+                self.guarantee.requests.take(record)
 
     @property
     def resting(self) -> bool:
@@ -154,6 +157,7 @@ class RingLoop:
         """
         now_s = self._time.now_s()
         running = self._running
+        self.guarantee.requests.expire(now_s)
         if now_s - self._stepped_s < period_s:
             return
         if running is None:
@@ -178,7 +182,10 @@ class RingLoop:
         decision = None
         if decide:
             self.guarantee.intend()
-            decision = self._decide(record.load, self._queue(record, now_s))
+            slack = self.guarantee.requests.slack
+            requests = record.load.decode_requests
+            slack_s = math.nan if slack is None else slack.of(requests, record.launch_s)
+            decision = self._decide(record.load, self._queue(record, now_s), slack_s)
             self.guarantee.certified += decision is not None and _is_promise(decision)
         self.open.add(record.iteration, decision, self.loop.predictor)
         self._report(record)
@@ -194,6 +201,9 @@ class RingLoop:
         if not 0 < latency_s < math.inf:
             lose(ended, UNUSABLE)
             return
+        slack = self.guarantee.requests.slack
+        if slack is not None and load.decode_requests:
+            slack.produced(load.decode_requests, latency_s)
         begin_s = record.ready_s - record.latency_s
         clock_mhz = self._sensor.history.mean_mhz(begin_s, record.ready_s)
         self.account.finished(
@@ -229,10 +239,10 @@ class RingLoop:
         except Exception as error:  # noqa: BLE001  (what was not renewed runs out)
             self._complain("renewing", error)
 
-    def _decide(self, load: Load, queue: Queue) -> Decision | None:
+    def _decide(self, load: Load, queue: Queue, slack_s: float = math.nan) -> Decision | None:
         self._stepped_s = self._time.now_s()
         try:
-            decision = self.loop.decide(load, queue)
+            decision = self.loop.decide(load, queue, slack_s)
         except Exception as error:  # noqa: BLE001  (no step was completed: the lease runs out)
             self._complain("deciding", error)
             return None

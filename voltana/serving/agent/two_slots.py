@@ -7,6 +7,7 @@ the machine that loses power.
 
 from __future__ import annotations
 
+import fcntl
 import os
 import struct
 import zlib
@@ -29,13 +30,18 @@ class DamagedError(VoltanaError):
     """A file whose slots are both unreadable, or that is none of ours."""
 
 
+class HeldError(VoltanaError):
+    """A file that another process keeps."""
+
+
 class TwoSlots:
-    """One file of two slots and an intent.
+    """One file of two slots and an intent; one process at a time may have it.
 
     Args:
         path: The file; made with its folder if it does not exist.
 
     Raises:
+        HeldError: If another process has it.
         OSError: If it cannot be opened.
     """
 
@@ -44,6 +50,15 @@ class TwoSlots:
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         self._number = 0
+        try:
+            # Goes with the process, however that ends.
+            fcntl.lockf(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except (BlockingIOError, PermissionError):
+            self.close()
+            raise HeldError(
+                f"{path} is kept by another agent: there must be one for each instance and state "
+                "folder. Stop the other one, or give this one another agent.state."
+            ) from None
         if os.fstat(self._file).st_size == 0:
             os.pwrite(self._file, MAGIC, 0)
 

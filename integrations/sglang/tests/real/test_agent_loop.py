@@ -135,6 +135,29 @@ def test_the_loop_closes_and_the_predictor_learns_online(agent, server, machine,
     assert wait_for(lambda: follows(agent, machine)), agent.status()
 
 
+def test_every_request_is_told_and_ends_once_in_the_account(agent, server):
+    agent.put("slo", ttft_ms=60_000, itl_ms=5000)
+    send_many(server, 40, seed=20)  # a latency that is not known is promised to nobody
+    assert wait_for(lambda: settled(agent))
+    before = agent.status()["guarantee"]["requests"]
+    send_many(server, 40, seed=21)
+    assert wait_for(lambda: settled(agent))
+    after = agent.status()["guarantee"]["requests"]
+    for leg in ("ttft", "itl"):
+        more = {name: after[leg][name] - before[leg][name] for name in after[leg]}
+        assert more["arrived"] == 40
+        assert more["lost"] == more["withdrawn"] == 0
+        assert more["promised"] == more["scored"] > 20
+        assert more["kept"] == more["scored"]  # under thresholds that nothing breaks
+        assert after[leg]["missed"] <= after[leg]["bound"]
+
+
+def settled(agent):
+    """Whether every promised request has ended."""
+    legs = agent.status()["guarantee"]["requests"]
+    return set(legs) == {"ttft", "itl"} and not any(leg["in_flight"] for leg in legs.values())
+
+
 def follows(agent, machine):
     """Whether what was decided reached the driver, and is read back from it."""
     status = agent.status()

@@ -6,6 +6,7 @@ Only the standard library is imported: an environment that holds the plugin alon
 from __future__ import annotations
 
 import enum
+import itertools
 from types import SimpleNamespace
 
 
@@ -28,8 +29,20 @@ class Lengths(list):
         return list(self)
 
 
-def request(prompt=10, output=0, *, arrived_s=0.0, room=None):
-    return SimpleNamespace(
+class Request(SimpleNamespace):
+    """Compared by identity, as SGLang's are."""
+
+    __eq__ = object.__eq__
+    __hash__ = object.__hash__
+
+
+_numbers = itertools.count()
+
+
+def request(prompt=10, output=0, *, arrived_s=0.0, room=None, rid=None):
+    return Request(
+        rid=rid or f"request-{next(_numbers)}",
+        finished_reason=None,
         origin_input_ids=[0] * prompt,
         output_ids=[0] * output,
         seqlen=prompt + output,

@@ -39,12 +39,19 @@ class Bench:
     def __init__(self, folder, mode="null", **options: Any):
         self.scheduler = scheduler(mode)
         self.clock = Clock()
+        self.changes = []
         path = folder / "decode-0@dp0.pp0.tp0.ring"
         self.writer = RingWriter(path, folder / "decode-0.bell", {"role": "unified"}, slots=64)
         self.reader = RingReader(path)
         self.meter = Meter(
             self.scheduler, self.writer, mode=mode, modes=MODES, now_s=self.clock, **options
         )
+
+    def drain(self):
+        """What was written; changes of requests go to `changes`."""
+        records = self.reader.drain()
+        self.changes += [one for record in records for one in record.changes]
+        return [record for record in records if record.kind is not Kind.CHANGES]
 
     def run(self, fake_batch, at_s, ready_s):
         """Launch a batch and finish it; what was written."""
@@ -54,7 +61,7 @@ class Bench:
             launched = self.meter.returned(launched)
         self.clock.now_s = ready_s
         self.meter.finish(fake_batch, SimpleNamespace(copy_done=None), launched)
-        return self.reader.drain()
+        return self.drain()
 
 
 class FakeEngine:
@@ -76,7 +83,21 @@ class FakeEngine:
         path = folder / f"{instance}{rank}.ring"
         self.writer = RingWriter(path, folder / f"{instance}.bell", info | facts)
         self._now_s = now_s
-        self.iteration = 0
+        self.iteration = self.told = 0
+
+    def tell(self, load, *changes, waiting_tokens=0):
+        """Say what became of requests: names, times, kinds and tokens."""
+        self.writer.write_changes(
+            (
+                Kind.CHANGES, 0, 0, len(changes), 0, self.told, self._now_s(),
+                load.prefill_tokens, load.prefill_attended_pairs,
+                load.decode_requests, load.decode_kv_tokens,
+                1, waiting_tokens, *[float("nan")] * 4,
+            ),
+            changes,
+        )  # fmt: skip
+        self.told += len(changes)
+        self.writer.ring()
 
     def launch(self, load, *, entries=(), oldest_s=float("nan")):
         """An iteration is about to run; its launch."""

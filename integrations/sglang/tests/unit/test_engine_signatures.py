@@ -21,6 +21,11 @@ class HookRegistry:
     def register(cls): ...
 """,
     BATCH: """
+class Req:
+    def __init__(self, rid):
+        self.rid = rid
+        self.output_ids = []
+        self.finished_reason: object = None
 class ScheduleBatch:
     reqs: list
     forward_mode: object = None
@@ -54,6 +59,7 @@ def test_sources_as_expected_raise_no_complaint() -> None:
         (REGISTRY, "AROUND = 2", "pass", "HookType lacks ['AROUND']"),
         (REGISTRY, "register", "add", "HookRegistry.register is gone"),
         (BATCH, "seq_lens_cpu: object = None", "pass", "ScheduleBatch lacks ['seq_lens_cpu']"),
+        (BATCH, "self.rid = rid", "pass", "Req lacks ['rid']"),
         (FORWARD_MODES, "PREBUILT = ", "", "ForwardMode lacks ['PREBUILT']"),
     ],
 )

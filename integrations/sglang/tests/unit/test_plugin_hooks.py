@@ -89,7 +89,7 @@ def test_every_iteration_is_measured_and_sglang_does_not_notice(engine):
     engine.on_idle()
     assert [what for what, _ in engine.done] == ["run", "process", "idle"]
     assert engine.done[0][1] == "tensors"
-    kinds = [r.kind for r in engine.bench.reader.drain()]
+    kinds = [r.kind for r in engine.bench.drain()]
     assert kinds == [Kind.LAUNCHED, Kind.FINISHED, Kind.IDLE]
 
 
@@ -192,6 +192,7 @@ def attach_here(monkeypatch, tmp_path, engine, config="", **patches):
         "installed_version": lambda: "0.5.23",
         "static_problems": list,
         "forward_modes": lambda: MODES,
+        "requests_can_be_followed": lambda: True,
     }
     for name, answer in (answers | patches).items():
         monkeypatch.setattr(contract, name, answer)

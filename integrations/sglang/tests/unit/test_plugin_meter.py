@@ -88,7 +88,7 @@ def test_latency_does_not_count_the_iteration_before_under_overlap(bench):
     bench.meter.finish(first, SimpleNamespace(copy_done=None), one)
     bench.clock.now_s = 2.5
     bench.meter.finish(second, SimpleNamespace(copy_done=None), two)
-    finished = [r for r in bench.reader.drain() if r.kind is Kind.FINISHED]
+    finished = [r for r in bench.drain() if r.kind is Kind.FINISHED]
     assert [r.latency_s for r in finished] == [1.0, 0.5]
     assert [r.iteration for r in finished] == [1, 2]
 
@@ -102,7 +102,7 @@ def test_the_copy_of_the_result_is_waited_for(bench):
     launched = bench.meter.launch(fake)
     done = SimpleNamespace(synchronize=wait)
     bench.meter.finish(fake, SimpleNamespace(copy_done=done), launched)
-    assert bench.reader.drain()[-1].latency_s == 6.0
+    assert bench.drain()[-1].latency_s == 6.0
 
 
 def test_without_overlap_the_device_itself_is_waited_for(tmp_path):
@@ -120,7 +120,7 @@ def test_a_device_that_computes_in_run_batch_is_ready_when_that_returns(tmp_path
     launched = bench.meter.returned(launched)
     bench.clock.now_s = 3.0  # under overlap results are processed after the next batch ran
     bench.meter.finish(fake, SimpleNamespace(copy_done=None), launched)
-    record = bench.reader.drain()[-1]
+    record = bench.drain()[-1]
     assert (record.ready_s, record.latency_s, record.at_s) == (1.5, 0.5, 3.0)
 
 
@@ -134,7 +134,7 @@ def test_pipeline_stages_take_results_in_order_of_launch(tmp_path):
     for at_s, fake in enumerate([fakes[0], idle, fakes[1]], start=5):
         bench.clock.now_s = float(at_s)
         bench.meter.finish(fake, SimpleNamespace(copy_done=None), None)  # another result object
-    finished = [r for r in bench.reader.drain() if r.kind is Kind.FINISHED]
+    finished = [r for r in bench.drain() if r.kind is Kind.FINISHED]
     assert [(r.iteration, r.load.decode_kv_tokens, r.latency_s) for r in finished] == [
         (1, 5, 5.0),
         (2, 6, 2.0),
@@ -151,7 +151,7 @@ def test_idling_is_told_at_once_and_then_only_now_and_then(bench):
     for step in range(1000):
         bench.clock.now_s = 2.0 + step / 1000
         bench.meter.idle()
-    assert [r.kind for r in bench.reader.drain()] == [Kind.IDLE, Kind.IDLE]
+    assert [r.kind for r in bench.drain()] == [Kind.IDLE, Kind.IDLE]
 
 
 def test_the_queue_is_reported_with_arrivals_in_the_engines_order(bench):
@@ -317,7 +317,7 @@ def test_a_prefill_server_names_what_waits_with_the_record_that_counts_it(tmp_pa
     prefill = batch(ForwardMode.EXTEND, [running], new=[8], old=[0])
     bench.clock.now_s = 1.0
     bench.meter.launch(prefill)
-    records = bench.reader.drain()  # what is read at one bell is published together
+    records = bench.drain()  # what is read at one bell is published together
     assert [record.kind for record in records] == [*[Kind.NAMES] * 3, Kind.LAUNCHED]
     assert names(records) == [*range(100), 1000]
     assert records[-1].waiting_requests == 100
@@ -328,12 +328,13 @@ def test_a_prefill_server_names_what_waits_with_the_record_that_counts_it(tmp_pa
 
 def test_an_idle_prefill_server_names_what_waits_too(tmp_path):
     bench = Bench(tmp_path, mode="prefill")
-    bench.scheduler.disagg_prefill_bootstrap_queue.queue = [request(8, room=7)]
+    waiting = request(8, room=7)
+    bench.scheduler.disagg_prefill_bootstrap_queue.queue = [waiting]
     bench.clock.now_s = 5.0
     bench.meter.idle()
-    (record,) = bench.reader.drain()
+    (record,) = bench.drain()
     assert (record.kind, record.waiting_requests, record.rooms) == (Kind.IDLE, 1, (7,))
-    prefill = batch(ForwardMode.EXTEND, [request(8, room=7)], new=[8], old=[0])
+    prefill = batch(ForwardMode.EXTEND, [waiting], new=[8], old=[0])
     bench.scheduler.disagg_prefill_bootstrap_queue.queue = []
     assert names(bench.run(prefill, 6.0, 7.0)) == []
 

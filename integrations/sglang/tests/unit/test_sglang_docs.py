@@ -81,7 +81,11 @@ def test_the_listed_keys_are_those_that_top_shows() -> None:
     listed = re.findall(r"`(\w+)`", TEXT.split("## What an agent answers")[1].split("`GET /met")[0])
     keys = [key for key in listed if key not in {"null"}]
     numbers = {key: 0.5 for key in keys if key not in {"instance", "role", "health", "dry_run"}}
-    numbers |= {"guarantee": {"missed": 1.0, "bound": 15.5, "lost": 0}}
+    promised = {"itl": {"missed": 1.0, "bound": 15.5, "share_promised": 0.99}}
+    numbers |= {
+        "guarantee": {"missed": 1.0, "bound": 15.5, "lost": 0, "requests": promised},
+        "viability": {"broken_share": 0.0, "outside_share": 0.0},
+    }
     status = {"instance": "i", "role": "decode", "health": "ok", "dry_run": False} | numbers
     console = Console(width=200)
     with console.capture() as capture:

@@ -106,6 +106,7 @@ def _meter(scheduler: Any, mode: str, rings: Path, instance: str, facts: EngineF
         mode=mode,
         speculative=facts.speculative,
         pipelined=facts.pp_size > 1,
+        follows=contract.requests_can_be_followed(),
         modes=contract.forward_modes(),
         synchronous=facts.device == "cpu",
         synchronize=_synchronize(scheduler, facts.device),

@@ -54,11 +54,11 @@ class BatchView:
         """Read a decode batch."""
         reqs = batch.reqs
         size = len(reqs)
-        if reqs is self._reqs and not self._speculative:
+        # Older versions merge into the list that they have.
+        self.changed = reqs is not self._reqs or size != self.decode_requests
+        if not self.changed and not self._speculative:
             self._kv_tokens += size
-            self.changed = False
         else:
-            self.changed = reqs is not self._reqs
             self._reqs = reqs
             self._kv_tokens = self._sum(batch)
         self.mode = Mode.DECODE

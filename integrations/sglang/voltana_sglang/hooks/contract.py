@@ -28,6 +28,8 @@ METHODS: Mapping[str, tuple[str, ...]] = {
 BATCH_FIELDS = frozenset(
     {"reqs", "forward_mode", "seq_lens_cpu", "extend_lens", "prefix_lens", "decoding_reqs"}
 )
+REQUEST_FIELDS = frozenset({"rid", "output_ids", "finished_reason"})
+"""What requests have from the start; without it they are not followed, and promised nothing."""
 MODE_NAMES = frozenset({"EXTEND", "DECODE", "MIXED", "IDLE"})
 SCHEDULER_FIELDS = ("server_args", "waiting_queue", "disaggregation_mode")
 QUEUES: Mapping[str, tuple[str, ...]] = {
@@ -72,6 +74,13 @@ def static_problems() -> list[str]:
     names = MODE_NAMES - set(forward_modes().values())
     problems += [f"ForwardMode has no {name}" for name in sorted(names)]
     return problems
+
+
+def requests_can_be_followed() -> bool:
+    """Whether requests tell what following them takes; imports SGLang."""
+    request = importlib.import_module("sglang.srt.managers.schedule_batch").Req
+    told = getattr(getattr(request.__init__, "__code__", None), "co_names", ())
+    return set(told) >= REQUEST_FIELDS and request.__hash__ is object.__hash__
 
 
 def instance_problems(scheduler: Any, mode: str) -> list[str]:

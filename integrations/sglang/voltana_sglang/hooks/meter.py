@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from itertools import chain
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from voltana_ring.layout import MAX_ENTRIES, MAX_ROOMS, Flag, Kind, Mode
-from voltana_sglang.hooks.arrivals import Arrivals
+from voltana_ring.layout import MAX_CHANGES, MAX_ENTRIES, MAX_ROOMS, Flag, Kind, Mode
 from voltana_sglang.hooks.batch_view import DECODE_MODES, PREFILL_MODES, BatchView
 from voltana_sglang.hooks.cached import CachedTokens
+from voltana_sglang.hooks.followed import WORD, Followed
 from voltana_sglang.hooks.queue_view import QueueReader, QueueView, oldest
 
 if TYPE_CHECKING:
@@ -34,6 +33,8 @@ class Launched(NamedTuple):
     queue: tuple[int, int, float]
     launch_s: float
     returned_s: float = _NAN
+    done: Sequence[Any] = ()
+    """Requests whose prompts it completes."""
 
 
 class Meter:
@@ -48,6 +49,7 @@ class Meter:
         mode: ``null``, ``prefill`` or ``decode``: its part of a disaggregated pair.
         speculative: Whether an iteration may produce more than one token a request.
         pipelined: Whether results come in another object than run_batch returned, in order.
+        follows: Whether to tell what became of requests.
         modes: SGLang's forward modes by number.
         synchronous: Whether the device computes in run_batch itself, as a CPU does.
         synchronize: Waits for the device where a result does not say when it is ready.
@@ -67,6 +69,7 @@ class Meter:
         mode: str,
         speculative: bool = False,
         pipelined: bool = False,
+        follows: bool = True,
         modes: dict[int, str],
         synchronous: bool = False,
         synchronize: Callable[[], None] | None = None,
@@ -80,8 +83,13 @@ class Meter:
         self._flags = int(Flag.SPECULATIVE) if speculative else 0
         self._decode = frozenset(n for n, name in modes.items() if name in DECODE_MODES)
         self._prefill = frozenset(n for n, name in modes.items() if name in PREFILL_MODES)
-        self._arrivals = Arrivals() if mode != "null" else None
-        self._names_waiting = mode == "prefill"
+        # A pipeline takes turns among its batches, so that none is the one before.
+        self._tells = follows and not pipelined
+        self._followed = Followed(tells=self._tells)
+        self._told = 0
+        self._tokens_s = _NAN
+        self._has_rooms = mode != "null"
+        self._names_waiting = mode != "decode"
         self._in_order: deque[Launched] | None = deque(maxlen=64) if pipelined else None
         self._synchronous = synchronous
         self._synchronize = synchronize
@@ -96,26 +104,26 @@ class Meter:
         """Note that a batch is about to run; None if it is none that computes."""
         view, mode = self._batch, batch.forward_mode
         entries: list[float] = []
-        rooms: Sequence[int] = ()
-        arrivals = self._arrivals
+        new: Iterable[Any] = ()
+        done: Sequence[Any] = ()
+        launch_s = self._now_s()
         if mode in self._decode:
             view.read_decode(batch)
             queue = self._queue.read(detailed=False)
             oldest_s = queue.oldest_s
-            if arrivals is not None:
-                rooms = arrivals.taken_up(batch.reqs if view.changed else None)
+            if view.changed:
+                new = self._followed.batch(batch.reqs, launch_s, self._tokens_s)
         elif mode in self._prefill:
             view.read_prefill(batch)
             queue, oldest_s, entries = self._behind_prefill(batch)
-            self._cached.learn(batch, getattr(self._scheduler, "chunked_req", None))
-            if arrivals is not None:
-                rooms = arrivals.taken_up(self._reported(batch.reqs))
+            unfinished = getattr(self._scheduler, "chunked_req", None)
+            self._cached.learn(batch, unfinished)
+            new, done = self._prompts(batch, unfinished, launch_s)
         else:
             view.forget()
             return None
         self.iterations += 1
         self._idle_s = 0.0
-        launch_s = self._now_s()
         flags = self._flags | (Flag.CUT if queue.requests > MAX_ENTRIES else 0)
         launched = Launched(
             view.mode,
@@ -124,15 +132,35 @@ class Meter:
             (view.prefill_tokens, view.attended_pairs, view.decode_requests, view.kv_tokens),
             (queue.requests, queue.tokens, oldest_s),
             launch_s,
+            done=done,
         )
-        self._write(Kind.LAUNCHED, launched, launch_s, _NAN, _NAN, entries, rooms)
+        if self._followed.changes:
+            self._write_changes(launched, launch_s)
+        self._write(Kind.LAUNCHED, launched, launch_s, _NAN, _NAN, entries, self._rooms(new))
         if self._in_order is not None:
             self._in_order.append(launched)
         return launched
 
-    def _reported(self, running: Sequence[Any]) -> Iterable[Any]:
-        """The requests that a record counts: on a prefill server what waits, too."""
-        return chain(running, self._queue.waiting) if self._names_waiting else running
+    def _prompts(
+        self, batch: Any, unfinished: Any, launch_s: float
+    ) -> tuple[Iterable[Any], Sequence[Any]]:
+        """Requests that are new, and those that will have their first token with this batch."""
+        running = batch.reqs
+        if batch.decoding_reqs:
+            running = running[: len(running) - len(batch.decoding_reqs)]
+        part = unfinished if any(request is unfinished for request in running) else None
+        waiting = self._queue.waiting if self._names_waiting else ()
+        new = self._followed.prompts(running, waiting, launch_s, unfinished=part)
+        # What was retracted is computed again.
+        if not self._tells:
+            return new, ()
+        return new, [r for r in running if r is not part and not r.output_ids]
+
+    def _rooms(self, new: Iterable[Any]) -> Sequence[int]:
+        """Bootstrap rooms of requests that are reported for the first time."""
+        if not new or not self._has_rooms:
+            return ()
+        return [room & WORD for request in new if (room := request.bootstrap_room) is not None]
 
     def returned(self, launched: Launched) -> Launched:
         """Note that run_batch came back: where it computes itself, the result is there."""
@@ -150,6 +178,7 @@ class Meter:
         latency_s = ready_s - max(launched.launch_s, self._ready_s)
         self._ready_s = ready_s
         self.finished += 1
+        self._note_tokens(launched, batch, ready_s)
         self._write(Kind.FINISHED, launched, at_s, ready_s, latency_s, [], ())
 
     def idle(self) -> None:
@@ -160,6 +189,11 @@ class Meter:
         self._idle_s = now_s
         self._batch.forget()
         queue = self._queue.read(detailed=False)
+        followed = self._followed
+        followed.idle(self._scheduler.waiting_queue, now_s, self._tokens_s)
+        new: Iterable[Any] = ()
+        if self._names_waiting:
+            new = followed.prompts((), self._queue.waiting, now_s)
         nothing = Launched(
             Mode.IDLE,
             self._flags,
@@ -168,14 +202,28 @@ class Meter:
             (queue.requests, queue.tokens, queue.oldest_s),
             now_s,
         )
-        rooms: Sequence[int] = ()
-        if self._arrivals is not None and self._names_waiting:
-            rooms = self._arrivals.taken_up(self._queue.waiting)
-        self._write(Kind.IDLE, nothing, now_s, _NAN, _NAN, [], rooms)
+        if followed.changes:
+            self._write_changes(nothing, now_s)
+        self._write(Kind.IDLE, nothing, now_s, _NAN, _NAN, [], self._rooms(new))
 
     def close(self) -> None:
         """Measure no more, and remove the ring."""
         self._ring.close()
+
+    def _note_tokens(self, launched: Launched, batch: Any, ready_s: float) -> None:
+        """Note first tokens, and when decoding requests had their last one so far.
+
+        Under overlap a batch is launched once more for requests that have ended meanwhile.
+        """
+        if not self._tells:
+            return
+        if launched.mode != Mode.PREFILL and any(
+            request.finished_reason is None for request in batch.reqs
+        ):
+            self._tokens_s = ready_s
+        if launched.done:
+            self._followed.first_tokens(launched.done, ready_s)
+            self._write_changes(launched, ready_s)
 
     def _ready(self, result: Any) -> float:
         """The time at which a result is there; waits for it."""
@@ -219,6 +267,19 @@ class Meter:
             return self._in_order.popleft()
         return None
 
+    def _write_changes(self, launched: Launched, at_s: float) -> None:
+        """Write what became of requests before the record that it belongs to."""
+        changes, self._followed.changes = self._followed.changes, []
+        mode, flags, _, load, queue, launch_s, _, _ = launched
+        for first in range(0, len(changes), MAX_CHANGES):
+            some = changes[first : first + MAX_CHANGES]
+            body = (
+                Kind.CHANGES, mode, flags, len(some), 0, self._told, at_s,
+                *load, *queue, launch_s, _NAN, _NAN,
+            )  # fmt: skip
+            self._ring.write_changes(body, some)
+            self._told += len(some)
+
     def _write(  # noqa: PLR0917  (on the hot path, and private)
         self,
         kind: Kind,
@@ -229,7 +290,7 @@ class Meter:
         entries: list[float],
         rooms: Sequence[int],
     ) -> None:
-        mode, flags, iteration, load, queue, launch_s, _ = launched
+        mode, flags, iteration, load, queue, launch_s, _, _ = launched
         # All of them together, so that nothing is in a queue that was read and not named by then.
         while len(rooms) > MAX_ROOMS:
             first, rooms = rooms[:MAX_ROOMS], rooms[MAX_ROOMS:]
