@@ -62,17 +62,21 @@ def test_a_cluster_keeps_what_holds_when_and_uses_what_is_there(file):
     assert power_w[3:9].mean() > LOW_W < power_w[22:27].mean()
 
 
-def test_a_shared_budget_keeps_more_than_even_shares(file):
-    load = {"rate_rps": 50.0, "duration_s": 20.0}
-    base = scenario(file, policies=["voltana"], workload=load)
-    policies = {
-        name: with_power_budget(get_policy("voltana"), base.budget, even_over=count)
-        for name, count in (("even", 4), ("shared", None))
-    }
-    free = dataclasses.replace(base, policies=policies, budget=None)
-    even, shared = (run.result for run in compare(free).runs)
-    assert shared.ttft_attainment > even.ttft_attainment
-    assert shared.itl_attainment >= even.itl_attainment
+@pytest.mark.slow
+def test_a_shared_budget_keeps_more_of_what_is_kept_least_than_even_shares(file):
+    """Over seeds: of one of them, either may be ahead by some points of TTFT (docs/policies.md)."""
+    load = {"rate_rps": 50.0, "duration_s": 40.0}
+    least = {"even": [], "shared": []}
+    for seed in range(4):
+        base = scenario(file, policies=["voltana"], workload=load, seed=seed)
+        policies = {
+            name: with_power_budget(get_policy("voltana"), base.budget, even_over=count)
+            for name, count in (("even", 4), ("shared", None))
+        }
+        free = dataclasses.replace(base, policies=policies, budget=None)
+        for name, run in zip(policies, compare(free).runs, strict=True):
+            least[name].append(min(run.result.ttft_attainment, run.result.itl_attainment))
+    assert np.mean(least["shared"]) > np.mean(least["even"])
 
 
 def test_rows_that_are_none_are_named(tmp_path, file):
