@@ -133,7 +133,7 @@ def test_the_plugin_measures_with_nothing_but_the_ring_beside_it(plugin, tmp_pat
     assert engine.returncode == 0, log
     assert said.split() == ["voltana_ring", "voltana_sglang"]
     assert "hooks are live on SGLang 0.5.23: measuring decode-0" in log
-    assert kinds == ["LAUNCHED", "FINISHED", "IDLE"]
+    assert kinds == ["CHANGES", "LAUNCHED", "FINISHED", "CHANGES", "IDLE"]
     assert reader.replaced()
     reader.close()
 
