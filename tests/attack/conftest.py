@@ -11,7 +11,13 @@ from tests.actuation.conftest import daemon, library, machine, make_machine
 __all__ = ["daemon", "library", "machine", "make_machine"]
 
 HERE = Path(__file__).parent
-CROWDS = ("test_router_bodies", "test_router_clients", "test_router_ids", "test_router_poison")
+CROWDS = (
+    "test_clocks_clients",
+    "test_router_bodies",
+    "test_router_clients",
+    "test_router_ids",
+    "test_router_poison",
+)
 """Files that hold times of honest use against quiet ones: they need the cores for themselves."""
 
 
