@@ -45,7 +45,7 @@ IDLE = Load()
 
 
 BUSIEST = 0.9
-"""Utilisation up to which a level keeps pace: what arrives is known as an average alone."""
+"""Utilisation up to which a level keeps pace, by the upper quantile of what arrives."""
 
 PLANNED_SHARE = 0.2
 """Share of the requests that the target lets miss which the plan may spend: a batch that is late

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
 import sys
@@ -71,6 +72,28 @@ class World:
 
     def clocks(self):
         return [command.clock_mhz for command in self.actuator.commands]
+
+
+@contextlib.contextmanager
+def promising_world(folder, slo, engine, **facts):
+    """One whose default policy keeps `slo` for `engine`; `facts` are of its scheduler."""
+    world = World(folder, engine=dict(engine), policy={"controller": "voltana"})
+    if facts:
+        world.engine.close()
+        rings = world.config.agent.rings
+        world.engine = FakeEngine(rings, "decode-0", world.time.now_s, **facts)
+    world.group.scan()
+    world.group.set_slo(slo)
+    try:
+        yield world
+    finally:
+        world.group.close()
+        world.engine.close()
+
+
+def served(group):
+    """The one engine that a group serves."""
+    return next(iter(group._served.values()))
 
 
 @pytest.fixture

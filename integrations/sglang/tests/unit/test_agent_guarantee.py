@@ -14,7 +14,7 @@ import sys
 import pytest
 from fake_scheduler import FakeEngine
 from killed_agent import ENGINE, LOAD, SLO, survive
-from test_agent_group import World
+from test_agent_group import World, promising_world, served
 
 from voltana.serving.agent.guarantee import Guarantee, guarantee_path
 from voltana.serving.agent.metrics import render
@@ -26,22 +26,16 @@ from voltana_ring.layout import Kind
 
 @pytest.fixture
 def world(tmp_path):
-    made = World(tmp_path, engine=dict(ENGINE), policy={"controller": "voltana"})
-    made.group.scan()
-    made.group.set_slo(SLO)
-    yield made
-    made.group.close()
-    made.engine.close()
-
-
-def served(world):
-    return next(iter(world.group._served.values()))
+    with promising_world(tmp_path, SLO, ENGINE) as made:
+        yield made
 
 
 def launch(world, load=LOAD):
     launch_s = world.engine.launch(load)
     world.group.drain()
-    ((_, found),) = [x for x in served(world).ring_loop.open if x[0] == world.engine.iteration]
+    ((_, found),) = [
+        x for x in served(world.group).ring_loop.open if x[0] == world.engine.iteration
+    ]
     return launch_s, found.decision
 
 
@@ -59,11 +53,11 @@ def iterate(world, latency_s=0.005):
 
 
 def account(world):
-    return served(world).guarantee.account()
+    return served(world.group).guarantee.account()
 
 
 def test_ticks_renew_the_lease_of_a_running_iteration_and_decide_nothing(world):
-    control = served(world).control
+    control = served(world.group).control
     decide, seen = control.controller.decide, []
     control.controller.decide = lambda o: (seen.append(o), decide(o))[1]
     now_s = world.time.now_s()
@@ -86,7 +80,7 @@ def test_late_prefill_batches_are_scored_late_whatever_ticks(tmp_path):
         world.config.agent.rings, "decode-0", world.time.now_s, role="prefill"
     )
     world.group.scan()
-    controller = served(world).control.controller
+    controller = served(world.group).control.controller
     while not hasattr(controller, "reserve"):
         controller = controller.controller
     reserve = controller.reserve
@@ -118,7 +112,7 @@ def test_decode_is_scored_by_the_gap_between_two_tokens(world):
     world.time.advance(0.045)  # the host is at work
     decision = iterate(world)
     assert account(world)["violated"] == 1.0
-    assert served(world).ring_loop.account.latency_s(100) == pytest.approx(0.05)
+    assert served(world.group).ring_loop.account.latency_s(100) == pytest.approx(0.05)
 
 
 def test_a_token_after_idling_has_waited_for_none(world):
@@ -128,7 +122,7 @@ def test_a_token_after_idling_has_waited_for_none(world):
     world.time.advance(3.0)
     iterate(world)
     assert account(world)["missed"] == 0.0
-    assert served(world).ring_loop.account.latency_s(100) == pytest.approx(0.005)
+    assert served(world.group).ring_loop.account.latency_s(100) == pytest.approx(0.005)
 
 
 def test_an_engine_without_an_idle_hook_is_idle_after_a_long_silence(world):
@@ -154,7 +148,7 @@ def test_a_label_in_flight_is_scored_whatever_is_changed(world, change):
     finish(world, launch_s, 0.1)
     seen = account(world)
     assert (seen["certified"], seen["missed"], seen["violated"]) == (1.0, 1.0, 1.0)
-    assert served(world).guarantee.unlabelled() == {}
+    assert served(world.group).guarantee.unlabelled() == {}
 
 
 def test_what_a_policy_promised_stays_in_the_account_when_another_takes_over(world):
@@ -166,13 +160,13 @@ def test_what_a_policy_promised_stays_in_the_account_when_another_takes_over(wor
 
 def test_an_unusable_latency_is_counted(world):
     iterate(world, 0.0)
-    assert served(world).guarantee.unlabelled() == {"unusable latency": 1}
+    assert served(world.group).guarantee.unlabelled() == {"unusable latency": 1}
 
 
 def test_lost_records_are_counted(world):
     launch(world)  # its end is overwritten before it is read
     iterate(world)
-    assert served(world).guarantee.unlabelled() == {"record lost": 1}
+    assert served(world.group).guarantee.unlabelled() == {"record lost": 1}
     assert account(world)["certified"] == 1.0
 
 
@@ -185,14 +179,14 @@ def test_a_result_that_comes_after_an_idle_record_is_scored(world):
 
 
 def test_an_engine_that_ends_leaves_no_decision_uncounted(world):
-    guarantee = served(world).guarantee
+    guarantee = served(world.group).guarantee
     launch(world)
     world.engine.close()
     world.group.scan()
     assert guarantee.unlabelled() == {"engine gone": 1}
     world.engine = FakeEngine(world.config.agent.rings, "decode-0", world.time.now_s)
     world.group.scan()
-    assert served(world).guarantee.unlabelled() == {"engine gone": 1}
+    assert served(world.group).guarantee.unlabelled() == {"engine gone": 1}
 
 
 def test_a_restart_goes_on_with_every_open_decision(world):
@@ -200,7 +194,7 @@ def test_a_restart_goes_on_with_every_open_decision(world):
         iterate(world)
     iterate(world, 0.1)
     launch_s, _ = launch(world)
-    margins = served(world).predictor.to_dict()
+    margins = served(world.group).predictor.to_dict()
     # As if it were killed: nothing is closed, nothing is saved.
     world.time.advance(0.2)
     world.engine.finish(LOAD, launch_s, 0.2)  # while there is no agent
@@ -272,7 +266,7 @@ def test_a_damaged_file_is_set_aside_and_said_and_certificates_go_on(world, dama
     world.group = world.make_group()
     world.group.scan()
     world.group.set_slo(SLO)
-    assert served(world).guarantee.restored.startswith("damaged")
+    assert served(world.group).guarantee.restored.startswith("damaged")
     assert list(world.config.agent.state.glob("*.damaged"))
     _, decision = launch(world)
     assert decision.status is Status.CERTIFIED
@@ -331,7 +325,7 @@ def test_two_slots_give_back_the_newest_whole_write(tmp_path):
 
 
 def test_a_disk_that_fails_ends_nothing(tmp_path, monkeypatch, world):
-    slots = served(world).guarantee._slots
+    slots = served(world.group).guarantee._slots
     monkeypatch.setattr(slots, "write", lambda text: (_ for _ in ()).throw(OSError("full")))
     iterate(world)
     assert account(world)["certified"] == 1.0
@@ -340,7 +334,7 @@ def test_a_disk_that_fails_ends_nothing(tmp_path, monkeypatch, world):
 def test_guarantees_of_two_stacks_lie_in_two_files(tmp_path, world):
     from voltana.serving.agent.building import stack_of
 
-    stack = stack_of(world.config, served(world).reader.info)
+    stack = stack_of(world.config, served(world.group).reader.info)
     paths = {
         guarantee_path(tmp_path, "d", changed)
         for changed in (
@@ -410,7 +404,7 @@ def test_the_accounts_of_several_ranks_add_up(world):
 
 def test_a_damaged_account_is_named_in_the_status(world):
     assert world.group.doubt == ""
-    served(world).guarantee.restored = "damaged: x"
+    served(world.group).guarantee.restored = "damaged: x"
     assert world.group.doubt == "the account is damaged: x"
     assert world.group.figures()["guarantee"]["state"] == "damaged: x"
 
@@ -430,7 +424,7 @@ def test_an_account_outlives_a_policy_that_promises_nothing(world):
     iterate(world, 0.0)
     before, lost, margins = (
         account(world),
-        served(world).guarantee.unlabelled(),
+        served(world.group).guarantee.unlabelled(),
         margin(world.group),
     )
     fixed = restarted(world, "static-max")
@@ -529,7 +523,7 @@ def test_where_nothing_can_be_kept_everything_goes_on_and_says_so(world, place):
     world.group.scan()
     world.group.set_slo(SLO)
     assert iterate(world).status is Status.CERTIFIED
-    assert served(world).guarantee.certified == 1
+    assert served(world.group).guarantee.certified == 1
     seen = account(world)
     assert seen["certified"] + seen["elsewhere"] + seen["unsettled"] == 1.0
     assert "cannot be kept" in world.group.doubt
@@ -546,12 +540,12 @@ def test_whatever_a_file_has_in_it_is_set_aside(world, text):
     world.group = world.make_group()
     world.group.scan()
     world.group.set_slo(SLO)
-    assert served(world).guarantee.restored.startswith("damaged")
+    assert served(world.group).guarantee.restored.startswith("damaged")
     assert iterate(world).status is Status.CERTIFIED
 
 
 def test_a_disk_that_fails_before_a_decision_ends_nothing(world, monkeypatch):
-    slots = served(world).guarantee._slots
+    slots = served(world.group).guarantee._slots
     monkeypatch.setattr(slots, "intend", lambda number: (_ for _ in ()).throw(OSError("full")))
     iterate(world)
     assert account(world)["certified"] == 1.0

@@ -10,7 +10,7 @@ import pytest
 from fake_scheduler import FakeEngine
 from killed_agent import ENGINE
 from rich.console import Console
-from test_agent_group import World
+from test_agent_group import promising_world, served
 
 from voltana.cli.top_view import Answer
 from voltana.cli.top_view import render as top
@@ -28,29 +28,22 @@ PROMPT = Load.prefill([(500, 0)])
 
 @pytest.fixture
 def world(tmp_path):
-    yield from made(tmp_path, "decode")
+    with made(tmp_path, "decode") as world:
+        yield world
 
 
 @pytest.fixture
 def prefill(tmp_path):
-    yield from made(tmp_path, "prefill")
+    with made(tmp_path, "prefill") as world:
+        yield world
 
 
 def made(folder, role, **facts):
-    world = World(folder, engine=dict(ENGINE), policy={"controller": "voltana"})
-    world.engine.close()
-    world.engine = FakeEngine(
-        world.config.agent.rings, "decode-0", world.time.now_s, role=role, **facts
-    )
-    world.group.scan()
-    world.group.set_slo(SLO)
-    yield world
-    world.group.close()
-    world.engine.close()
+    return promising_world(folder, SLO, ENGINE, role=role, **facts)
 
 
 def guarantee(group):
-    return next(iter(group._served.values())).guarantee
+    return served(group).guarantee
 
 
 def account(world, leg="itl"):
@@ -135,7 +128,7 @@ def test_an_abort_before_the_first_token_is_late_or_nothing(prefill, after_s, ex
 
 
 def test_a_server_of_both_phases_promises_both(tmp_path):
-    for world in made(tmp_path, "unified"):
+    with made(tmp_path, "unified") as world:
         tell(world, 1, Change.WAITS, load=PROMPT)
         tell(world, 1, Change.JOINED)
         world.time.advance(0.5)
