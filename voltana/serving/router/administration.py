@@ -14,7 +14,7 @@ from aiohttp import web
 from voltana.errors import invalid
 from voltana.serving.admin.door import KEEP_S, Door
 from voltana.serving.admin.guard import guard
-from voltana.serving.router.app import refuse
+from voltana.serving.router.answer import refuse
 from voltana.serving.router.problem import Problem
 
 if TYPE_CHECKING:
