@@ -30,7 +30,7 @@ FLOOR_S = 0.1
 """A 99th percentile below this is that of a busy test machine, whatever the daemon does."""
 
 WINDOW_S = 0.3
-LEAST_PAIRS, MOST_PAIRS = 6, 24
+LEAST_PAIRS, MOST_PAIRS = 6, 40
 """How many times quiet and attack take turns; more than the least only while there is a doubt."""
 
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 TURN_S = 0.001
 """How long those who control nothing may keep the worker before it looks at all others again."""
 
-SHARE, SHARE_AT_ONCE_S = 0.1, 0.03
+SHARE, SHARE_AT_ONCE_S = 0.05, 0.03
 """What one user may have of the worker's time."""
 
 REST_S = 0.02
