@@ -118,7 +118,7 @@ def test_a_client_that_does_not_read_is_cut_off() -> None:
         async def some() -> None:
             await asyncio.gather(*(deaf(stream) for stream in (True, False)))
 
-        await stage.honest_beside(some)
+        await stage.honest_beside(some, added_s=HEAVY_S)
 
     run(attack, limits={"unread_s": 1.0})
 
