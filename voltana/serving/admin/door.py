@@ -15,6 +15,9 @@ MOST_OPEN = 64
 KEEP_S = 15.0
 """Idle connections of scrapers are kept for so long."""
 
+LINGER_S = 1.0
+"""How long what follows a refused request is read, so that its client gets to see why."""
+
 
 def make_runner(app: web.Application, **options: Any) -> web.AppRunner:
     """Runs an application of administration; bodies are never unpacked.
@@ -27,7 +30,12 @@ def make_runner(app: web.Application, **options: Any) -> web.AppRunner:
         options: Those of `aiohttp.web.AppRunner`.
     """
     return web.AppRunner(
-        app, access_log=None, keepalive_timeout=KEEP_S, auto_decompress=False, **options
+        app,
+        access_log=None,
+        keepalive_timeout=KEEP_S,
+        lingering_time=LINGER_S,
+        auto_decompress=False,
+        **options,
     )
 
 
