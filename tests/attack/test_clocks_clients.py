@@ -291,6 +291,23 @@ def test_who_polls_the_status_without_end_is_answered_in_turns(machine, daemon):
             assert kind_of(polling.recv(65_536)) is Kind.STATUS
 
 
+def test_one_that_is_made_to_wait_and_goes_gives_its_gpu_back_at_once(machine, daemon):
+    """It holds a lease, asks for more than its share, and is gone while nobody listens to it."""
+    client = daemon.client(0, lease_s=10.0)
+    assert client.reach(MHZ)
+    sock = client.actuator._sock
+    with contextlib.suppress(BlockingIOError):
+        for _ in range(2000):
+            sock.send(b"VA\x01\x04")
+    time.sleep(0.05)
+    gone_s = time.monotonic()
+    sock.close()
+    client.actuator._sock = None
+    assert machine.wait(lambda: not machine.any_locked(), 3.0)
+    assert machine.unlocked_at_s(0) < gone_s + 1.0
+    client.actuator.close()
+
+
 def knock(path):
     """Connect and leave at once."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as sock:

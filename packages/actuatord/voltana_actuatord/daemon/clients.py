@@ -119,18 +119,24 @@ class Clients:
 
     def read(self, connection: Connection) -> None:
         """Take what a client has sent."""
-        now_s = since_s = time.monotonic()
+        if connection.key in self._resting:  # it is not read, and only its end is told
+            self.drop(connection)
+            return
+        now_s = time.monotonic()
         try:
             for _ in range(BATCH):
                 data = connection.receive()
                 if data is None:
                     return
+                if is_command(data):
+                    self._desk.message(connection, data, now_s)
+                    connection.count_message(now_s)  # after it: it is on its way to the driver
+                    continue
+                connection.count_message(now_s)
+                began_s = time.thread_time()
                 self._desk.message(connection, data, now_s)
-                connection.count_message(now_s)  # after it: a command is on its way to the driver
-                if not is_command(data):
-                    if self._must_rest(connection, since_s):
-                        return
-                    since_s = time.monotonic()
+                if self._must_rest(connection, time.thread_time() - began_s):
+                    return
         except ProtocolError as error:
             text = f"broke the protocol: {error}"
             self._log(f"pid {connection.peer.pid}, uid {connection.peer.uid} {text}")
@@ -150,7 +156,7 @@ class Clients:
         """Do what time alone demands."""
         for key in [key for key, until_s in self._resting.items() if until_s <= now_s]:
             del self._resting[key]
-            self._readers.add(self._connections[key].sock, self._connections[key])
+            self._readers.heed(self._connections[key].sock)
         if now_s >= self._deaf_until_s:
             self._deaf_until_s = math.inf
             self._readers.add(self._listener, self._listener)
@@ -171,23 +177,23 @@ class Clients:
         """End a connection."""
         self._desk.gone(connection.key)
         if self._connections.pop(connection.key, None) is not None:
-            if self._resting.pop(connection.key, None) is None:
-                self._readers.remove(connection.sock)
+            self._resting.pop(connection.key, None)
+            self._readers.remove(connection.sock)
             connection.close()
 
-    def _must_rest(self, connection: Connection, since_s: float) -> bool:
+    def _must_rest(self, connection: Connection, spent_s: float) -> bool:
         """Whether a user has had more than a share of this thread's time, and is made to wait.
 
         Raises:
             ProtocolError: If he asks for more than he reads.
         """
         now_s = time.monotonic()
-        until_s = self._shares.spent(connection.peer.uid, now_s - since_s, now_s)
+        until_s = self._shares.spent(connection.peer.uid, spent_s, now_s)
         if not until_s or connection.key not in self._connections:
             return False
         if connection.dropped > UNREAD:
             raise ProtocolError("more messages a second than it reads answers to.")
-        self._readers.remove(connection.sock)
+        self._readers.ignore(connection.sock)
         self._resting[connection.key] = until_s
         return True
 

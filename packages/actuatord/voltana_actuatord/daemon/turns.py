@@ -20,7 +20,7 @@ TURN_S = 0.001
 SHARE, SHARE_AT_ONCE_S = 0.05, 0.03
 """What one user may have of the worker's time."""
 
-REST_S = 0.02
+REST_S, LONGEST_REST_S = 0.02, 0.25
 """How long one is not listened to who has had more."""
 
 
@@ -58,7 +58,7 @@ class Turns:
 
 
 class Shares:
-    """The worker's time, by user."""
+    """The worker's time, by user: of its processor, since waiting for that is nobody's doing."""
 
     def __init__(self) -> None:
         self._budgets = Budgets(SHARE_AT_ONCE_S, SHARE)
@@ -66,4 +66,6 @@ class Shares:
     def spent(self, uid: int, seconds: float, now_s: float) -> float:
         """A user has had so much; until when it rests, 0 if it need not."""
         left_s = self._budgets.spend(uid, seconds, now_s)
-        return now_s + max(REST_S, -left_s / SHARE) if left_s < 0.0 else 0.0
+        if left_s >= 0.0:
+            return 0.0
+        return now_s + min(LONGEST_REST_S, max(REST_S, -left_s / SHARE))
