@@ -120,7 +120,8 @@ def _timer(folder: Path) -> dict[str, str]:
     link = site / CPU_PACKAGE.name
     if not link.exists():
         link.symlink_to(CPU_PACKAGE)
-    return {"PYTHONPATH": str(site)}
+    # Engine and plugin may be found by this very variable.
+    return {"PYTHONPATH": os.pathsep.join(filter(None, (str(site), os.environ.get("PYTHONPATH"))))}
 
 
 def _serve(bench: Bench, instance: Instance, agent: int) -> dict[str, Any]:
