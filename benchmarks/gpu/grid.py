@@ -15,6 +15,7 @@ import numpy as np
 
 from benchmarks.gpu.board import watch
 from benchmarks.gpu.engine_times import of_point
+from benchmarks.gpu.read_along import read_along
 from benchmarks.gpu.readings import Sampler
 from voltana.serving.profile.design import Point
 from voltana.serving.profile.run import DECODE_STEPS, ProfileRunError
@@ -149,11 +150,11 @@ def _hold(
     if times is not None:
         times.drain()
     started_s = time.monotonic()
-    with Sampler(bench.gpus) as sampler:
+    with read_along(iterations.drain) as ran, Sampler(bench.gpus) as sampler:
         while time.monotonic() - started_s < bench.settings.hold_s:
             server.run(point)
     time.sleep(RING_DELAY_S)
-    ran = iterations.drain()
+    ran += iterations.drain()
     whole = [iteration for iteration in ran if is_of(point, iteration)]
     if not whole:
         raise ProfileRunError(
