@@ -232,7 +232,7 @@ def test_the_page_has_every_point_and_keeps_what_stands_around(tmp_path):
     assert text.startswith("# Head")
     assert text.endswith("Tail\n")
     assert "old" not in text
-    assert "| 1 x 200 | 9 | 7.123 | 8 | 7 | -1.7 % |" in text
+    assert "| 1 x 200 | 9 | 7.123 | - | 8 | 7 | -1.7 % |" in text
     assert "does not fit" in text
     assert "| 128 | 9 |" in text
 

@@ -122,7 +122,8 @@ class EnergyMeter:
         self._source = EnergySource.NONE
         self._still_s = 0.0
         self.total_j = self.gap_s = 0.0
-        self._begin(sensor.read())
+        self._start = self._last = sensor.read()
+        self._begin(self._last)
 
     @property
     def source(self) -> EnergySource:
