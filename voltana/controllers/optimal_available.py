@@ -223,7 +223,7 @@ class OptimalAvailable:
             if end_s is None and now_s <= by_s:
                 going_on.append((forecast, by_s))
             else:
-                self.reserve.update(missed=end_s is None or end_s > by_s)
+                self.reserve.update(missed=end_s is None or not end_s <= by_s)
         self._promised = going_on
 
     def __repr__(self) -> str:
