@@ -55,6 +55,19 @@ def test_a_stall_of_the_host_over_a_restart_is_a_violation(world):
     again.close()
 
 
+def test_a_kill_between_a_decision_and_its_write_counts_what_may_have_been_certified(world):
+    iterate(world)
+    decided = served(world.group).guarantee.certified
+    world.engine.launch(LOAD)
+    found = served(world.group)
+    found.ring_loop.take(found.reader.drain())  # decided and applied, and nothing is written
+    assert found.guarantee.certified == decided + 1
+    again = restarted(world, "voltana")
+    assert served_of(again).guarantee.certified == decided + 1
+    assert served_of(again).guarantee.unlabelled() == {"restart": 1}
+    again.close()
+
+
 @pytest.mark.parametrize("stall_s", [0.05, 0.15, 5.0])
 def test_an_engine_that_says_when_it_idles_stalls_while_it_says_nothing(world, stall_s):
     """One that is never idle has not said so yet: a stall must not pass for it."""
