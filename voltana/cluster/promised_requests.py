@@ -195,6 +195,23 @@ class PromisedRequests:
         self._written.clear()
         self._deadlines.clear()
 
+    def presume(self, key: Hashable) -> None:
+        """Count a request as promised and lost, if nothing is promised to it now.
+
+        Someone may have promised who was killed before it was written down.
+        """
+        found = self._open.get(key)
+        if found is None or not found.promised:
+            self._take(key)
+            self.promised += 1
+            self.lost += 1
+
+    def presume_many(self, count: int) -> None:
+        """Count so many more requests as promised and lost, of which nobody knows a name."""
+        self.arrived += count
+        self.promised += count
+        self.lost += count
+
     def constant(self) -> float:
         """C of P1, for as many as were in flight so far."""
         statement = self._statement

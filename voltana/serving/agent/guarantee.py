@@ -28,13 +28,16 @@ if TYPE_CHECKING:
 
     from voltana.predictors.conformal import Conformal
     from voltana.predictors.profile import Stack
-    from voltana.serving.ring_reader import RingReader
+    from voltana.serving.ring_reader import Record, RingReader
 
 _UNREADABLE = (
     DamagedError, OSError, ValueError, TypeError, AttributeError, LookupError, ArithmeticError,
     RecursionError,
 )  # fmt: skip
 """What reading a file that is not as it was written may raise."""
+
+TOLD = 1
+"""What is noted beforehand: how much is decided, and how much of what the ring tells is heard."""
 
 _log = structlog.get_logger("voltana.serving.guarantee")
 
@@ -143,20 +146,31 @@ class Guarantee:
             self.certified += 1
             self._causes[RESTART] = self._causes.get(RESTART, 0) + 1
             self._decisions = intent
-        if ring is None or ring["identity"] != reader.identity:
-            opened.give_up(RESTART)
-            self.requests.lose()
-        else:
+        self.requests.presume(self._slots.intent(TOLD))
+        if ring is not None and ring["identity"] == reader.identity:
             reader.go_back(int(ring["position"]))
             if times is not None:
                 gaps.restore(times)
+            return
+        opened.give_up(RESTART)
+        self.requests.lose()
+        self.keep(reader, opened, gaps)  # it is of this ring from now on
+        self._note(0, TOLD)
 
     def intend(self) -> None:
         """Note that something is about to be decided."""
         self._decisions += 1
+        self._note(self._decisions)
+
+    def take(self, record: Record) -> None:
+        """Promise to the requests of a record of changes, or score them; noted beforehand."""
+        self._note(record.iteration + len(record.changes), TOLD)
+        self.requests.take(record)
+
+    def _note(self, *noted: int) -> None:
         if self._slots is not None:
             try:
-                self._slots.intend(self._decisions)
+                self._slots.intend(*noted)
             except OSError as error:
                 self._complain(error)
 

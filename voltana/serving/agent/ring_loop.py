@@ -124,7 +124,7 @@ class RingLoop:
             elif record.kind is Kind.IDLE:
                 self._idle(record)
             elif record.kind is Kind.CHANGES:
-                self.guarantee.requests.take(record)
+                self.guarantee.take(record)
 
     @property
     def resting(self) -> bool:

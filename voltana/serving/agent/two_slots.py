@@ -23,6 +23,9 @@ SLOT_BYTES = 1 << 20
 """Room for as many requests and open decisions as are followed at all, at hundreds of clocks."""
 
 _INTENT = struct.Struct("<qI")
+_INTENTS = 64
+"""Bytes between two intents; the first of them follows the magic."""
+
 _HEADER = struct.Struct("<QII")
 _FIRST = 4096
 
@@ -94,17 +97,23 @@ class TwoSlots:
         # Only now: what failed is written to the same slot again, and never over the whole one.
         self._number = number
 
-    def intend(self, number: int) -> None:
+    def intend(self, number: int, place: int = 0) -> None:
         """Note what is about to be done.
+
+        Args:
+            number: It counts on with everything that is done.
+            place: Which of several counts; each is a number of its own.
 
         Raises:
             OSError: If it cannot be written.
         """
-        self._put(_INTENT.pack(number, zlib.crc32(number.to_bytes(8, "little"))), 64)
+        self._put(
+            _INTENT.pack(number, zlib.crc32(number.to_bytes(8, "little"))), _INTENTS * (1 + place)
+        )
 
-    def intent(self) -> int | None:
+    def intent(self, place: int = 0) -> int | None:
         """What was noted last; None if nothing was."""
-        raw = os.pread(self._file, _INTENT.size, 64)
+        raw = os.pread(self._file, _INTENT.size, _INTENTS * (1 + place))
         if len(raw) < _INTENT.size:
             return None
         number, guard = _INTENT.unpack(raw)
