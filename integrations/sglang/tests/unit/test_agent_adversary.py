@@ -19,10 +19,11 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from killed_agent import ENGINE
 from test_agent_group import World, served
 
+from voltana.cluster.promised_requests import PromisedRequests
 from voltana.serving.agent.open_decisions import OpenDecisions
 from voltana.slo import Slo
 from voltana.values import Limit, Load, Status
-from voltana_ring.layout import GUARD_OFFSET, HEADER_BYTES, SLOT_BYTES, SLOTS, Kind
+from voltana_ring.layout import GUARD_OFFSET, HEADER_BYTES, SLOT_BYTES, SLOTS, Change, Kind
 
 LOAD = Load.decode(4, 2000)
 SLO = Slo(ttft_s=1.0, itl_s=0.02)
@@ -42,8 +43,10 @@ class Adversary(RuleBasedStateMachine):
         self.world.engine.close()
         self.engines, self.dead = 0, []
         self.budgets_s, self.latencies_s = {}, {}
-        self._add = OpenDecisions.add
+        self.promised_s, self.late, self.born = {}, set(), 0
+        self._add, self._follow = OpenDecisions.add, PromisedRequests._follow
         OpenDecisions.add = self._noting(self._add)
+        PromisedRequests._follow = self._following(self._follow)
         self.start_engine()
         self.world.group.scan()
         self.world.group.set_slo(SLO)
@@ -56,12 +59,20 @@ class Adversary(RuleBasedStateMachine):
 
         return noted
 
+    def _following(self, follow):
+        def followed(ledger, key, found):
+            if found.promised:
+                self.promised_s.setdefault((self.engines, key), found.threshold_s)
+            follow(ledger, key, found)
+
+        return followed
+
     def start_engine(self):
         self.engines += 1
         self.world.engine = FakeEngine(
             self.world.config.agent.rings, "decode-0", self.world.time.now_s, says_idle=True
         )
-        self.running, self.ready_s = deque(), None
+        self.running, self.ready_s, self.joined_s = deque(), None, {}
 
     def teardown(self):
         """When all is over, nothing is open that has ended."""
@@ -71,12 +82,13 @@ class Adversary(RuleBasedStateMachine):
                 self.finish(NORMAL_S, 0.0, "told", read=True)
             while self.running:
                 self.finish(NORMAL_S, 0.0, "told", read=True)
+            self.join(1, read=True)
             self.hold(also_open=False)
         finally:
             self.clear_up()
 
     def clear_up(self):
-        OpenDecisions.add = self._add
+        OpenDecisions.add, PromisedRequests._follow = self._add, self._follow
         for group in (self.world.group, *self.dead):
             group.close()
         self.world.engine.close()
@@ -145,6 +157,46 @@ class Adversary(RuleBasedStateMachine):
             self.world.engine.idle()
         self.ready_s = None
 
+    @rule(count=st.integers(1, 4), read=st.booleans())
+    def join(self, count, read):
+        now_s = self.world.time.now_s()
+        for _ in range(count):
+            self.born += 1
+            self.joined_s[self.born] = now_s
+            self.world.engine.tell(LOAD, (self.born, now_s, Change.JOINED, 0))
+        if read:
+            self.world.group.drain()
+
+    @precondition(lambda self: self.joined_s)
+    @rule(
+        mean_s=st.sampled_from([0.001, 0.001, 0.5]),
+        what=st.sampled_from([Change.ENDED, Change.ENDED, Change.ABORTED]),
+        newest=st.booleans(),
+        heard=st.sampled_from([True, True, True, False]),
+    )
+    def end(self, mean_s, what, newest, heard):
+        key = (max if newest else min)(self.joined_s)
+        self.world.time.advance(10 * mean_s)
+        now_s, since_s = self.world.time.now_s(), self.joined_s.pop(key)
+        threshold_s = self.promised_s.get((self.engines, key), 1e9)
+        if (now_s - since_s) / (11 if what is Change.ABORTED else 10) > threshold_s:
+            self.late.add((self.engines, key))
+        if heard:
+            self.world.engine.tell(LOAD, (key, now_s, what, 11))
+        else:
+            self.world.engine.told += 1  # and was overwritten
+
+    @rule(joins=st.integers(0, 3))
+    def crash(self, joins):
+        """An agent has decided and promised, and is gone before it has written that down."""
+        if len(self.running) < 2:
+            self.launch(read=False)
+        if joins:
+            self.join(joins, read=False)
+        found = served(self.world.group)
+        found.ring_loop.take(found.reader.drain())
+        self.kill()
+
     @rule()
     def tick(self):
         self.world.time.advance(0.2)
@@ -205,7 +257,19 @@ class Adversary(RuleBasedStateMachine):
         assert len(self.budgets_s) <= seen["decided"]
         parts = (seen["certified"], seen["elsewhere"], seen["unsettled"], seen["lost"])
         assert sum(parts) - seen["elsewhere_blocked"] + seen["in_flight"] == seen["decided"]
-        assert seen["violated"] <= seen["missed"] <= seen["bound"] + 1e-9
+        assert seen["violated"] <= seen["missed"] <= seen["bound"]
+        self.hold_requests(seen["requests"].get("itl"), also_open=also_open)
+
+    def hold_requests(self, seen, *, also_open):
+        if seen is None:
+            assert not self.promised_s
+            return
+        assert len(self.promised_s) <= seen["promised"]
+        late = len(self.late & set(self.promised_s))
+        assert late <= seen["missed"] + seen["forgiven"] + also_open * seen["in_flight"]
+        assert seen["missed"] <= seen["bound"]
+        ended = seen["scored"] + seen["withdrawn"] + seen["lost"]
+        assert seen["promised"] == ended + seen["in_flight"]
 
 
 TestAdversary = Adversary.TestCase
