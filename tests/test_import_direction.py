@@ -78,6 +78,7 @@ CLOCK_READERS = {
     "cli/actuator.py",
     "cli/top.py",
     "rehearsal/company.py",  # waits for processes
+    "rehearsal/faults.py",
     "rehearsal/machine.py",
     "rehearsal/meter.py",
     "serving/event_loop.py",

@@ -40,6 +40,11 @@ def rehearse(path, *arguments, **environment):
         (WHOLE, ("--policy", "voltna"), "unknown policy 'voltna'"),
         (WHOLE, ("--policy", "best-fixed"), "--policy = 'best-fixed' is not allowed"),
         (WHOLE, ("--rate", "-1"), "rate"),
+        (WHOLE, ("--fault", "agent"), "--fault = 'agent' is not allowed: must be one of agent,"),
+        (WHOLE, ("--fault", "moon@3"), "agent@10 kills an agent after 10 s."),
+        (WHOLE, ("--fault", "agent@300"), "0 to 2"),
+        (WHOLE, ("--fault", "router@nan"), "--fault = 'router@nan' is not allowed"),
+        (WHOLE, ("--fault", "engine@3"), "launch.decode is 1"),
         (WHOLE + "[actuatr]\n", (), "actuatr"),
     ],
 )

@@ -26,6 +26,12 @@ _START = typer.Option("--window-start", metavar="S", help="Replay from this seco
 _FACTOR = typer.Option(
     "--factor", metavar="X", help="Seconds of the rehearsal in one of the wall's (0.25)."
 )
+_FAULT = typer.Option(
+    "--fault",
+    metavar="K@S",
+    help="Rehearse each policy once more, with an agent, daemon, router, engine or gpu that fails "
+    "after S seconds.",
+)
 _ENGINE = typer.Option("--engine", metavar="E", help="Whose protocol is spoken (sglang).")
 _OUT = typer.Option("--out", metavar="DIR", help="Keep logs and records, and results.json, there.")
 _JSON = typer.Option(
@@ -45,6 +51,7 @@ def rehearse(
     window_start: Annotated[float | None, _START] = None,
     seed: Annotated[int | None, flags.SEED] = None,
     factor: Annotated[float, _FACTOR] = 0.25,
+    fault: Annotated[str | None, _FAULT] = None,
     engine: Annotated[str, _ENGINE] = "sglang",
     out: Annotated[Path | None, _OUT] = None,
     json: Annotated[str | None, _JSON] = None,
@@ -64,6 +71,7 @@ def rehearse(
     from voltana.extras import require
 
     require("serving", "voltana rehearse")
+    from voltana.rehearsal.faults import Fault
     from voltana.rehearsal.port import find_dialect
     from voltana.rehearsal.rehearse import Director, scenario_of
     from voltana.rehearsal.report import print_report, to_json
@@ -83,8 +91,16 @@ def rehearse(
     policies = flags.policy_names(policy) or ["static-max", config.policy.controller]
     scenario = scenario_of(config, dialect, load, list(dict.fromkeys(policies)))
     prepare_outputs(out, json)
+    assert config.launch is not None
+    duration_s = float(scenario.trace.arrival_s[-1])
     director = Director(
-        config=config, scenario=scenario, dialect=dialect, factor=factor, folder=out, say=_say
+        config=config,
+        scenario=scenario,
+        dialect=dialect,
+        factor=factor,
+        folder=out,
+        say=_say,
+        fault=None if fault is None else Fault.parse(fault, config.launch, duration_s),
     )
     made = director.run()
     text = to_json(made)

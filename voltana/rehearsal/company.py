@@ -50,10 +50,11 @@ class Company:
         say: Reports,
     ) -> None:
         self._stage = stage
+        self._say = say
         router = config.router
         self.url = f"http://{in_url(router.host)}:{router.port}"
         self.readings = stage.records / "meter.jsonl"
-        self._daemon = Supervisor([[self._daemon_process()]], stage.logs, say, START_LIMIT_S)
+        self._daemon = self._daemon_supervisor()
         self._others = Supervisor(
             [[self._launch_process(dialect)], [self._meter_process()]],
             stage.logs,
@@ -79,6 +80,14 @@ class Company:
         trace: TracebackType | None,
     ) -> None:
         self._end()
+
+    def restart_daemon(self) -> None:
+        """Start the daemon again, as an init does with one that has ended."""
+        self._daemon.shut_down()
+        self._stage.socket.unlink(missing_ok=True)
+        self._daemon = self._daemon_supervisor()
+        self._daemon.start(lambda: False)
+        self._await_socket(self._stage.socket)
 
     def agents(self) -> list[dict[str, Any]]:
         """What the agents say of themselves; those that do not answer are left out."""
@@ -108,6 +117,10 @@ class Company:
             ready_url=url,
             grace_s=_GRACE_S,
         )
+
+    def _daemon_supervisor(self) -> Supervisor:
+        stages = [[self._daemon_process()]]
+        return Supervisor(stages, self._stage.logs, self._say, START_LIMIT_S)
 
     def _daemon_process(self) -> ProcessSpec:
         return self._spec(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -81,6 +82,7 @@ class Measured:
         prefill_clock_mhz: Clock that the driver held, averaged over time and prefill instances.
         decode_clock_mhz: That of the decode instances.
         clocks_mhz: Mean clock of each instance, by its name.
+        default_clock_s: Seconds that boards ran at their fastest clock, summed over the boards.
         certified_share: Share of decisions that promised their budget and could.
         lag_p50_s: From the launch of an iteration to the clock in force that was chosen for it.
         lag_p99_s: 99th percentile of it; both in the rehearsal's time.
@@ -103,6 +105,7 @@ class Measured:
     prefill_clock_mhz: float
     decode_clock_mhz: float
     clocks_mhz: Mapping[str, float]
+    default_clock_s: float
     certified_share: float
     lag_p50_s: float
     lag_p99_s: float
@@ -131,6 +134,7 @@ class Evidence:
         start_s: When the trace started, on the wall's monotonic clock.
         factor: Seconds of the rehearsal in one of the wall's.
         devices: Boards of each instance, by its name.
+        fastest_mhz: The boards' default clock.
         driver_s: What a change of clock takes in the driver, in the rehearsal's seconds.
     """
 
@@ -143,6 +147,7 @@ class Evidence:
     start_s: float
     factor: float
     devices: Mapping[str, tuple[int, ...]]
+    fastest_mhz: float
     driver_s: float
 
 
@@ -219,6 +224,7 @@ def measure(
         prefill_clock_mhz=_mean([c for name, c in clocks.items() if name.startswith("prefill")]),
         decode_clock_mhz=_mean([c for name, c in clocks.items() if name.startswith("decode")]),
         clocks_mhz={name: clocks[name] for name in devices},
+        default_clock_s=_default_clock_s(evidence, ends_s),
         certified_share=_certified(evidence.agents),
         lag_p50_s=_percentile(lags_s, 50),
         lag_p99_s=_percentile(lags_s, 99),
@@ -243,6 +249,16 @@ def _mean_clocks(evidence: Evidence, ends_s: float) -> dict[str, float]:
         name: _mean([clocks[gpus[0]] for clocks in within])
         for name, gpus in evidence.devices.items()
     }
+
+
+def _default_clock_s(evidence: Evidence, ends_s: float) -> float:
+    """Seconds at the fastest clock, summed over boards; a board that cannot be read counts none."""
+    within = [r for r in evidence.readings if evidence.start_s <= r.at_s <= ends_s]
+    wall_s = sum(
+        (later.at_s - reading.at_s) * sum(mhz >= evidence.fastest_mhz for mhz in reading.clock_mhz)
+        for reading, later in pairwise(within)
+    )
+    return wall_s * evidence.factor
 
 
 def _lags(evidence: Evidence) -> tuple[FloatArray, FloatArray]:

@@ -9,11 +9,12 @@ from __future__ import annotations
 import json
 import sys
 import time
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import NamedTuple
 
 from voltana_actuatord.drivers.opening import open_driver
+from voltana_actuatord.faults import DriverError
 
 
 class Reading(NamedTuple):
@@ -48,14 +49,12 @@ def main(arguments: list[str]) -> None:
     with closing(open_driver()) as driver, path.open("a", encoding="utf-8") as file:
         gpus = [driver.gpu(index) for index in range(driver.count())]
         while True:
-            energy_j = [gpu.energy_j() for gpu in gpus]
-            reading = Reading(
-                time.monotonic(),
-                tuple(gpu.clock_mhz() for gpu in gpus),
-                tuple(gpu.power_w() for gpu in gpus),
-                tuple(energy_j),
-            )
-            file.write(json.dumps(reading) + "\n")
+            with suppress(DriverError):  # a GPU is lost: the next reading covers the gap
+                energy_j = tuple(gpu.energy_j() for gpu in gpus)
+                at_s, clocks_mhz = time.monotonic(), tuple(gpu.clock_mhz() for gpu in gpus)
+                powers_w = tuple(gpu.power_w() for gpu in gpus)
+                reading = Reading(at_s, clocks_mhz, powers_w, energy_j)
+                file.write(json.dumps(reading) + "\n")
             file.flush()
             time.sleep(period_s)
 

@@ -8,6 +8,7 @@ import math
 import shutil
 import tempfile
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 
     from voltana.evaluation.compare import Comparison
     from voltana.evaluation.scenario import Scenario
+    from voltana.rehearsal.faults import Fault
     from voltana.rehearsal.load import Replayed
     from voltana.rehearsal.measured import Measured
     from voltana.rehearsal.port import Rehearsed
@@ -62,12 +64,16 @@ class Rehearsal:
     Attributes:
         comparison: What the simulator says of the same trace and seed.
         measured: What was measured, by policy.
+        faulty: The same with the fault; empty without one.
+        fault: What went wrong in those.
         evidence: What that was worked out from, likewise.
         factor: Seconds of the rehearsal in one of the wall's.
     """
 
     comparison: Comparison
     measured: Mapping[str, Measured]
+    faulty: Mapping[str, Measured]
+    fault: Fault | None
     evidence: Mapping[str, Evidence]
     factor: float
 
@@ -135,6 +141,7 @@ class Director:
         factor: Seconds of the rehearsal in one of the wall's.
         folder: Where logs and records are kept; None keeps nothing.
         say: Told what goes on.
+        fault: What goes wrong in a second run of every policy; None for nothing.
 
     Raises:
         ConfigError: If the factor is outside its range.
@@ -146,6 +153,7 @@ class Director:
     factor: float
     folder: Path | None
     say: Reports
+    fault: Fault | None = None
 
     def __post_init__(self) -> None:
         if not LEAST_FACTOR <= self.factor <= MOST_FACTOR:
@@ -168,47 +176,64 @@ class Director:
         comparison = compare(self.scenario)
         slo, horizon_s = self.scenario.cluster.slo, comparison.reference.record.end_s
         evidence: dict[str, Evidence] = {}
+        faulty: dict[str, Evidence] = {}
         for policy in self.scenario.policies:
             self.say(policy, f"is rehearsed at {self.factor:g} seconds a second")
             evidence[policy] = self.rehearsed(policy, library, horizon_s)
             refuse_slow(evidence[policy].lateness, self.factor)
+            if self.fault is not None:
+                self.say(policy, f"is rehearsed with {self.fault}")
+                faulty[policy] = self.rehearsed(policy, library, horizon_s, self.fault)
         reference_j = math.nan
         if REFERENCE in evidence:
             reference_j = measure(REFERENCE, evidence[REFERENCE], slo, horizon_s=horizon_s).energy_j
+        measured, with_fault = (
+            {
+                name: measure(name, one, slo, horizon_s=horizon_s, reference_energy_j=reference_j)
+                for name, one in found.items()
+            }
+            for found in (evidence, faulty)
+        )
         return Rehearsal(
             comparison=comparison,
-            measured={
-                name: measure(name, one, slo, horizon_s=horizon_s, reference_energy_j=reference_j)
-                for name, one in evidence.items()
-            },
+            measured=measured,
+            faulty=with_fault,
+            fault=self.fault,
             evidence=evidence,
             factor=self.factor,
         )
 
-    def rehearsed(self, policy: str, library: Path, horizon_s: float) -> Evidence:
+    def rehearsed(
+        self, policy: str, library: Path, horizon_s: float, fault: Fault | None = None
+    ) -> Evidence:
         """Rehearse one policy, whether or not this machine keeps up.
 
         Args:
             policy: Its name.
             library: Folder of the fake driver.
             horizon_s: Up to when it goes on at least, in seconds from the trace's start.
+            fault: What goes wrong meanwhile.
 
         Raises:
             VoltanaError: If something cannot be started.
         """
         calls: dict[tuple[float, int, int], None] = {}
-        with _work_folder(self.folder, policy) as work:
+        with _work_folder(self.folder, policy if fault is None else f"{policy}+{fault}") as work:
             stage = set_stage(
                 work, library, self.config, self.scenario, self.dialect,
                 policy=policy, factor=self.factor, interval=INTERVAL,
+                keep_serving=fault is not None,
             )  # fmt: skip
 
             def watch() -> None:
                 calls.update(dict.fromkeys(stage.machine.set_calls()))
 
             with stage.machine, Company(stage, self.config, self.dialect, self.say) as company:
+                happen = None if fault is None else partial(fault.happen, stage, company)
                 with asyncio.Runner(loop_factory=lambda: PacedLoop(self.factor)) as runner:
-                    replayed, start_s = runner.run(self._load(company.url, watch, horizon_s))
+                    replayed, start_s = runner.run(
+                        self._load(company.url, watch, horizon_s, happen)
+                    )
                 agents = company.agents()
             rows, lateness = read_records(
                 stage.records, list(stage.devices), start_s, start_s + replayed.end_s
@@ -223,6 +248,7 @@ class Director:
                 start_s=start_s / self.factor,
                 factor=self.factor,
                 devices=stage.devices,
+                fastest_mhz=self.scenario.cluster.hardware.clocks_mhz[-1],
                 driver_s=self._driver_s(),
             )
 
@@ -233,7 +259,11 @@ class Director:
         return hardware.clock_call_s + settle_s
 
     async def _load(
-        self, url: str, watch: Callable[[], None], horizon_s: float
+        self,
+        url: str,
+        watch: Callable[[], None],
+        horizon_s: float,
+        happen: Callable[[], None] | None,
     ) -> tuple[Replayed, float]:
         """Replay the trace, looking at the driver meanwhile; an idle cluster draws power, too."""
         loop = asyncio.get_running_loop()
@@ -243,8 +273,14 @@ class Director:
                 watch()
                 await asyncio.sleep(_WATCH_S * self.factor)
 
-        looking = asyncio.create_task(look())
+        async def go_wrong(what: Callable[[], None], at_s: float) -> None:
+            await asyncio.sleep(at_s - loop.time())
+            await asyncio.to_thread(what)
+
+        beside = [asyncio.create_task(look())]
         start_s, said = loop.time() + CALM_S, 0
+        if happen is not None and self.fault is not None:
+            beside.append(asyncio.create_task(go_wrong(happen, start_s + self.fault.at_s)))
 
         def progress(done: int) -> None:
             nonlocal said
@@ -258,14 +294,16 @@ class Director:
                 start_s=start_s, limit_s=ANSWER_S, progress=progress,
             )  # fmt: skip
             await asyncio.sleep(start_s + horizon_s + _AFTER_S - loop.time())
+            await asyncio.gather(*beside[1:])  # what went wrong is over
         finally:
-            looking.cancel()
+            for task in beside:
+                task.cancel()
         watch()
         return replayed, start_s
 
 
 @contextlib.contextmanager
-def _work_folder(kept: Path | None, policy: str) -> Iterator[Path]:
+def _work_folder(kept: Path | None, name: str) -> Iterator[Path]:
     """Where a policy's files lie; sockets need short paths, so that what is kept is copied."""
     with tempfile.TemporaryDirectory(prefix="voltana-", dir=_memory()) as made:
         work = Path(made) / "r"
@@ -273,9 +311,9 @@ def _work_folder(kept: Path | None, policy: str) -> Iterator[Path]:
             yield work
         finally:
             if kept is not None and work.is_dir():
-                shelf = kept / policy.replace("/", "-").replace(":", "-")
-                for name in ("logs", "records"):
-                    shutil.copytree(work / name, shelf / name, dirs_exist_ok=True)
+                shelf = kept / name.replace("/", "-").replace(":", "-")
+                for part in ("logs", "records"):
+                    shutil.copytree(work / part, shelf / part, dirs_exist_ok=True)
 
 
 def _memory() -> Path | None:

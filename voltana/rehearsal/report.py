@@ -47,6 +47,9 @@ def print_report(rehearsal: Rehearsal, console: Console) -> None:
             table.add_row(name, *_cells(measured, simulated[policy], field, shown))
         console.print(table)
         console.print(_only_here(rehearsal, policy, measured), highlight=False)
+        if policy in rehearsal.faulty:
+            cost = _cost(measured, rehearsal.faulty[policy])
+            console.print(f"With {rehearsal.fault}: {cost}\n", highlight=False)
 
 
 def to_json(rehearsal: Rehearsal) -> str:
@@ -65,7 +68,13 @@ def to_json(rehearsal: Rehearsal) -> str:
                 "latest_s": late.latest_s,
             },
         }
-    made = {"factor": rehearsal.factor, "policies": policies}
+    for policy, measured in rehearsal.faulty.items():
+        policies[policy]["with_fault"] = measured.to_dict()
+    made = {
+        "fault": None if rehearsal.fault is None else str(rehearsal.fault),
+        "factor": rehearsal.factor,
+        "policies": policies,
+    }
     return json.dumps(made, indent=2, allow_nan=False)
 
 
@@ -80,6 +89,19 @@ def _cells(
     if shown(0.5).endswith("%"):
         return texts[0], texts[1], f"{difference * 100:+.1f} points"
     return texts[0], texts[1], f"{difference / there:+.1%}" if there else _UNKNOWN
+
+
+def _cost(without: Measured, faulty: Measured) -> str:
+    """What a fault cost."""
+    energy = faulty.energy_j / without.energy_j - 1
+    ttft = (faulty.ttft_attainment - without.ttft_attainment) * 100
+    itl = (faulty.itl_attainment - without.itl_attainment) * 100
+    default_s = faulty.default_clock_s - without.default_clock_s
+    lost = faulty.requests_offered - faulty.requests_completed
+    return (
+        f"energy {energy:+.1%}, TTFT kept {ttft:+.1f} points, ITL kept {itl:+.1f} points, default "
+        f"clocks for {default_s:+.1f} board-seconds, {lost} requests lost."
+    )
 
 
 def _only_here(rehearsal: Rehearsal, policy: str, measured: Measured) -> str:

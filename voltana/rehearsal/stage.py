@@ -72,6 +72,7 @@ def set_stage(
     policy: str,
     factor: float,
     interval: int,
+    keep_serving: bool = False,
 ) -> Stage:
     """Write all files, and make the GPUs.
 
@@ -84,6 +85,7 @@ def set_stage(
         policy: What controls and routes.
         factor: Seconds of the rehearsal in one of the wall's.
         interval: Tokens after which a stream is told again.
+        keep_serving: Whether serving goes on when a process ends.
 
     Raises:
         ConfigError: If the cluster needs more boards than there can be.
@@ -114,6 +116,8 @@ def set_stage(
     launch = tables["launch"]
     # The user's own arguments come later, and win.
     launch["arguments"] = [*dialect.stream_interval(interval), *launch.get("arguments", [])]
+    if keep_serving:
+        launch["on_exit"] = "keep-serving"
     tables["policy"] = tables.get("policy", {}) | {"controller": policy}
     tables["router"] = tables.get("router", {}) | {"policy": policy}
     cluster.write_text(toml_text(tables), encoding="utf-8")
