@@ -49,7 +49,7 @@ TESTING_MAY_USE = {"testing", "values", "ports", "promise", "errors", "planning"
 HOMES = {
     "river": ("predictors/",),
     "control": ("analysis/",),
-    "matplotlib": ("evaluation/", "analysis/"),
+    "matplotlib": ("evaluation/", "analysis/", "rehearsal/plots.py"),
     "pynvml": (),
     "aiohttp": ("serving/", "rehearsal/load.py"),
     "zmq": ("serving/",),

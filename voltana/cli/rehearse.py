@@ -1,12 +1,16 @@
 """`voltana rehearse`: production's own processes against engines that behave like the plant."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from voltana.cli import scenario_flags as flags
 from voltana.cli.terminal import STDOUT, configure_logs, prepare_outputs, table_console, write_text
+from voltana.errors import MissingExtraError
+
+if TYPE_CHECKING:
+    from voltana.rehearsal.rehearse import Rehearsal
 
 _CLUSTER = typer.Argument(metavar="CLUSTER.toml", help="The configuration of the cluster.")
 _POLICY = typer.Option(
@@ -33,7 +37,9 @@ _FAULT = typer.Option(
     "after S seconds.",
 )
 _ENGINE = typer.Option("--engine", metavar="E", help="Whose protocol is spoken (sglang).")
-_OUT = typer.Option("--out", metavar="DIR", help="Keep logs and records, and results.json, there.")
+_OUT = typer.Option(
+    "--out", metavar="DIR", help="Keep logs, records, results.json and timelines there."
+)
 _JSON = typer.Option(
     "--json", metavar="FILE", help="Write the results as JSON; '-' is standard output."
 )
@@ -106,12 +112,24 @@ def rehearse(
     text = to_json(made)
     if out is not None:
         write_text(out / "results.json", text + "\n")
+        _draw(made, out)
     if json == STDOUT:
         typer.echo(text)
         return
     if json is not None:
         write_text(Path(json), text + "\n")
     print_report(made, table_console())
+
+
+def _draw(rehearsal: "Rehearsal", folder: Path) -> None:
+    """Draw the timelines; without matplotlib say so, for the figures are there all the same."""
+    try:
+        from voltana.rehearsal.plots import write_timelines
+    except MissingExtraError as error:
+        typer.echo(f"voltana: no timelines: {error}", err=True)
+        return
+    for path in write_timelines(rehearsal, folder):
+        typer.echo(f"Wrote {path}", err=True)
 
 
 def _say(name: str, text: str) -> None:

@@ -219,7 +219,7 @@ def measure(
         ttft_p50_s=_percentile(ttft_s, 50),
         ttft_p99_s=_percentile(ttft_s, 99),
         requests_offered=len(replayed.told),
-        requests_completed=sum(one.last_s < math.inf for one in replayed.told),
+        requests_completed=int(sum(one.last_s < math.inf for one in replayed.told)),
         errors=errors,
         prefill_clock_mhz=_mean([c for name, c in clocks.items() if name.startswith("prefill")]),
         decode_clock_mhz=_mean([c for name, c in clocks.items() if name.startswith("decode")]),

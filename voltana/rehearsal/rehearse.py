@@ -173,7 +173,7 @@ class Director:
         """
         library = built()
         self.say("simulator", "predicts")
-        comparison = compare(self.scenario)
+        comparison = compare(self.scenario, record_timelines=self.folder is not None)
         slo, horizon_s = self.scenario.cluster.slo, comparison.reference.record.end_s
         evidence: dict[str, Evidence] = {}
         faulty: dict[str, Evidence] = {}
