@@ -29,12 +29,16 @@ if TYPE_CHECKING:
     from voltana.predictors.conformal import Conformal
     from voltana.predictors.profile import Stack
     from voltana.serving.ring_reader import Record, RingReader
+    from voltana.values import Decision
 
 _UNREADABLE = (
     DamagedError, OSError, ValueError, TypeError, AttributeError, LookupError, ArithmeticError,
     RecursionError,
 )  # fmt: skip
 """What reading a file that is not as it was written may raise."""
+
+MOST = 2.0**53
+"""Whatever was counted."""
 
 TOLD = 1
 """What is noted beforehand: how much is decided, and how much of what the ring tells is heard."""
@@ -137,7 +141,7 @@ class Guarantee:
         intent, issuer = self._slots.intent(), self._issuers[-1] if self._issuers else None
         for iteration, own, issued in decisions:
             decision = from_json(issued)
-            if own and issuer is not None:
+            if own and issuer is not None and _scorable(decision, issuer):
                 opened.add(int(iteration), decision, issuer)
             elif decision is not None and decision.status is Status.CERTIFIED:
                 self._causes[RESTART] = self._causes.get(RESTART, 0) + 1
@@ -300,6 +304,12 @@ def sum_of(*tables: Mapping[str, Any]) -> dict[str, Any]:
     return total
 
 
+def _scorable(decision: Decision | None, issuer: Conformal) -> bool:
+    """Whether a decision that was kept has a weight that the statement allows."""
+    margin = None if decision is None or decision.forecast is None else decision.forecast.margin
+    return margin is None or margin.weight <= issuer.statement.max_weight
+
+
 def _checked(values: Any, name: str) -> dict[str, Any]:
     """What was written, if all of it can be used.
 
@@ -310,7 +320,7 @@ def _checked(values: Any, name: str) -> dict[str, Any]:
     Raises:
         KeyError: If a key is missing.
         TypeError: If a value is of another kind.
-        ValueError: If a number is not finite, or below 0.
+        ValueError: If a number is below 0, or more than can have been counted.
     """
     if not isinstance(values, dict):
         raise TypeError("the state must be a table")
@@ -322,7 +332,7 @@ def _checked(values: Any, name: str) -> dict[str, Any]:
         *values["causes"].values(), *values["account"].values(), *values["own_causes"].values(),
     ]  # fmt: skip
     for number in numbers:
-        if not 0 <= number < float("inf"):
+        if not 0 <= number <= MOST:
             raise ValueError(f"{number!r} is no count")
     for iteration, _, issued in values["open"]:
         int(iteration)

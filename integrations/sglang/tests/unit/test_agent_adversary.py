@@ -29,6 +29,7 @@ LOAD = Load.decode(4, 2000)
 SLO = Slo(ttft_s=1.0, itl_s=0.02)
 STALL_S = 0.3
 NORMAL_S = 0.004
+RETURN = 500
 
 
 class Adversary(RuleBasedStateMachine):
@@ -84,8 +85,23 @@ class Adversary(RuleBasedStateMachine):
                 self.finish(NORMAL_S, 0.0, "told", read=True)
             self.join(1, read=True)
             self.hold(also_open=False)
+            self.live()
         finally:
             self.clear_up()
+
+    def live(self):
+        """Certificates return."""
+        self.policy("voltana")
+        self.limit(1410.0)
+        self.levels(None)
+        self.slo(0.1)
+        before = len(self.budgets_s)
+        for _ in range(RETURN):
+            self.launch(read=True)
+            if len(self.budgets_s) > before:
+                return
+            self.finish(NORMAL_S, 0.0, "told", read=True)
+        raise AssertionError(f"nothing was certified in {RETURN} iterations")
 
     def clear_up(self):
         OpenDecisions.add, PromisedRequests._follow = self._add, self._follow

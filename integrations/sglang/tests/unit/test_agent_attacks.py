@@ -304,3 +304,40 @@ def test_a_time_that_is_none_plans_nothing(world):
         world.engine._write(Kind.FINISHED, LOAD, launch_s, math.nan, 0.005)
         world.group.drain()
     assert planned == []
+
+
+IMPOSSIBLE = {
+    "more decisions than can be counted": lambda v: v.update(decisions=1e300),
+    "a weight that is none": lambda v: v["open"][0][2].update(weight=math.nan),
+    "a weight below nothing": lambda v: v["open"][0][2].update(weight=-5.0),
+    "a weight that is not allowed": lambda v: v["open"][0][2].update(weight=1e9),
+    "clocks in no order": lambda v: v["open"][0][2]["clocks_mhz"].reverse(),
+    "a clock that is none": lambda v: v["open"][0][2]["clocks_mhz"].__setitem__(0, math.nan),
+    "an offset that is none": lambda v: v["open"][0][2].update(offset_s=math.nan),
+}
+
+
+@pytest.mark.parametrize("what", IMPOSSIBLE)
+def test_a_state_that_no_agent_wrote_ends_nothing_and_poisons_nothing(world, what):
+    for _ in range(3):
+        iterate(world)
+    launch_s, _ = launch(world)
+    path = kept_file(world)
+    world.group.close()
+    slots = TwoSlots(path)
+    values = json.loads(slots.read())
+    IMPOSSIBLE[what](values)
+    for _ in range(2):
+        slots.write(json.dumps(values).encode())
+    slots.close()
+    world.group = restarted(world, "voltana")
+    finish(world, launch_s)
+    for _ in range(5):
+        assert iterate(world).status is Status.CERTIFIED
+    found = served(world.group)
+    seen = found.guarantee.account()
+    assert all(0.0 <= value <= 100.0 for value in seen.values())
+    if what == "a weight that is not allowed":
+        assert found.guarantee.unlabelled() == {"restart": 1}
+    else:
+        assert found.guarantee.restored.startswith("damaged")
