@@ -215,7 +215,7 @@ def test_an_outcome_without_a_decision_teaches_and_is_not_scored():
 
 def test_the_field_that_is_out_of_range_is_the_one_that_is_named():
     for field, value in {"eta": 1.0, "most": 0.0, "least": 0.0, "first": 0.0}.items():
-        with pytest.raises(ConfigError, match=field):
+        with pytest.raises(ConfigError, match=f"{field} = "):
             SloReserve(0.05, **{field: value})
 
 
