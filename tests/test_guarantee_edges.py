@@ -243,3 +243,10 @@ def test_a_request_that_takes_all_that_is_left_fits_and_is_blocked_by_the_margin
     assert not ledger.arrive(1, expected_s=0.5, left_s=0.5)
     ledger.end(1, missed=False)
     assert ledger.account()["blocked"] == 1.0
+
+
+def test_a_request_whose_tokens_came_all_at_once_is_not_late():
+    ledger = PromisedRequests()
+    assert ledger.arrive(1, expected_s=0.1, left_s=1.0, begun_s=10.0, threshold_s=0.5)
+    assert not ledger.late(1, 10.0, parts=7)
+    assert ledger.late(1, math.nextafter(10.0, 0.0), parts=7)
