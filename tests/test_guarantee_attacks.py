@@ -59,7 +59,7 @@ class Planner(Stub):
         self.planned.append(now_s)
 
 
-@pytest.mark.parametrize("odd_s", [9e9, -9e9, math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("odd_s", [9e9, 103.0, -9e9, math.nan, math.inf, -math.inf])
 def test_a_time_that_jumps_keeps_nothing_from_being_planned_for_good(odd_s):
     time, controller = ManualTime(100.0), Planner()
     loop = ControlLoop(
