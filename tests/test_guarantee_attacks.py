@@ -59,7 +59,7 @@ class Planner(Stub):
         self.planned.append(now_s)
 
 
-@pytest.mark.parametrize("odd_s", [9e9, -9e9, math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("odd_s", [9e9, 103.0, -9e9, math.nan, math.inf, -math.inf])
 def test_a_time_that_jumps_keeps_nothing_from_being_planned_for_good(odd_s):
     time, controller = ManualTime(100.0), Planner()
     loop = ControlLoop(
@@ -234,3 +234,32 @@ def test_a_forecast_of_another_time_and_load_is_scored_as_it_was_issued():
         assert account["violated"] == account["missed"] == number
         assert account["missed"] <= account["bound"]
     assert account["overdue"] > 0
+
+
+def test_groups_that_are_all_new_at_once_are_bounded_and_so_are_their_misses():
+    """A bound is issued for each while there is room, and then all of them miss."""
+    made = one(group=lambda load: f"{load.decode_requests} requests")
+    settled = []
+    for number in range(1, 1001):
+        load = Load.decode(number, 40_000)
+        forecast = made.forecast(load, LEVELS)
+        decision = settle(
+            Decision(
+                clock_mhz=1410.0, reason="", forecast=forecast,
+                budget_s=2.5 * float(forecast.mean_s[-1]),
+            ),
+            clock_mhz=1410.0, achieved_mhz=1410.0, fastest_mhz=1410.0, issuer="loop",
+            sequence=number,
+        )  # fmt: skip
+        settled.append((load, decision))
+    for load, decision in settled:
+        made.learn(
+            Outcome(load=load, clock_mhz=1410.0, latency_s=60.0, ended_at_s=1.0, decision=decision)
+        )
+    account = made.account()
+    assert account["certified"] == account["violated"] == account["missed"] == 1000
+    assert account["missed"] <= account["bound"]
+    assert len(made.groups) <= 65
+    again = one(group=lambda load: f"{load.decode_requests} requests")
+    again.restore(json.loads(json.dumps(made.to_dict())))
+    assert again.account() == account | {"refused": 0}

@@ -215,7 +215,7 @@ def test_an_outcome_without_a_decision_teaches_and_is_not_scored():
 
 def test_the_field_that_is_out_of_range_is_the_one_that_is_named():
     for field, value in {"eta": 1.0, "most": 0.0, "least": 0.0, "first": 0.0}.items():
-        with pytest.raises(ConfigError, match=field):
+        with pytest.raises(ConfigError, match=f"{field} = "):
             SloReserve(0.05, **{field: value})
 
 
@@ -243,3 +243,10 @@ def test_a_request_that_takes_all_that_is_left_fits_and_is_blocked_by_the_margin
     assert not ledger.arrive(1, expected_s=0.5, left_s=0.5)
     ledger.end(1, missed=False)
     assert ledger.account()["blocked"] == 1.0
+
+
+def test_a_request_whose_tokens_came_all_at_once_is_not_late():
+    ledger = PromisedRequests()
+    assert ledger.arrive(1, expected_s=0.1, left_s=1.0, begun_s=10.0, threshold_s=0.5)
+    assert not ledger.late(1, 10.0, parts=7)
+    assert ledger.late(1, math.nextafter(10.0, 0.0), parts=7)

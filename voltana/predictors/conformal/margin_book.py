@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 MAX_GROUPS = 64
 """Beyond this many groups no bound is issued: memory stays bounded."""
 
+MORE = "and more"
+"""Takes the labels of further groups, for which bounds were issued while there was room for one."""
+
 PATIENCE = 10
 """A cold start is given up after this many times the labels that it needs."""
 
@@ -89,6 +92,11 @@ class MarginBook:
             self.trackers[group] = tracker
         return tracker
 
+    def scored(self, part: MarginPart) -> QuantileTracker:
+        """The tracker that takes the label of what was issued."""
+        full = part.group not in self.trackers and len(self.trackers) >= MAX_GROUPS
+        return self.tracker(MORE if full else part.group)
+
     def score(self, part: MarginPart, *, missed: bool, weight: float, counts_as: Counted) -> None:
         """Apply one scored label to its group, and to the pooled margin.
 
@@ -98,7 +106,7 @@ class MarginBook:
             weight: From 0 to the statement's `max_weight`.
             counts_as: What its decision was.
         """
-        self.tracker(part.group).update(
+        self.scored(part).update(
             missed=missed, weight=weight, counts_as=counts_as, issued_at=part.updates
         )
         if self._pooled is not None:
@@ -148,7 +156,7 @@ class MarginBook:
             raise TypeError("groups must be a table and cold a list")
         if not (pooled is None or isinstance(pooled, dict)) or (groups and pooled is None):
             raise TypeError("pooled must be a table where there are groups")
-        if len(groups) > MAX_GROUPS:
+        if len(groups) > MAX_GROUPS + (MORE in groups):
             raise ValueError(f"{len(groups)} groups: at most {MAX_GROUPS} are kept")
         # All of it is read before any of it is taken: a damaged state leaves this one as it was.
         read = {

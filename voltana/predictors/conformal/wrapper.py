@@ -282,7 +282,7 @@ class Conformal:
         self, found: Verdict, outcome: Outcome, decision: Decision, weight: float
     ) -> None:
         """Score a label, and note the ones that are not."""
-        account = self._book.tracker(found.part.group).account
+        account = self._book.scored(found.part).account
         if decision.status is Status.CERTIFIED:
             account.violated += weight * (outcome.latency_s > decision.budget_s)
             account.unsettled += weight * (found.counts_as is None)

@@ -137,6 +137,7 @@ class Group:
                 return
             try:
                 made = self._workshop.build(reader, self.settings, self._limits.values())
+                made.ring_loop.start(reader)
             except BaseException:
                 reader.close()
                 raise
@@ -387,10 +388,13 @@ class Group:
 
     def _rebuild(self, settings: Settings) -> None:
         """Build every loop anew with changed settings; if one cannot be, all stay as they are."""
-        self._served = {
+        made = {
             path: self._workshop.build(served.reader, settings, self._limits.values(), served)
             for path, served in self._served.items()
         }
+        for path, served in made.items():
+            served.ring_loop.start(served.reader, self._served[path].ring_loop)
+        self._served = made
         self.settings = settings
         _log.info("settings changed", settings=str(settings))
 

@@ -16,10 +16,10 @@ import structlog
 
 from voltana.predictors.conformal import at_most
 from voltana.serving.agent.issued import from_json, to_json
+from voltana.serving.agent.kept_state import UNREADABLE, checked, scorable
 from voltana.serving.agent.open_decisions import RESTART, OpenDecisions, guarantee_of
-from voltana.serving.agent.token_gaps import TokenGaps
 from voltana.serving.agent.told_requests import ToldRequests
-from voltana.serving.agent.two_slots import DamagedError, TwoSlots
+from voltana.serving.agent.two_slots import TwoSlots
 from voltana.values import Status
 
 if TYPE_CHECKING:
@@ -28,13 +28,8 @@ if TYPE_CHECKING:
 
     from voltana.predictors.conformal import Conformal
     from voltana.predictors.profile import Stack
+    from voltana.serving.agent.token_gaps import TokenGaps
     from voltana.serving.ring_reader import Record, RingReader
-
-_UNREADABLE = (
-    DamagedError, OSError, ValueError, TypeError, AttributeError, LookupError, ArithmeticError,
-    RecursionError,
-)  # fmt: skip
-"""What reading a file that is not as it was written may raise."""
 
 TOLD = 1
 """What is noted beforehand: how much is decided, and how much of what the ring tells is heard."""
@@ -91,12 +86,12 @@ class Guarantee:
         try:
             text = self._slots.read()
             if text is not None:
-                self._kept = _checked(json.loads(text), self._name)
+                self._kept = checked(json.loads(text), self._name)
                 requests = self._kept.pop("requests", None)
                 if requests is not None:  # else it was written before requests were promised
                     self.requests.restore(requests)
                 self.restored = "restored"
-        except _UNREADABLE as error:
+        except UNREADABLE as error:
             self._set_aside(path, error)
 
     def adopt(self, predictor: Any) -> None:
@@ -137,7 +132,7 @@ class Guarantee:
         intent, issuer = self._slots.intent(), self._issuers[-1] if self._issuers else None
         for iteration, own, issued in decisions:
             decision = from_json(issued)
-            if own and issuer is not None:
+            if own and issuer is not None and scorable(decision, issuer):
                 opened.add(int(iteration), decision, issuer)
             elif decision is not None and decision.status is Status.CERTIFIED:
                 self._causes[RESTART] = self._causes.get(RESTART, 0) + 1
@@ -298,35 +293,3 @@ def sum_of(*tables: Mapping[str, Any]) -> dict[str, Any]:
         for name, value in table.items():
             total[name] = total.get(name, 0) + value
     return total
-
-
-def _checked(values: Any, name: str) -> dict[str, Any]:
-    """What was written, if all of it can be used.
-
-    Args:
-        values: What a file has in it.
-        name: Its name; what another loop or stack wrote is not taken.
-
-    Raises:
-        KeyError: If a key is missing.
-        TypeError: If a value is of another kind.
-        ValueError: If a number is not finite, or below 0.
-    """
-    if not isinstance(values, dict):
-        raise TypeError("the state must be a table")
-    if values.get("name", name) != name:
-        raise ValueError(f"it is {values['name']!r} under another name")
-    ring = values["ring"]
-    numbers = [
-        ring["position"], values["decisions"], values["certified"], *values["carried"].values(),
-        *values["causes"].values(), *values["account"].values(), *values["own_causes"].values(),
-    ]  # fmt: skip
-    for number in numbers:
-        if not 0 <= number < float("inf"):
-            raise ValueError(f"{number!r} is no count")
-    for iteration, _, issued in values["open"]:
-        int(iteration)
-        from_json(issued)
-    if values.get("gaps") is not None:
-        TokenGaps().restore(values["gaps"])
-    return values

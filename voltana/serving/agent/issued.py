@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from voltana.predictors.conformal.quantile_tracker import read_number
 from voltana.promise import Margin, MarginPart, Promise
 from voltana.values import Decision, Forecast, Status
 
@@ -53,6 +54,9 @@ def from_json(values: Mapping[str, Any] | None) -> Decision | None:
     mean_s = np.array([_unbounded(mean) for mean in values["mean_s"]], dtype=np.float64)
     if clocks_mhz.shape != mean_s.shape or not values["parts"] or not in_force_mhz > 0:
         raise ValueError("a decision needs clocks, a mean at each, and a margin")
+    if not (np.isfinite(clocks_mhz).all() and (np.diff(clocks_mhz) > 0).all()):
+        raise ValueError("clocks ascend")
+    weight, offset_s = read_number(values["weight"], 0.0), read_number(values["offset_s"], 0.0)
     parts = tuple(
         MarginPart(
             from_mhz=float(from_mhz), group=str(group), quantile=_unbounded(quantile),
@@ -60,7 +64,7 @@ def from_json(values: Mapping[str, Any] | None) -> Decision | None:
         )
         for from_mhz, group, quantile, certifiable, updates in values["parts"]
     )  # fmt: skip
-    margin = Margin(parts=parts, offset_s=float(values["offset_s"]), weight=float(values["weight"]))
+    margin = Margin(parts=parts, offset_s=offset_s, weight=weight)
     return Decision(
         clock_mhz=float(values["clock_mhz"]),
         reason="restored",

@@ -82,7 +82,6 @@ class RingLoop:
         self.slo = slo
         self.account = account
         self.guarantee = guarantee or Guarantee(None)
-        self.guarantee.requests.use(loop, slo, max_batch_tokens)
         self._sensor = sensor
         self._max_batch_tokens = max_batch_tokens
         self._time = time
@@ -100,7 +99,21 @@ class RingLoop:
         self._decode = IDLE
         self._waiting_tokens = 0
 
-    def resume(self, reader: RingReader) -> None:
+    def start(self, reader: RingReader, before: RingLoop | None = None) -> None:
+        """Promise from now on, and go on where an earlier loop was; before, nothing is promised.
+
+        Args:
+            reader: Of the ring.
+            before: The loop in whose place it comes; None goes on where an agent was killed.
+        """
+        self.guarantee.requests.use(self.loop, self.slo, self._max_batch_tokens)
+        self.guarantee.adopt(self.loop.predictor)
+        if before is None:
+            self._resume(reader)
+        else:
+            self._carry_on(before)
+
+    def _resume(self, reader: RingReader) -> None:
         """Go on where an agent on the same ring was killed."""
         self._gaps = TokenGaps(says_idle=reader.info.get("says_idle") is True)
         self.guarantee.resume(reader, self.open, self._gaps)
@@ -131,7 +144,7 @@ class RingLoop:
         """Whether no iteration runs."""
         return self._running is None
 
-    def carry_on(self, before: RingLoop) -> None:
+    def _carry_on(self, before: RingLoop) -> None:
         """Go on where an earlier loop on the same ring was."""
         self._running, self._decode = before._running, before._decode
         self.open, self._gaps = before.open, before._gaps

@@ -124,7 +124,7 @@ class Workshop:
         limits: Iterable[Limit],
         before: Served | None = None,
     ) -> Served:
-        """Build what runs on a ring; it goes on with what an earlier one learned.
+        """Build what runs on a ring, to be started; it goes on with what an earlier one learned.
 
         Raises:
             VoltanaError: If the settings do not fit this engine.
@@ -159,11 +159,6 @@ class Workshop:
             else before.guarantee,
             time=self.time,
         )
-        ring_loop.guarantee.adopt(policy.predictor)
-        if before is not None:
-            ring_loop.carry_on(before.ring_loop)
-        else:
-            ring_loop.resume(reader)
         return Served(
             name=context.instance,
             reader=reader,

@@ -6,6 +6,7 @@ that was violated goes unclaimed, whatever happened to the ring, the agent and t
 
 from __future__ import annotations
 
+import math
 import os
 import tempfile
 from collections import deque
@@ -26,13 +27,17 @@ from voltana.values import Limit, Load, Status
 from voltana_ring.layout import GUARD_OFFSET, HEADER_BYTES, SLOT_BYTES, SLOTS, Change, Kind
 
 LOAD = Load.decode(4, 2000)
+PROMPT = Load.prefill([(200, 0)])
 SLO = Slo(ttft_s=1.0, itl_s=0.02)
 STALL_S = 0.3
 NORMAL_S = 0.004
+RETURN = 500
 
 
 class Adversary(RuleBasedStateMachine):
     """Runs an engine beside an agent; `violated` and `decided` are what really happened."""
+
+    ROLE = "decode"
 
     def __init__(self):
         super().__init__()
@@ -62,7 +67,8 @@ class Adversary(RuleBasedStateMachine):
     def _following(self, follow):
         def followed(ledger, key, found):
             if found.promised:
-                self.promised_s.setdefault((self.engines, key), found.threshold_s)
+                leg = "ttft" if found.deadline_s < math.inf else "itl"
+                self.promised_s.setdefault((leg, self.engines, key), found.threshold_s)
             follow(ledger, key, found)
 
         return followed
@@ -70,9 +76,10 @@ class Adversary(RuleBasedStateMachine):
     def start_engine(self):
         self.engines += 1
         self.world.engine = FakeEngine(
-            self.world.config.agent.rings, "decode-0", self.world.time.now_s, says_idle=True
-        )
-        self.running, self.ready_s, self.joined_s = deque(), None, {}
+            self.world.config.agent.rings, "decode-0", self.world.time.now_s, says_idle=True,
+            role=self.ROLE,
+        )  # fmt: skip
+        self.running, self.ready_s, self.joined_s, self.waiting_s = deque(), None, {}, {}
 
     def teardown(self):
         """When all is over, nothing is open that has ended."""
@@ -83,9 +90,28 @@ class Adversary(RuleBasedStateMachine):
             while self.running:
                 self.finish(NORMAL_S, 0.0, "told", read=True)
             self.join(1, read=True)
+            self.await_deadlines()
             self.hold(also_open=False)
+            self.live()
         finally:
             self.clear_up()
+
+    def await_deadlines(self):
+        """Nobody waits in a decode engine."""
+
+    def live(self):
+        """Certificates return."""
+        self.policy("voltana")
+        self.limit(1410.0)
+        self.levels(None)
+        self.slo(0.1)
+        before = len(self.budgets_s)
+        for _ in range(RETURN):
+            self.launch(read=True)
+            if len(self.budgets_s) > before:
+                return
+            self.finish(NORMAL_S, 0.0, "told", read=True)
+        raise AssertionError(f"nothing was certified in {RETURN} iterations")
 
     def clear_up(self):
         OpenDecisions.add, PromisedRequests._follow = self._add, self._follow
@@ -178,9 +204,9 @@ class Adversary(RuleBasedStateMachine):
         key = (max if newest else min)(self.joined_s)
         self.world.time.advance(10 * mean_s)
         now_s, since_s = self.world.time.now_s(), self.joined_s.pop(key)
-        threshold_s = self.promised_s.get((self.engines, key), 1e9)
+        threshold_s = self.promised_s.get(("itl", self.engines, key), 1e9)
         if (now_s - since_s) / (11 if what is Change.ABORTED else 10) > threshold_s:
-            self.late.add((self.engines, key))
+            self.late.add(("itl", self.engines, key))
         if heard:
             self.world.engine.tell(LOAD, (key, now_s, what, 11))
         else:
@@ -258,35 +284,86 @@ class Adversary(RuleBasedStateMachine):
         parts = (seen["certified"], seen["elsewhere"], seen["unsettled"], seen["lost"])
         assert sum(parts) - seen["elsewhere_blocked"] + seen["in_flight"] == seen["decided"]
         assert seen["violated"] <= seen["missed"] <= seen["bound"]
-        self.hold_requests(seen["requests"].get("itl"), also_open=also_open)
+        for leg in ("ttft", "itl"):
+            promised = {key for key in self.promised_s if key[0] == leg}
+            self.hold_requests(promised, seen["requests"].get(leg), also_open=also_open)
 
-    def hold_requests(self, seen, *, also_open):
+    def hold_requests(self, promised, seen, *, also_open):
         if seen is None:
-            assert not self.promised_s
+            assert not promised
             return
-        assert len(self.promised_s) <= seen["promised"]
-        late = len(self.late & set(self.promised_s))
+        assert len(promised) <= seen["promised"]
+        late = len(self.late & promised)
         assert late <= seen["missed"] + seen["forgiven"] + also_open * seen["in_flight"]
         assert seen["missed"] <= seen["bound"]
         ended = seen["scored"] + seen["withdrawn"] + seen["lost"]
         assert seen["promised"] == ended + seen["in_flight"]
 
 
-TestAdversary = Adversary.TestCase
-TestAdversary.settings = settings(
-    max_examples=int(os.environ.get("ADV", "6")),
-    stateful_step_count=40,
-    deadline=None,
-    phases=[Phase.generate],
-    suppress_health_check=list(HealthCheck),
-)
+class BothPhases(Adversary):
+    """Its engine prefills as well: requests wait for a first token, which may never come."""
 
+    ROLE = "unified"
 
-@pytest.mark.slow
-class TestAdversaryLong(Adversary.TestCase):
-    settings = settings(
-        max_examples=60,
-        stateful_step_count=60,
-        deadline=None,
-        suppress_health_check=list(HealthCheck),
+    @rule(count=st.integers(1, 4), read=st.booleans())
+    def wait(self, count, read):
+        now_s = self.world.time.now_s()
+        for _ in range(count):
+            self.born += 1
+            self.waiting_s[self.born] = now_s
+            self.world.engine.tell(PROMPT, (self.born, now_s, Change.WAITS, 0))
+        if read:
+            self.world.group.drain()
+
+    @precondition(lambda self: self.waiting_s)
+    @rule(
+        took_s=st.sampled_from([0.01, 0.01, 0.9, 1.5]),
+        what=st.sampled_from([Change.FIRST, Change.FIRST, Change.GONE]),
+        ticks=st.integers(0, 3),
     )
+    def first(self, took_s, what, ticks):
+        self.world.time.advance(took_s)
+        for _ in range(ticks):
+            self.tick()
+        key = min(self.waiting_s)
+        now_s = self.world.time.now_s()
+        self.note_late(key, now_s)
+        del self.waiting_s[key]
+        self.world.engine.tell(PROMPT, (key, now_s, what, 1))
+
+    def note_late(self, key, now_s):
+        promised = ("ttft", self.engines, key)
+        if now_s - self.waiting_s[key] > self.promised_s.get(promised, 1e9):
+            self.late.add(promised)
+
+    def await_deadlines(self):
+        self.world.group.drain()
+        self.world.time.advance(10.0)
+        for key in self.waiting_s:
+            self.note_late(key, self.world.time.now_s())
+        self.tick()
+
+
+def played(kind, examples, steps):
+    """A test of a machine; what fails is shown as it is, for shrinking takes minutes."""
+    case = kind.TestCase
+    case.settings = settings(
+        max_examples=examples, stateful_step_count=steps, deadline=None, phases=[Phase.generate],
+        suppress_health_check=list(HealthCheck),
+    )  # fmt: skip
+    return case
+
+
+class Longer(Adversary):
+    """As long as the slow tests may take."""
+
+
+class LongerBothPhases(BothPhases):
+    """Likewise."""
+
+
+EXAMPLES = int(os.environ.get("ADVERSARY_EXAMPLES", "4"))
+TestDecode = played(Adversary, EXAMPLES, 40)
+TestBothPhases = played(BothPhases, EXAMPLES, 40)
+TestDecodeLong = pytest.mark.slow(played(Longer, 40, 50))
+TestBothPhasesLong = pytest.mark.slow(played(LongerBothPhases, 40, 50))

@@ -13,6 +13,7 @@ from killed_agent import ENGINE, LOAD, SLO
 from test_agent_group import promising_world, served
 from test_agent_guarantee import account, finish, iterate, kept_file, launch, restarted, served_of
 
+from voltana.errors import ConfigError
 from voltana.predictors.conformal import Conformal
 from voltana.promise import Margin, MarginPart, Promise
 from voltana.serving.agent.guarantee import Guarantee
@@ -20,6 +21,7 @@ from voltana.serving.agent.metrics import render
 from voltana.serving.agent.open_decisions import MOST_OPEN, OpenDecisions
 from voltana.serving.agent.token_gaps import TokenGaps
 from voltana.serving.agent.two_slots import SLOT_BYTES, TwoSlots
+from voltana.slo import Slo
 from voltana.values import Decision, Forecast, Status
 from voltana_ring.layout import Kind
 
@@ -304,3 +306,68 @@ def test_a_time_that_is_none_plans_nothing(world):
         world.engine._write(Kind.FINISHED, LOAD, launch_s, math.nan, 0.005)
         world.group.drain()
     assert planned == []
+
+
+IMPOSSIBLE = {
+    "more decisions than can be counted": lambda v: v.update(decisions=1e300),
+    "a weight that is none": lambda v: v["open"][0][2].update(weight=math.nan),
+    "a weight below nothing": lambda v: v["open"][0][2].update(weight=-5.0),
+    "a weight that is not allowed": lambda v: v["open"][0][2].update(weight=1e9),
+    "clocks in no order": lambda v: v["open"][0][2]["clocks_mhz"].reverse(),
+    "a clock that is none": lambda v: v["open"][0][2]["clocks_mhz"].__setitem__(0, math.nan),
+    "an offset that is none": lambda v: v["open"][0][2].update(offset_s=math.nan),
+}
+
+
+@pytest.mark.parametrize("what", IMPOSSIBLE)
+def test_a_state_that_no_agent_wrote_ends_nothing_and_poisons_nothing(world, what):
+    for _ in range(3):
+        iterate(world)
+    launch_s, _ = launch(world)
+    path = kept_file(world)
+    world.group.close()
+    slots = TwoSlots(path)
+    values = json.loads(slots.read())
+    IMPOSSIBLE[what](values)
+    for _ in range(2):
+        slots.write(json.dumps(values).encode())
+    slots.close()
+    world.group = restarted(world, "voltana")
+    finish(world, launch_s)
+    for _ in range(5):
+        assert iterate(world).status is Status.CERTIFIED
+    found = served(world.group)
+    seen = found.guarantee.account()
+    assert all(0.0 <= value <= 100.0 for value in seen.values())
+    if what == "a weight that is not allowed":
+        assert found.guarantee.unlabelled() == {"restart": 1}
+    else:
+        assert found.guarantee.restored.startswith("damaged")
+
+
+def test_a_policy_that_one_rank_cannot_run_changes_nothing_of_what_the_others_promise(
+    world, monkeypatch
+):
+    second = FakeEngine(
+        world.config.agent.rings, "decode-0", world.time.now_s, rank="@dp1.pp0.tp0", says_idle=True
+    )
+    world.group.scan()
+    iterate(world)
+    kept = [(s, s.guarantee.requests.promises.loop) for s in world.group._served.values()]
+    build, built = type(world.group._workshop).build, []
+
+    def build_one(workshop, *args):
+        built.append(args)
+        if len(built) == len(kept):
+            raise ConfigError("one rank is another")
+        return build(workshop, *args)
+
+    monkeypatch.setattr(type(world.group._workshop), "build", build_one)
+    slo = world.group.settings.slo
+    with pytest.raises(ConfigError):
+        world.group.set_slo(Slo(ttft_s=9.0, itl_s=9.0))
+    for found, loop in kept:
+        assert found.guarantee.requests.promises.loop is loop is found.control
+        assert found.guarantee.requests.promises.slo == slo
+        assert found.guarantee._issuers == [found.control.predictor]
+    second.close()

@@ -18,6 +18,7 @@ import voltana_ring
 import voltana_sglang
 from integrations.sglang.cpu.voltana_sglang_cpu.hook_cost import _timed_around
 from voltana.serving.config import read_config
+from voltana.serving.ring_reader import RingReader
 from voltana_ring.layout import Kind
 from voltana_sglang.hooks import attach as attaching
 from voltana_sglang.hooks import contract
@@ -210,6 +211,21 @@ def test_a_scheduler_is_attached_and_says_so(monkeypatch, tmp_path, caplog):
     assert [p.name for p in (tmp_path / "rings").glob("*.ring")] == ["decode-7@dp0.pp0.tp0.ring"]
     assert step(engine) == "processed"
     assert getattr(engine, METER).finished == 1
+    getattr(engine, METER).close()
+
+
+@pytest.mark.parametrize("hooked_idle", [True, False])
+def test_an_engine_says_whether_it_says_when_it_idles(monkeypatch, tmp_path, caplog, hooked_idle):
+    """Where it does, silence is a stall, and no idling."""
+    engine = Hooked()
+    if not hooked_idle:
+        monkeypatch.setattr(Hooked, "on_idle", Engine.on_idle)
+    with caplog.at_level(logging.INFO, "sglang.voltana"):
+        attach_here(monkeypatch, tmp_path, engine)
+    assert ("concluded from silence" in caplog.text) is not hooked_idle
+    reader = RingReader(next((tmp_path / "rings").glob("*.ring")))
+    assert reader.info["says_idle"] is hooked_idle
+    reader.close()
     getattr(engine, METER).close()
 
 
