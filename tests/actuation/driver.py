@@ -38,9 +38,13 @@ A100 = {
     "D_FULL_MW": 380_000,
     "D_TICK_MS": 20,
     "D_CALL_US": 500,
+    "D_ENERGY_US": 3_000,
     "D_SETTLE_US": 5_000,
 }
-"""An A100 with a busy engine; call and settling time shortened, so that tests are quick."""
+"""An A100 with a busy engine; call and settling time shortened, so that tests are quick.
+
+Reading the energy counter takes as long as on an H100 (docs/gpu.md).
+"""
 
 
 def _enums() -> dict[str, int]:

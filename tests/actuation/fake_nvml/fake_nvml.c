@@ -420,7 +420,7 @@ EXPORT int nvmlDeviceGetPowerUsage(device d, unsigned *mw) {
 }
 
 EXPORT int nvmlDeviceGetTotalEnergyConsumption(device d, unsigned long long *mj) {
-  int code = enter(d, F_ENERGY, references && d ? d[D_QUERY_US] : 0);
+  int code = enter(d, F_ENERGY, references && d ? d[D_QUERY_US] + d[D_ENERGY_US] : 0);
   if (code > 0) return code;
   if (!mj) return INVALID_ARGUMENT;
   count_energy(d);

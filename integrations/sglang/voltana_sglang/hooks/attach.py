@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import time
 from typing import TYPE_CHECKING, Any
 
 from voltana_ring.paths import bell_path, make_folder, ring_path
@@ -16,6 +17,7 @@ from voltana_sglang.hooks.around import (
     around_process_batch_result,
     around_run_batch,
 )
+from voltana_sglang.hooks.device_times import device_times
 from voltana_sglang.hooks.engine_facts import mode_of, read_facts
 from voltana_sglang.hooks.meter import Meter
 from voltana_sglang.hooks.settings import check_name, read_settings
@@ -110,6 +112,7 @@ def _meter(scheduler: Any, mode: str, rings: Path, instance: str, facts: EngineF
         modes=contract.forward_modes(),
         synchronous=facts.device == "cpu",
         synchronize=_synchronize(scheduler, facts.device),
+        device=None if facts.device == "cpu" else device_times(scheduler, time.monotonic),
     )
 
 
