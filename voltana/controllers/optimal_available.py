@@ -280,7 +280,8 @@ class OptimalAvailable:
             if end_s is None and now_s <= batch.by_s:
                 going_on.append(batch)
             else:
-                self._score(batch, math.inf if end_s is None else end_s)
+                known_s = math.inf if end_s is None or math.isnan(end_s) else end_s
+                self._score(batch, known_s)
         self._open = going_on
 
     def _score(self, batch: _Batch, end_s: float) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import os
 import time
@@ -80,11 +81,11 @@ def attach(scheduler: Any, environment: Any) -> None:
         _log.info("voltana: rank %d of this group measures for it", 0)
         return
     name = check_name(environment.get(INSTANCE_VARIABLE) or f"{facts.role}-{facts.port}")
+    says_idle = not contract.hook_problems(type(scheduler), {IDLE_HOOK: around_on_idle})
+    facts = dataclasses.replace(facts, says_idle=says_idle)
     meter = _meter(scheduler, mode, settings.rings, name, facts)
     setattr(scheduler, METER, meter)
-    idle = "" if not contract.hook_problems(type(scheduler), {IDLE_HOOK: around_on_idle}) else (
-        ", idling concluded from silence"
-    )  # fmt: skip
+    idle = "" if says_idle else ", idling concluded from silence"
     _log.info(
         "voltana: hooks are live on SGLang %s: measuring %s (%s, dp %d, pp %d)%s",
         version, name, facts.role, facts.dp_rank, facts.pp_rank, idle,
