@@ -8,12 +8,6 @@ That sum is known without looking at each prompt: a prompt of p tokens attends p
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
-
-import numpy as np
-
-if TYPE_CHECKING:
-    from voltana.values import FloatArray
 
 
 class ArrivingWork:
@@ -47,7 +41,10 @@ class ArrivingWork:
         """The mean rate; inf before anything has been seen."""
         return self._tokens / self._seen_s if self._seen_s > 0.0 else math.inf
 
-    def deviation_tokens(self, within_s: FloatArray) -> FloatArray:
-        """Standard deviation of what arrives within each time; inf before anything was seen."""
-        per_s = self._squares / self._seen_s if self._seen_s > 0.0 else math.inf
-        return np.sqrt(per_s * within_s)
+    @property
+    def deviation_tokens(self) -> float:
+        """Standard deviation of what arrives in 1 s; it grows with the root of the time.
+
+        It is inf before anything has been seen.
+        """
+        return math.sqrt(self._squares / self._seen_s) if self._seen_s > 0.0 else math.inf

@@ -225,13 +225,15 @@ class OptimalAvailable:
         batch_s, planned_s = forecast.mean_s, self.reserve.rho * self._slo.ttft_s
         token_s = self._token_s(load, forecast)
         busy = tokens_per_s * token_s
-        behind_s = pending_s[fastest] - batch_s[fastest]
-        spread = arriving.deviation_tokens(batch_s)
-        joining = tokens_per_s * batch_s + self.caution.deviations * spread
+        # A batch, and what comes while it runs, computed after it at the fastest level.
+        behind_s = float(pending_s[fastest] - batch_s[fastest])
+        joining_s = float(token_s[fastest])
+        mean_share = 1.0 + tokens_per_s * joining_s
+        spread = self.caution.deviations * arriving.deviation_tokens * joining_s
         keeps = (
             (busy <= BUSIEST)
             & (pending_s * (1.0 + busy) <= planned_s)
-            & (batch_s + behind_s + joining * token_s[fastest] <= planned_s)
+            & (mean_share * batch_s + spread * np.sqrt(batch_s) <= planned_s - behind_s)
         )
         index = int(keeps.argmax())
         return min(index, fastest) if keeps[index] else fastest
