@@ -23,6 +23,7 @@ LAYERS = (
         "slo_reserve",
         "in_force",
         "planning",
+        "pool",
         "viability",
         "validation",
         "extras",

@@ -268,6 +268,10 @@ def _rows(memory_batch: float, most: int = 0) -> FloatArray:
     return rows
 
 
+BATCH_ENDS = tuple(map(int, _rows(math.inf)))
+"""Ends of all tiles."""
+
+
 def _fitting_rows(table: BatchTable, index: int) -> int:
     """Rows, from the first on, that fit the threshold at a level without a gap."""
     fits = table.upper_s[:, index] <= table.threshold_s

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -21,6 +21,7 @@ from voltana.predictors.least_squares import DirectionalLeastSquares
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from voltana.ports import PowerCurve
     from voltana.values import Exposure, FloatArray, Load
 
 NOISE = 0.03
@@ -133,6 +134,11 @@ class LinearPowerSnapshot:
         """See `voltana.ports.PowerForecasts.forecast_w`."""
         return _forecast_w(self.coefficients, self.max_clock_mhz, load, clocks_mhz)
 
+    def power_curve(self, load: Load) -> PowerCurve | None:
+        """See `voltana.ports.TellsPowerCurve`."""
+        curve = _curve(self.coefficients, self.max_clock_mhz, load)
+        return curve if curve.flat >= 0.0 and curve.steep >= 0.0 else None
+
     def to_dict(self) -> Mapping[str, object]:
         """The model as plain JSON values; `from_dict` reads it."""
         return {"max_clock_mhz": self.max_clock_mhz, "coefficients": list(self.coefficients)}
@@ -157,15 +163,34 @@ class LinearPowerSnapshot:
         )
 
 
-def _forecast_w(
-    c: Sequence[float], max_clock_mhz: float, load: Load, clocks_mhz: FloatArray
-) -> FloatArray:
+class _Curve(NamedTuple):
+    """Power of a load against the clock: ``base + flat * share + steep * share**3``."""
+
+    base: float
+    flat: float
+    steep: float
+    max_clock_mhz: float
+
+    def power_w(self, clock_mhz: float) -> float:
+        """See `voltana.ports.PowerCurve`."""
+        share = clock_mhz / self.max_clock_mhz
+        return (share * share * self.steep + self.flat) * share + self.base
+
+
+def _curve(c: Sequence[float], max_clock_mhz: float, load: Load) -> _Curve:
     base, flat, steep = c[0], 0.0, c[1]
     for start, level in _busy_parts(load):
         flat += c[start] + c[start + 2] * level
         steep += c[start + 1] + c[start + 3] * level
+    return _Curve(base, flat, steep, max_clock_mhz)
+
+
+def _forecast_w(
+    c: Sequence[float], max_clock_mhz: float, load: Load, clocks_mhz: FloatArray
+) -> FloatArray:
+    base, flat, steep, _ = _curve(c, max_clock_mhz, load)
     share = clocks_mhz / max_clock_mhz
-    # base + flat * share + steep * share**3, by Horner's rule
+    # By Horner's rule, as at one clock.
     watts: FloatArray = share * share
     watts *= steep
     watts += flat
