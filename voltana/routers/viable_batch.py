@@ -25,7 +25,7 @@ import numpy as np
 from voltana.errors import invalid
 from voltana.planning import candidate_load, curve_of, memory_tokens
 from voltana.pool import NAME, KeptPool
-from voltana.ports import TellsBatches, TellsCurve, needs_of, offers
+from voltana.ports import TellsBatches, TellsCurve, TellsRoom, needs_of, offers
 from voltana.routers.least_memory import LeastMemory
 from voltana.values import Deferral, Load, Need, Role
 from voltana.viability import BATCH_ENDS, LARGEST_BATCH, largest_viable_batch, tabulate
@@ -199,22 +199,26 @@ def largest_batch(
         context_tokens: What a request holds in the KV cache.
         threshold_s: What an iteration may take.
     """
+    curves, room = offers(predictor, TellsCurve), offers(predictor, TellsRoom)
     clocks_mhz = np.array([clock_mhz])
-    ends: Sequence[int] = range(1, LARGEST_BATCH + 1)
-    if offers(predictor, TellsCurve):
-        ends = BATCH_ENDS
-    elif offers(predictor, TellsBatches):
+    if offers(predictor, TellsBatches) and not curves:
         return largest_viable_batch(
             tabulate(predictor, clocks_mhz, context_tokens=context_tokens, threshold_s=threshold_s)
         )
 
     def too_long(batch: int) -> bool:
-        load = Load.decode(batch, int(batch * context_tokens))
+        tokens = int(batch * context_tokens)
+        if room:
+            most = cast("TellsRoom", predictor).most_kv_tokens(batch, clock_mhz, threshold_s)
+            if most is not None:
+                return tokens > most
+        load = Load.decode(batch, tokens)
         curve = curve_of(predictor, load)
         if curve is None:
             return not predictor.forecast(load, clocks_mhz).upper_s[0] <= threshold_s
         return not curve.upper_s(clock_mhz) <= threshold_s
 
+    ends = BATCH_ENDS if curves else range(1, LARGEST_BATCH + 1)
     first = bisect_left(ends, True, key=too_long)
     return ends[first - 1] if first else 0
 

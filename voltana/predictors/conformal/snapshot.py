@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 Known = bool | np.ndarray[Any, np.dtype[np.bool_]]
 """Whether a bound may stand on a mean: everywhere or nowhere, or clock by clock."""
 
+_MOST_ROOMS = 1024
+"""Answers that a snapshot remembers: batches and levels that are asked for are few."""
+
 _Shape = TypeVar("_Shape", bound=tuple[int, ...])
 
 
@@ -219,6 +222,9 @@ class ConformalSnapshot:
     _lines: TellsMeanLine | None = field(init=False, repr=False)
     _decode_group: str | None = field(init=False, repr=False)
     _decode: float = field(init=False, repr=False)
+    _room: dict[tuple[int, float, float], int | None] = field(
+        default_factory=dict, init=False, repr=False
+    )
 
     def __post_init__(self) -> None:
         """Ask once what the predictor tells for less than a forecast."""
@@ -276,10 +282,17 @@ class ConformalSnapshot:
 
     def most_kv_tokens(self, requests: int, clock_mhz: float, budget_s: float) -> int | None:
         """See `voltana.ports.TellsRoom`."""
+        question = requests, clock_mhz, budget_s
+        if question in self._room:
+            return self._room[question]
+        if len(self._room) >= _MOST_ROOMS:
+            self._room.clear()
         line = None if self._lines is None else self._lines.mean_line(requests, clock_mhz)
-        if line is None or not budget_s < math.inf:
-            return None
-        return most_within(line, self._decode, self.offset_s, budget_s)
+        most = None
+        if line is not None and budget_s < math.inf:
+            most = most_within(line, self._decode, self.offset_s, budget_s)
+        self._room[question] = most
+        return most
 
     def prefill_mean(self, clock_mhz: float) -> Callable[[int, float], float]:
         """See `voltana.ports.TellsPrefill`."""
