@@ -71,14 +71,19 @@ class MarginBook:
     def part(self, group: str, from_mhz: float, *, known: bool) -> MarginPart:
         """What is issued for a group from a clock on; no margin if the load is not `known`."""
         tracker = self.trackers.get(group)
-        full = tracker is None and len(self.trackers) >= MAX_GROUPS
-        quantile = self.quantile(group) if known and not full else math.inf
+        if tracker is not None:
+            quantile, updates = tracker.quantile, tracker.updates
+        else:
+            full = len(self.trackers) >= MAX_GROUPS
+            quantile, updates = math.inf if full else self.quantile(group), 0
+        if not known:
+            quantile = math.inf
         return MarginPart(
             from_mhz=from_mhz,
             group=group,
             quantile=quantile,
             certifiable=quantile <= self.statement.q_cert,
-            updates=0 if tracker is None else tracker.updates,
+            updates=updates,
         )
 
     def tracker(self, group: str) -> QuantileTracker:
