@@ -140,7 +140,7 @@ def upper_bound(
     """
     if known is False:
         return np.full_like(mean_s, math.inf)
-    upper_s: np.ndarray[_Shape, np.dtype[np.float64]] = mean_s + offset_s
+    upper_s: np.ndarray[_Shape, np.dtype[np.float64]] = mean_s + offset_s  # type: ignore[assignment]
     upper_s *= quantile
     upper_s += mean_s
     if known is not True:
