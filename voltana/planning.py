@@ -44,9 +44,17 @@ def lowest_safe_index(upper_s: FloatArray, budget_s: float) -> int | None:
 
 def cheapest_safe_index(upper_s: FloatArray, cost: FloatArray, budget_s: float) -> int | None:
     """Index of the cheapest clock whose upper latency bound fits; None if there is none."""
-    masked = np.where(upper_s <= budget_s, cost, math.inf)
-    index = int(masked.argmin())
-    return index if masked[index] < math.inf else None
+    safe = upper_s <= budget_s
+    first = int(safe.argmax())
+    if not safe[first]:
+        return None
+    if first:
+        safe, cost = safe[first:], cost[first:]
+    # Mostly all clocks from the first safe one on are safe.
+    if not np.logical_and.reduce(safe):
+        cost = np.where(safe, cost, math.inf)
+    index = int(cost.argmin())
+    return first + index if cost[index] < math.inf else None
 
 
 def lowest_safe_decision(forecast: Forecast, budget_s: float) -> Decision:

@@ -101,8 +101,10 @@ class PhaseModel:
     def __post_init__(self) -> None:
         """Look at the signs once."""
         weights = self.weights
-        object.__setattr__(self, "falls", bool(weights[1:].min() >= 0.0))
-        lasts = bool(weights.min() >= 0.0 and weights[0, 0] + weights[1, 0] > 0.0)
+        constant, *moving = np.minimum.reduce(weights, axis=1).tolist()
+        falls = min(moving) >= 0.0
+        object.__setattr__(self, "falls", falls)
+        lasts = bool(falls and constant >= 0.0 and weights[0, 0] + weights[1, 0] > 0.0)
         object.__setattr__(self, "lasts", lasts)
 
     def variance(self, x: FloatArray) -> float:
