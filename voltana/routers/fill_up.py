@@ -14,7 +14,8 @@ from operator import attrgetter
 from typing import TYPE_CHECKING, NamedTuple
 
 from voltana.errors import invalid
-from voltana.planning import candidate_load, prefill_mean
+from voltana.operating import prefill_mean
+from voltana.planning import candidate_load
 from voltana.pool import KeptPool
 from voltana.routers.least_loaded import LeastLoaded
 from voltana.values import Need, Role, attended_pairs

@@ -21,7 +21,8 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from voltana.errors import invalid
-from voltana.planning import GROWTH_TOKENS, mean_at, operating_point
+from voltana.operating import operating_point
+from voltana.planning import GROWTH_TOKENS, mean_at
 from voltana.pool import IN_FLIGHT, KeptPool
 from voltana.ports import needs_of
 from voltana.routers.least_memory import LeastMemory

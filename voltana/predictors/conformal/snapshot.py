@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar, cast, runt
 
 import numpy as np
 
-from voltana.planning import prefill_mean
+from voltana.operating import prefill_mean
 from voltana.ports import offers
 from voltana.predictors.conformal.groups import decode_group, decode_groups
 from voltana.predictors.conformal.room import most_within
