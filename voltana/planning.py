@@ -15,6 +15,7 @@ import numpy as np
 from voltana.ports import TellsCurve, offers
 from voltana.promise import Promise
 from voltana.values import Binding, Decision, Load, Role, Status
+from voltana_actuatord.quick import maker
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -22,6 +23,10 @@ if TYPE_CHECKING:
     from voltana.ports import Forecasts, LatencyCurve
     from voltana.values import Candidate, FloatArray, Forecast, Request
 
+
+make_decision = maker(Decision)
+make_load = maker(Load)
+make_promise = maker(Promise)
 
 GROWTH_TOKENS = 600.0
 """Room that a request usually takes or keeps on top of its context."""
@@ -60,7 +65,7 @@ def cheapest_safe_index(upper_s: FloatArray, cost: FloatArray, budget_s: float) 
 def lowest_safe_decision(forecast: Forecast, budget_s: float) -> Decision:
     """The slowest safe clock of a forecast, else its fastest."""
     index = lowest_safe_index(forecast.upper_s, budget_s)
-    return Decision(
+    return make_decision(
         clock_mhz=float(forecast.clocks_mhz[-1 if index is None else index]),
         reason="no safe level: fastest" if index is None else "lowest safe level",
         status=Status.SATURATED if index is None else Status.CERTIFIED,
@@ -140,7 +145,7 @@ def settle(
     )
     promise = None
     if forecast is not None and forecast.margin is not None:
-        promise = Promise(
+        promise = make_promise(
             issuer=issuer,
             sequence=sequence,
             in_force_mhz=slowest_in_force_mhz(clock_mhz, achieved_mhz),
@@ -148,7 +153,7 @@ def settle(
         )
     elif clock_mhz == proposal.clock_mhz and status is proposal.status:
         return proposal
-    return Decision(
+    return make_decision(
         clock_mhz=clock_mhz,
         reason=proposal.reason,
         status=status,
@@ -165,7 +170,9 @@ def candidate_load(candidate: Candidate) -> Load:
     if candidate.role is Role.PREFILL:
         tokens = state.queued_tokens + reserved.prompt_tokens
         requests = max(1, state.queued_requests + reserved.requests)
-        return Load(prefill_tokens=tokens, prefill_attended_pairs=tokens * tokens / (2 * requests))
+        return make_load(
+            prefill_tokens=tokens, prefill_attended_pairs=tokens * tokens / (2 * requests)
+        )
     return Load.decode(
         state.running_requests + reserved.requests, state.kv_tokens + reserved.prompt_tokens
     )
@@ -190,13 +197,13 @@ def load_with(load: Load, request: Request, role: Role) -> Load:
     """`load` after one more request has joined it."""
     prompt = request.prompt_tokens
     if role is Role.PREFILL:
-        return Load(
+        return make_load(
             prefill_tokens=load.prefill_tokens + prompt,
             prefill_attended_pairs=load.prefill_attended_pairs + prompt * (prompt + 1) / 2,
             decode_requests=load.decode_requests,
             decode_kv_tokens=load.decode_kv_tokens,
         )
-    return Load(
+    return make_load(
         prefill_tokens=load.prefill_tokens,
         prefill_attended_pairs=load.prefill_attended_pairs,
         decode_requests=load.decode_requests + 1,
@@ -269,7 +276,7 @@ def certified_or_fastest(
         budget_s: What the iteration may take.
         binding: The constraint that set it.
     """
-    return Decision(
+    return make_decision(
         clock_mhz=float(forecast.clocks_mhz[-1 if index is None else index]),
         reason="no safe level: fastest" if index is None else "cheapest safe level",
         status=Status.SATURATED if index is None else Status.CERTIFIED,

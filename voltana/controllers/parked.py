@@ -21,10 +21,13 @@ from voltana.controllers.wrapper import ControllerWrapper
 from voltana.errors import invalid
 from voltana.ports import HasLevels
 from voltana.values import Decision, Load
+from voltana_actuatord.quick import maker
 
 if TYPE_CHECKING:
     from voltana.ports import Controller, PowerForecasts
     from voltana.values import FloatArray, Observation
+
+make_decision = maker(Decision)
 
 IDLE = Load()
 PARKED = "idle: parked"
@@ -85,7 +88,7 @@ class Parked(ControllerWrapper):
         cost_j = self.costs_j(max(self._gap_s, now_s - self._idle_since_s))
         if not np.logical_and.reduce(np.isfinite(cost_j)):
             return decision
-        return Decision(
+        return make_decision(
             clock_mhz=float(self._levels[int(cost_j.argmin())]),
             reason=PARKED,
             status=decision.status,

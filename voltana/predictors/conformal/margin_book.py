@@ -16,11 +16,14 @@ from voltana.predictors.conformal.quantile_tracker import (
     read_number,
 )
 from voltana.promise import MarginPart
+from voltana_actuatord.quick import maker
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from voltana.promise import Statement
+
+make_margin_part = maker(MarginPart)
 
 MAX_GROUPS = 64
 """Beyond this many groups no bound is issued: memory stays bounded."""
@@ -78,7 +81,7 @@ class MarginBook:
             quantile, updates = math.inf if full else self.quantile(group), 0
         if not known:
             quantile = math.inf
-        return MarginPart(
+        return make_margin_part(
             from_mhz=from_mhz,
             group=group,
             quantile=quantile,

@@ -15,6 +15,7 @@ from voltana.predictors.conformal.room import most_within
 from voltana.promise import bound_on
 from voltana.values import Forecast, Load
 from voltana.viability import forecast_batches
+from voltana_actuatord.quick import maker
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     from voltana.ports import Forecasts, PredictorSnapshot
     from voltana.values import FloatArray, Table
 
+
+make_forecast = maker(Forecast)
 
 Known = bool | np.ndarray[Any, np.dtype[np.bool_]]
 """Whether a bound may stand on a mean: everywhere or nowhere, or clock by clock."""
@@ -244,7 +247,7 @@ class ConformalSnapshot:
         names = group_names(self.group(load), self.edges_mhz)
         quantile = at_clocks(list(map(self._open, names)), self.edges_mhz, clocks_mhz)
         upper_s = upper_bound(mean_s, known, quantile, self.offset_s)
-        return Forecast(clocks_mhz=clocks_mhz, mean_s=mean_s, upper_s=upper_s)
+        return make_forecast(clocks_mhz=clocks_mhz, mean_s=mean_s, upper_s=upper_s)
 
     def forecast_batches(
         self, requests: FloatArray, kv_tokens: FloatArray, clocks_mhz: FloatArray

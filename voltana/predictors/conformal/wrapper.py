@@ -29,6 +29,7 @@ from voltana.predictors.conformal.snapshot import (
 )
 from voltana.promise import Margin, Statement
 from voltana.values import Forecast, Status
+from voltana_actuatord.quick import maker
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -38,6 +39,9 @@ if TYPE_CHECKING:
     from voltana.predictors.conformal.scoring import Verdict
     from voltana.promise import MarginPart, Promise
     from voltana.values import Decision, FloatArray, Load, Outcome
+
+make_forecast = maker(Forecast)
+make_margin = maker(Margin)
 
 UNUSABLE = "unusable latency"
 TOO_LATE = "too late"
@@ -126,7 +130,7 @@ class Conformal:
         mean_s, known = mean_of(self.predictor, self._told, load, clocks_mhz)
         margin = self.margin(load)
         upper_s = upper_bound(mean_s, known, self._opened(margin, clocks_mhz), self._offset_s)
-        return Forecast(clocks_mhz=clocks_mhz, mean_s=mean_s, upper_s=upper_s, margin=margin)
+        return make_forecast(clocks_mhz=clocks_mhz, mean_s=mean_s, upper_s=upper_s, margin=margin)
 
     def _opened(self, margin: Margin, clocks_mhz: FloatArray) -> float | FloatArray:
         """The margin as it bounds, for all clocks or each; inf where it may not certify."""
@@ -150,7 +154,7 @@ class Conformal:
                     for part, start in zip(names, self._starts_mhz, strict=True)
                 ]
             )
-        return Margin(parts=parts, offset_s=self._offset_s, weight=weight)
+        return make_margin(parts=parts, offset_s=self._offset_s, weight=weight)
 
     def learn(self, outcome: Outcome) -> None:
         """Score the label as it was issued, then teach the predictor; a duplicate is refused."""
