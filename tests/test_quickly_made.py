@@ -8,7 +8,7 @@ import pickle
 
 import pytest
 
-from voltana_actuatord.quick import quickly_made
+from voltana_actuatord.quick import maker, quickly_made
 
 
 @quickly_made
@@ -51,3 +51,22 @@ def test_a_field_that_needs_more_than_storing_is_refused():
 
     with pytest.raises(TypeError, match=r"Listed\.items"):
         quickly_made(Listed)
+
+
+def test_a_maker_makes_what_the_class_makes():
+    make = maker(Point)
+    point = make(x=1.0)
+    assert type(point) is Point
+    assert point == Point(x=1.0)
+    assert make(y=3.0, x=1.0) == Point(x=1.0, y=3.0)
+    assert pickle.loads(pickle.dumps(point)) == dataclasses.replace(point) == point
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        point.x = 2.0
+    for wrong in ({}, {"x": 1.0, "z": 1.0}):
+        with pytest.raises(TypeError, match="make"):
+            make(**wrong)
+
+
+def test_a_class_that_is_not_quickly_made_has_no_maker():
+    with pytest.raises(KeyError):
+        maker(dict)

@@ -32,12 +32,16 @@ from voltana.values import (
     Queue,
     Status,
 )
+from voltana_actuatord.quick import maker
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from voltana.ports import Actuator, Controller, PowerPredictor, Predictor, Sensor, TimeSource
     from voltana.values import Domain, Exposure
+
+make_observation = maker(Observation)
+make_outcome = maker(Outcome)
 
 IDLE = Load()
 
@@ -141,7 +145,7 @@ class ControlLoop:
         now_s = self._time.now_s()
         reading = self._sensor.read()
         bounds = combine_limits(self._limits.values(), now_s) if self._limits else UNBOUNDED
-        observation = Observation(
+        observation = make_observation(
             instance=self.instance,
             sampled_at_s=reading.at_s,
             now_s=now_s,
@@ -197,7 +201,7 @@ class ControlLoop:
             ended_at_s: When it ended.
         """
         self._last_latency_s = latency_s
-        outcome = Outcome(
+        outcome = make_outcome(
             load=load,
             clock_mhz=clock_mhz,
             latency_s=latency_s,

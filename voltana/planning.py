@@ -15,11 +15,18 @@ import numpy as np
 from voltana.ports import TellsCurve, offers
 from voltana.promise import Promise
 from voltana.values import Binding, Decision, Load, Role, Status
+from voltana_actuatord.quick import maker
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from voltana.ports import Forecasts, LatencyCurve
     from voltana.values import Candidate, FloatArray, Forecast, Request
 
+
+make_decision = maker(Decision)
+make_load = maker(Load)
+make_promise = maker(Promise)
 
 GROWTH_TOKENS = 600.0
 """Room that a request usually takes or keeps on top of its context."""
@@ -42,15 +49,23 @@ def lowest_safe_index(upper_s: FloatArray, budget_s: float) -> int | None:
 
 def cheapest_safe_index(upper_s: FloatArray, cost: FloatArray, budget_s: float) -> int | None:
     """Index of the cheapest clock whose upper latency bound fits; None if there is none."""
-    masked = np.where(upper_s <= budget_s, cost, math.inf)
-    index = int(masked.argmin())
-    return index if masked[index] < math.inf else None
+    safe = upper_s <= budget_s
+    first = int(safe.argmax())
+    if not safe[first]:
+        return None
+    if first:
+        safe, cost = safe[first:], cost[first:]
+    # Mostly all clocks from the first safe one on are safe.
+    if not np.logical_and.reduce(safe):
+        cost = np.where(safe, cost, math.inf)
+    index = int(cost.argmin())
+    return first + index if cost[index] < math.inf else None
 
 
 def lowest_safe_decision(forecast: Forecast, budget_s: float) -> Decision:
     """The slowest safe clock of a forecast, else its fastest."""
     index = lowest_safe_index(forecast.upper_s, budget_s)
-    return Decision(
+    return make_decision(
         clock_mhz=float(forecast.clocks_mhz[-1 if index is None else index]),
         reason="no safe level: fastest" if index is None else "lowest safe level",
         status=Status.SATURATED if index is None else Status.CERTIFIED,
@@ -130,7 +145,7 @@ def settle(
     )
     promise = None
     if forecast is not None and forecast.margin is not None:
-        promise = Promise(
+        promise = make_promise(
             issuer=issuer,
             sequence=sequence,
             in_force_mhz=slowest_in_force_mhz(clock_mhz, achieved_mhz),
@@ -138,7 +153,7 @@ def settle(
         )
     elif clock_mhz == proposal.clock_mhz and status is proposal.status:
         return proposal
-    return Decision(
+    return make_decision(
         clock_mhz=clock_mhz,
         reason=proposal.reason,
         status=status,
@@ -155,7 +170,9 @@ def candidate_load(candidate: Candidate) -> Load:
     if candidate.role is Role.PREFILL:
         tokens = state.queued_tokens + reserved.prompt_tokens
         requests = max(1, state.queued_requests + reserved.requests)
-        return Load(prefill_tokens=tokens, prefill_attended_pairs=tokens * tokens / (2 * requests))
+        return make_load(
+            prefill_tokens=tokens, prefill_attended_pairs=tokens * tokens / (2 * requests)
+        )
     return Load.decode(
         state.running_requests + reserved.requests, state.kv_tokens + reserved.prompt_tokens
     )
@@ -180,13 +197,13 @@ def load_with(load: Load, request: Request, role: Role) -> Load:
     """`load` after one more request has joined it."""
     prompt = request.prompt_tokens
     if role is Role.PREFILL:
-        return Load(
+        return make_load(
             prefill_tokens=load.prefill_tokens + prompt,
             prefill_attended_pairs=load.prefill_attended_pairs + prompt * (prompt + 1) / 2,
             decode_requests=load.decode_requests,
             decode_kv_tokens=load.decode_kv_tokens,
         )
-    return Load(
+    return make_load(
         prefill_tokens=load.prefill_tokens,
         prefill_attended_pairs=load.prefill_attended_pairs,
         decode_requests=load.decode_requests + 1,
@@ -204,19 +221,27 @@ def planned_clock_mhz(candidate: Candidate, load: Load) -> float:
     levels_mhz, budget_s = candidate.levels_mhz, candidate.budget_s
     if candidate.predictor is None:
         return math.inf
-    curve = _curve(candidate.predictor, load)
+    curve = curve_of(candidate.predictor, load)
     if curve is None:
         forecast = candidate.predictor.forecast(load, np.array(levels_mhz, dtype=np.float64))
         index = lowest_safe_index(forecast.upper_s, budget_s)
         return math.inf if index is None else levels_mhz[index]
-    # The bound never rises with the clock: what is safe begins at one of the levels.
-    begins = bisect_left(levels_mhz, True, key=lambda mhz: curve.upper_s(mhz) <= budget_s)
+    begins = first_safe(curve, levels_mhz, budget_s)
     return levels_mhz[begins] if begins < len(levels_mhz) else math.inf
+
+
+def first_safe(curve: LatencyCurve, levels_mhz: Sequence[float], budget_s: float) -> int:
+    """Index of the slowest safe level; the number of levels if there is none.
+
+    The bound never rises with the clock: what is safe begins at one of the levels.
+    """
+    upper_s = curve.upper_s
+    return bisect_left(levels_mhz, True, key=lambda mhz: upper_s(mhz) <= budget_s)
 
 
 def planned_within(candidate: Candidate, load: Load, clock_mhz: float) -> bool:
     """Whether `planned_clock_mhz` is at most `clock_mhz`, one of the levels; asks there alone."""
-    curve = None if candidate.predictor is None else _curve(candidate.predictor, load)
+    curve = None if candidate.predictor is None else curve_of(candidate.predictor, load)
     if curve is None:
         return planned_clock_mhz(candidate, load) <= clock_mhz
     return curve.upper_s(clock_mhz) <= candidate.budget_s
@@ -224,13 +249,14 @@ def planned_within(candidate: Candidate, load: Load, clock_mhz: float) -> bool:
 
 def mean_at(predictor: Forecasts, load: Load, clock_mhz: float) -> float:
     """Expected latency of `load` at one clock."""
-    curve = _curve(predictor, load)
+    curve = curve_of(predictor, load)
     if curve is None:
         return float(predictor.forecast(load, np.array([clock_mhz])).mean_s[0])
     return curve.mean_s(clock_mhz)
 
 
-def _curve(predictor: Forecasts, load: Load) -> LatencyCurve | None:
+def curve_of(predictor: Forecasts, load: Load) -> LatencyCurve | None:
+    """Latency of a load against the clock; None where a predictor does not tell it for less."""
     if not offers(predictor, TellsCurve):
         return None
     return cast("TellsCurve", predictor).curve(load)
@@ -250,7 +276,7 @@ def certified_or_fastest(
         budget_s: What the iteration may take.
         binding: The constraint that set it.
     """
-    return Decision(
+    return make_decision(
         clock_mhz=float(forecast.clocks_mhz[-1 if index is None else index]),
         reason="no safe level: fastest" if index is None else "cheapest safe level",
         status=Status.SATURATED if index is None else Status.CERTIFIED,

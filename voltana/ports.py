@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Protocol, runtime_checkable
 from voltana_actuatord.timebase import TimeSource
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from voltana.values import (
         ActuatorStatus,
@@ -50,6 +50,7 @@ __all__ = [
     "LatencyCurve",
     "Needy",
     "Plans",
+    "PowerCurve",
     "PowerForecasts",
     "PowerPredictor",
     "PowerSnapshot",
@@ -62,6 +63,9 @@ __all__ = [
     "TellsBatches",
     "TellsCurve",
     "TellsExpected",
+    "TellsPowerCurve",
+    "TellsPrefill",
+    "TellsRoom",
     "TimeSource",
     "may_defer",
     "needs_of",
@@ -132,6 +136,33 @@ class TellsCurve(Protocol):
 
 
 @runtime_checkable
+class TellsRoom(Protocol):
+    """What a snapshot is beside that if it tells how many KV tokens a batch has room for."""
+
+    def most_kv_tokens(self, requests: int, clock_mhz: float, budget_s: float) -> int | None:
+        """Most tokens in the KV caches with which the upper bound of its `curve` keeps a budget.
+
+        Args:
+            requests: Requests of the batch.
+            clock_mhz: The clock.
+            budget_s: What the iteration may take.
+
+        Returns:
+            -1 where no batch of so many keeps it; None where that cannot be told.
+        """
+        ...
+
+
+@runtime_checkable
+class TellsPrefill(Protocol):
+    """What a snapshot is beside that if many prompts at one clock cost it little."""
+
+    def prefill_mean(self, clock_mhz: float) -> Callable[[int, float], float]:
+        """The mean of a prefill batch as a function of its tokens and their attended pairs."""
+        ...
+
+
+@runtime_checkable
 class TellsBatches(Protocol):
     """What a snapshot is beside that if many decode batches cost it little more than one."""
 
@@ -170,6 +201,23 @@ class PowerForecasts(Protocol):
 
     def forecast_w(self, load: Load, clocks_mhz: FloatArray) -> FloatArray:
         """Mean power in watts of all devices of the instance at every clock; mutates nothing."""
+        ...
+
+
+class PowerCurve(Protocol):
+    """Power of one load against the clock, one clock at a time; never falls with it."""
+
+    def power_w(self, clock_mhz: float) -> float:
+        """What `forecast_w` has there, up to rounding."""
+        ...
+
+
+@runtime_checkable
+class TellsPowerCurve(Protocol):
+    """What a power model is beside that if a few clocks cost it less than a whole forecast."""
+
+    def power_curve(self, load: Load) -> PowerCurve | None:
+        """The power of `load`; None where it may fall somewhere."""
         ...
 
 

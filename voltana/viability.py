@@ -74,9 +74,11 @@ class BatchTable:
     def rate_per_s(self) -> Table:
         """Tokens per second of each batch at each level; 0 where nothing is known."""
         known = (self.mean_s > 0.0) & (self.upper_s < math.inf)
-        return np.divide(
-            self.batches[:, None], self.mean_s, out=np.zeros_like(self.mean_s), where=known
-        )
+        batches = self.batches[:, None]
+        if np.logical_and.reduce(known, axis=None):
+            rates: Table = batches / self.mean_s
+            return rates
+        return np.divide(batches, self.mean_s, out=np.zeros_like(self.mean_s), where=known)
 
 
 def tabulate(
@@ -181,7 +183,7 @@ def served_per_s(table: BatchTable) -> FloatArray:
     Returns:
         Shape (l,); 0 where no batch fits.
     """
-    most: FloatArray = _served(table).max(axis=0, initial=0.0)
+    most: FloatArray = np.maximum.reduce(_served(table), axis=0, initial=0.0)
     return most
 
 
@@ -268,10 +270,15 @@ def _rows(memory_batch: float, most: int = 0) -> FloatArray:
     return rows
 
 
+BATCH_ENDS = tuple(map(int, _rows(math.inf)))
+"""Ends of all tiles."""
+
+
 def _fitting_rows(table: BatchTable, index: int) -> int:
     """Rows, from the first on, that fit the threshold at a level without a gap."""
     fits = table.upper_s[:, index] <= table.threshold_s
-    return len(fits) if fits.all() else int(fits.argmin())
+    first = int(fits.argmin()) if len(fits) else 0
+    return len(fits) if not len(fits) or fits[first] else first
 
 
 def _served(table: BatchTable) -> Table:

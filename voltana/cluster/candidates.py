@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, TypeVar, cast
 
 from voltana.ports import FreezesPower, HoldsPredictor, offers
 from voltana.values import Candidate, InstanceState
+from voltana_actuatord.quick import maker
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -17,6 +18,9 @@ if TYPE_CHECKING:
     from voltana.loop import ControlLoop
     from voltana.ports import PowerForecasts, PowerPredictor, Predictor, PredictorSnapshot
     from voltana.values import Role
+
+make_candidate = maker(Candidate)
+make_instance_state = maker(InstanceState)
 
 _T = TypeVar("_T")
 
@@ -120,7 +124,7 @@ def instance_state(
         oldest_wait_s: Longest wait, those of a prefill batch that runs included.
         clock_mhz: Achieved clock.
     """
-    return InstanceState(
+    return make_instance_state(
         running_requests=running_requests,
         kv_tokens=kv_tokens,
         queued_requests=waiting_requests,
@@ -153,7 +157,7 @@ def candidate(
             counts as reserved.
     """
     reserved = ledger.total(instance) if state_age_s == math.inf else ledger.reserved(instance)
-    return Candidate(
+    return make_candidate(
         instance=instance,
         role=role,
         state=state,

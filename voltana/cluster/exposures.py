@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 from voltana.values import Exposure, Load
+from voltana_actuatord.quick import maker
+
+make_exposure = maker(Exposure)
+
 
 IDLE = Load()
 
@@ -33,7 +37,7 @@ class Exposures:
 
     def add(self, load: Load, clock_mhz: float, duration_s: float) -> None:
         """Add `duration_s` of `load` at a mean clock."""
-        self._stretches.append(Exposure(load=load, clock_mhz=clock_mhz, duration_s=duration_s))
+        self._stretches.append(make_exposure(load=load, clock_mhz=clock_mhz, duration_s=duration_s))
         self.covered_to_s += duration_s
         self.seconds += duration_s
 

@@ -14,9 +14,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from voltana.values import NO_RESERVATION, Reservation
+from voltana_actuatord.quick import maker
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Iterable
+
+make_reservation = maker(Reservation)
 
 INGEST_S = 0.02
 """Time from sending a request until its scheduler counts it: HTTP, tokenisation, one message. An
@@ -207,7 +210,7 @@ class Ledger:
         account = self._accounts.get(instance)
         if account is None or not account.unreported:
             return NO_RESERVATION
-        return Reservation(
+        return make_reservation(
             requests=account.unreported_requests, prompt_tokens=account.unreported_tokens
         )
 
@@ -223,7 +226,7 @@ class Ledger:
         account = self._accounts.get(instance)
         if account is None:
             return NO_RESERVATION
-        return Reservation(requests=account.requests, prompt_tokens=account.prompt_tokens)
+        return make_reservation(requests=account.requests, prompt_tokens=account.prompt_tokens)
 
     def in_flight(self, instance: str) -> int:
         """Requests in flight towards an instance."""

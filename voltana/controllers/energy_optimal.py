@@ -29,6 +29,7 @@ from voltana.ports import Predictor
 from voltana.values import Binding, Decision, Load
 from voltana.viability import tabulate
 from voltana.viability_account import ViabilityAccount
+from voltana_actuatord.quick import maker
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -36,6 +37,8 @@ if TYPE_CHECKING:
     from voltana.ports import PowerPredictor
     from voltana.slo import Slo
     from voltana.values import Forecast, Observation, Queue
+
+make_decision = maker(Decision)
 
 STALE_S = 2.0
 """A plan that nobody renewed for so long is renewed by the decision itself."""
@@ -100,7 +103,7 @@ class EnergyOptimal:
         load, now_s = observation.load, observation.now_s
         self._note(observation)
         if not load.prefill_tokens and not load.decode_requests:
-            return Decision(clock_mhz=self._idle_mhz, reason="idle: wait slowly")
+            return make_decision(clock_mhz=self._idle_mhz, reason="idle: wait slowly")
         if now_s - self._planned_at_s > STALE_S:
             self.plan(now_s)
         budget_s = (

@@ -21,10 +21,13 @@ from voltana.controllers.wrapper import ControllerWrapper
 from voltana.errors import invalid
 from voltana.ports import HasLevels
 from voltana.values import Decision, Load
+from voltana_actuatord.quick import maker
 
 if TYPE_CHECKING:
     from voltana.ports import Controller, PowerForecasts
     from voltana.values import FloatArray, Observation
+
+make_decision = maker(Decision)
 
 IDLE = Load()
 PARKED = "idle: parked"
@@ -66,6 +69,7 @@ class Parked(ControllerWrapper):
         self._gap_s = 0.0
         self._idle_since_s = math.nan
         self._work, self._work_mhz = IDLE, 0.0
+        self._lost: tuple[float, FloatArray] | None = None  # time to wake, by the clock of the work
 
     def decide(self, observation: Observation) -> Decision:
         """See `voltana.ports.Controller.decide`."""
@@ -82,9 +86,9 @@ class Parked(ControllerWrapper):
         if not self._work_mhz > 0:  # it has never worked
             return decision
         cost_j = self.costs_j(max(self._gap_s, now_s - self._idle_since_s))
-        if not np.isfinite(cost_j).all():
+        if not np.logical_and.reduce(np.isfinite(cost_j)):
             return decision
-        return Decision(
+        return make_decision(
             clock_mhz=float(self._levels[int(cost_j.argmin())]),
             reason=PARKED,
             status=decision.status,
@@ -98,7 +102,10 @@ class Parked(ControllerWrapper):
         """Energy of idling for `idle_s` and of waking to the last work, at every level."""
         idle_w = self._power.forecast_w(IDLE, self._levels)
         work_w = self._power.forecast_w(self._work, np.array([self._work_mhz]))
-        lost_s = self._settle_s * np.maximum(0.0, 1.0 - self._levels / self._work_mhz)
+        if self._lost is None or self._lost[0] != self._work_mhz:
+            share = np.maximum(0.0, 1.0 - self._levels / self._work_mhz)
+            self._lost = self._work_mhz, self._settle_s * share
+        lost_s = self._lost[1]
         return idle_w * idle_s + np.maximum(0.0, work_w - idle_w) * lost_s
 
     def __repr__(self) -> str:

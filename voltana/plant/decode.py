@@ -16,6 +16,7 @@ from voltana.cluster.candidates import instance_state
 from voltana.cluster.queueing import queue_behind
 from voltana.plant.job import oldest_s
 from voltana.values import EMPTY_QUEUE, Load
+from voltana_actuatord.quick import maker
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Sequence
@@ -25,6 +26,9 @@ if TYPE_CHECKING:
     from voltana.plant.job import Job
     from voltana.plant.runner import Runner
     from voltana.values import InstanceState, Queue
+
+
+make_load = maker(Load)
 
 
 class DecodeInstance:
@@ -207,7 +211,7 @@ class DecodeInstance:
         for job in self._joined:
             self._join(job)
         self._make_room()
-        load = Load(decode_requests=len(self._running), decode_kv_tokens=self._running_tokens)
+        load = make_load(decode_requests=len(self._running), decode_kv_tokens=self._running_tokens)
         queue = self._queue(now_s)
         slack_s = math.nan if self._slack is None else self._slack.of(load.decode_requests, now_s)
         end_s = self.runner.begin(load, queue, now_s, slack_s)

@@ -21,6 +21,7 @@ from voltana.cluster.ledger import Entry, Ledger
 from voltana.cluster.renewed import Renewed
 from voltana.errors import RoutingError
 from voltana.values import Candidate, Deferral, Request, Role
+from voltana_actuatord.quick import maker
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -31,6 +32,9 @@ if TYPE_CHECKING:
     from voltana.plant.prefill import PrefillInstance
     from voltana.ports import Router, TimeSource
     from voltana.slo import Slo
+
+
+make_request = maker(Request)
 
 
 class RoleDispatch:
@@ -186,7 +190,7 @@ class Dispatcher:
 
     def arrived(self, job: Job) -> None:
         """Send a job to its pair, now or when its routers want it."""
-        request = Request(
+        request = make_request(
             request_id=job.index,
             arrived_at_s=job.arrival_s,
             prompt_tokens=job.prompt_tokens,

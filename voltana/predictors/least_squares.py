@@ -94,6 +94,7 @@ class DirectionalLeastSquares(base.Regressor):
         self._coefficients: FloatArray = np.zeros(0)
         self._deviation: FloatArray = np.zeros(0)
         self._covariance: Matrix = np.zeros((0, 0))
+        self._scales: Matrix = np.zeros((0, 0))  # of the covariance, from that of z
         self._sign_weights: FloatArray | None = None
         self._grow(features or ())
 
@@ -125,7 +126,7 @@ class DirectionalLeastSquares(base.Regressor):
     @property
     def covariance(self) -> Matrix:
         """Their covariance, shape (n, n); a copy."""
-        scaled: Matrix = self._covariance * np.outer(self._deviation, self._deviation)
+        scaled: Matrix = self._covariance * self._scales
         return scaled
 
     def predict_vector(self, x: FloatArray) -> float:
@@ -229,6 +230,7 @@ class DirectionalLeastSquares(base.Regressor):
         _check_prior(mean, deviation)
         self._coefficients = np.concatenate([self._coefficients, mean])
         self._deviation = np.concatenate([self._deviation, deviation])
+        self._scales = np.outer(self._deviation, self._deviation)
         covariance = np.diag((self._deviation > 0).astype(np.float64))
         covariance[:known, :known] = self._covariance
         self._covariance = covariance
@@ -245,7 +247,7 @@ class DirectionalLeastSquares(base.Regressor):
         if gain < 0.0:
             # Little is left to learn here, so forgetting prevails; no variance may pass the prior.
             room = (1.0 - self._covariance.diagonal()) / (along * along + _TINY)
-            gain = max(gain, -max(float(room.min()), 0.0))
+            gain = max(gain, -max(float(np.minimum.reduce(room)), 0.0))
         outer *= gain
         self._covariance -= outer
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -21,6 +21,7 @@ from voltana.predictors.least_squares import DirectionalLeastSquares
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from voltana.ports import PowerCurve
     from voltana.values import Exposure, FloatArray, Load
 
 NOISE = 0.03
@@ -74,6 +75,7 @@ class LinearPower:
                 raise invalid(field, value, "above 0", "Look it up in the device's datasheet.")
         self.max_clock_mhz = max_clock_mhz
         self.max_power_w = max_power_w
+        self._coefficients: list[float] | None = None  # as plain numbers, until more is learned
         shares = (*_IDLE_SHARES, *_BUSY_SHARES, *_BUSY_SHARES)
         self._squares = DirectionalLeastSquares(
             features=_NAMES,
@@ -85,9 +87,9 @@ class LinearPower:
 
     def forecast_w(self, load: Load, clocks_mhz: FloatArray) -> FloatArray:
         """See `voltana.ports.PowerPredictor.forecast_w`."""
-        return _forecast_w(
-            self._squares.coefficients.tolist(), self.max_clock_mhz, load, clocks_mhz
-        )
+        if self._coefficients is None:
+            self._coefficients = self._squares.coefficients.tolist()
+        return _forecast_w(self._coefficients, self.max_clock_mhz, load, clocks_mhz)
 
     def snapshot(self) -> LinearPowerSnapshot:
         """See `voltana.ports.FreezesPower.snapshot`."""
@@ -115,6 +117,7 @@ class LinearPower:
         expected_w = self._squares.predict_vector(x)
         noise_w = NOISE * max(expected_w, power_w)
         self._squares.learn_vector(x, power_w, noise_w, expected=expected_w)
+        self._coefficients = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -132,6 +135,11 @@ class LinearPowerSnapshot:
     def forecast_w(self, load: Load, clocks_mhz: FloatArray) -> FloatArray:
         """See `voltana.ports.PowerForecasts.forecast_w`."""
         return _forecast_w(self.coefficients, self.max_clock_mhz, load, clocks_mhz)
+
+    def power_curve(self, load: Load) -> PowerCurve | None:
+        """See `voltana.ports.TellsPowerCurve`."""
+        curve = _curve(self.coefficients, self.max_clock_mhz, load)
+        return curve if curve.flat >= 0.0 and curve.steep >= 0.0 else None
 
     def to_dict(self) -> Mapping[str, object]:
         """The model as plain JSON values; `from_dict` reads it."""
@@ -157,15 +165,35 @@ class LinearPowerSnapshot:
         )
 
 
+class _Curve(NamedTuple):
+    """Power of a load against the clock: ``base + flat * share + steep * share**3``."""
+
+    base: float
+    flat: float
+    steep: float
+    max_clock_mhz: float
+
+    def power_w(self, clock_mhz: float) -> float:
+        """See `voltana.ports.PowerCurve`."""
+        share = clock_mhz / self.max_clock_mhz
+        return (share * share * self.steep + self.flat) * share + self.base
+
+
+def _curve(c: Sequence[float], max_clock_mhz: float, load: Load) -> _Curve:
+    start, level = _busy_part(load)
+    if not start:
+        return _Curve(c[0], 0.0, c[1], max_clock_mhz)
+    flat = c[start] + c[start + 2] * level
+    steep = c[1] + (c[start + 1] + c[start + 3] * level)
+    return _Curve(c[0], flat, steep, max_clock_mhz)
+
+
 def _forecast_w(
     c: Sequence[float], max_clock_mhz: float, load: Load, clocks_mhz: FloatArray
 ) -> FloatArray:
-    base, flat, steep = c[0], 0.0, c[1]
-    for start, level in _busy_parts(load):
-        flat += c[start] + c[start + 2] * level
-        steep += c[start + 1] + c[start + 3] * level
+    base, flat, steep, _ = _curve(c, max_clock_mhz, load)
     share = clocks_mhz / max_clock_mhz
-    # base + flat * share + steep * share**3, by Horner's rule
+    # By Horner's rule, as at one clock.
     watts: FloatArray = share * share
     watts *= steep
     watts += flat
@@ -174,23 +202,25 @@ def _forecast_w(
     return watts
 
 
-def _busy_parts(load: Load) -> list[tuple[int, float]]:
-    """Where the features of each phase of `load` start, and how full it keeps the device."""
-    parts = []
-    if load.prefill_tokens:
-        tokens = load.prefill_tokens
-        parts.append((_IDLE, tokens / (tokens + HALF_TOKENS)))
-    elif load.decode_requests:
-        requests = load.decode_requests
-        parts.append((_IDLE + _BUSY, requests / (requests + HALF_REQUESTS)))
-    return parts
+def _busy_part(load: Load) -> tuple[int, float]:
+    """Where the features of the phase of `load` start, and how full it keeps the device.
+
+    Those of prefill stand for a mixed batch too; nothing starts at 0 when it is idle.
+    """
+    tokens, requests = load.prefill_tokens, load.decode_requests
+    if tokens:
+        return _IDLE, tokens / (tokens + HALF_TOKENS)
+    if requests:
+        return _IDLE + _BUSY, requests / (requests + HALF_REQUESTS)
+    return 0, 0.0
 
 
 def _add_features(x: FloatArray, load: Load, share: float, weight: float) -> None:
     cubed = share**3
     x[0] += weight
     x[1] += weight * cubed
-    for start, level in _busy_parts(load):
+    start, level = _busy_part(load)
+    if start:
         x[start : start + _BUSY] += (
             weight * share,
             weight * cubed,

@@ -9,63 +9,24 @@ which the published system does not do.
 
 from __future__ import annotations
 
-import math
-from bisect import bisect_left
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from voltana.errors import invalid
-from voltana.planning import (
-    candidate_load,
-    load_with,
-    memory_tokens,
-    planned_clock_mhz,
-    planned_within,
-)
+from voltana.pool import NAME, KeptPool
 from voltana.ports import needs_of
+from voltana.routers.prospect import Prospect, is_idle
 from voltana.routers.round_robin import RoundRobin
 from voltana.values import Need
-from voltana_actuatord.quick import quickly_made
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from voltana.ports import Router
-    from voltana.values import Candidate, Deferral, Load, Request
-
-
-@quickly_made
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _WhatIf:
-    """What one request more does to an instance.
-
-    Attributes:
-        wakes: Whether the instance is idle now.
-        clock_mhz: Clock that it needs then; inf if none is safe.
-        unsafe: Whether no clock is safe then.
-        rise_mhz: How much its clock has to rise; 0 below what counts.
-        new_tile: Whether its batch begins a new tile.
-        requests: Its requests then.
-    """
-
-    wakes: bool
-    clock_mhz: float
-    unsafe: bool
-    rise_mhz: float
-    new_tile: bool
-    requests: int
-
-    @property
-    def harmless(self) -> bool:
-        return not (self.unsafe or self.new_tile or self.rise_mhz > 0)
-
-    @property
-    def harm(self) -> tuple[bool, float, bool, int]:
-        return self.unsafe, self.rise_mhz, self.new_tile, self.requests
+    from voltana.values import Candidate, Deferral, Request
 
 
 class EcoRoute:
-    """Satisfies `voltana.ports.Router`; keeps no state but its fallback's.
+    """Satisfies `voltana.ports.Router`; what changes its choices is its fallback's state alone.
 
     Args:
         fallback: Routes where no boundary is near, and among those that cross none.
@@ -99,6 +60,7 @@ class EcoRoute:
         if not max_age_s >= 0:
             raise invalid("max_age_s", max_age_s, "0 s or more", "0.1 s is usual.")
         self._fallback = fallback or RoundRobin()
+        self._kept = KeptPool()
         self._tile = tile
         self._boundary_mhz = boundary_mhz
         self._wake_share = wake_share
@@ -114,66 +76,30 @@ class EcoRoute:
 
     def route(self, request: Request, candidates: Sequence[Candidate]) -> str | Deferral:
         """See `voltana.ports.Router.route`."""
-        pool = list(candidates)
-        if len(pool) == 1 or not all(self._known(c) for c in pool):
+        pool = self._kept.of(candidates)
+        if len(pool) == 1 or not pool.fresh(self._max_age_s):
             return self._fallback.route(request, pool)
-        outcomes = [self._what_if(request, c) for c in pool]
-        harmless = [(c, what) for c, what in zip(pool, outcomes, strict=True) if what.harmless]
-        if harmless:
-            asleep = any(what.wakes for what in outcomes)
-            awake = [
-                candidate
-                for candidate, what in harmless
-                if self._serves_awake(candidate, what) and not (asleep and self._full(candidate))
-            ]
-            return self._fallback.route(request, awake or [c for c, _ in harmless])
-        if all(what.unsafe for what in outcomes):
+        prospects = pool.column(self._prospect)
+        if not all(prospects):
             return self._fallback.route(request, pool)
-        least = min(range(len(pool)), key=lambda i: (outcomes[i].harm, pool[i].instance))
-        return pool[least].instance
+        known, prompt = cast("list[Prospect]", prospects), request.prompt_tokens
+        asleep = True in pool.column(is_idle)
+        chosen = [
+            place
+            for place, prospect in enumerate(known)
+            if (prompt <= prospect.calm_tokens or (prospect.asks and prospect.stays_calm(request)))
+            and not (asleep and prospect.full)
+        ] or [place for place, prospect in enumerate(known) if prospect.is_harmless(request)]
+        if chosen or not any(prospect.is_safe(request) for prospect in known):
+            return self._fallback.route(request, pool.take(chosen) if chosen else pool)
+        harm = [prospect.harm(request) for prospect in known]
+        return min(zip(harm, pool.column(NAME), strict=True))[1]
 
-    def _known(self, candidate: Candidate) -> bool:
-        return (
-            candidate.predictor is not None
-            and len(candidate.levels_mhz) > 0
-            and candidate.state_age_s <= self._max_age_s
-        )
-
-    def _serves_awake(self, candidate: Candidate, what: _WhatIf) -> bool:
-        return not what.wakes and what.clock_mhz <= self._wake_share * candidate.levels_mhz[-1]
-
-    def _full(self, candidate: Candidate) -> bool:
-        return memory_tokens(candidate) > self._wake_share * candidate.kv_capacity_tokens
-
-    def _what_if(self, request: Request, candidate: Candidate) -> _WhatIf:
-        now = candidate_load(candidate)
-        after = load_with(now, request, candidate.role)
-        after_mhz = planned_clock_mhz(candidate, after)
-        # An idle instance may be at any clock, so none has to rise; nor has one to the lowest.
-        wakes = not (now.prefill_tokens or now.decode_requests or candidate.in_flight)
-        # An instance that no clock can save runs at its fastest one, and gets slower.
-        most_mhz = min(after_mhz, candidate.levels_mhz[-1])
-        return _WhatIf(
-            wakes=wakes,
-            clock_mhz=after_mhz,
-            unsafe=after_mhz == math.inf,
-            rise_mhz=0.0 if wakes else self._rise_mhz(candidate, now, most_mhz),
-            new_tile=self._tiles(after.decode_requests) > self._tiles(now.decode_requests),
-            requests=after.decode_requests,
-        )
-
-    def _rise_mhz(self, candidate: Candidate, now: Load, most_mhz: float) -> float:
-        """How much the clock rises from that of `now` to `most_mhz`; 0 below what counts."""
-        levels = candidate.levels_mhz
-        # Levels from which the rise would count; most often the instance is at none of them.
-        far = bisect_left(levels, most_mhz - self._boundary_mhz)
-        if not far or not planned_within(candidate, now, levels[far - 1]):
-            return 0.0
-        return most_mhz - planned_clock_mhz(candidate, now)
-
-    def _tiles(self, requests: int) -> int:
-        # The first tile is there from the start: an empty instance crosses no boundary.
-        return max(1, -(-requests // self._tile))
+    def _prospect(self, candidate: Candidate) -> Prospect | None:
+        """What one request more does to an instance; None where that is not known."""
+        if candidate.predictor is None or not candidate.levels_mhz:
+            return None
+        return Prospect(candidate, self._tile, self._boundary_mhz, self._wake_share)
 
     def __repr__(self) -> str:
         return (

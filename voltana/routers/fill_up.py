@@ -10,21 +10,25 @@ balancing. (The trade-off of A. Gandhi et al., "AutoScale", ACM TOCS 30, 2012, w
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from operator import attrgetter
+from typing import TYPE_CHECKING, NamedTuple
 
 from voltana.errors import invalid
-from voltana.planning import candidate_load, load_with, mean_at
+from voltana.operating import prefill_mean
+from voltana.planning import candidate_load
+from voltana.pool import KeptPool
 from voltana.routers.least_loaded import LeastLoaded
-from voltana.values import Need, Role
+from voltana.values import Need, Role, attended_pairs
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
+    from voltana.pool import Pool
     from voltana.values import Candidate, Request
 
 
 class FillUp:
-    """Satisfies `voltana.ports.Router`; keeps no state.
+    """Satisfies `voltana.ports.Router`; remembers what it saw, and nothing that changes a choice.
 
     Times are forecast at the lowest level, the clock that the prompts should do with, after what
     the instance's host takes before its scheduler sees a prompt. Where an instance has no predictor
@@ -46,30 +50,65 @@ class FillUp:
             raise invalid("share", share, "0 to 1", "0.5 leaves room for a batch that runs.")
         self._share = share
         self._fallback = LeastLoaded()
+        self._kept = KeptPool()
 
     def route(self, request: Request, candidates: Sequence[Candidate]) -> str:
         """See `voltana.ports.Router.route`."""
-        pool = list(candidates)
-        ranked = [(_pending_s(request, candidate), candidate) for candidate in pool]
-        if not all(pending_s < math.inf for pending_s, _ in ranked):
+        pool = self._kept.of(candidates)
+        pending_s = _pending_s(request, pool)
+        if not all(map(math.inf.__gt__, pending_s)):
             return self._fallback.route(request, pool)
+        share, waited_s = self._share, request.waited_s
         early = [
-            (-pending_s, candidate.instance)
-            for pending_s, candidate in ranked
-            if pending_s <= self._share * (candidate.budget_s - request.waited_s)
+            place
+            for place, (taken_s, budget_s) in enumerate(
+                zip(pending_s, pool.column(_budget_s), strict=True)
+            )
+            if taken_s <= share * (budget_s - waited_s)
         ]
         if early:
-            return min(early)[1]
-        return min((pending_s, candidate.instance) for pending_s, candidate in ranked)[1]
+            return pool.take(early).first_of_least([-pending_s[place] for place in early])
+        return pool.first_of_least(pending_s)
 
     def __repr__(self) -> str:
         return f"FillUp({self._share:g})"
 
 
-def _pending_s(request: Request, candidate: Candidate) -> float:
-    """Time of what is pending and the request at the lowest level; inf where it does not count."""
+_budget_s = attrgetter("budget_s")
+
+
+class _Pending(NamedTuple):
+    """What an instance has to do before the request.
+
+    Attributes:
+        tokens: Prompt tokens.
+        pairs: Their attended pairs.
+        mean_s: Time of so many at the lowest level.
+    """
+
+    tokens: int
+    pairs: float
+    mean_s: Callable[[int, float], float]
+
+
+def _pending(candidate: Candidate) -> _Pending:
     if candidate.role is Role.DECODE or candidate.predictor is None or not candidate.levels_mhz:
-        return math.inf
-    load = load_with(candidate_load(candidate), request, candidate.role)
+        return _NEVER
+    load = candidate_load(candidate)
+    mean_s = prefill_mean(candidate.predictor, candidate.levels_mhz[0])
+    return _Pending(load.prefill_tokens, load.prefill_attended_pairs, mean_s)
+
+
+_NEVER = _Pending(0, 0.0, lambda _tokens, _pairs: math.inf)
+"""Of an instance whose pending time does not count, or is not known."""
+
+
+def _pending_s(request: Request, pool: Pool) -> list[float]:
+    """Time of what is pending and the request at the lowest level; inf where it does not count."""
+    prompt = request.prompt_tokens
+    own_pairs = attended_pairs(prompt)
     # A host prepares one request after the other: whoever joins waits as long as the oldest has.
-    return candidate.reserved_for_s + mean_at(candidate.predictor, load, candidate.levels_mhz[0])
+    return [
+        candidate.reserved_for_s + mean_s(tokens + prompt, pairs + own_pairs)
+        for candidate, (tokens, pairs, mean_s) in zip(pool, pool.column(_pending), strict=True)
+    ]

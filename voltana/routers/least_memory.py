@@ -7,10 +7,12 @@ the shortest queue, measured in the resource that is short.)
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 from voltana.errors import invalid
 from voltana.planning import GROWTH_TOKENS, memory_tokens
+from voltana.pool import KeptPool
 from voltana.routers.least_loaded import LeastLoaded
 from voltana.values import Role
 
@@ -21,7 +23,7 @@ if TYPE_CHECKING:
 
 
 class LeastMemory:
-    """Satisfies `voltana.ports.Router`; keeps no state.
+    """Satisfies `voltana.ports.Router`; remembers what it saw, and nothing that changes a choice.
 
     On a prefill leg `LeastLoaded` routes. Ties go to the first name.
 
@@ -38,14 +40,21 @@ class LeastMemory:
             raise invalid("tokens_per_request", tokens_per_request, "0 or more", "600 is usual.")
         self._tokens_per_request = tokens_per_request
         self._fallback = LeastLoaded()
+        self._kept = KeptPool()
 
     def route(self, request: Request, candidates: Sequence[Candidate]) -> str:
         """See `voltana.ports.Router.route`."""
-        pool = list(candidates)
-        if any(candidate.role is not Role.DECODE for candidate in pool):
+        pool = self._kept.of(candidates)
+        tokens = pool.column(self._memory_tokens)
+        if math.inf in tokens:
             return self._fallback.route(request, pool)
-        room = self._tokens_per_request
-        return min((memory_tokens(candidate, room), candidate.instance) for candidate in pool)[1]
+        return pool.first_of_least(tokens)
+
+    def _memory_tokens(self, candidate: Candidate) -> float:
+        """What it needs for all that was sent there; inf on another leg than decode."""
+        if candidate.role is not Role.DECODE:
+            return math.inf
+        return memory_tokens(candidate, self._tokens_per_request)
 
     def __repr__(self) -> str:
         return f"LeastMemory({self._tokens_per_request:g})"

@@ -16,12 +16,14 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_left
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from voltana.errors import invalid
-from voltana.planning import GROWTH_TOKENS, cheapest_safe_index, mean_at
+from voltana.operating import operating_point
+from voltana.planning import GROWTH_TOKENS, mean_at
+from voltana.pool import IN_FLIGHT, KeptPool
 from voltana.ports import needs_of
 from voltana.routers.least_memory import LeastMemory
 from voltana.values import Load, Need, Role
@@ -29,11 +31,19 @@ from voltana.values import Load, Need, Role
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from voltana.pool import Pool
     from voltana.ports import Router
-    from voltana.values import Candidate, Deferral, FloatArray, InstanceState, Request
+    from voltana.values import Candidate, Deferral, Request
 
 SETTLING_ROUNDS = 4
 """Batch, clock and latency settle within a few rounds: latency is nearly affine in the batch."""
+
+
+BINS = (0.02, 0.1, 0.1)
+"""Demands that differ by less, in tokens per second, context and requests, share one answer."""
+
+MOST_ANSWERS = 256
+"""Answers that are remembered: demand moves among a few bins, until the models are renewed."""
 
 
 class MarginalEnergy:
@@ -67,9 +77,8 @@ class MarginalEnergy:
         self._saving = saving
         self._memory_share = memory_share
         self._max_age_s = max_age_s
-        self._asked: tuple[object, ...] = ()
-        self._answer = 1
-        self._produced: dict[str, tuple[object, InstanceState, float]] = {}
+        self._answers: dict[tuple[object, ...], tuple[int, Candidate]] = {}
+        self._kept = KeptPool()
 
     @property
     def needs(self) -> frozenset[Need]:
@@ -79,123 +88,133 @@ class MarginalEnergy:
 
     def route(self, request: Request, candidates: Sequence[Candidate]) -> str | Deferral:
         """See `voltana.ports.Router.route`."""
-        pool = list(candidates)
-        if len(pool) == 1 or not all(self._known(candidate) for candidate in pool):
-            return self._inner.route(request, pool)
-        busiest_first = sorted(pool, key=lambda c: (-c.in_flight, c.instance))
-        awake = self._worth_being_awake(busiest_first)
-        return self._inner.route(request, busiest_first[:awake])
+        pool = self._kept.of(candidates)
+        if len(pool) > 1 and all(pool.column(_is_known)) and pool.fresh(self._max_age_s):
+            awake = self._worth_being_awake(pool)
+            if awake < len(pool):
+                pool = pool.take_busiest(awake)
+        return self._inner.route(request, pool)
 
-    def _known(self, candidate: Candidate) -> bool:
-        return (
-            candidate.role is Role.DECODE
-            and candidate.predictor is not None
-            and candidate.power is not None
-            and len(candidate.levels_mhz) > 0
-            and candidate.state_age_s <= self._max_age_s
-        )
-
-    def _worth_being_awake(self, busiest_first: Sequence[Candidate]) -> int:
-        """How many instances should be awake; asked anew when demand or model has changed."""
-        demand, context = self._demand(busiest_first)
-        if not demand > 0:
+    def _worth_being_awake(self, pool: Pool) -> int:
+        """How many instances should be awake; worked out once for each question."""
+        demand = _demand(pool)
+        if not demand.tokens_per_s > 0:
             return 1
-        if demand == math.inf:
-            return len(busiest_first)
-        awake = max(1, sum(candidate.in_flight > 0 for candidate in busiest_first))
-        # The memo: demand to 2 %, context to 10 %, and the model of the busiest instance.
-        bins = round(math.log(demand) / 0.02), round(math.log(context) / 0.1)
-        question = (*bins, awake, id(busiest_first[0].predictor))
-        if question != self._asked:
-            self._asked = question
-            self._answer = self._least_power(busiest_first, awake, demand, context)
-        return self._answer
+        if demand.tokens_per_s == math.inf:
+            return len(pool)
+        awake = max(1, len(pool) - pool.column(IN_FLIGHT).count(0))
+        model = pool.busiest()  # the one whose power is best known
+        bins = demand.bins()
+        question = (bins, awake, len(pool), id(model.predictor), id(model.power))
+        known = self._answers.get(question)
+        if known is None:
+            if len(self._answers) >= MOST_ANSWERS:
+                self._answers.clear()
+            count = self._least_power(model, len(pool), awake, _Demand.of(bins))
+            # With its model, so that no other has the same identity while it is remembered.
+            known = self._answers[question] = count, model
+        return known[0]
 
-    def _least_power(
-        self, pool: Sequence[Candidate], awake: int, demand: float, context: float
-    ) -> int:
+    def _least_power(self, model: Candidate, instances: int, awake: int, demand: _Demand) -> int:
         powers_w = {
-            count: self._power_w(pool, count, demand, context)
+            count: self._power_w(model, instances, count, demand)
             for count in (awake - 1, awake, awake + 1)
-            if 1 <= count <= len(pool)
+            if 1 <= count <= instances
         }
         best = min(powers_w, key=lambda count: (powers_w[count], count))
         if powers_w[best] == math.inf:
-            return len(pool)
+            return instances
         return best if powers_w[best] < (1.0 - self._saving) * powers_w[awake] else awake
 
-    def _power_w(
-        self, pool: Sequence[Candidate], awake: int, demand: float, context: float
-    ) -> float:
+    def _power_w(self, model: Candidate, instances: int, awake: int, demand: _Demand) -> float:
         """Power of all instances if `awake` of them share the demand; inf if they cannot."""
-        model = pool[0]  # the busiest is the one whose power is best known
         assert model.power is not None
-        levels = np.array(model.levels_mhz, dtype=np.float64)
-        share_per_s = demand / awake
-        batch = max(1.0, sum(c.state.running_requests for c in pool) / awake)
+        share_per_s, context = demand.tokens_per_s / awake, demand.context_tokens
+        batch = max(1.0, demand.requests / awake)
         power_w, settled = math.inf, None
         for _ in range(SETTLING_ROUNDS):
             load = Load.decode(max(1, round(batch)), max(1, round(batch * context)))
             if load == settled:  # the answer would be the same
                 break
             settled = load
-            settled_s, power_w = self._operating_point(model, load, levels)
+            settled_s, power_w = operating_point(model, load)
             batch = share_per_s * settled_s
             needed_tokens = batch * (context + GROWTH_TOKENS)
             room_tokens = self._memory_share * model.kv_capacity_tokens
             if batch == math.inf or needed_tokens > room_tokens:
                 return math.inf
-        idle_w = float(model.power.forecast_w(Load(), levels[:1])[0])
-        return awake * power_w + (len(pool) - awake) * idle_w
-
-    def _operating_point(
-        self, model: Candidate, load: Load, levels: FloatArray
-    ) -> tuple[float, float]:
-        """Latency and power at the safe clock of least power.
-
-        Where none is safe, the power is inf, and the latency that of the fastest clock: at it the
-        batch may settle where one is.
-        """
-        assert model.predictor is not None
-        assert model.power is not None
-        forecast = model.predictor.forecast(load, levels)
-        power_w = model.power.forecast_w(load, levels)
-        index = cheapest_safe_index(forecast.upper_s, power_w, model.budget_s)
-        if index is None:
-            return float(forecast.mean_s[-1]), math.inf
-        return float(forecast.mean_s[index]), float(power_w[index])
-
-    def _demand(self, pool: Sequence[Candidate]) -> tuple[float, float]:
-        """Tokens produced per second by all, and context tokens of a request on average.
-
-        The former is inf where a busy instance's model knows nothing of its latency yet.
-        """
-        tokens_per_s, requests, kv_tokens = 0.0, 0, 0
-        for candidate in pool:
-            state = candidate.state
-            if state.running_requests:
-                tokens_per_s += self._produced_per_s(candidate)
-                requests += state.running_requests
-                kv_tokens += state.kv_tokens
-        return tokens_per_s, max(kv_tokens, 1) / max(requests, 1)
-
-    def _produced_per_s(self, candidate: Candidate) -> float:
-        """Tokens that an instance produces per second; asked anew with its next iteration."""
-        state = candidate.state
-        known = self._produced.get(candidate.instance)
-        if known is not None and known[0] is candidate.predictor and known[1] == state:
-            return known[2]
-        assert candidate.predictor is not None
-        load = Load.decode(state.running_requests, state.kv_tokens)
-        clock_mhz = _nearest(candidate.levels_mhz, state.clock_mhz)
-        latency_s = mean_at(candidate.predictor, load, clock_mhz)
-        known_latency = 0.0 < latency_s < math.inf
-        produced_per_s = state.running_requests / latency_s if known_latency else math.inf
-        self._produced[candidate.instance] = candidate.predictor, state, produced_per_s
-        return produced_per_s
+        lowest = np.array(model.levels_mhz[:1], dtype=np.float64)
+        idle_w = float(model.power.forecast_w(Load(), lowest)[0])
+        return awake * power_w + (instances - awake) * idle_w
 
     def __repr__(self) -> str:
         return f"MarginalEnergy({self._inner!r}, saving={self._saving:g})"
+
+
+class _Demand(NamedTuple):
+    """What instances serve.
+
+    Attributes:
+        tokens_per_s: Tokens that are produced per second; inf where a model knows no latency yet.
+        context_tokens: Of a request, on average.
+        requests: Those that run.
+    """
+
+    tokens_per_s: float
+    context_tokens: float
+    requests: float
+
+    def bins(self) -> tuple[int, int, int]:
+        """The bins that it falls into, within which the answer is the same."""
+        tokens_per_s, context_tokens, requests = zip(self, BINS, strict=True)
+        return _bin(*tokens_per_s), _bin(*context_tokens), _bin(*requests)
+
+    @classmethod
+    def of(cls, bins: tuple[int, int, int]) -> _Demand:
+        """The middle of bins."""
+        return cls(*[math.exp(step * width) for step, width in zip(bins, BINS, strict=True)])
+
+
+def _bin(value: float, width: float) -> int:
+    return round(math.log(value) / width)
+
+
+class _Flow(NamedTuple):
+    """What runs on an instance: tokens produced per second, requests, and their tokens."""
+
+    produced_per_s: float
+    requests: int
+    kv_tokens: int
+
+
+_NOTHING = _Flow(0.0, 0, 0)
+
+
+def _flow(candidate: Candidate) -> _Flow:
+    state = candidate.state
+    if not state.running_requests:
+        return _NOTHING
+    assert candidate.predictor is not None
+    load = Load.decode(state.running_requests, state.kv_tokens)
+    clock_mhz = _nearest(candidate.levels_mhz, state.clock_mhz)
+    latency_s = mean_at(candidate.predictor, load, clock_mhz)
+    known = 0.0 < latency_s < math.inf
+    produced_per_s = state.running_requests / latency_s if known else math.inf
+    return _Flow(produced_per_s, state.running_requests, state.kv_tokens)
+
+
+def _demand(pool: Pool) -> _Demand:
+    tokens_per_s, requests, kv_tokens = map(sum, zip(*pool.column(_flow), strict=True))
+    return _Demand(tokens_per_s, max(kv_tokens, 1) / max(requests, 1), requests)
+
+
+def _is_known(candidate: Candidate) -> bool:
+    return (
+        candidate.role is Role.DECODE
+        and candidate.predictor is not None
+        and candidate.power is not None
+        and len(candidate.levels_mhz) > 0
+    )
 
 
 def _nearest(levels_mhz: Sequence[float], clock_mhz: float) -> float:

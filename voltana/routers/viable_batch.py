@@ -18,20 +18,22 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_left
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
 from voltana.errors import invalid
-from voltana.planning import candidate_load, memory_tokens
-from voltana.ports import TellsBatches, needs_of
+from voltana.planning import candidate_load, curve_of, memory_tokens
+from voltana.pool import NAME, KeptPool
+from voltana.ports import TellsBatches, TellsCurve, TellsRoom, needs_of, offers
 from voltana.routers.least_memory import LeastMemory
 from voltana.values import Deferral, Load, Need, Role
-from voltana.viability import LARGEST_BATCH, largest_viable_batch, tabulate
+from voltana.viability import BATCH_ENDS, LARGEST_BATCH, largest_viable_batch, tabulate
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from voltana.pool import Pool
     from voltana.ports import Forecasts, Router
     from voltana.values import Candidate, Request
 
@@ -47,6 +49,9 @@ ASK_AGAIN_S = 0.05
 CONTEXT_BIN = 0.05
 """Contexts that differ by less share one answer: a boundary lies at the end of a tile mostly."""
 
+
+_Question = tuple[int, float, float]
+"""Bin of the context, fastest clock and threshold, of which a boundary is asked for."""
 
 MOST_KNOWN = 65_536
 """Instances whose boundary is remembered; with fewer than a cluster has, none would be in time."""
@@ -73,7 +78,8 @@ class ViableBatch:
             raise invalid("max_age_s", max_age_s, "0 s or more", "0.1 s is usual.")
         self._inner = inner or LeastMemory()
         self._max_age_s = max_age_s
-        self._known_limits: dict[str, tuple[Forecasts, tuple[int, float, float], int]] = {}
+        self._kept = KeptPool()
+        self._known_limits: dict[str, tuple[Forecasts, dict[_Question, int]]] = {}
 
     @property
     def needs(self) -> frozenset[Need]:
@@ -84,31 +90,32 @@ class ViableBatch:
 
     def route(self, request: Request, candidates: Sequence[Candidate]) -> str | Deferral:
         """See `voltana.ports.Router.route`."""
-        pool = list(candidates)
-        if not all(self._known(candidate) for candidate in pool):
+        pool = self._kept.of(candidates)
+        stands = pool.column(self._stand)
+        if not all(stands) or not pool.fresh(self._max_age_s):
             return self._inner.route(request, pool)
-        boundaries = [self._boundary(candidate) for candidate in pool]
-        if not all(boundaries):
-            return self._inner.route(request, pool)
-        beyond = [_requests(c) + 1 - limit for c, limit in zip(pool, boundaries, strict=True)]
-        lacking = [_lacking(request, candidate) for candidate in pool]
-        over = [max(most) for most in zip(beyond, lacking, strict=True)]
-        room = [c for c, most in zip(pool, over, strict=True) if most <= 0]
+        known, prompt = cast("list[_Stand]", stands), request.prompt_tokens
+        room = [place for place, stand in enumerate(known) if prompt <= stand.most_prompt]
         if room:
-            return self._inner.route(request, room)
+            return self._inner.route(request, pool.take(room) if len(room) < len(pool) else pool)
         if request.slack_s > 0:
-            full = all(most > 0 for most in lacking)
+            full = all(stand.lacking(prompt) > 0 for stand in known)
             return Deferral(for_s=ASK_AGAIN_S, reason=FULL if full else AT_BOUNDARY)
-        return _least_harm(pool, beyond, lacking)
+        return _least_harm(pool, known, prompt)
 
-    def _known(self, candidate: Candidate) -> bool:
-        return (
-            candidate.role is Role.DECODE
-            and candidate.predictor is not None
-            and len(candidate.levels_mhz) > 0
-            and candidate.budget_s < math.inf
-            and candidate.state_age_s <= self._max_age_s
-        )
+    def _stand(self, candidate: Candidate) -> _Stand | None:
+        """Where an instance stands; None where it does not tell, or has no viable batch."""
+        if (
+            candidate.role is not Role.DECODE
+            or candidate.predictor is None
+            or not candidate.levels_mhz
+            or not candidate.budget_s < math.inf
+        ):
+            return None
+        boundary = self._boundary(candidate)
+        if not boundary:
+            return None
+        return _Stand(candidate, boundary)
 
     def _boundary(self, candidate: Candidate) -> int:
         """Its largest viable batch, at the context that its requests have now; 0 where none is.
@@ -122,43 +129,98 @@ class ViableBatch:
         step = math.ceil(math.log(max(context, 1.0)) / CONTEXT_BIN)
         question = (step, candidate.levels_mhz[-1], candidate.budget_s)
         known = self._known_limits.get(candidate.instance)
-        if known is not None and known[0] is predictor and known[1] == question:
-            return known[2]
-        answer = largest_batch(
-            predictor,
-            candidate.levels_mhz[-1],
-            context_tokens=math.exp(step * CONTEXT_BIN),
-            threshold_s=candidate.budget_s,
-        )
-        if len(self._known_limits) >= MOST_KNOWN:  # instances have come and gone
-            self._known_limits.clear()
-        self._known_limits[candidate.instance] = predictor, question, answer
-        return answer
+        if known is None or known[0] is not predictor:
+            if len(self._known_limits) >= MOST_KNOWN:  # instances have come and gone
+                self._known_limits.clear()
+            known = self._known_limits[candidate.instance] = predictor, {}
+        answers = known[1]
+        if question not in answers:
+            answers[question] = largest_batch(
+                predictor,
+                candidate.levels_mhz[-1],
+                context_tokens=math.exp(step * CONTEXT_BIN),
+                threshold_s=candidate.budget_s,
+            )
+        return answers[question]
 
     def __repr__(self) -> str:
         return f"ViableBatch({self._inner!r})"
 
 
+class _Stand:
+    """Where an instance stands, whatever the next prompt is.
+
+    Args:
+        candidate: The instance.
+        boundary: Its largest viable batch.
+
+    Attributes:
+        beyond: Requests by which its batch would be beyond its boundary with one more.
+        most_prompt: Longest prompt that fits its KV cache; -1 if none, or if the batch is full.
+    """
+
+    __slots__ = ("_capacity", "_memory", "_requests", "_reserved", "beyond", "most_prompt")
+
+    def __init__(self, candidate: Candidate, boundary: int) -> None:
+        self._requests = _requests(candidate)
+        self._capacity, self._reserved = candidate.kv_capacity_tokens, candidate.kv_reserved_tokens
+        self._memory = memory_tokens(candidate, self._reserved)
+        self.beyond = self._requests + 1 - boundary
+        room = self._capacity - self._reserved - self._memory if self.beyond <= 0 else -1.0
+        # What is free as counted, which rounding may put beside what is free.
+        self.most_prompt = room if room < 0 or not self.lacking(room) else math.nextafter(room, 0)
+
+    def lacking(self, prompt_tokens: float) -> float:
+        """Requests that have to end before one more fits its KV cache; 0 or less where it does.
+
+        What the engine counts: contexts, and what it reserves for each.
+        """
+        needed = self._memory + prompt_tokens + self._reserved
+        if needed <= self._capacity:
+            return 0.0
+        return (needed - self._capacity) * (self._requests + 1) / needed
+
+
 def largest_batch(
-    predictor: Forecasts, clock_mhz: float, *, context_tokens: float, threshold_s: float
+    predictor: Forecasts,
+    clock_mhz: float,
+    *,
+    context_tokens: float,
+    threshold_s: float,
 ) -> int:
     """The largest viable batch at a clock, whatever memory holds; 0 where none is.
 
-    A model that is not asked for many batches at once is asked for a dozen, one by one: iterations
-    do not get shorter with the batch.
+    Iterations do not get shorter with the batch, so that a model which tells them one by one is
+    asked for a dozen at most.
+
+    Args:
+        predictor: Latency model.
+        clock_mhz: The clock.
+        context_tokens: What a request holds in the KV cache.
+        threshold_s: What an iteration may take.
     """
+    curves, room = offers(predictor, TellsCurve), offers(predictor, TellsRoom)
     clocks_mhz = np.array([clock_mhz])
-    if isinstance(predictor, TellsBatches):
-        table = tabulate(
-            predictor, clocks_mhz, context_tokens=context_tokens, threshold_s=threshold_s
+    if offers(predictor, TellsBatches) and not curves:
+        return largest_viable_batch(
+            tabulate(predictor, clocks_mhz, context_tokens=context_tokens, threshold_s=threshold_s)
         )
-        return largest_viable_batch(table)
 
     def too_long(batch: int) -> bool:
-        load = Load.decode(batch, int(batch * context_tokens))
-        return not predictor.forecast(load, clocks_mhz).upper_s[0] <= threshold_s
+        tokens = int(batch * context_tokens)
+        if room:
+            most = cast("TellsRoom", predictor).most_kv_tokens(batch, clock_mhz, threshold_s)
+            if most is not None:
+                return tokens > most
+        load = Load.decode(batch, tokens)
+        curve = curve_of(predictor, load)
+        if curve is None:
+            return not predictor.forecast(load, clocks_mhz).upper_s[0] <= threshold_s
+        return not curve.upper_s(clock_mhz) <= threshold_s
 
-    return bisect_left(range(1, LARGEST_BATCH + 1), True, key=too_long)
+    ends = BATCH_ENDS if curves else range(1, LARGEST_BATCH + 1)
+    first = bisect_left(ends, True, key=too_long)
+    return ends[first - 1] if first else 0
 
 
 def _requests(candidate: Candidate) -> int:
@@ -168,23 +230,14 @@ def _requests(candidate: Candidate) -> int:
     return max(reported, candidate.in_flight)
 
 
-def _least_harm(pool: Sequence[Candidate], beyond: Sequence[int], lacking: Sequence[float]) -> str:
+def _least_harm(pool: Pool, stands: Sequence[_Stand], prompt_tokens: int) -> str:
     """The instance that takes what cannot wait: the furthest beyond, so that the others are spared.
 
     One with room in its KV cache first: in a full one the request would be late with its first
     token too.
     """
-    ranked = zip(pool, beyond, lacking, strict=True)
-    return max(ranked, key=lambda r: (r[2] <= 0.0, r[2], r[1], r[0].instance))[0].instance
-
-
-def _lacking(request: Request, candidate: Candidate) -> float:
-    """Requests that have to end before one more fits its KV cache; 0 or less where it does.
-
-    What the engine counts: contexts, and what it reserves for each.
-    """
-    capacity, reserved = candidate.kv_capacity_tokens, candidate.kv_reserved_tokens
-    needed = memory_tokens(candidate, reserved) + request.prompt_tokens + reserved
-    if needed <= capacity:
-        return 0.0
-    return (needed - capacity) * (_requests(candidate) + 1) / needed
+    ranked = []
+    for stand, name in zip(stands, pool.column(NAME), strict=True):
+        lacking = stand.lacking(prompt_tokens)
+        ranked.append((lacking <= 0.0, lacking, stand.beyond, name))
+    return max(ranked)[-1]

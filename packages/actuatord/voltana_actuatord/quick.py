@@ -10,12 +10,16 @@ from __future__ import annotations
 import dataclasses
 import functools
 import inspect
-from typing import TYPE_CHECKING, TypeVar, cast
+from typing import TYPE_CHECKING, ParamSpec, TypeVar, cast
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+_P = ParamSpec("_P")
 _T = TypeVar("_T")
+
+_MAKERS: dict[object, object] = {}
+"""The makers of the classes that were given a quicker `__init__`."""
 
 
 def quickly_made(cls: type[_T]) -> type[_T]:
@@ -43,4 +47,33 @@ def quickly_made(cls: type[_T]) -> type[_T]:
     exec("\n".join([f"def __init__(self, *, {', '.join(parameters)}):", *stores]), known)
     made = cast("Callable[..., None]", known["__init__"])
     setattr(cls, "__init__", functools.update_wrapper(made, cls.__init__))  # noqa: B010  (for mypy)
+    _MAKERS[cls] = _maker(cls, parameters, known)
     return cls
+
+
+def maker(cls: Callable[_P, _T]) -> Callable[_P, _T]:
+    """A function that makes what a call of a `quickly_made` class makes, for a third of the time.
+
+    A call of a class packs its arguments into a dictionary first, a call of a function does not.
+    And a new instance is of a twin of the class, with the same slots, until it is complete: on that
+    one, which is not frozen, a field is stored by one instruction.
+
+    Raises:
+        KeyError: If the class is no `quickly_made` one.
+    """
+    return cast("Callable[_P, _T]", _MAKERS[cls])
+
+
+def _maker(cls: type[_T], parameters: list[str], known: dict[str, object]) -> object:
+    names = [field.name for field in dataclasses.fields(cls)]  # type: ignore[arg-type]
+    twin = type(f"Open{cls.__name__}", (), {"__slots__": tuple(names)})
+    known |= {"new": object.__new__, "twin": twin, "made_class": cls}
+    lines = [
+        f"def make(*, {', '.join(parameters)}):",
+        " self = new(twin)",
+        *[f" self.{name} = {name}" for name in names],
+        " self.__class__ = made_class",
+        " return self",
+    ]
+    exec("\n".join(lines), known)
+    return known["make"]

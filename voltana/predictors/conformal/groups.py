@@ -60,6 +60,12 @@ class BySize:
         return f"{phase.value} {bisect.bisect_right(self.edges, load.prefill_tokens)}"
 
 
+def decode_group(group: Callable[[Load], str]) -> str | None:
+    """The one group that all decode batches are in; None where a user's own may part them."""
+    whole = group in _BY_PHASE_ALONE or isinstance(group, BySize)
+    return group(Load.decode(1, 1)) if whole else None
+
+
 def decode_groups(
     group: Callable[[Load], str], requests: FloatArray, kv_tokens: FloatArray
 ) -> list[tuple[str, Rows]]:
@@ -73,8 +79,9 @@ def decode_groups(
         requests: Of each batch, shape (b,).
         kv_tokens: In their KV caches, shape (b,).
     """
-    if (group in _BY_PHASE_ALONE or isinstance(group, BySize)) and requests.min(initial=1) >= 1:
-        return [(group(Load.decode(1, 1)), slice(None))]
+    only = decode_group(group)
+    if only is not None and requests.min(initial=1) >= 1:
+        return [(only, slice(None))]
     loads = map(Load.decode, requests.astype(int).tolist(), kv_tokens.astype(int).tolist())
     names = list(map(group, loads))
     return [(name, np.array([other == name for other in names])) for name in set(names)]

@@ -16,11 +16,14 @@ from voltana.predictors.conformal.quantile_tracker import (
     read_number,
 )
 from voltana.promise import MarginPart
+from voltana_actuatord.quick import maker
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from voltana.promise import Statement
+
+make_margin_part = maker(MarginPart)
 
 MAX_GROUPS = 64
 """Beyond this many groups no bound is issued: memory stays bounded."""
@@ -74,14 +77,19 @@ class MarginBook:
     def part(self, group: str, from_mhz: float, *, known: bool) -> MarginPart:
         """What is issued for a group from a clock on; no margin if the load is not `known`."""
         tracker = self.trackers.get(group)
-        full = tracker is None and len(self.trackers) >= MAX_GROUPS
-        quantile = self.quantile(group) if known and not full else math.inf
-        return MarginPart(
+        if tracker is not None:
+            quantile, updates = tracker.quantile, tracker.updates
+        else:
+            full = len(self.trackers) >= MAX_GROUPS
+            quantile, updates = math.inf if full else self.quantile(group), 0
+        if not known:
+            quantile = math.inf
+        return make_margin_part(
             from_mhz=from_mhz,
             group=group,
             quantile=quantile,
             certifiable=quantile <= self.statement.q_cert,
-            updates=0 if tracker is None else tracker.updates,
+            updates=updates,
         )
 
     def tracker(self, group: str) -> QuantileTracker:

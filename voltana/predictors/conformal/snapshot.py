@@ -8,11 +8,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar, cast, runt
 
 import numpy as np
 
+from voltana.operating import prefill_mean
 from voltana.ports import offers
-from voltana.predictors.conformal.groups import decode_groups
+from voltana.predictors.conformal.groups import decode_group, decode_groups
+from voltana.predictors.conformal.room import most_within
 from voltana.promise import bound_on
 from voltana.values import Forecast, Load
 from voltana.viability import forecast_batches
+from voltana_actuatord.quick import maker
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -21,8 +24,13 @@ if TYPE_CHECKING:
     from voltana.values import FloatArray, Table
 
 
+make_forecast = maker(Forecast)
+
 Known = bool | np.ndarray[Any, np.dtype[np.bool_]]
 """Whether a bound may stand on a mean: everywhere or nowhere, or clock by clock."""
+
+_MOST_ROOMS = 1024
+"""Answers that a snapshot remembers: batches and levels that are asked for are few."""
 
 _Shape = TypeVar("_Shape", bound=tuple[int, ...])
 
@@ -77,6 +85,33 @@ class TellsMeanCurve(Protocol):
         ...
 
 
+class MeanLine(Protocol):
+    """Expected latency of a decode batch, with whose KV tokens it never falls."""
+
+    @property
+    def fixed_s(self) -> float:
+        """Without any."""
+        ...
+
+    @property
+    def token_s(self) -> float:
+        """For each, up to rounding."""
+        ...
+
+    def mean_s(self, kv_tokens: float) -> float:
+        """Expected latency with so many."""
+        ...
+
+
+@runtime_checkable
+class TellsMeanLine(Protocol):
+    """A snapshot whose mean is linear in what a decode batch holds in its KV caches."""
+
+    def mean_line(self, requests: int, clock_mhz: float) -> MeanLine | None:
+        """The mean of `mean_curve` at one clock; None where it is not known, or may fall."""
+        ...
+
+
 def mean_of(
     predictor: Forecasts, told: TellsMean | None, load: Load, clocks_mhz: FloatArray
 ) -> tuple[FloatArray, Known]:
@@ -108,8 +143,7 @@ def upper_bound(
     """
     if known is False:
         return np.full_like(mean_s, math.inf)
-    upper_s = mean_s.copy()
-    upper_s += offset_s
+    upper_s: np.ndarray[_Shape, np.dtype[np.float64]] = mean_s + offset_s  # type: ignore[assignment]
     upper_s *= quantile
     upper_s += mean_s
     if known is not True:
@@ -139,10 +173,12 @@ class BoundCurve(NamedTuple):
 
     def upper_s(self, clock_mhz: float) -> float:
         """See `voltana.ports.LatencyCurve.upper_s`."""
-        if not self.mean.known:
+        mean, quantile, offset_s = self
+        if not mean.known:
             return math.inf
-        mean_s = self.mean.mean_s(clock_mhz)
-        return max(mean_s, bound_on(mean_s, self.quantile, self.offset_s))
+        mean_s = mean.mean_s(clock_mhz)
+        upper_s = bound_on(mean_s, quantile, offset_s)
+        return upper_s if upper_s > mean_s else mean_s
 
 
 def group_names(group: str, edges_mhz: Sequence[float]) -> Sequence[str]:
@@ -185,14 +221,25 @@ class ConformalSnapshot:
     edges_mhz: tuple[float, ...]
     _told: TellsMean | None = field(init=False, repr=False)
     _curves: TellsMeanCurve | None = field(init=False, repr=False)
+    _lines: TellsMeanLine | None = field(init=False, repr=False)
+    _decode_group: str | None = field(init=False, repr=False)
+    _decode: float = field(init=False, repr=False)
+    _room: dict[tuple[int, float, float], int | None] = field(
+        default_factory=dict, init=False, repr=False
+    )
 
     def __post_init__(self) -> None:
-        """Ask once whether the predictor tells its mean alone, and at single clocks."""
+        """Ask once what the predictor tells for less than a forecast."""
         predictor = self.predictor
         object.__setattr__(self, "_told", teller(predictor))
         tells = not self.edges_mhz and offers(predictor, TellsMeanCurve)
         curves = predictor if tells else None
         object.__setattr__(self, "_curves", curves)
+        group = decode_group(self.group)
+        lines = predictor if group is not None and offers(predictor, TellsMeanLine) else None
+        object.__setattr__(self, "_lines", None if self.edges_mhz else lines)
+        object.__setattr__(self, "_decode_group", group)
+        object.__setattr__(self, "_decode", math.inf if group is None else self._open(group))
 
     def forecast(self, load: Load, clocks_mhz: FloatArray) -> Forecast:
         """See `voltana.ports.Forecasts.forecast`."""
@@ -200,7 +247,7 @@ class ConformalSnapshot:
         names = group_names(self.group(load), self.edges_mhz)
         quantile = at_clocks(list(map(self._open, names)), self.edges_mhz, clocks_mhz)
         upper_s = upper_bound(mean_s, known, quantile, self.offset_s)
-        return Forecast(clocks_mhz=clocks_mhz, mean_s=mean_s, upper_s=upper_s)
+        return make_forecast(clocks_mhz=clocks_mhz, mean_s=mean_s, upper_s=upper_s)
 
     def forecast_batches(
         self, requests: FloatArray, kv_tokens: FloatArray, clocks_mhz: FloatArray
@@ -230,7 +277,28 @@ class ConformalSnapshot:
         mean = None if self._curves is None else self._curves.mean_curve(load)
         if mean is None:
             return None
-        return BoundCurve(mean, self._open(self.group(load)), self.offset_s)
+        whole = self._decode_group is not None and not load.prefill_tokens
+        return BoundCurve(
+            mean, self._decode if whole else self._open(self.group(load)), self.offset_s
+        )
+
+    def most_kv_tokens(self, requests: int, clock_mhz: float, budget_s: float) -> int | None:
+        """See `voltana.ports.TellsRoom`."""
+        question = requests, clock_mhz, budget_s
+        if question in self._room:
+            return self._room[question]
+        if len(self._room) >= _MOST_ROOMS:
+            self._room.clear()
+        line = None if self._lines is None else self._lines.mean_line(requests, clock_mhz)
+        most = None
+        if line is not None and budget_s < math.inf:
+            most = most_within(line, self._decode, self.offset_s, budget_s)
+        self._room[question] = most
+        return most
+
+    def prefill_mean(self, clock_mhz: float) -> Callable[[int, float], float]:
+        """See `voltana.ports.TellsPrefill`."""
+        return prefill_mean(self.predictor, clock_mhz)
 
     def to_dict(self) -> Mapping[str, object]:
         """Plain JSON values: the predictor's, and the margins by group."""

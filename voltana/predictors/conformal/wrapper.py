@@ -29,6 +29,7 @@ from voltana.predictors.conformal.snapshot import (
 )
 from voltana.promise import Margin, Statement
 from voltana.values import Forecast, Status
+from voltana_actuatord.quick import maker
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -36,8 +37,11 @@ if TYPE_CHECKING:
     from voltana.ports import Predictor
     from voltana.predictors.conformal.quantile_tracker import QuantileTracker
     from voltana.predictors.conformal.scoring import Verdict
-    from voltana.promise import Promise
+    from voltana.promise import MarginPart, Promise
     from voltana.values import Decision, FloatArray, Load, Outcome
+
+make_forecast = maker(Forecast)
+make_margin = maker(Margin)
 
 UNUSABLE = "unusable latency"
 TOO_LATE = "too late"
@@ -126,27 +130,32 @@ class Conformal:
         """See `voltana.ports.Forecasts.forecast`; the upper bound is the conformal one."""
         mean_s, known = mean_of(self.predictor, self._told, load, clocks_mhz)
         margin = self.margin(load)
-        opened = [
-            max(part.quantile, self._widened) if part.certifiable else math.inf
-            for part in margin.parts
-        ]
-        upper_s = upper_bound(
-            mean_s, known, at_clocks(opened, self._edges_mhz, clocks_mhz), self._offset_s
-        )
-        return Forecast(clocks_mhz=clocks_mhz, mean_s=mean_s, upper_s=upper_s, margin=margin)
+        upper_s = upper_bound(mean_s, known, self._opened(margin, clocks_mhz), self._offset_s)
+        return make_forecast(clocks_mhz=clocks_mhz, mean_s=mean_s, upper_s=upper_s, margin=margin)
+
+    def _opened(self, margin: Margin, clocks_mhz: FloatArray) -> float | FloatArray:
+        """The margin as it bounds, for all clocks or each; inf where it may not certify."""
+        widened, parts = self._widened, margin.parts
+        if not self._edges_mhz:
+            return max(parts[0].quantile, widened) if parts[0].certifiable else math.inf
+        opened = [max(part.quantile, widened) if part.certifiable else math.inf for part in parts]
+        return at_clocks(opened, self._edges_mhz, clocks_mhz)
 
     def margin(self, load: Load) -> Margin:
         """What would be issued for `load` now."""
         name, weight = self._group(load), self._weight(load)
         known = 0.0 <= weight <= self.statement.max_weight
-        names = group_names(name, self._edges_mhz)
-        parts = tuple(
-            [
-                self._book.part(part, start, known=known)
-                for part, start in zip(names, self._starts_mhz, strict=True)
-            ]
-        )
-        return Margin(parts=parts, offset_s=self._offset_s, weight=weight)
+        if not self._edges_mhz:
+            parts: tuple[MarginPart, ...] = (self._book.part(name, 0.0, known=known),)
+        else:
+            names = group_names(name, self._edges_mhz)
+            parts = tuple(
+                [
+                    self._book.part(part, start, known=known)
+                    for part, start in zip(names, self._starts_mhz, strict=True)
+                ]
+            )
+        return make_margin(parts=parts, offset_s=self._offset_s, weight=weight)
 
     def learn(self, outcome: Outcome) -> None:
         """Score the label as it was issued, then teach the predictor; a duplicate is refused."""

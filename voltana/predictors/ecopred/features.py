@@ -74,9 +74,12 @@ def decode_features(requests: int, kv_tokens: int) -> list[float]:
 
 def decode_features_of(requests: FloatArray, kv_tokens: FloatArray) -> Basis:
     """`decode_features` of many batches, shape (LOAD_FEATURES, b)."""
-    rows = np.ceil(requests / SMALL_TILE) * SMALL_TILE
-    halves, tiles = np.ceil(requests / HALF_TILE), np.ceil(requests / TILE)
-    features: Basis = np.stack([np.ones_like(rows), rows, halves, tiles, kv_tokens])
+    features: Basis = np.empty((LOAD_FEATURES, len(requests)))
+    features[0] = 1.0
+    for row, tile in ((1, SMALL_TILE), (2, HALF_TILE), (3, TILE)):
+        np.ceil(requests / tile, out=features[row])
+    features[1] *= SMALL_TILE
+    features[4] = kv_tokens
     return features
 
 

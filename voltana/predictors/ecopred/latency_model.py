@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from operator import mul
-from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeVar
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 import numpy as np
 
@@ -17,7 +16,9 @@ from voltana.predictors.ecopred.basis_cache import BasisCache
 from voltana.predictors.ecopred.features import (
     CLOCK_BASES,
     FEATURES,
+    HALF_TILE,
     LOAD_FEATURES,
+    TILE,
     basis_at,
     decode_features,
     decode_features_of,
@@ -25,10 +26,11 @@ from voltana.predictors.ecopred.features import (
     prefill_features,
     regressor,
 )
+from voltana.predictors.ecopred.mean_curve import MeanCurve, MeanLine
 from voltana.values import Forecast
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from voltana.predictors.conformal.snapshot import Known
     from voltana.values import FloatArray, Load, Table
@@ -83,6 +85,7 @@ class PhaseModel:
         slowest_mhz: See `Phased`.
         fastest_mhz: See `Phased`.
         falls: Whether the mean never rises with the clock, as with all that `PhaseLearner` yields.
+        lasts: Whether the mean is above 0 and never falls with the load, likewise.
     """
 
     weights: Weights
@@ -92,11 +95,17 @@ class PhaseModel:
     slowest_mhz: float
     fastest_mhz: float
     falls: bool = field(init=False)
+    lasts: bool = field(init=False)
     _rates: dict[float, list[float]] = field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self) -> None:
         """Look at the signs once."""
-        object.__setattr__(self, "falls", bool(self.weights[1:].min() >= 0.0))
+        weights = self.weights
+        constant, *moving = np.minimum.reduce(weights, axis=1).tolist()
+        falls = min(moving) >= 0.0
+        object.__setattr__(self, "falls", falls)
+        lasts = bool(falls and constant >= 0.0 and weights[0, 0] + weights[1, 0] > 0.0)
+        object.__setattr__(self, "lasts", lasts)
 
     def variance(self, x: FloatArray) -> float:
         """See `Phased.variance`."""
@@ -272,28 +281,6 @@ def _parts(
     return prefill, features, cache
 
 
-class MeanCurve(NamedTuple):
-    """Expected latency of one load against the clock; never rises with it.
-
-    Attributes:
-        phase: The model of its phase.
-        features: Its features.
-        max_clock_mhz: Clock at which f_max / f is 1.
-        known: Whether a bound may stand on it.
-    """
-
-    phase: PhaseModel
-    features: Sequence[float]
-    max_clock_mhz: float
-    known: bool = True
-
-    def mean_s(self, clock_mhz: float) -> float:
-        """Expected latency at one clock."""
-        rates = self.phase.rates(clock_mhz, self.max_clock_mhz)
-        seconds: float = sum(map(mul, rates, self.features))
-        return seconds
-
-
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class LatencySnapshot:
     """A frozen latency model; satisfies `voltana.ports.PredictorSnapshot`.
@@ -335,9 +322,33 @@ class LatencySnapshot:
         if idle or cache is not None or not phase.falls:
             return None
         curve = MeanCurve(phase, features, self.bases.max_clock_mhz)
-        if phase.relative_deviation < math.inf and curve.mean_s(phase.fastest_mhz) > 0.0:
+        lasts = phase.lasts or curve.mean_s(phase.fastest_mhz) > 0.0
+        if lasts and phase.relative_deviation < math.inf:
             return curve
         return curve._replace(known=False)
+
+    def mean_line(self, requests: int, clock_mhz: float) -> MeanLine | None:
+        """See `voltana.predictors.conformal.snapshot.TellsMeanLine.mean_line`."""
+        phase = self.decode
+        if not (requests and phase.falls and phase.lasts and phase.relative_deviation < math.inf):
+            return None
+        curve = MeanCurve(phase, decode_features(requests, 0), self.bases.max_clock_mhz)
+        return MeanLine(curve.mean_s(clock_mhz), phase.rates(clock_mhz, curve.max_clock_mhz)[-1])
+
+    def prefill_mean(self, clock_mhz: float) -> Callable[[int, float], float]:
+        """See `voltana.ports.TellsPrefill`."""
+        of_iteration, of_tokens, of_halves, of_tiles, of_pairs = self.prefill.rates(
+            clock_mhz, self.bases.max_clock_mhz
+        )
+
+        def mean_s(tokens: int, attended_pairs: float) -> float:
+            if not tokens:
+                return 0.0
+            halves, tiles = -(-tokens // HALF_TILE), -(-tokens // TILE)
+            fixed_s = of_iteration + of_tokens * tokens + of_halves * halves + of_tiles * tiles
+            return fixed_s + of_pairs * attended_pairs
+
+        return mean_s
 
     def to_dict(self) -> Mapping[str, object]:
         """The model as plain JSON values; `from_dict` reads it."""

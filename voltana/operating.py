@@ -1,0 +1,68 @@
+"""Where an instance would run, asked of its models for as little as they tell it.
+
+Pure, like `voltana.planning`, on which it stands.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, cast
+
+import numpy as np
+
+from voltana.planning import cheapest_safe_index, curve_of, first_safe, mean_at
+from voltana.ports import TellsPowerCurve, TellsPrefill, offers
+from voltana.values import Load
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from voltana.ports import Forecasts, PowerCurve, PowerForecasts
+    from voltana.values import Candidate
+
+
+def operating_point(candidate: Candidate, load: Load) -> tuple[float, float]:
+    """Latency and power of `load` at the safe level of least power.
+
+    Where none is safe, the power is inf, and the latency that of the fastest level.
+
+    Args:
+        candidate: With levels and both models.
+        load: What its iteration would compute.
+    """
+    predictor, power = candidate.predictor, candidate.power
+    assert predictor is not None
+    assert power is not None
+    levels_mhz, budget_s = candidate.levels_mhz, candidate.budget_s
+    curve, rising = curve_of(predictor, load), power_curve_of(power, load)
+    if curve is not None and rising is not None:
+        begins = first_safe(curve, levels_mhz, budget_s)
+        if begins == len(levels_mhz):
+            return curve.mean_s(levels_mhz[-1]), math.inf
+        return curve.mean_s(levels_mhz[begins]), rising.power_w(levels_mhz[begins])
+    levels = np.array(levels_mhz, dtype=np.float64)
+    forecast = predictor.forecast(load, levels)
+    power_w = power.forecast_w(load, levels)
+    index = cheapest_safe_index(forecast.upper_s, power_w, budget_s)
+    if index is None:
+        return float(forecast.mean_s[-1]), math.inf
+    return float(forecast.mean_s[index]), float(power_w[index])
+
+
+def power_curve_of(power: PowerForecasts, load: Load) -> PowerCurve | None:
+    """Power of a load against the clock; None where it may fall, or is not told for less."""
+    if not offers(power, TellsPowerCurve):
+        return None
+    return cast("TellsPowerCurve", power).power_curve(load)
+
+
+def prefill_mean(predictor: Forecasts, clock_mhz: float) -> Callable[[int, float], float]:
+    """Expected latency of a prefill batch at one clock, by its tokens and attended pairs."""
+    if offers(predictor, TellsPrefill):
+        return cast("TellsPrefill", predictor).prefill_mean(clock_mhz)
+
+    def mean_s(tokens: int, attended_pairs: float) -> float:
+        load = Load(prefill_tokens=tokens, prefill_attended_pairs=attended_pairs)
+        return mean_at(predictor, load, clock_mhz)
+
+    return mean_s

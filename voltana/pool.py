@@ -1,0 +1,194 @@
+"""Pool: candidates, and what routers have worked out of each, kept until the instance changes.
+
+Between two decisions few of many instances have changed. A column holds what a router makes of each
+candidate whatever the request is; only the rows of those that differ from before are made again. So
+a decision costs comparisons of plain numbers, and the models are asked about changes alone.
+
+What changes with every look, the ages, is in no column: `Candidate.state_age_s` and
+`Candidate.reserved_for_s` are read when they count.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import compress
+from operator import attrgetter, is_not
+from typing import TYPE_CHECKING, TypeVar, cast, overload
+
+from voltana.values import Candidate
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+
+_T = TypeVar("_T")
+
+NAME: Callable[[Candidate], str] = attrgetter("instance")
+IN_FLIGHT: Callable[[Candidate], int] = attrgetter("in_flight")
+
+_values = attrgetter(
+    "instance", "role", "state", "reserved", "levels_mhz", "budget_s", "in_flight",
+    "kv_capacity_tokens", "kv_reserved_tokens",
+)  # fmt: skip
+
+
+def _same(one: Candidate, other: Candidate) -> bool:
+    """Whether candidates differ by nothing but their ages; models are compared by identity."""
+    return (
+        one.predictor is other.predictor
+        and one.power is other.power
+        and bool(_values(one) == _values(other))
+    )
+
+
+class _Column:
+    """Values of all candidates, and the places of those that are out of date."""
+
+    __slots__ = ("stale", "values")
+
+    def __init__(self, values: list[object]) -> None:
+        self.values = values
+        self.stale: set[int] = set()
+
+
+class KeptPool:
+    """What a router keeps of the candidates that it was shown last; copies of it start empty."""
+
+    def __init__(self) -> None:
+        self._shown: list[Candidate] = []
+        self._columns: dict[Callable[[Candidate], object], _Column] = {}
+        self._ranks: list[int] | None = None
+        self._fresh: dict[float, bool] = {}
+
+    def of(self, candidates: Sequence[Candidate]) -> Pool:
+        """The candidates of a decision as a pool; one that an outer router has made is taken."""
+        if isinstance(candidates, Pool):
+            return candidates
+        shown = list(candidates)
+        if len(shown) == len(self._shown):
+            self._note_changes(shown)
+        else:
+            self._columns.clear()
+            self._ranks = None
+        self._shown = shown
+        self._fresh.clear()
+        return Pool(self, None)
+
+    def _note_changes(self, shown: list[Candidate]) -> None:
+        changed, last = [], self._shown
+        for place in compress(range(len(shown)), map(is_not, shown, last)):
+            if not _same(shown[place], last[place]):
+                changed.append(place)
+                if shown[place].instance != last[place].instance:
+                    self._ranks = None
+        if changed:
+            for column in self._columns.values():
+                column.stale.update(changed)
+
+    @property
+    def shown(self) -> list[Candidate]:
+        """The candidates, as they were shown."""
+        return self._shown
+
+    @property
+    def ranks(self) -> list[int]:
+        """The rank of each by its name, from 0."""
+        if self._ranks is None:
+            names = list(map(NAME, self._shown))
+            self._ranks = [0] * len(names)
+            for rank, place in enumerate(sorted(range(len(names)), key=names.__getitem__)):
+                self._ranks[place] = rank
+        return self._ranks
+
+    def fresh(self, max_age_s: float) -> bool:
+        """Whether no report is older than that; looked up once a decision."""
+        known = self._fresh.get(max_age_s)
+        if known is None:
+            ages_s = [candidate.state_age_s for candidate in self._shown]
+            known = self._fresh[max_age_s] = all(age_s <= max_age_s for age_s in ages_s)
+        return known
+
+    def column(self, make: Callable[[Candidate], _T]) -> list[_T]:
+        """See `Pool.column`."""
+        column = self._columns.get(make)
+        if column is None:
+            column = self._columns[make] = _Column(list(map(make, self._shown)))
+        elif column.stale:
+            for place in column.stale:
+                column.values[place] = make(self._shown[place])
+            column.stale.clear()
+        return cast("list[_T]", column.values)
+
+    def __reduce__(self) -> tuple[type[KeptPool], tuple[()]]:
+        return KeptPool, ()
+
+
+class Pool(Sequence[Candidate]):
+    """All candidates of a decision, or some of them; holds for that decision.
+
+    Args:
+        kept: All of them.
+        places: Which of them, in their order; None for all.
+    """
+
+    __slots__ = ("_kept", "_places")
+
+    def __init__(self, kept: KeptPool, places: Sequence[int] | None) -> None:
+        self._kept = kept
+        self._places = places
+
+    def __len__(self) -> int:
+        return len(self._kept.shown if self._places is None else self._places)
+
+    def __iter__(self) -> Iterator[Candidate]:
+        return iter(self._of(self._kept.shown))
+
+    @overload
+    def __getitem__(self, index: int) -> Candidate: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[Candidate]: ...
+    def __getitem__(self, index: int | slice) -> Candidate | Sequence[Candidate]:
+        """The candidate at `index`."""
+        return self._of(self._kept.shown)[index]
+
+    def column(self, make: Callable[[Candidate], _T]) -> list[_T]:
+        """What `make` yields for each candidate; to be read alone.
+
+        Args:
+            make: A pure function, or a method of a router, of anything but the ages.
+        """
+        return self._of(self._kept.column(make))
+
+    def take(self, places: Iterable[int]) -> Pool:
+        """Some of its candidates, by their places in it."""
+        own = self._places
+        return Pool(self._kept, list(places) if own is None else [own[place] for place in places])
+
+    def busiest(self) -> Candidate:
+        """The one with most in flight, the first by name of equals."""
+        in_flight, names = self.column(IN_FLIGHT), self.column(NAME)
+        most = max(in_flight)
+        equals = [place for place, count in enumerate(in_flight) if count == most]
+        return self[min(equals, key=names.__getitem__)]
+
+    def take_busiest(self, count: int) -> Pool:
+        """So many of those with most in flight, the first by name of equals; in the same order."""
+        ranks, in_flight = self._of(self._kept.ranks), self.column(IN_FLIGHT)
+        base = len(self._kept.shown)
+        keys = [rank - base * most for rank, most in zip(ranks, in_flight, strict=True)]
+        last = sorted(keys)[count - 1]
+        return self.take([place for place, key in enumerate(keys) if key <= last])
+
+    def fresh(self, max_age_s: float) -> bool:
+        """Whether no report is older than that."""
+        return self._kept.fresh(max_age_s) or (
+            self._places is not None
+            and all(candidate.state_age_s <= max_age_s for candidate in self)
+        )
+
+    def first_of_least(self, values: Sequence[float]) -> str:
+        """Name of the candidate with the least value, the first name of equals."""
+        return min(zip(values, self.column(NAME), strict=True))[1]
+
+    def _of(self, whole: list[_T]) -> list[_T]:
+        places = self._places
+        return whole if places is None else [whole[place] for place in places]

@@ -1,0 +1,46 @@
+"""How many KV tokens a decode batch has room for at a clock: a bound on a line, solved for them."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+from voltana.promise import bound_on
+
+if TYPE_CHECKING:
+    from voltana.predictors.conformal.snapshot import MeanLine
+
+MOST = 2**53
+"""Beyond it, integers are no plain numbers."""
+
+
+def most_within(line: MeanLine, quantile: float, offset_s: float, budget_s: float) -> int:
+    """Most tokens with which the bound on a mean keeps a finite budget; -1 where none does.
+
+    The bound never falls with the tokens, rounding included. So what the line solves for is put
+    right by asking for the very bound: a token more or less decides as a search would.
+
+    Args:
+        line: The mean.
+        quantile: q of the bound.
+        offset_s: m0 of the bound.
+        budget_s: What it may take.
+    """
+    fixed_s, token_s, mean_s = line.fixed_s, line.token_s, line.mean_s
+
+    def fits(tokens: int) -> bool:
+        expected_s = mean_s(tokens)
+        return expected_s <= budget_s and bound_on(expected_s, quantile, offset_s) <= budget_s
+
+    if not quantile < math.inf:
+        return -1
+    most_s = min(budget_s, (budget_s - quantile * offset_s) / (1.0 + quantile))
+    span_s = most_s - fixed_s
+    if span_s >= MOST * token_s:
+        return MOST if fits(0) else -1
+    tokens = max(math.floor(span_s / token_s), 0)
+    while tokens >= 0 and not fits(tokens):
+        tokens -= 1
+    while fits(tokens + 1):
+        tokens += 1
+    return tokens

@@ -1,0 +1,137 @@
+"""Prospect: what one request more does to the clock and the tiles of an instance.
+
+All that does not depend on the prompt is worked out once for a state of the instance. What does is
+whether a level is still safe with it: where the model tells how many tokens a level has room for,
+that is one comparison, and a forecast where it does not.
+"""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_left, bisect_right
+from typing import TYPE_CHECKING, cast
+
+from voltana.planning import (
+    candidate_load,
+    load_with,
+    memory_tokens,
+    planned_clock_mhz,
+    planned_within,
+)
+from voltana.ports import TellsRoom, offers
+from voltana.values import Role
+
+if TYPE_CHECKING:
+    from voltana.values import Candidate, Load, Request
+
+Harm = tuple[bool, float, bool, int]
+"""No clock is safe; how much the clock has to rise; a new tile begins; the requests then."""
+
+
+class Prospect:
+    """What a request does to an instance whose router knows its model and levels.
+
+    Args:
+        candidate: The instance.
+        tile: Requests of a batch tile.
+        boundary_mhz: Rises up to this do not count.
+        wake_share: Share of its fastest clock, and of its KV cache, that it may need to be calm.
+
+    Attributes:
+        calm_tokens: Longest prompt with which it certainly stays calm; -1 if none.
+        asks: Whether longer ones have to be asked for, by `stays_calm`.
+        full: Whether more than that share of its KV cache is taken.
+        new_tile: Whether its batch begins a new tile.
+        requests: Its requests then.
+    """
+
+    __slots__ = (
+        "_boundary_mhz", "_calm", "_candidate", "_harmless", "_now", "_now_mhz", "_room",
+        "asks", "calm_tokens", "full", "new_tile", "requests",
+    )  # fmt: skip
+
+    def __init__(
+        self, candidate: Candidate, tile: int, boundary_mhz: float, wake_share: float
+    ) -> None:
+        now = candidate_load(candidate)
+        levels = candidate.levels_mhz
+        joins = candidate.role is not Role.PREFILL
+        self._candidate, self._now, self._boundary_mhz = candidate, now, boundary_mhz
+        self.requests = now.decode_requests + joins
+        self.new_tile = _tiles(self.requests, tile) > _tiles(now.decode_requests, tile)
+        # An idle instance may be at any clock, so none has to rise; nor has one to the lowest.
+        wakes = is_idle(candidate)
+        self._now_mhz = math.inf if wakes else planned_clock_mhz(candidate, now)
+        # A rise that counts is one to a level that lies further above than the boundary.
+        self._harmless = bisect_right(levels, self._now_mhz, key=lambda mhz: mhz - boundary_mhz) - 1
+        awake = bisect_right(levels, wake_share * levels[-1]) - 1
+        self._calm = -1 if wakes or self.new_tile else min(self._harmless, awake)
+        self.full = memory_tokens(candidate) > wake_share * candidate.kv_capacity_tokens
+        self._room: dict[int, int | None] = {}
+        most = self._most_tokens(self._calm)
+        self.asks = most is None
+        self.calm_tokens = -1 if most is None else most
+
+    def stays_calm(self, request: Request) -> bool:
+        """Whether it is awake, crosses no boundary, and needs no more of its clock than the share.
+
+        That it is not `full` is another question.
+        """
+        return self._is_safe_at(self._calm, request)
+
+    def is_harmless(self, request: Request) -> bool:
+        """Whether some level is safe, and neither a rise nor a new tile begins."""
+        return not self.new_tile and self._is_safe_at(self._harmless, request)
+
+    def is_safe(self, request: Request) -> bool:
+        """Whether any level is safe."""
+        return self._is_safe_at(len(self._candidate.levels_mhz) - 1, request)
+
+    def harm(self, request: Request) -> Harm:
+        """How much harm is done, to be compared."""
+        levels = self._candidate.levels_mhz
+        after = bisect_left(
+            range(len(levels)), True, key=lambda level: self._is_safe_at(level, request)
+        )
+        # An instance that no clock can save runs at its fastest one, and gets slower.
+        after_mhz = levels[min(after, len(levels) - 1)]
+        rises = self._now_mhz < after_mhz - self._boundary_mhz
+        rise_mhz = after_mhz - self._now_mhz if rises else 0.0
+        return after == len(levels), rise_mhz, self.new_tile, self.requests
+
+    def _is_safe_at(self, level: int, request: Request) -> bool:
+        """Whether a level is safe with the request; -1 stands for one below all."""
+        most = self._most_tokens(level)
+        if most is not None:
+            return request.prompt_tokens <= most
+        candidate = self._candidate
+        after = load_with(self._now, request, candidate.role)
+        return planned_within(candidate, after, candidate.levels_mhz[level])
+
+    def _most_tokens(self, level: int) -> int | None:
+        """Longest prompt with which a level is safe, -1 if none; None where it has to be tried."""
+        if level < 0:
+            return -1
+        if level not in self._room:
+            self._room[level] = _room(self._candidate, self._now, level)
+        return self._room[level]
+
+
+def is_idle(candidate: Candidate) -> bool:
+    """Whether nothing runs on an instance, and nothing is on its way there."""
+    now = candidate_load(candidate)
+    return not (now.prefill_tokens or now.decode_requests or candidate.in_flight)
+
+
+def _room(candidate: Candidate, now: Load, level: int) -> int | None:
+    if candidate.role is Role.PREFILL or not offers(candidate.predictor, TellsRoom):
+        return None
+    most = cast("TellsRoom", candidate.predictor).most_kv_tokens(
+        now.decode_requests + 1, candidate.levels_mhz[level], candidate.budget_s
+    )
+    return None if most is None else max(most - now.decode_kv_tokens, -1)
+
+
+def _tiles(requests: int, tile: int) -> int:
+    # The first tile is there from the start: an empty instance crosses no boundary.
+    return max(1, -(-requests // tile))
