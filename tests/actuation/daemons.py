@@ -17,6 +17,7 @@ from tests.actuation.driver import uuid_of
 from voltana.errors import ActuatorError
 from voltana.values import Command, Domain
 from voltana_actuatord.client import ActuatorProcess
+from voltana_actuatord.connecting import connect
 
 if TYPE_CHECKING:
     from tests.actuation.driver import Machine
@@ -116,14 +117,7 @@ class Daemon:
 
     def connect(self) -> socket.socket:
         """A raw connection."""
-        sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        try:
-            sock.settimeout(5)
-            sock.connect(str(self.socket))
-        except OSError:
-            sock.close()
-            raise
-        return sock
+        return connect(str(self.socket), 5.0)
 
     def client(self, *devices: int, lease_s: float = 2.0, patience_s: float = 10.0) -> Client:
         """A client that holds a lease; retries while GPUs are being restored."""

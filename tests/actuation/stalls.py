@@ -28,7 +28,8 @@ class StallWatch:
 
     def stalled_s(self, since_s: float, until_s: float) -> float:
         """How long, between two monotonic times, a task waited that could have run."""
-        inside = [count_s for at_s, count_s in self._counts if since_s <= at_s <= until_s]
+        counts = tuple(self._counts)  # at once: the other thread goes on adding
+        inside = [count_s for at_s, count_s in counts if since_s <= at_s <= until_s]
         return inside[-1] - inside[0] if inside else 0.0
 
     def close(self) -> None:

@@ -9,13 +9,13 @@ import subprocess
 import sys
 import time
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import aiohttp
-import numpy as np
 
-from tests.attack.own_time import FLOOR_S, OwnTime, within_promise
+from tests.attack.own_time import MOST_TURNS, OwnTime, Pairs
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator
@@ -42,7 +42,6 @@ asyncio.run(main())
 
 HONEST = {"text": "what is the capital of France?", "rid": "honest"}
 PAUSE_S = 0.004
-TURNS = 4
 LEAST = 60
 """Honest requests beside an attack, which is repeated for so long."""
 
@@ -58,7 +57,6 @@ class Stage:
 
     port: int
     pid: int
-    _quiet_s: float | None = None
 
     @property
     def url(self) -> str:
@@ -95,27 +93,19 @@ class Stage:
                 await asyncio.gather(*clients)
         return latency_s
 
-    async def honest_beside(self, attack: Attack, name: str = "", added_s: float = FLOOR_S) -> None:
-        """No honest request is lost beside an attack, nor late: p99 within 2 x of quiet, or so."""
-        if self._quiet_s is None:
-            await self.beside(_nothing)  # connections
-            self._quiet_s = p99(await self.beside(_nothing))
-        seen = []
-        for _ in range(TURNS):
-            under_s = p99(await self.beside(attack))
-            seen.append((self._quiet_s, under_s))
-            if within_promise(self._quiet_s, under_s, added_s):
+    async def honest_beside(self, attack: Attack, name: str = "", added_s: float = 0.0) -> None:
+        """No honest request is lost beside an attack, nor late: p99 within 2 x of quiet."""
+        await self.beside(_nothing)  # connections
+        pairs = Pairs()
+        for _ in range(MOST_TURNS):
+            await pairs.take(self.beside(_nothing), partial(self.beside, attack))
+            if pairs.kept(added_s):
                 return
-            self._quiet_s = p99(await self.beside(_nothing))  # what is quiet now?
-        raise AssertionError((name, seen))
+        raise AssertionError(f"{name} {pairs}")
 
 
 async def _nothing() -> None:
     await asyncio.sleep(0.2)
-
-
-def p99(latency_s: list[float]) -> float:
-    return float(np.quantile(latency_s, 0.99))
 
 
 def run(attack: Callable[[Stage], Awaitable[None]], *, servers: int = 2, **settings: Any) -> None:

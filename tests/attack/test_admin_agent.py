@@ -12,7 +12,14 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tests.attack.beside import stands_beside
-from tests.attack.test_admin_router import FORGERIES, GOOD, HOST, raw, request
+from tests.attack.test_admin_router import (
+    FORGERIES,
+    GOOD,
+    HOST,
+    cpu_of_bombs,
+    raw,
+    request,
+)
 from voltana.errors import ConfigError
 from voltana.serving.agent import control
 from voltana.serving.agent.control import read_body
@@ -237,3 +244,11 @@ def test_a_million_damaged_bodies_are_refused_or_within_bounds() -> None:
                 assert 0 < value <= 3.6e6, (field, value)
             assert not isinstance(value, str) or (len(value) <= 256 and value.isprintable())
     assert taken > 1000  # damage that leaves an honest body was among it
+
+
+def test_a_packed_body_is_not_unpacked(tmp_path: Path) -> None:
+    async def check() -> None:
+        async with serving(tmp_path) as served:
+            assert await cpu_of_bombs(served.port, "PUT", "/slo") < 0.5
+
+    asyncio.run(check())

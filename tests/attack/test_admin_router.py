@@ -6,6 +6,8 @@ import asyncio
 import contextlib
 import json
 import socket
+import time
+import zlib
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -154,6 +156,41 @@ def test_an_odd_body_is_refused_and_changes_nothing(body: bytes, status: int) ->
             assert answer.startswith(f"HTTP/1.1 {status}".encode()), answer[:300]
             assert not pd.service.pool.named("decode-0").draining
             assert (await pd.ask_admin("GET", "/router/status"))[0] == 200
+
+    run(check)
+
+
+def bomb(megabytes: int) -> bytes:
+    """A thousandth as many bytes, of gzip, that make so many megabytes of nothing."""
+    packing = zlib.compressobj(9, wbits=31)
+    head = packing.compress(bytes(1 << 20)) + packing.flush(zlib.Z_FULL_FLUSH)
+    block = packing.compress(bytes(1 << 20)) + packing.flush(zlib.Z_FULL_FLUSH)
+    return head + block * (megabytes - 1) + packing.flush()
+
+
+BOMB = bomb(2000)
+PACKED = {"Content-Encoding": "gzip"}
+
+
+async def cpu_of_bombs(port: int, method: str, path: str) -> float:
+    """CPU time in s of this process for packed bodies, with and without the token."""
+    began_s = time.process_time()
+    for headers, statuses in ((HOST | JSON, (401,)), (GOOD, (413, 415))):
+        answer = await raw(port, request(method, path, headers | PACKED, BOMB), 20.0)
+        assert answer.startswith(tuple(f"HTTP/1.1 {s}".encode() for s in statuses)), answer[:200]
+    return time.process_time() - began_s
+
+
+def test_a_packed_body_is_not_unpacked_before_or_after_it_is_refused() -> None:
+    """Two megabytes of gzip took the router's whole attention for seconds, and ejected servers."""
+
+    async def check() -> None:
+        assert len(zlib.decompressobj(31).decompress(bomb(3)[:-8])) == 3 << 20
+        async with late_cluster(prefill=1, decode=1) as pd:
+            port = pd.service.administration.port
+            assert await cpu_of_bombs(port, "POST", "/router/drain") < 0.5
+            assert all(backend.healthy for backend in pd.service.pool)
+            assert (await pd.ask())[0] == 200
 
     run(check)
 

@@ -7,7 +7,6 @@ import json
 import os
 import socket
 import struct
-import threading
 import time
 from pathlib import Path
 
@@ -16,7 +15,7 @@ import pytest
 from tests.actuation.daemons import Daemon
 from tests.actuation.driver import uuid_of
 from tests.actuation.test_security import as_other_user, open_path
-from tests.attack.clock_honesty import HonestLoop, assert_unharmed
+from tests.attack.clock_honesty import Attacker, HonestLoop, assert_stands, assert_unharmed
 from voltana_actuatord.console import daemon_status
 from voltana_actuatord.protocol import (
     Acquire,
@@ -240,58 +239,98 @@ def as_other_user_of(uid, action):
         test_security.OTHER_UID = before
 
 
-def test_a_flood_from_one_beside_an_honest_one(machine, daemon):
-    with HonestLoop(daemon) as honest:
-        quiet_s, before = honest.times_s(0.4), honest.steps()
-        child = os.fork()  # a process of its own: here it would share the honest one's interpreter
-        if child == 0:
-            _flood(daemon, 1.5)
-        honest.times_s(1.5)
-        os.waitpid(child, 0)
-        assert_unharmed(honest, quiet_s, honest.since(before))
+# --- floods
 
 
-def _flood(daemon, seconds):
-    ends_s = time.monotonic() + seconds
-    while time.monotonic() < ends_s:
-        with contextlib.suppress(OSError), daemon.connect() as flood:
-            flood.setblocking(False)
-            while time.monotonic() < ends_s:
-                with contextlib.suppress(BlockingIOError):
-                    flood.send(b"VA\x01\x04")
-    os._exit(0)
+def flood_of(daemon, *messages):
+    """Send messages without reading answers, and connect again when that is ended."""
+    kept = []
+
+    def attack():
+        if not kept:
+            kept.append(daemon.connect())
+            kept[0].setblocking(False)
+        try:
+            for _ in range(200):
+                for message in messages:
+                    kept[0].send(message)
+        except BlockingIOError:
+            pass
+        except OSError:
+            kept.pop().close()
+
+    return attack
 
 
-def knock(path, seconds):
-    """Connect again and again, as a user who is in no rule."""
-    ends_s, times = time.monotonic() + seconds, 0
-    while time.monotonic() < ends_s:
-        with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as sock:
-            sock.setblocking(False)
-            with contextlib.suppress(BlockingIOError):
-                sock.connect(str(path))
-                times += 1
-    return str(times)
+FLOODS = {
+    "status": [b"VA\x01\x04"],
+    "acquire": [acquire(devices=[uuid_of(1)])],
+    "long": [acquire(devices=["GPU-" + "0" * 90] * 64)],
+    "release": [b"VA\x01\x03", b"VA\x01\x05"],
+}
 
 
 @root
-def test_users_in_no_rule_who_knock_without_end_hold_up_nobody(machine, tmp_path):
+@pytest.mark.parametrize("messages", FLOODS.values(), ids=FLOODS)
+def test_a_flood_from_one_beside_an_honest_one(messages, machine, tmp_path):
+    allow = f"[[allow]]\nusers = [0, {USERS[0]}]\nmax_lease_s = 10.0\n"
     with (
-        Daemon(tmp_path, machine, head='socket_mode = "0666"') as daemon,
-        HonestLoop(daemon) as one,
+        Daemon(tmp_path, machine, allow=allow, head='socket_mode = "0666"') as daemon,
+        HonestLoop(daemon) as honest,
     ):
         open_path(tmp_path)
-        quiet_s, began = one.times_s(1.5), one.steps()
-        knocking = threading.Thread(target=as_other_user, args=(lambda: knock(daemon.socket, 3.0),))
-        knocking.start()
-        places = 0
-        while knocking.is_alive():
-            with contextlib.suppress(BlockingIOError), daemon.connect() as sock:
-                sock.send(b"VA\x01\x04")
-                places += kind_of(sock.recv(65_536)) is Kind.STATUS
-            time.sleep(0.05)
-        knocking.join()
-        assert places > 10
-        assert_unharmed(one, quiet_s, one.since(began))
+        assert_stands(honest, Attacker(flood_of(daemon, *messages), USERS[0]))
+        assert daemon_status(daemon.socket)["pid"] == daemon.worker()
+
+
+def test_who_polls_the_status_without_end_is_answered_in_turns(machine, daemon):
+    """One that reads its answers is no attacker: it is served, as fast as its share allows."""
+    with daemon.connect() as polling:
+        for _ in range(1500):
+            polling.send(b"VA\x01\x04")
+            assert kind_of(polling.recv(65_536)) is Kind.STATUS
+
+
+def test_one_that_is_made_to_wait_and_goes_gives_its_gpu_back_at_once(machine, daemon):
+    """It holds a lease, asks for more than its share, and is gone while nobody listens to it."""
+    client = daemon.client(0, lease_s=10.0)
+    assert client.reach(MHZ)
+    sock = client.actuator._sock
+    with contextlib.suppress(BlockingIOError):
+        for _ in range(2000):
+            sock.send(b"VA\x01\x04")
+    time.sleep(0.05)
+    gone_s = time.monotonic()
+    sock.close()
+    client.actuator._sock = None
+    assert machine.wait(lambda: not machine.any_locked(), 3.0)
+    assert machine.unlocked_at_s(0) < gone_s + 1.0
+    client.actuator.close()
+
+
+def knock(path):
+    """Connect and leave at once."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as sock:
+        sock.setblocking(False)
+        sock.connect(str(path))
+
+
+@root
+@pytest.mark.parametrize("knockers", [1, 3])
+def test_users_in_no_rule_who_knock_without_end_hold_up_nobody(knockers, machine, tmp_path):
+    with (
+        Daemon(tmp_path, machine, head='socket_mode = "0666"') as daemon,
+        HonestLoop(daemon) as honest,
+    ):
+        open_path(tmp_path)
+        crowd = [Attacker(lambda: knock(daemon.socket), USERS[0] + i) for i in range(knockers)]
+        assert_stands(honest, *crowd, meanwhile=lambda: assert_newcomers_get_in(daemon))
         refusals = daemon.log.read_text().count("is in no [[allow]] rule")
-        assert 1 <= refusals <= 2
+        assert knockers <= refusals <= 3 * knockers
+
+
+def assert_newcomers_get_in(daemon):
+    """An operator asks, and another client takes a lease, amid the attack."""
+    assert daemon_status(daemon.socket)["pid"] == daemon.worker()
+    with daemon.client(0, patience_s=0.0) as newcomer:
+        assert newcomer.reach(MHZ, 2.0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import struct
 import subprocess
 import sys
 
@@ -94,6 +95,30 @@ def test_a_configuration_in_a_folder_that_everybody_may_write(refused, tmp_path)
     config = folder / "c.toml"
     config.write_text("[[allow]]\nusers = [0]\n")
     assert f"others may write to {folder}" in refused(config=config)
+
+
+def list_a_writer(path, tag=0x02):
+    """Let a user (or a group) that owns nothing write by an access list, as setfacl does."""
+    entries = [(0x01, 7, -1), (0x04, 5, -1), (0x10, 7, -1), (0x20, 5, -1), (tag, 7, STRANGER)]
+    packed = b"".join(struct.pack("<HHi", *entry) for entry in sorted(entries))
+    try:
+        os.setxattr(path, "system.posix_acl_access", struct.pack("<I", 2) + packed)
+    except OSError:
+        pytest.skip("this file system has no access lists")
+
+
+@root
+@pytest.mark.parametrize("tag", [0x02, 0x08], ids=["user", "group"])
+@pytest.mark.parametrize("what", ["state", "config", "folder"])
+def test_an_access_list_that_lets_others_write(what, tag, refused, tmp_path):
+    """The mode shows root's group and says nothing of whom the list names."""
+    folder = tmp_path / "listed"
+    folder.mkdir()
+    config = folder / "c.toml"
+    config.write_text("[[allow]]\nusers = [0]\n")
+    list_a_writer({"state": folder, "config": config, "folder": folder}[what], tag)
+    said = refused(**({"state": folder} if what == "state" else {"config": config}))
+    assert "others may write" in said
 
 
 @pytest.mark.parametrize("what", ["socket", "state"])

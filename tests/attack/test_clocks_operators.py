@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import resource
@@ -14,8 +15,7 @@ import pytest
 
 from tests.actuation.daemons import DAEMON, Daemon
 from tests.actuation.driver import uuid_of
-from tests.attack.clock_honesty import HonestLoop, assert_unharmed
-from voltana_actuatord.errors import ActuatorError
+from tests.attack.clock_honesty import Attacker, HonestLoop, assert_stands
 
 MHZ = 1005.0
 EVERYTHING = f"\n[[allow]]\nusers = [{os.geteuid()}]\n"
@@ -117,31 +117,21 @@ def test_a_driver_that_takes_seconds_to_open_restores_and_lends(seconds, machine
 
 def test_names_that_lead_nowhere_cost_others_nothing(machine, tmp_path):
     with Daemon(tmp_path, machine) as daemon, HonestLoop(daemon) as honest:
-        daemon.client(0).actuator.close()
-        quiet_s = honest.times_s(0.4)
-        child = os.fork()
-        if child == 0:
-            _ask_for_nothing(daemon, 3.0)
-        attacked_s = honest.times_s(1.0)
-        for _ in range(5):
+        numbers = itertools.count()
+
+        def lend():
             with daemon.client(0, patience_s=0.5) as client:
-                assert client.reach(MHZ, 1.0)
-            assert machine.wait(lambda: not machine.locked_mhz(0), 1.0)
-        os.waitpid(child, 0)
-        assert_unharmed(honest, quiet_s, attacked_s)
+                assert client.reach(MHZ, 2.0)
+
+        lend()
+        attacker = Attacker(lambda: _ask_for_nothing(daemon, next(numbers)))
+        assert_stands(honest, attacker, meanwhile=lend)
 
 
-def _ask_for_nothing(daemon, seconds):
-    ends_s, number = time.monotonic() + seconds, 0
-    while time.monotonic() < ends_s:
-        try:
-            with daemon.connect() as sock:
-                sock.settimeout(0.05)
-                names = [f"GPU-ffff0000-0000-0000-{number:04d}-{i:012d}" for i in range(64)]
-                number += 1
-                body = {"domain": "x", "devices": names, "lease_s": 1.0}
-                sock.send(b"VA\x01\x01" + json.dumps(body).encode())
-                sock.recv(16_384)
-        except (OSError, ActuatorError):
-            pass
-    os._exit(0)
+def _ask_for_nothing(daemon, number):
+    with daemon.connect() as sock:
+        sock.settimeout(0.05)
+        names = [f"GPU-ffff0000-0000-0000-{number:04d}-{i:012d}" for i in range(64)]
+        body = {"domain": "x", "devices": names, "lease_s": 1.0}
+        sock.send(b"VA\x01\x01" + json.dumps(body).encode())
+        sock.recv(16_384)

@@ -118,6 +118,19 @@ def test_a_killed_launch_leaves_nothing(tmp_path: Path, mark: str, deafness: str
     assert gone(mark) == []
 
 
+def test_a_launch_whose_processes_were_all_stopped_leaves_nothing(
+    tmp_path: Path, mark: str
+) -> None:
+    """As a debugger or a freezer stops them, the wardens among them."""
+    launch = start(tmp_path, mark)
+    grown(tmp_path, 2)
+    for pid in set(marked(mark)) - {launch.pid}:
+        os.kill(pid, signal.SIGSTOP)
+    launch.kill()
+    launch.wait()
+    assert gone(mark) == []
+
+
 @pytest.mark.parametrize("seed", range(8))
 def test_at_every_moment_of_its_start(tmp_path: Path, mark: str, seed: int) -> None:
     """From before its first process on until all of them have grown."""

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.attack.own_time import HEAVY_S
 from tests.attack.router_stage import Stage, _children, post, run, say, status_of
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ LIMIT_MB = 8.0
 """Largest body here, so that attacks are quick; each limit scales with what is configured."""
 
 DELAY_S = 0.05
-"""What a body may add to another request at most."""
+"""What a body of megabytes may add to another request at most, by the promise about bodies."""
 
 LIMITS = {"bodies_mb": 24.0, "reading_s": 5.0, "body_s": 2.0}
 
@@ -125,7 +126,7 @@ def test_bodies_of_all_requests_together_are_bounded() -> None:
             assert statuses.count(429) >= 8, statuses
             assert statuses.count(408) <= 4, statuses
 
-        await stage.honest_beside(twelve)
+        await stage.honest_beside(twelve, added_s=HEAVY_S)
         assert stage.memory_mb - before_mb < 150
         assert status_of(await say(stage.port, post(LONG))) == 200  # everything was let go of
 
@@ -208,7 +209,7 @@ def test_a_body_without_an_end_ends(piece: bytes) -> None:
         async def four() -> None:
             await asyncio.gather(*(endless() for _ in range(4)))
 
-        await stage.honest_beside(four)
+        await stage.honest_beside(four, added_s=HEAVY_S)
 
     run(attack, max_body_mb=LIMIT_MB, limits=LIMITS)
 

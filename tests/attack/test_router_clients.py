@@ -9,6 +9,7 @@ import socket
 import sys
 from functools import partial
 
+from tests.attack.own_time import HEAVY_S
 from tests.attack.router_stage import Stage, post, run, say, status_of
 from tests.serving.late_engine import late_cluster
 from tests.serving.router_client import until
@@ -43,7 +44,6 @@ def test_thousands_of_unfinished_requests_do_not_concern_those_that_are_complete
     """2,100 one-byte bodies: more than there may be open requests."""
 
     async def attack(stage: Stage) -> None:
-        await stage.honest_beside(_idle)
         crowd = Crowd(stage, 2100, HEAD, b"{")
         await crowd.come()
         await stage.honest_beside(_idle)
@@ -55,7 +55,7 @@ def test_thousands_of_unfinished_requests_do_not_concern_those_that_are_complete
 def test_beyond_the_limit_the_oldest_unfinished_ones_go() -> None:
     async def attack(stage: Stage) -> None:
         for pieces in ((), (b"POST /gen",), (HEAD, b"{")):
-            await stage.honest_beside(partial(_storm, stage, *pieces))
+            await stage.honest_beside(partial(_storm, stage, *pieces), added_s=HEAVY_S)
             await _newcomers(stage, *pieces)
 
     run(attack, limits={"unfinished": 200})
@@ -118,7 +118,7 @@ def test_a_client_that_does_not_read_is_cut_off() -> None:
         async def some() -> None:
             await asyncio.gather(*(deaf(stream) for stream in (True, False)))
 
-        await stage.honest_beside(some)
+        await stage.honest_beside(some, added_s=HEAVY_S)
 
     run(attack, limits={"unread_s": 1.0})
 

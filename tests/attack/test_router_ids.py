@@ -37,6 +37,30 @@ def test_no_id_of_a_client_reaches_a_server() -> None:
     run_before(servers, attack, timeout_s=10.0)
 
 
+def test_no_client_says_where_an_answer_goes_or_legs_meet() -> None:
+    """Fields that a server's own processes fill in for each other, which its API takes as well."""
+    servers = [OddServer(_silent)]
+    fields = {
+        "http_worker_ipc": "tcp://192.0.2.1:9",
+        "bootstrap_host": "192.0.2.1",
+        "bootstrap_port": 9,
+        "bootstrap_room": 1,
+        "bootstrap_pair_key": "a",
+        "decode_tp_size": 64,
+    }
+
+    async def attack(stage: Stage) -> None:
+        for names in ([name] for name in fields), [list(fields)]:
+            for chosen in names:
+                body = {"text": "a", "rid": "a"} | {name: fields[name] for name in chosen}
+                assert status_of(await say(stage.port, post(json.dumps(body).encode()))) == 200
+        assert len(servers[0].bodies) > len(fields)
+        for seen in map(json.loads, servers[0].bodies):
+            assert not fields.keys() & seen.keys()
+
+    run_before(servers, attack, timeout_s=10.0)
+
+
 def test_two_clients_with_one_id_do_not_meet() -> None:
     slow = post(b'{"text": "a", "rid": "same", "slow": 0.5}')
 

@@ -10,12 +10,12 @@ from __future__ import annotations
 
 import contextlib
 import math
-import socket
 import threading
 import time
 from typing import TYPE_CHECKING, NamedTuple
 
 from voltana_actuatord.backoff import Backoff
+from voltana_actuatord.connecting import connect
 from voltana_actuatord.errors import ActuatorError, invalid
 from voltana_actuatord.faults import DaemonUnavailableError, LeaseRefusedError
 from voltana_actuatord.gpu_names import uuid_problem
@@ -38,6 +38,7 @@ from voltana_actuatord.timebase import MonotonicTime, lengthened_s
 from voltana_actuatord.values import ActuatorStatus, Command, Domain, Health
 
 if TYPE_CHECKING:
+    import socket
     from collections.abc import Sequence
     from pathlib import Path
 
@@ -264,11 +265,10 @@ class ActuatorProcess:
 
     def _connect(self) -> tuple[socket.socket, _Granted]:
         """Connect and take the lease; blocks for `CONNECT_LIMIT_S` at most."""
-        sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         ends_s = time.monotonic() + CONNECT_LIMIT_S
+        sock = None
         try:
-            sock.settimeout(CONNECT_LIMIT_S)
-            sock.connect(self._path)
+            sock = connect(self._path, CONNECT_LIMIT_S)
             with contextlib.suppress(ConnectionError):  # turned away: the reason can be read
                 sock.send(self._request)
             while time.monotonic() < ends_s:
@@ -286,14 +286,16 @@ class ActuatorProcess:
                     raise ConnectionResetError
             raise TimeoutError
         except OSError as error:
-            sock.close()
+            if sock is not None:
+                sock.close()
             raise DaemonUnavailableError(
                 f"no actuator daemon answers at {self._path} ({error.strerror or error}). Start "
                 "voltana-actuatord, or check the socket's path and permissions; the GPUs run at "
                 "their default clocks."
             ) from None
         except ActuatorError:
-            sock.close()
+            if sock is not None:
+                sock.close()
             raise
 
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import socket
 from typing import TYPE_CHECKING, Any
 
+from voltana_actuatord.connecting import connect
 from voltana_actuatord.faults import DaemonUnavailableError, LeaseRefusedError
 from voltana_actuatord.protocol import (
     DEFAULT_SOCKET,
@@ -47,9 +47,7 @@ def restore_all(socket_path: str | Path = DEFAULT_SOCKET) -> tuple[str, ...]:
 
 def _ask(path: str, kind: Kind) -> dict[str, Any]:
     try:
-        with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as sock:
-            sock.settimeout(ANSWER_LIMIT_S)
-            sock.connect(path)
+        with connect(path, ANSWER_LIMIT_S) as sock:
             with contextlib.suppress(ConnectionError):  # turned away: the reason can be read
                 sock.send(encode_empty(kind))
             data = receive(sock)

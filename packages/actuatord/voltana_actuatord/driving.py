@@ -247,8 +247,7 @@ class GpuDriving(GpuRestoring):
         self._locked_mhz = None
         self.slot.forget_lock()
         self.slot.note_lock(ours_mhz or 0.0)
-        self.slot.state = ClockState.WATCHED  # should it be ours after all, it is reset
-        self._unmark(watched=True)
+        self._rest_at(ClockState.WATCHED)  # should it be ours after all, it is reset
         text = f"{foreign_text(self._gpu.label)} It was set to {clock_mhz:g} MHz during the lease."
         self._report(self._result(wish, note=text, failed=True))
 

@@ -127,11 +127,18 @@ class GpuRestoring:
 
     def _settled(self, state: ClockState) -> None:
         self._locked_mhz = None
-        self.slot.state = state
+        self._rest_at(state)
+        self._tell_restored()
+
+    def _rest_at(self, state: ClockState) -> None:
+        """Nothing of ours is known to stand: the mark goes before the slot says so.
+
+        Whoever reads there that all is well may end this process at once.
+        """
+        self._unmark(watched=state is ClockState.WATCHED)
         if state is ClockState.DEFAULT:
             self.slot.forget_lock()
-        self._unmark(watched=state is ClockState.WATCHED)
-        self._tell_restored()
+        self.slot.state = state
 
     def _look(self) -> None:
         """Look at a GPU that was reset, until it has run under load."""
@@ -150,9 +157,7 @@ class GpuRestoring:
             self._ensure_mark(clock_mhz)
             self.restore()
         elif found is Evidence.GONE:
-            self.slot.forget_lock()
-            self.slot.state = ClockState.DEFAULT
-            self._unmark(watched=False)
+            self._rest_at(ClockState.DEFAULT)
 
     def _unmark(self, *, watched: bool) -> None:
         """Clear the mark; one that cannot be cleared costs a needless reset after a restart."""

@@ -7,14 +7,36 @@ so that honest ones are never refused for them, and no more files are open than 
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
+from typing import Any
 
-if TYPE_CHECKING:
-    from aiohttp import web
+from aiohttp import web
 
 MOST_OPEN = 64
 KEEP_S = 15.0
 """Idle connections of scrapers are kept for so long."""
+
+LINGER_S = 1.0
+"""How long what follows a refused request is read, so that its client gets to see why."""
+
+
+def make_runner(app: web.Application, **options: Any) -> web.AppRunner:
+    """Runs an application of administration; bodies are never unpacked.
+
+    The HTTP server unpacks before anybody has been asked for a token, and a megabyte may stand for
+    gigabytes: seconds in which the whole process does nothing else.
+
+    Args:
+        app: The application.
+        options: Those of `aiohttp.web.AppRunner`.
+    """
+    return web.AppRunner(
+        app,
+        access_log=None,
+        keepalive_timeout=KEEP_S,
+        lingering_time=LINGER_S,
+        auto_decompress=False,
+        **options,
+    )
 
 
 class Door:

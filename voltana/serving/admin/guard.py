@@ -108,6 +108,8 @@ def _not_permitted(request: web.Request, token: Token | None) -> web.Response | 
         return refused(401, f"send Authorization: Bearer TOKEN; the token is in {token.where}")
     if not reading and request.content_type != "application/json":
         return refused(415, "send Content-Type: application/json")
+    if request.headers.get("Content-Encoding", "identity").lower() != "identity":
+        return refused(415, "send the body unpacked, without Content-Encoding")
     return None
 
 

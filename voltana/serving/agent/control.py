@@ -21,7 +21,7 @@ from voltana.levels import parse_levels
 from voltana.policies import policy_names
 from voltana.policies.named import get_policy
 from voltana.policy import is_users_own
-from voltana.serving.admin.door import KEEP_S, Door
+from voltana.serving.admin.door import Door, make_runner
 from voltana.serving.admin.guard import guard
 from voltana.serving.agent.metrics import render
 from voltana.slo import Slo
@@ -124,7 +124,7 @@ class ControlServer:
             app.router.add_get(f"/{name}", _reads(read))
             app.router.add_put(f"/{name}", _changes(change, read))
         app.router.add_put("/limit", _changes(self._change_limit, dict))
-        self._runner = web.AppRunner(app, access_log=None, keepalive_timeout=KEEP_S)
+        self._runner = make_runner(app)
         await self._runner.setup()
         self._door = Door(self._runner)
         return await self._door.open(host, port)

@@ -5,7 +5,8 @@ The launch holds the other end of PIPE, which closes however the launch ends, at
 Then, or on SIGTERM, the process is asked to end; once it has ended, or after GRACE_S, or on
 SIGUSR1, whatever it has left is killed. Its descendants cannot leave: as a subreaper the warden
 becomes the parent of those whose own has died, in sessions of their own or not. Should the warden
-itself be killed, the kernel kills its process, and the launch the rest (`strays.py`).
+itself be killed, the kernel kills its process, and the launch the rest (`strays.py`); should it be
+stopped, the kernel has it go on when the launch ends.
 
 It ends as its process did, so that the launch sees that one's status.
 """
@@ -40,6 +41,7 @@ def main(arguments: list[str]) -> None:
     """Run a command until it ends, or is to end."""
     pipe, grace_s, command = int(arguments[0]), float(arguments[1]), arguments[2:]
     _prctl(_PR_SET_CHILD_SUBREAPER, 1)
+    _prctl(_PR_SET_PDEATHSIG, signal.SIGCONT)  # one that was stopped goes on when the launch ends
     wake = _signals_as_bytes()
     os.set_inheritable(pipe, False)
     if _is_closed(pipe):

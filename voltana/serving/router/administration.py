@@ -12,9 +12,9 @@ import structlog
 from aiohttp import web
 
 from voltana.errors import invalid
-from voltana.serving.admin.door import KEEP_S, Door
+from voltana.serving.admin.door import Door, make_runner
 from voltana.serving.admin.guard import guard
-from voltana.serving.router.app import refuse
+from voltana.serving.router.answer import refuse
 from voltana.serving.router.problem import Problem
 
 if TYPE_CHECKING:
@@ -57,13 +57,7 @@ class Administration:
         checked = guard(self._token, host=settings.admin_host, names=settings.admin_names)
         app = web.Application(middlewares=[checked, _problems], client_max_size=MOST_BODY_BYTES)
         app.router.add_routes(routes)
-        self._runner = web.AppRunner(
-            app,
-            handler_cancellation=True,
-            access_log=None,
-            shutdown_timeout=_LAST_WORDS_S,
-            keepalive_timeout=KEEP_S,
-        )
+        self._runner = make_runner(app, handler_cancellation=True, shutdown_timeout=_LAST_WORDS_S)
         await self._runner.setup()
         self._door = Door(self._runner)
         try:

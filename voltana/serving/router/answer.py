@@ -25,6 +25,15 @@ class ClientGoneError(Exception):
     """The client has closed the connection."""
 
 
+def refuse(problem: Problem) -> web.Response:
+    """An answer that tells a problem."""
+    return web.Response(
+        body=problem.body(),
+        status=problem.status,
+        headers={"Content-Type": problem.body_type, **problem.headers()},
+    )
+
+
 class Answer:
     """What the client gets, at most once.
 
@@ -117,8 +126,7 @@ class Answer:
                 self._cut_off()
                 raise ClientGoneError from None
             return
-        headers = {"Content-Type": problem.body_type, **problem.headers()}
-        self.response = web.Response(body=problem.body(), status=problem.status, headers=headers)
+        self.response = refuse(problem)
 
     def _cut_off(self) -> None:
         if self._request.transport is not None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from aiohttp import web
 
 from voltana.errors import ConfigError
+from voltana.serving.router.answer import refuse
 from voltana.serving.router.bodies import json_object, json_response
 from voltana.serving.router.pages import Desk
 from voltana.serving.router.problem import JSON_TYPE, Problem
@@ -222,12 +223,3 @@ def errors_explained(inference: Sequence[str], moved: Sequence[str] = ()) -> Mid
             return refuse(Problem(405, text, "method_not_allowed"))
 
     return explain
-
-
-def refuse(problem: Problem) -> web.Response:
-    """An answer that tells a problem."""
-    return web.Response(
-        body=problem.body(),
-        status=problem.status,
-        headers={"Content-Type": problem.body_type, **problem.headers()},
-    )

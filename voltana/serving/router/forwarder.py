@@ -16,7 +16,7 @@ import structlog
 
 from voltana.serving.engine import binds_late
 from voltana.serving.router.aborts import Aborts
-from voltana.serving.router.answer import Answer, ClientGoneError
+from voltana.serving.router.answer import Answer, ClientGoneError, refuse
 from voltana.serving.router.attempt import Attempt
 from voltana.serving.router.blame import Blame, RetryBudget
 from voltana.serving.router.booking import Booking
@@ -117,6 +117,11 @@ class Forwarder:
 
     async def serve(self, request: web.BaseRequest) -> web.StreamResponse:
         """Answer one request; see `voltana.serving.router.app` for its paths."""
+        try:
+            self._gate.admit()
+        except Problem as problem:  # where there is too much, most requests get no further
+            self._metrics.ended(request.path, problem.code)
+            return refuse(problem)
         began_s = self._time.now_s()
         answer = Answer(
             request,
@@ -145,7 +150,6 @@ class Forwarder:
     ) -> None:
         """A request that is let in is counted, and read, before it is tried."""
         public, client = self._public, request.remote or ""
-        self._gate.admit()
         self._arriving += 1
         try:
             raw = await public.intake.body(request, held)

@@ -37,8 +37,19 @@ ROOM_LIMIT = 2**63 - 1
 LONGEST_NAME = 8192
 """Characters of a client's id, which each event of a stream carries."""
 
-_OURS = frozenset({"rid", "bootstrap_host", "bootstrap_port", "bootstrap_room"})
-"""Fields that are the router's to set."""
+_OURS = frozenset(
+    {
+        "rid",
+        "bootstrap_host",
+        "bootstrap_port",
+        "bootstrap_room",
+        "bootstrap_pair_key",
+        "decode_tp_size",
+        "http_worker_ipc",
+    }
+)
+"""Fields that are the router's to set, or the server's own: where legs meet, and which of a
+server's processes, by what address, gets the answer."""
 
 _NOT_COUNTED = ("audio_data", "video_data")
 

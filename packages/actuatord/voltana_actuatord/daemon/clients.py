@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Protocol
 
 from voltana_actuatord.daemon.connections import BATCH, Connection, peer_of
 from voltana_actuatord.daemon.daemonlog import Log
-from voltana_actuatord.protocol import Kind, ProtocolError, encode_json
+from voltana_actuatord.daemon.turns import TURN_S, Shares
+from voltana_actuatord.protocol import Kind, ProtocolError, encode_json, is_command
 
 if TYPE_CHECKING:
     from voltana_actuatord.daemon.admission import Admission
@@ -21,9 +22,12 @@ if TYPE_CHECKING:
 DEAF_S = 0.2
 """How long nobody is accepted where the process has no descriptor left."""
 
+CROWD_REST_S = 0.004
+"""How long nobody is accepted after a turn in which there was no end of those who came."""
+
 SWEEP_S = 1.0
-ACCEPTED_AT_ONCE = 8
-"""Those who wait for a place are looked at in turns, so that no crowd of them holds up others."""
+UNREAD = 64
+"""How many replies one may leave unread that asks for more than its share."""
 
 MAX_STRANGERS = 64
 STRANGER_TOLD_S = 10.0
@@ -72,6 +76,8 @@ class Clients:
         self._own_uid = os.geteuid()
         self._connections: dict[int, Connection] = {}
         self._strangers: dict[int, tuple[float, int]] = {}
+        self._shares = Shares()
+        self._resting: dict[int, float] = {}
         self._next_key = 0
         self._deaf_until_s = math.inf
         self._swept_s = time.monotonic()
@@ -91,30 +97,46 @@ class Clients:
             connection.send(data)
 
     def accept(self) -> None:
-        """Take in some of those who wait for a place."""
-        for _ in range(ACCEPTED_AT_ONCE):
+        """Take in some of those who wait for a place: no crowd of them holds up others."""
+        ends_s = time.monotonic() + TURN_S
+        while time.monotonic() < ends_s:
             try:
                 sock, _ = self._listener.accept()
             except OSError as error:
                 if error.errno in {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS}:
-                    self._readers.remove(self._listener)
-                    self._deaf_until_s = time.monotonic() + DEAF_S
+                    self._be_deaf(DEAF_S)
                 return
             try:
                 self._place(sock)
             except OSError:
                 sock.close()
+        self._be_deaf(CROWD_REST_S)
+
+    def _be_deaf(self, seconds: float) -> None:
+        """Accept nobody for a while."""
+        self._readers.remove(self._listener)
+        self._deaf_until_s = time.monotonic() + seconds
 
     def read(self, connection: Connection) -> None:
         """Take what a client has sent."""
+        if connection.key in self._resting:  # it is not read, and only its end is told
+            self.drop(connection)
+            return
         now_s = time.monotonic()
         try:
             for _ in range(BATCH):
                 data = connection.receive()
                 if data is None:
                     return
+                if is_command(data):
+                    self._desk.message(connection, data, now_s)
+                    connection.count_message(now_s)  # after it: it is on its way to the driver
+                    continue
+                connection.count_message(now_s)
+                began_s = time.thread_time()
                 self._desk.message(connection, data, now_s)
-                connection.count_message(now_s)  # after it: a command is on its way to the driver
+                if self._must_rest(connection, time.thread_time() - began_s):
+                    return
         except ProtocolError as error:
             text = f"broke the protocol: {error}"
             self._log(f"pid {connection.peer.pid}, uid {connection.peer.uid} {text}")
@@ -126,8 +148,15 @@ class Clients:
             self._log(f"pid {peer.pid}, uid {peer.uid} sent what was not foreseen: {error!r:.200}")
             self.drop(connection)
 
+    def next_s(self) -> float:
+        """When something is due."""
+        return min(self._deaf_until_s, *self._resting.values(), math.inf)
+
     def tidy(self, now_s: float) -> None:
         """Do what time alone demands."""
+        for key in [key for key, until_s in self._resting.items() if until_s <= now_s]:
+            del self._resting[key]
+            self._readers.heed(self._connections[key].sock)
         if now_s >= self._deaf_until_s:
             self._deaf_until_s = math.inf
             self._readers.add(self._listener, self._listener)
@@ -148,8 +177,25 @@ class Clients:
         """End a connection."""
         self._desk.gone(connection.key)
         if self._connections.pop(connection.key, None) is not None:
+            self._resting.pop(connection.key, None)
             self._readers.remove(connection.sock)
             connection.close()
+
+    def _must_rest(self, connection: Connection, spent_s: float) -> bool:
+        """Whether a user has had more than a share of this thread's time, and is made to wait.
+
+        Raises:
+            ProtocolError: If he asks for more than he reads.
+        """
+        now_s = time.monotonic()
+        until_s = self._shares.spent(connection.peer.uid, spent_s, now_s)
+        if not until_s or connection.key not in self._connections:
+            return False
+        if connection.dropped > UNREAD:
+            raise ProtocolError("more messages a second than it reads answers to.")
+        self._readers.ignore(connection.sock)
+        self._resting[connection.key] = until_s
+        return True
 
     def _place(self, sock: socket.socket) -> None:
         """Give somebody a place, or turn him away."""

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from voltana_actuatord.daemon.daemonlog import never_wait
 from voltana_actuatord.daemon.keepers import Keepers
+from voltana_actuatord.daemon.privileges import go_first
 from voltana_actuatord.daemon.signals import STOPPING, ignore_all_but
 from voltana_actuatord.daemon.statefolder import StateFolder
 from voltana_actuatord.daemon.trust import read_bounded, untrusted
@@ -75,6 +76,7 @@ def run(config: Path, *, check: bool = False, restore: bool = False) -> int:
     # Whoever stops the daemon while it starts waits until it can do so in order.
     signal.pthread_sigmask(signal.SIG_BLOCK, STOPPING)
     ignore_all_but(STOPPING)
+    go_first()
     folder, open_driver = _unchecked(config)
     if not (folder / "journal").is_dir():  # the first start: nothing to restore
         _validated(config)

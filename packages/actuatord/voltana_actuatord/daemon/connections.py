@@ -11,11 +11,11 @@ from voltana_actuatord.protocol import MAX_BYTES, ProtocolError
 
 _SO_PEERGROUPS = 59
 _MAX_GROUPS = 1024
-BATCH = 32
+BATCH = 8
 """Messages read from one connection before the others get their turn."""
 
-RATE_PER_S = 5_000.0
-BURST = 10_000.0
+RATE_PER_S = 2_000.0
+BURST = 2_000.0
 """What one connection may send; a control loop sends some hundreds of messages a second."""
 
 
@@ -78,18 +78,17 @@ class Connection:
             raise ConnectionResetError
         return bytes(_WHOLE[:length])
 
-    def count_message(self, now_s: float, weight: float = 1.0) -> None:
+    def count_message(self, now_s: float) -> None:
         """Count a message against the client's rate.
 
         Args:
             now_s: The time.
-            weight: As how many it counts.
 
         Raises:
             ProtocolError: If it sends more than any control loop does.
         """
         earned = (now_s - self._refilled_s) * RATE_PER_S
-        self._allowance = min(BURST, self._allowance + earned) - weight
+        self._allowance = min(BURST, self._allowance + earned) - 1.0
         self._refilled_s = self.heard_s = now_s
         if self._allowance < 0.0:
             raise ProtocolError(f"more than {RATE_PER_S:g} messages a second.")

@@ -280,7 +280,8 @@ class Keeper:
         return free[0] if free else None
 
     def _living_holder(self) -> set[int]:
-        return set() if self._holder is None else {self._holder.pid}
+        """The process that serves a worker; one without a worker has something to finish."""
+        return set() if self._holder is None or self._orphaned else {self._holder.pid}
 
     def _kill(self, child: Child) -> None:
         child.killed = True

@@ -13,7 +13,7 @@ from voltana_actuatord.errors import ActuatorError
 if TYPE_CHECKING:
     from pathlib import Path
 
-BACKLOG = 64
+BACKLOG = 256
 
 
 def listen(path: Path, mode: int, gid: int | None) -> socket.socket:

@@ -31,6 +31,14 @@ class Readers:
         del self._sources[reader.fileno()]
         self._epoll.unregister(reader.fileno())
 
+    def ignore(self, reader: HasFileno) -> None:
+        """Have `ready` name its source when it has ended, and not for what can be read."""
+        self._epoll.modify(reader.fileno(), 0)
+
+    def heed(self, reader: HasFileno) -> None:
+        """Have `ready` name its source again when it can be read."""
+        self._epoll.modify(reader.fileno(), select.EPOLLIN)
+
     def ready(self, seconds: float) -> list[object]:
         """Wait so long at most; the sources that can be read."""
         sources = self._sources

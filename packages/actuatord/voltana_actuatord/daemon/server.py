@@ -19,6 +19,7 @@ from voltana_actuatord.daemon.lending import Lending
 from voltana_actuatord.daemon.listing import listed
 from voltana_actuatord.daemon.open_gpus import OpenGpus
 from voltana_actuatord.daemon.readers import Readers
+from voltana_actuatord.daemon.turns import Turns
 from voltana_actuatord.faults import DriverError, LeaseRefusedError
 from voltana_actuatord.protocol import (
     MAX_BYTES,
@@ -37,9 +38,6 @@ if TYPE_CHECKING:
     from voltana_actuatord.daemon.parentlink import ParentLink
 
 OPERATOR_REST_S = 5.0
-STATUS_WEIGHT = 4.0
-"""A status takes as long as so many commands."""
-
 GPUS_BYTES = MAX_BYTES // 2 - 3_000
 """What GPUs may take of a status message; leases take half of it, and the rest little."""
 
@@ -60,6 +58,7 @@ class ActuatorServer:
         admission = Admission(int(config["max_connections"]), float(config["idle_s"]), os.geteuid())
         self._clients = Clients(listener, self._readers, admission, self)
         self._lending = Lending(self._leases, self._gpus, self._clients.send)
+        self._turns = Turns(self.handle, self._can_wait)
         self._listener = listener
         self._parent = parent
         self._stopping = False
@@ -80,9 +79,8 @@ class ActuatorServer:
         while not (self._stopping or self._parent.gone):
             now_s = time.monotonic()
             self._parent.ping(now_s)
-            due_s = min(self._parent.next_ping_s, self._lending.next_s())
-            for source in self._readers.ready(max(0.0, due_s - now_s)):
-                self.handle(source)
+            due_s = min(self._parent.next_ping_s, self._lending.next_s(), self._clients.next_s())
+            self._turns.take(self._readers.ready(max(0.0, due_s - now_s)))
             now_s = time.monotonic()
             self._gpus.catch_up()
             self._lending.tidy(now_s)
@@ -99,6 +97,12 @@ class ActuatorServer:
             self._clients.accept()
         else:
             self._hear_parent()
+
+    def _can_wait(self, source: object) -> bool:
+        """Whether a source controls no GPU, so that it is dealt with after all that do."""
+        if isinstance(source, Connection):
+            return not self._lending.control(source.key)[0]
+        return source is self._listener
 
     # --- what clients say
 
@@ -118,7 +122,6 @@ class ActuatorServer:
             elif kind is Kind.RELEASE:
                 self._lending.end(connection.key, now_s)
             elif kind is Kind.QUERY:
-                connection.count_message(now_s, STATUS_WEIGHT)
                 connection.send(encode_json(Kind.STATUS, self._status(now_s)))
             elif kind is Kind.RESTORE:
                 self._operator_restore(connection, now_s)

@@ -9,10 +9,14 @@ from __future__ import annotations
 
 import os
 import stat
+import struct
 from pathlib import Path
 
 MAX_STEPS = 80
 MAX_FILE_BYTES = 262_144
+
+_NAMED_USER, _NAMED_GROUP, _WRITE = 0x02, 0x08, 0x02
+"""Of an entry of an access list; linux/posix_acl_xattr.h."""
 
 
 def read_bounded(path: Path) -> str:
@@ -68,11 +72,26 @@ def _untrusted_step(path: Path) -> str:
         return problem
     mode = found.st_mode
     sticky = stat.S_ISDIR(mode) and mode & stat.S_ISVTX
-    own_group = found.st_gid in {0, os.getegid()}
+    own_group = found.st_gid in {0, os.getegid()} and not _others_are_listed(path, mode)
     open_to_others = mode & stat.S_IWOTH or (mode & stat.S_IWGRP and not own_group)
     if not open_to_others or sticky or stat.S_ISSOCK(mode) or _read_only(path):
         return ""
     return f"others may write to {path} (mode {stat.S_IMODE(mode):o})"
+
+
+def _others_are_listed(path: Path, mode: int) -> bool:
+    """Whether an access list lets others write, which the mode shows as a right of the group."""
+    if not mode & stat.S_IWGRP:
+        return False
+    try:
+        entries = os.getxattr(path, "system.posix_acl_access", follow_symlinks=False)[4:]
+    except OSError:  # there is none
+        return False
+    ours = {_NAMED_USER: {0, os.geteuid()}, _NAMED_GROUP: {0, os.getegid()}}
+    return any(
+        tag in ours and rights & _WRITE and who not in ours[tag]
+        for tag, rights, who in struct.iter_unpack("<HHI", entries[: len(entries) // 8 * 8])
+    )
 
 
 def _foreign(path: Path, found: os.stat_result) -> str:
