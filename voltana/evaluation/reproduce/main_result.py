@@ -51,7 +51,7 @@ CASES = (
 
 
 def plan(asked: Asked) -> Plan:
-    """Every rate of every panel; quick takes the first, the middle and the last, and 20 s."""
+    """Every rate of every panel; quick takes the first, the middle and the last, and 15 s."""
     rows = [
         {"model": case.model, "workload": case.workload, "rate": float(rate_rps), "seed": seed}
         for case in CASES
@@ -59,7 +59,7 @@ def plan(asked: Asked) -> Plan:
         for seed in asked.seeds
     ]
     policies = [name for name in POLICIES if asked.search or name != best_fixed.NAME]
-    base = asked.base(policies) | {"engine": {"transfer": False}}  # as published
+    base = asked.base(policies, quick_s=15.0) | {"engine": {"transfer": False}}  # as published
     return make_plan(base, None, rows)
 
 
