@@ -9,7 +9,7 @@ from voltana.errors import ConfigError
 from voltana.evaluation.report.figures import percent, shown
 from voltana.evaluation.report.page import Page
 from voltana.evaluation.report.run_figures import run_figures
-from voltana.evaluation.report.series import SERIES, read_series
+from voltana.evaluation.report.series import SERIES, command_again, read_series
 from voltana.evaluation.report.sweep_figures import sweep_figures, varied_fields
 from voltana.evaluation.units import J_PER_KWH
 
@@ -60,8 +60,7 @@ def run_page(folder: Path) -> Page:
 
 
 def _damaged(folder: Path, what: str) -> ConfigError:
-    again = f"voltana simulate {folder}/scenario.toml --out {folder}"
-    return ConfigError(f"{what}. Run it again: '{again}'.")
+    return ConfigError(f"{what}. Run it again: {command_again(folder)}.")
 
 
 def _page_of_run(results: Json, series: Json) -> Page:
