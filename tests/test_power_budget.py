@@ -370,18 +370,17 @@ def test_prefill_is_as_late_as_the_worst_of_what_waits_behind_it():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["voltana-v0.1", "voltana"])
-def test_shared_over_seeds_nothing_is_lost_against_even_shares(name):
-    """Within a point: over seeds, either may be ahead by that (docs/policies.md)."""
-    schedule = BudgetSchedule(from_s=(0.0, 10.0, 20.0), budget_w=(1200.0, 760.0, 1200.0))
+def test_shared_over_seeds_the_published_system_keeps_what_it_keeps_with_even_shares():
+    """Within a point, as in docs/policies.md; before its lateness was known it lost four."""
+    schedule = BudgetSchedule(from_s=(0.0, 15.0, 30.0), budget_w=(1200.0, 760.0, 1200.0))
+    v01 = get_policy("voltana-v0.1")
     policies = {
-        "even": with_power_budget(get_policy(name), schedule, even_over=4),
-        "shared": with_power_budget(get_policy(name), schedule),
+        "even": with_power_budget(v01, schedule, even_over=4),
+        "shared": with_power_budget(v01, schedule),
     }
     least = {how: [] for how in policies}
     for seed in range(3):
-        asked = {ARRIVALS: {"rate_rps": 50.0, "duration_s": 28.0}, "seed": seed, "policies": [name]}
-        base = scenario(**asked)
+        base = scenario(**{ARRIVALS: {"rate_rps": 50.0, "duration_s": 40.0}}, seed=seed)
         for run in compare(dataclasses.replace(base, policies=policies)).runs:
             kept = min(run.result.ttft_attainment, run.result.itl_attainment)
             least[run.result.policy].append(kept)
