@@ -20,7 +20,7 @@ SGLANG_LOCK := $(SGLANG)/requirements/sglang-$(SGLANG_VERSION).txt
 
 .DEFAULT_GOAL := help
 .PHONY: help setup compiler demo test test-slow test-report test-ray attack attack-short fuzz \
-	mutants kills chaos check format bench headline matrix fidelity calibrate docs lock lock-sglang clean \
+	mutants kills chaos check format bench headline matrix fidelity calibrate docs lock lock-sglang clean rehearse \
 	environments rdma sglang-setup test-sglang test-gpu-bench sglang-matrix bench-sglang
 
 help: ## list the targets
@@ -81,6 +81,10 @@ mutants: $(READY) compiler ## change what keeps the guarantee in 100 places, and
 
 kills: $(READY) ## kill an agent 200 times under load; its account must claim no less than what happened
 	$(BIN)/python $(SGLANG)/tests/unit/killed_agent.py --kills 200
+
+rehearse: $(READY) compiler ## rehearse three policies, all processes as in production (10 min)
+	$(BIN)/voltana rehearse examples/rehearsal.toml --rate 10 --duration 30 \
+	    --policy static-max,static-low,voltana --out out/rehearsal
 
 chaos: $(READY) compiler ## kill and hang everything 200 times; every clock must come back
 	$(BIN)/python -m tests.actuation.chaos --rounds 200

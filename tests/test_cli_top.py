@@ -9,6 +9,7 @@ import threading
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from rich.console import Console
 from typer.testing import CliRunner
 
 from voltana.cli.main import app
@@ -65,8 +66,6 @@ def agent() -> Iterator[Callable[[Any], str]]:
 
 
 def shown(*answers: Answer) -> str:
-    from rich.console import Console
-
     console = Console(width=200)
     with console.capture() as capture:
         console.print(render(answers))
@@ -195,3 +194,29 @@ def test_an_account_that_is_none_shows_a_dash() -> None:
         row = shown(Answer(address="a", status={"instance": "d", "guarantee": account}))
         assert "missed/most" in row
         assert "/2" not in row
+
+
+ACCOUNT = {
+    "certified": 900.0, "missed": 3.0, "bound": 20.9, "violated": 2.0, "forgiven": 1.0,
+    "overdue": 4, "blocked": 77.0, "lost": 6, "unlabelled": {"record lost": 5, "restart": 1},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("width", [80, 160])
+def test_the_whole_account_is_seen_in_any_terminal(width: int) -> None:
+    said = STATUS | {"guarantee": ACCOUNT}
+    console = Console(width=width, record=True, quiet=False)
+    console.print(render([Answer(address="a", status=said)], width))
+    text = console.export_text()
+    head = next(line for line in text.splitlines() if "why lost" in line)
+    row = text.splitlines()[text.splitlines().index(head) + 2]
+    for title in ("certified", "missed", "most", "forgiven", "overdue", "blocked", "lost"):
+        assert title in head
+    assert row.split()[:9] == ["decode-0", "900", "3", "21", "2", "1", "4", "77", "6"]
+    assert "record lost 5" in " ".join(text.split())
+
+
+def test_agents_that_promise_nothing_have_no_account() -> None:
+    console = Console(width=80, record=True, quiet=False)
+    console.print(render([Answer(address="a", status={"instance": "d", "guarantee": {}})], 80))
+    assert "why lost" not in console.export_text()

@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from voltana.controllers.decode_plan import NO_PLAN, make_plan
@@ -51,6 +51,8 @@ def plan(made, demand, **options):
 
 
 @settings(max_examples=150, deadline=None)
+@example(0.005, 0.004, 0.75, 31.0, 1.0, 0)  # ends of memory
+@example(0.005, 0.0078125, 0.75, 16.0, 1.0, 0)  # the fastest level serves more behind the end
 @given(
     st.floats(0.005, 0.03),
     st.floats(0.004, 0.02),
@@ -74,6 +76,13 @@ def test_from_a_viable_state_the_state_stays_viable(  # noqa: PLR0917  (drawn by
     inside = (made.batches >= most - 8) & (made.batches <= viable)
     if (rate_per_s[inside] * (1 - 8 / made.batches[inside]) < demand).any():
         return  # a tile ends within the burst: no state is viable for this envelope
+    beyond = (made.batches > viable) & (made.batches < viable + burst + 8)
+    next_tile = made.batches.searchsorted(viable, side="right")
+    if next_tile == len(made.batches):
+        return  # the end is the memory's: requests wait for room
+    padded_per_s = rate_per_s[next_tile] * viable / made.batches[next_tile]
+    if padded_per_s >= demand and (rate_per_s[beyond] >= demand).all():
+        return  # an end that does not trap has no barrier
     in_force = plan(made, demand, burst=burst)
     draws = np.random.default_rng(seed)
     batch, credit, step_s = start * most, burst, 0.02

@@ -80,7 +80,9 @@ class Board:
 
 def test_the_view_of_a_board_has_nothing_that_sets():
     public = {name for name in dir(ReadOnlyGpu(Board())) if not name.startswith("_")}  # type: ignore[arg-type]
-    assert public == {"clock_mhz", "energy_j", "facts", "name", "power_w", "uuid"}
+    assert public == {
+        "clock_mhz", "energy_j", "facts", "name", "power_w", "readings", "uuid",
+    }  # fmt: skip
 
 
 def test_what_a_board_cannot_tell_is_null():
@@ -230,7 +232,7 @@ def test_the_page_has_every_point_and_keeps_what_stands_around(tmp_path):
     assert text.startswith("# Head")
     assert text.endswith("Tail\n")
     assert "old" not in text
-    assert "| 1 x 200 | 9 | 7.123 | 8 | 7 | -1.7 % |" in text
+    assert "| 1 x 200 | 9 | 7.123 | - | 8 | 7 | -1.7 % |" in text
     assert "does not fit" in text
     assert "| 128 | 9 |" in text
 

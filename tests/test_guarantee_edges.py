@@ -13,10 +13,17 @@ from tests.mutants import QUICK, Frozen
 from tests.test_guarantee_holes import LEVELS, LOAD, issued, mean_at, one, told
 from tests.test_loop import Board, Stub
 from tests.test_planning import forecast
-from voltana.cluster.promised_requests import FIRST, OFFSET_S, REQUESTS
+from voltana.cluster.promised_requests import FIRST, OFFSET_S, REQUESTS, PromisedRequests
 from voltana.errors import ConfigError
+from voltana.in_force import LAG_S, NEAR, SETTLED
 from voltana.loop import PLAN_PERIOD_S, ControlLoop
-from voltana.planning import GROWTH_TOKENS, certified_or_fastest, memory_tokens, settle
+from voltana.planning import (
+    GROWTH_TOKENS,
+    certified_or_fastest,
+    load_with,
+    memory_tokens,
+    settle,
+)
 from voltana.predictors.conformal import Conformal
 from voltana.promise import Margin, MarginPart, Statement
 from voltana.slo_reserve import SloReserve
@@ -29,6 +36,7 @@ from voltana.values import (
     InstanceState,
     Load,
     Outcome,
+    Request,
     Reservation,
     Role,
     Status,
@@ -51,6 +59,7 @@ def test_the_numbers_that_hold_where_none_are_given():
         0.01, 0.05, 0.4, 511,
     )  # fmt: skip
     assert (FIRST, OFFSET_S, GROWTH_TOKENS) == (0.15, 0.005, 600.0)
+    assert (LAG_S, SETTLED, NEAR) == (0.5, 0.02, 0.005)
 
 
 @pytest.mark.parametrize(
@@ -158,6 +167,8 @@ def test_where_no_level_is_safe_it_is_the_fastest():
     decision = certified_or_fastest(made, None, 0.01, Binding.THRESHOLD)
     assert decision.clock_mhz == made.clocks_mhz[-1]
     assert decision.status is Status.SATURATED
+    assert decision.reason == "no safe level: fastest"
+    assert certified_or_fastest(made, 1, 0.06, Binding.THRESHOLD).reason == "cheapest safe level"
 
 
 @pytest.mark.parametrize(("in_flight", "requests"), [(0, 3 + 4 + 5), (20, 20)])
@@ -200,3 +211,35 @@ def test_an_outcome_without_a_decision_teaches_and_is_not_scored():
     made.learn(Outcome(load=LOAD, clock_mhz=1e3, latency_s=9.0, ended_at_s=1.0, decision=None))
     assert not any(made.account()[name] for name in ("certified", "unscored", "lost"))
     assert np.isfinite(made.forecast(LOAD, LEVELS).upper_s).all()
+
+
+def test_the_field_that_is_out_of_range_is_the_one_that_is_named():
+    for field, value in {"eta": 1.0, "most": 0.0, "least": 0.0, "first": 0.0}.items():
+        with pytest.raises(ConfigError, match=field):
+            SloReserve(0.05, **{field: value})
+
+
+def test_a_prompt_that_joins_attends_to_all_pairs_of_its_tokens():
+    request = Request(request_id=1, arrived_at_s=0.0, prompt_tokens=100)
+    joined = load_with(Load(), request, Role.PREFILL)
+    alone = Load.prefill([(100, 0)])
+    assert joined.prefill_attended_pairs == pytest.approx(alone.prefill_attended_pairs)
+    assert joined.prefill_tokens == 100
+
+
+def test_the_longest_delay_is_that_of_any_group():
+    made = one()
+    assert made.longest_delay == 0
+    held = issued(made, number=0)
+    for number in range(1, 8):
+        told(made, issued(made, number=number), 1e-6, 1410.0)
+    told(made, held, 1e-6, 1410.0)
+    made._book.tracker("another")  # to which nothing was late
+    assert made.longest_delay == 7
+
+
+def test_a_request_that_takes_all_that_is_left_fits_and_is_blocked_by_the_margin_alone():
+    ledger = PromisedRequests()
+    assert not ledger.arrive(1, expected_s=0.5, left_s=0.5)
+    ledger.end(1, missed=False)
+    assert ledger.account()["blocked"] == 1.0

@@ -35,6 +35,7 @@ LAYERS = (
     {"plant"},
     {"serving"},
     {"evaluation"},
+    {"rehearsal"},
     {"analysis"},
     {"cli"},
     {"__main__"},
@@ -50,14 +51,14 @@ HOMES = {
     "control": ("analysis/",),
     "matplotlib": ("evaluation/", "analysis/"),
     "pynvml": (),
-    "aiohttp": ("serving/",),
+    "aiohttp": ("serving/", "rehearsal/load.py"),
     "zmq": ("serving/",),
     "prometheus_client": ("serving/",),
     "voltana_ring": ("serving/",),
     "voltana_sglang": (),
     "hypothesis": ("testing/strategies.py",),
     "typer": ("cli/", "serving/"),
-    "rich": ("cli/", "evaluation/", "analysis/", "serving/profile/"),
+    "rich": ("cli/", "evaluation/", "analysis/", "serving/profile/", "rehearsal/report.py"),
     "gymnasium": ("plant/gym_env.py",),
     "pyarrow": ("evaluation/sweep/",),
     "pytest": (),
@@ -76,6 +77,11 @@ CLOCK_READERS = {
     "actuators/local.py",
     "cli/actuator.py",
     "cli/top.py",
+    "rehearsal/company.py",  # waits for processes
+    "rehearsal/faults.py",
+    "rehearsal/machine.py",
+    "rehearsal/meter.py",
+    "serving/event_loop.py",
     "serving/launch/child_process.py",
     "serving/launch/strays.py",
     "serving/launch/supervise.py",
@@ -187,6 +193,19 @@ def test_nothing_in_production_imports_what_compares_and_analyses():
             assert part_of(module) not in OFFLINE or not module.startswith("voltana."), (
                 f"{path} imports {module}"
             )
+
+
+def test_nothing_in_production_imports_the_rehearsal():
+    integrations = [
+        path
+        for folder in ("packages", "integrations")
+        for path in (PACKAGE.parent / folder).rglob("*.py")
+        if not {"tests", "rehearsal"} & set(path.parts)
+    ]
+    assert len(integrations) > 30
+    for path in (*integrations, *files_of("serving"), *files_of("plant"), *files_of("policies")):
+        for module in imports_of(path, types=True):
+            assert not module.startswith(("voltana.rehearsal", "voltana_sglang.rehearsal")), path
 
 
 @pytest.mark.parametrize("part", sorted(COMPONENTS))

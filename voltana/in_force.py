@@ -17,7 +17,9 @@ LAG_S = 0.5
 """A command that was replaced this long ago is not in force any more: calls take 3 to 10 ms and
 settling 20 to 35 ms, and a driver under load several times that."""
 
-_MOST = 64
+_MOST = 2048
+"""Commands that are remembered: more than can be given within `LAG_S`, for one that is forgotten
+may still come into force."""
 
 
 def is_settled(clock_mhz: float, wanted_mhz: float) -> bool:

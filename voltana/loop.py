@@ -197,9 +197,6 @@ class ControlLoop:
             ended_at_s: When it ended.
         """
         self._last_latency_s = latency_s
-        if self._plans is not None and ended_at_s >= self._plan_at_s:
-            self._plan_at_s = ended_at_s + PLAN_PERIOD_S
-            self._plans.plan(ended_at_s)
         outcome = Outcome(
             load=load,
             clock_mhz=clock_mhz,
@@ -208,8 +205,11 @@ class ControlLoop:
             decision=decision,
         )
         self._ended.append(outcome)
-        if self.predictor is not None:
-            self.predictor.learn(outcome)
+        try:
+            self._plan(ended_at_s)
+        finally:  # a plan that fails loses no label
+            if self.predictor is not None:
+                self.predictor.learn(outcome)
         return outcome
 
     def learn_energy(self, energy_j: float, exposures: Sequence[Exposure]) -> None:
@@ -220,6 +220,13 @@ class ControlLoop:
     def close(self) -> None:
         """Give the default clocks back."""
         self._actuator.close()
+
+    def _plan(self, now_s: float) -> None:
+        """Let a controller plan that does so, once a period; also after a time that went back."""
+        left_s = self._plan_at_s - now_s
+        if self._plans is not None and (left_s <= 0.0 or left_s > 2 * PLAN_PERIOD_S):
+            self._plan_at_s = now_s + PLAN_PERIOD_S
+            self._plans.plan(now_s)
 
     def _resolve(self, proposal: Decision, bounds: Bounds, achieved_mhz: float) -> Decision:
         clock_mhz = proposal.clock_mhz

@@ -260,8 +260,8 @@ def certified_or_fastest(
     )
 
 
-def critical_index(latency_s: FloatArray, extra_w: FloatArray) -> int:
-    """Index of the critical clock: least energy for a fixed amount of work.
+def work_energy_j(latency_s: FloatArray, extra_w: FloatArray) -> FloatArray:
+    """Energy of a fixed amount of work at each clock, above that of waiting.
 
     The rest of the time is idle at any clock, so what counts is the power on top of idle power
     (S. Irani, S. Shukla, R. Gupta, "Algorithms for power savings", TALG 3, 2007).
@@ -270,4 +270,14 @@ def critical_index(latency_s: FloatArray, extra_w: FloatArray) -> int:
         latency_s: Time of the work at each clock, shape (n,); inf where unknown.
         extra_w: Power above that of waiting, shape (n,).
     """
-    return int((latency_s * np.maximum(extra_w, _LEAST_EXTRA_W)).argmin())
+    return latency_s * np.maximum(extra_w, _LEAST_EXTRA_W)
+
+
+def critical_index(latency_s: FloatArray, extra_w: FloatArray) -> int:
+    """Index of the critical clock: least energy for a fixed amount of work.
+
+    Args:
+        latency_s: Time of the work at each clock, shape (n,); inf where unknown.
+        extra_w: Power above that of waiting, shape (n,).
+    """
+    return int(work_energy_j(latency_s, extra_w).argmin())

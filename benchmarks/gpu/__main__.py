@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import contextlib
 import sys
-import time
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from benchmarks.gpu.board import board_steps
 from benchmarks.gpu.grid import Bench, Progress, decode_grid, prefill_grid
 from benchmarks.gpu.page import write_page
-from benchmarks.gpu.readings import ReadOnlyGpu, Sampler
+from benchmarks.gpu.readings import ReadOnlyGpu
 from benchmarks.gpu.results import Results
 from benchmarks.gpu.settings import model_of, parse, profile_of
 from voltana.errors import ConfigError, VoltanaError
@@ -75,8 +75,7 @@ def _measure(settings: Settings, gpus: tuple[ReadOnlyGpu, ...], results: Results
         say("plant", "nothing to compare with: board or model has no profile (--hardware)")
     results.step("doctor", lambda: [asdict(one) for one in examine(settings.gpus, SOCKET)])
     results.step("boards", lambda: [gpu.facts() for gpu in gpus])
-    say("idle", f"watching for {settings.idle_s:g} s")
-    results.step("idle", lambda: _idle(settings, gpus))
+    board_steps(settings, gpus, results, say)
     bench = Bench(settings=settings, servers=servers, results=results, gpus=gpus, plant=plant)
     progress = Progress(say)
     decode_grid(bench, progress)
@@ -89,12 +88,6 @@ def _measure(settings: Settings, gpus: tuple[ReadOnlyGpu, ...], results: Results
         say("toggled", "hooks off and on in turns")
         results.put("toggled", toggled(bench, servers.folder / "toggled.ns"))
     say("done", str(results.path))
-
-
-def _idle(settings: Settings, gpus: tuple[ReadOnlyGpu, ...]) -> dict[str, Any]:
-    with Sampler(gpus) as sampler:
-        time.sleep(settings.idle_s)
-    return sampler.reading().figures()
 
 
 if __name__ == "__main__":

@@ -13,6 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from benchmarks.gpu.board import watch
+from benchmarks.gpu.engine_times import of_point
+from benchmarks.gpu.read_along import read_along
 from benchmarks.gpu.readings import Sampler
 from voltana.serving.profile.design import Point
 from voltana.serving.profile.run import DECODE_STEPS, ProfileRunError
@@ -22,7 +25,9 @@ from voltana_sglang.dialect.profiled_server import SglangServer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
+    from pathlib import Path
 
+    from benchmarks.gpu.engine_times import EngineTimes
     from benchmarks.gpu.readings import Reading, ReadOnlyGpu
     from benchmarks.gpu.results import Results
     from benchmarks.gpu.serving import Servers
@@ -32,6 +37,9 @@ if TYPE_CHECKING:
     from voltana.serving.profile.run import Iteration
 
 MOST_STEPS = 1000
+ITERATIONS = "iterations"
+"""Folder of files with every iteration of a point."""
+
 RING_DELAY_S = 0.2
 """Until the last record of a run is in the ring."""
 
@@ -66,6 +74,8 @@ def decode_grid(bench: Bench, report: Progress) -> None:
     if not missing:
         return
     with bench.servers.decode_only() as instance:
+        idle_s, trace = bench.settings.idle_s, bench.settings.out / "served_idle.npz"
+        bench.results.step("served_idle", lambda: watch(bench.gpus, idle_s, trace))
         for name, batch, context in report.over("decode", missing):
             point = Point(
                 phase=Phase.DECODE, requests=batch, prompt_tokens=context, clock_mhz=1.0
@@ -136,20 +146,53 @@ def _hold(
         ProfileRunError: If the plugin measured nothing.
     """
     iterations.drain()
+    times = bench.servers.times
+    if times is not None:
+        times.drain()
     started_s = time.monotonic()
-    with Sampler(bench.gpus) as sampler:
+    with read_along(iterations.drain) as ran, Sampler(bench.gpus) as sampler:
         while time.monotonic() - started_s < bench.settings.hold_s:
             server.run(point)
     time.sleep(RING_DELAY_S)
-    ran = iterations.drain()
-    of_point = [iteration for iteration in ran if is_of(point, iteration)]
-    if not of_point:
+    ran += iterations.drain()
+    whole = [iteration for iteration in ran if is_of(point, iteration)]
+    if not whole:
         raise ProfileRunError(
             f"no iteration with {point.requests} requests of {point.prompt_tokens} tokens was "
             "measured: the plugin must be loaded. Look for 'voltana' in the server's log."
         )
+    _keep(bench.settings.out / ITERATIONS, point, ran)
     reading = sampler.reading()
-    return _figures(of_point, ran, reading) | of_plant(bench.plant, of_point, ran, reading)
+    figures = _figures(whole, ran, reading) | of_plant(bench.plant, whole, ran, reading)
+    return figures | (_of_engine(point, times) if times is not None else {})
+
+
+def _keep(folder: Path, point: Point, ran: Sequence[Iteration]) -> None:
+    """Every iteration of a point in a file, for models to be fitted to."""
+    folder.mkdir(exist_ok=True)
+    rows = [
+        (
+            one.load.prefill_tokens,
+            one.load.prefill_attended_pairs,
+            one.load.decode_requests,
+            one.load.decode_kv_tokens,
+            one.latency_s,
+        )
+        for one in ran
+    ]
+    name = f"{point.phase.value}-{point.requests}x{point.prompt_tokens}.npz"
+    np.savez_compressed(folder / name, rows=np.array(rows))
+
+
+def _of_engine(point: Point, times: EngineTimes) -> dict[str, Any]:
+    """What the engine itself measured of the same iterations."""
+    seconds = of_point(point, times.drain())
+    if not seconds:
+        return {}
+    return {
+        "engine_iterations": len(seconds),
+        "engine_median_ms": round(1e3 * float(np.median(seconds)), 4),
+    }
 
 
 def is_of(point: Point, iteration: Iteration) -> bool:
@@ -162,11 +205,11 @@ def is_of(point: Point, iteration: Iteration) -> bool:
 
 
 def _figures(
-    of_point: Sequence[Iteration], ran: Sequence[Iteration], reading: Reading
+    whole: Sequence[Iteration], ran: Sequence[Iteration], reading: Reading
 ) -> dict[str, Any]:
-    times_ms = 1e3 * np.array([iteration.latency_s for iteration in of_point])
+    times_ms = 1e3 * np.array([iteration.latency_s for iteration in whole])
     return {
-        "iterations": len(of_point),
+        "iterations": len(whole),
         "median_ms": round(float(np.median(times_ms)), 4),
         "p99_ms": round(float(np.percentile(times_ms, 99)), 4),
         "busy": round(sum(iteration.latency_s for iteration in ran) / reading.seconds, 4),
@@ -176,7 +219,7 @@ def _figures(
 
 def of_plant(
     plant: PlantModel | None,
-    of_point: Sequence[Iteration],
+    whole: Sequence[Iteration],
     ran: Sequence[Iteration],
     reading: Reading,
 ) -> dict[str, Any]:
@@ -185,8 +228,8 @@ def of_plant(
         return {}
     clocks = plant.hardware.clocks_mhz
     clock_mhz = float(np.clip(reading.clock_mhz, clocks[0], clocks[-1]))
-    times_s = [plant.latency_s(iteration.load, clock_mhz) for iteration in of_point]
-    measured_s = np.median([iteration.latency_s for iteration in of_point])
+    times_s = [plant.latency_s(iteration.load, clock_mhz) for iteration in whole]
+    measured_s = np.median([iteration.latency_s for iteration in whole])
     energy_j = sum(plant.power_w(one.load, clock_mhz) * one.latency_s for one in ran)
     busy_s = sum(iteration.latency_s for iteration in ran)
     idle_w = plant.idle_power_w(clock_mhz)

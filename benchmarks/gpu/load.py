@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import importlib.metadata
 import json
 import os
-import threading
 import time
 import urllib.request
 from pathlib import Path
@@ -14,20 +12,23 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from benchmarks.gpu.read_along import read_along
+from benchmarks.gpu.readings import Sampler
 from benchmarks.sglang.hook_costs import MEASURED, read_hook_costs, read_toggled
 from benchmarks.sglang.load import Target, arrive, prompts
 from voltana.serving.admin.token import known_token
 from voltana.serving.profile.design import Point
-from voltana.serving.ring_reader import Record, RingReader, find_rings
+from voltana.serving.ring_reader import RingReader, find_rings
 from voltana.values import Phase
 from voltana_ring.layout import Kind
 from voltana_sglang.dialect.profiled_server import SglangServer
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Sequence
 
     from benchmarks.gpu.grid import Bench
     from voltana.serving.launch.instances import Instance
+    from voltana.serving.ring_reader import Record
 
 PROMPT_TOKENS = 256
 OUTPUT_TOKENS = (16, 160)
@@ -48,8 +49,13 @@ LEAST_RUNS = 4
 RESERVED_TOKENS = 512
 """What a decode server keeps free for each request unless told otherwise."""
 
+KEPT = (
+    "dry_run", "health", "iterations", "decisions", "bindings", "prediction", "policy",
+    "guarantee", "slo", "power_w",
+)  # fmt: skip
+"""Of the agent's status."""
+
 _TIMEOUT_S = 30.0
-_READ_PERIOD_S = 0.1
 
 
 def timing(folder: Path) -> dict[str, str]:
@@ -120,7 +126,8 @@ def _timer(folder: Path) -> dict[str, str]:
     link = site / CPU_PACKAGE.name
     if not link.exists():
         link.symlink_to(CPU_PACKAGE)
-    return {"PYTHONPATH": str(site)}
+    # Engine and plugin may be found by this very variable.
+    return {"PYTHONPATH": os.pathsep.join(filter(None, (str(site), os.environ.get("PYTHONPATH"))))}
 
 
 def _serve(bench: Bench, instance: Instance, agent: int) -> dict[str, Any]:
@@ -133,10 +140,12 @@ def _serve(bench: Bench, instance: Instance, agent: int) -> dict[str, Any]:
     ring.drain()
     before_s = _cpu_s(agent)
     inputs = prompts(count, PROMPT_TOKENS, seed=1)
-    with _read_along(ring) as read:
+    with read_along(ring.drain) as read, Sampler(bench.gpus) as sampler:
         target = Target(name="load", urls=(instance.url,))
         run = arrive(target, inputs, at_s.tolist(), tokens.tolist())
     used_s = _cpu_s(agent) - before_s
+    sampler.save(settings.out / "load-boards.npz")
+    _keep_records(settings.out / "load-records.npz", read)
     records = [record.load for record in read if record.kind is Kind.FINISHED]
     lost, torn = ring.lost, ring.torn
     ring.close()
@@ -154,28 +163,29 @@ def _serve(bench: Bench, instance: Instance, agent: int) -> dict[str, Any]:
             "lost": lost,
             "torn": torn,
         },
+        "power": sampler.reading().figures(),
         "agent": _account(instance) | {"cpu_share": round(used_s / run.seconds, 4)},
     }
 
 
-@contextlib.contextmanager
-def _read_along(ring: RingReader) -> Iterator[list[Record]]:
-    """Read a ring while something else goes on: it holds far fewer records than a load makes."""
-    read: list[Record] = []
-    over = threading.Event()
-
-    def follow() -> None:
-        while not over.wait(_READ_PERIOD_S):
-            read.extend(ring.drain())
-
-    reader = threading.Thread(target=follow, name="ring")
-    reader.start()
-    try:
-        yield read
-    finally:
-        over.set()
-        reader.join()
-        read.extend(ring.drain())
+def _keep_records(path: Path, records: Sequence[Record]) -> None:
+    """Everything that the plugin wrote of iterations, for an agent to be shown it again."""
+    rows = [
+        (
+            record.kind,
+            record.iteration,
+            record.at_s,
+            record.launch_s,
+            record.ready_s,
+            record.latency_s,
+            record.load.prefill_tokens,
+            record.load.prefill_attended_pairs,
+            record.load.decode_requests,
+            record.load.decode_kv_tokens,
+        )
+        for record in records
+    ]
+    np.savez_compressed(path, rows=np.array(rows))
 
 
 def _account(instance: Instance) -> dict[str, Any]:
@@ -185,11 +195,15 @@ def _account(instance: Instance) -> dict[str, Any]:
     asked = urllib.request.Request(address, headers=token.header() if token else {})
     with urllib.request.urlopen(asked, timeout=_TIMEOUT_S) as reply:
         status = json.loads(reply.read())
-    kept = ("dry_run", "health", "iterations", "decisions", "prediction", "policy", "power_w")
-    return {key: status.get(key) for key in kept}
+    return {key: status.get(key) for key in KEPT} | {"status": status}
 
 
 def _cpu_s(pid: int) -> float:
-    """CPU time that a process has used, in all its threads (utime and stime of proc(5))."""
+    """CPU time that a process and its children have used (utime and stime of proc(5)).
+
+    The agent is a child of the warden that ends it with the launch.
+    """
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    own_s = (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    return own_s + sum(_cpu_s(int(child)) for child in children)

@@ -1,47 +1,65 @@
-"""The page of the documentation that a run on a machine with a GPU fills: ``docs/gpu.md``."""
+"""The page of the documentation that runs on machines with GPUs fill: ``docs/gpu.md``.
+
+``python -m benchmarks.gpu.page`` writes it anew from the runs that are committed (``measured/``).
+"""
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from benchmarks.documents import markdown_table, put_between
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from pathlib import Path
 
 BEGIN = "<!-- gpu: begin (written by `python -m benchmarks.gpu`) -->"
 END = "<!-- gpu: end -->"
+MEASURED = Path(__file__).with_name("measured")
+DOCUMENT = Path(__file__).parents[2] / "docs" / "gpu.md"
 _EMPTY = f"# Measured on a GPU\n\n{BEGIN}\n{END}\n"
 
 
-def write_page(path: Path, figures: Mapping[str, Any]) -> None:
-    """Put the figures of a run into a page, which is made if it is not there."""
+def write_page(path: Path, *runs: Mapping[str, Any]) -> None:
+    """Put the figures of runs into a page, which is made if it is not there."""
     if not path.exists():
         path.write_text(_EMPTY, encoding="utf-8")
-    put_between(path, BEGIN, END, page(figures))
+    put_between(path, BEGIN, END, "\n\n".join(page(figures) for figures in runs))
 
 
 def page(figures: Mapping[str, Any]) -> str:
     """The figures of a run in Markdown, as far as they are there."""
     about = figures["about"]
     parts = [
-        f"{about['boards']} x {about['board']}, driver {about['driver']}; model "
-        f"`{about['model']}`, engine arguments `{about['arguments'] or 'none'}`. Each point was "
-        f"held for {about['hold_s']:g} s; no setting of the GPU was changed."
+        f"## {about['model']} on {about['boards']} x {about['board']}",
+        f"Driver {about['driver']}{''.join(', ' + about[k] for k in _FURTHER if k in about)}; "
+        f"engine arguments `{about['arguments'] or 'none'}`. Each point was held for "
+        f"{about['hold_s']:g} s; no setting of the GPU was changed.",
     ]
-    if "idle" in figures:
-        idle = figures["idle"]
+    watched = [
+        (words, figures[step]) for step, words in _WATCHED if "clock_mhz" in figures.get(step, {})
+    ]
+    if watched:
+        heads = ("the board", "clock (MHz)", "power (W)", "by the counter (W)")
+        keys = ("clock_mhz", "sensor_w", "counter_w")
         parts.append(
-            f"Idle for {idle['seconds']:g} s: {_number(idle['sensor_w'])} W by the sensor, "
-            f"{_number(idle['counter_w'])} W by the energy counter, {_number(idle['clock_mhz'])} "
-            "MHz."
+            markdown_table(
+                heads, [(w, *(_number(said[key]) for key in keys)) for w, said in watched]
+            )
+        )
+    if "calls" in figures:
+        heads = ("reading", "p50 (us)", "p99 (us)", "CPU time (us)")
+        keys = ("p50_us", "p99_us", "cpu_us")
+        calls = figures["calls"].items()
+        parts.append(
+            markdown_table(heads, [(n, *(_number(c.get(key)) for key in keys)) for n, c in calls])
         )
     for step, head in (("decode", "batch x context"), ("prefill", "prompt tokens")):
         if figures.get(step):
-            parts += [f"## {step.capitalize()}", _grid(head, figures[step])]
+            parts += [f"### {step.capitalize()}", _grid(head, figures[step])]
     if "load" in figures:
-        parts += ["## Under load, in dry run", _load(figures["load"])]
+        parts += ["### Under load, in dry run", _load(figures["load"])]
     if "toggled" in figures:
         said = figures["toggled"]
         parts.append(
@@ -52,9 +70,20 @@ def page(figures: Mapping[str, Any]) -> str:
     return "\n\n".join(parts)
 
 
+_FURTHER = ("engine", "weights", "date")
+"""What a run that is committed says beyond what a run knows of itself."""
+
+_WATCHED = (
+    ("idle", "alone"),
+    ("held_open", "held open by a process that does nothing"),
+    ("served_idle", "under a server without requests"),
+    ("products", "multiplying matrices"),
+)
+
+
 def _grid(head: str, points: Mapping[str, Mapping[str, Any]]) -> str:
-    heads = (head, "iterations", "median (ms)", "p99 (ms)", "plant (ms)", "plant's error",
-             "clock (MHz)", "power (W)", "by the counter (W)", "plant (W)",
+    heads = (head, "iterations", "median (ms)", "CUDA events (ms)", "p99 (ms)", "plant (ms)",
+             "plant's error", "clock (MHz)", "power (W)", "by the counter (W)", "plant (W)",
              "plant's error")  # fmt: skip
     rows = []
     for name, point in points.items():
@@ -66,6 +95,7 @@ def _grid(head: str, points: Mapping[str, Mapping[str, Any]]) -> str:
                 name,
                 str(point["iterations"]),
                 _number(point["median_ms"]),
+                _number(point.get("engine_median_ms")),
                 _number(point["p99_ms"]),
                 _number(point.get("plant_ms")),
                 _percent(point.get("plant_time_error")),
@@ -107,3 +137,9 @@ def _number(value: float | None) -> str:
 
 def _percent(value: float | None) -> str:
     return "-" if value is None else f"{100 * value:+.1f} %"
+
+
+if __name__ == "__main__":
+    write_page(
+        DOCUMENT, *(json.loads(path.read_text()) for path in sorted(MEASURED.glob("*.json")))
+    )

@@ -17,6 +17,7 @@ from voltana_actuatord.faults import DriverError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
     from voltana_actuatord.drivers.port import Gpu
 
@@ -41,6 +42,15 @@ class ReadOnlyGpu:
         self._keeps_settings = gpu.keeps_settings
         self._power_limit_w = gpu.power_limit_w
         self._power_range = gpu.power_range
+
+    def readings(self) -> dict[str, Callable[[], Any]]:
+        """Everything that can be read while a board works, by name."""
+        return {
+            "clock": self.clock_mhz,
+            "power": self.power_w,
+            "energy": self.energy_j,
+            "event reasons": self._event_reasons,
+        }
 
     def facts(self) -> dict[str, Any]:
         """What the board is and may do; what it does not tell is null."""
@@ -131,6 +141,12 @@ class Sampler:
             nan if None in power else float(sum(power)),  # type: ignore[arg-type]
             nan if None in energy else float(sum(energy)),  # type: ignore[arg-type]
         )
+
+    def save(self, path: Path) -> None:
+        """Keep every reading: seconds since the first, MHz, watts and joules of the counter."""
+        rows = np.array(self._rows)
+        rows[:, 0] -= rows[0, 0]
+        np.savez_compressed(path, rows=rows)
 
     def reading(self) -> Reading:
         """Everything that was read."""

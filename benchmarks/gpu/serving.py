@@ -5,9 +5,11 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
+import tempfile
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from benchmarks.gpu.engine_times import OPTIONS, EngineTimes
 from voltana.serving.launch.allocation import allocate, visible_uuids
 from voltana.serving.launch.command import read_launch
 from voltana.serving.launch.instances import Instance, instances
@@ -41,7 +43,12 @@ class Servers:
     def __init__(self, settings: Settings) -> None:
         self.folder = settings.out.resolve()
         self.config = self.folder / CONFIGURATION
-        self.config.write_text(settings.configuration(), encoding="utf-8")
+        self.times: EngineTimes | None = None
+        further: tuple[str, ...] = ()
+        if settings.engine_times:
+            address = f"ipc://{tempfile.mkdtemp(prefix='voltana-')}/times"
+            self.times, further = EngineTimes(address), (*OPTIONS, address)
+        self.config.write_text(settings.configuration(*further), encoding="utf-8")
         read = read_launch(self.config, SglangConfig)
         assert read.launch is not None
         self._read, self._table = read, read.launch

@@ -60,6 +60,7 @@ class Settings:
         decode_arguments: Further ones of the server that only decodes.
         environment: Further variables of the engine.
         start_timeout_s: How long a server may take to start.
+        engine_times: Whether the engine's own times are asked for and held beside the plugin's.
     """
 
     model: str
@@ -79,6 +80,7 @@ class Settings:
     decode_arguments: tuple[str, ...] = ("--disaggregation-transfer-backend", "fake")
     environment: tuple[tuple[str, str], ...] = ()
     start_timeout_s: float = 900.0
+    engine_times: bool = False
 
     def about(self, board: str, driver: str) -> dict[str, Any]:
         """What tells a run from another: one that is taken up again has to agree in all of it."""
@@ -89,17 +91,22 @@ class Settings:
             "model": self.model,
             "arguments": " ".join(self.arguments),
             "hold_s": self.hold_s,
+            "engine_times": self.engine_times,
         }
 
-    def configuration(self) -> str:
-        """The configuration file of servers and agent: a dry run, so that no clock is touched."""
+    def configuration(self, *further: str) -> str:
+        """The configuration file of servers and agent: a dry run, so that no clock is touched.
+
+        Args:
+            further: Arguments of the engine after those of the command line.
+        """
         launch = {
             "model_path": self.model,
             "unified": 1,
             "tensor_parallel": len(self.gpus),
             "gpus": list(self.gpus),
             "first_port": self.first_port,
-            "arguments": list(self.arguments),
+            "arguments": [*self.arguments, *further],
             "decode_arguments": list(self.decode_arguments),
             "start_timeout_s": self.start_timeout_s,
         }
@@ -142,6 +149,11 @@ def parse(arguments: Sequence[str] | None = None) -> Settings:
     add("--first-port", type=int, default=FIRST_PORT)
     add("--engine-arguments", default="", help="of every server, as one word")
     add("--decode-arguments", default="--disaggregation-transfer-backend fake")
+    add(
+        "--engine-times",
+        action="store_true",
+        help="hold SGLang's own forward-pass metrics (CUDA events) beside the plugin's times",
+    )
     add("--engine-environment", default="", help="NAME=VALUE of every server, as one word")
     given = parser.parse_args(arguments)
     for name in ("hold_s", "idle_s", "load_s", "rate"):
@@ -168,6 +180,7 @@ def parse(arguments: Sequence[str] | None = None) -> Settings:
         arguments=tuple(_split("--engine-arguments", given.engine_arguments)),
         decode_arguments=tuple(_split("--decode-arguments", given.decode_arguments)),
         environment=_variables(given.engine_environment),
+        engine_times=given.engine_times,
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from voltana.actuators.energy import EnergyMeter, EnergySource
@@ -140,6 +140,7 @@ class Stalling(Board):
         )
 
 
+@example(begins_s=108.5, lasts_s=2.0, catches_up=True)  # over the end of a window
 @given(
     begins_s=st.floats(100.0, 118.0),
     lasts_s=st.floats(1.5, 12.0),

@@ -25,6 +25,10 @@ if TYPE_CHECKING:
 MIN_WINDOW_S = 1.0
 MAX_GAP_S = 0.5
 TOLERANCE = 0.15
+AWAITED_S = 0.25
+"""How long after its last tick a counter is awaited for a window to end: longer than it is left
+unread."""
+
 IMPOSSIBLE = 2.0
 """So many times the highest power ever read, no board draws over a whole window."""
 
@@ -116,8 +120,10 @@ class EnergyMeter:
         self._highest_w = 0.0
         self._too_much = False
         self._source = EnergySource.NONE
+        self._still_s = 0.0
         self.total_j = self.gap_s = 0.0
-        self._begin(sensor.read())
+        self._start = self._last = sensor.read()
+        self._begin(self._last)
 
     @property
     def source(self) -> EnergySource:
@@ -131,10 +137,14 @@ class EnergyMeter:
         that are not.
         """
         reading = self._sensor.read()
+        ticked = reading.energy_j != self._last.energy_j
         self._count(reading)
         self._integrate(reading)
         self._last = reading
         if reading.at_s - self._start.at_s < self._window_s:
+            return None
+        # Between two ticks nobody knows which part of the next one belongs to this window.
+        if not ticked and self._still_s < AWAITED_S:
             return None
         window = self._close()
         self.total_j += window.measured_j
@@ -146,7 +156,6 @@ class EnergyMeter:
     def _begin(self, reading: Reading) -> None:
         self._start = self._last = reading
         self._counted = reading if math.isfinite(reading.energy_j) else None
-        self._still_s = 0.0
         self._counter, self._power = _Part(), _Part()
 
     def _count(self, reading: Reading) -> None:
@@ -163,7 +172,8 @@ class EnergyMeter:
             return
         if self._still_s > MAX_GAP_S:  # far longer than a tick: none of it was counted
             if still_s <= MAX_GAP_S:
-                self._counter.add(0.0, -still_s)
+                inside_s = self._last.at_s - self._start.at_s
+                self._counter.add(0.0, -min(still_s, inside_s))
         elif still_s <= MAX_GAP_S:  # else its first step afterwards is of nobody knows how long
             self._counter.add(counted_j, elapsed_s)
 

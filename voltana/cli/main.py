@@ -12,6 +12,7 @@ from voltana.cli import (
     check,
     plant,
     policies,
+    rehearse,
     report,
     reproduce,
     simulate,
@@ -31,6 +32,7 @@ app = typer.Typer(
 app.command("simulate")(simulate.simulate)
 app.command("sweep")(sweep.sweep)
 app.command("report")(report.report)
+app.command("rehearse")(rehearse.rehearse)
 app.command("reproduce")(reproduce.reproduce)
 app.command("bound")(bound.bound)
 app.command("analyze")(analyze.analyze)

@@ -6,7 +6,6 @@ as a dash. ``docs/sglang.md`` lists the keys.
 
 import http.client
 import json
-import math
 import urllib.error
 import urllib.parse
 import urllib.request
@@ -19,6 +18,9 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
+
+from voltana.cli.top_account import accounts
+from voltana.cli.top_values import number, share, table_of, value_of
 
 ASK_TIMEOUT_S = 2.0
 MOST_AT_ONCE = 32
@@ -106,7 +108,7 @@ def ask_all(addresses: Sequence[str], header: Mapping[str, str] | None = None) -
 
 
 def render(answers: Sequence[Answer], width: int = WIDE) -> RenderableType:
-    """One row an agent, those that are silent, and the sums.
+    """One row an agent, those that are silent, the accounts of their guarantees, and the sums.
 
     Args:
         answers: What agents said.
@@ -122,7 +124,8 @@ def render(answers: Sequence[Answer], width: int = WIDE) -> RenderableType:
         row = _row(answer)
         table.add_row(*(row[index] for index in kept if index < len(row)))
     silent = [Text(f"{a.address} {a.error}", style="bold red") for a in answers if a.error]
-    return Group(table, *silent, _sums(answers))
+    promised = accounts([answer.status for answer in answers])
+    return Group(table, *silent, *promised, _sums(answers))
 
 
 class _NoRedirect(urllib.request.HTTPRedirectHandler):
@@ -162,20 +165,20 @@ def _row(answer: Answer) -> list[Text]:
         _state(said),
         _clock(said),
         Text(str(said.get("binding") or "-")),
-        _number(said, "running_requests"),
-        _number(said, "kv_tokens"),
-        _number(said, "queued_requests"),
+        number(said, "running_requests"),
+        number(said, "kv_tokens"),
+        number(said, "queued_requests"),
         _against_slo(said),
-        _number(said, "slo_ms", "g"),
-        _share(said, "attainment"),
+        number(said, "slo_ms", "g"),
+        share(said, "attainment"),
         _account(said),
         _viability(said),
-        _number(_table(said, "guarantee"), "lost"),
+        number(table_of(said, "guarantee"), "lost"),
         _promised(said),
         _late(said),
-        _number(said, "power_w"),
-        Text("-") if _value(said, "energy_j") is None else Text(f"{said['energy_j'] / 1e3:.1f}"),
-        _share(said, "saving"),
+        number(said, "power_w"),
+        Text("-") if value_of(said, "energy_j") is None else Text(f"{said['energy_j'] / 1e3:.1f}"),
+        share(said, "saving"),
     ]
 
 
@@ -186,13 +189,13 @@ def _state(said: Mapping[str, Any]) -> Text:
 
 
 def _clock(said: Mapping[str, Any]) -> Text:
-    clock, target = _value(said, "clock_mhz"), _value(said, "target_mhz")
+    clock, target = value_of(said, "clock_mhz"), value_of(said, "target_mhz")
     shown = "-" if clock is None else f"{clock:.0f}"
     return Text(shown if target is None else f"{shown} > {target:.0f}")
 
 
 def _against_slo(said: Mapping[str, Any]) -> Text:
-    latency, slo = _value(said, "latency_p99_ms"), _value(said, "slo_ms")
+    latency, slo = value_of(said, "latency_p99_ms"), value_of(said, "slo_ms")
     if latency is None:
         return Text("-")
     if slo is None:
@@ -203,8 +206,8 @@ def _against_slo(said: Mapping[str, Any]) -> Text:
 
 def _account(said: Mapping[str, Any]) -> Text:
     """Certified labels above their bound, over the most that is proven to be possible."""
-    account = _table(said, "guarantee")
-    missed, most = _value(account, "missed"), _value(account, "bound")
+    account = table_of(said, "guarantee")
+    missed, most = value_of(account, "missed"), value_of(account, "bound")
     if missed is None or most is None:
         return Text("-")
     return Text(f"{missed:.0f}/{most:.0f}", style="" if missed <= most else "bold red")
@@ -212,14 +215,14 @@ def _account(said: Mapping[str, Any]) -> Text:
 
 def _promised(said: Mapping[str, Any]) -> Text:
     """Share of the requests that were promised, the least of the thresholds."""
-    shares = [_value(account, "share_promised") for account in _requests(said)]
+    shares = [value_of(account, "share_promised") for account in _requests(said)]
     known = [share for share in shares if share is not None]
     return Text(f"{100 * min(known):.1f} %" if known else "-")
 
 
 def _late(said: Mapping[str, Any]) -> Text:
     """Promised requests that missed their threshold, over the most that is proven."""
-    counts = [(_value(a, "missed"), _value(a, "bound")) for a in _requests(said)]
+    counts = [(value_of(a, "missed"), value_of(a, "bound")) for a in _requests(said)]
     known = [(missed, most) for missed, most in counts if missed is not None and most is not None]
     if not known:
         return Text("-")
@@ -230,46 +233,24 @@ def _late(said: Mapping[str, Any]) -> Text:
 
 def _requests(said: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     """The accounts of promised requests, one for each threshold."""
-    legs = _table(_table(said, "guarantee"), "requests")
+    legs = table_of(table_of(said, "guarantee"), "requests")
     return [account for account in legs.values() if isinstance(account, Mapping)]
 
 
 def _viability(said: Mapping[str, Any]) -> Text:
     """Percent of the windows that broke the envelope, and of the steps outside the viable set."""
-    account = _table(said, "viability")
-    broken, outside = _value(account, "broken_share"), _value(account, "outside_share")
+    account = table_of(said, "viability")
+    broken, outside = value_of(account, "broken_share"), value_of(account, "outside_share")
     if broken is None and outside is None:
         return Text("-")
     shown = ("-" if share is None else f"{100 * share:.1f}" for share in (broken, outside))
     return Text("/".join(shown), style="bold yellow" if (broken or 0.0) > MOST_BROKEN else "")
 
 
-def _table(said: Mapping[str, Any], key: str) -> Mapping[str, Any]:
-    value = said.get(key)
-    return value if isinstance(value, Mapping) else {}
-
-
-def _share(said: Mapping[str, Any], key: str) -> Text:
-    value = _value(said, key)
-    return Text("-") if value is None else Text(f"{100 * value:.1f} %")
-
-
-def _number(said: Mapping[str, Any], key: str, form: str = ".0f") -> Text:
-    value = _value(said, key)
-    return Text("-") if value is None else Text(format(value, form))
-
-
-def _value(said: Mapping[str, Any], key: str) -> float | None:
-    value = said.get(key)
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return None
-    return float(value) if math.isfinite(value) else None
-
-
 def _sums(answers: Sequence[Answer]) -> Text:
     statuses = [answer.status for answer in answers]
-    power = [_value(said, "power_w") for said in statuses]
-    energy = [_value(said, "energy_j") for said in statuses]
+    power = [value_of(said, "power_w") for said in statuses]
+    energy = [value_of(said, "energy_j") for said in statuses]
     used_j = sum(value for value in energy if value is not None)
     saved_j = sum(_saved_j(said) for said in statuses)
     parts = [f"{len(answers)} agents"]
@@ -283,5 +264,5 @@ def _sums(answers: Sequence[Answer]) -> Text:
 
 def _saved_j(said: Mapping[str, Any]) -> float:
     """Energy that was not used, from what was used and the share that this is less."""
-    used, share = _value(said, "energy_j"), _value(said, "saving")
+    used, share = value_of(said, "energy_j"), value_of(said, "saving")
     return 0.0 if used is None or share is None or share >= 1 else used * share / (1 - share)

@@ -12,7 +12,12 @@ import math
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from voltana.errors import invalid
-from voltana.predictors.conformal.quantile_tracker import Counted, QuantileTracker, read_number
+from voltana.predictors.conformal.quantile_tracker import (
+    ROUNDING,
+    Counted,
+    QuantileTracker,
+    read_number,
+)
 from voltana.promise import Statement, bound_on
 
 if TYPE_CHECKING:
@@ -178,10 +183,9 @@ class PromisedRequests:
     def expire(self, now_s: float) -> None:
         """Score every promised request whose deadline has passed: it has missed."""
         while self._deadlines and self._deadlines[0][0] < now_s:
-            deadline_s, _, key = heapq.heappop(self._deadlines)
-            found = self._open.get(key)
-            if found is not None and found.deadline_s == deadline_s:
-                self.end(key, missed=True)
+            deadline = heapq.heappop(self._deadlines)
+            if self._waits(deadline):
+                self.end(deadline[2], missed=True)
 
     def lose(self) -> None:
         """Let all go that are under way: their ends cannot be known, and may have been misses."""
@@ -190,6 +194,23 @@ class PromisedRequests:
         self._open.clear()
         self._written.clear()
         self._deadlines.clear()
+
+    def presume(self, key: Hashable) -> None:
+        """Count a request as promised and lost, if nothing is promised to it now.
+
+        Someone may have promised who was killed before it was written down.
+        """
+        found = self._open.get(key)
+        if found is None or not found.promised:
+            self._take(key)
+            self.promised += 1
+            self.lost += 1
+
+    def presume_many(self, count: int) -> None:
+        """Count so many more requests as promised and lost, of which nobody knows a name."""
+        self.arrived += count
+        self.promised += count
+        self.lost += count
 
     def constant(self) -> float:
         """C of P1, for as many as were in flight so far."""
@@ -201,7 +222,8 @@ class PromisedRequests:
         """Most promised requests that can have missed by now, those that were lost included."""
         tracked = self._tracker.account
         labels = tracked.certified + tracked.blocked
-        return self._statement.alpha * labels + self.constant() + tracked.forgiven + self.lost
+        most = self._statement.alpha * labels + self.constant() + tracked.forgiven + self.lost
+        return most + ROUNDING
 
     def together(self) -> float:
         """Most misses in a row that took the margin beyond what certifies: M of P3."""
@@ -291,6 +313,14 @@ class PromisedRequests:
         if found.deadline_s < math.inf:
             self._pushed += 1
             heapq.heappush(self._deadlines, (found.deadline_s, self._pushed, key))
+            if len(self._deadlines) > 2 * MOST_OPEN:  # far ones, of requests that have ended
+                self._deadlines = [one for one in self._deadlines if self._waits(one)]
+                heapq.heapify(self._deadlines)
+
+    def _waits(self, deadline: tuple[float, int, Hashable]) -> bool:
+        """Whether a deadline is still that of a request under way."""
+        found = self._open.get(deadline[2])
+        return found is not None and found.deadline_s == deadline[0]
 
 
 _COUNTS = (

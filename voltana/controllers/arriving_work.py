@@ -1,32 +1,32 @@
-"""ArrivingWork: how many prompt tokens arrive in a stretch of time, at most, as far as was seen.
+"""ArrivingWork: how many prompt tokens arrive per second, and how far a stretch of time may differ.
 
-A mean over the recent past is too low half of the time, and over a past that has only begun it says
-little. Prompts come as by a compound Poisson process, whose sum over a time has the root of the sum
-of their squares for its standard deviation (S. M. Ross, "Introduction to Probability Models",
-5.4.2). That sum is known without looking at each prompt: a prompt of p tokens attends p (p + 1) / 2
-pairs. So there is a quantile both of the mean rate, by its standard error, and of what a burst
-brings within any time.
+Prompts come as by a compound Poisson process, whose sum over a time has the root of the sum of
+their squares for its standard deviation (S. M. Ross, "Introduction to Probability Models", 5.4.2).
+That sum is known without looking at each prompt: a prompt of p tokens attends p (p + 1) / 2 pairs.
 """
 
 from __future__ import annotations
 
 import math
-from statistics import NormalDist
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from voltana.values import FloatArray
 
 
 class ArrivingWork:
-    """Quantiles of what arrives.
+    """Mean and spread of what arrives.
 
     Args:
-        fading_s: Time constant over which it is averaged.
-        late_share: Share of the time in which more may arrive.
+        fading_s: Time constant over which both are averaged.
     """
 
-    __slots__ = ("_at_s", "_deviations", "_fading_s", "_seen_s", "_squares", "_tokens")
+    __slots__ = ("_at_s", "_fading_s", "_seen_s", "_squares", "_tokens")
 
-    def __init__(self, fading_s: float, late_share: float) -> None:
+    def __init__(self, fading_s: float) -> None:
         self._fading_s = fading_s
-        self._deviations = max(NormalDist().inv_cdf(1.0 - late_share), 0.0)
         self._tokens = self._squares = self._seen_s = 0.0
         self._at_s = math.nan
 
@@ -44,15 +44,10 @@ class ArrivingWork:
 
     @property
     def tokens_per_s(self) -> float:
-        """The rate, by its upper quantile; inf before anything has been seen."""
-        if not self._seen_s > 0.0:
-            return math.inf
-        # Of faded squares: weights w of the sum, w * w of its variance, which is half as much.
-        error = math.sqrt(0.5 * self._squares)
-        return (self._tokens + self._deviations * error) / self._seen_s
+        """The mean rate; inf before anything has been seen."""
+        return self._tokens / self._seen_s if self._seen_s > 0.0 else math.inf
 
-    def burst_tokens(self, within_s: float) -> float:
-        """What arrives within a time beyond the rate, by its upper quantile."""
-        if not self._seen_s > 0.0:
-            return math.inf
-        return self._deviations * math.sqrt(self._squares / self._seen_s * within_s)
+    def deviation_tokens(self, within_s: FloatArray) -> FloatArray:
+        """Standard deviation of what arrives within each time; inf before anything was seen."""
+        per_s = self._squares / self._seen_s if self._seen_s > 0.0 else math.inf
+        return np.sqrt(per_s * within_s)

@@ -39,12 +39,12 @@ class HeldLevel:
         self._index, self._at_s, self._rose_s = 0, math.nan, -math.inf
         self._wish, self._spent_s = 0, 0.0
 
-    def hold(self, index: int, cost_w: FloatArray, now_s: float) -> int:
+    def hold(self, index: int, cost: FloatArray, now_s: float) -> int:
         """Index to take when `index` is wanted.
 
         Args:
             index: The slowest level that may be taken, and is wanted.
-            cost_w: Power at every level.
+            cost: Power at every level, or the energy of the same work at each.
             now_s: The time; calls come in its order.
         """
         gap_s = now_s - self._at_s
@@ -57,7 +57,7 @@ class HeldLevel:
         if now_s - self._rose_s < self._settling_s:
             return self._index
         self._wish = max(self._wish, index)
-        self._spent_s += gap_s * (1.0 - float(cost_w[self._wish] / cost_w[self._index]))
+        self._spent_s += gap_s * (1.0 - float(cost[self._wish] / cost[self._index]))
         if self._spent_s >= self._price_s:
             self._index, self._wish, self._spent_s = self._wish, 0, 0.0
         return self._index

@@ -1,9 +1,10 @@
-"""MissedPrice: what a missed token costs, as slack on the demand, until the target is met.
+"""MissedPrice: what a missed token costs, as slack in the plan, until the target is met.
 
 The dual of "as little energy as possible, and at most a share alpha of the tokens late": the price
 rises while more are late and falls while fewer are (dual ascent: S. Boyd, L. Vandenberghe, "Convex
 Optimization", 2004, 5.4; as a controller: D. P. Palomar, M. Chiang, IEEE JSAC 24, 2006). A price on
-misses makes the plan serve a demand larger than the measured one, which is the form it takes here.
+misses makes a plan serve more than what was measured: decode a larger demand, by a share of it, and
+prefill a larger burst, by standard deviations (`caution`).
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ RECENT_S = 5.0
 """Time constant over which the share of late tokens is taken."""
 
 FALL_PER_S = 0.002
-"""Slack given back per second while nothing is late."""
+"""Slack on the demand given back per second while nothing is late."""
 
 MOST_RISE = 10.0
 """The price rises at most this many times as fast as it falls."""
@@ -24,27 +25,35 @@ MOST = 0.3
 
 
 class MissedPrice:
-    """Slack on the demand.
+    """Slack in a plan.
 
     Args:
         alpha: Share of the tokens that may be late.
         first: Slack to start from.
+        fall_per_s: Slack given back per second while nothing is late.
+        most: Greatest slack.
 
     Attributes:
-        slack: Share by which the demand is taken larger than measured.
+        slack: From 0 to `most`; by default the share by which a demand is taken larger.
     """
 
-    def __init__(self, alpha: float, first: float = 0.02) -> None:
-        self._alpha = alpha
+    def __init__(
+        self,
+        alpha: float,
+        first: float = 0.02,
+        *,
+        fall_per_s: float = FALL_PER_S,
+        most: float = MOST,
+    ) -> None:
+        self._alpha, self._fall_per_s, self._most = alpha, fall_per_s, most
         self.slack = first
         self._late = self._tokens = 0.0
         self._at_s = math.nan
 
-    def note(self, tokens: int, *, late: bool) -> None:
-        """Note an iteration and whether it took longer than its threshold."""
+    def note(self, tokens: int, *, late: float) -> None:
+        """Note an iteration: whether it was late, or how close it came, from 0 to 1."""
         self._tokens += tokens
-        if late:
-            self._late += tokens
+        self._late += late * tokens
 
     def step(self, now_s: float) -> None:
         """Move the price by what was noted since the last step."""
@@ -53,8 +62,8 @@ class MissedPrice:
         if not 0.0 < gap_s < RECENT_S or not self._tokens:
             return
         excess = (self._late / self._tokens - self._alpha) / self._alpha
-        moved = self.slack + FALL_PER_S * min(excess, MOST_RISE) * gap_s
-        self.slack = min(max(moved, 0.0), MOST)
+        moved = self.slack + self._fall_per_s * min(excess, MOST_RISE) * gap_s
+        self.slack = min(max(moved, 0.0), self._most)
         kept = math.exp(-gap_s / RECENT_S)
         self._late *= kept
         self._tokens *= kept

@@ -6,31 +6,41 @@ FOCS 1995; N. Bansal, T. Kimbrel, K. Pruhs, "Speed scaling to manage energy and 
 JACM 54, 2007), but never below the critical clock, under which a fixed amount of work takes more
 energy (S. Irani, S. Shukla, R. Gupta, "Algorithms for power savings", TALG 3, 2007).
 
-Something else does arrive. A prompt that comes just after a batch has begun waits for it, and for
-what is queued, and then shares a batch with all that came meanwhile; so the plan has one prefix
-more, for the prompts expected at the measured rate. Nor is it any use to run slower than the work
-comes in and to catch up at a fast clock later, power being convex in the clock: so the busy period,
-that is what is pending and what arrives until all of it is done, has to end within the time that is
-planned for. With utilisation u it lasts ``pending / (1 - u)`` (L. Kleinrock, "Queueing Systems" I,
-1975, 5.8) where every job costs the same. Prompts that come together cost less, for they share a
-batch and its reading of the weights; so u counts what a token adds to a batch, and the plan takes
-the first term of that series, ``pending (1 + u)``, and the burst that may come meanwhile, and keeps
-u itself below 1. What then still goes wrong is met by a reserve: the plan aims at a share of the
-TTFT threshold, which falls with every missed deadline and rises slowly with every kept one.
+Something else does arrive. So a level also has to keep pace, in three senses:
+
+- It serves the mean rate with a little of its time to spare. What is busy counts what a token
+  adds to a batch: those that come together share its reading of the weights.
+- It could go on like this. Power being convex in the clock, it is no use to run slower than the
+  work comes in and to catch up later, so the busy period, what is pending and what arrives until
+  all of it is done, has to end within the time that is planned for. With utilisation u it lasts
+  ``pending / (1 - u)`` (L. Kleinrock, "Queueing Systems" I, 1975, 5.8) where every job costs the
+  same; jobs that share batches cost less, and the plan takes the first term of that series,
+  ``pending (1 + u)``.
+- There is recourse. The clock is chosen anew for each batch, so what a batch must leave room for is
+  what comes while it runs: a prompt that arrives just after it has begun, with all that joins it,
+  has to be in time if the fastest permitted clock runs from the next batch on, for as many standard
+  deviations of what arrives as `Caution` asks for. It asks for more while prompts come near their
+  deadlines, and for none while they do not.
+
+What then still goes wrong is met by a reserve: the plan aims at a share of the TTFT threshold,
+which falls with every missed promise and rises slowly with every kept one. A change of the clock
+has its price: a lower level is taken once staying has cost as much (`HeldLevel`).
 """
 
 from __future__ import annotations
 
 import math
 from operator import itemgetter
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from voltana.controllers.arriving_work import ArrivingWork
+from voltana.controllers.caution import Caution
+from voltana.controllers.held_level import HeldLevel
 from voltana.errors import invalid
 from voltana.levels import idle_clock, require_levels
-from voltana.planning import certified_or_fastest, critical_index, lowest_safe_index
+from voltana.planning import certified_or_fastest, lowest_safe_index, work_energy_j
 from voltana.slo_reserve import SloReserve
 from voltana.values import Binding, Decision, Load, Status
 
@@ -39,17 +49,37 @@ if TYPE_CHECKING:
 
     from voltana.ports import PowerPredictor, Predictor
     from voltana.slo import Slo
-    from voltana.values import DeadlineBucket, FloatArray, Forecast, Observation
+    from voltana.values import Bounds, DeadlineBucket, FloatArray, Forecast, Observation
 
 IDLE = Load()
 
-
 BUSIEST = 0.9
-"""Utilisation up to which a level keeps pace, by the upper quantile of what arrives."""
+"""Utilisation up to which a level keeps pace with the mean rate."""
 
 PLANNED_SHARE = 0.2
 """Share of the requests that the target lets miss which the plan may spend: a batch that is late
 makes those behind it late."""
+
+PRICE_S = 0.05
+"""Price of a change of the clock, as the energy of so many seconds: about its settling."""
+
+
+class _Batch(NamedTuple):
+    """One that has been decided on and has not been scored.
+
+    Attributes:
+        forecast: What its decision stands on; it tells the batch.
+        by_s: Deadline of its oldest prompt.
+        waited_s: What that prompt has waited for it.
+        tokens: Its prompt tokens.
+        promised: Whether it was certified.
+    """
+
+    forecast: Forecast
+    by_s: float
+    waited_s: float
+    tokens: int
+    promised: bool
 
 
 def usual_reserve(late_share: float = 0.01) -> SloReserve:
@@ -98,14 +128,17 @@ class OptimalAvailable:
         self._slo = slo
         late_share = PLANNED_SHARE * (1.0 - slo.ttft_target)
         self.reserve = reserve or usual_reserve(late_share)
-        self.arriving = ArrivingWork(arrivals_s, late_share) if arrivals_s else None
+        self.arriving = ArrivingWork(arrivals_s) if arrivals_s else None
+        self.caution = Caution(late_share)
+        self.held = HeldLevel(PRICE_S, settling_s=0.0)
         self._idle_mhz = idle_clock(self.levels_mhz, idle_mhz)
-        self._promised: list[tuple[Forecast, float]] = []
+        self._open: list[_Batch] = []
 
     def decide(self, observation: Observation) -> Decision:
         """See `voltana.ports.Controller.decide`."""
         load, now_s = observation.load, observation.now_s
         self._note_end(observation)
+        self.caution.step(now_s)
         if not load.prefill_tokens and not load.decode_requests:
             return Decision(clock_mhz=self._idle_mhz, reason="idle: wait slowly")
         forecast = self.predictor.forecast(load, self._levels)
@@ -117,8 +150,9 @@ class OptimalAvailable:
         decision = self._plan(observation, forecast, left_s, itl_s)
         if self.arriving is not None:
             self.arriving.note(load.prefill_tokens, load.prefill_attended_pairs, now_s)
-        if decision.status is Status.CERTIFIED:
-            self._promised.append((forecast, now_s + left_s))
+        promised = decision.status is Status.CERTIFIED
+        waited_s = observation.queue.oldest_wait_s
+        self._open.append(_Batch(forecast, now_s + left_s, waited_s, load.prefill_tokens, promised))
         return decision
 
     def _plan(
@@ -136,45 +170,74 @@ class OptimalAvailable:
             fits &= pending_s + late_s <= 0
             if not fits[-1]:
                 break
-        lowest, pace = self._critical(observation.load, forecast), 0
+        energy_j = self._energy_j(observation.load, forecast)
+        pace = 0
         # A model that knows nothing yet expects 0 s, and bounds nothing: no level fits anyway.
         if self.arriving is not None and 0.0 < forecast.mean_s[-1] < math.inf:
-            pace = self._keeping_pace(self.arriving, observation.load, forecast, pending_s)
+            fastest = self._fastest(observation.bounds)
+            pace = self._keeping_pace(self.arriving, observation.load, forecast, pending_s, fastest)
         index = int(fits.argmax())
         if not fits[index]:
             unknown = forecast.upper_s[-1] == math.inf
             binding = Binding.UNCERTAINTY if unknown else Binding.DEADLINE
             return certified_or_fastest(forecast, None, budget_s, binding)
+        lowest = 0 if energy_j is None else int(energy_j.argmin())
         bindings = ((lowest, Binding.NONE), (pace, Binding.PACE), (index, Binding.DEADLINE))
         chosen, binding = max(bindings, key=itemgetter(0))
+        if energy_j is not None and 0.0 < energy_j[0] < math.inf:
+            chosen = self.held.hold(chosen, energy_j, observation.now_s)
         return certified_or_fastest(forecast, chosen, budget_s, binding)
 
-    def _critical(self, load: Load, forecast: Forecast) -> int:
-        """Index of the critical clock."""
+    def _energy_j(self, load: Load, forecast: Forecast) -> FloatArray | None:
+        """Energy of the batch above idling at every level; None where no power is known."""
         if self.power is None:
-            return 0
+            return None
         busy_w = self.power.forecast_w(load, self._levels)
         idle_w = self.power.forecast_w(IDLE, self._levels[:1])
-        return critical_index(forecast.mean_s, busy_w - idle_w)
+        return work_energy_j(forecast.mean_s, busy_w - idle_w)
+
+    def _fastest(self, bounds: Bounds) -> int:
+        """Index of the fastest permitted level."""
+        if bounds.max_mhz >= self.levels_mhz[-1]:
+            return len(self.levels_mhz) - 1
+        return max(int(self._levels.searchsorted(bounds.max_mhz + 1e-6, side="right")) - 1, 0)
 
     def _keeping_pace(
-        self, arriving: ArrivingWork, load: Load, forecast: Forecast, pending_s: FloatArray
+        self,
+        arriving: ArrivingWork,
+        load: Load,
+        forecast: Forecast,
+        pending_s: FloatArray,
+        fastest: int,
     ) -> int:
-        """Index of the slowest level at which the busy period ends soon enough.
-
-        A token costs what it adds to a batch: one that comes while the last batch runs shares the
-        reading of the weights with all others, so always being busy is not yet being saturated.
+        """Index of the slowest level that keeps pace; the fastest permitted one if none does.
 
         Args:
             arriving: What arrives.
             load: The batch.
             forecast: Of its time.
             pending_s: Time of what is pending at each level, shape (n,).
+            fastest: Index of the fastest permitted level.
         """
-        fastest = len(self.levels_mhz) - 1
         tokens_per_s = arriving.tokens_per_s
         if tokens_per_s == math.inf:
             return fastest
+        batch_s, planned_s = forecast.mean_s, self.reserve.rho * self._slo.ttft_s
+        token_s = self._token_s(load, forecast)
+        busy = tokens_per_s * token_s
+        behind_s = pending_s[fastest] - batch_s[fastest]
+        spread = arriving.deviation_tokens(batch_s)
+        joining = tokens_per_s * batch_s + self.caution.deviations * spread
+        keeps = (
+            (busy <= BUSIEST)
+            & (pending_s * (1.0 + busy) <= planned_s)
+            & (batch_s + behind_s + joining * token_s[fastest] <= planned_s)
+        )
+        index = int(keeps.argmax())
+        return min(index, fastest) if keeps[index] else fastest
+
+    def _token_s(self, load: Load, forecast: Forecast) -> FloatArray:
+        """What a token adds to a batch at each level."""
         double = Load(
             prefill_tokens=2 * load.prefill_tokens,
             prefill_attended_pairs=2.0 * load.prefill_attended_pairs,
@@ -182,13 +245,7 @@ class OptimalAvailable:
             decode_kv_tokens=load.decode_kv_tokens,
         )
         added_s = self.predictor.forecast(double, self._levels).mean_s - forecast.mean_s
-        token_s = np.maximum(added_s, 0.0) / load.prefill_tokens
-        busy = tokens_per_s * token_s
-        planned_s = self.reserve.rho * self._slo.ttft_s
-        burst_s = token_s * arriving.burst_tokens(planned_s)
-        enough = (pending_s * (1.0 + busy) + burst_s <= planned_s) & (busy <= BUSIEST)
-        index = int(enough.argmax())
-        return index if enough[index] else fastest
+        return np.maximum(added_s, 0.0) / load.prefill_tokens
 
     def _queued_s(self, bucket: DeadlineBucket) -> FloatArray:
         """Time of a prefix of the queue, as so many batches of its mean size."""
@@ -200,17 +257,17 @@ class OptimalAvailable:
         return batches * self.predictor.forecast(mean, self._levels).mean_s
 
     def _note_end(self, observation: Observation) -> None:
-        """Adapt the reserve to whether batches kept what was promised: at their end or deadline.
+        """Score batches at their end, or at their deadline where that comes before.
 
         Where nobody tells ends, the last batch is taken to end when the next decision is asked for.
         """
         ended, now_s = observation.ended, observation.now_s
-        if ended is None:
-            for _, by_s in self._promised:
-                self.reserve.update(missed=now_s > by_s)
-            self._promised.clear()
+        if not self._open:
             return
-        if not self._promised:
+        if ended is None:
+            for batch in self._open:
+                self._score(batch, now_s)
+            self._open.clear()
             return
         ends_s = {
             id(outcome.decision.forecast): outcome.ended_at_s
@@ -218,13 +275,21 @@ class OptimalAvailable:
             if outcome.decision is not None
         }
         going_on = []
-        for forecast, by_s in self._promised:
-            end_s = ends_s.get(id(forecast))
-            if end_s is None and now_s <= by_s:
-                going_on.append((forecast, by_s))
+        for batch in self._open:
+            end_s = ends_s.get(id(batch.forecast))
+            if end_s is None and now_s <= batch.by_s:
+                going_on.append(batch)
             else:
-                self.reserve.update(missed=end_s is None or end_s > by_s)
-        self._promised = going_on
+                known_s = math.inf if end_s is None or math.isnan(end_s) else end_s
+                self._score(batch, known_s)
+        self._open = going_on
+
+    def _score(self, batch: _Batch, end_s: float) -> None:
+        """Adapt the caution to the slack of a batch, and the reserve to whether it was kept."""
+        if batch.promised:
+            self.reserve.update(missed=end_s > batch.by_s)
+        ttft_s = self._slo.ttft_s
+        self.caution.note(batch.tokens, (batch.by_s - end_s) / ttft_s, batch.waited_s / ttft_s)
 
     def __repr__(self) -> str:
         low, high = self.levels_mhz[0], self.levels_mhz[-1]

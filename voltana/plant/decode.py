@@ -18,7 +18,7 @@ from voltana.plant.job import oldest_s
 from voltana.values import EMPTY_QUEUE, Load
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Collection, Sequence
 
     from voltana.cluster.least_slack import LeastSlack
     from voltana.plant.events import EventQueue
@@ -71,7 +71,7 @@ class DecodeInstance:
         self._slack = slack
         self._step_s = step_s
         self._token_s = token_s
-        self._device_end_s = 0.0
+        self._device_end_s = self._host_end_s = self._due_s = 0.0
         self._transfer_s = transfer_s
         self._complete = complete
         self._deliver_first = deliver
@@ -109,6 +109,40 @@ class DecodeInstance:
             oldest_wait_s=self._events.now_s() - oldest_s(self._blocked) if self._blocked else 0.0,
             clock_mhz=self.runner.board.clock_mhz,
         )
+
+    @property
+    def running(self) -> Collection[Job]:
+        """The jobs of the batch, in the order of joining."""
+        return self._running.values()
+
+    @property
+    def blocked(self) -> Sequence[Job]:
+        """Jobs that wait for room in the KV cache."""
+        return self._blocked
+
+    def produced(self, job: Job) -> int:
+        """Output tokens of a job; of one in the batch, with those of the iterations that ended."""
+        if job.index not in self._running:
+            return job.produced_tokens
+        return job.produced_tokens + self._iteration - job.joined_at_iteration
+
+    def drop(self, job: Job, now_s: float) -> None:
+        """Serve a job no further than to the end of the iteration under way."""
+        if job.index in self._running:
+            ending = self._ending[job.joined_at_iteration + job.output_tokens - job.produced_tokens]
+            ending.remove(job)
+            job.output_tokens = self.produced(job) + 1
+            self._ending.setdefault(self._iteration + 1, []).append(job)
+        elif job in self._blocked:
+            self._blocked.remove(job)
+            self._blocked_tokens -= job.context_tokens
+            self._end(job, now_s)
+        elif job in self._ready:
+            self._ready.remove(job)
+            self._leave_transfer(job)
+            self._end(job, now_s)
+        else:
+            job.output_tokens = 1  # its cache is on the way here, and it ends when that has come
 
     def arrive(self, job: Job, now_s: float) -> None:
         """Take a job whose prompt is done; its KV cache moves here as soon as there is room."""
@@ -148,12 +182,18 @@ class DecodeInstance:
         tokens = self._running_tokens + self._transferring_tokens
         self._deliver_first(job, Load.decode(requests, tokens), now_s)
         if job.output_tokens == 1:
-            self._transferring_tokens -= job.context_tokens
-            self._transferring_requests -= 1
-            job.completed_s = now_s
-            self._complete(job, now_s)
+            self._leave_transfer(job)
+            self._end(job, now_s)
             return
         self._join_next(job, now_s)
+
+    def _leave_transfer(self, job: Job) -> None:
+        self._transferring_tokens -= job.context_tokens
+        self._transferring_requests -= 1
+
+    def _end(self, job: Job, now_s: float) -> None:
+        job.completed_s = now_s
+        self._complete(job, now_s)
 
     def _join_next(self, job: Job, now_s: float) -> None:
         self._ready.append(job)
@@ -170,9 +210,15 @@ class DecodeInstance:
         load = Load(decode_requests=len(self._running), decode_kv_tokens=self._running_tokens)
         queue = self._queue(now_s)
         slack_s = math.nan if self._slack is None else self._slack.of(load.decode_requests, now_s)
-        end_s = self._device_end_s = self.runner.begin(load, queue, now_s, slack_s)
-        host_s = now_s + self._step_s + self._token_s * load.decode_requests
-        self._events.schedule(end_s if end_s > host_s else host_s, self._finish)
+        end_s = self.runner.begin(load, queue, now_s, slack_s)
+        self._host_end_s = now_s + self._step_s + self._token_s * load.decode_requests
+        self.revise(end_s)
+
+    def revise(self, end_s: float) -> None:
+        """Let the device end its iteration at `end_s`, and at no time that was said before."""
+        self._device_end_s = end_s
+        self._due_s = end_s if end_s > self._host_end_s else self._host_end_s
+        self._events.schedule(self._due_s, self._finish)
 
     def _queue(self, now_s: float) -> Queue:
         """Requests that wait for room in the KV cache; those on their way here do not wait."""
@@ -186,10 +232,8 @@ class DecodeInstance:
         )
 
     def _join(self, job: Job) -> None:
-        tokens = job.context_tokens
-        self._transferring_tokens -= tokens
-        self._transferring_requests -= 1
-        self._running_tokens += tokens
+        self._leave_transfer(job)
+        self._running_tokens += job.context_tokens
         self._running[job.index] = job
         job.joined_at_iteration = self._iteration
         if self._slack is not None:
@@ -217,6 +261,8 @@ class DecodeInstance:
             self._blocked_tokens += job.context_tokens
 
     def _finish(self, now_s: float) -> None:
+        if now_s != self._due_s:
+            return  # revised since
         self.runner.finish(self._device_end_s)
         self._iteration += 1
         self._running_tokens += len(self._running)

@@ -11,7 +11,7 @@ from voltana.plant.job import oldest_s
 from voltana.values import Load, attended_pairs
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from voltana.plant.events import EventQueue
     from voltana.plant.job import Job
@@ -59,6 +59,7 @@ class PrefillInstance:
         self._batch: list[Job] = []
         self._waiting_tokens = 0
         self._load = IDLE
+        self._due_s = 0.0  # when the iteration under way ends
         self._busy = False
 
     @property
@@ -85,6 +86,16 @@ class PrefillInstance:
         preparing = sum(job.prompt_tokens for job in self._preparing)
         return self._load.prefill_tokens + self._waiting_tokens + preparing
 
+    @property
+    def batch(self) -> Sequence[Job]:
+        """Jobs whose prompts the iteration under way completes."""
+        return self._batch
+
+    @property
+    def waiting(self) -> Sequence[Job]:
+        """Jobs that wait, in their order; the first may have been computed in part."""
+        return self._waiting
+
     def host_s(self, now_s: float) -> float:
         """When its host would have prepared one more request, from now."""
         return max(self._prepared_s - now_s, 0.0) + self._request_s
@@ -109,8 +120,20 @@ class PrefillInstance:
     def _start(self, now_s: float) -> None:
         self._load = self._form_batch()
         self._busy = True
-        end_s = self.runner.begin(self._load, self._queue(now_s), now_s)
+        self.revise(self.runner.begin(self._load, self._queue(now_s), now_s))
+
+    def revise(self, end_s: float) -> None:
+        """Let the iteration under way end at `end_s`, and at no time that was said before."""
+        self._due_s = end_s
         self._events.schedule(end_s, self._finish)
+
+    def drop(self, job: Job) -> bool:
+        """Compute a waiting job no further; whether it was still waiting here."""
+        if job not in self._waiting:
+            return False
+        self._waiting.remove(job)
+        self._waiting_tokens -= job.prompt_tokens - job.prefilled_tokens
+        return True
 
     def _form_batch(self) -> Load:
         """Move waiting jobs into the batch; one that fits in part stays in front of the queue."""
@@ -130,6 +153,8 @@ class PrefillInstance:
         return Load(prefill_tokens=tokens, prefill_attended_pairs=pairs)
 
     def _finish(self, now_s: float) -> None:
+        if now_s != self._due_s:
+            return  # revised since
         self.runner.finish(now_s)
         done, self._batch = self._batch, []
         self._load = IDLE

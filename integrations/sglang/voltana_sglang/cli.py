@@ -25,11 +25,12 @@ COMMANDS = {
 """Subcommands and where they are."""
 
 
-def make_app(only: str | None = None) -> typer.Typer:
+def make_app(only: str | None = None, dialect: Callable[[], Dialect] | None = None) -> typer.Typer:
     """The command line.
 
     Args:
         only: The subcommand to load; None loads all of them, for ``--help``.
+        dialect: Makes what its commands speak; None makes SGLang's.
     """
     app = typer.Typer(
         name="voltana-sglang",
@@ -38,7 +39,11 @@ def make_app(only: str | None = None) -> typer.Typer:
         add_completion=False,
         pretty_exceptions_enable=False,
         rich_markup_mode=None,  # looks like `voltana`: flags without a type, errors in one line
-        context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+        context_settings={
+            "help_option_names": ["-h", "--help"],
+            "max_content_width": 100,
+            "obj": dialect or _dialect,  # found by voltana.serving.dialect.dialect_of
+        },
     )
     app.callback()(_root)
     for name, place in COMMANDS.items():
@@ -55,8 +60,7 @@ def main() -> None:
 
 
 def _root(
-    context: typer.Context,
-    version: Annotated[  # noqa: ARG001  (its callback ends the program)
+    version: Annotated[
         bool,
         typer.Option(
             "--version",
@@ -66,7 +70,7 @@ def _root(
         ),
     ] = False,
 ) -> None:
-    context.obj = _dialect  # found by voltana.serving.dialect.dialect_of
+    pass
 
 
 def _dialect() -> Dialect:

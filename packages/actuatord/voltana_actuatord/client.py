@@ -34,7 +34,7 @@ from voltana_actuatord.protocol import (
     kind_of,
     receive,
 )
-from voltana_actuatord.timebase import MonotonicTime
+from voltana_actuatord.timebase import MonotonicTime, lengthened_s
 from voltana_actuatord.values import ActuatorStatus, Command, Domain, Health
 
 if TYPE_CHECKING:
@@ -92,7 +92,9 @@ class ActuatorProcess:
             raise invalid("lease_s", lease_s, "above 0 s", "Take 2 s if unsure.")
         _require_uuids(domain)
         self._path = str(socket_path)
-        self._request = encode_acquire(Acquire(domain.name, tuple(domain.devices), lease_s))
+        self._request = encode_acquire(
+            Acquire(domain.name, tuple(domain.devices), lengthened_s(lease_s))
+        )
         self._time = time_source or MonotonicTime()
         self._closed = threading.Event()
         self._switching = threading.Lock()
@@ -129,7 +131,8 @@ class ActuatorProcess:
             ConfigError: If the clock is not in `table`, or the lease is not positive.
         """
         if self._guard.admits(command):
-            self._send(encode_command(command.sequence, command.clock_mhz, command.lease_s))
+            lease_s = lengthened_s(command.lease_s)
+            self._send(encode_command(command.sequence, command.clock_mhz, lease_s))
 
     def status(self) -> ActuatorStatus:
         """What the daemon last said: the clock read back after settling, and what went wrong."""

@@ -18,6 +18,7 @@ from voltana_actuatord.daemon.restore import reasons_of
 from voltana_actuatord.drivers.port import SLOWING, Reason
 from voltana_actuatord.faults import DriverError, ForeignSettingError, SilentFailureError
 from voltana_actuatord.restoring import GpuRestoring
+from voltana_actuatord.timebase import lengthened_s
 from voltana_actuatord.wishes import foreign_text
 
 if TYPE_CHECKING:
@@ -184,7 +185,7 @@ class GpuDriving(GpuRestoring):
 
     def _settle(self, wish: Wish, clock_mhz: float) -> Result | None:
         """Wait until the clock is there; None as soon as a newer wish has come."""
-        pauses, ends_s = Backoff(0.0005, 0.01), time.monotonic() + SETTLE_LIMIT_S
+        pauses, ends_s = Backoff(0.0005, 0.01), time.monotonic() + lengthened_s(SETTLE_LIMIT_S)
         while True:
             achieved_mhz = self._driver(self._gpu.in_force_mhz)
             if self._near(achieved_mhz, clock_mhz):

@@ -44,6 +44,10 @@ class LabelLedger:
         self._newest[issuer] = max(self._newest[issuer], sequence)
         return True
 
+    def has(self, issuer: str, sequence: int) -> bool:
+        """Whether a label is known to have been taken; changes nothing."""
+        return self._taken.get(issuer, {}).get(sequence % WINDOW) == sequence
+
     def is_forgotten(self, issuer: str, sequence: int) -> bool:
         """Whether a label that was refused came too late to tell whether it is new."""
         return sequence <= self._newest.get(issuer, sequence) - WINDOW

@@ -40,6 +40,7 @@ class Account:
         blocked: Scored hits of uncertified ones, where only the margin blocked (T_blocked).
         elsewhere: Scored hits at another clock than the one in force, or at an unknown one
             (T_elsewhere), held against the bound that was issued for that clock.
+        elsewhere_blocked: Of those, the hits of uncertified decisions.
         missed: Certified labels above their bound.
         violated: Certified labels above their budget (V); never more than `missed`.
         forgiven: Weight of certified misses that clipping cut; 0 while delays are at most K.
@@ -51,6 +52,7 @@ class Account:
     certified: float = 0.0
     blocked: float = 0.0
     elsewhere: float = 0.0
+    elsewhere_blocked: float = 0.0
     missed: float = 0.0
     violated: float = 0.0
     forgiven: float = 0.0
@@ -128,11 +130,14 @@ class QuantileTracker:
         return 0.0
 
     def bound(self) -> float:
-        """Most weight that certified misses can have by now (docs/guarantee.md, Theorem 1)."""
+        """Most weight that certified misses can have by now (docs/guarantee.md, Theorem 1).
+
+        It is attained, so that it has what rounding may be off by on top.
+        """
         account = self.account
         scored = account.certified + account.blocked + account.elsewhere
         constant = self.statement.constant(self.first, self.updates)
-        return self.statement.alpha * scored + constant + account.forgiven
+        return self.statement.alpha * scored + constant + account.forgiven + ROUNDING
 
     def to_dict(self) -> dict[str, object]:
         """Plain JSON values; `restore` reads them."""

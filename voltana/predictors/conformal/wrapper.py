@@ -41,6 +41,7 @@ if TYPE_CHECKING:
 
 UNUSABLE = "unusable latency"
 TOO_LATE = "too late"
+UNJUDGED = "cannot be judged"
 """Causes for which a certified decision has no label; whoever delivers labels has more of them."""
 
 PROFILED_MARGIN = 0.15
@@ -153,17 +154,26 @@ class Conformal:
         if decision is not None and decision.promise is not None:
             if not self._admit(decision, decision.promise):
                 return
-            self._take(outcome, decision, decision.promise)
+            try:
+                self._take(outcome, decision, decision.promise)
+            except Exception:  # what was issued fits nothing; the label must not vanish
+                self._lose(decision, UNJUDGED)
+                raise
         self.predictor.learn(outcome)
 
     def lose(self, decision: Decision, cause: str) -> None:
         """Note that the label of a decision will not come, and why; it is refused if it does.
 
+        Of one whose label has come nothing is noted.
+
         Args:
             decision: As the loop settled it.
             cause: A few words, such as ``record lost``; certified ones are counted by it.
         """
-        if decision.promise is not None and self._admit(decision, decision.promise):
+        promise = decision.promise
+        if promise is None or self._ledger.has(promise.issuer, promise.sequence):
+            return
+        if self._admit(decision, promise):
             self._lose(decision, cause)
 
     def widen(self, quantile: float, labels: int = 200) -> None:
@@ -278,6 +288,7 @@ class Conformal:
             account.unsettled += weight * (found.counts_as is None)
         else:
             account.unscored += weight * (found.counts_as is None)
+            account.elsewhere_blocked += weight * (found.counts_as is Counted.ELSEWHERE)
         if found.counts_as is not None:
             # A label that is scored elsewhere was a hit there, whatever it was held against here.
             missed = found.missed and found.counts_as is not Counted.ELSEWHERE

@@ -111,7 +111,7 @@ class Group:
     @property
     def doubt(self) -> str:
         """What cannot be vouched for, though everything works; empty if nothing is in doubt."""
-        states = (s.guarantee.restored for s in self._served.values())
+        states = (s.guarantee.state for s in self._served.values())
         return next((f"the account is {s}" for s in states if s.startswith("damaged")), "")
 
     def scan(self) -> None:

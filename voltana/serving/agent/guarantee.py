@@ -17,6 +17,7 @@ import structlog
 from voltana.predictors.conformal import at_most
 from voltana.serving.agent.issued import from_json, to_json
 from voltana.serving.agent.open_decisions import RESTART, OpenDecisions, guarantee_of
+from voltana.serving.agent.token_gaps import TokenGaps
 from voltana.serving.agent.told_requests import ToldRequests
 from voltana.serving.agent.two_slots import DamagedError, TwoSlots
 from voltana.values import Status
@@ -27,13 +28,16 @@ if TYPE_CHECKING:
 
     from voltana.predictors.conformal import Conformal
     from voltana.predictors.profile import Stack
-    from voltana.serving.ring_reader import RingReader
+    from voltana.serving.ring_reader import Record, RingReader
 
 _UNREADABLE = (
     DamagedError, OSError, ValueError, TypeError, AttributeError, LookupError, ArithmeticError,
     RecursionError,
 )  # fmt: skip
 """What reading a file that is not as it was written may raise."""
+
+TOLD = 1
+"""What is noted beforehand: how much is decided, and how much of what the ring tells is heard."""
 
 _log = structlog.get_logger("voltana.serving.guarantee")
 
@@ -57,6 +61,7 @@ class Guarantee:
         certified: Certified decisions that were issued.
         requests: Promised requests.
         restored: ``new``, ``restored``, or what is wrong with what was kept.
+        failing: Why it cannot be kept just now; empty while it is.
     """
 
     def __init__(self, path: Path | None) -> None:
@@ -68,7 +73,8 @@ class Guarantee:
         self.certified = 0
         self.requests = ToldRequests()
         self.restored = "new"
-        self._complained = False
+        self.failing = ""
+        self._name = "" if path is None else path.name
         if path is not None:
             self._open(path)
         self._carried = dict(self._kept.get("carried", {}))
@@ -85,7 +91,7 @@ class Guarantee:
         try:
             text = self._slots.read()
             if text is not None:
-                self._kept = _checked(json.loads(text))
+                self._kept = _checked(json.loads(text), self._name)
                 requests = self._kept.pop("requests", None)
                 if requests is not None:  # else it was written before requests were promised
                     self.requests.restore(requests)
@@ -111,9 +117,21 @@ class Guarantee:
             self._causes = sum_of(self._causes, causes)
             _log.warning("the margins are found anew", error=str(error))
 
-    def resume(self, reader: RingReader, opened: OpenDecisions) -> None:
-        """Go on where an agent was killed, with the decisions that were open."""
+    @property
+    def state(self) -> str:
+        """``new``, ``restored``, or what is wrong: with what was kept, or with keeping it."""
+        return f"damaged: cannot be kept: {self.failing}" if self.failing else self.restored
+
+    def resume(self, reader: RingReader, opened: OpenDecisions, gaps: TokenGaps) -> None:
+        """Go on where an agent was killed, with the decisions that were open.
+
+        Args:
+            reader: Of the ring; it goes back to what the other had not read.
+            opened: Takes the decisions.
+            gaps: Learns when the last token was, for the next one has waited since.
+        """
         ring, decisions = self._kept.pop("ring", None), self._kept.pop("open", [])
+        times = self._kept.pop("gaps", None)
         if self._slots is None:
             return
         intent, issuer = self._slots.intent(), self._issuers[-1] if self._issuers else None
@@ -128,28 +146,43 @@ class Guarantee:
             self.certified += 1
             self._causes[RESTART] = self._causes.get(RESTART, 0) + 1
             self._decisions = intent
-        if ring is None or ring["identity"] != reader.identity:
-            opened.give_up(RESTART)
-            self.requests.lose()
-        else:
+        self.requests.presume(self._slots.intent(TOLD))
+        if ring is not None and ring["identity"] == reader.identity:
             reader.go_back(int(ring["position"]))
+            if times is not None:
+                gaps.restore(times)
+            return
+        opened.give_up(RESTART)
+        self.requests.lose()
+        self.keep(reader, opened, gaps)  # it is of this ring from now on
+        self._note(0, TOLD)
 
     def intend(self) -> None:
         """Note that something is about to be decided."""
         self._decisions += 1
+        self._note(self._decisions)
+
+    def take(self, record: Record) -> None:
+        """Promise to the requests of a record of changes, or score them; noted beforehand."""
+        self._note(record.iteration + len(record.changes), TOLD)
+        self.requests.take(record)
+
+    def _note(self, *noted: int) -> None:
         if self._slots is not None:
             try:
-                self._slots.intend(self._decisions)
+                self._slots.intend(*noted)
             except OSError as error:
                 self._complain(error)
 
-    def keep(self, reader: RingReader, opened: OpenDecisions) -> None:
-        """Write all of it; a disk that fails is reported once and ends nothing."""
+    def keep(self, reader: RingReader, opened: OpenDecisions, gaps: TokenGaps) -> None:
+        """Write all of it; a disk that fails is reported, and ends nothing."""
         if self._slots is None:
             return
         current = self._issuers[-1] if self._issuers else None
         values = {
+            "name": self._name,
             "ring": {"identity": reader.identity, "position": reader.position},
+            "gaps": gaps.to_dict(),
             "decisions": self._decisions,
             "open": [
                 (iteration, guarantee_of(found.issuer) is current, to_json(found.decision))
@@ -167,11 +200,13 @@ class Guarantee:
             self._slots.write(f'{text[:-1]},"requests":{self.requests.to_json()}}}'.encode())
         except (OSError, ValueError) as error:
             self._complain(error)
+        else:
+            self.failing = ""
 
     def _complain(self, error: Exception) -> None:
-        if not self._complained:
-            self._complained = True
+        if not self.failing:
             _log.error("the account cannot be kept", error=str(error))
+        self.failing = str(error) or repr(error)
 
     def _own(self, current: Conformal | None) -> dict[str, Any]:
         """What is kept of the policy's own guarantee; without one what there was is passed on."""
@@ -211,7 +246,7 @@ class Guarantee:
             "lost": sum(self.unlabelled().values()),
             "longest_delay": max((i.longest_delay for i in self._issuers), default=0),
             "at_most": at_most(missed, labels),
-            "state": self.restored,
+            "state": self.state,
             "requests": self.requests.accounts(),
         }
 
@@ -265,8 +300,12 @@ def sum_of(*tables: Mapping[str, Any]) -> dict[str, Any]:
     return total
 
 
-def _checked(values: Any) -> dict[str, Any]:
+def _checked(values: Any, name: str) -> dict[str, Any]:
     """What was written, if all of it can be used.
+
+    Args:
+        values: What a file has in it.
+        name: Its name; what another loop or stack wrote is not taken.
 
     Raises:
         KeyError: If a key is missing.
@@ -275,6 +314,8 @@ def _checked(values: Any) -> dict[str, Any]:
     """
     if not isinstance(values, dict):
         raise TypeError("the state must be a table")
+    if values.get("name", name) != name:
+        raise ValueError(f"it is {values['name']!r} under another name")
     ring = values["ring"]
     numbers = [
         ring["position"], values["decisions"], values["certified"], *values["carried"].values(),
@@ -286,4 +327,6 @@ def _checked(values: Any) -> dict[str, Any]:
     for iteration, _, issued in values["open"]:
         int(iteration)
         from_json(issued)
+    if values.get("gaps") is not None:
+        TokenGaps().restore(values["gaps"])
     return values

@@ -13,7 +13,8 @@ if TYPE_CHECKING:
     from voltana.ports import Predictor
     from voltana.values import Decision
 
-MOST_OPEN = 256
+MOST_OPEN = 64
+"""More than any engine has in flight, and few enough that all of them are written at once."""
 
 RECORD_LOST = "record lost"
 """Later iterations have ended: the record of this one was overwritten, or torn."""
@@ -33,6 +34,10 @@ class Open(NamedTuple):
     issuer: Predictor | None
 
 
+UNKNOWN = Open(None, None)
+"""Of an iteration of which nothing was decided, or that cannot be scored."""
+
+
 class OpenDecisions:
     """Decisions by the number of their iteration; engines end iterations in order."""
 
@@ -47,6 +52,8 @@ class OpenDecisions:
 
     def add(self, iteration: int, decision: Decision | None, issuer: Predictor | None) -> None:
         """Note a decision; the oldest is given up where there are too many."""
+        if iteration in self._open:  # told twice: only one result comes
+            lose(self._open.pop(iteration), RECORD_LOST)
         if len(self._open) >= MOST_OPEN:
             lose(self._open.pop(next(iter(self._open))), TOO_MANY)
         self._open[iteration] = Open(decision, issuer)
@@ -55,7 +62,7 @@ class OpenDecisions:
         """Take out what ended; earlier iterations have ended too, and their records are lost."""
         for earlier in [number for number in self._open if number < iteration]:
             lose(self._open.pop(earlier), RECORD_LOST)
-        return self._open.pop(iteration, Open(None, None))
+        return self._open.pop(iteration, UNKNOWN)
 
     def give_up(self, cause: str) -> None:
         """Lose all of them."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -14,7 +15,8 @@ from voltana.cluster.exposures import Exposures
 from voltana.cluster.queueing import queue_behind
 from voltana.predictors.conformal import UNUSABLE
 from voltana.serving.agent.guarantee import Guarantee
-from voltana.serving.agent.open_decisions import OpenDecisions, lose
+from voltana.serving.agent.labels import hand_over
+from voltana.serving.agent.open_decisions import RECORD_LOST, UNKNOWN, OpenDecisions, lose
 from voltana.serving.agent.token_gaps import SILENT_S, TokenGaps
 from voltana.values import EMPTY_QUEUE, InstanceState, Load, Phase, Status
 from voltana_ring.layout import Kind
@@ -100,11 +102,12 @@ class RingLoop:
 
     def resume(self, reader: RingReader) -> None:
         """Go on where an agent on the same ring was killed."""
-        self.guarantee.resume(reader, self.open)
+        self._gaps = TokenGaps(says_idle=reader.info.get("says_idle") is True)
+        self.guarantee.resume(reader, self.open, self._gaps)
 
     def keep(self, reader: RingReader) -> None:
         """Keep what was promised, and how far the ring was read."""
-        self.guarantee.keep(reader, self.open)
+        self.guarantee.keep(reader, self.open, self._gaps)
 
     def take(self, records: Sequence[Record]) -> None:
         """Work through records, oldest first; the clock is decided for the last launch alone.
@@ -121,7 +124,7 @@ class RingLoop:
             elif record.kind is Kind.IDLE:
                 self._idle(record)
             elif record.kind is Kind.CHANGES:
-                self.guarantee.requests.take(record)
+                self.guarantee.take(record)
 
     @property
     def resting(self) -> bool:
@@ -192,15 +195,17 @@ class RingLoop:
 
     def _finished(self, record: Record) -> None:
         ended = self.open.end(record.iteration)
-        decision, issuer = ended
         if self._running is not None and self._running.iteration <= record.iteration:
             self._running = None
         if not len(self.open):
             self._running = None
-        latency_s, load = self._gaps.latency_s(record), record.load
+        (latency_s, whole), load = self._gaps.take(record), record.load
         if not 0 < latency_s < math.inf:
             lose(ended, UNUSABLE)
             return
+        if not whole and ended.decision is not None and latency_s <= ended.decision.budget_s:
+            lose(ended, RECORD_LOST)  # its token may have waited for longer
+            ended = UNKNOWN
         slack = self.guarantee.requests.slack
         if slack is not None and load.decode_requests:
             slack.produced(load.decode_requests, latency_s)
@@ -209,22 +214,14 @@ class RingLoop:
         self.account.finished(
             load,
             latency_s,
-            self._predicted_s(decision, load, clock_mhz),
+            self._predicted_s(ended.decision, load, clock_mhz),
             kept=self._kept(record, latency_s),
         )
         self._expose(load, clock_mhz, begin_s, record.ready_s)
-        try:
-            outcome = self.loop.learn(
-                decision,
-                load=load,
-                latency_s=latency_s,
-                clock_mhz=clock_mhz,
-                ended_at_s=record.ready_s,
-            )
-            if issuer is not None and issuer is not self.loop.predictor:
-                issuer.learn(outcome)  # the policy was changed in between: its promise stands
-        except Exception as error:  # noqa: BLE001  (a user's predictor must not end the loop)
-            self._complain("learning", error)
+        hand_over(
+            self.loop, ended, load=load, latency_s=latency_s, clock_mhz=clock_mhz,
+            ended_at_s=record.ready_s, complain=partial(self._complain, "learning"),
+        )  # fmt: skip
 
     def _idle(self, record: Record) -> None:
         self._running = None

@@ -12,6 +12,7 @@ import structlog
 from voltana.errors import VoltanaError
 from voltana.ports import Sensor
 from voltana.values import Reading
+from voltana_actuatord.timebase import wall_s
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -76,7 +77,7 @@ class SampledSensor:
     def __init__(self, sensor: HeldSensor, time: TimeSource, *, period_s: float = PERIOD_S) -> None:
         self._sensor = sensor
         self._time = time
-        self._period_s = period_s
+        self._period_s = wall_s(period_s)
         self.history = ClockHistory()
         self._latest = sensor.read()
         self.history.add(self._latest.at_s, self._latest.clock_mhz)

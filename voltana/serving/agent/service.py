@@ -17,6 +17,7 @@ from voltana.errors import ConfigError, VoltanaError
 from voltana.serving.admin.token import find_token
 from voltana.serving.agent.control import ControlServer
 from voltana.serving.agent.footing import Footing
+from voltana.serving.event_loop import run_paced
 from voltana.serving.feed import FeedPublisher
 from voltana.serving.feed_key import check_leaves, find_feed_key
 from voltana.timebase import MonotonicTime
@@ -299,7 +300,7 @@ def run_agent(config: Config, options: AgentOptions) -> None:
         await Agent(config, options).run()
 
     try:
-        asyncio.run(serve())
+        run_paced(serve(), asyncio.new_event_loop)
     except OSError as error:
         raise ConfigError(
             f"the agent cannot start: {error}. Choose another port or folder."

@@ -30,6 +30,9 @@ GRACE_S = 1.0
 
 LEGS = ("ttft", "itl")
 
+_PROMISES = {Change.WAITS: "ttft", Change.JOINED: "itl"}
+"""What a promise is given at, and about which threshold."""
+
 
 class ToldRequests:
     """The promised requests of one ring.
@@ -49,6 +52,7 @@ class ToldRequests:
         self._told: int | None = None
         self._carried: dict[str, dict[str, float]] = {}
         self._text = ""
+        self._heard = 0
 
     def use(self, loop: ControlLoop, slo: Slo, max_batch_tokens: int) -> None:
         """Promise by this loop from now on; what is under way keeps what was promised."""
@@ -66,7 +70,7 @@ class ToldRequests:
         self._told = record.iteration + len(record.changes)
         self._text = ""
         promises, load = self.promises, record.load
-        for name, at_s, what, tokens in record.changes:
+        for number, (name, at_s, what, tokens) in enumerate(record.changes, record.iteration):
             if what is Change.WAITS:
                 pending = load.prefill_tokens + record.waiting_tokens
                 self._promise(
@@ -90,6 +94,16 @@ class ToldRequests:
                 promises.ended(name, at_s, tokens, aborted_s=record.at_s)
             else:
                 promises.aborted(name, at_s)
+            if number < self._heard and what in _PROMISES:
+                getattr(promises, _PROMISES[what]).presume(name)
+
+    def presume(self, heard: int | None) -> None:
+        """Say how many changes an agent that was killed had heard, beyond what it has written.
+
+        What it promised then is not known: to those of which this one would promise nothing, for
+        its model may know less, it may have been promised, and they count as lost.
+        """
+        self._heard = heard or 0
 
     def expire(self, now_s: float) -> None:
         """Score those whose deadline has passed."""
@@ -104,7 +118,11 @@ class ToldRequests:
         if self.slack is not None:
             self.slack.clear()
         self.promises.lose()
-        self._told = None
+        unread = self._heard - (self._told or 0)
+        for leg in LEGS:
+            if getattr(self.promises, leg).arrived:
+                getattr(self.promises, leg).presume_many(max(unread, 0))
+        self._told, self._heard = None, 0
         self._text = ""
 
     def accounts(self) -> dict[str, dict[str, float]]:

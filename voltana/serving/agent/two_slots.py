@@ -18,10 +18,14 @@ from voltana.errors import VoltanaError
 if TYPE_CHECKING:
     from pathlib import Path
 
-MAGIC = b"voltana-slots-1\n"
-SLOT_BYTES = 1 << 18
+MAGIC = b"voltana-slots-2\n"
+SLOT_BYTES = 1 << 20
+"""Room for as many requests and open decisions as are followed at all, at hundreds of clocks."""
 
 _INTENT = struct.Struct("<qI")
+_INTENTS = 64
+"""Bytes between two intents; the first of them follows the magic."""
+
 _HEADER = struct.Struct("<QII")
 _FIRST = 4096
 
@@ -87,18 +91,29 @@ class TwoSlots:
         """
         if len(text) > SLOT_BYTES - _HEADER.size:
             raise OSError(f"{self.path}: {len(text)} bytes are more than a slot holds")
-        self._number += 1
-        guard = zlib.crc32(text, self._number & 0xFFFFFFFF)
-        header = _HEADER.pack(self._number, len(text), guard)
-        os.pwrite(self._file, header + text, _FIRST + self._number % 2 * SLOT_BYTES)
+        number = self._number + 1
+        raw = _HEADER.pack(number, len(text), zlib.crc32(text, number & 0xFFFFFFFF)) + text
+        self._put(raw, _FIRST + number % 2 * SLOT_BYTES)
+        # Only now: what failed is written to the same slot again, and never over the whole one.
+        self._number = number
 
-    def intend(self, number: int) -> None:
-        """Note what is about to be done."""
-        os.pwrite(self._file, _INTENT.pack(number, zlib.crc32(number.to_bytes(8, "little"))), 64)
+    def intend(self, number: int, place: int = 0) -> None:
+        """Note what is about to be done.
 
-    def intent(self) -> int | None:
+        Args:
+            number: It counts on with everything that is done.
+            place: Which of several counts; each is a number of its own.
+
+        Raises:
+            OSError: If it cannot be written.
+        """
+        self._put(
+            _INTENT.pack(number, zlib.crc32(number.to_bytes(8, "little"))), _INTENTS * (1 + place)
+        )
+
+    def intent(self, place: int = 0) -> int | None:
         """What was noted last; None if nothing was."""
-        raw = os.pread(self._file, _INTENT.size, 64)
+        raw = os.pread(self._file, _INTENT.size, _INTENTS * (1 + place))
         if len(raw) < _INTENT.size:
             return None
         number, guard = _INTENT.unpack(raw)
@@ -114,6 +129,11 @@ class TwoSlots:
         if self._file >= 0:
             os.close(self._file)
             self._file = -1
+
+    def _put(self, raw: bytes, at: int) -> None:
+        """Write all of it; a disk that is almost full takes a part and says no more than that."""
+        if os.pwrite(self._file, raw, at) != len(raw):
+            raise OSError(f"{self.path}: there was no room for all of it")
 
     def _slot(self, which: int) -> tuple[int, bytes] | None:
         raw = os.pread(self._file, SLOT_BYTES, _FIRST + which * SLOT_BYTES)

@@ -3,23 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from pathlib import Path
 from typing import Any
 
 from voltana.errors import invalid
+from voltana.serving.event_loop import run_paced
 from voltana.serving.router.settings import SECRET_FILES
 from voltana.serving.toml_file import read_toml
 
 
 def run_loop(job: Any) -> None:
     """Run to the end, on uvloop where it is installed."""
-    try:
-        import uvloop  # noqa: PLC0415
-    except ImportError:
-        asyncio.run(job)
-        return
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(job)
+    usual = asyncio.new_event_loop
+    with contextlib.suppress(ImportError):
+        from uvloop import new_event_loop as usual  # noqa: PLC0415
+    run_paced(job, usual)
 
 
 def table_of(config: Path | None, section: str) -> dict[str, Any]:

@@ -2,7 +2,9 @@
 
 ``VOLTANA_HOOK_COST=FOLDER`` turns it on; nothing is touched otherwise. Each process then appends
 nanoseconds as 64-bit numbers to one file a hooked method. The time of the hooked method itself is
-taken out; what the measurement itself costs (`empty_hook_ns`) is left in.
+taken out, and so is that of waiting for the device: the wait spins, and what a hook has waited for,
+the engine need not wait for after it. What the measurement itself costs (`empty_hook_ns`) is left
+in.
 """
 
 from __future__ import annotations
@@ -30,6 +32,7 @@ def measure_hooks() -> None:
         return
     from sglang.srt.plugins.hook_registry import HookRegistry  # noqa: PLC0415
 
+    _time_waits()
     apply = HookRegistry.apply_hooks
 
     def timed_apply() -> None:
@@ -50,6 +53,27 @@ def empty_hook_ns(calls: int = 20_000) -> float:
     for _ in range(calls):
         timed(lambda *_: None, None, None)
     return float(sorted(log.costs_ns)[calls // 2])
+
+
+class _Waits:
+    """Thread CPU time that was spent waiting for the device so far."""
+
+    total_ns = 0
+
+
+def _time_waits() -> None:
+    """Count the time of every wait for an event of the device, where torch has one."""
+    import torch  # noqa: PLC0415
+
+    wait = torch.cuda.Event.synchronize
+
+    @functools.wraps(wait)
+    def timed(event: Any) -> None:
+        began = time.thread_time_ns()
+        wait(event)
+        _Waits.total_ns += time.thread_time_ns() - began
+
+    torch.cuda.Event.synchronize = timed
 
 
 class _Log:
@@ -79,20 +103,22 @@ def _timed_around(function: Callable[..., Any], log: _Log) -> Callable[..., Any]
 
     @functools.wraps(function)  # the plugin checks that its hooks are in force
     def timed(original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        inside = 0
+        inside = waited_inside = 0
 
         def called(*inner: Any, **named: Any) -> Any:
-            nonlocal inside
-            entered = clock()
+            nonlocal inside, waited_inside
+            entered, waited = clock(), _Waits.total_ns
             try:
                 return original(*inner, **named)
             finally:
                 inside += clock() - entered
+                waited_inside += _Waits.total_ns - waited
 
-        began = clock()
+        began, waited = clock(), _Waits.total_ns
         try:
             return function(called, *args, **kwargs)
         finally:
-            log.add(clock() - began - inside)
+            waited = _Waits.total_ns - waited - waited_inside
+            log.add(clock() - began - inside - waited)
 
     return timed

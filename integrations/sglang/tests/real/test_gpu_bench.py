@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pytest
 
 from servers import ARGUMENTS, ENVIRONMENT
@@ -52,6 +53,7 @@ def bench(
     command = [
         sys.executable, "-m", "benchmarks.gpu", "--model", str(model), "--out", str(folder),
         "--hardware", "a100-sxm4-80gb", *GRID, *SHORT, "--decode-arguments", DECODE,
+        "--engine-times",
         "--engine-arguments", shlex.join(ARGUMENTS),
         "--engine-environment", shlex.join(f"{key}={value}" for key, value in variables.items()),
         *more,
@@ -92,13 +94,26 @@ def test_every_point_that_fits_is_measured(results: dict[str, Any]) -> None:
         assert point["clock_mhz"] == 1410  # the fake board boosts while it is busy
         assert point["sensor_w"] == pytest.approx(380, rel=0.05)
         assert point["plant_ms"] > 0
+        assert 0 < point["engine_median_ms"] < 1.5 * point["median_ms"]
     assert "does not fit" in results["prefill"]["9000"]["skipped"]
 
 
 def test_board_and_doctor_are_told(results: dict[str, Any]) -> None:
     assert {finding["subject"] for finding in results["doctor"]} >= {"driver"}
     assert results["boards"][0]["clocks_mhz"] == [210, 1410]
-    assert results["idle"]["sensor_w"] == pytest.approx(380, rel=0.05)
+    for watched in ("idle", "served_idle"):
+        assert results[watched]["sensor_w"] == pytest.approx(380, rel=0.05)
+    assert set(results["calls"]) == {"clock", "power", "energy", "event reasons"}
+    for at_work in ("held_open", "products"):  # there is no CUDA to do any
+        assert "skipped" in results[at_work]
+
+
+def test_every_iteration_and_reading_is_kept(results: dict[str, Any], folder: Path) -> None:
+    rows = np.load(folder / "iterations" / "decode-4x100.npz")["rows"]
+    whole = rows[rows[:, 2] == 4]
+    assert len(whole) >= results["decode"]["4 x 100"]["iterations"]
+    readings = np.load(folder / "idle.npz")["rows"]
+    assert len(readings) == results["idle"]["samples"]
 
 
 def test_plugin_agent_and_hooks_account_for_the_load(results: dict[str, Any]) -> None:

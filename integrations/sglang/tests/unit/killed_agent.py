@@ -40,7 +40,7 @@ SLO = Slo(ttft_s=1.0, itl_s=0.02)
 RESULTS = Path(__file__).parents[4] / "out" / "kills.jsonl"
 KILLS_A_RUN = 10
 STALLS = 0.02
-"""Share of iterations that take far too long."""
+"""Share of iterations that take far too long, on the device or before it, on the host."""
 
 MOST_DECISIONS = 60
 """Certified decisions of one life, at most."""
@@ -121,15 +121,19 @@ class KilledEngine:
 
     def __init__(self, world, rng):
         self.now_s = time.monotonic()
-        self.engine = FakeEngine(world.config.agent.rings, "decode-0", lambda: self.now_s)
+        self.engine = FakeEngine(
+            world.config.agent.rings, "decode-0", lambda: self.now_s, says_idle=True
+        )
         self.rng, self.ready_s, self.gaps = rng, math.nan, {}
         self.running, self.means_s, self.born = {}, {}, 0
 
     def run(self):
         self.now_s += 0.0002
         self._join_and_leave()
+        stalls, on_host = self.rng.random() < STALLS, self.rng.random() < 0.5
+        self.now_s += 0.06 if stalls and on_host else 0.0
         launch_s = self.engine.launch(LOAD)
-        latency_s = 0.06 if self.rng.random() < STALLS else 0.004
+        latency_s = 0.06 if stalls and not on_host else 0.004
         time.sleep(0.002)
         self.now_s = launch_s + latency_s
         first = math.isnan(self.ready_s)

@@ -15,6 +15,7 @@ from test_agent_group import promising_world, served
 from voltana.cli.top_view import Answer
 from voltana.cli.top_view import render as top
 from voltana.cluster.promised_requests import REQUESTS
+from voltana.cluster.request_promises import RequestPromises
 from voltana.serving.agent.metrics import render
 from voltana.serving.agent.two_slots import TwoSlots
 from voltana.slo import Slo
@@ -359,3 +360,67 @@ def test_an_end_before_the_beginning_is_no_hit(world, end_s):
     tell(world, 1, Change.JOINED)
     tell(world, 1, Change.ENDED, 11, at_s=world.time.now_s() + end_s)
     assert account(world)["missed"] == 1
+
+
+def test_what_was_told_and_not_read_over_a_restart_is_noticed(world):
+    tell(world, 1, Change.JOINED)
+    world.engine.told += 1  # while there is no agent, and overwritten
+    group = again(world)
+    assert guarantee(group).requests.promises.itl.in_flight == 1
+    world.engine.tell(LOAD, (2, world.time.now_s(), Change.JOINED, 0))
+    group.drain()
+    assert guarantee(group).requests.accounts()["itl"]["lost"] == 1
+    group.close()
+
+
+def test_slack_is_counted_anew_for_another_threshold_and_kept_for_the_same(world):
+    spends = dataclasses.replace(SLO, spending=1.5)
+    world.group.set_slo(spends)
+    requests = guarantee(world.group).requests
+    first = requests.slack
+    world.group.set_slo(dataclasses.replace(spends, ttft_s=2.0))
+    assert requests.slack is first
+    world.group.set_slo(dataclasses.replace(spends, itl_s=0.05))
+    assert requests.slack is not first
+    assert requests.slack.itl_s == 0.05
+
+
+def heard_and_not_written(world, *names):
+    """An agent that is killed after it has promised, and before it has written that down."""
+    found = served(world.group)
+    for name in names:
+        world.engine.tell(LOAD, (name, world.time.now_s(), Change.JOINED, 0))
+    found.ring_loop.take(found.reader.drain())
+    assert account(world)["promised"] >= len(names)
+
+
+@pytest.mark.parametrize("knows", [True, False])
+def test_what_was_promised_and_not_written_is_promised_again_or_counts_as_lost(
+    world, monkeypatch, knows
+):
+    """The model of an agent that comes back may know less, and promise less."""
+    tell(world, 1, Change.JOINED)
+    heard_and_not_written(world, 2, 3)
+    if not knows:
+        monkeypatch.setattr(RequestPromises, "_mean_s", lambda self, load: math.inf)
+    world.time.advance(5.0)
+    for name in (1, 2, 3):
+        world.engine.tell(LOAD, (name, world.time.now_s(), Change.ENDED, 11))
+    world.engine.tell(LOAD, (4, world.time.now_s(), Change.JOINED, 0))
+    group = again(world)
+    seen = guarantee(group).requests.accounts()["itl"]
+    assert seen["missed"] + seen["forgiven"] == 3
+    assert seen["promised"] == 3 + knows  # what nobody had heard of is not presumed
+    assert seen["lost"] == (0 if knows else 2)
+    group.close()
+
+
+def test_what_was_promised_and_not_written_is_lost_with_its_ring(world):
+    tell(world, 1, Change.JOINED)
+    heard_and_not_written(world, 2, 3)
+    world.engine.close()
+    world.engine = FakeEngine(world.config.agent.rings, "decode-0", world.time.now_s)
+    group = again(world)
+    seen = guarantee(group).requests.accounts()["itl"]
+    assert (seen["promised"], seen["lost"]) == (3, 3)
+    group.close()

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import os
+import time
 from typing import TYPE_CHECKING, Any
 
 from voltana_ring.paths import bell_path, make_folder, ring_path
@@ -16,6 +18,7 @@ from voltana_sglang.hooks.around import (
     around_process_batch_result,
     around_run_batch,
 )
+from voltana_sglang.hooks.device_times import device_times
 from voltana_sglang.hooks.engine_facts import mode_of, read_facts
 from voltana_sglang.hooks.meter import Meter
 from voltana_sglang.hooks.settings import check_name, read_settings
@@ -78,11 +81,11 @@ def attach(scheduler: Any, environment: Any) -> None:
         _log.info("voltana: rank %d of this group measures for it", 0)
         return
     name = check_name(environment.get(INSTANCE_VARIABLE) or f"{facts.role}-{facts.port}")
+    says_idle = not contract.hook_problems(type(scheduler), {IDLE_HOOK: around_on_idle})
+    facts = dataclasses.replace(facts, says_idle=says_idle)
     meter = _meter(scheduler, mode, settings.rings, name, facts)
     setattr(scheduler, METER, meter)
-    idle = "" if not contract.hook_problems(type(scheduler), {IDLE_HOOK: around_on_idle}) else (
-        ", idling concluded from silence"
-    )  # fmt: skip
+    idle = "" if says_idle else ", idling concluded from silence"
     _log.info(
         "voltana: hooks are live on SGLang %s: measuring %s (%s, dp %d, pp %d)%s",
         version, name, facts.role, facts.dp_rank, facts.pp_rank, idle,
@@ -110,6 +113,7 @@ def _meter(scheduler: Any, mode: str, rings: Path, instance: str, facts: EngineF
         modes=contract.forward_modes(),
         synchronous=facts.device == "cpu",
         synchronize=_synchronize(scheduler, facts.device),
+        device=None if facts.device == "cpu" else device_times(scheduler, time.monotonic),
     )
 
 

@@ -42,6 +42,7 @@ class EngineFacts:
         max_running_requests: Requests of one batch; 0 likewise.
         max_prefill_tokens: Prompt tokens of one iteration; 0 likewise.
         names_waiting: Whether requests are named as soon as they wait in the scheduler.
+        says_idle: Whether it says when nothing runs; else idling is concluded from silence.
     """
 
     version: str
@@ -65,6 +66,7 @@ class EngineFacts:
     max_running_requests: int
     max_prefill_tokens: int
     names_waiting: bool
+    says_idle: bool = False
 
     @property
     def leads(self) -> bool:

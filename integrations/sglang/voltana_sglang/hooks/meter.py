@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
     from voltana_ring.writer import RingWriter
+    from voltana_sglang.hooks.device_times import DeviceTimes
 
 _NAN = float("nan")
 
@@ -35,6 +36,8 @@ class Launched(NamedTuple):
     returned_s: float = _NAN
     done: Sequence[Any] = ()
     """Requests whose prompts it completes."""
+    end: Any = None
+    """Event of the device at its end; None without."""
 
 
 class Meter:
@@ -53,6 +56,7 @@ class Meter:
         modes: SGLang's forward modes by number.
         synchronous: Whether the device computes in run_batch itself, as a CPU does.
         synchronize: Waits for the device where a result does not say when it is ready.
+        device: Tells when an iteration has ended that the host looks at too late; None without.
         now_s: The monotonic clock.
 
     Attributes:
@@ -73,6 +77,7 @@ class Meter:
         modes: dict[int, str],
         synchronous: bool = False,
         synchronize: Callable[[], None] | None = None,
+        device: DeviceTimes | None = None,
         now_s: Callable[[], float] = time.monotonic,
     ) -> None:
         self._scheduler = scheduler
@@ -93,6 +98,7 @@ class Meter:
         self._in_order: deque[Launched] | None = deque(maxlen=64) if pipelined else None
         self._synchronous = synchronous
         self._synchronize = synchronize
+        self._device = device
         self._now_s = now_s
         self._ready_s = 0.0
         self._idle_s = 0.0
@@ -164,7 +170,9 @@ class Meter:
 
     def returned(self, launched: Launched) -> Launched:
         """Note that run_batch came back: where it computes itself, the result is there."""
-        return launched._replace(returned_s=self._now_s()) if self._synchronous else launched
+        if self._synchronous:
+            return launched._replace(returned_s=self._now_s())
+        return launched if self._device is None else launched._replace(end=self._device.mark())
 
     def finish(self, batch: Any, result: Any, launched: Launched | None) -> None:
         """Note that the result of a batch is there; waits for the device if need be."""
@@ -172,10 +180,14 @@ class Meter:
             launched = self._next_in_order(batch)
         if launched is None:
             return
+        ended_s = launched.returned_s
+        if launched.end is not None and self._device is not None:
+            ended_s = self._device.ended_s(launched.end)
         at_s = ready_s = self._ready(result)
-        if launched.returned_s == launched.returned_s:  # not nan
-            ready_s = launched.returned_s
-        latency_s = ready_s - max(launched.launch_s, self._ready_s)
+        began_s = max(launched.launch_s, self._ready_s)
+        if ended_s > 0.0:  # not nan
+            ready_s = max(ended_s, began_s)
+        latency_s = ready_s - began_s
         self._ready_s = ready_s
         self.finished += 1
         self._note_tokens(launched, batch, ready_s)
@@ -270,7 +282,7 @@ class Meter:
     def _write_changes(self, launched: Launched, at_s: float) -> None:
         """Write what became of requests before the record that it belongs to."""
         changes, self._followed.changes = self._followed.changes, []
-        mode, flags, _, load, queue, launch_s, _, _ = launched
+        mode, flags, _, load, queue, launch_s, *_ = launched
         for first in range(0, len(changes), MAX_CHANGES):
             some = changes[first : first + MAX_CHANGES]
             body = (
@@ -290,7 +302,7 @@ class Meter:
         entries: list[float],
         rooms: Sequence[int],
     ) -> None:
-        mode, flags, iteration, load, queue, launch_s, _, _ = launched
+        mode, flags, iteration, load, queue, launch_s, *_ = launched
         # All of them together, so that nothing is in a queue that was read and not named by then.
         while len(rooms) > MAX_ROOMS:
             first, rooms = rooms[:MAX_ROOMS], rooms[MAX_ROOMS:]

@@ -1,6 +1,6 @@
 /* Layout of the shared state of the fake driver: 64-bit words only, so that every access is one
  * atomic operation. A process that is killed or stopped half-way leaves nothing locked, as with a
- * driver that lives in the kernel. tests/actuation/driver.py reads the field names from here. */
+ * driver that lives in the kernel. voltana/rehearsal/machine.py reads the field names from here. */
 #ifndef FAKE_NVML_LAYOUT_H
 #define FAKE_NVML_LAYOUT_H
 
@@ -12,6 +12,7 @@ enum header_word {
   H_RING_HEAD,       /* entries ever written to the ring of set calls */
   H_INIT_CALLS,
   H_NEEDS_SYS_ADMIN, /* 1: changing settings takes CAP_SYS_ADMIN too, as in a container */
+  H_TIME_PPM,        /* seconds in which energy is counted, in millionths of the wall's; 0: alike */
   H_WORDS = 64
 };
 
@@ -27,6 +28,7 @@ enum device_word {
   D_BUSY,            /* 1: a kernel runs, so an unlocked device boosts to its fastest clock */
   D_CALL_US,         /* duration of state-changing calls */
   D_QUERY_US,        /* duration of queries */
+  D_ENERGY_US,       /* what reading the energy counter takes beyond that */
   D_SETTLE_US,       /* from the end of the call until the clock has changed */
   D_PERSISTENCE,     /* 0: settings vanish when the last process closes NVML */
   D_MIG,             /* 1: MIG is enabled */
@@ -49,6 +51,12 @@ enum device_word {
   D_RESET_US,        /* duration of resets; 0: that of other state-changing calls */
   D_IDLE_HIDES,      /* 1: an idle board runs at its idle clock, and says so, whatever was set */
   D_FAULTS = 32,     /* per function: kind << 56 | argument << 32 | remaining calls */
+  D_SAID_BY = 48,    /* process that says what the device draws; 0: it follows from D_BUSY and clock */
+  D_SAID_TURN,       /* odd while that is being written */
+  D_SAID_NS,         /* since when, CLOCK_MONOTONIC */
+  D_SAID_UJ,         /* energy by then */
+  D_SAID_MW,         /* power from then on */
+  D_SAID_MHZ,        /* clock to which its power limit lowers it; 0: not at all */
   D_WORDS = 64
 };
 
@@ -75,7 +83,7 @@ enum fault_kind {
   K_SILENT  /* return success and do nothing */
 };
 
-enum { MAX_DEVICES = 16, MAX_PROCESSES = 64, RING = 4096 };
+enum { MAX_DEVICES = 64, MAX_PROCESSES = 512, RING = 4096 };
 /* words: header, devices, process table (pids), ring of (entered ns, device << 32 | max MHz) */
 
 #endif

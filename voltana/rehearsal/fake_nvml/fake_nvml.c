@@ -166,7 +166,25 @@ static int privileged(void) {
   return !state[H_NEEDS_SYS_ADMIN] || has_sys_admin();
 }
 
+typedef struct {
+  uint64_t ns, uj, mw, mhz;
+} said;
+
+/* What whoever computes on a device said last. A writer that was killed half-way leaves its turn odd
+ * for ever, so that nobody waits for it; what it leaves behind then draws the power of idling. */
+static said what_is_said(device d) {
+  said s;
+  for (int tries = 0; tries < 1000; tries++) {
+    uint64_t turn = d[D_SAID_TURN];
+    s.ns = d[D_SAID_NS], s.uj = d[D_SAID_UJ], s.mw = d[D_SAID_MW], s.mhz = d[D_SAID_MHZ];
+    if (!(turn & 1) && turn == d[D_SAID_TURN]) break;
+  }
+  if (kill((pid_t)d[D_SAID_BY], 0) == -1 && errno == ESRCH) s.mw = d[D_IDLE_MW], s.mhz = 0;
+  return s;
+}
+
 static uint64_t power_mw_at(device d, uint64_t mhz) {
+  if (d[D_SAID_BY]) return what_is_said(d).mw;
   if (!d[D_BUSY]) return d[D_IDLE_MW];
   double share = (double)mhz / (double)d[D_LAST_MHZ];
   return d[D_IDLE_MW] + (uint64_t)((double)(d[D_FULL_MW] - d[D_IDLE_MW]) * share * share);
@@ -187,16 +205,36 @@ static uint64_t clock_mhz(device d, uint64_t *reasons) {
     why |= REASON_IDLE;
   }
   if (since < d[D_SETTLE_US] * 1000u && lock && (d[D_BUSY] || !d[D_IDLE_HIDES])) mhz = lock & 0xffff;
-  while (mhz > d[D_FIRST_MHZ] && power_mw_at(d, mhz) > d[D_CAP_MW]) {
-    mhz -= d[D_STEP_MHZ];
-    why |= REASON_POWER_CAP;
+  if (d[D_SAID_BY]) {
+    uint64_t limited = what_is_said(d).mhz;
+    if (limited && limited < mhz) mhz = limited, why |= REASON_POWER_CAP;
+  } else {
+    while (mhz > d[D_FIRST_MHZ] && power_mw_at(d, mhz) > d[D_CAP_MW]) {
+      mhz -= d[D_STEP_MHZ];
+      why |= REASON_POWER_CAP;
+    }
   }
   if (reasons) *reasons = why;
   return mhz;
 }
 
+/* The counter at the last tick, from what was said; it never falls, though power may be told late. */
+static void follow_energy(device d, uint64_t tick) {
+  said s = what_is_said(d);
+  double pace = state[H_TIME_PPM] ? (double)state[H_TIME_PPM] * 1e-6 : 1.0;
+  int64_t since = (int64_t)(now_ns() / tick * tick) - (int64_t)s.ns;
+  double uj = (double)s.uj + (double)s.mw * (double)since * 1e-6 * pace;
+  uint64_t mj = uj > 0.0 ? (uint64_t)(uj * 1e-3) : 0, seen = d[D_ENERGY_MJ];
+  while (mj > seen && !atomic_compare_exchange_weak(&d[D_ENERGY_MJ], &seen, mj)) {
+  }
+}
+
 static void count_energy(device d) {
   uint64_t now = now_ns(), from = d[D_ENERGY_NS], tick = d[D_TICK_MS] * 1000000u;
+  if (d[D_SAID_BY]) {
+    follow_energy(d, tick);
+    return;
+  }
   if (now < from + tick) return;
   uint64_t to = from + (now - from) / tick * tick;
   uint64_t mw = power_mw_at(d, clock_mhz(d, NULL));
@@ -420,7 +458,7 @@ EXPORT int nvmlDeviceGetPowerUsage(device d, unsigned *mw) {
 }
 
 EXPORT int nvmlDeviceGetTotalEnergyConsumption(device d, unsigned long long *mj) {
-  int code = enter(d, F_ENERGY, references && d ? d[D_QUERY_US] : 0);
+  int code = enter(d, F_ENERGY, references && d ? d[D_QUERY_US] + d[D_ENERGY_US] : 0);
   if (code > 0) return code;
   if (!mj) return INVALID_ARGUMENT;
   count_energy(d);

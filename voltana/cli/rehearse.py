@@ -1,0 +1,118 @@
+"""`voltana rehearse`: production's own processes against engines that behave like the plant."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from voltana.cli import scenario_flags as flags
+from voltana.cli.terminal import STDOUT, configure_logs, prepare_outputs, table_console, write_text
+
+_CLUSTER = typer.Argument(metavar="CLUSTER.toml", help="The configuration of the cluster.")
+_POLICY = typer.Option(
+    "--policy",
+    metavar="P",
+    help="Policy, as for simulate; repeat it for several (static-max, and that of the file).",
+)
+_RATE = typer.Option("--rate", metavar="R", help="Mean requests/s (10); a trace is scaled to it.")
+_DURATION = typer.Option(
+    "--duration", metavar="S", help="Seconds of arrivals (30); of a trace, its window."
+)
+_TRACE = typer.Option("--trace", metavar="FILE", help="Replay this trace, gzipped or not.")
+_FORMAT = typer.Option(
+    "--trace-format", metavar="F", help="Format of the trace (auto: look at the columns)."
+)
+_START = typer.Option("--window-start", metavar="S", help="Replay from this second on (0).")
+_FACTOR = typer.Option(
+    "--factor", metavar="X", help="Seconds of the rehearsal in one of the wall's (0.25)."
+)
+_FAULT = typer.Option(
+    "--fault",
+    metavar="K@S",
+    help="Rehearse each policy once more, with an agent, daemon, router, engine or gpu that fails "
+    "after S seconds.",
+)
+_ENGINE = typer.Option("--engine", metavar="E", help="Whose protocol is spoken (sglang).")
+_OUT = typer.Option("--out", metavar="DIR", help="Keep logs and records, and results.json, there.")
+_JSON = typer.Option(
+    "--json", metavar="FILE", help="Write the results as JSON; '-' is standard output."
+)
+
+
+def rehearse(
+    cluster: Annotated[Path, _CLUSTER],
+    *,
+    policy: Annotated[list[str] | None, _POLICY] = None,
+    workload: Annotated[str | None, flags.WORKLOAD] = None,
+    rate: Annotated[float | None, _RATE] = None,
+    duration: Annotated[float | None, _DURATION] = None,
+    trace: Annotated[Path | None, _TRACE] = None,
+    trace_format: Annotated[str | None, _FORMAT] = None,
+    window_start: Annotated[float | None, _START] = None,
+    seed: Annotated[int | None, flags.SEED] = None,
+    factor: Annotated[float, _FACTOR] = 0.25,
+    fault: Annotated[str | None, _FAULT] = None,
+    engine: Annotated[str, _ENGINE] = "sglang",
+    out: Annotated[Path | None, _OUT] = None,
+    json: Annotated[str | None, _JSON] = None,
+    log_level: Annotated[str, flags.LOG] = "warning",
+) -> None:
+    """Rehearse a cluster: agents, daemon, router and launch, on boards that are not there.
+
+    Prints what was measured from outside beside what the simulator says of the same trace and seed.
+    Needs a C compiler, and nothing of GPUs, engines or models.
+
+    \b
+    The first one:      voltana rehearse cluster.toml --factor 0.25
+    More load:          voltana rehearse cluster.toml --rate 30 --policy static-max,voltana
+    A recorded trace:   voltana rehearse cluster.toml --trace requests.csv --trace-format azure
+    """  # noqa: D301  (\b keeps typer from reflowing the examples)
+    configure_logs(log_level)
+    from voltana.extras import require
+
+    require("serving", "voltana rehearse")
+    from voltana.rehearsal.faults import Fault
+    from voltana.rehearsal.port import find_dialect
+    from voltana.rehearsal.rehearse import Director, scenario_of
+    from voltana.rehearsal.report import print_report, to_json
+    from voltana.serving.launch.command import read_launch
+
+    dialect = find_dialect(engine)
+    config = read_launch(cluster, dialect.config)
+    arrivals = {"rate_rps": rate, "duration_s": duration}
+    if trace is None:
+        arrivals = {"rate_rps": rate or 10.0, "duration_s": duration or 30.0}
+    load = {
+        "seed": seed or 0,
+        "workload": None if trace else {"name": workload, **arrivals},
+        "trace": trace
+        and {"file": str(trace), "format": trace_format, "start_s": window_start, **arrivals},
+    }
+    policies = flags.policy_names(policy) or ["static-max", config.policy.controller]
+    scenario = scenario_of(config, dialect, load, list(dict.fromkeys(policies)))
+    prepare_outputs(out, json)
+    assert config.launch is not None
+    duration_s = float(scenario.trace.arrival_s[-1])
+    director = Director(
+        config=config,
+        scenario=scenario,
+        dialect=dialect,
+        factor=factor,
+        folder=out,
+        say=_say,
+        fault=None if fault is None else Fault.parse(fault, config.launch, duration_s),
+    )
+    made = director.run()
+    text = to_json(made)
+    if out is not None:
+        write_text(out / "results.json", text + "\n")
+    if json == STDOUT:
+        typer.echo(text)
+        return
+    if json is not None:
+        write_text(Path(json), text + "\n")
+    print_report(made, table_console())
+
+
+def _say(name: str, text: str) -> None:
+    typer.echo(f"{name:<12} {text}", err=True)

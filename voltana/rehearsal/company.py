@@ -1,0 +1,154 @@
+"""The processes of a rehearsal: daemon, launch with all that it starts, and the meter."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+import urllib.request
+from typing import TYPE_CHECKING, Any
+
+from voltana.errors import VoltanaError
+from voltana.rehearsal.stage import TOKEN_VARIABLE
+from voltana.serving.launch.child_process import ProcessSpec
+from voltana.serving.launch.instances import in_url
+from voltana.serving.launch.supervise import Supervisor
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+    from types import TracebackType
+
+    from voltana.rehearsal.port import Rehearsed
+    from voltana.rehearsal.stage import Stage
+    from voltana.serving.config import Config
+    from voltana.serving.launch.supervise import Reports
+
+START_LIMIT_S = 180.0
+METER_S = 0.1
+"""Between two readings of the meter, on the wall."""
+
+_GRACE_S = 60.0
+_POLL_S = 0.05
+
+
+class Company:
+    """Starts everything, and ends it without an orphan; a context manager.
+
+    Args:
+        stage: The files.
+        config: The configuration.
+        dialect: The engine's.
+        say: Told what goes on.
+    """
+
+    def __init__(
+        self,
+        stage: Stage,
+        config: Config,
+        dialect: Rehearsed,
+        say: Reports,
+    ) -> None:
+        self._stage = stage
+        self._say = say
+        router = config.router
+        self.url = f"http://{in_url(router.host)}:{router.port}"
+        self.readings = stage.records / "meter.jsonl"
+        self._daemon = self._daemon_supervisor()
+        self._others = Supervisor(
+            [[self._launch_process(dialect)], [self._meter_process()]],
+            stage.logs,
+            say,
+            START_LIMIT_S,
+        )
+
+    def __enter__(self) -> Company:
+        try:
+            self._daemon.start(lambda: False)
+            self._await_socket(self._stage.socket)
+            self._others.start(lambda: False)
+            self._await_readings()
+        except BaseException:
+            self._end()
+            raise
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._end()
+
+    def restart_daemon(self) -> None:
+        """Start the daemon again, as an init does with one that has ended."""
+        self._daemon.shut_down()
+        self._stage.socket.unlink(missing_ok=True)
+        self._daemon = self._daemon_supervisor()
+        self._daemon.start(lambda: False)
+        self._await_socket(self._stage.socket)
+
+    def agents(self) -> list[dict[str, Any]]:
+        """What the agents say of themselves; those that do not answer are left out."""
+        token = self._stage.environment[TOKEN_VARIABLE]
+        found = []
+        for address in json.loads((self._stage.logs / "agents.json").read_text(encoding="utf-8")):
+            asked = urllib.request.Request(
+                f"{address}/status", headers={"Authorization": f"Bearer {token}"}
+            )
+            try:
+                with urllib.request.urlopen(asked, timeout=5.0) as answer:
+                    found.append(json.load(answer))
+            except OSError:
+                continue
+        return found
+
+    def _end(self) -> None:
+        self._others.shut_down()
+        self._daemon.shut_down()
+
+    def _spec(self, name: str, *command: str, url: str | None = None) -> ProcessSpec:
+        return ProcessSpec(
+            name=name,
+            kind=name,
+            command=(sys.executable, "-m", *command),
+            environment=tuple(self._stage.environment.items()),
+            ready_url=url,
+            grace_s=_GRACE_S,
+        )
+
+    def _daemon_supervisor(self) -> Supervisor:
+        stages = [[self._daemon_process()]]
+        return Supervisor(stages, self._stage.logs, self._say, START_LIMIT_S)
+
+    def _daemon_process(self) -> ProcessSpec:
+        return self._spec(
+            "daemon", "voltana_actuatord.daemon.command", "--config", str(self._stage.daemon)
+        )
+
+    def _launch_process(self, dialect: Rehearsed) -> ProcessSpec:
+        cluster = str(self._stage.cluster)
+        return self._spec("launch", dialect.program, "launch", cluster, url=f"{self.url}/health")
+
+    def _meter_process(self) -> ProcessSpec:
+        return self._spec("meter", "voltana.rehearsal.meter", str(self.readings), str(METER_S))
+
+    def _await_socket(self, path: Path) -> None:
+        self._await(path.exists, self._daemon, "the daemon does not listen")
+
+    def _await_readings(self) -> None:
+        self._await(
+            lambda: self.readings.exists() and self.readings.stat().st_size > 0,
+            self._others,
+            "the meter reads nothing",
+        )
+
+    def _await(self, condition: Callable[[], bool], who: Supervisor, what: str) -> None:
+        ends_s = time.monotonic() + START_LIMIT_S
+        while not condition():
+            ended = [child for child in who.children if child.status() is not None]
+            if ended or time.monotonic() > ends_s:
+                words = ended[0].last_words() if ended else ""
+                raise VoltanaError(f"{what}. {words} See the logs in {self._stage.logs}.")
+            time.sleep(_POLL_S)

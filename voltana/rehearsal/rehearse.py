@@ -1,0 +1,337 @@
+"""Rehearses policies one after the other, beside what the simulator says of them."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import math
+import shutil
+import tempfile
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from voltana.errors import VoltanaError, invalid
+from voltana.evaluation.best_fixed import REFERENCE
+from voltana.evaluation.compare import compare
+from voltana.evaluation.scenario import load_scenario
+from voltana.policies.named import IN_HINDSIGHT
+from voltana.rehearsal.company import Company
+from voltana.rehearsal.fake_driver import built
+from voltana.rehearsal.load import replay
+from voltana.rehearsal.measured import Evidence, Lateness, measure, read_records
+from voltana.rehearsal.meter import read_log
+from voltana.rehearsal.stage import set_stage
+from voltana.serving.event_loop import PacedLoop
+from voltana_actuatord.timebase import LEAST_FACTOR, MOST_FACTOR
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+    from typing import Any
+
+    from voltana.evaluation.compare import Comparison
+    from voltana.evaluation.scenario import Scenario
+    from voltana.rehearsal.faults import Fault
+    from voltana.rehearsal.load import Replayed
+    from voltana.rehearsal.measured import Measured
+    from voltana.rehearsal.port import Rehearsed
+    from voltana.serving.config import Config
+    from voltana.serving.launch.supervise import Reports
+
+
+CALM_S = 3.0
+"""Until the first request: agents have found their engines, and taken their clocks."""
+
+ANSWER_S = 600.0
+"""How long an answer may take, in the rehearsal's time."""
+
+INTERVAL = 8
+"""Tokens after which a stream is told again, unless the configuration says otherwise."""
+
+_WATCH_S = 1.0
+_AFTER_S = 0.5
+
+
+class TooSlowError(VoltanaError):
+    """This machine cannot keep up: what was measured would be its own slowness."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Rehearsal:
+    """What came of it.
+
+    Attributes:
+        comparison: What the simulator says of the same trace and seed.
+        measured: What was measured, by policy.
+        faulty: The same with the fault; empty without one.
+        fault: What went wrong in those.
+        evidence: What that was worked out from, likewise.
+        factor: Seconds of the rehearsal in one of the wall's.
+    """
+
+    comparison: Comparison
+    measured: Mapping[str, Measured]
+    faulty: Mapping[str, Measured]
+    fault: Fault | None
+    evidence: Mapping[str, Evidence]
+    factor: float
+
+
+def scenario_of(
+    config: Config, dialect: Rehearsed, flags: Mapping[str, Any], policies: list[str]
+) -> Scenario:
+    """What the simulator serves: the cluster of a configuration under a load.
+
+    Args:
+        config: The configuration.
+        dialect: The engine's.
+        flags: Of the load, nested as a scenario file is.
+        policies: What is compared.
+
+    Raises:
+        ConfigError: If the configuration lacks what a rehearsal must know.
+    """
+    launch, engine = config.launch, config.engine
+    assert launch is not None
+    for policy in policies:
+        if policy in IN_HINDSIGHT:
+            raise invalid(
+                "--policy",
+                policy,
+                "one that can serve: this one is searched for a trace that is known beforehand",
+                "See `voltana policies`.",
+            )
+    if engine.hardware is None or engine.model is None:
+        raise invalid(
+            "engine.hardware, engine.model",
+            (engine.hardware, engine.model),
+            "profiles, for boards and model of a rehearsal are made from them",
+            "Name them in the table [engine]; `voltana plant list` shows which there are.",
+        )
+    if launch.unified:
+        raise invalid(
+            "launch.unified", launch.unified, "0 in a rehearsal", "The plant knows pairs alone."
+        )
+    both = [*launch.arguments, *launch.prefill_arguments, *launch.decode_arguments]
+    slo = config.slo
+    own = {
+        "policies": policies,
+        "cluster": {
+            "hardware": engine.hardware,
+            "model": engine.model,
+            "tensor_parallel": launch.tensor_parallel,
+            "prefill": launch.prefill,
+            "decode": launch.decode,
+        },
+        "slo": slo.model_dump(),
+        "engine": dialect.engine_options(both),
+    }
+    return load_scenario(None, own | dict(flags))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Director:
+    """Has policies rehearsed.
+
+    Attributes:
+        config: The configuration.
+        scenario: From `scenario_of`.
+        dialect: The engine's.
+        factor: Seconds of the rehearsal in one of the wall's.
+        folder: Where logs and records are kept; None keeps nothing.
+        say: Told what goes on.
+        fault: What goes wrong in a second run of every policy; None for nothing.
+
+    Raises:
+        ConfigError: If the factor is outside its range.
+    """
+
+    config: Config
+    scenario: Scenario
+    dialect: Rehearsed
+    factor: float
+    folder: Path | None
+    say: Reports
+    fault: Fault | None = None
+
+    def __post_init__(self) -> None:
+        if not LEAST_FACTOR <= self.factor <= MOST_FACTOR:
+            raise invalid(
+                "--factor",
+                self.factor,
+                f"{LEAST_FACTOR:g} to {MOST_FACTOR:g}",
+                "0.25 runs four times as slow as the clock on the wall.",
+            )
+
+    def run(self) -> Rehearsal:
+        """Rehearse every policy of the scenario.
+
+        Raises:
+            TooSlowError: If the machine cannot keep up.
+            VoltanaError: If something cannot be built or started.
+        """
+        library = built()
+        self.say("simulator", "predicts")
+        comparison = compare(self.scenario)
+        slo, horizon_s = self.scenario.cluster.slo, comparison.reference.record.end_s
+        evidence: dict[str, Evidence] = {}
+        faulty: dict[str, Evidence] = {}
+        for policy in self.scenario.policies:
+            self.say(policy, f"is rehearsed at {self.factor:g} seconds a second")
+            evidence[policy] = self.rehearsed(policy, library, horizon_s)
+            refuse_slow(evidence[policy].lateness, self.factor)
+            if self.fault is not None:
+                self.say(policy, f"is rehearsed with {self.fault}")
+                faulty[policy] = self.rehearsed(policy, library, horizon_s, self.fault)
+        reference_j = math.nan
+        if REFERENCE in evidence:
+            reference_j = measure(REFERENCE, evidence[REFERENCE], slo, horizon_s=horizon_s).energy_j
+        measured, with_fault = (
+            {
+                name: measure(name, one, slo, horizon_s=horizon_s, reference_energy_j=reference_j)
+                for name, one in found.items()
+            }
+            for found in (evidence, faulty)
+        )
+        return Rehearsal(
+            comparison=comparison,
+            measured=measured,
+            faulty=with_fault,
+            fault=self.fault,
+            evidence=evidence,
+            factor=self.factor,
+        )
+
+    def rehearsed(
+        self, policy: str, library: Path, horizon_s: float, fault: Fault | None = None
+    ) -> Evidence:
+        """Rehearse one policy, whether or not this machine keeps up.
+
+        Args:
+            policy: Its name.
+            library: Folder of the fake driver.
+            horizon_s: Up to when it goes on at least, in seconds from the trace's start.
+            fault: What goes wrong meanwhile.
+
+        Raises:
+            VoltanaError: If something cannot be started.
+        """
+        calls: dict[tuple[float, int, int], None] = {}
+        with _work_folder(self.folder, policy if fault is None else f"{policy}+{fault}") as work:
+            stage = set_stage(
+                work, library, self.config, self.scenario, self.dialect,
+                policy=policy, factor=self.factor, interval=INTERVAL,
+                keep_serving=fault is not None,
+            )  # fmt: skip
+
+            def watch() -> None:
+                calls.update(dict.fromkeys(stage.machine.set_calls()))
+
+            with stage.machine, Company(stage, self.config, self.dialect, self.say) as company:
+                happen = None if fault is None else partial(fault.happen, stage, company)
+                with asyncio.Runner(loop_factory=lambda: PacedLoop(self.factor)) as runner:
+                    replayed, start_s = runner.run(
+                        self._load(company.url, watch, horizon_s, happen)
+                    )
+                agents = company.agents()
+            rows, lateness = read_records(
+                stage.records, list(stage.devices), start_s, start_s + replayed.end_s
+            )
+            return Evidence(
+                replayed=replayed,
+                readings=read_log(company.readings),
+                rows=rows,
+                lateness=lateness,
+                set_calls=sorted(calls),
+                agents=agents,
+                start_s=start_s / self.factor,
+                factor=self.factor,
+                devices=stage.devices,
+                fastest_mhz=self.scenario.cluster.hardware.clocks_mhz[-1],
+                driver_s=self._driver_s(),
+            )
+
+    def _driver_s(self) -> float:
+        """What a change of clock takes in the driver."""
+        hardware, engine = self.scenario.cluster.hardware, self.scenario.cluster.engine
+        settle_s = hardware.clock_settle_s if engine.settle_s is None else engine.settle_s
+        return hardware.clock_call_s + settle_s
+
+    async def _load(
+        self,
+        url: str,
+        watch: Callable[[], None],
+        horizon_s: float,
+        happen: Callable[[], None] | None,
+    ) -> tuple[Replayed, float]:
+        """Replay the trace, looking at the driver meanwhile; an idle cluster draws power, too."""
+        loop = asyncio.get_running_loop()
+
+        async def look() -> None:
+            while True:
+                watch()
+                await asyncio.sleep(_WATCH_S * self.factor)
+
+        async def go_wrong(what: Callable[[], None], at_s: float) -> None:
+            await asyncio.sleep(at_s - loop.time())
+            await asyncio.to_thread(what)
+
+        beside = [asyncio.create_task(look())]
+        start_s, said = loop.time() + CALM_S, 0
+        if happen is not None and self.fault is not None:
+            beside.append(asyncio.create_task(go_wrong(happen, start_s + self.fault.at_s)))
+
+        def progress(done: int) -> None:
+            nonlocal said
+            if done * 10 // len(self.scenario.trace) > said:
+                said = done * 10 // len(self.scenario.trace)
+                self.say("load", f"{done} of {len(self.scenario.trace)} requests have ended")
+
+        try:
+            replayed = await replay(
+                self.scenario.trace, url, self.dialect,
+                start_s=start_s, limit_s=ANSWER_S, progress=progress,
+            )  # fmt: skip
+            await asyncio.sleep(start_s + horizon_s + _AFTER_S - loop.time())
+            await asyncio.gather(*beside[1:])  # what went wrong is over
+        finally:
+            for task in beside:
+                task.cancel()
+        watch()
+        return replayed, start_s
+
+
+@contextlib.contextmanager
+def _work_folder(kept: Path | None, name: str) -> Iterator[Path]:
+    """Where a policy's files lie; sockets need short paths, so that what is kept is copied."""
+    with tempfile.TemporaryDirectory(prefix="voltana-", dir=_memory()) as made:
+        work = Path(made) / "r"
+        try:
+            yield work
+        finally:
+            if kept is not None and work.is_dir():
+                shelf = kept / name.replace("/", "-").replace(":", "-")
+                for part in ("logs", "records"):
+                    shutil.copytree(work / part, shelf / part, dirs_exist_ok=True)
+
+
+def _memory() -> Path | None:
+    """A file system in memory, where there is one: engines must not wait for a disk."""
+    memory = Path("/dev/shm")
+    return memory if memory.is_dir() else None
+
+
+def refuse_slow(lateness: Lateness, factor: float) -> None:
+    """Refuse to give figures of a machine that did not keep up.
+
+    Raises:
+        TooSlowError: Naming a factor to try.
+    """
+    if lateness.too_slow:
+        raise TooSlowError(
+            f"this machine is too slow for {factor:g} seconds a second: {lateness.share:.1%} of "
+            f"{lateness.happened} events of the virtual engines were over 5 ms late, where 1 % are "
+            "allowed. Figures would be those of this machine, and not of the cluster. "
+            f"Try --factor {lateness.factor_to_try(factor):g}."
+        )
