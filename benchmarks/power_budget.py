@@ -1,4 +1,4 @@
-"""What a power budget costs: power and attainment of two policies within ever smaller budgets.
+"""What a power budget costs: power and attainment of three policies within ever smaller budgets.
 
     python -m benchmarks.power_budget --budgets 900,800,750,700 --seeds 3
     python -m benchmarks.power_budget --schedule 0:1200,15:760,30:1200
@@ -20,7 +20,7 @@ from voltana.evaluation.compare import compare
 from voltana.evaluation.scenario import ARRIVALS, load_scenario
 from voltana.policies import get_policy, with_power_budget
 
-POLICIES = ("static-max", "voltana")
+POLICIES = ("static-max", "voltana-v0.1", "voltana")
 BOARDS_W = 4 * 400.0
 """Four boards' power limits."""
 

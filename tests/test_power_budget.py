@@ -10,9 +10,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from voltana.controllers.budget_schedule import BudgetSchedule
 from voltana.controllers.budgeted import Budgeted
 from voltana.controllers.ecofreq import EcoFreq
 from voltana.controllers.fixed import FixedClock
+from voltana.controllers.lateness import Lateness
 from voltana.controllers.power_budget import Claim, PowerBudget, divide
 from voltana.errors import ConfigError
 from voltana.evaluation.compare import compare
@@ -23,7 +25,7 @@ from voltana.policies.power_budget import with_power_budget
 from voltana.predictors.ecopred import EcoPred
 from voltana.slo import Slo
 from voltana.testing import samples
-from voltana.values import Bounds, Load, Observation, Queue, Status
+from voltana.values import Bounds, DeadlineBucket, Load, Observation, Queue, Status
 
 LEVELS = (600.0, 810.0, 1005.0, 1200.0, 1410.0)
 LOADS = (Load(), Load.decode(8, 4000), Load.decode(200, 160_000), Load.prefill([(4000, 0)]))
@@ -305,8 +307,81 @@ def test_levels_must_ascend_and_errors_must_not_be_negative():
 
 
 def test_a_claim_without_a_forecast_counts_as_just_enough():
-    _, members = cluster(4000.0)
-    decision = dataclasses.replace(FixedClock(1410.0).decide(observe("d0", LOADS[2], 0.0)))
-    lateness = members[0]._lateness(decision, len(LEVELS) - 1)
+    decision = FixedClock(1410.0).decide(observe("d0", LOADS[2], 0.0))
+    lateness = Lateness().at(observe("d0", LOADS[2], 0.0), decision, np.array(LEVELS))
     assert lateness[-1] == 1.0
     assert np.all(np.diff(lateness) < 0)
+
+
+def learned():
+    predictor = EcoPred(max_clock_mhz=1410.0)
+    for outcome in samples.outcomes(80):
+        predictor.learn(outcome)
+    return predictor
+
+
+def test_a_policy_that_forecasts_nothing_is_as_late_as_what_was_learned_says():
+    slo, wanted = Slo(ttft_s=0.6, itl_s=0.065), FixedClock(1410.0).decide(observe("d", Load(), 0))
+    levels, model = np.array(LEVELS), learned()
+    late = Lateness(slo, model)
+    decode = late.at(observe("d0", LOADS[2], 0.0), wanted, levels)
+    assert decode == pytest.approx(model.forecast(LOADS[2], levels).mean_s / 0.065)
+    prefill = late.at(observe("p0", LOADS[3], 0.0, wait_s=0.4), wanted, levels)
+    assert prefill == pytest.approx(model.forecast(LOADS[3], levels).mean_s / 0.2)
+
+
+def test_it_learns_from_what_has_ended():
+    slo, levels = Slo(ttft_s=0.6, itl_s=0.065), np.array(LEVELS)
+    wanted = FixedClock(1410.0).decide(observe("d", Load(), 0))
+    late = Lateness(slo, EcoPred(max_clock_mhz=1410.0))
+    now = observe("d0", LOADS[2], 0.0)
+    assert late.at(now, wanted, levels)[-1] == 1.0  # knows nothing, so that the wish is enough
+    late.learn(dataclasses.replace(now, ended=tuple(samples.outcomes(80))))
+    assert late.at(now, wanted, levels) == pytest.approx(
+        learned().forecast(LOADS[2], levels).mean_s / 0.065
+    )
+
+
+def bucket(deadline_s, tokens):
+    return DeadlineBucket(
+        deadline_s=deadline_s,
+        cumulative_tokens=tokens,
+        cumulative_attended_pairs=0.0,
+        cumulative_batches=1,
+    )
+
+
+def test_prefill_is_as_late_as_the_worst_of_what_waits_behind_it():
+    slo, levels = Slo(ttft_s=0.6, itl_s=0.065), np.array(LEVELS)
+    wanted, late = FixedClock(1410.0).decide(observe("p", Load(), 0)), Lateness(slo, learned())
+    alone = observe("p0", LOADS[3], 1.0, wait_s=0.1)
+
+    def behind(*buckets, wait_s=0.1):
+        queue = Queue(requests=1, tokens=1, oldest_wait_s=wait_s, deadlines=buckets)
+        return late.at(dataclasses.replace(alone, queue=queue), wanted, levels)
+
+    own = late.at(alone, wanted, levels)
+    assert behind(bucket(9.0, 4000)) == pytest.approx(own)  # has time
+    assert behind(bucket(1.5, 12_000)) == pytest.approx(own * 4 * 0.5 / 0.5)
+    # What is lost already is work before what is not, and nothing more.
+    lost = behind(bucket(0.9, 4000), bucket(1.5, 12_000), wait_s=0.7)
+    assert lost == pytest.approx(own * 4 * 0.5 / 0.5)
+    assert np.isfinite(behind(wait_s=0.7)).all()
+
+
+@pytest.mark.slow
+def test_shared_over_seeds_the_published_system_keeps_what_it_keeps_with_even_shares():
+    """Within a point, as in docs/policies.md; before its lateness was known it lost four."""
+    schedule = BudgetSchedule(from_s=(0.0, 15.0, 30.0), budget_w=(1200.0, 760.0, 1200.0))
+    v01 = get_policy("voltana-v0.1")
+    policies = {
+        "even": with_power_budget(v01, schedule, even_over=4),
+        "shared": with_power_budget(v01, schedule),
+    }
+    least = {how: [] for how in policies}
+    for seed in range(3):
+        base = scenario(**{ARRIVALS: {"rate_rps": 50.0, "duration_s": 40.0}}, seed=seed)
+        for run in compare(dataclasses.replace(base, policies=policies)).runs:
+            kept = min(run.result.ttft_attainment, run.result.itl_attainment)
+            least[run.result.policy].append(kept)
+    assert np.mean(least["shared"]) > np.mean(least["even"]) - 0.01

@@ -9,7 +9,9 @@ import time
 from html.parser import HTMLParser
 
 import numpy as np
+import pyarrow as pa
 import pytest
+from pyarrow import parquet
 
 from tests.report_steps import page_of_run, page_of_sweep, simulate, sweep
 from voltana.errors import ConfigError
@@ -18,6 +20,7 @@ from voltana.evaluation.report.build import run_page, sweep_page
 from voltana.evaluation.report.page import render
 from voltana.evaluation.report.series import kv_tokens, read_series
 from voltana.evaluation.scenario import load_scenario
+from voltana.evaluation.sweep.store import RESULTS
 
 MOST_BYTES = 8_000_000
 
@@ -143,6 +146,54 @@ def test_what_is_no_report_is_said(tmp_path):
         run_page(tmp_path)
     with pytest.raises(ConfigError, match="cannot be read as Parquet"):
         sweep_page(tmp_path, {})
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("results.json", "{}"),
+        ("results.json", "[]"),
+        ("results.json", "null"),
+        ("results.json", '{"scenario": 5, "results": "x"}'),
+        ("results.json", '{"scenario": {}, "results": [{}]}'),
+        ("results.json", "{"),
+        ("series.json", '{"form": 1}'),
+        ("series.json", '{"form": 1, "policies": [{"policy": "a"}], "tariffs": {}}'),
+        ("series.json", '{"form": 1, "policies": []}'),
+    ],
+)
+def test_a_damaged_run_is_one_line_that_says_how_to_make_it_anew(run_folder, tmp_path, name, text):
+    folder = tmp_path / "a run"
+    shutil.copytree(run_folder, folder)
+    (folder / name).write_text(text)
+    with pytest.raises(ConfigError) as raised:
+        run_page(folder)
+    again = f"voltana simulate '{folder}/scenario.toml' --out '{folder}'"
+    assert f"Run it again: {again}." in str(raised.value)
+
+
+def test_a_damaged_sweep_is_one_line_and_a_truncated_one_too(tmp_path):
+    path = sweep(tmp_path, policies=("static-max",)) / RESULTS
+    whole, table = path.read_bytes(), parquet.read_table(path)
+    for damaged in (whole[:3000], whole[:-9], whole[4000:], b"", whole[:200] + whole[260:]):
+        path.write_bytes(damaged)
+        with pytest.raises(ConfigError, match=r"cannot be read as Parquet|is not of a sweep"):
+            sweep_page(tmp_path, {})
+    parquet.write_table(table.drop_columns(["energy_j"]), path)
+    with pytest.raises(ConfigError, match="has no column 'energy_j'"):
+        sweep_page(tmp_path, {})
+    place = table.column_names.index("energy_j")
+    empty = pa.nulls(len(table), pa.float64())
+    parquet.write_table(table.set_column(place, table.field(place), empty), path)
+    with pytest.raises(ConfigError, match="does not hold what a sweep writes"):
+        sweep_page(tmp_path, {})
+
+
+def test_a_sweep_s_report_says_what_of_its_boards_is_inferred(tmp_path):
+    grid = {"hardware": ["a100-sxm4-80gb", "h100-sxm"], "duration": [1.0]}
+    notes = sweep_page(sweep(tmp_path, policies=("static-max",), **grid), {}).notes
+    assert sum(", inferred: " in note for note in notes) == 2
+    assert any(note.startswith("h100-sxm, inferred: power below") for note in notes)
 
 
 def test_a_long_run_is_as_small_and_as_quick(tmp_path):

@@ -71,6 +71,8 @@ def test_points_that_are_none_are_refused(tmp_path):
     (tmp_path / "a.csv").write_text("model,rps\nx,1\n")
     with pytest.raises(ConfigError, match="holds no points of the published figure"):
         read_points(tmp_path)
+    with pytest.raises(ConfigError, match=r"holds no CSV .* or leave --published out"):
+        read_points(tmp_path / "none")
     with pytest.raises(UnknownNameError, match=r"unknown finding 'level'\. Did you mean 'levels'"):
         finding("level")
 
@@ -90,6 +92,9 @@ def test_the_command_writes_figure_table_and_json_and_goes_on_where_it_was(tmp_p
     assert first.stdout == again.stdout
     assert "| a100-sxm4-80gb | decode, 128 requests |" in first.stdout
     made = json.loads((tmp_path / "u" / "finding.json").read_text())
+    assert made["knowledge"]["a100-sxm4-80gb"]["inferred"]
+    assert "a100-sxm4-80gb, inferred: " in first.stdout
+    assert "a100-sxm4-80gb, inferred: " in (tmp_path / "u" / "table.md").read_text()
     assert made["finding"] == "u-curve"
     curve = made["a100-sxm4-80gb"]["decode, 128 requests"]
     lowest = min(curve, key=lambda point: point[1])

@@ -23,9 +23,10 @@ from voltana.evaluation.compare import compare
 from voltana.evaluation.scenario import load_scenario
 from voltana.evaluation.sweep import LocalWorkers, make_plan, run_sweep
 from voltana.evaluation.sweep.fields import field_name, parse_axis, scenario_fields
+from voltana.evaluation.sweep.knowledge import board_knowledge, caveats
 from voltana.evaluation.sweep.rows_file import read_rows
 from voltana.evaluation.sweep.store import PLAN, RESULTS
-from voltana.evaluation.sweep.table import TIMED, read_parquet, write_parquet
+from voltana.evaluation.sweep.table import TIMED, read_parquet, read_results, write_parquet
 from voltana.evaluation.sweep.work import Outcome, attempt
 
 
@@ -339,6 +340,80 @@ def test_a_parquet_of_another_version_or_of_something_else_is_refused(tmp_path):
         read_parquet(path)
     with pytest.raises(ConfigError, match="cannot be read as Parquet"):
         read_parquet(tmp_path / "none.parquet")
+
+
+@pytest.mark.parametrize("damage", ["figure", "code", "rows"])
+def test_a_record_without_its_figures_or_of_other_code_is_run_again(tmp_path, damage):
+    plan = short_plan()
+    run_sweep(plan, tmp_path, InThisProcess())
+    path = tmp_path / "runs" / f"{plan.points[0].key}.json"
+    record = json.loads(path.read_text())
+    if damage == "figure":
+        del record["rows"][1]["energy_j"]
+    elif damage == "code":
+        record["code"] = "older"
+    else:
+        record["rows"] = "none"
+    path.write_text(json.dumps(record))
+    again = InThisProcess()
+    assert len(run_sweep(plan, tmp_path, again).rows) == 4
+    assert again.ran == [plan.points[0].key]
+
+
+def test_a_damaged_plan_costs_no_run_once_it_is_deleted(tmp_path):
+    write_parquet(run_sweep(short_plan(), tmp_path, InThisProcess()).rows, tmp_path)
+    (tmp_path / PLAN).write_text('{"code": ')
+    with pytest.raises(ConfigError, match="Delete this file and give the same command again"):
+        run_sweep(short_plan(), tmp_path, InThisProcess())
+    (tmp_path / PLAN).unlink()
+    assert run_sweep(short_plan(), tmp_path, InThisProcess()).ran == 0
+
+
+def test_results_say_what_of_their_boards_is_inferred(tmp_path):
+    rows = run_sweep(short_plan(hardware=["h100-sxm"]), tmp_path, InThisProcess()).rows
+    read = read_results(write_parquet(rows, tmp_path)[0])
+    assert read.knowledge == board_knowledge(rows)
+    (line,) = caveats(read.knowledge)
+    assert line.startswith("h100-sxm, inferred: power below the fastest clock")
+
+
+def sweep_command(*arguments):
+    command = [sys.executable, "-m", "voltana", "sweep", "--grid", "pd=1:1", "--grid", "duration=1"]
+    return subprocess.run(
+        [*command, "--policy", "static-max", "--workers", "1", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+
+
+def test_a_script_gets_json_and_nothing_else(tmp_path):
+    done = sweep_command("--grid", "seed=1,1,2", "--out", tmp_path / "ein Ordner ☃", "--json", "-")
+    said = json.loads(done.stdout)
+    assert (said["scenarios"], said["ran"], said["failures"]) == (2, 2, {})
+    assert [row["seed"] for row in said["rows"]] == [1, 2]
+    assert said["knowledge"]["a100-sxm4-80gb"]["inferred"]
+    assert "a100-sxm4-80gb, inferred: " in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("--grid", "seed=1", "--out", "/dev/null/x"), "folder '/dev/null/x' cannot be made"),
+        (("--grid", "seed=1", "--json", "/"), "'/' cannot be written: it is a directory"),
+        (("--grid", "seed=1..90000", "--workers", "0"), "workers = 0 is not allowed"),
+        (("--grid", "seed=1..1000", "--grid", "rate=1..1000"), "sweep = 1000000 is not allowed"),
+    ],
+)
+def test_what_cannot_be_is_said_at_once_and_leaves_nothing(tmp_path, monkeypatch, arguments, said):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent.parent))
+    done = sweep_command(*arguments)
+    assert done.returncode == 2
+    assert said in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_the_outcome_of_a_task_is_plain_and_small():

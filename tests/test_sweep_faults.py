@@ -71,6 +71,38 @@ def test_an_interrupt_ends_it_in_one_line(tmp_path):
     assert "Traceback" not in said
 
 
+def test_an_interrupt_while_the_command_loads_is_one_line():
+    code = (
+        "import sys, types\n"
+        "class Impatient:\n"
+        "    def find_spec(self, name, *rest):\n"
+        "        if name == 'typer':\n"
+        "            raise KeyboardInterrupt\n"
+        "sys.meta_path.insert(0, Impatient())\n"
+        "from voltana.cli.entry import main\n"
+        "main()\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (130, "voltana: interrupted\n")
+
+
+@pytest.mark.parametrize("limit_kb", [2, 6])
+def test_a_file_that_may_not_grow_loses_nothing(tmp_path, limit_kb):
+    """A record of 4 kB or the Parquet of 25 kB does not fit."""
+    arguments = ("--grid", "pd=1:1", "--grid", "duration=1", "--policy", "static-max",
+                 "--grid", "seed=1..3", "--workers", "1", "--out", str(tmp_path))  # fmt: skip
+    limited = f"ulimit -f {limit_kb}; exec {sys.executable} -m voltana sweep {' '.join(arguments)}"
+    done = subprocess.run(["sh", "-c", limited], capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "cannot be written: File too large. The runs that are kept stay" in done.stderr
+    assert "Traceback" not in done.stderr
+    kept = len(records(tmp_path))
+    last = sweep_process(tmp_path, *arguments[:-2])
+    _, said = last.communicate(timeout=120)
+    assert f"3 of 3 scenarios, {3 - kept} run now" in said
+    assert not list(tmp_path.glob("**/.*"))
+
+
 def test_a_full_disk_is_one_line_and_what_was_kept_stays(tmp_path, monkeypatch):
     plan = make_plan(SHORT, {"seed": [1, 2, 3, 4]})
     real, left = os.fsync, [5]  # of the plan and its folder, of one record and its, of the next

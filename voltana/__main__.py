@@ -1,5 +1,5 @@
 """`python -m voltana` is the `voltana` command."""
 
-from voltana.cli.main import main
+from voltana.cli.entry import main
 
 main()

@@ -61,40 +61,33 @@ def list_profiles() -> None:
         )
 
 
+_HARDWARE = typer.Option(help="Profile name ('voltana plant list'), or a TOML file of that form.")
+_MODEL = typer.Option(help="Profile name, a TOML file, or a Hugging Face config.json.")
+_TP = typer.Option(help="Boards of the instance (tensor parallel); default: the model's usual.")
+_PHASE = typer.Option(
+    help="decode: one token for each of --batch requests that have --context tokens in "
+    "the KV cache. prefill: --batch prompts of --context tokens."
+)
+_BATCH = typer.Option(help="Requests; several: 1,8,64, or repeat the option.")
+_CONTEXT = typer.Option(help="Tokens of each request; several as above.")
+_CLOCK = typer.Option(
+    help="SM clocks in MHz, several as above; or 'all', 'published', 'even:N', "
+    "'above:MHZ', 'below:MHZ'. Default: the fastest."
+)
+_JSON = typer.Option("--json", help="Print JSON instead of a table.")
+
+
 @app.command()
 def show(
     *,
-    hardware: Annotated[
-        str, typer.Option(help="Profile name ('voltana plant list'), or a TOML file of that form.")
-    ] = "a100-sxm4-80gb",
-    model: Annotated[
-        str, typer.Option(help="Profile name, a TOML file, or a Hugging Face config.json.")
-    ] = "llama-3.1-8b",
-    tp: Annotated[
-        int | None,
-        typer.Option(help="Boards of the instance (tensor parallel); default: the model's usual."),
-    ] = None,
-    phase: Annotated[
-        PhaseName,
-        typer.Option(
-            help="decode: one token for each of --batch requests that have --context tokens in "
-            "the KV cache. prefill: --batch prompts of --context tokens."
-        ),
-    ] = PhaseName.DECODE,
-    batch: Annotated[
-        list[str] | None, typer.Option(help="Requests; several: 1,8,64, or repeat the option.")
-    ] = None,
-    context: Annotated[
-        list[str] | None, typer.Option(help="Tokens of each request; several as above.")
-    ] = None,
-    clock: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="SM clocks in MHz, several as above; or 'all', 'published', 'even:N', "
-            "'above:MHZ', 'below:MHZ'. Default: the fastest."
-        ),
-    ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+    hardware: Annotated[str, _HARDWARE] = "a100-sxm4-80gb",
+    model: Annotated[str, _MODEL] = "llama-3.1-8b",
+    tp: Annotated[int | None, _TP] = None,
+    phase: Annotated[PhaseName, _PHASE] = PhaseName.DECODE,
+    batch: Annotated[list[str] | None, _BATCH] = None,
+    context: Annotated[list[str] | None, _CONTEXT] = None,
+    clock: Annotated[list[str] | None, _CLOCK] = None,
+    as_json: Annotated[bool, _JSON] = False,
 ) -> None:
     """Show an iteration's latency, power and energy per token over a grid.
 

@@ -1,15 +1,14 @@
 """`voltana reproduce`: the published findings, each by one command."""
 
 import enum
-import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from voltana.cli import scenario_flags as flags
-from voltana.cli.sweep import RAY, WORKERS, finish, make_workers, run_plan
-from voltana.cli.terminal import configure_logs, prepare_outputs, write_text
+from voltana.cli.sweep import JSON, RAY, WORKERS, end, finish, make_workers, run_plan
+from voltana.cli.terminal import STDOUT, configure_logs, prepare_outputs, write_json, write_text
 from voltana.errors import ConfigError
 from voltana.extras import require
 
@@ -47,6 +46,7 @@ def reproduce(
     ray: Annotated[str | None, RAY] = None,
     out: Annotated[Path | None, _OUT] = None,
     published: Annotated[Path | None, _PUBLISHED] = None,
+    json: Annotated[str | None, JSON] = None,
     log_level: Annotated[str, flags.LOG] = "warning",
 ) -> None:
     """Reproduce a published finding on the simulated cluster: figure, table and JSON.
@@ -59,6 +59,7 @@ def reproduce(
     Is it so?          voltana reproduce main-result --quick
     A sixth of it:     voltana reproduce main-result --no-search
     More levels:       voltana reproduce levels
+    For a script:      voltana reproduce slo --json - | jq '.points[].energy_j'
     """  # noqa: D301  (\b keeps typer from reflowing the examples)
     configure_logs(log_level)
     require("sweep", "voltana reproduce")
@@ -66,20 +67,35 @@ def reproduce(
     from voltana.evaluation.reproduce import finding
     from voltana.evaluation.reproduce.finding import Asked
     from voltana.evaluation.reproduce.published import read_points
+    from voltana.evaluation.sweep.knowledge import board_knowledge, caveats
+    from voltana.evaluation.whole_file import write_whole
 
     found = finding(name)
     folder = out or Path("out") / (f"{name}-quick" if quick else name)
-    prepare_outputs(folder, None)
     points = [] if published is None else read_points(published)
+    running = make_workers(workers, ray)
     plan = found.plan(Asked(quick=quick, seeds=_numbers(seeds), search=not no_search))
-    outcome = run_plan(plan, folder, make_workers(workers, ray))
+    prepare_outputs(folder, json)
+    outcome = run_plan(plan, folder, running)
     finish(plan, outcome, folder)
+    end(outcome)
     told = found.tell(outcome.rows, points)
-    told.figure.savefig(folder / "figure.png")
-    write_text(folder / "table.md", f"{found.claim}\n\n{told.markdown}\n")
-    content = {"finding": name, "claim": found.claim, "quick": quick, **told.data}
-    write_text(folder / "finding.json", json.dumps(content, indent=1, allow_nan=False) + "\n")
-    typer.echo(told.markdown)
+    known = board_knowledge(outcome.rows)
+    content = {
+        "finding": str(name),
+        "claim": found.claim,
+        "quick": quick,
+        "knowledge": known,
+        **told.data,
+    }
+    table = "\n\n".join((told.markdown, *caveats(known)))
+    write_whole(folder / "figure.png", told.png())
+    write_text(folder / "table.md", f"{found.claim}\n\n{table}\n")
+    write_json(content, str(folder / "finding.json"))
+    if json is not None:
+        write_json(content, json)
+    if json != STDOUT:
+        typer.echo(table)
     typer.echo(f"Wrote figure.png, table.md and finding.json to {folder}", err=True)
 
 

@@ -18,7 +18,7 @@ INTERRUPTED = 130
 PIPE_CLOSED = 1
 """Nobody reads standard output any more; typer ends with the same code where it notices."""
 
-_NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EIO})
+_NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EFBIG})
 """What a full or broken disk says of standard output; files have errors of their own."""
 
 _UsageError: type[Any] = typer.BadParameter.__mro__[2]

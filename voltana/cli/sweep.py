@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from voltana.cli import scenario_flags as flags
-from voltana.cli.terminal import configure_logs
+from voltana.cli.terminal import configure_logs, prepare_outputs, write_json
 from voltana.errors import ConfigError
 from voltana.extras import require
 
@@ -37,6 +37,12 @@ RAY = typer.Option(
     help="Run on a Ray cluster: auto, HOST:PORT of its head, or ray://HOST:PORT (this machine).",
 )
 _OUT = typer.Option("--out", metavar="DIR", help="Where runs and results are kept.")
+JSON = typer.Option(
+    "--json", metavar="FILE", help="Write what came out as JSON; '-' is standard output."
+)
+
+SAID_FROM = 2000
+"""Scenarios from which on it is said how many are checked before the first is run."""
 
 FAILED = 1
 """Exit code where scenarios failed and the others are kept."""
@@ -51,6 +57,7 @@ def sweep(
     workers: Annotated[int | None, WORKERS] = None,
     ray: Annotated[str | None, RAY] = None,
     out: Annotated[Path, _OUT] = Path("out/sweep"),
+    json: Annotated[str | None, JSON] = None,
     log_level: Annotated[str, flags.LOG] = "warning",
 ) -> None:
     """Run many scenarios, each once, and keep their figures as Parquet.
@@ -65,12 +72,29 @@ def sweep(
     Levels:            voltana sweep --grid 'levels=["published", "even:5", "1005,1410"]'
     A list:            voltana sweep base.toml --list runs.csv --workers 8
     On a Ray cluster:  voltana sweep --grid rate=40..100..10 --ray auto
+    For a script:      voltana sweep --grid seed=11..13 --json - | jq '.rows[].energy_j'
     """  # noqa: D301  (\b keeps typer from reflowing the examples)
     configure_logs(log_level)
     require("sweep", "voltana sweep")
+    from voltana.evaluation.sweep.knowledge import board_knowledge
+
+    running = make_workers(workers, ray)
     plan = _plan(scenario, grid, rows, policy)
-    outcome = run_plan(plan, out, make_workers(workers, ray))
+    prepare_outputs(out, json)
+    outcome = run_plan(plan, out, running)
     finish(plan, outcome, out)
+    if json is not None:
+        write_json(
+            {
+                "scenarios": len(plan.points),
+                "ran": outcome.ran,
+                "failures": dict(outcome.failures),
+                "knowledge": board_knowledge(outcome.rows),
+                "rows": list(outcome.rows),
+            },
+            json,
+        )
+    end(outcome)
 
 
 def make_workers(count: int | None, ray: str | None) -> "Workers":
@@ -93,7 +117,8 @@ def run_plan(plan: "Plan", out: Path, workers: "Workers") -> "SweepOutcome":
 
 
 def finish(plan: "Plan", outcome: "SweepOutcome", out: Path) -> None:
-    """Write what the folder holds as Parquet, and say what failed."""
+    """Write what the folder holds as Parquet; say how much that is, and how far to trust it."""
+    from voltana.evaluation.sweep.knowledge import board_knowledge, caveats
     from voltana.evaluation.sweep.table import write_parquet
 
     written, _ = write_parquet(outcome.rows, out)
@@ -103,6 +128,16 @@ def finish(plan: "Plan", outcome: "SweepOutcome", out: Path) -> None:
         f"{len(outcome.rows)} rows to {written}",
         err=True,
     )
+    for line in caveats(board_knowledge(outcome.rows)):
+        typer.echo(line, err=True)
+
+
+def end(outcome: "SweepOutcome") -> None:
+    """Say what failed, and end with the code of that.
+
+    Raises:
+        Exit: If something did.
+    """
     for key, reason in list(outcome.failures.items())[:5]:
         typer.echo(f"voltana: scenario {key} failed: {reason}", err=True)
     if outcome.failures:
@@ -117,6 +152,7 @@ def _plan(
     from voltana.evaluation.scenario import overlay, read_tables
     from voltana.evaluation.sweep import make_plan
     from voltana.evaluation.sweep.fields import parse_axis
+    from voltana.evaluation.sweep.plan import MOST_POINTS, scenario_count
     from voltana.evaluation.sweep.rows_file import read_rows
 
     axes: dict[str, tuple[object, ...]] = {}
@@ -126,11 +162,11 @@ def _plan(
             raise ConfigError(f"field {name!r} is varied twice. Give all its values at once.")
         axes[name] = values
     base = {} if scenario is None else read_tables(scenario)
-    return make_plan(
-        overlay(base, {"policies": flags.policy_names(policy)}),
-        axes,
-        None if rows is None else read_rows(rows),
-    )
+    listed = None if rows is None else read_rows(rows)
+    count = scenario_count(axes, listed)
+    if SAID_FROM <= count <= MOST_POINTS:
+        typer.echo(f"checking {count} scenarios", err=True)
+    return make_plan(overlay(base, {"policies": flags.policy_names(policy)}), axes, listed)
 
 
 @contextmanager

@@ -112,11 +112,19 @@ def prepare_outputs(out: Path | None, json: str | None) -> None:
             raise ConfigError(f"folder {str(folder)!r} is not yours to write. Name another one.")
 
 
+def write_json(content: object, where: str) -> None:
+    """Write a result for machines into a file, or to standard output if that is `STDOUT`."""
+    import json
+
+    text = json.dumps(content, indent=1, allow_nan=False, default=list)
+    if where == STDOUT:
+        sys.stdout.write(text + "\n")
+    else:
+        write_text(Path(where), text + "\n")
+
+
 def write_text(path: Path, text: str) -> None:
-    """Write a result; a path that cannot be written is the user's error."""
-    try:
-        path.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise ConfigError(
-            f"{str(path)!r} cannot be written: {error.strerror}. Name another file."
-        ) from None
+    """Write a result, whole or not at all; a path that cannot be written is the user's error."""
+    from voltana.evaluation.whole_file import write_whole
+
+    write_whole(path, text.encode("utf-8"))

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from voltana.controllers.lateness import Lateness
 from voltana.controllers.power_budget import Claim
 from voltana.controllers.wrapper import ControllerWrapper
 from voltana.errors import invalid
@@ -37,6 +38,8 @@ class Budgeted(ControllerWrapper):
         instance: Name of the instance, unique in the cluster.
         busiest: Load of greatest power, from which the floor follows.
         error: By what share of it real power may exceed the predicted one.
+        lateness: Says how late the instance would be at each level; None takes the forecasts of
+            decisions alone.
 
     Raises:
         ConfigError: If an argument is outside its range, or the budget does not cover the floors.
@@ -52,6 +55,7 @@ class Budgeted(ControllerWrapper):
         instance: str,
         busiest: Load,
         error: float = 0.05,
+        lateness: Lateness | None = None,
     ) -> None:
         if not 0 <= error < math.inf:
             raise invalid("error", error, "0 or more, finite", "0.05 is 5 %.")
@@ -63,10 +67,12 @@ class Budgeted(ControllerWrapper):
         self._instance = instance
         self._busiest = busiest
         self._error = error
+        self._late = lateness or Lateness()
         budget.register(instance, self._floor_w())
 
     def decide(self, observation: Observation) -> Decision:
         """See `voltana.ports.Controller.decide`."""
+        self._late.learn(observation)
         wanted = self.controller.decide(observation)
         levels_w = self._bound_w(observation.load)
         busy_w = max(self._floor_w(), float(levels_w[0]))
@@ -77,7 +83,7 @@ class Budgeted(ControllerWrapper):
             floor_w=floor_w,
             wake_w=busy_w - floor_w,
             levels_w=levels_w[: wish + 1],
-            lateness=self._lateness(wanted, wish),
+            lateness=self._late.at(observation, wanted, self._levels[: wish + 1]),
         )
         granted_w = self._budget.grant_w(self._instance, observation.now_s, claim)
         index = int(claim.levels_w.searchsorted(granted_w + 1e-9, side="right")) - 1
@@ -94,24 +100,6 @@ class Budgeted(ControllerWrapper):
     def _floor_w(self) -> float:
         lowest_w = self._power.forecast_w(self._busiest, self._levels[:1])
         return (1.0 + self._error) * float(lowest_w[0])
-
-    def _lateness(self, wanted: Decision, wish: int) -> FloatArray:
-        """Latency over budget at each level up to the wished one.
-
-        Without a forecast the wish is taken to be just enough, and latency to go as 1/clock.
-        """
-        levels = self._levels[: wish + 1]
-        as_wished: FloatArray = levels[-1] / levels
-        forecast = wanted.forecast
-        if forecast is None or not wanted.budget_s < math.inf:
-            return as_wished
-        known = np.isfinite(forecast.mean_s)
-        if not known.any():
-            return as_wished
-        clocks, mean_s = forecast.clocks_mhz[known], forecast.mean_s[known]
-        latency_s = np.interp(levels, clocks, mean_s) * np.maximum(clocks[0] / levels, 1.0)
-        late: FloatArray = latency_s / max(wanted.budget_s, 1e-3)
-        return late
 
     def _reserve(
         self,

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from voltana.evaluation.sweep.store import said_where
+from voltana.evaluation.whole_file import said_where
 from voltana.plant.record import mean_itl_s
 from voltana.plant.simulation import METER_S
 from voltana.slo import attainment

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from voltana.controllers.budget_schedule import BudgetSchedule
 from voltana.controllers.budgeted import Budgeted
+from voltana.controllers.lateness import Lateness
 from voltana.controllers.power_budget import PowerBudget
 from voltana.predictors.cautious_power import CautiousPower
 from voltana.predictors.linear_power import LinearPower
@@ -101,8 +102,18 @@ def _within(
         instance=context.instance,
         busiest=_busiest(context.role),
         error=error,
+        lateness=_lateness(made, context),
     )
     return dataclasses.replace(made, controller=controller, levels_mhz=levels_mhz, power=power)
+
+
+def _lateness(made: InstancePolicy, context: InstanceContext) -> Lateness:
+    """A latency model of its own for a policy that learns none and forecasts nothing."""
+    # Only where it is needed: this one learns with river.
+    from voltana.policies.default import latency_model  # noqa: PLC0415
+
+    own = None if made.predictor is not None else latency_model(context)
+    return Lateness(context.slo, own)
 
 
 def _with_lower(levels_mhz: tuple[float, ...], table_mhz: tuple[float, ...]) -> tuple[float, ...]:

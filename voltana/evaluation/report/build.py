@@ -9,7 +9,7 @@ from voltana.errors import ConfigError
 from voltana.evaluation.report.figures import percent, shown
 from voltana.evaluation.report.page import Page
 from voltana.evaluation.report.run_figures import run_figures
-from voltana.evaluation.report.series import read_series
+from voltana.evaluation.report.series import SERIES, command_again, read_series
 from voltana.evaluation.report.sweep_figures import sweep_figures, varied_fields
 from voltana.evaluation.units import J_PER_KWH
 
@@ -26,6 +26,9 @@ SIMULATED = (
 )
 MOST_ROWS = 2000
 """Rows of a sweep that its report lists; the Parquet has all."""
+
+_UNFIT = (ArithmeticError, AttributeError, LookupError, TypeError, ValueError)
+"""What figures that are none raise, wherever they are first used."""
 
 _UNITS = (
     ("total_gpu_energy_kwh", "energy, kWh"),
@@ -48,7 +51,19 @@ def run_page(folder: Path) -> Page:
         results: Json = json.loads((folder / RESULTS).read_bytes())
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
-        raise ConfigError(f"{str(folder / RESULTS)!r} cannot be read: {reason}.") from None
+        raise _damaged(folder, f"{str(folder / RESULTS)!r} cannot be read: {reason}") from None
+    try:
+        return _page_of_run(results, series)
+    except _UNFIT as error:
+        what = f"{RESULTS} and {SERIES} in {str(folder)!r} do not hold what a run writes"
+        raise _damaged(folder, f"{what} ({type(error).__name__}: {error})") from None
+
+
+def _damaged(folder: Path, what: str) -> ConfigError:
+    return ConfigError(f"{what}. Run it again: {command_again(folder)}.")
+
+
+def _page_of_run(results: Json, series: Json) -> Page:
     scenario, best = results["scenario"], _best(results["results"])
     cluster = scenario["cluster"]
     return Page(
@@ -78,14 +93,34 @@ def sweep_page(path: Path, per_kwh: Mapping[str, float]) -> Page:
         ConfigError: If it cannot be read.
     """
     from voltana.evaluation.sweep.fields import scenario_fields  # noqa: PLC0415  (with Parquet)
+    from voltana.evaluation.sweep.knowledge import caveats  # noqa: PLC0415
     from voltana.evaluation.sweep.store import RESULTS as PARQUET  # noqa: PLC0415
-    from voltana.evaluation.sweep.table import read_parquet  # noqa: PLC0415
+    from voltana.evaluation.sweep.table import read_results  # noqa: PLC0415
 
     file = path / PARQUET if path.is_dir() else path
-    rows = read_parquet(file)
+    rows, knowledge = read_results(file)
     if not rows:
         raise ConfigError(f"{str(file)!r} has no rows: no scenario has ended. Finish the sweep.")
-    columns = scenario_fields()
+    notes = (
+        SIMULATED,
+        *caveats(knowledge),
+        f"Read from {file.name}, which holds every figure of every scenario.",
+    )
+    try:
+        return _page_of_sweep(rows, scenario_fields(), per_kwh, notes)
+    except _UNFIT as error:
+        raise ConfigError(
+            f"{str(file)!r} does not hold what a sweep writes ({type(error).__name__}: {error}). "
+            "Give the command of the sweep again, which makes the file from the runs that are kept."
+        ) from None
+
+
+def _page_of_sweep(
+    rows: Sequence[Json],
+    columns: Sequence[str],
+    per_kwh: Mapping[str, float],
+    notes: Sequence[str],
+) -> Page:
     varied = varied_fields(rows, columns)
     runs = len({row["run"] for row in rows})
     return Page(
@@ -95,7 +130,7 @@ def sweep_page(path: Path, per_kwh: Mapping[str, float]) -> Page:
         tiles=_tiles(_best(rows)),
         figures=sweep_figures(rows, columns),
         tables=(_row_table(rows, varied, per_kwh),),
-        notes=(SIMULATED, f"Read from {file.name}, which holds every figure of every scenario."),
+        notes=notes,
     )
 
 

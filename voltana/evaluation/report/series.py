@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shlex
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -66,10 +67,16 @@ def read_series(folder: Path) -> dict[str, Any]:
         ) from None
     if not isinstance(found, dict) or found.get("form") != FORM:
         raise ConfigError(
-            f"{str(path)!r} is of another version of voltana. Run 'voltana simulate "
-            f"{folder}/scenario.toml --out {folder}' again."
+            f"{str(path)!r} is of another version of voltana. Run it again: "
+            f"{command_again(folder)}."
         )
     return found
+
+
+def command_again(folder: Path) -> str:
+    """What makes a run's folder anew, for a shell."""
+    scenario, out = shlex.quote(str(folder / "scenario.toml")), shlex.quote(str(folder))
+    return f"voltana simulate {scenario} --out {out}"
 
 
 def _policy(

@@ -76,7 +76,7 @@ def tell(rows: Sequence[Row], published: Sequence[PublishedPoint]) -> Told:
         x_label="requests/s",
     )
     return Told(
-        markdown=_table(points),
+        markdown=_table(points, _none_kept(rows)),
         figure=figure,
         data={"points": points, "published_savings": _savings_listed()},
     )
@@ -98,20 +98,32 @@ def _panel(case: Case, points: Sequence[Row], published: Sequence[PublishedPoint
     return Panel(title=case.title, lines=lines, published=rings)
 
 
-def _table(points: Sequence[Row]) -> str:
+def _none_kept(rows: Sequence[Row]) -> set[tuple[object, ...]]:
+    """Where no fixed clocks keep what static-max keeps, and best-fixed is the fastest ones."""
+    return {
+        (row["cluster.model"], row["workload.name"], row["workload.rate_rps"], row["policy"])
+        for row in rows
+        if row.get("chosen_keeps_slo") is False
+    }
+
+
+def _table(points: Sequence[Row], none_kept: set[tuple[object, ...]]) -> str:
     saved = {(p["cluster.model"], p["workload.name"], p["x"], p["policy"]): p for p in points}
     known = published_savings()
     compared = [policy for policy in POLICIES if policy != "static-max"]
     cells = []
     for model, workload, rate_rps in dict.fromkeys(key[:3] for key in saved):
-        ours = [saved.get((model, workload, rate_rps, policy)) for policy in compared]
+        keys = [(model, workload, rate_rps, policy) for policy in compared]
         cells.append(
             [
                 model,
                 workload,
                 f"{rate_rps:g}",
                 percent(known.get((model, workload, rate_rps))),
-                *("-" if row is None else _cell(row) for row in ours),
+                *(
+                    f"{_cell(saved[key])}{'*' if key in none_kept else ''}" if key in saved else "-"
+                    for key in keys
+                ),
             ]
         )
     headers = ["model", "workload", "requests/s", "published", *compared]
@@ -119,6 +131,12 @@ def _table(points: Sequence[Row]) -> str:
         markdown_table(headers, cells, left=2)
         + "\n\nEnergy saved against static-max in %, and TTFT / ITL within the SLO in %. "
         f"Published: what the published system saved on real GPUs, which `{SYSTEM}` stands for."
+        + (
+            " * No fixed clocks keep what static-max keeps: the fastest, with the routers of "
+            "`voltana`."
+            if none_kept
+            else ""
+        )
     )
 
 

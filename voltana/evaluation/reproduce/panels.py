@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import textwrap
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
 from voltana.evaluation.style import INK, looks, new_figure, style
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Collection, Mapping, Sequence
 
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
@@ -32,6 +33,10 @@ ENERGY = Measure("energy_j", "energy (kJ)", 1e-3)
 SAVED = Measure("energy_saved_vs_static_max", "energy saved (%)")
 TTFT = Measure("ttft_attainment", "TTFT within SLO (%)", target=95.0)
 ITL = Measure("itl_attainment", "ITL within SLO (%)", target=99.0)
+
+
+_LETTER_IN, _HANDLE_IN, _TITLE_IN = 0.085, 0.7, 0.1
+"""Inches: a letter of the legend, what stands beside its text, a letter of the title."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,10 +75,19 @@ def panel_figure(
         for handle, text in zip(*axes.get_legend_handles_labels(), strict=True)
     }
     figure.legend(
-        handles.values(), handles.keys(), loc="outside lower center", ncols=min(len(handles), 8)
+        handles.values(),
+        handles.keys(),
+        loc="outside lower center",
+        ncols=_legend_columns(width, handles),
     )
-    figure.suptitle(title, fontsize=11)
+    figure.suptitle(textwrap.fill(title, int(width / _TITLE_IN)), fontsize=11)
     return figure
+
+
+def _legend_columns(width_in: float, texts: Collection[str]) -> int:
+    """Columns of a legend that fits the figure."""
+    column_in = _HANDLE_IN + _LETTER_IN * max(map(len, texts), default=1)
+    return max(1, min(len(texts), int(width_in / column_in)))
 
 
 def _draw(axes: Axes, panel: Panel, measure: Measure, drawn: Mapping[str, Look]) -> None:

@@ -60,7 +60,13 @@ def read_points(folder: Path) -> list[PublishedPoint]:
         ConfigError: If a file there is something else.
     """
     points = []
-    for path in sorted(folder.glob("*.csv")):
+    found = sorted(folder.glob("*.csv"))
+    if not found:
+        raise ConfigError(
+            f"{str(folder)!r} holds no CSV with points of the published figure. Name a folder that "
+            "does, or leave --published out."
+        )
+    for path in found:
         try:
             with path.open(encoding="utf-8", newline="") as lines:
                 points += [_point(row) for row in csv.DictReader(lines)]

@@ -152,7 +152,7 @@ def make_plan(
     for name, values in axes.items():
         check_values(name, tuple(values))
     listed = [{}] if rows is None else [_named(row) for row in rows]
-    count = len(listed) * math.prod(len(values) for values in axes.values())
+    count = scenario_count(axes, rows)
     if count == 0 or (rows is None and not axes):
         raise ConfigError(
             "the sweep is empty: no field is varied. Give at least one --grid FIELD=VALUES, or a "
@@ -171,6 +171,14 @@ def make_plan(
         points.setdefault(key, Point(key=key, file=file))
     varied = dict.fromkeys(name for row in listed for name in row) | dict.fromkeys(axes)
     return Plan(points=tuple(points.values()), fields=tuple(varied), policy_source=policy_source)
+
+
+def scenario_count(
+    grid: Mapping[str, Sequence[Any]], rows: Sequence[Mapping[str, Any]] | None
+) -> int:
+    """How many scenarios a grid, a list or both make, duplicates counted."""
+    axes = (1 if name == POLICIES else len(values) for name, values in grid.items())
+    return (1 if rows is None else len(rows)) * math.prod(axes)
 
 
 def _combined(

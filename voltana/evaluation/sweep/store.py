@@ -7,24 +7,33 @@ renamed. So a sweep may be killed at any instant, and what it had finished is th
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import fcntl
 import json
-import os
 from typing import TYPE_CHECKING, Any
 
 from voltana import __version__
 from voltana.errors import ConfigError
+from voltana.evaluation.metrics import Result
 from voltana.evaluation.sweep.code import code_digest
+from voltana.evaluation.whole_file import said_where, write_whole
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable
     from pathlib import Path
 
     from voltana.evaluation.sweep.plan import Plan
     from voltana.evaluation.sweep.work import Row
 
+_FIGURES = {field.name for field in dataclasses.fields(Result)}
+
 SCHEMA = 1
 """Of records, plan and Parquet; counts up when what they hold changes."""
+
+REMEDY = (
+    "The runs that are kept stay: make room or name another folder, and give the same command "
+    "again."
+)
 
 PLAN, RECORDS, LOCK, RESULTS, TIMING = (
     "sweep.json",
@@ -48,7 +57,7 @@ class SweepStore:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        with said_where(folder):
+        with said_where(folder, REMEDY):
             (folder / RECORDS).mkdir(parents=True, exist_ok=True)
             self._lock = (folder / LOCK).open("a+")
         try:
@@ -71,7 +80,7 @@ class SweepStore:
         """
         ours = {"schema": SCHEMA, "voltana": __version__, "code": code_digest()}
         before = read_plan(self.folder)
-        if before is None and (self.folder / RESULTS).exists():
+        if before is None and (self.folder / RESULTS).exists() and not self._has_records():
             raise ConfigError(
                 f"folder {str(self.folder)!r} holds a {RESULTS} without the sweep that made it. "
                 "Take another folder, so that nothing is lost."
@@ -88,14 +97,16 @@ class SweepStore:
             "policy_source": plan.policy_source,
             "runs": [point.key for point in plan.points],
         }
-        write_whole(self.folder / PLAN, json.dumps(content, indent=1).encode())
+        write_whole(self.folder / PLAN, json.dumps(content, indent=1).encode(), REMEDY)
 
     def rows(self, key: str) -> tuple[Row, ...] | None:
         """The figures of a finished scenario; None if it has to be run (again)."""
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
             record = json.loads(self._path(key).read_bytes())
-            if record["key"] == key and record["schema"] == SCHEMA:
-                return tuple(record["rows"])
+            ours = {"key": key, "schema": SCHEMA, "code": code_digest()}
+            rows = tuple(record["rows"])
+            if {name: record[name] for name in ours} == ours and all(map(_is_row, rows)):
+                return rows
         return None
 
     def keep(self, key: str, scenario: dict[str, Any], rows: Iterable[Row]) -> None:
@@ -104,8 +115,17 @@ class SweepStore:
         Raises:
             ConfigError: If the disk is full or broken; nothing that was kept before is touched.
         """
-        content = {"schema": SCHEMA, "key": key, "scenario": scenario, "rows": list(rows)}
-        write_whole(self._path(key), json.dumps(content, allow_nan=False).encode())
+        content = {
+            "schema": SCHEMA,
+            "code": code_digest(),
+            "key": key,
+            "scenario": scenario,
+            "rows": list(rows),
+        }
+        write_whole(self._path(key), json.dumps(content, allow_nan=False).encode(), REMEDY)
+
+    def _has_records(self) -> bool:
+        return any((self.folder / RECORDS).glob("*.json"))
 
     def _path(self, key: str) -> Path:
         return self.folder / RECORDS / f"{key}.json"
@@ -124,50 +144,15 @@ def read_plan(folder: Path) -> dict[str, Any] | None:
         return None
     except (OSError, ValueError) as error:
         raise ConfigError(
-            f"{str(path)!r} cannot be read: {error}. Take another folder, or delete this file to "
-            "begin anew with the runs that are kept."
+            f"{str(path)!r} cannot be read: {error}. Delete this file and give the same command "
+            "again: the runs that are kept and of this code are not run again."
         ) from None
     return plan if isinstance(plan, dict) else {}
 
 
-def write_whole(path: Path, content: bytes) -> None:
-    """Write a file so that it is there whole or as it was before.
-
-    Raises:
-        ConfigError: If it cannot be written.
-    """
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with said_where(path):
-            with beside.open("wb") as opened:
-                opened.write(content)
-                opened.flush()
-                os.fsync(opened.fileno())
-            beside.replace(path)
-            _synchronise(path.parent)
-    finally:
-        beside.unlink(missing_ok=True)
-
-
-def _synchronise(folder: Path) -> None:
-    """Make a new name in a folder outlive a power cut."""
-    opened = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(opened)
-    finally:
-        os.close(opened)
-
-
-@contextlib.contextmanager
-def said_where(path: Path) -> Iterator[None]:
-    """Turn what a disk refuses into the user's error."""
-    try:
-        yield
-    except OSError as error:
-        raise ConfigError(
-            f"{str(path)!r} cannot be written: {error.strerror or error}. The runs that are kept "
-            "stay: make room or name another folder, and give the same command again."
-        ) from None
+def _is_row(row: object) -> bool:
+    """Whether a row of a record has every figure; one that was damaged has to be run again."""
+    return isinstance(row, dict) and row.keys() >= _FIGURES
 
 
 def _told(of: dict[str, Any]) -> str:

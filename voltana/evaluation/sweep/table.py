@@ -8,14 +8,16 @@ from __future__ import annotations
 import dataclasses
 import io
 import json
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any, NamedTuple, get_args
 
 from voltana import __version__
 from voltana.config import ScenarioFile
 from voltana.errors import ConfigError
 from voltana.evaluation.metrics import Result
 from voltana.evaluation.sweep.fields import scenario_fields, tables_of
-from voltana.evaluation.sweep.store import RESULTS, SCHEMA, TIMING, write_whole
+from voltana.evaluation.sweep.knowledge import board_knowledge
+from voltana.evaluation.sweep.store import REMEDY, RESULTS, SCHEMA, TIMING
+from voltana.evaluation.whole_file import write_whole
 from voltana.extras import require
 
 require("sweep", "writing results as Parquet")
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from pathlib import Path
 
+    from voltana.evaluation.sweep.knowledge import Knowledge
     from voltana.evaluation.sweep.work import Row
 
 TIMED = ("wall_s", "decide_p50_us", "decide_p99_us")
@@ -72,39 +75,79 @@ def result_schema() -> pa.Schema:
     return pa.schema(list(columns.items()))
 
 
+class Results(NamedTuple):
+    """What a file of results holds.
+
+    Attributes:
+        rows: One a scenario and policy.
+        knowledge: As `board_knowledge` gives it; empty in files of before it was kept.
+    """
+
+    rows: list[Row]
+    knowledge: Knowledge
+
+
 def read_parquet(path: Path) -> list[Row]:
     """The rows of a sweep's results.
+
+    Raises:
+        ConfigError: As `read_results`.
+    """
+    return read_results(path).rows
+
+
+def read_results(path: Path) -> Results:
+    """The rows of a sweep's results, and what is known of their boards.
 
     Raises:
         ConfigError: If it is no such file, or one of a version with another form.
     """
     try:
         table = parquet.read_table(path, partitioning=None)
-    except (OSError, pa.ArrowException) as error:
-        reason = str(error).partition("\n")[0]
+        read = table.to_pylist()
+    except (OSError, ValueError, pa.ArrowException) as error:
+        reason = str(error).partition("\n")[0].rstrip(". ") if path.is_file() else "no such file"
         raise ConfigError(
-            f"{str(path)!r} cannot be read as Parquet: {reason}. Name the {RESULTS} of a sweep."
+            f"{str(path)!r} cannot be read as Parquet: {reason}. Name a folder that "
+            f"'voltana sweep' wrote, or the {RESULTS} in it."
         ) from None
-    said = (table.schema.metadata or {}).get(_FORM)
-    if said is None:
-        raise ConfigError(f"{str(path)!r} is not of a sweep. Name the {RESULTS} of one.")
-    form = json.loads(said)
+    form = _form(table, path)
     if form.get("form") != SCHEMA:
         raise ConfigError(
             f"{str(path)!r} was written by voltana {form.get('voltana')} in form "
             f"{form.get('form')}; this is voltana {__version__}, which reads form {SCHEMA}. "
             "Read it with that version, or sweep again into another folder."
         )
-    return [{name: _read(value) for name, value in row.items()} for row in table.to_pylist()]
+    missing = [name for name in result_schema().names if name not in table.column_names]
+    if missing:
+        raise ConfigError(
+            f"{str(path)!r} has no column {missing[0]!r}: something else has written it anew. "
+            "Give the command of the sweep again, which makes the file from the runs that are kept."
+        )
+    rows = [{name: _read(value) for name, value in row.items()} for row in read]
+    return Results(rows, form.get("knowledge", {}))
+
+
+def _form(table: pa.Table, path: Path) -> dict[str, Any]:
+    """What says that a file is of a sweep, and of which version."""
+    said = (table.schema.metadata or {}).get(_FORM)
+    try:
+        form = None if said is None else json.loads(said)
+    except ValueError:
+        form = None
+    if not isinstance(form, dict):
+        raise ConfigError(f"{str(path)!r} is not of a sweep. Name the {RESULTS} of one.")
+    return form
 
 
 def _write(rows: list[Row], schema: pa.Schema, path: Path) -> None:
     columns = {name: [_plain(row.get(name)) for row in rows] for name in schema.names}
-    form = json.dumps({"form": SCHEMA, "voltana": __version__})
-    table = pa.table(columns, schema=schema).replace_schema_metadata({_FORM: form.encode()})
+    said = {"form": SCHEMA, "voltana": __version__, "knowledge": board_knowledge(rows)}
+    form = json.dumps(said, sort_keys=True).encode()
+    table = pa.table(columns, schema=schema).replace_schema_metadata({_FORM: form})
     written = io.BytesIO()
     parquet.write_table(table, written, compression="zstd")
-    write_whole(path, written.getvalue())
+    write_whole(path, written.getvalue(), REMEDY)
 
 
 def _plain(value: Any) -> Any:

@@ -1,0 +1,64 @@
+"""Files that are there whole or as they were before, whatever happens while they are written."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from typing import TYPE_CHECKING
+
+from voltana.errors import ConfigError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+REMEDY = "What was there before stays: make room, or name another place."
+
+
+def write_whole(path: Path, content: bytes, remedy: str = REMEDY) -> None:
+    """Write a file so that it is there whole or as it was before; links are followed.
+
+    What is no file, such as ``/dev/stdout``, is written as it is.
+
+    Args:
+        path: Of the file, in a folder that is there.
+        content: All of it.
+        remedy: What a user is told to do where it cannot be written.
+
+    Raises:
+        ConfigError: If it cannot be written.
+    """
+    with said_where(path, remedy):
+        target = path.resolve()
+        if target.exists() and not target.is_file():
+            target.write_bytes(content)
+            return
+        beside = target.with_name(f".{target.name[:200]}.{os.getpid()}")
+        try:
+            with beside.open("wb") as opened:
+                opened.write(content)
+                opened.flush()
+                os.fsync(opened.fileno())
+            beside.replace(target)
+            _synchronise(target.parent)
+        finally:
+            beside.unlink(missing_ok=True)
+
+
+def _synchronise(folder: Path) -> None:
+    """Make a new name in a folder outlive a power cut."""
+    opened = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(opened)
+    finally:
+        os.close(opened)
+
+
+@contextlib.contextmanager
+def said_where(path: Path, remedy: str = REMEDY) -> Iterator[None]:
+    """Turn what a disk refuses into the user's error."""
+    try:
+        yield
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise ConfigError(f"{str(path)!r} cannot be written: {reason}. {remedy}") from None
