@@ -26,7 +26,7 @@ from voltana.predictors.linear_power import LinearPower
 from voltana.routers import EcoRoute, FillUp, LeastLoaded, LeastMemory, MarginalEnergy
 from voltana.routers.viable_batch import ViableBatch, largest_batch
 from voltana.testing import samples
-from voltana.values import Deferral, InstanceState, Reservation, Role
+from voltana.values import Deferral, InstanceState, Need, Reservation, Role
 from voltana.viability import largest_viable_batch, tabulate
 
 LEVELS = samples.CLOCKS_MHZ[30::2]
@@ -238,7 +238,7 @@ class TestPool:
         return [samples.candidate(i, Role.DECODE, in_flight=n) for i, n in enumerate(in_flight)]
 
     def test_only_rows_of_instances_that_changed_are_made_again(self):
-        kept, asked = KeptPool(), []
+        kept, asked = KeptPool(frozenset(Need)), []
         candidates = self.made(1, 2, 3)
         kept.of(candidates).column(asked.append)
         candidates[1] = dataclasses.replace(candidates[1], in_flight=5)
@@ -247,7 +247,7 @@ class TestPool:
         assert [c.in_flight for c in asked] == [1, 2, 3, 5]
 
     def test_ages_are_those_of_the_look(self):
-        kept, candidates = KeptPool(), self.made(1, 2)
+        kept, candidates = KeptPool(frozenset(Need)), self.made(1, 2)
         assert kept.of(candidates).fresh(0.1)
         candidates[0] = dataclasses.replace(candidates[0], state_age_s=0.2)
         pool = kept.of(candidates)
@@ -256,18 +256,18 @@ class TestPool:
         assert pool[0].state_age_s == 0.2
 
     def test_some_of_some_keep_their_columns_and_order(self):
-        pool = KeptPool().of(self.made(4, 9, 9, 1)).take([3, 2, 1]).take([0, 2])
+        pool = KeptPool(frozenset(Need)).of(self.made(4, 9, 9, 1)).take([3, 2, 1]).take([0, 2])
         assert pool.column(IN_FLIGHT) == [1, 9]
         assert [c.instance for c in pool] == pool.column(NAME)
         assert pool.busiest().in_flight == 9
 
     def test_the_busiest_are_taken_first_names_first_of_equals(self):
-        pool = KeptPool().of(self.made(4, 9, 9, 1)[::-1])
+        pool = KeptPool(frozenset(Need)).of(self.made(4, 9, 9, 1)[::-1])
         assert pool.busiest() is pool[2]
         assert pool.take_busiest(2).column(IN_FLIGHT) == [9, 9]
         assert pool.take_busiest(1).column(NAME) == [pool.busiest().instance]
 
     def test_a_copy_starts_empty(self):
-        kept = KeptPool()
+        kept = KeptPool(frozenset(Need))
         kept.of(self.made(1, 2))
         assert len(pickle.dumps(kept)) < 200

@@ -15,29 +15,42 @@ from itertools import compress
 from operator import attrgetter, is_not
 from typing import TYPE_CHECKING, TypeVar, cast, overload
 
-from voltana.values import Candidate
+from voltana.values import Candidate, Need
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Collection, Iterable, Iterator
 
 _T = TypeVar("_T")
 
 NAME: Callable[[Candidate], str] = attrgetter("instance")
 IN_FLIGHT: Callable[[Candidate], int] = attrgetter("in_flight")
 
-_values = attrgetter(
-    "instance", "role", "state", "reserved", "levels_mhz", "budget_s", "in_flight",
-    "kv_capacity_tokens", "kv_reserved_tokens",
-)  # fmt: skip
+_SEEN_BY_ALL = ("instance", "role", "state", "reserved", "in_flight")
+_VALUES = {
+    Need.LEVELS: ("levels_mhz",),
+    Need.BUDGET: ("budget_s",),
+    Need.KV_CAPACITY: ("kv_capacity_tokens", "kv_reserved_tokens"),
+}
+_MODELS = {Need.LATENCY: "predictor", Need.POWER: "power"}
 
 
-def _same(one: Candidate, other: Candidate) -> bool:
-    """Whether candidates differ by nothing but their ages; models are compared by identity."""
-    return (
-        one.predictor is other.predictor
-        and one.power is other.power
-        and bool(_values(one) == _values(other))
+def _compared(needs: Collection[Need]) -> Callable[[Candidate, Candidate], bool]:
+    """Whether candidates differ in nothing that is needed but their ages, as a function.
+
+    Models are compared by identity.
+    """
+    values = attrgetter(
+        *_SEEN_BY_ALL, *(name for n in _VALUES if n in needs for name in _VALUES[n])
     )
+    models = [attrgetter(name) for need, name in _MODELS.items() if need in needs]
+
+    def same(one: Candidate, other: Candidate) -> bool:
+        for model in models:
+            if model(one) is not model(other):
+                return False
+        return bool(values(one) == values(other))
+
+    return same
 
 
 class _Column:
@@ -51,9 +64,15 @@ class _Column:
 
 
 class KeptPool:
-    """What a router keeps of the candidates that it was shown last; copies of it start empty."""
+    """What a router keeps of the candidates that it was shown last; copies of it start empty.
 
-    def __init__(self) -> None:
+    Args:
+        needs: What the router, and those that it hands a pool on to, read beyond the state.
+    """
+
+    def __init__(self, needs: Collection[Need]) -> None:
+        self._needs = needs
+        self._same = _compared(needs)
         self._shown: list[Candidate] = []
         self._columns: dict[Callable[[Candidate], object], _Column] = {}
         self._ranks: list[int] | None = None
@@ -76,7 +95,7 @@ class KeptPool:
     def _note_changes(self, shown: list[Candidate]) -> None:
         changed, last = [], self._shown
         for place in compress(range(len(shown)), map(is_not, shown, last)):
-            if not _same(shown[place], last[place]):
+            if not self._same(shown[place], last[place]):
                 changed.append(place)
                 if shown[place].instance != last[place].instance:
                     self._ranks = None
@@ -118,8 +137,8 @@ class KeptPool:
             column.stale.clear()
         return cast("list[_T]", column.values)
 
-    def __reduce__(self) -> tuple[type[KeptPool], tuple[()]]:
-        return KeptPool, ()
+    def __reduce__(self) -> tuple[type[KeptPool], tuple[Collection[Need]]]:
+        return KeptPool, (self._needs,)
 
 
 class Pool(Sequence[Candidate]):

@@ -60,11 +60,11 @@ class EcoRoute:
         if not max_age_s >= 0:
             raise invalid("max_age_s", max_age_s, "0 s or more", "0.1 s is usual.")
         self._fallback = fallback or RoundRobin()
-        self._kept = KeptPool()
         self._tile = tile
         self._boundary_mhz = boundary_mhz
         self._wake_share = wake_share
         self._max_age_s = max_age_s
+        self._kept = KeptPool(self.needs)
 
     @property
     def needs(self) -> frozenset[Need]:

@@ -50,7 +50,7 @@ class FillUp:
             raise invalid("share", share, "0 to 1", "0.5 leaves room for a batch that runs.")
         self._share = share
         self._fallback = LeastLoaded()
-        self._kept = KeptPool()
+        self._kept = KeptPool(self.needs)
 
     def route(self, request: Request, candidates: Sequence[Candidate]) -> str:
         """See `voltana.ports.Router.route`."""

@@ -40,7 +40,7 @@ class LeastMemory:
             raise invalid("tokens_per_request", tokens_per_request, "0 or more", "600 is usual.")
         self._tokens_per_request = tokens_per_request
         self._fallback = LeastLoaded()
-        self._kept = KeptPool()
+        self._kept = KeptPool(())
 
     def route(self, request: Request, candidates: Sequence[Candidate]) -> str:
         """See `voltana.ports.Router.route`."""

@@ -78,7 +78,7 @@ class MarginalEnergy:
         self._memory_share = memory_share
         self._max_age_s = max_age_s
         self._answers: dict[tuple[object, ...], tuple[int, Candidate]] = {}
-        self._kept = KeptPool()
+        self._kept = KeptPool(self.needs)
 
     @property
     def needs(self) -> frozenset[Need]:

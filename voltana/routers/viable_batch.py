@@ -78,8 +78,8 @@ class ViableBatch:
             raise invalid("max_age_s", max_age_s, "0 s or more", "0.1 s is usual.")
         self._inner = inner or LeastMemory()
         self._max_age_s = max_age_s
-        self._kept = KeptPool()
         self._known_limits: dict[str, tuple[Forecasts, dict[_Question, int]]] = {}
+        self._kept = KeptPool(self.needs)
 
     @property
     def needs(self) -> frozenset[Need]:
