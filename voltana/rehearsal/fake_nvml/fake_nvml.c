@@ -18,6 +18,10 @@
 
 #include "layout.h"
 
+_Static_assert(D_IDLE_HIDES < D_FAULTS, "words of a device reach into its faults");
+_Static_assert(D_FAULTS + F_COUNT <= D_SAID_BY, "faults reach into what is said");
+_Static_assert(D_ENERGY_US < D_WORDS, "words of a device reach into the next one");
+
 #define EXPORT __attribute__((visibility("default")))
 
 enum {

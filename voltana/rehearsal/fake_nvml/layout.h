@@ -28,7 +28,6 @@ enum device_word {
   D_BUSY,            /* 1: a kernel runs, so an unlocked device boosts to its fastest clock */
   D_CALL_US,         /* duration of state-changing calls */
   D_QUERY_US,        /* duration of queries */
-  D_ENERGY_US,       /* what reading the energy counter takes beyond that */
   D_SETTLE_US,       /* from the end of the call until the clock has changed */
   D_PERSISTENCE,     /* 0: settings vanish when the last process closes NVML */
   D_MIG,             /* 1: MIG is enabled */
@@ -57,6 +56,7 @@ enum device_word {
   D_SAID_UJ,         /* energy by then */
   D_SAID_MW,         /* power from then on */
   D_SAID_MHZ,        /* clock to which its power limit lowers it; 0: not at all */
+  D_ENERGY_US,       /* what reading the energy counter takes beyond other queries */
   D_WORDS = 64
 };
 
