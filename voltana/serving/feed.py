@@ -60,7 +60,11 @@ class FeedPublisher:
         self._socket.setsockopt(zmq.MAXMSGSIZE, _MOST_SUBSCRIPTION_BYTES)
         if key is not None:
             key.guard(self._socket, instance)
-        self._socket.bind(address)
+        try:
+            self._socket.bind(address)
+        except BaseException:
+            self._socket.close(0)
+            raise
         self.address: str = self._socket.getsockopt_string(zmq.LAST_ENDPOINT)
         self._sent: InstanceFacts | None = None
         self._encoded: dict[str, Any] = {}
