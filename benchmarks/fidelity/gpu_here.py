@@ -29,11 +29,13 @@ STEADY_S = 10.0
 def run(_data_dir: Path) -> list[Row]:
     """Errors of the plant, plant over measurement minus 1, for each run that is committed."""
     return [
-        row for path in sorted(MEASURED.glob("*.json")) for row in _of(json.loads(path.read_text()))
+        row
+        for path in sorted(MEASURED.glob("*.json"))
+        for row in _of(path.name.partition(".")[0], json.loads(path.read_text()))
     ]
 
 
-def _of(run: dict[str, Any]) -> list[Row]:
+def _of(hardware: str, run: dict[str, Any]) -> list[Row]:
     model = run["about"]["model"]
     decode = [point for point in run["decode"].values() if "skipped" not in point]
     prefill = [
@@ -41,7 +43,7 @@ def _of(run: dict[str, Any]) -> list[Row]:
         for tokens, point in run["prefill"].items()
         if int(tokens) >= LEAST_PROMPT and "skipped" not in point
     ]
-    plant = PlantModel(load_hardware("h100-sxm"), load_model(model), run["about"]["boards"])
+    plant = PlantModel(load_hardware(hardware), load_model(model), run["about"]["boards"])
     plugin = [point["median_ms"] / point["engine_median_ms"] - 1.0 for point in decode]
     idle = (
         [_idle(model, plant, run["held_open"])] if run["held_open"]["seconds"] >= STEADY_S else []

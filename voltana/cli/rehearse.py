@@ -22,11 +22,6 @@ _RATE = typer.Option("--rate", metavar="R", help="Mean requests/s (10); a trace 
 _DURATION = typer.Option(
     "--duration", metavar="S", help="Seconds of arrivals (30); of a trace, its window."
 )
-_TRACE = typer.Option("--trace", metavar="FILE", help="Replay this trace, gzipped or not.")
-_FORMAT = typer.Option(
-    "--trace-format", metavar="F", help="Format of the trace (auto: look at the columns)."
-)
-_START = typer.Option("--window-start", metavar="S", help="Replay from this second on (0).")
 _FACTOR = typer.Option(
     "--factor", metavar="X", help="Seconds of the rehearsal in one of the wall's (0.25)."
 )
@@ -52,9 +47,9 @@ def rehearse(
     workload: Annotated[str | None, flags.WORKLOAD] = None,
     rate: Annotated[float | None, _RATE] = None,
     duration: Annotated[float | None, _DURATION] = None,
-    trace: Annotated[Path | None, _TRACE] = None,
-    trace_format: Annotated[str | None, _FORMAT] = None,
-    window_start: Annotated[float | None, _START] = None,
+    trace: Annotated[Path | None, flags.TRACE] = None,
+    trace_format: Annotated[str | None, flags.TRACE_FORMAT] = None,
+    window_start: Annotated[float | None, flags.WINDOW_START] = None,
     seed: Annotated[int | None, flags.SEED] = None,
     factor: Annotated[float, _FACTOR] = 0.25,
     fault: Annotated[str | None, _FAULT] = None,
@@ -80,7 +75,6 @@ def rehearse(
     from voltana.rehearsal.faults import Fault
     from voltana.rehearsal.port import find_dialect
     from voltana.rehearsal.rehearse import Director, scenario_of
-    from voltana.rehearsal.report import print_report, to_json
     from voltana.serving.launch.command import read_launch
 
     dialect = find_dialect(engine)
@@ -108,7 +102,13 @@ def rehearse(
         say=_say,
         fault=None if fault is None else Fault.parse(fault, config.launch, duration_s),
     )
-    made = director.run()
+    _tell(director.run(), out, json)
+
+
+def _tell(made: "Rehearsal", out: Path | None, json: str | None) -> None:
+    """Write and print what a rehearsal measured."""
+    from voltana.rehearsal.report import print_report, to_json
+
     text = to_json(made)
     if out is not None:
         write_text(out / "results.json", text + "\n")

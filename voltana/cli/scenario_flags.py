@@ -34,6 +34,11 @@ TTFT = typer.Option(
     "--slo-ttft-ms", metavar="X", help="Threshold of the time to first token (600)."
 )
 ITL = typer.Option("--slo-itl-ms", metavar="X", help="Threshold of the inter-token latency (65).")
+TRACE = typer.Option("--trace", metavar="FILE", help="Replay this trace, gzipped or not.")
+TRACE_FORMAT = typer.Option(
+    "--trace-format", metavar="F", help="Format of the trace (auto: look at the columns)."
+)
+WINDOW_START = typer.Option("--window-start", metavar="S", help="Replay from this second on (0).")
 SEED = typer.Option("--seed", metavar="N", help="Seed of everything random (0).")
 LOG = typer.Option("--log-level", metavar="L", help="debug logs every decision.")
 

@@ -39,15 +39,10 @@ _ARRIVAL = typer.Option(
     "--arrival", metavar="A", help="poisson, gamma (bursts) or diurnal (poisson)."
 )
 _CV = typer.Option("--cv", metavar="X", help="Variation of the gaps of gamma arrivals.")
-_TRACE = typer.Option("--trace", metavar="FILE", help="Replay this trace, gzipped or not.")
-_FORMAT = typer.Option(
-    "--trace-format", metavar="F", help="Format of the trace (auto: look at the columns)."
-)
 _UNIT = typer.Option(
     "--time-unit", metavar="U", help="Unit of the trace's times: s, ms, us or ns (auto)."
 )
 _SCALE = typer.Option("--rate-scale", metavar="X", help="Replay this many times as fast (1).")
-_START = typer.Option("--window-start", metavar="S", help="Replay from this second on (0).")
 _MAX_PROMPT = typer.Option("--max-prompt-tokens", metavar="N", help="Cut longer prompts.")
 _MAX_OUTPUT = typer.Option("--max-output-tokens", metavar="N", help="Cut longer answers.")
 _BUDGET = typer.Option(
@@ -93,11 +88,11 @@ def simulate(
     duration: Annotated[float | None, _DURATION] = None,
     arrival: Annotated[str | None, _ARRIVAL] = None,
     cv: Annotated[float | None, _CV] = None,
-    trace: Annotated[Path | None, _TRACE] = None,
-    trace_format: Annotated[str | None, _FORMAT] = None,
+    trace: Annotated[Path | None, flags.TRACE] = None,
+    trace_format: Annotated[str | None, flags.TRACE_FORMAT] = None,
     time_unit: Annotated[str | None, _UNIT] = None,
     rate_scale: Annotated[float | None, _SCALE] = None,
-    window_start: Annotated[float | None, _START] = None,
+    window_start: Annotated[float | None, flags.WINDOW_START] = None,
     max_prompt_tokens: Annotated[int | None, _MAX_PROMPT] = None,
     max_output_tokens: Annotated[int | None, _MAX_OUTPUT] = None,
     hardware: Annotated[str | None, flags.HARDWARE] = None,

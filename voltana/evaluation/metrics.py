@@ -116,10 +116,15 @@ class Result:
 
     def to_dict(self) -> dict[str, object]:
         """Plain JSON values; None where a figure is not finite."""
-        return {
-            key: None if isinstance(value, float) and not math.isfinite(value) else value
-            for key, value in asdict(self).items()
-        }
+        return plain_figures(asdict(self))
+
+
+def plain_figures(figures: Mapping[str, object]) -> dict[str, object]:
+    """Figures as JSON has them: None where one is not finite."""
+    return {
+        key: None if isinstance(value, float) and not math.isfinite(value) else value
+        for key, value in figures.items()
+    }
 
 
 def measure(

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from voltana.evaluation.metrics import plain_figures
 from voltana.rehearsal.live_events import DOUBLINGS
 from voltana.slo import attainment
 from voltana_actuatord.timebase import LEAST_FACTOR
@@ -114,10 +115,7 @@ class Measured:
 
     def to_dict(self) -> dict[str, object]:
         """Plain JSON values; None where a figure is not finite."""
-        return {
-            key: None if isinstance(value, float) and not math.isfinite(value) else value
-            for key, value in asdict(self).items()
-        }
+        return plain_figures(asdict(self))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

@@ -12,7 +12,7 @@ from voltana.plant.iteration import PlantModel
 from voltana.rehearsal.engine import SETTINGS_VARIABLE, EngineSettings
 from voltana.rehearsal.machine import STATE_VARIABLE, WORD, Machine, uuid_of
 from voltana.rehearsal.toml_text import toml_text
-from voltana_actuatord.timebase import FACTOR_VARIABLE
+from voltana_actuatord.timebase import FACTOR_VARIABLE, lengthened_s
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -95,21 +95,10 @@ def set_stage(
     (folder / "rings").mkdir(mode=0o700)
     devices = _devices(config)
     machine = _machine(folder, library, scenario, factor, devices)
-    settings = EngineSettings(
-        hardware=scenario.file.cluster.hardware,
-        model=scenario.file.cluster.model,
-        tensor_parallel=scenario.cluster.tensor_parallel,
-        ttft_ms=scenario.file.slo.ttft_ms,
-        itl_ms=scenario.file.slo.itl_ms,
-        seed=scenario.file.seed,
-        options=scenario.file.engine.model_dump(exclude_none=True),
-        state=str(machine.path),
-        gpus=devices,
-        records=str(folder / "records"),
-    )
-    settings.write(folder / "engines.json")
+    engines = folder / "engines.json"
+    _engine_settings(folder, scenario, machine, devices).write(engines)
     socket, daemon, cluster = folder / "d.sock", folder / "actuatord.toml", folder / "cluster.toml"
-    lease_s = min(config.actuator.lease_s / min(1.0, factor), _MOST_LEASE_S)
+    lease_s = min(lengthened_s(config.actuator.lease_s, factor), _MOST_LEASE_S)
     daemon.write_text(_daemon_file(folder, socket, lease_s), encoding="utf-8")
     daemon.chmod(0o600)
     tables = _tables(config, folder, socket, devices)
@@ -121,9 +110,9 @@ def set_stage(
     tables["policy"] = tables.get("policy", {}) | {"controller": policy}
     tables["router"] = tables.get("router", {}) | {"policy": policy}
     cluster.write_text(toml_text(tables), encoding="utf-8")
-    own = {
+    environment = {
         FACTOR_VARIABLE: repr(factor),
-        SETTINGS_VARIABLE: str(folder / "engines.json"),
+        SETTINGS_VARIABLE: str(engines),
         STATE_VARIABLE: str(machine.path),
         "LD_LIBRARY_PATH": str(library),
         "NVIDIA_VISIBLE_DEVICES": "all",
@@ -137,8 +126,27 @@ def set_stage(
         cluster=cluster,
         daemon=daemon,
         socket=socket,
-        environment=own,
+        environment=environment,
         devices=devices,
+    )
+
+
+def _engine_settings(
+    folder: Path, scenario: Scenario, machine: Machine, devices: dict[str, tuple[int, ...]]
+) -> EngineSettings:
+    """What every virtual server reads."""
+    file = scenario.file
+    return EngineSettings(
+        hardware=file.cluster.hardware,
+        model=file.cluster.model,
+        tensor_parallel=scenario.cluster.tensor_parallel,
+        ttft_ms=file.slo.ttft_ms,
+        itl_ms=file.slo.itl_ms,
+        seed=file.seed,
+        options=file.engine.model_dump(exclude_none=True),
+        state=str(machine.path),
+        gpus=devices,
+        records=str(folder / "records"),
     )
 
 

@@ -34,7 +34,7 @@ from voltana_actuatord.protocol import (
     kind_of,
     receive,
 )
-from voltana_actuatord.timebase import MonotonicTime, lengthened_s
+from voltana_actuatord.timebase import MonotonicTime, lengthened_s, time_factor
 from voltana_actuatord.values import ActuatorStatus, Command, Domain, Health
 
 if TYPE_CHECKING:
@@ -93,8 +93,9 @@ class ActuatorProcess:
             raise invalid("lease_s", lease_s, "above 0 s", "Take 2 s if unsure.")
         _require_uuids(domain)
         self._path = str(socket_path)
+        self._factor = time_factor()  # read once: leases are lengthened at every control step
         self._request = encode_acquire(
-            Acquire(domain.name, tuple(domain.devices), lengthened_s(lease_s))
+            Acquire(domain.name, tuple(domain.devices), lengthened_s(lease_s, self._factor))
         )
         self._time = time_source or MonotonicTime()
         self._closed = threading.Event()
@@ -132,7 +133,7 @@ class ActuatorProcess:
             ConfigError: If the clock is not in `table`, or the lease is not positive.
         """
         if self._guard.admits(command):
-            lease_s = lengthened_s(command.lease_s)
+            lease_s = lengthened_s(command.lease_s, self._factor)
             self._send(encode_command(command.sequence, command.clock_mhz, lease_s))
 
     def status(self) -> ActuatorStatus:

@@ -57,9 +57,14 @@ def wall_s(seconds: float) -> float:
     return seconds / time_factor()
 
 
-def lengthened_s(seconds: float) -> float:
-    """A limit that stays in wall time, such as a lease: longer in slow time, never shorter."""
-    return seconds / min(1.0, time_factor())
+def lengthened_s(seconds: float, factor: float | None = None) -> float:
+    """A limit that stays in wall time, such as a lease: longer in slow time, never shorter.
+
+    Args:
+        seconds: At a factor of 1.
+        factor: That of other processes; None takes this one's.
+    """
+    return seconds / min(1.0, time_factor() if factor is None else factor)
 
 
 def _factor(text: str | None) -> float:
