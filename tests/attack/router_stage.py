@@ -231,7 +231,7 @@ def stage(*, servers: int = 2, urls: tuple[str, ...] = (), **settings: Any) -> I
 
 
 ROUTER = """
-import asyncio, json, mmap, sys, time
+import asyncio, gc, json, mmap, sys, time
 import uvloop
 from voltana.serving.router.file_limit import allow_requests
 from voltana.timebase import MonotonicTime
@@ -256,6 +256,8 @@ async def main():
     allow_requests(settings.max_in_flight, settings.limits.unfinished)
     async with make_router(settings, MonotonicTime()) as service:
         await service.reader.warm()
+        gc.collect()
+        gc.freeze()  # as `run_router` does
         while not any(b.available for b in service.pool):
             await asyncio.sleep(0.01)
         with open(sys.argv[2], "r+b") as shared:
