@@ -172,8 +172,7 @@ class _Child:
                     watch.end()
         except TimeoutError:
             await self.stop()
-            limit = f"{self._limits.reading_s:g} s (limits.reading_s)"
-            raise _unreadable(limit) from None
+            raise _unreadable(f"{self._limits.reading_s:g} s (limits.reading_s)") from None
         except _BROKEN:
             await self.stop()
             raise _unreadable(f"{self._limits.reading_mb} MB (limits.reading_mb)") from None
