@@ -19,7 +19,7 @@ SGLANG_READY := $(SGLANG_VENV)/.ready
 SGLANG_LOCK := $(SGLANG)/requirements/sglang-$(SGLANG_VERSION).txt
 
 .DEFAULT_GOAL := help
-.PHONY: help setup compiler demo test test-slow test-report test-ray attack attack-short fuzz \
+.PHONY: metrics test-operations test-prometheus test-containers help setup compiler demo test test-slow test-report test-ray attack attack-short fuzz \
 	mutants kills chaos check format bench headline matrix fidelity calibrate docs lock lock-sglang clean rehearse \
 	environments rdma sglang-setup test-sglang test-gpu-bench sglang-matrix bench-sglang
 
@@ -110,6 +110,10 @@ fidelity: $(READY) ## hold the plant against real measurements
 
 calibrate: $(READY) ## fit the plant's coefficients again from ../shared/data
 	$(BIN)/python -m tools.calibration
+
+metrics: $(READY) ## write docs/metrics.md and the dashboard from the declarations
+	$(BIN)/python -m tools.metrics_page
+	$(BIN)/python -m tools.dashboard
 
 docs: demo ## put the demo's table and plots, and those of the analysis, into the documentation
 	$(BIN)/voltana analyze --out out/analysis
