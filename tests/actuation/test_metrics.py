@@ -15,6 +15,8 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from tests.actuation.daemons import Daemon
 from tests.actuation.driver import uuid_of
+from voltana_actuatord.console import daemon_status
+from voltana_actuatord.faults import LeaseRefusedError
 from voltana_actuatord.metrics.exporter import MOST_OPEN, Exporter, of_daemon
 from voltana_actuatord.metrics.of_daemon import METRICS
 
@@ -182,3 +184,12 @@ def test_root_is_refused_and_a_taken_port_is_one_line():
         )  # fmt: skip
     assert done.returncode == 1
     assert "Give another --host or --port" in done.stderr
+
+
+def test_a_rule_without_gpus_lets_one_ask_and_nothing_else(tmp_path, machine):
+    rule = f"[[allow]]\nusers = [{os.geteuid()}]\ngpus = []\n"
+    with Daemon(tmp_path, machine, allow=rule) as daemon:
+        with pytest.raises(LeaseRefusedError, match="may not control"):
+            daemon.client(0, patience_s=0.0)
+        assert daemon_status(daemon.socket)["leases"] == []
+        assert not machine.any_locked()

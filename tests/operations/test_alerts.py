@@ -1,4 +1,4 @@
-"""Alert rules and dashboard: valid, tested alert by alert, and each with its page of the runbook."""
+"""Alert rules and dashboard: valid, tested alert by alert, each with its page of the runbook."""
 
 from __future__ import annotations
 
