@@ -105,3 +105,8 @@ def test_settings_that_would_tell_secrets_or_too_much_are_refused(
 ) -> None:
     with pytest.raises(ConfigError, match=said):
         parse_config({"router": router}, SglangConfig)
+
+
+def test_the_proxy_that_steers_takes_no_setting_that_it_would_not_heed() -> None:
+    with pytest.raises(ConfigError, match="the official router"):
+        parse_config({"steer": {"metrics_port": 9842}}, SglangConfig)
