@@ -69,13 +69,13 @@ def test_every_query_of_the_dashboard_answers(cluster):
         "VoltanaActuatorDown",
         "VoltanaTargetMissing",
     }
-    roles = cluster.values(
-        f"sum by (role, source) (rate(voltana_agent_energy_joules_total[{WINDOW}]))"
-    )
-    assert {labels["role"] for labels, _ in roles} == {"prefill", "decode"}
-    assert {labels["source"] for labels, _ in roles} <= {"counter", "power"}
+    by_role = f"sum by (role, source) (rate(voltana_agent_energy_joules_total[{WINDOW}]))"
     # Watts of three boards by the wall, on which a rehearsal of half its speed passes.
-    assert all(10.0 < watts < 1000.0 for _, watts in roles), roles
+    drawn = f"10 < {by_role} < 1000"
+    assert cluster.until(lambda: len(cluster.values(drawn)) == 2, 60.0), cluster.values(by_role)
+    roles = [labels for labels, _ in cluster.values(by_role)]
+    assert {labels["role"] for labels in roles} == {"prefill", "decode"}
+    assert {labels["source"] for labels in roles} <= {"counter", "power"}
 
 
 def test_every_metric_is_told_and_none_but_those_that_are_declared(cluster):
