@@ -24,6 +24,7 @@ from voltana.predictors.cautious_power import CautiousPower
 from voltana.predictors.conformal import BySize, ConformalSnapshot, by_phase
 from voltana.predictors.ecopred import EcoPred
 from voltana.predictors.linear_power import LinearPower
+from voltana.predictors.tables import TablePredictor
 from voltana.serving.feed import FeedPublisher
 from voltana.serving.feed_message import STATE_FIELDS, VERSION, parse_message
 from voltana.serving.router.chooser import RoleChooser
@@ -75,7 +76,15 @@ def conformal(group: Callable[[Load], str]) -> ConformalSnapshot:
 
 
 @pytest.mark.parametrize(
-    "make", [lambda: learned().snapshot(), lambda: conformal(by_phase), lambda: conformal(BySize())]
+    "make",
+    [
+        lambda: learned().snapshot(),
+        lambda: conformal(by_phase),
+        lambda: conformal(BySize()),
+        lambda: TablePredictor(
+            clocks_mhz=CLOCKS, prefill=np.full((len(CLOCKS), 2), 0.1), decode=None
+        ),
+    ],
 )
 def test_snapshots_forecast_the_same_after_the_wire(make: Callable[[], Any]) -> None:
     snapshot = make()
