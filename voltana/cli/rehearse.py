@@ -33,7 +33,7 @@ _FAULT = typer.Option(
 )
 _ENGINE = typer.Option("--engine", metavar="E", help="Whose protocol is spoken (sglang).")
 _OUT = typer.Option(
-    "--out", metavar="DIR", help="Keep logs, records, results.json and timelines there."
+    "--out", metavar="DIR", help="Keep report.html, results.json, logs and records there."
 )
 _JSON = typer.Option(
     "--json", metavar="FILE", help="Write the results as JSON; '-' is standard output."
@@ -112,7 +112,7 @@ def _tell(made: "Rehearsal", out: Path | None, json: str | None) -> None:
     text = to_json(made)
     if out is not None:
         write_text(out / "results.json", text + "\n")
-        _draw(made, out)
+        _write_page(made, out / "report.html")
     if json == STDOUT:
         typer.echo(text)
         return
@@ -121,15 +121,18 @@ def _tell(made: "Rehearsal", out: Path | None, json: str | None) -> None:
     print_report(made, table_console())
 
 
-def _draw(rehearsal: "Rehearsal", folder: Path) -> None:
-    """Draw the timelines; without matplotlib say so, for the figures are there all the same."""
+def _write_page(rehearsal: "Rehearsal", path: Path) -> None:
+    """Write the page; without its library say so, for the figures are there all the same."""
+    from voltana.evaluation.report.page import render
+    from voltana.rehearsal.page import page_of
+
     try:
-        from voltana.rehearsal.plots import write_timelines
+        text = render(page_of(rehearsal))
     except MissingExtraError as error:
-        typer.echo(f"voltana: no timelines: {error}", err=True)
+        typer.echo(f"voltana: no report: {error}", err=True)
         return
-    for path in write_timelines(rehearsal, folder):
-        typer.echo(f"Wrote {path}", err=True)
+    write_text(path, text)
+    typer.echo(f"Wrote {path}", err=True)
 
 
 def _say(name: str, text: str) -> None:

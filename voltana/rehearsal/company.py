@@ -93,7 +93,7 @@ class Company:
         """What the agents say of themselves; those that do not answer are left out."""
         token = self._stage.environment[TOKEN_VARIABLE]
         found = []
-        for address in json.loads((self._stage.logs / "agents.json").read_text(encoding="utf-8")):
+        for address in json.loads(self._stage.agents.read_text(encoding="utf-8")):
             asked = urllib.request.Request(
                 f"{address}/status", headers={"Authorization": f"Bearer {token}"}
             )

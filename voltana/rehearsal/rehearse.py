@@ -22,7 +22,8 @@ from voltana.rehearsal.fake_driver import built
 from voltana.rehearsal.load import replay
 from voltana.rehearsal.measured import Evidence, Lateness, measure, read_records
 from voltana.rehearsal.meter import read_log
-from voltana.rehearsal.stage import set_stage
+from voltana.rehearsal.spread import spread_of
+from voltana.rehearsal.stage import TOKEN_FILE, set_stage
 from voltana.serving.event_loop import PacedLoop
 from voltana_actuatord.timebase import LEAST_FACTOR, MOST_FACTOR
 
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from voltana.rehearsal.load import Replayed
     from voltana.rehearsal.measured import Measured
     from voltana.rehearsal.port import Rehearsed
+    from voltana.rehearsal.spread import Spread
     from voltana.serving.config import Config
     from voltana.serving.launch.supervise import Reports
 
@@ -63,6 +65,7 @@ class Rehearsal:
 
     Attributes:
         comparison: What the simulator says of the same trace and seed.
+        spread: How much that differs from seed to seed, by policy.
         measured: What was measured, by policy.
         faulty: The same with the fault; empty without one.
         fault: What went wrong in those.
@@ -71,6 +74,7 @@ class Rehearsal:
     """
 
     comparison: Comparison
+    spread: Mapping[str, Spread]
     measured: Mapping[str, Measured]
     faulty: Mapping[str, Measured]
     fault: Fault | None
@@ -126,6 +130,8 @@ def scenario_of(
         },
         "slo": slo.model_dump(),
         "engine": dialect.engine_options(both),
+        "levels": config.policy.levels,
+        "predictor": config.policy.predictor,
     }
     return load_scenario(None, own | dict(flags))
 
@@ -174,6 +180,7 @@ class Director:
         library = built()
         self.say("simulator", "predicts")
         comparison = compare(self.scenario, record_timelines=self.folder is not None)
+        spread = spread_of(self.scenario)
         slo, horizon_s = self.scenario.cluster.slo, comparison.reference.record.end_s
         evidence: dict[str, Evidence] = {}
         faulty: dict[str, Evidence] = {}
@@ -196,6 +203,7 @@ class Director:
         )
         return Rehearsal(
             comparison=comparison,
+            spread=spread,
             measured=measured,
             faulty=with_fault,
             fault=self.fault,
@@ -229,6 +237,10 @@ class Director:
                 calls.update(dict.fromkeys(stage.machine.set_calls()))
 
             with stage.machine, Company(stage, self.config, self.dialect, self.say) as company:
+                self.say(
+                    "watch",
+                    f"voltana top --from {stage.agents} --token-file {work / TOKEN_FILE}",
+                )
                 happen = None if fault is None else partial(fault.happen, stage, company)
                 with asyncio.Runner(loop_factory=lambda: PacedLoop(self.factor)) as runner:
                     replayed, start_s = runner.run(
