@@ -1,5 +1,6 @@
 """`voltana rehearse`: production's own processes against engines that behave like the plant."""
 
+import signal
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -69,12 +70,14 @@ def rehearse(
     A recorded trace:   voltana rehearse cluster.toml --trace requests.csv --trace-format azure
     """  # noqa: D301  (\b keeps typer from reflowing the examples)
     configure_logs(log_level)
+    _end_cleanly()
     from voltana.extras import require
 
     require("serving", "voltana rehearse")
     from voltana.rehearsal.faults import Fault
     from voltana.rehearsal.port import find_dialect
     from voltana.rehearsal.rehearse import Director, scenario_of
+    from voltana.rehearsal.run import LEAD_IN_S
     from voltana.serving.launch.command import read_launch
 
     dialect = find_dialect(engine)
@@ -92,7 +95,7 @@ def rehearse(
     scenario = scenario_of(config, dialect, load, list(dict.fromkeys(policies)))
     prepare_outputs(out, json)
     assert config.launch is not None
-    duration_s = float(scenario.trace.arrival_s[-1])
+    duration_s = float(scenario.trace.arrival_s[-1]) - LEAD_IN_S
     director = Director(
         config=config,
         scenario=scenario,
@@ -103,6 +106,17 @@ def rehearse(
         fault=None if fault is None else Fault.parse(fault, config.launch, duration_s),
     )
     _tell(director.run(), out, json)
+
+
+def _end_cleanly() -> None:
+    """Let a polite end take along all that was started, as Ctrl-C does."""
+
+    def interrupt(_number: int, _frame: object) -> None:
+        raise KeyboardInterrupt
+
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is not signal.SIG_IGN:  # nohup
+            signal.signal(number, interrupt)
 
 
 def _tell(made: "Rehearsal", out: Path | None, json: str | None) -> None:

@@ -18,6 +18,7 @@ from voltana.rehearsal.report import (
     lag_cells,
     lateness_text,
 )
+from voltana.rehearsal.run import LEAD_IN_S
 from voltana.values import Role
 
 if TYPE_CHECKING:
@@ -50,7 +51,7 @@ def page_of(rehearsal: Rehearsal) -> Page:
     return Page(
         title=f"{cluster.model} on {cluster.hardware}: rehearsed and simulated",
         lead=f"{cluster.prefill} prefill and {cluster.decode} decode instances, "
-        f"{len(scenario.trace)} requests in {scenario.trace.arrival_s[-1]:.0f} s, at "
+        f"{len(scenario.trace)} requests in {scenario.trace.arrival_s[-1] - LEAD_IN_S:.0f} s, at "
         f"{rehearsal.factor:g} seconds a second, seed {scenario.file.seed}.",
         tiles=[
             ("As simulated", f"{kept} of {len(checks)}", "figures within what is allowed"),

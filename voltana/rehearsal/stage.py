@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 
 TOKEN_VARIABLE = "VOLTANA_ADMIN_TOKEN"
 TOKEN_FILE = "admin.token"
-"""In the folder: the token of agents and router, for whoever watches them."""
 
 _DAEMON_LIMITS_S = 1.5
 """The longest that a daemon can be configured to wait for a driver's call, or for its worker."""
@@ -63,6 +62,16 @@ class Stage:
     def logs(self) -> Path:
         """Folder of the processes' logs."""
         return self.folder / "logs"
+
+    @property
+    def readings(self) -> Path:
+        """What the meter writes."""
+        return self.records / "meter.jsonl"
+
+    @property
+    def token_file(self) -> Path:
+        """The token of agents and router, for whoever watches them."""
+        return self.folder / TOKEN_FILE
 
     @property
     def agents(self) -> Path:

@@ -63,12 +63,12 @@ def holds_tables(path: Path) -> bool:
     return isinstance(values, dict) and values.get("format") == FORMAT
 
 
-def load_tables(path: Path, expect: Stack) -> TablePredictor:
+def load_tables(path: Path, expect: Stack | None = None) -> TablePredictor:
     """Read tables.
 
     Args:
         path: The file.
-        expect: What is running.
+        expect: What is running; None takes the tables of any stack.
 
     Raises:
         ProfileError: If it cannot be read, holds no tables of this version, or those of another
@@ -86,7 +86,7 @@ def load_tables(path: Path, expect: Stack) -> TablePredictor:
         raise ProfileError(
             f"tables {path} are not allowed: {what}. Profile the stack again, or correct the field."
         ) from None
-    for field in Stack.model_fields:
+    for field in () if expect is None else Stack.model_fields:
         was, runs = getattr(found.stack, field), getattr(expect, field)
         if was != runs:
             raise ProfileError(

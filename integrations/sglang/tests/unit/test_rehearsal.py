@@ -68,7 +68,7 @@ def director(tmp_path_factory):
 @pytest.fixture(scope="module")
 def evidence(director):
     """Of a policy whose energy nobody's lateness changes much."""
-    return director.rehearsed("static-low", fake_driver.built(), 6.0)
+    return director.rehearsed("static-low", fake_driver.built(), 9.0)
 
 
 def test_every_request_gets_all_its_tokens_through_the_router(director, evidence):
@@ -88,7 +88,7 @@ def test_the_daemon_holds_the_policys_clock_at_the_driver(director, evidence):
 
 def test_energy_from_outside_is_what_the_plant_says_of_the_iterations(director, evidence):
     """The driver's counter against the sum over iterations and idling, by instance."""
-    horizon_s = 6.0
+    horizon_s = 9.0
     measured = measure("static-low", evidence, director.scenario.cluster.slo, horizon_s=horizon_s)
     idle_w = director.scenario.plant.idle_power_w(1005.0)
     start_s = evidence.start_s * FACTOR
