@@ -54,23 +54,20 @@ class Company:
         router = config.router
         self.url = f"http://{in_url(router.host)}:{router.port}"
         self._lost_daemon = False
-        self._daemon = self._daemon_supervisor()
-        self._others = Supervisor(
-            [[self._launch_process(dialect)], [self._meter_process()]],
-            stage.logs,
-            say,
-            START_LIMIT_S,
-        )
+        self._daemon = self._supervisor(self._daemon_process())
+        self._cluster = self._supervisor(self._launch_process(dialect))
+        self._meter = self._supervisor(self._meter_process())
 
     def __enter__(self) -> Company:
         try:
             self._daemon.start(lambda: False)
             self._await_socket(self._stage.socket)
-            self._others.start(lambda: False)
+            self._cluster.start(lambda: False)
             # A launch lists its agents once all that it started is ready. That its router's port
             # answers proves less: another cluster may listen there.
-            self._await(self._stage.agents.exists, self._others, "the cluster does not start")
+            self._await(self._stage.agents.exists, self._cluster, "the cluster does not start")
             self._say("cluster", f"ready: {self.url}")
+            self._meter.start(lambda: False)
             self._await_readings()
         except BaseException:
             self._end()
@@ -97,7 +94,7 @@ class Company:
         time.sleep(after_s)
         self._daemon.shut_down()
         self._stage.socket.unlink(missing_ok=True)
-        self._daemon = self._daemon_supervisor()
+        self._daemon = self._supervisor(self._daemon_process())
         self._daemon.start(lambda: False)
         self._await_socket(self._stage.socket)
         self._lost_daemon = False
@@ -124,7 +121,7 @@ class Company:
             VoltanaError: If something has ended by itself, with its last words.
         """
         daemon = () if self._lost_daemon else self._daemon.children
-        for child in (*daemon, *self._others.children):
+        for child in (*daemon, *self._cluster.children, *self._meter.children):
             if child.status() is not None:
                 raise self._has_ended(child, f"{child.spec.name} has ended")
 
@@ -132,7 +129,8 @@ class Company:
         return VoltanaError(f"{what}. {child.last_words()}")
 
     def _end(self) -> None:
-        self._others.shut_down()
+        self._meter.shut_down()
+        self._cluster.shut_down()
         self._daemon.shut_down()
 
     def _spec(self, name: str, *command: str) -> ProcessSpec:
@@ -144,9 +142,8 @@ class Company:
             grace_s=_GRACE_S,
         )
 
-    def _daemon_supervisor(self) -> Supervisor:
-        stages = [[self._daemon_process()]]
-        return Supervisor(stages, self._stage.logs, self._say, START_LIMIT_S)
+    def _supervisor(self, process: ProcessSpec) -> Supervisor:
+        return Supervisor([[process]], self._stage.logs, self._say, START_LIMIT_S)
 
     def _daemon_process(self) -> ProcessSpec:
         return self._spec(
@@ -167,7 +164,7 @@ class Company:
     def _await_readings(self) -> None:
         self._await(
             lambda: self._stage.readings.exists() and self._stage.readings.stat().st_size > 0,
-            self._others,
+            self._meter,
             "the meter reads nothing",
         )
 
