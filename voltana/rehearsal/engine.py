@@ -190,8 +190,14 @@ class Engine:
             "latest_s": events.latest_s,
         }
         events.latest_s = 0.0
-        with self._records.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(said | {"rows": rows}) + "\n")
+        try:
+            with self._records.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(said | {"rows": rows}) + "\n")
+        except OSError as error:
+            raise SystemExit(
+                f"virtual engine: its iterations cannot be kept in {self._records}: "
+                f"{error.strerror}. Make room there."
+            ) from None
         self.runner.rows = []
 
 
