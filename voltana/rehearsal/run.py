@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from voltana.rehearsal.load import replay
+from voltana.rehearsal.priority import going_first
 from voltana.serving.event_loop import PacedLoop
 
 if TYPE_CHECKING:
@@ -71,7 +72,10 @@ class Run:
         Raises:
             VoltanaError: If something ends by itself.
         """
-        with asyncio.Runner(loop_factory=lambda: PacedLoop(self.factor)) as runner:
+        with (
+            going_first(),
+            asyncio.Runner(loop_factory=lambda: PacedLoop(self.factor)) as runner,
+        ):
             return runner.run(self._serve(horizon_s))
 
     async def _serve(self, horizon_s: float) -> tuple[Replayed, float]:
