@@ -170,7 +170,6 @@ class Director:
         library = built()
         self.say("simulator", "predicts")
         comparison = compare(self.scenario, record_timelines=self.folder is not None)
-        spread = spread_of(self.scenario)
         slo, horizon_s = self.scenario.cluster.slo, comparison.reference.record.end_s
         evidence: dict[str, Evidence] = {}
         faulty: dict[str, Evidence] = {}
@@ -181,6 +180,8 @@ class Director:
             if self.fault is not None:
                 self.say(policy, f"is rehearsed with {self.fault}")
                 faulty[policy] = self.rehearsed(policy, library, horizon_s, self.fault)
+        self.say("simulator", "tries other seeds")
+        spread = spread_of(self.scenario)
         reference_j = math.nan
         if REFERENCE in evidence:
             reference_j = measure(REFERENCE, evidence[REFERENCE], slo, horizon_s=horizon_s).energy_j
