@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import subprocess
+import sys
 import time
 
 import pytest
 
 from voltana.errors import VoltanaError
+from voltana.rehearsal.priority import going_first
 from voltana.rehearsal.run import _beside
 
 
@@ -46,3 +50,17 @@ def test_what_goes_wrong_in_watch_or_job_ends_everything_at_once(place):
         asyncio.run(_beside(watch, job(), other))
     assert ended == [True]
     assert time.monotonic() - started_s < 5.0
+
+
+def test_going_first_ends_with_what_it_is_for():
+    """Where it may not go first at all, nothing changes."""
+    before = os.sched_getscheduler(0), os.getpriority(os.PRIO_PROCESS, 0)
+    with going_first():
+        inside = os.sched_getscheduler(0) & ~os.SCHED_RESET_ON_FORK
+        assert inside in {os.SCHED_RR, before[0]}
+        child = subprocess.run(
+            [sys.executable, "-c", "import os; print(os.sched_getscheduler(0))"],
+            capture_output=True, text=True, check=True,
+        )  # fmt: skip
+        assert int(child.stdout) == os.SCHED_OTHER  # what is started meanwhile does not
+    assert (os.sched_getscheduler(0), os.getpriority(os.PRIO_PROCESS, 0)) == before
