@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 
 import numpy as np
 import pytest
@@ -131,9 +132,9 @@ def test_a_counter_goes_on_from_what_it_had_counted_before_the_engine_came(tmp_p
     with Machine(tmp_path, tmp_path, 2) as machine:
         machine.set(0, "D_ENERGY_MJ", 7000)
         view = DriverView(machine.path, (0, 1))
-        assert [machine.get(gpu, "D_SAID_UJ") for gpu in (0, 1)] == [7_000_000, 0]
-        assert machine.get(0, "D_SAID_MW") == machine.get(0, "D_IDLE_MW")
+        assert not machine.get(0, "D_SAID_BY")  # until there is something to be followed
         view.say(1, 4.0, 100.0, 0.0)
         assert [machine.get(gpu, "D_SAID_UJ") for gpu in (0, 1)] == [9_000_000, 2_000_000]
         assert machine.get(1, "D_SAID_MW") == 50_000
+        assert machine.get(1, "D_SAID_BY") == os.getpid()
         view.close()

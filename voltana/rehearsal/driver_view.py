@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import mmap
 import os
-import time
 from typing import TYPE_CHECKING, NamedTuple
 
 from voltana.rehearsal.machine import WORD
@@ -45,13 +44,9 @@ class DriverView:
             self._map = mmap.mmap(file.fileno(), 0)
         self._words = memoryview(self._map).cast("Q")
         self._bases = [WORD["H_WORDS"] + device * WORD["D_WORDS"] for device in devices]
+        self._pid = os.getpid()
         # A counter never falls: what it has counted before this process spoke stays in it.
         self._counted_uj = [1000 * self._words[base + WORD["D_ENERGY_MJ"]] for base in self._bases]
-        for base, counted_uj in zip(self._bases, self._counted_uj, strict=True):
-            self._words[base + WORD["D_SAID_NS"]] = time.monotonic_ns()
-            self._words[base + WORD["D_SAID_UJ"]] = counted_uj
-            self._words[base + WORD["D_SAID_MW"]] = self._words[base + WORD["D_IDLE_MW"]]
-            self._words[base + WORD["D_SAID_BY"]] = os.getpid()
 
     def asked(self) -> Asked:
         """The slowest clock of the devices, and when the last of them has settled."""
@@ -82,6 +77,7 @@ class DriverView:
             words[base + WORD["D_SAID_UJ"]] = counted_uj + int(energy_j * share * 1e6)
             words[base + WORD["D_SAID_MW"]] = int(power_w * share * 1e3)
             words[base + WORD["D_SAID_MHZ"]] = int(limited_mhz)
+            words[base + WORD["D_SAID_BY"]] = self._pid
             words[turn] += 1
 
     def close(self) -> None:
