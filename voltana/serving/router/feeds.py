@@ -106,7 +106,8 @@ class FeedFollower:
         name = message.instance
         if message.facts is not None:
             self._renew(name, message.facts, message.budget_s)
-        sampled_s = self._time.now_s() - message.age_s
+        now_s = self._time.now_s()
+        sampled_s = now_s - message.age_s
         self._reports.put(
             name,
             Report(
@@ -114,6 +115,7 @@ class FeedFollower:
                 sampled_s=sampled_s,
                 source=FEED,
                 facts=self._facts.get(name, NOTHING_KNOWN),
+                heard_s=now_s,
             ),
         )
         self._ledger.reconcile(name, sampled_s, message.rooms, names_waiting=message.names_waiting)
