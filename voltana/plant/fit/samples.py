@@ -110,5 +110,5 @@ class Samples:
         curve = hardware.bandwidth
         return ClockState(
             compute=self.clock_mhz / hardware.max_clock_mhz,  # type: ignore[arg-type]
-            bandwidth=np.interp(self.clock_mhz, curve.clocks_mhz, curve.share),  # type: ignore[arg-type]
+            bandwidth=np.interp(self.clock_mhz, curve.clocks_mhz, curve.share),
         )
