@@ -99,9 +99,9 @@ mutants: $(READY) compiler ## change what keeps the guarantee in 100 places, and
 kills: $(READY) ## kill an agent 200 times under load; its account must claim no less than what happened
 	$(BIN)/python $(SGLANG)/tests/unit/killed_agent.py --kills 200
 
-rehearse: $(READY) compiler ## rehearse three policies, all processes as in production (10 min)
-	$(BIN)/voltana rehearse examples/rehearsal.toml --rate 10 --duration 30 \
-	    --policy static-max,static-low,voltana --out out/rehearsal
+rehearse: $(READY) compiler ## rehearse four policies, all processes as in production (10 min)
+	$(BIN)/voltana rehearse examples/rehearsal.toml --rate 30 --duration 20 --factor 0.5 \
+	    --policy static-max,static-low,voltana-v0.1,voltana --out out/rehearsal
 
 chaos: $(READY) compiler ## kill and hang everything 200 times; every clock must come back
 	$(BIN)/python -m tests.actuation.chaos --rounds 200

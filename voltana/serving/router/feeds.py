@@ -111,7 +111,8 @@ class FeedFollower:
             self._renew(name, message.facts, message.budget_s)
         if message.energy_j is not None:
             self._energy(name, message.energy_j)
-        sampled_s = self._time.now_s() - message.age_s
+        now_s = self._time.now_s()
+        sampled_s = now_s - message.age_s
         self._reports.put(
             name,
             Report(
@@ -119,6 +120,7 @@ class FeedFollower:
                 sampled_s=sampled_s,
                 source=FEED,
                 facts=self._facts.get(name, NOTHING_KNOWN),
+                heard_s=now_s,
             ),
         )
         self._ledger.reconcile(name, sampled_s, message.rooms, names_waiting=message.names_waiting)
