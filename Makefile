@@ -63,9 +63,9 @@ promtool: # Debian's Prometheus, whose service is none of ours
 	     && apt-get install -y -qq --no-install-recommends prometheus >/dev/null; } \
 	|| echo "no Prometheus: install the package prometheus, or what needs it is skipped"
 
-test-operations: $(READY) promtool ## check alert rules, dashboard, manifests and units (fetches schemas, 22 MB, once)
+test-operations: $(READY) promtool ## check alert rules, metrics and manifests by promtool and schemas (22 MB, once)
 	$(BIN)/python -m pip install -q --disable-pip-version-check --require-hashes -r requirements/operations.lock
-	$(BIN)/python -m pytest -n 0 -m "not prometheus and not chroot" tests/operations tests/actuation/test_units.py tests/test_packaging.py
+	$(BIN)/python -m pytest -n 2 tests/operations/test_alerts.py tests/operations/test_exposed.py tests/operations/test_manifests.py
 
 test-prometheus: $(READY) compiler promtool ## scrape a rehearsed cluster with a real Prometheus, and fire alerts (4 min)
 	$(BIN)/python -m pytest -n 0 -m prometheus tests/operations
