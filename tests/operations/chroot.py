@@ -25,20 +25,32 @@ LEFT_OUT = (
 
 
 def base() -> Path:
-    """The bare Debian, which is fetched once and kept in out/chroot (its copies are used)."""
-    kept = ROOT / "out" / "chroot" / SUITE
+    """The bare Debian, which is fetched once and kept in the user's cache (its copies are used)."""
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    kept = cache / "voltana" / f"debian-{SUITE}"
     if not (kept / "etc" / "debian_version").exists():
-        shutil.rmtree(kept, ignore_errors=True)
-        kept.parent.mkdir(parents=True, exist_ok=True)
         made = kept.with_suffix(".making")
-        shutil.rmtree(made, ignore_errors=True)
-        subprocess.run(
-            ["debootstrap", "--variant=minbase", f"--include={PACKAGES}", SUITE, made, MIRROR],
-            check=True,
-            stdout=subprocess.DEVNULL,
-        )
+        _remove(made)
+        made.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            subprocess.run(
+                ["debootstrap", "--variant=minbase", f"--include={PACKAGES}", SUITE, made, MIRROR],
+                check=True,
+                stdout=subprocess.DEVNULL,
+            )
+        except BaseException:
+            _remove(made)
+            raise
         made.rename(kept)
     return kept
+
+
+def _remove(folder: Path) -> None:
+    """Remove what an earlier try left behind, but nothing that it had mounted."""
+    for mounted in ("proc", "sys", "dev"):
+        subprocess.run(["umount", "-R", folder / mounted], check=False, stderr=subprocess.DEVNULL)
+    if not any(os.path.ismount(folder / name) for name in ("proc", "sys", "dev")):
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 @dataclass

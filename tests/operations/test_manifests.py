@@ -65,6 +65,9 @@ def test_only_the_daemon_has_a_privilege_and_it_is_the_one():
             assert context["seccompProfile"] == {"type": "RuntimeDefault"}
             if (name, container["name"]) == ("voltana-actuatord", "actuatord"):
                 assert context["capabilities"]["add"] == ["SYS_ADMIN"]
+                assert context["privileged"] is False
+                assert context["readOnlyRootFilesystem"] is True
+                assert {"startupProbe", "readinessProbe", "livenessProbe"} <= container.keys()
                 continue
             assert context["runAsNonRoot"] is True
             assert context["runAsUser"] > 0
@@ -100,6 +103,15 @@ def test_the_daemon_s_configuration_is_one_and_gpus_are_named_by_uuid():
     assert exporter.users == (metrics["securityContext"]["runAsUser"],)
     assert daemon["args"] == ["--config", "/etc/voltana/actuatord.toml"]
     assert pods()["decode"]["spec"]["securityContext"]["runAsUser"] in agents.users
+    shared = pods()["voltana-actuatord"]["spec"]["securityContext"]["supplementalGroups"]
+    assert shared == [settings.socket_group]
+
+
+@pytest.mark.parametrize("role", ["prefill", "decode"])
+def test_an_engine_has_the_gpu_of_the_device_plugin_and_no_other(role):
+    (engine,) = pods()[role]["spec"]["containers"]
+    assert engine["resources"]["limits"] == {"nvidia.com/gpu": 1}
+    assert "NVIDIA_VISIBLE_DEVICES" not in [one["name"] for one in engine["env"]]
 
 
 def test_router_and_engines_agree_on_names_ports_and_feeds():
