@@ -137,7 +137,11 @@ class Group:
                 return
             try:
                 made = self._workshop.build(reader, self.settings, self._limits.values())
-                made.ring_loop.start(reader)
+                try:
+                    made.ring_loop.start(reader)
+                except BaseException:
+                    made.guarantee.close()
+                    raise
             except BaseException:
                 reader.close()
                 raise
@@ -401,9 +405,9 @@ class Group:
     def _release(self, path: Path) -> None:
         served = self._served.pop(path)
         if served.reader.replaced():
-            served.ring_loop.open.give_up(ENGINE_GONE)
-            served.guarantee.requests.lose()
-        served.ring_loop.keep(served.reader)
+            served.ring_loop.leave(served.reader, ENGINE_GONE)
+        else:
+            served.ring_loop.keep(served.reader)
         try:
             served.save(self._config)
         except OSError as error:

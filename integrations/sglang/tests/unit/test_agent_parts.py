@@ -3,6 +3,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+from time import monotonic, sleep
 
 import numpy as np
 import pytest
@@ -145,6 +146,36 @@ def test_the_mean_clock_of_an_iteration_holds_each_sample_until_the_next():
     assert history.mean_mhz(0.0, 2.0) == pytest.approx(600.0)
     assert history.mean_mhz(0.2, 0.8) == pytest.approx(600.0)  # the first that is known
     assert history.mean_mhz(2.0, 2.0) == pytest.approx(1200.0)
+
+
+@pytest.mark.parametrize("after", ["fails", "nothing", "infinite"])
+def test_the_last_clock_of_a_sensor_that_fails_does_not_hold_for_ever(after):
+    """Labels would go on at a clock below all levels, and none of them would count."""
+    time, reads = ManualTime(10.0), []
+
+    class Failing:
+        def read(self):
+            reads.append(time.now_s())
+            time.advance(1.0)
+            if len(reads) > 1 and after == "fails":
+                raise ActuatorError("gone")
+            clock_mhz = {"nothing": math.nan, "infinite": math.inf}.get(after, math.nan)
+            return Reading(
+                at_s=reads[-1], clock_mhz=485.0 if len(reads) == 1 else clock_mhz,
+                power_w=1.0, energy_j=0.0,
+            )  # fmt: skip
+
+        def close(self):
+            pass
+
+    sensor = SampledSensor(Failing(), time, period_s=0.001)
+    deadline_s = monotonic() + 5.0
+    while len(reads) < 5 and monotonic() < deadline_s:
+        sleep(0.001)
+    sensor.close()
+    assert sensor.history.mean_mhz(10.0, 10.5) == 485.0
+    assert math.isnan(sensor.history.mean_mhz(13.0, 14.0))
+    assert math.isnan(sensor.history.mean_mhz(100.0, 101.0))
 
 
 def test_without_a_device_the_clock_is_what_the_actuator_says():
