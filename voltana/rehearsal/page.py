@@ -145,7 +145,7 @@ def _energy(rehearsal: Rehearsal) -> Figure:
 def _timelines(rehearsal: Rehearsal) -> list[Figure]:
     made = []
     records = {run.result.policy: run.record for run in rehearsal.comparison.runs}
-    for policy, evidence in reversed(rehearsal.evidence.items()):
+    for policy, evidence in reversed(list(rehearsal.evidence.items())):
         record = records[policy]
         for instance in _shown(record.instances):
             lines = (
