@@ -42,7 +42,8 @@ def run(*arguments):
 @promtool
 def test_promtool_accepts_rules_and_configuration_and_every_alert_s_test():
     run("check", "rules", RULES.name)
-    run("check", "config", "--syntax-only", "prometheus.yml")
+    for name in ("prometheus.yml", "kubernetes.yml"):
+        run("check", "config", "--syntax-only", name)
     run("test", "rules", "voltana.rules.test.yml")
 
 
