@@ -7,11 +7,12 @@ import os
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
 from voltana.errors import VoltanaError
-from voltana.rehearsal.priority import going_first
+from voltana.rehearsal.priority import going_first, keep_niceness
 from voltana.rehearsal.run import _beside
 
 
@@ -64,3 +65,22 @@ def test_going_first_ends_with_what_it_is_for():
         )  # fmt: skip
         assert int(child.stdout) == os.SCHED_OTHER  # what is started meanwhile does not
     assert (os.sched_getscheduler(0), os.getpriority(os.PRIO_PROCESS, 0)) == before
+
+
+def test_a_process_with_a_session_of_its_own_counts_for_its_niceness():
+    enabled = Path("/proc/sys/kernel/sched_autogroup_enabled")
+    if not enabled.exists() or enabled.read_text().strip() != "1":
+        pytest.skip("this kernel schedules no sessions as groups")
+    sleep = [sys.executable, "-c", "import os, time; os.nice(3); time.sleep(60)"]
+    process = subprocess.Popen(sleep, start_new_session=True)
+    try:
+        ends_s = time.monotonic() + 10.0
+        while os.getpriority(os.PRIO_PROCESS, process.pid) < 3 and time.monotonic() < ends_s:
+            time.sleep(0.01)
+        keep_niceness(process.pid)
+        niceness = os.getpriority(os.PRIO_PROCESS, process.pid)
+        assert Path(f"/proc/{process.pid}/autogroup").read_text().split()[-1] == str(niceness)
+    finally:
+        process.kill()
+        process.wait()
+    keep_niceness(process.pid)  # which is gone
