@@ -82,6 +82,19 @@ def search(pairs: Pairs) -> Pair:
     return _descended(pairs, best)
 
 
+def refined(pairs: Pairs, start: Pair) -> Pair:
+    """The best that the runs reach near a pair which was the best for a part of the requests.
+
+    Where it keeps too little, both clocks rise by 1, 2, 4 ... levels until a pair keeps enough.
+    """
+    top: Pair = (pairs.size[PREFILL] - 1, pairs.size[DECODE] - 1)
+    best, step = start, 1
+    while best != top and pairs.score(best).short > 0:
+        best = (min(best[PREFILL] + step, top[PREFILL]), min(best[DECODE] + step, top[DECODE]))
+        step *= 2
+    return best if pairs.score(best).short > 0 else _descended(pairs, best)
+
+
 def _descended(pairs: Pairs, best: Pair) -> Pair:
     """The best after steps to better neighbours, then to any better decode clock."""
     better: Pair | None = best

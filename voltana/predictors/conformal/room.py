@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 from voltana.promise import bound_on
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from voltana.predictors.conformal.snapshot import MeanLine
 
 MOST = 2**53
@@ -36,11 +38,25 @@ def most_within(line: MeanLine, quantile: float, offset_s: float, budget_s: floa
         return -1
     most_s = min(budget_s, (budget_s - quantile * offset_s) / (1.0 + quantile))
     span_s = most_s - fixed_s
-    if span_s >= MOST * token_s:
+    if span_s >= MOST * token_s or token_s == 0.0:  # any number of tokens takes the same
         return MOST if fits(0) else -1
-    tokens = max(math.floor(span_s / token_s), 0)
-    while tokens >= 0 and not fits(tokens):
-        tokens -= 1
-    while fits(tokens + 1):
-        tokens += 1
-    return tokens
+    return _last(fits, math.floor(max(span_s, -token_s) / token_s))
+
+
+def _last(fits: Callable[[int], bool], near: int) -> int:
+    """The last number from 0 on that fits, where all before it do; -1 if not even 0 does.
+
+    Args:
+        fits: Whether a number fits.
+        near: Where it probably is; the steps away from it double.
+    """
+    low, high, step = near, near + 1, 1
+    while low >= 0 and not fits(low):
+        low, high, step = low - step, low, 2 * step
+    while fits(high):
+        low, high, step = high, high + step, 2 * step
+    low = max(low, -1)
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if fits(middle) else (low, middle)
+    return low
