@@ -145,7 +145,7 @@ def test_the_pair_keeps_what_static_max_keeps_and_runs_again_by_its_name(found):
 
 def test_the_fastest_pair_is_taken_where_none_keeps_enough(monkeypatch):
     given = scenario("best-fixed", levels="705,1410")
-    monkeypatch.setattr(PairRuns, "_short", lambda _self, _result: 0.5)
+    monkeypatch.setattr(PairRuns, "_short", lambda _self, _result: Score(0.5, math.inf))
     choice = BestFixed().find(given)
     assert (choice.prefill_mhz, choice.decode_mhz, choice.kept) == (1410.0, 1410.0, False)
     assert choice.runs == 2
@@ -217,7 +217,8 @@ def test_refining_ends_at_a_pair_that_keeps_enough_or_at_the_fastest(size, least
 
     def score(prefill, decode):
         short = max(least[0] - prefill, 0) + max(least[1] - decode, 0)
-        return Score(0.1 * short, 100.0 + prefill + decode)
+        axis = int(least[1] - decode > least[0] - prefill)
+        return Score(0.1 * short, 100.0 + prefill + decode, axis)
 
     table = Table(size, score)
     start = (min(start[0], top[0]), min(start[1], top[1]))

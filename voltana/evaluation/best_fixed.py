@@ -22,8 +22,8 @@ import numpy as np
 
 from voltana.evaluation.bound.compare import allowance
 from voltana.evaluation.metrics import measure
-from voltana.evaluation.pair_race import Race
-from voltana.evaluation.pair_search import Score, refined, search
+from voltana.evaluation.pair_race import Race, worst
+from voltana.evaluation.pair_search import DECODE, PREFILL, Score, refined, search
 from voltana.levels import parse_levels
 from voltana.plant.simulation import Simulation
 from voltana.policies import get_policy
@@ -54,8 +54,8 @@ MOST_RUNS = 39
 HEAD_S = 30.0
 """Arrivals that are searched first, where a trace lasts at least twice as long."""
 
-REFINING_RUNS = 16
-"""Simulations of the whole trace after that, the reference's among them."""
+HEAD_RUNS, REFINING_RUNS = 26, 10
+"""Simulations of them, and of the whole trace after that, the reference's among both."""
 
 EVEN = 0.15
 """By how much the rate of any quarter of a trace may differ from its mean for its head to stand for
@@ -112,7 +112,7 @@ class BestFixed:
             runs = PairRuns(scenario, progress)
             best = search(runs)
         else:
-            first = PairRuns(head)
+            first = PairRuns(head, most=HEAD_RUNS)
             near = search(first)
             before = first.count
             runs = PairRuns(scenario, progress, most=REFINING_RUNS)
@@ -200,22 +200,23 @@ class PairRuns:
     def _scored(self, simulation: Simulation) -> Score:
         end_s, energy_j = simulation.now_s, simulation.energy_j()
         given_up = simulation.finished < len(self._scenario.trace)
-        short = self._short(self._measured(simulation)) + float(given_up)
+        short = self._short(self._measured(simulation))
         # At fixed clocks idling takes the same power for ever, so that one second tells it.
         simulation.extend_to(end_s + 1.0)
         idle_w = simulation.energy_j() - energy_j
-        return Score(short, energy_j + idle_w * (self._end_s - end_s))
+        return short._replace(
+            short=short.short + float(given_up),
+            energy_j=energy_j + idle_w * (self._end_s - end_s),
+        )
 
-    def _short(self, result: Result) -> float:
+    def _short(self, result: Result) -> Score:
         assert self._allowed is not None
         allowed = self._allowed
-        pairs = (
-            (allowed.ttft, result.ttft_attainment),
-            (allowed.itl, result.itl_attainment),
-            (allowed.itl_tokens, result.itl_token_attainment),
+        return worst(
+            (PREFILL, allowed.ttft, result.ttft_attainment),
+            (DECODE, allowed.itl, result.itl_attainment),
+            (DECODE, allowed.itl_tokens, result.itl_token_attainment),
         )
-        worst = max((w - kept for w, kept in pairs if not math.isnan(w)), default=0.0)
-        return worst if worst > 1e-9 else 0.0
 
     def _started(self, policy: Policy) -> tuple[Simulation, Callable[[float], None]]:
         """A simulation, and what runs it up to an instant."""

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from voltana.evaluation.pair_search import Score
+from voltana.evaluation.pair_search import DECODE, PREFILL, Score
 from voltana.plant.record import mean_itl_s
 from voltana.plant.simulation import METER_S
 
@@ -73,8 +73,8 @@ class Race:
     def lost(self, simulation: Simulation) -> Score | None:
         """The score of a run that need not go on; None where it may still be the best."""
         short = self._short(simulation)
-        if short > ROUNDING:
-            return Score(short, math.inf)
+        if short.short > ROUNDING:
+            return short
         seen = len(simulation.metered_j) - 1
         if self._best.short > 0 or not 0 < seen < len(self._best_j):
             return None
@@ -82,7 +82,7 @@ class Race:
         behind = MARGIN * math.sqrt(max(self._last_s / (seen * METER_S), 1.0))
         return Score(0.0, self._best.energy_j * ratio) if ratio > 1.0 + behind else None
 
-    def _short(self, simulation: Simulation) -> float:
+    def _short(self, simulation: Simulation) -> Score:
         """By how much an attainment will fall short even if all is kept from now on.
 
         That of single tokens is not looked at: what decides it is not kept by request.
@@ -97,7 +97,11 @@ class Race:
         gap_s = mean_itl_s(first_s, completed_s, self._tokens[: len(jobs)])
         slow = np.count_nonzero(gap_s > self._slo.itl_s)
         kept = (1.0 - late / len(self._tokens), 1.0 - slow / max(self._many, 1))
-        wanted = (self._allowed.ttft, self._allowed.itl)
-        return max(
-            (w - k for w, k in zip(wanted, kept, strict=True) if not math.isnan(w)), default=0.0
-        )
+        return worst((PREFILL, self._allowed.ttft, kept[0]), (DECODE, self._allowed.itl, kept[1]))
+
+
+def worst(*attained: tuple[int, float, float]) -> Score:
+    """What falls short most of role, wanted and kept share; a score without energy."""
+    shorts = [(w - kept, axis) for axis, w, kept in attained if not math.isnan(w)]
+    short, axis = max(shorts, default=(0.0, PREFILL))
+    return Score(short, math.inf, axis) if short > ROUNDING else Score(0.0, math.inf)
