@@ -121,10 +121,10 @@ def test_a_sweep_s_report_has_lines_a_front_and_u_curves(tmp_path):
     seen = Seen(text)
     assert len(text.encode()) < MOST_BYTES
     assert seen.outside == []
-    assert "Energy saved by workload.rate_rps" in seen.headings
+    assert "Energy saved by request rate" in seen.headings
     assert "Saving against attainment" in seen.headings
     assert "Energy over the clock" in seen.headings
-    assert "<option>itl_ms 50</option>" in text
+    assert "<option>ITL threshold 50 ms</option>" in text
     charts = json.loads(re.search(r'id="charts">(.*?)</script>', text)[1])
     assert any(trace.get("error_y", {}).get("visible") for c in charts.values()
                for trace in c["traces"])  # fmt: skip
