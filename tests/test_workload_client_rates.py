@@ -136,7 +136,7 @@ def test_the_command_takes_it_and_its_scenario_runs_again(two, tmp_path, capsys)
 
 
 def test_a_sweep_knows_a_scenario_by_the_content_of_its_rates(two):
-    base = {"workload": {"arrival": "rates", "rates": str(two)}}
+    base = {"workload": {"arrival": "rates", "rates_file": str(two)}}
     before = make_plan(base, {"seed": [1]}).points[0].key
     two.write_bytes(TWO.replace("0,600,6", "0,600,7").encode())
     assert make_plan(base, {"seed": [1]}).points[0].key != before

@@ -98,7 +98,7 @@ class WorkloadTable(StrictTable):
         rate_rps: Mean arrival rate, requests per second.
         duration_s: How long requests arrive.
         arrival: Arrival process.
-        rates: CSV of rates over time, client by client, for ``rates``. Relative to the scenario
+        rates_file: CSV of rates over time, client by client, for ``rates``. Relative to the scenario
             file.
         rates_start_s: Where in it the run begins.
         cv: Coefficient of variation of the gaps between arrivals, for ``gamma``.
@@ -112,7 +112,7 @@ class WorkloadTable(StrictTable):
     arrival: Literal["poisson", "gamma", "diurnal", "rates"] = Field(
         default="poisson", description="the arrival process (--arrival)"
     )
-    rates: Path | None = Field(
+    rates_file: Path | None = Field(
         default=None, description="the CSV of rates over time, as ServeGen's (--rates)"
     )
     rates_start_s: NotNegative = Field(
@@ -130,11 +130,11 @@ class WorkloadTable(StrictTable):
 
     @model_validator(mode="after")
     def _rates_need_a_file(self) -> WorkloadTable:
-        if (self.rates is None) == (self.arrival == "rates"):
+        if (self.rates_file is None) == (self.arrival == "rates"):
             raise invalid(
-                "workload.rates",
-                None if self.rates is None else str(self.rates),
-                f"{'left out' if self.rates else 'a CSV file'} with {self.arrival} arrivals",
+                "workload.rates_file",
+                None if self.rates_file is None else str(self.rates_file),
+                f"{'left out' if self.rates_file else 'a CSV file'} with {self.arrival} arrivals",
                 "Use --arrival rates with --rates FILE, or neither.",
             )
         return self

@@ -166,7 +166,7 @@ def simulate(
             "workload": {
                 "name": workload,
                 "arrival": "rates" if rates is not None and arrival is None else arrival,
-                "rates": None if rates is None else str(rates),
+                "rates_file": None if rates is None else str(rates),
                 "rates_start_s": rates_start,
                 "cv": cv,
             },

@@ -40,7 +40,12 @@ if TYPE_CHECKING:
 ARRIVALS = "arrivals"
 """Flags that mean the same for a trace and for a synthetic workload."""
 
-_PATHS = (("trace", "file"), ("workload", "rates"), ("cluster", "hardware"), ("cluster", "model"))
+_PATHS = (
+    ("trace", "file"),
+    ("workload", "rates_file"),
+    ("cluster", "hardware"),
+    ("cluster", "model"),
+)
 """Keys that may hold a path; a profile is one if it ends like a file."""
 
 _BUDGET = "power_budget_file"
@@ -281,8 +286,8 @@ def _make_trace(file: ScenarioFile) -> Trace:
             workload.duration_s,
             file.seed,
             arrival=workload.arrival
-            if workload.rates is None
-            else read_client_rates(workload.rates, workload.rates_start_s),
+            if workload.rates_file is None
+            else read_client_rates(workload.rates_file, workload.rates_start_s),
             cv=workload.cv,
             max_prompt_tokens=workload.max_prompt_tokens,
             max_output_tokens=workload.max_output_tokens,

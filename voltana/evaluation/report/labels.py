@@ -22,7 +22,7 @@ FIELDS: dict[str, tuple[str, str]] = {
     "workload.rate_rps": ("request rate", "requests/s"),
     "workload.duration_s": ("arrivals last", "s"),
     "workload.arrival": ("arrival pattern", ""),
-    "workload.rates": ("rates over time", ""),
+    "workload.rates_file": ("rates over time", ""),
     "workload.rates_start_s": ("rates from", "s"),
     "workload.cv": ("variation of the gaps between arrivals", ""),
     "workload.max_prompt_tokens": ("prompts cut at", "tokens"),
