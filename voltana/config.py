@@ -98,8 +98,8 @@ class WorkloadTable(StrictTable):
         rate_rps: Mean arrival rate, requests per second.
         duration_s: How long requests arrive.
         arrival: Arrival process.
-        rates_file: CSV of rates over time, client by client, for ``rates``. Relative to the scenario
-            file.
+        rates_file: CSV of rates over time, client by client, for ``rates``. Relative to the
+            scenario file.
         rates_start_s: Where in it the run begins.
         cv: Coefficient of variation of the gaps between arrivals, for ``gamma``.
         max_prompt_tokens: Longer prompts are cut to this; None leaves them.

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from voltana.evaluation.sweep.work import Row
 
 MODEL = "llama-3.1-8b"
-BOARDS = ("a100-pcie-40gb", "a100-sxm4-80gb", "h100-sxm", "h200-sxm")
+BOARDS = ("a100-pcie-40gb", "a100-sxm4-80gb", "l40s", "h100-sxm", "b200-sxm")
 PHASES_ON = "a100-sxm4-80gb"
 """Whose phases are drawn beside each other; the others are in the table."""
 RATES_RPS = (30.0, 50.0)

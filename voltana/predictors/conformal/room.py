@@ -38,7 +38,9 @@ def most_within(line: MeanLine, quantile: float, offset_s: float, budget_s: floa
         return -1
     most_s = min(budget_s, (budget_s - quantile * offset_s) / (1.0 + quantile))
     span_s = most_s - fixed_s
-    if span_s >= MOST * token_s or token_s == 0.0:  # any number of tokens takes the same
+    if not span_s > -math.inf:  # no budget, or no mean
+        return -1
+    if span_s >= MOST * token_s or not token_s > 0.0:  # any number of tokens takes the same
         return MOST if fits(0) else -1
     return _last(fits, math.floor(max(span_s, -token_s) / token_s))
 
