@@ -131,6 +131,8 @@ def test_the_command_takes_it_and_its_scenario_runs_again(two, tmp_path, capsys)
         app(["simulate", "--arrival", "rates"], standalone_mode=False)
     with pytest.raises(ConfigError, match="Use --arrival rates with --rates FILE"):
         app(["simulate", "--arrival", "gamma", "--rates", str(two)], standalone_mode=False)
+    with pytest.raises(ConfigError, match=r"left out without rates\. Give --rates\."):
+        app(["simulate", "--rates-start", "5"], standalone_mode=False)
     with pytest.raises(ConfigError, match="no such file"):
         app(["simulate", "--rates", str(tmp_path / "none.csv")], standalone_mode=False)
 

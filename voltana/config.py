@@ -137,6 +137,13 @@ class WorkloadTable(StrictTable):
                 f"{'left out' if self.rates_file else 'a CSV file'} with {self.arrival} arrivals",
                 "Use --arrival rates with --rates FILE, or neither.",
             )
+        if self.rates_start_s and self.rates_file is None:
+            raise invalid(
+                "workload.rates_start_s",
+                self.rates_start_s,
+                "left out without rates",
+                "Give --rates.",
+            )
         return self
 
     @model_validator(mode="after")
