@@ -117,12 +117,17 @@ def _lines(
         if several
         else "One seed.",
         traces=traces,
-        layout={"xaxis": axis(labelled(across)), "yaxis": axis(label)},
+        layout={"xaxis": axis(labelled(across)), "yaxis": axis(label, **_scale(column))},
         headers=["policy", labelled(across), label, "range over seeds"],
         rows=cells,
         choice=f"{title} by {words(across)}",
         option=option,
     )
+
+
+def _scale(column: str) -> dict[str, Any]:
+    """Nothing is kept by more than all, however much room an axis would like."""
+    return {"autorangeoptions": {"clipmax": 100.3}} if column.endswith("attainment") else {}
 
 
 def front(rows: Sequence[Row], palette: Palette, varied: Sequence[str]) -> Figure:
