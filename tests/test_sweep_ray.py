@@ -16,6 +16,8 @@ from voltana.evaluation.sweep.work import Task
 
 LONG = {**SHORT, "workload": {"rate_rps": 4.0, "duration_s": 120.0}}
 
+os.environ.setdefault("RAY_raylet_start_wait_time_s", "240")  # of a loaded machine
+
 pytestmark = [
     pytest.mark.ray,
     pytest.mark.filterwarnings("ignore"),  # Ray's own

@@ -127,7 +127,7 @@ def _lines(
 
 def _scale(column: str) -> dict[str, Any]:
     """Nothing is kept by more than all, however much room an axis would like."""
-    return {"autorangeoptions": {"clipmax": 100.3}} if column.endswith("attainment") else {}
+    return {"autorangeoptions": {"clipmax": 100.1}} if column.endswith("attainment") else {}
 
 
 def front(rows: Sequence[Row], palette: Palette, varied: Sequence[str]) -> Figure:
