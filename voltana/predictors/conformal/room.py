@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import math
+from bisect import bisect_left
 from typing import TYPE_CHECKING
 
 from voltana.promise import bound_on
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from voltana.predictors.conformal.snapshot import MeanLine
 
 MOST = 2**53
@@ -19,8 +18,9 @@ MOST = 2**53
 def most_within(line: MeanLine, quantile: float, offset_s: float, budget_s: float) -> int:
     """Most tokens with which the bound on a mean keeps a finite budget; -1 where none does.
 
-    The bound never falls with the tokens, rounding included. So what the line solves for is put
-    right by asking for the very bound: a token more or less decides as a search would.
+    The bound never falls with the tokens, rounding included. So what the line solves for is held
+    against the very bound, and searched for where rounding is as wide as a token or more: where a
+    learned model has found next to nothing, or nothing, that a token in the cache costs.
 
     Args:
         line: The mean.
@@ -36,29 +36,12 @@ def most_within(line: MeanLine, quantile: float, offset_s: float, budget_s: floa
 
     if not quantile < math.inf:
         return -1
-    most_s = min(budget_s, (budget_s - quantile * offset_s) / (1.0 + quantile))
-    span_s = most_s - fixed_s
-    if not span_s > -math.inf:  # no budget, or no mean
+    if not fits(0):
         return -1
-    if span_s >= MOST * token_s or not token_s > 0.0:  # any number of tokens takes the same
-        return MOST if fits(0) else -1
-    return _last(fits, math.floor(max(span_s, -token_s) / token_s))
-
-
-def _last(fits: Callable[[int], bool], near: int) -> int:
-    """The last number from 0 on that fits, where all before it do; -1 if not even 0 does.
-
-    Args:
-        fits: Whether a number fits.
-        near: Where it probably is; the steps away from it double.
-    """
-    low, high, step = near, near + 1, 1
-    while low >= 0 and not fits(low):
-        low, high, step = low - step, low, 2 * step
-    while fits(high):
-        low, high, step = high, high + step, 2 * step
-    low = max(low, -1)
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (middle, high) if fits(middle) else (low, middle)
-    return low
+    most_s = min(budget_s, (budget_s - quantile * offset_s) / (1.0 + quantile))
+    span_s = max(most_s - fixed_s, 0.0)
+    if span_s < MOST * token_s:
+        tokens = math.floor(span_s / token_s)
+        if fits(tokens) and not fits(tokens + 1):
+            return tokens
+    return bisect_left(range(1, MOST + 1), True, key=lambda tokens: not fits(tokens))
