@@ -239,6 +239,12 @@ class EngineTable(StrictTable):
     settle_s: NotNegative | None = Field(
         default=None, description="the settling time of a clock change"
     )
+    prefix_cache: bool | None = Field(
+        default=None, description="whether prompts are kept for others that begin alike"
+    )
+    page_tokens: Count | None = Field(
+        default=None, description="the tokens of a page of the KV cache"
+    )
 
 
 class DisturbanceTable(StrictTable):

@@ -10,6 +10,7 @@ from voltana.cli import (
     analyze,
     bound,
     check,
+    plan,
     plant,
     policies,
     rehearse,
@@ -34,6 +35,7 @@ app.command("sweep")(sweep.sweep)
 app.command("report")(report.report)
 app.command("rehearse")(rehearse.rehearse)
 app.command("reproduce")(reproduce.reproduce)
+app.command("plan")(plan.plan)
 app.command("bound")(bound.bound)
 app.command("analyze")(analyze.analyze)
 app.command("policies")(policies.policies)
