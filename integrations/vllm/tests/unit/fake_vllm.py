@@ -52,6 +52,7 @@ class Request:
         self.is_prefill_chunk = False
         self.in_cache = cached
         self.stale = 0
+        self.again = False
 
     @property
     def num_tokens(self):
@@ -176,6 +177,7 @@ class Scheduler:
             request.is_prefill_chunk = request.num_computed_tokens < (
                 request.num_tokens + request.num_output_placeholders
             )
+            request.again = request.again and request.is_prefill_chunk
             if self._async and not request.is_prefill_chunk:
                 request.num_output_placeholders += 1
         assert sum(rows.values()) <= self.max_num_scheduled_tokens
@@ -281,7 +283,7 @@ class Scheduler:
         rid, before = request.request_id, request.num_computed_tokens
         step.rows[rid] = tokens
         remote = bool((request.kv_transfer_params or {}).get("remote_engine_id"))
-        again = request.num_preemptions and before < request.num_tokens - 1
+        again = request.again  # a prompt until all of it is there once more
         if remote and tokens == 1 and request.num_output_tokens == 0:
             step.truth.decode[rid] = before + tokens
         elif before < request.num_prompt_tokens or again:
@@ -301,6 +303,7 @@ class Scheduler:
         request.stale = request.num_output_placeholders
         request.num_output_placeholders = 0
         request.num_preemptions += 1
+        request.again = True
         self.waiting.appendleft(request)
 
     def _next(self):
