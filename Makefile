@@ -169,17 +169,16 @@ bench-sglang: sglang-setup ## measure the plugin's overhead and the router, as r
 $(VLLM_READY): $(VLLM_LOCK) $(OWN_FILES)
 	$(PYTHON) -m venv $(VLLM_VENV)
 	$(VLLM_BIN)/python -m pip install -q --disable-pip-version-check --no-deps --require-hashes -r $(VLLM_LOCK)
-	$(VLLM_BIN)/python -m pip install -q --disable-pip-version-check pytest==9.1.1
 	$(VLLM_BIN)/python -m pip install -q --disable-pip-version-check --no-deps $(OWN)
 	touch $@
 
 vllm-setup: $(VLLM_READY) ## make the environment with a real vLLM and NIXL (4 GB)
 
 test-vllm-short: vllm-setup $(READY) ## the part of `test-vllm` that CI runs
-	$(BIN)/python -m pytest $(VLLM)/tests/real/test_vllm_measures.py
+	$(BIN)/python -m pytest -s $(VLLM)/tests/real/test_vllm_measures.py -k plain
 
 test-vllm: vllm-setup $(READY) compiler ## test the integration against real vLLM servers on the CPU
-	$(BIN)/python -m pytest $(VLLM)/tests/real
+	$(BIN)/python -m pytest -s $(VLLM)/tests/real
 
 vllm-matrix: ## read the last ten vLLM releases in their wheels and check what the plugin relies on
 	$(PYTHON) -m tools.vllm_signatures $(VLLM_MATRIX)

@@ -7,7 +7,6 @@ import os
 import random
 import signal
 import subprocess
-import sys
 import time
 import urllib.error
 import urllib.request
@@ -17,7 +16,13 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-MODEL = Path(__file__).parent / "tiny_model"
+ROOT = Path(__file__).parents[4]
+
+PYTHON = os.environ.get("VOLTANA_TEST_VLLM_PYTHON") or str(
+    ROOT / ".venv-vllm" / os.environ.get("VLLM_VERSION", "0.32.0") / "bin" / "python"
+)
+"""Of the environment that has vLLM; the tests themselves run in the main one."""
+
 START_TIMEOUT_S = 1500.0
 """Beside other work a start takes many minutes."""
 
@@ -35,7 +40,7 @@ ENVIRONMENT = {
 }
 
 ARGUMENTS = (
-    "--load-format", "dummy", "--skip-tokenizer-init", "--max-model-len", "1024",
+    "--skip-tokenizer-init", "--max-model-len", "1024",
     "--max-num-seqs", "64", "--enforce-eager", "--enable-logging-iteration-details",
 )  # fmt: skip
 
@@ -59,6 +64,7 @@ class VllmServer:
     """One server; a context manager that ends it with all its processes.
 
     Args:
+        model: Folder of the model.
         port: Where it listens; its side channel for KV caches is 1,000 above.
         log: Where it writes.
         arguments: On top of `ARGUMENTS`.
@@ -68,6 +74,7 @@ class VllmServer:
 
     def __init__(
         self,
+        model: Path,
         port: int,
         log: Path,
         arguments: Sequence[str] = (),
@@ -75,6 +82,7 @@ class VllmServer:
         *,
         watched: bool = False,
     ) -> None:
+        self.name = ""
         self.port = port
         self.log = log
         self.url = f"http://127.0.0.1:{port}"
@@ -82,8 +90,8 @@ class VllmServer:
         program = ["-m", "vllm.entrypoints.openai.api_server"]
         if watched:
             program = [str(Path(__file__).with_name("watched_server.py"))]
-        command = [sys.executable, *program]
-        command += ["--model", str(MODEL), "--served-model-name", "tiny"]
+        command = [PYTHON, *program]
+        command += ["--model", str(model), "--served-model-name", "tiny"]
         command += ["--host", "127.0.0.1", "--port", str(port), *ARGUMENTS, *arguments]
         with log.open("wb") as out:
             self.process = subprocess.Popen(
@@ -141,6 +149,13 @@ class VllmServer:
                 return bool(reply.status == 200)
         except (urllib.error.URLError, OSError):
             return False
+
+
+def make_model(folder: Path) -> Path:
+    """A model with weights of its own in `folder`."""
+    program = Path(__file__).with_name("make_model.py")
+    subprocess.run([PYTHON, str(program), str(folder)], check=True, capture_output=True)
+    return folder
 
 
 def greedy(prompt: list[int], tokens: int, **more: Any) -> dict[str, Any]:
