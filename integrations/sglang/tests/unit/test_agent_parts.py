@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 from time import monotonic, sleep
@@ -9,12 +10,16 @@ import pytest
 
 from voltana.actuators import DryRun, RecordingActuator
 from voltana.errors import ActuatorError, ConfigError
+from voltana.policy import InstanceContext
 from voltana.predictors.ecopred import EcoPred
 from voltana.predictors.profile import Stack, load_profile
+from voltana.predictors.tables import TablePredictor, save_tables
 from voltana.serving.agent.accounting import Account, ErrorTracker
+from voltana.serving.agent.building import make_policy
 from voltana.serving.agent.instance_clock import InstanceClock
 from voltana.serving.agent.persistence import restore_predictor, save_predictor
 from voltana.serving.agent.sensing import ClockHistory, EchoSensor, SampledSensor
+from voltana.slo import Slo
 from voltana.timebase import ManualTime
 from voltana.values import (
     ActuatorStatus,
@@ -25,6 +30,7 @@ from voltana.values import (
     Outcome,
     Phase,
     Reading,
+    Role,
 )
 
 DOMAIN = Domain(name="d")
@@ -260,6 +266,31 @@ def test_nothing_learned_is_not_saved_and_a_damaged_file_is_left_aside(tmp_path)
     assert restore_predictor(None, path, None, STACK) is None
     path.write_text("{")
     assert restore_predictor(None, path, None, STACK) is None
+
+
+def test_tables_of_the_configuration_stand_above_what_was_saved(tmp_path):
+    """voltana-v0.1 looks up what was profiled, whatever another policy learned before it."""
+    saved, named = tmp_path / "d.predictor.json", tmp_path / "tables.json"
+    save_predictor(taught(), saved, STACK)
+    tables = TablePredictor(
+        clocks_mhz=np.array([1005.0, 1410.0]), decode=np.full((2, 17, 3), [[[1e-5, 1e-7, 0.01]]])
+    )
+    save_tables(tables, STACK, named)
+    found = restore_predictor(None, saved, named, STACK)
+    assert isinstance(found, TablePredictor)
+    assert not save_predictor(found, saved, STACK)
+    context = InstanceContext(
+        instance="decode-0",
+        role=Role.DECODE,
+        table_mhz=(705.0, 1005.0, 1410.0),
+        slo=Slo(ttft_s=0.6, itl_s=0.065),
+        predictor=found,
+    )
+    made = make_policy("voltana-v0.1", context)
+    assert made.levels_mhz == (1005.0, 1410.0)
+    assert made.predictor is found
+    with pytest.raises(ConfigError, match=r"name a file of tables by policy\.profile"):
+        make_policy("voltana-v0.1", dataclasses.replace(context, predictor=None))
 
 
 def test_a_users_predictor_is_saved_and_restored_by_its_own_methods(tmp_path):

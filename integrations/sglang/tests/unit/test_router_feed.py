@@ -24,8 +24,9 @@ from voltana.predictors.cautious_power import CautiousPower
 from voltana.predictors.conformal import BySize, ConformalSnapshot, by_phase
 from voltana.predictors.ecopred import EcoPred
 from voltana.predictors.linear_power import LinearPower
+from voltana.predictors.tables import TablePredictor
 from voltana.serving.feed import FeedPublisher
-from voltana.serving.feed_message import STATE_FIELDS, VERSION, parse_message
+from voltana.serving.feed_message import STATE_FIELDS, VERSION, FeedMessage, parse_message
 from voltana.serving.router.chooser import RoleChooser
 from voltana.serving.router.feeds import FeedFollower
 from voltana.serving.router.pool import Backend
@@ -75,7 +76,15 @@ def conformal(group: Callable[[Load], str]) -> ConformalSnapshot:
 
 
 @pytest.mark.parametrize(
-    "make", [lambda: learned().snapshot(), lambda: conformal(by_phase), lambda: conformal(BySize())]
+    "make",
+    [
+        lambda: learned().snapshot(),
+        lambda: conformal(by_phase),
+        lambda: conformal(BySize()),
+        lambda: TablePredictor(
+            clocks_mhz=CLOCKS, prefill=np.full((len(CLOCKS), 2), 0.1), decode=None
+        ),
+    ],
 )
 def test_snapshots_forecast_the_same_after_the_wire(make: Callable[[], Any]) -> None:
     snapshot = make()
@@ -423,6 +432,35 @@ def test_a_stale_feed_falls_back_to_loads_and_then_to_the_ledger() -> None:
     assert bench.choose() == "d1"  # least in flight, whatever the router would say
     assert router.shown == []
     assert bench.counted == [LOADS, "in-flight"]
+
+
+def test_a_long_iteration_is_not_stale_while_its_agent_stands_by_it() -> None:
+    """What a prefill of 300 ms began with is all that is known of it, and enough to route by."""
+    router = Recording()
+    bench = Bench(router)
+    ledger, message = bench.ledger, FeedMessage(
+        instance="d0", state=InstanceState(running_requests=4, clock_mhz=1200.0), age_s=0.3,
+        budget_s=0.065, rooms=(), names_waiting=True, facts=None,
+    )  # fmt: skip
+    follower = FeedFollower({"d0"}, reports=bench.reports, ledger=ledger, time=bench.time)
+    bench.report("d1", 5)
+    follower._use(message)
+    bench.choose()
+    assert bench.counted == [FEED]
+    assert router.shown[0].state_age_s == 0.0
+    bench.time.advance(0.2)  # and now nobody stands by it any more
+    bench.report("d1", 5)
+    bench.choose()
+    assert bench.counted == [FEED, "in-flight"]
+
+
+def test_an_iteration_that_does_not_end_is_stale_whoever_stands_by_it() -> None:
+    bench = Bench(Recording())
+    state, now_s = InstanceState(running_requests=4, clock_mhz=1200.0), bench.time.now_s()
+    hung = Report(state=state, sampled_s=now_s - 5.1, source=FEED, facts=facts(), heard_s=now_s)
+    bench.reports.put("d0", hung)
+    assert hung.age_s(now_s) == pytest.approx(5.1)
+    assert bench.reports.fresh("d0", now_s) is None
 
 
 @pytest.mark.parametrize("answer", [ValueError("no"), "d7"])
