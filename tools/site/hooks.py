@@ -13,6 +13,7 @@ import posixpath
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 from mkdocs.structure.files import File
 
@@ -86,7 +87,7 @@ def _home(src_uri: str) -> str:
 
 def _in_repository(target: str, home: str) -> str | None:
     """Path of the repository that a link names; None of what is not one of ours."""
-    if "://" in target or target.startswith(("/", "mailto:")):
+    if urlsplit(target).scheme or target.startswith("/"):
         return None
     return posixpath.normpath(posixpath.join(home, target))
 
