@@ -57,6 +57,7 @@ class FeedFollower:
         ledger: Reconciled with each.
         time: Time source.
         modules: Modules of users' own snapshots.
+        energy: Told an instance and the energy that it has used since its agent began.
     """
 
     def __init__(
@@ -67,12 +68,14 @@ class FeedFollower:
         ledger: Ledger,
         time: TimeSource,
         modules: Set[str] = frozenset(),
+        energy: Callable[[str, float], None] = lambda _name, _energy_j: None,
     ) -> None:
         self._instances = instances
         self._reports = reports
         self._ledger = ledger
         self._time = time
         self._modules = modules
+        self._energy = energy
         self._sent: dict[str, tuple[SentFacts, float]] = {}
         self._facts: dict[str, InstanceFacts] = {}
         self._renewals: dict[str, tuple[float, float]] = {}
@@ -106,6 +109,8 @@ class FeedFollower:
         name = message.instance
         if message.facts is not None:
             self._renew(name, message.facts, message.budget_s)
+        if message.energy_j is not None:
+            self._energy(name, message.energy_j)
         now_s = self._time.now_s()
         sampled_s = now_s - message.age_s
         self._reports.put(
