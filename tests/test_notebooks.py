@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import nbformat
 import pytest
 
-from tools.site.notebooks import FOLDER, executed, outputs
+nbformat = pytest.importorskip("nbformat", reason="make setup brings nbclient and ipykernel")
+from tools.site.notebooks import FOLDER, executed, outputs  # noqa: E402  (needs it as well)
 
 NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
 
