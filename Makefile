@@ -29,8 +29,8 @@ VLLM_LOCK := $(VLLM)/requirements/vllm-$(VLLM_VERSION).txt
 
 .DEFAULT_GOAL := help
 .PHONY: help metrics promtool test-operations test-prometheus test-containers setup compiler demo test test-slow test-report test-ray attack attack-short fuzz \
-	mutants kills chaos check format bench headline matrix fidelity calibrate docs lock lock-sglang lock-vllm clean rehearse \
-	environments rdma sglang-setup test-sglang test-gpu-bench sglang-matrix bench-sglang \
+	mutants kills chaos check format bench headline matrix fidelity calibrate docs docs-figures pictures packages lock lock-sglang \
+	lock-vllm clean rehearse environments rdma sglang-setup test-sglang test-gpu-bench sglang-matrix bench-sglang \
 	vllm-setup test-vllm test-vllm-short vllm-matrix
 
 help: ## list the targets
@@ -60,8 +60,8 @@ test: $(READY) compiler ## run the tests
 test-slow: $(READY) compiler ## run the long property tests and end-to-end runs
 	$(BIN)/python -m pytest -n 2 -m slow
 
-test-report: $(READY) ## open reports in a headless Chromium, check their accessibility
-	$(BIN)/python -m pytest -m browser tests/test_report_browser.py
+test-report: $(READY) ## open reports and the site in a headless Chromium, check links and search
+	$(BIN)/python -m pytest -m browser tests/test_report_browser.py tests/test_site_browser.py
 
 test-ray: $(READY) ## run sweeps on a local Ray cluster of two nodes (fetches Ray, 80 MB, once)
 	$(BIN)/python -m pip install -q --disable-pip-version-check --require-hashes -r requirements/ray.lock
@@ -138,16 +138,26 @@ fidelity: $(READY) ## hold the plant against real measurements
 calibrate: $(READY) ## fit the plant's coefficients again from ../shared/data
 	$(BIN)/python -m tools.calibration
 
+docs: $(READY) ## build the documentation as a site, strictly: out/site/index.html
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict -q
+
+pictures: $(READY) ## draw the documentation's drawings, and run its notebooks
+	$(BIN)/python -m tools.site.pictures
+	$(BIN)/python -m tools.site.notebooks
+
+packages: $(READY) ## build all distributions, install them into empty environments, and run them
+	$(BIN)/python -m tools.packages
+
 metrics: $(READY) ## write docs/metrics.md and the dashboard from the declarations
 	$(BIN)/python -m tools.metrics_page
 	$(BIN)/python -m tools.dashboard
 
-docs: demo ## put the demo's table and plots, and those of the analysis, into the documentation
+docs-figures: demo ## put the demo's tables and plots, and those of the analysis, into the documentation
 	$(BIN)/voltana analyze --out out/analysis
 	$(BIN)/python docs/refresh.py
 
 lock: $(READY) ## pin the dependencies anew
-	$(BIN)/uv pip compile pyproject.toml --extra all --extra test --extra dev --universal --generate-hashes --no-emit-index-url \
+	$(BIN)/uv pip compile pyproject.toml --extra all --extra docs --extra test --extra dev --universal --generate-hashes --no-emit-index-url \
 	    --no-emit-package voltana-ring --no-emit-package voltana-actuatord \
 	    --no-header --no-annotate --python-version 3.11 --upgrade -q -o requirements/dev.lock
 	$(BIN)/uv pip compile pyproject.toml --extra ray --universal --generate-hashes --no-emit-index-url \
