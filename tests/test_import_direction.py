@@ -25,6 +25,7 @@ LAYERS = (
         "operating",
         "planning",
         "pool",
+        "prefix_cache",
         "viability",
         "validation",
         "extras",
