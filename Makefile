@@ -19,12 +19,12 @@ SGLANG_READY := $(SGLANG_VENV)/.ready
 SGLANG_LOCK := $(SGLANG)/requirements/sglang-$(SGLANG_VERSION).txt
 
 .DEFAULT_GOAL := help
-.PHONY: help setup compiler demo test test-slow test-report test-ray attack attack-short fuzz \
+.PHONY: help metrics promtool test-operations test-prometheus test-containers setup compiler demo test test-slow test-report test-ray attack attack-short fuzz \
 	mutants kills chaos check format bench headline matrix fidelity calibrate docs lock lock-sglang clean rehearse \
 	environments rdma sglang-setup test-sglang test-gpu-bench sglang-matrix bench-sglang
 
 help: ## list the targets
-	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-13s %s\n", $$1, $$2}'
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-15s %s\n", $$1, $$2}'
 
 $(READY): requirements/dev.lock $(OWN_FILES)
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "voltana needs Python 3.11 or later; name one with PYTHON=")'
@@ -45,7 +45,7 @@ demo: $(READY) ## simulate the default cluster under five policies
 	$(BIN)/voltana simulate --out out/demo
 
 test: $(READY) compiler ## run the tests
-	$(BIN)/python -m pytest -n 2 -m "not slow and not attack and not browser and not ray"
+	$(BIN)/python -m pytest -n 2 -m "not slow and not attack and not browser and not ray and not prometheus and not chroot"
 
 test-slow: $(READY) compiler ## run the long property tests and end-to-end runs
 	$(BIN)/python -m pytest -n 2 -m slow
@@ -56,6 +56,23 @@ test-report: $(READY) ## open reports in a headless Chromium, check their access
 test-ray: $(READY) ## run sweeps on a local Ray cluster of two nodes (fetches Ray, 80 MB, once)
 	$(BIN)/python -m pip install -q --disable-pip-version-check --require-hashes -r requirements/ray.lock
 	$(BIN)/python -m pytest -m ray tests/test_sweep_ray.py
+
+promtool: # Debian's Prometheus, whose service is none of ours
+	@command -v prometheus >/dev/null \
+	|| { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && apt-get update -qq \
+	     && apt-get install -y -qq --no-install-recommends prometheus >/dev/null; } \
+	|| echo "no Prometheus: install the package prometheus, or what needs it is skipped"
+
+test-operations: $(READY) promtool ## check alert rules, metrics and manifests by promtool and schemas (22 MB, once)
+	$(BIN)/python -m pip install -q --disable-pip-version-check --require-hashes -r requirements/operations.lock
+	$(BIN)/python -m pytest -n 2 tests/operations/test_alerts.py tests/operations/test_exposed.py tests/operations/test_manifests.py
+
+test-prometheus: $(READY) compiler promtool ## scrape a rehearsed cluster with a real Prometheus, and fire alerts on purpose (5 min)
+	$(BIN)/python -m pytest -n 0 -m prometheus tests/operations
+
+test-containers: $(READY) ## execute Containerfiles, and the steps of docs/operations.md, in a Debian chroot (10 min, root)
+	@command -v debootstrap >/dev/null || { apt-get update -qq && apt-get install -y -qq debootstrap >/dev/null; }
+	$(BIN)/python -m pytest -n 0 -m chroot tests/operations
 
 attack-short: $(READY) compiler ## attack daemon, agent, feed and launch: the part of `attack` that CI runs
 	$(BIN)/python -m pytest -n 2 -m "attack and not crowd and not slow" tests/attack
@@ -82,9 +99,9 @@ mutants: $(READY) compiler ## change what keeps the guarantee in 100 places, and
 kills: $(READY) ## kill an agent 200 times under load; its account must claim no less than what happened
 	$(BIN)/python $(SGLANG)/tests/unit/killed_agent.py --kills 200
 
-rehearse: $(READY) compiler ## rehearse three policies, all processes as in production (10 min)
-	$(BIN)/voltana rehearse examples/rehearsal.toml --rate 10 --duration 30 \
-	    --policy static-max,static-low,voltana --out out/rehearsal
+rehearse: $(READY) compiler ## rehearse four policies, all processes as in production (10 min)
+	$(BIN)/voltana rehearse examples/rehearsal.toml --rate 30 --duration 20 --factor 0.5 \
+	    --policy static-max,static-low,voltana-v0.1,voltana --out out/rehearsal
 
 chaos: $(READY) compiler ## kill and hang everything 200 times; every clock must come back
 	$(BIN)/python -m tests.actuation.chaos --rounds 200
@@ -111,6 +128,10 @@ fidelity: $(READY) ## hold the plant against real measurements
 calibrate: $(READY) ## fit the plant's coefficients again from ../shared/data
 	$(BIN)/python -m tools.calibration
 
+metrics: $(READY) ## write docs/metrics.md and the dashboard from the declarations
+	$(BIN)/python -m tools.metrics_page
+	$(BIN)/python -m tools.dashboard
+
 docs: demo ## put the demo's table and plots, and those of the analysis, into the documentation
 	$(BIN)/voltana analyze --out out/analysis
 	$(BIN)/python docs/refresh.py
@@ -122,6 +143,13 @@ lock: $(READY) ## pin the dependencies anew
 	$(BIN)/uv pip compile pyproject.toml --extra ray --universal --generate-hashes --no-emit-index-url \
 	    --no-emit-package voltana-ring --no-emit-package voltana-actuatord -c requirements/dev.lock \
 	    --no-header --no-annotate --python-version 3.11 -q -o requirements/ray.lock
+	$(BIN)/uv pip compile pyproject.toml --extra serving --universal --generate-hashes --no-emit-index-url \
+	    --no-emit-package voltana-ring --no-emit-package voltana-actuatord -c requirements/dev.lock \
+	    --no-header --no-annotate --python-version 3.11 -q -o requirements/serving.lock
+	$(BIN)/uv pip compile packages/actuatord/pyproject.toml --universal --generate-hashes --no-emit-index-url \
+	    -c requirements/dev.lock --no-header --no-annotate --python-version 3.11 -q -o requirements/actuatord.lock
+	echo "kubernetes-validate>=1.37" | $(BIN)/uv pip compile - --universal --generate-hashes --no-emit-index-url \
+	    -c requirements/dev.lock --no-header --no-annotate --python-version 3.11 --upgrade -q -o requirements/operations.lock
 
 lock-sglang: $(READY) ## give the pins of the SGLang environments their hashes anew
 	$(BIN)/python -m tools.sglang_locks

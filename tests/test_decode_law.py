@@ -260,6 +260,31 @@ def test_the_price_stays_in_its_range(late, alpha):
         assert 0.0 <= price.slack <= MOST
 
 
+@pytest.mark.parametrize("late", [math.nan, math.inf, -math.inf, -0.5, 7.0])
+def test_what_cannot_be_measured_is_late_and_does_not_stay(late):
+    price = MissedPrice(0.01, first=0.05)
+    price.step(0.0)
+    price.note(10, late=late)
+    price.step(0.1)
+    assert 0.05 < price.slack <= MOST
+    for number in range(10_000):
+        price.note(10, late=0.0)
+        price.step(0.2 + number)
+    assert price.slack == 0.0
+
+
+@pytest.mark.parametrize("cost", [[math.nan, 2.0], [1.0, math.inf], [1.0, math.nan], [1.0, 0.0]])
+def test_a_power_that_is_no_number_lowers_nothing_and_is_forgotten(cost):
+    held = HeldLevel(0.1, settling_s=0.0)
+    held.hold(1, np.array([100.0, 200.0]), 0.0)
+    for number in range(1, 50):
+        held.hold(0, np.array(cost), number / 10)
+    now_s = 5.0
+    while held.hold(0, np.array([100.0, 200.0]), now_s) == 1:
+        now_s += 0.1
+        assert now_s < 6.0
+
+
 @given(st.lists(st.tuples(st.integers(0, 9), st.floats(0.01, 0.9)), min_size=1))
 def test_a_held_level_is_never_below_what_is_wanted(wishes):
     held, now_s = HeldLevel(), 0.0

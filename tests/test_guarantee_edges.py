@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -25,6 +26,7 @@ from voltana.planning import (
     settle,
 )
 from voltana.predictors.conformal import Conformal
+from voltana.predictors.conformal.room import MOST, most_within
 from voltana.promise import Margin, MarginPart, Statement
 from voltana.slo_reserve import SloReserve
 from voltana.timebase import ManualTime
@@ -250,3 +252,30 @@ def test_a_request_whose_tokens_came_all_at_once_is_not_late():
     assert ledger.arrive(1, expected_s=0.1, left_s=1.0, begun_s=10.0, threshold_s=0.5)
     assert not ledger.late(1, 10.0, parts=7)
     assert ledger.late(1, math.nextafter(10.0, 0.0), parts=7)
+
+
+class Line(NamedTuple):
+    """A mean that grows with the KV tokens."""
+
+    fixed_s: float
+    token_s: float
+
+    def mean_s(self, tokens):
+        return self.fixed_s + self.token_s * tokens
+
+
+@pytest.mark.parametrize(
+    ("line", "quantile", "budget_s", "room"),
+    [
+        (Line(1e-3, 0.0), 0.1, 0.05, MOST),  # tokens that cost nothing measurable
+        (Line(0.1, 0.0), 0.1, 0.05, -1),
+        (Line(1e-3, -1e-9), 0.1, 0.05, MOST),
+        (Line(1e-3, 1e-6), 0.1, -math.inf, -1),
+        (Line(1e-3, 1e-6), math.nan, 0.05, -1),
+        (Line(math.nan, 1e-6), 0.1, 0.05, -1),
+        (Line(math.inf, 1e-6), 0.1, 0.05, -1),
+        (Line(1e-3, 5e-324), 0.1, 0.05, MOST),
+    ],
+)
+def test_there_is_room_or_none_on_any_line(line, quantile, budget_s, room):
+    assert most_within(line, quantile, 0.005, budget_s) == room

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -49,6 +50,8 @@ DISTURBANCES = {
     "far above": lambda world: off(world, lambda mhz: 1.3 * mhz),
     "below": lambda world: off(world, lambda mhz: 0.97 * mhz),
     "far below": lambda world: off(world, lambda mhz: 0.5 * mhz),
+    "below all levels": lambda world: off(world, lambda mhz: 1e-9),
+    "infinite": lambda world: off(world, lambda mhz: math.inf),
     "nonsense": lambda world: off(world, lambda mhz: -1.0),
     "another rank": ranks,
     "capped": capped,
@@ -73,6 +76,15 @@ def test_certificates_return_within_500_iterations(names, statement, slack):
     assert Status.CERTIFIED in statuses
     first = statuses.index(Status.CERTIFIED)
     assert statuses[first:].count(Status.CERTIFIED) > 0.9 * (RETURN - first)
+
+
+@pytest.mark.parametrize("reads_mhz", [math.nan, math.inf, -5.0])
+def test_certificates_return_while_a_sensor_reads_nothing(reads_mhz):
+    world = World(itl_s=1.4 * mean_at(1410.0), statement=PROMISE)
+    world.run(50)
+    world.reads = lambda mhz: reads_mhz
+    world.run(150, slower=lambda number: 40.0 if number % 20 == 0 else 1.0)
+    assert Status.CERTIFIED in world.run(RETURN)
 
 
 def test_the_default_statement_returns_within_its_own_arithmetic():

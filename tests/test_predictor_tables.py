@@ -1,13 +1,23 @@
 """The published tables, and how they are profiled."""
 
+import json
 import math
 import re
 
 import numpy as np
 import pytest
 
-from voltana.errors import ConfigError
-from voltana.predictors.tables import TablePredictor, profile_tables, tile_bounds, tile_index
+from voltana.errors import ConfigError, ProfileError
+from voltana.predictors.profile import Stack
+from voltana.predictors.tables import (
+    TablePredictor,
+    holds_tables,
+    load_tables,
+    profile_tables,
+    save_tables,
+    tile_bounds,
+    tile_index,
+)
 from voltana.testing import samples
 from voltana.values import Load, Role
 
@@ -124,6 +134,12 @@ def test_stalls_do_not_spoil_the_tables():
         ({"clocks_mhz": np.array([])}, "must be ascending"),
         ({"prefill": np.zeros((1, 2))}, "prefill = (1, 2) is not allowed: must be of shape (2, "),
         ({"decode": np.zeros((2, 5, 2))}, "decode = (2, 5, 2) is not allowed"),
+        (
+            {"decode": np.zeros((2, 3))},
+            "decode = (2, 3) is not allowed: must be of shape (2, tiles",
+        ),
+        ({"decode": np.zeros((2, 0, 3))}, "decode = (2, 0, 3) is not allowed"),
+        ({"prefill": np.zeros(())}, "prefill = () is not allowed"),
     ],
 )
 def test_refuses_tables_that_do_not_fit(options, text):
@@ -136,3 +152,48 @@ def test_refuses_to_profile_nothing():
         profile_tables(Bench(), Role.DECODE, ())
     with pytest.raises(ConfigError, match="must be at least 1"):
         profile_tables(Bench(), Role.DECODE, (1410.0,), repeats=0)
+
+
+STACK = Stack(hardware="a100", model="llama", engine="sglang", engine_version="1")
+
+
+def test_tables_are_the_same_from_their_file(profiled, tmp_path):
+    _, predictor = profiled
+    save_tables(predictor, STACK, path := tmp_path / "tables.json")
+    assert holds_tables(path)
+    again = load_tables(path, STACK)
+    for load in (Load.decode(60, 40_000), Load.prefill([(700, 0)]), Load.decode(300, 200_000)):
+        one, other = (one.forecast(load, CLOCKS_MHZ) for one in (predictor, again))
+        np.testing.assert_array_equal(one.mean_s, other.mean_s)
+
+
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        ({"stack": {"model": "other"}}, "stack.model = 'other' is not allowed: must be 'llama'"),
+        ({"stack": {"engine_version": "2"}}, "Tables learn nothing: profile this stack."),
+        ({"version": 2}, "version = '2'"),
+        ({"prefill": [[1.0, -1.0]] * 2}, "prefill.0.1 = '-1.0'"),
+        ({"prefill": [[1.0, 1.0]]}, "prefill = (1, 2) is not allowed"),
+        ({"clocks_mhz": [1410.0, 1005.0]}, "must be ascending"),
+        ({"decode": [[], []]}, "decode = (2, 0) is not allowed"),
+        ({"more": 1}, "more = '1'"),
+    ],
+)
+def test_a_file_of_other_tables_is_refused(profiled, tmp_path, change, text):
+    save_tables(profiled[1], STACK, path := tmp_path / "tables.json")
+    values = json.loads(path.read_text())
+    changed = {k: (values[k] | v if isinstance(v, dict) else v) for k, v in change.items()}
+    path.write_text(json.dumps(values | changed))
+    with pytest.raises(ProfileError, match=re.escape(text)):
+        load_tables(path, STACK)
+
+
+def test_what_is_no_file_of_tables(tmp_path):
+    with pytest.raises(ProfileError, match="cannot be read: No such file"):
+        load_tables(tmp_path / "none.json", STACK)
+    (tmp_path / "half.json").write_text('{"format": "voltana-latency-tables"')
+    with pytest.raises(ProfileError, match="are not allowed"):
+        load_tables(tmp_path / "half.json", STACK)
+    assert not holds_tables(tmp_path / "half.json")
+    assert not holds_tables(tmp_path / "none.json")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 
 import numpy as np
 import pytest
@@ -14,9 +15,10 @@ from voltana.plant.hardware import load_hardware
 from voltana.plant.iteration import PlantModel
 from voltana.plant.model import load_model
 from voltana.plant.noise import LognormalNoise
-from voltana.rehearsal.driver_view import Asked
+from voltana.rehearsal.driver_view import Asked, DriverView
 from voltana.rehearsal.live_board import LiveBoard
 from voltana.rehearsal.live_runner import LiveRunner
+from voltana.rehearsal.machine import Machine
 from voltana.values import EMPTY_QUEUE, Load
 
 HARDWARE = load_hardware("a100-sxm4-80gb")
@@ -123,3 +125,16 @@ def test_a_board_at_its_power_limit_says_the_clock_that_it_is_lowered_to():
     board.finish(board.end_s)
     assert driver.said[-1][3] == 0.0
     assert driver.said[-1][2] == pytest.approx(PLANT.idle_power_w(1410.0))
+
+
+def test_a_counter_goes_on_from_what_it_had_counted_before_the_engine_came(tmp_path):
+    """It never falls: an engine that began at 0 would draw nothing until it had caught up."""
+    with Machine(tmp_path, tmp_path, 2) as machine:
+        machine.set(0, "D_ENERGY_MJ", 7000)
+        view = DriverView(machine.path, (0, 1))
+        assert not machine.get(0, "D_SAID_BY")  # until there is something to be followed
+        view.say(1, 4.0, 100.0, 0.0)
+        assert [machine.get(gpu, "D_SAID_UJ") for gpu in (0, 1)] == [9_000_000, 2_000_000]
+        assert machine.get(1, "D_SAID_MW") == 50_000
+        assert machine.get(1, "D_SAID_BY") == os.getpid()
+        view.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import json
 import math
@@ -11,14 +12,17 @@ import pytest
 from rich.console import Console
 
 from voltana.evaluation.compare import compare
+from voltana.evaluation.report.page import render
 from voltana.evaluation.scenario import load_scenario
 from voltana.rehearsal.faults import Fault
 from voltana.rehearsal.load import Replayed, Told
 from voltana.rehearsal.measured import Evidence, Lateness, measure, read_records
 from voltana.rehearsal.meter import Reading, read_log
-from voltana.rehearsal.plots import timelines, write_timelines
+from voltana.rehearsal.page import page_of
 from voltana.rehearsal.rehearse import Rehearsal
 from voltana.rehearsal.report import print_report, to_json
+from voltana.rehearsal.spread import Spread, spread_of
+from voltana.rehearsal.verdict import verdict_on
 
 FACTOR = 0.5
 START_S = 100.0
@@ -159,9 +163,9 @@ def rehearsal(comparison):
     faulty = measured_of(comparison, evidence_of(comparison, fastest_until_s=2.0))
     return Rehearsal(
         comparison=comparison,
+        spread={"static-low": Spread(saved=0.0, ttft=0.0, itl=0.0)},
         measured={"static-low": measured_of(comparison, evidence)},
-        faulty={"static-low": faulty},
-        fault=Fault(kind="agent", at_s=2.0),
+        faulty={str(Fault(kind="agent", at_s=2.0)): {"static-low": faulty}},
         evidence={"static-low": evidence},
         factor=FACTOR,
     )
@@ -180,23 +184,89 @@ def test_the_json_holds_both(rehearsal):
     made = json.loads(to_json(rehearsal))
     one = made["policies"]["static-low"]
     assert made["factor"] == FACTOR
-    assert made["fault"] == "agent@2"
+    assert set(one["with_faults"]) == {"agent@2"}
+    assert one["with_faults"]["agent@2"]["default_clock_s"] == pytest.approx(2.0, abs=0.06)
     assert one["rehearsed"]["energy_j"] == pytest.approx(3000.0)
     assert one["rehearsed"]["energy_saved_vs_static_max"] is None
     assert one["simulated"]["energy_j"] > 0
     assert one["lateness"]["share"] == pytest.approx(0.003)
 
 
-def test_timelines_show_both_of_every_instance(rehearsal, comparison, tmp_path):
-    record = comparison.runs[0].record
-    figure = timelines(
-        "static-low", rehearsal.evidence["static-low"], record.instances, record.end_s
+def test_the_page_shows_both_timelines_of_every_instance(rehearsal):
+    page = page_of(rehearsal)
+    lines = [figure for figure in page.figures if figure.choice == "Timelines"]
+    assert [figure.option for figure in lines] == ["static-low: decode-0", "static-low: prefill-0"]
+    for figure in lines:
+        names = [trace["name"] for trace in figure.traces]
+        assert names == ["rehearsed"] * 3 + ["simulated"] * 3
+        assert all(any(y is not None for y in trace["y"]) for trace in figure.traces)
+        clock, *_ = (trace for trace in figure.traces if trace["name"] == "rehearsed")
+        assert {y for y in clock["y"] if y is not None} == {1005.0}
+    here, there = (lines[0].traces[place]["y"] for place in (1, 4))
+    assert here == there  # the batches were copied from the simulation
+
+
+def test_the_page_holds_the_verdict_the_lag_and_what_the_fault_cost(rehearsal):
+    made = render(page_of(rehearsal))
+    tables = {title: rows for title, _, rows in page_of(rehearsal).tables}
+    assert "rehearsed and simulated" in made
+    assert [row[1] for row in tables["Verdict"]] == [
+        "saved", "TTFT kept", "ITL kept", "latest decision",
+    ]  # fmt: skip
+    assert tables["What faults cost"][0][:2] == ["agent@2", "static-low"]
+    assert tables["What faults cost"][0][-2:] == ["+2.0 board-seconds", "0"]
+    assert "0.30% over 5 ms late" in made
+
+
+def result_like(comparison, **changes):
+    return dataclasses.replace(comparison.runs[0].result, **changes)
+
+
+@pytest.mark.parametrize(
+    ("saved", "ttft", "spread", "broken"),
+    [
+        (0.25 + 0.019, 1.0, 0.0, set()),
+        (0.25 + 0.021, 1.0, 0.0, {"saved"}),
+        (0.25 - 0.021, 1.0, 0.0, {"saved"}),
+        (0.25, 0.989, 0.0, {"TTFT kept"}),
+        (0.25, 0.989, 0.006, set()),
+    ],
+)
+def test_the_verdict_allows_two_points_saved_and_the_simulators_own_spread(
+    comparison, saved, ttft, spread, broken
+):
+    measured = measured_of(comparison, evidence_of(comparison), reference_energy_j=4000.0)
+    simulated = result_like(
+        comparison, energy_saved_vs_static_max=saved, ttft_attainment=measured.ttft_attainment
     )
-    assert len(figure.axes) == 3 * len(DEVICES)
-    for panel in figure.axes:
-        assert [line.get_label() for line in panel.get_lines()] == ["simulated", "rehearsed"]
-        assert all(len(line.get_xdata()) for line in panel.get_lines())
-    batch = figure.axes[4].get_lines()
-    assert list(batch[0].get_ydata()) == list(batch[1].get_ydata())
-    (path,) = write_timelines(rehearsal, tmp_path)
-    assert path.stat().st_size > 10_000
+    measured = dataclasses.replace(
+        measured, ttft_attainment=ttft * measured.ttft_attainment, decision_latest_s=0.0199
+    )
+    spread = Spread(saved=0.0, ttft=spread, itl=0.0)
+    checks = verdict_on("static-low", measured, simulated, spread)
+    assert {check.what for check in checks if not check.kept} == broken
+    late = dataclasses.replace(measured, decision_latest_s=0.0201)
+    checks = verdict_on("static-low", late, simulated, spread)
+    assert {check.what for check in checks if not check.kept} == broken | {"latest decision"}
+
+
+def test_the_verdict_says_which_figure_differs(rehearsal):
+    told = io.StringIO()
+    print_report(rehearsal, Console(file=told, width=120))
+    text = told.getvalue()
+    assert "As simulated: all 4 figures" in text
+    measured = dataclasses.replace(rehearsal.measured["static-low"], itl_attainment=0.5)
+    other = dataclasses.replace(rehearsal, measured={"static-low": measured})
+    told = io.StringIO()
+    print_report(other, Console(file=told, width=120))
+    assert "Not as simulated: 1 of 4 figures." in told.getvalue()
+    assert "static-low: ITL kept 50.0 %, simulated 100.0 %" in told.getvalue()
+    assert json.loads(to_json(rehearsal))["as_simulated"] is True
+    assert json.loads(to_json(other))["as_simulated"] is False
+
+
+def test_the_spread_is_that_of_other_seeds_on_the_same_trace(comparison):
+    """static-low saves the same whatever the seed, but for noise; the reference itself nothing."""
+    found = spread_of(comparison.scenario, seeds=3)
+    assert set(found) == {"static-low"}
+    assert 0.0 < found["static-low"].saved < 0.01

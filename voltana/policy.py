@@ -112,6 +112,8 @@ class Policy:
         control: Builds what controls an instance.
         prefill_router: Builds the router of the prefill leg, from a seed.
         decode_router: Builds the router of the decode leg, from a seed.
+        profiled: Whether it looks up tables that were profiled beforehand, where no latency model
+            is given.
     """
 
     name: str
@@ -119,6 +121,7 @@ class Policy:
     control: Callable[[InstanceContext], InstancePolicy]
     prefill_router: Callable[[int], Router]
     decode_router: Callable[[int], Router]
+    profiled: bool = False
 
 
 def is_users_own(reference: str) -> bool:

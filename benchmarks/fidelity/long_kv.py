@@ -14,10 +14,10 @@ import numpy as np
 from benchmarks.fidelity import Row
 from tools.calibration.attention import HEADS, layer_attention
 from tools.calibration.data import columns, rows
-from tools.calibration.fit import with_section
 from tools.calibration.gemm import SETS
 from voltana.plant.attention import decode_cost
 from voltana.plant.cost import FASTEST
+from voltana.plant.fit.least_squares import with_section
 from voltana.plant.hardware import load_hardware
 
 if TYPE_CHECKING:

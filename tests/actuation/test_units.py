@@ -1,4 +1,4 @@
-"""The systemd unit as systemd itself reads it."""
+"""The systemd units as systemd itself reads them."""
 
 from __future__ import annotations
 
@@ -7,12 +7,15 @@ import re
 import shutil
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parents[2]
-UNIT = ROOT / "packaging" / "systemd" / "voltana-actuatord.service"
+FOLDER = ROOT / "packaging" / "systemd"
+UNIT = FOLDER / "voltana-actuatord.service"
+UNITS = sorted(FOLDER.glob("*.service"))
 
 analyze = pytest.mark.skipif(
     shutil.which("systemd-analyze") is None, reason="systemd-analyze is not installed"
@@ -22,9 +25,9 @@ analyze = pytest.mark.skipif(
 class Unit(configparser.RawConfigParser):
     """A unit file, whose keys may be given again and again and mean something in one case only."""
 
-    def __init__(self) -> None:
+    def __init__(self, unit: Path = UNIT) -> None:
         super().__init__(strict=False, delimiters=("=",), comment_prefixes=("#",))
-        self.read(UNIT)
+        self.read(unit)
 
     def optionxform(self, optionstr: str) -> str:
         """Keeps the case."""
@@ -32,25 +35,34 @@ class Unit(configparser.RawConfigParser):
 
 
 @analyze
-def test_systemd_understands_every_key(tmp_path):
-    """A program that exists stands in for the daemon, which is not installed here."""
-    text = UNIT.read_text().replace("/opt/voltana/bin/voltana-actuatord", sys.executable)
-    unit = tmp_path / UNIT.name
-    unit.write_text(text)
+@pytest.mark.parametrize("unit", UNITS, ids=lambda unit: unit.stem)
+def test_systemd_understands_every_key(unit, tmp_path):
+    """A program that exists stands in for ours, which are not installed here."""
+    copied = tmp_path / unit.name.replace("@.", "@decode-0.")
+    copied.write_text(re.sub(r"/opt/\w+/bin/[\w-]+", sys.executable, unit.read_text()))
     done = subprocess.run(
-        ["systemd-analyze", "verify", "--recursive-errors=no", str(unit)],
+        ["systemd-analyze", "verify", "--recursive-errors=no", str(copied)],
         capture_output=True,
         text=True,
         check=False,
     )
-    ours = [line for line in done.stderr.splitlines() if UNIT.name in line]
-    assert ours == []
+    assert [line for line in done.stderr.splitlines() if copied.name in line] == []
 
 
 @analyze
-def test_the_exposure_is_below_three():
+@pytest.mark.parametrize(
+    ("unit", "most"),
+    [
+        ("voltana-actuatord", 3.0),
+        ("voltana-actuatord-metrics", 2.5),
+        ("voltana-router", 3.0),
+        ("voltana-agent@", 4.0),
+    ],
+)
+def test_the_exposure_is_small(unit, most):
+    file = FOLDER / f"{unit}.service"
     done = subprocess.run(
-        ["systemd-analyze", "security", "--offline=true", str(UNIT)],
+        ["systemd-analyze", "security", "--offline=true", str(file)],
         capture_output=True,
         text=True,
         check=False,
@@ -58,7 +70,7 @@ def test_the_exposure_is_below_three():
     found = re.search(r"exposure level for \S+: ([\d.]+)", done.stdout)
     if found is None:
         pytest.skip("this systemd-analyze does not look at files")
-    assert float(found.group(1)) < 3.0
+    assert float(found.group(1)) < most
 
 
 def test_crashes_never_end_it():
@@ -68,3 +80,26 @@ def test_crashes_never_end_it():
     assert unit["Service"]["Restart"] == "always"
     assert "--restore" in unit["Service"]["ExecStopPost"]
     assert unit["Service"]["CapabilityBoundingSet"] == "CAP_SYS_ADMIN CAP_SETPCAP CAP_CHOWN"
+
+
+@pytest.mark.parametrize("unit", [u for u in UNITS if u != UNIT], ids=lambda unit: unit.stem)
+def test_all_but_the_daemon_are_users_without_privilege(unit):
+    service = Unit(unit)["Service"]
+    assert service["User"] in {"voltana", "voltana-metrics"}
+    assert service["NoNewPrivileges"] == "yes"
+    assert service.get("CapabilityBoundingSet", "") == ""
+
+
+def test_what_tells_figures_may_set_no_clock():
+    """It is in the group that may ask, and not in the one that may set clocks."""
+    assert Unit(FOLDER / "voltana-actuatord-metrics.service")["Service"]["SupplementaryGroups"] == (
+        "voltana-status"
+    )
+    rules = tomllib.loads((FOLDER / "actuatord.toml").read_text())["allow"]
+    assert {group: rule["gpus"] for rule in rules for group in rule["groups"]} == {
+        "voltana": "all",
+        "voltana-status": [],
+    }
+    members = re.findall(r"^m (\S+)\s+(\S+)$", (FOLDER / "sysusers.conf").read_text(), re.M)
+    assert ("voltana-metrics", "voltana") not in members
+    assert ("voltana-metrics", "voltana-status") in members

@@ -17,6 +17,7 @@ from voltana.predictors.cautious_power import CautiousPower
 from voltana.predictors.conformal import ConformalSnapshot, by_phase
 from voltana.predictors.ecopred import EcoPred
 from voltana.predictors.linear_power import LinearPower
+from voltana.predictors.tables import TablePredictor
 from voltana.serving.bounds import MOST
 from voltana.serving.feed_message import MOST_BYTES, FeedMessage, parse_message
 from voltana.serving.router.feeds import FeedFollower
@@ -122,7 +123,14 @@ def test_one_odd_value_ends_nothing(field: str, odd: Any) -> None:
 @pytest.mark.parametrize("odd", [math.nan, math.inf, -math.inf, 1e300, None, "nan", [1.0]])
 def test_no_coefficient_of_a_model_is_taken_that_cannot_be_computed_with(odd: Any) -> None:
     """In every place of every model there is; what is left forecasts finite numbers."""
-    for encoded, decode in ((HONEST["snapshot"], decode_snapshot), (HONEST["power"], decode_power)):
+    tables = TablePredictor(
+        clocks_mhz=CLOCKS, prefill=np.full((3, 2), 0.1), decode=np.full((3, 4, 3), 0.1)
+    )
+    for encoded, decode in (
+        (HONEST["snapshot"], decode_snapshot),
+        (encode_snapshot(tables), decode_snapshot),
+        (HONEST["power"], decode_power),
+    ):
         for path in paths(encoded):
             poisoned = msgspec.msgpack.decode(msgspec.msgpack.encode(encoded))
             at = poisoned
@@ -156,6 +164,26 @@ def test_a_model_nested_without_end_or_of_a_million_values_is_refused(kind: Any)
         for values in (deep, {"kind": kind, "values": {"weights": [0.0] * 1_000_000}}):
             with pytest.raises((ValueError, RecursionError)):
                 decode(values)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"clocks_mhz": [1.0]},
+        {"clocks_mhz": [], "prefill": None, "decode": None},
+        {"clocks_mhz": 5.0, "prefill": None, "decode": None},
+        {"clocks_mhz": [2.0, 1.0], "prefill": None, "decode": None},
+        {"clocks_mhz": [[1.0]], "prefill": None, "decode": None},
+        {"clocks_mhz": [1.0], "prefill": [[1.0]], "decode": None},
+        {"clocks_mhz": [1.0], "prefill": 1.0, "decode": None},
+        {"clocks_mhz": [1.0], "prefill": None, "decode": [[1.0, 1.0, 1.0]]},
+        {"clocks_mhz": [1.0], "prefill": None, "decode": [[]]},
+        {"clocks_mhz": [1.0], "prefill": None, "decode": [[[1.0, 1.0, 1.0], [1.0]]]},
+    ],
+)
+def test_tables_of_another_shape_are_refused(values: Any) -> None:
+    with pytest.raises(ValueError, match=r"not allowed|unknown form|inhomogeneous"):
+        decode_snapshot({"kind": "tables", "values": values})
 
 
 def test_an_agent_does_not_speak_for_another() -> None:

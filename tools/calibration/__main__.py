@@ -11,14 +11,14 @@ import argparse
 import sys
 from typing import TYPE_CHECKING
 
-from tools.calibration import attention, collectives, elementwise, gemm, lengths, power
+from tools.calibration import attention, collectives, elementwise, gemm, lengths, power, variants
 from tools.calibration.data import DATA
 from tools.calibration.profile_file import write
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from tools.calibration.fit import Fitted
+    from tools.calibration.fitted import Fitted
 
 FITS: tuple[Callable[[], list[Fitted]], ...] = (
     gemm.fit,
@@ -50,6 +50,7 @@ def main() -> int:
                 write(fitted, DERIVED.get(fitted.hardware, ()))
     power.fit_all(write=write_profiles)
     if write_profiles:
+        variants.write_all()
         lengths.main(DATA)
     return 0
 

@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from tools.calibration.data import columns, rows
-from tools.calibration.fit import Fitted, describe, fit_log_times, with_section
+from tools.calibration.fitted import Fitted
 from tools.calibration.gemm import SETS
 from voltana.plant.attention import decode_cost, prefill_cost
 from voltana.plant.cost import FASTEST
-from voltana.plant.hardware import load_hardware
+from voltana.plant.fit.least_squares import describe, fit_log_times, with_section
+from voltana.plant.hardware import HardwareProfile, load_hardware
 from voltana.plant.operators import Attention
 
 if TYPE_CHECKING:
@@ -45,26 +46,33 @@ _SMALL_BYTES = 5e7
 _LONG_BYTES = 2e8
 _LONG_WEIGHT = 4.0
 """What a large cache weighs: there are fewer such rows than serving has such iterations."""
-_L2_BYTES = {"a100-sxm4-80gb": 0.0, "h100-sxm": 5e7}
+L2_BYTES = {"a100-sxm4-80gb": 0.0, "h100-sxm": 5e7, "b200-sxm": 1.26e8}
 HEADS = ("num_heads", "num_key_value_heads")
+SOURCE = "aiconfigurator-core 0.12.0 operator latencies (SGLang)"
 
 
 def fit() -> list[Fitted]:
     """Coefficients of the sections ``attention_prefill`` and ``attention_decode``."""
-    return [
-        fitted(name, folder)
-        for name, folder in SETS.items()
-        for fitted in (_fit_prefill, _fit_decode)
-    ]
+    found = []
+    for name, folder in SETS.items():
+        board = load_hardware(name)
+        found.append(fit_prefill(board, f"{folder}/context_attention_bf16_hd128.csv.gz"))
+        found.append(
+            fit_decode(
+                board,
+                f"{folder}/generation_attention_bf16_hd128.csv.gz",
+                known=KNOWN_BANDWIDTH_SHARE.get(name, {}),
+            )
+        )
+    return found
 
 
-def _fit_prefill(name: str, folder: str) -> Fitted:
+def fit_prefill(hardware: HardwareProfile, file: str, source: str = SOURCE) -> Fitted:
     """Batches that give every SM a tile of 128 queries; smaller ones take some 20-100 us."""
-    table = rows(f"{folder}/context_attention_bf16_hd128.csv.gz")
+    table = rows(file)
     batch, length, heads, kv_heads, measured = columns(
         table, "batch_size", "isl", *HEADS, "latency"
     )
-    hardware = load_hardware(name)
     keep = batch * np.ceil(length / 128) * heads >= hardware.sm_count
     batch, length, heads, kv_heads = (x[keep] for x in (batch, length, heads, kv_heads))
     measured, attention = measured[keep] * 1e-3, layer_attention(heads, kv_heads)
@@ -74,20 +82,22 @@ def _fit_prefill(name: str, folder: str) -> Fitted:
         board = with_section(hardware, "attention_prefill", **values)
         return np.asarray(prefill_cost(board, attention, batch * length, pairs).seconds(FASTEST))
 
-    train = _held_out_heads(heads, kv_heads)
+    train = held_out_heads(heads, kv_heads)
     values = fit_log_times(model, measured, train, PREFILL_START)
     text = describe(model(values), measured, train)
     return Fitted(
-        hardware=name,
+        hardware=hardware.name,
         section="attention_prefill",
         values=values,
-        source="aiconfigurator-core 0.12.0 operator latencies (SGLang), context_attention",
+        source=f"{source}, context_attention",
         residual=text,
         valid="16 to 16384 tokens a prompt, 1 to 96 heads of width 128, a tile for every SM, bf16",
     )
 
 
-def _fit_decode(name: str, folder: str) -> Fitted:
+def fit_decode(
+    hardware: HardwareProfile, file: str, source: str = SOURCE, *, known: dict[str, float]
+) -> Fitted:
     """Contexts of 100 to 40,000 tokens, with units of work that fill the SMs evenly.
 
     The kernel on A100 gives whole units (one KV head of one request) to SMs: 128 of them on 108 SMs
@@ -98,11 +108,10 @@ def _fit_decode(name: str, folder: str) -> Fitted:
     by the SMs, there is none. In an engine the weights of a layer stream through the L2 cache in
     between.
     """
-    table = rows(f"{folder}/generation_attention_bf16_hd128.csv.gz")
+    table = rows(file)
     batch, context, heads, kv_heads, measured = columns(
         table, "batch_size", "step", *HEADS, "latency"
     )
-    hardware = load_hardware(name)
     waves = batch * kv_heads / hardware.sm_count
     cached = batch * context * kv_heads * _CACHED_BYTES
     even = (waves / np.ceil(waves) > _EVEN_SHARE) | (cached < _SMALL_BYTES)
@@ -114,11 +123,10 @@ def _fit_decode(name: str, folder: str) -> Fitted:
     def model(values: dict[str, float]) -> FloatArray:
         board = with_section(hardware, "attention_decode", backend_sm_share=1.0, **values)
         cost = decode_cost(board, attention, batch, batch * context)
-        memory_s = np.where(cost.bytes < _L2_BYTES[name], 0.0, cost.memory_s)
+        memory_s = np.where(cost.bytes < L2_BYTES[hardware.name], 0.0, cost.memory_s)
         return np.asarray(replace(cost, memory_s=memory_s).seconds(FASTEST))
 
-    train = _held_out_heads(heads, kv_heads)
-    known = KNOWN_BANDWIDTH_SHARE.get(name, {})
+    train = held_out_heads(heads, kv_heads)
     start = {key: value for key, value in DECODE_START.items() if key not in known}
     values = known | fit_log_times(
         lambda values: model(known | values),
@@ -130,10 +138,10 @@ def _fit_decode(name: str, folder: str) -> Fitted:
     )
     text = describe(model(values), measured, train)
     return Fitted(
-        hardware=name,
+        hardware=hardware.name,
         section="attention_decode",
         values=values,
-        source="aiconfigurator-core 0.12.0 operator latencies (SGLang), generation_attention",
+        source=f"{source}, generation_attention",
         residual=text,
         valid="contexts of 100 to 40000 tokens, 1 to 96 heads of width 128, bf16; units of work "
         "that fill the SMs evenly",
@@ -145,7 +153,7 @@ def layer_attention(heads: FloatArray, kv_heads: FloatArray) -> Attention:
     return Attention(heads=heads, kv_heads=kv_heads, head_dim=128, kv_dtype_bytes=2)  # type: ignore[arg-type]
 
 
-def _held_out_heads(heads: FloatArray, kv_heads: FloatArray) -> FloatArray:
+def held_out_heads(heads: FloatArray, kv_heads: FloatArray) -> FloatArray:
     """Weights: 0 for a third of the head layouts, else 1."""
     layouts, index = np.unique(np.stack([heads, kv_heads]), axis=1, return_inverse=True)
     weight = np.where(np.random.default_rng(1).random(layouts.shape[1]) < 1 / 3, 0.0, 1.0)

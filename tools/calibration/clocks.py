@@ -13,8 +13,8 @@ import numpy as np
 from scipy.optimize import minimize_scalar
 
 from tools.calibration.eager import HARDWARE, Workload, costs, workloads
-from tools.calibration.fit import with_section
 from voltana.plant.cost import ClockState
+from voltana.plant.fit.least_squares import with_section
 from voltana.plant.hardware import HardwareProfile, load_hardware
 
 if TYPE_CHECKING:

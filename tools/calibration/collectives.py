@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from tools.calibration.data import columns, rows
-from tools.calibration.fit import Fitted, describe, fit_log_times, with_section
+from tools.calibration.fitted import Fitted
 from tools.calibration.gemm import SETS
 from voltana.plant.collective import all_reduce_s, transfer_s
+from voltana.plant.fit.least_squares import describe, fit_log_times, with_section
 from voltana.plant.hardware import load_hardware
 
 if TYPE_CHECKING:

@@ -11,9 +11,10 @@ import numpy as np
 
 from tools.calibration import clocks
 from tools.calibration.data import rows
-from tools.calibration.fit import Fitted, describe, fit_log_times, with_section
+from tools.calibration.fitted import Fitted
 from voltana.plant.cost import FASTEST
 from voltana.plant.elementwise import elementwise_cost
+from voltana.plant.fit.least_squares import describe, fit_log_times, with_section
 from voltana.plant.hardware import load_hardware
 from voltana.plant.operators import Elementwise
 

@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from tools.calibration.data import columns, rows
-from tools.calibration.fit import Fitted, describe, fit_log_times, with_section
+from tools.calibration.fitted import Fitted
 from voltana.plant.cost import FASTEST
+from voltana.plant.fit.least_squares import describe, fit_log_times, with_section
 from voltana.plant.gemm import batched_cost
 from voltana.plant.hardware import HardwareProfile, load_hardware
 

@@ -16,7 +16,7 @@ from collections import Counter
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from scipy.optimize import lsq_linear
@@ -141,14 +141,27 @@ def describe(runs: list[PowerRun], error: FloatArray) -> str:
     return "; ".join(parts)
 
 
+class Energies(NamedTuple):
+    """Energy of an operation and of a byte by kind of operator, as a profile has them, in pJ."""
+
+    flop_pj: dict[str, float]
+    byte_pj: dict[str, float]
+
+
+def energies(values: dict[str, float]) -> Energies:
+    """What fitted coefficients come to for each kind of operator."""
+    flops = {name: values[name] for name in values if name.startswith("gemm_")}
+    attention = ATTENTION_OVER_GEMM * values["gemm_bf16"]
+    flops |= dict.fromkeys(("attention_prefill", "attention_decode"), attention)
+    moved = dict.fromkeys(_DECODE_KINDS, values["memory"]) | {"elementwise": values["elementwise"]}
+    return Energies(flops, moved)
+
+
 def section(
     values: dict[str, float], idle_w: ClockCurve, curves: Curves, texts: tuple[str, str, str]
 ) -> str:
     """The power section of a profile as TOML."""
-    gemm, memory = values["gemm_bf16"], values["memory"]
-    flops = {name: values[name] for name in values if name.startswith("gemm_")}
-    flops |= dict.fromkeys(("attention_prefill", "attention_decode"), ATTENTION_OVER_GEMM * gemm)
-    moved = dict.fromkeys(_DECODE_KINDS, memory) | {"elementwise": values["elementwise"]}
+    flops, moved = energies(values)
     source, residual, valid = texts
     lines = [
         "[power]",

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from voltana import plant
 
 if TYPE_CHECKING:
-    from tools.calibration.fit import Fitted
+    from tools.calibration.fitted import Fitted
 
 PROFILES = Path(plant.__file__).parent / "data" / "hardware"
 

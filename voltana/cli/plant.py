@@ -9,15 +9,19 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from voltana.cli.plant_fit import fit
 from voltana.errors import invalid
 
 if TYPE_CHECKING:
     from voltana.plant import PlantModel
+    from voltana.plant.hardware import HardwareProfile
 
 app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+
+app.command()(fit)
 
 Point = dict[str, float | int]
 
@@ -51,6 +55,7 @@ def list_profiles() -> None:
         )
         for word, facts in board.knowledge:
             typer.echo("".join(f"    {word:<9} {fact}\n" for fact in facts), nl=False)
+        typer.echo(f"    settling  {_settling(board)}")
     typer.echo("models")
     for name in names("model"):
         model = load_model(name)
@@ -59,6 +64,16 @@ def list_profiles() -> None:
             f"{model.kv_bytes_per_token / 1024:.0f} KiB of KV cache a token, "
             f"TP {model.default_tensor_parallel} by default"
         )
+
+
+def _settling(board: "HardwareProfile") -> str:
+    """How long a change of clock takes to be in force, and where that comes from."""
+    from voltana.plant.hardware_class import CLASSES
+
+    words = f"{1e3 * board.clock_settle_s:.3g} ms after the call"
+    if board.clocks.settle_s is not None:
+        return f"{words} ({board.clocks.provenance.source})"
+    return f"{words} ({board.architecture}; {CLASSES[board.architecture].source})"
 
 
 _HARDWARE = typer.Option(help="Profile name ('voltana plant list'), or a TOML file of that form.")

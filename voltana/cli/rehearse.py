@@ -1,5 +1,6 @@
 """`voltana rehearse`: production's own processes against engines that behave like the plant."""
 
+import signal
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -29,11 +30,11 @@ _FAULT = typer.Option(
     "--fault",
     metavar="K@S",
     help="Rehearse each policy once more, with an agent, daemon, router, engine or gpu that fails "
-    "after S seconds.",
+    "after S seconds; repeat it for several.",
 )
 _ENGINE = typer.Option("--engine", metavar="E", help="Whose protocol is spoken (sglang).")
 _OUT = typer.Option(
-    "--out", metavar="DIR", help="Keep logs, records, results.json and timelines there."
+    "--out", metavar="DIR", help="Keep report.html, results.json, logs and records there."
 )
 _JSON = typer.Option(
     "--json", metavar="FILE", help="Write the results as JSON; '-' is standard output."
@@ -52,7 +53,7 @@ def rehearse(
     window_start: Annotated[float | None, flags.WINDOW_START] = None,
     seed: Annotated[int | None, flags.SEED] = None,
     factor: Annotated[float, _FACTOR] = 0.25,
-    fault: Annotated[str | None, _FAULT] = None,
+    fault: Annotated[list[str] | None, _FAULT] = None,
     engine: Annotated[str, _ENGINE] = "sglang",
     out: Annotated[Path | None, _OUT] = None,
     json: Annotated[str | None, _JSON] = None,
@@ -69,12 +70,14 @@ def rehearse(
     A recorded trace:   voltana rehearse cluster.toml --trace requests.csv --trace-format azure
     """  # noqa: D301  (\b keeps typer from reflowing the examples)
     configure_logs(log_level)
+    _end_cleanly()
     from voltana.extras import require
 
     require("serving", "voltana rehearse")
     from voltana.rehearsal.faults import Fault
     from voltana.rehearsal.port import find_dialect
     from voltana.rehearsal.rehearse import Director, scenario_of
+    from voltana.rehearsal.run import LEAD_IN_S
     from voltana.serving.launch.command import read_launch
 
     dialect = find_dialect(engine)
@@ -91,8 +94,9 @@ def rehearse(
     policies = flags.policy_names(policy) or ["static-max", config.policy.controller]
     scenario = scenario_of(config, dialect, load, list(dict.fromkeys(policies)))
     prepare_outputs(out, json)
-    assert config.launch is not None
-    duration_s = float(scenario.trace.arrival_s[-1])
+    launch = config.launch
+    assert launch is not None
+    duration_s = float(scenario.trace.arrival_s[-1]) - LEAD_IN_S
     director = Director(
         config=config,
         scenario=scenario,
@@ -100,9 +104,20 @@ def rehearse(
         factor=factor,
         folder=out,
         say=_say,
-        fault=None if fault is None else Fault.parse(fault, config.launch, duration_s),
+        faults=[Fault.parse(one, launch, duration_s) for one in dict.fromkeys(fault or ())],
     )
     _tell(director.run(), out, json)
+
+
+def _end_cleanly() -> None:
+    """Let a polite end take along all that was started, as Ctrl-C does."""
+
+    def interrupt(_number: int, _frame: object) -> None:
+        raise KeyboardInterrupt
+
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is not signal.SIG_IGN:  # nohup
+            signal.signal(number, interrupt)
 
 
 def _tell(made: "Rehearsal", out: Path | None, json: str | None) -> None:
@@ -112,7 +127,7 @@ def _tell(made: "Rehearsal", out: Path | None, json: str | None) -> None:
     text = to_json(made)
     if out is not None:
         write_text(out / "results.json", text + "\n")
-        _draw(made, out)
+        _write_page(made, out / "report.html")
     if json == STDOUT:
         typer.echo(text)
         return
@@ -121,15 +136,18 @@ def _tell(made: "Rehearsal", out: Path | None, json: str | None) -> None:
     print_report(made, table_console())
 
 
-def _draw(rehearsal: "Rehearsal", folder: Path) -> None:
-    """Draw the timelines; without matplotlib say so, for the figures are there all the same."""
+def _write_page(rehearsal: "Rehearsal", path: Path) -> None:
+    """Write the page; without its library say so, for the figures are there all the same."""
+    from voltana.evaluation.report.page import render
+    from voltana.rehearsal.page import page_of
+
     try:
-        from voltana.rehearsal.plots import write_timelines
+        text = render(page_of(rehearsal))
     except MissingExtraError as error:
-        typer.echo(f"voltana: no timelines: {error}", err=True)
+        typer.echo(f"voltana: no report: {error}", err=True)
         return
-    for path in write_timelines(rehearsal, folder):
-        typer.echo(f"Wrote {path}", err=True)
+    write_text(path, text)
+    typer.echo(f"Wrote {path}", err=True)
 
 
 def _say(name: str, text: str) -> None:

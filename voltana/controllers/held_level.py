@@ -57,7 +57,9 @@ class HeldLevel:
         if now_s - self._rose_s < self._settling_s:
             return self._index
         self._wish = max(self._wish, index)
-        self._spent_s += gap_s * (1.0 - float(cost[self._wish] / cost[self._index]))
+        held = float(cost[self._index])
+        excess = 1.0 - float(cost[self._wish]) / held if held > 0.0 else math.nan
+        self._spent_s += gap_s * excess if math.isfinite(excess) else 0.0
         if self._spent_s >= self._price_s:
             self._index, self._wish, self._spent_s = self._wish, 0, 0.0
         return self._index

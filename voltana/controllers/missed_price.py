@@ -51,9 +51,12 @@ class MissedPrice:
         self._at_s = math.nan
 
     def note(self, tokens: int, *, late: float) -> None:
-        """Note an iteration: whether it was late, or how close it came, from 0 to 1."""
+        """Note an iteration: whether it was late, or how close it came, from 0 to 1.
+
+        What is neither was measured by a clock that cannot be trusted, and counts as late.
+        """
         self._tokens += tokens
-        self._late += late * tokens
+        self._late += tokens * (late if 0.0 <= late <= 1.0 else 1.0)
 
     def step(self, now_s: float) -> None:
         """Move the price by what was noted since the last step."""

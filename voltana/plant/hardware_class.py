@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
-Architecture = Literal["ampere", "hopper", "blackwell"]
+Architecture = Literal["ampere", "ada", "hopper", "blackwell"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,6 +35,10 @@ _MILLISECONDS = HardwareClass(
 
 CLASSES: dict[str, HardwareClass] = {
     "ampere": _MILLISECONDS,
+    "ada": replace(
+        _MILLISECONDS,
+        source="not measured: taken as on A100 and Hopper (10-100 ms), idle power as well",
+    ),
     "hopper": _MILLISECONDS,
     "blackwell": HardwareClass(
         settle_s=3e-5,

@@ -86,6 +86,8 @@ def _published(
     summary: str,
     control: Callable[[InstanceContext], InstancePolicy],
     decode_router: Callable[[int], Router] = routing.in_turn,
+    *,
+    profiled: bool = False,
 ) -> Policy:
     return Policy(
         name=name,
@@ -93,6 +95,7 @@ def _published(
         control=control,
         prefill_router=RandomRouter,
         decode_router=decode_router,
+        profiled=profiled,
     )
 
 
@@ -146,7 +149,9 @@ _BASELINES = (
     _published(
         "static-low", "all at the lower published level, 1005 MHz on A100", published.static_low
     ),
-    _published("window", "one clock for each 5 s, from the load of the last 5 s", _window()),
+    _published(
+        "window", "one clock for each 5 s, from the load of the last 5 s", _window(), profiled=True
+    ),
     _published("pid", "PID with anti-windup on the measured latency", published.pid),
 )
 
@@ -157,18 +162,21 @@ _POLICIES = (
         "the published system as released: two levels, profiled tables, tile-aware routing",
         _v01(),
         lambda _seed: TileAware(),
+        profiled=True,
     ),
     _published(
         "voltana-v0.1-margin",
         "voltana-v0.1 with its demo's margin, which loosens the SLO by 35 %",
         _v01(published.DEMO_SLO_MARGIN),
         lambda _seed: TileAware(),
+        profiled=True,
     ),
     _published(
         "voltana-v0.1-whatif",
         "voltana-v0.1 with its router that looks at predicted clocks",
         _v01(),
         lambda _seed: WhatIfV01(),
+        profiled=True,
     ),
     Policy(
         name="voltana",

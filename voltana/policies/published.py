@@ -44,7 +44,8 @@ class Profiled:
         if context.bench is None:
             raise ConfigError(
                 f"{context.instance}: bench = None is not allowed: this policy looks up profiled "
-                "tables. Run it in 'voltana simulate', or take one that learns online."
+                "tables. Run it in 'voltana simulate', name a file of tables by policy.profile, or "
+                "take one that learns online."
             )
         if context.bench is not self._bench:
             self._bench, self._tables = context.bench, {}

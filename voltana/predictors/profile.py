@@ -128,7 +128,7 @@ def load_profile(path: str | Path) -> PredictorProfile:
             f"profile {path} cannot be read: {error.strerror}. Check the path."
         ) from None
     except ValidationError as error:
-        raise _refused(path, _first_complaint(error)) from None
+        raise _refused(path, first_complaint(error)) from None
     except ValueError as error:
         raise _refused(path, f"not JSON ({error})") from None
 
@@ -203,7 +203,8 @@ def _refused(path: str | Path, what: str) -> ProfileError:
     )
 
 
-def _first_complaint(error: ValidationError) -> str:
+def first_complaint(error: ValidationError) -> str:
+    """The field that a file is refused for, what it holds, and why."""
     first = error.errors(include_url=False)[0]
     where = ".".join(str(part) for part in first["loc"]) or "file"
     return f"{where} = {str(first['input'])[:60]!r}: {first['msg']}"

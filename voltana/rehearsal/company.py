@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from voltana.errors import VoltanaError
 from voltana.rehearsal.stage import TOKEN_VARIABLE
-from voltana.serving.launch.child_process import ProcessSpec
+from voltana.serving.launch.child_process import ChildProcess, ProcessSpec
 from voltana.serving.launch.instances import in_url
 from voltana.serving.launch.supervise import Supervisor
 
@@ -53,20 +53,21 @@ class Company:
         self._say = say
         router = config.router
         self.url = f"http://{in_url(router.host)}:{router.port}"
-        self.readings = stage.records / "meter.jsonl"
-        self._daemon = self._daemon_supervisor()
-        self._others = Supervisor(
-            [[self._launch_process(dialect)], [self._meter_process()]],
-            stage.logs,
-            say,
-            START_LIMIT_S,
-        )
+        self._lost_daemon = False
+        self._daemon = self._supervisor(self._daemon_process())
+        self._cluster = self._supervisor(self._launch_process(dialect))
+        self._meter = self._supervisor(self._meter_process())
 
     def __enter__(self) -> Company:
         try:
             self._daemon.start(lambda: False)
             self._await_socket(self._stage.socket)
-            self._others.start(lambda: False)
+            self._cluster.start(lambda: False)
+            # A launch lists its agents once all that it started is ready. That its router's port
+            # answers proves less: another cluster may listen there.
+            self._await(self._stage.agents.exists, self._cluster, "the cluster does not start")
+            self._say("cluster", f"ready: {self.url}")
+            self._meter.start(lambda: False)
             self._await_readings()
         except BaseException:
             self._end()
@@ -81,19 +82,28 @@ class Company:
     ) -> None:
         self._end()
 
-    def restart_daemon(self) -> None:
-        """Start the daemon again, as an init does with one that has ended."""
+    def replace_daemon(self, kill: Callable[[], None], after_s: float) -> None:
+        """Have the daemon killed and start it again, as an init does with one that has ended.
+
+        Args:
+            kill: Kills it.
+            after_s: How long the init waits.
+        """
+        self._lost_daemon = True
+        kill()
+        time.sleep(after_s)
         self._daemon.shut_down()
         self._stage.socket.unlink(missing_ok=True)
-        self._daemon = self._daemon_supervisor()
+        self._daemon = self._supervisor(self._daemon_process())
         self._daemon.start(lambda: False)
         self._await_socket(self._stage.socket)
+        self._lost_daemon = False
 
     def agents(self) -> list[dict[str, Any]]:
         """What the agents say of themselves; those that do not answer are left out."""
         token = self._stage.environment[TOKEN_VARIABLE]
         found = []
-        for address in json.loads((self._stage.logs / "agents.json").read_text(encoding="utf-8")):
+        for address in json.loads(self._stage.agents.read_text(encoding="utf-8")):
             asked = urllib.request.Request(
                 f"{address}/status", headers={"Authorization": f"Bearer {token}"}
             )
@@ -104,23 +114,36 @@ class Company:
                 continue
         return found
 
+    def check(self) -> None:
+        """Check that everything runs which was started here.
+
+        Raises:
+            VoltanaError: If something has ended by itself, with its last words.
+        """
+        daemon = () if self._lost_daemon else self._daemon.children
+        for child in (*daemon, *self._cluster.children, *self._meter.children):
+            if child.status() is not None:
+                raise self._has_ended(child, f"{child.spec.name} has ended")
+
+    def _has_ended(self, child: ChildProcess, what: str) -> VoltanaError:
+        return VoltanaError(f"{what}. {child.last_words()}")
+
     def _end(self) -> None:
-        self._others.shut_down()
+        self._meter.shut_down()
+        self._cluster.shut_down()
         self._daemon.shut_down()
 
-    def _spec(self, name: str, *command: str, url: str | None = None) -> ProcessSpec:
+    def _spec(self, name: str, *command: str) -> ProcessSpec:
         return ProcessSpec(
             name=name,
             kind=name,
             command=(sys.executable, "-m", *command),
             environment=tuple(self._stage.environment.items()),
-            ready_url=url,
             grace_s=_GRACE_S,
         )
 
-    def _daemon_supervisor(self) -> Supervisor:
-        stages = [[self._daemon_process()]]
-        return Supervisor(stages, self._stage.logs, self._say, START_LIMIT_S)
+    def _supervisor(self, process: ProcessSpec) -> Supervisor:
+        return Supervisor([[process]], self._stage.logs, self._say, START_LIMIT_S)
 
     def _daemon_process(self) -> ProcessSpec:
         return self._spec(
@@ -128,19 +151,20 @@ class Company:
         )
 
     def _launch_process(self, dialect: Rehearsed) -> ProcessSpec:
-        cluster = str(self._stage.cluster)
-        return self._spec("launch", dialect.program, "launch", cluster, url=f"{self.url}/health")
+        return self._spec("launch", dialect.program, "launch", str(self._stage.cluster))
 
     def _meter_process(self) -> ProcessSpec:
-        return self._spec("meter", "voltana.rehearsal.meter", str(self.readings), str(METER_S))
+        return self._spec(
+            "meter", "voltana.rehearsal.meter", str(self._stage.readings), str(METER_S)
+        )
 
     def _await_socket(self, path: Path) -> None:
         self._await(path.exists, self._daemon, "the daemon does not listen")
 
     def _await_readings(self) -> None:
         self._await(
-            lambda: self.readings.exists() and self.readings.stat().st_size > 0,
-            self._others,
+            lambda: self._stage.readings.exists() and self._stage.readings.stat().st_size > 0,
+            self._meter,
             "the meter reads nothing",
         )
 
@@ -148,7 +172,8 @@ class Company:
         ends_s = time.monotonic() + START_LIMIT_S
         while not condition():
             ended = [child for child in who.children if child.status() is not None]
-            if ended or time.monotonic() > ends_s:
-                words = ended[0].last_words() if ended else ""
-                raise VoltanaError(f"{what}. {words} See the logs in {self._stage.logs}.")
+            if ended:
+                raise self._has_ended(ended[0], what)
+            if time.monotonic() > ends_s:
+                raise VoltanaError(f"{what} within {START_LIMIT_S:g} s on this machine.")
             time.sleep(_POLL_S)

@@ -44,8 +44,9 @@ class DriverView:
             self._map = mmap.mmap(file.fileno(), 0)
         self._words = memoryview(self._map).cast("Q")
         self._bases = [WORD["H_WORDS"] + device * WORD["D_WORDS"] for device in devices]
-        for base in self._bases:
-            self._words[base + WORD["D_SAID_BY"]] = os.getpid()
+        self._pid = os.getpid()
+        # A counter never falls: what it has counted before this process spoke stays in it.
+        self._counted_uj = [1000 * self._words[base + WORD["D_ENERGY_MJ"]] for base in self._bases]
 
     def asked(self) -> Asked:
         """The slowest clock of the devices, and when the last of them has settled."""
@@ -64,18 +65,19 @@ class DriverView:
 
         Args:
             at_ns: Since when.
-            energy_j: Energy of all its devices by then.
+            energy_j: Energy of all its devices by then, since this view was made.
             power_w: Their power from then on.
             limited_mhz: Clock to which the power limit lowers them; 0 for not at all.
         """
         words, share = self._words, 1.0 / len(self._bases)
-        for base in self._bases:
+        for base, counted_uj in zip(self._bases, self._counted_uj, strict=True):
             turn = base + WORD["D_SAID_TURN"]
             words[turn] += 1
             words[base + WORD["D_SAID_NS"]] = at_ns
-            words[base + WORD["D_SAID_UJ"]] = int(energy_j * share * 1e6)
+            words[base + WORD["D_SAID_UJ"]] = counted_uj + int(energy_j * share * 1e6)
             words[base + WORD["D_SAID_MW"]] = int(power_w * share * 1e3)
             words[base + WORD["D_SAID_MHZ"]] = int(limited_mhz)
+            words[base + WORD["D_SAID_BY"]] = self._pid
             words[turn] += 1
 
     def close(self) -> None:

@@ -6,7 +6,6 @@ is around it (requests, answers, the ring) is an engine's dialect: an integratio
 
 from __future__ import annotations
 
-import contextlib
 import gc
 import json
 import math
@@ -30,6 +29,7 @@ from voltana.rehearsal.driver_view import DriverView
 from voltana.rehearsal.live_board import LiveBoard
 from voltana.rehearsal.live_events import LiveEvents
 from voltana.rehearsal.live_runner import LiveRunner
+from voltana.rehearsal.priority import go_first
 from voltana.slo import Slo
 from voltana.values import Load
 from voltana_actuatord.timebase import time_factor
@@ -47,9 +47,6 @@ SETTINGS_VARIABLE = "VOLTANA_REHEARSAL"
 LOOK_S = 0.005
 """How often an engine looks at its clock, on the wall: well within the time that one takes to
 settle, and what it finds takes effect when the driver says."""
-
-AHEAD = -10
-"""A board computes whatever its host is at: where it may, an engine goes before other processes."""
 
 IDLE_TICK_S = 0.5
 _APART, _MOST_WARM = 64, 512
@@ -156,8 +153,7 @@ class Engine:
         self.runner.revise = revise
         gc.collect()
         gc.freeze()  # what lives as long as the process need not be looked at again and again
-        with contextlib.suppress(OSError):
-            os.nice(AHEAD)
+        go_first()
         self._look()
         self._keep()
         self._tick(self.events.now_s())
@@ -190,8 +186,14 @@ class Engine:
             "latest_s": events.latest_s,
         }
         events.latest_s = 0.0
-        with self._records.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(said | {"rows": rows}) + "\n")
+        try:
+            with self._records.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(said | {"rows": rows}) + "\n")
+        except OSError as error:
+            raise SystemExit(
+                f"virtual engine: its iterations cannot be kept in {self._records}: "
+                f"{error.strerror}. Make room there."
+            ) from None
         self.runner.rows = []
 
 

@@ -88,10 +88,11 @@ class Fault:
                 stage.machine.set(device, "D_LOST", 0)
             return
         names = {"agent": f"agent-{last}", "engine": last, "router": "router", "daemon": "daemon"}
-        kill(stage.logs / f"{names[self.kind]}.log")
+        log = stage.logs / f"{names[self.kind]}.log"
         if self.kind == "daemon":
-            time.sleep(INIT_S)
-            company.restart_daemon()
+            company.replace_daemon(lambda: kill(log), INIT_S)
+        else:
+            kill(log)
 
 
 def kill(log: Path) -> None:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from voltana.evaluation.metrics import plain_figures
+from voltana.rehearsal.lags import decision_lags_s, percentile
 from voltana.rehearsal.live_events import DOUBLINGS
 from voltana.slo import attainment
 from voltana_actuatord.timebase import LEAST_FACTOR
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
     from voltana.rehearsal.load import Replayed
     from voltana.rehearsal.meter import Reading
     from voltana.slo import Slo
-    from voltana.values import FloatArray
 
 LATE_SHARE = 0.01
 """Of the events of virtual engines those that may be late."""
@@ -87,7 +87,12 @@ class Measured:
         certified_share: Share of decisions that promised their budget and could.
         lag_p50_s: From the launch of an iteration to the clock in force that was chosen for it.
         lag_p99_s: 99th percentile of it; both in the rehearsal's time.
-        lag_wall_p99_s: The same on the wall, without the driver's own call and settling.
+        lag_assumed_s: What the simulator assumes: the driver's call and settling alone.
+        lag_wall_p50_s: From the launch to the driver's call, on the wall.
+        lag_wall_p99_s: 99th percentile of it.
+        decision_latest_s: The longest of it, in the rehearsal's time.
+        decided_share: Decisions of agents over launches: of launches that come together, only the
+            last one is decided on.
         sent_late_s: The most that the load was late in sending a request.
     """
 
@@ -110,7 +115,11 @@ class Measured:
     certified_share: float
     lag_p50_s: float
     lag_p99_s: float
+    lag_assumed_s: float
+    lag_wall_p50_s: float
     lag_wall_p99_s: float
+    decision_latest_s: float
+    decided_share: float
     sent_late_s: float
 
     def to_dict(self) -> dict[str, object]:
@@ -199,7 +208,13 @@ def measure(
     ends_s = evidence.start_s + horizon_s / evidence.factor
     energy_j = _by_instance(evidence, ends_s, "energy_j")
     clocks = _mean_clocks(evidence, ends_s)
-    lags_s, own_s = _lags(evidence)
+    lags_s = decision_lags_s(
+        evidence.rows,
+        evidence.set_calls,
+        {name: gpus[0] for name, gpus in devices.items()},
+        factor=evidence.factor,
+        from_s=evidence.start_s,
+    )
     errors: dict[str, int] = {}
     for one in replayed.told:
         if one.error:
@@ -214,8 +229,8 @@ def measure(
         energy_saved_vs_static_max=1 - total_j / reference_energy_j,
         ttft_attainment=kept.ttft,
         itl_attainment=kept.itl,
-        ttft_p50_s=_percentile(ttft_s, 50),
-        ttft_p99_s=_percentile(ttft_s, 99),
+        ttft_p50_s=percentile(ttft_s, 50),
+        ttft_p99_s=percentile(ttft_s, 99),
         requests_offered=len(replayed.told),
         requests_completed=int(sum(one.last_s < math.inf for one in replayed.told)),
         errors=errors,
@@ -224,9 +239,13 @@ def measure(
         clocks_mhz={name: clocks[name] for name in devices},
         default_clock_s=_default_clock_s(evidence, ends_s),
         certified_share=_certified(evidence.agents),
-        lag_p50_s=_percentile(lags_s, 50),
-        lag_p99_s=_percentile(lags_s, 99),
-        lag_wall_p99_s=_percentile(own_s, 99) / evidence.factor,
+        lag_p50_s=percentile(lags_s, 50) + evidence.driver_s,
+        lag_p99_s=percentile(lags_s, 99) + evidence.driver_s,
+        lag_assumed_s=evidence.driver_s,
+        lag_wall_p50_s=percentile(lags_s, 50) / evidence.factor,
+        lag_wall_p99_s=percentile(lags_s, 99) / evidence.factor,
+        decision_latest_s=percentile(lags_s, 100),
+        decided_share=_decided(evidence),
         sent_late_s=replayed.sent_late_s,
     )
 
@@ -259,40 +278,16 @@ def _default_clock_s(evidence: Evidence, ends_s: float) -> float:
     return wall_s * evidence.factor
 
 
-def _lags(evidence: Evidence) -> tuple[FloatArray, FloatArray]:
-    """From a launch to the clock in force, and without the driver; in the rehearsal's seconds."""
-    held: dict[int, int] = {}
-    launches = {
-        gpus[0]: np.array([row[:2] for row in evidence.rows[name]]).reshape(-1, 2)
-        for name, gpus in evidence.devices.items()
-    }
-    own = []
-    for called_s, gpu, clock_mhz in evidence.set_calls:
-        before = held.get(gpu)
-        held[gpu] = clock_mhz
-        if clock_mhz == before or gpu not in launches or called_s < evidence.start_s:
-            continue
-        called = called_s * evidence.factor
-        ran = launches[gpu]
-        place = int(np.searchsorted(ran[:, 0], called, side="right")) - 1
-        # Steps of an idle instance follow no launch.
-        if place >= 0 and called <= ran[place, 0] + ran[place, 1]:
-            own.append(called - float(ran[place, 0]))
-    lags = np.sort(np.array(own))
-    return lags + evidence.driver_s, lags
+def _decided(evidence: Evidence) -> float:
+    launches = sum(map(len, evidence.rows.values()))
+    decisions = [agent["decisions"] for agent in evidence.agents if agent.get("decisions")]
+    return sum(sum(one.values()) for one in decisions) / launches if launches else math.nan
 
 
 def _certified(agents: Sequence[Mapping[str, Any]]) -> float:
     decisions = [agent["decisions"] for agent in agents if agent.get("decisions")]
     total = sum(sum(one.values()) for one in decisions)
     return sum(one["certified"] for one in decisions) / total if total else math.nan
-
-
-def _percentile(ascending: FloatArray, percent: float) -> float:
-    """The smallest value that so many percent of the values do not exceed."""
-    if not len(ascending):
-        return math.nan
-    return float(ascending[max(0, math.ceil(percent / 100 * len(ascending)) - 1)])
 
 
 def _mean(values: Sequence[float]) -> float:

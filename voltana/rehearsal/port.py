@@ -22,11 +22,14 @@ class Rehearsed(Protocol):
     Attributes:
         program: Module with the command ``launch``, which starts virtual servers.
         path: Where requests are sent.
+        version: What virtual servers say that they are: nothing that was learned of them is taken
+            for a real engine's.
         config: What the configuration file may hold.
     """
 
     program: str
     path: str
+    version: str
     config: type[Config]
 
     def engine_options(self, arguments: Sequence[str]) -> dict[str, Any]:

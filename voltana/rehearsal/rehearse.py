@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
+import dataclasses
 import math
-import shutil
-import tempfile
 from dataclasses import dataclass
-from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from voltana.errors import VoltanaError, invalid
@@ -19,15 +14,17 @@ from voltana.evaluation.scenario import load_scenario
 from voltana.policies.named import IN_HINDSIGHT
 from voltana.rehearsal.company import Company
 from voltana.rehearsal.fake_driver import built
-from voltana.rehearsal.load import replay
 from voltana.rehearsal.measured import Evidence, Lateness, measure, read_records
 from voltana.rehearsal.meter import read_log
+from voltana.rehearsal.run import LEAD_IN_S, Run
+from voltana.rehearsal.spread import spread_of
 from voltana.rehearsal.stage import set_stage
-from voltana.serving.event_loop import PacedLoop
+from voltana.rehearsal.work_folder import work_folder
 from voltana_actuatord.timebase import LEAST_FACTOR, MOST_FACTOR
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
     from typing import Any
 
     from voltana.evaluation.compare import Comparison
@@ -36,21 +33,14 @@ if TYPE_CHECKING:
     from voltana.rehearsal.load import Replayed
     from voltana.rehearsal.measured import Measured
     from voltana.rehearsal.port import Rehearsed
+    from voltana.rehearsal.spread import Spread
+    from voltana.rehearsal.stage import Stage
     from voltana.serving.config import Config
     from voltana.serving.launch.supervise import Reports
 
 
-CALM_S = 3.0
-"""Until the first request: agents have found their engines, and taken their clocks."""
-
-ANSWER_S = 600.0
-"""How long an answer may take, in the rehearsal's time."""
-
 INTERVAL = 8
 """Tokens after which a stream is told again, unless the configuration says otherwise."""
-
-_WATCH_S = 1.0
-_AFTER_S = 0.5
 
 
 class TooSlowError(VoltanaError):
@@ -63,17 +53,17 @@ class Rehearsal:
 
     Attributes:
         comparison: What the simulator says of the same trace and seed.
+        spread: How much that differs from seed to seed, by policy.
         measured: What was measured, by policy.
-        faulty: The same with the fault; empty without one.
-        fault: What went wrong in those.
+        faulty: The same with each fault, by the fault and by policy.
         evidence: What that was worked out from, likewise.
         factor: Seconds of the rehearsal in one of the wall's.
     """
 
     comparison: Comparison
+    spread: Mapping[str, Spread]
     measured: Mapping[str, Measured]
-    faulty: Mapping[str, Measured]
-    fault: Fault | None
+    faulty: Mapping[str, Mapping[str, Measured]]
     evidence: Mapping[str, Evidence]
     factor: float
 
@@ -81,7 +71,7 @@ class Rehearsal:
 def scenario_of(
     config: Config, dialect: Rehearsed, flags: Mapping[str, Any], policies: list[str]
 ) -> Scenario:
-    """What the simulator serves: the cluster of a configuration under a load.
+    """What the simulator serves: the cluster of a configuration under a load, after a lead-in.
 
     Args:
         config: The configuration.
@@ -126,8 +116,12 @@ def scenario_of(
         },
         "slo": slo.model_dump(),
         "engine": dialect.engine_options(both),
+        "levels": config.policy.levels,
+        "predictor": config.policy.predictor,
     }
-    return load_scenario(None, own | dict(flags))
+    made = load_scenario(None, own | dict(flags))
+    later = dataclasses.replace(made.trace, arrival_s=made.trace.arrival_s + LEAD_IN_S)
+    return dataclasses.replace(made, trace=later)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -141,7 +135,7 @@ class Director:
         factor: Seconds of the rehearsal in one of the wall's.
         folder: Where logs and records are kept; None keeps nothing.
         say: Told what goes on.
-        fault: What goes wrong in a second run of every policy; None for nothing.
+        faults: What goes wrong, each in a further run of every policy.
 
     Raises:
         ConfigError: If the factor is outside its range.
@@ -153,7 +147,7 @@ class Director:
     factor: float
     folder: Path | None
     say: Reports
-    fault: Fault | None = None
+    faults: Sequence[Fault] = ()
 
     def __post_init__(self) -> None:
         if not LEAST_FACTOR <= self.factor <= MOST_FACTOR:
@@ -176,29 +170,33 @@ class Director:
         comparison = compare(self.scenario, record_timelines=self.folder is not None)
         slo, horizon_s = self.scenario.cluster.slo, comparison.reference.record.end_s
         evidence: dict[str, Evidence] = {}
-        faulty: dict[str, Evidence] = {}
+        faulty: dict[str, dict[str, Evidence]] = {str(fault): {} for fault in self.faults}
         for policy in self.scenario.policies:
             self.say(policy, f"is rehearsed at {self.factor:g} seconds a second")
             evidence[policy] = self.rehearsed(policy, library, horizon_s)
             refuse_slow(evidence[policy].lateness, self.factor)
-            if self.fault is not None:
-                self.say(policy, f"is rehearsed with {self.fault}")
-                faulty[policy] = self.rehearsed(policy, library, horizon_s, self.fault)
+            for fault in self.faults:
+                self.say(policy, f"is rehearsed with {fault}")
+                found = self.rehearsed(policy, library, horizon_s, fault)
+                refuse_slow(found.lateness, self.factor)
+                faulty[str(fault)][policy] = found
+        self.say("simulator", "tries other seeds")
+        spread = spread_of(self.scenario)
         reference_j = math.nan
         if REFERENCE in evidence:
             reference_j = measure(REFERENCE, evidence[REFERENCE], slo, horizon_s=horizon_s).energy_j
-        measured, with_fault = (
-            {
+
+        def figures(found: Mapping[str, Evidence]) -> dict[str, Measured]:
+            return {
                 name: measure(name, one, slo, horizon_s=horizon_s, reference_energy_j=reference_j)
                 for name, one in found.items()
             }
-            for found in (evidence, faulty)
-        )
+
         return Rehearsal(
             comparison=comparison,
-            measured=measured,
-            faulty=with_fault,
-            fault=self.fault,
+            spread=spread,
+            measured=figures(evidence),
+            faulty={fault: figures(found) for fault, found in faulty.items()},
             evidence=evidence,
             factor=self.factor,
         )
@@ -215,111 +213,53 @@ class Director:
             fault: What goes wrong meanwhile.
 
         Raises:
-            VoltanaError: If something cannot be started.
+            VoltanaError: If something cannot be started, or ends that should not.
         """
-        calls: dict[tuple[float, int, int], None] = {}
-        with _work_folder(self.folder, policy if fault is None else f"{policy}+{fault}") as work:
+        name = policy if fault is None else f"{policy}+{fault}"
+        with work_folder(self.folder, name) as work:
             stage = set_stage(
                 work, library, self.config, self.scenario, self.dialect,
                 policy=policy, factor=self.factor, interval=INTERVAL,
                 keep_serving=fault is not None,
             )  # fmt: skip
-
-            def watch() -> None:
-                calls.update(dict.fromkeys(stage.machine.set_calls()))
-
             with stage.machine, Company(stage, self.config, self.dialect, self.say) as company:
-                happen = None if fault is None else partial(fault.happen, stage, company)
-                with asyncio.Runner(loop_factory=lambda: PacedLoop(self.factor)) as runner:
-                    replayed, start_s = runner.run(
-                        self._load(company.url, watch, horizon_s, happen)
-                    )
+                self.say(
+                    "watch", f"voltana top --from {stage.agents} --token-file {stage.token_file}"
+                )
+                run = Run(
+                    stage=stage, company=company, trace=self.scenario.trace,
+                    dialect=self.dialect, factor=self.factor, fault=fault, say=self.say,
+                )  # fmt: skip
+                replayed, start_s = run.serve(horizon_s)
                 agents = company.agents()
-            rows, lateness = read_records(
-                stage.records, list(stage.devices), start_s, start_s + replayed.end_s
-            )
-            return Evidence(
-                replayed=replayed,
-                readings=read_log(company.readings),
-                rows=rows,
-                lateness=lateness,
-                set_calls=sorted(calls),
-                agents=agents,
-                start_s=start_s / self.factor,
-                factor=self.factor,
-                devices=stage.devices,
-                fastest_mhz=self.scenario.cluster.hardware.clocks_mhz[-1],
-                driver_s=self._driver_s(),
-            )
+            return self._evidence(stage, run, replayed, start_s, agents)
 
-    def _driver_s(self) -> float:
-        """What a change of clock takes in the driver."""
+    def _evidence(
+        self,
+        stage: Stage,
+        run: Run,
+        replayed: Replayed,
+        start_s: float,
+        agents: list[dict[str, Any]],
+    ) -> Evidence:
+        rows, lateness = read_records(
+            stage.records, list(stage.devices), start_s, start_s + replayed.end_s
+        )
         hardware, engine = self.scenario.cluster.hardware, self.scenario.cluster.engine
         settle_s = hardware.clock_settle_s if engine.settle_s is None else engine.settle_s
-        return hardware.clock_call_s + settle_s
-
-    async def _load(
-        self,
-        url: str,
-        watch: Callable[[], None],
-        horizon_s: float,
-        happen: Callable[[], None] | None,
-    ) -> tuple[Replayed, float]:
-        """Replay the trace, looking at the driver meanwhile; an idle cluster draws power, too."""
-        loop = asyncio.get_running_loop()
-
-        async def look() -> None:
-            while True:
-                watch()
-                await asyncio.sleep(_WATCH_S * self.factor)
-
-        async def go_wrong(what: Callable[[], None], at_s: float) -> None:
-            await asyncio.sleep(at_s - loop.time())
-            await asyncio.to_thread(what)
-
-        beside = [asyncio.create_task(look())]
-        start_s, said = loop.time() + CALM_S, 0
-        if happen is not None and self.fault is not None:
-            beside.append(asyncio.create_task(go_wrong(happen, start_s + self.fault.at_s)))
-
-        def progress(done: int) -> None:
-            nonlocal said
-            if done * 10 // len(self.scenario.trace) > said:
-                said = done * 10 // len(self.scenario.trace)
-                self.say("load", f"{done} of {len(self.scenario.trace)} requests have ended")
-
-        try:
-            replayed = await replay(
-                self.scenario.trace, url, self.dialect,
-                start_s=start_s, limit_s=ANSWER_S, progress=progress,
-            )  # fmt: skip
-            await asyncio.sleep(start_s + horizon_s + _AFTER_S - loop.time())
-            await asyncio.gather(*beside[1:])  # what went wrong is over
-        finally:
-            for task in beside:
-                task.cancel()
-        watch()
-        return replayed, start_s
-
-
-@contextlib.contextmanager
-def _work_folder(kept: Path | None, name: str) -> Iterator[Path]:
-    """Where a policy's files lie; sockets need short paths, so that what is kept is copied."""
-    with tempfile.TemporaryDirectory(prefix="voltana-", dir=_memory()) as made:
-        work = Path(made) / "r"
-        try:
-            yield work
-        finally:
-            if kept is not None and work.is_dir():
-                shelf = kept / name.replace("/", "-").replace(":", "-")
-                for part in ("logs", "records"):
-                    shutil.copytree(work / part, shelf / part, dirs_exist_ok=True)
-
-
-def _memory() -> Path | None:
-    """A file system in memory, where there is one: engines must not wait for a disk."""
-    memory = Path("/dev/shm")
-    return memory if memory.is_dir() else None
+        return Evidence(
+            replayed=replayed,
+            readings=read_log(stage.readings),
+            rows=rows,
+            lateness=lateness,
+            set_calls=run.set_calls,
+            agents=agents,
+            start_s=start_s / self.factor,
+            factor=self.factor,
+            devices=stage.devices,
+            fastest_mhz=hardware.clocks_mhz[-1],
+            driver_s=hardware.clock_call_s + settle_s,
+        )
 
 
 def refuse_slow(lateness: Lateness, factor: float) -> None:

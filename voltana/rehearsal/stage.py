@@ -11,6 +11,7 @@ from voltana.errors import invalid
 from voltana.plant.iteration import PlantModel
 from voltana.rehearsal.engine import SETTINGS_VARIABLE, EngineSettings
 from voltana.rehearsal.machine import STATE_VARIABLE, WORD, Machine, uuid_of
+from voltana.rehearsal.profiled import write_tables
 from voltana.rehearsal.toml_text import toml_text
 from voltana_actuatord.timebase import FACTOR_VARIABLE, lengthened_s
 
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from voltana.serving.config import Config
 
 TOKEN_VARIABLE = "VOLTANA_ADMIN_TOKEN"
+TOKEN_FILE = "admin.token"
 
 _DAEMON_LIMITS_S = 1.5
 """The longest that a daemon can be configured to wait for a driver's call, or for its worker."""
@@ -60,6 +62,21 @@ class Stage:
     def logs(self) -> Path:
         """Folder of the processes' logs."""
         return self.folder / "logs"
+
+    @property
+    def readings(self) -> Path:
+        """What the meter writes."""
+        return self.records / "meter.jsonl"
+
+    @property
+    def token_file(self) -> Path:
+        """The token of agents and router, for whoever watches them."""
+        return self.folder / TOKEN_FILE
+
+    @property
+    def agents(self) -> Path:
+        """Where the launch lists the addresses of its agents."""
+        return self.logs / "agents.json"
 
 
 def set_stage(
@@ -108,6 +125,8 @@ def set_stage(
     if keep_serving:
         launch["on_exit"] = "keep-serving"
     tables["policy"] = tables.get("policy", {}) | {"controller": policy}
+    if write_tables(profiled := folder / "profiled.json", config, scenario, dialect, policy):
+        tables["policy"]["profile"] = str(profiled)
     tables["router"] = tables.get("router", {}) | {"policy": policy}
     cluster.write_text(toml_text(tables), encoding="utf-8")
     environment = {
@@ -117,7 +136,7 @@ def set_stage(
         "LD_LIBRARY_PATH": str(library),
         "NVIDIA_VISIBLE_DEVICES": "all",
         "CUDA_VISIBLE_DEVICES": ",".join(str(gpu) for gpus in devices.values() for gpu in gpus),
-        TOKEN_VARIABLE: secrets.token_hex(32),
+        TOKEN_VARIABLE: _token(folder / TOKEN_FILE),
         "PYTHONUNBUFFERED": "1",
     }
     return Stage(
@@ -198,6 +217,14 @@ def _machine(
     )
     machine.header("H_TIME_PPM", round(factor * 1e6))
     return machine
+
+
+def _token(path: Path) -> str:
+    """A new token, which this user alone can read from its file."""
+    token = secrets.token_hex(32)
+    path.touch(mode=0o600)
+    path.write_text(token + "\n", encoding="utf-8")
+    return token
 
 
 def _us(seconds: float) -> int:

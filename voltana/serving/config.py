@@ -126,6 +126,10 @@ class AgentTable(StrictTable):
         state: Folder of what was learned.
         host: Address of control endpoint and metrics; loopback, for it changes clocks.
         control_port: Port of an agent that has no other; 0 takes a free one.
+        metrics_host: Address of the scrape port, which has figures and nothing else.
+        metrics_port: The scrape port of an agent that has no other; None has figures on the control
+            endpoint alone. ``launch`` counts instances' ports itself where one is given.
+        metrics_names: Names, beside IP addresses and this host's own, under which it may be asked.
         feed_host: Address on which states are published to routers.
         feed_port: Port likewise.
         feed_key_file: File with the key that agents and routers share; a feed that leaves the host
@@ -151,6 +155,11 @@ class AgentTable(StrictTable):
         default="127.0.0.1", description="the loopback address of the control endpoint"
     )
     control_port: Port = Field(default=0, description="the port of the control endpoint")
+    metrics_host: str = Field(default="127.0.0.1", description="the address of the scrape port")
+    metrics_port: Port | None = Field(default=None, description="the scrape port")
+    metrics_names: tuple[str, ...] = Field(
+        default=(), description="a list of names under which figures may be asked for"
+    )
     feed_host: str = Field(default="127.0.0.1", description="the address of the feed")
     feed_port: Port = Field(default=0, description="the port of the feed")
     feed_key_file: Path | None = Field(
@@ -221,6 +230,7 @@ class InstanceTable(StrictTable):
             counts them.
         control_port: Port of its agent's control endpoint; None takes that of ``[agent]``.
         feed_port: Port of its agent's feed, likewise.
+        metrics_port: Its scrape port, likewise.
     """
 
     name: str = Field(description="the name of an instance")
@@ -230,6 +240,7 @@ class InstanceTable(StrictTable):
     )
     control_port: Port | None = Field(default=None, description="the port of its agent")
     feed_port: Port | None = Field(default=None, description="the port of its agent's feed")
+    metrics_port: Port | None = Field(default=None, description="its agent's scrape port")
 
     @field_validator("name")
     @classmethod

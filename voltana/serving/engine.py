@@ -50,6 +50,8 @@ class Call:
         rid: Request id, the client's own if it gave one.
         rids: The client's own ids of a batch; empty otherwise.
         size: Length of all its prompts.
+        tenant: Who it is counted for, as the client says (`RouterTable.tenant_key`); empty where it
+            does not.
     """
 
     path: str
@@ -59,6 +61,7 @@ class Call:
     rid: str
     rids: tuple[str, ...] = ()
     size: PromptSize
+    tenant: str = ""
 
     @property
     def prompt_tokens(self) -> int:

@@ -80,6 +80,7 @@ class FeedPublisher:
         facts: InstanceFacts,
         rooms: Sequence[int] = (),
         names_waiting: bool = False,
+        energy_j: float = math.nan,
     ) -> None:
         """Send the state; never blocks. Idle, call it at 20 Hz or more, or it grows stale.
 
@@ -89,6 +90,7 @@ class FeedPublisher:
             facts: What changes seldom; sent when it is another object, and once a second.
             rooms: Bootstrap rooms of requests taken up since the last call.
             names_waiting: Whether these are of requests as soon as they wait.
+            energy_j: Energy of the GPUs since the agent began; nan where it is not known.
         """
         message: dict[str, Any] = {
             "v": VERSION,
@@ -99,6 +101,8 @@ class FeedPublisher:
             "rooms": list(rooms[:MOST_ROOMS]),
             "names_waiting": names_waiting,
         }
+        if math.isfinite(energy_j):
+            message["energy_j"] = energy_j
         now_s = self._time.now_s()
         if facts is not self._sent or now_s >= self._facts_due_s:
             if facts is not self._sent:

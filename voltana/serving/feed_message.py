@@ -67,6 +67,7 @@ class FeedMessage:
         rooms: Bootstrap rooms of requests that it took up since the last message.
         names_waiting: Whether it names a prefill request as soon as that waits in its scheduler,
             so that one whose room was not named is not there yet.
+        energy_j: Energy of its GPUs since it began; None where it is not told.
     """
 
     instance: str
@@ -76,6 +77,7 @@ class FeedMessage:
     facts: SentFacts | None
     rooms: tuple[int, ...]
     names_waiting: bool = False
+    energy_j: float | None = None
 
 
 def parse_message(raw: bytes) -> FeedMessage | None:
@@ -98,6 +100,7 @@ def parse_message(raw: bytes) -> FeedMessage | None:
             facts=_facts_in(message),
             rooms=_rooms_in(message.get("rooms", [])),
             names_waiting=message.get("names_waiting") is True,
+            energy_j=_energy_in(message),
         )
     # A message nested thousands deep must not end who listens.
     except (msgspec.DecodeError, KeyError, TypeError, AttributeError, RecursionError) as error:
@@ -123,6 +126,12 @@ def _rooms_in(values: Any) -> tuple[int, ...]:
     if not isinstance(values, list) or len(values) > MOST_ROOMS:
         raise ValueError(f"rooms in a feed message: must be a list of at most {MOST_ROOMS}")
     return tuple(whole("rooms", room, most=_WORD) for room in values)
+
+
+def _energy_in(message: dict[str, Any]) -> float | None:
+    """The energy in a message, where its agent tells it."""
+    value = message.get("energy_j")
+    return None if value is None else number("energy_j", value)
 
 
 def _facts_in(message: dict[str, Any]) -> SentFacts | None:

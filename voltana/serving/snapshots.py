@@ -15,6 +15,7 @@ from voltana.predictors.cautious_power import CautiousPowerSnapshot
 from voltana.predictors.conformal import BySize, ConformalSnapshot, by_phase, one_group
 from voltana.predictors.ecopred.latency_model import LatencySnapshot
 from voltana.predictors.linear_power import LinearPowerSnapshot
+from voltana.predictors.tables import TablePredictor
 from voltana.serving.bounds import MOST, MOST_MHZ, check_model, number
 
 if TYPE_CHECKING:
@@ -32,6 +33,8 @@ def encode_snapshot(snapshot: PredictorSnapshot | None) -> dict[str, Any] | None
     """A snapshot as plain values; None for one that cannot be read again."""
     if isinstance(snapshot, LatencySnapshot):
         return {"kind": "latency", "values": dict(snapshot.to_dict())}
+    if isinstance(snapshot, TablePredictor):
+        return {"kind": "tables", "values": dict(snapshot.to_dict())}
     if isinstance(snapshot, ConformalSnapshot):
         inner, group = encode_snapshot(snapshot.predictor), _encode_group(snapshot.group)
         if inner is None or group is None:
@@ -69,6 +72,9 @@ def decode_snapshot(encoded: Any, modules: Set[str] = frozenset()) -> PredictorS
         if kind == "latency":
             check_model("a latency model", values)
             return LatencySnapshot.from_dict(values)
+        if kind == "tables":
+            check_model("latency tables", {k: v for k, v in values.items() if v is not None})
+            return TablePredictor.from_dict(values)
         if kind == "conformal":
             inner = decode_snapshot(values["predictor"], modules)
             if inner is None:

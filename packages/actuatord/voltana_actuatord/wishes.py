@@ -72,10 +72,18 @@ class Inbox(Protocol):
         ...
 
 
+_FOREIGN = "another tool has set the clock of"
+
+
+def is_foreign(text: str) -> bool:
+    """Whether a note or a refusal says that somebody else has set a clock."""
+    return _FOREIGN in text
+
+
 def foreign_text(label: str) -> str:
     """What to do about a clock that somebody else has set."""
     return (
-        f"another tool has set the clock of {label} (nvidia-smi -lgc or -ac, DCGM, another "
+        f"{_FOREIGN} {label} (nvidia-smi -lgc or -ac, DCGM, another "
         "daemon). Take that setting back, or allow it by foreign_clocks and [[baseline]] in the "
         "daemon's configuration."
     )

@@ -69,7 +69,7 @@ def _bound_there_s(
     An unknown clock is held against that of the clock in force. Between two clocks of the forecast
     the mean is the least that physics allows: it falls by no more than the clock grows.
     """
-    if not clock_mhz > 0:
+    if not 0.0 < clock_mhz < math.inf:
         return margin.bound_s(part, mean_s)
     index = forecast.index_at(clock_mhz)
     if index < 0:

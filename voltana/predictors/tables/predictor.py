@@ -19,6 +19,7 @@ from voltana.values import Forecast
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from typing import Any
 
     from voltana.values import FloatArray, Load, Outcome
 
@@ -65,17 +66,21 @@ class TablePredictor:
     decode: DecodeTable | None = None
 
     def __post_init__(self) -> None:
-        count = len(self.clocks_mhz)
-        if not count or (np.diff(self.clocks_mhz) <= 0).any():
+        count = self.clocks_mhz.size
+        if self.clocks_mhz.ndim != 1 or not count or (np.diff(self.clocks_mhz) <= 0).any():
             raise invalid(
                 "clocks_mhz", tuple(self.clocks_mhz), "ascending", "Sort the profiled clocks."
             )
-        for name, table, columns in (("prefill", self.prefill, 2), ("decode", self.decode, 3)):
-            if table is not None and (len(table), table.shape[-1]) != (count, columns):
+        for name, table, axes in (("prefill", self.prefill, 2), ("decode", self.decode, 3)):
+            if table is None:
+                continue
+            # As many columns as axes: seconds per token, per request and KV token, and constant.
+            shape: tuple[int, ...] = table.shape
+            if len(shape) != axes or shape[0] != count or shape[-1] != axes or not shape[1]:
                 raise invalid(
                     name,
-                    table.shape,
-                    f"of shape ({count}, ..., {columns})",
+                    shape,
+                    f"of shape ({count}, {'tiles, ' * (axes - 2)}{axes})",
                     "Give one table a profiled clock.",
                 )
 
@@ -101,6 +106,22 @@ class TablePredictor:
             "prefill": None if self.prefill is None else self.prefill.tolist(),
             "decode": None if self.decode is None else self.decode.tolist(),
         }
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> TablePredictor:
+        """Tables that `to_dict` wrote.
+
+        Raises:
+            ConfigError: If shapes do not fit or clocks do not ascend.
+            KeyError: If one is missing.
+            ValueError: If rows differ in length.
+        """
+        clocks, prefill, decode = (values[name] for name in ("clocks_mhz", "prefill", "decode"))
+        return cls(
+            clocks_mhz=np.array(clocks, dtype=np.float64),
+            prefill=None if prefill is None else np.array(prefill, dtype=np.float64),
+            decode=None if decode is None else np.array(decode, dtype=np.float64),
+        )
 
     def _at_profiled(self, load: Load) -> FloatArray:
         total_s = np.zeros(len(self.clocks_mhz))

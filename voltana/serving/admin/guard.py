@@ -40,7 +40,7 @@ def guard(token: Token | None, *, host: str, names: Collection[str] = ()) -> Mid
         host: Where the endpoint listens.
         names: Names under which it may be asked, beside addresses and ``localhost``.
     """
-    loopback = _is_loopback(host)
+    loopback = is_loopback(host)
 
     @web.middleware
     async def check(
@@ -80,14 +80,13 @@ def refused(status: int, why: str, allow: str | None = None) -> web.Response:
 def _refusal(
     request: web.Request, token: Token | None, *, loopback: bool, names: Collection[str]
 ) -> web.Response | None:
-    return _from_elsewhere(request, loopback=loopback, names=names) or _not_permitted(
-        request, token
-    )
+    return from_elsewhere(request, loopback=loopback, names=names) or _not_permitted(request, token)
 
 
-def _from_elsewhere(
+def from_elsewhere(
     request: web.Request, *, loopback: bool, names: Collection[str]
 ) -> web.Response | None:
+    """The refusal of who asks under a foreign name, or from a web page; None for all others."""
     hosts = request.headers.getall("Host", [])
     if len(hosts) != 1 or not _may_be_called(hosts[0], loopback=loopback, names=names):
         here = "127.0.0.1 or localhost" if loopback else "the address, or a name of admin_names"
@@ -132,7 +131,8 @@ def _without_port(host: str) -> str:
     return host.partition(":")[0] if host.count(":") == 1 else host
 
 
-def _is_loopback(host: str) -> bool:
+def is_loopback(host: str) -> bool:
+    """Whether an address to listen on is of this host alone."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:

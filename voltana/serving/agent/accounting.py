@@ -13,6 +13,9 @@ from voltana.values import Binding, Phase
 if TYPE_CHECKING:
     from voltana.values import Load
 
+LEGS = ("ttft", "itl")
+"""Thresholds, as they are named in figures."""
+
 RECENT = 2000
 """Iterations that percentiles and attainment look back on."""
 
@@ -57,6 +60,7 @@ class Account:
         self.decisions: dict[str, int] = {"certified": 0, "saturated": 0, "void": 0}
         self.bindings: dict[str, int] = {binding.value: 0 for binding in Binding}
         self.binding = ""
+        self.events = {leg: [0, 0] for leg in LEGS}
         self._latencies: deque[float] = deque(maxlen=RECENT)
         self._kept: deque[tuple[float, int]] = deque(maxlen=RECENT)
 
@@ -75,7 +79,11 @@ class Account:
         self.iterations[phase] += 1
         self.errors[phase].add(latency_s, predicted_s)
         self._latencies.append(latency_s)
-        self._kept.append((1.0 if kept else 0.0, max(load.decode_requests, 1)))
+        weight = max(load.decode_requests, 1)
+        self._kept.append((1.0 if kept else 0.0, weight))
+        events = self.events["itl" if phase is Phase.DECODE else "ttft"]
+        events[0] += weight
+        events[1] += 0 if kept else weight
 
     def latency_s(self, percentile: float) -> float:
         """A percentile of recent iterations; nan before the first."""

@@ -32,6 +32,10 @@ def agent(  # noqa: PLR0917  (options, not arguments)
     feed_port: Annotated[
         int | None, typer.Option(help="Port of the feed to routers, likewise.")
     ] = None,
+    metrics_port: Annotated[
+        int | None,
+        typer.Option(help="The scrape port; default: the file's, else figures at --control-port."),
+    ] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Watch and decide, but leave the clocks alone.")
     ] = False,
@@ -58,6 +62,14 @@ def agent(  # noqa: PLR0917  (options, not arguments)
         control_port=_port(control_port, table.control_port, settings.agent.control_port),
         feed_port=_port(feed_port, table.feed_port, settings.agent.feed_port),
         dry_run=dry_run,
+        metrics_port=next(
+            (
+                port
+                for port in (metrics_port, table.metrics_port, settings.agent.metrics_port)
+                if port is not None
+            ),
+            None,
+        ),
         until_engine_ends=until_engine_ends,
     )
     run_agent(settings, options)

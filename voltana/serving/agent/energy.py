@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from voltana.actuators.energy import EnergyMeter
+from voltana.actuators.energy import EnergyMeter, EnergySource
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from voltana.values import Exposure
 
 WINDOW_S = 10.0
+
+SOURCES = {EnergySource.COUNTER: "counter", EnergySource.POWER: "power"}
+"""Names of the sources of energy in metrics."""
 
 TOLERANCE = 0.05
 """By what share of a window what ran may cover more or less of it: more teaches nothing. An engine
@@ -37,6 +40,7 @@ class EnergyAccount:
         first = sensor.read()
         knows_power = math.isfinite(first.power_w) or math.isfinite(first.energy_j)
         self._meter = EnergyMeter(sensor, window_s=WINDOW_S) if knows_power else None
+        self._by_source = dict.fromkeys(EnergySource, 0.0)
         self._spent_j = 0.0
         self._default_j = 0.0
 
@@ -55,6 +59,15 @@ class EnergyAccount:
         """Where the energy of the last window came from; None where it is not known."""
         return None if self._meter is None else self._meter.source.value
 
+    def by_source(self) -> dict[str, float]:
+        """Energy since the start, by where it came from (`SOURCES`); empty where it is not known.
+
+        Sources that have told nothing are left out; the sum is `total_j`.
+        """
+        if self._meter is None:
+            return {}
+        return {name: self._by_source[of] for of, name in SOURCES.items() if self._by_source[of]}
+
     def tick(self) -> None:
         """Take a reading, and close the window if it is over."""
         if self._meter is None:
@@ -63,6 +76,7 @@ class EnergyAccount:
         window = self._meter.sample()
         if window is None:
             return
+        self._by_source[window.source] += window.measured_j
         # Taken whether or not the energy is known: they belong to this window and to no other.
         exposures = self._taken()
         covered_s = sum(exposure.duration_s for exposure in exposures)

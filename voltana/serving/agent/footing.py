@@ -115,7 +115,7 @@ class Footing:
             time=self._time,
         )
         self.energy = EnergyAccount(self.devices.sensor, self.group)
-        self.publishing = Publishing(self._feed, self.group, self._time)
+        self.publishing = Publishing(self._feed, self.group, self.energy, self._time)
 
     def _move(self, gpus: tuple[str, ...], lacking: str = "") -> None:
         """Leave the devices for others."""

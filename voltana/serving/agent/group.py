@@ -14,7 +14,7 @@ from voltana.errors import invalid
 from voltana.ports import viability_of
 from voltana.serving.agent.building import ROLES, unknown_limits
 from voltana.serving.agent.guarantee import sum_of
-from voltana.serving.agent.open_decisions import ENGINE_GONE
+from voltana.serving.agent.open_decisions import ENGINE_GONE, drifts_of
 from voltana.serving.agent.serving import Settings, Workshop
 from voltana.serving.ring_reader import RingReader, find_rings
 from voltana.values import InstanceState
@@ -137,7 +137,11 @@ class Group:
                 return
             try:
                 made = self._workshop.build(reader, self.settings, self._limits.values())
-                made.ring_loop.start(reader)
+                try:
+                    made.ring_loop.start(reader)
+                except BaseException:
+                    made.guarantee.close()
+                    raise
             except BaseException:
                 reader.close()
                 raise
@@ -346,8 +350,28 @@ class Group:
                 "model": first.reader.info.get("model"),
             }
             | account.figures()
+            | {"slo_events": self._slo_events(), "drifts": self._drifts()}
             | {"guarantee": self._guarantee(), "viability": self._viability()}
         )
+
+    def _slo_events(self) -> dict[str, dict[str, float]]:
+        """What is held against each threshold by all loops, and what of it was late."""
+        targets = {"ttft": self.settings.slo.ttft_target, "itl": self.settings.slo.itl_target}
+        accounts = [s.ring_loop.account.events for s in self._served.values()]
+        return {
+            leg: {
+                "target": target,
+                "events": sum(events[leg][0] for events in accounts),
+                "late": sum(events[leg][1] for events in accounts),
+            }
+            for leg, target in targets.items()
+        }
+
+    def _drifts(self) -> int | None:
+        """Alarms of drift of the models that watch for it; None where none does."""
+        watching = [drifts_of(s.control.predictor) for s in self._served.values()]
+        known = [drifts for drifts in watching if drifts is not None]
+        return sum(known) if known else None
 
     def _viability(self) -> dict[str, float | None] | None:
         """What the controllers in force have counted of it; None where none does."""
@@ -401,9 +425,9 @@ class Group:
     def _release(self, path: Path) -> None:
         served = self._served.pop(path)
         if served.reader.replaced():
-            served.ring_loop.open.give_up(ENGINE_GONE)
-            served.guarantee.requests.lose()
-        served.ring_loop.keep(served.reader)
+            served.ring_loop.leave(served.reader, ENGINE_GONE)
+        else:
+            served.ring_loop.keep(served.reader)
         try:
             served.save(self._config)
         except OSError as error:

@@ -137,9 +137,11 @@ class Guarantee:
             elif decision is not None and decision.status is Status.CERTIFIED:
                 self._causes[RESTART] = self._causes.get(RESTART, 0) + 1
         if intent is not None and intent > self._decisions:
-            # Killed between a decision and the write after it: it may have been certified.
-            self.certified += 1
-            self._causes[RESTART] = self._causes.get(RESTART, 0) + 1
+            # Killed between decisions and the write after them, which a full disk may have put off
+            # for long: each may have been certified.
+            unwritten = intent - self._decisions
+            self.certified += unwritten
+            self._causes[RESTART] = self._causes.get(RESTART, 0) + unwritten
             self._decisions = intent
         self.requests.presume(self._slots.intent(TOLD))
         if ring is not None and ring["identity"] == reader.identity:
@@ -147,9 +149,22 @@ class Guarantee:
             if times is not None:
                 gaps.restore(times)
             return
-        opened.give_up(RESTART)
+        self.leave_ring(reader, opened, gaps, RESTART)  # what is kept is of this ring from now on
+
+    def leave_ring(
+        self, reader: RingReader, opened: OpenDecisions, gaps: TokenGaps, cause: str
+    ) -> None:
+        """Give up what was under way on a ring whose engine is gone; no more is heard of it.
+
+        Args:
+            reader: Of the ring that counts from now on.
+            opened: Decisions whose labels will not come.
+            gaps: Of the ring.
+            cause: Why they will not.
+        """
+        opened.give_up(cause)
         self.requests.lose()
-        self.keep(reader, opened, gaps)  # it is of this ring from now on
+        self.keep(reader, opened, gaps)
         self._note(0, TOLD)
 
     def intend(self) -> None:

@@ -91,4 +91,4 @@ def _bounded(value: float) -> float | None:
 
 
 def _unbounded(value: float | None) -> float:
-    return math.inf if value is None else float(value)
+    return math.inf if value is None else read_number(value, -math.inf)

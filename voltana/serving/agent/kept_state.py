@@ -45,6 +45,8 @@ def checked(values: Any, name: str) -> dict[str, Any]:
     if values.get("name", name) != name:
         raise ValueError(f"it is {values['name']!r} under another name")
     ring = values["ring"]
+    if not isinstance(ring["identity"], str):
+        raise TypeError("a ring has a name")
     numbers = [
         ring["position"], values["decisions"], values["certified"], *values["carried"].values(),
         *values["causes"].values(), *values["account"].values(), *values["own_causes"].values(),

@@ -87,6 +87,16 @@ def guarantee_of(predictor: Any) -> Conformal | None:
     return None
 
 
+def drifts_of(predictor: Any) -> int | None:
+    """Alarms of drift that a predictor counts, or one that it is wrapped around; None if none."""
+    for _ in range(_MOST_WRAPPED):
+        drifts = getattr(predictor, "drifts", None)
+        if isinstance(drifts, int):
+            return drifts
+        predictor = getattr(predictor, "predictor", None)
+    return None
+
+
 def lose(found: Open, cause: str) -> None:
     """Tell who issued a decision that its label will not come."""
     guarantee = guarantee_of(found.issuer)

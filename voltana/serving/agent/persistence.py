@@ -20,6 +20,7 @@ from voltana.errors import ProfileError
 from voltana.ports import Restorable
 from voltana.predictors.conformal import Conformal
 from voltana.predictors.ecopred import EcoPred
+from voltana.predictors.tables import holds_tables, load_tables
 
 if TYPE_CHECKING:
     from voltana.predictors.profile import Stack
@@ -69,19 +70,23 @@ def restore_predictor(own: Any, saved: Path, profile: Path | None, stack: Stack)
     Args:
         own: A user's predictor; None for EcoPred.
         saved: What an earlier agent saved; a damaged file is reported and left aside.
-        profile: A profile file that the configuration names, for EcoPred.
+        profile: A file that the configuration names: a profile, for EcoPred, or profiled tables,
+            which stand above what was saved, for they learn nothing.
         stack: What is running; a profile of another stack is taken as a prior.
 
     Returns:
-        `own`, restored where it can be; an EcoPred that knows what was saved; or None, where
-        nothing is known.
+        `own`, restored where it can be; tables; an EcoPred that knows what was saved; or None,
+        where nothing is known.
 
     Raises:
-        ProfileError: If the profile of the configuration cannot be read.
+        ProfileError: If the profile of the configuration cannot be read, or holds the tables of
+            another stack.
     """
     if own is not None:
         restore_own(own, saved)
         return own
+    if profile is not None and holds_tables(profile):
+        return load_tables(profile, stack)
     if saved.exists() and not _is_another_kind(saved):
         try:
             return _from_profile(saved, stack)

@@ -8,6 +8,7 @@ from voltana.cluster.renewed import Renewed
 
 if TYPE_CHECKING:
     from voltana.ports import TimeSource
+    from voltana.serving.agent.energy import EnergyAccount
     from voltana.serving.agent.group import Group
     from voltana.serving.feed import FeedPublisher
 
@@ -21,11 +22,15 @@ class Publishing:
     Args:
         feed: Where to.
         group: The loops.
+        energy: Their energy.
         time: Source of time.
     """
 
-    def __init__(self, feed: FeedPublisher, group: Group, time: TimeSource) -> None:
+    def __init__(
+        self, feed: FeedPublisher, group: Group, energy: EnergyAccount, time: TimeSource
+    ) -> None:
         self._feed = feed
+        self._energy = energy
         self._group = group
         self._time = time
         self._facts = Renewed(group.facts, time, SNAPSHOT_S)
@@ -47,4 +52,5 @@ class Publishing:
             facts=self._facts.current(),
             rooms=group.take_rooms(),
             names_waiting=group.names_waiting(),
+            energy_j=self._energy.total_j,
         )

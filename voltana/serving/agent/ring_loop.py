@@ -122,6 +122,10 @@ class RingLoop:
         """Keep what was promised, and how far the ring was read."""
         self.guarantee.keep(reader, self.open, self._gaps)
 
+    def leave(self, reader: RingReader, cause: str) -> None:
+        """Give up what is under way, for the engine is gone."""
+        self.guarantee.leave_ring(reader, self.open, self._gaps, cause)
+
     def take(self, records: Sequence[Record]) -> None:
         """Work through records, oldest first; the clock is decided for the last launch alone.
 

@@ -42,8 +42,13 @@ class ClockHistory:
 
     def add(self, at_s: float, clock_mhz: float) -> None:
         """Note a sample; unknown clocks and repetitions are dropped."""
-        if clock_mhz > 0 and (not self._samples or self._samples[-1][1] != clock_mhz):
+        if 0 < clock_mhz < math.inf and (not self._samples or self._samples[-1][1] != clock_mhz):
             self._samples.append((at_s, clock_mhz))
+
+    def lose(self, at_s: float) -> None:
+        """Note that the clock is not known from now on: the last one does not hold for ever."""
+        if self._samples and not math.isnan(self._samples[-1][1]):
+            self._samples.append((at_s, math.nan))
 
     def mean_mhz(self, begin_s: float, end_s: float) -> float:
         """Mean clock of an interval; nan where nothing is known of it."""
@@ -110,10 +115,14 @@ class SampledSensor:
                 self._latest = Reading(
                     at_s=self._time.now_s(), clock_mhz=nan, power_w=nan, energy_j=nan
                 )
+                self.history.lose(self._latest.at_s)
                 continue
             failed = False
             self._latest = reading
-            self.history.add(reading.at_s, reading.clock_mhz)
+            if 0 < reading.clock_mhz < math.inf:
+                self.history.add(reading.at_s, reading.clock_mhz)
+            else:
+                self.history.lose(reading.at_s)
 
 
 class EchoSensor:

@@ -14,9 +14,11 @@ from typing import TYPE_CHECKING, Any
 import structlog
 
 from voltana.errors import ConfigError, VoltanaError
+from voltana.serving.admin.figures import FiguresListener
 from voltana.serving.admin.token import find_token
 from voltana.serving.agent.control import ControlServer
 from voltana.serving.agent.footing import Footing
+from voltana.serving.agent.metrics import render
 from voltana.serving.event_loop import run_paced
 from voltana.serving.feed import FeedPublisher
 from voltana.serving.feed_key import check_leaves, find_feed_key
@@ -59,6 +61,7 @@ class AgentOptions:
         control_port: Port of the control endpoint; 0 takes a free one.
         feed_port: Port of the feed, likewise.
         dry_run: Whether to leave the devices alone.
+        metrics_port: The scrape port; 0 takes a free one, None has none.
         until_engine_ends: Whether to end when no engine of the instance lives, instead of waiting
             for the next one.
     """
@@ -69,6 +72,7 @@ class AgentOptions:
     control_port: int
     feed_port: int
     dry_run: bool
+    metrics_port: int | None = None
     until_engine_ends: bool = False
 
 
@@ -136,12 +140,20 @@ class Agent:
             loop.add_signal_handler(number, self._ending.set)
         token = find_token(self.config.agent.token_file, os.environ, field="agent.token_file")
         control = ControlServer(self, token)
+        figures = FiguresListener(
+            lambda: render(self.status()),
+            lambda: self.group.attached,
+            self.config.agent.metrics_names,
+        )
         try:
+            if self.options.metrics_port is not None:
+                await figures.start(self.config.agent.metrics_host, self.options.metrics_port)
             port = await control.start(self.config.agent.host, self.options.control_port)
             self._log.info(
                 "agent serves",
                 control=f"http://{_in_url(self.config.agent.host)}:{port}",
                 feed=self.feed.address,
+                metrics=figures.port or "at control",
                 actuator="dry-run" if self.actuator.dry_run else self.config.actuator.kind,
             )
             loop.add_reader(self._bell, self._on_bell)
@@ -149,6 +161,7 @@ class Agent:
         finally:
             loop.remove_reader(self._bell)
             await control.stop()
+            await figures.stop()
             self.close()
 
     def close(self) -> None:
@@ -241,6 +254,7 @@ class Agent:
             "energy_j": self.energy.total_j,
             "energy_gap_s": self.energy.gap_s,
             "energy_source": self.energy.source,
+            "energy_by_source_j": self.energy.by_source(),
             "saving": self.energy.saving(),
             "policy": self.group.settings.policy,
             "levels": self.group.settings.levels,

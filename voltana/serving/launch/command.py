@@ -107,7 +107,7 @@ def _run(
     table, router = settings.launch, settings.router
     assert table is not None
     engine.check(table)
-    check_ports(engine, fleet, router)
+    check_ports(engine, fleet, router, scraped=settings.agent.metrics_port is not None)
     logs = config.resolve().parent / table.logs
     signals = _Signals()
     supervisor = Supervisor(stages, logs, _say, table.start_timeout_s)

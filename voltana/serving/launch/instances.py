@@ -16,6 +16,7 @@ TRANSFER_OFFSET = 100
 
 CONTROL_OFFSET = 200
 FEED_OFFSET = 300
+METRICS_OFFSET = 400
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,6 +56,11 @@ class Instance:
     def feed_port(self) -> int:
         """Where the agent publishes to routers."""
         return self.port + FEED_OFFSET
+
+    @property
+    def metrics_port(self) -> int:
+        """Where the agent is scraped, if it is to be apart from its control."""
+        return self.port + METRICS_OFFSET
 
 
 def instances(table: LaunchTable, gpus: Sequence[tuple[Gpu, ...]] = ()) -> list[Instance]:

@@ -70,6 +70,8 @@ def agent_process(
         arguments += ["--gpus", ",".join(gpu.name for gpu in instance.gpus)]
     arguments += ["--control-port", str(instance.control_port)]
     arguments += ["--feed-port", str(instance.feed_port)]
+    if agent.metrics_port is not None:
+        arguments += ["--metrics-port", str(instance.metrics_port)]
     python = agent.interpreter or (sys.executable,)
     return ProcessSpec(
         name=f"agent-{instance.name}",

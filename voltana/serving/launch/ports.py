@@ -35,25 +35,40 @@ class Port(NamedTuple):
     whose: str
 
 
-def ports_of(engine: ServerPlan, fleet: Sequence[Instance], router: RouterTable) -> Iterator[Port]:
-    """Every port on which something of a launch will listen."""
+def ports_of(
+    engine: ServerPlan, fleet: Sequence[Instance], router: RouterTable, *, scraped: bool = False
+) -> Iterator[Port]:
+    """Every port on which something of a launch will listen; `scraped` agents have one more."""
     for instance in fleet:
         yield from engine.ports(instance)
         yield Port(instance.control_port, "launch.first_port", f"the agent of {instance.name}")
         yield Port(instance.feed_port, "launch.first_port", f"the feed of {instance.name}")
+        if scraped:
+            whose = f"the scrape port of {instance.name}"
+            yield Port(instance.metrics_port, "launch.first_port", whose)
     yield Port(router.port, "router.port", "the router")
     if administration := router.administration_port():
         yield Port(administration, "router.admin_port", "the router's administration")
+    if router.metrics_port:
+        yield Port(router.metrics_port, "router.metrics_port", "the router's scrape port")
 
 
-def check_ports(engine: ServerPlan, fleet: Sequence[Instance], router: RouterTable) -> None:
+def check_ports(
+    engine: ServerPlan, fleet: Sequence[Instance], router: RouterTable, *, scraped: bool = False
+) -> None:
     """Check that no port is wanted twice or taken.
+
+    Args:
+        engine: Knows its servers' ports.
+        fleet: The servers.
+        router: The router.
+        scraped: Whether agents have a scrape port.
 
     Raises:
         ConfigError: At the first one that is, naming what wants it and the remedy.
     """
     wanted: dict[int, Port] = {}
-    for port in ports_of(engine, fleet, router):
+    for port in ports_of(engine, fleet, router, scraped=scraped):
         if port.number in wanted:
             other = wanted[port.number].whose
             raise invalid(

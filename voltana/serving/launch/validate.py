@@ -27,6 +27,7 @@ def check_components(config: Config) -> None:
     from voltana.policies.named import get_policy  # noqa: PLC0415
     from voltana.policy import load_object  # noqa: PLC0415
     from voltana.predictors.profile import load_profile  # noqa: PLC0415
+    from voltana.predictors.tables import holds_tables, load_tables  # noqa: PLC0415
     from voltana.serving.feed_key import check_leaves, find_feed_key  # noqa: PLC0415  (loads ZMQ)
     from voltana.serving.router.routers import make_routers  # noqa: PLC0415
 
@@ -42,7 +43,10 @@ def check_components(config: Config) -> None:
     if policy.levels is not None:
         parse_levels(policy.levels, read_device_mhz=lambda _device: engine.table_mhz)
     if policy.profile is not None:
-        load_profile(policy.profile)
+        if holds_tables(policy.profile):
+            load_tables(policy.profile)
+        else:
+            load_profile(policy.profile)
     make_routers(config.router)
     config.thresholds()
     key = find_feed_key(config.agent.feed_key_file, os.environ)

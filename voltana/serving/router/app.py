@@ -11,6 +11,7 @@ from voltana.serving.router.answer import refuse
 from voltana.serving.router.bodies import json_object, json_response
 from voltana.serving.router.pages import Desk
 from voltana.serving.router.problem import JSON_TYPE, Problem
+from voltana_actuatord.metrics.exposition import CONTENT_TYPE
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -106,11 +107,13 @@ class Interface:
 
     async def metrics(self, _request: web.Request) -> web.StreamResponse:
         """Prometheus."""
+        body, kind = self.figures()
+        return web.Response(body=body, headers={"Content-Type": kind})
+
+    def figures(self) -> tuple[bytes, str]:
+        """The metrics as text, and its content type."""
         self._metrics.open.set(self._forwarder.open)
-        return web.Response(
-            body=self._metrics.text(),
-            headers={"Content-Type": "text/plain; version=0.0.4; charset=utf-8"},
-        )
+        return self._metrics.text(), CONTENT_TYPE
 
     async def status(self, _request: web.Request) -> web.StreamResponse:
         """What the router knows of its servers."""

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from voltana.cluster.ledger import Ledger
     from voltana.ports import TimeSource
     from voltana.serving.router.chooser import Pair
+    from voltana.serving.router.energy_split import Tally
     from voltana.serving.router.pool import Backend
 
 
@@ -22,6 +23,7 @@ class Booking:
         key: Unique id of the try.
         requests: Prompts of it.
         prompt_tokens: Their length, estimated.
+        tally: What it computes where, for its tenant.
     """
 
     def __init__(
@@ -32,7 +34,10 @@ class Booking:
         key: str,
         requests: int,
         prompt_tokens: int,
+        tally: Tally,
     ) -> None:
+        self._tally = tally
+        self._decode: str | None = None
         self._ledger = ledger
         self._time = time
         self._key = key
@@ -56,23 +61,34 @@ class Booking:
     def prefill_alone(self) -> None:
         """The prefill leg is about to be sent, and nobody knows yet where it is decoded."""
         if self._prefill is not None:
+            self._tally.sent(self._prefill)
             self._book(None, self._prefill, ())
 
     def decode(self, name: str, marks: tuple[int, ...]) -> None:
         """The decode server is known; `marks` are numbers by which reports may name the try."""
+        self._decode = name
+        if self._prefill is None:
+            self._tally.decodes(name)
+        else:
+            self._tally.sent(self._prefill)
         self._book(self._prefill, name, marks)
 
     def prefilled(self) -> None:
         """The prefill leg is complete."""
+        self._tally.prefilled()
+        if self._decode is not None:
+            self._tally.decodes(self._decode)
         self._ledger.prefilled(self._key, self._time.now_s())
 
     def prefilled_alone(self) -> None:
         """Likewise, where no decode server is known: from now on the try is in flight nowhere."""
+        self._tally.prefilled()
         self._ledger.finished(self._key)
         self._prefill = None  # what is sent to the decode server is a leg of its own
 
     def finished(self) -> None:
         """The try is over; may be called twice."""
+        self._tally.finished()
         self._ledger.finished(self._key)
 
     def _book(self, prefill: str | None, decode: str, marks: tuple[int, ...]) -> None:

@@ -175,7 +175,7 @@ class RoleChooser:
         if report is None:
             state, facts, age_s = _UNKNOWN, NOTHING_KNOWN, math.inf
         else:
-            state, facts, age_s = report.state, report.facts, max(0.0, now_s - report.sampled_s)
+            state, facts, age_s = report.state, report.facts, report.age_s(now_s)
         return candidate(
             self._ledger,
             instance=backend.name,

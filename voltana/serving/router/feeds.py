@@ -31,10 +31,14 @@ _WATERMARK = 128
 _AT_ONCE = 32
 _SPENT_AT_ONCE_S = 0.002
 _REST_S = 0.005
-_REST_PER_SPENT = 20.0
 """After so many messages of one feed, or so much time on them, it rests: 6,400 a second are taken,
-ten times what an engine's iterations cause, and a flood costs a twentieth of the loop's time,
-whatever it consists of."""
+ten times what an engine's iterations cause."""
+
+_REST_PER_SPENT = 20.0
+_CREDIT_S = 0.1
+"""A flood costs a twentieth of the loop's time, whatever it consists of. What a feed has not used
+of its share it may use later, up to this: a renewed model takes milliseconds to read, and a feed
+that rested 20 times as long after each would be stale until then."""
 
 _RENEWALS_AT_ONCE = 8.0
 _RENEWALS_PER_S = 10.0
@@ -57,6 +61,7 @@ class FeedFollower:
         ledger: Reconciled with each.
         time: Time source.
         modules: Modules of users' own snapshots.
+        energy: Told an instance and the energy that it has used since its agent began.
     """
 
     def __init__(
@@ -67,12 +72,14 @@ class FeedFollower:
         ledger: Ledger,
         time: TimeSource,
         modules: Set[str] = frozenset(),
+        energy: Callable[[str, float], None] = lambda _name, _energy_j: None,
     ) -> None:
         self._instances = instances
         self._reports = reports
         self._ledger = ledger
         self._time = time
         self._modules = modules
+        self._energy = energy
         self._sent: dict[str, tuple[SentFacts, float]] = {}
         self._facts: dict[str, InstanceFacts] = {}
         self._renewals: dict[str, tuple[float, float]] = {}
@@ -106,7 +113,10 @@ class FeedFollower:
         name = message.instance
         if message.facts is not None:
             self._renew(name, message.facts, message.budget_s)
-        sampled_s = self._time.now_s() - message.age_s
+        if message.energy_j is not None:
+            self._energy(name, message.energy_j)
+        now_s = self._time.now_s()
+        sampled_s = now_s - message.age_s
         self._reports.put(
             name,
             Report(
@@ -114,6 +124,7 @@ class FeedFollower:
                 sampled_s=sampled_s,
                 source=FEED,
                 facts=self._facts.get(name, NOTHING_KNOWN),
+                heard_s=now_s,
             ),
         )
         self._ledger.reconcile(name, sampled_s, message.rooms, names_waiting=message.names_waiting)
@@ -206,6 +217,7 @@ async def _listen(name: str, address: str, follower: FeedFollower, key: FeedKey 
         if key is not None:
             key.seek(socket, name)
         socket.connect(address)
+        share = _Share(follower.now_s())
         while True:
             spent_s = 0.0
             async with asyncio.timeout(_SILENT_S):
@@ -216,6 +228,29 @@ async def _listen(name: str, address: str, follower: FeedFollower, key: FeedKey 
                     spent_s += follower.now_s() - began_s
                     if spent_s >= _SPENT_AT_ONCE_S:
                         break
-            await asyncio.sleep(max(_REST_S, _REST_PER_SPENT * spent_s))
+            await asyncio.sleep(max(_REST_S, share.rest_s(spent_s, follower.now_s())))
     finally:
         socket.close()
+
+
+class _Share:
+    """A feed's share of the loop's time.
+
+    Args:
+        now_s: The current time.
+    """
+
+    def __init__(self, now_s: float) -> None:
+        self._credit_s, self._at_s = _CREDIT_S, now_s
+
+    def rest_s(self, spent_s: float, now_s: float) -> float:
+        """How long it has to rest after having taken so much time.
+
+        Args:
+            spent_s: What it took since the last call.
+            now_s: The current time.
+        """
+        earned_s = (now_s - self._at_s) / _REST_PER_SPENT
+        self._credit_s = min(_CREDIT_S, self._credit_s + earned_s) - spent_s
+        self._at_s = now_s
+        return max(0.0, -self._credit_s * _REST_PER_SPENT)

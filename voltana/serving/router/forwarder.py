@@ -20,6 +20,7 @@ from voltana.serving.router.answer import Answer, ClientGoneError, refuse
 from voltana.serving.router.attempt import Attempt
 from voltana.serving.router.blame import Blame, RetryBudget
 from voltana.serving.router.booking import Booking
+from voltana.serving.router.energy_split import Tally
 from voltana.serving.router.intake import HeldBytes
 from voltana.serving.router.problem import Problem, overdue
 from voltana.serving.router.wire import forwarded_headers
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from voltana.ports import TimeSource
     from voltana.serving.engine import Call, Engine
     from voltana.serving.router.chooser import Chooser
+    from voltana.serving.router.energy_split import EnergySplit
     from voltana.serving.router.holding import Holding
     from voltana.serving.router.keys import Keys
     from voltana.serving.router.metrics import Metrics
@@ -41,6 +43,7 @@ if TYPE_CHECKING:
     from voltana.serving.router.prompt_length import PromptLength
     from voltana.serving.router.public import Public
     from voltana.serving.router.settings import RouterTable
+    from voltana.serving.router.tenants import Tenants
     from voltana.serving.router.wire import Wire
 
 BACK_OFF_S = 0.05
@@ -61,6 +64,8 @@ class Forwarder:
         ledger: What is in flight.
         lengths: Estimates prompts.
         metrics: Counters.
+        tenants: Who requests are counted for.
+        energy: What they have used.
         time: Time source.
     """
 
@@ -78,6 +83,8 @@ class Forwarder:
         ledger: Ledger,
         lengths: PromptLength,
         metrics: Metrics,
+        tenants: Tenants,
+        energy: EnergySplit,
         time: TimeSource,
     ) -> None:
         self._settings = settings
@@ -92,6 +99,8 @@ class Forwarder:
         self._ledger = ledger
         self._lengths = lengths
         self._metrics = metrics
+        self._tenants = tenants
+        self._energy = energy
         self._time = time
         self._arrivals = 0
         self._attempts: dict[str, Attempt] = {}
@@ -160,6 +169,9 @@ class Forwarder:
             self._gate.enter(client)
             call = await public.reader.understand(request.path, raw)
             del raw
+            if header := self._settings.tenant_header:
+                call.tenant = request.headers.get(header, "")
+            call.tenant = self._tenants.named(call.tenant)
             await self._tries(call, forwarded_headers(request.headers), answer, began_s)
         finally:
             self._gate.leave(client)
@@ -195,6 +207,7 @@ class Forwarder:
     ) -> None:
         """Repeat the request elsewhere as long as the client has seen nothing of it."""
         plan, blame = self._plan(call, began_s), Blame()
+        self._energy.began(call.tenant, plan.prompt_tokens)
         self._budget.request()
         avoid: set[str] = set()
         for number in range(self._settings.attempts):
@@ -262,6 +275,12 @@ class Forwarder:
             key=f"{plan.request_id}-{number}",
             requests=call.batch or 1,
             prompt_tokens=plan.prompt_tokens,
+            tally=Tally(
+                self._energy,
+                call.tenant,
+                requests=call.batch or 1,
+                prompt_tokens=plan.prompt_tokens,
+            ),
         )
         prefill, planned = await self._servers(plan, number, booking, avoid, left_s)
         return Attempt(

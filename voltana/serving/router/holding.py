@@ -12,10 +12,11 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import structlog
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 
 from voltana.cluster.admission import decode_slack_s, prefill_slack_s
 from voltana.cluster.holding import HoldingQueue
+from voltana.serving.metric_families import family
+from voltana.serving.router import metrics_declared as told
 from voltana.serving.router.problem import Problem, overdue
 
 if TYPE_CHECKING:
@@ -180,33 +181,26 @@ class Holding:
 
     def collect(self) -> Iterator[Metric]:
         """The same for Prometheus, read at the time of a scrape."""
-        held = GaugeMetricFamily(
-            "voltana_router_held_requests", "Requests that are held back now", labels=("before",)
+        lines = self._lines.items()
+        yield family(told.HELD, (((leg,), float(len(queue))) for leg, queue in lines))
+        yield family(told.HELD_OLDEST, (((leg,), queue.oldest_s) for leg, queue in lines))
+        yield family(
+            told.DEFERRED,
+            (
+                ((leg, reason), float(number))
+                for leg, queue in lines
+                for reason, number in queue.counts.reasons.items()
+            ),
         )
-        oldest = GaugeMetricFamily(
-            "voltana_router_held_oldest_seconds", "Longest wait of those now", labels=("before",)
+        yield family(told.HELD_SECONDS, (((leg,), q.counts.waited_s) for leg, q in lines))
+        yield family(
+            told.HELD_ENDED,
+            (
+                ((leg, how), float(getattr(queue.counts, how)))
+                for leg, queue in lines
+                for how in ("overdue", "cancelled")
+            ),
         )
-        deferred = CounterMetricFamily(
-            "voltana_router_deferred", "Requests that were held back", labels=("before", "reason")
-        )
-        waited = CounterMetricFamily(
-            "voltana_router_held_seconds", "Time that requests were held", labels=("before",)
-        )
-        ended = CounterMetricFamily(
-            "voltana_router_held_ended",
-            "Requests that left before a router wanted them: overdue, or cancelled",
-            labels=("before", "how"),
-        )
-        for leg, queue in self._lines.items():
-            counts = queue.counts
-            held.add_metric((leg,), float(len(queue)))
-            oldest.add_metric((leg,), queue.oldest_s)
-            waited.add_metric((leg,), counts.waited_s)
-            ended.add_metric((leg, "overdue"), float(counts.overdue))
-            ended.add_metric((leg, "cancelled"), float(counts.cancelled))
-            for reason, number in counts.reasons.items():
-                deferred.add_metric((leg, reason), float(number))
-        yield from (held, oldest, deferred, waited, ended)
 
 
 def _call_later(for_s: float, action: Callable[[], None]) -> None:

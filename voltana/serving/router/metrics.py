@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client import CollectorRegistry, generate_latest
+
+from voltana.serving.metric_families import counter, family, gauge, histogram
+from voltana.serving.router import metrics_declared as told
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -14,6 +16,7 @@ if TYPE_CHECKING:
     from prometheus_client.registry import Collector
 
     from voltana.cluster.ledger import Ledger
+    from voltana.serving.router.energy_split import EnergySplit
     from voltana.serving.router.pool import Pool
     from voltana.serving.router.wants import Wants
     from voltana.values import Role
@@ -30,39 +33,21 @@ class Metrics:
     """
 
     def __init__(self, pool: Pool, ledger: Ledger) -> None:
-        self._registry = CollectorRegistry()
-        self._requests = Counter(
-            "voltana_router_requests",
-            "Requests by endpoint and how they ended",
-            ("endpoint", "outcome"),
-            registry=self._registry,
-        )
-        self._choices = Counter(
-            "voltana_router_choices",
-            "Choices among several instances by role and what they were planned on",
-            ("role", "source"),
-            registry=self._registry,
-        )
-        self._retries = Counter(
-            "voltana_router_retries",
-            "Attempts that were repeated, by the server to blame",
-            ("backend",),
-            registry=self._registry,
-        )
-        self._first_token = Histogram(
-            "voltana_router_first_token_seconds",
-            "Arrival to the first token of a stream, or to a whole answer",
-            buckets=_SECONDS,
-            registry=self._registry,
-        )
-        self.open = Gauge(
-            "voltana_router_open_requests", "Requests that are open", registry=self._registry
-        )
-        self._registry.register(_Servers(pool, ledger))
+        self._registry = registry = CollectorRegistry()
+        self._requests = counter(told.REQUESTS, registry)
+        self._choices = counter(told.CHOICES, registry)
+        self._retries = counter(told.RETRIES, registry)
+        self._first_token = histogram(told.FIRST_TOKEN, registry, _SECONDS)
+        self.open = gauge(told.OPEN, registry)
+        registry.register(_Servers(pool, ledger))
 
     def watch(self, wants: Mapping[Role, Wants]) -> None:
         """Tell what the routers lack, too."""
         self._registry.register(_Missing(wants))
+
+    def split(self, energy: EnergySplit) -> None:
+        """Tell what tenants have used, too."""
+        self._registry.register(_Tenants(energy))
 
     def also(self, collector: Collector) -> None:
         """Tell what another part of the router counts itself."""
@@ -97,19 +82,11 @@ class _Servers:
         self._ledger = ledger
 
     def collect(self) -> Iterator[Metric]:
-        labels = ("backend", "role")
-        healthy = GaugeMetricFamily(
-            "voltana_router_backend_available", "1 if it gets requests", labels=labels
+        servers = [((backend.name, backend.role.value), backend) for backend in self._pool]
+        yield family(told.AVAILABLE, ((key, float(one.available)) for key, one in servers))
+        yield family(
+            told.IN_FLIGHT, ((key, float(self._ledger.in_flight(key[0]))) for key, _ in servers)
         )
-        requests = GaugeMetricFamily(
-            "voltana_router_backend_in_flight", "Prompts in flight towards it", labels=labels
-        )
-        for backend in self._pool:
-            key = (backend.name, backend.role.value)
-            healthy.add_metric(key, float(backend.available))
-            requests.add_metric(key, float(self._ledger.in_flight(backend.name)))
-        yield healthy
-        yield requests
 
 
 class _Missing:
@@ -119,20 +96,33 @@ class _Missing:
         self._wants = wants
 
     def collect(self) -> Iterator[Metric]:
-        missing = GaugeMetricFamily(
-            "voltana_router_missing",
-            "1 for what the router of a role needs and a server does not give it",
-            labels=("role", "backend", "need"),
+        yield family(
+            told.MISSING,
+            (
+                ((role.value, backend, need.value), 1.0)
+                for role, wants in self._wants.items()
+                for backend, needs in wants.missing.items()
+                for need in needs
+            ),
         )
-        choices = CounterMetricFamily(
-            "voltana_router_choices_without",
-            "Choices among several instances that a router made without something that it needs",
-            labels=("role",),
+        yield family(
+            told.CHOICES_WITHOUT,
+            (((role.value,), float(wants.lacking_choices)) for role, wants in self._wants.items()),
         )
-        for role, wants in self._wants.items():
-            choices.add_metric((role.value,), float(wants.lacking_choices))
-            for backend, needs in wants.missing.items():
-                for need in needs:
-                    missing.add_metric((role.value, backend, need.value), 1.0)
-        yield missing
-        yield choices
+
+
+class _Tenants:
+    """Reads the account of tenants at the time of a scrape."""
+
+    def __init__(self, energy: EnergySplit) -> None:
+        self._energy = energy
+
+    def collect(self) -> Iterator[Metric]:
+        energy = self._energy
+        yield family(told.TENANT_ENERGY, energy.by_tenant_j.items())
+        for metric, table in (
+            (told.UNATTRIBUTED, energy.unattributed_j),
+            (told.TENANT_REQUESTS, energy.requests),
+            (told.TENANT_TOKENS, energy.prompt_tokens),
+        ):
+            yield family(metric, (((name,), float(value)) for name, value in table.items()))

@@ -13,10 +13,12 @@ from aiohttp import web
 
 from voltana.cluster.ledger import Ledger
 from voltana.errors import invalid
+from voltana.serving.admin.figures import FiguresListener
 from voltana.serving.router.administration import Administration
 from voltana.serving.router.app import Interface, administration, make_app
 from voltana.serving.router.chooser import Chooser
 from voltana.serving.router.doors import GuardedRunner
+from voltana.serving.router.energy_split import EnergySplit
 from voltana.serving.router.fan_out import FanOut
 from voltana.serving.router.file_limit import allow_requests
 from voltana.serving.router.forwarder import Forwarder
@@ -30,6 +32,7 @@ from voltana.serving.router.prompt_length import PromptLength
 from voltana.serving.router.public import Public
 from voltana.serving.router.reports import Reports
 from voltana.serving.router.routers import make_routers
+from voltana.serving.router.tenants import Tenants
 from voltana.serving.router.watching import Watchers, feed_key_of
 from voltana.serving.router.wire import Wire
 
@@ -59,6 +62,7 @@ class RouterService:
     Attributes:
         port: Where it listens.
         administration: Its administration.
+        figures: Its scrape port.
     """
 
     def __init__(
@@ -102,6 +106,8 @@ class RouterService:
         self.metrics.watch(chooser.wants())
         self.holding = Holding(chooser, time)
         self.metrics.also(self.holding)
+        energy = EnergySplit(time.now_s)
+        self.metrics.split(energy)
         self.forwarder = Forwarder(
             settings,
             self._engine,
@@ -114,6 +120,8 @@ class RouterService:
             ledger=self.ledger,
             lengths=PromptLength(),
             metrics=self.metrics,
+            tenants=Tenants(settings.tenants),
+            energy=energy,
             time=time,
         )
         await self._listen()
@@ -125,6 +133,7 @@ class RouterService:
             keys=self._keys,
             reports=self.reports,
             ledger=self.ledger,
+            energy=energy,
             time=time,
             feed_key=self._feed_key,
         )
@@ -133,6 +142,7 @@ class RouterService:
     async def __aexit__(self, *_: object) -> None:
         await self._watchers.stop()
         await self.administration.stop()
+        await self.figures.stop()
         self.doors.close()
         await self._runner.cleanup()
         await self.forwarder.close()
@@ -175,6 +185,9 @@ class RouterService:
             admin_key=self._keys.for_admin().get("Authorization"),
             now_s=self._time.now_s,
         )
+        self.figures = FiguresListener(
+            interface.figures, lambda: self.pool.serving, self._settings.metrics_names
+        )
         app = make_app(interface, self.forwarder, self._pages, self.doors)
         self._runner = GuardedRunner(
             app,
@@ -188,9 +201,12 @@ class RouterService:
         await self._runner.setup()
         try:
             await self.administration.start(administration(interface, self._pages))
+            if self._settings.metrics_port is not None:
+                await self.figures.start(self._settings.metrics_host, self._settings.metrics_port)
             await listen(self._runner, self._settings.host, self._settings.port)
         except BaseException:
             await self.administration.stop()
+            await self.figures.stop()
             await self._runner.cleanup()
             await self._wire.close()
             raise

@@ -16,6 +16,7 @@ from pydantic import (
 
 from voltana.errors import invalid
 from voltana.serving.router.limits import LimitsTable
+from voltana.serving.router.tenants import LONGEST, MOST
 from voltana.validation import Count, NotNegative, Port, Positive, StrictTable
 
 BackendRole = Literal["prefill", "decode", "unified"]
@@ -23,6 +24,11 @@ BackendRole = Literal["prefill", "decode", "unified"]
 _FEED = re.compile(r"tcp://[^\s/]+:\d{1,5}|(ipc|inproc)://\S+")
 _MOST_PORT = 65535
 _Port = Annotated[int, Field(ge=1, le=_MOST_PORT)]
+
+TenantName = Annotated[str, Field(min_length=1, max_length=LONGEST, pattern=r"^[ -~]+$")]
+SECRET_HEADERS = frozenset(
+    {"authorization", "proxy-authorization", "cookie", "api-key", "x-api-key", "x-auth-token"}
+)
 
 ADMIN_OFFSET = 900
 """From the public port to that of the administration, where none is named."""
@@ -111,6 +117,13 @@ class RouterTable(StrictTable):
         admin_port: Its port; None is 900 above `port`, and a free one where `port` is 0.
         admin_names: Names, beside IP addresses and ``localhost``, under which it may be asked.
         admin_token_file: File with the token of the administration; None makes one for this user.
+        metrics_host: Address of the scrape port, which has figures and nothing else.
+        metrics_port: The scrape port; None has figures on the administration's listener alone.
+        metrics_names: Names, beside IP addresses and this host's own, under which it may be asked.
+        tenant_header: Header of requests that says who they are counted for.
+        tenant_key: Field of their bodies that does.
+        tenants: Names that are told apart from the start; beside them the first that come, up to a
+            hundred together.
         admin_api_key: Key for aborts, where the servers have one of an administrator; likewise.
         admin_api_key_file: File that holds it.
     """
@@ -186,6 +199,20 @@ class RouterTable(StrictTable):
     admin_token_file: Path | None = Field(
         default=None, description="a file with the token of the administration"
     )
+    metrics_host: str = Field(default="127.0.0.1", description="the address of the scrape port")
+    metrics_port: Port | None = Field(default=None, description="the scrape port")
+    metrics_names: tuple[str, ...] = Field(
+        default=(), description="a list of names under which figures may be asked for"
+    )
+    tenant_header: Annotated[str, Field(pattern=r"^[A-Za-z0-9-]{1,64}$")] | None = Field(
+        default=None, description="the header that says who a request is counted for"
+    )
+    tenant_key: Annotated[str, Field(min_length=1, max_length=64)] | None = Field(
+        default=None, description="the field of a body that says who a request is counted for"
+    )
+    tenants: Annotated[tuple[TenantName, ...], Field(max_length=MOST)] = Field(
+        default=(), description=f"a list of at most {MOST} names"
+    )
     admin_api_key: str | None = Field(
         default=None, repr=False, description="the admin API key of the servers"
     )
@@ -201,6 +228,26 @@ class RouterTable(StrictTable):
                 str(info.field_name), "(not shown)", "text of one line", "Put it into quotes."
             )
         return key
+
+    @field_validator("tenant_header")
+    @classmethod
+    def _is_no_secret(cls, header: str | None) -> str | None:
+        if header is not None and header.lower() in SECRET_HEADERS:
+            raise invalid(
+                "tenant_header",
+                header,
+                "a header that holds no secret, for its values become labels of metrics",
+                "Have what authenticates clients set a header of its own, such as X-Tenant.",
+            )
+        return header
+
+    @model_validator(mode="after")
+    def _has_one_source_of_tenants(self) -> RouterTable:
+        if self.tenant_header is not None and self.tenant_key is not None:
+            raise invalid(
+                "tenant_key", self.tenant_key, "left out beside tenant_header", "Keep one."
+            )
+        return self
 
     @model_validator(mode="after")
     def _has_one_source_of_a_key(self) -> RouterTable:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from voltana.ports import TimeSource
     from voltana.serving.engine import Engine
     from voltana.serving.feed_key import FeedKey
+    from voltana.serving.router.energy_split import EnergySplit
     from voltana.serving.router.keys import Keys
     from voltana.serving.router.pool import Pool
     from voltana.serving.router.reports import Reports
@@ -44,6 +45,16 @@ def feed_key_of(settings: RouterTable) -> FeedKey | None:
     return key
 
 
+def _account(energy: EnergySplit | None, pool: Pool) -> Callable[[str, float], None]:
+    """Takes what an instance says that it has used."""
+
+    def told(instance: str, energy_j: float) -> None:
+        if energy is not None:
+            energy.told(instance, pool.named(instance).role.value, energy_j)
+
+    return told
+
+
 class Watchers:
     """Health checks, polls of loads, and agents' feeds; they run from the start.
 
@@ -55,6 +66,7 @@ class Watchers:
         wire: HTTP client.
         reports: Where reports go.
         ledger: Reconciled with each.
+        energy: Told what instances have used; None where nobody keeps account.
         time: Time source.
         feed_key: What is shared with agents (`feed_key_of`).
     """
@@ -69,6 +81,7 @@ class Watchers:
         keys: Keys,
         reports: Reports,
         ledger: Ledger,
+        energy: EnergySplit | None = None,
         time: TimeSource,
         feed_key: FeedKey | None,
     ) -> None:
@@ -103,6 +116,7 @@ class Watchers:
                 ledger=ledger,
                 time=time,
                 modules=own_modules(settings),
+                energy=_account(energy, pool),
             )
             self.also(lambda: follow_feeds(feeds, follower, feed_key))
 

@@ -219,7 +219,7 @@ def test_status_and_metrics_name_uuids(rack, tmp_path, engine_on):
     assert status["gpus"] == list(uuids(rack, 1, 2))
     text = render(status)[0].decode()
     for uuid in uuids(rack, 1, 2):
-        assert f'voltana_agent_gpu_info{{instance="decode-0",uuid="{uuid}"}} 1.0' in text
+        assert f'voltana_agent_gpu_info{{backend="decode-0",uuid="{uuid}"}} 1.0' in text
     agent.close()
 
 

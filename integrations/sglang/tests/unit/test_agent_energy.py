@@ -151,6 +151,12 @@ def test_what_ran_while_the_board_could_not_be_read_belongs_to_no_later_window()
         assert energy_j == pytest.approx(300.0 * duration_s, rel=0.1)
 
 
+class Spent:
+    """An account of energy."""
+
+    total_j = 12.0
+
+
 class Feed:
     def __init__(self):
         self.sent = []
@@ -162,7 +168,7 @@ class Feed:
 def test_a_state_is_as_old_as_its_record_but_idling_is_known():
     time, loops, feed = ManualTime(5.0), Loops(), Feed()
     loops.resting = True
-    publishing = Publishing(feed, loops, time)
+    publishing = Publishing(feed, loops, Spent(), time)
     publishing.publish(heartbeat=False)
     publishing.publish(heartbeat=True)
     assert [fields["age_s"] for _, fields in feed.sent] == [5.0, 0.0]
@@ -171,12 +177,13 @@ def test_a_state_is_as_old_as_its_record_but_idling_is_known():
     assert feed.sent[-1][1]["age_s"] == 5.0
     assert feed.sent[-1][1]["rooms"] == [7]
     assert feed.sent[-1][1]["names_waiting"] is True
+    assert feed.sent[-1][1]["energy_j"] == 12.0
 
 
 def test_models_are_frozen_now_and_then_only():
     time, loops, feed = ManualTime(), Loops(), Feed()
     loops.resting = False
-    publishing = Publishing(feed, loops, time)
+    publishing = Publishing(feed, loops, Spent(), time)
     for _ in range(100):
         publishing.publish(heartbeat=False)
         time.advance(SNAPSHOT_S / 20)

@@ -141,7 +141,7 @@ def test_viability_is_counted_as_in_the_simulator_over_all_ranks(world):
     assert (seen["steps"], seen["outside"]) == (120, sum(one.outside for one in kept))
     assert seen["windows"] == sum(one.windows for one in kept)
     text = render({"instance": "decode-0", "viability": seen})[0].decode()
-    assert 'voltana_agent_decode_steps_total{instance="decode-0"} 120.0' in text
+    assert 'voltana_agent_decode_steps_total{backend="decode-0"} 120.0' in text
     for name in ("envelope_windows", "envelope_broken", "viability_outside"):
         assert f"voltana_agent_{name}_total{{" in text
     second.close()

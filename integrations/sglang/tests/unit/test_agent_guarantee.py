@@ -380,10 +380,10 @@ def test_the_status_has_every_certified_decision_once(world):
     assert (seen["missed"], seen["violated"]) == (1.0, 1.0)
     text = render({"instance": "decode-0", "guarantee": seen})[0].decode()
     for line in (
-        'guarantee_decided_total{instance="decode-0"} 4',
-        'guarantee_missed_total{instance="decode-0"} 1.0',
-        'guarantee_unlabelled_total{cause="record lost",instance="decode-0"} 1.0',
-        'guarantee_in_flight{instance="decode-0"}',
+        'guarantee_decided_total{backend="decode-0"} 4',
+        'guarantee_missed_total{backend="decode-0"} 1.0',
+        'guarantee_unlabelled_total{backend="decode-0",cause="record lost"} 1.0',
+        'guarantee_in_flight{backend="decode-0"}',
         "guarantee_bound{",
     ):
         assert "voltana_agent_" + line in text

@@ -1,19 +1,25 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
+from time import monotonic, sleep
 
 import numpy as np
 import pytest
 
 from voltana.actuators import DryRun, RecordingActuator
 from voltana.errors import ActuatorError, ConfigError
+from voltana.policy import InstanceContext
 from voltana.predictors.ecopred import EcoPred
 from voltana.predictors.profile import Stack, load_profile
+from voltana.predictors.tables import TablePredictor, save_tables
 from voltana.serving.agent.accounting import Account, ErrorTracker
+from voltana.serving.agent.building import make_policy
 from voltana.serving.agent.instance_clock import InstanceClock
 from voltana.serving.agent.persistence import restore_predictor, save_predictor
 from voltana.serving.agent.sensing import ClockHistory, EchoSensor, SampledSensor
+from voltana.slo import Slo
 from voltana.timebase import ManualTime
 from voltana.values import (
     ActuatorStatus,
@@ -24,6 +30,7 @@ from voltana.values import (
     Outcome,
     Phase,
     Reading,
+    Role,
 )
 
 DOMAIN = Domain(name="d")
@@ -141,6 +148,36 @@ def test_the_mean_clock_of_an_iteration_holds_each_sample_until_the_next():
     assert history.mean_mhz(2.0, 2.0) == pytest.approx(1200.0)
 
 
+@pytest.mark.parametrize("after", ["fails", "nothing", "infinite"])
+def test_the_last_clock_of_a_sensor_that_fails_does_not_hold_for_ever(after):
+    """Labels would go on at a clock below all levels, and none of them would count."""
+    time, reads = ManualTime(10.0), []
+
+    class Failing:
+        def read(self):
+            reads.append(time.now_s())
+            time.advance(1.0)
+            if len(reads) > 1 and after == "fails":
+                raise ActuatorError("gone")
+            clock_mhz = {"nothing": math.nan, "infinite": math.inf}.get(after, math.nan)
+            return Reading(
+                at_s=reads[-1], clock_mhz=485.0 if len(reads) == 1 else clock_mhz,
+                power_w=1.0, energy_j=0.0,
+            )  # fmt: skip
+
+        def close(self):
+            pass
+
+    sensor = SampledSensor(Failing(), time, period_s=0.001)
+    deadline_s = monotonic() + 5.0
+    while len(reads) < 5 and monotonic() < deadline_s:
+        sleep(0.001)
+    sensor.close()
+    assert sensor.history.mean_mhz(10.0, 10.5) == 485.0
+    assert math.isnan(sensor.history.mean_mhz(13.0, 14.0))
+    assert math.isnan(sensor.history.mean_mhz(100.0, 101.0))
+
+
 def test_without_a_device_the_clock_is_what_the_actuator_says():
     time = ManualTime(5.0)
     clocks = iter([math.nan, 900.0])
@@ -229,6 +266,31 @@ def test_nothing_learned_is_not_saved_and_a_damaged_file_is_left_aside(tmp_path)
     assert restore_predictor(None, path, None, STACK) is None
     path.write_text("{")
     assert restore_predictor(None, path, None, STACK) is None
+
+
+def test_tables_of_the_configuration_stand_above_what_was_saved(tmp_path):
+    """voltana-v0.1 looks up what was profiled, whatever another policy learned before it."""
+    saved, named = tmp_path / "d.predictor.json", tmp_path / "tables.json"
+    save_predictor(taught(), saved, STACK)
+    tables = TablePredictor(
+        clocks_mhz=np.array([1005.0, 1410.0]), decode=np.full((2, 17, 3), [[[1e-5, 1e-7, 0.01]]])
+    )
+    save_tables(tables, STACK, named)
+    found = restore_predictor(None, saved, named, STACK)
+    assert isinstance(found, TablePredictor)
+    assert not save_predictor(found, saved, STACK)
+    context = InstanceContext(
+        instance="decode-0",
+        role=Role.DECODE,
+        table_mhz=(705.0, 1005.0, 1410.0),
+        slo=Slo(ttft_s=0.6, itl_s=0.065),
+        predictor=found,
+    )
+    made = make_policy("voltana-v0.1", context)
+    assert made.levels_mhz == (1005.0, 1410.0)
+    assert made.predictor is found
+    with pytest.raises(ConfigError, match=r"name a file of tables by policy\.profile"):
+        make_policy("voltana-v0.1", dataclasses.replace(context, predictor=None))
 
 
 def test_a_users_predictor_is_saved_and_restored_by_its_own_methods(tmp_path):

@@ -182,10 +182,10 @@ def check_refusals(agent):
 
 def check_metrics(agent):
     _, text = agent.call("/metrics")
-    assert 'voltana_agent_target_clock_hertz{instance="decode-0"} 1.2e+09' in text
-    assert 'voltana_agent_iterations_total{instance="decode-0",phase="decode"} 150.0' in text
+    assert 'voltana_agent_target_clock_hertz{backend="decode-0"} 1.2e+09' in text
+    assert 'voltana_agent_iterations_total{backend="decode-0",phase="decode"} 150.0' in text
     assert "voltana_agent_prediction_mae_seconds" in text
-    assert 'voltana_agent_healthy{instance="decode-0"} 1.0' in text
+    assert 'voltana_agent_healthy{backend="decode-0"} 1.0' in text
     account = agent.get("/status")["guarantee"]
     for key in (
         "certified", "missed", "violated", "bound", "forgiven", "overdue", "lost", "blocked",

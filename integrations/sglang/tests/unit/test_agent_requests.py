@@ -317,10 +317,10 @@ def test_status_metrics_and_top_show_it(world):
     seen = figures["requests"]["itl"]
     assert seen["share_promised"] == 1.0
     text = render({"instance": "decode-0", "guarantee": figures})[0].decode()
-    labels = '{instance="decode-0",threshold="itl"}'
+    labels = '{backend="decode-0",threshold="itl"}'
     for name, value in {
         "promised_total": 3, "kept_total": 1, "missed_total": 1, "forgiven_total": 0,
-        "in_flight": 1, "share_promised": 1, "bound": seen["bound"], "constant": seen["constant"],
+        "in_flight": 1, "promised_ratio": 1, "bound": seen["bound"], "constant": seen["constant"],
     }.items():  # fmt: skip
         assert f"voltana_agent_guarantee_requests_{name}{labels} {float(value)}" in text
     console = Console(width=160, record=True, quiet=False)

@@ -7,8 +7,8 @@ import pytest
 from fake_scheduler import Bench, ForwardMode, batch, decode_batch, request
 
 from voltana.values import Load, Phase
-from voltana_ring.layout import MAX_ENTRIES, Flag, Kind
-from voltana_sglang.hooks.around import METER, around_run_batch
+from voltana_ring.layout import MAX_ENTRIES, Change, Flag, Kind
+from voltana_sglang.hooks.around import METER, around_process_batch_result, around_run_batch
 from voltana_sglang.hooks.device_times import device_times
 
 
@@ -216,18 +216,49 @@ def test_without_overlap_or_events_there_is_nothing_to_mark(overlapped, lacks):
     assert device_times(bench.scheduler, bench.clock) is None
 
 
-def test_an_event_that_fails_is_an_error_of_the_hook_and_not_of_the_engine(overlapped):
+@pytest.mark.parametrize("fails", ["Event", "record", "query", "elapsed_time", "synchronize"])
+def test_events_that_fail_leave_the_hosts_clock(overlapped, fails, caplog):
     bench, device = overlapped
-    fake = decode_batch([request()], [5])
 
-    def broken(*_):
+    def broken(*_, **__):
         raise RuntimeError("CUDA error")
 
-    device.Event.record = broken
+    setattr(*((device, "Event") if fails == "Event" else (device.Event, fails)), broken)
     setattr(bench.scheduler, METER, bench.meter)
-    result = SimpleNamespace(copy_done=None)
-    assert around_run_batch(lambda *_: result, bench.scheduler, fake) is result
-    assert bench.meter.errors == 1
+    result, finished = SimpleNamespace(copy_done=None), []
+    for number in range(20):
+        fake = decode_batch([request()], [5])
+        bench.clock.now_s = float(number)
+        assert around_run_batch(lambda *_: result, bench.scheduler, fake) is result
+        bench.clock.now_s += 0.02
+        around_process_batch_result(lambda *_: None, bench.scheduler, fake, result)
+        finished += [r.latency_s for r in bench.drain() if r.kind is Kind.FINISHED]
+    assert finished == pytest.approx([0.02] * 20)
+    assert bench.meter.errors == 0
+    assert caplog.text.count("timed by the host alone") <= 1
+
+
+def test_a_first_token_is_there_when_the_host_has_looked_at_it(overlapped):
+    """The device was done long before: no client had anything from that."""
+    bench, device = overlapped
+    bench.clock.now_s = 1.0
+    prompt = batch(ForwardMode.EXTEND, [request(arrived_s=1.0)], new=[9], old=[0])
+    launched, result = hand_over(bench, device, prompt, launch_s=0.0, compute_s=0.010)
+    bench.clock.now_s = 3.0  # the host stands still
+    bench.meter.finish(prompt, result, launched)
+    (finished,) = (r for r in bench.drain() if r.kind is Kind.FINISHED)
+    assert finished.latency_s == pytest.approx(0.010)
+    assert [at_s for _, at_s, what, _ in bench.changes if what == Change.FIRST] == [3.0]
+
+
+def test_a_rank_without_work_among_others_that_have_some_rests(bench):
+    """Data-parallel attention: it joins their iterations with batches that hold nothing."""
+    kinds = [r.kind for r in bench.run(decode_batch([request()], [5]), 1.0, 1.005)]
+    for number in range(100):
+        empty = batch(ForwardMode.IDLE, [])
+        assert bench.run(empty, 1.01 + number / 100, 1.02 + number / 100) == []
+    kinds += [r.kind for r in bench.run(decode_batch([request()], [9]), 2.03, 2.035)]
+    assert kinds == [Kind.LAUNCHED, Kind.FINISHED, Kind.IDLE, Kind.LAUNCHED, Kind.FINISHED]
 
 
 def test_pipeline_stages_take_results_in_order_of_launch(tmp_path):

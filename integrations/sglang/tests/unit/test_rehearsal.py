@@ -3,72 +3,27 @@
 from __future__ import annotations
 
 import math
-import random
-import socket
 
 import pytest
+from rehearsed import director_of
 
 from voltana.rehearsal import fake_driver
 from voltana.rehearsal.measured import measure
-from voltana.rehearsal.port import find_dialect
-from voltana.rehearsal.rehearse import Director, scenario_of
-from voltana.serving.launch.command import read_launch
 
-CLUSTER = """
-[launch]
-model_path = "meta-llama/Llama-3.1-8B-Instruct"
-prefill = 1
-decode = 1
-first_port = {port}
-start_timeout_s = 120
-[engine]
-hardware = "a100-sxm4-80gb"
-model = "llama-3.1-8b"
-[router]
-port = {router}
-"""
 FACTOR = 0.5
-
-
-def free_port():
-    """The first of a block: servers, transfers, agents, feeds, router and administration."""
-    rng = random.Random()
-    while True:
-        port = rng.randrange(20_000, 28_000)
-        wanted = [port + offset + i for offset in (0, 50, 100, 200, 300, 950) for i in range(2)]
-        try:
-            for number in wanted:
-                with socket.socket() as probe:
-                    probe.bind(("127.0.0.1", number))
-        except OSError:
-            continue
-        return port
 
 
 @pytest.fixture(scope="module")
 def director(tmp_path_factory):
     if fake_driver.compiler() is None:
         pytest.skip("no C compiler to build the fake driver with (install gcc)")
-    folder, port = tmp_path_factory.mktemp("rehearsal"), free_port()
-    path = folder / "cluster.toml"
-    path.write_text(CLUSTER.format(port=port, router=port + 50))
-    dialect = find_dialect("sglang")
-    config = read_launch(path, dialect.config)
-    load = {"seed": 3, "workload": {"name": "sharegpt", "rate_rps": 3.0, "duration_s": 3.0}}
-    return Director(
-        config=config,
-        scenario=scenario_of(config, dialect, load, ["static-low"]),
-        dialect=dialect,
-        factor=FACTOR,
-        folder=folder / "kept",
-        say=lambda name, text: None,
-    )
+    return director_of(tmp_path_factory.mktemp("rehearsal"), ["static-low"], factor=FACTOR)
 
 
 @pytest.fixture(scope="module")
 def evidence(director):
     """Of a policy whose energy nobody's lateness changes much."""
-    return director.rehearsed("static-low", fake_driver.built(), 6.0)
+    return director.rehearsed("static-low", fake_driver.built(), 9.0)
 
 
 def test_every_request_gets_all_its_tokens_through_the_router(director, evidence):
@@ -88,7 +43,7 @@ def test_the_daemon_holds_the_policys_clock_at_the_driver(director, evidence):
 
 def test_energy_from_outside_is_what_the_plant_says_of_the_iterations(director, evidence):
     """The driver's counter against the sum over iterations and idling, by instance."""
-    horizon_s = 6.0
+    horizon_s = 9.0
     measured = measure("static-low", evidence, director.scenario.cluster.slo, horizon_s=horizon_s)
     idle_w = director.scenario.plant.idle_power_w(1005.0)
     start_s = evidence.start_s * FACTOR

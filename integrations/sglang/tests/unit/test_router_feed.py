@@ -14,6 +14,8 @@ import msgspec
 import numpy as np
 import pytest
 import structlog
+from hypothesis import given
+from hypothesis import strategies as st
 from router_cluster import cluster, until
 
 from voltana.cluster.candidates import InstanceFacts
@@ -24,10 +26,11 @@ from voltana.predictors.cautious_power import CautiousPower
 from voltana.predictors.conformal import BySize, ConformalSnapshot, by_phase
 from voltana.predictors.ecopred import EcoPred
 from voltana.predictors.linear_power import LinearPower
+from voltana.predictors.tables import TablePredictor
 from voltana.serving.feed import FeedPublisher
-from voltana.serving.feed_message import STATE_FIELDS, VERSION, parse_message
+from voltana.serving.feed_message import STATE_FIELDS, VERSION, FeedMessage, parse_message
 from voltana.serving.router.chooser import RoleChooser
-from voltana.serving.router.feeds import FeedFollower
+from voltana.serving.router.feeds import FeedFollower, _Share
 from voltana.serving.router.pool import Backend
 from voltana.serving.router.problem import Problem
 from voltana.serving.router.reports import FEED, LOADS, Report, Reports
@@ -75,7 +78,15 @@ def conformal(group: Callable[[Load], str]) -> ConformalSnapshot:
 
 
 @pytest.mark.parametrize(
-    "make", [lambda: learned().snapshot(), lambda: conformal(by_phase), lambda: conformal(BySize())]
+    "make",
+    [
+        lambda: learned().snapshot(),
+        lambda: conformal(by_phase),
+        lambda: conformal(BySize()),
+        lambda: TablePredictor(
+            clocks_mhz=CLOCKS, prefill=np.full((len(CLOCKS), 2), 0.1), decode=None
+        ),
+    ],
 )
 def test_snapshots_forecast_the_same_after_the_wire(make: Callable[[], Any]) -> None:
     snapshot = make()
@@ -425,6 +436,35 @@ def test_a_stale_feed_falls_back_to_loads_and_then_to_the_ledger() -> None:
     assert bench.counted == [LOADS, "in-flight"]
 
 
+def test_a_long_iteration_is_not_stale_while_its_agent_stands_by_it() -> None:
+    """What a prefill of 300 ms began with is all that is known of it, and enough to route by."""
+    router = Recording()
+    bench = Bench(router)
+    ledger, message = bench.ledger, FeedMessage(
+        instance="d0", state=InstanceState(running_requests=4, clock_mhz=1200.0), age_s=0.3,
+        budget_s=0.065, rooms=(), names_waiting=True, facts=None,
+    )  # fmt: skip
+    follower = FeedFollower({"d0"}, reports=bench.reports, ledger=ledger, time=bench.time)
+    bench.report("d1", 5)
+    follower._use(message)
+    bench.choose()
+    assert bench.counted == [FEED]
+    assert router.shown[0].state_age_s == 0.0
+    bench.time.advance(0.2)  # and now nobody stands by it any more
+    bench.report("d1", 5)
+    bench.choose()
+    assert bench.counted == [FEED, "in-flight"]
+
+
+def test_an_iteration_that_does_not_end_is_stale_whoever_stands_by_it() -> None:
+    bench = Bench(Recording())
+    state, now_s = InstanceState(running_requests=4, clock_mhz=1200.0), bench.time.now_s()
+    hung = Report(state=state, sampled_s=now_s - 5.1, source=FEED, facts=facts(), heard_s=now_s)
+    bench.reports.put("d0", hung)
+    assert hung.age_s(now_s) == pytest.approx(5.1)
+    assert bench.reports.fresh("d0", now_s) is None
+
+
 @pytest.mark.parametrize("answer", [ValueError("no"), "d7"])
 def test_a_user_s_router_that_fails_costs_no_request(answer: Any) -> None:
     bench = Bench(Recording(answer))
@@ -667,3 +707,23 @@ ODD_STATES = [
 def test_an_odd_message_is_a_value_error_and_nothing_else(raw: bytes) -> None:
     with pytest.raises(ValueError, match=r".+"):
         parse_message(raw)
+
+
+def test_a_feed_that_reads_a_new_model_now_and_then_never_rests_long() -> None:
+    """Models twice a second, 20 ms each on a busy machine, and 40 states a second in between."""
+    share, now_s, rests = _Share(0.0), 0.0, []
+    for turn in range(400):
+        spent_s = 0.02 if turn % 20 == 0 else 0.0002
+        now_s += spent_s
+        rests.append(share.rest_s(spent_s, now_s))
+        now_s += max(0.025, rests[-1])
+    assert max(rests) == 0.0
+
+
+@given(st.lists(st.floats(1e-5, 0.05), min_size=50, max_size=200))
+def test_a_flood_takes_a_twentieth_of_the_loop_whatever_it_consists_of(costs: list[float]) -> None:
+    share, now_s = _Share(0.0), 0.0
+    for spent_s in costs:
+        now_s += spent_s
+        now_s += share.rest_s(spent_s, now_s)
+    assert sum(costs) <= 0.1 + now_s / 20 + 1e-9

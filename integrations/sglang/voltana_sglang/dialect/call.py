@@ -22,6 +22,7 @@ from voltana.serving.router.openai_prompt import (
     prompt_size,
 )
 from voltana.serving.router.problem import Problem
+from voltana.serving.router.tenants import tenant_in
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -184,13 +185,16 @@ class Bootstrap:
         }
 
 
-def parse_call(path: str, raw: bytes | bytearray, nesting: int = NESTING) -> SglangCall:
+def parse_call(
+    path: str, raw: bytes | bytearray, nesting: int = NESTING, tenant_key: str | None = None
+) -> SglangCall:
     """Understand a request.
 
     Args:
         path: Where it was sent.
         raw: Its body.
         nesting: How deep its lists and objects may lie in each other.
+        tenant_key: Field that says who it is counted for; None for none.
 
     Raises:
         Problem: If it is no JSON object, too deep, or its id too long.
@@ -210,6 +214,7 @@ def parse_call(path: str, raw: bytes | bytearray, nesting: int = NESTING) -> Sgl
         rids=names,
         one_by_one=isinstance(fields.get("rid"), list),
         size=size,
+        tenant=tenant_in(fields, tenant_key),
         samples=_samples(fields),
         logprobs=path == GENERATE and _wanted(fields.get("return_logprob")),
     )

@@ -42,10 +42,11 @@ class SglangEngine:
     def __init__(self, settings: SglangRouterTable) -> None:
         self._doors = {b.name: (b.transfer_host, b.bootstrap_port) for b in settings.backends}
         self._nesting = settings.limits.nesting
+        self._tenant_key = settings.tenant_key
 
     def understand(self, path: str, raw: bytes | bytearray) -> SglangCall:
         """Read a request."""
-        return parse_call(path, raw, self._nesting)
+        return parse_call(path, raw, self._nesting, self._tenant_key)
 
     async def attempt(self, call: SglangCall, attempt: Attempt, answer: Answer) -> None:
         """Send both legs, and pass the decode server's answer on."""

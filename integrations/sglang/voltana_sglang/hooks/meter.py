@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections import deque
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from voltana_sglang.hooks.device_times import DeviceTimes
 
 _NAN = float("nan")
+_log = logging.getLogger("sglang.voltana")
 
 IDLE_EVERY_S = 0.5
 """An idle engine says so this often: its event loop may spin."""
@@ -87,6 +89,8 @@ class Meter:
         self._queue = QueueReader(scheduler, mode, self._cached)
         self._flags = int(Flag.SPECULATIVE) if speculative else 0
         self._decode = frozenset(n for n, name in modes.items() if name in DECODE_MODES)
+        self._idle_modes = frozenset(n for n, name in modes.items() if name == "IDLE")
+        self._rests, self._is_done = False, True
         self._prefill = frozenset(n for n, name in modes.items() if name in PREFILL_MODES)
         # A pipeline takes turns among its batches, so that none is the one before.
         self._tells = follows and not pipelined
@@ -113,6 +117,8 @@ class Meter:
         new: Iterable[Any] = ()
         done: Sequence[Any] = ()
         launch_s = self._now_s()
+        if self._rests and (mode in self._decode or mode in self._prefill):
+            self._write_idle(launch_s)
         if mode in self._decode:
             view.read_decode(batch)
             queue = self._queue.read(detailed=False)
@@ -127,9 +133,11 @@ class Meter:
             new, done = self._prompts(batch, unfinished, launch_s)
         else:
             view.forget()
+            self._rests = self._rests or (mode in self._idle_modes and self._is_done)
             return None
         self.iterations += 1
         self._idle_s = 0.0
+        self._is_done = False
         flags = self._flags | (Flag.CUT if queue.requests > MAX_ENTRIES else 0)
         launched = Launched(
             view.mode,
@@ -172,7 +180,7 @@ class Meter:
         """Note that run_batch came back: where it computes itself, the result is there."""
         if self._synchronous:
             return launched._replace(returned_s=self._now_s())
-        return launched if self._device is None else launched._replace(end=self._device.mark())
+        return launched if self._device is None else launched._replace(end=self._marked())
 
     def finish(self, batch: Any, result: Any, launched: Launched | None) -> None:
         """Note that the result of a batch is there; waits for the device if need be."""
@@ -180,17 +188,16 @@ class Meter:
             launched = self._next_in_order(batch)
         if launched is None:
             return
-        ended_s = launched.returned_s
-        if launched.end is not None and self._device is not None:
-            ended_s = self._device.ended_s(launched.end)
+        ended_s = launched.returned_s if launched.end is None else self._ended_s(launched.end)
         at_s = ready_s = self._ready(result)
         began_s = max(launched.launch_s, self._ready_s)
         if ended_s > 0.0:  # not nan
             ready_s = max(ended_s, began_s)
         latency_s = ready_s - began_s
         self._ready_s = ready_s
+        self._is_done = launched.iteration == self.iterations
         self.finished += 1
-        self._note_tokens(launched, batch, ready_s)
+        self._note_tokens(launched, batch, at_s)
         self._write(Kind.FINISHED, launched, at_s, ready_s, latency_s, [], ())
 
     def idle(self) -> None:
@@ -198,7 +205,14 @@ class Meter:
         now_s = self._now_s()
         if now_s - self._idle_s < IDLE_EVERY_S:
             return
-        self._idle_s = now_s
+        self._write_idle(now_s)
+
+    def _write_idle(self, now_s: float) -> None:
+        """Say that nothing runs, or has run until now.
+
+        A rank whose batch is empty while others compute is not told to idle by its engine.
+        """
+        self._idle_s, self._rests = now_s, False
         self._batch.forget()
         queue = self._queue.read(detailed=False)
         followed = self._followed
@@ -222,9 +236,10 @@ class Meter:
         """Measure no more, and remove the ring."""
         self._ring.close()
 
-    def _note_tokens(self, launched: Launched, batch: Any, ready_s: float) -> None:
+    def _note_tokens(self, launched: Launched, batch: Any, at_s: float) -> None:
         """Note first tokens, and when decoding requests had their last one so far.
 
+        A client cannot have a token before the host has looked at it, however early the device was.
         Under overlap a batch is launched once more for requests that have ended meanwhile.
         """
         if not self._tells:
@@ -232,10 +247,30 @@ class Meter:
         if launched.mode != Mode.PREFILL and any(
             request.finished_reason is None for request in batch.reqs
         ):
-            self._tokens_s = ready_s
+            self._tokens_s = at_s
         if launched.done:
-            self._followed.first_tokens(launched.done, ready_s)
-            self._write_changes(launched, ready_s)
+            self._followed.first_tokens(launched.done, at_s)
+            self._write_changes(launched, at_s)
+
+    def _marked(self) -> Any:
+        """An event at the end of what was launched; None where the device does not give one."""
+        try:
+            return None if self._device is None else self._device.mark()
+        except Exception as error:  # noqa: BLE001  (whatever a device's library raises)
+            return self._without_events(error)
+
+    def _ended_s(self, end: Any) -> float:
+        """When an event came, if it has by now; else nan."""
+        try:
+            return _NAN if self._device is None else self._device.ended_s(end)
+        except Exception as error:  # noqa: BLE001
+            self._without_events(error)
+            return _NAN
+
+    def _without_events(self, error: Exception) -> None:
+        """Go on by the host's clock, which is there as well."""
+        self._device = None
+        _log.warning("voltana: iterations are timed by the host alone: %r", error)
 
     def _ready(self, result: Any) -> float:
         """The time at which a result is there; waits for it."""

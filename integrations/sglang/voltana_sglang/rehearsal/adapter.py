@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import orjson
 
 from voltana_sglang.config import SglangConfig
-from voltana_sglang.rehearsal.arguments import engine_options
+from voltana_sglang.rehearsal.arguments import VERSION, engine_options
 from voltana_sglang.rehearsal.asked import GENERATE
 
 if TYPE_CHECKING:
@@ -23,6 +23,7 @@ class SglangRehearsal:
 
     program = "voltana_sglang.rehearsal"
     path = GENERATE
+    version = VERSION
     config: type[Config] = SglangConfig
 
     def engine_options(self, arguments: Sequence[str]) -> dict[str, Any]:

@@ -10,6 +10,9 @@ from voltana_sglang.dialect.settings import DEFAULT_BOOTSTRAP_PORT
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+VERSION = "rehearsal"
+"""Of the engine, in its ring: nothing that was learned of it is taken for a real engine's."""
+
 OPTIONS = {
     "chunked_prefill_size": "max_prefill_tokens",
     "max_running_requests": "max_running_requests",

@@ -20,15 +20,12 @@ from voltana_ring.writer import RingWriter
 from voltana_sglang import CONFIG_VARIABLE, INSTANCE_VARIABLE
 from voltana_sglang.hooks.engine_facts import EngineFacts
 from voltana_sglang.hooks.settings import check_name, read_settings
-from voltana_sglang.rehearsal.arguments import parser
+from voltana_sglang.rehearsal.arguments import VERSION, parser
 from voltana_sglang.rehearsal.pages import Pages
 from voltana_sglang.rehearsal.serving import Decode, Prefill
 
 if TYPE_CHECKING:
     from argparse import Namespace
-
-VERSION = "rehearsal"
-"""Of the engine, in its ring: nothing that was learned of it is taken for a real engine's."""
 
 
 def main() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from voltana.errors import invalid
 from voltana.validation import Port, Positive  # noqa: TC001  (pydantic reads them)
@@ -37,6 +37,19 @@ class SteerTable(SglangRouterTable):
         if not url.startswith(("http://", "https://")):
             raise invalid("upstream", url, "an http or https URL", "Write http://HOST:PORT.")
         return url.rstrip("/")
+
+    @model_validator(mode="after")
+    def _counts_nothing(self) -> SteerTable:
+        for name in ("metrics_port", "tenant_header", "tenant_key", "tenants"):
+            value = getattr(self, name)
+            if value not in {None, ()}:
+                raise invalid(
+                    f"steer.{name}",
+                    value,
+                    "left out: the official router serves requests, and tells its own metrics",
+                    "Scrape that one, or put voltana-sglang router in its place.",
+                )
+        return self
 
     @classmethod
     def needs_both_roles(cls) -> bool:

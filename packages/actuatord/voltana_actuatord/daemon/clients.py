@@ -62,6 +62,9 @@ class Clients:
         readers: Where sockets are waited for.
         admission: Who gets a place.
         desk: Where messages go.
+
+    Attributes:
+        counts: How often what happened, since the worker began.
     """
 
     def __init__(
@@ -79,6 +82,7 @@ class Clients:
         self._shares = Shares()
         self._resting: dict[int, float] = {}
         self._next_key = 0
+        self.counts = dict.fromkeys(("strangers", "crowded_out", "protocol_errors"), 0)
         self._deaf_until_s = math.inf
         self._swept_s = time.monotonic()
         readers.add(listener, listener)
@@ -138,6 +142,7 @@ class Clients:
                 if self._must_rest(connection, time.thread_time() - began_s):
                     return
         except ProtocolError as error:
+            self.counts["protocol_errors"] += 1
             text = f"broke the protocol: {error}"
             self._log(f"pid {connection.peer.pid}, uid {connection.peer.uid} {text}")
             self.turn_out(connection.key, text[:400])
@@ -202,12 +207,14 @@ class Clients:
         now_s = time.monotonic()
         peer, others = peer_of(sock), self._connections.values()
         if peer.uid != self._own_uid and not self._desk.admits(peer):
+            self.counts["strangers"] += 1
             why = f"uid {peer.uid} is in no [[allow]] rule of the daemon's configuration. Add it."
             self._tell_of_stranger(peer, why, now_s)
             _turn_away(sock, why)
             return
         place, victim = self._admission.must_yield(peer.uid, others, self._has_proved)
         if not place or self._admission.full(peer.uid, others):
+            self.counts["crowded_out"] += 1
             why = "too many connections. Close some."
             self._log(f"refused pid {peer.pid}, uid {peer.uid}: {why}")
             _turn_away(sock, why)

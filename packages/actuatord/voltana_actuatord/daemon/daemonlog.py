@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import mmap
 import os
 import stat
 import time
@@ -15,6 +16,15 @@ import time
 LINES_PER_S = 10.0
 BURST = 50.0
 STDERR = 2
+
+# Shared with what this process forks, as the logs themselves are: the parent counts for all GPUs'
+# processes. Two that drop a line in the same moment may be counted as one.
+_DROPPED = memoryview(mmap.mmap(-1, 8)).cast("q")
+
+
+def dropped_lines() -> int:
+    """Lines that this process, and those that it forked, could not write."""
+    return _DROPPED[0]
 
 
 def never_wait(handle: int = STDERR) -> None:
@@ -67,13 +77,17 @@ class Log:
         self._at_s = now_s
         if self._allowance < 0.0:
             self._allowance = 0.0
-            self._dropped += 1
+            self._drop()
             return
         more = f" ({self._dropped} lines left out)" if self._dropped else ""
         line = "".join(c if c.isprintable() else "?" for c in text)[:500]
         try:
             os.write(STDERR, f"voltana-actuatord {self._name}: {line}{more}\n".encode())
         except OSError:  # nobody reads, or there is no room
-            self._dropped += 1
+            self._drop()
         else:
             self._dropped = 0
+
+    def _drop(self) -> None:
+        self._dropped += 1
+        _DROPPED[0] += 1

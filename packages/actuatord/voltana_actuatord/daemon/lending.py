@@ -44,6 +44,7 @@ class Lending:
 
     Attributes:
         last_error: What went wrong last.
+        counts: How often what happened, since the worker began.
     """
 
     def __init__(
@@ -56,6 +57,9 @@ class Lending:
         self._unknown_names = UnknownNames()
         self._log = Log("worker")
         self.last_error = ""
+        self.counts = dict.fromkeys(
+            ("granted", "refused", "lapsed", "revoked", "clock_changes", "driver_failures"), 0
+        )
 
     # --- what clients ask for
 
@@ -80,6 +84,7 @@ class Lending:
         if command.clock_mhz != lease.target_mhz:
             lease.target_mhz = command.clock_mhz
             self._gpus.set_clock(key, command.sequence, lease.devices, command.clock_mhz)
+            self.counts["clock_changes"] += 1
         else:
             ack = self._gpus.renewed(key, command.sequence)
             if ack is not None:
@@ -118,6 +123,7 @@ class Lending:
 
     def refuse(self, key: int, error: LeaseRefusedError | DriverError) -> None:
         """Tell a connection that it gets no lease."""
+        self.counts["refused"] += 1
         body = {"error": str(error)[:400], "transient": error.transient}
         self._send(key, encode_json(Kind.REFUSED, body))
 
@@ -127,6 +133,7 @@ class Lending:
         if lease is None or not lease.active:
             return
         suspend(lease)
+        self.counts["revoked"] += 1
         self._gpus.forget(key)
         self._gpus.restore(lease.devices)
         self._log(f"domain {lease.domain!r} of pid {lease.peer.pid} revoked: {why}")
@@ -148,6 +155,7 @@ class Lending:
     def tidy(self, now_s: float) -> None:
         """Let lapse what is over."""
         for key, lease in self._leases.lapse(now_s):
+            self.counts["lapsed"] += 1
             self._gpus.restore(lease.devices)
             self._gpus.forget(key)
             text = (
@@ -198,6 +206,7 @@ class Lending:
         table = self._gpus.common_clocks(request.devices)
         lease = self._leases.acquire(key, peer, request, table, now_s)
         self._gpus.lend(request.devices)
+        self.counts["granted"] += 1
         body = {
             "domain": lease.domain,
             "table_mhz": sorted(lease.clocks_mhz),
@@ -207,6 +216,7 @@ class Lending:
 
     def _take_result(self, result: Result, now_s: float) -> None:
         if result.failed:
+            self.counts["driver_failures"] += 1
             self.last_error = result.note
             self._log(result.note)
         held = self._leases.holding(result.device)

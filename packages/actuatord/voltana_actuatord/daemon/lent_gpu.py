@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from voltana_actuatord.daemon.linkends import WorkerEnd
 
 READY, OPENING, OPEN, RESTORING = "ready", "opening", "open", "restoring"
+GPU_WORDS = ("default", "watched", "doubtful", "restoring", "lent")
+"""How a GPU is, in the words of status (`word_of`)."""
 
 
 @dataclass(slots=True)
@@ -30,6 +32,8 @@ class LentGpu:
         since: First ticket of the present lease: failures of earlier ones are not its.
         unsent: What goes to its process once there is one.
         notes: What the operator should know.
+        foreign: Whether somebody else had set its clock when it was looked at last.
+        clock_mhz: Clock that was read back last after a change; nan where there was none.
         refused: Why it could not be opened, until when that is said again.
         rests_until_s: Until when it is left alone.
     """
@@ -44,6 +48,8 @@ class LentGpu:
     since: int = 0
     unsent: dict[bytes, bytes] = field(default_factory=dict)
     notes: str = ""
+    foreign: bool = False
+    clock_mhz: float = math.nan
     refused: tuple[str, float] = ("", 0.0)
     rests_until_s: float = 0.0
 
@@ -89,4 +95,6 @@ def word_of(gpu: LentGpu) -> str:
         return RESTORING
     if gpu.word == OPEN and not gpu.at_default:
         return "lent" if gpu.wish.clock_mhz is not None else RESTORING
-    return gpu.state.name.lower()
+    # What its process said last may be older than what others have restored since.
+    state = gpu.state if gpu.state.ready else ClockState.WATCHED
+    return state.name.lower()

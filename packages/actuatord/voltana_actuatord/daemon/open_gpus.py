@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -14,6 +15,7 @@ from voltana_actuatord.daemon.gpulink import (
     encode_wish,
 )
 from voltana_actuatord.daemon.lent_gpu import (
+    GPU_WORDS,
     OPEN,
     OPENING,
     READY,
@@ -25,7 +27,7 @@ from voltana_actuatord.daemon.lent_gpu import (
 from voltana_actuatord.daemon.page import ClockState
 from voltana_actuatord.faults import LeaseRefusedError
 from voltana_actuatord.protocol import Ack
-from voltana_actuatord.wishes import Result, Wish
+from voltana_actuatord.wishes import Result, Wish, is_foreign
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -233,10 +235,14 @@ class OpenGpus:
         gpu.state = answer.state
         if isinstance(answer, Examined):
             gpu.notes = answer.notes
+            gpu.foreign = is_foreign(answer.notes)
             gpu.clocks_mhz = answer.clocks_mhz or gpu.clocks_mhz
             if not answer.clocks_mhz:  # it could not be opened, and its process ends
                 gpu.refused = (answer.refusal, now_s + REFUSED_FOR_S)
         else:
+            if answer.wish.clock_mhz is not None:  # giving a clock back says nothing of others'
+                gpu.foreign = is_foreign(answer.note)
+            gpu.clock_mhz = answer.clock_mhz if answer.wish.clock_mhz is not None else math.nan
             gpu.answered = (
                 max(gpu.answered, answer.wish.ticket) if not answer.failed else (gpu.answered)
             )
@@ -263,6 +269,13 @@ class OpenGpus:
         """UUIDs of the GPUs that were opened."""
         return sorted(uuid for uuid, gpu in self._gpus.items() if gpu.clocks_mhz)
 
+    def states(self) -> dict[str, int]:
+        """How many GPUs are in which state, however many there are; foreign clocks beside that."""
+        gpus = [gpu for gpu in self._gpus.values() if gpu.clocks_mhz or gpu.word == RESTORING]
+        words = [word_of(gpu) for gpu in gpus]
+        counted = {word: words.count(word) for word in GPU_WORDS}
+        return counted | {"foreign": sum(gpu.foreign for gpu in gpus)}
+
     def listed(self, room: int) -> list[dict[str, Any]]:
         """What a status message says of the GPUs: shorter notes, or fewer, where room is little.
 
@@ -283,6 +296,8 @@ class OpenGpus:
                 "at_default": gpu.at_default and gpu.state is not ClockState.DOUBTFUL,
                 "state": word_of(gpu),
                 "note": gpu.notes[:longest],
+                **({"foreign": True} if gpu.foreign else {}),
+                **({"clock_mhz": gpu.clock_mhz} if math.isfinite(gpu.clock_mhz) else {}),
             }
             for uuid, gpu in sorted(self._gpus.items())
             if gpu.clocks_mhz or gpu.word == RESTORING

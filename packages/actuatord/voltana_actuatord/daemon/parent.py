@@ -22,10 +22,10 @@ from typing import TYPE_CHECKING, Any
 
 from voltana_actuatord.backoff import Backoff
 from voltana_actuatord.daemon.claims import Claims
-from voltana_actuatord.daemon.daemonlog import Log
+from voltana_actuatord.daemon.daemonlog import Log, dropped_lines
 from voltana_actuatord.daemon.listening import listen
 from voltana_actuatord.daemon.notify import notify, watchdog_period_s
-from voltana_actuatord.daemon.parentlink import MAX_BYTES, say
+from voltana_actuatord.daemon.parentlink import FACTS, MAX_BYTES, say
 from voltana_actuatord.daemon.privileges import CAP_SYS_ADMIN, drop_capabilities
 from voltana_actuatord.daemon.probe import DriverProbe
 from voltana_actuatord.daemon.signals import STOPPING, heed
@@ -47,6 +47,9 @@ MAX_BACKOFF_S = 2.0
 STEADY_S = 5.0
 CALM_S, RESTLESS_S = 0.05, 0.01
 PROBE_PAUSE_S = 0.5
+FACTS_S = 1.0
+"""How often the worker is told what the parent knows, if that has changed."""
+
 MESSAGES_AT_ONCE = 64
 """What the worker may say before GPUs are looked after again."""
 
@@ -88,6 +91,9 @@ class DaemonParent:
         self._worker: subprocess.Popen[bytes] | None = None
         self._channel: socket.socket | None = None
         self._told: dict[str, str] = {}
+        self._worker_starts = 0
+        self._facts = ""
+        self._facts_at_s = 0.0
         self._ready = False
         self._ever_ready = False
         self._heard_s = 0.0
@@ -121,6 +127,7 @@ class DaemonParent:
             self._look_after_worker(now_s)
             self._keepers.look(now_s)
             self._tell_worker(now_s)
+            self._tell_facts(now_s)
             self._look_at_driver()
             restless = self._worker is None or self._keepers.restless()
             self._wait(RESTLESS_S if restless else min(CALM_S, watchdog_s))
@@ -163,6 +170,8 @@ class DaemonParent:
             return
         ours.setblocking(False)
         self._channel = ours
+        self._worker_starts += 1
+        self._facts, self._facts_at_s = "", 0.0
         self._ready = False
         self._heard_s = self._started_s = now_s
         self._note_kept_out()
@@ -213,6 +222,23 @@ class DaemonParent:
             before = self._told.get(uuid, "ready")
             if word not in {"open", before} and say(self._channel, uuid, word):
                 self._told[uuid] = word
+
+    def _tell_facts(self, now_s: float) -> None:
+        """Tell the worker what its status cannot know: figures for those who ask, and no more."""
+        if self._channel is None or now_s < self._facts_at_s:
+            return
+        self._facts_at_s = now_s + FACTS_S
+        words = self._keepers.states(now_s).values()
+        facts = json.dumps(
+            {
+                "marks": len(self._keepers.marked()),
+                "quarantined": sum(word == "restoring" for word in words),
+                "worker_starts": self._worker_starts,
+                "lines_dropped": dropped_lines(),
+            }
+        )
+        if facts != self._facts and say(self._channel, FACTS, facts):
+            self._facts = facts
 
     def _replace_worker(self, now_s: float) -> None:
         """Kill what is left of the worker: the GPUs' processes see it and give clocks back."""

@@ -12,6 +12,9 @@ from dataclasses import dataclass
 from voltana_actuatord.daemon.linkends import WorkerEnd
 
 PING_S = 0.05
+FACTS = "!"
+"""In the place of a GPU's name: what follows is what the parent says of itself, as JSON."""
+
 MAX_BYTES = 1024
 
 

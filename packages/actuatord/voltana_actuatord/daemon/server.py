@@ -6,6 +6,7 @@ answers come over links (`open_gpus`). Connections are `clients`, leases are `le
 
 from __future__ import annotations
 
+import json
 import os
 import time
 from typing import TYPE_CHECKING, Any
@@ -13,11 +14,12 @@ from typing import TYPE_CHECKING, Any
 from voltana_actuatord.daemon.admission import Admission
 from voltana_actuatord.daemon.clients import Clients
 from voltana_actuatord.daemon.connections import Connection
-from voltana_actuatord.daemon.daemonlog import Log
+from voltana_actuatord.daemon.daemonlog import Log, dropped_lines
 from voltana_actuatord.daemon.leases import AccessRule, LeaseTable
 from voltana_actuatord.daemon.lending import Lending
 from voltana_actuatord.daemon.listing import listed
 from voltana_actuatord.daemon.open_gpus import OpenGpus
+from voltana_actuatord.daemon.parentlink import FACTS
 from voltana_actuatord.daemon.readers import Readers
 from voltana_actuatord.daemon.turns import Turns
 from voltana_actuatord.faults import DriverError, LeaseRefusedError
@@ -38,7 +40,7 @@ if TYPE_CHECKING:
     from voltana_actuatord.daemon.parentlink import ParentLink
 
 OPERATOR_REST_S = 5.0
-GPUS_BYTES = MAX_BYTES // 2 - 3_000
+GPUS_BYTES = MAX_BYTES // 2 - 3_700
 """What GPUs may take of a status message; leases take half of it, and the rest little."""
 
 
@@ -62,6 +64,7 @@ class ActuatorServer:
         self._listener = listener
         self._parent = parent
         self._stopping = False
+        self._of_parent: dict[str, Any] = {}
         self._started_s = time.monotonic()
         self._readers.add(parent.sock, parent)
 
@@ -162,6 +165,12 @@ class ActuatorServer:
             "uptime_s": round(now_s - self._started_s, 3),
             "connections": len(self._clients),
             "last_error": self._lending.last_error[:400],
+            "counters": self._lending.counts
+            | self._clients.counts
+            | {"lines_dropped": dropped_lines()},
+            "parent": self._of_parent,
+            "gpu_states": self._gpus.states(),
+            "leased_gpus": sum(len(one.devices) for one in self._leases.all() if one.active),
             "gpus": self._gpus.listed(GPUS_BYTES),
             "leases": listed(self._leases.all(), now_s),
         }
@@ -173,6 +182,9 @@ class ActuatorServer:
 
     def _hear_parent(self) -> None:
         while (news := self._parent.hear()) is not None:
+            if news.uuid == FACTS:
+                self._of_parent = json.loads(news.word)
+                continue
             self._take_answers(news.uuid)  # news of its end must not hide what it said last
             if self._gpus.hear(news, time.monotonic()):
                 self._lending.lost(news.uuid)

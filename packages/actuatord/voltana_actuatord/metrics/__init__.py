@@ -1,0 +1,1 @@
+"""The daemon's figures for Prometheus, told by an unprivileged process of its own."""

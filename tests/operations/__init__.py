@@ -1,0 +1,1 @@
+"""Operations: metrics, alerts, manifests, units, as an operator meets them."""

@@ -1,0 +1,1 @@
+"""Fits hardware profiles to measurements."""
