@@ -11,6 +11,7 @@ import os
 import re
 import shutil
 import signal
+import struct
 import tempfile
 import threading
 from pathlib import Path
@@ -23,6 +24,7 @@ from tools.metrics_page import AGENT, DAEMON, ROUTER
 from voltana.rehearsal.faults import _writers, kill
 from voltana_actuatord.connecting import connect
 from voltana_actuatord.console import daemon_status
+from voltana_ring.layout import HEAD_OFFSET, SLOTS
 
 pytestmark = [
     pytest.mark.prometheus,
@@ -131,11 +133,13 @@ def test_alerts_fire_on_purpose(cluster):
     for agent in (1, 2):
         cluster.tell_agent(agent, "/slo", {"itl_ms": 65})
     signalled(logs / "agent-decode-0.log", signal.SIGSTOP)
+    rings = cluster.stage.folder / "rings"
+    stood_at = written(rings)
     fires(cluster, "VoltanaRouterWithoutModels", "VoltanaEnergyUnknown")
     machine.clear_faults()
     with crowd(cluster):
         fires(cluster, "VoltanaRouterRefuses")
-    cluster.ending.wait(5.0)  # the ring of the agent that stands still is written over
+        assert cluster.until(lambda: written(rings) > stood_at + 2 * SLOTS, 90.0)
     signalled(logs / "agent-decode-0.log", signal.SIGCONT)
     fires(cluster, "VoltanaRecordsLost")
 
@@ -158,6 +162,12 @@ def test_alerts_fire_on_purpose(cluster):
     fires(cluster, "VoltanaActuatorDown")
     cluster.exporter.send_signal(signal.SIGKILL)
     fires(cluster, "VoltanaTargetMissing")
+
+
+def written(rings):
+    """Records that the engine whose agent stands still has written to its ring."""
+    (ring,) = rings.glob("decode-0*.ring")
+    return struct.unpack_from("=Q", ring.read_bytes(), HEAD_OFFSET)[0]
 
 
 def signalled(log, number):
