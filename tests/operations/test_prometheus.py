@@ -11,7 +11,6 @@ import os
 import re
 import shutil
 import signal
-import struct
 import tempfile
 import threading
 from pathlib import Path
@@ -24,7 +23,6 @@ from tools.metrics_page import AGENT, DAEMON, ROUTER
 from voltana.rehearsal.faults import _writers, kill
 from voltana_actuatord.connecting import connect
 from voltana_actuatord.console import daemon_status
-from voltana_ring.layout import HEAD_OFFSET, SLOTS
 
 pytestmark = [
     pytest.mark.prometheus,
@@ -118,13 +116,9 @@ def fires(cluster, *names, limit_s=60.0):
     assert cluster.until(all_seen, limit_s), f"{set(names) - seen} did not fire"
 
 
-def test_alerts_fire_on_purpose(cluster):
-    """One fault after the other, on a cluster that stays up as far as it can.
-
-    Not among them: what no fault may bring about (a broken guarantee), and a model that has been
-    wrong for as long as it looks back.
-    """
-    machine, logs = cluster.stage.machine, cluster.stage.logs
+def test_alerts_of_load_and_models_fire_on_purpose(cluster):
+    """Thresholds that nothing keeps, readings that fail, an agent that stands still, a crowd."""
+    machine, log = cluster.stage.machine, cluster.stage.logs / "agent-decode-0.log"
     for agent in (1, 2):
         cluster.tell_agent(agent, "/slo", {"itl_ms": 0.5})
     for reading in ("F_POWER", "F_ENERGY"):
@@ -132,17 +126,18 @@ def test_alerts_fire_on_purpose(cluster):
     fires(cluster, "VoltanaSloBurnFast", "VoltanaSloBurnSlow", "VoltanaUncertified")
     for agent in (1, 2):
         cluster.tell_agent(agent, "/slo", {"itl_ms": 65})
-    signalled(logs / "agent-decode-0.log", signal.SIGSTOP)
-    rings = cluster.stage.folder / "rings"
-    stood_at = written(rings)
+    signalled(log, signal.SIGSTOP)
     fires(cluster, "VoltanaRouterWithoutModels", "VoltanaEnergyUnknown")
     machine.clear_faults()
+    signalled(log, signal.SIGCONT)
     with crowd(cluster):
         fires(cluster, "VoltanaRouterRefuses")
-        assert cluster.until(lambda: written(rings) > stood_at + 2 * SLOTS, 90.0)
-    signalled(logs / "agent-decode-0.log", signal.SIGCONT)
-    fires(cluster, "VoltanaRecordsLost")
 
+
+def test_alerts_of_clocks_and_processes_fire_on_purpose(cluster):
+    """Another tool, resets that do nothing, a flooded log, one process killed after the other."""
+    machine, logs = cluster.stage.machine, cluster.stage.logs
+    assert cluster.until(lambda: not cluster.values("voltana_agent_healthy == 0"), 60.0)
     machine.lock_from_outside(2, 1200)
     fires(cluster, "VoltanaForeignClock", "VoltanaLeaseLost", "VoltanaLeasesLapse")
     machine.set(2, "D_LOCK", 0)
@@ -151,7 +146,6 @@ def test_alerts_fire_on_purpose(cluster):
     cluster.tell_agent(2, "/dry-run", {"dry_run": True})
     fires(cluster, "VoltanaClocksLockedWithoutLease")
     machine.clear_faults()
-
     talk_nonsense(cluster.stage.socket)
     fires(cluster, "VoltanaLogLinesDropped")
     os.kill(daemon_status(cluster.stage.socket)["pid"], signal.SIGKILL)
@@ -162,12 +156,6 @@ def test_alerts_fire_on_purpose(cluster):
     fires(cluster, "VoltanaActuatorDown")
     cluster.exporter.send_signal(signal.SIGKILL)
     fires(cluster, "VoltanaTargetMissing")
-
-
-def written(rings):
-    """Records that the engine whose agent stands still has written to its ring."""
-    (ring,) = rings.glob("decode-0*.ring")
-    return struct.unpack_from("=Q", ring.read_bytes(), HEAD_OFFSET)[0]
 
 
 def signalled(log, number):
