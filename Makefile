@@ -67,7 +67,7 @@ test-operations: $(READY) promtool ## check alert rules, metrics and manifests b
 	$(BIN)/python -m pip install -q --disable-pip-version-check --require-hashes -r requirements/operations.lock
 	$(BIN)/python -m pytest -n 2 tests/operations/test_alerts.py tests/operations/test_exposed.py tests/operations/test_manifests.py
 
-test-prometheus: $(READY) compiler promtool ## scrape a rehearsed cluster with a real Prometheus, and fire alerts (4 min)
+test-prometheus: $(READY) compiler promtool ## scrape a rehearsed cluster with a real Prometheus, and fire alerts on purpose (5 min)
 	$(BIN)/python -m pytest -n 0 -m prometheus tests/operations
 
 test-containers: $(READY) ## execute Containerfiles, and the steps of docs/operations.md, in a Debian chroot (10 min, root)

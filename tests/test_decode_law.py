@@ -9,14 +9,15 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from voltana.controllers.decode_plan import NO_PLAN, make_plan
+from voltana.controllers.decode_plan import NO_PLAN, SURE, make_plan
 from voltana.controllers.demand_envelope import BROKEN, STEP, DemandEnvelope
+from voltana.controllers.held_back import held_back
 from voltana.controllers.held_level import SETTLING_S, HeldLevel
 from voltana.controllers.memory import Memory
 from voltana.controllers.missed_price import MOST, MissedPrice
 from voltana.controllers.token_demand import TokenDemand
 from voltana.errors import ConfigError
-from voltana.values import Binding, Forecast
+from voltana.values import Binding, Forecast, Load
 from voltana.viability import largest_viable_batch, served_per_s, tabulate
 
 LEVELS = np.linspace(600.0, 1410.0, 28)
@@ -51,8 +52,10 @@ def plan(made, demand, **options):
 
 
 @settings(max_examples=150, deadline=None)
-@example(0.005, 0.004, 0.75, 31.0, 1.0, 0)  # ends of memory
-@example(0.005, 0.0078125, 0.75, 16.0, 1.0, 0)  # the fastest level serves more behind the end
+@example(0.005, 0.004, 0.75, 31.0, 1.0, 0, False)  # ends of memory
+@example(
+    0.005, 0.0078125, 0.75, 16.0, 1.0, 0, False
+)  # the fastest level serves more behind the end
 @given(
     st.floats(0.005, 0.03),
     st.floats(0.004, 0.02),
@@ -60,9 +63,10 @@ def plan(made, demand, **options):
     st.floats(2.0, 40.0),
     st.floats(0.0, 1.0),
     st.integers(0, 2**32 - 1),
+    st.booleans(),
 )
 def test_from_a_viable_state_the_state_stays_viable(  # noqa: PLR0917  (drawn by Hypothesis)
-    base_s, tile_s, share, burst, start, seed
+    base_s, tile_s, share, burst, start, seed, coasts
 ):
     """Whatever arrives within the envelope: the statement of docs/viability.md, in fluid steps."""
     model = Tiled(base_s, tile_s)
@@ -83,10 +87,12 @@ def test_from_a_viable_state_the_state_stays_viable(  # noqa: PLR0917  (drawn by
     padded_per_s = rate_per_s[next_tile] * viable / made.batches[next_tile]
     if padded_per_s >= demand and (rate_per_s[beyond] >= demand).all():
         return  # an end that does not trap has no barrier
-    in_force = plan(made, demand, burst=burst)
     draws = np.random.default_rng(seed)
     batch, credit, step_s = start * most, burst, 0.02
-    for _ in range(1500):
+    in_force = plan(made, demand, burst=burst)
+    for step in range(1500):
+        if coasts and not step % 10:
+            in_force = plan(made, demand, burst=burst, batch=math.ceil(batch), power=Cubic())
         index, _binding = in_force.lowest(math.ceil(batch))
         row = made.row(batch)
         rate = batch / float(made.mean_s[row, index])
@@ -133,6 +139,69 @@ def test_the_end_of_the_viable_batches_is_named():
     assert plan(table(Tiled(), threshold_s=0.001), 10.0).end is Binding.THRESHOLD
     unknown = tabulate(Unknown(), LEVELS, context_tokens=1.0, threshold_s=0.06, max_requests=64.0)
     assert plan(unknown, 10.0) is NO_PLAN
+
+
+class Cubic:
+    """Power with a floor, that grows with the batch and the cube of the clock."""
+
+    def forecast_w(self, load, clocks_mhz):
+        busy = load.decode_requests / (load.decode_requests + 64.0)
+        return 100.0 + 500.0 * busy * (clocks_mhz / 1410.0) ** 3
+
+
+@given(st.floats(200.0, 6000.0), st.integers(1, 500), st.floats(0.0, 0.2))
+def test_coasting_puts_off_what_it_serves_more_cheaply_later(demand, batch, error):
+    made = table(Tiled())
+    steady = plan(made, demand, error=error)
+    coasts = plan(made, demand, error=error, batch=batch, power=Cubic())
+    served = served_per_s(made)[-1]
+    assert coasts.settling == steady.settling
+    slower = [c < s for c, s in zip(coasts.slowest, steady.slowest, strict=True)]
+    assert all(c <= s for c, s in zip(coasts.slowest, steady.slowest, strict=True))
+    if (1.0 + SURE * error) * demand > served:
+        assert not any(slower)
+    rows = made.rate_per_s[:, steady.settling] >= demand
+    if rows.any():  # nothing is put off from a burst below the settled batch on
+        settled = made.batches[int(rows.argmax())] - 10.0
+        assert not any(slower[row] for row in np.flatnonzero(made.batches >= settled))
+    if any(slower):
+        row = made.row(batch)
+        share = batch / made.batches[row]
+        put_off = demand - share * made.rate_per_s[row]
+        watts = Cubic().forecast_w(Load.decode(batch, batch * 300), LEVELS)
+        chosen = min(coasts.slowest)
+        goal = Cubic().forecast_w(
+            Load.decode(math.ceil(demand * made.mean_s[int(rows.argmax()), steady.settling]), 1),
+            LEVELS[steady.settling : steady.settling + 1],
+        )[0]
+        for other in np.flatnonzero(put_off[: steady.settling + 1] > 0.0):
+            best = (goal - watts[chosen]) / put_off[chosen]
+            assert best >= (goal - watts[other]) / put_off[other] - 1e-2
+
+
+@given(st.floats(150.0, 700.0), st.integers(8, 500))
+def test_no_more_is_planned_than_boards_at_their_limit_serve(limit_w, batch):
+    made = table(Tiled())
+    held = held_back(made, Cubic(), batch, limit_w)
+    watts = Cubic().forecast_w(Load.decode(batch, batch * 300), LEVELS)
+    assert (held.mean_s >= made.mean_s).all()
+    below = watts <= limit_w
+    if below[0]:
+        assert (held.mean_s[:, below] == made.mean_s[:, below]).all()
+    if below[0] and not below[-1]:
+        last = int(below.argmin())
+        assert (held.mean_s[:, last:] >= made.mean_s[:, last:]).all()
+        assert (held.mean_s[:, -1] <= made.mean_s[:, last - 1]).all()
+        assert (held.rate_per_s[:, -1] == held.rate_per_s[:, last]).all()
+
+
+def test_the_end_of_the_memory_keeps_room_for_what_could_not_wait():
+    made = table(Tiled(), capacity=36_000.0)  # 120 requests
+    demand = 0.99 * float(served_per_s(made)[10])
+    tight, at_ease = (plan(made, demand, burst=10.0, affordable=a) for a in (0.0, 1.0))
+    assert at_ease.settling == plan(made, demand, burst=0.0).settling <= 10
+    assert tight.settling > at_ease.settling
+    assert served_per_s(made, 110.0)[tight.settling] >= demand
 
 
 class Unknown:

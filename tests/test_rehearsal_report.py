@@ -165,8 +165,7 @@ def rehearsal(comparison):
         comparison=comparison,
         spread={"static-low": Spread(saved=0.0, ttft=0.0, itl=0.0)},
         measured={"static-low": measured_of(comparison, evidence)},
-        faulty={"static-low": faulty},
-        fault=Fault(kind="agent", at_s=2.0),
+        faulty={str(Fault(kind="agent", at_s=2.0)): {"static-low": faulty}},
         evidence={"static-low": evidence},
         factor=FACTOR,
     )
@@ -185,7 +184,8 @@ def test_the_json_holds_both(rehearsal):
     made = json.loads(to_json(rehearsal))
     one = made["policies"]["static-low"]
     assert made["factor"] == FACTOR
-    assert made["fault"] == "agent@2"
+    assert set(one["with_faults"]) == {"agent@2"}
+    assert one["with_faults"]["agent@2"]["default_clock_s"] == pytest.approx(2.0, abs=0.06)
     assert one["rehearsed"]["energy_j"] == pytest.approx(3000.0)
     assert one["rehearsed"]["energy_saved_vs_static_max"] is None
     assert one["simulated"]["energy_j"] > 0
@@ -213,7 +213,8 @@ def test_the_page_holds_the_verdict_the_lag_and_what_the_fault_cost(rehearsal):
     assert [row[1] for row in tables["Verdict"]] == [
         "saved", "TTFT kept", "ITL kept", "latest decision",
     ]  # fmt: skip
-    assert tables["What agent@2 cost"][0][-2:] == ["+2.0 board-seconds", "0"]
+    assert tables["What faults cost"][0][:2] == ["agent@2", "static-low"]
+    assert tables["What faults cost"][0][-2:] == ["+2.0 board-seconds", "0"]
     assert "0.30% over 5 ms late" in made
 
 

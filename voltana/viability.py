@@ -177,14 +177,19 @@ def largest_viable_batch(table: BatchTable, index: int = -1) -> int:
     return int(table.batches[rows - 1]) if rows else 0
 
 
-def served_per_s(table: BatchTable) -> FloatArray:
+def served_per_s(table: BatchTable, most: float = math.inf) -> FloatArray:
     """Most tokens per second that a viable batch serves at each level, within the threshold there.
+
+    Args:
+        table: The iterations.
+        most: Largest batch that counts; the smallest one does in any case.
 
     Returns:
         Shape (l,); 0 where no batch fits.
     """
-    most: FloatArray = np.maximum.reduce(_served(table), axis=0, initial=0.0)
-    return most
+    rows = max(int(table.batches.searchsorted(most, side="right")), 1)
+    served: FloatArray = np.maximum.reduce(_served(table)[:rows], axis=0, initial=0.0)
+    return served
 
 
 def lowest_admissible_index(table: BatchTable, demand_per_s: float) -> int | None:

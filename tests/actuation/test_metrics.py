@@ -120,6 +120,22 @@ def test_a_foreign_clock_and_a_killed_worker_are_seen(daemon, scraped):
     scraped.until(lambda f: f.get((named + "worker_starts_total",)) == 2.0)
 
 
+def test_a_clock_that_another_tool_sets_during_a_lease_stays_seen(daemon, scraped):
+    """It ends the lease, and what is given back after that says nothing about the other tool."""
+    with daemon.client(0) as client:
+        assert client.reach(client.actuator.table()[0])
+        daemon.machine.lock_from_outside(0, 1200)
+        ends_s = time.monotonic() + 10.0
+        while "another tool" not in client.actuator.status().error:
+            assert time.monotonic() < ends_s
+            client.set(client.actuator.table()[0])
+            time.sleep(0.05)
+    named = ("voltana_actuatord_foreign_clocks",)
+    scraped.until(lambda f: f.get(named) == 1.0)
+    time.sleep(1.5)
+    assert scraped.figures()[named] == 1.0
+
+
 def test_it_tells_figures_alone_under_its_own_name_alone(daemon, scraped):
     assert scraped.get("/health")[0] == 200
     assert scraped.get("/status")[0] == 404

@@ -46,6 +46,19 @@ def test_promtool_accepts_rules_and_configuration_and_every_alert_s_test():
     run("test", "rules", "voltana.rules.test.yml")
 
 
+@promtool
+def test_promtool_accepts_the_job_for_kubernetes(tmp_path):
+    """Debian's Prometheus is built without the discovery of pods: the rest is held to it."""
+    made = yaml.safe_load((FOLDER / "kubernetes.yml").read_text(encoding="utf-8"))
+    (job,) = made["scrape_configs"]
+    assert job["job_name"].startswith("voltana-")
+    (found,) = job.pop("kubernetes_sd_configs")
+    assert found == {"role": "pod", "namespaces": {"names": ["voltana"]}}
+    made["rule_files"] = [str(RULES)]
+    (tmp_path / "job.yml").write_text(yaml.safe_dump(made))
+    run("check", "config", "--syntax-only", str(tmp_path / "job.yml"))
+
+
 def test_every_alert_fires_in_a_test_and_is_quiet_in_the_calm():
     fired = {
         case["alertname"]

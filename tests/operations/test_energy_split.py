@@ -152,6 +152,8 @@ def test_a_name_is_short_and_printable_or_other(name):
         ("x" * (LONGEST + 1), OTHER),
         ("x" * 10_000_000, OTHER),
         ("a\nb", OTHER),
+        ("\udcff", OTHER),  # bytes of a header that are no text
+        ("équipe", "équipe"),
     ],
     ids=lambda value: repr(value)[:20],
 )

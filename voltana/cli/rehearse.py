@@ -30,7 +30,7 @@ _FAULT = typer.Option(
     "--fault",
     metavar="K@S",
     help="Rehearse each policy once more, with an agent, daemon, router, engine or gpu that fails "
-    "after S seconds.",
+    "after S seconds; repeat it for several.",
 )
 _ENGINE = typer.Option("--engine", metavar="E", help="Whose protocol is spoken (sglang).")
 _OUT = typer.Option(
@@ -53,7 +53,7 @@ def rehearse(
     window_start: Annotated[float | None, flags.WINDOW_START] = None,
     seed: Annotated[int | None, flags.SEED] = None,
     factor: Annotated[float, _FACTOR] = 0.25,
-    fault: Annotated[str | None, _FAULT] = None,
+    fault: Annotated[list[str] | None, _FAULT] = None,
     engine: Annotated[str, _ENGINE] = "sglang",
     out: Annotated[Path | None, _OUT] = None,
     json: Annotated[str | None, _JSON] = None,
@@ -94,7 +94,8 @@ def rehearse(
     policies = flags.policy_names(policy) or ["static-max", config.policy.controller]
     scenario = scenario_of(config, dialect, load, list(dict.fromkeys(policies)))
     prepare_outputs(out, json)
-    assert config.launch is not None
+    launch = config.launch
+    assert launch is not None
     duration_s = float(scenario.trace.arrival_s[-1]) - LEAD_IN_S
     director = Director(
         config=config,
@@ -103,7 +104,7 @@ def rehearse(
         factor=factor,
         folder=out,
         say=_say,
-        fault=None if fault is None else Fault.parse(fault, config.launch, duration_s),
+        faults=[Fault.parse(one, launch, duration_s) for one in dict.fromkeys(fault or ())],
     )
     _tell(director.run(), out, json)
 

@@ -3,14 +3,17 @@
 Two conditions (docs/viability.md):
 
 - *settling*: the level serves the demand, with the slack that the price of misses asks for, from
-  some viable batch. Slower levels settle where nothing serves any more, or nowhere.
+  some viable batch. Slower levels settle where nothing serves any more, or nowhere. A batch that
+  is further below the settled one than a burst coasts towards it (`coasting`).
 - *barrier*: at a batch near the end of what is viable, the level serves so much more than is
   demanded as the burst that is left asks for. A discrete-time control-barrier condition: from a
   viable state the next one is viable, whatever arrives within the envelope.
 
 An end behind which the fastest level still serves more than is demanded is none that traps: what
 goes beyond it comes back, and is late meanwhile, which the price knows. So is memory: requests wait
-for room, and how fast they have to be let in follows from what is left of their deadline.
+for room, and how fast they have to be let in follows from what is left of their deadline. A router
+may hold them where no controller sees them; so the batch settles below what memory holds by as many
+requests of a burst as the fastest level would not let in by half of the deadline.
 """
 
 from __future__ import annotations
@@ -22,12 +25,18 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from voltana.controllers.coasting import coasting_index
+from voltana.controllers.held_back import held_back
 from voltana.values import Binding
 from voltana.viability import largest_viable_batch, served_per_s
 
 if TYPE_CHECKING:
+    from voltana.ports import PowerForecasts
     from voltana.values import FloatArray
     from voltana.viability import BatchTable
+
+SURE = 2.0
+"""Standard errors of the demand within which it has to be servable before tokens are put off."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,7 +45,7 @@ class DecodePlan:
 
     Attributes:
         batches: Ends of the rows, ascending.
-        slowest: Index of the slowest admissible level of each row, the settling one included.
+        slowest: Index of the slowest admissible level of each row.
         settling: Index of the slowest level that settles.
         viable_batch: Largest batch that the fastest level and memory keep.
         end: What ends the viable batches: memory, or a boundary of the batch.
@@ -75,6 +84,10 @@ def make_plan(
     burst: float,
     error: float = 0.0,
     in_force: DecodePlan = NO_PLAN,
+    affordable: float = math.inf,
+    batch: int = 0,
+    power: PowerForecasts | None = None,
+    max_power_w: float = math.inf,
 ) -> DecodePlan:
     """Work the plan out.
 
@@ -85,24 +98,42 @@ def make_plan(
         burst: sigma of the envelope, in requests.
         error: Relative error of the demand; a level that serves it within that stays.
         in_force: The plan before.
+        affordable: Requests that may wait for room for each token/s that the fastest level serves.
+        batch: Requests that run.
+        power: Says which clocks boards hold, and what coasting saves; None takes every clock for
+            held, and never coasts.
+        max_power_w: Power limit of all devices of the instance.
     """
     viable = largest_viable_batch(table)
     fastest = len(table.levels_mhz) - 1
     if not viable:
         known = bool(np.isfinite(table.upper_s).any())
         return NO_PLAN if not known else DecodePlan(viable_batch=0, end=Binding.THRESHOLD)
+    if power is not None and max_power_w < math.inf:
+        table = held_back(table, power, viable, max_power_w)
     rate_per_s = table.rate_per_s
     full = viable >= table.batches[-1]  # nothing but memory ends them
     traps = not full and _traps(table, rate_per_s[:, fastest], viable, burst, demand_per_s)
-    served = served_per_s(table)
-    settling = _settling(served, (1.0 + slack) * demand_per_s, error, in_force.settling)
+    most_per_s = float(rate_per_s[table.row(viable), fastest])
+    room = max(burst - affordable * most_per_s, 0.0) if full else 0.0
+    served = served_per_s(table, viable - room)
+    wanted_per_s = (1.0 + slack) * demand_per_s
+    settling = _settling(served, wanted_per_s, error, in_force.settling)
     slowest = np.full(len(table.batches), settling)
+    if power is not None and batch and (1.0 + SURE * error) * wanted_per_s <= served[fastest]:
+        row = int((rate_per_s[:, settling] >= wanted_per_s).argmax())
+        below = float(table.batches[row]) - burst
+        if batch < below:
+            slowest[table.batches < below] = coasting_index(
+                table,
+                power,
+                batch=batch,
+                demand_per_s=wanted_per_s,
+                settling=settling,
+                settled_row=row,
+            )
     if traps:
-        spare_per_s = max(float(rate_per_s[table.row(viable), fastest]) - demand_per_s, 0.0)
-        beyond = table.batches - (viable - burst)
-        keeps = rate_per_s >= (demand_per_s + spare_per_s * beyond / max(burst, 1.0))[:, None]
-        keeps[:, fastest] = True
-        np.maximum(slowest, keeps.argmax(axis=1), out=slowest)
+        np.maximum(slowest, _barrier(table, viable, most_per_s, demand_per_s, burst), out=slowest)
     return DecodePlan(
         batches=tuple(table.batches.tolist()),
         slowest=tuple(slowest.tolist()),
@@ -111,6 +142,26 @@ def make_plan(
         end=Binding.MEMORY if full else Binding.BOUNDARY,
         demand_per_s=demand_per_s,
     )
+
+
+def _barrier(
+    table: BatchTable, viable: int, most_per_s: float, demand_per_s: float, burst: float
+) -> np.ndarray[tuple[int], np.dtype[np.intp]]:
+    """Index of the slowest level of each row that keeps a burst inside; the fastest if none does.
+
+    Args:
+        table: The iterations.
+        viable: N.
+        most_per_s: What the fastest level serves there.
+        demand_per_s: rho.
+        burst: sigma.
+    """
+    spare_per_s = max(most_per_s - demand_per_s, 0.0)
+    beyond = table.batches - (viable - burst)
+    keeps = table.rate_per_s >= (demand_per_s + spare_per_s * beyond / max(burst, 1.0))[:, None]
+    keeps[:, -1] = True
+    slowest: np.ndarray[tuple[int], np.dtype[np.intp]] = keeps.argmax(axis=1)
+    return slowest
 
 
 def _traps(

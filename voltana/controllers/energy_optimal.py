@@ -43,6 +43,10 @@ make_decision = maker(Decision)
 STALE_S = 2.0
 """A plan that nobody renewed for so long is renewed by the decision itself."""
 
+LET_IN_BY = 0.5
+"""Share of its deadline by which a request that waits for room is to be let in; the rest is for
+those behind it."""
+
 
 class EnergyOptimal:
     """Satisfies `voltana.ports.Controller` and `Plans`; its forecast is the one that is scored.
@@ -55,6 +59,7 @@ class EnergyOptimal:
         levels_mhz: Clocks to choose from, ascending, at least one.
         slo: The thresholds, and the target that the price of misses follows.
         memory: See `Memory`.
+        max_power_w: Power limit of all devices of the instance, at which boards lower their clock.
         idle_mhz: Clock to wait at; None takes the lowest level.
 
     Raises:
@@ -69,6 +74,7 @@ class EnergyOptimal:
         slo: Slo,
         *,
         memory: Memory | None = None,
+        max_power_w: float = math.inf,
         idle_mhz: float | None = None,
     ) -> None:
         self.predictor = predictor
@@ -78,6 +84,7 @@ class EnergyOptimal:
         self._levels = np.array(levels_mhz, dtype=np.float64)
         self._slo = slo
         self.memory = memory or Memory()
+        self._max_power_w = max_power_w
         self._idle_mhz = idle_clock(self.levels_mhz, idle_mhz)
         self.envelope = DemandEnvelope()
         self.price = MissedPrice(1.0 - slo.itl_target)
@@ -142,6 +149,10 @@ class EnergyOptimal:
             burst=self.envelope.burst_requests,
             error=self.envelope.relative_error,
             in_force=self.plan_in_force,
+            affordable=LET_IN_BY * self._slo.ttft_s / self.envelope.owed_tokens,
+            batch=load.decode_requests,
+            power=self.power,
+            max_power_w=self._max_power_w,
         )
 
     def _note(self, observation: Observation) -> None:
@@ -190,7 +201,7 @@ class EnergyOptimal:
         left_s = self._slo.prefill_budget_s(queue)
         if not left_s > 0.0 or not load.decode_requests:
             return len(self.levels_mhz) - 1
-        owed_per_s = queue.requests * self.envelope.owed_tokens / (0.5 * left_s)
+        owed_per_s = queue.requests * self.envelope.owed_tokens / (LET_IN_BY * left_s)
         quick = forecast.mean_s * owed_per_s <= load.decode_requests
         return int(quick.argmax()) if quick[-1] else len(self.levels_mhz) - 1
 

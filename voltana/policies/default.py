@@ -62,7 +62,14 @@ def voltana(context: InstanceContext) -> InstancePolicy:
     controller: Controller
     if context.role is Role.DECODE:
         memory = kv_memory(context)
-        controller = EnergyOptimal(predictor, power, levels, context.slo, memory=memory)
+        controller = EnergyOptimal(
+            predictor,
+            power,
+            levels,
+            context.slo,
+            memory=memory,
+            max_power_w=context.max_power_w,
+        )
     else:
         controller = OptimalAvailable(predictor, power, levels, context.slo)
     return InstancePolicy(

@@ -103,14 +103,17 @@ def _all_figures(rehearsal: Rehearsal) -> list[Table]:
 
 
 def _faults(rehearsal: Rehearsal) -> list[Table]:
-    if rehearsal.fault is None:
+    if not rehearsal.faulty:
         return []
     rows = [
-        [policy, *cost_of_fault(rehearsal.measured[policy], faulty)]
-        for policy, faulty in rehearsal.faulty.items()
+        [fault, policy, *cost_of_fault(rehearsal.measured[policy], measured)]
+        for fault, faulty in rehearsal.faulty.items()
+        for policy, measured in faulty.items()
     ]
-    headers = ["policy", "energy", "TTFT kept", "ITL kept", "default clocks", "requests lost"]
-    return [(f"What {rehearsal.fault} cost", headers, rows)]
+    headers = [
+        "fault", "policy", "energy", "TTFT kept", "ITL kept", "default clocks", "requests lost",
+    ]  # fmt: skip
+    return [("What faults cost", headers, rows)]
 
 
 def _energy(rehearsal: Rehearsal) -> Figure:
@@ -142,7 +145,7 @@ def _energy(rehearsal: Rehearsal) -> Figure:
 def _timelines(rehearsal: Rehearsal) -> list[Figure]:
     made = []
     records = {run.result.policy: run.record for run in rehearsal.comparison.runs}
-    for policy, evidence in reversed(rehearsal.evidence.items()):
+    for policy, evidence in reversed(list(rehearsal.evidence.items())):
         record = records[policy]
         for instance in _shown(record.instances):
             lines = (

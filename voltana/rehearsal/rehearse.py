@@ -23,7 +23,7 @@ from voltana.rehearsal.work_folder import work_folder
 from voltana_actuatord.timebase import LEAST_FACTOR, MOST_FACTOR
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
     from typing import Any
 
@@ -55,8 +55,7 @@ class Rehearsal:
         comparison: What the simulator says of the same trace and seed.
         spread: How much that differs from seed to seed, by policy.
         measured: What was measured, by policy.
-        faulty: The same with the fault; empty without one.
-        fault: What went wrong in those.
+        faulty: The same with each fault, by the fault and by policy.
         evidence: What that was worked out from, likewise.
         factor: Seconds of the rehearsal in one of the wall's.
     """
@@ -64,8 +63,7 @@ class Rehearsal:
     comparison: Comparison
     spread: Mapping[str, Spread]
     measured: Mapping[str, Measured]
-    faulty: Mapping[str, Measured]
-    fault: Fault | None
+    faulty: Mapping[str, Mapping[str, Measured]]
     evidence: Mapping[str, Evidence]
     factor: float
 
@@ -137,7 +135,7 @@ class Director:
         factor: Seconds of the rehearsal in one of the wall's.
         folder: Where logs and records are kept; None keeps nothing.
         say: Told what goes on.
-        fault: What goes wrong in a second run of every policy; None for nothing.
+        faults: What goes wrong, each in a further run of every policy.
 
     Raises:
         ConfigError: If the factor is outside its range.
@@ -149,7 +147,7 @@ class Director:
     factor: float
     folder: Path | None
     say: Reports
-    fault: Fault | None = None
+    faults: Sequence[Fault] = ()
 
     def __post_init__(self) -> None:
         if not LEAST_FACTOR <= self.factor <= MOST_FACTOR:
@@ -172,32 +170,33 @@ class Director:
         comparison = compare(self.scenario, record_timelines=self.folder is not None)
         slo, horizon_s = self.scenario.cluster.slo, comparison.reference.record.end_s
         evidence: dict[str, Evidence] = {}
-        faulty: dict[str, Evidence] = {}
+        faulty: dict[str, dict[str, Evidence]] = {str(fault): {} for fault in self.faults}
         for policy in self.scenario.policies:
             self.say(policy, f"is rehearsed at {self.factor:g} seconds a second")
             evidence[policy] = self.rehearsed(policy, library, horizon_s)
             refuse_slow(evidence[policy].lateness, self.factor)
-            if self.fault is not None:
-                self.say(policy, f"is rehearsed with {self.fault}")
-                faulty[policy] = self.rehearsed(policy, library, horizon_s, self.fault)
+            for fault in self.faults:
+                self.say(policy, f"is rehearsed with {fault}")
+                found = self.rehearsed(policy, library, horizon_s, fault)
+                refuse_slow(found.lateness, self.factor)
+                faulty[str(fault)][policy] = found
         self.say("simulator", "tries other seeds")
         spread = spread_of(self.scenario)
         reference_j = math.nan
         if REFERENCE in evidence:
             reference_j = measure(REFERENCE, evidence[REFERENCE], slo, horizon_s=horizon_s).energy_j
-        measured, with_fault = (
-            {
+
+        def figures(found: Mapping[str, Evidence]) -> dict[str, Measured]:
+            return {
                 name: measure(name, one, slo, horizon_s=horizon_s, reference_energy_j=reference_j)
                 for name, one in found.items()
             }
-            for found in (evidence, faulty)
-        )
+
         return Rehearsal(
             comparison=comparison,
             spread=spread,
-            measured=measured,
-            faulty=with_fault,
-            fault=self.fault,
+            measured=figures(evidence),
+            faulty={fault: figures(found) for fault, found in faulty.items()},
             evidence=evidence,
             factor=self.factor,
         )

@@ -51,10 +51,10 @@ def print_report(rehearsal: Rehearsal, console: Console) -> None:
             table.add_row(*row)
         console.print(table)
         console.print(_only_here(rehearsal, policy, measured), highlight=False)
-        if policy in rehearsal.faulty:
-            energy, ttft, itl, default, lost = cost_of_fault(measured, rehearsal.faulty[policy])
+        for fault, faulty in rehearsal.faulty.items():
+            energy, ttft, itl, default, lost = cost_of_fault(measured, faulty[policy])
             console.print(
-                f"With {rehearsal.fault}: energy {energy}, TTFT kept {ttft}, ITL kept {itl}, "
+                f"With {fault}: energy {energy}, TTFT kept {ttft}, ITL kept {itl}, "
                 f"default clocks for {default}, {lost} requests lost.\n",
                 highlight=False,
             )
@@ -78,11 +78,11 @@ def to_json(rehearsal: Rehearsal) -> str:
                 "share": late.share,
                 "latest_s": late.latest_s,
             },
+            "with_faults": {
+                fault: faulty[policy].to_dict() for fault, faulty in rehearsal.faulty.items()
+            },
         }
-    for policy, measured in rehearsal.faulty.items():
-        policies[policy]["with_fault"] = measured.to_dict()
     made = {
-        "fault": None if rehearsal.fault is None else str(rehearsal.fault),
         "factor": rehearsal.factor,
         "as_simulated": all(check.kept for check in all_checks(rehearsal)),
         "policies": policies,

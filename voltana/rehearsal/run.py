@@ -80,7 +80,7 @@ class Run:
 
     async def _serve(self, horizon_s: float) -> tuple[Replayed, float]:
         start_s = asyncio.get_running_loop().time() + _START_S
-        jobs = [self._load(start_s, horizon_s)]
+        jobs: list[Coroutine[Any, Any, Any]] = [self._load(start_s, horizon_s)]
         if self.fault is not None:
             jobs.append(self._go_wrong(self.fault, start_s))
         replayed, *_ = await _beside(self._watch(), *jobs)
@@ -121,8 +121,8 @@ class Run:
 
 async def _beside(watch: Coroutine[Any, Any, None], *jobs: Coroutine[Any, Any, Any]) -> list[Any]:
     """The results of all jobs; whatever goes wrong in one of them, or in the watch, ends all."""
-    watching = asyncio.ensure_future(watch)
-    working = asyncio.gather(*jobs)
+    watching: asyncio.Future[Any] = asyncio.ensure_future(watch)
+    working: asyncio.Future[list[Any]] = asyncio.gather(*jobs)
     try:
         await asyncio.wait({watching, working}, return_when=asyncio.FIRST_COMPLETED)
         if watching.done():

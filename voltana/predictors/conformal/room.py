@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from bisect import bisect_left
 from typing import TYPE_CHECKING
 
 from voltana.promise import bound_on
@@ -17,8 +18,9 @@ MOST = 2**53
 def most_within(line: MeanLine, quantile: float, offset_s: float, budget_s: float) -> int:
     """Most tokens with which the bound on a mean keeps a finite budget; -1 where none does.
 
-    The bound never falls with the tokens, rounding included. So what the line solves for is put
-    right by asking for the very bound: a token more or less decides as a search would.
+    The bound never falls with the tokens, rounding included. So what the line solves for is held
+    against the very bound, and searched for where rounding is as wide as a token or more: where a
+    learned model has found next to nothing, or nothing, that a token in the cache costs.
 
     Args:
         line: The mean.
@@ -34,15 +36,12 @@ def most_within(line: MeanLine, quantile: float, offset_s: float, budget_s: floa
 
     if not quantile < math.inf:
         return -1
-    most_s = min(budget_s, (budget_s - quantile * offset_s) / (1.0 + quantile))
-    span_s = most_s - fixed_s
-    if not span_s > -math.inf:  # no budget, or no mean
+    if not fits(0):
         return -1
-    if span_s >= MOST * token_s or not token_s > 0.0:
-        return MOST if fits(0) else -1
-    tokens = max(math.floor(span_s / token_s), 0)
-    while tokens >= 0 and not fits(tokens):
-        tokens -= 1
-    while fits(tokens + 1):
-        tokens += 1
-    return tokens
+    most_s = min(budget_s, (budget_s - quantile * offset_s) / (1.0 + quantile))
+    span_s = max(most_s - fixed_s, 0.0)
+    if span_s < MOST * token_s:
+        tokens = math.floor(span_s / token_s)
+        if fits(tokens) and not fits(tokens + 1):
+            return tokens
+    return bisect_left(range(1, MOST + 1), True, key=lambda tokens: not fits(tokens))

@@ -31,10 +31,14 @@ _WATERMARK = 128
 _AT_ONCE = 32
 _SPENT_AT_ONCE_S = 0.002
 _REST_S = 0.005
-_REST_PER_SPENT = 20.0
 """After so many messages of one feed, or so much time on them, it rests: 6,400 a second are taken,
-ten times what an engine's iterations cause, and a flood costs a twentieth of the loop's time,
-whatever it consists of."""
+ten times what an engine's iterations cause."""
+
+_REST_PER_SPENT = 20.0
+_CREDIT_S = 0.1
+"""A flood costs a twentieth of the loop's time, whatever it consists of. What a feed has not used
+of its share it may use later, up to this: a renewed model takes milliseconds to read, and a feed
+that rested 20 times as long after each would be stale until then."""
 
 _RENEWALS_AT_ONCE = 8.0
 _RENEWALS_PER_S = 10.0
@@ -213,6 +217,7 @@ async def _listen(name: str, address: str, follower: FeedFollower, key: FeedKey 
         if key is not None:
             key.seek(socket, name)
         socket.connect(address)
+        share = _Share(follower.now_s())
         while True:
             spent_s = 0.0
             async with asyncio.timeout(_SILENT_S):
@@ -223,6 +228,29 @@ async def _listen(name: str, address: str, follower: FeedFollower, key: FeedKey 
                     spent_s += follower.now_s() - began_s
                     if spent_s >= _SPENT_AT_ONCE_S:
                         break
-            await asyncio.sleep(max(_REST_S, _REST_PER_SPENT * spent_s))
+            await asyncio.sleep(max(_REST_S, share.rest_s(spent_s, follower.now_s())))
     finally:
         socket.close()
+
+
+class _Share:
+    """A feed's share of the loop's time.
+
+    Args:
+        now_s: The current time.
+    """
+
+    def __init__(self, now_s: float) -> None:
+        self._credit_s, self._at_s = _CREDIT_S, now_s
+
+    def rest_s(self, spent_s: float, now_s: float) -> float:
+        """How long it has to rest after having taken so much time.
+
+        Args:
+            spent_s: What it took since the last call.
+            now_s: The current time.
+        """
+        earned_s = (now_s - self._at_s) / _REST_PER_SPENT
+        self._credit_s = min(_CREDIT_S, self._credit_s + earned_s) - spent_s
+        self._at_s = now_s
+        return max(0.0, -self._credit_s * _REST_PER_SPENT)

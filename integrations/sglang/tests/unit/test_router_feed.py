@@ -14,6 +14,8 @@ import msgspec
 import numpy as np
 import pytest
 import structlog
+from hypothesis import given
+from hypothesis import strategies as st
 from router_cluster import cluster, until
 
 from voltana.cluster.candidates import InstanceFacts
@@ -28,7 +30,7 @@ from voltana.predictors.tables import TablePredictor
 from voltana.serving.feed import FeedPublisher
 from voltana.serving.feed_message import STATE_FIELDS, VERSION, FeedMessage, parse_message
 from voltana.serving.router.chooser import RoleChooser
-from voltana.serving.router.feeds import FeedFollower
+from voltana.serving.router.feeds import FeedFollower, _Share
 from voltana.serving.router.pool import Backend
 from voltana.serving.router.problem import Problem
 from voltana.serving.router.reports import FEED, LOADS, Report, Reports
@@ -705,3 +707,23 @@ ODD_STATES = [
 def test_an_odd_message_is_a_value_error_and_nothing_else(raw: bytes) -> None:
     with pytest.raises(ValueError, match=r".+"):
         parse_message(raw)
+
+
+def test_a_feed_that_reads_a_new_model_now_and_then_never_rests_long() -> None:
+    """Models twice a second, 20 ms each on a busy machine, and 40 states a second in between."""
+    share, now_s, rests = _Share(0.0), 0.0, []
+    for turn in range(400):
+        spent_s = 0.02 if turn % 20 == 0 else 0.0002
+        now_s += spent_s
+        rests.append(share.rest_s(spent_s, now_s))
+        now_s += max(0.025, rests[-1])
+    assert max(rests) == 0.0
+
+
+@given(st.lists(st.floats(1e-5, 0.05), min_size=50, max_size=200))
+def test_a_flood_takes_a_twentieth_of_the_loop_whatever_it_consists_of(costs: list[float]) -> None:
+    share, now_s = _Share(0.0), 0.0
+    for spent_s in costs:
+        now_s += spent_s
+        now_s += share.rest_s(spent_s, now_s)
+    assert sum(costs) <= 0.1 + now_s / 20 + 1e-9

@@ -240,7 +240,8 @@ class OpenGpus:
             if not answer.clocks_mhz:  # it could not be opened, and its process ends
                 gpu.refused = (answer.refusal, now_s + REFUSED_FOR_S)
         else:
-            gpu.foreign = is_foreign(answer.note)
+            if answer.wish.clock_mhz is not None:  # giving a clock back says nothing of others'
+                gpu.foreign = is_foreign(answer.note)
             gpu.clock_mhz = answer.clock_mhz if answer.wish.clock_mhz is not None else math.nan
             gpu.answered = (
                 max(gpu.answered, answer.wish.ticket) if not answer.failed else (gpu.answered)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-UNITS = ("bytes", "hertz", "joules", "ratio", "seconds", "tokens", "watts", "requests", "info")
+UNITS = ("bytes", "hertz", "joules", "ratio", "seconds", "tokens", "watts", "requests")
 """What a metric may be in: base units, shares, and what is counted often enough to say so."""
 
 SCALED = re.compile(

@@ -1,0 +1,42 @@
+"""What boards at their power limit really do: the fastest level that they hold, not the one asked.
+
+A board that would draw more than its limit lowers its clock by itself. A latency model that learns
+against the clock achieved then expects of the levels above what no board delivers: of Qwen3-32B on
+two A100, 3 % more tokens per second than there are. A plan that stands on them takes a demand for
+one that can be served.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from voltana.values import Load
+
+if TYPE_CHECKING:
+    from voltana.ports import PowerForecasts
+    from voltana.viability import BatchTable
+
+
+def held_back(
+    table: BatchTable, power: PowerForecasts, batch: int, max_power_w: float
+) -> BatchTable:
+    """The table with no iteration shorter than where power reaches the limit.
+
+    Args:
+        table: Iterations of every batch at the permitted levels.
+        power: Power model of the instance.
+        batch: Batch whose power is asked for: the largest viable one draws the most.
+        max_power_w: Power limit of all its devices.
+    """
+    tokens = int(table.kv_tokens[table.row(batch)])
+    power_w = power.forecast_w(Load.decode(batch, tokens), table.levels_mhz)
+    over = int((power_w > max_power_w).argmax())
+    if not over or not power_w[over] > max_power_w:
+        return table
+    part = float((max_power_w - power_w[over - 1]) / (power_w[over] - power_w[over - 1]))
+    below_s, above_s = table.mean_s[:, over - 1], table.mean_s[:, over]
+    least_s = below_s + part * (above_s - below_s)
+    return dataclasses.replace(table, mean_s=np.maximum(table.mean_s, least_s[:, None]))
