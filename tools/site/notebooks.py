@@ -34,9 +34,14 @@ def executed(path: Path, folder: Path) -> NotebookNode:
     """
     notebook = nbformat.read(path, as_version=4)
     resources = {"metadata": {"path": str(folder)}}
-    NotebookClient(
-        notebook, timeout=TIMEOUT_S, kernel_name="python3", resources=resources
-    ).execute()
+    client = NotebookClient(
+        notebook,
+        timeout=TIMEOUT_S,
+        kernel_name="python3",
+        coalesce_streams=True,  # what is printed comes in pieces, as the machine has it
+        resources=resources,
+    )
+    client.execute()
     return notebook
 
 
