@@ -10,18 +10,28 @@ SGLANG_MATRIX ?= 0.5.11 0.5.12 0.5.13 0.5.14 0.5.15 0.5.16 0.5.17 0.5.18 0.5.19 
 	0.5.22 0.5.23
 SGLANG := integrations/sglang
 
+VLLM_VERSION ?= 0.32.0
+VLLM_MATRIX ?= 0.25.1 0.26.0 0.27.0 0.27.1 0.28.0 0.29.0 0.30.0 0.31.0 0.32.0 0.33.0
+VLLM := integrations/vllm
+
 # Our distributions, as arguments of pip, and what says what is in them.
-OWN := -e . -e packages/ring -e packages/actuatord -e $(SGLANG)
-OWN_FILES := pyproject.toml hatch_build.py $(wildcard packages/*/pyproject.toml) $(SGLANG)/pyproject.toml
+OWN := -e . -e packages/ring -e packages/actuatord -e $(SGLANG) -e $(VLLM)
+OWN_FILES := pyproject.toml hatch_build.py $(wildcard packages/*/pyproject.toml) $(SGLANG)/pyproject.toml \
+	$(VLLM)/pyproject.toml
 SGLANG_VENV := .venv-sglang/$(SGLANG_VERSION)
 SGLANG_BIN := $(SGLANG_VENV)/bin
 SGLANG_READY := $(SGLANG_VENV)/.ready
 SGLANG_LOCK := $(SGLANG)/requirements/sglang-$(SGLANG_VERSION).txt
+VLLM_VENV := .venv-vllm/$(VLLM_VERSION)
+VLLM_BIN := $(VLLM_VENV)/bin
+VLLM_READY := $(VLLM_VENV)/.ready
+VLLM_LOCK := $(VLLM)/requirements/vllm-$(VLLM_VERSION).txt
 
 .DEFAULT_GOAL := help
 .PHONY: help metrics promtool test-operations test-prometheus test-containers setup compiler demo test test-slow test-report test-ray attack attack-short fuzz \
-	mutants kills chaos check format bench headline matrix fidelity calibrate docs docs-figures pictures packages lock lock-sglang clean rehearse \
-	environments rdma sglang-setup test-sglang test-gpu-bench sglang-matrix bench-sglang
+	mutants kills chaos check format bench headline matrix fidelity calibrate docs docs-figures pictures packages lock lock-sglang \
+	lock-vllm clean rehearse environments rdma sglang-setup test-sglang test-gpu-bench sglang-matrix bench-sglang \
+	vllm-setup test-vllm test-vllm-short vllm-matrix
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-15s %s\n", $$1, $$2}'
@@ -162,7 +172,10 @@ lock: $(READY) ## pin the dependencies anew
 	    -c requirements/dev.lock --no-header --no-annotate --python-version 3.11 --upgrade -q -o requirements/operations.lock
 
 lock-sglang: $(READY) ## give the pins of the SGLang environments their hashes anew
-	$(BIN)/python -m tools.sglang_locks
+	$(BIN)/python -m tools.engine_locks sglang
+
+lock-vllm: $(READY) ## likewise those of the vLLM environment
+	$(BIN)/python -m tools.engine_locks vllm
 
 $(SGLANG_READY): $(SGLANG_LOCK) $(OWN_FILES) $(wildcard $(SGLANG)/cpu/*/*.py)
 	$(PYTHON) -m venv $(SGLANG_VENV)
@@ -186,10 +199,27 @@ test-gpu-bench: sglang-setup $(READY) compiler ## run the benchmark of GPUs whol
 	$(SGLANG_BIN)/python -m pytest $(SGLANG)/tests/real/test_gpu_bench.py
 
 sglang-matrix: ## fetch every SGLang since 0.5.11 and check what the plugin relies on
-	$(PYTHON) $(SGLANG)/tests/engine_signatures.py $(SGLANG_MATRIX)
+	$(PYTHON) -m tools.sglang_signatures $(SGLANG_MATRIX)
 
 bench-sglang: sglang-setup ## measure the plugin's overhead and the router, as ratios
 	$(SGLANG_BIN)/python -m benchmarks.sglang
 
+$(VLLM_READY): $(VLLM_LOCK) $(OWN_FILES)
+	$(PYTHON) -m venv $(VLLM_VENV)
+	$(VLLM_BIN)/python -m pip install -q --disable-pip-version-check --no-deps --require-hashes -r $(VLLM_LOCK)
+	$(VLLM_BIN)/python -m pip install -q --disable-pip-version-check --no-deps $(OWN)
+	touch $@
+
+vllm-setup: $(VLLM_READY) ## make the environment with a real vLLM and NIXL (4 GB)
+
+test-vllm-short: vllm-setup $(READY) ## the shortest part of `test-vllm`: one server
+	$(BIN)/python -m pytest -s $(VLLM)/tests/real/test_vllm_measures.py -k plain
+
+test-vllm: vllm-setup $(READY) compiler ## test the integration against real vLLM servers on the CPU
+	$(BIN)/python -m pytest -s $(VLLM)/tests/real
+
+vllm-matrix: ## read the last ten vLLM releases in their wheels and check what the plugin relies on
+	$(PYTHON) -m tools.vllm_signatures $(VLLM_MATRIX)
+
 clean: ## remove what was built
-	rm -rf $(VENV) .venv-sglang out build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .venv-sglang .venv-vllm out build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
