@@ -20,6 +20,7 @@ LONGEST = 300
 PLACEHOLDER = "https://voltana.example/"
 """Reserved for documentation: it leads nowhere until there is a public place."""
 
+
 @pytest.mark.parametrize("page", [page for page in PAGES if page.startswith("docs/")])
 def test_no_page_is_too_long(page) -> None:
     lines = PAGES[page].read_text(encoding="utf-8").count("\n")
