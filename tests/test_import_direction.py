@@ -59,6 +59,7 @@ HOMES = {
     "prometheus_client": ("serving/",),
     "voltana_ring": ("serving/",),
     "voltana_sglang": (),
+    "voltana_vllm": (),
     "hypothesis": ("testing/strategies.py",),
     "typer": ("cli/", "serving/"),
     "rich": ("cli/", "evaluation/", "analysis/", "serving/profile/", "rehearsal/report.py"),
