@@ -10,18 +10,28 @@ SGLANG_MATRIX ?= 0.5.11 0.5.12 0.5.13 0.5.14 0.5.15 0.5.16 0.5.17 0.5.18 0.5.19 
 	0.5.22 0.5.23
 SGLANG := integrations/sglang
 
+VLLM_VERSION ?= 0.32.0
+VLLM_MATRIX ?= 0.25.1 0.26.0 0.27.0 0.27.1 0.28.0 0.29.0 0.30.0 0.31.0 0.32.0 0.33.0
+VLLM := integrations/vllm
+
 # Our distributions, as arguments of pip, and what says what is in them.
-OWN := -e . -e packages/ring -e packages/actuatord -e $(SGLANG)
-OWN_FILES := pyproject.toml hatch_build.py $(wildcard packages/*/pyproject.toml) $(SGLANG)/pyproject.toml
+OWN := -e . -e packages/ring -e packages/actuatord -e $(SGLANG) -e $(VLLM)
+OWN_FILES := pyproject.toml hatch_build.py $(wildcard packages/*/pyproject.toml) $(SGLANG)/pyproject.toml \
+	$(VLLM)/pyproject.toml
 SGLANG_VENV := .venv-sglang/$(SGLANG_VERSION)
 SGLANG_BIN := $(SGLANG_VENV)/bin
 SGLANG_READY := $(SGLANG_VENV)/.ready
 SGLANG_LOCK := $(SGLANG)/requirements/sglang-$(SGLANG_VERSION).txt
+VLLM_VENV := .venv-vllm/$(VLLM_VERSION)
+VLLM_BIN := $(VLLM_VENV)/bin
+VLLM_READY := $(VLLM_VENV)/.ready
+VLLM_LOCK := $(VLLM)/requirements/vllm-$(VLLM_VERSION).txt
 
 .DEFAULT_GOAL := help
 .PHONY: help metrics promtool test-operations test-prometheus test-containers setup compiler demo test test-slow test-report test-ray attack attack-short fuzz \
-	mutants kills chaos check format bench headline matrix fidelity calibrate docs lock lock-sglang clean rehearse \
-	environments rdma sglang-setup test-sglang test-gpu-bench sglang-matrix bench-sglang
+	mutants kills chaos check format bench headline matrix fidelity calibrate docs docs-figures pictures packages lock lock-sglang \
+	lock-vllm clean rehearse environments rdma sglang-setup test-sglang test-gpu-bench sglang-matrix bench-sglang \
+	vllm-setup test-vllm test-vllm-short vllm-matrix
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-15s %s\n", $$1, $$2}'
@@ -50,8 +60,8 @@ test: $(READY) compiler ## run the tests
 test-slow: $(READY) compiler ## run the long property tests and end-to-end runs
 	$(BIN)/python -m pytest -n 2 -m slow
 
-test-report: $(READY) ## open reports in a headless Chromium, check their accessibility
-	$(BIN)/python -m pytest -m browser tests/test_report_browser.py
+test-report: $(READY) ## open reports and the site in a headless Chromium, check links and search
+	$(BIN)/python -m pytest -m browser tests/test_report_browser.py tests/test_site_browser.py
 
 test-ray: $(READY) ## run sweeps on a local Ray cluster of two nodes (fetches Ray, 80 MB, once)
 	$(BIN)/python -m pip install -q --disable-pip-version-check --require-hashes -r requirements/ray.lock
@@ -128,16 +138,26 @@ fidelity: $(READY) ## hold the plant against real measurements
 calibrate: $(READY) ## fit the plant's coefficients again from ../shared/data
 	$(BIN)/python -m tools.calibration
 
+docs: $(READY) ## build the documentation as a site, strictly: out/site/index.html
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict -q
+
+pictures: $(READY) ## draw the documentation's drawings, and run its notebooks
+	$(BIN)/python -m tools.site.pictures
+	$(BIN)/python -m tools.site.notebooks
+
+packages: $(READY) ## build all distributions, install them into empty environments, and run them
+	$(BIN)/python -m tools.packages
+
 metrics: $(READY) ## write docs/metrics.md and the dashboard from the declarations
 	$(BIN)/python -m tools.metrics_page
 	$(BIN)/python -m tools.dashboard
 
-docs: demo ## put the demo's table and plots, and those of the analysis, into the documentation
+docs-figures: demo ## put the demo's tables and plots, and those of the analysis, into the documentation
 	$(BIN)/voltana analyze --out out/analysis
 	$(BIN)/python docs/refresh.py
 
 lock: $(READY) ## pin the dependencies anew
-	$(BIN)/uv pip compile pyproject.toml --extra all --extra test --extra dev --universal --generate-hashes --no-emit-index-url \
+	$(BIN)/uv pip compile pyproject.toml --extra all --extra docs --extra test --extra dev --universal --generate-hashes --no-emit-index-url \
 	    --no-emit-package voltana-ring --no-emit-package voltana-actuatord \
 	    --no-header --no-annotate --python-version 3.11 --upgrade -q -o requirements/dev.lock
 	$(BIN)/uv pip compile pyproject.toml --extra ray --universal --generate-hashes --no-emit-index-url \
@@ -152,7 +172,10 @@ lock: $(READY) ## pin the dependencies anew
 	    -c requirements/dev.lock --no-header --no-annotate --python-version 3.11 --upgrade -q -o requirements/operations.lock
 
 lock-sglang: $(READY) ## give the pins of the SGLang environments their hashes anew
-	$(BIN)/python -m tools.sglang_locks
+	$(BIN)/python -m tools.engine_locks sglang
+
+lock-vllm: $(READY) ## likewise those of the vLLM environment
+	$(BIN)/python -m tools.engine_locks vllm
 
 $(SGLANG_READY): $(SGLANG_LOCK) $(OWN_FILES) $(wildcard $(SGLANG)/cpu/*/*.py)
 	$(PYTHON) -m venv $(SGLANG_VENV)
@@ -176,10 +199,27 @@ test-gpu-bench: sglang-setup $(READY) compiler ## run the benchmark of GPUs whol
 	$(SGLANG_BIN)/python -m pytest $(SGLANG)/tests/real/test_gpu_bench.py
 
 sglang-matrix: ## fetch every SGLang since 0.5.11 and check what the plugin relies on
-	$(PYTHON) $(SGLANG)/tests/engine_signatures.py $(SGLANG_MATRIX)
+	$(PYTHON) -m tools.sglang_signatures $(SGLANG_MATRIX)
 
 bench-sglang: sglang-setup ## measure the plugin's overhead and the router, as ratios
 	$(SGLANG_BIN)/python -m benchmarks.sglang
 
+$(VLLM_READY): $(VLLM_LOCK) $(OWN_FILES)
+	$(PYTHON) -m venv $(VLLM_VENV)
+	$(VLLM_BIN)/python -m pip install -q --disable-pip-version-check --no-deps --require-hashes -r $(VLLM_LOCK)
+	$(VLLM_BIN)/python -m pip install -q --disable-pip-version-check --no-deps $(OWN)
+	touch $@
+
+vllm-setup: $(VLLM_READY) ## make the environment with a real vLLM and NIXL (4 GB)
+
+test-vllm-short: vllm-setup $(READY) ## the shortest part of `test-vllm`: one server
+	$(BIN)/python -m pytest -s $(VLLM)/tests/real/test_vllm_measures.py -k plain
+
+test-vllm: vllm-setup $(READY) compiler ## test the integration against real vLLM servers on the CPU
+	$(BIN)/python -m pytest -s $(VLLM)/tests/real
+
+vllm-matrix: ## read the last ten vLLM releases in their wheels and check what the plugin relies on
+	$(PYTHON) -m tools.vllm_signatures $(VLLM_MATRIX)
+
 clean: ## remove what was built
-	rm -rf $(VENV) .venv-sglang out build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .venv-sglang .venv-vllm out build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -19,6 +19,7 @@ FOLDERS = {
     "voltana-actuatord": "packages/actuatord",
     "voltana-ring": "packages/ring",
     "voltana-sglang": "integrations/sglang",
+    "voltana-vllm": "integrations/vllm",
 }
 """Our distributions, and where they lie in the repository."""
 

@@ -25,7 +25,8 @@ DESKTOP, PHONE = (1200, 1600), (500, 1600)
 
 
 def chromium(page, *flags, profile, dark=False, size=DESKTOP):
-    """Run Chromium on a file; gives what it printed."""
+    """Run Chromium on a file, or on an address; gives what it printed."""
+    address = page if "://" in str(page) else Path(page).resolve().as_uri()
     shade = ("--force-dark-mode", "--blink-settings=preferredColorScheme=0") if dark else ()
     done = subprocess.run(
         [
@@ -35,7 +36,7 @@ def chromium(page, *flags, profile, dark=False, size=DESKTOP):
             f"--user-data-dir={profile}",
             f"--window-size={size[0]},{size[1]}",
             *flags,
-            Path(page).resolve().as_uri(),
+            address,
         ],
         capture_output=True,
         text=True,
@@ -50,10 +51,12 @@ def screenshot(page, image, *, profile, dark=False, size=DESKTOP):
     chromium(page, f"--screenshot={Path(image).resolve()}", profile=profile, dark=dark, size=size)
 
 
-def asked(page, script, *, folder, dark=False, size=DESKTOP):
+def asked(page, script, *, folder, dark=False, size=DESKTOP, served=None):
     """What an asynchronous script, the body of a function, returns on a page, from JSON.
 
-    The page's policy lets no network be reached, and still holds for the copy that is asked.
+    The page's policy lets no network be reached, and still holds for the copy that is asked. The
+    copy lies in `folder`; beside the page itself, and under the address `served`, where the page
+    needs what lies around it.
     """
     wrapped = (
         f"<script>window.addEventListener('load', async () => {{ let said; try {{ said = await "
@@ -61,12 +64,12 @@ def asked(page, script, *, folder, dark=False, size=DESKTOP):
         "const kept = document.createElement('pre'); kept.id = 'asked'; "
         "kept.textContent = JSON.stringify(said); document.body.append(kept); });</script>"
     )
-    copy = Path(folder) / "asked.html"
+    copy = (Path(page).parent if served else Path(folder)) / "asked.html"
     text = Path(page).read_text(encoding="utf-8")
-    copy.write_text(
-        text.replace("</body>\n</html>", f"{wrapped}</body>\n</html>"), encoding="utf-8"
-    )
-    shown = chromium(copy, "--dump-dom", profile=Path(folder) / "profile", dark=dark, size=size)
+    body, ends = re.split(r"(?=</body>\s*</html>\s*$)", text)
+    copy.write_text(f"{body}{wrapped}{ends}", encoding="utf-8")
+    address = f"{served}/{copy.name}" if served else copy
+    shown = chromium(address, "--dump-dom", profile=Path(folder) / "profile", dark=dark, size=size)
     said = re.search(r'<pre id="asked">(.*?)</pre>', shown, re.DOTALL)[1]
     for name, sign in (("&lt;", "<"), ("&gt;", ">"), ("&amp;", "&")):
         said = said.replace(name, sign)

@@ -6,6 +6,7 @@ import itertools
 import json
 import math
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -15,7 +16,8 @@ from voltana.evaluation import best_fixed
 from voltana.evaluation.best_fixed import MOST_RUNS, SEARCH, BestFixed, PairRuns
 from voltana.evaluation.compare import compare
 from voltana.evaluation.comparison_report import caption, markdown_report, rows, to_json
-from voltana.evaluation.pair_search import Score, fibonacci_search, search
+from voltana.evaluation.pair_race import Race
+from voltana.evaluation.pair_search import Score, fibonacci_search, refined, search
 from voltana.evaluation.scenario import ARRIVALS, load_scenario
 from voltana.policies import get_policy
 from voltana.policies.default import LEVELS
@@ -143,7 +145,7 @@ def test_the_pair_keeps_what_static_max_keeps_and_runs_again_by_its_name(found):
 
 def test_the_fastest_pair_is_taken_where_none_keeps_enough(monkeypatch):
     given = scenario("best-fixed", levels="705,1410")
-    monkeypatch.setattr(PairRuns, "_short", lambda _self, _result: 0.5)
+    monkeypatch.setattr(PairRuns, "_short", lambda _self, _result: Score(0.5, math.inf))
     choice = BestFixed().find(given)
     assert (choice.prefill_mhz, choice.decode_mhz, choice.kept) == (1410.0, 1410.0, False)
     assert choice.runs == 2
@@ -203,6 +205,59 @@ def test_it_finds_the_best_pair_of_independent_clocks_in_the_runs_allowed(size, 
     best = search(table)
     pairs = itertools.product(*map(range, size))
     assert score(*best) == min(itertools.starmap(score, pairs))
+
+
+@given(
+    size=st.tuples(st.integers(1, LEVELS), st.integers(1, LEVELS)),
+    least=st.tuples(st.integers(0, LEVELS), st.integers(0, LEVELS)),
+    start=st.tuples(st.integers(0, LEVELS), st.integers(0, LEVELS)),
+)
+def test_refining_ends_at_a_pair_that_keeps_enough_or_at_the_fastest(size, least, start):
+    top = (size[0] - 1, size[1] - 1)
+
+    def score(prefill, decode):
+        short = max(least[0] - prefill, 0) + max(least[1] - decode, 0)
+        axis = int(least[1] - decode > least[0] - prefill)
+        return Score(0.1 * short, 100.0 + prefill + decode, axis)
+
+    table = Table(size, score)
+    start = (min(start[0], top[0]), min(start[1], top[1]))
+    found = refined(table, start)
+    kept = score(*found).short == 0
+    assert kept or found == top
+    assert not kept or score(*found) <= score(*start)
+
+
+LONG = {
+    "policies": ["best-fixed"],
+    "cluster": {"prefill": 1, "decode": 1},
+    "workload": {"name": "sharegpt", "rate_rps": 25.0, "duration_s": 80.0},
+    "levels": "705,855,1005,1155,1305,1410",
+}
+
+
+def test_an_even_trace_is_searched_in_its_head_and_an_uneven_one_whole():
+    given = load_scenario(None, LONG)
+    head = best_fixed._head(given).trace
+    assert len(head) == np.searchsorted(given.trace.arrival_s, best_fixed.HEAD_S)
+    day = {**LONG["workload"], "arrival": "diurnal"}
+    assert best_fixed._head(load_scenario(None, {**LONG, "workload": day})) is None
+    short = {**LONG["workload"], "duration_s": 40.0}
+    assert best_fixed._head(load_scenario(None, {**LONG, "workload": short})) is None
+
+
+@pytest.mark.slow
+def test_giving_up_early_loses_nothing_that_could_win(monkeypatch):
+    given = load_scenario(None, LONG)
+    choice = BestFixed().find(given)
+    monkeypatch.setattr(Race, "lost", lambda _self, _simulation: None)
+    every = PairRuns(given, most=10**6)
+    scores = {pair: every.score(pair) for pair in itertools.product(*map(range, every.size))}
+    best = min(scores.values())
+    clocks = {every.clocks_mhz(pair): score for pair, score in scores.items()}
+    found = clocks[choice.prefill_mhz, choice.decode_mhz]
+    assert found.short == best.short == 0
+    assert found.energy_j <= 1.005 * best.energy_j
 
 
 @given(low=st.integers(0, 5), length=st.integers(1, 40), best=st.integers(0, 39))

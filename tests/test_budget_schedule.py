@@ -64,7 +64,7 @@ def test_a_cluster_keeps_what_holds_when_and_uses_what_is_there(file):
 
 @pytest.mark.slow
 def test_a_shared_budget_keeps_more_of_what_is_kept_least_than_even_shares(file):
-    """Over seeds: of one of them, either may be ahead by some points of TTFT (docs/policies.md)."""
+    """Over seeds: of one of them, either may be ahead by points (docs/power-budget.md)."""
     load = {"rate_rps": 50.0, "duration_s": 40.0}
     least = {"even": [], "shared": []}
     for seed in range(4):

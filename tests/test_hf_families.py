@@ -236,6 +236,8 @@ def test_a_dense_model_may_be_packed_whole_in_the_format_of_experts():
 
 
 def test_the_document_lists_every_format():
-    page = (Path(__file__).parents[1] / "docs" / "fidelity.md").read_text(encoding="utf-8")
+    page = (Path(__file__).parents[1] / "docs" / "model-configurations.md").read_text(
+        encoding="utf-8"
+    )
     for name, form in FORMATS.items():
         assert f"| {name} | {form.bytes:.4g} | {form.arithmetic} |" in page

@@ -8,7 +8,7 @@ import pickle
 from bisect import bisect_left
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from tests.test_latency_curves import SNAPSHOTS
@@ -22,7 +22,9 @@ from voltana.planning import (
 )
 from voltana.policies.routing import within_boundaries
 from voltana.pool import IN_FLIGHT, NAME, KeptPool
+from voltana.predictors.conformal.room import MOST, most_within
 from voltana.predictors.linear_power import LinearPower
+from voltana.promise import bound_on
 from voltana.routers import EcoRoute, FillUp, LeastLoaded, LeastMemory, MarginalEnergy
 from voltana.routers.viable_batch import ViableBatch, largest_batch
 from voltana.testing import samples
@@ -223,6 +225,43 @@ def test_the_room_is_what_the_curve_of_the_bound_has(name, requests, clock_mhz, 
 
     assert most < 0 or fits(most)
     assert not fits(most + 1)
+
+
+@dataclasses.dataclass
+class Line:
+    """A mean that rises with the tokens, or does not."""
+
+    fixed_s: float
+    token_s: float
+
+    def mean_s(self, tokens):
+        return self.fixed_s + self.token_s * tokens
+
+
+@given(
+    fixed_s=st.floats(0.0, 1.0),
+    token_s=st.sampled_from((0.0, 5e-324, 1e-300, 1e-25, 1e-18, 1e-9, 1e-6, 1e-3)),
+    quantile=st.floats(0.0, 0.5),
+    budget_s=st.floats(1e-4, 1.0),
+)
+@example(fixed_s=0.119, token_s=0.0, quantile=0.15, budget_s=0.065)
+@example(fixed_s=0.06, token_s=1e-25, quantile=0.0, budget_s=0.065)
+def test_the_room_on_a_flat_line_is_all_or_nothing_and_found_in_few_steps(
+    fixed_s, token_s, quantile, budget_s
+):
+    asked = []
+    line = Line(fixed_s, token_s)
+    told = line.mean_s
+    line.mean_s = lambda tokens: asked.append(tokens) or told(tokens)
+    most = most_within(line, quantile, 0.005, budget_s)
+    assert len(asked) <= 200
+
+    def fits(tokens):
+        mean_s = told(tokens)
+        return mean_s <= budget_s and bound_on(mean_s, quantile, 0.005) <= budget_s
+
+    assert most == -1 or fits(most)
+    assert most >= MOST or not fits(most + 1)
 
 
 @given(context=st.floats(1.0, 8000.0), threshold_s=st.floats(0.005, 0.5))

@@ -43,7 +43,7 @@ PUBLISHED_ROUTING = {
     "voltana-v0.1-margin": TileAware,
     "voltana-v0.1-whatif": WhatIfV01,
 }
-LEARNING = {"voltana", "voltana-mdp"}
+LEARNING = {"voltana", "voltana-mdp", "voltana-affinity"}
 
 
 class NoisyBench:

@@ -371,7 +371,7 @@ def test_prefill_is_as_late_as_the_worst_of_what_waits_behind_it():
 
 @pytest.mark.slow
 def test_shared_over_seeds_the_published_system_keeps_what_it_keeps_with_even_shares():
-    """Within a point, as in docs/policies.md; before its lateness was known it lost four."""
+    """Within a point, as in docs/power-budget.md; before its lateness was known it lost four."""
     schedule = BudgetSchedule(from_s=(0.0, 15.0, 30.0), budget_w=(1200.0, 760.0, 1200.0))
     v01 = get_policy("voltana-v0.1")
     policies = {

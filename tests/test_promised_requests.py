@@ -1,4 +1,4 @@
-"""Promises to requests: the theorem of docs/guarantee.md under attack, and in the simulator."""
+"""Promises to requests: docs/guarantee-requests.md under attack, and in the simulator."""
 
 from __future__ import annotations
 

@@ -17,9 +17,11 @@ from tests.report_steps import page_of_run, page_of_sweep, simulate, sweep
 from voltana.errors import ConfigError
 from voltana.evaluation.compare import compare
 from voltana.evaluation.report.build import run_page, sweep_page
+from voltana.evaluation.report.labels import FIELDS, labelled, with_value
 from voltana.evaluation.report.page import render
 from voltana.evaluation.report.series import kv_tokens, read_series
 from voltana.evaluation.scenario import load_scenario
+from voltana.evaluation.sweep.fields import scenario_fields
 from voltana.evaluation.sweep.store import RESULTS
 
 MOST_BYTES = 8_000_000
@@ -121,13 +123,22 @@ def test_a_sweep_s_report_has_lines_a_front_and_u_curves(tmp_path):
     seen = Seen(text)
     assert len(text.encode()) < MOST_BYTES
     assert seen.outside == []
-    assert "Energy saved by workload.rate_rps" in seen.headings
+    assert "Energy saved by request rate" in seen.headings
     assert "Saving against attainment" in seen.headings
     assert "Energy over the clock" in seen.headings
-    assert "<option>itl_ms 50</option>" in text
+    assert "<option>ITL threshold 50 ms</option>" in text
     charts = json.loads(re.search(r'id="charts">(.*?)</script>', text)[1])
     assert any(trace.get("error_y", {}).get("visible") for c in charts.values()
                for trace in c["traces"])  # fmt: skip
+
+
+def test_every_field_of_a_scenario_is_called_something_in_words():
+    named = [name for name in scenario_fields() if name != "policies"]
+    assert set(named) == set(FIELDS)
+    assert not any("_" in words for words, _ in FIELDS.values())
+    assert labelled("workload.rate_rps") == "request rate (requests/s)"
+    assert with_value("slo.itl_ms", 50.0) == "ITL threshold 50 ms"
+    assert labelled("a.field_of_later") == "a.field_of_later"
 
 
 def test_text_of_a_user_cannot_become_markup(tmp_path):

@@ -27,15 +27,17 @@ def test_every_finding_can_be_planned_whole_and_quick(name):
     assert len(whole.points) % 2 == 0
 
 
-def test_the_search_can_be_left_out():
+def test_the_search_can_be_left_out_and_added_later():
     with_it, without = (finding("main-result").plan(Asked(search=s)) for s in (True, False))
-    assert "best-fixed" in with_it.points[0].file.policies
-    assert len(with_it.points) == len(without.points) == 51
+    assert len(with_it.points) == 2 * len(without.points) == 102
+    assert {point.key for point in without.points} < {point.key for point in with_it.points}
+    searched = [point for point in with_it.points if "best-fixed" in point.file.policies]
+    assert {point.file.policies for point in searched} == {("static-max", "best-fixed")}
     assert not any("best-fixed" in point.file.policies for point in without.points)
 
 
 def test_the_main_result_runs_the_published_rates():
-    plan = finding("main-result").plan(Asked())
+    plan = finding("main-result").plan(Asked(search=False))
     rates = {}
     for point in plan.points:
         file = point.file

@@ -61,14 +61,33 @@ def test_workers_end_with_the_sweep_that_was_killed(tmp_path):
     wait_until(lambda: not any(map(is_running, workers)), within_s=20)
 
 
-def test_an_interrupt_ends_it_in_one_line(tmp_path):
+@pytest.mark.parametrize(
+    ("number", "code", "word"),
+    [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminated")],
+)
+def test_an_interrupt_ends_it_in_one_line_and_says_what_is_kept(tmp_path, number, code, word):
     process = sweep_process(tmp_path, *grid(400))
     wait_until(lambda: len(records(tmp_path)) >= 3)
-    os.killpg(process.pid, signal.SIGINT)
+    workers = children_of(process.pid)
+    os.kill(process.pid, number)
     _, said = process.communicate(timeout=30)
-    assert process.returncode == 130
-    assert said.splitlines()[-1] == "voltana: interrupted"
+    assert process.returncode == code
+    assert said.splitlines()[-1] == f"voltana: {word}"
+    assert "the same command goes on from there" in said.splitlines()[-2]
     assert "Traceback" not in said
+    wait_until(lambda: not any(map(is_running, workers)), within_s=20)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_simulation_that_is_ended_says_so_in_one_line(tmp_path, number):
+    arguments = ["simulate", "--duration", "3600", "--out", str(tmp_path)]
+    command = [sys.executable, "-m", "voltana", *arguments]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    wait_until((tmp_path / "partial.csv").exists)
+    process.send_signal(number)
+    _, said = process.communicate(timeout=30)
+    assert said.splitlines() == [f"voltana: {'interrupted' if number == 2 else 'terminated'}"]
+    assert process.returncode == 128 + number
 
 
 def test_an_interrupt_while_the_command_loads_is_one_line():

@@ -121,3 +121,12 @@ def test_nothing_is_divided_by_nothing(run):
     record = run[0].record
     none = dataclasses.replace(record, completed_s=np.full(len(record.completed_s), math.inf))
     assert units(none, run[1])["joules_per_output_token"] is None
+
+
+def test_prices_may_be_negative_and_intensities_may_not(tmp_path):
+    path = tmp_path / "series.csv"
+    path.write_text("0,10\n60,-0.5\n")
+    for asked in ("-0.5", str(path)):
+        assert read_tariff("price", asked).per_kwh.min() == -0.5
+        with pytest.raises(ConfigError, match=r"carbon = -0\.5 is not allowed"):
+            read_tariff("carbon", asked)

@@ -98,6 +98,9 @@ class WorkloadTable(StrictTable):
         rate_rps: Mean arrival rate, requests per second.
         duration_s: How long requests arrive.
         arrival: Arrival process.
+        rates_file: CSV of rates over time, client by client, for ``rates``. Relative to the
+            scenario file.
+        rates_start_s: Where in it the run begins.
         cv: Coefficient of variation of the gaps between arrivals, for ``gamma``.
         max_prompt_tokens: Longer prompts are cut to this; None leaves them.
         max_output_tokens: Longer answers are cut to this; None leaves them.
@@ -106,8 +109,14 @@ class WorkloadTable(StrictTable):
     name: str = Field(default="sharegpt", description="the named workload (--workload)")
     rate_rps: Positive = Field(default=60.0, description="the arrival rate in requests/s (--rate)")
     duration_s: Positive = Field(default=120.0, description="the length in seconds (--duration)")
-    arrival: Literal["poisson", "gamma", "diurnal"] = Field(
+    arrival: Literal["poisson", "gamma", "diurnal", "rates"] = Field(
         default="poisson", description="the arrival process (--arrival)"
+    )
+    rates_file: Path | None = Field(
+        default=None, description="the CSV of rates over time, as ServeGen's (--rates)"
+    )
+    rates_start_s: NotNegative = Field(
+        default=0.0, description="where in the rates the run begins (--rates-start)"
     )
     cv: Positive | None = Field(
         default=None, description="the variation of the gaps of gamma arrivals; 1 is Poisson (--cv)"
@@ -118,6 +127,24 @@ class WorkloadTable(StrictTable):
     max_output_tokens: Count | None = Field(
         default=None, description="where answers are cut (--max-output-tokens)"
     )
+
+    @model_validator(mode="after")
+    def _rates_need_a_file(self) -> WorkloadTable:
+        if (self.rates_file is None) == (self.arrival == "rates"):
+            raise invalid(
+                "workload.rates_file",
+                None if self.rates_file is None else str(self.rates_file),
+                f"{'left out' if self.rates_file else 'a CSV file'} with {self.arrival} arrivals",
+                "Use --arrival rates with --rates FILE, or neither.",
+            )
+        if self.rates_start_s and self.rates_file is None:
+            raise invalid(
+                "workload.rates_start_s",
+                self.rates_start_s,
+                "left out without rates",
+                "Give --rates.",
+            )
+        return self
 
     @model_validator(mode="after")
     def _cv_needs_gamma(self) -> WorkloadTable:
@@ -211,6 +238,12 @@ class EngineTable(StrictTable):
     )
     settle_s: NotNegative | None = Field(
         default=None, description="the settling time of a clock change"
+    )
+    prefix_cache: bool | None = Field(
+        default=None, description="whether prompts are kept for others that begin alike"
+    )
+    page_tokens: Count | None = Field(
+        default=None, description="the tokens of a page of the KV cache"
     )
 
 

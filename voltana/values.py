@@ -10,7 +10,7 @@ from __future__ import annotations
 import enum
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -396,6 +396,19 @@ class Exposure:
     duration_s: float
 
 
+class Prefix(NamedTuple):
+    """What of a prompt others may share.
+
+    Attributes:
+        ids: A number for each block of the prompt from its beginning, the last one of which may be
+            cut; equal numbers stand for equal tokens after equal tokens.
+        block_tokens: Tokens of a block.
+    """
+
+    ids: tuple[int, ...]
+    block_tokens: int
+
+
 @quickly_made
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
@@ -410,6 +423,7 @@ class Request:
         slack_s: How long it may be held from now on: inf before anybody has priced that, 0 where it
             has to be sent on now, so that a router must not answer with a `Deferral`.
         waited_s: How long it has been held so far, which is gone of its TTFT budget.
+        prefix: By what its prompt may be found in prefix caches; None where it does not say.
     """
 
     request_id: int
@@ -419,6 +433,7 @@ class Request:
     slo_class: str = "default"
     slack_s: float = 0.0
     waited_s: float = 0.0
+    prefix: Prefix | None = None
 
 
 @quickly_made

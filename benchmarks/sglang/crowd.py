@@ -47,12 +47,17 @@ class _Crowd:
         self.refused = 0
 
     async def run(self, clients: int, turn_s: float) -> None:
+        """Connect, which is no part of the time, and ask."""
+        connected = await asyncio.gather(*(self._connect() for _ in range(clients)))
         ends_s = time.perf_counter() + turn_s
-        await asyncio.gather(*(self._client(ends_s) for _ in range(clients)))
+        await asyncio.gather(*(self._ask(client, ends_s) for client in connected))
 
-    async def _client(self, ends_s: float) -> None:
+    async def _connect(self) -> Client:
         loop = asyncio.get_running_loop()
         _, client = await loop.create_connection(Client, "127.0.0.1", self._port)
+        return client
+
+    async def _ask(self, client: Client, ends_s: float) -> None:
         try:
             while time.perf_counter() < ends_s:
                 began_s = time.perf_counter()

@@ -16,6 +16,7 @@ CROWDS = (
     "test_router_bodies",
     "test_router_clients",
     "test_router_ids",
+    "test_router_pieces",
     "test_router_poison",
 )
 """Files that hold times of honest use against quiet ones: they need the cores for themselves."""

@@ -1,18 +1,24 @@
-"""Times of honest requests as the client of a crowd measures them, without what is its own doing.
+"""Times of honest requests, without what neither the router nor a server had a hand in.
 
-Attack, honest use and measurement share one event loop and a busy machine. When that loop comes to
-its work late, no answer could have been noticed: such moments are taken off a request's time, and
-the promise (twice the quiet time) is held against the rest.
+Other programs share the machine: the kernel tells for how long a thread could have run and was
+given no core (``schedstat``), and that is taken off a request's time. Attack and honest use share
+an event loop: so is the time that this loop came late to its work, when no answer could have been
+noticed. Of all such times the longest counts, since they overlap. What a router computes, for
+whomever, stays in: the promise (twice the quiet time) is held against that. Where the router runs
+in that very loop, it is held to what the loop computed in one go as well, which would else be
+hidden.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import time
 from collections import deque
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -32,13 +38,58 @@ moved or hundreds of connections accepted: that is the kernel's work, on cores t
 and servers share."""
 
 
-class OwnTime:
-    """Sees when the event loop comes late to its work; an asynchronous context."""
+class Waiting:
+    """For how long a process's first thread could have run and was given no core.
 
-    def __init__(self) -> None:
+    What the process's own children took meanwhile is its own doing, and does not count.
+
+    Args:
+        pid: The process.
+    """
+
+    def __init__(self, pid: int) -> None:
+        self._main = Path(f"/proc/{pid}/task/{pid}")
+
+    def seconds(self) -> float:
+        """Since it was started, without what its children ran."""
+        children = (self._main / "children").read_text().split()
+        ran_ns = sum(_schedstat(Path(f"/proc/{child}"))[0] for child in children)
+        return 1e-9 * (_schedstat(self._main)[1] - ran_ns)
+
+
+def _schedstat(task: Path) -> tuple[int, int]:
+    """Nanoseconds that a task ran, and that it waited for a core."""
+    with contextlib.suppress(OSError):  # it has ended
+        ran, waited, _ = (task / "schedstat").read_text().split()
+        return int(ran), int(waited)
+    return 0, 0
+
+
+class Moment(NamedTuple):
+    """When a request began: the time, and what each process had waited for a core by then."""
+
+    at_s: float
+    waited_s: tuple[float, ...]
+
+
+class OwnTime:
+    """Takes times of requests; an asynchronous context.
+
+    Args:
+        pids: Processes that have to do with a request.
+
+    Attributes:
+        held_s: For how long at most this loop computed in one go.
+    """
+
+    def __init__(self, *pids: int) -> None:
+        self._waiting = tuple(map(Waiting, pids))
+        self.held_s = 0.0
         self._late: deque[tuple[float, float]] = deque(maxlen=KEPT)
 
     async def __aenter__(self) -> OwnTime:
+        gc.collect()
+        gc.freeze()  # no collection of all that a test process has loaded
         self._task = asyncio.create_task(self._watch())
         return self
 
@@ -46,22 +97,34 @@ class OwnTime:
         self._task.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await self._task
+        gc.unfreeze()
 
-    def taken_s(self, began_s: float) -> float:
-        """Time since then, as `time.perf_counter` has it, without what this process was late."""
-        ended_s = time.perf_counter()
+    def now(self) -> Moment:
+        """This moment."""
+        return Moment(time.perf_counter(), tuple(one.seconds() for one in self._waiting))
+
+    def taken_s(self, began: Moment) -> float:
+        """Time since then, without what was lost to nobody's work."""
+        ended = self.now()
+        lost_s = [end - begin for begin, end in zip(began.waited_s, ended.waited_s, strict=True)]
+        lost_s.append(self._late_s(began.at_s))
+        return max(0.0, ended.at_s - began.at_s - max(0.0, *lost_s))
+
+    def _late_s(self, began_s: float) -> float:
         late_s = 0.0
         for since_s, until_s in reversed(self._late):
             if until_s <= began_s:
                 break
             late_s += until_s - max(since_s, began_s)
-        return max(0.0, ended_s - began_s - late_s)
+        return late_s
 
     async def _watch(self) -> None:
         while True:
-            due_s = time.perf_counter() + NAP_S
+            due_s, computed_s = time.perf_counter() + NAP_S, time.thread_time()
             await asyncio.sleep(NAP_S)
             now_s = time.perf_counter()
+            computed_s = time.thread_time() - computed_s
+            self.held_s = max(self.held_s, min(now_s - due_s, computed_s))
             if now_s - due_s > NOTED_S:
                 self._late.append((due_s, now_s))
 

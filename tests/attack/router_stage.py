@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import mmap
 import subprocess
 import sys
-import time
+import tempfile
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +19,9 @@ from tests.attack.own_time import MOST_TURNS, OwnTime, Pairs
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator
+    from contextlib import AbstractAsyncContextManager
+
+    from tests.attack.odd_server import OddServer
 
     Attack = Callable[[], Awaitable[Any]]
 
@@ -41,6 +44,9 @@ asyncio.run(main())
 """
 
 HONEST = {"text": "what is the capital of France?", "rid": "honest"}
+HOLD_S = 0.05
+"""By what is promised, nothing that a client sends delays another request by more than that."""
+
 PAUSE_S = 0.004
 LEAST = 60
 """Honest requests beside an attack, which is repeated for so long."""
@@ -53,10 +59,14 @@ class Stage:
     Attributes:
         port: The router's.
         pid: The router's process.
+        held: For how long its loop was at one thing at most, in s; may be set back to 0.
+        server_pids: That of its fake servers, where they have one.
     """
 
     port: int
     pid: int
+    held: memoryview
+    server_pids: tuple[int, ...] = ()
 
     @property
     def url(self) -> str:
@@ -72,16 +82,16 @@ class Stage:
         """Latencies of honest requests while an attack goes on, all of which must be answered."""
         latency_s: list[float] = []
         over = asyncio.Event()
-        async with aiohttp.ClientSession() as session, OwnTime() as own:
+        async with aiohttp.ClientSession() as session, self._own_time() as own:
 
             async def client() -> None:
                 while not over.is_set():
-                    began_s = time.perf_counter()
+                    began = own.now()
                     async with session.post(f"{self.url}/generate", json=HONEST) as reply:
                         answer = await reply.json()
                         assert reply.status == 200, answer
                         assert answer["meta_info"]["id"] == "honest"
-                    latency_s.append(own.taken_s(began_s))
+                    latency_s.append(own.taken_s(began))
                     await asyncio.sleep(PAUSE_S)
 
             clients = [asyncio.create_task(client()) for _ in range(2)]
@@ -93,12 +103,38 @@ class Stage:
                 await asyncio.gather(*clients)
         return latency_s
 
-    async def honest_beside(self, attack: Attack, name: str = "", added_s: float = 0.0) -> None:
-        """No honest request is lost beside an attack, nor late: p99 within 2 x of quiet."""
+    def _own_time(self) -> OwnTime:
+        return OwnTime(self.pid, *self.server_pids)
+
+    async def honest_beside(
+        self,
+        attack: Attack,
+        name: str = "",
+        added_s: float = 0.0,
+        *,
+        held_s: float = HOLD_S,
+        meanwhile: Callable[[], AbstractAsyncContextManager[None]] = contextlib.nullcontext,
+    ) -> None:
+        """No honest request is lost beside an attack, nor late: p99 within 2 x of quiet.
+
+        Args:
+            attack: Runs again and again.
+            name: What it is called where it succeeds.
+            added_s: See `Pairs.kept`.
+            held_s: For how long the router's loop may compute before it looks at others again.
+            meanwhile: Open while it does.
+        """
+
+        async def attacked() -> list[float]:
+            async with meanwhile():
+                return await self.beside(attack)
+
         await self.beside(_nothing)  # connections
         pairs = Pairs()
+        self.held[0] = 0.0
         for _ in range(MOST_TURNS):
-            await pairs.take(self.beside(_nothing), partial(self.beside, attack))
+            await pairs.take(self.beside(_nothing), attacked)
+            assert self.held[0] < held_s, f"{name} kept the router's loop for {self.held[0]:.3f} s"
             if pairs.kept(added_s):
                 return
         raise AssertionError(f"{name} {pairs}")
@@ -137,74 +173,6 @@ def run_before(
 async def _limited(attack: Awaitable[None]) -> None:
     async with asyncio.timeout(120):
         await attack
-
-
-class OddServer:
-    """A server that answers honest requests, and others with bytes of the test's choice.
-
-    Args:
-        odd: Sends what it sends to a request that holds the word ``poison``.
-        heads: Where the heads of honest requests go, in lower case.
-
-    Attributes:
-        odd: See above.
-        poisoned: How many of those it got.
-        honest: How many others.
-        broken: Whether it closes the connection of all requests.
-        broke: How many it closed for that.
-        bodies: What it got of honest ones.
-    """
-
-    ANSWER = b'{"text": "Paris", "meta_info": {"id": "%s", "prompt_tokens": 7}}'
-
-    def __init__(
-        self,
-        odd: Callable[[asyncio.StreamWriter], Awaitable[None]],
-        heads: list[bytes] | None = None,
-    ) -> None:
-        self.odd = odd
-        self._heads = [] if heads is None else heads
-        self.poisoned = self.honest = self.broke = 0
-        self.broken = False
-        self.bodies: list[bytes] = []
-        self._server: asyncio.Server | None = None
-
-    @property
-    def url(self) -> str:
-        assert self._server is not None
-        return f"http://127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
-
-    async def start(self) -> None:
-        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0, backlog=1024)
-
-    def close(self) -> None:
-        if self._server is not None:
-            self._server.close()
-
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError):
-            while True:
-                head = (await reader.readuntil(b"\r\n\r\n")).lower()
-                length = head.partition(b"content-length:")[2].split(b"\r\n")[0]
-                body = await reader.readexactly(int(length or 0))
-                if b"poison" in body:
-                    self.poisoned += 1
-                    await self.odd(writer)
-                    break
-                if body and self.broken:
-                    self.broke += 1
-                    break
-                if body:
-                    self.honest += 1
-                    self._heads.append(head)
-                    self.bodies.append(body)
-                rid = json.loads(body)["rid"].encode() if body else b""
-                answer = self.ANSWER % rid
-                writer.write(
-                    b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n"
-                    b"Content-Length: %d\r\n\r\n%s" % (len(answer), answer)
-                )
-        writer.close()
 
 
 async def say(port: int, *pieces: bytes, pause_s: float = 0.0, read_s: float = 20.0) -> bytes:
@@ -247,19 +215,23 @@ def status_of(said: bytes) -> int:
 def stage(*, servers: int = 2, urls: tuple[str, ...] = (), **settings: Any) -> Iterator[Stage]:
     """A router before fake servers or those of `urls`; settings are those of ``[router]``."""
     with contextlib.ExitStack() as stack:
+        pids: tuple[int, ...] = ()
         if not urls:
             command = [sys.executable, "-c", SERVERS, str(ROOT), str(FAKES), str(servers)]
             fakes = stack.enter_context(_process(command, stdin=subprocess.PIPE))
-            urls = tuple(fakes.stdout.readline().split())
-        command = [sys.executable, "-c", ROUTER, json.dumps(settings), *urls]
+            urls, pids = tuple(fakes.stdout.readline().split()), (fakes.pid,)
+        shared = stack.enter_context(tempfile.NamedTemporaryFile())
+        shared.truncate(8)
+        held = memoryview(mmap.mmap(shared.fileno(), 8)).cast("d")
+        command = [sys.executable, "-c", ROUTER, json.dumps(settings), shared.name, *urls]
         router = stack.enter_context(_process(command, stdin=subprocess.PIPE))
         port = int(router.stdout.readline())
-        yield Stage(port, router.pid)
+        yield Stage(port, router.pid, held, pids)
         assert router.poll() is None, "the router died"
 
 
 ROUTER = """
-import asyncio, json, sys
+import asyncio, gc, json, mmap, sys, time
 import uvloop
 from voltana.serving.router.file_limit import allow_requests
 from voltana.timebase import MonotonicTime
@@ -267,18 +239,30 @@ from voltana_sglang.dialect.commands import make_router
 from voltana_sglang.dialect.settings import SglangRouterTable
 import structlog
 structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
+async def holds(words):
+    # for how long the loop was at one thing at most: the time that its thread computed
+    while True:
+        began_s, computed_s = time.perf_counter(), time.thread_time()
+        await asyncio.sleep(0.002)
+        late_s = time.perf_counter() - began_s - 0.003
+        words[0] = max(words[0], min(late_s, time.thread_time() - computed_s))
 async def main():
     table = {"port": 0, "decode_router": "round-robin", "loads_period_s": 0}
     table |= json.loads(sys.argv[1])
     table["backends"] = [
-        {"name": f"unified-{i}", "role": "unified", "url": u} for i, u in enumerate(sys.argv[2:])
+        {"name": f"unified-{i}", "role": "unified", "url": u} for i, u in enumerate(sys.argv[3:])
     ]
     settings = SglangRouterTable.model_validate(table)
     allow_requests(settings.max_in_flight, settings.limits.unfinished)
     async with make_router(settings, MonotonicTime()) as service:
         await service.reader.warm()
+        gc.collect()
+        gc.freeze()  # as `run_router` does
         while not any(b.available for b in service.pool):
             await asyncio.sleep(0.01)
+        with open(sys.argv[2], "r+b") as shared:
+            words = memoryview(mmap.mmap(shared.fileno(), 8)).cast("d")
+        watching = asyncio.create_task(holds(words))
         print(service.port, flush=True)
         await asyncio.to_thread(sys.stdin.read)
 uvloop.run(main())

@@ -17,6 +17,10 @@ from tests.serving.router_client import until
 HEAD = b"POST /generate HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n"
 
 
+ACCEPTED_S = 0.2
+"""What the event loop may take to accept some hundred connections, which it does in one go."""
+
+
 class Crowd:
     """Connections that are opened and left as they are."""
 
@@ -55,7 +59,8 @@ def test_thousands_of_unfinished_requests_do_not_concern_those_that_are_complete
 def test_beyond_the_limit_the_oldest_unfinished_ones_go() -> None:
     async def attack(stage: Stage) -> None:
         for pieces in ((), (b"POST /gen",), (HEAD, b"{")):
-            await stage.honest_beside(partial(_storm, stage, *pieces), added_s=HEAVY_S)
+            storm = partial(_storm, stage, *pieces)
+            await stage.honest_beside(storm, added_s=HEAVY_S, held_s=ACCEPTED_S)
             await _newcomers(stage, *pieces)
 
     run(attack, limits={"unfinished": 200})

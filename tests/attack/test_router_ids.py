@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 
-from tests.attack.router_stage import OddServer, Stage, post, run, run_before, say, status_of
+from tests.attack.odd_server import OddServer
+from tests.attack.router_stage import Stage, post, run, run_before, say, status_of
 
 
 def test_no_id_of_a_client_reaches_a_server() -> None:

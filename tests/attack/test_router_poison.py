@@ -6,7 +6,8 @@ import asyncio
 from functools import partial
 from typing import TYPE_CHECKING
 
-from tests.attack.router_stage import OddServer, Stage, post, run_before, say, status_of
+from tests.attack.odd_server import OddServer
+from tests.attack.router_stage import Stage, post, run_before, say, status_of
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable

@@ -14,6 +14,7 @@ from voltana.routers.least_loaded import LeastLoaded
 from voltana.routers.least_memory import LeastMemory
 from voltana.routers.marginal_energy import MarginalEnergy
 from voltana.routers.mdp import MDPRouter, at_once
+from voltana.routers.prefix_affinity import PrefixAffinity
 from voltana.routers.random import RandomRouter
 from voltana.routers.round_robin import RoundRobin
 from voltana.routers.tile_aware import TileAware
@@ -34,6 +35,8 @@ CASES = {
     "FillUp": FillUp,
     "FillUp, always": lambda: FillUp(1.0),
     "FillUp, never": lambda: FillUp(0.0),
+    "PrefixAffinity": PrefixAffinity,
+    "PrefixAffinity, FillUp": lambda: PrefixAffinity(FillUp(), weight=3.0, page_tokens=16),
     "TileAware": TileAware,
     "TileAware, small tiles": lambda: TileAware(8),
     "ViableBatch": lambda: ViableBatch(MarginalEnergy()),

@@ -59,14 +59,20 @@ class LateServer:
     async def start(self) -> None:
         """Listen."""
         app = web.Application()
-        app.router.add_post("/v1/completions", self._serve)
-        app.router.add_post("/abort", self._abort)
-        app.router.add_get("/health", self._health)
-        app.router.add_get("/load", self._load)
+        app.router.add_routes(self.routes())
         self._runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=0.01)
         await self._runner.setup()
         await web.TCPSite(self._runner, "127.0.0.1", self.port, reuse_address=True).start()
         self.port = self._runner.addresses[0][1]
+
+    def routes(self) -> list[web.RouteDef]:
+        """What it serves."""
+        return [
+            web.post("/v1/completions", self._serve),
+            web.post("/abort", self._abort),
+            web.get("/health", self._health),
+            web.get("/load", self._load),
+        ]
 
     async def stop(self) -> None:
         """Die: open connections are reset and nobody listens any more; its caches are lost."""
@@ -151,11 +157,13 @@ def words_of(prompt: str) -> list[str]:
 
 
 @contextlib.asynccontextmanager
-async def late_servers(**counts: int) -> AsyncIterator[dict[str, LateServer]]:
+async def late_servers(
+    kind: type[LateServer] = LateServer, **counts: int
+) -> AsyncIterator[dict[str, LateServer]]:
     """Servers by role: ``late_servers(prefill=1, decode=2)`` gives a dict by name."""
     caches = Caches()
     servers = {
-        f"{role}-{i}": LateServer(f"{role}-{i}", role, caches)
+        f"{role}-{i}": kind(f"{role}-{i}", role, caches)
         for role, count in counts.items()
         for i in range(count)
     }

@@ -3,8 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import time
+from typing import TYPE_CHECKING
 
-from voltana.serving.router.reading import _Lane
+import pytest
+
+from voltana.serving.router.reading import PATIENCE, _Lane, _Watch
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+LIMIT_S = 0.1
 
 
 class Child:
@@ -52,5 +61,47 @@ def test_a_child_that_is_given_to_a_client_that_leaves_is_not_lost() -> None:
         await asyncio.gather(waits, return_exceptions=True)
         async with asyncio.timeout(1):
             assert await lane.take(1) is child
+
+    asyncio.run(check())
+
+
+async def read_for_ever(processor_s: Callable[[], float]) -> None:
+    async with asyncio.timeout(None) as limit:
+        watch = _Watch(processor_s, LIMIT_S, limit)
+        try:
+            await asyncio.sleep(60.0)
+        finally:
+            watch.end()
+
+
+async def ended_after_s(processor_s: Callable[[], float]) -> float:
+    """When a reading is ended that would go on for ever."""
+    began_s = time.perf_counter()
+    with pytest.raises(TimeoutError):
+        await read_for_ever(processor_s)
+    return time.perf_counter() - began_s
+
+
+def test_a_reading_is_ended_by_what_it_computed_and_at_last_by_the_time() -> None:
+    async def check() -> None:
+        assert LIMIT_S <= await ended_after_s(time.perf_counter) < PATIENCE * LIMIT_S
+        assert await ended_after_s(lambda: 0.0) >= PATIENCE * LIMIT_S
+        half_began_s = time.perf_counter()
+        taken_s = await ended_after_s(lambda: 0.5 * (time.perf_counter() - half_began_s))
+        assert taken_s >= 2.0 * LIMIT_S
+
+    asyncio.run(check())
+
+
+def test_a_child_that_was_started_anew_has_computed_nothing_yet() -> None:
+    """The one before had computed for an hour."""
+
+    async def check() -> None:
+        began_s, told = time.perf_counter(), [3600.0]
+
+        def processor_s() -> float:
+            return told.pop() if told else time.perf_counter() - began_s
+
+        assert LIMIT_S <= await ended_after_s(processor_s) < PATIENCE * LIMIT_S
 
     asyncio.run(check())

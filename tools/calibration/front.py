@@ -8,7 +8,7 @@ much. This sweeps both over a grid, holds every plant against all of these measu
 which plants no other beats in all respects. The lengths, thresholds and host of the published
 figure stay as they are; a second table moves some of them, one at a time, and a third says what
 Ministral-3B's saving is under other thresholds, which are not published. Takes a quarter of an
-hour; writes tables and plot into docs/fidelity.md.
+hour; writes tables and plot into docs/fidelity-front.md.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ ITL_MS = (65.0, 20.0, 15.0, 12.0, 10.0)
 """Thresholds that Ministral-3B may have had."""
 
 ROOT = Path(__file__).parents[2]
-DOCUMENT = ROOT / "docs" / "fidelity.md"
+DOCUMENT = ROOT / "docs" / "fidelity-front.md"
 PLOT = ROOT / "docs" / "images" / "fidelity-front.png"
 BEGIN = "<!-- front: begin (written by `python -m tools.calibration.front`) -->"
 END = "<!-- front: end -->"

@@ -10,6 +10,7 @@ from voltana.cli import (
     analyze,
     bound,
     check,
+    plan,
     plant,
     policies,
     rehearse,
@@ -19,7 +20,7 @@ from voltana.cli import (
     sweep,
     top,
 )
-from voltana.cli.running import run
+from voltana.cli.running import end_when_terminated, run
 
 app = typer.Typer(
     name="voltana",
@@ -34,6 +35,7 @@ app.command("sweep")(sweep.sweep)
 app.command("report")(report.report)
 app.command("rehearse")(rehearse.rehearse)
 app.command("reproduce")(reproduce.reproduce)
+app.command("plan")(plan.plan)
 app.command("bound")(bound.bound)
 app.command("analyze")(analyze.analyze)
 app.command("policies")(policies.policies)
@@ -49,9 +51,15 @@ def _print_version(wanted: bool) -> None:
         raise typer.Exit
 
 
+_COMPUTING = frozenset({"simulate", "sweep", "reproduce", "report", "bound", "analyze"})
+"""Commands that only compute and write; the others have signals of their own to look after."""
+
+
 @app.callback()
 def voltana(
-    version: Annotated[
+    context: typer.Context,
+    *,
+    _version: Annotated[
         bool,
         typer.Option(
             "--version", callback=_print_version, is_eager=True, help="Show the version and exit."
@@ -62,6 +70,8 @@ def voltana(
 
     Start with 'voltana simulate': the default cluster under five policies.
     """
+    if context.invoked_subcommand in _COMPUTING:
+        end_when_terminated()
 
 
 def main() -> None:

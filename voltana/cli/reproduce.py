@@ -52,12 +52,13 @@ def reproduce(
     """Reproduce a published finding on the simulated cluster: figure, table and JSON.
 
     Runs in parallel and goes on where it was killed; what it ran is a sweep that 'voltana report'
-    reads. Whole, main-result takes about 40 minutes on two cores; --quick takes a few minutes.
+    reads. Whole, main-result takes some 20 to 30 minutes on two quiet cores, as estimated from
+    single scenarios; --quick takes a few minutes.
 
     \b
     The main result:   voltana reproduce main-result
     Is it so?          voltana reproduce main-result --quick
-    A sixth of it:     voltana reproduce main-result --no-search
+    A third of it:     voltana reproduce main-result --no-search
     More levels:       voltana reproduce levels
     For a script:      voltana reproduce slo --json - | jq '.points[].energy_j'
     """  # noqa: D301  (\b keeps typer from reflowing the examples)

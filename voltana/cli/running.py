@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import signal
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +16,11 @@ import typer
 from voltana.errors import VoltanaError
 
 USAGE_ERROR = 2
-INTERRUPTED = 130
+INTERRUPTED, TERMINATED = 130, 143
 PIPE_CLOSED = 1
 """Nobody reads standard output any more; typer ends with the same code where it notices."""
+
+_terminated = threading.Event()
 
 _NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EFBIG})
 """What a full or broken disk says of standard output; files have errors of their own."""
@@ -29,15 +33,17 @@ def run(app: typer.Typer, name: str) -> None:
     """Run a command line and end the process.
 
     An error that a user can cause is one line on standard error, and exit code 2; an interrupt is
-    130. Where the reader of standard output goes away, files are written all the same (commands
-    write them before they print), and the code is 1.
+    130, and SIGTERM 143 where `end_when_terminated` was called. Where the reader of standard output
+    goes away, files are written all the same (commands write them before they print), and the code
+    is 1.
 
     Args:
         app: The commands.
         name: Of the program.
     """
-    if sys.stdout is None:  # closed by who called
-        sys.stdout = Path(os.devnull).open("w")  # noqa: SIM115
+    for stream in ("stdout", "stderr"):
+        if getattr(sys, stream) is None:  # closed by who called
+            setattr(sys, stream, Path(os.devnull).open("w"))  # noqa: SIM115
     try:
         code = app(prog_name=name, standalone_mode=False)
         sys.stdout.flush()
@@ -57,9 +63,26 @@ def run(app: typer.Typer, name: str) -> None:
         code = INTERRUPTED
     except MemoryError:
         code = _complain(name, "out of memory. Ask for a shorter run, or for fewer requests.")
-    if code == INTERRUPTED:
-        sys.stderr.write(f"{name}: interrupted\n")
-    sys.exit(code)
+    sys.exit(_interrupted(name) if code == INTERRUPTED else code)
+
+
+def _interrupted(name: str) -> int:
+    """Say by what, and give the code of that."""
+    code, said = (
+        (TERMINATED, "terminated") if _terminated.is_set() else (INTERRUPTED, "interrupted")
+    )
+    sys.stderr.write(f"{name}: {said}\n")
+    return code
+
+
+def end_when_terminated() -> None:
+    """Let SIGTERM end this process as an interrupt does: tidied up, one line, exit code 143."""
+
+    def end(_number: int, _frame: object) -> None:
+        _terminated.set()
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGTERM, end)
 
 
 def _usage(name: str, error: Any) -> int:

@@ -36,7 +36,13 @@ _DURATION = typer.Option(
     "--duration", metavar="S", help="Seconds of arrivals (120); of a trace, its window."
 )
 _ARRIVAL = typer.Option(
-    "--arrival", metavar="A", help="poisson, gamma (bursts) or diurnal (poisson)."
+    "--arrival", metavar="A", help="poisson, gamma (bursts), diurnal or rates (poisson)."
+)
+_RATES = typer.Option(
+    "--rates", metavar="FILE", help="CSV of rates over time, as ServeGen's, for --arrival rates."
+)
+_RATES_START = typer.Option(
+    "--rates-start", metavar="S", help="Where in the rates the run begins (0)."
 )
 _CV = typer.Option("--cv", metavar="X", help="Variation of the gaps of gamma arrivals.")
 _UNIT = typer.Option(
@@ -87,6 +93,8 @@ def simulate(
     rate: Annotated[float | None, _RATE] = None,
     duration: Annotated[float | None, _DURATION] = None,
     arrival: Annotated[str | None, _ARRIVAL] = None,
+    rates: Annotated[Path | None, _RATES] = None,
+    rates_start: Annotated[float | None, _RATES_START] = None,
     cv: Annotated[float | None, _CV] = None,
     trace: Annotated[Path | None, flags.TRACE] = None,
     trace_format: Annotated[str | None, flags.TRACE_FORMAT] = None,
@@ -155,7 +163,13 @@ def simulate(
                 "decode": decode,
             },
             "slo": {"ttft_ms": slo_ttft_ms, "itl_ms": slo_itl_ms},
-            "workload": {"name": workload, "arrival": arrival, "cv": cv},
+            "workload": {
+                "name": workload,
+                "arrival": "rates" if rates is not None and arrival is None else arrival,
+                "rates_file": None if rates is None else str(rates),
+                "rates_start_s": rates_start,
+                "cv": cv,
+            },
             "trace": {
                 "file": None if trace is None else str(trace),
                 "format": trace_format,

@@ -112,8 +112,13 @@ def run_plan(plan: "Plan", out: Path, workers: "Workers") -> "SweepOutcome":
     """Run a plan under a progress bar."""
     from voltana.evaluation.sweep import run_sweep
 
-    with sweep_bar() as progress:
-        return run_sweep(plan, out, workers, progress)
+    try:
+        with sweep_bar() as progress:
+            return run_sweep(plan, out, workers, progress)
+    except KeyboardInterrupt:
+        said = f"what has ended is kept in {out}; the same command goes on from there"
+        typer.echo(f"voltana: {said}", err=True)
+        raise
 
 
 def finish(plan: "Plan", outcome: "SweepOutcome", out: Path) -> None:

@@ -17,7 +17,7 @@ SILENT = 1
 """Exit code where no agent answered."""
 
 DEFAULT_FILE = Path("voltana-logs/agents.json")
-"""Where `voltana-sglang launch` lists its agents."""
+"""Where `launch` of an integration lists its agents."""
 
 
 def top(  # noqa: PLR0917  (options, not arguments)

@@ -1,7 +1,7 @@
 """What `voltana top` asks agents for, and how it looks.
 
 An agent answers ``GET /status`` with a JSON object. Every key may be absent or null; it then shows
-as a dash. ``docs/sglang.md`` lists the keys.
+as a dash. ``docs/sglang-operation.md`` lists the keys.
 """
 
 import http.client

@@ -1,7 +1,7 @@
 """Promises to requests: which are promised at arrival, and the account of what became of them.
 
-docs/guarantee.md, "Promised requests", states and proves what follows. One of these keeps the
-promises of one instance about one threshold: TTFT of a prefill instance, mean ITL of a decode one.
+docs/guarantee-requests.md states and proves what follows. One of these keeps the promises
+of one instance about one threshold: TTFT of a prefill instance, mean ITL of a decode one.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 A request is promised its TTFT when it reaches a prefill instance, if what is pending there and its
 own prompt fit at the fastest permitted clock; and its mean ITL when it joins a decode batch, if an
 iteration of that batch fits there. Simulator and agent drive the same one: the one knows of its
-requests, the other is told by the ring. docs/guarantee.md, "Promised requests".
+requests, the other is told by the ring. docs/guarantee-requests.md, "Promised requests".
 """
 
 from __future__ import annotations

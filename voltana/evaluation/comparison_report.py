@@ -76,6 +76,7 @@ def caption(comparison: Comparison) -> str:
         f"{' (run as the reference)' if silent else ''}; kept: share of requests; P/D: mean clock "
         f"of the prefill and the decode instances.{_budget_note(comparison)}"
         f"{_overrides_note(comparison)}{_choice_note(comparison)}{_refused_note(comparison)}"
+        f"{_prefix_note(comparison)}"
     )
 
 
@@ -95,6 +96,26 @@ def _refused_note(comparison: Comparison) -> str:
         f" {refused} of the requests have a prompt that no instance can hold (its KV cache has "
         f"{capacity} tokens): refused, and counted as missed under every policy."
     )
+
+
+def _prefix_note(comparison: Comparison) -> str:
+    """Whether prompts were found in caches, for a trace that says what they share."""
+    scenario = comparison.scenario
+    trace, engine = scenario.trace, scenario.cluster.engine
+    if not trace.shares:
+        return ""
+    if not engine.prefix_cache:
+        return f" The trace has {trace.shares}; prefix caches are off ([engine] prefix_cache)."
+    runs = ", ".join(
+        f"{run.result.policy} {percent(run.result.prefix_hit_rate)}" for run in comparison.runs
+    )
+    how = (
+        "as recorded (cached_tokens)"
+        if trace.prefixes is None
+        else f"a cache in each prefill instance (hash_ids of {trace.prefixes.block_tokens} tokens, "
+        f"pages of {engine.page_tokens}, least recently used first out)"
+    )
+    return f" Prefix caches on, {how}; prompt tokens found there: {runs}."
 
 
 def _budget_note(comparison: Comparison) -> str:

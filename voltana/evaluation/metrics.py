@@ -71,6 +71,8 @@ class Result:
         iterations: Engine iterations.
         decide_p50_us: Median wall-clock time of a control decision.
         decide_p99_us: 99th percentile of it.
+        prefix_hit_rate: Share of the prompt tokens of the offered requests that were found in a
+            prefix cache; nan where the trace says of nothing that prompts share.
         simulated_s: Simulated time up to the common end.
         wall_s: Wall-clock time that the simulation took.
     """
@@ -111,6 +113,7 @@ class Result:
     iterations: int
     decide_p50_us: float
     decide_p99_us: float
+    prefix_hit_rate: float
     simulated_s: float
     wall_s: float
 
@@ -190,6 +193,7 @@ def measure(
         iterations=sum(i.iterations for i in record.instances),
         decide_p50_us=decide_p50_s * 1e6,
         decide_p99_us=decide_p99_s * 1e6,
+        prefix_hit_rate=_hit_rate(record),
         simulated_s=record.end_s,
         wall_s=wall_s,
     )
@@ -215,6 +219,12 @@ def weighted_percentiles(
     wanted = np.asarray(percents) / 100 * reached[-1]
     places = np.minimum(np.searchsorted(reached, wanted - 1e-9), len(values) - 1)
     return tuple(float(value) for value in values[order][places])
+
+
+def _hit_rate(record: RunRecord) -> float:
+    if record.cached_tokens is None:
+        return math.nan
+    return _ratio(float(record.cached_tokens.sum()), float(record.prompt_tokens.sum()))
 
 
 def _ratio(part: float, whole: float) -> float:

@@ -47,10 +47,12 @@ class Score(NamedTuple):
     Attributes:
         short: By how much its worst attainment falls short of what is allowed; 0 where none does.
         energy_j: Energy up to the end of static-max's run; of a longer one without its idle power.
+        axis: Whose clock has to rise where it falls short: `PREFILL` or `DECODE`.
     """
 
     short: float
     energy_j: float
+    axis: int = 0
 
 
 class Pairs(Protocol):
@@ -80,6 +82,22 @@ def search(pairs: Pairs) -> Pair:
     for axis in (DECODE, PREFILL):
         best = _along(pairs, best, axis, WINDOW)
     return _descended(pairs, best)
+
+
+def refined(pairs: Pairs, start: Pair) -> Pair:
+    """The best that the runs reach near a pair which was the best for a part of the requests.
+
+    Where it keeps too little, the clock of the role that does rises by 1, 2, 4 ... levels until the
+    pair keeps enough.
+    """
+    top: Pair = (pairs.size[PREFILL] - 1, pairs.size[DECODE] - 1)
+    best, steps = start, [1, 1]
+    while best != top and (score := pairs.score(best)).short > 0:
+        axis = score.axis if best[score.axis] < top[score.axis] else 1 - score.axis
+        risen = min(best[axis] + steps[axis], top[axis])
+        best = (risen, best[DECODE]) if axis == PREFILL else (best[PREFILL], risen)
+        steps[axis] *= 2
+    return best if pairs.score(best).short > 0 else _descended(pairs, best)
 
 
 def _descended(pairs: Pairs, best: Pair) -> Pair:

@@ -22,6 +22,7 @@ from voltana.plant.hardware import load_hardware
 from voltana.plant.iteration import PlantModel
 from voltana.plant.model import load_model
 from voltana.plant.workload import make_workload, read_trace
+from voltana.plant.workload.arrivals import read_client_rates
 from voltana.policies import get_policy, with_overrides, with_power_budget
 from voltana.policies.fixed import require_clocks
 from voltana.policy import FIXED_PREFIX, load_object
@@ -39,7 +40,12 @@ if TYPE_CHECKING:
 ARRIVALS = "arrivals"
 """Flags that mean the same for a trace and for a synthetic workload."""
 
-_PATHS = (("trace", "file"), ("cluster", "hardware"), ("cluster", "model"))
+_PATHS = (
+    ("trace", "file"),
+    ("workload", "rates_file"),
+    ("cluster", "hardware"),
+    ("cluster", "model"),
+)
 """Keys that may hold a path; a profile is one if it ends like a file."""
 
 _BUDGET = "power_budget_file"
@@ -261,13 +267,13 @@ def _explicit(file: ScenarioFile, cluster: ClusterSpec) -> ScenarioFile:
     if file.power_budget_file is not None:
         tables[_BUDGET] = str(file.power_budget_file.resolve())
     for table, key in _PATHS:
-        if table in tables and _is_path(table, tables[table][key]):
+        if table in tables and _is_path(table, tables[table].get(key)):
             tables[table][key] = str(Path(tables[table][key]).resolve())
     return parse_scenario(tables)
 
 
 def _is_path(table: str, value: object) -> bool:
-    return isinstance(value, str) and (table == "trace" or value.endswith((".toml", ".json")))
+    return isinstance(value, str) and (table != "cluster" or value.endswith((".toml", ".json")))
 
 
 def _make_trace(file: ScenarioFile) -> Trace:
@@ -279,7 +285,9 @@ def _make_trace(file: ScenarioFile) -> Trace:
             workload.rate_rps,
             workload.duration_s,
             file.seed,
-            arrival=workload.arrival,
+            arrival=workload.arrival
+            if workload.rates_file is None
+            else read_client_rates(workload.rates_file, workload.rates_start_s),
             cv=workload.cv,
             max_prompt_tokens=workload.max_prompt_tokens,
             max_output_tokens=workload.max_output_tokens,

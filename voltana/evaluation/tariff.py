@@ -16,6 +16,10 @@ if TYPE_CHECKING:
     from voltana.values import FloatArray
 
 
+CARBON = "carbon"
+"""The field of intensities, of which none is below 0."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Tariff:
     """A price or an intensity, per kWh, that holds until the next.
@@ -50,6 +54,13 @@ def read_tariff(field: str, given: str) -> Tariff:
     Raises:
         ConfigError: If it is neither.
     """
+    tariff = _read(field, given)
+    if field == CARBON and (least := float(tariff.per_kwh.min())) < 0.0:
+        raise invalid(field, least, "0 gCO2e per kWh or more", "Give an intensity, or none.")
+    return tariff
+
+
+def _read(field: str, given: str) -> Tariff:
     try:
         constant = float(given)
     except ValueError:

@@ -29,10 +29,10 @@ def write_whole(path: Path, content: bytes, remedy: str = REMEDY) -> None:
         ConfigError: If it cannot be written.
     """
     with said_where(path, remedy):
-        target = path.resolve()
-        if target.exists() and not target.is_file():
-            target.write_bytes(content)
+        if path.exists() and not path.is_file():
+            path.write_bytes(content)
             return
+        target = path.resolve()
         beside = target.with_name(f".{target.name[:200]}.{os.getpid()}")
         try:
             with beside.open("wb") as opened:

@@ -36,6 +36,9 @@ class EngineOptions:
         idle_tick_s: Period of control steps while an instance idles.
         snapshot_period_s: Age at which routers get a new predictor snapshot.
         settle_s: Settling time of a clock change after the call; None takes the hardware's.
+        prefix_cache: Whether prefill instances keep prompts, where a trace says what they share
+            (``--disable-radix-cache`` does not).
+        page_tokens: Tokens of a page of the KV cache (``--page-size``).
     """
 
     max_prefill_tokens: int = 8192
@@ -50,6 +53,8 @@ class EngineOptions:
     idle_tick_s: float = 0.2
     snapshot_period_s: float = 0.25
     settle_s: float | None = None
+    prefix_cache: bool = True
+    page_tokens: int = 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

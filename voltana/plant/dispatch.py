@@ -195,6 +195,7 @@ class Dispatcher:
             arrived_at_s=job.arrival_s,
             prompt_tokens=job.prompt_tokens,
             slack_s=math.inf,
+            prefix=job.prefix,
         )
         self.holding.offer(request, lambda pair: self.assign(job, pair))
 

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from voltana.values import Prefix
+
 
 class Job:
     """One request; the only mutable thing that instances hand to each other.
@@ -25,10 +27,14 @@ class Job:
         first_token_s: When its first token was delivered.
         last_token_s: When its last token so far was delivered, as far as it is not in a batch.
         completed_s: When it was finished.
+        prefix: By what its prompt may be found in a prefix cache; None where nothing says it.
+        cached_tokens: Prompt tokens that need not be computed: as the trace says at first, and as
+            they were found when its prefill began.
     """
 
     __slots__ = (
         "arrival_s",
+        "cached_tokens",
         "completed_s",
         "decode",
         "first_token_s",
@@ -38,12 +44,20 @@ class Job:
         "output_tokens",
         "prefill",
         "prefilled_tokens",
+        "prefix",
         "produced_tokens",
         "prompt_tokens",
     )
 
     def __init__(
-        self, index: int, arrival_s: float, prompt_tokens: int, output_tokens: int
+        self,
+        index: int,
+        arrival_s: float,
+        prompt_tokens: int,
+        output_tokens: int,
+        *,
+        prefix: Prefix | None = None,
+        cached_tokens: int = 0,
     ) -> None:
         self.index = index
         self.arrival_s = arrival_s
@@ -57,6 +71,8 @@ class Job:
         self.first_token_s = math.inf
         self.last_token_s = math.inf
         self.completed_s = math.inf
+        self.prefix = prefix
+        self.cached_tokens = cached_tokens
 
     @property
     def context_tokens(self) -> int:

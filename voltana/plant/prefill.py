@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from voltana.plant.events import EventQueue
     from voltana.plant.job import Job
+    from voltana.plant.prefix_reuse import PrefixReuse
     from voltana.plant.runner import Runner
     from voltana.values import InstanceState, Queue
 
@@ -33,6 +34,7 @@ class PrefillInstance:
             device computes.
         take_up: Called with each job that it reports from now on.
         hand_on: Called with each job whose prompt is done, and the time.
+        reuse: Its KV memory, where prompts of earlier jobs are found; None computes every token.
     """
 
     def __init__(
@@ -45,6 +47,7 @@ class PrefillInstance:
         request_s: float,
         take_up: Callable[[Job], None],
         hand_on: Callable[[Job, float], None],
+        reuse: PrefixReuse | None = None,
     ) -> None:
         self.runner = runner
         self._events = events
@@ -55,6 +58,8 @@ class PrefillInstance:
         self._preparing: deque[Job] = deque()
         self._take_up = take_up
         self._hand_on = hand_on
+        self._reuse = reuse
+        self._part: Job | None = None  # computed in part by the iteration under way
         self._waiting: deque[Job] = deque()
         self._batch: list[Job] = []
         self._waiting_tokens = 0
@@ -111,8 +116,10 @@ class PrefillInstance:
 
     def _prepared(self, now_s: float) -> None:
         job = self._preparing.popleft()
+        if self._reuse is not None:
+            job.prefilled_tokens = self._reuse.expected(job)
         self._waiting.append(job)
-        self._waiting_tokens += job.prompt_tokens
+        self._waiting_tokens += job.prompt_tokens - job.prefilled_tokens
         self._take_up(job)
         if not self._busy:
             self._start(now_s)
@@ -133,6 +140,8 @@ class PrefillInstance:
             return False
         self._waiting.remove(job)
         self._waiting_tokens -= job.prompt_tokens - job.prefilled_tokens
+        if self._reuse is not None and job is not self._part:
+            self._reuse.release(job)
         return True
 
     def _form_batch(self) -> Load:
@@ -141,12 +150,17 @@ class PrefillInstance:
         waiting, batch = self._waiting, self._batch
         while waiting and room:
             job = waiting[0]
+            if self._reuse is not None:
+                self._waiting_tokens += self._reuse.begin(job)
             new = min(room, job.prompt_tokens - job.prefilled_tokens)
             pairs += attended_pairs(new, job.prefilled_tokens)
             tokens += new
             room -= new
             job.prefilled_tokens += new
+            if self._reuse is not None:
+                self._reuse.make_room(job, new)
             if job.prefilled_tokens < job.prompt_tokens:
+                self._part = job
                 break
             batch.append(waiting.popleft())
         self._waiting_tokens -= tokens
@@ -159,12 +173,25 @@ class PrefillInstance:
         done, self._batch = self._batch, []
         self._load = IDLE
         self._busy = False
+        if self._reuse is not None:
+            self._keep(self._reuse, done)
         for job in done:
             self._hand_on(job, now_s)
         if self._waiting:
             self._start(now_s)
         else:
             self.runner.idle(now_s)
+
+    def _keep(self, reuse: PrefixReuse, done: Sequence[Job]) -> None:
+        """Keep what the iteration computed; finished prompts, and dropped ones, hold nothing."""
+        part, self._part = self._part, None
+        for job in done:
+            reuse.computed(job)
+            reuse.release(job)
+        if part is not None:
+            reuse.computed(part)
+            if part not in self._waiting:
+                reuse.release(part)
 
     def _queue(self, now_s: float) -> Queue:
         waiting = self._waiting

@@ -98,6 +98,8 @@ class RunRecord:
         instances: What each instance did.
         end_s: Simulated time up to which energy is integrated.
         power_w: Mean power of all boards in each whole second.
+        cached_tokens: Prompt tokens that were found in a prefix cache, shape (requests,); None
+            where there was none.
     """
 
     arrival_s: FloatArray
@@ -111,6 +113,7 @@ class RunRecord:
     instances: tuple[InstanceRecord, ...]
     end_s: float
     power_w: FloatArray = field(default_factory=lambda: np.zeros(0))
+    cached_tokens: IntArray | None = None
 
     @property
     def ttft_s(self) -> FloatArray:

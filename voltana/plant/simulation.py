@@ -28,6 +28,7 @@ from voltana.plant.job import Job
 from voltana.plant.latency import LatencyModel
 from voltana.plant.noise import LognormalNoise
 from voltana.plant.prefill import PrefillInstance
+from voltana.plant.prefix_reuse import PrefixReuse
 from voltana.plant.record import InstanceRecord, RunRecord, TimelineRecord
 from voltana.plant.runner import Runner
 from voltana.ports import KeepsAccount, viability_of
@@ -80,6 +81,10 @@ class Simulation:
         self._arrival_s: list[float] = trace.arrival_s.tolist()
         self._prompt_tokens: list[int] = trace.prompt_tokens.tolist()
         self._output_tokens: list[int] = trace.output_tokens.tolist()
+        reuses = cluster.engine.prefix_cache and trace.shares
+        self._prefixes = trace.prefixes if reuses else None
+        self._cached = None if trace.cached_tokens is None else trace.cached_tokens.tolist()
+        self._reuses = bool(reuses)
         self._seed = seed
         self._record_timeline = record_timeline
         self._seeds = iter(
@@ -192,6 +197,7 @@ class Simulation:
             ),
             end_s=self._events.now_s(),
             power_w=np.diff(np.asarray(self._metered_j)) / METER_S,
+            cached_tokens=np.array([job.cached_tokens for job in jobs]) if self._reuses else None,
         )
 
     def _noise(self, deviation: float) -> LognormalNoise:
@@ -206,6 +212,9 @@ class Simulation:
             request_s=self._cluster.hardware.host.request_s,
             take_up=self._take_up,
             hand_on=self._hand_on,
+            reuse=PrefixReuse(self._cluster.kv_capacity_tokens, self._cluster.engine.page_tokens)
+            if self._reuses
+            else None,
         )
 
     def _make_decode(self, name: str) -> DecodeInstance:
@@ -321,7 +330,12 @@ class Simulation:
 
     def _job(self, index: int) -> Job:
         return Job(
-            index, self._arrival_s[index], self._prompt_tokens[index], self._output_tokens[index]
+            index,
+            self._arrival_s[index],
+            self._prompt_tokens[index],
+            self._output_tokens[index],
+            prefix=None if self._prefixes is None else self._prefixes.of(index),
+            cached_tokens=self._cached[index] if self._reuses and self._cached is not None else 0,
         )
 
     def _schedule_arrival(self, index: int) -> None:

@@ -186,6 +186,13 @@ _POLICIES = (
         decode_router=routing.within_boundaries,
     ),
     _mdp(),
+    Policy(
+        name="voltana-affinity",
+        summary="voltana, with prompts sent where their beginning was computed before",
+        control=_voltana,
+        prefill_router=routing.by_prefix,
+        decode_router=routing.within_boundaries,
+    ),
     *(_routed(policy) for policy in _BASELINES),
 )
 

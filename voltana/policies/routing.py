@@ -9,6 +9,7 @@ from voltana.routers.fill_up import FillUp
 from voltana.routers.least_memory import LeastMemory
 from voltana.routers.marginal_energy import MarginalEnergy
 from voltana.routers.mdp import MDPRouter, at_once, in_background
+from voltana.routers.prefix_affinity import PrefixAffinity
 from voltana.routers.round_robin import RoundRobin
 from voltana.routers.viable_batch import ViableBatch
 
@@ -25,6 +26,11 @@ def in_turn(_seed: int) -> Router:
 def filled_up(_seed: int) -> Router:
     """Prefill, so that prompts share batches as far as deadlines allow."""
     return FillUp()
+
+
+def by_prefix(seed: int) -> Router:
+    """The same, and prompts go where their beginning was computed before, if load allows."""
+    return PrefixAffinity(filled_up(seed))
 
 
 def around_boundaries(_seed: int) -> Router:

@@ -9,6 +9,8 @@ import urllib.request
 from typing import TYPE_CHECKING, Any
 
 from voltana.errors import VoltanaError
+from voltana.rehearsal.faults import writers
+from voltana.rehearsal.priority import keep_niceness
 from voltana.rehearsal.stage import TOKEN_VARIABLE
 from voltana.serving.launch.child_process import ChildProcess, ProcessSpec
 from voltana.serving.launch.instances import in_url
@@ -69,6 +71,7 @@ class Company:
             self._say("cluster", f"ready: {self.url}")
             self._meter.start(lambda: False)
             self._await_readings()
+            self._keep_niceness()
         except BaseException:
             self._end()
             raise
@@ -124,6 +127,12 @@ class Company:
         for child in (*daemon, *self._cluster.children, *self._meter.children):
             if child.status() is not None:
                 raise self._has_ended(child, f"{child.spec.name} has ended")
+
+    def _keep_niceness(self) -> None:
+        """Whoever starts a rehearsal with a niceness means all of it."""
+        for pid, log in writers():
+            if log.parent == self._stage.logs:
+                keep_niceness(pid)
 
     def _has_ended(self, child: ChildProcess, what: str) -> VoltanaError:
         return VoltanaError(f"{what}. {child.last_words()}")

@@ -103,11 +103,15 @@ def kill(log: Path) -> None:
 
 
 def _writers(log: Path) -> Iterator[int]:
-    for process in Path("/proc").iterdir():
-        if not process.name.isdigit():
-            continue
+    for pid, written in writers():
         with contextlib.suppress(OSError):
-            if (process / "fd" / "2").readlink() != log:
-                continue
-            if b"warden.py" not in (process / "cmdline").read_bytes():
-                yield int(process.name)
+            if written == log and b"warden.py" not in Path(f"/proc/{pid}/cmdline").read_bytes():
+                yield pid
+
+
+def writers() -> Iterator[tuple[int, Path]]:
+    """Every process that may be looked at, and what its standard error goes to."""
+    for process in Path("/proc").iterdir():
+        if process.name.isdigit():
+            with contextlib.suppress(OSError):
+                yield int(process.name), (process / "fd" / "2").readlink()

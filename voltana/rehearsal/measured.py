@@ -27,6 +27,10 @@ if TYPE_CHECKING:
 LATE_SHARE = 0.01
 """Of the events of virtual engines those that may be late."""
 
+WAITED_SHARE = 0.25
+"""Of the time that which router or an agent may wait for a processor. Where niceness was not in
+force a router waited for 62 % of it and refused requests, and for 7 % where it was."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Lateness:
@@ -36,11 +40,14 @@ class Lateness:
         happened: Events of all virtual engines.
         late: Those that were over 5 ms late, on the wall, by how often 5 ms double to that.
         latest_s: The most that one was late, on the wall.
+        waited_share: Share of the time that router or an agent waited for a processor, the one that
+            waited longest.
     """
 
     happened: int
     late: tuple[int, ...]
     latest_s: float
+    waited_share: float = 0.0
 
     @property
     def share(self) -> float:
@@ -50,7 +57,7 @@ class Lateness:
     @property
     def too_slow(self) -> bool:
         """Whether figures would be those of this machine, and not of the cluster."""
-        return self.share > LATE_SHARE
+        return self.share > LATE_SHARE or self.waited_share > WAITED_SHARE
 
     def factor_to_try(self, factor: float) -> float:
         """A factor at which this machine would probably keep up.
@@ -59,6 +66,8 @@ class Lateness:
         """
         most = LATE_SHARE * self.happened
         halvings = next(k for k in range(len(self.late) + 1) if sum(self.late[k:]) <= most)
+        if self.waited_share > WAITED_SHARE:  # half the work a second
+            halvings = max(halvings, 1)
         return float(max(factor / 2**halvings, LEAST_FACTOR))
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -42,3 +43,14 @@ def _go_real_time() -> bool:
     except OSError:
         return False
     return True
+
+
+def keep_niceness(pid: int) -> None:
+    """Let a process that has a session of its own count for what its niceness says.
+
+    Linux schedules sessions as groups, each of the same weight unless told otherwise
+    (``sched_autogroup_enabled``), so that niceness changes nothing against other sessions.
+    """
+    with contextlib.suppress(OSError):  # no such process any more, or no autogroups
+        niceness = os.getpriority(os.PRIO_PROCESS, pid)
+        Path(f"/proc/{pid}/autogroup").write_text(str(niceness), encoding="ascii")

@@ -14,11 +14,12 @@ from voltana.evaluation.scenario import load_scenario
 from voltana.policies.named import IN_HINDSIGHT
 from voltana.rehearsal.company import Company
 from voltana.rehearsal.fake_driver import built
-from voltana.rehearsal.measured import Evidence, Lateness, measure, read_records
+from voltana.rehearsal.measured import WAITED_SHARE, Evidence, Lateness, measure, read_records
 from voltana.rehearsal.meter import read_log
 from voltana.rehearsal.run import LEAD_IN_S, Run
 from voltana.rehearsal.spread import spread_of
 from voltana.rehearsal.stage import set_stage
+from voltana.rehearsal.waiting import most_waited_s, waited_s
 from voltana.rehearsal.work_folder import work_folder
 from voltana_actuatord.timebase import LEAST_FACTOR, MOST_FACTOR
 
@@ -230,18 +231,22 @@ class Director:
                     stage=stage, company=company, trace=self.scenario.trace,
                     dialect=self.dialect, factor=self.factor, fault=fault, say=self.say,
                 )  # fmt: skip
+                before = waited_s(stage.logs)
                 replayed, start_s = run.serve(horizon_s)
+                waited = most_waited_s(before, waited_s(stage.logs))
                 agents = company.agents()
-            return self._evidence(stage, run, replayed, start_s, agents)
+            return self._evidence(stage, run, replayed, start_s, agents, waited)
 
-    def _evidence(
+    def _evidence(  # noqa: PLR0917  (one caller)
         self,
         stage: Stage,
         run: Run,
         replayed: Replayed,
         start_s: float,
         agents: list[dict[str, Any]],
+        longest_s: float,
     ) -> Evidence:
+        readings = read_log(stage.readings)
         rows, lateness = read_records(
             stage.records, list(stage.devices), start_s, start_s + replayed.end_s
         )
@@ -249,9 +254,11 @@ class Director:
         settle_s = hardware.clock_settle_s if engine.settle_s is None else engine.settle_s
         return Evidence(
             replayed=replayed,
-            readings=read_log(stage.readings),
+            readings=readings,
             rows=rows,
-            lateness=lateness,
+            lateness=dataclasses.replace(
+                lateness, waited_share=longest_s / (readings[-1].at_s - readings[0].at_s)
+            ),
             set_calls=run.set_calls,
             agents=agents,
             start_s=start_s / self.factor,
@@ -272,6 +279,8 @@ def refuse_slow(lateness: Lateness, factor: float) -> None:
         raise TooSlowError(
             f"this machine is too slow for {factor:g} seconds a second: {lateness.share:.1%} of "
             f"{lateness.happened} events of the virtual engines were over 5 ms late, where 1 % are "
-            "allowed. Figures would be those of this machine, and not of the cluster. "
+            f"allowed, and router or an agent waited {lateness.waited_share:.0%} of the time for a "
+            f"processor, where {WAITED_SHARE:.0%} is. Figures would be those of this machine, and "
+            "not of the cluster. "
             f"Try --factor {lateness.factor_to_try(factor):g}."
         )

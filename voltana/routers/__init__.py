@@ -6,6 +6,7 @@ from voltana.routers.least_loaded import LeastLoaded
 from voltana.routers.least_memory import LeastMemory
 from voltana.routers.marginal_energy import MarginalEnergy
 from voltana.routers.mdp import MDPRouter
+from voltana.routers.prefix_affinity import PrefixAffinity
 from voltana.routers.random import RandomRouter
 from voltana.routers.round_robin import RoundRobin
 from voltana.routers.tile_aware import TileAware
@@ -18,6 +19,7 @@ __all__ = [
     "LeastMemory",
     "MDPRouter",
     "MarginalEnergy",
+    "PrefixAffinity",
     "RandomRouter",
     "RoundRobin",
     "TileAware",

@@ -100,7 +100,7 @@ class PolicyTable(StrictTable):
         predictor: ``MODULE:FACTORY`` of a user's own latency model, in place of the policy's.
         levels: Clocks that may be chosen, as in ``voltana simulate --levels``; None leaves the
             choice to the policy.
-        profile: Profile file for a warm start (``voltana-sglang profile``).
+        profile: Profile file for a warm start (the command ``profile``).
     """
 
     controller: str = Field(
@@ -119,9 +119,10 @@ class AgentTable(StrictTable):
     """Where agents live.
 
     Attributes:
-        start: Who starts them: a human (or ``voltana-sglang launch``), or the plugin.
+        start: Who starts them: a human (or ``launch``), or the plugin.
         interpreter: Python of the environment in which agents live, or a command that runs it; None
-            is that of whoever starts them. The plugin and ``launch`` append ``-m voltana_sglang``.
+            is that of whoever starts them. The plugin and ``launch`` append ``-m`` and the
+            integration's module.
         rings: Folder of the shared memory that plugin and agent share.
         state: Folder of what was learned.
         host: Address of control endpoint and metrics; loopback, for it changes clocks.
@@ -224,7 +225,8 @@ class InstanceTable(StrictTable):
     """One server, where its agent is not told everything by flags.
 
     Attributes:
-        name: Unique; the plugin is told it by the variable ``VOLTANA_SGLANG_INSTANCE``.
+        name: Unique; the plugin is told it by a variable (``VOLTANA_SGLANG_INSTANCE``,
+            ``VOLTANA_VLLM_INSTANCE``).
         role: What the server was started as; None asks the engine.
         gpus: Its GPUs, where the engine does not report them: UUIDs, or indices as the agent
             counts them.

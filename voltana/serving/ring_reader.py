@@ -199,7 +199,7 @@ class RingReader:
             self._memory.close()
             raise RingError(
                 f"{self.path} is no ring of version {VERSION}: plugin and agent are of different "
-                "versions. Install the same voltana-sglang for both, and restart them."
+                "versions. Install the same version of voltana for both, and restart them."
             )
         _, _, self._slots, self._slot_bytes, self.pid, self.epoch, _, length = header
         try:

@@ -31,6 +31,7 @@ from voltana.values import (
     Observation,
     Outcome,
     Phase,
+    Prefix,
     Queue,
     Request,
     Reservation,
@@ -281,15 +282,20 @@ def latency_sequences(
 
 
 def requests() -> SearchStrategy[Request]:
-    """Requests as a router sees them: with and without a guess of the answer, some may be held."""
+    """Requests as a router sees them: with and without a guess of the answer, some may be held.
+
+    Some say what their prompt shares with others.
+    """
+    blocks = st.lists(st.integers(0, 3), max_size=4).map(tuple)
     return st.builds(
-        lambda request_id, arrived_at_s, prompt, expected, slack_s, waited_s: Request(
+        lambda request_id, arrived_at_s, prompt, expected, slack_s, waited_s, prefix: Request(
             request_id=request_id,
             arrived_at_s=arrived_at_s,
             prompt_tokens=prompt,
             expected_output_tokens=expected,
             slack_s=slack_s,
             waited_s=waited_s,
+            prefix=prefix,
         ),
         st.integers(0, 10**9),
         st.floats(0.0, MAX_TIME_S),
@@ -297,6 +303,7 @@ def requests() -> SearchStrategy[Request]:
         st.one_of(st.none(), st.floats(1.0, 8192.0)),
         st.one_of(st.just(0.0), st.just(math.inf), st.floats(0.0, 10.0)),
         st.floats(0.0, 10.0),
+        st.one_of(st.none(), st.builds(Prefix, blocks, st.sampled_from([1, 16, 512]))),
     )
 
 

@@ -2,26 +2,19 @@
 
 from __future__ import annotations
 
-import subprocess
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from voltana.errors import ConfigError, invalid
-from voltana.serving.launch.allocation import BY_BUS, ORDER, VISIBLE
 from voltana.serving.launch.child_process import ProcessSpec
 from voltana.serving.launch.ports import Port
+from voltana.serving.launch.servers import check_environment, on_gpus
 from voltana_sglang import CONFIG_VARIABLE, INSTANCE_VARIABLE
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from voltana.serving.launch.config import LaunchTable
     from voltana.serving.launch.instances import Instance
-
-_FIND = (
-    "import importlib.util as u, sys;"
-    "sys.exit(' and '.join(n for n in ('sglang', 'voltana_sglang') if u.find_spec(n) is None) or 0)"
-)
-_FIND_TIMEOUT_S = 60.0
 
 
 class SglangServers:
@@ -36,34 +29,7 @@ class SglangServers:
             ConfigError: If the environment of the servers lacks SGLang or the plugin, or the
                 model's folder is not there.
         """
-        python = table.interpreter or sys.executable
-        try:
-            found = subprocess.run(
-                [python, "-c", _FIND],
-                capture_output=True,
-                text=True,
-                timeout=_FIND_TIMEOUT_S,
-                check=False,
-            )
-        except (OSError, subprocess.TimeoutExpired) as error:
-            raise invalid(
-                "launch.interpreter", python, "a Python that runs", f"It does not: {error}."
-            ) from None
-        if found.returncode:
-            missing = found.stderr.strip().splitlines()[-1:] or ["nothing can be imported"]
-            raise ConfigError(
-                f"not installed in the environment of {python}: {missing[0]}. Must be, for launch "
-                "starts servers with it. Install voltana-sglang into the environment of your "
-                "SGLang, and name its Python as launch.interpreter."
-            )
-        path = table.model_path
-        if path.startswith(("/", "./", "../", "~")) and not Path(path).exists():
-            raise invalid(
-                "launch.model_path",
-                path,
-                "a folder that is there, or a name on the Hugging Face Hub",
-                "Check the path; '~' is not expanded.",
-            )
+        check_environment(table, "SGLang", "sglang", self.program)
 
     def server(self, instance: Instance, table: LaunchTable, config: Path) -> ProcessSpec:
         """How a server is started, with the plugin configured in it."""
@@ -76,8 +42,7 @@ class SglangServers:
             CONFIG_VARIABLE: str(config.resolve()),
             INSTANCE_VARIABLE: instance.name,
         }
-        if instance.gpus:
-            own |= {VISIBLE: ",".join(gpu.cuda for gpu in instance.gpus), ORDER: BY_BUS}
+        own |= on_gpus(instance)
         python = table.interpreter or sys.executable
         return ProcessSpec(
             name=instance.name,

@@ -107,6 +107,13 @@ def lower_bound(
     Raises:
         ConfigError: If `end_s` lies before the last arrival.
     """
+    if trace.shares and cluster.engine.prefix_cache:
+        raise invalid(
+            "engine.prefix_cache",
+            True,
+            f"false where the trace has {trace.shares}: the bound computes every prompt token",
+            "Switch the caches off, [engine] prefix_cache = false, to compare with the bound.",
+        )
     if end_s <= trace.arrival_s[-1]:
         raise invalid("end_s", end_s, f"after {trace.arrival_s[-1]:g} s", "Give the runs' end.")
     served = trace.prompt_tokens < cluster.kv_capacity_tokens

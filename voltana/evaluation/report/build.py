@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from voltana.errors import ConfigError
 from voltana.evaluation.report.figures import percent, shown
+from voltana.evaluation.report.labels import labelled, words
 from voltana.evaluation.report.page import Page
 from voltana.evaluation.report.run_figures import run_figures
 from voltana.evaluation.report.series import SERIES, command_again, read_series
@@ -31,13 +32,17 @@ _UNFIT = (ArithmeticError, AttributeError, LookupError, TypeError, ValueError)
 """What figures that are none raise, wherever they are first used."""
 
 _UNITS = (
-    ("total_gpu_energy_kwh", "energy, kWh"),
-    ("avg_total_gpu_power_w", "avg_total_gpu_power_w"),
-    ("joules_per_output_token", "joules_per_output_token"),
-    ("prefill_joules_per_input_token", "prefill_joules_per_input_token"),
-    ("decode_joules_per_output_token", "decode_joules_per_output_token"),
-    ("joules_per_successful_query", "joules_per_successful_query"),
+    ("Energy of all GPUs (kWh)", "total_gpu_energy_kwh"),
+    ("Energy of all GPUs (J)", "total_gpu_energy_j"),
+    ("Mean power of all GPUs (W)", "avg_total_gpu_power_w"),
+    ("Energy an output token, all GPUs (J)", "joules_per_output_token"),
+    ("Energy an input token, prefill GPUs (J)", "prefill_joules_per_input_token"),
+    ("Energy an output token, decode GPUs (J)", "decode_joules_per_output_token"),
+    ("Energy a finished request, all GPUs (J)", "joules_per_successful_query"),
+    ("Energy a finished request, prefill GPUs (J)", "prefill_joules_per_successful_query"),
+    ("Energy a finished request, decode GPUs (J)", "decode_joules_per_successful_query"),
 )
+"""What the table of units says, and the name in results.json."""
 
 
 def run_page(folder: Path) -> Page:
@@ -124,7 +129,7 @@ def _page_of_sweep(
     varied = varied_fields(rows, columns)
     runs = len({row["run"] for row in rows})
     return Page(
-        title=f"Sweep over {', '.join(varied) or 'seeds'}",
+        title=f"Sweep over {', '.join(map(words, varied)) or 'seeds'}",
         lead=f"{runs} scenarios, {len(rows)} rows; policies: "
         f"{', '.join(dict.fromkeys(row['policy'] for row in rows))}.",
         tiles=_tiles(_best(rows)),
@@ -167,11 +172,12 @@ def _load(scenario: Json) -> str:
 
 
 def _unit_table(series: Json) -> tuple[str, list[str], list[list[str]]]:
+    policies = series["policies"]
     rows = [
-        [policy["policy"], *(shown(policy["units"][name]) for name, _ in _UNITS)]
-        for policy in series["policies"]
+        [label, *(shown(policy["units"][name]) for policy in policies), name]
+        for label, name in _UNITS
     ]
-    return "Units", ["policy", *(label for _, label in _UNITS)], rows
+    return "Units", ["figure", *(p["policy"] for p in policies), "name in results.json"], rows
 
 
 def _cost_tables(series: Json) -> list[tuple[str, list[str], list[list[str]]]]:
@@ -189,7 +195,15 @@ def _cost_tables(series: Json) -> list[tuple[str, list[str], list[list[str]]]]:
 def _row_table(
     rows: Sequence[Json], varied: Sequence[str], per_kwh: Mapping[str, float]
 ) -> tuple[str, list[str], list[list[str]]]:
-    headers = ["policy", *varied, "seed", "energy kJ", "saved", "TTFT", "mean ITL", "J a token"]
+    headers = [
+        "policy",
+        *map(labelled, (*varied, "seed")),
+        "energy (kJ)",
+        "energy saved",
+        "TTFT within SLO",
+        "mean ITL within SLO",
+        "energy an output token (J)",
+    ]
     cells = [
         [
             row["policy"],

@@ -86,7 +86,13 @@ def energy(results: Sequence[Json], palette: Palette) -> Figure:
         text="Of all boards up to the same instant; solid: prefill instances, hatched: decode.",
         traces=traces,
         layout=layout,
-        headers=["policy", "kJ", "prefill kJ", "decode kJ", "saved against static-max"],
+        headers=[
+            "policy",
+            "energy (kJ)",
+            "prefill (kJ)",
+            "decode (kJ)",
+            "saved against static-max",
+        ],
         rows=rows,
         height=90 + 48 * len(names),
     )
@@ -237,9 +243,9 @@ def tail(
         "more is not shown.",
         traces=traces,
         layout={
-            "xaxis": axis("ms", range=[0, min(5 * threshold_ms, 1.1 * longest)]),
-            "yaxis": axis("% above", type="log", range=[-2, 2], dtick=1),
+            "xaxis": axis("latency (ms)", range=[0, min(5 * threshold_ms, 1.1 * longest)]),
+            "yaxis": axis("share above (%)", type="log", range=[-2, 2], dtick=1),
         },
-        headers=["policy", "median ms", "90 % ms", "99 % ms", "99.9 % ms"],
+        headers=["policy", "median (ms)", "90 % (ms)", "99 % (ms)", "99.9 % (ms)"],
         rows=rows,
     )

@@ -36,9 +36,9 @@ def power(drawn: Sequence[Json], palette: Palette) -> Figure:
         traces=traces,
         layout={
             "xaxis": axis("simulated time (s)"),
-            "yaxis": axis("W", rangemode="tozero"),
+            "yaxis": axis("power of all boards (W)", rangemode="tozero"),
         },
-        headers=["policy", "least W", "mean W", "most W"],
+        headers=["policy", "least (W)", "mean (W)", "most (W)"],
         rows=rows,
     )
 
@@ -50,10 +50,14 @@ def timelines(drawn: Sequence[Json], slo: Mapping[str, float]) -> list[Figure]:
 
 _PANELS = ("clock_mhz", "batch", "latency_ms")
 _TITLES = {
-    "clock_mhz": "clock, MHz",
-    "batch": "batch",
-    "latency_ms": "latency, ms",
+    "clock_mhz": "clock (MHz)",
+    "batch": "batch (requests)",
+    "latency_ms": "latency (ms)",
 }
+
+
+_WHOLE = ((4, "waiting", "requests waiting"), (5, "kv_tokens", "tokens in KV caches"))
+"""Of the whole cluster: the panel, what it shows, and in words."""
 
 
 def _timeline(policy: Json, slo: Mapping[str, float]) -> Figure:
@@ -79,7 +83,10 @@ def _timeline(policy: Json, slo: Mapping[str, float]) -> Figure:
             )
         rows.append([instance["instance"], *(_mean(instance[column]) for column in _PANELS)])
     cluster = policy["cluster"]
-    for row, column, name in ((4, "waiting", "waiting"), (5, "kv_tokens", "KV tokens")):
+    for row, column, name in (
+        (4, "waiting", "requests waiting"),
+        (5, "kv_tokens", "tokens in KV caches"),
+    ):
         traces.append(
             {
                 "type": "scatter",
@@ -93,7 +100,7 @@ def _timeline(policy: Json, slo: Mapping[str, float]) -> Figure:
             }
         )
         rows.append([f"cluster: {name}", DASH, _mean(cluster[column]), DASH])
-    titles = [*_TITLES.values(), "waiting", "KV tokens"]
+    titles = [*_TITLES.values(), "waiting (requests)", "KV cache (tokens)"]
     layout: Json = {
         "grid": {"rows": 5, "columns": 1, "pattern": "coupled", "ygap": 0.22},
         "xaxis": axis("simulated time (s)"),

@@ -6,6 +6,7 @@ import statistics
 from typing import TYPE_CHECKING, Any
 
 from voltana.evaluation.report.figures import Figure, Palette, axis, percent, shown
+from voltana.evaluation.report.labels import labelled, with_value, words
 from voltana.policy import FIXED_PREFIX
 
 if TYPE_CHECKING:
@@ -70,7 +71,7 @@ def choices(rows: Sequence[Row], others: Sequence[str]) -> list[tuple[str, list[
     """Rows by the values of the other varied fields, in words."""
     groups: dict[str, list[Row]] = {}
     for row in rows:
-        said = ", ".join(f"{name.rpartition('.')[2]} {_said(row[name])}" for name in others)
+        said = ", ".join(with_value(name, row[name]) for name in others)
         groups.setdefault(said or "all", []).append(row)
     return list(groups.items())[:MOST_CHOICES]
 
@@ -110,19 +111,23 @@ def _lines(
             [policy, shown(x), shown(mean), f"{low:.4g} to {high:.4g}" if several else "-"]
             for x, mean, low, high in scaled
         ]
-    name = across.rpartition(".")[2]
     return Figure(
-        title=f"{title} by {across}",
+        title=f"{title} by {words(across)}",
         text="Mean over the seeds; bars reach from the least to the greatest."
         if several
         else "One seed.",
         traces=traces,
-        layout={"xaxis": axis(across), "yaxis": axis(label)},
-        headers=["policy", name, label, "range over seeds"],
+        layout={"xaxis": axis(labelled(across)), "yaxis": axis(label, **_scale(column))},
+        headers=["policy", labelled(across), label, "range over seeds"],
         rows=cells,
-        choice=f"{title} by {across}",
+        choice=f"{title} by {words(across)}",
         option=option,
     )
+
+
+def _scale(column: str) -> dict[str, Any]:
+    """Nothing is kept by more than all, however much room an axis would like."""
+    return {"autorangeoptions": {"clipmax": 100.1}} if column.endswith("attainment") else {}
 
 
 def front(rows: Sequence[Row], palette: Palette, varied: Sequence[str]) -> Figure:
@@ -162,7 +167,7 @@ def front(rows: Sequence[Row], palette: Palette, varied: Sequence[str]) -> Figur
             "yaxis": axis("energy saved (%)"),
             "hovermode": "closest",
         },
-        headers=["policy", "scenario", "attainment", "saved"],
+        headers=["policy", "scenario", "attainment (%)", "energy saved (%)"],
         rows=cells,
         height=440,
     )
@@ -199,7 +204,7 @@ def _u_curve(rows: Sequence[Row], option: str, palette: Palette) -> list[Figure]
             "clock of least energy.",
             traces=traces,
             layout={"xaxis": axis("clock (MHz)"), "yaxis": axis("energy (kJ)")},
-            headers=["role", "MHz", "kJ"],
+            headers=["role", "clock (MHz)", "energy (kJ)"],
             rows=cells,
             choice="Energy over the clock",
             option=option,
@@ -236,11 +241,7 @@ def _dominates(one: Row, other: Row) -> bool:
 
 def _where(row: Row, varied: Sequence[str]) -> str:
     names = [*varied, SEED]
-    return ", ".join(f"{name.rpartition('.')[2]} {_said(row[name])}" for name in names)
-
-
-def _said(value: object) -> str:
-    return f"{value:g}" if isinstance(value, float) else str(value)
+    return ", ".join(with_value(name, row[name]) for name in names)
 
 
 def _hashable(value: object) -> object:

@@ -1,4 +1,4 @@
-"""Energy against the clock for the same work: a U, with another bottom for each phase."""
+"""Energy against the clock for the same work: a U, which differs by GPU and phase."""
 
 from __future__ import annotations
 
@@ -16,12 +16,15 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
     from voltana.evaluation.reproduce.published import PublishedPoint
     from voltana.evaluation.sweep.work import Row
 
 MODEL = "llama-3.1-8b"
-BOARDS = ("a100-sxm4-80gb", "h100-sxm")
+BOARDS = ("a100-pcie-40gb", "a100-sxm4-80gb", "l40s", "h100-sxm", "b200-sxm")
+PHASES_ON = "a100-sxm4-80gb"
+"""Whose phases are drawn beside each other; the others are in the table."""
 RATES_RPS = (30.0, 50.0)
 CLOCKS_MHZ = tuple(range(510, 1411, 75))
 CONTEXT_TOKENS = 512
@@ -32,6 +35,9 @@ LOADS = {
     "decode, 128 requests": (Load.decode(128, 128 * CONTEXT_TOKENS), 128),
     "decode, 256 requests": (Load.decode(256, 256 * CONTEXT_TOKENS), 256),
 }
+BY_BOARD = ("prefill, 8192 tokens", "decode, 128 requests")
+"""The work that is drawn board by board."""
+
 ROLES = ("prefill", "decode")
 
 
@@ -43,33 +49,58 @@ def plan(asked: Asked) -> Plan:
 
 
 def tell(rows: Sequence[Row], _published: Sequence[PublishedPoint]) -> Told:
-    """An iteration of each phase on two boards, and the whole cluster by role."""
+    """The same iterations on each board, those of both phases, and the whole cluster by role."""
     curves = {board: _iterations(board) for board in BOARDS}
     cluster = _by_role(rows)
-    figure = new_figure(4.2 * (len(BOARDS) + 1), 4.2)
-    axes = figure.subplots(1, len(BOARDS) + 1)
-    for place, (board, lines) in enumerate(curves.items()):
-        _draw(axes[place], lines, f"{board}: one iteration")
-    _draw(axes[-1], cluster, "cluster of 2P2D on A100, by role")
-    axes[0].set_ylabel("energy, over its least")
-    figure.suptitle(f"Energy of the same work against the clock: {MODEL}", fontsize=11)
-    sections = {**curves, "a100-sxm4-80gb, 2P2D": cluster}
+    sections = {**curves, f"{PHASES_ON}, 2P2D": cluster}
+    fastest = {where: load_hardware(where.split(",")[0]).clocks_mhz[-1] for where in sections}
     cells = [
-        [where, name, f"{_bottom(line)[0]:g}", f"{_times(line):.2f}"]
+        [
+            where,
+            name,
+            f"{_bottom(line)[0]:g}",
+            f"{100 * _bottom(line)[0] / fastest[where]:.0f}",
+            f"{line[-1][0]:g}",
+            f"{line[-1][1] / _bottom(line)[1]:.2f}",
+        ]
         for where, lines in sections.items()
         for name, line in lines.items()
     ]
-    headers = ["board", "work", "MHz of least energy", "energy at the fastest clock, of the least"]
+    headers = ["board", "work", "least energy at MHz", "% of the fastest clock",
+               "fastest MHz within the power limit", "energy there, over the least"]  # fmt: skip
     return Told(
         markdown=markdown_table(headers, cells, left=2)
         + f"\n\nDecode with {CONTEXT_TOKENS} tokens of context a request. Of the cluster: the "
         "energy of a role's boards over a whole run to the same instant, idling included.",
-        figure=figure,
+        figure=_figure(curves, cluster, fastest),
         data={
             where: {name: [list(point) for point in line] for name, line in lines.items()}
             for where, lines in sections.items()
         },
     )
+
+
+def _figure(
+    curves: dict[str, dict[str, Curve]], cluster: dict[str, Curve], fastest: dict[str, float]
+) -> Figure:
+    """Board by board over the share of its fastest clock; below that, phases and roles over MHz."""
+    figure = new_figure(9.6, 7.6)
+    axes = figure.subplots(2, 2)
+    for place, work in enumerate(BY_BOARD):
+        shares = {
+            board: [(100 * mhz / fastest[board], joules) for mhz, joules in lines[work]]
+            for board, lines in curves.items()
+        }
+        _draw(axes[0][place], shares, f"{work}: by GPU", dashed="a100")
+        axes[0][place].set_xlabel("clock, in % of the GPU's fastest")
+    _draw(axes[1][0], curves[PHASES_ON], f"{PHASES_ON}: by phase", dashed="decode")
+    _draw(axes[1][1], cluster, "cluster of 2P2D on A100: by role", dashed="decode")
+    for row in axes:
+        row[0].set_ylabel("energy, over its least")
+    for place in axes[1]:
+        place.set_xlabel("clock (MHz)")
+    figure.suptitle(f"Energy of the same work against the clock: {MODEL}", fontsize=11)
+    return figure
 
 
 Curve = list[tuple[float, float]]
@@ -107,21 +138,16 @@ def _bottom(line: Curve) -> tuple[float, float]:
     return min(line, key=lambda point: point[1])
 
 
-def _times(line: Curve) -> float:
-    return line[-1][1] / _bottom(line)[1]
-
-
-def _draw(axes: Axes, lines: dict[str, Curve], title: str) -> None:
+def _draw(axes: Axes, lines: dict[str, Curve], title: str, *, dashed: str) -> None:
     for (name, line), colour in zip(lines.items(), COLOURS, strict=False):
         least = _bottom(line)
-        dash = "--" if name.startswith("decode") else "-"
+        dash = "--" if name.startswith(dashed) else "-"
         clocks, energies = zip(*line, strict=True)
         axes.plot(clocks, [e / least[1] for e in energies], dash, color=colour, lw=1.6, label=name)
         axes.plot(least[0], 1.0, "o", color=colour, ms=5, mec=INK, mew=0.6)
-    axes.set_ylim(0.95, 2.2)
-    axes.set_xlabel("clock (MHz)")
+    axes.set_ylim(0.95, 2.0)
     axes.set_title(title, fontsize=10)
-    axes.legend(fontsize=8, frameon=False)
+    axes.legend(fontsize=8, frameon=False, loc="upper center")
     style(axes, "both")
 
 

@@ -11,8 +11,8 @@ import voltana
 _SAYS_NOTHING = ("cli", "serving", "testing", "actuators", "analysis", "evaluation")
 """Parts that no simulated figure comes from, but for `_EVALUATION`."""
 
-_EVALUATION = ("best_fixed.py", "compare.py", "metrics.py", "pair_search.py", "scenario.py",
-               "time_series.py")  # fmt: skip
+_EVALUATION = ("best_fixed.py", "compare.py", "metrics.py", "pair_race.py", "pair_search.py",
+               "scenario.py", "time_series.py")  # fmt: skip
 
 
 @functools.cache

@@ -28,6 +28,8 @@ _FLAGS = {
     "duration": f"{ARRIVALS}.duration_s",
     "workload": "workload.name",
     "trace": "trace.file",
+    "rates": "workload.rates_file",
+    "rates_start": "workload.rates_start_s",
     "trace_format": "trace.format",
     "window_start": "trace.start_s",
     "power_budget": "power_budget_w",

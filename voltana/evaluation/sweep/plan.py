@@ -87,6 +87,9 @@ class _Checks:
         update: dict[str, Any] = {"policies": tuple(dict.fromkeys(file.policies))}
         if file.trace is not None:  # workers may run elsewhere
             update["trace"] = file.trace.model_copy(update={"file": file.trace.file.resolve()})
+        if file.workload is not None and file.workload.rates_file is not None:
+            rates = file.workload.rates_file.resolve()
+            update["workload"] = file.workload.model_copy(update={"rates_file": rates})
         return file.model_copy(
             update={
                 **update,
@@ -105,6 +108,8 @@ class _Checks:
         ]
         if file.trace is not None:
             contents.append(self._digest(file.trace.file))
+        if file.workload is not None and file.workload.rates_file is not None:
+            contents.append(self._digest(file.workload.rates_file))
         if file.power_budget_file is not None:
             contents.append(self._digest(file.power_budget_file))
         said = [file.model_dump(mode="json"), contents, self._source]

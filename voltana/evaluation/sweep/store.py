@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 _FIGURES = {field.name for field in dataclasses.fields(Result)}
 
-SCHEMA = 1
+SCHEMA = 2
 """Of records, plan and Parquet; counts up when what they hold changes."""
 
 REMEDY = (

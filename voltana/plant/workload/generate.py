@@ -48,7 +48,8 @@ def make_workload(
         rate_rps: Mean rate in requests a second.
         duration_s: Length of the run.
         seed: Seed of all randomness, at least 0.
-        arrival: ``poisson``, ``gamma``, ``diurnal`` (a day compressed into the run), or a process.
+        arrival: ``poisson``, ``gamma``, ``diurnal`` (a day compressed into the run), or a process
+            (such as `voltana.plant.workload.arrivals.ClientRates`, which needs a file).
         cv: Coefficient of variation of the gaps, for ``gamma`` alone; 2 if left out.
         prompt_mean_tokens: Stretch the prompts to this mean.
         output_mean_tokens: Stretch the outputs to this mean.

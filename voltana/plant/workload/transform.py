@@ -32,6 +32,8 @@ def window(trace: Trace, start_s: float, end_s: float) -> Trace:
         arrival_s=trace.arrival_s[first:last] - start_s,
         prompt_tokens=trace.prompt_tokens[first:last],
         output_tokens=trace.output_tokens[first:last],
+        prefixes=trace.prefixes and trace.prefixes.take(np.arange(first, last)),
+        cached_tokens=None if trace.cached_tokens is None else trace.cached_tokens[first:last],
     )
 
 

@@ -7,9 +7,12 @@ so that honest ones are never refused for them, and no more files are open than 
 from __future__ import annotations
 
 import asyncio
+import math
 from typing import Any
 
 from aiohttp import web
+
+from voltana.serving.inlets import Inlet, Inlets
 
 MOST_OPEN = 64
 KEEP_S = 15.0
@@ -48,6 +51,7 @@ class Door:
 
     def __init__(self, runner: web.AppRunner) -> None:
         self._runner = runner
+        self._inlets: Inlets | None = None
         self._server: asyncio.Server | None = None
 
     async def open(self, host: str, port: int) -> int:
@@ -57,6 +61,7 @@ class Door:
             OSError: If the address cannot be had.
         """
         loop = asyncio.get_running_loop()
+        self._inlets = Inlets(at_once=math.inf)  # there are few connections
         self._server = await loop.create_server(self._enter, host, port, backlog=128)
         return int(self._server.sockets[0].getsockname()[1])
 
@@ -70,9 +75,9 @@ class Door:
         """A connection comes in."""
         serve = self._runner.server
         assert serve is not None
+        assert self._inlets is not None
         asyncio.get_running_loop().call_soon(self._make_room)
-        protocol: asyncio.Protocol = serve()
-        return protocol
+        return Inlet(self._inlets, serve)
 
     def _make_room(self) -> None:
         """Those that are too many go, the oldest first."""

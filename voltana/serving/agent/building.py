@@ -29,7 +29,7 @@ UNKNOWN = "unknown"
 DEFAULT_POWER_W = 700.0
 """Power limit of a GPU of which nothing is known: the prior's scale, soon learned better."""
 
-_log = structlog.get_logger("voltana_sglang.building")
+_log = structlog.get_logger("voltana.serving.building")
 
 
 def stack_of(config: Config, info: dict[str, Any]) -> Stack:
@@ -38,7 +38,7 @@ def stack_of(config: Config, info: dict[str, Any]) -> Stack:
         hardware=config.engine.hardware or UNKNOWN,
         model=str(info.get("model") or UNKNOWN),
         tensor_parallel=max(1, int(info.get("tp_size", 1))),
-        engine="sglang",
+        engine=str(info.get("engine") or "sglang"),  # plugins before 0.2 do not say
         engine_version=str(info.get("version") or UNKNOWN),
     )
 

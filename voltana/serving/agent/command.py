@@ -1,4 +1,4 @@
-"""``voltana-sglang agent``: runs the agent of one instance."""
+"""The command ``agent``: runs the agent of one instance."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def agent(  # noqa: PLR0917  (options, not arguments)
         bool, typer.Option("--until-engine-ends", help="End with the engine that runs now.")
     ] = False,
 ) -> None:
-    """Control the clock of one SGLang server, learning from its iterations.
+    """Control the clock of one server, learning from its iterations.
 
     It waits for the server if that is not there yet, and for the next one after it has ended.
     """

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from voltana.slo import Slo
     from voltana.values import Domain, Exposure, Limit
 
-_log = structlog.get_logger("voltana_sglang.group")
+_log = structlog.get_logger("voltana.serving.group")
 
 MOST_LIMITS = 32
 """Sources of limits at a time."""

@@ -25,7 +25,7 @@ from voltana.predictors.tables import holds_tables, load_tables
 if TYPE_CHECKING:
     from voltana.predictors.profile import Stack
 
-_log = structlog.get_logger("voltana_sglang.persistence")
+_log = structlog.get_logger("voltana.serving.persistence")
 
 
 def state_path(folder: Path, loop: str) -> Path:

@@ -40,7 +40,7 @@ STALLED_S = 30.0
 LEAST_IDLE_S = 2e-3
 """A shorter gap between two iterations is the host's time, and counts with the later one."""
 
-_log = structlog.get_logger("voltana_sglang.ring_loop")
+_log = structlog.get_logger("voltana.serving.ring_loop")
 
 
 class RingLoop:

@@ -87,7 +87,7 @@ class SampledSensor:
         self._latest = sensor.read()
         self.history.add(self._latest.at_s, self._latest.clock_mhz)
         self._ending = threading.Event()
-        self._log = structlog.get_logger("voltana_sglang.sensing")
+        self._log = structlog.get_logger("voltana.serving.sensing")
         self._thread = threading.Thread(target=self._sample, name="sensor", daemon=True)
         self._thread.start()
 

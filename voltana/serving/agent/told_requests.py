@@ -2,7 +2,7 @@
 
 The engine's hooks number what they tell, so that a gap shows: records were overwritten unread, or
 torn. What became of the requests that were under way then cannot be known, and all of them count as
-lost, which the bound forgives (docs/guarantee.md, "Promised requests").
+lost, which the bound forgives (docs/guarantee-requests.md, "Promised requests").
 """
 
 from __future__ import annotations

@@ -71,17 +71,29 @@ def launch(
 
     The router answers as soon as everything is ready. Every process has a log of its own.
     """
-    from voltana.serving.dialect import dialect_of  # noqa: PLC0415  (--help answers at once)
+    from voltana.serving.dialect import dialect_named, dialect_of  # noqa: PLC0415  (see --help)
 
-    dialect = dialect_of(context)
+    dialect = dialect_named(_engine_of(config), dialect_of(context))
     settings = read_launch(config, dialect.config)
     fleet = _fleet(settings)
-    stages = cluster(dialect.servers, fleet, settings, config, dry_run=dry_run)
+    stages = cluster(
+        dialect.servers, fleet, settings, config, dry_run=dry_run,
+        names_transfers=dialect.prefill_port is not None,
+    )  # fmt: skip
     _say_gpus(fleet)
     if only_print:
         _print(stages)
     else:
         _run(dialect.servers, fleet, settings, config, stages)
+
+
+def _engine_of(path: Path) -> str:
+    """The engine that a launch names; empty if it names none, or the file says nothing usable."""
+    from voltana.serving.toml_file import read_toml  # noqa: PLC0415
+
+    table = read_toml(path).get("launch", {})
+    engine = table.get("engine", "") if isinstance(table, dict) else ""
+    return engine if isinstance(engine, str) else ""
 
 
 def _fleet(settings: Config) -> list[Instance]:

@@ -25,6 +25,7 @@ class LaunchTable(StrictTable):
     """A cluster on one host: prefill and decode servers, or unified ones.
 
     Attributes:
+        engine: The engine, such as ``vllm``; None is that of the command.
         model_path: Folder of the model, or its name on the Hugging Face Hub.
         prefill: Prefill servers.
         decode: Decode servers.
@@ -47,6 +48,7 @@ class LaunchTable(StrictTable):
         interpreter: Python of the engine's environment; None is that of the launch.
     """
 
+    engine: str | None = Field(default=None, description="the engine, such as 'vllm'")
     model_path: str = Field(description="the model: a folder, or a name on the Hugging Face Hub")
     prefill: _Servers = Field(default=0, description="the number of prefill servers")
     decode: _Servers = Field(default=0, description="the number of decode servers")

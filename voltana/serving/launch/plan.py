@@ -34,6 +34,7 @@ def cluster(
     path: Path,
     *,
     dry_run: bool = False,
+    names_transfers: bool = True,
 ) -> list[list[ProcessSpec]]:
     """Everything that a launch starts, in stages.
 
@@ -43,13 +44,23 @@ def cluster(
         config: The configuration, which has a launch.
         path: The file that it was read from.
         dry_run: Whether agents leave the clocks alone.
+        names_transfers: Whether the router is told the ports of prefill servers' transfers.
     """
     table, agent, program = config.launch, config.agent, engine.program
     assert table is not None
     return [
         [engine.server(instance, table, path) for instance in fleet],
         [agent_process(program, instance, path, agent, dry_run=dry_run) for instance in fleet],
-        [router_process(program, fleet, path, config.router, agent.feed_host)],
+        [
+            router_process(
+                program,
+                fleet,
+                path,
+                config.router,
+                agent.feed_host,
+                names_transfers=names_transfers,
+            )
+        ],
     ]
 
 
@@ -89,6 +100,8 @@ def router_process(
     config: Path,
     router: RouterTable,
     feed_host: str,
+    *,
+    names_transfers: bool = True,
 ) -> ProcessSpec:
     """How the router is started.
 
@@ -98,11 +111,13 @@ def router_process(
         config: The configuration file, for its table ``[router]``.
         router: What is in that.
         feed_host: Where agents publish.
+        names_transfers: As for `cluster`.
     """
     port = str(router.port)
     arguments = ["--config", str(config.resolve()), "--host", router.host, "--port", port]
     for instance in fleet:
-        transfer = f",{instance.transfer_port}" if instance.role == "prefill" else ""
+        named = names_transfers and instance.role == "prefill"
+        transfer = f",{instance.transfer_port}" if named else ""
         arguments += [f"--{instance.role}", f"{instance.url}{transfer}"]
         arguments += ["--feed", f"{instance.name}=tcp://{in_url(feed_host)}:{instance.feed_port}"]
     return ProcessSpec(

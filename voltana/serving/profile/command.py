@@ -1,4 +1,4 @@
-"""`voltana-sglang profile`: a short calibration of a live server."""
+"""The command ``profile``: a short calibration of a live server."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def profile(
     url: Annotated[str, typer.Argument(help="The server, such as http://127.0.0.1:31001.")],
     *,
     out: Annotated[Path, typer.Option(help="Where the profile goes.")],
-    instance: Annotated[str, typer.Option(help="Its name (VOLTANA_SGLANG_INSTANCE).")],
+    instance: Annotated[str, typer.Option(help="Its name, as its plugin was told it.")],
     gpus: Annotated[
         str,
         typer.Option(

@@ -39,7 +39,8 @@ class RingIterations:
             raise ProfileRunError(
                 f"{len(living)} rings of instance {instance!r} in {folder}: must be one. "
                 "Start the server with the plugin configured (VOLTANA_SGLANG_CONFIG and "
-                "VOLTANA_SGLANG_INSTANCE), and without data or pipeline parallelism."
+                "VOLTANA_SGLANG_INSTANCE, or VOLTANA_VLLM_...), and without data or pipeline "
+                "parallelism."
             )
         self._reader = living[0]
 
@@ -56,7 +57,7 @@ class RingIterations:
             hardware=hardware or "unknown",
             model=str(info.get("model") or "unknown"),
             tensor_parallel=max(1, int(info.get("tp_size", 1))),
-            engine="sglang",
+            engine=str(info.get("engine") or "sglang"),
             engine_version=str(info.get("version") or "unknown"),
         )
 

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
 
+from voltana.serving.inlets import Inlet, Inlets
 from voltana.serving.router.pacing import Turns
 
 if TYPE_CHECKING:
@@ -26,6 +27,9 @@ if TYPE_CHECKING:
     from voltana.serving.router.limits import LimitsTable
 
 SWEEP_S = 0.5
+
+GRACE_S = 2.0
+"""Time for who takes a body in to say that it came too late, before its connection is closed."""
 
 SPARED_FILES = 128
 """Files that are left for everything but clients' connections."""
@@ -47,7 +51,7 @@ class Phase(Enum):
     BUSY = auto()
 
 
-class Door(asyncio.Protocol):
+class Door(Inlet):
     """One connection: tells `Doors` what happens on it, and hands it on to the HTTP server.
 
     Args:
@@ -60,28 +64,22 @@ class Door(asyncio.Protocol):
         since_s: Since when.
         unsent: Bytes that the client had not taken when it was looked at last.
         waiting: Whether something of it waits for its turn.
-        transport: The connection; None before it is made.
     """
 
-    __slots__ = (
-        "_doors", "_handler", "_server",
-        "known", "phase", "since_s", "transport", "unsent", "waiting",
-    )  # fmt: skip
+    __slots__ = ("_doors", "known", "phase", "since_s", "unsent", "waiting")
 
     def __init__(self, doors: Doors, server: Callable[[], asyncio.Protocol]) -> None:
+        super().__init__(doors.inlets, server)
         self._doors = doors
-        self._server = server
-        self._handler: asyncio.Protocol | None = None
         self.phase = Phase.IDLE
         self.since_s = 0.0
         self.known = False
         self.unsent = 0
         self.waiting = False
-        self.transport: Any = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """A client has connected."""
-        self.transport = transport
+        super().connection_made(transport)
         self._doors.opened(self)
 
     def data_received(self, data: bytes) -> None:
@@ -92,57 +90,33 @@ class Door(asyncio.Protocol):
         if self.known:
             turns.other()
         if self.known or turns.at_once():
-            self._take(data)
+            super().data_received(data)
             return
         self.waiting = True
         self.transport.pause_reading()
         turns.later(lambda: self._taken_later(data))
-
-    def eof_received(self) -> bool | None:
-        """It sends nothing any more."""
-        return None if self._handler is None else self._handler.eof_received()
 
     def connection_lost(self, error: Exception | None) -> None:
         """It is gone."""
         unfinished = self.phase is not Phase.BUSY
         self.waiting = False
         self._doors.lost(self)
-        handler, self._handler = self._handler, None
-        if handler is None:
-            return
-        if unfinished and not self._doors.turns.at_once():
-            self._doors.turns.later(lambda: handler.connection_lost(error))
+        if self.handler is None or not unfinished or self._doors.turns.at_once():
+            super().connection_lost(error)
         else:
-            handler.connection_lost(error)
-
-    def pause_writing(self) -> None:
-        """It does not take what it is sent."""
-        if self._handler is not None:
-            self._handler.pause_writing()
-
-    def resume_writing(self) -> None:
-        """It does again."""
-        if self._handler is not None:
-            self._handler.resume_writing()
-
-    def _take(self, data: bytes) -> None:
-        if self._handler is None:
-            self._handler = self._server()
-            self._handler.connection_made(self.transport)
-        self._handler.data_received(data)
+            lost = super().connection_lost
+            self._doors.turns.later(lambda: lost(error))
 
     def _taken_later(self, data: bytes) -> None:
-        if not self.waiting:  # it has gone meanwhile
-            return
-        self.waiting = False
-        self._take(data)
-        if self.transport is not None and not self.transport.is_closing():
-            self.transport.resume_reading()
+        if self.waiting:  # it has not gone meanwhile
+            self.waiting = False
+            super().data_received(data)
+            self.go_on()
 
     @property
     def served(self) -> bool:
         """Whether the HTTP server knows of it."""
-        return self._handler is not None
+        return self.handler is not None
 
 
 class Doors:
@@ -154,6 +128,7 @@ class Doors:
     Attributes:
         closed: Connections that were closed for being unfinished for too long, or as too many.
         turns: In which the events of those are worked off that have not had a complete request.
+        inlets: The line of what is long, or comes in many pieces.
     """
 
     def __init__(self, limits: LimitsTable) -> None:
@@ -161,7 +136,7 @@ class Doors:
         self._limits_s = {
             Phase.IDLE: limits.idle_s,
             Phase.HEAD: limits.header_s,
-            Phase.BODY: limits.body_s,
+            Phase.BODY: limits.body_s + GRACE_S,
         }
         self._unread_s = limits.unread_s
         files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -172,7 +147,8 @@ class Doors:
         self._most_at_once = min(limits.unfinished + BURST, fit)
         self._room: asyncio.TimerHandle | None = None
         self.turns = Turns()
-        self._by_transport: dict[object, Door] = {}
+        self.inlets = Inlets()
+        self._open: set[Door] = set()
         # The oldest first; strangers, and those that have had a complete request.
         self._unfinished: dict[bool, dict[Door, None]] = {False: {}, True: {}}
         self._timer = self._loop.call_later(SWEEP_S, self._sweep)
@@ -187,7 +163,7 @@ class Doors:
 
     def opened(self, door: Door) -> None:
         """A client has connected."""
-        self._by_transport[door.transport] = door
+        self._open.add(door)
         self.waits(door, Phase.IDLE)
         while len(self) > self._most_at_once:
             self._close(self._oldest())
@@ -196,19 +172,21 @@ class Doors:
 
     def lost(self, door: Door) -> None:
         """It is gone."""
-        self._by_transport.pop(door.transport, None)
+        self._open.discard(door)
         self._finished(door)
 
     def waits(self, door: Door, phase: Phase) -> None:
         """A connection is unfinished, and begins a phase."""
         self._finished(door)
         door.phase, door.since_s = phase, self._loop.time()
+        if phase is Phase.IDLE:
+            door.pieces = 0
         self._unfinished[door.known][door] = None
 
     def complete(self, request: web.BaseRequest) -> None:
         """The whole request is here."""
-        door = self._by_transport.get(request.transport)
-        if door is not None:
+        door = request.transport  # as the HTTP server sees it
+        if isinstance(door, Door):
             self._finished(door)
             door.known = True
 
@@ -219,8 +197,8 @@ class Doors:
         async def attend(
             request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
         ) -> web.StreamResponse:
-            door = self._by_transport.get(request.transport)
-            if door is None:
+            door = request.transport
+            if not isinstance(door, Door):  # it has gone meanwhile
                 return await handler(request)
             if request.content.is_eof():
                 self.complete(request)
@@ -229,7 +207,7 @@ class Doors:
             try:
                 return await handler(request)
             finally:
-                if door.transport in self._by_transport:
+                if door in self._open:
                     self.waits(door, Phase.IDLE)
 
         return attend
@@ -239,9 +217,9 @@ class Doors:
         self._timer.cancel()
         if self._room is not None:
             self._room.cancel()
-        for door in tuple(self._by_transport.values()):
+        for door in tuple(self._open):
             if not door.served:
-                door.transport.abort()
+                door.abort()
 
     def _oldest(self) -> Door:
         return next(iter(self._unfinished[False] or self._unfinished[True]))
@@ -264,7 +242,7 @@ class Doors:
         for door in [*self._unfinished[False], *self._unfinished[True]]:
             age_s = now_s - door.since_s
             limit_s = self._limits_s[door.phase]
-            if door.phase is Phase.IDLE and (unsent := door.transport.get_write_buffer_size()):
+            if door.phase is Phase.IDLE and (unsent := door.get_write_buffer_size()):
                 limit_s = self._unread_s
                 if unsent < door.unsent:  # it reads, if slowly
                     door.since_s, age_s = now_s, 0.0
@@ -275,7 +253,7 @@ class Doors:
     def _close(self, door: Door) -> None:
         self.closed += 1
         self._finished(door)
-        door.transport.abort()
+        door.abort()
 
     def _finished(self, door: Door) -> None:
         door.phase = Phase.BUSY

@@ -22,6 +22,7 @@ from voltana.serving.router.blame import Blame, RetryBudget
 from voltana.serving.router.booking import Booking
 from voltana.serving.router.energy_split import Tally
 from voltana.serving.router.intake import HeldBytes
+from voltana.serving.router.prefix_header import told_prefix
 from voltana.serving.router.problem import Problem, overdue
 from voltana.serving.router.wire import forwarded_headers
 from voltana.values import Request
@@ -172,7 +173,7 @@ class Forwarder:
             if header := self._settings.tenant_header:
                 call.tenant = request.headers.get(header, "")
             call.tenant = self._tenants.named(call.tenant)
-            await self._tries(call, forwarded_headers(request.headers), answer, began_s)
+            await self._tries(call, request.headers, answer, began_s)
         finally:
             self._gate.leave(client)
 
@@ -206,7 +207,8 @@ class Forwarder:
         self, call: Call, headers: Mapping[str, str], answer: Answer, began_s: float
     ) -> None:
         """Repeat the request elsewhere as long as the client has seen nothing of it."""
-        plan, blame = self._plan(call, began_s), Blame()
+        plan, blame = self._plan(call, headers, began_s), Blame()
+        headers = forwarded_headers(headers)
         self._energy.began(call.tenant, plan.prompt_tokens)
         self._budget.request()
         avoid: set[str] = set()
@@ -245,13 +247,14 @@ class Forwarder:
             self._aborts.begin(attempt)
             self._holding.wake()
 
-    def _plan(self, call: Call, began_s: float) -> Request:
+    def _plan(self, call: Call, headers: Mapping[str, str], began_s: float) -> Request:
         self._arrivals += 1
         return Request(
             request_id=self._arrivals,
             arrived_at_s=began_s,
             prompt_tokens=self._lengths.estimate(call),
             slack_s=math.inf if self._holding.defers else 0.0,
+            prefix=told_prefix(headers),
         )
 
     async def _attempt(

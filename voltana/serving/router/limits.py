@@ -22,7 +22,8 @@ class LimitsTable(StrictTable):
         batch: Prompts of one request.
         nesting: Depth of a body's lists and objects.
         reading_mb: Memory that reading one long body may take.
-        reading_s: Time that reading one long body may take.
+        reading_s: Time of the processor that reading one long body may take; six times as long in
+            all, where cores are busy.
         answer_mb: Longest answer that is kept in memory; streams that are passed on have no limit.
         header_s: Time for the head of a request, from its first byte.
         body_s: Time for its body.
@@ -46,7 +47,9 @@ class LimitsTable(StrictTable):
     reading_mb: Annotated[int, Field(ge=64)] = Field(
         default=2048, description="the megabytes that reading one body may take"
     )
-    reading_s: Positive = Field(default=10.0, description="the seconds to read one body")
+    reading_s: Positive = Field(
+        default=10.0, description="the seconds of the processor to read one body"
+    )
     answer_mb: Positive = Field(default=256.0, description="the longest answer in megabytes")
     header_s: Positive = Field(default=10.0, description="the seconds for a request's head")
     body_s: Positive = Field(default=60.0, description="the seconds for a request's body")

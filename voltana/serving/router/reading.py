@@ -15,6 +15,7 @@ import pickle
 import struct
 import sys
 from itertools import count
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from voltana.serving.router.connections import PIECE
@@ -22,6 +23,8 @@ from voltana.serving.router.intake import SMALL
 from voltana.serving.router.problem import Problem
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from voltana.serving.engine import Call, Engine
     from voltana.serving.router.limits import LimitsTable
 
@@ -36,6 +39,11 @@ TASK = struct.Struct("!QQ")
 
 RESULT = struct.Struct("!QQ")
 """Bytes of the pickled call or problem, and of its body where that is another one; then both."""
+
+PATIENCE = 6.0
+"""How many times as long as it may compute a child may take in all, waiting for cores included."""
+
+LOOK_S = 0.02
 
 _BROKEN = (OSError, EOFError, RuntimeError, asyncio.IncompleteReadError, pickle.UnpicklingError)
 """What a child that has died looks like; uvloop raises `RuntimeError` where its pipe is closed."""
@@ -156,18 +164,30 @@ class _Child:
 
     async def understand(self, path: str, raw: bytes | bytearray) -> Call:
         try:
-            async with asyncio.timeout(self._limits.reading_s):
-                return await self._asked(path, raw)
+            async with asyncio.timeout(None) as limit:
+                watch = _Watch(self._processor_s, self._limits.reading_s, limit)
+                try:
+                    return await self._asked(path, raw)
+                finally:
+                    watch.end()
         except TimeoutError:
             await self.stop()
-            limit = f"{self._limits.reading_s:g} s (limits.reading_s)"
-            raise _unreadable(limit) from None
+            raise _unreadable(f"{self._limits.reading_s:g} s (limits.reading_s)") from None
         except _BROKEN:
             await self.stop()
             raise _unreadable(f"{self._limits.reading_mb} MB (limits.reading_mb)") from None
         except asyncio.CancelledError:
             await self.stop()  # it is in the middle of something that nobody waits for
             raise
+
+    def _processor_s(self) -> float:
+        """Time that the child has computed for in all; 0 where there is none."""
+        if self._process is None:
+            return 0.0
+        with contextlib.suppress(OSError):
+            ran_ns = Path(f"/proc/{self._process.pid}/schedstat").read_text().split()[0]
+            return 1e-9 * int(ran_ns)
+        return 0.0
 
     async def _asked(self, path: str, raw: bytes | bytearray) -> Call:
         """The answer of a child that was alive; one that died while it was idle is no answer."""
@@ -219,6 +239,42 @@ class _Child:
             raise Problem(*found)
         found.raw = await _read(process.stdout, changed) if changed else raw
         return found  # type: ignore[no-any-return]
+
+
+class _Watch:
+    """Ends a reading that has computed for too long; waiting for a core is not its doing.
+
+    Children are nicer than what serves requests, so on a busy machine they wait for long.
+
+    Args:
+        processor_s: Time that the child has computed for.
+        limit_s: How long it may.
+        timeout: What is ended.
+    """
+
+    def __init__(
+        self, processor_s: Callable[[], float], limit_s: float, timeout: asyncio.Timeout
+    ) -> None:
+        self._processor_s = processor_s
+        self._limit_s = limit_s
+        self._timeout = timeout
+        self._loop = asyncio.get_running_loop()
+        self._ends_s = self._loop.time() + PATIENCE * limit_s
+        self._before_s = processor_s()
+        self._timer = self._loop.call_later(limit_s, self._look)
+
+    def end(self) -> None:
+        """It has ended by itself."""
+        self._timer.cancel()
+
+    def _look(self) -> None:
+        now_s, computed_s = self._loop.time(), self._processor_s()
+        self._before_s = min(self._before_s, computed_s)  # another child was started
+        left_s = min(self._limit_s - (computed_s - self._before_s), self._ends_s - now_s)
+        if left_s <= 0.0:
+            self._timeout.reschedule(now_s)
+        else:
+            self._timer = self._loop.call_later(max(left_s, LOOK_S), self._look)
 
 
 async def _read(stream: asyncio.StreamReader, size: int) -> bytearray:

@@ -51,6 +51,7 @@ _NOT_FORWARDED = frozenset(
         "trailer",
         "transfer-encoding",
         "upgrade",
+        "x-voltana-prefix",
     }
 )
 """Headers that end at this hop; bodies arrive decompressed and are sent as they are."""

@@ -48,6 +48,6 @@ def __getattr__(name: str) -> Callable[..., NoReturn]:
         raise AttributeError(name)
 
     def missing(*_: object, **__: object) -> NoReturn:
-        raise NotImplementedError(f"sgl_kernel.{name} has no CPU stand-in; see docs/sglang.md")
+        raise NotImplementedError(f"no CPU stand-in for {name}: docs/sglang-developers.md")
 
     return missing

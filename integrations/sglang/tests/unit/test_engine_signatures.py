@@ -4,7 +4,8 @@ from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 
 import pytest
-from engine_signatures import BATCH, FORWARD_MODES, REGISTRY, SCHEDULER, complaints
+
+from tools.sglang_signatures import BATCH, FORWARD_MODES, REGISTRY, SCHEDULER, complaints
 
 SOURCES = {
     SCHEDULER: """

@@ -8,8 +8,8 @@ from types import SimpleNamespace
 import pytest
 from fake_scheduler import scheduler
 
+from voltana_ring.hooks.gpu_uuids import gpu_uuids
 from voltana_sglang.hooks.engine_facts import read_facts
-from voltana_sglang.hooks.gpu_uuids import gpu_uuids
 
 UUIDS = [f"0000000{index}-1111-2222-3333-444444444444" for index in range(8)]
 

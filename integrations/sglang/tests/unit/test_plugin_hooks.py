@@ -19,18 +19,17 @@ import voltana_sglang
 from integrations.sglang.cpu.voltana_sglang_cpu.hook_cost import _timed_around
 from voltana.serving.config import read_config
 from voltana.serving.ring_reader import RingReader
+from voltana_ring.hooks.guard import MAX_ERRORS, METER
+from voltana_ring.hooks.settings import SettingsError, read_settings
 from voltana_ring.layout import Kind
 from voltana_sglang.hooks import attach as attaching
 from voltana_sglang.hooks import contract
 from voltana_sglang.hooks.around import (
-    MAX_ERRORS,
-    METER,
     around_on_idle,
     around_process_batch_result,
     around_run_batch,
 )
 from voltana_sglang.hooks.engine_facts import read_facts
-from voltana_sglang.hooks.settings import SettingsError, read_settings
 
 
 class Engine:
@@ -319,7 +318,7 @@ def test_without_a_toml_reader_the_plugin_says_what_to_install(monkeypatch, tmp_
     monkeypatch.setitem(sys.modules, "tomli", None)
     engine = Hooked()
     attach_here(monkeypatch, tmp_path, engine)
-    assert "Install tomli, or run SGLang on Python 3.11 or later" in caplog.text
+    assert "Install tomli, or run the engine on Python 3.11 or later" in caplog.text
     assert step(engine) == "processed"
 
 
@@ -393,7 +392,7 @@ def in_the_engine():
         plugin / "__init__.py",
         plugin / "plugin.py",
         *plugin.glob("hooks/*.py"),
-        *ring.glob("*.py"),
+        *ring.rglob("*.py"),
     ]
 
 
@@ -421,7 +420,7 @@ def test_what_runs_in_the_engine_imports_the_standard_library_and_the_ring_alone
 def test_what_runs_in_the_engine_loads_no_package_but_our_own():
     code = (
         "import sys; before = set(sys.modules);"
-        "import voltana_sglang.hooks.attach, voltana_sglang.hooks.start_agent;"
+        "import voltana_sglang.hooks.attach, voltana_ring.hooks.start_agent;"
         "tops = {m.partition('.')[0] for m in set(sys.modules) - before};"
         "print(*sorted(tops - set(sys.stdlib_module_names)))"
     )
@@ -434,8 +433,8 @@ import logging, sys, time
 from pathlib import Path
 from voltana_ring.paths import bell_path, ring_path
 from voltana_ring.writer import RingWriter
-from voltana_sglang.hooks.settings import read_settings
-from voltana_sglang.hooks.start_agent import start_agent
+from voltana_ring.hooks.settings import read_settings
+from voltana_ring.hooks.start_agent import start_agent
 
 logging.basicConfig(level="INFO", format="%(message)s")
 config = Path(sys.argv[1])
@@ -445,7 +444,7 @@ ring = RingWriter(
     ring_path(settings.rings, "decode-0", "@dp0.pp0.tp0"), bell_path(settings.rings, "decode-0"),
     {"role": "decode"},
 )
-start_agent(config, "decode-0", settings)
+start_agent(config, "decode-0", settings, "voltana_sglang", logging.getLogger("sglang.voltana"))
 print("the engine serves", flush=True)
 time.sleep(600)
 """

@@ -7,8 +7,9 @@ import pytest
 from fake_scheduler import Bench, ForwardMode, batch, decode_batch, request
 
 from voltana.values import Load, Phase
+from voltana_ring.hooks.guard import METER
 from voltana_ring.layout import MAX_ENTRIES, Change, Flag, Kind
-from voltana_sglang.hooks.around import METER, around_process_batch_result, around_run_batch
+from voltana_sglang.hooks.around import around_process_batch_result, around_run_batch
 from voltana_sglang.hooks.device_times import device_times
 
 

@@ -1,4 +1,4 @@
-"""What docs/sglang.md tells people to write and to type exists."""
+"""What docs/sglang.md, and the two pages beside it, tell people to write and to type exists."""
 
 from __future__ import annotations
 
@@ -18,10 +18,12 @@ from voltana_sglang.config import SglangConfig
 from voltana_sglang.dialect.keys import ADMIN_API_KEY_VARIABLE, API_KEY_VARIABLE
 
 ROOT = Path(__file__).parents[4]
-TEXT = (ROOT / "docs" / "sglang.md").read_text()
+PAGES = ("sglang", "sglang-operation", "sglang-developers")
+TEXT = "\n".join((ROOT / "docs" / f"{page}.md").read_text() for page in PAGES)
 BLOCKS = re.findall(r"^ *```(\w*)\n(.*?)^ *```", TEXT, flags=re.DOTALL | re.MULTILINE)
 EXPORTS = re.findall(r"([A-Z_]+)=(\S+)", TEXT)
-TOML = ["\n".join(line.strip() for line in body.splitlines()) for kind, body in BLOCKS if kind]
+FILES = [body for kind, body in BLOCKS if kind == "toml"]
+TOML = ["\n".join(line.strip() for line in body.splitlines()) for body in FILES]
 
 
 def test_the_configuration_is_accepted() -> None:

@@ -13,7 +13,6 @@ import orjson
 from voltana.serving.engine import Call, PromptSize
 from voltana.serving.router.bodies import NESTING, parse_object
 from voltana.serving.router.connections import PIECE
-from voltana.serving.router.leg import EVENT_END
 from voltana.serving.router.openai_prompt import (
     CHAT_COMPLETIONS,
     COMPLETIONS,
@@ -28,7 +27,6 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from voltana.serving.router.connections import Payload
-    from voltana.serving.router.relay import Through
 
 GENERATE = "/generate"
 """SGLang's own path of requests."""
@@ -112,31 +110,6 @@ class SglangCall(Call):
         else:
             name = self.rids[index] if index < len(self.rids) else ""
         return orjson.dumps(name)[1:-1]
-
-
-class Named:
-    """Puts the client's ids into the events of a stream.
-
-    Args:
-        call: The request.
-        through: Changes them before; None for nothing.
-    """
-
-    def __init__(self, call: SglangCall, through: Through | None) -> None:
-        self._call = call
-        self._through = through
-        self._rest = b""
-
-    def feed(self, chunk: bytes) -> bytes:
-        """Events that `chunk` completes; the rest is kept for the next one."""
-        chunk = chunk if self._through is None else self._through.feed(chunk)
-        whole, end, self._rest = (self._rest + chunk).rpartition(EVENT_END)
-        return self._call.named(whole + end)
-
-    def close(self) -> bytes:
-        """What is left at the end of the stream."""
-        rest = b"" if self._through is None else self._through.close()
-        return self._call.named(self._rest + rest)
 
 
 def id_in_try(rid: str, number: int) -> str:

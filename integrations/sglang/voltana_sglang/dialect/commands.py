@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 def sglang_dialect() -> Dialect:
     """SGLang's."""
     return Dialect(
+        engine="sglang",
         config=SglangConfig,
         router=SglangRouterTable,
         prefill_port="bootstrap_port",

@@ -15,7 +15,8 @@ import orjson
 from voltana.serving.router.leg import EVENT_END
 from voltana.serving.router.problem import Problem, refused
 from voltana.serving.router.relay import relay
-from voltana_sglang.dialect.call import Bootstrap, Named, SglangCall, parse_call
+from voltana.serving.router.renaming import Renamed
+from voltana_sglang.dialect.call import Bootstrap, SglangCall, parse_call
 from voltana_sglang.dialect.errors import ABORTED, error_in, error_in_whole
 from voltana_sglang.dialect.loads import LOADS_PATH, LOADS_QUERY, listed, state_of
 from voltana_sglang.dialect.logprobs import StreamMerge, merge_answers
@@ -128,7 +129,7 @@ async def _stream(
     if prefill is not None:
         through = StreamMerge(await asyncio.shield(prefill))
     if call.rids:
-        through = Named(call, through)
+        through = Renamed(call.named, through)
     await relay(attempt, leg, begin, answer, through)
 
 

@@ -7,19 +7,16 @@ prefill servers are measured alone: SGLang fakes the transfer for a certain boot
 from __future__ import annotations
 
 import http.client
-import json
 import secrets
 import time
-import urllib.error
-import urllib.request
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from voltana.errors import invalid
+from voltana.serving.profile.asking import RefusedError, ask, checked_url
 from voltana.serving.profile.design import Limits
 from voltana.serving.profile.run import DECODE_STEPS, About, ProfileRunError
-from voltana.serving.router.keys import REFUSED, Keys
+from voltana.serving.router.keys import Keys
 from voltana.values import Phase
 from voltana_sglang.dialect.call import ROOM_LIMIT
 from voltana_sglang.dialect.keys import KEY_NAMES
@@ -32,24 +29,10 @@ FAKED_TRANSFER_HOST = "2.2.2.2"
 
 PREFILL_REPEATS = 3
 
-_REQUEST_TIMEOUT_S = 300.0
 _IDLE_LIMIT_S = 60.0
 _POLL_S = 0.05
 _FIRST_ORDINARY_TOKEN = 10
 """Smaller ids are often special."""
-
-
-class RefusedError(ProfileRunError):
-    """The server answered with an error.
-
-    Args:
-        status: HTTP status.
-        text: What it said.
-    """
-
-    def __init__(self, status: int, text: str) -> None:
-        super().__init__(text)
-        self.status = status
 
 
 class SglangServer:
@@ -73,9 +56,7 @@ class SglangServer:
         keys: Keys | None = None,
         decode_steps: int = DECODE_STEPS,
     ) -> None:
-        if not url.startswith(("http://", "https://")):
-            raise invalid("url", url, "an http or https URL", "Write http://HOST:PORT.")
-        self.url = url.rstrip("/")
+        self.url = checked_url(url)
         self._keys = keys or Keys(names=KEY_NAMES)
         self._rng = np.random.default_rng(seed)
         self.decode_steps = decode_steps
@@ -169,24 +150,8 @@ class SglangServer:
     def _call(self, path: str, *body: Any) -> Any:
         admin = path == "/flush_cache"
         headers = self._keys.for_admin() if admin else self._keys.usual()
-        request = urllib.request.Request(self.url + path, headers=headers)
-        if body:
-            request.data = b"" if body[0] is None else json.dumps(body[0]).encode()
-            request.add_header("Content-Type", "application/json")
-        try:
-            with urllib.request.urlopen(request, timeout=_REQUEST_TIMEOUT_S) as reply:
-                answer = reply.read()
-        except urllib.error.HTTPError as error:
-            said = error.read()[:300].decode(errors="replace")
-            remedy = self._key_wanted(admin=admin) if error.code in REFUSED else ""
-            raise RefusedError(
-                error.code, f"{self.url}{path} answered {error.code}: {said}{remedy}"
-            ) from None
-        except (OSError, http.client.HTTPException) as error:
-            raise ProfileRunError(
-                f"{self.url}{path} does not answer ({error}). Start the server first."
-            ) from None
-        return json.loads(answer) if answer[:1] in b"{[" else None
+        remedy = self._key_wanted(admin=admin)
+        return ask(self.url + path, headers, *body, remedy=remedy)
 
     def _key_wanted(self, *, admin: bool) -> str:
         names = self._keys.names

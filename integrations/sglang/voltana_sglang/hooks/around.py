@@ -5,20 +5,16 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Any
 
+from voltana_ring.hooks.guard import METER, note_error
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from voltana_sglang.hooks.meter import Meter
 
-METER = "_voltana_meter"
-"""Attribute of a scheduler that is measured."""
-
 LAUNCHED = "_voltana_launched"
 """Attribute of a result: what was noted at the launch of its batch. SGLang hands the result on,
 but copies the batch without what it does not know."""
-
-MAX_ERRORS = 5
-"""The meter of a scheduler is switched off after so many."""
 
 _log = logging.getLogger("sglang.voltana")
 
@@ -34,13 +30,13 @@ def around_run_batch(
     try:
         launched = meter.launch(batch)
     except Exception as error:  # noqa: BLE001  (the engine goes on whatever happens here)
-        note_error(scheduler, meter, error)
+        note_error(scheduler, meter, error, _log)
     result = original(scheduler, batch, *args, **kwargs)
     if launched is not None:
         try:
             setattr(result, LAUNCHED, meter.returned(launched))
         except Exception as error:  # noqa: BLE001
-            note_error(scheduler, meter, error)
+            note_error(scheduler, meter, error, _log)
     return result
 
 
@@ -53,7 +49,7 @@ def around_process_batch_result(
         try:
             meter.finish(batch, result, getattr(result, LAUNCHED, None))
         except Exception as error:  # noqa: BLE001
-            note_error(scheduler, meter, error)
+            note_error(scheduler, meter, error, _log)
     return original(scheduler, batch, result, *args, **kwargs)
 
 
@@ -64,25 +60,5 @@ def around_on_idle(original: Callable[..., Any], scheduler: Any, *args: Any, **k
         try:
             meter.idle()
         except Exception as error:  # noqa: BLE001
-            note_error(scheduler, meter, error)
+            note_error(scheduler, meter, error, _log)
     return original(scheduler, *args, **kwargs)
-
-
-def note_error(scheduler: Any, meter: Meter, error: Exception) -> None:
-    """Count an error and log it; switch the meter off after `MAX_ERRORS`. Never raises."""
-    try:
-        meter.errors += 1
-        _log.warning(
-            "voltana: error %d of %d while measuring: %s: %s",
-            meter.errors, MAX_ERRORS, type(error).__name__, error,
-            exc_info=meter.errors == 1,
-        )  # fmt: skip
-        if meter.errors >= MAX_ERRORS:
-            setattr(scheduler, METER, None)
-            meter.close()
-            _log.error(
-                "voltana: switched off after %d errors; the engine serves on at the default clocks",
-                meter.errors,
-            )
-    except Exception:  # noqa: BLE001  (nothing is left to be said)
-        return

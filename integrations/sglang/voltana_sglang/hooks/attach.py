@@ -8,12 +8,13 @@ import os
 import time
 from typing import TYPE_CHECKING, Any
 
+from voltana_ring.hooks.guard import METER
+from voltana_ring.hooks.settings import check_name, read_settings
 from voltana_ring.paths import bell_path, make_folder, ring_path
 from voltana_ring.writer import RingWriter
 from voltana_sglang import CONFIG_VARIABLE, INSTANCE_VARIABLE
 from voltana_sglang.hooks import contract
 from voltana_sglang.hooks.around import (
-    METER,
     around_on_idle,
     around_process_batch_result,
     around_run_batch,
@@ -21,13 +22,12 @@ from voltana_sglang.hooks.around import (
 from voltana_sglang.hooks.device_times import device_times
 from voltana_sglang.hooks.engine_facts import mode_of, read_facts
 from voltana_sglang.hooks.meter import Meter
-from voltana_sglang.hooks.settings import check_name, read_settings
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from voltana_sglang.hooks.engine_facts import EngineFacts
+    from voltana_ring.hooks.facts import EngineFacts
 
 HOOKS: dict[str, Callable[..., Any]] = {
     "run_batch": around_run_batch,
@@ -91,9 +91,9 @@ def attach(scheduler: Any, environment: Any) -> None:
         version, name, facts.role, facts.dp_rank, facts.pp_rank, idle,
     )  # fmt: skip
     if settings.starts_agent:
-        from voltana_sglang.hooks.start_agent import start_agent  # noqa: PLC0415
+        from voltana_ring.hooks.start_agent import start_agent  # noqa: PLC0415
 
-        start_agent(path, name, settings)
+        start_agent(path, name, settings, "voltana_sglang", _log)
 
 
 def _meter(scheduler: Any, mode: str, rings: Path, instance: str, facts: EngineFacts) -> Meter:

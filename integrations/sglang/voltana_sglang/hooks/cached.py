@@ -9,8 +9,7 @@ from __future__ import annotations
 
 from typing import Any
 
-KEEP = 0.98
-"""Weight that each further prefill batch leaves to the past: about fifty batches count."""
+from voltana_ring.hooks.cached_share import CachedShare
 
 
 class CachedTokens:
@@ -20,17 +19,17 @@ class CachedTokens:
         scheduler: The scheduler.
     """
 
-    __slots__ = ("_found", "_policy", "_seen", "_unfinished")
+    __slots__ = ("_policy", "_recent", "_unfinished")
 
     def __init__(self, scheduler: Any) -> None:
         self._policy = getattr(scheduler, "policy", None)
-        self._found = self._seen = 0.0
+        self._recent = CachedShare()
         self._unfinished: Any = None
 
     @property
     def share(self) -> float:
         """Of recent prompts' tokens those that were in the cache."""
-        return self._found / self._seen if self._seen else 0.0
+        return self._recent.share
 
     def learn(self, batch: Any, unfinished: Any) -> None:
         """Note what of a prefill batch was cached.
@@ -49,8 +48,7 @@ class CachedTokens:
             else:
                 found += old
                 seen += old + new
-        self._found = KEEP * self._found + found
-        self._seen = KEEP * self._seen + seen
+        self._recent.learn(found, seen)
         self._unfinished = unfinished
 
     def matched(self, waiting: Any) -> bool:

@@ -10,13 +10,13 @@ from __future__ import annotations
 from itertools import chain, islice
 from typing import TYPE_CHECKING, Any
 
+from voltana_ring.hooks.records import WORD
 from voltana_ring.layout import Change
 from voltana_sglang.hooks.queue_view import arrival_s
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-WORD = 0xFFFFFFFFFFFFFFFF
 _NAN = float("nan")
 
 # As plain numbers: members of an enumeration cost more to pack.

@@ -5,17 +5,20 @@ from __future__ import annotations
 import logging
 import time
 from collections import deque
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
-from voltana_ring.layout import MAX_CHANGES, MAX_ENTRIES, MAX_ROOMS, Flag, Kind, Mode
+from voltana_ring.hooks.queue_view import earlier
+from voltana_ring.hooks.records import WORD, Launched, Records, idling
+from voltana_ring.layout import MAX_ENTRIES, Flag, Kind, Mode
 from voltana_sglang.hooks.batch_view import DECODE_MODES, PREFILL_MODES, BatchView
 from voltana_sglang.hooks.cached import CachedTokens
-from voltana_sglang.hooks.followed import WORD, Followed
-from voltana_sglang.hooks.queue_view import QueueReader, QueueView, oldest
+from voltana_sglang.hooks.followed import Followed
+from voltana_sglang.hooks.queue_view import QueueReader, oldest
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
+    from voltana_ring.hooks.queue_view import QueueView
     from voltana_ring.writer import RingWriter
     from voltana_sglang.hooks.device_times import DeviceTimes
 
@@ -24,22 +27,6 @@ _log = logging.getLogger("sglang.voltana")
 
 IDLE_EVERY_S = 0.5
 """An idle engine says so this often: its event loop may spin."""
-
-
-class Launched(NamedTuple):
-    """What is kept of an iteration until its result is there; the middle of a ring record."""
-
-    mode: int
-    flags: int
-    iteration: int
-    load: tuple[int, float, int, int]
-    queue: tuple[int, int, float]
-    launch_s: float
-    returned_s: float = _NAN
-    done: Sequence[Any] = ()
-    """Requests whose prompts it completes."""
-    end: Any = None
-    """Event of the device at its end; None without."""
 
 
 class Meter:
@@ -83,7 +70,7 @@ class Meter:
         now_s: Callable[[], float] = time.monotonic,
     ) -> None:
         self._scheduler = scheduler
-        self._ring = ring
+        self._records = Records(ring)
         self._batch = BatchView(speculative=speculative)
         self._cached = CachedTokens(scheduler)
         self._queue = QueueReader(scheduler, mode, self._cached)
@@ -95,7 +82,6 @@ class Meter:
         # A pipeline takes turns among its batches, so that none is the one before.
         self._tells = follows and not pipelined
         self._followed = Followed(tells=self._tells)
-        self._told = 0
         self._tokens_s = _NAN
         self._has_rooms = mode != "null"
         self._names_waiting = mode != "decode"
@@ -150,7 +136,8 @@ class Meter:
         )
         if self._followed.changes:
             self._write_changes(launched, launch_s)
-        self._write(Kind.LAUNCHED, launched, launch_s, _NAN, _NAN, entries, self._rooms(new))
+        rooms = self._rooms(new)
+        self._records.write(Kind.LAUNCHED, launched, launch_s, _NAN, _NAN, entries, rooms)
         if self._in_order is not None:
             self._in_order.append(launched)
         return launched
@@ -198,7 +185,7 @@ class Meter:
         self._is_done = launched.iteration == self.iterations
         self.finished += 1
         self._note_tokens(launched, batch, at_s)
-        self._write(Kind.FINISHED, launched, at_s, ready_s, latency_s, [], ())
+        self._records.write(Kind.FINISHED, launched, at_s, ready_s, latency_s, [], ())
 
     def idle(self) -> None:
         """Note that nothing runs; cheap when it is called over and over."""
@@ -220,21 +207,15 @@ class Meter:
         new: Iterable[Any] = ()
         if self._names_waiting:
             new = followed.prompts((), self._queue.waiting, now_s)
-        nothing = Launched(
-            Mode.IDLE,
-            self._flags,
-            self.iterations,
-            (0, 0.0, 0, 0),
-            (queue.requests, queue.tokens, queue.oldest_s),
-            now_s,
-        )
+        waiting = queue.requests, queue.tokens, queue.oldest_s
+        nothing = idling(self._flags, self.iterations, waiting, now_s)
         if followed.changes:
             self._write_changes(nothing, now_s)
-        self._write(Kind.IDLE, nothing, now_s, _NAN, _NAN, [], self._rooms(new))
+        self._records.write(Kind.IDLE, nothing, now_s, _NAN, _NAN, [], self._rooms(new))
 
     def close(self) -> None:
         """Measure no more, and remove the ring."""
-        self._ring.close()
+        self._records.close()
 
     def _note_tokens(self, launched: Launched, batch: Any, at_s: float) -> None:
         """Note first tokens, and when decoding requests had their last one so far.
@@ -285,8 +266,7 @@ class Meter:
         """The queue, the oldest arrival with the batch's own, and the entries."""
         queue = self._queue.read(detailed=True)
         oldest_s = oldest(batch.reqs)
-        if queue.oldest_s < oldest_s or oldest_s != oldest_s:  # noqa: PLR0124  (nan: not noted)
-            oldest_s = queue.oldest_s
+        oldest_s = earlier(oldest_s, queue.oldest_s)
         entries = queue.entries
         rest = self._rest_of_chunk(batch)
         if rest is not None:
@@ -317,36 +297,4 @@ class Meter:
     def _write_changes(self, launched: Launched, at_s: float) -> None:
         """Write what became of requests before the record that it belongs to."""
         changes, self._followed.changes = self._followed.changes, []
-        mode, flags, _, load, queue, launch_s, *_ = launched
-        for first in range(0, len(changes), MAX_CHANGES):
-            some = changes[first : first + MAX_CHANGES]
-            body = (
-                Kind.CHANGES, mode, flags, len(some), 0, self._told, at_s,
-                *load, *queue, launch_s, _NAN, _NAN,
-            )  # fmt: skip
-            self._ring.write_changes(body, some)
-            self._told += len(some)
-
-    def _write(  # noqa: PLR0917  (on the hot path, and private)
-        self,
-        kind: Kind,
-        launched: Launched,
-        at_s: float,
-        ready_s: float,
-        latency_s: float,
-        entries: list[float],
-        rooms: Sequence[int],
-    ) -> None:
-        mode, flags, iteration, load, queue, launch_s, *_ = launched
-        # All of them together, so that nothing is in a queue that was read and not named by then.
-        while len(rooms) > MAX_ROOMS:
-            first, rooms = rooms[:MAX_ROOMS], rooms[MAX_ROOMS:]
-            names = (Kind.NAMES, 0, 0, 0, MAX_ROOMS, iteration, at_s, 0, 0.0, 0, 0, 0, 0, _NAN,
-                     launch_s, _NAN, _NAN)  # fmt: skip
-            self._ring.write(names, (), first)
-        body = (
-            kind, mode, flags, len(entries) // 3, len(rooms), iteration, at_s,
-            *load, *queue, launch_s, ready_s, latency_s,
-        )  # fmt: skip
-        self._ring.write(body, entries, rooms)
-        self._ring.ring()
+        self._records.write_changes(launched, changes, at_s)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
-from voltana_ring.layout import MAX_ENTRIES
+from voltana_ring.hooks.queue_view import NOTHING, WALKED, QueueView, earlier, view_of
 from voltana_sglang.hooks.cached import noted
 
 if TYPE_CHECKING:
@@ -13,30 +13,6 @@ if TYPE_CHECKING:
     from voltana_sglang.hooks.cached import CachedTokens
 
 _NAN = float("nan")
-
-WALKED = 64
-"""Requests of a long queue whose tokens are summed; the others count as long as these on average.
-"""
-
-
-class QueueView(NamedTuple):
-    """The queue behind an iteration.
-
-    Attributes:
-        requests: How many wait.
-        tokens: Their tokens that are not in the prefix cache.
-        oldest_s: Arrival of the first of them; nan where none waits.
-        entries: Arrival, tokens to compute, tokens before them: three numbers for each of the
-            first requests, in the engine's order.
-    """
-
-    requests: int
-    tokens: int
-    oldest_s: float
-    entries: list[float]
-
-
-NOTHING = QueueView(0, 0, _NAN, [])
 
 
 class QueueReader:
@@ -92,24 +68,18 @@ class QueueReader:
         sums_of = len(waiting), first, last, noted(first), noted(last)
         if not detailed and sums_of == self._sums_of:
             return self._sums
-        tokens, oldest_s = 0, _NAN
-        entries: list[float] = []
         walked = waiting[:WALKED]
         cached, queued = self._cached, self._scheduler.waiting_queue
         # Those in their handshake are looked up when they have joined the queue.
         looked_up = len(queued) if cached.matched(queued) else 0
-        for index, request in enumerate(walked):
+
+        def read(index: int, request: Any) -> tuple[float, int, int]:
             size = len(request.origin_input_ids) + len(request.output_ids)
             # What a decode server waits for is computed elsewhere, and loaded as a whole.
             done = 0 if self._decode else cached.of(request, size, matched=index < looked_up)
-            arrived_s = arrival_s(request)
-            tokens += size - done
-            if arrived_s < oldest_s or oldest_s != oldest_s:  # noqa: PLR0124  (nan: none yet)
-                oldest_s = arrived_s
-            if index < MAX_ENTRIES:
-                entries += (arrived_s, size - done, done)
-        tokens = tokens * len(waiting) // len(walked)
-        view = QueueView(len(waiting), tokens, oldest_s, entries)
+            return arrival_s(request), size - done, done
+
+        view = view_of(walked, read, len(waiting))
         self._sums_of, self._sums = sums_of, view
         return view
 
@@ -130,7 +100,5 @@ def oldest(requests: Iterable[Any]) -> float:
     """Earliest arrival; nan where none is noted."""
     least = _NAN
     for request in requests:
-        at_s = arrival_s(request)
-        if at_s < least or least != least:  # noqa: PLR0124  (nan: none yet)
-            least = at_s
+        least = earlier(least, arrival_s(request))
     return least

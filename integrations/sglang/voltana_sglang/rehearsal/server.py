@@ -15,11 +15,11 @@ from voltana.rehearsal.engine import Engine, EngineSettings
 from voltana.rehearsal.machine import uuid_of
 from voltana.serving.event_loop import PacedLoop
 from voltana_actuatord.timebase import time_factor
+from voltana_ring.hooks.facts import EngineFacts
+from voltana_ring.hooks.settings import check_name, read_settings
 from voltana_ring.paths import bell_path, make_folder, ring_path
 from voltana_ring.writer import RingWriter
 from voltana_sglang import CONFIG_VARIABLE, INSTANCE_VARIABLE
-from voltana_sglang.hooks.engine_facts import EngineFacts
-from voltana_sglang.hooks.settings import check_name, read_settings
 from voltana_sglang.rehearsal.arguments import VERSION, parser
 from voltana_sglang.rehearsal.pages import Pages
 from voltana_sglang.rehearsal.serving import Decode, Prefill
@@ -111,6 +111,7 @@ def _facts(
 ) -> EngineFacts:
     limits, role = engine.cluster.limits, arguments.disaggregation_mode
     return EngineFacts(
+        engine="sglang",
         version=VERSION,
         role=role,
         model=arguments.model_path,

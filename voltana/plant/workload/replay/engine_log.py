@@ -21,7 +21,12 @@ _STAMPED = re.compile(r"\[\d{4}-\d\d-\d\d[ T]\d\d:\d\d:\d\d[^\]]{0,60}\] ")
 _TEXT_LINE = re.compile(r"^\[([^\]]{19,80})\] (?:Finish|Receive): obj=")
 _META = "'meta_info': {"
 _FIGURE = r": (-?\d[\d.e+-]*)"
-_COLUMNS = ("received", "meta_info.prompt_tokens", "meta_info.completion_tokens")
+_COLUMNS = (
+    "received",
+    "meta_info.prompt_tokens",
+    "meta_info.completion_tokens",
+    "meta_info.cached_tokens",
+)
 
 
 def is_engine_log(head: str) -> bool:
@@ -48,14 +53,14 @@ def engine_log_rows(text: io.TextIOBase, path: Path) -> Iterator[Row]:
         row = _json_row(line) if '"request.finished"' in line else _text_row(line)
         if row is None:
             continue
-        received_s, arrived_s, prompt, output = row
+        received_s, arrived_s, prompt, output, cached = row
         dated = received_s is not None if dated is None else dated
         if dated and received_s is None:
             raise TraceError(
                 f"{path}, line {number}: says no request_received_ts, unlike the lines before it. "
                 "Split the log where --enable-metrics was taken away."
             )
-        cells = (received_s if dated else arrived_s, prompt, output)
+        cells = (received_s if dated else arrived_s, prompt, output, cached)
         yield number, dict(zip(_COLUMNS, cells, strict=True))
     if dated is None:
         raise TraceError(
@@ -71,6 +76,7 @@ class _Finished(NamedTuple):
     arrived_s: float
     prompt: object
     output: object
+    cached: object
 
 
 def _json_row(line: str) -> _Finished | None:
@@ -83,6 +89,7 @@ def _json_row(line: str) -> _Finished | None:
             arrived_s,
             meta.get("prompt_tokens", 0),
             meta.get("completion_tokens", 0),
+            meta.get("cached_tokens", 0),
         )
     except (ValueError, TypeError, KeyError, RecursionError, OverflowError):
         return None  # cut off by a restart, or something else that only looks like an entry
@@ -102,6 +109,7 @@ def _text_row(line: str) -> _Finished | None:
         arrived_s,
         _figure(meta, "prompt_tokens") or 0,
         _figure(meta, "completion_tokens") or 0,
+        _figure(meta, "cached_tokens") or 0,
     )
 
 

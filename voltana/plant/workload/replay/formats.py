@@ -34,6 +34,9 @@ class TraceFormat:
         told_by: Columns of which any set tells the format, beside its own columns being there.
         unsure: Columns of `time` whose unit files get wrong, so that the times themselves decide.
         unnest: Turns the objects of a file into flat rows with the columns above.
+        blocks: Columns that may hold the numbers of the prompt's blocks; none need be there.
+        block_tokens: Tokens of such a block.
+        cached: Columns that may hold the prompt tokens found in a cache; none need be there.
         hint: What to do if a column is missing.
     """
 
@@ -45,6 +48,9 @@ class TraceFormat:
     told_by: tuple[frozenset[str], ...] = ()
     unsure: frozenset[str] = frozenset()
     unnest: Callable[[Iterable[Row], Path], Iterator[Row]] | None = None
+    blocks: tuple[str, ...] = ("hash_ids",)
+    block_tokens: int = 512
+    cached: tuple[str, ...] = ("cached_tokens", "cached_prompt_tokens")
     hint: str = "Give another format, or rename the columns in its first line."
 
     def tells(self, columns: Collection[str]) -> bool:
@@ -67,6 +73,7 @@ BAILIAN = TraceFormat(
     prompt=("input_length",),
     output=("output_length",),
     told_by=(frozenset({"chat_id", "parent_chat_id", "input_length"}),),
+    block_tokens=16,
 )
 AIPERF = TraceFormat(
     name="aiperf",
@@ -115,6 +122,7 @@ SGLANG = TraceFormat(
     prompt=("meta_info.prompt_tokens",),
     output=("meta_info.completion_tokens",),
     containers=(LOG,),
+    cached=("meta_info.cached_tokens",),
 )
 GUIDELLM = TraceFormat(
     name="guidellm",
@@ -241,6 +249,6 @@ def known_columns() -> frozenset[str]:
         name
         for known in FORMATS.values()
         if CSV in known.containers
-        for names in (known.time, known.prompt, known.output)
+        for names in (known.time, known.prompt, known.output, known.blocks, known.cached)
         for name in names
     )

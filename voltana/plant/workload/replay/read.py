@@ -11,13 +11,15 @@ import structlog
 
 from voltana.errors import TraceError, invalid, unknown_name
 from voltana.plant.workload.replay.formats import AUTO, FORMAT_NAMES
-from voltana.plant.workload.replay.table import Table, read_table
+from voltana.plant.workload.replay.table import read_table
 from voltana.plant.workload.replay.units import UNITS
 from voltana.plant.workload.trace import Trace
 from voltana.plant.workload.transform import clip_lengths, mean_rate_rps, scale_rate, window
 
 if TYPE_CHECKING:
     import os
+
+    from voltana.plant.workload.replay.table import Table
 
 
 def read_trace(
@@ -95,14 +97,16 @@ def _clean(log: Any, table: Table) -> Trace:
         )
     if dropped:
         log.warning("dropped requests without prompt or output tokens", requests=dropped)
-        table = Table(*(column[kept] for column in table))
+        table = table.take(np.flatnonzero(kept))
     steps_back = int(np.sum(np.diff(table.time_s) < 0))
     if steps_back:
         log.warning("sorted requests that were not in the order of time", steps_back=steps_back)
         order = np.argsort(table.time_s, kind="stable")
-        table = Table(*(column[order] for column in table))
+        table = table.take(order)
     return Trace(
         arrival_s=table.time_s - table.time_s[0],
         prompt_tokens=table.prompt_tokens.astype(np.int64),
         output_tokens=table.output_tokens.astype(np.int64),
+        prefixes=table.prefixes,
+        cached_tokens=None if table.cached_tokens is None else table.cached_tokens.astype(np.int64),
     )

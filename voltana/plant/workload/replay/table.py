@@ -23,6 +23,7 @@ from voltana.plant.workload.replay.formats import (
     normalise,
 )
 from voltana.plant.workload.replay.jsontext import json_objects
+from voltana.plant.workload.replay.shared import SharedColumns
 from voltana.plant.workload.replay.source import csv_rows, open_text, sniff_container
 from voltana.plant.workload.replay.units import UNITS, TimeUnit, decide_unit
 
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Mapping, Sequence
     from pathlib import Path
 
+    from voltana.plant.workload.prefixes import Prefixes
     from voltana.values import FloatArray
 
 CHUNK_ROWS = 1 << 16
@@ -50,6 +52,18 @@ class Table(NamedTuple):
     time_s: FloatArray
     prompt_tokens: FloatArray
     output_tokens: FloatArray
+    prefixes: Prefixes | None = None
+    cached_tokens: FloatArray | None = None
+
+    def take(self, which: np.ndarray[tuple[int], np.dtype[np.int64]]) -> Table:
+        """Some of the requests, in this order."""
+        return Table(
+            self.time_s[which],
+            self.prompt_tokens[which],
+            self.output_tokens[which],
+            self.prefixes and self.prefixes.take(which),
+            None if self.cached_tokens is None else self.cached_tokens[which],
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,6 +76,7 @@ class _Opened:
         rows: Line numbers and rows.
         unit_s: Unit of the times, in seconds; None if they are to decide it.
         usual_s: The unit if nothing speaks against it.
+        shared: Reads what the prompts share.
     """
 
     names: tuple[str, str, str]
@@ -69,6 +84,7 @@ class _Opened:
     rows: Iterator[tuple[int, Any]]
     unit_s: float | None
     usual_s: float
+    shared: SharedColumns
 
 
 def read_table(file: Path, trace_format: str, time_unit: str = AUTO) -> tuple[Table, str]:
@@ -89,21 +105,20 @@ def read_table(file: Path, trace_format: str, time_unit: str = AUTO) -> tuple[Ta
         opened = _open_rows(text, file, trace_format)
         unit_s = opened.unit_s if time_unit == AUTO else UNITS[time_unit]
         time, prompt, output = (ColumnReader(str(file), name) for name in opened.names)
-        parts = [
-            (
-                time.times(cells[0], lines, unit_s),
-                prompt.tokens(cells[1], lines),
-                output.tokens(cells[2], lines),
-            )
-            for lines, cells in _chunks(opened, file)
-        ]
+        parts = []
+        for lines, cells, rows in _chunks(opened, file):
+            times = time.times(cells[0], lines, unit_s)
+            parts.append((times, prompt.tokens(cells[1], lines), output.tokens(cells[2], lines)))
+            opened.shared.read(lines, rows)
     if not parts:
         raise TraceError(f"{file}: holds a header but no request. Name a file with requests.")
     times, prompts, outputs = (np.concatenate(column) for column in zip(*parts, strict=True))
     unit = TimeUnit(1.0, "")
     if not time.dates:
         unit = TimeUnit(unit_s, "") if unit_s is not None else decide_unit(times, opened.usual_s)
-    return Table(times * unit.seconds, prompts, outputs), unit.because
+    shared = opened.shared
+    times = times * unit.seconds
+    return Table(times, prompts, outputs, shared.prefixes, shared.cached_tokens), unit.because
 
 
 def _open_rows(text: io.TextIOBase, file: Path, trace_format: str) -> _Opened:
@@ -124,7 +139,8 @@ def _open_csv(text: io.TextIOBase, file: Path, trace_format: str) -> _Opened:
     chosen = _choose(file, trace_format, header, CSV)
     names = _columns(file, chosen, header)
     keys = [header.index(name) for name in names]
-    return _opened(chosen, names, keys, rows)
+    shared = SharedColumns(file, chosen, {name: index for index, name in enumerate(header)})
+    return _opened(chosen, names, keys, rows, shared)
 
 
 def _open_json(text: io.TextIOBase, file: Path, trace_format: str) -> _Opened:
@@ -141,7 +157,8 @@ def _keyed(file: Path, chosen: TraceFormat, rows: Iterator[tuple[int, Any]]) -> 
     """Rows whose cells have names; the first row must have those of the format."""
     first = _first(rows, file)
     names = _columns(file, chosen, first[1])
-    return _opened(chosen, names, names, chain([first], rows))
+    shared = SharedColumns(file, chosen, {name: name for name in first[1]})
+    return _opened(chosen, names, names, chain([first], rows), shared)
 
 
 def _first(rows: Iterator[tuple[int, Any]], file: Path) -> tuple[int, Any]:
@@ -152,11 +169,15 @@ def _first(rows: Iterator[tuple[int, Any]], file: Path) -> tuple[int, Any]:
 
 
 def _opened(
-    chosen: TraceFormat, names: tuple[str, str, str], keys: Sequence[Any], rows: Iterator[Any]
+    chosen: TraceFormat,
+    names: tuple[str, str, str],
+    keys: Sequence[Any],
+    rows: Iterator[Any],
+    shared: SharedColumns,
 ) -> _Opened:
     time, usual_s = names[0], chosen.time[names[0]]
     unit_s = None if time in chosen.unsure else usual_s
-    return _Opened(names=names, keys=keys, rows=rows, unit_s=unit_s, usual_s=usual_s)
+    return _Opened(names=names, keys=keys, rows=rows, unit_s=unit_s, usual_s=usual_s, shared=shared)
 
 
 def _choose(file: Path, trace_format: str, present: Collection[str], container: str) -> TraceFormat:
@@ -243,8 +264,10 @@ def _spread(
             yield line, dict(zip(names, cells, strict=True))
 
 
-def _chunks(opened: _Opened, file: Path) -> Iterator[tuple[list[int], list[list[object]]]]:
-    """Line numbers, and the cells of each column, of `CHUNK_ROWS` rows at a time."""
+def _chunks(
+    opened: _Opened, file: Path
+) -> Iterator[tuple[list[int], list[list[object]], list[Any]]]:
+    """Line numbers, the cells of each column, and all cells, of `CHUNK_ROWS` rows at a time."""
     while batch := list(islice(opened.rows, CHUNK_ROWS)):
         lines = [line for line, _ in batch]
         cells: list[list[object]] = []
@@ -256,7 +279,7 @@ def _chunks(opened: _Opened, file: Path) -> Iterator[tuple[list[int], list[list[
                 raise TraceError(
                     f"{file}, line {line}: has no column {name!r}. Complete or remove the line."
                 ) from None
-        yield lines, cells
+        yield lines, cells, [row for _, row in batch]
 
 
 def _has(row: Any, key: Any) -> bool:

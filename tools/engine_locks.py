@@ -1,4 +1,4 @@
-"""Gives the pins of the SGLang environments their hashes: ``make lock-sglang``.
+"""Gives pins of the engines' environments their hashes: ``make lock-sglang``, ``make lock-vllm``.
 
 What is pinned stays; only the hashes are fetched again. Torch keeps those that stand there beside
 the index's own: the CPU build, which the tests use, is not on the usual index.
@@ -12,15 +12,16 @@ import sys
 import tempfile
 from pathlib import Path
 
-FOLDER = Path(__file__).parents[1] / "integrations" / "sglang" / "requirements"
+INTEGRATIONS = Path(__file__).parents[1] / "integrations"
 
 _PIN = re.compile(r"^[\w.-]+==\S+", re.MULTILINE)
 _TORCH = re.compile(r"^torch==\S+ \\\n((?:    --hash=\S+(?: \\)?\n)+)", re.MULTILINE)
 
 
 def main() -> None:
-    """Write every lock of the folder anew."""
-    for lock in sorted(FOLDER.glob("sglang-*.txt")):
+    """Write every lock of an engine anew, whose name is the first argument."""
+    engine = sys.argv[1]
+    for lock in sorted((INTEGRATIONS / engine / "requirements").glob(f"{engine}-*.txt")):
         lock.write_text(hashed(lock.read_text(encoding="utf-8")), encoding="utf-8")
 
 

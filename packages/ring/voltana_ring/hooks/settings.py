@@ -79,7 +79,7 @@ def _tables(path: Path) -> dict[str, Any]:
         except ImportError:
             raise SettingsError(
                 f"{path} cannot be read: Python 3.10 has no tomllib, and tomli is not installed. "
-                "Install tomli, or run SGLang on Python 3.11 or later."
+                "Install tomli, or run the engine on Python 3.11 or later."
             ) from None
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))

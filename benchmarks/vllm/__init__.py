@@ -1,0 +1,1 @@
+"""What voltana costs a vLLM engine."""

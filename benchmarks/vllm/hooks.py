@@ -1,0 +1,78 @@
+"""Thread CPU time that the hooks take of an iteration: ``python -m benchmarks.vllm.hooks``.
+
+On a scheduler of our own that follows vLLM's rules, so that it needs none; `make test-vllm` prints
+the same of a real one.
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+import time
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+
+UNIT = Path(__file__).parents[2] / "integrations" / "vllm" / "tests" / "unit"
+ITERATIONS = 4000
+
+
+def measure(batch: int, *, asynchronous: bool) -> tuple[float, float]:
+    """Median and 99th percentile in us, with requests that come and go all the time."""
+    sys.path.insert(0, str(UNIT))
+    from fake_vllm import Request  # noqa: PLC0415  (a test's, not a package's)
+    from hooked import Bench  # noqa: PLC0415
+
+    times: list[float] = []
+    with tempfile.TemporaryDirectory() as folder:
+        bench = Bench(
+            Path(folder), budget=2048, running=batch, blocks=10**9, asynchronous=asynchronous
+        )
+        meter = bench.meter
+        spent = [0.0]
+
+        def timed(call: Any) -> Any:
+            def around(*arguments: Any) -> None:
+                began_ns = time.thread_time_ns()
+                call(*arguments)
+                spent[0] += time.thread_time_ns() - began_ns
+
+            return around
+
+        hooks = SimpleNamespace(
+            errors=0,
+            scheduled=timed(meter.scheduled),
+            ready=timed(meter.ready),
+            updated=timed(meter.updated),
+        )
+        bench.scheduler._voltana_meter = hooks
+        number = 0
+        while len(times) < ITERATIONS:
+            while len(bench.scheduler.requests) < batch + 4:
+                tokens = 50 + number * 37 % 300
+                prompt = 20 + number * 131 % 700
+                bench.scheduler.add_request(Request(f"r{number}", prompt, tokens, bench.wall_s))
+                number += 1
+            before, spent[0] = meter.finished, 0.0
+            bench.core.step()
+            if meter.finished > before:
+                times.append(spent[0] / 1e3)
+        bench.close()
+    p50, p99 = np.percentile(times[ITERATIONS // 4 :], [50, 99])
+    return float(p50), float(p99)
+
+
+def main() -> None:
+    """Print a table."""
+    print("batch  scheduler     p50 us  p99 us")
+    for batch in (8, 64, 256):
+        for asynchronous in (False, True):
+            p50, p99 = measure(batch, asynchronous=asynchronous)
+            kind = "asynchronous" if asynchronous else "plain"
+            print(f"{batch:5}  {kind:12}  {p50:6.1f}  {p99:6.1f}")
+
+
+if __name__ == "__main__":
+    main()

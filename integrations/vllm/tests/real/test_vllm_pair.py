@@ -1,0 +1,156 @@
+"""A real prefill/decode pair over NIXL and TCP, behind the router."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+import urllib.error
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from measured import Ring, counter, finished, post
+from vllm_server import VllmServer, ask, greedy, prompt_of, transfer
+from voltana_vllm.dialect.call import ASKS_TO_KEEP
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+PROMPTS = 20
+TOKENS = 16
+PORT = 23220
+ROUTER = 23250
+LEASE_S = 30
+
+
+@pytest.fixture(scope="module")
+def pair(model: Path, config: Path) -> Iterator[tuple[VllmServer, VllmServer]]:
+    """A prefill and a decode server, with the plugin."""
+    made = []
+    for index, (name, role) in enumerate(
+        (("prefill-0", "kv_producer"), ("decode-0", "kv_consumer"))
+    ):
+        own = {"VOLTANA_VLLM_CONFIG": str(config), "VOLTANA_VLLM_INSTANCE": name}
+        log = config.with_name(f"{name}.log")
+        made.append(VllmServer(model, PORT + index, log, transfer(role, LEASE_S), own))
+    try:
+        for server in made:
+            server.wait()
+        yield made[0], made[1]
+    finally:
+        for server in made:
+            server.stop()
+
+
+@pytest.fixture(scope="module")
+def router(pair: tuple[VllmServer, VllmServer], config: Path) -> Iterator[str]:
+    """The router before them."""
+    prefill, decode = pair
+    command = [sys.executable, "-m", "voltana_vllm", "router", "--port", str(ROUTER)]
+    command += ["--prefill", prefill.url, "--decode", decode.url]
+    url = f"http://127.0.0.1:{ROUTER}"
+    with config.with_name("router.log").open("wb") as log:
+        process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
+    try:
+        for _ in range(600):
+            try:
+                ask(url + "/health", timeout_s=5)
+                break
+            except (urllib.error.URLError, OSError):
+                time.sleep(0.2)
+        yield url
+    finally:
+        process.terminate()
+        process.wait(60)
+
+
+def streamed(raw: bytes) -> list[int]:
+    """Tokens of a stream."""
+    parts = [part for part in raw.decode().split("\n\n") if part]
+    assert parts[-1] == "data: [DONE]"
+    events = [json.loads(part.removeprefix("data: ")) for part in parts[:-1]]
+    return [t for event in events for c in event["choices"] for t in c.get("token_ids") or ()]
+
+
+def tokens_of(answer: Any) -> list[int]:
+    return list(answer["choices"][0]["token_ids"])
+
+
+def test_greedy_tokens_are_those_of_one_server(
+    pair: tuple[VllmServer, VllmServer], router: str, config: Path
+) -> None:
+    prefill, decode = pair
+    ring = Ring(config.with_name("rings"), "decode-0")
+    time.sleep(1)
+    ring.taken()
+    answers = []
+    for index in range(PROMPTS):
+        prompt = prompt_of(30 + 37 * index, seed=index)
+        routed = tokens_of(ask(router + "/v1/completions", greedy(prompt, TOKENS)))
+        stream = streamed(post(router + "/v1/completions", greedy(prompt, TOKENS, stream=True)))
+        alone = tokens_of(prefill.complete(prompt, TOKENS))
+        assert routed == stream == alone, index
+        answers.append(tuple(alone))
+    assert len(set(answers)) > PROMPTS // 2  # the model tells its prompts apart
+    time.sleep(2)
+    loads = [record.load for record in finished(ring.taken())]
+    ring.close()
+    # The decode server computed no prompt: all came over the wire.
+    assert sum(load.prefill_tokens for load in loads) == 0
+    assert sum(load.decode_requests for load in loads) == 2 * PROMPTS * TOKENS
+    assert counter(ask(decode.url + "/metrics"), "vllm:nixl_num_failed_transfers_total") == 0
+
+
+def held(server: VllmServer) -> float:
+    """Share of a server's KV cache that is in use; asked after a step, which refreshes it."""
+    server.complete([7, 8, 9], 1)
+    return counter(ask(server.url + "/metrics"), "vllm:kv_cache_usage_perc")
+
+
+def test_a_kv_cache_that_nobody_fetches_is_free_at_once_when_the_router_gives_it_up(
+    pair: tuple[VllmServer, VllmServer],
+) -> None:
+    """What the router sends then, by hand; without it the lease ends it after `LEASE_S`."""
+    prefill, decode = pair
+    assert held(prefill) == 0
+    body = greedy(prompt_of(900, seed=99), 1, kv_transfer_params=ASKS_TO_KEEP)
+    params = ask(prefill.url + "/v1/completions", body)["kv_transfer_params"]
+    assert held(prefill) > 0
+    began_s = time.monotonic()
+    with pytest.raises(urllib.error.HTTPError, match="404"):
+        ask(
+            decode.url + "/v1/completions",
+            {
+                "model": "voltana-releases-a-kv-cache",
+                "prompt": [0],
+                "max_tokens": 1,
+                "kv_transfer_params": params,
+            },
+        )
+    while held(prefill) > 0:
+        assert time.monotonic() - began_s < LEASE_S / 2
+        time.sleep(0.2)
+
+
+def test_requests_go_on_when_clients_leave_in_the_middle(
+    pair: tuple[VllmServer, VllmServer], router: str
+) -> None:
+    prefill, _ = pair
+    for index in range(6):
+        body = greedy(prompt_of(300 + index, seed=index), 300, stream=True)
+        process = subprocess.Popen(
+            ["curl", "-sN", "-H", "Content-Type: application/json", "-d", json.dumps(body),
+             router + "/v1/completions"],
+            stdout=subprocess.DEVNULL,
+        )  # fmt: skip
+        time.sleep(0.05 * index)
+        process.kill()
+        process.wait()
+    began_s = time.monotonic()
+    while held(prefill) > 0:
+        assert time.monotonic() - began_s < 2 * LEASE_S
+        time.sleep(0.5)
+    assert tokens_of(ask(router + "/v1/completions", greedy(prompt_of(40), 8)))

@@ -1,0 +1,277 @@
+"""The plugin in vLLM's processes: inert, passive, live, and never in the way."""
+
+from __future__ import annotations
+
+import ast
+import logging
+import subprocess
+import sys
+import types
+from pathlib import Path
+
+import pytest
+from fake_vllm import Request, RequestStatus, Scheduler, SchedulerOutput
+from hooked import Bench
+
+import voltana_ring
+import voltana_vllm
+from voltana.serving.ring_reader import RingReader
+from voltana_ring.hooks.guard import MAX_ERRORS, METER
+from voltana_ring.layout import Kind
+from voltana_vllm.hooks import contract
+from voltana_vllm.hooks.around import HOOKS
+from voltana_vllm.plugin import register
+
+
+def request_module():
+    module = types.ModuleType("vllm.v1.request")
+    module.RequestStatus = RequestStatus
+    module.Request = Request
+    return module
+
+
+@pytest.fixture
+def vllm(monkeypatch, tmp_path):
+    """Modules of a vLLM in which nothing but the scheduler is there, and a configuration."""
+    own = types.ModuleType("vllm")
+    own.__version__ = "0.32.0"
+    scheduler = types.ModuleType(contract.SCHEDULER_MODULE)
+
+    class Fresh(Scheduler):
+        def __init__(self, **options):
+            super().__init__(**options)
+
+        def schedule(self, throttle_prefills=False):
+            return super().schedule(throttle_prefills)
+
+        def update_from_output(self, scheduler_output, model_runner_output):
+            return super().update_from_output(scheduler_output, model_runner_output)
+
+    scheduler.Scheduler = Fresh
+    output = types.ModuleType("vllm.v1.core.sched.output")
+    output.SchedulerOutput = SchedulerOutput
+    modules = {
+        "vllm": own, contract.SCHEDULER_MODULE: scheduler, "vllm.v1.core.sched.output": output,
+        "vllm.v1.request": request_module(),
+    }  # fmt: skip
+    for name, module in modules.items():
+        monkeypatch.setitem(sys.modules, name, module)
+    config = tmp_path / "voltana.toml"
+    config.write_text(f'[agent]\nrings = "{tmp_path / "rings"}"\n')
+    monkeypatch.setenv("VOLTANA_VLLM_CONFIG", str(config))
+    monkeypatch.setenv("VOLTANA_VLLM_INSTANCE", "decode-7")
+    return types.SimpleNamespace(
+        own=own, scheduler=scheduler, modules=modules, rings=tmp_path / "rings", config=config
+    )
+
+
+def served(scheduler):
+    """Have a request answered; whether it was."""
+    request = Request("r0", 10, 3, 0.0)
+    scheduler.add_request(request)
+    for _ in range(20):
+        output = scheduler.schedule()
+        output.complete = {
+            rid for rid in output.num_scheduled_tokens
+            if not scheduler.requests[rid].is_prefill_chunk
+        }  # fmt: skip
+        scheduler.update_from_output(output, None)
+    return request.num_output_tokens == 3
+
+
+def test_a_scheduler_is_attached_and_says_so(vllm, caplog):
+    with caplog.at_level(logging.INFO, "vllm.voltana"):
+        register()
+        register()  # vLLM may load plugins more than once
+        scheduler = vllm.scheduler.Scheduler(role="kv_consumer")
+        (path,) = vllm.rings.glob("*.ring")
+        reader = RingReader(path)
+        assert served(scheduler)
+    assert caplog.text.count("hooks are in force on vLLM 0.32.0: measuring decode-7 (decode") == 1
+    assert caplog.text.count("live: the first iteration took") == 1
+    assert path.name == "decode-7@dp0.pp0.tp0.ring"
+    kinds = [record.kind for record in reader.drain()]
+    assert kinds.count(Kind.LAUNCHED) == kinds.count(Kind.FINISHED) == 3
+    assert reader.info["engine"] == "vllm"
+    assert (reader.info["role"], reader.info["model"]) == ("decode", "tiny")
+    assert reader.info["kv_capacity_tokens"] == 10_000
+    reader.close()
+    getattr(scheduler, METER).close()
+
+
+def test_each_engine_of_a_data_parallel_server_has_a_ring_of_its_own(vllm):
+    register()
+    made = []
+    for rank in range(2):
+        original = Scheduler.__init__
+
+        def with_rank(self, *args, _rank=rank, _original=original, **kwargs):
+            _original(self, *args, **kwargs)
+            self.vllm_config.parallel_config.data_parallel_index = _rank
+
+        Scheduler.__init__ = with_rank
+        try:
+            made.append(vllm.scheduler.Scheduler())
+        finally:
+            Scheduler.__init__ = original
+    assert sorted(p.name for p in vllm.rings.glob("*.ring")) == [
+        "decode-7@dp0.pp0.tp0.ring", "decode-7@dp1.pp0.tp0.ring",
+    ]  # fmt: skip
+    for scheduler in made:
+        getattr(scheduler, METER).close()
+
+
+def no_status(vllm):
+    vllm.modules["vllm.v1.request"].RequestStatus = types.SimpleNamespace(__members__={})
+
+
+def other_signature(vllm):
+    vllm.scheduler.Scheduler.update_from_output = lambda self, work: None
+
+
+def no_field(vllm):
+    vllm.modules["vllm.v1.core.sched.output"].SchedulerOutput = type("Other", (), {})
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda v: setattr(v.own, "__version__", "0.34.0"), "vLLM 0.34.0 is unknown: 0.25.1 and"),
+        (lambda v: setattr(v.own, "__version__", "0.9.2"), "vLLM 0.9.2 is unknown"),
+        (lambda v: setattr(v.own, "__version__", "dev"), "vLLM of unknown version 'dev'"),
+        (no_status, "RequestStatus has no FINISHED_ABORTED"),
+        (other_signature, "Scheduler.update_from_output('self', 'work') instead of"),
+        (no_field, "SchedulerOutput has no finished_req_ids"),
+        (lambda v: v.config.write_text("["), "cannot be read:"),
+        (lambda v: v.config.unlink(), "cannot be read:"),
+        (lambda v: v.config.write_text("agent = 3"), "agent = 3 is not allowed: must be a table"),
+    ],
+)
+def test_whatever_is_missing_leaves_the_engine_alone(vllm, caplog, change, said):
+    change(vllm)
+    methods = vllm.scheduler.Scheduler.schedule
+    register()
+    scheduler = vllm.scheduler.Scheduler()
+    assert "PASSIVE, nothing is measured" in caplog.text
+    assert said in caplog.text
+    assert getattr(scheduler, METER, None) is None
+    if "cannot be read" not in said and "must be a table" not in said:
+        assert vllm.scheduler.Scheduler.schedule is methods
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "said"),
+    [
+        ("VOLTANA_VLLM_INSTANCE", "", "set VOLTANA_VLLM_INSTANCE to a name"),
+        ("VOLTANA_VLLM_INSTANCE", "../etc", "instance name '../etc' is not allowed"),
+        ("VOLTANA_VLLM_ROLE", "both", "VOLTANA_VLLM_ROLE = 'both' is not allowed: must be one of"),
+    ],
+)
+def test_a_wrong_environment_leaves_the_engine_alone(  # noqa: PLR0917
+    vllm, caplog, monkeypatch, variable, value, said
+):
+    monkeypatch.setenv(variable, value)
+    register()
+    scheduler = vllm.scheduler.Scheduler()
+    assert said in caplog.text
+    assert served(scheduler)
+
+
+def test_a_role_that_is_told_stands_above_that_of_the_connector(vllm, monkeypatch, caplog):
+    monkeypatch.setenv("VOLTANA_VLLM_ROLE", "prefill")
+    with caplog.at_level(logging.INFO, "vllm.voltana"):
+        register()
+        scheduler = vllm.scheduler.Scheduler(role="kv_both")
+    assert "measuring decode-7 (prefill" in caplog.text
+    getattr(scheduler, METER).close()
+
+
+def test_a_scheduler_of_the_users_own_that_calls_ours_not_is_noticed(vllm, caplog):
+    register()
+    mro = vllm.scheduler.Scheduler
+
+    class Other:
+        pass
+
+    assert contract.hook_problems(Other, HOOKS) == [
+        "the hook on schedule is not in force",
+        "the hook on update_from_output is not in force",
+    ]
+    assert contract.hook_problems(type("Async", (mro,), {}), HOOKS) == []
+
+
+@pytest.mark.parametrize("broken", ["scheduled", "ready", "updated"])
+def test_a_raising_meter_never_reaches_the_engine_and_is_switched_off(tmp_path, caplog, broken):
+    bench = Bench(tmp_path)
+
+    def fail(*_args):
+        raise ZeroDivisionError("injected")
+
+    setattr(bench.meter, broken, fail)
+    request = Request("r0", 10, 3 * MAX_ERRORS, bench.wall_s)
+    bench.scheduler.add_request(request)
+    with caplog.at_level(logging.INFO, "vllm.voltana"):
+        while bench.core.step():
+            pass
+    assert request.num_output_tokens == 3 * MAX_ERRORS
+    assert getattr(bench.scheduler, METER) is None
+    assert caplog.text.count("ZeroDivisionError: injected") >= MAX_ERRORS
+    assert caplog.text.count("switched off") == 1
+    assert not list(tmp_path.glob("*.ring"))
+    bench.reader.close()
+
+
+def test_an_error_of_vllm_itself_passes_through(tmp_path, monkeypatch):
+    bench = Bench(tmp_path)
+
+    def fail(*_args):
+        raise KeyError("vllm")
+
+    monkeypatch.setattr(Scheduler, "schedule", fail)
+    with pytest.raises(KeyError, match="vllm"):
+        bench.scheduler.schedule()
+    monkeypatch.setattr(Scheduler, "update_from_output", fail)
+    with pytest.raises(KeyError, match="vllm"):
+        bench.scheduler.update_from_output(None, None)
+    assert bench.meter.errors == 0
+    bench.close()
+
+
+def test_without_configuration_the_plugin_imports_nothing():
+    code = (
+        "import sys; from voltana_vllm.plugin import register; register();"
+        "print([m for m in sys.modules if m.startswith(('vllm', 'voltana'))])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, env={}
+    )
+    assert done.stdout.strip() == "['voltana_vllm', 'voltana_vllm.plugin']"
+
+
+def in_the_engine():
+    """Files that an engine imports: the plugin, the hooks and the ring."""
+    plugin, ring = Path(voltana_vllm.__file__).parent, Path(voltana_ring.__file__).parent
+    return [
+        plugin / "__init__.py", plugin / "plugin.py", *plugin.glob("hooks/*.py"),
+        *ring.rglob("*.py"),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "path", in_the_engine(), ids=lambda path: f"{path.parent.name}-{path.stem}"
+)
+def test_what_runs_in_the_engine_imports_the_standard_library_and_the_ring_alone(path):
+    tree = ast.parse(path.read_text(), feature_version=(3, 10))
+    own = {"voltana_ring", "voltana_vllm", "tomli"}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            names = [node.module]
+        else:
+            continue
+        for name in names:
+            top = name.partition(".")[0]
+            assert top in own or top in sys.stdlib_module_names, f"{path} imports {name}"
+            if top == "voltana_vllm" and name != top:
+                assert name.startswith("voltana_vllm.hooks"), f"{path} imports {name}"

@@ -1,0 +1,1 @@
+"""What voltana speaks with vLLM servers."""

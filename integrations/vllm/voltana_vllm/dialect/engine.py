@@ -1,0 +1,168 @@
+"""vLLM as the router knows it: one leg after the other, the decode server chosen late.
+
+The prefill server computes one token, keeps the KV cache, and answers with what a decode server
+needs to fetch it. That is chosen only then. The answer is the decode server's.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import orjson
+
+from voltana.serving.router.pool import Backend
+from voltana.serving.router.problem import Lost, Problem, refused
+from voltana.serving.router.relay import relay
+from voltana.serving.router.renaming import Renamed
+from voltana.serving.router.wire import Line
+from voltana_vllm.dialect.call import VllmCall, clients_id, parse_call, under
+from voltana_vllm.dialect.errors import error_in
+from voltana_vllm.dialect.loads import LOADS_PATH, state_of
+
+if TYPE_CHECKING:
+    from voltana.serving.router.answer import Answer
+    from voltana.serving.router.attempt import Attempt
+    from voltana.serving.router.leg import Leg
+    from voltana.values import InstanceState
+    from voltana_vllm.dialect.settings import VllmRouterTable
+
+RELEASE_PATH = "/v1/completions"
+
+RELEASES = "voltana-releases-a-kv-cache"
+"""A model that no server has. A decode server refuses the request, and tells the prefill server
+that the KV cache of the request is not wanted."""
+
+
+class VllmEngine:
+    """A `voltana.serving.engine.Engine`.
+
+    Args:
+        settings: The servers, and limits.
+    """
+
+    binds_late = True
+
+    def __init__(self, settings: VllmRouterTable) -> None:
+        self._nesting = settings.limits.nesting
+        self._releasing = tuple(
+            Backend(table, settings) for table in settings.backends if table.role == "decode"
+        )
+
+    def understand(self, path: str, raw: bytes | bytearray) -> VllmCall:
+        """Read a request."""
+        return parse_call(path, raw, self._nesting)
+
+    async def attempt(self, call: VllmCall, attempt: Attempt, answer: Answer) -> None:
+        """Send the legs one after the other, and pass the decode server's answer on."""
+        number, clients = attempt.number, clients_id(attempt.headers)
+        attempt.headers = under(call.name(number), attempt.headers)
+        body = call.body()
+        if attempt.prefill is not None:
+            _check_pair(call)
+            call.held[number] = params = await _prefilled(call, attempt, attempt.prefill)
+            attempt.prefilled()
+            await attempt.admitted()
+            body = call.body(kv_transfer_params=params)
+        rename = partial(call.named, attempt=number, clients=clients)
+        leg = attempt.post(attempt.decode(marks=call.marks(number)), body)
+        try:
+            await leg.__aenter__()
+        except Lost as lost:
+            if not lost.dead:  # it may be fetching the KV cache
+                call.held.pop(number, None)
+            raise
+        except BaseException:
+            call.held.pop(number, None)
+            raise
+        call.held.pop(number, None)
+        try:
+            if call.stream:
+                await _stream(attempt, leg, answer, Renamed(rename) if clients else None)
+            else:
+                content = await leg.read()
+                attempt.first_token()
+                answer.whole(rename(content), leg.kind, attempt.names)
+        finally:
+            await leg.__aexit__(None, None, None)
+
+    async def load(self, line: Line) -> InstanceState:
+        """What ``/metrics`` says."""
+        reply = await line.ask("GET", LOADS_PATH)
+        if not reply.ok:
+            raise refused(line.backend.name, reply.status, reply.body, reply.kind)
+        return state_of(reply.body.decode("utf-8", "replace"))
+
+    async def abort(self, line: Line, call: VllmCall, number: int) -> int:
+        """Have a KV cache given up that nobody has begun to fetch.
+
+        A closed connection ends a leg that is at work: vLLM watches for it. A KV cache that a
+        decode server may be fetching is left to that and to the lease: given up meanwhile, it
+        could be overwritten while it is read.
+        """
+        params = call.held.pop(number, None)
+        if params is None:
+            return 0
+        body = orjson.dumps(
+            {"model": RELEASES, "prompt": [0], "max_tokens": 1, "kv_transfer_params": params}
+        )
+        for backend in self._releasing:
+            through = Line(
+                wire=line.wire, backend=backend, headers=line.headers, timeout_s=line.timeout_s
+            )
+            try:
+                return (await through.ask("POST", RELEASE_PATH, body)).status
+            except Problem:
+                continue
+        return 0
+
+
+def _check_pair(call: VllmCall) -> None:
+    """Refuse what a pair cannot answer: one KV cache is handed over for one answer."""
+    if (call.batch or 1) > 1:
+        raise Problem(
+            400,
+            f"{call.batch} prompts in one request are not allowed here: must be one, for vLLM's "
+            "prefill servers hand over one KV cache a request. Send the prompts one by one.",
+            "unsupported_batch",
+        )
+    if call.samples > 1:
+        raise Problem(
+            400,
+            f"n or best_of = {call.samples} is not allowed here: must be 1, for a KV cache is "
+            "fetched once. Send the prompt several times.",
+            "unsupported_n",
+        )
+
+
+async def _prefilled(call: VllmCall, attempt: Attempt, prefill: Backend) -> dict[str, Any]:
+    """The prefill leg; what a decode server needs to fetch the KV cache."""
+    async with attempt.post(prefill, call.prefill_body(), held=True) as leg:
+        content = await leg.read()
+    try:
+        params = orjson.loads(content).get("kv_transfer_params")
+    except (orjson.JSONDecodeError, AttributeError):
+        params = None
+    if not isinstance(params, dict):
+        prefill.failed("it hands over no KV cache")
+        raise Problem(
+            502,
+            f"backend {prefill.name!r} computed the prompt and hands over no KV cache: must be "
+            "started with --kv-transfer-config.",
+            "no_kv_transfer",
+            retryable=True,
+            backend=prefill.name,
+        )
+    prefill.succeeded()
+    return params
+
+
+async def _stream(attempt: Attempt, leg: Leg, answer: Answer, through: Renamed | None) -> None:
+    begin = await leg.first_event()
+    # A server that fails has sent status 200 all the same by then. A client's own mistake is
+    # passed on in the stream, as the server wrote it.
+    problem = error_in(leg.backend.name, begin)
+    if problem is not None and problem.retryable:
+        raise problem
+    attempt.first_token()
+    await relay(attempt, leg, begin, answer, through)

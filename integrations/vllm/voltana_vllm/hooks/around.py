@@ -1,0 +1,54 @@
+"""The hooks themselves: they call vLLM, and the meter around it, and let no error through."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Any
+
+from voltana_ring.hooks.guard import METER, note_error
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from voltana_vllm.hooks.meter import Meter
+
+_log = logging.getLogger("vllm.voltana")
+
+
+def around_schedule(original: Callable[..., Any], scheduler: Any, *args: Any, **kwargs: Any) -> Any:
+    """Around ``Scheduler.schedule``: what it returns is handed to the workers next."""
+    output = original(scheduler, *args, **kwargs)
+    meter: Meter | None = getattr(scheduler, METER, None)
+    if meter is not None:
+        try:
+            meter.scheduled(output)
+        except Exception as error:  # noqa: BLE001  (the engine goes on whatever happens here)
+            note_error(scheduler, meter, error, _log)
+    return output
+
+
+def around_update_from_output(
+    original: Callable[..., Any], scheduler: Any, scheduler_output: Any, *args: Any, **kwargs: Any
+) -> Any:
+    """Around ``Scheduler.update_from_output``: it is called when the result is there."""
+    meter: Meter | None = getattr(scheduler, METER, None)
+    if meter is None:
+        return original(scheduler, scheduler_output, *args, **kwargs)
+    try:
+        meter.ready(scheduler_output)
+    except Exception as error:  # noqa: BLE001
+        note_error(scheduler, meter, error, _log)
+    result = original(scheduler, scheduler_output, *args, **kwargs)
+    if getattr(scheduler, METER, None) is not None:
+        try:
+            meter.updated()
+        except Exception as error:  # noqa: BLE001
+            note_error(scheduler, meter, error, _log)
+    return result
+
+
+HOOKS: dict[str, Callable[..., Any]] = {
+    "schedule": around_schedule,
+    "update_from_output": around_update_from_output,
+}
+"""What is around which method of the scheduler; without it nothing can be measured."""

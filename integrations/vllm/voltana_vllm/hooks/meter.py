@@ -1,0 +1,188 @@
+"""Measures iterations: what each one computes, when it was launched, and how long it took."""
+
+from __future__ import annotations
+
+import logging
+import time
+from typing import TYPE_CHECKING, Any
+
+from voltana_ring.hooks.cached_share import CachedShare
+from voltana_ring.hooks.queue_view import QueueView, earlier
+from voltana_ring.hooks.records import Launched, Records, idling
+from voltana_ring.layout import MAX_ENTRIES, Flag, Kind, Mode
+from voltana_vllm.hooks.batch_view import BatchView
+from voltana_vllm.hooks.followed import Followed, Told, rooms_of
+from voltana_vllm.hooks.queue_view import QueueReader
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+
+    from voltana_ring.writer import RingWriter
+
+_NAN = float("nan")
+_log = logging.getLogger("vllm.voltana")
+
+IDLE_EVERY_S = 0.5
+"""An engine that waits for KV caches schedules nothing a thousand times a second."""
+
+MOST_OPEN = 64
+"""More batches than any engine has in flight; what is older never came back."""
+
+
+class Meter:
+    """Measures one scheduler; not thread-safe, as the scheduler is not.
+
+    Latency is the time on the device: from the launch, or from the end of the iteration before
+    where that was later, to the result (asynchronous scheduling launches the next batch while one
+    runs). A launch is kept with its own scheduler output, for several are under way at once.
+
+    Args:
+        scheduler: The scheduler.
+        ring: Where records go.
+        speculative: Whether an iteration may produce more than one token a request.
+        statuses: vLLM's numbers of statuses.
+        now_s: The monotonic clock.
+        wall_s: The wall's clock, by which vLLM notes arrivals.
+
+    Attributes:
+        iterations: Iterations that were launched.
+        finished: Iterations whose latency was measured.
+        errors: Errors so far; the hooks count them.
+    """
+
+    def __init__(
+        self,
+        scheduler: Any,
+        ring: RingWriter,
+        *,
+        speculative: bool,
+        statuses: dict[str, int],
+        now_s: Callable[[], float] = time.monotonic,
+        wall_s: Callable[[], float] = time.time,
+    ) -> None:
+        self._scheduler = scheduler
+        self._records = Records(ring)
+        self._flags = int(Flag.SPECULATIVE) if speculative else 0
+        self._followed = Followed(statuses)
+        self._cached = CachedShare()
+        listening = statuses["WAITING_FOR_STREAMING_REQ"]
+        self._queue = QueueReader(scheduler, self._followed.known, self._cached, listening)
+        stages = getattr(scheduler.vllm_config.parallel_config, "pipeline_parallel_size", 1)
+        self._batch = BatchView(summed=speculative or stages > 1)
+        self._now_s, self._wall_s = now_s, wall_s
+        self._open: dict[int, tuple[Any, Launched]] = {}
+        self._now: tuple[Launched, float] | None = None
+        self._ready_s = 0.0
+        self._tokens_s = _NAN
+        self._idle_s = 0.0
+        self.iterations = 0
+        self.finished = 0
+        self.errors = 0
+
+    def scheduled(self, output: Any) -> None:
+        """Note what was scheduled: a batch that is about to run, or nothing."""
+        now_s = self._now_s()
+        requests, followed = self._scheduler.requests, self._followed
+        self._forget(output.finished_req_ids, now_s)
+        new = followed.arrivals(requests, now_s, self._wall_s())
+        if not output.total_num_scheduled_tokens:
+            self._scheduled_nothing(new, now_s)
+            return
+        batch = self._batch
+        batch.read(output, requests, followed.known)
+        self._learn_cached(output)
+        followed.decoding(output.num_scheduled_tokens, batch.remote, now_s)
+        followed.prompts_done(batch.done)
+        queue = self._queue.read(batch.prompts.values(), detailed=batch.prefill_tokens > 0)
+        self.iterations += 1
+        self._idle_s = 0.0
+        launched = Launched(
+            batch.mode,
+            self._flags | (Flag.CUT if queue.requests > MAX_ENTRIES else 0),
+            self.iterations,
+            (batch.prefill_tokens, batch.attended_pairs, batch.decode_requests, batch.kv_tokens),
+            (queue.requests, queue.tokens, _oldest(batch.worked_on, queue)),
+            now_s,
+            done=batch.done,
+        )
+        self._keep(output, launched)
+        self._tell(launched, now_s)
+        entries = queue.entries if batch.prefill_tokens else ()
+        self._records.write(
+            Kind.LAUNCHED, launched, now_s, entries=entries, rooms=rooms_of(new) if new else ()
+        )
+
+    def ready(self, output: Any) -> None:
+        """Note that the result of a batch is there."""
+        found = self._open.pop(id(output), None)
+        self._now = None if found is None else (found[1], self._now_s())
+
+    def updated(self) -> None:
+        """Note what the result made of the requests."""
+        if self._now is None:
+            return
+        (launched, ready_s), self._now = self._now, None
+        latency_s = ready_s - max(launched.launch_s, self._ready_s)
+        self._ready_s = ready_s
+        if launched.mode != Mode.PREFILL:
+            self._tokens_s = ready_s
+        self._followed.first_tokens(launched.done, ready_s)
+        self._forget(self._scheduler.finished_req_ids, ready_s)
+        self._tell(launched, ready_s)
+        self._records.write(Kind.FINISHED, launched, ready_s, ready_s, latency_s)
+        if not self.finished:
+            _log.info("voltana: live: the first iteration took %.1f ms", 1e3 * latency_s)
+        self.finished += 1
+
+    def close(self) -> None:
+        """Measure no more, and remove the ring."""
+        self._records.close()
+
+    def _scheduled_nothing(self, new: Sequence[Told], now_s: float) -> None:
+        """Say that nothing runs, where nothing does."""
+        if self._open or not (
+            new or self._followed.changes or now_s - self._idle_s >= IDLE_EVERY_S
+        ):
+            return
+        self._idle_s = now_s
+        queue = self._queue.read(self._batch.prompts.values(), detailed=False)
+        waiting = queue.requests, queue.tokens, queue.oldest_s
+        nothing = idling(self._flags, self.iterations, waiting, now_s)
+        self._tell(nothing, now_s)
+        self._records.write(Kind.IDLE, nothing, now_s, rooms=rooms_of(new))
+
+    def _keep(self, output: Any, launched: Launched) -> None:
+        """Keep a launch with its output, whose number is not used again as long as it is kept."""
+        if len(self._open) >= MOST_OPEN:
+            del self._open[next(iter(self._open))]
+        self._open[id(output)] = output, launched
+
+    def _forget(self, rids: Iterable[str], now_s: float) -> None:
+        if rids:
+            for rid in self._followed.ended(rids, self._tokens_s, now_s):
+                self._batch.forget(rid)
+
+    def _learn_cached(self, output: Any) -> None:
+        """Note what of new prompts was in the prefix cache, a connector's included."""
+        found = seen = 0
+        for new in output.scheduled_new_reqs:
+            told = self._followed.known[new.req_id]
+            if not (told.remote or told.joined):
+                found += new.num_computed_tokens
+                seen += told.request.num_prompt_tokens
+        if seen:
+            self._cached.learn(found, seen)
+
+    def _tell(self, launched: Launched, at_s: float) -> None:
+        """Write what became of requests before the record that it belongs to."""
+        if self._followed.changes:
+            changes, self._followed.changes = self._followed.changes, []
+            self._records.write_changes(launched, changes, at_s)
+
+
+def _oldest(worked_on: Iterable[Told], queue: QueueView) -> float:
+    """Earliest arrival of what is computed or waits; nan where none does."""
+    oldest_s = queue.oldest_s
+    for told in worked_on:
+        oldest_s = earlier(oldest_s, told.arrived_s)
+    return oldest_s

@@ -1,0 +1,108 @@
+"""Writes what hooks measured into a ring, in the order in which its readers expect it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from voltana_ring.layout import MAX_CHANGES, MAX_ROOMS, Kind, Mode
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from voltana_ring.writer import RingWriter
+
+_NAN = float("nan")
+
+WORD = 0xFFFFFFFFFFFFFFFF
+"""Names of requests are cut to it."""
+
+
+class Launched(NamedTuple):
+    """What is kept of an iteration until its result is there; the middle of a ring record."""
+
+    mode: int
+    flags: int
+    iteration: int
+    load: tuple[int, float, int, int]
+    queue: tuple[int, int, float]
+    launch_s: float
+    returned_s: float = _NAN
+    done: Sequence[Any] = ()
+    """Requests whose prompts it completes."""
+    end: Any = None
+    """Event of the device at its end; None without."""
+
+
+def idling(flags: int, iteration: int, queue: tuple[int, int, float], now_s: float) -> Launched:
+    """What stands for an iteration while none runs."""
+    return Launched(Mode.IDLE, flags, iteration, (0, 0.0, 0, 0), queue, now_s)
+
+
+class Records:
+    """The way of one scheduler's measurements into its ring.
+
+    Args:
+        ring: Where they go.
+
+    Attributes:
+        told: Changes of requests that were written.
+    """
+
+    __slots__ = ("_ring", "told")
+
+    def __init__(self, ring: RingWriter) -> None:
+        self._ring = ring
+        self.told = 0
+
+    def write_changes(
+        self, launched: Launched, changes: Sequence[tuple[int, float, int, int]], at_s: float
+    ) -> None:
+        """Write what became of requests, before the record that it belongs to."""
+        mode, flags, _, load, queue, launch_s, *_ = launched
+        for first in range(0, len(changes), MAX_CHANGES):
+            some = changes[first : first + MAX_CHANGES]
+            body = (
+                Kind.CHANGES, mode, flags, len(some), 0, self.told, at_s,
+                *load, *queue, launch_s, _NAN, _NAN,
+            )  # fmt: skip
+            self._ring.write_changes(body, some)
+            self.told += len(some)
+
+    def write(  # noqa: PLR0917  (on the hot path)
+        self,
+        kind: Kind,
+        launched: Launched,
+        at_s: float,
+        ready_s: float = _NAN,
+        latency_s: float = _NAN,
+        entries: Sequence[float] = (),
+        rooms: Sequence[int] = (),
+    ) -> None:
+        """Write a record, and wake its reader.
+
+        Args:
+            kind: What it tells.
+            launched: The iteration.
+            at_s: When it is written, on the monotonic clock.
+            ready_s: When its result was there.
+            latency_s: How long it took.
+            entries: Of the queue; see `voltana_ring.layout.ENTRY`.
+            rooms: Numbers by which requests are named to routers.
+        """
+        mode, flags, iteration, load, queue, launch_s, *_ = launched
+        # All of them together, so that nothing is in a queue that was read and not named by then.
+        while len(rooms) > MAX_ROOMS:
+            first, rooms = rooms[:MAX_ROOMS], rooms[MAX_ROOMS:]
+            names = (Kind.NAMES, 0, 0, 0, MAX_ROOMS, iteration, at_s, 0, 0.0, 0, 0, 0, 0, _NAN,
+                     launch_s, _NAN, _NAN)  # fmt: skip
+            self._ring.write(names, (), first)
+        body = (
+            kind, mode, flags, len(entries) // 3, len(rooms), iteration, at_s,
+            *load, *queue, launch_s, ready_s, latency_s,
+        )  # fmt: skip
+        self._ring.write(body, entries, rooms)
+        self._ring.ring()
+
+    def close(self) -> None:
+        """Write no more, and remove the ring."""
+        self._ring.close()

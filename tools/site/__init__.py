@@ -1,0 +1,1 @@
+"""What the documentation's site is built with beside mkdocs: hooks, pictures, checks."""

@@ -1,0 +1,243 @@
+"""How many instances of each role a workload needs: the P:D ratio as a decision.
+
+Every layout of at most so many boards serves the same requests under the same policies, by
+simulation on the sweep runner, so that what has been simulated once is kept. Of those that keep the
+targets of both SLOs, that one is best which takes the least energy a request, or the fewest boards
+(and of those the least energy). For the fewest boards, layouts are simulated by their size until
+one keeps the targets.
+"""
+
+from __future__ import annotations
+
+import enum
+import itertools
+import math
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from voltana.config import parse_scenario
+from voltana.errors import ConfigError, VoltanaError, invalid
+from voltana.evaluation.scenario import check_scenario, overlay
+from voltana.evaluation.sweep import make_plan, run_sweep
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+    from pathlib import Path
+
+    from voltana.evaluation.sweep import Workers
+
+    Progress = Callable[[int, int, int], None]
+
+MOST_LAYOUTS = 500
+"""Layouts of one question; each is a simulation of the whole workload under every policy."""
+
+
+class Objective(enum.StrEnum):
+    """What is to be least."""
+
+    ENERGY = "energy"
+    BOARDS = "boards"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, order=True)
+class Layout:
+    """Instances of a cluster.
+
+    Attributes:
+        boards: All of them.
+        tensor_parallel: Boards of an instance.
+        prefill: Prefill instances.
+        decode: Decode instances.
+    """
+
+    boards: int
+    tensor_parallel: int
+    prefill: int
+    decode: int
+
+    def __str__(self) -> str:
+        return f"{self.prefill}P{self.decode}D, TP {self.tensor_parallel}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Option:
+    """What a layout took and kept under a policy.
+
+    Attributes:
+        layout: The instances.
+        policy: Name of the policy.
+        energy_per_request_j: Energy of all boards over finished requests; inf where none finished.
+        mean_power_w: Of all boards.
+        ttft_attainment: Share of requests that kept the TTFT.
+        itl_attainment: Share of requests that kept the ITL.
+        keeps: Whether both are at least their targets.
+    """
+
+    layout: Layout
+    policy: str
+    energy_per_request_j: float
+    mean_power_w: float
+    ttft_attainment: float
+    itl_attainment: float
+    keeps: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Provision:
+    """The answer.
+
+    Attributes:
+        best: What to run; None where nothing that was tried keeps the targets.
+        options: Everything that was simulated, the best first, then those that keep the targets.
+        left_out: Why a number of boards an instance was not tried, by that number.
+        failures: Why layouts could not be simulated.
+    """
+
+    best: Option | None
+    options: tuple[Option, ...]
+    left_out: Mapping[int, str] = field(default_factory=dict)
+    failures: tuple[str, ...] = ()
+
+
+def layouts(most_boards: int, tensor_parallels: Sequence[int]) -> tuple[Layout, ...]:
+    """All layouts with an instance of each role, by the number of their boards.
+
+    Raises:
+        ConfigError: If there is none, or there are too many.
+    """
+    if most_boards < 2:
+        raise invalid("boards", most_boards, "at least 2, one of each role", "Give --boards 4.")
+    found = [
+        Layout(boards=tp * (p + d), tensor_parallel=tp, prefill=p, decode=d)
+        for tp in sorted(set(tensor_parallels))
+        for p, d in itertools.product(range(1, most_boards // tp), repeat=2)
+        if tp * (p + d) <= most_boards
+    ]
+    if not found:
+        raise invalid(
+            "boards",
+            most_boards,
+            f"at least {2 * min(tensor_parallels)}, two instances of {min(tensor_parallels)}",
+            "Give more --boards, or fewer boards an instance (--tp).",
+        )
+    if len(found) > MOST_LAYOUTS:
+        raise invalid(
+            "boards", most_boards, f"so few that at most {MOST_LAYOUTS} layouts come of it, not "
+            f"{len(found)}", "Give fewer --boards, or one --tp."
+        )  # fmt: skip
+    return tuple(sorted(found))
+
+
+def provision(
+    base: Mapping[str, Any],
+    *,
+    most_boards: int,
+    tensor_parallels: Sequence[int],
+    objective: Objective,
+    folder: Path,
+    workers: Workers,
+    progress: Progress | None = None,
+) -> Provision:
+    """Find the layout and the policy that serve a scenario best.
+
+    Args:
+        base: Tables of the scenario; its instances and boards an instance are replaced.
+        most_boards: Boards that there are.
+        tensor_parallels: Boards an instance that may be tried.
+        objective: What is to be least.
+        folder: Where simulations are kept; the same question goes on where it was broken off.
+        workers: Where they run.
+        progress: As of `run_sweep`, for the layouts that are simulated next.
+
+    Raises:
+        ConfigError: If the scenario, or every number of boards an instance, cannot be run.
+    """
+    fitting, left_out = _fitting(base, tensor_parallels)
+    found = layouts(most_boards, fitting)
+    stages = [found]
+    if objective is Objective.BOARDS:
+        stages = [tuple(group) for _, group in itertools.groupby(found, lambda one: one.boards)]
+    options: list[Option] = []
+    failures: list[str] = []
+    for stage in stages:
+        made, failed = _simulated(base, stage, folder, workers, progress)
+        options += made
+        failures += failed
+        if objective is Objective.BOARDS and any(option.keeps for option in made):
+            break
+    options.sort(key=lambda option: rank(option, objective))
+    best = options[0] if options and options[0].keeps else None
+    return Provision(best=best, options=tuple(options), left_out=left_out, failures=tuple(failures))
+
+
+def _fitting(
+    base: Mapping[str, Any], tensor_parallels: Sequence[int]
+) -> tuple[list[int], dict[int, str]]:
+    """Boards an instance that the model can have, and why others are left out."""
+    fitting, left_out = [], {}
+    for tp in tensor_parallels:
+        tables = {"cluster": {"tensor_parallel": tp, "prefill": 1, "decode": 1}}
+        try:
+            check_scenario(parse_scenario(overlay(base, tables)))
+        except VoltanaError as error:
+            left_out[tp] = str(error)
+        else:
+            fitting.append(tp)
+    if not fitting:
+        raise ConfigError(next(iter(left_out.values())))
+    return fitting, left_out
+
+
+def _simulated(
+    base: Mapping[str, Any],
+    stage: Sequence[Layout],
+    folder: Path,
+    workers: Workers,
+    progress: Progress | None,
+) -> tuple[list[Option], list[str]]:
+    rows = [
+        {
+            "cluster.prefill": one.prefill,
+            "cluster.decode": one.decode,
+            "cluster.tensor_parallel": one.tensor_parallel,
+        }
+        for one in stage
+    ]
+    plan = make_plan(base, rows=rows)
+    outcome = run_sweep(plan, folder, workers, progress)
+    wanted = set(plan.points[0].file.policies)
+    made = [_option(row) for row in outcome.rows if row["policy"] in wanted]
+    return made, [f"{key}: {why}" for key, why in outcome.failures.items()]
+
+
+def _option(row: Mapping[str, Any]) -> Option:
+    tp, prefill, decode = (
+        int(row[f"cluster.{name}"]) for name in ("tensor_parallel", "prefill", "decode")
+    )
+    ttft, itl = (_figure(row[f"{name}_attainment"], 1.0) for name in ("ttft", "itl"))
+    return Option(
+        layout=Layout(
+            boards=tp * (prefill + decode), tensor_parallel=tp, prefill=prefill, decode=decode
+        ),
+        policy=str(row["policy"]),
+        energy_per_request_j=_figure(row["energy_per_request_j"], math.inf),
+        mean_power_w=_figure(row["mean_power_w"], math.nan),
+        ttft_attainment=ttft,
+        itl_attainment=itl,
+        keeps=ttft >= row["slo.ttft_target"] and itl >= row["slo.itl_target"],
+    )
+
+
+def _figure(value: Any, absent: float) -> float:
+    """A figure of a sweep's row, which has None where there was nothing to measure."""
+    return absent if value is None else float(value)
+
+
+def rank(option: Option, objective: Objective) -> tuple[object, ...]:
+    """The best first; what keeps too little comes last, by how much it keeps."""
+    if not option.keeps:
+        return (1, -min(option.ttft_attainment, option.itl_attainment), option.layout)
+    energy_j = option.energy_per_request_j
+    if objective is Objective.BOARDS:
+        return (0, option.layout.boards, energy_j, option.layout, option.policy)
+    return (0, energy_j, option.layout, option.policy)

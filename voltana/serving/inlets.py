@@ -1,0 +1,252 @@
+"""Lets what connections send into the HTTP server piece by piece, so that none keeps it for long.
+
+A parser takes some microseconds for each line, and a quarter of a megabyte that is read at once may
+be forty thousand chunks of one byte: tens of milliseconds, on every connection that sends such.
+Thousands of connections that send a byte at a time come to the same. So what is long, or comes in
+many pieces, waits in a line, and is let in a fraction of a millisecond at a time, all else in
+between; what costs much for its length waits behind what costs little, and gets a part of the time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from typing import TYPE_CHECKING, Any
+
+from voltana.timebase import MonotonicTime
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+LINES = 64
+"""Lines that are parsed at once: headers, chunks, requests; some 0.2 ms at the worst."""
+
+PIECE = 1 << 16
+"""Bytes of what has few lines that are let in at once."""
+
+SLICE = 1 << 10
+"""The same of what has many: 170 chunks of one byte."""
+
+SHORT = 1 << 11
+"""A piece below is one of many, if many come."""
+
+AT_ONCE = 8
+"""Pieces of a request that need not wait where there may be thousands of connections."""
+
+TURN_S = 0.0003
+"""How long the line is worked off before everything else has its turn."""
+
+PAUSE_S = 0.001
+"""Time between such turns where all that waits costs much for its length."""
+
+MOST_HELD = 1 << 26
+"""Bytes that may wait in all; beyond, connections that have held some for longest are closed."""
+
+_OF_THE_CONNECTION = (
+    "abort", "close", "get_extra_info", "get_write_buffer_size", "is_closing", "write",
+    "writelines",
+)  # fmt: skip
+"""What the HTTP server calls for every answer: taken over as it is, without a call in between."""
+
+
+def quick(data: bytes | memoryview) -> bool:
+    """Whether a parser takes little time for something."""
+    return len(data) <= PIECE and bytes(data).count(b"\n") <= LINES
+
+
+class Inlets:
+    """The line of connections of which something waits.
+
+    Args:
+        at_once: Pieces of a request that need not wait; nor do those of most requests.
+
+    Attributes:
+        at_once: Them.
+        held: Bytes that wait.
+    """
+
+    def __init__(self, at_once: float = AT_ONCE) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._time = MonotonicTime()  # the loop's own stands still during a turn
+        self._cheap: deque[Inlet] = deque()
+        self._dear: deque[Inlet] = deque()
+        self._holding: dict[Inlet, None] = {}
+        self._called = False
+        self.at_once = at_once
+        self.held = 0
+
+    def later(self, inlet: Inlet) -> None:
+        """Let more of a connection in when its turn comes."""
+        if inlet.queued:
+            return
+        inlet.queued = True
+        (self._dear if inlet.dear else self._cheap).append(inlet)
+        if not self._called:
+            self._called = True
+            self._loop.call_soon(self._turn)
+
+    def hold(self, inlet: Inlet, more: int) -> None:
+        """So many more bytes of a connection wait; of all too many, the longest waiting go."""
+        self.held += more
+        self._holding[inlet] = None
+        while self.held > MOST_HELD:
+            oldest = next(iter(self._holding))
+            oldest.abort()
+            self.release(oldest, oldest.drop())
+
+    def release(self, inlet: Inlet, fewer: int) -> None:
+        """So many no longer wait."""
+        self.held -= fewer
+        if not inlet.left:
+            self._holding.pop(inlet, None)
+
+    def _turn(self) -> None:
+        """Let some in: first what costs little, but something of what costs much as well."""
+        ends_s = self._time.now_s() + TURN_S
+        dear = self._dear.popleft() if self._dear else None
+        while self._cheap and self._time.now_s() < ends_s:
+            self._cheap.popleft().let_in()
+        while dear is not None:
+            dear.let_in()
+            more = self._dear and self._time.now_s() < ends_s
+            dear = self._dear.popleft() if more else None
+        self._called = bool(self._cheap or self._dear)
+        if self._cheap:
+            self._loop.call_soon(self._turn)
+        elif self._dear:
+            self._loop.call_later(PAUSE_S, self._turn)
+
+
+class Inlet(asyncio.Protocol, asyncio.Transport):
+    """Stands between a connection and the HTTP server's part of it.
+
+    It is the protocol of the one, and the transport of the other.
+
+    Args:
+        inlets: The line of all connections.
+        server: Makes the HTTP server's part, when something has been sent.
+
+    Attributes:
+        handler: The HTTP server's part; None before.
+        transport: The connection; None before it is made.
+        left: What waits.
+        queued: Whether it stands in the line.
+        dear: Whether what is let in next costs much for its length.
+        pieces: How many have come of this request.
+    """
+
+    __slots__ = (
+        "_inlets", "_server", "_shut",
+        "abort", "close", "dear", "get_extra_info", "get_write_buffer_size", "handler",
+        "is_closing", "left", "pieces", "queued", "transport", "write", "writelines",
+    )  # fmt: skip
+
+    abort: Any
+    close: Any
+    get_extra_info: Any
+    get_write_buffer_size: Any
+    is_closing: Any
+    write: Any
+    writelines: Any
+
+    def __init__(self, inlets: Inlets, server: Callable[[], Any]) -> None:
+        asyncio.Transport.__init__(self)
+        self._inlets = inlets
+        self._server = server
+        self._shut = False
+        self.handler: Any = None
+        self.transport: Any = None
+        self.left = memoryview(b"")
+        self.queued = False
+        self.dear = False
+        self.pieces = 0
+
+    # --- what the connection calls
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """A client has connected."""
+        self.transport = transport
+        for name in _OF_THE_CONNECTION:
+            setattr(self, name, getattr(transport, name))
+
+    def data_received(self, data: bytes) -> None:
+        """It sends something."""
+        self.pieces += 1
+        if self.pieces <= self._inlets.at_once and not self.left and quick(data):
+            self._enter(data)
+            return
+        self.left = memoryview(bytes(self.left) + data if self.left else data)
+        self._inlets.hold(self, len(data))
+        if not self.transport.is_closing():
+            self.transport.pause_reading()
+            self._line_up()
+
+    def eof_received(self) -> bool | None:
+        """It sends nothing any more; what it has sent was let in, or its end would not be read."""
+        return None if self.handler is None else self.handler.eof_received()
+
+    def connection_lost(self, error: Exception | None) -> None:
+        """It is gone."""
+        self._inlets.release(self, self.drop())
+        if self.handler is not None:
+            self.handler.connection_lost(error)
+
+    def pause_writing(self) -> None:
+        """It does not take what it is sent."""
+        if self.handler is not None:
+            self.handler.pause_writing()
+
+    def resume_writing(self) -> None:
+        """It does again."""
+        if self.handler is not None:
+            self.handler.resume_writing()
+
+    # --- what the HTTP server calls, beside what is the connection's own
+
+    def pause_reading(self) -> None:
+        """The server takes nothing for now."""
+        self._shut = True
+        self.transport.pause_reading()
+
+    def resume_reading(self) -> None:
+        """It does again."""
+        if self._shut:
+            self._shut = False
+            self.go_on()
+
+    # --- what the line calls
+
+    def let_in(self) -> None:
+        """Let a piece in."""
+        self.queued = False
+        if self._shut or not self.left:
+            return
+        size = SLICE if self.dear else PIECE
+        piece, self.left = self.left[:size], self.left[size:]
+        self._inlets.release(self, len(piece))
+        self._enter(bytes(piece))
+        self.go_on()
+
+    def go_on(self) -> None:
+        """See to what waits, or read more."""
+        if self.left:
+            self._line_up()
+        elif not (self._shut or self.transport.is_closing()):
+            self.transport.resume_reading()
+
+    def drop(self) -> int:
+        """Let nothing more in; how many bytes waited."""
+        dropped, self.left = len(self.left), memoryview(b"")
+        return dropped
+
+    def _enter(self, data: bytes) -> None:
+        if self.handler is None:
+            self.handler = self._server()
+            self.handler.connection_made(self)
+        self.handler.data_received(data)
+
+    def _line_up(self) -> None:
+        if not self._shut:
+            piece = self.left[:PIECE]
+            self.dear = len(piece) < SHORT or not quick(piece)
+            self._inlets.later(self)

@@ -1,0 +1,37 @@
+"""Puts the client's own names into the events of a stream, in place of the router's."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from voltana.serving.router.leg import EVENT_END
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from voltana.serving.router.relay import Through
+
+
+class Renamed:
+    """Changes whole events, however a stream is cut into chunks.
+
+    Args:
+        rename: Changes an answer, or whole events of one.
+        through: Changes them before; None for nothing.
+    """
+
+    def __init__(self, rename: Callable[[bytes], bytes], through: Through | None = None) -> None:
+        self._rename = rename
+        self._through = through
+        self._rest = b""
+
+    def feed(self, chunk: bytes) -> bytes:
+        """Events that `chunk` completes; the rest is kept for the next one."""
+        chunk = chunk if self._through is None else self._through.feed(chunk)
+        whole, end, self._rest = (self._rest + chunk).rpartition(EVENT_END)
+        return self._rename(whole + end)
+
+    def close(self) -> bytes:
+        """What is left at the end of the stream."""
+        rest = b"" if self._through is None else self._through.close()
+        return self._rename(self._rest + rest)
