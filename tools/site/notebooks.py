@@ -6,6 +6,7 @@ them again and hold the outputs against what is stored.
 
 from __future__ import annotations
 
+import sys
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -33,9 +34,14 @@ def executed(path: Path, folder: Path) -> NotebookNode:
     """
     notebook = nbformat.read(path, as_version=4)
     resources = {"metadata": {"path": str(folder)}}
-    NotebookClient(
-        notebook, timeout=TIMEOUT_S, kernel_name="python3", resources=resources
-    ).execute()
+    client = NotebookClient(
+        notebook,
+        timeout=TIMEOUT_S,
+        kernel_name="python3",
+        coalesce_streams=True,  # what is printed comes in pieces, as the machine has it
+        resources=resources,
+    )
+    client.execute()
     return notebook
 
 
@@ -72,8 +78,11 @@ def _without_times(notebook: NotebookNode) -> NotebookNode:
 
 
 def main() -> None:
-    """Run all of them, and store them with what they said."""
-    for path in sorted(FOLDER.glob("*.ipynb")):
+    """Run all of them, or those that are named, and store them with what they said."""
+    wanted = sys.argv[1:]
+    for path in (
+        path for path in sorted(FOLDER.glob("*.ipynb")) if path.stem in wanted or not wanted
+    ):
         with tempfile.TemporaryDirectory() as folder:
             nbformat.write(_without_times(executed(path, Path(folder))), path)
 
