@@ -2,8 +2,8 @@
 
 Run by `make test-prometheus`. Three alerts are left to promtool, which fires all (test_alerts.py):
 what no fault may bring about (VoltanaGuaranteeBroken), a model that is wrong for as long as it
-looks back (VoltanaPredictorDrift), and a ring written over, for which an agent has to stand
-still for longer than a window of these rules (VoltanaRecordsLost).
+looks back (VoltanaPredictorDrift), and a ring written over, for which an agent has to stand still
+for longer than a window of these rules (VoltanaRecordsLost).
 """
 
 from __future__ import annotations
