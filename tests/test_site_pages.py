@@ -20,6 +20,7 @@ LONGEST = 300
 PLACEHOLDER = "https://voltana.example/"
 """Reserved for documentation: it leads nowhere until there is a public place."""
 
+
 @pytest.mark.parametrize("page", [page for page in PAGES if page.startswith("docs/")])
 def test_no_page_is_too_long(page) -> None:
     lines = PAGES[page].read_text(encoding="utf-8").count("\n")
@@ -72,7 +73,7 @@ def test_one_version_one_licence_and_placeholders_for_addresses() -> None:
     urls = PROJECTS[ROOT]["urls"]
     assert set(urls) == {"Homepage", "Documentation", "Repository", "Issues", "Changelog"}
     assert all(url.startswith(PLACEHOLDER) for url in [*urls.values(), citation["url"]])
-    assert len(PROJECTS) == 4
+    assert len(PROJECTS) == 5
     for folder, project in PROJECTS.items():
         name = project["name"]
         assert "version" in project["dynamic"], name
