@@ -18,7 +18,7 @@ from tests.doc_registry import ELSEWHERE, FEWER, FILES, NOT_RUN, SHORTER
 from voltana.cli.main import app
 from voltana.config import parse_scenario
 from voltana.errors import ConfigError
-from voltana.serving.config import parse_config
+from voltana.serving.config import Config, parse_config
 from voltana_actuatord.daemon.settings import DaemonSettings
 from voltana_sglang.config import SglangConfig
 
@@ -148,6 +148,7 @@ def test_every_file_that_is_shown_is_accepted(page, block):
     for read in (
         parse_scenario,
         lambda given: parse_config(given, SglangConfig),
+        lambda given: parse_config(given, Config),
         DaemonSettings.model_validate,
     ):
         try:

@@ -73,7 +73,7 @@ def test_one_version_one_licence_and_placeholders_for_addresses() -> None:
     urls = PROJECTS[ROOT]["urls"]
     assert set(urls) == {"Homepage", "Documentation", "Repository", "Issues", "Changelog"}
     assert all(url.startswith(PLACEHOLDER) for url in [*urls.values(), citation["url"]])
-    assert len(PROJECTS) == 4
+    assert len(PROJECTS) == 5
     for folder, project in PROJECTS.items():
         name = project["name"]
         assert "version" in project["dynamic"], name

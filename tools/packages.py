@@ -49,7 +49,7 @@ PLUGIN = (
     "from importlib.metadata import entry_points; "
     "(plugin,) = entry_points(group='sglang.srt.plugins'); plugin.load()()"
 )
-"""As SGLang loads it; without a configuration it does nothing."""
+"""As an engine loads it; without a configuration it does nothing."""
 
 TRIALS = (
     Trial(
@@ -65,6 +65,11 @@ TRIALS = (
     Trial(
         requirement="voltana-sglang",
         commands=(("python", "-c", PLUGIN),),
+        absent=("numpy", "pydantic", "voltana"),
+    ),
+    Trial(
+        requirement="voltana-vllm",
+        commands=(("python", "-c", PLUGIN.replace("sglang.srt.plugins", "vllm.general_plugins")),),
         absent=("numpy", "pydantic", "voltana"),
     ),
     Trial(
