@@ -79,6 +79,18 @@ def rebuilt(build: Build, *, role: Role | None = None, levels: int | None = None
     return dataclasses.replace(get_policy("voltana"), control=control)
 
 
+def _decode_law(
+    context: InstanceContext,
+    predictor: Predictor,
+    power: PowerPredictor,
+    levels: tuple[float, ...],
+    **options: object,
+) -> EnergyOptimal:
+    """Decode as `voltana` controls it, but for `options`."""
+    chosen = {"memory": kv_memory(context), "max_power_w": context.max_power_w, **options}
+    return EnergyOptimal(predictor, power, levels, context.slo, **chosen)  # type: ignore[arg-type]
+
+
 def _ours(
     context: InstanceContext,
     predictor: Predictor,
@@ -86,7 +98,7 @@ def _ours(
     levels: tuple[float, ...],
 ) -> Controller:
     if context.role is Role.DECODE:
-        return EnergyOptimal(predictor, power, levels, context.slo, memory=kv_memory(context))
+        return _decode_law(context, predictor, power, levels)
     return OptimalAvailable(predictor, power, levels, context.slo)
 
 
@@ -97,8 +109,7 @@ def _decode(**options: object) -> Policy:
         power: PowerPredictor,
         levels: tuple[float, ...],
     ) -> Controller:
-        chosen = {"memory": kv_memory(context), **options}
-        return EnergyOptimal(predictor, power, levels, context.slo, **chosen)  # type: ignore[arg-type]
+        return _decode_law(context, predictor, power, levels, **options)
 
     return rebuilt(build, role=Role.DECODE)
 
@@ -110,7 +121,7 @@ def _followed(
     levels: tuple[float, ...],
 ) -> Controller:
     """Changes of the decode clock cost nothing."""
-    controller = EnergyOptimal(predictor, power, levels, context.slo, memory=kv_memory(context))
+    controller = _decode_law(context, predictor, power, levels)
     controller.held = HeldLevel(0.0)
     return controller
 

@@ -9,12 +9,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from benchmarks.paired import ATTAINMENTS, REFERENCES, SAVED, mean, shortfall
+from voltana.evaluation.scenario import load_scenario
 from voltana.evaluation.sweep import LocalWorkers, make_plan, run_sweep
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
     from benchmarks.paired import Figures, Runs
+    from voltana.evaluation.scenario import Scenario
 
 MODELS = Path(__file__).parent / "models"
 """Configurations of models that are no profiles of the project: a mixture of experts, and MLA."""
@@ -60,6 +62,17 @@ class Cell:
             return {**cluster, **load, "trace.duration_s": duration_s}
         load = {"workload.name": self.workload, "workload.rate_rps": self.rate_rps}
         return {**cluster, **load, "workload.duration_s": duration_s}
+
+
+def scenario_of(
+    cell: Cell, duration_s: float, *, policies: Sequence[str] = ("static-max",), seed: int = 0
+) -> Scenario:
+    """The scenario of a cell, as the command line would make it."""
+    tables: dict[str, dict[str, Any]] = {}
+    for name, value in cell.fields(duration_s).items():
+        group, _, key = name.partition(".")
+        tables.setdefault(group, {})[key] = value
+    return load_scenario(None, {"policies": list(policies), "seed": seed, **tables})
 
 
 def measure(

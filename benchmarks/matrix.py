@@ -3,18 +3,19 @@
 Run as ``python -m benchmarks.matrix``: every cell against `best-fixed`, both references and
 voltana-v0.1, in parallel, resumable after a kill (the same command goes on). Loads are shares of
 the rate at which an instance of each kind is busy all the time at its fastest clock, estimated from
-the plant: from a tenth of it to beyond it. ``--quick`` runs fewer, shorter ones.
+the plant: from a tenth of it to beyond it. ``--quick`` runs fewer, shorter ones, ``--sample`` as
+many of all as are asked for.
 """
 
 from __future__ import annotations
 
 import argparse
+import random
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from benchmarks.cells import Cell, measure, table
+from benchmarks.cells import Cell, measure, scenario_of, table
 from benchmarks.paired import verdict
-from voltana.evaluation.scenario import load_scenario
 from voltana.values import Load
 
 if TYPE_CHECKING:
@@ -36,12 +37,7 @@ MAY_SAVE_LESS = {"best-fixed": 0.01, "voltana-v0.1": 0.0}
 def saturation_rps(hardware: str, model: str, workload: str) -> float:
     """Requests per second at which prefill or decode is busy all the time at the fastest clock."""
     cell = Cell(model=model, workload=workload, rate_rps=10.0, hardware=hardware)
-    fields = cell.fields(60.0)
-    tables: dict[str, dict[str, object]] = {}
-    for name, value in fields.items():
-        group, _, key = name.partition(".")
-        tables.setdefault(group, {})[key] = value
-    scenario = load_scenario(None, {"policies": ["static-max"], **tables})
+    scenario = scenario_of(cell, 60.0)
     trace, cluster, plant = scenario.trace, scenario.cluster, scenario.plant
     prompt, output = float(trace.prompt_tokens.mean()), float(trace.output_tokens.mean())
     fastest_mhz = cluster.hardware.clocks_mhz[-1]
@@ -82,6 +78,8 @@ def main(given: Sequence[str] | None = None) -> None:
     parser.add_argument("--traces", nargs="+", default=[], help="files, beside the workloads")
     parser.add_argument("--quick", action="store_true", help="fewer cells, one seed, 60 s")
     parser.add_argument("--only", nargs="+", help="cells whose names contain one of these")
+    parser.add_argument("--sample", type=int, help="so many cells, drawn at random")
+    parser.add_argument("--draw", type=int, default=0, help="seed of that draw")
     parser.add_argument("--seeds", type=int, nargs="+")
     parser.add_argument("--duration", type=float, help="seconds of arrivals")
     parser.add_argument("--policies", nargs="+")
@@ -91,6 +89,9 @@ def main(given: Sequence[str] | None = None) -> None:
     cells = matrix(quick=asked.quick, traces=asked.traces)
     if asked.only:
         cells = [cell for cell in cells if any(part in cell.name for part in asked.only)]
+    if asked.sample is not None:
+        drawn = set(random.Random(asked.draw).sample(cells, min(asked.sample, len(cells))))
+        cells = [cell for cell in cells if cell in drawn]
     by_cell = measure(
         cells,
         asked.policies or POLICIES,

@@ -10,7 +10,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from voltana.controllers.decode_plan import NO_PLAN, SURE, make_plan
-from voltana.controllers.demand_envelope import BROKEN, STEP, DemandEnvelope
+from voltana.controllers.demand_envelope import BROKEN, DEMAND_S, STEP, DemandEnvelope
 from voltana.controllers.held_back import held_back
 from voltana.controllers.held_level import SETTLING_S, HeldLevel
 from voltana.controllers.memory import Memory
@@ -349,3 +349,14 @@ def test_nothing_is_demanded_before_the_second_note():
 def test_memory_out_of_range_is_refused(field, value):
     with pytest.raises(ConfigError, match=f"{field} = "):
         Memory(**{field: value})
+
+
+def test_a_demand_is_learned_once_it_is_an_average_over_its_time_constant():
+    envelope = DemandEnvelope()
+    assert not envelope.is_learned(1e6)
+    for step in range(100):
+        envelope.note(5, 100.0 + 0.2 * step)
+        assert envelope.is_learned(100.0 + 0.2 * step) == (0.2 * step >= DEMAND_S - 1e-9)
+    envelope.note(0, 121.0)
+    envelope.note(5, 122.0)
+    assert not envelope.is_learned(123.0)

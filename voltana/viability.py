@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, NamedTuple, cast
 
 import numpy as np
@@ -264,7 +264,12 @@ def drained_per_s(table: BatchTable, batch: float, demand_per_s: float) -> float
 
 def _rows(memory_batch: float, most: int = 0) -> FloatArray:
     """The batches of a table's rows: ends of tiles, and last what memory holds."""
-    largest = math.floor(max(min(memory_batch, LARGEST_BATCH), 0.0))
+    return _rows_up_to(math.floor(max(min(memory_batch, LARGEST_BATCH), 0.0)), most)
+
+
+@lru_cache(maxsize=1024)
+def _rows_up_to(largest: int, most: int) -> FloatArray:
+    """`_rows` for a whole number of requests; remembered, and so not to be written to."""
     fine = np.arange(ROW, min(largest, FINE_BATCH) + 1, ROW, dtype=np.float64)
     coarse = np.arange(FINE_BATCH + COARSE_ROW, largest + 1, COARSE_ROW, dtype=np.float64)
     rows = np.concatenate([fine, coarse])
@@ -272,6 +277,7 @@ def _rows(memory_batch: float, most: int = 0) -> FloatArray:
         rows = np.append(rows, float(largest))
     if most and len(rows) > most:
         rows = rows[np.unique(np.linspace(0, len(rows) - 1, most).round().astype(int))]
+    rows.flags.writeable = False
     return rows
 
 

@@ -81,7 +81,9 @@ class Chroot:
             k: v for k, v in os.environ.items() if re.match(r"PIP_|https?_proxy|no_proxy", k, re.I)
         }
         usual = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-        return cls(root, index | {"PATH": usual, "HOME": "/root", "LC_ALL": "C.UTF-8"})
+        # No init runs in it: units are enabled, and nothing is started.
+        own = {"PATH": usual, "HOME": "/root", "LC_ALL": "C.UTF-8", "SYSTEMD_OFFLINE": "1"}
+        return cls(root, index | own)
 
     def run(self, script: str, *, check: bool = True, user: str | None = None) -> str:
         """Run a script by its shell; what it says.

@@ -99,7 +99,7 @@ def make_plan(
         error: Relative error of the demand; a level that serves it within that stays.
         in_force: The plan before.
         affordable: Requests that may wait for room for each token/s that the fastest level serves.
-        batch: Requests that run.
+        batch: Requests that run; 0 never coasts, as where the demand has yet to be learned.
         power: Says which clocks boards hold, and what coasting saves; None takes every clock for
             held, and never coasts.
         max_power_w: Power limit of all devices of the instance.
@@ -168,23 +168,20 @@ def _traps(
     table: BatchTable, fastest_per_s: FloatArray, viable: int, burst: float, demand_per_s: float
 ) -> bool:
     """Whether a burst may lead beyond the viable batches to where the fastest level is too slow."""
-    beyond = (table.batches > viable) & (table.batches < viable + burst + 8)
     # The first request beyond the end pads the batch to the next tile.
-    first = table.batches.searchsorted(viable, side="right")
+    first = int(table.batches.searchsorted(viable, side="right"))
+    last = int(table.batches.searchsorted(viable + burst + 8))
     if first >= len(table.batches):
         return False
     padded_per_s = fastest_per_s[first] * viable / table.batches[first]
-    return bool(padded_per_s < demand_per_s or (fastest_per_s[beyond] < demand_per_s).any())
+    least_per_s = np.minimum.reduce(fastest_per_s[first:last], initial=math.inf)
+    return bool(padded_per_s < demand_per_s or least_per_s < demand_per_s)
 
 
 def _settling(served: FloatArray, wanted_per_s: float, error: float, in_force: int) -> int:
     """Index of the slowest level that serves what is wanted; the one in force within the error."""
-    low, index, high = (
-        _first(served >= share * wanted_per_s) for share in (1.0 - error, 1.0, 1.0 + error)
-    )
+    wanted = ((1.0 - error) * wanted_per_s, wanted_per_s, (1.0 + error) * wanted_per_s)
+    enough = served >= np.array(wanted)[:, None]
+    enough[:, -1] = True  # the fastest where none is
+    low, index, high = enough.argmax(axis=1).tolist()
     return in_force if low <= in_force <= high else index
-
-
-def _first(enough: np.ndarray[tuple[int], np.dtype[np.bool_]]) -> int:
-    """Index of the first level that is enough, the fastest if none is."""
-    return int(enough.argmax()) if enough.any() else len(enough) - 1

@@ -74,6 +74,10 @@ class DemandEnvelope:
         requests = self.rate_per_s * DEMAND_S / self.owed_tokens
         return min(math.sqrt(1.0 / requests), 1.0) if requests > 0.0 else 1.0
 
+    def is_learned(self, now_s: float) -> bool:
+        """Whether rho is an average over its own time constant: since it woke, or for longer."""
+        return now_s - self._awake_since_s >= DEMAND_S
+
     def note(self, batch: int, now_s: float) -> None:
         """Note the batch of the iteration that begins now."""
         self._demand.note(batch, now_s)

@@ -150,7 +150,7 @@ class EnergyOptimal:
             error=self.envelope.relative_error,
             in_force=self.plan_in_force,
             affordable=LET_IN_BY * self._slo.ttft_s / self.envelope.owed_tokens,
-            batch=load.decode_requests,
+            batch=load.decode_requests if self.envelope.is_learned(now_s) else 0,
             power=self.power,
             max_power_w=self._max_power_w,
         )

@@ -10,9 +10,10 @@ between; what costs much for its length waits behind what costs little, and gets
 from __future__ import annotations
 
 import asyncio
-import time
 from collections import deque
 from typing import TYPE_CHECKING, Any
+
+from voltana.timebase import MonotonicTime
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -66,6 +67,7 @@ class Inlets:
 
     def __init__(self, at_once: float = AT_ONCE) -> None:
         self._loop = asyncio.get_running_loop()
+        self._time = MonotonicTime()  # the loop's own stands still during a turn
         self._cheap: deque[Inlet] = deque()
         self._dear: deque[Inlet] = deque()
         self._holding: dict[Inlet, None] = {}
@@ -100,13 +102,13 @@ class Inlets:
 
     def _turn(self) -> None:
         """Let some in: first what costs little, but something of what costs much as well."""
-        ends_s = time.perf_counter() + TURN_S
+        ends_s = self._time.now_s() + TURN_S
         dear = self._dear.popleft() if self._dear else None
-        while self._cheap and time.perf_counter() < ends_s:
+        while self._cheap and self._time.now_s() < ends_s:
             self._cheap.popleft().let_in()
         while dear is not None:
             dear.let_in()
-            more = self._dear and time.perf_counter() < ends_s
+            more = self._dear and self._time.now_s() < ends_s
             dear = self._dear.popleft() if more else None
         self._called = bool(self._cheap or self._dear)
         if self._cheap:

@@ -7,8 +7,9 @@ most so often, however often somebody asks: a flood of scrapes is a flood of sma
 
 from __future__ import annotations
 
+import asyncio
+import math
 import socket
-import time
 from typing import TYPE_CHECKING
 
 from aiohttp import web
@@ -51,7 +52,7 @@ class FiguresListener:
         own = (host_name, host_name.partition(".")[0])
         self._names = frozenset((*own, *(name.lower() for name in names)))
         self._runner: web.AppRunner | None = None
-        self._worked_out_s = -FRESH_S
+        self._worked_out_s = -math.inf
         self._text, self._kind = b"", ""
         self.port = 0
 
@@ -102,7 +103,7 @@ class FiguresListener:
         return check
 
     async def _metrics(self, _request: web.Request) -> web.Response:
-        now_s = time.monotonic()
+        now_s = asyncio.get_running_loop().time()
         if now_s - self._worked_out_s >= FRESH_S:
             self._text, self._kind = self._figures()
             self._worked_out_s = now_s

@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 
 SWEEP_S = 0.5
 
+GRACE_S = 2.0
+"""Time for who takes a body in to say that it came too late, before its connection is closed."""
+
 SPARED_FILES = 128
 """Files that are left for everything but clients' connections."""
 
@@ -133,7 +136,7 @@ class Doors:
         self._limits_s = {
             Phase.IDLE: limits.idle_s,
             Phase.HEAD: limits.header_s,
-            Phase.BODY: limits.body_s,
+            Phase.BODY: limits.body_s + GRACE_S,
         }
         self._unread_s = limits.unread_s
         files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)

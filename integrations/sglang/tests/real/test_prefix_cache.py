@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import warnings
 from array import array
 from typing import TYPE_CHECKING
 
 import pytest
-import torch
-from sglang.srt.mem_cache.base_prefix_cache import (
-    EvictParams,
-    InsertParams,
-    MatchPrefixParams,
-)
-from sglang.srt.mem_cache.radix_cache import RadixCache, RadixKey
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")  # torch warns of its own code while it is imported
+    import torch
+    from sglang.srt.mem_cache.base_prefix_cache import (
+        EvictParams,
+        InsertParams,
+        MatchPrefixParams,
+    )
+    from sglang.srt.mem_cache.radix_cache import RadixCache, RadixKey
 
 from tests.prefix_oracle import Asked, conversations, found_by_ours
 

@@ -72,4 +72,5 @@ watch()
 if __name__ == "__main__":
     import runpy
 
-    runpy.run_module("vllm.entrypoints.openai.api_server", run_name="__main__", alter_sys=True)
+    # This file stays the main module, which is what spawned processes import.
+    runpy.run_module("vllm.entrypoints.openai.api_server", run_name="__main__")
