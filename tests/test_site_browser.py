@@ -60,7 +60,7 @@ def served(site):
         def log_message(self, *arguments):
             """Say nothing."""
 
-        def do_GET(self):  # noqa: N802  (the name is the base class's)
+        def do_GET(self):
             """A request for a pause is answered late: a browser's virtual time waits for it."""
             if self.path.startswith("/pause"):
                 time.sleep(0.25)
@@ -159,7 +159,8 @@ def test_the_search_finds(site, served, tmp_path, words, page):
         "for (let n = 0; n < 60; n++) {"
         "for (const kind of ['input', 'keyup']) "
         "box.dispatchEvent(new Event(kind, {bubbles: true}));"
-        "await fetch(`/pause?${n}`); const hits = [...document.querySelectorAll('.md-search-result__link')];"
+        "await fetch(`/pause?${n}`);"
+        "const hits = [...document.querySelectorAll('.md-search-result__link')];"
         "if (hits.length) return hits.map((a) => new URL(a.href).pathname); } return [];",
         folder=tmp_path,
         served=served,
