@@ -14,6 +14,7 @@ import os
 import subprocess
 import sys
 import threading
+import time
 from importlib import resources
 
 import pytest
@@ -58,6 +59,15 @@ def served(site):
     class Quiet(http.server.SimpleHTTPRequestHandler):
         def log_message(self, *arguments):
             """Say nothing."""
+
+        def do_GET(self):
+            """A request for a pause is answered late: a browser's virtual time waits for it."""
+            if self.path.startswith("/pause"):
+                time.sleep(0.25)
+                self.send_response(204)
+                self.end_headers()
+            else:
+                super().do_GET()
 
         def handle(self):
             with contextlib.suppress(ConnectionError):
@@ -143,13 +153,14 @@ def test_a_page_fits_its_window_and_can_be_read(site, served, tmp_path, page, si
 def test_the_search_finds(site, served, tmp_path, words, page):
     found = asked(
         site / "index.html",
-        "const box = document.querySelector('.md-search__input'); const wait = (ms) => "
-        "new Promise((r) => setTimeout(r, ms)); document.querySelector('#__search').checked = true;"
+        "const box = document.querySelector('.md-search__input');"
+        "document.querySelector('#__search').click();"
         f"box.focus(); box.value = {json.dumps(words)};"
         "for (let n = 0; n < 60; n++) {"
         "for (const kind of ['input', 'keyup']) "
         "box.dispatchEvent(new Event(kind, {bubbles: true}));"
-        "await wait(250); const hits = [...document.querySelectorAll('.md-search-result__link')];"
+        "await fetch(`/pause?${n}`);"
+        "const hits = [...document.querySelectorAll('.md-search-result__link')];"
         "if (hits.length) return hits.map((a) => new URL(a.href).pathname); } return [];",
         folder=tmp_path,
         served=served,
