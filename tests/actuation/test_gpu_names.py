@@ -98,8 +98,11 @@ def test_the_journal_names_uuids_and_status_too(node, tmp_path):
             sock.send(b"VA\x01\x04")
             status = json.loads(receive(sock)[4:])
         assert status["gpus"] == [
-            {"uuid": uuid_of(3), "at_default": False, "state": "lent", "note": ""}
-        ]
+            {
+                "uuid": uuid_of(3), "at_default": False, "state": "lent", "note": "",
+                "clock_mhz": 1005.0,
+            }
+        ]  # fmt: skip
         assert status["leases"][0]["devices"] == [uuid_of(3)]
 
 

@@ -126,7 +126,16 @@ VARIANTS = {
         clocks_mhz=(345, 1785),
         because=_SAME_CHIP,
         keeps_voltage=True,
-        knowledge=_HOPPER_KNOWN,
+        power_share=0.85,
+        knowledge=_HOPPER_KNOWN.model_copy(
+            update={
+                "inferred": (
+                    *_HOPPER_KNOWN.inferred,
+                    "power beside operations: h100-sxm's at 0.85, for a board of 400 W has fewer "
+                    "links and chips picked for low leakage",
+                )
+            }
+        ),
     ),
     "l40s": Variant(
         base="a100-sxm4-80gb",

@@ -201,4 +201,4 @@ class PowerModel:
             energy_j += clock.core_share * core_j + fixed_j
             energy_j += part.seconds * (clock.waiting_w if part.kind == LAUNCH else clock.running_w)
             total_s += part.seconds
-        return energy_j / total_s if total_s else clock.idle_w
+        return energy_j / total_s if total_s else self.idle_w(clock_mhz)

@@ -40,6 +40,8 @@ FIELDS: dict[str, tuple[str, str]] = {
     "engine.max_running_requests": ("most requests of a batch", ""),
     "engine.memory_fraction": ("GPU memory for the engine", "share"),
     "engine.reserved_decode_tokens": ("KV cache kept free a request", "tokens"),
+    "engine.prefix_cache": ("prompts are kept for those that begin alike", ""),
+    "engine.page_tokens": ("page of the KV cache", "tokens"),
     "engine.transfer": ("KV transfer takes time", ""),
     "engine.latency_noise": ("noise of latencies", "log deviation"),
     "engine.sensor_noise": ("noise of the power sensor", "log deviation"),

@@ -196,7 +196,7 @@ def test_files_that_are_no_rings_are_refused_by_name(tmp_path):
     with pytest.raises(RingError, match="too short"):
         RingReader(path)
     path.write_bytes(bytes(HEADER_BYTES))
-    with pytest.raises(RingError, match="same voltana-sglang"):
+    with pytest.raises(RingError, match="same version of voltana"):
         RingReader(path)
 
 
