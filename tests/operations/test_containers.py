@@ -121,10 +121,10 @@ def test_a_host_is_installed_upgraded_rolled_back_and_uninstalled_as_documented(
     before = marker.read_text()
     marker.write_text(before.replace(__version__, f"{__version__}.post1"))
     chroot.run(steps("Upgrade"))
-    assert "post1" in chroot.run(f"/opt/voltana/bin/python -c '{version}'")
+    assert "post1" in chroot.run(f"/opt/voltana/bin/python -I -c '{version}'")
     assert "post1" in chroot.run("/opt/actuatord/bin/pip show voltana-actuatord")
     chroot.run(steps("Roll back"))
-    assert "post1" not in chroot.run(f"/opt/voltana/bin/python -c '{version}'")
+    assert "post1" not in chroot.run(f"/opt/voltana/bin/python -I -c '{version}'")
     assert "post1" not in chroot.run("/opt/actuatord/bin/pip show voltana-actuatord")
     chroot.run(steps("Uninstall"))
     left = chroot.run(
