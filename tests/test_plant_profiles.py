@@ -193,6 +193,14 @@ def test_broken_toml_is_named(tmp_path):
         load_hardware(path)
 
 
+@pytest.mark.parametrize("load", [load_hardware, load_model])
+def test_a_profile_that_is_no_text_is_named(tmp_path, load):
+    path = tmp_path / "mine.toml"
+    path.write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(ProfileError, match=r"mine\.toml cannot be read: .* TOML file in UTF-8"):
+        load(path)
+
+
 def test_shipped_llama_equals_its_hf_config():
     shipped = load_model("llama-3.1-8b")
     assert ModelProfile.from_hf_config(LLAMA_3_1_8B, name=shipped.name) == shipped

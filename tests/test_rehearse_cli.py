@@ -40,6 +40,11 @@ def rehearse(path, *arguments, **environment):
         (WHOLE, ("--policy", "voltna"), "unknown policy 'voltna'"),
         (WHOLE, ("--policy", "best-fixed"), "--policy = 'best-fixed' is not allowed"),
         (WHOLE, ("--rate", "-1"), "rate"),
+        (WHOLE, ("--rate", "0"), "workload.rate_rps = 0.0 is not allowed: must be above 0"),
+        (WHOLE, ("--duration", "0"), "workload.duration_s = 0.0 is not allowed: must be above 0"),
+        (WHOLE, ("--trace-format", "azure"), "trace.file = None is not allowed: must be given"),
+        (WHOLE, ("--window-start", "3"), "trace.file = None is not allowed: must be given"),
+        (WHOLE, ("--trace", "t.csv", "--workload", "lmsys"), "both 'workload' and 'trace'"),
         (WHOLE, ("--fault", "agent"), "--fault = 'agent' is not allowed: must be one of agent,"),
         (WHOLE, ("--fault", "moon@3"), "agent@10 kills an agent after 10 s."),
         (WHOLE, ("--fault", "agent@300"), "0 to 2"),
@@ -55,6 +60,30 @@ def test_wrong_files_and_flags(tmp_path, text, flags, said):
     assert done.returncode == 2
     assert said in done.stderr
     assert done.stderr.count("\n") == 1, done.stderr
+
+
+def test_a_wrong_flag_makes_no_folder(tmp_path):
+    path = tmp_path / "cluster.toml"
+    path.write_text(WHOLE)
+    for flags in (("--factor", "9"), ("--fault", "moon@3")):
+        assert rehearse(path, *flags, "--out", str(tmp_path / "out")).returncode == 2
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_second_interrupt_does_not_cut_the_end_short():
+    code = """
+import os, signal
+from voltana.cli.rehearse import _end_cleanly
+_end_cleanly()
+try:
+    os.kill(os.getpid(), signal.SIGINT)
+except KeyboardInterrupt:
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        os.kill(os.getpid(), number)
+    print("ended")
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "ended\n"), done.stderr
 
 
 def test_no_compiler(tmp_path):

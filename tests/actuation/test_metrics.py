@@ -17,6 +17,7 @@ from tests.actuation.daemons import Daemon
 from tests.actuation.driver import uuid_of
 from voltana_actuatord.console import daemon_status
 from voltana_actuatord.faults import LeaseRefusedError
+from voltana_actuatord.metrics import command
 from voltana_actuatord.metrics.exporter import MOST_OPEN, Exporter, of_daemon
 from voltana_actuatord.metrics.of_daemon import METRICS
 
@@ -200,6 +201,15 @@ def test_root_is_refused_and_a_taken_port_is_one_line():
         )  # fmt: skip
     assert done.returncode == 1
     assert "Give another --host or --port" in done.stderr
+
+
+@pytest.mark.parametrize("port", ["65536", "-1", "http"])
+def test_a_port_that_is_none_is_named(port, capsys):
+    with pytest.raises(SystemExit) as ended:
+        command.main(["--as-root", f"--port={port}"])
+    assert ended.value.code == 2
+    said = capsys.readouterr().err
+    assert f"argument --port: {port!r} is not allowed: must be 0 to 65535" in said
 
 
 def test_a_rule_without_gpus_lets_one_ask_and_nothing_else(tmp_path, machine):

@@ -19,6 +19,7 @@ _POLICY = typer.Option(
     metavar="P",
     help="Policy, as for simulate; repeat it for several (static-max, and that of the file).",
 )
+_RATE_RPS, _DURATION_S = 10.0, 30.0
 _RATE = typer.Option("--rate", metavar="R", help="Mean requests/s (10); a trace is scaled to it.")
 _DURATION = typer.Option(
     "--duration", metavar="S", help="Seconds of arrivals (30); of a trace, its window."
@@ -71,6 +72,7 @@ def rehearse(
     """  # noqa: D301  (\b keeps typer from reflowing the examples)
     configure_logs(log_level)
     _end_cleanly()
+    from voltana.evaluation.scenario import ARRIVALS
     from voltana.extras import require
 
     require("serving", "voltana rehearse")
@@ -82,18 +84,21 @@ def rehearse(
 
     dialect = find_dialect(engine)
     config = read_launch(cluster, dialect.config)
-    arrivals = {"rate_rps": rate, "duration_s": duration}
     if trace is None:
-        arrivals = {"rate_rps": rate or 10.0, "duration_s": duration or 30.0}
+        rate = _RATE_RPS if rate is None else rate
+        duration = _DURATION_S if duration is None else duration
     load = {
-        "seed": seed or 0,
-        "workload": None if trace else {"name": workload, **arrivals},
-        "trace": trace
-        and {"file": str(trace), "format": trace_format, "start_s": window_start, **arrivals},
+        "seed": 0 if seed is None else seed,
+        "workload": {"name": workload},
+        "trace": {
+            "file": None if trace is None else str(trace),
+            "format": trace_format,
+            "start_s": window_start,
+        },
+        ARRIVALS: {"rate_rps": rate, "duration_s": duration},
     }
     policies = flags.policy_names(policy) or ["static-max", config.policy.controller]
     scenario = scenario_of(config, dialect, load, list(dict.fromkeys(policies)))
-    prepare_outputs(out, json)
     launch = config.launch
     assert launch is not None
     duration_s = float(scenario.trace.arrival_s[-1]) - LEAD_IN_S
@@ -106,16 +111,20 @@ def rehearse(
         say=_say,
         faults=[Fault.parse(one, launch, duration_s) for one in dict.fromkeys(fault or ())],
     )
+    prepare_outputs(out, json)
     _tell(director.run(), out, json)
 
 
 def _end_cleanly() -> None:
-    """Let a polite end take along all that was started, as Ctrl-C does."""
+    """Let a polite end take along all that was started; a second one must not cut that short."""
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
     def interrupt(_number: int, _frame: object) -> None:
+        for number in numbers:
+            signal.signal(number, signal.SIG_IGN)
         raise KeyboardInterrupt
 
-    for number in (signal.SIGTERM, signal.SIGHUP):
+    for number in numbers:
         if signal.getsignal(number) is not signal.SIG_IGN:  # nohup
             signal.signal(number, interrupt)
 

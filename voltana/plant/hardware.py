@@ -404,6 +404,7 @@ def profile_text(name_or_path: str | Path, kind: str = "hardware") -> str:
 
     Raises:
         UnknownNameError: If there is no such profile.
+        ProfileError: If the file cannot be read, or is no text.
     """
     text = str(name_or_path)
     known = names(kind)
@@ -412,7 +413,12 @@ def profile_text(name_or_path: str | Path, kind: str = "hardware") -> str:
         return item.read_text(encoding="utf-8")
     path = Path(text)
     if path.suffix == ".toml" and path.is_file():
-        return path.read_text(encoding="utf-8")
+        try:
+            return path.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise ProfileError(
+                f"{kind} profile {text} cannot be read: {error}. Name a TOML file in UTF-8."
+            ) from None
     raise unknown_name(kind, text, known)
 
 

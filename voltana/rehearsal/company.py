@@ -135,7 +135,10 @@ class Company:
                 keep_niceness(pid)
 
     def _has_ended(self, child: ChildProcess, what: str) -> VoltanaError:
-        return VoltanaError(f"{what}. {child.last_words()}")
+        """What to say of it; a command of ours ends with a line that says what to do."""
+        words = child.last_words()
+        last = words.rpartition("\n")[2]
+        return VoltanaError(f"{what}. {last if last.startswith('voltana') else words}")
 
     def _end(self) -> None:
         self._meter.shut_down()

@@ -72,7 +72,7 @@ def test_a_taken_port_is_named_before_anything_is_served(tmp_path, key):
         _, said = process.communicate(timeout=120)
     assert process.returncode == 2
     last = said.strip().splitlines()[-1]
-    assert last.startswith("voltana: the cluster does not start")
+    assert last.startswith("voltana: the cluster does not start. voltana-sglang (rehearsal): ")
     assert f"port {port} (" in last
     assert "Something listens there, perhaps an earlier launch: end it, or choose another" in last
 
@@ -86,6 +86,8 @@ def test_an_interrupt_leaves_nothing_behind(tmp_path, number):
     assert len(left_of(folder)) > 5
     time.sleep(1.0)
     process.send_signal(number)
+    time.sleep(0.2)
+    process.send_signal(number)  # who is impatient presses it twice
     _, said = process.communicate(timeout=60)
     assert process.returncode == 130
     assert said.strip().splitlines()[-1] == "voltana: interrupted"

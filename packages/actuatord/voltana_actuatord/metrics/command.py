@@ -17,6 +17,15 @@ from voltana_actuatord.metrics.exporter import Exporter, of_daemon
 from voltana_actuatord.protocol import DEFAULT_SOCKET
 
 DEFAULT_PORT = 9841
+HIGHEST_PORT = 65535
+
+
+def _port(text: str) -> int:
+    if text.isascii() and text.isdigit() and len(text) <= 5 and int(text) <= HIGHEST_PORT:
+        return int(text)
+    raise argparse.ArgumentTypeError(
+        f"{text!r} is not allowed: must be 0 to {HIGHEST_PORT}. 0 takes a free one."
+    )
 
 
 def main(arguments: list[str]) -> int:
@@ -28,7 +37,7 @@ def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="voltana-actuatord metrics", description=__doc__)
     parser.add_argument("--socket", default=DEFAULT_SOCKET, help="where the daemon listens")
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on")
-    parser.add_argument("--port", type=int, default=DEFAULT_PORT, help="port; 0 takes a free one")
+    parser.add_argument("--port", type=_port, default=DEFAULT_PORT, help="port; 0 takes a free one")
     parser.add_argument(
         "--name", action="append", default=[], help="further name under which it may be asked"
     )
@@ -45,7 +54,7 @@ def main(arguments: list[str]) -> int:
     names = (*options.name, host_name, host_name.partition(".")[0])
     try:
         exporter = Exporter((options.host, options.port), of_daemon(options.socket), names)
-    except (OSError, OverflowError) as error:
+    except OSError as error:
         sys.stderr.write(
             f"voltana-actuatord: metrics cannot listen at {options.host}:{options.port}: {error}. "
             "Give another --host or --port.\n"
