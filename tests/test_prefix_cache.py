@@ -213,7 +213,7 @@ def test_windows_and_clips_keep_what_prompts_share(tmp_path):
     )
     trace = read_trace(path, window_s=(1.0, 3.0), max_prompt_tokens=600)
     assert trace.prefixes is not None
-    assert [trace.prefixes.of(i).ids for i in range(2)] == [(0, 1), (0, 1, 2)]
+    assert [trace.prefixes.of(i).ids for i in range(2)] == [(7, 8), (7, 8, 9)]
     assert trace.prefixes.block_tokens == 512
     assert trace.prompt_tokens.tolist() == [600, 600]
 

@@ -54,5 +54,8 @@ class Prefixes:
 
     def take(self, indices: IntArray) -> Prefixes:
         """Those of some requests, in this order."""
-        lists = [self.ids[self.starts[i] : self.starts[i + 1]].tolist() for i in indices]
-        return Prefixes.of_lists(lists, self.block_tokens)
+        lengths = np.diff(self.starts)[indices]
+        starts = np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)])
+        moved = np.repeat(self.starts[indices] - starts[:-1], lengths)
+        moved += np.arange(len(moved))
+        return Prefixes(ids=self.ids[moved], starts=starts, block_tokens=self.block_tokens)

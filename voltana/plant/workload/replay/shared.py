@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 _SEPARATORS = re.compile(r"[\s,;|]+")
 _SHOWN = 40
+_MOST = 2**63
+"""Numbers below it are kept as they are: a million of them in a dictionary take 130 MB."""
 
 
 class SharedColumns:
@@ -93,8 +95,15 @@ class SharedColumns:
                 "be a list of the numbers or names of the prompt's blocks. Correct the line, or "
                 "leave the column out."
             )
-        numbers = self._numbers
-        return [numbers.setdefault(each, len(numbers)) for each in names if each != ""]
+        return [
+            each if type(each) is int and 0 <= each < _MOST else self._number(each)
+            for each in names
+            if each != ""
+        ]
+
+    def _number(self, name: Hashable) -> int:
+        """The number of a block that is none itself; below 0, where no file's numbers are."""
+        return self._numbers.setdefault(name, -1 - len(self._numbers))
 
 
 def _cell(row: Any, key: Any) -> object:
