@@ -7,9 +7,14 @@ from __future__ import annotations
 
 import os
 import secrets
+import signal
 
 import pytest
 import structlog
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # A shell that starts tests in the background has them ignore it, and what they start with them.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 os.environ["VOLTANA_ADMIN_TOKEN"] = secrets.token_urlsafe(32)
 
