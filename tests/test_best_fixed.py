@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import json
 import math
@@ -19,6 +20,7 @@ from voltana.evaluation.comparison_report import caption, markdown_report, rows,
 from voltana.evaluation.pair_race import Race
 from voltana.evaluation.pair_search import Score, fibonacci_search, refined, search
 from voltana.evaluation.scenario import ARRIVALS, load_scenario
+from voltana.plant.workload.prefixes import Prefixes
 from voltana.policies import get_policy
 from voltana.policies.default import LEVELS
 from voltana.policy import InstanceContext
@@ -244,6 +246,20 @@ def test_an_even_trace_is_searched_in_its_head_and_an_uneven_one_whole():
     assert best_fixed._head(load_scenario(None, {**LONG, "workload": day})) is None
     short = {**LONG["workload"], "duration_s": 40.0}
     assert best_fixed._head(load_scenario(None, {**LONG, "workload": short})) is None
+
+
+def test_the_head_of_a_trace_shares_what_the_whole_does():
+    whole = load_scenario(None, LONG)
+    many = len(whole.trace)
+    prefixes = Prefixes.of_lists([[index, index + 1] for index in range(many)], 512)
+    shared = dataclasses.replace(
+        whole.trace, prefixes=prefixes, cached_tokens=np.arange(many, dtype=np.int64)
+    )
+    head = best_fixed._head(dataclasses.replace(whole, trace=shared)).trace
+    last = len(head) - 1
+    assert 0 < last < many - 1
+    assert (len(head.prefixes), head.prefixes.of(last).ids) == (last + 1, (last, last + 1))
+    assert head.cached_tokens.tolist() == list(range(last + 1))
 
 
 @pytest.mark.slow

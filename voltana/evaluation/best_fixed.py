@@ -26,6 +26,7 @@ from voltana.evaluation.pair_race import Race, worst
 from voltana.evaluation.pair_search import DECODE, PREFILL, Score, refined, search
 from voltana.levels import parse_levels
 from voltana.plant.simulation import Simulation
+from voltana.plant.workload.transform import window
 from voltana.policies import get_policy
 from voltana.policies.default import levels_of_role
 from voltana.policies.fixed import fixed_name
@@ -255,12 +256,7 @@ def _head(scenario: Scenario) -> Scenario | None:
     uneven = np.abs(quarters / len(trace) - 0.25) > EVEN * 0.25
     if last_s < 2 * HEAD_S or uneven.any():
         return None
-    count = int(np.searchsorted(trace.arrival_s, HEAD_S))
-    cut = {
-        name: getattr(trace, name)[:count]
-        for name in ("arrival_s", "prompt_tokens", "output_tokens")
-    }
-    return dataclasses.replace(scenario, trace=dataclasses.replace(trace, **cut))
+    return dataclasses.replace(scenario, trace=window(trace, 0.0, HEAD_S))
 
 
 def _levels(scenario: Scenario, role: Role) -> tuple[float, ...]:

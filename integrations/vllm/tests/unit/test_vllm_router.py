@@ -255,6 +255,17 @@ def test_the_numbers_by_which_agents_name_a_request_are_those_of_its_id():
     assert not set(call.marks(0)) & set(call.marks(1))
 
 
+def test_a_request_is_counted_for_who_its_body_names():
+    async def check():
+        async with vllm_cluster(tenant_key="user", unified=1) as pd:
+            for user in ("a", "a", None):
+                asked = {"prompt": "a", "max_tokens": 2} | ({} if user is None else {"user": user})
+                assert texts(await pd.post("/v1/completions", asked), stream=False)
+            assert dict(pd.service.forwarder._energy.requests) == {"a": 2, "unnamed": 1}
+
+    run(check)
+
+
 def test_loads_are_read_of_the_metrics():
     state = dataclasses.replace(state_of(METRICS), clock_mhz=0.0)
     assert state == InstanceState(

@@ -18,6 +18,7 @@ from voltana.serving.router.openai_prompt import (
     prompt_size,
 )
 from voltana.serving.router.problem import Problem
+from voltana.serving.router.tenants import tenant_in
 from voltana_vllm import NAME_PREFIX
 
 if TYPE_CHECKING:
@@ -111,13 +112,16 @@ class VllmCall(Call):
         return memoryview(self.raw)[: self.end], tail
 
 
-def parse_call(path: str, raw: bytes | bytearray, nesting: int = NESTING) -> VllmCall:
+def parse_call(
+    path: str, raw: bytes | bytearray, nesting: int = NESTING, tenant_key: str | None = None
+) -> VllmCall:
     """Understand a request.
 
     Args:
         path: Where it was sent.
         raw: Its body.
         nesting: How deep its lists and objects may lie in each other.
+        tenant_key: Field that says who it is counted for; None for none.
 
     Raises:
         Problem: If it is no JSON object, or too deep.
@@ -139,6 +143,7 @@ def parse_call(path: str, raw: bytes | bytearray, nesting: int = NESTING) -> Vll
         batch=None if chat else batch_of(prompt),
         rid=uuid.uuid4().hex,
         size=chat_size(fields) if chat else prompt_size(prompt),
+        tenant=tenant_in(fields, tenant_key),
         samples=max(_whole(fields.get("n")), _whole(fields.get("best_of"))),
     )
 

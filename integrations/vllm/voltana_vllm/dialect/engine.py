@@ -45,13 +45,14 @@ class VllmEngine:
 
     def __init__(self, settings: VllmRouterTable) -> None:
         self._nesting = settings.limits.nesting
+        self._tenant_key = settings.tenant_key
         self._releasing = tuple(
             Backend(table, settings) for table in settings.backends if table.role == "decode"
         )
 
     def understand(self, path: str, raw: bytes | bytearray) -> VllmCall:
         """Read a request."""
-        return parse_call(path, raw, self._nesting)
+        return parse_call(path, raw, self._nesting, self._tenant_key)
 
     async def attempt(self, call: VllmCall, attempt: Attempt, answer: Answer) -> None:
         """Send the legs one after the other, and pass the decode server's answer on."""
