@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING
 
-from tools.signatures import assigned, check_versions, class_of, method_of, parsed
+from tools.signatures import check_versions, class_of, lacking, method_complaints, method_of, parsed
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -41,22 +41,13 @@ def complaints(read: Callable[[str], str]) -> list[str]:
         trees = parsed(read, (SCHEDULER, REGISTRY, BATCH, FORWARD_MODES))
     except (KeyError, OSError) as error:
         return [f"no such file: {error}"]
-    found = []
-    scheduler = class_of(trees[SCHEDULER], "Scheduler")
-    for name, arguments in METHODS.items():
-        method = method_of(scheduler, name)
-        if method is None:
-            found.append(f"Scheduler.{name} is gone")
-        elif [a.arg for a in method.args.args] != arguments:
-            found.append(f"Scheduler.{name} takes {[a.arg for a in method.args.args]}")
-    for tree, name, wanted in (
+    found = method_complaints(class_of(trees[SCHEDULER], "Scheduler"), METHODS)
+    found += lacking(
         (trees[FORWARD_MODES], "ForwardMode", MODES),
         (trees[REGISTRY], "HookType", HOOK_TYPES),
         (trees[BATCH], "ScheduleBatch", BATCH_FIELDS),
         (trees[BATCH], "Req", REQUEST_FIELDS),
-    ):
-        if missing := wanted - assigned(class_of(tree, name)):
-            found.append(f"{name} lacks {sorted(missing)}")
+    )
     if method_of(class_of(trees[REGISTRY], "HookRegistry"), "register") is None:
         found.append("HookRegistry.register is gone")
     return found

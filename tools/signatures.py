@@ -51,6 +51,27 @@ def assigned(owner: ast.ClassDef | None) -> set[str]:
     return names
 
 
+def method_complaints(owner: ast.ClassDef | None, methods: dict[str, list[str]]) -> list[str]:
+    """Which methods of a scheduler are gone, or take other arguments."""
+    found = []
+    for name, arguments in methods.items():
+        method = method_of(owner, name)
+        if method is None:
+            found.append(f"Scheduler.{name} is gone")
+        elif (taken := [a.arg for a in method.args.args]) != arguments:
+            found.append(f"Scheduler.{name} takes {taken}")
+    return found
+
+
+def lacking(*wanted: tuple[ast.Module, str, set[str]]) -> list[str]:
+    """Which classes of modules do not give values to all the names that they should."""
+    return [
+        f"{name} lacks {sorted(missing)}"
+        for tree, name, names in wanted
+        if (missing := names - assigned(class_of(tree, name)))
+    ]
+
+
 def check_versions(
     distribution: str, versions: list[str], complaints: Callable[[Read], list[str]]
 ) -> int:

@@ -9,7 +9,15 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING
 
-from tools.signatures import assigned, check_versions, class_of, method_of, parsed
+from tools.signatures import (
+    assigned,
+    check_versions,
+    class_of,
+    lacking,
+    method_complaints,
+    method_of,
+    parsed,
+)
 
 if TYPE_CHECKING:
     import ast
@@ -67,16 +75,11 @@ def complaints(read: Callable[[str], str]) -> list[str]:
 
 
 def _scheduler(plain: ast.Module, asynchronous: ast.Module) -> list[str]:
-    found = []
-    scheduler = class_of(plain, "Scheduler")
-    for name, arguments in METHODS.items():
-        method = method_of(scheduler, name)
-        if method is None:
-            found.append(f"Scheduler.{name} is gone")
-        elif [a.arg for a in method.args.args] != arguments:
-            found.append(f"Scheduler.{name} takes {[a.arg for a in method.args.args]}")
-        if method_of(class_of(asynchronous, "AsyncScheduler"), name) is not None:
-            found.append(f"AsyncScheduler has a {name} of its own")
+    scheduler, other = class_of(plain, "Scheduler"), class_of(asynchronous, "AsyncScheduler")
+    found = method_complaints(scheduler, METHODS)
+    found += [
+        f"AsyncScheduler has a {name} of its own" for name in METHODS if method_of(other, name)
+    ]
     names = assigned(scheduler)
     if missing := SCHEDULER_FIELDS - names:
         found.append(f"Scheduler lacks {sorted(missing)}")
@@ -86,16 +89,13 @@ def _scheduler(plain: ast.Module, asynchronous: ast.Module) -> list[str]:
 
 
 def _fields(trees: dict[str, ast.Module]) -> list[str]:
-    found = []
-    for path, name, wanted in (
-        (OUTPUT, "SchedulerOutput", OUTPUT_FIELDS),
-        (OUTPUT, "CachedRequestData", {"resumed_req_ids"}),
-        (OUTPUT, "NewRequestData", {"req_id", "num_computed_tokens"}),
-        (REQUEST, "Request", REQUEST_FIELDS),
-        (REQUEST, "RequestStatus", STATUSES),
-    ):
-        if missing := wanted - assigned(class_of(trees[path], name)):
-            found.append(f"{name} lacks {sorted(missing)}")
+    found = lacking(
+        (trees[OUTPUT], "SchedulerOutput", OUTPUT_FIELDS),
+        (trees[OUTPUT], "CachedRequestData", {"resumed_req_ids"}),
+        (trees[OUTPUT], "NewRequestData", {"req_id", "num_computed_tokens"}),
+        (trees[REQUEST], "Request", REQUEST_FIELDS),
+        (trees[REQUEST], "RequestStatus", STATUSES),
+    )
     for path, name, methods in (
         (REQUEST, "Request", REQUEST_PROPERTIES),
         (QUEUE, "FCFSRequestQueue", ("peek_request", "__len__", "__iter__")),

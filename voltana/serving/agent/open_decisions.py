@@ -80,21 +80,22 @@ class OpenDecisions:
 
 def guarantee_of(predictor: Any) -> Conformal | None:
     """The guarantee in a predictor, under whatever is wrapped around it."""
-    for _ in range(_MOST_WRAPPED):
-        if predictor is None or isinstance(predictor, Conformal):
-            return predictor
-        predictor = getattr(predictor, "predictor", None)
-    return None
+    return next((one for one in _layers(predictor) if isinstance(one, Conformal)), None)
 
 
 def drifts_of(predictor: Any) -> int | None:
     """Alarms of drift that a predictor counts, or one that it is wrapped around; None if none."""
+    found = (getattr(one, "drifts", None) for one in _layers(predictor))
+    return next((drifts for drifts in found if isinstance(drifts, int)), None)
+
+
+def _layers(predictor: Any) -> Iterator[Any]:
+    """A predictor, what it is wrapped around, and so on."""
     for _ in range(_MOST_WRAPPED):
-        drifts = getattr(predictor, "drifts", None)
-        if isinstance(drifts, int):
-            return drifts
+        if predictor is None:
+            return
+        yield predictor
         predictor = getattr(predictor, "predictor", None)
-    return None
 
 
 def lose(found: Open, cause: str) -> None:

@@ -39,6 +39,13 @@ class KeyNames:
     api_flag: str = "--api-key"
     admin_flag: str = "--admin-api-key"
 
+    def remedy(self, *, admin: bool = False) -> str:
+        """What to do where a server refuses a key, the usual one or the administrator's."""
+        variable, flag, field_name = self.api_variable, self.api_flag, "api_key_file"
+        if admin:
+            variable, flag, field_name = self.admin_variable, self.admin_flag, "admin_api_key_file"
+        return f"Set {variable} or router.{field_name} to its {flag}"
+
 
 @dataclass(frozen=True, slots=True)
 class Keys:

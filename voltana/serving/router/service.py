@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
+import os
 import signal
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,7 @@ from aiohttp import web
 from voltana.cluster.ledger import Ledger
 from voltana.errors import invalid
 from voltana.serving.admin.figures import FiguresListener
+from voltana.serving.admin.token import find_token
 from voltana.serving.router.administration import Administration
 from voltana.serving.router.app import Interface, administration, make_app
 from voltana.serving.router.chooser import Chooser
@@ -23,7 +25,7 @@ from voltana.serving.router.fan_out import FanOut
 from voltana.serving.router.file_limit import allow_requests
 from voltana.serving.router.forwarder import Forwarder
 from voltana.serving.router.holding import Holding
-from voltana.serving.router.keys import Keys
+from voltana.serving.router.keys import KeyNames, Keys, find_keys
 from voltana.serving.router.metrics import Metrics
 from voltana.serving.router.pages import Pages
 from voltana.serving.router.pool import Pool
@@ -229,6 +231,36 @@ async def listen(runner: web.BaseRunner, host: str, port: int) -> web.TCPSite:
             "host, port", f"{host}:{port}", f"a free address of this machine ({why})", "Change it."
         ) from None
     return site
+
+
+def make_service(
+    settings: RouterTable,
+    time: TimeSource,
+    engine: Engine[Any],
+    *,
+    key_names: KeyNames,
+    pages: Pages | None = None,
+) -> RouterService:
+    """A router whose keys and token are found where its settings, or the environment, have them.
+
+    Args:
+        settings: Its settings.
+        time: Time source.
+        engine: The engine's dialect.
+        key_names: What the engine calls its keys.
+        pages: See `RouterService`.
+
+    Raises:
+        ConfigError: If a file of keys cannot be read.
+    """
+    return RouterService(
+        settings,
+        time,
+        engine,
+        pages=pages,
+        keys=find_keys(settings, os.environ, key_names),
+        token=find_token(settings.admin_token_file, os.environ, field="admin_token_file"),
+    )
 
 
 async def run_router(router: RouterService, settings: RouterTable) -> None:

@@ -38,23 +38,14 @@ def make_router(settings: RouterTable, time: TimeSource) -> RouterService:
         time: Time source.
     """
     # Here, so that agents do without an HTTP client.
-    from voltana.serving.admin.token import find_token  # noqa: PLC0415
-    from voltana.serving.router.keys import find_keys  # noqa: PLC0415
-    from voltana.serving.router.service import RouterService  # noqa: PLC0415
+    from voltana.serving.router.service import make_service  # noqa: PLC0415
     from voltana_sglang.dialect.engine import SglangEngine  # noqa: PLC0415
     from voltana_sglang.dialect.keys import KEY_NAMES  # noqa: PLC0415
     from voltana_sglang.dialect.pages import PAGES  # noqa: PLC0415
 
     if not isinstance(settings, SglangRouterTable):
         raise TypeError(f"settings is a {type(settings).__name__}: must be a SglangRouterTable")
-    return RouterService(
-        settings,
-        time,
-        SglangEngine(settings),
-        pages=PAGES,
-        keys=find_keys(settings, os.environ, KEY_NAMES),
-        token=find_token(settings.admin_token_file, os.environ, field="admin_token_file"),
-    )
+    return make_service(settings, time, SglangEngine(settings), key_names=KEY_NAMES, pages=PAGES)
 
 
 def profiled(url: str, seed: int, settings: RouterTable) -> ProfiledServer:

@@ -150,17 +150,8 @@ class SglangServer:
     def _call(self, path: str, *body: Any) -> Any:
         admin = path == "/flush_cache"
         headers = self._keys.for_admin() if admin else self._keys.usual()
-        remedy = self._key_wanted(admin=admin)
+        remedy = f". {self._keys.names.remedy(admin=admin)}"
         return ask(self.url + path, headers, *body, remedy=remedy)
-
-    def _key_wanted(self, *, admin: bool) -> str:
-        names = self._keys.names
-        if admin:
-            return (
-                f". Set {names.admin_variable} or router.admin_api_key_file to its "
-                f"{names.admin_flag}"
-            )
-        return f". Set {names.api_variable} or router.api_key_file to its {names.api_flag}"
 
 
 def _vocabulary(said: dict[str, Any], model: dict[str, Any]) -> int:

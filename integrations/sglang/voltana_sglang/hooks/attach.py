@@ -9,9 +9,8 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from voltana_ring.hooks.guard import METER
+from voltana_ring.hooks.rings import make_ring
 from voltana_ring.hooks.settings import check_name, read_settings
-from voltana_ring.paths import bell_path, make_folder, ring_path
-from voltana_ring.writer import RingWriter
 from voltana_sglang import CONFIG_VARIABLE, INSTANCE_VARIABLE
 from voltana_sglang.hooks import contract
 from voltana_sglang.hooks.around import (
@@ -97,15 +96,9 @@ def attach(scheduler: Any, environment: Any) -> None:
 
 
 def _meter(scheduler: Any, mode: str, rings: Path, instance: str, facts: EngineFacts) -> Meter:
-    make_folder(rings)
-    ring = RingWriter(
-        ring_path(rings, instance, facts.ring_suffix),
-        bell_path(rings, instance),
-        facts.to_dict(),
-    )
     return Meter(
         scheduler,
-        ring,
+        make_ring(rings, instance, facts),
         mode=mode,
         speculative=facts.speculative,
         pipelined=facts.pp_size > 1,

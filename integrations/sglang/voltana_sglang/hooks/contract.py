@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import importlib
-import inspect
-import re
 from importlib import metadata
 from typing import TYPE_CHECKING, Any
+
+from voltana_ring.hooks import contract as shared
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -49,25 +49,13 @@ def installed_version() -> str:
 
 def version_problem(version: str) -> str:
     """Why a version is not measured; empty if it is."""
-    found = re.match(r"(\d+)\.(\d+)\.(\d+)", version)
-    if found is None:
-        return f"SGLang of unknown version {version!r}"
-    numbers = tuple(int(number) for number in found.groups())
-    if FIRST_VERSION <= numbers < NEXT_VERSION:
-        return ""
-    known = ".".join(map(str, FIRST_VERSION)), ".".join(map(str, NEXT_VERSION))
-    return f"SGLang {version} is unknown: {known[0]} and later, below {known[1]}, are known"
+    return shared.version_problem("SGLang", version, FIRST_VERSION, NEXT_VERSION)
 
 
 def static_problems() -> list[str]:
     """What SGLang's classes lack of what the hooks rely on; imports SGLang."""
-    problems = []
     scheduler = importlib.import_module("sglang.srt.managers.scheduler").Scheduler
-    for name, expected in METHODS.items():
-        method = getattr(scheduler, name, None)
-        begins = () if method is None else tuple(inspect.signature(method).parameters)
-        if begins[: len(expected)] != expected:
-            problems.append(f"Scheduler.{name}{begins} instead of {expected}")
+    problems = [*shared.method_problems(scheduler, METHODS)]
     batch = importlib.import_module("sglang.srt.managers.schedule_batch").ScheduleBatch
     fields = BATCH_FIELDS - set(getattr(batch, "__dataclass_fields__", ()))
     problems += [f"ScheduleBatch has no {name}" for name in sorted(fields)]

@@ -8,7 +8,7 @@ from collections import deque
 from typing import TYPE_CHECKING, Any
 
 from voltana_ring.hooks.queue_view import earlier
-from voltana_ring.hooks.records import WORD, Launched, Records, idling
+from voltana_ring.hooks.records import IDLE_EVERY_S, WORD, Launched, Records, idling
 from voltana_ring.layout import MAX_ENTRIES, Flag, Kind, Mode
 from voltana_sglang.hooks.batch_view import DECODE_MODES, PREFILL_MODES, BatchView
 from voltana_sglang.hooks.cached import CachedTokens
@@ -24,9 +24,6 @@ if TYPE_CHECKING:
 
 _NAN = float("nan")
 _log = logging.getLogger("sglang.voltana")
-
-IDLE_EVERY_S = 0.5
-"""An idle engine says so this often: its event loop may spin."""
 
 
 class Meter:

@@ -37,21 +37,13 @@ def make_router(settings: RouterTable, time: TimeSource) -> RouterService:
         time: Time source.
     """
     # Here, so that agents do without an HTTP client.
-    from voltana.serving.admin.token import find_token  # noqa: PLC0415
-    from voltana.serving.router.keys import find_keys  # noqa: PLC0415
-    from voltana.serving.router.service import RouterService  # noqa: PLC0415
+    from voltana.serving.router.service import make_service  # noqa: PLC0415
     from voltana_vllm.dialect.engine import VllmEngine  # noqa: PLC0415
     from voltana_vllm.dialect.keys import KEY_NAMES  # noqa: PLC0415
 
     if not isinstance(settings, VllmRouterTable):
         raise TypeError(f"settings is a {type(settings).__name__}: must be a VllmRouterTable")
-    return RouterService(
-        settings,
-        time,
-        VllmEngine(settings),
-        keys=find_keys(settings, os.environ, KEY_NAMES),
-        token=find_token(settings.admin_token_file, os.environ, field="admin_token_file"),
-    )
+    return make_service(settings, time, VllmEngine(settings), key_names=KEY_NAMES)
 
 
 def profiled(url: str, seed: int, settings: RouterTable) -> ProfiledServer:

@@ -104,8 +104,7 @@ class VllmServer:
         )
 
     def _ask(self, path: str, *body: Any) -> Any:
-        names = self._keys.names
-        remedy = f". Set {names.api_variable} or router.api_key_file to its {names.api_flag}"
+        remedy = f". {self._keys.names.remedy()}"
         return ask(self.url + path, self._keys.usual(), *body, remedy=remedy)
 
 

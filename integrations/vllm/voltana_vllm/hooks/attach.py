@@ -8,9 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from voltana_ring.hooks.guard import METER
+from voltana_ring.hooks.rings import make_ring
 from voltana_ring.hooks.settings import check_name, read_settings
-from voltana_ring.paths import bell_path, make_folder, ring_path
-from voltana_ring.writer import RingWriter
 from voltana_vllm import CONFIG_VARIABLE, INSTANCE_VARIABLE, ROLE_VARIABLE
 from voltana_vllm.hooks import contract
 from voltana_vllm.hooks.around import HOOKS
@@ -74,15 +73,9 @@ def attach(scheduler: Any, environment: Mapping[str, str]) -> None:
 
 
 def _meter(scheduler: Any, rings: Path, instance: str, facts: EngineFacts) -> Meter:
-    make_folder(rings)
-    ring = RingWriter(
-        ring_path(rings, instance, facts.ring_suffix),
-        bell_path(rings, instance),
-        facts.to_dict(),
-    )
     return Meter(
         scheduler,
-        ring,
+        make_ring(rings, instance, facts),
         speculative=facts.speculative,
         statuses=contract.status_numbers(),
     )

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import importlib
-import inspect
-import re
 from typing import TYPE_CHECKING, Any
+
+from voltana_ring.hooks import contract as shared
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -62,25 +62,13 @@ def installed_version() -> str:
 
 def version_problem(version: str) -> str:
     """Why a version is not measured; empty if it is."""
-    found = re.match(r"(\d+)\.(\d+)\.(\d+)", version)
-    if found is None:
-        return f"vLLM of unknown version {version!r}"
-    numbers = tuple(int(number) for number in found.groups())
-    if FIRST_VERSION <= numbers < NEXT_VERSION:
-        return ""
-    known = ".".join(map(str, FIRST_VERSION)), ".".join(map(str, NEXT_VERSION))
-    return f"vLLM {version} is unknown: {known[0]} and later, below {known[1]}, are known"
+    return shared.version_problem("vLLM", version, FIRST_VERSION, NEXT_VERSION)
 
 
 def static_problems() -> list[str]:
     """What vLLM's classes lack of what the hooks rely on; imports its scheduler."""
-    problems = []
     scheduler = importlib.import_module(SCHEDULER_MODULE).Scheduler
-    for name, expected in METHODS.items():
-        method = getattr(scheduler, name, None)
-        begins = () if method is None else tuple(inspect.signature(method).parameters)
-        if begins[: len(expected)] != expected:
-            problems.append(f"Scheduler.{name}{begins} instead of {expected}")
+    problems = [*shared.method_problems(scheduler, METHODS)]
     output = importlib.import_module("vllm.v1.core.sched.output").SchedulerOutput
     missing = OUTPUT_FIELDS - set(getattr(output, "__dataclass_fields__", ()))
     problems += [f"SchedulerOutput has no {name}" for name in sorted(missing)]

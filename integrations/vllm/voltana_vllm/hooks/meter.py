@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from voltana_ring.hooks.cached_share import CachedShare
 from voltana_ring.hooks.queue_view import QueueView, earlier
-from voltana_ring.hooks.records import Launched, Records, idling
+from voltana_ring.hooks.records import IDLE_EVERY_S, Launched, Records, idling
 from voltana_ring.layout import MAX_ENTRIES, Flag, Kind, Mode
 from voltana_vllm.hooks.batch_view import BatchView
 from voltana_vllm.hooks.followed import Followed, Told, rooms_of
@@ -21,9 +21,6 @@ if TYPE_CHECKING:
 
 _NAN = float("nan")
 _log = logging.getLogger("vllm.voltana")
-
-IDLE_EVERY_S = 0.5
-"""An engine that waits for KV caches schedules nothing a thousand times a second."""
 
 MOST_OPEN = 64
 """More batches than any engine has in flight; what is older never came back."""

@@ -13,6 +13,10 @@ if TYPE_CHECKING:
 
 _NAN = float("nan")
 
+IDLE_EVERY_S = 0.5
+"""An idle engine says so this often: its event loop may spin, or schedule nothing a thousand times
+a second while it waits for KV caches."""
+
 WORD = 0xFFFFFFFFFFFFFFFF
 """Names of requests are cut to it."""
 
