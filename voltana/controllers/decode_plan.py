@@ -121,17 +121,7 @@ def make_plan(
     settling = _settling(served, wanted_per_s, error, in_force.settling)
     slowest = np.full(len(table.batches), settling)
     if power is not None and batch and (1.0 + SURE * error) * wanted_per_s <= served[fastest]:
-        row = int((rate_per_s[:, settling] >= wanted_per_s).argmax())
-        below = float(table.batches[row]) - burst
-        if batch < below:
-            slowest[table.batches < below] = coasting_index(
-                table,
-                power,
-                batch=batch,
-                demand_per_s=wanted_per_s,
-                settling=settling,
-                settled_row=row,
-            )
+        _coast(slowest, table, power, batch=batch, burst=burst, demand_per_s=wanted_per_s)
     if traps:
         np.maximum(slowest, _barrier(table, viable, most_per_s, demand_per_s, burst), out=slowest)
     return DecodePlan(
@@ -142,6 +132,39 @@ def make_plan(
         end=Binding.MEMORY if full else Binding.BOUNDARY,
         demand_per_s=demand_per_s,
     )
+
+
+def _coast(
+    slowest: np.ndarray[tuple[int], np.dtype[np.intp]],
+    table: BatchTable,
+    power: PowerForecasts,
+    *,
+    batch: int,
+    burst: float,
+    demand_per_s: float,
+) -> None:
+    """Let a batch that is further below the settled one than a burst coast towards it.
+
+    Args:
+        slowest: Index of the settling level for each row; changed where batches coast.
+        table: The iterations.
+        power: Says what coasting saves.
+        batch: Requests that run.
+        burst: sigma.
+        demand_per_s: Tokens/s that are wanted.
+    """
+    settling = int(slowest[0])
+    row = int((table.rate_per_s[:, settling] >= demand_per_s).argmax())
+    below = float(table.batches[row]) - burst
+    if batch < below:
+        slowest[table.batches < below] = coasting_index(
+            table,
+            power,
+            batch=batch,
+            demand_per_s=demand_per_s,
+            settling=settling,
+            settled_row=row,
+        )
 
 
 def _barrier(
