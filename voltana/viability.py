@@ -187,8 +187,7 @@ def served_per_s(table: BatchTable, most: float = math.inf) -> FloatArray:
     Returns:
         Shape (l,); 0 where no batch fits.
     """
-    rows = max(int(table.batches.searchsorted(most, side="right")), 1)
-    served: FloatArray = np.maximum.reduce(_served(table)[:rows], axis=0, initial=0.0)
+    served: FloatArray = np.maximum.reduce(_served(table, most), axis=0, initial=0.0)
     return served
 
 
@@ -292,9 +291,9 @@ def _fitting_rows(table: BatchTable, index: int) -> int:
     return len(fits) if not len(fits) or fits[first] else first
 
 
-def _served(table: BatchTable) -> Table:
-    """Tokens per second where an iteration fits the threshold and its batch is viable, else 0."""
-    served = table.rate_per_s.copy()
-    served[_fitting_rows(table, -1) :] = 0.0
-    served[table.upper_s > table.threshold_s] = 0.0
+def _served(table: BatchTable, most: float = math.inf) -> Table:
+    """Tokens per second of the viable batches up to `most`; 0 where the threshold is exceeded."""
+    counting = max(int(table.batches.searchsorted(most, side="right")), 1)
+    rows = min(counting, _fitting_rows(table, -1))
+    served: Table = np.where(table.upper_s[:rows] > table.threshold_s, 0.0, table.rate_per_s[:rows])
     return served
