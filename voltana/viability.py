@@ -73,11 +73,12 @@ class BatchTable:
     @cached_property
     def rate_per_s(self) -> Table:
         """Tokens per second of each batch at each level; 0 where nothing is known."""
-        known = (self.mean_s > 0.0) & (self.upper_s < math.inf)
         batches = self.batches[:, None]
-        if np.logical_and.reduce(known, axis=None):
+        shortest_s = np.minimum.reduce(self.mean_s, axis=None, initial=math.inf)
+        if shortest_s > 0.0 and np.maximum.reduce(self.upper_s, axis=None, initial=0.0) < math.inf:
             rates: Table = batches / self.mean_s
             return rates
+        known = (self.mean_s > 0.0) & (self.upper_s < math.inf)
         return np.divide(batches, self.mean_s, out=np.zeros_like(self.mean_s), where=known)
 
 
