@@ -125,7 +125,7 @@ class BestFixed:
             policy=runs.policy(best),
             prefill_mhz=prefill_mhz,
             decode_mhz=decode_mhz,
-            kept=runs.score(best).short == 0,
+            kept=bool(runs.score(best).short == 0),
             runs=before + runs.count,
         )
 

@@ -123,11 +123,20 @@ class Result:
 
 
 def plain_figures(figures: Mapping[str, object]) -> dict[str, object]:
-    """Figures as JSON has them: None where one is not finite."""
-    return {
-        key: None if isinstance(value, float) and not math.isfinite(value) else value
-        for key, value in figures.items()
-    }
+    """Figures as JSON has them: None where one is not finite, no scalars of numpy."""
+    return {key: _plain(value) for key, value in figures.items()}
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, np.generic):
+        value = value.item()
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return plain_figures(value)
+    if isinstance(value, (list, tuple)):
+        return [_plain(part) for part in value]
+    return value
 
 
 def measure(
