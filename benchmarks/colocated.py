@@ -46,7 +46,5 @@ def main(duration_s: float = 120.0, seed: int = 0) -> None:
 
 
 if __name__ == "__main__":
-    main(
-        float((sys.argv + ["120"])[1]),
-        int((sys.argv + ["120", "0"])[2]) if len(sys.argv) > 2 else 0,
-    )
+    given = [float(text) for text in sys.argv[1:]]
+    main(*given[:1], *(int(seed) for seed in given[1:2]))

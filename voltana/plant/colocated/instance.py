@@ -1,9 +1,9 @@
 """A colocated instance: one engine that computes prompts and produces tokens.
 
-Its batches are those of `EngineScheduler`; each is formed when the one before has ended. An
-iteration's latency and energy are the plant's for any `Load` (`voltana.plant.latency`): products,
+Its batches are those of `EngineScheduler`; each is formed when the one before has ended. Latency
+and energy of an iteration are the plant's for any `Load` (`voltana.plant.latency`): products,
 element-wise kernels and collectives for prompt and decode tokens together, attention of either
-kind, and one launch. So a mixed batch reads the weights once, and pays what it pays for a batch once.
+kind, and one launch. So a mixed batch reads the weights once, and pays once what a batch costs.
 
 The gap between two tokens of a request is no iteration's time here: it spans the batches of prompts
 that came between. Gaps are measured by request, iterations by the runner.

@@ -1,8 +1,8 @@
 """The plant's scheduler forms the batches of a real SGLang, one after the other.
 
-What a server's scheduler saw arrive at each of its steps is played to `EngineScheduler`, and what
-it committed when. Every batch has to be the same: requests, their order, tokens of each, tokens in the
-KV cache. Exceptions: none but those that `voltana.plant.colocated.scheduler` states.
+What a server's scheduler saw arrive at each of its steps, and when it committed what, is played to
+`EngineScheduler`. Every batch has to be the same: requests, their order, tokens of each, tokens in
+the KV cache. Exceptions: none but those that `voltana.plant.colocated.scheduler` states.
 """
 
 from __future__ import annotations
