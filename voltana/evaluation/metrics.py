@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 PEAK_S = 5
 """Seconds over which peak power is averaged."""
+COLOCATED_FIGURES = frozenset({"colocated_energy_j", "colocated_clock_mhz", "colocated_busy"})
+"""What a run tells only where it has colocated instances."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -128,7 +130,7 @@ class Result:
         """Plain JSON values; None where a figure is not finite."""
         figures = asdict(self)
         if math.isnan(self.colocated_energy_j):
-            figures = {k: v for k, v in figures.items() if not k.startswith("colocated_")}
+            figures = {k: v for k, v in figures.items() if k not in COLOCATED_FIGURES}
         return plain_figures(figures)
 
 
