@@ -35,7 +35,7 @@ MAY_SAVE_LESS = {"best-fixed": 0.01, "voltana-v0.1": 0.0}
 
 
 def saturation_rps(hardware: str, model: str, workload: str) -> float:
-    """Requests per second at which prefill or decode is busy all the time at the fastest clock."""
+    """Requests/s at which prefill, hosts or decode are always busy at the fastest clock."""
     cell = Cell(model=model, workload=workload, rate_rps=10.0, hardware=hardware)
     scenario = scenario_of(cell, 60.0)
     trace, cluster, plant = scenario.trace, scenario.cluster, scenario.plant
@@ -53,6 +53,9 @@ def saturation_rps(hardware: str, model: str, workload: str) -> float:
         latency_s = plant.iterate(load, fastest_mhz).latency_s
         if latency_s <= cluster.slo.itl_s:
             decode_rps = max(decode_rps, batch / latency_s / max(output - 1, 1))
+    host_s = cluster.hardware.host.request_s
+    if host_s:  # of small models the hosts saturate long before the boards
+        prefill_rps = min(prefill_rps, 1.0 / host_s)
     return min(cluster.prefill * prefill_rps, cluster.decode * decode_rps)
 
 

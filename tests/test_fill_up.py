@@ -14,7 +14,7 @@ from voltana.evaluation.scenario import parse_scenario, resolve
 from voltana.routers.fill_up import FillUp
 from voltana.routers.least_loaded import LeastLoaded
 from voltana.testing import samples
-from voltana.values import Forecast, InstanceState, Role
+from voltana.values import Forecast, InstanceState, Reservation, Role
 
 BUDGET_S = 0.6
 TOKENS_PER_S = 20_000.0
@@ -106,15 +106,37 @@ def test_a_host_that_is_behind_counts_like_work_that_is_pending():
     assert route(FillUp(0.5), dataclasses.replace(behind, reserved_for_s=0.5), far) == "a"
 
 
-def test_prompts_are_not_gathered_beyond_what_a_host_can_prepare():
-    """At 90 requests/s one host would be 30 % behind, with most of the device's time left."""
+def test_an_instance_whose_host_binds_is_not_filled():
+    """Its device has computed all that is pending before it sees the prompt."""
+    at_host = Reservation(requests=2, prompt_tokens=1000)
+    behind = dataclasses.replace(prefill("a", 3000), reserved=at_host, reserved_for_s=0.2)
+    assert route(FillUp(0.9), behind, prefill("b", 0)) == "a"
+    behind = dataclasses.replace(behind, reserved_for_s=0.25)
+    assert route(FillUp(0.9), behind, prefill("b", 0)) == "b"
+
+
+def test_of_hosts_that_bind_the_one_with_fewer_prompts_takes_the_next():
+    """The oldest of a burst has not waited long yet, when the last of it will."""
+    burst, few = Reservation(requests=30, prompt_tokens=30), Reservation(requests=3)
+    pool = [
+        dataclasses.replace(prefill("a", 0), reserved=burst, reserved_for_s=0.04),
+        dataclasses.replace(prefill("b", 0), reserved=few, reserved_for_s=0.05),
+    ]
+    assert route(FillUp(), *pool, tokens=50) == "b"
+
+
+@pytest.mark.parametrize(("model", "rate_rps"), [("llama-3.1-8b", 90.0), ("ministral-3b", 130.0)])
+def test_prompts_are_not_gathered_beyond_what_a_host_can_prepare(model, rate_rps):
+    """One host would be 30 % behind, with most of the device's time left; two are 96 % busy."""
     scenario = resolve(
         parse_scenario(
             {
                 "policies": ["voltana"],
-                "workload": {"name": "lmsys", "rate_rps": 90.0, "duration_s": 20.0},
+                "seed": 3,
+                "cluster": {"model": model},
+                "workload": {"name": "lmsys", "rate_rps": rate_rps, "duration_s": 20.0},
             }
         )
     )
-    assert 90.0 * scenario.cluster.hardware.host.request_s > 1.3
+    assert rate_rps * scenario.cluster.hardware.host.request_s > 1.3
     assert compare(scenario).runs[0].result.ttft_attainment > 0.98

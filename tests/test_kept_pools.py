@@ -91,18 +91,24 @@ def plain_least_memory(request, pool):
 
 
 def plain_fill_up(request, pool):
-    def pending_s(c):
+    oldest_s = sum(c.reserved_for_s for c in pool)
+    each_s = oldest_s / max(sum(c.reserved.requests for c in pool), 1)
+
+    def host_s(c):
+        return max(c.reserved_for_s, c.reserved.requests * each_s)
+
+    def device_s(c):
         load = load_with(candidate_load(c), request, c.role)
-        return c.reserved_for_s + mean_at(c.predictor, load, c.levels_mhz[0])
+        return mean_at(c.predictor, load, c.levels_mhz[0])
 
     if any(c.predictor is None or not c.levels_mhz for c in pool):
         return LeastLoaded().route(request, pool)
-    ranked = [(pending_s(c), c) for c in pool]
+    ranked = [(host_s(c) + device_s(c), c) for c in pool]
     if not all(pending < math.inf for pending, _ in ranked):
         return LeastLoaded().route(request, pool)
     early = [
         (-pending, c.instance) for pending, c in ranked
-        if pending <= 0.5 * (c.budget_s - request.waited_s)
+        if pending <= 0.5 * (c.budget_s - request.waited_s) and host_s(c) <= device_s(c)
     ]  # fmt: skip
     return min(early or [(pending, c.instance) for pending, c in ranked])[1]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import os
 import re
 import signal
@@ -11,6 +12,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pytest
 from hypothesis import given
@@ -20,6 +22,7 @@ from pyarrow import parquet
 from tests.sweep_steps import SHORT
 from voltana.errors import ConfigError, UnknownNameError
 from voltana.evaluation.compare import compare
+from voltana.evaluation.metrics import COLOCATED_FIGURES, plain_figures
 from voltana.evaluation.scenario import load_scenario
 from voltana.evaluation.sweep import LocalWorkers, make_plan, run_sweep
 from voltana.evaluation.sweep.fields import field_name, parse_axis, scenario_fields
@@ -310,7 +313,8 @@ def test_parquet_gives_the_rows_back_and_leaves_out_what_the_machine_took(tmp_pa
     read = read_parquet(results)
     assert len(read) == 4
     for row, kept in zip(outcome.rows, read, strict=True):
-        assert kept == {name: row[name] for name in kept}
+        told = row | dict.fromkeys(COLOCATED_FIGURES)  # columns, though no run here tells them
+        assert kept == {name: told[name] for name in kept}
         assert set(row) - set(kept) == set(TIMED)
     assert set(parquet.read_table(timing).column_names) == {"run", "policy", *TIMED}
 
@@ -420,6 +424,33 @@ def test_the_outcome_of_a_task_is_plain_and_small():
     task_rows = attempt_of(short_plan().points[0])
     assert isinstance(task_rows, Outcome)
     assert len(json.dumps(task_rows.rows, allow_nan=False)) < 8000
+
+
+def test_what_a_search_found_is_kept_and_read_again(tmp_path):
+    """Its figures come from arrays, whose scalars are no JSON."""
+    short = {**SHORT, "policies": ["static-max", "best-fixed"], "levels": "705,1410"}
+    plan = make_plan(short, {"seed": [1]})
+    outcome = run_sweep(plan, tmp_path, InThisProcess())
+    assert not outcome.failures
+    assert outcome.rows[1]["chosen_keeps_slo"] in (True, False)
+    again = run_sweep(plan, tmp_path, InThisProcess())
+    assert (again.ran, again.rows) == (0, outcome.rows)
+
+
+@pytest.mark.parametrize(
+    ("figure", "plain"),
+    [
+        (np.bool_(True), True),
+        (np.int64(3), 3),
+        (np.float32(0.5), 0.5),
+        (np.float64("nan"), None),
+        ({"inside": math.inf, "count": np.int64(2)}, {"inside": None, "count": 2}),
+        ((1.0, np.float64("-inf")), [1.0, None]),
+    ],
+)
+def test_figures_are_plain_json_whatever_they_were_computed_with(figure, plain):
+    made = plain_figures({"figure": figure})
+    assert json.loads(json.dumps(made, allow_nan=False)) == {"figure": plain}
 
 
 def attempt_of(point):

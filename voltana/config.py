@@ -29,6 +29,9 @@ if TYPE_CHECKING:
 DEFAULT_POLICIES = ("static-max", "static-low", "window", "voltana-v0.1", "voltana")
 """What ``make demo`` compares."""
 
+COLOCATED_POLICIES = tuple(name for name in DEFAULT_POLICIES if name != "voltana-v0.1")
+"""The same where instances are colocated, which the published system does not serve."""
+
 DEFAULT_TTFT_MS = 600.0
 """Threshold of the time to first token. The published system's thresholds are not stated; these two
 are those under which its published attainment is reproduced (docs/fidelity.md)."""
@@ -37,7 +40,9 @@ DEFAULT_ITL_MS = 65.0
 """Threshold of the inter-token latency, likewise."""
 
 
-_Instances = Annotated[int, Field(ge=1, le=1024)]
+_Instances = Annotated[int, Field(ge=0, le=1024)]
+
+_PAIR = {"prefill", "decode"}
 
 
 class ClusterTable(StrictTable):
@@ -49,6 +54,7 @@ class ClusterTable(StrictTable):
         tensor_parallel: GPUs of one instance; None takes the model profile's own number.
         prefill: Prefill instances.
         decode: Decode instances.
+        colocated: Instances that serve both phases; where they are alone, no others are made.
     """
 
     hardware: str = Field(default="a100-sxm4-80gb", description="the hardware profile (--hardware)")
@@ -60,6 +66,31 @@ class ClusterTable(StrictTable):
         default=2, description="the number of prefill instances (--prefill)"
     )
     decode: _Instances = Field(default=2, description="the number of decode instances (--decode)")
+    colocated: _Instances = Field(
+        default=0, description="the number of instances for both phases (--colocated)"
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _alone(cls, given: Any) -> Any:
+        """Where colocated instances are asked for, and no pairs, there are none."""
+        if isinstance(given, dict) and given.get("colocated") and not given.keys() & _PAIR:
+            return {**given, "prefill": 0, "decode": 0}
+        return given
+
+    @model_validator(mode="after")
+    def _whole_pairs(self) -> ClusterTable:
+        if self.colocated and self.prefill == self.decode == 0:
+            return self
+        for name in ("prefill", "decode"):
+            if getattr(self, name) < 1:
+                raise invalid(
+                    f"cluster.{name}",
+                    0,
+                    "at least 1",
+                    f"Give --{name} 1 or more, or only --colocated.",
+                )
+        return self
 
 
 class SloTable(StrictTable):
@@ -208,6 +239,9 @@ class EngineTable(StrictTable):
     max_prefill_tokens: Count | None = Field(
         default=None, description="the prompt tokens of one prefill iteration"
     )
+    mixed_chunk: bool | None = Field(
+        default=None, description="whether colocated instances decode beside prompts"
+    )
     max_running_requests: Count | None = Field(
         default=None, description="the requests of one decode batch"
     )
@@ -333,6 +367,9 @@ def parse_scenario(tables: Mapping[str, Any]) -> ScenarioFile:
     Raises:
         ConfigError: At the first unknown key or value outside its range, naming the remedy.
     """
+    cluster = tables.get("cluster")
+    if "policies" not in tables and isinstance(cluster, dict) and cluster.get("colocated"):
+        tables = {**tables, "policies": list(COLOCATED_POLICIES)}
     try:
         parsed = ScenarioFile.model_validate(tables)
     except ValidationError as error:

@@ -15,7 +15,7 @@ from voltana.ports import TellsPowerCurve, TellsPrefill, offers
 from voltana.values import Load
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from voltana.ports import Forecasts, PowerCurve, PowerForecasts
     from voltana.values import Candidate
@@ -54,6 +54,33 @@ def power_curve_of(power: PowerForecasts, load: Load) -> PowerCurve | None:
     if not offers(power, TellsPowerCurve):
         return None
     return cast("TellsPowerCurve", power).power_curve(load)
+
+
+def power_at(power: PowerForecasts, load: Load, clock_mhz: float) -> float:
+    """Power of `load` at one clock."""
+    curve = power_curve_of(power, load)
+    if curve is None:
+        return float(power.forecast_w(load, np.array([clock_mhz]))[0])
+    return curve.power_w(clock_mhz)
+
+
+class PowerAtLevels:
+    """Power of a load at each level, worked out where it is looked at.
+
+    Args:
+        curve: Against the clock.
+        levels_mhz: The levels.
+    """
+
+    __slots__ = ("_curve", "_levels_mhz")
+
+    def __init__(self, curve: PowerCurve, levels_mhz: Sequence[float]) -> None:
+        self._curve = curve
+        self._levels_mhz = levels_mhz
+
+    def __getitem__(self, index: int) -> float:
+        """Power at one level."""
+        return self._curve.power_w(self._levels_mhz[index])
 
 
 def prefill_mean(predictor: Forecasts, clock_mhz: float) -> Callable[[int, float], float]:

@@ -42,6 +42,8 @@ def lowest_safe_index(upper_s: FloatArray, budget_s: float) -> int | None:
         upper_s: Upper bounds over ascending clocks, shape (n,).
         budget_s: What the iteration may take.
     """
+    if len(upper_s) and upper_s[0] <= budget_s:  # mostly
+        return 0
     safe = upper_s <= budget_s
     index = int(safe.argmax())
     return index if safe[index] else None
@@ -173,8 +175,9 @@ def candidate_load(candidate: Candidate) -> Load:
         return make_load(
             prefill_tokens=tokens, prefill_attended_pairs=tokens * tokens / (2 * requests)
         )
-    return Load.decode(
-        state.running_requests + reserved.requests, state.kv_tokens + reserved.prompt_tokens
+    return make_load(
+        decode_requests=state.running_requests + reserved.requests,
+        decode_kv_tokens=state.kv_tokens + reserved.prompt_tokens,
     )
 
 

@@ -122,8 +122,8 @@ class KeptPool:
         """Whether no report is older than that; looked up once a decision."""
         known = self._fresh.get(max_age_s)
         if known is None:
-            ages_s = [candidate.state_age_s for candidate in self._shown]
-            known = self._fresh[max_age_s] = all(age_s <= max_age_s for age_s in ages_s)
+            known = False not in [candidate.state_age_s <= max_age_s for candidate in self._shown]
+            self._fresh[max_age_s] = known
         return known
 
     def column(self, make: Callable[[Candidate], _T]) -> list[_T]:

@@ -263,7 +263,8 @@ class Observation:
             nobody tells. An engine that works ahead launches an iteration before the one before has
             ended, so that a new observation does not mean that all earlier ones are over.
         slack_s: What a decode iteration may take for every request of its batch to keep its mean
-            ITL; nan where nobody tells.
+            ITL; what any iteration of a colocated instance may take for the next tokens of the
+            requests that are not in its batch to be in time. nan where nobody tells.
     """
 
     instance: str

@@ -73,11 +73,12 @@ class BatchTable:
     @cached_property
     def rate_per_s(self) -> Table:
         """Tokens per second of each batch at each level; 0 where nothing is known."""
-        known = (self.mean_s > 0.0) & (self.upper_s < math.inf)
         batches = self.batches[:, None]
-        if np.logical_and.reduce(known, axis=None):
+        shortest_s = np.minimum.reduce(self.mean_s, axis=None, initial=math.inf)
+        if shortest_s > 0.0 and np.maximum.reduce(self.upper_s, axis=None, initial=0.0) < math.inf:
             rates: Table = batches / self.mean_s
             return rates
+        known = (self.mean_s > 0.0) & (self.upper_s < math.inf)
         return np.divide(batches, self.mean_s, out=np.zeros_like(self.mean_s), where=known)
 
 
@@ -187,8 +188,7 @@ def served_per_s(table: BatchTable, most: float = math.inf) -> FloatArray:
     Returns:
         Shape (l,); 0 where no batch fits.
     """
-    rows = max(int(table.batches.searchsorted(most, side="right")), 1)
-    served: FloatArray = np.maximum.reduce(_served(table)[:rows], axis=0, initial=0.0)
+    served: FloatArray = np.maximum.reduce(_served(table, most), axis=0, initial=0.0)
     return served
 
 
@@ -292,9 +292,9 @@ def _fitting_rows(table: BatchTable, index: int) -> int:
     return len(fits) if not len(fits) or fits[first] else first
 
 
-def _served(table: BatchTable) -> Table:
-    """Tokens per second where an iteration fits the threshold and its batch is viable, else 0."""
-    served = table.rate_per_s.copy()
-    served[_fitting_rows(table, -1) :] = 0.0
-    served[table.upper_s > table.threshold_s] = 0.0
+def _served(table: BatchTable, most: float = math.inf) -> Table:
+    """Tokens per second of the viable batches up to `most`; 0 where the threshold is exceeded."""
+    counting = max(int(table.batches.searchsorted(most, side="right")), 1)
+    rows = min(counting, _fitting_rows(table, -1))
+    served: Table = np.where(table.upper_s[:rows] > table.threshold_s, 0.0, table.rate_per_s[:rows])
     return served

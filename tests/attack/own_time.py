@@ -107,10 +107,11 @@ class OwnTime:
         """Time since then, without what was lost to nobody's work."""
         ended = self.now()
         lost_s = [end - begin for begin, end in zip(began.waited_s, ended.waited_s, strict=True)]
-        lost_s.append(self._late_s(began.at_s))
+        lost_s.append(self.late_s(began.at_s))
         return max(0.0, ended.at_s - began.at_s - max(0.0, *lost_s))
 
-    def _late_s(self, began_s: float) -> float:
+    def late_s(self, began_s: float) -> float:
+        """For how long this loop was late for its work since a time."""
         late_s = 0.0
         for since_s, until_s in reversed(self._late):
             if until_s <= began_s:

@@ -113,6 +113,7 @@ class Stage:
         added_s: float = 0.0,
         *,
         held_s: float = HOLD_S,
+        than: Attack | None = None,
         meanwhile: Callable[[], AbstractAsyncContextManager[None]] = contextlib.nullcontext,
     ) -> None:
         """No honest request is lost beside an attack, nor late: p99 within 2 x of quiet.
@@ -122,6 +123,7 @@ class Stage:
             name: What it is called where it succeeds.
             added_s: See `Pairs.kept`.
             held_s: For how long the router's loop may compute before it looks at others again.
+            than: What goes on in the quiet turns: the same use of the machine without the malice.
             meanwhile: Open while it does.
         """
 
@@ -133,7 +135,7 @@ class Stage:
         pairs = Pairs()
         self.held[0] = 0.0
         for _ in range(MOST_TURNS):
-            await pairs.take(self.beside(_nothing), attacked)
+            await pairs.take(self.beside(than or _nothing), attacked)
             assert self.held[0] < held_s, f"{name} kept the router's loop for {self.held[0]:.3f} s"
             if pairs.kept(added_s):
                 return

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import subprocess
 import sys
 from typing import TYPE_CHECKING, Any
@@ -13,6 +14,7 @@ import pytest
 import zmq
 
 from tests.attack.beside import stands_beside
+from tests.attack.own_time import OwnTime
 from tests.serving.late_engine import late_cluster
 from voltana.cluster.candidates import InstanceFacts
 from voltana.cluster.ledger import Ledger
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 FACTS = InstanceFacts(levels_mhz=(1005.0, 1410.0), budget_s=0.06)
+FRESH_S = 1.0
 KEY, OTHER_KEY = FeedKey("k" * 32), FeedKey("o" * 32)
 
 
@@ -54,13 +57,15 @@ class Router:
 
     def __init__(self, addresses: dict[str, str], key: FeedKey | None = None) -> None:
         self.time = MonotonicTime()
-        self.reports = Reports(1.0)
+        self.reports = Reports(FRESH_S)
+        self._own = OwnTime()
         self._follower = FeedFollower(
             addresses.keys(), reports=self.reports, ledger=Ledger(), time=self.time
         )
         self._addresses, self._key = addresses, key
 
     async def __aenter__(self) -> Router:
+        await self._own.__aenter__()
         self._task = asyncio.create_task(follow_feeds(self._addresses, self._follower, self._key))
         return self
 
@@ -68,11 +73,18 @@ class Router:
         self._task.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await self._task
+        await self._own.__aexit__()
 
     def heard(self, instance: str) -> int | None:
-        """KV tokens that it last told; None where it was not heard lately."""
-        report = self.reports.fresh(instance, self.time.now_s())
-        return None if report is None else report.state.kv_tokens
+        """KV tokens that it last told; None where it was not heard lately.
+
+        Agents publish in this very loop: while that has no core, none of them says anything.
+        """
+        report = self.reports.fresh(instance, -math.inf)  # the last one, however old
+        if report is None:
+            return None
+        silent_s = self.time.now_s() - report.heard_s - self._own.late_s(report.heard_s)
+        return report.state.kv_tokens if silent_s <= FRESH_S else None
 
 
 def publisher(instance: str, key: FeedKey | None = None, address: str = "tcp://127.0.0.1:0") -> Any:

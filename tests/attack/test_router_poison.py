@@ -7,6 +7,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from tests.attack.odd_server import OddServer
+from tests.attack.own_time import HEAVY_S
 from tests.attack.router_stage import Stage, post, run_before, say, status_of
 
 if TYPE_CHECKING:
@@ -128,3 +129,33 @@ async def _eight(stage: Stage) -> None:
 
 async def nothing() -> None:
     await asyncio.sleep(0.2)
+
+
+HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
+ENDLESS = (b"10000\r\n" + b"a" * 65536 + b"\r\n") * 16
+FIRST = b"c\r\ndata: {}\n\n  \r\n"
+
+
+def test_a_line_without_end_costs_its_length_and_ends_at_the_longest_answer() -> None:
+    """Before the first event, and after it, where an id of the client's has to be put back."""
+    servers = [OddServer(NONSENSE["closed"]) for _ in range(SERVERS)]
+    poison = post(b'{"text": "poison", "stream": true, "rid": "mine"}')
+
+    async def attack(stage: Stage) -> None:
+        for begin in (HEAD, HEAD + FIRST):
+
+            async def odd(writer: asyncio.StreamWriter, begin: bytes = begin) -> None:
+                await sends(begin)(writer)
+                await sends(ENDLESS, 64)(writer)
+
+            for server in servers:
+                server.odd = odd
+
+            async def one(streams: bool = begin is not HEAD) -> None:
+                said = await say(stage.port, poison)
+                assert status_of(said) == (200 if streams else 502), said[:300]
+                assert b"longer than 32000000 bytes" in said, said[-300:]
+
+            await stage.honest_beside(one, added_s=HEAVY_S)
+
+    run_before(servers, attack, **{**QUICK, "limits": {"answer_mb": 32.0}})

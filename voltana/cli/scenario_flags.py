@@ -30,6 +30,9 @@ TENSOR_PARALLEL = typer.Option(
 )
 PREFILL = typer.Option("--prefill", metavar="N", help="Prefill instances (2).")
 DECODE = typer.Option("--decode", metavar="N", help="Decode instances (2).")
+COLOCATED = typer.Option(
+    "--colocated", metavar="N", help="Instances for both phases; alone unless pairs are named (0)."
+)
 TTFT = typer.Option(
     "--slo-ttft-ms", metavar="X", help="Threshold of the time to first token (600)."
 )

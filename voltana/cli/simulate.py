@@ -108,6 +108,7 @@ def simulate(
     tensor_parallel: Annotated[int | None, flags.TENSOR_PARALLEL] = None,
     prefill: Annotated[int | None, flags.PREFILL] = None,
     decode: Annotated[int | None, flags.DECODE] = None,
+    colocated: Annotated[int | None, flags.COLOCATED] = None,
     slo_ttft_ms: Annotated[float | None, flags.TTFT] = None,
     slo_itl_ms: Annotated[float | None, flags.ITL] = None,
     seed: Annotated[int | None, flags.SEED] = None,
@@ -130,6 +131,7 @@ def simulate(
     \b
     The demo:           voltana simulate --out out/demo
     Another cluster:    voltana simulate --hardware h100-sxm --model qwen3-32b --prefill 4
+    Both phases in one: voltana simulate --colocated 4
     Bursts:             voltana simulate --arrival gamma --cv 3 --rate 40
     How sure:           voltana simulate --uncertainty
     What it costs:      voltana simulate --price 0.25 --carbon intensity.csv
@@ -161,6 +163,7 @@ def simulate(
                 "tensor_parallel": tensor_parallel,
                 "prefill": prefill,
                 "decode": decode,
+                "colocated": colocated,
             },
             "slo": {"ttft_ms": slo_ttft_ms, "itl_ms": slo_itl_ms},
             "workload": {

@@ -171,7 +171,7 @@ class PromisedRequests:
         """Say when what the threshold is about began, where it was not known at arrival."""
         found = self._take(key)
         if found is not None:
-            self._write_down(key, found._replace(begun_s=at_s))
+            self._open[key] = found._replace(begun_s=at_s)
 
     def withdraw(self, key: Hashable) -> None:
         """Let a request go that was aborted before anything could be scored: no hit and no miss."""
@@ -253,7 +253,7 @@ class PromisedRequests:
     def to_json(self) -> str:
         """All of it as a JSON table, for keys that are numbers; `restore` reads it.
 
-        Cheap enough for every iteration: what is under way was written down when it arrived.
+        Cheap enough for every iteration: what is under way is written down once.
         """
         values = {
             "statement": _numbers(self._statement),
@@ -261,7 +261,7 @@ class PromisedRequests:
             "counts": {name: getattr(self, name) for name in _COUNTS},
             "highest": self.highest,
         }
-        followed = ",".join(self._written.values())
+        followed = ",".join([self._text(key, found) for key, found in self._open.items()])
         return f'{json.dumps(values, separators=(",", ":"))[:-1]},"open":[{followed}]}}'
 
     @classmethod
@@ -302,12 +302,15 @@ class PromisedRequests:
         self._written.pop(key, None)
         return self._open.pop(key, None)
 
-    def _write_down(self, key: Hashable, found: Open) -> None:
-        self._open[key] = found
-        self._written[key] = json.dumps([key, *map(_bounded, found)])
+    def _text(self, key: Hashable, found: Open) -> str:
+        """A request as JSON; remembered until it is taken out, which every change begins with."""
+        text = self._written.get(key)
+        if text is None:
+            text = self._written[key] = json.dumps([key, *map(_bounded, found)])
+        return text
 
     def _follow(self, key: Hashable, found: Open) -> None:
-        self._write_down(key, found)
+        self._open[key] = found
         self._in_flight += found.promised
         self.most_in_flight = max(self.most_in_flight, self._in_flight)
         if found.deadline_s < math.inf:

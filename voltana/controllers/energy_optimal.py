@@ -24,7 +24,8 @@ from voltana.controllers.held_level import HeldLevel
 from voltana.controllers.memory import Memory
 from voltana.controllers.missed_price import MissedPrice
 from voltana.levels import idle_clock, require_levels
-from voltana.planning import certified_or_fastest, cheapest_safe_index
+from voltana.operating import PowerAtLevels, power_curve_of
+from voltana.planning import certified_or_fastest, cheapest_safe_index, lowest_safe_index
 from voltana.ports import Predictor
 from voltana.values import Binding, Decision, Load
 from voltana.viability import tabulate
@@ -34,9 +35,10 @@ from voltana_actuatord.quick import maker
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from voltana.controllers.held_level import Costs
     from voltana.ports import PowerPredictor
     from voltana.slo import Slo
-    from voltana.values import Forecast, Observation, Queue
+    from voltana.values import FloatArray, Forecast, Observation, Queue
 
 make_decision = maker(Decision)
 
@@ -182,15 +184,30 @@ class EnergyOptimal:
             letting_in = self._letting_in(queue, load, forecast)
             if letting_in >= lowest:
                 lowest, binding = letting_in, Binding.MEMORY
-        cost_w = self.power.forecast_w(load, self._levels)
-        index = cheapest_safe_index(forecast.upper_s[lowest:], cost_w[lowest:], budget_s)
+        index, cost_w = self._cheapest(load, forecast.upper_s[lowest:], lowest, budget_s)
         if index is None:
             return None, binding
         if index and forecast.upper_s[lowest] > budget_s:
             binding = Binding.THRESHOLD
-        wanted = lowest + index
-        held = self.held.hold(wanted, cost_w, observation.now_s)
-        return held, binding
+        return self.held.hold(lowest + index, cost_w, observation.now_s), binding
+
+    def _cheapest(
+        self, load: Load, upper_s: FloatArray, lowest: int, budget_s: float
+    ) -> tuple[int | None, Costs]:
+        """Index of the cheapest safe level from the `lowest` one on, and the power at each level.
+
+        Args:
+            load: What the iteration computes.
+            upper_s: Bounds at the levels from the lowest one on.
+            lowest: Index of the lowest one that may be taken.
+            budget_s: What the iteration may take.
+        """
+        curve = power_curve_of(self.power, load)
+        if curve is not None:  # it never falls, so that the slowest safe level is the cheapest
+            safe = lowest_safe_index(upper_s, budget_s)
+            return safe, PowerAtLevels(curve, self.levels_mhz)
+        cost_w = self.power.forecast_w(load, self._levels)
+        return cheapest_safe_index(upper_s, cost_w[lowest:], budget_s), cost_w
 
     def _letting_in(self, queue: Queue, load: Load, forecast: Forecast) -> int:
         """Index of the slowest level that lets those who wait for room in by their deadlines.

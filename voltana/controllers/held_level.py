@@ -13,10 +13,7 @@ and at the slower one it would grow again. So nothing is lowered before it has h
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from voltana.values import FloatArray
+from typing import Protocol
 
 PRICE_S = 0.1
 """Price of a change, as the energy of so many seconds."""
@@ -24,6 +21,14 @@ PRICE_S = 0.1
 SETTLING_S = 3.0
 """No lower level is taken so soon after a higher one: about half the time that a request stays in a
 batch. Longer takes back fewer changes and saves less."""
+
+
+class Costs(Protocol):
+    """Power at every level, or the energy of the same work at each."""
+
+    def __getitem__(self, index: int, /) -> float:
+        """That of one level."""
+        ...
 
 
 class HeldLevel:
@@ -39,12 +44,12 @@ class HeldLevel:
         self._index, self._at_s, self._rose_s = 0, math.nan, -math.inf
         self._wish, self._spent_s = 0, 0.0
 
-    def hold(self, index: int, cost: FloatArray, now_s: float) -> int:
+    def hold(self, index: int, cost: Costs, now_s: float) -> int:
         """Index to take when `index` is wanted.
 
         Args:
             index: The slowest level that may be taken, and is wanted.
-            cost: Power at every level, or the energy of the same work at each.
+            cost: What each level costs; looked at where a lower one is wanted.
             now_s: The time; calls come in its order.
         """
         gap_s = now_s - self._at_s

@@ -146,6 +146,8 @@ class OptimalAvailable:
         if not load.prefill_tokens:
             safe = lowest_safe_index(forecast.upper_s, itl_s)
             return certified_or_fastest(forecast, safe, itl_s, Binding.THRESHOLD)
+        if not load.decode_requests and not math.isnan(observation.slack_s):
+            itl_s = observation.slack_s  # requests that run beside it wait for their next token
         left_s = self._slo.prefill_budget_s(observation.queue)
         decision = self._plan(observation, forecast, left_s, itl_s)
         if self.arriving is not None:

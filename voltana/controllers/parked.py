@@ -19,6 +19,7 @@ import numpy as np
 
 from voltana.controllers.wrapper import ControllerWrapper
 from voltana.errors import invalid
+from voltana.operating import power_at
 from voltana.ports import HasLevels
 from voltana.values import Decision, Load
 from voltana_actuatord.quick import maker
@@ -101,7 +102,7 @@ class Parked(ControllerWrapper):
     def costs_j(self, idle_s: float) -> FloatArray:
         """Energy of idling for `idle_s` and of waking to the last work, at every level."""
         idle_w = self._power.forecast_w(IDLE, self._levels)
-        work_w = self._power.forecast_w(self._work, np.array([self._work_mhz]))
+        work_w = power_at(self._power, self._work, self._work_mhz)
         if self._lost is None or self._lost[0] != self._work_mhz:
             share = np.maximum(0.0, 1.0 - self._levels / self._work_mhz)
             self._lost = self._work_mhz, self._settle_s * share

@@ -125,7 +125,7 @@ class BestFixed:
             policy=runs.policy(best),
             prefill_mhz=prefill_mhz,
             decode_mhz=decode_mhz,
-            kept=runs.score(best).short == 0,
+            kept=bool(runs.score(best).short == 0),
             runs=before + runs.count,
         )
 
@@ -149,8 +149,10 @@ class PairRuns:
         self._scenario = scenario
         self._progress = progress
         self._most = most
-        self._levels = tuple(_levels(scenario, role) for role in (Role.PREFILL, Role.DECODE))
-        self.size = (len(self._levels[0]), len(self._levels[1]))
+        alone = not scenario.cluster.prefill  # colocated instances have one clock
+        roles = (Role.COLOCATED,) if alone else (Role.PREFILL, Role.DECODE)
+        self._levels = tuple(_levels(scenario, role) for role in roles)
+        self.size = (len(self._levels[0]), 1 if alone else len(self._levels[1]))
         self.count = 0
         self._scores: dict[Pair, Score] = {}
         self._allowed: Attainment | None = None
@@ -164,7 +166,8 @@ class PairRuns:
 
     def clocks_mhz(self, pair: Pair) -> tuple[float, float]:
         """The prefill and the decode clock of a pair."""
-        return self._levels[0][pair[0]], self._levels[1][pair[1]]
+        first_mhz = self._levels[0][pair[0]]
+        return first_mhz, self._levels[1][pair[1]] if len(self._levels) > 1 else first_mhz
 
     def policy(self, pair: Pair) -> Policy:
         """The policy of a pair."""

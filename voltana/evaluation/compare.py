@@ -191,7 +191,7 @@ def _check_budget(scenario: Scenario, name: str, policy: Policy | BestFixed) -> 
         raise invalid(
             "power_budget_w",
             budget_w,
-            f"at least {math.ceil(least_w)} W: the {cluster.prefill} prefill and {cluster.decode} "
-            f"decode instances at their lowest clock under {name}",
+            f"at least {math.ceil(least_w)} W: the {cluster.counted(' and ')} "
+            f"instances at their lowest clock under {name}",
             "Raise --power-budget (or what --budget-schedule falls to), or run fewer instances.",
         )

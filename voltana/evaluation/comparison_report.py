@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from voltana.evaluation.compare import Comparison, PolicyRun
     from voltana.evaluation.tariff import Tariff
     from voltana.evaluation.uncertainty import Uncertain
+    from voltana.plant.cluster import ClusterSpec
 
 HEADERS = (
     "policy",
@@ -68,16 +69,24 @@ def caption(comparison: Comparison) -> str:
     )
     silent = comparison.reference not in comparison.runs
     return (
-        f"{cluster.prefill} prefill + {cluster.decode} decode instances of {cluster.model.name} on "
+        f"{cluster.counted()} instances of {cluster.model.name} on "
         f"{cluster.hardware.name} (TP {cluster.tensor_parallel}); {source}, {len(trace)} requests, "
         f"{comparison.reference.result.simulated_s:.1f} s simulated. SLO: TTFT "
         f"{slo.ttft_s * 1e3:g} ms, ITL {slo.itl_s * 1e3:g} ms. Energy of every policy up to the "
         f"same instant; saved: against {comparison.reference.result.policy}"
         f"{' (run as the reference)' if silent else ''}; kept: share of requests; P/D: mean clock "
-        f"of the prefill and the decode instances.{_budget_note(comparison)}"
+        f"of the prefill and the decode instances{_colocated_note(cluster)}."
+        f"{_budget_note(comparison)}"
         f"{_overrides_note(comparison)}{_choice_note(comparison)}{_refused_note(comparison)}"
         f"{_prefix_note(comparison)}"
     )
+
+
+def _colocated_note(cluster: ClusterSpec) -> str:
+    if not cluster.colocated:
+        return ""
+    how = "decode beside prompts" if cluster.engine.mixed_chunk else "prompts before decode"
+    return f", and of the colocated ones, last ({how})"
 
 
 def refused_requests(comparison: Comparison) -> int:
@@ -334,4 +343,6 @@ def _clocks(run: PolicyRun) -> str:
     """Of searched clocks those asked for, which is what a user has to set; else what was real."""
     if run.choice is not None:
         return f"{run.choice.prefill_mhz:.0f}/{run.choice.decode_mhz:.0f}"
-    return f"{run.result.prefill_clock_mhz:.0f}/{run.result.decode_clock_mhz:.0f}"
+    result = run.result
+    clocks = (result.prefill_clock_mhz, result.decode_clock_mhz, result.colocated_clock_mhz)
+    return "/".join(f"{mhz:.0f}" for mhz in clocks if mhz == mhz)  # noqa: PLR0124  (nan: none)

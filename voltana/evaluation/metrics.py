@@ -14,7 +14,7 @@ from voltana.values import Role, Status
 from voltana.viability_account import total
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from voltana.plant.record import RunRecord
     from voltana.plant.workload.trace import IntArray
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 PEAK_S = 5
 """Seconds over which peak power is averaged."""
+COLOCATED_FIGURES = frozenset({"colocated_energy_j", "colocated_clock_mhz", "colocated_busy"})
+"""What a run tells only where it has colocated instances."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,6 +37,8 @@ class Result:
         energy_j: Energy of all boards up to the common end of all compared policies.
         prefill_energy_j: That of the prefill instances.
         decode_energy_j: That of the decode instances.
+        colocated_energy_j: That of the colocated instances; nan where there are none, as the clock
+            and the share below, and `to_dict` leaves all three out then.
         energy_saved_vs_static_max: Share of the energy of the fastest clock that was not used.
         energy_per_request_j: Energy over finished requests.
         energy_per_output_token_j: Energy over the output tokens of finished requests.
@@ -52,6 +56,8 @@ class Result:
         decode_clock_mhz: That of the decode instances.
         prefill_busy: Share of the time that the prefill instances computed.
         decode_busy: That of the decode instances.
+        colocated_clock_mhz: Real clock of the colocated instances, likewise.
+        colocated_busy: Share of the time that they computed.
         certified_share: Share of decisions that promised their budget and could.
         saturated_share: Share of decisions for which no clock was safe.
         void_share: Share of decisions that promised nothing.
@@ -116,18 +122,33 @@ class Result:
     prefix_hit_rate: float
     simulated_s: float
     wall_s: float
+    colocated_energy_j: float = math.nan
+    colocated_clock_mhz: float = math.nan
+    colocated_busy: float = math.nan
 
     def to_dict(self) -> dict[str, object]:
         """Plain JSON values; None where a figure is not finite."""
-        return plain_figures(asdict(self))
+        figures = asdict(self)
+        if math.isnan(self.colocated_energy_j):
+            figures = {k: v for k, v in figures.items() if k not in COLOCATED_FIGURES}
+        return plain_figures(figures)
 
 
 def plain_figures(figures: Mapping[str, object]) -> dict[str, object]:
-    """Figures as JSON has them: None where one is not finite."""
-    return {
-        key: None if isinstance(value, float) and not math.isfinite(value) else value
-        for key, value in figures.items()
-    }
+    """Figures as JSON has them: None where one is not finite, no scalars of numpy."""
+    return {key: _plain(value) for key, value in figures.items()}
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, np.generic):
+        value = value.item()
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return plain_figures(value)
+    if isinstance(value, (list, tuple)):
+        return [_plain(part) for part in value]
+    return value
 
 
 def measure(
@@ -196,6 +217,9 @@ def measure(
         prefix_hit_rate=_hit_rate(record),
         simulated_s=record.end_s,
         wall_s=wall_s,
+        colocated_energy_j=record.energy_j(Role.COLOCATED) or math.nan,
+        colocated_clock_mhz=_mean_clock_mhz(record, Role.COLOCATED),
+        colocated_busy=_busy(record, Role.COLOCATED),
     )
 
 
@@ -231,12 +255,16 @@ def _ratio(part: float, whole: float) -> float:
     return part / whole if whole else math.nan
 
 
+def _mean(values: Sequence[float]) -> float:
+    return float(np.mean(values)) if values else math.nan
+
+
 def _mean_clock_mhz(record: RunRecord, role: Role) -> float:
-    return float(np.mean([i.mean_clock_mhz for i in record.instances if i.role is role]))
+    return _mean([i.mean_clock_mhz for i in record.instances if i.role is role])
 
 
 def _busy(record: RunRecord, role: Role) -> float:
-    busy_s = float(np.mean([i.busy_s for i in record.instances if i.role is role]))
+    busy_s = _mean([i.busy_s for i in record.instances if i.role is role])
     return _ratio(busy_s, record.end_s)
 
 

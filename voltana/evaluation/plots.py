@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from voltana.evaluation.compare import Comparison, PolicyRun
+    from voltana.evaluation.metrics import Result
     from voltana.slo import Slo
     from voltana.values import FloatArray
 
@@ -96,25 +97,37 @@ def _title(comparison: Comparison) -> str:
         if workload is not None
         else f"{len(comparison.scenario.trace)} recorded requests"
     )
-    machines = f"{cluster.hardware.name}, {cluster.prefill}P{cluster.decode}D"
+    machines = f"{cluster.hardware.name}, {cluster.short()}"
     return f"{cluster.model.name} on {machines}, {load}"
+
+
+def _energy_parts(result: Result) -> dict[str, float]:
+    """KJ of the instances of each role that there are."""
+    parts = {
+        "prefill": result.prefill_energy_j,
+        "decode": result.decode_energy_j,
+        "colocated": result.colocated_energy_j,
+    }
+    return {role: energy_j / 1e3 for role, energy_j in parts.items() if energy_j > 0.0}
 
 
 def _plot_energy(axes: Axes, runs: Sequence[PolicyRun], reference: str) -> None:
     drawn = looks(run.result.policy for run in runs)
     for place, run in enumerate(runs):
         result, colour = run.result, drawn[run.result.policy].colour
-        prefill, decode = result.prefill_energy_j / 1e3, result.decode_energy_j / 1e3
-        axes.barh(place, prefill, color=colour)
-        axes.barh(place, decode, left=prefill, color=colour, alpha=0.55)
+        parts = _energy_parts(result)
+        left = 0.0
+        for (role, energy_kj), alpha in zip(parts.items(), (1.0, 0.55, 0.3), strict=False):
+            axes.barh(place, energy_kj, left=left, color=colour, alpha=alpha)
+            if place == 0:
+                middle = left + energy_kj / 2
+                axes.text(middle, -0.48, role, ha="center", va="bottom", fontsize=8)
+            left += energy_kj
         saved = result.energy_saved_vs_static_max
         text = f" {kilojoules(result.energy_j)}" + (
             f"  saved {saved:.1%}" if abs(saved) > 5e-4 else ""
         )
-        axes.text(prefill + decode, place, text, va="center", fontsize=9)
-        if place == 0:
-            axes.text(prefill / 2, -0.48, "prefill", ha="center", va="bottom", fontsize=8)
-            axes.text(prefill + decode / 2, -0.48, "decode", ha="center", va="bottom", fontsize=8)
+        axes.text(left, place, text, va="center", fontsize=9)
     axes.set_yticks(range(len(runs)), [run.result.policy for run in runs])
     axes.set_ylim(len(runs) - 0.4, -0.8)
     axes.set_xlim(0, 1.3 * max(run.result.energy_j for run in runs) / 1e3)

@@ -25,6 +25,7 @@ from voltana.plant.workload import make_workload, read_trace
 from voltana.plant.workload.arrivals import read_client_rates
 from voltana.policies import get_policy, with_overrides, with_power_budget
 from voltana.policies.fixed import require_clocks
+from voltana.policies.published import V01, refuses_colocated
 from voltana.policy import FIXED_PREFIX, load_object
 from voltana.slo import Slo
 from voltana.values import Load
@@ -195,6 +196,7 @@ def _served(
         tensor_parallel=tensor_parallel,
         prefill=file.cluster.prefill,
         decode=file.cluster.decode,
+        colocated=file.cluster.colocated,
         engine=EngineOptions(**file.engine.model_dump(exclude_none=True)),
         disturbances=tuple(
             Disturbance(**table.model_dump(exclude_none=True)) for table in file.disturbance
@@ -208,6 +210,8 @@ def _served(
 def _policy(name: str, file: ScenarioFile, table_mhz: tuple[float, ...]) -> Policy | BestFixed:
     """The policy of a name; what only a run would find out is found out before it."""
     levels_mhz = table_mhz if file.levels is None else parse_levels(file.levels).levels(table_mhz)
+    if file.cluster.colocated and name.startswith(V01):
+        raise refuses_colocated(name)
     if file.predictor is not None:
         load_object(file.predictor, field="predictor")
     if name.startswith(FIXED_PREFIX):

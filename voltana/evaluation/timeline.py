@@ -70,7 +70,7 @@ def timeline_figure(
     colour = colour or looks([run.result.policy])[run.result.policy].colour
     for column, instance in enumerate(shown):
         _plot_instance(axes[:, column], instance, run.record.end_s, colour)
-        if instance.role is Role.DECODE:
+        if instance.role is not Role.PREFILL:
             axes[2, column].axhline(slo.itl_s * 1e3, color=LIMIT, lw=1.2, ls="--", label="ITL SLO")
             axes[2, column].legend(loc="lower left", fontsize=8)
     for panel in axes[1:].flat:

@@ -39,6 +39,7 @@ def units(record: RunRecord, scenario: Scenario) -> dict[str, object]:
     gpus = {
         Role.PREFILL: cluster.prefill * cluster.tensor_parallel,
         Role.DECODE: cluster.decode * cluster.tensor_parallel,
+        Role.COLOCATED: cluster.colocated * cluster.tensor_parallel,
     }
     done = np.isfinite(record.completed_s)
     inputs, outputs = (

@@ -6,12 +6,15 @@ from typing import TYPE_CHECKING
 
 from voltana.values import ActuatorStatus, Health, Reading
 from voltana_actuatord.guard import CommandGuard
+from voltana_actuatord.quick import maker
 
 if TYPE_CHECKING:
     from voltana.plant.board import SimulatedBoard
     from voltana.plant.noise import LognormalNoise
     from voltana.ports import TimeSource
     from voltana.values import Command
+
+make_reading = maker(Reading)
 
 
 class SimulatedActuator:
@@ -79,7 +82,7 @@ class SimulatedSensor:
     def read(self) -> Reading:
         """Take one reading."""
         board = self._board
-        return Reading(
+        return make_reading(
             at_s=board.at_s,
             clock_mhz=board.clock_mhz,
             power_w=board.power_w * self._noise.draw(),

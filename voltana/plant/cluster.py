@@ -1,4 +1,4 @@
-"""What is simulated: a cluster of prefill and decode instances, and how its engine behaves."""
+"""What is simulated: a cluster of instances, and how its engine behaves."""
 
 from __future__ import annotations
 
@@ -39,6 +39,8 @@ class EngineOptions:
         prefix_cache: Whether prefill instances keep prompts, where a trace says what they share
             (``--disable-radix-cache`` does not).
         page_tokens: Tokens of a page of the KV cache (``--page-size``).
+        mixed_chunk: Whether requests of colocated instances decode beside prompts
+            (``--enable-mixed-chunk``); else prompts go first.
     """
 
     max_prefill_tokens: int = 8192
@@ -55,6 +57,7 @@ class EngineOptions:
     settle_s: float | None = None
     prefix_cache: bool = True
     page_tokens: int = 1
+    mixed_chunk: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,6 +71,7 @@ class ClusterSpec:
         tensor_parallel: Boards of one instance.
         prefill: Number of prefill instances.
         decode: Number of decode instances.
+        colocated: Number of instances that serve both phases; alone, or beside the others.
         engine: How the engine behaves.
         disturbances: What goes wrong in mid-run.
 
@@ -82,14 +86,18 @@ class ClusterSpec:
     tensor_parallel: int = 1
     prefill: int = 2
     decode: int = 2
+    colocated: int = 0
     engine: EngineOptions = field(default_factory=EngineOptions)
     disturbances: tuple[Disturbance, ...] = ()
 
     def __post_init__(self) -> None:
-        for name in ("prefill", "decode", "tensor_parallel"):
+        alone = self.colocated > 0 and self.prefill == self.decode == 0
+        if self.colocated < 0:
+            raise invalid("colocated", self.colocated, "0 or more", "Give --colocated 1 or more.")
+        for name in ("tensor_parallel",) if alone else ("prefill", "decode", "tensor_parallel"):
             if getattr(self, name) < 1:
                 raise invalid(name, getattr(self, name), "at least 1", f"Give --{name} 1 or more.")
-        names = [*self.instance_names(Role.PREFILL), *self.instance_names(Role.DECODE)]
+        names = [name for role in Role for name in self.instance_names(role)]
         for disturbance in self.disturbances:
             if disturbance.instance not in names:
                 raise unknown_name("instance of a disturbance", disturbance.instance, names)
@@ -146,5 +154,20 @@ class ClusterSpec:
 
     def instance_names(self, role: Role) -> tuple[str, ...]:
         """Names of the instances of a role, such as ``prefill-0``."""
-        count = self.prefill if role is Role.PREFILL else self.decode
+        count: int = getattr(self, role.value)
         return tuple(f"{role.value}-{index}" for index in range(count))
+
+    @property
+    def instances(self) -> int:
+        """Number of all instances."""
+        return self.prefill + self.decode + self.colocated
+
+    def counted(self, joined: str = " + ") -> str:
+        """The instances of each role that there are, such as ``2 prefill + 2 decode``."""
+        counts = ((getattr(self, role.value), role.value) for role in Role)
+        return joined.join(f"{count} {role}" for count, role in counts if count)
+
+    def short(self) -> str:
+        """The same for labels, such as ``2P2D`` or ``4C``."""
+        pairs = f"{self.prefill}P{self.decode}D" if self.prefill else ""
+        return pairs + (f"{self.colocated}C" if self.colocated else "")

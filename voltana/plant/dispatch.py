@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from voltana.cluster.context import EngineLimits
+    from voltana.plant.colocated.instance import ColocatedInstance
     from voltana.plant.decode import DecodeInstance
     from voltana.plant.job import Job
     from voltana.plant.prefill import PrefillInstance
@@ -54,7 +55,7 @@ class RoleDispatch:
     def __init__(
         self,
         role: Role,
-        instances: Sequence[PrefillInstance | DecodeInstance],
+        instances: Sequence[PrefillInstance | DecodeInstance | ColocatedInstance],
         router: Router,
         *,
         ledger: Ledger,
@@ -154,12 +155,19 @@ class Pair(NamedTuple):
     decode: int
 
 
+class Colocated(NamedTuple):
+    """Index of the instance that serves both phases of a request."""
+
+    instance: int
+
+
 class Dispatcher:
-    """Sends each request to a pair of instances and keeps the ledger until it is finished.
+    """Sends each request to its place, a pair or one that serves both, and keeps the ledger.
 
     Args:
         prefill: The prefill leg.
         decode: The decode leg.
+        colocated: The instances that serve both phases.
         ledger: What is in flight; the legs show it to their routers.
         time: Simulated time.
         call_later: Calls a function after some simulated seconds.
@@ -173,6 +181,7 @@ class Dispatcher:
         self,
         prefill: RoleDispatch,
         decode: RoleDispatch,
+        colocated: RoleDispatch,
         ledger: Ledger,
         *,
         time: TimeSource,
@@ -181,10 +190,11 @@ class Dispatcher:
     ) -> None:
         self._prefill = prefill
         self._decode = decode
+        self._colocated = colocated
         self._ledger = ledger
         self._time = time
         self._send = send
-        self.holding: HoldingQueue[Pair] = HoldingQueue(
+        self.holding: HoldingQueue[Pair | Colocated] = HoldingQueue(
             self._choose, self._slack_s, time=time, call_later=call_later
         )
 
@@ -197,16 +207,21 @@ class Dispatcher:
             slack_s=math.inf,
             prefix=job.prefix,
         )
-        self.holding.offer(request, lambda pair: self.assign(job, pair))
+        self.holding.offer(request, lambda place: self.assign(job, place))
 
-    def assign(self, job: Job, pair: Pair) -> None:
-        """Give a job its pair, enter it in the ledger, and send it to its prefill."""
-        job.prefill, job.decode = pair
+    def assign(self, job: Job, place: Pair | Colocated) -> None:
+        """Give a job its place, enter it in the ledger, and send it there."""
+        if isinstance(place, Colocated):
+            job.colocated = place.instance
+            prefill, decode = None, self._colocated.names[place.instance]
+        else:
+            job.prefill, job.decode = place
+            prefill, decode = self._prefill.names[job.prefill], self._decode.names[job.decode]
         self._ledger.book(
             Entry(
                 rid=job.index,
-                prefill=self._prefill.names[job.prefill],
-                decode=self._decode.names[job.decode],
+                prefill=prefill,
+                decode=decode,
                 requests=1,
                 prompt_tokens=job.prompt_tokens,
                 sent_s=self._time.now_s(),
@@ -215,8 +230,10 @@ class Dispatcher:
         self._send(job)
 
     def taken_up(self, job: Job) -> None:
-        """The prefill instance reports the job from now on."""
-        self._ledger.reported(self._prefill.names[job.prefill], job.index)
+        """The instance that computes its prompt reports the job from now on."""
+        together = job.colocated >= 0
+        leg, index = (self._colocated, job.colocated) if together else (self._prefill, job.prefill)
+        self._ledger.reported(leg.names[index], job.index)
 
     def prefilled(self, job: Job, now_s: float) -> None:
         """The decode instance reports the job itself from now on."""
@@ -228,12 +245,26 @@ class Dispatcher:
         self._ledger.finished(job.index)
         self.holding.wake()
 
-    def _choose(self, request: Request) -> Pair | Deferral:
+    def _choose(self, request: Request) -> Pair | Colocated | Deferral:
+        if self._together():
+            index = self._colocated.choose(request)
+            return index if isinstance(index, Deferral) else Colocated(index)
         decode = self._decode.choose(request)
         if isinstance(decode, Deferral):
             return decode
         prefill = self._prefill.choose(request)
         return prefill if isinstance(prefill, Deferral) else Pair(prefill, decode)
 
+    def _together(self) -> bool:
+        """Whether a request goes to a colocated instance: where fewer are in flight on each."""
+        together, decode = self._colocated.names, self._decode.names
+        if not together or not decode:
+            return bool(together)
+        in_flight = self._ledger.in_flight
+        pairs = len(self._prefill.names) + len(decode)
+        return sum(map(in_flight, together)) * pairs < sum(map(in_flight, decode)) * len(together)
+
     def _slack_s(self, request: Request, line: Line) -> float:
+        if not self._prefill.names:
+            return 0.0  # no model says how long a prefill takes beside what runs
         return prefill_slack_s(request, self._prefill.candidates, self._time.now_s(), line)

@@ -21,6 +21,7 @@ class Job:
         output_tokens: Tokens that it will produce, which no policy is told.
         prefill: Index of its prefill instance, chosen at arrival.
         decode: Index of its decode instance, chosen at arrival.
+        colocated: Index of the instance that serves both phases of it; -1 for a pair.
         prefilled_tokens: Prompt tokens done.
         produced_tokens: Output tokens done when it last joined a decode batch.
         joined_at_iteration: Iteration of the decode instance at which it did.
@@ -35,6 +36,7 @@ class Job:
     __slots__ = (
         "arrival_s",
         "cached_tokens",
+        "colocated",
         "completed_s",
         "decode",
         "first_token_s",
@@ -65,6 +67,7 @@ class Job:
         self.output_tokens = output_tokens
         self.prefill = -1
         self.decode = -1
+        self.colocated = -1
         self.prefilled_tokens = 0
         self.produced_tokens = 1
         self.joined_at_iteration = -1

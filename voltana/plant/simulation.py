@@ -20,6 +20,8 @@ from voltana.loop import ControlLoop
 from voltana.plant.adapters import SimulatedActuator, SimulatedSensor
 from voltana.plant.bench import PlantBench
 from voltana.plant.board import SimulatedBoard
+from voltana.plant.colocated.instance import ColocatedInstance
+from voltana.plant.colocated.scheduler import EngineScheduler, SchedulerOptions
 from voltana.plant.decode import DecodeInstance
 from voltana.plant.dispatch import Dispatcher, RoleDispatch
 from voltana.plant.events import EventQueue
@@ -42,9 +44,18 @@ if TYPE_CHECKING:
     from voltana.policy import InstanceContext, Policy
     from voltana.ports import Router
 
-Instance = PrefillInstance | DecodeInstance
+Instance = PrefillInstance | DecodeInstance | ColocatedInstance
+
+BATCH_TOKENS = 16384
+"""Prompt tokens of one batch of a colocated engine, at least (``--max-prefill-tokens``)."""
 
 _PROGRESS_EVENTS = 2000
+_ROLES = {
+    PrefillInstance: Role.PREFILL,
+    DecodeInstance: Role.DECODE,
+    ColocatedInstance: Role.COLOCATED,
+}
+_LEGS = {Role.PREFILL: "ttft", Role.DECODE: "itl", Role.COLOCATED: "ttft"}
 METER_S = 1.0
 """Period at which the energy of all boards is read for the record."""
 CALL_DEVIATION = 0.43
@@ -87,9 +98,7 @@ class Simulation:
         self._reuses = bool(reuses)
         self._seed = seed
         self._record_timeline = record_timeline
-        self._seeds = iter(
-            np.random.SeedSequence(seed).spawn(4 * (cluster.prefill + cluster.decode) + 1)
-        )
+        self._seeds = iter(np.random.SeedSequence(seed).spawn(4 * cluster.instances + 1))
         self._plant = plant or PlantModel(cluster.hardware, cluster.model, cluster.tensor_parallel)
         self._bench = PlantBench(self._plant, self._noise(cluster.engine.latency_noise))
         self._transfer_s = _transfer_s(cluster)
@@ -98,9 +107,17 @@ class Simulation:
         self._finished = 0
         self._prefill = [self._make_prefill(name) for name in cluster.instance_names(Role.PREFILL)]
         self._decode = [self._make_decode(name) for name in cluster.instance_names(Role.DECODE)]
-        self._instances: tuple[Instance, ...] = (*self._prefill, *self._decode)
+        self._colocated = [
+            self._make_colocated(name) for name in cluster.instance_names(Role.COLOCATED)
+        ]
+        self._instances: tuple[Instance, ...] = (
+            *self._prefill,
+            *self._decode,
+            *self._colocated,
+        )
         self._first = [self._promises(instance) for instance in self._prefill]
         self._gaps = [self._promises(instance) for instance in self._decode]
+        self._both = [self._promises(instance) for instance in self._colocated]
         self._dispatcher = self._make_dispatcher()
         for instance in self._instances:
             instance.runner.idle(0.0)
@@ -151,7 +168,7 @@ class Simulation:
 
     @property
     def instances(self) -> tuple[Instance, ...]:
-        """The instances, prefill first."""
+        """The instances: prefill, decode, colocated."""
         return self._instances
 
     @property
@@ -182,18 +199,21 @@ class Simulation:
         """What was measured so far."""
         jobs = self._jobs + [self._job(i) for i in range(len(self._jobs), len(self._trace))]
         instances = self._instances
+        decoding: list[DecodeInstance | ColocatedInstance] = [*self._decode, *self._colocated]
         return RunRecord(
             arrival_s=self._trace.arrival_s,
             first_token_s=np.array([job.first_token_s for job in jobs]),
             completed_s=np.array([job.completed_s for job in jobs]),
             prompt_tokens=self._trace.prompt_tokens,
             output_tokens=self._trace.output_tokens,
-            gap_s=np.concatenate([np.asarray(d.gap_s, dtype=float) for d in self._decode]),
-            gap_tokens=np.concatenate([np.asarray(d.gap_tokens, dtype=int) for d in self._decode]),
+            gap_s=np.concatenate([np.asarray(d.gap_s, dtype=float) for d in decoding]),
+            gap_tokens=np.concatenate([np.asarray(d.gap_tokens, dtype=int) for d in decoding]),
             decide_s=np.concatenate([np.asarray(i.runner.decide_s) for i in instances]),
             instances=tuple(
                 _instance_record(instance, promises)
-                for instance, promises in zip(instances, (*self._first, *self._gaps), strict=True)
+                for instance, promises in zip(
+                    instances, (*self._first, *self._gaps, *self._both), strict=True
+                )
             ),
             end_s=self._events.now_s(),
             power_w=np.diff(np.asarray(self._metered_j)) / METER_S,
@@ -232,6 +252,27 @@ class Simulation:
             transfer_s=self._transfer_s,
             complete=self._complete,
             deliver=self._deliver,
+        )
+
+    def _make_colocated(self, name: str) -> ColocatedInstance:
+        cluster, engine = self._cluster, self._cluster.engine
+        options = SchedulerOptions(
+            capacity_tokens=cluster.kv_capacity_tokens,
+            chunk_tokens=engine.max_prefill_tokens,
+            batch_tokens=max(BATCH_TOKENS, engine.max_prefill_tokens),
+            max_requests=engine.max_running_requests,
+            page_tokens=engine.page_tokens,
+            mixed=engine.mixed_chunk,
+        )
+        return ColocatedInstance(
+            self._make_runner(name, Role.COLOCATED),
+            self._events,
+            scheduler=EngineScheduler(options),
+            slo=cluster.slo,
+            host=cluster.hardware.host,
+            take_up=self._take_up,
+            deliver=self._deliver_colocated,
+            complete=self._complete_colocated,
         )
 
     def _make_runner(self, name: str, role: Role) -> Runner:
@@ -291,6 +332,8 @@ class Simulation:
         return Dispatcher(
             self._leg(Role.PREFILL, self._prefill, policy.prefill_router(seed), ledger),
             self._leg(Role.DECODE, self._decode, policy.decode_router(seed), ledger),
+            # As beside engines: what routes decode routes where one instance serves both.
+            self._leg(Role.COLOCATED, self._colocated, policy.decode_router(seed), ledger),
             ledger,
             time=self._events,
             call_later=self._call_later,
@@ -301,15 +344,17 @@ class Simulation:
         self._events.schedule(self._events.now_s() + for_s, lambda _now_s: action())
 
     def _send(self, job: Job) -> None:
-        instance, now_s = self._prefill[job.prefill], self._events.now_s()
-        promises = self._first[job.prefill]
+        now_s, together = self._events.now_s(), job.colocated >= 0
+        instance = self._colocated[job.colocated] if together else self._prefill[job.prefill]
+        promises = self._both[job.colocated] if together else self._first[job.prefill]
+        transfer_s = 0.0 if together else self._transfer_s(job.prompt_tokens)
         promises.expire(now_s)
         promises.arrived(
             job.index,
             arrival_s=job.arrival_s,
             pending_tokens=instance.pending_tokens + job.prompt_tokens,
             now_s=now_s,
-            other_s=instance.host_s(now_s) + self._transfer_s(job.prompt_tokens),
+            other_s=instance.host_s(now_s) + transfer_s,
         )
         instance.enqueue(job, now_s)
 
@@ -363,6 +408,14 @@ class Simulation:
         if job.output_tokens > 1:
             self._gaps[job.decode].joined(job.index, batch, now_s)
 
+    def _deliver_colocated(self, job: Job, now_s: float) -> None:
+        self._both[job.colocated].first_token(job.index, now_s)
+
+    def _complete_colocated(self, job: Job, now_s: float) -> None:
+        del now_s
+        self._dispatcher.completed(job)
+        self._finished += 1
+
     def _complete(self, job: Job, now_s: float) -> None:
         self._gaps[job.decode].ended(job.index, now_s, job.output_tokens)
         self._dispatcher.completed(job)
@@ -397,26 +450,26 @@ def _guarantee(predictor: object) -> dict[str, float] | None:
 def _instance_record(instance: Instance, promises: RequestPromises) -> InstanceRecord:
     runner = instance.runner
     timeline = runner.timeline
-    decode = isinstance(instance, DecodeInstance)
+    role = _ROLES[type(instance)]
     return InstanceRecord(
         instance=runner.loop.instance,
-        role=Role.DECODE if decode else Role.PREFILL,
+        role=role,
         energy_j=runner.board.energy_j,
         busy_s=runner.busy_s,
         iterations=runner.iterations,
         clock_changes=runner.board.changes,
         mean_clock_mhz=runner.board.clock_seconds / max(runner.board.at_s, 1e-9),
-        retractions=instance.retractions if isinstance(instance, DecodeInstance) else 0,
+        retractions=0 if isinstance(instance, PrefillInstance) else instance.retractions,
         statuses=runner.statuses(),
         budgeted=runner.budgeted(),
         broken=runner.broken(),
         bindings=runner.bindings(),
         kv_capacity_tokens=(
-            instance.capacity_tokens if isinstance(instance, DecodeInstance) else 0
+            0 if isinstance(instance, PrefillInstance) else instance.capacity_tokens
         ),
         guarantee=_guarantee(runner.loop.predictor),
         viability=viability_of(runner.loop.controller),
-        requests=promises.accounts()["itl" if decode else "ttft"] if promises.kept else None,
+        requests=promises.accounts()[_LEGS[role]] if promises.kept else None,
         timeline=TimelineRecord(
             start_s=np.asarray(timeline.start_s, dtype=float),
             clock_mhz=np.asarray(timeline.clock_mhz, dtype=float),

@@ -15,14 +15,28 @@ from voltana.errors import ConfigError
 from voltana.levels import Published
 from voltana.policy import InstancePolicy
 from voltana.predictors.tables import profile_tables
+from voltana.values import Role
 
 if TYPE_CHECKING:
     from voltana.policy import Bench, InstanceContext
     from voltana.predictors.tables import TablePredictor
-    from voltana.values import Role
 
 DEMO_SLO_MARGIN = 0.35
 """Margin of the published demo; it loosens the thresholds."""
+
+
+V01 = "voltana-v0.1"
+"""What the names of the released system begin with."""
+
+
+def refuses_colocated(name: str) -> ConfigError:
+    """Why the released system serves no colocated instances, and what does."""
+    return ConfigError(
+        f"policy = {name!r} is not allowed with colocated instances: the published system sets "
+        "the clocks of separate prefill and decode instances by the phase that each serves, and "
+        "knows none that serves both. Take voltana, best-fixed, window or a fixed clock, or "
+        "leave --colocated out."
+    )
 
 
 class Profiled:
@@ -92,7 +106,13 @@ def pid(context: InstanceContext) -> InstancePolicy:
 def voltana_v01(
     context: InstanceContext, profiled: Profiled, slo_margin: float = 0.0
 ) -> InstancePolicy:
-    """The released frequency manager; the loop teaches its tables nothing."""
+    """The released frequency manager; the loop teaches its tables nothing.
+
+    Raises:
+        ConfigError: For a colocated instance.
+    """
+    if context.role is Role.COLOCATED:
+        raise refuses_colocated(V01)
     levels = _levels(context)
     model = context.predictor or profiled.tables(context, levels)
     controller = EcoFreqV01(model, levels, context.slo, slo_margin=slo_margin)

@@ -75,7 +75,7 @@ class LinearPower:
                 raise invalid(field, value, "above 0", "Look it up in the device's datasheet.")
         self.max_clock_mhz = max_clock_mhz
         self.max_power_w = max_power_w
-        self._coefficients: list[float] | None = None  # as plain numbers, until more is learned
+        self._frozen: LinearPowerSnapshot | None = None  # until more is learned
         shares = (*_IDLE_SHARES, *_BUSY_SHARES, *_BUSY_SHARES)
         self._squares = DirectionalLeastSquares(
             features=_NAMES,
@@ -87,16 +87,20 @@ class LinearPower:
 
     def forecast_w(self, load: Load, clocks_mhz: FloatArray) -> FloatArray:
         """See `voltana.ports.PowerPredictor.forecast_w`."""
-        if self._coefficients is None:
-            self._coefficients = self._squares.coefficients.tolist()
-        return _forecast_w(self._coefficients, self.max_clock_mhz, load, clocks_mhz)
+        return self.snapshot().forecast_w(load, clocks_mhz)
+
+    def power_curve(self, load: Load) -> PowerCurve | None:
+        """See `voltana.ports.TellsPowerCurve`."""
+        return self.snapshot().power_curve(load)
 
     def snapshot(self) -> LinearPowerSnapshot:
-        """See `voltana.ports.FreezesPower.snapshot`."""
-        return LinearPowerSnapshot(
-            max_clock_mhz=self.max_clock_mhz,
-            coefficients=tuple(self._squares.coefficients.tolist()),
-        )
+        """See `voltana.ports.FreezesPower.snapshot`; the same one until something is learned."""
+        if self._frozen is None:
+            self._frozen = LinearPowerSnapshot(
+                max_clock_mhz=self.max_clock_mhz,
+                coefficients=tuple(self._squares.coefficients.tolist()),
+            )
+        return self._frozen
 
     def learn_window(self, energy_j: float, exposures: Sequence[Exposure]) -> None:
         """Learn from one window; broken ones (counter reset, no time) are dropped.
@@ -117,7 +121,7 @@ class LinearPower:
         expected_w = self._squares.predict_vector(x)
         noise_w = NOISE * max(expected_w, power_w)
         self._squares.learn_vector(x, power_w, noise_w, expected=expected_w)
-        self._coefficients = None
+        self._frozen = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -5,12 +5,16 @@ prompts take less energy in fewer, fuller batches, and an instance without any c
 lowest clock. The busiest instance whose pending work still ends early enough takes the prompt.
 Where none does, it goes where the pending work takes the least time, so as load rises this becomes
 balancing. (The trade-off of A. Gandhi et al., "AutoScale", ACM TOCS 30, 2012, within a fixed pool.)
+
+A host prepares one prompt after the other before a scheduler sees it. Where it takes longer over
+what waits for it than the device over all that is pending, the device runs dry meanwhile: who joins
+there waits, and fills no batch. So such an instance is not filled further.
 """
 
 from __future__ import annotations
 
 import math
-from operator import attrgetter
+from operator import add, attrgetter
 from typing import TYPE_CHECKING, NamedTuple
 
 from voltana.errors import invalid
@@ -55,16 +59,18 @@ class FillUp:
     def route(self, request: Request, candidates: Sequence[Candidate]) -> str:
         """See `voltana.ports.Router.route`."""
         pool = self._kept.of(candidates)
-        pending_s = _pending_s(request, pool)
-        if not all(map(math.inf.__gt__, pending_s)):
+        computed_s = _computed_s(request, pool)
+        if not all(map(math.inf.__gt__, computed_s)):
             return self._fallback.route(request, pool)
+        prepared_s = _prepared_s(pool)
+        pending_s = list(map(add, prepared_s, computed_s))
         share, waited_s = self._share, request.waited_s
         early = [
             place
-            for place, (taken_s, budget_s) in enumerate(
-                zip(pending_s, pool.column(_budget_s), strict=True)
+            for place, (taken_s, host_s, device_s, budget_s) in enumerate(
+                zip(pending_s, prepared_s, computed_s, pool.column(_budget_s), strict=True)
             )
-            if taken_s <= share * (budget_s - waited_s)
+            if taken_s <= share * (budget_s - waited_s) and host_s <= device_s
         ]
         if early:
             return pool.take(early).first_of_least([-pending_s[place] for place in early])
@@ -103,12 +109,27 @@ _NEVER = _Pending(0, 0.0, lambda _tokens, _pairs: math.inf)
 """Of an instance whose pending time does not count, or is not known."""
 
 
-def _pending_s(request: Request, pool: Pool) -> list[float]:
+def _computed_s(request: Request, pool: Pool) -> list[float]:
     """Time of what is pending and the request at the lowest level; inf where it does not count."""
     prompt = request.prompt_tokens
     own_pairs = attended_pairs(prompt)
-    # A host prepares one request after the other: whoever joins waits as long as the oldest has.
     return [
-        candidate.reserved_for_s + mean_s(tokens + prompt, pairs + own_pairs)
-        for candidate, (tokens, pairs, mean_s) in zip(pool, pool.column(_pending), strict=True)
+        mean_s(tokens + prompt, pairs + own_pairs)
+        for tokens, pairs, mean_s in pool.column(_pending)
     ]
+
+
+def _prepared_s(pool: Pool) -> list[float]:
+    """What a host takes before its device sees one prompt more.
+
+    Whoever joins waits at least as long as the oldest has. Where many came at once that one has not
+    waited long yet, and what counts is how many they are: a host takes about as long over each as
+    the oldest have waited, over how many have joined since (Little's law, over the pool).
+    """
+    waited_s = [candidate.reserved_for_s for candidate in pool]
+    unprepared = pool.column(_unprepared)
+    each_s = sum(waited_s) / max(sum(unprepared), 1)
+    return list(map(max, waited_s, map(each_s.__mul__, unprepared)))
+
+
+_unprepared = attrgetter("reserved.requests")

@@ -18,10 +18,8 @@ import math
 from bisect import bisect_left
 from typing import TYPE_CHECKING, NamedTuple
 
-import numpy as np
-
 from voltana.errors import invalid
-from voltana.operating import operating_point
+from voltana.operating import operating_point, power_at
 from voltana.planning import GROWTH_TOKENS, mean_at
 from voltana.pool import IN_FLIGHT, KeptPool
 from voltana.ports import needs_of
@@ -143,8 +141,7 @@ class MarginalEnergy:
             room_tokens = self._memory_share * model.kv_capacity_tokens
             if batch == math.inf or needed_tokens > room_tokens:
                 return math.inf
-        lowest = np.array(model.levels_mhz[:1], dtype=np.float64)
-        idle_w = float(model.power.forecast_w(Load(), lowest)[0])
+        idle_w = power_at(model.power, Load(), model.levels_mhz[0])
         return awake * power_w + (instances - awake) * idle_w
 
     def __repr__(self) -> str:

@@ -119,8 +119,10 @@ class Prospect:
 
 def is_idle(candidate: Candidate) -> bool:
     """Whether nothing runs on an instance, and nothing is on its way there."""
+    if candidate.in_flight:
+        return False
     now = candidate_load(candidate)
-    return not (now.prefill_tokens or now.decode_requests or candidate.in_flight)
+    return not (now.prefill_tokens or now.decode_requests)
 
 
 def _room(candidate: Candidate, now: Load, level: int) -> int | None:

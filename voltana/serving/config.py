@@ -6,6 +6,7 @@ name the nearest known one.
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
@@ -42,6 +43,12 @@ Role = Literal["prefill", "decode", "unified"]
 
 DEFAULT_SOCKET = "/run/voltana/actuator.sock"
 
+ENDPOINT = re.compile(r"ipc:///[^\s\0]{1,99}|tcp://(?:\[[0-9A-Fa-f:]+\]|[\w.-]+):[0-9]{1,5}")
+"""Addresses of ZMQ that can be connected to."""
+
+MOST_RANKS = 64
+"""Data-parallel ranks of an instance."""
+
 
 def _gpus(value: object) -> object:
     """GPUs as a command line has them: UUIDs, and indices of whoever reads the file."""
@@ -62,6 +69,9 @@ class EngineTable(StrictTable):
         kv_capacity_tokens: Tokens that the KV cache of an instance holds, where its engine does
             not say.
         kv_reserved_tokens: Tokens that the engine keeps free in it for each request, likewise.
+        max_batch_tokens: Prompt tokens that it computes at once, likewise.
+        sensor: What measures iterations: the plugin, through its ring, or the engine's own
+            ForwardPassMetrics.
     """
 
     hardware: str | None = Field(default=None, description="the name of a hardware profile")
@@ -78,6 +88,12 @@ class EngineTable(StrictTable):
     )
     kv_reserved_tokens: WholeNotNegative | None = Field(
         default=None, description="the tokens kept free for each request, where it does not say"
+    )
+    max_batch_tokens: Count | None = Field(
+        default=None, description="the prompt tokens of one iteration, where it does not say"
+    )
+    sensor: Literal["ring", "forward-pass-metrics"] = Field(
+        default="ring", description="what measures iterations"
     )
 
     @model_validator(mode="after")
@@ -233,6 +249,8 @@ class InstanceTable(StrictTable):
         control_port: Port of its agent's control endpoint; None takes that of ``[agent]``.
         feed_port: Port of its agent's feed, likewise.
         metrics_port: Its scrape port, likewise.
+        forward_pass_metrics: Where it publishes them, an address of ZMQ for each data-parallel
+            rank (``engine.sensor = "forward-pass-metrics"``); none is a socket in ``agent.rings``.
     """
 
     name: str = Field(description="the name of an instance")
@@ -243,6 +261,27 @@ class InstanceTable(StrictTable):
     control_port: Port | None = Field(default=None, description="the port of its agent")
     feed_port: Port | None = Field(default=None, description="the port of its agent's feed")
     metrics_port: Port | None = Field(default=None, description="its agent's scrape port")
+    forward_pass_metrics: Annotated[tuple[str, ...], Field(max_length=MOST_RANKS)] = Field(
+        default=(), description="a list of ZMQ addresses, one for each data-parallel rank"
+    )
+
+    @field_validator("forward_pass_metrics")
+    @classmethod
+    def _are_addresses(cls, endpoints: tuple[str, ...]) -> tuple[str, ...]:
+        for endpoint in endpoints:
+            if not ENDPOINT.fullmatch(endpoint):
+                raise invalid(
+                    "instance.forward_pass_metrics",
+                    endpoint,
+                    "ipc:// and a path of at most 100 characters, or tcp://HOST:PORT",
+                    "Name what the engine publishes on, its rank included.",
+                )
+        if len(set(endpoints)) != len(endpoints):
+            raise invalid(
+                "instance.forward_pass_metrics", endpoints, "different from each other",
+                "Each data-parallel rank publishes on an address of its own.",
+            )  # fmt: skip
+        return endpoints
 
     @field_validator("name")
     @classmethod

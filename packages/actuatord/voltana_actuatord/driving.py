@@ -78,9 +78,13 @@ class GpuDriving(GpuRestoring):
         self._watch_at_s = math.inf
         self._vanished = 0
 
-    def run(self) -> None:
-        """Fulfil wishes until the inbox ends; changes no clock then."""
-        while True:
+    def run(self, most_failures: float = math.inf) -> None:
+        """Fulfil wishes until the inbox ends; changes no clock then.
+
+        Args:
+            most_failures: Ends as well after so many resets in a row that the driver refused.
+        """
+        while self.failures < most_failures:
             if not self._inbox.waiting(self.due_s()):
                 self.tend()
                 continue

@@ -273,7 +273,9 @@ def decode_json(data: bytes) -> dict[str, Any]:
         ProtocolError: If it is not a JSON object.
     """
     try:
-        body = json.loads(data[_HEADER.size :].decode(), parse_int=_bounded_int)
+        body = json.loads(
+            data[_HEADER.size :].decode(), parse_int=_bounded_int, object_pairs_hook=_named_once
+        )
     except (ValueError, RecursionError):
         raise ProtocolError("the body is not JSON.") from None
     if not isinstance(body, dict):
@@ -295,6 +297,14 @@ def decode_granted(body: dict[str, Any]) -> tuple[tuple[float, ...], float]:
         if not 0 < number <= MAX_CLOCK_MHZ:
             raise ProtocolError(f"a GRANTED with the impossible number {number!r:.40}.")
     return tuple(sorted(map(float, table or ()))), min(float(lease_s or 0.0), MAX_LEASE_S)
+
+
+def _named_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object whose names differ: of two values for one, readers take either."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ValueError("a name twice")
+    return found
 
 
 def _bounded_int(digits: str) -> int:

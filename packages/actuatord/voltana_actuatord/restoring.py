@@ -46,6 +46,7 @@ class GpuRestoring:
     Attributes:
         clocks_mhz: Them.
         slot: See above.
+        failures: How often in a row the driver has refused to reset.
     """
 
     def __init__(
@@ -69,6 +70,7 @@ class GpuRestoring:
         self._resting = True
         self._noted_mhz = math.nan
         self._resets = 0
+        self.failures = 0
         self._ever_set = True
         self._told = ""
         self._stale_mark = False
@@ -86,8 +88,10 @@ class GpuRestoring:
             if isinstance(error, PermissionDeniedError) and not self._ever_set:
                 self._settled(ClockState.DEFAULT)  # who may not reset could not lock either
                 return
+            self.failures += 1
             self._complain(str(error))
             return
+        self.failures = 0
         self._resets += 1
         if found is not Evidence.HELD:
             gone = found is Evidence.GONE

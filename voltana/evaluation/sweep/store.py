@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from voltana import __version__
 from voltana.errors import ConfigError
-from voltana.evaluation.metrics import Result
+from voltana.evaluation.metrics import COLOCATED_FIGURES, Result
 from voltana.evaluation.sweep.code import code_digest
 from voltana.evaluation.whole_file import said_where, write_whole
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from voltana.evaluation.sweep.plan import Plan
     from voltana.evaluation.sweep.work import Row
 
-_FIGURES = {field.name for field in dataclasses.fields(Result)}
+_FIGURES = {field.name for field in dataclasses.fields(Result)} - COLOCATED_FIGURES
 
 SCHEMA = 2
 """Of records, plan and Parquet; counts up when what they hold changes."""

@@ -11,6 +11,7 @@ from voltana.config import parse_scenario
 from voltana.errors import ConfigError, VoltanaError
 from voltana.evaluation.best_fixed import REFERENCE
 from voltana.evaluation.compare import compare
+from voltana.evaluation.metrics import plain_figures
 from voltana.evaluation.scenario import resolve
 from voltana.policy import Policy, load_object
 
@@ -110,9 +111,9 @@ def policy_from(source: str, name: str) -> Policy:
 
 def _row(run: PolicyRun) -> Row:
     chosen = run.choice
-    return {
-        **run.result.to_dict(),
+    found = {
         "chosen_prefill_mhz": None if chosen is None else chosen.prefill_mhz,
         "chosen_decode_mhz": None if chosen is None else chosen.decode_mhz,
         "chosen_keeps_slo": None if chosen is None else chosen.kept,
     }
+    return {**run.result.to_dict(), **plain_figures(found)}

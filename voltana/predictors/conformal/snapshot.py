@@ -244,8 +244,7 @@ class ConformalSnapshot:
     def forecast(self, load: Load, clocks_mhz: FloatArray) -> Forecast:
         """See `voltana.ports.Forecasts.forecast`."""
         mean_s, known = mean_of(self.predictor, self._told, load, clocks_mhz)
-        names = group_names(self.group(load), self.edges_mhz)
-        quantile = at_clocks(list(map(self._open, names)), self.edges_mhz, clocks_mhz)
+        quantile = self._margin(self.group(load), clocks_mhz)
         upper_s = upper_bound(mean_s, known, quantile, self.offset_s)
         return make_forecast(clocks_mhz=clocks_mhz, mean_s=mean_s, upper_s=upper_s)
 
@@ -254,13 +253,21 @@ class ConformalSnapshot:
     ) -> tuple[Table, Table]:
         """See `voltana.ports.TellsBatches`."""
         mean_s, known = self._batch_means(requests, kv_tokens, clocks_mhz)
+        groups = decode_groups(self.group, requests, kv_tokens)
+        if len(groups) == 1:  # as without a group of the user's own
+            margin = self._margin(groups[0][0], clocks_mhz)
+            return mean_s, upper_bound(mean_s, known, margin, self.offset_s)
         upper_s = np.empty_like(mean_s)
-        for name, rows in decode_groups(self.group, requests, kv_tokens):
-            quantiles = list(map(self._open, group_names(name, self.edges_mhz)))
-            margin = at_clocks(quantiles, self.edges_mhz, clocks_mhz)
+        for name, rows in groups:
+            margin = self._margin(name, clocks_mhz)
             there = known if isinstance(known, bool) else known[rows]
             upper_s[rows] = upper_bound(mean_s[rows], there, margin, self.offset_s)
         return mean_s, upper_s
+
+    def _margin(self, group: str, clocks_mhz: FloatArray) -> float | FloatArray:
+        """The margin of a group as it bounds, for all clocks or each."""
+        opened = list(map(self._open, group_names(group, self.edges_mhz)))
+        return at_clocks(opened, self.edges_mhz, clocks_mhz)
 
     def _batch_means(
         self, requests: FloatArray, kv_tokens: FloatArray, clocks_mhz: FloatArray

@@ -105,6 +105,7 @@ class Conformal:
         self._book = MarginBook(self.statement, first)
         self._ledger = LabelLedger()
         self._widened, self._widened_labels = 0.0, 0
+        self._frozen: ConformalSnapshot | None = None  # what `snapshot` gave last
 
     @property
     def groups(self) -> Mapping[str, QuantileTracker]:
@@ -216,16 +217,28 @@ class Conformal:
         return float(self.predictor.forecast(load, np.array([clock_mhz])).mean_s[0])
 
     def snapshot(self) -> ConformalSnapshot:
-        """A frozen copy; later learning does not change it."""
-        return ConformalSnapshot(
-            predictor=self.predictor.snapshot(),
-            quantiles=self._book.quantiles(),
-            q_cert=self.statement.q_cert,
-            widened=self._widened,
-            offset_s=self._offset_s,
-            group=self._group,
-            edges_mhz=self._edges_mhz,
-        )
+        """A frozen copy, which later learning does not change; the same one until there is some.
+
+        What moves is the predictor's own snapshot, the margins, and the least margin.
+        """
+        predictor, quantiles = self.predictor.snapshot(), self._book.quantiles()
+        last = self._frozen
+        if (
+            last is None
+            or last.predictor is not predictor
+            or last.quantiles != quantiles
+            or last.widened != self._widened
+        ):
+            last = self._frozen = ConformalSnapshot(
+                predictor=predictor,
+                quantiles=quantiles,
+                q_cert=self.statement.q_cert,
+                widened=self._widened,
+                offset_s=self._offset_s,
+                group=self._group,
+                edges_mhz=self._edges_mhz,
+            )
+        return last
 
     def account(self) -> dict[str, float]:
         """The account over all groups, its bound, and what never counted; for reports."""

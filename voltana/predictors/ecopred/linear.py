@@ -59,6 +59,7 @@ class LinearLatency:
             )
         )
         self._bases = BasisCache(max_clock_mhz)
+        self._frozen: LatencySnapshot | None = None  # of the phases as they were frozen last
 
     def forecast(self, load: Load, clocks_mhz: FloatArray) -> Forecast:
         """See `voltana.ports.Forecasts.forecast`."""
@@ -84,10 +85,12 @@ class LinearLatency:
             self.decode.learn(features, clock_mhz, latency_s)
 
     def snapshot(self) -> LatencySnapshot:
-        """A frozen copy; later learning does not change it."""
-        return LatencySnapshot(
-            prefill=self.prefill.frozen(), decode=self.decode.frozen(), bases=self._bases
-        )
+        """A frozen copy, which later learning does not change; the same one until there is some."""
+        prefill, decode, last = self.prefill.frozen(), self.decode.frozen(), self._frozen
+        if last is None or last.prefill is not prefill or last.decode is not decode:
+            last = LatencySnapshot(prefill=prefill, decode=decode, bases=self._bases)
+            self._frozen = last
+        return last
 
     def expected_s(self, load: Load, clock_mhz: float) -> float:
         """Expected latency at one clock: what `forecast` yields there, for less; 0 when idle."""

@@ -27,10 +27,8 @@ class MeanCurve(NamedTuple):
 
     def mean_s(self, clock_mhz: float) -> float:
         """Expected latency at one clock."""
-        of_iteration, of_rows, of_halves, of_tiles, of_last = self.phase.rates(
-            clock_mhz, self.max_clock_mhz
-        )
-        iteration, rows, halves, tiles, last = self.features
+        phase, (iteration, rows, halves, tiles, last), max_clock_mhz, _ = self
+        of_iteration, of_rows, of_halves, of_tiles, of_last = phase.rates(clock_mhz, max_clock_mhz)
         fixed_s = of_iteration * iteration + of_rows * rows + of_halves * halves + of_tiles * tiles
         return fixed_s + of_last * last
 

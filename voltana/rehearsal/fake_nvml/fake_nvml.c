@@ -20,7 +20,7 @@
 
 _Static_assert(D_IDLE_HIDES < D_FAULTS, "words of a device reach into its faults");
 _Static_assert(D_FAULTS + F_COUNT <= D_SAID_BY, "faults reach into what is said");
-_Static_assert(D_ENERGY_US < D_WORDS, "words of a device reach into the next one");
+_Static_assert(D_BORN < D_WORDS, "words of a device reach into the next one");
 
 #define EXPORT __attribute__((visibility("default")))
 
@@ -39,6 +39,7 @@ typedef word *device;
 static word *state;
 static int references;
 static unsigned visible[MAX_DEVICES], visible_count;
+static uint64_t born[MAX_DEVICES]; /* D_BORN when this process initialised NVML */
 
 static word *device_at(unsigned index) { return state + H_WORDS + (size_t)index * D_WORDS; }
 static word *processes(void) { return device_at(MAX_DEVICES); }
@@ -95,6 +96,7 @@ static void look_around(void) {
   const char *list = getenv("NVIDIA_VISIBLE_DEVICES");
   int all = !list || !*list || !strcmp(list, "all");
   visible_count = 0;
+  for (unsigned i = 0; i < state[H_DEVICES]; i++) born[i] = device_at(i)[D_BORN];
   for (unsigned i = 0; i < state[H_DEVICES]; i++)
     if ((all || named(list, i)) && !device_at(i)[D_GONE]) visible[visible_count++] = i;
 }
@@ -139,11 +141,16 @@ static int take_fault(device d, int target, uint32_t *arg) {
   return K_NONE;
 }
 
+static unsigned index_of(device d) { return (unsigned)((d - device_at(0)) / D_WORDS); }
+
+/* A device that fell off the bus and came back is another one to whoever initialised NVML before. */
+static int is_lost(device d) { return d[D_LOST] || d[D_GONE] || d[D_BORN] != born[index_of(d)]; }
+
 /* What precedes every device call. Returns -1 to go on, -2 to do nothing and report success. */
 static int enter(device d, int target, uint64_t us) {
   if (!references) return UNINITIALIZED;
   if (!d || d < device_at(0) || d >= device_at((unsigned)state[H_DEVICES])) return INVALID_ARGUMENT;
-  if (d[D_LOST] || d[D_GONE]) return GPU_IS_LOST;
+  if (is_lost(d)) return GPU_IS_LOST;
   uint32_t argument = 0;
   switch (take_fault(d, target, &argument)) {
     case K_CODE: return (int)argument;
@@ -155,7 +162,7 @@ static int enter(device d, int target, uint64_t us) {
     default: break;
   }
   sleep_us(us);
-  return d[D_LOST] || d[D_GONE] ? GPU_IS_LOST : -1;
+  return is_lost(d) ? GPU_IS_LOST : -1;
 }
 
 static int has_sys_admin(void) {
@@ -262,6 +269,8 @@ EXPORT int nvmlInitWithFlags(unsigned flags) {
   (void)flags;
   if (!map_state()) return DRIVER_NOT_LOADED;
   atomic_fetch_add(&state[H_INIT_CALLS], 1);
+  while (state[H_INIT_MS] == UINT32_MAX) pause();
+  sleep_us(1000u * state[H_INIT_MS]);
   if (!state[H_DRIVER_LOADED]) return DRIVER_NOT_LOADED;
   if (!references) {
     look_around();
@@ -313,8 +322,6 @@ EXPORT int nvmlDeviceGetHandleByIndex_v2(unsigned index, device *out) {
   *out = d;
   return SUCCESS;
 }
-
-static unsigned index_of(device d) { return (unsigned)((d - device_at(0)) / D_WORDS); }
 
 EXPORT int nvmlDeviceGetUUID(device d, char *text, unsigned length) {
   char uuid[64];

@@ -13,6 +13,7 @@ enum header_word {
   H_INIT_CALLS,
   H_NEEDS_SYS_ADMIN, /* 1: changing settings takes CAP_SYS_ADMIN too, as in a container */
   H_TIME_PPM,        /* seconds in which energy is counted, in millionths of the wall's; 0: alike */
+  H_INIT_MS,         /* what nvmlInit takes; UINT32_MAX: it never returns */
   H_WORDS = 64
 };
 
@@ -57,6 +58,7 @@ enum device_word {
   D_SAID_MW,         /* power from then on */
   D_SAID_MHZ,        /* clock to which its power limit lowers it; 0: not at all */
   D_ENERGY_US,       /* what reading the energy counter takes beyond other queries */
+  D_BORN,            /* how often the device came back anew: older handles are GPU_IS_LOST for ever */
   D_WORDS = 64
 };
 

@@ -56,7 +56,9 @@ def engine_limits(engine: EngineTable, info: Mapping[str, Any]) -> EngineLimits:
     capacity = info.get("kv_capacity_tokens") or engine.kv_capacity_tokens
     reserved = _first_known(info.get("kv_reserved_tokens"), engine.kv_reserved_tokens)
     return EngineLimits(
-        max_batch_tokens=int(info.get("max_prefill_tokens") or usual.max_batch_tokens),
+        max_batch_tokens=int(
+            info.get("max_prefill_tokens") or engine.max_batch_tokens or usual.max_batch_tokens
+        ),
         max_running_requests=int(info.get("max_running_requests") or usual.max_running_requests),
         kv_capacity_tokens=float(capacity or usual.kv_capacity_tokens),
         kv_reserved_tokens=float(_first_known(reserved, usual.kv_reserved_tokens)),

@@ -16,7 +16,7 @@ from voltana.serving.agent.building import ROLES, unknown_limits
 from voltana.serving.agent.guarantee import sum_of
 from voltana.serving.agent.open_decisions import ENGINE_GONE, drifts_of
 from voltana.serving.agent.serving import Settings, Workshop
-from voltana.serving.ring_reader import RingReader, find_rings
+from voltana.serving.sensors.choosing import open_sources
 from voltana.values import InstanceState
 from voltana.viability_account import total
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from voltana.serving.agent.instance_clock import InstanceClock
     from voltana.serving.agent.sensing import EchoSensor, SampledSensor
     from voltana.serving.agent.serving import Served
-    from voltana.serving.config import Config
+    from voltana.serving.config import Config, Role
     from voltana.slo import Slo
     from voltana.values import Domain, Exposure, Limit
 
@@ -58,7 +58,7 @@ class Group:
         config: Config,
         *,
         instance: str,
-        role: str | None,
+        role: Role | None,
         domain: Domain,
         clock: InstanceClock,
         sensor: SampledSensor | EchoSensor,
@@ -73,6 +73,7 @@ class Group:
         self._workshop = Workshop(
             config=config, role=role, domain=domain, clock=clock, sensor=sensor, time=time
         )
+        self._sources = open_sources(config, instance, role, time)
         self._served: dict[Path, Served] = {}
         self._refused: dict[Path, str] = {}
         self._unfrozen: dict[str, str] = {}
@@ -105,8 +106,9 @@ class Group:
     def error(self) -> str:
         """What is wrong with a loop, or with the only engine there is; empty if nothing is."""
         if not self._served:
-            return next(iter(self._refused.values()), "")
-        return next((s.ring_loop.error for s in self._served.values() if s.ring_loop.error), "")
+            return next(iter(self._refused.values()), "") or self._sources.problem()
+        errors = (s.ring_loop.error for s in self._served.values())
+        return next(filter(None, errors), "") or self._sources.problem()
 
     @property
     def doubt(self) -> str:
@@ -122,7 +124,7 @@ class Group:
         for path, served in list(self._served.items()):
             if served.reader.replaced():
                 self._release(path)
-        found = find_rings(self._config.agent.rings, self._instance)
+        found = self._sources.find()
         self._refused = {path: why for path, why in self._refused.items() if path in found}
         for path in found:
             if path not in self._served:
@@ -130,7 +132,7 @@ class Group:
 
     def _take_up(self, path: Path) -> None:
         try:
-            reader = RingReader(path)
+            reader = self._sources.open(path)
             if reader.replaced():
                 reader.close()  # left behind by an engine that was killed
                 self._refused.pop(path, None)
@@ -409,6 +411,7 @@ class Group:
         """Let go of the rings; may be called twice."""
         for path in list(self._served):
             self._release(path)
+        self._sources.close()
 
     def _rebuild(self, settings: Settings) -> None:
         """Build every loop anew with changed settings; if one cannot be, all stay as they are."""

@@ -29,7 +29,8 @@ if TYPE_CHECKING:
     from voltana.predictors.conformal import Conformal
     from voltana.predictors.profile import Stack
     from voltana.serving.agent.token_gaps import TokenGaps
-    from voltana.serving.ring_reader import Record, RingReader
+    from voltana.serving.ring_reader import Record
+    from voltana.serving.sensors.port import RecordReader
 
 TOLD = 1
 """What is noted beforehand: how much is decided, and how much of what the ring tells is heard."""
@@ -117,7 +118,7 @@ class Guarantee:
         """``new``, ``restored``, or what is wrong: with what was kept, or with keeping it."""
         return f"damaged: cannot be kept: {self.failing}" if self.failing else self.restored
 
-    def resume(self, reader: RingReader, opened: OpenDecisions, gaps: TokenGaps) -> None:
+    def resume(self, reader: RecordReader, opened: OpenDecisions, gaps: TokenGaps) -> None:
         """Go on where an agent was killed, with the decisions that were open.
 
         Args:
@@ -152,7 +153,7 @@ class Guarantee:
         self.leave_ring(reader, opened, gaps, RESTART)  # what is kept is of this ring from now on
 
     def leave_ring(
-        self, reader: RingReader, opened: OpenDecisions, gaps: TokenGaps, cause: str
+        self, reader: RecordReader, opened: OpenDecisions, gaps: TokenGaps, cause: str
     ) -> None:
         """Give up what was under way on a ring whose engine is gone; no more is heard of it.
 
@@ -184,7 +185,7 @@ class Guarantee:
             except OSError as error:
                 self._complain(error)
 
-    def keep(self, reader: RingReader, opened: OpenDecisions, gaps: TokenGaps) -> None:
+    def keep(self, reader: RecordReader, opened: OpenDecisions, gaps: TokenGaps) -> None:
         """Write all of it; a disk that fails is reported, and ends nothing."""
         if self._slots is None:
             return

@@ -28,7 +28,8 @@ if TYPE_CHECKING:
     from voltana.ports import TimeSource
     from voltana.serving.agent.accounting import Account
     from voltana.serving.agent.sensing import EchoSensor, SampledSensor
-    from voltana.serving.ring_reader import Record, RingReader
+    from voltana.serving.ring_reader import Record
+    from voltana.serving.sensors.port import RecordReader
     from voltana.slo import Slo
     from voltana.values import Decision, Exposure, Queue
 
@@ -99,7 +100,7 @@ class RingLoop:
         self._decode = IDLE
         self._waiting_tokens = 0
 
-    def start(self, reader: RingReader, before: RingLoop | None = None) -> None:
+    def start(self, reader: RecordReader, before: RingLoop | None = None) -> None:
         """Promise from now on, and go on where an earlier loop was; before, nothing is promised.
 
         Args:
@@ -113,16 +114,16 @@ class RingLoop:
         else:
             self._carry_on(before)
 
-    def _resume(self, reader: RingReader) -> None:
+    def _resume(self, reader: RecordReader) -> None:
         """Go on where an agent on the same ring was killed."""
         self._gaps = TokenGaps(says_idle=reader.info.get("says_idle") is True)
         self.guarantee.resume(reader, self.open, self._gaps)
 
-    def keep(self, reader: RingReader) -> None:
+    def keep(self, reader: RecordReader) -> None:
         """Keep what was promised, and how far the ring was read."""
         self.guarantee.keep(reader, self.open, self._gaps)
 
-    def leave(self, reader: RingReader, cause: str) -> None:
+    def leave(self, reader: RecordReader, cause: str) -> None:
         """Give up what is under way, for the engine is gone."""
         self.guarantee.leave_ring(reader, self.open, self._gaps, cause)
 

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from voltana.serving.agent.energy import EnergyAccount
     from voltana.serving.agent.group import Group
     from voltana.serving.agent.instance_clock import InstanceClock
-    from voltana.serving.config import Config
+    from voltana.serving.config import Config, Role
     from voltana.values import InstanceState
 
 NO_ENGINE = "no engine yet"
@@ -67,7 +67,7 @@ class AgentOptions:
     """
 
     instance: str
-    role: str | None
+    role: Role | None
     gpus: tuple[str | int, ...]
     control_port: int
     feed_port: int

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from voltana.serving.agent.instance_clock import InstanceClock
     from voltana.serving.agent.sensing import EchoSensor, SampledSensor
     from voltana.serving.config import ActuatorTable, Config
-    from voltana.serving.ring_reader import RingReader
+    from voltana.serving.sensors.port import RecordReader
     from voltana.slo import Slo
     from voltana.values import Domain, Limit
 
@@ -69,7 +69,7 @@ class Served:
     """
 
     name: str
-    reader: RingReader
+    reader: RecordReader
     ring_loop: RingLoop
     predictor: Predictor | None
     power: PowerPredictor | None
@@ -119,7 +119,7 @@ class Workshop:
 
     def build(
         self,
-        reader: RingReader,
+        reader: RecordReader,
         settings: Settings,
         limits: Iterable[Limit],
         before: Served | None = None,

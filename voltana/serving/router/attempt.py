@@ -241,12 +241,12 @@ class Attempt:
         if invisible or self._first_token_by_s >= self._ends_s:
             self._limit_rest()
             return
-        late = TimeoutError(f"no token after {limit_s:g} s (first_token_timeout_s)")
         left_s = self._first_token_by_s - self._loop.time()
-        self._scope.due(left_s, Lost(backend.name, late))
+        self._scope.due(left_s, lambda: _no_token(backend, limit_s))
 
     def _limit_rest(self) -> None:
-        self._scope.due(self._ends_s - self._loop.time(), overdue(self._settings.timeout_s))
+        limit_s = self._settings.timeout_s
+        self._scope.due(self._ends_s - self._loop.time(), lambda: overdue(limit_s))
 
     def _decode_lost(self) -> None:
         backend = self._decode
@@ -261,6 +261,11 @@ class Attempt:
             self._scope.raise_inside(broken_off(backend.name, backend.why))
         elif not backend.healthy:
             self._loop.call_later(self._settings.health_timeout_s - silent_s, self._decode_lost)
+
+
+def _no_token(backend: Backend, limit_s: float) -> Problem:
+    late = TimeoutError(f"no token after {limit_s:g} s (first_token_timeout_s)")
+    return Lost(backend.name, late)
 
 
 def _ejected(backend: Backend) -> Problem:

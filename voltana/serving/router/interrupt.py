@@ -6,6 +6,7 @@ import asyncio
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from types import TracebackType
 
     from voltana.serving.router.problem import Problem
@@ -18,7 +19,7 @@ class Interrupt:
     cancellation from outside passes through as such.
     """
 
-    __slots__ = ("_before", "_over", "_problem", "_task", "_timer")
+    __slots__ = ("_before", "_due_s", "_fires_s", "_over", "_problem", "_task", "_timer", "_why")
 
     def __init__(self) -> None:
         self._task: asyncio.Task[object] | None = None
@@ -26,6 +27,8 @@ class Interrupt:
         self._problem: Problem | None = None
         self._over = False
         self._timer: asyncio.TimerHandle | None = None
+        self._due_s = self._fires_s = 0.0
+        self._why: Callable[[], Problem] | None = None
 
     def __enter__(self) -> Interrupt:
         task = asyncio.current_task()
@@ -65,11 +68,33 @@ class Interrupt:
         self._problem = problem
         self._task.cancel()
 
-    def due(self, in_s: float, problem: Problem) -> None:
-        """Leave the block with `problem` when `in_s` seconds have passed; replaces what was due."""
+    def due(self, in_s: float, why: Callable[[], Problem]) -> None:
+        """Leave the block when `in_s` seconds have passed; replaces what was due.
+
+        Most blocks are left long before, and are due later and later: a timer that is there stays,
+        and looks again when it fires.
+
+        Args:
+            in_s: When.
+            why: Makes the problem; called then.
+        """
         if self._over:
             return
-        if self._timer is not None:
-            self._timer.cancel()
         loop = asyncio.get_running_loop()
-        self._timer = loop.call_later(max(0.0, in_s), self.raise_inside, problem)
+        self._due_s, self._why = loop.time() + max(0.0, in_s), why
+        if self._timer is not None:
+            if self._fires_s <= self._due_s:
+                return
+            self._timer.cancel()
+        self._set(loop)
+
+    def _set(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._fires_s = self._due_s
+        self._timer = loop.call_at(self._due_s, self._look)
+
+    def _look(self) -> None:
+        loop = asyncio.get_running_loop()
+        if self._due_s > self._fires_s:
+            self._set(loop)
+        elif self._why is not None:
+            self.raise_inside(self._why())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Self
 
+from voltana.serving.router.events import EVENT_END
 from voltana.serving.router.problem import Lost, refused
 from voltana.serving.router.wire import Exchange
 
@@ -12,8 +13,6 @@ if TYPE_CHECKING:
     from voltana.serving.router.pool import Backend
     from voltana.serving.router.problem import Problem
     from voltana.serving.router.wire import Ask, Wire
-
-EVENT_END = b"\n\n"
 
 
 class Leg(Exchange):
@@ -64,23 +63,24 @@ class Leg(Exchange):
         Raises:
             Problem: If it ends before.
         """
-        begin = b""
-        while EVENT_END not in begin:
+        begin, looked = bytearray(), 0
+        while begin.find(EVENT_END, looked) < 0:
+            looked = max(0, len(begin) - 1)
             chunk = await self.chunk()
             if not chunk:
                 ended = ConnectionError("the stream ended without an event")
                 raise self.broken(Lost(self.backend.name, ended))
             begin += chunk
-            self.bounded(begin)
-        return begin
+            self.bounded(len(begin))
+        return bytes(begin)
 
-    def bounded(self, *kept: bytes) -> None:
-        """Check that what is kept of the answer is not more than may be.
+    def bounded(self, kept: int) -> None:
+        """Check that not more bytes of the answer are kept than may be.
 
         Raises:
             Problem: If it is.
         """
-        if sum(map(len, kept)) > self._wire.answer_bytes:
+        if kept > self._wire.answer_bytes:
             raise self.broken(self.too_long())
 
     def broken(self, lost: Lost) -> Problem:

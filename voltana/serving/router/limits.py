@@ -24,7 +24,8 @@ class LimitsTable(StrictTable):
         reading_mb: Memory that reading one long body may take.
         reading_s: Time of the processor that reading one long body may take; six times as long in
             all, where cores are busy.
-        answer_mb: Longest answer that is kept in memory; streams that are passed on have no limit.
+        answer_mb: Longest answer, or event of a stream, that is kept in memory; streams that are
+            passed on have no limit.
         header_s: Time for the head of a request, from its first byte.
         body_s: Time for its body.
         idle_s: Time that a connection may stay open without a request.

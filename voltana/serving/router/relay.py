@@ -18,6 +18,11 @@ _TAIL = 32
 class Through(Protocol):
     """Changes events on their way."""
 
+    @property
+    def waiting(self) -> int:
+        """Bytes that it keeps."""
+        ...
+
     def feed(self, chunk: bytes) -> bytes:
         """What can be passed on of it."""
         ...
@@ -48,7 +53,10 @@ async def relay(
     while chunk:
         attempt.flows()
         tail = chunk[-_TAIL:] if len(chunk) >= _TAIL else (tail + chunk)[-_TAIL:]
-        await answer.write(chunk if through is None else through.feed(chunk))
+        if through is not None:
+            chunk = through.feed(chunk)
+            leg.bounded(through.waiting)
+        await answer.write(chunk)
         chunk = await leg.chunk()
     if through is not None:
         await answer.write(through.close())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from voltana.serving.router.leg import EVENT_END
+from voltana.serving.router.events import Events
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -23,15 +23,19 @@ class Renamed:
     def __init__(self, rename: Callable[[bytes], bytes], through: Through | None = None) -> None:
         self._rename = rename
         self._through = through
-        self._rest = b""
+        self._events = Events()
+
+    @property
+    def waiting(self) -> int:
+        """Bytes that are kept, of events that are not complete."""
+        return self._events.waiting + (0 if self._through is None else self._through.waiting)
 
     def feed(self, chunk: bytes) -> bytes:
         """Events that `chunk` completes; the rest is kept for the next one."""
         chunk = chunk if self._through is None else self._through.feed(chunk)
-        whole, end, self._rest = (self._rest + chunk).rpartition(EVENT_END)
-        return self._rename(whole + end)
+        return self._rename(self._events.feed(chunk))
 
     def close(self) -> bytes:
         """What is left at the end of the stream."""
         rest = b"" if self._through is None else self._through.close()
-        return self._rename(self._rest + rest)
+        return self._rename(self._events.close() + rest)

@@ -50,6 +50,10 @@ _ARRIVING_S = 5.0
 _POLL_S = 0.02
 
 
+GARBAGE = 20_000
+"""New objects after which the collector looks at the young ones."""
+
+
 class RouterService:
     """A running router; an asynchronous context manager.
 
@@ -281,6 +285,9 @@ async def run_router(router: RouterService, settings: RouterTable) -> None:
         # which all requests wait.
         gc.collect()
         gc.freeze()
+        # A request makes hundreds of short-lived objects and no cycles: looking for some less often
+        # saves a twentieth of its time.
+        gc.set_threshold(GARBAGE, 20, 20)
         await signals.get()
         draining = asyncio.create_task(service.drain())
         again = asyncio.create_task(signals.get())

@@ -122,8 +122,8 @@ class RouterTable(StrictTable):
         metrics_names: Names, beside IP addresses and this host's own, under which it may be asked.
         tenant_header: Header of requests that says who they are counted for.
         tenant_key: Field of their bodies that does.
-        tenants: Names that are told apart from the start; beside them the first that come, up to a
-            hundred together.
+        tenants: Names that are told apart from the start, where one of those two is set; beside
+            them the first that come, up to a hundred together.
         admin_api_key: Key for aborts, where the servers have one of an administrator; likewise.
         admin_api_key_file: File that holds it.
     """
@@ -242,10 +242,18 @@ class RouterTable(StrictTable):
         return header
 
     @model_validator(mode="after")
-    def _has_one_source_of_tenants(self) -> RouterTable:
+    def _can_count(self) -> RouterTable:
+        """Tenants are named by one thing."""
         if self.tenant_header is not None and self.tenant_key is not None:
             raise invalid(
                 "tenant_key", self.tenant_key, "left out beside tenant_header", "Keep one."
+            )
+        if self.tenants and self.tenant_header is None and self.tenant_key is None:
+            raise invalid(
+                "tenants",
+                list(self.tenants),
+                "left out without tenant_header and tenant_key, for no request names anybody then",
+                'Say where requests do: tenant_header = "X-Tenant", or tenant_key = "user".',
             )
         return self
 

@@ -94,6 +94,7 @@ def test_no_number_of_names_makes_more_than_a_hundred_and_two_labels() -> None:
         ({"tenant_header": "x-api-key"}, "holds no secret"),
         ({"tenant_header": "bad header"}, "tenant_header"),
         ({"tenant_header": "X-Tenant", "tenant_key": "user"}, "Keep one"),
+        ({"tenants": ["paying"]}, r"tenants.*\['paying'\].*tenant_header = \"X-Tenant\""),
         ({"tenants": [str(i) for i in range(101)]}, "tenants"),
         ({"tenants": ["x" * 65]}, "tenants"),
         ({"metrics_port": 70000}, "metrics_port"),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import secrets
-import uuid
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -183,7 +182,7 @@ def parse_call(
         end=len(raw.rstrip()) - 1,
         stream=fields.get("stream") is True,
         batch=batch,
-        rid=uuid.uuid4().hex,
+        rid=secrets.token_hex(16),
         rids=names,
         one_by_one=isinstance(fields.get("rid"), list),
         size=size,

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import orjson
 
-from voltana.serving.router.leg import EVENT_END
+from voltana.serving.router.events import EVENT_END, Events
 from voltana.serving.router.problem import Problem, refused
 from voltana.serving.router.relay import relay
 from voltana.serving.router.renaming import Renamed
@@ -144,15 +144,15 @@ async def _prefill(call: SglangCall, attempt: Attempt, backend: Backend, body: P
             content = await leg.read()
             _give_up(attempt, error_in_whole(backend.name, content))
         else:
-            chunk, rest = await leg.first_event(), b""
-            content = chunk if call.logprobs else b""
+            chunk, events = await leg.first_event(), Events()
+            kept = bytearray(chunk if call.logprobs else b"")
             while chunk:
-                *events, rest = (rest + chunk).split(EVENT_END)
-                for event in events:
+                for event in events.feed(chunk).split(EVENT_END):
                     _give_up(attempt, error_in(backend.name, event))
-                leg.bounded(content, rest)
+                leg.bounded(len(kept) + events.waiting)
                 chunk = await leg.chunk()
-                content += chunk if call.logprobs else b""
+                kept += chunk if call.logprobs else b""
+            content = bytes(kept)
     backend.succeeded()
     attempt.prefilled()
     return content

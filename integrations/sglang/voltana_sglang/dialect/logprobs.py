@@ -10,6 +10,8 @@ from typing import Any
 
 import orjson
 
+from voltana.serving.router.events import EVENT_END, Events
+
 KEYS = ("input_token_logprobs", "input_top_logprobs", "input_token_ids_logprobs")
 _PREFIX = b"data:"
 _DONE = b"[DONE]"
@@ -40,20 +42,25 @@ class StreamMerge:
 
     def __init__(self, prefill: bytes) -> None:
         self._by_index: dict[int, Any] = {}
-        for event in prefill.split(b"\n\n"):
+        for event in prefill.split(EVENT_END):
             payload = payload_of(event)
             if isinstance(payload, dict) and "meta_info" in payload:
                 self._by_index.setdefault(payload.get("index", 0), payload)
-        self._rest = b""
+        self._events = Events()
+
+    @property
+    def waiting(self) -> int:
+        """Bytes that are kept, of an event that is not complete."""
+        return self._events.waiting
 
     def feed(self, chunk: bytes) -> bytes:
         """Events that `chunk` completes, merged; the rest is kept for the next one."""
-        *events, self._rest = (self._rest + chunk).split(b"\n\n")
-        return b"".join(self._event(event) + b"\n\n" for event in events)
+        *events, _ = self._events.feed(chunk).split(EVENT_END)
+        return b"".join(self._event(event) + EVENT_END for event in events)
 
     def close(self) -> bytes:
         """What is left at the end of the stream."""
-        return self._rest
+        return self._events.close()
 
     def _event(self, event: bytes) -> bytes:
         payload = payload_of(event)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import uuid
+import secrets
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -141,7 +141,7 @@ def parse_call(
         own=own,
         stream=fields.get("stream") is True,
         batch=None if chat else batch_of(prompt),
-        rid=uuid.uuid4().hex,
+        rid=secrets.token_hex(16),
         size=chat_size(fields) if chat else prompt_size(prompt),
         tenant=tenant_in(fields, tenant_key),
         samples=max(_whole(fields.get("n")), _whole(fields.get("best_of"))),

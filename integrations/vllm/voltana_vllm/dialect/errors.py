@@ -6,7 +6,7 @@ from typing import Any
 
 import orjson
 
-from voltana.serving.router.leg import EVENT_END
+from voltana.serving.router.events import EVENT_END
 from voltana.serving.router.problem import Problem
 
 _HINT = b'"error"'

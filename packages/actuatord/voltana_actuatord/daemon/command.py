@@ -16,15 +16,16 @@ import tomllib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from voltana_actuatord.daemon.claims import Claims
 from voltana_actuatord.daemon.daemonlog import never_wait
 from voltana_actuatord.daemon.keepers import Keepers
 from voltana_actuatord.daemon.privileges import go_first
 from voltana_actuatord.daemon.signals import STOPPING, ignore_all_but
 from voltana_actuatord.daemon.statefolder import StateFolder
-from voltana_actuatord.daemon.trust import read_bounded, untrusted
+from voltana_actuatord.daemon.trust import UntrustedError, read_trusted
 from voltana_actuatord.drivers.opening import DEFAULT_DRIVER, find_driver
-from voltana_actuatord.errors import ConfigError, VoltanaError
-from voltana_actuatord.protocol import DEFAULT_STATE_DIR
+from voltana_actuatord.errors import ActuatorError, ConfigError, VoltanaError
+from voltana_actuatord.protocol import DEFAULT_CLAIMS_DIR, DEFAULT_STATE_DIR
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -77,12 +78,14 @@ def run(config: Path, *, check: bool = False, restore: bool = False) -> int:
     signal.pthread_sigmask(signal.SIG_BLOCK, STOPPING)
     ignore_all_but(STOPPING)
     go_first()
-    folder, open_driver = _unchecked(config)
+    folder, claims, open_driver = _unchecked(config)
     if not (folder / "journal").is_dir():  # the first start: nothing to restore
         _validated(config)
     state = StateFolder(folder)
     keepers = Keepers(state.journal, open_driver)
     keepers.keep_out = [state.lock]
+    with contextlib.suppress(ActuatorError):  # said later on: clocks come back before anything else
+        keepers.claims = Claims(claims)
     keepers.settle(RESTORE_S if restore else FIRST_RESTORE_S)
     if restore:
         keepers.end()
@@ -99,23 +102,27 @@ def run(config: Path, *, check: bool = False, restore: bool = False) -> int:
     return daemon.run()
 
 
-def _unchecked(path: Path) -> tuple[Path, Callable[[], GpuDriver]]:
-    """State folder and driver that a configuration names, before it is validated.
+def _unchecked(path: Path) -> tuple[Path, Path, Callable[[], GpuDriver]]:
+    """State folder, folder of claims and driver that a configuration names, before it is validated.
 
     Clocks come back before anything else, also where somebody broke the configuration meanwhile.
     The driver's module is imported here, before anything forks: a restoring child has 0.1 s in all.
     """
     try:
-        named = {} if untrusted(path.absolute()) else tomllib.loads(read_bounded(path))
-    except (OSError, ValueError, RecursionError):
+        named = tomllib.loads(read_trusted(path))
+    except (UntrustedError, OSError, ValueError, RecursionError):
         named = {}
-    folder = named.get("state_dir", DEFAULT_STATE_DIR)
-    valid = isinstance(folder, str) and Path(folder).is_absolute()
+    folder = _absolute(named.get("state_dir"), DEFAULT_STATE_DIR)
+    claims = _absolute(named.get("claims_dir"), DEFAULT_CLAIMS_DIR)
     try:
         open_driver = find_driver(str(named.get("driver", DEFAULT_DRIVER)))
     except ConfigError:
         open_driver = find_driver(DEFAULT_DRIVER)
-    return Path(folder if valid else DEFAULT_STATE_DIR), open_driver
+    return folder, claims, open_driver
+
+
+def _absolute(name: object, default: str) -> Path:
+    return Path(name if isinstance(name, str) and Path(name).is_absolute() else default)
 
 
 def _validated(path: Path) -> dict[str, Any]:

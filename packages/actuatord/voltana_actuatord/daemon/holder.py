@@ -17,7 +17,7 @@ from voltana_actuatord.daemon.gpulink import Examined
 from voltana_actuatord.daemon.inboxes import LinkInbox, NoWishes
 from voltana_actuatord.daemon.page import ClockState
 from voltana_actuatord.driving import GpuDriving
-from voltana_actuatord.faults import DriverError
+from voltana_actuatord.faults import DriverError, GpuLostError, NoSuchGpuError
 from voltana_actuatord.restoring import GpuRestoring
 from voltana_actuatord.wishes import foreign_text
 
@@ -56,8 +56,15 @@ def hold(job: GpuJob, link: GpuEnd) -> None:
         refused = Examined(device=job.uuid, refusal=str(error), transient=error.transient)
         inbox.answer(refused)
         return
-    inbox.examine = lambda: inbox.answer(_examined(gpu, driving, job.terms, job.slot))
-    driving.run()
+
+    def examine() -> None:
+        found, lost = _examined(gpu, driving, job.terms, job.slot)
+        inbox.answer(found)
+        if lost:  # what comes back is another one to the driver: whoever is next opens it anew
+            inbox.end()
+
+    inbox.examine = examine
+    driving.run(TRIES_BEFORE_REOPENING)
     _restore_at_the_end(driving, job, inbox)
     if not job.slot.state.marked:
         with contextlib.suppress(DriverError):
@@ -135,9 +142,9 @@ def _table(gpu: Gpu) -> tuple[float, ...]:
         return ()
 
 
-def _examined(gpu: Gpu, driving: GpuDriving, terms: Terms, slot: Slot) -> Examined:
-    """Look at a GPU before it is lent; reads only."""
-    refusal, transient, notes = "", False, []
+def _examined(gpu: Gpu, driving: GpuDriving, terms: Terms, slot: Slot) -> tuple[Examined, bool]:
+    """Look at a GPU before it is lent; reads only. Also whether it is gone from the driver."""
+    refusal, transient, notes, lost = "", False, [], False
     try:
         with _timed(slot):
             gpu.refuse_partitioned()
@@ -154,7 +161,8 @@ def _examined(gpu: Gpu, driving: GpuDriving, terms: Terms, slot: Slot) -> Examin
                 )
     except DriverError as error:
         refusal, transient = str(error), error.transient
-    return Examined(
+        lost = isinstance(error, GpuLostError | NoSuchGpuError)
+    found = Examined(
         device=gpu.uuid,
         clocks_mhz=driving.clocks_mhz,
         refusal=refusal,
@@ -162,6 +170,7 @@ def _examined(gpu: Gpu, driving: GpuDriving, terms: Terms, slot: Slot) -> Examin
         notes=" ".join(notes),
         state=slot.state,
     )
+    return found, lost
 
 
 @contextlib.contextmanager

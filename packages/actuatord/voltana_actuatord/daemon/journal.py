@@ -10,6 +10,7 @@ removed them.
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import re
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
 _NAME = re.compile(r"[A-Za-z0-9-]{1,96}")
 _MAX_BYTES = 4096
+_DRAFT_FLAGS = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
 _CLOCK = '{{"clock_mhz": {:9.1f}, '
 
 
@@ -74,10 +76,13 @@ class Journal:
         rest = {"uuid": uuid, "had_setting": had_setting, "baseline_mhz": baseline_mhz}
         text = _CLOCK.format(clock_mhz) + json.dumps(rest)[1:]
         self._make_folder()
-        with draft.open("w") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
+        handle = os.open(draft, _DRAFT_FLAGS, 0o600)
+        try:
+            if os.write(handle, text.encode()) != len(text):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            os.fsync(handle)
+        finally:
+            os.close(handle)
         draft.rename(path)
         self._sync_folder()
         path.with_suffix(".watched").unlink(missing_ok=True)
@@ -162,6 +167,12 @@ class Journal:
         return self._folder / f"{uuid}.locked"
 
     def _make_folder(self) -> None:
+        """Make it if it is gone; never write where somebody has put a link in its place."""
+        for folder in (self._folder, self._folder.parent):
+            if folder.is_symlink():
+                raise OSError(
+                    errno.ELOOP, "the state folder has become a symbolic link", str(folder)
+                )
         self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
 
     def _sync_folder(self) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import time
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -37,6 +38,10 @@ after each that took longer, since a shorter one would never get there."""
 PROMPT_S = 0.2
 """How long one may be in a call before another tries beside it."""
 
+AFRESH_S = 0.25
+"""How long the youngest of as many as there may be is in a call before another tries in its place:
+the driver may answer whoever asks now, and never those who asked while it hung."""
+
 FIRST_PAUSE_S, LAST_PAUSE_S = 0.05, 0.1
 FIRST_REST_S, LAST_REST_S = 0.3, 2.0
 
@@ -53,6 +58,8 @@ class Child:
         dirty: Whether it might lock after what has been restored meanwhile.
         stopped: Whether a signal has stopped it.
         opening_s: How long it may take to open the driver.
+        started_s: When it was started.
+        opened: Whether the driver has answered it.
     """
 
     pid: int
@@ -62,6 +69,8 @@ class Child:
     dirty: bool = False
     stopped: bool = False
     opening_s: float = OPENING_S
+    started_s: float = 0.0
+    opened: bool = False
 
 
 @dataclass(slots=True)
@@ -176,6 +185,7 @@ class Keeper:
     def look(self, now_s: float) -> None:
         """See what became of the processes, and start what is needed."""
         self.reap()
+        self._note_opened(now_s)
         self._end_hung_holder(now_s)
         working = self._end_slow_restorers(now_s)
         if self._holder is not None:
@@ -185,7 +195,10 @@ class Keeper:
                 self._kill(child)
             self._pauses.reset()
             return
-        if working == 0 and now_s >= self._next_try_s and self._free_place() is not None:
+        if working == 0 and now_s >= self._next_try_s:
+            if self._free_place() is None:
+                self._replace_youngest(now_s)
+                return
             self._next_try_s = now_s + self._pauses.next_s()
             self._fork(holder.restore)
 
@@ -256,6 +269,20 @@ class Keeper:
                 working += 1
         return working
 
+    def _replace_youngest(self, now_s: float) -> None:
+        """Make room for another try; the elder ones keep waiting for a driver that is slow."""
+        youngest = self._children[-1]
+        if not youngest.killed and youngest.slot.busy_s(now_s) > AFRESH_S:
+            self._kill(youngest)
+
+    def _note_opened(self, now_s: float) -> None:
+        """Give the next ones no longer than the driver needs, once it has answered."""
+        for child in self._children:
+            if not child.opened and not child.slot.opening:
+                child.opened = True
+                took_s = now_s - child.started_s
+                self._opening_s = max(OPENING_S, min(self._opening_s, 2.0 * took_s))
+
     def _be_patient(self, child: Child) -> None:
         """Give the next ones longer where one is killed while it opens the driver."""
         if child.slot.opening and not child.stopped:
@@ -267,10 +294,12 @@ class Keeper:
             raise OSError("no place for another process")
         job = replace(self._make_job(place), opening_s=self._opening_s)
         job.slot.begin()
+        job.slot.opening = True  # until it has
+        started_s = time.monotonic()
         pid = os.fork()
         if pid == 0:
             _become(run, job, self._close)
-        child = Child(pid, place, job.slot, opening_s=job.opening_s)
+        child = Child(pid, place, job.slot, opening_s=job.opening_s, started_s=started_s)
         self._children.append(child)
         return child
 

@@ -56,6 +56,8 @@ class Keepers:
         self.keep_out: list[int] = []
         self.limits = Limits()
         self.claims: Claims | None = None
+        self._claimed: set[str] = set()
+        self._told: set[str] = set()
         self._waiting = deque((*journal.marked(), *journal.watched()))
         self._adopted_s: dict[str, float] = {}
         self._adopt_waiting(time.monotonic())
@@ -86,10 +88,26 @@ class Keepers:
         if self._waiting:
             self._adopt_waiting(now_s)
         for keeper in self._keepers.values():
+            if not self._is_ours(keeper):
+                continue
             try:
                 keeper.look(now_s)
             except OSError as error:  # the host has no process left: that passes
                 self._log(f"{keeper.uuid} waits for a process: {error.strerror or error}.")
+
+    def _is_ours(self, keeper: Keeper) -> bool:
+        """Whether no other daemon has a GPU, whatever a mark of earlier days says."""
+        if self.claims is None or keeper.uuid in self._claimed:
+            return True
+        try:
+            self.claims.claim(keeper.uuid)
+        except LeaseRefusedError as error:
+            if keeper.uuid not in self._told:
+                self._told.add(keeper.uuid)
+                self._log(f"not restored: {error}")
+            return False
+        self._claimed.add(keeper.uuid)
+        return True
 
     def settle(self, limit_s: float) -> None:
         """Wait until nothing is marked, or so long."""

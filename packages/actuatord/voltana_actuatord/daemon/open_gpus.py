@@ -174,6 +174,8 @@ class OpenGpus:
         behind, self._behind = self._behind, set()
         for uuid in behind:
             gpu = self._gpu(uuid)
+            if gpu.link is None and gpu.unsent and gpu.word == READY:  # the parent did not hear
+                self._open(gpu)
             for data in list(gpu.unsent.values()) if gpu.link is not None else ():
                 self._send(gpu, data)
 
@@ -346,5 +348,7 @@ class OpenGpus:
                 gpu.unsent.pop(data[:1], None)
 
     def _open(self, gpu: LentGpu) -> None:
-        gpu.word = OPENING
-        self._parent.tell(f"open {gpu.uuid}")
+        if self._parent.tell(f"open {gpu.uuid}"):
+            gpu.word = OPENING
+        else:
+            self._behind.add(gpu.uuid)

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 from voltana_actuatord.backoff import Backoff
 from voltana_actuatord.daemon.claims import Claims
 from voltana_actuatord.daemon.daemonlog import Log, dropped_lines
-from voltana_actuatord.daemon.listening import listen
+from voltana_actuatord.daemon.listening import ListeningPlace
 from voltana_actuatord.daemon.notify import notify, watchdog_period_s
 from voltana_actuatord.daemon.parentlink import FACTS, MAX_BYTES, say
 from voltana_actuatord.daemon.privileges import CAP_SYS_ADMIN, drop_capabilities
@@ -77,16 +77,16 @@ class DaemonParent:
         self._log = Log("parent")
         self._config = config
         self._silence_s = float(config["silence_s"])
-        self._socket_path = Path(config["socket"])
         self._state = state
         self._keepers = keepers
         self._open_driver = open_driver
         self._wakeup_r, self._wakeup_w = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self._stopping = False
-        self._listener = listen(self._socket_path, config["socket_mode"], config["socket_gid"])
-        self._inode = self._socket_path.lstat().st_ino
+        self._place = ListeningPlace(
+            Path(config["socket"]), config["socket_mode"], config["socket_gid"]
+        )
         keepers.limits.call_s = float(config["call_limit_s"])
-        keepers.claims = Claims(Path(config["claims_dir"]))
+        keepers.claims = keepers.claims or Claims(Path(config["claims_dir"]))
         keepers.lay_down(Terms(foreign_allowed=config["foreign_allowed"]), config["baselines"])
         self._worker: subprocess.Popen[bytes] | None = None
         self._channel: socket.socket | None = None
@@ -124,6 +124,7 @@ class DaemonParent:
             if now_s >= watchdog_at_s:
                 notify("WATCHDOG=1")
                 watchdog_at_s = now_s + watchdog_s
+            self._look_at_place(now_s)
             self._look_after_worker(now_s)
             self._keepers.look(now_s)
             self._tell_worker(now_s)
@@ -132,7 +133,10 @@ class DaemonParent:
             restless = self._worker is None or self._keepers.restless()
             self._wait(RESTLESS_S if restless else min(CALM_S, watchdog_s))
         notify("STOPPING=1")
-        return self._shut_down()
+        status = self._shut_down()
+        # The interpreter takes its handlers back as it ends: one signal more must not change how.
+        signal.pthread_sigmask(signal.SIG_BLOCK, STOPPING)
+        return status
 
     # --- the worker
 
@@ -162,7 +166,7 @@ class DaemonParent:
             ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
             with theirs:
                 ours.send(json.dumps(config).encode())
-                handles = [self._listener.fileno(), theirs.fileno()]
+                handles = [self._place.listener.fileno(), theirs.fileno()]
                 self._worker = _spawn("worker", handles, [self._state.lock])
         except OSError as error:  # the host has no descriptor or process left: that passes
             self._start_at_s = now_s + self._starts.next_s()
@@ -263,6 +267,11 @@ class DaemonParent:
                 worker.wait(KILL_LIMIT_S)
         self._note_kept_out()
 
+    def _look_at_place(self, now_s: float) -> None:
+        """See whether clients can still find the socket; a new one takes a new worker."""
+        if self._place.renewed(now_s, self._log):
+            self._replace_worker(now_s)
+
     # --- the driver
 
     def _look_at_driver(self) -> None:
@@ -271,9 +280,10 @@ class DaemonParent:
         self._probe.look()
         if self._probe.problem and self._keepers.marked():  # somebody has to wait for the GPUs
             self._log(self._probe.problem)
-            self._probe = DriverProbe(
-                self._open_driver, self._close_in_child, pause_s=PROBE_PAUSE_S
-            )
+            with contextlib.suppress(OSError):  # no process is left: that passes, and it stays done
+                self._probe = DriverProbe(
+                    self._open_driver, self._close_in_child, pause_s=PROBE_PAUSE_S
+                )
         elif self._probe.problem:
             self._log(self._probe.problem)
             self._fatal = self._probe.problem
@@ -297,7 +307,8 @@ class DaemonParent:
 
     def _note_kept_out(self) -> None:
         """What the GPUs' processes must not keep open: they may outlive this one for a moment."""
-        handles = [self._listener.fileno(), self._state.lock, self._wakeup_r, self._wakeup_w]
+        listener = self._place.listener.fileno()
+        handles = [listener, self._state.lock, self._wakeup_r, self._wakeup_w]
         if self._channel is not None:
             handles.append(self._channel.fileno())
         self._keepers.keep_out = handles
@@ -318,9 +329,7 @@ class DaemonParent:
                 os.read(self._wakeup_r, 512)
 
     def _shut_down(self) -> int:
-        with contextlib.suppress(OSError):
-            if self._socket_path.lstat().st_ino == self._inode:
-                self._socket_path.unlink()
+        self._place.leave()
         if self._worker is not None:
             self._worker.terminate()
             with contextlib.suppress(subprocess.TimeoutExpired):
@@ -331,7 +340,7 @@ class DaemonParent:
         self._probe.end()
         left = self._say_what_is_left()
         self._state.note([])
-        self._listener.close()
+        self._place.listener.close()
         return 1 if left or self._fatal else 0
 
     def _say_what_is_left(self) -> list[str]:

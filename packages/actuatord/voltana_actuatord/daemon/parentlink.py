@@ -56,14 +56,15 @@ class ParentLink:
             self.next_ping_s = now_s + PING_S
             self.tell("alive")
 
-    def tell(self, message: str) -> None:
-        """Send a message; a parent that is stopped misses it, and init looks after that one."""
+    def tell(self, message: str) -> bool:
+        """Send a message; whether it is on its way, since a parent that is stopped misses it."""
         try:
             self.sock.send(message.encode(), socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
         except BlockingIOError:
-            return
+            return False
         except OSError:
             self.gone = True
+        return not self.gone
 
     def hear(self) -> News | None:
         """What the parent says next; None if nothing more."""

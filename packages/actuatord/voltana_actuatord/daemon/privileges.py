@@ -13,12 +13,14 @@ import os
 from pathlib import Path
 
 _PR_SET_PDEATHSIG = 1
+_PR_CAPBSET_READ = 23
 _PR_CAPBSET_DROP = 24
 _PR_SET_NO_NEW_PRIVS = 38
 _PR_CAP_AMBIENT = 47
 _PR_CAP_AMBIENT_CLEAR_ALL = 4
 _CAPABILITY_VERSION_3 = 0x20080522
 CAP_SYS_ADMIN = 21
+_MOST_CAPABILITIES = 64
 NICENESS = -10
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -65,9 +67,9 @@ def drop_capabilities(keep: tuple[int, ...]) -> None:
         return
     _prctl(_PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLEAR_ALL)
     has_setpcap = bool(_permitted() >> 8 & 1)
-    last = int(Path("/proc/sys/kernel/cap_last_cap").read_text())
-    for capability in range(last + 1):
-        if capability not in keep and has_setpcap:
+    for capability in range(_MOST_CAPABILITIES):
+        known = _libc.prctl(_PR_CAPBSET_READ, capability, 0, 0, 0) >= 0
+        if known and capability not in keep and has_setpcap:
             _prctl(_PR_CAPBSET_DROP, capability)
     kept = sum(1 << capability for capability in keep) & _permitted()
     _capset(kept)
@@ -82,10 +84,11 @@ def capabilities(pid: int | str = "self") -> int:
 
 
 def _permitted() -> int:
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith("CapPrm:"):
-            return int(line.split()[1], 16)
-    return 0
+    """Permitted capabilities of this process, from the kernel itself: /proc may be hidden."""
+    header, data = _Header(_CAPABILITY_VERSION_3, 0), (_Data * 2)()
+    if _libc.capget(ctypes.byref(header), ctypes.byref(data)):
+        raise OSError(ctypes.get_errno(), "capget was refused")
+    return int(data[0].permitted | data[1].permitted << 32)
 
 
 def _capset(kept: int) -> None:

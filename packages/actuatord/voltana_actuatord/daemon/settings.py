@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, ValidationError, model_validator
 
-from voltana_actuatord.daemon.trust import read_bounded, untrusted
+from voltana_actuatord.daemon.trust import UntrustedError, read_trusted
 from voltana_actuatord.drivers.opening import DEFAULT_DRIVER, find_driver
 from voltana_actuatord.errors import ConfigError
 from voltana_actuatord.gpu_names import uuid_problem
@@ -158,13 +158,13 @@ def load_settings(path: Path) -> DaemonSettings:
         ConfigError: If it cannot be read, others could have written it, or a value is not allowed;
             the text names the key.
     """
-    if problem := untrusted(path.absolute()):
+    try:
+        data = tomllib.loads(read_trusted(path))
+    except UntrustedError as problem:
         raise ConfigError(
             f"{path} is not trusted: {problem}. Give the file and its folders to root, and take "
             "the right to write from others (chmod go-w)."
-        )
-    try:
-        data = tomllib.loads(read_bounded(path))
+        ) from None
     except OSError as error:
         raise ConfigError(
             f"{path} cannot be read: {error.strerror}. Give the file with --config; docs/"

@@ -19,14 +19,32 @@ _NAMED_USER, _NAMED_GROUP, _WRITE = 0x02, 0x08, 0x02
 """Of an entry of an access list; linux/posix_acl_xattr.h."""
 
 
-def read_bounded(path: Path) -> str:
-    """The text of a small file.
+class UntrustedError(Exception):
+    """Others could have written a file; its text is a clause that says which and how."""
+
+
+def read_trusted(path: Path) -> str:
+    """The text of a small file that nobody else could have written.
+
+    It is opened before it is looked at, and what was opened has to be what was looked at: nobody
+    can exchange it, or put it there, in between.
 
     Raises:
+        UntrustedError: If others could have written it.
         OSError: If it cannot be read.
-        ValueError: If it is too long, or no text.
+        ValueError: If it is too long, no text, or no plain file.
     """
-    with path.open("rb") as file:
+    if problem := untrusted(path.absolute()):
+        raise UntrustedError(problem)
+    handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    with os.fdopen(handle, "rb") as file:
+        opened = os.fstat(handle)
+        if not stat.S_ISREG(opened.st_mode):
+            raise ValueError("not a plain file")
+        if problem := untrusted(path.absolute()):
+            raise UntrustedError(problem)
+        if not os.path.samestat(opened, path.stat()):
+            raise UntrustedError(f"{path} was exchanged while it was read")
         data = file.read(MAX_FILE_BYTES + 1)
     if len(data) > MAX_FILE_BYTES:
         raise ValueError(f"longer than {MAX_FILE_BYTES} bytes")

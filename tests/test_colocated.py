@@ -1,0 +1,142 @@
+"""Colocated instances: the scheduler's invariants, and the command end to end."""
+
+import json
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from typer.testing import CliRunner
+
+from voltana.cli.main import app
+from voltana.config import parse_scenario
+from voltana.errors import ConfigError
+from voltana.evaluation.compare import compare
+from voltana.evaluation.scenario import load_scenario
+from voltana.plant.colocated.request import EngineRequest
+from voltana.plant.colocated.scheduler import EngineScheduler, SchedulerOptions
+
+SHORT = {"workload": {"rate_rps": 12.0, "duration_s": 4.0}}
+
+
+@st.composite
+def engines(draw):
+    page = draw(st.sampled_from([1, 4, 16]))
+    return SchedulerOptions(
+        capacity_tokens=page * draw(st.integers(12, 60)),
+        chunk_tokens=page * draw(st.integers(2, 8)),
+        batch_tokens=page * draw(st.integers(2, 8)),
+        max_requests=draw(st.integers(1, 8)),
+        page_tokens=page,
+        mixed=draw(st.booleans()),
+    )
+
+
+@settings(deadline=None)
+@given(
+    options=engines(),
+    sizes=st.lists(st.tuples(st.integers(1, 90), st.integers(1, 60)), min_size=1, max_size=14),
+    ahead=st.booleans(),
+    gaps=st.lists(st.integers(0, 6), min_size=14, max_size=14),
+)
+def test_every_request_gets_its_tokens_whatever_the_engine(options, sizes, ahead, gaps):
+    scheduler = EngineScheduler(options)
+    # Those that an engine refuses at the door are not sent.
+    sizes = [(p, o) for p, o in sizes if p + o + 2 * options.page_tokens < options.capacity_tokens]
+    pending = [EngineRequest(i, p, o) for i, (p, o) in enumerate(sizes)]
+    requests, open_batches, wait = list(pending), 0, 0
+    for _ in range(20_000):
+        if pending and not wait:
+            scheduler.add(pending.pop(0))
+            wait = gaps[len(pending) % len(gaps)]
+        wait = max(wait - 1, 0)
+        batch = scheduler.schedule()
+        open_batches += batch is not None
+        assert scheduler.available_tokens >= 0
+        if batch is not None:
+            assert batch.load().prefill_tokens <= options.chunk_tokens
+            assert len(batch.requests) == len(set(batch.requests))
+            assert not batch.decode or options.mixed or not batch.chunks
+        elif not open_batches and not pending:
+            break
+        while open_batches > (ahead and batch is not None):
+            scheduler.commit()
+            open_batches -= 1
+    assert all(r.finished and r.produced == r.output_tokens for r in requests)
+    assert scheduler.available_tokens == options.capacity_tokens
+
+
+def test_prompts_go_first_unless_batches_are_mixed():
+    for mixed in (False, True):
+        scheduler = EngineScheduler(
+            SchedulerOptions(capacity_tokens=1000, chunk_tokens=64, mixed=mixed)
+        )
+        scheduler.add(EngineRequest("a", 30, 9))
+        scheduler.schedule()
+        scheduler.commit()
+        scheduler.add(EngineRequest("b", 100, 2))
+        seen = []
+        while (batch := scheduler.schedule()) is not None and len(seen) < 3:
+            chunks = [(c.request.key, c.new_tokens) for c in batch.chunks]
+            seen.append((chunks, [r.key for r in batch.decode]))
+            scheduler.commit()
+        if mixed:
+            assert seen[:2] == [([("b", 63)], ["a"]), ([("b", 37)], ["a"])]
+            assert seen[2] == ([], ["b", "a"])
+        else:
+            assert seen == [([("b", 64)], []), ([("b", 36)], []), ([], ["a", "b"])]
+
+
+@pytest.mark.parametrize("mixed", [False, True])
+def test_all_policies_serve_colocated_instances(mixed):
+    scenario = load_scenario(
+        None, SHORT | {"cluster": {"colocated": 2}, "engine": {"mixed_chunk": mixed}}
+    )
+    assert "voltana-v0.1" not in scenario.policies
+    for run in compare(scenario).runs:
+        record, result = run.record, run.result
+        assert result.requests_completed == result.requests_offered == len(scenario.trace)
+        assert result.colocated_energy_j == pytest.approx(result.energy_j)
+        assert record.gap_tokens.sum() == (record.output_tokens - 1).sum()
+        # What a request waited for its tokens in all is what its gaps come to.
+        total_s = (record.completed_s - record.first_token_s).sum()
+        assert np.dot(record.gap_s, record.gap_tokens) == pytest.approx(total_s, rel=1e-4)
+        assert {i.role.value for i in record.instances} == {"colocated"}
+        assert "colocated_clock_mhz" in result.to_dict()
+
+
+def test_requests_go_where_fewer_are_in_flight():
+    cluster = {"prefill": 1, "decode": 1, "colocated": 1}
+    scenario = load_scenario(None, SHORT | {"cluster": cluster, "policies": ["static-max"]})
+    record = compare(scenario).runs[0].record
+    assert all(instance.iterations > 20 for instance in record.instances)
+    assert np.isfinite(record.completed_s).all()
+
+
+@pytest.mark.parametrize("name", ["voltana-v0.1", "voltana-v0.1-whatif"])
+def test_the_published_system_says_why_it_refuses(name):
+    arguments = ["simulate", "--colocated", "2", "--policy", name]
+    outcome = CliRunner().invoke(app, arguments)
+    assert outcome.exit_code != 0
+    with pytest.raises(ConfigError, match=r"separate prefill and decode.*Take voltana, best-fixed"):
+        load_scenario(None, {"cluster": {"colocated": 2}, "policies": [name]})
+
+
+def test_pairs_are_whole_or_absent():
+    cluster = parse_scenario({"cluster": {"colocated": 3}}).cluster
+    assert (cluster.prefill, cluster.decode, cluster.colocated) == (0, 0, 3)
+    with pytest.raises(ConfigError, match=r"cluster\.decode = 0 .*at least 1.*--colocated"):
+        parse_scenario({"cluster": {"colocated": 3, "prefill": 2, "decode": 0}})
+
+
+def test_the_command_finds_the_best_fixed_clock(tmp_path):
+    file = tmp_path / "r.json"
+    arguments = [
+        "simulate", "--colocated", "1", "--rate", "6", "--duration", "4", "--policy", "best-fixed",
+        "--json", str(file), "--out", str(tmp_path / "out"),
+    ]  # fmt: skip
+    outcome = CliRunner().invoke(app, arguments)
+    assert outcome.exit_code == 0, outcome.output
+    best = json.loads(file.read_text())["results"][0]
+    assert best["requests_completed"] == best["requests_offered"]
+    assert (tmp_path / "out" / "scenario.toml").exists()

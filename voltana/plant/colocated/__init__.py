@@ -1,0 +1,1 @@
+"""An instance that serves both phases: its scheduler, and its events."""
