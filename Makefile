@@ -27,6 +27,15 @@ VLLM_BIN := $(VLLM_VENV)/bin
 VLLM_READY := $(VLLM_VENV)/.ready
 VLLM_LOCK := $(VLLM)/requirements/vllm-$(VLLM_VERSION).txt
 
+# Installs what an engine's lock names into its environment: the CPU build of torch, where there is one, or else the
+# usual one with the libraries that it needs.
+PIP_INSTALL := -m pip install -q --disable-pip-version-check
+define engine
+$(1)/python $(PIP_INSTALL) --no-deps --require-hashes -r requirements/torch-cpu.txt 2>/dev/null || echo "no CPU build of torch"
+$(1)/python $(PIP_INSTALL) --no-deps --require-hashes -r $(2)
+$(1)/python $(PIP_INSTALL) torch==2.13.0
+endef
+
 .DEFAULT_GOAL := help
 .PHONY: help metrics promtool test-operations test-prometheus test-containers setup compiler demo test test-slow test-report test-ray attack attack-short fuzz \
 	mutants kills chaos check format bench headline matrix fidelity calibrate docs docs-figures pictures packages lock lock-sglang \
@@ -179,8 +188,7 @@ lock-vllm: $(READY) ## likewise those of the vLLM environment
 
 $(SGLANG_READY): $(SGLANG_LOCK) $(OWN_FILES) $(wildcard $(SGLANG)/cpu/*/*.py)
 	$(PYTHON) -m venv $(SGLANG_VENV)
-	$(SGLANG_BIN)/python -m pip install -q --disable-pip-version-check --no-deps --require-hashes -r $(SGLANG_LOCK)
-	$(SGLANG_BIN)/python -m pip install -q --disable-pip-version-check torch==2.13.0 # libraries of a CUDA build
+	$(call engine,$(SGLANG_BIN),$(SGLANG_LOCK))
 	$(SGLANG_BIN)/python -m pip install -q --disable-pip-version-check --no-deps $(OWN) $(SGLANG)/cpu
 	touch $@
 
@@ -206,7 +214,7 @@ bench-sglang: sglang-setup ## measure the plugin's overhead and the router, as r
 
 $(VLLM_READY): $(VLLM_LOCK) $(OWN_FILES)
 	$(PYTHON) -m venv $(VLLM_VENV)
-	$(VLLM_BIN)/python -m pip install -q --disable-pip-version-check --no-deps --require-hashes -r $(VLLM_LOCK)
+	$(call engine,$(VLLM_BIN),$(VLLM_LOCK))
 	$(VLLM_BIN)/python -m pip install -q --disable-pip-version-check --no-deps $(OWN)
 	touch $@
 

@@ -34,6 +34,9 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
+_BODY_BYTES = BODY.size
+_HEAD_WORD = HEAD_OFFSET >> 3
+
 
 class RingWriter:
     """One writer of one ring; one thread may use it.
@@ -80,8 +83,7 @@ class RingWriter:
         )  # fmt: skip
         self._memory[INFO_OFFSET : INFO_OFFSET + len(text)] = text
         self._words = memoryview(self._memory).cast("Q")
-        self._buffer = bytearray(SLOT_BYTES)
-        self._view = memoryview(self._buffer)
+        self._bytes = memoryview(self._memory)
         temporary.rename(path)
 
     def write(
@@ -97,18 +99,18 @@ class RingWriter:
             entries: Those of the queue entries, flat: three for each.
             rooms: Bootstrap rooms.
         """
-        buffer = self._buffer
-        BODY.pack_into(buffer, 0, *body)
-        length = BODY.size
+        memory, start = self._memory, self._begin()
+        BODY.pack_into(memory, start, *body)
+        end = start + _BODY_BYTES
         if entries:
             layout = QUEUES[len(entries) // 3]
-            layout.pack_into(buffer, length, *entries)
-            length += layout.size
+            layout.pack_into(memory, end, *entries)
+            end += layout.size
         if rooms:
             layout = ROOMS[len(rooms)]
-            layout.pack_into(buffer, length, *rooms)
-            length += layout.size
-        self._put(length)
+            layout.pack_into(memory, end, *rooms)
+            end += layout.size
+        self._end(start, end)
 
     def write_changes(
         self, body: Sequence[Any], changes: Sequence[tuple[int, float, int, int]]
@@ -119,26 +121,28 @@ class RingWriter:
             body: See `write`.
             changes: The fields of `ring_layout.CHANGE` of each.
         """
-        buffer = self._buffer
-        BODY.pack_into(buffer, 0, *body)
-        length, pack, size = BODY.size, CHANGE.pack_into, CHANGE.size
+        memory, start = self._memory, self._begin()
+        BODY.pack_into(memory, start, *body)
+        end, pack, size = start + _BODY_BYTES, CHANGE.pack_into, CHANGE.size
         for change in changes:
-            pack(buffer, length, *change)
-            length += size
-        self._put(length)
+            pack(memory, end, *change)
+            end += size
+        self._end(start, end)
 
-    def _put(self, length: int) -> None:
-        """Put what the buffer holds into the next slot."""
-        memory, head = self._memory, self._head
-        offset = HEADER_BYTES + head % self._slots * SLOT_BYTES
-        payload = self._view[:length]
-        words = self._words
-        words[offset >> 3] = 2 * head + 1
-        GUARD.pack_into(memory, offset + GUARD_OFFSET, zlib.crc32(payload), length)
-        memory[offset + PAYLOAD_OFFSET : offset + PAYLOAD_OFFSET + length] = payload
-        words[offset >> 3] = 2 * head + 2
-        self._head = head = head + 1
-        words[HEAD_OFFSET >> 3] = head
+    def _begin(self) -> int:
+        """Mark the next slot as being written; where its payload begins."""
+        offset = HEADER_BYTES + self._head % self._slots * SLOT_BYTES
+        self._words[offset >> 3] = 2 * self._head + 1
+        return offset + PAYLOAD_OFFSET
+
+    def _end(self, start: int, end: int) -> None:
+        """Seal the slot whose payload lies there, and count it."""
+        offset, words = start - PAYLOAD_OFFSET, self._words
+        checksum = zlib.crc32(self._bytes[start:end])
+        GUARD.pack_into(self._memory, offset + GUARD_OFFSET, checksum, end - start)
+        self._head = head = self._head + 1
+        words[offset >> 3] = 2 * head
+        words[_HEAD_WORD] = head
 
     def ring(self) -> None:
         """Wake the reader, if there is one; never blocks."""
@@ -154,6 +158,7 @@ class RingWriter:
         os.close(self._bell)
         self._bell = -1
         self._words.release()
+        self._bytes.release()
         self._memory.close()
         with contextlib.suppress(FileNotFoundError):
             if self.path.stat().st_ino == self._inode:  # not that of the engine after this one

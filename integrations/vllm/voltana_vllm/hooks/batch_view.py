@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class BatchView:
-    """Reads batches; counts the KV tokens of an unchanged set of decoding requests incrementally.
+    """Reads batches; counts decoding requests and their KV tokens by what joined and left.
 
     Args:
         summed: Whether they are always summed: an iteration may add several tokens a request, or
@@ -36,13 +36,15 @@ class BatchView:
     """
 
     __slots__ = (
-        "_changed", "_summed", "attended_pairs", "decode_requests", "done", "kv_tokens", "mode",
-        "prefill_tokens", "prompts", "remote", "worked_on",
+        "_decoding", "_exact", "_joining", "_summed", "attended_pairs", "decode_requests", "done",
+        "kv_tokens", "mode", "prefill_tokens", "prompts", "remote", "worked_on",
     )  # fmt: skip
 
     def __init__(self, *, summed: bool) -> None:
         self._summed = summed
-        self._changed = True
+        self._exact = False
+        self._decoding: set[str] = set()
+        self._joining: dict[str, Told] = {}
         self.mode = Mode.IDLE
         self.prefill_tokens = 0
         self.attended_pairs = 0.0
@@ -61,33 +63,58 @@ class BatchView:
             requests: The scheduler's requests by id, their computed tokens advanced by now.
             known: What is known of them.
         """
-        rows, prompts = output.num_scheduled_tokens, self.prompts
+        rows, new, prompts = output.num_scheduled_tokens, output.scheduled_new_reqs, self.prompts
         resumed = output.scheduled_cached_reqs.resumed_req_ids
-        for new in output.scheduled_new_reqs:
-            prompts[new.req_id] = known[new.req_id]
+        if not (new or resumed or prompts or self._joining):
+            size = len(rows)
+            if self._exact and size == len(self._decoding) == output.total_num_scheduled_tokens:
+                self._repeat(size)
+                return
+        for told in new:
+            prompts[told.req_id] = known[told.req_id]
         for rid in resumed:
             prompts[rid] = known[rid]
-        joined = bool(self.done or self.remote)
         self.prefill_tokens, self.attended_pairs = 0, 0.0
         self.worked_on, self.done, self.remote = [], [], []
         if prompts:
             self._read_prompts(rows)
-        self._read_others(output, requests, known, changed=joined or bool(resumed))
+        self._read_others(output, requests, known, exact=self._exact and not resumed)
+        for told in self.done:
+            self._joining[told.rid] = told
         if not self.decode_requests:
             self.mode = Mode.PREFILL
         else:
             self.mode = Mode.MIXED if self.prefill_tokens else Mode.DECODE
 
-    def forget(self, rid: str) -> None:
+    def forget(self, told: Told) -> None:
         """A request has ended."""
+        rid = told.rid
         self.prompts.pop(rid, None)
-        self._changed = True
+        self._joining.pop(rid, None)
+        if rid in self._decoding:
+            self._leave(rid, told.request)
+
+    def _repeat(self, size: int) -> None:
+        """The batch is the last one, of which all decode, a token later."""
+        if self.worked_on or self.remote:
+            self.worked_on, self.done, self.remote = [], [], []
+        self.prefill_tokens, self.attended_pairs = 0, 0.0
+        self.mode = Mode.DECODE
+        self.decode_requests = size
+        self.kv_tokens += size
+
+    def _leave(self, rid: str, request: Any) -> None:
+        """A request decodes no more; a preempted one no longer knows what it had in the cache."""
+        self._decoding.discard(rid)
+        self.kv_tokens -= request.num_computed_tokens
+        self._exact = self._exact and request.num_computed_tokens > 0
 
     def _read_prompts(self, rows: dict[str, int]) -> None:
         for rid, told in [pair for pair in self.prompts.items() if pair[0] in rows]:
             if told.remote and rows[rid] == 1:
                 del self.prompts[rid]
                 self.remote.append(told)
+                self._joining[rid] = told
             else:
                 self._add_prompt(rid, told, rows[rid])
 
@@ -96,6 +123,7 @@ class BatchView:
         self.prefill_tokens += new
         self.attended_pairs += new * (request.num_computed_tokens - new) + new * (new + 1) / 2
         self.worked_on.append(told)
+        self._joining.pop(rid, None)
         if request.is_prefill_chunk:
             self.prompts[rid] = told
         else:
@@ -103,28 +131,51 @@ class BatchView:
             self.done.append(told)
 
     def _read_others(
-        self, output: Any, requests: dict[str, Any], known: dict[str, Told], *, changed: bool
+        self, output: Any, requests: dict[str, Any], known: dict[str, Told], *, exact: bool
     ) -> None:
         rows = output.num_scheduled_tokens
         size = len(rows) - len(self.worked_on)
-        tokens = output.total_num_scheduled_tokens - self.prefill_tokens
-        spare = tokens - size
+        spare = output.total_num_scheduled_tokens - self.prefill_tokens - size
         if spare:
             drafts = output.scheduled_spec_decode_tokens
             if spare > sum(map(len, drafts.values())):
                 size -= self._recomputed(rows, drafts, known)
-        elif not (changed or self._changed or self._summed) and size == self.decode_requests:
-            self.kv_tokens += size
-            return
         self.decode_requests = size
-        self._changed = self._summed
-        if not self.worked_on:
-            self.kv_tokens = sum([requests[rid].num_computed_tokens for rid in rows])
-            return
-        prompts = {told.rid for told in self.worked_on}
-        self.kv_tokens = sum(
-            [requests[rid].num_computed_tokens for rid in rows if rid not in prompts]
-        )
+        exact = exact and not spare
+        came = [rid for rid in self._joining if rid in rows]
+        if exact and len(self._decoding) + len(came) == size:
+            self._count(came, requests, size)
+        elif not (exact and self._compare(rows, requests, size)):
+            self._sum(rows, requests)
+        for rid in came:
+            self._joining.pop(rid, None)
+        self._exact = not self._summed
+
+    def _count(self, came: list[str], requests: dict[str, Any], size: int) -> None:
+        """Count by those that joined; nothing else did, and nobody left without a word."""
+        self.kv_tokens += size - len(came)
+        for rid in came:
+            self.kv_tokens += requests[rid].num_computed_tokens
+        self._decoding.update(came)
+
+    def _compare(self, rows: dict[str, int], requests: dict[str, Any], size: int) -> bool:
+        """Count by who is left out or here again; whether that can be told."""
+        now = rows.keys() - {told.rid for told in self.worked_on}
+        for rid in self._decoding - now:
+            request = requests.get(rid)
+            if request is None:
+                return False
+            self._leave(rid, request)
+        if not self._exact:
+            return False
+        self._count(list(now - self._decoding), requests, size)
+        return True
+
+    def _sum(self, rows: dict[str, int], requests: dict[str, Any]) -> None:
+        """Look at each one."""
+        now = rows.keys() - {told.rid for told in self.worked_on}
+        self._decoding = now
+        self.kv_tokens = sum([requests[rid].num_computed_tokens for rid in now])
 
     def _recomputed(
         self, rows: dict[str, int], drafts: dict[str, Any], known: dict[str, Told]

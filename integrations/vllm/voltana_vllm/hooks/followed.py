@@ -95,6 +95,8 @@ class Followed:
             waited_s = max(0.0, wall_s - request.arrival_time)
             told = Told(rid, request, now_s - waited_s)
             new.append(told)
+        if not new:
+            return new
         new.reverse()
         for told in new:
             known[told.rid] = told
@@ -129,7 +131,7 @@ class Followed:
                 told.first_s = at_s
                 self.changes.append((told.name, at_s, _FIRST, 1))
 
-    def ended(self, rids: Iterable[str], token_s: float, now_s: float) -> list[str]:
+    def ended(self, rids: Iterable[str], token_s: float, now_s: float) -> list[Told]:
         """Say how requests have ended; those that were not told of before.
 
         Args:
@@ -142,7 +144,7 @@ class Followed:
             told = self.known.pop(rid, None)
             if told is None:
                 continue
-            ended.append(rid)
+            ended.append(told)
             self._fresh.pop(rid, None)
             aborted = int(told.request.status) in self._aborted
             if told.joined:

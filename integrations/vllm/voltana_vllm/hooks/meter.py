@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from voltana_ring.writer import RingWriter
 
 _NAN = float("nan")
+_LAUNCHED, _FINISHED = int(Kind.LAUNCHED), int(Kind.FINISHED)  # plain numbers cost less to pack
 _log = logging.getLogger("vllm.voltana")
 
 MOST_OPEN = 64
@@ -60,6 +61,7 @@ class Meter:
         self._scheduler = scheduler
         self._records = Records(ring)
         self._flags = int(Flag.SPECULATIVE) if speculative else 0
+        self._flags_cut = self._flags | int(Flag.CUT)
         self._followed = Followed(statuses)
         self._cached = CachedShare()
         listening = statuses["WAITING_FOR_STREAMING_REQ"]
@@ -87,26 +89,30 @@ class Meter:
             return
         batch = self._batch
         batch.read(output, requests, followed.known)
-        self._learn_cached(output)
+        if output.scheduled_new_reqs:
+            self._learn_cached(output)
         followed.decoding(output.num_scheduled_tokens, batch.remote, now_s)
-        followed.prompts_done(batch.done)
-        queue = self._queue.read(batch.prompts.values(), detailed=batch.prefill_tokens > 0)
-        self.iterations += 1
+        if batch.done:
+            followed.prompts_done(batch.done)
+        queue = self._queue.read(batch.prompts, detailed=batch.prefill_tokens > 0)
+        self.iterations = iteration = self.iterations + 1
         self._idle_s = 0.0
         launched = Launched(
             batch.mode,
-            self._flags | (Flag.CUT if queue.requests > MAX_ENTRIES else 0),
-            self.iterations,
+            self._flags_cut if queue.requests > MAX_ENTRIES else self._flags,
+            iteration,
             (batch.prefill_tokens, batch.attended_pairs, batch.decode_requests, batch.kv_tokens),
             (queue.requests, queue.tokens, _oldest(batch.worked_on, queue)),
             now_s,
-            done=batch.done,
+            _NAN,
+            batch.done,
         )
         self._keep(output, launched)
-        self._tell(launched, now_s)
+        if followed.changes:
+            self._tell(launched, now_s)
         entries = queue.entries if batch.prefill_tokens else ()
         self._records.write(
-            Kind.LAUNCHED, launched, now_s, entries=entries, rooms=rooms_of(new) if new else ()
+            _LAUNCHED, launched, now_s, _NAN, _NAN, entries, rooms_of(new) if new else ()
         )
 
     def ready(self, output: Any) -> None:
@@ -123,10 +129,12 @@ class Meter:
         self._ready_s = ready_s
         if launched.mode != Mode.PREFILL:
             self._tokens_s = ready_s
-        self._followed.first_tokens(launched.done, ready_s)
+        if launched.done:
+            self._followed.first_tokens(launched.done, ready_s)
         self._forget(self._scheduler.finished_req_ids, ready_s)
-        self._tell(launched, ready_s)
-        self._records.write(Kind.FINISHED, launched, ready_s, ready_s, latency_s)
+        if self._followed.changes:
+            self._tell(launched, ready_s)
+        self._records.write(_FINISHED, launched, ready_s, ready_s, latency_s)
         if not self.finished:
             _log.info("voltana: live: the first iteration took %.1f ms", 1e3 * latency_s)
         self.finished += 1
@@ -142,10 +150,11 @@ class Meter:
         ):
             return
         self._idle_s = now_s
-        queue = self._queue.read(self._batch.prompts.values(), detailed=False)
+        queue = self._queue.read(self._batch.prompts, detailed=False)
         waiting = queue.requests, queue.tokens, queue.oldest_s
         nothing = idling(self._flags, self.iterations, waiting, now_s)
-        self._tell(nothing, now_s)
+        if self._followed.changes:
+            self._tell(nothing, now_s)
         self._records.write(Kind.IDLE, nothing, now_s, rooms=rooms_of(new))
 
     def _keep(self, output: Any, launched: Launched) -> None:
@@ -156,8 +165,8 @@ class Meter:
 
     def _forget(self, rids: Iterable[str], now_s: float) -> None:
         if rids:
-            for rid in self._followed.ended(rids, self._tokens_s, now_s):
-                self._batch.forget(rid)
+            for told in self._followed.ended(rids, self._tokens_s, now_s):
+                self._batch.forget(told)
 
     def _learn_cached(self, output: Any) -> None:
         """Note what of new prompts was in the prefix cache, a connector's included."""
@@ -172,9 +181,8 @@ class Meter:
 
     def _tell(self, launched: Launched, at_s: float) -> None:
         """Write what became of requests before the record that it belongs to."""
-        if self._followed.changes:
-            changes, self._followed.changes = self._followed.changes, []
-            self._records.write_changes(launched, changes, at_s)
+        changes, self._followed.changes = self._followed.changes, []
+        self._records.write_changes(launched, changes, at_s)
 
 
 def _oldest(worked_on: Iterable[Told], queue: QueueView) -> float:

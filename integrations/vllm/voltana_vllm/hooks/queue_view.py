@@ -10,8 +10,6 @@ from voltana_ring.layout import MAX_ENTRIES
 from voltana_vllm.hooks.contract import QUEUES
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
     from voltana_ring.hooks.cached_share import CachedShare
     from voltana_vllm.hooks.followed import Told
 
@@ -42,15 +40,15 @@ class QueueReader:
         self._sums_of: Any = None
         self._sums = NOTHING
 
-    def read(self, begun: Iterable[Told], *, detailed: bool) -> QueueView:
+    def read(self, begun: dict[str, Told], *, detailed: bool) -> QueueView:
         """The queue now.
 
         Args:
-            begun: Prompts of which a part is computed; the rest comes before anything else.
+            begun: Prompts of which a part is computed, by id; their rest comes first of all.
             detailed: Whether the entries are wanted; sums alone cost less.
         """
         queues = [queue for name in self._names if (queue := getattr(self._scheduler, name))]
-        rests = [self._read(0, told.request) for told in begun]
+        rests = [self._read(0, told.request) for told in begun.values()] if begun else []
         if not queues:
             self._sums_of = None
             return _before(rests, NOTHING) if rests else NOTHING

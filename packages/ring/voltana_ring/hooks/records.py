@@ -74,7 +74,7 @@ class Records:
 
     def write(  # noqa: PLR0917  (on the hot path)
         self,
-        kind: Kind,
+        kind: int,
         launched: Launched,
         at_s: float,
         ready_s: float = _NAN,
@@ -93,9 +93,9 @@ class Records:
             entries: Of the queue; see `voltana_ring.layout.ENTRY`.
             rooms: Numbers by which requests are named to routers.
         """
-        mode, flags, iteration, load, queue, launch_s, *_ = launched
+        mode, flags, iteration, load, queue, launch_s, _, _, _ = launched
         # All of them together, so that nothing is in a queue that was read and not named by then.
-        while len(rooms) > MAX_ROOMS:
+        while rooms and len(rooms) > MAX_ROOMS:
             first, rooms = rooms[:MAX_ROOMS], rooms[MAX_ROOMS:]
             names = (Kind.NAMES, 0, 0, 0, MAX_ROOMS, iteration, at_s, 0, 0.0, 0, 0, 0, 0, _NAN,
                      launch_s, _NAN, _NAN)  # fmt: skip
