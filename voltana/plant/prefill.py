@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from voltana.cluster.candidates import instance_state
 from voltana.cluster.queueing import queue_behind
+from voltana.plant.host_queue import HostQueue
 from voltana.plant.job import oldest_s
 from voltana.values import Load, attended_pairs
 
@@ -53,9 +54,7 @@ class PrefillInstance:
         self._events = events
         self._max_tokens = max_tokens
         self._ttft_s = ttft_s
-        self._request_s = request_s
-        self._prepared_s = 0.0  # when the host has prepared all that arrived
-        self._preparing: deque[Job] = deque()
+        self._host = HostQueue(events, request_s, self._prepared)
         self._take_up = take_up
         self._hand_on = hand_on
         self._reuse = reuse
@@ -88,8 +87,7 @@ class PrefillInstance:
     @property
     def pending_tokens(self) -> int:
         """Prompt tokens that it has to compute, those of the running batch included."""
-        preparing = sum(job.prompt_tokens for job in self._preparing)
-        return self._load.prefill_tokens + self._waiting_tokens + preparing
+        return self._load.prefill_tokens + self._waiting_tokens + self._host.tokens
 
     @property
     def batch(self) -> Sequence[Job]:
@@ -103,19 +101,13 @@ class PrefillInstance:
 
     def host_s(self, now_s: float) -> float:
         """When its host would have prepared one more request, from now."""
-        return max(self._prepared_s - now_s, 0.0) + self._request_s
+        return self._host.next_s(now_s)
 
     def enqueue(self, job: Job, now_s: float) -> None:
         """Take a job whose prompt is to be computed, once the host has prepared it."""
-        self._preparing.append(job)
-        if not self._request_s:
-            self._prepared(now_s)
-            return
-        self._prepared_s = max(self._prepared_s, now_s) + self._request_s
-        self._events.schedule(self._prepared_s, self._prepared)
+        self._host.add(job, now_s)
 
-    def _prepared(self, now_s: float) -> None:
-        job = self._preparing.popleft()
+    def _prepared(self, job: Job, now_s: float) -> None:
         if self._reuse is not None:
             job.prefilled_tokens = self._reuse.expected(job)
         self._waiting.append(job)

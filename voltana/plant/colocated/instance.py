@@ -13,12 +13,13 @@ from __future__ import annotations
 
 import math
 from array import array
-from collections import Counter, deque
+from collections import Counter
 from typing import TYPE_CHECKING
 
 from voltana.cluster.candidates import instance_state
 from voltana.cluster.queueing import queue_behind
 from voltana.plant.colocated.request import EngineRequest
+from voltana.plant.host_queue import HostQueue
 from voltana.values import Load
 
 if TYPE_CHECKING:
@@ -75,8 +76,7 @@ class ColocatedInstance:
         self._take_up = take_up
         self._deliver = deliver
         self._complete = complete
-        self._prepared_s = 0.0  # when the host has prepared all that arrived
-        self._preparing: deque[Job] = deque()
+        self._preparing = HostQueue(events, host.request_s, self._prepared)
         self._jobs: dict[EngineRequest, Job] = {}  # of all that the engine has
         self._load = IDLE
         self._device_end_s = self._due_s = 0.0
@@ -100,9 +100,8 @@ class ColocatedInstance:
     @property
     def pending_tokens(self) -> int:
         """Prompt tokens that it has to compute, those of the running batch included."""
-        preparing = sum(job.prompt_tokens for job in self._preparing)
         waiting = sum(request.left_tokens for request in self._waiting())
-        return self._load.prefill_tokens + waiting + preparing
+        return self._load.prefill_tokens + waiting + self._preparing.tokens
 
     def state(self) -> InstanceState:
         """What it reports to routers; what its host prepares is not in it yet."""
@@ -121,19 +120,13 @@ class ColocatedInstance:
 
     def host_s(self, now_s: float) -> float:
         """When its host would have prepared one more request, from now."""
-        return max(self._prepared_s - now_s, 0.0) + self._host.request_s
+        return self._preparing.next_s(now_s)
 
     def enqueue(self, job: Job, now_s: float) -> None:
         """Take a job, which the engine sees once the host has prepared it."""
-        self._preparing.append(job)
-        if not self._host.request_s:
-            self._prepared(now_s)
-            return
-        self._prepared_s = max(self._prepared_s, now_s) + self._host.request_s
-        self._events.schedule(self._prepared_s, self._prepared)
+        self._preparing.add(job, now_s)
 
-    def _prepared(self, now_s: float) -> None:
-        job = self._preparing.popleft()
+    def _prepared(self, job: Job, now_s: float) -> None:
         request = EngineRequest(job.index, job.prompt_tokens, job.output_tokens)
         self._jobs[request] = job
         self._scheduler.add(request)

@@ -1,0 +1,54 @@
+"""What an engine's host prepares: one request after the other, while the device computes."""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from voltana.plant.events import EventQueue
+    from voltana.plant.job import Job
+
+
+class HostQueue:
+    """Jobs that the engine does not see before the host has prepared them.
+
+    Args:
+        events: Where it schedules when each is prepared.
+        request_s: Time that the host takes over one.
+        prepared: Called with each prepared job, and the time.
+    """
+
+    __slots__ = ("_events", "_jobs", "_prepared", "_prepared_s", "_request_s")
+
+    def __init__(
+        self, events: EventQueue, request_s: float, prepared: Callable[[Job, float], None]
+    ) -> None:
+        self._events = events
+        self._request_s = request_s
+        self._prepared = prepared
+        self._prepared_s = 0.0  # when all that arrived is prepared
+        self._jobs: deque[Job] = deque()
+
+    @property
+    def tokens(self) -> int:
+        """Prompt tokens of the jobs that are not prepared yet."""
+        return sum(job.prompt_tokens for job in self._jobs)
+
+    def next_s(self, now_s: float) -> float:
+        """When it would have prepared one more request, from now."""
+        return max(self._prepared_s - now_s, 0.0) + self._request_s
+
+    def add(self, job: Job, now_s: float) -> None:
+        """Take a job; it is prepared at once where that takes no time."""
+        self._jobs.append(job)
+        if not self._request_s:
+            self._take_first(now_s)
+            return
+        self._prepared_s = max(self._prepared_s, now_s) + self._request_s
+        self._events.schedule(self._prepared_s, self._take_first)
+
+    def _take_first(self, now_s: float) -> None:
+        self._prepared(self._jobs.popleft(), now_s)
