@@ -15,6 +15,7 @@ import aiohttp
 import numpy as np
 
 from voltana.plant.record import mean_itl_s
+from voltana.serving.router.events import EVENT_END, Events
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
     from voltana.rehearsal.port import Rehearsed
     from voltana.values import FloatArray
 
-_EVENT_END = b"\n\n"
 _OK = 200
 
 
@@ -167,14 +167,14 @@ class _Client:
             aiohttp.ClientError: If the connection fails.
             ValueError: If the answer is an error.
         """
-        rest, headers = b"", {"Content-Type": "application/json"}
+        events, headers = Events(), {"Content-Type": "application/json"}
         async with self._session.post(self._url, data=body, headers=headers) as response:
             if response.status != _OK:
                 raise ValueError(f"status {response.status}: {(await response.text())[:200]}")
             async for chunk in response.content.iter_any():
                 now_s = self._loop.time() - self._start_s
-                *events, rest = (rest + chunk).split(_EVENT_END)
-                for event in events:
+                *whole, _ = events.feed(chunk).split(EVENT_END)
+                for event in whole:
                     tokens = self._dialect.tokens(event)
                     if tokens > one.tokens:
                         one.first_s = min(one.first_s, now_s)

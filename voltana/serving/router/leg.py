@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Self
 
-from voltana.serving.router.events import EVENT_END
+from voltana.serving.router.events import Events
 from voltana.serving.router.problem import Lost, refused
 from voltana.serving.router.wire import Exchange
 
@@ -63,16 +63,15 @@ class Leg(Exchange):
         Raises:
             Problem: If it ends before.
         """
-        begin, looked = bytearray(), 0
-        while begin.find(EVENT_END, looked) < 0:
-            looked = max(0, len(begin) - 1)
+        events, whole = Events(), b""
+        while not whole:
             chunk = await self.chunk()
             if not chunk:
                 ended = ConnectionError("the stream ended without an event")
                 raise self.broken(Lost(self.backend.name, ended))
-            begin += chunk
-            self.bounded(len(begin))
-        return bytes(begin)
+            whole = events.feed(chunk)
+            self.bounded(len(whole) + events.waiting)
+        return whole + events.close()
 
     def bounded(self, kept: int) -> None:
         """Check that not more bytes of the answer are kept than may be.
