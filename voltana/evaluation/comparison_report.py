@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from typing import TYPE_CHECKING
 
 from rich import box
@@ -345,4 +346,4 @@ def _clocks(run: PolicyRun) -> str:
         return f"{run.choice.prefill_mhz:.0f}/{run.choice.decode_mhz:.0f}"
     result = run.result
     clocks = (result.prefill_clock_mhz, result.decode_clock_mhz, result.colocated_clock_mhz)
-    return "/".join(f"{mhz:.0f}" for mhz in clocks if mhz == mhz)  # noqa: PLR0124  (nan: none)
+    return "/".join(f"{mhz:.0f}" for mhz in clocks if not math.isnan(mhz))

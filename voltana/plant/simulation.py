@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from voltana.cluster.context import instance_context
+from voltana.cluster.context import DEFAULT_BATCH_TOKENS, instance_context
 from voltana.cluster.least_slack import LeastSlack
 from voltana.cluster.ledger import Ledger
 from voltana.cluster.request_promises import RequestPromises
@@ -45,9 +45,6 @@ if TYPE_CHECKING:
     from voltana.ports import Router
 
 Instance = PrefillInstance | DecodeInstance | ColocatedInstance
-
-BATCH_TOKENS = 16384
-"""Prompt tokens of one batch of a colocated engine, at least (``--max-prefill-tokens``)."""
 
 _PROGRESS_EVENTS = 2000
 _ROLES = {
@@ -259,7 +256,7 @@ class Simulation:
         options = SchedulerOptions(
             capacity_tokens=cluster.kv_capacity_tokens,
             chunk_tokens=engine.max_prefill_tokens,
-            batch_tokens=max(BATCH_TOKENS, engine.max_prefill_tokens),
+            batch_tokens=max(DEFAULT_BATCH_TOKENS, engine.max_prefill_tokens),
             max_requests=engine.max_running_requests,
             page_tokens=engine.page_tokens,
             mixed=engine.mixed_chunk,

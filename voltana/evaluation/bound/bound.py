@@ -105,8 +105,16 @@ def lower_bound(
         end_s: Up to when energy is integrated, and by when all requests are done.
 
     Raises:
-        ConfigError: If `end_s` lies before the last arrival.
+        ConfigError: If the cluster has colocated instances or its caches are used, or if `end_s`
+            lies before the last arrival.
     """
+    if cluster.colocated:
+        raise invalid(
+            "cluster.colocated",
+            cluster.colocated,
+            "0 here: the bound takes apart what prefill and decode instances need",
+            "Leave --colocated out, or compare with best-fixed.",
+        )
     if trace.shares and cluster.engine.prefix_cache:
         raise invalid(
             "engine.prefix_cache",
@@ -129,13 +137,6 @@ def lower_bound(
         late_tokens = _allowed(attained.itl_tokens, int(tokens))
         demand = _demand(case, many, late_ttft + late_itl, end_s)
         decode_j, decode_slack_j = _decode(case, demand, late_tokens)
-    if cluster.colocated:
-        raise invalid(
-            "cluster.colocated",
-            cluster.colocated,
-            "0 here: the bound takes apart what prefill and decode instances need",
-            "Leave --colocated out, or compare with best-fixed.",
-        )
     machines = cluster.prefill + cluster.decode
     return Bound(
         idle_j=machines * idle_floor_w(plant) * end_s,

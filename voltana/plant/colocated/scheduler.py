@@ -27,6 +27,7 @@ from collections import deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from voltana.cluster.context import DEFAULT_BATCH_TOKENS
 from voltana.errors import invalid
 from voltana.plant.colocated.admission import PrefillPass, Verdict
 from voltana.plant.colocated.request import Batch
@@ -67,7 +68,7 @@ class SchedulerOptions:
 
     capacity_tokens: int
     chunk_tokens: int = 8192
-    batch_tokens: int = 16384
+    batch_tokens: int = DEFAULT_BATCH_TOKENS
     max_requests: int = 2048
     page_tokens: int = 1
     mixed: bool = False

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from voltana.cluster.context import DEFAULT_BATCH_TOKENS
 from voltana.errors import invalid
 from voltana.serving.sensors.rings import Rings
 
@@ -13,9 +14,6 @@ if TYPE_CHECKING:
     from voltana.ports import TimeSource
     from voltana.serving.config import Config, Role
     from voltana.serving.sensors.port import RecordSources
-
-MAX_BATCH_TOKENS = 16_384
-"""What SGLang prefills at once unless told otherwise; messages do not say it."""
 
 
 def open_sources(
@@ -49,7 +47,7 @@ def open_sources(
         folder=folder,
         instance=instance,
         role=role,
-        max_batch_tokens=config.engine.max_batch_tokens or MAX_BATCH_TOKENS,
+        max_batch_tokens=config.engine.max_batch_tokens or DEFAULT_BATCH_TOKENS,
         time=time,
     )
 
