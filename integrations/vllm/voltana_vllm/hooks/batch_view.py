@@ -70,8 +70,8 @@ class BatchView:
             if self._exact and size == len(self._decoding) == output.total_num_scheduled_tokens:
                 self._repeat(size)
                 return
-        for told in new:
-            prompts[told.req_id] = known[told.req_id]
+        for request in new:
+            prompts[request.req_id] = known[request.req_id]
         for rid in resumed:
             prompts[rid] = known[rid]
         self.prefill_tokens, self.attended_pairs = 0, 0.0

@@ -108,8 +108,7 @@ class Meter:
             batch.done,
         )
         self._keep(output, launched)
-        if followed.changes:
-            self._tell(launched, now_s)
+        self._tell(launched, now_s)
         entries = queue.entries if batch.prefill_tokens else ()
         self._records.write(
             _LAUNCHED, launched, now_s, _NAN, _NAN, entries, rooms_of(new) if new else ()
@@ -132,8 +131,7 @@ class Meter:
         if launched.done:
             self._followed.first_tokens(launched.done, ready_s)
         self._forget(self._scheduler.finished_req_ids, ready_s)
-        if self._followed.changes:
-            self._tell(launched, ready_s)
+        self._tell(launched, ready_s)
         self._records.write(_FINISHED, launched, ready_s, ready_s, latency_s)
         if not self.finished:
             _log.info("voltana: live: the first iteration took %.1f ms", 1e3 * latency_s)
@@ -153,8 +151,7 @@ class Meter:
         queue = self._queue.read(self._batch.prompts, detailed=False)
         waiting = queue.requests, queue.tokens, queue.oldest_s
         nothing = idling(self._flags, self.iterations, waiting, now_s)
-        if self._followed.changes:
-            self._tell(nothing, now_s)
+        self._tell(nothing, now_s)
         self._records.write(Kind.IDLE, nothing, now_s, rooms=rooms_of(new))
 
     def _keep(self, output: Any, launched: Launched) -> None:
@@ -181,8 +178,9 @@ class Meter:
 
     def _tell(self, launched: Launched, at_s: float) -> None:
         """Write what became of requests before the record that it belongs to."""
-        changes, self._followed.changes = self._followed.changes, []
-        self._records.write_changes(launched, changes, at_s)
+        if self._followed.changes:
+            changes, self._followed.changes = self._followed.changes, []
+            self._records.write_changes(launched, changes, at_s)
 
 
 def _oldest(worked_on: Iterable[Told], queue: QueueView) -> float:
