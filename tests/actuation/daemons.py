@@ -26,6 +26,18 @@ DAEMON = "voltana_actuatord.daemon.command"
 WORKER = b"voltana_actuatord.daemon.worker"
 
 
+def run_to_end(machine: Machine, config: Path, *flags: str) -> subprocess.CompletedProcess[str]:
+    """A daemon that is to end by itself, as one that refuses to start, and what it said."""
+    return subprocess.run(
+        [sys.executable, "-m", DAEMON, "--config", str(config), *flags],
+        env=machine.environment(),
+        capture_output=True,
+        text=True,
+        timeout=20,
+        check=False,
+    )
+
+
 class Daemon:
     """``voltana-actuatord`` on a fake machine; a context manager that ends it.
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.actuation.daemons import DAEMON, Daemon
+from tests.actuation.daemons import DAEMON, Daemon, run_to_end
 from tests.actuation.driver import uuid_of
 from voltana.errors import ActuatorError, ConfigError
 from voltana.values import Command, Domain, Health
@@ -102,7 +102,6 @@ def test_a_repeated_step_is_a_lie_and_costs_the_lease(machine, daemon):
 def test_a_killed_client_gives_its_clock_back(machine, daemon):
     code = f"""
 import time
-from contextlib import suppress
 from voltana.actuators import ActuatorProcess
 from voltana.values import Command, Domain
 domain = Domain(name="d", devices={tuple(map(uuid_of, (0, 1)))})
@@ -458,14 +457,7 @@ def test_starts_fast_and_small(machine, daemon):
 
 
 def test_two_daemons_do_not_share_a_state_folder(machine, daemon):
-    done = subprocess.run(
-        [sys.executable, "-m", DAEMON, "--config", str(daemon.config)],
-        env=machine.environment(),
-        capture_output=True,
-        text=True,
-        timeout=20,
-        check=False,
-    )
+    done = run_to_end(machine, daemon.config)
     assert done.returncode == 2
     assert "another voltana-actuatord uses" in done.stderr
     with daemon.client() as client:

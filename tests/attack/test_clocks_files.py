@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import os
 import struct
-import subprocess
-import sys
 
 import pytest
 
-from tests.actuation.daemons import DAEMON, Daemon
+from tests.actuation.daemons import Daemon, run_to_end
 
 STRANGER = 12001
 root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root to give files away")
@@ -29,14 +27,7 @@ def refused(tmp_path, machine):
                 f'claims_dir = "{changes.get("claims", tmp_path)}"\n[[allow]]\nusers = [0]\n'
             )
             config.chmod(changes.get("mode", 0o644))
-        done = subprocess.run(
-            [sys.executable, "-m", DAEMON, "--config", str(config)],
-            env=machine.environment(),
-            capture_output=True,
-            text=True,
-            timeout=20,
-            check=False,
-        )
+        done = run_to_end(machine, config)
         assert done.returncode == 2
         assert len(done.stderr.strip().splitlines()) == 1
         return done.stderr

@@ -5,15 +5,13 @@ from __future__ import annotations
 import os
 import shutil
 import socket
-import subprocess
-import sys
 import threading
 import time
 from pathlib import Path
 
 import pytest
 
-from tests.actuation.daemons import DAEMON, Daemon
+from tests.actuation.daemons import Daemon, run_to_end
 from tests.actuation.driver import uuid_of
 from voltana_actuatord.daemon import trust
 from voltana_actuatord.daemon.claims import Claims
@@ -66,31 +64,38 @@ def test_two_that_start_at_once_leave_one(shared, machine, tmp_path):
 
 
 def test_who_looks_at_a_dead_socket_at_once_takes_it_from_nobody(tmp_path):
-    """A thousand races for one place, in processes: never two who both have it."""
+    """Sixty races of four processes for one place: never two who both have it, nor none."""
     path = tmp_path / "a.sock"
     for _ in range(60):
         leave_a_socket(path)
-        reader, writer = os.pipe()
-        children = []
-        for _ in range(4):
-            child = os.fork()
-            if child == 0:
-                try:
-                    place = ListeningPlace(path, 0o600, None)
-                    os.write(writer, b"1")
-                    place.listener.settimeout(0.01)
-                    time.sleep(0.01)
-                except ActuatorError:
-                    pass
-                finally:
-                    os._exit(0)
-            children.append(child)
+        said, over = os.pipe(), os.pipe()
+        children = [_race(path, said, over) for _ in range(4)]
+        os.close(said[1])
+        os.close(over[0])
+        outcomes = b"".join(os.read(said[0], 1) for _ in children)
+        os.close(over[1])  # whoever has it keeps it until all have tried
         for child in children:
             os.waitpid(child, 0)
-        os.close(writer)
-        assert len(os.read(reader, 16)) >= 1
-        os.close(reader)
+        os.close(said[0])
+        assert sorted(outcomes) == sorted(b"1000")
         path.unlink(missing_ok=True)
+
+
+def _race(path, said, over):
+    """A process that tries to take a place, says whether it has, and ends when all have said."""
+    child = os.fork()
+    if child:
+        return child
+    try:
+        os.close(over[1])
+        try:
+            place = ListeningPlace(path, 0o600, None)
+        except ActuatorError:
+            place = None
+        os.write(said[1], b"0" if place is None else b"1")
+        os.read(over[0], 1)
+    finally:
+        os._exit(0)
 
 
 def test_a_place_is_taken_as_long_as_its_daemon_lives(tmp_path):
@@ -169,23 +174,12 @@ def test_a_stale_mark_is_taken_up_once_the_other_daemon_is_gone(machine, tmp_pat
         assert machine.wait(lambda: not machine.any_locked(), 1.5)
 
 
-def check(machine, config, timeout_s=20):
-    return subprocess.run(
-        [sys.executable, "-m", DAEMON, "--config", str(config), "--check"],
-        env=machine.environment(),
-        capture_output=True,
-        text=True,
-        timeout=timeout_s,
-        check=False,
-    )
-
-
 def test_a_configuration_that_is_no_plain_file_is_refused_at_once(machine, tmp_path):
     os.mkfifo(tmp_path / "c.toml", 0o600)  # a reader would wait for ever
-    done = check(machine, tmp_path / "c.toml")
+    done = run_to_end(machine, tmp_path / "c.toml", "--check")
     assert done.returncode == 2
     assert "not a plain file" in done.stderr
-    assert check(machine, tmp_path).returncode == 2
+    assert run_to_end(machine, tmp_path, "--check").returncode == 2
 
 
 @root
@@ -250,14 +244,7 @@ def test_an_open_folder_behind_a_link_on_the_way(what, machine, tmp_path):
         f'socket = "{tmp_path / "a.sock"}"\nstate_dir = "{state}"\n'
         f'claims_dir = "{tmp_path}"\n[[allow]]\nusers = [0]\n'
     )
-    done = subprocess.run(
-        [sys.executable, "-m", DAEMON, "--config", str(config)],
-        env=machine.environment(),
-        capture_output=True,
-        text=True,
-        timeout=20,
-        check=False,
-    )
+    done = run_to_end(machine, config)
     assert done.returncode == 2
     assert f"others may write to {tmp_path / 'open'}" in done.stderr
 
