@@ -48,8 +48,8 @@ help: ## list the targets
 $(READY): requirements/dev.lock $(OWN_FILES)
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "voltana needs Python 3.11 or later; name one with PYTHON=")'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install -q --disable-pip-version-check --require-hashes -r requirements/dev.lock
-	$(BIN)/python -m pip install -q --disable-pip-version-check --no-deps $(OWN)
+	$(BIN)/python $(PIP_INSTALL) --require-hashes -r requirements/dev.lock
+	$(BIN)/python $(PIP_INSTALL) --no-deps $(OWN)
 	touch $@
 
 setup: $(READY) ## make the virtual environment
@@ -73,7 +73,7 @@ test-report: $(READY) ## open reports and the site in a headless Chromium, check
 	$(BIN)/python -m pytest -m browser tests/test_report_browser.py tests/test_site_browser.py
 
 test-ray: $(READY) ## run sweeps on a local Ray cluster of two nodes (fetches Ray, 80 MB, once)
-	$(BIN)/python -m pip install -q --disable-pip-version-check --require-hashes -r requirements/ray.lock
+	$(BIN)/python $(PIP_INSTALL) --require-hashes -r requirements/ray.lock
 	$(BIN)/python -m pytest -m ray tests/test_sweep_ray.py
 
 promtool: # Debian's Prometheus, whose service is none of ours
@@ -83,7 +83,7 @@ promtool: # Debian's Prometheus, whose service is none of ours
 	|| echo "no Prometheus: install the package prometheus, or what needs it is skipped"
 
 test-operations: $(READY) promtool ## check alert rules, metrics and manifests by promtool and schemas (22 MB, once)
-	$(BIN)/python -m pip install -q --disable-pip-version-check --require-hashes -r requirements/operations.lock
+	$(BIN)/python $(PIP_INSTALL) --require-hashes -r requirements/operations.lock
 	$(BIN)/python -m pytest -n 2 tests/operations/test_alerts.py tests/operations/test_exposed.py tests/operations/test_manifests.py
 
 test-prometheus: $(READY) compiler promtool ## scrape a rehearsed cluster with a real Prometheus, and fire alerts on purpose (5 min)
@@ -189,7 +189,7 @@ lock-vllm: $(READY) ## likewise those of the vLLM environment
 $(SGLANG_READY): $(SGLANG_LOCK) $(OWN_FILES) $(wildcard $(SGLANG)/cpu/*/*.py)
 	$(PYTHON) -m venv $(SGLANG_VENV)
 	$(call engine,$(SGLANG_BIN),$(SGLANG_LOCK))
-	$(SGLANG_BIN)/python -m pip install -q --disable-pip-version-check --no-deps $(OWN) $(SGLANG)/cpu
+	$(SGLANG_BIN)/python $(PIP_INSTALL) --no-deps $(OWN) $(SGLANG)/cpu
 	touch $@
 
 rdma: # Mooncake's library links against it, even where it transfers over TCP
@@ -215,7 +215,7 @@ bench-sglang: sglang-setup ## measure the plugin's overhead and the router, as r
 $(VLLM_READY): $(VLLM_LOCK) $(OWN_FILES)
 	$(PYTHON) -m venv $(VLLM_VENV)
 	$(call engine,$(VLLM_BIN),$(VLLM_LOCK))
-	$(VLLM_BIN)/python -m pip install -q --disable-pip-version-check --no-deps $(OWN)
+	$(VLLM_BIN)/python $(PIP_INSTALL) --no-deps $(OWN)
 	touch $@
 
 vllm-setup: $(VLLM_READY) ## make the environment with a real vLLM and NIXL (4 GB)
