@@ -14,6 +14,8 @@ import numpy as np
 import pytest
 
 from benchmarks.gpu.__main__ import main
+from benchmarks.gpu.beside import beside
+from benchmarks.gpu.engine_times import EngineTime
 from benchmarks.gpu.grid import is_of, of_plant
 from benchmarks.gpu.page import BEGIN, END, write_page
 from benchmarks.gpu.readings import Reading, ReadOnlyGpu, Sampler
@@ -143,6 +145,9 @@ def test_a_file_of_something_else_is_refused(text, tmp_path):
         (["--gpus", "-1"], "--gpus = '-1'"),
         (["--first-port", "70000"], "--first-port = 70000"),
         (["--engine-environment", "X"], "--engine-environment = 'X'"),
+        (["--steps", "board,lunch"], "--steps = 'board,lunch'"),
+        (["--steps", ""], "--steps = ''"),
+        (["--prompt-tokens", "0"], "--prompt-tokens = 0"),
     ],
 )
 def test_wrong_options_are_refused_in_a_line(arguments, says, tmp_path, capsys):
@@ -319,3 +324,23 @@ def test_toggled_batches_fit_into_what_a_server_reserves(tmp_path, monkeypatch):
     assert len(ran) >= 4
     assert found["blocks"] == 2 * len(ran) - 1
     assert found["wall_ratio"].startswith("1.000")
+
+
+def test_iterations_under_load_meet_the_engines_own_record_of_the_same_load():
+    """One that the engine did not tell has none, and those after it still find theirs."""
+    plant = PlantModel(load_hardware("h200-sxm"), load_model("llama-3.1-8b"))
+    decodes = [Load.decode(4, 400 + 4 * step) for step in range(5)]
+    loads = [Load.prefill([(100, 0)]), *decodes]
+    records = [SimpleNamespace(load=load, latency_s=0.011) for load in loads]
+    told = [
+        EngineTime(100, 0, 0.010, 0),
+        *(EngineTime(0, 4, 0.010, d.decode_kv_tokens) for d in decodes),
+    ]
+    del told[3]
+    found = beside(records, told, plant, [1980.0] * len(records))  # type: ignore[arg-type]
+    assert (found["prefill"]["matched"], found["decode"]["matched"]) == (1, 4)
+    assert found["decode"]["iterations"] == 5
+    assert found["decode"]["over_engine"] == pytest.approx(0.1)
+    expected = plant.latency_s(decodes[2], 1980) / 0.011 - 1
+    assert found["decode"]["plant_time_error"] == pytest.approx(expected, abs=1e-3)
+    assert "over_engine" not in beside(records, [], None, [math.nan] * 6)["decode"]  # type: ignore[arg-type]

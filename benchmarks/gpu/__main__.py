@@ -13,7 +13,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from benchmarks.gpu.board import board_steps
-from benchmarks.gpu.grid import Bench, Progress, decode_grid, prefill_grid
+from benchmarks.gpu.grid import Bench, Progress, decode_grid, missing_prompts, prefill_grid
 from benchmarks.gpu.page import write_page
 from benchmarks.gpu.readings import ReadOnlyGpu
 from benchmarks.gpu.results import Results
@@ -73,18 +73,23 @@ def _measure(settings: Settings, gpus: tuple[ReadOnlyGpu, ...], results: Results
     plant = PlantModel(hardware, model, len(gpus)) if hardware and model else None
     if plant is None:
         say("plant", "nothing to compare with: board or model has no profile (--hardware)")
-    results.step("doctor", lambda: [asdict(one) for one in examine(settings.gpus, SOCKET)])
-    results.step("boards", lambda: [gpu.facts() for gpu in gpus])
-    board_steps(settings, gpus, results, say)
     bench = Bench(settings=settings, servers=servers, results=results, gpus=gpus, plant=plant)
-    progress = Progress(say)
-    decode_grid(bench, progress)
-    if "load" not in results.figures:
+    progress, steps = Progress(say), settings.steps
+    if "board" in steps:
+        results.step("doctor", lambda: [asdict(one) for one in examine(settings.gpus, SOCKET)])
+        results.step("boards", lambda: [gpu.facts() for gpu in gpus])
+        board_steps(settings, gpus, results, say)
+    if "decode" in steps:
+        decode_grid(bench, progress)
+    prefill, load = "prefill" in steps, "load" in steps and "load" not in results.figures
+    if load or (prefill and missing_prompts(bench)):
         with servers.with_agent(timing(servers.folder)) as (instance, agent):
-            prefill_grid(bench, instance, progress)
-            say("load", f"{settings.rate_rps:g} requests/s for {settings.load_s:g} s")
-            results.put("load", loaded(bench, instance, agent))
-    if "toggled" not in results.figures:
+            if prefill:
+                prefill_grid(bench, instance, progress)
+            if load:
+                say("load", f"{settings.rate_rps:g} requests/s for {settings.load_s:g} s")
+                results.put("load", loaded(bench, instance, agent))
+    if "toggled" in steps and "toggled" not in results.figures:
         say("toggled", "hooks off and on in turns")
         results.put("toggled", toggled(bench, servers.folder / "toggled.ns"))
     say("done", str(results.path))

@@ -19,11 +19,12 @@ OPTIONS = ("--enable-forward-pass-metrics", "--forward-pass-metrics-ipc-name")
 
 
 class EngineTime(NamedTuple):
-    """One iteration: prompt tokens, decoding requests, and seconds on the device."""
+    """One iteration: prompt tokens, decoding requests, seconds on the device, their KV tokens."""
 
     prefill_tokens: int
     decode_requests: int
     seconds: float
+    decode_kv_tokens: int
 
 
 class EngineTimes:
@@ -48,7 +49,10 @@ class EngineTimes:
             said = msgspec.msgpack.decode(self._socket.recv_multipart()[-1])
             ran = said["scheduled_requests"]
             yield EngineTime(
-                ran["sum_prefill_tokens"], ran["num_decode_requests"], said["wall_time"]
+                ran["sum_prefill_tokens"],
+                ran["num_decode_requests"],
+                said["wall_time"],
+                ran["sum_decode_kv_tokens"],
             )
 
 

@@ -86,12 +86,16 @@ def decode_grid(bench: Bench, report: Progress) -> None:
 
 def prefill_grid(bench: Bench, instance: Instance, report: Progress) -> None:
     """Single prompts of every length that fits in one iteration, on a server for both phases."""
-    wanted = [(str(tokens), tokens) for tokens in bench.settings.prompts]
-    missing = [point for point in wanted if point[0] not in bench.results.points("prefill")]
-    for name, tokens in report.over("prefill", missing):
+    for name, tokens in report.over("prefill", missing_prompts(bench)):
         point = Point(phase=Phase.PREFILL, requests=1, prompt_tokens=tokens, clock_mhz=1.0)
         figures = _prefill(bench, instance.url, instance.name, point)
         bench.results.put_point("prefill", name, figures)
+
+
+def missing_prompts(bench: Bench) -> list[tuple[str, int]]:
+    """Names and lengths of the prompts that have not been measured."""
+    wanted = [(str(tokens), tokens) for tokens in bench.settings.prompts]
+    return [point for point in wanted if point[0] not in bench.results.points("prefill")]
 
 
 class Progress:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from benchmarks.gpu.beside import beside
 from benchmarks.gpu.read_along import read_along
 from benchmarks.gpu.readings import Sampler
 from benchmarks.sglang.hook_costs import MEASURED, read_hook_costs, read_toggled
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
     from voltana.serving.launch.instances import Instance
     from voltana.serving.ring_reader import Record
 
-PROMPT_TOKENS = 256
 OUTPUT_TOKENS = (16, 160)
 """Fewest and most of an answer, evenly between."""
 
@@ -138,15 +138,20 @@ def _serve(bench: Bench, instance: Instance, agent: int) -> dict[str, Any]:
     tokens = rng.integers(*OUTPUT_TOKENS, count, endpoint=True)
     (ring,) = [RingReader(path) for path in find_rings(bench.servers.rings, instance.name)]
     ring.drain()
+    times = bench.servers.times
+    if times is not None:
+        times.drain()
     before_s = _cpu_s(agent)
-    inputs = prompts(count, PROMPT_TOKENS, seed=1)
+    inputs = prompts(count, settings.prompt_tokens, seed=1)
     with read_along(ring.drain) as read, Sampler(bench.gpus) as sampler:
         target = Target(name="load", urls=(instance.url,))
         run = arrive(target, inputs, at_s.tolist(), tokens.tolist())
     used_s = _cpu_s(agent) - before_s
     sampler.save(settings.out / "load-boards.npz")
     _keep_records(settings.out / "load-records.npz", read)
-    records = [record.load for record in read if record.kind is Kind.FINISHED]
+    ran = [record for record in read if record.kind is Kind.FINISHED]
+    told = times.drain() if times is not None else []
+    records = [record.load for record in ran]
     lost, torn = ring.lost, ring.torn
     ring.close()
     return {
@@ -157,12 +162,13 @@ def _serve(bench: Bench, instance: Instance, agent: int) -> dict[str, Any]:
         "plugin": {
             "iterations": len(records),
             "prompt_tokens": sum(load.prefill_tokens for load in records),
-            "prompt_tokens_sent": count * PROMPT_TOKENS,
+            "prompt_tokens_sent": count * settings.prompt_tokens,
             "decoded_tokens": sum(load.decode_requests for load in records),
             "decoded_tokens_answered": int(tokens.sum()) - count,
             "lost": lost,
             "torn": torn,
         },
+        "iterations": beside(ran, told, bench.plant, sampler.clock_at([one.at_s for one in ran])),
         "power": sampler.reading().figures(),
         "agent": _account(instance) | {"cpu_share": round(used_s / run.seconds, 4)},
     }

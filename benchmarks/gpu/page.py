@@ -60,6 +60,7 @@ def page(figures: Mapping[str, Any]) -> str:
             parts += [f"### {step.capitalize()}", _grid(head, figures[step])]
     if "load" in figures:
         parts += ["### Under load, in dry run", _load(figures["load"])]
+        parts += _iterations(figures["load"].get("iterations", {}))
     if "toggled" in figures:
         said = figures["toggled"]
         parts.append(
@@ -129,6 +130,28 @@ def _load(load: Mapping[str, Any]) -> str:
          f"{_number(hooks.get('p50_us'))} / {_number(hooks.get('p99_us'))}"),
     ]  # fmt: skip
     return markdown_table(("what", "measured"), rows)
+
+
+def _iterations(kinds: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    if not kinds:
+        return []
+    heads = ("iterations under load", "how many", "median (ms)", "p99 (ms)", "CUDA events (ms)",
+             "their p99 (ms)", "plugin over events", "plant (ms)", "plant's error")  # fmt: skip
+    rows = [
+        (
+            kind,
+            str(said["iterations"]),
+            _number(said["median_ms"]),
+            _number(said["p99_ms"]),
+            _number(said.get("engine_median_ms")),
+            _number(said.get("engine_p99_ms")),
+            _percent(said.get("over_engine")),
+            _number(said.get("plant_ms")),
+            _percent(said.get("plant_time_error")),
+        )
+        for kind, said in kinds.items()
+    ]
+    return [markdown_table(heads, rows)]
 
 
 def _number(value: float | None) -> str:

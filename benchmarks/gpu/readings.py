@@ -16,7 +16,7 @@ import numpy as np
 from voltana_actuatord.faults import DriverError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     from voltana_actuatord.drivers.port import Gpu
@@ -147,6 +147,11 @@ class Sampler:
         rows = np.array(self._rows)
         rows[:, 0] -= rows[0, 0]
         np.savez_compressed(path, rows=rows)
+
+    def clock_at(self, at_s: Sequence[float]) -> Any:
+        """The SM clock (MHz) at some times of the host's monotonic clock, between two readings."""
+        rows = np.array(self._rows)
+        return np.interp(at_s, rows[:, 0], rows[:, 1])
 
     def reading(self) -> Reading:
         """Everything that was read."""

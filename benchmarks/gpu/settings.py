@@ -25,6 +25,12 @@ BATCHES = (1, 8, 32, 64, 96, 127, 128, 129, 160, 192, 256)
 """Around the steps of 64 and 128 rows, at which kernels take another tile."""
 
 PROMPTS = (128, 256, 512, 1024, 2048, 4096, 8192, 16384)
+STEPS = ("board", "decode", "prefill", "load", "toggled")
+"""What a run consists of, in its order."""
+
+PROMPT_TOKENS = 256
+"""Of a request under load."""
+
 FIRST_PORT = 31700
 ROUTER_OFFSET = 400
 
@@ -55,6 +61,8 @@ class Settings:
         idle_s: How long the idle board is watched.
         load_s: How long Poisson requests arrive.
         rate_rps: Their rate.
+        prompt_tokens: Tokens of each of their prompts.
+        steps: Which of `STEPS` are measured.
         first_port: Of the servers.
         arguments: Further arguments of the engine.
         decode_arguments: Further ones of the server that only decodes.
@@ -75,6 +83,8 @@ class Settings:
     idle_s: float = 20.0
     load_s: float = 180.0
     rate_rps: float = 4.0
+    prompt_tokens: int = PROMPT_TOKENS
+    steps: tuple[str, ...] = STEPS
     first_port: int = FIRST_PORT
     arguments: tuple[str, ...] = ()
     decode_arguments: tuple[str, ...] = ("--disaggregation-transfer-backend", "fake")
@@ -146,6 +156,8 @@ def parse(arguments: Sequence[str] | None = None) -> Settings:
     add("--idle-s", type=float, default=20.0, help="time for which the idle board is watched")
     add("--load-s", type=float, default=180.0, help="time for which requests arrive")
     add("--rate", type=float, default=4.0, help="requests/s")
+    add("--prompt-tokens", type=int, default=PROMPT_TOKENS, help="of each of these requests")
+    add("--steps", default=",".join(STEPS), help="what is measured, some of the default's")
     add("--first-port", type=int, default=FIRST_PORT)
     add("--engine-arguments", default="", help="of every server, as one word")
     add("--decode-arguments", default="--disaggregation-transfer-backend fake")
@@ -163,6 +175,11 @@ def parse(arguments: Sequence[str] | None = None) -> Settings:
             raise invalid(option, value, "above 0 and finite", "Leave it out for the default.")
     if not 1 <= given.first_port <= 65_000:
         raise invalid("--first-port", given.first_port, "1 to 65000", f"{FIRST_PORT} is usual.")
+    if given.prompt_tokens < 1:
+        raise invalid("--prompt-tokens", given.prompt_tokens, "1 or more", "256 is usual.")
+    steps = tuple(given.steps.split(","))
+    if not set(steps) <= set(STEPS):
+        raise invalid("--steps", given.steps, f"of {','.join(STEPS)}", "Leave it out for all.")
     return Settings(
         model=given.model,
         out=given.out,
@@ -176,6 +193,8 @@ def parse(arguments: Sequence[str] | None = None) -> Settings:
         idle_s=given.idle_s,
         load_s=given.load_s,
         rate_rps=given.rate,
+        prompt_tokens=given.prompt_tokens,
+        steps=steps,
         first_port=given.first_port,
         arguments=tuple(_split("--engine-arguments", given.engine_arguments)),
         decode_arguments=tuple(_split("--decode-arguments", given.decode_arguments)),
