@@ -165,6 +165,37 @@ def test_under_overlap_a_request_joins_before_its_first_token_is_known(bench):
     ]  # fmt: skip
 
 
+@pytest.mark.parametrize("before_s", [None, 0.3])
+def test_an_answer_of_one_token_ends_with_it(bench, before_s):
+    """Under overlap it is decoded once more; no decode step may have made a token before."""
+    if before_s is not None:
+        older = request()
+        bench.run(decode_batch([older], [11]), 0.2, before_s)
+        end(older, 2)
+        bench.meter.idle()
+        told(bench)
+    one = request(arrived_s=0.5)
+    prompt = batch(ForwardMode.EXTEND, [one], new=[10], old=[0])
+    step = decode_batch([one], [11])
+    launched = []
+    for at_s, fake in ((1.0, prompt), (1.4, step)):
+        bench.clock.now_s = at_s
+        launched.append(bench.meter.launch(fake))
+    result = SimpleNamespace(copy_done=None)
+    bench.clock.now_s = 1.5
+    bench.meter.finish(prompt, result, launched[0])
+    end(one, 1)
+    bench.clock.now_s = 2.0
+    bench.meter.finish(step, result, launched[1])
+    bench.clock.now_s = 3.0
+    bench.meter.idle()
+    assert told(bench)[-2:] == [
+        (Change.FIRST, name(one), 1.5, 1),
+        (Change.ENDED, name(one), 1.5, 1),
+    ]
+    assert bench.reader.torn == 0
+
+
 def test_an_unchanged_batch_tells_nothing_and_many_changes_take_several_records(bench):
     many = [request() for _ in range(2 * MAX_CHANGES + 3)]
     fake = decode_batch(many, [11] * len(many))

@@ -42,7 +42,7 @@ class Followed:
         changes: What became of requests since it was last emptied: fields of `layout.CHANGE`.
     """
 
-    __slots__ = ("_away", "_decoding", "_firsts", "_tells", "_waiting", "changes")
+    __slots__ = ("_away", "_decoding", "_first_s", "_firsts", "_tells", "_waiting", "changes")
 
     def __init__(self, *, tells: bool) -> None:
         self._tells = tells
@@ -50,6 +50,7 @@ class Followed:
         self._decoding: set[Any] = set()
         self._away: dict[Any, None] = {}
         self._firsts: dict[Any, float] = {}
+        self._first_s: dict[Any, float] = {}  # of what decodes or is away; else when it joined
         self.changes: list[tuple[int, float, int, int]] = []
 
     def prompts(
@@ -91,6 +92,8 @@ class Followed:
         """Note that prompts are done."""
         for request in requests:
             self._firsts[request] = at_s
+            if request in self._first_s:  # under overlap it has joined by now
+                self._first_s[request] = at_s
             self.changes.append((name(request), at_s, _FIRST, 1))
 
     def batch(self, decoding: Iterable[Any], now_s: float, token_s: float) -> set[Any]:
@@ -112,7 +115,8 @@ class Followed:
                 if request in away:
                     del away[request]
                 else:
-                    changes.append((name(request), firsts.get(request, now_s), _JOINED, 0))
+                    self._first_s[request] = at_s = firsts.get(request, now_s)
+                    changes.append((name(request), at_s, _JOINED, 0))
             firsts.clear()  # what has not joined by now has ended with its first token
             for request in known - now:
                 self._left(request, now_s, token_s)
@@ -135,8 +139,13 @@ class Followed:
             self._away[request] = None
             return
         aborted = type(reason).__name__ == "FINISH_ABORT"
-        what = _ABORTED if aborted else _ENDED
-        self.changes.append((name(request), token_s, what, len(request.output_ids)))
+        what, tokens = _ABORTED if aborted else _ENDED, len(request.output_ids)
+        ended_s = self._first_s.pop(request)
+        # Under overlap a batch is launched for requests that end with their first token, which may
+        # be all that this engine has had: no decode step has made a token then (nan).
+        if tokens > 1 and token_s > ended_s:
+            ended_s = token_s
+        self.changes.append((name(request), ended_s, what, tokens))
 
     def _look_after(self, now_s: float, token_s: float, running: set[Any]) -> None:
         """See which of those that were retracted have ended without coming back."""
@@ -146,7 +155,7 @@ class Followed:
                 self._left(request, now_s, token_s)
 
     def _abandon(self, request: Any, now_s: float) -> None:
-        del self._away[request]
+        del self._away[request], self._first_s[request]
         self.changes.append((name(request), now_s, _ABORTED, len(request.output_ids)))
 
 
