@@ -25,11 +25,14 @@ from benchmarks.sglang.hook_costs import read_toggled
 from tests.actuation import driver
 from voltana.errors import ConfigError
 from voltana.plant import PlantModel, load_hardware, load_model
+from voltana.serving.config import read_config
 from voltana.serving.profile.design import Point
 from voltana.serving.profile.run import Iteration
+from voltana.serving.sensors.choosing import endpoints_of
 from voltana.values import Load, Phase
 from voltana_actuatord.drivers.opening import DRIVER_VARIABLE
 from voltana_actuatord.faults import NotSupportedError
+from voltana_sglang.config import SglangConfig
 
 ROOT = Path(__file__).parents[1]
 ABOUT = {"board": "A", "boards": 1, "driver": "1", "model": "m", "arguments": "", "hold_s": 5.0}
@@ -147,6 +150,7 @@ def test_a_file_of_something_else_is_refused(text, tmp_path):
         (["--engine-environment", "X"], "--engine-environment = 'X'"),
         (["--steps", "board,lunch"], "--steps = 'board,lunch'"),
         (["--steps", ""], "--steps = ''"),
+        (["--sensor", "forward-pass-metrics"], "--sensor = 'forward-pass-metrics'"),
         (["--prompt-tokens", "0"], "--prompt-tokens = 0"),
     ],
 )
@@ -181,6 +185,19 @@ def test_servers_and_agent_are_told_to_leave_the_clock_alone():
     text = settings.configuration()
     assert '[actuator]\nkind = "dry-run"' in text
     assert '"--load-format", "dummy"' in text
+
+
+def test_an_agent_without_the_plugin_is_told_what_messages_leave_open(tmp_path):
+    """The benchmark's own configuration is one that the agent reads."""
+    options = ["--model", "m", "--engine-times", "--sensor", "forward-pass-metrics"]
+    path = tmp_path / "gpu.toml"
+    path.write_text(
+        parse([*options, "--kv-capacity", "500"]).configuration("unified-0", "ipc:///x.0")
+    )
+    read = read_config(path, SglangConfig)
+    assert read.engine.sensor == "forward-pass-metrics"
+    assert read.engine.kv_capacity_tokens == 500
+    assert endpoints_of(read, "unified-0") == ("ipc:///x.0",)
 
 
 def run(tmp_path: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:

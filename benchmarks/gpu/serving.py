@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from voltana.serving.launch.config import LaunchTable
 
 CONFIGURATION = "gpu.toml"
+INSTANCE = "unified-0"
+"""What the launcher calls the only server for both phases."""
 
 
 class Servers:
@@ -45,10 +47,12 @@ class Servers:
         self.config = self.folder / CONFIGURATION
         self.times: EngineTimes | None = None
         further: tuple[str, ...] = ()
+        address = f"ipc://{tempfile.mkdtemp(prefix='voltana-')}/times"
         if settings.engine_times:
-            address = f"ipc://{tempfile.mkdtemp(prefix='voltana-')}/times"
             self.times, further = EngineTimes(address), (*OPTIONS, address)
-        self.config.write_text(settings.configuration(*further), encoding="utf-8")
+        self.config.write_text(
+            settings.configuration(INSTANCE, f"{address}.0", *further), encoding="utf-8"
+        )
         read = read_launch(self.config, SglangConfig)
         assert read.launch is not None
         self._read, self._table = read, read.launch

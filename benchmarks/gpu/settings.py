@@ -69,6 +69,8 @@ class Settings:
         environment: Further variables of the engine.
         start_timeout_s: How long a server may take to start.
         engine_times: Whether the engine's own times are asked for and held beside the plugin's.
+        sensor: What the agent measures the engine by, as in `engine.sensor`.
+        kv_capacity_tokens: Of the server, which a sensor without a plugin does not tell.
     """
 
     model: str
@@ -91,6 +93,8 @@ class Settings:
     environment: tuple[tuple[str, str], ...] = ()
     start_timeout_s: float = 900.0
     engine_times: bool = False
+    sensor: str = "ring"
+    kv_capacity_tokens: int = 100_000
 
     def about(self, board: str, driver: str) -> dict[str, Any]:
         """What tells a run from another: one that is taken up again has to agree in all of it."""
@@ -104,10 +108,12 @@ class Settings:
             "engine_times": self.engine_times,
         }
 
-    def configuration(self, *further: str) -> str:
+    def configuration(self, instance: str = "", address: str = "", *further: str) -> str:
         """The configuration file of servers and agent: a dry run, so that no clock is touched.
 
         Args:
+            instance: Name of the server, where the agent does without the plugin.
+            address: Where its messages come from.
             further: Arguments of the engine after those of the command line.
         """
         launch = {
@@ -127,6 +133,17 @@ class Settings:
             "actuator": {"kind": "dry-run"},
             "router": {"port": self.first_port + ROUTER_OFFSET},
         }
+        if self.sensor != "ring":
+            tables["engine"] = {
+                "sensor": self.sensor,
+                "kv_capacity_tokens": self.kv_capacity_tokens,
+            }
+            tables["[instance]"] = {
+                "name": instance,
+                "role": "unified",
+                "gpus": list(self.gpus),
+                "forward_pass_metrics": [address],
+            }
         return "\n".join(
             f"[{name}]\n" + "".join(f"{key} = {json.dumps(v)}\n" for key, v in table.items())
             for name, table in tables.items()
@@ -166,6 +183,13 @@ def parse(arguments: Sequence[str] | None = None) -> Settings:
         action="store_true",
         help="hold SGLang's own forward-pass metrics (CUDA events) beside the plugin's times",
     )
+    add(
+        "--sensor",
+        choices=("ring", "forward-pass-metrics"),
+        default="ring",
+        help="what the agent measures by; the latter needs --engine-times",
+    )
+    add("--kv-capacity", type=int, default=100_000, help="tokens of the server, for that sensor")
     add("--engine-environment", default="", help="NAME=VALUE of every server, as one word")
     given = parser.parse_args(arguments)
     for name in ("hold_s", "idle_s", "load_s", "rate"):
@@ -177,6 +201,8 @@ def parse(arguments: Sequence[str] | None = None) -> Settings:
         raise invalid("--first-port", given.first_port, "1 to 65000", f"{FIRST_PORT} is usual.")
     if given.prompt_tokens < 1:
         raise invalid("--prompt-tokens", given.prompt_tokens, "1 or more", "256 is usual.")
+    if given.sensor != "ring" and not given.engine_times:
+        raise invalid("--sensor", given.sensor, "ring", "Or give --engine-times as well.")
     steps = tuple(given.steps.split(","))
     if not set(steps) <= set(STEPS):
         raise invalid("--steps", given.steps, f"of {','.join(STEPS)}", "Leave it out for all.")
@@ -200,6 +226,8 @@ def parse(arguments: Sequence[str] | None = None) -> Settings:
         decode_arguments=tuple(_split("--decode-arguments", given.decode_arguments)),
         environment=_variables(given.engine_environment),
         engine_times=given.engine_times,
+        sensor=given.sensor,
+        kv_capacity_tokens=given.kv_capacity,
     )
 
 
