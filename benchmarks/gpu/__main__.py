@@ -2,7 +2,7 @@
 
 Doctor and board, the idle board, decode and prefill grids, then plugin, predictor and hooks under
 load in dry run. Reads only: no clock, limit or mode is ever set. A run that ended early is taken up
-where it was. Writes ``results.json`` into ``--out``, and the figures into a page (docs/gpu.md).
+where it was. Writes ``results.json`` into ``--out``, and the figures into a page beside it.
 """
 
 from __future__ import annotations

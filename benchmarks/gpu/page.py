@@ -1,6 +1,6 @@
-"""The page of the documentation that runs on machines with GPUs fill: ``docs/gpu.md``.
+"""Pages of the documentation that runs on machines with GPUs fill: ``docs/gpu-h100.md`` and others.
 
-``python -m benchmarks.gpu.page`` writes it anew from the runs that are committed (``measured/``).
+``python -m benchmarks.gpu.page`` writes them anew from the runs that are committed (``measured/``).
 """
 
 from __future__ import annotations
@@ -17,7 +17,10 @@ if TYPE_CHECKING:
 BEGIN = "<!-- gpu: begin (written by `python -m benchmarks.gpu`) -->"
 END = "<!-- gpu: end -->"
 MEASURED = Path(__file__).with_name("measured")
-DOCUMENT = Path(__file__).parents[2] / "docs" / "gpu.md"
+DOCS = Path(__file__).parents[2] / "docs"
+BOARDS = ("h100", "h200")
+"""A page for each, of the runs whose names begin so."""
+
 _EMPTY = f"# Measured on a GPU\n\n{BEGIN}\n{END}\n"
 
 
@@ -32,7 +35,8 @@ def page(figures: Mapping[str, Any]) -> str:
     """The figures of a run in Markdown, as far as they are there."""
     about = figures["about"]
     parts = [
-        f"## {about['model']} on {about['boards']} x {about['board']}",
+        f"## {about['model']} on {about['boards']} x {about['board']}"
+        + (f": {about['variant']}" if "variant" in about else ""),
         f"Driver {about['driver']}{''.join(', ' + about[k] for k in _FURTHER if k in about)}; "
         f"engine arguments `{about['arguments'] or 'none'}`. Each point was held for "
         f"{about['hold_s']:g} s; no setting of the GPU was changed.",
@@ -163,6 +167,6 @@ def _percent(value: float | None) -> str:
 
 
 if __name__ == "__main__":
-    write_page(
-        DOCUMENT, *(json.loads(path.read_text()) for path in sorted(MEASURED.glob("*.json")))
-    )
+    for board in BOARDS:
+        paths = sorted(MEASURED.glob(f"{board}-*.json"))
+        write_page(DOCS / f"gpu-{board}.md", *(json.loads(path.read_text()) for path in paths))
