@@ -216,3 +216,58 @@ def test_random_loads_have_the_phase_they_should():
     rng = np.random.default_rng(0)
     for phase in (Phase.DECODE, Phase.PREFILL):
         assert random_load(rng, phase).phase is phase
+
+
+# --- decoding beside prompts
+
+
+def costly_beside(load: Load, clock_mhz: float) -> float:
+    """An engine whose attention kernel for prompts takes long for decoding requests, as measured."""
+    rows_s = 5e-3 + 5e-5 * (load.prefill_tokens + load.decode_requests) * 1410.0 / clock_mhz
+    return rows_s + 2.7e-3 * load.decode_requests
+
+
+def test_what_decoding_costs_beside_prompts_is_learned_from_mixed_batches_alone():
+    rng = np.random.default_rng(1)
+    model, errors, means = EcoPred(), [], []
+    for step in range(400):
+        requests = int(rng.integers(1, 33))
+        kv_tokens = requests * int(rng.integers(500, 2500))
+        clock_mhz = float(rng.choice([1005.0, 1200.0, 1410.0]))
+        decode = Load.decode(requests, kv_tokens)
+        model.learn(
+            Outcome(
+                load=decode, clock_mhz=clock_mhz, latency_s=5e-3 + 3e-9 * kv_tokens, ended_at_s=0.0
+            )
+        )
+        tokens = 512 - requests
+        load = Load(
+            prefill_tokens=tokens, prefill_attended_pairs=tokens * (tokens + 1) / 2,
+            decode_requests=requests, decode_kv_tokens=kv_tokens,
+        )  # fmt: skip
+        took_s = costly_beside(load, clock_mhz)
+        if step >= 100:
+            errors.append(abs(model.expected_s(load, clock_mhz) - took_s))
+            means.append(took_s)
+        model.learn(Outcome(load=load, clock_mhz=clock_mhz, latency_s=took_s, ended_at_s=0.0))
+        alone_s = model.expected_s(decode, clock_mhz)
+        assert step < 50 or alone_s == pytest.approx(5e-3 + 3e-9 * kv_tokens, rel=0.1)
+    spread = np.abs(np.array(means) - np.mean(means)).mean()
+    assert np.mean(errors) < 0.15 * spread
+    frozen = LatencySnapshot.from_dict(json.loads(json.dumps(dict(model.snapshot().to_dict()))))
+    clocks = np.array([1005.0, 1410.0])
+    assert frozen.forecast(load, clocks).mean_s == pytest.approx(
+        model.forecast(load, clocks).mean_s
+    )
+    assert (frozen.forecast(load, clocks).upper_s >= frozen.forecast(load, clocks).mean_s).all()
+
+
+def test_a_model_of_an_earlier_version_takes_mixed_batches_to_cost_nothing_more():
+    values = dict(EcoPred().snapshot().to_dict())
+    del values["beside"]
+    load = Load(
+        prefill_tokens=100, prefill_attended_pairs=5050, decode_requests=9, decode_kv_tokens=99
+    )
+    assert np.isfinite(
+        LatencySnapshot.from_dict(values).forecast(load, np.array([1410.0])).mean_s
+    ).all()

@@ -59,6 +59,8 @@ def product_names(phase: str, load_names: Sequence[str]) -> tuple[str, ...]:
 
 PREFILL_PRODUCTS = product_names("prefill", PREFILL_NAMES)
 DECODE_PRODUCTS = product_names("decode", DECODE_NAMES)
+BESIDE_PRODUCTS = product_names("beside", DECODE_NAMES)
+"""What requests that decode beside prompts cost more than elsewhere."""
 
 
 def prefill_features(tokens: int, attended_pairs: float) -> list[float]:
@@ -137,14 +139,22 @@ def products(load: Sequence[float], clock_mhz: float, max_clock_mhz: float) -> l
     return [*load, *[slow * v for v in load], *[low * v for v in load]]
 
 
-def mixed_parts(load: Load) -> tuple[list[float], list[float]]:
-    """A mixed batch: one GEMM pass over all its rows, plus the reading of the decode KV cache.
+def mixed_parts(load: Load) -> tuple[list[float], list[float], list[float]]:
+    """A mixed batch: one GEMM pass over all its rows, the reading of the decode KV cache, and more.
+
+    An attention kernel made for prompts may take far longer for the one row of a decoding request
+    than one made for decode: 2.8 ms a request were measured (docs/gpu.md).
 
     Returns:
-        Features for the prefill model, and those for the decode model.
+        Features for the prefill model, for the decode model, and for that of what is on top.
     """
-    rows = load.prefill_tokens + load.decode_requests
+    rows, requests, kv_tokens = (
+        load.prefill_tokens + load.decode_requests,
+        load.decode_requests,
+        load.decode_kv_tokens,
+    )
     return (
         prefill_features(rows, load.prefill_attended_pairs),
-        [0.0, 0.0, 0.0, 0.0, load.decode_kv_tokens],
+        [0.0, 0.0, 0.0, 0.0, kv_tokens],
+        [0.0, requests, 0.0, 0.0, kv_tokens],
     )

@@ -7,7 +7,7 @@ learner.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
 import numpy as np
@@ -157,8 +157,13 @@ class PhaseModel:
         )
 
 
-def forecast(
-    load: Load, clocks_mhz: FloatArray, bases: BasisCache, prefill: Phased, decode: Phased
+def forecast(  # noqa: PLR0917  (on the hot path)
+    load: Load,
+    clocks_mhz: FloatArray,
+    bases: BasisCache,
+    prefill: Phased,
+    decode: Phased,
+    beside: Phased,
 ) -> Forecast:
     """Latency of `load` at every clock: one product with the load, one with the clock bases.
 
@@ -168,18 +173,23 @@ def forecast(
         bases: Yields the clock bases.
         prefill: Model of prefill; of mixed batches too, plus the decode model's KV-cache term.
         decode: Model of decode.
+        beside: Model of what decoding costs more in a mixed batch.
     """
     if not (load.prefill_tokens or load.decode_requests):
         idle = np.zeros(len(clocks_mhz))
         return Forecast(clocks_mhz=clocks_mhz, mean_s=idle, upper_s=idle.copy())
-    phase, features, cache = _parts(load, prefill, decode)
+    phase, features, further = _parts(load, prefill, decode)
     columns = bases.at(clocks_mhz, phase.slowest_mhz, phase.fastest_mhz).bounds
     both_s = phase.predict_products(features, columns)
     count = len(clocks_mhz)
-    tried_s, deviation = float(both_s[count]), phase.relative_deviation
-    if cache is not None:
+    deviation, unsure = phase.relative_deviation, 0.0
+    if further is not None:
+        cache, more = further
         both_s += decode.predict_products(cache, columns)
+        both_s += beside.predict_products(more, columns)
         deviation = max(deviation, decode.relative_deviation)
+        unsure = beside.variance(regressor(more, phase.fastest_mhz, bases.max_clock_mhz))
+    tried_s = float(both_s[count])
     mean_s = both_s[:count]
     if deviation == math.inf or tried_s <= 0.0:
         unknown = np.full_like(mean_s, math.inf)
@@ -187,7 +197,7 @@ def forecast(
     # The uncertainty of the model at this load is taken at one clock that was tried, so that the
     # bound falls with the clock as the mean does.
     x = regressor(features, phase.fastest_mhz, bases.max_clock_mhz)
-    own = max(phase.variance(x), 0.0) / (tried_s * tried_s)
+    own = max(phase.variance(x) + unsure, 0.0) / (tried_s * tried_s)
     width = 1.0 + phase.bound_deviations * math.sqrt(deviation * deviation + own)
     upper_s = both_s[count + 1 :] * width
     # At clocks never tried the model may exceed physics; a bound covers its mean even so.
@@ -196,8 +206,13 @@ def forecast(
     )
 
 
-def forecast_mean(
-    load: Load, clocks_mhz: FloatArray, bases: BasisCache, prefill: Phased, decode: Phased
+def forecast_mean(  # noqa: PLR0917  (on the hot path)
+    load: Load,
+    clocks_mhz: FloatArray,
+    bases: BasisCache,
+    prefill: Phased,
+    decode: Phased,
+    beside: Phased,
 ) -> tuple[FloatArray, bool]:
     """The mean of `forecast`, and whether its bound is finite, for half of the time.
 
@@ -205,12 +220,14 @@ def forecast_mean(
     """
     if not (load.prefill_tokens or load.decode_requests):
         return np.zeros(len(clocks_mhz)), True
-    phase, features, cache = _parts(load, prefill, decode)
+    phase, features, further = _parts(load, prefill, decode)
     columns = bases.at(clocks_mhz, phase.slowest_mhz, phase.fastest_mhz).means
     mean_s = phase.predict_products(features, columns)
     known = bool(mean_s[-1] > 0.0) and phase.relative_deviation < math.inf
-    if cache is not None:
+    if further is not None:
+        cache, more = further
         mean_s += decode.predict_products(cache, columns)
+        mean_s += beside.predict_products(more, columns)
         known = known and decode.relative_deviation < math.inf
     return mean_s[:-1], known
 
@@ -271,14 +288,14 @@ def batch_means(
 
 def _parts(
     load: Load, prefill: _Phase, decode: _Phase
-) -> tuple[_Phase, list[float], list[float] | None]:
-    """The model of a load, its features, and those of the decode model's part in a mixed one."""
+) -> tuple[_Phase, list[float], tuple[list[float], list[float]] | None]:
+    """The model of a load, its features, and those of the further parts of a mixed one."""
     if not load.prefill_tokens:
         return decode, decode_features(load.decode_requests, load.decode_kv_tokens), None
     if not load.decode_requests:
         return prefill, prefill_features(load.prefill_tokens, load.prefill_attended_pairs), None
-    features, cache = mixed_parts(load)
-    return prefill, features, cache
+    features, cache, more = mixed_parts(load)
+    return prefill, features, (cache, more)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -288,20 +305,22 @@ class LatencySnapshot:
     Attributes:
         prefill: Model of prefill.
         decode: Model of decode.
+        beside: Model of what decoding costs more in a mixed batch.
         bases: Yields clock bases; may be shared, for it holds no state of the model.
     """
 
     prefill: PhaseModel
     decode: PhaseModel
+    beside: PhaseModel
     bases: BasisCache
 
     def forecast(self, load: Load, clocks_mhz: FloatArray) -> Forecast:
         """See `voltana.ports.Forecasts.forecast`."""
-        return forecast(load, clocks_mhz, self.bases, self.prefill, self.decode)
+        return forecast(load, clocks_mhz, self.bases, self.prefill, self.decode, self.beside)
 
     def forecast_mean(self, load: Load, clocks_mhz: FloatArray) -> tuple[FloatArray, bool]:
         """See `voltana.predictors.conformal.snapshot.TellsMean.forecast_mean`."""
-        return forecast_mean(load, clocks_mhz, self.bases, self.prefill, self.decode)
+        return forecast_mean(load, clocks_mhz, self.bases, self.prefill, self.decode, self.beside)
 
     def forecast_batches(
         self, requests: FloatArray, kv_tokens: FloatArray, clocks_mhz: FloatArray
@@ -317,9 +336,9 @@ class LatencySnapshot:
 
     def mean_curve(self, load: Load) -> MeanCurve | None:
         """See `voltana.predictors.conformal.snapshot.TellsMeanCurve.mean_curve`."""
-        phase, features, cache = _parts(load, self.prefill, self.decode)
+        phase, features, further = _parts(load, self.prefill, self.decode)
         idle = not (load.prefill_tokens or load.decode_requests)
-        if idle or cache is not None or not phase.falls:
+        if idle or further is not None or not phase.falls:
             return None
         curve = MeanCurve(phase, features, self.bases.max_clock_mhz)
         lasts = phase.lasts or curve.mean_s(phase.fastest_mhz) > 0.0
@@ -356,6 +375,7 @@ class LatencySnapshot:
             "max_clock_mhz": self.bases.max_clock_mhz,
             "prefill": self.prefill.to_dict(),
             "decode": self.decode.to_dict(),
+            "beside": self.beside.to_dict(),
         }
 
     @classmethod
@@ -366,11 +386,21 @@ class LatencySnapshot:
             KeyError: If a key is missing.
             TypeError: If a value is of another kind.
         """
-        prefill, decode = values["prefill"], values["decode"]
+        prefill, decode, beside = values["prefill"], values["decode"], values.get("beside")
         if not (isinstance(prefill, dict) and isinstance(decode, dict)):
             raise TypeError("prefill and decode must be tables")
+        read = PhaseModel.from_dict(decode)
         return cls(
             prefill=PhaseModel.from_dict(prefill),
-            decode=PhaseModel.from_dict(decode),
+            decode=read,
+            # Models of earlier versions took mixed batches to cost nothing more.
+            beside=PhaseModel.from_dict(beside) if isinstance(beside, dict) else _nothing(read),
             bases=BasisCache(float(str(values["max_clock_mhz"]))),
         )
+
+
+def _nothing(like: PhaseModel) -> PhaseModel:
+    """A model of what takes no time, at the clocks of another one."""
+    return replace(
+        like, weights=np.zeros_like(like.weights), covariance=np.zeros_like(like.covariance)
+    )

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from voltana.predictors.ecopred.basis_cache import BasisCache
 from voltana.predictors.ecopred.features import (
+    BESIDE_PRODUCTS,
     DECODE_NAMES,
     DECODE_PRODUCTS,
     PREFILL_NAMES,
@@ -17,7 +18,7 @@ from voltana.predictors.ecopred.features import (
 )
 from voltana.predictors.ecopred.latency_model import LatencySnapshot, forecast, forecast_mean
 from voltana.predictors.ecopred.phase_learner import PhaseLearner
-from voltana.predictors.ecopred.prior import flat_decode_prior, flat_prefill_prior
+from voltana.predictors.ecopred.prior import beside_prior, flat_decode_prior, flat_prefill_prior
 
 if TYPE_CHECKING:
     from voltana.predictors.ecopred.prior import Prior
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
 
 class LinearLatency:
     """Prefill and decode, each learned by `DirectionalLeastSquares`; satisfies `Predictor`.
+
+    Mixed batches are learned by both, and by a third for what decoding costs more beside prompts.
 
     Args:
         prefill: Prior of prefill; None for none.
@@ -45,7 +48,7 @@ class LinearLatency:
         forgetting: float,
         bound_deviations: float,
     ) -> None:
-        self.prefill, self.decode = (
+        self.prefill, self.decode, self.beside = (
             PhaseLearner(
                 names,
                 prior,
@@ -56,6 +59,7 @@ class LinearLatency:
             for names, prior in (
                 (PREFILL_PRODUCTS, prefill or flat_prefill_prior()),
                 (DECODE_PRODUCTS, decode or flat_decode_prior()),
+                (BESIDE_PRODUCTS, beside_prior()),
             )
         )
         self._bases = BasisCache(max_clock_mhz)
@@ -63,11 +67,11 @@ class LinearLatency:
 
     def forecast(self, load: Load, clocks_mhz: FloatArray) -> Forecast:
         """See `voltana.ports.Forecasts.forecast`."""
-        return forecast(load, clocks_mhz, self._bases, self.prefill, self.decode)
+        return forecast(load, clocks_mhz, self._bases, self.prefill, self.decode, self.beside)
 
     def forecast_mean(self, load: Load, clocks_mhz: FloatArray) -> tuple[FloatArray, bool]:
         """See `voltana.predictors.conformal.snapshot.TellsMean.forecast_mean`."""
-        return forecast_mean(load, clocks_mhz, self._bases, self.prefill, self.decode)
+        return forecast_mean(load, clocks_mhz, self._bases, self.prefill, self.decode, self.beside)
 
     def learn(self, outcome: Outcome) -> None:
         """Learn from one iteration, at the clock that was achieved; broken labels are dropped."""
@@ -87,8 +91,9 @@ class LinearLatency:
     def snapshot(self) -> LatencySnapshot:
         """A frozen copy, which later learning does not change; the same one until there is some."""
         prefill, decode, last = self.prefill.frozen(), self.decode.frozen(), self._frozen
+        beside = self.beside.frozen()  # which learns with the prefill model alone
         if last is None or last.prefill is not prefill or last.decode is not decode:
-            last = LatencySnapshot(prefill=prefill, decode=decode, bases=self._bases)
+            last = LatencySnapshot(prefill=prefill, decode=decode, beside=beside, bases=self._bases)
             self._frozen = last
         return last
 
@@ -96,9 +101,7 @@ class LinearLatency:
         """Expected latency at one clock: what `forecast` yields there, for less; 0 when idle."""
         if load.prefill_tokens:
             if load.decode_requests:
-                rows, cache = mixed_parts(load)
-                cache_s = self.decode.expected_s(cache, clock_mhz)
-                return self.prefill.expected_s(rows, clock_mhz) + cache_s
+                return sum(self._expected_parts(load, clock_mhz))
             features = prefill_features(load.prefill_tokens, load.prefill_attended_pairs)
             return self.prefill.expected_s(features, clock_mhz)
         if not load.decode_requests:
@@ -110,6 +113,7 @@ class LinearLatency:
         """Doubt what was learned; see `voltana.predictors.drift.Reopenable.reopen`."""
         self.prefill.reopen(factor, relative_error)
         self.decode.reopen(factor, relative_error)
+        self.beside.reopen(factor, relative_error)
 
     def to_profiles(self) -> tuple[PhaseProfile | None, PhaseProfile | None]:
         """What was learned of prefill and of decode; None where that is nothing."""
@@ -120,9 +124,28 @@ class LinearLatency:
         """Labels that prefill and decode have learned."""
         return self.prefill.scale.labels, self.decode.scale.labels
 
+    def _expected_parts(self, load: Load, clock_mhz: float) -> tuple[float, float, float]:
+        """Expected latency of the parts of a mixed batch: its rows, the cache, what is on top."""
+        rows, cache, more = mixed_parts(load)
+        return (
+            self.prefill.expected_s(rows, clock_mhz),
+            self.decode.expected_s(cache, clock_mhz),
+            self.beside.expected_s(more, clock_mhz),
+        )
+
     def _learn_mixed(self, load: Load, clock_mhz: float, latency_s: float) -> None:
-        """Teach the prefill model what is left once the decode requests' KV cache has been read."""
-        rows, cache = mixed_parts(load)
-        cache_s = self.decode.expected_s(cache, clock_mhz)
-        if latency_s > cache_s:
-            self.prefill.learn(rows, clock_mhz, latency_s - cache_s)
+        """Teach what is left once the decode requests' KV cache has been read."""
+        rows, _, more = mixed_parts(load)
+        rows_s, cache_s, more_s = self._expected_parts(load, clock_mhz)
+        if latency_s <= cache_s:
+            return
+        rows_variance = self.prefill.variance_of(rows, clock_mhz)
+        more_variance = self.beside.variance_of(more, clock_mhz)
+        self.prefill.learn(
+            rows, clock_mhz, latency_s - cache_s - more_s,
+            rest_s=cache_s + more_s, rest_variance=more_variance,
+        )  # fmt: skip
+        self.beside.learn(
+            more, clock_mhz, latency_s - cache_s - rows_s,
+            rest_s=cache_s + rows_s, rest_variance=rows_variance,
+        )  # fmt: skip

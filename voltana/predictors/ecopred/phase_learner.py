@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -100,20 +101,43 @@ class PhaseLearner:
         """Expected latency of a load at one clock."""
         return self.squares.predict_vector(regressor(features, clock_mhz, self._max_clock_mhz))
 
-    def learn(self, features: list[float], clock_mhz: float, latency_s: float) -> None:
-        """Learn one label of a load with `features` at the clock that was achieved."""
+    def variance_of(self, features: list[float], clock_mhz: float) -> float:
+        """Variance of `expected_s`, from the uncertainty of the weights."""
+        return self.squares.variance(regressor(features, clock_mhz, self._max_clock_mhz))
+
+    def learn(
+        self,
+        features: list[float],
+        clock_mhz: float,
+        latency_s: float,
+        *,
+        rest_s: float = 0.0,
+        rest_variance: float = 0.0,
+    ) -> None:
+        """Learn one label of a load with `features` at the clock that was achieved.
+
+        Args:
+            features: See `voltana.predictors.ecopred.features`.
+            clock_mhz: The clock.
+            latency_s: The label; of an iteration that several models share, what this one is left.
+            rest_s: What the others expect.
+            rest_variance: Variance of that. It is noise to this model, so that what nobody expected
+                is learned by the model that is least sure: least squares with a covariance that is
+                block-diagonal.
+        """
         x = regressor(features, clock_mhz, self._max_clock_mhz)
         expected_s = self.squares.predict_vector(x)
         # Noise is a share of the latency. While the model still expects too little, the label
         # itself says how much that is.
+        noise_s = NOISE * (rest_s + max(expected_s, latency_s))
         self.squares.learn_vector(
             x,
             latency_s,
-            NOISE * max(expected_s, latency_s),
+            math.hypot(noise_s, math.sqrt(rest_variance)) if rest_variance > 0.0 else noise_s,
             tolerance=max(1.0, self.scale.estimate * (_ABSOLUTE_TO_STANDARD / NOISE)),
             expected=expected_s,
         )
-        self.scale.update(abs(latency_s - expected_s) / max(expected_s, 1e-9))
+        self.scale.update(abs(latency_s - expected_s) / max(rest_s + expected_s, 1e-9))
         self._clocks.update(clock_mhz)
         self._frozen = None
 

@@ -16,6 +16,7 @@ import numpy as np
 from voltana.errors import ConfigError, invalid
 from voltana.predictors.ecopred.features import (
     CLOCK_BASES,
+    DECODE_NAMES,
     DECODE_USUAL,
     FEATURES,
     HALF_TILE,
@@ -167,6 +168,17 @@ def flat_prefill_prior() -> Prior:
 def flat_decode_prior() -> Prior:
     """Prior of decode that knows nothing but signs and the order of magnitude of latency."""
     return _flat_prior(0.1, DECODE_USUAL)
+
+
+def beside_prior() -> Prior:
+    """Prior of what decoding requests cost more beside prompts: nothing, but who knows.
+
+    Rows and cached tokens alone may cost more: a batch is one pass with the tiles of all its rows.
+    """
+    flat = flat_decode_prior()
+    may_cost = np.array([name in {"padded_requests", "kv_tokens"} for name in DECODE_NAMES])
+    deviation = np.where(np.tile(may_cost, CLOCK_BASES), flat.deviation, 0.0)
+    return Prior(mean=flat.mean, deviation=deviation, relative_error=None)
 
 
 def _flat_prior(largest_s: float, usual: tuple[float, ...]) -> Prior:

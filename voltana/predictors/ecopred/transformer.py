@@ -9,6 +9,7 @@ from river import base
 
 from voltana.errors import invalid
 from voltana.predictors.ecopred.features import (
+    BESIDE_PRODUCTS,
     DECODE_NAMES,
     DECODE_PRODUCTS,
     DECODE_USUAL,
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from river.base.typing import FeatureName
 
 _KV_TOKENS = DECODE_NAMES.index("kv_tokens")
+_BESIDE = (DECODE_NAMES.index("padded_requests"), _KV_TOKENS)
 
 LOAD_FIELDS = tuple(Load.__dataclass_fields__)
 """What an iteration is told by, beside its clock."""
@@ -42,7 +44,8 @@ class LatencyFeatures(base.Transformer):
     Takes the fields of `voltana.values.Load` and ``clock_mhz``, of which absent ones are 0, and
     leaves out everything else. It yields ``prefill.compute.tokens``, ``decode.constant.kv_tokens``
     and so on, those of the phase that the load belongs to: the very numbers that EcoPred learns
-    with. A mixed batch has those of one prefill pass over all its rows, and of its KV cache.
+    with. A mixed batch has those of one prefill pass over all its rows, of its KV cache, and
+    ``beside.``: of what its decoding requests cost on top.
     Without a clock above 0 the products with it are 0.
 
     Args:
@@ -85,10 +88,13 @@ class LatencyFeatures(base.Transformer):
     def _parts(self, load: Load) -> Iterator[tuple[Sequence[str], Sequence[float]]]:
         """Names of products, and the load features that they are the products of."""
         if load.prefill_tokens and load.decode_requests:
-            rows, cache = mixed_parts(load)
+            rows, cache, more = mixed_parts(load)
             yield PREFILL_PRODUCTS, self._sized(rows, PREFILL_USUAL)
             kv_tokens = self._sized(cache, DECODE_USUAL)[_KV_TOKENS]
             yield DECODE_PRODUCTS[_KV_TOKENS::LOAD_FEATURES], [kv_tokens]
+            sized = self._sized(more, DECODE_USUAL)
+            for part in _BESIDE:
+                yield BESIDE_PRODUCTS[part::LOAD_FEATURES], [sized[part]]
         elif load.prefill_tokens:
             features = prefill_features(load.prefill_tokens, load.prefill_attended_pairs)
             yield PREFILL_PRODUCTS, self._sized(features, PREFILL_USUAL)
