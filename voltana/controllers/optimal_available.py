@@ -225,7 +225,7 @@ class OptimalAvailable:
         if tokens_per_s == math.inf:
             return fastest
         batch_s, planned_s = forecast.mean_s, self.reserve.rho * self._slo.ttft_s
-        token_s = self._token_s(load, forecast)
+        token_s = self._token_s(load, forecast, tokens_per_s * planned_s)
         busy = tokens_per_s * token_s
         # A batch, and what comes while it runs, computed after it at the fastest level.
         behind_s = float(pending_s[fastest] - batch_s[fastest])
@@ -240,16 +240,27 @@ class OptimalAvailable:
         index = int(keeps.argmax())
         return min(index, fastest) if keeps[index] else fastest
 
-    def _token_s(self, load: Load, forecast: Forecast) -> FloatArray:
-        """What a token adds to a batch at each level."""
-        double = Load(
-            prefill_tokens=2 * load.prefill_tokens,
-            prefill_attended_pairs=2.0 * load.prefill_attended_pairs,
+    def _token_s(self, load: Load, forecast: Forecast, more: float) -> FloatArray:
+        """What a token adds to a batch at each level, of all that may join it.
+
+        The first to join may cost far more than the others, as where each brings experts that
+        nobody has used yet: a level keeps pace if it serves what is left when all of it has come.
+
+        Args:
+            load: The batch.
+            forecast: Of its time.
+            more: Tokens that arrive within the time that is planned for.
+        """
+        share = max(more / load.prefill_tokens, 1.0)
+        tokens = round((1.0 + share) * load.prefill_tokens)
+        grown = Load(
+            prefill_tokens=tokens,
+            prefill_attended_pairs=(1.0 + share) * load.prefill_attended_pairs,
             decode_requests=load.decode_requests,
             decode_kv_tokens=load.decode_kv_tokens,
         )
-        added_s = self.predictor.forecast(double, self._levels).mean_s - forecast.mean_s
-        return np.maximum(added_s, 0.0) / load.prefill_tokens
+        added_s = self.predictor.forecast(grown, self._levels).mean_s - forecast.mean_s
+        return np.maximum(added_s, 0.0) / (tokens - load.prefill_tokens)
 
     def _queued_s(self, bucket: DeadlineBucket) -> FloatArray:
         """Time of a prefix of the queue, as so many batches of its mean size."""
