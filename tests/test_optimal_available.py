@@ -220,3 +220,42 @@ def test_the_critical_clock_takes_the_least_energy(flat_w, linear_w, cubic_w):
 
 def test_an_unknown_latency_has_no_critical_clock_above_the_lowest():
     assert critical_index(np.full(3, np.inf), np.array([0.0, 1.0, 2.0])) in range(3)
+
+
+def settled(tokens, wait_s, *, deadlines=(), rate=1, seconds=10.0):
+    """The last of many decisions on batches whose oldest prompt has waited for so long."""
+    controller = make(Sweet())
+    for step in range(round(seconds * rate)):
+        decision = controller.decide(seen(tokens, wait_s, deadlines, now_s=10.0 + step / rate))
+    return decision
+
+
+def test_a_deadline_that_is_lost_is_no_reason_to_hurry():
+    """A host that takes longer than the deadline over each prompt; the device idles meanwhile."""
+    lost = settled(100, 3.0, rate=20)
+    assert lost.clock_mhz == settled(100, 0.0, rate=20).clock_mhz < LEVELS[-1]
+    assert lost.status is Status.VOID
+    assert lost.reason == "deadline lost: keep pace"
+    assert lost.budget_s == np.inf
+
+
+def test_a_deadline_that_others_of_the_batch_may_keep_is_one():
+    """Some of a batch that waited for the device came late enough to be in time still."""
+    assert settled(6000, 0.5, rate=2).clock_mhz == LEVELS[-1]
+
+
+def test_what_is_lost_does_not_slow_down_those_behind():
+    assert settled(100, 3.0, rate=20, deadlines=[(0.5, 1000)]).clock_mhz == LEVELS[-1]
+
+
+def test_a_lost_batch_keeps_pace():
+    busy = settled(900, 3.0, rate=20)  # nine tenths of what the fastest clock serves
+    assert busy.clock_mhz == LEVELS[-1]
+
+
+def test_what_was_lost_breaks_no_promise():
+    controller = make(Sweet())
+    before = controller.reserve.rho
+    for step in range(400):
+        controller.decide(seen(100, 3.0, now_s=10.0 + 0.05 * step))
+    assert controller.reserve.rho >= before

@@ -222,7 +222,7 @@ def test_random_loads_have_the_phase_they_should():
 
 
 def costly_beside(load: Load, clock_mhz: float) -> float:
-    """An engine whose attention kernel for prompts takes long for decoding requests, as measured."""
+    """An engine whose attention kernel for prompts takes long for decoding requests."""
     rows_s = 5e-3 + 5e-5 * (load.prefill_tokens + load.decode_requests) * 1410.0 / clock_mhz
     return rows_s + 2.7e-3 * load.decode_requests
 

@@ -138,7 +138,7 @@ def test_features_are_the_products_that_it_learns_with():
     x = {"decode_requests": 64, "decode_kv_tokens": 40_000, "clock_mhz": 705.0}
     made = LatencyFeatures().transform_one(x | {"of something else": 1.0})
     assert tuple(made) == DECODE_PRODUCTS
-    expected = regressor([1.0, 64, 1, 1, 40_000], 705.0, 1410.0)
+    expected = regressor([1.0, 64, 1, 1, 0.0, 40_000], 705.0, 1410.0)
     assert list(made.values()) == expected.tolist()
     scaled = LatencyFeatures(scaled=True).transform_one(x).values()
     assert max(scaled) <= 2.0

@@ -59,15 +59,22 @@ class Caution:
                 threshold; negative if late.
             waited: What of its threshold that prompt waited for the batch, likewise.
         """
-        self._price.note(tokens, late=_closeness(slack, max(waited, LEAST_WAITED)))
+        self._price.note(tokens, late=closeness(slack, waited))
 
     def step(self, now_s: float) -> None:
         """Move by what was noted since the last step."""
         self._price.step(now_s)
 
 
-def _closeness(slack: float, waited: float) -> float:
-    """Mean of the score over slacks from `slack` to `slack + waited`."""
+def closeness(slack: float, waited: float) -> float:
+    """Mean of the score over the prompts of a batch, as many of which came at any time.
+
+    Args:
+        slack: What is left of the oldest one's threshold at the end, as a share of the threshold.
+        waited: What of its threshold it waited for the batch, likewise; the slack of the others is
+            greater by up to that.
+    """
+    waited = max(waited, LEAST_WAITED)
     late = min(max(-slack, 0.0), waited)
     near = math.exp(-max(slack, 0.0) / NEAR) - math.exp(-max(slack + waited, 0.0) / NEAR)
     return (late + NEAR * near) / waited

@@ -22,6 +22,9 @@ Something else does arrive. So a level also has to keep pace, in three senses:
   deviations of what arrives as `Caution` asks for. It asks for more while prompts come near their
   deadlines, and for none while they do not.
 
+A deadline that is lost at every level, as where a host was late before the device saw the prompt,
+is no reason to hurry: then the level is the slowest that loses no others and keeps pace.
+
 What then still goes wrong is met by a reserve: the plan aims at a share of the TTFT threshold,
 which falls with every missed promise and rises slowly with every kept one. A change of the clock
 has its price: a lower level is taken once staying has cost as much (`HeldLevel`).
@@ -36,7 +39,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from voltana.controllers.arriving_work import ArrivingWork
-from voltana.controllers.caution import Caution
+from voltana.controllers.caution import Caution, closeness
 from voltana.controllers.held_level import HeldLevel
 from voltana.errors import invalid
 from voltana.levels import idle_clock, require_levels
@@ -52,6 +55,8 @@ if TYPE_CHECKING:
     from voltana.values import Bounds, DeadlineBucket, FloatArray, Forecast, Observation
 
 IDLE = Load()
+
+LOST = "deadline lost: keep pace"
 
 BUSIEST = 0.9
 """Utilisation up to which a level keeps pace with the mean rate."""
@@ -126,10 +131,10 @@ class OptimalAvailable:
         self.levels_mhz = require_levels(levels_mhz)
         self._levels = np.array(levels_mhz, dtype=np.float64)
         self._slo = slo
-        late_share = PLANNED_SHARE * (1.0 - slo.ttft_target)
-        self.reserve = reserve or usual_reserve(late_share)
+        self._late_share = PLANNED_SHARE * (1.0 - slo.ttft_target)
+        self.reserve = reserve or usual_reserve(self._late_share)
         self.arriving = ArrivingWork(arrivals_s) if arrivals_s else None
-        self.caution = Caution(late_share)
+        self.caution = Caution(self._late_share)
         self.held = HeldLevel(PRICE_S, settling_s=0.0)
         self._idle_mhz = idle_clock(self.levels_mhz, idle_mhz)
         self._open: list[_Batch] = []
@@ -178,17 +183,42 @@ class OptimalAvailable:
         if self.arriving is not None and 0.0 < forecast.mean_s[-1] < math.inf:
             fastest = self._fastest(observation.bounds)
             pace = self._keeping_pace(self.arriving, observation.load, forecast, pending_s, fastest)
-        index = int(fits.argmax())
+        index, lost = int(fits.argmax()), False
         if not fits[index]:
             unknown = forecast.upper_s[-1] == math.inf
-            binding = Binding.UNCERTAINTY if unknown else Binding.DEADLINE
-            return certified_or_fastest(forecast, None, budget_s, binding)
+            spared = None if unknown or itl_s < math.inf else self._spared(observation, forecast)
+            if spared is None:
+                binding = Binding.UNCERTAINTY if unknown else Binding.DEADLINE
+                return certified_or_fastest(forecast, None, budget_s, binding)
+            index, lost = spared, True
         lowest = 0 if energy_j is None else int(energy_j.argmin())
         bindings = ((lowest, Binding.NONE), (pace, Binding.PACE), (index, Binding.DEADLINE))
         chosen, binding = max(bindings, key=itemgetter(0))
         if energy_j is not None and 0.0 < energy_j[0] < math.inf:
             chosen = self.held.hold(chosen, energy_j, observation.now_s)
+        if lost:
+            clock_mhz = self.levels_mhz[chosen]
+            return Decision(clock_mhz=clock_mhz, reason=LOST, forecast=forecast, binding=binding)
         return certified_or_fastest(forecast, chosen, budget_s, binding)
+
+    def _spared(self, observation: Observation, forecast: Forecast) -> int | None:
+        """Index of the slowest level at which a batch whose deadline is lost loses no more.
+
+        Its oldest prompt is late at every level, but others of the batch may not be. A level loses
+        no more if it makes late at most the share that may be late beyond what the fastest one
+        does. None where a deadline behind the batch binds, or nobody knows how fast work comes in.
+        """
+        queue, ttft_s = observation.queue, self._slo.ttft_s
+        if self.arriving is None or queue.requests:
+            return None
+        left_s, waited = self._slo.prefill_budget_s(queue), queue.oldest_wait_s / ttft_s
+
+        def late(index: int) -> float:
+            return closeness((left_s - float(forecast.mean_s[index])) / ttft_s, waited)
+
+        fastest = self._fastest(observation.bounds)
+        most = late(fastest) + self._late_share
+        return next(index for index in range(fastest + 1) if late(index) <= most)
 
     def _energy_j(self, load: Load, forecast: Forecast) -> FloatArray | None:
         """Energy of the batch above idling at every level; None where no power is known."""
@@ -225,7 +255,7 @@ class OptimalAvailable:
         if tokens_per_s == math.inf:
             return fastest
         batch_s, planned_s = forecast.mean_s, self.reserve.rho * self._slo.ttft_s
-        token_s = self._token_s(load, forecast)
+        token_s = self._token_s(load, forecast, tokens_per_s * planned_s)
         busy = tokens_per_s * token_s
         # A batch, and what comes while it runs, computed after it at the fastest level.
         behind_s = float(pending_s[fastest] - batch_s[fastest])
@@ -240,16 +270,27 @@ class OptimalAvailable:
         index = int(keeps.argmax())
         return min(index, fastest) if keeps[index] else fastest
 
-    def _token_s(self, load: Load, forecast: Forecast) -> FloatArray:
-        """What a token adds to a batch at each level."""
-        double = Load(
-            prefill_tokens=2 * load.prefill_tokens,
-            prefill_attended_pairs=2.0 * load.prefill_attended_pairs,
+    def _token_s(self, load: Load, forecast: Forecast, more: float) -> FloatArray:
+        """What a token adds to a batch at each level, of all that may join it.
+
+        The first to join may cost far more than the others, as where each brings experts that
+        nobody has used yet: a level keeps pace if it serves what is left when all of it has come.
+
+        Args:
+            load: The batch.
+            forecast: Of its time.
+            more: Tokens that arrive within the time that is planned for.
+        """
+        share = max(more / load.prefill_tokens, 1.0)
+        tokens = round((1.0 + share) * load.prefill_tokens)
+        grown = Load(
+            prefill_tokens=tokens,
+            prefill_attended_pairs=(1.0 + share) * load.prefill_attended_pairs,
             decode_requests=load.decode_requests,
             decode_kv_tokens=load.decode_kv_tokens,
         )
-        added_s = self.predictor.forecast(double, self._levels).mean_s - forecast.mean_s
-        return np.maximum(added_s, 0.0) / load.prefill_tokens
+        added_s = self.predictor.forecast(grown, self._levels).mean_s - forecast.mean_s
+        return np.maximum(added_s, 0.0) / (tokens - load.prefill_tokens)
 
     def _queued_s(self, bucket: DeadlineBucket) -> FloatArray:
         """Time of a prefix of the queue, as so many batches of its mean size."""

@@ -139,7 +139,17 @@ class ClusterSpec:
         `voltana.predictors.ecopred.Datasheet`.
         """
         hardware, model = self.hardware, self.model
+        moe = model.experts
+        experts = (
+            {}
+            if moe is None
+            else {
+                "expert_share": moe.per_token / moe.count,
+                "expert_bytes": model.expert_bytes,
+            }
+        )
         return {
+            **experts,
             "peak_flops": hardware.peak_flops["bf16"] * self.tensor_parallel,
             "memory_bandwidth_bytes_per_s": hardware.memory_bandwidth * self.tensor_parallel,
             "max_clock_mhz": hardware.clocks_mhz[-1],

@@ -153,6 +153,11 @@ class ModelProfile(Section):
         return "bf16" if alone else self.weight_dtype
 
     @property
+    def expert_bytes(self) -> int:
+        """Memory that the routed experts' weights take, of all that `weight_bytes` counts."""
+        return round(self._parts()["experts"] * weight_format(self.expert_dtype).bytes)
+
+    @property
     def weight_bytes(self) -> int:
         """Memory that the weights take."""
         formats = {"experts": self.expert_dtype, "layers": self.layer_dtype}

@@ -88,7 +88,8 @@ def _fit_phase(
 ) -> PhaseProfile | None:
     if len(samples) < LEAST_SAMPLES:
         return None
-    x = np.array([regressor(_features(s), s.clock_mhz, max_clock_mhz) for s in samples])
+    share = prior.expert_share
+    x = np.array([regressor(_features(s, share), s.clock_mhz, max_clock_mhz) for s in samples])
     y = np.array([s.latency_s for s in samples])
     weights = 1.0 / (NOISE * y)
     # The prior counts as one sample for each coefficient, of its own deviation.
@@ -106,6 +107,7 @@ def _fit_phase(
         deviations_s=to_table(deviation, names),
         slowest_mhz=min(clocks),
         fastest_mhz=max(clocks),
+        expert_share=share,
         errors=FitErrors(
             samples=len(samples),
             mean_absolute_error_ms=float(1e3 * residual.mean()),
@@ -114,8 +116,8 @@ def _fit_phase(
     )
 
 
-def _features(sample: Outcome) -> list[float]:
+def _features(sample: Outcome, expert_share: float) -> list[float]:
     load = sample.load
     if load.prefill_tokens:
-        return prefill_features(load.prefill_tokens, load.prefill_attended_pairs)
-    return decode_features(load.decode_requests, load.decode_kv_tokens)
+        return prefill_features(load.prefill_tokens, load.prefill_attended_pairs, expert_share)
+    return decode_features(load.decode_requests, load.decode_kv_tokens, expert_share)

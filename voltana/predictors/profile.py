@@ -15,7 +15,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from voltana.errors import ProfileError
-from voltana.predictors.ecopred.features import BASIS_NAMES, FEATURES
+from voltana.predictors.ecopred.features import BASIS_NAMES, EXPERTS, FEATURES
 from voltana.predictors.ecopred.prior import Prior
 
 if TYPE_CHECKING:
@@ -76,6 +76,7 @@ class PhaseProfile(_Section):
         deviations_s: Their standard deviations, likewise.
         slowest_mhz: Slowest clock that was measured.
         fastest_mhz: Fastest clock that was measured.
+        expert_share: Share of the experts that a token uses; 0 of a dense model.
         errors: How well they fit.
     """
 
@@ -83,6 +84,7 @@ class PhaseProfile(_Section):
     deviations_s: Table
     slowest_mhz: float = Field(gt=0)
     fastest_mhz: float = Field(gt=0)
+    expert_share: float = Field(default=0.0, ge=0, le=1)
     errors: FitErrors
 
 
@@ -171,7 +173,13 @@ def phase_prior(profile: PhaseProfile, names: tuple[str, ...], *, doubted: bool)
         deviation = np.maximum(deviation, doubt)
         error = max(error, PRIOR_RELATIVE_ERROR)
     tried_mhz = None if doubted else (profile.slowest_mhz, profile.fastest_mhz)
-    return Prior(mean=mean, deviation=deviation, relative_error=error, tried_mhz=tried_mhz)
+    return Prior(
+        mean=mean,
+        deviation=deviation,
+        relative_error=error,
+        tried_mhz=tried_mhz,
+        expert_share=profile.expert_share,
+    )
 
 
 def to_table(values: FloatArray, names: tuple[str, ...]) -> Table:
@@ -186,13 +194,17 @@ def to_table(values: FloatArray, names: tuple[str, ...]) -> Table:
 def _from_table(
     table: Mapping[str, Mapping[str, float]], names: tuple[str, ...], field: str
 ) -> FloatArray:
-    if set(table) != set(BASIS_NAMES) or any(set(row) != set(names) for row in table.values()):
+    # Files from before experts were told apart have no coefficient of theirs: it is 0.
+    wanted = set(names) - {EXPERTS}
+    if set(table) != set(BASIS_NAMES) or any(
+        set(row) - {EXPERTS} != wanted for row in table.values()
+    ):
         raise ProfileError(
             f"{field} = {sorted(table)} x {sorted(set().union(*table.values()))} is not allowed: "
             f"must be {', '.join(BASIS_NAMES)} with {', '.join(names)} each. "
             "Profile the stack again."
         )
-    flat = np.array([[table[basis][name] for name in names] for basis in BASIS_NAMES])
+    flat = np.array([[table[basis].get(name, 0.0) for name in names] for basis in BASIS_NAMES])
     values: FloatArray = flat.reshape(FEATURES)
     return values
 

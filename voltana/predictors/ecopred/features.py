@@ -10,6 +10,11 @@ is learned at any other:
   and arithmetic that overtakes the memory traffic it hides behind.
 
 All are non-negative and fall with the clock, so non-negative W make latency fall with it as well.
+
+Of a mixture of experts an iteration reads those alone that some token has chosen. If a token uses
+a share p of them, n tokens leave (1 - p)^n of them untouched: a request more costs a lot while the
+batch is small, and next to nothing once most experts are read anyway. A line through small batches
+would take a batch of 64 for twice as long as it is. Dense models have no experts, and p = 0.
 """
 
 from __future__ import annotations
@@ -38,17 +43,18 @@ KNEE = 1.4
 """f_max / f from which memory traffic may depend on the SM clock; about 1005 of 1410 MHz."""
 
 CLOCK_BASES = 3
-LOAD_FEATURES = 5
+LOAD_FEATURES = 6
 FEATURES = CLOCK_BASES * LOAD_FEATURES
 
-PREFILL_NAMES = ("iteration", "tokens", "half_tiles", "tiles", "attended_pairs")
-DECODE_NAMES = ("iteration", "padded_requests", "half_tiles", "tiles", "kv_tokens")
+EXPERTS = "experts"
+PREFILL_NAMES = ("iteration", "tokens", "half_tiles", "tiles", EXPERTS, "attended_pairs")
+DECODE_NAMES = ("iteration", "padded_requests", "half_tiles", "tiles", EXPERTS, "kv_tokens")
 BASIS_NAMES = ("constant", "compute", "slow_memory")
 
-PREFILL_USUAL = (1.0, 4096.0, 64.0, 32.0, 1e7)
+PREFILL_USUAL = (1.0, 4096.0, 64.0, 32.0, 1.0, 1e7)
 """A usual value of each load feature of prefill; over it, features are of a size near 1."""
 
-DECODE_USUAL = (1.0, 128.0, 2.0, 1.0, 2e5)
+DECODE_USUAL = (1.0, 128.0, 2.0, 1.0, 1.0, 2e5)
 """A usual value of each load feature of decode."""
 
 
@@ -63,25 +69,42 @@ BESIDE_PRODUCTS = product_names("beside", DECODE_NAMES)
 """What requests that decode beside prompts cost more than elsewhere."""
 
 
-def prefill_features(tokens: int, attended_pairs: float) -> list[float]:
-    """One iteration, its new tokens, the GEMM tiles that they fill, and the attended pairs."""
-    return [1.0, tokens, -(-tokens // HALF_TILE), -(-tokens // TILE), attended_pairs]
+def prefill_features(tokens: int, attended_pairs: float, expert_share: float = 0.0) -> list[float]:
+    """One iteration, its new tokens, the GEMM tiles that they fill, experts, and attended pairs.
+
+    Args:
+        tokens: New ones.
+        attended_pairs: Pairs of a new token and one that it attends to.
+        expert_share: Share of the experts that a token uses; 0 of a dense model.
+    """
+    read = 1.0 - (1.0 - expert_share) ** tokens if expert_share else 0.0
+    return [1.0, tokens, -(-tokens // HALF_TILE), -(-tokens // TILE), read, attended_pairs]
 
 
-def decode_features(requests: int, kv_tokens: int) -> list[float]:
-    """One iteration, its rows, the GEMM tiles that they fill, and the tokens in the KV cache."""
+def decode_features(requests: int, kv_tokens: int, expert_share: float = 0.0) -> list[float]:
+    """One iteration, its rows, the GEMM tiles that they fill, experts, and tokens in the KV cache.
+
+    Args:
+        requests: Of the batch.
+        kv_tokens: In their KV cache.
+        expert_share: Share of the experts that a token uses; 0 of a dense model.
+    """
     rows = -(-requests // SMALL_TILE) * SMALL_TILE
-    return [1.0, rows, -(-requests // HALF_TILE), -(-requests // TILE), kv_tokens]
+    read = 1.0 - (1.0 - expert_share) ** requests if expert_share else 0.0
+    return [1.0, rows, -(-requests // HALF_TILE), -(-requests // TILE), read, kv_tokens]
 
 
-def decode_features_of(requests: FloatArray, kv_tokens: FloatArray) -> Basis:
+def decode_features_of(
+    requests: FloatArray, kv_tokens: FloatArray, expert_share: float = 0.0
+) -> Basis:
     """`decode_features` of many batches, shape (LOAD_FEATURES, b)."""
     features: Basis = np.empty((LOAD_FEATURES, len(requests)))
     features[0] = 1.0
     for row, tile in ((1, SMALL_TILE), (2, HALF_TILE), (3, TILE)):
         np.ceil(requests / tile, out=features[row])
     features[1] *= SMALL_TILE
-    features[4] = kv_tokens
+    features[4] = 1.0 - (1.0 - expert_share) ** requests if expert_share else 0.0
+    features[5] = kv_tokens
     return features
 
 
@@ -139,11 +162,17 @@ def products(load: Sequence[float], clock_mhz: float, max_clock_mhz: float) -> l
     return [*load, *[slow * v for v in load], *[low * v for v in load]]
 
 
-def mixed_parts(load: Load) -> tuple[list[float], list[float], list[float]]:
+def mixed_parts(
+    load: Load, expert_share: float = 0.0
+) -> tuple[list[float], list[float], list[float]]:
     """A mixed batch: one GEMM pass over all its rows, the reading of the decode KV cache, and more.
 
     An attention kernel made for prompts may take far longer for the one row of a decoding request
     than one made for decode: 2.8 ms a request were measured (docs/gpu.md).
+
+    Args:
+        load: The batch.
+        expert_share: Share of the experts that a token uses; 0 of a dense model.
 
     Returns:
         Features for the prefill model, for the decode model, and for that of what is on top.
@@ -154,7 +183,7 @@ def mixed_parts(load: Load) -> tuple[list[float], list[float], list[float]]:
         load.decode_kv_tokens,
     )
     return (
-        prefill_features(rows, load.prefill_attended_pairs),
-        [0.0, 0.0, 0.0, 0.0, kv_tokens],
-        [0.0, requests, 0.0, 0.0, kv_tokens],
+        prefill_features(rows, load.prefill_attended_pairs, expert_share),
+        [0.0, 0.0, 0.0, 0.0, 0.0, kv_tokens],
+        [0.0, requests, 0.0, 0.0, 0.0, kv_tokens],
     )

@@ -61,6 +61,11 @@ class Phased(Protocol):
         """Fastest clock at which the model was tried."""
         ...
 
+    @property
+    def expert_share(self) -> float:
+        """Share of the experts that a token uses; 0 of a dense model."""
+        ...
+
     def variance(self, x: FloatArray) -> float:
         """Variance of the mean for the regressor `x`, from the uncertainty of the weights."""
         ...
@@ -84,6 +89,7 @@ class PhaseModel:
         bound_deviations: See `Phased`.
         slowest_mhz: See `Phased`.
         fastest_mhz: See `Phased`.
+        expert_share: See `Phased`.
         falls: Whether the mean never rises with the clock, as with all that `PhaseLearner` yields.
         lasts: Whether the mean is above 0 and never falls with the load, likewise.
     """
@@ -94,6 +100,7 @@ class PhaseModel:
     bound_deviations: float
     slowest_mhz: float
     fastest_mhz: float
+    expert_share: float = 0.0
     falls: bool = field(init=False)
     lasts: bool = field(init=False)
     _rates: dict[float, list[float]] = field(default_factory=dict, init=False, repr=False)
@@ -139,6 +146,7 @@ class PhaseModel:
             "bound_deviations": self.bound_deviations,
             "slowest_mhz": self.slowest_mhz,
             "fastest_mhz": self.fastest_mhz,
+            "expert_share": self.expert_share,
         }
 
     @classmethod
@@ -149,6 +157,7 @@ class PhaseModel:
             for name in ("bound_deviations", "slowest_mhz", "fastest_mhz")
         }
         deviation = values["relative_deviation"]
+        numbers["expert_share"] = float(str(values.get("expert_share", 0.0)))
         return cls(
             weights=np.array(values["weights"], np.float64).reshape(CLOCK_BASES, LOAD_FEATURES),
             covariance=np.array(values["covariance"], np.float64).reshape(FEATURES, FEATURES),
@@ -248,7 +257,7 @@ def forecast_batches(
         bases: Yields the clock bases.
         decode: Model of decode.
     """
-    features = decode_features_of(requests, kv_tokens)
+    features = decode_features_of(requests, kv_tokens, decode.expert_share)
     columns = bases.at(clocks_mhz, decode.slowest_mhz, decode.fastest_mhz).bounds
     both_s = (decode.weights @ features).T @ columns
     count = len(clocks_mhz)
@@ -277,7 +286,7 @@ def batch_means(
 
     Arguments are those of `forecast_batches`.
     """
-    features = decode_features_of(requests, kv_tokens)
+    features = decode_features_of(requests, kv_tokens, decode.expert_share)
     columns = bases.at(clocks_mhz, decode.slowest_mhz, decode.fastest_mhz).means
     both_s = (decode.weights @ features).T @ columns
     if decode.relative_deviation == math.inf:
@@ -291,10 +300,13 @@ def _parts(
 ) -> tuple[_Phase, list[float], tuple[list[float], list[float]] | None]:
     """The model of a load, its features, and those of the further parts of a mixed one."""
     if not load.prefill_tokens:
-        return decode, decode_features(load.decode_requests, load.decode_kv_tokens), None
+        requests, kv_tokens = load.decode_requests, load.decode_kv_tokens
+        return decode, decode_features(requests, kv_tokens, decode.expert_share), None
+    share = prefill.expert_share
     if not load.decode_requests:
-        return prefill, prefill_features(load.prefill_tokens, load.prefill_attended_pairs), None
-    features, cache, more = mixed_parts(load)
+        pairs = load.prefill_attended_pairs
+        return prefill, prefill_features(load.prefill_tokens, pairs, share), None
+    features, cache, more = mixed_parts(load, share)
     return prefill, features, (cache, more)
 
 
@@ -351,20 +363,24 @@ class LatencySnapshot:
         phase = self.decode
         if not (requests and phase.falls and phase.lasts and phase.relative_deviation < math.inf):
             return None
-        curve = MeanCurve(phase, decode_features(requests, 0), self.bases.max_clock_mhz)
+        features = decode_features(requests, 0, phase.expert_share)
+        curve = MeanCurve(phase, features, self.bases.max_clock_mhz)
         return MeanLine(curve.mean_s(clock_mhz), phase.rates(clock_mhz, curve.max_clock_mhz)[-1])
 
     def prefill_mean(self, clock_mhz: float) -> Callable[[int, float], float]:
         """See `voltana.ports.TellsPrefill`."""
-        of_iteration, of_tokens, of_halves, of_tiles, of_pairs = self.prefill.rates(
+        of_iteration, of_tokens, of_halves, of_tiles, of_experts, of_pairs = self.prefill.rates(
             clock_mhz, self.bases.max_clock_mhz
         )
+        untouched = 1.0 - self.prefill.expert_share
 
         def mean_s(tokens: int, attended_pairs: float) -> float:
             if not tokens:
                 return 0.0
             halves, tiles = -(-tokens // HALF_TILE), -(-tokens // TILE)
             fixed_s = of_iteration + of_tokens * tokens + of_halves * halves + of_tiles * tiles
+            if untouched < 1.0:
+                fixed_s += of_experts * (1.0 - untouched**tokens)
             return fixed_s + of_pairs * attended_pairs
 
         return mean_s

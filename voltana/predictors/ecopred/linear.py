@@ -82,11 +82,9 @@ class LinearLatency:
             if load.decode_requests:
                 self._learn_mixed(load, clock_mhz, latency_s)
                 return
-            features = prefill_features(load.prefill_tokens, load.prefill_attended_pairs)
-            self.prefill.learn(features, clock_mhz, latency_s)
+            self.prefill.learn(self._prefill_features(load), clock_mhz, latency_s)
         elif load.decode_requests:
-            features = decode_features(load.decode_requests, load.decode_kv_tokens)
-            self.decode.learn(features, clock_mhz, latency_s)
+            self.decode.learn(self._decode_features(load), clock_mhz, latency_s)
 
     def snapshot(self) -> LatencySnapshot:
         """A frozen copy, which later learning does not change; the same one until there is some."""
@@ -102,12 +100,10 @@ class LinearLatency:
         if load.prefill_tokens:
             if load.decode_requests:
                 return sum(self._expected_parts(load, clock_mhz))
-            features = prefill_features(load.prefill_tokens, load.prefill_attended_pairs)
-            return self.prefill.expected_s(features, clock_mhz)
+            return self.prefill.expected_s(self._prefill_features(load), clock_mhz)
         if not load.decode_requests:
             return 0.0
-        features = decode_features(load.decode_requests, load.decode_kv_tokens)
-        return self.decode.expected_s(features, clock_mhz)
+        return self.decode.expected_s(self._decode_features(load), clock_mhz)
 
     def reopen(self, factor: float, relative_error: float) -> None:
         """Doubt what was learned; see `voltana.predictors.drift.Reopenable.reopen`."""
@@ -124,9 +120,17 @@ class LinearLatency:
         """Labels that prefill and decode have learned."""
         return self.prefill.scale.labels, self.decode.scale.labels
 
+    def _prefill_features(self, load: Load) -> list[float]:
+        tokens, pairs = load.prefill_tokens, load.prefill_attended_pairs
+        return prefill_features(tokens, pairs, self.prefill.expert_share)
+
+    def _decode_features(self, load: Load) -> list[float]:
+        requests, kv_tokens = load.decode_requests, load.decode_kv_tokens
+        return decode_features(requests, kv_tokens, self.decode.expert_share)
+
     def _expected_parts(self, load: Load, clock_mhz: float) -> tuple[float, float, float]:
         """Expected latency of the parts of a mixed batch: its rows, the cache, what is on top."""
-        rows, cache, more = mixed_parts(load)
+        rows, cache, more = mixed_parts(load, self.prefill.expert_share)
         return (
             self.prefill.expected_s(rows, clock_mhz),
             self.decode.expected_s(cache, clock_mhz),
@@ -135,7 +139,7 @@ class LinearLatency:
 
     def _learn_mixed(self, load: Load, clock_mhz: float, latency_s: float) -> None:
         """Teach what is left once the decode requests' KV cache has been read."""
-        rows, _, more = mixed_parts(load)
+        rows, _, more = mixed_parts(load, self.prefill.expert_share)
         rows_s, cache_s, more_s = self._expected_parts(load, clock_mhz)
         if latency_s <= cache_s:
             return

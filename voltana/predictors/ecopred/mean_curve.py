@@ -27,10 +27,12 @@ class MeanCurve(NamedTuple):
 
     def mean_s(self, clock_mhz: float) -> float:
         """Expected latency at one clock."""
-        phase, (iteration, rows, halves, tiles, last), max_clock_mhz, _ = self
-        of_iteration, of_rows, of_halves, of_tiles, of_last = phase.rates(clock_mhz, max_clock_mhz)
+        phase, (iteration, rows, halves, tiles, experts, last), max_clock_mhz, _ = self
+        of_iteration, of_rows, of_halves, of_tiles, of_experts, of_last = phase.rates(
+            clock_mhz, max_clock_mhz
+        )
         fixed_s = of_iteration * iteration + of_rows * rows + of_halves * halves + of_tiles * tiles
-        return fixed_s + of_last * last
+        return fixed_s + of_experts * experts + of_last * last
 
 
 class MeanLine(NamedTuple):

@@ -40,10 +40,14 @@ class PhaseLearner:
 
     Attributes:
         squares: The regressor that learns.
+        expert_share: See `Phased`.
         scale: Scale of its residuals.
     """
 
-    __slots__ = ("_bound_deviations", "_clocks", "_frozen", "_max_clock_mhz", "scale", "squares")
+    __slots__ = (
+        "_bound_deviations", "_clocks", "_frozen", "_max_clock_mhz", "expert_share", "scale",
+        "squares",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -61,6 +65,7 @@ class PhaseLearner:
             forgetting=forgetting,
             nonnegative=True,
         )
+        self.expert_share = prior.expert_share
         self.scale = ResidualScale(prior.relative_error)
         self._clocks = ClockRange(max_clock_mhz)
         if prior.tried_mhz is not None:
@@ -151,6 +156,7 @@ class PhaseLearner:
                 bound_deviations=self._bound_deviations,
                 slowest_mhz=self.slowest_mhz,
                 fastest_mhz=self.fastest_mhz,
+                expert_share=self.expert_share,
             )
         return self._frozen
 
@@ -169,6 +175,7 @@ class PhaseLearner:
             deviations_s=to_table(np.sqrt(self.squares.covariance.diagonal()), names),
             slowest_mhz=self.slowest_mhz,
             fastest_mhz=self.fastest_mhz,
+            expert_share=self.expert_share,
             errors=FitErrors(
                 samples=self.scale.labels,
                 mean_relative_error=self.scale.estimate,

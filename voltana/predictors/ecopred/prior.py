@@ -30,7 +30,20 @@ if TYPE_CHECKING:
     from voltana.values import FloatArray
 
 
-class Datasheet(TypedDict):
+class _Needed(TypedDict):
+    peak_flops: float
+    memory_bandwidth_bytes_per_s: float
+    max_clock_mhz: float
+    tensor_parallel: float
+    weight_bytes: float
+    active_parameters: float
+    kv_bytes_per_token: float
+    layers: float
+    hidden_size: float
+    attention_width: float
+
+
+class Datasheet(_Needed, total=False):
     """Published numbers of one instance: all its devices together, and the model it serves.
 
     Attributes:
@@ -44,18 +57,12 @@ class Datasheet(TypedDict):
         layers: Transformer layers.
         hidden_size: Width of the residual stream.
         attention_width: Query heads times their width.
+        expert_share: Share of the experts of a layer that a token uses; absent of a dense model.
+        expert_bytes: Weights of all these experts, which `weight_bytes` includes; absent likewise.
     """
 
-    peak_flops: float
-    memory_bandwidth_bytes_per_s: float
-    max_clock_mhz: float
-    tensor_parallel: float
-    weight_bytes: float
-    active_parameters: float
-    kv_bytes_per_token: float
-    layers: float
-    hidden_size: float
-    attention_width: float
+    expert_share: float
+    expert_bytes: float
 
 
 COMPUTE_EFFICIENCY = 0.7
@@ -98,28 +105,35 @@ class Prior:
         relative_error: Guess of the residuals' size over the latency, once the coefficients fit;
             None where there is none: no bound is then given before some labels have come.
         tried_mhz: Slowest and fastest clock at which it was measured; None for a guess.
+        expert_share: Share of the experts that a token uses; 0 of a dense model.
     """
 
     mean: FloatArray
     deviation: FloatArray
     relative_error: float | None
     tried_mhz: tuple[float, float] | None = None
+    expert_share: float = 0.0
 
     def __repr__(self) -> str:
         return f"Prior(relative_error={self.relative_error}, tried_mhz={self.tried_mhz})"
 
 
 def check_datasheet(datasheet: Mapping[str, float]) -> None:
-    """Raise a `ConfigError` for the first number that is missing or not above 0."""
-    for key in Datasheet.__annotations__:
+    """Raise a `ConfigError` for the first number that is missing or outside its range."""
+    for key in _Needed.__annotations__:
         if key not in datasheet:
             raise ConfigError(
                 f"datasheet.{key} is missing: must be given with "
-                f"{', '.join(Datasheet.__annotations__)}. "
+                f"{', '.join(_Needed.__annotations__)}. "
                 "Look it up in the device's datasheet or the model's config.json."
             )
         if not 0 < datasheet[key] < float("inf"):
             raise invalid(f"datasheet.{key}", datasheet[key], "above 0", "Look it up again.")
+    most = {"expert_share": 1.0, "expert_bytes": datasheet["weight_bytes"]}
+    for key, value in most.items():
+        if not 0 <= datasheet.get(key, 0.0) <= value:
+            remedy = "Leave both out for a dense model."
+            raise invalid(f"datasheet.{key}", datasheet[key], f"0 to {value:g}", remedy)
 
 
 def prefill_prior(datasheet: Mapping[str, float]) -> Prior:
@@ -134,11 +148,11 @@ def prefill_prior(datasheet: Mapping[str, float]) -> Prior:
     pair_s = 4 * d["layers"] * d["attention_width"] / (d["peak_flops"] * ATTENTION_EFFICIENCY)
     memory_token_s = 2 * ACTIVATION_PASSES * d["layers"] * d["hidden_size"] / _bandwidth(d)
     weights_s = d["weight_bytes"] / _bandwidth(d)
-    constant = [_all_reduces_s(d), memory_token_s, 0.0, 0.0, 0.0]
-    compute = [_kernels_s(d), 0.7 * token_s, 0.0, 0.3 * token_s * TILE, pair_s]
-    slow = [0.0, SLOW_MEMORY_SHARE * memory_token_s, 0.0, 0.0, 0.0]
-    largest = [weights_s, token_s, token_s * HALF_TILE, token_s * TILE, pair_s]
-    return _prior([constant, compute, slow], largest)
+    constant = [_all_reduces_s(d), memory_token_s, 0.0, 0.0, 0.0, 0.0]
+    compute = [_kernels_s(d), 0.7 * token_s, 0.0, 0.3 * token_s * TILE, 0.0, pair_s]
+    slow = [0.0, SLOW_MEMORY_SHARE * memory_token_s, 0.0, 0.0, 0.0, 0.0]
+    largest = [weights_s, token_s, token_s * HALF_TILE, token_s * TILE, weights_s, pair_s]
+    return _prior([constant, compute, slow], largest, d)
 
 
 def decode_prior(datasheet: Mapping[str, float]) -> Prior:
@@ -150,14 +164,16 @@ def decode_prior(datasheet: Mapping[str, float]) -> Prior:
     check_datasheet(datasheet)
     d = datasheet
     weights_s = d["weight_bytes"] / _bandwidth(d)
+    experts_s = _experts_s(d)
     kv_s = d["kv_bytes_per_token"] / _bandwidth(d)
     tile_s = 2 * d["active_parameters"] * TILE / (d["peak_flops"] * COMPUTE_EFFICIENCY)
     row_s = 2 * ACTIVATION_PASSES * d["layers"] * d["hidden_size"] / _bandwidth(d)
-    constant = [weights_s + _all_reduces_s(d), row_s, 0.0, 0.0, kv_s]
-    compute = [_kernels_s(d), 0.0, 0.0, 0.5 * tile_s, 0.0]
-    slow = [SLOW_MEMORY_SHARE * v for v in (weights_s, row_s, 0.0, 0.0, kv_s)]
-    largest = [weights_s, max(row_s, tile_s / TILE), 0.5 * tile_s, tile_s, kv_s]
-    return _prior([constant, compute, slow], largest)
+    streamed = (weights_s - experts_s, row_s, 0.0, 0.0, experts_s, kv_s)
+    constant = [streamed[0] + _all_reduces_s(d), *streamed[1:]]
+    compute = [_kernels_s(d), 0.0, 0.0, 0.5 * tile_s, 0.0, 0.0]
+    slow = [SLOW_MEMORY_SHARE * v for v in streamed]
+    largest = [weights_s, max(row_s, tile_s / TILE), 0.5 * tile_s, tile_s, weights_s, kv_s]
+    return _prior([constant, compute, slow], largest, d)
 
 
 def flat_prefill_prior() -> Prior:
@@ -187,10 +203,22 @@ def _flat_prior(largest_s: float, usual: tuple[float, ...]) -> Prior:
     return Prior(mean=np.zeros(FEATURES), deviation=deviation, relative_error=None)
 
 
-def _prior(rows: list[list[float]], largest: list[float]) -> Prior:
+def _prior(rows: list[list[float]], largest: list[float], datasheet: Mapping[str, float]) -> Prior:
     mean = np.array(rows, dtype=np.float64).reshape(FEATURES)
     scale = np.outer(BASIS_UNCERTAINTY, largest).reshape(FEATURES)
-    return Prior(mean=mean, deviation=np.maximum(0.5 * mean, scale), relative_error=0.1)
+    return Prior(
+        mean=mean,
+        deviation=np.maximum(0.5 * mean, scale),
+        relative_error=0.1,
+        expert_share=datasheet.get("expert_share", 0.0),
+    )
+
+
+def _experts_s(datasheet: Mapping[str, float]) -> float:
+    """Time to read all experts; without the share that a token uses it is part of the weights'."""
+    if not datasheet.get("expert_share", 0.0):
+        return 0.0
+    return datasheet.get("expert_bytes", 0.0) / _bandwidth(datasheet)
 
 
 def _bandwidth(datasheet: Mapping[str, float]) -> float:

@@ -50,6 +50,7 @@ class LatencyFeatures(base.Transformer):
 
     Args:
         max_clock_mhz: Clock at which f_max / f is 1.
+        expert_share: Share of the experts that a token uses; 0 of a dense model.
         scaled: Whether to divide each feature by a usual value of it, so that all are of a size
             near 1, as most regressors expect.
 
@@ -66,10 +67,15 @@ class LatencyFeatures(base.Transformer):
         0.02
     """
 
-    def __init__(self, max_clock_mhz: float = 1410.0, *, scaled: bool = False) -> None:
+    def __init__(
+        self, max_clock_mhz: float = 1410.0, *, expert_share: float = 0.0, scaled: bool = False
+    ) -> None:
         if not 0 < max_clock_mhz < math.inf:
             raise invalid("max_clock_mhz", max_clock_mhz, "above 0", "Ask the device for it.")
+        if not 0 <= expert_share <= 1:
+            raise invalid("expert_share", expert_share, "0 to 1", "0 is that of a dense model.")
         self.max_clock_mhz = max_clock_mhz
+        self.expert_share = expert_share
         self.scaled = scaled
 
     def transform_one(self, x: Mapping[FeatureName, float]) -> dict[FeatureName, float]:
@@ -88,7 +94,7 @@ class LatencyFeatures(base.Transformer):
     def _parts(self, load: Load) -> Iterator[tuple[Sequence[str], Sequence[float]]]:
         """Names of products, and the load features that they are the products of."""
         if load.prefill_tokens and load.decode_requests:
-            rows, cache, more = mixed_parts(load)
+            rows, cache, more = mixed_parts(load, self.expert_share)
             yield PREFILL_PRODUCTS, self._sized(rows, PREFILL_USUAL)
             kv_tokens = self._sized(cache, DECODE_USUAL)[_KV_TOKENS]
             yield DECODE_PRODUCTS[_KV_TOKENS::LOAD_FEATURES], [kv_tokens]
@@ -96,10 +102,14 @@ class LatencyFeatures(base.Transformer):
             for part in _BESIDE:
                 yield BESIDE_PRODUCTS[part::LOAD_FEATURES], [sized[part]]
         elif load.prefill_tokens:
-            features = prefill_features(load.prefill_tokens, load.prefill_attended_pairs)
+            features = prefill_features(
+                load.prefill_tokens, load.prefill_attended_pairs, self.expert_share
+            )
             yield PREFILL_PRODUCTS, self._sized(features, PREFILL_USUAL)
         elif load.decode_requests:
-            features = decode_features(load.decode_requests, load.decode_kv_tokens)
+            features = decode_features(
+                load.decode_requests, load.decode_kv_tokens, self.expert_share
+            )
             yield DECODE_PRODUCTS, self._sized(features, DECODE_USUAL)
 
     def _sized(self, features: list[float], usual: Sequence[float]) -> list[float]:
