@@ -26,7 +26,7 @@ from voltana.controllers.missed_price import MissedPrice
 from voltana.levels import idle_clock, require_levels
 from voltana.operating import PowerAtLevels, power_curve_of
 from voltana.planning import certified_or_fastest, cheapest_safe_index, lowest_safe_index
-from voltana.ports import Predictor
+from voltana.ports import Predictor, TellsBatches
 from voltana.values import Binding, Decision, Load
 from voltana.viability import tabulate
 from voltana.viability_account import ViabilityAccount
@@ -80,7 +80,9 @@ class EnergyOptimal:
         idle_mhz: float | None = None,
     ) -> None:
         self.predictor = predictor
-        self._freezes = isinstance(predictor, Predictor)  # profiled tables need not be frozen
+        # One that tells many batches at once, and profiled tables, need not be frozen for a plan.
+        told = isinstance(predictor, TellsBatches) or not isinstance(predictor, Predictor)
+        self._batches = predictor if told else None
         self.power = power
         self.levels_mhz = require_levels(levels_mhz)
         self._levels = np.array(levels_mhz, dtype=np.float64)
@@ -136,7 +138,7 @@ class EnergyOptimal:
             return
         memory = self.memory
         table = tabulate(
-            self.predictor.snapshot() if self._freezes else self.predictor,
+            self.predictor.snapshot() if self._batches is None else self._batches,
             self._levels[: self._permitted],
             context_tokens=load.decode_kv_tokens / load.decode_requests,
             threshold_s=self._slo.itl_s,
