@@ -239,7 +239,9 @@ def first_safe(curve: LatencyCurve, levels_mhz: Sequence[float], budget_s: float
     The bound never rises with the clock: what is safe begins at one of the levels.
     """
     upper_s = curve.upper_s
-    return bisect_left(levels_mhz, True, key=lambda mhz: upper_s(mhz) <= budget_s)
+    if not levels_mhz or upper_s(levels_mhz[0]) <= budget_s:  # mostly
+        return 0
+    return bisect_left(levels_mhz, True, 1, key=lambda mhz: upper_s(mhz) <= budget_s)
 
 
 def planned_within(candidate: Candidate, load: Load, clock_mhz: float) -> bool:

@@ -14,7 +14,8 @@ J. D. C. Little, "A proof for the queuing formula L = lambda W", Operations Rese
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
@@ -26,15 +27,16 @@ from voltana.controllers.missed_price import MissedPrice
 from voltana.levels import idle_clock, require_levels
 from voltana.operating import PowerAtLevels, power_curve_of
 from voltana.planning import certified_or_fastest, cheapest_safe_index, lowest_safe_index
-from voltana.ports import Predictor
+from voltana.ports import FreezesPower, Predictor, TellsBatches
 from voltana.values import Binding, Decision, Load
 from voltana.viability import tabulate
 from voltana.viability_account import ViabilityAccount
 from voltana_actuatord.quick import maker
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
+    from voltana.controllers.decode_plan import DecodePlan
     from voltana.controllers.held_level import Costs
     from voltana.ports import PowerPredictor
     from voltana.slo import Slo
@@ -80,8 +82,11 @@ class EnergyOptimal:
         idle_mhz: float | None = None,
     ) -> None:
         self.predictor = predictor
-        self._freezes = isinstance(predictor, Predictor)  # profiled tables need not be frozen
+        # One that tells many batches at once, and profiled tables, need not be frozen for a plan.
+        told = isinstance(predictor, TellsBatches) or not isinstance(predictor, Predictor)
+        self._batches = predictor if told else None
         self.power = power
+        self._power_freezes = isinstance(power, FreezesPower)
         self.levels_mhz = require_levels(levels_mhz)
         self._levels = np.array(levels_mhz, dtype=np.float64)
         self._slo = slo
@@ -91,11 +96,25 @@ class EnergyOptimal:
         self.envelope = DemandEnvelope()
         self.price = MissedPrice(1.0 - slo.itl_target)
         self.held = HeldLevel()
-        self.plan_in_force = NO_PLAN
+        self._plan = NO_PLAN
+        self._plan_to_come: Callable[[], DecodePlan] | None = None
         self._planned_at_s = -math.inf
         self._permitted = len(self.levels_mhz)
         self._load = Load()
         self._steps = self._outside = 0
+
+    @property
+    def plan_in_force(self) -> DecodePlan:
+        """The plan that holds.
+
+        What it stands on was noted, and the iterations were tabulated, when it was asked for; the
+        rest is worked out when it is looked at first: by the next step, so that no step pays for
+        all of it.
+        """
+        work_out, self._plan_to_come = self._plan_to_come, None
+        if work_out is not None:
+            self._plan = work_out()
+        return self._plan
 
     def viability_account(self) -> ViabilityAccount:
         """See `voltana.ports.KeepsViability`."""
@@ -136,7 +155,7 @@ class EnergyOptimal:
             return
         memory = self.memory
         table = tabulate(
-            self.predictor.snapshot() if self._freezes else self.predictor,
+            self.predictor.snapshot() if self._batches is None else self._batches,
             self._levels[: self._permitted],
             context_tokens=load.decode_kv_tokens / load.decode_requests,
             threshold_s=self._slo.itl_s,
@@ -144,7 +163,9 @@ class EnergyOptimal:
             kv_reserved_tokens=memory.reserved_tokens,
             max_requests=memory.max_requests,
         )
-        self.plan_in_force = make_plan(
+        power = self.power
+        self._plan_to_come = partial(
+            make_plan,
             table,
             demand_per_s=self.envelope.rate_per_s,
             slack=self.price.slack,
@@ -153,7 +174,8 @@ class EnergyOptimal:
             in_force=self.plan_in_force,
             affordable=LET_IN_BY * self._slo.ttft_s / self.envelope.owed_tokens,
             batch=load.decode_requests if self.envelope.is_learned(now_s) else 0,
-            power=self.power,
+            # It may learn before then.
+            power=cast("FreezesPower", power).snapshot() if self._power_freezes else power,
             max_power_w=self._max_power_w,
         )
 
@@ -175,9 +197,10 @@ class EnergyOptimal:
     ) -> tuple[int | None, Binding]:
         """Index of the level, or None if none is safe, and the constraint that set it."""
         load, queue = observation.load, observation.queue
-        lowest, binding = self.plan_in_force.lowest(load.decode_requests)
+        plan = self.plan_in_force
+        lowest, binding = plan.lowest(load.decode_requests)
         self._steps += load.decode_requests > 0
-        self._outside += load.decode_requests > self.plan_in_force.viable_batch
+        self._outside += load.decode_requests > plan.viable_batch
         if lowest < 0:
             lowest += len(self.levels_mhz)
         if queue.requests > 0:

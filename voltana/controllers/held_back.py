@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from voltana.operating import power_curve_of
 from voltana.values import Load
 
 if TYPE_CHECKING:
@@ -31,8 +32,11 @@ def held_back(
         batch: Batch whose power is asked for: the largest viable one draws the most.
         max_power_w: Power limit of all its devices.
     """
-    tokens = int(table.kv_tokens[table.row(batch)])
-    power_w = power.forecast_w(Load.decode(batch, tokens), table.levels_mhz)
+    load = Load.decode(batch, int(table.kv_tokens[table.row(batch)]))
+    curve = power_curve_of(power, load)
+    if curve is not None and not curve.power_w(float(table.levels_mhz[-1])) > max_power_w:
+        return table  # as mostly: power never falls with the clock, and the fastest is within it
+    power_w = power.forecast_w(load, table.levels_mhz)
     over = int((power_w > max_power_w).argmax())
     if not over or not power_w[over] > max_power_w:
         return table

@@ -85,4 +85,4 @@ class Job:
 
 def oldest_s(jobs: Iterable[Job]) -> float:
     """Arrival of the job that has waited longest; one that was held comes out of its order."""
-    return min(job.arrival_s for job in jobs)
+    return min([job.arrival_s for job in jobs])

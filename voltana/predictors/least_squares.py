@@ -31,6 +31,9 @@ Matrix = np.ndarray[tuple[int, int], np.dtype[np.float64]]
 _LEAST_SPREAD = 1e-12
 """A regressor with less prior variance than this (in units of the noise's) teaches nothing."""
 
+_SAFELY_BELOW_PRIOR = 1.0 - 1e-9
+"""Variances up to this have not passed the prior's, 1, whatever rounding does."""
+
 _TINY = 1e-300
 """Keeps a division from meeting 0."""
 
@@ -244,12 +247,13 @@ class DirectionalLeastSquares(base.Regressor):
         kept = self.forgetting
         gain = (kept - (1.0 - kept) / spread) / (kept * (1.0 + spread))
         outer = along[:, None] * along
-        if gain < 0.0:
+        changed = self._covariance - outer * gain
+        if gain < 0.0 and np.maximum.reduce(changed.diagonal()) > _SAFELY_BELOW_PRIOR:
             # Little is left to learn here, so forgetting prevails; no variance may pass the prior.
             room = (1.0 - self._covariance.diagonal()) / (along * along + _TINY)
             gain = max(gain, -max(float(np.minimum.reduce(room)), 0.0))
-        outer *= gain
-        self._covariance -= outer
+            changed = self._covariance - outer * gain
+        self._covariance = changed
 
     def _keep_signs(self) -> None:
         """Move coefficients onto the boundary, and the others to where that costs least.

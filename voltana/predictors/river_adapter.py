@@ -16,6 +16,7 @@ from voltana.predictors.ecopred.clock_range import ClockRange
 from voltana.predictors.ecopred.residual_scale import ResidualScale
 from voltana.predictors.ecopred.transformer import LatencyFeatures
 from voltana.values import Forecast, Phase
+from voltana.viability import forecast_batches
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from river.base.typing import FeatureName
 
     from voltana.predictors.conformal.snapshot import Known
-    from voltana.values import FloatArray, Load, Outcome
+    from voltana.values import FloatArray, Load, Outcome, Table
 
 
 class RiverRegressor(Protocol):
@@ -111,6 +112,13 @@ class RiverPredictor:
         phase = self._phases[load.phase]
         mean_s = np.array([self._predicted_s(phase, load, mhz) for mhz in clocks_mhz.tolist()])
         return mean_s, (mean_s > 0.0) & (phase.scale.value < math.inf)
+
+    def batch_means(
+        self, requests: FloatArray, kv_tokens: FloatArray, clocks_mhz: FloatArray
+    ) -> tuple[Table, Known]:
+        """See `voltana.predictors.conformal.snapshot.TellsBatchMeans`; asks for each batch."""
+        mean_s, upper_s = forecast_batches(self, requests, kv_tokens, clocks_mhz)
+        return mean_s, upper_s < math.inf
 
     def learn(self, outcome: Outcome) -> None:
         """Learn from one iteration, at the clock that was achieved; broken labels are dropped."""

@@ -67,7 +67,10 @@ def decode_group(group: Callable[[Load], str]) -> str | None:
 
 
 def decode_groups(
-    group: Callable[[Load], str], requests: FloatArray, kv_tokens: FloatArray
+    group: Callable[[Load], str],
+    only: str | None,
+    requests: FloatArray,
+    kv_tokens: FloatArray,
 ) -> list[tuple[str, Rows]]:
     """The groups of many decode batches, and which of them are in each.
 
@@ -76,11 +79,11 @@ def decode_groups(
 
     Args:
         group: Names the group of a load.
+        only: What `decode_group` says of it.
         requests: Of each batch, shape (b,).
         kv_tokens: In their KV caches, shape (b,).
     """
-    only = decode_group(group)
-    if only is not None and requests.min(initial=1) >= 1:
+    if only is not None and np.minimum.reduce(requests, initial=1.0) >= 1.0:
         return [(only, slice(None))]
     loads = map(Load.decode, requests.astype(int).tolist(), kv_tokens.astype(int).tolist())
     names = list(map(group, loads))

@@ -37,11 +37,13 @@ class LabelLedger:
         else:
             self._taken.move_to_end(issuer)
         slot = sequence % WINDOW
-        if sequence <= self._newest[issuer] - WINDOW or slots.get(slot, -1) >= sequence:
+        newest = self._newest[issuer]
+        if sequence <= newest - WINDOW or slots.get(slot, -1) >= sequence:
             self.refused += 1
             return False
         slots[slot] = sequence
-        self._newest[issuer] = max(self._newest[issuer], sequence)
+        if sequence > newest:
+            self._newest[issuer] = sequence
         return True
 
     def has(self, issuer: str, sequence: int) -> bool:

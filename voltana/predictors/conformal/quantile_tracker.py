@@ -126,7 +126,7 @@ class QuantileTracker:
         if moved > self._highest:
             self.quantile = self._highest
             return (moved - self._highest) / step
-        self.quantile = max(moved, self._lowest)
+        self.quantile = moved if moved > self._lowest else self._lowest
         return 0.0
 
     def bound(self) -> float:

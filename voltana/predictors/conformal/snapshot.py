@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from voltana.ports import Forecasts, PredictorSnapshot
+    from voltana.predictors.conformal.groups import Rows
     from voltana.values import FloatArray, Table
 
 
@@ -51,7 +52,7 @@ class TellsMean(Protocol):
 
 @runtime_checkable
 class TellsBatchMeans(Protocol):
-    """A snapshot that tells the means of many decode batches for less than their bounds."""
+    """What tells the means of many decode batches for less than their bounds."""
 
     def batch_means(
         self, requests: FloatArray, kv_tokens: FloatArray, clocks_mhz: FloatArray
@@ -154,6 +155,29 @@ def upper_bound(
     return upper_s
 
 
+def upper_bounds(
+    mean_s: Table,
+    known: Known,
+    margins: Sequence[tuple[float | FloatArray, Rows]],
+    offset_s: float,
+) -> Table:
+    """`upper_bound` of many loads, of which some have one margin and some another.
+
+    Args:
+        mean_s: m, shape (b, n).
+        known: Where a bound may stand on it.
+        margins: Each q, for all clocks or each, and the loads that have it.
+        offset_s: m0.
+    """
+    if len(margins) == 1:  # as without a group of the user's own
+        return upper_bound(mean_s, known, margins[0][0], offset_s)
+    upper_s = np.empty_like(mean_s)
+    for margin, rows in margins:
+        there = known if isinstance(known, bool) else known[rows]
+        upper_s[rows] = upper_bound(mean_s[rows], there, margin, offset_s)
+    return upper_s
+
+
 class BoundCurve(NamedTuple):
     """A mean and the bound on it, a `voltana.ports.LatencyCurve`.
 
@@ -253,16 +277,9 @@ class ConformalSnapshot:
     ) -> tuple[Table, Table]:
         """See `voltana.ports.TellsBatches`."""
         mean_s, known = self._batch_means(requests, kv_tokens, clocks_mhz)
-        groups = decode_groups(self.group, requests, kv_tokens)
-        if len(groups) == 1:  # as without a group of the user's own
-            margin = self._margin(groups[0][0], clocks_mhz)
-            return mean_s, upper_bound(mean_s, known, margin, self.offset_s)
-        upper_s = np.empty_like(mean_s)
-        for name, rows in groups:
-            margin = self._margin(name, clocks_mhz)
-            there = known if isinstance(known, bool) else known[rows]
-            upper_s[rows] = upper_bound(mean_s[rows], there, margin, self.offset_s)
-        return mean_s, upper_s
+        groups = decode_groups(self.group, self._decode_group, requests, kv_tokens)
+        margins = [(self._margin(name, clocks_mhz), rows) for name, rows in groups]
+        return mean_s, upper_bounds(mean_s, known, margins, self.offset_s)
 
     def _margin(self, group: str, clocks_mhz: FloatArray) -> float | FloatArray:
         """The margin of a group as it bounds, for all clocks or each."""

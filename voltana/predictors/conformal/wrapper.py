@@ -14,18 +14,25 @@ import numpy as np
 
 from voltana.errors import invalid
 from voltana.ports import Reopens, TellsExpected
-from voltana.predictors.conformal.groups import by_phase, one_weight
+from voltana.predictors.conformal.groups import (
+    by_phase,
+    decode_group,
+    decode_groups,
+    one_weight,
+)
 from voltana.predictors.conformal.label_ledger import LabelLedger
 from voltana.predictors.conformal.margin_book import MarginBook
 from voltana.predictors.conformal.quantile_tracker import Counted, read_number
 from voltana.predictors.conformal.scoring import verdict
 from voltana.predictors.conformal.snapshot import (
     ConformalSnapshot,
+    TellsBatchMeans,
     at_clocks,
     group_names,
     mean_of,
     teller,
     upper_bound,
+    upper_bounds,
 )
 from voltana.promise import Margin, Statement
 from voltana.values import Forecast, Status
@@ -38,7 +45,7 @@ if TYPE_CHECKING:
     from voltana.predictors.conformal.quantile_tracker import QuantileTracker
     from voltana.predictors.conformal.scoring import Verdict
     from voltana.promise import MarginPart, Promise
-    from voltana.values import Decision, FloatArray, Load, Outcome
+    from voltana.values import Decision, FloatArray, Load, Outcome, Table
 
 make_forecast = maker(Forecast)
 make_margin = maker(Margin)
@@ -99,7 +106,9 @@ class Conformal:
         self._weight = weight
         self._edges_mhz = tuple(map(float, level_edges_mhz))
         self._starts_mhz = (0.0, *self._edges_mhz)
+        self._decode_group = decode_group(group)
         self._told = teller(predictor)
+        self._batches = predictor if isinstance(predictor, TellsBatchMeans) else None
         self._reopens = predictor if isinstance(predictor, Reopens) else None
         self._expects = predictor if isinstance(predictor, TellsExpected) else None
         self._book = MarginBook(self.statement, first)
@@ -133,6 +142,24 @@ class Conformal:
         margin = self.margin(load)
         upper_s = upper_bound(mean_s, known, self._opened(margin, clocks_mhz), self._offset_s)
         return make_forecast(clocks_mhz=clocks_mhz, mean_s=mean_s, upper_s=upper_s, margin=margin)
+
+    def forecast_batches(
+        self, requests: FloatArray, kv_tokens: FloatArray, clocks_mhz: FloatArray
+    ) -> tuple[Table, Table]:
+        """See `voltana.ports.TellsBatches`: what a snapshot taken now would say, for less."""
+        if self._batches is None:
+            return self.snapshot().forecast_batches(requests, kv_tokens, clocks_mhz)
+        mean_s, known = self._batches.batch_means(requests, kv_tokens, clocks_mhz)
+        groups = decode_groups(self._group, self._decode_group, requests, kv_tokens)
+        margins = [(self._margin_of(name, clocks_mhz), rows) for name, rows in groups]
+        return mean_s, upper_bounds(mean_s, known, margins, self._offset_s)
+
+    def _margin_of(self, group: str, clocks_mhz: FloatArray) -> float | FloatArray:
+        """The margin of a group of known loads as it bounds, for all clocks or each."""
+        most, widened = self.statement.q_cert, self._widened
+        tracked = map(self._book.quantile, group_names(group, self._edges_mhz))
+        opened = [max(q, widened) if q <= most else math.inf for q in tracked]
+        return at_clocks(opened, self._edges_mhz, clocks_mhz)
 
     def _opened(self, margin: Margin, clocks_mhz: FloatArray) -> float | FloatArray:
         """The margin as it bounds, for all clocks or each; inf where it may not certify."""

@@ -1,4 +1,4 @@
-"""Remembers the clock bases of the grids of clocks that were asked for last."""
+"""Remembers the clock bases of the grids, and the features of the batches, asked for last."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from voltana.predictors.ecopred.features import bound_basis, clock_basis
+from voltana.predictors.ecopred.features import bound_basis, clock_basis, decode_features_of
 
 if TYPE_CHECKING:
     from voltana.predictors.ecopred.features import Basis
@@ -28,17 +28,20 @@ class GridBases(NamedTuple):
 
 
 class BasisCache:
-    """The clock bases of the grids that were asked for last; a pure function, remembered.
+    """The clock bases of the grids that were asked for last; pure functions, remembered.
 
     Args:
         max_clock_mhz: Clock at which f_max / f is 1.
     """
 
-    __slots__ = ("_known", "max_clock_mhz")
+    __slots__ = ("_batches", "_known", "max_clock_mhz")
 
     def __init__(self, max_clock_mhz: float) -> None:
         self.max_clock_mhz = max_clock_mhz
         self._known: dict[tuple[bytes, float, float], GridBases] = {}
+        self._batches: tuple[FloatArray, float, Basis] | None = (
+            None  # of an array that cannot change
+        )
 
     def at(self, clocks_mhz: FloatArray, slowest_mhz: float, fastest_mhz: float) -> GridBases:
         """Bases at `clocks_mhz`.
@@ -58,6 +61,20 @@ class BasisCache:
             bound = bound_basis(clocks_mhz, self.max_clock_mhz, slowest_mhz, fastest_mhz)
             bases = self._known[key] = GridBases(means, np.hstack([means, bound]))
         return bases
+
+    def decode_features(
+        self, requests: FloatArray, kv_tokens: FloatArray, expert_share: float
+    ) -> Basis:
+        """`decode_features_of`; of the same array of requests for less, if it is read-only."""
+        last = self._batches
+        if last is None or last[0] is not requests or last[1] != expert_share:
+            features = decode_features_of(requests, kv_tokens, expert_share)
+            if not requests.flags.writeable:
+                self._batches = requests, expert_share, features
+            return features.copy()
+        features = last[2].copy()
+        features[-1] = kv_tokens
+        return features
 
     def __reduce__(self) -> tuple[type[BasisCache], tuple[float]]:
         # A copy starts empty: what is remembered can be computed again.

@@ -42,6 +42,11 @@ class Phased(Protocol):
     """Coefficients and bound of one phase, frozen or live."""
 
     @property
+    def weights(self) -> Weights:
+        """Seconds per unit of each load feature (columns) and clock basis (rows); to be read."""
+        ...
+
+    @property
     def relative_deviation(self) -> float:
         """Standard deviation of the residuals over the mean; inf while uncalibrated."""
         ...
@@ -83,7 +88,7 @@ class PhaseModel:
     """A frozen `Phased`, where the other attributes are explained.
 
     Attributes:
-        weights: Seconds per unit of each load feature (columns) and clock basis (rows).
+        weights: See `Phased`.
         covariance: Covariance of the weights, row by row, shape (FEATURES, FEATURES).
         relative_deviation: See `Phased`.
         bound_deviations: See `Phased`.
@@ -280,19 +285,21 @@ def batch_means(
     kv_tokens: FloatArray,
     clocks_mhz: FloatArray,
     bases: BasisCache,
-    decode: PhaseModel,
+    decode: Phased,
 ) -> tuple[Table, Known]:
     """The means of `forecast_batches`, and of which batches its bound is finite.
 
     Arguments are those of `forecast_batches`.
     """
-    features = decode_features_of(requests, kv_tokens, decode.expert_share)
+    features = bases.decode_features(requests, kv_tokens, decode.expert_share)
     columns = bases.at(clocks_mhz, decode.slowest_mhz, decode.fastest_mhz).means
     both_s = (decode.weights @ features).T @ columns
+    # Row after row without a gap: whoever works on the table takes it in one go.
+    mean_s, tried_s = np.ascontiguousarray(both_s[:, :-1]), both_s[:, -1:]
     if decode.relative_deviation == math.inf:
-        return both_s[:, :-1], False
-    known = both_s[:, -1:] > 0.0
-    return both_s[:, :-1], bool(known.all()) or known
+        return mean_s, False
+    all_known = np.minimum.reduce(tried_s, axis=None, initial=math.inf) > 0.0
+    return mean_s, bool(all_known) or tried_s > 0.0
 
 
 def _parts(

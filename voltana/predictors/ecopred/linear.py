@@ -16,14 +16,20 @@ from voltana.predictors.ecopred.features import (
     mixed_parts,
     prefill_features,
 )
-from voltana.predictors.ecopred.latency_model import LatencySnapshot, forecast, forecast_mean
+from voltana.predictors.ecopred.latency_model import (
+    LatencySnapshot,
+    batch_means,
+    forecast,
+    forecast_mean,
+)
 from voltana.predictors.ecopred.phase_learner import PhaseLearner
 from voltana.predictors.ecopred.prior import beside_prior, flat_decode_prior, flat_prefill_prior
 
 if TYPE_CHECKING:
+    from voltana.predictors.conformal.snapshot import Known
     from voltana.predictors.ecopred.prior import Prior
     from voltana.predictors.profile import PhaseProfile
-    from voltana.values import FloatArray, Forecast, Load, Outcome
+    from voltana.values import FloatArray, Forecast, Load, Outcome, Table
 
 
 class LinearLatency:
@@ -72,6 +78,12 @@ class LinearLatency:
     def forecast_mean(self, load: Load, clocks_mhz: FloatArray) -> tuple[FloatArray, bool]:
         """See `voltana.predictors.conformal.snapshot.TellsMean.forecast_mean`."""
         return forecast_mean(load, clocks_mhz, self._bases, self.prefill, self.decode, self.beside)
+
+    def batch_means(
+        self, requests: FloatArray, kv_tokens: FloatArray, clocks_mhz: FloatArray
+    ) -> tuple[Table, Known]:
+        """See `voltana.predictors.conformal.snapshot.TellsBatchMeans`."""
+        return batch_means(requests, kv_tokens, clocks_mhz, self._bases, self.decode)
 
     def learn(self, outcome: Outcome) -> None:
         """Learn from one iteration, at the clock that was achieved; broken labels are dropped."""

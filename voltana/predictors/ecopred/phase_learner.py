@@ -75,6 +75,11 @@ class PhaseLearner:
         self._frozen: PhaseModel | None = None
 
     @property
+    def weights(self) -> Weights:
+        """See `Phased.weights`."""
+        return self.squares.coefficients.reshape(CLOCK_BASES, LOAD_FEATURES)
+
+    @property
     def bound_deviations(self) -> float:
         """See `Phased.bound_deviations`."""
         return self._bound_deviations
@@ -150,7 +155,7 @@ class PhaseLearner:
         """A copy that no longer changes; the same one until something is learned."""
         if self._frozen is None:
             self._frozen = PhaseModel(
-                weights=self.squares.coefficients.reshape(CLOCK_BASES, LOAD_FEATURES).copy(),
+                weights=self.weights.copy(),
                 covariance=self.squares.covariance,
                 relative_deviation=self.relative_deviation,
                 bound_deviations=self._bound_deviations,

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from voltana.predictors.ecopred.prior import Prior
     from voltana.predictors.profile import PredictorProfile, Stack
     from voltana.predictors.river_adapter import RiverRegressor
-    from voltana.values import FloatArray, Forecast
+    from voltana.values import FloatArray, Forecast, Table
 
 
 FORGETTING = 0.98
@@ -212,6 +212,12 @@ class EcoPred(base.Regressor):
     def forecast_mean(self, load: Load, clocks_mhz: FloatArray) -> tuple[FloatArray, Known]:
         """See `voltana.predictors.conformal.snapshot.TellsMean.forecast_mean`."""
         return self._learner.forecast_mean(load, clocks_mhz)
+
+    def batch_means(
+        self, requests: FloatArray, kv_tokens: FloatArray, clocks_mhz: FloatArray
+    ) -> tuple[Table, Known]:
+        """See `voltana.predictors.conformal.snapshot.TellsBatchMeans`."""
+        return self._learner.batch_means(requests, kv_tokens, clocks_mhz)
 
     def learn(self, outcome: Outcome) -> None:
         """Learn from one iteration, at the clock that was achieved; broken labels are dropped."""

@@ -55,7 +55,8 @@ class ResidualScale:
     def update(self, relative_residual: float) -> None:
         """Take in |label - forecast| / forecast."""
         self.labels += 1
-        self._labels = min(self._labels + 1, self._window)
+        if self._labels < self._window:
+            self._labels += 1
         weight = 1.0 / min(self._labels + self._prior_labels, self._window)
         self._mean += weight * (min(relative_residual, self.MOST) - self._mean)
 
