@@ -19,10 +19,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from voltana.cluster.admission import prefill_slack_s
+from voltana.cluster.admission import decode_slack_s, prefill_slack_s
 from voltana.cluster.candidates import instance_facts, latency_model
 from voltana.cluster.context import iteration_budget_s
-from voltana.cluster.ledger import Entry, Ledger
+from voltana.cluster.ledger import Ledger
 from voltana.cluster.needs import unmet
 from voltana.cluster.renewed import Renewed
 from voltana.plant.cluster import ClusterSpec, EngineOptions
@@ -235,6 +235,7 @@ class Mirror:
 
     def __init__(self, folder, spec, trace):
         self.queues = self.deadlines = self.candidates = self.deferrals = self.slacks = 0
+        self.holding = 0
         policy = get_policy("voltana")
         comparing = dataclasses.replace(
             policy,
@@ -295,42 +296,29 @@ class Mirror:
             instance._admit = admitted
 
     def _mirror_ledger(self):
-        dispatcher, time = self.simulation._dispatcher, self.simulation._events
-        assign, taken_up, prefilled, completed = (
-            dispatcher.assign,
-            dispatcher.taken_up,
-            dispatcher.prefilled,
-            dispatcher.completed,
-        )
+        ledger = self.simulation._dispatcher._ledger
+        by_name = {beside.name: beside for beside in self.beside}
 
-        def assigned(job, pair):
-            assign(job, pair)
-            self._ledger.book(
-                Entry(
-                    rid=f"request {job.index}",
-                    prefill=f"prefill-{job.prefill}",
-                    decode=f"decode-{job.decode}",
-                    requests=1,
-                    prompt_tokens=job.prompt_tokens,
-                    sent_s=time.now_s(),
-                    rooms=(job.index,),
-                )
-            )
+        def also(owner, name, repeat):
+            original = getattr(owner, name)
 
-        def taken(job):
-            taken_up(job)
-            self.beside[job.prefill].rooms.append(job.index)
+            def both(*args):
+                original(*args)
+                repeat(*args)
 
-        def handed_on(job, now_s):
-            prefilled(job, now_s)
-            self._ledger.prefilled(f"request {job.index}", now_s)
+            setattr(owner, name, both)
 
-        def ended(job):
-            completed(job)
-            self._ledger.finished(f"request {job.index}")
+        def booked(entry):
+            rid = f"request {entry.rid}"
+            self._ledger.book(dataclasses.replace(entry, rid=rid, rooms=(entry.rid,)))
 
-        dispatcher.assign, dispatcher.taken_up = assigned, taken
-        dispatcher.prefilled, dispatcher.completed = handed_on, ended
+        also(ledger, "book", booked)
+        also(ledger, "reported", lambda instance, rid: by_name[instance].rooms.append(rid))
+        also(ledger, "prefilled", lambda rid, s: self._ledger.prefilled(f"request {rid}", s))
+        also(ledger, "finished", lambda rid: self._ledger.finished(f"request {rid}"))
+        caches, mine = ledger.caches, self._ledger.caches
+        also(caches, "hold", lambda rid, *rest: mine.hold(f"request {rid}", *rest))
+        also(caches, "fetched", lambda rid, now_s: mine.fetched(f"request {rid}", now_s))
 
     def _router(self, role, inner):
         mirror, needs = self, needs_of(inner)
@@ -346,6 +334,7 @@ class Mirror:
                     same(one.reserved, other.reserved)
                     same(one, other)
                     mirror.candidates += 1
+                    mirror.holding += one.held.requests > 0
                 answer = inner.route(request, candidates)
                 assert beside_engine.route(request, shown_beside) == answer
                 mirror.deferrals += isinstance(answer, Deferral)
@@ -355,12 +344,15 @@ class Mirror:
 
     def _compare_slacks(self):
         """How long what is deferred may be held, by both; the simulator looks at that moment."""
-        holding, time = self.simulation._dispatcher.holding, self.simulation._events
-        slack_of = holding._slack_s
+        dispatcher, time = self.simulation._dispatcher, self.simulation._events
+        lines = (dispatcher.holding, prefill_slack_s), (dispatcher.holding_late, decode_slack_s)
+        for holding, beside_engine in lines:
+            self._compare_slack(holding, holding._slack_s, beside_engine, time)
 
+    def _compare_slack(self, holding, slack_of, beside_engine, time):
         def compared(request, line):
             shown = self.shown_beside(Role.PREFILL)
-            slack_s = prefill_slack_s(request, shown, time.now_s(), line)
+            slack_s = beside_engine(request, shown, time.now_s(), line)
             assert slack_of(request, line) == slack_s
             self.slacks += slack_s > 0
             return slack_s
@@ -405,15 +397,33 @@ def run(folder, spec, trace):
     return mirror
 
 
-def test_a_recorded_workload_looks_the_same_to_the_simulator_and_beside_an_engine(tmp_path):
+BINDINGS = pytest.mark.parametrize("binding", ["early", "late"])
+
+
+@BINDINGS
+def test_a_recorded_workload_looks_the_same_to_the_simulator_and_beside_an_engine(
+    tmp_path, binding
+):
     trace = make_workload("sharegpt", rate_rps=60.0, duration_s=8.0, seed=3)
-    mirror = run(tmp_path, cluster(max_prefill_tokens=2048), trace)
+    mirror = run(tmp_path, cluster(max_prefill_tokens=2048, binding=binding), trace)
     assert mirror.queues > 500
     assert mirror.deadlines > 40
     assert mirror.candidates >= 3 * len(trace)
 
 
-def test_requests_are_deferred_alike_by_the_simulator_and_beside_an_engine(tmp_path, monkeypatch):
+@BINDINGS
+def test_caches_that_are_held_look_the_same_to_the_simulator_and_beside_an_engine(
+    tmp_path, binding
+):
+    trace = make_workload("sharegpt", rate_rps=30.0, duration_s=3.0, seed=3)
+    mirror = run(tmp_path, cluster(max_running_requests=8, binding=binding), trace)
+    assert mirror.holding > 20
+
+
+@BINDINGS
+def test_requests_are_deferred_alike_by_the_simulator_and_beside_an_engine(
+    tmp_path, monkeypatch, binding
+):
     """Under a threshold that few requests at once can keep, so that there is much to hold."""
     module = sys.modules[__name__]
     monkeypatch.setattr(module, "SLO", Slo(ttft_s=3.0, itl_s=0.016))
@@ -421,11 +431,14 @@ def test_requests_are_deferred_alike_by_the_simulator_and_beside_an_engine(tmp_p
     config = parse_config({"slo": slo, "engine": {"hardware": HARDWARE, "model": MODEL}})
     monkeypatch.setattr(module, "CONFIG", config)
     trace = make_workload("sharegpt", rate_rps=30.0, duration_s=5.0, seed=3)
-    mirror = run(tmp_path, cluster(), trace)
+    mirror = run(tmp_path, cluster(binding=binding), trace)
     assert mirror.slacks > 50
     assert mirror.deferrals > 100
-    counts = mirror.simulation._dispatcher.holding.counts
+    dispatcher = mirror.simulation._dispatcher
+    held, other = dispatcher.holding.counts, dispatcher.holding_late.counts
+    counts, none = (held, other) if binding == "early" else (other, held)
     assert counts.held > 20
+    assert none.held == 0
     assert counts.longest_s <= 3.0
 
 
@@ -442,20 +455,16 @@ requests = st.lists(
     max_prefill_tokens=st.sampled_from([300, 2048, 8192]),
     max_running_requests=st.sampled_from([2, 2048]),
     reserved_decode_tokens=st.sampled_from([0, 512]),
+    binding=st.sampled_from(["early", "late"]),
 )
 def test_any_state_looks_the_same_to_the_simulator_and_beside_an_engine(
-    tmp_path_factory, requests, max_prefill_tokens, max_running_requests, reserved_decode_tokens
+    tmp_path_factory, requests, **options
 ):
     gaps, prompts, outputs = zip(*requests, strict=True)
     trace = Trace(
         arrival_s=np.cumsum(gaps), prompt_tokens=np.array(prompts), output_tokens=np.array(outputs)
     )
-    spec = cluster(
-        max_prefill_tokens=max_prefill_tokens,
-        max_running_requests=max_running_requests,
-        reserved_decode_tokens=reserved_decode_tokens,
-    )
-    mirror = run(tmp_path_factory.mktemp("mirror"), spec, trace)
+    mirror = run(tmp_path_factory.mktemp("mirror"), cluster(**options), trace)
     assert mirror.candidates == 3 * len(trace)
 
 

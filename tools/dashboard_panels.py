@@ -262,6 +262,24 @@ ROWS: dict[str, tuple[Panel, ...]] = {
             unit="ops",
         ),
         Panel(
+            title="Energy of one token more, above idling",
+            queries=(
+                (
+                    f"voltana_agent_marginal_energy_joules{{{PICKED}}}",
+                    "{{backend}} ({{token}})",
+                ),
+            ),
+            unit="joule",
+            text="By the learned models, at the clock of then; absent where none fits.",
+        ),
+        Panel(
+            title="Head-room, and prompts whose KV caches are held",
+            queries=(
+                (f"voltana_agent_head_room_requests{{{PICKED}}}", "{{backend}} requests"),
+                (f"voltana_router_backend_held_kv_tokens{{{PICKED}}}", "{{backend}} tokens held"),
+            ),
+        ),
+        Panel(
             title="Held back",
             queries=(
                 ("sum by (before) (voltana_router_held_requests)", "before {{before}}"),

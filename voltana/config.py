@@ -279,6 +279,11 @@ class EngineTable(StrictTable):
     page_tokens: Count | None = Field(
         default=None, description="the tokens of a page of the KV cache"
     )
+    binding: Literal["early", "late"] | None = Field(
+        default=None,
+        description="when the decode instance is chosen: with the prefill instance, or after it "
+        "(--binding)",
+    )
 
 
 class DisturbanceTable(StrictTable):

@@ -25,7 +25,7 @@ _T = TypeVar("_T")
 NAME: Callable[[Candidate], str] = attrgetter("instance")
 IN_FLIGHT: Callable[[Candidate], int] = attrgetter("in_flight")
 
-_SEEN_BY_ALL = ("instance", "role", "state", "reserved", "in_flight")
+_SEEN_BY_ALL = ("instance", "role", "state", "reserved", "in_flight", "held")
 _VALUES = {
     Need.LEVELS: ("levels_mhz",),
     Need.BUDGET: ("budget_s",),

@@ -527,6 +527,8 @@ class Candidate:
         power: Power model of the instance, to be asked for forecasts only; None where it has none.
         kv_capacity_tokens: Tokens that its KV cache holds; inf where unknown.
         kv_reserved_tokens: Tokens that its engine keeps free in it for each request.
+        held: KV caches that it keeps for requests which have left it, until they are pulled: of a
+            prefill instance, and in no report of it.
     """
 
     instance: str
@@ -542,3 +544,4 @@ class Candidate:
     power: PowerForecasts | None = None
     kv_capacity_tokens: float = math.inf
     kv_reserved_tokens: float = 0.0
+    held: Reservation = NO_RESERVATION

@@ -17,6 +17,7 @@ from voltana.serving.agent import metrics_declared as told
 from voltana.serving.agent.metrics import render
 from voltana.serving.router.energy_split import EnergySplit
 from voltana.serving.router.metrics import Metrics
+from voltana.timebase import MonotonicTime
 from voltana.values import Role
 from voltana_actuatord.metrics.declared import Metric
 from voltana_actuatord.metrics.exposition import exposed
@@ -37,6 +38,7 @@ STATUS = {
         "requests": {"itl": dict.fromkeys(told.REQUESTS, 1)},
     },
     "viability": dict.fromkeys(told.VIABILITY, 1),
+    "steering": {"token": "output", "marginal_j": 0.5, **dict.fromkeys(told.HEAD_ROOM, 1)},
     "prediction": {"decode": dict.fromkeys(told.ERRORS, 1.0)},
 }
 
@@ -65,7 +67,7 @@ class Nobody:
 
 
 def of_router():
-    metrics, energy = Metrics(Nobody(), Ledger()), EnergySplit(lambda: 0.0)
+    metrics, energy = Metrics(Nobody(), Ledger(), MonotonicTime()), EnergySplit(lambda: 0.0)
     metrics.split(energy)
     energy.began("team-a", 5)
     energy.by_tenant_j["team-a", "decode"] += 1.0

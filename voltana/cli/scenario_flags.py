@@ -33,6 +33,11 @@ DECODE = typer.Option("--decode", metavar="N", help="Decode instances (2).")
 COLOCATED = typer.Option(
     "--colocated", metavar="N", help="Instances for both phases; alone unless pairs are named (0)."
 )
+BINDING = typer.Option(
+    "--binding",
+    metavar="B",
+    help="When the decode instance is chosen: early, or late, after the prefill (early).",
+)
 TTFT = typer.Option(
     "--slo-ttft-ms", metavar="X", help="Threshold of the time to first token (600)."
 )

@@ -109,6 +109,7 @@ def simulate(
     prefill: Annotated[int | None, flags.PREFILL] = None,
     decode: Annotated[int | None, flags.DECODE] = None,
     colocated: Annotated[int | None, flags.COLOCATED] = None,
+    binding: Annotated[str | None, flags.BINDING] = None,
     slo_ttft_ms: Annotated[float | None, flags.TTFT] = None,
     slo_itl_ms: Annotated[float | None, flags.ITL] = None,
     seed: Annotated[int | None, flags.SEED] = None,
@@ -165,6 +166,7 @@ def simulate(
                 "decode": decode,
                 "colocated": colocated,
             },
+            "engine": {"binding": binding},
             "slo": {"ttft_ms": slo_ttft_ms, "itl_ms": slo_itl_ms},
             "workload": {
                 "name": workload,

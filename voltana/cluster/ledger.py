@@ -13,6 +13,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from voltana.cluster.held_caches import HeldCaches
 from voltana.values import NO_RESERVATION, Reservation
 from voltana_actuatord.quick import maker
 
@@ -128,9 +129,14 @@ class Ledger:
 
     Args:
         ingest_s: Time from sending a request until a report can hold it.
+
+    Attributes:
+        caches: What prefill instances hold for requests that have left them, which is in flight
+            nowhere.
     """
 
     def __init__(self, ingest_s: float = INGEST_S) -> None:
+        self.caches = HeldCaches()
         self._ingest_s = ingest_s
         self._entries: dict[Hashable, Entry] = {}
         self._accounts: dict[str, _Account] = {}

@@ -77,6 +77,7 @@ def caption(comparison: Comparison) -> str:
         f"same instant; saved: against {comparison.reference.result.policy}"
         f"{' (run as the reference)' if silent else ''}; kept: share of requests; P/D: mean clock "
         f"of the prefill and the decode instances{_colocated_note(cluster)}."
+        f"{_binding_note(cluster)}"
         f"{_budget_note(comparison)}"
         f"{_overrides_note(comparison)}{_choice_note(comparison)}{_refused_note(comparison)}"
         f"{_prefix_note(comparison)}"
@@ -88,6 +89,12 @@ def _colocated_note(cluster: ClusterSpec) -> str:
         return ""
     how = "decode beside prompts" if cluster.engine.mixed_chunk else "prompts before decode"
     return f", and of the colocated ones, last ({how})"
+
+
+def _binding_note(cluster: ClusterSpec) -> str:
+    if cluster.engine.binding == "early":
+        return ""
+    return " Decode instances are chosen when the prefill is done (late binding)."
 
 
 def refused_requests(comparison: Comparison) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal, get_args
 
 from voltana.cluster.context import EngineLimits
 from voltana.errors import invalid, unknown_name
@@ -14,6 +14,10 @@ if TYPE_CHECKING:
     from voltana.plant.hardware import HardwareProfile
     from voltana.plant.model import ModelProfile
     from voltana.slo import Slo
+
+
+Binding = Literal["early", "late"]
+"""When the decode instance of a request is chosen: with its prefill instance, or after that."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,6 +45,12 @@ class EngineOptions:
         page_tokens: Tokens of a page of the KV cache (``--page-size``).
         mixed_chunk: Whether requests of colocated instances decode beside prompts
             (``--enable-mixed-chunk``); else prompts go first.
+        binding: When the decode instance is chosen: ``early`` with the prefill instance, as SGLang
+            needs it, or ``late`` when the prompt is computed, as vLLM's pairs allow. With ``late``
+            prompts wait where the caches that are held leave them no room.
+
+    Raises:
+        ConfigError: If `binding` is neither.
     """
 
     max_prefill_tokens: int = 8192
@@ -58,6 +68,17 @@ class EngineOptions:
     prefix_cache: bool = True
     page_tokens: int = 1
     mixed_chunk: bool = False
+    binding: Binding = "early"
+
+    def __post_init__(self) -> None:
+        allowed = get_args(Binding)
+        if self.binding not in allowed:
+            raise invalid(
+                "engine.binding",
+                self.binding,
+                " or ".join(allowed),
+                "Give --binding early or late.",
+            )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,8 +97,8 @@ class ClusterSpec:
         disturbances: What goes wrong in mid-run.
 
     Raises:
-        ConfigError: If there is no instance of a kind, a disturbance is of an unknown one, or the
-            weights leave no room for KV cache.
+        ConfigError: If there is no instance of a kind, a disturbance is of an unknown one, the
+            weights leave no room for KV cache, or late binding is asked for where nothing is bound.
     """
 
     hardware: HardwareProfile
@@ -97,6 +118,13 @@ class ClusterSpec:
         for name in ("tensor_parallel",) if alone else ("prefill", "decode", "tensor_parallel"):
             if getattr(self, name) < 1:
                 raise invalid(name, getattr(self, name), "at least 1", f"Give --{name} 1 or more.")
+        if alone and self.engine.binding == "late":
+            raise invalid(
+                "engine.binding",
+                self.engine.binding,
+                "early where every instance serves both phases, for no decode instance is chosen",
+                "Leave --binding out, or name pairs: --prefill and --decode.",
+            )
         names = [name for role in Role for name in self.instance_names(role)]
         for disturbance in self.disturbances:
             if disturbance.instance not in names:

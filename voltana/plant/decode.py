@@ -47,6 +47,8 @@ class DecodeInstance:
         complete: Called with each finished job, and the time.
         deliver: Called with each job whose first token reaches the client, the load of the batch
             that it joins, and the time.
+        pulled: Called with each job whose KV cache its prefill instance need not hold any longer,
+            and the time.
     """
 
     def __init__(
@@ -63,8 +65,10 @@ class DecodeInstance:
         transfer_s: Callable[[int], float],
         complete: Callable[[Job, float], None],
         deliver: Callable[[Job, Load, float], None],
+        pulled: Callable[[Job, float], None] = lambda _job, _now_s: None,
     ) -> None:
         self.runner = runner
+        self._pulled = pulled
         self.gap_s = array("f")
         self.gap_tokens = array("i")
         self.retractions = 0
@@ -140,6 +144,7 @@ class DecodeInstance:
         elif job in self._blocked:
             self._blocked.remove(job)
             self._blocked_tokens -= job.context_tokens
+            self._pulled(job, now_s)
             self._end(job, now_s)
         elif job in self._ready:
             self._ready.remove(job)
@@ -184,6 +189,7 @@ class DecodeInstance:
         job.first_token_s = job.last_token_s = now_s
         requests = len(self._running) + len(self._ready) + 1
         tokens = self._running_tokens + self._transferring_tokens
+        self._pulled(job, now_s)
         self._deliver_first(job, Load.decode(requests, tokens), now_s)
         if job.output_tokens == 1:
             self._leave_transfer(job)

@@ -2,25 +2,28 @@
 
 The pair of instances is chosen before the prefill, as SGLang does, so that a decode instance is
 chosen while its requests are still being prefilled: at arrival, unless a router defers the request.
-What routers see, how what is in flight is counted, and who is held back how long, is
-`voltana.cluster`'s, as beside real engines.
+With late binding, as pairs of vLLM allow it, the same router chooses the decode instance when the
+prompt is computed, by what the instances do then; a request that it defers waits there, and its
+prefill instance keeps its KV cache. What routers see, how what is in flight is counted, and who is
+held back how long, is `voltana.cluster`'s, as beside real engines.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple, overload
 
-from voltana.cluster.admission import Line, prefill_slack_s
+from voltana.cluster.admission import Line, decode_slack_s, prefill_slack_s
 from voltana.cluster.candidates import candidate, instance_facts, latency_model
 from voltana.cluster.context import iteration_budget_s
 from voltana.cluster.holding import HoldingQueue
 from voltana.cluster.ledger import Entry, Ledger
 from voltana.cluster.renewed import Renewed
 from voltana.errors import RoutingError
-from voltana.values import Candidate, Deferral, Request, Role
+from voltana.values import Candidate, Deferral, Request, Reservation, Role
 from voltana_actuatord.quick import maker
 
 if TYPE_CHECKING:
@@ -149,7 +152,7 @@ class LazyCandidates(Sequence[Candidate]):
 
 
 class Pair(NamedTuple):
-    """Indices of the instances that serve a request."""
+    """Indices of the instances that serve a request; `decode` is -1 until it is chosen."""
 
     prefill: int
     decode: int
@@ -171,10 +174,14 @@ class Dispatcher:
         ledger: What is in flight; the legs show it to their routers.
         time: Simulated time.
         call_later: Calls a function after some simulated seconds.
-        send: Called with each job that has its pair, to have it prefilled.
+        send: Called with each job that has its prefill instance, to have it prefilled.
+        hand_over: Called with each job that is prefilled and has its decode instance, to have its
+            KV cache moved there.
+        binds_late: Whether the decode instance is chosen when the prefill is done.
 
     Attributes:
         holding: What routers have deferred.
+        holding_late: What the decode router has deferred of those that are prefilled already.
     """
 
     def __init__(
@@ -187,6 +194,8 @@ class Dispatcher:
         time: TimeSource,
         call_later: Callable[[float, Callable[[], None]], None],
         send: Callable[[Job], None],
+        hand_over: Callable[[Job], None],
+        binds_late: bool = False,
     ) -> None:
         self._prefill = prefill
         self._decode = decode
@@ -194,29 +203,70 @@ class Dispatcher:
         self._ledger = ledger
         self._time = time
         self._send = send
+        self._hand_over = hand_over
+        self._binds_late = binds_late
         self.holding: HoldingQueue[Pair | Colocated] = HoldingQueue(
             self._choose, self._slack_s, time=time, call_later=call_later
+        )
+        self.holding_late: HoldingQueue[int] = HoldingQueue(
+            decode.choose, self._late_slack_s, time=time, call_later=call_later
         )
 
     def arrived(self, job: Job) -> None:
         """Send a job to its pair, now or when its routers want it."""
-        request = make_request(
-            request_id=job.index,
-            arrived_at_s=job.arrival_s,
-            prompt_tokens=job.prompt_tokens,
-            slack_s=math.inf,
-            prefix=job.prefix,
-        )
-        self.holding.offer(request, lambda place: self.assign(job, place))
+        self.holding.offer(_request(job), lambda place: self.assign(job, place))
 
     def assign(self, job: Job, place: Pair | Colocated) -> None:
         """Give a job its place, enter it in the ledger, and send it there."""
         if isinstance(place, Colocated):
             job.colocated = place.instance
-            prefill, decode = None, self._colocated.names[place.instance]
+            self._book(job, None, self._colocated.names[place.instance])
         else:
             job.prefill, job.decode = place
-            prefill, decode = self._prefill.names[job.prefill], self._decode.names[job.decode]
+            prefill = self._prefill.names[job.prefill]
+            if job.decode < 0:
+                self._book(job, None, prefill)  # a leg of its own, as beside an engine
+            else:
+                self._book(job, prefill, self._decode.names[job.decode])
+        self._send(job)
+
+    def taken_up(self, job: Job) -> None:
+        """The instance that computes its prompt reports the job from now on."""
+        together = job.colocated >= 0
+        leg, index = (self._colocated, job.colocated) if together else (self._prefill, job.prefill)
+        self._ledger.reported(leg.names[index], job.index)
+
+    def prefilled(self, job: Job, now_s: float) -> None:
+        """Its prompt is computed: it goes to its decode instance, which is chosen now if late."""
+        held = Reservation(requests=1, prompt_tokens=job.prompt_tokens)
+        self._ledger.caches.hold(job.index, self._prefill.names[job.prefill], held, now_s)
+        if job.decode < 0:
+            self._ledger.finished(job.index)
+            self.holding_late.offer(_request(job), lambda decode: self._bind(job, decode))
+            return
+        self._ledger.prefilled(job.index, now_s)
+        self._ledger.reported(self._decode.names[job.decode], job.index)
+        self._hand_over(job)
+
+    def fetched(self, job: Job, now_s: float) -> None:
+        """Its KV cache has moved: its prefill instance holds it no longer."""
+        self._ledger.caches.fetched(job.index, now_s)
+
+    def completed(self, job: Job) -> None:
+        """The job is finished, which may make room for one that is held."""
+        self._ledger.finished(job.index)
+        self.holding.wake()
+        self.holding_late.wake()
+
+    def _bind(self, job: Job, decode: int) -> None:
+        """A prefilled job has its decode instance, which reports it itself from now on."""
+        job.decode = decode
+        name = self._decode.names[decode]
+        self._book(job, None, name)
+        self._ledger.reported(name, job.index)
+        self._hand_over(job)
+
+    def _book(self, job: Job, prefill: str | None, decode: str) -> None:
         self._ledger.book(
             Entry(
                 rid=job.index,
@@ -227,28 +277,15 @@ class Dispatcher:
                 sent_s=self._time.now_s(),
             )
         )
-        self._send(job)
-
-    def taken_up(self, job: Job) -> None:
-        """The instance that computes its prompt reports the job from now on."""
-        together = job.colocated >= 0
-        leg, index = (self._colocated, job.colocated) if together else (self._prefill, job.prefill)
-        self._ledger.reported(leg.names[index], job.index)
-
-    def prefilled(self, job: Job, now_s: float) -> None:
-        """The decode instance reports the job itself from now on."""
-        self._ledger.prefilled(job.index, now_s)
-        self._ledger.reported(self._decode.names[job.decode], job.index)
-
-    def completed(self, job: Job) -> None:
-        """The job is finished, which may make room for one that is held."""
-        self._ledger.finished(job.index)
-        self.holding.wake()
 
     def _choose(self, request: Request) -> Pair | Colocated | Deferral:
         if self._together():
             index = self._colocated.choose(request)
             return index if isinstance(index, Deferral) else Colocated(index)
+        if self._binds_late:  # what is deferred waits before its decode, not before its prefill
+            at_once = dataclasses.replace(request, slack_s=0.0)
+            first = self._prefill.choose(at_once)
+            return first if isinstance(first, Deferral) else Pair(first, -1)
         decode = self._decode.choose(request)
         if isinstance(decode, Deferral):
             return decode
@@ -268,3 +305,17 @@ class Dispatcher:
         if not self._prefill.names:
             return 0.0  # no model says how long a prefill takes beside what runs
         return prefill_slack_s(request, self._prefill.candidates, self._time.now_s(), line)
+
+    def _late_slack_s(self, request: Request, line: Line) -> float:
+        return decode_slack_s(request, self._prefill.candidates, self._time.now_s(), line)
+
+
+def _request(job: Job) -> Request:
+    """What routers are told of a job."""
+    return make_request(
+        request_id=job.index,
+        arrived_at_s=job.arrival_s,
+        prompt_tokens=job.prompt_tokens,
+        slack_s=math.inf,
+        prefix=job.prefix,
+    )

@@ -20,7 +20,7 @@ class Job:
         prompt_tokens: Length of its prompt.
         output_tokens: Tokens that it will produce, which no policy is told.
         prefill: Index of its prefill instance, chosen at arrival.
-        decode: Index of its decode instance, chosen at arrival.
+        decode: Index of its decode instance, chosen at arrival, or late; -1 before.
         colocated: Index of the instance that serves both phases of it; -1 for a pair.
         prefilled_tokens: Prompt tokens done.
         produced_tokens: Output tokens done when it last joined a decode batch.

@@ -1,7 +1,11 @@
-"""A prefill instance: first come, first served, in batches of a limited number of tokens."""
+"""A prefill instance: first come, first served, in batches of a limited number of tokens.
+
+A prompt that is computed keeps its blocks until a decode instance has pulled them.
+"""
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from typing import TYPE_CHECKING
 
@@ -36,6 +40,8 @@ class PrefillInstance:
         take_up: Called with each job that it reports from now on.
         hand_on: Called with each job whose prompt is done, and the time.
         reuse: Its KV memory, where prompts of earlier jobs are found; None computes every token.
+        capacity_tokens: What prompts under way and those that are held may take of its KV memory;
+            inf where they never wait for it, and what is held is not counted.
     """
 
     def __init__(
@@ -49,8 +55,12 @@ class PrefillInstance:
         take_up: Callable[[Job], None],
         hand_on: Callable[[Job, float], None],
         reuse: PrefixReuse | None = None,
+        capacity_tokens: float = math.inf,
     ) -> None:
         self.runner = runner
+        self._capacity_tokens = capacity_tokens
+        self._held: dict[int, int] = {}  # tokens of prompts that are done and not pulled yet
+        self._held_tokens = 0
         self._events = events
         self._max_tokens = max_tokens
         self._ttft_s = ttft_s
@@ -107,6 +117,17 @@ class PrefillInstance:
         """Take a job whose prompt is to be computed, once the host has prepared it."""
         self._host.add(job, now_s)
 
+    @property
+    def held_tokens(self) -> int:
+        """Tokens of prompts that are computed and whose caches nobody has pulled yet."""
+        return self._held_tokens
+
+    def let_go(self, job: Job, now_s: float) -> None:
+        """The KV cache of a job that was handed on has been pulled, or is not wanted."""
+        self._held_tokens -= self._held.pop(job.index, 0)
+        if self._waiting and not self._busy:
+            self._start(now_s)
+
     def _prepared(self, job: Job, now_s: float) -> None:
         if self._reuse is not None:
             job.prefilled_tokens = self._reuse.expected(job)
@@ -118,6 +139,9 @@ class PrefillInstance:
 
     def _start(self, now_s: float) -> None:
         self._load = self._form_batch()
+        if not self._load.prefill_tokens:
+            self.runner.idle(now_s)  # no memory for the first in line until a cache is pulled
+            return
         self._busy = True
         self.revise(self.runner.begin(self._load, self._queue(now_s), now_s))
 
@@ -140,8 +164,12 @@ class PrefillInstance:
         """Move waiting jobs into the batch; one that fits in part stays in front of the queue."""
         room, tokens, pairs = self._max_tokens, 0, 0.0
         waiting, batch = self._waiting, self._batch
+        used = self._held_tokens
         while waiting and room:
             job = waiting[0]
+            if used and used + job.prompt_tokens > self._capacity_tokens:
+                break
+            used += job.prompt_tokens
             if self._reuse is not None:
                 self._waiting_tokens += self._reuse.begin(job)
             new = min(room, job.prompt_tokens - job.prefilled_tokens)
@@ -167,8 +195,14 @@ class PrefillInstance:
         self._busy = False
         if self._reuse is not None:
             self._keep(self._reuse, done)
+        if self._capacity_tokens < math.inf:
+            for job in done:
+                self._held[job.index] = job.prompt_tokens
+                self._held_tokens += job.prompt_tokens
         for job in done:
             self._hand_on(job, now_s)
+        if self._busy:
+            return  # a cache was pulled at once, and made room
         if self._waiting:
             self._start(now_s)
         else:

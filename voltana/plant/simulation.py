@@ -93,6 +93,7 @@ class Simulation:
         self._prefixes = trace.prefixes if reuses else None
         self._cached = None if trace.cached_tokens is None else trace.cached_tokens.tolist()
         self._reuses = bool(reuses)
+        self._binds_late = cluster.engine.binding == "late"
         self._seed = seed
         self._record_timeline = record_timeline
         self._seeds = iter(np.random.SeedSequence(seed).spawn(4 * cluster.instances + 1))
@@ -232,6 +233,7 @@ class Simulation:
             reuse=PrefixReuse(self._cluster.kv_capacity_tokens, self._cluster.engine.page_tokens)
             if self._reuses
             else None,
+            capacity_tokens=self._cluster.kv_capacity_tokens if self._binds_late else math.inf,
         )
 
     def _make_decode(self, name: str) -> DecodeInstance:
@@ -249,6 +251,7 @@ class Simulation:
             transfer_s=self._transfer_s,
             complete=self._complete,
             deliver=self._deliver,
+            pulled=self._pulled,
         )
 
     def _make_colocated(self, name: str) -> ColocatedInstance:
@@ -335,6 +338,8 @@ class Simulation:
             time=self._events,
             call_later=self._call_later,
             send=self._send,
+            hand_over=self._hand_over,
+            binds_late=self._binds_late,
         )
 
     def _call_later(self, for_s: float, action: Callable[[], None]) -> None:
@@ -398,7 +403,13 @@ class Simulation:
 
     def _hand_on(self, job: Job, now_s: float) -> None:
         self._dispatcher.prefilled(job, now_s)
-        self._decode[job.decode].arrive(job, now_s)
+
+    def _hand_over(self, job: Job) -> None:
+        self._decode[job.decode].arrive(job, self._events.now_s())
+
+    def _pulled(self, job: Job, now_s: float) -> None:
+        self._dispatcher.fetched(job, now_s)
+        self._prefill[job.prefill].let_go(job, now_s)
 
     def _deliver(self, job: Job, batch: Load, now_s: float) -> None:
         self._first[job.prefill].first_token(job.index, now_s)

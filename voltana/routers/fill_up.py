@@ -9,6 +9,10 @@ balancing. (The trade-off of A. Gandhi et al., "AutoScale", ACM TOCS 30, 2012, w
 A host prepares one prompt after the other before a scheduler sees it. Where it takes longer over
 what waits for it than the device over all that is pending, the device runs dry meanwhile: who joins
 there waits, and fills no batch. So such an instance is not filled further.
+
+An instance keeps the KV caches of prompts that it has computed until a decode instance has pulled
+them. Where they leave no room for the prompt it would wait for that, so such an instance is passed
+over while another one has room.
 """
 
 from __future__ import annotations
@@ -47,7 +51,7 @@ class FillUp:
         ConfigError: If that is not in 0 to 1.
     """
 
-    needs = frozenset({Need.LATENCY, Need.LEVELS, Need.BUDGET})
+    needs = frozenset({Need.LATENCY, Need.LEVELS, Need.BUDGET, Need.KV_CAPACITY})
 
     def __init__(self, share: float = 0.5) -> None:
         if not 0 <= share <= 1:
@@ -58,7 +62,7 @@ class FillUp:
 
     def route(self, request: Request, candidates: Sequence[Candidate]) -> str:
         """See `voltana.ports.Router.route`."""
-        pool = self._kept.of(candidates)
+        pool = _with_room(request, self._kept.of(candidates))
         computed_s = _computed_s(request, pool)
         if not all(map(math.inf.__gt__, computed_s)):
             return self._fallback.route(request, pool)
@@ -81,6 +85,22 @@ class FillUp:
 
 
 _budget_s = attrgetter("budget_s")
+
+
+def _with_room(request: Request, pool: Pool) -> Pool:
+    """Those whose KV memory has room beside what is held and pending; all where none has."""
+    free_tokens = pool.column(_free_tokens)
+    room = [place for place, free in enumerate(free_tokens) if free >= request.prompt_tokens]
+    return pool.take(room) if 0 < len(room) < len(pool) else pool
+
+
+def _free_tokens(candidate: Candidate) -> float:
+    """What memory leaves; inf where nothing is held: what is pending then waits its turn anyway."""
+    held = candidate.held.prompt_tokens
+    if not held:
+        return math.inf
+    pending = candidate.state.queued_tokens + candidate.reserved.prompt_tokens
+    return candidate.kv_capacity_tokens - held - pending
 
 
 class _Pending(NamedTuple):

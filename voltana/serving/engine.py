@@ -144,6 +144,24 @@ class BindsLate(Protocol):
         ...
 
 
+@runtime_checkable
+class HoldsCaches(Protocol):
+    """What an engine is beside that if its prefill servers keep KV caches until they are fetched.
+
+    What they keep is counted when prefill servers are chosen.
+    """
+
+    @property
+    def lease_s(self) -> float:
+        """Seconds after which a server gives up a KV cache that nobody fetches."""
+        ...
+
+
+def lease_of(engine: Engine[Any]) -> float | None:
+    """How long an engine's prefill servers keep what nobody fetches; None where they keep none."""
+    return engine.lease_s if isinstance(engine, HoldsCaches) else None
+
+
 def binds_late(engine: Engine[Any]) -> bool:
     """Whether an engine says that it asks for the decode server after the prefill."""
     return isinstance(engine, BindsLate) and engine.binds_late

@@ -45,6 +45,7 @@ FIELDS: dict[str, tuple[str, str]] = {
     "engine.prefix_cache": ("prompts are kept for those that begin alike", ""),
     "engine.page_tokens": ("page of the KV cache", "tokens"),
     "engine.transfer": ("KV transfer takes time", ""),
+    "engine.binding": ("decode instance chosen, before or after the prefill", ""),
     "engine.latency_noise": ("noise of latencies", "log deviation"),
     "engine.sensor_noise": ("noise of the power sensor", "log deviation"),
     "engine.energy_tick_s": ("energy counter moves every", "s"),

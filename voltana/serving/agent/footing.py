@@ -18,6 +18,7 @@ from voltana.serving.agent.energy import EnergyAccount
 from voltana.serving.agent.group import Group
 from voltana.serving.agent.publishing import Publishing
 from voltana.serving.agent.reported import reported_gpus
+from voltana.serving.agent.steering import Steered
 from voltana_actuatord.backoff import Backoff
 from voltana_actuatord.faults import DriverError
 from voltana_actuatord.gpu_names import gpu_uuids
@@ -46,6 +47,7 @@ class Footing:
         group: The loops.
         energy: Their energy.
         publishing: What routers are told.
+        steered: What routers of others may be steered by.
 
     Raises:
         ConfigError: If the configuration does not say what is needed.
@@ -116,6 +118,7 @@ class Footing:
         )
         self.energy = EnergyAccount(self.devices.sensor, self.group)
         self.publishing = Publishing(self._feed, self.group, self.energy, self._time)
+        self.steered = Steered(self.group, self.publishing)
 
     def _move(self, gpus: tuple[str, ...], lacking: str = "") -> None:
         """Leave the devices for others."""

@@ -54,7 +54,17 @@ class _Once:
         yield self._of(told.UNLABELLED, {(cause,): count for cause, count in lost.items()})
         yield from self._by_label(account.get("requests") or {}, told.REQUESTS)
         yield from self._table(status.get("viability") or {}, told.VIABILITY)
+        yield from self._steering(status.get("steering") or {})
         yield from self._by_label(status.get("prediction") or {}, told.ERRORS, 1e-3)
+
+    def _steering(self, figures: Mapping[str, Any]) -> Iterator[Family]:
+        """What one request more would mean."""
+        joules = figures.get("marginal_j")
+        known: dict[tuple[str, ...], float] = {}
+        if joules is not None:
+            known[str(figures["token"]),] = float(joules)
+        yield self._of(told.MARGINAL, known)
+        yield from self._table(figures, told.HEAD_ROOM)
 
     def _slo(self) -> Iterator[Family]:
         """What the thresholds' error budgets are spent on."""

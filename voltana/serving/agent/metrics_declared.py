@@ -170,6 +170,25 @@ VIABILITY: Mapping[str, Metric] = {
 }
 """Counters of viability (docs/viability.md). They start anew with another policy."""
 
+MARGINAL = _gauge(
+    "marginal_energy_joules",
+    "Energy above idling of one token more (output; prompt of prefill instances), at the clock "
+    "that the instance would then run at, by the learned models. Absent where none fits.",
+    "token",
+)
+HEAD_ROOM: Mapping[str, Metric] = {
+    "head_room_requests": _gauge(
+        "head_room_requests",
+        "Requests that the instance can take while every threshold holds; of a prefill instance, "
+        "prompts of 512 tokens.",
+    ),
+    "head_room_tokens": _gauge(
+        "head_room_tokens",
+        "Tokens that it can take likewise: of further prompts (prefill), or of its contexts.",
+    ),
+}
+"""What routers of others may be steered by, by the status's keys (docs/steering.md)."""
+
 ERRORS: Mapping[str, Metric] = {
     "mae_ms": _gauge(
         "prediction_mae_seconds", "Mean absolute error of recent predictions.", "phase"
@@ -195,6 +214,8 @@ METRICS: tuple[Metric, ...] = (
     UNLABELLED,
     *REQUESTS.values(),
     *VIABILITY.values(),
+    MARGINAL,
+    *HEAD_ROOM.values(),
     *ERRORS.values(),
 )
 """All of them."""

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from voltana.cluster.renewed import Renewed
 
 if TYPE_CHECKING:
+    from voltana.cluster.candidates import InstanceFacts
     from voltana.ports import TimeSource
     from voltana.serving.agent.energy import EnergyAccount
     from voltana.serving.agent.group import Group
@@ -34,6 +35,10 @@ class Publishing:
         self._group = group
         self._time = time
         self._facts = Renewed(group.facts, time, SNAPSHOT_S)
+
+    def facts(self) -> InstanceFacts:
+        """What routers are told beside the state, its models frozen not long ago."""
+        return self._facts.current()
 
     def publish(self, *, heartbeat: bool) -> None:
         """Publish the state; nothing while there is no engine.

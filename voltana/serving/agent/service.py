@@ -260,6 +260,7 @@ class Agent:
             "levels": self.group.settings.levels,
             "feed": self.feed.address,
         }
+        figures["steering"] = self._footing.steered.figures()
         return _finite(figures | _load_of(state) | self.group.figures())
 
 

@@ -90,6 +90,9 @@ class Aborts:
         self, backend: Backend, attempt: Attempt, headers: Mapping[str, str]
     ) -> None:
         status = await self._abort(backend, attempt, headers)
+        told = 0 < status < 500 and status not in REFUSED
+        if told and backend is attempt.prefill:
+            attempt.released()
         if status in REFUSED and not self._refused:
             self._refused = True
             names = self._keys.names

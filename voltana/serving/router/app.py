@@ -153,6 +153,7 @@ class Interface:
             "draining": backend.draining,
             "why": backend.why,
             "in_flight": self._ledger.in_flight(name),
+            "held_kv_tokens": self._ledger.caches.held(name, now_s).prompt_tokens,
             "state": report.source if report else "stale",
             "state_age_s": round(now_s - report.sampled_s, 4) if report else None,
             "running_requests": report.state.running_requests if report else None,

@@ -129,6 +129,8 @@ class Attempt:
             self._planned = None  # the servers will have changed by then
             self._booking.prefill_alone()
             self._limit_first_token(backend)
+        elif not self.call.stream:
+            self._booking.unseen()
         url = backend.endpoint(self.call.path)
         ask = Ask(method="POST", url=url, body=body, headers=self.headers)
         return Leg(self, backend, self._wire, ask, held=held)
@@ -160,6 +162,7 @@ class Attempt:
     def first_token(self) -> None:
         """The decode server's first token is there: from now on silence is no failure."""
         self._has_token = True
+        self._booking.fetched(seen=self.call.stream)
         self.decode().succeeded()
         self.flows()
         self._limit_rest()
@@ -167,6 +170,10 @@ class Attempt:
     def flows(self) -> None:
         """Something of the answer has arrived."""
         self._last_byte_s = self._loop.time()
+
+    def released(self) -> None:
+        """The prefill server was told, after the end of the try, to keep nothing for it."""
+        self._booking.released()
 
     def give_up(self, problem: Problem) -> None:
         """End the try with `problem`, whatever it waits for."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from voltana.cluster.ledger import Entry
+from voltana.values import Reservation
 
 if TYPE_CHECKING:
     from voltana.cluster.ledger import Ledger
@@ -24,6 +25,8 @@ class Booking:
         requests: Prompts of it.
         prompt_tokens: Their length, estimated.
         tally: What it computes where, for its tenant.
+        lease_s: After how long a prefill server gives up a KV cache that nobody fetches; None where
+            none is kept beyond the prefill leg.
     """
 
     def __init__(
@@ -35,8 +38,11 @@ class Booking:
         requests: int,
         prompt_tokens: int,
         tally: Tally,
+        lease_s: float | None = None,
     ) -> None:
         self._tally = tally
+        self._lease_s = lease_s
+        self._keeper: str | None = None  # the prefill server that holds its KV cache
         self._decode: str | None = None
         self._ledger = ledger
         self._time = time
@@ -84,12 +90,48 @@ class Booking:
         """Likewise, where no decode server is known: from now on the try is in flight nowhere."""
         self._tally.prefilled()
         self._ledger.finished(self._key)
+        if self._lease_s is not None and self._prefill is not None:
+            self._keeper = self._prefill
+            self._hold(self._keeper)
         self._prefill = None  # what is sent to the decode server is a leg of its own
 
+    def unseen(self) -> None:
+        """The decode server is asked for a whole answer, which does not show when it fetches.
+
+        The KV cache counts as held for as long as those usually are whose fetching is seen.
+        """
+        if self._keeper is not None:
+            caches = self._ledger.caches
+            caches.end_after(self._key, caches.usual_s, self._time.now_s())
+
+    def fetched(self, *, seen: bool) -> None:
+        """The decode server has the KV cache; `seen` if it is told as soon as it has."""
+        self._keeper = None
+        if seen:
+            self._ledger.caches.fetched(self._key, self._time.now_s())
+        else:
+            self._ledger.caches.let_go(self._key)
+
+    def released(self) -> None:
+        """The prefill server was told that nobody wants the KV cache."""
+        self._keeper = None
+        self._ledger.caches.let_go(self._key)
+
     def finished(self) -> None:
-        """The try is over; may be called twice."""
+        """The try is over; may be called twice.
+
+        A KV cache that was not seen to be fetched is there until its lease ends.
+        """
         self._tally.finished()
         self._ledger.finished(self._key)
+        keeper, self._keeper = self._keeper, None
+        if keeper is not None and self._lease_s is not None:
+            self._hold(keeper)  # again: `unseen` may have counted it as gone
+            self._ledger.caches.end_after(self._key, self._lease_s, self._time.now_s())
+
+    def _hold(self, keeper: str) -> None:
+        what = Reservation(requests=self._requests, prompt_tokens=self._prompt_tokens)
+        self._ledger.caches.hold(self._key, keeper, what, self._time.now_s())
 
     def _book(self, prefill: str | None, decode: str, marks: tuple[int, ...]) -> None:
         self._ledger.finished(self._key)  # what was known of it before, if anything

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import structlog
 
-from voltana.serving.engine import binds_late
+from voltana.serving.engine import binds_late, lease_of
 from voltana.serving.router.aborts import Aborts
 from voltana.serving.router.answer import Answer, ClientGoneError, refuse
 from voltana.serving.router.attempt import Attempt
@@ -97,6 +97,7 @@ class Forwarder:
         self._chooser = chooser
         self._holding = holding
         self._late_binding = binds_late(engine)
+        self._lease_s = lease_of(engine)
         self._ledger = ledger
         self._lengths = lengths
         self._metrics = metrics
@@ -284,6 +285,7 @@ class Forwarder:
                 requests=call.batch or 1,
                 prompt_tokens=plan.prompt_tokens,
             ),
+            lease_s=self._lease_s,
         )
         prefill, planned = await self._servers(plan, number, booking, avoid, left_s)
         return Attempt(

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from prometheus_client.registry import Collector
 
     from voltana.cluster.ledger import Ledger
+    from voltana.ports import TimeSource
     from voltana.serving.router.energy_split import EnergySplit
     from voltana.serving.router.pool import Pool
     from voltana.serving.router.wants import Wants
@@ -31,9 +32,10 @@ class Metrics:
     Args:
         pool: Servers, whose health and load are read when somebody asks.
         ledger: What is in flight.
+        time: Time source.
     """
 
-    def __init__(self, pool: Pool, ledger: Ledger) -> None:
+    def __init__(self, pool: Pool, ledger: Ledger, time: TimeSource) -> None:
         self._registry = registry = CollectorRegistry()
         # A child that is kept is found in a tenth of the time.
         self._requests = cache(counter(told.REQUESTS, registry).labels)
@@ -41,7 +43,7 @@ class Metrics:
         self._retries = cache(counter(told.RETRIES, registry).labels)
         self._first_token = histogram(told.FIRST_TOKEN, registry, _SECONDS)
         self.open = gauge(told.OPEN, registry)
-        registry.register(_Servers(pool, ledger))
+        registry.register(_Servers(pool, ledger, time))
 
     def watch(self, wants: Mapping[Role, Wants]) -> None:
         """Tell what the routers lack, too."""
@@ -79,9 +81,10 @@ class Metrics:
 class _Servers:
     """Reads the state of the servers at the time of a scrape."""
 
-    def __init__(self, pool: Pool, ledger: Ledger) -> None:
+    def __init__(self, pool: Pool, ledger: Ledger, time: TimeSource) -> None:
         self._pool = pool
         self._ledger = ledger
+        self._time = time
 
     def collect(self) -> Iterator[Metric]:
         servers = [((backend.name, backend.role.value), backend) for backend in self._pool]
@@ -89,6 +92,9 @@ class _Servers:
         yield family(
             told.IN_FLIGHT, ((key, float(self._ledger.in_flight(key[0]))) for key, _ in servers)
         )
+        caches, now_s = self._ledger.caches, self._time.now_s()
+        held = ((key, float(caches.held(key[0], now_s).prompt_tokens)) for key, _ in servers)
+        yield family(told.HELD_CACHES, held)
 
 
 class _Missing:

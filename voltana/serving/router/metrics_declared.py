@@ -31,6 +31,13 @@ FIRST_TOKEN = Metric(
 OPEN = _gauge("open_requests", "Requests that are open.")
 AVAILABLE = _gauge("backend_available", "1 if a server gets requests.", "backend", "role")
 IN_FLIGHT = _gauge("backend_in_flight", "Prompts in flight towards a server.", "backend", "role")
+HELD_CACHES = _gauge(
+    "backend_held_kv_tokens",
+    "Prompt tokens, estimated, whose KV cache a prefill server holds for requests that have left "
+    "it, until a decode server has fetched it.",
+    "backend",
+    "role",
+)
 MISSING = _gauge(
     "missing",
     "1 for what the router of a role needs and a server does not give it.",
@@ -79,6 +86,7 @@ METRICS: tuple[Metric, ...] = (
     OPEN,
     AVAILABLE,
     IN_FLIGHT,
+    HELD_CACHES,
     MISSING,
     CHOICES_WITHOUT,
     HELD,

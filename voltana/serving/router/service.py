@@ -96,7 +96,7 @@ class RouterService:
         settings, time = self._settings, self._time
         self.pool, self.ledger = Pool(settings), Ledger()
         self.reports = Reports(settings.stale_after_s)
-        self.metrics = Metrics(self.pool, self.ledger)
+        self.metrics = Metrics(self.pool, self.ledger, time)
         self._wire = Wire(int(settings.limits.answer_mb * 1e6))
         self._public = public = Public.before(self._engine, settings)
         self.doors, self.gate = public.doors, public.gate

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+from collections import deque
 from typing import TYPE_CHECKING, Any
 
 import aiohttp
@@ -29,20 +31,37 @@ ASKED = {
 """What vLLM's documentation has a proxy send to a prefill server."""
 
 
+FETCHED_BY = (
+    "remote_engine_id", "remote_request_id", "remote_block_ids", "remote_host", "remote_port",
+    "tp_size",
+)  # fmt: skip
+"""Without one of these vLLM computes the prompt again, in silence."""
+
+EXPIRED: set[tuple[str, str]] = set()
+"""Caches that were given up: what any decode server fails to load."""
+
+
 class FakeVllm(LateServer):
     """One server. It takes the strict view of what vLLM would merely misunderstand.
+
+    A KV cache that nobody has fetched when its lease ends is given up, and a decode server that
+    asks for it then fails the request, as vLLM does by default (``kv_load_failure_policy``).
 
     Attributes:
         transfers: Whether it was started with a KV connector.
         ids: Ids of the requests that it got.
+        lease_s: ``kv_lease_duration``, or ``VLLM_NIXL_ABORT_REQUEST_TIMEOUT`` of older ones.
+        leases: Those of the next caches, before that.
     """
 
     transfers = True
+    lease_s = 30.0
 
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
         self.ids: list[str] = []
         self.metrics_text = METRICS
+        self.leases: deque[float] = deque()
 
     def routes(self) -> list[web.RouteDef]:
         return [
@@ -78,7 +97,7 @@ class FakeVllm(LateServer):
         await self._worked()
         answer: dict[str, Any] = {"id": rid, "choices": [{"text": "x"}], "kv_transfer_params": None}
         if self.transfers:
-            self.caches.kept.add((self.name, rid))
+            self._keep((self.name, rid))
             answer["kv_transfer_params"] = {
                 "do_remote_prefill": True, "do_remote_decode": False, "remote_block_ids": [[1]],
                 "remote_engine_id": self.name, "remote_request_id": rid,
@@ -86,10 +105,29 @@ class FakeVllm(LateServer):
             }  # fmt: skip
         return web.json_response(answer)
 
+    def _keep(self, cache: tuple[str, str]) -> None:
+        self.caches.kept.add(cache)
+        lease_s = self.leases.popleft() if self.leases else self.lease_s
+
+        def expire() -> None:
+            if cache in self.caches.kept:
+                self.caches.kept.discard(cache)
+                EXPIRED.add(cache)
+
+        if lease_s > 0:
+            asyncio.get_running_loop().call_later(lease_s, expire)
+        else:
+            expire()
+
     async def _decoded(self, request: Any, body: Any, fault: Any) -> web.StreamResponse:
         params = body["kv_transfer_params"]
+        lacking = [name for name in FETCHED_BY if params.get(name) is None]
+        if lacking or params["do_remote_prefill"] is not True or params["do_remote_decode"]:
+            return self._complain(f"{params} cannot be fetched: {lacking}")
         cache = params["remote_engine_id"], params["remote_request_id"]
-        if not params["do_remote_prefill"] or cache not in self.caches.kept:
+        if cache in EXPIRED:
+            return web.json_response({"error": {"message": "KV load failed"}}, status=500)
+        if cache not in self.caches.kept:
             return self._complain(f"{cache} is not kept")
         self.caches.kept.remove(cache)
         return await self._words(request, body, fault)
@@ -120,8 +158,6 @@ class FakeVllm(LateServer):
         return reply
 
     async def _worked(self, steps: int = 1) -> None:
-        import asyncio
-
         await asyncio.sleep(self.work_s * steps)
 
 

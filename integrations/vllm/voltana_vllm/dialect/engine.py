@@ -16,6 +16,7 @@ from voltana.serving.router.problem import Lost, Problem, refused
 from voltana.serving.router.relay import relay
 from voltana.serving.router.renaming import Renamed
 from voltana.serving.router.wire import Line
+from voltana.values import Role
 from voltana_vllm.dialect.call import VllmCall, clients_id, parse_call, under
 from voltana_vllm.dialect.errors import error_in
 from voltana_vllm.dialect.loads import LOADS_PATH, state_of
@@ -44,6 +45,7 @@ class VllmEngine:
     binds_late = True
 
     def __init__(self, settings: VllmRouterTable) -> None:
+        self.lease_s = settings.kv_lease_s
         self._nesting = settings.limits.nesting
         self._tenant_key = settings.tenant_key
         self._releasing = tuple(
@@ -101,7 +103,9 @@ class VllmEngine:
         decode server may be fetching is left to that and to the lease: given up meanwhile, it
         could be overwritten while it is read.
         """
-        params = call.held.pop(number, None)
+        params = None
+        if line.backend.role is Role.PREFILL:
+            params = call.held.pop(number, None)
         if params is None:
             return 0
         body = orjson.dumps(

@@ -1,0 +1,183 @@
+"""KV caches that prefill servers hold: counted in routing, and free again within a stated time."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+import pytest
+from fake_servers import FETCHED_BY, vllm_cluster
+from test_vllm_router import run, texts, tidy
+
+from tests.serving.late_servers import words_of
+from tests.serving.router_client import until
+from voltana.errors import ConfigError
+from voltana.values import NO_RESERVATION
+from voltana_vllm.dialect.settings import VllmRouterTable
+
+STREAMS = pytest.mark.parametrize("stream", [False, True])
+LEASE_S = 0.6
+
+
+def held(pd, name="prefill-0"):
+    return pd.service.ledger.caches.held(name, time.monotonic())
+
+
+def test_a_cache_counts_from_the_end_of_the_prefill_to_the_first_token():
+    async def check():
+        async with vllm_cluster(prefill=1, decode=1) as pd:
+            pd.servers["decode-0"].work_s = 0.2
+            asked = asyncio.create_task(pd.ask(stream=True, prompt=[97]))
+            await until(lambda: held(pd).requests)
+            assert held(pd).prompt_tokens == 1
+            _, body = await pd.ask_admin("GET", "/metrics")
+            assert 'backend_held_kv_tokens{backend="prefill-0",role="prefill"} 1.0' in body
+            assert pd.service.ledger.in_flight("prefill-0") == 0
+            assert texts(await asked, stream=True) == words_of("a")
+            assert held(pd) == NO_RESERVATION
+            assert 0.1 < pd.service.ledger.caches.usual_s < 5.0
+            await tidy(pd)
+
+    run(check)
+
+
+def test_a_whole_answer_counts_for_as_long_as_streams_usually_do():
+    async def check():
+        async with vllm_cluster(prefill=1, decode=1) as pd:
+            pd.servers["decode-0"].work_s = 0.1
+            assert texts(await pd.ask(stream=True), stream=True)
+            usual_s = pd.service.ledger.caches.usual_s
+            pd.servers["decode-0"].work_s = 0.2  # 1.2 s for the whole answer
+            asked = asyncio.create_task(pd.ask())
+            await until(lambda: held(pd).requests)
+            began_s = time.monotonic()
+            await until(lambda: not held(pd).requests)
+            assert not asked.done()
+            assert time.monotonic() - began_s < usual_s + 0.5
+            assert texts(await asked, stream=False) == words_of("a")
+            assert pd.service.ledger.caches.usual_s == usual_s  # nothing was seen
+            await tidy(pd)
+
+    run(check)
+
+
+@STREAMS
+def test_a_client_that_leaves_a_decode_leg_leaves_a_cache_until_the_lease_ends(stream):
+    async def check():
+        async with vllm_cluster(prefill=1, decode=1, kv_lease_s=LEASE_S) as pd:
+            pd.servers["prefill-0"].lease_s = LEASE_S
+            pd.servers["decode-0"].faults.append("hang")
+            asked = asyncio.create_task(pd.ask(stream=stream))
+            await until(lambda: pd.servers["decode-0"].seen)
+            asked.cancel()
+            await pd.quiet()
+            left_s = time.monotonic()
+            assert held(pd).requests == 1
+            await until(lambda: not held(pd).requests)
+            assert time.monotonic() - left_s <= LEASE_S + 0.3
+            assert not pd.kept  # so is the server's own
+            await tidy(pd)
+
+    run(check)
+
+
+@STREAMS
+@pytest.mark.parametrize("fault", ["500", "503", "reset"])
+def test_a_failed_decode_leg_is_prefilled_again_and_its_cache_counts_until_the_lease_ends(
+    stream, fault
+):
+    async def check():
+        async with vllm_cluster(prefill=1, decode=2, kv_lease_s=LEASE_S) as pd:
+            prefill = pd.servers["prefill-0"]
+            prefill.lease_s = LEASE_S
+            pd.servers["decode-0"].faults.append(fault)
+            assert texts(await pd.ask(stream=stream), stream=stream) == words_of("a")
+            assert len(prefill.seen) == 2
+            assert held(pd).requests == 1
+            await until(lambda: not held(pd).requests)
+            await tidy(pd)
+
+    run(check)
+
+
+@STREAMS
+def test_a_cache_whose_lease_has_ended_is_computed_again(stream):
+    async def check():
+        async with vllm_cluster(prefill=1, decode=2, kv_lease_s=LEASE_S) as pd:
+            pd.servers["prefill-0"].leases.append(0.0)
+            assert texts(await pd.ask(stream=stream), stream=stream) == words_of("a")
+            assert len(pd.servers["prefill-0"].seen) == 2
+            await tidy(pd)
+
+    run(check)
+
+
+def test_what_is_released_counts_no_longer():
+    """No decode server is there: within a second, and not when the lease of 30 s ends."""
+
+    async def check():
+        async with vllm_cluster(prefill=1, decode=1, attempts=1) as pd:
+            pd.servers["prefill-0"].work_s = 0.2
+            asked = asyncio.create_task(pd.ask())
+            await until(lambda: pd.servers["prefill-0"].seen)
+            pd.service.pool.named("decode-0").draining = True
+            assert (await asked)[0] == 503
+            ended_s = time.monotonic()
+            await until(lambda: not held(pd).requests and not pd.kept)
+            assert time.monotonic() - ended_s < 1.0
+            await tidy(pd)
+
+    run(check)
+
+
+def test_a_decode_server_that_does_not_listen_leaves_nothing_behind():
+    async def check():
+        async with vllm_cluster(prefill=1, decode=2, health_period_s=60.0) as pd:
+            await pd.servers["decode-0"].stop()
+            for _ in range(4):
+                assert texts(await pd.ask(), stream=False) == words_of("a")
+            await until(lambda: not held(pd).requests and not pd.kept)
+            await tidy(pd)
+
+    run(check)
+
+
+def test_prompts_go_to_the_prefill_server_that_holds_less():
+    """Through the router's own figures: the candidates of the prefill leg show what is held."""
+
+    async def check():
+        async with vllm_cluster(prefill=2, decode=1) as pd:
+            pd.servers["decode-0"].work_s = 0.3
+            asked = asyncio.create_task(pd.ask(stream=True))
+            await until(lambda: held(pd, "prefill-0").requests or held(pd, "prefill-1").requests)
+            shown = {c.instance: c.held for c in pd.service._chooser.prefill_candidates()}
+            assert sorted(one.requests for one in shown.values()) == [0, 1]
+            assert texts(await asked, stream=True) == words_of("a")
+            await tidy(pd)
+
+    run(check)
+
+
+@pytest.mark.parametrize("lacking", FETCHED_BY)
+def test_the_fake_refuses_parameters_of_which_one_is_missing(lacking):
+    async def check():
+        async with vllm_cluster(prefill=1, decode=1) as pd:
+            whole = dict.fromkeys(FETCHED_BY, 1) | {
+                "do_remote_prefill": True, "do_remote_decode": False,
+            }  # fmt: skip
+            del whole[lacking]
+            async with pd.client.post(
+                pd.servers["decode-0"].url + "/v1/completions",
+                json={"prompt": "a", "kv_transfer_params": whole},
+                headers={"X-Request-Id": "x"},
+            ) as reply:
+                assert reply.status == 400
+            assert lacking in pd.complaints[0]
+
+    run(check)
+
+
+@pytest.mark.parametrize("lease_s", [0, -1.0, "long"])
+def test_a_lease_that_is_none_is_refused(lease_s):
+    with pytest.raises((ConfigError, ValueError), match="kv_lease_s"):
+        VllmRouterTable(kv_lease_s=lease_s)
