@@ -6,6 +6,7 @@ own. State lives in a `Rack`, so that settings outlive the drivers that made the
 
 from __future__ import annotations
 
+import math
 import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -109,6 +110,9 @@ class CardGpu:
 
     def in_force_mhz(self) -> float:
         return self.clock_mhz()
+
+    def unlocked_mhz(self) -> float:
+        return math.inf
 
     def event_reasons(self) -> frozenset[Reason]:
         return frozenset() if self.card.lock_mhz is None else frozenset({Reason.SETTING})

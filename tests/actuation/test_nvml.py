@@ -169,3 +169,62 @@ def test_daemon_modules_import_nothing_heavy():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+APPLICATION = {"D_APP_MHZ": 1155, "D_APP_DEFAULT_MHZ": 1155}
+"""An A100 as some are delivered: the event reason for a setting is given for ever."""
+
+READ = OPEN + "answer = [g.clock_mhz(), sorted(g.event_reasons()), g.unlocked_mhz()]"
+
+
+@pytest.mark.parametrize(("boosts", "runs_mhz"), [(0, 1155), (1, 1410)])
+def test_the_clock_that_a_board_is_delivered_with_is_nobodys_setting(
+    boosts, runs_mhz, make_machine, in_process
+):
+    machine = make_machine(**APPLICATION, D_APP_BOOSTS=boosts)
+    assert in_process(READ) == [runs_mhz, [], 1155.0]
+    machine.set(0, "D_BUSY", 0)
+    assert in_process(READ) == [210.0, ["idle"], 1155.0]
+
+
+@pytest.mark.parametrize(
+    ("changes", "seen"),
+    [
+        ({"D_APP_MHZ": 900}, [900.0, ["clock setting"], 900.0]),  # lowered by somebody
+        ({"D_LOCK": 900 << 32 | 900 << 16 | 900}, [900.0, ["clock setting"], 1155.0]),
+        ({"D_APP_MHZ": 1410, "D_APP_DEFAULT_MHZ": 1410}, [1410.0, [], 1410.0]),
+    ],
+)
+def test_a_setting_of_somebodys_is_one_on_such_a_board_too(changes, seen, make_machine, in_process):
+    make_machine(**APPLICATION | changes)
+    assert in_process(READ) == seen
+
+
+@pytest.mark.parametrize("code", [3, 13, 26, 2, 999])
+def test_without_application_clocks_the_event_reason_stands(code, make_machine, in_process):
+    machine = make_machine(**APPLICATION)
+    machine.fault(0, "F_APPLICATION", "K_CODE", code)
+    clock_mhz, reasons, unlocked_mhz = in_process(
+        READ.replace("g.unlocked_mhz()", "str(g.unlocked_mhz())")
+    )
+    assert (clock_mhz, reasons, unlocked_mhz) == (1155.0, ["clock setting"], "inf")
+
+
+def test_application_clocks_are_those_of_graphics_and_memory(machine, in_process):
+    """The fake is as strict as NVML about which clock is asked for."""
+    code = (
+        OPEN
+        + """
+import pynvml
+answer = []
+for kind in (pynvml.NVML_CLOCK_GRAPHICS, pynvml.NVML_CLOCK_MEM, pynvml.NVML_CLOCK_VIDEO, 9):
+    for of in ("", "Default"):
+        try:
+            answer.append(getattr(pynvml, f"nvmlDeviceGet{of}ApplicationsClock")(g._handle, kind))
+        except pynvml.NVMLError as error:
+            answer.append(-error.value)
+"""
+    )
+    assert in_process(code) == [1410, 1410, 1593, 1593, -2, -2, -2, -2]
+    machine.set(0, "D_APP_MHZ", 0)
+    assert in_process(code)[0] == -3

@@ -172,3 +172,81 @@ def test_two_daemons_side_by_side_know_of_each_other(machine, tmp_path):
                 second.client(0, patience_s=0.0)
             with second.client(1) as client:
                 assert client.reach(MHZ)
+
+
+# --- boards that are delivered with an application clock below their fastest
+
+
+@pytest.fixture(params=[0, 1], ids=["holds", "boosts"])
+def delivered(request, make_machine, tmp_path):
+    """Two of them, and a daemon."""
+    machine = make_machine(D_APP_MHZ=1155, D_APP_DEFAULT_MHZ=1155, D_APP_BOOSTS=request.param)
+    with Daemon(tmp_path, machine) as daemon:
+        yield machine, daemon
+
+
+def state_of(daemon, device=0):
+    gpus = daemon_status(daemon.socket)["gpus"]
+    return next((gpu["state"] for gpu in gpus if gpu["uuid"] == uuid_of(device)), "")
+
+
+@pytest.mark.parametrize("clock_mhz", [1155.0, 1005.0, 1305.0])
+def test_a_board_as_it_is_delivered_is_lent_and_comes_back(clock_mhz, delivered):
+    """The event reason for a setting is given for ever; one clock is its very default."""
+    machine, daemon = delivered
+    for _ in range(2):
+        with daemon.client(0) as client:
+            assert client.reach(clock_mhz)
+        assert machine.wait(lambda: not machine.any_locked())
+        assert machine.wait(lambda: state_of(daemon) == "default", 2.0), state_of(daemon)
+    assert "another tool" not in daemon.log.read_text()
+
+
+def test_an_ignored_reset_is_seen_on_such_a_board(delivered):
+    machine, daemon = delivered
+    client = daemon.client(0, lease_s=0.5)
+    assert client.reach(MHZ)
+    machine.fault(0, "F_RESET", "K_SILENT")
+    client.actuator.close()
+    assert machine.wait(lambda: state_of(daemon) == "doubtful", 8.0)
+    assert machine.locked_mhz(0) == MHZ
+    machine.clear_faults()
+    assert machine.wait(lambda: not machine.locked_mhz(0), 8.0)
+    assert machine.wait(lambda: state_of(daemon) == "default", 8.0)
+
+
+@pytest.mark.parametrize("word", ["D_APP_MHZ", "D_LOCK"])
+def test_a_lowered_application_clock_and_a_lock_are_foreign_there(word, delivered):
+    machine, daemon = delivered
+    theirs = THEIRS_MHZ if word == "D_APP_MHZ" else THEIRS_MHZ << 32 | THEIRS_MHZ << 16 | THEIRS_MHZ
+    machine.set(0, word, theirs)
+    with pytest.raises(LeaseRefusedError, match="another tool has set the clock"):
+        daemon.client(0, patience_s=0.0)
+    machine.set(0, word, 1155 if word == "D_APP_MHZ" else 0)
+    with daemon.client(0) as client:
+        assert client.reach(MHZ)
+        machine.lock_from_outside(0, THEIRS_MHZ)
+        assert step_until(client, lambda error: "another tool" in error)
+        assert stays(machine, THEIRS_MHZ)
+
+
+def test_an_application_clock_that_is_lowered_during_a_lease_leaves_no_doubt(machine, daemon):
+    """A lock supersedes it; afterwards it is what the GPU runs at, and no lock of ours."""
+    with daemon.client(0) as client:
+        assert client.reach(MHZ)
+        machine.set(0, "D_APP_MHZ", THEIRS_MHZ)
+        assert client.reach(1200.0)
+    assert machine.wait(lambda: state_of(daemon) == "default", 2.0), state_of(daemon)
+    with pytest.raises(LeaseRefusedError, match="another tool has set the clock"):
+        daemon.client(0, patience_s=0.0)
+
+
+@pytest.mark.parametrize("kind", ["K_HANG", "K_CODE"])
+def test_application_clocks_that_cannot_be_read_keep_no_clock_locked(kind, machine, daemon):
+    with daemon.client(0, lease_s=1.0) as client:
+        assert client.reach(MHZ)
+        machine.fault(0, "F_APPLICATION", kind, 999 if kind == "K_CODE" else 0)
+    assert machine.wait(lambda: not machine.locked_mhz(0), 2.0)
+    machine.clear_faults()
+    with daemon.client(0, patience_s=4.0) as again:
+        assert again.reach(MHZ)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import subprocess
 from typing import TYPE_CHECKING
 
@@ -52,6 +53,13 @@ class SmiGpu:
     def in_force_mhz(self) -> float:
         """SM clock that runs now."""
         return float(self._query("clocks.sm"))
+
+    def unlocked_mhz(self) -> float:
+        """The application clock; boards without one say so in words."""
+        try:
+            return float(self._query("clocks.applications.graphics"))
+        except ValueError:
+            return math.inf
 
     def event_reasons(self) -> frozenset[Reason]:
         """Whether power or temperature slow the clock."""

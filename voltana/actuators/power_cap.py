@@ -7,6 +7,7 @@ than the limit; on decode-heavy boards they often never do, and clocks are the b
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 from voltana.actuators.local import LocalActuator
@@ -59,6 +60,10 @@ class CappedGpu:
         """The level whose limit is in force, or the nearest one."""
         limit_w = self._gpu.power_limit_w()
         return min(self._watts, key=lambda mhz: abs(self._watts[mhz] - limit_w))
+
+    def unlocked_mhz(self) -> float:
+        """Nothing else limits the limit."""
+        return math.inf
 
     def event_reasons(self) -> frozenset[Reason]:
         """Nothing slows a limit down."""

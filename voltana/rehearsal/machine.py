@@ -40,6 +40,8 @@ A100 = {
     "D_CALL_US": 500,
     "D_ENERGY_US": 3_000,
     "D_SETTLE_US": 5_000,
+    "D_APP_MHZ": 1410,
+    "D_APP_DEFAULT_MHZ": 1410,
 }
 """An A100 with a busy engine; call and settling time shortened, so that tests are quick."""
 

@@ -203,6 +203,8 @@ def _machine(
         sum(map(len, devices.values())),
         D_FIRST_MHZ=int(clocks[0]),
         D_LAST_MHZ=int(clocks[-1]),
+        D_APP_MHZ=int(clocks[-1]),
+        D_APP_DEFAULT_MHZ=int(clocks[-1]),
         D_STEP_MHZ=int(clocks[1] - clocks[0]) if len(clocks) > 1 else 1,
         D_IDLE_MHZ=int(clocks[0]),
         D_IDLE_MW=int(plant.idle_power_w(clocks[-1]) * 1e3),

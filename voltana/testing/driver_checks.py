@@ -25,7 +25,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 METHODS = (
-    *("name", "remedy", "clocks_mhz", "lock", "reset", "in_force_mhz", "event_reasons"),
+    *("name", "remedy", "clocks_mhz", "lock", "reset", "in_force_mhz", "unlocked_mhz"),
+    "event_reasons",
     *("keeps_settings", "refuse_partitioned", "clock_mhz", "power_w", "energy_j"),
     *("power_limit_w", "power_range", "set_power_limit"),
 )
@@ -93,6 +94,8 @@ def readings_are_sane(subject: DriverSubject) -> None:
     gpu = subject.first()
     clock_mhz, power_w = gpu.clock_mhz(), _or_nan(gpu.power_w)
     expect(0 < clock_mhz < 10_000, f"clock_mhz() = {clock_mhz!r}", "Convert to MHz.")
+    unlocked_mhz = gpu.unlocked_mhz()
+    expect(unlocked_mhz > 0, f"unlocked_mhz() = {unlocked_mhz!r}", "Say inf where nothing limits.")
     plausible = math.isnan(power_w) or 0 < power_w < 5_000
     expect(plausible, f"power_w() = {power_w!r}", "Convert to watts.")
     reasons = gpu.event_reasons()

@@ -149,11 +149,18 @@ class GpuRestoring:
         try:
             clock_mhz = self._driver(self._gpu.in_force_mhz)
             reasons = self._driver(lambda: reasons_of(self._gpu))
+            unlocked_mhz = self._driver(self._gpu.unlocked_mhz)
         except DriverError:
             return
         shows = self._telling_mhz()
         # A setting at another clock than ours is somebody else's.
-        found = weigh(clock_mhz, reasons - {Reason.SETTING}, shows, had_setting=True)
+        found = weigh(
+            clock_mhz,
+            reasons - {Reason.SETTING},
+            shows,
+            had_setting=True,
+            unlocked_mhz=unlocked_mhz,
+        )
         if found is Evidence.HELD:
             self.slot.state = ClockState.RESTORING
             self._resets = 0

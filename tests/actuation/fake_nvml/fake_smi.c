@@ -16,6 +16,7 @@ int nvmlDeviceGetSupportedMemoryClocks(device, unsigned *, unsigned *);
 int nvmlDeviceGetSupportedGraphicsClocks(device, unsigned, unsigned *, unsigned *);
 int nvmlDeviceSetGpuLockedClocks(device, unsigned, unsigned);
 int nvmlDeviceResetGpuLockedClocks(device);
+int nvmlDeviceGetApplicationsClock(device, int, unsigned *);
 int nvmlDeviceGetCurrentClocksEventReasons(device, unsigned long long *);
 
 static int fail(const char *what, int code) {
@@ -52,6 +53,10 @@ int main(int argc, char **argv) {
   } else if (!strcmp(ask, "--query-gpu=clocks.sm")) {
     if ((code = nvmlDeviceGetClockInfo(d, 1, &mhz))) return fail("clock", code);
     printf("%u\n", mhz);
+  } else if (!strcmp(ask, "--query-gpu=clocks.applications.graphics")) {
+    code = nvmlDeviceGetApplicationsClock(d, 0, &mhz);
+    if (code && code != 3) return fail("application clock", code);
+    if (code) puts("[N/A]"); else printf("%u\n", mhz);
   } else if (!strncmp(ask, "--query-gpu=clocks_event_reasons.", 33)) {
     unsigned long long why;
     if ((code = nvmlDeviceGetCurrentClocksEventReasons(d, &why))) return fail("reasons", code);

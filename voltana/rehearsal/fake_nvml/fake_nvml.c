@@ -20,7 +20,7 @@
 
 _Static_assert(D_IDLE_HIDES < D_FAULTS, "words of a device reach into its faults");
 _Static_assert(D_FAULTS + F_COUNT <= D_SAID_BY, "faults reach into what is said");
-_Static_assert(D_BORN < D_WORDS, "words of a device reach into the next one");
+_Static_assert(D_APP_BOOSTS < D_WORDS, "words of a device reach into the next one");
 
 #define EXPORT __attribute__((visibility("default")))
 
@@ -114,6 +114,7 @@ static void forget_if_unheld(void) {
     device d = device_at(i);
     if (!d[D_PERSISTENCE] && atomic_exchange(&d[D_LOCK], 0)) d[D_UNLOCKED_NS] = now_ns();
     if (!d[D_PERSISTENCE]) d[D_CAP_MW] = d[D_CAP_DEFAULT_MW];
+    if (!d[D_PERSISTENCE]) d[D_APP_MHZ] = d[D_APP_DEFAULT_MHZ];
   }
 }
 
@@ -201,7 +202,8 @@ static uint64_t power_mw_at(device d, uint64_t mhz) {
   return d[D_IDLE_MW] + (uint64_t)((double)(d[D_FULL_MW] - d[D_IDLE_MW]) * share * share);
 }
 
-/* The clock that runs, and why it is not the fastest. The power limit wins over a lock. */
+/* The clock that runs, and why it is not the fastest. The power limit wins over a lock, and a lock
+ * over the application clock. */
 static uint64_t clock_mhz(device d, uint64_t *reasons) {
   uint64_t lock = d[D_LOCK], why = 0;
   uint64_t mhz = d[D_BUSY] ? d[D_LAST_MHZ] : d[D_IDLE_MHZ];
@@ -212,8 +214,13 @@ static uint64_t clock_mhz(device d, uint64_t *reasons) {
     uint64_t low = lock >> 32, high = (lock >> 16) & 0xffff;
     mhz = d[D_BUSY] ? high : low;
     why |= REASON_SETTING;
-  } else if (!d[D_BUSY]) {
-    why |= REASON_IDLE;
+  } else {
+    uint64_t app = d[D_APP_MHZ];
+    if (!d[D_BUSY]) why |= REASON_IDLE;
+    if (app && app < d[D_LAST_MHZ]) {
+      why |= REASON_SETTING;
+      if (mhz > app && !(d[D_APP_BOOSTS] && app == d[D_APP_DEFAULT_MHZ])) mhz = app;
+    }
   }
   if (since < d[D_SETTLE_US] * 1000u && lock && (d[D_BUSY] || !d[D_IDLE_HIDES])) mhz = lock & 0xffff;
   if (d[D_SAID_BY]) {
@@ -442,6 +449,22 @@ EXPORT int nvmlDeviceResetGpuLockedClocks(device d) {
   d[D_CHANGED_NS] = now_ns();
   if (atomic_exchange(&d[D_LOCK], 0)) d[D_UNLOCKED_NS] = now_ns();
   return SUCCESS;
+}
+
+/* Graphics and memory alone have application clocks. */
+static int read_application(device d, int field, int type, unsigned *mhz) {
+  int code = enter(d, F_APPLICATION, references && d ? d[D_QUERY_US] : 0);
+  if (code > 0) return code;
+  if (!mhz || (type != 0 && type != 2)) return INVALID_ARGUMENT;
+  if (!d[D_APP_MHZ]) return NOT_SUPPORTED;
+  *mhz = (unsigned)d[type == 2 ? D_MEMORY_MHZ : field];
+  return SUCCESS;
+}
+EXPORT int nvmlDeviceGetApplicationsClock(device d, int type, unsigned *mhz) {
+  return read_application(d, D_APP_MHZ, type, mhz);
+}
+EXPORT int nvmlDeviceGetDefaultApplicationsClock(device d, int type, unsigned *mhz) {
+  return read_application(d, D_APP_DEFAULT_MHZ, type, mhz);
 }
 
 static int event_reasons(device d, unsigned long long *reasons) {

@@ -59,6 +59,9 @@ enum device_word {
   D_SAID_MHZ,        /* clock to which its power limit lowers it; 0: not at all */
   D_ENERGY_US,       /* what reading the energy counter takes beyond other queries */
   D_BORN,            /* how often the device came back anew: older handles are GPU_IS_LOST for ever */
+  D_APP_MHZ,         /* application clock; 0: the board has none (NOT_SUPPORTED) */
+  D_APP_DEFAULT_MHZ, /* the one that it is delivered with */
+  D_APP_BOOSTS,      /* 1: the default one is no limit, though its reason is given */
   D_WORDS = 64
 };
 
@@ -75,6 +78,7 @@ enum fault_target {
   F_MIG,
   F_PERSISTENCE,
   F_TABLE,
+  F_APPLICATION,
   F_COUNT
 };
 

@@ -8,6 +8,7 @@ twice, since it is harmless; whoever restores goes on until nothing contradicts 
 from __future__ import annotations
 
 import enum
+import math
 import time
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
@@ -57,6 +58,7 @@ def weigh(
     locked_mhz: Collection[float],
     *,
     had_setting: bool,
+    unlocked_mhz: float = math.inf,
 ) -> Evidence:
     """Weigh a read-back after a reset. Pure.
 
@@ -67,13 +69,15 @@ def weigh(
             because the GPU runs at them without a lock as well.
         had_setting: Whether somebody else had set a clock before, so that the event reason for
             it says nothing.
+        unlocked_mhz: See `GpuState.unlocked_mhz`: what runs at it shows no lock.
     """
-    if Reason.SETTING in reasons and not had_setting:
+    unlocked = abs(clock_mhz - unlocked_mhz) <= NEAR_MHZ
+    if Reason.SETTING in reasons and not (had_setting or unlocked):
         return Evidence.HELD
     if Reason.IDLE in reasons:
         return Evidence.OPEN
     slowed = not SLOWING.isdisjoint(reasons)
-    if any(abs(clock_mhz - mhz) <= NEAR_MHZ for mhz in locked_mhz):
+    if not unlocked and any(abs(clock_mhz - mhz) <= NEAR_MHZ for mhz in locked_mhz):
         return Evidence.OPEN if slowed else Evidence.HELD
     return Evidence.OPEN if slowed else Evidence.GONE
 
@@ -102,7 +106,8 @@ def reset_and_weigh(
     call(gpu.reset)
     sleep(SETTLE_S)
     clock_mhz, reasons = call(gpu.in_force_mhz), call(lambda: reasons_of(gpu))
-    return weigh(clock_mhz, reasons, locked_mhz, had_setting=had_setting)
+    unlocked_mhz = call(gpu.unlocked_mhz)
+    return weigh(clock_mhz, reasons, locked_mhz, had_setting=had_setting, unlocked_mhz=unlocked_mhz)
 
 
 def restore_gpu(

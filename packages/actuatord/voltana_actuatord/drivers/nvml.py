@@ -8,6 +8,7 @@ imports no numeric package, so that the privileged daemon stays small.
 from __future__ import annotations
 
 import contextlib
+import math
 from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
 import pynvml
@@ -18,7 +19,7 @@ from voltana_actuatord.drivers.nvml_faults import (
     nvml_error,
     nvml_remedy,
 )
-from voltana_actuatord.drivers.port import PowerRange, Reason
+from voltana_actuatord.drivers.port import SLOWING, PowerRange, Reason
 from voltana_actuatord.faults import (
     DriverArgumentError,
     DriverError,
@@ -162,6 +163,15 @@ class NvmlGpu:
         """What a setting is checked against: the clock that runs."""
         return self.clock_mhz()
 
+    def unlocked_mhz(self) -> float:
+        """The application clock, which a lock supersedes."""
+        try:
+            return self._application_mhz(pynvml.nvmlDeviceGetApplicationsClock)
+        except DriverError as error:  # deprecated: not every board and driver has them
+            if error.transient:
+                raise
+            return math.inf
+
     def event_reasons(self) -> frozenset[Reason]:
         """See `GpuState.event_reasons`."""
         try:
@@ -172,7 +182,10 @@ class NvmlGpu:
             bits = self._get(
                 "reading clock event reasons", pynvml.nvmlDeviceGetCurrentClocksThrottleReasons
             )
-        return frozenset(reason for bit, reason in EVENT_REASONS.items() if bits & bit)
+        reasons = frozenset(reason for bit, reason in EVENT_REASONS.items() if bits & bit)
+        if Reason.SETTING in reasons and self._runs_as_delivered(reasons):
+            return reasons - {Reason.SETTING}
+        return reasons
 
     def power_w(self) -> float:
         """Board power: an average on A100 and later, sampled a quarter of the time."""
@@ -222,6 +235,27 @@ class NvmlGpu:
         if current or pending:
             remedy = self.remedy(PartitionedGpuError)
             raise PartitionedGpuError(f"{self.label} is in MIG mode. {remedy}")
+
+    def _runs_as_delivered(self, reasons: frozenset[Reason]) -> bool:
+        """Whether the bit for a setting says no more than that the board has its default clocks.
+
+        Boards that are delivered with an application clock below their fastest set it for ever. A
+        lock of somebody's shows there only by a clock that runs below that one for no other reason.
+        """
+        try:
+            now_mhz = self._application_mhz(pynvml.nvmlDeviceGetApplicationsClock)
+            default_mhz = self._application_mhz(pynvml.nvmlDeviceGetDefaultApplicationsClock)
+        except DriverError as error:
+            if error.transient:
+                raise
+            return False
+        if now_mhz != default_mhz or now_mhz >= self.clocks_mhz()[-1]:
+            return False
+        return not SLOWING.isdisjoint(reasons) or self.clock_mhz() >= now_mhz
+
+    def _application_mhz(self, read: Callable[[object, int], int]) -> float:
+        what = f"reading the application clock of {self.label}"
+        return float(_call(what, read, self._handle, pynvml.NVML_CLOCK_GRAPHICS))
 
     def _get(self, what: str, function: Callable[[object], _T]) -> _T:
         return _call(f"{what} of {self.label}", function, self._handle)

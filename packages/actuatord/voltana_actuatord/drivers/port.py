@@ -20,7 +20,7 @@ class Reason(enum.StrEnum):
     """Why a clock is what it is, in the words of status and log."""
 
     IDLE = "idle"
-    SETTING = "clock setting"
+    SETTING = "clock setting"  # somebody's, a board's own defaults left out
     POWER_CAP = "power cap"
     HARDWARE = "hardware slowdown"
     SYNC = "sync boost"
@@ -95,6 +95,13 @@ class GpuState(Protocol):
         """Why the clock is what it is."""
         ...
 
+    def unlocked_mhz(self) -> float:
+        """Clock to which something other than `lock` holds it down; infinite if nothing does.
+
+        Such as the board's own default, or a setting of another kind.
+        """
+        ...
+
     def keeps_settings(self) -> bool:
         """Whether settings stay when the last process lets the driver go."""
         ...
@@ -150,6 +157,10 @@ class Settable(GpuIdentity, GpuClock, Protocol):
 
     def event_reasons(self) -> frozenset[Reason]:
         """Why what is in force may differ from what was set."""
+        ...
+
+    def unlocked_mhz(self) -> float:
+        """See `GpuState.unlocked_mhz`."""
         ...
 
 
