@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from tests.conformance.inventory import EXAMPLES, classes_with
 from tests.conformance.test_predictors import DATASHEET, tables
 from tests.honest import HonestController
+from voltana.controllers.both_phases import BothPhases
 from voltana.controllers.budgeted import Budgeted
 from voltana.controllers.ecofreq import EcoFreq
 from voltana.controllers.ecofreq_v01 import EcoFreqV01
@@ -105,6 +106,7 @@ CASES = {
     "EnergyOptimal, little memory": lambda: energy_optimal(
         memory=Memory(capacity_tokens=50_000.0, reserved_tokens=512.0)
     ),
+    "BothPhases": lambda: BothPhases(trained(), LinearPower(), SPACED, SLO),
     "OptimalAvailable": optimal_available,
     "OptimalAvailable, with a power model": lambda: optimal_available(power=LinearPower()),
     "OptimalAvailable, that expects nothing": lambda: optimal_available(

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from tests.conformance.inventory import EXAMPLES, classes_with
 from voltana.predictors.linear_power import LinearPower
+from voltana.routers.by_role import ByRole
 from voltana.routers.ecoroute import EcoRoute
 from voltana.routers.fill_up import FillUp
 from voltana.routers.least_loaded import LeastLoaded
@@ -27,6 +28,7 @@ from voltana.values import Deferral
 CASES = {
     "MDPRouter": lambda: MDPRouter(LinearPower(), max_states=300, run=at_once),
     "RoundRobin": RoundRobin,
+    "ByRole": lambda: ByRole(LeastMemory()),
     "RandomRouter": lambda: RandomRouter(3),
     "LeastLoaded": LeastLoaded,
     "LeastMemory": LeastMemory,

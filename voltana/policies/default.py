@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from voltana.controllers.both_phases import BothPhases
 from voltana.controllers.energy_optimal import EnergyOptimal
 from voltana.controllers.fixed import FixedClock
 from voltana.controllers.memory import Memory
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 
 LEVELS = 28
 
-LOWEST_SHARE = {Role.PREFILL: 0.5, Role.DECODE: 0.4, Role.COLOCATED: 0.7}
+LOWEST_SHARE = {Role.PREFILL: 0.5, Role.DECODE: 0.4, Role.COLOCATED: 0.4}
 """Lowest clock over the fastest, by role. A decode instance is busy at any clock, so its energy
 falls with its power; prefill is a fixed amount of work, which far below the voltage's floor takes
 no less, though its batches grow a little and with them what one reading of the weights serves."""
@@ -56,7 +57,7 @@ def power_model(context: InstanceContext) -> LinearPower:
 
 
 def voltana(context: InstanceContext) -> InstancePolicy:
-    """Deadlines for prefill, least power at the settled batch for decode, both learned online."""
+    """Deadlines for prefill, least power at the settled batch for decode, gaps where they share."""
     predictor, power = models(context)
     levels = clock_levels(context)
     controller: Controller
@@ -68,6 +69,15 @@ def voltana(context: InstanceContext) -> InstancePolicy:
             levels,
             context.slo,
             memory=memory,
+            max_power_w=context.max_power_w,
+        )
+    elif context.role is Role.COLOCATED:
+        controller = BothPhases(
+            predictor,
+            power,
+            levels,
+            context.slo,
+            memory=kv_memory(context),
             max_power_w=context.max_power_w,
         )
     else:

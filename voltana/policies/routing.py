@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from voltana.routers.by_role import ByRole
 from voltana.routers.ecoroute import EcoRoute
 from voltana.routers.fill_up import FillUp
 from voltana.routers.least_memory import LeastMemory
@@ -46,8 +47,11 @@ def least_power(seed: int) -> Router:
 
 
 def within_boundaries(seed: int) -> Router:
-    """The same, and a request waits while every batch is at the boundary of what can be served."""
-    return ViableBatch(least_power(seed))
+    """The same, and a request waits while every batch is at the boundary of what can be served.
+
+    Colocated instances take requests in turn.
+    """
+    return ByRole(ViableBatch(least_power(seed)))
 
 
 class LookingAhead:

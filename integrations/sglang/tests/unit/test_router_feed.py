@@ -516,7 +516,7 @@ def test_loads_of_all_ranks_add_up() -> None:
 @pytest.mark.parametrize(
     ("settings", "names"),
     [
-        ({}, ("FillUp", "ViableBatch")),
+        ({}, ("FillUp", "ByRole")),
         ({"policy": "voltana-v0.1"}, ("RandomRouter", "TileAware")),
         (
             {"prefill_router": "random", "decode_router": "round-robin"},

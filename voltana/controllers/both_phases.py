@@ -1,0 +1,272 @@
+"""BothPhases: the clock of an instance that computes prompts and produces tokens.
+
+Four demands on one clock, and the fastest wins:
+
+- *prompts* in time: `OptimalAvailable` over the queue, on batches as they are (mixed with decode
+  where the engine mixes them).
+- *the batch* viable, and served at the least power: `EnergyOptimal` on cycles instead of
+  iterations (`DecodeCycles`), for prompts take a share of the time, the more the slower the clock.
+- *gaps* between tokens: the slowest level at which few enough of the gaps that were really there
+  would have been late, and not at the fastest one (`TokenGaps`).
+- *this gap*: what has passed since the last tokens, with this iteration, all prompts that wait,
+  and the decode iteration after them, has to fit the threshold at the chosen level, if it does at
+  the fastest one.
+
+A gap that no clock keeps asks for none: where prompts go first, what is left of it runs as slowly
+as the prompts' deadlines and the batch allow. Prompts that come meanwhile share it, and so make no
+other gap late.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import sys
+from operator import itemgetter
+from typing import TYPE_CHECKING, cast
+
+import numpy as np
+
+from voltana.controllers.cycles import DecodeCycles, PromptsBeside
+from voltana.controllers.energy_optimal import EnergyOptimal
+from voltana.controllers.missed_price import MissedPrice
+from voltana.controllers.optimal_available import OptimalAvailable
+from voltana.controllers.token_gaps import TokenGaps
+from voltana.levels import require_levels
+from voltana.planning import certified_or_fastest, lowest_safe_index
+from voltana.values import EMPTY_QUEUE, Binding, Decision, Load
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from voltana.controllers.memory import Memory
+    from voltana.ports import PowerPredictor, Predictor
+    from voltana.slo import Slo
+    from voltana.values import FloatArray, Forecast, Observation
+    from voltana.viability_account import ViabilityAccount
+
+SPENT = 0.8
+"""Share of what the target lets miss that is spent: what the fastest clock would have kept is an
+estimate."""
+
+FIRST_SPARED, MOST_SPARED = 1.0, 2.0
+"""What is allowed of late gaps is twice what may be spent, less so many times that: where it
+starts, and where nothing is allowed. What is late by the clock alone moves it: integral action."""
+
+FALL_PER_S = 0.05
+"""How fast more is allowed while nothing is late: the memory of gaps is 20 to 40 s long."""
+
+CHANGE_S = 0.05
+"""No clock is lowered for less time than it takes to settle and to come back."""
+
+
+class BothPhases:
+    """Satisfies `voltana.ports.Controller` and `Plans`; its forecast is the one that is scored.
+
+    Args:
+        predictor: Latency model; its upper bound has to fit. Taught by the loop, not here.
+        power: Power model, taught by the loop from energy windows.
+        levels_mhz: Clocks to choose from, ascending, at least one.
+        slo: The thresholds and targets.
+        memory: What the instance can hold; see `Memory`.
+        max_power_w: Power limit of all devices of the instance.
+
+    Raises:
+        ConfigError: If an argument is outside its range.
+    """
+
+    def __init__(
+        self,
+        predictor: Predictor,
+        power: PowerPredictor,
+        levels_mhz: Sequence[float],
+        slo: Slo,
+        *,
+        memory: Memory | None = None,
+        max_power_w: float = math.inf,
+    ) -> None:
+        self.predictor = predictor
+        self.power = power
+        self.levels_mhz = require_levels(levels_mhz)
+        self._levels = np.array(levels_mhz, dtype=np.float64)
+        self._slo = slo
+        self._beside = PromptsBeside(predictor)
+        # What decodes is looked after here: to the law of prompts it takes time alone.
+        alone = dataclasses.replace(slo, itl_s=sys.float_info.max, spending=1.0)
+        self.prompts = OptimalAvailable(
+            cast("Predictor", self._beside), power, self.levels_mhz, alone
+        )
+        self._cycles = DecodeCycles(predictor, self._levels)
+        self.decode = EnergyOptimal(
+            cast("Predictor", self._cycles),
+            power,
+            self.levels_mhz,
+            slo,
+            memory=memory,
+            max_power_w=max_power_w,
+        )
+        self.gaps = TokenGaps(
+            self._levels, slo.itl_s, 1.0 - slo.itl_target, self.decode.envelope.owed_tokens
+        )
+        self._alpha = SPENT * (1.0 - slo.itl_target)
+        self.spared = MissedPrice(
+            self._alpha, first=FIRST_SPARED, fall_per_s=FALL_PER_S, most=MOST_SPARED
+        )
+        self._gap_floor = len(self.levels_mhz) - 1
+        self._fastest = (1.0, 0.0)
+        self._decode_floor, self._decode_binding = 0, Binding.NONE
+        self._last_gap_s = math.nan
+        self._told = False
+
+    def viability_account(self) -> ViabilityAccount:
+        """See `voltana.ports.KeepsViability`."""
+        return self.decode.viability_account()
+
+    def plan(self, now_s: float) -> None:
+        """See `voltana.ports.Plans`."""
+        gaps = self.gaps
+        self.spared.step(now_s)
+        if gaps.gaps:
+            share = gaps.prompts_share()
+            requests, tokens = gaps.mean_batch()
+            once = self.predictor.forecast(Load.decode(requests, tokens), self._levels).mean_s
+            twice = self.predictor.forecast(Load.decode(2 * requests, 2 * tokens), self._levels)
+            batch_s = np.maximum(twice.mean_s - once, 0.0)
+            growth = gaps.growth(share, batch_s)
+            self._fastest = (float(growth[-1]), float(batch_s[-1]))
+            allowed = self._alpha * (MOST_SPARED - self.spared.slack)
+            self._gap_floor = gaps.lowest(growth, batch_s, allowed)
+            self._cycles.stretch = 1.0 / np.maximum(1.0 - share, sys.float_info.epsilon)
+        self.decode.plan(now_s)
+
+    def decide(self, observation: Observation) -> Decision:
+        """See `voltana.ports.Controller.decide`."""
+        load, now_s = observation.load, observation.now_s
+        self._note_end(observation)
+        self._beside.decode = load if load.prefill_tokens and load.decode_requests else Load()
+        decision = self.prompts.decide(dataclasses.replace(observation, slack_s=math.nan))
+        forecast = decision.forecast
+        if forecast is None:  # idle
+            self.gaps.begin(load, self._levels, None, now_s)
+            self.decode.decide(observation)
+            return decision
+        decode_s = self._decide_decode(observation, forecast)
+        rest_s = self._rest_s(observation)
+        left_s = self._left_s(observation)
+        pending_s = forecast.mean_s + rest_s
+        lost = (
+            not load.decode_requests
+            and pending_s[-1] > left_s
+            and pending_s[self._gap_floor] > CHANGE_S + self.gaps.decode_row_s[self._gap_floor]
+        )
+        self.gaps.begin(load, forecast.mean_s, decode_s, now_s, lost=lost)
+        wishes = [(self._decode_floor, self._decode_binding)]
+        if not lost:
+            wishes.append((self._gap_floor, Binding.PACE))
+        return self._fastest_of(
+            decision,
+            forecast,
+            prompts=load.prefill_tokens > 0,
+            wishes=wishes,
+            left_s=left_s,
+            rest_s=rest_s,
+        )
+
+    def _note_end(self, observation: Observation) -> None:
+        """Close the gap that has ended with the last iteration."""
+        ended = observation.ended
+        outcome = ended[-1] if ended else None
+        if self.gaps.end(outcome, observation.target_mhz, observation.now_s) and self.gaps.gaps:
+            gap_s, tokens, lost = self.gaps.last(self._fastest)
+            # What no clock keeps is not for a law of clocks to learn from.
+            self._last_gap_s = min(gap_s, self._slo.itl_s) if lost else gap_s
+            self.spared.note(tokens, late=self._last_gap_s > self._slo.itl_s)
+
+    def _decide_decode(self, observation: Observation, forecast: Forecast) -> FloatArray | None:
+        """Ask the law of decode where tokens are produced; what they alone take at every level."""
+        load = observation.load
+        if not load.decode_requests:
+            return None
+        alone = Load.decode(load.decode_requests, load.decode_kv_tokens)
+        mixed = load.prefill_tokens > 0
+        wanted = self.decode.decide(
+            dataclasses.replace(
+                observation,
+                load=alone,
+                queue=EMPTY_QUEUE if mixed else observation.queue,
+                last_latency_s=self._last_gap_s,
+                slack_s=math.nan,
+            )
+        )
+        self._decode_floor = int(self._levels.searchsorted(wanted.clock_mhz - 1e-6))
+        self._decode_binding = wanted.binding
+        if not mixed:
+            return forecast.mean_s
+        return self.predictor.forecast(alone, self._levels).mean_s
+
+    def _fastest_of(
+        self,
+        decision: Decision,
+        forecast: Forecast,
+        *,
+        prompts: bool,
+        wishes: list[tuple[int, Binding]],
+        left_s: float,
+        rest_s: FloatArray,
+    ) -> Decision:
+        """The fastest of what the demands ask for.
+
+        Args:
+            decision: What the law of prompts says.
+            forecast: Of the iteration.
+            prompts: Whether it computes any.
+            wishes: Levels that are asked for already, and why.
+            left_s: What is left of the gap threshold.
+            rest_s: What comes after the iteration in the gap, at every level.
+        """
+        budget_s = self._slo.itl_s
+        if prompts:
+            budget_s = decision.budget_s
+            wished = int(self._levels.searchsorted(decision.clock_mhz - 1e-6))
+            wishes.append((wished, decision.binding))
+        if left_s < math.inf:
+            keeps = forecast.upper_s + rest_s <= left_s
+            if keeps[-1]:
+                wishes.append((int(keeps.argmax()), Binding.THRESHOLD))
+                budget_s = min(budget_s, left_s - float(rest_s[-1]))
+        chosen, binding = max(wishes, key=itemgetter(0))
+        safe = lowest_safe_index(forecast.upper_s[chosen:], budget_s)
+        if safe is None:
+            return certified_or_fastest(forecast, None, budget_s, binding)
+        return certified_or_fastest(
+            forecast, chosen + safe, budget_s, Binding.THRESHOLD if safe else binding
+        )
+
+    def _left_s(self, observation: Observation) -> float:
+        """What is left of the threshold for those that wait for their next token."""
+        told = not math.isnan(observation.slack_s)
+        self._told |= told
+        if told:
+            return observation.slack_s
+        if self._told or not self.gaps.waits:
+            return math.inf
+        return self._slo.itl_s - self.gaps.elapsed_s
+
+    def _rest_s(self, observation: Observation) -> FloatArray:
+        """What comes after this iteration and before their next token, at every level."""
+        if observation.load.decode_requests:
+            return np.zeros(len(self._levels))
+        rest_s = self.gaps.decode_row_s.copy()
+        if observation.queue.deadlines:
+            last = observation.queue.deadlines[-1]
+            batches = max(last.cumulative_batches, 1)
+            mean = Load(
+                prefill_tokens=max(last.cumulative_tokens // batches, 1),
+                prefill_attended_pairs=last.cumulative_attended_pairs / batches,
+            )
+            rest_s += batches * self.predictor.forecast(mean, self._levels).mean_s
+        return rest_s
+
+    def __repr__(self) -> str:
+        low, high = self.levels_mhz[0], self.levels_mhz[-1]
+        return f"BothPhases({type(self.predictor).__name__}, {low:g}-{high:g} MHz)"

@@ -1,0 +1,299 @@
+"""TokenGaps: what the gaps between tokens of late would have been at every clock.
+
+Where one engine computes prompts and produces tokens, what a request feels is no iteration: it is
+the time from one of its tokens to the next, the batches of prompts that came between included. How
+many come between is chance, so a clock is judged by the gaps that were really there. The work of
+each of them is known, and what it takes at every clock is what was measured, scaled by the latency
+model; so the same work is gone over again at each level (a counterfactual, or what-if, estimate).
+
+At another clock not the same work would have come between: a cycle, from token to token, that is
+longer lets more prompts arrive and more requests run. In the mean that is known. With D the time of
+decode in a cycle, rho the share of the time that prompts take, and b requests of which a cycle of C
+has C / C' times as many (J. D. C. Little, Operations Research 9, 1961),
+
+    C = D(b C / C') / (1 - rho),
+
+which is a line in C, as an iteration is one in its batch. What came between counts that much more.
+
+A gap that is late at the fastest clock too is nobody's to keep. What is asked of a level is that no
+more than a share alpha of the tokens is late there and would not have been at the fastest one, and
+the same of requests by the mean of their gaps: of runs of so many gaps as requests get. What was
+seen is a sample, and the future another one: what is allowed follows from what then is late.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from voltana.values import FloatArray, Load, Outcome, Table
+
+    Flags = np.ndarray[tuple[int, ...], np.dtype[np.bool_]]
+
+EVENTS = 10
+"""So many late gaps are remembered where a share alpha is late: a standard error of a third."""
+
+MOST_GAPS = 4096
+"""No more are remembered, however small alpha is."""
+
+LONGEST_SHARE = 16
+"""Of what is remembered, the longest runs of tokens whose mean counts are this part."""
+
+
+class TokenGaps:
+    """Remembers gaps.
+
+    Args:
+        levels_mhz: Clocks, ascending, shape (l,).
+        threshold_s: What a gap may take.
+        alpha: Share that may be late where it would not be at the fastest clock: of the tokens, and
+            of the requests by their mean.
+        owed_tokens: What a request produces, on average.
+    """
+
+    def __init__(
+        self, levels_mhz: FloatArray, threshold_s: float, alpha: float, owed_tokens: float
+    ) -> None:
+        self._levels = levels_mhz
+        self._threshold_s = threshold_s
+        self._owed_tokens = owed_tokens
+        most = min(math.ceil(EVENTS / alpha), MOST_GAPS)
+        levels = len(levels_mhz)
+        # By gap: decode, prompts that came between, all prompts since the gap before; what was run
+        # slowly as it was lost, at whatever level; and at the fastest level all that came
+        # between; and what really passed, in the gap and since the gap before.
+        self._decode_s = np.zeros((most, levels))
+        self._between_s = np.zeros((most, levels))
+        self._prompts_s = np.zeros((most, levels))
+        self._slow_s = np.zeros(most)
+        self._fastest_s = np.zeros(most)
+        self._passed_s = np.zeros((most, 2))
+        self._batch = np.zeros((most, 2))  # requests, and their KV tokens
+        self._count = 0
+        self._running: tuple[FloatArray, FloatArray, Load, float] | None = None
+        self._waits = self._lost = False
+        self._new()
+
+    @property
+    def gaps(self) -> int:
+        """How many are remembered."""
+        return min(self._count, len(self._decode_s))
+
+    @property
+    def waits(self) -> bool:
+        """Whether somebody waits for a next token, as far as iterations tell."""
+        return self._waits
+
+    @property
+    def elapsed_s(self) -> float:
+        """What has passed since the last tokens, up to the last `begin`; 0 where nobody waits."""
+        return self._gap_s if self._waits else 0.0
+
+    @property
+    def decode_row_s(self) -> FloatArray:
+        """What decode took in the last gap, at every level; 0 before the first."""
+        row: FloatArray = self._decode_s[(self._count - 1) % len(self._decode_s)]
+        return row
+
+    def last(self, fastest: tuple[float, float]) -> tuple[float, int, bool]:
+        """The last gap in seconds, how many tokens had it, and whether no clock would have kept it.
+
+        Args:
+            fastest: Growth at the fastest level, and what the batch adds there; see `growth`.
+        """
+        at = (self._count - 1) % len(self._decode_s)
+        gap_s, tokens = float(self._passed_s[at, 0]), int(self._batch[at, 0])
+        return gap_s, tokens, bool(self._at_fastest_s(*fastest)[at] > self._threshold_s)
+
+    def _at_fastest_s(self, growth: float, batch_s: float) -> FloatArray:
+        """Every gap at the fastest level."""
+        count = self.gaps
+        gaps_s: FloatArray = growth * self._fastest_s[:count] + self._decode_s[:count, -1]
+        return gaps_s + (growth - 1.0) * batch_s
+
+    def begin(
+        self,
+        load: Load,
+        mean_s: FloatArray,
+        decode_s: FloatArray | None,
+        now_s: float,
+        *,
+        lost: bool = False,
+    ) -> None:
+        """An iteration begins.
+
+        Args:
+            load: What it computes.
+            mean_s: What it is expected to take at every level, shape (l,).
+            decode_s: What its decode part alone would; None where it has none.
+            now_s: When.
+            lost: Whether it runs as slowly as it does because no clock keeps the gap.
+        """
+        nothing = decode_s is None
+        self._lost = lost
+        decode_s = np.zeros(len(self._levels)) if decode_s is None else decode_s
+        prompts_s = mean_s - decode_s if load.prefill_tokens else np.zeros(len(self._levels))
+        self._running = (decode_s, prompts_s, load, now_s)
+        if nothing and not load.prefill_tokens:
+            self._waits = False
+
+    def end(self, ended: Outcome | None, clock_mhz: float, now_s: float) -> bool:
+        """The iteration that was begun has ended.
+
+        Args:
+            ended: What was measured of it; None where nobody tells.
+            clock_mhz: The clock that was asked for, where nobody tells.
+            now_s: The current time; what has passed beyond the iteration is the host's.
+
+        Returns:
+            Whether tokens came.
+        """
+        if self._running is None:
+            return False
+        decode_s, prompts_s, load, began_s = self._running
+        self._running = None
+        took_s = now_s - began_s
+        self._since_s += took_s
+        if not load.prefill_tokens and not load.decode_requests:
+            return False
+        device_s = took_s if ended is None else ended.latency_s
+        mhz = clock_mhz if ended is None else ended.clock_mhz
+        expected_s = float(np.interp(mhz, self._levels, decode_s + prompts_s))
+        scale = device_s / expected_s if 0.0 < expected_s < math.inf else 0.0
+        host_s = max(took_s - scale * expected_s, 0.0) if scale else took_s
+        prompts_s = scale * prompts_s if scale else np.full(len(prompts_s), host_s)
+        if self._lost:  # so it would run whatever level is asked for otherwise
+            self._all_s += took_s
+        else:
+            self._all_s += prompts_s
+        if self._waits:
+            self._gap_s += took_s
+            self._fast_s += float(prompts_s[-1])
+            if self._lost:
+                self._slow += took_s
+            else:
+                self._between += prompts_s
+        if not load.decode_requests:
+            return False
+        if self._waits:
+            decode_s = scale * decode_s + (host_s if scale else 0.0)
+            self._remember(decode_s, load)
+        self._new()
+        self._waits = True
+        return True
+
+    def _remember(self, decode_s: FloatArray, load: Load) -> None:
+        at = self._count % len(self._decode_s)
+        self._count += 1
+        self._decode_s[at] = decode_s
+        self._between_s[at] = self._between
+        self._prompts_s[at] = self._all_s
+        self._slow_s[at] = self._slow
+        self._fastest_s[at] = self._fast_s
+        self._passed_s[at] = self._gap_s, self._since_s
+        self._batch[at] = load.decode_requests, load.decode_kv_tokens
+
+    def _new(self) -> None:
+        levels = len(self._levels)
+        self._between, self._all_s = np.zeros(levels), np.zeros(levels)
+        self._gap_s = self._since_s = self._slow = self._fast_s = 0.0
+
+    def mean_batch(self) -> tuple[int, int]:
+        """Requests of the mean batch, and their KV tokens."""
+        requests, tokens = self._batch[: self.gaps].mean(axis=0)
+        return max(round(requests), 1), round(tokens)
+
+    def prompts_share(self) -> FloatArray:
+        """Share of the time that prompts take at every level, as they come; may exceed 1."""
+        count = self.gaps
+        passed_s = float(self._passed_s[:count, 1].sum())
+        if not passed_s:
+            return np.zeros(len(self._levels))
+        share: FloatArray = self._prompts_s[:count].sum(axis=0) / passed_s
+        return share
+
+    def growth(self, share: FloatArray, batch_s: FloatArray) -> FloatArray:
+        """How many times as long as now a cycle is at every level; inf where it never settles.
+
+        Args:
+            share: See `prompts_share`.
+            batch_s: What as many requests again as run would add to a decode iteration.
+        """
+        count = self.gaps
+        decode_s = self._decode_s[:count].mean(axis=0)
+        now_s = float(self._passed_s[:count, 0].mean())
+        left = 1.0 - share - batch_s / now_s
+        settles = left > 0.0
+        cycle_s = np.full(len(share), math.inf)
+        np.divide(np.maximum(decode_s - batch_s, 0.0), left, out=cycle_s, where=settles)
+        growth: FloatArray = cycle_s / now_s
+        return growth
+
+    def lowest(self, growth: FloatArray, batch_s: FloatArray, allowed: float) -> int:
+        """Index of the slowest level at which, and above which, few enough are late.
+
+        Args:
+            growth: See `growth`.
+            batch_s: See there.
+            allowed: Share that may be late.
+        """
+        settles = np.isfinite(growth)
+        if not settles[-1]:
+            return len(growth) - 1
+        first = 0 if settles.all() else len(growth) - int(settles[::-1].argmin())
+        gaps_s = self._gaps_s(growth[first:], batch_s[first:], first)
+        fastest_s = self._in_order(self._at_fastest_s(growth[-1], batch_s[-1])[:, None])
+        lost = fastest_s > self._threshold_s
+        # One more than were seen: of as many as are remembered, none seen is not none.
+        tokens = self._ours(gaps_s, lost) + 1.0 / len(gaps_s)
+        keeps = (tokens <= allowed) & (self._requests_late(gaps_s, fastest_s, tokens) <= allowed)
+        keeps[-1] = True
+        slow = np.flatnonzero(~keeps)
+        return first + (int(slow[-1]) + 1 if len(slow) else 0)
+
+    def _requests_late(self, gaps_s: Table, fastest_s: Table, ours: FloatArray) -> FloatArray:
+        """Share of the requests whose mean gap is late at each level and not at the fastest one.
+
+        Requests get 1, 2 to 3, 4 to 7 ... gaps, as often as lengths without memory do.
+        """
+        sums_s = _sums(gaps_s)
+        fastest_s = _sums(fastest_s)
+        late = np.zeros(gaps_s.shape[1])
+        longer, length = 1.0, 1
+        while True:
+            last = 2 * length > len(gaps_s) // LONGEST_SHARE
+            part = longer if last else longer - math.exp(-2 * length / self._owed_tokens)
+            late += part * ours
+            if last:
+                return late
+            longer -= part
+            length *= 2
+            lost = fastest_s[length:] - fastest_s[:-length] > length * self._threshold_s
+            ours = self._ours((sums_s[length:] - sums_s[:-length]) / length, lost)
+
+    def _gaps_s(self, growth: FloatArray, batch_s: FloatArray, first: int) -> Table:
+        """Every gap at the levels from the first on, in the order of time."""
+        count = self.gaps
+        between_s = self._between_s[:count, first:] * growth + self._slow_s[:count, None]
+        gaps_s = between_s + self._decode_s[:count, first:] + (growth - 1.0) * batch_s
+        return self._in_order(gaps_s)
+
+    def _in_order(self, of_gaps: Table) -> Table:
+        """What is remembered of gaps, in the order of time."""
+        count, most = self._count, len(self._decode_s)
+        if count <= most:
+            return of_gaps[:count]
+        return np.roll(of_gaps, -(count % most), axis=0)
+
+    def _ours(self, means_s: Table, lost: Flags) -> FloatArray:
+        """Share that is late at each level, and was not lost at the fastest one."""
+        ours: FloatArray = ((means_s > self._threshold_s) & ~lost).mean(axis=0)
+        return ours
+
+
+def _sums(rows: Table) -> Table:
+    """Sums of the first 0, 1, 2 ... rows."""
+    return np.concatenate([np.zeros((1, rows.shape[1])), np.cumsum(rows, axis=0)])
