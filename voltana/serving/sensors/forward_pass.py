@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import structlog
 
 from voltana.serving.sensors.forward_pass_message import ForwardPass, parse_forward_pass
+from voltana.serving.sensors.forward_pass_order import Order
 from voltana.serving.sensors.forward_pass_receiver import Receiver
 from voltana.serving.sensors.forward_pass_records import ForwardPassRecords
 from voltana_ring.bell import open_bell
@@ -25,6 +26,9 @@ if TYPE_CHECKING:
 
 SILENT_S = 10.0
 """An endpoint that has said nothing for so long is reported."""
+
+QUIET_S = 10.0
+"""Between two complaints about an endpoint; each message that is none is counted."""
 
 ENGINE = "forward-pass-metrics"
 """What latencies were measured by: they are not those of the plugin's hooks."""
@@ -66,15 +70,19 @@ class ForwardPassReader:
         self._records = ForwardPassRecords(max_batch_tokens, joins=role == "unified")
         self._time = time
         self._position = 0
-        self._counter = -1
+        self._order = Order()
+        self._quiet_until_s = -math.inf
         self._ended = False
         self._overrun = receiver.overrun
         self._missing: tuple[str, ...] = ()
 
     @property
     def lost(self) -> int:
-        """Iterations of which nothing was heard."""
-        return self._records.lost + self._receiver.overrun - self._overrun
+        """Iterations of which nothing was heard.
+
+        What was dropped here, unread, leaves the gaps by which losses are seen as well.
+        """
+        return max(self._records.lost, self._receiver.overrun - self._overrun)
 
     @property
     def position(self) -> int:
@@ -108,24 +116,34 @@ class ForwardPassReader:
         except ValueError as error:
             self._refuse(str(error))
             return []
+        if problem := self._order.problem(told, at_s):
+            self._refuse(problem)
+            self._ended = self._order.restarted  # the connection has outlived its engine
+            return []
         self.info.setdefault("version", str(told.version))
         self._name_missing(told)
-        if told.counter is not None:
-            if told.counter < self._counter:
-                self._ended = True  # the connection has outlived its engine: tcp through a proxy
-                return []
-            self._counter = told.counter
         return self._records.take(told, at_s)
 
     def _refuse(self, why: str) -> None:
         self.torn += 1
         if self.why != why:
             self.why = why
-            _log.warning("no ForwardPassMetrics", endpoint=self._receiver.endpoint, error=why)
+            if self._may_complain():
+                _log.warning("no ForwardPassMetrics", endpoint=self._receiver.endpoint, error=why)
+
+    def _may_complain(self) -> bool:
+        """Whether to log again: whoever sends nonsense sends a thousand lines of it a second."""
+        now_s = self._time.now_s()
+        if now_s < self._quiet_until_s:
+            return False
+        self._quiet_until_s = now_s + QUIET_S
+        return True
 
     def _name_missing(self, told: ForwardPass) -> None:
         if told.missing != self._missing:
             self._missing = told.missing
+            if not self._may_complain():
+                return
             _log.warning(
                 "ForwardPassMetrics lacks fields: losses, waiting requests or prompts' lengths are "
                 "not seen as far as they tell them",
@@ -165,7 +183,6 @@ class ForwardPassSources:
         self._since_s = time.now_s()
         self._readers: dict[Path, ForwardPassReader] = {}
         self._receivers: dict[Path, Receiver] = {}
-        self._heard: set[Path] = set()
         self._bell = open_bell(bell_path(folder, instance))
         try:
             for rank, endpoint in enumerate(endpoints):
@@ -182,7 +199,6 @@ class ForwardPassSources:
             reader = self._readers.get(path)
             if (reader is not None and not reader.replaced()) or len(receiver):
                 now.append(path)
-        self._heard.update(now)
         return now
 
     def open(self, path: Path) -> ForwardPassReader:
@@ -197,13 +213,16 @@ class ForwardPassSources:
         return self._readers[path]
 
     def problem(self) -> str:
-        """The first endpoint that has never spoken, or says what is no ForwardPassMetrics."""
+        """The first endpoint that is silent, or says what is no ForwardPassMetrics.
+
+        Engines say every second that they are idle: silence is a dead engine, or a long iteration.
+        """
         for path, receiver in self._receivers.items():
             reader = self._readers.get(path)
             if reader is not None and reader.why and reader.torn == reader.position:
                 return f"{receiver.endpoint} tells no ForwardPassMetrics: {reader.why}"
-            silent_s = self._time.now_s() - self._since_s
-            if path not in self._heard and silent_s > SILENT_S:
+            silent_s = self._time.now_s() - max(self._since_s, receiver.heard_s)
+            if silent_s > SILENT_S:
                 return (
                     f"nothing was heard of {receiver.endpoint} for {math.floor(silent_s)} s "
                     f"({receiver.state}): must publish ForwardPassMetrics. Start the engine with "

@@ -41,6 +41,7 @@ class ForwardPass:
     Attributes:
         version: Of the message.
         counter: Number of the message at its sender; None where it does not count.
+        rank: Its data-parallel rank; None where it does not say.
         wall_s: What the iteration took on the device.
         prompts: Prompts that were worked on.
         prompt_tokens: Their new tokens.
@@ -56,6 +57,7 @@ class ForwardPass:
 
     version: int
     counter: int | None
+    rank: int | None = None
     wall_s: float
     prompts: int
     prompt_tokens: int
@@ -70,8 +72,11 @@ class ForwardPass:
 
     @property
     def is_heartbeat(self) -> bool:
-        """Whether it only says that the engine lives and has nothing to do."""
-        return not (self.wall_s or self.load.prefill_tokens or self.load.decode_requests)
+        """Whether it only says that the engine lives and has nothing to do.
+
+        Data-parallel ranks without requests take steps beside the others: theirs compute nothing.
+        """
+        return not (self.load.prefill_tokens or self.load.decode_requests)
 
 
 def parse_forward_pass(raw: bytes) -> ForwardPass:
@@ -104,13 +109,21 @@ def _read(message: dict[Any, Any]) -> ForwardPass:
             f"(version {VERSION} has them)"
         )
     prompts, new, old, decodes, kv = (_count(scheduled, name) for name in _SCHEDULED)
+    _check_sums(prompts, new, old)
+    _check_sums(decodes, kv, 0)
+    if decodes > kv:
+        raise ValueError(
+            f"num_decode_requests = {decodes} with sum_decode_kv_tokens = {kv}: must be at most "
+            "that, for each request has a token"
+        )
     waiting = [_count(queued, name) if name in queued else 0 for name in _QUEUED]
     variance = number(
         "var_prefill_length", scheduled.get("var_prefill_length", 0.0), most=MOST_VARIANCE
     )
     return ForwardPass(
         version=version,
-        counter=_counter(message),
+        counter=_optional(message, "counter_id"),
+        rank=_optional(message, "dp_rank"),
         wall_s=number("wall_time", message["wall_time"], most=MOST_WALL_S),
         prompts=prompts,
         prompt_tokens=new,
@@ -168,9 +181,19 @@ def _count(table: Mapping[Any, Any], name: str) -> int:
     return whole(name, table[name], most=MOST_COUNT)
 
 
-def _counter(message: Mapping[Any, Any]) -> int | None:
-    value = message.get("counter_id")
-    return None if value is None else whole("counter_id", value, most=2**63)
+def _check_sums(requests: int, tokens: int, prefix: int) -> None:
+    """Check that tokens are somebody's; what is not would be learned from.
+
+    Raises:
+        ValueError: If they are nobody's.
+    """
+    if not requests and (tokens or prefix):
+        raise ValueError(f"{tokens + prefix} tokens of no request: must be none")
+
+
+def _optional(message: Mapping[Any, Any], name: str) -> int | None:
+    value = message.get(name)
+    return None if value is None else whole(name, value, most=2**63)
 
 
 def _missing(

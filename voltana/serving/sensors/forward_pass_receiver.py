@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import threading
 from collections import deque
@@ -53,6 +54,7 @@ class Receiver:
         endpoint: See above.
         state: What the connection does.
         overrun: Messages that were dropped here, unread.
+        heard_s: When the last one came; minus inf before.
 
     Raises:
         ConfigError: If the endpoint is none that can be connected to.
@@ -62,6 +64,7 @@ class Receiver:
         self.endpoint = endpoint
         self.state: Literal["nobody listens there", "connected"] = "nobody listens there"
         self.overrun = 0
+        self.heard_s = -math.inf
         self._bell = bell
         self._time = time
         self._came: deque[Came] = deque()
@@ -128,7 +131,10 @@ class Receiver:
         if len(self._came) >= MOST_KEPT:
             self._came.popleft()
             self.overrun += 1
-        self._came.append(Came(self._time.now_s(), raw))
+        now_s = self._time.now_s()
+        if raw is not None:
+            self.heard_s = now_s
+        self._came.append(Came(now_s, raw))
         with contextlib.suppress(BlockingIOError):
             os.write(self._bell, b"\1")
 

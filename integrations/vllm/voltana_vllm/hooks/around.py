@@ -18,12 +18,12 @@ _log = logging.getLogger("vllm.voltana")
 def around_schedule(original: Callable[..., Any], scheduler: Any, *args: Any, **kwargs: Any) -> Any:
     """Around ``Scheduler.schedule``: what it returns is handed to the workers next."""
     output = original(scheduler, *args, **kwargs)
-    meter: Meter | None = getattr(scheduler, METER, None)
+    meter = _meter_of(scheduler)
     if meter is not None:
         try:
             meter.scheduled(output)
         except Exception as error:  # noqa: BLE001  (the engine goes on whatever happens here)
-            note_error(scheduler, meter, error, _log)
+            _failed(scheduler, meter, error)
     return output
 
 
@@ -31,20 +31,38 @@ def around_update_from_output(
     original: Callable[..., Any], scheduler: Any, scheduler_output: Any, *args: Any, **kwargs: Any
 ) -> Any:
     """Around ``Scheduler.update_from_output``: it is called when the result is there."""
-    meter: Meter | None = getattr(scheduler, METER, None)
+    meter = _meter_of(scheduler)
     if meter is None:
         return original(scheduler, scheduler_output, *args, **kwargs)
     try:
         meter.ready(scheduler_output)
     except Exception as error:  # noqa: BLE001
-        note_error(scheduler, meter, error, _log)
+        _failed(scheduler, meter, error)
     result = original(scheduler, scheduler_output, *args, **kwargs)
-    if getattr(scheduler, METER, None) is not None:
+    if _meter_of(scheduler) is not None:
         try:
             meter.updated()
         except Exception as error:  # noqa: BLE001
-            note_error(scheduler, meter, error, _log)
+            _failed(scheduler, meter, error)
     return result
+
+
+def _meter_of(scheduler: Any) -> Meter | None:
+    """The meter of a scheduler, whatever its own way to look up attributes does."""
+    try:
+        meter: Meter | None = getattr(scheduler, METER, None)
+    except Exception:  # noqa: BLE001  (a class of the user's own)
+        return None
+    return meter
+
+
+def _failed(scheduler: Any, meter: Meter, error: Exception) -> None:
+    """Count an error; what was followed up to it is looked at anew, not counted on."""
+    note_error(scheduler, meter, error, _log)
+    try:
+        meter.doubt()
+    except Exception:  # noqa: BLE001  (the next error switches it off in time)
+        return
 
 
 HOOKS: dict[str, Callable[..., Any]] = {

@@ -86,6 +86,17 @@ class BatchView:
         else:
             self.mode = Mode.MIXED if self.prefill_tokens else Mode.DECODE
 
+    def doubt(self) -> None:
+        """A batch may not have been read: rely on nothing that was counted before.
+
+        A prompt of which a part is computed is told again by its tokens, more than one decodes.
+        """
+        self._exact = False
+        self._decoding = set()
+        self._joining = {}
+        self.prompts = {}
+        self.worked_on, self.done, self.remote = [], [], []
+
     def forget(self, told: Told) -> None:
         """A request has ended."""
         rid = told.rid

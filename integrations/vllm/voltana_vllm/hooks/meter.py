@@ -137,6 +137,11 @@ class Meter:
             _log.info("voltana: live: the first iteration took %.1f ms", 1e3 * latency_s)
         self.finished += 1
 
+    def doubt(self) -> None:
+        """Something went wrong half-way: read the next batch from scratch."""
+        self._now = None
+        self._batch.doubt()
+
     def close(self) -> None:
         """Measure no more, and remove the ring."""
         self._records.close()

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
     import logging
+    from collections.abc import Callable
 
 METER = "_voltana_meter"
 """Attribute of a scheduler that is measured."""
@@ -39,7 +40,8 @@ def note_error(scheduler: Any, meter: Closable, error: Exception, log: logging.L
     """
     try:
         meter.errors += 1
-        log.warning(
+        _say(
+            log.warning,
             "voltana: error %d of %d while measuring: %s: %s",
             meter.errors, MAX_ERRORS, type(error).__name__, error,
             exc_info=meter.errors == 1,
@@ -47,9 +49,18 @@ def note_error(scheduler: Any, meter: Closable, error: Exception, log: logging.L
         if meter.errors >= MAX_ERRORS:
             setattr(scheduler, METER, None)
             meter.close()
-            log.error(
+            _say(
+                log.error,
                 "voltana: switched off after %d errors; the engine serves on at the default clocks",
                 meter.errors,
             )
     except Exception:  # noqa: BLE001  (nothing is left to be said)
+        return
+
+
+def _say(how: Callable[..., None], *what: Any, **more: Any) -> None:
+    """Log, as far as the engine's log can: whoever cannot be told must not keep a meter on."""
+    try:
+        how(*what, **more)
+    except Exception:  # noqa: BLE001  (an error without a text, a handler that raises)
         return

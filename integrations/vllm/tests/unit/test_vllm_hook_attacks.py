@@ -1,0 +1,172 @@
+"""Schedulers that lack fields, raise, or change under the hooks: counts stay true."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+from fake_vllm import Request
+from hooked import Bench
+
+from voltana_ring.hooks.guard import METER
+from voltana_ring.layout import Kind
+from voltana_vllm.hooks.around import around_schedule, around_update_from_output
+from voltana_vllm.hooks.batch_view import BatchView
+
+
+def feed(bench, count=12, seed=0):
+    rng = random.Random(seed)
+    for i in range(count):
+        request = Request(f"r{i}", rng.randint(5, 150), rng.randint(3, 30), bench.wall_s)
+        bench.scheduler.add_request(request)
+
+
+class Breaking:
+    """Raises once in a while, at one place of the meter; notes which batches were missed."""
+
+    def __init__(self, monkeypatch, meter, when, at):
+        self.number, self.at, self.missed = 0, at, set()
+        whole, read, tell = meter.scheduled, BatchView.read, meter._tell
+
+        def scheduled(output):
+            self.number += 1
+            if self.number in at:
+                self.missed.add(id(output))
+            if when == "before":
+                self.fail()
+            whole(output)
+
+        def half_read(batch, *args):
+            read(batch, *args)
+            if when == "half-way" and self.number in at:
+                batch.kv_tokens += 7  # what was counted so far is not to be relied on
+                self.fail()
+
+        def told(*args):
+            if when == "after":
+                self.fail()
+            tell(*args)
+
+        meter.scheduled, meter._tell = scheduled, told
+        monkeypatch.setattr(BatchView, "read", half_read)
+
+    def fail(self):
+        if self.number in self.at:
+            raise KeyError("injected")
+
+
+@pytest.mark.parametrize("asynchronous", [False, True])
+@pytest.mark.parametrize("when", ["before", "half-way", "after"])
+@pytest.mark.parametrize("seed", range(6))
+def test_one_error_leaves_no_wrong_counts_behind(tmp_path, monkeypatch, asynchronous, when, seed):
+    bench = Bench(tmp_path, asynchronous=asynchronous, budget=64, running=6)
+    feed(bench, seed=seed)
+    breaking = Breaking(monkeypatch, bench.meter, when, {random.Random(seed).randint(2, 30)})
+    bench.run()
+    assert getattr(bench.scheduler, METER) is bench.meter
+    assert bench.meter.errors >= 1
+    measured = iter(sorted(bench.of(Kind.LAUNCHED), key=lambda record: record.iteration))
+    compared = 0
+    for output in bench.core.outputs:
+        if not output.total_num_scheduled_tokens or id(output) in breaking.missed:
+            continue
+        truth, load = bench.scheduler.truth[id(output)], next(measured).load
+        assert load.prefill_tokens == sum(new for new, _ in truth.prefill.values())
+        assert load.decode_requests == len(truth.decode)
+        assert load.decode_kv_tokens == sum(truth.decode.values())
+        compared += 1
+    assert compared > 20
+    bench.close()
+
+
+LACKING = [
+    (name, where)
+    for where, names in {
+        "output": (
+            "finished_req_ids", "num_scheduled_tokens", "scheduled_cached_reqs",
+            "scheduled_new_reqs", "scheduled_spec_decode_tokens", "total_num_scheduled_tokens",
+        ),
+        "scheduler": ("requests", "finished_req_ids", "waiting"),
+    }.items()
+    for name in names
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "where"), LACKING)
+@pytest.mark.parametrize("value", ["gone", None, 7, object()])
+def test_a_field_that_goes_in_mid_run_ends_the_measuring_and_not_the_engine(
+    tmp_path, name, where, value
+):
+    bench = Bench(tmp_path)
+    feed(bench, 4)
+    bench.run(3)
+
+    class Seen:
+        """What the meter is shown in place of the engine's own object."""
+
+        def __init__(self, real):
+            self._real = real
+
+        def __getattr__(self, asked):
+            if asked == name:
+                if value == "gone":
+                    raise AttributeError(asked)
+                return value
+            return getattr(self._real, asked)
+
+    meter = bench.meter
+    if where == "scheduler":
+        meter._scheduler = meter._queue._scheduler = Seen(meter._scheduler)
+    else:
+        scheduled, ready = meter.scheduled, meter.ready
+        meter.scheduled = lambda output: scheduled(Seen(output))
+        meter.ready = lambda output: ready(Seen(output))
+    feed_again = [Request(f"s{i}", 20, 20, bench.wall_s) for i in range(4)]
+    for request in feed_again:
+        bench.scheduler.add_request(request)
+    bench.run()
+    assert not bench.scheduler.requests
+    assert all(request.num_output_tokens == 20 for request in feed_again)
+    bench.reader.close()
+
+
+class Awkward:
+    """A scheduler of the user's own whose attributes raise."""
+
+    def __getattr__(self, name):
+        raise RuntimeError(f"no {name} here")
+
+
+def test_a_scheduler_whose_attributes_raise_is_served_on():
+    assert around_schedule(lambda _scheduler: "output", Awkward()) == "output"
+    assert around_update_from_output(lambda _s, _o: "done", Awkward(), None) == "done"
+
+
+def test_an_error_whose_text_cannot_be_written_is_survived(tmp_path):
+    bench = Bench(tmp_path)
+    feed(bench, 3)
+
+    class UnspeakableError(Exception):
+        def __str__(self):
+            raise ValueError("even that")
+
+    def fail(_output):
+        raise UnspeakableError
+
+    bench.meter.scheduled = fail
+    bench.run()
+    assert not bench.scheduler.requests
+    assert getattr(bench.scheduler, METER) is None
+    bench.reader.close()
+
+
+@pytest.mark.parametrize("arrived", [float("nan"), float("inf"), -1e300, None, "soon"])
+def test_an_arrival_that_is_no_time_ends_nothing(tmp_path, arrived):
+    bench = Bench(tmp_path)
+    feed(bench, 2)
+    odd = Request("odd", 20, 5, arrived)
+    bench.scheduler.add_request(odd)
+    bench.run()
+    assert odd.num_output_tokens == 5
+    assert not bench.scheduler.requests
+    bench.reader.close()
