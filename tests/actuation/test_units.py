@@ -82,6 +82,16 @@ def test_crashes_never_end_it():
     assert unit["Service"]["CapabilityBoundingSet"] == "CAP_SYS_ADMIN CAP_SETPCAP CAP_CHOWN"
 
 
+@pytest.mark.parametrize("path", UNITS, ids=lambda unit: unit.stem)
+def test_no_number_of_crashes_ends_any_of_them(path):
+    """Nor a SIGKILL; systemd ignores the key in any other section, and then gives up after five."""
+    unit = Unit(path)
+    assert unit["Unit"]["StartLimitIntervalSec"] == "0"
+    assert not [key for key in unit["Service"] if key.startswith("StartLimit")]
+    assert unit["Service"]["Restart"] in {"always", "on-failure"}
+    assert unit["Service"]["RestartSec"] in {"100ms", "2s"}
+
+
 @pytest.mark.parametrize("unit", [u for u in UNITS if u != UNIT], ids=lambda unit: unit.stem)
 def test_all_but_the_daemon_are_users_without_privilege(unit):
     service = Unit(unit)["Service"]

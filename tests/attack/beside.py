@@ -7,7 +7,7 @@ import contextlib
 import os
 from typing import TYPE_CHECKING
 
-from tests.attack.own_time import MOST_TURNS, OwnTime, Pairs
+from tests.attack.own_time import OwnTime, stands
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -38,6 +38,7 @@ async def stands_beside(
     attack: Callable[[], Awaitable[None]],
     requests: int = 100,
     added_s: float = 0.0,
+    than: Callable[[], Awaitable[None]] | None = None,
 ) -> None:
     """Check that honest requests do as well beside an attack as without.
 
@@ -46,13 +47,14 @@ async def stands_beside(
         attack: Runs until it is cancelled, or ends early.
         requests: Honest requests of a measurement.
         added_s: See `Pairs.kept`.
+        than: What goes on in the quiet turns: the same use of the machine without the malice.
 
     Raises:
         AssertionError: If one is lost, or their p99 is beyond twice that of a quiet time.
     """
 
-    async def attacked() -> list[float]:
-        attacking = asyncio.create_task(_again_and_again(attack))
+    async def measured(meanwhile: Callable[[], Awaitable[None]]) -> list[float]:
+        attacking = asyncio.create_task(_again_and_again(meanwhile))
         await asyncio.sleep(0.05)
         try:
             return await latencies_s(ask, requests)
@@ -61,12 +63,10 @@ async def stands_beside(
             with contextlib.suppress(asyncio.CancelledError):
                 await attacking  # raises what the attack itself has found
 
-    pairs = Pairs()
-    for _ in range(MOST_TURNS):
-        await pairs.take(latencies_s(ask, requests), attacked)
-        if pairs.kept(added_s):
-            return
-    raise AssertionError(str(pairs))
+    async def quiet() -> list[float]:
+        return await (latencies_s(ask, requests) if than is None else measured(than))
+
+    await stands(quiet, lambda: measured(attack), added_s=added_s)
 
 
 async def _again_and_again(attack: Callable[[], Awaitable[None]]) -> None:

@@ -12,6 +12,7 @@ __all__ = ["daemon", "library", "machine", "make_machine"]
 
 HERE = Path(__file__).parent
 CROWDS = (
+    "test_comparison",
     "test_clocks_clients",
     "test_router_bodies",
     "test_router_clients",

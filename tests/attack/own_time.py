@@ -39,20 +39,23 @@ and servers share."""
 
 
 class Waiting:
-    """For how long a process's first thread could have run and was given no core.
+    """For how long a process's thread could have run and was given no core.
 
-    What the process's own children took meanwhile is its own doing, and does not count.
+    What the thread's own children took meanwhile is its own doing, and does not count.
 
     Args:
-        pid: The process.
+        pid: The process, which may end.
+        thread: The thread; None is the first one.
     """
 
-    def __init__(self, pid: int) -> None:
-        self._main = Path(f"/proc/{pid}/task/{pid}")
+    def __init__(self, pid: int, thread: int | None = None) -> None:
+        self._main = Path(f"/proc/{pid}/task/{thread or pid}")
 
     def seconds(self) -> float:
         """Since it was started, without what its children ran."""
-        children = (self._main / "children").read_text().split()
+        children: list[str] = []
+        with contextlib.suppress(OSError):
+            children = (self._main / "children").read_text().split()
         ran_ns = sum(_schedstat(Path(f"/proc/{child}"))[0] for child in children)
         return 1e-9 * (_schedstat(self._main)[1] - ran_ns)
 
@@ -70,6 +73,23 @@ class Moment(NamedTuple):
 
     at_s: float
     waited_s: tuple[float, ...]
+
+
+def without_waiting_s(began: Moment, ended: Moment, late_s: float = 0.0) -> float:
+    """Time between two moments, without the longest that one of the processes waited for a core.
+
+    Args:
+        began: The first.
+        ended: The second, of the same processes.
+        late_s: Other time that was lost to nobody's work, and overlaps with that.
+    """
+    lost_s = [end - begin for begin, end in zip(began.waited_s, ended.waited_s, strict=True)]
+    return max(0.0, ended.at_s - began.at_s - max(0.0, late_s, *lost_s))
+
+
+def moment(*waiting: Waiting) -> Moment:
+    """This moment."""
+    return Moment(time.perf_counter(), tuple(one.seconds() for one in waiting))
 
 
 class OwnTime:
@@ -101,14 +121,11 @@ class OwnTime:
 
     def now(self) -> Moment:
         """This moment."""
-        return Moment(time.perf_counter(), tuple(one.seconds() for one in self._waiting))
+        return moment(*self._waiting)
 
     def taken_s(self, began: Moment) -> float:
         """Time since then, without what was lost to nobody's work."""
-        ended = self.now()
-        lost_s = [end - begin for begin, end in zip(began.waited_s, ended.waited_s, strict=True)]
-        lost_s.append(self.late_s(began.at_s))
-        return max(0.0, ended.at_s - began.at_s - max(0.0, *lost_s))
+        return without_waiting_s(began, self.now(), self.late_s(began.at_s))
 
     def late_s(self, began_s: float) -> float:
         """For how long this loop was late for its work since a time."""
@@ -140,6 +157,7 @@ class Pairs:
     quiet_s: list[float] = field(default_factory=list)
     attacked_s: list[float] = field(default_factory=list)
     turns: int = 0
+    least_turns: int = LEAST_TURNS
 
     async def take(
         self, quiet: Awaitable[list[float]], attacked: Callable[[], Awaitable[list[float]]]
@@ -156,7 +174,9 @@ class Pairs:
             added_s: What an attack of this nature may add, if that is more.
         """
         quiet_s, attacked_s = p99(self.quiet_s), p99(self.attacked_s)
-        return self.turns >= LEAST_TURNS and attacked_s <= max(2.0 * quiet_s, quiet_s + added_s)
+        return self.turns >= self.least_turns and attacked_s <= max(
+            2.0 * quiet_s, quiet_s + added_s
+        )
 
     def __str__(self) -> str:
         quiet_s, attacked_s = p99(self.quiet_s), p99(self.attacked_s)
@@ -164,6 +184,42 @@ class Pairs:
             f"p99 {1e3 * quiet_s:.1f} ms quiet, {1e3 * attacked_s:.1f} ms beside the attack "
             f"({attacked_s / quiet_s:.2f} times), {len(self.attacked_s)} requests"
         )
+
+
+async def stands(
+    quiet: Callable[[], Awaitable[list[float]]],
+    attacked: Callable[[], Awaitable[list[float]]],
+    *,
+    name: str = "",
+    added_s: float = 0.0,
+    turns: tuple[int, int] = (LEAST_TURNS, MOST_TURNS),
+    check: Callable[[], None] = lambda: None,
+) -> None:
+    """Check that honest use does as well beside an attack as without: for every attack.
+
+    The same honest use is measured in both, in the same run, in turns. Where an attack is made of
+    requests that come many at once, the quiet turns hold as many honest ones at once in the same
+    place: what is promised is that malice costs others no more than honesty, and a router that
+    computes for eight clients answers each of them later than it would answer one.
+
+    Args:
+        quiet: Latencies of honest use in a quiet turn, in s.
+        attacked: The same beside the attack.
+        name: What it is called where it succeeds.
+        added_s: See `Pairs.kept`.
+        turns: Turns at least, and at most.
+        check: Called after each pair of turns.
+
+    Raises:
+        AssertionError: If the promise is not kept within that many turns.
+    """
+    pairs = Pairs(least_turns=turns[0])
+    for _ in range(turns[1]):
+        await pairs.take(quiet(), attacked)
+        check()
+        if pairs.kept(added_s):
+            return
+    raise AssertionError(f"{name} {pairs}")
 
 
 def p99(latency_s: list[float]) -> float:

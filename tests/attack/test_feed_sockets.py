@@ -196,9 +196,9 @@ def test_a_flood_from_one_agent_leaves_the_others_fresh_and_clients_served() -> 
         ):
             await comes(lambda: quiet.heard("decode-1") == 7)
 
-            async def attack() -> None:
+            async def attack(first: str = address) -> None:
                 """One more router's worth of feeds in this very loop, the flood among them."""
-                feeds = {"decode-0": address, "decode-1": honest.address}
+                feeds = {"decode-0": first, "decode-1": honest.address}
                 async with Router(feeds) as flooded:
                     await comes(lambda: flooded.heard("decode-1") == 7)
                     while flooded.heard("decode-1") == 7:
@@ -208,7 +208,9 @@ def test_a_flood_from_one_agent_leaves_the_others_fresh_and_clients_served() -> 
             async def answered() -> bool:
                 return (await pd.ask())[0] == 200 and quiet.heard("decode-1") == 7
 
-            await stands_beside(answered, attack)
+            other = publisher("decode-0")
+            async with publishing((other, 7)):
+                await stands_beside(answered, attack, than=lambda: attack(other.address))
 
     try:
         run(check)

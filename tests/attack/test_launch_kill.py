@@ -47,13 +47,20 @@ LAUNCH = """
 import sys
 from pathlib import Path
 from voltana.serving.launch.child_process import ProcessSpec
+from voltana.errors import ConfigError
+from voltana.serving.launch.strays import sole_launch
 from voltana.serving.launch.supervise import Supervisor
 tree, logs = sys.argv[1], Path(sys.argv[2])
+said = lambda *what: print(*what, flush=True)
 specs = [ProcessSpec(name=f"decode-{n}", kind="decode", grace_s=40.0,
                      command=(sys.executable, "-I", "-S", "-c", tree)) for n in range(2)]
-supervisor = Supervisor([specs[:1], specs[1:]], logs, print)
-supervisor.start(lambda: False)
-supervisor.run(lambda: False, "keep-serving")
+try:
+    with sole_launch(logs, said):
+        supervisor = Supervisor([specs[:1], specs[1:]], logs, said)
+        supervisor.start(lambda: False)
+        supervisor.run(lambda: False, "keep-serving")
+except ConfigError as error:
+    sys.exit(str(error))
 """
 
 
@@ -91,13 +98,14 @@ def mark() -> object:
 
 def start(tmp_path: Path, mark: str, deafness: str = "signal.SIG_DFL") -> subprocess.Popen[bytes]:
     tree = TREE.replace("{deafness}", deafness)
-    return subprocess.Popen(
-        [sys.executable, "-c", LAUNCH, tree, str(tmp_path)],
-        env=os.environ | {"MARK": mark},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    )
+    with (tmp_path / "said").open("wb") as said:
+        return subprocess.Popen(
+            [sys.executable, "-c", LAUNCH, tree, str(tmp_path)],
+            env=os.environ | {"MARK": mark},
+            stdout=said,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
 
 
 def grown(tmp_path: Path, trees: int) -> None:
@@ -213,3 +221,72 @@ def test_a_command_that_cannot_be_run_says_so(tmp_path: Path) -> None:
     child.finish(10.0)
     assert child.status() == 127
     assert "/nowhere/python cannot be run" in child.last_words()
+
+
+def pkill(mark: str) -> None:
+    """``pkill -9 -f voltana``, for the processes of one test: launch and wardens, all at once."""
+    named = [pid for pid in marked(mark) if b"voltana" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+    assert len(named) == 3, named
+    for pid in named:
+        os.kill(pid, signal.SIGSTOP)  # as quick as pkill is: none sees another's end
+    for pid in named:
+        os.kill(pid, signal.SIGKILL)
+
+
+def said_in(folder: Path, words: str, within_s: float = 60.0) -> str:
+    ends_s = time.monotonic() + within_s
+    while words not in (text := (folder / "said").read_text()):
+        assert time.monotonic() < ends_s, text
+        time.sleep(0.02)
+    return text
+
+
+def test_what_a_pkill_of_everything_leaves_behind_ends_at_the_next_start(
+    tmp_path: Path, mark: str
+) -> None:
+    """What the engines had started is nobody's then; it is found, ended, and told of."""
+    launch = start(tmp_path, mark, "signal.SIG_IGN")
+    grown(tmp_path, 2)
+    pkill(mark)
+    launch.wait()
+    time.sleep(0.5)
+    left = marked(mark)
+    assert left, "the test leaves nothing to be found"
+    again = start(tmp_path, mark)
+    try:
+        text = said_in(tmp_path, "an earlier launch left behind")
+        found = [pid for pid in left if has(pid, "VOLTANA_LAUNCH_LOGS")]
+        assert found == []
+        assert f"killed {text.split('killed ')[1].split()[0]} processes" in text
+    finally:
+        again.kill()
+        again.wait()
+    unmarked = set(marked(mark)) & set(left)  # whoever drops the launch's variables is not found
+    assert len(unmarked) <= 2
+
+
+def has(pid: int, variable: str) -> bool:
+    try:
+        return variable.encode() in Path(f"/proc/{pid}/environ").read_bytes()
+    except OSError:
+        return False
+
+
+def test_a_second_launch_with_the_same_logs_is_refused_and_harms_nobody(
+    tmp_path: Path, mark: str
+) -> None:
+    launch = start(tmp_path, mark)
+    grown(tmp_path, 2)
+    before = set(marked(mark))
+    other = tmp_path / "other"
+    other.mkdir()
+    second, third = start(tmp_path, mark + "x"), start(other, mark + "y")
+    assert second.wait(60) == 1
+    assert "another launch is running" in (tmp_path / "said").read_text()
+    grown(other, 2)  # a launch of another folder does not concern the first one either
+    assert before <= set(marked(mark))
+    for one in (third, launch):
+        one.kill()
+        one.wait()
+    assert gone(mark + "y") == []
+    assert gone(mark) == []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gzip
 import os
 import signal
@@ -132,6 +133,50 @@ def test_bodies_of_all_requests_together_are_bounded() -> None:
 
     # Time for twelve bodies of 7 MB to come, on a busy machine as well.
     run(attack, max_body_mb=LIMIT_MB, limits=LIMITS | {"body_s": 6.0})
+
+
+CHUNKED = b"POST /generate HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
+WHOLE = b'd\r\n{"text": "a"}\r\n0\r\n'
+
+LATE: dict[str, bytes] = {
+    "no chunk": b"zz\r\n",
+    "a chunk without an end": b"1\r\n  zz\r\n",
+    "too many trailers": WHOLE + b"".join(b"a%d: b\r\n" % i for i in range(200)) + b"\r\n",
+    "1.3 MB of trailers": WHOLE + b"".join(b"a%d: b\r\n" % i for i in range(120_000)),
+    "the same one": WHOLE + b"a: b\r\n" * 233_000,
+    "a long trailer": WHOLE + b"a: " + b"b" * 1_400_000 + b"\r\n\r\n",
+    "no trailer": WHOLE + b"\x00\x01\r\n\r\n",
+}
+"""What comes after a head, when that is being dealt with already."""
+
+
+def test_a_body_that_breaks_after_its_head_is_answered_at_once() -> None:
+    """And not when the time for bodies is over: the parser has given the connection up."""
+
+    async def attack(stage: Stage) -> None:
+        async def all_of_them() -> None:
+            for name, rest in LATE.items():
+                began_s = asyncio.get_running_loop().time()
+                reader, writer = await asyncio.open_connection("127.0.0.1", stage.port)
+                writer.write(CHUNKED)
+                await asyncio.sleep(0.1)
+                with contextlib.suppress(ConnectionError):
+                    writer.write(rest)
+                    await writer.drain()
+                said = b""
+                with contextlib.suppress(ConnectionError):
+                    async with asyncio.timeout(10.0):
+                        while piece := await reader.read(1 << 16):
+                            said += piece
+                writer.close()
+                # One that is cut off while it sends may find no answer, but an end.
+                assert status_of(said) in {0, 400}, (name, said[:300])
+                taken_s = asyncio.get_running_loop().time() - began_s
+                assert taken_s < 10.0, (name, taken_s)
+
+        await stage.beside(all_of_them)
+
+    run(attack, max_body_mb=LIMIT_MB, limits=LIMITS | {"body_s": 60.0})
 
 
 def _members(raw: bytes, count: int) -> bytes:

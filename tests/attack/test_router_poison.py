@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 SERVERS = 4
 POISON = post(b'{"text": "poison"}')
+HONEST = post(b'{"text": "what else"}')
 QUICK = {
     "timeout_s": 10.0,
     "first_token_timeout_s": 5.0,
@@ -69,7 +70,9 @@ def test_a_poison_request_is_not_tried_on_all_and_ejects_nobody() -> None:
                 server.odd = odd
             for _ in range(2):  # one after the other, so that it is known where each was tried
                 await poison(stage, name)
-            await stage.honest_beside(partial(_eight, stage), name)
+            await stage.honest_beside(partial(_one, stage), name)
+            eight, honest = partial(_eight, stage), partial(_eight, stage, HONEST)
+            await stage.honest_beside(eight, f"eight of {name}", than=honest)
         before = [server.honest for server in servers]
         await stage.beside(nothing)
         assert all(s.honest > b for s, b in zip(servers, before, strict=True)), "one was ejected"
@@ -83,10 +86,8 @@ def test_failing_requests_never_eject_more_than_a_share() -> None:
     servers = [OddServer(sends(b"") if i < 3 else well) for i in range(4)]
 
     async def attack(stage: Stage) -> None:
-        async def storm() -> None:
-            await asyncio.gather(*(say(stage.port, POISON) for _ in range(8)))
-
-        await stage.honest_beside(storm)
+        eight, honest = partial(_eight, stage), partial(_eight, stage, HONEST)
+        await stage.honest_beside(eight, than=honest)
         before = [server.honest for server in servers]
         await stage.beside(nothing)
         served = sum(s.honest > b for s, b in zip(servers, before, strict=True))
@@ -123,8 +124,14 @@ def test_repetitions_have_a_budget() -> None:
     run_before(servers, attack, **QUICK)
 
 
-async def _eight(stage: Stage) -> None:
-    await asyncio.gather(*(say(stage.port, POISON) for _ in range(8)))
+async def _one(stage: Stage) -> None:
+    await say(stage.port, POISON)
+    await asyncio.sleep(0)
+
+
+async def _eight(stage: Stage, request: bytes = POISON) -> None:
+    """Poison that comes eight at once, which is held against as many honest requests."""
+    await asyncio.gather(*(say(stage.port, request) for _ in range(8)))
 
 
 async def nothing() -> None:

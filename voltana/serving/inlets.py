@@ -13,6 +13,8 @@ import asyncio
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
+from aiohttp import web
+
 from voltana.timebase import MonotonicTime
 
 if TYPE_CHECKING:
@@ -41,6 +43,9 @@ PAUSE_S = 0.001
 
 MOST_HELD = 1 << 26
 """Bytes that may wait in all; beyond, connections that have held some for longest are closed."""
+
+LONGEST = 200
+"""Characters of what a parser has to say of a body."""
 
 _OF_THE_CONNECTION = (
     "abort", "close", "get_extra_info", "get_write_buffer_size", "is_closing", "write",
@@ -244,6 +249,24 @@ class Inlet(asyncio.Protocol, asyncio.Transport):
             self.handler = self._server()
             self.handler.connection_made(self)
         self.handler.data_received(data)
+        if self.handler._messages:
+            self._end_broken_body()
+
+    def _end_broken_body(self) -> None:
+        """End a body that never comes to its end, since the parser has given the connection up.
+
+        It then queues its complaint as one more message, and tells whoever reads the body nothing:
+        one who does would wait for as long as bodies may take.
+        """
+        messages, request = self.handler._messages, self.handler._current_request
+        if len(messages) > 1:
+            body = messages[-2][1]
+        elif request is not None:
+            body = request.content
+        else:
+            return
+        if not body.is_eof() and body.exception() is None:
+            body.set_exception(web.RequestPayloadError(f"{messages[-1][0].message}"[:LONGEST]))
 
     def _line_up(self) -> None:
         if not self._shut:

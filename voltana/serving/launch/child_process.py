@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from voltana.serving.launch import warden
-from voltana.serving.launch.strays import MARK, end_strays, guarded, pipe
+from voltana.serving.launch.strays import MARK, PLACE, end_strays, guarded, pipe
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -70,7 +70,9 @@ class ChildProcess:
         with self.log.open("ab" if again else "wb") as log:
             self._process = subprocess.Popen(
                 guarded(spec.command, spec.grace_s),
-                env=os.environ | dict(spec.environment) | {MARK: self._mark},
+                env=os.environ
+                | dict(spec.environment)
+                | {MARK: self._mark, PLACE: str(logs.resolve())},
                 pass_fds=(pipe(),),
                 stdin=subprocess.DEVNULL,
                 stdout=log,

@@ -17,6 +17,7 @@ from voltana.serving.launch.allocation import VISIBLE, allocate, visible_uuids
 from voltana.serving.launch.instances import in_url, instances
 from voltana.serving.launch.plan import cluster
 from voltana.serving.launch.ports import check_ports
+from voltana.serving.launch.strays import sole_launch
 from voltana.serving.launch.supervise import LaunchError, Supervisor
 
 if TYPE_CHECKING:
@@ -119,22 +120,23 @@ def _run(
     table, router = settings.launch, settings.router
     assert table is not None
     engine.check(table)
-    check_ports(engine, fleet, router, scraped=settings.agent.metrics_port is not None)
     logs = config.resolve().parent / table.logs
-    signals = _Signals()
-    supervisor = Supervisor(stages, logs, _say, table.start_timeout_s)
-    try:
-        if supervisor.start(signals.stopped):
-            _write_agents(logs, stages)
-            url = f"http://{in_url(router.host)}:{router.port}"
-            _say("launch", f"ready: {url}; Ctrl-C ends everything")
-            supervisor.run(signals.stopped, table.on_exit)
-    except LaunchError as error:
-        sys.stderr.write(f"{error}\n")  # several lines: the end of a log among them
-        raise typer.Exit(FAILED) from None
-    finally:
-        supervisor.shut_down(signals.hurry)
-        (logs / AGENTS_FILE).unlink(missing_ok=True)
+    with sole_launch(logs, _say):  # which frees the ports of an earlier launch as well
+        check_ports(engine, fleet, router, scraped=settings.agent.metrics_port is not None)
+        signals = _Signals()
+        supervisor = Supervisor(stages, logs, _say, table.start_timeout_s)
+        try:
+            if supervisor.start(signals.stopped):
+                _write_agents(logs, stages)
+                url = f"http://{in_url(router.host)}:{router.port}"
+                _say("launch", f"ready: {url}; Ctrl-C ends everything")
+                supervisor.run(signals.stopped, table.on_exit)
+        except LaunchError as error:
+            sys.stderr.write(f"{error}\n")  # several lines: the end of a log among them
+            raise typer.Exit(FAILED) from None
+        finally:
+            supervisor.shut_down(signals.hurry)
+            (logs / AGENTS_FILE).unlink(missing_ok=True)
 
 
 def _print(stages: list[list[ProcessSpec]]) -> None:
