@@ -200,7 +200,7 @@ def test_a_scheduler_of_the_users_own_that_calls_ours_not_is_noticed(vllm, caplo
     assert contract.hook_problems(type("Async", (mro,), {}), HOOKS) == []
 
 
-@pytest.mark.parametrize("broken", ["scheduled", "ready", "updated"])
+@pytest.mark.parametrize("broken", ["scheduled", "updated"])
 def test_a_raising_meter_never_reaches_the_engine_and_is_switched_off(tmp_path, caplog, broken):
     bench = Bench(tmp_path)
 

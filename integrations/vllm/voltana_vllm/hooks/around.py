@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 from typing import TYPE_CHECKING, Any
 
@@ -15,39 +16,45 @@ if TYPE_CHECKING:
 _log = logging.getLogger("vllm.voltana")
 
 
-def around_schedule(original: Callable[..., Any], scheduler: Any, *args: Any, **kwargs: Any) -> Any:
+def around_schedule(original: Callable[..., Any]) -> Callable[..., Any]:
     """Around ``Scheduler.schedule``: what it returns is handed to the workers next."""
-    output = original(scheduler, *args, **kwargs)
-    meter: Meter | None = getattr(scheduler, METER, None)
-    if meter is not None:
-        try:
-            meter.scheduled(output)
-        except Exception as error:  # noqa: BLE001  (the engine goes on whatever happens here)
-            note_error(scheduler, meter, error, _log)
-    return output
+
+    @functools.wraps(original)
+    def schedule(scheduler: Any, *args: Any, **kwargs: Any) -> Any:
+        output = original(scheduler, *args, **kwargs)
+        meter: Meter | None = getattr(scheduler, METER, None)
+        if meter is not None:
+            try:
+                meter.scheduled(output)
+            except Exception as error:  # noqa: BLE001  (the engine goes on whatever happens here)
+                note_error(scheduler, meter, error, _log)
+        return output
+
+    return schedule
 
 
-def around_update_from_output(
-    original: Callable[..., Any], scheduler: Any, scheduler_output: Any, *args: Any, **kwargs: Any
-) -> Any:
+def around_update_from_output(original: Callable[..., Any]) -> Callable[..., Any]:
     """Around ``Scheduler.update_from_output``: it is called when the result is there."""
-    meter: Meter | None = getattr(scheduler, METER, None)
-    if meter is None:
-        return original(scheduler, scheduler_output, *args, **kwargs)
-    try:
-        meter.ready(scheduler_output)
-    except Exception as error:  # noqa: BLE001
-        note_error(scheduler, meter, error, _log)
-    result = original(scheduler, scheduler_output, *args, **kwargs)
-    if getattr(scheduler, METER, None) is not None:
+
+    @functools.wraps(original)
+    def update_from_output(
+        scheduler: Any, scheduler_output: Any, *args: Any, **kwargs: Any
+    ) -> Any:
+        meter: Meter | None = getattr(scheduler, METER, None)
+        if meter is None:
+            return original(scheduler, scheduler_output, *args, **kwargs)
+        ready_s = meter.now_s()  # a clock, which cannot fail
+        result = original(scheduler, scheduler_output, *args, **kwargs)
         try:
-            meter.updated()
+            meter.updated(scheduler_output, ready_s)
         except Exception as error:  # noqa: BLE001
             note_error(scheduler, meter, error, _log)
-    return result
+        return result
+
+    return update_from_output
 
 
-HOOKS: dict[str, Callable[..., Any]] = {
+HOOKS: dict[str, Callable[[Callable[..., Any]], Callable[..., Any]]] = {
     "schedule": around_schedule,
     "update_from_output": around_update_from_output,
 }
