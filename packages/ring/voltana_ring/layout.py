@@ -54,7 +54,6 @@ MAX_CHANGES = (SLOT_BYTES - PAYLOAD_OFFSET - BODY.size) // CHANGE.size
 """Of one record; more go into further ones."""
 
 
-
 def _rows(row: struct.Struct, most: int) -> tuple[struct.Struct, ...]:
     """So many rows one behind the other, by their number."""
     return tuple(struct.Struct("=" + row.format[1:] * count) for count in range(most + 1))

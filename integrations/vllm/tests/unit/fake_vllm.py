@@ -2,7 +2,8 @@
 
 Chunked prefill under a budget of tokens, prefix-cache hits, preemption where blocks are short,
 asynchronous scheduling with its placeholders, drafts that are accepted or not, KV caches that are
-fetched or kept for others, requests that are aborted. It checks itself as vLLM does, and is no more forgiving.
+fetched or kept for others, requests that are aborted. It checks itself as vLLM does, and is no more
+forgiving.
 """
 
 from __future__ import annotations
@@ -162,7 +163,7 @@ class Scheduler:
         self._finish(request, RequestStatus.FINISHED_ABORTED)
 
     def release(self, rid):
-        """Another instance has fetched the KV cache of a request that has ended, or its lease has."""
+        """Another instance has fetched the KV cache of a request that has ended."""
         assert self.requests.pop(rid).is_finished()
 
     def has_requests(self):

@@ -18,10 +18,8 @@ from voltana_vllm.hooks.meter import Meter
 class Hooked(Scheduler):
     """The scheduler with the hooks around its methods."""
 
-    schedule = around_schedule(lambda self, *args: Scheduler.schedule(self, *args))
-    update_from_output = around_update_from_output(
-        lambda self, *args: Scheduler.update_from_output(self, *args)
-    )
+    schedule = around_schedule(Scheduler.schedule)
+    update_from_output = around_update_from_output(Scheduler.update_from_output)
 
 
 class Bench:

@@ -221,18 +221,15 @@ def test_a_raising_meter_never_reaches_the_engine_and_is_switched_off(tmp_path, 
     bench.reader.close()
 
 
-def test_an_error_of_vllm_itself_passes_through(tmp_path, monkeypatch):
+def test_an_error_of_vllm_itself_passes_through(tmp_path):
     bench = Bench(tmp_path)
 
     def fail(*_args):
         raise KeyError("vllm")
 
-    monkeypatch.setattr(Scheduler, "schedule", fail)
-    with pytest.raises(KeyError, match="vllm"):
-        bench.scheduler.schedule()
-    monkeypatch.setattr(Scheduler, "update_from_output", fail)
-    with pytest.raises(KeyError, match="vllm"):
-        bench.scheduler.update_from_output(None, None)
+    for hook in HOOKS.values():
+        with pytest.raises(KeyError, match="vllm"):
+            hook(fail)(bench.scheduler, None)
     assert bench.meter.errors == 0
     bench.close()
 

@@ -37,9 +37,7 @@ def around_update_from_output(original: Callable[..., Any]) -> Callable[..., Any
     """Around ``Scheduler.update_from_output``: it is called when the result is there."""
 
     @functools.wraps(original)
-    def update_from_output(
-        scheduler: Any, scheduler_output: Any, *args: Any, **kwargs: Any
-    ) -> Any:
+    def update_from_output(scheduler: Any, scheduler_output: Any, *args: Any, **kwargs: Any) -> Any:
         meter: Meter | None = getattr(scheduler, METER, None)
         if meter is None:
             return original(scheduler, scheduler_output, *args, **kwargs)
