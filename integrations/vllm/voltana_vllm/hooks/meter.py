@@ -71,6 +71,7 @@ class Meter:
         self._batch = BatchView(summed=speculative or stages > 1)
         self.now_s, self._wall_s = now_s, wall_s
         self._open: dict[int, tuple[Any, Launched]] = {}
+        self._untold: list[tuple[Launched, float]] = []
         self._ready_s = 0.0
         self._tokens_s = _NAN
         self._idle_s = 0.0
@@ -82,7 +83,9 @@ class Meter:
         """Note what was scheduled: a batch that is about to run, or nothing."""
         now_s = self.now_s()
         requests, followed, batch = self._scheduler.requests, self._followed, self._batch
-        if output.finished_req_ids:
+        if self._untold:
+            self._tell_results(output.finished_req_ids)
+        elif output.finished_req_ids:
             self._forget(output.finished_req_ids, now_s)
         new = followed.arrivals(requests, now_s, self._wall_s)
         if not output.total_num_scheduled_tokens:
@@ -123,7 +126,7 @@ class Meter:
         )  # fmt: skip
 
     def updated(self, output: Any, ready_s: float) -> None:
-        """Note a result, and what it made of the requests.
+        """Note a result; it is told with the launch that follows at once, or now where none does.
 
         Args:
             output: What was scheduled.
@@ -132,24 +135,9 @@ class Meter:
         found = self._open.pop(id(output), None)
         if found is None:
             return
-        launched = found[1]
-        latency_s = ready_s - max(launched.launch_s, self._ready_s)
-        self._ready_s = ready_s
-        if launched.mode != Mode.PREFILL:
-            self._tokens_s = ready_s
-        if launched.done:
-            self._followed.first_tokens(launched.done, ready_s)
-        scheduler = self._scheduler
-        if scheduler.finished_req_ids:
-            self._forget(scheduler.finished_req_ids, ready_s)
-        if self._followed.changes:
-            self._tell(launched, ready_s)
-        # The launch that follows at once wakes the reader; without a request none does.
-        wakes = not scheduler.running
-        self._records.write(_FINISHED, launched, ready_s, ready_s, latency_s, wakes=wakes)
-        if not self.finished:
-            _log.info("voltana: live: the first iteration took %.1f ms", 1e3 * latency_s)
-        self.finished += 1
+        self._untold.append((found[1], ready_s))
+        if not self._scheduler.running:
+            self._tell_results(self._scheduler.finished_req_ids, wakes=True)
 
     def close(self) -> None:
         """Measure no more, and remove the ring."""
@@ -168,6 +156,32 @@ class Meter:
         if self._followed.changes:
             self._tell(nothing, now_s)
         self._records.write(Kind.IDLE, nothing, now_s, rooms=rooms_of(new))
+
+    def _tell_results(self, finished: Iterable[str], *, wakes: bool = False) -> None:
+        """Tell results that were noted, and what they made of the requests.
+
+        Args:
+            finished: Ids of requests that have ended with the last of them.
+            wakes: Whether the reader is woken.
+        """
+        untold, self._untold = self._untold, []
+        last = untold[-1]
+        for told in untold:
+            launched, ready_s = told
+            latency_s = ready_s - max(launched.launch_s, self._ready_s)
+            self._ready_s = ready_s
+            if launched.mode != Mode.PREFILL:
+                self._tokens_s = ready_s
+            if launched.done:
+                self._followed.first_tokens(launched.done, ready_s)
+            if finished and told is last:
+                self._forget(finished, ready_s)
+            if self._followed.changes:
+                self._tell(launched, ready_s)
+            self._records.write(_FINISHED, launched, ready_s, ready_s, latency_s, wakes=wakes)
+            if not self.finished:
+                _log.info("voltana: live: the first iteration took %.1f ms", 1e3 * latency_s)
+            self.finished += 1
 
     def _keep(self, output: Any, launched: Launched) -> None:
         """Keep a launch with its output, whose number is not used again as long as it is kept."""
