@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import json
 import mmap
 import os
@@ -37,10 +36,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 _HEAD_WORD = HEAD_OFFSET >> 3
-
-_write = ctypes.PyDLL(None).write
-_write.argtypes = (ctypes.c_int, ctypes.c_char_p, ctypes.c_size_t)
-_write.restype = ctypes.c_ssize_t
 
 
 class RingWriter:
@@ -135,11 +130,11 @@ class RingWriter:
         words[_HEAD_WORD] = head
 
     def ring(self) -> None:
-        """Wake the reader, if there is one; never blocks, and never lets go of the interpreter.
-
-        `os.write` would: other threads of the engine then run before the batch that is announced.
-        """
-        _write(self._bell, b"\x01", 1)  # where nothing is taken, the reader has enough to do
+        """Wake the reader, if there is one; never blocks."""
+        try:
+            os.write(self._bell, b"\x01")
+        except BlockingIOError:  # nobody listens, or it has enough to do
+            return
 
     def close(self) -> None:
         """Let go of the memory and remove the file; may be called twice."""
