@@ -37,7 +37,7 @@ def install() -> None:
 
 
 def _hooked(original: Callable[..., Any], hook: Callable[..., Any]) -> Callable[..., Any]:
-    hooked = hook(original)
+    hooked: Callable[..., Any] = hook(original)
     setattr(hooked, contract.MARK, hook)
     return hooked
 

@@ -49,11 +49,11 @@ class QueueReader:
             begun: Prompts of which a part is computed, by id; their rest comes first of all.
             detailed: Whether the entries are wanted; sums alone cost less.
         """
-        queues = self._of(self._scheduler)
-        if not any(queues):
+        both = self._of(self._scheduler)
+        if not any(both):
             self._sums_of = None
             return _before(self._rests(begun), NOTHING) if begun else NOTHING
-        queues = [queue for queue in queues if queue]
+        queues = [queue for queue in both if queue]
         # The queues are read again when something joined or left; what is behind the first of them
         # is there unchanged.
         sums_of = [(len(queue), _first(queue)) for queue in queues]
