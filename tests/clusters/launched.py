@@ -245,7 +245,7 @@ class Traffic:
     url: str
     engine: Engine
     clients: int = 4
-    deadline_s: float = 120.0
+    deadline_s: float = 300.0
     completed: list[float] = field(default_factory=list)
     refused: list[str] = field(default_factory=list)
     lost: list[str] = field(default_factory=list)
@@ -267,7 +267,7 @@ class Traffic:
             thread.join(self.deadline_s + 5)
             assert not thread.is_alive(), "a request neither ended nor failed before its deadline"
 
-    def completes_from(self, since_s: float, count: int, timeout_s: float = 120.0) -> bool:
+    def completes_from(self, since_s: float, count: int, timeout_s: float = 600.0) -> bool:
         """Whether `count` requests completed after a moment, waiting for it."""
         return wait_for(lambda: sum(at > since_s for at in self.completed) >= count, timeout_s)
 

@@ -38,6 +38,10 @@ state = "{folder}/state"
 port = {port}
 """
 FASTEST_MHZ = 1410
+LOOSE = {"ttft_ms": 60_000, "itl_ms": 20_000}
+"""Thresholds that a busy machine keeps, too."""
+
+PATIENCE_S = 300.0
 ROUNDS = 4
 TOKENS = 32
 
@@ -122,7 +126,7 @@ def test_decisions_reach_the_driver_and_the_router_plans_on_what_agents_publish(
         return administration(cluster.url, "/metrics").decode()
 
     with cluster.traffic() as traffic:
-        assert machine.wait(lambda: all(machine.locked_mhz(gpu) for gpu in range(3)), 120)
+        assert machine.wait(lambda: all(machine.locked_mhz(gpu) for gpu in range(3)), PATIENCE_S)
         assert wait_for(lambda: 'choices_total{role="decode",source="feed"}' in chosen())
         assert traffic.completes_from(0.0, 20)
     assert traffic.lost == traffic.refused == []
@@ -138,12 +142,12 @@ def test_decisions_reach_the_driver_and_the_router_plans_on_what_agents_publish(
 def test_predictors_learn_online_and_beat_the_mean(cluster: Launched) -> None:
     legs = {"prefill-0": "prefill", "decode-0": "decode"}
     for name in legs:
-        cluster.put(name, "slo", ttft_ms=5000, itl_ms=500)
+        cluster.put(name, "slo", **LOOSE)
     for turn in range(ROUNDS):
         # Whatever else the machine does makes some iterations slow; what is learned shows in time.
         for clients in (1, 12):
             with cluster.traffic(clients) as traffic:
-                assert traffic.completes_from(0.0, 100 if clients > 1 else 15)
+                assert traffic.completes_from(0.0, 60 if clients > 1 else 15)
         errors = {name: cluster.status(name)["prediction"][leg] for name, leg in legs.items()}
         if turn and all(e["mae_ms"] < e["mean_predictor_mae_ms"] for e in errors.values()):
             break
@@ -157,7 +161,7 @@ def test_predictors_learn_online_and_beat_the_mean(cluster: Launched) -> None:
 
 def test_every_request_is_told_and_ends_once_in_the_account(cluster: Launched) -> None:
     """One whose KV cache is kept for a decode server is in the prefill server's table still."""
-    cluster.put("prefill-0", "slo", ttft_ms=60_000, itl_ms=5000)
+    cluster.put("prefill-0", "slo", **LOOSE)
     with cluster.traffic() as traffic:
         assert traffic.completes_from(0.0, 20)  # a latency that is not known is promised to nobody
     assert wait_for(lambda: settled(cluster))
@@ -183,19 +187,22 @@ def test_a_change_of_the_slo_takes_effect_in_the_driver(
 ) -> None:
     decode = [name for name in faults.NAMES if name.startswith("decode")]
     for name in decode:
-        cluster.put(name, "slo", ttft_ms=5000, itl_ms=500)
+        cluster.put(name, "slo", **LOOSE)
     with cluster.traffic(8):
-        assert machine.wait(
-            lambda: all(0 < machine.locked_mhz(gpu) < FASTEST_MHZ for gpu in (1, 2)), 120
-        )
+        assert machine.wait(lambda: slowed(machine), PATIENCE_S)
         for name in decode:
             cluster.put(name, "slo", itl_ms=0.01)  # cannot be kept: the fastest clock
-        assert machine.wait(lambda: FASTEST_MHZ in {machine.locked_mhz(gpu) for gpu in (1, 2)}, 60)
-        for name in decode:
-            cluster.put(name, "slo", itl_ms=500)
         assert machine.wait(
-            lambda: all(0 < machine.locked_mhz(gpu) < FASTEST_MHZ for gpu in (1, 2)), 60
+            lambda: FASTEST_MHZ in {machine.locked_mhz(gpu) for gpu in (1, 2)}, PATIENCE_S
         )
+        for name in decode:
+            cluster.put(name, "slo", **LOOSE)
+        assert machine.wait(lambda: slowed(machine), PATIENCE_S)
+
+
+def slowed(machine: Machine) -> bool:
+    """Whether both decode servers run below the fastest clock."""
+    return all(0 < machine.locked_mhz(gpu) < FASTEST_MHZ for gpu in (1, 2))
 
 
 def test_a_dry_run_acts_on_nothing(cluster: Launched, machine: Machine) -> None:
