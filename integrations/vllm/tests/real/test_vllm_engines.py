@@ -39,7 +39,7 @@ def test_what_is_preempted_is_measured_and_told_once(model: Path, config: Path) 
         ring.taken()
         log, records = len(details_in(made.text())), []
         for seed in range(6):
-            load(made.url, 40, at_once=16, seed=seed, tokens=200)
+            load(made.url, requests=40, at_once=16, seed=seed, tokens=200)
             records += ring.taken()
         time.sleep(SETTLE_S)
         records += ring.taken()
@@ -63,7 +63,7 @@ def test_each_engine_of_a_data_parallel_server_has_a_ring(model: Path, config: P
         before = ask(made.url + "/metrics")
         for ring in rings:
             ring.taken()
-        load(made.url, 60, at_once=8, seed=1)
+        load(made.url, requests=60, at_once=8, seed=1)
         time.sleep(SETTLE_S)
         taken = [ring.taken() for ring in rings]
         for ring in rings:

@@ -61,7 +61,7 @@ def test_every_iteration_is_measured_as_vllm_counts_it(server: VllmServer, confi
     handed = len(doubles(config.with_name(f"{server.name}.handed")))
     records = []
     for seed in range(20):
-        load(server.url, 60, at_once=8, seed=seed)
+        load(server.url, requests=60, at_once=8, seed=seed)
         records += ring.taken()
         if len(finished(records)) >= ITERATIONS:
             break
