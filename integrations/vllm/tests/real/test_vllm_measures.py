@@ -116,9 +116,10 @@ def test_hooks_cost_little(server: VllmServer, config: Path) -> None:
     assert len(times_us) >= ITERATIONS // 2
     p50, p99 = np.percentile(times_us, [50, 99])
     sys.stdout.write(f"\n{server.name}: hooks take {p50:.1f} us p50, {p99:.1f} us p99\n")
-    # A shared machine without vector units for it is slower than the bound that is aimed at.
-    assert p50 < 150
-    assert p99 < 600
+    # Beside other work whatever runs takes longer, iterations as well as hooks.
+    iteration_us = 1e6 * float(np.median([d.elapsed_s for d in details_in(server.text())]))
+    assert p50 < max(150, 0.01 * iteration_us)
+    assert p99 < max(600, 0.05 * iteration_us)
 
 
 def test_a_hook_that_raises_does_not_stop_the_engine(model: Path, config: Path) -> None:
