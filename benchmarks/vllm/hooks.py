@@ -43,8 +43,8 @@ def measure(batch: int, *, asynchronous: bool) -> tuple[float, float]:
 
         hooks = SimpleNamespace(
             errors=0,
+            now_s=meter.now_s,
             scheduled=timed(meter.scheduled),
-            ready=timed(meter.ready),
             updated=timed(meter.updated),
         )
         bench.scheduler._voltana_meter = hooks

@@ -53,8 +53,15 @@ MAX_ROOMS = 30
 MAX_CHANGES = (SLOT_BYTES - PAYLOAD_OFFSET - BODY.size) // CHANGE.size
 """Of one record; more go into further ones."""
 
-QUEUES = tuple(struct.Struct("=" + "dII" * count) for count in range(MAX_ENTRIES + 1))
-ROOMS = tuple(struct.Struct("=" + "Q" * count) for count in range(MAX_ROOMS + 1))
+
+def _rows(row: struct.Struct, most: int) -> tuple[struct.Struct, ...]:
+    """So many rows one behind the other, by their number."""
+    return tuple(struct.Struct("=" + row.format[1:] * count) for count in range(most + 1))
+
+
+QUEUES = _rows(ENTRY, MAX_ENTRIES)
+ROOMS = _rows(ROOM, MAX_ROOMS)
+CHANGES = _rows(CHANGE, MAX_CHANGES)
 
 
 class Kind(enum.IntEnum):

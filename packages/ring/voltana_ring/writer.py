@@ -8,12 +8,13 @@ import mmap
 import os
 import time
 import zlib
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 from voltana_ring.bell import open_bell
 from voltana_ring.layout import (
     BODY,
-    CHANGE,
+    CHANGES,
     GUARD,
     GUARD_OFFSET,
     HEAD_OFFSET,
@@ -34,7 +35,6 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
-_BODY_BYTES = BODY.size
 _HEAD_WORD = HEAD_OFFSET >> 3
 
 
@@ -83,7 +83,6 @@ class RingWriter:
         )  # fmt: skip
         self._memory[INFO_OFFSET : INFO_OFFSET + len(text)] = text
         self._words = memoryview(self._memory).cast("Q")
-        self._bytes = memoryview(self._memory)
         temporary.rename(path)
 
     def write(
@@ -99,18 +98,12 @@ class RingWriter:
             entries: Those of the queue entries, flat: three for each.
             rooms: Bootstrap rooms.
         """
-        memory, start = self._memory, self._begin()
-        BODY.pack_into(memory, start, *body)
-        end = start + _BODY_BYTES
+        payload = BODY.pack(*body)
         if entries:
-            layout = QUEUES[len(entries) // 3]
-            layout.pack_into(memory, end, *entries)
-            end += layout.size
+            payload += QUEUES[len(entries) // 3].pack(*entries)
         if rooms:
-            layout = ROOMS[len(rooms)]
-            layout.pack_into(memory, end, *rooms)
-            end += layout.size
-        self._end(start, end)
+            payload += ROOMS[len(rooms)].pack(*rooms)
+        self._put(payload)
 
     def write_changes(
         self, body: Sequence[Any], changes: Sequence[tuple[int, float, int, int]]
@@ -121,26 +114,18 @@ class RingWriter:
             body: See `write`.
             changes: The fields of `ring_layout.CHANGE` of each.
         """
-        memory, start = self._memory, self._begin()
-        BODY.pack_into(memory, start, *body)
-        end, pack, size = start + _BODY_BYTES, CHANGE.pack_into, CHANGE.size
-        for change in changes:
-            pack(memory, end, *change)
-            end += size
-        self._end(start, end)
+        fields = chain.from_iterable(changes)
+        self._put(BODY.pack(*body) + CHANGES[len(changes)].pack(*fields))
 
-    def _begin(self) -> int:
-        """Mark the next slot as being written; where its payload begins."""
-        offset = HEADER_BYTES + self._head % self._slots * SLOT_BYTES
-        self._words[offset >> 3] = 2 * self._head + 1
-        return offset + PAYLOAD_OFFSET
-
-    def _end(self, start: int, end: int) -> None:
-        """Seal the slot whose payload lies there, and count it."""
-        offset, words = start - PAYLOAD_OFFSET, self._words
-        checksum = zlib.crc32(self._bytes[start:end])
-        GUARD.pack_into(self._memory, offset + GUARD_OFFSET, checksum, end - start)
-        self._head = head = self._head + 1
+    def _put(self, payload: bytes) -> None:
+        """Write the next slot: mark it as being written, fill it, seal it, count it."""
+        head, words = self._head, self._words
+        offset = HEADER_BYTES + head % self._slots * SLOT_BYTES
+        words[offset >> 3] = 2 * head + 1
+        size = len(payload)
+        guarded = GUARD.pack(zlib.crc32(payload), size) + payload
+        self._memory[offset + GUARD_OFFSET : offset + PAYLOAD_OFFSET + size] = guarded
+        self._head = head = head + 1
         words[offset >> 3] = 2 * head
         words[_HEAD_WORD] = head
 
@@ -158,7 +143,6 @@ class RingWriter:
         os.close(self._bell)
         self._bell = -1
         self._words.release()
-        self._bytes.release()
         self._memory.close()
         with contextlib.suppress(FileNotFoundError):
             if self.path.stat().st_ino == self._inode:  # not that of the engine after this one

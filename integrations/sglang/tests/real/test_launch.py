@@ -6,7 +6,6 @@ The GPUs are fake, driver and all; clocks are set through the real daemon.
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -15,11 +14,12 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from launched import STOP_TIMEOUT_S, Launched, Traffic
-from servers import administration, get, wait_for
+from servers import ARGUMENTS, ENVIRONMENT, administration, get, wait_for
 from tests.actuation import driver
 from tests.actuation.daemons import Daemon
 from tests.actuation.driver import Machine
+from tests.clusters import faults
+from tests.clusters.launched import Engine, Launched, Traffic
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -40,7 +40,20 @@ state = "{folder}/state"
 [router]
 port = {port}
 """
-PROMPTS = [f"prompt number {number} of the launch test" for number in range(6)]
+TOKENS = 32
+SAMPLING = {"temperature": 0.0, "max_new_tokens": TOKENS, "ignore_eos": True}
+ENGINE = Engine(
+    program="voltana_sglang",
+    environment=ENVIRONMENT,
+    launch={
+        "arguments": list(ARGUMENTS),
+        "decode_arguments": ["--disaggregation-decode-retraction-backup", "none"],
+    },
+    path="/generate",
+    body=lambda number: {"text": f"prompt number {number}", "sampling_params": SAMPLING},
+    tokens=lambda answer: list(answer["output_ids"]),
+    length=TOKENS,
+)
 
 
 @pytest.fixture(scope="module")
@@ -74,7 +87,9 @@ def cluster(
     """1P2D under a launch that keeps serving."""
     fleet.stop()  # room for three more servers
     servers = {"prefill": 1, "decode": 2, "gpus": [0, 1, 2], "on_exit": "keep-serving"}
-    with Launched(folder, tiny_model, servers, TABLES, machine.environment()) as made:
+    with Launched(
+        ENGINE, folder, tiny_model, servers, TABLES, environment=machine.environment()
+    ) as made:
         made.wait_ready()
         yield made
 
@@ -88,14 +103,13 @@ def test_every_part_is_ready_and_says_so(cluster: Launched) -> None:
 
 
 def test_requests_are_answered_alike_whichever_server_decodes(cluster: Launched) -> None:
-    first = [cluster.generate(prompt)["output_ids"] for prompt in PROMPTS]
-    again = [cluster.generate(prompt)["output_ids"] for prompt in PROMPTS]
+    first, again = ([cluster.generate(number) for number in range(6)] for _ in range(2))
     assert first == again
     assert len({tuple(ids) for ids in first}) > 1
 
 
 def test_decisions_reach_the_driver(cluster: Launched, machine: Machine) -> None:
-    with Traffic(cluster.url):
+    with cluster.traffic():
         assert machine.wait(lambda: all(machine.locked_mhz(gpu) for gpu in range(3)), 120)
     statuses = {name: cluster.status(name) for name in ("prefill-0", "decode-0", "decode-1")}
     for status in statuses.values():
@@ -108,7 +122,7 @@ def test_the_router_plans_on_what_agents_publish(cluster: Launched) -> None:
     def chosen() -> str:
         return administration(cluster.url, "/metrics").decode()
 
-    with Traffic(cluster.url) as traffic:
+    with cluster.traffic() as traffic:
         assert traffic.completes_from(0.0, 10)
         assert wait_for(lambda: 'choices_total{role="decode",source="feed"}' in chosen())
     assert "router failed" not in (cluster.logs / "router.log").read_text()
@@ -119,7 +133,7 @@ def test_at_low_load_one_decode_instance_serves_and_the_other_waits_slowly(
     cluster: Launched,
 ) -> None:
     """The default policy's router consolidates, on power models that agents publish."""
-    with Traffic(cluster.url, clients=1) as traffic:
+    with cluster.traffic(clients=1) as traffic:
         assert wait_for(lambda: consolidated(cluster, traffic), 240), explained(cluster)
     for name in ("decode-0", "decode-1"):
         status = cluster.status(name)
@@ -182,82 +196,27 @@ def test_top_shows_every_instance(cluster: Launched) -> None:
 def test_a_killed_agent_costs_its_clock_for_a_moment_and_no_request(
     cluster: Launched, machine: Machine
 ) -> None:
-    with Traffic(cluster.url) as traffic:
-        assert machine.wait(lambda: machine.locked_mhz(1), 60)
-        killed_s = time.monotonic()
-        cluster.kill("agent-decode-0")
-        assert machine.wait(lambda: machine.unlocked_at_s(1) > killed_s, 60)
-        assert traffic.completes_from(killed_s + 1, 10)
-        assert machine.wait(lambda: machine.locked_mhz(1), 90), "the next agent took the lease"
-    assert traffic.lost == []
-    assert traffic.refused == []
-    assert "agent-decode-0 ended by itself (signal SIGKILL)" in cluster.said()
-    assert wait_for(lambda: "agent-decode-0 ready again" in cluster.said())
-    assert cluster.status("decode-0")["health"] == "ok"
+    faults.kill_an_agent(cluster, machine)
 
 
-def test_a_killed_router_is_back_and_its_clients_were_told(
-    cluster: Launched, machine: Machine
-) -> None:
-    with Traffic(cluster.url) as traffic:
-        assert traffic.completes_from(0.0, 5)
-        cluster.kill("router")
-        killed_s = time.monotonic()
-        assert traffic.completes_from(killed_s + 1, 20)
-    assert traffic.lost == []
-    assert traffic.refused, "connections that broke, and those refused until it was back"
-    said = cluster.said()
-    assert "router ended by itself (signal SIGKILL)" in said
-    assert "starting it again in 1 s" in said
-    assert wait_for(lambda: "router       ready again" in cluster.said())
-    for name in ("prefill-0", "decode-0", "decode-1"):
-        assert cluster.status(name)["health"] == "ok"  # nothing else was touched
+def test_a_killed_router_is_back_and_its_clients_were_told(cluster: Launched) -> None:
+    faults.kill_the_router(cluster)
 
 
 def test_a_killed_daemon_costs_clocks_for_a_moment_and_no_request(
     cluster: Launched, machine: Machine, daemon: Daemon
 ) -> None:
-    with Traffic(cluster.url) as traffic:
-        assert machine.wait(lambda: machine.locked_mhz(2), 60)
-        starts, worker = len(daemon.starts), daemon.worker()
-        killed_s = time.monotonic()  # before: the GPU's process resets it at once
-        os.kill(daemon.process.pid, signal.SIGKILL)
-        os.kill(worker, signal.SIGKILL)
-        assert machine.wait(lambda: machine.unlocked_at_s(2) > killed_s, 60)
-        assert traffic.completes_from(killed_s + 1, 10)
-        assert machine.wait(lambda: machine.locked_mhz(2), 90), "the agent took its lease again"
-    assert len(daemon.starts) > starts
-    assert traffic.lost == []
-    assert traffic.refused == []
+    faults.kill_the_daemon(cluster, machine, daemon)
 
 
 def test_a_killed_decode_server_is_left_out(cluster: Launched, machine: Machine) -> None:
-    with Traffic(cluster.url) as traffic:
-        assert traffic.completes_from(0.0, 10)
-        cluster.kill("decode-1")
-        killed_s = time.monotonic()
-        assert traffic.completes_from(killed_s + 1, 20)
-    assert traffic.lost == []
-    assert len(traffic.refused) <= traffic.clients, "at most what decode-1 had in hand"
-    assert wait_for(lambda: "decode-1 ended by itself" in cluster.said())
-    assert machine.wait(lambda: machine.locked_mhz(2) in {0, 210}, 60), (
-        "nothing runs there: default or lowest clock"
-    )
+    faults.kill_a_decode_server(cluster, machine)
 
 
 def test_without_a_prefill_server_everything_ends_and_no_clock_stays(
     cluster: Launched, machine: Machine
 ) -> None:
-    with Traffic(cluster.url) as traffic:
-        assert traffic.completes_from(0.0, 5)
-        cluster.processes()
-        cluster.kill("prefill-0")
-        assert cluster.process.wait(STOP_TIMEOUT_S) == 1
-    assert traffic.lost == []
-    assert traffic.refused, "clients were told"
-    assert "prefill-0 ended by itself (signal SIGKILL)" in cluster.said()
-    assert cluster.survivors() == []
-    assert machine.wait(lambda: not machine.any_locked(), 60)
+    faults.kill_the_prefill_server(cluster, machine)
 
 
 def test_a_dry_run_sets_no_clock_and_ends_without_a_trace(
@@ -269,10 +228,12 @@ def test_a_dry_run_sets_no_clock_and_ends_without_a_trace(
     servers = {"prefill": 1, "decode": 1, "gpus": [0, 1]}
     tables = TABLES.replace("{folder}/actuator.sock", str(daemon.socket))
     environment = machine.environment()
-    with Launched(tmp_path, tiny_model, servers, tables, environment, "--dry-run") as made:
+    with Launched(
+        ENGINE, tmp_path, tiny_model, servers, tables, environment=environment, flags=["--dry-run"]
+    ) as made:
         made.wait_ready()
-        assert made.generate(PROMPTS[0])["output_ids"]
-        with Traffic(made.url) as traffic:
+        assert made.generate(0)
+        with made.traffic() as traffic:
             assert traffic.completes_from(0.0, 10)
         status = made.status("decode-0")
         assert status["dry_run"] is True

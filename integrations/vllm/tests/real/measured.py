@@ -4,27 +4,27 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
+import sys
 import threading
 import time
-import urllib.request
 from collections import deque
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING
 
-from vllm_server import greedy, prompt_of
 from voltana.serving.ring_reader import RingReader, find_rings
 from voltana_ring.layout import Kind
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from voltana.serving.ring_reader import Record
 
 DETAILS = re.compile(
     r"Iteration\((\d+)\): (\d+) context requests, (\d+) context tokens, (\d+) generation "
     r"requests, (\d+) generation tokens, iteration elapsed time: ([\d.]+) ms(?! \(dummy\))"
 )
+
+TIMEOUT_S = 60.0
 
 
 @dataclass(frozen=True)
@@ -45,21 +45,28 @@ def details_in(log: str) -> list[Details]:
 
 
 class Ring:
-    """Reads the one ring of an instance, in a thread, so that nothing is overwritten unread."""
+    """Reads a ring of an instance, in a thread, so that nothing is overwritten unread.
 
-    def __init__(self, folder: Path, instance: str, *, timeout_s: float = 60.0) -> None:
-        ends_s = time.monotonic() + timeout_s
-        while not (found := list(find_rings(folder, instance))):
-            assert time.monotonic() < ends_s, f"no ring of {instance}"
+    Args:
+        folder: Of the rings.
+        instance: Their instance.
+        rank: Of its data-parallel engines.
+    """
+
+    def __init__(self, folder: Path, instance: str, rank: int = 0) -> None:
+        ends_s = time.monotonic() + TIMEOUT_S
+        while len(found := sorted(find_rings(folder, instance))) <= rank:
+            assert time.monotonic() < ends_s, f"no ring {rank} of {instance}"
             time.sleep(0.1)
-        self.reader = RingReader(found[0])
+        self.reader = RingReader(found[rank])
         self._records: deque[Record] = deque()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._drain, daemon=True)
         self._thread.start()
 
     def taken(self) -> list[Record]:
-        """What has come since the last call."""
+        """What has come since the last call, all of it."""
+        assert self.reader.lost == self.reader.torn == 0
         return [self._records.popleft() for _ in range(len(self._records))]
 
     def close(self) -> None:
@@ -73,26 +80,10 @@ class Ring:
             self._records.extend(self.reader.drain())
 
 
-def load(url: str, requests: int, *, at_once: int, seed: int, tokens: int = 40) -> None:
-    """Send requests of mixed lengths, streaming and not, a few of them twice."""
-
-    def one(index: int) -> None:
-        length = 20 + (seed * 7919 + index * 131) % 700
-        prompt = prompt_of(length, seed=index // 2 if index % 5 == 0 else index)
-        body = greedy(prompt, 5 + (index * 37) % tokens, stream=index % 3 == 0)
-        post(url + "/v1/completions", body)
-
-    with ThreadPoolExecutor(at_once) as pool:
-        list(pool.map(one, range(requests)))
-
-
-def post(url: str, body: Any, **headers: str) -> bytes:
-    """What an address answers."""
-    request = urllib.request.Request(
-        url, data=json.dumps(body).encode(), headers={"Content-Type": "application/json"} | headers
-    )
-    with urllib.request.urlopen(request, timeout=300) as reply:
-        return bytes(reply.read())
+def load(url: str, **arguments: int) -> None:
+    """Send requests from another process; see `load_client`."""
+    program = Path(__file__).with_name("load_client.py")
+    subprocess.run([sys.executable, str(program), url, json.dumps(arguments)], check=True)
 
 
 def finished(records: list[Record]) -> list[Record]:

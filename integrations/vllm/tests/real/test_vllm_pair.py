@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from measured import Ring, counter, finished, post
+from load_client import post
+from measured import Ring, counter, finished
 from vllm_server import VllmServer, ask, greedy, prompt_of, transfer
 from voltana_vllm.dialect.call import ASKS_TO_KEEP
 

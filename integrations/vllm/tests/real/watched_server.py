@@ -14,6 +14,20 @@ from typing import Any
 TIMES_VARIABLE = "VOLTANA_TEST_HOOK_TIMES"
 """A file for the thread CPU time that hooks took, in seconds: a double an iteration."""
 
+HANDED_VARIABLE = "VOLTANA_TEST_HANDED"
+"""A file for the time between a launch as the plugin stamps it and where vLLM begins to count, in
+seconds: a double an iteration."""
+
+TOGGLE_VARIABLE = "VOLTANA_TEST_TOGGLE"
+"""A file for what iterations took with and without hooks, in turns: `ROW` of each."""
+
+ROW = struct.Struct("=qqqq")
+"""Whether hooks were on; requests of an iteration that only decodes, else 0; the time at which it
+was scheduled and the thread's CPU time then, in ns."""
+
+IN_A_TURN = 16
+"""Iterations that hooks stay on or off."""
+
 RAISE_VARIABLE = "VOLTANA_TEST_HOOK_RAISES"
 """Iteration from which on hooks raise."""
 
@@ -26,6 +40,10 @@ def watch() -> None:
 
     if path := os.environ.get(TIMES_VARIABLE):
         _time_hooks(Meter, Path(path))
+    if path := os.environ.get(HANDED_VARIABLE):
+        _time_handing(Meter, Path(path))
+    if path := os.environ.get(TOGGLE_VARIABLE):
+        _toggle(Meter, Path(path))
     if first := os.environ.get(RAISE_VARIABLE):
         _raise_in(Meter, int(first))
 
@@ -39,10 +57,11 @@ def _time_hooks(meter: Any, path: Path) -> None:
         original = getattr(meter, name)
 
         def around(self: Any, *args: Any) -> None:
-            began = time.thread_time_ns()
+            first, began = time.thread_time_ns(), time.thread_time_ns()
             original(self, *args)
-            spent.append((time.thread_time_ns() - began) / 1e9)
-            if name == "updated" and len(spent) >= 3:
+            clock = began - first  # what reading it costs here and now
+            spent.append((time.thread_time_ns() - began - clock) / 1e9)
+            if name == "updated" and len(spent) >= 2:
                 times.append(sum(spent))
                 spent.clear()
             if len(times) >= BLOCK:
@@ -52,8 +71,69 @@ def _time_hooks(meter: Any, path: Path) -> None:
 
         setattr(meter, name, around)
 
-    for name in ("scheduled", "ready", "updated"):
+    for name in ("scheduled", "updated"):
         timed(name)
+
+
+def _time_handing(meter: Any, path: Path) -> None:
+    """Time what lies between a launch and where vLLM begins to count."""
+    launched_s = [0.0]
+    original = meter.scheduled
+
+    def scheduled(self: Any, output: Any) -> None:
+        original(self, output)
+        if output.total_num_scheduled_tokens:
+            if not launched_s[0]:
+                count()
+            launched_s[0] = next(reversed(self._open.values()))[1].launch_s
+
+    def count() -> None:
+        from vllm.v1.engine import core
+
+        details = core.compute_iteration_details
+
+        def counted(*args: Any) -> Any:
+            made = details(*args)
+            with path.open("ab") as file:
+                file.write(struct.pack("=d", time.monotonic() - launched_s[0]))
+            return made
+
+        core.compute_iteration_details = counted
+
+    meter.scheduled = scheduled
+
+
+def _toggle(meter: Any, path: Path) -> None:
+    """Switch the hooks off and on every few iterations."""
+    from voltana_ring.hooks.guard import METER
+
+    attached = meter.__init__
+
+    def init(self: Any, scheduler: Any, *args: Any, **kwargs: Any) -> None:
+        attached(self, scheduler, *args, **kwargs)
+        original, rows, number = scheduler.schedule, bytearray(), 0
+
+        def schedule(*inner: Any) -> Any:
+            nonlocal number
+            on = number // IN_A_TURN % 2 == 0
+            number += 1
+            began = time.perf_counter_ns(), time.thread_time_ns()
+            setattr(scheduler, METER, self if on else None)
+            output = original(*inner)
+            requests = len(output.num_scheduled_tokens)
+            decodes = (
+                requests == output.total_num_scheduled_tokens and not output.scheduled_new_reqs
+            )
+            rows.extend(ROW.pack(on, requests * decodes, *began))
+            if len(rows) >= BLOCK * ROW.size:
+                with path.open("ab") as file:
+                    file.write(rows)
+                rows.clear()
+            return output
+
+        scheduler.schedule = schedule
+
+    meter.__init__ = init
 
 
 def _raise_in(meter: Any, first: int) -> None:

@@ -2,7 +2,8 @@
 
 Chunked prefill under a budget of tokens, prefix-cache hits, preemption where blocks are short,
 asynchronous scheduling with its placeholders, drafts that are accepted or not, KV caches that are
-fetched, requests that are aborted. It checks itself as vLLM does, and is no more forgiving.
+fetched or kept for others, requests that are aborted. It checks itself as vLLM does, and is no more
+forgiving.
 """
 
 from __future__ import annotations
@@ -161,8 +162,13 @@ class Scheduler:
             return
         self._finish(request, RequestStatus.FINISHED_ABORTED)
 
+    def release(self, rid):
+        """Another instance has fetched the KV cache of a request that has ended."""
+        assert self.requests.pop(rid).is_finished()
+
     def has_requests(self):
-        return bool(self.requests or self.finished_req_ids)
+        unfinished = not all(request.is_finished() for request in self.requests.values())
+        return unfinished or bool(self.finished_req_ids)
 
     def schedule(self, throttle_prefills=False):
         self.steps += 1
@@ -338,7 +344,8 @@ class Scheduler:
                 queue.remove(request)
         request.status = status
         self.finished_req_ids.add(request.request_id)
-        del self.requests[request.request_id]
+        if not (request.kv_transfer_params or {}).get("do_remote_decode"):
+            del self.requests[request.request_id]
 
 
 class Core:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
+
 from fake_vllm import STATUSES, Core, Scheduler
 
 from voltana.serving.ring_reader import RingReader
+from voltana_ring.bell import open_bell
 from voltana_ring.hooks.guard import METER
 from voltana_ring.layout import Kind
 from voltana_ring.writer import RingWriter
@@ -15,11 +18,8 @@ from voltana_vllm.hooks.meter import Meter
 class Hooked(Scheduler):
     """The scheduler with the hooks around its methods."""
 
-    def schedule(self, *args):
-        return around_schedule(Scheduler.schedule, self, *args)
-
-    def update_from_output(self, *args):
-        return around_update_from_output(Scheduler.update_from_output, self, *args)
+    schedule = around_schedule(Scheduler.schedule)
+    update_from_output = around_update_from_output(Scheduler.update_from_output)
 
 
 class Bench:
@@ -37,6 +37,7 @@ class Bench:
         path = folder / "unified-0@dp0.pp0.tp0.ring"
         ring = RingWriter(path, folder / "unified-0.bell", {"role": "unified"}, slots=1024)
         self.reader = RingReader(path)
+        self._bell = open_bell(folder / "unified-0.bell")
         self.meter = Meter(
             self.scheduler, ring, speculative=bool(options.get("drafts")), statuses=STATUSES,
             now_s=lambda: self.now_s, wall_s=lambda: self.wall_s,
@@ -65,6 +66,11 @@ class Bench:
     def changes(self):
         return [change for record in self.of(Kind.CHANGES) for change in record.changes]
 
+    def rung(self):
+        """How often the reader was woken."""
+        return len(os.read(self._bell, 65536))
+
     def close(self):
+        os.close(self._bell)
         self.meter.close()
         self.reader.close()

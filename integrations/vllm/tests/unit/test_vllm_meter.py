@@ -168,6 +168,32 @@ def test_a_kv_cache_that_is_fetched_waits_and_then_decodes(bench):
     assert [c[2] for c in bench.changes] == [Change.JOINED, Change.ENDED]
 
 
+def test_a_request_whose_kv_cache_is_kept_for_another_is_told_once(bench):
+    """vLLM keeps it in its table until it was fetched, though it has ended."""
+    for index in range(3):
+        add(bench, f"r{index}", prompt=20, tokens=1, params={"do_remote_decode": True})
+    bench.run()
+    assert len(bench.scheduler.requests) == 3
+    add(bench, "r3", tokens=3)
+    bench.run()
+    bench.scheduler.release("r2")
+    add(bench, "r4", tokens=3)
+    bench.run()
+    assert Counter(change[2] for change in bench.changes) == {
+        Change.WAITS: 5, Change.FIRST: 5, Change.JOINED: 2, Change.ENDED: 2,
+    }  # fmt: skip
+    check(bench)
+
+
+def test_the_reader_is_woken_by_a_launch_and_by_the_last_result(bench):
+    add(bench, tokens=3)
+    bench.run()
+    kinds = [r.kind for r in bench.records if r.kind is not Kind.CHANGES]
+    launches = kinds.count(Kind.LAUNCHED)
+    assert launches == kinds.count(Kind.FINISHED) == 3
+    assert bench.rung() == launches + 1 + kinds.count(Kind.IDLE)
+
+
 @pytest.mark.parametrize("bench", [{"blocks": 120, "running": 4}], indirect=True)
 def test_a_request_that_was_preempted_is_a_prompt_again_and_promised_once(bench):
     for index in range(4):

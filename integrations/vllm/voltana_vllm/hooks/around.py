@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 from typing import TYPE_CHECKING, Any
 
@@ -15,36 +16,40 @@ if TYPE_CHECKING:
 _log = logging.getLogger("vllm.voltana")
 
 
-def around_schedule(original: Callable[..., Any], scheduler: Any, *args: Any, **kwargs: Any) -> Any:
+def around_schedule(original: Callable[..., Any]) -> Callable[..., Any]:
     """Around ``Scheduler.schedule``: what it returns is handed to the workers next."""
-    output = original(scheduler, *args, **kwargs)
-    meter = _meter_of(scheduler)
-    if meter is not None:
-        try:
-            meter.scheduled(output)
-        except Exception as error:  # noqa: BLE001  (the engine goes on whatever happens here)
-            _failed(scheduler, meter, error)
-    return output
+
+    @functools.wraps(original)
+    def schedule(scheduler: Any, *args: Any, **kwargs: Any) -> Any:
+        output = original(scheduler, *args, **kwargs)
+        meter = _meter_of(scheduler)
+        if meter is not None:
+            try:
+                meter.scheduled(output)
+            except Exception as error:  # noqa: BLE001  (the engine goes on whatever happens here)
+                _failed(scheduler, meter, error)
+        return output
+
+    return schedule
 
 
-def around_update_from_output(
-    original: Callable[..., Any], scheduler: Any, scheduler_output: Any, *args: Any, **kwargs: Any
-) -> Any:
+def around_update_from_output(original: Callable[..., Any]) -> Callable[..., Any]:
     """Around ``Scheduler.update_from_output``: it is called when the result is there."""
-    meter = _meter_of(scheduler)
-    if meter is None:
-        return original(scheduler, scheduler_output, *args, **kwargs)
-    try:
-        meter.ready(scheduler_output)
-    except Exception as error:  # noqa: BLE001
-        _failed(scheduler, meter, error)
-    result = original(scheduler, scheduler_output, *args, **kwargs)
-    if _meter_of(scheduler) is not None:
+
+    @functools.wraps(original)
+    def update_from_output(scheduler: Any, scheduler_output: Any, *args: Any, **kwargs: Any) -> Any:
+        meter = _meter_of(scheduler)
+        if meter is None:
+            return original(scheduler, scheduler_output, *args, **kwargs)
+        ready_s = meter.now_s()  # a clock, which cannot fail
+        result = original(scheduler, scheduler_output, *args, **kwargs)
         try:
-            meter.updated()
+            meter.updated(scheduler_output, ready_s)
         except Exception as error:  # noqa: BLE001
             _failed(scheduler, meter, error)
-    return result
+        return result
+
+    return update_from_output
 
 
 def _meter_of(scheduler: Any) -> Meter | None:
@@ -65,7 +70,7 @@ def _failed(scheduler: Any, meter: Meter, error: Exception) -> None:
         return
 
 
-HOOKS: dict[str, Callable[..., Any]] = {
+HOOKS: dict[str, Callable[[Callable[..., Any]], Callable[..., Any]]] = {
     "schedule": around_schedule,
     "update_from_output": around_update_from_output,
 }

@@ -14,7 +14,7 @@ from voltana_ring.layout import Change
 from voltana_vllm import NAME_PREFIX
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable, Sequence
 
 _NAN = float("nan")
 
@@ -67,37 +67,44 @@ class Followed:
 
     Attributes:
         known: Those that are there, by id.
+        fresh: Those whose prompts are complete and that do not decode yet, by id.
         changes: What became of requests since it was last emptied: fields of `layout.CHANGE`.
     """
 
-    __slots__ = ("_aborted", "_fresh", "changes", "known")
+    __slots__ = ("_aborted", "changes", "fresh", "known")
 
     def __init__(self, statuses: dict[str, int]) -> None:
         self._aborted = statuses["FINISHED_ABORTED"], statuses["FINISHED_ERROR"]
-        self._fresh: dict[str, Told] = {}
+        self.fresh: dict[str, Told] = {}
         self.known: dict[str, Told] = {}
         self.changes: list[tuple[int, float, int, int]] = []
 
-    def arrivals(self, requests: dict[str, Any], now_s: float, wall_s: float) -> list[Told]:
+    def arrivals(
+        self, requests: dict[str, Any], now_s: float, wall_s: Callable[[], float]
+    ) -> Sequence[Told]:
         """Find those that are new.
 
         Args:
-            requests: The scheduler's, in order of arrival.
+            requests: The scheduler's, in order of arrival. One that has ended stays there while
+                another instance may fetch its KV cache.
             now_s: The current time on the monotonic clock.
-            wall_s: The same on that of the wall, by which the engine notes arrivals.
+            wall_s: That of the wall, by which the engine notes arrivals.
         """
         known = self.known
-        new: list[Told] = []
+        found = []
         for rid in reversed(requests):
             if rid in known:
                 break
+            found.append(rid)
+        if not found:
+            return ()
+        at_s = wall_s()
+        new = []
+        for rid in reversed(found):
             request = requests[rid]
-            waited_s = max(0.0, wall_s - request.arrival_time)
-            told = Told(rid, request, now_s - waited_s)
-            new.append(told)
-        if not new:
-            return new
-        new.reverse()
+            if not request.is_finished():
+                waited_s = max(0.0, at_s - request.arrival_time)
+                new.append(Told(rid, request, now_s - waited_s))
         for told in new:
             known[told.rid] = told
             if not told.remote:  # its first token is the affair of whoever computes the prompt
@@ -108,7 +115,7 @@ class Followed:
         """Prompts are complete with the iteration that is launched now."""
         for told in done:
             if not told.joined:
-                self._fresh[told.rid] = told
+                self.fresh[told.rid] = told
 
     def decoding(self, rows: dict[str, int], remote: Iterable[Told], now_s: float) -> None:
         """Say which requests decode from this launch on.
@@ -118,9 +125,9 @@ class Followed:
             remote: Of it, what came from elsewhere.
             now_s: The current time.
         """
-        if self._fresh:
-            for rid in [rid for rid in self._fresh if rid in rows]:
-                self._join(self._fresh.pop(rid), now_s)
+        if self.fresh:
+            for rid in [rid for rid in self.fresh if rid in rows]:
+                self._join(self.fresh.pop(rid), now_s)
         for told in remote:
             self._join(told, now_s)
 
@@ -145,7 +152,7 @@ class Followed:
             if told is None:
                 continue
             ended.append(told)
-            self._fresh.pop(rid, None)
+            self.fresh.pop(rid, None)
             aborted = int(told.request.status) in self._aborted
             if told.joined:
                 at_s = told.first_s if token_s != token_s else token_s  # noqa: PLR0124

@@ -37,10 +37,7 @@ def install() -> None:
 
 
 def _hooked(original: Callable[..., Any], hook: Callable[..., Any]) -> Callable[..., Any]:
-    @functools.wraps(original)
-    def hooked(scheduler: Any, *args: Any, **kwargs: Any) -> Any:
-        return hook(original, scheduler, *args, **kwargs)
-
+    hooked: Callable[..., Any] = hook(original)
     setattr(hooked, contract.MARK, hook)
     return hooked
 

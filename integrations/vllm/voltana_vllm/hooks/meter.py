@@ -7,7 +7,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from voltana_ring.hooks.cached_share import CachedShare
-from voltana_ring.hooks.queue_view import QueueView, earlier
+from voltana_ring.hooks.queue_view import earlier
 from voltana_ring.hooks.records import IDLE_EVERY_S, Launched, Records, idling
 from voltana_ring.layout import MAX_ENTRIES, Flag, Kind, Mode
 from voltana_vllm.hooks.batch_view import BatchView
@@ -43,6 +43,7 @@ class Meter:
         wall_s: The wall's clock, by which vLLM notes arrivals.
 
     Attributes:
+        now_s: The monotonic clock.
         iterations: Iterations that were launched.
         finished: Iterations whose latency was measured.
         errors: Errors so far; the hooks count them.
@@ -68,9 +69,9 @@ class Meter:
         self._queue = QueueReader(scheduler, self._followed.known, self._cached, listening)
         stages = getattr(scheduler.vllm_config.parallel_config, "pipeline_parallel_size", 1)
         self._batch = BatchView(summed=speculative or stages > 1)
-        self._now_s, self._wall_s = now_s, wall_s
+        self.now_s, self._wall_s = now_s, wall_s
         self._open: dict[int, tuple[Any, Launched]] = {}
-        self._now: tuple[Launched, float] | None = None
+        self._untold: list[tuple[Launched, float]] = []
         self._ready_s = 0.0
         self._tokens_s = _NAN
         self._idle_s = 0.0
@@ -80,62 +81,63 @@ class Meter:
 
     def scheduled(self, output: Any) -> None:
         """Note what was scheduled: a batch that is about to run, or nothing."""
-        now_s = self._now_s()
-        requests, followed = self._scheduler.requests, self._followed
-        self._forget(output.finished_req_ids, now_s)
-        new = followed.arrivals(requests, now_s, self._wall_s())
+        now_s = self.now_s()
+        requests, followed, batch = self._scheduler.requests, self._followed, self._batch
+        if self._untold:
+            self._tell_results(output.finished_req_ids)
+        elif output.finished_req_ids:
+            self._forget(output.finished_req_ids, now_s)
+        new = followed.arrivals(requests, now_s, self._wall_s)
         if not output.total_num_scheduled_tokens:
             self._scheduled_nothing(new, now_s)
             return
-        batch = self._batch
         batch.read(output, requests, followed.known)
         if output.scheduled_new_reqs:
             self._learn_cached(output)
-        followed.decoding(output.num_scheduled_tokens, batch.remote, now_s)
+        if followed.fresh or batch.remote:
+            followed.decoding(output.num_scheduled_tokens, batch.remote, now_s)
         if batch.done:
             followed.prompts_done(batch.done)
-        queue = self._queue.read(batch.prompts, detailed=batch.prefill_tokens > 0)
+        prefill_tokens = batch.prefill_tokens
+        queue = self._queue.read(batch.prompts, detailed=prefill_tokens > 0)
+        waiting, waiting_tokens, oldest_s, entries = queue
+        if batch.worked_on:
+            oldest_s = _oldest(batch.worked_on, oldest_s)
         self.iterations = iteration = self.iterations + 1
         self._idle_s = 0.0
+        # What the hook takes is none of the iteration's time: it is stamped last.
+        launch_s = self.now_s()
         launched = Launched(
             batch.mode,
-            self._flags_cut if queue.requests > MAX_ENTRIES else self._flags,
+            self._flags_cut if waiting > MAX_ENTRIES else self._flags,
             iteration,
-            (batch.prefill_tokens, batch.attended_pairs, batch.decode_requests, batch.kv_tokens),
-            (queue.requests, queue.tokens, _oldest(batch.worked_on, queue)),
-            now_s,
+            (prefill_tokens, batch.attended_pairs, batch.decode_requests, batch.kv_tokens),
+            (waiting, waiting_tokens, oldest_s),
+            launch_s,
             _NAN,
             batch.done,
         )
         self._keep(output, launched)
-        self._tell(launched, now_s)
-        entries = queue.entries if batch.prefill_tokens else ()
+        if followed.changes:
+            self._tell(launched, launch_s)
         self._records.write(
-            _LAUNCHED, launched, now_s, _NAN, _NAN, entries, rooms_of(new) if new else ()
-        )
+            _LAUNCHED, launched, launch_s, _NAN, _NAN, entries if prefill_tokens else (),
+            rooms_of(new) if new else (),
+        )  # fmt: skip
 
-    def ready(self, output: Any) -> None:
-        """Note that the result of a batch is there."""
+    def updated(self, output: Any, ready_s: float) -> None:
+        """Note a result; it is told with the launch that follows at once, or now where none does.
+
+        Args:
+            output: What was scheduled.
+            ready_s: When the result was there.
+        """
         found = self._open.pop(id(output), None)
-        self._now = None if found is None else (found[1], self._now_s())
-
-    def updated(self) -> None:
-        """Note what the result made of the requests."""
-        if self._now is None:
+        if found is None:
             return
-        (launched, ready_s), self._now = self._now, None
-        latency_s = ready_s - max(launched.launch_s, self._ready_s)
-        self._ready_s = ready_s
-        if launched.mode != Mode.PREFILL:
-            self._tokens_s = ready_s
-        if launched.done:
-            self._followed.first_tokens(launched.done, ready_s)
-        self._forget(self._scheduler.finished_req_ids, ready_s)
-        self._tell(launched, ready_s)
-        self._records.write(_FINISHED, launched, ready_s, ready_s, latency_s)
-        if not self.finished:
-            _log.info("voltana: live: the first iteration took %.1f ms", 1e3 * latency_s)
-        self.finished += 1
+        self._untold.append((found[1], ready_s))
+        if not self._scheduler.running:
+            self._tell_results(self._scheduler.finished_req_ids, wakes=True)
 
     def doubt(self) -> None:
         """Something went wrong half-way: read the next batch from scratch."""
@@ -156,8 +158,35 @@ class Meter:
         queue = self._queue.read(self._batch.prompts, detailed=False)
         waiting = queue.requests, queue.tokens, queue.oldest_s
         nothing = idling(self._flags, self.iterations, waiting, now_s)
-        self._tell(nothing, now_s)
+        if self._followed.changes:
+            self._tell(nothing, now_s)
         self._records.write(Kind.IDLE, nothing, now_s, rooms=rooms_of(new))
+
+    def _tell_results(self, finished: Iterable[str], *, wakes: bool = False) -> None:
+        """Tell results that were noted, and what they made of the requests.
+
+        Args:
+            finished: Ids of requests that have ended with the last of them.
+            wakes: Whether the reader is woken.
+        """
+        untold, self._untold = self._untold, []
+        last = untold[-1]
+        for told in untold:
+            launched, ready_s = told
+            latency_s = ready_s - max(launched.launch_s, self._ready_s)
+            self._ready_s = ready_s
+            if launched.mode != Mode.PREFILL:
+                self._tokens_s = ready_s
+            if launched.done:
+                self._followed.first_tokens(launched.done, ready_s)
+            if finished and told is last:
+                self._forget(finished, ready_s)
+            if self._followed.changes:
+                self._tell(launched, ready_s)
+            self._records.write(_FINISHED, launched, ready_s, ready_s, latency_s, wakes=wakes)
+            if not self.finished:
+                _log.info("voltana: live: the first iteration took %.1f ms", 1e3 * latency_s)
+            self.finished += 1
 
     def _keep(self, output: Any, launched: Launched) -> None:
         """Keep a launch with its output, whose number is not used again as long as it is kept."""
@@ -166,9 +195,8 @@ class Meter:
         self._open[id(output)] = output, launched
 
     def _forget(self, rids: Iterable[str], now_s: float) -> None:
-        if rids:
-            for told in self._followed.ended(rids, self._tokens_s, now_s):
-                self._batch.forget(told)
+        for told in self._followed.ended(rids, self._tokens_s, now_s):
+            self._batch.forget(told)
 
     def _learn_cached(self, output: Any) -> None:
         """Note what of new prompts was in the prefix cache, a connector's included."""
@@ -183,14 +211,12 @@ class Meter:
 
     def _tell(self, launched: Launched, at_s: float) -> None:
         """Write what became of requests before the record that it belongs to."""
-        if self._followed.changes:
-            changes, self._followed.changes = self._followed.changes, []
-            self._records.write_changes(launched, changes, at_s)
+        changes, self._followed.changes = self._followed.changes, []
+        self._records.write_changes(launched, changes, at_s)
 
 
-def _oldest(worked_on: Iterable[Told], queue: QueueView) -> float:
+def _oldest(worked_on: Iterable[Told], oldest_s: float) -> float:
     """Earliest arrival of what is computed or waits; nan where none does."""
-    oldest_s = queue.oldest_s
     for told in worked_on:
         oldest_s = earlier(oldest_s, told.arrived_s)
     return oldest_s

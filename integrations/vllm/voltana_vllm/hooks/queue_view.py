@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import islice
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
 from voltana_ring.hooks.queue_view import NOTHING, WALKED, QueueView, earlier, view_of
@@ -27,7 +28,7 @@ class QueueReader:
         listening: Status of a session that waits for input.
     """
 
-    __slots__ = ("_cached", "_known", "_listening", "_names", "_scheduler", "_sums", "_sums_of")
+    __slots__ = ("_cached", "_known", "_listening", "_of", "_scheduler", "_sums", "_sums_of")
 
     def __init__(
         self, scheduler: Any, known: dict[str, Told], cached: CachedShare, listening: int
@@ -36,7 +37,8 @@ class QueueReader:
         self._known = known
         self._cached = cached
         self._listening = listening
-        self._names = tuple(name for name in QUEUES if hasattr(scheduler, name))
+        names = [name for name in QUEUES if hasattr(scheduler, name)]
+        self._of = attrgetter(*names)  # there are two at least
         self._sums_of: Any = None
         self._sums = NOTHING
 
@@ -47,17 +49,20 @@ class QueueReader:
             begun: Prompts of which a part is computed, by id; their rest comes first of all.
             detailed: Whether the entries are wanted; sums alone cost less.
         """
-        queues = [queue for name in self._names if (queue := getattr(self._scheduler, name))]
-        rests = [self._read(0, told.request) for told in begun.values()] if begun else []
-        if not queues:
+        both = self._of(self._scheduler)
+        if not any(both):
             self._sums_of = None
-            return _before(rests, NOTHING) if rests else NOTHING
+            return _before(self._rests(begun), NOTHING) if begun else NOTHING
+        queues = [queue for queue in both if queue]
         # The queues are read again when something joined or left; what is behind the first of them
         # is there unchanged.
         sums_of = [(len(queue), _first(queue)) for queue in queues]
         if detailed or sums_of != self._sums_of:
             self._sums_of, self._sums = sums_of, self._view(queues)
-        return _before(rests, self._sums) if rests else self._sums
+        return _before(self._rests(begun), self._sums) if begun else self._sums
+
+    def _rests(self, begun: dict[str, Told]) -> list[tuple[float, int, int]]:
+        return [self._read(0, told.request) for told in begun.values()]
 
     def _view(self, queues: list[Any]) -> QueueView:
         waiting: list[Any] = []

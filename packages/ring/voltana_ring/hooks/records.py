@@ -81,6 +81,8 @@ class Records:
         latency_s: float = _NAN,
         entries: Sequence[float] = (),
         rooms: Sequence[int] = (),
+        *,
+        wakes: bool = True,
     ) -> None:
         """Write a record, and wake its reader.
 
@@ -92,6 +94,7 @@ class Records:
             latency_s: How long it took.
             entries: Of the queue; see `voltana_ring.layout.ENTRY`.
             rooms: Numbers by which requests are named to routers.
+            wakes: Whether its reader is told; not where another record follows at once.
         """
         mode, flags, iteration, load, queue, launch_s, _, _, _ = launched
         # All of them together, so that nothing is in a queue that was read and not named by then.
@@ -105,7 +108,8 @@ class Records:
             *load, *queue, launch_s, ready_s, latency_s,
         )  # fmt: skip
         self._ring.write(body, entries, rooms)
-        self._ring.ring()
+        if wakes:
+            self._ring.ring()
 
     def close(self) -> None:
         """Write no more, and remove the ring."""

@@ -1,4 +1,4 @@
-"""A cluster that ``voltana-sglang launch`` runs on the CPU, on a machine with fake GPUs."""
+"""A cluster that a launch runs on the CPU, on a machine with fake GPUs, and clients of it."""
 
 from __future__ import annotations
 
@@ -12,29 +12,60 @@ import subprocess
 import sys
 import threading
 import time
+import urllib.request
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import psutil
 
-from servers import ARGUMENTS, ENVIRONMENT, die_with_parent, get, is_free, post, wait_for
+from tests.clusters.calls import (
+    admin_headers,
+    die_with_parent,
+    get,
+    is_free,
+    post,
+    wait_for,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
 START_TIMEOUT_S = 600.0
 STOP_TIMEOUT_S = 120.0
 """Above the sum of what the launch itself allows its processes."""
 
 ROUTER_OFFSET = 50
-GREEDY = {"temperature": 0.0, "max_new_tokens": 32, "ignore_eos": True}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Engine:
+    """What is an engine's own.
+
+    Attributes:
+        program: Its integration, a package.
+        environment: Variables of its servers.
+        launch: Keys of ``[launch]``.
+        path: Where requests go.
+        body: A request, by the number of its prompt.
+        tokens: The tokens of an answer.
+        length: How many there are.
+    """
+
+    program: str
+    environment: Mapping[str, str]
+    launch: Mapping[str, Any]
+    path: str
+    body: Callable[[int], dict[str, Any]]
+    tokens: Callable[[Any], list[int]]
+    length: int
 
 
 class Launched:
     """A launch as a process; a context manager that ends it, and everything that it started.
 
     Args:
+        engine: What it launches.
         folder: For the configuration, logs and state.
         model: Folder of the model.
         servers: ``prefill``, ``decode`` and ``unified`` counts, and other keys of ``[launch]``.
@@ -45,27 +76,33 @@ class Launched:
 
     def __init__(
         self,
+        engine: Engine,
         folder: Path,
         model: Path,
         servers: Mapping[str, Any],
         tables: str,
+        *,
         environment: Mapping[str, str],
-        *flags: str,
+        flags: Sequence[str] = (),
     ) -> None:
+        self.engine = engine
         self.folder = folder
         self.logs = folder / "voltana-logs"
         self.first_port = _free_block()
         self.router_port = self.first_port + ROUTER_OFFSET
         self.url = f"http://127.0.0.1:{self.router_port}"
         self.config = folder / "cluster.toml"
-        own = ENVIRONMENT | {"TMPDIR": str(folder)}
-        launch = {
-            "model_path": str(model),
-            "first_port": self.first_port,
-            "arguments": list(ARGUMENTS),
-            "decode_arguments": ["--disaggregation-decode-retraction-backup", "none"],
-            "start_timeout_s": START_TIMEOUT_S,
-        } | dict(servers)
+        own = dict(engine.environment) | {"TMPDIR": str(folder)}
+        launch = (
+            {
+                "model_path": str(model),
+                "first_port": self.first_port,
+                "start_timeout_s": START_TIMEOUT_S,
+            }
+            | dict(engine.launch)
+            | dict(servers)
+        )
+        self.start_timeout_s = float(launch["start_timeout_s"])
         lines = [f"{key} = {json.dumps(value)}" for key, value in launch.items()]
         variables = [f"{key} = {json.dumps(value)}" for key, value in own.items()]
         self.config.write_text(
@@ -82,12 +119,12 @@ class Launched:
         self.log = folder / "launch.log"
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "voltana_sglang", "launch", str(self.config), *flags],
+                [sys.executable, "-m", engine.program, "launch", str(self.config), *flags],
                 env=os.environ | dict(environment),
                 cwd=folder,
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                preexec_fn=die_with_parent,
+                preexec_fn=die_with_parent,  # noqa: PLW1509  (it makes one system call)
             )
         self._seen: dict[int, psutil.Process] = {}
 
@@ -108,7 +145,7 @@ class Launched:
 
     def wait_ready(self) -> None:
         """Wait until it says that everything is ready."""
-        ends_s = time.monotonic() + START_TIMEOUT_S
+        ends_s = time.monotonic() + self.start_timeout_s
         while "launch       ready" not in self.said():
             assert self.process.poll() is None, self.said() + self.logged()
             assert time.monotonic() < ends_s, self.said() + self.logged()
@@ -165,9 +202,24 @@ class Launched:
         answer: dict[str, Any] = json.loads(get(f"{self.agent(name)}/status", admin=True)[1])
         return answer
 
-    def generate(self, text: str, **body: Any) -> Any:
-        """One request through the router."""
-        return post(f"{self.url}/generate", {"text": text, "sampling_params": GREEDY} | body)
+    def put(self, name: str, path: str, **body: Any) -> None:
+        """Change something of an agent."""
+        request = urllib.request.Request(
+            f"{self.agent(name)}/{path}",
+            json.dumps(body).encode(),
+            {"Content-Type": "application/json", **admin_headers()},
+            method="PUT",
+        )
+        with urllib.request.urlopen(request, timeout=60) as reply:
+            assert reply.status == 200
+
+    def generate(self, number: int) -> list[int]:
+        """The tokens that the router answers to a prompt."""
+        return self.engine.tokens(post(self.url + self.engine.path, self.engine.body(number)))
+
+    def traffic(self, clients: int = 4) -> Traffic:
+        """Clients of its router."""
+        return Traffic(self.url, self.engine, clients)
 
     def stop(self, number: int = signal.SIGTERM) -> int:
         """Signal the launch and wait for its end."""
@@ -185,13 +237,15 @@ class Traffic:
 
     Attributes:
         url: Of the router.
+        engine: What answers.
         clients: How many ask at once.
         deadline_s: A request that takes longer is lost.
     """
 
     url: str
+    engine: Engine
     clients: int = 4
-    deadline_s: float = 120.0
+    deadline_s: float = 300.0
     completed: list[float] = field(default_factory=list)
     refused: list[str] = field(default_factory=list)
     lost: list[str] = field(default_factory=list)
@@ -213,7 +267,7 @@ class Traffic:
             thread.join(self.deadline_s + 5)
             assert not thread.is_alive(), "a request neither ended nor failed before its deadline"
 
-    def completes_from(self, since_s: float, count: int, timeout_s: float = 120.0) -> bool:
+    def completes_from(self, since_s: float, count: int, timeout_s: float = 600.0) -> bool:
         """Whether `count` requests completed after a moment, waiting for it."""
         return wait_for(lambda: sum(at > since_s for at in self.completed) >= count, timeout_s)
 
@@ -221,9 +275,9 @@ class Traffic:
         turn = 0
         while not self._ended.is_set():
             turn += 1
-            body = {"text": f"client {client} asks {turn}", "sampling_params": GREEDY}
+            body = self.engine.body(1000 * client + turn)
             try:
-                answer = post(f"{self.url}/generate", body, timeout_s=self.deadline_s)
+                answer = post(self.url + self.engine.path, body, timeout_s=self.deadline_s)
             except AssertionError as error:  # an answer with an error status
                 self.refused.append(str(error))
             except TimeoutError as error:
@@ -232,7 +286,7 @@ class Traffic:
                 self.refused.append(repr(error))
                 self._ended.wait(0.1)
             else:
-                whole = len(answer["output_ids"]) == GREEDY["max_new_tokens"]
+                whole = len(self.engine.tokens(answer)) == self.engine.length
                 if whole:
                     self.completed.append(time.monotonic())
                 else:

@@ -1,0 +1,80 @@
+"""The plugin in real servers of other kinds: short of blocks, and data-parallel."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+from measured import Ring, counter, details_in, finished, load
+from vllm_server import VllmServer, ask
+from voltana_ring.layout import Change
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from voltana.serving.ring_reader import Record
+
+PORT = 23230
+SETTLE_S = 3.0
+BLOCKS = 24
+"""Far fewer than the requests need that run at once."""
+
+
+def server(model: Path, config: Path, name: str, *arguments: str) -> VllmServer:
+    own = {"VOLTANA_VLLM_CONFIG": str(config), "VOLTANA_VLLM_INSTANCE": name}
+    log = config.with_name(f"{name}.log")
+    return VllmServer(model, PORT, log, arguments, own)
+
+
+def count(records: list[Record], what: Change) -> int:
+    return sum(change[2] is what for record in records for change in record.changes)
+
+
+def test_what_is_preempted_is_measured_and_told_once(model: Path, config: Path) -> None:
+    short = ["--num-gpu-blocks-override", str(BLOCKS), "--no-async-scheduling"]
+    with server(model, config, "short-0", *short) as made:
+        made.wait()
+        ring = Ring(config.with_name("rings"), "short-0")
+        time.sleep(SETTLE_S)
+        ring.taken()
+        log, records = len(details_in(made.text())), []
+        for seed in range(6):
+            load(made.url, requests=40, at_once=16, seed=seed, tokens=200)
+            records += ring.taken()
+        time.sleep(SETTLE_S)
+        records += ring.taken()
+        ring.close()
+        assert counter(ask(made.url + "/metrics"), "vllm:num_preemptions_total") > 0
+        measured, told = finished(records), details_in(made.text())[log:]
+        # What is computed again is a prompt here and decoding there: tokens are the same.
+        assert [r.load.prefill_tokens + r.load.decode_requests for r in measured] == [
+            d.prompt_tokens + d.decode_tokens for d in told
+        ]
+        assert "voltana: error" not in made.text()
+    for what in (Change.WAITS, Change.FIRST, Change.JOINED, Change.ENDED):
+        assert count(records, what) == 240, what
+
+
+def test_each_engine_of_a_data_parallel_server_has_a_ring(model: Path, config: Path) -> None:
+    with server(model, config, "dp-0", "--data-parallel-size", "2") as made:
+        made.wait()
+        rings = [Ring(config.with_name("rings"), "dp-0", rank) for rank in range(2)]
+        time.sleep(SETTLE_S)
+        before = ask(made.url + "/metrics")
+        for ring in rings:
+            ring.taken()
+        load(made.url, requests=60, at_once=8, seed=1)
+        time.sleep(SETTLE_S)
+        taken = [ring.taken() for ring in rings]
+        for ring in rings:
+            ring.close()
+        after = ask(made.url + "/metrics")
+    assert [ring.reader.info["dp_rank"] for ring in rings] == [0, 1]
+    assert all(len(finished(records)) > 20 for records in taken)
+    grown = {
+        name: counter(after, f"vllm:{name}") - counter(before, f"vllm:{name}")
+        for name in ("prompt_tokens_total", "prompt_tokens_cached_total")
+    }
+    prompts = sum(r.load.prefill_tokens for records in taken for r in finished(records))
+    assert prompts + grown["prompt_tokens_cached_total"] == grown["prompt_tokens_total"]
+    assert sum(count(records, Change.ENDED) for records in taken) == 60

@@ -1,0 +1,1 @@
+"""What the tests of real engines share, whichever engine it is."""
