@@ -70,8 +70,8 @@ def test_a_shared_budget_keeps_more_of_what_is_kept_least_than_even_shares(file)
     for seed in range(4):
         base = scenario(file, policies=["voltana"], workload=load, seed=seed)
         policies = {
-            name: with_power_budget(get_policy("voltana"), base.budget, even_over=count)
-            for name, count in (("even", 4), ("shared", None))
+            name: with_power_budget(get_policy("voltana"), base.budget, shares=shares)
+            for name, shares in (("even", "even"), ("shared", "worth"))
         }
         free = dataclasses.replace(base, policies=policies, budget=None)
         for name, run in zip(policies, compare(free).runs, strict=True):
