@@ -1,4 +1,4 @@
-"""Ways to divide a power budget: the sum, the needs, and that more budget is never less for anyone."""
+"""Ways to divide a power budget: the sum, the needs, and that more is never less for anyone."""
 
 from __future__ import annotations
 

@@ -58,7 +58,7 @@ class MarginalWorth:
 
 
 def _steps(claim: Claim, kept_w: float) -> tuple[FloatArray, FloatArray]:
-    """Watts from each level to the next, as far as beyond what is kept, and a watt's worth there."""
+    """Watts beyond what is kept from each level to the next, and what a watt is worth there."""
     power_w = np.maximum(claim.levels_w, claim.floor_w)
     step_w = np.diff(power_w, prepend=claim.floor_w)
     late = np.log(np.clip(claim.lateness, 1.0 / _LONGEST, _LONGEST))
