@@ -75,5 +75,5 @@ def _filled(steps: list[tuple[FloatArray, FloatArray]], left_w: float) -> FloatA
     order = np.argsort(-np.concatenate([worth for _, worth in steps]), kind="stable")
     step_w = np.concatenate([step_w for step_w, _ in steps])[order]
     taken_w = np.clip(left_w - (np.cumsum(step_w) - step_w), 0.0, step_w)
-    added_w: FloatArray = np.bincount(owner[order], weights=taken_w, minlength=len(steps))
-    return added_w
+    added_w = np.bincount(owner[order], weights=taken_w, minlength=len(steps))
+    return added_w.astype(np.float64)
