@@ -186,8 +186,8 @@ OTHERS = {
 
 @pytest.mark.parametrize("shares", ["even", "worth"])
 @pytest.mark.parametrize("name", OTHERS)
-def test_each_tenth_of_a_second_is_within_the_budget_just_after_it_fell_too(name, shares, tmp_path):
-    """On clusters that nobody tuned anything on, under a load that asks for all they have."""
+def test_every_second_is_within_the_budget_just_after_it_fell_too(name, shares, tmp_path):
+    """From whichever tenth it begins; on clusters that nobody tuned on and that want it all."""
     load = {"rate_rps": 40.0, "duration_s": 22.0}
     asked = {"cluster": OTHERS[name], "policies": ["static-max"], "workload": load}
     free = load_scenario(None, asked).cluster
@@ -202,10 +202,11 @@ def test_each_tenth_of_a_second_is_within_the_budget_just_after_it_fell_too(name
     given = load_scenario(None, {**asked, "power_budget_file": str(path), "power_shares": shares})
     edges_s, power_w = drawn(given, "static-max")
     allowed_w = given.budget.means_w(edges_s)
-    assert (power_w / allowed_w).max() <= 1.02
-    seconds = (power_w[: len(power_w) // 10 * 10].reshape(-1, 10)).mean(axis=1)
-    allowed = (allowed_w[: len(power_w) // 10 * 10].reshape(-1, 10)).mean(axis=1)
-    assert (seconds <= allowed).all()
+    second = np.full(10, 0.1)
+    means_w, may_w = (np.convolve(watts, second, mode="valid") for watts in (power_w, allowed_w))
+    assert (means_w / may_w).max() <= 1.0
+    # Power models learn from whole seconds: within one, what is above their mean is not known.
+    assert (power_w / allowed_w).max() <= 1.25
 
 
 def test_a_fall_is_heeded_by_the_longest_iteration_sooner():
