@@ -80,5 +80,6 @@ FILES: dict[str, str] = {
         "2023-11-16 18:15:46.68,374,44\n2023-11-16 18:15:47.78,396,20\n"
     ),
     "intensity.csv": "0,380\n1,300\n",
+    "budget.toml": "[[step]]\nat_s = 0\nwatts = 1200\n[[step]]\nat_s = 1\nwatts = 800\n",
 }
 """Files that the pages take to be there, beside those that they show."""

@@ -18,6 +18,7 @@ from tests.doc_registry import ELSEWHERE, FEWER, FILES, NOT_RUN, SHORTER
 from voltana.cli.main import app
 from voltana.config import parse_scenario
 from voltana.errors import ConfigError
+from voltana.evaluation.budget_file import BudgetFile
 from voltana.serving.config import Config, parse_config
 from voltana_actuatord.daemon.settings import DaemonSettings
 from voltana_sglang.config import SglangConfig
@@ -142,7 +143,7 @@ def test_every_block_says_what_it_is(page):
 
 @pytest.mark.parametrize(("page", "block"), TOML, ids=lambda given: getattr(given, "line", given))
 def test_every_file_that_is_shown_is_accepted(page, block):
-    """As a scenario, as a configuration of agents and router, or as that of the daemon."""
+    """As a scenario, a configuration of agents and router or of the daemon, or a power budget."""
     table = tomllib.loads(block.code)
     refusals = []
     for read in (
@@ -150,6 +151,7 @@ def test_every_file_that_is_shown_is_accepted(page, block):
         lambda given: parse_config(given, SglangConfig),
         lambda given: parse_config(given, Config),
         DaemonSettings.model_validate,
+        BudgetFile.model_validate,
     ):
         try:
             read(table)

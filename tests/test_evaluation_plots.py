@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 
 from tests.records import instance, record
 from voltana.config import parse_scenario
+from voltana.controllers.budget_schedule import BudgetSchedule
 from voltana.evaluation.binning import binned
 from voltana.evaluation.compare import Comparison, PolicyRun
 from voltana.evaluation.metrics import measure
@@ -40,7 +42,9 @@ def run(name: str, energy_j: float = 700.0, *, rows: int = 50, decode: int = 1) 
 
 
 def comparison(*runs: PolicyRun) -> Comparison:
-    scenario = SimpleNamespace(file=parse_scenario({}), cluster=CLUSTER, trace=range(4))
+    scenario = SimpleNamespace(
+        file=parse_scenario({}), cluster=CLUSTER, trace=range(4), budget=None
+    )
     return Comparison(scenario=scenario, runs=runs, reference=runs[0])
 
 
@@ -107,6 +111,18 @@ def test_clocks_are_drawn_over_the_range_of_the_board() -> None:
 def test_a_timeline_has_a_column_an_instance_up_to_a_limit() -> None:
     assert len(timeline_figure(run("mine", decode=2), SLO).axes) == len(PANELS) * 3
     assert len(timeline_figure(run("mine", decode=9), SLO).axes) == len(PANELS) * 5
+
+
+def test_a_power_budget_is_drawn_above_the_power_of_all_boards() -> None:
+    made = run("mine")
+    budget = BudgetSchedule(from_s=(0.0, 1.0), budget_w=(900.0, 700.0))
+    for power_w in ([800.0, 650.0, 640.0], []):
+        made = replace(made, record=replace(made.record, power_w=np.array(power_w)))
+        figure = timeline_figure(made, SLO, budget=budget)
+        below = figure.axes[-1]
+        assert len(figure.axes) == len(timeline_figure(made, SLO).axes) + 1
+        assert "power of all boards" in below.get_title(loc="left")
+    assert [text.get_text() for text in below.get_legend().get_texts()] == ["power budget"]
 
 
 def test_a_timeline_needs_recorded_rows() -> None:

@@ -15,7 +15,7 @@ from voltana.controllers.budgeted import Budgeted
 from voltana.controllers.ecofreq import EcoFreq
 from voltana.controllers.fixed import FixedClock
 from voltana.controllers.lateness import Lateness
-from voltana.controllers.power_budget import Claim, PowerBudget, divide
+from voltana.controllers.power_budget import PowerBudget
 from voltana.errors import ConfigError
 from voltana.evaluation.compare import compare
 from voltana.evaluation.scenario import ARRIVALS, load_scenario
@@ -111,43 +111,10 @@ def test_real_power_within_the_stated_error_never_exceeds_the_budget(moves, fact
     assert budget.exceeded == budget.saturated == 0
 
 
-claims = st.builds(
-    lambda floor_w, extra, late: Claim(
-        floor_w=floor_w,
-        levels_w=floor_w * 0.8 + np.cumsum(np.array(extra)),
-        lateness=np.sort(np.resize(np.array(late), len(extra)))[::-1],
-    ),
-    st.floats(10, 100),
-    st.lists(st.floats(0, 60), min_size=1, max_size=8),
-    st.lists(st.floats(0.1, 1e6), min_size=1, max_size=8),
-)
-
-
-@settings(max_examples=300, deadline=None)
-@given(st.dictionaries(st.text(max_size=3), claims, max_size=6), st.floats(0, 2000))
-def test_a_division_keeps_every_floor_and_the_sum(wanted, budget_w):
-    shares_w = divide(wanted, budget_w)
-    floors_w = sum(claim.floor_w for claim in wanted.values())
-    assert shares_w.keys() == wanted.keys()
-    assert sum(shares_w.values()) <= max(budget_w, floors_w) + 1e-6
-    for name, claim in wanted.items():
-        assert shares_w[name] >= claim.floor_w
-        assert shares_w[name] <= max(claim.floor_w, claim.levels_w[-1]) + 1e-6
-
-
 def test_enough_for_all_grants_every_wish():
     _, members = cluster(4000.0)
     for index, member in enumerate(members):
         assert member.decide(observe(f"d{index}", LOADS[2], 1.0)).clock_mhz == 1410.0
-
-
-def test_the_late_come_first():
-    curve_w = np.array([80.0, 120.0, 180.0])
-    late = Claim(floor_w=80.0, levels_w=curve_w, lateness=np.array([2.0, 1.4, 1.0]))
-    early = Claim(floor_w=80.0, levels_w=curve_w, lateness=np.array([0.9, 0.6, 0.4]))
-    shares_w = divide({"early": early, "late": late}, 280.0)
-    assert shares_w == {"early": 80.0, "late": 180.0}
-    assert divide({"early": early, "late": late}, 400.0) == {"early": 180.0, "late": 180.0}
 
 
 def test_alike_instances_share_alike():
@@ -375,7 +342,7 @@ def test_shared_over_seeds_the_published_system_keeps_what_it_keeps_with_even_sh
     schedule = BudgetSchedule(from_s=(0.0, 15.0, 30.0), budget_w=(1200.0, 760.0, 1200.0))
     v01 = get_policy("voltana-v0.1")
     policies = {
-        "even": with_power_budget(v01, schedule, even_over=4),
+        "even": with_power_budget(v01, schedule, shares="even"),
         "shared": with_power_budget(v01, schedule),
     }
     least = {how: [] for how in policies}

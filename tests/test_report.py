@@ -17,8 +17,10 @@ from tests.report_steps import page_of_run, page_of_sweep, simulate, sweep
 from voltana.errors import ConfigError
 from voltana.evaluation.compare import compare
 from voltana.evaluation.report.build import run_page, sweep_page
+from voltana.evaluation.report.figures import Palette
 from voltana.evaluation.report.labels import FIELDS, labelled, with_value
 from voltana.evaluation.report.page import render
+from voltana.evaluation.report.run_timelines import power, timelines
 from voltana.evaluation.report.series import kv_tokens, read_series
 from voltana.evaluation.scenario import load_scenario
 from voltana.evaluation.sweep.fields import scenario_fields
@@ -215,3 +217,24 @@ def test_a_long_run_is_as_small_and_as_quick(tmp_path):
     before_s = time.process_time()
     render(run_page(folder))
     assert time.process_time() - before_s < 5
+
+
+def test_a_power_budget_stands_above_the_power_in_both_figures():
+    cluster = {
+        "t_s": [0.0, 1.0],
+        "waiting": [0, 1],
+        "kv_tokens": [1, 2],
+        "power_t_s": [0.0, 1.0],
+        "power_w": [300.0, 280.0],
+    }
+    instance = {"instance": "decode-0", "role": "decode", "t_s": [0.0], "clock_mhz": [1410.0],
+                "batch": [1], "latency_ms": [20.0]}  # fmt: skip
+    free = [{"policy": "a", "instances": [instance], "cluster": cluster}]
+    within = [{**free[0], "cluster": {**cluster, "budget_w": [400.0, 320.0]}}]
+    for drawn, lines in ((free, 0), (within, 1)):
+        (timeline,) = timelines(drawn, {"itl_ms": 65.0})
+        for figure in (power(drawn, Palette()), timeline):
+            named = [line for line in figure.traces if line["name"] == "power budget"]
+            assert len(named) == lines
+            assert all(line["y"] == [400.0, 320.0] for line in named)
+        assert timeline.layout["grid"]["rows"] == 5 + lines

@@ -307,7 +307,9 @@ class ScenarioFile(StrictTable):
         seed: Seed of everything random.
         power_budget_w: Power that all instances together may draw; None sets no budget.
         power_budget_file: The same over time, as CSV of times and watts, in place of
-            `power_budget_w`.
+            `power_budget_w`; or TOML or JSON, which may repeat.
+        power_shares: How the budget is divided over the instances: by marginal worth, which is what
+            None means, or evenly.
         levels: Clocks that may be chosen, as in `voltana.levels.parse_levels`; None leaves them to
             each policy.
         predictor: ``MODULE:FACTORY`` of a user's own latency model, in place of the policies'.
@@ -327,6 +329,9 @@ class ScenarioFile(StrictTable):
     )
     power_budget_file: Path | None = Field(
         default=None, description="CSV of times and watts (--budget-schedule)"
+    )
+    power_shares: Literal["worth", "even"] | None = Field(
+        default=None, description="how the power budget is divided (--power-shares)"
     )
     levels: str | None = Field(
         default=None, description="the clocks that may be chosen, such as 'above:900' (--levels)"
@@ -350,6 +355,15 @@ class ScenarioFile(StrictTable):
             raise ConfigError(
                 "the scenario has both 'power_budget_w' and 'power_budget_file': must be one of "
                 "them. Remove the key (or flag) that is not meant."
+            )
+        if (
+            self.power_shares is not None
+            and self.power_budget_w is None
+            and self.power_budget_file is None
+        ):
+            raise ConfigError(
+                f"power_shares = {self.power_shares!r} without a power budget: must be left out, "
+                "or have something to divide. Give --power-budget or --budget-schedule."
             )
         return self
 

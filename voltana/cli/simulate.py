@@ -57,7 +57,13 @@ _BUDGET = typer.Option(
 _SCHEDULE = typer.Option(
     "--budget-schedule",
     metavar="FILE",
-    help="The same over time: CSV of times (s of the run, or ISO 8601) and watts from then on.",
+    help="The same over time: CSV of times (s of the run, or ISO 8601) and watts from then on, or "
+    "TOML or JSON, which may repeat.",
+)
+_SHARES = typer.Option(
+    "--power-shares",
+    metavar="S",
+    help="How it is divided over the instances: even, or worth, where a watt helps most (worth).",
 )
 _LEVELS = typer.Option(
     "--levels",
@@ -115,6 +121,7 @@ def simulate(
     seed: Annotated[int | None, flags.SEED] = None,
     power_budget: Annotated[float | None, _BUDGET] = None,
     budget_schedule: Annotated[Path | None, _SCHEDULE] = None,
+    power_shares: Annotated[str | None, _SHARES] = None,
     levels: Annotated[str | None, _LEVELS] = None,
     predictor: Annotated[str | None, _PREDICTOR] = None,
     uncertainty: Annotated[bool, _UNCERTAINTY] = False,
@@ -156,6 +163,7 @@ def simulate(
             "seed": seed,
             "power_budget_w": power_budget,
             "power_budget_file": None if budget_schedule is None else str(budget_schedule),
+            "power_shares": power_shares,
             "levels": levels,
             "predictor": predictor,
             "cluster": {

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from voltana.controllers.lateness import Lateness
-from voltana.controllers.power_budget import Claim
+from voltana.controllers.power_claim import Claim
+from voltana.controllers.sliding_peak import SlidingPeak
 from voltana.controllers.wrapper import ControllerWrapper
 from voltana.errors import invalid
 from voltana.levels import require_levels, resolve
@@ -22,6 +23,9 @@ if TYPE_CHECKING:
     from voltana.controllers.power_budget import PowerBudget
     from voltana.ports import Controller, PowerPredictor
     from voltana.values import Decision, FloatArray, Load, Observation
+
+PEAK_S = 1.0
+"""How long a wish is remembered: work comes in bursts."""
 
 
 class Budgeted(ControllerWrapper):
@@ -68,6 +72,7 @@ class Budgeted(ControllerWrapper):
         self._busiest = busiest
         self._error = error
         self._late = lateness or Lateness()
+        self._peak = SlidingPeak(PEAK_S)
         budget.register(instance, self._floor_w())
 
     def decide(self, observation: Observation) -> Decision:
@@ -79,11 +84,14 @@ class Budgeted(ControllerWrapper):
         idle = observation.load.phase is Phase.IDLE
         floor_w = float(levels_w[0]) if idle else busy_w
         wish = self.levels_mhz.index(resolve(wanted.clock_mhz, self.levels_mhz, observation.bounds))
+        late, holds_s = self._late.timing(observation, wanted, self._levels[: wish + 1])
         claim = Claim(
             floor_w=floor_w,
             wake_w=busy_w - floor_w,
             levels_w=levels_w[: wish + 1],
-            lateness=self._late.at(observation, wanted, self._levels[: wish + 1]),
+            lateness=late,
+            peak_w=self._peak.add(observation.now_s, float(levels_w[wish])),
+            holds_s=0.0 if idle else holds_s,
         )
         granted_w = self._budget.grant_w(self._instance, observation.now_s, claim)
         index = int(claim.levels_w.searchsorted(granted_w + 1e-9, side="right")) - 1

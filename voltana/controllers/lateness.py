@@ -52,18 +52,28 @@ class Lateness:
         Returns:
             Shape (n,).
         """
+        return self.timing(observation, wanted, levels)[0]
+
+    def timing(
+        self, observation: Observation, wanted: Decision, levels: FloatArray
+    ) -> tuple[FloatArray, float]:
+        """As `at`, and with it the longest that the iteration may take at these levels.
+
+        Returns:
+            Shape (n,), and seconds; 0 where nothing is known of them.
+        """
         as_wished: FloatArray = levels[-1] / levels
         forecast, budget_s = wanted.forecast, wanted.budget_s
         if forecast is None or not budget_s < math.inf:
             if self._latency is None or self._slo is None:
-                return as_wished
+                return as_wished, 0.0
             forecast = self._latency.forecast(observation.load, levels)
             budget_s = _own_budget_s(observation, self._slo)
         latency_s = _latency_s(forecast, levels)
         if latency_s is None:
-            return as_wished
+            return as_wished, 0.0
         late: FloatArray = latency_s * _per_s(observation, budget_s)
-        return late
+        return late, float(latency_s.max())
 
 
 def _own_budget_s(observation: Observation, slo: Slo) -> float:

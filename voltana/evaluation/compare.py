@@ -19,6 +19,7 @@ from voltana.policies.users_own import blame
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from voltana.controllers.power_budget import PowerBudget
     from voltana.evaluation.best_fixed import Choice
     from voltana.evaluation.metrics import Result
     from voltana.evaluation.reasons import Reasons
@@ -85,6 +86,7 @@ def compare(
     wall_s: dict[str, float] = {}
     choices: dict[str, Choice] = {}
     reasons: dict[str, Reasons] = {}
+    ledgers: dict[str, PowerBudget] = {}
     for name, given in policies.items():
         started_s = perf_counter()
         if isinstance(given, BestFixed):
@@ -98,6 +100,7 @@ def compare(
             name,
             policy,
             reasons[name] if record_timelines else None,
+            ledgers=ledgers,
             progress=progress,
             look=look,
         )
@@ -112,6 +115,8 @@ def compare(
                 scenario.cluster.slo,
                 reference_energy_j=reference_energy_j,
                 wall_s=wall_s[name],
+                budget=scenario.budget,
+                ledger=ledgers.get(name),
             ),
             record=record,
             choice=choices.get(name),
@@ -132,12 +137,16 @@ def _simulated(
     policy: Policy,
     reasons: Reasons | None,
     *,
+    ledgers: dict[str, PowerBudget],
     progress: Callable[[str, float, int], None] | None,
     look: Callable[[str, Simulation], None] | None,
 ) -> Simulation:
-    """The policy's simulation after its last completion; with timelines and `reasons` if given."""
+    """The policy's simulation after its last completion; with timelines and `reasons` if given.
+
+    What divided its power budget is entered in `ledgers`, if there is one.
+    """
     with blame(name):
-        configured = scenario.configured(policy)
+        configured = scenario.configured(policy, lambda ledger: ledgers.update({name: ledger}))
         simulation = Simulation(
             scenario.cluster,
             configured if reasons is None else counted(configured, reasons),

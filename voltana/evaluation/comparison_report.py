@@ -144,7 +144,19 @@ def _budget_note(comparison: Comparison) -> str:
     )
     most_w = max(budget.budget_w)
     said = f"{most_w:g}" if budget.least_w == most_w else f"{budget.least_w:g} to {most_w:g}"
-    return f" Power budget {said} W, of the reference too; worst 5 s: {peaks}."
+    shares = comparison.scenario.file.power_shares
+    how = "in even shares" if shares == "even" else "by marginal worth"
+    return (
+        f" Power budget {said} W, of the reference too, divided {how}; worst 5 s: {peaks}; seconds "
+        f"above it: {', '.join(map(_seconds_above, comparison.runs))}."
+    )
+
+
+def _seconds_above(run: PolicyRun) -> str:
+    kept = run.result.power_budget or {}
+    over = kept.get("over_share", math.nan)
+    by = f" (by {watts(kept['worst_excess_w'])} at most)" if over > 0 else ""
+    return f"{run.result.policy} {percent(over)}{by}"
 
 
 def _overrides_note(comparison: Comparison) -> str:

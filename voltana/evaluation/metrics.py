@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from voltana.evaluation.budget_kept import budget_kept
 from voltana.slo import attainment
 from voltana.values import Role, Status
 from voltana.viability_account import total
@@ -16,6 +17,8 @@ from voltana.viability_account import total
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from voltana.controllers.budget_schedule import BudgetSchedule
+    from voltana.controllers.power_budget import PowerBudget
     from voltana.plant.record import RunRecord
     from voltana.plant.workload.trace import IntArray
     from voltana.slo import Slo
@@ -73,6 +76,8 @@ class Result:
             controller counts that.
         mean_power_w: Power of all boards, averaged up to the common end.
         peak_power_w: The same over the worst 5 s; nan in runs that are shorter.
+        power_budget: How the power budget was kept, as in
+            `voltana.evaluation.budget_kept.budget_kept`; None where there is none.
         retractions: Times that a running request was put back for want of KV cache.
         iterations: Engine iterations.
         decide_p50_us: Median wall-clock time of a control decision.
@@ -125,6 +130,7 @@ class Result:
     colocated_energy_j: float = math.nan
     colocated_clock_mhz: float = math.nan
     colocated_busy: float = math.nan
+    power_budget: Mapping[str, float] | None = None
 
     def to_dict(self) -> dict[str, object]:
         """Plain JSON values; None where a figure is not finite."""
@@ -152,7 +158,14 @@ def _plain(value: object) -> object:
 
 
 def measure(
-    policy: str, record: RunRecord, slo: Slo, *, reference_energy_j: float, wall_s: float
+    policy: str,
+    record: RunRecord,
+    slo: Slo,
+    *,
+    reference_energy_j: float,
+    wall_s: float,
+    budget: BudgetSchedule | None = None,
+    ledger: PowerBudget | None = None,
 ) -> Result:
     """Work out the figures of one run.
 
@@ -162,6 +175,8 @@ def measure(
         slo: The thresholds.
         reference_energy_j: Energy of the fastest clock on the same trace, to the same end.
         wall_s: Wall-clock time that the simulation took.
+        budget: The power budget; None where there is none.
+        ledger: What divided it.
     """
     kept = attainment(
         slo,
@@ -220,6 +235,7 @@ def measure(
         colocated_energy_j=record.energy_j(Role.COLOCATED) or math.nan,
         colocated_clock_mhz=_mean_clock_mhz(record, Role.COLOCATED),
         colocated_busy=_busy(record, Role.COLOCATED),
+        power_budget=None if budget is None else budget_kept(record.power_w, budget, ledger),
     )
 
 

@@ -59,7 +59,11 @@ def write_plots(comparison: Comparison, folder: Path) -> list[Path]:
     for run in comparison.runs:
         name = "".join(c if c.isalnum() or c in ".-_" else "-" for c in run.result.policy)
         figure = timeline_figure(
-            run, slo, colour=drawn[run.result.policy].colour, clocks_mhz=clocks_mhz
+            run,
+            slo,
+            colour=drawn[run.result.policy].colour,
+            clocks_mhz=clocks_mhz,
+            budget=comparison.scenario.budget,
         )
         written.append(_save(figure, folder / f"timeline-{name}.png"))
     return written

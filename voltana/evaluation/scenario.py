@@ -14,7 +14,7 @@ from voltana.controllers.budget_schedule import BudgetSchedule
 from voltana.errors import ConfigError, invalid
 from voltana.evaluation import best_fixed
 from voltana.evaluation.best_fixed import BestFixed
-from voltana.evaluation.time_series import read_series
+from voltana.evaluation.budget_file import read_budget
 from voltana.levels import parse_levels
 from voltana.plant.cluster import ClusterSpec, EngineOptions
 from voltana.plant.disturbance import Disturbance
@@ -31,9 +31,10 @@ from voltana.slo import Slo
 from voltana.values import Load
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from voltana.config import ScenarioFile, SloTable
+    from voltana.controllers.power_budget import PowerBudget
     from voltana.plant.workload import Trace
     from voltana.policy import Policy
 
@@ -50,6 +51,7 @@ _PATHS = (
 """Keys that may hold a path; a profile is one if it ends like a file."""
 
 _BUDGET = "power_budget_file"
+DEFAULT_SHARES = "worth"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -72,10 +74,21 @@ class Scenario:
     policies: Mapping[str, Policy | BestFixed]
     budget: BudgetSchedule | None = None
 
-    def configured(self, policy: Policy) -> Policy:
-        """The policy as it is run here: within the power budget, on the user's levels and model."""
-        budget = self.budget
-        return self.overridden(policy if budget is None else with_power_budget(policy, budget))
+    def configured(
+        self, policy: Policy, on_ledger: Callable[[PowerBudget], object] | None = None
+    ) -> Policy:
+        """The policy as it is run here: within the power budget, on the user's levels and model.
+
+        Args:
+            policy: As it was named.
+            on_ledger: Called with each ledger of the power budget, if there is one.
+        """
+        if self.budget is None:
+            return self.overridden(policy)
+        shares = self.file.power_shares or DEFAULT_SHARES
+        return self.overridden(
+            with_power_budget(policy, self.budget, shares=shares, on_ledger=on_ledger)
+        )
 
     def overridden(self, policy: Policy) -> Policy:
         """The policy on the user's levels and model alone."""
@@ -170,9 +183,7 @@ def _budget(file: ScenarioFile) -> BudgetSchedule | None:
     if file.power_budget_file is None:
         constant_w = file.power_budget_w
         return None if constant_w is None else BudgetSchedule.constant(constant_w)
-    path = file.power_budget_file
-    from_s, budget_w = read_series("power_budget_file", path, figure="a number of watts")
-    return BudgetSchedule(from_s=tuple(from_s), budget_w=tuple(budget_w))
+    return read_budget(file.power_budget_file)
 
 
 def _served(
@@ -270,6 +281,8 @@ def _explicit(file: ScenarioFile, cluster: ClusterSpec) -> ScenarioFile:
     tables["engine"] = _without_none(dataclasses.asdict(cluster.engine))
     if file.power_budget_file is not None:
         tables[_BUDGET] = str(file.power_budget_file.resolve())
+    if file.power_budget_file is not None or file.power_budget_w is not None:
+        tables.setdefault("power_shares", DEFAULT_SHARES)
     for table, key in _PATHS:
         if table in tables and _is_path(table, tables[table].get(key)):
             tables[table][key] = str(Path(tables[table][key]).resolve())

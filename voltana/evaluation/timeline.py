@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from voltana.evaluation.binning import binned
 from voltana.evaluation.style import LIMIT, looks, new_figure, style
 from voltana.evaluation.wording import kilojoules
@@ -12,9 +14,10 @@ from voltana.values import Role
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    import numpy as np
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+    from voltana.controllers.budget_schedule import BudgetSchedule
     from voltana.evaluation.compare import PolicyRun
     from voltana.plant.record import InstanceRecord
     from voltana.slo import Slo
@@ -39,6 +42,7 @@ def timeline_figure(
     *,
     colour: str | None = None,
     clocks_mhz: tuple[float, float] | None = None,
+    budget: BudgetSchedule | None = None,
 ) -> Figure:
     """All of `PANELS` over time, one column an instance; the mean over its range.
 
@@ -50,6 +54,8 @@ def timeline_figure(
         colour: Of the policy; None takes that of its name.
         clocks_mhz: Ends of the axis of clocks, so that the plots of policies compare at a glance;
             None takes what this one used.
+        budget: The power budget; drawn above the power of the whole cluster in a panel of its own,
+            below the others. None leaves that out.
 
     Raises:
         ValueError: If the run was made without timelines.
@@ -61,8 +67,21 @@ def timeline_figure(
     ]
     if not any(len(instance.timeline.start_s) for instance in shown):
         raise ValueError("the run has no timeline: compare(..., record_timelines=True)")
-    figure = new_figure(max(3.2 * len(shown), 7), 11.0)
-    axes = figure.subplots(len(PANELS), len(shown), sharex=True, squeeze=False)
+    figure = new_figure(max(3.2 * len(shown), 7), 11.0 if budget is None else 13.0)
+    parts = figure.subfigures(
+        1 if budget is None else 2,
+        1,
+        squeeze=False,
+        height_ratios=[1.0] if budget is None else [11.0, 2.2],
+    )[:, 0]
+    axes = parts[0].subplots(len(PANELS), len(shown), sharex=True, squeeze=False)
+    if budget is not None:
+        _plot_budget(
+            parts[1].subplots(),
+            run,
+            budget,
+            colour or looks([run.result.policy])[run.result.policy].colour,
+        )
     _share_scales(axes, shown)
     if clocks_mhz is not None:
         margin_mhz = 0.03 * (clocks_mhz[1] - clocks_mhz[0])
@@ -85,6 +104,22 @@ def timeline_figure(
         fontsize=11,
     )
     return figure
+
+
+def _plot_budget(axes: Axes, run: PolicyRun, budget: BudgetSchedule, colour: str) -> None:
+    """Power of all boards in each second, and what they were allowed."""
+    seconds = np.arange(len(run.record.power_w) + 1, dtype=np.float64)
+    axes.stairs(run.record.power_w, seconds, color=colour, fill=True, alpha=0.6)
+    axes.stairs(
+        budget.means_w(seconds), seconds, baseline=None, color=LIMIT, lw=1.4, ls="--",
+        label="power budget",
+    )  # fmt: skip
+    axes.set_title("power of all boards, mean of each second (W)", fontsize=8, loc="left", pad=3)
+    axes.set_xlim(0, run.record.end_s)
+    axes.set_ylim(bottom=0)
+    axes.set_xlabel("simulated time (s)")
+    axes.legend(loc="lower left", fontsize=8)
+    style(axes, "both")
 
 
 def _share_scales(axes: np.ndarray, shown: Sequence[InstanceRecord]) -> None:

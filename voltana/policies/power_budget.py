@@ -5,18 +5,25 @@ from __future__ import annotations
 import dataclasses
 from typing import TYPE_CHECKING
 
-from voltana.controllers.budget_schedule import BudgetSchedule
 from voltana.controllers.budgeted import Budgeted
+from voltana.controllers.even_shares import EvenShares
 from voltana.controllers.lateness import Lateness
+from voltana.controllers.marginal_worth import MarginalWorth
 from voltana.controllers.power_budget import PowerBudget
+from voltana.errors import unknown_name
 from voltana.predictors.cautious_power import CautiousPower
 from voltana.predictors.linear_power import LinearPower
 from voltana.values import Load, Role
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
+    from voltana.controllers.budget_schedule import BudgetSchedule
+    from voltana.controllers.power_claim import Shares
     from voltana.policy import InstanceContext, InstancePolicy, Policy
+
+SHARES: Mapping[str, Callable[[], Shares]] = {"worth": MarginalWorth, "even": EvenShares}
+"""Ways to divide a budget, by the names that users give them."""
 
 LOWEST_SHARE = 0.4
 """Lowest clock over the fastest: below it the voltage has long been at its floor, and power falls
@@ -33,38 +40,41 @@ def with_power_budget(
     policy: Policy,
     budget_w: float | BudgetSchedule,
     *,
-    even_over: int | None = None,
+    shares: str = "worth",
     error: float = 0.05,
+    on_ledger: Callable[[PowerBudget], object] | None = None,
 ) -> Policy:
     """The same policy within a budget; an instance that is built anew begins a new ledger.
 
     Args:
         policy: Decides what is wished for.
         budget_w: What all instances together may draw, always or by a schedule.
-        even_over: Number of instances each of which gets an even share for itself, as where nothing
-            is shared; None shares the budget.
+        shares: How it is divided: one of `SHARES`.
         error: By what share of it real power may exceed the predicted one once that was learned.
+        on_ledger: Called with each ledger that is begun, to read its counts.
 
     Raises:
-        ConfigError: If the budget is not above 0. When the instances are built: if it does not
-            cover their power at the lowest clock.
+        ConfigError: If the budget is not above 0, or `shares` is unknown. When the instances are
+            built: if it does not cover their power at the lowest clock.
     """
-    budget = PowerBudget(budget_w)
+    if shares not in SHARES:
+        raise unknown_name("power_shares", shares, list(SHARES))
+
+    def begun() -> PowerBudget:
+        made = PowerBudget(budget_w, SHARES[shares]())
+        if on_ledger is not None:
+            on_ledger(made)
+        return made
+
+    budget = begun()
 
     def control(context: InstanceContext) -> InstancePolicy:
         nonlocal budget
-        if even_over is not None:
-            own = PowerBudget(_schedule(budget_w).scaled(1.0 / even_over))
-            return _within(own, policy.control(context), context, error)
         if context.instance in budget.reserved_w:
-            budget = PowerBudget(budget_w)
+            budget = begun()
         return _within(budget, policy.control(context), context, error)
 
     return dataclasses.replace(policy, control=control)
-
-
-def _schedule(budget_w: float | BudgetSchedule) -> BudgetSchedule:
-    return budget_w if isinstance(budget_w, BudgetSchedule) else BudgetSchedule.constant(budget_w)
 
 
 def least_budget_w(

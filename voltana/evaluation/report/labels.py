@@ -5,6 +5,7 @@ from __future__ import annotations
 FIELDS: dict[str, tuple[str, str]] = {
     "power_budget_w": ("power budget", "W"),
     "power_budget_file": ("schedule of the power budget", ""),
+    "power_shares": ("shares of the power budget", ""),
     "levels": ("clocks that may be chosen", ""),
     "predictor": ("latency model", ""),
     "seed": ("seed", ""),

@@ -25,6 +25,8 @@ def power(drawn: Sequence[Json], palette: Palette) -> Figure:
         }
         for policy in drawn
     ]
+    if drawn and "budget_w" in drawn[0]["cluster"]:
+        traces.append(_budget_line(drawn[0]["cluster"]))
     rows = []
     for policy in drawn:
         values = [value for value in policy["cluster"]["power_w"] if value is not None] or [0.0]
@@ -41,6 +43,19 @@ def power(drawn: Sequence[Json], palette: Palette) -> Figure:
         headers=["policy", "least (W)", "mean (W)", "most (W)"],
         rows=rows,
     )
+
+
+def _budget_line(cluster: Json, **more: Any) -> Json:
+    """The power budget over time; it holds for every policy."""
+    return {
+        "type": "scatter",
+        "mode": "lines",
+        "name": "power budget",
+        "x": cluster["power_t_s"],
+        "y": cluster["budget_w"],
+        "line": {"color": INK, "width": 1.5, "dash": "dot", "shape": "hv"},
+        **more,
+    }
 
 
 def timelines(drawn: Sequence[Json], slo: Mapping[str, float]) -> list[Figure]:
@@ -101,8 +116,15 @@ def _timeline(policy: Json, slo: Mapping[str, float]) -> Figure:
         )
         rows.append([f"cluster: {name}", DASH, _mean(cluster[column]), DASH])
     titles = [*_TITLES.values(), "waiting (requests)", "KV cache (tokens)"]
+    if "budget_w" in cluster:
+        titles.append("power (W)")
+        traces += _budget_panel(cluster, f"y{len(titles)}")
+        rows += [
+            [f"cluster: {name} (W)", DASH, _mean(cluster[column]), DASH]
+            for name, column in (("power", "power_w"), ("power budget", "budget_w"))
+        ]
     layout: Json = {
-        "grid": {"rows": 5, "columns": 1, "pattern": "coupled", "ygap": 0.22},
+        "grid": {"rows": len(titles), "columns": 1, "pattern": "coupled", "ygap": 0.22},
         "xaxis": axis("simulated time (s)"),
     }
     for row, title in enumerate(titles, start=1):
@@ -124,15 +146,31 @@ def _timeline(policy: Json, slo: Mapping[str, float]) -> Figure:
     return Figure(
         title="Timelines",
         text="Clock of each instance, batch and worst iteration of decode instances against the "
-        "ITL threshold, requests that wait for their first token, tokens in decode's KV caches.",
+        "ITL threshold, requests that wait for their first token, tokens in decode's KV caches"
+        f"{', power of all boards below their budget' if 'budget_w' in cluster else ''}.",
         traces=traces,
         layout=layout,
         headers=["series", "mean clock (MHz)", "mean batch or value", "mean latency (ms)"],
         rows=rows,
-        height=860,
+        height=860 if "budget_w" not in cluster else 1010,
         choice="Timelines",
         option=policy["policy"],
     )
+
+
+def _budget_panel(cluster: Json, axis_of: str) -> list[Json]:
+    """Power of all boards, and above it the budget."""
+    power_line = {
+        "type": "scatter",
+        "mode": "lines",
+        "name": "power",
+        "showlegend": False,
+        "x": cluster["power_t_s"],
+        "y": cluster["power_w"],
+        "yaxis": axis_of,
+        "line": {"color": INK, "width": 1.4},
+    }
+    return [power_line, _budget_line(cluster, yaxis=axis_of)]
 
 
 def decisions(drawn: Sequence[Json]) -> Figure:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
     from pathlib import Path
 
+    from voltana.controllers.budget_schedule import BudgetSchedule
     from voltana.evaluation.compare import Comparison, PolicyRun
     from voltana.evaluation.tariff import Tariff
     from voltana.plant.record import InstanceRecord, RunRecord
@@ -86,7 +87,7 @@ def _policy(
     return {
         "policy": run.result.policy,
         "instances": [_instance(i, record.end_s) for i in _shown(record)],
-        "cluster": _cluster(record),
+        "cluster": {**_cluster(record), **_budget(record, comparison.scenario.budget)},
         "ttft_ms": _tail_ms(record.ttft_s),
         "itl_ms": _tail_ms(record.gap_s, record.gap_tokens),
         "reasons": {role.value: dict(counts) for role, counts in run.reasons.items()},
@@ -129,6 +130,14 @@ def _cluster(record: RunRecord) -> dict[str, Any]:
         "power_t_s": rounded(np.linspace(0, record.end_s, len(power_w), endpoint=False)),
         "power_w": rounded(power_w),
     }
+
+
+def _budget(record: RunRecord, budget: BudgetSchedule | None) -> dict[str, Any]:
+    """The power budget over the stretches of the power; nothing where there is none."""
+    if budget is None:
+        return {}
+    edges_s = np.linspace(0.0, record.end_s, min(BINS, len(record.power_w) or 1) + 1)
+    return {"budget_w": rounded(budget.means_w(edges_s))}
 
 
 def kv_tokens(record: RunRecord, at_s: FloatArray) -> FloatArray:
