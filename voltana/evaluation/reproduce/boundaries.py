@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from voltana.evaluation.reproduce.finding import A100, Asked, Finding, Told
 from voltana.evaluation.reproduce.ladder import RATE, told
+from voltana.evaluation.reproduce.panels import SAVED
 from voltana.evaluation.reproduce.routed import NAMES, routed
 from voltana.evaluation.style import COLOURS, new_figure, style
 from voltana.evaluation.sweep import Plan, make_plan
@@ -83,7 +84,7 @@ def _draw_savings(axes: Axes, points: Sequence[Row]) -> None:
             "--" if name.startswith("v0.1") else "-", marker="o", ms=3, color=colour, label=name,
         )  # fmt: skip
     axes.set_xlabel("requests/s")
-    axes.set_ylabel("energy saved (%)")
+    axes.set_ylabel(SAVED.label)
     axes.set_ylim(bottom=0)
     axes.legend(fontsize=8, frameon=False, loc="lower left")
 

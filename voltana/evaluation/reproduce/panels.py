@@ -27,12 +27,14 @@ class Measure(NamedTuple):
     label: str
     factor: float = 100.0
     target: float | None = None
+    dash: str = ":"
+    """Of the line at the target."""
 
 
 ENERGY = Measure("energy_j", "energy (kJ)", 1e-3)
-SAVED = Measure("energy_saved_vs_static_max", "energy saved (%)")
+SAVED = Measure("energy_saved_vs_static_max", "saved against static-max (%)")
 TTFT = Measure("ttft_attainment", "TTFT within SLO (%)", target=95.0)
-ITL = Measure("itl_attainment", "ITL within SLO (%)", target=99.0)
+ITL = Measure("itl_attainment", "ITL within SLO (%)", target=99.0, dash="--")
 
 
 _LETTER_IN, _HANDLE_IN, _TITLE_IN = 0.085, 0.7, 0.1
@@ -107,7 +109,10 @@ def _draw(axes: Axes, panel: Panel, measure: Measure, drawn: Mapping[str, Look])
     elif measure is ENERGY:
         axes.set_ylim(bottom=0)
     if measure.target is not None:
-        axes.axhline(measure.target, color=INK, lw=0.8, ls=":")
+        axes.axhline(
+            measure.target, color=INK, lw=0.9, ls=measure.dash,
+            label=f"{measure.label.removesuffix(' (%)')}: target {measure.target:g} %",
+        )  # fmt: skip
     style(axes, "both")
 
 
