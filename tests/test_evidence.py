@@ -11,9 +11,9 @@ from voltana.evaluation.reproduce import NAMES
 
 def test_every_finding_is_made_and_has_its_place_in_a_page():
     made = evidence.FINDINGS | evidence.MAIN
-    assert {given[0] for _, given in made.values()} == set(NAMES)
-    for name, (page, _) in made.items():
-        name = evidence.SAME_AS.get(name, name)
+    assert {arguments[0] for _, arguments in made.values()} == set(NAMES)
+    for given, (page, _) in made.items():
+        name = evidence.SAME_AS.get(given, given)
         text = (evidence.DOCS / page).read_text(encoding="utf-8")
         assert text.count(f"<!-- {name}:begin -->") == text.count(f"<!-- {name}:end -->") == 1
         assert f"images/reproduce-{name}.webp" in text
