@@ -14,6 +14,7 @@ from tests.sweep_steps import ROOT
 from voltana.errors import ConfigError, UnknownNameError
 from voltana.evaluation.reproduce import NAMES, get_finding
 from voltana.evaluation.reproduce.finding import Asked
+from voltana.evaluation.reproduce.panels import ticks
 from voltana.evaluation.reproduce.published import published_savings, read_points
 
 FIGURES = ROOT.parent / "shared" / "data" / "published-figure"
@@ -124,6 +125,7 @@ def told_of(name, tmp_path, published=()):
                     "run": point.key,
                     **described_by(point.file),
                     "policy": policy,
+                    "chosen_keeps_slo": None,
                     "energy_j": 1e5 * (1 - share),
                     "prefill_energy_j": 4e4,
                     "decode_energy_j": 6e4,
@@ -145,6 +147,24 @@ def test_every_finding_tells_a_table_and_draws(name, tmp_path):
     header, rule, first = told.markdown.splitlines()[:3]
     assert header.count("|") == rule.count("|") == first.count("|")
     assert (tmp_path / f"{name}.png").stat().st_size > 10_000
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_no_legend_covers_what_is_drawn_and_targets_are_named(name, tmp_path):
+    figure = told_of(name, tmp_path).figure
+    figure.canvas.draw()
+    legends = [*figure.legends, *(a.get_legend() for a in figure.axes if a.get_legend())]
+    assert legends
+    boxes = [legend.get_window_extent() for legend in legends]
+    assert not any(box.overlaps(axes.bbox) for box in boxes for axes in figure.axes)
+    named = {text.get_text() for legend in legends for text in legend.get_texts()}
+    if "main" in name or name in ("levels", "windows", "slo"):
+        assert {"TTFT within SLO: target 95 %", "ITL within SLO: target 99 %"} <= named
+
+
+def test_an_axis_is_labelled_at_its_points():
+    assert ticks([70.0, 50.0, 70.0]) == [50.0, 70.0]
+    assert ticks(range(50, 101, 5)) == [50, 60, 70, 80, 90, 100]
 
 
 def test_published_savings_stand_beside_ours(tmp_path):

@@ -37,6 +37,16 @@ MAIN = {
 }
 """By what the user calls it: the page, and what `voltana reproduce` is given."""
 
+ALT = {
+    "levels": "saving and attainment by sets of levels",
+    "windows": "saving and attainment of a window of 5 s and of an iteration",
+    "slo": "saving and attainment over the threshold of the ITL",
+    "u-curve": "energy over the clock by board, phase and role",
+    "boundaries": "latency and energy over the batch, and savings of routers",
+    "quick": "energy and attainment over the rate, three models, two workloads",
+    "whole": "energy and attainment over the rate, with the published points",
+}
+
 SAME_AS = {"main-result": "whole"}
 """The search is added to the sweep, the figure and the table of the whole without it."""
 
@@ -68,7 +78,8 @@ def reproduce(name: str) -> None:
     drawn = ("--published", str(PUBLISHED)) if beside else ()
     voltana("reproduce", *given, *drawn, "--out", str(folder))
     save(folder / "figure.png", IMAGES / f"reproduce-{name}.webp")
-    put(DOCS / page, name, (folder / "table.md").read_text(encoding="utf-8"))
+    drawing = f"![{ALT.get(name, name)}](images/reproduce-{name}.webp)"
+    put(DOCS / page, name, f"{drawing}\n\n" + (folder / "table.md").read_text(encoding="utf-8"))
 
 
 def reports() -> None:
