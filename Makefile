@@ -37,7 +37,7 @@ $(1)/python $(PIP_INSTALL) torch==2.13.0
 endef
 
 .DEFAULT_GOAL := help
-.PHONY: help metrics promtool test-operations test-prometheus test-containers setup compiler demo test test-slow test-report test-ray attack attack-short fuzz \
+.PHONY: help metrics promtool chromium evidence evidence-search test-operations test-prometheus test-containers setup compiler demo test test-slow test-report test-ray attack attack-short fuzz \
 	mutants kills chaos check format bench headline matrix fidelity calibrate docs docs-figures pictures packages lock lock-sglang \
 	lock-vllm clean rehearse environments rdma sglang-setup test-sglang test-gpu-bench sglang-matrix bench-sglang \
 	vllm-setup test-vllm test-vllm-short vllm-matrix
@@ -69,7 +69,13 @@ test: $(READY) compiler ## run the tests
 test-slow: $(READY) compiler ## run the long property tests and end-to-end runs
 	$(BIN)/python -m pytest -n 2 -m slow
 
-test-report: $(READY) ## open reports and the site in a headless Chromium, check links and search
+chromium: # Debian's browser, without a display
+	@command -v chromium >/dev/null || command -v chromium-browser >/dev/null || command -v google-chrome >/dev/null \
+	|| { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && apt-get update -qq \
+	     && apt-get install -y -qq --no-install-recommends chromium >/dev/null; } \
+	|| echo "no Chromium: install the package chromium, or what needs it is skipped"
+
+test-report: $(READY) chromium ## open reports and the site in a headless Chromium, check links and search
 	$(BIN)/python -m pytest -m browser tests/test_report_browser.py tests/test_site_browser.py
 
 test-ray: $(READY) ## run sweeps on a local Ray cluster of two nodes (fetches Ray, 80 MB, once)
@@ -156,6 +162,12 @@ pictures: $(READY) ## draw the documentation's drawings, and run its notebooks
 
 packages: $(READY) ## build all distributions, install them into empty environments, and run them
 	$(BIN)/python -m tools.packages
+
+evidence: $(READY) chromium ## make figures and tables of docs/reproduce.md, reproduce-findings.md and report.md anew
+	$(BIN)/python -m tools.site.evidence
+
+evidence-search: $(READY) ## add best-fixed to docs/reproduce.md: the main result whole, with its search
+	$(BIN)/python -m tools.site.evidence main-result
 
 metrics: $(READY) ## write docs/metrics.md and the dashboard from the declarations
 	$(BIN)/python -m tools.metrics_page

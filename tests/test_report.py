@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import time
@@ -14,6 +15,7 @@ import pytest
 from pyarrow import parquet
 
 from tests.report_steps import page_of_run, page_of_sweep, simulate, sweep
+from voltana.cli.main import app
 from voltana.errors import ConfigError
 from voltana.evaluation.compare import compare
 from voltana.evaluation.report.build import run_page, sweep_page
@@ -24,7 +26,7 @@ from voltana.evaluation.report.run_timelines import power, timelines
 from voltana.evaluation.report.series import kv_tokens, read_series
 from voltana.evaluation.scenario import load_scenario
 from voltana.evaluation.sweep.fields import scenario_fields
-from voltana.evaluation.sweep.store import RESULTS
+from voltana.evaluation.sweep.store import PLAN, RESULTS
 
 MOST_BYTES = 8_000_000
 
@@ -183,6 +185,33 @@ def test_a_damaged_run_is_one_line_that_says_how_to_make_it_anew(run_folder, tmp
         run_page(folder)
     again = f"voltana simulate '{folder}/scenario.toml' --out '{folder}'"
     assert f"Run it again: {again}." in str(raised.value)
+
+
+def test_a_run_that_is_still_going_is_told_and_not_taken_for_a_sweep(tmp_path, capsys):
+    (tmp_path / "partial.csv").write_text("policy,from_s\n")
+    with pytest.raises(ConfigError, match=r"has not ended: partial\.csv holds what it has found"):
+        app(["report", str(tmp_path)], standalone_mode=False)
+
+
+def test_a_report_says_that_a_newer_run_into_its_folder_has_not_ended(run_folder, tmp_path):
+    folder = shutil.copytree(run_folder, tmp_path / "again")
+    assert "partial.csv is newer" not in render(run_page(folder))
+    before_s = (folder / "series.json").stat().st_mtime
+    os.utime(folder / "partial.csv", (before_s + 1, before_s + 1))
+    assert "partial.csv is newer than these figures" in render(run_page(folder))
+
+
+def test_a_sweep_that_is_still_going_is_told_with_what_it_has(tmp_path):
+    folder = sweep(tmp_path / "sweep")
+    plan = json.loads((folder / PLAN).read_text())
+    (folder / PLAN).write_text(json.dumps({**plan, "runs": [*plan["runs"], "one-more"]}))
+    assert "1 scenarios that the folder asks for are not in" in render(sweep_page(folder, {}))
+    (folder / RESULTS).unlink()
+    with pytest.raises(ConfigError, match=r"has not ended: 4 of 5 scenarios are kept\. Wait"):
+        sweep_page(folder, {})
+    (folder / PLAN).write_text("{")
+    with pytest.raises(ConfigError, match="cannot be read as Parquet: no such file"):
+        sweep_page(folder, {})
 
 
 def test_a_damaged_sweep_is_one_line_and_a_truncated_one_too(tmp_path):

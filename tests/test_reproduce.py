@@ -12,8 +12,9 @@ import pytest
 
 from tests.sweep_steps import ROOT
 from voltana.errors import ConfigError, UnknownNameError
-from voltana.evaluation.reproduce import NAMES, finding
+from voltana.evaluation.reproduce import NAMES, get_finding
 from voltana.evaluation.reproduce.finding import Asked
+from voltana.evaluation.reproduce.panels import ticks
 from voltana.evaluation.reproduce.published import published_savings, read_points
 
 FIGURES = ROOT.parent / "shared" / "data" / "published-figure"
@@ -21,14 +22,19 @@ FIGURES = ROOT.parent / "shared" / "data" / "published-figure"
 
 @pytest.mark.parametrize("name", NAMES)
 def test_every_finding_can_be_planned_whole_and_quick(name):
-    found = finding(name)
+    found = get_finding(name)
     quick, whole = (found.plan(asked) for asked in (Asked(quick=True), Asked(seeds=(11, 12))))
     assert 0 < len(quick.points) < len(whole.points)
     assert len(whole.points) % 2 == 0
 
 
+def test_a_finding_is_found_again_after_its_modules_were_imported():
+    """A function of a module's name was hidden by it: the second call in a program failed."""
+    assert get_finding("slo") is get_finding("slo")
+
+
 def test_the_search_can_be_left_out_and_added_later():
-    with_it, without = (finding("main-result").plan(Asked(search=s)) for s in (True, False))
+    with_it, without = (get_finding("main-result").plan(Asked(search=s)) for s in (True, False))
     assert len(with_it.points) == 2 * len(without.points) == 102
     assert {point.key for point in without.points} < {point.key for point in with_it.points}
     searched = [point for point in with_it.points if "best-fixed" in point.file.policies]
@@ -37,7 +43,7 @@ def test_the_search_can_be_left_out_and_added_later():
 
 
 def test_the_main_result_runs_the_published_rates():
-    plan = finding("main-result").plan(Asked(search=False))
+    plan = get_finding("main-result").plan(Asked(search=False))
     rates = {}
     for point in plan.points:
         file = point.file
@@ -76,7 +82,7 @@ def test_points_that_are_none_are_refused(tmp_path):
     with pytest.raises(ConfigError, match=r"holds no CSV .* or leave --published out"):
         read_points(tmp_path / "none")
     with pytest.raises(UnknownNameError, match=r"unknown finding 'level'\. Did you mean 'levels'"):
-        finding("level")
+        get_finding("level")
 
 
 def test_the_command_writes_figure_table_and_json_and_goes_on_where_it_was(tmp_path):
@@ -106,7 +112,7 @@ def test_the_command_writes_figure_table_and_json_and_goes_on_where_it_was(tmp_p
 
 def told_of(name, tmp_path, published=()):
     """A finding told of rows as if each scenario had saved a share of its own."""
-    found = finding(name)
+    found = get_finding(name)
     plan = found.plan(Asked(quick=True))
     from voltana.evaluation.sweep.run import described_by
 
@@ -119,6 +125,7 @@ def told_of(name, tmp_path, published=()):
                     "run": point.key,
                     **described_by(point.file),
                     "policy": policy,
+                    "chosen_keeps_slo": None,
                     "energy_j": 1e5 * (1 - share),
                     "prefill_energy_j": 4e4,
                     "decode_energy_j": 6e4,
@@ -140,6 +147,24 @@ def test_every_finding_tells_a_table_and_draws(name, tmp_path):
     header, rule, first = told.markdown.splitlines()[:3]
     assert header.count("|") == rule.count("|") == first.count("|")
     assert (tmp_path / f"{name}.png").stat().st_size > 10_000
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_no_legend_covers_what_is_drawn_and_targets_are_named(name, tmp_path):
+    figure = told_of(name, tmp_path).figure
+    figure.canvas.draw()
+    legends = [*figure.legends, *(a.get_legend() for a in figure.axes if a.get_legend())]
+    assert legends
+    boxes = [legend.get_window_extent() for legend in legends]
+    assert not any(box.overlaps(axes.bbox) for box in boxes for axes in figure.axes)
+    named = {text.get_text() for legend in legends for text in legend.get_texts()}
+    if "main" in name or name in ("levels", "windows", "slo"):
+        assert {"TTFT within SLO: target 95 %", "ITL within SLO: target 99 %"} <= named
+
+
+def test_an_axis_is_labelled_at_its_points():
+    assert ticks([70.0, 50.0, 70.0]) == [50.0, 70.0]
+    assert ticks(range(50, 101, 5)) == [50, 60, 70, 80, 90, 100]
 
 
 def test_published_savings_stand_beside_ours(tmp_path):

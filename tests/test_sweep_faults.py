@@ -52,6 +52,18 @@ def test_killed_three_times_and_resumed_it_is_the_same_file(tmp_path, runs):
     assert not list((out / "runs").glob(".*"))
 
 
+def test_what_a_kill_left_half_written_is_removed_and_nothing_else(tmp_path):
+    plan = make_plan(SHORT, {"seed": [1]})
+    run_sweep(plan, tmp_path, LocalWorkers(1))
+    torn = [tmp_path / "runs" / ".abc.json.4711", tmp_path / f".{RESULTS}.4712"]
+    others = [tmp_path / ".hidden", tmp_path / ".notes.txt", tmp_path / "runs" / "4711"]
+    for path in (*torn, *others):
+        path.write_text("half of")
+    assert run_sweep(plan, tmp_path, LocalWorkers(1)).ran == 0
+    assert not any(path.exists() for path in torn)
+    assert all(path.exists() for path in others)
+
+
 def test_workers_end_with_the_sweep_that_was_killed(tmp_path):
     long = ("--grid", "seed=1..4", "--grid", "duration=3600", "--workers", "2")
     process = sweep_process(tmp_path, *long)

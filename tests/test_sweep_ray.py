@@ -110,7 +110,7 @@ def test_a_cluster_without_nodes_is_an_error_and_what_was_kept_stays(brief, tmp_
 
 
 def test_killed_three_times_and_resumed_on_ray_it_is_the_same_file(cluster, second, tmp_path):
-    runs, out = 40, tmp_path / "ray"
+    runs, out = 200, tmp_path / "ray"
     arguments = (*grid(runs), "--ray", cluster.address)
     kept = {}
     for share in (0.1, 0.3, 0.5):

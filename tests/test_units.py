@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from voltana.cli.scenario_flags import tariffs
 from voltana.errors import ConfigError
 from voltana.evaluation.compare import compare
 from voltana.evaluation.scenario import load_scenario
@@ -100,6 +101,12 @@ def test_times_may_be_dates_of_which_the_first_is_the_start(tmp_path):
         ("0,1\nsoon,2\n", "row 2"),
         ("0,1\n1,cheap\n", "row 2"),
         ("0,1\n1,nan\n", "row 2"),
+        ("0,nan\n1,2\n", "row 1 of .* is '0,nan'.* finite"),
+        ("0,1e400\n1,2\n", "row 1 of .* is '0,1e400'"),
+        ("0;0,25\n1;0,3\n", "row 1"),
+        ("0,1\n2026-01-01T00:00:00Z,2\n", "row 2 .* must all be seconds, or all ISO 8601"),
+        ("2026-01-01T00:00:00Z,2\n7e9,3\n", "row 2 .* must all be seconds, or all ISO 8601"),
+        ("0,1\n5,2e9\n", r"price = 2000000000\.0 is not allowed: must be -1e\+09 to 1e\+09 per"),
     ],
 )
 def test_a_file_that_is_no_series_is_refused(tmp_path, text, said):
@@ -113,6 +120,17 @@ def test_a_file_that_is_no_series_is_refused(tmp_path, text, said):
 def test_what_is_neither_number_nor_file_is_refused(given):
     with pytest.raises(ConfigError, match="price = "):
         read_tariff("price", given)
+
+
+@pytest.mark.parametrize("currency", ["", " ", "gCO2e", "GCO2E"])
+def test_a_currency_that_hides_the_intensity_or_is_none_is_refused(currency):
+    with pytest.raises(ConfigError, match=r"currency = .* must be a word other than gCO2e"):
+        tariffs("0.3", currency, "300")
+
+
+def test_a_price_whose_sum_could_be_no_number_is_refused():
+    with pytest.raises(ConfigError, match=r"price = 1e\+308 is not allowed"):
+        read_tariff("price", "1e308")
 
 
 def test_nothing_is_divided_by_nothing(run):

@@ -36,12 +36,13 @@ def report(
     """  # noqa: D301  (\b keeps typer from reflowing the examples)
     configure_logs(log_level)
     require("report", "voltana report")
+    from voltana.evaluation.partial import PARTIAL
     from voltana.evaluation.report.build import run_page, sweep_page
     from voltana.evaluation.report.page import render
     from voltana.evaluation.report.series import SERIES
 
     tariffs = flags.tariffs(price, currency, carbon)
-    if (what / SERIES).is_file():
+    if any((what / name).is_file() for name in (SERIES, PARTIAL)):
         if tariffs:
             raise ConfigError(
                 "prices of a run are not taken here: they need the power at every time. Give them "

@@ -65,13 +65,13 @@ def reproduce(
     configure_logs(log_level)
     require("sweep", "voltana reproduce")
     require("plots", "voltana reproduce")
-    from voltana.evaluation.reproduce import finding
+    from voltana.evaluation.reproduce import get_finding
     from voltana.evaluation.reproduce.finding import Asked
     from voltana.evaluation.reproduce.published import read_points
     from voltana.evaluation.sweep.knowledge import board_knowledge, caveats
     from voltana.evaluation.whole_file import write_whole
 
-    found = finding(name)
+    found = get_finding(name)
     folder = out or Path("out") / (f"{name}-quick" if quick else name)
     points = [] if published is None else read_points(published)
     running = make_workers(workers, ray)

@@ -57,8 +57,18 @@ def policy_names(given: list[str] | None) -> list[str] | None:
 
 
 def tariffs(price: str | None, currency: str, carbon: str | None) -> dict[str, Tariff]:
-    """What was given of price and intensity, by what it counts."""
+    """What was given of price and intensity, by what it counts.
+
+    Raises:
+        ConfigError: If one is none, or the currency is no word of its own.
+    """
+    from voltana.errors import invalid
     from voltana.evaluation.tariff import read_tariff
+
+    if not currency.strip() or currency.strip().lower() == CARBON_UNIT.lower():
+        raise invalid(
+            "currency", currency, f"a word other than {CARBON_UNIT}", "Such as EUR, USD or JPY."
+        )
 
     made = {}
     if price is not None:

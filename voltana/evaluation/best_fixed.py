@@ -23,7 +23,7 @@ import numpy as np
 from voltana.evaluation.bound.compare import allowance
 from voltana.evaluation.metrics import measure
 from voltana.evaluation.pair_race import Race, worst
-from voltana.evaluation.pair_search import DECODE, PREFILL, Score, refined, search
+from voltana.evaluation.pair_search import DECODE, PREFILL, Score, approached, refined, search
 from voltana.levels import parse_levels
 from voltana.plant.simulation import Simulation
 from voltana.plant.workload.transform import window
@@ -114,7 +114,7 @@ class BestFixed:
             best = search(runs)
         else:
             first = PairRuns(head, most=HEAD_RUNS)
-            near = search(first)
+            near = approached(first)
             before = first.count
             runs = PairRuns(scenario, progress, most=REFINING_RUNS)
             best = refined(runs, near)

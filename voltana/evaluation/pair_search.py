@@ -71,6 +71,12 @@ class Pairs(Protocol):
 
 def search(pairs: Pairs) -> Pair:
     """The best pair that the runs reach; the fastest if even that one keeps too little."""
+    best = approached(pairs)
+    return best if pairs.score(best).short > 0 else _descended(pairs, best)
+
+
+def approached(pairs: Pairs) -> Pair:
+    """A pair near the best, by lines along either clock: where `refined` starts."""
     best: Pair = (pairs.size[0] - 1, pairs.size[1] - 1)
     if pairs.score(best).short > 0:
         return best
@@ -81,23 +87,41 @@ def search(pairs: Pairs) -> Pair:
         best = _along(pairs, best, axis, window)
     for axis in (DECODE, PREFILL):
         best = _along(pairs, best, axis, WINDOW)
-    return _descended(pairs, best)
+    return best
 
 
 def refined(pairs: Pairs, start: Pair) -> Pair:
     """The best that the runs reach near a pair which was the best for a part of the requests.
 
     Where it keeps too little, the clock of the role that does rises by 1, 2, 4 ... levels until the
-    pair keeps enough.
+    pair keeps enough; the last of these steps is then halved to the slowest clock that does.
     """
     top: Pair = (pairs.size[PREFILL] - 1, pairs.size[DECODE] - 1)
-    best, steps = start, [1, 1]
+    below, best, steps = start, start, [1, 1]
     while best != top and (score := pairs.score(best)).short > 0:
+        below = best
         axis = score.axis if best[score.axis] < top[score.axis] else 1 - score.axis
         risen = min(best[axis] + steps[axis], top[axis])
         best = (risen, best[DECODE]) if axis == PREFILL else (best[PREFILL], risen)
         steps[axis] *= 2
-    return best if pairs.score(best).short > 0 else _descended(pairs, best)
+    if pairs.score(best).short > 0:
+        return best
+    return _descended(pairs, _halved(pairs, below, best))
+
+
+def _halved(pairs: Pairs, below: Pair, kept: Pair) -> Pair:
+    """The better of `kept` and the slowest that keeps enough between it and `below`.
+
+    The two differ in one clock, of which that of `below` keeps too little, or are one pair.
+    """
+    slowest = kept
+    while max(slowest[PREFILL] - below[PREFILL], slowest[DECODE] - below[DECODE]) > 1:
+        middle = (below[PREFILL] + slowest[PREFILL]) // 2, (below[DECODE] + slowest[DECODE]) // 2
+        if pairs.score(middle).short > 0:
+            below = middle
+        else:
+            slowest = middle
+    return min(slowest, kept, key=pairs.score)
 
 
 def _descended(pairs: Pairs, best: Pair) -> Pair:

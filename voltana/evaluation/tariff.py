@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from voltana.values import FloatArray
 
 
+MOST_PER_KWH = 1e9
+"""In any currency; more is a slip of the pen, and sums of more may be no numbers."""
+
 CARBON = "carbon"
 """The field of intensities, of which none is below 0."""
 
@@ -57,6 +60,11 @@ def read_tariff(field: str, given: str) -> Tariff:
     tariff = _read(field, given)
     if field == CARBON and (least := float(tariff.per_kwh.min())) < 0.0:
         raise invalid(field, least, "0 gCO2e per kWh or more", "Give an intensity, or none.")
+    worst = float(tariff.per_kwh[np.abs(tariff.per_kwh).argmax()])
+    if abs(worst) > MOST_PER_KWH:
+        raise invalid(
+            field, worst, f"{-MOST_PER_KWH:g} to {MOST_PER_KWH:g} per kWh", "Check its unit."
+        )
     return tariff
 
 

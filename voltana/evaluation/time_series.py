@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 def read_series(field: str, path: Path, *, figure: str) -> tuple[list[float], list[float]]:
     """When each figure begins to hold, ascending, and the figures.
 
-    Times are seconds of the run, or ISO 8601, of which the first is the start of the run. A header
-    is left out.
+    Times are seconds of the run, or all ISO 8601, of which the first is the start of the run. A
+    header is left out.
 
     Args:
         field: What errors call it, such as ``price``.
@@ -37,15 +37,20 @@ def read_series(field: str, path: Path, *, figure: str) -> tuple[list[float], li
             f"{field} = {str(path)!r} is neither a number nor a file that can be read: {reason}. "
             f"Give {figure}, or CSV of times and figures."
         ) from None
-    if rows and not _number(rows[0][-1]):
-        rows = rows[1:]
+    if rows and _seconds(rows[0][0]) is None and not _number(rows[0][-1]):
+        rows = rows[1:]  # a header; a row that has a time and no figure is a mistake
     times_s, values = [], []
     for place, row in enumerate(rows, start=1):
         at_s = _seconds(row[0]) if len(row) == 2 else None
         if at_s is None or not _number(row[-1]):
             raise ConfigError(
                 f"{field}: row {place} of {str(path)!r} is {','.join(row)!r}: must be a time "
-                f"(seconds or ISO 8601) and {figure}. Mend or remove it."
+                f"(seconds or ISO 8601) and {figure}, finite. Mend or remove it."
+            )
+        if _number(row[0]) != _number(rows[0][0]):
+            raise ConfigError(
+                f"{field}: row {place} of {str(path)!r} has the time {row[0]!r} and the first row "
+                f"{rows[0][0]!r}: must all be seconds, or all ISO 8601. Write them alike."
             )
         times_s.append(at_s)
         values.append(float(row[1]))

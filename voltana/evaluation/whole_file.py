@@ -45,6 +45,19 @@ def write_whole(path: Path, content: bytes, remedy: str = REMEDY) -> None:
             beside.unlink(missing_ok=True)
 
 
+def remove_torn(folder: Path) -> None:
+    """Remove what a killed program was writing beside its place in a folder.
+
+    Only for a folder in which nobody else writes now.
+
+    Args:
+        folder: Where `write_whole` wrote.
+    """
+    for path in folder.glob(".*.*"):
+        if path.suffix[1:].isdecimal() and path.is_file():
+            path.unlink(missing_ok=True)
+
+
 def _synchronise(folder: Path) -> None:
     """Make a new name in a folder outlive a power cut."""
     opened = os.open(folder, os.O_RDONLY)

@@ -12,6 +12,12 @@ from voltana.evaluation.report.page import Page
 from voltana.evaluation.report.run_figures import run_figures
 from voltana.evaluation.report.series import SERIES, command_again, read_series
 from voltana.evaluation.report.sweep_figures import sweep_figures, varied_fields
+from voltana.evaluation.report.unfinished import (
+    check_run,
+    check_sweep,
+    notes_of_run,
+    notes_of_sweep,
+)
 from voltana.evaluation.units import J_PER_KWH
 
 if TYPE_CHECKING:
@@ -51,6 +57,7 @@ def run_page(folder: Path) -> Page:
     Raises:
         ConfigError: If it did not, or another version did.
     """
+    check_run(folder)
     series = read_series(folder)
     try:
         results: Json = json.loads((folder / RESULTS).read_bytes())
@@ -58,7 +65,7 @@ def run_page(folder: Path) -> Page:
         reason = getattr(error, "strerror", None) or error
         raise _damaged(folder, f"{str(folder / RESULTS)!r} cannot be read: {reason}") from None
     try:
-        return _page_of_run(results, series)
+        return _page_of_run(results, series, notes_of_run(folder))
     except _UNFIT as error:
         what = f"{RESULTS} and {SERIES} in {str(folder)!r} do not hold what a run writes"
         raise _damaged(folder, f"{what} ({type(error).__name__}: {error})") from None
@@ -68,7 +75,7 @@ def _damaged(folder: Path, what: str) -> ConfigError:
     return ConfigError(f"{what}. Run it again: {command_again(folder)}.")
 
 
-def _page_of_run(results: Json, series: Json) -> Page:
+def _page_of_run(results: Json, series: Json, unfinished: Sequence[str]) -> Page:
     scenario, best = results["scenario"], _best(results["results"])
     cluster = scenario["cluster"]
     return Page(
@@ -79,6 +86,7 @@ def _page_of_run(results: Json, series: Json) -> Page:
         figures=run_figures(results, series),
         tables=(_unit_table(series), *_cost_tables(series)),
         notes=(
+            *unfinished,
             SIMULATED,
             f"Source of every energy: {series['policies'][0]['units']['source']}; hence "
             "power_valid is 0. Names are those of InferenceX's power metrics.",
@@ -103,10 +111,12 @@ def sweep_page(path: Path, per_kwh: Mapping[str, float]) -> Page:
     from voltana.evaluation.sweep.table import read_results  # noqa: PLC0415
 
     file = path / PARQUET if path.is_dir() else path
+    check_sweep(file)
     rows, knowledge = read_results(file)
     if not rows:
         raise ConfigError(f"{str(file)!r} has no rows: no scenario has ended. Finish the sweep.")
     notes = (
+        *notes_of_sweep(file, {row["run"] for row in rows}),
         SIMULATED,
         *caveats(knowledge),
         f"Read from {file.name}, which holds every figure of every scenario.",

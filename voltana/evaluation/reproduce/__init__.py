@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 NAMES = ("main-result", "levels", "windows", "slo", "u-curve", "boundaries")
 
 
-def finding(name: str) -> "Finding":
+def get_finding(name: str) -> "Finding":
     """The finding of a name; it needs the plots' extra.
 
     Raises:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from voltana.evaluation.reproduce.finding import A100, Asked, Finding, Told
 from voltana.evaluation.reproduce.ladder import RATE, told
+from voltana.evaluation.reproduce.panels import SAVED, ticks
 from voltana.evaluation.reproduce.routed import NAMES, routed
 from voltana.evaluation.style import COLOURS, new_figure, style
 from voltana.evaluation.sweep import Plan, make_plan
@@ -52,7 +53,7 @@ def tell(rows: Sequence[Row], _published: Sequence[PublishedPoint]) -> Told:
         )
         + ".",
     )
-    figure = new_figure(11.5, 4.2)
+    figure = new_figure(12.5, 4.6)
     latency, energy, saved = figure.subplots(1, 3)
     for clock_mhz, colour in zip(CLOCKS_MHZ, COLOURS, strict=False):
         points = stairs[f"{clock_mhz:g} MHz"]
@@ -60,7 +61,6 @@ def tell(rows: Sequence[Row], _published: Sequence[PublishedPoint]) -> Told:
         latency.plot(batches, [p[1] for p in points], color=colour, label=f"{clock_mhz:g} MHz")
         energy.plot(batches, [p[2] for p in points], color=colour)
     latency.set_ylabel("latency of an iteration (ms)")
-    latency.legend(frameon=False)
     energy.set_ylabel("energy of a token (J)")
     energy.set_ylim(0, 0.2)
     for axes in (latency, energy):
@@ -68,6 +68,8 @@ def tell(rows: Sequence[Row], _published: Sequence[PublishedPoint]) -> Told:
     _draw_savings(saved, made.data["points"])
     for axes in (latency, energy, saved):
         style(axes, "both")
+    drawn = [line for axes in (latency, saved) for line in axes.get_lines()]
+    figure.legend(handles=drawn, loc="outside lower center", ncols=len(drawn), fontsize=9)
     figure.suptitle(
         f"Batch boundaries: llama-3.1-8b on A100, {CONTEXT_TOKENS} tokens of context", fontsize=11
     )
@@ -83,9 +85,9 @@ def _draw_savings(axes: Axes, points: Sequence[Row]) -> None:
             "--" if name.startswith("v0.1") else "-", marker="o", ms=3, color=colour, label=name,
         )  # fmt: skip
     axes.set_xlabel("requests/s")
-    axes.set_ylabel("energy saved (%)")
+    axes.set_ylabel(SAVED.label)
     axes.set_ylim(bottom=0)
-    axes.legend(fontsize=8, frameon=False, loc="lower left")
+    axes.set_xticks(ticks(point["x"] for point in points))
 
 
 def _stairs() -> dict[str, list[tuple[int, float, float]]]:

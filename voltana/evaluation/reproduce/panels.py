@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import textwrap
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from voltana.evaluation.style import INK, looks, new_figure, style
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping, Sequence
+    from collections.abc import Collection, Iterable, Mapping, Sequence
 
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
@@ -27,13 +28,17 @@ class Measure(NamedTuple):
     label: str
     factor: float = 100.0
     target: float | None = None
+    dash: str = ":"
+    """Of the line at the target."""
 
 
 ENERGY = Measure("energy_j", "energy (kJ)", 1e-3)
-SAVED = Measure("energy_saved_vs_static_max", "energy saved (%)")
+SAVED = Measure("energy_saved_vs_static_max", "saved against static-max (%)")
 TTFT = Measure("ttft_attainment", "TTFT within SLO (%)", target=95.0)
-ITL = Measure("itl_attainment", "ITL within SLO (%)", target=99.0)
+ITL = Measure("itl_attainment", "ITL within SLO (%)", target=99.0, dash="--")
 
+
+MOST_TICKS = 8
 
 _LETTER_IN, _HANDLE_IN, _TITLE_IN = 0.085, 0.7, 0.1
 """Inches: a letter of the legend, what stands beside its text, a letter of the title."""
@@ -66,6 +71,7 @@ def panel_figure(
         for row, measure in enumerate(measures):
             _draw(grid[row][column], panel, measure, drawn)
         grid[0][column].set_title(panel.title, fontsize=10)
+        grid[-1][column].set_xticks(ticks(p["x"] for line in panel.lines.values() for p in line))
         grid[-1][column].set_xlabel(x_label)
     for row, measure in enumerate(measures):
         grid[row][0].set_ylabel(measure.label)
@@ -82,6 +88,12 @@ def panel_figure(
     )
     figure.suptitle(textwrap.fill(title, int(width / _TITLE_IN)), fontsize=11)
     return figure
+
+
+def ticks(places: Iterable[float]) -> list[float]:
+    """Where an axis of points is labelled: at the points, or every second, third ... of many."""
+    known = sorted(set(places))
+    return known[:: max(1, math.ceil(len(known) / MOST_TICKS))]
 
 
 def _legend_columns(width_in: float, texts: Collection[str]) -> int:
@@ -107,7 +119,10 @@ def _draw(axes: Axes, panel: Panel, measure: Measure, drawn: Mapping[str, Look])
     elif measure is ENERGY:
         axes.set_ylim(bottom=0)
     if measure.target is not None:
-        axes.axhline(measure.target, color=INK, lw=0.8, ls=":")
+        axes.axhline(
+            measure.target, color=INK, lw=0.9, ls=measure.dash,
+            label=f"{measure.label.removesuffix(' (%)')}: target {measure.target:g} %",
+        )  # fmt: skip
     style(axes, "both")
 
 

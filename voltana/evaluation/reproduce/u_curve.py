@@ -84,7 +84,7 @@ def _figure(
     curves: dict[str, dict[str, Curve]], cluster: dict[str, Curve], fastest: dict[str, float]
 ) -> Figure:
     """Board by board over the share of its fastest clock; below that, phases and roles over MHz."""
-    figure = new_figure(9.6, 7.6)
+    figure = new_figure(13.0, 7.6)
     axes = figure.subplots(2, 2)
     for place, work in enumerate(BY_BOARD):
         shares = {
@@ -147,7 +147,7 @@ def _draw(axes: Axes, lines: dict[str, Curve], title: str, *, dashed: str) -> No
         axes.plot(least[0], 1.0, "o", color=colour, ms=5, mec=INK, mew=0.6)
     axes.set_ylim(0.95, 2.0)
     axes.set_title(title, fontsize=10)
-    axes.legend(fontsize=8, frameon=False, loc="upper center")
+    axes.legend(fontsize=8, frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.0))
     style(axes, "both")
 
 

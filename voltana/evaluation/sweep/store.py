@@ -16,7 +16,7 @@ from voltana import __version__
 from voltana.errors import ConfigError
 from voltana.evaluation.metrics import COLOCATED_FIGURES, Result
 from voltana.evaluation.sweep.code import code_digest
-from voltana.evaluation.whole_file import said_where, write_whole
+from voltana.evaluation.whole_file import remove_torn, said_where, write_whole
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -97,6 +97,9 @@ class SweepStore:
             "policy_source": plan.policy_source,
             "runs": [point.key for point in plan.points],
         }
+        with said_where(self.folder, REMEDY):
+            for written in (self.folder, self.folder / RECORDS):
+                remove_torn(written)
         write_whole(self.folder / PLAN, json.dumps(content, indent=1).encode(), REMEDY)
 
     def rows(self, key: str) -> tuple[Row, ...] | None:

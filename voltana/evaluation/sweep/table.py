@@ -59,6 +59,10 @@ def write_parquet(rows: Iterable[Row], folder: Path) -> tuple[Path, Path]:
     return folder / RESULTS, folder / TIMING
 
 
+_ANEW = "Give the command of the sweep again, which makes the file from the runs that are kept."
+_NAME = f"Name a folder that 'voltana sweep' wrote, or the {RESULTS} in it."
+
+
 def result_schema() -> pa.Schema:
     """Columns of the results: the run, every scenario field, every figure."""
     columns: dict[str, pa.DataType] = {"run": pa.string()}
@@ -106,10 +110,10 @@ def read_results(path: Path) -> Results:
         table = parquet.read_table(path, partitioning=None)
         read = table.to_pylist()
     except (OSError, ValueError, pa.ArrowException) as error:
-        reason = str(error).partition("\n")[0].rstrip(". ") if path.is_file() else "no such file"
+        there = path.is_file()
+        reason = str(error).partition("\n")[0].rstrip(". ") if there else "no such file"
         raise ConfigError(
-            f"{str(path)!r} cannot be read as Parquet: {reason}. Name a folder that "
-            f"'voltana sweep' wrote, or the {RESULTS} in it."
+            f"{str(path)!r} cannot be read as Parquet: {reason}. {_ANEW if there else _NAME}"
         ) from None
     form = _form(table, path)
     if form.get("form") != SCHEMA:
@@ -122,7 +126,7 @@ def read_results(path: Path) -> Results:
     if missing:
         raise ConfigError(
             f"{str(path)!r} has no column {missing[0]!r}: something else has written it anew. "
-            "Give the command of the sweep again, which makes the file from the runs that are kept."
+            f"{_ANEW}"
         )
     rows = [{name: _read(value) for name, value in row.items()} for row in read]
     return Results(rows, form.get("knowledge", {}))

@@ -1,0 +1,39 @@
+"""What makes the documentation's figures of findings and reports anew: pages, markers, pictures."""
+
+from __future__ import annotations
+
+import pytest
+from PIL import Image
+
+from tools.site import evidence
+from voltana.evaluation.reproduce import NAMES
+
+
+def test_every_finding_is_made_and_has_its_place_in_a_page():
+    made = evidence.FINDINGS | evidence.MAIN
+    assert {arguments[0] for _, arguments in made.values()} == set(NAMES)
+    for given, (page, _) in made.items():
+        name = evidence.SAME_AS.get(given, given)
+        text = (evidence.DOCS / page).read_text(encoding="utf-8")
+        assert text.count(f"<!-- {name}:begin -->") == text.count(f"<!-- {name}:end -->") == 1
+        assert name in evidence.ALT
+    report = (evidence.DOCS / "report.md").read_text(encoding="utf-8")
+    assert all(f"images/report-{name}.webp" in report for name in evidence.SHOTS)
+
+
+def test_only_what_lies_between_the_markers_is_replaced(tmp_path, monkeypatch):
+    monkeypatch.setattr(evidence, "ROOT", tmp_path)
+    page = tmp_path / "page.md"
+    page.write_text("before\n<!-- a:begin -->\nold\n\\1\n<!-- a:end -->\nafter\n")
+    evidence.put(page, "a", "new \\1\n\n")
+    assert page.read_text() == "before\n<!-- a:begin -->\nnew \\1\n<!-- a:end -->\nafter\n"
+    with pytest.raises(SystemExit, match=r"page\.md must have <!-- b:begin --> and .* once"):
+        evidence.put(page, "b", "new")
+
+
+def test_a_picture_is_kept_as_webp(tmp_path, monkeypatch):
+    monkeypatch.setattr(evidence, "ROOT", tmp_path)
+    Image.new("RGBA", (20, 10), "white").save(tmp_path / "a.png")
+    evidence.save(tmp_path / "a.png", tmp_path / "a.webp")
+    with Image.open(tmp_path / "a.webp") as image:
+        assert (image.format, image.size) == ("WEBP", (20, 10))
