@@ -11,8 +11,9 @@ from typer.testing import CliRunner
 from tools.calibration.variants import VARIANTS, board
 from voltana.cli.plant import app
 from voltana.plant import PlantModel, load_hardware, load_model
-from voltana.plant.hardware import HardwareProfile, hardware_names, parse
+from voltana.plant.hardware import HardwareProfile, hardware_names
 from voltana.plant.power import PowerModel
+from voltana.plant.profile_files import parse
 from voltana.plant.profile_text import profile_toml
 from voltana.values import Load
 

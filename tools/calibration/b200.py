@@ -16,10 +16,11 @@ from tools.calibration import power
 from tools.calibration.attention import HEADS, fit_decode, fit_prefill
 from tools.calibration.data import DATA, columns, rows
 from tools.calibration.power_curves import Curves
-from voltana.plant.hardware import HardwareProfile, Provenance
+from voltana.plant.coefficients import Provenance
 
 if TYPE_CHECKING:
     from tools.calibration.fitted import Fitted
+    from voltana.plant.hardware import HardwareProfile
 
 FOLDER = "aic-b200-kernel-power"
 PREFILL = f"{FOLDER}/context_attention_bf16_hd128_power.csv.gz"

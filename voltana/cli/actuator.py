@@ -212,8 +212,8 @@ def _measure(
         source = f"measured by voltana actuator doctor on {name}, driver {driver.version()}"
         timings = measure(gpu, parse_levels(levels).levels(table))
     if out is not None:
-        from voltana.plant.hardware import profile_text
         from voltana.plant.measured_clocks import with_measured_clocks
+        from voltana.plant.profile_files import profile_text
 
         pairs = [(t.from_mhz, t.to_mhz, t.call_s, t.settle_s) for t in timings]
         text = with_measured_clocks(

@@ -43,8 +43,9 @@ def plant(context: typer.Context) -> None:
 @app.command("list")
 def list_profiles() -> None:
     """List the hardware and model profiles that ship with voltana."""
-    from voltana.plant.hardware import load_hardware, names
+    from voltana.plant.hardware import load_hardware
     from voltana.plant.model import load_model
+    from voltana.plant.profile_files import names
 
     typer.echo("hardware")
     for name in names("hardware"):

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 from pydantic import Field
 
 from voltana.errors import ProfileError
-from voltana.plant.hardware import Section, names, parse, read_profile
+from voltana.plant.coefficients import Section
 from voltana.plant.hf_config import profile_fields
+from voltana.plant.profile_files import names, parse, read_profile
 from voltana.plant.weight_formats import EXPERTS_ONLY, weight_format
 
 if TYPE_CHECKING:

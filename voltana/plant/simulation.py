@@ -12,51 +12,37 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from voltana.cluster.context import DEFAULT_BATCH_TOKENS, instance_context
+from voltana.cluster.context import DEFAULT_BATCH_TOKENS
 from voltana.cluster.least_slack import LeastSlack
 from voltana.cluster.ledger import Ledger
 from voltana.cluster.request_promises import RequestPromises
-from voltana.loop import ControlLoop
-from voltana.plant.adapters import SimulatedActuator, SimulatedSensor
-from voltana.plant.bench import PlantBench
-from voltana.plant.board import SimulatedBoard
 from voltana.plant.colocated.instance import ColocatedInstance
 from voltana.plant.colocated.scheduler import EngineScheduler, SchedulerOptions
 from voltana.plant.decode import DecodeInstance
 from voltana.plant.dispatch import Dispatcher, RoleDispatch
 from voltana.plant.events import EventQueue
+from voltana.plant.instance_record import instance_record
 from voltana.plant.iteration import PlantModel
 from voltana.plant.job import Job
 from voltana.plant.latency import LatencyModel
-from voltana.plant.noise import LognormalNoise
 from voltana.plant.prefill import PrefillInstance
 from voltana.plant.prefix_reuse import PrefixReuse
-from voltana.plant.record import InstanceRecord, RunRecord, TimelineRecord
-from voltana.plant.runner import Runner
-from voltana.ports import KeepsAccount, viability_of
-from voltana.values import Domain, Load, Role
+from voltana.plant.record import RunRecord
+from voltana.plant.runner_factory import RunnerFactory
+from voltana.values import Load, Role
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from voltana.plant.cluster import ClusterSpec
+    from voltana.plant.instance_record import Instance
     from voltana.plant.workload.trace import Trace
-    from voltana.policy import InstanceContext, Policy
+    from voltana.policy import Policy
     from voltana.ports import Router
 
-Instance = PrefillInstance | DecodeInstance | ColocatedInstance
-
 _PROGRESS_EVENTS = 2000
-_ROLES = {
-    PrefillInstance: Role.PREFILL,
-    DecodeInstance: Role.DECODE,
-    ColocatedInstance: Role.COLOCATED,
-}
-_LEGS = {Role.PREFILL: "ttft", Role.DECODE: "itl", Role.COLOCATED: "ttft"}
 METER_S = 1.0
 """Period at which the energy of all boards is read for the record."""
-CALL_DEVIATION = 0.43
-"""Log deviation of the clock call's latency: median 3.5 ms and p99 about 10 ms, as measured."""
 
 
 class Simulation:
@@ -95,12 +81,16 @@ class Simulation:
         self._reuses = bool(reuses)
         self._binds_late = cluster.engine.binding == "late"
         self._seed = seed
-        self._record_timeline = record_timeline
-        self._seeds = iter(np.random.SeedSequence(seed).spawn(4 * cluster.instances + 1))
-        self._plant = plant or PlantModel(cluster.hardware, cluster.model, cluster.tensor_parallel)
-        self._bench = PlantBench(self._plant, self._noise(cluster.engine.latency_noise))
         self._transfer_s = _transfer_s(cluster)
         self._events = EventQueue()
+        self._runners = RunnerFactory(
+            cluster,
+            policy,
+            plant or PlantModel(cluster.hardware, cluster.model, cluster.tensor_parallel),
+            self._events,
+            seed=seed,
+            record_timeline=record_timeline,
+        )
         self._jobs: list[Job] = []
         self._finished = 0
         self._prefill = [self._make_prefill(name) for name in cluster.instance_names(Role.PREFILL)]
@@ -208,7 +198,7 @@ class Simulation:
             gap_tokens=np.concatenate([np.asarray(d.gap_tokens, dtype=int) for d in decoding]),
             decide_s=np.concatenate([np.asarray(i.runner.decide_s) for i in instances]),
             instances=tuple(
-                _instance_record(instance, promises)
+                instance_record(instance, promises)
                 for instance, promises in zip(
                     instances, (*self._first, *self._gaps, *self._both), strict=True
                 )
@@ -218,12 +208,9 @@ class Simulation:
             cached_tokens=np.array([job.cached_tokens for job in jobs]) if self._reuses else None,
         )
 
-    def _noise(self, deviation: float) -> LognormalNoise:
-        return LognormalNoise(np.random.default_rng(next(self._seeds)), deviation)
-
     def _make_prefill(self, name: str) -> PrefillInstance:
         return PrefillInstance(
-            self._make_runner(name, Role.PREFILL),
+            self._runners.make(name, Role.PREFILL),
             self._events,
             max_tokens=self._cluster.engine.max_prefill_tokens,
             ttft_s=self._cluster.slo.ttft_s,
@@ -240,7 +227,7 @@ class Simulation:
         cluster, engine = self._cluster, self._cluster.engine
         host = cluster.hardware.host
         return DecodeInstance(
-            self._make_runner(name, Role.DECODE),
+            self._runners.make(name, Role.DECODE),
             self._events,
             capacity_tokens=cluster.kv_capacity_tokens,
             reserved_tokens=engine.reserved_decode_tokens,
@@ -265,7 +252,7 @@ class Simulation:
             mixed=engine.mixed_chunk,
         )
         return ColocatedInstance(
-            self._make_runner(name, Role.COLOCATED),
+            self._runners.make(name, Role.COLOCATED),
             self._events,
             scheduler=EngineScheduler(options),
             slo=cluster.slo,
@@ -273,54 +260,6 @@ class Simulation:
             take_up=self._take_up,
             deliver=self._deliver_colocated,
             complete=self._complete_colocated,
-        )
-
-    def _make_runner(self, name: str, role: Role) -> Runner:
-        cluster, engine = self._cluster, self._cluster.engine
-        hardware = cluster.hardware
-        board = SimulatedBoard(
-            self._plant,
-            clock_mhz=hardware.clocks_mhz[-1],
-            call_noise=self._noise(CALL_DEVIATION),
-            call_s=hardware.clock_call_s,
-            settle_s=hardware.clock_settle_s if engine.settle_s is None else engine.settle_s,
-            energy_tick_s=engine.energy_tick_s,
-        )
-        control = self._policy.control(self._context(name, role))
-        loop = ControlLoop(
-            instance=name,
-            domain=Domain(
-                name=name, devices=tuple(f"{name}.{i}" for i in range(cluster.tensor_parallel))
-            ),
-            controller=control.controller,
-            actuator=SimulatedActuator(board, self._events, hardware.clocks_mhz),
-            sensor=SimulatedSensor(board, self._noise(engine.sensor_noise)),
-            time=self._events,
-            levels_mhz=control.levels_mhz,
-            predictor=control.predictor,
-            power=control.power,
-        )
-        return Runner(
-            board,
-            loop,
-            latency_noise=self._noise(engine.latency_noise),
-            energy_window_s=engine.energy_window_s,
-            record_timeline=self._record_timeline,
-            disturbances=[d for d in cluster.disturbances if d.instance == name],
-        )
-
-    def _context(self, name: str, role: Role) -> InstanceContext:
-        cluster = self._cluster
-        return instance_context(
-            name,
-            role,
-            table_mhz=cluster.hardware.clocks_mhz,
-            slo=cluster.slo,
-            limits=cluster.limits,
-            datasheet=cluster.datasheet(),
-            max_power_w=cluster.hardware.tdp_w * cluster.tensor_parallel,
-            seed=self._seed,
-            bench=self._bench,
         )
 
     def _promises(self, instance: Instance) -> RequestPromises:
@@ -446,45 +385,3 @@ def _transfer_s(cluster: ClusterSpec) -> Callable[[int], float]:
     if not cluster.engine.transfer:
         return lambda _tokens: 0.0
     return LatencyModel(cluster.hardware, cluster.model, cluster.tensor_parallel).transfer_s
-
-
-def _guarantee(predictor: object) -> dict[str, float] | None:
-    """The account of a predictor that keeps one, such as `Conformal`."""
-    if not isinstance(predictor, KeepsAccount):
-        return None
-    return {str(k): float(v) for k, v in predictor.account().items()}
-
-
-def _instance_record(instance: Instance, promises: RequestPromises) -> InstanceRecord:
-    runner = instance.runner
-    timeline = runner.timeline
-    role = _ROLES[type(instance)]
-    return InstanceRecord(
-        instance=runner.loop.instance,
-        role=role,
-        energy_j=runner.board.energy_j,
-        busy_s=runner.busy_s,
-        iterations=runner.iterations,
-        clock_changes=runner.board.changes,
-        mean_clock_mhz=runner.board.clock_seconds / max(runner.board.at_s, 1e-9),
-        retractions=0 if isinstance(instance, PrefillInstance) else instance.retractions,
-        statuses=runner.statuses(),
-        budgeted=runner.budgeted(),
-        broken=runner.broken(),
-        bindings=runner.bindings(),
-        kv_capacity_tokens=(
-            0 if isinstance(instance, PrefillInstance) else instance.capacity_tokens
-        ),
-        guarantee=_guarantee(runner.loop.predictor),
-        viability=viability_of(runner.loop.controller),
-        requests=promises.accounts()[_LEGS[role]] if promises.kept else None,
-        timeline=TimelineRecord(
-            start_s=np.asarray(timeline.start_s, dtype=float),
-            clock_mhz=np.asarray(timeline.clock_mhz, dtype=float),
-            batch=np.asarray(timeline.batch, dtype=int),
-            latency_s=np.asarray(timeline.latency_s, dtype=float),
-            kv_tokens=np.asarray(timeline.kv_tokens, dtype=int),
-            queued=np.asarray(timeline.queued, dtype=int),
-            power_w=np.asarray(timeline.power_w, dtype=float),
-        ),
-    )

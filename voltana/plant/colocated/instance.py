@@ -25,9 +25,9 @@ from voltana.values import Load
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from voltana.plant.coefficients import HostCoefficients
     from voltana.plant.colocated.scheduler import EngineScheduler
     from voltana.plant.events import EventQueue
-    from voltana.plant.hardware import HostCoefficients
     from voltana.plant.job import Job
     from voltana.plant.runner import Runner
     from voltana.slo import Slo

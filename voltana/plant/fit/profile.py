@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from voltana.plant.hardware import Knowledge, Provenance
+from voltana.plant.coefficients import Provenance
+from voltana.plant.hardware import Knowledge
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
