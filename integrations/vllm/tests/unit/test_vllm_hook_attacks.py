@@ -118,9 +118,9 @@ def test_a_field_that_goes_in_mid_run_ends_the_measuring_and_not_the_engine(
     if where == "scheduler":
         meter._scheduler = meter._queue._scheduler = Seen(meter._scheduler)
     else:
-        scheduled, ready = meter.scheduled, meter.ready
-        meter.scheduled = lambda output: scheduled(Seen(output))
-        meter.ready = lambda output: ready(Seen(output))
+        scheduled, updated, seen = meter.scheduled, meter.updated, {}
+        meter.scheduled = lambda output: scheduled(seen.setdefault(id(output), Seen(output)))
+        meter.updated = lambda output, at_s: updated(seen.get(id(output), output), at_s)
     feed_again = [Request(f"s{i}", 20, 20, bench.wall_s) for i in range(4)]
     for request in feed_again:
         bench.scheduler.add_request(request)
@@ -138,8 +138,8 @@ class Awkward:
 
 
 def test_a_scheduler_whose_attributes_raise_is_served_on():
-    assert around_schedule(lambda _scheduler: "output", Awkward()) == "output"
-    assert around_update_from_output(lambda _s, _o: "done", Awkward(), None) == "done"
+    assert around_schedule(lambda _scheduler: "output")(Awkward()) == "output"
+    assert around_update_from_output(lambda _s, _o: "done")(Awkward(), None) == "done"
 
 
 def test_an_error_whose_text_cannot_be_written_is_survived(tmp_path):

@@ -141,7 +141,6 @@ class Meter:
 
     def doubt(self) -> None:
         """Something went wrong half-way: read the next batch from scratch."""
-        self._now = None
         self._batch.doubt()
 
     def close(self) -> None:
