@@ -26,15 +26,18 @@ class Breaking:
 
     def __init__(self, monkeypatch, meter, when, at):
         self.number, self.at, self.missed = 0, at, set()
+        self.has_failed, self.current = False, None
         whole, read, tell = meter.scheduled, BatchView.read, meter._tell
 
         def scheduled(output):
             self.number += 1
-            if self.number in at:
-                self.missed.add(id(output))
+            self.current = id(output)
+            if self.number in at and when != "after":
+                self.missed.add(self.current)
             if when == "before":
                 self.fail()
             whole(output)
+            self.current = None
 
         def half_read(batch, *args):
             read(batch, *args)
@@ -43,8 +46,11 @@ class Breaking:
                 self.fail()
 
         def told(*args):
-            if when == "after":
-                self.fail()
+            # What is to be told comes with some batches only: the first of them from there on.
+            if when == "after" and not self.has_failed and self.number >= min(at):
+                self.has_failed = True
+                self.missed.add(self.current)
+                raise KeyError("injected")
             tell(*args)
 
         meter.scheduled, meter._tell = scheduled, told

@@ -117,13 +117,13 @@ class Meter:
             _NAN,
             batch.done,
         )
-        self._keep(output, launched)
         if followed.changes:
             self._tell(launched, launch_s)
         self._records.write(
             _LAUNCHED, launched, launch_s, _NAN, _NAN, entries if prefill_tokens else (),
             rooms_of(new) if new else (),
         )  # fmt: skip
+        self._keep(output, launched)  # a result is told of what was told at its launch alone
 
     def updated(self, output: Any, ready_s: float) -> None:
         """Note a result; it is told with the launch that follows at once, or now where none does.
