@@ -75,9 +75,10 @@ def test_a_daemon_that_stalls_is_found_out(which, machine, daemon) -> None:  # t
                 os.kill(pid, signal.SIGCONT)
                 time.sleep(0.02)
 
-        with pytest.raises(AssertionError, match="times"):
+        with pytest.raises(AssertionError):  # late, or lost
             assert_stands(honest, Attacker(stall))
-        os.kill(pid, signal.SIGCONT)
+        with contextlib.suppress(ProcessLookupError):  # the daemon may have replaced it
+            os.kill(pid, signal.SIGCONT)
 
 
 def test_time_without_a_core_is_no_stall_of_a_router() -> None:
