@@ -18,7 +18,7 @@ from aiohttp import web
 from voltana.timebase import MonotonicTime
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
 LINES = 64
 """Lines that are parsed at once: headers, chunks, requests; some 0.2 ms at the worst."""
@@ -249,16 +249,18 @@ class Inlet(asyncio.Protocol, asyncio.Transport):
             self.handler = self._server()
             self.handler.connection_made(self)
         self.handler.data_received(data)
-        if self.handler._messages:
-            self._end_broken_body()
+        # Of aiohttp's own: a version without them lets such a body wait for its time limit.
+        messages = getattr(self.handler, "_messages", None)
+        if messages:
+            self._end_broken_body(messages)
 
-    def _end_broken_body(self) -> None:
+    def _end_broken_body(self, messages: Sequence[Any]) -> None:
         """End a body that never comes to its end, since the parser has given the connection up.
 
         It then queues its complaint as one more message, and tells whoever reads the body nothing:
         one who does would wait for as long as bodies may take.
         """
-        messages, request = self.handler._messages, self.handler._current_request
+        request = getattr(self.handler, "_current_request", None)
         if len(messages) > 1:
             body = messages[-2][1]
         elif request is not None:
