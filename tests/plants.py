@@ -51,6 +51,7 @@ def cluster(*, kv_capacity_tokens: int = 100_000, prefill=1, decode=1, **engine)
         host=SimpleNamespace(request_s=0.0, step_s=0.0, token_s=0.0),
     )
     model = SimpleNamespace(
+        experts=None,
         name="linear",
         weight_bytes=0,
         kv_bytes_per_token=1,

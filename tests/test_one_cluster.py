@@ -30,6 +30,7 @@ from voltana.plant.decode import DecodeInstance
 from voltana.plant.hardware import load_hardware
 from voltana.plant.iteration import PlantModel
 from voltana.plant.model import load_model
+from voltana.plant.runner_factory import RunnerFactory
 from voltana.plant.simulation import Simulation
 from voltana.plant.workload import make_workload
 from voltana.plant.workload.trace import Trace
@@ -484,9 +485,9 @@ def test_policies_are_told_the_same_of_an_instance(
     )
     info = info_of(spec, role)
     name = f"{role.value}-0"
-    simulation = Simulation.__new__(Simulation)
-    simulation._cluster, simulation._seed, simulation._bench = spec, 0, None
-    simulated = simulation._context(name, role)
+    runners = RunnerFactory.__new__(RunnerFactory)
+    runners._cluster, runners._seed, runners._bench = spec, 0, None
+    simulated = runners._context(name, role)
     served = make_context(
         CONFIG,
         instance=name,

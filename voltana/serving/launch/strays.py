@@ -83,12 +83,23 @@ def sole_launch(logs: Path, report: Callable[[str, str], None]) -> Iterator[None
                 f"another launch is running with the logs in {logs}. End it, or give this one a "
                 "folder of its own (launch.logs)."
             ) from None
-        found = _kill_while_there(lambda: _strays(f"{PLACE}={logs.resolve()}"))
-        if found:
-            listed = ", ".join(map(str, sorted(found)))
-            text = f"killed {len(found)} processes that an earlier launch left behind: {listed}"
-            report("launch", text)
+        _end_left_behind(str(logs.resolve()), report)
         yield
+
+
+def _end_left_behind(place: str, report: Callable[[str, str], None]) -> None:
+    """Kill what an earlier launch of a folder of logs left behind.
+
+    A launch that was itself started with that folder, as by a rehearsal, is no later one: those who
+    carry the variable are its own warden and what was started beside it.
+    """
+    if os.environ.get(PLACE) == place:
+        return
+    found = _kill_while_there(lambda: _strays(f"{PLACE}={place}"))
+    if found:
+        listed = ", ".join(map(str, sorted(found)))
+        text = f"killed {len(found)} processes that an earlier launch left behind: {listed}"
+        report("launch", text)
 
 
 def _kill_while_there(find: Callable[[], list[int]]) -> set[int]:
