@@ -141,20 +141,23 @@ def seen(load, now_s=1.0, **changes):
 
 def calm():
     """A controller that has seen short gaps and prompts alone, and so asks for a slow level."""
-    controller, now_s = make(), 0.0
+    controller, now_s, target_mhz = make(), 0.0, 500.0
     for step in range(1000):
         load = Load.decode(10, 100) if step % 20 else Load.prefill([(2, 0)])
-        decision = controller.decide(seen(load, now_s, slack_s=0.05))
+        decision = controller.decide(seen(load, now_s, slack_s=0.05, target_mhz=target_mhz))
+        target_mhz = decision.clock_mhz
         now_s += float(MODEL.forecast(load, np.array([decision.clock_mhz])).mean_s[0])
         controller.plan(now_s)
-    return controller, now_s
+    return controller, now_s, target_mhz
 
 
 def test_prompts_between_tokens_are_run_so_that_the_gap_is_kept():
-    controller, now_s = calm()
-    assert controller.decide(seen(Load.decode(10, 100), now_s, slack_s=0.05)).clock_mhz <= 600.0
+    controller, now_s, target_mhz = calm()
+    assert target_mhz <= 600.0
     # 15 ms of prompts and 10 ms of decode in 35 ms: 715 MHz, though either fits alone at 500 MHz.
-    decision = controller.decide(seen(Load.prefill([(15, 0)]), now_s, slack_s=0.035))
+    decision = controller.decide(
+        seen(Load.prefill([(15, 0)]), now_s, slack_s=0.035, target_mhz=target_mhz)
+    )
     assert decision.clock_mhz == 800.0
     assert decision.status is Status.CERTIFIED
     # With 8 ms of prompts that wait as well: 943 MHz.
@@ -170,8 +173,10 @@ def test_prompts_between_tokens_are_run_so_that_the_gap_is_kept():
 
 
 def test_what_no_clock_keeps_runs_slowly():
-    controller, now_s = calm()
-    decision = controller.decide(seen(Load.prefill([(100, 0)]), now_s, slack_s=0.05))
+    controller, now_s, target_mhz = calm()
+    decision = controller.decide(
+        seen(Load.prefill([(100, 0)]), now_s, slack_s=0.05, target_mhz=target_mhz)
+    )
     assert decision.clock_mhz < 1000.0
     late = Queue(oldest_wait_s=0.55)  # and fast where its own first token would be late
     decision = controller.decide(seen(Load.prefill([(100, 0)]), now_s, slack_s=0.05, queue=late))

@@ -179,7 +179,7 @@ class TokenGaps:
         if not load.decode_requests:
             return False
         if self._waits:
-            decode_s = scale * decode_s + (host_s if scale else 0.0)
+            decode_s = scale * decode_s + host_s
             self._remember(decode_s, load)
         self._new()
         self._waits = True
