@@ -235,6 +235,9 @@ class BothPhases:
                 wishes.append((int(keeps.argmax()), Binding.THRESHOLD))
                 budget_s = min(budget_s, left_s - float(rest_s[-1]))
         chosen, binding = max(wishes, key=itemgetter(0))
+        if prompts and decision.budget_s == math.inf:  # a deadline is lost: nothing is promised
+            clock_mhz, reason = self.levels_mhz[chosen], decision.reason
+            return Decision(clock_mhz=clock_mhz, reason=reason, forecast=forecast, binding=binding)
         safe = lowest_safe_index(forecast.upper_s[chosen:], budget_s)
         if safe is None:
             return certified_or_fastest(forecast, None, budget_s, binding)
