@@ -17,8 +17,9 @@ from benchmarks.gpu.__main__ import main
 from benchmarks.gpu.beside import beside
 from benchmarks.gpu.engine_times import EngineTime
 from benchmarks.gpu.grid import is_of, of_plant
-from benchmarks.gpu.page import BEGIN, END, write_page
+from benchmarks.gpu.page import BEGIN, END, MEASURED, write_page
 from benchmarks.gpu.readings import Reading, ReadOnlyGpu, Sampler
+from benchmarks.gpu.replay import errors_ms
 from benchmarks.gpu.results import Results
 from benchmarks.gpu.settings import Settings, model_of, parse, profile_of
 from benchmarks.sglang.hook_costs import read_toggled
@@ -361,3 +362,11 @@ def test_iterations_under_load_meet_the_engines_own_record_of_the_same_load():
     expected = plant.latency_s(decodes[2], 1980) / 0.011 - 1
     assert found["decode"]["plant_time_error"] == pytest.approx(expected, abs=1e-3)
     assert "over_engine" not in beside(records, [], None, [math.nan] * 6)["decode"]  # type: ignore[arg-type]
+
+
+def test_mixed_batches_that_a_gpu_recorded_are_predicted_better_than_by_their_mean():
+    """Of a backend whose kernel for prompts takes long for decoding requests (docs/gpu.md)."""
+    (path,) = MEASURED.glob("*mixed-chunks.npz")
+    count, error_ms, of_mean_ms = errors_ms(path)["mixed"]
+    assert count == 1481
+    assert error_ms < 0.5 * of_mean_ms

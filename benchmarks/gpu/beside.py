@@ -37,7 +37,7 @@ def beside(
     rows: dict[str, list[tuple[float, float, float]]] = {}
     for record, engine, clock_mhz in zip(records, engine_s, clocks_mhz, strict=True):
         expected_s = _of_plant(plant, record.load, clock_mhz)
-        rows.setdefault(_kind(record.load), []).append((record.latency_s, engine, expected_s))
+        rows.setdefault(kind_of(record.load), []).append((record.latency_s, engine, expected_s))
     return {kind: _figures(np.array(found)) for kind, found in rows.items()}
 
 
@@ -61,7 +61,8 @@ def _of_plant(plant: PlantModel | None, load: Load, clock_mhz: float) -> float:
     return plant.latency_s(load, float(np.clip(clock_mhz, clocks[0], clocks[-1])))
 
 
-def _kind(load: Load) -> str:
+def kind_of(load: Load) -> str:
+    """What an iteration computes: prefill, decode, or both."""
     if load.prefill_tokens and load.decode_requests:
         return "mixed"
     return "prefill" if load.prefill_tokens else "decode"

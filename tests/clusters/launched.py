@@ -37,6 +37,21 @@ STOP_TIMEOUT_S = 120.0
 
 ROUTER_OFFSET = 50
 
+TABLES = """
+[slo]
+ttft_ms = 2000
+itl_ms = 500
+[actuator]
+kind = "daemon"
+socket = "{folder}/actuator.sock"
+[agent]
+rings = "{folder}/rings"
+state = "{folder}/state"
+[router]
+port = {port}
+"""
+"""Beside `[launch]`: thresholds, the real daemon, and where everything lies."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Engine:

@@ -34,7 +34,7 @@ from voltana.controllers.optimal_available import OptimalAvailable
 from voltana.controllers.token_gaps import TokenGaps
 from voltana.levels import require_levels
 from voltana.planning import certified_or_fastest, lowest_safe_index
-from voltana.values import EMPTY_QUEUE, Binding, Decision, Load
+from voltana.values import EMPTY_QUEUE, Binding, Decision, Load, Status
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -235,7 +235,7 @@ class BothPhases:
                 wishes.append((int(keeps.argmax()), Binding.THRESHOLD))
                 budget_s = min(budget_s, left_s - float(rest_s[-1]))
         chosen, binding = max(wishes, key=itemgetter(0))
-        if prompts and decision.budget_s == math.inf:  # a deadline is lost: nothing is promised
+        if prompts and decision.status is Status.VOID:  # a deadline is lost: nothing is promised
             clock_mhz, reason = self.levels_mhz[chosen], decision.reason
             return Decision(clock_mhz=clock_mhz, reason=reason, forecast=forecast, binding=binding)
         safe = lowest_safe_index(forecast.upper_s[chosen:], budget_s)

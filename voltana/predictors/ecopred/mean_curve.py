@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from voltana.predictors.ecopred.latency_model import PhaseModel
+    from voltana.predictors.ecopred.phase_model import PhaseModel
 
 
 class MeanCurve(NamedTuple):

@@ -9,14 +9,14 @@ import numpy as np
 
 from voltana.predictors.ecopred.clock_range import ClockRange
 from voltana.predictors.ecopred.features import CLOCK_BASES, LOAD_FEATURES, regressor
-from voltana.predictors.ecopred.latency_model import PhaseModel
+from voltana.predictors.ecopred.phase_model import PhaseModel
 from voltana.predictors.ecopred.residual_scale import ResidualScale
 from voltana.predictors.least_squares import DirectionalLeastSquares
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from voltana.predictors.ecopred.latency_model import Weights
+    from voltana.predictors.ecopred.phase_model import Weights
     from voltana.predictors.ecopred.prior import Prior
     from voltana.predictors.profile import PhaseProfile
     from voltana.values import FloatArray
@@ -29,7 +29,7 @@ _ABSOLUTE_TO_STANDARD = 1.2533
 
 
 class PhaseLearner:
-    """Learns one phase; a live `voltana.predictors.ecopred.latency_model.Phased`.
+    """Learns one phase; a live `voltana.predictors.ecopred.phase_model.Phased`.
 
     Args:
         names: Names of the products that make up the regressor, in its order.

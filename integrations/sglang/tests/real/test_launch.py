@@ -19,7 +19,7 @@ from tests.actuation import driver
 from tests.actuation.daemons import Daemon
 from tests.actuation.driver import Machine
 from tests.clusters import faults
-from tests.clusters.launched import Engine, Launched, Traffic
+from tests.clusters.launched import TABLES, Engine, Launched, Traffic
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -27,19 +27,6 @@ if TYPE_CHECKING:
 
     from servers import Fleet
 
-TABLES = """
-[slo]
-ttft_ms = 2000
-itl_ms = 500
-[actuator]
-kind = "daemon"
-socket = "{folder}/actuator.sock"
-[agent]
-rings = "{folder}/rings"
-state = "{folder}/state"
-[router]
-port = {port}
-"""
 TOKENS = 32
 SAMPLING = {"temperature": 0.0, "max_new_tokens": TOKENS, "ignore_eos": True}
 ENGINE = Engine(

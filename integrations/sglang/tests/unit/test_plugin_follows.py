@@ -132,10 +132,8 @@ def test_what_is_aborted_while_it_is_away_ends_all_the_same(bench):
     assert {c[1] for c in seen if c[0] is Change.ENDED} == {name(other), name(third)}
 
 
-def test_under_overlap_a_batch_of_requests_that_have_ended_gives_no_token(bench):
-    """The next batch is launched before the result is there that ends its requests."""
-    one = request()
-    first, second = decode_batch([one], [11]), decode_batch([one], [12])
+def overlap(bench, one, first, second, tokens):
+    """Launch at 1.0 and 1.4 s; the first result, at 1.5 s, ends a request, and then all idles."""
     launched = []
     for at_s, fake in ((1.0, first), (1.4, second)):
         bench.clock.now_s = at_s
@@ -143,11 +141,17 @@ def test_under_overlap_a_batch_of_requests_that_have_ended_gives_no_token(bench)
     result = SimpleNamespace(copy_done=None)
     bench.clock.now_s = 1.5
     bench.meter.finish(first, result, launched[0])
-    end(one, 2)
+    end(one, tokens)
     bench.clock.now_s = 2.0
     bench.meter.finish(second, result, launched[1])
     bench.clock.now_s = 3.0
     bench.meter.idle()
+
+
+def test_under_overlap_a_batch_of_requests_that_have_ended_gives_no_token(bench):
+    """The next batch is launched before the result is there that ends its requests."""
+    one = request()
+    overlap(bench, one, decode_batch([one], [11]), decode_batch([one], [12]), 2)
     assert told(bench)[-1] == (Change.ENDED, name(one), 1.5, 2)
 
 
@@ -176,19 +180,7 @@ def test_an_answer_of_one_token_ends_with_it(bench, before_s):
         told(bench)
     one = request(arrived_s=0.5)
     prompt = batch(ForwardMode.EXTEND, [one], new=[10], old=[0])
-    step = decode_batch([one], [11])
-    launched = []
-    for at_s, fake in ((1.0, prompt), (1.4, step)):
-        bench.clock.now_s = at_s
-        launched.append(bench.meter.launch(fake))
-    result = SimpleNamespace(copy_done=None)
-    bench.clock.now_s = 1.5
-    bench.meter.finish(prompt, result, launched[0])
-    end(one, 1)
-    bench.clock.now_s = 2.0
-    bench.meter.finish(step, result, launched[1])
-    bench.clock.now_s = 3.0
-    bench.meter.idle()
+    overlap(bench, one, prompt, decode_batch([one], [11]), 1)
     assert told(bench)[-2:] == [
         (Change.FIRST, name(one), 1.5, 1),
         (Change.ENDED, name(one), 1.5, 1),

@@ -17,26 +17,13 @@ from tests.actuation.daemons import Daemon
 from tests.actuation.driver import Machine
 from tests.clusters import faults
 from tests.clusters.calls import administration, post, wait_for
-from tests.clusters.launched import Engine, Launched
+from tests.clusters.launched import TABLES, Engine, Launched
 from vllm_server import ARGUMENTS, ENVIRONMENT, PYTHON, START_TIMEOUT_S, greedy, prompt_of, transfer
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-TABLES = """
-[slo]
-ttft_ms = 2000
-itl_ms = 500
-[actuator]
-kind = "daemon"
-socket = "{folder}/actuator.sock"
-[agent]
-rings = "{folder}/rings"
-state = "{folder}/state"
-[router]
-port = {port}
-"""
 FASTEST_MHZ = 1410
 LOOSE = {"ttft_ms": 60_000, "itl_ms": 20_000}
 """Thresholds that a busy machine keeps, too."""
