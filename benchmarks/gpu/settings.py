@@ -156,6 +156,34 @@ def parse(arguments: Sequence[str] | None = None) -> Settings:
     Raises:
         ConfigError: If a value is outside its range.
     """
+    given = _parser().parse_args(arguments)
+    _check(given)
+    return Settings(
+        model=given.model,
+        out=given.out,
+        page=given.page,
+        gpus=_numbers("--gpus", given.gpus, 0),
+        hardware=given.hardware,
+        batches=_numbers("--batches", given.batches, 1),
+        contexts=_numbers("--contexts", given.contexts, 1),
+        prompts=_numbers("--prompts", given.prompts, 1),
+        hold_s=given.hold_s,
+        idle_s=given.idle_s,
+        load_s=given.load_s,
+        rate_rps=given.rate,
+        prompt_tokens=given.prompt_tokens,
+        steps=tuple(given.steps.split(",")),
+        first_port=given.first_port,
+        arguments=tuple(_split("--engine-arguments", given.engine_arguments)),
+        decode_arguments=tuple(_split("--decode-arguments", given.decode_arguments)),
+        environment=_variables(given.engine_environment),
+        engine_times=given.engine_times,
+        sensor=given.sensor,
+        kv_capacity_tokens=given.kv_capacity,
+    )
+
+
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.gpu",
         description="Measures a GPU under SGLang, and changes none of its settings.",
@@ -191,7 +219,15 @@ def parse(arguments: Sequence[str] | None = None) -> Settings:
     )
     add("--kv-capacity", type=int, default=100_000, help="tokens of the server, for that sensor")
     add("--engine-environment", default="", help="NAME=VALUE of every server, as one word")
-    given = parser.parse_args(arguments)
+    return parser
+
+
+def _check(given: argparse.Namespace) -> None:
+    """Refuse values outside their ranges.
+
+    Raises:
+        ConfigError: For the first of them.
+    """
     for name in ("hold_s", "idle_s", "load_s", "rate"):
         value = getattr(given, name)
         if not 0 < value < math.inf:
@@ -203,32 +239,8 @@ def parse(arguments: Sequence[str] | None = None) -> Settings:
         raise invalid("--prompt-tokens", given.prompt_tokens, "1 or more", "256 is usual.")
     if given.sensor != "ring" and not given.engine_times:
         raise invalid("--sensor", given.sensor, "ring", "Or give --engine-times as well.")
-    steps = tuple(given.steps.split(","))
-    if not set(steps) <= set(STEPS):
+    if not set(given.steps.split(",")) <= set(STEPS):
         raise invalid("--steps", given.steps, f"of {','.join(STEPS)}", "Leave it out for all.")
-    return Settings(
-        model=given.model,
-        out=given.out,
-        page=given.page,
-        gpus=_numbers("--gpus", given.gpus, 0),
-        hardware=given.hardware,
-        batches=_numbers("--batches", given.batches, 1),
-        contexts=_numbers("--contexts", given.contexts, 1),
-        prompts=_numbers("--prompts", given.prompts, 1),
-        hold_s=given.hold_s,
-        idle_s=given.idle_s,
-        load_s=given.load_s,
-        rate_rps=given.rate,
-        prompt_tokens=given.prompt_tokens,
-        steps=steps,
-        first_port=given.first_port,
-        arguments=tuple(_split("--engine-arguments", given.engine_arguments)),
-        decode_arguments=tuple(_split("--decode-arguments", given.decode_arguments)),
-        environment=_variables(given.engine_environment),
-        engine_times=given.engine_times,
-        sensor=given.sensor,
-        kv_capacity_tokens=given.kv_capacity,
-    )
 
 
 def profile_of(settings: Settings, board: str) -> HardwareProfile | None:
