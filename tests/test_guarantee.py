@@ -442,5 +442,10 @@ def test_a_control_step_stays_fast():
             )
         )
 
-    added_s = fastest_s(lambda: step(wrapped), 3000) - fastest_s(lambda: step(bare), 3000)
-    assert added_s < 30e-6  # twice what was measured: the machine may be slow or busy
+    # As a ratio, in alternating rounds: what the machine is at takes part in both alike.
+    rounds = [
+        (fastest_s(lambda: step(wrapped), 600), fastest_s(lambda: step(bare), 600))
+        for _ in range(5)
+    ]
+    with_margin_s, without_s = map(min, zip(*rounds, strict=True))
+    assert with_margin_s / without_s < 2.0, (with_margin_s, without_s)
