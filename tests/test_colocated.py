@@ -12,6 +12,8 @@ from voltana.cli.main import app
 from voltana.config import parse_scenario
 from voltana.errors import ConfigError
 from voltana.evaluation.compare import compare
+from voltana.evaluation.report.series import series_of
+from voltana.evaluation.report.timeline_panels import timelines
 from voltana.evaluation.scenario import load_scenario
 from voltana.plant.colocated.request import EngineRequest
 from voltana.plant.colocated.scheduler import EngineScheduler, SchedulerOptions
@@ -85,6 +87,23 @@ def test_prompts_go_first_unless_batches_are_mixed():
             assert seen[2] == ([], ["b", "a"])
         else:
             assert seen == [([("b", 64)], []), ([("b", 36)], []), ([], ["a", "b"])]
+
+
+def test_timelines_of_colocated_instances_count_requests_and_show_them():
+    scenario = load_scenario(
+        None, SHORT | {"cluster": {"colocated": 2}, "policies": ["static-max"]}
+    )
+    comparison = compare(scenario, record_timelines=True)
+    series = series_of(comparison, {})
+    for instance in comparison.runs[0].record.instances:
+        batch, kv_tokens = instance.timeline.batch, instance.timeline.kv_tokens
+        assert batch.max() > 0
+        assert ((batch > 0) == (kv_tokens > 0)).all()  # prompts are no requests that decode
+        assert (batch <= kv_tokens).all()
+    (figure,) = timelines(series["policies"], {"itl_ms": 50.0})
+    for name in ("colocated-0", "colocated-1"):
+        lines = [trace for trace in figure.traces if trace["name"] == name]
+        assert [line["yaxis"] for line in lines] == ["y", "y2", "y3"]
 
 
 @pytest.mark.parametrize("mixed", [False, True])

@@ -22,8 +22,9 @@ from voltana.evaluation.report.build import run_page, sweep_page
 from voltana.evaluation.report.figures import Palette
 from voltana.evaluation.report.labels import FIELDS, labelled, with_value
 from voltana.evaluation.report.page import render
-from voltana.evaluation.report.run_timelines import power, timelines
+from voltana.evaluation.report.run_timelines import power
 from voltana.evaluation.report.series import kv_tokens, read_series
+from voltana.evaluation.report.timeline_panels import timelines
 from voltana.evaluation.scenario import load_scenario
 from voltana.evaluation.sweep.fields import scenario_fields
 from voltana.evaluation.sweep.store import PLAN, RESULTS

@@ -83,29 +83,12 @@ def compare(
     for name, policy in policies.items():
         _check_budget(scenario, name, policy)
     simulations: dict[str, Simulation] = {}
-    wall_s: dict[str, float] = {}
-    choices: dict[str, Choice] = {}
-    reasons: dict[str, Reasons] = {}
-    ledgers: dict[str, PowerBudget] = {}
+    told: dict[str, _Told] = {}
     for name, given in policies.items():
-        started_s = perf_counter()
-        if isinstance(given, BestFixed):
-            choices[name] = given.find(scenario, progress)
-            policy = choices[name].policy
-        else:
-            policy = given
-        reasons[name] = {}
-        simulations[name] = _simulated(
-            scenario,
-            name,
-            policy,
-            reasons[name] if record_timelines else None,
-            ledgers=ledgers,
-            progress=progress,
-            look=look,
+        simulations[name], told[name] = _simulated(
+            scenario, name, given, counts=record_timelines, progress=progress, look=look
         )
-        wall_s[name] = perf_counter() - started_s
-    records = _records(simulations, wall_s)
+    records = _records(simulations)
     reference_energy_j = records[REFERENCE].energy_j()
     runs = {
         name: PolicyRun(
@@ -114,13 +97,13 @@ def compare(
                 record,
                 scenario.cluster.slo,
                 reference_energy_j=reference_energy_j,
-                wall_s=wall_s[name],
+                wall_s=told[name].wall_s,
                 budget=scenario.budget,
-                ledger=ledgers.get(name),
+                ledger=told[name].ledger,
             ),
             record=record,
-            choice=choices.get(name),
-            reasons=reasons[name],
+            choice=told[name].choice,
+            reasons=told[name].reasons,
         )
         for name, record in records.items()
     }
@@ -131,28 +114,49 @@ def compare(
     )
 
 
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _Told:
+    """What is known of a simulation beside its record.
+
+    Attributes:
+        wall_s: Wall-clock time that it took, the search for its policy included.
+        choice: What was searched; None where nothing was.
+        ledger: What divided its power budget; None without one.
+        reasons: What bound its decisions, by role; empty where they were not counted.
+    """
+
+    wall_s: float
+    choice: Choice | None
+    ledger: PowerBudget | None
+    reasons: Reasons
+
+
 def _simulated(
     scenario: Scenario,
     name: str,
-    policy: Policy,
-    reasons: Reasons | None,
+    given: Policy | BestFixed,
     *,
-    ledgers: dict[str, PowerBudget],
+    counts: bool,
     progress: Callable[[str, float, int], None] | None,
     look: Callable[[str, Simulation], None] | None,
-) -> Simulation:
-    """The policy's simulation after its last completion; with timelines and `reasons` if given.
-
-    What divided its power budget is entered in `ledgers`, if there is one.
-    """
+) -> tuple[Simulation, _Told]:
+    """A policy's simulation after its last completion; with timelines and reasons if `counts`."""
+    started_s = perf_counter()
+    if isinstance(given, BestFixed):
+        choice = given.find(scenario, progress)
+        policy = choice.policy
+    else:
+        choice, policy = None, given
+    ledgers: list[PowerBudget] = []
+    reasons: Reasons = {}
     with blame(name):
-        configured = scenario.configured(policy, lambda ledger: ledgers.update({name: ledger}))
+        configured = scenario.configured(policy, ledgers.append)
         simulation = Simulation(
             scenario.cluster,
-            configured if reasons is None else counted(configured, reasons),
+            counted(configured, reasons) if counts else configured,
             scenario.trace,
             seed=scenario.file.seed,
-            record_timeline=reasons is not None,
+            record_timeline=counts,
             plant=scenario.plant,
         )
 
@@ -163,19 +167,22 @@ def _simulated(
                 look(name, simulation)
 
         simulation.run(report)
-    return simulation
+    return simulation, _Told(
+        wall_s=perf_counter() - started_s,
+        choice=choice,
+        ledger=ledgers[-1] if ledgers else None,
+        reasons=reasons,
+    )
 
 
-def _records(simulations: dict[str, Simulation], wall_s: dict[str, float]) -> dict[str, RunRecord]:
+def _records(simulations: dict[str, Simulation]) -> dict[str, RunRecord]:
     """What was measured up to the end of the slowest; takes the simulations away one by one."""
     horizon_s = max(simulation.now_s for simulation in simulations.values())
     records: dict[str, RunRecord] = {}
     for name in list(simulations):
-        started_s = perf_counter()
         simulation = simulations.pop(name)  # a finished run's memory goes to the next record
         with blame(name):
             simulation.extend_to(horizon_s)
-        wall_s[name] += perf_counter() - started_s
         records[name] = simulation.record()
     return records
 

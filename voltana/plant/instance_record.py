@@ -60,7 +60,10 @@ def instance_record(instance: Instance, promises: RequestPromises) -> InstanceRe
         timeline=TimelineRecord(
             start_s=np.asarray(timeline.start_s, dtype=float),
             clock_mhz=np.asarray(timeline.clock_mhz, dtype=float),
-            batch=np.asarray(timeline.batch, dtype=int),
+            batch=np.asarray(
+                timeline.prefill_tokens if role is Role.PREFILL else timeline.decode_requests,
+                dtype=int,
+            ),
             latency_s=np.asarray(timeline.latency_s, dtype=float),
             kv_tokens=np.asarray(timeline.kv_tokens, dtype=int),
             queued=np.asarray(timeline.queued, dtype=int),

@@ -22,7 +22,8 @@ class TimelineRecord:
     Attributes:
         start_s: When it started.
         clock_mhz: Mean clock achieved during it.
-        batch: Decode requests, or prompt tokens of a prefill iteration.
+        batch: Prompt tokens of a prefill instance, decode requests of the others: of colocated
+            ones 0 where an iteration computes prompts alone.
         latency_s: What it took.
         kv_tokens: Tokens in the KV cache of a decode batch; 0 for prefill.
         queued: Requests that waited behind it.

@@ -22,14 +22,24 @@ IDLE = Load()
 
 
 class Timeline:
-    """One row an iteration: start, clock, batch and latency; empty unless recording."""
+    """One row an iteration: when it ran, how fast, and what of; empty unless recording."""
 
-    __slots__ = ("batch", "clock_mhz", "kv_tokens", "latency_s", "power_w", "queued", "start_s")
+    __slots__ = (
+        "clock_mhz",
+        "decode_requests",
+        "kv_tokens",
+        "latency_s",
+        "power_w",
+        "prefill_tokens",
+        "queued",
+        "start_s",
+    )
 
     def __init__(self) -> None:
         self.start_s = array("d")
         self.clock_mhz = array("f")
-        self.batch = array("i")
+        self.prefill_tokens = array("i")
+        self.decode_requests = array("i")
         self.latency_s = array("f")
         self.kv_tokens = array("i")
         self.queued = array("i")
@@ -173,7 +183,8 @@ class Runner:
         timeline = self.timeline
         timeline.start_s.append(self._start_s)
         timeline.clock_mhz.append(self._clock_mhz)
-        timeline.batch.append(self._load.decode_requests or self._load.prefill_tokens)
+        timeline.prefill_tokens.append(self._load.prefill_tokens)
+        timeline.decode_requests.append(self._load.decode_requests)
         timeline.latency_s.append(latency_s)
         timeline.kv_tokens.append(self._load.decode_kv_tokens)
         timeline.queued.append(self._queued)

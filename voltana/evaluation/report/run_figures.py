@@ -13,8 +13,9 @@ from voltana.evaluation.report.figures import (
     percent,
     shown,
 )
-from voltana.evaluation.report.run_timelines import decisions, power, reasons, timelines
+from voltana.evaluation.report.run_timelines import decisions, power, reasons
 from voltana.evaluation.report.series import TAIL
+from voltana.evaluation.report.timeline_panels import timelines
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from voltana.evaluation.report.figures import DASH, INK, Figure, Palette, axis, shown
+from voltana.evaluation.report.figures import Figure, Palette, axis, shown
+from voltana.evaluation.report.timeline_panels import budget_line
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
     Json = dict[str, Any]
 
@@ -26,7 +27,7 @@ def power(drawn: Sequence[Json], palette: Palette) -> Figure:
         for policy in drawn
     ]
     if drawn and "budget_w" in drawn[0]["cluster"]:
-        traces.append(_budget_line(drawn[0]["cluster"]))
+        traces.append(budget_line(drawn[0]["cluster"]))
     rows = []
     for policy in drawn:
         values = [value for value in policy["cluster"]["power_w"] if value is not None] or [0.0]
@@ -43,134 +44,6 @@ def power(drawn: Sequence[Json], palette: Palette) -> Figure:
         headers=["policy", "least (W)", "mean (W)", "most (W)"],
         rows=rows,
     )
-
-
-def _budget_line(cluster: Json, **more: Any) -> Json:
-    """The power budget over time; it holds for every policy."""
-    return {
-        "type": "scatter",
-        "mode": "lines",
-        "name": "power budget",
-        "x": cluster["power_t_s"],
-        "y": cluster["budget_w"],
-        "line": {"color": INK, "width": 1.5, "dash": "dot", "shape": "hv"},
-        **more,
-    }
-
-
-def timelines(drawn: Sequence[Json], slo: Mapping[str, float]) -> list[Figure]:
-    """Clock, batch, latency, waiting requests and KV cache of each policy, chosen by the reader."""
-    return [_timeline(policy, slo) for policy in reversed(drawn) if policy["instances"]]
-
-
-_PANELS = ("clock_mhz", "batch", "latency_ms")
-_TITLES = {
-    "clock_mhz": "clock (MHz)",
-    "batch": "batch (requests)",
-    "latency_ms": "latency (ms)",
-}
-
-
-_WHOLE = ((4, "waiting", "requests waiting"), (5, "kv_tokens", "tokens in KV caches"))
-"""Of the whole cluster: the panel, what it shows, and in words."""
-
-
-def _timeline(policy: Json, slo: Mapping[str, float]) -> Figure:
-    traces: list[Json] = []
-    rows = []
-    for place, instance in enumerate(policy["instances"]):
-        decode = instance["role"] == "decode"
-        for row, column in enumerate(_PANELS, start=1):
-            if not decode and column != "clock_mhz":
-                continue  # prompts of a prefill iteration are another scale
-            traces.append(
-                {
-                    "type": "scatter",
-                    "mode": "lines",
-                    "name": instance["instance"],
-                    "legendgroup": instance["instance"],
-                    "showlegend": row == 1,
-                    "x": instance["t_s"],
-                    "y": instance[column],
-                    "yaxis": f"y{row}" if row > 1 else "y",
-                    "line": {"color": f"c{place % 7}", "width": 1.4},
-                }
-            )
-        rows.append([instance["instance"], *(_mean(instance[column]) for column in _PANELS)])
-    cluster = policy["cluster"]
-    for row, column, name in (
-        (4, "waiting", "requests waiting"),
-        (5, "kv_tokens", "tokens in KV caches"),
-    ):
-        traces.append(
-            {
-                "type": "scatter",
-                "mode": "lines",
-                "name": name,
-                "showlegend": False,
-                "x": cluster["t_s"],
-                "y": cluster[column],
-                "yaxis": f"y{row}",
-                "line": {"color": INK, "width": 1.4},
-            }
-        )
-        rows.append([f"cluster: {name}", DASH, _mean(cluster[column]), DASH])
-    titles = [*_TITLES.values(), "waiting (requests)", "KV cache (tokens)"]
-    if "budget_w" in cluster:
-        titles.append("power (W)")
-        traces += _budget_panel(cluster, f"y{len(titles)}")
-        rows += [
-            [f"cluster: {name} (W)", DASH, _mean(cluster[column]), DASH]
-            for name, column in (("power", "power_w"), ("power budget", "budget_w"))
-        ]
-    layout: Json = {
-        "grid": {"rows": len(titles), "columns": 1, "pattern": "coupled", "ygap": 0.22},
-        "xaxis": axis("simulated time (s)"),
-    }
-    for row, title in enumerate(titles, start=1):
-        layout["yaxis" if row == 1 else f"yaxis{row}"] = axis(
-            title, rangemode="tozero" if row > 1 else "normal", nticks=5
-        )
-    layout["shapes"] = [
-        {
-            "type": "line",
-            "xref": "paper",
-            "yref": "y3",
-            "x0": 0,
-            "x1": 1,
-            "y0": slo["itl_ms"],
-            "y1": slo["itl_ms"],
-            "line": {"color": INK, "width": 1, "dash": "dot"},
-        }
-    ]
-    return Figure(
-        title="Timelines",
-        text="Clock of each instance, batch and worst iteration of decode instances against the "
-        "ITL threshold, requests that wait for their first token, tokens in decode's KV caches"
-        f"{', power of all boards below their budget' if 'budget_w' in cluster else ''}.",
-        traces=traces,
-        layout=layout,
-        headers=["series", "mean clock (MHz)", "mean batch or value", "mean latency (ms)"],
-        rows=rows,
-        height=860 if "budget_w" not in cluster else 1010,
-        choice="Timelines",
-        option=policy["policy"],
-    )
-
-
-def _budget_panel(cluster: Json, axis_of: str) -> list[Json]:
-    """Power of all boards, and above it the budget."""
-    power_line = {
-        "type": "scatter",
-        "mode": "lines",
-        "name": "power",
-        "showlegend": False,
-        "x": cluster["power_t_s"],
-        "y": cluster["power_w"],
-        "yaxis": axis_of,
-        "line": {"color": INK, "width": 1.4},
-    }
-    return [power_line, _budget_line(cluster, yaxis=axis_of)]
 
 
 def decisions(drawn: Sequence[Json]) -> Figure:
@@ -252,8 +125,3 @@ def reasons(drawn: Sequence[Json]) -> list[Figure]:
             )
         )
     return made
-
-
-def _mean(values: Sequence[float | None]) -> str:
-    kept = [value for value in values if value is not None]
-    return shown(sum(kept) / len(kept)) if kept else DASH
