@@ -226,3 +226,37 @@ def test_by_name_and_by_vector_are_one_algorithm(samples, load, nonnegative):
         for column in bases.T
     ]
     assert by_vector.predict_products(load, bases) == pytest.approx(each, abs=1e-9)
+
+
+def _plainly_updated(model, along, spread):
+    """The covariance after a sample, with every step of the formula taken."""
+    kept, covariance = model.forgetting, model._covariance
+    gain = (kept - (1.0 - kept) / spread) / (kept * (1.0 + spread))
+    outer = along[:, None] * along
+    changed = covariance - outer * gain
+    if gain < 0.0 and changed.diagonal().max() > 1.0 - 1e-9:
+        room = (1.0 - covariance.diagonal()) / (along * along + 1e-300)
+        gain = max(gain, -max(float(room.min()), 0.0))
+        changed = covariance - outer * gain
+    return changed
+
+
+@pytest.mark.parametrize("excited", [6, 4])
+def test_steps_of_the_covariance_that_are_left_out_change_no_bit(excited):
+    """Those of a sample by which nothing is forgotten, as one direction is at its prior still."""
+    rng = np.random.default_rng(excited)
+    model = DirectionalLeastSquares(features="abcdef", noise=0.05, forgetting=0.98)
+    left_out = 0
+    for _ in range(400):
+        x = rng.uniform(0.5, 1.5) * np.ones(6) + 0.02 * rng.standard_normal(6)
+        x[excited:] = 0.0
+        scaled = x * model._deviation * (1.0 / 0.05)
+        along = model._covariance.dot(scaled)
+        expected = _plainly_updated(model, along, float(scaled.dot(along)))
+        before = model._covariance
+        model.learn_vector(x, float(x.sum()), 0.05)
+        assert np.array_equal(model._covariance, expected)
+        left_out += model._covariance is before
+        if rng.random() < 0.01:
+            model.reopen(2.0)
+    assert bool(left_out) == (excited < 6)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import enum
 import math
+from bisect import bisect_right
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -306,7 +307,7 @@ class Forecast:
         """Index of the fastest forecast clock that is not above `clock_mhz`; -1 below all."""
         if not clock_mhz > 0:
             return -1
-        return int(self.clocks_mhz.searchsorted(clock_mhz + 1e-9, side="right")) - 1
+        return bisect_right(self.clocks_mhz, clock_mhz + 1e-9) - 1
 
     def standing_for(self, clock_mhz: float) -> tuple[int, float]:
         """Index of the forecast clock that stands for `clock_mhz`, and a factor on its latencies.
@@ -333,12 +334,12 @@ class Forecast:
         A slower clock takes longer, so rounding down keeps the bound a bound. An unknown clock
         (nan) has none.
         """
-        index = int(self.clocks_mhz.searchsorted(clock_mhz + 1e-9, side="right")) - 1
+        index = bisect_right(self.clocks_mhz, clock_mhz + 1e-9) - 1
         return float(self.upper_s[index]) if index >= 0 and clock_mhz > 0 else math.inf
 
     def mean_at(self, clock_mhz: float) -> float:
         """Mean at the fastest forecast clock that is not above `clock_mhz`; inf below all."""
-        index = int(self.clocks_mhz.searchsorted(clock_mhz + 1e-9, side="right")) - 1
+        index = bisect_right(self.clocks_mhz, clock_mhz + 1e-9) - 1
         return float(self.mean_s[index]) if index >= 0 and clock_mhz > 0 else math.inf
 
 

@@ -87,7 +87,7 @@ class Parked(ControllerWrapper):
         if not self._work_mhz > 0:  # it has never worked
             return decision
         cost_j = self.costs_j(max(self._gap_s, now_s - self._idle_since_s))
-        if not np.logical_and.reduce(np.isfinite(cost_j)):
+        if not math.isfinite(np.add.reduce(cost_j)):
             return decision
         return make_decision(
             clock_mhz=float(self._levels[int(cost_j.argmin())]),

@@ -32,5 +32,6 @@ class LognormalNoise:
             return 1.0
         if not self._block:
             # Drawn in blocks: one scalar draw through NumPy costs more than the rest of a step.
-            self._block = [math.exp(z * self._deviation) for z in self._rng.standard_normal(_BLOCK)]
+            drawn = self._rng.standard_normal(_BLOCK).tolist()
+            self._block = [math.exp(z * self._deviation) for z in drawn]
         return self._block.pop()

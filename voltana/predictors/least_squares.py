@@ -97,6 +97,7 @@ class DirectionalLeastSquares(base.Regressor):
         self._coefficients: FloatArray = np.zeros(0)
         self._deviation: FloatArray = np.zeros(0)
         self._covariance: Matrix = np.zeros((0, 0))
+        self._at_prior: bool | None = None  # a variance is the prior's; None: not looked at yet
         self._scales: Matrix = np.zeros((0, 0))  # of the covariance, from that of z
         self._sign_weights: FloatArray | None = None
         self._grow(features or ())
@@ -209,7 +210,7 @@ class DirectionalLeastSquares(base.Regressor):
         grown = self._covariance * factor
         # Scaling rows and columns alike keeps the matrix positive definite.
         shrink = 1.0 / np.sqrt(np.maximum(grown.diagonal(), 1.0))
-        self._covariance = grown * np.outer(shrink, shrink)
+        self._covariance, self._at_prior = grown * np.outer(shrink, shrink), None
 
     def _vector(self, x: Mapping[FeatureName, float]) -> FloatArray:
         vector = np.zeros(len(self._index))
@@ -236,7 +237,7 @@ class DirectionalLeastSquares(base.Regressor):
         self._scales = np.outer(self._deviation, self._deviation)
         covariance = np.diag((self._deviation > 0).astype(np.float64))
         covariance[:known, :known] = self._covariance
-        self._covariance = covariance
+        self._covariance, self._at_prior = covariance, None
         if self.nonnegative and len(self._index):
             free = self._deviation > 0
             self._sign_weights = np.where(free, 1.0 / np.where(free, self._deviation, 1.0), 0.0)
@@ -246,14 +247,29 @@ class DirectionalLeastSquares(base.Regressor):
         """Add the sample's information and forget as much of the old along the same direction."""
         kept = self.forgetting
         gain = (kept - (1.0 - kept) / spread) / (kept * (1.0 + spread))
+        if gain < 0.0:
+            gain = self._without_passing_prior(along, gain)
+            if not gain:  # as mostly, once what is excited is known: nothing changes
+                return
         outer = along[:, None] * along
-        changed = self._covariance - outer * gain
-        if gain < 0.0 and np.maximum.reduce(changed.diagonal()) > _SAFELY_BELOW_PRIOR:
-            # Little is left to learn here, so forgetting prevails; no variance may pass the prior.
-            room = (1.0 - self._covariance.diagonal()) / (along * along + _TINY)
-            gain = max(gain, -max(float(np.minimum.reduce(room)), 0.0))
-            changed = self._covariance - outer * gain
-        self._covariance = changed
+        outer *= gain
+        self._covariance, self._at_prior = self._covariance - outer, None
+
+    def _without_passing_prior(self, along: FloatArray, gain: float) -> float:
+        """The gain where forgetting prevails, such that no variance passes the prior's, 1.
+
+        With one that is there already nothing can be forgotten, whatever the direction.
+        """
+        variances = self._covariance.diagonal()
+        if self._at_prior is None:
+            self._at_prior = bool(np.maximum.reduce(variances) >= 1.0)
+        if self._at_prior:
+            return 0.0
+        squares = along * along
+        if np.maximum.reduce(variances - squares * gain) <= _SAFELY_BELOW_PRIOR:
+            return gain
+        room = (1.0 - variances) / (squares + _TINY)
+        return max(gain, -max(float(np.minimum.reduce(room)), 0.0))
 
     def _keep_signs(self) -> None:
         """Move coefficients onto the boundary, and the others to where that costs least.
@@ -265,6 +281,8 @@ class DirectionalLeastSquares(base.Regressor):
         if self._sign_weights is None:
             return
         coefficients, deviation = self._coefficients, self._deviation
+        if coefficients[coefficients.argmin()] >= 0.0:  # as mostly
+            return
         scaled = coefficients * self._sign_weights
         worst = int(scaled.argmin())
         if scaled[worst] >= 0.0:
