@@ -108,7 +108,7 @@ class Meter:
 
     def _repeat(self, output: Any, size: int) -> None:
         """Tell a result, and a launch of the same requests: there is nothing else to tell."""
-        (_, _, number, kv_tokens, launch_s), ready_s = self._untold.pop()
+        (_, alike, number, kv_tokens, launch_s), ready_s = self._untold.pop()
         flags, ring = self._flags, self._ring
         latency_s = ready_s - (launch_s if launch_s > self._ready_s else self._ready_s)
         self._ready_s = self._tokens_s = ready_s
@@ -125,7 +125,7 @@ class Meter:
             0, 0, _NAN, launch_s, _NAN, _NAN,
         ))  # fmt: skip
         ring.ring()
-        self._open[id(output)] = output, self._template, number, kv_tokens, launch_s
+        self._open[id(output)] = output, alike, number, kv_tokens, launch_s
 
     def _schedule_other(self, output: Any, *, same: bool) -> None:
         """Note what may be another batch than the one before.
@@ -136,12 +136,8 @@ class Meter:
         """
         now_s = self.now_s()
         requests, followed, batch = self._requests, self._followed, self._batch
-        if not same:
-            self._still = -1
-        if self._untold:
-            self._tell_results(output.finished_req_ids)
-        elif output.finished_req_ids:
-            self._forget(output.finished_req_ids, now_s)
+        self._still = self._still if same else -1
+        self._end(output.finished_req_ids, now_s)
         new = followed.arrivals(requests, now_s, self._wall_s)
         if not output.total_num_scheduled_tokens:
             self._scheduled_nothing(new, now_s)
@@ -178,14 +174,9 @@ class Meter:
             _LAUNCHED, launched, launch_s, _NAN, _NAN, entries if prefill_tokens else (),
             rooms_of(new) if new else (),
         )  # fmt: skip
-        if not same and not waiting and not followed.fresh and batch.settled:
+        if not (same or waiting or followed.fresh) and batch.settled:
             self._settle(launched)
-        # A result is told of what was told at its launch alone. Nothing that never comes back is
-        # kept for ever; an output's number is not used again as long as it is.
-        if len(self._open) >= MOST_OPEN:
-            del self._open[next(iter(self._open))]
-        kept = self._template if same else launched
-        self._open[id(output)] = output, kept, iteration, batch.kv_tokens, launch_s
+        self._keep(output, self._template if same and self._template else launched, launched)
 
     def _settle(self, launched: Launched) -> None:
         """From here on batches may be alike: all that there are decode."""
@@ -259,6 +250,26 @@ class Meter:
             if not self.finished:
                 _log.info("voltana: live: the first iteration took %.1f ms", 1e3 * latency_s)
             self.finished += 1
+
+    def _keep(self, output: Any, alike: Launched, launched: Launched) -> None:
+        """Keep a launch with its output, whose number is not used again as long as it is kept.
+
+        Args:
+            output: What was scheduled.
+            alike: The launch that it repeats; itself if it repeats none.
+            launched: Itself. Its result is told of what was told at its launch alone.
+        """
+        if len(self._open) >= MOST_OPEN:  # what never comes back is not kept for ever
+            del self._open[next(iter(self._open))]
+        number, kv_tokens = launched.iteration, launched.load[3]
+        self._open[id(output)] = output, alike, number, kv_tokens, launched.launch_s
+
+    def _end(self, finished: Iterable[str], now_s: float) -> None:
+        """Tell the results that are there, and what has ended by now."""
+        if self._untold:
+            self._tell_results(finished)
+        elif finished:
+            self._forget(finished, now_s)
 
     def _forget(self, rids: Iterable[str], now_s: float) -> None:
         for told in self._followed.ended(rids, self._tokens_s, now_s):
