@@ -155,6 +155,8 @@ class RingWriter:
 def _allocate(path: Path, size: int) -> mmap.mmap:
     """A new file in memory, all of it there: a store into a page that cannot be had is a SIGBUS.
 
+    It is all in the tables of this process as well: else each page costs the engine a fault.
+
     Raises:
         OSError: If there is no room for it; nothing is left behind.
     """
@@ -162,7 +164,7 @@ def _allocate(path: Path, size: int) -> mmap.mmap:
     handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     try:
         os.posix_fallocate(handle, 0, size)
-        return mmap.mmap(handle, size)
+        return mmap.mmap(handle, size, flags=mmap.MAP_SHARED | mmap.MAP_POPULATE)
     except OSError:
         path.unlink()
         raise
