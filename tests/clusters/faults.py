@@ -24,16 +24,18 @@ NAMES = ("prefill-0", "decode-0", "decode-1")
 def kill_an_agent(cluster: Launched, machine: Machine) -> None:
     """It costs its clock for a moment, and no request."""
     with cluster.traffic() as traffic:
-        assert machine.wait(lambda: machine.locked_mhz(1), 60)
+        assert machine.wait(lambda: machine.locked_mhz(1), cluster.patience_s)
         killed_s = time.monotonic()
         cluster.kill("agent-decode-0")
-        assert machine.wait(lambda: machine.unlocked_at_s(1) > killed_s, 60)
+        assert machine.wait(lambda: machine.unlocked_at_s(1) > killed_s, cluster.patience_s)
         assert traffic.completes_from(killed_s + 1, 10)
-        assert machine.wait(lambda: machine.locked_mhz(1), 90), "the next agent took the lease"
+        assert machine.wait(lambda: machine.locked_mhz(1), cluster.patience_s), (
+            "the next agent took the lease"
+        )
     assert traffic.lost == []
     assert traffic.refused == []
     assert "agent-decode-0 ended by itself (signal SIGKILL)" in cluster.said()
-    assert wait_for(lambda: "agent-decode-0 ready again" in cluster.said())
+    assert wait_for(lambda: "agent-decode-0 ready again" in cluster.said(), cluster.patience_s)
     assert cluster.status("decode-0")["health"] == "ok"
 
 
@@ -49,7 +51,7 @@ def kill_the_router(cluster: Launched) -> None:
     said = cluster.said()
     assert "router ended by itself (signal SIGKILL)" in said
     assert "starting it again in 1 s" in said
-    assert wait_for(lambda: "router       ready again" in cluster.said())
+    assert wait_for(lambda: "router       ready again" in cluster.said(), cluster.patience_s)
     for name in NAMES:
         assert cluster.status(name)["health"] == "ok"
 
@@ -57,14 +59,16 @@ def kill_the_router(cluster: Launched) -> None:
 def kill_the_daemon(cluster: Launched, machine: Machine, daemon: Daemon) -> None:
     """It costs clocks for a moment, and no request."""
     with cluster.traffic() as traffic:
-        assert machine.wait(lambda: machine.locked_mhz(2), 60)
+        assert machine.wait(lambda: machine.locked_mhz(2), cluster.patience_s)
         starts, worker = len(daemon.starts), daemon.worker()
         killed_s = time.monotonic()  # before: the GPU's process resets it at once
         os.kill(daemon.process.pid, signal.SIGKILL)
         os.kill(worker, signal.SIGKILL)
-        assert machine.wait(lambda: machine.unlocked_at_s(2) > killed_s, 60)
+        assert machine.wait(lambda: machine.unlocked_at_s(2) > killed_s, cluster.patience_s)
         assert traffic.completes_from(killed_s + 1, 10)
-        assert machine.wait(lambda: machine.locked_mhz(2), 90), "the agent took its lease again"
+        assert machine.wait(lambda: machine.locked_mhz(2), cluster.patience_s), (
+            "the agent took its lease again"
+        )
     assert len(daemon.starts) > starts
     assert traffic.lost == []
     assert traffic.refused == []
@@ -79,8 +83,8 @@ def kill_a_decode_server(cluster: Launched, machine: Machine) -> None:
         assert traffic.completes_from(killed_s + 1, 20)
     assert traffic.lost == []
     assert len(traffic.refused) <= traffic.clients, "at most what decode-1 had in hand"
-    assert wait_for(lambda: "decode-1 ended by itself" in cluster.said())
-    assert machine.wait(lambda: machine.locked_mhz(2) in {0, 210}, 60), (
+    assert wait_for(lambda: "decode-1 ended by itself" in cluster.said(), cluster.patience_s)
+    assert machine.wait(lambda: machine.locked_mhz(2) in {0, 210}, cluster.patience_s), (
         "nothing runs there: default or lowest clock"
     )
 
@@ -91,9 +95,9 @@ def kill_the_prefill_server(cluster: Launched, machine: Machine) -> None:
         assert traffic.completes_from(0.0, 5)
         cluster.processes()
         cluster.kill("prefill-0")
-        assert cluster.process.wait(STOP_TIMEOUT_S) == 1
+        assert cluster.process.wait(max(STOP_TIMEOUT_S, cluster.patience_s)) == 1
     assert traffic.lost == []
     assert traffic.refused, "clients were told"
     assert "prefill-0 ended by itself (signal SIGKILL)" in cluster.said()
     assert cluster.survivors() == []
-    assert machine.wait(lambda: not machine.any_locked(), 60)
+    assert machine.wait(lambda: not machine.any_locked(), cluster.patience_s)

@@ -35,6 +35,9 @@ START_TIMEOUT_S = 600.0
 STOP_TIMEOUT_S = 120.0
 """Above the sum of what the launch itself allows its processes."""
 
+LEAST_PATIENCE_S = 60.0
+"""On any machine; a slow one is given what starting the cluster took there."""
+
 ROUTER_OFFSET = 50
 
 TABLES = """
@@ -132,6 +135,7 @@ class Launched:
             )
         )
         self.log = folder / "launch.log"
+        self.ready_after_s = 0.0
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", engine.program, "launch", str(self.config), *flags],
@@ -158,13 +162,23 @@ class Launched:
         self.process.kill()
         self.process.wait()
 
+    @property
+    def patience_s(self) -> float:
+        """How long what takes moments on a quiet machine may take on this one, in this run.
+
+        Starting a cluster takes some minutes of a quiet machine, all of it work of the processor.
+        """
+        return max(LEAST_PATIENCE_S, self.ready_after_s)
+
     def wait_ready(self) -> None:
         """Wait until it says that everything is ready."""
-        ends_s = time.monotonic() + self.start_timeout_s
+        began_s = time.monotonic()
+        ends_s = began_s + self.start_timeout_s
         while "launch       ready" not in self.said():
             assert self.process.poll() is None, self.said() + self.logged()
             assert time.monotonic() < ends_s, self.said() + self.logged()
             time.sleep(0.25)
+        self.ready_after_s = time.monotonic() - began_s
         self.processes()
 
     def said(self) -> str:
@@ -234,7 +248,8 @@ class Launched:
 
     def traffic(self, clients: int = 4) -> Traffic:
         """Clients of its router."""
-        return Traffic(self.url, self.engine, clients)
+        deadline_s = max(Traffic.deadline_s, 2 * self.patience_s)
+        return Traffic(self.url, self.engine, clients, deadline_s)
 
     def stop(self, number: int = signal.SIGTERM) -> int:
         """Signal the launch and wait for its end."""
@@ -282,9 +297,11 @@ class Traffic:
             thread.join(self.deadline_s + 5)
             assert not thread.is_alive(), "a request neither ended nor failed before its deadline"
 
-    def completes_from(self, since_s: float, count: int, timeout_s: float = 600.0) -> bool:
+    def completes_from(self, since_s: float, count: int) -> bool:
         """Whether `count` requests completed after a moment, waiting for it."""
-        return wait_for(lambda: sum(at > since_s for at in self.completed) >= count, timeout_s)
+        return wait_for(
+            lambda: sum(at > since_s for at in self.completed) >= count, 2 * self.deadline_s
+        )
 
     def _ask(self, client: int) -> None:
         turn = 0

@@ -30,6 +30,9 @@ SLOT_BYTES = 1024
 GUARD = struct.Struct("=II")
 """Checksum and length of the payload; they follow the sequence number."""
 
+SEAL = struct.Struct("=QII")
+"""The sequence number of a slot that is complete, and its guard behind it."""
+
 GUARD_OFFSET = 8
 PAYLOAD_OFFSET = 16
 

@@ -28,7 +28,6 @@ FASTEST_MHZ = 1410
 LOOSE = {"ttft_ms": 60_000, "itl_ms": 20_000}
 """Thresholds that a busy machine keeps, too."""
 
-PATIENCE_S = 300.0
 ROUNDS = 4
 TOKENS = 32
 
@@ -113,8 +112,12 @@ def test_decisions_reach_the_driver_and_the_router_plans_on_what_agents_publish(
         return administration(cluster.url, "/metrics").decode()
 
     with cluster.traffic() as traffic:
-        assert machine.wait(lambda: all(machine.locked_mhz(gpu) for gpu in range(3)), PATIENCE_S)
-        assert wait_for(lambda: 'choices_total{role="decode",source="feed"}' in chosen())
+        assert machine.wait(
+            lambda: all(machine.locked_mhz(gpu) for gpu in range(3)), cluster.patience_s
+        )
+        assert wait_for(
+            lambda: 'choices_total{role="decode",source="feed"}' in chosen(), cluster.patience_s
+        )
         assert traffic.completes_from(0.0, 20)
     assert traffic.lost == traffic.refused == []
     statuses = {name: cluster.status(name) for name in faults.NAMES}
@@ -151,11 +154,11 @@ def test_every_request_is_told_and_ends_once_in_the_account(cluster: Launched) -
     cluster.put("prefill-0", "slo", **LOOSE)
     with cluster.traffic() as traffic:
         assert traffic.completes_from(0.0, 20)  # a latency that is not known is promised to nobody
-    assert wait_for(lambda: settled(cluster))
+    assert wait_for(lambda: settled(cluster), cluster.patience_s)
     before = cluster.status("prefill-0")["guarantee"]["requests"]["ttft"]
     for number in range(30):
         assert cluster.generate(number)
-    assert wait_for(lambda: settled(cluster))
+    assert wait_for(lambda: settled(cluster), cluster.patience_s)
     after = cluster.status("prefill-0")["guarantee"]["requests"]["ttft"]
     more = {name: after[name] - before[name] for name in after}
     assert more["arrived"] == 30
@@ -176,15 +179,15 @@ def test_a_change_of_the_slo_takes_effect_in_the_driver(
     for name in decode:
         cluster.put(name, "slo", **LOOSE)
     with cluster.traffic(8):
-        assert machine.wait(lambda: slowed(machine), PATIENCE_S)
+        assert machine.wait(lambda: slowed(machine), cluster.patience_s)
         for name in decode:
             cluster.put(name, "slo", itl_ms=0.01)  # cannot be kept: the fastest clock
         assert machine.wait(
-            lambda: FASTEST_MHZ in {machine.locked_mhz(gpu) for gpu in (1, 2)}, PATIENCE_S
+            lambda: FASTEST_MHZ in {machine.locked_mhz(gpu) for gpu in (1, 2)}, cluster.patience_s
         )
         for name in decode:
             cluster.put(name, "slo", **LOOSE)
-        assert machine.wait(lambda: slowed(machine), PATIENCE_S)
+        assert machine.wait(lambda: slowed(machine), cluster.patience_s)
 
 
 def slowed(machine: Machine) -> bool:
@@ -195,7 +198,7 @@ def slowed(machine: Machine) -> bool:
 def test_a_dry_run_acts_on_nothing(cluster: Launched, machine: Machine) -> None:
     for name in faults.NAMES:
         cluster.put(name, "dry-run", dry_run=True)
-    assert wait_for(lambda: not machine.any_locked())
+    assert wait_for(lambda: not machine.any_locked(), cluster.patience_s)
     calls = machine.set_calls()
     with cluster.traffic() as traffic:
         assert traffic.completes_from(0.0, 20)
@@ -208,7 +211,7 @@ def test_a_dry_run_acts_on_nothing(cluster: Launched, machine: Machine) -> None:
     for name in faults.NAMES:
         cluster.put(name, "dry-run", dry_run=False)
     with cluster.traffic():
-        assert wait_for(machine.any_locked)
+        assert wait_for(machine.any_locked, cluster.patience_s)
 
 
 def test_top_shows_every_instance(cluster: Launched) -> None:

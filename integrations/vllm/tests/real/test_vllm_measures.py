@@ -25,6 +25,10 @@ if TYPE_CHECKING:
 ITERATIONS = 1000
 PORT = 23210
 SETTLE_S = 3.0
+MOST_US = 15, 100
+"""Median and 99th percentile of what hooks take of an iteration, or else"""
+MOST_SHARE = 0.01
+"""of its CPU time."""
 
 
 def doubles(path: Path) -> Floats:
@@ -112,14 +116,24 @@ def check_latency(measured: list[Record], told: list[Details], handed_s: Floats)
 
 
 def test_hooks_cost_little(server: VllmServer, config: Path) -> None:
-    times_us = 1e6 * doubles(config.with_name(f"{server.name}.times"))
-    assert len(times_us) >= ITERATIONS // 2
+    """Held as a share of the iterations of the same run; a slow machine makes both slow."""
+    path = config.with_name(f"{server.name}.times")
+    before, log, cpu_s = len(doubles(path)), len(details_in(server.text())), server.engine_cpu_s()
+    for seed in range(5):
+        load(server.url, requests=60, at_once=8, seed=100 + seed)
+    time.sleep(SETTLE_S)
+    cpu_s = server.engine_cpu_s() - cpu_s
+    told, times_us = details_in(server.text())[log:], 1e6 * doubles(path)[before:]
+    assert len(times_us) >= ITERATIONS // 4
     p50, p99 = np.percentile(times_us, [50, 99])
-    sys.stdout.write(f"\n{server.name}: hooks take {p50:.1f} us p50, {p99:.1f} us p99\n")
-    # Beside other work whatever runs takes longer, iterations as well as hooks.
-    iteration_us = 1e6 * float(np.median([d.elapsed_s for d in details_in(server.text())]))
-    assert p50 < max(150, 0.01 * iteration_us)
-    assert p99 < max(600, 0.05 * iteration_us)
+    # Beside other work iterations wait, which costs no CPU; workers that wait for work spin.
+    iteration_us = 1e6 * min(cpu_s / len(told), float(np.median([d.elapsed_s for d in told])))
+    share = times_us.mean() / iteration_us
+    sys.stdout.write(
+        f"\n{server.name}: hooks take {p50:.1f} us p50, {p99:.1f} us p99 of thread CPU time, on "
+        f"average {100 * share:.2f} % of an iteration's {iteration_us:.0f} us\n"
+    )
+    assert (p50 < MOST_US[0] and p99 < MOST_US[1]) or share <= MOST_SHARE
 
 
 def test_a_hook_that_raises_does_not_stop_the_engine(model: Path, config: Path) -> None:

@@ -22,12 +22,13 @@ def around_schedule(original: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(original)
     def schedule(scheduler: Any, *args: Any, **kwargs: Any) -> Any:
         output = original(scheduler, *args, **kwargs)
-        meter = _meter_of(scheduler)
-        if meter is not None:
-            try:
+        meter = None
+        try:
+            meter = getattr(scheduler, METER, None)
+            if meter is not None:
                 meter.scheduled(output)
-            except Exception as error:  # noqa: BLE001  (the engine goes on whatever happens here)
-                _failed(scheduler, meter, error)
+        except Exception as error:  # noqa: BLE001  (the engine goes on whatever happens here)
+            _failed(scheduler, meter, error)
         return output
 
     return schedule
@@ -61,8 +62,10 @@ def _meter_of(scheduler: Any) -> Meter | None:
     return meter
 
 
-def _failed(scheduler: Any, meter: Meter, error: Exception) -> None:
+def _failed(scheduler: Any, meter: Meter | None, error: Exception) -> None:
     """Count an error; what was followed up to it is looked at anew, not counted on."""
+    if meter is None:  # a scheduler with a way of its own to look up attributes, which failed
+        return
     note_error(scheduler, meter, error, _log)
     try:
         meter.doubt()

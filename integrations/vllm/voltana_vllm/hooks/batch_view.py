@@ -86,6 +86,11 @@ class BatchView:
         else:
             self.mode = Mode.MIXED if self.prefill_tokens else Mode.DECODE
 
+    @property
+    def settled(self) -> bool:
+        """Whether all of the last batch decoded before, and were counted one by one."""
+        return self._exact and not (self.prompts or self._joining or self.worked_on)
+
     def doubt(self) -> None:
         """A batch may not have been read: rely on nothing that was counted before.
 

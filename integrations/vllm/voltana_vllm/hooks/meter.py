@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from voltana_ring.hooks.cached_share import CachedShare
 from voltana_ring.hooks.queue_view import earlier
 from voltana_ring.hooks.records import IDLE_EVERY_S, Launched, Records, idling
-from voltana_ring.layout import MAX_ENTRIES, Flag, Kind, Mode
+from voltana_ring.layout import BODY, MAX_ENTRIES, Flag, Kind, Mode
 from voltana_vllm.hooks.batch_view import BatchView
 from voltana_vllm.hooks.followed import Followed, Told, rooms_of
 from voltana_vllm.hooks.queue_view import QueueReader
@@ -19,8 +19,12 @@ if TYPE_CHECKING:
 
     from voltana_ring.writer import RingWriter
 
+    Open = tuple[Any, Launched, int, int, float]
+
 _NAN = float("nan")
-_LAUNCHED, _FINISHED = int(Kind.LAUNCHED), int(Kind.FINISHED)  # plain numbers cost less to pack
+# Plain numbers cost less to pack, and what is in this module less to find.
+_LAUNCHED, _FINISHED, _DECODE = int(Kind.LAUNCHED), int(Kind.FINISHED), int(Mode.DECODE)
+_pack = BODY.pack
 _log = logging.getLogger("vllm.voltana")
 
 MOST_OPEN = 64
@@ -60,6 +64,8 @@ class Meter:
         wall_s: Callable[[], float] = time.time,
     ) -> None:
         self._scheduler = scheduler
+        self._requests = scheduler.requests
+        self._ring = ring
         self._records = Records(ring)
         self._flags = int(Flag.SPECULATIVE) if speculative else 0
         self._flags_cut = self._flags | int(Flag.CUT)
@@ -70,8 +76,13 @@ class Meter:
         stages = getattr(scheduler.vllm_config.parallel_config, "pipeline_parallel_size", 1)
         self._batch = BatchView(summed=speculative or stages > 1)
         self.now_s, self._wall_s = now_s, wall_s
-        self._open: dict[int, tuple[Any, Launched]] = {}
-        self._untold: list[tuple[Launched, float]] = []
+        # Batches under way with how they were launched; one that repeats another has its own
+        # number, KV tokens and time of launch beside that.
+        self._open: dict[int, Open] = {}
+        self._untold: list[tuple[Open, float]] = []
+        self._still = -1  # requests of a batch that may repeat; none does while it is -1
+        self._newest = ""  # the request that came last by then
+        self._template: Launched | None = None
         self._ready_s = 0.0
         self._tokens_s = _NAN
         self._idle_s = 0.0
@@ -81,12 +92,52 @@ class Meter:
 
     def scheduled(self, output: Any) -> None:
         """Note what was scheduled: a batch that is about to run, or nothing."""
+        # Most batches decode what the one before did, a token later. What runs once an iteration
+        # is in no cache by then, and every line costs: these have few.
+        size = len(output.num_scheduled_tokens)
+        same = (
+            size == self._still
+            and output.total_num_scheduled_tokens == size
+            and not output.finished_req_ids
+            and next(reversed(self._requests)) == self._newest
+        )
+        if same and len(self._untold) == 1 and self._untold[0][0][1] is self._template:
+            self._repeat(output, size)
+        else:
+            self._schedule_other(output, same=same)
+
+    def _repeat(self, output: Any, size: int) -> None:
+        """Tell a result, and a launch of the same requests: there is nothing else to tell."""
+        (_, alike, number, kv_tokens, launch_s), ready_s = self._untold.pop()
+        flags, ring = self._flags, self._ring
+        latency_s = ready_s - (launch_s if launch_s > self._ready_s else self._ready_s)
+        self._ready_s = self._tokens_s = ready_s
+        ring.put(_pack(
+            _FINISHED, _DECODE, flags, 0, 0, number, ready_s, 0, 0.0, size, kv_tokens,
+            0, 0, _NAN, launch_s, ready_s, latency_s,
+        ))  # fmt: skip
+        self.finished += 1
+        self.iterations = number = self.iterations + 1
+        self._batch.kv_tokens = kv_tokens = self._batch.kv_tokens + size
+        launch_s = self.now_s()
+        ring.put(_pack(
+            _LAUNCHED, _DECODE, flags, 0, 0, number, launch_s, 0, 0.0, size, kv_tokens,
+            0, 0, _NAN, launch_s, _NAN, _NAN,
+        ))  # fmt: skip
+        ring.ring()
+        self._open[id(output)] = output, alike, number, kv_tokens, launch_s
+
+    def _schedule_other(self, output: Any, *, same: bool) -> None:
+        """Note what may be another batch than the one before.
+
+        Args:
+            output: What was scheduled.
+            same: Whether it decodes the same requests nevertheless.
+        """
         now_s = self.now_s()
-        requests, followed, batch = self._scheduler.requests, self._followed, self._batch
-        if self._untold:
-            self._tell_results(output.finished_req_ids)
-        elif output.finished_req_ids:
-            self._forget(output.finished_req_ids, now_s)
+        requests, followed, batch = self._requests, self._followed, self._batch
+        self._still = self._still if same else -1
+        self._end(output.finished_req_ids, now_s)
         new = followed.arrivals(requests, now_s, self._wall_s)
         if not output.total_num_scheduled_tokens:
             self._scheduled_nothing(new, now_s)
@@ -123,7 +174,16 @@ class Meter:
             _LAUNCHED, launched, launch_s, _NAN, _NAN, entries if prefill_tokens else (),
             rooms_of(new) if new else (),
         )  # fmt: skip
-        self._keep(output, launched)  # a result is told of what was told at its launch alone
+        if not (same or waiting or followed.fresh) and batch.settled:
+            self._settle(launched)
+        self._keep(output, self._template if same and self._template else launched, launched)
+
+    def _settle(self, launched: Launched) -> None:
+        """From here on batches may be alike: all that there are decode."""
+        if len(self._scheduler.running) == launched.load[2]:
+            self._still = launched.load[2]
+            self._newest = next(reversed(self._requests))
+            self._template = launched
 
     def updated(self, output: Any, ready_s: float) -> None:
         """Note a result; it is told with the launch that follows at once, or now where none does.
@@ -135,12 +195,13 @@ class Meter:
         found = self._open.pop(id(output), None)
         if found is None:
             return
-        self._untold.append((found[1], ready_s))
+        self._untold.append((found, ready_s))
         if not self._scheduler.running:
             self._tell_results(self._scheduler.finished_req_ids, wakes=True)
 
     def doubt(self) -> None:
         """Something went wrong half-way: read the next batch from scratch."""
+        self._still = -1
         self._batch.doubt()
 
     def close(self) -> None:
@@ -171,8 +232,11 @@ class Meter:
         untold, self._untold = self._untold, []
         last = untold[-1]
         for told in untold:
-            launched, ready_s = told
-            latency_s = ready_s - max(launched.launch_s, self._ready_s)
+            (_, launched, iteration, kv_tokens, launch_s), ready_s = told
+            if iteration != launched.iteration:  # it was as another, but later
+                load = *launched.load[:3], kv_tokens
+                launched = launched._replace(iteration=iteration, load=load, launch_s=launch_s)
+            latency_s = ready_s - max(launch_s, self._ready_s)
             self._ready_s = ready_s
             if launched.mode != Mode.PREFILL:
                 self._tokens_s = ready_s
@@ -187,11 +251,25 @@ class Meter:
                 _log.info("voltana: live: the first iteration took %.1f ms", 1e3 * latency_s)
             self.finished += 1
 
-    def _keep(self, output: Any, launched: Launched) -> None:
-        """Keep a launch with its output, whose number is not used again as long as it is kept."""
-        if len(self._open) >= MOST_OPEN:
+    def _keep(self, output: Any, alike: Launched, launched: Launched) -> None:
+        """Keep a launch with its output, whose number is not used again as long as it is kept.
+
+        Args:
+            output: What was scheduled.
+            alike: The launch that it repeats; itself if it repeats none.
+            launched: Itself. Its result is told of what was told at its launch alone.
+        """
+        if len(self._open) >= MOST_OPEN:  # what never comes back is not kept for ever
             del self._open[next(iter(self._open))]
-        self._open[id(output)] = output, launched
+        number, kv_tokens = launched.iteration, launched.load[3]
+        self._open[id(output)] = output, alike, number, kv_tokens, launched.launch_s
+
+    def _end(self, finished: Iterable[str], now_s: float) -> None:
+        """Tell the results that are there, and what has ended by now."""
+        if self._untold:
+            self._tell_results(finished)
+        elif finished:
+            self._forget(finished, now_s)
 
     def _forget(self, rids: Iterable[str], now_s: float) -> None:
         for told in self._followed.ended(rids, self._tokens_s, now_s):
