@@ -1,8 +1,8 @@
 """JoinedWait: within what time the prompts of a batch came to the device.
 
-A host prepares one prompt after the other, so that the wait of a batch's oldest prompt may have been
-before the scheduler saw it, and the others have waited nearly as long. What came while the batch
-before ran has waited for that alone; what an idle device computes has not waited for it at all.
+A host prepares one prompt after the other, so that the wait of the oldest prompt of a batch may
+have been before the scheduler saw it, and the others have waited nearly as long. What came while
+the batch before ran has waited for that alone; what an idle device computes has not waited for it.
 """
 
 from __future__ import annotations
