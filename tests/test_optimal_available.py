@@ -259,3 +259,22 @@ def test_what_was_lost_breaks_no_promise():
     for step in range(400):
         controller.decide(seen(100, 3.0, now_s=10.0 + 0.05 * step))
     assert controller.reserve.rho >= before
+
+
+def test_who_came_from_a_host_together_is_lost_together():
+    """An idle device computes prompts at once, so that all of a batch are as late as its first.
+
+    Had the others come evenly while that one waited, a faster level would save a fifth of them.
+    """
+    load = Load(prefill_tokens=2000, prefill_attended_pairs=10_000.0)  # many short prompts
+    clocks = {}
+    for waited_s in (0.0, 0.55):
+        controller = make(Sweet())
+        for step in range(80):
+            now_s = 10.0 + 0.5 * step
+            controller.decide(seen(0, now_s=now_s))
+            at = dataclasses.replace(seen(2000, waited_s, now_s=now_s + 0.1), load=load)
+            decision = controller.decide(at)
+        clocks[waited_s] = decision.clock_mhz
+    assert decision.status is Status.VOID
+    assert clocks[0.55] == clocks[0.0] < LEVELS[-1]

@@ -41,6 +41,7 @@ import numpy as np
 from voltana.controllers.arriving_work import ArrivingWork
 from voltana.controllers.caution import Caution, closeness
 from voltana.controllers.held_level import HeldLevel
+from voltana.controllers.joined_wait import JoinedWait
 from voltana.errors import invalid
 from voltana.levels import idle_clock, require_levels
 from voltana.planning import certified_or_fastest, lowest_safe_index, work_energy_j
@@ -137,6 +138,7 @@ class OptimalAvailable:
         self.caution = Caution(self._late_share)
         self.held = HeldLevel(PRICE_S, settling_s=0.0)
         self._idle_mhz = idle_clock(self.levels_mhz, idle_mhz)
+        self._joined = JoinedWait()
         self._open: list[_Batch] = []
 
     def decide(self, observation: Observation) -> Decision:
@@ -145,6 +147,7 @@ class OptimalAvailable:
         self._note_end(observation)
         self.caution.step(now_s)
         if not load.prefill_tokens and not load.decode_requests:
+            self._joined.idle()
             return Decision(clock_mhz=self._idle_mhz, reason="idle: wait slowly")
         forecast = self.predictor.forecast(load, self._levels)
         itl_s = self._slo.decode_budget_s() if load.decode_requests else math.inf
@@ -154,6 +157,7 @@ class OptimalAvailable:
         if not load.decode_requests and not math.isnan(observation.slack_s):
             itl_s = observation.slack_s  # requests that run beside it wait for their next token
         left_s = self._slo.prefill_budget_s(observation.queue)
+        self._joined.begin(observation.queue, now_s)
         decision = self._plan(observation, forecast, left_s, itl_s)
         if self.arriving is not None:
             self.arriving.note(load.prefill_tokens, load.prefill_attended_pairs, now_s)
@@ -204,17 +208,18 @@ class OptimalAvailable:
     def _spared(self, observation: Observation, forecast: Forecast) -> int | None:
         """Index of the slowest level at which a batch whose deadline is lost loses no more.
 
-        Its oldest prompt is late at every level, but others of the batch may not be. A level loses
+        Its oldest prompt is late at every level, but others of the batch may not be: those that
+        came to the device while that one waited for it, evenly (`JoinedWait`). A level loses
         no more if it makes late at most the share that may be late beyond what the fastest one
         does. None where a deadline behind the batch binds, or nobody knows how fast work comes in.
         """
         queue, ttft_s = observation.queue, self._slo.ttft_s
         if self.arriving is None or queue.requests:
             return None
-        left_s, waited = self._slo.prefill_budget_s(queue), queue.oldest_wait_s / ttft_s
+        left_s, joined = self._slo.prefill_budget_s(queue), self._joined.longest_s / ttft_s
 
         def late(index: int) -> float:
-            return closeness((left_s - float(forecast.mean_s[index])) / ttft_s, waited)
+            return closeness((left_s - float(forecast.mean_s[index])) / ttft_s, joined)
 
         fastest = self._fastest(observation.bounds)
         most = late(fastest) + self._late_share
