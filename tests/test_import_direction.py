@@ -27,6 +27,7 @@ LAYERS = (
         "pool",
         "prefix_cache",
         "viability",
+        "users_file",
         "validation",
         "extras",
     },

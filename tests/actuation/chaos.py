@@ -23,13 +23,17 @@ from pathlib import Path
 from tests.actuation.chaos_faults import PASSING, Faults, LogPipe
 from tests.actuation.daemons import Daemon
 from tests.actuation.driver import Machine
-from tests.actuation.stalls import StallWatch
+from tests.actuation.stalls import EVERY_S, StallWatch
 
 SIGNALS = (signal.SIGKILL, signal.SIGSTOP, signal.SIGTERM)
 VICTIMS = ("client", "controller", "worker", "parent", "parent and worker", "GPU's process")
 SLACK_S = 0.5
 RESTART_S = 1.0
 RECOVERY_S = 20.0
+PATIENCE_S = 150.0
+"""How long a client may be out of control on a machine that itself stands still most of the time: a
+deadlock lasts for ever, and is found then as well."""
+
 REPETITIONS = 4
 """How often a round is run again while the machine stands still."""
 
@@ -55,7 +59,7 @@ class Round:
     @property
     def excused(self) -> bool:
         """Whether the machine stood still for longer than they were late: it is run again."""
-        return self.late and self.stalled_s >= self.delay_s - self.bound_s
+        return self.late and self.stalled_s + 2 * EVERY_S >= self.delay_s - self.bound_s
 
 
 @dataclass
@@ -89,7 +93,7 @@ class Chaos:
         self.pipe = LogPipe(self.folder / "chaos.log")
         self.daemon = Daemon(self.folder, self.machine, init=True, stderr=self.pipe.writer)
         self.faults = Faults(self.machine, self.daemon, self.pipe, self.rng)
-        self.daemon.wait_ready()
+        self.daemon.wait_ready(PATIENCE_S)
         self.client = self._new_client()
         try:
             for number in range(count):
@@ -133,6 +137,7 @@ class Chaos:
             self._clear_fault_after(fault, hit_s)
         if not machine.wait(self.faults.nothing_of_ours_is_locked, RECOVERY_S):
             self.problems.append(f"a clock is left locked after {victim}, {number.name}, {fault}")
+            self._tidy(victim)
             return
         unlocked_s = max(machine.unlocked_at_s(device) for device in range(2))
         bound_s, since_s = self.lease_s + self.slack_s, hit_s
@@ -183,9 +188,27 @@ class Chaos:
                 for device in range(2)
             )
 
-        if not self.machine.wait(controlled, RECOVERY_S):
-            text = self.pipe.text()[-2000:]
-            raise AssertionError(f"deadlock: the client is not in control again.\n{text}")
+        began_s = time.monotonic()
+        while not self.machine.wait(controlled, RECOVERY_S):
+            now_s = time.monotonic()
+            taken_s = now_s - began_s
+            own_s = taken_s - self.watch.stalled_s(began_s, now_s)
+            if own_s > RECOVERY_S or taken_s > PATIENCE_S or not self.watch.seeing:
+                who = self._who_is_there(began_s)
+                raise AssertionError(
+                    f"deadlock: the client is not in control again after {taken_s:.0f} s, in "
+                    f"{own_s:.0f} of which nobody waited for a processor. {who}\n"
+                    f"{self.pipe.text()[-2000:]}"
+                )
+
+    def _who_is_there(self, since_s: float) -> str:
+        """Whose fault it may be: the client's, the daemon's, or that of what restarts it."""
+        starts = sum(at_s > since_s for at_s in self.daemon.starts)
+        locked = [self.machine.locked_mhz(device) for device in range(2)]
+        return (
+            f"Starts of the daemon meanwhile: {starts}; its worker: {self.daemon.worker()}; the "
+            f"client's end: {self.client.poll()}; clocks: {locked} MHz."
+        )
 
     def _tidy(self, victim: str) -> None:
         self.faults.clear()
@@ -206,9 +229,11 @@ class Chaos:
         self.watch.close()
         self.client.kill()
         self.client.wait()
-        self.daemon.wait_ready()  # init may be restarting it after the last round
-        if self.daemon.stop() != 0:
-            self.problems.append("the daemon's last stop failed")
+        try:
+            self.daemon.wait_ready(PATIENCE_S)  # init may be restarting it after the last round
+        finally:
+            if self.daemon.stop() != 0:
+                self.problems.append("the daemon's last stop failed")
         if self.machine.any_locked():
             self.problems.append("a clock is locked at the end")
         if self.daemon.socket.exists():

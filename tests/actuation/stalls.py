@@ -17,13 +17,18 @@ KEPT = 10_000
 
 
 class StallWatch:
-    """Watches until it is closed; sees nothing where the kernel does not count it."""
+    """Watches until it is closed.
+
+    Attributes:
+        seeing: False where the kernel does not count it.
+    """
 
     def __init__(self) -> None:
         self._counts: deque[tuple[float, float]] = deque(maxlen=KEPT)
         self._ending = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True)
-        if PRESSURE.exists():
+        self.seeing = PRESSURE.exists()
+        if self.seeing:
             self._thread.start()
 
     def stalled_s(self, since_s: float, until_s: float) -> float:

@@ -94,6 +94,20 @@ def test_resets_that_the_driver_ignores_do_not_count(count, operator, machine, t
         assert_unharmed(honest, quiet_s, attacked_s)
 
 
+@pytest.mark.parametrize("count", [2, 7])
+def test_ignored_resets_of_a_lock_at_the_fastest_clock_do_not_count(count, machine, tmp_path):
+    """That clock runs without a lock as well: the reason that the driver gives tells."""
+    with Daemon(tmp_path, machine) as daemon:
+        client = daemon.client(0, lease_s=0.5)
+        fastest_mhz = client.actuator.table()[-1]
+        assert client.reach(fastest_mhz)
+        machine.fault(0, "F_RESET", "K_SILENT", 0, count)
+        client.actuator.close()
+        assert machine.wait(lambda: not machine.locked_mhz(0))
+        with daemon.client(0) as again:  # nobody is taken for another tool
+            assert again.reach(MHZ)
+
+
 def test_resets_that_are_ignored_for_long_are_doubted_retried_and_refuse_no_lease(
     machine, tmp_path
 ):

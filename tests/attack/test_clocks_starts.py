@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
+import signal
 import socket
 import threading
 import time
@@ -17,6 +19,7 @@ from voltana_actuatord.daemon import trust
 from voltana_actuatord.daemon.claims import Claims
 from voltana_actuatord.daemon.journal import Journal
 from voltana_actuatord.daemon.listening import ListeningPlace
+from voltana_actuatord.daemon.parent import START_LIMIT_S
 from voltana_actuatord.errors import ActuatorError
 
 MHZ = 1005.0
@@ -283,3 +286,37 @@ def test_marks_of_gpus_that_are_no_more_keep_no_start_waiting(machine, tmp_path)
     with Daemon(tmp_path, machine) as daemon, daemon.client(0) as client:
         assert client.reach(MHZ)
     assert len(journal.marked()) == 2
+
+
+def test_a_worker_that_starts_too_slowly_gets_longer_the_next_time(machine, tmp_path):
+    """A host without a free core: each start takes longer than the first one may."""
+    longer_s = START_LIMIT_S + 1.0
+    over = threading.Event()
+
+    def hold_up():
+        seen = set()
+        while not over.wait(0.002):
+            worker = daemon.worker()
+            if worker and worker not in seen:
+                seen.add(worker)
+                held = worker
+                os.kill(held, signal.SIGSTOP)
+                threading.Timer(longer_s, go_on, (held,)).start()
+
+    def go_on(held):
+        with contextlib.suppress(ProcessLookupError):  # it was given up
+            os.kill(held, signal.SIGCONT)
+
+    daemon = Daemon(tmp_path, machine, start=False)
+    daemon.begin()
+    host = threading.Thread(target=hold_up)
+    host.start()
+    try:
+        daemon.wait_ready(60.0)
+        with daemon.client(0) as client:
+            assert client.reach(MHZ)
+    finally:
+        over.set()
+        host.join()
+        daemon.stop()
+    assert f"no sign of life from the worker for {START_LIMIT_S:.1f} s" in daemon.log.read_text()

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from voltana.serving.engine import Call, PromptSize
 from voltana.serving.router.openai_prompt import batch_of, chat_size, prompt_size
-from voltana.serving.router.prompt_length import LEAST_BYTES, MOST_BYTES, PromptLength
+from voltana.serving.router.prompt_length import LEAST_BYTES, MOST_BYTES, MOST_PICTURE, PromptLength
 
 TEXT = {"type": "text", "text": "What is on this picture?"}
 PICTURE = {"type": "image_url", "image_url": {"url": "data:image/png;base64," + "A" * 100_000}}
@@ -115,3 +115,22 @@ def test_no_answers_make_a_token_of_text_absurd(answers: list[tuple[int, int]]) 
     for size, tokens in answers:
         lengths.learn(call(PromptSize(text_bytes=size)), reports(tokens))
     assert LEAST_BYTES - 1e-9 <= lengths.bytes_per_token <= MOST_BYTES + 1e-9
+
+
+def test_a_server_that_lies_of_a_picture_is_believed_within_bounds() -> None:
+    lengths = PromptLength()
+    for tokens in (10**12, 10**8, 10**8, int("9" * 4000)):
+        lengths.learn(chat([TEXT, PICTURE]), b'{"usage":{"prompt_tokens":%d}}' % tokens)
+    lengths.learn(chat([TEXT, PICTURE]), b'{"prompt_tokens":' + b"9" * 5000 + b"}")
+    assert 1.0 <= lengths.tokens_per_picture <= MOST_PICTURE
+
+
+def test_a_length_is_found_at_both_ends_of_a_long_answer() -> None:
+    for answer in (
+        b'{"prompt_tokens": 5000,"x":"' + b"a" * 10**6 + b'"}',
+        b'{"x":"' + b"a" * 10**6 + b'","prompt_tokens":5000}',
+    ):
+        lengths = PromptLength()
+        for _ in range(300):
+            lengths.learn(PLAIN, answer)
+        assert lengths.estimate(PLAIN) == pytest.approx(4000, rel=0.2)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import tomllib
 from typing import TYPE_CHECKING
 
@@ -11,6 +10,7 @@ from pydantic import Field, ValidationError
 from voltana.controllers.budget_schedule import BudgetSchedule
 from voltana.errors import ConfigError
 from voltana.evaluation.time_series import read_series
+from voltana.users_file import load_json, read_text
 from voltana.validation import NotNegative, Positive, StrictTable, explain
 
 if TYPE_CHECKING:
@@ -48,12 +48,12 @@ def read_budget(path: Path) -> BudgetSchedule:
         from_s, budget_w = read_series(FIELD, path, figure="a number of watts")
         return _schedule(path, from_s, budget_w, None)
     try:
-        text = path.read_text(encoding="utf-8")
-        tables = tomllib.loads(text) if path.suffix == ".toml" else json.loads(text)
+        text = read_text(path)
+        tables = tomllib.loads(text) if path.suffix == ".toml" else load_json(text)
         file = BudgetFile.model_validate(tables)
     except ValidationError as error:
         raise ConfigError(f"{FIELD} {str(path)!r}: {explain(error, BudgetFile)}") from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         reason = getattr(error, "strerror", None) or error
         raise ConfigError(
             f"{FIELD} = {str(path)!r} cannot be read: {reason}. See docs/power-budget.md for an "

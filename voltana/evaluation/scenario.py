@@ -28,6 +28,7 @@ from voltana.policies.fixed import require_clocks
 from voltana.policies.published import V01, refuses_colocated
 from voltana.policy import FIXED_PREFIX, load_object
 from voltana.slo import Slo
+from voltana.users_file import read_text
 from voltana.values import Load
 
 if TYPE_CHECKING:
@@ -102,12 +103,13 @@ def read_tables(path: Path) -> dict[str, Any]:
         ConfigError: If it cannot be read or is not TOML.
     """
     try:
-        tables = tomllib.loads(path.read_text(encoding="utf-8"))
+        tables = tomllib.loads(read_text(path))
     except OSError as error:
         raise ConfigError(
             f"scenario {str(path)!r} cannot be read: {error.strerror}. Check the path."
         ) from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    # A number of 5,000 digits is a plain ValueError, and a list nested 1,000 deep a recursion.
+    except (ValueError, RecursionError) as error:
         raise ConfigError(
             f"scenario {str(path)!r} is not TOML: {error}. See docs/simulate.md for an example."
         ) from None

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import csv
 import datetime as dt
+import io
 import itertools
 import math
 from typing import TYPE_CHECKING
 
 from voltana.errors import ConfigError
+from voltana.users_file import read_text
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -29,8 +31,8 @@ def read_series(field: str, path: Path, *, figure: str) -> tuple[list[float], li
         ConfigError: If it cannot be read, is empty, or has a row that is none.
     """
     try:
-        with path.open(encoding="utf-8-sig", newline="") as lines:
-            rows = [row for row in csv.reader(lines) if any(cell.strip() for cell in row)]
+        lines = io.StringIO(read_text(path), newline="")
+        rows = [row for row in csv.reader(lines) if any(cell.strip() for cell in row)]
     except (OSError, ValueError, csv.Error) as error:
         reason = getattr(error, "strerror", None) or error
         raise ConfigError(
@@ -44,7 +46,7 @@ def read_series(field: str, path: Path, *, figure: str) -> tuple[list[float], li
         at_s = _seconds(row[0]) if len(row) == 2 else None
         if at_s is None or not _number(row[-1]):
             raise ConfigError(
-                f"{field}: row {place} of {str(path)!r} is {','.join(row)!r}: must be a time "
+                f"{field}: row {place} of {str(path)!r} is {','.join(row)!r:.80}: must be a time "
                 f"(seconds or ISO 8601) and {figure}, finite. Mend or remove it."
             )
         if _number(row[0]) != _number(rows[0][0]):

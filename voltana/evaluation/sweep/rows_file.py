@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from voltana.errors import ConfigError, invalid
 from voltana.evaluation.sweep.fields import value_of
+from voltana.users_file import read_text
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -26,9 +27,9 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
         ConfigError: If the file cannot be read or holds no rows.
     """
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        text = read_text(path)
         rows = _parsed(path, text)
-    except (OSError, ValueError, csv.Error) as error:
+    except (OSError, ValueError, RecursionError, csv.Error) as error:
         if isinstance(error, ConfigError):
             raise
         reason = getattr(error, "strerror", None) or error

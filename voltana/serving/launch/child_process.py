@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import http.client
+import math
 import os
 import secrets
 import signal
@@ -18,12 +19,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from voltana.serving.launch import warden
-from voltana.serving.launch.strays import MARK, PLACE, end_strays, guarded, pipe
+from voltana.serving.launch.strays import end_strays, environment, guarded, pipe
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 _KILL_S = 12.0
+_LOOK_S = 0.01
 _PROBE_TIMEOUT_S = 2.0
 _LAST_WORDS_BYTES = 1500
 
@@ -70,9 +72,7 @@ class ChildProcess:
         with self.log.open("ab" if again else "wb") as log:
             self._process = subprocess.Popen(
                 guarded(spec.command, spec.grace_s),
-                env=os.environ
-                | dict(spec.environment)
-                | {MARK: self._mark, PLACE: str(logs.resolve())},
+                env=os.environ | dict(spec.environment) | environment(logs, self._mark),
                 pass_fds=(pipe(),),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
@@ -86,7 +86,13 @@ class ChildProcess:
         return self._process.pid
 
     def status(self) -> int | None:
-        """Exit status; None while it runs."""
+        """Exit status; None while it runs. Once it has ended, so has whatever it left behind."""
+        if self._process.returncode is None:
+            with contextlib.suppress(ChildProcessError):
+                flags = os.WEXITED | os.WNOHANG | os.WNOWAIT
+                if os.waitid(os.P_PID, self.pid, flags) is None:
+                    return None
+                end_strays(self.pid, self._mark)  # as long as the number is still its own
         return self._process.poll()
 
     def probe(self) -> bool:
@@ -97,20 +103,29 @@ class ChildProcess:
 
     def terminate(self) -> None:
         """Ask it to end."""
-        if self.status() is None:
-            self._process.terminate()
+        self._signal(signal.SIGTERM)
 
     def finish(self, timeout_s: float) -> None:
         """Wait for its end, then kill whatever is left of it and of its children."""
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            self._process.wait(max(0.0, timeout_s))
+        if self._ends_within(timeout_s):
+            return
+        self._signal(warden.NOW)
+        if not self._ends_within(_KILL_S):
+            self._signal(signal.SIGKILL)
+            self._ends_within(math.inf)
+
+    def _signal(self, number: int) -> None:
+        """A signal to the warden while it lives, and to nobody who has its number later."""
         if self.status() is None:
-            self._process.send_signal(warden.NOW)
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                self._process.wait(_KILL_S)
-        self._process.kill()
-        self._process.wait()
-        end_strays(self.pid, self._mark)
+            os.kill(self.pid, number)
+
+    def _ends_within(self, timeout_s: float) -> bool:
+        ends_s = time.monotonic() + timeout_s
+        while self.status() is None:
+            if time.monotonic() >= ends_s:
+                return False
+            time.sleep(_LOOK_S)
+        return True
 
     def last_words(self) -> str:
         """The end of its log."""

@@ -21,6 +21,7 @@ import select
 import signal
 import sys
 import time
+from typing import NamedTuple
 
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
@@ -34,6 +35,9 @@ NOW = signal.SIGUSR1
 _ENDING = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGHUP})
 _HEARD = frozenset({*_ENDING, signal.SIGCHLD, NOW})
 _KILL_S = 10.0
+_BLIND_S = 0.2
+"""Time for what ends by itself, where ``/proc`` is hidden and nothing else can be named."""
+
 _FOREVER_S = 1e9
 
 
@@ -52,30 +56,79 @@ def main(arguments: list[str]) -> None:
     _end_as(status)
 
 
-def processes() -> dict[int, tuple[str, int, int]]:
-    """State, parent and session of every process that is there."""
+class Process(NamedTuple):
+    """A process that is there.
+
+    Attributes:
+        state: One letter, of proc(5).
+        parent: Its parent.
+        session: The session that it is in; 0 where its leader is outside this container.
+        began: Ticks from boot to its start, which tell it from one that had its number before.
+    """
+
+    state: str
+    parent: int
+    session: int
+    began: int
+
+
+def processes() -> dict[int, Process]:
+    """Every process that is there; none, not even this one, where ``/proc`` is hidden."""
     found = {}
-    for name in os.listdir("/proc"):  # noqa: PTH208  (plain strings, and many)
-        if name.isdigit():
-            with contextlib.suppress(OSError, ValueError, IndexError):
-                with open(f"/proc/{name}/stat", encoding="latin-1") as file:  # noqa: PTH123
-                    state, parent, _, session = file.read().rpartition(")")[2].split()[:4]
-                found[int(name)] = state, int(parent), int(session)
+    with contextlib.suppress(OSError):
+        for name in os.listdir("/proc"):  # noqa: PTH208  (plain strings, and many)
+            if name.isdigit() and (process := process_of(int(name))):
+                found[int(name)] = process
     return found
 
 
-def kill(pids: list[int]) -> None:
-    """SIGKILL to all that are still there."""
-    for pid in pids:
+def process_of(pid: int) -> Process | None:
+    """The process of that number now; None if there is none."""
+    try:
+        with open(f"/proc/{pid}/stat", encoding="latin-1") as file:  # noqa: PTH123
+            fields = file.read().rpartition(")")[2].split()
+        return Process(fields[0], int(fields[1]), int(fields[3]), int(fields[19]))
+    except (OSError, ValueError, IndexError):
+        return None
+
+
+def kill(found: dict[int, Process]) -> None:
+    """SIGKILL to all that are still there, and to none that has the number of one by now."""
+    for pid, process in found.items():
         with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.kill(pid, signal.SIGKILL)
+            handle = _handle(pid)
+            try:
+                now = process_of(pid)
+                if now is None or now.began != process.began:
+                    continue
+                if handle is None:
+                    os.kill(pid, signal.SIGKILL)
+                else:
+                    signal.pidfd_send_signal(handle, signal.SIGKILL)
+            finally:
+                if handle is not None:
+                    os.close(handle)
+
+
+def _handle(pid: int) -> int | None:
+    """What stays with a process whoever gets its number next; None where there is no such thing."""
+    try:
+        return os.pidfd_open(pid)
+    except ProcessLookupError:
+        raise
+    except OSError:  # a kernel before 5.3, or no descriptor is left
+        return None
 
 
 def _kill_descendants() -> None:
     """Kill all descendants, and reap those whose own parent has died, until there are none."""
     ends_s = time.monotonic() + _KILL_S  # one in the kernel's hands ends when that lets go of it
+    blind_s = time.monotonic() + _BLIND_S
     while time.monotonic() < ends_s:
-        kill(_descendants())
+        found = processes()
+        kill(_descendants(found))
+        if os.getpid() not in found and time.monotonic() > blind_s:
+            os.killpg(0, signal.SIGKILL)  # nobody can be named: at least who is in this group
         with contextlib.suppress(ChildProcessError):
             while os.waitpid(-1, os.WNOHANG)[0]:
                 pass
@@ -84,14 +137,14 @@ def _kill_descendants() -> None:
         return  # no child, and so no descendant, is left
 
 
-def _descendants() -> list[int]:
+def _descendants(there: dict[int, Process]) -> dict[int, Process]:
     children: dict[int, list[int]] = {}
-    for pid, (_, parent, _) in processes().items():
-        children.setdefault(parent, []).append(pid)
-    found: list[int] = []
+    for pid, process in there.items():
+        children.setdefault(process.parent, []).append(pid)
+    found: dict[int, Process] = {}
     level = children.get(os.getpid(), [])
     while level:
-        found += level
+        found |= {pid: there[pid] for pid in level}
         level = [pid for parent in level for pid in children.get(parent, ())]
     return found
 
@@ -137,7 +190,7 @@ def _watch(child: int, pipe: int, wake: int, grace_s: float) -> int:
         if ended:
             return status
         if time.monotonic() >= ends_s:
-            kill([child])
+            os.kill(child, signal.SIGKILL)  # its number is its own until it is waited for
             ends_s = _FOREVER_S
         left_s = min(max(0.0, ends_s - time.monotonic()), 60.0)
         ready, _, _ = select.select(watched, [], [], left_s)

@@ -20,7 +20,13 @@ Tokenizers fall back to bytes and not below; what seems longer than 16 bytes was
 FIRST_PICTURE = 1000.0
 """Tokens of a picture, before any was measured: those of a photograph in most models of today."""
 
-_REPORTED = re.compile(rb'"prompt_tokens":\s*(\d+)')
+MOST_PICTURE = 100_000.0
+"""Of what a picture may be believed to take."""
+
+_REPORTED = re.compile(rb'"prompt_tokens":\s{0,9}(\d{1,9})\b')
+_EDGE = 1 << 16
+"""Bytes at both ends of an answer in which it is looked for: megabytes of log-probabilities, or of
+what a server sends instead, are not gone through."""
 
 
 class PromptLength:
@@ -65,15 +71,15 @@ class PromptLength:
             return
         if not size.pictures and (size.tokens >= 0 or not size.text_bytes):
             return
-        # Usage stands at the end of an answer: found without parsing megabytes of
-        # log-probabilities before it.
-        found = _REPORTED.search(answer)
+        # Usage stands at the end of an answer, and what /generate says of it at its beginning.
+        found = _REPORTED.search(answer[:_EDGE]) or _REPORTED.search(answer[-_EDGE:])
         if found is None or not (tokens := int(found[1])):
             return
         if size.pictures:
             text = size.text_bytes / self.bytes_per_token if size.tokens < 0 else size.tokens
             self._pictures = self._keep * self._pictures + size.pictures
-            self._picture_tokens = self._keep * self._picture_tokens + max(0.0, tokens - text)
+            theirs = min(max(0.0, tokens - text), MOST_PICTURE * size.pictures)
+            self._picture_tokens = self._keep * self._picture_tokens + theirs
             return
         # A template around a short text must not be taken for short tokens.
         bounded = min(max(tokens, size.text_bytes / MOST_BYTES), size.text_bytes / LEAST_BYTES)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Self
 import orjson
 from yarl import URL
 
+from voltana.serving.router.bulk import Bulk
 from voltana.serving.router.connections import (
     BROKEN,
     Connections,
@@ -114,7 +115,7 @@ class Exchange:
     """
 
     __slots__ = (
-        "_ask", "_content", "_ends_s", "_protocol", "_server", "_wire",
+        "_ask", "_content", "_ends_s", "_protocol", "_server", "_taken", "_wire",
         "headers", "kind", "reason", "status",
     )  # fmt: skip
 
@@ -123,6 +124,7 @@ class Exchange:
         self._wire = wire
         self._ask = ask
         self._protocol: ResponseHandler | None = None
+        self._taken = 0
         self._ends_s = None if ask.timeout_s is None else wire.loop.time() + ask.timeout_s
 
     async def __aenter__(self) -> Self:
@@ -143,7 +145,7 @@ class Exchange:
 
     async def chunk(self) -> bytes:
         """What has arrived, waiting for something; empty at the end."""
-        content: bytes = await self._limited(self._content.readany())
+        content: bytes = await self._limited(self._piece())
         if not content:
             self.ended()
         return content
@@ -174,12 +176,23 @@ class Exchange:
         self.status, self.reason, self.headers = message.code, message.reason, message.headers
         self.kind: str = self.headers.get("Content-Type", "")
 
+    async def _piece(self) -> bytes:
+        """What has arrived; the next piece of a long answer is not read before its turn."""
+        chunk = await self._content.readany()
+        if wait_s := self._wire.bulk.wait_s(len(chunk), self._taken):
+            await asyncio.sleep(wait_s)
+        self._taken += len(chunk)
+        return chunk
+
     async def _rest(self) -> bytes:
+        most = self._wire.answer_bytes
+        if int(self.headers.get("Content-Length", 0)) > most:
+            raise ConnectionError(self.too_long().why)  # nothing of it needs to be read
         chunks, size = [], 0
-        while chunk := await self._content.readany():
+        while chunk := await self._piece():
             chunks.append(chunk)
             size += len(chunk)
-            if size > self._wire.answer_bytes:
+            if size > most:
                 raise ConnectionError(self.too_long().why)
         return chunks[0] if len(chunks) == 1 else b"".join(chunks)
 
@@ -235,6 +248,7 @@ class Wire:
     def __init__(self, answer_bytes: int = ANSWER_BYTES) -> None:
         self.loop = asyncio.get_running_loop()
         self.connections = Connections()
+        self.bulk = Bulk(self.loop.time)
         self.answer_bytes = answer_bytes
 
     def call(

@@ -19,7 +19,8 @@ from voltana.serving.router.renaming import Renamed
 from voltana_sglang.dialect.call import Bootstrap, SglangCall, parse_call
 from voltana_sglang.dialect.errors import ABORTED, error_in, error_in_whole
 from voltana_sglang.dialect.loads import LOADS_PATH, LOADS_QUERY, listed, state_of
-from voltana_sglang.dialect.logprobs import StreamMerge, merge_answers
+from voltana_sglang.dialect.logprobs import StreamMerge
+from voltana_sglang.dialect.merging import Merging, check_stream
 
 if TYPE_CHECKING:
     from voltana.serving.router.answer import Answer
@@ -44,6 +45,7 @@ class SglangEngine:
         self._doors = {b.name: (b.transfer_host, b.bootstrap_port) for b in settings.backends}
         self._nesting = settings.limits.nesting
         self._tenant_key = settings.tenant_key
+        self._merging = Merging()
 
     def understand(self, path: str, raw: bytes | bytearray) -> SglangCall:
         """Read a request."""
@@ -63,7 +65,11 @@ class SglangEngine:
             if call.stream:
                 await _stream(call, attempt, leg, answer, known)
             else:
-                await _whole(call, attempt, leg, answer, known)
+                content = await leg.read()
+                attempt.first_token()
+                if known is not None:
+                    content = await self._merging.merged(await asyncio.shield(known), content)
+                answer.whole(call.named(content), leg.kind, attempt.names)
 
     async def load(self, line: Line) -> InstanceState:
         """What ``/v1/loads`` says."""
@@ -97,20 +103,6 @@ class SglangEngine:
         return Bootstrap.draw(host, port, call.batch)
 
 
-async def _whole(
-    call: SglangCall,
-    attempt: Attempt,
-    leg: Leg,
-    answer: Answer,
-    prefill: asyncio.Task[bytes] | None,
-) -> None:
-    content = await leg.read()
-    attempt.first_token()
-    if prefill is not None:
-        content = merge_answers(await asyncio.shield(prefill), content)
-    answer.whole(call.named(content), leg.kind, attempt.names)
-
-
 async def _stream(
     call: SglangCall,
     attempt: Attempt,
@@ -127,7 +119,9 @@ async def _stream(
     attempt.first_token()
     through: Through | None = None
     if prefill is not None:
-        through = StreamMerge(await asyncio.shield(prefill))
+        content = await asyncio.shield(prefill)
+        check_stream(content)
+        through = StreamMerge(content)
     if call.rids:
         through = Renamed(call.named, through)
     await relay(attempt, leg, begin, answer, through)

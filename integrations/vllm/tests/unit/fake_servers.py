@@ -49,6 +49,7 @@ class FakeVllm(LateServer):
 
     Attributes:
         transfers: Whether it was started with a KV connector.
+        says: What it answers to a prefill instead of what it should; None for that.
         ids: Ids of the requests that it got.
         lease_s: ``kv_lease_duration``, or ``VLLM_NIXL_ABORT_REQUEST_TIMEOUT`` of older ones.
         leases: Those of the next caches, before that.
@@ -56,6 +57,7 @@ class FakeVllm(LateServer):
 
     transfers = True
     lease_s = 30.0
+    says: bytes | None = None
 
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
@@ -95,6 +97,8 @@ class FakeVllm(LateServer):
         if not alone or body.get("min_tokens", 0) > 1 or body["kv_transfer_params"] != ASKED:
             return self._complain(f"a prefill of {body}")
         await self._worked()
+        if self.says is not None:
+            return web.Response(body=self.says, content_type="application/json")
         answer: dict[str, Any] = {"id": rid, "choices": [{"text": "x"}], "kv_transfer_params": None}
         if self.transfers:
             self._keep((self.name, rid))

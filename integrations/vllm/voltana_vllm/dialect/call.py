@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from voltana.serving.router.connections import Payload
+    from voltana.serving.router.pool import Backend
 
 ID_HEADER = "X-Request-Id"
 """Under which vLLM takes a request's id, before that of the body."""
@@ -67,12 +68,14 @@ class VllmCall(Call):
         own: What of the body legs have differently.
         samples: Answers to each prompt, counting those that are only compared.
         held: By the number of a try, what its prefill server keeps and nobody has fetched.
+        doubted: The prefill server of a try that a decode server refused.
     """
 
     end: int
     own: dict[str, Any]
     samples: int
     held: dict[int, dict[str, Any]] = field(default_factory=dict)
+    doubted: Backend | None = None
 
     def body(self, **changes: Any) -> Payload:
         """The body for a server that decodes, a long one in parts."""

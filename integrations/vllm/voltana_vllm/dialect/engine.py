@@ -19,6 +19,7 @@ from voltana.serving.router.wire import Line
 from voltana.values import Role
 from voltana_vllm.dialect.call import VllmCall, clients_id, parse_call, under
 from voltana_vllm.dialect.errors import error_in
+from voltana_vllm.dialect.handed_over import handed_over
 from voltana_vllm.dialect.loads import LOADS_PATH, state_of
 
 if TYPE_CHECKING:
@@ -29,6 +30,9 @@ if TYPE_CHECKING:
     from voltana_vllm.dialect.settings import VllmRouterTable
 
 RELEASE_PATH = "/v1/completions"
+
+_CLIENTS, _SERVERS = 400, 500
+"""Statuses between them lay the blame on whoever sent the request."""
 
 RELEASES = "voltana-releases-a-kv-cache"
 """A model that no server has. A decode server refuses the request, and tells the prefill server
@@ -75,10 +79,15 @@ class VllmEngine:
             if not lost.dead:  # it may be fetching the KV cache
                 call.held.pop(number, None)
             raise
+        except Problem as problem:
+            call.held.pop(number, None)
+            _doubt(call, attempt, problem)
+            raise
         except BaseException:
             call.held.pop(number, None)
             raise
         call.held.pop(number, None)
+        _blame(call, attempt)
         try:
             if call.stream:
                 await _stream(attempt, leg, answer, Renamed(rename) if clients else None)
@@ -122,6 +131,28 @@ class VllmEngine:
         return 0
 
 
+def _doubt(call: VllmCall, attempt: Attempt, problem: Problem) -> None:
+    """Try a pair with another prefill server, once, where a decode server refuses a request.
+
+    Whether the client is wrong or what was handed over, nobody says; a client's own mistake is
+    refused there as well, and then told as it is.
+    """
+    if attempt.prefill is None or not _CLIENTS <= problem.status < _SERVERS or problem.retryable:
+        return
+    if call.doubted is None:
+        call.doubted = attempt.prefill
+        problem.retryable, problem.backend = True, attempt.prefill.name
+
+
+def _blame(call: VllmCall, attempt: Attempt) -> None:
+    """What a prefill server handed over is taken; what another did for that request was not."""
+    doubted, call.doubted = call.doubted, None
+    if attempt.prefill is not None:
+        attempt.prefill.succeeded()
+    if doubted is not None and doubted is not attempt.prefill:
+        doubted.failed("a decode server refused what it hands over")
+
+
 def _check_pair(call: VllmCall) -> None:
     """Refuse what a pair cannot answer: one KV cache is handed over for one answer."""
     if (call.batch or 1) > 1:
@@ -144,21 +175,17 @@ async def _prefilled(call: VllmCall, attempt: Attempt, prefill: Backend) -> dict
     """The prefill leg; what a decode server needs to fetch the KV cache."""
     async with attempt.post(prefill, call.prefill_body(), held=True) as leg:
         content = await leg.read()
-    try:
-        params = orjson.loads(content).get("kv_transfer_params")
-    except (orjson.JSONDecodeError, AttributeError):
-        params = None
-    if not isinstance(params, dict):
+    params = handed_over(content)
+    if params is None:
         prefill.failed("it hands over no KV cache")
         raise Problem(
             502,
-            f"backend {prefill.name!r} computed the prompt and hands over no KV cache: must be "
-            "started with --kv-transfer-config.",
+            f"backend {prefill.name!r} computed the prompt and hands over no KV cache that can be "
+            "passed on: must be started with --kv-transfer-config.",
             "no_kv_transfer",
             retryable=True,
             backend=prefill.name,
         )
-    prefill.succeeded()
     return params
 
 

@@ -39,7 +39,10 @@ if TYPE_CHECKING:
     from voltana_actuatord.daemon.statefolder import StateFolder
     from voltana_actuatord.drivers.port import GpuDriver
 
-START_LIMIT_S = 3.0
+START_LIMIT_S, LONGEST_START_S = 3.0, 48.0
+"""How long a worker may take to start; twice as long after each that took longer, since on a host
+without a core to spare a shorter one would never get there."""
+
 STOP_LIMIT_S = 2.0
 KILL_LIMIT_S = 0.5
 FIRST_START_S = 0.05
@@ -100,6 +103,8 @@ class DaemonParent:
         self._started_s = 0.0
         self._starts = Backoff(FIRST_START_S, MAX_BACKOFF_S)
         self._start_at_s = 0.0
+        self._patience = Backoff(START_LIMIT_S, LONGEST_START_S)
+        self._start_limit_s = self._patience.next_s()
         self._fatal = ""
         self._note_kept_out()
 
@@ -151,9 +156,11 @@ class DaemonParent:
             self._replace_worker(now_s)
             self._log(f"the worker ended with status {status}.")
             return
-        limit_s = self._silence_s if self._ready else START_LIMIT_S
+        limit_s = self._silence_s if self._ready else self._start_limit_s
         silent_s = now_s - self._heard_s
         if silent_s > limit_s:
+            if not self._ready:
+                self._start_limit_s = self._patience.next_s()
             self._replace_worker(now_s)
             self._log(f"no sign of life from the worker for {silent_s:.1f} s: it was killed.")
 
@@ -196,6 +203,8 @@ class DaemonParent:
         self._heard_s = time.monotonic()
         if message == b"ready":
             self._ready = True
+            self._patience.reset()
+            self._start_limit_s = self._patience.next_s()
             self._become_ready()
         elif message.startswith(b"open "):
             self._open(message[5:].decode(errors="replace"), now_s)

@@ -164,13 +164,14 @@ class NvmlGpu:
         return self.clock_mhz()
 
     def unlocked_mhz(self) -> float:
-        """The application clock, which a lock supersedes."""
+        """The application clock, which a lock supersedes; at the fastest it holds nothing down."""
         try:
-            return self._application_mhz(pynvml.nvmlDeviceGetApplicationsClock)
+            set_mhz = self._application_mhz(pynvml.nvmlDeviceGetApplicationsClock)
         except DriverError as error:  # deprecated: not every board and driver has them
             if error.transient:
                 raise
             return math.inf
+        return set_mhz if set_mhz < self.clocks_mhz()[-1] else math.inf
 
     def event_reasons(self) -> frozenset[Reason]:
         """See `GpuState.event_reasons`."""
