@@ -24,7 +24,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def config() -> Iterator[Path]:
     """A configuration with folders of its own, in memory as rings are by default.
 
-    On a disk a ring's pages and its bell are written back, which the engine would wait for.
+    What hooks cost is not what they cost there where pages and bell lie on a disk.
     """
     memory = Path("/dev/shm")
     with tempfile.TemporaryDirectory(dir=memory if memory.is_dir() else None) as made:
