@@ -126,12 +126,13 @@ def test_hooks_cost_little(server: VllmServer, config: Path) -> None:
     told, times_us = details_in(server.text())[log:], 1e6 * doubles(path)[before:]
     assert len(times_us) >= ITERATIONS // 4
     p50, p99 = np.percentile(times_us, [50, 99])
-    # Beside other work iterations wait, which costs no CPU; workers that wait for work spin.
-    iteration_us = 1e6 * min(cpu_s / len(told), float(np.median([d.elapsed_s for d in told])))
-    share = times_us.mean() / iteration_us
+    cpu_us = 1e6 * cpu_s / len(told)
+    lasts_us = 1e6 * float(np.mean([d.elapsed_s for d in told]))
+    share = times_us.mean() / cpu_us
     sys.stdout.write(
         f"\n{server.name}: hooks take {p50:.1f} us p50, {p99:.1f} us p99 of thread CPU time, on "
-        f"average {100 * share:.2f} % of an iteration's {iteration_us:.0f} us\n"
+        f"average {100 * share:.2f} % of the {cpu_us:.0f} us of CPU time of engine core and worker "
+        f"in an iteration, which lasts {lasts_us:.0f} us\n"
     )
     assert (p50 < MOST_US[0] and p99 < MOST_US[1]) or share <= MOST_SHARE
 

@@ -57,6 +57,26 @@ def test_a_batch_that_repeats_the_one_before_runs_few_lines(bench):
     assert lines_of(bench, bench.core.step) <= MOST_LINES
 
 
+def test_a_batch_that_others_wait_behind_tells_them_by_the_short_way(tmp_path):
+    bench = Bench(tmp_path, running=2, asynchronous=False)
+    add(bench, "a", "b", "c", "d")
+    step(bench, 8)
+    assert lines_of(bench, bench.core.step) <= MOST_LINES
+    bench.scheduler.abort("d")
+    assert lines_of(bench, bench.core.step) > MOST_LINES
+    step(bench, 2)
+    assert lines_of(bench, bench.core.step) <= MOST_LINES
+    add(bench, "e")
+    assert lines_of(bench, bench.core.step) > MOST_LINES
+    step(bench)
+    told = [(r.waiting_requests, r.waiting_tokens) for r in bench.of(Kind.LAUNCHED)]
+    assert told == [(2, 40)] * 9 + [(1, 20)] * 4 + [(2, 40)] * 2
+    assert all(r.oldest_s == pytest.approx(100.0, abs=1e-3) for r in bench.of(Kind.LAUNCHED)[1:9])
+    bench.run()
+    assert bench.meter.errors == 0
+    bench.close()
+
+
 def test_a_batch_that_differs_does_not_run_the_short_way(bench):
     add(bench, "a", "b", "c")
     step(bench, 8)

@@ -99,6 +99,8 @@ class Meter:
             size == self._still
             and output.total_num_scheduled_tokens == size
             and not output.finished_req_ids
+            and not output.scheduled_new_reqs
+            and not output.scheduled_cached_reqs.resumed_req_ids
             and next(reversed(self._requests)) == self._newest
         )
         if same and len(self._untold) == 1 and self._untold[0][0][1] is self._template:
@@ -109,12 +111,12 @@ class Meter:
     def _repeat(self, output: Any, size: int) -> None:
         """Tell a result, and a launch of the same requests: there is nothing else to tell."""
         (_, alike, number, kv_tokens, launch_s), ready_s = self._untold.pop()
-        flags, ring = self._flags, self._ring
+        flags, (waiting, waiting_tokens, oldest_s), ring = alike.flags, alike.queue, self._ring
         latency_s = ready_s - (launch_s if launch_s > self._ready_s else self._ready_s)
         self._ready_s = self._tokens_s = ready_s
         ring.put(_pack(
             _FINISHED, _DECODE, flags, 0, 0, number, ready_s, 0, 0.0, size, kv_tokens,
-            0, 0, _NAN, launch_s, ready_s, latency_s,
+            waiting, waiting_tokens, oldest_s, launch_s, ready_s, latency_s,
         ))  # fmt: skip
         self.finished += 1
         self.iterations = number = self.iterations + 1
@@ -122,7 +124,7 @@ class Meter:
         launch_s = self.now_s()
         ring.put(_pack(
             _LAUNCHED, _DECODE, flags, 0, 0, number, launch_s, 0, 0.0, size, kv_tokens,
-            0, 0, _NAN, launch_s, _NAN, _NAN,
+            waiting, waiting_tokens, oldest_s, launch_s, _NAN, _NAN,
         ))  # fmt: skip
         ring.ring()
         self._open[id(output)] = output, alike, number, kv_tokens, launch_s
@@ -174,7 +176,7 @@ class Meter:
             _LAUNCHED, launched, launch_s, _NAN, _NAN, entries if prefill_tokens else (),
             rooms_of(new) if new else (),
         )  # fmt: skip
-        if not (same or waiting or followed.fresh) and batch.settled:
+        if not (same or followed.fresh) and batch.settled:
             self._settle(launched)
         self._keep(output, self._template if same and self._template else launched, launched)
 
