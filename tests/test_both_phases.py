@@ -12,9 +12,14 @@ from voltana.controllers.both_phases import BothPhases
 from voltana.controllers.cycles import DecodeCycles, PromptsBeside
 from voltana.controllers.token_gaps import TokenGaps
 from voltana.evaluation.compare import compare
+from voltana.evaluation.metrics import measure
 from voltana.evaluation.scenario import load_scenario
+from voltana.plant.simulation import Simulation
+from voltana.policies import get_policy
+from voltana.policies.default import voltana
 from voltana.routers.by_role import ByRole
 from voltana.routers.least_loaded import LeastLoaded
+from voltana.serving.agent.serving import ring_slo
 from voltana.slo import Slo
 from voltana.testing.samples import candidate, observation, request
 from voltana.values import DeadlineBucket, Forecast, Load, Outcome, Queue, Role, Status
@@ -201,6 +206,57 @@ def test_colocated_instances_are_taken_in_turn():
     for role, expected in ((Role.COLOCATED, {"a", "b"}), (Role.DECODE, {"a"})):
         candidates = [dataclasses.replace(candidate(0, role), instance=name) for name in "ab"]
         assert {router.route(request(0), candidates) for _ in range(4)} == expected
+
+
+class Untold:
+    """A controller that nobody tells what is left of a gap, as beside a real engine."""
+
+    def __init__(self, inner):
+        self.inner, self.plan = inner, inner.plan
+        self.viability_account = inner.viability_account
+
+    def decide(self, observation):
+        return self.inner.decide(dataclasses.replace(observation, slack_s=math.nan))
+
+
+@pytest.mark.parametrize("mixed", [False, True])
+def test_where_nobody_tells_what_is_left_of_a_gap_as_much_is_kept(mixed):
+    """Beside real engines: the law works out from the iterations since when tokens are awaited."""
+    scenario = load_scenario(
+        None,
+        {
+            "policies": ["static-max"],
+            "cluster": {"colocated": 1},
+            "engine": {"mixed_chunk": mixed},
+            "workload": {"rate_rps": 14.0, "duration_s": 20.0},
+        },
+    )
+
+    def control(context):
+        made = voltana(context)
+        return dataclasses.replace(made, controller=Untold(made.controller))
+
+    results = []
+    for policy in (
+        get_policy("static-max"),
+        dataclasses.replace(get_policy("voltana"), control=control),
+    ):
+        simulation = Simulation(scenario.cluster, policy, scenario.trace, plant=scenario.plant)
+        simulation.run()
+        record = simulation.record()
+        results.append(
+            measure("p", record, scenario.cluster.slo, reference_energy_j=math.inf, wall_s=0.0)
+        )
+    fastest, ours = results
+    for name in ("ttft_attainment", "itl_attainment", "itl_token_attainment"):
+        assert getattr(ours, name) >= getattr(fastest, name) - 0.01, name
+    assert ours.colocated_clock_mhz < 0.97 * fastest.colocated_clock_mhz
+
+
+def test_slack_of_mean_gaps_is_not_spent_where_prompts_come_between():
+    slo = Slo(ttft_s=0.6, itl_s=0.065, spending=1.2)
+    assert ring_slo(Role.COLOCATED, slo).spending == 1.0
+    assert ring_slo(Role.DECODE, slo) is slo
 
 
 @pytest.mark.parametrize("mixed", [False, True])
