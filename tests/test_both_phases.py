@@ -94,9 +94,8 @@ def lowest(gaps, allowed=0.1):
 
 def test_a_gap_is_all_that_comes_between_two_tokens():
     gaps = remembering(19)
-    gap_s, tokens, lost = gaps.last((1.0, 0.0))
+    gap_s, lost = gaps.last((1.0, 0.0))
     assert gap_s == pytest.approx(0.029)
-    assert tokens == 10
     assert not lost
     # Iterations of 19 and 10 ms both fit 50 ms at 500 MHz; the gap of them at 600 MHz alone.
     assert lowest(remembering(*[19] * 100)) == 600.0
@@ -108,7 +107,7 @@ def test_what_was_measured_at_a_slow_clock_is_no_slower_work():
 
 
 def test_a_gap_that_no_clock_keeps_asks_for_none():
-    assert remembering(60).last((1.0, 0.0))[2]
+    assert remembering(60).last((1.0, 0.0))[1]
     assert lowest(remembering(*[0, 0, 0, 0, 60] * 40)) < 1000.0
 
 
@@ -116,6 +115,32 @@ def test_a_share_of_the_gaps_may_be_late():
     few = remembering(*[0] * 95, *[19] * 5)
     assert lowest(few, allowed=0.1) == 500.0
     assert lowest(few, allowed=0.02) == 600.0
+
+
+def test_what_was_late_by_the_clock_is_taken_from_what_may_be():
+    """Of 100 gaps that are remembered and 100 to come, 20 may be late: a tenth."""
+    fastest = (1.0, 0.0)
+    left = [
+        remembering(*[0] * (100 - late), *[29] * late, clock_mhz=600.0).left(0.1, *fastest)
+        for late in (0, 5, 10, 15, 20, 40)
+    ]
+    assert left == pytest.approx([0.2, 0.15, 0.1, 0.05, 0.0, 0.0], abs=1e-9)
+    # A gap in five that no clock keeps is not the clock's.
+    assert remembering(*[0, 0, 0, 0, 60] * 20).left(0.1, *fastest) == pytest.approx(0.2)
+    # Of the first 50 nothing was late: the 100 to come may spend what these left.
+    assert remembering(*[0] * 50).left(0.1, *fastest) == pytest.approx(0.15)
+
+
+def test_in_a_longer_cycle_long_prompts_come_more_often_and_are_no_longer():
+    gaps = remembering(*[0] * 96, *[34] * 4)
+    nothing = np.zeros(len(LEVELS))
+    # 44 ms at the fastest level and 55 ms at 800 MHz: 4 in 100, and half as many more in cycles
+    # that are half as long again. No prompt of 51 ms, late at any clock, comes of it.
+    for growth, allowed, level in ((1.0, 0.051, 500.0), (1.5, 0.051, 900.0), (1.5, 0.071, 500.0)):
+        rates = np.full(len(LEVELS), growth)
+        rates[-1] = 1.0
+        assert LEVELS[gaps.lowest(rates, nothing, allowed)] == level, growth
+        assert gaps.left(0.1, 1.5, 0.0) > 0.1
 
 
 def test_requests_are_late_by_their_mean_though_few_tokens_are():
