@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from functools import cache
 
 import numpy as np
@@ -281,10 +282,27 @@ CLUSTERS = (
 )
 
 
+TOGETHER = (
+    {"cluster": {"colocated": 2}, "workload": {"name": "sharegpt", "rate_rps": 15.0}},
+    {
+        "cluster": {"prefill": 1, "decode": 1, "colocated": 1},
+        "workload": {"name": "sharegpt", "rate_rps": 20.0},
+    },
+    {
+        "cluster": {"colocated": 2},
+        "engine": {"mixed_chunk": True},
+        "workload": {"name": "lmsys", "rate_rps": 20.0},
+    },
+)
+CLUSTERS = (*CLUSTERS, *TOGETHER)
+
+
 @pytest.mark.parametrize("index", range(len(CLUSTERS)))
 def test_no_named_policy_beats_the_bound(index: int) -> None:
     tables = {**CLUSTERS[index], "seed": 5, ARRIVALS: {"duration_s": 8.0}}
-    made = compare(scenario(*POLICIES, **tables))
+    together = CLUSTERS[index]["cluster"].get("colocated", 0)
+    names = [name for name in POLICIES if not (together and name.startswith("voltana-v0.1"))]
+    made = compare(scenario(*names, **tables))
     _assert_above(made.scenario, [run.result for run in made.runs], made.reference.record.end_s)
 
 
@@ -296,11 +314,14 @@ def _assert_above(made, results, end_s: float) -> None:
         itl_tokens=min(result.itl_token_attainment for result in results),
     )
     bound = lower_bound(made.cluster, made.plant, made.trace, attained, end_s)
-    assert bound.decode_j > 0 < bound.prefill_j
+    together, mixed = made.cluster.colocated, made.cluster.engine.mixed_chunk
+    assert (bound.decode_j > 0) + (bound.prefill_j > 0) == (1 if together and mixed else 2)
     share = made.cluster.prefill / bound.instances
     for result in results:
         assert covers(bound, result)
         assert bound.energy_j - bound.slack_j <= result.energy_j
+        if together:
+            continue
         assert bound.prefill_j + share * bound.idle_j - bound.slack_j <= result.prefill_energy_j
         least_j = bound.decode_j + (1 - share) * bound.idle_j - bound.slack_j
         assert least_j <= result.decode_energy_j
@@ -374,7 +395,11 @@ def check_random_run(run, policy: Policy) -> None:
             **tables,
             "workload": workload,
             "seed": run["seed"],
-            "engine": {"latency_noise": run["noise"], "transfer": run["transfer"]},
+            "engine": {
+                **tables.get("engine", {}),
+                "latency_noise": run["noise"],
+                "transfer": run["transfer"],
+            },
             ARRIVALS: {"duration_s": 5.0, "max_output_tokens": 200},
         }
     )
@@ -428,6 +453,22 @@ def test_the_report_says_what_is_saved_and_what_is_relaxed() -> None:
     read = json.loads(report.to_json())
     assert read["bound"]["energy_j"] == report.bound.energy_j
     assert read["applies"] is True
+
+
+def test_colocated_instances_are_bounded_and_what_is_relaxed_there_is_said() -> None:
+    tables = {"cluster": {"colocated": 2}, ARRIVALS: {"rate_rps": 6.0, "duration_s": 6.0}}
+    made = compare(scenario("static-low", **tables))
+    report = bound_comparison(made)
+    assert report.bound is not None
+    assert report.bound.instances == 2
+    assert math.isnan(report.policies[0].prefill_gap_j)  # nobody can tell the phases apart
+    assert "computes prompts and decodes at the same time" in text(report, made)
+    mixed = bound_comparison(
+        compare(scenario("static-low", **tables, engine={"mixed_chunk": True}))
+    )
+    assert mixed.bound is not None
+    assert mixed.bound.energy_j < report.bound.energy_j
+    assert "comes for nothing in the batches of the other" in mixed.to_json()
 
 
 def test_an_overloaded_cluster_has_no_bound_and_is_told_why() -> None:

@@ -18,6 +18,14 @@ def voltana(*args, cwd):
     )  # fmt: skip
 
 
+@pytest.fixture
+def together(tmp_path):
+    """A scenario of colocated instances."""
+    path = tmp_path / "together.toml"
+    path.write_text("[cluster]\ncolocated = 2\nprefill = 0\ndecode = 0\n")
+    return str(path)
+
+
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("analysis")
@@ -95,3 +103,12 @@ def test_errors_name_value_range_and_remedy(args, text, monkeypatch, capsys) -> 
     printed = capsys.readouterr()
     assert text in printed.err
     assert printed.out == ""
+
+
+def test_colocated_instances_are_refused_and_why(together, monkeypatch, capsys) -> None:
+    monkeypatch.setattr(sys, "argv", ["voltana", "analyze", together, "--duration", "5"])
+    with pytest.raises(SystemExit):
+        main()
+    said = capsys.readouterr().err
+    assert "cluster.colocated = 2 is not allowed: must be 0 here" in said
+    assert "prompts come between tokens" in said

@@ -138,6 +138,25 @@ def test_the_checker_passes_on_another_cluster():
     check_env(ClusterEnv(routing=True, **cluster, **SHORT), skip_render_check=True)
 
 
+@pytest.mark.filterwarnings("ignore:.*render_modes.*")
+@pytest.mark.filterwarnings("ignore:.*spec.*")
+def test_colocated_instances_are_steered_and_routed_to():
+    env = ClusterEnv(colocated=2, routing=True, itl_penalty_j=1.0, **SHORT)
+    _, info = env.reset(seed=0)
+    assert info["instances"] == ("colocated-0", "colocated-1")
+    assert env.action_space.nvec.tolist() == [8, 8, 3]
+    late = 0
+    for _ in range(25):
+        observation, *_, info = env.step(np.array([0, 7, 0]))
+        late += info["late_tokens"]
+    assert observation[0, 1] > 0 == observation[1, 1]  # all go to the first, at the slowest clock
+    assert late > 0  # prompts come between tokens
+    both = ClusterEnv(prefill=1, decode=1, colocated=1, routing=True, **SHORT)
+    _, info = both.reset(seed=0)
+    assert info["instances"] == ("prefill-0", "decode-0", "colocated-0")
+    both.step(np.array([7, 7, 7, 0]))
+
+
 def test_environments_can_be_run_side_by_side():
     envs = gymnasium.make_vec(
         f"voltana.plant.gym_env:{ENV_ID}", num_envs=2, vectorization_mode="sync", **SHORT

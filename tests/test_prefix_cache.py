@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.plants import LinearPlant, cluster
-from tests.prefix_oracle import conversations, found_by_ours
+from tests.prefix_oracle import conversations, found_by_lru, found_by_ours
 from voltana.errors import ConfigError, TraceError
 from voltana.evaluation.bound import bound_comparison
 from voltana.evaluation.compare import compare
@@ -86,6 +86,30 @@ def test_memory_is_never_exceeded_and_what_is_held_stays(seed, capacity):
         cache.unlock(run)
     cache.evict(float("inf"))
     assert cache.tokens == 0
+
+
+@given(st.integers(0, 10**6), st.floats(0.02, 1.0))
+def test_under_eviction_as_much_is_found_as_by_an_independent_lru(seed, share):
+    asked = conversations(seed, count=80)
+    longest = max(tokens for _, tokens in asked)
+    capacity = longest + int(share * sum(tokens for _, tokens in asked))
+    assert found_by_ours(asked, capacity) == found_by_lru(asked, capacity)
+
+
+@pytest.mark.skipif(not MOONCAKE.exists(), reason="needs ../shared/data/mooncake-synthetic")
+@pytest.mark.parametrize("share", [0.05, 0.2])
+def test_the_recorded_trace_finds_the_same_in_bounded_memory(share):
+    """Blocks and prompts 32 times as short, so that the other memory can keep single tokens."""
+    trace = read_trace(MOONCAKE)
+    assert trace.prefixes is not None
+    asked = [
+        (Prefix(trace.prefixes.of(i).ids, 16), max(-(-int(trace.prompt_tokens[i]) // 32), 2))
+        for i in range(600)
+    ]
+    capacity = max(tokens for _, tokens in asked) + int(share * sum(n for _, n in asked))
+    ours = found_by_ours(asked, capacity)
+    assert ours == found_by_lru(asked, capacity)
+    assert 0 < sum(ours) < sum(found_by_ours(asked, float("inf")))  # something was given up
 
 
 def test_a_page_below_one_token_is_refused():
@@ -279,6 +303,9 @@ def test_the_report_says_that_caches_are_on_and_what_was_found(tmp_path):
     tables = {"policies": ["static-max"], "trace": {"file": str(path)}}
     said = caption(compare(load_scenario(None, tables)))
     assert "Prefix caches on, a cache in each prefill instance (hash_ids of 512 tokens" in said
+    both = {**tables, "cluster": {"prefill": 1, "decode": 1, "colocated": 1}}
+    said = caption(compare(load_scenario(None, both)))
+    assert "a cache in each prefill and each colocated instance (hash_ids" in said
     off = compare(load_scenario(None, {**tables, "engine": {"prefix_cache": False}}))
     assert "prefix caches are off" in caption(off)
     assert off.runs[0].result.to_dict()["prefix_hit_rate"] is None

@@ -54,28 +54,30 @@ def found(tmp_path, base=SHORT, objective=Objective.ENERGY, boards=3, tps=(1,)):
     return answer, workers
 
 
-@given(st.integers(2, 20), st.sets(st.sampled_from([1, 2, 4]), min_size=1))
+@given(st.integers(1, 20), st.sets(st.sampled_from([1, 2, 4]), min_size=1))
 def test_layouts_are_all_that_the_boards_allow(boards, tps):
     expected = {
-        (tp, p, d)
+        (tp, p, d, 0)
         for tp in tps
         for p in range(1, boards)
         for d in range(1, boards)
         if tp * (p + d) <= boards
-    }
+    } | {(tp, 0, 0, c) for tp in tps for c in range(1, boards + 1) if tp * c <= boards}
     if not expected:
         with pytest.raises(ConfigError, match=r"boards = .* is not allowed: must be at least"):
             layouts(boards, sorted(tps))
         return
     tried = layouts(boards, sorted(tps))
-    assert {(one.tensor_parallel, one.prefill, one.decode) for one in tried} == expected
+    found = {(one.tensor_parallel, one.prefill, one.decode, one.colocated) for one in tried}
+    assert found == expected
     assert [one.boards for one in tried] == sorted(one.boards for one in tried)
 
 
-@pytest.mark.parametrize("boards", [0, 1])
-def test_fewer_than_two_boards_are_refused(boards):
-    with pytest.raises(ConfigError, match="must be at least 2, one of each role"):
-        layouts(boards, [1])
+def test_too_few_boards_for_any_instance_are_refused():
+    with pytest.raises(ConfigError, match="must be at least 1, one instance for both phases"):
+        layouts(0, [1])
+    with pytest.raises(ConfigError, match="must be at least 2, one instance for both phases"):
+        layouts(1, [2, 4])
 
 
 def test_too_many_layouts_are_refused():
@@ -109,8 +111,8 @@ def test_what_keeps_comes_first_and_then_what_is_to_be_least():
 
 def test_the_least_energy_of_all_that_keep_is_best(tmp_path):
     answer, workers = found(tmp_path)
-    assert len(workers.ran) == 3  # 1P1D, 1P2D, 2P1D
-    assert len(answer.options) == 6
+    assert len(workers.ran) == 6  # 1P1D, 1P2D, 2P1D, 1C, 2C, 3C
+    assert len(answer.options) == 12
     kept = [one for one in answer.options if one.keeps]
     assert answer.best == min(kept, key=lambda one: one.energy_per_request_j)
     assert answer.best.policy == "static-low"
@@ -122,7 +124,26 @@ def test_the_least_energy_of_all_that_keep_is_best(tmp_path):
 def test_the_search_for_the_fewest_boards_ends_with_the_first_that_do(tmp_path):
     answer, workers = found(tmp_path, objective=Objective.BOARDS, boards=6)
     assert len(workers.ran) == 1
-    assert answer.best.layout.boards == 2
+    assert str(answer.best.layout) == "1C, TP 1"
+
+
+def test_colocated_instances_of_the_scenario_are_replaced_too(tmp_path):
+    base = {**SHORT, "cluster": {"prefill": 0, "decode": 0, "colocated": 5}}
+    answer, _ = found(tmp_path, base, boards=2)
+    assert {str(one.layout) for one in answer.options} == {"1P1D, TP 1", "1C, TP 1", "2C, TP 1"}
+
+
+def test_what_colocated_instances_cannot_have_is_tried_on_pairs_and_said(tmp_path):
+    base = {**SHORT, "policies": ["static-max", "voltana-v0.1"]}
+    answer, _ = found(tmp_path, base, boards=2)
+    tried = {(str(one.layout), one.policy) for one in answer.options}
+    assert tried == {
+        ("1P1D, TP 1", "static-max"), ("1P1D, TP 1", "voltana-v0.1"), ("1C, TP 1", "static-max"),
+        ("2C, TP 1", "static-max"),
+    }  # fmt: skip
+    assert "not allowed with colocated instances" in answer.pairs_only["voltana-v0.1"]
+    with pytest.raises(ConfigError, match="not allowed with colocated instances"):
+        found(tmp_path, {**SHORT, "policies": ["voltana-v0.1"]}, boards=1)
 
 
 def test_boards_an_instance_that_a_model_cannot_have_are_left_out(tmp_path):
@@ -146,7 +167,8 @@ def test_where_nothing_keeps_the_targets_that_is_the_exit_code(tmp_path):
     assert "Nothing keeps both SLO targets" in result.output
     answer = json.loads((tmp_path / "plan.json").read_text())
     assert answer["best"] is None
-    assert len(answer["options"]) == 1
+    assert len(answer["options"]) == 3
+    assert {one["layout"]["colocated"] for one in answer["options"]} == {0, 1, 2}
 
 
 @pytest.mark.parametrize(
@@ -154,7 +176,7 @@ def test_where_nothing_keeps_the_targets_that_is_the_exit_code(tmp_path):
     [
         (("--least", "money"), "--least = 'money' is not allowed: must be energy or boards"),
         (("--tp", "two"), "--tp = 'two' is not allowed: must be a whole number from 1 to 1024"),
-        (("--boards", "1"), "boards = 1 is not allowed: must be at least 2"),
+        (("--boards", "0"), "boards = 0 is not allowed: must be at least 1"),
         (("--model", "gpt"), "unknown model 'gpt'"),
     ],
 )

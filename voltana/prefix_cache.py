@@ -63,6 +63,7 @@ class PrefixCache:
 
     Attributes:
         tokens: Tokens in it.
+        held_tokens: Those of them that requests in flight use.
     """
 
     def __init__(self, page_tokens: int = 1) -> None:
@@ -72,7 +73,7 @@ class PrefixCache:
         self._clock = count(1)
         self._roots: dict[int, Run] = {}
         self._leaves: set[Run] = set()
-        self.tokens = 0
+        self.tokens = self.held_tokens = 0
 
     def peek(self, prefix: Prefix, limit: int) -> int:
         """Tokens of a request that are there, of its first `limit`; nothing counts as used."""
@@ -128,6 +129,14 @@ class PrefixCache:
     def unlock(self, run: Run) -> None:
         """It does so no longer."""
         self._count_locks(run, -1)
+
+    def unheld_tokens(self, run: Run) -> int:
+        """Tokens up to a run that nobody in flight uses."""
+        tokens, at = 0, run
+        while at.parent is not None and not at.locks:
+            tokens += len(at)
+            at = at.parent
+        return tokens
 
     def evict(self, tokens: float) -> int:
         """Give up leaves, those used longest ago first, until so many tokens are gone.
@@ -199,5 +208,8 @@ class PrefixCache:
 
     def _count_locks(self, run: Run | None, by: int) -> None:
         while run is not None and run.parent is not None:
+            before = run.locks
             run.locks += by
+            if not before or not run.locks:
+                self.held_tokens += by * len(run)
             run = run.parent

@@ -20,6 +20,7 @@ from voltana.analysis.margins import Margins, Requirement, margins_of, sampled
 from voltana.analysis.minimal import minimal
 from voltana.analysis.recording import record_run
 from voltana.analysis.request_mix import RequestMix
+from voltana.errors import invalid
 from voltana.policies import get_policy, with_overrides
 from voltana.policies.users_own import blame
 from voltana.values import Role
@@ -134,12 +135,20 @@ def analyse_policy(
         progress: Called with the policy, simulated seconds and finished requests.
 
     Raises:
-        ConfigError: If the run is too short to say anything.
+        ConfigError: If there are colocated instances, or the run is too short to say anything.
 
     Warns:
         MarginWarning: If `control.margin` of its `loop` says something else than its `margins`.
     """
     cluster, plant, trace = scenario.cluster, scenario.plant, scenario.trace
+    if cluster.colocated:
+        raise invalid(
+            "cluster.colocated",
+            cluster.colocated,
+            "0 here: the analysis is of the loop of a decode instance, and where prompts come "
+            "between tokens the clock answers to them as well",
+            "Leave --colocated out, and name --decode; docs/colocated.md has the law there.",
+        )
     mix, end_s = RequestMix.of(trace), float(trace.arrival_s[-1])
     with blame(name):
         policy = with_overrides(

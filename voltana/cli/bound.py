@@ -51,6 +51,7 @@ def bound(
     tensor_parallel: Annotated[int | None, flags.TENSOR_PARALLEL] = None,
     prefill: Annotated[int | None, flags.PREFILL] = None,
     decode: Annotated[int | None, flags.DECODE] = None,
+    colocated: Annotated[int | None, flags.COLOCATED] = None,
     slo_ttft_ms: Annotated[float | None, flags.TTFT] = None,
     slo_itl_ms: Annotated[float | None, flags.ITL] = None,
     seed: Annotated[int | None, flags.SEED] = None,
@@ -68,6 +69,7 @@ def bound(
     The demo:       voltana bound
     One policy:     voltana bound --policy voltana --rate 30
     A scenario:     voltana bound out/demo/scenario.toml --out out/bound
+    Colocated:      voltana bound --colocated 4 --rate 20
     For a script:   voltana bound --json - | jq .saving
     """  # noqa: D301  (\b keeps typer from reflowing the examples)
     configure_logs(log_level)
@@ -88,6 +90,7 @@ def bound(
                 "tensor_parallel": tensor_parallel,
                 "prefill": prefill,
                 "decode": decode,
+                "colocated": colocated,
             },
             "slo": {"ttft_ms": slo_ttft_ms, "itl_ms": slo_itl_ms},
             "workload": {"name": workload},

@@ -57,11 +57,12 @@ def plan(
     json: Annotated[str | None, JSON] = None,
     log_level: Annotated[str, flags.LOG] = "warning",
 ) -> None:
-    """Find the prefill and decode instances, boards of each, and policy for a workload.
+    """Find the instances of each role, boards of each, and policy for a workload.
 
-    Simulates every layout of at most --boards boards with the same requests, and names the one that
-    keeps both SLO targets with the least energy a request, or on the fewest boards. What has been
-    simulated is kept in --out. Exit code 1 where nothing keeps the targets.
+    Simulates every layout of at most --boards boards, pairs of prefill and decode instances and
+    colocated ones, with the same requests, and names the one that keeps both SLO targets with the
+    least energy a request, or on the fewest boards. What has been simulated is kept in --out. Exit
+    code 1 where nothing keeps the targets.
 
     \b
     Least energy:      voltana plan --boards 6 --rate 40
@@ -126,6 +127,7 @@ def _figures(answer: "Provision", objective: "Objective") -> dict[str, object]:
         "best": None if answer.best is None else asdict(answer.best),
         "options": [asdict(option) for option in answer.options],
         "left_out": {str(tp): why for tp, why in answer.left_out.items()},
+        "pairs_only": dict(answer.pairs_only),
         "failures": list(answer.failures),
     }
 
@@ -147,6 +149,8 @@ def _print(answer: "Provision", objective: "Objective") -> None:
         typer.echo(f"and {len(answer.options) - _SHOWN} more, in --json")
     for tp, why in answer.left_out.items():
         typer.echo(f"TP {tp} was left out: {why}")
+    for name, why in answer.pairs_only.items():
+        typer.echo(f"{name} was tried on pairs alone: {why}")
     for failure in answer.failures:
         typer.echo(f"not simulated: {failure}")
     if answer.best is None:

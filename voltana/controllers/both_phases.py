@@ -29,7 +29,6 @@ import numpy as np
 
 from voltana.controllers.cycles import DecodeCycles, PromptsBeside
 from voltana.controllers.energy_optimal import EnergyOptimal
-from voltana.controllers.missed_price import MissedPrice
 from voltana.controllers.optimal_available import OptimalAvailable
 from voltana.controllers.token_gaps import TokenGaps
 from voltana.levels import require_levels
@@ -44,17 +43,6 @@ if TYPE_CHECKING:
     from voltana.slo import Slo
     from voltana.values import FloatArray, Forecast, Observation
     from voltana.viability_account import ViabilityAccount
-
-SPENT = 0.8
-"""Share of what the target lets miss that is spent: what the fastest clock would have kept is an
-estimate."""
-
-FIRST_SPARED, MOST_SPARED = 1.0, 2.0
-"""What is allowed of late gaps is twice what may be spent, less so many times that: where it
-starts, and where nothing is allowed. What is late by the clock alone moves it: integral action."""
-
-FALL_PER_S = 0.05
-"""How fast more is allowed while nothing is late: the memory of gaps is 20 to 40 s long."""
 
 CHANGE_S = 0.05
 """No clock is lowered for less time than it takes to settle and to come back."""
@@ -108,10 +96,7 @@ class BothPhases:
         self.gaps = TokenGaps(
             self._levels, slo.itl_s, 1.0 - slo.itl_target, self.decode.envelope.owed_tokens
         )
-        self._alpha = SPENT * (1.0 - slo.itl_target)
-        self.spared = MissedPrice(
-            self._alpha, first=FIRST_SPARED, fall_per_s=FALL_PER_S, most=MOST_SPARED
-        )
+        self._alpha = 1.0 - slo.itl_target
         self._gap_floor = len(self.levels_mhz) - 1
         self._fastest = (1.0, 0.0)
         self._decode_floor, self._decode_binding = 0, Binding.NONE
@@ -125,7 +110,6 @@ class BothPhases:
     def plan(self, now_s: float) -> None:
         """See `voltana.ports.Plans`."""
         gaps = self.gaps
-        self.spared.step(now_s)
         if gaps.gaps:
             share = gaps.prompts_share()
             requests, tokens = gaps.mean_batch()
@@ -134,8 +118,7 @@ class BothPhases:
             batch_s = np.maximum(twice.mean_s - once, 0.0)
             growth = gaps.growth(share, batch_s)
             self._fastest = (float(growth[-1]), float(batch_s[-1]))
-            allowed = self._alpha * (MOST_SPARED - self.spared.slack)
-            self._gap_floor = gaps.lowest(growth, batch_s, allowed)
+            self._gap_floor = gaps.lowest(growth, batch_s, gaps.left(self._alpha, *self._fastest))
             self._cycles.stretch = 1.0 / np.maximum(1.0 - share, sys.float_info.epsilon)
         self.decode.plan(now_s)
 
@@ -177,10 +160,9 @@ class BothPhases:
         ended = observation.ended
         outcome = ended[-1] if ended else None
         if self.gaps.end(outcome, observation.target_mhz, observation.now_s) and self.gaps.gaps:
-            gap_s, tokens, lost = self.gaps.last(self._fastest)
+            gap_s, lost = self.gaps.last(self._fastest)
             # What no clock keeps is not for a law of clocks to learn from.
             self._last_gap_s = min(gap_s, self._slo.itl_s) if lost else gap_s
-            self.spared.note(tokens, late=self._last_gap_s > self._slo.itl_s)
 
     def _decide_decode(self, observation: Observation, forecast: Forecast) -> FloatArray | None:
         """Ask the law of decode where tokens are produced; what they alone take at every level."""

@@ -13,12 +13,15 @@ has C / C' times as many (J. D. C. Little, Operations Research 9, 1961),
 
     C = D(b C / C') / (1 - rho),
 
-which is a line in C, as an iteration is one in its batch. What came between counts that much more.
+which is a line in C, as an iteration is one in its batch. Prompts are as long as they are, and few
+come between two tokens: in a longer cycle so many times as often, each of them taking what it does.
+Over many gaps what comes between is so many times as much.
 
-A gap that is late at the fastest clock too is nobody's to keep. What is asked of a level is that no
-more than a share alpha of the tokens is late there and would not have been at the fastest one, and
-the same of requests by the mean of their gaps: of runs of so many gaps as requests get. What was
-seen is a sample, and the future another one: what is allowed follows from what then is late.
+What is late at the fastest clock too is nobody's to keep. What is asked of a level is that of the
+tokens no more than a share alpha is late there beyond those that are at the fastest one, and the
+same of requests by the mean of their gaps: of runs of so many gaps as requests get. What was
+seen is a sample, and the future another one: what is allowed follows from what then is late, as
+in an account: what the gaps that are remembered left of their share, the next ones may spend.
 """
 
 from __future__ import annotations
@@ -98,21 +101,26 @@ class TokenGaps:
         row: FloatArray = self._decode_s[(self._count - 1) % len(self._decode_s)]
         return row
 
-    def last(self, fastest: tuple[float, float]) -> tuple[float, int, bool]:
-        """The last gap in seconds, how many tokens had it, and whether no clock would have kept it.
+    def last(self, fastest: tuple[float, float]) -> tuple[float, bool]:
+        """The last gap in seconds, and whether no clock would have kept it.
 
         Args:
             fastest: Growth at the fastest level, and what the batch adds there; see `growth`.
         """
         at = (self._count - 1) % len(self._decode_s)
-        gap_s, tokens = float(self._passed_s[at, 0]), int(self._batch[at, 0])
-        return gap_s, tokens, bool(self._at_fastest_s(*fastest)[at] > self._threshold_s)
+        lost = bool(self._alone_at_fastest_s(*fastest)[at] > self._threshold_s)
+        return float(self._passed_s[at, 0]), lost
 
-    def _at_fastest_s(self, growth: float, batch_s: float) -> FloatArray:
-        """Every gap at the fastest level."""
+    def _alone_at_fastest_s(self, growth: float, batch_s: float) -> FloatArray:
+        """Every gap at the fastest level, with what came between as it was."""
         count = self.gaps
-        gaps_s: FloatArray = growth * self._fastest_s[:count] + self._decode_s[:count, -1]
+        gaps_s: FloatArray = self._fastest_s[:count] + self._decode_s[:count, -1]
         return gaps_s + (growth - 1.0) * batch_s
+
+    def _late_at_fastest(self, growth: float, batch_s: float) -> float:
+        """Share of the gaps that are late at the fastest level."""
+        late = self._alone_at_fastest_s(growth, batch_s) > self._threshold_s
+        return min(growth * float(late.mean()), 1.0)
 
     def begin(
         self,
@@ -232,6 +240,24 @@ class TokenGaps:
         growth: FloatArray = cycle_s / now_s
         return growth
 
+    def left(self, alpha: float, growth: float, batch_s: float) -> float:
+        """Share that may be late in as many gaps more as can be remembered: what is left.
+
+        Of those that are remembered and of those to come, alpha may be late together; what was late
+        by the clock alone is spent. So what is spent is alpha in the long run, whatever the
+        estimates are wrong by: of a constant error half stays.
+
+        Args:
+            alpha: Share that may be late where it would not be at the fastest clock.
+            growth: At the fastest level; see `growth`.
+            batch_s: Likewise.
+        """
+        count = self.gaps
+        late = float((self._passed_s[:count, 0] > self._threshold_s).mean())
+        spent = max(late - self._late_at_fastest(growth, batch_s), 0.0)
+        weight = count / len(self._decode_s)
+        return max(alpha + weight * (alpha - spent), 0.0)
+
     def lowest(self, growth: FloatArray, batch_s: FloatArray, allowed: float) -> int:
         """Index of the slowest level at which, and above which, few enough are late.
 
@@ -245,10 +271,10 @@ class TokenGaps:
             return len(growth) - 1
         first = 0 if settles.all() else len(growth) - int(settles[::-1].argmin())
         gaps_s = self._gaps_s(growth[first:], batch_s[first:], first)
-        fastest_s = self._in_order(self._at_fastest_s(growth[-1], batch_s[-1])[:, None])
-        lost = fastest_s > self._threshold_s
+        fastest_s = self._in_order(self._scaled_at_fastest_s(growth[-1], batch_s[-1])[:, None])
         # One more than were seen: of as many as are remembered, none seen is not none.
-        tokens = self._ours(gaps_s, lost) + 1.0 / len(gaps_s)
+        tokens = self._late(growth[first:], batch_s[first:], first) + 1.0 / len(gaps_s)
+        tokens -= self._late_at_fastest(growth[-1], batch_s[-1])
         keeps = (tokens <= allowed) & (self._requests_late(gaps_s, fastest_s, tokens) <= allowed)
         keeps[-1] = True
         slow = np.flatnonzero(~keeps)
@@ -273,6 +299,19 @@ class TokenGaps:
             length *= 2
             lost = fastest_s[length:] - fastest_s[:-length] > length * self._threshold_s
             ours = self._ours((sums_s[length:] - sums_s[:-length]) / length, lost)
+
+    def _late(self, growth: FloatArray, batch_s: FloatArray, first: int) -> FloatArray:
+        """Share of the gaps that are late at the levels from the first on."""
+        count = self.gaps
+        alone_s = self._between_s[:count, first:] + self._slow_s[:count, None]
+        gaps_s = alone_s + self._decode_s[:count, first:] + (growth - 1.0) * batch_s
+        late: FloatArray = (gaps_s > self._threshold_s).mean(axis=0)
+        return np.minimum(growth * late, 1.0)
+
+    def _scaled_at_fastest_s(self, growth: float, batch_s: float) -> FloatArray:
+        """Every gap at the fastest level, with the mean of what then comes between."""
+        more: FloatArray = (growth - 1.0) * self._fastest_s[: self.gaps]
+        return self._alone_at_fastest_s(growth, batch_s) + more
 
     def _gaps_s(self, growth: FloatArray, batch_s: FloatArray, first: int) -> Table:
         """Every gap at the levels from the first on, in the order of time."""

@@ -25,6 +25,7 @@ from voltana.evaluation.promise_tables import (
 )
 from voltana.evaluation.units import spent, units
 from voltana.evaluation.wording import kilojoules, ms, percent, watts
+from voltana.values import Role
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -126,13 +127,20 @@ def _prefix_note(comparison: Comparison) -> str:
     runs = ", ".join(
         f"{run.result.policy} {percent(run.result.prefix_hit_rate)}" for run in comparison.runs
     )
+    kept = f"a cache in each {_keepers(scenario.cluster)} instance"
     how = (
         "as recorded (cached_tokens)"
         if trace.prefixes is None
-        else f"a cache in each prefill instance (hash_ids of {trace.prefixes.block_tokens} tokens, "
+        else f"{kept} (hash_ids of {trace.prefixes.block_tokens} tokens, "
         f"pages of {engine.page_tokens}, least recently used first out)"
     )
     return f" Prefix caches on, {how}; prompt tokens found there: {runs}."
+
+
+def _keepers(cluster: ClusterSpec) -> str:
+    """The roles whose instances keep prompts."""
+    roles = (Role.PREFILL, Role.COLOCATED)
+    return " and each ".join(role.value for role in roles if cluster.instance_names(role))
 
 
 def _budget_note(comparison: Comparison) -> str:

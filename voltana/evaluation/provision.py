@@ -1,6 +1,7 @@
 """How many instances of each role a workload needs: the P:D ratio as a decision.
 
-Every layout of at most so many boards serves the same requests under the same policies, by
+Pairs of prefill and decode instances are tried, and instances that serve both phases. Every layout
+of at most so many boards serves the same requests under the same policies, by
 simulation on the sweep runner, so that what has been simulated once is kept. Of those that keep the
 targets of both SLOs, that one is best which takes the least energy a request, or the fewest boards
 (and of those the least energy). For the fewest boards, layouts are simulated by their size until
@@ -24,12 +25,16 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
-    from voltana.evaluation.sweep import Workers
+    from voltana.evaluation.sweep import Plan, SweepOutcome, Workers
 
     Progress = Callable[[int, int, int], None]
 
 MOST_LAYOUTS = 500
 """Layouts of one question; each is a simulation of the whole workload under every policy."""
+
+
+_COUNTS = ("tensor_parallel", "prefill", "decode", "colocated")
+_TOGETHER = {"prefill": 0, "decode": 0, "colocated": 1}
 
 
 class Objective(enum.StrEnum):
@@ -48,15 +53,18 @@ class Layout:
         tensor_parallel: Boards of an instance.
         prefill: Prefill instances.
         decode: Decode instances.
+        colocated: Instances for both phases, where there are no others.
     """
 
     boards: int
     tensor_parallel: int
-    prefill: int
-    decode: int
+    prefill: int = 0
+    decode: int = 0
+    colocated: int = 0
 
     def __str__(self) -> str:
-        return f"{self.prefill}P{self.decode}D, TP {self.tensor_parallel}"
+        pairs = f"{self.prefill}P{self.decode}D"
+        return f"{f'{self.colocated}C' if self.colocated else pairs}, TP {self.tensor_parallel}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,34 +98,40 @@ class Provision:
         best: What to run; None where nothing that was tried keeps the targets.
         options: Everything that was simulated, the best first, then those that keep the targets.
         left_out: Why a number of boards an instance was not tried, by that number.
+        pairs_only: Why a policy was not tried on colocated instances, by its name.
         failures: Why layouts could not be simulated.
     """
 
     best: Option | None
     options: tuple[Option, ...]
     left_out: Mapping[int, str] = field(default_factory=dict)
+    pairs_only: Mapping[str, str] = field(default_factory=dict)
     failures: tuple[str, ...] = ()
 
 
 def layouts(most_boards: int, tensor_parallels: Sequence[int]) -> tuple[Layout, ...]:
-    """All layouts with an instance of each role, by the number of their boards.
+    """All layouts that serve both phases, in pairs or together, by the number of their boards.
 
     Raises:
         ConfigError: If there is none, or there are too many.
     """
-    if most_boards < 2:
-        raise invalid("boards", most_boards, "at least 2, one of each role", "Give --boards 4.")
+    tried = sorted(set(tensor_parallels))
     found = [
         Layout(boards=tp * (p + d), tensor_parallel=tp, prefill=p, decode=d)
-        for tp in sorted(set(tensor_parallels))
+        for tp in tried
         for p, d in itertools.product(range(1, most_boards // tp), repeat=2)
         if tp * (p + d) <= most_boards
+    ]
+    found += [
+        Layout(boards=tp * count, tensor_parallel=tp, colocated=count)
+        for tp in tried
+        for count in range(1, most_boards // tp + 1)
     ]
     if not found:
         raise invalid(
             "boards",
             most_boards,
-            f"at least {2 * min(tensor_parallels)}, two instances of {min(tensor_parallels)}",
+            f"at least {min(tried)}, one instance for both phases",
             "Give more --boards, or fewer boards an instance (--tp).",
         )
     if len(found) > MOST_LAYOUTS:
@@ -153,21 +167,36 @@ def provision(
         ConfigError: If the scenario, or every number of boards an instance, cannot be run.
     """
     fitting, left_out = _fitting(base, tensor_parallels)
+    together, pairs_only = _served_together(base, fitting[0])
     found = layouts(most_boards, fitting)
+    if not together:
+        found = tuple(one for one in found if not one.colocated)
+    if not found:
+        raise ConfigError(next(iter(pairs_only.values())))
     stages = [found]
     if objective is Objective.BOARDS:
         stages = [tuple(group) for _, group in itertools.groupby(found, lambda one: one.boards)]
     options: list[Option] = []
     failures: list[str] = []
+
+    def run(plan: Plan) -> SweepOutcome:
+        return run_sweep(plan, folder, workers, progress)
+
     for stage in stages:
-        made, failed = _simulated(base, stage, folder, workers, progress)
+        made, failed = _simulated(base, stage, together, run)
         options += made
         failures += failed
         if objective is Objective.BOARDS and any(option.keeps for option in made):
             break
     options.sort(key=lambda option: rank(option, objective))
     best = options[0] if options and options[0].keeps else None
-    return Provision(best=best, options=tuple(options), left_out=left_out, failures=tuple(failures))
+    return Provision(
+        best=best,
+        options=tuple(options),
+        left_out=left_out,
+        pairs_only=pairs_only,
+        failures=tuple(failures),
+    )
 
 
 def _fitting(
@@ -176,9 +205,8 @@ def _fitting(
     """Boards an instance that the model can have, and why others are left out."""
     fitting, left_out = [], {}
     for tp in tensor_parallels:
-        tables = {"cluster": {"tensor_parallel": tp, "prefill": 1, "decode": 1}}
         try:
-            check_scenario(parse_scenario(overlay(base, tables)))
+            _check(base, tensor_parallel=tp, prefill=1, decode=1, colocated=0)
         except VoltanaError as error:
             left_out[tp] = str(error)
         else:
@@ -188,37 +216,55 @@ def _fitting(
     return fitting, left_out
 
 
+def _served_together(base: Mapping[str, Any], tp: int) -> tuple[list[str], dict[str, str]]:
+    """Policies that colocated instances can have, and why others cannot."""
+    able, pairs_only = [], {}
+    for name in parse_scenario(base).policies:
+        try:
+            _check({**base, "policies": [name]}, tensor_parallel=tp, **_TOGETHER)
+        except VoltanaError as error:
+            pairs_only[name] = str(error)
+        else:
+            able.append(name)
+    return able, pairs_only
+
+
+def _check(base: Mapping[str, Any], **cluster: int) -> None:
+    """Check a scenario on other instances."""
+    check_scenario(parse_scenario(overlay(base, {"cluster": cluster})))
+
+
 def _simulated(
     base: Mapping[str, Any],
     stage: Sequence[Layout],
-    folder: Path,
-    workers: Workers,
-    progress: Progress | None,
+    together: Sequence[str],
+    run: Callable[[Plan], SweepOutcome],
 ) -> tuple[list[Option], list[str]]:
-    rows = [
-        {
-            "cluster.prefill": one.prefill,
-            "cluster.decode": one.decode,
-            "cluster.tensor_parallel": one.tensor_parallel,
-        }
-        for one in stage
-    ]
-    plan = make_plan(base, rows=rows)
-    outcome = run_sweep(plan, folder, workers, progress)
-    wanted = set(plan.points[0].file.policies)
-    made = [_option(row) for row in outcome.rows if row["policy"] in wanted]
-    return made, [f"{key}: {why}" for key, why in outcome.failures.items()]
+    """Serve the requests on pairs under every policy, on colocated instances under those able."""
+    made: list[Option] = []
+    failures: list[str] = []
+    for alone, tables in ((False, base), (True, {**base, "policies": list(together)})):
+        rows = [
+            {f"cluster.{name}": getattr(one, name) for name in _COUNTS}
+            for one in stage
+            if bool(one.colocated) is alone
+        ]
+        if not rows:
+            continue
+        plan = make_plan(tables, rows=rows)
+        outcome = run(plan)
+        wanted = set(plan.points[0].file.policies)
+        made += [_option(row) for row in outcome.rows if row["policy"] in wanted]
+        failures += [f"{key}: {why}" for key, why in outcome.failures.items()]
+    return made, failures
 
 
 def _option(row: Mapping[str, Any]) -> Option:
-    tp, prefill, decode = (
-        int(row[f"cluster.{name}"]) for name in ("tensor_parallel", "prefill", "decode")
-    )
+    counts = {name: int(row[f"cluster.{name}"]) for name in _COUNTS}
+    tp, instances = counts["tensor_parallel"], sum(counts.values()) - counts["tensor_parallel"]
     ttft, itl = (_figure(row[f"{name}_attainment"], 1.0) for name in ("ttft", "itl"))
     return Option(
-        layout=Layout(
-            boards=tp * (prefill + decode), tensor_parallel=tp, prefill=prefill, decode=decode
-        ),
+        layout=Layout(boards=tp * instances, **counts),
         policy=str(row["policy"]),
         energy_per_request_j=_figure(row["energy_per_request_j"], math.inf),
         mean_power_w=_figure(row["mean_power_w"], math.nan),

@@ -6,10 +6,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from voltana.plant.colocated.instance import ColocatedInstance
 from voltana.plant.decode import DecodeInstance
 from voltana.policy import InstancePolicy, Policy
 from voltana.routers.least_loaded import LeastLoaded
-from voltana.values import Decision
+from voltana.values import Decision, Role
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -33,15 +34,22 @@ class Commanded:
 
 
 class Directed:
-    """A router to the candidate of index `target`; where that is None, to the fewest requests."""
+    """A router to the candidate of index `target`; where that is None, to the fewest requests.
 
-    def __init__(self) -> None:
+    Beside pairs, colocated instances are left to the fewest requests.
+
+    Args:
+        role: Of the candidates that it directs to.
+    """
+
+    def __init__(self, role: Role = Role.DECODE) -> None:
         self.target: int | None = None
+        self._role = role
         self._fallback = LeastLoaded()
 
     def route(self, request: Request, candidates: Sequence[Candidate]) -> str:
         """See `voltana.ports.Router.route`."""
-        if self.target is None:
+        if self.target is None or candidates[0].role is not self._role:
             return self._fallback.route(request, candidates)
         return candidates[self.target].instance
 
@@ -51,15 +59,17 @@ class Steering:
 
     Args:
         levels_mhz: Clocks that may be set, ascending; all instances start at the fastest supported.
+        role: Of the instances that `decode_router` directs to; COLOCATED where there are no others.
 
     Attributes:
-        controllers: One for each instance, prefill first, once the simulation is built.
+        controllers: One for each instance, prefill first and colocated last, once the simulation is
+            built.
         decode_router: Directs the decode leg; prefill goes to the fewest requests.
     """
 
-    def __init__(self, levels_mhz: Sequence[float]) -> None:
+    def __init__(self, levels_mhz: Sequence[float], role: Role = Role.DECODE) -> None:
         self.controllers: list[Commanded] = []
-        self.decode_router = Directed()
+        self.decode_router = Directed(role)
         self._levels_mhz = tuple(levels_mhz)
 
     def policy(self) -> Policy:
@@ -94,7 +104,9 @@ class LateMeter:
         self._slo = slo
         self._waiting: list[int] = []
         self._seen_jobs = 0
-        self._decode = [i for i in simulation.instances if isinstance(i, DecodeInstance)]
+        self._decode = [
+            i for i in simulation.instances if isinstance(i, DecodeInstance | ColocatedInstance)
+        ]
         self._seen_gaps = [0] * len(self._decode)
 
     def requests(self) -> int:

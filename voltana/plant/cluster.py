@@ -40,8 +40,8 @@ class EngineOptions:
         idle_tick_s: Period of control steps while an instance idles.
         snapshot_period_s: Age at which routers get a new predictor snapshot.
         settle_s: Settling time of a clock change after the call; None takes the hardware's.
-        prefix_cache: Whether prefill instances keep prompts, where a trace says what they share
-            (``--disable-radix-cache`` does not).
+        prefix_cache: Whether prefill and colocated instances keep prompts, where a trace says what
+            they share (``--disable-radix-cache`` does not).
         page_tokens: Tokens of a page of the KV cache (``--page-size``).
         mixed_chunk: Whether requests of colocated instances decode beside prompts
             (``--enable-mixed-chunk``); else prompts go first.

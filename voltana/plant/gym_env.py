@@ -51,9 +51,10 @@ _DEFAULT_SLO = Slo(ttft_s=0.6, itl_s=0.065)
 class ClusterEnv(gymnasium.Env["Array", "Array"]):
     """A cluster that serves requests while an agent sets its clocks.
 
-    *Action* (MultiDiscrete): a level for each instance, prefill first, 0 the slowest; with
-    `routing` one number more, the decode instance of the requests that arrive until the next step,
-    or the number of decode instances to leave it to the fewest requests. A clock takes effect at
+    *Action* (MultiDiscrete): a level for each instance, prefill first and colocated last, 0 the
+    slowest; with `routing` one number more, the decode (or, without any, colocated) instance of the
+    requests that arrive until the next step,
+    or the number of these instances to leave it to the fewest requests. A clock takes effect at
     an instance's next iteration, and then settles.
 
     *Observation* (Box, shape (instances, features), in 0 to 10): `FEATURES`; clock and power over
@@ -70,8 +71,9 @@ class ClusterEnv(gymnasium.Env["Array", "Array"]):
     Args:
         hardware: Name of a hardware profile, or a file.
         model: Name of a model profile, or a file.
-        prefill: Prefill instances.
-        decode: Decode instances.
+        prefill: Prefill instances; None takes 1, or none where there are colocated ones.
+        decode: Decode instances, likewise.
+        colocated: Instances for both phases; alone unless pairs are named.
         workload: Named request lengths.
         rate_rps: Mean arrival rate.
         duration_s: Simulated time of an episode.
@@ -93,8 +95,9 @@ class ClusterEnv(gymnasium.Env["Array", "Array"]):
         *,
         hardware: str = "a100-sxm4-80gb",
         model: str = "llama-3.1-8b",
-        prefill: int = 1,
-        decode: int = 1,
+        prefill: int | None = None,
+        decode: int | None = None,
+        colocated: int = 0,
         workload: str = "sharegpt",
         rate_rps: float = 20.0,
         duration_s: float = 60.0,
@@ -126,8 +129,9 @@ class ClusterEnv(gymnasium.Env["Array", "Array"]):
             model=profile,
             slo=slo,
             tensor_parallel=profile.default_tensor_parallel,
-            prefill=prefill,
-            decode=decode,
+            prefill=int(not colocated) if prefill is None else prefill,
+            decode=int(not colocated) if decode is None else decode,
+            colocated=colocated,
         )
         self._plant = PlantModel(loaded, profile, profile.default_tensor_parallel)
         table_mhz = loaded.clocks_mhz
@@ -138,8 +142,9 @@ class ClusterEnv(gymnasium.Env["Array", "Array"]):
         self._penalties_j = (ttft_penalty_j, itl_penalty_j)
         self._routing = routing
         self._slo = slo
-        count = prefill + decode
-        choices = [len(self.levels_mhz)] * count + ([decode + 1] if routing else [])
+        count = self._cluster.instances
+        self._routed = self._cluster.decode or colocated
+        choices = [len(self.levels_mhz)] * count + ([self._routed + 1] if routing else [])
         self.action_space = spaces.MultiDiscrete(choices)
         self.observation_space = spaces.Box(
             0.0, HIGHEST, shape=(count, len(FEATURES)), dtype=np.float32
@@ -153,7 +158,8 @@ class ClusterEnv(gymnasium.Env["Array", "Array"]):
         super().reset(seed=seed, options=options)
         drawn = int(self.np_random.integers(2**31))
         trace = make_workload(self._workload, self._rate_rps, self._duration_s, drawn)
-        self._steering = Steering(self.levels_mhz)
+        role = Role.DECODE if self._cluster.decode else Role.COLOCATED
+        self._steering = Steering(self.levels_mhz, role)
         self._simulation = Simulation(
             self._cluster, self._steering.policy(), trace, seed=drawn, plant=self._plant
         )
@@ -183,7 +189,7 @@ class ClusterEnv(gymnasium.Env["Array", "Array"]):
             controller.clock_mhz = self.levels_mhz[int(level)]
         if self._routing:
             target = int(action[-1])
-            self._steering.decode_router.target = target if target < self._cluster.decode else None
+            self._steering.decode_router.target = target if target < self._routed else None
         for instance in simulation.instances:
             if not instance.busy:
                 instance.runner.idle(simulation.now_s)
@@ -225,9 +231,8 @@ class ClusterEnv(gymnasium.Env["Array", "Array"]):
             "late_requests": late_requests,
             "late_tokens": late_tokens,
             "finished": 0 if self._simulation is None else self._simulation.finished,
-            "instances": (
-                *self._cluster.instance_names(Role.PREFILL),
-                *self._cluster.instance_names(Role.DECODE),
+            "instances": tuple(
+                name for role in Role for name in self._cluster.instance_names(role)
             ),
         }
 

@@ -250,6 +250,7 @@ class Simulation:
             max_requests=engine.max_running_requests,
             page_tokens=engine.page_tokens,
             mixed=engine.mixed_chunk,
+            prefix_cache=self._reuses,
         )
         return ColocatedInstance(
             self._runners.make(name, Role.COLOCATED),

@@ -191,7 +191,7 @@ _POLICIES = (
         summary="voltana, with prompts sent where their beginning was computed before",
         control=_voltana,
         prefill_router=routing.by_prefix,
-        decode_router=routing.within_boundaries,
+        decode_router=routing.together_by_prefix,
     ),
     *(_routed(policy) for policy in _BASELINES),
 )

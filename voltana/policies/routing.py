@@ -34,6 +34,11 @@ def by_prefix(seed: int) -> Router:
     return PrefixAffinity(filled_up(seed))
 
 
+def together_by_prefix(seed: int) -> Router:
+    """Decode as `within_boundaries`; colocated in turn, unless the beginning is kept elsewhere."""
+    return ByRole(ViableBatch(least_power(seed)), colocated=PrefixAffinity(RoundRobin()))
+
+
 def around_boundaries(_seed: int) -> Router:
     """Decode, so that no clock jumps and no new tile begins; of the rest, the emptiest KV cache."""
     # Levels lie 15-30 MHz apart: only a rise of several of them is worth an uneven load. Idle

@@ -47,6 +47,14 @@ RELAXATIONS = (
 )
 """What the bound allows that no policy can do."""
 
+TOGETHER = (
+    "a colocated instance computes prompts and decodes at the same time, at a clock for each",
+)
+"""The same, where there are colocated instances."""
+
+MIXED = ("of prompts and decode, what takes less comes for nothing in the batches of the other",)
+"""The same, where these mix batches."""
+
 _BIN_S = 4.0
 _MOST_BINS = 64
 
@@ -63,7 +71,7 @@ class Bound:
             latency noise, at `DEVIATIONS` standard deviations; 0 without noise.
         attained: Shares of requests and tokens that policies under the bound attain at least.
         end_s: Up to when energy is integrated.
-        instances: Number of instances, of both kinds.
+        instances: Number of all instances.
     """
 
     idle_j: float
@@ -105,16 +113,9 @@ def lower_bound(
         end_s: Up to when energy is integrated, and by when all requests are done.
 
     Raises:
-        ConfigError: If the cluster has colocated instances or its caches are used, or if `end_s`
-            lies before the last arrival.
+        ConfigError: If the cluster's prefix caches are used, or if `end_s` lies before the last
+            arrival.
     """
-    if cluster.colocated:
-        raise invalid(
-            "cluster.colocated",
-            cluster.colocated,
-            "0 here: the bound takes apart what prefill and decode instances need",
-            "Leave --colocated out, or compare with best-fixed.",
-        )
     if trace.shares and cluster.engine.prefix_cache:
         raise invalid(
             "engine.prefix_cache",
@@ -137,7 +138,13 @@ def lower_bound(
         late_tokens = _allowed(attained.itl_tokens, int(tokens))
         demand = _demand(case, many, late_ttft + late_itl, end_s)
         decode_j, decode_slack_j = _decode(case, demand, late_tokens)
-    machines = cluster.prefill + cluster.decode
+    if cluster.colocated and cluster.engine.mixed_chunk:
+        # A mixed batch takes at least what either part would alone, and so does their sum.
+        if prefill_j > decode_j:
+            decode_j = 0.0
+        else:
+            prefill_j = 0.0
+    machines = cluster.instances
     return Bound(
         idle_j=machines * idle_floor_w(plant) * end_s,
         prefill_j=prefill_j,
@@ -149,6 +156,13 @@ def lower_bound(
     )
 
 
+def relaxations(cluster: ClusterSpec) -> tuple[str, ...]:
+    """What the bound of a cluster allows that no policy can do."""
+    together = TOGETHER if cluster.colocated else ()
+    mixed = MIXED if cluster.colocated and cluster.engine.mixed_chunk else ()
+    return (*RELAXATIONS, *together, *mixed)
+
+
 def _allowed(share: float, count: int) -> int:
     return 0 if math.isnan(share) else math.floor((1.0 - share) * count + 1e-9)
 
@@ -156,7 +170,7 @@ def _allowed(share: float, count: int) -> int:
 def _transfer_s(
     cluster: ClusterSpec, plant: PlantModel, prompts: FloatArray | IntArray
 ) -> FloatArray:
-    if not cluster.engine.transfer:
+    if cluster.colocated or not cluster.engine.transfer:  # whoever is served there moves nothing
         return np.zeros(len(prompts))
     return np.array([plant.latency.transfer_s(int(tokens)) for tokens in prompts])
 
@@ -181,6 +195,7 @@ def _prefill(case: _Case, served: Mask, may_miss: int) -> tuple[float, float]:
 def _decode(case: _Case, demand: DecodeDemand, late: int) -> tuple[float, float]:
     cluster, plant = case.cluster, case.plant
     tokens = float(demand.most_tokens[-1])
+    machines = cluster.decode + cluster.colocated
     points = operating_points(
         plant,
         cluster,
@@ -190,8 +205,8 @@ def _decode(case: _Case, demand: DecodeDemand, late: int) -> tuple[float, float]
     if cluster.engine.latency_noise:
         # The number of late tokens is a martingale around its expectation; a batch is late at once.
         late += math.ceil(DEVIATIONS * math.sqrt(demand.most_requests * max(late, 1)))
-    found = decode_bound(points, demand, machines=cluster.decode, may_be_late=float(late))
-    time_j = float(found.time_price_w @ np.diff(demand.edges_s)) * cluster.decode
+    found = decode_bound(points, demand, machines=machines, may_be_late=float(late))
+    time_j = float(found.time_price_w @ np.diff(demand.edges_s)) * machines
     largest_j = float((points.joules + found.time_price_w.max() * points.seconds).max())
     return found.energy_j, _slack_j(cluster, found.energy_j + time_j, largest_j)
 

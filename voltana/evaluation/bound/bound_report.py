@@ -5,8 +5,6 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from voltana.evaluation.bound.bound import RELAXATIONS
-
 if TYPE_CHECKING:
     from voltana.evaluation.bound.compare import BoundReport, PolicyGap
     from voltana.evaluation.compare import Comparison
@@ -42,7 +40,7 @@ def text(report: BoundReport, comparison: Comparison) -> str:
     table += [_row(gap, whole_j) for gap in report.policies]
     rows = "\n".join(f"| {' | '.join(row)} |" for row in table)
     below = "What the bound allows that no policy can do:\n\n" + "\n".join(
-        f"- {relaxation};" for relaxation in RELAXATIONS
+        f"- {relaxation};" for relaxation in report.relaxations
     )
     hardware = comparison.scenario.cluster.hardware
     caveat = hardware.knowledge.caveat(hardware.name)

@@ -7,12 +7,13 @@ import math
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
-from voltana.evaluation.bound.bound import RELAXATIONS, Bound, lower_bound
+from voltana.evaluation.bound.bound import Bound, lower_bound, relaxations
 from voltana.slo import Attainment
 
 if TYPE_CHECKING:
     from voltana.evaluation.compare import Comparison
     from voltana.evaluation.metrics import Result
+    from voltana.plant.cluster import ClusterSpec
 
 APPLIES_FROM = 0.99
 """Attainment of the fastest clock from which the bound says something."""
@@ -29,7 +30,8 @@ class PolicyGap:
         result: Its figures.
         covered: Whether it attains what the bound's policies do, so that the bound holds for it.
         share_of_saving: Its saving over that of the bound; nan where the bound saves nothing.
-        prefill_gap_j: Energy of its prefill instances above the bound's.
+        prefill_gap_j: Energy of its prefill instances above the bound's; nan where instances serve
+            both phases.
         decode_gap_j: The same of its decode instances.
     """
 
@@ -49,12 +51,14 @@ class BoundReport:
         reason: Why it does not apply; empty where it does.
         saving: Share of the energy of the fastest clock that the bound does not use; nan likewise.
         policies: The compared policies against it; empty likewise.
+        relaxations: What the bound allows that no policy can do.
     """
 
     bound: Bound | None
     reason: str
     saving: float
     policies: tuple[PolicyGap, ...]
+    relaxations: tuple[str, ...] = ()
 
     def to_json(self) -> str:
         """Everything as JSON, relaxations included; null where a figure is not finite."""
@@ -63,7 +67,7 @@ class BoundReport:
             "reason": self.reason,
             "saving": self.saving,
             "bound": None if self.bound is None else _bound_dict(self.bound),
-            "relaxations": RELAXATIONS,
+            "relaxations": self.relaxations,
             "policies": [
                 {**asdict(gap), "result": gap.result.to_dict(), "policy": gap.result.policy}
                 for gap in self.policies
@@ -90,9 +94,12 @@ def bound_comparison(comparison: Comparison, margin: float = MARGIN) -> BoundRep
     """
     reference = comparison.reference.result
     reason = _why_not(reference)
-    if reason:
-        return BoundReport(bound=None, reason=reason, saving=math.nan, policies=())
     scenario = comparison.scenario
+    allowed = relaxations(scenario.cluster)
+    if reason:
+        return BoundReport(
+            bound=None, reason=reason, saving=math.nan, policies=(), relaxations=allowed
+        )
     bound = lower_bound(
         scenario.cluster,
         scenario.plant,
@@ -106,9 +113,9 @@ def bound_comparison(comparison: Comparison, margin: float = MARGIN) -> BoundRep
         reason="",
         saving=saved_j / reference.energy_j,
         policies=tuple(
-            _gap(run.result, bound, reference.energy_j, scenario.cluster.prefill)
-            for run in comparison.runs
+            _gap(run.result, bound, reference.energy_j, scenario.cluster) for run in comparison.runs
         ),
+        relaxations=allowed,
     )
 
 
@@ -126,9 +133,11 @@ def covers(bound: Bound, result: Result) -> bool:
 _ROUNDING = 1e-9
 
 
-def _gap(result: Result, bound: Bound, reference_j: float, prefill: int) -> PolicyGap:
+def _gap(result: Result, bound: Bound, reference_j: float, cluster: ClusterSpec) -> PolicyGap:
     saved_j, saving_j = reference_j - result.energy_j, reference_j - bound.energy_j
-    idle_prefill_j = bound.idle_j * prefill / bound.instances
+    idle_prefill_j = bound.idle_j * cluster.prefill / bound.instances
+    if cluster.colocated:  # whose energy is of both phases
+        idle_prefill_j = math.nan
     return PolicyGap(
         result=result,
         covered=covers(bound, result),

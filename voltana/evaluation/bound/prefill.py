@@ -69,6 +69,7 @@ def prefill_work(plant: PlantModel, cluster: ClusterSpec, longest_prompt: int) -
         cluster: How many there are, and the largest batch.
         longest_prompt: Tokens of the longest prompt, each of which attends to at most these.
     """
+    machines = cluster.prefill + cluster.colocated
     largest, smallest = _batch_cells(cluster.engine.max_prefill_tokens)
     none = np.zeros_like(largest)
     speeds, powers_w, pair_s, pair_j = [], [], [], []
@@ -86,8 +87,8 @@ def prefill_work(plant: PlantModel, cluster: ClusterSpec, longest_prompt: int) -
     pair_tokens = _pair_tokens(tokens, np.array(pair_s), np.array(pair_j))
     speeds.append(pair_tokens / np.array(pair_s))
     powers_w.append(np.array(pair_j) / np.array(pair_s))
-    curve = PowerCurve.of(np.concatenate(speeds), np.concatenate(powers_w), cluster.prefill)
-    return PrefillWork(curve, pair_tokens, largest_j, longest_s, cluster.prefill)
+    curve = PowerCurve.of(np.concatenate(speeds), np.concatenate(powers_w), machines)
+    return PrefillWork(curve, pair_tokens, largest_j, longest_s, machines)
 
 
 def _batch_cells(most: int) -> tuple[FloatArray, FloatArray]:

@@ -1,6 +1,6 @@
 """Which prompts join the coming batch, and how much of each: the budgets of one prefill pass.
 
-As SGLang's ``PrefillAdder`` over a pool without a prefix cache (0.5.23,
+As SGLang's ``PrefillAdder`` (0.5.23,
 ``managers/schedule_policy.py`` and ``mem_cache/prefill_budget.py``). A pass has three budgets: the
 tokens of a batch, those of a chunk, and the room in the KV cache. Of the latter, what is kept free
 for those that run is an estimate, `EngineScheduler.new_token_ratio` of what they may still produce.
@@ -90,34 +90,35 @@ class PrefillPass:
         left = request.left_tokens
         self._admit(request, min(left, room), whole=left <= room)
 
-    def admit(self, request: EngineRequest, *, alone: bool) -> Verdict:
+    def admit(self, request: EngineRequest, *, alone: bool, holds: int = 0) -> Verdict:
         """Admit a prompt that waits, or what fits of it.
 
         Args:
             request: Whose prompt.
             alone: Whether the engine has nothing else, so that waiting would make no room.
+            holds: Tokens that were available, and of which it computes none.
         """
         left = request.left_tokens
         needed = left + min(request.may_produce, CLIP_TOKENS) + self._page
-        if needed >= self._total and not alone:
+        if needed >= self._total - holds and not alone:
             return Verdict.NO_ROOM
         if self._paged(left) <= self._chunk_tokens:
-            self._admit(request, left, whole=True)
+            self._admit(request, left, whole=True, holds=holds)
             return self.verdict()
         new = self._chunk_tokens // self._page * self._page
         if new <= 0:
             return Verdict.SPENT
-        self._admit(request, new, whole=False)
+        self._admit(request, new, whole=False, holds=holds)
         return self.verdict()
 
-    def _admit(self, request: EngineRequest, new: int, *, whole: bool) -> None:
+    def _admit(self, request: EngineRequest, new: int, *, whole: bool, holds: int = 0) -> None:
         self.chunks.append(Chunk(request, new, request.cached, whole))
         if not whole:
             self.cut = request
         growth = min(request.max_tokens, CLIP_TOKENS) if whole else 0
         paged = self._paged(new)
-        self._total -= paged + self._page + growth
-        self._now -= paged + self._page
+        self._total -= paged + self._page + growth + holds
+        self._now -= paged + self._page + holds
         self._batch_tokens -= paged
         self._chunk_tokens -= paged
 

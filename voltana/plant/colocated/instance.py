@@ -127,7 +127,13 @@ class ColocatedInstance:
         self._preparing.add(job, now_s)
 
     def _prepared(self, job: Job, now_s: float) -> None:
-        request = EngineRequest(job.index, job.prompt_tokens, job.output_tokens)
+        request = EngineRequest(
+            job.index,
+            job.prompt_tokens,
+            job.output_tokens,
+            prefix=job.prefix,
+            recorded=job.cached_tokens,
+        )
         self._jobs[request] = job
         self._scheduler.add(request)
         self._take_up(job)
@@ -171,6 +177,7 @@ class ColocatedInstance:
         job.produced_tokens = request.produced
         if job.first_token_s == math.inf:
             job.first_token_s = now_s
+            job.cached_tokens = request.found
             self._deliver(job, now_s)
         else:
             gaps[now_s - job.last_token_s] += 1

@@ -9,6 +9,9 @@ from voltana.values import Load, attended_pairs
 if TYPE_CHECKING:
     from collections.abc import Hashable, Sequence
 
+    from voltana.prefix_cache import Run
+    from voltana.values import Prefix
+
 
 class EngineRequest:
     """One request in an engine.
@@ -18,10 +21,15 @@ class EngineRequest:
         prompt_tokens: Its prompt.
         output_tokens: What it will produce, which no scheduler looks at before it has ended.
         max_tokens: What it may produce, which reserves room; None for as much as it will.
+        prefix: By what its prompt may be found in a prefix cache; None where it does not say.
+        recorded: Prompt tokens that are found, where a trace says only that.
 
     Attributes:
         produced: Output tokens that are known to the scheduler.
-        cached: Tokens in the KV cache, those of the batch that was formed last included.
+        cached: Tokens in the KV cache, those of the batch that was formed last included; while it
+            waits, what it is expected to find there.
+        found: Prompt tokens that it had not to compute for its first token.
+        run: What it shares of the prefix cache, held while it is in the engine.
         finished: Whether it has ended.
         retracted: Whether it lost its KV cache and waits to be computed again.
     """
@@ -29,12 +37,16 @@ class EngineRequest:
     __slots__ = (
         "cached",
         "finished",
+        "found",
         "key",
         "max_tokens",
         "output_tokens",
+        "prefix",
         "produced",
         "prompt_tokens",
+        "recorded",
         "retracted",
+        "run",
     )
 
     def __init__(
@@ -43,15 +55,26 @@ class EngineRequest:
         prompt_tokens: int,
         output_tokens: int,
         max_tokens: int | None = None,
+        *,
+        prefix: Prefix | None = None,
+        recorded: int = 0,
     ) -> None:
         self.key = key
         self.prompt_tokens = prompt_tokens
         self.output_tokens = output_tokens
         self.max_tokens = output_tokens if max_tokens is None else max_tokens
         self.produced = 0
-        self.cached = 0
+        self.prefix = prefix
+        self.recorded = recorded
+        self.cached = self.found = 0
+        self.run: Run | None = None
         self.finished = False
         self.retracted = False
+
+    @property
+    def shared(self) -> int:
+        """Tokens that are the prefix cache's, not its own."""
+        return 0 if self.run is None else self.run.end
 
     @property
     def left_tokens(self) -> int:

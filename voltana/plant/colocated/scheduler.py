@@ -18,7 +18,8 @@ What an engine that works ahead (SGLang's overlap) knows late is what the caller
 asks for the next batch before it commits the one before.
 
 Exceptions: SGLang ends a lone request that outgrows the KV cache, and refuses a prompt that never
-fits; here both are served. Priorities, prefix caches and speculation are left out.
+fits; here both are served. Priorities and speculation are left out. Prefix caches are as
+`KvMemory` says; no run with a real server's was compared.
 """
 
 from __future__ import annotations
@@ -30,10 +31,11 @@ from typing import TYPE_CHECKING
 from voltana.cluster.context import DEFAULT_BATCH_TOKENS
 from voltana.errors import invalid
 from voltana.plant.colocated.admission import PrefillPass, Verdict
+from voltana.plant.colocated.kv_memory import KvMemory
 from voltana.plant.colocated.request import Batch
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Sequence
 
     from voltana.plant.colocated.request import EngineRequest
 
@@ -61,6 +63,7 @@ class SchedulerOptions:
         max_requests: Requests that run at once (``--max-running-requests``).
         page_tokens: Tokens of a page of the KV cache (``--page-size``).
         mixed: Whether requests decode beside prompts (``--enable-mixed-chunk``).
+        prefix_cache: Whether prompts are kept for later ones (not ``--disable-radix-cache``).
 
     Raises:
         ConfigError: If one is below 1.
@@ -72,6 +75,7 @@ class SchedulerOptions:
     max_requests: int = 2048
     page_tokens: int = 1
     mixed: bool = False
+    prefix_cache: bool = False
 
     def __post_init__(self) -> None:
         for name in (
@@ -105,17 +109,18 @@ class EngineScheduler:
         self._full = False
         self._last: Batch | None = None
         self._uncommitted: deque[Batch] = deque()
-        page = options.page_tokens
-        self._pages = options.capacity_tokens // page
-        self._used_pages = 0
+        self._memory = KvMemory(
+            options.capacity_tokens, options.page_tokens, keeps=options.prefix_cache
+        )
 
     @property
     def available_tokens(self) -> int:
-        """Tokens free in the KV cache."""
-        return (self._pages - self._used_pages) * self.options.page_tokens
+        """Tokens of the KV cache that no request in the engine uses."""
+        return self._memory.available_tokens
 
     def add(self, request: EngineRequest) -> None:
         """A request has arrived."""
+        self._memory.expect(request)
         self.waiting.append(request)
 
     def schedule(self) -> Batch | None:
@@ -140,6 +145,7 @@ class EngineScheduler:
         """
         batch = self._uncommitted.popleft()
         for chunk in batch.chunks:
+            self._memory.computed(chunk)
             if chunk.last:
                 self._produce(chunk.request)
         for request in batch.decode:
@@ -152,7 +158,7 @@ class EngineScheduler:
         request.produced += 1
         if request.produced >= request.output_tokens:
             request.finished = True
-            self._used_pages -= self._pages_of(request.cached)
+            self._memory.release(request)
 
     def _join_last(self) -> None:
         """Let the requests of the batch before run, unless they have ended or their prompt goes on.
@@ -202,7 +208,7 @@ class EngineScheduler:
             return None
         for chunk in admitted.chunks:
             chunk.request.retracted = False
-            self._grow(chunk.request, chunk.new_tokens)
+            self._memory.grow(chunk.request, chunk.new_tokens)
         decode = self._mixed_in() if options.mixed and running else ()
         return Batch(tuple(admitted.chunks), decode, sum([r.cached for r in decode]))
 
@@ -215,9 +221,10 @@ class EngineScheduler:
                 return
             before = len(admitted.chunks)
             alone = not (before or self.running or self._uncommitted or admitted.cut)
-            verdict = admitted.admit(self.waiting[0], alone=alone)
+            holds = self._memory.look_up(self.waiting[0])
+            verdict = admitted.admit(self.waiting[0], alone=alone, holds=holds)
             if len(admitted.chunks) > before:
-                self.waiting.popleft()
+                self._memory.admit(self.waiting.popleft())
             if verdict is Verdict.NO_ROOM:
                 self._full = bool(admitted.chunks or self.running)
             if verdict is not Verdict.CONTINUE:
@@ -226,11 +233,11 @@ class EngineScheduler:
     def _mixed_in(self) -> Sequence[EngineRequest]:
         """The running requests, if their tokens fit beside the prompts; else they sit it out."""
         self._leave_out(self._ending())
-        if not self.running or not self._fit(self.running):
+        if not self.running or not self._memory.fits(self.running):
             return ()
         decode, self.running = tuple(self.running), []
         for request in decode:
-            self._grow(request, 1)
+            self._memory.grow(request, 1)
         return decode
 
     def _decode_batch(self) -> Batch | None:
@@ -239,7 +246,7 @@ class EngineScheduler:
         self._leave_out(ending)
         if not self.running:
             return None
-        if self._fit(self.running):
+        if self._memory.fits(self.running):
             self.new_token_ratio = max(self.new_token_ratio - RATIO_STEP, LEAST_RATIO)
         elif ending:
             return None  # their room is free as soon as they are committed
@@ -249,7 +256,7 @@ class EngineScheduler:
             self._full = False
         decode = tuple(self.running)
         for request in decode:
-            self._grow(request, 1)
+            self._memory.grow(request, 1)
         return Batch((), decode, sum([r.cached for r in decode]))
 
     def _ending(self) -> set[EngineRequest]:
@@ -268,9 +275,9 @@ class EngineScheduler:
         """Take the KV cache from some, one at least, until the next tokens of the others fit."""
         kept = sorted(self.running, key=lambda r: (r.produced, -r.prompt_tokens), reverse=True)
         retracted: list[EngineRequest] = []
-        while len(kept) > 1 and not (retracted and self._fit(kept)):
+        while len(kept) > 1 and not (retracted and self._memory.fits(kept)):
             request = kept.pop()
-            self._used_pages -= self._pages_of(request.cached)
+            self._memory.release(request)
             request.cached, request.retracted = 0, True
             retracted.append(request)
         produced = sum(request.produced for request in kept)
@@ -279,18 +286,3 @@ class EngineScheduler:
         self.retractions += len(retracted)
         self.waiting.extend(retracted)
         self.running = kept
-
-    def _fit(self, requests: Iterable[EngineRequest]) -> bool:
-        """Whether a token more of each fits."""
-        page = self.options.page_tokens
-        if page == 1:
-            return len(list(requests)) <= self._pages - self._used_pages
-        return sum(r.cached % page == 0 for r in requests) <= self._pages - self._used_pages
-
-    def _grow(self, request: EngineRequest, tokens: int) -> None:
-        before = self._pages_of(request.cached)
-        request.cached += tokens
-        self._used_pages += self._pages_of(request.cached) - before
-
-    def _pages_of(self, tokens: int) -> int:
-        return -(-tokens // self.options.page_tokens)

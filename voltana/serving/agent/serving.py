@@ -20,6 +20,7 @@ from voltana.serving.agent.building import (
 from voltana.serving.agent.guarantee import Guarantee, guarantee_path
 from voltana.serving.agent.persistence import restore_own, save_predictor, state_path
 from voltana.serving.agent.ring_loop import RingLoop
+from voltana.values import Role
 from voltana_ring.paths import SUFFIX
 
 if TYPE_CHECKING:
@@ -151,7 +152,7 @@ class Workshop:
         ring_loop = RingLoop(
             loop,
             self.sensor,
-            slo=settings.slo,
+            slo=ring_slo(context.role, settings.slo),
             max_batch_tokens=context.max_batch_tokens,
             account=Account() if before is None else before.ring_loop.account,
             guarantee=self._guarantee(context.instance, info)
@@ -208,3 +209,12 @@ def _limited(controller: Controller, table: ActuatorTable) -> Controller:
 def loop_name(ring: Path) -> str:
     """Name of a loop: that of the instance, with the rank where it is not the first."""
     return ring.name.removesuffix(SUFFIX).removesuffix(FIRST_RANK)
+
+
+def ring_slo(role: Role, slo: Slo) -> Slo:
+    """The thresholds that a ring is held to.
+
+    Where one engine serves both phases, prompts come between tokens: what its decode iterations
+    take says nothing of what requests were ahead of their mean, so that nothing of it is spent.
+    """
+    return dataclasses.replace(slo, spending=1.0) if role is Role.COLOCATED else slo
