@@ -127,8 +127,10 @@ def test_what_was_late_by_the_clock_is_taken_from_what_may_be():
     assert left == pytest.approx([0.2, 0.15, 0.1, 0.05, 0.0, 0.0], abs=1e-9)
     # A gap in five that no clock keeps is not the clock's.
     assert remembering(*[0, 0, 0, 0, 60] * 20).left(0.1, *fastest) == pytest.approx(0.2)
-    # Of the first 50 nothing was late: the 100 to come may spend what these left.
-    assert remembering(*[0] * 50).left(0.1, *fastest) == pytest.approx(0.15)
+    # That of the first 50 nothing was late says nothing of a load that still grows; what was, does.
+    assert remembering(*[0] * 50).left(0.1, *fastest) == pytest.approx(0.1)
+    few = remembering(*[0] * 40, *[29] * 9, clock_mhz=600.0)
+    assert few.left(0.1, *fastest) == pytest.approx(0.1 + 0.5 * (0.1 - 0.18), abs=2e-3)
 
 
 def test_in_a_longer_cycle_long_prompts_come_more_often_and_are_no_longer():
@@ -140,7 +142,7 @@ def test_in_a_longer_cycle_long_prompts_come_more_often_and_are_no_longer():
         rates = np.full(len(LEVELS), growth)
         rates[-1] = 1.0
         assert LEVELS[gaps.lowest(rates, nothing, allowed)] == level, growth
-        assert gaps.left(0.1, 1.5, 0.0) > 0.1
+        assert gaps.left(0.1, 1.5, 0.0) == pytest.approx(0.2)
 
 
 def test_requests_are_late_by_their_mean_though_few_tokens_are():

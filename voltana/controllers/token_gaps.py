@@ -254,9 +254,11 @@ class TokenGaps:
         """
         count = self.gaps
         late = float((self._passed_s[:count, 0] > self._threshold_s).mean())
-        spent = max(late - self._late_at_fastest(growth, batch_s), 0.0)
-        weight = count / len(self._decode_s)
-        return max(alpha + weight * (alpha - spent), 0.0)
+        saved = alpha - max(late - self._late_at_fastest(growth, batch_s), 0.0)
+        part = count / len(self._decode_s)
+        if part < 1.0:  # what a load that still grows has not missed says nothing of what follows
+            saved = min(saved, 0.0)
+        return max(alpha + part * saved, 0.0)
 
     def lowest(self, growth: FloatArray, batch_s: FloatArray, allowed: float) -> int:
         """Index of the slowest level at which, and above which, few enough are late.
