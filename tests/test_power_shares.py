@@ -9,7 +9,6 @@ from hypothesis import strategies as st
 
 from voltana.controllers.even_shares import EvenShares, levelled
 from voltana.controllers.marginal_worth import MarginalWorth
-from voltana.controllers.power_budget import PowerBudget
 from voltana.controllers.power_claim import Claim
 from voltana.controllers.sliding_peak import SlidingPeak
 from voltana.errors import ConfigError
@@ -74,14 +73,9 @@ def test_by_worth_nobody_is_worse_off_than_with_even_shares_nor_gets_what_it_can
 
 @settings(max_examples=200, deadline=None)
 @given(wanted=several, budget_w=st.floats(0, 2000))
-def test_by_worth_either_all_of_the_budget_is_given_or_whoever_is_late_has_its_wish(
-    wanted, budget_w
-):
+def test_by_worth_either_all_of_the_budget_is_given_or_all_that_is_wished_for(wanted, budget_w):
     shares_w = MarginalWorth().divide(wanted, budget_w)
-    unmet = any(
-        shares_w[name] < c.levels_w[-1] - 1e-6 and c.is_late_with(shares_w[name])
-        for name, c in wanted.items()
-    )
+    unmet = any(shares_w[name] < c.levels_w[-1] - 1e-6 for name, c in wanted.items())
     if unmet and needs_w(wanted) <= budget_w:
         assert sum(shares_w.values()) == pytest.approx(budget_w)
 
@@ -102,32 +96,6 @@ def test_the_late_come_first():
     assert enough == {"early": 180.0, "late": 180.0}
 
 
-def test_who_is_in_time_with_an_even_share_borrows_nothing():
-    wishes = claim([0.9, 0.6, 0.4])
-    shares_w = MarginalWorth().divide({"wishes": wishes, "idle": claim([1.0], (80.0,))}, 300.0)
-    assert shares_w == {"wishes": 150.0, "idle": 80.0}
-
-
-def test_it_borrows_up_to_the_level_at_which_it_is_in_time():
-    late = claim([2.0, 1.0, 0.5])
-    shares_w = MarginalWorth().divide({"late": late, "idle": claim([1.0], (20.0,))}, 220.0)
-    assert shares_w == {"late": 120.0, "idle": 20.0}
-
-
-@pytest.mark.parametrize(("lateness", "granted_w"), [([2.0, 1.5, 1.2], 180.0), ([0.9] * 3, 130.0)])
-def test_beyond_an_even_share_what_is_left_is_granted_to_whoever_is_late(lateness, granted_w):
-    budget = PowerBudget(260.0)
-    for name in ("asks", "other"):
-        budget.register(name, 80.0)
-    other = claim([1.0], (80.0,))
-    budget.grant_w("other", 0.0, other)
-    budget.reserve("other", 80.0)
-    wish = claim(lateness, levels_w=(80.0, 110.0, 180.0), peak_w=110.0)
-    budget._shares_w["asks"] = 110.0
-    budget._divided_at_s, budget._divided_w, budget._lent_w = 0.0, 260.0, 70.0
-    assert budget.grant_w("asks", 0.0, wish) == pytest.approx(granted_w)
-
-
 def test_what_a_burst_needs_is_kept_for_it():
     waits = claim([1.0], (80.0,), peak_w=180.0)
     late = claim([2.0, 1.4, 1.0])
@@ -136,7 +104,7 @@ def test_what_a_burst_needs_is_kept_for_it():
 
 def test_marginal_worths_are_equal_where_nothing_binds():
     """The condition of optimality: who got a watt more had at least the worth of who did not."""
-    made = [claim(1.5 * np.array([1.0, 0.8, 0.7]) * scale) for scale in (2, 3)]
+    made = [claim(1.5 * np.array([1.0, 0.8, 0.7]) * scale) for scale in (0.4, 0.6)]
     idle = claim([1.0], (80.0,))
     wanted = {"a": made[0], "b": made[1], "i": idle, "j": idle}
     shares_w = MarginalWorth().divide(wanted, 460.0)  # even: 115 W

@@ -12,11 +12,8 @@ Vandenberghe, "Convex Optimization", 2004, section 5.5.3, water-filling). For co
 these are made by their running minimum, the greedy order is optimal (N. Megiddo, A. Tamir, "Linear
 time algorithms for some separable quadratic programming problems", Operations Research Letters 13,
 1993). A watt's worth is by how much it lowers the logarithm of the lateness, the latency over what
-the requests leave for it as the learned models forecast it.
-
-Nothing is lent to who is in time with what it has. A wish says what its policy would like, the
-lateness what it needs: one that wishes for the fastest clock always would borrow for nothing, and
-what is lent comes back an iteration later, when its owner may have been late already.
+the requests leave for it as the learned models forecast it: beyond 1, where deadlines are lost,
+`LATE_WEIGHT` times as much as below.
 """
 
 from __future__ import annotations
@@ -32,6 +29,9 @@ if TYPE_CHECKING:
 
     from voltana.controllers.power_claim import Claim
     from voltana.values import FloatArray
+
+LATE_WEIGHT = 100.0
+"""How much more lateness beyond the budget of an iteration counts than lateness within it."""
 
 _LONGEST = 50.0
 """Latencies beyond so many budgets are all the same."""
@@ -61,11 +61,11 @@ def _steps(claim: Claim, kept_w: float) -> tuple[FloatArray, FloatArray]:
     """Watts beyond what is kept from each level to the next, and what a watt is worth there."""
     power_w = np.maximum(claim.levels_w, claim.floor_w)
     step_w = np.diff(power_w, prepend=claim.floor_w)
-    late = np.log(np.clip(claim.lateness, 1.0, _LONGEST))
-    gain = -np.diff(late, prepend=np.inf)  # the lowest level is needed
+    late = np.log(np.clip(claim.lateness, 1.0 / _LONGEST, _LONGEST))
+    harm = late + LATE_WEIGHT * np.maximum(late, 0.0)
+    gain = -np.diff(harm, prepend=harm[0])
     worth = np.divide(gain, step_w, out=np.full(len(gain), np.inf), where=step_w > 1e-9)
     beyond_w: FloatArray = np.clip(power_w - kept_w, 0.0, step_w)
-    beyond_w[1:][late[:-1] <= 0.0] = 0.0
     return beyond_w, np.minimum.accumulate(worth)
 
 

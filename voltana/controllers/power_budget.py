@@ -127,11 +127,8 @@ class PowerBudget:
         others_w = sum(w for name, w in self._reserved_w.items() if name != instance)
         left_w = self.budget_w - others_w
         share_w = max(self._shares_w[instance], claim.floor_w)
-        lent_w = share_w + self._lent_w
-        if not claim.is_late_with(share_w):  # it would borrow for nothing, beyond an even share
-            lent_w = min(lent_w, self.budget_w / len(self._claims))
         # What is spare for those that wake is for one that just did, too: up to its floor.
-        return max(min(max(share_w, lent_w), left_w - spare_w), min(claim.floor_w, left_w))
+        return max(min(share_w + self._lent_w, left_w - spare_w), min(claim.floor_w, left_w))
 
     def reserve(self, instance: str, power_w: float, *, fits: bool = True) -> None:
         """Enter what an instance draws at most until it decides again.

@@ -37,11 +37,6 @@ class Claim:
         """What it has to have, work or no work."""
         return self.floor_w + self.wake_w
 
-    def is_late_with(self, power_w: float) -> bool:
-        """Whether it is late at the fastest level that so much allows."""
-        index = max(int(self.levels_w.searchsorted(power_w + 1e-9, side="right")) - 1, 0)
-        return not self.lateness[index] <= 1.0
-
 
 class Shares(Protocol):
     """Divides a budget.
