@@ -171,6 +171,7 @@ def test_a_scenario_is_known_by_the_content_of_the_files_that_it_names(tmp_path)
         (({"model": ["gpt-2"]}, None), "cluster.model = gpt-2: unknown model"),
         (({"workload": ["novels"]}, None), "workload.name = novels: unknown"),
         (({"policy": ["none-such"]}, None), "unknown policy 'none-such'"),
+        (({"rate": [5.0], "policy": ["none-such"]}, None), "^rate_rps = 5.0, policies = "),
         (({"trace": ["/no/such.csv"]}, None), "cannot be read: No such file"),
         (({"itl_ms": [0.01]}, None), "slo.itl_ms = 0.01: slo.itl_ms = 0.01 is not allowed"),
         (({"pd": ["two"]}, None), "must be PREFILL:DECODE"),

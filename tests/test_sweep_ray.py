@@ -101,8 +101,8 @@ def test_a_cluster_without_nodes_is_an_error_and_what_was_kept_stays(brief, tmp_
             (node,) = brief.worker_nodes
             brief.remove_node(node, allow_graceful=False)
 
-    with pytest.raises(ConfigError, match="had no core for 1 s: its nodes are gone"):
-        run_sweep(plan, tmp_path, RayWorkers(brief.address, 1, patience_s=1.0), progress)
+    with pytest.raises(ConfigError, match="had no core for 15 s: its nodes are gone"):
+        run_sweep(plan, tmp_path, RayWorkers(brief.address, 1, patience_s=15.0), progress)
     assert 2 <= len(records(tmp_path)) < 60
     few = make_plan(LONG, {"seed": [0, 1, 2, 3]})
     kept = sum(f"{point.key}.json" in records(tmp_path) for point in few.points)
@@ -115,17 +115,17 @@ def test_killed_three_times_and_resumed_on_ray_it_is_the_same_file(cluster, seco
     kept = {}
     for share in (0.1, 0.3, 0.5):
         process = sweep_process(out, *arguments)
-        wait_until(lambda share=share: len(records(out)) >= share * runs, within_s=300)
+        wait_until(lambda share=share: len(records(out)) >= share * runs, within_s=1200)
         kill_hard(process)
         now = records(out)
         assert {name: now[name] for name in kept} == kept
         kept = now
     last = sweep_process(out, *arguments)
-    _, said = last.communicate(timeout=400)
+    _, said = last.communicate(timeout=1200)
     assert last.returncode == 0, said
     assert f"{runs} of {runs} scenarios, {runs - len(kept)} run now" in said
     whole = sweep_process(tmp_path / "here", *grid(runs))
-    assert whole.wait(timeout=400) == 0
+    assert whole.wait(timeout=1200) == 0
     assert (out / RESULTS).read_bytes() == (tmp_path / "here" / RESULTS).read_bytes()
 
 

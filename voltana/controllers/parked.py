@@ -13,14 +13,14 @@ states of idling and their price of waking.
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from voltana.controllers.wrapper import ControllerWrapper
 from voltana.errors import invalid
 from voltana.operating import power_at
-from voltana.ports import HasLevels
+from voltana.ports import FreezesPower, HasLevels
 from voltana.values import Decision, Load
 from voltana_actuatord.quick import maker
 
@@ -31,6 +31,16 @@ if TYPE_CHECKING:
 make_decision = maker(Decision)
 
 IDLE = Load()
+
+
+class _Known(NamedTuple):
+    """Costs as a power model gave them for the last work and its clock."""
+
+    frozen: object
+    work: tuple[Load, float]
+    costs: tuple[FloatArray, FloatArray]
+
+
 PARKED = "idle: parked"
 
 
@@ -65,12 +75,14 @@ class Parked(ControllerWrapper):
             raise invalid("controller", controller, "one with levels_mhz", "Give it its levels.")
         self._levels = np.array(self.levels_mhz, dtype=np.float64)
         self._power = power
+        self._freezes = power if isinstance(power, FreezesPower) else None
         self._settle_s = settle_s
         self._gaps = gaps
         self._gap_s = 0.0
         self._idle_since_s = math.nan
         self._work, self._work_mhz = IDLE, 0.0
         self._lost: tuple[float, FloatArray] | None = None  # time to wake, by the clock of the work
+        self._known: _Known | None = None
 
     def decide(self, observation: Observation) -> Decision:
         """See `voltana.ports.Controller.decide`."""
@@ -101,13 +113,27 @@ class Parked(ControllerWrapper):
 
     def costs_j(self, idle_s: float) -> FloatArray:
         """Energy of idling for `idle_s` and of waking to the last work, at every level."""
+        idle_w, waking_j = self._idling()
+        return idle_w * idle_s + waking_j
+
+    def _idling(self) -> tuple[FloatArray, FloatArray]:
+        """Power of idling and energy of waking, at every level; the same until the model learns."""
+        frozen = None if self._freezes is None else self._freezes.snapshot()
+        work, known = (self._work, self._work_mhz), self._known
+        asked_already = known is not None and frozen is not None and known.frozen is frozen
+        if known is not None and asked_already and known.work == work:
+            return known.costs
+        self._known = _Known(frozen, work, self._work_out())
+        return self._known.costs
+
+    def _work_out(self) -> tuple[FloatArray, FloatArray]:
         idle_w = self._power.forecast_w(IDLE, self._levels)
         work_w = power_at(self._power, self._work, self._work_mhz)
         if self._lost is None or self._lost[0] != self._work_mhz:
             share = np.maximum(0.0, 1.0 - self._levels / self._work_mhz)
             self._lost = self._work_mhz, self._settle_s * share
         lost_s = self._lost[1]
-        return idle_w * idle_s + np.maximum(0.0, work_w - idle_w) * lost_s
+        return idle_w, np.maximum(0.0, work_w - idle_w) * lost_s
 
     def __repr__(self) -> str:
         return f"Parked({self.controller!r})"

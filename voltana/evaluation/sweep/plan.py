@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from voltana.config import parse_scenario
 from voltana.errors import ConfigError, VoltanaError, invalid
 from voltana.evaluation.best_fixed import REFERENCE
-from voltana.evaluation.scenario import check_scenario, overlay
+from voltana.evaluation.scenario import ARRIVALS, check_scenario, overlay
 from voltana.evaluation.sweep.fields import POLICIES, as_tables, check_values, field_name
 from voltana.evaluation.sweep.work import policy_from
 from voltana.plant.workload.lengths import load_lengths
@@ -209,4 +209,5 @@ def _named(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _shown(values: Mapping[str, Any]) -> str:
-    return ", ".join(f"{name} = {value}" for name, value in values.items()) or "scenario"
+    shown = (f"{name.removeprefix(f'{ARRIVALS}.')} = {value}" for name, value in values.items())
+    return ", ".join(shown) or "scenario"
