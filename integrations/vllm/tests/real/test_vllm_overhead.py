@@ -20,7 +20,7 @@ REQUESTS = 24
 LEAST_PAIRS = 40
 LEAST_RATIO = 0.98
 MOST_SHARE = 0.01
-"""Of an iteration's CPU time, where other work makes the ratio too wide to tell."""
+"""Of an iteration's CPU time, where the ratio does not hold; see docs/vllm.md."""
 
 
 def test_throughput_is_kept(model: Path, config: Path) -> None:
