@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import secrets
@@ -93,7 +94,8 @@ def mark() -> object:
     made = secrets.token_hex(8)
     yield made
     for pid in marked(made):
-        os.kill(pid, signal.SIGKILL)
+        with contextlib.suppress(ProcessLookupError):  # it has ended meanwhile
+            os.kill(pid, signal.SIGKILL)
 
 
 def start(tmp_path: Path, mark: str, deafness: str = "signal.SIG_DFL") -> subprocess.Popen[bytes]:
