@@ -71,7 +71,7 @@ class PromptLength:
             return
         if not size.pictures and (size.tokens >= 0 or not size.text_bytes):
             return
-        # Usage stands at the end of an answer, and what /generate says of it at its beginning.
+        # Usage stands at the end of an answer, or at its beginning, engine by engine.
         found = _REPORTED.search(answer[:_EDGE]) or _REPORTED.search(answer[-_EDGE:])
         if found is None or not (tokens := int(found[1])):
             return
