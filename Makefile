@@ -39,11 +39,11 @@ endef
 .DEFAULT_GOAL := help
 .PHONY: help metrics promtool chromium evidence evidence-search test-operations test-prometheus test-containers setup compiler demo test test-slow test-report test-ray attack attack-short fuzz \
 	mutants kills chaos check format bench headline matrix fidelity calibrate docs docs-figures pictures packages lock lock-sglang \
-	lock-vllm clean rehearse environments rdma sglang-setup test-sglang test-gpu-bench sglang-matrix bench-sglang \
+	lock-vllm clean rehearse environments rdma sglang-setup test-sglang test-sglang-short test-gpu-bench sglang-matrix bench-sglang \
 	vllm-setup test-vllm test-vllm-short vllm-matrix
 
 help: ## list the targets
-	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-15s %s\n", $$1, $$2}'
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-17s %s\n", $$1, $$2}'
 
 $(READY): requirements/dev.lock $(OWN_FILES)
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "voltana needs Python 3.11 or later; name one with PYTHON=")'
@@ -214,6 +214,10 @@ sglang-setup: rdma $(SGLANG_READY) ## make the environment with a real SGLang (S
 
 test-sglang: sglang-setup $(READY) compiler ## test the integration against real SGLang servers on the CPU
 	$(SGLANG_BIN)/python -m pytest $(SGLANG)/tests/real --ignore=$(SGLANG)/tests/real/test_gpu_bench.py
+
+test-sglang-short: sglang-setup $(READY) compiler ## the part of it that CI runs: all but profiles, a minute or more each
+	$(SGLANG_BIN)/python -m pytest $(SGLANG)/tests/real --ignore=$(SGLANG)/tests/real/test_gpu_bench.py \
+	    --ignore=$(SGLANG)/tests/real/test_profile_run.py
 
 test-gpu-bench: sglang-setup $(READY) compiler ## run the benchmark of GPUs whole, on a fake one
 	$(SGLANG_BIN)/python -m pytest $(SGLANG)/tests/real/test_gpu_bench.py
