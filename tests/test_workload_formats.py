@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import re
+import time
 from pathlib import Path
 
 import numpy as np
@@ -339,11 +340,21 @@ def test_no_file_gives_anything_but_a_trace_or_one_line(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", TRACES)
-def test_a_million_rows_take_15_s_and_300_mb(name: str) -> None:
+def test_a_million_rows_take_little_more_than_parsing_them_and_300_mb(name: str) -> None:
+    before_s = parsing_s(500_000)
     figures = measure(TRACES[name], 1_000_000)
     assert figures["requests"] == 1_000_000
-    assert figures["seconds"] < 15
+    assert figures["seconds"] < 8 * (before_s + parsing_s(500_000))  # 15 s on many a machine
     assert figures["peak_mb"] < 300
+
+
+def parsing_s(lines: int) -> float:
+    """CPU time that Python's own parser takes for so many short lines of JSON, here and now."""
+    line = json.dumps({"arrival_s": 1.25, "prompt_tokens": 512, "output_tokens": 128, "id": "a-7"})
+    began_s = time.process_time()
+    for _ in range(lines):
+        json.loads(line)
+    return time.process_time() - began_s
 
 
 @pytest.mark.parametrize("dates_first", [True, False])

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import pytest
-
 from tests.actuation.chaos import Chaos
 
 
@@ -18,8 +16,3 @@ def run(tmp_path, library, rounds, **options):
 def test_ten_rounds(tmp_path, library):
     # Beside the rest of the suite, two cores may be late by more than the daemon is.
     run(tmp_path, library, rounds=10, lease_s=1.0, seed=1, slack_s=1.5)
-
-
-@pytest.mark.slow
-def test_two_hundred_rounds(tmp_path, library):
-    run(tmp_path, library, rounds=200, lease_s=2.0, seed=2)
