@@ -73,7 +73,13 @@ def test_an_odd_scenario_is_an_error_that_names_the_file(text: str, tmp_path: Pa
 
 
 @pytest.mark.parametrize(
-    ("name", "text"), [("a.json", "[" * 100_000), ("a.toml", "run=" + "[" * 9999)]
+    ("name", "text"),
+    [
+        ("a.json", "[" * 100_000),
+        ("a.toml", "run=" + "[" * 9999),
+        ("a.json", '[{"rate": 1, "rate": 2}]'),
+        ("a.jsonl", '{"rate": 1, "rate": 2}'),
+    ],
 )
 def test_an_odd_list_is_an_error_that_names_the_file(name: str, text: str, tmp_path: Path) -> None:
     (tmp_path / name).write_text(text)

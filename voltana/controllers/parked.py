@@ -120,11 +120,9 @@ class Parked(ControllerWrapper):
         """Power of idling and energy of waking, at every level; the same until the model learns."""
         frozen = None if self._freezes is None else self._freezes.snapshot()
         work, known = (self._work, self._work_mhz), self._known
-        asked_already = known is not None and frozen is not None and known.frozen is frozen
-        if known is not None and asked_already and known.work == work:
-            return known.costs
-        self._known = _Known(frozen, work, self._work_out())
-        return self._known.costs
+        if frozen is None or known is None or known.frozen is not frozen or known.work != work:
+            known = self._known = _Known(frozen, work, self._work_out())
+        return known.costs
 
     def _work_out(self) -> tuple[FloatArray, FloatArray]:
         idle_w = self._power.forecast_w(IDLE, self._levels)

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import csv
-import json
 import tomllib
 from typing import TYPE_CHECKING, Any
 
 from voltana.errors import ConfigError, invalid
 from voltana.evaluation.sweep.fields import value_of
-from voltana.users_file import read_text
+from voltana.users_file import load_json, read_text
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -47,9 +46,9 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
 def _parsed(path: Path, text: str) -> Any:
     match path.suffix.lower():
         case ".json":
-            return json.loads(text)
+            return load_json(text)
         case ".jsonl":
-            return [json.loads(line) for line in text.splitlines() if line.strip()]
+            return [load_json(line) for line in text.splitlines() if line.strip()]
         case ".toml":
             return tomllib.loads(text).get(TOML_KEY)
         case ".csv":

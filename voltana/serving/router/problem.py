@@ -11,6 +11,10 @@ if TYPE_CHECKING:
 
 JSON_TYPE = "application/json"
 
+LONGEST_ERROR = 1 << 18
+"""Bytes of an event or answer of a server that may be an error; a longer one is for the client
+alone."""
+
 _TYPES = {
     400: "invalid_request_error",
     404: "not_found_error",

@@ -10,14 +10,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import heapq
-import os
 import pickle
 import struct
-import sys
 from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from voltana.serving.router import helper_process
 from voltana.serving.router.connections import PIECE
 from voltana.serving.router.intake import SMALL
 from voltana.serving.router.problem import Problem
@@ -45,8 +44,7 @@ PATIENCE = 6.0
 
 LOOK_S = 0.02
 
-_BROKEN = (OSError, EOFError, RuntimeError, asyncio.IncompleteReadError, pickle.UnpicklingError)
-"""What a child that has died looks like; uvloop raises `RuntimeError` where its pipe is closed."""
+_BROKEN = (*helper_process.BROKEN, pickle.UnpicklingError)
 
 
 def understood(engine: Engine[Any], path: str, raw: bytes | bytearray, most: int) -> Call:
@@ -202,37 +200,23 @@ class _Child:
     async def start(self) -> None:
         if self._process is not None and self._process.returncode is None:
             return
-        self._process = process = await asyncio.create_subprocess_exec(
-            sys.executable,
-            "-m",
-            "voltana.serving.router.reading_child",
-            stdin=asyncio.subprocess.PIPE,
-            stdout=asyncio.subprocess.PIPE,
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
-        )
+        self._process = process = await helper_process.start("voltana.serving.router.reading_child")
         if process.stdin is not None:
             begin = pickle.dumps((self._engine, self._limits.batch, self._limits.reading_mb))
             process.stdin.write(struct.pack("!Q", len(begin)) + begin)
 
     async def stop(self) -> None:
         process, self._process = self._process, None
-        if process is None:
-            return
-        with contextlib.suppress(ProcessLookupError):
-            process.kill()
-        if process.stdin is not None:
-            process.stdin.close()
-        await process.wait()
+        if process is not None:
+            await helper_process.end(process)
 
     async def _ask(self, path: str, raw: bytes | bytearray) -> Call:
         process = self._process
         if process is None or process.stdin is None or process.stdout is None:
             raise EOFError
-        name, view = path.encode(), memoryview(raw)
+        name = path.encode()
         process.stdin.write(TASK.pack(len(name), len(raw)) + name)
-        for at in range(0, len(view), PIECE):
-            process.stdin.write(view[at : at + PIECE])
-            await process.stdin.drain()
+        await helper_process.send(process, raw)
         size, changed = RESULT.unpack(await process.stdout.readexactly(RESULT.size))
         found = pickle.loads(await process.stdout.readexactly(size))
         if isinstance(found, tuple):

@@ -8,20 +8,17 @@ from __future__ import annotations
 import gc
 import os
 import pickle
-import resource
 import signal
 import struct
 import sys
 from typing import TYPE_CHECKING, BinaryIO
 
+from voltana.serving.router.helper_process import be_modest
 from voltana.serving.router.problem import Problem
 from voltana.serving.router.reading import RESULT, TASK, understood
 
 if TYPE_CHECKING:
     from voltana.serving.engine import Call
-
-NICER = 10
-"""Requests that are served come before bodies that are read."""
 
 
 def main() -> None:
@@ -31,9 +28,8 @@ def main() -> None:
     os.dup2(2, 1)  # what somebody prints is no answer
     (size,) = struct.unpack("!Q", _exactly(source, 8))
     engine, most, memory_mb = pickle.loads(_exactly(source, size))
-    os.nice(NICER)
     gc.disable()  # millions of lists at once are looked through again and again, for nothing
-    resource.setrlimit(resource.RLIMIT_DATA, (memory_mb << 20, memory_mb << 20))
+    be_modest(memory_mb << 20)
     while head := source.read(TASK.size):
         path_size, body_size = TASK.unpack(head)
         path = _exactly(source, path_size).decode()

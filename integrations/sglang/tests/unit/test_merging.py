@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING
 
 import orjson
 import pytest
+import uvloop
 from router_cluster import cluster
 
-from voltana.serving.router.problem import Problem
+from voltana.serving.router import helper_process
+from voltana.serving.router.problem import LONGEST_ERROR, Problem
 from voltana_sglang.dialect import merging
-from voltana_sglang.dialect.errors import LONGEST, error_in_whole
+from voltana_sglang.dialect.errors import error_in_whole
 from voltana_sglang.dialect.logprobs import merge_answers
 from voltana_sglang.dialect.merging import AT_ONCE, IN_A_STREAM, Merging, check_stream
 
@@ -92,6 +94,26 @@ def test_who_leaves_meanwhile_leaves_no_process(monkeypatch: pytest.MonkeyPatch)
     run(check)
 
 
+@pytest.mark.parametrize("loop", [asyncio.new_event_loop, uvloop.new_event_loop])
+def test_a_process_that_dies_costs_its_own_request_alone(
+    monkeypatch: pytest.MonkeyPatch, loop: Callable[[], asyncio.AbstractEventLoop]
+) -> None:
+    start = helper_process.start
+
+    async def check() -> None:
+        line, prefill = Merging(), answer_of(2_000_000)
+        for module in ("voltana_sglang.no_such_module", "voltana_sglang"):
+            monkeypatch.setattr(helper_process, "start", lambda _, at=module: start(at))
+            with pytest.raises(Problem, match="Ask for fewer") as caught:
+                await line.merged(prefill, DECODE)
+            assert caught.value.status == 413
+        monkeypatch.setattr(helper_process, "start", start)
+        assert await line.merged(prefill, DECODE) == merge_answers(prefill, DECODE)
+
+    with asyncio.Runner(loop_factory=loop) as runner:
+        runner.run(check())
+
+
 def test_a_stream_whose_every_event_would_carry_them_is_refused_with_the_limit(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -113,5 +135,5 @@ def test_a_stream_whose_every_event_would_carry_them_is_refused_with_the_limit(
 
 def test_no_error_is_looked_for_in_what_is_too_long_to_be_one() -> None:
     """A prompt with the word makes the hint stand in its log-probabilities."""
-    assert error_in_whole("x", answer_of(LONGEST)) is None
+    assert error_in_whole("x", answer_of(LONGEST_ERROR)) is None
     assert error_in_whole("x", b'{"error": {"message": "broken"}}') is not None

@@ -6,14 +6,11 @@ from typing import Any
 
 import orjson
 
-from voltana.serving.router.problem import Problem
+from voltana.serving.router.problem import LONGEST_ERROR, Problem
 from voltana_sglang.dialect.logprobs import payload_of
 
 ABORTED = "aborted"
 """Code of the problem where a server ended a request and says no status: somebody asked for it."""
-
-LONGEST = 1 << 18
-"""Bytes of an event or answer that may be an error; a longer one is for the client alone."""
 
 _SERVERS_OWN = 500
 
@@ -28,14 +25,14 @@ def error_in(backend: str, event: bytes) -> Problem | None:
         backend: Name of the server.
         event: An event of its stream.
     """
-    if len(event) > LONGEST or not any(hint in event for hint in _HINTS):
+    if len(event) > LONGEST_ERROR or not any(hint in event for hint in _HINTS):
         return None
     return _problem(backend, payload_of(event))
 
 
 def error_in_whole(backend: str, answer: bytes) -> Problem | None:
     """The same for a whole answer, which may be one for each prompt of a batch."""
-    if len(answer) > LONGEST or not any(hint in answer for hint in _HINTS):
+    if len(answer) > LONGEST_ERROR or not any(hint in answer for hint in _HINTS):
         return None
     try:
         value = orjson.loads(answer)

@@ -9,12 +9,10 @@ Run as ``python -m voltana_sglang.dialect.merging``, with two lengths and two an
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import os
-import resource
 import struct
 import sys
 
+from voltana.serving.router import helper_process
 from voltana.serving.router.connections import PIECE
 from voltana.serving.router.problem import Problem
 from voltana_sglang.dialect.logprobs import merge_answers
@@ -26,7 +24,6 @@ IN_A_STREAM = 1 << 18
 """Bytes that each event of a stream is merged with, at most."""
 
 MEMORY = 4 << 30
-NICER = 10
 
 _SIZES = struct.Struct("!QQ")
 
@@ -66,33 +63,21 @@ def check_stream(prefill: bytes) -> None:
 
 
 async def _apart(prefill: bytes, decode: bytes) -> bytes:
-    process = await asyncio.create_subprocess_exec(
-        sys.executable,
-        "-m",
-        "voltana_sglang.dialect.merging",
-        stdin=asyncio.subprocess.PIPE,
-        stdout=asyncio.subprocess.PIPE,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
-    )
+    process = await helper_process.start("voltana_sglang.dialect.merging")
     assert process.stdin is not None
     assert process.stdout is not None
     try:
-        process.stdin.write(_SIZES.pack(len(prefill), len(decode)))
-        for answer in (prefill, decode):
-            view = memoryview(answer)
-            for at in range(0, len(view), PIECE):
-                process.stdin.write(view[at : at + PIECE])
-                await process.stdin.drain()
+        for part in (_SIZES.pack(len(prefill), len(decode)), prefill, decode):
+            await helper_process.send(process, part)
         process.stdin.close()
         made = bytearray()
         while piece := await process.stdout.read(PIECE):
             made += piece
         ended_well = await process.wait() == 0
-    except OSError:  # it died of what it was given
+    except helper_process.BROKEN:  # it died of what it was given
         ended_well = False
     finally:
-        with contextlib.suppress(ProcessLookupError):
-            process.kill()
+        await helper_process.end(process)
     if not ended_well:
         raise Problem(
             413,
@@ -105,8 +90,7 @@ async def _apart(prefill: bytes, decode: bytes) -> bytes:
 
 def main() -> None:
     """The process of its own."""
-    os.nice(NICER)
-    resource.setrlimit(resource.RLIMIT_DATA, (MEMORY, MEMORY))
+    helper_process.be_modest(MEMORY)
     source = sys.stdin.buffer
     first, second = _SIZES.unpack(source.read(_SIZES.size))
     prefill, decode = source.read(first), source.read(second)

@@ -7,13 +7,10 @@ from typing import Any
 import orjson
 
 from voltana.serving.router.events import EVENT_END
-from voltana.serving.router.problem import Problem
+from voltana.serving.router.problem import LONGEST_ERROR, Problem
 
 _HINT = b'"error"'
 """Stands in every error; in a text its quotes are escaped."""
-
-LONGEST = 1 << 18
-"""Bytes of an event or answer that may be an error; a longer one is for the client alone."""
 
 _DATA = b"data: "
 _SERVERS_OWN = 500
@@ -27,7 +24,7 @@ def error_in(backend: str, begin: bytes) -> Problem | None:
         begin: The beginning of its stream, the first event whole.
     """
     event = begin.split(EVENT_END, 1)[0]
-    if len(event) > LONGEST or _HINT not in event or not event.startswith(_DATA):
+    if len(event) > LONGEST_ERROR or _HINT not in event or not event.startswith(_DATA):
         return None
     try:
         told: Any = orjson.loads(event[len(_DATA) :])
