@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 
     from voltana.policy import InstanceContext, InstancePolicy
     from voltana.ports import PowerPredictor, Predictor
-    from voltana.serving.config import Config, EngineTable
+    from voltana.serving.config import Config
+    from voltana.serving.config_tables import EngineTable
     from voltana.slo import Slo
 
 ROLES = {"prefill": Role.PREFILL, "decode": Role.DECODE, "unified": Role.COLOCATED}

@@ -11,14 +11,12 @@ import structlog
 from voltana.cluster.candidates import InstanceFacts, instance_facts, latency_model
 from voltana.cluster.context import iteration_budget_s
 from voltana.errors import invalid
-from voltana.ports import viability_of
 from voltana.serving.agent.building import ROLES, unknown_limits
-from voltana.serving.agent.guarantee import sum_of
-from voltana.serving.agent.open_decisions import ENGINE_GONE, drifts_of
+from voltana.serving.agent.figures import figures_of
+from voltana.serving.agent.open_decisions import ENGINE_GONE
 from voltana.serving.agent.serving import Settings, Workshop
 from voltana.serving.sensors.choosing import open_sources
 from voltana.values import InstanceState
-from voltana.viability_account import total
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -27,7 +25,8 @@ if TYPE_CHECKING:
     from voltana.serving.agent.instance_clock import InstanceClock
     from voltana.serving.agent.sensing import EchoSensor, SampledSensor
     from voltana.serving.agent.serving import Served
-    from voltana.serving.config import Config, Role
+    from voltana.serving.config import Config
+    from voltana.serving.config_tables import Role
     from voltana.slo import Slo
     from voltana.values import Domain, Exposure, Limit
 
@@ -156,7 +155,7 @@ class Group:
         self._refused.pop(path, None)
         self._served[path] = made
         _log.info("engine found", instance=made.name, **reader.info)
-        unknown = self._unknown(made)
+        unknown = unknown_limits(self._config.engine, reader.info)
         if unknown:
             _log.warning(
                 "neither the engine nor [engine] says what the KV cache holds: controllers and "
@@ -326,77 +325,12 @@ class Group:
 
     def figures(self) -> dict[str, Any]:
         """Latency, attainment and prediction of the first loop, and what of its ring was lost."""
-        first = self._first()
-        figures: dict[str, Any] = {
-            "slo_ms": self.budget_s() * 1e3,
-            "ttft_ms": self.settings.slo.ttft_s * 1e3,
-            "itl_ms": self.settings.slo.itl_s * 1e3,
-            "engines": len(self._served),
-            "attached": self.attached,
-        }
-        if first is None:
-            return figures
-        account = first.ring_loop.account
-        return (
-            figures
-            | {
-                "kv_capacity_tokens": first.engine.kv_capacity_tokens,
-                "kv_reserved_tokens": first.engine.kv_reserved_tokens,
-                "unknown": list(self._unknown(first)),
-                "latency_p50_ms": account.latency_s(50) * 1e3,
-                "latency_p99_ms": account.latency_s(99) * 1e3,
-                "attainment": account.attainment(),
-                "records_lost": sum(s.reader.lost for s in self._served.values()),
-                "records_torn": sum(s.reader.torn for s in self._served.values()),
-                "engine_version": first.reader.info.get("version"),
-                "model": first.reader.info.get("model"),
-            }
-            | account.figures()
-            | {"slo_events": self._slo_events(), "drifts": self._drifts()}
-            | {"guarantee": self._guarantee(), "viability": self._viability()}
+        return figures_of(
+            tuple(self._served.values()),
+            engine=self._config.engine,
+            slo=self.settings.slo,
+            budget_s=self.budget_s(),
         )
-
-    def _slo_events(self) -> dict[str, dict[str, float]]:
-        """What is held against each threshold by all loops, and what of it was late."""
-        targets = {"ttft": self.settings.slo.ttft_target, "itl": self.settings.slo.itl_target}
-        accounts = [s.ring_loop.account.events for s in self._served.values()]
-        return {
-            leg: {
-                "target": target,
-                "events": sum(events[leg][0] for events in accounts),
-                "late": sum(events[leg][1] for events in accounts),
-            }
-            for leg, target in targets.items()
-        }
-
-    def _drifts(self) -> int | None:
-        """Alarms of drift of the models that watch for it; None where none does."""
-        watching = [drifts_of(s.control.predictor) for s in self._served.values()]
-        known = [drifts for drifts in watching if drifts is not None]
-        return sum(known) if known else None
-
-    def _viability(self) -> dict[str, float | None] | None:
-        """What the controllers in force have counted of it; None where none does."""
-        account = total(viability_of(s.control.controller) for s in self._served.values())
-        return None if account is None else account.figures()
-
-    def _guarantee(self) -> dict[str, Any]:
-        """The accounts of all loops together; what is no sum is that of the first."""
-        figures = [s.guarantee.figures(s.ring_loop.open) for s in self._served.values()]
-        numbers = [
-            {k: v for k, v in one.items() if k not in {"unlabelled", "state", "requests"}}
-            for one in figures
-        ]
-        states = {one["state"] for one in figures} - {"new", "restored"}
-        return sum_of(*numbers) | {
-            **{name: max(one[name] for one in figures) for name in ("at_most", "longest_delay")},
-            "unlabelled": sum_of(*(one["unlabelled"] for one in figures)),
-            "state": next(iter(states), figures[0]["state"]),
-            "requests": _requests_of([one["requests"] for one in figures]),
-        }
-
-    def _unknown(self, served: Served) -> tuple[str, ...]:
-        return unknown_limits(self._config.engine, served.reader.info)
 
     def save(self) -> None:
         """Save what was learned.
@@ -442,13 +376,3 @@ class Group:
 
     def _first(self) -> Served | None:
         return next(iter(self._served.values()), None)
-
-
-def _requests_of(accounts: list[dict[str, dict[str, float]]]) -> dict[str, dict[str, float]]:
-    """The accounts of promised requests together, by threshold, with the share promised."""
-    legs = sorted({leg for account in accounts for leg in account})
-    sums = {leg: sum_of(*(account.get(leg, {}) for account in accounts)) for leg in legs}
-    return {
-        leg: found | {"share_promised": found["promised"] / found["arrived"]}
-        for leg, found in sums.items()
-    }

@@ -34,7 +34,8 @@ if TYPE_CHECKING:
     from voltana.serving.agent.energy import EnergyAccount
     from voltana.serving.agent.group import Group
     from voltana.serving.agent.instance_clock import InstanceClock
-    from voltana.serving.config import Config, Role
+    from voltana.serving.config import Config
+    from voltana.serving.config_tables import Role
     from voltana.values import InstanceState
 
 NO_ENGINE = "no engine yet"

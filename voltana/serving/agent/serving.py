@@ -32,7 +32,8 @@ if TYPE_CHECKING:
     from voltana.ports import Controller, PowerPredictor, Predictor, TimeSource
     from voltana.serving.agent.instance_clock import InstanceClock
     from voltana.serving.agent.sensing import EchoSensor, SampledSensor
-    from voltana.serving.config import ActuatorTable, Config
+    from voltana.serving.config import Config
+    from voltana.serving.config_tables import ActuatorTable
     from voltana.serving.sensors.port import RecordReader
     from voltana.slo import Slo
     from voltana.values import Domain, Limit

@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from voltana.serving.config import AgentTable, Config
+    from voltana.serving.config import Config
+    from voltana.serving.config_tables import AgentTable
     from voltana.serving.launch.instances import Instance
     from voltana.serving.launch.servers import ServerPlan
     from voltana.serving.router.settings import RouterTable

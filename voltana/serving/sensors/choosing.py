@@ -12,7 +12,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from voltana.ports import TimeSource
-    from voltana.serving.config import Config, Role
+    from voltana.serving.config import Config
+    from voltana.serving.config_tables import Role
     from voltana.serving.sensors.port import RecordSources
 
 

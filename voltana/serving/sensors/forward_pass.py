@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from voltana.ports import TimeSource
-    from voltana.serving.config import Role
+    from voltana.serving.config_tables import Role
     from voltana.serving.ring_reader import Record
 
 SILENT_S = 10.0
