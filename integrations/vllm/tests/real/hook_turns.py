@@ -22,8 +22,9 @@ ROW = struct.Struct("=qqqq")
 """The turn's `Hooks`; requests of an iteration that only decodes, else 0; the time at which it was
 scheduled, and what timed hooks took of the one before, in ns."""
 
-IN_A_TURN = 16
-"""Iterations that hooks stay the same."""
+IN_A_TURN = 4
+"""Iterations that hooks stay the same: few, for what else a machine does changes within some tens. The
+first of them is not compared: hooks that were off look at it anew."""
 
 BLOCK = 100
 
