@@ -23,8 +23,8 @@ ROW = struct.Struct("=qqqq")
 scheduled, and what timed hooks took of the one before, in ns."""
 
 IN_A_TURN = 4
-"""Iterations that hooks stay the same: few, for what else a machine does changes within some tens. The
-first of them is not compared: hooks that were off look at it anew."""
+"""Iterations that hooks stay the same: few, for what else a machine does changes within some tens.
+The first of them is not compared: hooks that were off look at it anew."""
 
 BLOCK = 100
 
