@@ -2,8 +2,8 @@
 
 On a scheduler of our own that follows vLLM's rules, so that it needs none; `make test-vllm` prints
 the same of a real one. There hooks run a few hundred times a second, on code and data that are in
-no cache by then: `cold` sweeps the caches before each hook, and is the worst that can be. Beside ours
-stand hooks of no line and of five: what no hook in Python can be below, on the machine at hand.
+no cache by then: `cold` sweeps the caches before each hook, and is the worst that can be. Beside
+ours stand hooks of no line and of five: what none in Python can be below, on the machine at hand.
 """
 
 from __future__ import annotations
@@ -37,8 +37,9 @@ def measure(
     for kind in ("unit", "real"):
         sys.path.insert(0, str(TESTS / kind))
     from fake_vllm import Request  # noqa: PLC0415  (a test's, not a package's)
-    from hook_turns import Empty, Few  # noqa: PLC0415
     from hooked import Bench  # noqa: PLC0415
+
+    from hook_turns import Empty, Few  # noqa: PLC0415
 
     times: list[float] = []
     with tempfile.TemporaryDirectory() as folder:
