@@ -2,7 +2,8 @@
 
 On a scheduler of our own that follows vLLM's rules, so that it needs none; `make test-vllm` prints
 the same of a real one. There hooks run a few hundred times a second, on code and data that are in
-no cache by then: `cold` sweeps the caches before each hook, and is the worst that can be.
+no cache by then: `cold` sweeps the caches before each hook, and is the worst that can be. Beside
+ours stand hooks of no line and of five: what none in Python can be below, on the machine at hand.
 """
 
 from __future__ import annotations
@@ -16,17 +17,29 @@ from typing import Any
 
 import numpy as np
 
-UNIT = Path(__file__).parents[2] / "integrations" / "vllm" / "tests" / "unit"
+TESTS = Path(__file__).parents[2] / "integrations" / "vllm" / "tests"
 ITERATIONS = 2000
 SWEPT_BYTES = 8 * 2**20
 """More than the private caches of a core."""
 
 
-def measure(batch: int, *, asynchronous: bool, cold: bool) -> tuple[float, float, float]:
-    """10th, 50th and 99th percentile in us, with requests that come and go all the time."""
-    sys.path.insert(0, str(UNIT))
+def measure(
+    batch: int, *, asynchronous: bool, cold: bool, hooks: str = "ours"
+) -> tuple[float, float, float]:
+    """10th, 50th and 99th percentile in us, with requests that come and go all the time.
+
+    Args:
+        batch: Requests that decode at once.
+        asynchronous: Whether steps are scheduled before the results of those before are there.
+        cold: Whether the caches are swept before each hook.
+        hooks: ``ours``, or ``few`` or ``empty`` in their place.
+    """
+    for kind in ("unit", "real"):
+        sys.path.insert(0, str(TESTS / kind))
     from fake_vllm import Request  # noqa: PLC0415  (a test's, not a package's)
     from hooked import Bench  # noqa: PLC0415
+
+    from hook_turns import Empty, Few  # noqa: PLC0415
 
     times: list[float] = []
     with tempfile.TemporaryDirectory() as folder:
@@ -47,13 +60,13 @@ def measure(batch: int, *, asynchronous: bool, cold: bool) -> tuple[float, float
 
             return around
 
-        hooks = SimpleNamespace(
+        measured = {"ours": meter, "few": Few(), "empty": Empty()}[hooks]
+        bench.scheduler._voltana_meter = SimpleNamespace(
             errors=0,
             now_s=meter.now_s,
-            scheduled=timed(meter.scheduled),
-            updated=timed(meter.updated),
+            scheduled=timed(measured.scheduled),
+            updated=timed(measured.updated),
         )
-        bench.scheduler._voltana_meter = hooks
         number = 0
         while len(times) < ITERATIONS:
             while len(bench.scheduler.requests) < batch + 4:
@@ -61,9 +74,9 @@ def measure(batch: int, *, asynchronous: bool, cold: bool) -> tuple[float, float
                 prompt = 20 + number * 131 % 700
                 bench.scheduler.add_request(Request(f"r{number}", prompt, tokens, bench.wall_s))
                 number += 1
-            before, spent[0] = meter.finished, 0.0
+            spent[0] = 0.0
             bench.core.step()
-            if meter.finished > before:
+            if bench.core.outputs.pop().total_num_scheduled_tokens:
                 times.append(spent[0] / 1e3)
         bench.close()
     p10, p50, p99 = np.percentile(times[ITERATIONS // 4 :], [10, 50, 99])
@@ -80,6 +93,10 @@ def main() -> None:
                 kind = "asynchronous" if asynchronous else "plain"
                 figures = "  ".join(f"{us:6.1f}" for us in took)
                 print(f"{batch:5}  {kind:12}  {'cold' if cold else 'hot':6}  {figures}")
+    print("in their place, batch 8, plain, cold caches")
+    for hooks in ("ours", "few", "empty"):
+        took = measure(8, asynchronous=False, cold=True, hooks=hooks)
+        print(f"{hooks:27}  " + "  ".join(f"{us:6.1f}" for us in took))
 
 
 if __name__ == "__main__":

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
 import time
 import urllib.error
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 
 from load_client import post
 from measured import Ring, counter, finished
+from routed import router_before, streamed, tokens_of
 from vllm_server import VllmServer, ask, greedy, prompt_of, transfer
 from voltana_vllm.dialect.call import ASKS_TO_KEEP
 
@@ -50,34 +50,10 @@ def pair(model: Path, config: Path) -> Iterator[tuple[VllmServer, VllmServer]]:
 def router(pair: tuple[VllmServer, VllmServer], config: Path) -> Iterator[str]:
     """The router before them."""
     prefill, decode = pair
-    command = [sys.executable, "-m", "voltana_vllm", "router", "--port", str(ROUTER)]
-    command += ["--prefill", prefill.url, "--decode", decode.url]
-    url = f"http://127.0.0.1:{ROUTER}"
-    with config.with_name("router.log").open("wb") as log:
-        process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
-    try:
-        for _ in range(600):
-            try:
-                ask(url + "/health", timeout_s=5)
-                break
-            except (urllib.error.URLError, OSError):
-                time.sleep(0.2)
+    with router_before(
+        ROUTER, config.with_name("router.log"), prefill=prefill.url, decode=decode.url
+    ) as url:
         yield url
-    finally:
-        process.terminate()
-        process.wait(60)
-
-
-def streamed(raw: bytes) -> list[int]:
-    """Tokens of a stream."""
-    parts = [part for part in raw.decode().split("\n\n") if part]
-    assert parts[-1] == "data: [DONE]"
-    events = [json.loads(part.removeprefix("data: ")) for part in parts[:-1]]
-    return [t for event in events for c in event["choices"] for t in c.get("token_ids") or ()]
-
-
-def tokens_of(answer: Any) -> list[int]:
-    return list(answer["choices"][0]["token_ids"])
 
 
 def test_greedy_tokens_are_those_of_one_server(

@@ -19,19 +19,13 @@ HANDED_VARIABLE = "VOLTANA_TEST_HANDED"
 seconds: a double an iteration."""
 
 TOGGLE_VARIABLE = "VOLTANA_TEST_TOGGLE"
-"""A file for what iterations took with and without hooks, in turns: `ROW` of each."""
-
-ROW = struct.Struct("=qqqq")
-"""Whether hooks were on; requests of an iteration that only decodes, else 0; the time at which it
-was scheduled and the thread's CPU time then, in ns."""
-
-IN_A_TURN = 16
-"""Iterations that hooks stay on or off."""
+"""A file for what iterations took with hooks and without, in turns: `hook_turns.ROW` of each."""
 
 RAISE_VARIABLE = "VOLTANA_TEST_HOOK_RAISES"
 """Iteration from which on hooks raise."""
 
 BLOCK = 100
+"""Times that are written together."""
 
 
 def watch() -> None:
@@ -105,34 +99,14 @@ def _time_handing(meter: Any, path: Path) -> None:
 
 
 def _toggle(meter: Any, path: Path) -> None:
-    """Switch the hooks off and on every few iterations."""
-    from voltana_ring.hooks.guard import METER
+    """Switch the hooks off, on, and for others, every few iterations."""
+    from hook_turns import Turns
 
     attached = meter.__init__
 
     def init(self: Any, scheduler: Any, *args: Any, **kwargs: Any) -> None:
         attached(self, scheduler, *args, **kwargs)
-        original, rows, number = scheduler.schedule, bytearray(), 0
-
-        def schedule(*inner: Any) -> Any:
-            nonlocal number
-            on = number // IN_A_TURN % 2 == 0
-            number += 1
-            began = time.perf_counter_ns(), time.thread_time_ns()
-            setattr(scheduler, METER, self if on else None)
-            output = original(*inner)
-            requests = len(output.num_scheduled_tokens)
-            decodes = (
-                requests == output.total_num_scheduled_tokens and not output.scheduled_new_reqs
-            )
-            rows.extend(ROW.pack(on, requests * decodes, *began))
-            if len(rows) >= BLOCK * ROW.size:
-                with path.open("ab") as file:
-                    file.write(rows)
-                rows.clear()
-            return output
-
-        scheduler.schedule = schedule
+        scheduler.schedule = Turns(scheduler, self, path).schedule
 
     meter.__init__ = init
 

@@ -1,0 +1,162 @@
+"""Hooks on and off in turns within one engine core, and others in their place that do little.
+
+Which comes first is drawn: runs of alike requests take alike many iterations, so that turns by
+the count alone fall on the same places of every run, where blocks are allocated for instance.
+"""
+
+from __future__ import annotations
+
+import enum
+import random
+import struct
+import time
+from typing import TYPE_CHECKING, Any
+
+from voltana_ring.hooks.guard import METER
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+ROW = struct.Struct("=qqqq")
+"""The turn's `Hooks`; requests of an iteration that only decodes, else 0; the time at which it was
+scheduled, and what timed hooks took of the one before, in ns."""
+
+IN_A_TURN = 4
+"""Iterations that hooks stay the same: few, for what else a machine does changes within some tens.
+The first of them is not compared: hooks that were off look at it anew."""
+
+BLOCK = 100
+
+
+class Hooks(enum.IntEnum):
+    """What is around the scheduler in a turn.
+
+    OFF, ON: nothing, our hooks. TIMED: ours, with their thread CPU time. EMPTY, FEW: hooks of no
+    line, and of five, timed likewise: what no hook in Python can be below, here and now.
+    """
+
+    OFF = 0
+    ON = 1
+    TIMED = 2
+    EMPTY = 3
+    FEW = 4
+
+
+def turns(rng: random.Random) -> Iterator[Hooks]:
+    """Pairs of pairs, ABBA or BAAB, in which growth cancels; and what is timed between them."""
+    off, on = Hooks.OFF, Hooks.ON
+    while True:
+        for _ in range(2):
+            yield from rng.choice(((off, on, on, off), (on, off, off, on)))
+        yield from rng.sample((Hooks.TIMED, Hooks.EMPTY, Hooks.FEW), 3)
+
+
+class Timed:
+    """Hooks, and the thread CPU time that they take.
+
+    Args:
+        hooks: What the scheduler calls.
+    """
+
+    errors = 0
+
+    def __init__(self, hooks: Any) -> None:
+        self.now_s, self.doubt, self.close = time.monotonic, hooks.doubt, hooks.close
+        self._hooks = hooks
+        self.spent_ns = 0
+
+    def scheduled(self, output: Any) -> None:
+        """Time the hook on a batch."""
+        self._add(self._hooks.scheduled, output)
+
+    def updated(self, output: Any, ready_s: float) -> None:
+        """Time the hook on a result."""
+        self._add(self._hooks.updated, output, ready_s)
+
+    def _add(self, hook: Any, *args: Any) -> None:
+        time.thread_time_ns()  # in no cache; what it costs is none of the hooks'
+        first, began = time.thread_time_ns(), time.thread_time_ns()
+        hook(*args)
+        clock = began - first  # what reading it costs here and now
+        self.spent_ns += time.thread_time_ns() - began - clock
+
+
+class Empty:
+    """Hooks that do nothing."""
+
+    def scheduled(self, output: Any) -> None:
+        """Nothing."""
+
+    def updated(self, output: Any, ready_s: float) -> None:
+        """Nothing."""
+
+    def doubt(self) -> None:
+        """Nothing."""
+
+    def close(self) -> None:
+        """Nothing."""
+
+
+class Few(Empty):
+    """Hooks that note a launch and a result, in five lines."""
+
+    def __init__(self) -> None:
+        self._open: dict[int, float] = {}
+        self.latency_s = 0.0
+
+    def scheduled(self, output: Any) -> None:
+        """Note a launch."""
+        if output.total_num_scheduled_tokens:
+            self._open[id(output)] = time.monotonic()
+
+    def updated(self, output: Any, ready_s: float) -> None:
+        """Note a result."""
+        launch_s = self._open.pop(id(output), None)
+        if launch_s is not None:
+            self.latency_s = ready_s - launch_s
+
+
+class Turns:
+    """Changes what is around a scheduler, turn by turn, and writes how long iterations took.
+
+    Args:
+        scheduler: The scheduler.
+        meter: Its meter.
+        path: Where rows go.
+    """
+
+    def __init__(self, scheduler: Any, meter: Any, path: Path) -> None:
+        self._scheduler, self._path = scheduler, path
+        self._schedule = scheduler.schedule
+        self._hooks = {
+            Hooks.OFF: None,
+            Hooks.ON: meter,
+            Hooks.TIMED: Timed(meter),
+            Hooks.EMPTY: Timed(Empty()),
+            Hooks.FEW: Timed(Few()),
+        }
+        self._order = turns(random.Random(1))
+        self._left, self._now = 0, Hooks.OFF
+        self._rows = bytearray()
+
+    def schedule(self, *args: Any) -> Any:
+        """In the place of the scheduler's own."""
+        if not self._left:
+            self._left, self._now = IN_A_TURN, next(self._order)
+        began_ns = time.perf_counter_ns()
+        self._left -= 1
+        hooks = self._hooks[self._now]
+        took_ns = getattr(hooks, "spent_ns", 0)
+        if took_ns:
+            hooks.spent_ns = 0
+        setattr(self._scheduler, METER, hooks)
+        output = self._schedule(*args)
+        requests = len(output.num_scheduled_tokens)
+        decodes = requests == output.total_num_scheduled_tokens and not output.scheduled_new_reqs
+        self._rows += ROW.pack(self._now, requests * decodes, began_ns, took_ns)
+        if len(self._rows) >= BLOCK * ROW.size:
+            with self._path.open("ab") as file:
+                file.write(self._rows)
+            self._rows.clear()
+        return output
