@@ -110,6 +110,13 @@ def plain_fill_up(request, pool):
         (-pending, c.instance) for pending, c in ranked
         if pending <= 0.5 * (c.budget_s - request.waited_s) and host_s(c) <= device_s(c)
     ]  # fmt: skip
+    left_s = []
+    for c in pool:
+        load = load_with(candidate_load(c), request, c.role)
+        done_s = host_s(c) + mean_at(c.predictor, load, c.levels_mhz[-1])
+        left_s.append((c.budget_s - request.waited_s - done_s, c.instance))
+    if not early and all(left < 0.0 for left, _ in left_s):
+        return min(left_s)[1]
     return min(early or [(pending, c.instance) for pending, c in ranked])[1]
 
 

@@ -6,6 +6,11 @@ lowest clock. The busiest instance whose pending work still ends early enough ta
 Where none does, it goes where the pending work takes the least time, so as load rises this becomes
 balancing. (The trade-off of A. Gandhi et al., "AutoScale", ACM TOCS 30, 2012, within a fixed pool.)
 
+What no instance can have done in time goes where most is pending (triage): when not all deadlines
+can be kept, an uneven split keeps more of them than an even one. Balanced, all lines grow beyond
+the threshold together, and every prompt is late from then on; so what is in excess joins one line,
+which is lost already, and the others serve in time what they can.
+
 A host prepares one prompt after the other before a scheduler sees it. Where it takes longer over
 what waits for it than the device over all that is pending, the device runs dry meanwhile: who joins
 there waits, and fills no batch. So such an instance is not filled further.
@@ -18,7 +23,7 @@ over while another one has room.
 from __future__ import annotations
 
 import math
-from operator import add, attrgetter
+from operator import add, attrgetter, neg
 from typing import TYPE_CHECKING, NamedTuple
 
 from voltana.errors import invalid
@@ -63,7 +68,7 @@ class FillUp:
     def route(self, request: Request, candidates: Sequence[Candidate]) -> str:
         """See `voltana.ports.Router.route`."""
         pool = _with_room(request, self._kept.of(candidates))
-        computed_s = _computed_s(request, pool)
+        computed_s = _computed_s(request, pool, _AT_LOWEST)
         if not all(map(math.inf.__gt__, computed_s)):
             return self._fallback.route(request, pool)
         prepared_s = _prepared_s(pool)
@@ -78,6 +83,9 @@ class FillUp:
         ]
         if early:
             return pool.take(early).first_of_least([-pending_s[place] for place in early])
+        beyond_s = _beyond_s(request, pool, prepared_s)
+        if all(map((0.0).__lt__, beyond_s)):
+            return pool.first_of_least(list(map(neg, beyond_s)))
         return pool.first_of_least(pending_s)
 
     def __repr__(self) -> str:
@@ -85,6 +93,19 @@ class FillUp:
 
 
 _budget_s = attrgetter("budget_s")
+
+
+def _beyond_s(request: Request, pool: Pool, prepared_s: Sequence[float]) -> list[float]:
+    """How late each would have the request done at its fastest level; 0 or less where in time.
+
+    Args:
+        request: What is routed.
+        pool: Instances whose times are known.
+        prepared_s: What the host of each takes before its device sees the request.
+    """
+    done_s = map(add, prepared_s, _computed_s(request, pool, _AT_FASTEST))
+    budgets_s, waited_s = pool.column(_budget_s), request.waited_s
+    return [done - (budget_s - waited_s) for done, budget_s in zip(done_s, budgets_s, strict=True)]
 
 
 def _with_room(request: Request, pool: Pool) -> Pool:
@@ -109,32 +130,40 @@ class _Pending(NamedTuple):
     Attributes:
         tokens: Prompt tokens.
         pairs: Their attended pairs.
-        mean_s: Time of so many at the lowest level.
+        mean_s: Time of so many at the lowest level, and at the fastest.
     """
 
     tokens: int
     pairs: float
-    mean_s: Callable[[int, float], float]
+    mean_s: tuple[Callable[[int, float], float], Callable[[int, float], float]]
 
 
 def _pending(candidate: Candidate) -> _Pending:
     if candidate.role is Role.DECODE or candidate.predictor is None or not candidate.levels_mhz:
         return _NEVER
-    load = candidate_load(candidate)
-    mean_s = prefill_mean(candidate.predictor, candidate.levels_mhz[0])
-    return _Pending(load.prefill_tokens, load.prefill_attended_pairs, mean_s)
+    load, levels_mhz = candidate_load(candidate), candidate.levels_mhz
+    lowest_s = prefill_mean(candidate.predictor, levels_mhz[0])
+    fastest_s = prefill_mean(candidate.predictor, levels_mhz[-1])
+    return _Pending(load.prefill_tokens, load.prefill_attended_pairs, (lowest_s, fastest_s))
 
 
-_NEVER = _Pending(0, 0.0, lambda _tokens, _pairs: math.inf)
+_AT_LOWEST, _AT_FASTEST = 0, 1
+
+
+def _never(_tokens: int, _pairs: float) -> float:
+    return math.inf
+
+
+_NEVER = _Pending(0, 0.0, (_never, _never))
 """Of an instance whose pending time does not count, or is not known."""
 
 
-def _computed_s(request: Request, pool: Pool) -> list[float]:
-    """Time of what is pending and the request at the lowest level; inf where it does not count."""
+def _computed_s(request: Request, pool: Pool, level: int) -> list[float]:
+    """Time of what is pending and the request at a level; inf where it does not count."""
     prompt = request.prompt_tokens
     own_pairs = attended_pairs(prompt)
     return [
-        mean_s(tokens + prompt, pairs + own_pairs)
+        mean_s[level](tokens + prompt, pairs + own_pairs)
         for tokens, pairs, mean_s in pool.column(_pending)
     ]
 
