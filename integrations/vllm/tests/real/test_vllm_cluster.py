@@ -144,7 +144,7 @@ def test_predictors_learn_online_and_beat_the_mean(cluster: Launched, folder: Pa
         cluster.put(name, "slo", **LOOSE)
     for turn in range(ROUNDS):
         # Whatever else the machine does makes some iterations slow; what is learned shows in time.
-        for clients, answers in ((1, 15), (24, 120)):
+        for clients, answers in ((1, 15), (24, 72)):
             with cluster.traffic(clients) as traffic:
                 assert traffic.completes_from(0.0, answers)
         errors = {name: cluster.status(name)["prediction"][leg] for name, leg in legs.items()}

@@ -44,6 +44,8 @@ def watch() -> None:
 
 def _time_hooks(meter: Any, path: Path) -> None:
     """Sum up what the hooks of an iteration take, and write it now and then."""
+    from hook_turns import cost_ns
+
     spent: list[float] = []
     times: list[float] = []
 
@@ -51,11 +53,7 @@ def _time_hooks(meter: Any, path: Path) -> None:
         original = getattr(meter, name)
 
         def around(self: Any, *args: Any) -> None:
-            time.thread_time_ns()  # in no cache; what it costs is none of the hooks'
-            first, began = time.thread_time_ns(), time.thread_time_ns()
-            original(self, *args)
-            clock = began - first  # what reading it costs here and now
-            spent.append((time.thread_time_ns() - began - clock) / 1e9)
+            spent.append(cost_ns(original, self, *args) / 1e9)
             if name == "updated" and len(spent) >= 2:
                 times.append(sum(spent))
                 spent.clear()
