@@ -135,3 +135,20 @@ def test_answers_take_room_that_prompts_are_given_up_for():
 
     assert found(1) == 9
     assert found(21) == 0
+
+
+def test_of_a_prompt_that_is_cut_what_was_scheduled_is_found_before_it_is_committed():
+    options = SchedulerOptions(capacity_tokens=200, chunk_tokens=30, prefix_cache=True)
+    scheduler = EngineScheduler(options)
+    first, second = (
+        EngineRequest(number, tokens, 1, prefix=Prefix((1, 2, 3), 16))
+        for number, tokens in enumerate((40, 30))
+    )
+    scheduler.add(first)
+    assert [chunk.new_tokens for chunk in scheduler.schedule().chunks] == [30]
+    scheduler.add(second)
+    batch = scheduler.schedule()  # the engine works ahead
+    assert [chunk.new_tokens for chunk in batch.chunks] == [10, 1]
+    scheduler.commit()
+    scheduler.commit()
+    assert (first.found, second.found) == (0, 29)

@@ -42,7 +42,8 @@ def test_the_same_tokens_are_found(name: str, fleet: Fleet, tmp_path: Path) -> N
     told = _converse(server)
     scheduler, requests, _ = replayed(log)
     assert len(told) == COUNT
-    assert {key: request.found for key, request in requests.items()} == told
+    # The server asks itself for a token now and then, to see whether it is well.
+    assert {key: requests[key].found for key in told} == told
     found, prompts = sum(told.values()), sum(r.prompt_tokens for r in requests.values())
     assert 0.1 * prompts < found < 0.9 * prompts
     assert prompts - found > 3 * scheduler.options.capacity_tokens  # much was given up
