@@ -215,9 +215,9 @@ sglang-setup: rdma $(SGLANG_READY) ## make the environment with a real SGLang (S
 test-sglang: sglang-setup $(READY) compiler ## test the integration against real SGLang servers on the CPU
 	$(SGLANG_BIN)/python -m pytest $(SGLANG)/tests/real --ignore=$(SGLANG)/tests/real/test_gpu_bench.py
 
-test-sglang-short: sglang-setup $(READY) compiler ## the part of it that CI runs: all but profiles, a minute or more each
+test-sglang-short: sglang-setup $(READY) compiler ## the part of it that CI runs: all but profiles and prefix caches
 	$(SGLANG_BIN)/python -m pytest $(SGLANG)/tests/real --ignore=$(SGLANG)/tests/real/test_gpu_bench.py \
-	    --ignore=$(SGLANG)/tests/real/test_profile_run.py
+	    --ignore=$(SGLANG)/tests/real/test_profile_run.py --ignore=$(SGLANG)/tests/real/test_colocated_cache.py
 
 test-gpu-bench: sglang-setup $(READY) compiler ## run the benchmark of GPUs whole, on a fake one
 	$(SGLANG_BIN)/python -m pytest $(SGLANG)/tests/real/test_gpu_bench.py

@@ -1,27 +1,35 @@
 """Colocated instances: the default scenario beside two pairs, and other models, boards and loads.
 
 ``python -m benchmarks.colocated [--duration S] [--seed N] [--mode prompts|mixed|pairs]`` prints the
-first table of docs/colocated.md, ``python -m benchmarks.colocated --matrix`` the second one.
+first table of docs/colocated.md, ``python -m benchmarks.colocated --matrix`` the second one. Runs
+as sweeps, one a stack, printed as soon as it has ended: what was run stays in ``--out``, so that
+the same command goes on where it was killed.
 """
 
 from __future__ import annotations
 
 import argparse
-from typing import TYPE_CHECKING
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from voltana.evaluation.compare import compare
-from voltana.evaluation.scenario import Scenario, load_scenario
+from voltana.evaluation.scenario import load_scenario
+from voltana.evaluation.sweep import LocalWorkers, make_plan, run_sweep
+from voltana.evaluation.sweep.fields import as_tables
 from voltana.plant.iteration import PlantModel
 from voltana.values import Load
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-    from voltana.evaluation.metrics import Result
+    from voltana.evaluation.scenario import Scenario
+
+    Fields = dict[str, Any]
 
 POLICIES = ("static-max", "static-low", "window", "best-fixed", "voltana")
-PAIRS: Mapping[str, int] = {"prefill": 2, "decode": 2}
-ALONE: Mapping[str, int] = {"colocated": 4}
+SEARCHED = "best-fixed"
+PAIRS: Mapping[str, int] = {"cluster.prefill": 2, "cluster.decode": 2}
+ALONE: Mapping[str, int] = {"cluster.prefill": 0, "cluster.decode": 0, "cluster.colocated": 4}
 CLUSTERS = {
     "pairs": ("2P2D", PAIRS, False),
     "prompts": ("4C, prompts first", ALONE, False),
@@ -43,35 +51,23 @@ SHARES = (0.1, 0.5, 1.2)
 BATCH = 64
 """Requests that decode together where capacity is reckoned."""
 
-HEAD = "| energy (kJ) | saved | TTFT kept | ITL kept | tokens kept | clock |"
+HEAD = (
+    "| energy (kJ) | saved | TTFT kept | ITL kept | tokens kept | clock |\n"
+    "|---|---|---|---|---|---|---|---|"
+)
+CLOCKS = ("prefill_clock_mhz", "decode_clock_mhz", "colocated_clock_mhz")
 
 
-def scenario(
-    cluster: Mapping[str, int],
-    *,
-    mixed: bool,
-    policies: Sequence[str],
-    seed: int,
-    duration_s: float,
-    rate_rps: float | None = None,
-    stack: tuple[str, str, int] = STACKS[0],
-) -> Scenario:
-    """One cell."""
+def of_stack(stack: tuple[str, str, int], duration_s: float) -> Fields:
+    """The fields of four colocated instances of a stack."""
     model, hardware, tensor_parallel = stack
-    workload: dict[str, float] = {"duration_s": duration_s}
-    if rate_rps is not None:
-        workload["rate_rps"] = rate_rps
-    whole = {**cluster, "model": model, "hardware": hardware, "tensor_parallel": tensor_parallel}
-    return load_scenario(
-        None,
-        {
-            "policies": list(policies),
-            "seed": seed,
-            "cluster": whole,
-            "engine": {"mixed_chunk": mixed},
-            "workload": workload,
-        },
-    )
+    return {
+        **ALONE,
+        "cluster.model": model,
+        "cluster.hardware": hardware,
+        "cluster.tensor_parallel": tensor_parallel,
+        "workload.duration_s": duration_s,
+    }
 
 
 def capacity_rps(cell: Scenario) -> float:
@@ -85,59 +81,85 @@ def capacity_rps(cell: Scenario) -> float:
     return cluster.colocated / (prompt_s + output * plant.iterate(batch, fastest_mhz)[0] / BATCH)
 
 
-def row(label: str, result: Result) -> str:
+def row(label: str, figures: Mapping[str, Any]) -> str:
     """One row of a table."""
-    clocks = (result.prefill_clock_mhz, result.decode_clock_mhz, result.colocated_clock_mhz)
-    shown = "/".join(f"{mhz:.0f}" for mhz in clocks if mhz > 0)
+    shown = "/".join(f"{figures[name]:.0f}" for name in CLOCKS if figures.get(name))
     return (
-        f"| {label} | {result.policy} | {result.energy_j / 1e3:.1f} "
-        f"| {result.energy_saved_vs_static_max:.1%} | {result.ttft_attainment:.2%} "
-        f"| {result.itl_attainment:.2%} | {result.itl_token_attainment:.2%} | {shown} |"
+        f"| {label} | {figures['policy']} | {figures['energy_j'] / 1e3:.1f} "
+        f"| {figures['energy_saved_vs_static_max']:.1%} | {figures['ttft_attainment']:.2%} "
+        f"| {figures['itl_attainment']:.2%} | {figures['itl_token_attainment']:.2%} | {shown} |"
     )
 
 
-def default_scenario(
-    modes: Sequence[str], policies: Sequence[str], duration_s: float, seeds: Sequence[int]
+def measured(
+    labelled: Mapping[str, Fields], policies: Sequence[str], out: Path, processes: int
 ) -> Iterator[str]:
-    """Rows of the default scenario."""
-    yield f"| cluster | policy {HEAD}"
-    yield "|---|---|---|---|---|---|---|---|"
+    """Rows of scenarios under policies, each scenario with its label.
+
+    What is searched in hindsight runs as a scenario of its own, beside a static-max of its own.
+    """
+    searched = [name for name in policies if name == SEARCHED]
+    others = [name for name in policies if name != SEARCHED]
+    found: dict[tuple[str, str], Mapping[str, Any]] = {}
+    for group in (others, ["static-max", *searched] if searched else []):
+        if not group:
+            continue
+        keys = {}
+        for label, fields in labelled.items():
+            plan = make_plan({"policies": group}, rows=[fields])
+            keys[plan.points[0].key] = label
+        plan = make_plan({"policies": group}, rows=list(labelled.values()))
+        outcome = run_sweep(plan, out, LocalWorkers(processes), progress)
+        for key, reason in outcome.failures.items():
+            print(f"{keys[key]} failed: {reason}", file=sys.stderr)
+        for figures in outcome.rows:
+            found.setdefault((keys[figures["run"]], figures["policy"]), figures)
+    for label in labelled:
+        for name in policies:
+            if (label, name) in found:
+                yield row(label, found[label, name])
+
+
+def default_scenario(
+    modes: Sequence[str], duration_s: float, seeds: Sequence[int]
+) -> dict[str, Fields]:
+    """The default scenario in every mode."""
+    made = {}
     for mode in modes:
         label, cluster, mixed = CLUSTERS[mode]
         for seed in seeds:
-            cell = scenario(
-                cluster, mixed=mixed, policies=policies, seed=seed, duration_s=duration_s
-            )
-            for run in compare(cell).runs:
-                yield row(f"{label}, {seed}" if len(seeds) > 1 else label, run.result)
+            made[f"{label}, {seed}" if len(seeds) > 1 else label] = {
+                **cluster,
+                "engine.mixed_chunk": mixed,
+                "seed": seed,
+                "workload.duration_s": duration_s,
+            }
+    return made
 
 
-def matrix(duration_s: float, seeds: Sequence[int], best_fixed: bool) -> Iterator[str]:
-    """Rows of models, boards, loads, modes and seeds."""
-    policies = ("static-max", *(["best-fixed"] if best_fixed else []), "voltana")
-    yield f"| stack, load, mode, seed | policy {HEAD}"
-    yield "|---|---|---|---|---|---|---|---|"
-    for stack in STACKS:
-        first = scenario(
-            ALONE, mixed=False, policies=["static-max"], seed=0, duration_s=duration_s, stack=stack
-        )
-        most_rps = capacity_rps(first)
-        for share in SHARES:
-            for mixed in (False, True):
-                for seed in seeds:
-                    cell = scenario(
-                        ALONE,
-                        mixed=mixed,
-                        policies=policies,
-                        seed=seed,
-                        duration_s=duration_s,
-                        rate_rps=round(share * most_rps, 1),
-                        stack=stack,
-                    )
-                    mode = "mixed" if mixed else "prompts first"
-                    label = f"{stack[0]} on {stack[1]}, {share:.0%}, {mode}, {seed}"
-                    for run in compare(cell).runs:
-                        yield row(label, run.result)
+def matrix(
+    stack: tuple[str, str, int], duration_s: float, seeds: Sequence[int], shares: Sequence[float]
+) -> dict[str, Fields]:
+    """Loads, modes and seeds of a stack."""
+    base = of_stack(stack, duration_s)
+    first = load_scenario(None, {"policies": ["static-max"], "seed": 0, **as_tables(base)})
+    most_rps = capacity_rps(first)
+    return {
+        f"{Path(stack[0]).name.removesuffix('.json')} on {stack[1]}, {share:.0%}, {mode}, {seed}": {
+            **base,
+            "engine.mixed_chunk": mode == "mixed",
+            "seed": seed,
+            "workload.rate_rps": round(share * most_rps, 1),
+        }
+        for share in shares
+        for mode in ("prompts first", "mixed")
+        for seed in seeds
+    }
+
+
+def progress(ended: int, total: int, failed: int) -> None:
+    """Say how many scenarios have ended."""
+    print(f"{ended}/{total} scenarios, {failed} failed", file=sys.stderr, flush=True)
 
 
 def main() -> None:
@@ -149,17 +171,25 @@ def main() -> None:
     parser.add_argument("--policy", action="append", help="other policies than the table's")
     parser.add_argument("--matrix", action="store_true", help="other models, boards and loads")
     parser.add_argument("--best-fixed", action="store_true", help="search it in the matrix too")
+    parser.add_argument("--stack", type=int, action="append", help="number of a stack (all)")
+    parser.add_argument("--share", type=float, action="append", help="of what is served (all)")
+    parser.add_argument("--processes", type=int, default=2, help="at once (2)")
+    parser.add_argument("--out", type=Path, default=Path("out/colocated"), help="keeps the runs")
     given = parser.parse_args()
     seeds = given.seed or [0]
-    rows = (
-        matrix(given.duration, seeds, given.best_fixed)
-        if given.matrix
-        else default_scenario(
-            given.mode or list(CLUSTERS), given.policy or POLICIES, given.duration, seeds
-        )
-    )
-    for line in rows:
-        print(line, flush=True)
+    if not given.matrix:
+        print(f"| cluster | policy {HEAD}", flush=True)
+        cells = default_scenario(given.mode or list(CLUSTERS), given.duration, seeds)
+        policies = given.policy or POLICIES
+        for line in measured(cells, policies, given.out, given.processes):
+            print(line, flush=True)
+        return
+    print(f"| stack, load, mode, seed | policy {HEAD}", flush=True)
+    policies = ["static-max", *([SEARCHED] if given.best_fixed else []), "voltana"]
+    for number in given.stack or range(len(STACKS)):
+        cells = matrix(STACKS[number], given.duration, seeds, given.share or SHARES)
+        for line in measured(cells, given.policy or policies, given.out, given.processes):
+            print(line, flush=True)
 
 
 if __name__ == "__main__":

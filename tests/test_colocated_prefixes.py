@@ -19,6 +19,7 @@ from voltana.plant.workload.prefixes import Prefixes
 from voltana.plant.workload.trace import Trace
 from voltana.policies import get_policy
 from voltana.policies.routing import in_turn, together_by_prefix, within_boundaries
+from voltana.values import Prefix
 
 
 def finish(scheduler, requests, *, ahead=False):
@@ -116,3 +117,38 @@ def test_affinity_sends_prompts_where_their_beginning_is_kept():
     )
     assert plain == [0, 0, 299, 0]
     assert by_prefix == [0, 200, 299, 0]
+
+
+def test_answers_take_room_that_prompts_are_given_up_for():
+    """Of 40 tokens, a prompt of 10 with an answer of 21 leaves none for another prompt of 11."""
+
+    def found(output: int) -> int:
+        scheduler = EngineScheduler(SchedulerOptions(capacity_tokens=40, prefix_cache=True))
+        asked = [(1, 10, 1), (2, 10, output), (3, 11, 1), (1, 10, 1)]
+        for number, (block, tokens, produced) in enumerate(asked):
+            prefix = Prefix((block,), 16)
+            request = EngineRequest(number, tokens, produced, prefix=prefix)
+            scheduler.add(request)
+            finish(scheduler, [request])
+        assert scheduler.available_tokens == 40
+        return request.found
+
+    assert found(1) == 9
+    assert found(21) == 0
+
+
+def test_of_a_prompt_that_is_cut_what_was_scheduled_is_found_before_it_is_committed():
+    options = SchedulerOptions(capacity_tokens=200, chunk_tokens=30, prefix_cache=True)
+    scheduler = EngineScheduler(options)
+    first, second = (
+        EngineRequest(number, tokens, 1, prefix=Prefix((1, 2, 3), 16))
+        for number, tokens in enumerate((40, 30))
+    )
+    scheduler.add(first)
+    assert [chunk.new_tokens for chunk in scheduler.schedule().chunks] == [30]
+    scheduler.add(second)
+    batch = scheduler.schedule()  # the engine works ahead
+    assert [chunk.new_tokens for chunk in batch.chunks] == [10, 1]
+    scheduler.commit()
+    scheduler.commit()
+    assert (first.found, second.found) == (0, 29)

@@ -309,3 +309,18 @@ def test_the_report_says_that_caches_are_on_and_what_was_found(tmp_path):
     off = compare(load_scenario(None, {**tables, "engine": {"prefix_cache": False}}))
     assert "prefix caches are off" in caption(off)
     assert off.runs[0].result.to_dict()["prefix_hit_rate"] is None
+
+
+def test_what_nobody_tells_of_takes_room_until_it_is_given_up_before_what_it_follows():
+    cache = PrefixCache(4)
+    run = cache.insert(Prefix((1, 2), 8), 16)
+    cache.append(run, 11)  # whole pages
+    cache.append(cache.match(Prefix((1, 2), 8), 16), 3)
+    assert cache.tokens == 24
+    assert cache.peek(Prefix((1, 2, 3), 8), 24) == 16
+    other = cache.insert(Prefix((5,), 8), 8)
+    cache.lock(other)
+    assert cache.evict(1) == 8
+    assert (cache.tokens, cache.peek(Prefix((1, 2), 8), 16)) == (24, 16)
+    assert cache.evict(1) == 16
+    assert cache.tokens == cache.held_tokens == 8

@@ -16,6 +16,7 @@ from voltana.evaluation.provision import (
     Layout,
     Objective,
     Option,
+    Provision,
     layouts,
     provision,
     rank,
@@ -41,7 +42,7 @@ class Here:
             yield attempt(task)
 
 
-def found(tmp_path, base=SHORT, objective=Objective.ENERGY, boards=3, tps=(1,)):
+def found(tmp_path, base=SHORT, objective=Objective.ENERGY, *, boards=3, tps=(1,), mixtures=False):
     workers = Here()
     answer = provision(
         base,
@@ -50,6 +51,7 @@ def found(tmp_path, base=SHORT, objective=Objective.ENERGY, boards=3, tps=(1,)):
         objective=objective,
         folder=tmp_path,
         workers=workers,
+        mixtures=mixtures,
     )
     return answer, workers
 
@@ -71,6 +73,36 @@ def test_layouts_are_all_that_the_boards_allow(boards, tps):
     found = {(one.tensor_parallel, one.prefill, one.decode, one.colocated) for one in tried}
     assert found == expected
     assert [one.boards for one in tried] == sorted(one.boards for one in tried)
+
+
+@given(st.integers(2, 9), st.sets(st.sampled_from([1, 2]), min_size=1))
+def test_mixtures_are_pairs_beside_colocated_instances_on_what_boards_are_left(boards, tps):
+    tried = layouts(boards, sorted(tps), mixtures=True)
+    assert len(set(tried)) == len(tried)
+    assert {one for one in tried if not (one.prefill and one.colocated)} == set(
+        layouts(boards, sorted(tps))
+    )
+    mixed = {
+        (one.tensor_parallel, one.prefill, one.decode, one.colocated, one.boards)
+        for one in tried
+        if one.prefill and one.colocated
+    }
+    assert mixed == {
+        (tp, p, d, c, tp * (p + d + c))
+        for tp in tps
+        for p in range(1, boards)
+        for d in range(1, boards)
+        for c in range(1, boards)
+        if tp * (p + d + c) <= boards
+    }
+
+
+def test_mixtures_are_tried_where_they_are_asked_for(tmp_path):
+    answer, _ = found(tmp_path, mixtures=True)
+    mixed = {one.policy: one for one in answer.options if str(one.layout) == "1P1D+1C, TP 1"}
+    assert set(mixed) == {"static-max", "static-low"}
+    alone = {one.policy: one for one in answer.options if str(one.layout) == "1P1D, TP 1"}
+    assert mixed["static-max"].energy_per_request_j != alone["static-max"].energy_per_request_j
 
 
 def test_too_few_boards_for_any_instance_are_refused():
@@ -169,6 +201,19 @@ def test_where_nothing_keeps_the_targets_that_is_the_exit_code(tmp_path):
     assert answer["best"] is None
     assert len(answer["options"]) == 3
     assert {one["layout"]["colocated"] for one in answer["options"]} == {0, 1, 2}
+
+
+def test_where_a_mixture_is_best_it_is_said_that_no_router_serves_it(tmp_path, monkeypatch):
+    layout = Layout(boards=3, tensor_parallel=1, prefill=1, decode=1, colocated=1)
+    best = replace(option(), layout=layout)
+    monkeypatch.setattr(
+        "voltana.evaluation.provision.provision",
+        lambda *_, mixtures, **__: Provision(best=best, options=(best,)) if mixtures else None,
+    )
+    result = command("--mixtures", "--out", tmp_path)
+    assert result.exit_code == 0, result.output
+    assert "1P1D+1C" in result.output
+    assert "need a router each" in result.output
 
 
 @pytest.mark.parametrize(

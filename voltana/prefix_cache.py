@@ -18,7 +18,7 @@ from itertools import count
 from voltana.errors import invalid
 from voltana.values import Prefix
 
-_Key = int | tuple[int, ...]
+_Key = int | tuple[int, ...] | str
 
 
 class Run:
@@ -33,9 +33,10 @@ class Run:
         children: Runs after it, by the blocks of their first page.
         used: When it was used last, on a clock that counts uses.
         locks: Requests in flight that use it.
+        key: What its parent knows it by, where that is not the blocks of its first page.
     """
 
-    __slots__ = ("block", "children", "end", "ids", "locks", "parent", "start", "used")
+    __slots__ = ("block", "children", "end", "ids", "key", "locks", "parent", "start", "used")
 
     def __init__(
         self, prefix: Prefix, start: int, end: int, *, parent: Run | None, used: int
@@ -47,6 +48,7 @@ class Run:
         self.children: dict[_Key, Run] = {}
         self.used = used
         self.locks = 0
+        self.key: str | None = None
 
     def __len__(self) -> int:
         return self.end - self.start
@@ -122,6 +124,22 @@ class PrefixCache:
         self.tokens += len(leaf)
         return leaf
 
+    def append(self, run: Run, tokens: int) -> None:
+        """Keep whole pages of so many tokens behind a run, of which nobody says what they are.
+
+        They take room until they are given up, and nobody finds them.
+        """
+        tokens = tokens // self._page * self._page
+        if tokens <= 0:
+            return
+        used = next(self._clock)
+        leaf = Run(Prefix(run.ids, run.block), run.end, run.end + tokens, parent=run, used=used)
+        leaf.key = f"untold {used}"
+        run.children[leaf.key] = leaf
+        self._leaves.discard(run)
+        self._leaves.add(leaf)
+        self.tokens += tokens
+
     def lock(self, run: Run) -> None:
         """A request in flight uses everything up to a run."""
         self._count_locks(run, 1)
@@ -162,7 +180,7 @@ class PrefixCache:
         parent = leaf.parent
         assert parent is not None
         self._leaves.discard(leaf)
-        del parent.children[self._key(leaf.ids, leaf.block, leaf.start)]
+        del parent.children[leaf.key or self._key(leaf.ids, leaf.block, leaf.start)]
         return parent
 
     def _root(self, block_tokens: int) -> Run:

@@ -30,6 +30,10 @@ _LEAST = typer.Option(
 _POLICY = typer.Option(
     "--policy", metavar="P", help="Policies to try; repeat it or use commas (voltana)."
 )
+_MIXTURES = typer.Option(
+    "--mixtures",
+    help="Try pairs beside colocated instances too; no single router of ours serves both.",
+)
 _RATE = typer.Option("--rate", metavar="R", help="Mean requests/s (60).")
 _DURATION = typer.Option("--duration", metavar="S", help="Seconds of arrivals (120).")
 _OUT = typer.Option("--out", metavar="DIR", help="Where simulations are kept (out/plan).")
@@ -42,6 +46,7 @@ def plan(
     tensor_parallel: Annotated[list[str] | None, _TP] = None,
     least: Annotated[str, _LEAST] = "energy",
     policy: Annotated[list[str] | None, _POLICY] = None,
+    mixtures: Annotated[bool, _MIXTURES] = False,
     workload: Annotated[str | None, flags.WORKLOAD] = None,
     rate: Annotated[float | None, _RATE] = None,
     duration: Annotated[float | None, _DURATION] = None,
@@ -59,16 +64,18 @@ def plan(
 ) -> None:
     """Find the instances of each role, boards of each, and policy for a workload.
 
-    Simulates every layout of at most --boards boards, pairs of prefill and decode instances and
+    Simulates every layout of at most --boards boards, pairs of prefill and decode instances or
     colocated ones, with the same requests, and names the one that keeps both SLO targets with the
-    least energy a request, or on the fewest boards. What has been simulated is kept in --out. Exit
-    code 1 where nothing keeps the targets.
+    least energy a request, or on the fewest boards. Both kinds beside each other are tried with
+    --mixtures alone: each request then goes where fewer are in flight on each instance. What has
+    been simulated is kept in --out. Exit code 1 where nothing keeps the targets.
 
     \b
     Least energy:      voltana plan --boards 6 --rate 40
     Fewest boards:     voltana plan --boards 16 --least boards --rate 80
     TP as well:        voltana plan --model qwen3-32b --hardware h100-sxm --boards 8 --tp 1,2,4
     Under policies:    voltana plan --policy static-max,voltana
+    Pairs and both:    voltana plan --boards 4 --rate 30 --mixtures
     """  # noqa: D301  (\b keeps typer from reflowing the examples)
     configure_logs(log_level)
     from voltana.evaluation.provision import Objective, provision
@@ -103,6 +110,7 @@ def plan(
             folder=out,
             workers=running,
             progress=progress,
+            mixtures=mixtures,
         )
     if json is not None:
         write_json(_figures(answer, objective), json)
@@ -147,6 +155,11 @@ def _print(answer: "Provision", objective: "Objective") -> None:
     console.print(table)
     if len(answer.options) > _SHOWN:
         typer.echo(f"and {len(answer.options) - _SHOWN} more, in --json")
+    if answer.best is not None and answer.best.layout.colocated and answer.best.layout.prefill:
+        typer.echo(
+            "A mixture: pairs and unified servers need a router each, and what splits the requests "
+            "between them. Without --mixtures only what one router serves is tried."
+        )
     for tp, why in answer.left_out.items():
         typer.echo(f"TP {tp} was left out: {why}")
     for name, why in answer.pairs_only.items():

@@ -1,11 +1,11 @@
 """How many instances of each role a workload needs: the P:D ratio as a decision.
 
-Pairs of prefill and decode instances are tried, and instances that serve both phases. Every layout
-of at most so many boards serves the same requests under the same policies, by
-simulation on the sweep runner, so that what has been simulated once is kept. Of those that keep the
-targets of both SLOs, that one is best which takes the least energy a request, or the fewest boards
-(and of those the least energy). For the fewest boards, layouts are simulated by their size until
-one keeps the targets.
+Pairs of prefill and decode instances are tried, instances that serve both phases, and where that
+is asked for both beside each other. Every layout of at most so many boards serves the same requests
+under the same policies, by simulation on the sweep runner, so that what has been simulated once is
+kept. Of those that keep the targets of both SLOs, that one is best which takes the least energy a
+request, or the fewest boards (and of those the least energy). For the fewest boards, layouts are
+simulated by their size until one keeps the targets.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from __future__ import annotations
 import enum
 import itertools
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from voltana.config import parse_scenario
@@ -53,7 +53,7 @@ class Layout:
         tensor_parallel: Boards of an instance.
         prefill: Prefill instances.
         decode: Decode instances.
-        colocated: Instances for both phases, where there are no others.
+        colocated: Instances for both phases.
     """
 
     boards: int
@@ -63,8 +63,9 @@ class Layout:
     colocated: int = 0
 
     def __str__(self) -> str:
-        pairs = f"{self.prefill}P{self.decode}D"
-        return f"{f'{self.colocated}C' if self.colocated else pairs}, TP {self.tensor_parallel}"
+        pairs = f"{self.prefill}P{self.decode}D" if self.prefill else ""
+        together = f"{self.colocated}C" if self.colocated else ""
+        return f"{'+'.join(filter(None, (pairs, together)))}, TP {self.tensor_parallel}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,8 +110,15 @@ class Provision:
     failures: tuple[str, ...] = ()
 
 
-def layouts(most_boards: int, tensor_parallels: Sequence[int]) -> tuple[Layout, ...]:
+def layouts(
+    most_boards: int, tensor_parallels: Sequence[int], *, mixtures: bool = False
+) -> tuple[Layout, ...]:
     """All layouts that serve both phases, in pairs or together, by the number of their boards.
+
+    Args:
+        most_boards: Boards that there are.
+        tensor_parallels: Boards an instance that may be tried.
+        mixtures: Whether pairs stand beside colocated instances too.
 
     Raises:
         ConfigError: If there is none, or there are too many.
@@ -127,6 +135,13 @@ def layouts(most_boards: int, tensor_parallels: Sequence[int]) -> tuple[Layout, 
         for tp in tried
         for count in range(1, most_boards // tp + 1)
     ]
+    if mixtures:
+        found += [
+            replace(pairs, boards=pairs.boards + pairs.tensor_parallel * count, colocated=count)
+            for pairs in found
+            if pairs.prefill
+            for count in range(1, (most_boards - pairs.boards) // pairs.tensor_parallel + 1)
+        ]
     if not found:
         raise invalid(
             "boards",
@@ -137,7 +152,8 @@ def layouts(most_boards: int, tensor_parallels: Sequence[int]) -> tuple[Layout, 
     if len(found) > MOST_LAYOUTS:
         raise invalid(
             "boards", most_boards, f"so few that at most {MOST_LAYOUTS} layouts come of it, not "
-            f"{len(found)}", "Give fewer --boards, or one --tp."
+            f"{len(found)}",
+            "Give fewer --boards or one --tp, or leave --mixtures out."
         )  # fmt: skip
     return tuple(sorted(found))
 
@@ -151,6 +167,7 @@ def provision(
     folder: Path,
     workers: Workers,
     progress: Progress | None = None,
+    mixtures: bool = False,
 ) -> Provision:
     """Find the layout and the policy that serve a scenario best.
 
@@ -162,13 +179,14 @@ def provision(
         folder: Where simulations are kept; the same question goes on where it was broken off.
         workers: Where they run.
         progress: As of `run_sweep`, for the layouts that are simulated next.
+        mixtures: See `layouts`.
 
     Raises:
         ConfigError: If the scenario, or every number of boards an instance, cannot be run.
     """
     fitting, left_out = _fitting(base, tensor_parallels)
     together, pairs_only = _served_together(base, fitting[0])
-    found = layouts(most_boards, fitting)
+    found = layouts(most_boards, fitting, mixtures=mixtures)
     if not together:
         found = tuple(one for one in found if not one.colocated)
     if not found:

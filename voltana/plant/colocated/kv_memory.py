@@ -3,8 +3,9 @@
 Prompts are looked up when a request is looked at for admission, held while it is in the engine,
 kept as they are computed, and given up when room is needed, longest unused first
 (`voltana.prefix_cache`), as SGLang does (0.5.23, ``init_next_round_input``, ``add_one_req``,
-``cache_unfinished_req``). What nobody holds counts as free. Answers are not kept: a trace does not
-say what of them comes again.
+``checkpoint_kv_cache``, ``release_kv_cache``). What nobody holds counts as free. Answers are kept
+behind their prompts and take room like these, but nobody finds them: a trace does not say what of
+them comes again.
 """
 
 from __future__ import annotations
@@ -95,6 +96,9 @@ class KvMemory:
         self._used_pages -= self._own_pages(request)
         if self._cache is not None and request.run is not None:
             self._cache.unlock(request.run)
+            if request.finished:  # no token follows the last one, so that it was not computed
+                known = request.prompt_tokens + request.produced - 1
+                self._cache.append(request.run, known - request.run.end)
         request.run = None
 
     def fits(self, requests: Sequence[EngineRequest]) -> bool:

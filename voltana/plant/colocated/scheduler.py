@@ -19,7 +19,7 @@ asks for the next batch before it commits the one before.
 
 Exceptions: SGLang ends a lone request that outgrows the KV cache, and refuses a prompt that never
 fits; here both are served. Priorities and speculation are left out. Prefix caches are as
-`KvMemory` says; no run with a real server's was compared.
+`KvMemory` says, held against a real server's in ``test_colocated_cache.py`` beside that.
 """
 
 from __future__ import annotations
@@ -125,6 +125,7 @@ class EngineScheduler:
 
     def schedule(self) -> Batch | None:
         """The next batch; None where there is nothing to compute, or its results are awaited."""
+        self._keep_cut()
         self._join_last()
         batch = self._prefill_batch()
         if batch is None and self.running:
@@ -145,8 +146,8 @@ class EngineScheduler:
         """
         batch = self._uncommitted.popleft()
         for chunk in batch.chunks:
-            self._memory.computed(chunk)
             if chunk.last:
+                self._memory.computed(chunk)
                 self._produce(chunk.request)
         for request in batch.decode:
             self._produce(request)
@@ -159,6 +160,16 @@ class EngineScheduler:
         if request.produced >= request.output_tokens:
             request.finished = True
             self._memory.release(request)
+
+    def _keep_cut(self) -> None:
+        """What of a cut prompt was in the batch before can be found from now on, committed or not.
+
+        So an engine that works ahead lets others share it while it is computed.
+        """
+        if self.cut is not None and self._last is not None:
+            for chunk in self._last.chunks:
+                if not chunk.last:
+                    self._memory.computed(chunk)
 
     def _join_last(self) -> None:
         """Let the requests of the batch before run, unless they have ended or their prompt goes on.

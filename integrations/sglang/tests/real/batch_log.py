@@ -63,12 +63,13 @@ def _schedule(original: Callable[..., Any], scheduler: Any, *args: Any, **kwargs
             "max_requests": scheduler.max_running_requests,
             "page_tokens": scheduler.page_size,
             "mixed": scheduler.is_mixed_chunk,
+            "prefix_cache": not scheduler.tree_cache.disable,
         })  # fmt: skip
     for request in scheduler.waiting_queue:
         if request.rid not in _SEEN:
             _SEEN.add(request.rid)
             most = request.sampling_params.max_new_tokens
-            _say("arrived", request.rid, len(request.origin_input_ids), most)
+            _say("arrived", request.rid, list(request.origin_input_ids), most)
     plan = original(scheduler, *args, **kwargs)
     batch = plan.batch_to_run
     if batch is None:

@@ -7,24 +7,20 @@ the KV cache. Exceptions: none but those that `voltana.plant.colocated.scheduler
 
 from __future__ import annotations
 
-import json
 import os
 import random
 import time
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 
-import batch_log
-from servers import Server, ServerSpec
-from voltana.plant.colocated.request import EngineRequest
-from voltana.plant.colocated.scheduler import EngineScheduler, SchedulerOptions
+from batch_replay import replayed, started
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from servers import Fleet
+    from servers import Fleet, Server
 
 ITERATIONS = int(os.environ.get("VOLTANA_TEST_ITERATIONS", "150"))
 """Least iterations of each run: ``VOLTANA_TEST_ITERATIONS=500`` for the long form."""
@@ -44,17 +40,9 @@ RUNS = {
 @pytest.mark.parametrize("name", RUNS if ITERATIONS >= 500 else ["mixed"])
 def test_the_same_batches(name: str, fleet: Fleet, tmp_path: Path) -> None:
     """The same sequence of batches, over arrivals that fill the KV cache until it retracts."""
-    log = tmp_path / "batches.jsonl"
-    batch_log.install(tmp_path / "plugin")
-    here = os.path.dirname(batch_log.__file__)  # noqa: PTH120
-    path = os.pathsep.join([str(tmp_path / "plugin"), here, os.environ.get("PYTHONPATH", "")])
-    spec = ServerSpec(
-        name=f"batches-{name}",
-        environment=((batch_log.VARIABLE, str(log)), ("PYTHONPATH", path)),
-        arguments=("--disable-radix-cache", *RUNS[name]),
-    )
-    _load(fleet.get(spec)[0], log)
-    scheduler, iterations = replayed([json.loads(line) for line in log.read_text().splitlines()])
+    server, log = started(name, ("--disable-radix-cache", *RUNS[name]), fleet, tmp_path)
+    _load(server, log)
+    scheduler, _, iterations = replayed(log)
     assert iterations >= ITERATIONS
     if RUNS[name][-len(TIGHT) :] == TIGHT:
         assert scheduler.retractions > 0
@@ -78,26 +66,3 @@ def _load(server: Server, log: Path) -> None:
                 time.sleep(draw.choice([0.0, 0.0, 0.01, 0.05]))
             for answer in sent:
                 assert answer.result()["meta_info"]["completion_tokens"] > 0
-
-
-def replayed(events: list[list[Any]]) -> tuple[EngineScheduler, int]:
-    """Play what a server saw; its batches are compared one by one."""
-    (_, options), *events = events
-    scheduler = EngineScheduler(SchedulerOptions(**options))
-    iterations = 0
-    for event in events:
-        if event[0] == "arrived":
-            _, rid, prompt, most = event
-            scheduler.add(EngineRequest(rid, prompt, most))
-        elif event[0] == "commit":
-            scheduler.commit()
-        else:
-            batch = scheduler.schedule()
-            formed = None
-            if batch is not None:
-                iterations += 1
-                in_cache = sum(r.cached for r in batch.requests)
-                chunks = [[c.request.key, c.new_tokens] for c in batch.chunks]
-                formed = [chunks, [r.key for r in batch.decode], in_cache]
-            assert formed == event[1], f"iteration {iterations}"
-    return scheduler, iterations
