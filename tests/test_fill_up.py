@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 
 import pytest
 from hypothesis import given
@@ -120,8 +121,17 @@ def test_what_nobody_can_have_done_in_time_joins_the_line_that_is_lost():
 def test_a_prompt_that_takes_long_itself_is_not_given_up_while_an_instance_is_free():
     """0.58 of 0.6 s: it can wait for next to nothing, and need not."""
     assert route(FillUp(), prefill("a", 2000), prefill("b", 0), tokens=11_600) == "b"
-    # On none it ends in time: it is lost, and takes no place from others.
-    assert route(FillUp(), prefill("a", 2000), prefill("b", 0), tokens=12_100) == "a"
+
+
+@given(
+    pending=st.lists(st.integers(0, 30_000), min_size=1, max_size=6),
+    tokens=st.integers(math.ceil(BUDGET_S * TOKENS_PER_S) + 1, 60_000),
+)
+def test_a_prompt_that_is_late_wherever_it_goes_is_balanced(pending, tokens):
+    """With a threshold that nobody can keep all are like it, and one line would take them all."""
+    pool = [prefill(f"p{i}", work) for i, work in enumerate(pending)]
+    chosen = pool[int(route(FillUp(), *pool, tokens=tokens)[1:])]
+    assert chosen.state.queued_tokens == min(pending)
 
 
 def test_time_that_was_waited_before_counts():

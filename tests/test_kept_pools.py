@@ -28,7 +28,7 @@ from voltana.promise import bound_on
 from voltana.routers import EcoRoute, FillUp, LeastLoaded, LeastMemory, MarginalEnergy
 from voltana.routers.viable_batch import ViableBatch, largest_batch
 from voltana.testing import samples
-from voltana.values import Deferral, InstanceState, Need, Reservation, Role
+from voltana.values import Deferral, InstanceState, Load, Need, Reservation, Role
 from voltana.viability import largest_viable_batch, tabulate
 
 LEVELS = samples.CLOCKS_MHZ[30::2]
@@ -110,12 +110,14 @@ def plain_fill_up(request, pool):
         (-pending, c.instance) for pending, c in ranked
         if pending <= 0.5 * (c.budget_s - request.waited_s) and host_s(c) <= device_s(c)
     ]  # fmt: skip
-    left_s = []
+    left_s, alone = [], False
     for c in pool:
+        own = load_with(Load(), request, c.role)
+        alone |= mean_at(c.predictor, own, c.levels_mhz[-1]) <= c.budget_s - request.waited_s
         load = load_with(candidate_load(c), request, c.role)
         done_s = host_s(c) + mean_at(c.predictor, load, c.levels_mhz[-1])
         left_s.append((c.budget_s - request.waited_s - done_s, c.instance))
-    if not early and all(left < 0.0 for left, _ in left_s):
+    if not early and alone and all(left < 0.0 for left, _ in left_s):
         return min(left_s)[1]
     return min(early or [(pending, c.instance) for pending, c in ranked])[1]
 

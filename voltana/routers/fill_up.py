@@ -9,7 +9,9 @@ balancing. (The trade-off of A. Gandhi et al., "AutoScale", ACM TOCS 30, 2012, w
 What no instance can have done in time goes where most is pending (triage): when not all deadlines
 can be kept, an uneven split keeps more of them than an even one. Balanced, all lines grow beyond
 the threshold together, and every prompt is late from then on; so what is in excess joins one line,
-which is lost already, and the others serve in time what they can.
+which is lost already, and the others serve in time what they can. A prompt that takes longer than
+its threshold by itself is balanced as before: where all are like that (a threshold that nobody can
+keep) there is none to protect, and one line would grow beside idle instances.
 
 A host prepares one prompt after the other before a scheduler sees it. Where it takes longer over
 what waits for it than the device over all that is pending, the device runs dry meanwhile: who joins
@@ -84,7 +86,7 @@ class FillUp:
         if early:
             return pool.take(early).first_of_least([-pending_s[place] for place in early])
         beyond_s = _beyond_s(request, pool, prepared_s)
-        if all(map((0.0).__lt__, beyond_s)):
+        if all(map((0.0).__lt__, beyond_s)) and _is_in_time_alone(request, pool):
             return pool.first_of_least(list(map(neg, beyond_s)))
         return pool.first_of_least(pending_s)
 
@@ -106,6 +108,15 @@ def _beyond_s(request: Request, pool: Pool, prepared_s: Sequence[float]) -> list
     done_s = map(add, prepared_s, _computed_s(request, pool, _AT_FASTEST))
     budgets_s, waited_s = pool.column(_budget_s), request.waited_s
     return [done - (budget_s - waited_s) for done, budget_s in zip(done_s, budgets_s, strict=True)]
+
+
+def _is_in_time_alone(request: Request, pool: Pool) -> bool:
+    """Whether some instance would have it done in time if nothing else were pending anywhere."""
+    prompt, own_pairs = request.prompt_tokens, attended_pairs(request.prompt_tokens)
+    return any(
+        pending.mean_s[_AT_FASTEST](prompt, own_pairs) <= budget_s - request.waited_s
+        for pending, budget_s in zip(pool.column(_pending), pool.column(_budget_s), strict=True)
+    )
 
 
 def _with_room(request: Request, pool: Pool) -> Pool:
