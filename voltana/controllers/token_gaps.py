@@ -274,13 +274,29 @@ class TokenGaps:
         first = 0 if settles.all() else len(growth) - int(settles[::-1].argmin())
         gaps_s = self._gaps_s(growth[first:], batch_s[first:], first)
         fastest_s = self._in_order(self._scaled_at_fastest_s(growth[-1], batch_s[-1])[:, None])
-        # One more than were seen: of as many as are remembered, none seen is not none.
-        tokens = self._late(growth[first:], batch_s[first:], first) + 1.0 / len(gaps_s)
+        tokens = self._late(growth[first:], batch_s[first:], first)
+        tokens += self._unseen(gaps_s, fastest_s)
         tokens -= self._late_at_fastest(growth[-1], batch_s[-1])
         keeps = (tokens <= allowed) & (self._requests_late(gaps_s, fastest_s, tokens) <= allowed)
         keeps[-1] = True
         slow = np.flatnonzero(~keeps)
         return first + (int(slow[-1]) + 1 if len(slow) else 0)
+
+    def _unseen(self, gaps_s: Table, fastest_s: Table) -> FloatArray:
+        """Share that is late at each level, and not at the fastest, though none was seen there.
+
+        One gap more than were seen, which at the fastest level is as likely of any order of length
+        between their mean and the threshold (log-uniform, as of a scale that nobody knows: E. T.
+        Jaynes, IEEE Trans. Systems Science and Cybernetics 4, 1968). Late are those that are
+        shorter than the threshold by no more than a level makes them longer.
+        """
+        mean_s = float(fastest_s.mean())
+        orders = math.log(max(self._threshold_s / mean_s, 1.0)) if mean_s > 0.0 else math.inf
+        longer = np.log(np.maximum(gaps_s.mean(axis=0) / mean_s, 1.0)) if mean_s > 0.0 else 0.0
+        if not orders:
+            return np.full(gaps_s.shape[1], 1.0 / len(gaps_s))
+        share: FloatArray = np.minimum(longer / orders, 1.0) / len(gaps_s)
+        return share
 
     def _requests_late(self, gaps_s: Table, fastest_s: Table, ours: FloatArray) -> FloatArray:
         """Share of the requests whose mean gap is late at each level and not at the fastest one.
