@@ -23,6 +23,7 @@ from tests.attack.router_stage import Stage, _children, post, say, stage, status
 from tests.attack.test_admin_router import DRAIN, FORGERIES, GOOD, HOST, bomb, raw, request
 from tests.attack.test_feed_messages import HONEST as TOLD
 from tests.attack.test_feed_messages import ODD
+from tests.attack.test_steer import connected
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator
@@ -42,12 +43,14 @@ class Kind:
         point: Of the issue that asks for it.
         attack: Goes on for a moment.
         added_s: See `Pairs.kept`.
+        than: What goes on in quiet times: the same use without the malice.
         pairs: Whether it is one on a router of prefill and decode servers.
     """
 
     point: int
     attack: Attack
     added_s: float = 0.0
+    than: Attack | None = None
     pairs: bool = False
 
 
@@ -119,23 +122,26 @@ async def _kill_helpers(it: Stage) -> None:
 async def _leave(it: Stage) -> None:
     """Clients that leave while a long body of theirs is read."""
     for wait_s in (0.0, 0.005, 0.02, 0.05):
-        _, writer = await asyncio.open_connection("127.0.0.1", it.port)
-        writer.write(LONG)
+        with connected(it.port) as sock:
+            sock.send(LONG)
+            await asyncio.sleep(wait_s)
+
+
+async def _stay(it: Stage) -> None:
+    """As many clients that wait for their answers."""
+    for wait_s in (0.0, 0.005, 0.02, 0.05):
+        asked = asyncio.create_task(say(it.port, LONG, read_s=60.0))
         await asyncio.sleep(wait_s)
-        writer.close()
+        await asked
 
 
 async def _late_orders(it: Stage) -> None:
     """Heads of orders whose bodies never come, on more connections than there are places."""
     head = request("POST", "/router/drain", GOOD, DRAIN)[: -len(DRAIN)]
-    writers = []
-    for _ in range(100):
-        _, writer = await asyncio.open_connection("127.0.0.1", it.admin_port)
-        writer.write(head)
-        writers.append(writer)
-        await asyncio.sleep(PAUSE_S)
-    for writer in writers:
-        writer.close()
+    with contextlib.ExitStack() as held:
+        for _ in range(100):
+            held.enter_context(connected(it.admin_port)).send(head)
+            await asyncio.sleep(PAUSE_S)
 
 
 async def _scrape(it: Stage) -> None:
@@ -181,7 +187,7 @@ class Liars:
 LIARS = "what agents tell is odd"
 KINDS: dict[str, Kind] = {
     "helpers are killed": Kind(12, _kill_helpers, HEAVY_S),
-    "clients leave while their bodies are read": Kind(12, _leave, HEAVY_S),
+    "clients leave while their bodies are read": Kind(12, _leave, HEAVY_S, than=_stay),
     "forged orders": Kind(14, _to_admin(FORGED, 401, 403, 405, 415)),
     "odd orders": Kind(14, _to_admin(ODD_ORDERS, 400, 404, 413)),
     "packed orders": Kind(14, _to_admin(PACKED, 401, 413, 415)),
@@ -223,7 +229,8 @@ def test_honest_use_stands_beside(name: str, stages: dict[bool, Stage], liars: L
 
     async def check() -> None:
         async with asyncio.timeout(900):
-            await it.honest_beside(partial(attack, it), name, kind.added_s)
+            than = None if kind.than is None else partial(kind.than, it)
+            await it.honest_beside(partial(attack, it), name, kind.added_s, than=than)
             status = await raw(it.admin_port, request("GET", "/router/status", GOOD))
             assert b'"draining":true' not in status.replace(b" ", b"")
 

@@ -106,7 +106,7 @@ def test_one_that_is_hit_amid_a_body_costs_that_body_alone(
 
     async def check() -> None:
         async with closing(reader()) as made:
-            await reads_on(made)
+            await made.warm()
             asked = [asyncio.create_task(read(made, LONG)) for _ in range(4)]
             while len(_helpers()) < 3:
                 await asyncio.sleep(0.001)
@@ -194,7 +194,7 @@ def test_clients_that_leave_at_any_moment_take_no_child_along(
     async def check() -> None:
         randoms = random.Random(10)
         async with closing(reader()) as made:
-            await reads_on(made)
+            await made.warm()
             for _ in range(12):
                 asked = [
                     asyncio.create_task(read(made, randoms.choice((PROMPT, LONG))))

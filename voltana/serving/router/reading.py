@@ -44,9 +44,6 @@ PATIENCE = 6.0
 
 LOOK_S = 0.02
 
-ABANDONED_S = 0.5
-"""How long a child goes on with a body whose client has left: to start another costs more."""
-
 _BROKEN = (*helper_process.BROKEN, pickle.UnpicklingError)
 
 
@@ -92,12 +89,9 @@ class Reader:
         if len(raw) <= SMALL:
             return understood(self._engine, path, raw, self._limits.batch)
         lane = self._medium if len(raw) <= MEDIUM else self._long
-        reading = self._begin(lane, await lane.take(len(raw)), path, raw)
-        try:
-            return await asyncio.shield(reading)
-        except asyncio.CancelledError:
-            asyncio.get_running_loop().call_later(ABANDONED_S, reading.cancel)
-            raise
+        # A client that leaves does not end it: to start another child costs more than to go on,
+        # and one that stays has no less of it.
+        return await asyncio.shield(self._begin(lane, await lane.take(len(raw)), path, raw))
 
     def _begin(
         self, lane: _Lane, child: _Child, path: str, raw: bytes | bytearray
