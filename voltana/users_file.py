@@ -8,9 +8,10 @@ import os
 import re
 import stat
 import tomllib
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from io import BufferedReader
     from pathlib import Path
 
 MOST_BYTES = 1 << 26
@@ -45,7 +46,7 @@ _TOKEN = re.compile(
 `unending` have no end."""
 
 
-def open_file(path: Path) -> BinaryIO:
+def open_file(path: Path) -> BufferedReader:
     """Open a regular file for reading; what is none would be waited for, or has no end.
 
     Raises:
