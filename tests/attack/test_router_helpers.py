@@ -102,23 +102,27 @@ def test_one_that_is_hit_amid_a_body_costs_that_body_alone(
     blow: signal.Signals,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(reading, "PATIENCE", 0.2)  # what stands still is not waited for long
+    monkeypatch.setattr(reading, "PATIENCE", 1.0)  # what stands still is not waited for long
 
     async def check() -> None:
-        async with closing(reader()) as made:
+        async with closing(reader(3.0)) as made:
             await made.warm()
             asked = [asyncio.create_task(read(made, LONG)) for _ in range(4)]
             while len(_helpers()) < 3:
                 await asyncio.sleep(0.001)
-            for child in _helpers():
-                os.kill(child, blow)
+            for pid in _helpers():
+                os.kill(pid, blow)
             for answer in await asyncio.gather(*asked, return_exceptions=True):
                 if isinstance(answer, BaseException):
                     assert isinstance(answer, Problem), answer
                     assert answer.status in {413, 503}, answer
+            for lane in (made._medium, made._long):
+                for child in lane._idle:
+                    child._limits = LimitsTable(reading_s=READING_S)
+            monkeypatch.undo()
             if blow is signal.SIGSTOP:  # one that is idle is noticed when it is needed
-                for child in _helpers():
-                    os.kill(child, signal.SIGCONT)
+                for pid in _helpers():
+                    os.kill(pid, signal.SIGCONT)
             await reads_on(made)
 
     run(loop, check())
@@ -232,8 +236,11 @@ def test_one_whose_answer_nobody_reads_any_more_is_ended(
                 patch.setattr("voltana.serving.router.reading._read", wait)
                 asked = asyncio.create_task(read(made, LONG))
                 await stuck.wait()
-                asked.cancel()
+                for each in (asked, *made._readings):  # as when the router ends
+                    each.cancel()
                 await asyncio.gather(asked, return_exceptions=True)
+                while made._readings:
+                    await asyncio.sleep(0.01)
             await reads_on(made)
 
     run(loop, check())
