@@ -2,16 +2,33 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import os
+import signal
+import stat
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from voltana.errors import ConfigError
+from voltana.cli.top import _listed
+from voltana.errors import ConfigError, VoltanaError
 from voltana.evaluation.budget_file import read_budget
+from voltana.evaluation.report.series import read_series as read_figures
+from voltana.evaluation.reproduce.published import read_points
 from voltana.evaluation.scenario import read_tables
 from voltana.evaluation.sweep.rows_file import read_rows
+from voltana.evaluation.sweep.store import read_plan
+from voltana.evaluation.time_series import read_series
+from voltana.plant.hardware import load_hardware
+from voltana.plant.model import ModelProfile
+from voltana.plant.workload.replay.source import open_text
+from voltana.predictors.profile import load_profile
+from voltana.predictors.tables import load_tables
+from voltana.serving.router.keys import find_keys
+from voltana.serving.toml_file import read_toml as read_config
+from voltana.users_file import MOST_PARTS, load_toml
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
 ROW = '{"at_s": 0, "watts": 1500}'
@@ -61,7 +78,7 @@ def test_a_byte_order_mark_is_no_part_of_it(name: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["a.json", "a.toml", "a.csv"])
 def test_a_device_without_an_end_ends(name: str, tmp_path: Path) -> None:
     (tmp_path / name).symlink_to("/dev/zero")
-    with pytest.raises(ConfigError, match="longer than"):
+    with pytest.raises(ConfigError, match="a device, and must be a regular file"):
         read_budget(tmp_path / name)
 
 
@@ -85,3 +102,105 @@ def test_an_odd_list_is_an_error_that_names_the_file(name: str, text: str, tmp_p
     (tmp_path / name).write_text(text)
     with pytest.raises(ConfigError, match=f"list .*{name}"):
         read_rows(tmp_path / name)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        ".".join("a" * 20_000) + " = 1",
+        " . ".join(['"a,b"'] * 20_000) + " = 1",
+        "[" + ".".join(["'a.'"] * 20_000) + "]\n" + "x = 1\n" * 99,
+        "x = {" + ".".join("a" * 20_000) + " = 1}",
+        'x = ["""\na"" \\""""" , {' + ".".join("a" * 20_000) + " = 1}]",
+        "x = ['''\na''''', {" + ".".join("a" * 20_000) + " = 1}]",
+        ".".join("a" * (MOST_PARTS + 1)) + " = 1",
+    ],
+    ids=["bare", "quoted", "table", "inline", "after a text", "after a literal", "one too many"],
+)
+def test_a_key_of_too_many_parts_is_refused_before_it_is_parsed(text: str, tmp_path: Path) -> None:
+    """Python's parser took 12 s for 20,000 of them."""
+    with pytest.raises(ValueError, match=f"at most {MOST_PARTS} dotted parts"):
+        load_toml(text)
+    (tmp_path / "a.toml").write_text(text)
+    for read in (read_tables, read_budget, read_config, load_hardware):
+        with pytest.raises(VoltanaError, match=r"a\.toml.*dotted parts"):
+            read(tmp_path / "a.toml")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        ".".join("a" * MOST_PARTS) + " = 1",
+        "x = [" + "1.5, " * 500 + "]",
+        'x = "' + "a." * 500 + '"',
+        "x = '" + "a." * 500 + "'",
+        'x = """\n' + "a." * 500 + '"a."\n""""',
+        "x = '''\n" + "a." * 500 + "'''",
+        "# " + "a." * 500,
+        '"' + "a." * 500 + '" = 1',
+        "",
+    ],
+)
+def test_dots_that_are_no_key_are_none(text: str) -> None:
+    assert len(load_toml(text)) <= 1
+
+
+WAYS: dict[str, tuple[str, Callable[[Path], Any]]] = {
+    "scenario": ("a.toml", read_tables),
+    "budget": ("a.toml", read_budget),
+    "budget of rows": ("a.csv", read_budget),
+    "list of a sweep": ("a.jsonl", read_rows),
+    "price": ("a.csv", lambda path: read_series("price", path, figure="a number")),
+    "configuration": ("a.toml", read_config),
+    "board": ("a.toml", load_hardware),
+    "config.json": ("config.json", ModelProfile.from_hf_config),
+    "predictor": ("a.json", load_profile),
+    "tables": ("a.json", load_tables),
+    "trace": ("a.csv", lambda path: open_text(path).__enter__()),
+    "key": ("key", lambda path: find_keys(Settings(path), {})),
+    "figures of a run": ("series.json", lambda path: read_figures(path.parent)),
+    "published": ("a.csv", lambda path: read_points(path.parent)),
+    "plan": ("sweep.json", lambda path: read_plan(path.parent)),
+    "agents": ("agents.json", _listed),
+}
+"""What users name, and who reads it."""
+
+
+class Settings:
+    """Of a router, as far as keys go."""
+
+    api_key = admin_api_key = admin_api_key_file = None
+
+    def __init__(self, path: Path) -> None:
+        self.api_key_file = path
+
+
+@pytest.fixture
+def in_time() -> Iterator[None]:
+    """What waits for ever fails."""
+
+    def late(*_: object) -> None:
+        raise TimeoutError("it waits for ever")
+
+    before = signal.signal(signal.SIGALRM, late)
+    signal.alarm(60)
+    yield
+    signal.alarm(0)
+    signal.signal(signal.SIGALRM, before)
+
+
+@pytest.mark.usefixtures("in_time")
+@pytest.mark.parametrize("kind", ["pipe", "socket", "device"])
+@pytest.mark.parametrize("what", WAYS)
+def test_what_is_no_file_is_refused_at_once(what: str, kind: str, tmp_path: Path) -> None:
+    name, read = WAYS[what]
+    path = tmp_path / name
+    if kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "device":
+        path.symlink_to("/dev/zero")
+    else:
+        os.mknod(path, stat.S_IFSOCK | 0o600)
+    with pytest.raises(VoltanaError, match=name.replace(".", r"\.")) as caught:
+        read(path)
+    assert "\n" not in str(caught.value)

@@ -12,8 +12,11 @@ __all__ = ["daemon", "library", "machine", "make_machine"]
 
 HERE = Path(__file__).parent
 CROWDS = (
+    "test_clocks_beside",
     "test_comparison",
     "test_clocks_clients",
+    "test_doors_beside",
+    "test_router_beside",
     "test_router_bodies",
     "test_router_clients",
     "test_router_ids",

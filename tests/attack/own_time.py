@@ -173,6 +173,8 @@ class Pairs:
         Args:
             added_s: What an attack of this nature may add, if that is more.
         """
+        if not (self.quiet_s and self.attacked_s):  # a machine without a free core
+            return False
         quiet_s, attacked_s = p99(self.quiet_s), p99(self.attacked_s)
         return self.turns >= self.least_turns and attacked_s <= max(
             2.0 * quiet_s, quiet_s + added_s
@@ -223,5 +225,5 @@ async def stands(
 
 
 def p99(latency_s: list[float]) -> float:
-    """Their 99th percentile."""
-    return float(np.quantile(latency_s, 0.99))
+    """Their 99th percentile; infinite if there is none."""
+    return float(np.quantile(latency_s, 0.99)) if latency_s else np.inf

@@ -32,13 +32,20 @@ SERVERS = """
 import asyncio, json, sys, types
 sys.path[:0] = [sys.argv[1], sys.argv[2]]
 import fake_sglang
-from fake_sglang import fake_servers
+from fake_sglang import FakeServer, fake_servers
 def loads(raw):  # a long body must hold up nobody here either: its end has what is needed of it
     return json.loads(raw if len(raw) < 1000000 else b"{" + raw[raw.rindex(b'"rid"'):])
 fake_sglang.json = types.SimpleNamespace(loads=loads, dumps=json.dumps)
+class Server(FakeServer):
+    async def _answered(self, request, body):  # a prefill server refuses what it is told to
+        if self.role == "prefill" and body.get("text") == "refused":
+            self.faults.append("refused")
+        return await super()._answered(request, body)
+fake_sglang.FakeServer = Server
 async def main():
-    async with fake_servers(unified=int(sys.argv[3])) as servers:
-        print(*(server.url for server in servers.values()), flush=True)
+    counts = json.loads(sys.argv[3])
+    async with fake_servers(**counts) as servers:
+        print(*(f"{s.role} {s.url} {s.bootstrap_port}" for s in servers.values()), flush=True)
         await asyncio.to_thread(sys.stdin.read)
 asyncio.run(main())
 """
@@ -59,6 +66,7 @@ class Stage:
     Attributes:
         port: The router's.
         pid: The router's process.
+        admin_port: That of its administration.
         held: For how long its loop was at one thing at most, in s; may be set back to 0.
         server_pids: That of its fake servers, where they have one.
     """
@@ -67,6 +75,7 @@ class Stage:
     pid: int
     held: memoryview
     server_pids: tuple[int, ...] = ()
+    admin_port: int = 0
 
     @property
     def url(self) -> str:
@@ -214,21 +223,44 @@ def status_of(said: bytes) -> int:
 
 
 @contextlib.contextmanager
-def stage(*, servers: int = 2, urls: tuple[str, ...] = (), **settings: Any) -> Iterator[Stage]:
-    """A router before fake servers or those of `urls`; settings are those of ``[router]``."""
+def stage(
+    *,
+    servers: int | dict[str, int] = 2,
+    urls: tuple[str, ...] = (),
+    feeds: tuple[str, ...] = (),
+    **settings: Any,
+) -> Iterator[Stage]:
+    """A router before fake servers or those of `urls`; settings are those of ``[router]``.
+
+    Args:
+        servers: How many, or how many of each role.
+        urls: Servers of the test's own instead.
+        feeds: Addresses of the first servers' agents.
+        settings: Of the router.
+    """
     with contextlib.ExitStack() as stack:
         pids: tuple[int, ...] = ()
         if not urls:
-            command = [sys.executable, "-c", SERVERS, str(ROOT), str(FAKES), str(servers)]
+            counts = json.dumps(servers if isinstance(servers, dict) else {"unified": servers})
+            command = [sys.executable, "-c", SERVERS, str(ROOT), str(FAKES), counts]
             fakes = stack.enter_context(_process(command, stdin=subprocess.PIPE))
-            urls, pids = tuple(fakes.stdout.readline().split()), (fakes.pid,)
+            told, pids = fakes.stdout.readline().split(), (fakes.pid,)
+            made = list(zip(told[::3], told[1::3], told[2::3], strict=True))
+        else:
+            made = [("unified", url, "") for url in urls]
+        settings["backends"] = [
+            {"name": f"{role}-{number}", "role": role, "url": url}
+            | ({"bootstrap_port": int(port)} if role == "prefill" else {})
+            | ({"feed": feeds[number]} if number < len(feeds) else {})
+            for number, (role, url, port) in enumerate(made)
+        ]
         shared = stack.enter_context(tempfile.NamedTemporaryFile())
         shared.truncate(8)
         held = memoryview(mmap.mmap(shared.fileno(), 8)).cast("d")
-        command = [sys.executable, "-c", ROUTER, json.dumps(settings), shared.name, *urls]
+        command = [sys.executable, "-c", ROUTER, json.dumps(settings), shared.name]
         router = stack.enter_context(_process(command, stdin=subprocess.PIPE))
-        port = int(router.stdout.readline())
-        yield Stage(port, router.pid, held, pids)
+        port, admin_port = map(int, router.stdout.readline().split())
+        yield Stage(port, router.pid, held, pids, admin_port)
         assert router.poll() is None, "the router died"
 
 
@@ -256,21 +288,18 @@ async def holds(words):
 async def main():
     table = {"port": 0, "decode_router": "round-robin", "loads_period_s": 0}
     table |= json.loads(sys.argv[1])
-    table["backends"] = [
-        {"name": f"unified-{i}", "role": "unified", "url": u} for i, u in enumerate(sys.argv[3:])
-    ]
     settings = SglangRouterTable.model_validate(table)
     allow_requests(settings.max_in_flight, settings.limits.unfinished)
     async with make_router(settings, MonotonicTime()) as service:
         await service.reader.warm()
         gc.collect()
         gc.freeze()  # as `run_router` does
-        while not any(b.available for b in service.pool):
+        while not all(b.available for b in service.pool):
             await asyncio.sleep(0.01)
         with open(sys.argv[2], "r+b") as shared:
             words = memoryview(mmap.mmap(shared.fileno(), 8)).cast("d")
         watching = asyncio.create_task(holds(words))
-        print(service.port, flush=True)
+        print(service.port, service.administration.port, flush=True)
         await asyncio.to_thread(sys.stdin.read)
 uvloop.run(main())
 """

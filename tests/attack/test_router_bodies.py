@@ -53,12 +53,16 @@ HEAVY: dict[str, tuple[bytes, int]] = {
 }
 
 
-async def _three(stage: Stage, request: bytes, expected: int) -> None:
-    said = await asyncio.gather(*(say(stage.port, request) for _ in range(3)))
-    statuses = [status_of(answer) for answer in said]
-    assert expected in statuses, (statuses, said[0][:400])
-    # A busy machine may not read a long body in its time, which is refused as too large.
-    assert set(statuses) <= {expected, 413, 429}, statuses
+ANSWERED_S = 60.0
+"""Longer than `LIMITS` let a body be read on a machine whose cores are busy."""
+
+
+async def _three(stage: Stage, request: bytes, expected: int, seen: set[int]) -> None:
+    asked = (say(stage.port, request, read_s=ANSWERED_S) for _ in range(3))
+    statuses = {status_of(answer) for answer in await asyncio.gather(*asked)}
+    # A busy machine may have no core for reading a long body in its time.
+    assert statuses <= {expected, 413, 429, 503}, statuses
+    seen |= statuses
 
 
 def test_no_body_takes_memory_or_holds_up_another_request() -> None:
@@ -73,8 +77,13 @@ def test_no_body_takes_memory_or_holds_up_another_request() -> None:
 
         watching = asyncio.create_task(watch())
         for name, (request, expected) in HEAVY.items():
-            attack_once = partial(_three, stage, request, expected)
+            seen: set[int] = set()
+            attack_once = partial(_three, stage, request, expected, seen)
             await stage.honest_beside(attack_once, name, DELAY_S)
+            for _ in range(5):
+                if expected not in seen:
+                    await attack_once()
+            assert expected in seen, (name, seen)
         watching.cancel()
         # Two bodies are read at a time, in children that take up to some 60 times the text.
         assert peak_mb - before_mb < 1200

@@ -12,6 +12,7 @@ from typing import Annotated
 import typer
 
 from voltana.errors import invalid
+from voltana.users_file import load_json, read_text
 
 SILENT = 1
 """Exit code where no agent answered."""
@@ -93,7 +94,7 @@ def _address(text: str) -> str:
 
 def _listed(file: Path) -> list[str]:
     try:
-        listed = json.loads(file.read_text(encoding="utf-8"))
+        listed = load_json(read_text(file))
     except (OSError, ValueError):
         listed = None
     if not (isinstance(listed, list) and listed):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tomllib
 from typing import TYPE_CHECKING
 
 from pydantic import Field, ValidationError
@@ -10,7 +9,7 @@ from pydantic import Field, ValidationError
 from voltana.controllers.budget_schedule import BudgetSchedule
 from voltana.errors import ConfigError
 from voltana.evaluation.time_series import read_series
-from voltana.users_file import load_json, read_text
+from voltana.users_file import load_json, read_text, read_toml
 from voltana.validation import NotNegative, Positive, StrictTable, explain
 
 if TYPE_CHECKING:
@@ -48,12 +47,12 @@ def read_budget(path: Path) -> BudgetSchedule:
         from_s, budget_w = read_series(FIELD, path, figure="a number of watts")
         return _schedule(path, from_s, budget_w, None)
     try:
-        text = read_text(path)
-        tables = tomllib.loads(text) if path.suffix == ".toml" else load_json(text)
+        is_toml = path.suffix == ".toml"
+        tables = read_toml(path) if is_toml else load_json(read_text(path))
         file = BudgetFile.model_validate(tables)
     except ValidationError as error:
         raise ConfigError(f"{FIELD} {str(path)!r}: {explain(error, BudgetFile)}") from None
-    except (OSError, ValueError, RecursionError) as error:
+    except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         raise ConfigError(
             f"{FIELD} = {str(path)!r} cannot be read: {reason}. See docs/power-budget.md for an "

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,7 +27,7 @@ from voltana.policies.fixed import require_clocks
 from voltana.policies.published import V01, refuses_colocated
 from voltana.policy import FIXED_PREFIX, load_object
 from voltana.slo import Slo
-from voltana.users_file import read_text
+from voltana.users_file import read_toml
 from voltana.values import Load
 
 if TYPE_CHECKING:
@@ -103,13 +102,12 @@ def read_tables(path: Path) -> dict[str, Any]:
         ConfigError: If it cannot be read or is not TOML.
     """
     try:
-        tables = tomllib.loads(read_text(path))
+        tables = read_toml(path)
     except OSError as error:
         raise ConfigError(
             f"scenario {str(path)!r} cannot be read: {error.strerror}. Check the path."
         ) from None
-    # A number of 5,000 digits is a plain ValueError, and a list nested 1,000 deep a recursion.
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise ConfigError(
             f"scenario {str(path)!r} is not TOML: {error}. See docs/simulate.md for an example."
         ) from None

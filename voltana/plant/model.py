@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,6 +12,7 @@ from voltana.plant.coefficients import Section
 from voltana.plant.hf_config import profile_fields
 from voltana.plant.profile_files import names, parse, read_profile
 from voltana.plant.weight_formats import EXPERTS_ONLY, weight_format
+from voltana.users_file import load_json, read_text
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -238,7 +238,7 @@ class ModelProfile(Section):
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        table = json.loads(path.read_text(encoding="utf-8"))
+        table = load_json(read_text(path))
     except (OSError, ValueError) as error:
         raise ProfileError(
             f"model configuration {path} cannot be read: {error}. Name a Hugging Face config.json."

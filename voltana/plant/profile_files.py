@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tomllib
 from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from pydantic import ValidationError
 
 from voltana.errors import ProfileError, unknown_name
+from voltana.users_file import load_toml, read_text
 
 if TYPE_CHECKING:
     from voltana.plant.coefficients import Section
@@ -23,6 +23,9 @@ def names(kind: str) -> list[str]:
     )
 
 
+MOST_BYTES = 1 << 20
+"""No profile of a user is longer."""
+
 _FOLDERS = {"hardware": "hardware", "model": "models"}
 
 
@@ -33,10 +36,10 @@ def read_profile(kind: str, name_or_path: str | Path) -> tuple[dict[str, Any], s
         UnknownNameError: If there is no such profile.
         ProfileError: If the file is not TOML.
     """
-    text = str(name_or_path)
+    text, content = str(name_or_path), profile_text(name_or_path, kind)
     try:
-        return tomllib.loads(profile_text(name_or_path, kind)), text
-    except tomllib.TOMLDecodeError as error:
+        return load_toml(content), text
+    except ValueError as error:
         raise ProfileError(
             f"{kind} profile {text} is not TOML: {error}. Correct the file."
         ) from None
@@ -57,8 +60,8 @@ def profile_text(name_or_path: str | Path, kind: str = "hardware") -> str:
     path = Path(text)
     if path.suffix == ".toml" and path.is_file():
         try:
-            return path.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
+            return read_text(path, MOST_BYTES)
+        except (OSError, ValueError) as error:
             raise ProfileError(
                 f"{kind} profile {text} cannot be read: {error}. Name a TOML file in UTF-8."
             ) from None

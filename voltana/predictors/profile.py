@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from voltana.errors import ProfileError
 from voltana.predictors.ecopred.features import BASIS_NAMES, EXPERTS, FEATURES
 from voltana.predictors.ecopred.prior import Prior
+from voltana.users_file import load_json, read_text
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -123,7 +124,7 @@ def load_profile(path: str | Path) -> PredictorProfile:
             names the field.
     """
     try:
-        values = json.loads(Path(path).read_text(encoding="utf-8"))
+        values = load_json(read_text(Path(path)))
         return PredictorProfile.model_validate(values)
     except OSError as error:
         raise ProfileError(

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import tomllib
 from typing import TYPE_CHECKING, Any
 
 from voltana.errors import ConfigError
+from voltana.users_file import load_toml, open_file
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -20,7 +20,7 @@ def read_toml(path: Path) -> dict[str, Any]:
         ConfigError: If it cannot be read, or is no TOML.
     """
     try:
-        with path.open("rb") as file:
+        with open_file(path) as file:
             raw = file.read(MOST_BYTES + 1)
     except OSError as error:
         raise ConfigError(
@@ -32,7 +32,6 @@ def read_toml(path: Path) -> dict[str, Any]:
             "path."
         )
     try:
-        return tomllib.loads(raw.decode("utf-8"))
-    # A number of 5,000 digits is a plain ValueError, and a list nested 1,000 deep a recursion.
-    except (ValueError, RecursionError) as error:
+        return load_toml(raw.decode("utf-8-sig"))
+    except ValueError as error:
         raise ConfigError(f"configuration {path} is not TOML: {error}. Correct it.") from None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING, Any
 
 from voltana.errors import ConfigError
@@ -10,7 +9,7 @@ from voltana.evaluation.report.figures import percent, shown
 from voltana.evaluation.report.labels import labelled, words
 from voltana.evaluation.report.page import Page
 from voltana.evaluation.report.run_figures import run_figures
-from voltana.evaluation.report.series import SERIES, command_again, read_series
+from voltana.evaluation.report.series import MOST_BYTES, SERIES, command_again, read_series
 from voltana.evaluation.report.sweep_figures import sweep_figures, varied_fields
 from voltana.evaluation.report.unfinished import (
     check_run,
@@ -19,6 +18,7 @@ from voltana.evaluation.report.unfinished import (
     notes_of_sweep,
 )
 from voltana.evaluation.units import J_PER_KWH
+from voltana.users_file import load_json, read_text
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -60,7 +60,7 @@ def run_page(folder: Path) -> Page:
     check_run(folder)
     series = read_series(folder)
     try:
-        results: Json = json.loads((folder / RESULTS).read_bytes())
+        results: Json = load_json(read_text(folder / RESULTS, MOST_BYTES))
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         raise _damaged(folder, f"{str(folder / RESULTS)!r} cannot be read: {reason}") from None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import shlex
 from typing import TYPE_CHECKING, Any
@@ -13,6 +12,7 @@ from voltana.errors import ConfigError
 from voltana.evaluation.binning import binned
 from voltana.evaluation.metrics import weighted_percentiles
 from voltana.evaluation.units import spent, units
+from voltana.users_file import load_json, read_text
 from voltana.values import Role
 
 if TYPE_CHECKING:
@@ -29,6 +29,9 @@ FORM = 1
 """Of the file; counts up when what it holds changes."""
 
 SERIES = "series.json"
+MOST_BYTES = 1 << 30
+"""What a run writes is no longer."""
+
 BINS = 240
 SHOWN_INSTANCES = 4
 """Instances of each role that are drawn."""
@@ -59,7 +62,7 @@ def read_series(folder: Path) -> dict[str, Any]:
     """
     path = folder / SERIES
     try:
-        found = json.loads(path.read_bytes())
+        found = load_json(read_text(path, MOST_BYTES))
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         raise ConfigError(

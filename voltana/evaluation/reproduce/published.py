@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import csv
+import io
 import tomllib
 from dataclasses import dataclass
 from importlib import resources
 from typing import TYPE_CHECKING
 
 from voltana.errors import ConfigError
+from voltana.users_file import read_text
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -68,8 +70,8 @@ def read_points(folder: Path) -> list[PublishedPoint]:
         )
     for path in found:
         try:
-            with path.open(encoding="utf-8", newline="") as lines:
-                points += [_point(row) for row in csv.DictReader(lines)]
+            lines = io.StringIO(read_text(path), newline="")
+            points += [_point(row) for row in csv.DictReader(lines)]
         except (OSError, KeyError, ValueError) as error:
             raise ConfigError(
                 f"{str(path)!r} holds no points of the published figure: {error!r}. Name a folder "

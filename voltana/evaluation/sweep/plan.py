@@ -22,6 +22,7 @@ from voltana.evaluation.scenario import ARRIVALS, check_scenario, overlay
 from voltana.evaluation.sweep.fields import POLICIES, as_tables, check_values, field_name
 from voltana.evaluation.sweep.work import policy_from
 from voltana.plant.workload.lengths import load_lengths
+from voltana.users_file import open_file
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -124,7 +125,7 @@ class _Checks:
     def _digest(self, path: Path) -> str:
         if path not in self._digests:
             try:
-                with path.open("rb") as opened:
+                with open_file(path) as opened:
                     self._digests[path] = hashlib.file_digest(opened, "sha256").hexdigest()
             except OSError as error:
                 raise ConfigError(

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import csv
-import tomllib
 from typing import TYPE_CHECKING, Any
 
 from voltana.errors import ConfigError, invalid
 from voltana.evaluation.sweep.fields import value_of
-from voltana.users_file import load_json, read_text
+from voltana.users_file import load_json, load_toml, read_text
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -28,7 +27,7 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
     try:
         text = read_text(path)
         rows = _parsed(path, text)
-    except (OSError, ValueError, RecursionError, csv.Error) as error:
+    except (OSError, ValueError, csv.Error) as error:
         if isinstance(error, ConfigError):
             raise
         reason = getattr(error, "strerror", None) or error
@@ -50,7 +49,7 @@ def _parsed(path: Path, text: str) -> Any:
         case ".jsonl":
             return [load_json(line) for line in text.splitlines() if line.strip()]
         case ".toml":
-            return tomllib.loads(text).get(TOML_KEY)
+            return load_toml(text).get(TOML_KEY)
         case ".csv":
             return [_cells(path, row) for row in csv.DictReader(text.splitlines())]
     raise invalid("list", str(path), "a .json, .jsonl, .csv or .toml file", "Name its format so.")

@@ -17,6 +17,7 @@ from voltana.errors import ConfigError
 from voltana.evaluation.metrics import COLOCATED_FIGURES, Result
 from voltana.evaluation.sweep.code import code_digest
 from voltana.evaluation.whole_file import remove_torn, said_where, write_whole
+from voltana.users_file import load_json, read_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -105,7 +106,7 @@ class SweepStore:
     def rows(self, key: str) -> tuple[Row, ...] | None:
         """The figures of a finished scenario; None if it has to be run (again)."""
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-            record = json.loads(self._path(key).read_bytes())
+            record = load_json(read_text(self._path(key)))
             ours = {"key": key, "schema": SCHEMA, "code": code_digest()}
             rows = tuple(record["rows"])
             if {name: record[name] for name in ours} == ours and all(map(_is_row, rows)):
@@ -142,7 +143,7 @@ def read_plan(folder: Path) -> dict[str, Any] | None:
     """
     path = folder / PLAN
     try:
-        plan = json.loads(path.read_bytes())
+        plan = load_json(read_text(path))
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:

@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from voltana.errors import ConfigError, ProfileError
 from voltana.predictors.profile import Stack, first_complaint
 from voltana.predictors.tables.predictor import TablePredictor
+from voltana.users_file import load_json, read_text
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -57,7 +58,7 @@ def save_tables(tables: TablePredictor, stack: Stack, path: Path) -> None:
 def holds_tables(path: Path) -> bool:
     """Whether a file says of itself that it holds tables; False for one that cannot be read."""
     try:
-        values: Any = json.loads(path.read_text(encoding="utf-8"))
+        values: Any = load_json(read_text(path))
     except (OSError, ValueError):
         return False
     return isinstance(values, dict) and values.get("format") == FORMAT
@@ -75,7 +76,7 @@ def load_tables(path: Path, expect: Stack | None = None) -> TablePredictor:
             stack; the text names the field.
     """
     try:
-        found = TablesFile.model_validate(json.loads(path.read_text(encoding="utf-8")))
+        found = TablesFile.model_validate(load_json(read_text(path)))
         tables = TablePredictor.from_dict(found.model_dump())
     except OSError as error:
         raise ProfileError(

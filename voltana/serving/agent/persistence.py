@@ -21,6 +21,7 @@ from voltana.ports import Restorable
 from voltana.predictors.conformal import Conformal
 from voltana.predictors.ecopred import EcoPred
 from voltana.predictors.tables import holds_tables, load_tables
+from voltana.users_file import load_json, read_text
 
 if TYPE_CHECKING:
     from voltana.predictors.profile import Stack
@@ -104,7 +105,7 @@ def _from_profile(path: Path, stack: Stack) -> EcoPred:
 def _is_another_kind(path: Path) -> bool:
     """Whether a file holds what a predictor other than EcoPred saved."""
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
+        values = load_json(read_text(path))
     except (OSError, ValueError):
         return False
     return isinstance(values, dict) and "format" not in values
@@ -134,6 +135,6 @@ def restore_own(own: Any, saved: Path) -> None:
     if isinstance(learner, EcoPred) or not isinstance(learner, Restorable) or not saved.exists():
         return
     try:
-        learner.restore(json.loads(saved.read_text(encoding="utf-8")))
+        learner.restore(load_json(read_text(saved)))
     except Exception as error:  # noqa: BLE001  (a user's code, on a file of an earlier version)
         _log.warning("what was learned cannot be read; beginning anew", error=repr(error))

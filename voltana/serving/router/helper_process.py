@@ -10,6 +10,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from voltana.serving.router.connections import PIECE
+from voltana.serving.router.problem import Problem
 
 if TYPE_CHECKING:
     from asyncio.subprocess import Process
@@ -18,7 +19,13 @@ BROKEN = (OSError, EOFError, RuntimeError, asyncio.IncompleteReadError)
 """What a child that has died looks like; uvloop raises `RuntimeError` where its pipe is closed."""
 
 NICER = 10
-"""Requests that are served come before what children do."""
+"""Requests that are served come before what children do, from their first import on."""
+
+_BEGIN = f"""
+import os, runpy, sys
+os.nice({NICER})
+runpy.run_module(sys.argv.pop(1), run_name="__main__", alter_sys=True)
+"""
 
 
 async def start(module: str) -> Process:
@@ -26,15 +33,22 @@ async def start(module: str) -> Process:
 
     Args:
         module: Its name; it can import what this process can.
+
+    Raises:
+        Problem: If the host has no room for one more process, or no descriptors for its pipes.
     """
-    return await asyncio.create_subprocess_exec(
-        sys.executable,
-        "-m",
-        module,
-        stdin=asyncio.subprocess.PIPE,
-        stdout=asyncio.subprocess.PIPE,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
-    )
+    try:
+        return await asyncio.create_subprocess_exec(
+            sys.executable,
+            "-c",
+            _BEGIN,
+            module,
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+        )
+    except OSError as error:
+        raise busy(f"it cannot start a process ({error.strerror})") from error
 
 
 async def send(process: Process, content: bytes | bytearray) -> None:
@@ -51,16 +65,33 @@ async def send(process: Process, content: bytes | bytearray) -> None:
         await process.stdin.drain()
 
 
+def busy(why: str) -> Problem:
+    """What a request is told that needs a process of its own where there is none for it."""
+    return Problem(
+        503,
+        f"this router cannot read so long a request now: {why}. Send the request again later.",
+        "busy",
+        retry_after_s=1.0,
+    )
+
+
 async def end(process: Process) -> None:
-    """Kill a child, if it lives, and wait for its end."""
+    """Kill a child, if it lives, and wait for its end.
+
+    What it has said is read to its end: asyncio waits for its pipes, and looks no more at one that
+    holds more than somebody has read.
+    """
     with contextlib.suppress(ProcessLookupError):
         process.kill()
     if process.stdin is not None:
         process.stdin.close()
+    if process.stdout is not None:
+        with contextlib.suppress(*BROKEN):
+            while await process.stdout.read(PIECE):
+                pass
     await process.wait()
 
 
 def be_modest(memory_bytes: int) -> None:
-    """Let others go first, and take no more memory than that; the child calls it."""
-    os.nice(NICER)
+    """Take no more memory than that; the child calls it."""
     resource.setrlimit(resource.RLIMIT_DATA, (memory_bytes, memory_bytes))

@@ -12,12 +12,16 @@ from typing import TYPE_CHECKING
 
 from voltana.errors import invalid
 from voltana.serving.router.wire import bearer
+from voltana.users_file import read_text
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
     from voltana.serving.router.settings import RouterTable
+
+MOST_BYTES = 1 << 16
+"""No file with a key is longer."""
 
 REFUSED = frozenset({401, 403})
 """What servers answer to a wrong key."""
@@ -101,8 +105,8 @@ def _in_file(name: str, path: Path | None) -> str | None:
     if path is None:
         return None
     try:
-        key = path.read_text(encoding="utf-8").strip()
-    except (OSError, UnicodeDecodeError) as error:
+        key = read_text(path, MOST_BYTES).strip()
+    except (OSError, ValueError) as error:
         why = getattr(error, "strerror", None) or "it is no text"
         raise invalid(
             name, str(path), f"a file that can be read ({why})", "Check path and permissions."

@@ -75,6 +75,7 @@ class Reader:
     def __init__(self, engine: Engine[Any], limits: LimitsTable) -> None:
         self._engine = engine
         self._limits = limits
+        self._readings: set[asyncio.Task[Call]] = set()
         self._medium = _Lane([_Child(engine, limits)], shortest_first=True)
         # In their order, since a stream of shorter ones would else keep the longest out for ever.
         self._long = _Lane([_Child(engine, limits) for _ in range(CHILDREN)], shortest_first=False)
@@ -88,22 +89,40 @@ class Reader:
         if len(raw) <= SMALL:
             return understood(self._engine, path, raw, self._limits.batch)
         lane = self._medium if len(raw) <= MEDIUM else self._long
-        child = await lane.take(len(raw))
-        try:
-            return await child.understand(path, raw)
-        finally:
+        # A client that leaves does not end it: to start another child costs more than to go on,
+        # and one that stays has no less of it.
+        return await asyncio.shield(self._begin(lane, await lane.take(len(raw)), path, raw))
+
+    def _begin(
+        self, lane: _Lane, child: _Child, path: str, raw: bytes | bytearray
+    ) -> asyncio.Task[Call]:
+        """Have a child read, and be idle again after that, whoever still waits for it."""
+
+        def ended(reading: asyncio.Task[Call]) -> None:
+            self._readings.discard(reading)
             lane.give(child)
+            if not reading.cancelled():
+                reading.exception()  # who asked for it may have left
+
+        reading = asyncio.create_task(child.understand(path, raw))
+        self._readings.add(reading)
+        reading.add_done_callback(ended)
+        return reading
 
     async def warm(self) -> None:
         """Start a child, so that the first long body need not wait for it."""
         child = await self._medium.take(0)
         try:
-            await child.start()
+            with contextlib.suppress(Problem):  # there may be room for it later
+                await child.start()
         finally:
             self._medium.give(child)
 
     async def close(self) -> None:
         """End the children."""
+        for reading in tuple(self._readings):
+            reading.cancel()
+        await asyncio.gather(*self._readings, return_exceptions=True)
         for lane in (self._medium, self._long):
             await lane.close()
 
@@ -170,6 +189,8 @@ class _Child:
                     watch.end()
         except TimeoutError:
             await self.stop()
+            if watch.starved:
+                raise helper_process.busy("its reading process had no core") from None
             raise _unreadable(f"{self._limits.reading_s:g} s (limits.reading_s)") from None
         except _BROKEN:
             await self.stop()
@@ -230,6 +251,9 @@ class _Watch:
 
     Children are nicer than what serves requests, so on a busy machine they wait for long.
 
+    Attributes:
+        starved: Whether it was ended because it had waited for too long.
+
     Args:
         processor_s: Time that the child has computed for.
         limit_s: How long it may.
@@ -242,6 +266,7 @@ class _Watch:
         self._processor_s = processor_s
         self._limit_s = limit_s
         self._timeout = timeout
+        self.starved = False
         self._loop = asyncio.get_running_loop()
         self._ends_s = self._loop.time() + PATIENCE * limit_s
         self._before_s = processor_s()
@@ -256,6 +281,7 @@ class _Watch:
         self._before_s = min(self._before_s, computed_s)  # another child was started
         left_s = min(self._limit_s - (computed_s - self._before_s), self._ends_s - now_s)
         if left_s <= 0.0:
+            self.starved = computed_s - self._before_s < self._limit_s
             self._timeout.reschedule(now_s)
         else:
             self._timer = self._loop.call_later(max(left_s, LOOK_S), self._look)

@@ -252,18 +252,17 @@ class Proxy:
         answer.headers.extend(kept)
         if "Content-Length" in reply.headers:
             answer.content_length = int(reply.headers["Content-Length"])
-        await answer.prepare(request)
         try:
+            await answer.prepare(request)
             while chunk := await reply.chunk():
                 if key is not None:
                     self._ledger.prefilled(key, self._time.now_s())
                     key = None
                 async with asyncio.timeout(self._unread_s):
                     await answer.write(chunk)
+            await answer.write_eof()
         except (Lost, ConnectionError, TimeoutError):
             # Aborted rather than ended in order, so that the client sees that it is incomplete.
             if request.transport is not None:
                 request.transport.abort()
-            return answer
-        await answer.write_eof()
         return answer

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, BinaryIO
 from voltana.errors import TraceError
 from voltana.plant.workload.replay.engine_log import is_engine_log
 from voltana.plant.workload.replay.formats import CSV, JSON, LOG, known_columns, normalise
+from voltana.users_file import open_file
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -55,7 +56,7 @@ def open_text(path: Path) -> Iterator[io.TextIOBase]:
 
 def _open_binary(path: Path) -> BinaryIO:
     try:
-        return path.open("rb")
+        return open_file(path)
     except FileNotFoundError:
         raise TraceError(f"{path}: no such file. Check the path.") from None
     except IsADirectoryError:

@@ -1,0 +1,135 @@
+"""Attacks on the agent's control endpoint and on `steer`, again and again beside honest use.
+
+That each is refused as it should be is held elsewhere in this folder.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import math
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from tests.attack import test_admin_agent, test_steer
+from tests.attack.beside import stands_beside
+from tests.attack.own_time import HEAVY_S
+from tests.attack.test_admin_agent import OUT_OF_RANGE, serving
+from tests.attack.test_admin_router import FORGERIES, GOOD, bomb, raw, request
+from tests.attack.test_steer import ADMINISTRATION, HALF, connected, steered
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+    from pathlib import Path
+
+PAUSE_S = 0.003
+LEAVING = "clients that leave"
+LATE_BODIES = "bodies that never come"
+PACKED = request("PUT", "/slo", GOOD | {"Content-Encoding": "gzip"}, bomb(20))
+ODD_SLOS = [request("PUT", f"/{path}", GOOD, body) for path, body in OUT_OF_RANGE[::7]]
+LATE = request("PUT", "/slo", GOOD, b"{}")[:-2]
+
+
+async def _each(port: int, requests: list[bytes]) -> None:
+    for one in requests:
+        said = await raw(port, one)
+        assert said.startswith(b"HTTP/1.1 4"), (one[:100], said[:200])
+        await asyncio.sleep(PAUSE_S)
+
+
+async def _hold(port: int, head: bytes) -> None:
+    """Requests whose bodies never come."""
+    with contextlib.ExitStack() as held:
+        for _ in range(60):
+            held.enter_context(connected(port)).send(head)
+            await asyncio.sleep(PAUSE_S)
+
+
+AGENT: dict[str, Callable[[int], Awaitable[None]]] = {
+    "values out of range": lambda port: _each(port, ODD_SLOS),
+    "packed bodies": lambda port: _each(port, [PACKED]),
+    LATE_BODIES: lambda port: _hold(port, LATE),
+}
+"""Point 14."""
+
+
+@pytest.mark.parametrize("name", AGENT)
+def test_changes_of_an_agent_stand_beside(name: str, tmp_path: Path) -> None:
+    async def check() -> None:
+        async with serving(tmp_path) as it:
+            count = iter(range(10, 10**6))
+
+            async def honest() -> bool:
+                wanted = next(count)
+                status, answer = await it.put("slo", {"itl_ms": wanted})
+                return status == 200 and math.isclose(json.loads(answer)["itl_ms"], wanted)
+
+            attack, added_s = partial(AGENT[name], it.port), HEAVY_S if name == LATE_BODIES else 0.0
+            await stands_beside(honest, attack, requests=80, added_s=added_s)
+
+    test_admin_agent.run(check)
+
+
+FORGED = [
+    request(method, "/flush_cache", headers, b"{}")
+    for method, headers, _ in FORGERIES.values()
+    if method == "POST"
+]
+DEEP = request(
+    "POST", "/generate", GOOD, b'{"text": "a", "x": ' + b"[" * 60_000 + b"]" * 60_000 + b"}"
+)
+PATHS = [request("POST", path, GOOD, b"{}") for path in ADMINISTRATION]
+
+
+async def _deep(it: Any) -> None:
+    """Passed on or refused, and no error of `steer`."""
+    assert not (await raw(it.service.port, DEEP)).startswith(b"HTTP/1.1 5")
+    await asyncio.sleep(PAUSE_S)
+
+
+ASK = request("POST", "/generate", GOOD, b'{"text": "a"}')
+
+
+async def _leave(it: Any) -> None:
+    """Clients that ask, and leave before they have read."""
+    for _ in range(10):
+        with connected(it.service.port) as sock:
+            sock.send(ASK)
+            await asyncio.sleep(PAUSE_S)
+
+
+async def _stay(it: Any) -> None:
+    """As many that read."""
+    for _ in range(10):
+        asked = asyncio.create_task(raw(it.service.port, ASK))
+        await asyncio.sleep(PAUSE_S)
+        await asked
+
+
+STEER: dict[str, Callable[[Any], Awaitable[None]]] = {
+    "paths of the administration": lambda it: _each(it.service.port, PATHS),
+    "forged orders": lambda it: _each(it.service.administration.port, FORGED),
+    LATE_BODIES: lambda it: _hold(it.service.port, HALF),
+    "deep bodies": _deep,
+    LEAVING: _leave,
+}
+"""Points 14 and 19."""
+
+
+@pytest.mark.parametrize("name", STEER)
+def test_requests_to_steer_stand_beside(name: str, caplog: pytest.LogCaptureFixture) -> None:
+    async def check() -> None:
+        async with steered(max_in_flight=128) as it:
+
+            async def honest() -> bool:
+                return (await it.ask())[0] == 200
+
+            attack, added_s = partial(STEER[name], it), HEAVY_S if name == LATE_BODIES else 0.0
+            than = partial(_stay, it) if name == LEAVING else None
+            await stands_beside(honest, attack, requests=80, added_s=added_s, than=than)
+            assert "Error handling request" not in caplog.text
+
+    test_steer.run(check)
