@@ -133,6 +133,17 @@ def test_a_level_that_serves_the_demand_within_its_error_stays():
     assert plan(made, 2000.0, error=0.05, in_force=first).settling < first.settling
 
 
+def test_no_level_is_raised_for_a_demand_that_is_no_average_yet():
+    """Of a few seconds few arrivals are known; falling waits for no more than before."""
+    made = table(Tiled())
+    first, known, early = plan(made, 3000.0), {"error": 0.05}, {"error_by_now": 0.3}
+    assert plan(made, 3800.0, **known, in_force=first).settling > first.settling
+    assert plan(made, 3800.0, **known, **early, in_force=first).settling == first.settling
+    assert plan(made, 6000.0, **known, **early, in_force=first).settling > first.settling
+    fallen = plan(made, 2000.0, **known, in_force=first)
+    assert plan(made, 2000.0, **known, **early, in_force=first).settling == fallen.settling
+
+
 def test_the_end_of_the_viable_batches_is_named():
     assert plan(table(Tiled()), 5000.0).end is Binding.BOUNDARY
     assert plan(table(Tiled(), capacity=30_000.0), 2000.0).end is Binding.MEMORY
@@ -236,6 +247,18 @@ def test_an_idle_instance_demands_nothing_and_breaks_nothing():
         envelope.note(0, step * 0.2)
     assert envelope.broken == 0
     assert envelope.relative_error == 1.0
+
+
+def test_the_demand_of_a_few_seconds_is_known_less_well():
+    envelope = DemandEnvelope()
+    assert envelope.error_by_now == 1.0
+    errors = []
+    for step in range(2400):
+        envelope.note(50, step * 0.05)
+        if step in (40, 2399):
+            errors.append(envelope.error_by_now / envelope.relative_error)
+    assert errors[0] == pytest.approx(math.sqrt(DEMAND_S / 2.0), rel=0.1)
+    assert errors[1] == pytest.approx(1.0, rel=0.01)
 
 
 def test_the_price_rises_while_too_much_is_late_and_falls_while_nothing_is():

@@ -83,6 +83,7 @@ def make_plan(
     slack: float,
     burst: float,
     error: float = 0.0,
+    error_by_now: float = 0.0,
     in_force: DecodePlan = NO_PLAN,
     affordable: float = math.inf,
     batch: int = 0,
@@ -97,6 +98,8 @@ def make_plan(
         slack: Share by which more is planned for.
         burst: sigma of the envelope, in requests.
         error: Relative error of the demand; a level that serves it within that stays.
+        error_by_now: Likewise, greater where the demand is no average over its time constant yet:
+            a level is not raised for what is not known, and lowered as before.
         in_force: The plan before.
         affordable: Requests that may wait for room for each token/s that the fastest level serves.
         batch: Requests that run; 0 never coasts, as where the demand has yet to be learned.
@@ -118,7 +121,7 @@ def make_plan(
     room = max(burst - affordable * most_per_s, 0.0) if full else 0.0
     served = served_per_s(table, viable - room)
     wanted_per_s = (1.0 + slack) * demand_per_s
-    settling = _settling(served, wanted_per_s, error, in_force.settling)
+    settling = _settling(served, wanted_per_s, (max(error, error_by_now), error), in_force.settling)
     slowest = np.full(len(table.batches), settling)
     if power is not None and batch and (1.0 + SURE * error) * wanted_per_s <= served[fastest]:
         _coast(slowest, table, power, batch=batch, burst=burst, demand_per_s=wanted_per_s)
@@ -201,9 +204,19 @@ def _traps(
     return bool(padded_per_s < demand_per_s or least_per_s < demand_per_s)
 
 
-def _settling(served: FloatArray, wanted_per_s: float, error: float, in_force: int) -> int:
-    """Index of the slowest level that serves what is wanted; the one in force within the error."""
-    wanted = ((1.0 - error) * wanted_per_s, wanted_per_s, (1.0 + error) * wanted_per_s)
+def _settling(
+    served: FloatArray, wanted_per_s: float, errors: tuple[float, float], in_force: int
+) -> int:
+    """Index of the slowest level that serves what is wanted; the one in force within the errors.
+
+    Args:
+        served: Tokens/s at each level.
+        wanted_per_s: What is wanted.
+        errors: Relative errors of that, down and up.
+        in_force: Index of the level in force.
+    """
+    down, up = errors
+    wanted = ((1.0 - down) * wanted_per_s, wanted_per_s, (1.0 + up) * wanted_per_s)
     enough = served >= np.array(wanted)[:, None]
     enough[:, -1] = True  # the fastest where none is
     low, index, high = enough.argmax(axis=1).tolist()

@@ -71,7 +71,15 @@ class DemandEnvelope:
     @property
     def relative_error(self) -> float:
         """Standard deviation of rho over rho: so many Poisson arrivals fall in its average."""
-        requests = self.rate_per_s * DEMAND_S / self.owed_tokens
+        return self._error(DEMAND_S)
+
+    @property
+    def error_by_now(self) -> float:
+        """The same at its age: as long as it averages over less, fewer arrivals fall in it."""
+        return self._error(self._demand.seconds)
+
+    def _error(self, seconds: float) -> float:
+        requests = self.rate_per_s * seconds / self.owed_tokens
         return min(math.sqrt(1.0 / requests), 1.0) if requests > 0.0 else 1.0
 
     def is_learned(self, now_s: float) -> bool:

@@ -171,6 +171,7 @@ class EnergyOptimal:
             slack=self.price.slack,
             burst=self.envelope.burst_requests,
             error=self.envelope.relative_error,
+            error_by_now=self.envelope.error_by_now,
             in_force=self.plan_in_force,
             affordable=LET_IN_BY * self._slo.ttft_s / self.envelope.owed_tokens,
             batch=load.decode_requests if self.envelope.is_learned(now_s) else 0,

@@ -26,6 +26,11 @@ class TokenDemand:
         self._seconds = self._tokens = self._age_s = self._mean_batch = 0.0
         self._batch, self._at_s = 0, math.nan
 
+    @property
+    def seconds(self) -> float:
+        """Over how long it averages: its time constant, and less as long as it is new."""
+        return self._seconds
+
     def note(self, batch: int, now_s: float) -> None:
         """Note the batch of the iteration that begins now."""
         gap_s = now_s - self._at_s
