@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import sys
 from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from benchmarks.kept_runs import rows_of
 from benchmarks.paired import ATTAINMENTS, REFERENCES, SAVED, mean, shortfall
 from voltana.evaluation.scenario import load_scenario
-from voltana.evaluation.sweep import LocalWorkers, make_plan, run_sweep
+from voltana.evaluation.sweep import make_plan
+from voltana.evaluation.sweep.fields import as_tables
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -68,10 +69,7 @@ def scenario_of(
     cell: Cell, duration_s: float, *, policies: Sequence[str] = ("static-max",), seed: int = 0
 ) -> Scenario:
     """The scenario of a cell, as the command line would make it."""
-    tables: dict[str, dict[str, Any]] = {}
-    for name, value in cell.fields(duration_s).items():
-        group, _, key = name.partition(".")
-        tables.setdefault(group, {})[key] = value
+    tables = as_tables(cell.fields(duration_s))
     return load_scenario(None, {"policies": list(policies), "seed": seed, **tables})
 
 
@@ -96,11 +94,8 @@ def measure(
     """
     rows = [cell.fields(duration_s) for cell in cells]
     plan = make_plan({"policies": list(policies)}, {"seed": list(seeds)}, rows)
-    outcome = run_sweep(plan, folder, LocalWorkers(processes), _progress)
-    for key, reason in outcome.failures.items():
-        print(f"{key} failed: {reason}", file=sys.stderr)
     made: dict[str, Runs] = {}
-    for row in outcome.rows:
+    for row in rows_of(plan, folder, processes):
         made.setdefault(_name(row), defaultdict(list))[row["policy"]].append(_figures(row))
     return {cell.name: made[cell.name] for cell in cells if cell.name in made}
 
@@ -146,7 +141,3 @@ def _figures(row: Mapping[str, Any]) -> Figures:
     made[SAVED] = row[SAVED]
     made[CHANGES] = 60.0 * row["clock_changes"] / (row["simulated_s"] * instances)
     return made
-
-
-def _progress(ended: int, total: int, failed: int) -> None:
-    print(f"{ended}/{total} scenarios, {failed} failed", file=sys.stderr, flush=True)

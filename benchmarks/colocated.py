@@ -9,12 +9,12 @@ the same command goes on where it was killed.
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from benchmarks.kept_runs import rows_of
 from voltana.evaluation.scenario import load_scenario
-from voltana.evaluation.sweep import LocalWorkers, make_plan, run_sweep
+from voltana.evaluation.sweep import make_plan
 from voltana.evaluation.sweep.fields import as_tables
 from voltana.plant.iteration import PlantModel
 from voltana.values import Load
@@ -104,16 +104,10 @@ def measured(
     for group in (others, ["static-max", *searched] if searched else []):
         if not group:
             continue
-        keys = {}
-        for label, fields in labelled.items():
-            plan = make_plan({"policies": group}, rows=[fields])
-            keys[plan.points[0].key] = label
         plan = make_plan({"policies": group}, rows=list(labelled.values()))
-        outcome = run_sweep(plan, out, LocalWorkers(processes), progress)
-        for key, reason in outcome.failures.items():
-            print(f"{keys[key]} failed: {reason}", file=sys.stderr)
-        for figures in outcome.rows:
-            found.setdefault((keys[figures["run"]], figures["policy"]), figures)
+        labels = {p.key: label for p, label in zip(plan.points, labelled, strict=True)}
+        for figures in rows_of(plan, out, processes, labels):
+            found.setdefault((labels[figures["run"]], figures["policy"]), figures)
     for label in labelled:
         for name in policies:
             if (label, name) in found:
@@ -155,11 +149,6 @@ def matrix(
         for mode in ("prompts first", "mixed")
         for seed in seeds
     }
-
-
-def progress(ended: int, total: int, failed: int) -> None:
-    """Say how many scenarios have ended."""
-    print(f"{ended}/{total} scenarios, {failed} failed", file=sys.stderr, flush=True)
 
 
 def main() -> None:

@@ -14,15 +14,15 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
-import sys
 from pathlib import Path
 
 import numpy as np
 
+from benchmarks.kept_runs import rows_of
 from benchmarks.paired import interval_half
 from voltana.config import parse_scenario
 from voltana.evaluation.scenario import overlay, resolve
-from voltana.evaluation.sweep import LocalWorkers, make_plan, run_sweep
+from voltana.evaluation.sweep import make_plan
 from voltana.evaluation.sweep.fields import as_tables
 from voltana.plant.hardware import load_hardware
 from voltana.plant.simulation import Simulation
@@ -61,10 +61,7 @@ def main() -> None:
     rows = [row for name in CLUSTERS for row in _rows(name, options.out)]
     grid = {"seed": list(range(options.seeds)), "power_shares": list(SHARES)}
     plan = make_plan({"policies": list(POLICIES)}, grid, rows)
-    outcome = run_sweep(plan, options.out, LocalWorkers(options.processes), _progress)
-    for key, reason in outcome.failures.items():
-        print(f"{key} failed: {reason}", file=sys.stderr)
-    table = gathered(outcome.rows)
+    table = gathered(rows_of(plan, options.out, options.processes))
     print_table(table)
     if options.figure is not None:
         draw(table, options.out, options.figure)
@@ -190,10 +187,6 @@ def _power_w(name: str, shares: str, folder: Path):
     )
     simulation.run()
     return scenario.budget, simulation.record().power_w
-
-
-def _progress(ended: int, total: int, failed: int) -> None:
-    print(f"{ended}/{total} scenarios, {failed} failed", file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

@@ -1,10 +1,9 @@
 """What prefix caches save on a recorded trace, and what routing by affinity adds to that.
 
 Run as ``python -m benchmarks.prefix_reuse [--colocated 6]``. Serves a stretch of Mooncake's trace
-with shared
-prefixes (``../shared/data/mooncake-synthetic``) with and without caches, under the default router
-of prompts and under `PrefixAffinity`, in KV memory of two sizes; on pairs, or on colocated
-instances. Skips where the trace is absent.
+with shared prefixes (``../shared/data/mooncake-synthetic``) with and without caches, under the
+default router of prompts and under `PrefixAffinity`, in KV memory of two sizes; on pairs, or on
+colocated instances. Skips where the trace is absent.
 """
 
 from __future__ import annotations

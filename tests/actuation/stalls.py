@@ -45,13 +45,11 @@ class StallWatch:
 
     def _watch(self) -> None:
         while not self._ending.is_set():
-            self._counts.append((time.monotonic(), waited_s()))
+            self._counts.append((time.monotonic(), _waited_s()))
             self._ending.wait(EVERY_S)
 
 
-def waited_s() -> float:
-    """Seconds since boot in which some task waited for a processor; 0 where nobody counts it."""
-    if not PRESSURE.exists():
-        return 0.0
+def _waited_s() -> float:
+    """Seconds since boot in which some task waited for a processor."""
     some = PRESSURE.read_text().splitlines()[0]
     return 1e-6 * int(some.rpartition("total=")[2])

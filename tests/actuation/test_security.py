@@ -15,15 +15,11 @@ import pytest
 
 from tests.actuation.daemons import Daemon
 from tests.actuation.driver import uuid_of
-from tests.actuation.stalls import waited_s
 from voltana_actuatord.daemon.privileges import CAP_SYS_ADMIN, capabilities
 from voltana_actuatord.faults import LeaseRefusedError
 from voltana_actuatord.protocol import MAX_BYTES, Kind, encode_command, encode_json, receive
 
 OTHER_UID = 65534
-BUSY_SHARE = 0.3
-"""Of the time some task waits for a processor on a machine that has too few."""
-
 root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root to become another user")
 
 
@@ -250,12 +246,8 @@ def test_connections_are_bounded_for_each_user(machine, tmp_path):
 
 
 def fuzz(daemon, machine, count, seed):
-    """Have the daemon answer `count` fuzzed messages, and look at what they did to it: nothing.
-
-    Where more wants to run than the machine has processors, a worker may have been silent for as
-    long as its parent lets it; then it is another one.
-    """
-    rng, began_s, waited_before_s = random.Random(seed), time.monotonic(), waited_s()
+    """Have the daemon answer `count` fuzzed messages, and look at what they did to it: nothing."""
+    rng = random.Random(seed)
     worker = daemon.worker()
     before_mb = _resident_mb(worker)
     sock, refused = daemon.connect(), 0
@@ -265,16 +257,10 @@ def fuzz(daemon, machine, count, seed):
             sock.close()
             sock = _connect_patiently(daemon)
         if sent == count // 4:
-            before_mb = _resident_mb(daemon.worker())
+            before_mb = _resident_mb(worker)
     sock.close()
     assert refused > count // 2
-    if daemon.worker() != worker:
-        said = daemon.log.read_text()
-        assert "no sign of life" in said, said[-2000:]
-        assert "the worker ended" not in said, said[-2000:]
-        took_s = time.monotonic() - began_s
-        assert waited_s() - waited_before_s > BUSY_SHARE * took_s
-        worker = daemon.worker()
+    assert daemon.worker() == worker, daemon.log.read_text()[-2000:]
     assert not machine.set_calls()
     assert not machine.any_locked()
     growth_mb = _resident_mb(worker) - before_mb
@@ -303,8 +289,10 @@ def test_twenty_thousand_fuzzed_messages(machine, daemon):
 
 
 @pytest.mark.slow
-def test_a_million_fuzzed_messages(machine, daemon):
-    fuzz(daemon, machine, 1_000_000, seed=4)
+def test_a_million_fuzzed_messages(machine, tmp_path):
+    # As patient as may be: in so many minutes a busy machine leaves any process silent for a while.
+    with Daemon(tmp_path, machine, head="silence_s = 1.5") as daemon:
+        fuzz(daemon, machine, 1_000_000, seed=4)
 
 
 def _fuzzed(rng):

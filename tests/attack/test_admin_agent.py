@@ -187,15 +187,21 @@ def test_sources_of_limits_do_not_pile_up(tmp_path: Path) -> None:
     run(check)
 
 
+def changes(it: Served) -> Callable[[], Awaitable[bool]]:
+    """Honest changes of a threshold, each to another value; whether one was made."""
+    itl_ms = iter(range(10, 10**6))
+
+    async def change() -> bool:
+        wanted = next(itl_ms)
+        status, answer = await it.put("slo", {"itl_ms": wanted})
+        return status == 200 and math.isclose(json.loads(answer)["itl_ms"], wanted)
+
+    return change
+
+
 def test_forgeries_delay_no_honest_change(tmp_path: Path) -> None:
     async def check() -> None:
         async with serving(tmp_path) as it:
-            itl_ms = iter(range(10, 10**6))
-
-            async def honest() -> bool:
-                wanted = next(itl_ms)
-                status, answer = await it.put("slo", {"itl_ms": wanted})
-                return status == 200 and math.isclose(json.loads(answer)["itl_ms"], wanted)
 
             async def forge() -> None:
                 for method, headers, _ in FORGERIES.values():
@@ -203,7 +209,7 @@ def test_forgeries_delay_no_honest_change(tmp_path: Path) -> None:
                     await raw(it.port, request(method, "/slo", headers, body))
                     await asyncio.sleep(0.005)
 
-            await stands_beside(honest, forge, requests=100)
+            await stands_beside(changes(it), forge, requests=100)
 
     run(check)
 

@@ -6,18 +6,16 @@ That each is refused as it should be is held elsewhere in this folder.
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import json
-import math
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from tests.attack import test_admin_agent, test_steer
+from tests.attack.attempts import each, hold
 from tests.attack.beside import stands_beside
 from tests.attack.own_time import HEAVY_S
-from tests.attack.test_admin_agent import OUT_OF_RANGE, serving
+from tests.attack.test_admin_agent import OUT_OF_RANGE, changes, serving
 from tests.attack.test_admin_router import FORGERIES, GOOD, bomb, raw, request
 from tests.attack.test_steer import ADMINISTRATION, HALF, connected, steered
 
@@ -33,20 +31,8 @@ ODD_SLOS = [request("PUT", f"/{path}", GOOD, body) for path, body in OUT_OF_RANG
 LATE = request("PUT", "/slo", GOOD, b"{}")[:-2]
 
 
-async def _each(port: int, requests: list[bytes]) -> None:
-    for one in requests:
-        said = await raw(port, one)
-        assert said.startswith(b"HTTP/1.1 4"), (one[:100], said[:200])
-        await asyncio.sleep(PAUSE_S)
-
-
-async def _hold(port: int, head: bytes) -> None:
-    """Requests whose bodies never come."""
-    with contextlib.ExitStack() as held:
-        for _ in range(60):
-            held.enter_context(connected(port)).send(head)
-            await asyncio.sleep(PAUSE_S)
-
+_each = partial(each, statuses=range(400, 500), pause_s=PAUSE_S)
+_hold = partial(hold, count=60, pause_s=PAUSE_S)
 
 AGENT: dict[str, Callable[[int], Awaitable[None]]] = {
     "values out of range": lambda port: _each(port, ODD_SLOS),
@@ -60,15 +46,8 @@ AGENT: dict[str, Callable[[int], Awaitable[None]]] = {
 def test_changes_of_an_agent_stand_beside(name: str, tmp_path: Path) -> None:
     async def check() -> None:
         async with serving(tmp_path) as it:
-            count = iter(range(10, 10**6))
-
-            async def honest() -> bool:
-                wanted = next(count)
-                status, answer = await it.put("slo", {"itl_ms": wanted})
-                return status == 200 and math.isclose(json.loads(answer)["itl_ms"], wanted)
-
             attack, added_s = partial(AGENT[name], it.port), HEAVY_S if name == LATE_BODIES else 0.0
-            await stands_beside(honest, attack, requests=80, added_s=added_s)
+            await stands_beside(changes(it), attack, requests=80, added_s=added_s)
 
     test_admin_agent.run(check)
 

@@ -18,6 +18,7 @@ import msgspec
 import pytest
 import zmq
 
+from tests.attack.attempts import each, hold
 from tests.attack.own_time import HEAVY_S
 from tests.attack.router_stage import Stage, _children, post, say, stage, status_of
 from tests.attack.test_admin_router import DRAIN, FORGERIES, GOOD, HOST, bomb, raw, request
@@ -54,20 +55,12 @@ class Kind:
     pairs: bool = False
 
 
-async def _each(port: int, requests: list[bytes], statuses: set[int]) -> None:
-    """Each of them in turn, answered by one of these."""
-    for one in requests:
-        said = await raw(port, one)
-        assert status_of(said) in statuses, (one[:200], said[:200])
-        await asyncio.sleep(PAUSE_S)
-
-
 def _to_admin(requests: list[bytes], *statuses: int) -> Attack:
-    return lambda it: _each(it.admin_port, requests, set(statuses))
+    return lambda it: each(it.admin_port, requests, statuses, PAUSE_S)
 
 
 def _to_public(requests: list[bytes], *statuses: int) -> Attack:
-    return lambda it: _each(it.port, requests, set(statuses))
+    return lambda it: each(it.port, requests, statuses, PAUSE_S)
 
 
 FORGED = [
@@ -138,10 +131,7 @@ async def _stay(it: Stage) -> None:
 async def _late_orders(it: Stage) -> None:
     """Heads of orders whose bodies never come, on more connections than there are places."""
     head = request("POST", "/router/drain", GOOD, DRAIN)[: -len(DRAIN)]
-    with contextlib.ExitStack() as held:
-        for _ in range(100):
-            held.enter_context(connected(it.admin_port)).send(head)
-            await asyncio.sleep(PAUSE_S)
+    await hold(it.admin_port, head, 100, PAUSE_S)
 
 
 async def _scrape(it: Stage) -> None:

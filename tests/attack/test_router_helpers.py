@@ -11,6 +11,7 @@ import os
 import random
 import resource
 import signal
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -27,11 +28,8 @@ from voltana_sglang.dialect.merging import AT_ONCE, Merging, merge_answers
 from voltana_sglang.dialect.settings import SglangRouterTable
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
-
     from voltana.serving.engine import Call
 
-LOOPS = [asyncio.new_event_loop, uvloop.new_event_loop]
 READING_S = 20.0
 PROMPT = b'{"rid": "mine", "text": "' + b"word " * 20_000 + b'"}'
 LONG = b'{"rid": "mine", "text": "a", "x": [' + b'"%s",' % (b"a" * 40) * 30_000 + b"1]}"
@@ -40,16 +38,23 @@ LONG = b'{"rid": "mine", "text": "a", "x": [' + b'"%s",' % (b"a" * 40) * 30_000 
 assert len(PROMPT) <= MEDIUM < len(LONG)
 
 
-def run(loop: Callable[[], asyncio.AbstractEventLoop], check: Awaitable[None]) -> None:
-    """Run it, which may take its time on a busy machine but not for ever; nothing is left."""
+Run = Callable[[Awaitable[None]], None]
 
-    async def limited() -> None:
-        async with asyncio.timeout(240):
-            await check
 
-    with asyncio.Runner(loop_factory=loop) as runner:
-        runner.run(limited())
-    assert not _helpers(), "a process is left behind"
+@pytest.fixture(params=[asyncio.new_event_loop, uvloop.new_event_loop], ids=["asyncio", "uvloop"])
+def run(request: pytest.FixtureRequest) -> Run:
+    """Runs what may take its time on a busy machine but not for ever; nothing is left."""
+
+    def run_it(check: Awaitable[None]) -> None:
+        async def limited() -> None:
+            async with asyncio.timeout(240):
+                await check
+
+        with asyncio.Runner(loop_factory=request.param) as runner:
+            runner.run(limited())
+        assert not _helpers(), "a process is left behind"
+
+    return run_it
 
 
 def _helpers() -> list[int]:
@@ -95,10 +100,9 @@ async def closing(made: Reader):  # type: ignore[no-untyped-def]
         await made.close()
 
 
-@pytest.mark.parametrize("loop", LOOPS)
 @pytest.mark.parametrize("blow", [signal.SIGKILL, signal.SIGSTOP], ids=["killed", "stopped"])
 def test_one_that_is_hit_amid_a_body_costs_that_body_alone(
-    loop: Callable[[], asyncio.AbstractEventLoop],
+    run: Run,
     blow: signal.Signals,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -125,13 +129,10 @@ def test_one_that_is_hit_amid_a_body_costs_that_body_alone(
                     os.kill(pid, signal.SIGCONT)
             await reads_on(made)
 
-    run(loop, check())
+    run(check())
 
 
-@pytest.mark.parametrize("loop", LOOPS)
-def test_one_that_has_no_core_is_no_fault_of_the_body(
-    loop: Callable[[], asyncio.AbstractEventLoop],
-) -> None:
+def test_one_that_has_no_core_is_no_fault_of_the_body(run: Run) -> None:
     """The client is told to come again, and not that its body is too large."""
 
     async def check() -> None:
@@ -146,13 +147,10 @@ def test_one_that_has_no_core_is_no_fault_of_the_body(
             assert not _helpers()
 
     assert PATIENCE * 0.05 < 1.0
-    run(loop, check())
+    run(check())
 
 
-@pytest.mark.parametrize("loop", LOOPS)
-def test_without_room_for_a_process_requests_are_told_so_and_later_read(
-    loop: Callable[[], asyncio.AbstractEventLoop],
-) -> None:
+def test_without_room_for_a_process_requests_are_told_so_and_later_read(run: Run) -> None:
     async def check() -> None:
         async with closing(reader()) as made:
             descriptors = len(list(Path("/proc/self/fd").iterdir()))
@@ -168,7 +166,7 @@ def test_without_room_for_a_process_requests_are_told_so_and_later_read(
             assert len(list(Path("/proc/self/fd").iterdir())) <= descriptors
             await reads_on(made)
 
-    run(loop, check())
+    run(check())
 
 
 @contextlib.contextmanager
@@ -189,10 +187,7 @@ def no_descriptors():  # type: ignore[no-untyped-def]
             os.close(handle)
 
 
-@pytest.mark.parametrize("loop", LOOPS)
-def test_clients_that_leave_at_any_moment_take_no_child_along(
-    loop: Callable[[], asyncio.AbstractEventLoop],
-) -> None:
+def test_clients_that_leave_at_any_moment_take_no_child_along(run: Run) -> None:
     """While it starts, reads, writes an answer that fills the pipe, and while they wait."""
 
     async def check() -> None:
@@ -213,12 +208,11 @@ def test_clients_that_leave_at_any_moment_take_no_child_along(
                 await asyncio.gather(*asked, return_exceptions=True)
             await reads_on(made)
 
-    run(loop, check())
+    run(check())
 
 
-@pytest.mark.parametrize("loop", LOOPS)
 def test_one_whose_answer_nobody_reads_any_more_is_ended(
-    loop: Callable[[], asyncio.AbstractEventLoop], monkeypatch: pytest.MonkeyPatch
+    run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its pipe is full, and the loop has stopped reading it."""
 
@@ -243,13 +237,10 @@ def test_one_whose_answer_nobody_reads_any_more_is_ended(
                     await asyncio.sleep(0.01)
             await reads_on(made)
 
-    run(loop, check())
+    run(check())
 
 
-@pytest.mark.parametrize("loop", LOOPS)
-def test_many_at_once_amid_kills_are_all_answered(
-    loop: Callable[[], asyncio.AbstractEventLoop],
-) -> None:
+def test_many_at_once_amid_kills_are_all_answered(run: Run) -> None:
     async def check() -> None:
         async with closing(reader()) as made:
             asked = [
@@ -266,13 +257,10 @@ def test_many_at_once_amid_kills_are_all_answered(
             assert sum(not isinstance(a, BaseException) for a in answers) >= 10
             await reads_on(made)
 
-    run(loop, check())
+    run(check())
 
 
-@pytest.mark.parametrize("loop", LOOPS)
-def test_a_merging_process_that_is_hit_costs_its_own_request(
-    loop: Callable[[], asyncio.AbstractEventLoop],
-) -> None:
+def test_a_merging_process_that_is_hit_costs_its_own_request(run: Run) -> None:
     prefill = b'{"meta_info": {"x": [' + b"1," * 1_000_000 + b"1]}}"
 
     async def check() -> None:
@@ -290,4 +278,4 @@ def test_a_merging_process_that_is_hit_costs_its_own_request(
             assert isinstance(first, Problem | asyncio.CancelledError), first
             assert second == merge_answers(prefill, b'{"meta_info": {}}')
 
-    run(loop, check())
+    run(check())

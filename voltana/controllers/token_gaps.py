@@ -290,12 +290,14 @@ class TokenGaps:
         Jaynes, IEEE Trans. Systems Science and Cybernetics 4, 1968). Late are those that are
         shorter than the threshold by no more than a level makes them longer.
         """
-        mean_s = float(fastest_s.mean())
-        orders = math.log(max(self._threshold_s / mean_s, 1.0)) if mean_s > 0.0 else math.inf
-        longer = np.log(np.maximum(gaps_s.mean(axis=0) / mean_s, 1.0)) if mean_s > 0.0 else 0.0
+        (gaps, levels), mean_s = gaps_s.shape, float(fastest_s.mean())
+        if not mean_s > 0.0:
+            return np.zeros(levels)
+        orders = math.log(max(self._threshold_s / mean_s, 1.0))
         if not orders:
-            return np.full(gaps_s.shape[1], 1.0 / len(gaps_s))
-        share: FloatArray = np.minimum(longer / orders, 1.0) / len(gaps_s)
+            return np.full(levels, 1.0 / gaps)
+        longer = np.log(np.maximum(gaps_s.mean(axis=0) / mean_s, 1.0))
+        share: FloatArray = np.minimum(longer / orders, 1.0) / gaps
         return share
 
     def _requests_late(self, gaps_s: Table, fastest_s: Table, ours: FloatArray) -> FloatArray:

@@ -25,7 +25,7 @@ over while another one has room.
 from __future__ import annotations
 
 import math
-from operator import add, attrgetter, neg
+from operator import add, attrgetter, neg, sub
 from typing import TYPE_CHECKING, NamedTuple
 
 from voltana.errors import invalid
@@ -76,17 +76,19 @@ class FillUp:
         prepared_s = _prepared_s(pool)
         pending_s = list(map(add, prepared_s, computed_s))
         share, waited_s = self._share, request.waited_s
+        left_s = [budget_s - waited_s for budget_s in pool.column(_budget_s)]
         early = [
             place
-            for place, (taken_s, host_s, device_s, budget_s) in enumerate(
-                zip(pending_s, prepared_s, computed_s, pool.column(_budget_s), strict=True)
+            for place, (taken_s, host_s, device_s, own_left_s) in enumerate(
+                zip(pending_s, prepared_s, computed_s, left_s, strict=True)
             )
-            if taken_s <= share * (budget_s - waited_s) and host_s <= device_s
+            if taken_s <= share * own_left_s and host_s <= device_s
         ]
         if early:
             return pool.take(early).first_of_least([-pending_s[place] for place in early])
-        beyond_s = _beyond_s(request, pool, prepared_s)
-        if all(map((0.0).__lt__, beyond_s)) and _is_in_time_alone(request, pool):
+        done_s = map(add, prepared_s, _computed_s(request, pool, _AT_FASTEST))
+        beyond_s = list(map(sub, done_s, left_s))
+        if all(map((0.0).__lt__, beyond_s)) and _is_in_time_alone(request, pool, left_s):
             return pool.first_of_least(list(map(neg, beyond_s)))
         return pool.first_of_least(pending_s)
 
@@ -97,25 +99,18 @@ class FillUp:
 _budget_s = attrgetter("budget_s")
 
 
-def _beyond_s(request: Request, pool: Pool, prepared_s: Sequence[float]) -> list[float]:
-    """How late each would have the request done at its fastest level; 0 or less where in time.
+def _is_in_time_alone(request: Request, pool: Pool, left_s: Sequence[float]) -> bool:
+    """Whether some instance would have it done in time if nothing else were pending anywhere.
 
     Args:
         request: What is routed.
         pool: Instances whose times are known.
-        prepared_s: What the host of each takes before its device sees the request.
+        left_s: What the deadline leaves on each.
     """
-    done_s = map(add, prepared_s, _computed_s(request, pool, _AT_FASTEST))
-    budgets_s, waited_s = pool.column(_budget_s), request.waited_s
-    return [done - (budget_s - waited_s) for done, budget_s in zip(done_s, budgets_s, strict=True)]
-
-
-def _is_in_time_alone(request: Request, pool: Pool) -> bool:
-    """Whether some instance would have it done in time if nothing else were pending anywhere."""
     prompt, own_pairs = request.prompt_tokens, attended_pairs(request.prompt_tokens)
     return any(
-        pending.mean_s[_AT_FASTEST](prompt, own_pairs) <= budget_s - request.waited_s
-        for pending, budget_s in zip(pool.column(_pending), pool.column(_budget_s), strict=True)
+        pending.mean_s[_AT_FASTEST](prompt, own_pairs) <= own_left_s
+        for pending, own_left_s in zip(pool.column(_pending), left_s, strict=True)
     )
 
 
