@@ -25,7 +25,7 @@ over while another one has room.
 from __future__ import annotations
 
 import math
-from operator import add, attrgetter, neg, sub
+from operator import add, attrgetter, neg
 from typing import TYPE_CHECKING, NamedTuple
 
 from voltana.errors import invalid
@@ -36,7 +36,7 @@ from voltana.routers.least_loaded import LeastLoaded
 from voltana.values import Need, Role, attended_pairs
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from voltana.pool import Pool
     from voltana.values import Candidate, Request
@@ -70,7 +70,7 @@ class FillUp:
     def route(self, request: Request, candidates: Sequence[Candidate]) -> str:
         """See `voltana.ports.Router.route`."""
         pool = _with_room(request, self._kept.of(candidates))
-        computed_s = _computed_s(request, pool, _AT_LOWEST)
+        computed_s = list(_computed_s(request, pool, _AT_LOWEST))
         if not all(map(math.inf.__gt__, computed_s)):
             return self._fallback.route(request, pool)
         prepared_s = _prepared_s(pool)
@@ -86,10 +86,9 @@ class FillUp:
         ]
         if early:
             return pool.take(early).first_of_least([-pending_s[place] for place in early])
-        done_s = map(add, prepared_s, _computed_s(request, pool, _AT_FASTEST))
-        beyond_s = list(map(sub, done_s, left_s))
-        if all(map((0.0).__lt__, beyond_s)) and _is_in_time_alone(request, pool, left_s):
-            return pool.first_of_least(list(map(neg, beyond_s)))
+        late_s = _late_everywhere_s(request, pool, prepared_s, left_s)
+        if late_s and _is_in_time_alone(request, pool, left_s):
+            return pool.first_of_least(list(map(neg, late_s)))
         return pool.first_of_least(pending_s)
 
     def __repr__(self) -> str:
@@ -97,6 +96,22 @@ class FillUp:
 
 
 _budget_s = attrgetter("budget_s")
+
+
+def _late_everywhere_s(
+    request: Request, pool: Pool, prepared_s: Sequence[float], left_s: Sequence[float]
+) -> list[float]:
+    """By how much each instance is late with it at its fastest level; empty if one is in time.
+
+    Most decisions end at the first instance: the fastest level is asked about no further.
+    """
+    late_s = []
+    at_fastest_s = _computed_s(request, pool, _AT_FASTEST)
+    for host_s, device_s, own_left_s in zip(prepared_s, at_fastest_s, left_s, strict=True):
+        if host_s + device_s <= own_left_s:
+            return []
+        late_s.append(host_s + device_s - own_left_s)
+    return late_s
 
 
 def _is_in_time_alone(request: Request, pool: Pool, left_s: Sequence[float]) -> bool:
@@ -164,14 +179,12 @@ _NEVER = _Pending(0, 0.0, (_never, _never))
 """Of an instance whose pending time does not count, or is not known."""
 
 
-def _computed_s(request: Request, pool: Pool, level: int) -> list[float]:
+def _computed_s(request: Request, pool: Pool, level: int) -> Iterator[float]:
     """Time of what is pending and the request at a level; inf where it does not count."""
     prompt = request.prompt_tokens
     own_pairs = attended_pairs(prompt)
-    return [
-        mean_s[level](tokens + prompt, pairs + own_pairs)
-        for tokens, pairs, mean_s in pool.column(_pending)
-    ]
+    for tokens, pairs, mean_s in pool.column(_pending):
+        yield mean_s[level](tokens + prompt, pairs + own_pairs)
 
 
 def _prepared_s(pool: Pool) -> list[float]:
