@@ -80,14 +80,6 @@ async def _leave(it: Any) -> None:
             await asyncio.sleep(PAUSE_S)
 
 
-async def _stay(it: Any) -> None:
-    """As many that read."""
-    for _ in range(10):
-        asked = asyncio.create_task(raw(it.service.port, ASK))
-        await asyncio.sleep(PAUSE_S)
-        await asked
-
-
 STEER: dict[str, Callable[[Any], Awaitable[None]]] = {
     "paths of the administration": lambda it: _each(it.service.port, PATHS),
     "forged orders": lambda it: _each(it.service.administration.port, FORGED),
@@ -107,8 +99,7 @@ def test_requests_to_steer_stand_beside(name: str, caplog: pytest.LogCaptureFixt
                 return (await it.ask())[0] == 200
 
             attack, added_s = partial(STEER[name], it), HEAVY_S if name == LATE_BODIES else 0.0
-            than = partial(_stay, it) if name == LEAVING else None
-            await stands_beside(honest, attack, requests=80, added_s=added_s, than=than)
+            await stands_beside(honest, attack, requests=80, added_s=added_s)
             assert "Error handling request" not in caplog.text
 
     test_steer.run(check)

@@ -44,14 +44,12 @@ class Kind:
         point: Of the issue that asks for it.
         attack: Goes on for a moment.
         added_s: See `Pairs.kept`.
-        than: What goes on in quiet times: the same use without the malice.
         pairs: Whether it is one on a router of prefill and decode servers.
     """
 
     point: int
     attack: Attack
     added_s: float = 0.0
-    than: Attack | None = None
     pairs: bool = False
 
 
@@ -120,14 +118,6 @@ async def _leave(it: Stage) -> None:
             await asyncio.sleep(wait_s)
 
 
-async def _stay(it: Stage) -> None:
-    """As many clients that wait for their answers."""
-    for wait_s in (0.0, 0.005, 0.02, 0.05):
-        asked = asyncio.create_task(say(it.port, LONG, read_s=60.0))
-        await asyncio.sleep(wait_s)
-        await asked
-
-
 async def _late_orders(it: Stage) -> None:
     """Heads of orders whose bodies never come, on more connections than there are places."""
     head = request("POST", "/router/drain", GOOD, DRAIN)[: -len(DRAIN)]
@@ -177,7 +167,7 @@ class Liars:
 LIARS = "what agents tell is odd"
 KINDS: dict[str, Kind] = {
     "helpers are killed": Kind(12, _kill_helpers, HEAVY_S),
-    "clients leave while their bodies are read": Kind(12, _leave, HEAVY_S, than=_stay),
+    "clients leave while their bodies are read": Kind(12, _leave),
     "forged orders": Kind(14, _to_admin(FORGED, 401, 403, 405, 415)),
     "odd orders": Kind(14, _to_admin(ODD_ORDERS, 400, 404, 413)),
     "packed orders": Kind(14, _to_admin(PACKED, 401, 413, 415)),
@@ -219,8 +209,7 @@ def test_honest_use_stands_beside(name: str, stages: dict[bool, Stage], liars: L
 
     async def check() -> None:
         async with asyncio.timeout(900):
-            than = None if kind.than is None else partial(kind.than, it)
-            await it.honest_beside(partial(attack, it), name, kind.added_s, than=than)
+            await it.honest_beside(partial(attack, it), name, kind.added_s)
             status = await raw(it.admin_port, request("GET", "/router/status", GOOD))
             assert b'"draining":true' not in status.replace(b" ", b"")
 
