@@ -37,7 +37,6 @@ async def stands_beside(
     ask: Callable[[], Awaitable[bool]],
     attack: Callable[[], Awaitable[None]],
     requests: int = 100,
-    added_s: float = 0.0,
     than: Callable[[], Awaitable[None]] | None = None,
 ) -> None:
     """Check that honest requests do as well beside an attack as without.
@@ -46,7 +45,6 @@ async def stands_beside(
         ask: An honest request; whether it was answered as it should be.
         attack: Runs until it is cancelled, or ends early.
         requests: Honest requests of a measurement.
-        added_s: See `Pairs.kept`.
         than: What goes on in the quiet turns: the same use of the machine without the malice.
 
     Raises:
@@ -66,7 +64,7 @@ async def stands_beside(
     async def quiet() -> list[float]:
         return await (latencies_s(ask, requests) if than is None else measured(than))
 
-    await stands(quiet, lambda: measured(attack), added_s=added_s)
+    await stands(quiet, lambda: measured(attack))
 
 
 async def _again_and_again(attack: Callable[[], Awaitable[None]]) -> None:

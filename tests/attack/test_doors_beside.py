@@ -14,7 +14,6 @@ import pytest
 from tests.attack import test_admin_agent, test_steer
 from tests.attack.attempts import each, hold
 from tests.attack.beside import stands_beside
-from tests.attack.own_time import HEAVY_S
 from tests.attack.test_admin_agent import OUT_OF_RANGE, changes, serving
 from tests.attack.test_admin_router import FORGERIES, GOOD, bomb, raw, request
 from tests.attack.test_steer import ADMINISTRATION, HALF, connected, steered
@@ -24,8 +23,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 PAUSE_S = 0.003
-LEAVING = "clients that leave"
-LATE_BODIES = "bodies that never come"
 PACKED = request("PUT", "/slo", GOOD | {"Content-Encoding": "gzip"}, bomb(20))
 ODD_SLOS = [request("PUT", f"/{path}", GOOD, body) for path, body in OUT_OF_RANGE[::7]]
 LATE = request("PUT", "/slo", GOOD, b"{}")[:-2]
@@ -37,7 +34,7 @@ _hold = partial(hold, count=60, pause_s=PAUSE_S)
 AGENT: dict[str, Callable[[int], Awaitable[None]]] = {
     "values out of range": lambda port: _each(port, ODD_SLOS),
     "packed bodies": lambda port: _each(port, [PACKED]),
-    LATE_BODIES: lambda port: _hold(port, LATE),
+    "bodies that never come": lambda port: _hold(port, LATE),
 }
 """Point 14."""
 
@@ -46,8 +43,7 @@ AGENT: dict[str, Callable[[int], Awaitable[None]]] = {
 def test_changes_of_an_agent_stand_beside(name: str, tmp_path: Path) -> None:
     async def check() -> None:
         async with serving(tmp_path) as it:
-            attack, added_s = partial(AGENT[name], it.port), HEAVY_S if name == LATE_BODIES else 0.0
-            await stands_beside(changes(it), attack, requests=80, added_s=added_s)
+            await stands_beside(changes(it), partial(AGENT[name], it.port), requests=80)
 
     test_admin_agent.run(check)
 
@@ -83,9 +79,9 @@ async def _leave(it: Any) -> None:
 STEER: dict[str, Callable[[Any], Awaitable[None]]] = {
     "paths of the administration": lambda it: _each(it.service.port, PATHS),
     "forged orders": lambda it: _each(it.service.administration.port, FORGED),
-    LATE_BODIES: lambda it: _hold(it.service.port, HALF),
+    "bodies that never come": lambda it: _hold(it.service.port, HALF),
     "deep bodies": _deep,
-    LEAVING: _leave,
+    "clients that leave": _leave,
 }
 """Points 14 and 19."""
 
@@ -98,8 +94,7 @@ def test_requests_to_steer_stand_beside(name: str, caplog: pytest.LogCaptureFixt
             async def honest() -> bool:
                 return (await it.ask())[0] == 200
 
-            attack, added_s = partial(STEER[name], it), HEAVY_S if name == LATE_BODIES else 0.0
-            await stands_beside(honest, attack, requests=80, added_s=added_s)
+            await stands_beside(honest, partial(STEER[name], it), requests=80)
             assert "Error handling request" not in caplog.text
 
     test_steer.run(check)

@@ -136,7 +136,7 @@ def test_bodies_of_all_requests_together_are_bounded() -> None:
             assert statuses.count(429) >= 8, statuses
             assert statuses.count(408) <= 4, statuses
 
-        await stage.honest_beside(twelve, added_s=HEAVY_S)
+        await stage.honest_beside(twelve)
         assert stage.memory_mb - before_mb < 150
         assert status_of(await say(stage.port, post(LONG))) == 200  # everything was let go of
 

@@ -130,7 +130,7 @@ def test_a_client_that_does_not_read_is_cut_off() -> None:
             await asyncio.gather(*(ask(stream, listens=listen) for stream in (True, False)))
 
         deaf, listening = partial(some, listen=False), partial(some, listen=True)
-        await stage.honest_beside(deaf, added_s=HEAVY_S, than=listening)
+        await stage.honest_beside(deaf, than=listening)
 
     run(attack, limits={"unread_s": 1.0})
 

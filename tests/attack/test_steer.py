@@ -15,7 +15,6 @@ import pytest
 from aiohttp import web
 
 from tests.attack.beside import stands_beside
-from tests.attack.own_time import HEAVY_S
 from tests.attack.test_admin_router import FORGERIES, GOOD, raw, request
 from tests.serving.router_client import token, until
 from voltana.timebase import MonotonicTime
@@ -247,7 +246,7 @@ def test_heavy_bodies_hold_up_nobody_and_are_bounded() -> None:
                     return (await it.ask())[0] == 200
 
                 attack = partial(heavy, raw_body, packing, expected)
-                await stands_beside(honest, attack, requests=60, added_s=HEAVY_S)
+                await stands_beside(honest, attack, requests=60)
 
     run(check)
 
