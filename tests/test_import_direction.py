@@ -27,6 +27,7 @@ LAYERS = (
         "pool",
         "prefix_cache",
         "viability",
+        "user_path",
         "users_file",
         "validation",
         "extras",

@@ -7,12 +7,12 @@ the file before validation, so that both go through the same checks.
 
 from __future__ import annotations
 
-from pathlib import Path  # noqa: TC003  (pydantic reads the annotations at run time)
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field, ValidationError, model_validator
 
 from voltana.errors import ConfigError, invalid
+from voltana.user_path import UserPath  # noqa: TC001  (pydantic reads annotations at run time)
 from voltana.validation import (
     Count,
     NotNegative,
@@ -143,7 +143,7 @@ class WorkloadTable(StrictTable):
     arrival: Literal["poisson", "gamma", "diurnal", "rates"] = Field(
         default="poisson", description="the arrival process (--arrival)"
     )
-    rates_file: Path | None = Field(
+    rates_file: UserPath | None = Field(
         default=None, description="the CSV of rates over time, as ServeGen's (--rates)"
     )
     rates_start_s: NotNegative = Field(
@@ -205,7 +205,7 @@ class TraceTable(StrictTable):
         max_output_tokens: Longer answers are cut to this; None leaves them.
     """
 
-    file: Path = Field(description="the trace file (--trace)")
+    file: UserPath = Field(description="the trace file (--trace)")
     format: str = Field(default="auto", description="the format of the trace (--trace-format)")
     time_unit: Literal["auto", "s", "ms", "us", "ns"] = Field(
         default="auto", description="the unit of the times of the trace (--time-unit)"
@@ -327,7 +327,7 @@ class ScenarioFile(StrictTable):
     power_budget_w: Positive | None = Field(
         default=None, description="the power of all instances together, in watts (--power-budget)"
     )
-    power_budget_file: Path | None = Field(
+    power_budget_file: UserPath | None = Field(
         default=None, description="CSV of times and watts (--budget-schedule)"
     )
     power_shares: Literal["worth", "even"] | None = Field(

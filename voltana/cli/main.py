@@ -51,7 +51,7 @@ def _print_version(wanted: bool) -> None:
         raise typer.Exit
 
 
-_COMPUTING = frozenset({"simulate", "sweep", "reproduce", "report", "bound", "analyze"})
+_COMPUTING = frozenset({"simulate", "sweep", "plan", "reproduce", "report", "bound", "analyze"})
 """Commands that only compute and write; the others have signals of their own to look after."""
 
 

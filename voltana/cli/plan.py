@@ -7,7 +7,14 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from voltana.cli import scenario_flags as flags
-from voltana.cli.sweep import JSON, RAY, WORKERS, make_workers, sweep_bar
+from voltana.cli.sweep import (
+    JSON,
+    RAY,
+    WORKERS,
+    make_workers,
+    sweep_bar,
+    telling_what_is_kept,
+)
 from voltana.cli.terminal import STDOUT, configure_logs, prepare_outputs, write_json
 from voltana.errors import ConfigError, invalid
 
@@ -78,6 +85,7 @@ def plan(
     Pairs and both:    voltana plan --boards 4 --rate 30 --mixtures
     """  # noqa: D301  (\b keeps typer from reflowing the examples)
     configure_logs(log_level)
+    from voltana.config import parse_scenario
     from voltana.evaluation.provision import Objective, provision
     from voltana.evaluation.scenario import ARRIVALS, overlay, read_tables
     from voltana.plant.model import load_model
@@ -97,11 +105,11 @@ def plan(
             ARRIVALS: {"rate_rps": rate, "duration_s": duration},
         },
     )
-    served = base.get("cluster", {}).get("model", "llama-3.1-8b")
+    served = parse_scenario(base).cluster.model
     tried = _counts(tensor_parallel) or [load_model(served).default_tensor_parallel]
     running = make_workers(workers, ray)
     prepare_outputs(out, json)
-    with sweep_bar() as progress:
+    with telling_what_is_kept(out), sweep_bar() as progress:
         answer = provision(
             base,
             most_boards=boards,

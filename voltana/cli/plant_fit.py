@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from voltana.cli.terminal import prepare_outputs
 from voltana.errors import invalid
 
 if TYPE_CHECKING:
@@ -61,6 +62,7 @@ def fit(
     LatencyModel(base, profile, boards)  # refuses a number of boards that the model cannot have
     if out is not None and out.suffix != ".toml":
         raise invalid("--out", str(out), "a name that ends in .toml", "Name it so.")
+    prepare_outputs(None if out is None else out.parent, None)
     rows = read_measurements(
         measurements,
         clocks_mhz=(base.clocks.min_mhz, base.clocks.max_mhz),
@@ -71,7 +73,6 @@ def fit(
     source = f"{measurements.name} ({profile.name} on {boards} boards)"
     board = described(fitted, rows, base=base, name=called, source=source)
     if out is not None:
-        out.parent.mkdir(parents=True, exist_ok=True)
         write_whole(out, profile_toml(board).encode())
     if as_json:
         typer.echo(json.dumps(_json(fitted, called), indent=2))
@@ -88,6 +89,7 @@ def _json(fitted: "FittedBoard", name: str) -> dict[str, object]:
         "coefficients": [asdict(each) for each in fitted.coefficients],
         "residuals": [asdict(each) for each in fitted.residuals],
         "lines_at_power_limit": list(fitted.at_limit),
+        "lines_repeated": list(fitted.repeated),
     }
 
 
@@ -120,4 +122,9 @@ def _print(fitted: "FittedBoard", name: str) -> None:
         typer.echo(
             f"{len(fitted.at_limit)} rows lie at the board's power limit and were left out "
             f"(first: line {fitted.at_limit[0]})."
+        )
+    if fitted.repeated:
+        typer.echo(
+            f"{len(fitted.repeated)} rows are equal to an earlier one in every cell (first: line "
+            f"{fitted.repeated[0]}): if they were copied, the stated errors are too small."
         )

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from voltana.cli import scenario_flags as flags
-from voltana.cli.terminal import configure_logs, prepare_outputs, write_text
+from voltana.cli.terminal import configure_logs, prepare_outputs
 from voltana.errors import ConfigError
 from voltana.extras import require
 
@@ -37,9 +37,9 @@ def report(
     configure_logs(log_level)
     require("report", "voltana report")
     from voltana.evaluation.partial import PARTIAL
-    from voltana.evaluation.report.build import run_page, sweep_page
-    from voltana.evaluation.report.page import render
+    from voltana.evaluation.report.build import page_bytes, run_page, sweep_page
     from voltana.evaluation.report.series import SERIES
+    from voltana.evaluation.whole_file import write_whole
 
     tariffs = flags.tariffs(price, currency, carbon)
     if any((what / name).is_file() for name in (SERIES, PARTIAL)):
@@ -60,5 +60,5 @@ def report(
         page = sweep_page(what, {name: float(t.per_kwh[0]) for name, t in tariffs.items()})
     target = out or (what if what.is_dir() else what.parent) / "report.html"
     prepare_outputs(target.parent, None)
-    write_text(target, render(page))
+    write_whole(target, page_bytes(page, what))
     typer.echo(f"Wrote {target}", err=True)

@@ -109,12 +109,21 @@ def make_workers(count: int | None, ray: str | None) -> "Workers":
 
 
 def run_plan(plan: "Plan", out: Path, workers: "Workers") -> "SweepOutcome":
-    """Run a plan under a progress bar."""
+    """Run a plan under a progress bar, and write what the folder holds then as Parquet."""
     from voltana.evaluation.sweep import run_sweep
+    from voltana.evaluation.sweep.table import write_parquet
 
+    with telling_what_is_kept(out), sweep_bar() as progress:
+        return run_sweep(
+            plan, out, workers, progress, ended=lambda made: write_parquet(made.rows, out)
+        )
+
+
+@contextmanager
+def telling_what_is_kept(out: Path) -> Iterator[None]:
+    """Say of a sweep that is interrupted where it goes on."""
     try:
-        with sweep_bar() as progress:
-            return run_sweep(plan, out, workers, progress)
+        yield
     except KeyboardInterrupt:
         said = f"what has ended is kept in {out}; the same command goes on from there"
         typer.echo(f"voltana: {said}", err=True)
@@ -122,15 +131,14 @@ def run_plan(plan: "Plan", out: Path, workers: "Workers") -> "SweepOutcome":
 
 
 def finish(plan: "Plan", outcome: "SweepOutcome", out: Path) -> None:
-    """Write what the folder holds as Parquet; say how much that is, and how far to trust it."""
+    """Say how much was written as Parquet, and how far to trust it."""
     from voltana.evaluation.sweep.knowledge import board_knowledge, caveats
-    from voltana.evaluation.sweep.table import write_parquet
+    from voltana.evaluation.sweep.store import RESULTS
 
-    written, _ = write_parquet(outcome.rows, out)
     total = len(plan.points)
     typer.echo(
         f"{total - len(outcome.failures)} of {total} scenarios, {outcome.ran} run now; wrote "
-        f"{len(outcome.rows)} rows to {written}",
+        f"{len(outcome.rows)} rows to {out / RESULTS}",
         err=True,
     )
     for line in caveats(board_knowledge(outcome.rows)):

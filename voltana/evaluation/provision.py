@@ -124,6 +124,14 @@ def layouts(
         ConfigError: If there is none, or there are too many.
     """
     tried = sorted(set(tensor_parallels))
+    count = sum(_count(most_boards // tp, mixtures=mixtures) for tp in tried)
+    if count > MOST_LAYOUTS:  # before they are made: of a million boards they fill any memory
+        raise invalid(
+            "boards",
+            most_boards,
+            f"so few that at most {MOST_LAYOUTS} layouts come of it, not {count}",
+            "Give fewer --boards or one --tp, or leave --mixtures out.",
+        )
     found = [
         Layout(boards=tp * (p + d), tensor_parallel=tp, prefill=p, decode=d)
         for tp in tried
@@ -149,13 +157,13 @@ def layouts(
             f"at least {min(tried)}, one instance for both phases",
             "Give more --boards, or fewer boards an instance (--tp).",
         )
-    if len(found) > MOST_LAYOUTS:
-        raise invalid(
-            "boards", most_boards, f"so few that at most {MOST_LAYOUTS} layouts come of it, not "
-            f"{len(found)}",
-            "Give fewer --boards or one --tp, or leave --mixtures out."
-        )  # fmt: skip
     return tuple(sorted(found))
+
+
+def _count(instances: int, *, mixtures: bool) -> int:
+    """How many layouts so many instances of one size make: pairs, together, and mixtures."""
+    most = max(instances, 0)
+    return math.comb(most, 2) + most + (math.comb(most, 3) if mixtures else 0)
 
 
 def provision(
@@ -190,7 +198,13 @@ def provision(
     if not together:
         found = tuple(one for one in found if not one.colocated)
     if not found:
-        raise ConfigError(next(iter(pairs_only.values())))
+        name, why = next(iter(pairs_only.items()))
+        raise invalid(
+            "boards",
+            most_boards,
+            f"at least {2 * min(fitting)} for {name}, which is tried on pairs alone",
+            f"Give more --boards or another --policy ({why}).",
+        )
     stages = [found]
     if objective is Objective.BOARDS:
         stages = [tuple(group) for _, group in itertools.groupby(found, lambda one: one.boards)]

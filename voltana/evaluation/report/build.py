@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from voltana.errors import ConfigError
 from voltana.evaluation.report.figures import percent, shown
 from voltana.evaluation.report.labels import labelled, words
-from voltana.evaluation.report.page import Page
+from voltana.evaluation.report.page import Page, render
 from voltana.evaluation.report.run_figures import run_figures
 from voltana.evaluation.report.series import MOST_BYTES, SERIES, command_again, read_series
 from voltana.evaluation.report.sweep_figures import sweep_figures, varied_fields
@@ -115,18 +115,38 @@ def sweep_page(path: Path, per_kwh: Mapping[str, float]) -> Page:
     rows, knowledge = read_results(file)
     if not rows:
         raise ConfigError(f"{str(file)!r} has no rows: no scenario has ended. Finish the sweep.")
-    notes = (
-        *notes_of_sweep(file, {row["run"] for row in rows}),
-        SIMULATED,
-        *caveats(knowledge),
-        f"Read from {file.name}, which holds every figure of every scenario.",
-    )
     try:
+        notes = (
+            *notes_of_sweep(file, {row["run"] for row in rows}),
+            SIMULATED,
+            *caveats(knowledge),
+            f"Read from {file.name}, which holds every figure of every scenario.",
+        )
         return _page_of_sweep(rows, scenario_fields(), per_kwh, notes)
     except _UNFIT as error:
         raise ConfigError(
             f"{str(file)!r} does not hold what a sweep writes ({type(error).__name__}: {error}). "
             "Give the command of the sweep again, which makes the file from the runs that are kept."
+        ) from None
+
+
+def page_bytes(page: Page, what: Path) -> bytes:
+    """A page as a file.
+
+    Args:
+        page: Of a run or a sweep.
+        what: Where it was read, for errors.
+
+    Raises:
+        ConfigError: If a figure in it is none, or a name none that can be written.
+    """
+    try:
+        return render(page).encode("utf-8")
+    except _UNFIT as error:
+        raise ConfigError(
+            f"{str(what)!r} does not hold what voltana writes ({type(error).__name__}: {error}): "
+            "all figures must be finite and all names text. Run it again, or give the command of "
+            "the sweep again, which makes its file from the runs that are kept."
         ) from None
 
 

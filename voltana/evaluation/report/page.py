@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 import itertools
 import json
+import re
 from dataclasses import dataclass
 from importlib import resources
 from typing import TYPE_CHECKING, Any
@@ -64,15 +65,8 @@ def render(page: Page) -> str:
         "library": _library(),
         "charts": _embedded(charts),
     }
-    made = _own("page.html")
-    for name in ("style", "script", "charts", "library"):  # what holds braces of its own goes last
-        made = made.replace(f"{{{{{name}}}}}", f"\0{name}\0")
-    for name, text in parts.items():
-        if name not in {"style", "script", "charts", "library"}:
-            made = made.replace(f"{{{{{name}}}}}", text)
-    for name in ("style", "script", "charts", "library"):
-        made = made.replace(f"\0{name}\0", parts[name])
-    return made
+    # In one pass: what is filled in may hold braces, and names are whatever a user calls things.
+    return re.sub(r"\{\{(\w+)\}\}", lambda place: parts[place[1]], _own("page.html"))
 
 
 Section = tuple[str, str, str]

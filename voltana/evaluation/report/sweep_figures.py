@@ -24,6 +24,9 @@ MEASURES = (
 MOST_CHOICES = 60
 """Combinations of the other fields that a reader may choose from."""
 
+MOST_DRAWN = 4000
+"""Points of all figures of a kind together: the page stays one that can be sent and read."""
+
 
 def varied_fields(rows: Sequence[Row], columns: Sequence[str]) -> list[str]:
     """The scenario fields with more than one value, seeds left out."""
@@ -49,7 +52,7 @@ def sweep_figures(rows: Sequence[Row], columns: Sequence[str]) -> list[Figure]:
     across = x_axis(rows, varied)
     if across is not None:
         others = [name for name in varied if name != across]
-        for option, some in choices(rows, others):
+        for option, some in drawn(choices(rows, others), across):
             figures += [_lines(some, across, measure, palette, option) for measure in MEASURES]
     for option, some in choices(rows, varied if across is None else others):
         figures += _u_curve(some, option, palette)
@@ -74,6 +77,28 @@ def choices(rows: Sequence[Row], others: Sequence[str]) -> list[tuple[str, list[
         said = ", ".join(with_value(name, row[name]) for name in others)
         groups.setdefault(said or "all", []).append(row)
     return list(groups.items())[:MOST_CHOICES]
+
+
+def drawn(chosen: Sequence[tuple[str, list[Row]]], across: str) -> list[tuple[str, list[Row]]]:
+    """As many of the choices, and of a very long one as many places, as a page has room for."""
+    made: list[tuple[str, list[Row]]] = []
+    points = 0
+    for option, rows in chosen:
+        places = sorted({row[across] for row in rows})
+        policies = len({row["policy"] for row in rows})
+        shown_places = set(thinned(places, max(MOST_DRAWN // policies, 2)))
+        points += policies * len(shown_places)
+        if made and points > MOST_DRAWN:
+            break
+        made.append((option, [row for row in rows if row[across] in shown_places]))
+    return made
+
+
+def thinned(items: Sequence[Any], most: int) -> list[Any]:
+    """At most so many, evenly spread, the first and the last among them."""
+    if len(items) <= most:
+        return list(items)
+    return [items[place * (len(items) - 1) // (most - 1)] for place in range(most)]
 
 
 def _lines(
@@ -133,9 +158,12 @@ def _scale(column: str) -> dict[str, Any]:
 def front(rows: Sequence[Row], palette: Palette, varied: Sequence[str]) -> Figure:
     """Saving against attainment of every row: what lies up and right of all others is the front."""
     traces, cells = [], []
+    policies = len({row["policy"] for row in rows})
     for policy in dict.fromkeys(row["policy"] for row in rows):
         mine = [row for row in rows if row["policy"] == policy and _kept(row) is not None]
-        mine.sort(key=lambda row: _kept(row) or 0.0)
+        mine.sort(key=_saved_and_kept)
+        best = _undominated(mine)
+        mine = thinned(mine, max(MOST_DRAWN // policies, 2))
         traces.append(
             {
                 "type": "scatter",
@@ -147,7 +175,6 @@ def front(rows: Sequence[Row], palette: Palette, varied: Sequence[str]) -> Figur
                 "text": [_where(row, varied) for row in mine],
             }
         )
-        best = [row for row in mine if not any(_dominates(other, row) for other in mine)]
         cells += [
             [
                 policy,
@@ -155,12 +182,13 @@ def front(rows: Sequence[Row], palette: Palette, varied: Sequence[str]) -> Figur
                 percent(_kept(row)),
                 percent(row["energy_saved_vs_static_max"]),
             ]
-            for row in best
+            for row in thinned(best, max(MOST_DRAWN // policies, 2))
         ]
     return Figure(
         title="Saving against attainment",
-        text="A point a scenario; attainment is the worse of TTFT and mean ITL. The table lists "
-        "each policy's front: points that no other of its own beats in both.",
+        text="A point a scenario, evenly chosen where they are thousands; attainment is the worse "
+        "of TTFT and mean ITL. The table lists each policy's front: points that no other of its "
+        "own beats in both.",
         traces=traces,
         layout={
             "xaxis": axis("attainment (%)"),
@@ -231,12 +259,24 @@ def _kept(row: Row) -> float | None:
     return min(kept) if kept else None
 
 
-def _dominates(one: Row, other: Row) -> bool:
-    saved = "energy_saved_vs_static_max"
-    ours, theirs = (
-        (_kept(row) or 0.0, row[saved] if row[saved] is not None else 0.0) for row in (one, other)
-    )
-    return ours != theirs and ours[0] >= theirs[0] and ours[1] >= theirs[1]
+def _saved_and_kept(row: Row) -> tuple[float, float]:
+    """Attainment, then saving."""
+    saved = row["energy_saved_vs_static_max"]
+    return _kept(row) or 0.0, 0.0 if saved is None else float(saved)
+
+
+def _undominated(ascending: Sequence[Row]) -> list[Row]:
+    """Rows that no other beats in one of attainment and saving and equals or beats in both.
+
+    Args:
+        ascending: By `_saved_and_kept`: whatever keeps more than a row stands behind it.
+    """
+    best: list[Row] = []
+    for row in reversed(ascending):
+        ours = _saved_and_kept(row)
+        if not best or ours[1] > _saved_and_kept(best[-1])[1] or ours == _saved_and_kept(best[-1]):
+            best.append(row)
+    return best[::-1]
 
 
 def _where(row: Row, varied: Sequence[str]) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from types import UnionType
@@ -11,10 +10,11 @@ from typing import TYPE_CHECKING, Any, Union, get_args, get_origin
 from voltana.config import ScenarioFile
 from voltana.errors import ConfigError, invalid, unknown_name
 from voltana.evaluation.scenario import ARRIVALS
+from voltana.users_file import load_json
 from voltana.validation import StrictTable
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
 
 RATIO = "pd"
@@ -133,7 +133,7 @@ def check_values(given: str, values: tuple[Any, ...]) -> tuple[Any, ...]:
 def _values(given: str, text: str) -> tuple[Any, ...]:
     if text.startswith("["):
         try:
-            listed = json.loads(text)
+            listed = load_json(text)
         except ValueError as error:
             raise ConfigError(
                 f"axis {given!r} = {text!r} is not a JSON list: {error}. "
@@ -169,10 +169,45 @@ def value_of(text: str) -> Any:
     if text.lower() == "none":
         return None
     try:
-        value: Any = json.loads(text)
+        value: Any = load_json(text)
     except ValueError:
         return text
     return text if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def check_once(names: Iterable[str]) -> None:
+    """Refuse fields of which one would silently win over another.
+
+    Args:
+        names: Of the fields of one scenario, as `field_name` gives them, a field as often as it
+            was named.
+
+    Raises:
+        ConfigError: If two set the same key.
+    """
+    said: dict[str, str] = {}
+    for name in names:
+        for key in _keys(name):
+            if key in said:
+                raise ConfigError(
+                    f"fields {_spoken(said[key])!r} and {_spoken(name)!r} both set {key}, so that "
+                    "one of them would be ignored. Leave one out."
+                )
+            said[key] = name
+
+
+def _keys(name: str) -> tuple[str, ...]:
+    """What a field sets in a scenario file."""
+    if name == RATIO:
+        return "cluster.prefill", "cluster.decode"
+    if name.startswith(f"{ARRIVALS}."):
+        key = name.removeprefix(f"{ARRIVALS}.")
+        return f"workload.{key}", f"trace.{key}"
+    return (name,)
+
+
+def _spoken(name: str) -> str:
+    return name.removeprefix(f"{ARRIVALS}.")
 
 
 def as_tables(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -11,7 +11,7 @@ import hashlib
 import itertools
 import json
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,15 +19,24 @@ from voltana.config import parse_scenario
 from voltana.errors import ConfigError, VoltanaError, invalid
 from voltana.evaluation.best_fixed import REFERENCE
 from voltana.evaluation.scenario import ARRIVALS, check_scenario, overlay
-from voltana.evaluation.sweep.fields import POLICIES, as_tables, check_values, field_name
+from voltana.evaluation.sweep.fields import (
+    POLICIES,
+    as_tables,
+    check_once,
+    check_values,
+    field_name,
+)
+from voltana.evaluation.sweep.named_files import digest_of
 from voltana.evaluation.sweep.work import policy_from
 from voltana.plant.workload.lengths import load_lengths
-from voltana.users_file import open_file
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
     from voltana.config import ScenarioFile
+
+_MOST_SHOWN = 400
+"""Characters of a scenario in an error."""
 
 MOST_POINTS = 100_000
 """Scenarios of one sweep; each is a record of its own."""
@@ -40,10 +49,12 @@ class Point:
     Attributes:
         key: What identifies it.
         file: The scenario, with nothing left to a default.
+        digests: Of the content of the files that it names, by path.
     """
 
     key: str
     file: ScenarioFile
+    digests: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,21 +111,12 @@ class _Checks:
             }
         )
 
-    def key(self, file: ScenarioFile) -> str:
-        """The digest of a scenario and of the files that it names."""
-        contents = [
-            self._digest(Path(name))
-            for name in (file.cluster.hardware, file.cluster.model)
-            if Path(name).suffix in {".toml", ".json"}
-        ]
-        if file.trace is not None:
-            contents.append(self._digest(file.trace.file))
-        if file.workload is not None and file.workload.rates_file is not None:
-            contents.append(self._digest(file.workload.rates_file))
-        if file.power_budget_file is not None:
-            contents.append(self._digest(file.power_budget_file))
-        said = [file.model_dump(mode="json"), contents, self._source]
-        return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()[:24]
+    def point(self, file: ScenarioFile) -> Point:
+        """A scenario under the digest of itself and of the files that it names."""
+        named = [self._digest(path) for path in _named_files(file)]
+        said = [file.model_dump(mode="json"), [digest for _, digest in named], self._source]
+        key = hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()[:24]
+        return Point(key=key, file=file, digests=dict(named))
 
     def _from_source(self, source: str, file: ScenarioFile) -> ScenarioFile:
         for name in set(file.policies) - self._made:
@@ -122,16 +124,23 @@ class _Checks:
             self._made.add(name)
         return file.model_copy(update={"policies": (REFERENCE,)})
 
-    def _digest(self, path: Path) -> str:
+    def _digest(self, path: Path) -> tuple[str, str]:
         if path not in self._digests:
-            try:
-                with open_file(path) as opened:
-                    self._digests[path] = hashlib.file_digest(opened, "sha256").hexdigest()
-            except OSError as error:
-                raise ConfigError(
-                    f"{str(path)!r} cannot be read: {error.strerror}. Check the path."
-                ) from None
-        return self._digests[path]
+            self._digests[path] = digest_of(path)
+        return str(path), self._digests[path]
+
+
+def _named_files(file: ScenarioFile) -> list[Path]:
+    """The files that a scenario's figures follow from."""
+    profiles = (Path(file.cluster.hardware), Path(file.cluster.model))
+    found = [path for path in profiles if path.suffix in {".toml", ".json"}]
+    if file.trace is not None:
+        found.append(file.trace.file)
+    if file.workload is not None and file.workload.rates_file is not None:
+        found.append(file.workload.rates_file)
+    if file.power_budget_file is not None:
+        found.append(file.power_budget_file)
+    return found
 
 
 def make_plan(
@@ -158,6 +167,8 @@ def make_plan(
     for name, values in axes.items():
         check_values(name, tuple(values))
     listed = [{}] if rows is None else [_named(row) for row in rows]
+    for names in dict.fromkeys(map(tuple, listed)):
+        check_once([*names, *axes])
     count = scenario_count(axes, rows)
     if count == 0 or (rows is None and not axes):
         raise ConfigError(
@@ -170,11 +181,10 @@ def make_plan(
     points: dict[str, Point] = {}
     for values in _combined(listed, axes):
         try:
-            file = checks.explicit(parse_scenario(overlay(base, as_tables(values))))
-            key = checks.key(file)
+            point = checks.point(checks.explicit(parse_scenario(overlay(base, as_tables(values)))))
         except VoltanaError as error:
             raise ConfigError(f"{_shown(values)}: {error}") from error
-        points.setdefault(key, Point(key=key, file=file))
+        points.setdefault(point.key, point)
     varied = dict.fromkeys(name for row in listed for name in row) | dict.fromkeys(axes)
     return Plan(points=tuple(points.values()), fields=tuple(varied), policy_source=policy_source)
 
@@ -211,4 +221,5 @@ def _named(values: Mapping[str, Any]) -> dict[str, Any]:
 
 def _shown(values: Mapping[str, Any]) -> str:
     shown = (f"{name.removeprefix(f'{ARRIVALS}.')} = {value}" for name, value in values.items())
-    return ", ".join(shown) or "scenario"
+    said = ", ".join(shown) or "scenario"
+    return said if len(said) <= _MOST_SHOWN else f"{said[:_MOST_SHOWN]}..."

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 from typing import TYPE_CHECKING, Any
 
 from voltana.errors import ConfigError, invalid
@@ -47,12 +48,22 @@ def _parsed(path: Path, text: str) -> Any:
         case ".json":
             return load_json(text)
         case ".jsonl":
-            return [load_json(line) for line in text.splitlines() if line.strip()]
+            return [load_json(line) for line in text.split("\n") if line.strip()]
         case ".toml":
             return load_toml(text).get(TOML_KEY)
         case ".csv":
-            return [_cells(path, row) for row in csv.DictReader(text.splitlines())]
+            return _table(path, csv.DictReader(io.StringIO(text, newline=""), strict=True))
     raise invalid("list", str(path), "a .json, .jsonl, .csv or .toml file", "Name its format so.")
+
+
+def _table(path: Path, rows: csv.DictReader[str]) -> list[dict[str, Any]]:
+    names = list(rows.fieldnames or ())
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise ConfigError(
+            f"list {str(path)!r} has the column {twice!r:.80} twice. Remove or rename one."
+        )
+    return [_cells(path, row) for row in rows]
 
 
 def _cells(path: Path, row: dict[str | None, Any]) -> dict[str, Any]:
@@ -67,8 +78,16 @@ def _cells(path: Path, row: dict[str | None, Any]) -> dict[str, Any]:
 def _flat(row: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     made: dict[str, Any] = {}
     for name, value in row.items():
-        if isinstance(value, dict):
-            made |= _flat(value, f"{prefix}{name}.")
-        else:
-            made[f"{prefix}{name}"] = value
+        below = (
+            _flat(value, f"{prefix}{name}.")
+            if isinstance(value, dict)
+            else {f"{prefix}{name}": value}
+        )
+        twice = next((key for key in below if key in made), None)
+        if twice is not None:
+            raise ConfigError(
+                f"a row of the list has the field {twice!r:.80} twice, nested and by its dotted "
+                "name. Leave one out."
+            )
+        made |= below
     return made

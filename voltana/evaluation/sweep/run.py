@@ -41,7 +41,12 @@ class SweepOutcome:
 
 
 def run_sweep(
-    plan: Plan, folder: Path, workers: Workers, progress: Progress | None = None
+    plan: Plan,
+    folder: Path,
+    workers: Workers,
+    progress: Progress | None = None,
+    *,
+    ended: Callable[[SweepOutcome], object] | None = None,
 ) -> SweepOutcome:
     """Run the scenarios of a plan that a folder does not hold yet.
 
@@ -53,6 +58,8 @@ def run_sweep(
         folder: Where records are kept.
         workers: Where scenarios run.
         progress: See `Progress`.
+        ended: Called with what came out while no other sweep can have the folder: whoever writes
+            there does it in this.
 
     Raises:
         ConfigError: If the folder cannot be used, or a record cannot be written.
@@ -62,7 +69,12 @@ def run_sweep(
         scenarios = {p.key: p.file.model_dump(mode="json", exclude_none=True) for p in plan.points}
         found = {key: rows for key in scenarios if (rows := store.rows(key)) is not None}
         tasks = [
-            Task(key=point.key, scenario=scenarios[point.key], policy_source=plan.policy_source)
+            Task(
+                key=point.key,
+                scenario=scenarios[point.key],
+                policy_source=plan.policy_source,
+                digests=point.digests,
+            )
             for point in sorted(plan.points, key=_cost, reverse=True)
             if point.key not in found
         ]
@@ -78,11 +90,16 @@ def run_sweep(
                     found[outcome.key] = outcome.rows
                 if progress is not None:
                     progress(len(found) + len(failures), len(scenarios), len(failures))
-    return SweepOutcome(
-        rows=tuple(row for point in plan.points for row in _flat(point, found.get(point.key, ()))),
-        failures=failures,
-        ran=len(tasks) - len(failures),
-    )
+        made = SweepOutcome(
+            rows=tuple(
+                row for point in plan.points for row in _flat(point, found.get(point.key, ()))
+            ),
+            failures=failures,
+            ran=len(tasks) - len(failures),
+        )
+        if ended is not None:
+            ended(made)
+        return made
 
 
 def _flat(point: Point, rows: tuple[Row, ...]) -> list[Row]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import fcntl
+import hashlib
 import json
 from typing import TYPE_CHECKING, Any
 
@@ -107,8 +108,9 @@ class SweepStore:
         """The figures of a finished scenario; None if it has to be run (again)."""
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
             record = load_json(read_text(self._path(key)))
-            ours = {"key": key, "schema": SCHEMA, "code": code_digest()}
             rows = tuple(record["rows"])
+            digest = _digest(rows)
+            ours = {"key": key, "schema": SCHEMA, "code": code_digest(), "digest": digest}
             if {name: record[name] for name in ours} == ours and all(map(_is_row, rows)):
                 return rows
         return None
@@ -119,12 +121,14 @@ class SweepStore:
         Raises:
             ConfigError: If the disk is full or broken; nothing that was kept before is touched.
         """
+        rows = json.loads(json.dumps(list(rows), allow_nan=False))
         content = {
             "schema": SCHEMA,
             "code": code_digest(),
             "key": key,
+            "digest": _digest(rows),
             "scenario": scenario,
-            "rows": list(rows),
+            "rows": rows,
         }
         write_whole(self._path(key), json.dumps(content, allow_nan=False).encode(), REMEDY)
 
@@ -152,6 +156,11 @@ def read_plan(folder: Path) -> dict[str, Any] | None:
             "again: the runs that are kept and of this code are not run again."
         ) from None
     return plan if isinstance(plan, dict) else {}
+
+
+def _digest(rows: Iterable[Row]) -> str:
+    """What tells rows that a disk or an editor has changed."""
+    return hashlib.sha256(json.dumps(list(rows), sort_keys=True).encode()).hexdigest()[:24]
 
 
 def _is_row(row: object) -> bool:

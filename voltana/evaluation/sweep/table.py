@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import io
 import json
+import math
 from typing import TYPE_CHECKING, Any, NamedTuple, get_args
 
 from voltana import __version__
@@ -19,6 +20,7 @@ from voltana.evaluation.sweep.knowledge import board_knowledge
 from voltana.evaluation.sweep.store import REMEDY, RESULTS, SCHEMA, TIMING
 from voltana.evaluation.whole_file import write_whole
 from voltana.extras import require
+from voltana.users_file import load_json
 
 require("sweep", "writing results as Parquet")
 
@@ -128,7 +130,20 @@ def read_results(path: Path) -> Results:
             f"{str(path)!r} has no column {missing[0]!r}: something else has written it anew. "
             f"{_ANEW}"
         )
-    rows = [{name: _read(value) for name, value in row.items()} for row in read]
+    try:
+        rows = [{name: _read(value) for name, value in row.items()} for row in read]
+    except ValueError as error:
+        raise ConfigError(
+            f"{str(path)!r} has a cell that is no JSON ({error}): something else has written it "
+            f"anew. {_ANEW}"
+        ) from None
+    for row in rows:
+        for name, value in row.items():
+            if isinstance(value, float) and not math.isfinite(value):
+                raise ConfigError(
+                    f"{str(path)!r} has {name} = {value} in a row: must be finite or null, as a "
+                    f"sweep writes it. {_ANEW}"
+                )
     return Results(rows, form.get("knowledge", {}))
 
 
@@ -136,7 +151,7 @@ def _form(table: pa.Table, path: Path) -> dict[str, Any]:
     """What says that a file is of a sweep, and of which version."""
     said = (table.schema.metadata or {}).get(_FORM)
     try:
-        form = None if said is None else json.loads(said)
+        form = None if said is None else load_json(said.decode())
     except ValueError:
         form = None
     if not isinstance(form, dict):
@@ -160,7 +175,7 @@ def _plain(value: Any) -> Any:
 
 
 def _read(value: Any) -> Any:
-    return json.loads(value) if isinstance(value, str) and value[:1] in {"[", "{"} else value
+    return load_json(value) if isinstance(value, str) and value[:1] in {"[", "{"} else value
 
 
 def _type_of(annotation: object) -> pa.DataType:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import traceback
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
 from voltana.config import parse_scenario
@@ -13,10 +13,11 @@ from voltana.evaluation.best_fixed import REFERENCE
 from voltana.evaluation.compare import compare
 from voltana.evaluation.metrics import plain_figures
 from voltana.evaluation.scenario import resolve
+from voltana.evaluation.sweep.named_files import check_unchanged
 from voltana.policy import Policy, load_object
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from voltana.evaluation.compare import PolicyRun
 
@@ -31,11 +32,13 @@ class Task:
         key: What identifies it.
         scenario: The scenario file's tables.
         policy_source: As in `Plan`.
+        digests: As in `Point`.
     """
 
     key: str
     scenario: dict[str, Any]
     policy_source: str | None = None
+    digests: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,7 +70,9 @@ class Workers(Protocol):
 def attempt(task: Task) -> Outcome:
     """Run a task; whatever it raises is its outcome."""
     try:
-        return Outcome(key=task.key, rows=run_task(task))
+        rows = run_task(task)
+        check_unchanged(task.digests)
+        return Outcome(key=task.key, rows=rows)
     except VoltanaError as error:
         return Outcome(key=task.key, error=str(error))
     except (Exception, SystemExit) as error:  # noqa: BLE001  (whatever a user's own policy raises)

@@ -10,7 +10,7 @@ such samples, by the t-distribution.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -18,7 +18,7 @@ from scipy.stats import t as student
 
 from voltana.errors import ConfigError
 from voltana.plant.fit import coefficients
-from voltana.plant.fit.least_squares import solve
+from voltana.plant.fit.least_squares import LEAST_NOISE, solve
 from voltana.plant.fit.residuals import Residual, idle_residuals, residuals
 from voltana.plant.fit.samples import Samples, Work
 from voltana.plant.latency import LatencyModel
@@ -43,7 +43,12 @@ AT_LIMIT = 0.97
 """Share of the power limit from which a board may have lowered its clock."""
 FARTHEST = 30.0
 """Factor between a row and the base profile from which a unit is taken to be wrong."""
-_FIRST_NOISE, _LEAST_NOISE = 0.02, 1e-6
+POOR = 0.5
+"""Median error of the latencies of a phase from which on the fit describes no board."""
+MOST_OF_PEAK = 3.0
+"""Share of a published peak that no board reaches, whatever its caches and the noise of rows do."""
+_SHARES = (".efficiency", ".bandwidth_share")
+_FIRST_NOISE = 0.02
 _ROUNDS = 3
 _UNTOLD = 3.0
 _TRIES = 300
@@ -78,12 +83,14 @@ class FittedBoard:
         coefficients: Everything that was fitted.
         residuals: By phase and quantity.
         at_limit: Lines that were left out, for the board was at its power limit.
+        repeated: Lines that are equal to an earlier one in every cell.
     """
 
     hardware: HardwareProfile
     coefficients: tuple[Coefficient, ...]
     residuals: tuple[Residual, ...]
     at_limit: tuple[int, ...]
+    repeated: tuple[int, ...] = ()
 
 
 def fit_board(
@@ -114,10 +121,12 @@ def fit_board(
             "clocks or smaller batches."
         )
     _check(base, model, timed, tensor_parallel)
+    _check_power(base, model, kept, tensor_parallel)
     board, found = _fit_times(base, model, timed, tensor_parallel)
     found_residuals = residuals(
         "latency", timed, timed.latency_s, _seconds(board, model, timed, tensor_parallel)
     )
+    _check_fit(found_residuals, found)
     powered = Samples([row for row in timed.rows if not math.isnan(row.power_w)])
     idle = [row for row in kept if row.phase == "idle"]
     if len(powered):
@@ -132,7 +141,19 @@ def fit_board(
         coefficients=tuple(found),
         residuals=tuple(found_residuals),
         at_limit=tuple(row.line for row in rows if row.power_w >= limit_w),
+        repeated=_repeated(kept),
     )
+
+
+def _repeated(rows: Sequence[Measurement]) -> tuple[int, ...]:
+    seen: set[object] = set()
+    found = []
+    for row in rows:
+        said = tuple(map(str, astuple(replace(row, line=0))))  # nan is not equal to itself
+        if said in seen:
+            found.append(row.line)
+        seen.add(said)
+    return tuple(found)
 
 
 def _seconds(
@@ -156,6 +177,48 @@ def _check(base: HardwareProfile, model: ModelProfile, samples: Samples, boards:
                 f"{seconds / FARTHEST:.3g}-{seconds * FARTHEST:.3g} s, within {FARTHEST:g} times "
                 f"of what {model.name} takes on {base.name}. Check the unit, the model and the "
                 "row, or start from another board (--hardware)."
+            )
+
+
+def _check_power(
+    base: HardwareProfile, model: ModelProfile, rows: Sequence[Measurement], boards: int
+) -> None:
+    powered = Samples([r for r in rows if r.phase != "idle" and not math.isnan(r.power_w)])
+    expected: list[tuple[Measurement, float]] = []
+    if len(powered):
+        work = powered.work(LatencyModel(base, model, boards))
+        watts = _watts(base, model, powered, work)
+        expected += zip(powered.rows, (boards * watts).tolist(), strict=True)
+    power = PowerModel(base)
+    idle = (row for row in rows if row.phase == "idle")
+    expected += [(row, boards * power.idle_w(row.clock_mhz)) for row in idle]
+    for row, watts_w in expected:
+        if not watts_w / FARTHEST <= row.power_w:
+            raise ConfigError(
+                f"line {row.line}, column 'power_w': {row.power_w:g} W is not allowed: must be at "
+                f"least {watts_w / FARTHEST:.3g} W, {1 / FARTHEST:.2g} of what {boards} x "
+                f"{base.name} draws there. Check the unit (W of all boards of the instance)."
+            )
+
+
+def _check_fit(found: Sequence[Residual], fitted: Sequence[Coefficient]) -> None:
+    remedy = (
+        "Check that no columns are swapped (batch and context), their units, the model and "
+        "--hardware."
+    )
+    for one in found:
+        if one.median > POOR:
+            raise ConfigError(
+                f"{one.what}: the best fit is off by {100 * one.median:.0f} % in the median (worst "
+                f"at line {one.worst_line}): must be at most {100 * POOR:.0f} %, or the rows are "
+                f"of nothing that a board does. {remedy}"
+            )
+    for each in fitted:
+        if each.name.endswith(_SHARES) and each.value > MOST_OF_PEAK * max(each.base, 1.0):
+            raise ConfigError(
+                f"{each.name} would have to be {each.value:.3g} of the board's published peak: "
+                f"must be at most {MOST_OF_PEAK:g}, or the rows are of nothing that the board "
+                f"does. {remedy}"
             )
 
 
@@ -199,7 +262,7 @@ def _fit(
     """Fit, look how noisy the rows are, and let coefficients lean on the base accordingly."""
     noise, train, begin = _FIRST_NOISE, np.ones(len(measured)), start
     for _ in range(_ROUNDS):
-        lean = max(noise, _LEAST_NOISE) / EXPECTED_DEVIATION
+        lean = max(noise, LEAST_NOISE) / EXPECTED_DEVIATION
         solution = solve(predict, measured, train, start, lean=lean, begin=begin, tries=_TRIES)
         noise, begin = solution.noise, solution.values
     wide = float(student.ppf(CONFIDENCE, solution.freedom))

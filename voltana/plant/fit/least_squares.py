@@ -17,6 +17,11 @@ if TYPE_CHECKING:
     Model = Callable[[dict[str, float]], FloatArray]
 
 
+LEAST_NOISE = 1e-6
+"""No row is known better. Rows that are met exactly, such as one that is there fifty times, tell no
+more than they are: what only leans keeps the deviation of what it leans on."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Solution:
     """Coefficients that fit, and how sure they are.
@@ -110,7 +115,7 @@ def _with_errors(
     told = jacobian[: len(error)]
     freedom = max(1.0, rows - float(np.trace(inverse @ (told.T @ told))))
     noise = float(np.sqrt(np.sum(error**2) / freedom))
-    deviation = noise * np.sqrt(np.maximum(np.diag(inverse), 0.0))
+    deviation = max(noise, LEAST_NOISE) * np.sqrt(np.maximum(np.diag(inverse), 0.0))
     return Solution(
         values=values,
         deviation=dict(zip(values, deviation.tolist(), strict=True)),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import itertools
 import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -19,7 +20,7 @@ COLUMNS = ("phase", "batch", "context", "clock_mhz", "latency_s", "latency_ms", 
 MOST_BATCH = 65_536
 MOST_CONTEXT = 10_000_000
 LONGEST_S = 3600.0
-LEAST_ROWS = 6
+LEAST_ROWS, MOST_ROWS = 6, 50_000
 _SHOWN = 40
 _SCALES = {"latency_s": 1.0, "latency_ms": 1e-3}
 
@@ -64,9 +65,15 @@ def read_measurements(
     """
     try:
         with open_text(path) as text:
-            lines = list(_records(text, path))
+            lines = list(itertools.islice(_records(text, path), MOST_ROWS + 2))
     except TraceError as error:
         raise ConfigError(str(error)) from None
+    if len(lines) > MOST_ROWS + 1:
+        raise ConfigError(
+            f"{path}: has more than {MOST_ROWS} rows: must be at most so many, as a fit goes over "
+            "all of them some hundred times. Keep every tenth row, or the mean of those that have "
+            "phase, batch, context and clock alike."
+        )
     header = _header(lines, path)
     rows = _Rows(path, header, clocks_mhz, most_w)
     found = tuple(rows.read(line, cells) for line, cells in lines[1:])
