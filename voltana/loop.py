@@ -18,7 +18,7 @@ import structlog
 from voltana.in_force import ClocksInForce
 from voltana.levels import combine_limits, require_levels, resolve
 from voltana.planning import settle
-from voltana.ports import Plans
+from voltana.ports import Plans, TellsDemand
 from voltana.values import (
     EMPTY_QUEUE,
     UNBOUNDED,
@@ -48,6 +48,9 @@ IDLE = Load()
 PLAN_PERIOD_S = 0.25
 """How often a controller that plans is let do so: several times in the second within which a batch
 may come to its boundary."""
+
+INTENDED_S = 5.0
+"""How long what a router intends is believed: a router that has ended intends nothing."""
 
 _MOST_ENDED = 256
 """Ends that a controller is told of at once: more than any engine has in flight."""
@@ -104,6 +107,8 @@ class ControlLoop:
         self._lease_s = lease_s
         self._plans = controller if isinstance(controller, Plans) else None
         self._plan_at_s = -math.inf
+        self._measures = controller if isinstance(controller, TellsDemand) else None
+        self._intended_per_s, self._intended_at_s = math.nan, -math.inf
         self._limits: dict[str, Limit] = {limit.source: limit for limit in limits}
         self._target_mhz = math.nan
         self._wanted_mhz: float | None = None
@@ -122,6 +127,17 @@ class ControlLoop:
     def clear_limit(self, source: str) -> None:
         """Lift what `source` imposed, if anything."""
         self._limits.pop(source, None)
+
+    def intend(self, tokens_per_s: float) -> None:
+        """A router says what it intends the instance to be asked for, in output tokens/s.
+
+        It holds for `INTENDED_S`, unless it is said again.
+        """
+        self._intended_per_s, self._intended_at_s = tokens_per_s, self._time.now_s()
+
+    def demand_per_s(self) -> float | None:
+        """Output tokens/s that it is asked for, as its controller measures them; None if not."""
+        return None if self._measures is None else self._measures.demand_per_s()
 
     def fastest_mhz(self) -> float:
         """The fastest clock that limits permit now."""
@@ -158,6 +174,9 @@ class ControlLoop:
             last_latency_s=self._last_latency_s,
             ended=tuple(self._ended),
             slack_s=slack_s,
+            intended_per_s=self._intended_per_s
+            if now_s - self._intended_at_s <= INTENDED_S
+            else math.nan,
         )
         self._ended.clear()
         self._wanted_mhz = None  # what fails completes no step, and renews nothing

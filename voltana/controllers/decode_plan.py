@@ -82,6 +82,7 @@ def make_plan(
     demand_per_s: float,
     slack: float,
     burst: float,
+    intended_per_s: float = math.nan,
     error: float = 0.0,
     error_by_now: float = 0.0,
     in_force: DecodePlan = NO_PLAN,
@@ -97,6 +98,7 @@ def make_plan(
         demand_per_s: rho of the envelope, in tokens/s.
         slack: Share by which more is planned for.
         burst: sigma of the envelope, in requests.
+        intended_per_s: What the router intends instead, which the batch settles by; nan for none.
         error: Relative error of the demand; a level that serves it within that stays.
         error_by_now: Likewise, greater where the demand is no average over its time constant yet:
             a level is not raised for what is not known, and lowered as before.
@@ -120,7 +122,8 @@ def make_plan(
     most_per_s = float(rate_per_s[table.row(viable), fastest])
     room = max(burst - affordable * most_per_s, 0.0) if full else 0.0
     served = served_per_s(table, viable - room)
-    wanted_per_s = (1.0 + slack) * demand_per_s
+    lasting_per_s = intended_per_s if intended_per_s >= 0.0 else demand_per_s
+    wanted_per_s = (1.0 + slack) * lasting_per_s
     settling = _settling(served, wanted_per_s, (max(error, error_by_now), error), in_force.settling)
     slowest = np.full(len(table.batches), settling)
     if power is not None and batch and (1.0 + SURE * error) * wanted_per_s <= served[fastest]:

@@ -101,6 +101,7 @@ class EnergyOptimal:
         self._planned_at_s = -math.inf
         self._permitted = len(self.levels_mhz)
         self._load = Load()
+        self._intended_per_s = math.nan
         self._steps = self._outside = 0
 
     @property
@@ -125,6 +126,10 @@ class EnergyOptimal:
             steps=self._steps,
             outside=self._outside,
         )
+
+    def demand_per_s(self) -> float:
+        """See `voltana.ports.TellsDemand`."""
+        return self.envelope.rate_per_s
 
     def decide(self, observation: Observation) -> Decision:
         """See `voltana.ports.Controller.decide`."""
@@ -168,6 +173,7 @@ class EnergyOptimal:
             make_plan,
             table,
             demand_per_s=self.envelope.rate_per_s,
+            intended_per_s=self._intended_per_s,
             slack=self.price.slack,
             burst=self.envelope.burst_requests,
             error=self.envelope.relative_error,
@@ -186,6 +192,7 @@ class EnergyOptimal:
         if ran and last_s > 0.0:
             self.price.note(ran, late=last_s > self._slo.itl_s)
         self._load = observation.load
+        self._intended_per_s = observation.intended_per_s
         self.envelope.note(self._load.decode_requests, observation.now_s)
         if observation.bounds.max_mhz < self.levels_mhz[-1]:
             capped = int(self._levels.searchsorted(observation.bounds.max_mhz + 1e-6, side="right"))

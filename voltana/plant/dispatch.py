@@ -20,6 +20,7 @@ from voltana.cluster.admission import Line, decode_slack_s, prefill_slack_s
 from voltana.cluster.candidates import candidate, instance_facts, latency_model
 from voltana.cluster.context import iteration_budget_s
 from voltana.cluster.holding import HoldingQueue
+from voltana.cluster.intents import Intents
 from voltana.cluster.ledger import Entry, Ledger
 from voltana.cluster.renewed import Renewed
 from voltana.errors import RoutingError
@@ -91,6 +92,7 @@ class RoleDispatch:
             for i in instances
         ]
         self._candidates = LazyCandidates(len(instances), self._candidate)
+        self._intents = Intents(router, time, self._intend)
 
     @property
     def candidates(self) -> Sequence[Candidate]:
@@ -104,6 +106,7 @@ class RoleDispatch:
             RoutingError: If the router names an instance that is not there.
         """
         name = self._router.route(request, self._candidates)
+        self._intents.look(self._candidates)
         if isinstance(name, Deferral):
             return name
         index = self._index.get(name)
@@ -113,6 +116,9 @@ class RoleDispatch:
                 f"of {', '.join(self.names)}. Return the name of a candidate."
             )
         return index
+
+    def _intend(self, name: str, tokens_per_s: float) -> None:
+        self._instances[self._index[name]].runner.loop.intend(tokens_per_s)
 
     def _candidate(self, index: int) -> Candidate:
         return candidate(

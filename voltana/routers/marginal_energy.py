@@ -16,18 +16,18 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_left
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, cast
 
 from voltana.errors import invalid
 from voltana.operating import operating_point, power_at
 from voltana.planning import GROWTH_TOKENS, mean_at
-from voltana.pool import IN_FLIGHT, KeptPool
+from voltana.pool import IN_FLIGHT, NAME, KeptPool
 from voltana.ports import needs_of
 from voltana.routers.least_memory import LeastMemory
 from voltana.values import Load, Need, Role
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from voltana.pool import Pool
     from voltana.ports import Router
@@ -93,6 +93,30 @@ class MarginalEnergy:
                 pool = pool.take_busiest(awake)
         return self._inner.route(request, pool)
 
+    def intended(self, candidates: Sequence[Candidate]) -> Mapping[str, float]:
+        """See `voltana.ports.Intends`: equal shares of all that is asked for, among the awake.
+
+        How many these will be follows from what the instances measure together: requests that came
+        count there with all that they owe, while what is produced says little as long as batches
+        grow.
+        """
+        pool = self._kept.of(candidates)
+        measured = pool.column(_measured)
+        if not all(pool.column(_is_known)) or None in measured:
+            return {}
+        tokens_per_s = sum(cast("list[float]", measured))
+        if not 0.0 < tokens_per_s < math.inf:
+            return {}
+        now = _demand(pool)
+        awake = before = max(1, len(pool) - pool.column(IN_FLIGHT).count(0))
+        seen = set()
+        demand = now._replace(tokens_per_s=tokens_per_s)
+        while awake not in seen:
+            seen.add(awake)
+            awake = self._least_power_of(pool, awake, demand)
+        del before
+        return dict.fromkeys(pool.take_busiest(awake).column(NAME), tokens_per_s / awake)
+
     def _worth_being_awake(self, pool: Pool) -> int:
         """How many instances should be awake; worked out once for each question."""
         demand = _demand(pool)
@@ -101,6 +125,10 @@ class MarginalEnergy:
         if demand.tokens_per_s == math.inf:
             return len(pool)
         awake = max(1, len(pool) - pool.column(IN_FLIGHT).count(0))
+        return self._least_power_of(pool, awake, demand)
+
+    def _least_power_of(self, pool: Pool, awake: int, demand: _Demand) -> int:
+        """So many as are awake, or one more or less; worked out once for each question."""
         model = pool.busiest()  # the one whose power is best known
         bins = demand.bins()
         question = (bins, awake, len(pool), id(model.predictor), id(model.power))
@@ -198,6 +226,10 @@ def _flow(candidate: Candidate) -> _Flow:
     known = 0.0 < latency_s < math.inf
     produced_per_s = state.running_requests / latency_s if known else math.inf
     return _Flow(produced_per_s, state.running_requests, state.kv_tokens)
+
+
+def _measured(candidate: Candidate) -> float | None:
+    return candidate.state.demand_per_s
 
 
 def _demand(pool: Pool) -> _Demand:

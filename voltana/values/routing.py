@@ -106,6 +106,8 @@ class InstanceState:
             runs included: what is pending.
         clock_mhz: Achieved clock.
         oldest_wait_s: Longest wait there, those of a prefill batch that runs included.
+        demand_per_s: Tokens/s that it is asked for, as its controller measures them; None where it
+            does not tell.
     """
 
     running_requests: int = 0
@@ -114,6 +116,7 @@ class InstanceState:
     queued_tokens: int = 0
     clock_mhz: float
     oldest_wait_s: float = 0.0
+    demand_per_s: float | None = None
 
 
 class Need(enum.StrEnum):
