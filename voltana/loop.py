@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from voltana.ports import Actuator, Controller, PowerPredictor, Predictor, Sensor, TimeSource
-    from voltana.values import Domain, Exposure
+    from voltana.values import Domain, Exposure, IntendedDemand
 
 make_observation = maker(Observation)
 make_outcome = maker(Outcome)
@@ -49,8 +49,9 @@ PLAN_PERIOD_S = 0.25
 """How often a controller that plans is let do so: several times in the second within which a batch
 may come to its boundary."""
 
-INTENDED_S = 5.0
-"""How long what a router intends is believed: a router that has ended intends nothing."""
+INTENDED_S = 1.0
+"""How long what a router intends is believed; it says so four times as often, and one that has
+ended intends nothing."""
 
 _MOST_ENDED = 256
 """Ends that a controller is told of at once: more than any engine has in flight."""
@@ -108,7 +109,8 @@ class ControlLoop:
         self._plans = controller if isinstance(controller, Plans) else None
         self._plan_at_s = -math.inf
         self._measures = controller if isinstance(controller, TellsDemand) else None
-        self._intended_per_s, self._intended_at_s = math.nan, -math.inf
+        self._intended: IntendedDemand | None = None
+        self._intended_until_s = -math.inf
         self._limits: dict[str, Limit] = {limit.source: limit for limit in limits}
         self._target_mhz = math.nan
         self._wanted_mhz: float | None = None
@@ -128,12 +130,9 @@ class ControlLoop:
         """Lift what `source` imposed, if anything."""
         self._limits.pop(source, None)
 
-    def intend(self, tokens_per_s: float) -> None:
-        """A router says what it intends the instance to be asked for, in output tokens/s.
-
-        It holds for `INTENDED_S`, unless it is said again.
-        """
-        self._intended_per_s, self._intended_at_s = tokens_per_s, self._time.now_s()
+    def intend(self, demand: IntendedDemand) -> None:
+        """A router says what it intends the instance to be asked for; holds for `INTENDED_S`."""
+        self._intended, self._intended_until_s = demand, self._time.now_s() + INTENDED_S
 
     def demand_per_s(self) -> float | None:
         """Output tokens/s that it is asked for, as its controller measures them; None if not."""
@@ -174,9 +173,7 @@ class ControlLoop:
             last_latency_s=self._last_latency_s,
             ended=tuple(self._ended),
             slack_s=slack_s,
-            intended_per_s=self._intended_per_s
-            if now_s - self._intended_at_s <= INTENDED_S
-            else math.nan,
+            intended=self._intended if now_s <= self._intended_until_s else None,
         )
         self._ended.clear()
         self._wanted_mhz = None  # what fails completes no step, and renews nothing

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Protocol, runtime_checkable
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from voltana.values import Candidate, Deferral, Need, Request
+    from voltana.values import Candidate, Deferral, IntendedDemand, Need, Request
 
 
 @runtime_checkable
@@ -65,17 +65,17 @@ def may_defer(router: Router) -> bool:
 class Intends(Protocol):
     """What a router is beside that if it knows what each instance will be asked for.
 
-    What an instance receives while another one is filled says little of that.
+    What an instance receives while it is filled, or another one is, says little of that.
     """
 
-    def intended(self, candidates: Sequence[Candidate]) -> Mapping[str, float]:
-        """Output tokens/s that it intends for instances, by name; pure, like `Router.route`.
+    def intended(self, candidates: Sequence[Candidate]) -> Mapping[str, IntendedDemand]:
+        """What it intends for instances, by name; pure, like `Router.route`.
 
         Instances that are not named go by what they measure themselves.
         """
         ...
 
 
-def intended_by(router: Router, candidates: Sequence[Candidate]) -> Mapping[str, float]:
+def intended_by(router: Router, candidates: Sequence[Candidate]) -> Mapping[str, IntendedDemand]:
     """What a router intends for instances; nothing where it does not say."""
     return router.intended(candidates) if isinstance(router, Intends) else {}

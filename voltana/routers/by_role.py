@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from voltana.ports import Router
-    from voltana.values import Candidate, Deferral, Need, Request
+    from voltana.values import Candidate, Deferral, IntendedDemand, Need, Request
 
 
 class ByRole:
@@ -48,7 +48,7 @@ class ByRole:
         together = candidates[0].role is Role.COLOCATED
         return (self._colocated if together else self._inner).route(request, candidates)
 
-    def intended(self, candidates: Sequence[Candidate]) -> Mapping[str, float]:
+    def intended(self, candidates: Sequence[Candidate]) -> Mapping[str, IntendedDemand]:
         """See `voltana.ports.Intends`; that of the router of decode instances."""
         together = candidates[0].role is Role.COLOCATED
         return intended_by(self._colocated if together else self._inner, candidates)

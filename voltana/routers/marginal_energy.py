@@ -24,7 +24,7 @@ from voltana.planning import GROWTH_TOKENS, mean_at
 from voltana.pool import IN_FLIGHT, NAME, KeptPool
 from voltana.ports import needs_of
 from voltana.routers.least_memory import LeastMemory
-from voltana.values import Load, Need, Role
+from voltana.values import IntendedDemand, Load, Need, Role
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -93,7 +93,7 @@ class MarginalEnergy:
                 pool = pool.take_busiest(awake)
         return self._inner.route(request, pool)
 
-    def intended(self, candidates: Sequence[Candidate]) -> Mapping[str, float]:
+    def intended(self, candidates: Sequence[Candidate]) -> Mapping[str, IntendedDemand]:
         """See `voltana.ports.Intends`: equal shares of all that is asked for, among the awake.
 
         How many these will be follows from what the instances measure together: requests that came
@@ -104,18 +104,23 @@ class MarginalEnergy:
         measured = pool.column(_measured)
         if not all(pool.column(_is_known)) or None in measured:
             return {}
-        tokens_per_s = sum(cast("list[float]", measured))
-        if not 0.0 < tokens_per_s < math.inf:
+        pool_per_s = sum(cast("list[float]", measured))
+        if not 0.0 < pool_per_s < math.inf:
             return {}
-        now = _demand(pool)
-        awake = before = max(1, len(pool) - pool.column(IN_FLIGHT).count(0))
-        seen = set()
-        demand = now._replace(tokens_per_s=tokens_per_s)
-        while awake not in seen:
-            seen.add(awake)
-            awake = self._least_power_of(pool, awake, demand)
-        del before
-        return dict.fromkeys(pool.take_busiest(awake).column(NAME), tokens_per_s / awake)
+        demand = _demand(pool)._replace(tokens_per_s=pool_per_s)
+        awake = self._awake_in_the_end(pool, demand)
+        intended = IntendedDemand(pool_per_s=pool_per_s, share=1.0 / awake)
+        return dict.fromkeys(pool.take_busiest(awake).column(NAME), intended)
+
+    def _awake_in_the_end(self, pool: Pool, demand: _Demand) -> int:
+        """How many instances will be awake once no step by one saves enough any more."""
+        awake = self._least_power_of(pool, _awake(pool), demand)
+        for _ in range(len(pool)):  # it may go to and fro between two
+            further = self._least_power_of(pool, awake, demand)
+            if further == awake:
+                break
+            awake = further
+        return awake
 
     def _worth_being_awake(self, pool: Pool) -> int:
         """How many instances should be awake; worked out once for each question."""
@@ -124,8 +129,7 @@ class MarginalEnergy:
             return 1
         if demand.tokens_per_s == math.inf:
             return len(pool)
-        awake = max(1, len(pool) - pool.column(IN_FLIGHT).count(0))
-        return self._least_power_of(pool, awake, demand)
+        return self._least_power_of(pool, _awake(pool), demand)
 
     def _least_power_of(self, pool: Pool, awake: int, demand: _Demand) -> int:
         """So many as are awake, or one more or less; worked out once for each question."""
@@ -228,7 +232,13 @@ def _flow(candidate: Candidate) -> _Flow:
     return _Flow(produced_per_s, state.running_requests, state.kv_tokens)
 
 
+def _awake(pool: Pool) -> int:
+    """Instances that something is in flight to; one of them at least."""
+    return max(1, len(pool) - pool.column(IN_FLIGHT).count(0))
+
+
 def _measured(candidate: Candidate) -> float | None:
+    """Tokens/s that an instance says it is asked for."""
     return candidate.state.demand_per_s
 
 

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
     from voltana.pool import Pool
     from voltana.ports import Forecasts, Router
-    from voltana.values import Candidate, Request
+    from voltana.values import Candidate, IntendedDemand, Request
 
 AT_BOUNDARY = "every batch at its boundary"
 """Why a request is deferred."""
@@ -103,7 +103,7 @@ class ViableBatch:
             return Deferral(for_s=ASK_AGAIN_S, reason=FULL if full else AT_BOUNDARY)
         return _least_harm(pool, known, prompt)
 
-    def intended(self, candidates: Sequence[Candidate]) -> Mapping[str, float]:
+    def intended(self, candidates: Sequence[Candidate]) -> Mapping[str, IntendedDemand]:
         """See `voltana.ports.Intends`; that of the inner router."""
         return intended_by(self._inner, candidates)
 

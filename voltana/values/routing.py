@@ -119,6 +119,24 @@ class InstanceState:
     demand_per_s: float | None = None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IntendedDemand:
+    """What a router intends an instance to be asked for, as long as nothing changes.
+
+    Attributes:
+        pool_per_s: Output tokens/s that all instances of its role are asked for together.
+        share: Of that, what this one is to have.
+    """
+
+    pool_per_s: float
+    share: float
+
+    @property
+    def tokens_per_s(self) -> float:
+        """Output tokens/s that the instance is to be asked for."""
+        return self.pool_per_s * self.share
+
+
 class Need(enum.StrEnum):
     """What a router needs of every candidate to route as it is meant to.
 
