@@ -129,11 +129,8 @@ def make_plan(
     wanted_per_s = (1.0 + slack) * lasting_per_s
     settling = _settling(served, wanted_per_s, (max(error, error_by_now), error), in_force.settling)
     slowest = np.full(len(table.batches), settling)
-    if (
-        power is not None
-        and batch
-        and (1.0 + SURE * max(error, error_by_now)) * wanted_per_s <= served[fastest]
-    ):
+    sure = (1.0 + SURE * max(error, error_by_now)) * wanted_per_s <= served[fastest]
+    if power is not None and batch and sure:
         _coast(slowest, table, power, batch=batch, burst=burst, demand_per_s=wanted_per_s)
     if traps:
         np.maximum(slowest, _barrier(table, viable, most_per_s, demand_per_s, burst), out=slowest)
