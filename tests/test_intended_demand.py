@@ -128,8 +128,8 @@ def test_what_comes_while_an_instance_is_filled_is_no_burst():
     assert envelope.learning >= 3
     for _ in range(40):
         envelope.note(batch, now_s)
-        batch, now_s = batch + 2, now_s + 0.05
-    assert envelope.windows >= 1
+        batch, now_s = batch + 8, now_s + 0.05
+    assert envelope.broken >= 1
     assert envelope._deviations > before == DemandEnvelope()._deviations
 
 

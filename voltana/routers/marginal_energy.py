@@ -107,7 +107,8 @@ class MarginalEnergy:
         pool_per_s = sum(cast("list[float]", measured))
         if not 0.0 < pool_per_s < math.inf:
             return {}
-        demand = _demand(pool)._replace(tokens_per_s=pool_per_s)
+        runs = _demand(pool)
+        demand = runs._replace(tokens_per_s=pool_per_s, requests=max(runs.requests, 1.0))
         awake = self._awake_in_the_end(pool, demand)
         intended = IntendedDemand(pool_per_s=pool_per_s, share=1.0 / awake)
         return dict.fromkeys(pool.take_busiest(awake).column(NAME), intended)
