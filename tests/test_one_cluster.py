@@ -129,8 +129,9 @@ class Noting:
     predictor = power = None
     instance = "noting"
 
-    def __init__(self):
+    def __init__(self, loop):
         self.asked = []
+        self.demand_per_s = loop.demand_per_s
 
     def decide(self, load, queue, slack_s=math.nan):
         self.asked.append((load, queue))
@@ -153,7 +154,7 @@ class Beside:
         self._writer = RingWriter(path, folder / f"{self.name}.bell", info, slots=8)
         self._reader = RingReader(path)
         limits = engine_limits(CONFIG.engine, self._reader.info)
-        self.loop = Noting()
+        self.loop = Noting(runner.loop)
         self._ring_loop = RingLoop(
             self.loop,
             Sensor(runner.board),

@@ -18,7 +18,7 @@ import structlog
 from voltana.in_force import ClocksInForce
 from voltana.levels import combine_limits, require_levels, resolve
 from voltana.planning import settle
-from voltana.ports import Plans
+from voltana.ports import Plans, TellsDemand
 from voltana.values import (
     EMPTY_QUEUE,
     UNBOUNDED,
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from voltana.ports import Actuator, Controller, PowerPredictor, Predictor, Sensor, TimeSource
-    from voltana.values import Domain, Exposure
+    from voltana.values import Domain, Exposure, IntendedDemand
 
 make_observation = maker(Observation)
 make_outcome = maker(Outcome)
@@ -48,6 +48,10 @@ IDLE = Load()
 PLAN_PERIOD_S = 0.25
 """How often a controller that plans is let do so: several times in the second within which a batch
 may come to its boundary."""
+
+INTENDED_S = 1.0
+"""How long what a router intends is believed; it says so four times as often, and one that has
+ended intends nothing."""
 
 _MOST_ENDED = 256
 """Ends that a controller is told of at once: more than any engine has in flight."""
@@ -104,6 +108,9 @@ class ControlLoop:
         self._lease_s = lease_s
         self._plans = controller if isinstance(controller, Plans) else None
         self._plan_at_s = -math.inf
+        self._measures = controller if isinstance(controller, TellsDemand) else None
+        self._intended: IntendedDemand | None = None
+        self._intended_until_s = -math.inf
         self._limits: dict[str, Limit] = {limit.source: limit for limit in limits}
         self._target_mhz = math.nan
         self._wanted_mhz: float | None = None
@@ -122,6 +129,14 @@ class ControlLoop:
     def clear_limit(self, source: str) -> None:
         """Lift what `source` imposed, if anything."""
         self._limits.pop(source, None)
+
+    def intend(self, demand: IntendedDemand) -> None:
+        """A router says what it intends the instance to be asked for; holds for `INTENDED_S`."""
+        self._intended, self._intended_until_s = demand, self._time.now_s() + INTENDED_S
+
+    def demand_per_s(self) -> float | None:
+        """Output tokens/s that it is asked for, as its controller measures them; None if not."""
+        return None if self._measures is None else self._measures.demand_per_s()
 
     def fastest_mhz(self) -> float:
         """The fastest clock that limits permit now."""
@@ -158,6 +173,7 @@ class ControlLoop:
             last_latency_s=self._last_latency_s,
             ended=tuple(self._ended),
             slack_s=slack_s,
+            intended=self._intended if now_s <= self._intended_until_s else None,
         )
         self._ended.clear()
         self._wanted_mhz = None  # what fails completes no step, and renews nothing

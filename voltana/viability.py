@@ -178,6 +178,11 @@ def largest_viable_batch(table: BatchTable, index: int = -1) -> int:
     return int(table.batches[rows - 1]) if rows else 0
 
 
+def ends_in_memory(table: BatchTable) -> bool:
+    """Whether nothing but memory ends the viable batches."""
+    return bool(largest_viable_batch(table) >= table.batches[-1])
+
+
 def served_per_s(table: BatchTable, most: float = math.inf) -> FloatArray:
     """Most tokens per second that a viable batch serves at each level, within the threshold there.
 

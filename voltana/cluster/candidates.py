@@ -112,6 +112,7 @@ def instance_state(
     waiting_tokens: int,
     oldest_wait_s: float,
     clock_mhz: float,
+    demand_per_s: float | None = None,
 ) -> InstanceState:
     """What an instance reports of itself.
 
@@ -123,6 +124,7 @@ def instance_state(
         waiting_tokens: Their tokens.
         oldest_wait_s: Longest wait, those of a prefill batch that runs included.
         clock_mhz: Achieved clock.
+        demand_per_s: Tokens/s that it is asked for; None where it does not tell.
     """
     return make_instance_state(
         running_requests=running_requests,
@@ -131,6 +133,7 @@ def instance_state(
         queued_tokens=waiting_tokens + prefill_tokens,
         clock_mhz=clock_mhz,
         oldest_wait_s=oldest_wait_s,
+        demand_per_s=demand_per_s,
     )
 
 

@@ -82,6 +82,7 @@ def make_plan(
     demand_per_s: float,
     slack: float,
     burst: float,
+    intended_per_s: float | None = None,
     error: float = 0.0,
     error_by_now: float = 0.0,
     in_force: DecodePlan = NO_PLAN,
@@ -97,6 +98,8 @@ def make_plan(
         demand_per_s: rho of the envelope, in tokens/s.
         slack: Share by which more is planned for.
         burst: sigma of the envelope, in requests.
+        intended_per_s: What the instance will be asked for, where its router says so: the batch
+            settles by it, and the barrier keeps what may come meanwhile as well.
         error: Relative error of the demand; a level that serves it within that stays.
         error_by_now: Likewise, greater where the demand is no average over its time constant yet:
             a level is not raised for what is not known, and lowered as before.
@@ -107,6 +110,9 @@ def make_plan(
             held, and never coasts.
         max_power_w: Power limit of all devices of the instance.
     """
+    lasting_per_s = demand_per_s
+    if intended_per_s is not None:
+        lasting_per_s, demand_per_s = intended_per_s, max(demand_per_s, intended_per_s)
     viable = largest_viable_batch(table)
     fastest = len(table.levels_mhz) - 1
     if not viable:
@@ -120,10 +126,11 @@ def make_plan(
     most_per_s = float(rate_per_s[table.row(viable), fastest])
     room = max(burst - affordable * most_per_s, 0.0) if full else 0.0
     served = served_per_s(table, viable - room)
-    wanted_per_s = (1.0 + slack) * demand_per_s
+    wanted_per_s = (1.0 + slack) * lasting_per_s
     settling = _settling(served, wanted_per_s, (max(error, error_by_now), error), in_force.settling)
     slowest = np.full(len(table.batches), settling)
-    if power is not None and batch and (1.0 + SURE * error) * wanted_per_s <= served[fastest]:
+    sure = (1.0 + SURE * max(error, error_by_now)) * wanted_per_s <= served[fastest]
+    if power is not None and batch and sure:
         _coast(slowest, table, power, batch=batch, burst=burst, demand_per_s=wanted_per_s)
     if traps:
         np.maximum(slowest, _barrier(table, viable, most_per_s, demand_per_s, burst), out=slowest)

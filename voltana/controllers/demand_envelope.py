@@ -68,18 +68,20 @@ class DemandEnvelope:
         """sigma: requests by which the batch may grow beyond what rho explains."""
         return self._deviations * self._spread(self.rate_per_s)
 
-    @property
-    def relative_error(self) -> float:
-        """Standard deviation of rho over rho: so many Poisson arrivals fall in its average."""
-        return self._error(DEMAND_S)
+    def relative_error(self, demand_per_s: float) -> float:
+        """Standard deviation of a demand over it: so many Poisson arrivals fall in its average.
 
-    @property
-    def error_by_now(self) -> float:
-        """The same at its age: as long as it averages over less, fewer arrivals fall in it."""
-        return self._error(self._demand.seconds)
+        Args:
+            demand_per_s: rho, or what several instances are asked for together.
+        """
+        return self._error(demand_per_s, DEMAND_S)
 
-    def _error(self, seconds: float) -> float:
-        requests = self.rate_per_s * seconds / self.owed_tokens
+    def error_by_now(self, demand_per_s: float) -> float:
+        """The same at rho's age: as long as it averages over less, fewer arrivals fall in it."""
+        return self._error(demand_per_s, self._demand.seconds)
+
+    def _error(self, demand_per_s: float, seconds: float) -> float:
+        requests = demand_per_s * seconds / self.owed_tokens
         return min(math.sqrt(1.0 / requests), 1.0) if requests > 0.0 else 1.0
 
     def is_learned(self, now_s: float) -> bool:
@@ -108,10 +110,11 @@ class DemandEnvelope:
         explained = (self._begun_rate * gap_s - self._produced) / self.owed_tokens
         broken = batch - self._begun_batch - explained > self._deviations * spread
         if self._begun_s - self._awake_since_s < LEARNED_S:
+            # What a router that fills it sends beyond that is no burst.
             self.learning += 1
-        else:
-            self.windows += 1
-            self.broken += broken
+            return
+        self.windows += 1
+        self.broken += broken
         self._deviations += STEP * ((1.0 if broken else 0.0) - BROKEN)
         self._deviations = max(self._deviations, 1.0)
 

@@ -22,6 +22,7 @@ import numpy as np
 from voltana.controllers.decode_plan import NO_PLAN, make_plan
 from voltana.controllers.demand_envelope import DemandEnvelope
 from voltana.controllers.held_level import HeldLevel
+from voltana.controllers.mean_context import MeanContext
 from voltana.controllers.memory import Memory
 from voltana.controllers.missed_price import MissedPrice
 from voltana.levels import idle_clock, require_levels
@@ -29,7 +30,7 @@ from voltana.operating import PowerAtLevels, power_curve_of
 from voltana.planning import certified_or_fastest, cheapest_safe_index, lowest_safe_index
 from voltana.ports import FreezesPower, Predictor, TellsBatches
 from voltana.values import Binding, Decision, Load
-from voltana.viability import tabulate
+from voltana.viability import ends_in_memory, tabulate
 from voltana.viability_account import ViabilityAccount
 from voltana_actuatord.quick import maker
 
@@ -40,7 +41,8 @@ if TYPE_CHECKING:
     from voltana.controllers.held_level import Costs
     from voltana.ports import PowerPredictor
     from voltana.slo import Slo
-    from voltana.values import FloatArray, Forecast, Observation, Queue
+    from voltana.values import FloatArray, Forecast, IntendedDemand, Observation, Queue
+    from voltana.viability import BatchTable
 
 make_decision = maker(Decision)
 
@@ -101,6 +103,8 @@ class EnergyOptimal:
         self._planned_at_s = -math.inf
         self._permitted = len(self.levels_mhz)
         self._load = Load()
+        self._intended: IntendedDemand | None = None
+        self._context = MeanContext()
         self._steps = self._outside = 0
 
     @property
@@ -125,6 +129,10 @@ class EnergyOptimal:
             steps=self._steps,
             outside=self._outside,
         )
+
+    def demand_per_s(self) -> float:
+        """See `voltana.ports.TellsDemand`."""
+        return self.envelope.rate_per_s
 
     def decide(self, observation: Observation) -> Decision:
         """See `voltana.ports.Controller.decide`."""
@@ -153,31 +161,40 @@ class EnergyOptimal:
         load = self._load
         if not load.decode_requests:
             return
+        self._context.note(load.decode_requests, load.decode_kv_tokens, now_s)
+        table = self._table(load.decode_kv_tokens / load.decode_requests)
+        if ends_in_memory(table):
+            table = self._table(self._context.tokens)
+        power, intended, envelope = self.power, self._intended, self.envelope
+        known_by_per_s = envelope.rate_per_s if intended is None else intended.pool_per_s
+        self._plan_to_come = partial(
+            make_plan,
+            table,
+            demand_per_s=envelope.rate_per_s,
+            slack=self.price.slack,
+            burst=envelope.burst_requests,
+            intended_per_s=None if intended is None else intended.tokens_per_s,
+            error=envelope.relative_error(known_by_per_s),
+            error_by_now=envelope.error_by_now(known_by_per_s),
+            in_force=self.plan_in_force,
+            affordable=LET_IN_BY * self._slo.ttft_s / envelope.owed_tokens,
+            batch=load.decode_requests if intended or envelope.is_learned(now_s) else 0,
+            # It may learn before then.
+            power=cast("FreezesPower", power).snapshot() if self._power_freezes else power,
+            max_power_w=self._max_power_w,
+        )
+
+    def _table(self, context_tokens: float) -> BatchTable:
+        """Iterations of every batch whose requests hold so many tokens on average."""
         memory = self.memory
-        table = tabulate(
+        return tabulate(
             self.predictor.snapshot() if self._batches is None else self._batches,
             self._levels[: self._permitted],
-            context_tokens=load.decode_kv_tokens / load.decode_requests,
+            context_tokens=context_tokens,
             threshold_s=self._slo.itl_s,
             kv_capacity_tokens=memory.capacity_tokens,
             kv_reserved_tokens=memory.reserved_tokens,
             max_requests=memory.max_requests,
-        )
-        power = self.power
-        self._plan_to_come = partial(
-            make_plan,
-            table,
-            demand_per_s=self.envelope.rate_per_s,
-            slack=self.price.slack,
-            burst=self.envelope.burst_requests,
-            error=self.envelope.relative_error,
-            error_by_now=self.envelope.error_by_now,
-            in_force=self.plan_in_force,
-            affordable=LET_IN_BY * self._slo.ttft_s / self.envelope.owed_tokens,
-            batch=load.decode_requests if self.envelope.is_learned(now_s) else 0,
-            # It may learn before then.
-            power=cast("FreezesPower", power).snapshot() if self._power_freezes else power,
-            max_power_w=self._max_power_w,
         )
 
     def _note(self, observation: Observation) -> None:
@@ -185,7 +202,7 @@ class EnergyOptimal:
         last_s, ran = observation.last_latency_s, self._load.decode_requests
         if ran and last_s > 0.0:
             self.price.note(ran, late=last_s > self._slo.itl_s)
-        self._load = observation.load
+        self._load, self._intended = observation.load, observation.intended
         self.envelope.note(self._load.decode_requests, observation.now_s)
         if observation.bounds.max_mhz < self.levels_mhz[-1]:
             capped = int(self._levels.searchsorted(observation.bounds.max_mhz + 1e-6, side="right"))

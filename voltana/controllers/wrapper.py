@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, cast
 
-from voltana.ports import HasLevels, HoldsPredictor, Plans, offers, viability_of
+from voltana.ports import HasLevels, HoldsPredictor, Plans, TellsDemand, offers, viability_of
 
 if TYPE_CHECKING:
     from voltana.ports import Controller, Predictor
@@ -37,6 +37,11 @@ class ControllerWrapper:
     def viability_account(self) -> ViabilityAccount | None:
         """That of the wrapped controller, if it keeps one."""
         return viability_of(self.controller)
+
+    def demand_per_s(self) -> float | None:
+        """That of the wrapped controller, if it measures it."""
+        wrapped = self.controller
+        return cast("TellsDemand", wrapped).demand_per_s() if offers(wrapped, TellsDemand) else None
 
     @property
     def predictor(self) -> Predictor | None:

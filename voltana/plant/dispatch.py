@@ -20,6 +20,7 @@ from voltana.cluster.admission import Line, decode_slack_s, prefill_slack_s
 from voltana.cluster.candidates import candidate, instance_facts, latency_model
 from voltana.cluster.context import iteration_budget_s
 from voltana.cluster.holding import HoldingQueue
+from voltana.cluster.intents import Intents
 from voltana.cluster.ledger import Entry, Ledger
 from voltana.cluster.renewed import Renewed
 from voltana.errors import RoutingError
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from voltana.plant.prefill import PrefillInstance
     from voltana.ports import Router, TimeSource
     from voltana.slo import Slo
+    from voltana.values import IntendedDemand
 
 
 make_request = maker(Request)
@@ -91,11 +93,16 @@ class RoleDispatch:
             for i in instances
         ]
         self._candidates = LazyCandidates(len(instances), self._candidate)
+        self.intents = Intents(router, self._intend)
 
     @property
     def candidates(self) -> Sequence[Candidate]:
         """The instances as the router sees them now."""
         return self._candidates
+
+    def tell_intents(self) -> None:
+        """Tell the instances what the router intends for them now."""
+        self.intents.step(self._candidates)
 
     def choose(self, request: Request) -> int | Deferral:
         """Index of the instance for a request, or what the router says instead.
@@ -113,6 +120,9 @@ class RoleDispatch:
                 f"of {', '.join(self.names)}. Return the name of a candidate."
             )
         return index
+
+    def _intend(self, name: str, demand: IntendedDemand) -> None:
+        self._instances[self._index[name]].runner.loop.intend(demand)
 
     def _candidate(self, index: int) -> Candidate:
         return candidate(
@@ -211,6 +221,11 @@ class Dispatcher:
         self.holding_late: HoldingQueue[int] = HoldingQueue(
             decode.choose, self._late_slack_s, time=time, call_later=call_later
         )
+
+    @property
+    def legs_that_intend(self) -> list[RoleDispatch]:
+        """Those whose routers say what they intend for instances that there are."""
+        return [leg for leg in (self._decode, self._colocated) if leg.names and leg.intents.any]
 
     def arrived(self, job: Job) -> None:
         """Send a job to its pair, now or when its routers want it."""

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from voltana.cluster.context import DEFAULT_BATCH_TOKENS
+from voltana.cluster.intents import INTENDED_EVERY_S
 from voltana.cluster.least_slack import LeastSlack
 from voltana.cluster.ledger import Ledger
 from voltana.cluster.request_promises import RequestPromises
@@ -112,6 +113,8 @@ class Simulation:
             self._schedule_tick(instance, 0.0)
         self._metered_j = array("d", [0.0])
         self._events.schedule(METER_S, self._meter)
+        for leg in self._dispatcher.legs_that_intend:
+            self._schedule_intents(leg, 0.0)
         self._schedule_arrival(0)
 
     def run(
@@ -372,6 +375,13 @@ class Simulation:
     def _meter(self, now_s: float) -> None:
         self._metered_j.append(self.energy_j())
         self._events.schedule(now_s + METER_S, self._meter)
+
+    def _schedule_intents(self, leg: RoleDispatch, now_s: float) -> None:
+        def tell(at_s: float) -> None:
+            leg.tell_intents()
+            self._schedule_intents(leg, at_s)
+
+        self._events.schedule(now_s + INTENDED_EVERY_S, tell)
 
     def _schedule_tick(self, instance: Instance, now_s: float) -> None:
         def tick(at_s: float) -> None:

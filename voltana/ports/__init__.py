@@ -14,6 +14,7 @@ from voltana.ports.control import (
     KeepsAccount,
     KeepsViability,
     Plans,
+    TellsDemand,
     TellsExpected,
     viability_of,
 )
@@ -37,7 +38,7 @@ from voltana.ports.power import (
     PowerSnapshot,
     TellsPowerCurve,
 )
-from voltana.ports.routing import Defers, Needy, Router, may_defer, needs_of
+from voltana.ports.routing import Defers, Intends, Needy, Router, intended_by, may_defer, needs_of
 from voltana_actuatord.timebase import TimeSource
 
 __all__ = [
@@ -49,6 +50,7 @@ __all__ = [
     "FreezesPower",
     "HasLevels",
     "HoldsPredictor",
+    "Intends",
     "KeepsAccount",
     "KeepsViability",
     "LatencyCurve",
@@ -66,11 +68,13 @@ __all__ = [
     "Sensor",
     "TellsBatches",
     "TellsCurve",
+    "TellsDemand",
     "TellsExpected",
     "TellsPowerCurve",
     "TellsPrefill",
     "TellsRoom",
     "TimeSource",
+    "intended_by",
     "may_defer",
     "needs_of",
     "offers",

@@ -38,6 +38,15 @@ class KeepsViability(Protocol):
         ...
 
 
+@runtime_checkable
+class TellsDemand(Protocol):
+    """What a controller is beside that if it measures what its instance is asked for."""
+
+    def demand_per_s(self) -> float | None:
+        """Output tokens per second; None where it measures none."""
+        ...
+
+
 def viability_of(controller: Controller) -> ViabilityAccount | None:
     """What a controller has counted of viability; None where it keeps no account of it."""
     return controller.viability_account() if isinstance(controller, KeepsViability) else None

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
-    from voltana.values import Candidate, Deferral, Need, Request
+    from voltana.values import Candidate, Deferral, IntendedDemand, Need, Request
 
 
 @runtime_checkable
@@ -59,3 +59,23 @@ class Defers(Protocol):
 def may_defer(router: Router) -> bool:
     """Whether a router says that it defers."""
     return isinstance(router, Defers) and router.defers
+
+
+@runtime_checkable
+class Intends(Protocol):
+    """What a router is beside that if it knows what each instance will be asked for.
+
+    What an instance receives while it is filled, or another one is, says little of that.
+    """
+
+    def intended(self, candidates: Sequence[Candidate]) -> Mapping[str, IntendedDemand]:
+        """What it intends for instances, by name; pure, like `Router.route`.
+
+        Instances that are not named go by what they measure themselves.
+        """
+        ...
+
+
+def intended_by(router: Router, candidates: Sequence[Candidate]) -> Mapping[str, IntendedDemand]:
+    """What a router intends for instances; nothing where it does not say."""
+    return router.intended(candidates) if isinstance(router, Intends) else {}

@@ -8,15 +8,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from voltana.ports import may_defer, needs_of
+from voltana.ports import intended_by, may_defer, needs_of
 from voltana.routers.round_robin import RoundRobin
 from voltana.values import Role
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from voltana.ports import Router
-    from voltana.values import Candidate, Deferral, Need, Request
+    from voltana.values import Candidate, Deferral, IntendedDemand, Need, Request
 
 
 class ByRole:
@@ -47,6 +47,11 @@ class ByRole:
         """See `voltana.ports.Router.route`."""
         together = candidates[0].role is Role.COLOCATED
         return (self._colocated if together else self._inner).route(request, candidates)
+
+    def intended(self, candidates: Sequence[Candidate]) -> Mapping[str, IntendedDemand]:
+        """See `voltana.ports.Intends`; that of the router of decode instances."""
+        together = candidates[0].role is Role.COLOCATED
+        return intended_by(self._colocated if together else self._inner, candidates)
 
     def __repr__(self) -> str:
         return f"ByRole({self._inner!r}, colocated={self._colocated!r})"

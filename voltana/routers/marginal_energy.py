@@ -16,18 +16,18 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_left
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, cast
 
 from voltana.errors import invalid
 from voltana.operating import operating_point, power_at
 from voltana.planning import GROWTH_TOKENS, mean_at
-from voltana.pool import IN_FLIGHT, KeptPool
+from voltana.pool import IN_FLIGHT, NAME, KeptPool
 from voltana.ports import needs_of
 from voltana.routers.least_memory import LeastMemory
-from voltana.values import Load, Need, Role
+from voltana.values import IntendedDemand, Load, Need, Role
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from voltana.pool import Pool
     from voltana.ports import Router
@@ -93,6 +93,36 @@ class MarginalEnergy:
                 pool = pool.take_busiest(awake)
         return self._inner.route(request, pool)
 
+    def intended(self, candidates: Sequence[Candidate]) -> Mapping[str, IntendedDemand]:
+        """See `voltana.ports.Intends`: equal shares of all that is asked for, among the awake.
+
+        How many these will be follows from what the instances measure together: requests that came
+        count there with all that they owe, while what is produced says little as long as batches
+        grow.
+        """
+        pool = self._kept.of(candidates)
+        measured = pool.column(_measured)
+        if not all(pool.column(_is_known)) or None in measured:
+            return {}
+        pool_per_s = sum(cast("list[float]", measured))
+        if not 0.0 < pool_per_s < math.inf:
+            return {}
+        runs = _demand(pool)
+        demand = runs._replace(tokens_per_s=pool_per_s, requests=max(runs.requests, 1.0))
+        awake = self._awake_in_the_end(pool, demand)
+        intended = IntendedDemand(pool_per_s=pool_per_s, share=1.0 / awake)
+        return dict.fromkeys(pool.take_busiest(awake).column(NAME), intended)
+
+    def _awake_in_the_end(self, pool: Pool, demand: _Demand) -> int:
+        """How many instances will be awake once no step by one saves enough any more."""
+        awake = self._least_power_of(pool, _awake(pool), demand)
+        for _ in range(len(pool)):  # it may go to and fro between two
+            further = self._least_power_of(pool, awake, demand)
+            if further == awake:
+                break
+            awake = further
+        return awake
+
     def _worth_being_awake(self, pool: Pool) -> int:
         """How many instances should be awake; worked out once for each question."""
         demand = _demand(pool)
@@ -100,7 +130,10 @@ class MarginalEnergy:
             return 1
         if demand.tokens_per_s == math.inf:
             return len(pool)
-        awake = max(1, len(pool) - pool.column(IN_FLIGHT).count(0))
+        return self._least_power_of(pool, _awake(pool), demand)
+
+    def _least_power_of(self, pool: Pool, awake: int, demand: _Demand) -> int:
+        """So many as are awake, or one more or less; worked out once for each question."""
         model = pool.busiest()  # the one whose power is best known
         bins = demand.bins()
         question = (bins, awake, len(pool), id(model.predictor), id(model.power))
@@ -198,6 +231,16 @@ def _flow(candidate: Candidate) -> _Flow:
     known = 0.0 < latency_s < math.inf
     produced_per_s = state.running_requests / latency_s if known else math.inf
     return _Flow(produced_per_s, state.running_requests, state.kv_tokens)
+
+
+def _awake(pool: Pool) -> int:
+    """Instances that something is in flight to; one of them at least."""
+    return max(1, len(pool) - pool.column(IN_FLIGHT).count(0))
+
+
+def _measured(candidate: Candidate) -> float | None:
+    """Tokens/s that an instance says it is asked for."""
+    return candidate.state.demand_per_s
 
 
 def _demand(pool: Pool) -> _Demand:

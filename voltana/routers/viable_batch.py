@@ -25,17 +25,17 @@ import numpy as np
 from voltana.errors import invalid
 from voltana.planning import candidate_load, curve_of, memory_tokens
 from voltana.pool import NAME, KeptPool
-from voltana.ports import TellsBatches, TellsCurve, TellsRoom, needs_of, offers
+from voltana.ports import TellsBatches, TellsCurve, TellsRoom, intended_by, needs_of, offers
 from voltana.routers.least_memory import LeastMemory
 from voltana.values import Deferral, Load, Need, Role
 from voltana.viability import BATCH_ENDS, LARGEST_BATCH, largest_viable_batch, tabulate
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from voltana.pool import Pool
     from voltana.ports import Forecasts, Router
-    from voltana.values import Candidate, Request
+    from voltana.values import Candidate, IntendedDemand, Request
 
 AT_BOUNDARY = "every batch at its boundary"
 """Why a request is deferred."""
@@ -102,6 +102,10 @@ class ViableBatch:
             full = all(stand.lacking(prompt) > 0 for stand in known)
             return Deferral(for_s=ASK_AGAIN_S, reason=FULL if full else AT_BOUNDARY)
         return _least_harm(pool, known, prompt)
+
+    def intended(self, candidates: Sequence[Candidate]) -> Mapping[str, IntendedDemand]:
+        """See `voltana.ports.Intends`; that of the inner router."""
+        return intended_by(self._inner, candidates)
 
     def _stand(self, candidate: Candidate) -> _Stand | None:
         """Where an instance stands; None where it does not tell, or has no viable batch."""

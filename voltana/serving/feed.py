@@ -2,8 +2,10 @@
 
 ZMQ publish/subscribe with msgpack bodies. Times are sent as ages, for the clocks of two hosts have
 nothing in common; the receiver adds what passes on its own. A slow or absent subscriber costs the
-agent nothing: messages beyond a few are dropped, and the next one supersedes them. With a key only
-those that have it can listen, and nobody else can speak as this instance (`feed_key.py`).
+agent nothing: messages beyond a few are dropped, and the next one supersedes them. On the same
+connection routers say what they intend for the instance (`voltana.values.IntendedDemand`). With a
+key only those that have it can listen and say so, and nobody else can speak as this instance
+(`feed_key.py`).
 """
 
 from __future__ import annotations
@@ -15,7 +17,13 @@ import msgspec
 import structlog
 import zmq
 
-from voltana.serving.feed_message import MOST_BYTES, MOST_ROOMS, STATE_FIELDS, VERSION
+from voltana.serving.feed_message import (
+    MOST_BYTES,
+    MOST_ROOMS,
+    STATE_FIELDS,
+    VERSION,
+    parse_intended,
+)
 from voltana.serving.snapshots import encode_power, encode_snapshot
 
 if TYPE_CHECKING:
@@ -24,16 +32,19 @@ if TYPE_CHECKING:
     from voltana.cluster.candidates import InstanceFacts
     from voltana.ports import TimeSource
     from voltana.serving.feed_key import FeedKey
-    from voltana.values import InstanceState
+    from voltana.values import InstanceState, IntendedDemand
 
 RESEND_S = 1.0
 """What changes seldom is sent again after this, for subscribers that came late."""
 
 _WATERMARK = 64
+_MOST_HEARD = 256
+"""Messages of routers, and subscriptions, that are read at once: 25 times a second."""
+
 _Model = TypeVar("_Model")
 _MOST_MODEL_BYTES = MOST_BYTES // 4
 _MOST_SUBSCRIPTION_BYTES = 4096
-"""Listeners only say what they listen to."""
+"""Listeners say what they listen to, and what they intend."""
 
 
 class FeedPublisher:
@@ -54,8 +65,9 @@ class FeedPublisher:
     ) -> None:
         self._instance = instance
         self._time = time
-        self._socket: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.PUB)
+        self._socket: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.XPUB)
         self._socket.setsockopt(zmq.SNDHWM, _WATERMARK)
+        self._socket.setsockopt(zmq.RCVHWM, _WATERMARK)
         self._socket.setsockopt(zmq.LINGER, 0)
         self._socket.setsockopt(zmq.MAXMSGSIZE, _MOST_SUBSCRIPTION_BYTES)
         if key is not None:
@@ -101,6 +113,8 @@ class FeedPublisher:
             "rooms": list(rooms[:MOST_ROOMS]),
             "names_waiting": names_waiting,
         }
+        if state.demand_per_s is not None and math.isfinite(state.demand_per_s):
+            message["demand_per_s"] = state.demand_per_s
         if math.isfinite(energy_j):
             message["energy_j"] = energy_j
         now_s = self._time.now_s()
@@ -113,6 +127,23 @@ class FeedPublisher:
             self._socket.send(msgspec.msgpack.encode(message), zmq.NOBLOCK)
         except zmq.Again:  # the next state supersedes this one
             return
+
+    def take_intended(self) -> IntendedDemand | None:
+        """What a router said last that it intends for the instance; None for nothing new.
+
+        Never blocks; of a flood a few messages are read, and one that cannot be is left out.
+        """
+        intended = None
+        for _ in range(_MOST_HEARD):
+            try:
+                intended = parse_intended(self._socket.recv(zmq.NOBLOCK)) or intended
+            except zmq.Again:
+                break
+            except ValueError as error:
+                if "intended" not in self._complained:
+                    self._complained.add("intended")
+                    self._log.warning("what a router intends cannot be read", error=str(error))
+        return intended
 
     def _encode(self, facts: InstanceFacts) -> dict[str, Any]:
         return {

@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 
 from voltana.serving.bounds import MOST, MOST_MHZ, number, whole
-from voltana.values import InstanceState
+from voltana.values import InstanceState, IntendedDemand
 from voltana_ring.paths import INSTANCE_NAME
 
 VERSION = 1
@@ -80,6 +80,31 @@ class FeedMessage:
     energy_j: float | None = None
 
 
+def pack_intended(demand: IntendedDemand) -> bytes:
+    """What a router says to an agent, on the way back of its feed."""
+    return b"i" + msgspec.msgpack.encode([VERSION, demand.pool_per_s, demand.share])
+
+
+def parse_intended(raw: bytes) -> IntendedDemand | None:
+    """Read what came back on a feed; None if it is a subscription, or of another version.
+
+    Raises:
+        ValueError: If it has another form, or a value is out of its range.
+    """
+    if not raw.startswith(b"i"):
+        return None
+    try:
+        version, *values = msgspec.msgpack.decode(raw[1:])
+        if version != VERSION:
+            return None
+        pool_per_s, share = values
+    except (msgspec.DecodeError, TypeError, ValueError, RecursionError) as error:
+        raise ValueError(f"unknown form of what a router intends: {error!r:.200}") from error
+    return IntendedDemand(
+        pool_per_s=number("pool_per_s", pool_per_s), share=number("share", share, most=1.0)
+    )
+
+
 def parse_message(raw: bytes) -> FeedMessage | None:
     """Read a message; None if it is of another version.
 
@@ -94,7 +119,7 @@ def parse_message(raw: bytes) -> FeedMessage | None:
             return None
         return FeedMessage(
             instance=_name_in(message["instance"]),
-            state=_state_in(message["state"]),
+            state=_state_in(message["state"], message.get("demand_per_s")),
             age_s=number("age_s", message["age_s"]),
             budget_s=number("budget_s", message["budget_s"], infinite=True),
             facts=_facts_in(message),
@@ -113,13 +138,14 @@ def _name_in(value: Any) -> str:
     raise ValueError(f"instance = {value!r:.80} in a feed message: must be an instance's name")
 
 
-def _state_in(values: Any) -> InstanceState:
-    """The state in a message: routers compare and add its numbers."""
+def _state_in(values: Any, demand_per_s: Any) -> InstanceState:
+    """The state in a message, with what older agents do not say: routers add its numbers."""
     told = dict(zip(STATE_FIELDS, values, strict=True))
     for name, value in told.items():
         clock = name == "clock_mhz"
         number(name, value, most=MOST_MHZ if clock else MOST, unknown=clock)
-    return InstanceState(**told)
+    demand = None if demand_per_s is None else number("demand_per_s", demand_per_s)
+    return InstanceState(**told, demand_per_s=demand)
 
 
 def _rooms_in(values: Any) -> tuple[int, ...]:

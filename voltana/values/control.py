@@ -13,6 +13,7 @@ from voltana_actuatord.quick import quickly_made
 if TYPE_CHECKING:
     from voltana.promise import Promise
     from voltana.values.forecast import Forecast
+    from voltana.values.routing import IntendedDemand
     from voltana.values.work import Load, Queue
 
 
@@ -103,6 +104,7 @@ class Observation:
         slack_s: What a decode iteration may take for every request of its batch to keep its mean
             ITL; what any iteration of a colocated instance may take for the next tokens of the
             requests that are not in its batch to be in time. nan where nobody tells.
+        intended: What its router intends the instance to be asked for; None where nobody tells.
     """
 
     instance: str
@@ -117,6 +119,7 @@ class Observation:
     last_latency_s: float = math.nan
     ended: tuple[Outcome, ...] | None = None
     slack_s: float = math.nan
+    intended: IntendedDemand | None = None
 
 
 @quickly_made

@@ -106,6 +106,8 @@ class InstanceState:
             runs included: what is pending.
         clock_mhz: Achieved clock.
         oldest_wait_s: Longest wait there, those of a prefill batch that runs included.
+        demand_per_s: Tokens/s that it is asked for, as its controller measures them; None where it
+            does not tell.
     """
 
     running_requests: int = 0
@@ -114,6 +116,25 @@ class InstanceState:
     queued_tokens: int = 0
     clock_mhz: float
     oldest_wait_s: float = 0.0
+    demand_per_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IntendedDemand:
+    """What a router intends an instance to be asked for, as long as nothing changes.
+
+    Attributes:
+        pool_per_s: Output tokens/s that all instances of its role are asked for together.
+        share: Of that, what this one is to have.
+    """
+
+    pool_per_s: float
+    share: float
+
+    @property
+    def tokens_per_s(self) -> float:
+        """Output tokens/s that the instance is to be asked for."""
+        return self.pool_per_s * self.share
 
 
 class Need(enum.StrEnum):

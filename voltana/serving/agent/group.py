@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from voltana.serving.config import Config
     from voltana.serving.config_tables import Role
     from voltana.slo import Slo
-    from voltana.values import Domain, Exposure, Limit
+    from voltana.values import Domain, Exposure, IntendedDemand, Limit
 
 _log = structlog.get_logger("voltana.serving.group")
 
@@ -227,6 +227,7 @@ class Group:
         """What routers should know: the sums over data-parallel ranks."""
         loops = [served.ring_loop for served in self._served.values()]
         states = [loop.state for loop in loops]
+        measured = [s.demand_per_s for s in states if s.demand_per_s is not None]
         return InstanceState(
             running_requests=sum(s.running_requests for s in states),
             kv_tokens=sum(s.kv_tokens for s in states),
@@ -234,7 +235,15 @@ class Group:
             queued_tokens=sum(s.queued_tokens for s in states),
             clock_mhz=self._sensor.read().clock_mhz,
             oldest_wait_s=max((s.oldest_wait_s for s in states), default=0.0),
+            demand_per_s=sum(measured) if states and len(measured) == len(states) else None,
         )
+
+    def intend(self, demand: IntendedDemand) -> None:
+        """A router says what it intends for the instance; its ranks share it evenly."""
+        ranks = max(len(self._served), 1)
+        each = dataclasses.replace(demand, share=demand.share / ranks)
+        for served in self._served.values():
+            served.control.intend(each)
 
     def sampled_s(self) -> float:
         """When the oldest part of the state was sampled; nan where there is none."""

@@ -41,7 +41,7 @@ class Publishing:
         return self._facts.current()
 
     def publish(self, *, heartbeat: bool) -> None:
-        """Publish the state; nothing while there is no engine.
+        """Publish the state, and take what a router intends; nothing while there is no engine.
 
         Args:
             heartbeat: Whether no record caused it. What an idle instance does is known: nothing.
@@ -59,3 +59,6 @@ class Publishing:
             names_waiting=group.names_waiting(),
             energy_j=self._energy.total_j,
         )
+        intended = self._feed.take_intended()
+        if intended is not None:
+            group.intend(intended)

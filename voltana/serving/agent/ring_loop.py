@@ -189,6 +189,7 @@ class RingLoop:
                     running_requests=0,
                     kv_tokens=0,
                     queued_tokens=self._waiting_tokens,
+                    demand_per_s=self._demand_per_s(),
                 )
                 self.sampled_s = now_s
             self._decide(IDLE, EMPTY_QUEUE)
@@ -328,7 +329,16 @@ class RingLoop:
             waiting_tokens=record.waiting_tokens,
             oldest_wait_s=waited_s if waited_s > 0 else 0.0,
             clock_mhz=self._sensor.read().clock_mhz,
+            demand_per_s=self._demand_per_s(),
         )
+
+    def _demand_per_s(self) -> float | None:
+        """What its controller measures; None where it does not, or fails at it."""
+        try:
+            return self.loop.demand_per_s()
+        except Exception as error:  # noqa: BLE001  (a user's controller must not end the loop)
+            self._complain("measuring the demand", error)
+            return None
 
     def _complain(self, doing: str, error: Exception) -> None:
         said = f"{doing}: {type(error).__name__}: {error}"

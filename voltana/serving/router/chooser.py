@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import structlog
 
 from voltana.cluster.candidates import NOTHING_KNOWN, candidate
+from voltana.cluster.intents import Intents
 from voltana.ports import may_defer
 from voltana.routers.least_loaded import LeastLoaded
 from voltana.routers.random import RandomRouter
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from voltana.ports import Router, TimeSource
     from voltana.serving.router.pool import Backend, Pool
     from voltana.serving.router.reports import Report, Reports
-    from voltana.values import Candidate, Request
+    from voltana.values import Candidate, IntendedDemand, Request
 
 _UNKNOWN = InstanceState(clock_mhz=math.nan)
 _BLIND = (RoundRobin, RandomRouter)
@@ -126,6 +127,19 @@ class RoleChooser:
     def shown(self) -> list[Candidate]:
         """The available instances as the router sees them now."""
         return self._candidates([b for b in self._backends if b.available])[0]
+
+    def tell_intents(self, tell: Callable[[str, IntendedDemand], None]) -> None:
+        """Tell what the router intends for the instances, as far as their agents say enough."""
+        pool = [b for b in self._backends if b.available]
+        if not pool:
+            return
+        candidates, source = self._candidates(pool)
+        if source != FEED:
+            return
+        try:
+            Intents(self._router, tell).step(candidates)
+        except Exception as error:  # noqa: BLE001  (a user's router must not end the job)
+            self._complain(f"intends nothing: {type(error).__name__}: {error}")
 
     def _ask(
         self, request: Request, candidates: Sequence[Candidate], source: str
@@ -253,6 +267,10 @@ class Chooser:
             Problem: If none is to be had.
         """
         return self._decode.choose_or_defer(request)
+
+    def tell_intents(self, tell: Callable[[str, IntendedDemand], None]) -> None:
+        """See `RoleChooser.tell_intents`; of the instances that decode."""
+        self._decode.tell_intents(tell)
 
     def wants(self) -> dict[Role, Wants]:
         """What the router of each leg needs and does not get."""

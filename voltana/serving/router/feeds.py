@@ -14,7 +14,7 @@ import zmq
 import zmq.asyncio
 
 from voltana.cluster.candidates import NOTHING_KNOWN, InstanceFacts
-from voltana.serving.feed_message import MOST_BYTES, parse_message
+from voltana.serving.feed_message import MOST_BYTES, pack_intended, parse_message
 from voltana.serving.router.reports import FEED, Report
 from voltana.serving.snapshots import decode_power, decode_snapshot
 
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from voltana.serving.feed_key import FeedKey
     from voltana.serving.feed_message import FeedMessage, SentFacts
     from voltana.serving.router.reports import Reports
+    from voltana.values import IntendedDemand
 
 _WATERMARK = 128
 _AT_ONCE = 32
@@ -49,6 +50,9 @@ _SILENT_S = 5.0
 one that broke its protocol, be it because another program had its port for a while."""
 
 _AGAIN_S = 1.0
+_SUBSCRIBE = b"\x01"
+"""To everything, as sockets of ZMQ say it to each other."""
+
 _T = TypeVar("_T")
 
 
@@ -84,6 +88,7 @@ class FeedFollower:
         self._facts: dict[str, InstanceFacts] = {}
         self._renewals: dict[str, tuple[float, float]] = {}
         self._complained: set[str] = set()
+        self._intended: dict[str, IntendedDemand] = {}
         self._log = structlog.get_logger("voltana.router")
 
     def take(self, raw: bytes, speaker: str | None = None) -> None:
@@ -104,6 +109,14 @@ class FeedFollower:
             self._use(message)
         except Exception as error:  # noqa: BLE001  (no message may end the feeds of others)
             self._complain(f"{error}" if isinstance(error, ValueError) else f"{error!r:.200}")
+
+    def intend(self, instance: str, demand: IntendedDemand) -> None:
+        """Say to an instance what is intended for it, when its feed is looked at next."""
+        self._intended[instance] = demand
+
+    def take_intended(self, instance: str) -> IntendedDemand | None:
+        """What is to be said to an instance, once."""
+        return self._intended.pop(instance, None)
 
     def now_s(self) -> float:
         """The time, by which a feed's share of it is measured."""
@@ -205,7 +218,7 @@ async def _listen(name: str, address: str, follower: FeedFollower, key: FeedKey 
     Raises:
         TimeoutError: If it is silent.
     """
-    socket = zmq.asyncio.Context.instance().socket(zmq.SUB)
+    socket = zmq.asyncio.Context.instance().socket(zmq.XSUB)
     try:
         socket.setsockopt(zmq.RCVHWM, _WATERMARK)
         socket.setsockopt(zmq.LINGER, 0)
@@ -213,13 +226,16 @@ async def _listen(name: str, address: str, follower: FeedFollower, key: FeedKey 
         socket.setsockopt(zmq.RECONNECT_IVL_MAX, 1000)
         # Before it connects: a message that is too long ends the connection unread.
         socket.setsockopt(zmq.MAXMSGSIZE, MOST_BYTES)
-        socket.setsockopt(zmq.SUBSCRIBE, b"")
         if key is not None:
             key.seek(socket, name)
         socket.connect(address)
+        await socket.send(_SUBSCRIBE)
         share = _Share(follower.now_s())
         while True:
             spent_s = 0.0
+            intended = follower.take_intended(name)
+            if intended is not None:  # dropped where it does not go out at once
+                await socket.send(pack_intended(intended))
             async with asyncio.timeout(_SILENT_S):
                 for _ in range(_AT_ONCE):
                     raw = await socket.recv()

@@ -137,6 +137,7 @@ class RouterService:
             self._engine,
             self._wire,
             keys=self._keys,
+            chooser=chooser,
             reports=self.reports,
             ledger=self.ledger,
             energy=energy,

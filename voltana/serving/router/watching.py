@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import structlog
 
+from voltana.cluster.intents import INTENDED_EVERY_S
 from voltana.serving.feed_key import check_leaves, find_feed_key
 from voltana.serving.router.feeds import FeedFollower, follow_feeds
 from voltana.serving.router.loads import LoadsPoller
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from voltana.ports import TimeSource
     from voltana.serving.engine import Engine
     from voltana.serving.feed_key import FeedKey
+    from voltana.serving.router.chooser import Chooser
     from voltana.serving.router.energy_split import EnergySplit
     from voltana.serving.router.keys import Keys
     from voltana.serving.router.pool import Pool
@@ -61,6 +63,7 @@ class Watchers:
     Args:
         settings: Periods and addresses.
         keys: The servers' keys.
+        chooser: Says what its routers intend, which agents are told; None tells them nothing.
         pool: The servers.
         engine: Knows how servers are asked for their load.
         wire: HTTP client.
@@ -79,6 +82,7 @@ class Watchers:
         wire: Wire,
         *,
         keys: Keys,
+        chooser: Chooser | None = None,
         reports: Reports,
         ledger: Ledger,
         energy: EnergySplit | None = None,
@@ -119,6 +123,8 @@ class Watchers:
                 energy=_account(energy, pool),
             )
             self.also(lambda: follow_feeds(feeds, follower, feed_key))
+            if chooser is not None:
+                self.also(lambda: _tell_intents(chooser, follower))
 
     def also(self, job: Callable[[], Coroutine[object, object, None]]) -> None:
         """Run another job beside them; if it fails, the log says so and it begins anew."""
@@ -141,3 +147,10 @@ class Watchers:
                 return
             await asyncio.sleep(wait_s)
             wait_s = min(2 * wait_s, _LONGEST_WAIT_S)
+
+
+async def _tell_intents(chooser: Chooser, follower: FeedFollower) -> None:
+    """Tell agents what is intended for their instances, until cancelled."""
+    while True:
+        await asyncio.sleep(INTENDED_EVERY_S)
+        chooser.tell_intents(follower.intend)

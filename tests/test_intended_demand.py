@@ -1,0 +1,256 @@
+"""What a router intends for its instances: said, carried, believed for a while, and planned for."""
+
+from __future__ import annotations
+
+import math
+import time
+import types
+
+import numpy as np
+import pytest
+import zmq
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.test_decode_law import Tiled, plan, table
+from tests.test_marginal_energy import Power, decode
+from voltana.cluster.intents import Intents
+from voltana.controllers.demand_envelope import LEARNED_S, DemandEnvelope
+from voltana.controllers.mean_context import MeanContext
+from voltana.loop import INTENDED_S, ControlLoop
+from voltana.plant.cluster import ClusterSpec
+from voltana.plant.hardware import load_hardware
+from voltana.plant.model import load_model
+from voltana.plant.simulation import Simulation
+from voltana.plant.workload import make_workload
+from voltana.policies.named import get_policy
+from voltana.ports import intended_by
+from voltana.routers.by_role import ByRole
+from voltana.routers.marginal_energy import MarginalEnergy
+from voltana.routers.round_robin import RoundRobin
+from voltana.routers.viable_batch import ViableBatch
+from voltana.serving.feed import FeedPublisher
+from voltana.serving.feed_message import pack_intended, parse_intended
+from voltana.slo import Slo
+from voltana.testing import samples
+from voltana.timebase import ManualTime, MonotonicTime
+from voltana.values import Decision, Domain, InstanceState, IntendedDemand, Load, Reading, Role
+
+HALF = IntendedDemand(pool_per_s=6000.0, share=0.5)
+COSTLY = Power(idle_w=150.0, busy_w=50.0, cubic_w=400.0)
+"""Idling costs as much as work: all are awake."""
+
+
+def asked(name, running, per_s, **changes):
+    """A decode instance that measures a demand."""
+    made = decode(name, running, COSTLY, **changes)
+    state = InstanceState(
+        running_requests=running, kv_tokens=300 * running, clock_mhz=1410.0, demand_per_s=per_s
+    )
+    return samples.candidate(
+        0, Role.DECODE, instance=name, state=state, in_flight=running, power=COSTLY,
+        levels_mhz=made.levels_mhz, predictor=made.predictor, budget_s=made.budget_s,
+    )  # fmt: skip
+
+
+def test_the_one_that_is_filled_is_to_have_its_share_of_what_all_are_asked_for():
+    """Nothing comes to the other yet; both will be awake."""
+    intended = MarginalEnergy().intended([asked("a", 60, 4000.0), asked("b", 0, 0.0)])
+    assert intended == dict.fromkeys("ab", IntendedDemand(pool_per_s=4000.0, share=0.5))
+    assert intended["a"].tokens_per_s == 2000.0
+
+
+def test_an_instance_that_does_not_measure_leaves_all_to_themselves():
+    pool = [asked("a", 60, 4000.0), asked("b", 0, None)]
+    assert MarginalEnergy().intended(pool) == {}
+    assert MarginalEnergy().intended([asked("a", 0, 0.0), asked("b", 0, 0.0)]) == {}
+    assert intended_by(RoundRobin(), pool) == {}
+
+
+def test_routers_around_it_pass_on_what_it_intends():
+    pool = [asked("a", 60, 4000.0), asked("b", 0, 0.0)]
+    inner, told = MarginalEnergy(), {}
+    for router in (ViableBatch(inner), ByRole(ViableBatch(inner))):
+        assert intended_by(router, pool) == inner.intended(pool)
+        Intents(router, told.__setitem__).step(pool)
+    assert told == inner.intended(pool)
+    Intents(RoundRobin(), told.clear).step(pool)
+    assert not Intents(RoundRobin(), told.__setitem__).any
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 200), st.floats(0.0, 1e4)), min_size=1, max_size=6),
+    st.floats(1.0, 300.0),
+)
+def test_what_is_intended_is_all_that_is_asked_for(instances, idle_w):
+    power = Power(idle_w=idle_w)
+    pool = [
+        samples.candidate(
+            0, Role.DECODE, instance=f"d{place}", in_flight=running, power=power,
+            levels_mhz=(570.0, 990.0, 1410.0), predictor=asked("x", 1, 1.0).predictor,
+            budget_s=0.05,
+            state=InstanceState(
+                running_requests=running, kv_tokens=300 * running, clock_mhz=1410.0,
+                demand_per_s=per_s,
+            ),
+        )
+        for place, (running, per_s) in enumerate(instances)
+    ]  # fmt: skip
+    intended = MarginalEnergy().intended(pool)
+    assert intended == MarginalEnergy().intended(pool)
+    if intended:
+        total = sum(per_s for _, per_s in instances)
+        assert sum(i.tokens_per_s for i in intended.values()) == pytest.approx(total)
+
+
+def test_the_batch_settles_by_what_is_intended():
+    made = table(Tiled())
+    filled = plan(made, 5000.0, intended_per_s=2500.0)
+    assert filled.settling == plan(made, 2500.0).settling < plan(made, 5000.0).settling
+    asleep = plan(made, 100.0, intended_per_s=2500.0)
+    assert asleep.settling == filled.settling
+
+
+def test_the_barrier_keeps_what_comes_meanwhile_as_well():
+    made = table(Tiled())
+    own, filled = plan(made, 5000.0), plan(made, 5000.0, intended_per_s=2500.0)
+    assert own.viable_batch == filled.viable_batch
+    near = int(own.viable_batch)
+    assert filled.lowest(near)[0] == own.lowest(near)[0] > filled.settling
+
+
+def test_what_comes_while_an_instance_is_filled_is_no_burst():
+    envelope, batch, now_s = DemandEnvelope(), 0, 0.0
+    while now_s < LEARNED_S:
+        envelope.note(batch, now_s)
+        batch, now_s = batch + 2, now_s + 0.05
+    before = envelope._deviations
+    assert envelope.learning >= 3
+    for _ in range(40):
+        envelope.note(batch, now_s)
+        batch, now_s = batch + 8, now_s + 0.05
+    assert envelope.broken >= 1
+    assert envelope._deviations > before == DemandEnvelope()._deviations
+
+
+def test_the_context_that_lasts_moves_less_than_that_of_the_moment():
+    context, draws = MeanContext(), np.random.default_rng(1)
+    assert context.tokens == 0.0
+    told = []
+    for step in range(400):
+        tokens = int(70 * draws.uniform(800.0, 1200.0))
+        context.note(70, tokens, step * 0.25)
+        told.append(context.tokens)
+    assert np.ptp(told[200:]) < 60.0
+    assert told[-1] == pytest.approx(1000.0, rel=0.05)
+    context.note(70, 70_000, 0.0)  # time went back
+    assert context.tokens > 0.0
+
+
+class Listening:
+    """A controller that notes what its router intends."""
+
+    def __init__(self):
+        self.intended = []
+
+    def decide(self, observation):
+        self.intended.append(observation.intended)
+        return Decision(clock_mhz=1410.0, reason="noted")
+
+    def demand_per_s(self):
+        return 7.0
+
+
+def loop_of(controller, clock):
+    sensor = types.SimpleNamespace(
+        read=lambda: Reading(at_s=0.0, clock_mhz=1410.0, power_w=1.0, energy_j=0.0)
+    )
+    actuator = types.SimpleNamespace(apply=lambda _command: None, close=lambda: None)
+    return ControlLoop(
+        instance="d", domain=Domain(name="d", devices=("0",)), controller=controller,
+        actuator=actuator, sensor=sensor, time=clock, levels_mhz=(1410.0,),
+    )  # fmt: skip
+
+
+def test_what_is_intended_holds_for_a_while():
+    clock, controller = ManualTime(5.0), Listening()
+    loop = loop_of(controller, clock)
+    loop.decide(Load())
+    loop.intend(HALF)
+    loop.decide(Load())
+    clock.advance(0.9 * INTENDED_S)
+    loop.decide(Load())
+    clock.advance(0.2 * INTENDED_S)
+    loop.decide(Load())
+    assert controller.intended == [None, HALF, HALF, None]
+    assert loop.demand_per_s() == 7.0
+
+
+def test_a_loop_whose_controller_measures_nothing_says_so():
+    deciding = types.SimpleNamespace(decide=Listening().decide)
+    assert loop_of(deciding, ManualTime(0.0)).demand_per_s() is None
+
+
+@given(st.floats(0.0, 1e12), st.floats(0.0, 1.0))
+def test_what_is_said_is_what_is_read(pool_per_s, share):
+    said = IntendedDemand(pool_per_s=pool_per_s, share=share)
+    assert parse_intended(pack_intended(said)) == said
+
+
+@pytest.mark.parametrize(
+    "raw", [b"i", b"i\xc1", b"i\x91\x01", b"i\x93\x01\xc0\xc0", b"i" + b"\x91" * 4000]
+)
+def test_what_is_no_intention_is_an_error_of_that_message(raw):
+    with pytest.raises(ValueError, match=r"intends|pool_per_s"):
+        parse_intended(raw)
+
+
+@pytest.mark.parametrize("share", [-0.1, 1.5, math.nan, math.inf])
+def test_a_share_that_is_none_is_refused(share):
+    with pytest.raises(ValueError, match="share"):
+        parse_intended(pack_intended(IntendedDemand(pool_per_s=1.0, share=share)))
+
+
+def test_subscriptions_and_other_versions_intend_nothing():
+    assert parse_intended(b"\x01") is None
+    assert parse_intended(b"\x00topic") is None
+    assert parse_intended(b"") is None
+    assert parse_intended(b"i\x93\x63\x01\x01") is None
+
+
+def test_an_agent_hears_on_its_feed_what_a_router_says():
+    publisher = FeedPublisher("tcp://127.0.0.1:0", "d", MonotonicTime())
+    router = zmq.Context.instance().socket(zmq.XSUB)
+    router.setsockopt(zmq.LINGER, 0)
+    try:
+        router.connect(publisher.address)
+        router.send(b"\x01")
+        heard, tries = None, 0
+        while heard is None and tries < 3000:
+            router.send(b"i\xc1")  # what cannot be read keeps nothing from being heard
+            router.send(pack_intended(HALF))
+            time.sleep(0.01)
+            heard, tries = publisher.take_intended(), tries + 1
+        assert heard == HALF
+    finally:
+        router.close()
+        publisher.close()
+
+
+def test_the_first_instance_is_not_hurried_for_what_the_other_will_have():
+    """Before, it ran at the fastest clock for the first ten seconds."""
+    slo = Slo(ttft_s=0.8, itl_s=0.05)
+    spec = ClusterSpec(
+        hardware=load_hardware("h200-sxm"), model=load_model("llama-3.1-8b"), slo=slo,
+        prefill=2, decode=2,
+    )  # fmt: skip
+    trace = make_workload("lmsys", rate_rps=90.0, duration_s=8.0, seed=1)
+    used_j = {}
+    for told in (True, False):
+        run = Simulation(spec, get_policy("voltana"), trace, seed=1)
+        if not told:
+            for instance in run.instances:
+                instance.runner.loop.intend = lambda _demand: None
+        run.extend_to(8.0)
+        used_j[told] = run.energy_j()
+    assert used_j[True] < 0.97 * used_j[False]
