@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 import time
 import types
@@ -14,7 +15,9 @@ from hypothesis import strategies as st
 
 from tests.test_decode_law import Tiled, plan, table
 from tests.test_marginal_energy import Power, decode
+from voltana.cluster.candidates import NOTHING_KNOWN, InstanceFacts
 from voltana.cluster.intents import Intents
+from voltana.cluster.ledger import Ledger
 from voltana.controllers.demand_envelope import LEARNED_S, DemandEnvelope
 from voltana.controllers.mean_context import MeanContext
 from voltana.loop import INTENDED_S, ControlLoop
@@ -30,7 +33,13 @@ from voltana.routers.marginal_energy import MarginalEnergy
 from voltana.routers.round_robin import RoundRobin
 from voltana.routers.viable_batch import ViableBatch
 from voltana.serving.feed import FeedPublisher
+from voltana.serving.feed_key import FeedKey
 from voltana.serving.feed_message import pack_intended, parse_intended
+from voltana.serving.router.chooser import RoleChooser
+from voltana.serving.router.feeds import FeedFollower, follow_feeds
+from voltana.serving.router.pool import Pool
+from voltana.serving.router.reports import FEED, LOADS, Report, Reports
+from voltana.serving.router.settings import BackendTable, RouterTable
 from voltana.slo import Slo
 from voltana.testing import samples
 from voltana.timebase import ManualTime, MonotonicTime
@@ -254,3 +263,69 @@ def test_the_first_instance_is_not_hurried_for_what_the_other_will_have():
         run.extend_to(8.0)
         used_j[told] = run.energy_j()
     assert used_j[True] < 0.97 * used_j[False]
+
+
+@pytest.mark.parametrize("key", [None, FeedKey("k" * 32)], ids=["open", "keyed"])
+def test_a_router_says_to_agents_what_it_intends_on_their_feeds(key):
+    async def check():
+        publisher = FeedPublisher("tcp://127.0.0.1:0", "d", MonotonicTime(), key)
+        follower = FeedFollower({"d"}, reports=Reports(60.0), ledger=Ledger(), time=MonotonicTime())
+        following = asyncio.create_task(follow_feeds({"d": publisher.address}, follower, key))
+        try:
+            async with asyncio.timeout(60):
+                heard = said = None
+                while heard is None or said is None:
+                    state = InstanceState(clock_mhz=1410.0, demand_per_s=3000.0)
+                    publisher.publish(state, age_s=0.0, facts=NOTHING_KNOWN)
+                    follower.intend("d", HALF)
+                    await asyncio.sleep(0.01)
+                    heard = publisher.take_intended() or heard
+                    said = follower._reports.fresh("d", MonotonicTime().now_s())
+                assert heard == HALF
+                assert said.state.demand_per_s == 3000.0
+        finally:
+            following.cancel()
+            await asyncio.gather(following, return_exceptions=True)
+            publisher.close()
+
+    asyncio.run(check())
+
+
+@pytest.mark.parametrize("source", [FEED, LOADS])
+def test_a_serving_router_tells_intents_that_stand_on_agents_reports(source):
+    clock, reports = ManualTime(1.0), Reports(1.0)
+    shown = [asked("a", 60, 4000.0), asked("b", 0, 0.0)]
+    table_ = RouterTable(
+        backends=[
+            BackendTable(name=name, role=role, url=f"http://127.0.0.1:{9000 + place}")
+            for place, (name, role) in enumerate(
+                (("p", "prefill"), ("a", "decode"), ("b", "decode"))
+            )
+        ]
+    )
+    ledger, pool = Ledger(), Pool(table_)
+    for backend in pool:
+        backend.healthy = True
+    for made in shown:
+        facts = InstanceFacts(
+            predictor=made.predictor, power=made.power, levels_mhz=made.levels_mhz, budget_s=0.05
+        )
+        reports.put(
+            made.instance, Report(state=made.state, sampled_s=1.0, source=source, facts=facts)
+        )
+    told = {}
+    for router in (MarginalEnergy(), RoundRobin(), Failing()):
+        chooser = RoleChooser(
+            pool.of(Role.DECODE), router, ledger=ledger, reports=reports, time=clock,
+            count=lambda *_: None,
+        )  # fmt: skip
+        chooser.tell_intents(told.__setitem__)
+    expected = dict.fromkeys("ab", IntendedDemand(pool_per_s=4000.0, share=0.5))
+    assert told == (expected if source == FEED else {})
+
+
+class Failing(RoundRobin):
+    """A user's router that fails at saying what it intends."""
+
+    def intended(self, candidates):
+        raise ValueError(candidates)

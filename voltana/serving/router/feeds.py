@@ -233,11 +233,11 @@ async def _listen(name: str, address: str, follower: FeedFollower, key: FeedKey 
         share = _Share(follower.now_s())
         while True:
             spent_s = 0.0
-            intended = follower.take_intended(name)
-            if intended is not None:  # dropped where it does not go out at once
-                await socket.send(pack_intended(intended))
             async with asyncio.timeout(_SILENT_S):
                 for _ in range(_AT_ONCE):
+                    intended = follower.take_intended(name)
+                    if intended is not None:  # never waits: without an agent it is dropped
+                        await socket.send(pack_intended(intended))
                     raw = await socket.recv()
                     began_s = follower.now_s()
                     follower.take(raw, name)
