@@ -4,6 +4,7 @@ On a scheduler of our own that follows vLLM's rules, so that it needs none; `mak
 the same of a real one. There hooks run a few hundred times a second, on code and data that are in
 no cache by then: `cold` sweeps the caches before each hook, and is the worst that can be. Beside
 ours stand hooks of no line and of five: what none in Python can be below, on the machine at hand.
+And ours without their bell, and without their ring as well: what the two take of them.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import numpy as np
 
 TESTS = Path(__file__).parents[2] / "integrations" / "vllm" / "tests"
 ITERATIONS = 2000
+ROUNDS = 3
 SWEPT_BYTES = 8 * 2**20
 """More than the private caches of a core."""
 
@@ -32,7 +34,8 @@ def measure(
         batch: Requests that decode at once.
         asynchronous: Whether steps are scheduled before the results of those before are there.
         cold: Whether the caches are swept before each hook.
-        hooks: ``ours``, or ``few`` or ``empty`` in their place.
+        hooks: ``ours``; these with ``no bell`` or with ``no ring`` and no bell; or ``few`` or
+            ``empty`` in their place.
     """
     for kind in ("unit", "real"):
         sys.path.insert(0, str(TESTS / kind))
@@ -60,7 +63,8 @@ def measure(
 
             return around
 
-        measured = {"ours": meter, "few": Few(), "empty": Empty()}[hooks]
+        _leave_out(meter, hooks)
+        measured = {"few": Few(), "empty": Empty()}.get(hooks, meter)
         bench.scheduler._voltana_meter = SimpleNamespace(
             errors=0,
             now_s=meter.now_s,
@@ -83,6 +87,23 @@ def measure(
     return float(p10), float(p50), float(p99)
 
 
+def _leave_out(meter: Any, hooks: str) -> None:
+    """Make what is left out of the meter's ring do nothing."""
+    left_out = {"no bell": ("ring",), "no ring": ("ring", "put")}
+    for name in left_out.get(hooks, ()):
+        setattr(meter._ring, name, lambda *_arguments: None)
+
+
+def _alternate(batch: int, kinds: tuple[str, ...]) -> None:
+    """Print medians over rounds of all kinds of hooks in turn: the machine's speed wavers."""
+    took = [
+        [measure(batch, asynchronous=False, cold=True, hooks=kind) for kind in kinds]
+        for _ in range(ROUNDS)
+    ]
+    for kind, row in zip(kinds, np.median(took, axis=0), strict=True):
+        print(f"{kind:27}  " + "  ".join(f"{us:6.1f}" for us in row))
+
+
 def main() -> None:
     """Print a table."""
     print("batch  scheduler     caches  p10 us  p50 us  p99 us")
@@ -93,10 +114,9 @@ def main() -> None:
                 kind = "asynchronous" if asynchronous else "plain"
                 figures = "  ".join(f"{us:6.1f}" for us in took)
                 print(f"{batch:5}  {kind:12}  {'cold' if cold else 'hot':6}  {figures}")
-    print("in their place, batch 8, plain, cold caches")
-    for hooks in ("ours", "few", "empty"):
-        took = measure(8, asynchronous=False, cold=True, hooks=hooks)
-        print(f"{hooks:27}  " + "  ".join(f"{us:6.1f}" for us in took))
+    for batch in (8, 64):
+        print(f"in their place, batch {batch}, plain, cold caches, {ROUNDS} rounds in turn")
+        _alternate(batch, ("ours", "no bell", "no ring", "few", "empty"))
 
 
 if __name__ == "__main__":
