@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import time
 
 import pytest
 from hypothesis import given
@@ -112,6 +113,16 @@ def test_a_prompt_longer_than_a_batch_takes_several_due_at_once():
     buckets = deadline_buckets([Waiting(10.0, 250, 0)], max_batch_tokens=100, ttft_s=1.0)
     assert [b.cumulative_batches for b in buckets] == [1, 2, 3]
     assert {b.deadline_s for b in buckets} == {11.0}
+
+
+def test_a_prompt_of_billions_of_tokens_takes_no_longer_than_one_of_thousands():
+    """A ring may say so, and its agent serves others: batch by batch it took seconds."""
+    long = Waiting(1.0, 2**32 - 1, 0)
+    began_s = time.process_time()
+    buckets = deadline_buckets([long] * 40, max_batch_tokens=1, ttft_s=1.0)
+    assert time.process_time() - began_s < 5.0  # batch by batch it is a day
+    assert len(buckets) == MAX_DEADLINE_BUCKETS
+    assert buckets[-1].cumulative_batches == buckets[-1].cumulative_tokens == 40 * (2**32 - 1)
 
 
 def test_an_arrival_that_was_not_noted_counts_as_the_oldest_that_was():

@@ -190,15 +190,26 @@ def in_time() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("in_time")
-@pytest.mark.parametrize("kind", ["pipe", "socket", "device"])
+@pytest.mark.parametrize("kind", ["pipe", "socket", "device", "folder", "error", "sparse"])
 @pytest.mark.parametrize("what", WAYS)
 def test_what_is_no_file_is_refused_at_once(what: str, kind: str, tmp_path: Path) -> None:
     name, read = WAYS[what]
+    if what == "trace" and kind in {"error", "sparse"}:
+        pytest.skip("a trace is read line by line")
     path = tmp_path / name
     if kind == "pipe":
         os.mkfifo(path)
     elif kind == "device":
         path.symlink_to("/dev/zero")
+    elif kind == "folder":
+        path.mkdir()
+    elif (
+        kind == "error"
+    ):  # a regular file whose reading fails with EIO, as on a disk that is broken
+        path.symlink_to("/proc/self/mem")
+    elif kind == "sparse":
+        with path.open("wb") as file:
+            file.truncate(1 << 40)
     else:
         os.mknod(path, stat.S_IFSOCK | 0o600)
     with pytest.raises(VoltanaError, match=name.replace(".", r"\.")) as caught:

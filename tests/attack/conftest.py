@@ -16,10 +16,12 @@ CROWDS = (
     "test_comparison",
     "test_clocks_clients",
     "test_doors_beside",
+    "test_late_floods",
     "test_router_beside",
     "test_router_bodies",
     "test_router_clients",
     "test_router_ids",
+    "test_router_leavers",
     "test_router_pieces",
     "test_router_poison",
 )

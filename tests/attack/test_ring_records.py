@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import random
 import struct
 import zlib
@@ -148,6 +149,20 @@ def test_a_head_that_jumps_is_no_endless_loop(tmp_path: Path) -> None:
         assert reader.drain() == []
     reader.close()
     writer.close()
+
+
+def test_a_ring_that_is_cut_short_kills_nobody(tmp_path: Path) -> None:
+    """Whoever reads beyond the end of a file that is mapped is killed by the kernel."""
+    path = tmp_path / "a.ring"
+    writer = ring(path, role="decode")
+    reader = RingReader(path)
+    writer.write(HONEST, (1.0, 30, 0, 1.1, 10, 4), (9,))
+    os.truncate(path, 0)
+    assert reader.drain() == []
+    assert reader.replaced()
+    with pytest.raises(RingError, match="too short"):
+        RingReader(path)
+    reader.close()
 
 
 @pytest.mark.slow

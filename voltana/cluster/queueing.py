@@ -111,13 +111,20 @@ def deadline_buckets(
     for arrived_s, left, done in waiting:
         at_s = arrived_s if arrived_s == arrived_s else unnoted_s  # noqa: PLR0124  (nan)
         while left > 0:
-            if not room:
-                if batches and len(buckets) < MAX_DEADLINE_BUCKETS - 1:
-                    buckets.append(_bucket(earliest_s + ttft_s, tokens, pairs, batches))
-                    earliest_s = math.inf
-                batches += 1
-                room = limit
-            new = left if left < room else room
+            if len(buckets) == MAX_DEADLINE_BUCKETS - 1:
+                # All that comes is merged, so that no prompt is long enough to take long here.
+                new = left
+                begun = -(-max(new - room, 0) // limit)
+                batches += begun
+                room += begun * limit
+            else:
+                if not room:
+                    if batches:
+                        buckets.append(_bucket(earliest_s + ttft_s, tokens, pairs, batches))
+                        earliest_s = math.inf
+                    batches += 1
+                    room = limit
+                new = left if left < room else room
             pairs += attended_pairs(new, done)
             tokens += new
             room -= new

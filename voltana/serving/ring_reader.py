@@ -142,6 +142,8 @@ class RingReader:
 
     def drain(self) -> list[Record]:
         """Every record since the last call, in order."""
+        if not self._is_whole():
+            return []
         head = self._head()
         if head - self._next > self._slots - 1:
             # The slot that comes next may be under the writer's pen already.
@@ -178,7 +180,7 @@ class RingReader:
             same = os.stat(self.path).st_ino == self._inode  # noqa: PTH116
         except FileNotFoundError:
             return True
-        return not same or not is_held(self._handle)
+        return not same or not is_held(self._handle) or not self._is_whole()
 
     def close(self) -> None:
         """Let go of the memory; may be called twice."""
@@ -226,6 +228,13 @@ class RingReader:
                 f"{info_bytes} bytes of JSON in {file_bytes} bytes. Remove it, and restart the "
                 "engine."
             )
+
+    def _is_whole(self) -> bool:
+        """Whether the file is as long as it was.
+
+        The kernel kills who reads memory beyond the end of its file, and a writer can cut it short.
+        """
+        return os.fstat(self._handle).st_size >= len(self._memory)
 
     def _head(self) -> int:
         return int(self._words[HEAD_OFFSET >> 3])

@@ -295,6 +295,7 @@ class FakeServer:
             await _event(reply, {"error": {"message": "KVTransferError", "code": 500}})
             await reply.write(b"data: [DONE]\n\n")
             return reply
+        pause_s = self.token_s + body.get("slow", 0.0) / WORDS
         events = stream_events(request.path, body, prompts, self.role)
         for number, event in enumerate(events):
             if number == 2 and fault == "reset-mid":
@@ -305,7 +306,7 @@ class FakeServer:
                 return reply
             if any(str(body.get("rid")).startswith(rid) for rid in self.aborted):
                 break  # it aborts whatever begins with the id
-            await asyncio.sleep(self.token_s)
+            await asyncio.sleep(pause_s)
             padding = {"padding": "x" * self.padding} if self.padding else _padding(body)
             await _event(reply, event | padding)
         await reply.write(b"data: [DONE]\n\n")

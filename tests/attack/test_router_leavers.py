@@ -1,0 +1,65 @@
+"""A client that leaves before its answer costs the router no more than one that stays."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from pathlib import Path
+from statistics import median
+
+import pytest
+
+from tests.attack.router_stage import Stage, post, run, say, status_of
+from tests.attack.test_admin_router import HOST, raw, request
+
+ROUNDS, AT_ONCE, CLIENTS = 5, 16, 160
+STAY_S = 0.1
+"""For so long servers work on each request."""
+
+MOST = 1.5
+"""Leaver over stayer: each of its servers is told, which is one short call more, and its
+connections to them have to be made anew."""
+
+
+async def _leaves(it: Stage, asked: bytes) -> None:
+    """Sends a request, and leaves while servers work on it."""
+    _, writer = await asyncio.open_connection("127.0.0.1", it.port)
+    writer.write(asked)
+    await asyncio.sleep(STAY_S / 2)
+    writer.close()
+
+
+async def _stays(it: Stage, asked: bytes) -> None:
+    assert status_of(await say(it.port, asked)) == 200
+
+
+async def _cost_s(it: Stage, kind: object, asked: bytes) -> float:
+    """Time that the router computed for each of many such clients."""
+    before_s = _computed_s(it)
+    for _ in range(CLIENTS // AT_ONCE):
+        await asyncio.gather(*(kind(it, asked) for _ in range(AT_ONCE)))  # type: ignore[operator]
+    await asyncio.sleep(0.3)  # what is left to do for those that are gone
+    return (_computed_s(it) - before_s) / CLIENTS
+
+
+def _computed_s(it: Stage) -> float:
+    return 1e-9 * int(Path(f"/proc/{it.pid}/schedstat").read_text().split()[0])
+
+
+@pytest.mark.parametrize("servers", [{"unified": 2}, {"prefill": 1, "decode": 1}], ids=str)
+@pytest.mark.parametrize("stream", [b"false", b"true"])
+def test_who_leaves_costs_no_more_than_who_stays(servers: dict[str, int], stream: bytes) -> None:
+    asked = post(b'{"text": "a", "slow": %g, "stream": %s}' % (STAY_S, stream))
+
+    async def attack(it: Stage) -> None:
+        found = []
+        for _ in range(ROUNDS):
+            left_s = await _cost_s(it, _leaves, asked)
+            found.append(left_s / await _cost_s(it, _stays, asked))
+        assert median(found) <= MOST, found
+        figures = await raw(it.admin_port, request("GET", "/metrics", HOST))
+        left = re.search(rb'outcome="cancelled"} (\d+)', figures)
+        assert left is not None
+        assert int(left[1]) > 0.9 * ROUNDS * CLIENTS, "they had their answers before they left"
+
+    run(attack, servers=servers)  # type: ignore[arg-type]
