@@ -260,3 +260,10 @@ def test_a_profile_that_cannot_be_written_is_said_before_the_fit(tmp_path):
     done = CliRunner().invoke(plant, ["fit", str(mine), *options])
     assert isinstance(done.exception, ConfigError)
     assert "cannot be made" in str(done.exception)
+
+
+def test_a_page_that_no_batch_fills_is_refused():
+    """A colocated engine waited for it without end."""
+    base = {**SHORT, "cluster": {"colocated": 1}, "engine": {"page_tokens": 1_000_000}}
+    with pytest.raises(ConfigError, match=r"engine\.page_tokens = 1000000 .*max_prefill_tokens"):
+        make_plan(base, {"seed": [1]})

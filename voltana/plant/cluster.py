@@ -129,6 +129,14 @@ class ClusterSpec:
         for disturbance in self.disturbances:
             if disturbance.instance not in names:
                 raise unknown_name("instance of a disturbance", disturbance.instance, names)
+        if self.engine.page_tokens > self.engine.max_prefill_tokens:
+            raise invalid(
+                "engine.page_tokens",
+                self.engine.page_tokens,
+                f"at most max_prefill_tokens, {self.engine.max_prefill_tokens}, or no page is ever "
+                "full",
+                "SGLang's default is 1.",
+            )
         if self.kv_capacity_tokens < self.engine.max_prefill_tokens:
             raise invalid(
                 "tensor_parallel",
