@@ -123,6 +123,9 @@ class LiveRunner:
         """Say that nothing runs."""
         self.observer.idle(now_s)
 
+    def demand_per_s(self) -> None:
+        """An engine measures none: its agent does."""
+
     def follow(self, now_s: float) -> None:
         """Look which clock the driver holds, and how long the iteration under way takes with it."""
         change_s = self.board.follow(now_s)
