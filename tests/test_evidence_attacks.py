@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 from tests.plant_samples import measured, write_csv
 from tests.report_steps import sweep
 from tests.sweep_steps import SHORT
+from voltana.cli.main import app
 from voltana.cli.plant import app as plant
 from voltana.errors import ConfigError
 from voltana.evaluation.provision import layouts
@@ -267,3 +268,17 @@ def test_a_page_that_no_batch_fills_is_refused():
     base = {**SHORT, "cluster": {"colocated": 1}, "engine": {"page_tokens": 1_000_000}}
     with pytest.raises(ConfigError, match=r"engine\.page_tokens = 1000000 .*max_prefill_tokens"):
         make_plan(base, {"seed": [1]})
+
+
+@pytest.mark.parametrize("field", ["idle_tick_s", "energy_tick_s", "snapshot_period_s"])
+def test_periods_that_would_never_let_a_run_end_are_refused(field):
+    with pytest.raises(ConfigError, match=rf"engine\.{field} = 1e-09 .*at least 0\.001 s"):
+        make_plan({**SHORT, "engine": {field: 1e-9}}, {"seed": [1]})
+
+
+def test_a_report_overwrites_nothing_of_its_run(tmp_path):
+    done = CliRunner().invoke(
+        app, ["report", str(tmp_path), "--out", str(tmp_path / "results.json")]
+    )
+    assert isinstance(done.exception, ConfigError)
+    assert "ends in .html" in str(done.exception)

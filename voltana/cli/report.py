@@ -7,7 +7,7 @@ import typer
 
 from voltana.cli import scenario_flags as flags
 from voltana.cli.terminal import configure_logs, prepare_outputs
-from voltana.errors import ConfigError
+from voltana.errors import ConfigError, invalid
 from voltana.extras import require
 
 _WHAT = typer.Argument(
@@ -35,6 +35,10 @@ def report(
     A sweep:   voltana sweep --grid rate=40..80..10; voltana report out/sweep --price 0.3
     """  # noqa: D301  (\b keeps typer from reflowing the examples)
     configure_logs(log_level)
+    if out is not None and out.suffix.lower() not in {".html", ".htm"}:
+        raise invalid(
+            "--out", str(out), "a name that ends in .html", "Other names may be files of the run."
+        )
     require("report", "voltana report")
     from voltana.evaluation.partial import PARTIAL
     from voltana.evaluation.report.build import page_bytes, run_page, sweep_page

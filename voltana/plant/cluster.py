@@ -20,6 +20,10 @@ Binding = Literal["early", "late"]
 """When the decode instance of a request is chosen: with its prefill instance, or after that."""
 
 
+LEAST_PERIOD_S = 1e-3
+"""Of what an engine does again and again."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineOptions:
     """How the serving engine and its sensors behave; defaults are those of SGLang where it has any.
@@ -50,7 +54,7 @@ class EngineOptions:
             prompts wait where the caches that are held leave them no room.
 
     Raises:
-        ConfigError: If `binding` is neither.
+        ConfigError: If `binding` is neither, or a period is shorter than `LEAST_PERIOD_S`.
     """
 
     max_prefill_tokens: int = 8192
@@ -79,6 +83,14 @@ class EngineOptions:
                 " or ".join(allowed),
                 "Give --binding early or late.",
             )
+        for name in ("idle_tick_s", "energy_tick_s", "energy_window_s", "snapshot_period_s"):
+            if not getattr(self, name) >= LEAST_PERIOD_S:
+                raise invalid(
+                    f"engine.{name}",
+                    getattr(self, name),
+                    f"at least {LEAST_PERIOD_S:g} s",
+                    "Shorter ones are an event each, and the run would not end.",
+                )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
