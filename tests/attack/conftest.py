@@ -17,6 +17,7 @@ CROWDS = (
     "test_clocks_clients",
     "test_doors_beside",
     "test_late_floods",
+    "test_launch_beside",
     "test_router_beside",
     "test_router_bodies",
     "test_router_clients",
