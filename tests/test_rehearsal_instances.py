@@ -40,6 +40,9 @@ class Runner:
     def idle(self, now_s):
         pass
 
+    def demand_per_s(self):
+        return None
+
 
 def decode(events, completed):
     return DecodeInstance(
