@@ -112,11 +112,13 @@ def test_a_storm_of_signals_in_slow_resets(name, make_machine, tmp_path):
     assert client.reach(MHZ)
     client.actuator.close()
     hit_s = time.monotonic()
-    while daemon.process.poll() is None and time.monotonic() < hit_s + 8.0:
+    # Its end has no promise of its own but that it comes; the storm goes on until then.
+    while daemon.process.poll() is None and time.monotonic() < hit_s + 60.0:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(daemon.process.pid, signal.Signals[f"SIG{name}"])
         time.sleep(0.001)
-    assert daemon.process.returncode == 0, daemon.log.read_text()
+    daemon.process.kill()  # one that did not end is no other test's
+    assert daemon.process.wait() == 0, daemon.log.read_text()
     assert not machine.any_locked()
     assert max(map(machine.unlocked_at_s, range(2))) < hit_s + 0.5 + STARVED_S
     daemon.stop()
