@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from tests.test_decode_law import Tiled, plan, table
 from tests.test_marginal_energy import Power, decode
 from voltana.cluster.candidates import NOTHING_KNOWN, InstanceFacts
-from voltana.cluster.intents import Intents
+from voltana.cluster.intents import tell_intents
 from voltana.cluster.ledger import Ledger
 from voltana.controllers.demand_envelope import LEARNED_S, DemandEnvelope
 from voltana.controllers.mean_context import MeanContext
@@ -27,7 +27,7 @@ from voltana.plant.model import load_model
 from voltana.plant.simulation import Simulation
 from voltana.plant.workload import make_workload
 from voltana.policies.named import get_policy
-from voltana.ports import intended_by
+from voltana.ports import Intends, intended_by, offers
 from voltana.routers.by_role import ByRole
 from voltana.routers.marginal_energy import MarginalEnergy
 from voltana.routers.round_robin import RoundRobin
@@ -81,10 +81,10 @@ def test_routers_around_it_pass_on_what_it_intends():
     inner, told = MarginalEnergy(), {}
     for router in (ViableBatch(inner), ByRole(ViableBatch(inner))):
         assert intended_by(router, pool) == inner.intended(pool)
-        Intents(router, told.__setitem__).step(pool)
+        tell_intents(router, pool, told.__setitem__)
     assert told == inner.intended(pool)
-    Intents(RoundRobin(), told.clear).step(pool)
-    assert not Intents(RoundRobin(), told.__setitem__).any
+    tell_intents(RoundRobin(), pool, told.clear)
+    assert not offers(RoundRobin(), Intends)
 
 
 @given(

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from voltana.ports import Intends, intended_by, offers
+from voltana.ports import intended_by
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -21,24 +21,18 @@ INTENDED_EVERY_S = 0.25
 """How often it is worked out: as often as a controller plans."""
 
 
-class Intents:
-    """Asks a router what it intends, and tells the instances.
+def tell_intents(
+    router: Router,
+    candidates: Sequence[Candidate],
+    tell: Callable[[str, IntendedDemand], None],
+) -> None:
+    """`INTENDED_EVERY_S` have passed: ask a router what it intends, and tell the instances.
 
     Args:
         router: Chooses among them; one that does not satisfy `voltana.ports.Intends` tells nothing.
+        candidates: The instances; one that nothing is told of goes by itself.
         tell: Called with the name of an instance, and what is intended for it.
-
-    Attributes:
-        any: Whether the router says what it intends.
     """
-
-    def __init__(self, router: Router, tell: Callable[[str, IntendedDemand], None]) -> None:
-        self._router = router
-        self._tell = tell
-        self.any = offers(router, Intends)
-
-    def step(self, candidates: Sequence[Candidate]) -> None:
-        """`INTENDED_EVERY_S` have passed; an instance that nothing is told of goes by itself."""
-        if self.any and candidates:
-            for instance, demand in intended_by(self._router, candidates).items():
-                self._tell(instance, demand)
+    if candidates:
+        for instance, demand in intended_by(router, candidates).items():
+            tell(instance, demand)

@@ -20,10 +20,11 @@ from voltana.cluster.admission import Line, decode_slack_s, prefill_slack_s
 from voltana.cluster.candidates import candidate, instance_facts, latency_model
 from voltana.cluster.context import iteration_budget_s
 from voltana.cluster.holding import HoldingQueue
-from voltana.cluster.intents import Intents
+from voltana.cluster.intents import tell_intents
 from voltana.cluster.ledger import Entry, Ledger
 from voltana.cluster.renewed import Renewed
 from voltana.errors import RoutingError
+from voltana.ports import Intends, offers
 from voltana.values import Candidate, Deferral, Request, Reservation, Role
 from voltana_actuatord.quick import maker
 
@@ -93,7 +94,7 @@ class RoleDispatch:
             for i in instances
         ]
         self._candidates = LazyCandidates(len(instances), self._candidate)
-        self.intents = Intents(router, self._intend)
+        self.intends = offers(router, Intends)
 
     @property
     def candidates(self) -> Sequence[Candidate]:
@@ -102,7 +103,7 @@ class RoleDispatch:
 
     def tell_intents(self) -> None:
         """Tell the instances what the router intends for them now."""
-        self.intents.step(self._candidates)
+        tell_intents(self._router, self._candidates, self._intend)
 
     def choose(self, request: Request) -> int | Deferral:
         """Index of the instance for a request, or what the router says instead.
@@ -225,7 +226,7 @@ class Dispatcher:
     @property
     def legs_that_intend(self) -> list[RoleDispatch]:
         """Those whose routers say what they intend for instances that there are."""
-        return [leg for leg in (self._decode, self._colocated) if leg.names and leg.intents.any]
+        return [leg for leg in (self._decode, self._colocated) if leg.names and leg.intends]
 
     def arrived(self, job: Job) -> None:
         """Send a job to its pair, now or when its routers want it."""

@@ -161,7 +161,7 @@ def front(rows: Sequence[Row], palette: Palette, varied: Sequence[str]) -> Figur
     policies = len({row["policy"] for row in rows})
     for policy in dict.fromkeys(row["policy"] for row in rows):
         mine = [row for row in rows if row["policy"] == policy and _kept(row) is not None]
-        mine.sort(key=_saved_and_kept)
+        mine.sort(key=_kept_and_saved)
         best = _undominated(mine)
         mine = thinned(mine, max(MOST_DRAWN // policies, 2))
         traces.append(
@@ -259,7 +259,7 @@ def _kept(row: Row) -> float | None:
     return min(kept) if kept else None
 
 
-def _saved_and_kept(row: Row) -> tuple[float, float]:
+def _kept_and_saved(row: Row) -> tuple[float, float]:
     """Attainment, then saving."""
     saved = row["energy_saved_vs_static_max"]
     return _kept(row) or 0.0, 0.0 if saved is None else float(saved)
@@ -269,12 +269,12 @@ def _undominated(ascending: Sequence[Row]) -> list[Row]:
     """Rows that no other beats in one of attainment and saving and equals or beats in both.
 
     Args:
-        ascending: By `_saved_and_kept`: whatever keeps more than a row stands behind it.
+        ascending: By `_kept_and_saved`: whatever keeps more than a row stands behind it.
     """
     best: list[Row] = []
     for row in reversed(ascending):
-        ours = _saved_and_kept(row)
-        if not best or ours[1] > _saved_and_kept(best[-1])[1] or ours == _saved_and_kept(best[-1]):
+        ours = _kept_and_saved(row)
+        if not best or ours[1] > _kept_and_saved(best[-1])[1] or ours == _kept_and_saved(best[-1]):
             best.append(row)
     return best[::-1]
 

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, NamedTuple
 import structlog
 
 from voltana.cluster.candidates import NOTHING_KNOWN, candidate
-from voltana.cluster.intents import Intents
-from voltana.ports import may_defer
+from voltana.cluster.intents import tell_intents
+from voltana.ports import Intends, may_defer, offers
 from voltana.routers.least_loaded import LeastLoaded
 from voltana.routers.random import RandomRouter
 from voltana.routers.round_robin import RoundRobin
@@ -131,13 +131,13 @@ class RoleChooser:
     def tell_intents(self, tell: Callable[[str, IntendedDemand], None]) -> None:
         """Tell what the router intends for the instances, as far as their agents say enough."""
         pool = [b for b in self._backends if b.available]
-        if not pool:
+        if not pool or not offers(self._router, Intends):
             return
         candidates, source = self._candidates(pool)
         if source != FEED:
             return
         try:
-            Intents(self._router, tell).step(candidates)
+            tell_intents(self._router, candidates, tell)
         except Exception as error:  # noqa: BLE001  (a user's router must not end the job)
             self._complain(f"intends nothing: {type(error).__name__}: {error}")
 
