@@ -72,20 +72,6 @@ def test_values_nested_without_end_are_text_or_an_error():
         parse_axis(f"seed={DEEP}")
 
 
-@pytest.mark.parametrize(
-    ("name", "text", "said"),
-    [
-        ("a.csv", "seed,seed\n1,2\n", "column 'seed' twice"),
-        ("a.json", '[{"cluster": {"prefill": 1}, "cluster.prefill": 2}]', "twice"),
-        ("a.csv", 'seed,levels\n1,"x\n', "cannot be read"),
-    ],
-)
-def test_a_list_that_says_a_field_twice_is_refused(tmp_path, name, text, said):
-    (tmp_path / name).write_text(text)
-    with pytest.raises(ConfigError, match=said):
-        read_rows(tmp_path / name)
-
-
 def test_line_ends_of_unicode_are_text_in_lists(tmp_path):
     (tmp_path / "a.jsonl").write_text('{"predictor": "a\u2028b"}\n{"seed": 1}\n', encoding="utf-8")
     assert read_rows(tmp_path / "a.jsonl") == [{"predictor": "a\u2028b"}, {"seed": 1}]

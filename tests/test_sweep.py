@@ -207,9 +207,12 @@ def test_a_list_is_json_lines_csv_or_toml(tmp_path, name, text):
         ("rows.toml", "runs = 1", "holds no rows"),
         ("rows.json", "[{", "cannot be read"),
         ("rows.xlsx", "PK", "a .json, .jsonl, .csv or .toml file"),
+        ("rows.csv", "seed,seed\n1,2\n", "column 'seed' twice"),
+        ("rows.json", '[{"cluster": {"prefill": 1}, "cluster.prefill": 2}]', "twice"),
+        ("rows.csv", 'seed,levels\n1,"x\n', "cannot be read"),
     ],
 )
-def test_a_list_that_is_none_is_refused(tmp_path, name, text, said):
+def test_a_list_that_is_none_or_says_a_field_twice_is_refused(tmp_path, name, text, said):
     (tmp_path / name).write_text(text)
     with pytest.raises(ConfigError, match=said):
         read_rows(tmp_path / name)
