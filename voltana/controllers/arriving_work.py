@@ -48,3 +48,11 @@ class ArrivingWork:
         It is inf before anything has been seen.
         """
         return math.sqrt(self._squares / self._seen_s) if self._seen_s > 0.0 else math.inf
+
+    @property
+    def relative_error(self) -> float:
+        """Standard error of the mean rate as a share of it, at most 1: of what fades with time."""
+        if not self._tokens > 0.0:
+            return 1.0
+        faded = 1.0 - self._seen_s / (2.0 * self._fading_s)
+        return min(math.sqrt(self._squares * faded) / self._tokens, 1.0)

@@ -27,6 +27,7 @@ import numpy as np
 
 from voltana.controllers.coasting import coasting_index
 from voltana.controllers.held_back import held_back
+from voltana.controllers.within_error import within_error
 from voltana.values import Binding
 from voltana.viability import largest_viable_batch, served_per_s
 
@@ -224,7 +225,4 @@ def _settling(
     """
     down, up = errors
     wanted = ((1.0 - down) * wanted_per_s, wanted_per_s, (1.0 + up) * wanted_per_s)
-    enough = served >= np.array(wanted)[:, None]
-    enough[:, -1] = True  # the fastest where none is
-    low, index, high = enough.argmax(axis=1).tolist()
-    return in_force if low <= in_force <= high else index
+    return within_error(served >= np.array(wanted)[:, None], in_force)

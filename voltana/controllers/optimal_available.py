@@ -8,8 +8,9 @@ energy (S. Irani, S. Shukla, R. Gupta, "Algorithms for power savings", TALG 3, 2
 
 Something else does arrive. So a level also has to keep pace, in three senses:
 
-- It serves the mean rate with a little of its time to spare. What is busy counts what a token
-  adds to a batch: those that come together share its reading of the weights.
+- It serves the mean rate with a little of its time to spare; a level that does so within the
+  standard error of the rate stays (`within_error`). What is busy counts what a token adds to a
+  batch: those that come together share its reading of the weights.
 - It could go on like this. Power being convex in the clock, it is no use to run slower than the
   work comes in and to catch up later, so the busy period, what is pending and what arrives until
   all of it is done, has to end within the time that is planned for. With utilisation u it lasts
@@ -42,6 +43,7 @@ from voltana.controllers.arriving_work import ArrivingWork
 from voltana.controllers.caution import Caution, closeness
 from voltana.controllers.held_level import HeldLevel
 from voltana.controllers.joined_wait import JoinedWait
+from voltana.controllers.within_error import within_error
 from voltana.errors import invalid
 from voltana.levels import idle_clock, require_levels
 from voltana.planning import certified_or_fastest, lowest_safe_index, work_energy_j
@@ -139,6 +141,7 @@ class OptimalAvailable:
         self.held = HeldLevel(PRICE_S, settling_s=0.0)
         self._idle_mhz = idle_clock(self.levels_mhz, idle_mhz)
         self._joined = JoinedWait()
+        self._serves = 0
         self._open: list[_Batch] = []
 
     def decide(self, observation: Observation) -> Decision:
@@ -267,13 +270,24 @@ class OptimalAvailable:
         joining_s = float(token_s[fastest])
         mean_share = 1.0 + tokens_per_s * joining_s
         spread = self.caution.deviations * arriving.deviation_tokens * joining_s
-        keeps = (
-            (busy <= BUSIEST)
-            & (pending_s * (1.0 + busy) <= planned_s)
-            & (mean_share * batch_s + spread * np.sqrt(batch_s) <= planned_s - behind_s)
+        keeps = (pending_s * (1.0 + busy) <= planned_s) & (
+            mean_share * batch_s + spread * np.sqrt(batch_s) <= planned_s - behind_s
         )
+        keeps[: self._serving(busy, arriving.relative_error)] = False
         index = int(keeps.argmax())
         return min(index, fastest) if keeps[index] else fastest
+
+    def _serving(self, busy: FloatArray, error: float) -> int:
+        """Index of the slowest level that serves the mean rate; the last one within its error.
+
+        Args:
+            busy: Utilisation at each level, shape (n,).
+            error: Standard error of the rate, as a share of it.
+        """
+        most = BUSIEST / max(1.0 - error, BUSIEST)  # a level has no more time than all of it
+        enough = busy <= np.array([most, BUSIEST, BUSIEST / (1.0 + error)])[:, None]
+        self._serves = within_error(enough, self._serves)
+        return self._serves
 
     def _token_s(self, load: Load, forecast: Forecast, more: float) -> FloatArray:
         """What a token adds to a batch at each level, of all that may join it.
