@@ -14,7 +14,7 @@ SERVED = np.arange(1.0, 11.0)
 
 
 def enough(wanted: float, error: float) -> np.ndarray:
-    return SERVED >= np.array([wanted * (1 - error), wanted, wanted * (1 + error)])[:, None]
+    return np.array([wanted * (1 - error), wanted, wanted * (1 + error)])[:, None] <= SERVED
 
 
 @given(
