@@ -148,6 +148,30 @@ def test_no_level_is_raised_for_a_demand_that_is_no_average_yet():
     assert plan(made, 2000.0, **known, **early, in_force=first).settling == fallen.settling
 
 
+@given(st.floats(200.0, 6000.0), st.floats(0.0, 0.3))
+def test_what_the_fastest_level_hardly_serves_is_put_off_by_none(demand, error):
+    made = table(Tiled())
+    hardly = (1.0 + SURE * error) * demand > served_per_s(made)[-1]
+    settling = plan(made, demand, error=error).settling
+    if hardly:
+        assert settling == len(LEVELS) - 1
+    else:
+        assert settling == plan(made, demand).settling
+
+
+def test_the_less_was_seen_the_more_has_to_be_served_before_a_batch_coasts():
+    made = table(Tiled())
+    most = float(served_per_s(made)[-1])
+
+    def coasts(share, unseen):
+        asked = {"batch": 8, "power": Cubic(), "unseen": unseen}
+        in_force = plan(made, share * most, **asked)
+        return in_force.slowest[0] < in_force.settling
+
+    assert [coasts(0.8, unseen) for unseen in (0.0, 0.1, 0.5, 1.0)] == [True, True, False, False]
+    assert [coasts(0.4, unseen) for unseen in (0.0, 0.1, 0.5, 1.0)] == [True, True, True, False]
+
+
 def test_the_end_of_the_viable_batches_is_named():
     assert plan(table(Tiled()), 5000.0).end is Binding.BOUNDARY
     assert plan(table(Tiled(), capacity=30_000.0), 2000.0).end is Binding.MEMORY
@@ -379,12 +403,14 @@ def test_memory_out_of_range_is_refused(field, value):
         Memory(**{field: value})
 
 
-def test_a_demand_is_learned_once_it_is_an_average_over_its_time_constant():
+def test_what_was_not_seen_since_waking_fades_from_an_average():
     envelope = DemandEnvelope()
-    assert not envelope.is_learned(1e6)
+    assert envelope.unseen(1e6) == 1.0
     for step in range(100):
-        envelope.note(5, 100.0 + 0.2 * step)
-        assert envelope.is_learned(100.0 + 0.2 * step) == (0.2 * step >= DEMAND_S - 1e-9)
+        now_s = 100.0 + 0.2 * step
+        envelope.note(5, now_s)
+        assert envelope.unseen(now_s) == pytest.approx(math.exp(-0.2 * step / DEMAND_S))
+    assert envelope.unseen(99.0) == 1.0  # a time that went back
     envelope.note(0, 121.0)
     envelope.note(5, 122.0)
-    assert not envelope.is_learned(123.0)
+    assert envelope.unseen(122.0) == 1.0

@@ -50,8 +50,8 @@ PLAN_PERIOD_S = 0.25
 may come to its boundary."""
 
 INTENDED_S = 1.0
-"""How long what a router intends is believed; it says so four times as often, and one that has
-ended intends nothing."""
+"""How long what a router intends is believed; it says so twice as often, and one that has ended
+intends nothing."""
 
 _MOST_ENDED = 256
 """Ends that a controller is told of at once: more than any engine has in flight."""

@@ -17,8 +17,9 @@ if TYPE_CHECKING:
     from voltana.ports import Router
     from voltana.values import Candidate, IntendedDemand
 
-INTENDED_EVERY_S = 0.25
-"""How often it is worked out: as often as a controller plans."""
+INTENDED_EVERY_S = 0.5
+"""How often it is worked out: twice while it is believed (`voltana.loop.INTENDED_S`), as one may be
+lost; a demand is an average over far longer."""
 
 
 def tell_intents(

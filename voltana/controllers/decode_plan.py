@@ -3,7 +3,8 @@
 Two conditions (docs/viability.md):
 
 - *settling*: the level serves the demand, with the slack that the price of misses asks for, from
-  some viable batch. Slower levels settle where nothing serves any more, or nowhere. A batch that
+  some viable batch. Slower levels settle where nothing serves any more, or nowhere; and so may
+  all but the fastest where that one serves no more than the demand within its error. A batch that
   is further below the settled one than a burst coasts towards it (`coasting`).
 - *barrier*: at a batch near the end of what is viable, the level serves so much more than is
   demanded as the burst that is left asks for. A discrete-time control-barrier condition: from a
@@ -86,6 +87,7 @@ def make_plan(
     intended_per_s: float | None = None,
     error: float = 0.0,
     error_by_now: float = 0.0,
+    unseen: float = 0.0,
     in_force: DecodePlan = NO_PLAN,
     affordable: float = math.inf,
     batch: int = 0,
@@ -104,6 +106,8 @@ def make_plan(
         error: Relative error of the demand; a level that serves it within that stays.
         error_by_now: Likewise, greater where the demand is no average over its time constant yet:
             a level is not raised for what is not known, and lowered as before.
+        unseen: Share of what the average stands for that is from before the instance woke: batches
+            coast the more carefully the less was seen.
         in_force: The plan before.
         affordable: Requests that may wait for room for each token/s that the fastest level serves.
         batch: Requests that run; 0 never coasts, as where the demand has yet to be learned.
@@ -129,8 +133,10 @@ def make_plan(
     served = served_per_s(table, viable - room)
     wanted_per_s = (1.0 + slack) * lasting_per_s
     settling = _settling(served, wanted_per_s, (max(error, error_by_now), error), in_force.settling)
+    if (1.0 + SURE * error) * wanted_per_s > served[fastest]:
+        settling = fastest  # what a slower one puts off might never be served
     slowest = np.full(len(table.batches), settling)
-    sure = (1.0 + SURE * max(error, error_by_now)) * wanted_per_s <= served[fastest]
+    sure = (1.0 + SURE * max(error, error_by_now, unseen)) * wanted_per_s <= served[fastest]
     if power is not None and batch and sure:
         _coast(slowest, table, power, batch=batch, burst=burst, demand_per_s=wanted_per_s)
     if traps:

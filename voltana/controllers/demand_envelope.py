@@ -84,9 +84,9 @@ class DemandEnvelope:
         requests = demand_per_s * seconds / self.owed_tokens
         return min(math.sqrt(1.0 / requests), 1.0) if requests > 0.0 else 1.0
 
-    def is_learned(self, now_s: float) -> bool:
-        """Whether rho is an average over its own time constant: since it woke, or for longer."""
-        return now_s - self._awake_since_s >= DEMAND_S
+    def unseen(self, now_s: float) -> float:
+        """Share of an average over its time constant that is from before it woke: 1 at first."""
+        return math.exp(min(self._awake_since_s - now_s, 0.0) / DEMAND_S)
 
     def note(self, batch: int, now_s: float) -> None:
         """Note the batch of the iteration that begins now."""

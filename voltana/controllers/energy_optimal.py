@@ -176,9 +176,10 @@ class EnergyOptimal:
             intended_per_s=None if intended is None else intended.tokens_per_s,
             error=envelope.relative_error(known_by_per_s),
             error_by_now=envelope.error_by_now(known_by_per_s),
+            unseen=envelope.unseen(now_s),
             in_force=self.plan_in_force,
             affordable=LET_IN_BY * self._slo.ttft_s / envelope.owed_tokens,
-            batch=load.decode_requests if intended or envelope.is_learned(now_s) else 0,
+            batch=load.decode_requests,
             # It may learn before then.
             power=cast("FreezesPower", power).snapshot() if self._power_freezes else power,
             max_power_w=self._max_power_w,
