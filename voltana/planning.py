@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_left
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, NamedTuple, cast
 
 import numpy as np
 
@@ -181,6 +181,24 @@ def candidate_load(candidate: Candidate) -> Load:
     )
 
 
+class Upcoming(NamedTuple):
+    """An instance's next iteration, as routers that ask its model about it share it.
+
+    Attributes:
+        load: Its load, reservations included.
+        curve: Its latency against the clock; None where a model does not tell it for less.
+    """
+
+    load: Load
+    curve: LatencyCurve | None
+
+
+def upcoming(candidate: Candidate) -> Upcoming:
+    """The next iteration of an instance."""
+    load, predictor = candidate_load(candidate), candidate.predictor
+    return Upcoming(load, None if predictor is None else curve_of(predictor, load))
+
+
 def memory_tokens(candidate: Candidate, tokens_per_request: float = GROWTH_TOKENS) -> float:
     """KV cache that a decode instance needs for all that was sent there.
 
@@ -221,10 +239,17 @@ def planned_clock_mhz(candidate: Candidate, load: Load) -> float:
         candidate: Without a predictor snapshot, none is safe.
         load: What its iteration would compute.
     """
+    predictor = candidate.predictor
+    curve = None if predictor is None else curve_of(predictor, load)
+    return clock_for_mhz(candidate, Upcoming(load, curve))
+
+
+def clock_for_mhz(candidate: Candidate, upcoming: Upcoming) -> float:
+    """`planned_clock_mhz` of a load whose curve is known, if there is one."""
     levels_mhz, budget_s = candidate.levels_mhz, candidate.budget_s
     if candidate.predictor is None:
         return math.inf
-    curve = curve_of(candidate.predictor, load)
+    load, curve = upcoming
     if curve is None:
         forecast = candidate.predictor.forecast(load, np.array(levels_mhz, dtype=np.float64))
         index = lowest_safe_index(forecast.upper_s, budget_s)

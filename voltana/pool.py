@@ -126,14 +126,21 @@ class KeptPool:
             self._fresh[max_age_s] = known
         return known
 
-    def column(self, make: Callable[[Candidate], _T]) -> list[_T]:
+    def column(self, make: Callable[..., _T], on: Callable[..., object] | None = None) -> list[_T]:
         """See `Pool.column`."""
         column = self._columns.get(make)
         if column is None:
-            column = self._columns[make] = _Column(list(map(make, self._shown)))
+            below = () if on is None else (self.column(on),)
+            column = self._columns[make] = _Column(list(map(make, self._shown, *below)))
         elif column.stale:
-            for place in column.stale:
-                column.values[place] = make(self._shown[place])
+            values, shown = column.values, self._shown
+            if on is None:
+                for place in column.stale:
+                    values[place] = make(shown[place])
+            else:
+                below_values = self.column(on)
+                for place in column.stale:
+                    values[place] = make(shown[place], below_values[place])
             column.stale.clear()
         return cast("list[_T]", column.values)
 
@@ -167,15 +174,20 @@ class Pool(Sequence[Candidate]):
     def __getitem__(self, index: slice) -> Sequence[Candidate]: ...
     def __getitem__(self, index: int | slice) -> Candidate | Sequence[Candidate]:
         """The candidate at `index`."""
+        own = self._places
+        if own is not None and isinstance(index, int):
+            return self._kept.shown[own[index]]
         return self._of(self._kept.shown)[index]
 
-    def column(self, make: Callable[[Candidate], _T]) -> list[_T]:
+    def column(self, make: Callable[..., _T], on: Callable[..., object] | None = None) -> list[_T]:
         """What `make` yields for each candidate; to be read alone.
 
         Args:
             make: A pure function, or a method of a router, of anything but the ages.
+            on: What makes another column, without one below it, whose value `make` is given as
+                well: so that what several need of a candidate is worked out once.
         """
-        return self._of(self._kept.column(make))
+        return self._of(self._kept.column(make, on))
 
     def take(self, places: Iterable[int]) -> Pool:
         """Some of its candidates, by their places in it."""
@@ -184,10 +196,8 @@ class Pool(Sequence[Candidate]):
 
     def busiest(self) -> Candidate:
         """The one with most in flight, the first by name of equals."""
-        in_flight, names = self.column(IN_FLIGHT), self.column(NAME)
-        most = max(in_flight)
-        equals = [place for place, count in enumerate(in_flight) if count == most]
-        return self[min(equals, key=names.__getitem__)]
+        in_flight = self.column(IN_FLIGHT)
+        return self[self._first_of(max(in_flight), in_flight)]
 
     def take_busiest(self, count: int) -> Pool:
         """So many of those with most in flight, the first by name of equals; in the same order."""
@@ -206,7 +216,15 @@ class Pool(Sequence[Candidate]):
 
     def first_of_least(self, values: Sequence[float]) -> str:
         """Name of the candidate with the least value, the first name of equals."""
-        return min(zip(values, self.column(NAME), strict=True))[1]
+        return self[self._first_of(min(values), values)].instance
+
+    def _first_of(self, value: float, values: Sequence[float]) -> int:
+        """The place of a value, of the first by name where several have it."""
+        if values.count(value) == 1:  # mostly
+            return values.index(value)
+        names = self.column(NAME)
+        equals = [place for place, other in enumerate(values) if other == value]
+        return min(equals, key=names.__getitem__)
 
     def _of(self, whole: list[_T]) -> list[_T]:
         places = self._places

@@ -12,6 +12,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, cast
 
 from voltana.errors import invalid
+from voltana.planning import upcoming
 from voltana.pool import NAME, KeptPool
 from voltana.ports import needs_of
 from voltana.routers.prospect import Prospect, is_idle
@@ -21,6 +22,7 @@ from voltana.values import Need
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from voltana.planning import Upcoming
     from voltana.ports import Router
     from voltana.values import Candidate, Deferral, Request
 
@@ -79,27 +81,32 @@ class EcoRoute:
         pool = self._kept.of(candidates)
         if len(pool) == 1 or not pool.fresh(self._max_age_s):
             return self._fallback.route(request, pool)
-        prospects = pool.column(self._prospect)
+        prospects = pool.column(self._prospect, on=upcoming)
         if not all(prospects):
             return self._fallback.route(request, pool)
         known, prompt = cast("list[Prospect]", prospects), request.prompt_tokens
-        asleep = True in pool.column(is_idle)
         chosen = [
             place
             for place, prospect in enumerate(known)
-            if (prompt <= prospect.calm_tokens or (prospect.asks and prospect.stays_calm(request)))
-            and not (asleep and prospect.full)
-        ] or [place for place, prospect in enumerate(known) if prospect.is_harmless(request)]
+            if prompt <= prospect.calm_tokens or (prospect.asks and prospect.stays_calm(request))
+        ]
+        if chosen and True in pool.column(is_idle, on=upcoming):
+            chosen = [place for place in chosen if not known[place].full]
+        if len(chosen) == len(pool):
+            return self._fallback.route(request, pool)
+        chosen = chosen or [
+            place for place, prospect in enumerate(known) if prospect.is_harmless(request)
+        ]
         if chosen or not any(prospect.is_safe(request) for prospect in known):
             return self._fallback.route(request, pool.take(chosen) if chosen else pool)
         harm = [prospect.harm(request) for prospect in known]
         return min(zip(harm, pool.column(NAME), strict=True))[1]
 
-    def _prospect(self, candidate: Candidate) -> Prospect | None:
+    def _prospect(self, candidate: Candidate, comes: Upcoming) -> Prospect | None:
         """What one request more does to an instance; None where that is not known."""
         if candidate.predictor is None or not candidate.levels_mhz:
             return None
-        return Prospect(candidate, self._tile, self._boundary_mhz, self._wake_share)
+        return Prospect(candidate, comes, self._tile, self._boundary_mhz, self._wake_share)
 
     def __repr__(self) -> str:
         return (

@@ -16,19 +16,21 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_left
+from operator import attrgetter
 from typing import TYPE_CHECKING, NamedTuple, cast
 
 from voltana.errors import invalid
 from voltana.operating import operating_point, power_at
-from voltana.planning import GROWTH_TOKENS, mean_at
+from voltana.planning import GROWTH_TOKENS, make_load, mean_at, upcoming
 from voltana.pool import IN_FLIGHT, NAME, KeptPool
 from voltana.ports import needs_of
 from voltana.routers.least_memory import LeastMemory
 from voltana.values import IntendedDemand, Load, Need, Role
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
+    from voltana.planning import Upcoming
     from voltana.pool import Pool
     from voltana.ports import Router
     from voltana.values import Candidate, Deferral, Request
@@ -209,28 +211,28 @@ def _bin(value: float, width: float) -> int:
     return round(math.log(value) / width)
 
 
-class _Flow(NamedTuple):
-    """What runs on an instance: tokens produced per second, requests, and their tokens."""
-
-    produced_per_s: float
-    requests: int
-    kv_tokens: int
-
-
-_NOTHING = _Flow(0.0, 0, 0)
-
-
-def _flow(candidate: Candidate) -> _Flow:
-    state = candidate.state
+def _produced_per_s(candidate: Candidate, comes: Upcoming) -> float:
+    """Tokens that an instance produces per second; inf where its model does not know."""
+    state, reserved = candidate.state, candidate.reserved
     if not state.running_requests:
-        return _NOTHING
-    assert candidate.predictor is not None
-    load = Load.decode(state.running_requests, state.kv_tokens)
+        return 0.0
     clock_mhz = _nearest(candidate.levels_mhz, state.clock_mhz)
-    latency_s = mean_at(candidate.predictor, load, clock_mhz)
-    known = 0.0 < latency_s < math.inf
-    produced_per_s = state.running_requests / latency_s if known else math.inf
-    return _Flow(produced_per_s, state.running_requests, state.kv_tokens)
+    if comes.curve is None or reserved.requests or reserved.prompt_tokens:
+        assert candidate.predictor is not None
+        load = make_load(decode_requests=state.running_requests, decode_kv_tokens=state.kv_tokens)
+        latency_s = mean_at(candidate.predictor, load, clock_mhz)
+    else:  # what runs is what comes
+        latency_s = comes.curve.mean_s(clock_mhz)
+    return state.running_requests / latency_s if 0.0 < latency_s < math.inf else math.inf
+
+
+_running: Callable[[Candidate], int] = attrgetter("state.running_requests")
+
+
+def _running_tokens(candidate: Candidate) -> int:
+    """Tokens in the KV caches of what runs on an instance."""
+    state = candidate.state
+    return state.kv_tokens if state.running_requests else 0
 
 
 def _awake(pool: Pool) -> int:
@@ -244,8 +246,12 @@ def _measured(candidate: Candidate) -> float | None:
 
 
 def _demand(pool: Pool) -> _Demand:
-    tokens_per_s, requests, kv_tokens = map(sum, zip(*pool.column(_flow), strict=True))
-    return _Demand(tokens_per_s, max(kv_tokens, 1) / max(requests, 1), requests)
+    requests, kv_tokens = sum(pool.column(_running)), sum(pool.column(_running_tokens))
+    return _Demand(
+        sum(pool.column(_produced_per_s, on=upcoming)),
+        max(kv_tokens, 1) / max(requests, 1),
+        requests,
+    )
 
 
 def _is_known(candidate: Candidate) -> bool:

@@ -12,16 +12,16 @@ from bisect import bisect_left, bisect_right
 from typing import TYPE_CHECKING, cast
 
 from voltana.planning import (
-    candidate_load,
+    clock_for_mhz,
     load_with,
     memory_tokens,
-    planned_clock_mhz,
     planned_within,
 )
 from voltana.ports import TellsRoom, offers
 from voltana.values import Role
 
 if TYPE_CHECKING:
+    from voltana.planning import Upcoming
     from voltana.values import Candidate, Load, Request
 
 Harm = tuple[bool, float, bool, int]
@@ -33,6 +33,7 @@ class Prospect:
 
     Args:
         candidate: The instance.
+        comes: Its next iteration.
         tile: Requests of a batch tile.
         boundary_mhz: Rises up to this do not count.
         wake_share: Share of its fastest clock, and of its KV cache, that it may need to be calm.
@@ -40,37 +41,46 @@ class Prospect:
     Attributes:
         calm_tokens: Longest prompt with which it certainly stays calm; -1 if none.
         asks: Whether longer ones have to be asked for, by `stays_calm`.
-        full: Whether more than that share of its KV cache is taken.
         new_tile: Whether its batch begins a new tile.
         requests: Its requests then.
     """
 
     __slots__ = (
         "_boundary_mhz", "_calm", "_candidate", "_harmless", "_now", "_now_mhz", "_room",
-        "asks", "calm_tokens", "full", "new_tile", "requests",
+        "_wake_share", "asks", "calm_tokens", "new_tile", "requests",
     )  # fmt: skip
 
     def __init__(
-        self, candidate: Candidate, tile: int, boundary_mhz: float, wake_share: float
+        self,
+        candidate: Candidate,
+        comes: Upcoming,
+        tile: int,
+        boundary_mhz: float,
+        wake_share: float,
     ) -> None:
-        now = candidate_load(candidate)
-        levels = candidate.levels_mhz
+        now, levels = comes.load, candidate.levels_mhz
         joins = candidate.role is not Role.PREFILL
-        self._candidate, self._now, self._boundary_mhz = candidate, now, boundary_mhz
+        self._candidate, self._now = candidate, now
+        self._boundary_mhz, self._wake_share = boundary_mhz, wake_share
         self.requests = now.decode_requests + joins
         self.new_tile = _tiles(self.requests, tile) > _tiles(now.decode_requests, tile)
         # An idle instance may be at any clock, so none has to rise; nor has one to the lowest.
-        wakes = is_idle(candidate)
-        self._now_mhz = math.inf if wakes else planned_clock_mhz(candidate, now)
+        wakes = is_idle(candidate, comes)
+        self._now_mhz = math.inf if wakes else clock_for_mhz(candidate, comes)
         # A rise that counts is one to a level that lies further above than the boundary.
         self._harmless = bisect_right(levels, self._now_mhz, key=lambda mhz: mhz - boundary_mhz) - 1
         awake = bisect_right(levels, wake_share * levels[-1]) - 1
         self._calm = -1 if wakes or self.new_tile else min(self._harmless, awake)
-        self.full = memory_tokens(candidate) > wake_share * candidate.kv_capacity_tokens
         self._room: dict[int, int | None] = {}
         most = self._most_tokens(self._calm)
         self.asks = most is None
         self.calm_tokens = -1 if most is None else most
+
+    @property
+    def full(self) -> bool:
+        """Whether more than the share of its KV cache is taken."""
+        share_tokens = self._wake_share * self._candidate.kv_capacity_tokens
+        return memory_tokens(self._candidate) > share_tokens
 
     def stays_calm(self, request: Request) -> bool:
         """Whether it is awake, crosses no boundary, and needs no more of its clock than the share.
@@ -117,12 +127,10 @@ class Prospect:
         return self._room[level]
 
 
-def is_idle(candidate: Candidate) -> bool:
+def is_idle(candidate: Candidate, comes: Upcoming) -> bool:
     """Whether nothing runs on an instance, and nothing is on its way there."""
-    if candidate.in_flight:
-        return False
-    now = candidate_load(candidate)
-    return not (now.prefill_tokens or now.decode_requests)
+    now = comes.load
+    return not (candidate.in_flight or now.prefill_tokens or now.decode_requests)
 
 
 def _room(candidate: Candidate, now: Load, level: int) -> int | None:

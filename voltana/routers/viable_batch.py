@@ -18,12 +18,13 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_left
+from operator import attrgetter
 from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
 from voltana.errors import invalid
-from voltana.planning import candidate_load, curve_of, memory_tokens
+from voltana.planning import curve_of, memory_tokens, upcoming
 from voltana.pool import NAME, KeptPool
 from voltana.ports import TellsBatches, TellsCurve, TellsRoom, intended_by, needs_of, offers
 from voltana.routers.least_memory import LeastMemory
@@ -33,6 +34,7 @@ from voltana.viability import BATCH_ENDS, LARGEST_BATCH, largest_viable_batch, t
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from voltana.planning import Upcoming
     from voltana.pool import Pool
     from voltana.ports import Forecasts, Router
     from voltana.values import Candidate, IntendedDemand, Request
@@ -91,13 +93,16 @@ class ViableBatch:
     def route(self, request: Request, candidates: Sequence[Candidate]) -> str | Deferral:
         """See `voltana.ports.Router.route`."""
         pool = self._kept.of(candidates)
-        stands = pool.column(self._stand)
+        stands = pool.column(self._stand, on=upcoming)
         if not all(stands) or not pool.fresh(self._max_age_s):
             return self._inner.route(request, pool)
         known, prompt = cast("list[_Stand]", stands), request.prompt_tokens
-        room = [place for place, stand in enumerate(known) if prompt <= stand.most_prompt]
+        most_prompts = list(map(_MOST_PROMPT, known))
+        if prompt <= min(most_prompts):  # mostly
+            return self._inner.route(request, pool)
+        room = [place for place, most in enumerate(most_prompts) if prompt <= most]
         if room:
-            return self._inner.route(request, pool.take(room) if len(room) < len(pool) else pool)
+            return self._inner.route(request, pool.take(room))
         if request.slack_s > 0:
             full = all(stand.lacking(prompt) > 0 for stand in known)
             return Deferral(for_s=ASK_AGAIN_S, reason=FULL if full else AT_BOUNDARY)
@@ -107,7 +112,7 @@ class ViableBatch:
         """See `voltana.ports.Intends`; that of the inner router."""
         return intended_by(self._inner, candidates)
 
-    def _stand(self, candidate: Candidate) -> _Stand | None:
+    def _stand(self, candidate: Candidate, comes: Upcoming) -> _Stand | None:
         """Where an instance stands; None where it does not tell, or has no viable batch."""
         if (
             candidate.role is not Role.DECODE
@@ -116,17 +121,17 @@ class ViableBatch:
             or not candidate.budget_s < math.inf
         ):
             return None
-        boundary = self._boundary(candidate)
+        boundary = self._boundary(candidate, comes.load)
         if not boundary:
             return None
         return _Stand(candidate, boundary)
 
-    def _boundary(self, candidate: Candidate) -> int:
+    def _boundary(self, candidate: Candidate, load: Load) -> int:
         """Its largest viable batch, at the context that its requests have now; 0 where none is.
 
         What memory holds depends on the prompt, and is looked at apart.
         """
-        predictor, load = candidate.predictor, candidate_load(candidate)
+        predictor = candidate.predictor
         assert predictor is not None
         context = load.decode_kv_tokens / load.decode_requests if load.decode_requests else 1.0
         # Rounded up: a longer context is never the safer one.
@@ -183,6 +188,9 @@ class _Stand:
         if needed <= self._capacity:
             return 0.0
         return (needed - self._capacity) * (self._requests + 1) / needed
+
+
+_MOST_PROMPT = attrgetter("most_prompt")
 
 
 def largest_batch(
