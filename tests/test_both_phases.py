@@ -330,7 +330,7 @@ def test_one_late_gap_of_the_first_few_does_not_ask_for_the_fastest_clock():
 
 
 def test_a_rise_that_the_first_requests_asked_for_is_not_held():
-    """The law of decode alone waits for the batch to settle, three seconds; gaps show it at once."""
+    """The law of decode alone waits three seconds for the batch to settle."""
     controller = make()
     held = controller.decode.held
     rising = [float(mhz) for mhz in LEVELS]
