@@ -353,3 +353,14 @@ def test_a_lost_deadline_is_no_hurry_where_batches_are_mixed_either():
                 seen(mixed, now_s, slack_s=slack_s, queue=late, target_mhz=target_mhz)
             )
         assert (decision.clock_mhz == 1000.0) is fastest
+
+
+def test_answers_of_one_token_leave_no_gaps_and_ask_for_no_clock():
+    """Nobody waits for a second token, so that deadlines alone set the clock, from the start on."""
+    controller, now_s, clocks_mhz = make(), 0.0, []
+    for _ in range(100):
+        decision = controller.decide(seen(Load.prefill([(5, 0)]), now_s, slack_s=math.inf))
+        controller.plan(now_s)
+        clocks_mhz.append(decision.clock_mhz)
+        now_s += 0.1
+    assert max(clocks_mhz[10:]) < 1000.0

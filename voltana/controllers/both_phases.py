@@ -148,7 +148,7 @@ class BothPhases:
         )
         self.gaps.begin(load, forecast.mean_s, decode_s, now_s, lost=lost)
         wishes = [(self._decode_floor, self._decode_binding)]
-        if not lost:
+        if not lost and (load.decode_requests or left_s < math.inf):  # else nobody's gap is longer
             wishes.append((self._gap_floor, Binding.PACE))
         return self._fastest_of(
             decision,
