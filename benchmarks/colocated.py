@@ -96,22 +96,12 @@ def measured(
 ) -> Iterator[str]:
     """Rows of scenarios under policies, each scenario with its label.
 
-    What is searched in hindsight runs as a scenario of its own, beside a static-max of its own.
+    All policies of a scenario run together: what is saved is told at the end of the slowest.
     """
-    searched = [name for name in policies if name == SEARCHED]
-    others = [name for name in policies if name != SEARCHED]
-    found: dict[tuple[str, str], Mapping[str, Any]] = {}
-    for group in (others, ["static-max", *searched] if searched else []):
-        if not group:
-            continue
-        plan = make_plan({"policies": group}, rows=list(labelled.values()))
-        labels = {p.key: label for p, label in zip(plan.points, labelled, strict=True)}
-        for figures in rows_of(plan, out, processes, labels):
-            found.setdefault((labels[figures["run"]], figures["policy"]), figures)
-    for label in labelled:
-        for name in policies:
-            if (label, name) in found:
-                yield row(label, found[label, name])
+    plan = make_plan({"policies": list(policies)}, rows=list(labelled.values()))
+    labels = {p.key: label for p, label in zip(plan.points, labelled, strict=True)}
+    for figures in rows_of(plan, out, processes, labels):
+        yield row(labels[figures["run"]], figures)
 
 
 def default_scenario(

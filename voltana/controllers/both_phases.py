@@ -29,6 +29,7 @@ import numpy as np
 
 from voltana.controllers.cycles import DecodeCycles, PromptsBeside
 from voltana.controllers.energy_optimal import EnergyOptimal
+from voltana.controllers.held_level import HeldLevel
 from voltana.controllers.optimal_available import OptimalAvailable
 from voltana.controllers.token_gaps import TokenGaps
 from voltana.levels import require_levels
@@ -92,11 +93,13 @@ class BothPhases:
             slo,
             memory=memory,
             max_power_w=max_power_w,
+            # What a batch shows late a gap shows at once: `TokenGaps` has it in the next plan. A
+            # rise that the first few prompts asked for would outlast what it was asked for by.
+            held=HeldLevel(settling_s=0.0),
         )
         self.gaps = TokenGaps(
             self._levels, slo.itl_s, 1.0 - slo.itl_target, self.decode.envelope.owed_tokens
         )
-        self._alpha = 1.0 - slo.itl_target
         self._gap_floor = len(self.levels_mhz) - 1
         self._fastest = (1.0, 0.0)
         self._decode_floor, self._decode_binding = 0, Binding.NONE
@@ -118,7 +121,8 @@ class BothPhases:
             batch_s = np.maximum(twice.mean_s - once, 0.0)
             growth = gaps.growth(share, batch_s)
             self._fastest = (float(growth[-1]), float(batch_s[-1]))
-            self._gap_floor = gaps.lowest(growth, batch_s, gaps.left(self._alpha, *self._fastest))
+            lost = gaps.late_at_fastest(*self._fastest)
+            self._gap_floor = gaps.lowest(growth, batch_s, gaps.left(lost), lost)
             self._cycles.stretch = 1.0 / np.maximum(1.0 - share, sys.float_info.epsilon)
         self.decode.plan(now_s)
 
@@ -144,7 +148,7 @@ class BothPhases:
         )
         self.gaps.begin(load, forecast.mean_s, decode_s, now_s, lost=lost)
         wishes = [(self._decode_floor, self._decode_binding)]
-        if not lost:
+        if not lost and (load.decode_requests or left_s < math.inf):  # else nobody's gap is longer
             wishes.append((self._gap_floor, Binding.PACE))
         return self._fastest_of(
             decision,

@@ -67,6 +67,7 @@ class EnergyOptimal:
         memory: See `Memory`.
         max_power_w: Power limit of all devices of the instance, at which boards lower their clock.
         idle_mhz: Clock to wait at; None takes the lowest level.
+        held: Holds a level after a lower one is wanted; None takes `HeldLevel`'s own prices.
 
     Raises:
         ConfigError: If an argument is outside its range.
@@ -82,6 +83,7 @@ class EnergyOptimal:
         memory: Memory | None = None,
         max_power_w: float = math.inf,
         idle_mhz: float | None = None,
+        held: HeldLevel | None = None,
     ) -> None:
         self.predictor = predictor
         # One that tells many batches at once, and profiled tables, need not be frozen for a plan.
@@ -97,7 +99,7 @@ class EnergyOptimal:
         self._idle_mhz = idle_clock(self.levels_mhz, idle_mhz)
         self.envelope = DemandEnvelope()
         self.price = MissedPrice(1.0 - slo.itl_target)
-        self.held = HeldLevel()
+        self.held = held or HeldLevel()
         self._plan = NO_PLAN
         self._plan_to_come: Callable[[], DecodePlan] | None = None
         self._planned_at_s = -math.inf

@@ -193,7 +193,7 @@ class OptimalAvailable:
         index, lost = int(fits.argmax()), False
         if not fits[index]:
             unknown = forecast.upper_s[-1] == math.inf
-            spared = None if unknown or itl_s < math.inf else self._spared(observation, forecast)
+            spared = None if unknown else self._spared(observation, forecast, itl_s)
             if spared is None:
                 binding = Binding.UNCERTAINTY if unknown else Binding.DEADLINE
                 return certified_or_fastest(forecast, None, budget_s, binding)
@@ -208,16 +208,18 @@ class OptimalAvailable:
             return Decision(clock_mhz=clock_mhz, reason=LOST, forecast=forecast, binding=binding)
         return certified_or_fastest(forecast, chosen, budget_s, binding)
 
-    def _spared(self, observation: Observation, forecast: Forecast) -> int | None:
+    def _spared(self, observation: Observation, forecast: Forecast, itl_s: float) -> int | None:
         """Index of the slowest level at which a batch whose deadline is lost loses no more.
 
         Its oldest prompt is late at every level, but others of the batch may not be: those that
         came to the device while that one waited for it, evenly (`JoinedWait`). A level loses
         no more if it makes late at most the share that may be late beyond what the fastest one
-        does. None where a deadline behind the batch binds, or nobody knows how fast work comes in.
+        does. None where a deadline behind the batch binds, nobody knows how fast work comes in, or
+        no level keeps what those that decode beside it have left, `itl_s`.
         """
         queue, ttft_s = observation.queue, self._slo.ttft_s
-        if self.arriving is None or queue.requests:
+        keeps = forecast.upper_s <= itl_s
+        if self.arriving is None or queue.requests or not keeps[-1]:
             return None
         left_s, joined = self._slo.prefill_budget_s(queue), self._joined.longest_s / ttft_s
 
@@ -226,7 +228,8 @@ class OptimalAvailable:
 
         fastest = self._fastest(observation.bounds)
         most = late(fastest) + self._late_share
-        return next(index for index in range(fastest + 1) if late(index) <= most)
+        spared = next(index for index in range(fastest + 1) if late(index) <= most)
+        return max(spared, int(keeps.argmax()))
 
     def _energy_j(self, load: Load, forecast: Forecast) -> FloatArray | None:
         """Energy of the batch above idling at every level; None where no power is known."""

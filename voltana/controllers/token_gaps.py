@@ -62,6 +62,7 @@ class TokenGaps:
     ) -> None:
         self._levels = levels_mhz
         self._threshold_s = threshold_s
+        self._alpha = alpha
         self._owed_tokens = owed_tokens
         most = min(math.ceil(EVENTS / alpha), MOST_GAPS)
         levels = len(levels_mhz)
@@ -117,8 +118,13 @@ class TokenGaps:
         gaps_s: FloatArray = self._fastest_s[:count] + self._decode_s[:count, -1]
         return gaps_s + (growth - 1.0) * batch_s
 
-    def _late_at_fastest(self, growth: float, batch_s: float) -> float:
-        """Share of the gaps that are late at the fastest level."""
+    def late_at_fastest(self, growth: float, batch_s: float) -> float:
+        """Share of the gaps that are late at the fastest level: nobody's to keep.
+
+        Args:
+            growth: At the fastest level; see `growth`.
+            batch_s: Likewise.
+        """
         late = self._alone_at_fastest_s(growth, batch_s) > self._threshold_s
         return min(growth * float(late.mean()), 1.0)
 
@@ -240,7 +246,7 @@ class TokenGaps:
         growth: FloatArray = cycle_s / now_s
         return growth
 
-    def left(self, alpha: float, growth: float, batch_s: float) -> float:
+    def left(self, lost: float) -> float:
         """Share that may be late in as many gaps more as can be remembered: what is left.
 
         Of those that are remembered and of those to come, alpha may be late together; what was late
@@ -248,25 +254,24 @@ class TokenGaps:
         estimates are wrong by: of a constant error half stays.
 
         Args:
-            alpha: Share that may be late where it would not be at the fastest clock.
-            growth: At the fastest level; see `growth`.
-            batch_s: Likewise.
+            lost: See `late_at_fastest`.
         """
         count = self.gaps
         late = float((self._passed_s[:count, 0] > self._threshold_s).mean())
-        saved = alpha - max(late - self._late_at_fastest(growth, batch_s), 0.0)
+        saved = self._alpha - max(late - lost, 0.0)
         part = count / len(self._decode_s)
         if part < 1.0:  # what a load that still grows has not missed says nothing of what follows
             saved = min(saved, 0.0)
-        return max(alpha + part * saved, 0.0)
+        return max(self._alpha + part * saved, 0.0)
 
-    def lowest(self, growth: FloatArray, batch_s: FloatArray, allowed: float) -> int:
+    def lowest(self, growth: FloatArray, batch_s: FloatArray, allowed: float, lost: float) -> int:
         """Index of the slowest level at which, and above which, few enough are late.
 
         Args:
             growth: See `growth`.
             batch_s: See there.
             allowed: Share that may be late.
+            lost: See `late_at_fastest`.
         """
         settles = np.isfinite(growth)
         if not settles[-1]:
@@ -274,31 +279,40 @@ class TokenGaps:
         first = 0 if settles.all() else len(growth) - int(settles[::-1].argmin())
         gaps_s = self._gaps_s(growth[first:], batch_s[first:], first)
         fastest_s = self._in_order(self._scaled_at_fastest_s(growth[-1], batch_s[-1])[:, None])
-        tokens = self._late(growth[first:], batch_s[first:], first)
-        tokens += self._unseen(gaps_s, fastest_s)
-        tokens -= self._late_at_fastest(growth[-1], batch_s[-1])
+        seen = self._late(growth[first:], batch_s[first:], first) - lost
+        count, unseen = len(gaps_s), self._unseen(gaps_s, fastest_s)
+        tokens = (count * seen + unseen) / (count + self._not_seen())
         keeps = (tokens <= allowed) & (self._requests_late(gaps_s, fastest_s, tokens) <= allowed)
         keeps[-1] = True
         slow = np.flatnonzero(~keeps)
         return first + (int(slow[-1]) + 1 if len(slow) else 0)
 
-    def _unseen(self, gaps_s: Table, fastest_s: Table) -> FloatArray:
-        """Share that is late at each level, and not at the fastest, though none was seen there.
+    def _not_seen(self) -> float:
+        """Gaps that a level is judged by beside those that were seen, as long as these are few.
 
-        One gap more than were seen, which at the fastest level is as likely of any order of length
+        As many as one late one is allowed for: else a level would be refused for the one that was
+        not seen until so many were, and for the first that was until twice as many. What was
+        late is spent; so it costs what is allowed for at most, and once.
+        """
+        return (1.0 - self.gaps / len(self._decode_s)) / self._alpha
+
+    def _unseen(self, gaps_s: Table, fastest_s: Table) -> FloatArray:
+        """Probability that one gap more is late at each level, and not at the fastest.
+
+        One more than were seen, which at the fastest level is as likely of any order of length
         between their mean and the threshold (log-uniform, as of a scale that nobody knows: E. T.
         Jaynes, IEEE Trans. Systems Science and Cybernetics 4, 1968). Late are those that are
         shorter than the threshold by no more than a level makes them longer.
         """
-        (gaps, levels), mean_s = gaps_s.shape, float(fastest_s.mean())
+        levels, mean_s = gaps_s.shape[1], float(fastest_s.mean())
         if not mean_s > 0.0:
             return np.zeros(levels)
         orders = math.log(max(self._threshold_s / mean_s, 1.0))
         if not orders:
-            return np.full(levels, 1.0 / gaps)
+            return np.ones(levels)
         longer = np.log(np.maximum(gaps_s.mean(axis=0) / mean_s, 1.0))
-        share: FloatArray = np.minimum(longer / orders, 1.0) / gaps
-        return share
+        late: FloatArray = np.minimum(longer / orders, 1.0)
+        return late
 
     def _requests_late(self, gaps_s: Table, fastest_s: Table, ours: FloatArray) -> FloatArray:
         """Share of the requests whose mean gap is late at each level and not at the fastest one.
