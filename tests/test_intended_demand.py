@@ -34,7 +34,8 @@ from voltana.routers.round_robin import RoundRobin
 from voltana.routers.viable_batch import ViableBatch
 from voltana.serving.feed import FeedPublisher
 from voltana.serving.feed_key import FeedKey
-from voltana.serving.feed_message import pack_intended, parse_intended
+from voltana.serving.feed_listeners import seek_feed
+from voltana.serving.feed_message import MOST_BYTES, pack_intended, parse_intended
 from voltana.serving.router.chooser import RoleChooser
 from voltana.serving.router.feeds import FeedFollower, follow_feeds
 from voltana.serving.router.pool import Pool
@@ -220,7 +221,7 @@ def test_a_share_that_is_none_is_refused(share):
         parse_intended(pack_intended(IntendedDemand(pool_per_s=1.0, share=share)))
 
 
-def test_subscriptions_and_other_versions_intend_nothing():
+def test_what_is_no_intent_and_other_versions_intend_nothing():
     assert parse_intended(b"\x01") is None
     assert parse_intended(b"\x00topic") is None
     assert parse_intended(b"") is None
@@ -229,11 +230,10 @@ def test_subscriptions_and_other_versions_intend_nothing():
 
 def test_an_agent_hears_on_its_feed_what_a_router_says():
     publisher = FeedPublisher("tcp://127.0.0.1:0", "d", MonotonicTime())
-    router = zmq.Context.instance().socket(zmq.XSUB)
-    router.setsockopt(zmq.LINGER, 0)
+    router = zmq.Context.instance().socket(zmq.DEALER)
+    seek_feed(router, MOST_BYTES)
     try:
         router.connect(publisher.address)
-        router.send(b"\x01")
         heard, tries = None, 0
         while heard is None and tries < 3000:
             router.send(b"i\xc1")  # what cannot be read keeps nothing from being heard

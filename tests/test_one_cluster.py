@@ -176,10 +176,7 @@ class Beside:
             spec.engine.snapshot_period_s,
         )
         self._feed = FeedPublisher(f"inproc://{id(self)}", self.name, time)
-        self._feed._socket.close()
-        self._feed._socket = types.SimpleNamespace(
-            send=lambda raw, _flags: follower.take(raw), close=lambda: None
-        )
+        self._feed._listeners = types.SimpleNamespace(said=lambda: (), send=follower.take)
         self._iteration = 0
         self.rooms = []  # of requests that it took up since it published last
 

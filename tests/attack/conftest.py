@@ -16,6 +16,7 @@ CROWDS = (
     "test_comparison",
     "test_clocks_clients",
     "test_doors_beside",
+    "test_feed_way_back",
     "test_late_floods",
     "test_launch_beside",
     "test_router_beside",

@@ -144,7 +144,7 @@ class Liars:
     """What is bound where the servers' agents would be."""
 
     def __init__(self) -> None:
-        self._sockets = [zmq.Context.instance().socket(zmq.PUB) for _ in range(2)]
+        self._sockets = [zmq.Context.instance().socket(zmq.DEALER) for _ in range(2)]
         for made in self._sockets:
             made.setsockopt(zmq.LINGER, 0)
             made.bind("tcp://127.0.0.1:*")
@@ -156,7 +156,8 @@ class Liars:
             for odd in ODD:
                 told = msgspec.msgpack.encode(TOLD | {"instance": "unified-0", field: odd})
                 for made in self._sockets:
-                    made.send(told)
+                    with contextlib.suppress(zmq.Again):  # nobody listens yet
+                        made.send(told, zmq.NOBLOCK)
             await asyncio.sleep(PAUSE_S)
 
     def close(self) -> None:

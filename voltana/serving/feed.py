@@ -1,11 +1,11 @@
 """An agent's feed: state of its instance each iteration, and what changes seldom on change.
 
-ZMQ publish/subscribe with msgpack bodies. Times are sent as ages, for the clocks of two hosts have
-nothing in common; the receiver adds what passes on its own. A slow or absent subscriber costs the
-agent nothing: messages beyond a few are dropped, and the next one supersedes them. On the same
-connection routers say what they intend for the instance (`voltana.values.IntendedDemand`). With a
-key only those that have it can listen and say so, and nobody else can speak as this instance
-(`feed_key.py`).
+Msgpack bodies over ZMQ, to everybody who listens (`feed_listeners.py`). Times are sent as ages, for
+the clocks of two hosts have nothing in common; the receiver adds what passes on its own. A slow or
+absent listener costs the agent nothing: messages beyond a few are dropped, and the next one
+supersedes them. On the same connection routers say what they intend for the instance
+(`voltana.values.IntendedDemand`). With a key only those that have it can listen and say so, and
+nobody else can speak as this instance (`feed_key.py`).
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import msgspec
 import structlog
 import zmq
 
+from voltana.serving.feed_listeners import Listeners, seek_listeners
 from voltana.serving.feed_message import (
     MOST_BYTES,
     MOST_ROOMS,
@@ -37,14 +38,8 @@ if TYPE_CHECKING:
 RESEND_S = 1.0
 """What changes seldom is sent again after this, for subscribers that came late."""
 
-_WATERMARK = 64
-_MOST_HEARD = 256
-"""Messages of routers, and subscriptions, that are read at once: 25 times a second."""
-
 _Model = TypeVar("_Model")
 _MOST_MODEL_BYTES = MOST_BYTES // 4
-_MOST_SUBSCRIPTION_BYTES = 4096
-"""Listeners say what they listen to, and what they intend."""
 
 
 class FeedPublisher:
@@ -65,11 +60,8 @@ class FeedPublisher:
     ) -> None:
         self._instance = instance
         self._time = time
-        self._socket: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.XPUB)
-        self._socket.setsockopt(zmq.SNDHWM, _WATERMARK)
-        self._socket.setsockopt(zmq.RCVHWM, _WATERMARK)
-        self._socket.setsockopt(zmq.LINGER, 0)
-        self._socket.setsockopt(zmq.MAXMSGSIZE, _MOST_SUBSCRIPTION_BYTES)
+        self._socket: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.ROUTER)
+        seek_listeners(self._socket)
         if key is not None:
             key.guard(self._socket, instance)
         try:
@@ -78,6 +70,8 @@ class FeedPublisher:
             self._socket.close(0)
             raise
         self.address: str = self._socket.getsockopt_string(zmq.LAST_ENDPOINT)
+        self._listeners = Listeners(self._socket, time)
+        self._intended: IntendedDemand | None = None
         self._sent: InstanceFacts | None = None
         self._encoded: dict[str, Any] = {}
         self._complained: set[str] = set()
@@ -123,27 +117,26 @@ class FeedPublisher:
                 self._sent, self._encoded = facts, self._encode(facts)
             self._facts_due_s = now_s + RESEND_S
             message |= self._encoded
-        try:
-            self._socket.send(msgspec.msgpack.encode(message), zmq.NOBLOCK)
-        except zmq.Again:  # the next state supersedes this one
-            return
+        self._hear()
+        self._listeners.send(msgspec.msgpack.encode(message))
 
     def take_intended(self) -> IntendedDemand | None:
         """What a router said last that it intends for the instance; None for nothing new.
 
         Never blocks; of a flood a few messages are read, and one that cannot be is left out.
         """
-        intended = None
-        for _ in range(_MOST_HEARD):
+        self._hear()
+        intended, self._intended = self._intended, None
+        return intended
+
+    def _hear(self) -> None:
+        for raw in self._listeners.said():
             try:
-                intended = parse_intended(self._socket.recv(zmq.NOBLOCK)) or intended
-            except zmq.Again:
-                break
+                self._intended = parse_intended(raw) or self._intended
             except ValueError as error:
                 if "intended" not in self._complained:
                     self._complained.add("intended")
                     self._log.warning("what a router intends cannot be read", error=str(error))
-        return intended
 
     def _encode(self, facts: InstanceFacts) -> dict[str, Any]:
         return {

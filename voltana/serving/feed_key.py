@@ -49,7 +49,7 @@ class FeedKey:
         socket.curve_secretkey = self._secret_of(instance)
 
     def seek(self, socket: zmq.Socket[Any], instance: str) -> None:
-        """Have a subscriber accept the agent of an instance alone; before it connects."""
+        """Have a listener accept the agent of an instance alone; before it connects."""
         socket.curve_serverkey = zmq.curve_public(self._secret_of(instance))
         socket.curve_publickey, socket.curve_secretkey = zmq.curve_keypair()
 

@@ -86,7 +86,7 @@ def pack_intended(demand: IntendedDemand) -> bytes:
 
 
 def parse_intended(raw: bytes) -> IntendedDemand | None:
-    """Read what came back on a feed; None if it is a subscription, or of another version.
+    """Read what came back on a feed; None if it is none, or of another version.
 
     Raises:
         ValueError: If it has another form, or a value is out of its range.

@@ -16,7 +16,8 @@ from fake_scheduler import FakeEngine
 
 from voltana.serving.agent.service import Agent, AgentOptions
 from voltana.serving.config import parse_config
-from voltana.serving.feed_message import parse_message
+from voltana.serving.feed_listeners import seek_feed
+from voltana.serving.feed_message import MOST_BYTES, parse_message
 from voltana.values import Load
 
 CONFIG = """
@@ -196,8 +197,8 @@ def check_metrics(agent):
 
 
 def check_feed(agent, engine):
-    socket = zmq.Context.instance().socket(zmq.SUB)
-    socket.subscribe(b"")
+    socket = zmq.Context.instance().socket(zmq.DEALER)
+    seek_feed(socket, MOST_BYTES)
     socket.connect(agent.feed)
     engine.idle()
     messages = []

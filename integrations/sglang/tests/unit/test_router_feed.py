@@ -163,8 +163,8 @@ def test_a_snapshot_that_cannot_be_sent_is_left_out_and_said_once() -> None:
     publisher = FeedPublisher("inproc://unsendable", "decode-0", MonotonicTime())
     sent: list[bytes] = []
     publisher._socket.close()
-    publisher._socket = types.SimpleNamespace(  # type: ignore[assignment]
-        send=lambda raw, _flags: sent.append(raw), close=lambda: None
+    publisher._listeners = types.SimpleNamespace(  # type: ignore[assignment]
+        said=lambda: (), send=sent.append
     )
     with structlog.testing.capture_logs() as logs:
         publisher._log = structlog.get_logger()
@@ -338,8 +338,8 @@ def test_the_publisher_sends_what_changes_seldom_on_change_and_once_a_second() -
     time, sent = ManualTime(), []
     publisher = FeedPublisher("tcp://127.0.0.1:0", "decode-0", time)
     publisher._socket.close()
-    publisher._socket = types.SimpleNamespace(  # type: ignore[assignment]
-        send=lambda raw, _flags: sent.append(parse_message(raw)), close=lambda: None
+    publisher._listeners = types.SimpleNamespace(  # type: ignore[assignment]
+        said=lambda: (), send=lambda raw: sent.append(parse_message(raw))
     )
     one, other = facts(predictor=learned().snapshot()), facts(predictor=learned().snapshot())
     for told, gap_s in ((one, 0.1), (one, 0.1), (other, 0.1), (other, 1.1), (other, 0.1)):
