@@ -78,7 +78,7 @@ def _time_handing(meter: Any, path: Path) -> None:
         if output.total_num_scheduled_tokens:
             if not launched_s[0]:
                 count()
-            launched_s[0] = next(reversed(self._open.values()))[4]
+            launched_s[0] = next(reversed(self._open.values()))[3]
 
     def count() -> None:
         from vllm.v1.engine import core
