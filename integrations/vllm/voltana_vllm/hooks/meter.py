@@ -39,19 +39,25 @@ class Meter:
     where that was later, to the result (asynchronous scheduling launches the next batch while one
     runs). A launch is kept with its own scheduler output, for several are under way at once.
 
+    Where the engine hands batches to other processes it has nothing to do from then on until a
+    result comes, and asks its scheduler for grammars first: what there is to do at a launch but to
+    note its time is done there.
+
     Args:
         scheduler: The scheduler.
         ring: Where records go.
         speculative: Whether an iteration may produce more than one token a request.
         statuses: vLLM's numbers of statuses.
+        waits: Whether the engine waits for other processes, and says when it begins to: `asked`.
         now_s: The monotonic clock.
         wall_s: The wall's clock, by which vLLM notes arrivals.
 
     Attributes:
         now_s: The monotonic clock.
         iterations: Iterations that were launched.
-        finished: Iterations whose latency was measured.
         errors: Errors so far; the hooks count them.
+        due: What was scheduled and is still to be measured; None but between `scheduled` and
+            `asked`.
     """
 
     def __init__(
@@ -61,6 +67,7 @@ class Meter:
         *,
         speculative: bool,
         statuses: dict[str, int],
+        waits: bool = False,
         now_s: Callable[[], float] = time.monotonic,
         wall_s: Callable[[], float] = time.time,
     ) -> None:
@@ -79,6 +86,9 @@ class Meter:
         self.now_s, self._wall_s = now_s, wall_s
         # Batches under way with how they were launched; one that repeats another has its own
         # number and time of launch beside that.
+        self._waits = waits
+        self.due: Any = None
+        self._due_s = 0.0  # when it was scheduled
         self._open: dict[int, Open] = {}
         self._untold: list[tuple[Open, float]] = []
         self._still = -1  # requests of a batch that may repeat; none does while it is -1
@@ -90,11 +100,36 @@ class Meter:
         self._tokens_s = _NAN
         self._idle_s = 0.0
         self.iterations = 0
-        self.finished = 0
+        self._lives = False
         self.errors = 0
 
     def scheduled(self, output: Any) -> None:
         """Note what was scheduled: a batch that is about to run, or nothing."""
+        if self.due is not None:
+            self.overdue()
+        if self._waits and output.total_num_scheduled_tokens:
+            self.due, self._due_s = output, self.now_s()
+        else:
+            self._measure(output)
+
+    def asked(self) -> None:
+        """The engine has handed the batch over: from here on it waits."""
+        output, self.due = self.due, None
+        self._measure(output)
+
+    def overdue(self) -> None:
+        """A batch was handed over and nothing was asked: measure it now, and others at once.
+
+        Its requests may have changed since.
+        """
+        self._waits = False
+        try:
+            self.asked()
+        finally:
+            self._due_s = 0.0
+
+    def _measure(self, output: Any) -> None:
+        """Measure a batch, or nothing: by the short way if it may be."""
         # Most batches decode what the one before did, a token later. What runs once an iteration
         # is in no cache by then, and every line costs: these have few.
         size, untold = len(output.num_scheduled_tokens), self._untold
@@ -112,10 +147,9 @@ class Meter:
         (_, alike, ended, began_s), ready_s = untold.pop()
         latency_s = ready_s - (began_s if began_s > self._ready_s else self._ready_s)
         self._ready_s = self._tokens_s = ready_s
-        self.finished += 1
         self.iterations = number = self.iterations + 1
         result, load, queue, launch, nothing, first = self._kept
-        launch_s = self.now_s()
+        launch_s = self._due_s or self.now_s()
         self._ring.put(_pack(
             result, ended, ready_s, load, first + size * ended, queue, began_s, ready_s, latency_s,
             launch, number, launch_s, load, first + size * number, queue, launch_s, nothing,
@@ -156,7 +190,7 @@ class Meter:
         self.iterations = self._counted = iteration = self.iterations + 1
         self._idle_s = 0.0
         # What the hook takes is none of the iteration's time: it is stamped last.
-        launch_s = self.now_s()
+        launch_s = self._due_s or self.now_s()
         launched = Launched(
             batch.mode,
             self._flags_cut if waiting > MAX_ENTRIES else self._flags,
@@ -201,6 +235,7 @@ class Meter:
 
     def doubt(self) -> None:
         """Something went wrong half-way: read the next batch from scratch."""
+        self.due = None
         self._still = -1
         self._batch.doubt()
 
@@ -248,9 +283,9 @@ class Meter:
             if self._followed.changes:
                 self._tell(launched, ready_s)
             self._records.write(_FINISHED, launched, ready_s, ready_s, latency_s, wakes=wakes)
-            if not self.finished:
+            if not self._lives:
+                self._lives = True
                 _log.info("voltana: live: the first iteration took %.1f ms", 1e3 * latency_s)
-            self.finished += 1
 
     def _keep(self, output: Any, alike: Launched, launched: Launched) -> None:
         """Keep a launch with its output, whose number is not used again as long as it is kept.

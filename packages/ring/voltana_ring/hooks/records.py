@@ -103,7 +103,7 @@ class Records:
             latency_s: How long it took.
             entries: Of the queue; see `voltana_ring.layout.ENTRY`.
             rooms: Numbers by which requests are named to routers.
-            wakes: Whether it is written now, and its reader told; else with the record that follows.
+            wakes: Whether it is written now and its reader told, or with the record that follows.
         """
         mode, flags, iteration, load, queue, launch_s, _, _, _ = launched
         # All of them together, so that nothing is in a queue that was read and not named by then.
