@@ -5,18 +5,24 @@ from __future__ import annotations
 import json
 import math
 import random
+import struct
 
 import pytest
 
-from voltana.serving.ring_reader import RingError, RingReader, decode
+from voltana.serving.ring_reader import RingError, RingReader, decode, decode_slot
+from voltana_ring.hooks.records import Records, idling
 from voltana_ring.layout import (
     BODY,
     HEADER,
     HEADER_BYTES,
     INFO_OFFSET,
     MAGIC,
+    MAX_PAYLOAD,
+    REPEAT,
     SLOT_BYTES,
     VERSION,
+    packed,
+    packed_changes,
 )
 from voltana_ring.writer import RingWriter
 
@@ -91,3 +97,65 @@ def test_a_ring_under_a_hostile_pen_is_read_to_its_end(tmp_path):
     finally:
         reader.close()
         writer.close()
+
+
+@pytest.mark.parametrize("other", [VERSION - 1, VERSION + 1])
+def test_a_ring_of_another_layout_is_refused_by_what_to_do(other, tmp_path):
+    """A slot of the version before held one record, and would be read as garbage or in part."""
+    writer = RingWriter(tmp_path / "a.ring", tmp_path / "a.bell", {}, slots=4)
+    struct.pack_into("=I", writer._memory, len(MAGIC), other)
+    with pytest.raises(RingError, match=f"version {VERSION}: plugin and agent .* Install the same"):
+        RingReader(writer.path)
+    writer.close()
+
+
+def test_a_slot_holds_records_one_behind_the_other_or_none(tmp_path):
+    whole = packed([*WHOLE[:3], 1, 1, *WHOLE[5:]], (1.0, 2, 3), (4,))
+    told = packed_changes((5, 1, 0, 2, 0, *WHOLE[5:]), [(7, 1.0, 1, 0), (8, 2.0, 2, 1)])
+    records = decode_slot(told + whole + payload())
+    assert [len(r.changes) for r in records] == [2, 0, 0]
+    assert [r.rooms for r in records] == [(), (4,), ()]
+    for cut in (1, 60, len(payload()) - 1):
+        with pytest.raises(RingError, match="a record of"):
+            decode_slot(whole + payload()[:-cut])
+    writer = RingWriter(tmp_path / "a.ring", tmp_path / "a.bell", {}, slots=4)
+    reader = RingReader(writer.path)
+    writer.put(told + whole)
+    writer.put(whole + payload()[:-1])  # half of what was meant is none of it
+    writer.put(whole)
+    assert [len(r.changes) for r in reader.drain()] == [2, 0, 0]
+    assert (reader.torn, reader.position) == (1, 3)
+    with pytest.raises(ValueError, match=f"must be at most {MAX_PAYLOAD}"):
+        writer.put(bytes(MAX_PAYLOAD + 1))
+    assert reader.drain() == []
+    reader.close()
+    writer.close()
+
+
+def test_records_that_do_not_fit_one_slot_take_the_next_and_keep_their_order(tmp_path):
+    writer = RingWriter(tmp_path / "a.ring", tmp_path / "a.bell", {}, slots=16)
+    reader, records = RingReader(writer.path), Records(writer)
+    launched = idling(0, 7, (0, 0, math.nan), 1.0)
+    for count in (1, 40, 100):
+        changes = [(n, 1.0, 1, 0) for n in range(count)]
+        records.write_changes(launched, changes, 1.0)
+        assert reader.position <= writer._head
+        entries = [1.0, 2, 3] * 40
+        records.write(1, launched, 1.0, entries=entries, rooms=list(range(70)))
+        told = reader.drain()
+        assert [c.name for r in told for c in r.changes] == list(range(count))
+        assert [room for r in told for room in r.rooms] == list(range(70))
+        assert len(told[-1].waiting) == 40
+    assert (reader.lost, reader.torn) == (0, 0)
+    reader.close()
+    writer.close()
+
+
+def test_what_is_packed_in_pieces_is_what_is_packed_at_once():
+    ended = (2, 2, 1, 0, 0, 6, 1.5, 0, 0.0, 3, 900, 2, 40, 1.25, 1.0, 1.5, 0.5)
+    begun = (1, 2, 1, 0, 0, 8, 1.75, 0, 0.0, 3, 906, 2, 40, 1.25, 1.75, math.nan, math.nan)
+    result, launch = BODY.pack(*ended), BODY.pack(*begun)
+    assert REPEAT.pack(
+        result[:8], 6, 1.5, result[24:48], 900, result[56:80], 1.0, 1.5, 0.5,
+        launch[:8], 8, 1.75, launch[24:48], 906, launch[56:80], 1.75, launch[-16:],
+    ) == result + launch  # fmt: skip

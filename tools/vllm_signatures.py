@@ -32,6 +32,7 @@ CORE = "vllm/v1/engine/core.py"
 PLUGINS = "vllm/plugins/__init__.py"
 
 METHODS = {
+    "get_grammar_bitmask": ["self", "scheduler_output"],
     "schedule": ["self", "throttle_prefills"],
     "update_from_output": ["self", "scheduler_output", "model_runner_output"],
 }
@@ -107,7 +108,7 @@ def _fields(trees: dict[str, ast.Module]) -> list[str]:
 
 
 def _calls(core: str, plugins: str) -> list[str]:
-    calls = ("self.scheduler.schedule(", "self.scheduler.update_from_output(")
+    calls = [f"self.scheduler.{name}(" for name in METHODS]
     found = [f"the engine core does not call {text}" for text in calls if text not in core]
     if '"vllm.general_plugins"' not in plugins:
         found.append("there is no entry point vllm.general_plugins")

@@ -68,7 +68,9 @@ def measure(
         bench.scheduler._voltana_meter = SimpleNamespace(
             errors=0,
             now_s=meter.now_s,
+            due=None,
             scheduled=timed(measured.scheduled),
+            asked=timed(measured.asked),
             updated=timed(measured.updated),
         )
         number = 0

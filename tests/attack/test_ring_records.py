@@ -16,7 +16,15 @@ from hypothesis import strategies as st
 
 from voltana.errors import ConfigError
 from voltana.serving.config import read_config
-from voltana.serving.ring_reader import MAX_COUNT, MAX_TIME_S, Record, RingError, RingReader, decode
+from voltana.serving.ring_reader import (
+    MAX_COUNT,
+    MAX_TIME_S,
+    Record,
+    RingError,
+    RingReader,
+    decode,
+    decode_slot,
+)
 from voltana.serving.router.command_line import table_of
 from voltana_ring.layout import (
     BODY,
@@ -67,6 +75,16 @@ def test_any_bytes_are_a_bounded_record_or_refused(raw: bytes) -> None:
     for payload in (raw, PAYLOAD[:40] + raw, PAYLOAD + raw):
         try:
             check_bounded(decode(payload))
+        except RingError:
+            continue
+
+
+@given(st.binary(max_size=SLOT_BYTES))
+def test_any_bytes_of_a_slot_are_bounded_records_or_refused(raw: bytes) -> None:
+    for payload in (raw, PAYLOAD + raw, PAYLOAD + PAYLOAD[:40] + raw):
+        try:
+            for record in decode_slot(payload):
+                check_bounded(record)
         except RingError:
             continue
 

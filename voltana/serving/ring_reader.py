@@ -15,6 +15,7 @@ from voltana.values import Load
 from voltana_ring.layout import (
     BODY,
     CHANGE,
+    COUNTS,
     ENTRY,
     GUARD,
     GUARD_OFFSET,
@@ -119,8 +120,8 @@ class RingReader:
         path: See above.
         info: What the engine says of itself.
         pid: Process id of the writer, as its own container counts.
-        lost: Records that were overwritten before they were read.
-        torn: Records that were being written in every attempt, or are none, and were skipped.
+        lost: Slots that were overwritten before they were read; each holds the records of a moment.
+        torn: Slots that were being written in every attempt, or hold none, and were skipped.
 
     Raises:
         RingError: If the file is no ring of this version.
@@ -152,17 +153,15 @@ class RingReader:
             self._next = oldest
         records = []
         while self._next < head:
-            record = self._record(self._next)
+            found = self._slot(self._next)
             self._next += 1
-            if record is None:
-                self.torn += 1
-            else:
-                records.append(record)
+            self.torn += not found
+            records += found
         return records
 
     @property
     def position(self) -> int:
-        """Number of the record that comes next."""
+        """Number of the slot that comes next."""
         return self._next
 
     @property
@@ -171,7 +170,7 @@ class RingReader:
         return f"{self._inode}.{self.epoch}"
 
     def go_back(self, position: int) -> None:
-        """Read on from an earlier record; those that were overwritten count as lost."""
+        """Read on from an earlier slot; those that were overwritten count as lost."""
         self._next = min(max(position, 0), self._next)
 
     def replaced(self) -> bool:
@@ -239,16 +238,16 @@ class RingReader:
     def _head(self) -> int:
         return int(self._words[HEAD_OFFSET >> 3])
 
-    def _record(self, number: int) -> Record | None:
-        """A record; None if it is torn, was overwritten, or is none that a writer makes."""
+    def _slot(self, number: int) -> list[Record]:
+        """The records of a slot; none if it is torn, was overwritten, or one of them is none."""
         payload = self._payload(number)
         try:
-            return None if payload is None else decode(payload)
+            return [] if payload is None else decode_slot(payload)
         except RingError:
-            return None
+            return []
 
     def _payload(self, number: int) -> bytes | None:
-        """The payload of a record; None if it is torn or was overwritten."""
+        """The records of a slot; None if it is torn or was overwritten."""
         offset = HEADER_BYTES + number % self._slots * self._slot_bytes
         for _ in range(_ATTEMPTS):
             if self._words[offset >> 3] != 2 * number + 2:
@@ -281,8 +280,24 @@ def _info(text: bytes) -> dict[str, Any]:
     return info
 
 
+def decode_slot(payload: bytes) -> list[Record]:
+    """Read the records of a slot, one behind the other.
+
+    Raises:
+        RingError: If one of them is none that a writer makes.
+    """
+    records, at = [], 0
+    while at < len(payload):
+        kind, entries, rooms = COUNTS.unpack_from(payload.ljust(at + COUNTS.size), at)
+        row = CHANGE.size if kind == Kind.CHANGES else ENTRY.size
+        end = at + BODY.size + entries * row + rooms * ROOM.size
+        records.append(decode(payload[at:end]))
+        at = end
+    return records
+
+
 def decode(payload: bytes) -> Record:
-    """Read the payload of a slot.
+    """Read one record.
 
     Raises:
         RingError: If it is none that a writer makes: its size, its kind or a number is impossible.

@@ -1,18 +1,23 @@
 """Bytes of a ring: how an engine's measurements lie in shared memory.
 
-One writer, any number of readers. A slot is guarded twice: by a sequence number that is odd while
-the slot is being written (a seqlock), and by a checksum, because Python gives no memory barriers
-and not every processor keeps the order of stores. Only the standard library is imported: this runs
-inside the engine.
+One writer, any number of readers. A slot holds the records of one moment, one behind the other, and
+is guarded twice: by a sequence number that is odd while the slot is being written (a seqlock), and
+by a checksum, because Python gives no memory barriers and not every processor keeps the order of
+stores. Only the standard library is imported: this runs inside the engine.
 """
 
 from __future__ import annotations
 
 import enum
 import struct
+from itertools import chain
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 MAGIC = b"VOLTRING"
-VERSION = 4
+VERSION = 5
 
 HEADER_BYTES = 4096
 HEADER = struct.Struct("=8sIIIIQdI")
@@ -30,16 +35,19 @@ SLOT_BYTES = 1024
 GUARD = struct.Struct("=II")
 """Checksum and length of the payload; they follow the sequence number."""
 
-SEAL = struct.Struct("=QII")
-"""The sequence number of a slot that is complete, and its guard behind it."""
-
 GUARD_OFFSET = 8
 PAYLOAD_OFFSET = 16
+
+MAX_PAYLOAD = SLOT_BYTES - PAYLOAD_OFFSET
+"""Bytes of the records of one slot."""
 
 BODY = struct.Struct("=BBHHHQdqdqqqqdddd")
 """Kind, phase, flags, queue entries, rooms, iteration, time; prefill tokens, attended pairs, decode
 requests, their KV tokens; waiting requests, their tokens, oldest arrival; launch, ready, latency.
 """
+
+COUNTS = struct.Struct("=B3xHH")
+"""The beginning of a body, which says how long its record is: kind, queue entries, rooms."""
 
 ENTRY = struct.Struct("=dII")
 """A waiting request: arrival, tokens still to be computed, tokens before them."""
@@ -49,11 +57,15 @@ ROOM = struct.Struct("=Q")
 CHANGE = struct.Struct("=QdII")
 """What became of a request: its name, the time, what, tokens. Names are unique in a ring."""
 
+REPEAT = struct.Struct("=8sQd24sq24sddd8sQd24sq24sd16s")
+"""The bodies of a result and of the launch behind it; pieces that stay as they are were packed
+before: the beginning, what comes before the KV tokens and what behind them, and the end."""
+
 MAX_ENTRIES = 40
 MAX_ROOMS = 30
 """As many as fit beside the most entries."""
 
-MAX_CHANGES = (SLOT_BYTES - PAYLOAD_OFFSET - BODY.size) // CHANGE.size
+MAX_CHANGES = (MAX_PAYLOAD - BODY.size) // CHANGE.size
 """Of one record; more go into further ones."""
 
 
@@ -65,6 +77,32 @@ def _rows(row: struct.Struct, most: int) -> tuple[struct.Struct, ...]:
 QUEUES = _rows(ENTRY, MAX_ENTRIES)
 ROOMS = _rows(ROOM, MAX_ROOMS)
 CHANGES = _rows(CHANGE, MAX_CHANGES)
+
+
+def packed(body: Sequence[Any], entries: Sequence[float] = (), rooms: Sequence[int] = ()) -> bytes:
+    """A record.
+
+    Args:
+        body: The fields of `BODY`, in order.
+        entries: Those of the queue entries, flat: three for each.
+        rooms: Bootstrap rooms.
+    """
+    payload = BODY.pack(*body)
+    if entries:
+        payload += QUEUES[len(entries) // 3].pack(*entries)
+    if rooms:
+        payload += ROOMS[len(rooms)].pack(*rooms)
+    return payload
+
+
+def packed_changes(body: Sequence[Any], changes: Sequence[tuple[int, float, int, int]]) -> bytes:
+    """A record of changes, at most `MAX_CHANGES`.
+
+    Args:
+        body: See `packed`.
+        changes: The fields of `CHANGE` of each.
+    """
+    return BODY.pack(*body) + CHANGES[len(changes)].pack(*chain.from_iterable(changes))
 
 
 class Kind(enum.IntEnum):

@@ -6,27 +6,24 @@ import contextlib
 import json
 import mmap
 import os
+import struct
 import time
-from itertools import chain
 from typing import TYPE_CHECKING, Any
 from zlib import crc32
 
 from voltana_ring.bell import open_bell
 from voltana_ring.layout import (
-    BODY,
-    CHANGES,
     HEAD_OFFSET,
     HEADER,
     HEADER_BYTES,
     INFO_OFFSET,
     MAGIC,
-    PAYLOAD_OFFSET,
-    QUEUES,
-    ROOMS,
-    SEAL,
+    MAX_PAYLOAD,
     SLOT_BYTES,
     SLOTS,
     VERSION,
+    packed,
+    packed_changes,
 )
 from voltana_ring.liveness import hold, let_go
 
@@ -35,6 +32,19 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 _HEAD_WORD = HEAD_OFFSET >> 3
+
+
+class _Sealed(dict[int, struct.Struct]):
+    """A slot by the bytes of its records: sequence number, guard, records. There are few sizes."""
+
+    def __missing__(self, size: int) -> struct.Struct:
+        if size > MAX_PAYLOAD:  # it would be written into the next slot
+            raise ValueError(f"a slot of {size} bytes: must be at most {MAX_PAYLOAD}")
+        made = self[size] = struct.Struct(f"=QII{size}s")
+        return made
+
+
+_SEALED = _Sealed()
 
 
 class RingWriter:
@@ -90,46 +100,27 @@ class RingWriter:
         entries: Sequence[float] = (),
         rooms: Sequence[int] = (),
     ) -> None:
-        """Write a record; never blocks.
-
-        Args:
-            body: The fields of `ring_layout.BODY`, in order.
-            entries: Those of the queue entries, flat: three for each.
-            rooms: Bootstrap rooms.
-        """
-        payload = BODY.pack(*body)
-        if entries:
-            payload += QUEUES[len(entries) // 3].pack(*entries)
-        if rooms:
-            payload += ROOMS[len(rooms)].pack(*rooms)
-        self.put(payload)
+        """Write a slot of one record; see `voltana_ring.layout.packed`."""
+        self.put(packed(body, entries, rooms))
 
     def write_changes(
         self, body: Sequence[Any], changes: Sequence[tuple[int, float, int, int]]
     ) -> None:
-        """Write a record of changes, at most `MAX_CHANGES`; never blocks.
-
-        Args:
-            body: See `write`.
-            changes: The fields of `ring_layout.CHANGE` of each.
-        """
-        fields = chain.from_iterable(changes)
-        self.put(BODY.pack(*body) + CHANGES[len(changes)].pack(*fields))
+        """Write a slot of one record of changes; see `voltana_ring.layout.packed_changes`."""
+        self.put(packed_changes(body, changes))
 
     def put(self, payload: bytes) -> None:
-        """Write the next slot: mark it as being written, fill it, seal it, count it.
+        """Write the next slot: mark it as being written, fill and seal it, count it; never blocks.
 
         Args:
-            payload: What `write` makes of a record; whoever packs it alone saves a call.
+            payload: One record or more, one behind the other; at most `MAX_PAYLOAD` bytes.
         """
-        head, words, memory = self._head, self._words, self._memory
+        head, size = self._head, len(payload)
         offset = HEADER_BYTES + head % self._slots * SLOT_BYTES
-        words[offset >> 3] = 2 * head + 1
-        begins, size = offset + PAYLOAD_OFFSET, len(payload)
-        memory[begins : begins + size] = payload
+        self._words[offset >> 3] = 2 * head + 1
         self._head = head = head + 1
-        SEAL.pack_into(memory, offset, 2 * head, crc32(payload), size)
-        words[_HEAD_WORD] = head
+        _SEALED[size].pack_into(self._memory, offset, 2 * head, crc32(payload), size, payload)
+        self._words[_HEAD_WORD] = head
 
     def ring(self) -> None:
         """Wake the reader, if there is one; never blocks."""

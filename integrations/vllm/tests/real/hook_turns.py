@@ -18,9 +18,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-ROW = struct.Struct("=qqqq")
+ROW = struct.Struct("=qqqqq")
 """The turn's `Hooks`; requests of an iteration that only decodes, else 0; the time at which it was
-scheduled, and what timed hooks took of the one before, in ns."""
+scheduled; what timed hooks took of the one before, and of that where the engine waits, in ns."""
 
 IN_A_TURN = 4
 """Iterations that hooks stay the same: few, for what else a machine does changes within some tens.
@@ -64,11 +64,26 @@ class Timed:
     def __init__(self, hooks: Any) -> None:
         self.now_s, self.doubt, self.close = time.monotonic, hooks.doubt, hooks.close
         self._hooks = hooks
-        self.spent_ns = 0
+        self.spent_ns = self.waiting_ns = 0
+
+    @property
+    def due(self) -> Any:
+        """What is still to be measured."""
+        return self._hooks.due
 
     def scheduled(self, output: Any) -> None:
         """Time the hook on a batch."""
         self.spent_ns += cost_ns(self._hooks.scheduled, output)
+
+    def asked(self) -> None:
+        """Time the hook where the engine begins to wait."""
+        waiting_ns = cost_ns(self._hooks.asked)
+        self.spent_ns += waiting_ns
+        self.waiting_ns += waiting_ns
+
+    def overdue(self) -> None:
+        """As the hooks do."""
+        self._hooks.overdue()
 
     def updated(self, output: Any, ready_s: float) -> None:
         """Time the hook on a result."""
@@ -86,6 +101,11 @@ def cost_ns(call: Callable[..., None], *args: Any) -> int:
 
 class Empty:
     """Hooks that do nothing."""
+
+    due = None
+
+    def asked(self) -> None:
+        """Nothing."""
 
     def scheduled(self, output: Any) -> None:
         """Nothing."""
@@ -149,14 +169,14 @@ class Turns:
         began_ns = time.perf_counter_ns()
         self._left -= 1
         hooks = self._hooks[self._now]
-        took_ns = getattr(hooks, "spent_ns", 0)
+        took_ns, waiting_ns = getattr(hooks, "spent_ns", 0), getattr(hooks, "waiting_ns", 0)
         if took_ns:
-            hooks.spent_ns = 0
+            hooks.spent_ns = hooks.waiting_ns = 0
         setattr(self._scheduler, METER, hooks)
         output = self._schedule(*args)
         requests = len(output.num_scheduled_tokens)
         decodes = requests == output.total_num_scheduled_tokens and not output.scheduled_new_reqs
-        self._rows += ROW.pack(self._now, requests * decodes, began_ns, took_ns)
+        self._rows += ROW.pack(self._now, requests * decodes, began_ns, took_ns, waiting_ns)
         if len(self._rows) >= BLOCK * ROW.size:
             with self._path.open("ab") as file:
                 file.write(self._rows)

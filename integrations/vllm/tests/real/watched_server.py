@@ -64,21 +64,21 @@ def _time_hooks(meter: Any, path: Path) -> None:
 
         setattr(meter, name, around)
 
-    for name in ("scheduled", "updated"):
+    for name in ("scheduled", "asked", "updated"):
         timed(name)
 
 
 def _time_handing(meter: Any, path: Path) -> None:
     """Time what lies between a launch and where vLLM begins to count."""
     launched_s = [0.0]
-    original = meter.scheduled
+    original = meter._measure
 
-    def scheduled(self: Any, output: Any) -> None:
+    def measure(self: Any, output: Any) -> None:
         original(self, output)
         if output.total_num_scheduled_tokens:
             if not launched_s[0]:
                 count()
-            launched_s[0] = next(reversed(self._open.values()))[4]
+            launched_s[0] = next(reversed(self._open.values()))[3]
 
     def count() -> None:
         from vllm.v1.engine import core
@@ -93,7 +93,7 @@ def _time_handing(meter: Any, path: Path) -> None:
 
         core.compute_iteration_details = counted
 
-    meter.scheduled = scheduled
+    meter._measure = measure
 
 
 def _toggle(meter: Any, path: Path) -> None:

@@ -257,6 +257,9 @@ class Scheduler:
             request.num_prompt_tokens + request.max_tokens
         )
 
+    def get_grammar_bitmask(self, scheduler_output):
+        assert scheduler_output.num_scheduled_tokens or not self._async
+
     def update_from_output(self, scheduler_output, model_runner_output):
         stopped = []
         for rid, tokens in scheduler_output.num_scheduled_tokens.items():
@@ -372,6 +375,8 @@ class Core:
             self.outputs.append(output)
             self._queue.append(output)
             self._tick(0.001)
+            if not self._async or output.total_num_scheduled_tokens:
+                scheduler.get_grammar_bitmask(output)
             if self._async and len(self._queue) < 2 and output.total_num_scheduled_tokens:
                 return True
         output = self._queue.popleft()

@@ -11,15 +11,16 @@ from voltana_ring.bell import open_bell
 from voltana_ring.hooks.guard import METER
 from voltana_ring.layout import Kind
 from voltana_ring.writer import RingWriter
-from voltana_vllm.hooks.around import around_schedule, around_update_from_output
+from voltana_vllm.hooks.around import HOOKS, MORE_HOOKS
 from voltana_vllm.hooks.meter import Meter
 
 
 class Hooked(Scheduler):
     """The scheduler with the hooks around its methods."""
 
-    schedule = around_schedule(Scheduler.schedule)
-    update_from_output = around_update_from_output(Scheduler.update_from_output)
+    schedule = HOOKS["schedule"](Scheduler.schedule)
+    update_from_output = HOOKS["update_from_output"](Scheduler.update_from_output)
+    get_grammar_bitmask = MORE_HOOKS["get_grammar_bitmask"](Scheduler.get_grammar_bitmask)
 
 
 class Bench:
@@ -27,10 +28,11 @@ class Bench:
 
     Args:
         folder: Where the ring goes.
+        waits: Whether the engine waits for other processes.
         options: Of the scheduler.
     """
 
-    def __init__(self, folder, **options):
+    def __init__(self, folder, *, waits=True, **options):
         self.now_s = 100.0
         self.wall_s = 1.7e9
         self.scheduler = Hooked(**options)
@@ -40,6 +42,7 @@ class Bench:
         self._bell = open_bell(folder / "unified-0.bell")
         self.meter = Meter(
             self.scheduler, ring, speculative=bool(options.get("drafts")), statuses=STATUSES,
+            waits=waits,
             now_s=lambda: self.now_s, wall_s=lambda: self.wall_s,
         )  # fmt: skip
         setattr(self.scheduler, METER, self.meter)

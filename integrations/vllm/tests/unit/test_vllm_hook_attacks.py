@@ -27,9 +27,9 @@ class Breaking:
     def __init__(self, monkeypatch, meter, when, at):
         self.number, self.at, self.missed = 0, at, set()
         self.failed, self.current = 0, None
-        whole, read, tell = meter.scheduled, BatchView.read, meter._tell
+        whole, read, tell = meter._measure, BatchView.read, meter._tell
 
-        def scheduled(output):
+        def measure(output):
             self.number += 1
             self.current = id(output)
             if when == "before" and self.number in at:
@@ -49,7 +49,7 @@ class Breaking:
                 self.fail()
             tell(*args)
 
-        meter.scheduled, meter._tell = scheduled, told
+        meter._measure, meter._tell = measure, told
         monkeypatch.setattr(BatchView, "read", half_read)
 
     def is_next(self):
@@ -66,7 +66,7 @@ class Breaking:
 @pytest.mark.parametrize("when", ["before", "half-way", "after"])
 @pytest.mark.parametrize("seed", range(6))
 def test_one_error_leaves_no_wrong_counts_behind(tmp_path, monkeypatch, asynchronous, when, seed):
-    bench = Bench(tmp_path, asynchronous=asynchronous, budget=64, running=6)
+    bench = Bench(tmp_path, asynchronous=asynchronous, budget=64, running=6, waits=seed % 2 == 0)
     feed(bench, seed=seed)
     breaking = Breaking(monkeypatch, bench.meter, when, {random.Random(seed).randint(2, 30)})
     bench.run()
@@ -83,6 +83,35 @@ def test_one_error_leaves_no_wrong_counts_behind(tmp_path, monkeypatch, asynchro
         assert load.decode_kv_tokens == sum(truth.decode.values())
         compared += 1
     assert compared > 20
+    bench.close()
+
+
+@pytest.mark.parametrize("asynchronous", [False, True])
+@pytest.mark.parametrize("held_back", [1, 9])
+def test_an_engine_that_does_not_say_when_it_waits_is_measured_all_the_same(
+    tmp_path, asynchronous, held_back
+):
+    """Or asks late, as vLLM does for grammars of drafts: a batch is told by its result at last."""
+    bench = Bench(tmp_path, asynchronous=asynchronous, budget=64, running=6)
+    bench.scheduler.get_grammar_bitmask = lambda _output: None
+    asked = type(bench.scheduler).get_grammar_bitmask
+
+    def ask(output):
+        if bench.scheduler.steps < held_back:
+            asked(bench.scheduler, output)
+
+    bench.scheduler.get_grammar_bitmask = ask
+    feed(bench)
+    bench.run()
+    assert bench.meter.errors == 0
+    steps = [output for output in bench.core.outputs if output.total_num_scheduled_tokens]
+    launched = bench.of(Kind.LAUNCHED)
+    assert [record.iteration for record in launched] == list(range(1, len(steps) + 1))
+    for record, output in zip(launched, steps, strict=True):
+        truth = bench.scheduler.truth[id(output)]
+        assert record.load.prefill_tokens == sum(new for new, _ in truth.prefill.values())
+        assert record.load.decode_kv_tokens == sum(truth.decode.values())
+    assert all(0 < record.latency_s < 0.02 for record in bench.of(Kind.FINISHED))
     bench.close()
 
 

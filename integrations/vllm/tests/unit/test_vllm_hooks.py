@@ -19,7 +19,7 @@ from voltana.serving.ring_reader import RingReader
 from voltana_ring.hooks.guard import MAX_ERRORS, METER
 from voltana_ring.layout import Kind
 from voltana_vllm.hooks import contract
-from voltana_vllm.hooks.around import HOOKS
+from voltana_vllm.hooks.around import HOOKS, MORE_HOOKS
 from voltana_vllm.plugin import register
 
 
@@ -46,6 +46,9 @@ def vllm(monkeypatch, tmp_path):
 
         def update_from_output(self, scheduler_output, model_runner_output):
             return super().update_from_output(scheduler_output, model_runner_output)
+
+        def get_grammar_bitmask(self, scheduler_output):
+            return super().get_grammar_bitmask(scheduler_output)
 
     scheduler.Scheduler = Fresh
     output = types.ModuleType("vllm.v1.core.sched.output")
@@ -97,6 +100,43 @@ def test_a_scheduler_is_attached_and_says_so(vllm, caplog):
     assert reader.info["kv_capacity_tokens"] == 10_000
     reader.close()
     getattr(scheduler, METER).close()
+
+
+def executed_by(monkeypatch, executor):
+    """Schedulers are made for an engine that hands batches to an executor."""
+    original = Scheduler.__init__
+
+    def init(self, **options):
+        original(self, **options)
+        self.vllm_config.parallel_config.distributed_executor_backend = executor
+
+    monkeypatch.setattr(Scheduler, "__init__", init)
+
+
+@pytest.mark.parametrize(
+    ("executor", "parameters", "waited_for"),
+    [("mp", "self, scheduler_output", True), ("uni", "self, scheduler_output", False),
+     (None, "self, scheduler_output", False), ("mp", "self, step", False)],
+)  # fmt: skip
+def test_only_an_engine_that_hands_batches_over_and_says_so_is_waited_for(
+    vllm, monkeypatch, executor, parameters, waited_for
+):
+    """One that computes a batch itself asks for grammars when most of it is done."""
+    executed_by(monkeypatch, executor)
+    made = {}
+    exec(f"def get_grammar_bitmask({parameters}): return 17", made)
+    vllm.scheduler.Scheduler.get_grammar_bitmask = made["get_grammar_bitmask"]
+    register()
+    scheduler = vllm.scheduler.Scheduler()
+    (path,) = vllm.rings.glob("*.ring")
+    reader = RingReader(path)
+    scheduler.add_request(Request("r0", 10, 3, 0.0))
+    output = scheduler.schedule()
+    assert bool(reader.drain()) is not waited_for
+    assert scheduler.get_grammar_bitmask(output) == 17
+    assert bool(reader.drain()) is waited_for
+    getattr(scheduler, METER).close()
+    reader.close()
 
 
 def test_each_engine_of_a_data_parallel_server_has_a_ring_of_its_own(vllm):
@@ -200,7 +240,7 @@ def test_a_scheduler_of_the_users_own_that_calls_ours_not_is_noticed(vllm, caplo
     assert contract.hook_problems(type("Async", (mro,), {}), HOOKS) == []
 
 
-@pytest.mark.parametrize("broken", ["scheduled", "updated"])
+@pytest.mark.parametrize("broken", ["scheduled", "asked", "updated"])
 def test_a_raising_meter_never_reaches_the_engine_and_is_switched_off(tmp_path, caplog, broken):
     bench = Bench(tmp_path)
 
@@ -227,7 +267,7 @@ def test_an_error_of_vllm_itself_passes_through(tmp_path):
     def fail(*_args):
         raise KeyError("vllm")
 
-    for hook in HOOKS.values():
+    for hook in (HOOKS | MORE_HOOKS).values():
         with pytest.raises(KeyError, match="vllm"):
             hook(fail)(bench.scheduler, None)
     assert bench.meter.errors == 0

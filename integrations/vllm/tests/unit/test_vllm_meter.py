@@ -54,14 +54,25 @@ prompts = st.tuples(st.integers(1, 200), st.integers(1, 30), st.integers(0, 60),
     drafts=st.sampled_from([0, 0, 2]),
     skipped=st.sampled_from(["kv_holding_waiting", "skipped_waiting"]),
     aborts=st.sets(st.integers(0, 13), max_size=3),
+    waits=st.booleans(),
 )
 def test_every_step_is_measured_with_what_it_computes(  # noqa: PLR0917
-    tmp_path_factory, arrivals, budget, running, blocks, asynchronous, drafts, skipped, aborts
+    tmp_path_factory,
+    arrivals,
+    budget,
+    running,
+    blocks,
+    asynchronous,
+    drafts,
+    skipped,
+    aborts,
+    waits,
 ):
     """Mixed batches, chunks, cache hits, preemption, drafts, aborts: all at once."""
     bench = Bench(
         tmp_path_factory.mktemp("ring"), budget=budget, running=running, blocks=blocks,
         asynchronous=asynchronous, drafts=0 if asynchronous else drafts, skipped=skipped,
+        waits=waits,
     )  # fmt: skip
     try:
         for index, (prompt, tokens, cached, wait) in enumerate(arrivals):

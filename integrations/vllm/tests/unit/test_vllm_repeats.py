@@ -14,9 +14,10 @@ MOST_LINES = 60
 """Distinct lines that hooks run for such a batch: on a cold cache each costs, on any machine."""
 
 
-@pytest.fixture(params=[False, True], ids=["plain", "async"])
+@pytest.fixture(params=["plain", "async", "plain-waits", "async-waits"])
 def bench(tmp_path, request):
-    made = Bench(tmp_path, asynchronous=request.param)
+    asynchronous, waits = request.param.startswith("async"), request.param.endswith("waits")
+    made = Bench(tmp_path, asynchronous=asynchronous, waits=waits)
     yield made
     made.close()
 
@@ -55,6 +56,20 @@ def test_a_batch_that_repeats_the_one_before_runs_few_lines(bench):
     add(bench, "a", "b", "c")
     step(bench, 8)
     assert lines_of(bench, bench.core.step) <= MOST_LINES
+
+
+def test_where_the_engine_waits_little_is_done_before_a_batch_is_handed_over(tmp_path):
+    bench = Bench(tmp_path)
+    add(bench, "a", "b", "c")
+    step(bench, 8)
+    bench.records += bench.reader.drain()
+    assert lines_of(bench, bench.scheduler.schedule) <= MOST_LINES // 4
+    assert bench.reader.drain() == []
+    bench.rung()
+    bench.scheduler.get_grammar_bitmask(bench.meter.due)
+    assert [record.kind for record in bench.reader.drain()] == [Kind.FINISHED, Kind.LAUNCHED]
+    assert bench.rung() == 1
+    bench.close()
 
 
 def test_a_batch_that_others_wait_behind_tells_them_by_the_short_way(tmp_path):

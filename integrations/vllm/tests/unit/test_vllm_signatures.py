@@ -26,6 +26,7 @@ class Scheduler:
         self.max_num_running_reqs = self.max_num_scheduled_tokens = self.requests = 1
         self.running = self.vllm_config = self.waiting = self.skipped_waiting = 1
     def schedule(self, throttle_prefills=False): ...
+    def get_grammar_bitmask(self, scheduler_output): ...
     def update_from_output(self, scheduler_output, model_runner_output): ...
 """,
     ASYNC_SCHEDULER: "class AsyncScheduler:\n    def _update_after_schedule(self): ...\n",
@@ -64,7 +65,11 @@ class Request:
 class RequestStatus:
     FINISHED_ABORTED = FINISHED_ERROR = PREEMPTED = WAITING_FOR_STREAMING_REQ = 1
 """,
-    CORE: "self.scheduler.schedule(x)\nself.scheduler.update_from_output(x, y)\n",
+    CORE: """
+self.scheduler.schedule(x)
+self.scheduler.get_grammar_bitmask(x)
+self.scheduler.update_from_output(x, y)
+""",
     PLUGINS: 'GROUP = "vllm.general_plugins"\n',
 }
 

@@ -39,10 +39,15 @@ def around_update_from_output(original: Callable[..., Any]) -> Callable[..., Any
 
     @functools.wraps(original)
     def update_from_output(scheduler: Any, scheduler_output: Any, *args: Any, **kwargs: Any) -> Any:
-        meter = _meter_of(scheduler)
+        try:
+            meter = getattr(scheduler, METER, None)
+        except Exception:  # noqa: BLE001  (a class of the user's own)
+            meter = None
         if meter is None:
             return original(scheduler, scheduler_output, *args, **kwargs)
         ready_s = meter.now_s()  # a clock, which cannot fail
+        if meter.due is not None:  # before what it computes is changed by its result
+            _measure_late(scheduler, meter)
         result = original(scheduler, scheduler_output, *args, **kwargs)
         try:
             meter.updated(scheduler_output, ready_s)
@@ -53,13 +58,29 @@ def around_update_from_output(original: Callable[..., Any]) -> Callable[..., Any
     return update_from_output
 
 
-def _meter_of(scheduler: Any) -> Meter | None:
-    """The meter of a scheduler, whatever its own way to look up attributes does."""
+def around_get_grammar_bitmask(original: Callable[..., Any]) -> Callable[..., Any]:
+    """Around ``Scheduler.get_grammar_bitmask``: a batch was handed over, and is waited for next."""
+
+    @functools.wraps(original)
+    def get_grammar_bitmask(scheduler: Any, *args: Any, **kwargs: Any) -> Any:
+        result = original(scheduler, *args, **kwargs)
+        meter = None
+        try:
+            meter = getattr(scheduler, METER, None)
+            if meter is not None and meter.due is not None:
+                meter.asked()
+        except Exception as error:  # noqa: BLE001
+            _failed(scheduler, meter, error)
+        return result
+
+    return get_grammar_bitmask
+
+
+def _measure_late(scheduler: Any, meter: Meter) -> None:
     try:
-        meter: Meter | None = getattr(scheduler, METER, None)
-    except Exception:  # noqa: BLE001  (a class of the user's own)
-        return None
-    return meter
+        meter.overdue()
+    except Exception as error:  # noqa: BLE001
+        _failed(scheduler, meter, error)
 
 
 def _failed(scheduler: Any, meter: Meter | None, error: Exception) -> None:
@@ -78,3 +99,8 @@ HOOKS: dict[str, Callable[[Callable[..., Any]], Callable[..., Any]]] = {
     "update_from_output": around_update_from_output,
 }
 """What is around which method of the scheduler; without it nothing can be measured."""
+
+MORE_HOOKS: dict[str, Callable[[Callable[..., Any]], Callable[..., Any]]] = {
+    "get_grammar_bitmask": around_get_grammar_bitmask,
+}
+"""Likewise; without it launches are told before batches are handed over."""

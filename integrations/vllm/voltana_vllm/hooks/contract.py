@@ -27,6 +27,9 @@ METHODS: Mapping[str, tuple[str, ...]] = {
 }
 """Methods that are hooked, and how their parameters begin."""
 
+MORE_METHODS: Mapping[str, tuple[str, ...]] = {"get_grammar_bitmask": ("self", "scheduler_output")}
+"""Likewise; those that can be done without."""
+
 OUTPUT_FIELDS = frozenset(
     {
         "finished_req_ids",
@@ -102,6 +105,20 @@ def hook_problems(owner: type, hooks: Mapping[str, Callable[..., Any]]) -> list[
         for name, hook in hooks.items()
         if not any(getattr(vars(base).get(name), MARK, None) is hook for base in owner.__mro__)
     ]
+
+
+def engine_waits(scheduler: Any) -> bool:
+    """Whether the engine hands batches to other processes, and waits for them itself.
+
+    Where it computes them itself, the next it says of a batch is that most of it is done.
+    """
+    config = scheduler.vllm_config.parallel_config
+    return getattr(config, "distributed_executor_backend", None) == "mp"
+
+
+def more_problems(scheduler: type) -> list[str]:
+    """Why a scheduler's class cannot have the hooks that can be done without."""
+    return [*shared.method_problems(scheduler, MORE_METHODS)]
 
 
 def is_hooked(method: Any) -> bool:

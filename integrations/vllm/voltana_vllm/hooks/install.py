@@ -8,7 +8,7 @@ import logging
 from typing import TYPE_CHECKING, Any
 
 from voltana_vllm.hooks import contract
-from voltana_vllm.hooks.around import HOOKS
+from voltana_vllm.hooks.around import HOOKS, MORE_HOOKS
 from voltana_vllm.hooks.attach import after_init, passive
 
 if TYPE_CHECKING:
@@ -26,7 +26,8 @@ def install() -> None:
         passive("; ".join(problems))
         return
     scheduler = importlib.import_module(contract.SCHEDULER_MODULE).Scheduler
-    for name, hook in HOOKS.items():
+    more = {} if contract.more_problems(scheduler) else MORE_HOOKS
+    for name, hook in (HOOKS | more).items():
         original = getattr(scheduler, name)
         if not contract.is_hooked(original):
             setattr(scheduler, name, _hooked(original, hook))

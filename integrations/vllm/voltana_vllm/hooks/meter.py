@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from voltana_ring.hooks.cached_share import CachedShare
 from voltana_ring.hooks.queue_view import earlier
 from voltana_ring.hooks.records import IDLE_EVERY_S, Launched, Records, idling
-from voltana_ring.layout import BODY, MAX_ENTRIES, Flag, Kind, Mode
+from voltana_ring.layout import BODY, MAX_ENTRIES, REPEAT, Flag, Kind, Mode
 from voltana_vllm.hooks.batch_view import BatchView
 from voltana_vllm.hooks.followed import Followed, Told, rooms_of
 from voltana_vllm.hooks.queue_view import QueueReader
@@ -19,12 +19,13 @@ if TYPE_CHECKING:
 
     from voltana_ring.writer import RingWriter
 
-    Open = tuple[Any, Launched, int, int, float]
+    Kept = tuple[bytes, bytes, bytes, bytes, bytes, int]
+    Open = tuple[Any, Launched, int, float]
 
 _NAN = float("nan")
 # Plain numbers cost less to pack, and what is in this module less to find.
-_LAUNCHED, _FINISHED, _DECODE = int(Kind.LAUNCHED), int(Kind.FINISHED), int(Mode.DECODE)
-_pack = BODY.pack
+_LAUNCHED, _FINISHED = int(Kind.LAUNCHED), int(Kind.FINISHED)
+_pack = REPEAT.pack
 _log = logging.getLogger("vllm.voltana")
 
 MOST_OPEN = 64
@@ -38,19 +39,25 @@ class Meter:
     where that was later, to the result (asynchronous scheduling launches the next batch while one
     runs). A launch is kept with its own scheduler output, for several are under way at once.
 
+    Where the engine hands batches to other processes it has nothing to do from then on until a
+    result comes, and asks its scheduler for grammars first: what there is to do at a launch but to
+    note its time is done there.
+
     Args:
         scheduler: The scheduler.
         ring: Where records go.
         speculative: Whether an iteration may produce more than one token a request.
         statuses: vLLM's numbers of statuses.
+        waits: Whether the engine waits for other processes, and says when it begins to: `asked`.
         now_s: The monotonic clock.
         wall_s: The wall's clock, by which vLLM notes arrivals.
 
     Attributes:
         now_s: The monotonic clock.
         iterations: Iterations that were launched.
-        finished: Iterations whose latency was measured.
         errors: Errors so far; the hooks count them.
+        due: What was scheduled and is still to be measured; None but between `scheduled` and
+            `asked`.
     """
 
     def __init__(
@@ -60,6 +67,7 @@ class Meter:
         *,
         speculative: bool,
         statuses: dict[str, int],
+        waits: bool = False,
         now_s: Callable[[], float] = time.monotonic,
         wall_s: Callable[[], float] = time.time,
     ) -> None:
@@ -77,24 +85,54 @@ class Meter:
         self._batch = BatchView(summed=speculative or stages > 1)
         self.now_s, self._wall_s = now_s, wall_s
         # Batches under way with how they were launched; one that repeats another has its own
-        # number, KV tokens and time of launch beside that.
+        # number and time of launch beside that.
+        self._waits = waits
+        self.due: Any = None
+        self._due_s = 0.0  # when it was scheduled
         self._open: dict[int, Open] = {}
         self._untold: list[tuple[Open, float]] = []
         self._still = -1  # requests of a batch that may repeat; none does while it is -1
         self._newest = ""  # the request that came last by then
         self._template: Launched | None = None
+        self._kept: Kept = (b"", b"", b"", b"", b"", 0)
+        self._counted = 0  # the iteration up to which the batch's KV tokens are counted
         self._ready_s = 0.0
         self._tokens_s = _NAN
         self._idle_s = 0.0
         self.iterations = 0
-        self.finished = 0
+        self._lives = False
         self.errors = 0
 
     def scheduled(self, output: Any) -> None:
         """Note what was scheduled: a batch that is about to run, or nothing."""
+        if self.due is not None:
+            self.overdue()
+        if self._waits and output.total_num_scheduled_tokens:
+            self.due, self._due_s = output, self.now_s()
+        else:
+            self._measure(output)
+
+    def asked(self) -> None:
+        """The engine has handed the batch over: from here on it waits."""
+        output, self.due = self.due, None
+        self._measure(output)
+
+    def overdue(self) -> None:
+        """A batch was handed over and nothing was asked: measure it now, and others at once.
+
+        Its requests may have changed since.
+        """
+        self._waits = False
+        try:
+            self.asked()
+        finally:
+            self._due_s = 0.0
+
+    def _measure(self, output: Any) -> None:
+        """Measure a batch, or nothing: by the short way if it may be."""
         # Most batches decode what the one before did, a token later. What runs once an iteration
         # is in no cache by then, and every line costs: these have few.
-        size = len(output.num_scheduled_tokens)
+        size, untold = len(output.num_scheduled_tokens), self._untold
         same = (
             size == self._still
             and output.total_num_scheduled_tokens == size
@@ -103,31 +141,21 @@ class Meter:
             and not output.scheduled_cached_reqs.resumed_req_ids
             and next(reversed(self._requests)) == self._newest
         )
-        if same and len(self._untold) == 1 and self._untold[0][0][1] is self._template:
-            self._repeat(output, size)
-        else:
+        if not (same and len(untold) == 1 and untold[0][0][1] is self._template):
             self._schedule_other(output, same=same)
-
-    def _repeat(self, output: Any, size: int) -> None:
-        """Tell a result, and a launch of the same requests: there is nothing else to tell."""
-        (_, alike, number, kv_tokens, launch_s), ready_s = self._untold.pop()
-        flags, (waiting, waiting_tokens, oldest_s), ring = alike.flags, alike.queue, self._ring
-        latency_s = ready_s - (launch_s if launch_s > self._ready_s else self._ready_s)
+            return
+        (_, alike, ended, began_s), ready_s = untold.pop()
+        latency_s = ready_s - (began_s if began_s > self._ready_s else self._ready_s)
         self._ready_s = self._tokens_s = ready_s
-        ring.put(_pack(
-            _FINISHED, _DECODE, flags, 0, 0, number, ready_s, 0, 0.0, size, kv_tokens,
-            waiting, waiting_tokens, oldest_s, launch_s, ready_s, latency_s,
-        ))  # fmt: skip
-        self.finished += 1
         self.iterations = number = self.iterations + 1
-        self._batch.kv_tokens = kv_tokens = self._batch.kv_tokens + size
-        launch_s = self.now_s()
-        ring.put(_pack(
-            _LAUNCHED, _DECODE, flags, 0, 0, number, launch_s, 0, 0.0, size, kv_tokens,
-            waiting, waiting_tokens, oldest_s, launch_s, _NAN, _NAN,
+        result, load, queue, launch, nothing, first = self._kept
+        launch_s = self._due_s or self.now_s()
+        self._ring.put(_pack(
+            result, ended, ready_s, load, first + size * ended, queue, began_s, ready_s, latency_s,
+            launch, number, launch_s, load, first + size * number, queue, launch_s, nothing,
         ))  # fmt: skip
-        ring.ring()
-        self._open[id(output)] = output, alike, number, kv_tokens, launch_s
+        self._ring.ring()
+        self._open[id(output)] = output, alike, number, launch_s
 
     def _schedule_other(self, output: Any, *, same: bool) -> None:
         """Note what may be another batch than the one before.
@@ -138,6 +166,9 @@ class Meter:
         """
         now_s = self.now_s()
         requests, followed, batch = self._requests, self._followed, self._batch
+        if self._still > 0:
+            batch.kv_tokens += self._still * (self.iterations - self._counted)
+        self._counted = self.iterations
         self._still = self._still if same else -1
         self._end(output.finished_req_ids, now_s)
         new = followed.arrivals(requests, now_s, self._wall_s)
@@ -156,10 +187,10 @@ class Meter:
         waiting, waiting_tokens, oldest_s, entries = queue
         if batch.worked_on:
             oldest_s = _oldest(batch.worked_on, oldest_s)
-        self.iterations = iteration = self.iterations + 1
+        self.iterations = self._counted = iteration = self.iterations + 1
         self._idle_s = 0.0
         # What the hook takes is none of the iteration's time: it is stamped last.
-        launch_s = self.now_s()
+        launch_s = self._due_s or self.now_s()
         launched = Launched(
             batch.mode,
             self._flags_cut if waiting > MAX_ENTRIES else self._flags,
@@ -186,6 +217,7 @@ class Meter:
             self._still = launched.load[2]
             self._newest = next(reversed(self._requests))
             self._template = launched
+            self._kept = _kept(launched)
 
     def updated(self, output: Any, ready_s: float) -> None:
         """Note a result; it is told with the launch that follows at once, or now where none does.
@@ -203,6 +235,7 @@ class Meter:
 
     def doubt(self) -> None:
         """Something went wrong half-way: read the next batch from scratch."""
+        self.due = None
         self._still = -1
         self._batch.doubt()
 
@@ -234,9 +267,10 @@ class Meter:
         untold, self._untold = self._untold, []
         last = untold[-1]
         for told in untold:
-            (_, launched, iteration, kv_tokens, launch_s), ready_s = told
-            if iteration != launched.iteration:  # it was as another, but later
-                load = *launched.load[:3], kv_tokens
+            (_, launched, iteration, launch_s), ready_s = told
+            if later := iteration - launched.iteration:  # it was as another, but later
+                tokens, pairs, decoding, kv_tokens = launched.load
+                load = tokens, pairs, decoding, kv_tokens + later * decoding
                 launched = launched._replace(iteration=iteration, load=load, launch_s=launch_s)
             latency_s = ready_s - max(launch_s, self._ready_s)
             self._ready_s = ready_s
@@ -249,9 +283,9 @@ class Meter:
             if self._followed.changes:
                 self._tell(launched, ready_s)
             self._records.write(_FINISHED, launched, ready_s, ready_s, latency_s, wakes=wakes)
-            if not self.finished:
+            if not self._lives:
+                self._lives = True
                 _log.info("voltana: live: the first iteration took %.1f ms", 1e3 * latency_s)
-            self.finished += 1
 
     def _keep(self, output: Any, alike: Launched, launched: Launched) -> None:
         """Keep a launch with its output, whose number is not used again as long as it is kept.
@@ -263,8 +297,7 @@ class Meter:
         """
         if len(self._open) >= MOST_OPEN:  # what never comes back is not kept for ever
             del self._open[next(iter(self._open))]
-        number, kv_tokens = launched.iteration, launched.load[3]
-        self._open[id(output)] = output, alike, number, kv_tokens, launched.launch_s
+        self._open[id(output)] = output, alike, launched.iteration, launched.launch_s
 
     def _end(self, finished: Iterable[str], now_s: float) -> None:
         """Tell the results that are there, and what has ended by now."""
@@ -292,6 +325,20 @@ class Meter:
         """Write what became of requests before the record that it belongs to."""
         changes, self._followed.changes = self._followed.changes, []
         self._records.write_changes(launched, changes, at_s)
+
+
+def _kept(launched: Launched) -> Kept:
+    """What stays as it is of batches that repeat one.
+
+    Returns:
+        Pieces of `voltana_ring.layout.REPEAT`: the beginning of a result, the loads but for the KV
+        tokens, the queue, the beginning of a launch, its end; and the KV tokens of iteration 0.
+    """
+    flags, load, queue = launched.flags, launched.load, launched.queue
+    result = BODY.pack(_FINISHED, launched.mode, flags, 0, 0, 0, 0.0, *load, *queue, 0, _NAN, _NAN)
+    launch = BODY.pack(_LAUNCHED, launched.mode, flags, 0, 0, 0, 0.0, *load, *queue, 0, _NAN, _NAN)
+    first = load[3] - launched.iteration * load[2]
+    return result[:8], result[24:48], result[56:80], launch[:8], launch[-16:], first
 
 
 def _oldest(worked_on: Iterable[Told], oldest_s: float) -> float:

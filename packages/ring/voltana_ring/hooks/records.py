@@ -4,7 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from voltana_ring.layout import MAX_CHANGES, MAX_ROOMS, Kind, Mode
+from voltana_ring.layout import (
+    MAX_CHANGES,
+    MAX_PAYLOAD,
+    MAX_ROOMS,
+    Kind,
+    Mode,
+    packed,
+    packed_changes,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -52,16 +60,17 @@ class Records:
         told: Changes of requests that were written.
     """
 
-    __slots__ = ("_ring", "told")
+    __slots__ = ("_held", "_ring", "told")
 
     def __init__(self, ring: RingWriter) -> None:
         self._ring = ring
+        self._held = b""
         self.told = 0
 
     def write_changes(
         self, launched: Launched, changes: Sequence[tuple[int, float, int, int]], at_s: float
     ) -> None:
-        """Write what became of requests, before the record that it belongs to."""
+        """Write what became of requests, with the record that follows, which it belongs to."""
         mode, flags, _, load, queue, launch_s, *_ = launched
         for first in range(0, len(changes), MAX_CHANGES):
             some = changes[first : first + MAX_CHANGES]
@@ -69,7 +78,7 @@ class Records:
                 Kind.CHANGES, mode, flags, len(some), 0, self.told, at_s,
                 *load, *queue, launch_s, _NAN, _NAN,
             )  # fmt: skip
-            self._ring.write_changes(body, some)
+            self._hold(packed_changes(body, some))
             self.told += len(some)
 
     def write(  # noqa: PLR0917  (on the hot path)
@@ -94,7 +103,7 @@ class Records:
             latency_s: How long it took.
             entries: Of the queue; see `voltana_ring.layout.ENTRY`.
             rooms: Numbers by which requests are named to routers.
-            wakes: Whether its reader is told; not where another record follows at once.
+            wakes: Whether it is written now and its reader told, or with the record that follows.
         """
         mode, flags, iteration, load, queue, launch_s, _, _, _ = launched
         # All of them together, so that nothing is in a queue that was read and not named by then.
@@ -102,14 +111,24 @@ class Records:
             first, rooms = rooms[:MAX_ROOMS], rooms[MAX_ROOMS:]
             names = (Kind.NAMES, 0, 0, 0, MAX_ROOMS, iteration, at_s, 0, 0.0, 0, 0, 0, 0, _NAN,
                      launch_s, _NAN, _NAN)  # fmt: skip
-            self._ring.write(names, (), first)
+            self._hold(packed(names, (), first))
         body = (
             kind, mode, flags, len(entries) // 3, len(rooms), iteration, at_s,
             *load, *queue, launch_s, ready_s, latency_s,
         )  # fmt: skip
-        self._ring.write(body, entries, rooms)
+        self._hold(packed(body, entries, rooms))
         if wakes:
+            self._ring.put(self._held)
             self._ring.ring()
+            self._held = b""
+
+    def _hold(self, record: bytes) -> None:
+        """Hold a record until all of its moment are there: they share a slot if they fit."""
+        held = self._held
+        if held and len(held) + len(record) > MAX_PAYLOAD:
+            self._ring.put(held)
+            held = b""
+        self._held = held + record
 
     def close(self) -> None:
         """Write no more, and remove the ring."""
