@@ -245,6 +245,7 @@ def test_rows_that_are_none_are_named(tmp_path, file):
     for text, said in (
         ("0,900\nlater,700\n", r"power_budget_file: row 2 .* must be a time"),
         ("0,900\n10\n", r"row 2 .* a number of watts"),
+        ("", r"must hold at least one row of a time and a number of watts"),
         ("0,900\n10,-5\n", r"row 2 .* is -5 W: must be above 0 W"),
         ("0,900\n10,800\n10,700\n", r"ascending times"),
         ("10,900\n0,800\n", "ascending times"),

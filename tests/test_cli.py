@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import os
 import re
@@ -14,7 +15,9 @@ import structlog
 
 from voltana import __version__
 from voltana.cli import main as cli
+from voltana.cli import simulate
 from voltana.config import DisturbanceTable, parse_scenario
+from voltana.evaluation.sweep.fields import field_name, scenario_fields
 
 QUICK = ("simulate", "--duration", "2", "--rate", "10", "--prefill", "1", "--decode", "1")
 POLICY = '''
@@ -255,6 +258,7 @@ def test_debug_shows_every_decision_with_its_reason_on_standard_error(voltana) -
         (("nowhere.toml",), "nowhere.toml.* cannot be read"),
         (("--json", "/dev/null/x/y.json"), "cannot be made"),
         (("--json", "/"), "cannot be written: .*directory"),
+        (("--price", "-"), "price = '-' cannot be read"),
         (("--log-level", "loud"), "'loud'.*one of debug"),
     ],
 )  # fmt: skip
@@ -423,3 +427,11 @@ def test_the_documented_disturbance_is_understood(voltana, tmp_path) -> None:
     assert code == 0, err
     (disturbance,) = json.loads(out)["scenario"]["disturbance"]
     assert set(disturbance) == set(DisturbanceTable.model_fields)
+
+
+def test_every_flag_of_simulate_is_a_field_of_a_scenario_or_says_nothing_of_one():
+    flags = set(inspect.signature(simulate.simulate).parameters)
+    assert flags > simulate._NO_FIELDS
+    fields = [field_name(name) for name in flags - simulate._NO_FIELDS]
+    assert len(set(fields)) == len(fields)
+    assert all(name.startswith("arrivals.") or name in scenario_fields() for name in fields)

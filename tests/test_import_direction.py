@@ -22,6 +22,7 @@ LAYERS = (
         "slo",
         "slo_reserve",
         "in_force",
+        "layout",
         "operating",
         "planning",
         "pool",

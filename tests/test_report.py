@@ -8,6 +8,7 @@ import re
 import shutil
 import time
 from html.parser import HTMLParser
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -16,6 +17,7 @@ from pyarrow import parquet
 
 from tests.report_steps import page_of_run, page_of_sweep, simulate, sweep
 from voltana.cli.main import app
+from voltana.cli.report import report
 from voltana.errors import ConfigError
 from voltana.evaluation.compare import compare
 from voltana.evaluation.report.build import run_page, sweep_page
@@ -162,6 +164,16 @@ def test_what_is_no_report_is_said(tmp_path):
         run_page(tmp_path)
     with pytest.raises(ConfigError, match="cannot be read as Parquet"):
         sweep_page(tmp_path, {})
+
+
+def test_a_path_without_a_run_or_a_sweep_is_said_so(tmp_path):
+    for path, said in (
+        (tmp_path / "none", "is not there"),
+        (tmp_path, "holds neither a run nor a sweep"),
+        (Path("/dev/null"), "holds neither a run nor a sweep"),
+    ):
+        with pytest.raises(ConfigError, match=f"{said}.* 'voltana simulate --out' or of"):
+            report(path)
 
 
 @pytest.mark.parametrize(

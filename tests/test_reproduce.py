@@ -9,8 +9,10 @@ import subprocess
 import sys
 
 import pytest
+from typer.testing import CliRunner
 
 from tests.sweep_steps import ROOT
+from voltana.cli.main import app
 from voltana.errors import ConfigError, UnknownNameError
 from voltana.evaluation.reproduce import NAMES, get_finding
 from voltana.evaluation.reproduce.finding import Asked
@@ -83,6 +85,9 @@ def test_points_that_are_none_are_refused(tmp_path):
         read_points(tmp_path / "none")
     with pytest.raises(UnknownNameError, match=r"unknown finding 'level'\. Did you mean 'levels'"):
         get_finding("level")
+    asked = CliRunner().invoke(app, ["reproduce", "main_result"])
+    assert isinstance(asked.exception, UnknownNameError)
+    assert str(asked.exception).startswith("unknown finding 'main_result'. Did you mean 'main-res")
 
 
 def test_the_command_writes_figure_table_and_json_and_goes_on_where_it_was(tmp_path):

@@ -150,7 +150,7 @@ WAYS: dict[str, tuple[str, Callable[[Path], Any]]] = {
     "budget": ("a.toml", read_budget),
     "budget of rows": ("a.csv", read_budget),
     "list of a sweep": ("a.jsonl", read_rows),
-    "price": ("a.csv", lambda path: read_series("price", path, figure="a number")),
+    "price": ("a.csv", lambda path: read_series("price", path, figure="a number", remedy="")),
     "configuration": ("a.toml", read_config),
     "board": ("a.toml", load_hardware),
     "config.json": ("config.json", ModelProfile.from_hf_config),

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import Field, ValidationError, model_validator
 
 from voltana.errors import ConfigError, invalid
+from voltana.layout import check_layout
 from voltana.user_path import UserPath  # noqa: TC001  (pydantic reads annotations at run time)
 from voltana.validation import (
     Count,
@@ -80,16 +81,9 @@ class ClusterTable(StrictTable):
 
     @model_validator(mode="after")
     def _whole_pairs(self) -> ClusterTable:
-        if self.colocated and self.prefill == self.decode == 0:
-            return self
-        for name in ("prefill", "decode"):
-            if getattr(self, name) < 1:
-                raise invalid(
-                    f"cluster.{name}",
-                    0,
-                    "at least 1",
-                    f"Give --{name} 1 or more, or only --colocated.",
-                )
+        check_layout(
+            prefill=self.prefill, decode=self.decode, colocated=self.colocated, table="cluster."
+        )
         return self
 
 

@@ -33,22 +33,23 @@ class Run:
         children: Runs after it, by the blocks of their first page.
         used: When it was used last, on a clock that counts uses.
         locks: Requests in flight that use it.
-        key: What its parent knows it by, where that is not the blocks of its first page.
+        key: What its parent knows it by: the blocks of its first page, or a name of its own where
+            nobody says what its tokens are.
     """
 
     __slots__ = ("block", "children", "end", "ids", "key", "locks", "parent", "start", "used")
 
     def __init__(
-        self, prefix: Prefix, start: int, end: int, *, parent: Run | None, used: int
+        self, prefix: Prefix, start: int, end: int, *, parent: Run | None, key: _Key, used: int
     ) -> None:
         self.ids, self.block = prefix
         self.start = start
         self.end = end
         self.parent = parent
+        self.key = key
         self.children: dict[_Key, Run] = {}
         self.used = used
         self.locks = 0
-        self.key: str | None = None
 
     def __len__(self) -> int:
         return self.end - self.start
@@ -117,11 +118,9 @@ class PrefixCache:
         node = self.match(prefix, limit)
         if node.end >= limit:
             return node
-        leaf = Run(prefix, node.end, limit, parent=node, used=next(self._clock))
-        node.children[self._key(leaf.ids, leaf.block, leaf.start)] = leaf
-        self._leaves.discard(node)
-        self._leaves.add(leaf)
-        self.tokens += len(leaf)
+        key = self._key(prefix.ids, prefix.block_tokens, node.end)
+        leaf = Run(prefix, node.end, limit, parent=node, key=key, used=next(self._clock))
+        self._hang(leaf, node)
         return leaf
 
     def append(self, run: Run, tokens: int) -> None:
@@ -132,13 +131,9 @@ class PrefixCache:
         tokens = tokens // self._page * self._page
         if tokens <= 0:
             return
-        used = next(self._clock)
-        leaf = Run(Prefix(run.ids, run.block), run.end, run.end + tokens, parent=run, used=used)
-        leaf.key = f"untold {used}"
-        run.children[leaf.key] = leaf
-        self._leaves.discard(run)
-        self._leaves.add(leaf)
-        self.tokens += tokens
+        used, whole = next(self._clock), Prefix(run.ids, run.block)
+        key = f"untold {used}"
+        self._hang(Run(whole, run.end, run.end + tokens, parent=run, key=key, used=used), run)
 
     def lock(self, run: Run) -> None:
         """A request in flight uses everything up to a run."""
@@ -176,18 +171,25 @@ class PrefixCache:
         self.tokens -= gone
         return gone
 
+    def _hang(self, leaf: Run, parent: Run) -> None:
+        """Hang a new leaf behind a run."""
+        parent.children[leaf.key] = leaf
+        self._leaves.discard(parent)
+        self._leaves.add(leaf)
+        self.tokens += len(leaf)
+
     def _remove(self, leaf: Run) -> Run:
         parent = leaf.parent
         assert parent is not None
         self._leaves.discard(leaf)
-        del parent.children[leaf.key or self._key(leaf.ids, leaf.block, leaf.start)]
+        del parent.children[leaf.key]
         return parent
 
     def _root(self, block_tokens: int) -> Run:
         """Blocks of another size are other tokens."""
         root = self._roots.get(block_tokens)
         if root is None:
-            root = Run(Prefix((), block_tokens), 0, 0, parent=None, used=0)
+            root = Run(Prefix((), block_tokens), 0, 0, parent=None, key="", used=0)
             self._roots[block_tokens] = root
         return root
 
@@ -217,11 +219,11 @@ class PrefixCache:
         parent = run.parent
         assert parent is not None
         whole = Prefix(run.ids, run.block)
-        head = Run(whole, run.start, at, parent=parent, used=next(self._clock))
+        head = Run(whole, run.start, at, parent=parent, key=run.key, used=next(self._clock))
         head.locks = run.locks
-        parent.children[self._key(run.ids, run.block, run.start)] = head
-        head.children[self._key(run.ids, run.block, at)] = run
-        run.start, run.parent = at, head
+        parent.children[head.key] = head
+        run.start, run.parent, run.key = at, head, self._key(run.ids, run.block, at)
+        head.children[run.key] = run
         return head
 
     def _count_locks(self, run: Run | None, by: int) -> None:

@@ -54,6 +54,7 @@ def report(
             )
         page = run_page(what)
     else:
+        _check_there(what)
         require("sweep", "the report of a sweep")
         varying = [name for name, tariff in tariffs.items() if len(tariff.per_kwh) > 1]
         if varying:
@@ -66,3 +67,16 @@ def report(
     prepare_outputs(target.parent, None)
     write_whole(target, page_bytes(page, what))
     typer.echo(f"Wrote {target}", err=True)
+
+
+def _check_there(what: Path) -> None:
+    """Refuse a path at which there is nothing to report of."""
+    from voltana.evaluation.sweep.store import PLAN, RESULTS
+
+    holds = what.is_dir() and any((what / name).exists() for name in (RESULTS, PLAN))
+    if not (holds or what.is_file()):
+        reason = "holds neither a run nor a sweep" if what.exists() else "is not there"
+        raise ConfigError(
+            f"{str(what)!r} {reason}. Name a folder of 'voltana simulate --out' or of "
+            "'voltana sweep --out'."
+        )

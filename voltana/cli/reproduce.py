@@ -1,6 +1,5 @@
 """`voltana reproduce`: the published findings, each by one command."""
 
-import enum
 from pathlib import Path
 from typing import Annotated
 
@@ -10,21 +9,10 @@ from voltana.cli import scenario_flags as flags
 from voltana.cli.sweep import JSON, RAY, WORKERS, end, finish, make_workers, run_plan
 from voltana.cli.terminal import STDOUT, configure_logs, prepare_outputs, write_json, write_text
 from voltana.errors import ConfigError
+from voltana.evaluation.reproduce import NAMES, check_name
 from voltana.extras import require
 
-
-class Name(enum.StrEnum):
-    """The findings that can be reproduced."""
-
-    MAIN_RESULT = "main-result"
-    LEVELS = "levels"
-    WINDOWS = "windows"
-    SLO = "slo"
-    U_CURVE = "u-curve"
-    BOUNDARIES = "boundaries"
-
-
-_NAME = typer.Argument(metavar="FINDING", help=", ".join(Name), show_default=False)
+_NAME = typer.Argument(metavar="FINDING", help=", ".join(NAMES), show_default=False)
 _QUICK = typer.Option("--quick", help="Fewer points and shorter runs.")
 _SEEDS = typer.Option("--seeds", metavar="N,...", help="Seeds, whose figures are averaged.")
 _NO_SEARCH = typer.Option(
@@ -37,7 +25,7 @@ _PUBLISHED = typer.Option(
 
 
 def reproduce(
-    name: Annotated[Name, _NAME],
+    name: Annotated[str, _NAME],
     *,
     quick: Annotated[bool, _QUICK] = False,
     seeds: Annotated[str, _SEEDS] = "11",
@@ -63,6 +51,7 @@ def reproduce(
     For a script:      voltana reproduce slo --json - | jq '.points[].energy_j'
     """  # noqa: D301  (\b keeps typer from reflowing the examples)
     configure_logs(log_level)
+    check_name(name)
     require("sweep", "voltana reproduce")
     require("plots", "voltana reproduce")
     from voltana.evaluation.reproduce import get_finding
@@ -83,7 +72,7 @@ def reproduce(
     told = found.tell(outcome.rows, points)
     known = board_knowledge(outcome.rows)
     content = {
-        "finding": str(name),
+        "finding": name,
         "claim": found.claim,
         "quick": quick,
         "knowledge": known,

@@ -65,11 +65,11 @@ def tariffs(price: str | None, currency: str, carbon: str | None) -> dict[str, T
     from voltana.errors import invalid
     from voltana.evaluation.tariff import read_tariff
 
-    if not currency.strip() or currency.strip().lower() == CARBON_UNIT.lower():
+    word = currency.strip()
+    if not (word and word.isprintable()) or word.lower() == CARBON_UNIT.lower():
         raise invalid(
             "currency", currency, f"a word other than {CARBON_UNIT}", "Such as EUR, USD or JPY."
         )
-
     made = {}
     if price is not None:
         made[currency] = read_tariff("price", price)

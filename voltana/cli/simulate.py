@@ -2,7 +2,7 @@
 
 from contextlib import closing
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -91,6 +91,12 @@ _JSON = typer.Option(
 )
 
 
+_NO_FIELDS = {
+    "scenario", "uncertainty", "price", "currency", "carbon", "out", "json", "log_level",
+}  # fmt: skip
+"""Parameters that say nothing of what is simulated."""
+
+
 def simulate(
     scenario: Annotated[Path | None, flags.SCENARIO] = None,
     *,
@@ -148,57 +154,20 @@ def simulate(
     For a script:       voltana simulate --json - | jq '.results[].energy_j'
     Run it again:       voltana simulate out/demo/scenario.toml
     """  # noqa: D301  (\b keeps typer from reflowing the examples)
+    given = locals()  # the flags by their names, which are those of a scenario's fields
     configure_logs(log_level)
     from json import dumps
 
     from voltana.evaluation.comparison_report import to_json
     from voltana.evaluation.report.series import SERIES, series_of
-    from voltana.evaluation.scenario import ARRIVALS, load_scenario
+    from voltana.evaluation.scenario import load_scenario
     from voltana.evaluation.uncertainty import uncertain
 
-    resolved = load_scenario(
-        scenario,
-        {
-            "policies": flags.policy_names(policy),
-            "seed": seed,
-            "power_budget_w": power_budget,
-            "power_budget_file": None if budget_schedule is None else str(budget_schedule),
-            "power_shares": power_shares,
-            "levels": levels,
-            "predictor": predictor,
-            "cluster": {
-                "hardware": hardware,
-                "model": model,
-                "tensor_parallel": tensor_parallel,
-                "prefill": prefill,
-                "decode": decode,
-                "colocated": colocated,
-            },
-            "engine": {"binding": binding},
-            "slo": {"ttft_ms": slo_ttft_ms, "itl_ms": slo_itl_ms},
-            "workload": {
-                "name": workload,
-                "arrival": "rates" if rates is not None and arrival is None else arrival,
-                "rates_file": None if rates is None else str(rates),
-                "rates_start_s": rates_start,
-                "cv": cv,
-            },
-            "trace": {
-                "file": None if trace is None else str(trace),
-                "format": trace_format,
-                "time_unit": time_unit,
-                "rate_scale": rate_scale,
-                "start_s": window_start,
-            },
-            ARRIVALS: {
-                "rate_rps": rate,
-                "duration_s": duration,
-                "max_prompt_tokens": max_prompt_tokens,
-                "max_output_tokens": max_output_tokens,
-            },
-        },
-    )
+    resolved = load_scenario(scenario, _tables(given))
     tariffs = flags.tariffs(price, currency, carbon)
+    last_s = float(resolved.trace.arrival_s.max(initial=0.0))
+    for tariff in tariffs.values():
+        tariff.check_begins(last_s)
     prepare_outputs(out, json)
     quiet = log_level in {"debug", "info"}
     with progress_bars(len(resolved.trace), shown=not quiet) as progress:
@@ -211,6 +180,23 @@ def simulate(
     _show(comparison, json, ranges, made)
     if json != STDOUT:
         _show_spent(comparison, tariffs)
+    _show_early_ends(comparison, tariffs)
+
+
+def _tables(given: "Mapping[str, Any]") -> dict[str, Any]:
+    """What the flags say of a scenario, nested as its file is; what was not given is left out."""
+    from voltana.evaluation.sweep.fields import as_tables, field_name
+
+    said: dict[str, Any] = {
+        field_name(name): str(value) if isinstance(value, Path) else value
+        for name, value in given.items()
+        if name not in _NO_FIELDS and value is not None
+    }
+    if "policies" in said:
+        said["policies"] = flags.policy_names(said["policies"])
+    if "workload.rates_file" in said:
+        said.setdefault("workload.arrival", "rates")
+    return as_tables(said)
 
 
 def _compared(
@@ -233,6 +219,19 @@ def _show_spent(comparison: "Comparison", tariffs: "Mapping[str, Tariff]") -> No
         said = ", ".join(f"{spent(run.record, t):.4g} {name}" for name, t in tariffs.items())
         kwh = run.record.energy_j() / J_PER_KWH
         typer.echo(f"{run.result.policy}: {kwh:.4g} kWh, {said}")
+
+
+def _show_early_ends(comparison: "Comparison", tariffs: "Mapping[str, Tariff]") -> None:
+    """Say of prices whose file ends before the run that the last one was taken from then on."""
+    end_s = max(run.record.end_s for run in comparison.runs)
+    for name, tariff in tariffs.items():
+        if tariff.ends_before(end_s):
+            typer.echo(
+                f"voltana: the last row of {tariff.source} ({name}) begins at "
+                f"{tariff.from_s[-1]:g} s, and the run ends at {end_s:.6g} s: that row was taken "
+                "to hold until then",
+                err=True,
+            )
 
 
 def _show(

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 FIELD = "power_budget_file"
+_REMEDY = "See docs/power-budget.md for an example."
 
 
 class BudgetStep(StrictTable):
@@ -44,7 +45,7 @@ def read_budget(path: Path) -> BudgetSchedule:
         ConfigError: If it cannot be read, or has an unknown key or a row that is none.
     """
     if path.suffix not in {".toml", ".json"}:
-        from_s, budget_w = read_series(FIELD, path, figure="a number of watts")
+        from_s, budget_w = read_series(FIELD, path, figure="a number of watts", remedy=_REMEDY)
         return _schedule(path, from_s, budget_w, None)
     try:
         is_toml = path.suffix == ".toml"
@@ -54,10 +55,7 @@ def read_budget(path: Path) -> BudgetSchedule:
         raise ConfigError(f"{FIELD} {str(path)!r}: {explain(error, BudgetFile)}") from None
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
-        raise ConfigError(
-            f"{FIELD} = {str(path)!r} cannot be read: {reason}. See docs/power-budget.md for an "
-            "example."
-        ) from None
+        raise ConfigError(f"{FIELD} = {str(path)!r} cannot be read: {reason}. {_REMEDY}") from None
     times, watts = [row.at_s for row in file.step], [row.watts for row in file.step]
     return _schedule(path, times, watts, file.repeat_s)
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from voltana.errors import invalid
+from voltana.errors import ConfigError, invalid
 from voltana.evaluation.time_series import read_series
 
 if TYPE_CHECKING:
@@ -43,6 +43,30 @@ class Tariff:
         values: FloatArray = self.per_kwh[np.clip(places, 0, len(self.per_kwh) - 1)]
         return values
 
+    def check_begins(self, last_s: float) -> None:
+        """Refuse a series of which no row has begun when the last request arrives.
+
+        Its times are of something else, such as seconds since 1970.
+
+        Args:
+            last_s: When that is, in seconds of the run.
+
+        Raises:
+            ConfigError: If it is so.
+        """
+        if self.from_s[0] > max(last_s, 0.0):
+            raise ConfigError(
+                f"{self.source!r} begins at {self.from_s[0]:.10g} s, and the last request arrives "
+                f"at {last_s:.6g} s: must have a row that holds in the run. Give times in seconds "
+                "of the run, or as ISO 8601, of which the first is the start of the run."
+            )
+
+    def ends_before(self, end_s: float) -> bool:
+        """Whether a run goes on for longer after the last row than any row lasts before it."""
+        if len(self.from_s) == 1:
+            return False
+        return bool(end_s - self.from_s[-1] > np.diff(self.from_s).max())
+
 
 def read_tariff(field: str, given: str) -> Tariff:
     """A tariff from a number, or from CSV of two columns: time, and figure per kWh.
@@ -58,21 +82,30 @@ def read_tariff(field: str, given: str) -> Tariff:
         ConfigError: If it is neither.
     """
     tariff = _read(field, given)
-    if field == CARBON and (least := float(tariff.per_kwh.min())) < 0.0:
-        raise invalid(field, least, "0 gCO2e per kWh or more", "Give an intensity, or none.")
-    worst = float(tariff.per_kwh[np.abs(tariff.per_kwh).argmax()])
-    if abs(worst) > MOST_PER_KWH:
+    least = 0.0 if field == CARBON else -MOST_PER_KWH
+    wrong = (tariff.per_kwh < least) | (tariff.per_kwh > MOST_PER_KWH)
+    if wrong.any():
+        first = int(wrong.argmax())
+        where = f" (from {tariff.from_s[first]:g} s on)" if len(wrong) > 1 else ""
         raise invalid(
-            field, worst, f"{-MOST_PER_KWH:g} to {MOST_PER_KWH:g} per kWh", "Check its unit."
+            field,
+            float(tariff.per_kwh[first]),
+            f"{least:g} to {MOST_PER_KWH:g} per kWh{where}",
+            "Check its unit.",
         )
     return tariff
 
 
 def _read(field: str, given: str) -> Tariff:
+    if not given.strip():
+        raise invalid(field, given, "a number per kWh, or a file", "Leave the flag out for none.")
     try:
         constant = float(given)
     except ValueError:
-        from_s, per_kwh = read_series(field, Path(given), figure="a number per kWh")
+        from_s, per_kwh = read_series(
+            field, Path(given), figure="a number per kWh",
+            remedy="Give a number per kWh, or CSV of times and numbers.",
+        )  # fmt: skip
         return Tariff(from_s=np.array(from_s), per_kwh=np.array(per_kwh), source=Path(given).name)
     if not math.isfinite(constant):
         raise invalid(field, given, "finite, per kWh", "Give a number or a CSV file.")

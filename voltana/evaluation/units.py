@@ -29,7 +29,8 @@ def units(record: RunRecord, scenario: Scenario) -> dict[str, object]:
     """Energy of a run by InferenceX's names, and what it does not have (kWh) beside.
 
     Tokens and requests are those of finished requests; powers are averages over the whole run, of
-    one GPU where the name does not say ``total``. None where there is nothing to divide by.
+    one GPU where the name does not say ``total``. None where there is nothing to divide by, and a
+    role's energy a token or a request where some instances serve both phases.
 
     Args:
         record: Energy integrated to its end.
@@ -47,6 +48,9 @@ def units(record: RunRecord, scenario: Scenario) -> dict[str, object]:
     )
     requests, energy_j = int(done.sum()), record.energy_j()
     prefill_j, decode_j = record.energy_j(Role.PREFILL), record.energy_j(Role.DECODE)
+    # Where some instances serve both phases, tokens and requests are of no role alone.
+    by_role = (0, 0, 0) if cluster.colocated else (inputs, outputs, requests)
+    role_inputs, role_outputs, role_requests = by_role
     return {
         "source": SOURCE,
         "power_metric_schema_version": SCHEMA,
@@ -65,10 +69,21 @@ def units(record: RunRecord, scenario: Scenario) -> dict[str, object]:
         "decode_gpu_energy_j": decode_j,
         "prefill_avg_power_w": _over(prefill_j, record.end_s * gpus[Role.PREFILL]),
         "decode_avg_power_w": _over(decode_j, record.end_s * gpus[Role.DECODE]),
-        "prefill_joules_per_input_token": _over(prefill_j, inputs),
-        "decode_joules_per_output_token": _over(decode_j, outputs),
-        "prefill_joules_per_successful_query": _over(prefill_j, requests),
-        "decode_joules_per_successful_query": _over(decode_j, requests),
+        "prefill_joules_per_input_token": _over(prefill_j, role_inputs),
+        "decode_joules_per_output_token": _over(decode_j, role_outputs),
+        "prefill_joules_per_successful_query": _over(prefill_j, role_requests),
+        "decode_joules_per_successful_query": _over(decode_j, role_requests),
+        **(_colocated(record, gpus[Role.COLOCATED]) if cluster.colocated else {}),
+    }
+
+
+def _colocated(record: RunRecord, gpus: int) -> dict[str, object]:
+    """What instances for both phases take, for which InferenceX has no names."""
+    energy_j = record.energy_j(Role.COLOCATED)
+    return {
+        "num_colocated_gpu": gpus,
+        "colocated_gpu_energy_j": energy_j,
+        "colocated_avg_power_w": _over(energy_j, record.end_s * gpus),
     }
 
 

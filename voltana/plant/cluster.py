@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Literal, get_args
 
 from voltana.cluster.context import EngineLimits
 from voltana.errors import invalid, unknown_name
+from voltana.layout import check_layout
 from voltana.values import Role
 
 if TYPE_CHECKING:
@@ -124,12 +125,12 @@ class ClusterSpec:
     disturbances: tuple[Disturbance, ...] = ()
 
     def __post_init__(self) -> None:
-        alone = self.colocated > 0 and self.prefill == self.decode == 0
-        if self.colocated < 0:
-            raise invalid("colocated", self.colocated, "0 or more", "Give --colocated 1 or more.")
-        for name in ("tensor_parallel",) if alone else ("prefill", "decode", "tensor_parallel"):
-            if getattr(self, name) < 1:
-                raise invalid(name, getattr(self, name), "at least 1", f"Give --{name} 1 or more.")
+        check_layout(prefill=self.prefill, decode=self.decode, colocated=self.colocated)
+        if self.tensor_parallel < 1:
+            raise invalid(
+                "tensor_parallel", self.tensor_parallel, "at least 1", "Give --tp 1 or more."
+            )
+        alone = not self.prefill  # colocated instances: the layout is one that can serve
         if alone and self.engine.binding == "late":
             raise invalid(
                 "engine.binding",

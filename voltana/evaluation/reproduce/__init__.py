@@ -11,14 +11,23 @@ if TYPE_CHECKING:
 NAMES = ("main-result", "levels", "windows", "slo", "u-curve", "boundaries")
 
 
+def check_name(name: str) -> None:
+    """Refuse a name that no finding has.
+
+    Raises:
+        UnknownNameError: If so.
+    """
+    if name not in NAMES:
+        raise unknown_name("finding", name, list(NAMES))
+
+
 def get_finding(name: str) -> "Finding":
     """The finding of a name; it needs the plots' extra.
 
     Raises:
         UnknownNameError: If there is none.
     """
-    if name not in NAMES:
-        raise unknown_name("finding", name, list(NAMES))
+    check_name(name)
     module = import_module(f"{__name__}.{name.replace('-', '_')}")
     found: Finding = module.FINDING
     return found
