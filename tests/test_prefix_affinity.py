@@ -7,13 +7,24 @@ import math
 import pytest
 
 from voltana.errors import ConfigError
-from voltana.routers.fill_up import FillUp
+from voltana.policies.routing import within_boundaries
+from voltana.ports import intended_by, may_defer, needs_of
 from voltana.routers.prefix_affinity import PrefixAffinity
 from voltana.routers.round_robin import RoundRobin
+from voltana.routers.viable_batch import ViableBatch
 from voltana.serving.router.prefix_header import HEADER, told_prefix
 from voltana.serving.router.problem import Problem
+from voltana.serving.router.routers import ROUTERS
 from voltana.testing import check_router
-from voltana.values import Candidate, Deferral, InstanceState, Prefix, Request, Role
+from voltana.values import (
+    Candidate,
+    Deferral,
+    InstanceState,
+    IntendedDemand,
+    Prefix,
+    Request,
+    Role,
+)
 
 
 def prefill(name: str, queued: int = 0, capacity: float = math.inf) -> Candidate:
@@ -34,9 +45,40 @@ class Always:
         return self.name
 
 
-@pytest.mark.parametrize("inner", [None, RoundRobin(), FillUp()])
-def test_it_is_a_router_around_any_other(inner):
-    check_router(lambda: PrefixAffinity(inner)).raise_if_failed()
+AROUND = {**ROUTERS, "voltana": within_boundaries, "viable batch": lambda _seed: ViableBatch()}
+
+
+@pytest.mark.parametrize("name", list(AROUND))
+def test_it_is_a_router_around_any_other_and_says_what_that_one_says(name):
+    check_router(lambda: PrefixAffinity(AROUND[name](0))).raise_if_failed()
+    inner = AROUND[name](0)
+    router = PrefixAffinity(inner)
+    assert router.needs == needs_of(inner)
+    assert may_defer(router) is may_defer(inner)
+    assert intended_by(router, [prefill("a")]) == intended_by(inner, [prefill("a")])
+
+
+def test_what_the_other_router_intends_is_told():
+    class Knows(Always):
+        def intended(self, candidates):
+            return {"a": IntendedDemand(pool_per_s=4000.0, share=0.5)}
+
+    assert list(intended_by(PrefixAffinity(Knows("a")), [prefill("a")])) == ["a"]
+
+
+def test_instances_that_never_come_back_are_forgotten():
+    """A name of its own for each start, as of pods, had kept a cache of each for ever."""
+    router = PrefixAffinity(RoundRobin())
+    for start in range(100):
+        router.route(asked(start), [prefill(f"a-{start}"), prefill(f"b-{start}")])
+    assert len(router._kept) <= 4
+    # One that is not shown for a while is none of them.
+    router = PrefixAffinity(Always("a"))
+    both = [prefill("a"), prefill("b")]
+    router.route(asked(0), both)
+    router._inner.name = "b"
+    router.route(asked(1, (7, 8)), both[1:])
+    assert router.route(asked(2), both) == "a"
 
 
 def test_a_prompt_follows_its_beginning_unless_load_says_otherwise():

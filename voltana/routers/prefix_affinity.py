@@ -12,15 +12,16 @@ import math
 from typing import TYPE_CHECKING
 
 from voltana.errors import invalid
+from voltana.ports import intended_by, may_defer, needs_of
 from voltana.prefix_cache import PrefixCache
 from voltana.routers.least_loaded import LeastLoaded
 from voltana.values import Deferral, Role
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from voltana.ports import Router
-    from voltana.values import Candidate, Need, Prefix, Request
+    from voltana.values import Candidate, IntendedDemand, Need, Prefix, Request
 
 UNKNOWN_CAPACITY_TOKENS = 1_000_000
 """What an instance is taken to keep that does not say how large its KV cache is."""
@@ -52,7 +53,20 @@ class PrefixAffinity:
         self._weight = weight
         self._page_tokens = page_tokens
         self._kept: dict[str, PrefixCache] = {}
-        self.needs: frozenset[Need] = getattr(self._inner, "needs", frozenset())
+
+    @property
+    def needs(self) -> frozenset[Need]:
+        """Those of the other router."""
+        return needs_of(self._inner)
+
+    @property
+    def defers(self) -> bool:
+        """Whether the other one defers requests."""
+        return may_defer(self._inner)
+
+    def intended(self, candidates: Sequence[Candidate]) -> Mapping[str, IntendedDemand]:
+        """See `voltana.ports.Intends`; that of the other router."""
+        return intended_by(self._inner, candidates)
 
     def route(self, request: Request, candidates: Sequence[Candidate]) -> str | Deferral:
         """See `voltana.ports.Router.route`."""
@@ -65,6 +79,7 @@ class PrefixAffinity:
         if chosen in by_name:
             chosen = self._weigh(request, prefix, shown, by_name[chosen])
             self._sent(by_name[chosen], prefix, request.prompt_tokens)
+            self._forget_gone(by_name)
         return chosen
 
     def _weigh(
@@ -87,14 +102,23 @@ class PrefixAffinity:
         return 0 if kept is None else kept.peek(prefix, limit)
 
     def _sent(self, candidate: Candidate, prefix: Prefix, prompt_tokens: int) -> None:
-        kept = self._kept.get(candidate.instance)
-        if kept is None:
-            kept = self._kept[candidate.instance] = PrefixCache(self._page_tokens)
+        kept = self._kept.pop(candidate.instance, None) or PrefixCache(self._page_tokens)
+        self._kept[candidate.instance] = kept  # the last that was sent to is the last in order
         kept.insert(prefix, prompt_tokens)
         known = candidate.kv_capacity_tokens < math.inf
         most = candidate.kv_capacity_tokens if known else UNKNOWN_CAPACITY_TOKENS
         if kept.tokens > most:
             kept.evict(kept.tokens - most)
+
+    def _forget_gone(self, shown: Mapping[str, Candidate]) -> None:
+        """Forget instances that are no longer shown, once they are as many as those that are.
+
+        Some are not shown for a while, as where they are full, and come back as they were; others
+        never do, as where each start of one has a name of its own.
+        """
+        gone = [name for name in self._kept if name not in shown]
+        for name in gone[: max(len(gone) - len(shown), 0)]:
+            del self._kept[name]
 
     def __repr__(self) -> str:
         return f"PrefixAffinity({self._inner!r}, weight={self._weight:g})"
