@@ -39,7 +39,7 @@ def test_iterations_take_less_of_the_threshold_the_more_requests_are_late():
     shares = []
     for late in range(6):
         shares.append(upper_share(controller)[0])
-        planned = max(min(1.1 - 0.1 * late, 1.0), fastest / SLO.itl_s)
+        planned = max(min(1.1005 - 0.0995 * late, 1.0), fastest / SLO.itl_s)
         assert shares[-1] <= planned + 1e-9
         controller.request_ended(late=True)
     assert shares[:2] == [first, first]  # the first is forgiven

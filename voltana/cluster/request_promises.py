@@ -124,8 +124,10 @@ class RequestPromises:
             self.itl.withdraw(key)
 
     def _score_itl(self, key: Hashable, *, late: bool) -> None:
-        """Score a mean ITL, and let the controller know of it: no iteration tells it how requests
-        fare that have few tokens to make up for the wait before their first iteration.
+        """Score a mean ITL, and let the controller know.
+
+        No iteration tells how requests fare that have few tokens to make up for the wait before
+        their first one.
         """
         followed = key in self.itl
         self.itl.end(key, missed=late)

@@ -60,7 +60,7 @@ LATE_SHARE = 0.5
 for iterations that come out late, which are priced apart."""
 
 RESERVE_STEP = 0.1
-"""What one late request takes of the threshold; the first is forgiven, and one of as many as may."""
+"""What one late request takes of the threshold; the first takes none."""
 
 LEAST_SHARE = 0.5
 """Share of the threshold at which every request is in time: one with a single gap waits for the
