@@ -18,7 +18,7 @@ import structlog
 from voltana.in_force import ClocksInForce
 from voltana.levels import combine_limits, require_levels, resolve
 from voltana.planning import settle
-from voltana.ports import Plans, TellsDemand
+from voltana.ports import HearsEnds, Plans, TellsDemand
 from voltana.values import (
     EMPTY_QUEUE,
     UNBOUNDED,
@@ -109,6 +109,7 @@ class ControlLoop:
         self._plans = controller if isinstance(controller, Plans) else None
         self._plan_at_s = -math.inf
         self._measures = controller if isinstance(controller, TellsDemand) else None
+        self._hears = controller if isinstance(controller, HearsEnds) else None
         self._intended: IntendedDemand | None = None
         self._intended_until_s = -math.inf
         self._limits: dict[str, Limit] = {limit.source: limit for limit in limits}
@@ -133,6 +134,11 @@ class ControlLoop:
     def intend(self, demand: IntendedDemand) -> None:
         """A router says what it intends the instance to be asked for; holds for `INTENDED_S`."""
         self._intended, self._intended_until_s = demand, self._time.now_s() + INTENDED_S
+
+    def request_ended(self, *, late: bool) -> None:
+        """A request has ended, and its mean ITL was late or not; the controller may learn of it."""
+        if self._hears is not None:
+            self._hears.request_ended(late=late)
 
     def demand_per_s(self) -> float | None:
         """Output tokens/s that it is asked for, as its controller measures them; None if not."""

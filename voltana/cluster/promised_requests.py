@@ -97,6 +97,10 @@ class PromisedRequests:
         """The numbers."""
         return self._statement
 
+    def __contains__(self, key: Hashable) -> bool:
+        """Whether a request is under way, and its end is scored."""
+        return key in self._open
+
     @property
     def in_flight(self) -> int:
         """Promised requests that are not scored yet."""

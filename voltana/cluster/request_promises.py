@@ -117,11 +117,22 @@ class RequestPromises:
                 it came no earlier. nan for a request that was not.
         """
         if not math.isnan(aborted_s) and self.itl.late(key, aborted_s, parts=max(tokens, 1)):
-            self.itl.end(key, missed=True)
+            self._score_itl(key, late=True)
         elif tokens > 1:
-            self.itl.end(key, missed=self.itl.late(key, at_s, parts=tokens - 1))
+            self._score_itl(key, late=self.itl.late(key, at_s, parts=tokens - 1))
         else:
             self.itl.withdraw(key)
+
+    def _score_itl(self, key: Hashable, *, late: bool) -> None:
+        """Score a mean ITL, and let the controller know.
+
+        No iteration tells how requests fare that have few tokens to make up for the wait before
+        their first one.
+        """
+        followed = key in self.itl
+        self.itl.end(key, missed=late)
+        if followed and self.loop is not None:
+            self.loop.request_ended(late=late)
 
     def aborted(self, key: Hashable, now_s: float) -> None:
         """Let a request go that was aborted before its first token: late by now, or nothing."""

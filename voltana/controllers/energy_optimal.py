@@ -29,6 +29,7 @@ from voltana.levels import idle_clock, require_levels
 from voltana.operating import PowerAtLevels, power_curve_of
 from voltana.planning import certified_or_fastest, cheapest_safe_index, lowest_safe_index
 from voltana.ports import FreezesPower, Predictor, TellsBatches
+from voltana.slo_reserve import SloReserve
 from voltana.values import Binding, Decision, Load
 from voltana.viability import ends_in_memory, tabulate
 from voltana.viability_account import ViabilityAccount
@@ -52,6 +53,18 @@ STALE_S = 2.0
 LET_IN_BY = 0.5
 """Share of its deadline by which a request that waits for room is to be let in; the rest is for
 those behind it."""
+
+
+LATE_SHARE = 0.5
+"""Share of the requests that the target lets be late which the reserve may spend; what is left is
+for iterations that come out late, which are priced apart."""
+
+RESERVE_STEP = 0.1
+"""What one late request takes of the threshold; the first takes none."""
+
+LEAST_SHARE = 0.5
+"""Share of the threshold at which every request is in time: one with a single gap waits for the
+end of an iteration, and then for its own."""
 
 
 class EnergyOptimal:
@@ -99,6 +112,12 @@ class EnergyOptimal:
         self._idle_mhz = idle_clock(self.levels_mhz, idle_mhz)
         self.envelope = DemandEnvelope()
         self.price = MissedPrice(1.0 - slo.itl_target)
+        self.reserve = SloReserve(
+            LATE_SHARE * (1.0 - slo.itl_target),
+            eta=RESERVE_STEP,
+            first=1.0,
+            least=LEAST_SHARE - RESERVE_STEP,
+        )
         self.held = held or HeldLevel()
         self._plan = NO_PLAN
         self._plan_to_come: Callable[[], DecodePlan] | None = None
@@ -135,6 +154,14 @@ class EnergyOptimal:
     def demand_per_s(self) -> float:
         """See `voltana.ports.TellsDemand`."""
         return self.envelope.rate_per_s
+
+    def request_ended(self, *, late: bool) -> None:
+        """See `voltana.ports.HearsEnds`: the share of the threshold that iterations may take.
+
+        A request that joins waits for the iteration that runs. One with many tokens makes up for
+        that; one with few does not, so that it is late where every iteration is in time.
+        """
+        self.reserve.update(missed=late)
 
     def decide(self, observation: Observation) -> Decision:
         """See `voltana.ports.Controller.decide`."""
@@ -228,10 +255,14 @@ class EnergyOptimal:
             letting_in = self._letting_in(queue, load, forecast)
             if letting_in >= lowest:
                 lowest, binding = letting_in, Binding.MEMORY
-        index, cost_w = self._cheapest(load, forecast.upper_s[lowest:], lowest, budget_s)
+        planned_s = min(self.reserve.rho + RESERVE_STEP, 1.0) * budget_s
+        fastest_s = float(forecast.upper_s[-1])
+        if planned_s < fastest_s <= budget_s:  # no level leaves the reserve: as much as there is
+            planned_s = fastest_s
+        index, cost_w = self._cheapest(load, forecast.upper_s[lowest:], lowest, planned_s)
         if index is None:
             return None, binding
-        if index and forecast.upper_s[lowest] > budget_s:
+        if index and forecast.upper_s[lowest] > planned_s:
             binding = Binding.THRESHOLD
         return self.held.hold(lowest + index, cost_w, observation.now_s), binding
 

@@ -14,6 +14,10 @@ import math
 RECENT_S = 5.0
 """Time constant over which the share of late tokens is taken."""
 
+LASTS_S = 1.0
+"""For so long after what was noted last the price moves by it. Silence is no evidence: a burst that
+ended late would raise the price as long as nothing comes, and one that ended well forget it."""
+
 FALL_PER_S = 0.002
 """Slack on the demand given back per second while nothing is late."""
 
@@ -48,13 +52,14 @@ class MissedPrice:
         self._alpha, self._fall_per_s, self._most = alpha, fall_per_s, most
         self.slack = first
         self._late = self._tokens = 0.0
-        self._at_s = math.nan
+        self._at_s, self._noted_s, self._noted = math.nan, -math.inf, False
 
     def note(self, tokens: int, *, late: float) -> None:
         """Note an iteration: whether it was late, or how close it came, from 0 to 1.
 
         What is neither was measured by a clock that cannot be trusted, and counts as late.
         """
+        self._noted = True
         self._tokens += tokens
         self._late += tokens * (late if 0.0 <= late <= 1.0 else 1.0)
 
@@ -62,11 +67,14 @@ class MissedPrice:
         """Move the price by what was noted since the last step."""
         gap_s = now_s - self._at_s
         self._at_s = now_s
-        if not 0.0 < gap_s < RECENT_S or not self._tokens:
+        if self._noted:
+            self._noted_s, self._noted = now_s, False
+        if not gap_s > 0.0 or not self._tokens:
             return
-        excess = (self._late / self._tokens - self._alpha) / self._alpha
-        moved = self.slack + self._fall_per_s * min(excess, MOST_RISE) * gap_s
-        self.slack = min(max(moved, 0.0), self._most)
+        if gap_s < RECENT_S and now_s - self._noted_s < LASTS_S:
+            excess = (self._late / self._tokens - self._alpha) / self._alpha
+            moved = self.slack + self._fall_per_s * min(excess, MOST_RISE) * gap_s
+            self.slack = min(max(moved, 0.0), self._most)
         kept = math.exp(-gap_s / RECENT_S)
         self._late *= kept
         self._tokens *= kept

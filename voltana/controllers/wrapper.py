@@ -4,7 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, cast
 
-from voltana.ports import HasLevels, HoldsPredictor, Plans, TellsDemand, offers, viability_of
+from voltana.ports import (
+    HasLevels,
+    HearsEnds,
+    HoldsPredictor,
+    Plans,
+    TellsDemand,
+    offers,
+    viability_of,
+)
 
 if TYPE_CHECKING:
     from voltana.ports import Controller, Predictor
@@ -42,6 +50,11 @@ class ControllerWrapper:
         """That of the wrapped controller, if it measures it."""
         wrapped = self.controller
         return cast("TellsDemand", wrapped).demand_per_s() if offers(wrapped, TellsDemand) else None
+
+    def request_ended(self, *, late: bool) -> None:
+        """Tell the wrapped controller, if it wants to know."""
+        if offers(self.controller, HearsEnds):
+            cast("HearsEnds", self.controller).request_ended(late=late)
 
     @property
     def predictor(self) -> Predictor | None:

@@ -11,6 +11,7 @@ from voltana.ports.abilities import Closable, Reopens, Restorable, offers
 from voltana.ports.control import (
     Controller,
     HasLevels,
+    HearsEnds,
     KeepsAccount,
     KeepsViability,
     Plans,
@@ -49,6 +50,7 @@ __all__ = [
     "Forecasts",
     "FreezesPower",
     "HasLevels",
+    "HearsEnds",
     "HoldsPredictor",
     "Intends",
     "KeepsAccount",

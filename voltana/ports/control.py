@@ -47,6 +47,19 @@ class TellsDemand(Protocol):
         ...
 
 
+@runtime_checkable
+class HearsEnds(Protocol):
+    """What a controller is beside that if it learns from what its requests made of their ITL."""
+
+    def request_ended(self, *, late: bool) -> None:
+        """A request has ended; called between iterations.
+
+        Args:
+            late: Whether its mean ITL was above the threshold.
+        """
+        ...
+
+
 def viability_of(controller: Controller) -> ViabilityAccount | None:
     """What a controller has counted of viability; None where it keeps no account of it."""
     return controller.viability_account() if isinstance(controller, KeepsViability) else None

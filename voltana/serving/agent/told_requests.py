@@ -88,10 +88,10 @@ class ToldRequests:
                 self._promise(partial(promises.joined, name, batch, at_s))
             elif what is Change.ENDED:
                 self._leave(name)
-                promises.ended(name, at_s, tokens)
+                self._promise(partial(promises.ended, name, at_s, tokens))
             elif what is Change.ABORTED:
                 self._leave(name)
-                promises.ended(name, at_s, tokens, aborted_s=record.at_s)
+                self._promise(partial(promises.ended, name, at_s, tokens, aborted_s=record.at_s))
             else:
                 promises.aborted(name, at_s)
             if number < self._heard and what in _PROMISES:
@@ -175,7 +175,7 @@ class ToldRequests:
             self.slack.leave(name)
 
     def _promise(self, ask: Callable[[], None]) -> None:
-        """Promise, or not; a user's predictor that fails keeps its request from a promise alone."""
+        """Promise, or score; a user's predictor or controller that fails must not end the loop."""
         try:
             ask()
         except Exception as error:  # noqa: BLE001  (it must not end the loop)
