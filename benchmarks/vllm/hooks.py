@@ -5,7 +5,7 @@ the same of a real one. There hooks run a few hundred times a second, on code an
 no cache by then: `cold` sweeps the caches before each hook, and is the worst that can be. Beside
 ours stand hooks of no line and of five: what none in Python can be below, on the machine at hand.
 And ours without their bell, and without their ring as well: what the two take of them. Where an
-engine waits for other processes most of it is done while it does; the rest is on the way of a batch.
+engine waits for other processes most of it is done meanwhile; the rest is on the way of a batch.
 """
 
 from __future__ import annotations
