@@ -6,9 +6,9 @@ import asyncio
 import contextlib
 import json
 import mmap
+import os
 import subprocess
 import sys
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -254,11 +254,13 @@ def stage(
             | ({"feed": feeds[number]} if number < len(feeds) else {})
             for number, (role, url, port) in enumerate(made)
         ]
-        shared = stack.enter_context(tempfile.NamedTemporaryFile())
-        shared.truncate(8)
-        held = memoryview(mmap.mmap(shared.fileno(), 8)).cast("d")
-        command = [sys.executable, "-c", ROUTER, json.dumps(settings), shared.name]
-        router = stack.enter_context(_process(command, stdin=subprocess.PIPE))
+        # No file on a disk: the kernel holds up who writes to a page that it writes back.
+        shared = os.memfd_create("held")
+        stack.callback(os.close, shared)
+        os.truncate(shared, 8)
+        held = memoryview(mmap.mmap(shared, 8)).cast("d")
+        command = [sys.executable, "-c", ROUTER, json.dumps(settings), f"/proc/self/fd/{shared}"]
+        router = stack.enter_context(_process(command, stdin=subprocess.PIPE, pass_fds=(shared,)))
         port, admin_port = map(int, router.stdout.readline().split())
         yield Stage(port, router.pid, held, pids, admin_port)
         assert router.poll() is None, "the router died"

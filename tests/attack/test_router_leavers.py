@@ -3,22 +3,37 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import re
+import time
+from collections import deque
+from functools import partial
 from pathlib import Path
 from statistics import median
+from typing import TYPE_CHECKING
 
 import pytest
 
 from tests.attack.router_stage import Stage, post, run, say, status_of
 from tests.attack.test_admin_router import HOST, raw, request
+from tests.attack.test_steer import connected
+
+if TYPE_CHECKING:
+    import socket
 
 ROUNDS, AT_ONCE, CLIENTS = 5, 16, 160
 STAY_S = 0.1
 """For so long servers work on each request."""
 
-MOST = 1.5
-"""Leaver over stayer: each of its servers is told, which is one short call more, and its
-connections to them have to be made anew."""
+MOST = 1.25
+"""Leaver over stayer: each of its servers is told, which is one short call more."""
+
+PAUSE_S = 0.001
+HELD_S = (0.0, 0.05)
+"""Between two that leave, and for how long each stays: before and after it is sent on."""
+
+IN_ONE_GO_S = 0.1
+"""Hundreds that came while the router had no core are seen to in one go."""
 
 
 async def _leaves(it: Stage, asked: bytes) -> None:
@@ -61,5 +76,32 @@ def test_who_leaves_costs_no_more_than_who_stays(servers: dict[str, int], stream
         left = re.search(rb'outcome="cancelled"} (\d+)', figures)
         assert left is not None
         assert int(left[1]) > 0.9 * ROUNDS * CLIENTS, "they had their answers before they left"
+
+    run(attack, servers=servers)  # type: ignore[arg-type]
+
+
+async def _one_after_the_other(it: Stage, asked: bytes, held_s: float) -> None:
+    """Clients that leave about every millisecond, each after a while."""
+    with contextlib.ExitStack() as held:
+        leaving: deque[tuple[float, socket.socket]] = deque()
+        for _ in range(60):
+            client = held.enter_context(connected(it.port))
+            client.send(asked)
+            leaving.append((time.perf_counter() + held_s, client))
+            while leaving and leaving[0][0] <= time.perf_counter():
+                leaving.popleft()[1].close()
+            await asyncio.sleep(PAUSE_S)
+
+
+@pytest.mark.parametrize("held_s", HELD_S)
+@pytest.mark.parametrize("servers", [{"unified": 2}, {"prefill": 1, "decode": 2}], ids=str)
+def test_honest_requests_stand_beside_who_leaves_every_millisecond(
+    servers: dict[str, int], held_s: float
+) -> None:
+    asked = post(b'{"text": "a", "slow": 0.2}')
+
+    async def attack(it: Stage) -> None:
+        leave = partial(_one_after_the_other, it, asked, held_s)
+        await it.honest_beside(leave, f"{held_s} s", held_s=IN_ONE_GO_S)
 
     run(attack, servers=servers)  # type: ignore[arg-type]

@@ -49,6 +49,7 @@ class LateServer:
         self.seen: list[dict[str, Any]] = []
         self.aborted: list[str] = []
         self.cancelled = 0
+        self._stops: dict[str, asyncio.Event] = {}
         self.port = 0
         self._runner: web.AppRunner | None = None
 
@@ -92,6 +93,8 @@ class LateServer:
     async def _abort(self, request: web.Request) -> web.Response:
         rid = (await request.json())["request_id"]
         self.aborted.append(rid)
+        if rid in self._stops:
+            self._stops[rid].set()
         self.caches.kept.discard((self.name, rid))
         return web.Response()
 
@@ -112,6 +115,17 @@ class LateServer:
             self.cancelled += 1
             raise
 
+    async def _works(self, body: Any, work_s: float) -> bool:
+        """Whether it has worked on a request for so long without being told to stop."""
+        stop = self._stops.setdefault(body["request_id"], asyncio.Event())
+        try:
+            async with asyncio.timeout(work_s):
+                await stop.wait()
+        except TimeoutError:
+            return True
+        self.cancelled += 1
+        return False
+
     def _reset(self, request: web.Request) -> web.Response:
         assert request.transport is not None
         request.transport.abort()
@@ -120,7 +134,8 @@ class LateServer:
     async def _prefilled(self, _request: Any, body: Any, _fault: Any) -> web.StreamResponse:
         if body["max_tokens"] != 1 or body["stream"] or body["kv"] != {"keep": True}:
             return self._complain(f"a prefill of {body}")
-        await asyncio.sleep(self.work_s)
+        if not await self._works(body, self.work_s):
+            return web.json_response({"error": {"message": "aborted"}}, status=400)
         self.caches.kept.add((self.name, body["request_id"]))
         return web.json_response({"kv": {"server": self.name, "cache": body["request_id"]}})
 
@@ -134,12 +149,14 @@ class LateServer:
     async def _words(self, request: web.Request, body: Any, fault: Any) -> web.StreamResponse:
         words = words_of(body["prompt"])
         if not body.get("stream"):
-            await asyncio.sleep(self.work_s * WORDS)
+            if not await self._works(body, self.work_s * WORDS):
+                return web.json_response({"error": {"message": "aborted"}}, status=400)
             return web.json_response({"text": " ".join(words)})
         reply = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
         await reply.prepare(request)
         for number, word in enumerate(words):
-            await asyncio.sleep(self.work_s)
+            if not await self._works(body, self.work_s):
+                break
             if number == 2 and fault == "reset-mid":
                 self._reset(request)
                 return reply

@@ -22,11 +22,18 @@ if TYPE_CHECKING:
 
 ABORT_TIMEOUT_S = 2.0
 
+AT_ONCE = 4
+"""Aborts that one server is told at a time: however many leave, they take no more connections."""
+
+MOST_WAITING = 1024
+"""Attempts whose servers are told, or wait to be; those of others are told by the connection."""
+
 
 class Aborts:
     """Aborts that are under way.
 
-    A closed connection says the same, but engines notice that only seconds later.
+    A closed connection says the same, but engines notice that only seconds later, and the next
+    request has to wait for another one: the end of what a server sends is read first.
 
     Args:
         engine: Knows how a server is told.
@@ -42,20 +49,21 @@ class Aborts:
         self._refused = False
         self._log = structlog.get_logger("voltana.router")
         self._tasks: set[asyncio.Task[None]] = set()
+        self._turns: dict[Backend, asyncio.Semaphore] = {}
 
     def begin(self, attempt: Attempt) -> None:
         """Abort what an attempt has left behind, in the background."""
-        if not attempt.at_work:
+        if not attempt.at_work or len(self._tasks) >= MOST_WAITING:
+            attempt.close_left()
             return
         headers = self._keys.for_admin() or {
             name: value
             for name, value in attempt.headers.items()
             if name.lower() == "authorization"
         }
-        for backend in attempt.at_work:
-            task = asyncio.create_task(self._own_abort(backend, attempt, headers))
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
+        task = asyncio.create_task(self._all(attempt, headers))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
     async def on_behalf(self, attempt: Attempt, key: str | None) -> None:
         """Abort an attempt on all its servers because a client asks for it.
@@ -86,9 +94,37 @@ class Aborts:
         if self._tasks:
             await asyncio.wait(tuple(self._tasks), timeout=ABORT_TIMEOUT_S)
 
+    async def _all(self, attempt: Attempt, headers: Mapping[str, str]) -> None:
+        """Tell all servers that are at work on an attempt, and keep their connections."""
+        try:
+            async with asyncio.timeout(ABORT_TIMEOUT_S):
+                at_work = tuple(attempt.at_work)
+                if len(at_work) == 1:
+                    await self._told(at_work[0], attempt, headers)
+                else:
+                    await asyncio.gather(*(self._told(b, attempt, headers) for b in at_work))
+        except TimeoutError:
+            pass  # its connections are closed, which says the same
+        finally:
+            attempt.close_left()
+
+    async def _told(self, backend: Backend, attempt: Attempt, headers: Mapping[str, str]) -> None:
+        """Tell a server in its turn, and wait for the end of its answer if it has heard it."""
+        turn = self._turns.setdefault(backend, asyncio.Semaphore(AT_ONCE))
+        async with turn:
+            told = await self._own_abort(backend, attempt, headers)
+        left = attempt.take_left(backend)
+        if left is None:
+            return
+        if told:
+            await left.read()
+        else:
+            left.close()
+
     async def _own_abort(
         self, backend: Backend, attempt: Attempt, headers: Mapping[str, str]
-    ) -> None:
+    ) -> bool:
+        """Whether it was told."""
         status = await self._abort(backend, attempt, headers)
         told = 0 < status < 500 and status not in REFUSED
         if told and backend is attempt.prefill:
@@ -103,6 +139,7 @@ class Aborts:
                 backend=backend.name,
                 status=status,
             )
+        return told
 
     async def _abort(self, backend: Backend, attempt: Attempt, headers: Mapping[str, str]) -> int:
         """The status of the answer; 0 without any."""

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from voltana.serving.engine import Call
     from voltana.serving.router.booking import Booking
     from voltana.serving.router.connections import Payload
+    from voltana.serving.router.left import Left
     from voltana.serving.router.pool import Backend
     from voltana.serving.router.settings import RouterTable
     from voltana.serving.router.wire import Wire
@@ -71,6 +72,7 @@ class Attempt:
         self.headers = headers
         self.servers: list[Backend] = [] if prefill is None else [prefill]
         self.at_work: set[Backend] = set()
+        self._left: dict[Backend, Left] | None = {}
         self._decode: Backend | None = None
         self._choose_decode = choose_decode
         self._planned = planned
@@ -174,6 +176,23 @@ class Attempt:
     def released(self) -> None:
         """The prefill server was told, after the end of the try, to keep nothing for it."""
         self._booking.released()
+
+    def leave(self, backend: Backend, left: Left) -> bool:
+        """Leave a connection to who tells the server to stop; false if nobody does."""
+        if self._left is None or backend not in self.at_work:
+            return False
+        self._left[backend] = left
+        return True
+
+    def take_left(self, backend: Backend) -> Left | None:
+        """What was left at a server, once."""
+        return None if self._left is None else self._left.pop(backend, None)
+
+    def close_left(self) -> None:
+        """Nobody tells servers to stop any more: close what was left, or is from now on."""
+        left, self._left = self._left or {}, None
+        for one in left.values():
+            one.close()
 
     def give_up(self, problem: Problem) -> None:
         """End the try with `problem`, whatever it waits for."""

@@ -5,10 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Self
 
 from voltana.serving.router.events import Events
+from voltana.serving.router.left import Left
 from voltana.serving.router.problem import Lost, refused
 from voltana.serving.router.wire import Exchange
 
 if TYPE_CHECKING:
+    from aiohttp.client_proto import ResponseHandler
+
     from voltana.serving.router.attempt import Attempt
     from voltana.serving.router.pool import Backend
     from voltana.serving.router.problem import Problem
@@ -85,6 +88,12 @@ class Leg(Exchange):
     def broken(self, lost: Lost) -> Problem:
         """What the break means for the try."""
         return self._attempt.broken(self.backend, lost)
+
+    def left(self, _protocol: ResponseHandler) -> bool:
+        """Leave the connection to who tells the server to stop."""
+        connections = self._wire.connections
+        left = Left(connections, self._ask.url, _protocol, self._content)
+        return self._attempt.leave(self.backend, left)
 
     def ended(self) -> None:
         """The server is at work no more, unless it holds something."""

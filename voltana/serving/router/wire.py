@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Self
 import orjson
 from yarl import URL
 
+from voltana.serving.router.answer import ClientGoneError
 from voltana.serving.router.bulk import Bulk
 from voltana.serving.router.connections import (
     BROKEN,
@@ -24,6 +25,7 @@ from voltana.serving.router.problem import JSON_TYPE, Lost
 if TYPE_CHECKING:
     from collections.abc import Coroutine, Mapping
 
+    from aiohttp import StreamReader
     from aiohttp.client_proto import ResponseHandler
 
     from voltana.serving.router.connections import Payload
@@ -32,6 +34,9 @@ if TYPE_CHECKING:
 
 ANSWER_BYTES = 1 << 28
 """A router that nobody configured keeps answers of so many bytes."""
+
+GIVEN_UP = (asyncio.CancelledError, ClientGoneError)
+"""What ends a call because nobody waits for it any more."""
 
 _PLAIN = frozenset({"keep-alive", "close"})
 """Values of the header ``Connection`` that name no other header."""
@@ -124,6 +129,7 @@ class Exchange:
         self._wire = wire
         self._ask = ask
         self._protocol: ResponseHandler | None = None
+        self._content: StreamReader | None = None
         self._taken = 0
         self._ends_s = None if ask.timeout_s is None else wire.loop.time() + ask.timeout_s
 
@@ -131,10 +137,13 @@ class Exchange:
         await self._limited(self._open())
         return self
 
-    async def __aexit__(self, *error: object) -> None:
+    async def __aexit__(self, kind: type[BaseException] | None = None, *_: object) -> None:
         # Closes the connection unless the answer has been read to its end.
         protocol, self._protocol = self._protocol, None
-        if protocol is not None:
+        if protocol is None:
+            return
+        given_up = kind is not None and issubclass(kind, GIVEN_UP) and protocol.should_close
+        if not (given_up and protocol.is_connected() and self.left(protocol)):
             self._wire.connections.keep(self._ask.url, protocol)
 
     async def read(self) -> bytes:
@@ -157,6 +166,10 @@ class Exchange:
     def ended(self) -> None:
         """The answer has been read to its end."""
 
+    def left(self, _protocol: ResponseHandler) -> bool:
+        """It was given up after it was sent: whether somebody else sees to its connection."""
+        return False
+
     def too_long(self) -> Lost:
         """More came than a router keeps in memory."""
         limit = self._wire.answer_bytes
@@ -166,18 +179,22 @@ class Exchange:
         ask, connections = self._ask, self._wire.connections
         head = head_of(ask.method, ask.url, ask.headers, length_of(ask.body))
         protocol = self._protocol = await connections.take(ask.url)
+        sent = False
         try:
             await send(protocol, head, ask.body)
+            sent = True
             message, self._content = await answer_of(protocol)
-        except BaseException:
+        except BaseException as error:
             self._protocol = None
-            connections.drop(protocol)
+            if not (sent and isinstance(error, asyncio.CancelledError) and self.left(protocol)):
+                connections.drop(protocol)
             raise
         self.status, self.reason, self.headers = message.code, message.reason, message.headers
         self.kind: str = self.headers.get("Content-Type", "")
 
     async def _piece(self) -> bytes:
         """What has arrived; the next piece of a long answer is not read before its turn."""
+        assert self._content is not None
         chunk = await self._content.readany()
         if wait_s := self._wire.bulk.wait_s(len(chunk), self._taken):
             await asyncio.sleep(wait_s)

@@ -66,7 +66,7 @@ class FakeServer:
         seen: Bodies that it got.
         busy: How many flushes it refuses, as a server does that is not idle yet.
         info: More of what it says of itself.
-        cancelled: Requests whose connection was closed before their end.
+        cancelled: Requests that ended before their end: aborted, or their connection closed.
     """
 
     def __init__(self, name: str, role: str, transfers: Transfers) -> None:
@@ -83,6 +83,7 @@ class FakeServer:
         self.seen: list[dict[str, Any]] = []
         self.headers: list[dict[str, str]] = []
         self.cancelled = 0
+        self._stops: dict[str, asyncio.Event] = {}
         self.running: set[str] = set()
         self.loads: dict[str, Any] | None = None
         self.odd_loads: list[Any] = []
@@ -189,8 +190,26 @@ class FakeServer:
 
     async def _abort(self, request: web.Request) -> web.Response:
         body = await request.json()
-        self.aborted.add("*" if body.get("abort_all") else body["rid"])
+        everything = bool(body.get("abort_all"))
+        self.aborted.add("*" if everything else body["rid"])
+        for rid, stop in self._stops.items():  # it aborts whatever begins with the id
+            if everything or rid.startswith(body["rid"]):
+                stop.set()
         return web.Response()
+
+    async def _stopped(self, body: dict[str, Any], work_s: float) -> bool:
+        """Whether a request of one prompt is aborted within a time; counts it."""
+        rid = str(body.get("rid"))
+        stop = self._stops[rid] = asyncio.Event()
+        try:
+            async with asyncio.timeout(work_s):
+                await stop.wait()
+        except TimeoutError:
+            return False
+        finally:
+            self._stops.pop(rid, None)
+        self.cancelled += 1
+        return True
 
     async def _serve(self, request: web.Request) -> web.StreamResponse:
         body = json.loads(await request.read())
@@ -274,11 +293,10 @@ class FakeServer:
             await asyncio.sleep(self.token_s)
             return await _refused(request, body, reply)
         if reply is None:
-            await asyncio.sleep(self.token_s * WORDS)
-            if fault == "reset-mid":
-                assert request.transport is not None
-                request.transport.abort()
-            await asyncio.sleep(body.get("slow", 0.0))
+            work_s = self.token_s * WORDS + body.get("slow", 0.0)
+            if work_s and await self._stopped(body, work_s):
+                return _refusal(400, "Request is aborted.")
+            _reset(request, fault)
             answer = whole_answer(request.path, body, prompts, self.role)
             return web.json_response({**answer, **_padding(body)} if "pad" in body else answer)
         return await self._streamed(request, body, prompts, reply, fault)
@@ -305,12 +323,21 @@ class FakeServer:
             if number == 2 and fault == "cut":
                 return reply
             if any(str(body.get("rid")).startswith(rid) for rid in self.aborted):
-                break  # it aborts whatever begins with the id
-            await asyncio.sleep(pause_s)
+                self.cancelled += 1
+                break
+            if pause_s and await self._stopped(body, pause_s):
+                break
+            await asyncio.sleep(0)
             padding = {"padding": "x" * self.padding} if self.padding else _padding(body)
             await _event(reply, event | padding)
         await reply.write(b"data: [DONE]\n\n")
         return reply
+
+
+def _reset(request: web.Request, fault: str | None) -> None:
+    if fault == "reset-mid":
+        assert request.transport is not None
+        request.transport.abort()
 
 
 def _padding(body: dict[str, Any]) -> dict[str, str]:
