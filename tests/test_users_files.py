@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from voltana import users_file
 from voltana.cli.top import _listed
 from voltana.errors import ConfigError, VoltanaError
 from voltana.evaluation.budget_file import read_budget
@@ -215,3 +216,18 @@ def test_what_is_no_file_is_refused_at_once(what: str, kind: str, tmp_path: Path
     with pytest.raises(VoltanaError, match=name.replace(".", r"\.")) as caught:
         read(path)
     assert "\n" not in str(caught.value)
+
+
+def test_a_file_of_the_kernel_s_that_has_nothing_to_read_yet_is_an_error_of_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is regular by its mode, and not waited for; a pipe behaves alike."""
+    path = tmp_path / "kmsg"
+    os.mkfifo(path)
+    handle = os.open(path, os.O_RDWR | os.O_NONBLOCK)
+    monkeypatch.setattr(users_file, "_check_regular", lambda *_: None)
+    try:
+        with pytest.raises(OSError, match="nothing to read yet"):
+            users_file.read_text(path)
+    finally:
+        os.close(handle)

@@ -83,6 +83,8 @@ def read_text(path: Path, most_bytes: int = MOST_BYTES) -> str:
     """
     with open_file(path) as file:
         raw = file.read(most_bytes + 1)
+    if raw is None:  # some files of the kernel's are regular, and have nothing to say yet
+        raise OSError(errno.EAGAIN, "it has nothing to read yet, as no file of a user's", str(path))
     if len(raw) > most_bytes:
         raise ValueError(f"it is longer than {most_bytes} bytes")
     return raw.decode("utf-8-sig")

@@ -19,6 +19,7 @@ CROWDS = (
     "test_feed_way_back",
     "test_late_floods",
     "test_launch_beside",
+    "test_ring_beside",
     "test_router_beside",
     "test_router_bodies",
     "test_router_clients",

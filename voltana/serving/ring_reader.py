@@ -141,14 +141,19 @@ class RingReader:
         self.lost = 0
         self.torn = 0
 
-    def drain(self) -> list[Record]:
-        """Every record since the last call, in order."""
+    def drain(self, newest: int | None = None) -> list[Record]:
+        """Every record since the last call, in order.
+
+        Args:
+            newest: Read no more than so many, and leave out what is older; None reads all.
+        """
         if not self._is_whole():
             return []
         head = self._head()
-        if head - self._next > self._slots - 1:
-            # The slot that comes next may be under the writer's pen already.
-            oldest = head - self._slots + 1
+        # The slot that comes next may be under the writer's pen already.
+        most = self._slots - 1 if newest is None else min(newest, self._slots - 1)
+        if head - self._next > most:
+            oldest = head - most
             self.lost += oldest - self._next
             self._next = oldest
         records = []

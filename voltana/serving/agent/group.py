@@ -14,6 +14,7 @@ from voltana.errors import invalid
 from voltana.serving.agent.building import ROLES, unknown_limits
 from voltana.serving.agent.figures import figures_of
 from voltana.serving.agent.open_decisions import ENGINE_GONE
+from voltana.serving.agent.reading_share import ReadingShare
 from voltana.serving.agent.serving import Settings, Workshop
 from voltana.serving.sensors.choosing import open_sources
 from voltana.values import InstanceState
@@ -75,6 +76,7 @@ class Group:
         self._sources = open_sources(config, instance, role, time)
         self._served: dict[Path, Served] = {}
         self._refused: dict[Path, str] = {}
+        self._shares: dict[Path, ReadingShare] = {}
         self._unfrozen: dict[str, str] = {}
         self._limits: dict[str, Limit] = {}
         self.settings = Settings(
@@ -166,9 +168,10 @@ class Group:
 
     def drain(self) -> bool:
         """Work through what engines wrote; whether there was anything."""
-        any_records = False
-        for served in self._served.values():
-            records = served.reader.drain()
+        any_records, now_s = False, self._time.now_s()
+        for path, served in self._served.items():
+            share = self._shares.setdefault(path, ReadingShare(now_s))
+            records = share.read(served.reader, now_s)
             if records:
                 any_records = True
                 served.ring_loop.take(records)
@@ -370,6 +373,7 @@ class Group:
 
     def _release(self, path: Path) -> None:
         served = self._served.pop(path)
+        self._shares.pop(path, None)
         if served.reader.replaced():
             served.ring_loop.leave(served.reader, ENGINE_GONE)
         else:

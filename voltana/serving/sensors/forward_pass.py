@@ -89,14 +89,17 @@ class ForwardPassReader:
         """Number of the message that comes next."""
         return self._position
 
-    def drain(self) -> list[Record]:
-        """The records that were told since the last call, in order."""
+    def drain(self, newest: int | None = None) -> list[Record]:
+        """The records that were told since the last call, or the newest so many, in order."""
         records: list[Record] = []
         while not self._ended and (came := self._receiver.take()) is not None:
             if came.raw is None:
                 self._ended = True
             else:
                 records += self._read(came.raw, came.at_s)
+        if newest is not None and len(records) > newest:
+            self._records.lost += len(records) - newest
+            records = records[-newest:]
         return records or self._records.silent(self._time.now_s())
 
     def go_back(self, position: int) -> None:

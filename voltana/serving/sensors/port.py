@@ -52,8 +52,8 @@ class RecordReader(Protocol):
         """See above."""
         ...
 
-    def drain(self) -> list[Record]:
-        """Every record since the last call, in order; never blocks."""
+    def drain(self, newest: int | None = None) -> list[Record]:
+        """Every record since the last call, or the newest so many, in order; never blocks."""
         ...
 
     def go_back(self, position: int) -> None:

@@ -47,7 +47,7 @@ class Bench:
             self.scheduler, self.writer, mode=mode, modes=MODES, now_s=self.clock, **options
         )
 
-    def drain(self):
+    def drain(self, newest=None):
         """What was written; changes of requests go to `changes`."""
         records = self.reader.drain()
         self.changes += [one for record in records for one in record.changes]
