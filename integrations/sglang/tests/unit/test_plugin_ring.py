@@ -316,11 +316,13 @@ def test_a_ring_whose_writer_s_process_id_was_given_to_another_is_an_old_one(tmp
 
 def test_children_of_an_engine_do_not_keep_its_ring_alive(tmp_path):
     """Forked or started, and left behind when the engine is killed."""
-    # Each tells of itself: a fork that was not run yet has not let go of anything.
+    # Each tells of itself: a fork that was not run yet has not let go of anything. In one write:
+    # both may write at once, and print takes two where output is unbuffered.
     then = (
-        "import subprocess; os.fork() or (print(os.getpid(), flush=True), time.sleep(600));"
+        "import subprocess; tell = lambda pid: os.write(1, b'%d\\n' % pid);"
+        "os.fork() or (tell(os.getpid()), time.sleep(600));"
         "other = subprocess.Popen(['sleep', '600'], stdout=subprocess.DEVNULL, close_fds=False);"
-        "print(other.pid, flush=True); time.sleep(600)"
+        "tell(other.pid); time.sleep(600)"
     )
     process, _ = writer_process(tmp_path, then=then)
     children = [int(process.stdout.readline()) for _ in range(2)]
