@@ -94,14 +94,11 @@ async def _one_after_the_other(it: Stage, asked: bytes, held_s: float) -> None:
 
 
 @pytest.mark.parametrize("held_s", HELD_S)
-@pytest.mark.parametrize("servers", [{"unified": 2}, {"prefill": 1, "decode": 2}], ids=str)
-def test_honest_requests_stand_beside_who_leaves_every_millisecond(
-    servers: dict[str, int], held_s: float
-) -> None:
+def test_honest_requests_stand_beside_who_leaves_every_millisecond(held_s: float) -> None:
     asked = post(b'{"text": "a", "slow": 0.2}')
 
     async def attack(it: Stage) -> None:
         leave = partial(_one_after_the_other, it, asked, held_s)
         await it.honest_beside(leave, f"{held_s} s", held_s=IN_ONE_GO_S)
 
-    run(attack, servers=servers)  # type: ignore[arg-type]
+    run(attack)
