@@ -58,6 +58,7 @@ class Daemon:
         claims: Where daemons of one host keep which has which GPU; by default the same for all
             daemons of a machine.
         init: Whether to restart it whenever it ends or its watchdog falls silent, as systemd does.
+        nohup: Whether it is started as by nohup.
     """
 
     def __init__(
@@ -71,6 +72,7 @@ class Daemon:
         init: bool = False,
         stderr: int | None = None,
         start: bool = True,
+        nohup: bool = False,
     ) -> None:
         self.folder = folder
         self.socket = folder / "actuator.sock"
@@ -87,6 +89,8 @@ class Daemon:
         self._stderr = stderr
         self.starts: list[float] = []
         self._init = init
+        # Whatever the tests themselves were started with.
+        self._hangup = "--ignore-signal=HUP" if nohup else "--default-signal=HUP"
         self._ending = threading.Event()
         self._notify = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self._notify.bind(str(folder / "notify.sock"))
@@ -168,6 +172,8 @@ class Daemon:
         with self.log.open("ab") as log:
             return subprocess.Popen(
                 [
+                    "env",
+                    self._hangup,
                     sys.executable,
                     "-m",
                     DAEMON,

@@ -71,13 +71,7 @@ def test_a_baseline_that_the_board_does_not_know_locks_nobody_out(machine, tmp_p
 
 
 def test_a_terminal_that_closes_does_not_end_what_nohup_started(machine, tmp_path):
-    daemon = Daemon(tmp_path, machine, start=False)
-    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # which the daemon inherits
-    try:
-        daemon.begin()
-    finally:
-        signal.signal(signal.SIGHUP, before)
-    with daemon, daemon.client(0) as client:
+    with Daemon(tmp_path, machine, nohup=True) as daemon, daemon.client(0) as client:
         os.killpg(daemon.process.pid, signal.SIGHUP)
         assert client.reach(MHZ)
         assert daemon.process.poll() is None

@@ -62,7 +62,7 @@ class Steered:
 @contextlib.asynccontextmanager
 async def steered(**settings: Any) -> AsyncIterator[Steered]:
     official = Official()
-    app = web.Application()
+    app = web.Application(client_max_size=1 << 30)  # the official one has no limit
     app.router.add_route("*", "/{path:.*}", official.answer)
     runner = web.AppRunner(app, access_log=None)
     await runner.setup()
