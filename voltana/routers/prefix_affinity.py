@@ -116,6 +116,8 @@ class PrefixAffinity:
         Some are not shown for a while, as where they are full, and come back as they were; others
         never do, as where each start of one has a name of its own.
         """
+        if len(self._kept) <= len(shown):  # mostly: those that are gone are no more than these
+            return
         gone = [name for name in self._kept if name not in shown]
         for name in gone[: max(len(gone) - len(shown), 0)]:
             del self._kept[name]

@@ -95,6 +95,15 @@ def packed(body: Sequence[Any], entries: Sequence[float] = (), rooms: Sequence[i
     return payload
 
 
+def pieces(body: bytes) -> tuple[bytes, bytes, bytes, bytes]:
+    """The pieces of a packed body that `REPEAT` takes.
+
+    Returns:
+        The beginning, the loads but for the KV tokens, the queue, and the end.
+    """
+    return body[:8], body[24:48], body[56:80], body[-16:]
+
+
 def packed_changes(body: Sequence[Any], changes: Sequence[tuple[int, float, int, int]]) -> bytes:
     """A record of changes, at most `MAX_CHANGES`.
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from voltana_ring.hooks.cached_share import CachedShare
 from voltana_ring.hooks.queue_view import earlier
 from voltana_ring.hooks.records import IDLE_EVERY_S, Launched, Records, idling
-from voltana_ring.layout import BODY, MAX_ENTRIES, REPEAT, Flag, Kind, Mode
+from voltana_ring.layout import BODY, MAX_ENTRIES, REPEAT, Flag, Kind, Mode, pieces
 from voltana_vllm.hooks.batch_view import BatchView
 from voltana_vllm.hooks.followed import Followed, Told, rooms_of
 from voltana_vllm.hooks.queue_view import QueueReader
@@ -335,10 +335,11 @@ def _kept(launched: Launched) -> Kept:
         tokens, the queue, the beginning of a launch, its end; and the KV tokens of iteration 0.
     """
     flags, load, queue = launched.flags, launched.load, launched.queue
-    result = BODY.pack(_FINISHED, launched.mode, flags, 0, 0, 0, 0.0, *load, *queue, 0, _NAN, _NAN)
-    launch = BODY.pack(_LAUNCHED, launched.mode, flags, 0, 0, 0, 0.0, *load, *queue, 0, _NAN, _NAN)
+    told = launched.mode, flags, 0, 0, 0, 0.0, *load, *queue, 0, _NAN, _NAN
+    result, *_ = pieces(BODY.pack(_FINISHED, *told))
+    launch, loads, queued, nothing = pieces(BODY.pack(_LAUNCHED, *told))
     first = load[3] - launched.iteration * load[2]
-    return result[:8], result[24:48], result[56:80], launch[:8], launch[-16:], first
+    return result, loads, queued, launch, nothing, first
 
 
 def _oldest(worked_on: Iterable[Told], oldest_s: float) -> float:
