@@ -7,7 +7,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from voltana.cluster.steering import PROMPT_TOKENS, steering_of
@@ -75,6 +75,7 @@ def test_a_token_of_a_prompt_is_computed_at_the_critical_clock_or_above():
     assert found.marginal_j == pytest.approx(cost_j.min() / PROMPT_TOKENS)
 
 
+@example(running=188, context=85, queued=20, budget_s=0.015625, capacity=43_605)  # between rows
 @given(
     running=st.integers(0, 300),
     context=st.integers(1, 3000),

@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -37,12 +37,13 @@ from voltana.planning import (
     work_energy_j,
 )
 from voltana.values import Load, Request, Role
-from voltana.viability import largest_viable_batch, table_of
+from voltana.viability import BATCH_ENDS, largest_viable_batch, table_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from voltana.values import Candidate
+    from voltana.viability import BatchTable
 
 PROMPT_TOKENS = 512
 """Length of the prompt by which prefill instances are asked: a unit of measure."""
@@ -144,7 +145,20 @@ def _head_room_requests(candidate: Candidate, context_tokens: float) -> int | No
         return None
     state, reserved = candidate.state, candidate.reserved
     there = state.running_requests + state.queued_requests + reserved.requests
-    return max(largest_viable_batch(table) - there, 0)
+    return max(_largest_batch(candidate, table, context_tokens) - there, 0)
+
+
+def _largest_batch(candidate: Candidate, table: BatchTable, context_tokens: float) -> int:
+    """Largest viable batch, also between the rows of a model that was asked for few of them."""
+    largest = largest_viable_batch(table)
+    row = table.row(largest + 1)
+    beyond = float(table.batches[row]) if row < len(table.batches) else 0.0
+    for batch in BATCH_ENDS[bisect_right(BATCH_ENDS, largest) :]:
+        load = Load.decode(batch, math.floor(batch * context_tokens))
+        if not (batch < beyond and _in_time(candidate, load)):
+            break
+        largest = batch
+    return largest
 
 
 def _head_room_contexts(candidate: Candidate, load: Load) -> int | None:
