@@ -136,7 +136,7 @@ def make_plan(
     if (1.0 + SURE * error) * wanted_per_s > served[fastest]:
         settling = fastest  # what a slower one puts off might never be served
     slowest = np.full(len(table.batches), settling)
-    sure = (1.0 + SURE * max(error, error_by_now, unseen)) * wanted_per_s <= served[fastest]
+    sure = (1.0 + max(SURE * max(error, error_by_now), unseen)) * wanted_per_s <= served[fastest]
     if power is not None and batch and sure:
         _coast(slowest, table, power, batch=batch, burst=burst, demand_per_s=wanted_per_s)
     if traps:
