@@ -268,3 +268,17 @@ def test_a_report_overwrites_nothing_of_its_run(tmp_path):
     )
     assert isinstance(done.exception, ConfigError)
     assert "ends in .html" in str(done.exception)
+
+
+@pytest.mark.parametrize("flag", [["--no-search"], ["--published", "."]])
+def test_what_the_main_result_alone_takes_is_refused_elsewhere(flag):
+    asked = CliRunner().invoke(app, ["reproduce", "levels", *flag])
+    assert isinstance(asked.exception, ConfigError) or asked.exit_code == 2
+    assert f"{flag[0]} is taken by main-result alone" in str(asked.exception) + asked.output
+
+
+def test_a_folder_of_a_run_and_of_a_sweep_is_refused(tmp_path):
+    (tmp_path / "series.json").write_text("{}", encoding="utf-8")
+    (tmp_path / RESULTS).write_bytes(b"")
+    asked = CliRunner().invoke(app, ["report", str(tmp_path)])
+    assert "holds a run and a sweep" in str(asked.exception) + asked.output

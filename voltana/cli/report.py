@@ -47,6 +47,7 @@ def report(
 
     tariffs = flags.tariffs(price, currency, carbon)
     if any((what / name).is_file() for name in (SERIES, PARTIAL)):
+        _refuse_both(what)
         if tariffs:
             raise ConfigError(
                 "prices of a run are not taken here: they need the power at every time. Give them "
@@ -67,6 +68,17 @@ def report(
     prepare_outputs(target.parent, None)
     write_whole(target, page_bytes(page, what))
     typer.echo(f"Wrote {target}", err=True)
+
+
+def _refuse_both(run: Path) -> None:
+    """Refuse a folder that a sweep was written into as well: the report could be of either."""
+    from voltana.evaluation.sweep.store import PLAN, RESULTS
+
+    if any((run / name).exists() for name in (RESULTS, PLAN)):
+        raise ConfigError(
+            f"{str(run)!r} holds a run and a sweep. Move one of them away, or name the "
+            f"sweep's file, {run / RESULTS}."
+        )
 
 
 def _check_there(what: Path) -> None:

@@ -9,18 +9,20 @@ from voltana.cli import scenario_flags as flags
 from voltana.cli.sweep import JSON, RAY, WORKERS, end, finish, make_workers, run_plan
 from voltana.cli.terminal import STDOUT, configure_logs, prepare_outputs, write_json, write_text
 from voltana.errors import ConfigError
-from voltana.evaluation.reproduce import NAMES, check_name
+from voltana.evaluation.reproduce import MAIN_RESULT, NAMES, check_name
 from voltana.extras import require
 
 _NAME = typer.Argument(metavar="FINDING", help=", ".join(NAMES), show_default=False)
 _QUICK = typer.Option("--quick", help="Fewer points and shorter runs.")
 _SEEDS = typer.Option("--seeds", metavar="N,...", help="Seeds, whose figures are averaged.")
 _NO_SEARCH = typer.Option(
-    "--no-search", help="Leave out best-fixed, whose search is most of main-result's time."
+    "--no-search", help="Of main-result: leave out best-fixed, whose search is most of its time."
 )
 _OUT = typer.Option("--out", metavar="DIR", help="Where it is written (out/FINDING).")
 _PUBLISHED = typer.Option(
-    "--published", metavar="DIR", help="The published figure's points as CSV, drawn beside ours."
+    "--published",
+    metavar="DIR",
+    help="Of main-result: the published figure's points as CSV, drawn beside ours.",
 )
 
 
@@ -52,6 +54,8 @@ def reproduce(
     """  # noqa: D301  (\b keeps typer from reflowing the examples)
     configure_logs(log_level)
     check_name(name)
+    if name != MAIN_RESULT:
+        _refuse_of_main_result({"--no-search": no_search, "--published": published is not None})
     require("sweep", "voltana reproduce")
     require("plots", "voltana reproduce")
     from voltana.evaluation.reproduce import get_finding
@@ -87,6 +91,14 @@ def reproduce(
     if json != STDOUT:
         typer.echo(table)
     typer.echo(f"Wrote figure.png, table.md and finding.json to {folder}", err=True)
+
+
+def _refuse_of_main_result(given: dict[str, bool]) -> None:
+    """Refuse what only the main result takes, lest somebody believes that it had an effect."""
+    for flag in (flag for flag, is_given in given.items() if is_given):
+        raise ConfigError(
+            f"{flag} is taken by {MAIN_RESULT} alone. Leave it out, or name {MAIN_RESULT}."
+        )
 
 
 def _numbers(text: str) -> list[int]:

@@ -8,7 +8,8 @@ from voltana.errors import unknown_name
 if TYPE_CHECKING:
     from voltana.evaluation.reproduce.finding import Finding
 
-NAMES = ("main-result", "levels", "windows", "slo", "u-curve", "boundaries")
+MAIN_RESULT = "main-result"
+NAMES = (MAIN_RESULT, "levels", "windows", "slo", "u-curve", "boundaries")
 
 
 def check_name(name: str) -> None:
