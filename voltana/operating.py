@@ -6,7 +6,7 @@ Pure, like `voltana.planning`, on which it stands.
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, NamedTuple, TypeVar, cast
 
 import numpy as np
 
@@ -15,10 +15,12 @@ from voltana.ports import TellsPowerCurve, TellsPrefill, offers
 from voltana.values import Load
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from voltana.ports import Forecasts, PowerCurve, PowerForecasts
-    from voltana.values import Candidate
+    from voltana.values import Candidate, FloatArray, Table
+
+_Number = TypeVar("_Number", float, "FloatArray")
 
 
 def operating_point(candidate: Candidate, load: Load) -> tuple[float, float]:
@@ -93,3 +95,72 @@ def prefill_mean(predictor: Forecasts, clock_mhz: float) -> Callable[[int, float
         return mean_at(predictor, load, clock_mhz)
 
     return mean_s
+
+
+class PrefillLine(NamedTuple):
+    """Expected latency of prefill batches at one clock; many of them are worked out at once.
+
+    Attributes:
+        iteration_s: Of an iteration, whatever it computes.
+        token_s: Of each prompt token.
+        half_tile_s: Of each of the smaller tiles that the tokens fill.
+        tile_s: Of each tile.
+        experts_s: Of reading all experts.
+        pair_s: Of each attended pair.
+        untouched: Share of the experts that a token does not use; 1 of a dense model.
+        half_tile: Tokens of a smaller tile.
+        tile: Tokens of a tile.
+    """
+
+    iteration_s: float
+    token_s: float
+    half_tile_s: float
+    tile_s: float
+    experts_s: float
+    pair_s: float
+    untouched: float
+    half_tile: float
+    tile: float
+
+    def __call__(self, tokens: int, attended_pairs: float) -> float:
+        """Expected latency of one batch, in s; 0 without tokens."""
+        if not tokens:
+            return 0.0
+        left = self.untouched**tokens if self.untouched < 1.0 else 1.0
+        return _line_s(self, tokens, attended_pairs, left)
+
+
+UNKNOWN_LINE = (math.nan,) * len(PrefillLine._fields)
+"""A row of `lines_s` for what is no `PrefillLine`."""
+
+
+def lines_s(lines: Table, tokens: FloatArray, attended_pairs: FloatArray) -> FloatArray:
+    """What a `PrefillLine` in each row says of the batch in the same place, to the last bit.
+
+    Args:
+        lines: Shape (n, 9).
+        tokens: Prompt tokens, whole numbers, shape (n,).
+        attended_pairs: Their attended pairs, shape (n,).
+
+    Returns:
+        Shape (n,); nan where the row is `UNKNOWN_LINE`.
+    """
+    columns = lines.T
+    untouched, left = columns[6], np.ones(1)
+    if np.minimum.reduce(untouched, initial=1.0) < 1.0:
+        # One by one: the powers of an array may be rounded otherwise.
+        left = np.array(
+            [share**count for share, count in zip(untouched.tolist(), tokens.tolist(), strict=True)]
+        )
+    latency_s = _line_s(columns, tokens, attended_pairs, left)
+    return np.where(tokens > 0.0, latency_s, 0.0 * columns[0])
+
+
+def _line_s(
+    line: Iterable[_Number], tokens: _Number, attended_pairs: _Number, left: _Number
+) -> _Number:
+    """Latency by the numbers of a line, or of many; `left` is the share of experts not read."""
+    iteration_s, token_s, half_tile_s, tile_s, experts_s, pair_s, _, half_tile, tile = line
+    halves, tiles = -(-tokens // half_tile), -(-tokens // tile)
+    fixed_s = iteration_s + token_s * tokens + half_tile_s * halves + tile_s * tiles
+    return fixed_s + experts_s * (1.0 - left) + pair_s * attended_pairs

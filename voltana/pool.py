@@ -15,10 +15,14 @@ from itertools import compress
 from operator import attrgetter, is_not
 from typing import TYPE_CHECKING, TypeVar, cast, overload
 
+import numpy as np
+
 from voltana.values import Candidate, Need
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Iterator
+
+    from voltana.values import Table
 
 _T = TypeVar("_T")
 
@@ -53,12 +57,17 @@ def _compared(needs: Collection[Need]) -> Callable[[Candidate, Candidate], bool]
     return same
 
 
+def _as_table(rows: Iterable[object]) -> Table:
+    """Rows of numbers as an array."""
+    return np.array(list(rows), dtype=np.float64)
+
+
 class _Column:
     """Values of all candidates, and the places of those that are out of date."""
 
     __slots__ = ("stale", "values")
 
-    def __init__(self, values: list[object]) -> None:
+    def __init__(self, values: list[object] | Table) -> None:
         self.values = values
         self.stale: set[int] = set()
 
@@ -128,12 +137,26 @@ class KeptPool:
 
     def column(self, make: Callable[..., _T], on: Callable[..., object] | None = None) -> list[_T]:
         """See `Pool.column`."""
+        return cast("list[_T]", self._values(make, on, list))
+
+    def table(
+        self, make: Callable[..., Sequence[float]], on: Callable[..., object] | None = None
+    ) -> Table:
+        """See `Pool.table`."""
+        return cast("Table", self._values(make, on, _as_table))
+
+    def _values(
+        self,
+        make: Callable[..., object],
+        on: Callable[..., object] | None,
+        gather: Callable[[Iterable[object]], list[object] | Table],
+    ) -> list[object] | Table:
         column = self._columns.get(make)
         if column is None:
             below = () if on is None else (self.column(on),)
-            column = self._columns[make] = _Column(list(map(make, self._shown, *below)))
+            column = self._columns[make] = _Column(gather(map(make, self._shown, *below)))
         elif column.stale:
-            values, shown = column.values, self._shown
+            values, shown = cast("list[object]", column.values), self._shown
             if on is None:
                 for place in column.stale:
                     values[place] = make(shown[place])
@@ -142,7 +165,7 @@ class KeptPool:
                 for place in column.stale:
                     values[place] = make(shown[place], below_values[place])
             column.stale.clear()
-        return cast("list[_T]", column.values)
+        return column.values
 
     def __reduce__(self) -> tuple[type[KeptPool], tuple[Collection[Need]]]:
         return KeptPool, (self._needs,)
@@ -188,6 +211,18 @@ class Pool(Sequence[Candidate]):
                 well: so that what several need of a candidate is worked out once.
         """
         return self._of(self._kept.column(make, on))
+
+    def table(
+        self, make: Callable[..., Sequence[float]], on: Callable[..., object] | None = None
+    ) -> Table:
+        """A column of so many numbers for each candidate, shape (n, k); to be read alone.
+
+        Args:
+            make: As in `column`; always as many numbers.
+            on: As there.
+        """
+        whole = self._kept.table(make, on)
+        return whole if self._places is None else whole[self._places]
 
     def take(self, places: Iterable[int]) -> Pool:
         """Some of its candidates, by their places in it."""

@@ -93,17 +93,16 @@ class RoleDispatch:
             )
             for i in instances
         ]
-        self._candidates = LazyCandidates(len(instances), self._candidate)
         self.intends = offers(router, Intends)
 
     @property
     def candidates(self) -> Sequence[Candidate]:
         """The instances as the router sees them now."""
-        return self._candidates
+        return LazyCandidates(len(self._instances), self._candidate)
 
     def tell_intents(self) -> None:
         """Tell the instances what the router intends for them now."""
-        tell_intents(self._router, self._candidates, self._intend)
+        tell_intents(self._router, self.candidates, self._intend)
 
     def choose(self, request: Request) -> int | Deferral:
         """Index of the instance for a request, or what the router says instead.
@@ -111,7 +110,7 @@ class RoleDispatch:
         Raises:
             RoutingError: If the router names an instance that is not there.
         """
-        name = self._router.route(request, self._candidates)
+        name = self._router.route(request, self.candidates)
         if isinstance(name, Deferral):
             return name
         index = self._index.get(name)
@@ -137,11 +136,21 @@ class RoleDispatch:
 
 
 class LazyCandidates(Sequence[Candidate]):
-    """Candidates that are put together when a router looks at them; random choice looks at one."""
+    """Candidates of one decision, each put together when a router looks at it first.
+
+    Random choice looks at one, and several routers of one decision at the same.
+    """
 
     def __init__(self, count: int, make: Callable[[int], Candidate]) -> None:
         self._count = count
-        self._make = make
+        self._make_new = make
+        self._made: dict[int, Candidate] = {}
+
+    def _make(self, index: int) -> Candidate:
+        made = self._made.get(index)
+        if made is None:
+            made = self._made[index] = self._make_new(index)
+        return made
 
     def __len__(self) -> int:
         return self._count

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
+from voltana.operating import PrefillLine
 from voltana.predictors.ecopred.basis_cache import BasisCache
 from voltana.predictors.ecopred.features import (
     FEATURES,
@@ -29,7 +30,7 @@ from voltana.predictors.ecopred.phase_model import Phased, PhaseModel
 from voltana.values import Forecast
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Mapping
 
     from voltana.predictors.conformal.snapshot import Known
     from voltana.values import FloatArray, Load, Table
@@ -240,23 +241,10 @@ class LatencySnapshot:
         curve = MeanCurve(phase, features, self.bases.max_clock_mhz)
         return MeanLine(curve.mean_s(clock_mhz), phase.rates(clock_mhz, curve.max_clock_mhz)[-1])
 
-    def prefill_mean(self, clock_mhz: float) -> Callable[[int, float], float]:
+    def prefill_mean(self, clock_mhz: float) -> PrefillLine:
         """See `voltana.ports.TellsPrefill`."""
-        of_iteration, of_tokens, of_halves, of_tiles, of_experts, of_pairs = self.prefill.rates(
-            clock_mhz, self.bases.max_clock_mhz
-        )
-        untouched = 1.0 - self.prefill.expert_share
-
-        def mean_s(tokens: int, attended_pairs: float) -> float:
-            if not tokens:
-                return 0.0
-            halves, tiles = -(-tokens // HALF_TILE), -(-tokens // TILE)
-            fixed_s = of_iteration + of_tokens * tokens + of_halves * halves + of_tiles * tiles
-            if untouched < 1.0:
-                fixed_s += of_experts * (1.0 - untouched**tokens)
-            return fixed_s + of_pairs * attended_pairs
-
-        return mean_s
+        rates = self.prefill.rates(clock_mhz, self.bases.max_clock_mhz)
+        return PrefillLine._make((*rates, 1.0 - self.prefill.expert_share, HALF_TILE, TILE))
 
     def to_dict(self) -> Mapping[str, object]:
         """The model as plain JSON values; `from_dict` reads it."""
