@@ -60,7 +60,8 @@ class Left:
         except BROKEN:
             pass
         finally:
-            self._connections.keep(self._url, self._protocol)  # closes what is not at its end
+            # Closes what is not at its end, or has not even begun.
+            self._connections.keep(self._url, self._protocol, content)
 
     def close(self) -> None:
         """Close it."""

@@ -144,7 +144,7 @@ class Exchange:
             return
         given_up = kind is not None and issubclass(kind, GIVEN_UP) and protocol.should_close
         if not (given_up and protocol.is_connected() and self.left(protocol)):
-            self._wire.connections.keep(self._ask.url, protocol)
+            self._wire.connections.keep(self._ask.url, protocol, self._content)
 
     async def read(self) -> bytes:
         """The whole answer, or what is left of it."""
