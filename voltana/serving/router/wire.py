@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Self
 import orjson
 from yarl import URL
 
+from voltana.serving.frames import let_go
 from voltana.serving.router.answer import ClientGoneError
 from voltana.serving.router.bulk import Bulk
 from voltana.serving.router.connections import (
@@ -220,6 +221,7 @@ class Exchange:
             async with asyncio.timeout_at(self._ends_s):
                 return await step
         except BROKEN as error:
+            let_go(error)  # the connection keeps it
             raise self.broken(_lost(self._server, error)) from error
 
 
