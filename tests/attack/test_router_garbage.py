@@ -66,7 +66,9 @@ WAYS: dict[str, Client] = {
     "answered": partial(_says, post(b'{"text": "a"}')),
     "answered in a stream": partial(_says, post(b'{"text": "a", "stream": true}')),
     "no such path": partial(_says, post(b"{}", path="/x")),
-    "no such method": partial(_says, b"GET /generate HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"),
+    "no such method": partial(
+        _says, b"GET /generate HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+    ),
 }
 NO_ROUTE = {"no such path", "no such method"}
 
