@@ -7,6 +7,7 @@ import contextlib
 import json
 import mmap
 import os
+import signal
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -67,7 +68,8 @@ class Stage:
         port: The router's.
         pid: The router's process.
         admin_port: That of its administration.
-        held: For how long its loop was at one thing at most, in s; may be set back to 0.
+        held: For how long its loop was at one thing at most, in s; may be set back to 0. And what
+            its collector has found, see `garbage`.
         server_pids: That of its fake servers, where they have one.
     """
 
@@ -86,6 +88,15 @@ class Stage:
         """Resident memory of the router and of what it has started."""
         pids = [self.pid, *_children(self.pid)]
         return sum(_resident_mb(pid) for pid in pids)
+
+    async def garbage(self) -> int:
+        """Objects of cycles since it was asked last; from then on the router looks for none."""
+        self.held[1] = -1.0
+        os.kill(self.pid, signal.SIGUSR2)
+        async with asyncio.timeout(60):
+            while self.held[1] < 0.0:
+                await asyncio.sleep(0.01)
+        return int(self.held[1])
 
     async def beside(self, attack: Attack) -> list[float]:
         """Latencies of honest requests while an attack goes on, all of which must be answered."""
@@ -257,8 +268,8 @@ def stage(
         # No file on a disk: the kernel holds up who writes to a page that it writes back.
         shared = os.memfd_create("held")
         stack.callback(os.close, shared)
-        os.truncate(shared, 8)
-        held = memoryview(mmap.mmap(shared, 8)).cast("d")
+        os.truncate(shared, 16)
+        held = memoryview(mmap.mmap(shared, 16)).cast("d")
         command = [sys.executable, "-c", ROUTER, json.dumps(settings), f"/proc/self/fd/{shared}"]
         router = stack.enter_context(_process(command, stdin=subprocess.PIPE, pass_fds=(shared,)))
         port, admin_port = map(int, router.stdout.readline().split())
@@ -270,6 +281,7 @@ ROUTER = """
 import asyncio, gc, json, mmap, signal, sys, time
 import uvloop
 from voltana.serving.router.file_limit import allow_requests
+from voltana.serving.router.service import seldom_collect
 from voltana.timebase import MonotonicTime
 from voltana_sglang.dialect.commands import make_router
 from voltana_sglang.dialect.settings import SglangRouterTable
@@ -294,12 +306,15 @@ async def main():
     allow_requests(settings.max_in_flight, settings.limits.unfinished)
     async with make_router(settings, MonotonicTime()) as service:
         await service.reader.warm()
-        gc.collect()
-        gc.freeze()  # as `run_router` does
+        seldom_collect()  # as `run_router` does
         while not all(b.available for b in service.pool):
             await asyncio.sleep(0.01)
         with open(sys.argv[2], "r+b") as shared:
-            words = memoryview(mmap.mmap(shared.fileno(), 8)).cast("d")
+            words = memoryview(mmap.mmap(shared.fileno(), 16)).cast("d")
+        def collect(*_):
+            gc.disable()
+            words[1] = gc.collect()
+        signal.signal(signal.SIGUSR2, collect)
         watching = asyncio.create_task(holds(words))
         print(service.port, service.administration.port, flush=True)
         await asyncio.to_thread(sys.stdin.read)

@@ -102,3 +102,17 @@ def test_honest_requests_stand_beside_who_leaves_every_millisecond(held_s: float
         await it.honest_beside(leave, f"{held_s} s", held_s=IN_ONE_GO_S)
 
     run(attack)
+
+
+@pytest.mark.parametrize("held_s", HELD_S)
+def test_nobody_reads_what_was_computed_for_who_left_a_pair(held_s: float) -> None:
+    """Where a leg waits for one that never comes, a server may owe its answer for seconds."""
+    asked = post(b'{"text": "a", "slow": 0.2}')
+
+    async def attack(it: Stage) -> None:
+        for _ in range(2):  # connections that were left serve the requests that come after
+            await it.beside(partial(_one_after_the_other, it, asked, held_s))
+            await it.beside(partial(asyncio.sleep, 0.2))
+        assert it.held[0] < IN_ONE_GO_S, f"the loop stood still for {it.held[0]:.3f} s"
+
+    run(attack, servers={"prefill": 1, "decode": 1})

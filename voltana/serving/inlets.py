@@ -10,11 +10,13 @@ between; what costs much for its length waits behind what costs little, and gets
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
 
+from voltana.serving.frames import let_go
 from voltana.timebase import MonotonicTime
 
 if TYPE_CHECKING:
@@ -248,10 +250,14 @@ class Inlet(asyncio.Protocol, asyncio.Transport):
         if self.handler is None:
             self.handler = self._server()
             self.handler.connection_made(self)
+            task = getattr(self.handler, "_task_handler", None)
+            if task is not None:
+                task.add_done_callback(_forget)
         self.handler.data_received(data)
         # Of aiohttp's own: a version without them lets such a body wait for its time limit.
         messages = getattr(self.handler, "_messages", None)
         if messages:
+            let_go(getattr(messages[-1][0], "exc", None))  # of what it complains of
             self._end_broken_body(messages)
 
     def _end_broken_body(self, messages: Sequence[Any]) -> None:
@@ -275,3 +281,10 @@ class Inlet(asyncio.Protocol, asyncio.Transport):
             piece = self.left[:PIECE]
             self.dear = len(piece) < SHORT or not quick(piece)
             self._inlets.later(self)
+
+
+def _forget(task: asyncio.Task[None]) -> None:
+    """Have a task of the HTTP server's that was cancelled forget where: a frame of it holds it."""
+    if task.cancelled():
+        with contextlib.suppress(asyncio.CancelledError):
+            task.exception()

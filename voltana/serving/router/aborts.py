@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
 
 import structlog
 
@@ -49,7 +50,7 @@ class Aborts:
         self._refused = False
         self._log = structlog.get_logger("voltana.router")
         self._tasks: set[asyncio.Task[None]] = set()
-        self._turns: dict[Backend, asyncio.Semaphore] = {}
+        self._turns: WeakKeyDictionary[Backend, asyncio.Semaphore] = WeakKeyDictionary()
 
     def begin(self, attempt: Attempt) -> None:
         """Abort what an attempt has left behind, in the background."""

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from aiohttp import web
 
 from voltana.errors import ConfigError
+from voltana.serving.frames import let_go
 from voltana.serving.router.answer import refuse
 from voltana.serving.router.bodies import json_object, json_response
 from voltana.serving.router.pages import Desk
@@ -213,7 +214,8 @@ def errors_explained(inference: Sequence[str], moved: Sequence[str] = ()) -> Mid
             return refuse(problem)
         except web.HTTPRequestEntityTooLarge as error:
             return refuse(Problem(413, f"the request is too large: {error.text}", "too_large"))
-        except web.HTTPNotFound:
+        except web.HTTPNotFound as error:
+            let_go(error)  # the route keeps it
             if request.path in {STATUS, DRAIN, "/metrics", *moved}:
                 text = f"{request.path} is served by the administration's own listener "
                 text += "(router.admin_host, router.admin_port)."
@@ -222,6 +224,7 @@ def errors_explained(inference: Sequence[str], moved: Sequence[str] = ()) -> Mid
             text = f"{request.path} is not served by this router. Requests go to {known}."
             return refuse(Problem(404, text, "not_found"))
         except web.HTTPMethodNotAllowed as error:
+            let_go(error)  # the route keeps it
             allowed = ", ".join(sorted(error.allowed_methods))
             text = f"{request.method} {request.path} is not allowed: must be {allowed}."
             return refuse(Problem(405, text, "method_not_allowed"))

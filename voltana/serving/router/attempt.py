@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
+from voltana.serving.router.aside import Aside
 from voltana.serving.router.interrupt import Interrupt
 from voltana.serving.router.leg import Leg
 from voltana.serving.router.problem import Lost, Problem, broken_off, overdue
@@ -86,7 +87,7 @@ class Attempt:
         self._first_token_by_s = self._last_byte_s + settings.first_token_timeout_s
         self._ends_s = self._last_byte_s + left_s
         self._is_prefilled = self._has_token = False
-        self._aside: list[asyncio.Task[bytes]] = []
+        self._aside: list[Aside] = []
 
     # --- What an engine uses -----------------------------------------------------------------
 
@@ -137,19 +138,15 @@ class Attempt:
         ask = Ask(method="POST", url=url, body=body, headers=self.headers)
         return Leg(self, backend, self._wire, ask, held=held)
 
-    def beside(self, leg: Coroutine[object, object, bytes]) -> asyncio.Task[bytes]:
+    def beside(self, leg: Coroutine[object, object, bytes]) -> Aside:
         """Run a leg beside the one that is relayed.
 
         If it fails before the first token, so does the try; when the answer is complete it may
         drain, so that its connection is used again.
-
-        Returns:
-            The leg. To await it, shield it: giving up waiting must not break it off.
         """
-        task = asyncio.create_task(leg)
-        task.add_done_callback(self._aside_is_over)
-        self._aside.append(task)
-        return task
+        aside = Aside(leg, self._aside_is_over)
+        self._aside.append(aside)
+        return aside
 
     def prefilled(self) -> None:
         """The prefill leg is complete: its server has no more work with it."""
@@ -225,11 +222,8 @@ class Attempt:
         complete = kind is None
         for backend in self.servers:
             backend.unwatch(self)
-        for task in self._aside:
-            if not complete:
-                task.cancel()
-            elif not task.done():
-                self._loop.call_later(_DRAIN_S, task.cancel)
+        for aside in self._aside:
+            aside.end(_DRAIN_S if complete else 0.0)
         if complete:
             self.at_work.clear()
         self._booking.finished()

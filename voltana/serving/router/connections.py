@@ -67,9 +67,22 @@ class Connections:
             self.drop(protocol)
         return await self._connect(place)
 
-    def keep(self, url: URL, protocol: ResponseHandler) -> None:
-        """Give back a connection whose answer has been read; it is closed if it cannot go on."""
-        if self._closed or protocol.should_close or not protocol.is_connected():
+    def keep(
+        self, url: URL, protocol: ResponseHandler, content: aiohttp.StreamReader | None
+    ) -> None:
+        """Give back a connection whose answer has come; it is closed if it cannot go on.
+
+        An answer that is still to come would be taken for that to the next request, which may be
+        another client's; a connection that owes one looks idle, so whoever gives it back shows
+        that it has ended.
+
+        Args:
+            url: Where it goes.
+            protocol: The connection.
+            content: The answer to what was sent on it last; None where its head has not come.
+        """
+        whole = content is not None and content.is_eof()
+        if self._closed or not whole or protocol.should_close or not protocol.is_connected():
             self.drop(protocol)
             return
         place = _place(url)

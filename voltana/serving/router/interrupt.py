@@ -47,10 +47,16 @@ class Interrupt:
         self._over = True
         if self._timer is not None:
             self._timer.cancel()
-        if self._problem is None or self._task is None:
-            return
-        if self._task.uncancel() <= self._before and kind is asyncio.CancelledError:
-            raise self._problem from error
+        # Kept here or in this frame, what is raised would hold itself by the frames that it leaves.
+        problem, task = self._problem, self._task
+        self._problem = self._task = self._why = None
+        try:
+            if problem is None or task is None:
+                return
+            if task.uncancel() <= self._before and kind is asyncio.CancelledError:
+                raise problem from error
+        finally:
+            del problem
 
     @property
     def over(self) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
+from voltana.serving.frames import let_go
 from voltana.serving.router.connections import BROKEN, answer_of
 
 if TYPE_CHECKING:
@@ -57,10 +58,11 @@ class Left:
                     _, content = await answer_of(self._protocol)
                 while taken <= REST_BYTES and (chunk := await content.readany()):
                     taken += len(chunk)
-        except BROKEN:
-            pass
+        except BROKEN as error:
+            let_go(error)  # the connection keeps it
         finally:
-            self._connections.keep(self._url, self._protocol)  # closes what is not at its end
+            # Closes what is not at its end, or has not even begun.
+            self._connections.keep(self._url, self._protocol, content)
 
     def close(self) -> None:
         """Close it."""

@@ -268,6 +268,19 @@ def make_service(
     )
 
 
+def seldom_collect() -> None:
+    """Have the collector look at what requests leave, and seldom at that.
+
+    What lives as long as the process need not be looked at in every full collection, during which
+    all requests wait. And a request makes hundreds of short-lived objects and no cycles, however it
+    ends (tests/attack/test_router_garbage.py): looking for some less often saves a twentieth of its
+    time.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(GARBAGE, 20, 20)
+
+
 async def run_router(router: RouterService, settings: RouterTable) -> None:
     """Serve until SIGTERM or SIGINT, then drain; a second signal ends at once.
 
@@ -282,13 +295,7 @@ async def run_router(router: RouterService, settings: RouterTable) -> None:
         loop.add_signal_handler(number, signals.put_nowait, number)
     async with router as service:
         await service.reader.warm()
-        # What lives as long as the process need not be looked at in every full collection, during
-        # which all requests wait.
-        gc.collect()
-        gc.freeze()
-        # A request makes hundreds of short-lived objects and no cycles: looking for some less often
-        # saves a twentieth of its time.
-        gc.set_threshold(GARBAGE, 20, 20)
+        seldom_collect()
         await signals.get()
         draining = asyncio.create_task(service.drain())
         again = asyncio.create_task(signals.get())

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Self
 import orjson
 from yarl import URL
 
+from voltana.serving.frames import let_go
 from voltana.serving.router.answer import ClientGoneError
 from voltana.serving.router.bulk import Bulk
 from voltana.serving.router.connections import (
@@ -144,7 +145,7 @@ class Exchange:
             return
         given_up = kind is not None and issubclass(kind, GIVEN_UP) and protocol.should_close
         if not (given_up and protocol.is_connected() and self.left(protocol)):
-            self._wire.connections.keep(self._ask.url, protocol)
+            self._wire.connections.keep(self._ask.url, protocol, self._content)
 
     async def read(self) -> bytes:
         """The whole answer, or what is left of it."""
@@ -220,6 +221,7 @@ class Exchange:
             async with asyncio.timeout_at(self._ends_s):
                 return await step
         except BROKEN as error:
+            let_go(error)  # the connection keeps it
             raise self.broken(_lost(self._server, error)) from error
 
 

@@ -7,7 +7,6 @@ prefill server's is drained, and its failure is what matters.
 
 from __future__ import annotations
 
-import asyncio
 from typing import TYPE_CHECKING
 
 import orjson
@@ -24,6 +23,7 @@ from voltana_sglang.dialect.merging import Merging, check_stream
 
 if TYPE_CHECKING:
     from voltana.serving.router.answer import Answer
+    from voltana.serving.router.aside import Aside
     from voltana.serving.router.attempt import Attempt
     from voltana.serving.router.connections import Payload
     from voltana.serving.router.leg import Leg
@@ -68,7 +68,7 @@ class SglangEngine:
                 content = await leg.read()
                 attempt.first_token()
                 if known is not None:
-                    content = await self._merging.merged(await asyncio.shield(known), content)
+                    content = await self._merging.merged(await known.content(), content)
                 answer.whole(call.named(content), leg.kind, attempt.names)
 
     async def load(self, line: Line) -> InstanceState:
@@ -108,18 +108,21 @@ async def _stream(
     attempt: Attempt,
     leg: Leg,
     answer: Answer,
-    prefill: asyncio.Task[bytes] | None,
+    prefill: Aside | None,
 ) -> None:
     begin = await leg.first_event()
     # A server that fails has sent status 200 all the same by then. A client's own mistake is
     # passed on in the stream, as the server wrote it.
     problem = error_in(leg.backend.name, begin.split(EVENT_END, 1)[0])
     if problem is not None and problem.retryable:
-        raise problem
+        try:
+            raise problem
+        finally:
+            del problem  # it would hold itself by this frame
     attempt.first_token()
     through: Through | None = None
     if prefill is not None:
-        content = await asyncio.shield(prefill)
+        content = await prefill.content()
         check_stream(content)
         through = StreamMerge(content)
     if call.rids:
@@ -157,4 +160,7 @@ def _give_up(attempt: Attempt, problem: Problem | None) -> None:
         return
     if problem.code != ABORTED:  # what somebody asked for ends both legs by itself
         attempt.give_up(problem)
-    raise problem
+    try:
+        raise problem
+    finally:
+        del problem  # it would hold itself by this frame

@@ -195,6 +195,9 @@ async def _stream(attempt: Attempt, leg: Leg, answer: Answer, through: Renamed |
     # passed on in the stream, as the server wrote it.
     problem = error_in(leg.backend.name, begin)
     if problem is not None and problem.retryable:
-        raise problem
+        try:
+            raise problem
+        finally:
+            del problem  # it would hold itself by this frame
     attempt.first_token()
     await relay(attempt, leg, begin, answer, through)
