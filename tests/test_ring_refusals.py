@@ -9,7 +9,7 @@ import struct
 
 import pytest
 
-from voltana.serving.ring_reader import RingError, RingReader, decode, decode_slot
+from voltana.serving.ring_reader import MOMENTS, RingError, RingReader, decode, decode_slot
 from voltana_ring.hooks.records import Records, idling
 from voltana_ring.layout import (
     BODY,
@@ -124,7 +124,7 @@ def test_a_slot_holds_records_one_behind_the_other_or_none(tmp_path):
     writer.put(whole + payload()[:-1])  # half of what was meant is none of it
     writer.put(whole)
     assert [len(r.changes) for r in reader.drain()] == [2, 0, 0]
-    assert (reader.torn, reader.position) == (1, 3)
+    assert (reader.torn, reader.position) == (1, 3 * MOMENTS)
     with pytest.raises(ValueError, match=f"must be at most {MAX_PAYLOAD}"):
         writer.put(bytes(MAX_PAYLOAD + 1))
     assert reader.drain() == []
@@ -139,7 +139,7 @@ def test_records_that_do_not_fit_one_slot_take_the_next_and_keep_their_order(tmp
     for count in (1, 40, 100):
         changes = [(n, 1.0, 1, 0) for n in range(count)]
         records.write_changes(launched, changes, 1.0)
-        assert reader.position <= writer._head
+        assert reader.position <= writer._head * MOMENTS
         entries = [1.0, 2, 3] * 40
         records.write(1, launched, 1.0, entries=entries, rooms=list(range(70)))
         told = reader.drain()

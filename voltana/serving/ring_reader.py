@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from voltana.cluster.queueing import Waiting
 from voltana.errors import VoltanaError
 from voltana.serving.bounds import check_facts
+from voltana.serving.ring_run import MAX_TIME_S, Run
 from voltana.values import Load
 from voltana_ring.layout import (
     BODY,
@@ -24,8 +25,10 @@ from voltana_ring.layout import (
     HEADER_BYTES,
     INFO_OFFSET,
     MAGIC,
+    MOST_PAIRS,
     PAYLOAD_OFFSET,
     ROOM,
+    RUN,
     VERSION,
     Change,
     Flag,
@@ -39,14 +42,16 @@ if TYPE_CHECKING:
 
 _ATTEMPTS = 3
 
+MOMENTS = MOST_PAIRS + 1
+"""Of one slot, at most."""
+
 MAX_SLOTS = 65_536
 MAX_SLOT_BYTES = 65_536
 MAX_COUNT = 2**40
-MAX_TIME_S = 1e10
 """A ring is a file that another program writes: numbers beyond these are no measurements."""
 
 
-_KINDS = frozenset(map(int, Kind))
+_KINDS = frozenset(map(int, Kind)) - {int(Kind.RUN)}
 _CHANGES = frozenset(map(int, Change))
 _FLAGS = int(Flag.SPECULATIVE | Flag.CUT)
 
@@ -120,7 +125,7 @@ class RingReader:
         path: See above.
         info: What the engine says of itself.
         pid: Process id of the writer, as its own container counts.
-        lost: Slots that were overwritten before they were read; each holds the records of a moment.
+        lost: Moments that were overwritten before they were read: slots, and pairs of a run.
         torn: Slots that were being written in every attempt, or hold none, and were skipped.
 
     Raises:
@@ -137,15 +142,21 @@ class RingReader:
             os.close(self._handle)
             raise
         self._words = memoryview(self._memory).cast("Q")
+        self._times = memoryview(self._memory).cast("d")
         self._next = 0 if from_start else self._head()
+        self._taken = 0  # moments of that slot that were told
+        self._run: Run | None = None
         self.lost = 0
         self.torn = 0
+        if not from_start:
+            self._join_run()
 
     def drain(self, newest: int | None = None) -> list[Record]:
         """Every record since the last call, in order.
 
         Args:
-            newest: Read no more than so many, and leave out what is older; None reads all.
+            newest: Tell no more than so many moments, and leave out what is older; None tells as
+                many as the ring has slots.
         """
         if not self._is_whole():
             return []
@@ -155,19 +166,22 @@ class RingReader:
         if head - self._next > most:
             oldest = head - most
             self.lost += oldest - self._next
-            self._next = oldest
-        records = []
+            self._begin(oldest)
+        moments: list[list[Record]] = []
         while self._next < head:
-            found = self._slot(self._next)
-            self._next += 1
-            self.torn += not found
-            records += found
-        return records
+            if self._run is None:
+                self._read_slot(moments)
+            if self._run is not None and not self._follow(self._run, moments, head):
+                break
+            self._begin(self._next + 1)
+        left_out = max(len(moments) - most, 0)
+        self.lost += left_out
+        return [record for moment in moments[left_out:] for record in moment]
 
     @property
     def position(self) -> int:
-        """Number of the slot that comes next."""
-        return self._next
+        """Grows with each moment that is told: slots, and moments of the one that is read now."""
+        return self._next * MOMENTS + self._taken
 
     @property
     def identity(self) -> str:
@@ -175,8 +189,8 @@ class RingReader:
         return f"{self._inode}.{self.epoch}"
 
     def go_back(self, position: int) -> None:
-        """Read on from an earlier slot; those that were overwritten count as lost."""
-        self._next = min(max(position, 0), self._next)
+        """Read on from an earlier moment; those that were overwritten count as lost."""
+        self._begin(*divmod(min(max(position, 0), self.position), MOMENTS))
 
     def replaced(self) -> bool:
         """Whether the engine is gone, or has begun another ring under this name."""
@@ -189,6 +203,7 @@ class RingReader:
     def close(self) -> None:
         """Let go of the memory; may be called twice."""
         self._words.release()
+        self._times.release()
         self._memory.close()
         if self._handle >= 0:
             os.close(self._handle)
@@ -243,13 +258,59 @@ class RingReader:
     def _head(self) -> int:
         return int(self._words[HEAD_OFFSET >> 3])
 
-    def _slot(self, number: int) -> list[Record]:
-        """The records of a slot; none if it is torn, was overwritten, or one of them is none."""
-        payload = self._payload(number)
+    def _begin(self, slot: int, taken: int = 0) -> None:
+        """Go to a slot of which so many moments were told."""
+        self._next, self._taken, self._run = slot, taken, None
+
+    def _join_run(self) -> None:
+        """Begin with what comes next of a run that is under way."""
+        if self._next > 0:
+            self._begin(self._next - 1)
+            told: list[list[Record]] = []
+            self._read_slot(told)
+            if self._run is None or self._follow(self._run, told, self._next + 1):
+                self._begin(self._next + 1)
+            self.torn = 0
+
+    def _read_slot(self, moments: list[list[Record]]) -> None:
+        """Read the records of a slot, and find its run, if it has one."""
+        payload = self._payload(self._next)
         try:
-            return [] if payload is None else decode_slot(payload)
-        except RingError:
-            return []
+            records, run = ([], b"") if payload is None else _decode(payload)
+            if run and payload:
+                words = self._slot_bytes >> 3
+                first = (HEADER_BYTES >> 3) + self._next % self._slots * words
+                place = first + (PAYLOAD_OFFSET + len(payload) >> 3), first + words - 1
+                self._run = Run(records, RUN.unpack(run), *place)
+        except (RingError, ValueError):
+            records = []
+        self.torn += not records
+        if self._run is None:
+            if records:
+                moments.append(records)
+            return
+        taken, self._taken = self._taken, max(self._taken, 1)
+        if not taken:
+            moments.append(records)
+        elif taken > 1:  # told before this reader began
+            self._run.take(self._times, taken - 1)
+
+    def _follow(self, run: Run, moments: list[list[Record]], head: int) -> bool:
+        """Tell what has come of a run; whether it has ended."""
+        sequence = HEADER_BYTES + self._next % self._slots * self._slot_bytes >> 3
+        for _ in range(_ATTEMPTS):
+            ended = self._words[run.last]
+            told = run.take(self._times, ended - 1 if ended else None)
+            if self._words[sequence] != 2 * self._next + 2:
+                break
+            moments += told
+            self._taken += len(told)
+            if ended and run.pairs >= ended - 1:
+                return True
+            if self._next == head - 1:
+                return False
+        self.torn += 1
+        return True
 
     def _payload(self, number: int) -> bytes | None:
         """The records of a slot; None if it is torn or was overwritten."""
@@ -291,14 +352,26 @@ def decode_slot(payload: bytes) -> list[Record]:
     Raises:
         RingError: If one of them is none that a writer makes.
     """
-    records, at = [], 0
+    return _decode(payload)[0]
+
+
+def _decode(payload: bytes) -> tuple[list[Record], bytes]:
+    """The records of a slot, and the beginning of the run behind them; empty where there is none.
+
+    Raises:
+        RingError: If one of them is none that a writer makes.
+    """
+    records: list[Record] = []
+    at = 0
     while at < len(payload):
         kind, entries, rooms = COUNTS.unpack_from(payload.ljust(at + COUNTS.size), at)
+        if kind == Kind.RUN and len(payload) - at == RUN.size:
+            return records, payload[at:]
         row = CHANGE.size if kind == Kind.CHANGES else ENTRY.size
         end = at + BODY.size + entries * row + rooms * ROOM.size
         records.append(decode(payload[at:end]))
         at = end
-    return records
+    return records, b""
 
 
 def decode(payload: bytes) -> Record:
