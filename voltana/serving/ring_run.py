@@ -5,16 +5,14 @@ from __future__ import annotations
 from collections import deque
 from typing import TYPE_CHECKING
 
+from voltana.serving.ring_records import MAX_COUNT, MAX_TIME_S
 from voltana.values import Load
 from voltana_ring.layout import MOST_PAIRS, PAIR_WORDS, Kind
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from voltana.serving.ring_reader import Record
-
-MAX_TIME_S = 1e10
-"""A ring is a file that another program writes: times beyond it are none."""
+    from voltana.serving.ring_records import Record
 
 _NAN = float("nan")
 
@@ -52,6 +50,9 @@ class Run:
         times_s = self._ready_s, launch_s, launched.launch_s
         if not all(0.0 < time_s <= MAX_TIME_S for time_s in times_s):
             raise ValueError(f"a run from the times {times_s} on")
+        load = launched.load
+        if load.decode_kv_tokens + MOST_PAIRS * load.decode_requests > MAX_COUNT:
+            raise ValueError(f"a run of {load.decode_requests} requests")
         self._of = launched
         own = () if self._number == launched.iteration else (launch_s,)
         self._launches_s = deque((*own, launched.launch_s))

@@ -26,7 +26,7 @@ scheduled; what timed hooks took of the one before, and of that where the engine
 number of the turn."""
 
 IN_A_TURN = 12
-"""Iterations that hooks stay the same: few, for what else a machine does changes within some tens."""
+"""Iterations that hooks stay the same: few, for what else a machine does soon changes."""
 
 IN_A_TIMED_TURN = 100
 """Of ours: more, so that a run that is full, and begun anew, is among them as often as it is."""
