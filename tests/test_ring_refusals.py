@@ -221,7 +221,7 @@ def test_a_run_under_a_hostile_pen_ends_and_tells_no_impossible_times(tmp_path):
             times = [r.at_s for r in told if r.at_s != WHOLE[6]]
             assert times == sorted(times)
             assert all(0 < time_s <= MAX_TIME_S for time_s in times)
-            assert all(r.latency_s > 0 for r in told if r.kind == Kind.FINISHED)
+            assert all(r.latency_s >= 0 for r in told if r.kind == Kind.FINISHED)
             assert len(told) <= 2 * 8
         writer.put(payload())
     assert reader.drain()

@@ -73,7 +73,7 @@ class Run:
             at = self._first + PAIR_WORDS * self.pairs
             ready_s, launch_s = times_s[at], times_s[at + 1]
             # What is zero, or not a number, follows nothing.
-            if not self._ready_s < ready_s <= launch_s <= MAX_TIME_S:
+            if not self._launches_s[-1] <= ready_s <= launch_s <= MAX_TIME_S:
                 break
             made.append(self._records(ready_s, launch_s))
             self.pairs += 1
