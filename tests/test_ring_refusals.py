@@ -9,7 +9,8 @@ import struct
 
 import pytest
 
-from voltana.serving.ring_reader import RingError, RingReader, decode, decode_slot
+from voltana.serving.ring_reader import MOMENTS, RingReader
+from voltana.serving.ring_records import MAX_COUNT, MAX_TIME_S, RingError, decode, decode_slot
 from voltana_ring.hooks.records import Records, idling
 from voltana_ring.layout import (
     BODY,
@@ -19,8 +20,10 @@ from voltana_ring.layout import (
     MAGIC,
     MAX_PAYLOAD,
     REPEAT,
+    RUN,
     SLOT_BYTES,
     VERSION,
+    Kind,
     packed,
     packed_changes,
 )
@@ -124,7 +127,7 @@ def test_a_slot_holds_records_one_behind_the_other_or_none(tmp_path):
     writer.put(whole + payload()[:-1])  # half of what was meant is none of it
     writer.put(whole)
     assert [len(r.changes) for r in reader.drain()] == [2, 0, 0]
-    assert (reader.torn, reader.position) == (1, 3)
+    assert (reader.torn, reader.position) == (1, 3 * MOMENTS)
     with pytest.raises(ValueError, match=f"must be at most {MAX_PAYLOAD}"):
         writer.put(bytes(MAX_PAYLOAD + 1))
     assert reader.drain() == []
@@ -139,7 +142,7 @@ def test_records_that_do_not_fit_one_slot_take_the_next_and_keep_their_order(tmp
     for count in (1, 40, 100):
         changes = [(n, 1.0, 1, 0) for n in range(count)]
         records.write_changes(launched, changes, 1.0)
-        assert reader.position <= writer._head
+        assert reader.position <= writer._head * MOMENTS
         entries = [1.0, 2, 3] * 40
         records.write(1, launched, 1.0, entries=entries, rooms=list(range(70)))
         told = reader.drain()
@@ -159,3 +162,68 @@ def test_what_is_packed_in_pieces_is_what_is_packed_at_once():
         result[:8], 6, 1.5, result[24:48], 900, result[56:80], 1.0, 1.5, 0.5,
         launch[:8], 8, 1.75, launch[24:48], 906, launch[56:80], 1.75, launch[-16:],
     ) == result + launch  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "begins",
+    [
+        (6, 0, 1.0, 0.5), (6, 9, 1.0, 0.5), (6, 2**63, 1.0, 0.5), (6, 7, math.nan, 0.5),
+        (6, 7, 1.0, math.inf), (6, 7, 0.0, 0.5), (6, 7, 1e11, 0.5), (6, 7, 1.0, -1.0),
+    ],
+)  # fmt: skip
+def test_a_run_that_no_writer_begins_is_refused(begins, tmp_path):
+    writer = RingWriter(tmp_path / "a.ring", tmp_path / "a.bell", {}, slots=4)
+    reader = RingReader(writer.path)
+    writer.begin_run(payload() + RUN.pack(*begins))
+    assert reader.drain() == []
+    assert (reader.torn, reader.position) == (1, MOMENTS)
+    reader.close()
+    writer.close()
+
+
+def test_a_run_behind_no_launch_is_refused(tmp_path):
+    for told in (b"", BODY.pack(2, *WHOLE[1:])):
+        writer = RingWriter(tmp_path / "a.ring", tmp_path / "a.bell", {}, slots=4)
+        reader = RingReader(writer.path)
+        writer.begin_run(told + RUN.pack(6, WHOLE[5], 1.0, 0.5))
+        assert reader.drain() == []
+        assert reader.torn == 1
+        reader.close()
+        writer.close()
+
+
+def test_a_run_of_impossible_numbers_is_refused(tmp_path):
+    writer = RingWriter(tmp_path / "a.ring", tmp_path / "a.bell", {}, slots=4)
+    reader = RingReader(writer.path)
+    writer.begin_run(payload(_9=MAX_COUNT) + RUN.pack(6, 7, 1.0, 0.5))
+    assert reader.drain() == []
+    assert reader.torn == 1
+    reader.close()
+    writer.close()
+
+
+def test_a_run_under_a_hostile_pen_ends_and_tells_no_impossible_times(tmp_path):
+    rng = random.Random(5)
+    writer = RingWriter(tmp_path / "a.ring", tmp_path / "a.bell", {}, slots=8)
+    reader = RingReader(writer.path)
+    of = (*WHOLE[:5], 7, *WHOLE[6:14], 1.0, math.nan, math.nan)
+    for round_ in range(400):
+        first, full = writer.begin_run(BODY.pack(*of) + RUN.pack(6, 7, 1.0, 0.5))
+        for at in range(first, full, 2):
+            writer.times[at] = at - first + 1.25
+            writer.times[at + 1] = at - first + 1.5
+        for _ in range(rng.randrange(4)):
+            writer._memory[(at := rng.randrange(first * 8, full * 8)) : at + 8] = rng.randbytes(8)
+        if round_ % 3:
+            writer.end_run(rng.choice((0, 5, (full - first) // 2, 2**40)))
+        for _ in range(2):
+            told = reader.drain()
+            times = [r.at_s for r in told if r.at_s != WHOLE[6]]
+            assert times == sorted(times)
+            assert all(0 < time_s <= MAX_TIME_S for time_s in times)
+            assert all(r.latency_s >= 0 for r in told if r.kind == Kind.FINISHED)
+            assert len(told) <= 2 * 8
+        writer.put(payload())
+    assert reader.drain()
+    reader.close()
+    writer.close()

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     from benchmarks.gpu.engine_times import EngineTime
     from voltana.plant import PlantModel
-    from voltana.serving.ring_reader import Record
+    from voltana.serving.ring_records import Record
     from voltana.values import Load
 
 WITHIN = 64

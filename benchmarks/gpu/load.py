@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from benchmarks.gpu.grid import Bench
     from voltana.serving.launch.instances import Instance
-    from voltana.serving.ring_reader import Record
+    from voltana.serving.ring_records import Record
 
 OUTPUT_TOKENS = (16, 160)
 """Fewest and most of an answer, evenly between."""

@@ -16,12 +16,12 @@ from hypothesis import strategies as st
 
 from voltana.errors import ConfigError
 from voltana.serving.config import read_config
-from voltana.serving.ring_reader import (
+from voltana.serving.ring_reader import RingReader
+from voltana.serving.ring_records import (
     MAX_COUNT,
     MAX_TIME_S,
     Record,
     RingError,
-    RingReader,
     decode,
     decode_slot,
 )

@@ -8,6 +8,7 @@ import json
 import os
 import random
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -39,6 +40,7 @@ LEAST_PATIENCE_S = 60.0
 """On any machine; a slow one is given what starting the cluster took there."""
 
 ROUTER_OFFSET = 50
+KEPT_OFFSET = 399
 
 TABLES = """
 [slo]
@@ -106,7 +108,7 @@ class Launched:
         self.engine = engine
         self.folder = folder
         self.logs = folder / "voltana-logs"
-        self.first_port = _free_block()
+        self.first_port, self._kept_port = _free_block()
         self.router_port = self.first_port + ROUTER_OFFSET
         self.url = f"http://127.0.0.1:{self.router_port}"
         self.config = folder / "cluster.toml"
@@ -161,6 +163,7 @@ class Launched:
                 process.kill()
         self.process.kill()
         self.process.wait()
+        self._kept_port.close()
 
     @property
     def patience_s(self) -> float:
@@ -331,13 +334,24 @@ def _lives(process: psutil.Process) -> bool:
     return False
 
 
-def _free_block() -> int:
-    """A port from which on all that a launch listens on are free, chosen as `free_port` does."""
+def _free_block() -> tuple[int, socket.socket]:
+    """A port from which on all that a launch listens on are free, chosen as `free_port` does.
+
+    And a socket that keeps it, as long as it is open, from tests that run at the same time.
+    """
     while True:
         first = random.randrange(20_000, 32_000, 400)
+        kept = socket.socket()
+        try:
+            kept.bind(("127.0.0.1", first + KEPT_OFFSET))
+            kept.listen()
+        except OSError:  # another test's
+            kept.close()
+            continue
         offsets = (
             ROUTER_OFFSET,
             *(kind + index for kind in range(0, 400, 100) for index in range(4)),
         )
         if all(is_free(first + offset) for offset in offsets):
-            return first
+            return first, kept
+        kept.close()

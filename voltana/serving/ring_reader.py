@@ -6,17 +6,13 @@ import json
 import mmap
 import os
 import zlib
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
-from voltana.cluster.queueing import Waiting
-from voltana.errors import VoltanaError
 from voltana.serving.bounds import check_facts
-from voltana.values import Load
+from voltana.serving.ring_records import RingError, decode_run
+from voltana.serving.ring_run import Run
 from voltana_ring.layout import (
     BODY,
-    CHANGE,
-    COUNTS,
-    ENTRY,
     GUARD,
     GUARD_OFFSET,
     HEAD_OFFSET,
@@ -24,12 +20,10 @@ from voltana_ring.layout import (
     HEADER_BYTES,
     INFO_OFFSET,
     MAGIC,
+    MOST_PAIRS,
     PAYLOAD_OFFSET,
-    ROOM,
+    RUN,
     VERSION,
-    Change,
-    Flag,
-    Kind,
 )
 from voltana_ring.liveness import is_held
 from voltana_ring.paths import SUFFIX
@@ -37,76 +31,15 @@ from voltana_ring.paths import SUFFIX
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from voltana.serving.ring_records import Record
+
 _ATTEMPTS = 3
+
+MOMENTS = MOST_PAIRS + 1
+"""Of one slot, at most."""
 
 MAX_SLOTS = 65_536
 MAX_SLOT_BYTES = 65_536
-MAX_COUNT = 2**40
-MAX_TIME_S = 1e10
-"""A ring is a file that another program writes: numbers beyond these are no measurements."""
-
-
-_KINDS = frozenset(map(int, Kind))
-_CHANGES = frozenset(map(int, Change))
-_FLAGS = int(Flag.SPECULATIVE | Flag.CUT)
-
-
-class RingError(VoltanaError):
-    """A file that is no ring, or one of another version."""
-
-
-class Changed(NamedTuple):
-    """What became of a request.
-
-    Attributes:
-        name: Names it in its ring.
-        at_s: When it was.
-        what: What it was.
-        tokens: Tokens to compute of one that waits; of one that has ended those that it had.
-    """
-
-    name: int
-    at_s: float
-    what: Change
-    tokens: int
-
-
-class Record(NamedTuple):
-    """One record.
-
-    Attributes:
-        kind: What it tells.
-        iteration: Number of the iteration in its engine process; in a record of changes, how many
-            changes were told before.
-        at_s: When it was written; all times are on the host's monotonic clock.
-        load: What the iteration computes.
-        flags: Further properties.
-        waiting_requests: Requests that wait behind it.
-        waiting_tokens: Their tokens.
-        oldest_s: Arrival of the request that waits longest, those of the batch included; nan where
-            there is none.
-        launch_s: When the iteration was launched.
-        ready_s: When its result was there; nan before.
-        latency_s: Its time on the device, without that of the iteration before; nan before.
-        waiting: The first of those that wait, in the engine's order.
-        rooms: Bootstrap rooms of requests that were taken up with it.
-        changes: What became of requests.
-    """
-
-    kind: Kind
-    iteration: int
-    at_s: float
-    load: Load
-    flags: Flag
-    waiting_requests: int
-    waiting_tokens: int
-    oldest_s: float
-    launch_s: float
-    ready_s: float
-    latency_s: float
-    waiting: tuple[Waiting, ...]
-    rooms: tuple[int, ...]
-    changes: tuple[Changed, ...] = ()
 
 
 class RingReader:
@@ -120,7 +53,7 @@ class RingReader:
         path: See above.
         info: What the engine says of itself.
         pid: Process id of the writer, as its own container counts.
-        lost: Slots that were overwritten before they were read; each holds the records of a moment.
+        lost: Moments that were overwritten before they were read: slots, and pairs of a run.
         torn: Slots that were being written in every attempt, or hold none, and were skipped.
 
     Raises:
@@ -137,15 +70,21 @@ class RingReader:
             os.close(self._handle)
             raise
         self._words = memoryview(self._memory).cast("Q")
+        self._times = memoryview(self._memory).cast("d")
         self._next = 0 if from_start else self._head()
+        self._taken = 0  # moments of that slot that were told
+        self._run: Run | None = None
         self.lost = 0
         self.torn = 0
+        if not from_start:
+            self._join_run()
 
     def drain(self, newest: int | None = None) -> list[Record]:
         """Every record since the last call, in order.
 
         Args:
-            newest: Read no more than so many, and leave out what is older; None reads all.
+            newest: Tell no more than so many moments, and leave out what is older; None tells as
+                many as the ring has slots.
         """
         if not self._is_whole():
             return []
@@ -155,19 +94,22 @@ class RingReader:
         if head - self._next > most:
             oldest = head - most
             self.lost += oldest - self._next
-            self._next = oldest
-        records = []
+            self._begin(oldest)
+        moments: list[list[Record]] = []
         while self._next < head:
-            found = self._slot(self._next)
-            self._next += 1
-            self.torn += not found
-            records += found
-        return records
+            if self._run is None:
+                self._read_slot(moments)
+            if self._run is not None and not self._follow(self._run, moments, head):
+                break
+            self._begin(self._next + 1)
+        left_out = max(len(moments) - most, 0)
+        self.lost += left_out
+        return [record for moment in moments[left_out:] for record in moment]
 
     @property
     def position(self) -> int:
-        """Number of the slot that comes next."""
-        return self._next
+        """Grows with each moment that is told: slots, and moments of the one that is read now."""
+        return self._next * MOMENTS + self._taken
 
     @property
     def identity(self) -> str:
@@ -175,8 +117,8 @@ class RingReader:
         return f"{self._inode}.{self.epoch}"
 
     def go_back(self, position: int) -> None:
-        """Read on from an earlier slot; those that were overwritten count as lost."""
-        self._next = min(max(position, 0), self._next)
+        """Read on from an earlier moment; those that were overwritten count as lost."""
+        self._begin(*divmod(min(max(position, 0), self.position), MOMENTS))
 
     def replaced(self) -> bool:
         """Whether the engine is gone, or has begun another ring under this name."""
@@ -189,6 +131,7 @@ class RingReader:
     def close(self) -> None:
         """Let go of the memory; may be called twice."""
         self._words.release()
+        self._times.release()
         self._memory.close()
         if self._handle >= 0:
             os.close(self._handle)
@@ -243,13 +186,59 @@ class RingReader:
     def _head(self) -> int:
         return int(self._words[HEAD_OFFSET >> 3])
 
-    def _slot(self, number: int) -> list[Record]:
-        """The records of a slot; none if it is torn, was overwritten, or one of them is none."""
-        payload = self._payload(number)
+    def _begin(self, slot: int, taken: int = 0) -> None:
+        """Go to a slot of which so many moments were told."""
+        self._next, self._taken, self._run = slot, taken, None
+
+    def _join_run(self) -> None:
+        """Begin with what comes next of a run that is under way."""
+        if self._next > 0:
+            self._begin(self._next - 1)
+            told: list[list[Record]] = []
+            self._read_slot(told)
+            if self._run is None or self._follow(self._run, told, self._next + 1):
+                self._begin(self._next + 1)
+            self.torn = 0
+
+    def _read_slot(self, moments: list[list[Record]]) -> None:
+        """Read the records of a slot, and find its run, if it has one."""
+        payload = self._payload(self._next)
         try:
-            return [] if payload is None else decode_slot(payload)
-        except RingError:
-            return []
+            records, run = ([], b"") if payload is None else decode_run(payload)
+            if run and payload:
+                words = self._slot_bytes >> 3
+                first = (HEADER_BYTES >> 3) + self._next % self._slots * words
+                place = first + (PAYLOAD_OFFSET + len(payload) >> 3), first + words - 1
+                self._run = Run(records, RUN.unpack(run), *place)
+        except (RingError, ValueError):
+            records = []
+        self.torn += not records
+        if self._run is None:
+            if records:
+                moments.append(records)
+            return
+        taken, self._taken = self._taken, max(self._taken, 1)
+        if not taken:
+            moments.append(records)
+        elif taken > 1:  # told before this reader began
+            self._run.take(self._times, taken - 1)
+
+    def _follow(self, run: Run, moments: list[list[Record]], head: int) -> bool:
+        """Tell what has come of a run; whether it has ended."""
+        sequence = HEADER_BYTES + self._next % self._slots * self._slot_bytes >> 3
+        for _ in range(_ATTEMPTS):
+            ended = self._words[run.last]
+            told = run.take(self._times, ended - 1 if ended else None)
+            if self._words[sequence] != 2 * self._next + 2:
+                break
+            moments += told
+            self._taken += len(told)
+            if ended and run.pairs >= ended - 1:
+                return True
+            if self._next == head - 1:
+                return False
+        self.torn += 1
+        return True
 
     def _payload(self, number: int) -> bytes | None:
         """The records of a slot; None if it is torn or was overwritten."""
@@ -283,91 +272,6 @@ def _info(text: bytes) -> dict[str, Any]:
     except ValueError as error:
         raise RingError(f"{error}. Restart the engine.") from None
     return info
-
-
-def decode_slot(payload: bytes) -> list[Record]:
-    """Read the records of a slot, one behind the other.
-
-    Raises:
-        RingError: If one of them is none that a writer makes.
-    """
-    records, at = [], 0
-    while at < len(payload):
-        kind, entries, rooms = COUNTS.unpack_from(payload.ljust(at + COUNTS.size), at)
-        row = CHANGE.size if kind == Kind.CHANGES else ENTRY.size
-        end = at + BODY.size + entries * row + rooms * ROOM.size
-        records.append(decode(payload[at:end]))
-        at = end
-    return records
-
-
-def decode(payload: bytes) -> Record:
-    """Read one record.
-
-    Raises:
-        RingError: If it is none that a writer makes: its size, its kind or a number is impossible.
-    """
-    if len(payload) < BODY.size:
-        raise RingError(f"a record of {len(payload)} bytes")
-    fields = BODY.unpack_from(payload)
-    kind, _, flags, entries, rooms, iteration, at_s, prefill, pairs, requests, kv = fields[:11]
-    waiting, waiting_tokens, oldest_s, launch_s, ready_s, latency_s = fields[11:]
-    tells_changes = kind == Kind.CHANGES
-    queue_at = BODY.size
-    rooms_at = queue_at + entries * (CHANGE.size if tells_changes else ENTRY.size)
-    end = rooms_at + rooms * ROOM.size
-    counts = (prefill, pairs, requests, kv, waiting, waiting_tokens)
-    times_s = (oldest_s, launch_s, ready_s, latency_s)
-    possible = (
-        len(payload) == end
-        and kind in _KINDS
-        and all(0 <= count <= MAX_COUNT for count in counts)
-        and abs(at_s) <= MAX_TIME_S
-        and not any(abs(time_s) > MAX_TIME_S for time_s in times_s)  # nan where there is none
-    )
-    if not possible:
-        raise RingError(f"a record of kind {kind} with {entries} entries, {counts}, {times_s}")
-    return Record(
-        kind=Kind(kind),
-        iteration=iteration,
-        at_s=at_s,
-        load=Load(
-            prefill_tokens=prefill,
-            prefill_attended_pairs=pairs,
-            decode_requests=requests,
-            decode_kv_tokens=kv,
-        ),
-        flags=Flag(flags & _FLAGS),
-        waiting_requests=waiting,
-        waiting_tokens=waiting_tokens,
-        oldest_s=oldest_s,
-        launch_s=launch_s,
-        ready_s=ready_s,
-        latency_s=latency_s,
-        waiting=()
-        if tells_changes
-        else tuple(
-            Waiting(*e)
-            for e in ENTRY.iter_unpack(payload[queue_at:rooms_at])
-            if not abs(e[0]) > MAX_TIME_S
-        ),
-        rooms=tuple(room for (room,) in ROOM.iter_unpack(payload[rooms_at:end])),
-        changes=_changes(payload[queue_at:rooms_at]) if tells_changes else (),
-    )
-
-
-def _changes(raw: bytes) -> tuple[Changed, ...]:
-    """Read changes.
-
-    Raises:
-        RingError: If one is none that a writer tells.
-    """
-    found = []
-    for name, at_s, what, tokens in CHANGE.iter_unpack(raw):
-        if what not in _CHANGES or not abs(at_s) <= MAX_TIME_S:
-            raise RingError(f"a change of kind {what} at {at_s}")
-        found.append(Changed(name, at_s, Change(what), tokens))
-    return tuple(found)
 
 
 def find_rings(folder: Path, instance: str) -> list[Path]:

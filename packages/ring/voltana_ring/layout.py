@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 MAGIC = b"VOLTRING"
-VERSION = 5
+VERSION = 6
 
 HEADER_BYTES = 4096
 HEADER = struct.Struct("=8sIIIIQdI")
@@ -60,6 +60,19 @@ CHANGE = struct.Struct("=QdII")
 REPEAT = struct.Struct("=8sQd24sq24sddd8sQd24sq24sd16s")
 """The bodies of a result and of the launch behind it; pieces that stay as they are were packed
 before: the beginning, what comes before the KV tokens and what behind them, and the end."""
+
+RUN = struct.Struct("=B7xQdd")
+"""The end of the records of a slot that a run lies behind: `Kind.RUN`; the number of the result
+that is told next, when its iteration was launched, and when the result before was ready.
+
+A run is pairs of times, as far as the slot has place: when that result was ready, and when the
+iteration behind the last one was launched, which decodes the same requests a token later. A pair is
+there once both follow those before; what was in its place is zero. The last word of the slot is
+zero while the run goes on, and the number of its pairs and one once it has ended."""
+
+PAIR_WORDS = 2
+MOST_PAIRS = 8191
+"""Of one run, however large slots are."""
 
 MAX_ENTRIES = 40
 MAX_ROOMS = 30
@@ -121,6 +134,7 @@ class Kind(enum.IntEnum):
     NAMES: nothing but rooms, those that the next record has no place for. CHANGES: what became of
     requests since the last of these; its entries are changes, its load and queue those of the
     record that follows, and in the place of the iteration stands how many changes came before.
+    RUN: no record; a run lies behind those of its slot.
     """
 
     LAUNCHED = 1
@@ -128,6 +142,7 @@ class Kind(enum.IntEnum):
     IDLE = 3
     NAMES = 4
     CHANGES = 5
+    RUN = 6
 
 
 class Change(enum.IntEnum):

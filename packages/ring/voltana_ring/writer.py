@@ -19,6 +19,8 @@ from voltana_ring.layout import (
     INFO_OFFSET,
     MAGIC,
     MAX_PAYLOAD,
+    PAIR_WORDS,
+    PAYLOAD_OFFSET,
     SLOT_BYTES,
     SLOTS,
     VERSION,
@@ -35,16 +37,26 @@ _HEAD_WORD = HEAD_OFFSET >> 3
 
 
 class _Sealed(dict[int, struct.Struct]):
-    """A slot by the bytes of its records: sequence number, guard, records. There are few sizes."""
+    """A slot by the bytes of its records: sequence number, guard, records. There are few sizes.
+
+    Args:
+        whole: Whether what is behind the records is cleared.
+    """
+
+    def __init__(self, *, whole: bool) -> None:
+        super().__init__()
+        self._whole = whole
 
     def __missing__(self, size: int) -> struct.Struct:
         if size > MAX_PAYLOAD:  # it would be written into the next slot
             raise ValueError(f"a slot of {size} bytes: must be at most {MAX_PAYLOAD}")
-        made = self[size] = struct.Struct(f"=QII{size}s")
+        rest = f"{MAX_PAYLOAD - size}x" if self._whole else ""
+        made = self[size] = struct.Struct(f"=QII{size}s{rest}")
         return made
 
 
-_SEALED = _Sealed()
+_SEALED = _Sealed(whole=False)
+_CLEARED = _Sealed(whole=True)
 
 
 class RingWriter:
@@ -61,6 +73,7 @@ class RingWriter:
 
     Attributes:
         path: See above.
+        times: Its memory as numbers of 8 bytes, for the pairs of a run.
 
     Raises:
         OSError: If the files cannot be made.
@@ -92,6 +105,8 @@ class RingWriter:
         )  # fmt: skip
         self._memory[INFO_OFFSET : INFO_OFFSET + len(text)] = text
         self._words = memoryview(self._memory).cast("Q")
+        self.times = memoryview(self._memory).cast("d")
+        self._run_ends = 0
         temporary.rename(path)
 
     def write(
@@ -109,18 +124,45 @@ class RingWriter:
         """Write a slot of one record of changes; see `voltana_ring.layout.packed_changes`."""
         self.put(packed_changes(body, changes))
 
-    def put(self, payload: bytes) -> None:
+    def put(self, payload: bytes, sealed: dict[int, struct.Struct] = _SEALED) -> None:
         """Write the next slot: mark it as being written, fill and seal it, count it; never blocks.
 
         Args:
             payload: One record or more, one behind the other; at most `MAX_PAYLOAD` bytes.
+            sealed: How, by the number of bytes.
         """
         head, size = self._head, len(payload)
         offset = HEADER_BYTES + head % self._slots * SLOT_BYTES
         self._words[offset >> 3] = 2 * head + 1
         self._head = head = head + 1
-        _SEALED[size].pack_into(self._memory, offset, 2 * head, crc32(payload), size, payload)
+        sealed[size].pack_into(self._memory, offset, 2 * head, crc32(payload), size, payload)
         self._words[_HEAD_WORD] = head
+
+    def begin_run(self, payload: bytes) -> tuple[int, int]:
+        """Write the next slot, and begin a run behind its records; see `layout.RUN`.
+
+        Whoever writes the pairs into `times` ends the run before anything else is written.
+
+        Args:
+            payload: Records, and `RUN` behind them.
+
+        Returns:
+            Where the first pair goes, and where there is no place for one any more.
+        """
+        begins = (HEADER_BYTES + self._head % self._slots * SLOT_BYTES) >> 3
+        self.put(payload, _CLEARED)
+        self._run_ends = begins + (SLOT_BYTES >> 3) - 1
+        first = begins + (PAYLOAD_OFFSET + len(payload) >> 3)
+        return first, self._run_ends - (self._run_ends - first) % PAIR_WORDS
+
+    def end_run(self, pairs: int) -> None:
+        """Say how many pairs the last run has."""
+        self._words[self._run_ends] = pairs + 1
+
+    @property
+    def bell(self) -> int:
+        """What `ring` writes to; -1 once the ring is closed."""
+        return self._bell
 
     def ring(self) -> None:
         """Wake the reader, if there is one; never blocks."""
@@ -136,6 +178,7 @@ class RingWriter:
         os.close(self._bell)
         self._bell = -1
         self._words.release()
+        self.times.release()
         self._memory.close()
         with contextlib.suppress(FileNotFoundError):
             if self.path.stat().st_ino == self._inode:  # not that of the engine after this one

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import structlog
 
 from voltana.actuators import DryRun, RecordingActuator
-from voltana.errors import VoltanaError, invalid
+from voltana.errors import ConfigError, VoltanaError, invalid
 from voltana.serving.agent.instance_clock import InstanceClock
 from voltana.serving.agent.sensing import EchoSensor, SampledSensor
 from voltana.values import Domain
@@ -78,12 +78,7 @@ def open_devices(
         )
     table_mhz = () if lacking else _table(config, domain)
     if not table_mhz and not lacking and (dry_run or kind == "simulated"):
-        raise invalid(
-            "engine.table_mhz",
-            (),
-            "the clocks of the device",
-            "No GPU can be asked: name engine.hardware, or list the clocks.",
-        )
+        raise no_clocks()
     clock = InstanceClock(
         lambda dry: _open(config, domain, time, table_mhz, dry_run=dry),
         domain,
@@ -97,6 +92,16 @@ def open_devices(
         clock.close()
         raise
     return Devices(domain=domain, clock=clock, sensor=sensor)
+
+
+def no_clocks() -> ConfigError:
+    """The error of devices whose clocks nobody tells."""
+    return invalid(
+        "engine.table_mhz",
+        (),
+        "the clocks of the device",
+        "No GPU can be asked: name engine.hardware, or list the clocks.",
+    )
 
 
 def _open(

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from voltana.predictors.conformal import Conformal
     from voltana.predictors.profile import Stack
     from voltana.serving.agent.token_gaps import TokenGaps
-    from voltana.serving.ring_reader import Record
+    from voltana.serving.ring_records import Record
     from voltana.serving.sensors.port import RecordReader
 
 TOLD = 1

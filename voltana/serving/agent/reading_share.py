@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from voltana.serving.ring_reader import Record
+    from voltana.serving.ring_records import Record
     from voltana.serving.sensors.port import RecordReader
 
 RECORDS_PER_S = 4000.0

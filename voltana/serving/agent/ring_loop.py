@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from voltana.ports import TimeSource
     from voltana.serving.agent.accounting import Account
     from voltana.serving.agent.sensing import EchoSensor, SampledSensor
-    from voltana.serving.ring_reader import Record
+    from voltana.serving.ring_records import Record
     from voltana.serving.sensors.port import RecordReader
     from voltana.slo import Slo
     from voltana.values import Decision, Exposure, Queue

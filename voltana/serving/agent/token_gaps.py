@@ -10,7 +10,7 @@ from voltana.predictors.conformal.quantile_tracker import read_number
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from voltana.serving.ring_reader import Record
+    from voltana.serving.ring_records import Record
 
 SILENT_S = 0.1
 """Engines without an idle hook are idle after this, if no iteration runs."""

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from voltana.loop import ControlLoop
-    from voltana.serving.ring_reader import Record
+    from voltana.serving.ring_records import Record
 
 GRACE_S = 1.0
 """A first token may be told so much later than it was there; a deadline waits for that."""

@@ -85,6 +85,9 @@ def launch(
     if only_print:
         _print(stages)
     else:
+        from voltana.serving.launch.validate import check_clocks  # noqa: PLC0415
+
+        check_clocks(settings, fleet, visible_uuids(), dry_run=dry_run)
         _run(dialect.servers, fleet, settings, config, stages)
 
 

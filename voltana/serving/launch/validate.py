@@ -8,7 +8,10 @@ from typing import TYPE_CHECKING
 from voltana.serving.launch.instances import in_url
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from voltana.serving.config import Config
+    from voltana.serving.launch.instances import Instance
 
 
 def check_components(config: Config) -> None:
@@ -52,3 +55,27 @@ def check_components(config: Config) -> None:
     key = find_feed_key(config.agent.feed_key_file, os.environ)
     address = f"tcp://{in_url(config.agent.feed_host)}:1"
     check_leaves("agent.feed_host", address, key, open_to_all=config.agent.feed_open)
+
+
+def check_clocks(
+    config: Config, fleet: Sequence[Instance], uuids: Sequence[str], *, dry_run: bool
+) -> None:
+    """Check that somebody tells the clocks, before servers load models for minutes.
+
+    Args:
+        config: The configuration.
+        fleet: The servers.
+        uuids: GPUs of this host: engines may report them, and drivers tell their clocks.
+        dry_run: Whether agents leave the clocks alone.
+
+    Raises:
+        ConfigError: If agents would refuse to start, for nothing tells them.
+    """
+    from voltana.serving.agent.devices import no_clocks  # noqa: PLC0415  (loads NumPy)
+
+    told = config.engine.table_mhz or config.engine.hardware is not None
+    named = any(one.gpus for one in fleet) or any(one.gpus for one in config.instance)
+    have_gpus = named or bool(uuids)
+    without = dry_run or config.actuator.kind in {"dry-run", "simulated"}
+    if without and not (told or have_gpus):
+        raise no_clocks()

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from voltana.ports import TimeSource
     from voltana.serving.config_tables import Role
-    from voltana.serving.ring_reader import Record
+    from voltana.serving.ring_records import Record
 
 SILENT_S = 10.0
 """An endpoint that has said nothing for so long is reported."""

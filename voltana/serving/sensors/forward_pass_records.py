@@ -13,7 +13,7 @@ import dataclasses
 import math
 from typing import TYPE_CHECKING
 
-from voltana.serving.ring_reader import Record
+from voltana.serving.ring_records import Record
 from voltana.serving.sensors.arrivals_inferred import ArrivalsInferred
 from voltana.serving.sensors.forward_pass_message import attended_pairs_of
 from voltana.values import Load

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from voltana.serving.ring_reader import Record
+    from voltana.serving.ring_records import Record
 
 
 class RecordReader(Protocol):

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from servers import Server
-    from voltana.serving.ring_reader import Record
+    from voltana.serving.ring_records import Record
 
 SETTLED_S = 0.5
 """Nothing more came for so long: whatever is missing then is lost."""

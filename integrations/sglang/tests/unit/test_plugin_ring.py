@@ -20,7 +20,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from voltana.serving.ring_reader import RingError, RingReader, find_rings
+from voltana.serving.ring_reader import RingReader, find_rings
+from voltana.serving.ring_records import RingError
 from voltana_ring.bell import open_bell
 from voltana_ring.layout import (
     HEADER_BYTES,

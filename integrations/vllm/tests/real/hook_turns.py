@@ -10,21 +10,29 @@ import enum
 import random
 import struct
 import time
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from voltana_ring.hooks.guard import METER
+from voltana_vllm.hooks.around import HOOKS, MORE_HOOKS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-ROW = struct.Struct("=qqqqq")
+ROW = struct.Struct("=qqqqqq")
 """The turn's `Hooks`; requests of an iteration that only decodes, else 0; the time at which it was
-scheduled; what timed hooks took of the one before, and of that where the engine waits, in ns."""
+scheduled; what timed hooks took of the one before, and of that where the engine waits, in ns; the
+number of the turn."""
 
-IN_A_TURN = 4
-"""Iterations that hooks stay the same: few, for what else a machine does changes within some tens.
-The first of them is not compared: hooks that were off look at it anew."""
+IN_A_TURN = 12
+"""Iterations that hooks stay the same: few, for what else a machine does soon changes."""
+
+IN_A_TIMED_TURN = 100
+"""Of ours: more, so that a run that is full, and begun anew, is among them as often as it is."""
+
+LEFT_OUT = 4
+"""The first of a turn are not compared: hooks that were off look at the batch anew."""
 
 BLOCK = 100
 
@@ -53,7 +61,7 @@ def turns(rng: random.Random) -> Iterator[Hooks]:
 
 
 class Timed:
-    """Hooks, and the thread CPU time that they take.
+    """Hooks, and the thread CPU time that they take, with what is around the scheduler's methods.
 
     Args:
         hooks: What the scheduler calls.
@@ -64,6 +72,11 @@ class Timed:
     def __init__(self, hooks: Any) -> None:
         self.now_s, self.doubt, self.close = time.monotonic, hooks.doubt, hooks.close
         self._hooks = hooks
+        self._scheduler = SimpleNamespace(**{METER: hooks})
+        self._around = {
+            name: hook(lambda _scheduler, output, *_more: output)
+            for name, hook in (HOOKS | MORE_HOOKS).items()
+        }
         self.spent_ns = self.waiting_ns = 0
 
     @property
@@ -73,11 +86,11 @@ class Timed:
 
     def scheduled(self, output: Any) -> None:
         """Time the hook on a batch."""
-        self.spent_ns += cost_ns(self._hooks.scheduled, output)
+        self.spent_ns += cost_ns(self._around["schedule"], self._scheduler, output)
 
     def asked(self) -> None:
         """Time the hook where the engine begins to wait."""
-        waiting_ns = cost_ns(self._hooks.asked)
+        waiting_ns = cost_ns(self._around["get_grammar_bitmask"], self._scheduler, None)
         self.spent_ns += waiting_ns
         self.waiting_ns += waiting_ns
 
@@ -87,7 +100,7 @@ class Timed:
 
     def updated(self, output: Any, ready_s: float) -> None:
         """Time the hook on a result."""
-        self.spent_ns += cost_ns(self._hooks.updated, output, ready_s)
+        self.spent_ns += cost_ns(self._around["update_from_output"], self._scheduler, output)
 
 
 def cost_ns(call: Callable[..., None], *args: Any) -> int:
@@ -103,6 +116,7 @@ class Empty:
     """Hooks that do nothing."""
 
     due = None
+    now_s = staticmethod(time.monotonic)
 
     def asked(self) -> None:
         """Nothing."""
@@ -159,13 +173,15 @@ class Turns:
             Hooks.FEW: Timed(Few()),
         }
         self._order = turns(random.Random(1))
-        self._left, self._now = 0, Hooks.OFF
+        self._left, self._now, self._turn = 0, Hooks.OFF, 0
         self._rows = bytearray()
 
     def schedule(self, *args: Any) -> Any:
         """In the place of the scheduler's own."""
         if not self._left:
-            self._left, self._now = IN_A_TURN, next(self._order)
+            self._now = next(self._order)
+            self._left = IN_A_TIMED_TURN if self._now is Hooks.TIMED else IN_A_TURN
+            self._turn += 1
         began_ns = time.perf_counter_ns()
         self._left -= 1
         hooks = self._hooks[self._now]
@@ -176,7 +192,9 @@ class Turns:
         output = self._schedule(*args)
         requests = len(output.num_scheduled_tokens)
         decodes = requests == output.total_num_scheduled_tokens and not output.scheduled_new_reqs
-        self._rows += ROW.pack(self._now, requests * decodes, began_ns, took_ns, waiting_ns)
+        self._rows += ROW.pack(
+            self._now, requests * decodes, began_ns, took_ns, waiting_ns, self._turn
+        )
         if len(self._rows) >= BLOCK * ROW.size:
             with self._path.open("ab") as file:
                 file.write(self._rows)

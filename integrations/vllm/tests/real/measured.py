@@ -17,7 +17,7 @@ from voltana.serving.ring_reader import RingReader, find_rings
 from voltana_ring.layout import Kind
 
 if TYPE_CHECKING:
-    from voltana.serving.ring_reader import Record
+    from voltana.serving.ring_records import Record
 
 DETAILS = re.compile(
     r"Iteration\((\d+)\): (\d+) context requests, (\d+) context tokens, (\d+) generation "

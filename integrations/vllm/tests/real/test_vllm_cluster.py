@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from voltana.serving.ring_reader import Record
+    from voltana.serving.ring_records import Record
 
 FASTEST_MHZ = 1410
 LOOSE = {"ttft_ms": 60_000, "itl_ms": 20_000}

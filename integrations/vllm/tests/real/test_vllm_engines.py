@@ -12,7 +12,7 @@ from voltana_ring.layout import Change
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from voltana.serving.ring_reader import Record
+    from voltana.serving.ring_records import Record
 
 PORT = 23230
 SETTLE_S = 3.0

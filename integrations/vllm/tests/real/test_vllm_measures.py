@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from measured import Details
-    from voltana.serving.ring_reader import Record
+    from voltana.serving.ring_records import Record
 
     Floats = np.ndarray[tuple[int], np.dtype[np.float64]]
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from benchmarks.sglang.ratios import ratio_of_pairs
-from hook_turns import IN_A_TURN, ROW, Hooks
+from hook_turns import IN_A_TURN, LEFT_OUT, ROW, Hooks
 from measured import load
 from vllm_server import VllmServer
 
@@ -71,17 +71,18 @@ def test_throughput_is_kept(model: Path, config: Path) -> None:
 
 def pairs_of(table: np.ndarray) -> Iterator[tuple[float, float]]:
     """Time without and with hooks of each two turns, ABBA or BAAB, that nothing came between."""
-    turns = table[: len(table) // IN_A_TURN * IN_A_TURN].reshape(-1, IN_A_TURN, table.shape[1])
-    hooks, began = turns[:, 0, 0], turns[:, :2, 2]
-    whole = (turns[:, :, 1] == REQUESTS).all(axis=1)
+    begins = np.flatnonzero(np.diff(table[:, 5], prepend=-1))
+    hooks, began, lasts = table[begins, 0], table[:, 2], np.diff(begins)
+    whole = np.minimum.reduceat(table[:, 1] == REQUESTS, begins)
     first = 0
-    while first + 4 < len(turns):  # from the second of a turn to the first of the next one
+    while first + 4 < len(begins):  # from within a turn to the first of the next one
         kinds = hooks[first : first + 4]
         if set(kinds) != {Hooks.OFF, Hooks.ON} or kinds[0] != kinds[3]:
             first += 1
             continue
-        if whole[first : first + 5].all():
-            lasted = began[first + 1 : first + 5, 0] - began[first : first + 4, 1]
+        if whole[first : first + 5].all() and (lasts[first : first + 4] == IN_A_TURN).all():
+            ends = began[begins[first + 1 : first + 5]]
+            lasted = ends - began[begins[first : first + 4] + LEFT_OUT]
             for half in (slice(0, 2), slice(2, 4)):
                 on = kinds[half] == Hooks.ON
                 yield float(lasted[half][~on][0]), float(lasted[half][on][0])
@@ -90,5 +91,8 @@ def pairs_of(table: np.ndarray) -> Iterator[tuple[float, float]]:
 
 def hook_us(table: np.ndarray, kind: Hooks, column: int = 3) -> np.ndarray:
     """What hooks took of each iteration but the first of a turn, which they looked at anew."""
-    same = (table[2:, 0] == kind) & (table[1:-1, 0] == kind) & (table[:-2, 0] == kind)
-    return table[2:, column][same & (table[2:, 1] == REQUESTS)] / 1e3
+    back = LEFT_OUT + 1  # a row holds what the iteration before took
+    rows, before = table[back:], table[:-back]
+    same = (rows[:, 5] == before[:, 5]) & (rows[:, 0] == kind)
+    alike = (rows[:, 1] == REQUESTS) & (before[:, 1] == REQUESTS)
+    return rows[:, column][same & alike] / 1e3

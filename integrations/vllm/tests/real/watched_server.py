@@ -71,14 +71,24 @@ def _time_hooks(meter: Any, path: Path) -> None:
 def _time_handing(meter: Any, path: Path) -> None:
     """Time what lies between a launch and where vLLM begins to count."""
     launched_s = [0.0]
-    original = meter._measure
 
-    def measure(self: Any, output: Any) -> None:
-        original(self, output)
-        if output.total_num_scheduled_tokens:
-            if not launched_s[0]:
-                count()
-            launched_s[0] = next(reversed(self._open.values()))[3]
+    def noted(name: str) -> None:
+        original = getattr(meter, name)
+
+        def around(self: Any, *args: Any) -> None:
+            original(self, *args)
+            if self._at > self._first:
+                launch_s = self._times[self._at - 1]
+            elif self.due is None and self._open:
+                launch_s = next(reversed(self._open.values()))[3]
+            else:
+                launch_s = self._launches_s[-1] if self._first else 0.0
+            if launch_s:
+                if not launched_s[0]:
+                    count()
+                launched_s[0] = launch_s
+
+        setattr(meter, name, around)
 
     def count() -> None:
         from vllm.v1.engine import core
@@ -93,7 +103,8 @@ def _time_handing(meter: Any, path: Path) -> None:
 
         core.compute_iteration_details = counted
 
-    meter._measure = measure
+    for name in ("scheduled", "asked"):
+        noted(name)
 
 
 def _toggle(meter: Any, path: Path) -> None:

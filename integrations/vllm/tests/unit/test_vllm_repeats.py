@@ -8,9 +8,10 @@ import pytest
 from fake_vllm import Request
 from hooked import Bench
 
-from voltana_ring.layout import Kind
+from voltana.serving.ring_reader import RingReader
+from voltana_ring.layout import SLOTS, Kind
 
-MOST_LINES = 60
+MOST_LINES = 45
 """Distinct lines that hooks run for such a batch: on a cold cache each costs, on any machine."""
 
 
@@ -58,17 +59,96 @@ def test_a_batch_that_repeats_the_one_before_runs_few_lines(bench):
     assert lines_of(bench, bench.core.step) <= MOST_LINES
 
 
-def test_where_the_engine_waits_little_is_done_before_a_batch_is_handed_over(tmp_path):
+@pytest.mark.parametrize("waits", [False, True])
+def test_a_batch_that_repeats_the_one_before_is_told_when_it_is_scheduled(tmp_path, waits):
+    bench = Bench(tmp_path, waits=waits)
+    add(bench, "a", "b", "c")
+    step(bench, 8)
+    bench.rung()
+    bench.scheduler.schedule()
+    assert [record.kind for record in bench.reader.drain()] == [Kind.FINISHED, Kind.LAUNCHED]
+    assert bench.rung() == 1
+    bench.close()
+
+
+def test_where_the_engine_waits_other_batches_are_told_once_they_are_handed_over(tmp_path):
     bench = Bench(tmp_path)
     add(bench, "a", "b", "c")
     step(bench, 8)
-    bench.records += bench.reader.drain()
-    assert lines_of(bench, bench.scheduler.schedule) <= MOST_LINES // 4
-    assert bench.reader.drain() == []
+    bench.scheduler.abort("b")
     bench.rung()
+    assert lines_of(bench, bench.scheduler.schedule) <= MOST_LINES
+    assert bench.reader.drain() == []
     bench.scheduler.get_grammar_bitmask(bench.meter.due)
-    assert [record.kind for record in bench.reader.drain()] == [Kind.FINISHED, Kind.LAUNCHED]
+    kinds = [record.kind for record in bench.reader.drain()]
+    assert kinds == [Kind.CHANGES, Kind.FINISHED, Kind.LAUNCHED]
     assert bench.rung() == 1
+    bench.close()
+
+
+def test_a_run_is_told_as_it_was_whenever_it_is_read_and_by_whom(tmp_path):
+    """At each bell, late, by a reader that comes while it goes on, and by one that begins anew."""
+    for asynchronous in (False, True):
+        folder = tmp_path / str(asynchronous)
+        folder.mkdir()
+        bench = Bench(folder, asynchronous=asynchronous)
+        late, joined, told = RingReader(bench.reader.path), None, []
+        add(bench, "a", "b", "c", tokens=150)
+        for number in range(120):
+            step(bench)
+            if number == 40:
+                joined = RingReader(bench.reader.path)
+                since = len(bench.records)
+            if number == 70:
+                position = bench.reader.position
+                kept = len(bench.records)
+            if number % 7 == 0:
+                told += late.drain()
+        told += late.drain()
+        assert repr(told) == repr(bench.records)
+        assert repr(joined.drain()) == repr(bench.records[since:])
+        again = RingReader(bench.reader.path)
+        again.go_back(position)
+        assert repr(again.drain()) == repr(bench.records[kept:])
+        bench.run()
+        assert late.lost == late.torn == joined.torn == again.torn == bench.reader.torn == 0
+        steps = [output for output in bench.core.outputs if output.total_num_scheduled_tokens]
+        finished = bench.of(Kind.FINISHED)
+        assert [record.iteration for record in finished] == list(range(1, len(steps) + 1))
+        assert late.position < bench.reader.position
+        for reader in (late, joined, again):
+            reader.close()
+        bench.close()
+
+
+def test_a_reader_that_fell_behind_is_told_no_more_than_a_ring_of_slots_holds(tmp_path):
+    bench = Bench(tmp_path)
+    add(bench, "a", tokens=2500)
+    for _ in range(2400):
+        bench.core.step()
+    records = bench.reader.drain()
+    assert len(records) <= 2 * SLOTS
+    launched = [record.iteration for record in records if record.kind is Kind.LAUNCHED]
+    assert launched == list(range(launched[0], 2401))
+    assert bench.reader.lost == 2400 - len(launched)
+    for _ in range(30):
+        bench.core.step()
+    few = bench.reader.drain(4)
+    assert [r.iteration for r in few if r.kind is Kind.LAUNCHED] == [2427, 2428, 2429, 2430]
+    bench.close()
+
+
+def test_an_engine_that_is_killed_leaves_a_run_that_is_read_to_its_last_pair(tmp_path):
+    bench = Bench(tmp_path)
+    add(bench, "a", tokens=200)
+    step(bench, 30)
+    half = RingReader(bench.reader.path, from_start=True)
+    at = bench.meter._at
+    bench.meter._times[at] = bench.now_s + 1.0  # the first half of a pair
+    assert repr(half.drain()) == repr(bench.records)
+    assert half.drain() == []
+    bench.meter._times[at] = 0.0
+    half.close()
     bench.close()
 
 

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any
 from voltana_ring.hooks.cached_share import CachedShare
 from voltana_ring.hooks.queue_view import earlier
 from voltana_ring.hooks.records import IDLE_EVERY_S, Launched, Records, idling
-from voltana_ring.layout import BODY, MAX_ENTRIES, REPEAT, Flag, Kind, Mode, pieces
+from voltana_ring.layout import BODY, MAX_ENTRIES, REPEAT, RUN, Flag, Kind, Mode, pieces
 from voltana_vllm.hooks.batch_view import BatchView
 from voltana_vllm.hooks.followed import Followed, Told, rooms_of
 from voltana_vllm.hooks.queue_view import QueueReader
+from voltana_vllm.hooks.repeats import Repeats
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -24,15 +25,18 @@ if TYPE_CHECKING:
 
 _NAN = float("nan")
 # Plain numbers cost less to pack, and what is in this module less to find.
-_LAUNCHED, _FINISHED = int(Kind.LAUNCHED), int(Kind.FINISHED)
+_LAUNCHED, _FINISHED, _RUN = int(Kind.LAUNCHED), int(Kind.FINISHED), int(Kind.RUN)
 _pack = REPEAT.pack
 _log = logging.getLogger("vllm.voltana")
+
+MOST_AHEAD = 2
+"""Batches in flight of one that schedules ahead: more are a pipeline's, which overlap."""
 
 MOST_OPEN = 64
 """More batches than any engine has in flight; what is older never came back."""
 
 
-class Meter:
+class Meter(Repeats):
     """Measures one scheduler; not thread-safe, as the scheduler is not.
 
     Latency is the time on the device: from the launch, or from the end of the iteration before
@@ -71,8 +75,7 @@ class Meter:
         now_s: Callable[[], float] = time.monotonic,
         wall_s: Callable[[], float] = time.time,
     ) -> None:
-        self._scheduler = scheduler
-        self._requests = scheduler.requests
+        super().__init__(scheduler, ring, now_s)
         self._ring = ring
         self._records = Records(ring)
         self._flags = int(Flag.SPECULATIVE) if speculative else 0
@@ -83,7 +86,7 @@ class Meter:
         self._queue = QueueReader(scheduler, self._followed.known, self._cached, listening)
         stages = getattr(scheduler.vllm_config.parallel_config, "pipeline_parallel_size", 1)
         self._batch = BatchView(summed=speculative or stages > 1)
-        self.now_s, self._wall_s = now_s, wall_s
+        self._wall_s = wall_s
         # Batches under way with how they were launched; one that repeats another has its own
         # number and time of launch beside that.
         self._waits = waits
@@ -92,7 +95,7 @@ class Meter:
         self._open: dict[int, Open] = {}
         self._untold: list[tuple[Open, float]] = []
         self._still = -1  # requests of a batch that may repeat; none does while it is -1
-        self._newest = ""  # the request that came last by then
+        self._launches_s: tuple[float, ...] = ()  # of what was in flight as a run began
         self._template: Launched | None = None
         self._kept: Kept = (b"", b"", b"", b"", b"", 0)
         self._counted = 0  # the iteration up to which the batch's KV tokens are counted
@@ -103,8 +106,7 @@ class Meter:
         self._lives = False
         self.errors = 0
 
-    def scheduled(self, output: Any) -> None:
-        """Note what was scheduled: a batch that is about to run, or nothing."""
+    def _scheduled_other(self, output: Any) -> None:
         if self.due is not None:
             self.overdue()
         if self._waits and output.total_num_scheduled_tokens:
@@ -130,8 +132,7 @@ class Meter:
 
     def _measure(self, output: Any) -> None:
         """Measure a batch, or nothing: by the short way if it may be."""
-        # Most batches decode what the one before did, a token later. What runs once an iteration
-        # is in no cache by then, and every line costs: these have few.
+        self._leave_run()
         size, untold = len(output.num_scheduled_tokens), self._untold
         same = (
             size == self._still
@@ -139,7 +140,7 @@ class Meter:
             and not output.finished_req_ids
             and not output.scheduled_new_reqs
             and not output.scheduled_cached_reqs.resumed_req_ids
-            and next(reversed(self._requests)) == self._newest
+            and next(reversed(self._requests)) is self._newest
         )
         if not (same and len(untold) == 1 and untold[0][0][1] is self._template):
             self._schedule_other(output, same=same)
@@ -150,12 +151,59 @@ class Meter:
         self.iterations = number = self.iterations + 1
         result, load, queue, launch, nothing, first = self._kept
         launch_s = self._due_s or self.now_s()
-        self._ring.put(_pack(
+        self._open[id(output)] = output, alike, number, launch_s
+        self._begin_run(ended + 1, _pack(
             result, ended, ready_s, load, first + size * ended, queue, began_s, ready_s, latency_s,
             launch, number, launch_s, load, first + size * number, queue, launch_s, nothing,
         ))  # fmt: skip
         self._ring.ring()
-        self._open[id(output)] = output, alike, number, launch_s
+
+    def _begin_run(self, number: int, told: bytes) -> None:
+        """Tell a batch that repeats the one before, and leave those behind it to the short way.
+
+        Args:
+            number: Of the result that is told next.
+            told: The records.
+        """
+        # In flight are this batch and, asynchronously, the one before: as they repeat one, and no
+        # other is missing among them, their times are all that there is to tell.
+        flying = self._open.values()
+        alike = all(launched is self._template for _, launched, _, _ in flying)
+        if not alike or len(flying) > MOST_AHEAD or number + len(flying) != self.iterations + 1:
+            self._ring.put(told)
+            return
+        self._launches_s = tuple(launch_s for _, _, _, launch_s in flying)
+        begins = RUN.pack(_RUN, number, self._launches_s[0], self._ready_s)
+        self._first, self._full = self._ring.begin_run(told + begins)
+        self._at, self._size = self._first, self._still
+        self._flying.extend(output for output, _, _, _ in flying)
+        self._open.clear()
+
+    def _leave_run(self) -> None:
+        """Go on without the run, with what is in flight of it, and a result that is there."""
+        first, at, untold_s = self._first, self._at, self._untold_s
+        if not first:
+            return
+        flying: list[Any] = [*([None] if untold_s else ()), *self._flying]
+        self._flying.clear()
+        self._size = self._first = self._at = self._full = 0
+        self._untold_s = 0.0
+        pairs = (at - first) // 2
+        self._ring.end_run(pairs)
+        if pairs:
+            self._ready_s = self._tokens_s = self._times[at - 2]
+        launches_s = [*self._launches_s, *self._times[first + 1 : at : 2]][-len(flying) :]
+        self.iterations += pairs
+        number = self.iterations - len(flying)
+        template = self._template
+        assert template is not None  # there is one as long as there is a run
+        for output, launch_s in zip(flying, launches_s, strict=True):
+            number += 1
+            found = output, template, number, launch_s
+            if output is None:
+                self._untold.append((found, untold_s))
+            else:
+                self._open[id(output)] = found
 
     def _schedule_other(self, output: Any, *, same: bool) -> None:
         """Note what may be another batch than the one before.
@@ -219,13 +267,8 @@ class Meter:
             self._template = launched
             self._kept = _kept(launched)
 
-    def updated(self, output: Any, ready_s: float) -> None:
-        """Note a result; it is told with the launch that follows at once, or now where none does.
-
-        Args:
-            output: What was scheduled.
-            ready_s: When the result was there.
-        """
+    def _updated_other(self, output: Any, ready_s: float) -> None:
+        self._leave_run()
         found = self._open.pop(id(output), None)
         if found is None:
             return
@@ -238,6 +281,7 @@ class Meter:
         self.due = None
         self._still = -1
         self._batch.doubt()
+        self._leave_run()
 
     def close(self) -> None:
         """Measure no more, and remove the ring."""

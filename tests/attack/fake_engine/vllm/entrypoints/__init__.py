@@ -1,0 +1,1 @@
+"""A vLLM that a launch may start, without a model."""
