@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from benchmarks.kept_runs import rows_of
-from benchmarks.paired import ATTAINMENTS, REFERENCES, SAVED, mean, shortfall
+from benchmarks.paired import ATTAINMENTS, REFERENCES, SAVED, mean, shortfall, verdict
 from voltana.evaluation.scenario import load_scenario
 from voltana.evaluation.sweep import make_plan
 from voltana.evaluation.sweep.fields import as_tables
@@ -114,6 +114,37 @@ def table(by_cell: Mapping[str, Runs], shown: Sequence[str] | None = None) -> It
             kept = " | ".join(_kept(runs, policy, column) for column in ATTAINMENTS)
             saved, changes = 100 * mean(runs[policy], SAVED), mean(runs[policy], CHANGES)
             yield f"| {name} | {policy} | {saved:.1f} | {kept} | {changes:.1f} |"
+
+
+def verdicts(by_cell: Mapping[str, Runs], ours: str, others: Mapping[str, float]) -> Iterable[str]:
+    """A line for each cell: what the reference and all others keep, and whether `ours` is held.
+
+    Args:
+        by_cell: The figures, of one policy of `REFERENCES` at least.
+        ours: The policy that is judged.
+        others: See `benchmarks.paired.verdict`.
+    """
+    shown = [other for other in others if any(other in runs for runs in by_cell.values())]
+    heads = (f"{policy}: saved, kept" for policy in (*shown, ours))
+    yield f"| cell | seeds | R keeps | {' | '.join(heads)} | less than R, points | held |"
+    yield f"|---|---:|---|{'---|' * (len(shown) + 1)}---|---|"
+    for name, runs in by_cell.items():
+        short = [shortfall(runs, ours, column) for column in ATTAINMENTS]
+        saved = (
+            f"{100 * mean(runs[policy], SAVED):.1f}, {_three(runs[policy])}"
+            if policy in runs
+            else ""
+            for policy in (*shown, ours)
+        )
+        kept = " / ".join(f"{100 * each.reference:.1f}" for each in short)
+        less = " / ".join(f"{100 * each.mean:.1f}" for each in short)
+        judged = verdict(runs, ours, others)
+        yield f"| {name} | {len(runs[ours])} | {kept} | {' | '.join(saved)} | {less} | {judged} |"
+
+
+def _three(runs: Sequence[Figures]) -> str:
+    """TTFT, ITL and ITL of tokens, in per cent."""
+    return " / ".join(f"{100 * mean(runs, column):.1f}" for column in ATTAINMENTS)
 
 
 def _kept(runs: Runs, policy: str, column: str) -> str:

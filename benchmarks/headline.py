@@ -15,8 +15,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from benchmarks.cells import Cell, measure, table
-from benchmarks.paired import verdict
+from benchmarks.cells import Cell, measure, table, verdicts
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -86,9 +85,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         processes=given.processes,
     )
     print("\n".join(table(by_cell, given.policies)))
-    print("\n| cell | held |\n|---|---|")
-    for name, runs in by_cell.items():
-        print(f"| {name} | {verdict(runs, OURS, {PUBLISHED: 0.0})} |")
+    print()
+    print("\n".join(verdicts(by_cell, OURS, {PUBLISHED: 0.0})))
 
 
 if __name__ == "__main__":

@@ -14,8 +14,7 @@ import random
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from benchmarks.cells import Cell, measure, scenario_of, table
-from benchmarks.paired import verdict
+from benchmarks.cells import Cell, measure, scenario_of, table, verdicts
 from voltana.values import Load
 
 if TYPE_CHECKING:
@@ -104,9 +103,8 @@ def main(given: Sequence[str] | None = None) -> None:
         processes=asked.processes,
     )
     print("\n".join(table(by_cell)))
-    print("\n| cell | held |\n|---|---|")
-    for name, runs in by_cell.items():
-        print(f"| {name} | {verdict(runs, OURS, MAY_SAVE_LESS)} |")
+    print()
+    print("\n".join(verdicts(by_cell, OURS, MAY_SAVE_LESS)))
 
 
 if __name__ == "__main__":
