@@ -4,7 +4,7 @@ On a scheduler of our own that follows vLLM's rules, so that it needs none; `mak
 the same of a real one. There hooks run a few hundred times a second, on code and data that are in
 no cache by then: `cold` sweeps the caches before each hook, and is the worst that can be. Beside
 ours stand hooks of no line and of five: what none in Python can be below, on the machine at hand.
-And ours without their bell. Requests come and go all the time, or decode together: most batches
+Requests come and go all the time, or decode together: most batches
 repeat the one before then. Where an engine waits for other processes it is done meanwhile what a
 batch needs that does not; the rest is on the way of a batch.
 """
@@ -17,12 +17,10 @@ import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
-from unittest import mock
 
 import numpy as np
 
 from voltana_ring.hooks.guard import METER
-from voltana_vllm.hooks import repeats
 from voltana_vllm.hooks.around import HOOKS, MORE_HOOKS
 
 if TYPE_CHECKING:
@@ -92,7 +90,7 @@ def measure(
         batch: Requests that decode at once.
         asynchronous: Whether steps are scheduled before the results of those before are there.
         cold: Whether the caches are swept before each hook.
-        hooks: ``ours``; these with ``no wait`` of the engine, or with ``no bell``; or ``few`` or
+        hooks: ``ours``; these with ``no wait`` of the engine; or ``few`` or
             ``empty`` in their place.
         together: Whether requests decode together, and do not come and go all the time.
     """
@@ -113,9 +111,7 @@ def measure(
             asynchronous=asynchronous,
             waits=hooks != "no wait",
         )
-        meter, write = bench.meter, repeats._write
-        if hooks == "no bell":
-            meter._ring.ring = write = lambda *_arguments: None
+        meter = bench.meter
         swept = np.zeros(SWEPT_BYTES if cold else 0, np.uint8)
         measured = {"few": Few(), "empty": Empty()}.get(hooks, meter)
         timed = Timed(measured, lambda: np.add(swept, 1, out=swept))
@@ -128,8 +124,7 @@ def measure(
                 bench.scheduler.add_request(Request(f"r{number}", prompt, tokens, bench.wall_s))
                 number += 1
             spent_us = timed.spent_us = dict.fromkeys(timed.spent_us, 0.0)
-            with mock.patch.object(repeats, "_write", write):
-                bench.core.step()
+            bench.core.step()
             if bench.core.outputs.pop().total_num_scheduled_tokens:
                 whole = sum(spent_us.values())
                 times.append((whole, whole - spent_us["asked"]))
@@ -167,7 +162,7 @@ def main() -> None:
             print(
                 f"in their place, batch {batch} {kind}, plain, cold caches, {ROUNDS} rounds in turn"
             )
-            _alternate(batch, ("ours", "no wait", "no bell", "few", "empty"), together=together)
+            _alternate(batch, ("ours", "no wait", "few", "empty"), together=together)
 
 
 if __name__ == "__main__":
