@@ -7,8 +7,6 @@ import math
 import time
 from typing import TYPE_CHECKING, Any
 
-import pytest
-
 from tests.attack import test_admin_agent
 from tests.attack.test_admin_agent import serving
 from voltana.serving.agent import service
@@ -17,6 +15,8 @@ from voltana_ring.writer import RingWriter
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    import pytest
 
 FACTS = {
     "version": "0.32.0", "role": "decode", "model": "tiny", "tp_size": 1,
