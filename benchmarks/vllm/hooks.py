@@ -4,8 +4,9 @@ On a scheduler of our own that follows vLLM's rules, so that it needs none; `mak
 the same of a real one. There hooks run a few hundred times a second, on code and data that are in
 no cache by then: `cold` sweeps the caches before each hook, and is the worst that can be. Beside
 ours stand hooks of no line and of five: what none in Python can be below, on the machine at hand.
-And ours without their bell, and without their ring as well: what the two take of them. Where an
-engine waits for other processes most of it is done meanwhile; the rest is on the way of a batch.
+Requests come and go all the time, or decode together: most batches
+repeat the one before then. Where an engine waits for other processes it is done meanwhile what a
+batch needs that does not; the rest is on the way of a batch.
 """
 
 from __future__ import annotations
@@ -14,9 +15,13 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+from voltana_ring.hooks.guard import METER
+from voltana_vllm.hooks.around import HOOKS, MORE_HOOKS
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -28,8 +33,15 @@ SWEPT_BYTES = 8 * 2**20
 """More than the private caches of a core."""
 
 
+METHODS = {
+    "scheduled": "schedule",
+    "asked": "get_grammar_bitmask",
+    "updated": "update_from_output",
+}
+
+
 class Timed:
-    """Hooks, and the thread CPU time of an iteration that they take.
+    """Hooks, and the thread CPU time of an iteration that they take, with what calls them.
 
     Args:
         hooks: What is timed.
@@ -40,10 +52,12 @@ class Timed:
 
     def __init__(self, hooks: Any, sweep: Callable[[], None]) -> None:
         self.now_s = time.monotonic
-        self.spent_us = dict.fromkeys(("scheduled", "asked", "updated"), 0.0)
+        self.spent_us = dict.fromkeys(METHODS, 0.0)
         self._hooks = hooks
-        for name in self.spent_us:
-            setattr(self, name, self._timed(name, getattr(hooks, name), sweep))
+        self._scheduler = SimpleNamespace(**{METER: hooks})
+        for name, method in METHODS.items():
+            around = (HOOKS | MORE_HOOKS)[method](lambda _scheduler, output, *_more: output)
+            setattr(self, name, self._timed(name, around, sweep))
 
     @property
     def due(self) -> Any:
@@ -51,19 +65,24 @@ class Timed:
         return self._hooks.due
 
     def _timed(self, name: str, call: Any, sweep: Callable[[], None]) -> Any:
-        def around(*arguments: Any) -> None:
+        def around(output: Any = None, *_ready: float) -> None:
             sweep()
             began_ns = time.thread_time_ns()
-            call(*arguments)
+            call(self._scheduler, output)
             self.spent_us[name] += (time.thread_time_ns() - began_ns) / 1e3
 
         return around
 
 
 def measure(
-    batch: int, *, asynchronous: bool, cold: bool, hooks: str = "ours"
+    batch: int,
+    *,
+    asynchronous: bool,
+    cold: bool,
+    hooks: str = "ours",
+    together: bool = False,
 ) -> tuple[float, ...]:
-    """10th, 50th and 99th percentile in us, with requests that come and go all the time.
+    """10th, 50th and 99th percentile in us.
 
     Of an iteration, and behind these three the last two of what is on its way.
 
@@ -71,8 +90,9 @@ def measure(
         batch: Requests that decode at once.
         asynchronous: Whether steps are scheduled before the results of those before are there.
         cold: Whether the caches are swept before each hook.
-        hooks: ``ours``; these with ``no wait`` of the engine, with ``no bell`` or with ``no ring``
-            and no bell; or ``few`` or ``empty`` in their place.
+        hooks: ``ours``; these with ``no wait`` of the engine; or ``few`` or
+            ``empty`` in their place.
+        together: Whether requests decode together, and do not come and go all the time.
     """
     for kind in ("unit", "real"):
         sys.path.insert(0, str(TESTS / kind))
@@ -93,14 +113,13 @@ def measure(
         )
         meter = bench.meter
         swept = np.zeros(SWEPT_BYTES if cold else 0, np.uint8)
-        _leave_out(meter, hooks)
         measured = {"few": Few(), "empty": Empty()}.get(hooks, meter)
         timed = Timed(measured, lambda: np.add(swept, 1, out=swept))
         bench.scheduler._voltana_meter = timed
         number = 0
         while len(times) < ITERATIONS:
-            while len(bench.scheduler.requests) < batch + 4:
-                tokens = 50 + number * 37 % 300
+            while len(bench.scheduler.requests) < batch + 4 * (not together):
+                tokens = 800 if together else 50 + number * 37 % 300
                 prompt = 20 + number * 131 % 700
                 bench.scheduler.add_request(Request(f"r{number}", prompt, tokens, bench.wall_s))
                 number += 1
@@ -114,17 +133,13 @@ def measure(
     return *np.percentile(whole, [10, 50, 99]), *np.percentile(on_the_way, [50, 99])
 
 
-def _leave_out(meter: Any, hooks: str) -> None:
-    """Make what is left out of the meter's ring do nothing."""
-    left_out = {"no bell": ("ring",), "no ring": ("ring", "put")}
-    for name in left_out.get(hooks, ()):
-        setattr(meter._ring, name, lambda *_arguments: None)
-
-
-def _alternate(batch: int, kinds: tuple[str, ...]) -> None:
+def _alternate(batch: int, kinds: tuple[str, ...], *, together: bool) -> None:
     """Print medians over rounds of all kinds of hooks in turn: the machine's speed wavers."""
     took = [
-        [measure(batch, asynchronous=False, cold=True, hooks=kind) for kind in kinds]
+        [
+            measure(batch, asynchronous=False, cold=True, hooks=kind, together=together)
+            for kind in kinds
+        ]
         for _ in range(ROUNDS)
     ]
     for kind, row in zip(kinds, np.median(took, axis=0), strict=True):
@@ -141,9 +156,13 @@ def main() -> None:
                 kind = "asynchronous" if asynchronous else "plain"
                 figures = "  ".join(f"{us:6.1f}" for us in took)
                 print(f"{batch:5}  {kind:12}  {'cold' if cold else 'hot':6}  {figures}")
-    for batch in (8, 64):
-        print(f"in their place, batch {batch}, plain, cold caches, {ROUNDS} rounds in turn")
-        _alternate(batch, ("ours", "no wait", "no bell", "no ring", "few", "empty"))
+    for together in (False, True):
+        for batch in (8, 64):
+            kind = "together" if together else "coming and going"
+            print(
+                f"in their place, batch {batch} {kind}, plain, cold caches, {ROUNDS} rounds in turn"
+            )
+            _alternate(batch, ("ours", "no wait", "few", "empty"), together=together)
 
 
 if __name__ == "__main__":

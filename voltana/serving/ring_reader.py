@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import mmap
 import os
 import zlib
@@ -115,6 +116,10 @@ class RingReader:
     def identity(self) -> str:
         """Names this ring among all that its file name had."""
         return f"{self._inode}.{self.epoch}"
+
+    def wait_s(self, now_s: float) -> float:
+        """How long to wait for the next pair of a run, for which no bell rings; inf without one."""
+        return math.inf if self._run is None else self._run.wait_s(now_s)
 
     def go_back(self, position: int) -> None:
         """Read on from an earlier moment; those that were overwritten count as lost."""

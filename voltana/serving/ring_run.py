@@ -14,6 +14,14 @@ if TYPE_CHECKING:
 
     from voltana.serving.ring_records import Record
 
+LATER = 1.05
+"""Of the time of an iteration: one that lasts as long as the one before has ended by then."""
+
+AGAIN = 0.1
+"""Of the time that an iteration has lasted so far is waited for again."""
+
+LEAST_WAIT_S, MOST_WAIT_S = 1e-3, 0.1
+
 _NAN = float("nan")
 
 
@@ -59,6 +67,18 @@ class Run:
         self._first, self.last = first, last
         self._most = min((last - first) // PAIR_WORDS, MOST_PAIRS - 1)
         self.pairs = 0
+        ended = records[-2] if len(records) > 1 else launched
+        self._period_s = ended.latency_s if ended.latency_s > 0 else 0.0
+
+    def wait_s(self, now_s: float) -> float:
+        """How long to wait for the next pair: until it is likely there, then a little at a time.
+
+        Args:
+            now_s: The current time.
+        """
+        launch_s: float = self._launches_s[-1]
+        ahead_s = launch_s + LATER * self._period_s - now_s
+        return min(max(ahead_s, LEAST_WAIT_S, AGAIN * (now_s - launch_s)), MOST_WAIT_S)
 
     def take(self, times_s: memoryview[float], most: int | None = None) -> list[list[Record]]:
         """The records of the pairs that have come: a result and a launch each.
@@ -84,6 +104,7 @@ class Run:
         self._launches_s.append(launch_s)
         number, launched = self._number, of.iteration + self.pairs + 1
         latency_s = ready_s - max(began_s, self._ready_s)
+        self._period_s = ready_s - self._ready_s
         self._number, self._ready_s = number + 1, ready_s
         ended = of._replace(
             kind=Kind.FINISHED, iteration=number, at_s=ready_s, load=self._load(number),

@@ -68,7 +68,8 @@ that is told next, when its iteration was launched, and when the result before w
 A run is pairs of times, as far as the slot has place: when that result was ready, and when the
 iteration behind the last one was launched, which decodes the same requests a token later. A pair is
 there once both follow those before; what was in its place is zero. The last word of the slot is
-zero while the run goes on, and the number of its pairs and one once it has ended."""
+zero while the run goes on, and the number of its pairs and one once it has ended. No bell rings for
+a pair: a reader looks again when the next is likely there."""
 
 PAIR_WORDS = 2
 MOST_PAIRS = 8191

@@ -159,11 +159,6 @@ class RingWriter:
         """Say how many pairs the last run has."""
         self._words[self._run_ends] = pairs + 1
 
-    @property
-    def bell(self) -> int:
-        """What `ring` writes to; -1 once the ring is closed."""
-        return self._bell
-
     def ring(self) -> None:
         """Wake the reader, if there is one; never blocks."""
         try:

@@ -178,6 +178,12 @@ class Group:
                 served.ring_loop.keep(served.reader)
         return any_records
 
+    def wait_s(self) -> float:
+        """How long to wait before `drain` is due though no bell rings; inf: until one does."""
+        now_s = self._time.now_s()
+        waits_s = (served.reader.wait_s(now_s) for served in self._served.values())
+        return min(waits_s, default=math.inf)
+
     def tick(self, period_s: float) -> None:
         """A control step of each loop that had none for `period_s`."""
         self.drain()

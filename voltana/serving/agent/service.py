@@ -104,6 +104,7 @@ class Agent:
         self._log = structlog.get_logger("voltana.serving.agent").bind(instance=options.instance)
         self._ending = asyncio.Event()
         self._said: set[str] = set()
+        self._looks: asyncio.TimerHandle | None = None
         with contextlib.ExitStack() as opened:
             make_folder(config.agent.rings)
             self._lock = _take_lock(config.agent.rings, options.instance)
@@ -161,6 +162,8 @@ class Agent:
             await self._tick_until_end()
         finally:
             loop.remove_reader(self._bell)
+            if self._looks is not None:
+                self._looks.cancel()
             await control.stop()
             await figures.stop()
             self.close()
@@ -193,6 +196,7 @@ class Agent:
                     await self._save()
                 save_at_s = now_s + agent.save_every_s
             self._attempt(lambda: self.group.tick(agent.idle_tick_s))
+            self._look_again()
             self._attempt(self.energy.tick)
             self._attempt(lambda: self._footing.publishing.publish(heartbeat=True))
             with contextlib.suppress(TimeoutError):
@@ -221,8 +225,25 @@ class Agent:
     def _on_bell(self) -> None:
         with contextlib.suppress(BlockingIOError):
             os.read(self._bell, 65536)
+        self._read_on()
+
+    def _read_on(self) -> None:
+        """Work through what has come; no bell rings for batches that repeat the one before."""
+        self._attempt(self._read)
+        self._look_again()
+
+    def _read(self) -> None:
         if self.group.drain():
             self._footing.publishing.publish(heartbeat=False)
+
+    def _look_again(self) -> None:
+        """Read on when the next of them is likely there."""
+        if self._looks is not None:
+            self._looks.cancel()
+            self._looks = None
+        wait_s = self.group.wait_s()
+        if wait_s < math.inf and not self._ending.is_set():
+            self._looks = asyncio.get_running_loop().call_later(wait_s, self._read_on)
 
     def _scan(self) -> None:
         self._footing.follow_engine()

@@ -102,6 +102,10 @@ class ForwardPassReader:
             records = records[-newest:]
         return records or self._records.silent(self._time.now_s())
 
+    def wait_s(self, now_s: float) -> float:  # noqa: ARG002
+        """Messages wake whoever waits for them."""
+        return math.inf
+
     def go_back(self, position: int) -> None:
         """Nothing that was told is kept anywhere."""
 

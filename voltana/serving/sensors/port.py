@@ -56,6 +56,10 @@ class RecordReader(Protocol):
         """Every record since the last call, or the newest so many, in order; never blocks."""
         ...
 
+    def wait_s(self, now_s: float) -> float:
+        """How long to wait until it is read again, though nobody says so; inf: until one does."""
+        ...
+
     def go_back(self, position: int) -> None:
         """Read on from an earlier record, as far as it is kept."""
         ...

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 
 import pytest
@@ -60,13 +61,24 @@ def test_a_batch_that_repeats_the_one_before_runs_few_lines(bench):
 
 
 @pytest.mark.parametrize("waits", [False, True])
-def test_a_batch_that_repeats_the_one_before_is_told_when_it_is_scheduled(tmp_path, waits):
+def test_a_batch_that_repeats_the_one_before_is_told_at_once_and_without_a_bell(tmp_path, waits):
     bench = Bench(tmp_path, waits=waits)
     add(bench, "a", "b", "c")
     step(bench, 8)
     bench.rung()
-    bench.scheduler.schedule()
+    bench.core.step()
     assert [record.kind for record in bench.reader.drain()] == [Kind.FINISHED, Kind.LAUNCHED]
+    launch_s = bench.now_s - 0.005  # of which 4 ms are on the device
+    assert bench.reader.wait_s(launch_s) == pytest.approx(1.05 * 0.005)
+    assert bench.reader.wait_s(launch_s + 0.0051) == 1e-3
+    assert bench.reader.wait_s(launch_s + 0.5) == pytest.approx(0.05)
+    assert bench.reader.wait_s(launch_s + 1e6) == 0.1
+    with pytest.raises(BlockingIOError):
+        bench.rung()  # for none of a run
+    bench.scheduler.abort("b")
+    bench.core.step()
+    assert bench.reader.drain()
+    assert bench.reader.wait_s(bench.now_s) == math.inf
     assert bench.rung() == 1
     bench.close()
 

@@ -2,13 +2,13 @@
 
 Most batches do. Hooks run a few hundred times a second, on code and data that are in no cache by
 then, so that each line, each function and each object that is touched costs: here are few. Two
-times are stored where the reader makes records of them (`voltana_ring.layout.RUN`), and all else is
-left to whatever comes that differs.
+times are stored where the reader makes records of them (`voltana_ring.layout.RUN`), without a bell,
+which costs as much as all of it: a reader knows when to look for the next. All else is left to
+whatever comes that differs.
 """
 
 from __future__ import annotations
 
-import os
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
@@ -16,8 +16,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from voltana_ring.writer import RingWriter
-
-_write = os.write
 
 
 class Repeats:
@@ -33,14 +31,14 @@ class Repeats:
     """
 
     __slots__ = (
-        "__dict__", "_at", "_bell", "_first", "_flying", "_full", "_newest", "_requests",
+        "__dict__", "_at", "_first", "_flying", "_full", "_newest", "_requests",
         "_scheduler", "_size", "_times", "_untold_s", "now_s",
     )  # fmt: skip
 
     def __init__(self, scheduler: Any, ring: RingWriter, now_s: Callable[[], float]) -> None:
         self._scheduler = scheduler
         self._requests = scheduler.requests
-        self._times, self._bell = ring.times, ring.bell
+        self._times = ring.times
         self.now_s = now_s
         self._size = 0  # requests of a batch that repeats the one before; 0: none does
         self._newest = ""  # the request that came last by then
@@ -67,10 +65,6 @@ class Repeats:
             self._times[at + 1] = self.now_s()
             self._at = at + 2
             self._flying.append(output)
-            try:
-                _write(self._bell, b"\x01")
-            except BlockingIOError:  # nobody listens, or it has enough to do
-                return
         else:
             self._size = 0
             self._scheduled_other(output)
