@@ -156,15 +156,10 @@ def regressor(load: Sequence[float], clock_mhz: float, max_clock_mhz: float) -> 
     return np.array(products(load, clock_mhz, max_clock_mhz))
 
 
-def products(load: Sequence[float], clock_mhz: float, max_clock_mhz: float) -> tuple[float, ...]:
-    """`regressor` as plain numbers; written out, for every iteration asks for them."""
-    _, s, low = basis_at(clock_mhz, max_clock_mhz)
-    a, b, c, d, e, f = load
-    return (
-        a, b, c, d, e, f,
-        s * a, s * b, s * c, s * d, s * e, s * f,
-        low * a, low * b, low * c, low * d, low * e, low * f,
-    )  # fmt: skip
+def products(load: Sequence[float], clock_mhz: float, max_clock_mhz: float) -> list[float]:
+    """`regressor` as a list."""
+    _, slow, low = basis_at(clock_mhz, max_clock_mhz)
+    return [*load, *[slow * v for v in load], *[low * v for v in load]]
 
 
 def mixed_parts(
