@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 from voltana.operating import UNKNOWN_LINE, PrefillLine, lines_s
 from voltana.plant.dispatch import LazyCandidates
 from voltana.pool import NAME, KeptPool
+from voltana.routers import fill_up
 from voltana.routers.fill_up import FillUp
 from voltana.testing import samples
-from voltana.values import InstanceState, Role
+from voltana.values import InstanceState, Request, Role
 
 rates = st.floats(0.0, 1e-3)
 lines = st.tuples(*[rates] * 6, st.floats(0.5, 1.0)).map(
@@ -70,20 +71,31 @@ def prefill(name, tokens, predictor):
 
 
 queues = st.lists(
-    st.tuples(st.integers(0, 60_000), st.floats(0.1, 5.0), st.booleans()), min_size=1, max_size=9
+    st.tuples(st.integers(0, 60_000), st.floats(0.1, 5.0), st.booleans()), min_size=1, max_size=50
 )
 
 
-@given(queues, st.integers(1, 30_000))
-def test_models_that_have_to_be_asked_are_routed_among_as_lines_are(queues, prompt):
+@given(queues, st.integers(1, 30_000), st.sampled_from([0.0, 0.3]))
+def test_models_that_have_to_be_asked_are_routed_among_as_lines_are(queues, prompt, waited_s):
     def pool(*, asked):
         return [
             prefill(f"p{at}", tokens, (Asked if mixed and asked else Lines)(slow))
             for at, (tokens, slow, mixed) in enumerate(queues)
         ]
 
-    request = samples.request(0, prompt_tokens=prompt)
+    request = Request(request_id=0, arrived_at_s=0.0, prompt_tokens=prompt, waited_s=waited_s)
     assert FillUp().route(request, pool(asked=True)) == FillUp().route(request, pool(asked=False))
+
+
+@given(queues, st.integers(1, 30_000), st.sampled_from([0.0, 0.3]))
+def test_many_are_routed_among_as_few_are(queues, prompt, waited_s):
+    pool = [prefill(f"p{at}", tokens, Lines(slow)) for at, (tokens, slow, _) in enumerate(queues)]
+    request = Request(request_id=0, arrived_at_s=0.0, prompt_tokens=prompt, waited_s=waited_s)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(fill_up, "_MANY", math.inf)
+        one_by_one = FillUp().route(request, pool)
+        patch.setattr(fill_up, "_MANY", 1)
+        assert FillUp().route(request, pool) == one_by_one
 
 
 def test_a_table_is_made_anew_in_the_rows_that_changed():

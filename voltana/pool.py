@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import compress
 from operator import attrgetter, is_not
-from typing import TYPE_CHECKING, TypeVar, cast, overload
+from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 import numpy as np
 
@@ -68,7 +68,7 @@ class _Column:
     __slots__ = ("stale", "values")
 
     def __init__(self, values: list[object] | Table) -> None:
-        self.values = values
+        self.values: Any = values
         self.stale: set[int] = set()
 
 
@@ -137,26 +137,28 @@ class KeptPool:
 
     def column(self, make: Callable[..., _T], on: Callable[..., object] | None = None) -> list[_T]:
         """See `Pool.column`."""
-        return cast("list[_T]", self._values(make, on, list))
+        values: list[_T] = self._values(make, on, list)
+        return values
 
     def table(
         self, make: Callable[..., Sequence[float]], on: Callable[..., object] | None = None
     ) -> Table:
         """See `Pool.table`."""
-        return cast("Table", self._values(make, on, _as_table))
+        values: Table = self._values(make, on, _as_table)
+        return values
 
     def _values(
         self,
         make: Callable[..., object],
         on: Callable[..., object] | None,
         gather: Callable[[Iterable[object]], list[object] | Table],
-    ) -> list[object] | Table:
+    ) -> Any:
         column = self._columns.get(make)
         if column is None:
             below = () if on is None else (self.column(on),)
             column = self._columns[make] = _Column(gather(map(make, self._shown, *below)))
         elif column.stale:
-            values, shown = cast("list[object]", column.values), self._shown
+            values, shown = column.values, self._shown
             if on is None:
                 for place in column.stale:
                     values[place] = make(shown[place])

@@ -260,6 +260,8 @@ class DirectionalLeastSquares(base.Regressor):
 
         With one that is there already nothing can be forgotten, whatever the direction.
         """
+        if self._at_prior:
+            return 0.0
         variances = self._covariance.diagonal()
         if self._at_prior is None:
             self._at_prior = bool(np.maximum.reduce(variances) >= 1.0)

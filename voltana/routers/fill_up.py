@@ -25,10 +25,8 @@ over while another one has room.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from typing import TYPE_CHECKING
-
-import numpy as np
+from operator import add, attrgetter, neg
+from typing import TYPE_CHECKING, NamedTuple
 
 from voltana.errors import invalid
 from voltana.operating import UNKNOWN_LINE, PrefillLine, lines_s, prefill_mean
@@ -38,10 +36,10 @@ from voltana.routers.least_loaded import LeastLoaded
 from voltana.values import Need, Role, attended_pairs
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from voltana.pool import Pool
-    from voltana.values import Candidate, FloatArray, Request
+    from voltana.values import Candidate, Request
 
 
 class FillUp:
@@ -73,102 +71,52 @@ class FillUp:
         """See `voltana.ports.Router.route`."""
         pool = _with_room(request, self._kept.of(candidates))
         computed_s = _computed_s(request, pool, _AT_LOWEST)
-        if not np.maximum.reduce(computed_s) < math.inf:
+        if not sum(computed_s) < math.inf:
             return self._fallback.route(request, pool)
         prepared_s = _prepared_s(pool)
-        pending_s = prepared_s + computed_s
-        left_s = pool.table(_facts)[:, _BUDGET_S] - request.waited_s
-        with np.errstate(invalid="ignore"):  # no share of no budget is early
-            early = (pending_s <= self._share * left_s) & (prepared_s <= computed_s)
-        if np.logical_or.reduce(early):
-            return pool.first_of_least(np.where(early, -pending_s, math.inf).tolist())
-        late_s = prepared_s + _computed_s(request, pool, _AT_FASTEST) - left_s
-        if np.minimum.reduce(late_s) > 0.0 and _is_in_time_alone(request, pool, left_s):
-            return pool.first_of_least((-late_s).tolist())
-        return pool.first_of_least(pending_s.tolist())
+        pending_s = list(map(add, prepared_s, computed_s))
+        share, waited_s = self._share, request.waited_s
+        left_s = pool.column(_budget_s)
+        if waited_s:
+            left_s = [budget_s - waited_s for budget_s in left_s]
+        early = [
+            place
+            for place, (taken_s, host_s, device_s, own_left_s) in enumerate(
+                zip(pending_s, prepared_s, computed_s, left_s, strict=True)
+            )
+            if taken_s <= share * own_left_s and host_s <= device_s
+        ]
+        if early:
+            return pool.take(early).first_of_least([-pending_s[place] for place in early])
+        late_s = _late_everywhere_s(request, pool, prepared_s, left_s)
+        if late_s and _is_in_time_alone(request, pool, left_s):
+            return pool.first_of_least(list(map(neg, late_s)))
+        return pool.first_of_least(pending_s)
 
     def __repr__(self) -> str:
         return f"FillUp({self._share:g})"
 
 
-_QUEUED, _PAIRS, _BUDGET_S, _FREE, _UNPREPARED = range(5)
-"""Columns of `_facts`."""
+_budget_s = attrgetter("budget_s")
 
 
-def _facts(candidate: Candidate) -> tuple[float, ...]:
-    """What of an instance counts but for its model: what is pending, and what it has left."""
-    load, held = candidate_load(candidate), candidate.held.prompt_tokens
-    pending = candidate.state.queued_tokens + candidate.reserved.prompt_tokens
-    # Where nothing is held, what is pending waits its turn anyway.
-    free = candidate.kv_capacity_tokens - held - pending if held else math.inf
-    return (
-        load.prefill_tokens,
-        load.prefill_attended_pairs,
-        candidate.budget_s,
-        free,
-        candidate.reserved.requests,
-    )
+def _late_everywhere_s(
+    request: Request, pool: Pool, prepared_s: Sequence[float], left_s: Sequence[float]
+) -> list[float]:
+    """By how much each instance is late with it at its fastest level; empty if one is in time.
+
+    Most decisions end at the first instance: the fastest level is asked about no further.
+    """
+    late_s = []
+    at_fastest_s = map(_one_by_one(request, _AT_FASTEST), pool.column(_pending))
+    for host_s, device_s, own_left_s in zip(prepared_s, at_fastest_s, left_s, strict=True):
+        if host_s + device_s <= own_left_s:
+            return []
+        late_s.append(host_s + device_s - own_left_s)
+    return late_s
 
 
-def _with_room(request: Request, pool: Pool) -> Pool:
-    """Those whose KV memory has room beside what is held and pending; all where none has."""
-    room = pool.table(_facts)[:, _FREE] >= request.prompt_tokens
-    return pool.take(np.flatnonzero(room).tolist()) if 0 < np.add.reduce(room) < len(pool) else pool
-
-
-_Means = tuple[Callable[[int, float], float], Callable[[int, float], float]]
-"""Time of prompt tokens and their attended pairs, at the lowest level and at the fastest."""
-
-
-def _never(_tokens: int, _pairs: float) -> float:
-    return math.inf
-
-
-def _means(candidate: Candidate) -> _Means:
-    """Of an instance; inf where its pending time does not count, or is not known."""
-    if candidate.role is Role.DECODE or candidate.predictor is None or not candidate.levels_mhz:
-        return _never, _never
-    levels_mhz = candidate.levels_mhz
-    predictor, lowest_mhz, fastest_mhz = candidate.predictor, levels_mhz[0], levels_mhz[-1]
-    return prefill_mean(predictor, lowest_mhz), prefill_mean(predictor, fastest_mhz)
-
-
-def _numbers(mean_s: Callable[[int, float], float]) -> tuple[float, ...]:
-    return mean_s if isinstance(mean_s, PrefillLine) else UNKNOWN_LINE
-
-
-def _lowest(_candidate: Candidate, means: _Means) -> tuple[float, ...]:
-    return _numbers(means[0])
-
-
-def _fastest(_candidate: Candidate, means: _Means) -> tuple[float, ...]:
-    return _numbers(means[1])
-
-
-_AT_LOWEST, _AT_FASTEST = (0, _lowest), (1, _fastest)
-
-_Level = tuple[int, Callable[..., tuple[float, ...]]]
-
-
-def _computed_s(request: Request, pool: Pool, level: _Level) -> FloatArray:
-    """Time of what is pending and the request at a level; inf where it does not count."""
-    prompt, facts = request.prompt_tokens, pool.table(_facts)
-    return _times_s(
-        pool, level, facts[:, _QUEUED] + prompt, facts[:, _PAIRS] + attended_pairs(prompt)
-    )
-
-
-def _times_s(pool: Pool, level: _Level, tokens: FloatArray, pairs: FloatArray) -> FloatArray:
-    """Time of so many tokens on each instance."""
-    which, numbers = level
-    times_s = lines_s(pool.table(numbers, on=_means), tokens, pairs)
-    for place in np.flatnonzero(np.isnan(times_s)).tolist():  # a model that has to be asked
-        mean_s = pool.column(_means)[place][which]
-        times_s[place] = mean_s(int(tokens[place]), float(pairs[place]))
-    return times_s
-
-
-def _is_in_time_alone(request: Request, pool: Pool, left_s: FloatArray) -> bool:
+def _is_in_time_alone(request: Request, pool: Pool, left_s: Sequence[float]) -> bool:
     """Whether some instance would have it done in time if nothing else were pending anywhere.
 
     Args:
@@ -176,12 +124,111 @@ def _is_in_time_alone(request: Request, pool: Pool, left_s: FloatArray) -> bool:
         pool: Instances whose times are known.
         left_s: What the deadline leaves on each.
     """
-    tokens, pairs = np.full((2, len(pool)), float(request.prompt_tokens))
-    pairs[:] = attended_pairs(request.prompt_tokens)
-    return bool(np.logical_or.reduce(_times_s(pool, _AT_FASTEST, tokens, pairs) <= left_s))
+    prompt, own_pairs = request.prompt_tokens, attended_pairs(request.prompt_tokens)
+    return any(
+        pending.mean_s[_AT_FASTEST](prompt, own_pairs) <= own_left_s
+        for pending, own_left_s in zip(pool.column(_pending), left_s, strict=True)
+    )
 
 
-def _prepared_s(pool: Pool) -> FloatArray:
+def _with_room(request: Request, pool: Pool) -> Pool:
+    """Those whose KV memory has room beside what is held and pending; all where none has."""
+    free_tokens = pool.column(_free_tokens)
+    if min(free_tokens) >= request.prompt_tokens:  # mostly
+        return pool
+    room = [place for place, free in enumerate(free_tokens) if free >= request.prompt_tokens]
+    return pool.take(room) if 0 < len(room) < len(pool) else pool
+
+
+def _free_tokens(candidate: Candidate) -> float:
+    """What memory leaves; inf where nothing is held: what is pending then waits its turn anyway."""
+    held = candidate.held.prompt_tokens
+    if not held:
+        return math.inf
+    pending = candidate.state.queued_tokens + candidate.reserved.prompt_tokens
+    return candidate.kv_capacity_tokens - held - pending
+
+
+class _Pending(NamedTuple):
+    """What an instance has to do before the request.
+
+    Attributes:
+        tokens: Prompt tokens.
+        pairs: Their attended pairs.
+        mean_s: Time of so many at the lowest level, and at the fastest.
+    """
+
+    tokens: int
+    pairs: float
+    mean_s: tuple[Callable[[int, float], float], Callable[[int, float], float]]
+
+
+def _pending(candidate: Candidate) -> _Pending:
+    if candidate.role is Role.DECODE or candidate.predictor is None or not candidate.levels_mhz:
+        return _NEVER
+    load, levels_mhz = candidate_load(candidate), candidate.levels_mhz
+    lowest_s = prefill_mean(candidate.predictor, levels_mhz[0])
+    fastest_s = prefill_mean(candidate.predictor, levels_mhz[-1])
+    return _Pending(load.prefill_tokens, load.prefill_attended_pairs, (lowest_s, fastest_s))
+
+
+_AT_LOWEST, _AT_FASTEST = 0, 1
+
+_MANY = 32
+"""Instances from which on it is quicker to work out all times at once, which says the same."""
+
+
+def _amounts(_candidate: Candidate, pending: _Pending) -> tuple[float, float]:
+    return pending.tokens, pending.pairs
+
+
+def _line(level: int) -> Callable[[Candidate, _Pending], tuple[float, ...]]:
+    """The numbers of the times at a level, of each instance that tells them so."""
+
+    def numbers(_candidate: Candidate, pending: _Pending) -> tuple[float, ...]:
+        mean_s = pending.mean_s[level]
+        return mean_s if isinstance(mean_s, PrefillLine) else UNKNOWN_LINE
+
+    return numbers
+
+
+_LINES = {level: _line(level) for level in (_AT_LOWEST, _AT_FASTEST)}
+
+
+def _never(_tokens: int, _pairs: float) -> float:
+    return math.inf
+
+
+_NEVER = _Pending(0, 0.0, (_never, _never))
+"""Of an instance whose pending time does not count, or is not known."""
+
+
+def _one_by_one(request: Request, level: int) -> Callable[[_Pending], float]:
+    """Time of what is pending on an instance and the request at a level."""
+    prompt, own_pairs = request.prompt_tokens, attended_pairs(request.prompt_tokens)
+
+    def computed_s(pending: _Pending) -> float:
+        return pending.mean_s[level](pending.tokens + prompt, pending.pairs + own_pairs)
+
+    return computed_s
+
+
+def _computed_s(request: Request, pool: Pool, level: int) -> list[float]:
+    """Time of what is pending and the request at a level; inf where it does not count."""
+    pending, one_by_one = pool.column(_pending), _one_by_one(request, level)
+    if len(pending) < _MANY:
+        return list(map(one_by_one, pending))
+    amounts = pool.table(_amounts, on=_pending)
+    tokens, pairs = amounts[:, 0] + request.prompt_tokens, amounts[:, 1]
+    lines = pool.table(_LINES[level], on=_pending)
+    times_s = lines_s(lines, tokens, pairs + attended_pairs(request.prompt_tokens)).tolist()
+    for place, time_s in enumerate(times_s):
+        if time_s != time_s:  # noqa: PLR0124  (a model that has to be asked)
+            times_s[place] = one_by_one(pending[place])
+    return times_s
+
+
+def _prepared_s(pool: Pool) -> list[float]:
     """What a host takes before its device sees one prompt more.
 
     Whoever joins waits at least as long as the oldest has. Where many came at once that one has not
@@ -189,6 +236,11 @@ def _prepared_s(pool: Pool) -> FloatArray:
     the oldest have waited, over how many have joined since (Little's law, over the pool).
     """
     waited_s = [candidate.reserved_for_s for candidate in pool]
-    unprepared = pool.table(_facts)[:, _UNPREPARED]
-    each_s = sum(waited_s) / max(float(np.add.reduce(unprepared)), 1.0)
-    return np.maximum(waited_s, each_s * unprepared)
+    unprepared = pool.column(_unprepared)
+    each_s = sum(waited_s) / max(sum(unprepared), 1)
+    if not each_s:
+        return waited_s
+    return list(map(max, waited_s, map(each_s.__mul__, unprepared)))
+
+
+_unprepared = attrgetter("reserved.requests")

@@ -42,11 +42,13 @@ class PhaseLearner:
         squares: The regressor that learns.
         expert_share: See `Phased`.
         scale: Scale of its residuals.
+        slowest_mhz: See `Phased`.
+        fastest_mhz: See `Phased`.
     """
 
     __slots__ = (
-        "_bound_deviations", "_clocks", "_frozen", "_max_clock_mhz", "expert_share", "scale",
-        "squares",
+        "_bound_deviations", "_clocks", "_frozen", "_max_clock_mhz", "expert_share",
+        "fastest_mhz", "scale", "slowest_mhz", "squares",
     )  # fmt: skip
 
     def __init__(
@@ -70,6 +72,7 @@ class PhaseLearner:
         self._clocks = ClockRange(max_clock_mhz)
         if prior.tried_mhz is not None:
             self._clocks.trust(*prior.tried_mhz)
+        self.slowest_mhz, self.fastest_mhz = self._clocks.slowest_mhz, self._clocks.fastest_mhz
         self._max_clock_mhz = max_clock_mhz
         self._bound_deviations = bound_deviations
         self._frozen: PhaseModel | None = None
@@ -96,16 +99,6 @@ class PhaseLearner:
     def predict_products(self, load: Sequence[float], bases: Weights) -> FloatArray:
         """See `Phased.predict_products`."""
         return self.squares.predict_products(load, bases)
-
-    @property
-    def slowest_mhz(self) -> float:
-        """See `Phased.slowest_mhz`."""
-        return self._clocks.slowest_mhz
-
-    @property
-    def fastest_mhz(self) -> float:
-        """See `Phased.fastest_mhz`."""
-        return self._clocks.fastest_mhz
 
     def expected_s(self, features: list[float], clock_mhz: float) -> float:
         """Expected latency of a load at one clock."""
@@ -149,6 +142,7 @@ class PhaseLearner:
         )
         self.scale.update(abs(latency_s - expected_s) / max(rest_s + expected_s, 1e-9))
         self._clocks.update(clock_mhz)
+        self.slowest_mhz, self.fastest_mhz = self._clocks.slowest_mhz, self._clocks.fastest_mhz
         self._frozen = None
 
     def frozen(self) -> PhaseModel:
