@@ -3,8 +3,8 @@
 Who gets n tokens gets n gaps in a row; so means of runs of n of those that are remembered say how
 requests fare that get so many. Requests get 1, 2 to 3, 4 to 7 ... as often as lengths without
 memory do. Of answers so long that only few runs of their length are remembered, none of these
-tells. Their means spread about that of all gaps as those of the longest runs do, by the root of how
-many times as long they are, and normally (the method of batch means: R. W. Conway, "Some tactical
+tells. Their means lie about that of all gaps as those of the longest runs do, but nearer to it, by
+the root of how many times as long they are (the method of batch means: R. W. Conway, "Some tactical
 problems in digital simulation", Management Science 10, 1963).
 """
 
@@ -45,27 +45,21 @@ def requests_late(
         lost = _of_runs(fastest_sums_s, length) > threshold_s
         ours = ((_of_runs(sums_s, length) > threshold_s) & ~lost).mean(axis=0)
     if length == 1:  # too few for runs: the next gap stands for all
-        return late + longer * ours
-    more = _longer_late(_of_runs(sums_s, length), length, threshold_s, owed)
-    anyway = _longer_late(_of_runs(fastest_sums_s, length), length, threshold_s, owed)
-    return late + longer * np.maximum(more - anyway, 0.0)
-
-
-def _longer_late(means_s: Table, length: int, threshold_s: float, owed: float) -> FloatArray:
-    """Share of the means of longer runs that are late, at each level.
-
-    Args:
-        means_s: Those of the longest that are counted, shape (m, l).
-        length: Of these. Without memory, what is longer is so by `owed`.
-        threshold_s: See `requests_late`.
-        owed: Likewise.
-    """
-    from scipy.special import ndtr  # noqa: PLC0415  (keeps scipy out of `voltana --help`)
-
-    spread_s = means_s.std(axis=0) * math.sqrt(length / (length + owed))
-    beyond_s = means_s.mean(axis=0) - threshold_s
-    late: FloatArray = ndtr(beyond_s / np.maximum(spread_s, np.finfo(float).tiny))
+        late += longer * ours
+        return late
+    # Without memory, what is longer than that is so by `owed`.
+    nearer = math.sqrt(length / (length + owed))
+    lost = _nearer(_of_runs(fastest_sums_s, length), nearer) > threshold_s
+    ours = ((_nearer(_of_runs(sums_s, length), nearer) > threshold_s) & ~lost).mean(axis=0)
+    late += longer * ours
     return late
+
+
+def _nearer(means_s: Table, times: float) -> Table:
+    """Means drawn towards the mean of all at every level, to so many times the distance."""
+    middle_s = means_s.mean(axis=0)
+    drawn_s: Table = middle_s + times * (means_s - middle_s)
+    return drawn_s
 
 
 def _of_runs(sums_s: Table, length: int) -> Table:
