@@ -1,9 +1,9 @@
 """Colocated instances: the default scenario beside two pairs, and other models, boards and loads.
 
 ``python -m benchmarks.colocated [--duration S] [--seed N] [--mode prompts|mixed|pairs]`` prints the
-first table of docs/colocated.md, ``python -m benchmarks.colocated --matrix`` the second one. Runs
-as sweeps, one a stack, printed as soon as it has ended: what was run stays in ``--out``, so that
-the same command goes on where it was killed.
+first table of docs/colocated.md, ``python -m benchmarks.colocated --matrix --best-fixed --short``
+the second one. Runs as sweeps, one a stack, printed as soon as it has ended: what was run stays in
+``--out``, so that the same command goes on where it was killed.
 """
 
 from __future__ import annotations
@@ -55,6 +55,7 @@ HEAD = (
     "| energy (kJ) | saved | TTFT kept | ITL kept | tokens kept | clock |\n"
     "|---|---|---|---|---|---|---|---|"
 )
+ATTAINMENTS = ("ttft_attainment", "itl_attainment", "itl_token_attainment")
 CLOCKS = ("prefill_clock_mhz", "decode_clock_mhz", "colocated_clock_mhz")
 
 
@@ -104,6 +105,40 @@ def measured(
         yield row(labels[figures["run"]], figures)
 
 
+def in_short(
+    labelled: Mapping[str, Fields], policies: Sequence[str], out: Path, processes: int
+) -> Iterator[str]:
+    """A row a scenario: what is saved, and by how many points the worst attainment falls short.
+
+    Args:
+        labelled: Scenarios with their labels.
+        policies: What is compared; the first one is the reference.
+        out: Keeps the runs.
+        processes: At once.
+    """
+    plan = make_plan({"policies": list(policies)}, rows=list(labelled.values()))
+    labels = {p.key: label for p, label in zip(plan.points, labelled, strict=True)}
+    by_run: dict[str, dict[str, Mapping[str, Any]]] = {}
+    for figures in rows_of(plan, out, processes, labels):
+        by_run.setdefault(figures["run"], {})[figures["policy"]] = figures
+    for run, ran in by_run.items():
+        yield f"| {labels[run]} | {' | '.join(_against(ran, policies))} |"
+
+
+def _against(ran: Mapping[str, Mapping[str, Any]], policies: Sequence[str]) -> Iterator[str]:
+    """What each policy but the first saves, and where the first one's attainments are better."""
+    reference = ran[policies[0]]
+    for name in policies[1:]:
+        short = max(100 * (reference[kept] - ran[name][kept]) for kept in ATTAINMENTS)
+        yield f"{ran[name]['energy_saved_vs_static_max']:.1%} | {short:.2f}"
+
+
+def short_head(policies: Sequence[str]) -> str:
+    """The head of the table of `in_short`."""
+    columns = "".join(f" {name} saves | short by |" for name in policies[1:])
+    return f"| stack, load, mode, seed |{columns}\n|{'---|' * (2 * len(policies) - 1)}"
+
+
 def default_scenario(
     modes: Sequence[str], duration_s: float, seeds: Sequence[int]
 ) -> dict[str, Fields]:
@@ -150,6 +185,7 @@ def main() -> None:
     parser.add_argument("--policy", action="append", help="other policies than the table's")
     parser.add_argument("--matrix", action="store_true", help="other models, boards and loads")
     parser.add_argument("--best-fixed", action="store_true", help="search it in the matrix too")
+    parser.add_argument("--short", action="store_true", help="a row a cell of the matrix")
     parser.add_argument("--stack", type=int, action="append", help="number of a stack (all)")
     parser.add_argument("--share", type=float, action="append", help="of what is served (all)")
     parser.add_argument("--processes", type=int, default=2, help="at once (2)")
@@ -163,11 +199,14 @@ def main() -> None:
         for line in measured(cells, policies, given.out, given.processes):
             print(line, flush=True)
         return
-    print(f"| stack, load, mode, seed | policy {HEAD}", flush=True)
     policies = ["static-max", *([SEARCHED] if given.best_fixed else []), "voltana"]
+    policies = given.policy or policies
+    head = short_head(policies) if given.short else f"| stack, load, mode, seed | policy {HEAD}"
+    print(head, flush=True)
+    told = in_short if given.short else measured
     for number in given.stack or range(len(STACKS)):
         cells = matrix(STACKS[number], given.duration, seeds, given.share or SHARES)
-        for line in measured(cells, given.policy or policies, given.out, given.processes):
+        for line in told(cells, policies, given.out, given.processes):
             print(line, flush=True)
 
 

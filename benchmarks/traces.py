@@ -68,9 +68,10 @@ def azure(rows: int) -> Iterator[str]:
 def mooncake(rows: int) -> Iterator[str]:
     """One JSON object a line."""
     for index, prompt, output in _lengths(rows):
+        blocks = [index, index + 1][: -(-prompt // 512)]
         yield (
             f'{{"timestamp": {SPAN_MS * index}, "input_length": {prompt}, '
-            f'"output_length": {output}, "hash_ids": [{index}, {index + 1}]}}'
+            f'"output_length": {output}, "hash_ids": {blocks}}}'
         )
 
 

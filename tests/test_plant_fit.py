@@ -246,3 +246,5 @@ def test_unreadable_files_are_named(tmp_path):
     (tmp_path / "bytes.csv").write_bytes(b"\xff\xfe\x00phase")
     with pytest.raises(ConfigError, match="not UTF-8"):
         read_measurements(tmp_path / "bytes.csv", **KNOWN)
+    with pytest.raises(ConfigError, match=r"is a directory\. Name one of the files in it"):
+        read_measurements(tmp_path, **KNOWN)

@@ -262,6 +262,20 @@ def test_blocks_that_are_none_are_named(cell, said, tmp_path):
     assert said in str(caught.value)
 
 
+def test_a_prompt_that_is_shorter_than_its_blocks_is_named(tmp_path):
+    path = tmp_path / "trace.jsonl"
+    row = '{"timestamp": 0, "input_length": %d, "output_length": 5, "hash_ids": %s}\n'
+    path.write_text(row % (513, [1, 2]) + row % (1, [1]) + row % (0, [1]) + row % (9, []))
+    assert len(read_trace(path)) == 3
+    path.write_text(row % (513, [1, 2]) + row % (512, [1, 2]))
+    with pytest.raises(TraceError) as caught:
+        read_trace(path)
+    assert str(caught.value) == (
+        f"{path}, line 2, column 'hash_ids': 2 blocks of 512 tokens are not allowed: must be at "
+        "most 1, as the prompt has 512 tokens. Correct the line, or leave the column out."
+    )
+
+
 def test_cached_tokens_of_a_table_and_bad_ones(tmp_path):
     path = tmp_path / "trace.csv"
     head = "arrival_s,prompt_tokens,output_tokens,cached_tokens\n"

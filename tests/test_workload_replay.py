@@ -56,7 +56,14 @@ def azure_2024(rows: Rows) -> str:
 
 def mooncake_jsonl(rows: Rows) -> str:
     return "".join(
-        json.dumps({"timestamp": ms, "input_length": p, "output_length": o, "hash_ids": [1, 2]})
+        json.dumps(
+            {
+                "timestamp": ms,
+                "input_length": p,
+                "output_length": o,
+                "hash_ids": [1, 2][: -(-p // 512)],
+            }
+        )
         + "\n"
         for ms, p, o in rows
     )
@@ -346,7 +353,7 @@ def test_broken_files_are_refused_with_the_place_and_the_remedy(tmp_path: Path, 
 def test_unreadable_files_are_refused(tmp_path: Path) -> None:
     with pytest.raises(TraceError, match=r"absent\.csv: no such file\. Check the path"):
         read_trace(tmp_path / "absent.csv")
-    with pytest.raises(TraceError, match=r"is a directory\. Name one of the trace files"):
+    with pytest.raises(TraceError, match=r"is a directory\. Name one of the files in it"):
         read_trace(tmp_path)
     cut = tmp_path / "cut.csv.gz"
     cut.write_bytes(gzip.compress(GOOD.encode() * 1000)[:-30])

@@ -31,19 +31,16 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from voltana.controllers.runs_of_gaps import requests_late
+
 if TYPE_CHECKING:
     from voltana.values import FloatArray, Load, Outcome, Table
-
-    Flags = np.ndarray[tuple[int, ...], np.dtype[np.bool_]]
 
 EVENTS = 10
 """So many late gaps are remembered where a share alpha is late: a standard error of a third."""
 
 MOST_GAPS = 4096
 """No more are remembered, however small alpha is."""
-
-LONGEST_SHARE = 16
-"""Of what is remembered, the longest runs of tokens whose mean counts are this part."""
 
 
 class TokenGaps:
@@ -282,7 +279,8 @@ class TokenGaps:
         seen = self._late(growth[first:], batch_s[first:], first) - lost
         count, unseen = len(gaps_s), self._unseen(gaps_s, fastest_s)
         tokens = (count * seen + unseen) / (count + self._not_seen())
-        keeps = (tokens <= allowed) & (self._requests_late(gaps_s, fastest_s, tokens) <= allowed)
+        requests = requests_late(gaps_s, fastest_s, tokens, self._threshold_s, self._owed_tokens)
+        keeps = (tokens <= allowed) & (requests <= allowed)
         keeps[-1] = True
         slow = np.flatnonzero(~keeps)
         return first + (int(slow[-1]) + 1 if len(slow) else 0)
@@ -314,26 +312,6 @@ class TokenGaps:
         late: FloatArray = np.minimum(longer / orders, 1.0)
         return late
 
-    def _requests_late(self, gaps_s: Table, fastest_s: Table, ours: FloatArray) -> FloatArray:
-        """Share of the requests whose mean gap is late at each level and not at the fastest one.
-
-        Requests get 1, 2 to 3, 4 to 7 ... gaps, as often as lengths without memory do.
-        """
-        sums_s = _sums(gaps_s)
-        fastest_s = _sums(fastest_s)
-        late = np.zeros(gaps_s.shape[1])
-        longer, length = 1.0, 1
-        while True:
-            last = 2 * length > len(gaps_s) // LONGEST_SHARE
-            part = longer if last else longer - math.exp(-2 * length / self._owed_tokens)
-            late += part * ours
-            if last:
-                return late
-            longer -= part
-            length *= 2
-            lost = fastest_s[length:] - fastest_s[:-length] > length * self._threshold_s
-            ours = self._ours((sums_s[length:] - sums_s[:-length]) / length, lost)
-
     def _late(self, growth: FloatArray, batch_s: FloatArray, first: int) -> FloatArray:
         """Share of the gaps that are late at the levels from the first on."""
         count = self.gaps
@@ -360,13 +338,3 @@ class TokenGaps:
         if count <= most:
             return of_gaps[:count]
         return np.roll(of_gaps, -(count % most), axis=0)
-
-    def _ours(self, means_s: Table, lost: Flags) -> FloatArray:
-        """Share that is late at each level, and was not lost at the fastest one."""
-        ours: FloatArray = ((means_s > self._threshold_s) & ~lost).mean(axis=0)
-        return ours
-
-
-def _sums(rows: Table) -> Table:
-    """Sums of the first 0, 1, 2 ... rows."""
-    return np.concatenate([np.zeros((1, rows.shape[1])), np.cumsum(rows, axis=0)])

@@ -63,11 +63,17 @@ class SharedColumns:
         found = np.concatenate(self._found) if self._found else np.zeros(0)
         return found if found.any() else None
 
-    def read(self, lines: Sequence[int], rows: Sequence[Any]) -> None:
+    def read(self, lines: Sequence[int], rows: Sequence[Any], prompt_tokens: FloatArray) -> None:
         """Take in some rows.
 
+        Args:
+            lines: Their lines in the file.
+            rows: Their cells.
+            prompt_tokens: Of each, shape (rows,).
+
         Raises:
-            TraceError: If a cell is neither empty nor what it should be.
+            TraceError: If a cell is neither empty nor what it should be, or a prompt is shorter
+                than its blocks.
         """
         if self._blocks is not None:
             name, key = self._blocks
@@ -75,11 +81,31 @@ class SharedColumns:
                 self._ids(line, name, _cell(row, key))
                 for line, row in zip(lines, rows, strict=True)
             ]
-            self._lengths.append(np.fromiter(map(len, lists), np.int64, len(lists)))
+            lengths = np.fromiter(map(len, lists), np.int64, len(lists))
+            self._check_fits(name, lines, lengths, prompt_tokens)
+            self._lengths.append(lengths)
             self._flat.append(np.fromiter((i for ids in lists for i in ids), np.int64))
         if self._cached is not None:
             cells = [_cell(row, self._cached[1]) or 0 for row in rows]
             self._found.append(self._reader.tokens(cells, lines))
+
+    def _check_fits(
+        self, name: str, lines: Sequence[int], lengths: IntArray, prompt_tokens: FloatArray
+    ) -> None:
+        """A prompt that is shorter than its blocks would find more in a cache than it has.
+
+        One without tokens is a failure that was recorded, and is dropped later.
+        """
+        most = np.ceil(prompt_tokens / self._block_tokens)
+        wrong = np.flatnonzero((prompt_tokens > 0) & (lengths > most))
+        if len(wrong):
+            at = int(wrong[0])
+            raise TraceError(
+                f"{self._file}, line {lines[at]}, column {name!r}: {lengths[at]} blocks of "
+                f"{self._block_tokens} tokens are not allowed: must be at most {most[at]:.0f}, as "
+                f"the prompt has {prompt_tokens[at]:.0f} tokens. Correct the line, or leave the "
+                "column out."
+            )
 
     def _ids(self, line: int, name: str, cell: object) -> list[int]:
         """Numbers of blocks; whatever a file calls them, equal names become equal numbers."""

@@ -60,7 +60,7 @@ def _open_binary(path: Path) -> BinaryIO:
     except FileNotFoundError:
         raise TraceError(f"{path}: no such file. Check the path.") from None
     except IsADirectoryError:
-        raise TraceError(f"{path}: is a directory. Name one of the trace files in it.") from None
+        raise TraceError(f"{path}: is a directory. Name one of the files in it.") from None
     except ValueError as error:  # such as a null byte in the path
         raise TraceError(f"{path}: cannot be read ({error}). Check the path.") from None
 

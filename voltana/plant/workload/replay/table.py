@@ -108,8 +108,9 @@ def read_table(file: Path, trace_format: str, time_unit: str = AUTO) -> tuple[Ta
         parts = []
         for lines, cells, rows in _chunks(opened, file):
             times = time.times(cells[0], lines, unit_s)
-            parts.append((times, prompt.tokens(cells[1], lines), output.tokens(cells[2], lines)))
-            opened.shared.read(lines, rows)
+            prompts = prompt.tokens(cells[1], lines)
+            parts.append((times, prompts, output.tokens(cells[2], lines)))
+            opened.shared.read(lines, rows, prompts)
     if not parts:
         raise TraceError(f"{file}: holds a header but no request. Name a file with requests.")
     times, prompts, outputs = (np.concatenate(column) for column in zip(*parts, strict=True))

@@ -1,0 +1,73 @@
+"""Share of the requests that are late by their mean, from the gaps that one after the other saw.
+
+Who gets n tokens gets n gaps in a row; so means of runs of n of those that are remembered say how
+requests fare that get so many. Requests get 1, 2 to 3, 4 to 7 ... as often as lengths without
+memory do. Of answers so long that only few runs of their length are remembered, none of these
+tells. Their means lie about that of all gaps as those of the longest runs do, but nearer to it, by
+the root of how many times as long they are (the method of batch means: R. W. Conway, "Some tactical
+problems in digital simulation", Management Science 10, 1963).
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from voltana.values import FloatArray, Table
+
+LONGEST_SHARE = 16
+"""Of what is remembered, the longest runs whose means are counted are this part."""
+
+
+def requests_late(
+    gaps_s: Table, fastest_s: Table, singles: FloatArray, threshold_s: float, owed: float
+) -> FloatArray:
+    """Share of the requests whose mean gap is late at each level and not at the fastest one.
+
+    Args:
+        gaps_s: Every gap at every level, in the order of time, shape (n, l).
+        fastest_s: The same at the fastest level, as if it had always run, shape (n, 1).
+        singles: What is late of single gaps so, shape (l,).
+        threshold_s: What a mean may be.
+        owed: Gaps that a request gets, on average.
+    """
+    sums_s, fastest_sums_s = _sums(gaps_s), _sums(fastest_s)
+    late = np.zeros(gaps_s.shape[1])
+    ours, longer, length = singles, 1.0, 1
+    while 2 * length <= len(gaps_s) // LONGEST_SHARE:
+        part = longer - math.exp(-2 * length / owed)
+        late += part * ours
+        longer -= part
+        length *= 2
+        lost = _of_runs(fastest_sums_s, length) > threshold_s
+        ours = ((_of_runs(sums_s, length) > threshold_s) & ~lost).mean(axis=0)
+    if length == 1:  # too few for runs: the next gap stands for all
+        late += longer * ours
+        return late
+    # Without memory, what is longer than that is so by `owed`.
+    nearer = math.sqrt(length / (length + owed))
+    lost = _nearer(_of_runs(fastest_sums_s, length), nearer) > threshold_s
+    ours = ((_nearer(_of_runs(sums_s, length), nearer) > threshold_s) & ~lost).mean(axis=0)
+    late += longer * ours
+    return late
+
+
+def _nearer(means_s: Table, times: float) -> Table:
+    """Means drawn towards the mean of all at every level, to so many times the distance."""
+    middle_s = means_s.mean(axis=0)
+    drawn_s: Table = middle_s + times * (means_s - middle_s)
+    return drawn_s
+
+
+def _of_runs(sums_s: Table, length: int) -> Table:
+    """Means of all runs of a length."""
+    means_s: Table = (sums_s[length:] - sums_s[:-length]) / length
+    return means_s
+
+
+def _sums(rows: Table) -> Table:
+    """Sums of the first 0, 1, 2 ... rows."""
+    return np.concatenate([np.zeros((1, rows.shape[1])), np.cumsum(rows, axis=0)])
