@@ -217,6 +217,16 @@ BROKEN: dict[str, tuple[bytes, int]] = {
     "cut gzip": (post(gzip.compress(b'{"text": "a"}')[:-6], "Content-Encoding: gzip"), 400),
     "many members": (post(_members(b'{"text": "a"}', 9), "Content-Encoding: gzip"), 400),
     "gzip twice": (post(b"", "Content-Encoding: gzip, gzip"), 415),
+    "gzip and not": (
+        post(
+            gzip.compress(b'{"text": "a"}'), "Content-Encoding: gzip", "Content-Encoding: identity"
+        ),
+        415,
+    ),
+    "not and gzip": (
+        post(b'{"text": "a"}', "Content-Encoding: identity", "Content-Encoding: gzip"),
+        415,
+    ),
     "br": (post(b"x", "Content-Encoding: br"), 415),
     "zstd": (post(b"x", "Content-Encoding: zstd"), 415),
     "gzip": (post(gzip.compress(b'{"text": "a"}'), "Content-Encoding: gzip"), 200),

@@ -121,9 +121,11 @@ class Intake:
         if len(raw) > self._limit:
             raise self._too_large()
         held.hold(len(raw))
-        packed = request.headers.get("Content-Encoding")
-        if packed is not None and packed.lower() != "identity":
-            raw = await self._unpacked(raw, packed.lower(), held)
+        if "Content-Encoding" in request.headers:
+            # All of them: who looks at the first alone, and who at the last, read other bodies.
+            packed = ", ".join(request.headers.getall("Content-Encoding")).lower()
+            if packed != "identity":
+                raw = await self._unpacked(raw, packed, held)
         return raw if len(raw) > SMALL else bytes(raw)
 
     async def _received(self, content: StreamReader, held: HeldBytes) -> bytearray:

@@ -46,7 +46,8 @@ def test_nonsense_costs_a_repetition_elsewhere_and_is_held_against_its_server(sa
                 assert texts(await pd.ask(), stream=False) == words_of("a")
             await pd.quiet()
             assert pd.complaints == []
-            assert pd.service.pool.named("prefill-0").why
+            blamed = pd.service.pool.named("prefill-0")
+            assert blamed.why or blamed.ejections  # a check may have brought it back meanwhile
 
     run(check)
 
