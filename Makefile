@@ -237,7 +237,7 @@ $(VLLM_READY): $(VLLM_LOCK) $(OWN_FILES)
 vllm-setup: $(VLLM_READY) ## make the environment with a real vLLM and NIXL (4 GB)
 
 test-vllm-short: vllm-setup $(READY) ## the part of `test-vllm` that CI runs: one server
-	$(BIN)/python -m pytest -s $(VLLM)/tests/real/test_vllm_measures.py -k plain
+	$(BIN)/python -m pytest -s $(VLLM)/tests/real/test_vllm_measures.py -k 'plain and measured'
 
 test-vllm: vllm-setup $(READY) compiler ## test the integration against real vLLM servers on the CPU
 	$(BIN)/python -m pytest -s $(VLLM)/tests/real
