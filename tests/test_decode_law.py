@@ -369,29 +369,29 @@ def test_no_rise_is_taken_back_before_the_batch_has_settled(wishes):
 
 @given(st.integers(1, 2000), st.floats(0.005, 0.2), st.floats(1.0, 60.0))
 def test_demand_of_a_constant_batch_is_what_it_produces(batch, iteration_s, fading_s):
-    demand = TokenDemand(fading_s, owed_tokens=200.0)
+    demand = TokenDemand(fading_s)
     for step in range(50):
         demand.note(batch, step * iteration_s)
-    assert demand.tokens_per_s() == pytest.approx(batch / iteration_s, rel=1e-6)
+    assert demand.tokens_per_s(200.0) == pytest.approx(batch / iteration_s, rel=1e-6)
 
 
 @given(st.floats(0.1, 5.0), st.floats(0.0, 500.0))
 def test_demand_of_a_ramp_counts_what_the_batch_owes(joined_per_iteration, owed_tokens):
     iteration_s = 0.02
-    demand = TokenDemand(1e9, owed_tokens)
+    demand = TokenDemand(1e9)
     batches = [round(10 + joined_per_iteration * step) for step in range(400)]
     for step, batch in enumerate(batches):
         demand.note(batch, step * iteration_s)
     produced = np.mean(batches[:-1]) / iteration_s
     owed = owed_tokens * joined_per_iteration / iteration_s
-    assert demand.tokens_per_s() == pytest.approx(produced + owed, rel=0.05)
+    assert demand.tokens_per_s(owed_tokens) == pytest.approx(produced + owed, rel=0.05)
 
 
 def test_nothing_is_demanded_before_the_second_note():
-    demand = TokenDemand(10.0, 200.0)
-    assert demand.tokens_per_s() == 0.0
+    demand = TokenDemand(10.0)
+    assert demand.tokens_per_s(200.0) == 0.0
     demand.note(5, 1.0)
-    assert demand.tokens_per_s() == 0.0
+    assert demand.tokens_per_s(200.0) == 0.0
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 
+from voltana.controllers.owed_tokens import OwedTokens
 from voltana.controllers.token_demand import TokenDemand
 
 DEMAND_S = 15.0
@@ -52,18 +53,23 @@ class DemandEnvelope:
     """
 
     def __init__(self, owed_tokens: float = OWED_TOKENS) -> None:
-        self.owed_tokens = owed_tokens
         self.windows = self.broken = self.learning = 0
-        self._demand = TokenDemand(DEMAND_S, owed_tokens)
+        self._owed = OwedTokens(owed_tokens)
+        self._demand = TokenDemand(DEMAND_S)
         self._deviations = FIRST_DEVIATIONS
         self._batch, self._produced = 0, 0
         self._awake_since_s = math.inf
         self._begun_s, self._begun_batch, self._begun_rate = math.nan, 0, 0.0
 
     @property
+    def owed_tokens(self) -> float:
+        """What a request in the batch has still to produce, on average."""
+        return self._owed.mean
+
+    @property
     def rate_per_s(self) -> float:
         """rho: tokens demanded per second."""
-        return self._demand.tokens_per_s()
+        return self._demand.tokens_per_s(self._owed.mean)
 
     @property
     def burst_requests(self) -> float:
@@ -90,6 +96,10 @@ class DemandEnvelope:
         """Share of an average over its time constant that is from before it woke: 1 at first."""
         return math.exp(min(self._awake_since_s - now_s, 0.0) / DEMAND_S)
 
+    def ended(self) -> None:
+        """Note that a request has ended."""
+        self._owed.ended()
+
     def note(self, batch: int, now_s: float) -> None:
         """Note the batch of the iteration that begins now."""
         self._demand.note(batch, now_s)
@@ -102,6 +112,7 @@ class DemandEnvelope:
             self._begun_s, self._begun_batch, self._begun_rate = now_s, batch, self.rate_per_s
             self._produced = 0
         self._produced += batch
+        self._owed.produced(batch)
         self._batch = batch
 
     def _judge(self, batch: int, gap_s: float) -> None:

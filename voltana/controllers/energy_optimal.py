@@ -156,12 +156,13 @@ class EnergyOptimal:
         return self.envelope.rate_per_s
 
     def request_ended(self, *, late: bool) -> None:
-        """See `voltana.ports.HearsEnds`: the share of the threshold that iterations may take.
+        """See `voltana.ports.HearsEnds`: how long answers are, and the share of the threshold.
 
         A request that joins waits for the iteration that runs. One with many tokens makes up for
         that; one with few does not, so that it is late where every iteration is in time.
         """
         self.reserve.update(missed=late)
+        self.envelope.ended()
 
     def decide(self, observation: Observation) -> Decision:
         """See `voltana.ports.Controller.decide`."""

@@ -17,12 +17,10 @@ class TokenDemand:
 
     Args:
         fading_s: The time constant.
-        owed_tokens: What a request in the batch has still to produce, on average.
     """
 
-    def __init__(self, fading_s: float, owed_tokens: float) -> None:
+    def __init__(self, fading_s: float) -> None:
         self._fading_s = fading_s
-        self._owed_tokens = owed_tokens
         self._seconds = self._tokens = self._age_s = self._mean_batch = 0.0
         self._batch, self._at_s = 0, math.nan
 
@@ -44,10 +42,14 @@ class TokenDemand:
             self._seconds = seconds
         self._batch, self._at_s = batch, now_s
 
-    def tokens_per_s(self) -> float:
-        """The demand; 0 before the second note."""
+    def tokens_per_s(self, owed_tokens: float) -> float:
+        """The demand; 0 before the second note.
+
+        Args:
+            owed_tokens: What a request in the batch has still to produce, on average.
+        """
         if not self._seconds:
             return 0.0
         produced = self._tokens / self._seconds
         joined_per_s = (self._batch - self._mean_batch) / self._age_s
-        return max(0.0, produced + self._owed_tokens * joined_per_s)
+        return max(0.0, produced + owed_tokens * joined_per_s)

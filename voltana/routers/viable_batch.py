@@ -18,13 +18,14 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_left
+from dataclasses import replace
 from operator import attrgetter
 from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
 from voltana.errors import invalid
-from voltana.planning import curve_of, memory_tokens, upcoming
+from voltana.planning import GROWTH_TOKENS, curve_of, memory_tokens, upcoming
 from voltana.pool import NAME, KeptPool
 from voltana.ports import TellsBatches, TellsCurve, TellsRoom, intended_by, needs_of, offers
 from voltana.routers.least_memory import LeastMemory
@@ -51,6 +52,9 @@ ASK_AGAIN_S = 0.05
 CONTEXT_BIN = 0.05
 """Contexts that differ by less share one answer: a boundary lies at the end of a tile mostly."""
 
+
+CLEARED_S = 1.0
+"""Seconds within which as many tokens are to be produced as what waits for room may owe."""
 
 _Question = tuple[int, float, float]
 """Bin of the context, fastest clock and threshold, of which a boundary is asked for."""
@@ -109,8 +113,22 @@ class ViableBatch:
         return _least_harm(pool, known, prompt)
 
     def intended(self, candidates: Sequence[Candidate]) -> Mapping[str, IntendedDemand]:
-        """See `voltana.ports.Intends`; that of the inner router."""
-        return intended_by(self._inner, candidates)
+        """See `voltana.ports.Intends`; that of the inner router, and what waits for room.
+
+        An instance whose KV cache is full gets the prompts that fit no other, and runs at its
+        fastest; the others serve what they get in time, at any clock, and take no more. Only if
+        they free their memory sooner does it come back.
+        """
+        intended = intended_by(self._inner, candidates)
+        stands = self._kept.of(candidates).column(self._stand, on=upcoming) if intended else []
+        waiting = sum(max(stand.lacking(0.0), 0.0) for stand in stands if stand is not None)
+        if not waiting:
+            return intended
+        owed_per_s = waiting * GROWTH_TOKENS / CLEARED_S
+        return {
+            name: replace(demand, pool_per_s=demand.pool_per_s + owed_per_s)
+            for name, demand in intended.items()
+        }
 
     def _stand(self, candidate: Candidate, comes: Upcoming) -> _Stand | None:
         """Where an instance stands; None where it does not tell, or has no viable batch."""

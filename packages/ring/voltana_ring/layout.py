@@ -30,7 +30,8 @@ HEAD_OFFSET = 256
 INFO_OFFSET = 512
 
 SLOTS = 1024
-SLOT_BYTES = 1024
+SLOT_BYTES = 3072
+"""So that a run is long, and beginning one is rare: it costs what the records of a batch do."""
 
 GUARD = struct.Struct("=II")
 """Checksum and length of the payload; they follow the sequence number."""
