@@ -47,4 +47,5 @@ class OwedTokens:
         self._since = 0
         mean = self._produced / self._ended
         error = ERRORS * mean / math.sqrt(self._ended)
-        self.mean = max(min(self._first, mean + error), mean - error)
+        # Whoever has ended has produced something, whether it was noted or not.
+        self.mean = max(min(self._first, mean + error), mean - error, 1.0)
