@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from benchmarks.kept_runs import rows_of
+from benchmarks.paired import ATTAINMENTS, SAVED
 from voltana.evaluation.scenario import load_scenario
 from voltana.evaluation.sweep import make_plan
 from voltana.evaluation.sweep.fields import as_tables
@@ -55,7 +56,6 @@ HEAD = (
     "| energy (kJ) | saved | TTFT kept | ITL kept | tokens kept | clock |\n"
     "|---|---|---|---|---|---|---|---|"
 )
-ATTAINMENTS = ("ttft_attainment", "itl_attainment", "itl_token_attainment")
 CLOCKS = ("prefill_clock_mhz", "decode_clock_mhz", "colocated_clock_mhz")
 
 
@@ -87,22 +87,36 @@ def row(label: str, figures: Mapping[str, Any]) -> str:
     shown = "/".join(f"{figures[name]:.0f}" for name in CLOCKS if figures.get(name))
     return (
         f"| {label} | {figures['policy']} | {figures['energy_j'] / 1e3:.1f} "
-        f"| {figures['energy_saved_vs_static_max']:.1%} | {figures['ttft_attainment']:.2%} "
+        f"| {figures[SAVED]:.1%} | {figures['ttft_attainment']:.2%} "
         f"| {figures['itl_attainment']:.2%} | {figures['itl_token_attainment']:.2%} | {shown} |"
     )
+
+
+def ran_as(
+    labelled: Mapping[str, Fields], policies: Sequence[str], out: Path, processes: int
+) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Label and figures of every run of scenarios under policies; what was run is kept.
+
+    All policies of a scenario run together: what is saved is told at the end of the slowest.
+
+    Args:
+        labelled: Scenarios with their labels.
+        policies: What is compared.
+        out: Keeps the runs.
+        processes: At once.
+    """
+    plan = make_plan({"policies": list(policies)}, rows=list(labelled.values()))
+    labels = {p.key: label for p, label in zip(plan.points, labelled, strict=True)}
+    for figures in rows_of(plan, out, processes, labels):
+        yield labels[figures["run"]], figures
 
 
 def measured(
     labelled: Mapping[str, Fields], policies: Sequence[str], out: Path, processes: int
 ) -> Iterator[str]:
-    """Rows of scenarios under policies, each scenario with its label.
-
-    All policies of a scenario run together: what is saved is told at the end of the slowest.
-    """
-    plan = make_plan({"policies": list(policies)}, rows=list(labelled.values()))
-    labels = {p.key: label for p, label in zip(plan.points, labelled, strict=True)}
-    for figures in rows_of(plan, out, processes, labels):
-        yield row(labels[figures["run"]], figures)
+    """A row a run; see `ran_as`."""
+    for label, figures in ran_as(labelled, policies, out, processes):
+        yield row(label, figures)
 
 
 def in_short(
@@ -110,19 +124,13 @@ def in_short(
 ) -> Iterator[str]:
     """A row a scenario: what is saved, and by how many points the worst attainment falls short.
 
-    Args:
-        labelled: Scenarios with their labels.
-        policies: What is compared; the first one is the reference.
-        out: Keeps the runs.
-        processes: At once.
+    See `ran_as`; the first policy is the reference.
     """
-    plan = make_plan({"policies": list(policies)}, rows=list(labelled.values()))
-    labels = {p.key: label for p, label in zip(plan.points, labelled, strict=True)}
-    by_run: dict[str, dict[str, Mapping[str, Any]]] = {}
-    for figures in rows_of(plan, out, processes, labels):
-        by_run.setdefault(figures["run"], {})[figures["policy"]] = figures
-    for run, ran in by_run.items():
-        yield f"| {labels[run]} | {' | '.join(_against(ran, policies))} |"
+    by_label: dict[str, dict[str, Mapping[str, Any]]] = {}
+    for label, figures in ran_as(labelled, policies, out, processes):
+        by_label.setdefault(label, {})[figures["policy"]] = figures
+    for label, ran in by_label.items():
+        yield f"| {label} | {' | '.join(_against(ran, policies))} |"
 
 
 def _against(ran: Mapping[str, Mapping[str, Any]], policies: Sequence[str]) -> Iterator[str]:
@@ -130,7 +138,7 @@ def _against(ran: Mapping[str, Mapping[str, Any]], policies: Sequence[str]) -> I
     reference = ran[policies[0]]
     for name in policies[1:]:
         short = max(100 * (reference[kept] - ran[name][kept]) for kept in ATTAINMENTS)
-        yield f"{ran[name]['energy_saved_vs_static_max']:.1%} | {short:.2f}"
+        yield f"{ran[name][SAVED]:.1%} | {short:.2f}"
 
 
 def short_head(policies: Sequence[str]) -> str:

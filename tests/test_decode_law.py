@@ -15,7 +15,6 @@ from voltana.controllers.held_back import held_back
 from voltana.controllers.held_level import SETTLING_S, HeldLevel
 from voltana.controllers.memory import Memory
 from voltana.controllers.missed_price import MOST, MissedPrice
-from voltana.controllers.token_demand import TokenDemand
 from voltana.errors import ConfigError
 from voltana.values import Binding, Forecast, Load
 from voltana.viability import largest_viable_batch, served_per_s, tabulate
@@ -374,33 +373,6 @@ def test_no_rise_is_taken_back_before_the_batch_has_settled(wishes):
             rose_s = now_s
         assert before is None or taken >= before or now_s - rose_s >= SETTLING_S
         before = taken
-
-
-@given(st.integers(1, 2000), st.floats(0.005, 0.2), st.floats(1.0, 60.0))
-def test_demand_of_a_constant_batch_is_what_it_produces(batch, iteration_s, fading_s):
-    demand = TokenDemand(fading_s)
-    for step in range(50):
-        demand.note(batch, step * iteration_s)
-    assert demand.tokens_per_s(200.0) == pytest.approx(batch / iteration_s, rel=1e-6)
-
-
-@given(st.floats(0.1, 5.0), st.floats(0.0, 500.0))
-def test_demand_of_a_ramp_counts_what_the_batch_owes(joined_per_iteration, owed_tokens):
-    iteration_s = 0.02
-    demand = TokenDemand(1e9)
-    batches = [round(10 + joined_per_iteration * step) for step in range(400)]
-    for step, batch in enumerate(batches):
-        demand.note(batch, step * iteration_s)
-    produced = np.mean(batches[:-1]) / iteration_s
-    owed = owed_tokens * joined_per_iteration / iteration_s
-    assert demand.tokens_per_s(owed_tokens) == pytest.approx(produced + owed, rel=0.05)
-
-
-def test_nothing_is_demanded_before_the_second_note():
-    demand = TokenDemand(10.0)
-    assert demand.tokens_per_s(200.0) == 0.0
-    demand.note(5, 1.0)
-    assert demand.tokens_per_s(200.0) == 0.0
 
 
 @pytest.mark.parametrize(

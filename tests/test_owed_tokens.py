@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from tests.test_intended_demand import asked
 from voltana.controllers.demand_envelope import OWED_TOKENS, DemandEnvelope
 from voltana.controllers.owed_tokens import OwedTokens
+from voltana.controllers.token_demand import TokenDemand
 from voltana.evaluation.compare import compare
 from voltana.evaluation.scenario import load_scenario
 from voltana.planning import GROWTH_TOKENS
@@ -49,6 +50,33 @@ def test_where_no_request_tells_the_first_guess_stands():
     envelope, demanded = filled(600.0, tells=False, seconds=10.0)
     assert envelope.owed_tokens == OWED_TOKENS
     assert envelope.rate_per_s < 0.6 * demanded  # as it was before requests told
+
+
+@given(st.integers(1, 2000), st.floats(0.005, 0.2), st.floats(1.0, 60.0))
+def test_demand_of_a_constant_batch_is_what_it_produces(batch, iteration_s, fading_s):
+    demand = TokenDemand(fading_s)
+    for step in range(50):
+        demand.note(batch, step * iteration_s)
+    assert demand.tokens_per_s(200.0) == pytest.approx(batch / iteration_s, rel=1e-6)
+
+
+@given(st.floats(0.1, 5.0), st.floats(0.0, 500.0))
+def test_demand_of_a_ramp_counts_what_the_batch_owes(joined_per_iteration, owed_tokens):
+    iteration_s = 0.02
+    demand = TokenDemand(1e9)
+    batches = [round(10 + joined_per_iteration * step) for step in range(400)]
+    for step, batch in enumerate(batches):
+        demand.note(batch, step * iteration_s)
+    produced = np.mean(batches[:-1]) / iteration_s
+    owed = owed_tokens * joined_per_iteration / iteration_s
+    assert demand.tokens_per_s(owed_tokens) == pytest.approx(produced + owed, rel=0.05)
+
+
+def test_nothing_is_demanded_before_the_second_note():
+    demand = TokenDemand(10.0)
+    assert demand.tokens_per_s(200.0) == 0.0
+    demand.note(5, 1.0)
+    assert demand.tokens_per_s(200.0) == 0.0
 
 
 @given(st.lists(st.integers(0, 5000), max_size=300), st.floats(1.0, 1000.0))

@@ -72,9 +72,9 @@ def report(
 
 def _refuse_both(run: Path) -> None:
     """Refuse a folder that a sweep was written into as well: the report could be of either."""
-    from voltana.evaluation.sweep.store import PLAN, RESULTS
+    from voltana.evaluation.sweep.store import RESULTS
 
-    if any((run / name).exists() for name in (RESULTS, PLAN)):
+    if _holds_sweep(run):
         raise ConfigError(
             f"{str(run)!r} holds a run and a sweep. Move one of them away, or name the "
             f"sweep's file, {run / RESULTS}."
@@ -83,12 +83,16 @@ def _refuse_both(run: Path) -> None:
 
 def _check_there(what: Path) -> None:
     """Refuse a path at which there is nothing to report of."""
-    from voltana.evaluation.sweep.store import PLAN, RESULTS
-
-    holds = what.is_dir() and any((what / name).exists() for name in (RESULTS, PLAN))
-    if not (holds or what.is_file()):
+    if not (_holds_sweep(what) or what.is_file()):
         reason = "holds neither a run nor a sweep" if what.exists() else "is not there"
         raise ConfigError(
             f"{str(what)!r} {reason}. Name a folder of 'voltana simulate --out' or of "
             "'voltana sweep --out'."
         )
+
+
+def _holds_sweep(folder: Path) -> bool:
+    """Whether a sweep was written there, or begun."""
+    from voltana.evaluation.sweep.store import PLAN, RESULTS
+
+    return any((folder / name).exists() for name in (RESULTS, PLAN))

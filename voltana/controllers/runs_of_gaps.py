@@ -37,20 +37,17 @@ def requests_late(
     sums_s, fastest_sums_s = _sums(gaps_s), _sums(fastest_s)
     late = np.zeros(gaps_s.shape[1])
     ours, longer, length = singles, 1.0, 1
-    while 2 * length <= len(gaps_s) // LONGEST_SHARE:
+    longest = len(gaps_s) // LONGEST_SHARE
+    while 2 * length <= longest:
         part = longer - math.exp(-2 * length / owed)
         late += part * ours
         longer -= part
         length *= 2
-        lost = _of_runs(fastest_sums_s, length) > threshold_s
-        ours = ((_of_runs(sums_s, length) > threshold_s) & ~lost).mean(axis=0)
-    if length == 1:  # too few for runs: the next gap stands for all
-        late += longer * ours
-        return late
-    # Without memory, what is longer than that is so by `owed`.
-    nearer = math.sqrt(length / (length + owed))
-    lost = _nearer(_of_runs(fastest_sums_s, length), nearer) > threshold_s
-    ours = ((_nearer(_of_runs(sums_s, length), nearer) > threshold_s) & ~lost).mean(axis=0)
+        means_s, fastest_means_s = _of_runs(sums_s, length), _of_runs(fastest_sums_s, length)
+        if 2 * length > longest:  # they stand for all that are longer: without memory, by `owed`
+            nearer = math.sqrt(length / (length + owed))
+            means_s, fastest_means_s = _nearer(means_s, nearer), _nearer(fastest_means_s, nearer)
+        ours = ((means_s > threshold_s) & ~(fastest_means_s > threshold_s)).mean(axis=0)
     late += longer * ours
     return late
 
