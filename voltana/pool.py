@@ -168,27 +168,22 @@ class KeptPool:
         """Whether no report is older than that."""
         return max(self._ages_s) <= max_age_s
 
-    def column(self, make: Callable[..., _T], on: Callable[..., object] | None = None) -> list[_T]:
-        """See `Pool.column`."""
-        values: list[_T] = self._values(make, on, list)
-        return values
-
-    def table(
-        self, make: Callable[..., Sequence[float]], on: Callable[..., object] | None = None
-    ) -> Table:
-        """See `Pool.table`."""
-        values: Table = self._values(make, on, _as_table)
-        return values
-
-    def _values(
+    def values(
         self,
         make: Callable[..., object],
         on: Callable[..., object] | None,
         gather: Callable[[Iterable[object]], list[object] | Table],
     ) -> Any:
+        """The column of all candidates that `Pool.column` and `Pool.table` have.
+
+        Args:
+            make: See there.
+            on: Likewise.
+            gather: Makes one of the values of all.
+        """
         column, changes = self._columns.get(make), self._changes
         if column is None:
-            below = () if on is None else (self.column(on),)
+            below = () if on is None else (self.values(on, None, list),)
             made = gather(map(make, self._shown, *below))
             column = self._columns[make] = _Column(made, len(changes))
         elif column.seen != len(changes):
@@ -197,7 +192,7 @@ class KeptPool:
                 for place in changes[column.seen :]:
                     values[place] = make(shown[place])
             else:
-                below_values = self.column(on)
+                below_values = self.values(on, None, list)
                 for place in changes[column.seen :]:
                     values[place] = make(shown[place], below_values[place])
             column.seen = len(changes)
@@ -247,7 +242,8 @@ class Pool(Sequence[Candidate]):
             on: What makes another column, without one below it, whose value `make` is given as
                 well: so that what several need of a candidate is worked out once.
         """
-        return self._of(self._kept.column(make, on))
+        whole: list[_T] = self._kept.values(make, on, list)
+        return whole if self._places is None else self._of(whole)
 
     def table(
         self, make: Callable[..., Sequence[float]], on: Callable[..., object] | None = None
@@ -258,7 +254,7 @@ class Pool(Sequence[Candidate]):
             make: As in `column`; always as many numbers.
             on: As there.
         """
-        whole = self._kept.table(make, on)
+        whole: Table = self._kept.values(make, on, _as_table)
         return whole if self._places is None else whole[self._places]
 
     def take(self, places: Iterable[int]) -> Pool:
