@@ -17,7 +17,7 @@ KV cache first, as in a full one the first token would be late as well.
 from __future__ import annotations
 
 import math
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from dataclasses import replace
 from operator import attrgetter
 from typing import TYPE_CHECKING, cast
@@ -120,8 +120,11 @@ class ViableBatch:
         they free their memory sooner does it come back. As long as one has room, no request is held
         back for want of it, and none waits but those that were sent already.
         """
-        intended = intended_by(self._inner, candidates)
-        stands = self._kept.of(candidates).column(self._stand, on=upcoming) if intended else []
+        pool = self._kept.of(candidates)
+        intended = intended_by(self._inner, pool)
+        if not intended or not any(pool.column(_is_full)):  # mostly, and then no boundary counts
+            return intended
+        stands = pool.column(self._stand, on=upcoming)
         known = [stand for stand in stands if stand is not None]
         room = any(stand.lacking(0.0) <= 0.0 for stand in known)
         waiting = sum(max(stand.waiting(room=room), 0.0) for stand in known)
@@ -158,7 +161,9 @@ class ViableBatch:
         # Rounded up: a longer context is never the safer one.
         step = math.ceil(math.log(max(context, 1.0)) / CONTEXT_BIN)
         question = (step, candidate.levels_mhz[-1], candidate.budget_s)
-        known = self._known_limits.get(candidate.instance)
+        known, before = self._known_limits.get(candidate.instance), 0
+        if known is not None:
+            before = next(reversed(known[1].values()), 0)
         if known is None or known[0] is not predictor:
             if len(self._known_limits) >= MOST_KNOWN:  # instances have come and gone
                 self._known_limits.clear()
@@ -170,6 +175,7 @@ class ViableBatch:
                 candidate.levels_mhz[-1],
                 context_tokens=math.exp(step * CONTEXT_BIN),
                 threshold_s=candidate.budget_s,
+                guess=before,
             )
         return answers[question]
 
@@ -231,17 +237,19 @@ def largest_batch(
     *,
     context_tokens: float,
     threshold_s: float,
+    guess: int = 0,
 ) -> int:
     """The largest viable batch at a clock, whatever memory holds; 0 where none is.
 
     Iterations do not get shorter with the batch, so that a model which tells them one by one is
-    asked for a dozen at most.
+    asked for a dozen at most, and for two where the guess is right.
 
     Args:
         predictor: Latency model.
         clock_mhz: The clock.
         context_tokens: What a request holds in the KV cache.
         threshold_s: What an iteration may take.
+        guess: What it may be, as by a model that has learned a little less; changes no answer.
     """
     curves, room = offers(predictor, TellsCurve), offers(predictor, TellsRoom)
     clocks_mhz = np.array([clock_mhz])
@@ -263,8 +271,17 @@ def largest_batch(
         return not curve.upper_s(clock_mhz) <= threshold_s
 
     ends = BATCH_ENDS if curves else range(1, LARGEST_BATCH + 1)
+    after = bisect_right(ends, guess)
+    if 0 < after < len(ends) and not too_long(ends[after - 1]) and too_long(ends[after]):
+        return ends[after - 1]
     first = bisect_left(ends, True, key=too_long)
     return ends[first - 1] if first else 0
+
+
+def _is_full(candidate: Candidate) -> bool:
+    """Whether some of its requests have to end before its KV cache has room for any other."""
+    reserved = candidate.kv_reserved_tokens
+    return memory_tokens(candidate, reserved) + reserved > candidate.kv_capacity_tokens
 
 
 def _requests(candidate: Candidate) -> int:
