@@ -115,7 +115,7 @@ class EngineScheduler:
 
     @property
     def prompt_tokens_of_batch(self) -> int:
-        """Prompt tokens that fit one batch by now: where batches mix, running requests take some."""
+        """Prompt tokens that fit one batch by now: those that decode beside take some of it."""
         options, last = self.options, self._last
         most = min(options.chunk_tokens, options.batch_tokens)
         if not options.mixed:
