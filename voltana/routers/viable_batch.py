@@ -117,14 +117,17 @@ class ViableBatch:
 
         An instance whose KV cache is full gets the prompts that fit no other, and runs at its
         fastest; the others serve what they get in time, at any clock, and take no more. Only if
-        they free their memory sooner does it come back.
+        they free their memory sooner does it come back. As long as one has room, no request is held
+        back for want of it, and none waits but those that were sent already.
         """
         pool = self._kept.of(candidates)
         intended = intended_by(self._inner, pool)
         if not intended or not any(pool.column(_is_full)):  # mostly, and then no boundary counts
             return intended
         stands = pool.column(self._stand, on=upcoming)
-        waiting = sum(max(stand.lacking(0.0), 0.0) for stand in stands if stand is not None)
+        known = [stand for stand in stands if stand is not None]
+        room = any(stand.lacking(0.0) <= 0.0 for stand in known)
+        waiting = sum(max(stand.waiting(room=room), 0.0) for stand in known)
         if not waiting:
             return intended
         owed_per_s = waiting * GROWTH_TOKENS / CLEARED_S
@@ -192,10 +195,12 @@ class _Stand:
         most_prompt: Longest prompt that fits its KV cache; -1 if none, or if the batch is full.
     """
 
-    __slots__ = ("_capacity", "_memory", "_requests", "_reserved", "beyond", "most_prompt")
+    __slots__ = (
+        "_capacity", "_memory", "_requests", "_reserved", "_running", "beyond", "most_prompt",
+    )  # fmt: skip
 
     def __init__(self, candidate: Candidate, boundary: int) -> None:
-        self._requests = _requests(candidate)
+        self._requests, self._running = _requests(candidate), candidate.state.running_requests
         self._capacity, self._reserved = candidate.kv_capacity_tokens, candidate.kv_reserved_tokens
         self._memory = memory_tokens(candidate, self._reserved)
         self.beyond = self._requests + 1 - boundary
@@ -212,6 +217,15 @@ class _Stand:
         if needed <= self._capacity:
             return 0.0
         return (needed - self._capacity) * (self._requests + 1) / needed
+
+    def waiting(self, *, room: bool) -> float:
+        """Requests that wait for its KV cache, at most; 0 or less where none does.
+
+        Args:
+            room: Whether another instance has room, so that nobody waits but those sent here.
+        """
+        lacking = self.lacking(0.0)
+        return min(lacking, self._requests - self._running) if room else lacking
 
 
 _MOST_PROMPT = attrgetter("most_prompt")
