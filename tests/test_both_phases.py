@@ -241,10 +241,21 @@ def test_cycles_and_batches_are_forecast_with_what_the_other_phase_takes():
     assert cycles.forecast(load, CLOCKS).upper_s == pytest.approx(2.0 * row(load))
     mean_s, _ = cycles.forecast_batches(np.array([10.0]), np.array([100.0]), CLOCKS[:3])
     assert mean_s[0] == pytest.approx(2.0 * row(load)[:3])
+    mixed = Load(
+        prefill_tokens=4, prefill_attended_pairs=8.0, decode_requests=10, decode_kv_tokens=100
+    )
     beside = PromptsBeside(MODEL)
-    beside.decode = load
+    beside.note(mixed)
     both = beside.forecast(Load.prefill([(5, 0)]), CLOCKS)
     assert both.mean_s[-1] == pytest.approx(0.015)
+    # Where 15 tokens fit a batch, 20 of prompts beside 10 that decode take four of them.
+    beside = PromptsBeside(MODEL, 15)
+    beside.note(mixed)
+    several = beside.forecast(Load.prefill([(20, 0)]), CLOCKS)
+    assert several.mean_s[-1] == pytest.approx(4 * 0.015)
+    # A batch that is larger fits all the same.
+    beside.note(dataclasses.replace(mixed, prefill_tokens=20))
+    assert beside.forecast(Load.prefill([(20, 0)]), CLOCKS).mean_s[-1] == pytest.approx(0.030)
 
 
 def test_colocated_instances_are_taken_in_turn():

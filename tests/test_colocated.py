@@ -183,3 +183,21 @@ def test_the_command_finds_the_best_fixed_clock(tmp_path):
     best = json.loads(file.read_text())["results"][0]
     assert best["requests_completed"] == best["requests_offered"]
     assert (tmp_path / "out" / "scenario.toml").exists()
+
+
+@pytest.mark.parametrize(("mixed", "most"), [(False, 64), (True, 61)])
+def test_what_fits_a_batch_leaves_room_for_those_that_decode_beside(mixed, most):
+    options = SchedulerOptions(
+        capacity_tokens=10_000, chunk_tokens=64, batch_tokens=500, mixed=mixed
+    )
+    scheduler = EngineScheduler(options)
+    for key in range(3):
+        scheduler.add(EngineRequest(key, 20, 50))
+    scheduler.schedule()
+    scheduler.commit()
+    scheduler.add(EngineRequest("long", 200, 50))
+    for _ in range(2):  # while they wait for the batch of prompts, and while they are in it
+        batch = scheduler.schedule()
+        assert scheduler.prompt_tokens_of_batch == most
+        assert batch.load().prefill_tokens == most
+        scheduler.commit()
