@@ -37,6 +37,8 @@ BROKEN = (aiohttp.ClientError, HttpProcessingError, TimeoutError, OSError)
 
 _BUFFER = 1 << 18
 
+_NOTHING_BEFORE = b"HTTP/1.1 100 Continue\r\n\r\n"
+
 _Place = tuple[str, int, bool]
 
 
@@ -62,7 +64,8 @@ class Connections:
         while idle:
             since_s, protocol = idle.pop()
             fit = protocol.is_connected() and not protocol.should_close
-            if fit and self._loop.time() - since_s < KEEP_ALIVE_S:
+            young = self._loop.time() - since_s < KEEP_ALIVE_S
+            if fit and young and not _has_more(protocol):
                 return protocol
             self.drop(protocol)
         return await self._connect(place)
@@ -143,6 +146,23 @@ class Connections:
 
 def _place(url: URL) -> _Place:
     return url.host or "", url.port or 0, url.scheme == "https"
+
+
+def _has_more(protocol: ResponseHandler) -> bool:
+    """Whether the beginning of another answer has come since the last one ended.
+
+    The parser keeps it to itself, and would read the next answer, which may be another client's,
+    on from there. So it is given an answer of its own: it is found whole if nothing stands before.
+    """
+    parser = getattr(protocol, "_parser", None)
+    if parser is None:
+        return False
+    try:
+        found, _, _ = parser.feed_data(_NOTHING_BEFORE)
+    except HttpProcessingError:
+        return True
+    (message, _), *more = found or [(None, None)]
+    return bool(more) or message is None or message.code != 100 or message.reason != "Continue"
 
 
 class NobodyListensError(OSError):
