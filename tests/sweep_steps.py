@@ -9,6 +9,9 @@ import sys
 import time
 from pathlib import Path
 
+from voltana.evaluation.sweep import make_plan
+from voltana.evaluation.sweep.work import attempt
+
 ROOT = Path(__file__).parent.parent
 SHORT = {
     "policies": ["static-max", "static-low"],
@@ -82,3 +85,19 @@ def kill_hard(process):
     """SIGKILL, to the process alone: what it started has to notice."""
     os.kill(process.pid, signal.SIGKILL)
     process.communicate()
+
+
+class InThisProcess:
+    """Runs tasks in this process, one after the other."""
+
+    def __init__(self):
+        self.ran = []
+
+    def run(self, tasks):
+        for task in tasks:
+            self.ran.append(task.key)
+            yield attempt(task)
+
+
+def short_plan(**grid):
+    return make_plan(SHORT, grid or {"seed": [1, 2]})

@@ -258,9 +258,30 @@ def test_rows_that_are_none_are_named(tmp_path, file):
         scenario(tmp_path / "none.csv")
     with pytest.raises(ConfigError, match="both 'power_budget_w' and 'power_budget_file'"):
         scenario(file, power_budget_w=900.0)
-    bad.write_text("0,900\n10,100\n")
-    with pytest.raises(ConfigError, match=r"at least .* W: the 2 prefill and 2 decode"):
-        compare(scenario(bad))
+
+
+@pytest.mark.parametrize("form", ["csv", "toml"])
+def test_a_schedule_that_falls_below_the_floors_is_refused_by_its_row(form, tmp_path):
+    path = tmp_path / f"low.{form}"
+    rows = [(0, 900), (10, 100), (20, 900), (30, 90)]
+    if form == "csv":
+        path.write_text("".join(f"{at_s},{watts}\n" for at_s, watts in rows))
+    else:
+        path.write_text("".join(f"[[step]]\nat_s = {a}\nwatts = {w}\n" for a, w in rows))
+    said = (
+        r"power_budget_file: row 2 of '.*low.*' \(from 10 s\) is 100 W, and 1 more row is too low: "
+        r"must be at least \d+ W: the 2 prefill and 2 decode instances .* Raise them, or run fewer"
+    )
+    with pytest.raises(ConfigError, match=said):
+        compare(scenario(path))
+
+
+def test_a_ledger_names_the_row_that_does_not_cover_its_instances():
+    ledger = PowerBudget(BudgetSchedule(from_s=(0.0, 60.0), budget_w=(500.0, 150.0)))
+    ledger.register("one", 100.0)
+    said = r"power_budget_w = 150 in row 2 of the schedule \(from 60 s\) .* at least 200 W for 2"
+    with pytest.raises(ConfigError, match=said):
+        ledger.register("two", 100.0)
 
 
 def test_the_lowest_level_of_the_user_s_own_decides_what_a_budget_has_to_cover():

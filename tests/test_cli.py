@@ -17,7 +17,9 @@ from voltana import __version__
 from voltana.cli import main as cli
 from voltana.cli import simulate
 from voltana.config import DisturbanceTable, parse_scenario
-from voltana.evaluation.sweep.fields import field_name, scenario_fields
+from voltana.errors import ConfigError
+from voltana.evaluation import scenario as scenarios
+from voltana.evaluation.sweep.fields import field_name
 
 QUICK = ("simulate", "--duration", "2", "--rate", "10", "--prefill", "1", "--decode", "1")
 POLICY = '''
@@ -429,9 +431,27 @@ def test_the_documented_disturbance_is_understood(voltana, tmp_path) -> None:
     assert set(disturbance) == set(DisturbanceTable.model_fields)
 
 
-def test_every_flag_of_simulate_is_a_field_of_a_scenario_or_says_nothing_of_one():
-    flags = set(inspect.signature(simulate.simulate).parameters)
-    assert flags > simulate._NO_FIELDS
-    fields = [field_name(name) for name in flags - simulate._NO_FIELDS]
-    assert len(set(fields)) == len(fields)
-    assert all(name.startswith("arrivals.") or name in scenario_fields() for name in fields)
+def test_every_flag_of_simulate_reaches_the_field_of_its_name(voltana, monkeypatch):
+    of_the_run = {
+        "scenario", "uncertainty", "price", "currency", "carbon", "out", "json", "log_level",
+    }  # fmt: skip
+    given, asked = {}, []
+    for name in inspect.signature(simulate.simulate).parameters:
+        if name not in of_the_run:
+            given[field_name(name)] = str(len(given) + 1)
+            asked += ["--" + name.replace("_", "-"), given[field_name(name)]]
+    seen = {}
+
+    def note(_file, tables):
+        seen.update(tables)
+        raise ConfigError("noted")
+
+    monkeypatch.setattr(scenarios, "load_scenario", note)
+    assert voltana("simulate", *asked)[0] == 2
+    said = {}
+    for name, value in seen.items():
+        fields = {f"{name}.{key}": v for key, v in value.items()} if type(value) is dict else {}
+        said |= fields or {name: value}
+    (said["policies"],) = said["policies"]
+    as_text = {name: f"{v:g}" if type(v) is float else str(v) for name, v in said.items()}
+    assert as_text == given

@@ -10,6 +10,7 @@ from typer.testing import CliRunner
 
 from voltana.cli.main import app
 from voltana.config import parse_scenario
+from voltana.controllers.both_phases import BothPhases
 from voltana.errors import ConfigError
 from voltana.evaluation.compare import compare
 from voltana.evaluation.report.series import series_of
@@ -122,6 +123,29 @@ def test_all_policies_serve_colocated_instances(mixed):
         assert np.dot(record.gap_s, record.gap_tokens) == pytest.approx(total_s, rel=1e-4)
         assert {i.role.value for i in record.instances} == {"colocated"}
         assert "colocated_clock_mhz" in result.to_dict()
+
+
+def test_instances_hear_of_the_ends_of_answers_that_were_in_a_batch(monkeypatch):
+    """A single token comes of the prompt, and says nothing of how long a batch runs."""
+    heard = []
+    monkeypatch.setattr(
+        BothPhases, "request_ended", lambda _controller, *, late: heard.append(late)
+    )
+    scenario = load_scenario(
+        None,
+        {
+            "workload": {"rate_rps": 12.0, "duration_s": 4.0, "max_output_tokens": 1},
+            "cluster": {"colocated": 2},
+            "policies": ["voltana"],
+        },
+    )
+    compare(scenario)
+    assert not heard
+    scenario = load_scenario(None, SHORT | {"cluster": {"colocated": 2}, "policies": ["voltana"]})
+    record = next(run for run in compare(scenario).runs if run.result.policy == "voltana").record
+    itl_s = scenario.cluster.slo.itl_s
+    assert len(heard) == (record.output_tokens > 1).sum()
+    assert sum(heard) == (record.mean_itl_s[record.output_tokens > 1] > itl_s).sum()
 
 
 def test_requests_go_where_fewer_are_in_flight():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from statistics import NormalDist
 
 import numpy as np
 import pytest
@@ -249,6 +250,19 @@ def test_the_end_of_the_memory_keeps_room_for_what_could_not_wait():
     assert at_ease.settling == plan(made, demand, burst=0.0).settling <= 10
     assert tight.settling > at_ease.settling
     assert served_per_s(made, 110.0)[tight.settling] >= demand
+
+
+@given(st.floats(1e-4, 0.3), st.floats(0.0, 30.0), st.floats(0.3, 0.99))
+def test_the_end_of_the_memory_keeps_room_for_the_number_in_the_system(late, burst, share):
+    """A burst, or the lesser of what a Poisson number and a queue of the fastest level exceed."""
+    made = table(Tiled(), capacity=36_000.0)  # 120 requests
+    most = float(made.rate_per_s[-1, -1])
+    demand = share * most
+    queue = math.log(1.0 / late) * demand / (most - demand)
+    left = max(min(NormalDist().inv_cdf(1.0 - late) * math.sqrt(120.0), queue), burst)
+    enough = served_per_s(made, 120.0 - left) >= demand
+    decided = plan(made, demand, burst=burst, affordable=0.0, late=late)
+    assert decided.settling == (int(enough.argmax()) if enough.any() else len(LEVELS) - 1)
 
 
 class Unknown:

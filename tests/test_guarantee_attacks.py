@@ -9,9 +9,9 @@ import math
 import numpy as np
 import pytest
 
+from tests.guarantee_steps import LEVELS, LOAD, TYPICAL, issued, mean_at, one, told
 from tests.honest import HonestActuator
 from tests.mutants import QUICK, Frozen
-from tests.test_guarantee_holes import LEVELS, LOAD, TYPICAL, issued, mean_at, one, told
 from tests.test_loop import Board, Stub
 from voltana.cluster.promised_requests import MOST_OPEN, PromisedRequests
 from voltana.controllers.ecofreq import EcoFreq

@@ -9,9 +9,9 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 
+from tests.guarantee_steps import LEVELS, LOAD, issued, mean_at, one, told
 from tests.honest import HonestActuator
 from tests.mutants import QUICK, Frozen
-from tests.test_guarantee_holes import LEVELS, LOAD, issued, mean_at, one, told
 from tests.test_loop import Board, Stub
 from tests.test_planning import forecast
 from voltana.cluster.promised_requests import FIRST, OFFSET_S, REQUESTS, PromisedRequests

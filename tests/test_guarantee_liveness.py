@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.test_guarantee_holes import TYPICAL, World, mean_at
+from tests.guarantee_steps import TYPICAL, World, mean_at
 from voltana.policies.default import PROMISE
 from voltana.values import Limit, Status
 

@@ -8,8 +8,8 @@ import math
 import numpy as np
 import pytest
 
+from tests.guarantee_steps import LEVELS, LOAD, World, issued, mean_at, one, told
 from tests.mutants import QUICK, bound
-from tests.test_guarantee_holes import LEVELS, LOAD, World, issued, mean_at, one, told
 from voltana.in_force import LAG_S, NEAR, SETTLED, ClocksInForce, is_settled
 from voltana.predictors.conformal.label_ledger import ISSUERS, WINDOW, LabelLedger
 from voltana.predictors.conformal.margin_book import MAX_GROUPS, PATIENCE, MarginBook

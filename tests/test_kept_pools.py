@@ -321,6 +321,30 @@ class TestPool:
         assert pool.take_busiest(2).column(IN_FLIGHT) == [9, 9]
         assert pool.take_busiest(1).column(NAME) == [pool.busiest().instance]
 
+    @given(st.lists(st.integers(0, 3), min_size=1, max_size=6), st.data())
+    def test_as_many_as_asked_are_taken_however_many_are_alike(self, in_flight, data):
+        candidates = self.made(*in_flight)
+        count = data.draw(st.integers(1, len(candidates)))
+        ranked = sorted(candidates, key=lambda c: (-c.in_flight, c.instance))[:count]
+        taken = KeptPool(frozenset(Need)).of(candidates).take_busiest(count)
+        assert list(taken) == [c for c in candidates if c in ranked]
+
+    @given(st.integers(1, 400), st.booleans())
+    def test_a_column_that_was_not_read_for_long_is_up_to_date(self, decisions, reads_other):
+        kept, candidates = KeptPool(frozenset(Need)), self.made(1, 2)
+        kept.of(candidates).column(IN_FLIGHT)
+        for number in range(decisions):
+            candidates[number % 2] = dataclasses.replace(candidates[number % 2], in_flight=number)
+            pool = kept.of(candidates)
+            if reads_other:
+                assert pool.column(NAME) == [c.instance for c in candidates]
+        assert pool.column(IN_FLIGHT) == [c.in_flight for c in candidates]
+
+    @pytest.mark.parametrize("age_s", [math.nan, math.inf])
+    def test_a_report_of_unknown_age_is_stale(self, age_s):
+        candidates = [dataclasses.replace(c, state_age_s=age_s) for c in self.made(1, 2)]
+        assert not KeptPool(frozenset(Need)).of(candidates).fresh(0.1)
+
     def test_a_copy_starts_empty(self):
         kept = KeptPool(frozenset(Need))
         kept.of(self.made(1, 2))

@@ -92,15 +92,64 @@ def test_the_mean_is_the_first_guess_or_within_two_errors_of_what_was_seen(produ
         assert owed.mean == first
 
 
-def test_what_waits_for_room_is_intended_for_all_that_are_awake():
+def alike(tokens, *, per_iteration, iterations):
+    """What is learned, iteration by iteration, of answers of one length that come evenly."""
+    owed, ages, means = OwedTokens(OWED_TOKENS), [], []
+    for step in range(iterations):
+        ages += [0] * (int((step + 1) * per_iteration) - int(step * per_iteration))
+        owed.produced(len(ages))
+        ages = [age + 1 for age in ages]
+        for _ in range(ages.count(tokens)):
+            owed.ended()
+        ages = [age for age in ages if age < tokens]
+        means.append(owed.mean)
+    return means
+
+
+@given(st.integers(300, 2500), st.floats(0.1, 2.0))
+def test_answers_that_are_all_alike_are_known_once_they_end_and_never_taken_for_much_more(
+    tokens, per_iteration
+):
+    means = alike(tokens, per_iteration=per_iteration, iterations=3 * tokens)
+    assert max(means) <= 2.2 * tokens
+    passed = per_iteration * 2 * tokens
+    assert means[-1] == pytest.approx(tokens, rel=0.1 + 2.0 / math.sqrt(passed))
+
+
+@given(st.integers(600, 2500), st.floats(0.5, 2.0))
+def test_what_runs_tells_of_long_answers_before_any_has_ended(tokens, per_iteration):
+    """The oldest has produced as much as that, and answers go on."""
+    means = alike(tokens, per_iteration=per_iteration, iterations=tokens - 1)
+    assert 0.75 * tokens <= means[-1] <= 1.01 * tokens
+
+
+@given(st.integers(20, 2500), st.floats(0.1, 2.0))
+def test_nothing_is_learned_where_requests_leave_and_none_tells(tokens, per_iteration):
+    owed = OwedTokens(OWED_TOKENS)
+    owed.produced(5)
+    owed.produced(4)
+    for _ in range(tokens):
+        owed.produced(4)
+    assert owed.mean == OWED_TOKENS
+
+
+def full_beside(running, sent):
+    """What is intended for a roomy instance beside a full one, which that many were sent to."""
     router = ViableBatch(MarginalEnergy())
     roomy = [replace(asked(name, 40, 1500.0), kv_capacity_tokens=1e6) for name in ("a", "b")]
-    before = router.intended(roomy)
-    full = replace(roomy[0], kv_capacity_tokens=0.8 * roomy[0].state.kv_tokens)
+    assert router.intended(roomy)["b"].pool_per_s == 3000.0
+    state = replace(roomy[0].state, running_requests=running, kv_tokens=300 * running)
+    full = replace(roomy[0], kv_capacity_tokens=0.8 * 300 * 40, state=state, in_flight=sent)
     after = router.intended([full, roomy[1]])
-    assert before["b"].pool_per_s == 3000.0
-    waiting = (after["b"].pool_per_s - 3000.0) * CLEARED_S / GROWTH_TOKENS
-    assert 0.1 * 40 < waiting < 0.3 * 40
+    return (after["b"].pool_per_s - 3000.0) * CLEARED_S / GROWTH_TOKENS
+
+
+def test_what_waits_for_room_is_intended_for_all_that_are_awake():
+    assert full_beside(40, 45) == 5.0
+
+
+def test_nothing_waits_for_an_instance_whose_cache_is_full_of_what_runs_while_another_has_room():
+    assert full_beside(40, 40) == 0.0
 
 
 @pytest.mark.slow

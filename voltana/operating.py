@@ -146,18 +146,21 @@ def lines_s(lines: Table, tokens: FloatArray, attended_pairs: FloatArray) -> Flo
         Shape (n,); nan where the row is `UNKNOWN_LINE`.
     """
     columns = lines.T
-    untouched, left = columns[6], np.ones(1)
+    untouched: FloatArray = columns[6]
+    left: FloatArray | float = 1.0
     if np.minimum.reduce(untouched, initial=1.0) < 1.0:
         # One by one: the powers of an array may be rounded otherwise.
         left = np.array(
             [share**count for share, count in zip(untouched.tolist(), tokens.tolist(), strict=True)]
         )
     latency_s = _line_s(columns, tokens, attended_pairs, left)
+    if np.minimum.reduce(tokens, initial=1.0) > 0.0:  # mostly
+        return latency_s
     return np.where(tokens > 0.0, latency_s, 0.0 * columns[0])
 
 
 def _line_s(
-    line: Iterable[_Number], tokens: _Number, attended_pairs: _Number, left: _Number
+    line: Iterable[_Number], tokens: _Number, attended_pairs: _Number, left: _Number | float
 ) -> _Number:
     """Latency by the numbers of a line, or of many; `left` is the share of experts not read."""
     iteration_s, token_s, half_tile_s, tile_s, experts_s, pair_s, _, half_tile, tile = line

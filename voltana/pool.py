@@ -5,14 +5,15 @@ candidate whatever the request is; only the rows of those that differ from befor
 a decision costs comparisons of plain numbers, and the models are asked about changes alone.
 
 What changes with every look, the ages, is in no column: `Candidate.state_age_s` and
-`Candidate.reserved_for_s` are read when they count.
+`Candidate.reserved_for_s` are noted as they are shown.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from itertools import compress
-from operator import attrgetter, is_not
+from operator import attrgetter, is_not, itemgetter
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 import numpy as np
@@ -49,6 +50,8 @@ def _compared(needs: Collection[Need]) -> Callable[[Candidate, Candidate], bool]
     models = [attrgetter(name) for need, name in _MODELS.items() if need in needs]
 
     def same(one: Candidate, other: Candidate) -> bool:
+        if one.in_flight != other.in_flight:  # mostly
+            return False
         for model in models:
             if model(one) is not model(other):
                 return False
@@ -57,19 +60,29 @@ def _compared(needs: Collection[Need]) -> Callable[[Candidate, Candidate], bool]
     return same
 
 
+def _age_s(candidate: Candidate) -> float:
+    """Age of its report; inf where it is no number."""
+    age_s = candidate.state_age_s
+    return math.inf if math.isnan(age_s) else age_s
+
+
 def _as_table(rows: Iterable[object]) -> Table:
     """Rows of numbers as an array."""
     return np.array(list(rows), dtype=np.float64)
 
 
 class _Column:
-    """Values of all candidates, and the places of those that are out of date."""
+    """Values of all candidates, and how many of the changes they have taken in."""
 
-    __slots__ = ("stale", "values")
+    __slots__ = ("seen", "values")
 
-    def __init__(self, values: list[object] | Table) -> None:
+    def __init__(self, values: list[object] | Table, seen: int) -> None:
         self.values: Any = values
-        self.stale: set[int] = set()
+        self.seen = seen
+
+
+_MOST_CHANGES = 64
+"""Changes that are remembered for each candidate; what has not been read since is made anew."""
 
 
 class KeptPool:
@@ -84,8 +97,10 @@ class KeptPool:
         self._same = _compared(needs)
         self._shown: list[Candidate] = []
         self._columns: dict[Callable[[Candidate], object], _Column] = {}
+        self._changes: list[int] = []  # places, in the order in which they changed
         self._ranks: list[int] | None = None
-        self._fresh: dict[float, bool] = {}
+        self._ages_s: list[float] = []
+        self._reserved_for_s: list[float] = []
 
     def of(self, candidates: Sequence[Candidate]) -> Pool:
         """The candidates of a decision as a pool; one that an outer router has made is taken."""
@@ -96,21 +111,38 @@ class KeptPool:
             self._note_changes(shown)
         else:
             self._columns.clear()
+            self._changes.clear()
             self._ranks = None
+            self._ages_s = list(map(_age_s, shown))
+            self._reserved_for_s = [candidate.reserved_for_s for candidate in shown]
         self._shown = shown
-        self._fresh.clear()
         return Pool(self, None)
 
     def _note_changes(self, shown: list[Candidate]) -> None:
-        changed, last = [], self._shown
+        last, same, changes = self._shown, self._same, self._changes
+        ages_s, reserved_for_s = self._ages_s, self._reserved_for_s
         for place in compress(range(len(shown)), map(is_not, shown, last)):
-            if not self._same(shown[place], last[place]):
-                changed.append(place)
-                if shown[place].instance != last[place].instance:
+            one, before = shown[place], last[place]
+            ages_s[place], reserved_for_s[place] = _age_s(one), one.reserved_for_s
+            if not same(one, before):
+                changes.append(place)
+                if one.instance != before.instance:
                     self._ranks = None
-        if changed:
-            for column in self._columns.values():
-                column.stale.update(changed)
+        if len(changes) > _MOST_CHANGES * len(shown):
+            self._forget_changes()
+
+    def _forget_changes(self) -> None:
+        """Keep the newest of them; columns that have not been read for longer go with the rest.
+
+        A decision adds one for each candidate at most, so none that is read in each goes.
+        """
+        late = len(self._changes) - len(self._shown)
+        self._columns = {
+            make: _Column(column.values, column.seen - late)
+            for make, column in self._columns.items()
+            if column.seen >= late
+        }
+        self._changes = self._changes[late:]
 
     @property
     def shown(self) -> list[Candidate]:
@@ -127,46 +159,43 @@ class KeptPool:
                 self._ranks[place] = rank
         return self._ranks
 
+    @property
+    def reserved_for_s(self) -> list[float]:
+        """`Candidate.reserved_for_s` of each; to be read alone."""
+        return self._reserved_for_s
+
     def fresh(self, max_age_s: float) -> bool:
-        """Whether no report is older than that; looked up once a decision."""
-        known = self._fresh.get(max_age_s)
-        if known is None:
-            known = False not in [candidate.state_age_s <= max_age_s for candidate in self._shown]
-            self._fresh[max_age_s] = known
-        return known
+        """Whether no report is older than that."""
+        return max(self._ages_s) <= max_age_s
 
-    def column(self, make: Callable[..., _T], on: Callable[..., object] | None = None) -> list[_T]:
-        """See `Pool.column`."""
-        values: list[_T] = self._values(make, on, list)
-        return values
-
-    def table(
-        self, make: Callable[..., Sequence[float]], on: Callable[..., object] | None = None
-    ) -> Table:
-        """See `Pool.table`."""
-        values: Table = self._values(make, on, _as_table)
-        return values
-
-    def _values(
+    def values(
         self,
         make: Callable[..., object],
         on: Callable[..., object] | None,
         gather: Callable[[Iterable[object]], list[object] | Table],
     ) -> Any:
-        column = self._columns.get(make)
+        """The column of all candidates that `Pool.column` and `Pool.table` have.
+
+        Args:
+            make: See there.
+            on: Likewise.
+            gather: Makes one of the values of all.
+        """
+        column, changes = self._columns.get(make), self._changes
         if column is None:
-            below = () if on is None else (self.column(on),)
-            column = self._columns[make] = _Column(gather(map(make, self._shown, *below)))
-        elif column.stale:
+            below = () if on is None else (self.values(on, None, list),)
+            made = gather(map(make, self._shown, *below))
+            column = self._columns[make] = _Column(made, len(changes))
+        elif column.seen != len(changes):
             values, shown = column.values, self._shown
             if on is None:
-                for place in column.stale:
+                for place in changes[column.seen :]:
                     values[place] = make(shown[place])
             else:
-                below_values = self.column(on)
-                for place in column.stale:
+                below_values = self.values(on, None, list)
+                for place in changes[column.seen :]:
                     values[place] = make(shown[place], below_values[place])
-            column.stale.clear()
+            column.seen = len(changes)
         return column.values
 
     def __reduce__(self) -> tuple[type[KeptPool], tuple[Collection[Need]]]:
@@ -181,11 +210,12 @@ class Pool(Sequence[Candidate]):
         places: Which of them, in their order; None for all.
     """
 
-    __slots__ = ("_kept", "_places")
+    __slots__ = ("_kept", "_places", "_some")
 
     def __init__(self, kept: KeptPool, places: Sequence[int] | None) -> None:
         self._kept = kept
         self._places = places
+        self._some = itemgetter(*places) if places is not None and len(places) > 1 else None
 
     def __len__(self) -> int:
         return len(self._kept.shown if self._places is None else self._places)
@@ -212,7 +242,8 @@ class Pool(Sequence[Candidate]):
             on: What makes another column, without one below it, whose value `make` is given as
                 well: so that what several need of a candidate is worked out once.
         """
-        return self._of(self._kept.column(make, on))
+        whole: list[_T] = self._kept.values(make, on, list)
+        return whole if self._places is None else self._of(whole)
 
     def table(
         self, make: Callable[..., Sequence[float]], on: Callable[..., object] | None = None
@@ -223,13 +254,17 @@ class Pool(Sequence[Candidate]):
             make: As in `column`; always as many numbers.
             on: As there.
         """
-        whole = self._kept.table(make, on)
+        whole: Table = self._kept.values(make, on, _as_table)
         return whole if self._places is None else whole[self._places]
 
     def take(self, places: Iterable[int]) -> Pool:
         """Some of its candidates, by their places in it."""
-        own = self._places
-        return Pool(self._kept, list(places) if own is None else [own[place] for place in places])
+        own, some = self._places, list(places)
+        return Pool(self._kept, some if own is None else [own[place] for place in some])
+
+    def reserved_for_s(self) -> list[float]:
+        """How long the oldest that is reserved for each has waited, as they are shown now."""
+        return self._of(self._kept.reserved_for_s)
 
     def busiest(self) -> Candidate:
         """The one with most in flight, the first by name of equals."""
@@ -238,11 +273,16 @@ class Pool(Sequence[Candidate]):
 
     def take_busiest(self, count: int) -> Pool:
         """So many of those with most in flight, the first by name of equals; in the same order."""
-        ranks, in_flight = self._of(self._kept.ranks), self.column(IN_FLIGHT)
-        base = len(self._kept.shown)
-        keys = [rank - base * most for rank, most in zip(ranks, in_flight, strict=True)]
-        last = sorted(keys)[count - 1]
-        return self.take([place for place, key in enumerate(keys) if key <= last])
+        in_flight = self.column(IN_FLIGHT)
+        least = sorted(in_flight, reverse=True)[count - 1]
+        chosen = list(compress(range(len(in_flight)), map(least.__le__, in_flight)))
+        if len(chosen) > count:
+            ranks = self._of(self._kept.ranks)
+            equals = [place for place in chosen if in_flight[place] == least]
+            equals.sort(key=ranks.__getitem__)
+            left_out = set(equals[count - len(chosen) :])
+            chosen = [place for place in chosen if place not in left_out]
+        return self.take(chosen)
 
     def fresh(self, max_age_s: float) -> bool:
         """Whether no report is older than that."""
@@ -264,5 +304,7 @@ class Pool(Sequence[Candidate]):
         return min(equals, key=names.__getitem__)
 
     def _of(self, whole: list[_T]) -> list[_T]:
+        if self._some is not None:
+            return list(self._some(whole))
         places = self._places
         return whole if places is None else [whole[place] for place in places]

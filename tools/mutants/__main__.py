@@ -32,13 +32,15 @@ RESULTS = ROOT / "out" / "mutants.jsonl"
 LIMIT_S = 300.0
 
 HOLES = ("tests/test_guarantee_parts.py", "tests/test_guarantee_edges.py",
-         "tests/test_guarantee_attacks.py", "tests/test_guarantee_holes.py")  # fmt: skip
+         "tests/test_guarantee_attacks.py", "tests/test_guarantee_holes.py",
+         "tests/test_guarantee_labels.py")  # fmt: skip
 GUARANTEE = (*HOLES, "tests/test_guarantee.py", "tests/test_guarantee_loop.py",
              "tests/test_guarantee_liveness.py", "tests/test_evaluation_promises.py")  # fmt: skip
 REQUESTS = ("tests/test_promised_requests.py", "tests/test_guarantee_edges.py",
             "tests/test_guarantee_attacks.py",
             "integrations/sglang/tests/unit/test_agent_requests.py")  # fmt: skip
 AGENT = ("integrations/sglang/tests/unit/test_agent_guarantee.py",
+         "integrations/sglang/tests/unit/test_agent_kept_guarantee.py",
          "integrations/sglang/tests/unit/test_agent_attacks.py")  # fmt: skip
 RESERVE = (*HOLES, "tests/test_guarantee.py", "tests/test_optimal_available.py")
 CONFORMAL = "voltana/predictors/conformal/"

@@ -37,7 +37,6 @@ _POLICY = typer.Option(
     help="Policy name, or MODULE:FACTORY of your own; repeat it (or use commas) for several "
     f"({', '.join(POLICIES)}).",
 )
-_RATE = typer.Option("--rate", metavar="R", help="Mean requests/s (60).")
 _DURATION = typer.Option(
     "--duration", metavar="S", help="Seconds of arrivals; the second half is analysed (300)."
 )
@@ -59,16 +58,14 @@ _CLOCK = typer.Option(
     help="Clock around which --design and --gains work (85 % of the fastest).",
 )
 _OUT = typer.Option("--out", metavar="DIR", help="Write plots, analysis.json and scenario.toml.")
-_JSON = typer.Option(
-    "--json", metavar="FILE", help="Write the analysis as JSON; '-' is standard output."
-)
+_JSON = flags.as_json("the analysis")
 
 
 def analyze(
     scenario: Annotated[Path | None, flags.SCENARIO] = None,
     *,
     policy: Annotated[list[str] | None, _POLICY] = None,
-    rate: Annotated[float | None, _RATE] = None,
+    rate: Annotated[float | None, flags.RATE] = None,
     duration: Annotated[float | None, _DURATION] = None,
     hardware: Annotated[str | None, flags.HARDWARE] = None,
     model: Annotated[str | None, flags.MODEL] = None,

@@ -26,7 +26,6 @@ _POLICY = typer.Option(
     metavar="P",
     help="Policy to set against the bound; repeat it (or use commas) for several (the scenario's).",
 )
-_RATE = typer.Option("--rate", metavar="R", help="Mean requests/s (60).")
 _DURATION = typer.Option("--duration", metavar="S", help="Seconds of arrivals (120).")
 _MARGIN = typer.Option(
     "--margin",
@@ -44,7 +43,7 @@ def bound(
     *,
     policy: Annotated[list[str] | None, _POLICY] = None,
     workload: Annotated[str | None, flags.WORKLOAD] = None,
-    rate: Annotated[float | None, _RATE] = None,
+    rate: Annotated[float | None, flags.RATE] = None,
     duration: Annotated[float | None, _DURATION] = None,
     hardware: Annotated[str | None, flags.HARDWARE] = None,
     model: Annotated[str | None, flags.MODEL] = None,

@@ -20,10 +20,7 @@ _POLICY = typer.Option(
     help="Policy, as for simulate; repeat it for several (static-max, and that of the file).",
 )
 _RATE_RPS, _DURATION_S = 10.0, 30.0
-_RATE = typer.Option("--rate", metavar="R", help="Mean requests/s (10); a trace is scaled to it.")
-_DURATION = typer.Option(
-    "--duration", metavar="S", help="Seconds of arrivals (30); of a trace, its window."
-)
+_RATE, _DURATION = flags.replayed_rate(_RATE_RPS), flags.replayed_duration(_DURATION_S)
 _FACTOR = typer.Option(
     "--factor", metavar="X", help="Seconds of the rehearsal in one of the wall's (0.25)."
 )
@@ -37,9 +34,7 @@ _ENGINE = typer.Option("--engine", metavar="E", help="Whose protocol is spoken (
 _OUT = typer.Option(
     "--out", metavar="DIR", help="Keep report.html, results.json, logs and records there."
 )
-_JSON = typer.Option(
-    "--json", metavar="FILE", help="Write the results as JSON; '-' is standard output."
-)
+_JSON = flags.as_json("the results")
 
 
 def rehearse(
@@ -91,7 +86,7 @@ def rehearse(
         "seed": 0 if seed is None else seed,
         "workload": {"name": workload},
         "trace": {
-            "file": None if trace is None else str(trace),
+            "file": flags.text(trace),
             "format": trace_format,
             "start_s": window_start,
         },

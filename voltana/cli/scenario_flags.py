@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import typer
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from voltana.evaluation.tariff import Tariff
 
 DEFAULT_CURRENCY = "EUR"
@@ -48,7 +50,31 @@ TRACE_FORMAT = typer.Option(
 )
 WINDOW_START = typer.Option("--window-start", metavar="S", help="Replay from this second on (0).")
 SEED = typer.Option("--seed", metavar="N", help="Seed of everything random (0).")
+RATE = typer.Option("--rate", metavar="R", help="Mean requests/s (60).")
 LOG = typer.Option("--log-level", metavar="L", help="debug logs every decision.")
+
+
+def replayed_rate(default: float) -> Any:
+    """The flag of a rate in requests/s, of commands that replay traces as well."""
+    said = f"Mean requests/s ({default:g}); a trace is scaled to it."
+    return typer.Option("--rate", metavar="R", help=said)
+
+
+def replayed_duration(default: float) -> Any:
+    """The flag of a duration in seconds, of commands that replay traces as well."""
+    said = f"Seconds of arrivals ({default:g}); of a trace, its window."
+    return typer.Option("--duration", metavar="S", help=said)
+
+
+def as_json(what: str) -> Any:
+    """The flag that writes `what` as JSON."""
+    said = f"Write {what} as JSON; '-' is standard output."
+    return typer.Option("--json", metavar="FILE", help=said)
+
+
+def text(file: Path | None) -> str | None:
+    """A file as scenarios name it; None where it was not given."""
+    return None if file is None else str(file)
 
 
 def policy_names(given: list[str] | None) -> list[str] | None:

@@ -2,11 +2,12 @@
 
 from contextlib import closing
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from voltana.cli import scenario_flags as flags
+from voltana.cli import simulate_flags as own
 from voltana.cli.terminal import (
     STDOUT,
     configure_logs,
@@ -25,96 +26,25 @@ if TYPE_CHECKING:
     from voltana.evaluation.tariff import Tariff
     from voltana.evaluation.uncertainty import Uncertain
 
-_POLICY = typer.Option(
-    "--policy",
-    metavar="P",
-    help="Policy name, fixed:MHZ/MHZ, best-fixed, or MODULE:FACTORY of your own; repeat it (or use "
-    "commas) for several (static-max, static-low, window, voltana-v0.1, voltana).",
-)
-_RATE = typer.Option("--rate", metavar="R", help="Mean requests/s (60); a trace is scaled to it.")
-_DURATION = typer.Option(
-    "--duration", metavar="S", help="Seconds of arrivals (120); of a trace, its window."
-)
-_ARRIVAL = typer.Option(
-    "--arrival", metavar="A", help="poisson, gamma (bursts), diurnal or rates (poisson)."
-)
-_RATES = typer.Option(
-    "--rates", metavar="FILE", help="CSV of rates over time, as ServeGen's, for --arrival rates."
-)
-_RATES_START = typer.Option(
-    "--rates-start", metavar="S", help="Where in the rates the run begins (0)."
-)
-_CV = typer.Option("--cv", metavar="X", help="Variation of the gaps of gamma arrivals.")
-_UNIT = typer.Option(
-    "--time-unit", metavar="U", help="Unit of the trace's times: s, ms, us or ns (auto)."
-)
-_SCALE = typer.Option("--rate-scale", metavar="X", help="Replay this many times as fast (1).")
-_MAX_PROMPT = typer.Option("--max-prompt-tokens", metavar="N", help="Cut longer prompts.")
-_MAX_OUTPUT = typer.Option("--max-output-tokens", metavar="N", help="Cut longer answers.")
-_BUDGET = typer.Option(
-    "--power-budget", metavar="W", help="Watts that all instances together may draw (no budget)."
-)
-_SCHEDULE = typer.Option(
-    "--budget-schedule",
-    metavar="FILE",
-    help="The same over time: CSV of times (s of the run, or ISO 8601) and watts from then on, or "
-    "TOML or JSON, which may repeat.",
-)
-_SHARES = typer.Option(
-    "--power-shares",
-    metavar="S",
-    help="How it is divided over the instances: even, or worth, where a watt helps most (worth).",
-)
-_LEVELS = typer.Option(
-    "--levels",
-    metavar="L",
-    help="Clocks that may be chosen: all, published, even:N, above:MHZ, below:MHZ or a list such "
-    "as 1005,1410 (each policy's own).",
-)
-_PREDICTOR = typer.Option(
-    "--predictor",
-    metavar="M:F",
-    help="MODULE:FACTORY of your own latency model, in place of the policies'.",
-)
-_UNCERTAINTY = typer.Option(
-    "--uncertainty",
-    help="Give savings and attainments as ranges over what the hardware profile does not know: "
-    "runs all policies on seven boards.",
-)
-_OUT = typer.Option(
-    "--out",
-    metavar="DIR",
-    help="Write plots, results.json, report.md, scenario.toml and series.json there.",
-)
-_JSON = typer.Option(
-    "--json", metavar="FILE", help="Write the results as JSON; '-' is standard output."
-)
-
-
-_NO_FIELDS = {
-    "scenario", "uncertainty", "price", "currency", "carbon", "out", "json", "log_level",
-}  # fmt: skip
-"""Parameters that say nothing of what is simulated."""
-
 
 def simulate(
     scenario: Annotated[Path | None, flags.SCENARIO] = None,
     *,
-    policy: Annotated[list[str] | None, _POLICY] = None,
+    policy: Annotated[list[str] | None, own.POLICY] = None,
     workload: Annotated[str | None, flags.WORKLOAD] = None,
-    rate: Annotated[float | None, _RATE] = None,
-    duration: Annotated[float | None, _DURATION] = None,
-    arrival: Annotated[str | None, _ARRIVAL] = None,
-    rates: Annotated[Path | None, _RATES] = None,
-    rates_start: Annotated[float | None, _RATES_START] = None,
-    cv: Annotated[float | None, _CV] = None,
+    rate: Annotated[float | None, own.RATE] = None,
+    duration: Annotated[float | None, own.DURATION] = None,
+    arrival: Annotated[str | None, own.ARRIVAL] = None,
+    rates: Annotated[Path | None, own.RATES] = None,
+    rates_start: Annotated[float | None, own.RATES_START] = None,
+    cv: Annotated[float | None, own.CV] = None,
     trace: Annotated[Path | None, flags.TRACE] = None,
     trace_format: Annotated[str | None, flags.TRACE_FORMAT] = None,
-    time_unit: Annotated[str | None, _UNIT] = None,
-    rate_scale: Annotated[float | None, _SCALE] = None,
+    time_unit: Annotated[str | None, own.UNIT] = None,
+    rate_scale: Annotated[float | None, own.SCALE] = None,
     window_start: Annotated[float | None, flags.WINDOW_START] = None,
-    max_prompt_tokens: Annotated[int | None, _MAX_PROMPT] = None,
-    max_output_tokens: Annotated[int | None, _MAX_OUTPUT] = None,
+    max_prompt_tokens: Annotated[int | None, own.MAX_PROMPT] = None,
+    max_output_tokens: Annotated[int | None, own.MAX_OUTPUT] = None,
     hardware: Annotated[str | None, flags.HARDWARE] = None,
     model: Annotated[str | None, flags.MODEL] = None,
     tensor_parallel: Annotated[int | None, flags.TENSOR_PARALLEL] = None,
@@ -125,17 +55,17 @@ def simulate(
     slo_ttft_ms: Annotated[float | None, flags.TTFT] = None,
     slo_itl_ms: Annotated[float | None, flags.ITL] = None,
     seed: Annotated[int | None, flags.SEED] = None,
-    power_budget: Annotated[float | None, _BUDGET] = None,
-    budget_schedule: Annotated[Path | None, _SCHEDULE] = None,
-    power_shares: Annotated[str | None, _SHARES] = None,
-    levels: Annotated[str | None, _LEVELS] = None,
-    predictor: Annotated[str | None, _PREDICTOR] = None,
-    uncertainty: Annotated[bool, _UNCERTAINTY] = False,
+    power_budget: Annotated[float | None, own.BUDGET] = None,
+    budget_schedule: Annotated[Path | None, own.SCHEDULE] = None,
+    power_shares: Annotated[str | None, own.SHARES] = None,
+    levels: Annotated[str | None, own.LEVELS] = None,
+    predictor: Annotated[str | None, own.PREDICTOR] = None,
+    uncertainty: Annotated[bool, own.UNCERTAINTY] = False,
     price: Annotated[str | None, flags.PRICE] = None,
     currency: Annotated[str, flags.CURRENCY] = flags.DEFAULT_CURRENCY,
     carbon: Annotated[str | None, flags.CARBON] = None,
-    out: Annotated[Path | None, _OUT] = None,
-    json: Annotated[str | None, _JSON] = None,
+    out: Annotated[Path | None, own.OUT] = None,
+    json: Annotated[str | None, own.JSON] = None,
     log_level: Annotated[str, flags.LOG] = "warning",
 ) -> None:
     """Compare policies on a simulated cluster that serves a load.
@@ -154,16 +84,56 @@ def simulate(
     For a script:       voltana simulate --json - | jq '.results[].energy_j'
     Run it again:       voltana simulate out/demo/scenario.toml
     """  # noqa: D301  (\b keeps typer from reflowing the examples)
-    given = locals()  # the flags by their names, which are those of a scenario's fields
     configure_logs(log_level)
     from json import dumps
 
     from voltana.evaluation.comparison_report import to_json
     from voltana.evaluation.report.series import SERIES, series_of
-    from voltana.evaluation.scenario import load_scenario
+    from voltana.evaluation.scenario import ARRIVALS, load_scenario
     from voltana.evaluation.uncertainty import uncertain
 
-    resolved = load_scenario(scenario, _tables(given))
+    resolved = load_scenario(
+        scenario,
+        {
+            "policies": flags.policy_names(policy),
+            "seed": seed,
+            "levels": levels,
+            "predictor": predictor,
+            "power_budget_w": power_budget,
+            "power_budget_file": flags.text(budget_schedule),
+            "power_shares": power_shares,
+            "cluster": {
+                "hardware": hardware,
+                "model": model,
+                "tensor_parallel": tensor_parallel,
+                "prefill": prefill,
+                "decode": decode,
+                "colocated": colocated,
+            },
+            "engine": {"binding": binding},
+            "slo": {"ttft_ms": slo_ttft_ms, "itl_ms": slo_itl_ms},
+            "workload": {
+                "name": workload,
+                "arrival": "rates" if arrival is None and rates is not None else arrival,
+                "rates_file": flags.text(rates),
+                "rates_start_s": rates_start,
+                "cv": cv,
+            },
+            "trace": {
+                "file": flags.text(trace),
+                "format": trace_format,
+                "time_unit": time_unit,
+                "rate_scale": rate_scale,
+                "start_s": window_start,
+            },
+            ARRIVALS: {
+                "rate_rps": rate,
+                "duration_s": duration,
+                "max_prompt_tokens": max_prompt_tokens,
+                "max_output_tokens": max_output_tokens,
+            },
+        },
+    )
     tariffs = flags.tariffs(price, currency, carbon)
     last_s = float(resolved.trace.arrival_s.max(initial=0.0))
     for tariff in tariffs.values():
@@ -181,22 +151,6 @@ def simulate(
     if json != STDOUT:
         _show_spent(comparison, tariffs)
     _show_early_ends(comparison, tariffs)
-
-
-def _tables(given: "Mapping[str, Any]") -> dict[str, Any]:
-    """What the flags say of a scenario, nested as its file is; what was not given is left out."""
-    from voltana.evaluation.sweep.fields import as_tables, field_name
-
-    said: dict[str, Any] = {
-        field_name(name): str(value) if isinstance(value, Path) else value
-        for name, value in given.items()
-        if name not in _NO_FIELDS and value is not None
-    }
-    if "policies" in said:
-        said["policies"] = flags.policy_names(said["policies"])
-    if "workload.rates_file" in said:
-        said.setdefault("workload.arrival", "rates")
-    return as_tables(said)
 
 
 def _compared(

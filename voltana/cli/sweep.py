@@ -37,9 +37,7 @@ RAY = typer.Option(
     help="Run on a Ray cluster: auto, HOST:PORT of its head, or ray://HOST:PORT (this machine).",
 )
 _OUT = typer.Option("--out", metavar="DIR", help="Where runs and results are kept.")
-JSON = typer.Option(
-    "--json", metavar="FILE", help="Write what came out as JSON; '-' is standard output."
-)
+JSON = flags.as_json("what came out")
 
 SAID_FROM = 2000
 """Scenarios from which on it is said how many are checked before the first is run."""

@@ -98,7 +98,10 @@ class BothPhases:
             held=HeldLevel(settling_s=0.0),
         )
         self.gaps = TokenGaps(
-            self._levels, slo.itl_s, 1.0 - slo.itl_target, self.decode.envelope.owed_tokens
+            self._levels,
+            slo.itl_s,
+            1.0 - slo.itl_target,
+            owed_tokens=lambda: self.decode.envelope.owed_tokens,
         )
         self._gap_floor = len(self.levels_mhz) - 1
         self._fastest = (1.0, 0.0)
@@ -125,6 +128,11 @@ class BothPhases:
             self._gap_floor = gaps.lowest(growth, batch_s, gaps.left(lost), lost)
             self._cycles.stretch = 1.0 / np.maximum(1.0 - share, sys.float_info.epsilon)
         self.decode.plan(now_s)
+
+    def request_ended(self, *, late: bool) -> None:
+        """See `voltana.ports.HearsEnds`: how long answers are; gaps say themselves what is late."""
+        del late
+        self.decode.envelope.ended()
 
     def decide(self, observation: Observation) -> Decision:
         """See `voltana.ports.Controller.decide`."""

@@ -69,6 +69,10 @@ class BudgetSchedule:
         """The smallest budget of all."""
         return min(self.budget_w)
 
+    def rows_below(self, needed_w: float) -> list[int]:
+        """Which rows are less than that, counted from 1."""
+        return [row for row, watts in enumerate(self.budget_w, start=1) if watts < needed_w]
+
     def least_until_w(self, now_s: float, until_s: float) -> float:
         """The smallest budget that holds in a stretch of time, both ends included."""
         if len(self.budget_w) == 1:

@@ -14,7 +14,8 @@ An end behind which the fastest level still serves more than is demanded is none
 goes beyond it comes back, and is late meanwhile, which the price knows. So is memory: requests wait
 for room, and how fast they have to be let in follows from what is left of their deadline. A router
 may hold them where no controller sees them; so the batch settles below what memory holds by as many
-requests of a burst as the fastest level would not let in by half of the deadline.
+requests as the fastest level would not let in by half of the deadline: of a burst, or of those by
+which their number in the system exceeds its mean (`_crowd`).
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from __future__ import annotations
 import math
 from bisect import bisect_left
 from dataclasses import dataclass
+from statistics import NormalDist
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -90,6 +92,7 @@ def make_plan(
     unseen: float = 0.0,
     in_force: DecodePlan = NO_PLAN,
     affordable: float = math.inf,
+    late: float = 1.0,
     batch: int = 0,
     power: PowerForecasts | None = None,
     max_power_w: float = math.inf,
@@ -110,6 +113,7 @@ def make_plan(
             coast the more carefully the less was seen.
         in_force: The plan before.
         affordable: Requests that may wait for room for each token/s that the fastest level serves.
+        late: Share of the requests that may find no room; 1 keeps a burst free alone.
         batch: Requests that run; 0 never coasts, as where the demand has yet to be learned.
         power: Says which clocks boards hold, and what coasting saves; None takes every clock for
             held, and never coasts.
@@ -129,9 +133,9 @@ def make_plan(
     full = viable >= table.batches[-1]  # nothing but memory ends them
     traps = not full and _traps(table, rate_per_s[:, fastest], viable, burst, demand_per_s)
     most_per_s = float(rate_per_s[table.row(viable), fastest])
-    room = max(burst - affordable * most_per_s, 0.0) if full else 0.0
-    served = served_per_s(table, viable - room)
     wanted_per_s = (1.0 + slack) * lasting_per_s
+    room = max(burst, _crowd(viable, wanted_per_s, most_per_s, late)) - affordable * most_per_s
+    served = served_per_s(table, viable - max(room, 0.0) if full else viable)
     settling = _settling(served, wanted_per_s, (max(error, error_by_now), error), in_force.settling)
     if (1.0 + SURE * error) * wanted_per_s > served[fastest]:
         settling = fastest  # what a slower one puts off might never be served
@@ -149,6 +153,30 @@ def make_plan(
         end=Binding.MEMORY if full else Binding.BOUNDARY,
         demand_per_s=demand_per_s,
     )
+
+
+def _crowd(viable: int, demand_per_s: float, most_per_s: float, late: float) -> float:
+    """Requests by which those in the system are more than their mean for a share of the time.
+
+    Two bounds hold, the smaller counts. As long as everybody finds room, their number is Poisson
+    distributed (M/G/inf, whatever the answers are like), which is a normal distribution about. And
+    where none does, the fastest level runs, so that it falls off as the queue of an M/M/1 in heavy
+    traffic does (J. F. C. Kingman, "On queues in heavy traffic", J. Royal Statistical Society B 24,
+    1962): soon where that level serves twice the demand, hardly where it serves little more.
+
+    Args:
+        viable: What memory holds, in requests.
+        demand_per_s: Tokens/s that are wanted.
+        most_per_s: What the fastest level serves with all of these.
+        late: The share.
+    """
+    if not late < 1.0:
+        return 0.0
+    poisson = NormalDist().inv_cdf(1.0 - late) * math.sqrt(viable)
+    spare_per_s = most_per_s - demand_per_s
+    if not spare_per_s > 0.0:
+        return poisson
+    return min(poisson, -math.log(late) * demand_per_s / spare_per_s)
 
 
 def _coast(

@@ -25,6 +25,7 @@ from voltana.controllers.held_level import HeldLevel
 from voltana.controllers.mean_context import MeanContext
 from voltana.controllers.memory import Memory
 from voltana.controllers.missed_price import MissedPrice
+from voltana.controllers.optimal_available import PLANNED_SHARE
 from voltana.levels import idle_clock, require_levels
 from voltana.operating import PowerAtLevels, power_curve_of
 from voltana.planning import certified_or_fastest, cheapest_safe_index, lowest_safe_index
@@ -49,6 +50,9 @@ make_decision = maker(Decision)
 
 STALE_S = 2.0
 """A plan that nobody renewed for so long is renewed by the decision itself."""
+
+SMALLEST_SHARE = 1e-6
+"""Of the first tokens that may be late for want of room; no target asks for fewer."""
 
 LET_IN_BY = 0.5
 """Share of its deadline by which a request that waits for room is to be let in; the rest is for
@@ -119,6 +123,7 @@ class EnergyOptimal:
             least=LEAST_SHARE - RESERVE_STEP,
         )
         self.held = held or HeldLevel()
+        self._late_share = max(PLANNED_SHARE * (1.0 - slo.ttft_target), SMALLEST_SHARE)
         self._plan = NO_PLAN
         self._plan_to_come: Callable[[], DecodePlan] | None = None
         self._planned_at_s = -math.inf
@@ -203,6 +208,7 @@ class EnergyOptimal:
             demand_per_s=envelope.rate_per_s,
             slack=self.price.slack,
             burst=envelope.burst_requests,
+            late=self._late_share,
             intended_per_s=None if intended is None else intended.tokens_per_s,
             error=envelope.relative_error(known_by_per_s),
             error_by_now=envelope.error_by_now(known_by_per_s),

@@ -105,7 +105,7 @@ class PowerBudget:
             count = len(self._reserved_w) + 1
             instances = "1 instance at its" if count == 1 else f"{count} instances at their"
             raise ConfigError(
-                f"power_budget_w = {self.budget_w:g} is not allowed: must be at least "
+                f"power_budget_w = {self._first_below(floors_w)} is not allowed: must be at least "
                 f"{floors_w:.0f} W for {instances} lowest clock, and "
                 f"{floor_w:.0f} W for each one more. Raise it, or run fewer instances."
             )
@@ -115,6 +115,15 @@ class PowerBudget:
         self._claims[instance] = Claim(
             floor_w=floor_w, levels_w=np.array([floor_w]), lateness=np.ones(1)
         )
+
+    def _first_below(self, needed_w: float) -> str:
+        """The first budget that is less than that, and its row where there are several."""
+        schedule = self._schedule
+        row = schedule.rows_below(needed_w)[0]
+        budget = f"{schedule.budget_w[row - 1]:g}"
+        if len(schedule.budget_w) == 1:
+            return budget
+        return f"{budget} in row {row} of the schedule (from {schedule.from_s[row - 1]:g} s)"
 
     def grant_w(self, instance: str, now_s: float, claim: Claim) -> float:
         """The most that an instance may reserve now."""

@@ -60,6 +60,25 @@ def read_budget(path: Path) -> BudgetSchedule:
     return _schedule(path, times, watts, file.repeat_s)
 
 
+def row_below(path: Path, schedule: BudgetSchedule, needed_w: float, why: str) -> ConfigError:
+    """What to say of a schedule that falls below what a cluster needs at least.
+
+    Args:
+        path: Its file.
+        schedule: What was read from it.
+        needed_w: What is needed, more than its smallest row.
+        why: What needs so much.
+    """
+    rows = schedule.rows_below(needed_w)
+    first, more = rows[0], len(rows) - 1
+    others = f", and {more} more row{'s are' if more > 1 else ' is'} too low" if more else ""
+    return ConfigError(
+        f"{FIELD}: row {first} of {str(path)!r} (from {schedule.from_s[first - 1]:g} s) is "
+        f"{schedule.budget_w[first - 1]:g} W{others}: must be at least {needed_w:g} W: {why}. "
+        f"Raise {'them' if more else 'it'}, or run fewer instances."
+    )
+
+
 def _schedule(
     path: Path, from_s: list[float], budget_w: list[float], repeat_s: float | None
 ) -> BudgetSchedule:

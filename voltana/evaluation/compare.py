@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from voltana.errors import invalid
 from voltana.evaluation.best_fixed import REFERENCE, BestFixed
+from voltana.evaluation.budget_file import row_below
 from voltana.evaluation.metrics import measure
 from voltana.evaluation.reasons import counted
 from voltana.plant.simulation import Simulation
@@ -203,11 +204,15 @@ def _check_budget(scenario: Scenario, name: str, policy: Policy | BestFixed) -> 
             ),
         )
     if least_w > budget_w:
-        cluster = scenario.cluster
+        why = (
+            f"the {scenario.cluster.counted(' and ')} instances at their lowest clock under {name}"
+        )
+        path, needed_w = scenario.file.power_budget_file, math.ceil(least_w)
+        if path is not None:
+            raise row_below(path, scenario.budget, needed_w, why)
         raise invalid(
             "power_budget_w",
             budget_w,
-            f"at least {math.ceil(least_w)} W: the {cluster.counted(' and ')} "
-            f"instances at their lowest clock under {name}",
-            "Raise --power-budget (or what --budget-schedule falls to), or run fewer instances.",
+            f"at least {needed_w} W: {why}",
+            "Raise --power-budget, or run fewer instances.",
         )

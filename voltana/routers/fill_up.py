@@ -28,6 +28,8 @@ import math
 from operator import add, attrgetter, neg
 from typing import TYPE_CHECKING, NamedTuple
 
+import numpy as np
+
 from voltana.errors import invalid
 from voltana.operating import UNKNOWN_LINE, PrefillLine, lines_s, prefill_mean
 from voltana.planning import candidate_load
@@ -221,11 +223,11 @@ def _computed_s(request: Request, pool: Pool, level: int) -> list[float]:
     amounts = pool.table(_amounts, on=_pending)
     tokens, pairs = amounts[:, 0] + request.prompt_tokens, amounts[:, 1]
     lines = pool.table(_LINES[level], on=_pending)
-    times_s = lines_s(lines, tokens, pairs + attended_pairs(request.prompt_tokens)).tolist()
-    for place, time_s in enumerate(times_s):
-        if time_s != time_s:  # noqa: PLR0124  (a model that has to be asked)
-            times_s[place] = one_by_one(pending[place])
-    return times_s
+    times_s = lines_s(lines, tokens, pairs + attended_pairs(request.prompt_tokens))
+    told: list[float] = times_s.tolist()
+    for place in np.isnan(times_s).nonzero()[0]:  # models that have to be asked
+        told[place] = one_by_one(pending[place])
+    return told
 
 
 def _prepared_s(pool: Pool) -> list[float]:
@@ -235,7 +237,7 @@ def _prepared_s(pool: Pool) -> list[float]:
     waited long yet, and what counts is how many they are: a host takes about as long over each as
     the oldest have waited, over how many have joined since (Little's law, over the pool).
     """
-    waited_s = [candidate.reserved_for_s for candidate in pool]
+    waited_s = pool.reserved_for_s()
     unprepared = pool.column(_unprepared)
     each_s = sum(waited_s) / max(sum(unprepared), 1)
     if not each_s:

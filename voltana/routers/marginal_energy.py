@@ -149,8 +149,10 @@ class MarginalEnergy:
         return known[0]
 
     def _least_power(self, model: Candidate, instances: int, awake: int, demand: _Demand) -> int:
+        assert model.power is not None
+        idle_w = power_at(model.power, Load(), model.levels_mhz[0])
         powers_w = {
-            count: self._power_w(model, instances, count, demand)
+            count: self._power_w(model, count, demand) + (instances - count) * idle_w
             for count in (awake - 1, awake, awake + 1)
             if 1 <= count <= instances
         }
@@ -159,9 +161,8 @@ class MarginalEnergy:
             return instances
         return best if powers_w[best] < (1.0 - self._saving) * powers_w[awake] else awake
 
-    def _power_w(self, model: Candidate, instances: int, awake: int, demand: _Demand) -> float:
-        """Power of all instances if `awake` of them share the demand; inf if they cannot."""
-        assert model.power is not None
+    def _power_w(self, model: Candidate, awake: int, demand: _Demand) -> float:
+        """Power of so many instances if they share the demand; inf if they cannot."""
         share_per_s, context = demand.tokens_per_s / awake, demand.context_tokens
         batch = max(1.0, demand.requests / awake)
         power_w, settled = math.inf, None
@@ -176,8 +177,7 @@ class MarginalEnergy:
             room_tokens = self._memory_share * model.kv_capacity_tokens
             if batch == math.inf or needed_tokens > room_tokens:
                 return math.inf
-        idle_w = power_at(model.power, Load(), model.levels_mhz[0])
-        return awake * power_w + (instances - awake) * idle_w
+        return awake * power_w
 
     def __repr__(self) -> str:
         return f"MarginalEnergy({self._inner!r}, saving={self._saving:g})"
@@ -198,17 +198,18 @@ class _Demand(NamedTuple):
 
     def bins(self) -> tuple[int, int, int]:
         """The bins that it falls into, within which the answer is the same."""
-        tokens_per_s, context_tokens, requests = zip(self, BINS, strict=True)
-        return _bin(*tokens_per_s), _bin(*context_tokens), _bin(*requests)
+        tokens_per_s, context_tokens, requests = self
+        of_tokens, of_context, of_requests = BINS
+        return (
+            round(math.log(tokens_per_s) / of_tokens),
+            round(math.log(context_tokens) / of_context),
+            round(math.log(requests) / of_requests),
+        )
 
     @classmethod
     def of(cls, bins: tuple[int, int, int]) -> _Demand:
         """The middle of bins."""
         return cls(*[math.exp(step * width) for step, width in zip(bins, BINS, strict=True)])
-
-
-def _bin(value: float, width: float) -> int:
-    return round(math.log(value) / width)
 
 
 def _produced_per_s(candidate: Candidate, comes: Upcoming) -> float:

@@ -46,7 +46,7 @@ class Prospect:
     """
 
     __slots__ = (
-        "_boundary_mhz", "_calm", "_candidate", "_harmless", "_now", "_now_mhz", "_room",
+        "_boundary_mhz", "_calm", "_candidate", "_now", "_now_mhz", "_room",
         "_wake_share", "asks", "calm_tokens", "new_tile", "requests",
     )  # fmt: skip
 
@@ -58,7 +58,7 @@ class Prospect:
         boundary_mhz: float,
         wake_share: float,
     ) -> None:
-        now, levels = comes.load, candidate.levels_mhz
+        now = comes.load
         joins = candidate.role is not Role.PREFILL
         self._candidate, self._now = candidate, now
         self._boundary_mhz, self._wake_share = boundary_mhz, wake_share
@@ -67,14 +67,25 @@ class Prospect:
         # An idle instance may be at any clock, so none has to rise; nor has one to the lowest.
         wakes = is_idle(candidate, comes)
         self._now_mhz = math.inf if wakes else clock_for_mhz(candidate, comes)
-        # A rise that counts is one to a level that lies further above than the boundary.
-        self._harmless = bisect_right(levels, self._now_mhz, key=lambda mhz: mhz - boundary_mhz) - 1
-        awake = bisect_right(levels, wake_share * levels[-1]) - 1
-        self._calm = -1 if wakes or self.new_tile else min(self._harmless, awake)
         self._room: dict[int, int | None] = {}
+        self._calm = -1 if wakes or self.new_tile else self._calm_level()
         most = self._most_tokens(self._calm)
         self.asks = most is None
         self.calm_tokens = -1 if most is None else most
+
+    def _calm_level(self) -> int:
+        """The fastest level that is harmless, and no more than the share of the fastest."""
+        levels, boundary_mhz = self._candidate.levels_mhz, self._boundary_mhz
+        awake = bisect_right(levels, self._wake_share * levels[-1]) - 1
+        if awake < 0 or levels[awake] - boundary_mhz <= self._now_mhz:
+            return awake
+        return self._harmless()
+
+    def _harmless(self) -> int:
+        """The fastest level to which a rise does not count."""
+        # One that counts is to a level that lies further above than the boundary.
+        levels, boundary_mhz = self._candidate.levels_mhz, self._boundary_mhz
+        return bisect_right(levels, self._now_mhz, key=lambda mhz: mhz - boundary_mhz) - 1
 
     @property
     def full(self) -> bool:
@@ -91,7 +102,7 @@ class Prospect:
 
     def is_harmless(self, request: Request) -> bool:
         """Whether some level is safe, and neither a rise nor a new tile begins."""
-        return not self.new_tile and self._is_safe_at(self._harmless, request)
+        return not self.new_tile and self._is_safe_at(self._harmless(), request)
 
     def is_safe(self, request: Request) -> bool:
         """Whether any level is safe."""

@@ -17,7 +17,7 @@ KV cache first, as in a full one the first token would be late as well.
 from __future__ import annotations
 
 import math
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from dataclasses import replace
 from operator import attrgetter
 from typing import TYPE_CHECKING, cast
@@ -117,11 +117,17 @@ class ViableBatch:
 
         An instance whose KV cache is full gets the prompts that fit no other, and runs at its
         fastest; the others serve what they get in time, at any clock, and take no more. Only if
-        they free their memory sooner does it come back.
+        they free their memory sooner does it come back. As long as one has room, no request is held
+        back for want of it, and none waits but those that were sent already.
         """
-        intended = intended_by(self._inner, candidates)
-        stands = self._kept.of(candidates).column(self._stand, on=upcoming) if intended else []
-        waiting = sum(max(stand.lacking(0.0), 0.0) for stand in stands if stand is not None)
+        pool = self._kept.of(candidates)
+        intended = intended_by(self._inner, pool)
+        if not intended or not any(pool.column(_is_full)):  # mostly, and then no boundary counts
+            return intended
+        stands = pool.column(self._stand, on=upcoming)
+        known = [stand for stand in stands if stand is not None]
+        room = any(stand.lacking(0.0) <= 0.0 for stand in known)
+        waiting = sum(max(stand.waiting(room=room), 0.0) for stand in known)
         if not waiting:
             return intended
         owed_per_s = waiting * GROWTH_TOKENS / CLEARED_S
@@ -155,7 +161,9 @@ class ViableBatch:
         # Rounded up: a longer context is never the safer one.
         step = math.ceil(math.log(max(context, 1.0)) / CONTEXT_BIN)
         question = (step, candidate.levels_mhz[-1], candidate.budget_s)
-        known = self._known_limits.get(candidate.instance)
+        known, before = self._known_limits.get(candidate.instance), 0
+        if known is not None:
+            before = next(reversed(known[1].values()), 0)
         if known is None or known[0] is not predictor:
             if len(self._known_limits) >= MOST_KNOWN:  # instances have come and gone
                 self._known_limits.clear()
@@ -167,6 +175,7 @@ class ViableBatch:
                 candidate.levels_mhz[-1],
                 context_tokens=math.exp(step * CONTEXT_BIN),
                 threshold_s=candidate.budget_s,
+                guess=before,
             )
         return answers[question]
 
@@ -186,10 +195,12 @@ class _Stand:
         most_prompt: Longest prompt that fits its KV cache; -1 if none, or if the batch is full.
     """
 
-    __slots__ = ("_capacity", "_memory", "_requests", "_reserved", "beyond", "most_prompt")
+    __slots__ = (
+        "_capacity", "_memory", "_requests", "_reserved", "_running", "beyond", "most_prompt",
+    )  # fmt: skip
 
     def __init__(self, candidate: Candidate, boundary: int) -> None:
-        self._requests = _requests(candidate)
+        self._requests, self._running = _requests(candidate), candidate.state.running_requests
         self._capacity, self._reserved = candidate.kv_capacity_tokens, candidate.kv_reserved_tokens
         self._memory = memory_tokens(candidate, self._reserved)
         self.beyond = self._requests + 1 - boundary
@@ -207,6 +218,15 @@ class _Stand:
             return 0.0
         return (needed - self._capacity) * (self._requests + 1) / needed
 
+    def waiting(self, *, room: bool) -> float:
+        """Requests that wait for its KV cache, at most; 0 or less where none does.
+
+        Args:
+            room: Whether another instance has room, so that nobody waits but those sent here.
+        """
+        lacking = self.lacking(0.0)
+        return min(lacking, self._requests - self._running) if room else lacking
+
 
 _MOST_PROMPT = attrgetter("most_prompt")
 
@@ -217,17 +237,19 @@ def largest_batch(
     *,
     context_tokens: float,
     threshold_s: float,
+    guess: int = 0,
 ) -> int:
     """The largest viable batch at a clock, whatever memory holds; 0 where none is.
 
     Iterations do not get shorter with the batch, so that a model which tells them one by one is
-    asked for a dozen at most.
+    asked for a dozen at most, and for two where the guess is right.
 
     Args:
         predictor: Latency model.
         clock_mhz: The clock.
         context_tokens: What a request holds in the KV cache.
         threshold_s: What an iteration may take.
+        guess: What it may be, as by a model that has learned a little less; changes no answer.
     """
     curves, room = offers(predictor, TellsCurve), offers(predictor, TellsRoom)
     clocks_mhz = np.array([clock_mhz])
@@ -249,8 +271,17 @@ def largest_batch(
         return not curve.upper_s(clock_mhz) <= threshold_s
 
     ends = BATCH_ENDS if curves else range(1, LARGEST_BATCH + 1)
+    after = bisect_right(ends, guess)
+    if 0 < after < len(ends) and not too_long(ends[after - 1]) and too_long(ends[after]):
+        return ends[after - 1]
     first = bisect_left(ends, True, key=too_long)
     return ends[first - 1] if first else 0
+
+
+def _is_full(candidate: Candidate) -> bool:
+    """Whether some of its requests have to end before its KV cache has room for any other."""
+    reserved = candidate.kv_reserved_tokens
+    return memory_tokens(candidate, reserved) + reserved > candidate.kv_capacity_tokens
 
 
 def _requests(candidate: Candidate) -> int:

@@ -7,7 +7,7 @@ learner.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
@@ -199,6 +199,7 @@ class LatencySnapshot:
     decode: PhaseModel
     beside: PhaseModel
     bases: BasisCache
+    _lines: dict[float, PrefillLine] = field(default_factory=dict, init=False, repr=False)
 
     def forecast(self, load: Load, clocks_mhz: FloatArray) -> Forecast:
         """See `voltana.ports.Forecasts.forecast`."""
@@ -243,8 +244,12 @@ class LatencySnapshot:
 
     def prefill_mean(self, clock_mhz: float) -> PrefillLine:
         """See `voltana.ports.TellsPrefill`."""
-        rates = self.prefill.rates(clock_mhz, self.bases.max_clock_mhz)
-        return PrefillLine._make((*rates, 1.0 - self.prefill.expert_share, HALF_TILE, TILE))
+        line = self._lines.get(clock_mhz)
+        if line is None:
+            rates = self.prefill.rates(clock_mhz, self.bases.max_clock_mhz)
+            untouched = 1.0 - self.prefill.expert_share
+            line = self._lines[clock_mhz] = PrefillLine._make((*rates, untouched, HALF_TILE, TILE))
+        return line
 
     def to_dict(self) -> Mapping[str, object]:
         """The model as plain JSON values; `from_dict` reads it."""

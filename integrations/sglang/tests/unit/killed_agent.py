@@ -22,8 +22,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import structlog
+from agent_world import TABLE, World
 from fake_scheduler import FakeEngine
-from test_agent_group import TABLE, World
 
 from voltana.actuators import RecordingActuator
 from voltana.cluster.promised_requests import PromisedRequests

@@ -13,12 +13,12 @@ from collections import deque
 from pathlib import Path
 
 import pytest
+from agent_world import World, served
 from fake_scheduler import FakeEngine
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 from killed_agent import ENGINE
-from test_agent_group import World, served
 
 from voltana.cluster.promised_requests import PromisedRequests
 from voltana.serving.agent.open_decisions import OpenDecisions

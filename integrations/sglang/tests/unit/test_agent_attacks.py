@@ -8,10 +8,10 @@ import os
 
 import numpy as np
 import pytest
+from agent_steps import account, finish, iterate, kept_file, launch, restarted, served_of
+from agent_world import promising_world, served
 from fake_scheduler import FakeEngine
 from killed_agent import ENGINE, LOAD, SLO
-from test_agent_group import promising_world, served
-from test_agent_guarantee import account, finish, iterate, kept_file, launch, restarted, served_of
 
 from voltana.errors import ConfigError
 from voltana.predictors.conformal import Conformal

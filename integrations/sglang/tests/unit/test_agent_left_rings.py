@@ -8,10 +8,10 @@ import math
 from pathlib import Path
 
 import pytest
+from agent_steps import iterate, launch, restarted, served_of
+from agent_world import promising_world, served
 from fake_scheduler import FakeEngine
 from killed_agent import ENGINE, LOAD, SLO
-from test_agent_group import promising_world, served
-from test_agent_guarantee import iterate, launch, restarted, served_of
 
 from voltana.serving.agent.ring_loop import RingLoop
 from voltana.serving.agent.two_slots import SLOT_BYTES, TwoSlots

@@ -7,10 +7,10 @@ import json
 import math
 
 import pytest
+from agent_world import promising_world, served
 from fake_scheduler import FakeEngine
 from killed_agent import ENGINE
 from rich.console import Console
-from test_agent_group import promising_world, served
 
 from voltana.cli.top_view import Answer
 from voltana.cli.top_view import render as top
