@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 MAGIC = b"VOLTRING"
-VERSION = 6
+VERSION = 7
 
 HEADER_BYTES = 4096
 HEADER = struct.Struct("=8sIIIIQdI")
