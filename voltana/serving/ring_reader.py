@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from voltana.serving.bounds import check_facts
 from voltana.serving.ring_records import RingError, decode_run
-from voltana.serving.ring_run import Run
+from voltana.serving.ring_run import LEAST_WAIT_S, MOST_WAIT_S, Run
 from voltana_ring.layout import (
     BODY,
     GUARD,
@@ -75,6 +75,7 @@ class RingReader:
         self._next = 0 if from_start else self._head()
         self._taken = 0  # moments of that slot that were told
         self._run: Run | None = None
+        self._looks: int | None = None  # for what comes behind a run; None: it is there
         self.lost = 0
         self.torn = 0
         if not from_start:
@@ -99,9 +100,12 @@ class RingReader:
         moments: list[list[Record]] = []
         while self._next < head:
             if self._run is None:
+                self._looks = None
                 self._read_slot(moments)
-            if self._run is not None and not self._follow(self._run, moments, head):
-                break
+            if self._run is not None:
+                if not self._follow(self._run, moments, head):
+                    break
+                self._looks = 0
             self._begin(self._next + 1)
         left_out = max(len(moments) - most, 0)
         self.lost += left_out
@@ -118,8 +122,17 @@ class RingReader:
         return f"{self._inode}.{self.epoch}"
 
     def wait_s(self, now_s: float) -> float:
-        """How long to wait for the next pair of a run, for which no bell rings; inf without one."""
-        return math.inf if self._run is None else self._run.wait_s(now_s)
+        """How long to wait for what no bell rings for; inf without such.
+
+        That is the next pair of a run, and the slot behind one that has just ended, which was
+        written a moment later.
+        """
+        if self._run is not None:
+            return self._run.wait_s(now_s)
+        if self._looks is None:
+            return math.inf
+        self._looks += 1
+        return float(min(LEAST_WAIT_S * 2.0**self._looks, MOST_WAIT_S))
 
     def go_back(self, position: int) -> None:
         """Read on from an earlier moment; those that were overwritten count as lost."""

@@ -67,8 +67,8 @@ class Run:
         self._first, self.last = first, last
         self._most = min((last - first) // PAIR_WORDS, MOST_PAIRS - 1)
         self.pairs = 0
-        ended = records[-2] if len(records) > 1 else launched
-        self._period_s = ended.latency_s if ended.latency_s > 0 else 0.0
+        lasted_s = [record.latency_s for record in records if record.latency_s > 0]
+        self._period_s = lasted_s[-1] if lasted_s else 0.0
 
     def wait_s(self, now_s: float) -> float:
         """How long to wait for the next pair: until it is likely there, then a little at a time.

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 MAGIC = b"VOLTRING"
-VERSION = 6
+VERSION = 7
 
 HEADER_BYTES = 4096
 HEADER = struct.Struct("=8sIIIIQdI")
@@ -61,6 +61,25 @@ CHANGE = struct.Struct("=QdII")
 REPEAT = struct.Struct("=8sQd24sq24sddd8sQd24sq24sd16s")
 """The bodies of a result and of the launch behind it; pieces that stay as they are were packed
 before: the beginning, what comes before the KV tokens and what behind them, and the end."""
+
+
+class _Moments(dict[tuple[int, int, int], struct.Struct]):
+    """Records of a result and of the launch behind it, each with changes before it, as one.
+
+    By how many changes, how many and how many rooms of the launch; there are few such.
+    """
+
+    def __missing__(self, counts: tuple[int, int, int]) -> struct.Struct:
+        body, change = BODY.format[1:], CHANGE.format[1:]
+        before, behind, rooms = counts
+        texts = [body + before * change] if before else []
+        texts += [body]
+        texts += [body + behind * change] if behind else []
+        made = self[counts] = struct.Struct("=" + "".join(texts) + body + rooms * ROOM.format[1:])
+        return made
+
+
+MOMENTS = _Moments()
 
 RUN = struct.Struct("=B7xQdd")
 """The end of the records of a slot that a run lies behind: `Kind.RUN`; the number of the result

@@ -111,6 +111,7 @@ class Aborts:
 
     async def _told(self, backend: Backend, attempt: Attempt, headers: Mapping[str, str]) -> None:
         """Tell a server in its turn, and wait for the end of its answer if it has heard it."""
+        await attempt.drained()
         turn = self._turns.setdefault(backend, asyncio.Semaphore(AT_ONCE))
         async with turn:
             told = await self._own_abort(backend, attempt, headers)

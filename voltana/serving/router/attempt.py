@@ -26,6 +26,11 @@ if TYPE_CHECKING:
 _DRAIN_S = 10.0
 """A leg aside that is not complete so long after the whole answer is given up."""
 
+KEPT_DRAIN_S = 1.0
+"""Likewise one whose answer tells what its server keeps, after its client left: an answer that
+nobody read leaves a KV cache behind which nobody can have given up. One that takes longer waits for
+its turn, more likely than not, and to compute it for nobody would make others wait."""
+
 
 class Attempt:
     """What an engine works with to have a request answered; a ``with`` block limits its time.
@@ -88,6 +93,7 @@ class Attempt:
         self._ends_s = self._last_byte_s + left_s
         self._is_prefilled = self._has_token = False
         self._aside: list[Aside] = []
+        self._draining: set[asyncio.Task[bytes]] = set()
 
     # --- What an engine uses -----------------------------------------------------------------
 
@@ -138,13 +144,18 @@ class Attempt:
         ask = Ask(method="POST", url=url, body=body, headers=self.headers)
         return Leg(self, backend, self._wire, ask, held=held)
 
-    def beside(self, leg: Coroutine[object, object, bytes]) -> Aside:
+    def beside(self, leg: Coroutine[object, object, bytes], *, keeps: bool = False) -> Aside:
         """Run a leg beside the one that is relayed.
 
         If it fails before the first token, so does the try; when the answer is complete it may
         drain, so that its connection is used again.
+
+        Args:
+            leg: The leg.
+            keeps: Whether its answer tells what its server keeps from then on, so that it is read
+                though the try was given up, if it comes within `KEPT_DRAIN_S`.
         """
-        aside = Aside(leg, self._aside_is_over)
+        aside = Aside(leg, self._aside_is_over, KEPT_DRAIN_S if keeps else 0.0)
         self._aside.append(aside)
         return aside
 
@@ -185,9 +196,16 @@ class Attempt:
         """What was left at a server, once."""
         return None if self._left is None else self._left.pop(backend, None)
 
+    async def drained(self) -> None:
+        """Wait for legs that tell what their servers keep, or are given up meanwhile."""
+        if self._draining:
+            await asyncio.wait(tuple(self._draining))
+
     def close_left(self) -> None:
         """Nobody tells servers to stop any more: close what was left, or is from now on."""
         left, self._left = self._left or {}, None
+        for task in self._draining:
+            task.cancel()
         for one in left.values():
             one.close()
 
@@ -223,7 +241,10 @@ class Attempt:
         for backend in self.servers:
             backend.unwatch(self)
         for aside in self._aside:
-            aside.end(_DRAIN_S if complete else 0.0)
+            task = aside.end(_DRAIN_S if complete else 0.0)
+            if task is not None and not complete:
+                self._draining.add(task)
+                task.add_done_callback(self._draining.discard)
         if complete:
             self.at_work.clear()
         self._booking.finished()

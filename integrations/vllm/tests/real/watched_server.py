@@ -5,6 +5,7 @@ Processes that vLLM starts import this file anew, so that what it does is done t
 
 from __future__ import annotations
 
+import itertools
 import os
 import struct
 import time
@@ -22,7 +23,7 @@ TOGGLE_VARIABLE = "VOLTANA_TEST_TOGGLE"
 """A file for what iterations took with hooks and without, in turns: `hook_turns.ROW` of each."""
 
 RAISE_VARIABLE = "VOLTANA_TEST_HOOK_RAISES"
-"""Iteration from which on hooks raise."""
+"""Batch from which on hooks raise."""
 
 BLOCK = 100
 """Times that are written together."""
@@ -122,9 +123,10 @@ def _toggle(meter: Any, path: Path) -> None:
 
 def _raise_in(meter: Any, first: int) -> None:
     original = meter.scheduled
+    number = itertools.count()  # the meter's own stands still as long as batches repeat
 
     def scheduled(self: Any, output: Any) -> None:
-        if self.iterations >= first:
+        if next(number) >= first:
             raise ZeroDivisionError("injected")
         original(self, output)
 

@@ -53,10 +53,12 @@ class FakeVllm(LateServer):
         ids: Ids of the requests that it got.
         lease_s: ``kv_lease_duration``, or ``VLLM_NIXL_ABORT_REQUEST_TIMEOUT`` of older ones.
         leases: Those of the next caches, before that.
+        way_s: Time from the end of a prefill to its answer.
     """
 
     transfers = True
     lease_s = 30.0
+    way_s = 0.0
     says: bytes | None = None
 
     def __init__(self, *arguments: Any) -> None:
@@ -107,6 +109,7 @@ class FakeVllm(LateServer):
                 "remote_engine_id": self.name, "remote_request_id": rid,
                 "remote_host": "127.0.0.1", "remote_port": 5600, "tp_size": 1,
             }  # fmt: skip
+        await asyncio.sleep(self.way_s)  # whoever leaves meanwhile stops nothing any more
         return web.json_response(answer)
 
     def _keep(self, cache: tuple[str, str]) -> None:

@@ -82,6 +82,50 @@ def test_a_client_that_leaves_a_decode_leg_leaves_a_cache_until_the_lease_ends(s
 
 
 @STREAMS
+@pytest.mark.parametrize("way_s", [0.0, 0.001, 0.02, 0.2])
+def test_a_client_that_leaves_as_the_prefill_server_answers_leaves_no_cache_behind(stream, way_s):
+    """The server is done by then, and keeps the cache; its answer takes a while to the router."""
+
+    async def check():
+        async with vllm_cluster(prefill=1, decode=1) as pd:
+            prefill, asked = pd.servers["prefill-0"], None
+            keep = prefill._keep
+
+            def keep_and_lose_the_client(cache):
+                keep(cache)
+                asked.cancel()
+                prefill.way_s = way_s
+
+            prefill._keep = keep_and_lose_the_client
+            asked = asyncio.create_task(pd.ask(stream=stream))
+            await asyncio.wait([asked])
+            assert pd.kept
+            left_s = time.monotonic()
+            await until(lambda: not pd.kept and not held(pd).requests)
+            assert time.monotonic() - left_s < prefill.lease_s / 4
+            prefill._keep, prefill.way_s = keep, 0.0
+            assert texts(await pd.ask(stream=stream), stream=stream) == words_of("a")
+            assert not prefill.cancelled
+            await tidy(pd)
+
+    run(check)
+
+
+def test_a_prompt_that_waits_for_its_turn_is_not_computed_for_a_client_that_left():
+    async def check():
+        async with vllm_cluster(prefill=1, decode=1) as pd:
+            prefill = pd.servers["prefill-0"]
+            prefill.faults.append("hang")
+            asked = asyncio.create_task(pd.ask())
+            await until(lambda: prefill.seen)
+            asked.cancel()
+            await until(lambda: prefill.cancelled)
+            await tidy(pd)
+
+    run(check)
+
+
+@STREAMS
 @pytest.mark.parametrize("fault", ["500", "503", "reset"])
 def test_a_failed_decode_leg_is_prefilled_again_and_its_cache_counts_until_the_lease_ends(
     stream, fault

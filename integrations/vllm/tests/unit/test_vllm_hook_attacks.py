@@ -50,7 +50,26 @@ class Breaking:
             tell(*args)
 
         meter._measure, meter._tell = measure, told
+        self.break_moves(meter, when)
         monkeypatch.setattr(BatchView, "read", half_read)
+
+    def break_moves(self, meter, when):
+        """Likewise on the way of batches that requests join or leave."""
+        joined, put = meter._joined, meter._put
+
+        def half_joined(size):
+            changes = joined(size)
+            if when == "half-way" and self.is_next():
+                meter._batch.kv_tokens += 7
+                self.fail()
+            return changes
+
+        def half_put(*args, **options):
+            if when == "after" and self.is_next():
+                self.fail()
+            put(*args, **options)
+
+        meter._joined, meter._put = half_joined, half_put
 
     def is_next(self):
         """Whether it is the first from one of the numbers on."""
@@ -68,7 +87,7 @@ class Breaking:
 def test_one_error_leaves_no_wrong_counts_behind(tmp_path, monkeypatch, asynchronous, when, seed):
     bench = Bench(tmp_path, asynchronous=asynchronous, budget=64, running=6, waits=seed % 2 == 0)
     feed(bench, seed=seed)
-    breaking = Breaking(monkeypatch, bench.meter, when, {random.Random(seed).randint(2, 30)})
+    breaking = Breaking(monkeypatch, bench.meter, when, {random.Random(seed).randint(2, 15)})
     bench.run()
     assert getattr(bench.scheduler, METER) is bench.meter
     assert bench.meter.errors >= 1

@@ -202,7 +202,8 @@ def test_the_reader_is_woken_by_a_launch_and_by_the_last_result(bench):
     kinds = [r.kind for r in bench.records if r.kind is not Kind.CHANGES]
     launches = kinds.count(Kind.LAUNCHED)
     assert launches == kinds.count(Kind.FINISHED) == 3
-    assert bench.rung() == launches + 1 + kinds.count(Kind.IDLE)
+    repeats = 1  # the second token's batch, which the third's repeats: no bell rings for that
+    assert bench.rung() == launches - repeats + 1 + kinds.count(Kind.IDLE)
 
 
 @pytest.mark.parametrize("bench", [{"blocks": 120, "running": 4}], indirect=True)

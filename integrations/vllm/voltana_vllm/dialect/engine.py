@@ -7,7 +7,7 @@ needs to fetch it. That is chosen only then. The answer is the decode server's.
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import orjson
 
@@ -67,10 +67,11 @@ class VllmEngine:
         body = call.body()
         if attempt.prefill is not None:
             _check_pair(call)
-            call.held[number] = params = await _prefilled(call, attempt, attempt.prefill)
+            # Its answer says what is kept; it is read though the client may have left by then.
+            await attempt.beside(_prefilled(call, attempt, attempt.prefill), keeps=True).content()
             attempt.prefilled()
             await attempt.admitted()
-            body = call.body(kv_transfer_params=params)
+            body = call.body(kv_transfer_params=call.held[number])
         rename = partial(call.named, attempt=number, clients=clients)
         leg = attempt.post(attempt.decode(marks=call.marks(number)), body)
         try:
@@ -171,8 +172,8 @@ def _check_pair(call: VllmCall) -> None:
         )
 
 
-async def _prefilled(call: VllmCall, attempt: Attempt, prefill: Backend) -> dict[str, Any]:
-    """The prefill leg; what a decode server needs to fetch the KV cache."""
+async def _prefilled(call: VllmCall, attempt: Attempt, prefill: Backend) -> bytes:
+    """The prefill leg; notes in `call.held` what a decode server needs to fetch the KV cache."""
     async with attempt.post(prefill, call.prefill_body(), held=True) as leg:
         content = await leg.read()
     params = handed_over(content)
@@ -186,7 +187,8 @@ async def _prefilled(call: VllmCall, attempt: Attempt, prefill: Backend) -> dict
             retryable=True,
             backend=prefill.name,
         )
-    return params
+    call.held[attempt.number] = params
+    return content
 
 
 async def _stream(attempt: Attempt, leg: Leg, answer: Answer, through: Renamed | None) -> None:

@@ -28,6 +28,9 @@ class BatchView:
         prefill_tokens: Its new prompt tokens.
         attended_pairs: Their query-key pairs.
         decode_requests: Its decoding requests.
+        decoding: Their ids, once they were counted one by one.
+        joining: Requests that will decode, for their prompts are complete, by id.
+        exact: Whether what was counted may be relied on.
         kv_tokens: Tokens in their caches, those that are computed now included.
         prompts: Prompts that are not complete, by the ids of their requests.
         worked_on: Those that this batch worked on, complete or not.
@@ -36,15 +39,15 @@ class BatchView:
     """
 
     __slots__ = (
-        "_decoding", "_exact", "_joining", "_summed", "attended_pairs", "decode_requests", "done",
+        "_summed", "attended_pairs", "decode_requests", "decoding", "done", "exact", "joining",
         "kv_tokens", "mode", "prefill_tokens", "prompts", "remote", "worked_on",
     )  # fmt: skip
 
     def __init__(self, *, summed: bool) -> None:
         self._summed = summed
-        self._exact = False
-        self._decoding: set[str] = set()
-        self._joining: dict[str, Told] = {}
+        self.exact = False
+        self.decoding: set[str] = set()
+        self.joining: dict[str, Told] = {}
         self.mode = Mode.IDLE
         self.prefill_tokens = 0
         self.attended_pairs = 0.0
@@ -65,9 +68,9 @@ class BatchView:
         """
         rows, new, prompts = output.num_scheduled_tokens, output.scheduled_new_reqs, self.prompts
         resumed = output.scheduled_cached_reqs.resumed_req_ids
-        if not (new or resumed or prompts or self._joining):
+        if not (new or resumed or prompts or self.joining):
             size = len(rows)
-            if self._exact and size == len(self._decoding) == output.total_num_scheduled_tokens:
+            if self.exact and size == len(self.decoding) == output.total_num_scheduled_tokens:
                 self._repeat(size)
                 return
         for request in new:
@@ -78,9 +81,9 @@ class BatchView:
         self.worked_on, self.done, self.remote = [], [], []
         if prompts:
             self._read_prompts(rows)
-        self._read_others(output, requests, known, exact=self._exact and not resumed)
+        self._read_others(output, requests, known, exact=self.exact and not resumed)
         for told in self.done:
-            self._joining[told.rid] = told
+            self.joining[told.rid] = told
         if not self.decode_requests:
             self.mode = Mode.PREFILL
         else:
@@ -89,16 +92,16 @@ class BatchView:
     @property
     def settled(self) -> bool:
         """Whether all of the last batch decoded before, and were counted one by one."""
-        return self._exact and not (self.prompts or self._joining or self.worked_on)
+        return self.exact and not (self.prompts or self.joining or self.worked_on)
 
     def doubt(self) -> None:
         """A batch may not have been read: rely on nothing that was counted before.
 
         A prompt of which a part is computed is told again by its tokens, more than one decodes.
         """
-        self._exact = False
-        self._decoding = set()
-        self._joining = {}
+        self.exact = False
+        self.decoding = set()
+        self.joining = {}
         self.prompts = {}
         self.worked_on, self.done, self.remote = [], [], []
 
@@ -106,8 +109,8 @@ class BatchView:
         """A request has ended."""
         rid = told.rid
         self.prompts.pop(rid, None)
-        self._joining.pop(rid, None)
-        if rid in self._decoding:
+        self.joining.pop(rid, None)
+        if rid in self.decoding:
             self._leave(rid, told.request)
 
     def _repeat(self, size: int) -> None:
@@ -121,16 +124,16 @@ class BatchView:
 
     def _leave(self, rid: str, request: Any) -> None:
         """A request decodes no more; a preempted one no longer knows what it had in the cache."""
-        self._decoding.discard(rid)
+        self.decoding.discard(rid)
         self.kv_tokens -= request.num_computed_tokens
-        self._exact = self._exact and request.num_computed_tokens > 0
+        self.exact = self.exact and request.num_computed_tokens > 0
 
     def _read_prompts(self, rows: dict[str, int]) -> None:
         for rid, told in [pair for pair in self.prompts.items() if pair[0] in rows]:
             if told.remote and rows[rid] == 1:
                 del self.prompts[rid]
                 self.remote.append(told)
-                self._joining[rid] = told
+                self.joining[rid] = told
             else:
                 self._add_prompt(rid, told, rows[rid])
 
@@ -139,7 +142,7 @@ class BatchView:
         self.prefill_tokens += new
         self.attended_pairs += new * (request.num_computed_tokens - new) + new * (new + 1) / 2
         self.worked_on.append(told)
-        self._joining.pop(rid, None)
+        self.joining.pop(rid, None)
         if request.is_prefill_chunk:
             self.prompts[rid] = told
         else:
@@ -158,39 +161,39 @@ class BatchView:
                 size -= self._recomputed(rows, drafts, known)
         self.decode_requests = size
         exact = exact and not spare
-        came = [rid for rid in self._joining if rid in rows]
-        if exact and len(self._decoding) + len(came) == size:
+        came = [rid for rid in self.joining if rid in rows]
+        if exact and len(self.decoding) + len(came) == size:
             self._count(came, requests, size)
         elif not (exact and self._compare(rows, requests, size)):
             self._sum(rows, requests)
         for rid in came:
-            self._joining.pop(rid, None)
-        self._exact = not self._summed
+            self.joining.pop(rid, None)
+        self.exact = not self._summed
 
     def _count(self, came: list[str], requests: dict[str, Any], size: int) -> None:
         """Count by those that joined; nothing else did, and nobody left without a word."""
         self.kv_tokens += size - len(came)
         for rid in came:
             self.kv_tokens += requests[rid].num_computed_tokens
-        self._decoding.update(came)
+        self.decoding.update(came)
 
     def _compare(self, rows: dict[str, int], requests: dict[str, Any], size: int) -> bool:
         """Count by who is left out or here again; whether that can be told."""
         now = rows.keys() - {told.rid for told in self.worked_on}
-        for rid in self._decoding - now:
+        for rid in self.decoding - now:
             request = requests.get(rid)
             if request is None:
                 return False
             self._leave(rid, request)
-        if not self._exact:
+        if not self.exact:
             return False
-        self._count(list(now - self._decoding), requests, size)
+        self._count(list(now - self.decoding), requests, size)
         return True
 
     def _sum(self, rows: dict[str, int], requests: dict[str, Any]) -> None:
         """Look at each one."""
         now = rows.keys() - {told.rid for told in self.worked_on}
-        self._decoding = now
+        self.decoding = now
         self.kv_tokens = sum([requests[rid].num_computed_tokens for rid in now])
 
     def _recomputed(

@@ -66,15 +66,16 @@ class Followed:
         statuses: The engine's numbers of statuses.
 
     Attributes:
+        aborted: Numbers of the statuses of requests that ended before their time.
         known: Those that are there, by id.
         fresh: Those whose prompts are complete and that do not decode yet, by id.
         changes: What became of requests since it was last emptied: fields of `layout.CHANGE`.
     """
 
-    __slots__ = ("_aborted", "changes", "fresh", "known")
+    __slots__ = ("aborted", "changes", "fresh", "known")
 
     def __init__(self, statuses: dict[str, int]) -> None:
-        self._aborted = statuses["FINISHED_ABORTED"], statuses["FINISHED_ERROR"]
+        self.aborted = statuses["FINISHED_ABORTED"], statuses["FINISHED_ERROR"]
         self.fresh: dict[str, Told] = {}
         self.known: dict[str, Told] = {}
         self.changes: list[tuple[int, float, int, int]] = []
@@ -153,7 +154,7 @@ class Followed:
                 continue
             ended.append(told)
             self.fresh.pop(rid, None)
-            aborted = int(told.request.status) in self._aborted
+            aborted = int(told.request.status) in self.aborted
             if told.joined:
                 at_s = told.first_s if token_s != token_s else token_s  # noqa: PLR0124
                 tokens = int(told.request.num_output_tokens)

@@ -9,34 +9,28 @@ from typing import TYPE_CHECKING, Any
 from voltana_ring.hooks.cached_share import CachedShare
 from voltana_ring.hooks.queue_view import earlier
 from voltana_ring.hooks.records import IDLE_EVERY_S, Launched, Records, idling
-from voltana_ring.layout import BODY, MAX_ENTRIES, REPEAT, RUN, Flag, Kind, Mode, pieces
+from voltana_ring.layout import MAX_ENTRIES, Flag, Kind, Mode
 from voltana_vllm.hooks.batch_view import BatchView
 from voltana_vllm.hooks.followed import Followed, Told, rooms_of
+from voltana_vllm.hooks.moves import Moves
 from voltana_vllm.hooks.queue_view import QueueReader
-from voltana_vllm.hooks.repeats import Repeats
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
     from voltana_ring.writer import RingWriter
 
-    Kept = tuple[bytes, bytes, bytes, bytes, bytes, int]
-    Open = tuple[Any, Launched, int, float]
 
 _NAN = float("nan")
 # Plain numbers cost less to pack, and what is in this module less to find.
-_LAUNCHED, _FINISHED, _RUN = int(Kind.LAUNCHED), int(Kind.FINISHED), int(Kind.RUN)
-_pack = REPEAT.pack
+_LAUNCHED, _FINISHED = int(Kind.LAUNCHED), int(Kind.FINISHED)
 _log = logging.getLogger("vllm.voltana")
-
-MOST_AHEAD = 2
-"""Batches in flight of one that schedules ahead: more are a pipeline's, which overlap."""
 
 MOST_OPEN = 64
 """More batches than any engine has in flight; what is older never came back."""
 
 
-class Meter(Repeats):
+class Meter(Moves):
     """Measures one scheduler; not thread-safe, as the scheduler is not.
 
     Latency is the time on the device: from the launch, or from the end of the iteration before
@@ -58,7 +52,6 @@ class Meter(Repeats):
 
     Attributes:
         now_s: The monotonic clock.
-        iterations: Iterations that were launched.
         errors: Errors so far; the hooks count them.
         due: What was scheduled and is still to be measured; None but between `scheduled` and
             `asked`.
@@ -76,7 +69,6 @@ class Meter(Repeats):
         wall_s: Callable[[], float] = time.time,
     ) -> None:
         super().__init__(scheduler, ring, now_s)
-        self._ring = ring
         self._records = Records(ring)
         self._flags = int(Flag.SPECULATIVE) if speculative else 0
         self._flags_cut = self._flags | int(Flag.CUT)
@@ -87,22 +79,11 @@ class Meter(Repeats):
         stages = getattr(scheduler.vllm_config.parallel_config, "pipeline_parallel_size", 1)
         self._batch = BatchView(summed=speculative or stages > 1)
         self._wall_s = wall_s
-        # Batches under way with how they were launched; one that repeats another has its own
-        # number and time of launch beside that.
         self._waits = waits
         self.due: Any = None
         self._due_s = 0.0  # when it was scheduled
-        self._open: dict[int, Open] = {}
-        self._untold: list[tuple[Open, float]] = []
-        self._still = -1  # requests of a batch that may repeat; none does while it is -1
-        self._launches_s: tuple[float, ...] = ()  # of what was in flight as a run began
-        self._template: Launched | None = None
-        self._kept: Kept = (b"", b"", b"", b"", b"", 0)
         self._counted = 0  # the iteration up to which the batch's KV tokens are counted
-        self._ready_s = 0.0
-        self._tokens_s = _NAN
         self._idle_s = 0.0
-        self.iterations = 0
         self._lives = False
         self.errors = 0
 
@@ -132,6 +113,7 @@ class Meter(Repeats):
 
     def _measure(self, output: Any) -> None:
         """Measure a batch, or nothing: by the short way if it may be."""
+        left = self._first > 0
         self._leave_run()
         size, untold = len(output.num_scheduled_tokens), self._untold
         same = (
@@ -142,75 +124,18 @@ class Meter(Repeats):
             and not output.scheduled_cached_reqs.resumed_req_ids
             and next(reversed(self._requests)) is self._newest
         )
-        if not (same and len(untold) == 1 and untold[0][0][1] is self._template):
-            self._schedule_other(output, same=same)
-            return
-        (_, alike, ended, began_s), ready_s = untold.pop()
-        latency_s = ready_s - (began_s if began_s > self._ready_s else self._ready_s)
-        self._ready_s = self._tokens_s = ready_s
-        self.iterations = number = self.iterations + 1
-        result, load, queue, launch, nothing, first = self._kept
-        launch_s = self._due_s or self.now_s()
-        self._open[id(output)] = output, alike, number, launch_s
-        self._begin_run(ended + 1, _pack(
-            result, ended, ready_s, load, first + size * ended, queue, began_s, ready_s, latency_s,
-            launch, number, launch_s, load, first + size * number, queue, launch_s, nothing,
-        ))  # fmt: skip
-        self._ring.ring()
+        if same and len(untold) == 1 and untold[0][0][1] is self._template:
+            self._repeat(output, self._due_s or self.now_s())
+        elif not (output.total_num_scheduled_tokens and self._move(output, same=same, left=left)):
+            self._schedule_other(output, same=same, left=left)
 
-    def _begin_run(self, number: int, told: bytes) -> None:
-        """Tell a batch that repeats the one before, and leave those behind it to the short way.
-
-        Args:
-            number: Of the result that is told next.
-            told: The records.
-        """
-        # In flight are this batch and, asynchronously, the one before: as they repeat one, and no
-        # other is missing among them, their times are all that there is to tell.
-        flying = self._open.values()
-        alike = all(launched is self._template for _, launched, _, _ in flying)
-        if not alike or len(flying) > MOST_AHEAD or number + len(flying) != self.iterations + 1:
-            self._ring.put(told)
-            return
-        self._launches_s = tuple(launch_s for _, _, _, launch_s in flying)
-        begins = RUN.pack(_RUN, number, self._launches_s[0], self._ready_s)
-        self._first, self._full = self._ring.begin_run(told + begins)
-        self._at, self._size = self._first, self._still
-        self._flying.extend(output for output, _, _, _ in flying)
-        self._open.clear()
-
-    def _leave_run(self) -> None:
-        """Go on without the run, with what is in flight of it, and a result that is there."""
-        first, at, untold_s = self._first, self._at, self._untold_s
-        if not first:
-            return
-        flying: list[Any] = [*([None] if untold_s else ()), *self._flying]
-        self._flying.clear()
-        self._size = self._first = self._at = self._full = 0
-        self._untold_s = 0.0
-        pairs = (at - first) // 2
-        self._ring.end_run(pairs)
-        if pairs:
-            self._ready_s = self._tokens_s = self._times[at - 2]
-        launches_s = [*self._launches_s, *self._times[first + 1 : at : 2]][-len(flying) :]
-        self.iterations += pairs
-        number = self.iterations - len(flying)
-        template = self._template
-        assert template is not None  # there is one as long as there is a run
-        for output, launch_s in zip(flying, launches_s, strict=True):
-            number += 1
-            found = output, template, number, launch_s
-            if output is None:
-                self._untold.append((found, untold_s))
-            else:
-                self._open[id(output)] = found
-
-    def _schedule_other(self, output: Any, *, same: bool) -> None:
+    def _schedule_other(self, output: Any, *, same: bool, left: bool) -> None:
         """Note what may be another batch than the one before.
 
         Args:
             output: What was scheduled.
             same: Whether it decodes the same requests nevertheless.
+            left: Whether it comes behind a run.
         """
         now_s = self.now_s()
         requests, followed, batch = self._requests, self._followed, self._batch
@@ -231,8 +156,9 @@ class Meter(Repeats):
         if batch.done:
             followed.prompts_done(batch.done)
         prefill_tokens = batch.prefill_tokens
-        queue = self._queue.read(batch.prompts, detailed=prefill_tokens > 0)
-        waiting, waiting_tokens, oldest_s, entries = queue
+        waiting, waiting_tokens, oldest_s, entries = self._queue.read(
+            batch.prompts, detailed=prefill_tokens > 0
+        )
         if batch.worked_on:
             oldest_s = _oldest(batch.worked_on, oldest_s)
         self.iterations = self._counted = iteration = self.iterations + 1
@@ -253,11 +179,12 @@ class Meter(Repeats):
             self._tell(launched, launch_s)
         self._records.write(
             _LAUNCHED, launched, launch_s, _NAN, _NAN, entries if prefill_tokens else (),
-            rooms_of(new) if new else (),
+            rooms_of(new) if new else (), wakes=False,
         )  # fmt: skip
         if not (same or followed.fresh) and batch.settled:
             self._settle(launched)
         self._keep(output, self._template if same and self._template else launched, launched)
+        self._put(self._records.take(), iteration, runs=self._template is launched, left=left)
 
     def _settle(self, launched: Launched) -> None:
         """From here on batches may be alike: all that there are decode."""
@@ -265,7 +192,6 @@ class Meter(Repeats):
             self._still = launched.load[2]
             self._newest = next(reversed(self._requests))
             self._template = launched
-            self._kept = _kept(launched)
 
     def _updated_other(self, output: Any, ready_s: float) -> None:
         self._leave_run()
@@ -369,21 +295,6 @@ class Meter(Repeats):
         """Write what became of requests before the record that it belongs to."""
         changes, self._followed.changes = self._followed.changes, []
         self._records.write_changes(launched, changes, at_s)
-
-
-def _kept(launched: Launched) -> Kept:
-    """What stays as it is of batches that repeat one.
-
-    Returns:
-        Pieces of `voltana_ring.layout.REPEAT`: the beginning of a result, the loads but for the KV
-        tokens, the queue, the beginning of a launch, its end; and the KV tokens of iteration 0.
-    """
-    flags, load, queue = launched.flags, launched.load, launched.queue
-    told = launched.mode, flags, 0, 0, 0, 0.0, *load, *queue, 0, _NAN, _NAN
-    result, *_ = pieces(BODY.pack(_FINISHED, *told))
-    launch, loads, queued, nothing = pieces(BODY.pack(_LAUNCHED, *told))
-    first = load[3] - launched.iteration * load[2]
-    return result, loads, queued, launch, nothing, first
 
 
 def _oldest(worked_on: Iterable[Told], oldest_s: float) -> float:

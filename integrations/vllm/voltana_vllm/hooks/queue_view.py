@@ -42,6 +42,11 @@ class QueueReader:
         self._sums_of: Any = None
         self._sums = NOTHING
 
+    @property
+    def empty(self) -> bool:
+        """Whether nothing waits."""
+        return not any(self._of(self._scheduler))
+
     def read(self, begun: dict[str, Told], *, detailed: bool) -> QueueView:
         """The queue now.
 

@@ -8,6 +8,7 @@ from voltana_ring.layout import (
     MAX_CHANGES,
     MAX_PAYLOAD,
     MAX_ROOMS,
+    MOMENTS,
     Kind,
     Mode,
     packed,
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from voltana_ring.writer import RingWriter
 
 _NAN = float("nan")
+_LAUNCHED, _FINISHED, _CHANGES = int(Kind.LAUNCHED), int(Kind.FINISHED), int(Kind.CHANGES)
 
 IDLE_EVERY_S = 0.5
 """An idle engine says so this often: its event loop may spin, or schedule nothing a thousand times
@@ -71,15 +73,15 @@ class Records:
         self, launched: Launched, changes: Sequence[tuple[int, float, int, int]], at_s: float
     ) -> None:
         """Write what became of requests, with the record that follows, which it belongs to."""
-        mode, flags, _, load, queue, launch_s, *_ = launched
-        for first in range(0, len(changes), MAX_CHANGES):
-            some = changes[first : first + MAX_CHANGES]
+        mode, flags, _, load, queue, launch_s, _, _, _ = launched
+        while changes:
+            some, changes = changes[:MAX_CHANGES], changes[MAX_CHANGES:]
+            count, told = len(some), self.told
             body = (
-                Kind.CHANGES, mode, flags, len(some), 0, self.told, at_s,
-                *load, *queue, launch_s, _NAN, _NAN,
+                _CHANGES, mode, flags, count, 0, told, at_s, *load, *queue, launch_s, _NAN, _NAN,
             )  # fmt: skip
             self._hold(packed_changes(body, some))
-            self.told += len(some)
+            self.told = told + count
 
     def write(  # noqa: PLR0917  (on the hot path)
         self,
@@ -106,21 +108,81 @@ class Records:
             wakes: Whether it is written now and its reader told, or with the record that follows.
         """
         mode, flags, iteration, load, queue, launch_s, _, _, _ = launched
-        # All of them together, so that nothing is in a queue that was read and not named by then.
-        while rooms and len(rooms) > MAX_ROOMS:
+        if len(rooms) > MAX_ROOMS:
+            rooms = self._name(rooms, iteration, at_s, launch_s)
+        many, named = len(entries) // 3, len(rooms)
+        body = (
+            kind, mode, flags, many, named, iteration, at_s, *load, *queue, launch_s, ready_s,
+            latency_s,
+        )  # fmt: skip
+        self._hold(packed(body, entries, rooms))
+        if wakes:
+            self._ring.put(self.take())
+            self._ring.ring()
+
+    def moment(  # noqa: PLR0917  (on the hot path)
+        self,
+        number: int,
+        ended: Launched,
+        times_s: tuple[float, float, float],
+        changed: Sequence[float],
+        launched: Launched,
+        joined: Sequence[float],
+        rooms: Sequence[int],
+    ) -> bytes:
+        """The records of a result and of the launch behind it, and of what became of requests.
+
+        All of it in one piece, for a slot that its caller writes; it has to fit.
+
+        Args:
+            number: Of the iteration that has ended; it may have been as another, but later.
+            ended: How that was launched.
+            times_s: When it was itself, when its result was there, and how long it took.
+            changed: What became of requests by then: the fields of `layout.CHANGE` of each.
+            launched: The iteration that is launched.
+            joined: What became of requests since.
+            rooms: Numbers by which requests are named to routers.
+        """
+        mode, flags, first, load, queue, _, _, _, _ = ended
+        if number != first:
+            tokens, pairs, decoding, kv_tokens = load
+            load = tokens, pairs, decoding, kv_tokens + (number - first) * decoding
+        launch_s, ready_s, _ = times_s
+        fields: list[float] = []
+        if changed:
+            count, told = len(changed) // 4, self.told
+            self.told = told + count
+            fields += (_CHANGES, mode, flags, count, 0, told, ready_s)
+            fields += (*load, *queue, launch_s, _NAN, _NAN, *changed)
+        fields += (_FINISHED, mode, flags, 0, 0, number, ready_s, *load, *queue, *times_s)
+        mode, flags, number, load, queue, launch_s, _, _, _ = launched
+        if joined:
+            count, told = len(joined) // 4, self.told
+            self.told = told + count
+            fields += (_CHANGES, mode, flags, count, 0, told, launch_s)
+            fields += (*load, *queue, launch_s, _NAN, _NAN, *joined)
+        fields += (_LAUNCHED, mode, flags, 0, len(rooms), number, launch_s)
+        fields += (*load, *queue, launch_s, _NAN, _NAN, *rooms)
+        return MOMENTS[len(changed) // 4, len(joined) // 4, len(rooms)].pack(*fields)
+
+    def take(self) -> bytes:
+        """What is held, for a slot that its caller writes."""
+        held, self._held = self._held, b""
+        return held
+
+    def _name(
+        self, rooms: Sequence[int], iteration: int, at_s: float, launch_s: float
+    ) -> Sequence[int]:
+        """Write rooms of which one record has no place; those that are left for it.
+
+        All of them together, so that nothing is in a queue that was read and not named by then.
+        """
+        while len(rooms) > MAX_ROOMS:
             first, rooms = rooms[:MAX_ROOMS], rooms[MAX_ROOMS:]
             names = (Kind.NAMES, 0, 0, 0, MAX_ROOMS, iteration, at_s, 0, 0.0, 0, 0, 0, 0, _NAN,
                      launch_s, _NAN, _NAN)  # fmt: skip
             self._hold(packed(names, (), first))
-        body = (
-            kind, mode, flags, len(entries) // 3, len(rooms), iteration, at_s,
-            *load, *queue, launch_s, ready_s, latency_s,
-        )  # fmt: skip
-        self._hold(packed(body, entries, rooms))
-        if wakes:
-            self._ring.put(self._held)
-            self._ring.ring()
-            self._held = b""
+        return rooms
 
     def _hold(self, record: bytes) -> None:
         """Hold a record until all of its moment are there: they share a slot if they fit."""
