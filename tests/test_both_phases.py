@@ -78,7 +78,7 @@ def play(gaps, loads, clock_mhz=1000.0, now_s=0.0):
 
 def remembering(*between, decode=10, clock_mhz=1000.0, alpha=0.1):
     """Gaps with a batch of prompts of so many tokens in each."""
-    gaps = TokenGaps(CLOCKS, SLO.itl_s, alpha, 200.0)
+    gaps = TokenGaps(CLOCKS, SLO.itl_s, alpha, owed_tokens=lambda: 200.0)
     loads = [Load.decode(decode, 0)]
     for tokens in between:
         loads += [Load.prefill([(tokens, 0)])] if tokens else []
@@ -241,10 +241,21 @@ def test_cycles_and_batches_are_forecast_with_what_the_other_phase_takes():
     assert cycles.forecast(load, CLOCKS).upper_s == pytest.approx(2.0 * row(load))
     mean_s, _ = cycles.forecast_batches(np.array([10.0]), np.array([100.0]), CLOCKS[:3])
     assert mean_s[0] == pytest.approx(2.0 * row(load)[:3])
+    mixed = Load(
+        prefill_tokens=4, prefill_attended_pairs=8.0, decode_requests=10, decode_kv_tokens=100
+    )
     beside = PromptsBeside(MODEL)
-    beside.decode = load
+    beside.note(mixed)
     both = beside.forecast(Load.prefill([(5, 0)]), CLOCKS)
     assert both.mean_s[-1] == pytest.approx(0.015)
+    # Where 15 tokens fit a batch, 20 of prompts beside 10 that decode take four of them.
+    beside = PromptsBeside(MODEL, 15)
+    beside.note(mixed)
+    several = beside.forecast(Load.prefill([(20, 0)]), CLOCKS)
+    assert several.mean_s[-1] == pytest.approx(4 * 0.015)
+    # A batch that is larger fits all the same.
+    beside.note(dataclasses.replace(mixed, prefill_tokens=20))
+    assert beside.forecast(Load.prefill([(20, 0)]), CLOCKS).mean_s[-1] == pytest.approx(0.030)
 
 
 def test_colocated_instances_are_taken_in_turn():
@@ -322,15 +333,15 @@ def test_voltana_keeps_within_a_point_of_what_static_max_keeps(mixed):
     assert ours.energy_saved_vs_static_max > 0.03
 
 
-def test_one_gap_that_was_not_seen_counts_as_one_of_as_many_as_one_is_allowed_for():
-    """Alpha is a tenth: of 30 short gaps and 7 that were not seen one is late, if it is so long."""
+def test_the_next_gap_may_be_longer_than_all_that_were_seen():
+    """Of 31 gaps the last is the longest once in 31 times, and then late if it is so long."""
     few = remembering(*[5] * 30)
-    # A gap of 15 ms and a threshold of 50: log(1.25) / log(50 / 15) of one in 37 at 800 MHz.
+    # A gap of 15 ms and a threshold of 50: log(1.25) / log(50 / 15) of one in 31 at 800 MHz.
     assert lowest(few, allowed=0.006) == 800.0
     assert lowest(few, allowed=0.03) == 500.0
-    # Of none at all a tenth would be late where the mean gap is the threshold.
-    assert lowest(remembering(*[5] * 2), allowed=0.1) == 500.0
-    assert lowest(remembering(*[5] * 2), allowed=0.01) == 900.0
+    # So the first few ask for more than they did themselves, and the less the more they are.
+    asked = [lowest(remembering(*[5] * seen), allowed=0.02) for seen in (1, 10, 100)]
+    assert asked == [1000.0, 800.0, 500.0]
 
 
 def test_one_late_gap_of_the_first_few_does_not_ask_for_the_fastest_clock():
@@ -364,6 +375,20 @@ def test_a_lost_deadline_is_no_hurry_where_batches_are_mixed_either():
                 seen(mixed, now_s, slack_s=slack_s, queue=late, target_mhz=target_mhz)
             )
         assert (decision.clock_mhz == 1000.0) is fastest
+
+
+def test_ends_say_how_long_answers_are_and_gaps_what_of_them_is_late():
+    controller, now_s, _ = calm()
+    reserve = controller.decode.reserve.rho
+    assert controller.decode.envelope.owed_tokens > 100.0
+    for _ in range(200):
+        for _ in range(10):
+            controller.decide(seen(Load.decode(10, 100), now_s))
+            now_s += 0.01
+        for _ in range(10):  # so that ten tokens are an answer
+            controller.request_ended(late=True)
+    assert controller.decode.envelope.owed_tokens < 20.0
+    assert controller.decode.reserve.rho == reserve
 
 
 def test_answers_of_one_token_leave_no_gaps_and_ask_for_no_clock():

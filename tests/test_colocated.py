@@ -10,6 +10,7 @@ from typer.testing import CliRunner
 
 from voltana.cli.main import app
 from voltana.config import parse_scenario
+from voltana.controllers.both_phases import BothPhases
 from voltana.errors import ConfigError
 from voltana.evaluation.compare import compare
 from voltana.evaluation.report.series import series_of
@@ -124,6 +125,29 @@ def test_all_policies_serve_colocated_instances(mixed):
         assert "colocated_clock_mhz" in result.to_dict()
 
 
+def test_instances_hear_of_the_ends_of_answers_that_were_in_a_batch(monkeypatch):
+    """A single token comes of the prompt, and says nothing of how long a batch runs."""
+    heard = []
+    monkeypatch.setattr(
+        BothPhases, "request_ended", lambda _controller, *, late: heard.append(late)
+    )
+    scenario = load_scenario(
+        None,
+        {
+            "workload": {"rate_rps": 12.0, "duration_s": 4.0, "max_output_tokens": 1},
+            "cluster": {"colocated": 2},
+            "policies": ["voltana"],
+        },
+    )
+    compare(scenario)
+    assert not heard
+    scenario = load_scenario(None, SHORT | {"cluster": {"colocated": 2}, "policies": ["voltana"]})
+    record = next(run for run in compare(scenario).runs if run.result.policy == "voltana").record
+    itl_s = scenario.cluster.slo.itl_s
+    assert len(heard) == (record.output_tokens > 1).sum()
+    assert sum(heard) == (record.mean_itl_s[record.output_tokens > 1] > itl_s).sum()
+
+
 def test_requests_go_where_fewer_are_in_flight():
     cluster = {"prefill": 1, "decode": 1, "colocated": 1}
     scenario = load_scenario(None, SHORT | {"cluster": cluster, "policies": ["static-max"]})
@@ -159,3 +183,21 @@ def test_the_command_finds_the_best_fixed_clock(tmp_path):
     best = json.loads(file.read_text())["results"][0]
     assert best["requests_completed"] == best["requests_offered"]
     assert (tmp_path / "out" / "scenario.toml").exists()
+
+
+@pytest.mark.parametrize(("mixed", "most"), [(False, 64), (True, 61)])
+def test_what_fits_a_batch_leaves_room_for_those_that_decode_beside(mixed, most):
+    options = SchedulerOptions(
+        capacity_tokens=10_000, chunk_tokens=64, batch_tokens=500, mixed=mixed
+    )
+    scheduler = EngineScheduler(options)
+    for key in range(3):
+        scheduler.add(EngineRequest(key, 20, 50))
+    scheduler.schedule()
+    scheduler.commit()
+    scheduler.add(EngineRequest("long", 200, 50))
+    for _ in range(2):  # while they wait for the batch of prompts, and while they are in it
+        batch = scheduler.schedule()
+        assert scheduler.prompt_tokens_of_batch == most
+        assert batch.load().prefill_tokens == most
+        scheduler.commit()

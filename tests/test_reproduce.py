@@ -21,6 +21,8 @@ from voltana.evaluation.reproduce.published import published_savings, read_point
 
 FIGURES = ROOT.parent / "shared" / "data" / "published-figure"
 
+PUBLISHED = "model,dataset,rps,policy,energy_j,ttft_attainment_pct,itl_attainment_pct\n"
+
 
 @pytest.mark.parametrize("name", NAMES)
 def test_every_finding_can_be_planned_whole_and_quick(name):
@@ -77,10 +79,24 @@ def test_the_quoted_savings_are_those_of_the_published_figure():
         assert 1 - ours / full == pytest.approx(saved, abs=2.5e-3)
 
 
-def test_points_that_are_none_are_refused(tmp_path):
-    (tmp_path / "a.csv").write_text("model,rps\nx,1\n")
-    with pytest.raises(ConfigError, match="holds no points of the published figure"):
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("model,rps\nx,1\n", "row 1 has no known 'energy_j'"),
+        ("", "it has no row below its header"),
+        (PUBLISHED, "it has no row below its header"),
+        (PUBLISHED + "m,d,5,f1410,1,2,3\nm\n", "row 2 is shorter than its header"),
+        (PUBLISHED + "m,d,5,f999,1,2,3\n", "row 1 has no known 'f999'"),
+        (PUBLISHED + "m,d,fast,f1410,1,2,3\n", "row 1: could not convert"),
+    ],
+)
+def test_points_that_are_none_are_refused_by_their_row(tmp_path, text, said):
+    (tmp_path / "a.csv").write_text(text)
+    with pytest.raises(ConfigError, match=f"holds no points of the published figure: {said}"):
         read_points(tmp_path)
+
+
+def test_what_is_not_there_is_refused(tmp_path):
     with pytest.raises(ConfigError, match=r"holds no CSV .* or leave --published out"):
         read_points(tmp_path / "none")
     with pytest.raises(UnknownNameError, match=r"unknown finding 'level'\. Did you mean 'levels'"):

@@ -165,9 +165,11 @@ def test_a_list_is_json_lines_csv_or_toml(tmp_path, name, text):
     ("name", "text", "said"),
     [
         ("rows.json", "[]", "holds no rows, so that the sweep is empty"),
-        ("rows.json", "[1]", "holds no rows"),
+        ("rows.json", '[{"seed": 1}, 1]', "row 2 of list .* is 1: must be an object"),
         ("rows.csv", "seed\n", "holds no rows"),
-        ("rows.csv", "seed,rate\n1\n", "not as long as its header"),
+        ("rows.csv", "seed,rate\n1,2\n1\n", "row 2 of list .* not as long as its header"),
+        ("rows.jsonl", '{"seed": 1}\n{"seed":\n', "cannot be read: .*: line 2 column 9"),
+        ("rows.jsonl", '{}\n\n{"seed": 1, "seed": 2}\n', "cannot be read: line 3: "),
         ("rows.toml", "runs = 1", "holds no rows"),
         ("rows.json", "[{", "cannot be read"),
         ("rows.xlsx", "PK", "a .json, .jsonl, .csv or .toml file"),

@@ -59,6 +59,8 @@ class BothPhases:
         slo: The thresholds and targets.
         memory: What the instance can hold; see `Memory`.
         max_power_w: Power limit of all devices of the instance.
+        max_batch_tokens: Tokens of one batch, of prompts and of those that decode beside; larger
+            ones are noted where they come.
 
     Raises:
         ConfigError: If an argument is outside its range.
@@ -73,13 +75,14 @@ class BothPhases:
         *,
         memory: Memory | None = None,
         max_power_w: float = math.inf,
+        max_batch_tokens: float = math.inf,
     ) -> None:
         self.predictor = predictor
         self.power = power
         self.levels_mhz = require_levels(levels_mhz)
         self._levels = np.array(levels_mhz, dtype=np.float64)
         self._slo = slo
-        self._beside = PromptsBeside(predictor)
+        self._beside = PromptsBeside(predictor, max_batch_tokens)
         # What decodes is looked after here: to the law of prompts it takes time alone.
         alone = dataclasses.replace(slo, itl_s=sys.float_info.max, spending=1.0)
         self.prompts = OptimalAvailable(
@@ -98,7 +101,10 @@ class BothPhases:
             held=HeldLevel(settling_s=0.0),
         )
         self.gaps = TokenGaps(
-            self._levels, slo.itl_s, 1.0 - slo.itl_target, self.decode.envelope.owed_tokens
+            self._levels,
+            slo.itl_s,
+            1.0 - slo.itl_target,
+            owed_tokens=lambda: self.decode.envelope.owed_tokens,
         )
         self._gap_floor = len(self.levels_mhz) - 1
         self._fastest = (1.0, 0.0)
@@ -126,11 +132,16 @@ class BothPhases:
             self._cycles.stretch = 1.0 / np.maximum(1.0 - share, sys.float_info.epsilon)
         self.decode.plan(now_s)
 
+    def request_ended(self, *, late: bool) -> None:
+        """See `voltana.ports.HearsEnds`: how long answers are; gaps say themselves what is late."""
+        del late
+        self.decode.envelope.ended()
+
     def decide(self, observation: Observation) -> Decision:
         """See `voltana.ports.Controller.decide`."""
         load, now_s = observation.load, observation.now_s
         self._note_end(observation)
-        self._beside.decode = load if load.prefill_tokens and load.decode_requests else Load()
+        self._beside.note(load)
         decision = self.prompts.decide(dataclasses.replace(observation, slack_s=math.nan))
         forecast = decision.forecast
         if forecast is None:  # idle

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -59,28 +60,47 @@ class DecodeCycles:
 class PromptsBeside:
     """Batches of prompts beside which requests decode, where the engine mixes them.
 
+    What does not fit one batch is computed in several, each with its decode beside.
+
     Args:
         predictor: Latency model.
+        most_tokens: Tokens of one batch, those that are decoded beside included.
 
     Attributes:
         decode: What is decoded beside every batch of prompts; nothing where batches do not mix.
     """
 
-    def __init__(self, predictor: Predictor) -> None:
+    def __init__(self, predictor: Predictor, most_tokens: float = math.inf) -> None:
         self.decode = Load()
         self._predictor = predictor
+        self._most_tokens = most_tokens
+
+    def note(self, load: Load) -> None:
+        """Note a batch as the engine forms it: that much fits."""
+        mixed = load.prefill_tokens > 0 and load.decode_requests > 0
+        self.decode = load if mixed else Load()
+        if load.prefill_tokens:
+            self._most_tokens = max(self._most_tokens, load.prefill_tokens + load.decode_requests)
 
     def forecast(self, load: Load, clocks_mhz: FloatArray) -> Forecast:
         """See `voltana.ports.Forecasts.forecast`."""
         beside = self.decode
-        if beside.decode_requests and not load.decode_requests:
+        batches = load.prefill_tokens / max(self._most_tokens - beside.decode_requests, 1.0)
+        several = batches > 1.0
+        if several or (beside.decode_requests and not load.decode_requests):
+            share = 1.0 / batches if several else 1.0
             load = Load(
-                prefill_tokens=load.prefill_tokens,
-                prefill_attended_pairs=load.prefill_attended_pairs,
+                prefill_tokens=max(round(share * load.prefill_tokens), 1),
+                prefill_attended_pairs=share * load.prefill_attended_pairs,
                 decode_requests=beside.decode_requests,
                 decode_kv_tokens=beside.decode_kv_tokens,
             )
-        return self._predictor.forecast(load, clocks_mhz)
+        made = self._predictor.forecast(load, clocks_mhz)
+        if not several:
+            return made
+        return Forecast(
+            clocks_mhz=clocks_mhz, mean_s=batches * made.mean_s, upper_s=batches * made.upper_s
+        )
 
     def learn(self, outcome: object) -> None:
         """Nothing: the loop teaches the model itself."""

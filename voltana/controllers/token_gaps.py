@@ -34,6 +34,8 @@ import numpy as np
 from voltana.controllers.runs_of_gaps import requests_late
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from voltana.values import FloatArray, Load, Outcome, Table
 
 EVENTS = 10
@@ -51,11 +53,16 @@ class TokenGaps:
         threshold_s: What a gap may take.
         alpha: Share that may be late where it would not be at the fastest clock: of the tokens, and
             of the requests by their mean.
-        owed_tokens: What a request produces, on average.
+        owed_tokens: Tells what a request produces, on average, by now.
     """
 
     def __init__(
-        self, levels_mhz: FloatArray, threshold_s: float, alpha: float, owed_tokens: float
+        self,
+        levels_mhz: FloatArray,
+        threshold_s: float,
+        alpha: float,
+        *,
+        owed_tokens: Callable[[], float],
     ) -> None:
         self._levels = levels_mhz
         self._threshold_s = threshold_s
@@ -277,39 +284,43 @@ class TokenGaps:
         gaps_s = self._gaps_s(growth[first:], batch_s[first:], first)
         fastest_s = self._in_order(self._scaled_at_fastest_s(growth[-1], batch_s[-1])[:, None])
         seen = self._late(growth[first:], batch_s[first:], first) - lost
-        count, unseen = len(gaps_s), self._unseen(gaps_s, fastest_s)
-        tokens = (count * seen + unseen) / (count + self._not_seen())
-        requests = requests_late(gaps_s, fastest_s, tokens, self._threshold_s, self._owed_tokens)
+        count = len(gaps_s)
+        tokens = count * seen / (count + self._not_seen()) + self._unseen(gaps_s, fastest_s)
+        owed = self._owed_tokens()
+        requests = requests_late(gaps_s, fastest_s, tokens, self._threshold_s, owed)
         keeps = (tokens <= allowed) & (requests <= allowed)
         keeps[-1] = True
         slow = np.flatnonzero(~keeps)
         return first + (int(slow[-1]) + 1 if len(slow) else 0)
 
     def _not_seen(self) -> float:
-        """Gaps that a level is judged by beside those that were seen, as long as these are few.
+        """Gaps in time that late ones are reckoned against beside those that were seen.
 
-        As many as one late one is allowed for: else a level would be refused for the one that was
-        not seen until so many were, and for the first that was until twice as many. What was
-        late is spent; so it costs what is allowed for at most, and once.
+        As many as one late one is allowed for: else the first that was late would have a level
+        refused until twice as many were seen. What was late is spent; so it costs what is allowed
+        for at most, and once.
         """
         return (1.0 - self.gaps / len(self._decode_s)) / self._alpha
 
     def _unseen(self, gaps_s: Table, fastest_s: Table) -> FloatArray:
-        """Probability that one gap more is late at each level, and not at the fastest.
+        """Probability that the next gap is late at each level, but not at the fastest, as none was.
 
-        One more than were seen, which at the fastest level is as likely of any order of length
-        between their mean and the threshold (log-uniform, as of a scale that nobody knows: E. T.
-        Jaynes, IEEE Trans. Systems Science and Cybernetics 4, 1968). Late are those that are
+        Of n + 1 gaps in any order the last is the longest with probability 1 / (n + 1), however
+        they are distributed (N. Glick, "Breaking records and breaking boards", American
+        Mathematical Monthly 85, 1978). At the fastest level that is as likely of any order of
+        length between their mean and the threshold (log-uniform, as of a scale that nobody knows:
+        E. T. Jaynes, IEEE Trans. Systems Science and Cybernetics 4, 1968). Late are those that are
         shorter than the threshold by no more than a level makes them longer.
         """
         levels, mean_s = gaps_s.shape[1], float(fastest_s.mean())
         if not mean_s > 0.0:
             return np.zeros(levels)
+        longest = 1.0 / (len(gaps_s) + 1)
         orders = math.log(max(self._threshold_s / mean_s, 1.0))
         if not orders:
-            return np.ones(levels)
+            return np.full(levels, longest)
         longer = np.log(np.maximum(gaps_s.mean(axis=0) / mean_s, 1.0))
-        late: FloatArray = np.minimum(longer / orders, 1.0)
+        late: FloatArray = longest * np.minimum(longer / orders, 1.0)
         return late
 
     def _late(self, growth: FloatArray, batch_s: FloatArray, first: int) -> FloatArray:

@@ -363,7 +363,10 @@ class Simulation:
         self._both[job.colocated].first_token(job.index, now_s)
 
     def _complete_colocated(self, job: Job, now_s: float) -> None:
-        del now_s
+        if job.output_tokens > 1:  # else it has never been in a batch that decodes
+            mean_s = (now_s - job.first_token_s) / (job.output_tokens - 1)
+            loop = self._colocated[job.colocated].runner.loop
+            loop.request_ended(late=mean_s > self._cluster.slo.itl_s)
         self._dispatcher.completed(job)
         self._finished += 1
 

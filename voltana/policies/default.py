@@ -79,6 +79,7 @@ def voltana(context: InstanceContext) -> InstancePolicy:
             context.slo,
             memory=kv_memory(context),
             max_power_w=context.max_power_w,
+            max_batch_tokens=context.max_batch_tokens,
         )
     else:
         controller = OptimalAvailable(predictor, power, levels, context.slo)

@@ -9,17 +9,29 @@ what it says only some is read at a time, in turns with the others, while the re
 from __future__ import annotations
 
 import errno
+from collections import Counter
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import zmq
+
+from voltana.serving.peers import UNKNOWN, peer_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from voltana.ports import TimeSource
+    from voltana.serving.peers import Peer
 
 MOST_LISTENERS = 64
-"""Listeners at a time; one that comes when all places are taken is told nothing."""
+"""Listeners at a time; one that comes when all places are taken, and has no better claim to one
+than those who have them (`Listeners`), is told nothing."""
+
+MOST_NEWCOMERS = 16
+"""The kernel is asked about no more at once; it takes some 20 microseconds for each."""
+
+_MOST_REFUSED = 4096
+"""Of those who were told nothing it is kept who they are: one who says much costs little."""
 
 MOST_SAID_BYTES = 1024
 """A listener says no more at once than what it intends, and before that who it is, which takes a
@@ -60,8 +72,25 @@ def seek_feed(socket: zmq.Socket[Any], most_bytes: int) -> None:
     socket.setsockopt(zmq.IMMEDIATE, 1)  # what nobody hears now is not said later
 
 
+@dataclass(slots=True)
+class _Place:
+    """The place of a listener.
+
+    Attributes:
+        peer: Who has it.
+        took_s: When something was last taken there.
+    """
+
+    peer: Peer
+    took_s: float
+
+
 class Listeners:
     """The listeners of one feed.
+
+    Where all places are taken, the agent's own user and root come before all others; among equals
+    whoever has fewer places takes one of who has most, the latest. So a stranger who takes them all
+    keeps no router out, nor does one address another.
 
     Args:
         socket: A ROUTER socket, which the caller binds and closes.
@@ -71,45 +100,83 @@ class Listeners:
     def __init__(self, socket: zmq.Socket[bytes], time: TimeSource) -> None:
         self._socket = socket
         self._time = time
-        self._took_s: dict[bytes, float] = {}
+        self._places: dict[bytes, _Place] = {}
+        self._refused: dict[bytes, Peer] = {}
         self._parts = 0
 
     def __len__(self) -> int:
-        return len(self._took_s)
+        return len(self._places)
 
     def send(self, raw: bytes) -> None:
         """Send something to all; never blocks, and one that does not read misses it."""
         now_s = self._time.now_s()
-        for name, took_s in tuple(self._took_s.items()):
+        for name, place in tuple(self._places.items()):
             try:
                 self._socket.send(name, zmq.SNDMORE | zmq.NOBLOCK)
                 self._socket.send(raw, zmq.NOBLOCK)
             except zmq.Again:  # the next state supersedes this one
-                if now_s - took_s > _UNREAD_S:
-                    del self._took_s[name]
+                if now_s - place.took_s > _UNREAD_S:
+                    del self._places[name]
             except zmq.ZMQError as error:
                 if error.errno != errno.EHOSTUNREACH:
                     raise
-                del self._took_s[name]  # it is gone
+                del self._places[name]  # it is gone
             else:
-                self._took_s[name] = now_s
+                place.took_s = now_s
 
     def said(self) -> Iterator[bytes]:
         """What they said since, as far as it is read at once; never blocks.
 
         A message of many parts, which no listener sends, is read over many calls and dropped.
         """
+        newcomers = 0
         for _ in range(MOST_PARTS):
+            if newcomers == MOST_NEWCOMERS:
+                return
             try:
-                part = self._socket.recv(zmq.NOBLOCK)
+                part = self._socket.recv(zmq.NOBLOCK, copy=False)
             except zmq.Again:
                 return
-            more = self._socket.getsockopt(zmq.RCVMORE)
             self._parts += 1
             if self._parts == 1:
-                if part not in self._took_s and len(self._took_s) < MOST_LISTENERS:
-                    self._took_s[part] = self._time.now_s()
-            elif self._parts == 2 and not more and part:
-                yield part
-            if not more:
+                newcomers += self._comes(part)
+            elif self._parts == 2 and not part.more and part.bytes:
+                yield part.bytes
+            if not part.more:
                 self._parts = 0
+
+    def _comes(self, part: zmq.Frame) -> bool:
+        """Give who says something a place; whether the kernel had to be asked who it is."""
+        name = part.bytes
+        if name in self._places:
+            return False
+        known = self._refused.pop(name, None)
+        peer = known or _peer_behind(part)
+        if self._has_place_for(peer):
+            self._places[name] = _Place(peer, self._time.now_s())
+        elif not peer.trusted:  # and no name that may pass to another makes anybody so
+            if len(self._refused) == _MOST_REFUSED:
+                del self._refused[next(iter(self._refused))]
+            self._refused[name] = peer
+        return known is None
+
+    def _has_place_for(self, peer: Peer) -> bool:
+        """Whether there is a place, or one is made; see `Listeners`."""
+        if len(self._places) < MOST_LISTENERS:
+            return True
+        taken = Counter(place.peer for place in self._places.values())
+        most = max(taken, key=lambda other: (not other.trusted, taken[other]))
+        before = peer.trusted and not most.trusted
+        equal = peer.trusted == most.trusted
+        if not (before or (equal and taken[most] > taken[peer] + 1)):
+            return False
+        del self._places[next(n for n in reversed(self._places) if self._places[n].peer == most)]
+        return True
+
+
+def _peer_behind(part: zmq.Frame) -> Peer:
+    """Who sent a part of a message."""
+    try:
+        return peer_of(int(part.get("__fd")))
+    except (zmq.ZMQError, ValueError, TypeError):
+        return UNKNOWN

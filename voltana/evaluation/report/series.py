@@ -66,8 +66,7 @@ def read_series(folder: Path) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         raise ConfigError(
-            f"{str(path)!r} cannot be read: {reason}. Name a folder that 'voltana simulate --out' "
-            "or 'voltana sweep --out' wrote."
+            f"{str(path)!r} cannot be read: {reason}. Run it again: {command_again(folder)}."
         ) from None
     if not isinstance(found, dict) or found.get("form") != FORM:
         raise ConfigError(

@@ -70,15 +70,29 @@ def read_points(folder: Path) -> list[PublishedPoint]:
         )
     for path in found:
         try:
-            lines = io.StringIO(read_text(path), newline="")
-            points += [_point(row) for row in csv.DictReader(lines)]
-        except (OSError, KeyError, ValueError) as error:
-            raise ConfigError(
-                f"{str(path)!r} holds no points of the published figure: {error!r}. Name a folder "
-                "of CSV with the columns model, dataset, rps, policy, energy_j, "
-                "ttft_attainment_pct and itl_attainment_pct."
-            ) from None
+            rows = list(csv.DictReader(io.StringIO(read_text(path), newline="")))
+        except (OSError, ValueError, csv.Error) as error:
+            raise _no_points(path, str(getattr(error, "strerror", None) or error)) from None
+        if not rows:
+            raise _no_points(path, "it has no row below its header")
+        for number, row in enumerate(rows, start=1):
+            try:
+                points.append(_point(row))
+            except KeyError as error:
+                raise _no_points(path, f"row {number} has no known {error}") from None
+            except (AttributeError, TypeError):  # as of a cell that is not there
+                raise _no_points(path, f"row {number} is shorter than its header") from None
+            except ValueError as error:
+                raise _no_points(path, f"row {number}: {error}") from None
     return points
+
+
+def _no_points(path: Path, reason: str) -> ConfigError:
+    return ConfigError(
+        f"{str(path)!r} holds no points of the published figure: {reason}. Name a folder of CSV "
+        "with the columns model, dataset, rps, policy, energy_j, ttft_attainment_pct and "
+        "itl_attainment_pct."
+    )
 
 
 def _point(row: dict[str, str]) -> PublishedPoint:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 from typing import TYPE_CHECKING, Any
 
 from voltana.errors import ConfigError, invalid
@@ -35,11 +36,17 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
         raise ConfigError(
             f"list {str(path)!r} cannot be read: {reason}. See docs/sweep.md for an example."
         ) from None
-    if not (isinstance(rows, list) and rows and all(isinstance(row, dict) for row in rows)):
+    if not (isinstance(rows, list) and rows):
         raise ConfigError(
             f"list {str(path)!r} holds no rows, so that the sweep is empty. Give at least "
             "one object (or line, or [[run]]) of scenario fields."
         )
+    for number, row in enumerate(rows, start=1):
+        if not isinstance(row, dict):
+            raise ConfigError(
+                f"row {number} of list {str(path)!r} is {row!r:.80}: must be an object of scenario "
+                'fields. Write, for example, {"seed": 11}.'
+            )
     return [_flat(row) for row in rows]
 
 
@@ -48,12 +55,22 @@ def _parsed(path: Path, text: str) -> Any:
         case ".json":
             return load_json(text)
         case ".jsonl":
-            return [load_json(line) for line in text.split("\n") if line.strip()]
+            lines = enumerate(text.split("\n"), start=1)
+            return [_json_line(number, line) for number, line in lines if line.strip()]
         case ".toml":
             return load_toml(text).get(TOML_KEY)
         case ".csv":
             return _table(path, csv.DictReader(io.StringIO(text, newline=""), strict=True))
     raise invalid("list", str(path), "a .json, .jsonl, .csv or .toml file", "Name its format so.")
+
+
+def _json_line(number: int, line: str) -> Any:
+    try:
+        return load_json(line)
+    except json.JSONDecodeError as error:  # which counts lines from this one
+        raise ValueError(f"{error.msg}: line {number} column {error.colno}") from None
+    except ValueError as error:
+        raise ValueError(f"line {number}: {error}") from None
 
 
 def _table(path: Path, rows: csv.DictReader[str]) -> list[dict[str, Any]]:
@@ -63,13 +80,13 @@ def _table(path: Path, rows: csv.DictReader[str]) -> list[dict[str, Any]]:
         raise ConfigError(
             f"list {str(path)!r} has the column {twice!r:.80} twice. Remove or rename one."
         )
-    return [_cells(path, row) for row in rows]
+    return [_cells(path, number, row) for number, row in enumerate(rows, start=1)]
 
 
-def _cells(path: Path, row: dict[str | None, Any]) -> dict[str, Any]:
+def _cells(path: Path, number: int, row: dict[str | None, Any]) -> dict[str, Any]:
     if None in row or None in row.values():
         raise ConfigError(
-            f"list {str(path)!r} has a row that is not as long as its header. Give every row one "
+            f"row {number} of list {str(path)!r} is not as long as its header. Give every row one "
             "cell a column; quote text that holds commas."
         )
     return {str(name): value_of(cell) for name, cell in row.items() if cell.strip()}

@@ -223,5 +223,5 @@ class ColocatedInstance:
             oldest_s=math.nan if oldest_s == math.inf else oldest_s,
             now_s=now_s,
             ttft_s=self._slo.ttft_s,
-            max_batch_tokens=self._scheduler.options.chunk_tokens,
+            max_batch_tokens=self._scheduler.prompt_tokens_of_batch,
         )

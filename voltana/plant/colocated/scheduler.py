@@ -114,6 +114,16 @@ class EngineScheduler:
         )
 
     @property
+    def prompt_tokens_of_batch(self) -> int:
+        """Prompt tokens that fit one batch by now: those that decode beside take some of it."""
+        options, last = self.options, self._last
+        most = min(options.chunk_tokens, options.batch_tokens)
+        if not options.mixed:
+            return most
+        beside = 0 if last is None else len(last.decode)  # they run again after that batch
+        return max(most - len(self.running) - beside, 1)
+
+    @property
     def available_tokens(self) -> int:
         """Tokens of the KV cache that no request in the engine uses."""
         return self._memory.available_tokens
