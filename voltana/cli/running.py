@@ -96,7 +96,7 @@ def _usage(name: str, error: Any) -> int:
 def _with_value(error: Any) -> str:
     """What typer says, with the value where its own text calls that "Input" alone."""
     said: str = error.format_message()
-    parsing: Any = getattr(error.__cause__, "errors", list)()  # of pydantic, in newer versions of typer
+    parsing: Any = getattr(error.__cause__, "errors", list)()  # of pydantic, in newer typer
     return said.replace(": Input ", f": {parsing[0]['input']!r} ", 1) if parsing else said
 
 
