@@ -455,3 +455,14 @@ def test_every_flag_of_simulate_reaches_the_field_of_its_name(voltana, monkeypat
     (said["policies"],) = said["policies"]
     as_text = {name: f"{v:g}" if type(v) is float else str(v) for name, v in said.items()}
     assert as_text == given
+
+
+@pytest.mark.parametrize(
+    ("flag", "value"), [("--rate", "x"), ("--prefill", "1.5"), ("--seed", ""), ("--cv", "1,5")]
+)
+def test_what_is_no_number_is_said_with_flag_and_value(voltana, flag, value) -> None:
+    code, out, err = voltana("simulate", flag, value)
+    assert (code, out) == (2, "")
+    assert flag in err
+    assert repr(value) in err
+    assert "Run 'voltana simulate --help'." in err

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 NOTHING_KEEPS = 1
 _SHOWN = 12
 
-_BOARDS = typer.Option("--boards", metavar="N", help="Boards that there are (8).")
+_BOARDS = typer.Option("--boards", metavar="N", help="Boards that there are.")
 _TP = typer.Option(
     "--tp",
     "--tensor-parallel",
@@ -43,7 +43,7 @@ _MIXTURES = typer.Option(
 )
 _RATE = typer.Option("--rate", metavar="R", help="Mean requests/s (60).")
 _DURATION = typer.Option("--duration", metavar="S", help="Seconds of arrivals (120).")
-_OUT = typer.Option("--out", metavar="DIR", help="Where simulations are kept (out/plan).")
+_OUT = typer.Option("--out", metavar="DIR", help="Where simulations are kept.")
 
 
 def plan(

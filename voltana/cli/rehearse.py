@@ -22,7 +22,7 @@ _POLICY = typer.Option(
 _RATE_RPS, _DURATION_S = 10.0, 30.0
 _RATE, _DURATION = flags.replayed_rate(_RATE_RPS), flags.replayed_duration(_DURATION_S)
 _FACTOR = typer.Option(
-    "--factor", metavar="X", help="Seconds of the rehearsal in one of the wall's (0.25)."
+    "--factor", metavar="X", help="Seconds of the rehearsal in one of the wall's."
 )
 _FAULT = typer.Option(
     "--fault",
@@ -30,7 +30,7 @@ _FAULT = typer.Option(
     help="Rehearse each policy once more, with an agent, daemon, router, engine or gpu that fails "
     "after S seconds; repeat it for several.",
 )
-_ENGINE = typer.Option("--engine", metavar="E", help="Whose protocol is spoken (sglang).")
+_ENGINE = typer.Option("--engine", metavar="E", help="Whose protocol is spoken.")
 _OUT = typer.Option(
     "--out", metavar="DIR", help="Keep report.html, results.json, logs and records there."
 )

@@ -90,7 +90,14 @@ def _usage(name: str, error: Any) -> int:
         typer.echo(error.format_message())  # the help of a command that was given nothing to do
         return USAGE_ERROR
     command = error.ctx.command_path if error.ctx else name
-    return _complain(name, f"{_sentence(error.format_message())} Run '{command} --help'.")
+    return _complain(name, f"{_sentence(_with_value(error))} Run '{command} --help'.")
+
+
+def _with_value(error: Any) -> str:
+    """What typer says, with the value where its own text calls that "Input" alone."""
+    said: str = error.format_message()
+    parsing: Any = getattr(error.__cause__, "errors", list)()  # of pydantic, in newer typer
+    return said.replace(": Input ", f": {parsing[0]['input']!r} ", 1) if parsing else said
 
 
 def _sentence(text: str) -> str:

@@ -15,7 +15,7 @@ DEFAULT_CURRENCY = "EUR"
 PRICE = typer.Option(
     "--price", metavar="X|FILE", help="Price of a kWh, or CSV of times and prices."
 )
-CURRENCY = typer.Option("--currency", metavar="C", help="Currency of the price (EUR).")
+CURRENCY = typer.Option("--currency", metavar="C", help="Currency of the price.")
 CARBON = typer.Option(
     "--carbon", metavar="X|FILE", help="gCO2e of a kWh, or CSV of times and intensities."
 )
