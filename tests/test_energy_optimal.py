@@ -56,6 +56,15 @@ def test_chooses_a_level_and_certifies_only_what_fits(seen):
         assert decision.clock_mhz == LEVELS[-1]
 
 
+@given(st.integers(1, 300), st.integers(1, 10**12))
+def test_plans_whatever_an_engine_says_that_its_cache_holds(requests, kv_tokens):
+    controller = make(memory=MEMORY)
+    for number in range(3):  # each decision is by the plan made before it
+        decision = controller.decide(decode(requests, kv_tokens, now_s=1.0 + number))
+        controller.plan(1.0 + number)
+        assert decision.clock_mhz in LEVELS
+
+
 @given(st.integers(1, 300), st.integers(1, 90_000), st.floats(570.0, 1410.0))
 def test_no_safe_level_takes_less_power(requests, kv_tokens, sweet_mhz):
     decision = make(Cubic(sweet_mhz)).decide(decode(requests, kv_tokens))

@@ -17,6 +17,7 @@ from voltana.viability import (
     BatchTable,
     cheapest_settled,
     drained_per_s,
+    ends_in_memory,
     largest_viable_batch,
     lowest_admissible_index,
     served_per_s,
@@ -99,6 +100,9 @@ def test_the_largest_viable_batch_ends_at_the_threshold_or_at_memory() -> None:
     assert largest_viable_batch(small) == 100
     assert largest_viable_batch(small, 0) <= 100
     assert largest_viable_batch(table(kv_capacity_tokens=100.0)) == 0
+    assert not ends_in_memory(made)
+    assert ends_in_memory(small)
+    assert ends_in_memory(table(kv_capacity_tokens=100.0))
 
 
 @given(st.floats(1.0, 9000.0))

@@ -179,8 +179,8 @@ def largest_viable_batch(table: BatchTable, index: int = -1) -> int:
 
 
 def ends_in_memory(table: BatchTable) -> bool:
-    """Whether nothing but memory ends the viable batches."""
-    return bool(largest_viable_batch(table) >= table.batches[-1])
+    """Whether nothing but memory ends the viable batches, as where it holds no request at all."""
+    return not len(table.batches) or bool(largest_viable_batch(table) >= table.batches[-1])
 
 
 def served_per_s(table: BatchTable, most: float = math.inf) -> FloatArray:
