@@ -157,7 +157,8 @@ def test_text_of_a_user_cannot_become_markup(tmp_path):
 
 
 def test_what_is_no_report_is_said(tmp_path):
-    with pytest.raises(ConfigError, match=r"series\.json' cannot be read.*voltana simulate --out"):
+    again = rf"voltana simulate \S+scenario\.toml --out {re.escape(str(tmp_path))}\."
+    with pytest.raises(ConfigError, match=rf"series\.json' cannot be read.*{again}"):
         run_page(tmp_path)
     (tmp_path / "series.json").write_text('{"form": 0}')
     with pytest.raises(ConfigError, match="is of another version of voltana"):

@@ -14,6 +14,7 @@ from test_vllm_router import run, texts, tidy
 
 from tests.serving.late_servers import words_of
 from tests.serving.router_client import until
+from voltana.serving.router.attempt import KEPT_DRAIN_S
 
 CLIENTS = 120
 LEASE_S = 1.0
@@ -51,13 +52,14 @@ def test_all_caches_of_a_flood_are_free_when_the_lease_has_ended(stream):
     run(check)
 
 
-def test_caches_of_which_no_decode_server_heard_are_free_within_a_second():
-    """Not when their lease of 30 s ends: the clients leave while decode servers are full."""
+def test_caches_of_which_no_decode_server_heard_are_free_before_their_lease_ends():
+    """Which is of 30 s: the clients leave while decode servers are full."""
 
     async def check():
         async with vllm_cluster(prefill=2, decode=1, attempts=1) as pd:
             for name in ("prefill-0", "prefill-1"):
-                pd.servers[name].work_s = 1.0  # no answer is under way when clients leave
+                # No answer is under way when clients leave, nor when what they left is given up.
+                pd.servers[name].work_s = 4 * KEPT_DRAIN_S
             flood = [asyncio.create_task(pd.ask()) for _ in range(CLIENTS // 5)]
             await until(lambda: all(pd.servers[f"prefill-{n}"].seen for n in (0, 1)))
             pd.service.pool.named("decode-0").draining = True
@@ -65,10 +67,8 @@ def test_caches_of_which_no_decode_server_heard_are_free_within_a_second():
                 task.cancel()
             answers = await asyncio.gather(*flood, return_exceptions=True)
             assert {a[0] for a in answers if isinstance(a, tuple)} <= {503}
-            ended_s = time.monotonic()
-            await until(lambda: not pd.kept)
+            await until(lambda: not pd.kept)  # which waits for less than a lease
             await until(lambda: not any(held(pd, name).requests for name in pd.servers))
-            assert time.monotonic() - ended_s < 5.0  # a second, and what a crowded machine adds
             await tidy(pd)
 
     run(check)
