@@ -6,6 +6,7 @@ of arrival, and it names what has ended.
 
 from __future__ import annotations
 
+import math
 import re
 from typing import TYPE_CHECKING, Any
 
@@ -156,7 +157,7 @@ class Followed:
             self.fresh.pop(rid, None)
             aborted = int(told.request.status) in self.aborted
             if told.joined:
-                at_s = told.first_s if token_s != token_s else token_s  # noqa: PLR0124
+                at_s = last_token_s(told, token_s, now_s)
                 tokens = int(told.request.num_output_tokens)
                 self.changes.append((told.name, at_s, _ABORTED if aborted else _ENDED, tokens))
             elif told.first_s != told.first_s and not told.remote:
@@ -168,6 +169,18 @@ class Followed:
             told.joined = True
             at_s = told.first_s if told.first_s == told.first_s else now_s
             self.changes.append((told.name, at_s, _JOINED, 0))
+
+
+def last_token_s(told: Told, token_s: float, now_s: float) -> float:
+    """When a request that decodes had its last token.
+
+    Args:
+        told: The request.
+        token_s: When the last result was there in which any decoded; nan before the first. It may
+            be from before this one had its first token, and that is its last then.
+        now_s: The current time: one whose KV cache came from elsewhere may have had no token yet.
+    """
+    return max([at_s for at_s in (token_s, told.first_s) if not math.isnan(at_s)], default=now_s)
 
 
 def rooms_of(new: Iterable[Told]) -> list[int]:

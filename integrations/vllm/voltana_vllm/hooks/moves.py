@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from voltana_ring.hooks.records import WORD, Launched
 from voltana_ring.layout import Change, Mode
-from voltana_vllm.hooks.followed import Told, rooms_of
+from voltana_vllm.hooks.followed import Told, last_token_s, rooms_of
 from voltana_vllm.hooks.runs import Runs
 
 if TYPE_CHECKING:
@@ -30,8 +30,8 @@ _WAITS, _FIRST, _JOINED, _ENDED, _ABORTED = map(
 _PREFILL, _DECODE, _MIXED = map(int, (Mode.PREFILL, Mode.DECODE, Mode.MIXED))
 
 MOST_MOVES = 8
-"""Requests that come, join and leave with one batch; more take the long way, for there are few such
-batches."""
+"""Requests that come, join and leave with one batch, and first tokens of the one before; more take
+the long way, for there are few such batches, and all of it has to fit into one slot."""
 
 
 class Moves(Runs):
@@ -100,6 +100,7 @@ class Moves(Runs):
             or len(self._untold) != 1
             or size != len(batch.decoding) - len(gone) + len(joining)
             or len(new) + len(gone) + len(joining) > MOST_MOVES
+            or len(self._untold[0][0][1].done) > MOST_MOVES
             or output.scheduled_cached_reqs.resumed_req_ids
             or not self._queue.empty
             or self._followed.changes
@@ -107,6 +108,9 @@ class Moves(Runs):
             or next(reversed(requests)) not in rows
         ):
             return -1, 0.0
+        for rid in gone:  # one that was preempted no longer knows what it had in the cache
+            if not self._followed.known[rid].request.num_computed_tokens:
+                return -1, 0.0
         tokens, pairs = 0, 0.0
         for one in new:
             count, request = rows[one.req_id], requests[one.req_id]
@@ -129,7 +133,8 @@ class Moves(Runs):
             self._tokens_s = ready_s
         changed: list[float] = []
         for told in ended.done:
-            if told.first_s != told.first_s and told.request.num_output_tokens > 0:
+            first = told.first_s != told.first_s and not told.remote
+            if first and told.request.num_output_tokens > 0:
                 told.first_s = ready_s
                 changed += (hash(told.rid) & WORD, ready_s, _FIRST, 1)
         if gone:
@@ -140,7 +145,8 @@ class Moves(Runs):
                 request = told.request
                 batch.kv_tokens -= request.num_computed_tokens
                 what = _ABORTED if int(request.status) in followed.aborted else _ENDED
-                changed += (hash(rid) & WORD, self._tokens_s, what, request.num_output_tokens)
+                at_s = last_token_s(told, self._tokens_s, ready_s)
+                changed += (hash(rid) & WORD, at_s, what, request.num_output_tokens)
         return number, ended, times_s, changed
 
     def _joined(self, size: int) -> list[float]:
