@@ -138,7 +138,7 @@ def draw(lines: dict[str, list[float]], path: Path) -> None:
     axes.set_ylabel("a decision, median (us)")
     axes.set_xticks(SIZES, [str(size) for size in SIZES])
     axes.minorticks_off()
-    axes.legend(frameon=False, fontsize=8)
+    axes.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))
     style(axes, "both")
     figure.savefig(path)
 
