@@ -198,18 +198,17 @@ class _Demand(NamedTuple):
 
     def bins(self) -> tuple[int, int, int]:
         """The bins that it falls into, within which the answer is the same."""
-        tokens_per_s, context_tokens, requests = self
-        of_tokens, of_context, of_requests = BINS
-        return (
-            round(math.log(tokens_per_s) / of_tokens),
-            round(math.log(context_tokens) / of_context),
-            round(math.log(requests) / of_requests),
-        )
+        tokens_per_s, context_tokens, requests = zip(self, BINS, strict=True)
+        return _bin(*tokens_per_s), _bin(*context_tokens), _bin(*requests)
 
     @classmethod
     def of(cls, bins: tuple[int, int, int]) -> _Demand:
         """The middle of bins."""
         return cls(*[math.exp(step * width) for step, width in zip(bins, BINS, strict=True)])
+
+
+def _bin(value: float, width: float) -> int:
+    return round(math.log(value) / width)
 
 
 def _produced_per_s(candidate: Candidate, comes: Upcoming) -> float:
