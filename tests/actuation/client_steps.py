@@ -4,9 +4,19 @@ from __future__ import annotations
 
 import time
 
+from tests.actuation.daemons import Daemon
 from voltana.values import Health
 
 MHZ = 1005.0
+
+
+def locking_daemon(folder, machine):
+    """A daemon of its own, and a client of it whose clock is locked at `MHZ`."""
+    daemon = Daemon(folder, machine)
+    daemon.wait_ready()
+    client = daemon.client()
+    assert client.reach(MHZ)
+    return daemon, client
 
 
 def stepping(client, clock_mhz):

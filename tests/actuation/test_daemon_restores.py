@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.actuation.client_steps import MHZ, stepping
+from tests.actuation.client_steps import MHZ, locking_daemon, stepping
 from tests.actuation.daemons import DAEMON, Daemon
 from tests.actuation.driver import uuid_of
 from voltana.values import Health
@@ -41,10 +41,7 @@ for i in range(10**6):
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_an_orderly_stop_restores_and_leaves_nothing(number, machine, tmp_path):
-    daemon = Daemon(tmp_path, machine)
-    daemon.wait_ready()
-    client = daemon.client()
-    assert client.reach(MHZ)
+    daemon, client = locking_daemon(tmp_path, machine)
     worker = daemon.worker()
     assert list(daemon.journal.glob("*.locked"))
     daemon.process.send_signal(number)
@@ -167,10 +164,7 @@ def test_a_gpu_that_is_lost_while_the_daemon_starts_is_tried_again_soon(machine,
 def test_clocks_come_back_even_if_the_configuration_is_broken_meanwhile(
     broken, said, machine, tmp_path
 ):
-    daemon = Daemon(tmp_path, machine)
-    daemon.wait_ready()
-    client = daemon.client()
-    assert client.reach(MHZ)
+    daemon, client = locking_daemon(tmp_path, machine)
     os.killpg(daemon.process.pid, signal.SIGKILL)
     daemon.process.wait()
     daemon.config.write_text(f"{broken}\n{daemon.config.read_text()}")
@@ -192,10 +186,7 @@ def test_clocks_come_back_even_if_the_configuration_is_broken_meanwhile(
 
 
 def test_a_new_daemon_ends_a_worker_that_was_left_behind(machine, tmp_path):
-    daemon = Daemon(tmp_path, machine)
-    daemon.wait_ready()
-    client = daemon.client()
-    assert client.reach(MHZ)
+    daemon, client = locking_daemon(tmp_path, machine)
     worker = daemon.worker()
     os.kill(worker, signal.SIGSTOP)
     daemon.process.kill()
@@ -209,10 +200,7 @@ def test_a_new_daemon_ends_a_worker_that_was_left_behind(machine, tmp_path):
 
 
 def test_a_worker_whose_parent_dies_restores_and_ends(machine, tmp_path):
-    daemon = Daemon(tmp_path, machine)
-    daemon.wait_ready()
-    client = daemon.client()
-    assert client.reach(MHZ)
+    daemon, client = locking_daemon(tmp_path, machine)
     worker = daemon.worker()
     daemon.process.kill()
     assert machine.wait(lambda: not machine.any_locked())
@@ -222,10 +210,7 @@ def test_a_worker_whose_parent_dies_restores_and_ends(machine, tmp_path):
 
 
 def test_the_restore_command_gives_marked_clocks_back(machine, tmp_path):
-    daemon = Daemon(tmp_path, machine)
-    daemon.wait_ready()
-    client = daemon.client()
-    assert client.reach(MHZ)
+    daemon, client = locking_daemon(tmp_path, machine)
     os.killpg(daemon.process.pid, signal.SIGKILL)
     daemon.process.wait()
     assert machine.any_locked()
