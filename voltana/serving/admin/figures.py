@@ -17,15 +17,12 @@ from aiohttp import web
 from voltana.errors import invalid
 from voltana.serving.admin.door import Door, make_runner
 from voltana.serving.admin.guard import from_elsewhere, is_loopback, refused
-from voltana.serving.admin.pace import Pace
+from voltana.serving.admin.pace import FRESH_S, Pace
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Collection
 
     from aiohttp.typedefs import Middleware
-
-FRESH_S = 0.25
-"""For how long figures are told again."""
 
 
 class FiguresListener:

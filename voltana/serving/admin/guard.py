@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import structlog
 from aiohttp import web
 
-from voltana.serving.admin.pace import Pace
+from voltana.serving.admin.pace import Pace, ToldAgain
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Collection
@@ -26,7 +26,8 @@ if TYPE_CHECKING:
 
     from voltana.serving.admin.token import Token
 
-FREE = frozenset({"/health", "/metrics"})
+FIGURES = "/metrics"
+FREE = frozenset({"/health", FIGURES})
 """What may be read without the token: an unprivileged Prometheus reads it."""
 
 READING = frozenset({"GET", "HEAD"})
@@ -43,15 +44,14 @@ def guard(token: Token | None, *, host: str, names: Collection[str] = ()) -> Mid
         host: Where the endpoint listens.
         names: Names under which it may be asked, beside addresses and ``localhost``.
     """
-    loopback, pace = is_loopback(host), Pace()
+    loopback, pace, figures = is_loopback(host), Pace(), ToldAgain()
 
     @web.middleware
     async def check(
         request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
     ) -> web.StreamResponse:
         shown = _is_shown(request, token)
-        if not shown:
-            await pace.turn()
+        waited = not shown and await pace.turn()
         refusal = _refusal(request, token, shown=shown, loopback=loopback, names=names)
         if refusal is not None:
             return refusal
@@ -59,6 +59,8 @@ def guard(token: Token | None, *, host: str, names: Collection[str] = ()) -> Mid
             if request.method not in READING:
                 async with asyncio.timeout(READ_S):
                     await request.read()
+            if request.path == FIGURES:
+                return await figures.answer(lambda: handler(request), again=waited)
             return await handler(request)
         except TimeoutError:
             return refused(408, f"the body was not there within {READ_S:g} s")
