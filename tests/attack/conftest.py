@@ -12,6 +12,7 @@ __all__ = ["daemon", "library", "machine", "make_machine"]
 
 HERE = Path(__file__).parent
 CROWDS = (
+    "test_admin_floods",
     "test_clocks_beside",
     "test_comparison",
     "test_clocks_clients",
