@@ -196,9 +196,9 @@ class EnergyOptimal:
         load = self._load
         if not load.decode_requests:
             return
-        # As it will be once the batch has settled, which is what the plan is about.
-        context_tokens = load.decode_kv_tokens / load.decode_requests + self.envelope.to_grow_tokens
-        self._context.note(load.decode_requests, context_tokens, now_s)
+        context_tokens = load.decode_kv_tokens / load.decode_requests
+        grown_tokens = context_tokens + self.envelope.to_grow_tokens
+        self._context.note(load.decode_requests, grown_tokens, now_s)
         table = self._table(context_tokens)
         if ends_in_memory(table):
             table = self._table(self._context.tokens)
