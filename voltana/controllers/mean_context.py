@@ -3,7 +3,7 @@
 The mean over the requests that happen to run moves by the spread of their prompts over the root of
 the batch: by a fifth from second to second, where prompts differ and memory holds 70 of them. Where
 memory ends the viable batches, what it will hold once the batch has settled follows from the mean
-over time, as the demand does.
+over time, as the demand does, and of contexts as they will have grown by then (`AnswerAge`).
 """
 
 from __future__ import annotations
