@@ -92,6 +92,10 @@ def test_unstable_gains_are_refused(tmp_path) -> None:
         (["--clock", "1200"], "--clock = 1200.0 is not allowed: must be given with --design"),
         (["--clock", "5000", "--design"], "--clock = 5000.0 is not allowed: must be 210-1410 MHz"),
         (["--phase-margin", "200"], "below 90 degrees. 30 is usual"),
+        (
+            ["--delay-margin-ms", "-1"],
+            "delay_margin_ms = -1.0 is not allowed: must be 0 ms or more",
+        ),
         (["--policy", "pdi"], "unknown policy 'pdi'. Did you mean 'pid'?"),
     ],
 )

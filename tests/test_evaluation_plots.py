@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -13,6 +15,7 @@ from hypothesis import strategies as st
 from tests.records import instance, record
 from voltana.config import parse_scenario
 from voltana.controllers.budget_schedule import BudgetSchedule
+from voltana.errors import ConfigError
 from voltana.evaluation.binning import binned
 from voltana.evaluation.compare import Comparison, PolicyRun
 from voltana.evaluation.metrics import measure
@@ -41,6 +44,10 @@ def run(name: str, energy_j: float = 700.0, *, rows: int = 50, decode: int = 1) 
     )
 
 
+def no_room(_descriptor):
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
 def comparison(*runs: PolicyRun) -> Comparison:
     scenario = SimpleNamespace(
         file=parse_scenario({}), cluster=CLUSTER, trace=range(4), budget=None
@@ -59,6 +66,16 @@ def test_one_file_for_all_and_one_for_each_policy(tmp_path) -> None:
     for path in written:
         assert path.read_bytes().startswith(b"\x89PNG")
         assert path.stat().st_size > 10_000
+
+
+def test_a_full_disk_names_the_plot_and_keeps_the_one_before(tmp_path, monkeypatch):
+    made = comparison(run("static-max"))
+    before = write_plots(made, tmp_path)[0].read_bytes()
+    monkeypatch.setattr(os, "fsync", no_room)
+    with pytest.raises(ConfigError, match=r"comparison\.png' cannot be written: No space left"):
+        write_plots(made, tmp_path)
+    assert (tmp_path / "comparison.png").read_bytes() == before
+    assert not list(tmp_path.glob(".*"))
 
 
 def test_the_comparison_shows_energy_attainment_and_both_slos() -> None:

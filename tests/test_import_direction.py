@@ -30,6 +30,7 @@ LAYERS = (
         "viability",
         "user_path",
         "users_file",
+        "whole_file",
         "validation",
         "extras",
     },

@@ -23,10 +23,12 @@ from tests.sweep_steps import (
     sweep_process,
     wait_until,
 )
+from voltana.cli.sweep import finish, run_plan
 from voltana.errors import ConfigError
 from voltana.evaluation.sweep import LocalWorkers, make_plan, run_sweep
 from voltana.evaluation.sweep.ray_workers import RayWorkers
 from voltana.evaluation.sweep.store import RESULTS
+from voltana.evaluation.sweep.work import Outcome
 
 
 @pytest.mark.parametrize("runs", [24, pytest.param(200, marks=pytest.mark.slow)])
@@ -200,3 +202,19 @@ def test_a_disk_that_is_really_full(tmp_path):
     assert 0 < kept < 24
     assert f"24 of 24 scenarios, {24 - kept} run now" in done.stderr
     assert (big / RESULTS).stat().st_size > 1000
+
+
+class Failing:
+    """Workers on which nothing succeeds."""
+
+    def run(self, tasks):
+        yield from (Outcome(key=task.key, error="no") for task in tasks)
+
+
+def test_a_sweep_whose_scenarios_all_fail_leaves_the_table_before(tmp_path, capsys):
+    run_plan(make_plan(SHORT, {"seed": [1]}), tmp_path, LocalWorkers(1))
+    before = (tmp_path / RESULTS).read_bytes()
+    plan = make_plan(SHORT, {"seed": [2]})
+    finish(plan, run_plan(plan, tmp_path, Failing()), tmp_path)
+    assert "0 of 1 scenarios, 0 run now; wrote no table" in capsys.readouterr().err
+    assert (tmp_path / RESULTS).read_bytes() == before

@@ -17,8 +17,10 @@ from voltana.evaluation.style import (
     MultipleLocator,
     looks,
     new_figure,
+    png,
     style,
 )
+from voltana.whole_file import write_whole
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -60,7 +62,7 @@ def write_plots(
     paths = []
     for name, figure in figures.items():
         paths.append(folder / name)
-        figure.savefig(paths[-1])
+        write_whole(paths[-1], png(figure))
     return paths
 
 

@@ -11,6 +11,7 @@ from typing import Annotated
 
 import typer
 
+from voltana.cli.terminal import write_text
 from voltana.errors import invalid
 
 app = typer.Typer(
@@ -219,7 +220,7 @@ def _measure(
         text = with_measured_clocks(
             profile_text(profile), table_mhz=table, pairs=pairs, source=source
         )
-        out.write_text(text)
+        write_text(out, text)
     return [
         {name: None if math.isnan(value) else value for name, value in asdict(timing).items()}
         for timing in timings

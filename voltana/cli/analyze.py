@@ -1,5 +1,6 @@
 """`voltana analyze`: is the decode loop of a policy stable, and by how much."""
 
+import math
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -115,6 +116,8 @@ def analyze(
             ARRIVALS: {"rate_rps": rate, "duration_s": duration},
         },
     )
+    if not 0 <= delay_margin_ms < math.inf:
+        raise invalid("delay_margin_ms", delay_margin_ms, "0 ms or more", "0 asks nothing.")
     requirement = Requirement(
         modulus_margin=modulus_margin,
         phase_margin_deg=phase_margin,

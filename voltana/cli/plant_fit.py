@@ -49,13 +49,13 @@ def fit(
       voltana plant fit mine.csv --hardware h100-sxm --model llama-3.1-8b --out mine.toml
       voltana simulate --hardware mine.toml
     """  # noqa: D301  (\b is typer's mark for a paragraph that must keep its lines)
-    from voltana.evaluation.whole_file import write_whole
     from voltana.plant import load_hardware, load_model
     from voltana.plant.fit.board import fit_board
     from voltana.plant.fit.measurements import read_measurements
     from voltana.plant.fit.profile import described
     from voltana.plant.latency import LatencyModel
     from voltana.plant.profile_text import profile_toml
+    from voltana.whole_file import write_whole
 
     base, profile = load_hardware(hardware), load_model(model)
     boards = profile.default_tensor_parallel if tp is None else tp

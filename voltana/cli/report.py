@@ -43,7 +43,7 @@ def report(
     from voltana.evaluation.partial import PARTIAL
     from voltana.evaluation.report.build import page_bytes, run_page, sweep_page
     from voltana.evaluation.report.series import SERIES
-    from voltana.evaluation.whole_file import write_whole
+    from voltana.whole_file import write_whole
 
     tariffs = flags.tariffs(price, currency, carbon)
     if any((what / name).is_file() for name in (SERIES, PARTIAL)):

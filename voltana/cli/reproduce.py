@@ -61,8 +61,9 @@ def reproduce(
     from voltana.evaluation.reproduce import get_finding
     from voltana.evaluation.reproduce.finding import Asked
     from voltana.evaluation.reproduce.published import read_points
+    from voltana.evaluation.style import png
     from voltana.evaluation.sweep.knowledge import board_knowledge, caveats
-    from voltana.evaluation.whole_file import write_whole
+    from voltana.whole_file import write_whole
 
     found = get_finding(name)
     folder = out or Path("out") / (f"{name}-quick" if quick else name)
@@ -83,7 +84,7 @@ def reproduce(
         **told.data,
     }
     table = "\n\n".join((told.markdown, *caveats(known)))
-    write_whole(folder / "figure.png", told.png())
+    write_whole(folder / "figure.png", png(told.figure))
     write_text(folder / "table.md", f"{found.claim}\n\n{table}\n")
     write_json(content, str(folder / "finding.json"))
     if json is not None:

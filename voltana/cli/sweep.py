@@ -107,13 +107,20 @@ def make_workers(count: int | None, ray: str | None) -> "Workers":
 
 
 def run_plan(plan: "Plan", out: Path, workers: "Workers") -> "SweepOutcome":
-    """Run a plan under a progress bar, and write what the folder holds then as Parquet."""
+    """Run a plan under a progress bar, and write what the folder holds then as Parquet.
+
+    Where every scenario failed, a table of earlier ones stays as it is.
+    """
     from voltana.evaluation.sweep import run_sweep
     from voltana.evaluation.sweep.table import write_parquet
 
     with telling_what_is_kept(out), sweep_bar() as progress:
         return run_sweep(
-            plan, out, workers, progress, ended=lambda made: write_parquet(made.rows, out)
+            plan,
+            out,
+            workers,
+            progress,
+            ended=lambda made: made.rows and write_parquet(made.rows, out),
         )
 
 
@@ -134,9 +141,10 @@ def finish(plan: "Plan", outcome: "SweepOutcome", out: Path) -> None:
     from voltana.evaluation.sweep.store import RESULTS
 
     total = len(plan.points)
+    wrote = f"{len(outcome.rows)} rows to {out / RESULTS}" if outcome.rows else "no table"
     typer.echo(
-        f"{total - len(outcome.failures)} of {total} scenarios, {outcome.ran} run now; wrote "
-        f"{len(outcome.rows)} rows to {out / RESULTS}",
+        f"{total - len(outcome.failures)} of {total} scenarios, {outcome.ran} run now; "
+        f"wrote {wrote}",
         err=True,
     )
     for line in caveats(board_knowledge(outcome.rows)):

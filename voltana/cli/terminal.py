@@ -125,6 +125,6 @@ def write_json(content: object, where: str) -> None:
 
 def write_text(path: Path, text: str) -> None:
     """Write a result, whole or not at all; a path that cannot be written is the user's error."""
-    from voltana.evaluation.whole_file import write_whole
+    from voltana.whole_file import write_whole
 
     write_whole(path, text.encode("utf-8"))

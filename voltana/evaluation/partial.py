@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from voltana.evaluation.whole_file import said_where
 from voltana.plant.record import mean_itl_s
 from voltana.plant.simulation import METER_S
 from voltana.slo import attainment
+from voltana.whole_file import said_where
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -15,10 +15,12 @@ from voltana.evaluation.style import (
     PercentFormatter,
     looks,
     new_figure,
+    png,
     style,
 )
 from voltana.evaluation.timeline import timeline_figure
 from voltana.evaluation.wording import kilojoules
+from voltana.whole_file import write_whole
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -90,7 +92,7 @@ def comparison_figure(comparison: Comparison) -> Figure:
 
 
 def _save(figure: Figure, path: Path) -> Path:
-    figure.savefig(path)
+    write_whole(path, png(figure))
     return path
 
 

@@ -5,6 +5,7 @@ The one file that imports matplotlib when it runs.
 
 from __future__ import annotations
 
+import io
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from voltana.errors import MissingExtraError
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
     from matplotlib.axes import Axes
 
-__all__ = ["MultipleLocator", "PercentFormatter", "looks", "new_figure", "style"]
+__all__ = ["MultipleLocator", "PercentFormatter", "looks", "new_figure", "png", "style"]
 
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#000000", "#999999")
 """Okabe and Ito's palette, which colour-blind people can tell apart."""
@@ -60,6 +61,13 @@ def new_figure(width: float, height: float) -> Figure:
     figure = Figure(figsize=(width, height), layout="constrained", dpi=DPI)
     FigureCanvasAgg(figure)
     return figure
+
+
+def png(figure: Figure) -> bytes:
+    """A figure as a file."""
+    drawn = io.BytesIO()
+    figure.savefig(drawn, format="png")
+    return drawn.getvalue()
 
 
 def looks(policies: Iterable[str]) -> dict[str, Look]:

@@ -18,6 +18,7 @@ from voltana.errors import ProfileError
 from voltana.predictors.ecopred.features import BASIS_NAMES, EXPERTS, FEATURES
 from voltana.predictors.ecopred.prior import Prior
 from voltana.users_file import load_json, read_text
+from voltana.whole_file import write_whole
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -111,9 +112,8 @@ class PredictorProfile(_Section):
 
 def save_profile(profile: PredictorProfile, path: str | Path) -> None:
     """Write a profile as JSON."""
-    Path(path).write_text(
-        json.dumps(profile.model_dump(), indent=2, allow_nan=False) + "\n", encoding="utf-8"
-    )
+    text = json.dumps(profile.model_dump(), indent=2, allow_nan=False) + "\n"
+    write_whole(Path(path), text.encode())
 
 
 def load_profile(path: str | Path) -> PredictorProfile:

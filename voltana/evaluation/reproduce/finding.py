@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import statistics
 from collections import defaultdict
 from dataclasses import dataclass
@@ -50,12 +49,6 @@ class Told:
     markdown: str
     figure: Figure
     data: Mapping[str, Any]
-
-    def png(self) -> bytes:
-        """The figure as a file."""
-        drawn = io.BytesIO()
-        self.figure.savefig(drawn, format="png")
-        return drawn.getvalue()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

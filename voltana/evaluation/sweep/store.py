@@ -17,8 +17,8 @@ from voltana import __version__
 from voltana.errors import ConfigError
 from voltana.evaluation.metrics import COLOCATED_FIGURES, Result
 from voltana.evaluation.sweep.code import code_digest
-from voltana.evaluation.whole_file import remove_torn, said_where, write_whole
 from voltana.users_file import load_json, read_text
+from voltana.whole_file import remove_torn, said_where, write_whole
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

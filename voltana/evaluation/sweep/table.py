@@ -18,9 +18,9 @@ from voltana.evaluation.metrics import Result
 from voltana.evaluation.sweep.fields import scenario_fields, tables_of
 from voltana.evaluation.sweep.knowledge import board_knowledge
 from voltana.evaluation.sweep.store import REMEDY, RESULTS, SCHEMA, TIMING
-from voltana.evaluation.whole_file import write_whole
 from voltana.extras import require
 from voltana.users_file import load_json
+from voltana.whole_file import write_whole
 
 require("sweep", "writing results as Parquet")
 

@@ -4,15 +4,30 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_left
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from voltana.promise import bound_on
 
-if TYPE_CHECKING:
-    from voltana.predictors.conformal.snapshot import MeanLine
-
 MOST = 2**53
 """Beyond it, integers are no plain numbers."""
+
+
+class MeanLine(Protocol):
+    """Expected latency of a decode batch, with whose KV tokens it never falls."""
+
+    @property
+    def fixed_s(self) -> float:
+        """Without any."""
+        ...
+
+    @property
+    def token_s(self) -> float:
+        """For each, up to rounding."""
+        ...
+
+    def mean_s(self, kv_tokens: float) -> float:
+        """Expected latency with so many."""
+        ...
 
 
 def most_within(line: MeanLine, quantile: float, offset_s: float, budget_s: float) -> int:

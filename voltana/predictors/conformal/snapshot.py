@@ -11,7 +11,7 @@ import numpy as np
 from voltana.operating import prefill_mean
 from voltana.ports import offers
 from voltana.predictors.conformal.groups import decode_group, decode_groups
-from voltana.predictors.conformal.room import most_within
+from voltana.predictors.conformal.room import MeanLine, most_within
 from voltana.promise import bound_on
 from voltana.values import Forecast, Load
 from voltana.viability import forecast_batches
@@ -83,24 +83,6 @@ class TellsMeanCurve(Protocol):
 
     def mean_curve(self, load: Load) -> MeanCurve | None:
         """The mean that `forecast` has, up to rounding; None where it may rise with the clock."""
-        ...
-
-
-class MeanLine(Protocol):
-    """Expected latency of a decode batch, with whose KV tokens it never falls."""
-
-    @property
-    def fixed_s(self) -> float:
-        """Without any."""
-        ...
-
-    @property
-    def token_s(self) -> float:
-        """For each, up to rounding."""
-        ...
-
-    def mean_s(self, kv_tokens: float) -> float:
-        """Expected latency with so many."""
         ...
 
 

@@ -15,6 +15,7 @@ from voltana.errors import ConfigError, ProfileError
 from voltana.predictors.profile import Stack, first_complaint
 from voltana.predictors.tables.predictor import TablePredictor
 from voltana.users_file import load_json, read_text
+from voltana.whole_file import write_whole
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -52,7 +53,7 @@ class TablesFile(BaseModel):
 def save_tables(tables: TablePredictor, stack: Stack, path: Path) -> None:
     """Write tables that were profiled on a stack."""
     made = TablesFile.model_validate({"stack": stack, **tables.to_dict()})
-    path.write_text(json.dumps(made.model_dump(), indent=1) + "\n", encoding="utf-8")
+    write_whole(path, (json.dumps(made.model_dump(), indent=1) + "\n").encode())
 
 
 def holds_tables(path: Path) -> bool:
