@@ -1,9 +1,9 @@
 """AnswerAge: what the requests of a batch have produced so far, on average.
 
 Where as many requests end as join, what they have produced and what they still owe have the same
-distribution, whatever their answers are like (D. R. Cox, "Renewal Theory", 1962, chapter 5). A batch
-that is filling has produced less than it owes: its contexts are still growing, and memory will hold
-fewer of its requests than it would of such young ones.
+distribution, whatever their answers are like (D. R. Cox, "Renewal Theory", 1962, chapter 5). A
+batch that is filling has produced less than it owes: its contexts are still growing, and memory
+will hold fewer of its requests than it would of such young ones.
 """
 
 from __future__ import annotations
