@@ -19,7 +19,7 @@ def test_a_flood_of_those_who_have_no_token_delays_neither_clients_nor_who_has_i
     asked = f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n".encode()
 
     async def check() -> None:
-        async with late_cluster(prefill=1, decode=2) as pd:
+        async with late_cluster(prefill=1, decode=2, health_timeout_s=5.0) as pd:
             port = pd.service.administration.port
 
             async def flood() -> None:
