@@ -1,4 +1,4 @@
-"""What all tests share: Hypothesis profiles.
+"""What all tests share: Hypothesis profiles, and the command line.
 
 Choose a profile with HYPOTHESIS_PROFILE; where CI is set it is ci.
 default is for the local check, ci repeats the same examples in every run, slow is for the long
@@ -8,7 +8,10 @@ property runs. None has a deadline: the machines that run this are shared.
 from __future__ import annotations
 
 import os
+import sys
 
+import pytest
+import structlog
 from hypothesis import HealthCheck, settings
 
 TOO_SLOW = (HealthCheck.too_slow,)
@@ -27,3 +30,19 @@ settings.register_profile("slow", max_examples=2000, deadline=None, suppress_hea
 settings.load_profile(
     os.environ.get("HYPOTHESIS_PROFILE", "ci" if os.environ.get("CI") else "default")
 )
+
+
+@pytest.fixture
+def voltana(monkeypatch, capsys):
+    """Run the command in this process; gives exit code, standard output and standard error."""
+    from voltana.cli import main as cli
+
+    def run(*args: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["voltana", *map(str, args)])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        out, err = capsys.readouterr()
+        return ended.value.code or 0, out, err
+
+    yield run
+    structlog.reset_defaults()

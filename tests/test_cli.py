@@ -11,17 +11,15 @@ import sys
 from pathlib import Path
 
 import pytest
-import structlog
 
+from tests.cli_steps import QUICK, in_process
 from voltana import __version__
-from voltana.cli import main as cli
 from voltana.cli import simulate
 from voltana.config import DisturbanceTable, parse_scenario
 from voltana.errors import ConfigError
 from voltana.evaluation import scenario as scenarios
 from voltana.evaluation.sweep.fields import field_name
 
-QUICK = ("simulate", "--duration", "2", "--rate", "10", "--prefill", "1", "--decode", "1")
 POLICY = '''
 from voltana.values import Decision
 
@@ -32,32 +30,6 @@ class Steady:
     def decide(self, observation):
         return Decision(clock_mhz=1200, reason="steady")
 '''
-
-
-@pytest.fixture
-def voltana(monkeypatch, capsys):
-    """Run the command in this process; gives exit code, standard output and standard error."""
-
-    def run(*args: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["voltana", *map(str, args)])
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-        out, err = capsys.readouterr()
-        return ended.value.code or 0, out, err
-
-    yield run
-    structlog.reset_defaults()
-
-
-def in_process(*args: str, cwd=None) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "voltana", *args],
-        capture_output=True,
-        text=True,
-        check=False,
-        cwd=cwd,
-        timeout=120,
-    )
 
 
 def test_help_loads_nothing_heavy() -> None:
@@ -225,138 +197,6 @@ def test_debug_shows_every_decision_with_its_reason_on_standard_error(voltana) -
     assert all(re.search("reason=.*status=", line) for line in decisions)
 
 
-@pytest.mark.parametrize(
-    ("args", "text"),
-    [
-        (("--policy", "voltina"), "'voltina'. Did you mean 'voltana'"),
-        (("--policy", "nowhere:make"), "nowhere:make.* cannot be imported"),
-        (("--policy", "json:nothing"), "has no 'nothing'"),
-        (("--policy", "json:loads"), r"raised TypeError in loads\(\).*A factory takes"),
-        (("--prefill", "1000000000"), "prefill = 1000000000.*at most 1024"),
-        (("--decode", "1000000000"), "decode = 1000000000.*at most 1024"),
-        (("--workload", "sharegtp"), "'sharegtp'. Did you mean 'sharegpt'"),
-        (("--hardware", "a101"), "'a101'.* Choose one of"),
-        (("--model", "llama"), "'llama'.* Choose one of"),
-        (("--model", "nowhere.json"), "nowhere.json cannot be read.*config.json"),
-        (("--trace", "nowhere.csv"), "nowhere.csv"),
-        (("--trace", "nowhere.csv", "--trace-format", "azur"), "'azur'"),
-        (("--trace-format", "azure"), "trace.file .* given.*--trace"),
-        (("--workload", "lmsys", "--trace", "x.csv"), "both 'workload' and 'trace'"),
-        (("--slo-ttft-ms", "0"), "slo.ttft_ms = 0.* above 0.*--slo-ttft-ms"),
-        (("--slo-itl-ms", "-5"), "slo.itl_ms = -5.* above 0.*--slo-itl-ms"),
-        (("--slo-itl-ms", "nan"), "slo.itl_ms = nan"),
-        (("--slo-itl-ms", "0.001"), "one request alone takes.* Raise --slo-itl-ms"),
-        (("--prefill", "0"), "cluster.prefill = 0 .* at least 1.*--prefill"),
-        (("--decode", "0"), "cluster.decode = 0 .* at least 1.*--decode"),
-        (("--tp", "0"), "cluster.tensor_parallel = 0 .* at least 1"),
-        (("--model", "llama-3.1-70b", "--tp", "1"), "tensor_parallel = 1 .* Use more devices"),
-        (("--rate", "0"), "rate_rps = 0.* above 0.*--rate"),
-        (("--rate", "-1"), "rate_rps = -1"),
-        (("--duration", "0"), "duration_s = 0.*--duration"),
-        (("--seed", "-1"), "seed = -1"),
-        (("--cv", "2"), "cv = 2.*--arrival gamma"),
-        (("--prefill", "two"), "--prefill.*integer.*voltana simulate --help"),
-        (("--polices", "x"), "--polices.*voltana simulate --help"),
-        (("nowhere.toml",), "nowhere.toml.* cannot be read"),
-        (("--json", "/dev/null/x/y.json"), "cannot be made"),
-        (("--json", "/"), "cannot be written: .*directory"),
-        (("--price", "-"), "price = '-' cannot be read"),
-        (("--log-level", "loud"), "'loud'.*one of debug"),
-    ],
-)  # fmt: skip
-def test_a_mistake_is_one_line_with_its_remedy_and_exit_code_2(
-    voltana, tmp_path, monkeypatch, args, text
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    code, out, err = voltana("simulate", *args)
-    assert (code, out) == (2, "")
-    assert re.search(text, err), err
-    assert err.startswith("voltana: ")
-    assert err.count("\n") == 1
-
-
-@pytest.mark.parametrize(
-    ("content", "text"),
-    [
-        ("[cluster]\nprefil = 1\n", "'prefil'. Did you mean 'prefill'"),
-        ("[clusters]\n", "'clusters'"),
-        ("policies = [\n", "is not TOML"),
-    ],
-)
-def test_a_bad_scenario_file_is_one_line(voltana, tmp_path, content, text) -> None:
-    path = tmp_path / "scenario.toml"
-    path.write_text(content)
-    code, out, err = voltana("simulate", path)
-    assert (code, out, err.count("\n")) == (2, "", 1)
-    assert text in err
-
-
-@pytest.mark.parametrize(
-    "content", [b"", b"TIMESTAMP,ContextTokens\n1,2\n", b"\x00\x01\x02", b"\x1f\x8bnot gzip"]
-)
-def test_an_unreadable_trace_is_one_line(voltana, tmp_path, content) -> None:
-    path = tmp_path / "trace.csv.gz"
-    path.write_bytes(content)
-    code, out, err = voltana("simulate", "--trace", path, "--trace-format", "azure")
-    assert (code, out, err.count("\n")) == (2, "", 1)
-    assert "trace.csv.gz" in err
-
-
-def test_a_mistake_in_a_real_process_has_no_traceback() -> None:
-    done = in_process("simulate", "--policy", "voltina")
-    assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr.count("\n") == 1
-    assert "Traceback" not in done.stderr
-
-
-def test_an_interrupt_ends_with_130_and_no_traceback(voltana, monkeypatch) -> None:
-    def interrupt(*_args, **_options):
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr("voltana.evaluation.compare.compare", interrupt)
-    code, out, err = voltana(*QUICK)
-    assert (code, out) == (130, "")
-    assert err.strip() == "voltana: interrupted"
-
-
-BROKEN = '''
-class Control:
-    """Fails while it decides."""
-
-    def decide(self, observation):
-        return {}["clock"]
-
-
-class Route:
-    """Fails while it routes."""
-
-    def route(self, request, candidates):
-        return 1 / 0
-
-
-def factory():
-    """Fails at once."""
-    raise RuntimeError("no such table")
-'''
-
-
-@pytest.mark.parametrize(
-    ("name", "text"),
-    [
-        ("Control", r"raised KeyError in decide\(\) \(broken_policy\.py:6\): 'clock'"),
-        ("Route", r"raised ZeroDivisionError in route\(\) \(broken_policy\.py:13\)"),
-        ("factory", r"raised RuntimeError in factory\(\) \(broken_policy\.py:18\): no such table"),
-    ],
-)
-def test_a_users_policy_that_raises_is_blamed_in_one_line(tmp_path, name, text) -> None:
-    (tmp_path / "broken_policy.py").write_text(BROKEN, encoding="utf-8")
-    done = in_process(*QUICK, "--policy", f"broken_policy:{name}", cwd=tmp_path)
-    assert done.returncode == 2
-    assert done.stdout == ""
-    assert len(done.stderr.splitlines()) == 1
-    assert re.search(text, done.stderr), done.stderr
-
-
 def test_bound_prints_the_bound_and_what_it_relaxes(voltana, tmp_path) -> None:
     given = ("bound", "--duration", "2", "--rate", "10", "--policy", "static-low")
     code, out, _ = voltana(*given, "--out", tmp_path / "made")
@@ -402,16 +242,6 @@ def test_files_are_written_even_if_nobody_reads_what_is_printed(tmp_path, comman
     assert len(list((tmp_path / "o").iterdir())) >= 3
 
 
-def test_a_budget_that_is_too_small_names_the_least_of_the_whole_cluster(voltana) -> None:
-    asked = ("simulate", "--duration", "3", "--rate", "5", "--policy", "static-max")
-    code, _, err = voltana(*asked, "--power-budget", "100")
-    assert code == 2
-    least = re.search(r"must be at least (\d+) W: the 2 prefill and 2 decode instances", err)
-    assert least is not None, err
-    assert voltana(*asked, "--power-budget", least[1])[0] == 0
-    assert voltana(*asked, "--power-budget", int(least[1]) - 1)[0] == 2
-
-
 def test_a_command_without_anything_to_do_prints_its_help(voltana) -> None:
     code, out, err = voltana()
     assert (code, err) == (2, "")
@@ -455,14 +285,3 @@ def test_every_flag_of_simulate_reaches_the_field_of_its_name(voltana, monkeypat
     (said["policies"],) = said["policies"]
     as_text = {name: f"{v:g}" if type(v) is float else str(v) for name, v in said.items()}
     assert as_text == given
-
-
-@pytest.mark.parametrize(
-    ("flag", "value"), [("--rate", "x"), ("--prefill", "1.5"), ("--seed", ""), ("--cv", "1,5")]
-)
-def test_what_is_no_number_is_said_with_flag_and_value(voltana, flag, value) -> None:
-    code, out, err = voltana("simulate", flag, value)
-    assert (code, out) == (2, "")
-    assert flag in err
-    assert repr(value) in err
-    assert "Run 'voltana simulate --help'." in err

@@ -12,6 +12,7 @@ __all__ = ["daemon", "library", "machine", "make_machine"]
 
 HERE = Path(__file__).parent
 CROWDS = (
+    "test_admin_floods",
     "test_clocks_beside",
     "test_comparison",
     "test_clocks_clients",
@@ -19,10 +20,13 @@ CROWDS = (
     "test_feed_way_back",
     "test_late_floods",
     "test_launch_beside",
+    "test_liars_beside",
     "test_ring_beside",
     "test_router_beside",
     "test_router_bodies",
     "test_router_clients",
+    "test_router_early",
+    "test_router_http",
     "test_router_ids",
     "test_router_leavers",
     "test_router_pieces",

@@ -53,12 +53,18 @@ class OddServer:
         if self._server is not None:
             self._server.close()
 
+    async def refuses(self, _length: int, _writer: asyncio.StreamWriter) -> bool:
+        """Whether it has answered a request by its head alone, and closes the connection."""
+        return False
+
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError):
             while True:
                 head = (await reader.readuntil(b"\r\n\r\n")).lower()
-                length = head.partition(b"content-length:")[2].split(b"\r\n")[0]
-                body = await reader.readexactly(int(length or 0))
+                length = int(head.partition(b"content-length:")[2].split(b"\r\n")[0] or 0)
+                if await self.refuses(length, writer):
+                    break
+                body = await reader.readexactly(length)
                 if b"poison" in body:
                     self.poisoned += 1
                     await self.odd(writer)

@@ -53,6 +53,9 @@ WAYS: dict[str, Client] = {
     "left a long body": partial(
         _leaves, post(b'{"text": "%s", "slow": 0.2}' % (b"a" * 100_000)), 0.05
     ),
+    "left a body that is sent in pieces": partial(
+        _leaves, post(b'{"text": "%s", "slow": 0.2}' % (b"a" * 600_000)), 0.05
+    ),
     "refused": partial(_says, post(b'{"text": "refused"}')),
     "refused in a stream": partial(_says, post(b'{"text": "refused", "stream": true}')),
     "refused with log-probabilities": partial(

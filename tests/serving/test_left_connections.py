@@ -14,8 +14,9 @@ import pytest
 from yarl import URL
 
 from voltana.serving.router import left
-from voltana.serving.router.connections import Connections, send
+from voltana.serving.router.connections import Connections
 from voltana.serving.router.left import Left
+from voltana.serving.router.sending import send
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

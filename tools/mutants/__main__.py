@@ -34,7 +34,8 @@ LIMIT_S = 300.0
 HOLES = ("tests/test_guarantee_parts.py", "tests/test_guarantee_edges.py",
          "tests/test_guarantee_attacks.py", "tests/test_guarantee_holes.py",
          "tests/test_guarantee_labels.py")  # fmt: skip
-GUARANTEE = (*HOLES, "tests/test_guarantee.py", "tests/test_guarantee_loop.py",
+GUARANTEE = (*HOLES, "tests/test_guarantee.py", "tests/test_guarantee_suite.py",
+             "tests/test_guarantee_loop.py",
              "tests/test_guarantee_liveness.py", "tests/test_evaluation_promises.py")  # fmt: skip
 REQUESTS = ("tests/test_promised_requests.py", "tests/test_guarantee_edges.py",
             "tests/test_guarantee_attacks.py",

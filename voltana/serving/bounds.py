@@ -21,7 +21,9 @@ _NAMED_KEYS = frozenset({"kind", "group"})
 _UNKNOWN_KEYS = frozenset({"relative_deviation"})
 """Keys of models under which a name may stand, or nothing (`PhaseModel.to_dict`)."""
 
-MOST_NODES = 100_000
+MOST_NODES = 1 << 14
+"""Values of one model, which are looked at in one go: 15 ms of the event loop at the worst."""
+
 MOST_DEPTH = 12
 
 
@@ -66,6 +68,15 @@ def whole(field: str, value: Any, least: int = 0, most: int = int(MOST)) -> int:
     raise ValueError(f"{field} = {_shown(value)}: must be a whole number from {least} to {most}")
 
 
+def count(field: str, value: Any) -> int:
+    """How many of something there are, which others may write as a number with a point.
+
+    Raises:
+        ValueError: If it is no such number.
+    """
+    return whole(field, int(value) if isinstance(value, float) and value.is_integer() else value)
+
+
 def check_model(field: str, values: Any, *, infinite: bool = False) -> None:
     """Check that an encoded model holds numbers that can be computed with, at whatever depth.
 
@@ -106,10 +117,10 @@ def _leaves(field: str, values: Any) -> Iterator[tuple[str | None, Any]]:
     level: list[tuple[str | None, Any]] = [(None, values)]
     for _ in range(MOST_DEPTH):
         left -= len(level)
-        if left < 0:
-            raise ValueError(f"{field} has more than {MOST_NODES} values")
         below: list[tuple[str | None, Any]] = []
         for key, value in level:
+            if len(below) > left:
+                raise ValueError(f"{field} has more than {MOST_NODES} values")
             if isinstance(value, dict):
                 below += value.items()
             elif isinstance(value, list | tuple):

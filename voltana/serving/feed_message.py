@@ -7,32 +7,31 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import msgspec
 
-from voltana.serving.bounds import MOST, MOST_MHZ, number, whole
+from voltana.serving.bounds import MOST_MHZ, count, number, whole
 from voltana.values import InstanceState, IntendedDemand
 from voltana_ring.paths import INSTANCE_NAME
 
 VERSION = 1
 """Of the wire format; messages of another are ignored."""
 
-MOST_BYTES = 1 << 20
+MOST_BYTES = 1 << 19
 """A longer message ends its connection before it is read."""
 
 MOST_LEVELS = 4096
+LOOKED_AT = 256
+"""Twice as many as boards have. Routers look at each level of each instance for each request; of
+more levels they see every n-th."""
+
 MOST_ROOMS = 1 << 16
 _WORD = (1 << 64) - 1
 
-STATE_FIELDS = (
-    "running_requests",
-    "kv_tokens",
-    "queued_requests",
-    "queued_tokens",
-    "clock_mhz",
-    "oldest_wait_s",
-)
+_COUNTS = ("running_requests", "kv_tokens", "queued_requests", "queued_tokens")
+STATE_FIELDS = (*_COUNTS, "clock_mhz", "oldest_wait_s")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -141,9 +140,10 @@ def _name_in(value: Any) -> str:
 def _state_in(values: Any, demand_per_s: Any) -> InstanceState:
     """The state in a message, with what older agents do not say: routers add its numbers."""
     told = dict(zip(STATE_FIELDS, values, strict=True))
-    for name, value in told.items():
-        clock = name == "clock_mhz"
-        number(name, value, most=MOST_MHZ if clock else MOST, unknown=clock)
+    for name in _COUNTS:  # a part of a request would have a context without an end
+        told[name] = count(name, told[name])
+    number("clock_mhz", told["clock_mhz"], most=MOST_MHZ, unknown=True)
+    number("oldest_wait_s", told["oldest_wait_s"])
     demand = None if demand_per_s is None else number("demand_per_s", demand_per_s)
     return InstanceState(**told, demand_per_s=demand)
 
@@ -167,8 +167,11 @@ def _facts_in(message: dict[str, Any]) -> SentFacts | None:
         return None
     if not isinstance(levels, list) or len(levels) > MOST_LEVELS:
         raise ValueError(f"levels_mhz in a feed message: must be a list of at most {MOST_LEVELS}")
+    levels_mhz = tuple(number("levels_mhz", mhz, 1e-3, MOST_MHZ) for mhz in levels)
+    if any(below >= above for below, above in pairwise(levels_mhz)):
+        raise ValueError("levels_mhz in a feed message: must ascend")
     return SentFacts(
-        levels_mhz=tuple(number("levels_mhz", mhz, 1e-3, MOST_MHZ) for mhz in levels),
+        levels_mhz=_thinned(levels_mhz),
         kv_capacity_tokens=number(
             "kv_capacity_tokens", message.get("kv_capacity_tokens", math.inf), infinite=True
         ),
@@ -176,3 +179,9 @@ def _facts_in(message: dict[str, Any]) -> SentFacts | None:
         snapshot=message.get("snapshot"),
         power=message.get("power"),
     )
+
+
+def _thinned(levels_mhz: tuple[float, ...]) -> tuple[float, ...]:
+    """So many levels as routers look at, evenly chosen, the last one always among them."""
+    step = max(1, -(-len(levels_mhz) // LOOKED_AT))
+    return levels_mhz[::-step][::-1]

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from voltana.ports import PowerSnapshot, PredictorSnapshot
 from voltana.predictors.cautious_power import CautiousPowerSnapshot
 from voltana.predictors.conformal import BySize, ConformalSnapshot, by_phase, one_group
+from voltana.predictors.conformal.margin_book import MAX_GROUPS
 from voltana.predictors.ecopred.latency_model import LatencySnapshot
 from voltana.predictors.linear_power import LinearPowerSnapshot
 from voltana.predictors.tables import TablePredictor
@@ -80,6 +81,8 @@ def decode_snapshot(encoded: Any, modules: Set[str] = frozenset()) -> PredictorS
             if inner is None:
                 raise ValueError("a conformal snapshot wraps nothing")
             check_model("a conformal model", values, infinite=True)  # a cold margin is infinite
+            if len(values["edges_mhz"]) >= MAX_GROUPS:
+                raise ValueError(f"edges_mhz of a conformal snapshot: must be below {MAX_GROUPS}")
             for margin in (*values["quantiles"].values(), *values["edges_mhz"]):
                 number("a margin", margin, -MOST, infinite=True)
             return ConformalSnapshot.from_dict(values, inner, _decode_group(encoded["group"]))
@@ -107,8 +110,8 @@ def decode_power(encoded: Any, modules: Set[str] = frozenset()) -> PowerSnapshot
             return LinearPowerSnapshot.from_dict(values)
         if kind == "cautious-power":
             inner = decode_power(values["power"], modules)
-            if inner is None:
-                raise ValueError("a cautious power snapshot wraps nothing")
+            if inner is None or isinstance(inner, CautiousPowerSnapshot):
+                raise ValueError("a cautious power snapshot wraps nothing, or another one")
             excess = number("excess", values["excess"])
             return CautiousPowerSnapshot(power=inner, excess=excess)
     except _WRONG_FORM as error:

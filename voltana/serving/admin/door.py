@@ -15,6 +15,10 @@ from aiohttp import web
 from voltana.serving.inlets import Inlet, Inlets
 
 MOST_OPEN = 64
+BACKLOG = 1024
+"""Connections that the kernel keeps until they are accepted; of one more the client tries again
+after a second, however soon there is room."""
+
 KEEP_S = 15.0
 """Idle connections of scrapers are kept for so long."""
 
@@ -62,7 +66,7 @@ class Door:
         """
         loop = asyncio.get_running_loop()
         self._inlets = Inlets(at_once=math.inf)  # there are few connections
-        self._server = await loop.create_server(self._enter, host, port, backlog=128)
+        self._server = await loop.create_server(self._enter, host, port, backlog=BACKLOG)
         return int(self._server.sockets[0].getsockname()[1])
 
     async def close(self) -> None:

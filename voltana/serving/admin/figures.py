@@ -2,7 +2,7 @@
 
 Nothing but ``GET /metrics`` and ``GET /health`` is known here, so that the port may be opened to a
 network on which the control endpoint and the administration stay closed. Figures are worked out at
-most so often, however often somebody asks: a flood of scrapes is a flood of small answers.
+most so often, however often somebody asks, and who asks often waits (`pace`).
 """
 
 from __future__ import annotations
@@ -17,14 +17,12 @@ from aiohttp import web
 from voltana.errors import invalid
 from voltana.serving.admin.door import Door, make_runner
 from voltana.serving.admin.guard import from_elsewhere, is_loopback, refused
+from voltana.serving.admin.pace import FRESH_S, Pace
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Collection
 
     from aiohttp.typedefs import Middleware
-
-FRESH_S = 0.25
-"""For how long figures are told again."""
 
 
 class FiguresListener:
@@ -52,6 +50,7 @@ class FiguresListener:
         own = (host_name, host_name.partition(".")[0])
         self._names = frozenset((*own, *(name.lower() for name in names)))
         self._runner: web.AppRunner | None = None
+        self._pace = Pace()
         self._worked_out_s = -math.inf
         self._text, self._kind = b"", ""
         self.port = 0
@@ -91,6 +90,7 @@ class FiguresListener:
         async def check(
             request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
         ) -> web.StreamResponse:
+            await self._pace.turn()
             refusal = from_elsewhere(request, loopback=loopback, names=self._names)
             if refusal is not None:
                 return refusal

@@ -4,6 +4,7 @@
   reach it by a name of its own that it has resolve to this address (DNS rebinding).
 - Never from a web page: whatever carries ``Origin`` is refused.
 - Reading figures (health, metrics) needs no more; everything else needs the token.
+- Who shows no token waits for his turn, if many ask.
 - Nothing is changed by GET, nor by a body that is not declared as JSON, which pages may not send.
 """
 
@@ -16,6 +17,8 @@ from typing import TYPE_CHECKING
 import structlog
 from aiohttp import web
 
+from voltana.serving.admin.pace import Pace, ToldAgain
+
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Collection
 
@@ -23,7 +26,8 @@ if TYPE_CHECKING:
 
     from voltana.serving.admin.token import Token
 
-FREE = frozenset({"/health", "/metrics"})
+FIGURES = "/metrics"
+FREE = frozenset({"/health", FIGURES})
 """What may be read without the token: an unprivileged Prometheus reads it."""
 
 READING = frozenset({"GET", "HEAD"})
@@ -40,19 +44,23 @@ def guard(token: Token | None, *, host: str, names: Collection[str] = ()) -> Mid
         host: Where the endpoint listens.
         names: Names under which it may be asked, beside addresses and ``localhost``.
     """
-    loopback = is_loopback(host)
+    loopback, pace, figures = is_loopback(host), Pace(), ToldAgain()
 
     @web.middleware
     async def check(
         request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
     ) -> web.StreamResponse:
-        refusal = _refusal(request, token, loopback=loopback, names=names)
+        shown = _is_shown(request, token)
+        waited = not shown and await pace.turn()
+        refusal = _refusal(request, token, shown=shown, loopback=loopback, names=names)
         if refusal is not None:
             return refusal
         try:
             if request.method not in READING:
                 async with asyncio.timeout(READ_S):
                     await request.read()
+            if request.path == FIGURES:
+                return await figures.answer(lambda: handler(request), again=waited)
             return await handler(request)
         except TimeoutError:
             return refused(408, f"the body was not there within {READ_S:g} s")
@@ -78,9 +86,21 @@ def refused(status: int, why: str, allow: str | None = None) -> web.Response:
 
 
 def _refusal(
-    request: web.Request, token: Token | None, *, loopback: bool, names: Collection[str]
+    request: web.Request,
+    token: Token | None,
+    *,
+    shown: bool,
+    loopback: bool,
+    names: Collection[str],
 ) -> web.Response | None:
-    return from_elsewhere(request, loopback=loopback, names=names) or _not_permitted(request, token)
+    elsewhere = from_elsewhere(request, loopback=loopback, names=names)
+    return elsewhere or _not_permitted(request, token, shown=shown)
+
+
+def _is_shown(request: web.Request, token: Token | None) -> bool:
+    """Whether a request shows the token."""
+    kind, _, given = request.headers.get("Authorization", "").partition(" ")
+    return token is not None and kind.lower() == "bearer" and token.opens(given.strip())
 
 
 def from_elsewhere(
@@ -96,14 +116,15 @@ def from_elsewhere(
     return None
 
 
-def _not_permitted(request: web.Request, token: Token | None) -> web.Response | None:
+def _not_permitted(
+    request: web.Request, token: Token | None, *, shown: bool
+) -> web.Response | None:
     reading = request.method in READING
     if reading and request.path in FREE:
         return None
     if token is None:
         return refused(503, "there is no token; the log says why")
-    kind, _, given = request.headers.get("Authorization", "").partition(" ")
-    if kind.lower() != "bearer" or not token.opens(given.strip()):
+    if not shown:
         return refused(401, f"send Authorization: Bearer TOKEN; the token is in {token.where}")
     if not reading and request.content_type != "application/json":
         return refused(415, "send Content-Type: application/json")

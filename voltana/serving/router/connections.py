@@ -30,9 +30,6 @@ KEEP_ALIVE_S = 3.0
 MOST_INTERIM = 16
 """Answers of status 1xx that may come before the one that counts."""
 
-PIECE = 1 << 18
-"""Bytes of a long body that are handed to the transport at once."""
-
 BROKEN = (aiohttp.ClientError, HttpProcessingError, TimeoutError, OSError)
 
 _BUFFER = 1 << 18
@@ -94,9 +91,13 @@ class Connections:
             self._sweeper = self._loop.call_later(KEEP_ALIVE_S, self._sweep)
 
     def drop(self, protocol: ResponseHandler) -> None:
-        """Close a connection."""
+        """Close a connection; what a server has not taken of a request it will never get."""
         self._open.discard(protocol)
-        protocol.close()
+        transport = protocol.transport
+        if transport is not None and transport.get_write_buffer_size():
+            protocol.abort()
+        else:
+            protocol.close()
 
     async def close(self) -> None:
         """Close all of them."""
@@ -189,22 +190,6 @@ def head_of(method: str, url: URL, headers: Mapping[str, str], length: int) -> b
 def length_of(body: Payload) -> int:
     """Bytes of a body."""
     return len(body) if isinstance(body, bytes) else sum(map(len, body))
-
-
-async def send(protocol: ResponseHandler, head: bytes, body: Payload) -> None:
-    """Send a request; a long body in pieces, as fast as the server takes them."""
-    transport: Any = protocol.transport
-    if isinstance(body, bytes) and len(body) <= PIECE:
-        transport.write(head + body)
-        return
-    transport.write(head)
-    for part in (body,) if isinstance(body, bytes) else body:
-        view = memoryview(part)
-        for at in range(0, len(view), PIECE):
-            if protocol.transport is None:
-                raise ConnectionResetError("the connection was closed while the request was sent")
-            transport.write(view[at : at + PIECE])
-            await protocol._drain_helper()
 
 
 async def answer_of(protocol: ResponseHandler) -> tuple[Any, aiohttp.StreamReader]:

@@ -25,12 +25,21 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 
+MOST_W = 1e6
+"""No instance draws more, were it a rack of boards: what is told beyond is no energy of its own."""
+
+LATE_S = 10.0
+"""By so much may what was used be told later than the time that has passed since the first word."""
+
+
 class _Share:
     """What tenants have had of one instance since its energy was told last."""
 
-    __slots__ = ("active", "energy_j", "since_s", "weights")
+    __slots__ = ("_told_j", "_told_since_s", "active", "energy_j", "since_s", "weights")
 
     def __init__(self, now_s: float) -> None:
+        self._told_since_s = now_s - LATE_S
+        self._told_j = 0.0
         self.weights: defaultdict[str, float] = defaultdict(float)
         self.active: defaultdict[str, int] = defaultdict(int)
         self.since_s = now_s
@@ -41,6 +50,14 @@ class _Share:
         elapsed_s, self.since_s = max(0.0, now_s - self.since_s), now_s
         for tenant, requests in self.active.items():
             self.weights[tenant] += requests * elapsed_s
+
+    def draws(self, step_j: float) -> bool:
+        """Whether boards can have drawn so much more by now; counts it."""
+        told_j = self._told_j + step_j
+        if told_j > MOST_W * (self.since_s - self._told_since_s):
+            return False
+        self._told_j = told_j
+        return True
 
 
 class EnergySplit:
@@ -93,7 +110,8 @@ class EnergySplit:
         Args:
             instance: Its name.
             role: What it serves.
-            energy_j: The figure; a smaller one than before is that of an agent that began anew.
+            energy_j: The figure; a smaller one than before is that of an agent that began anew,
+                and a step that no boards can have drawn is left out.
         """
         share = self._share(instance)
         before_j = share.energy_j
@@ -106,6 +124,8 @@ class EnergySplit:
         if not math.isfinite(before_j):  # the first that is heard: it was used before
             return
         step_j = energy_j - before_j if energy_j > before_j else energy_j
+        if not share.draws(step_j):
+            return
         total = math.fsum(weights.values())
         if not total > 0.0:
             self.unattributed_j[role] += step_j

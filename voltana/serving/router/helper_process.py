@@ -9,8 +9,8 @@ import resource
 import sys
 from typing import TYPE_CHECKING
 
-from voltana.serving.router.connections import PIECE
 from voltana.serving.router.problem import Problem
+from voltana.serving.router.sending import PIECE
 
 if TYPE_CHECKING:
     from asyncio.subprocess import Process

@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from voltana.serving.router import helper_process
-from voltana.serving.router.connections import PIECE
 from voltana.serving.router.intake import SMALL
 from voltana.serving.router.problem import Problem
+from voltana.serving.router.sending import PIECE
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -19,9 +19,9 @@ from voltana.serving.router.connections import (
     answer_of,
     head_of,
     length_of,
-    send,
 )
 from voltana.serving.router.problem import JSON_TYPE, Lost
+from voltana.serving.router.sending import is_spent, send
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine, Mapping
@@ -182,9 +182,11 @@ class Exchange:
         protocol = self._protocol = await connections.take(ask.url)
         sent = False
         try:
-            await send(protocol, head, ask.body)
+            early = await send(protocol, head, ask.body)
             sent = True
-            message, self._content = await answer_of(protocol)
+            message, self._content = early or await answer_of(protocol)
+            if is_spent(ask.body, message.code):
+                protocol.force_close()
         except BaseException as error:
             self._protocol = None
             if not (sent and isinstance(error, asyncio.CancelledError) and self.left(protocol)):

@@ -1,21 +1,14 @@
 from __future__ import annotations
 
-import ast
-import fcntl
 import functools
 import logging
 import re
-import subprocess
 import sys
-import time
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 from fake_scheduler import MODES, Bench, decode_batch, request
 
-import voltana_ring
-import voltana_sglang
 from integrations.sglang.cpu.voltana_sglang_cpu.hook_cost import _timed_around
 from voltana.serving.config import read_config
 from voltana.serving.ring_reader import RingReader
@@ -374,146 +367,3 @@ def test_the_engine_says_what_it_keeps_free_for_each_request(
     engine.server_args = SimpleNamespace(**arguments)
     facts = read_facts(engine, "0.5.23")
     assert (facts.kv_reserved_tokens, facts.page_size) == (said, page_size)
-
-
-def test_without_configuration_the_plugin_imports_nothing():
-    code = (
-        "import sys; from voltana_sglang.plugin import register; register();"
-        "print([m for m in sys.modules if m.startswith(('sglang', 'voltana'))])"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "['voltana_sglang', 'voltana_sglang.plugin']"
-
-
-def in_the_engine():
-    """Files that an engine imports: the plugin, the hooks and the ring."""
-    plugin, ring = Path(voltana_sglang.__file__).parent, Path(voltana_ring.__file__).parent
-    return [
-        plugin / "__init__.py",
-        plugin / "plugin.py",
-        *plugin.glob("hooks/*.py"),
-        *ring.rglob("*.py"),
-    ]
-
-
-@pytest.mark.parametrize(
-    "path", in_the_engine(), ids=lambda path: f"{path.parent.name}-{path.stem}"
-)
-def test_what_runs_in_the_engine_imports_the_standard_library_and_the_ring_alone(path):
-    # The oldest Python that an SGLang with plugins runs on.
-    tree = ast.parse(path.read_text(), feature_version=(3, 10))
-    own = {"voltana_ring", "voltana_sglang", "tomli"}
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Import):
-            names = [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom):
-            names = [node.module]
-        else:
-            continue
-        for name in names:
-            top = name.partition(".")[0]
-            assert top in own or top in sys.stdlib_module_names, f"{path} imports {name}"
-            if top == "voltana_sglang" and name != top:
-                assert name.startswith("voltana_sglang.hooks"), f"{path} imports {name}"
-
-
-def test_what_runs_in_the_engine_loads_no_package_but_our_own():
-    code = (
-        "import sys; before = set(sys.modules);"
-        "import voltana_sglang.hooks.attach, voltana_ring.hooks.start_agent;"
-        "tops = {m.partition('.')[0] for m in set(sys.modules) - before};"
-        "print(*sorted(tops - set(sys.stdlib_module_names)))"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.split() == ["voltana_ring", "voltana_sglang"]
-
-
-ENGINE = """
-import logging, sys, time
-from pathlib import Path
-from voltana_ring.paths import bell_path, ring_path
-from voltana_ring.writer import RingWriter
-from voltana_ring.hooks.settings import read_settings
-from voltana_ring.hooks.start_agent import start_agent
-
-logging.basicConfig(level="INFO", format="%(message)s")
-config = Path(sys.argv[1])
-settings = read_settings(config)
-settings.rings.mkdir(mode=0o700)
-ring = RingWriter(
-    ring_path(settings.rings, "decode-0", "@dp0.pp0.tp0"), bell_path(settings.rings, "decode-0"),
-    {"role": "decode"},
-)
-start_agent(config, "decode-0", settings, "voltana_sglang", logging.getLogger("sglang.voltana"))
-print("the engine serves", flush=True)
-time.sleep(600)
-"""
-
-
-def engine_process(tmp_path, interpreter=""):
-    """A process that starts an agent as the engine does, and its log."""
-    config, log = tmp_path / "v.toml", tmp_path / "engine.log"
-    config.write_text(
-        f'[agent]\nrings = "{tmp_path / "rings"}"\nstate = "{tmp_path / "state"}"\n{interpreter}\n'
-        "[engine]\ntable_mhz = [600, 1410]\n"
-    )
-    with log.open("wb") as out:
-        process = subprocess.Popen(
-            [sys.executable, "-c", ENGINE, str(config)], stdout=out, stderr=subprocess.STDOUT
-        )
-    return process, log
-
-
-def test_the_plugin_starts_an_agent_that_ends_with_the_engine(tmp_path):
-    """The engine is a process of its own here, which starts the agent and is then killed."""
-    engine, _ = engine_process(tmp_path, f'interpreter = "{sys.executable}"')
-    log = tmp_path / "state" / "decode-0.agent.log"
-    try:
-        wait_for(lambda: log.exists() and "agent serves" in log.read_text(), log)
-    finally:
-        engine.kill()
-        engine.wait()
-    wait_for(lambda: "the engine has ended" in log.read_text(), log)
-    lock = tmp_path / "rings" / "decode-0.agent.lock"
-    wait_for(lambda: lock_is_free(lock), log)
-
-
-@pytest.mark.parametrize(
-    ("interpreter", "said"),
-    [
-        ('interpreter = "/none/python"', "/none/python cannot be started ([Errno 2]"),
-        # An environment that lacks the extra, in effect: -S hides all that is installed.
-        (
-            f'interpreter = ["{sys.executable}", "-I", "-S"]',
-            "ended with status 1; the engine serves on at the default clocks",
-        ),
-        ('interpreter = ["sh", "-c", "kill -9 $$"]', "ended with status -9; the engine serves on"),
-    ],
-)
-def test_an_interpreter_that_is_absent_or_broken_is_logged_and_the_engine_serves_on(
-    tmp_path, interpreter, said
-):
-    engine, log = engine_process(tmp_path, interpreter)
-    try:
-        wait_for(lambda: said in log.read_text() and "the engine serves\n" in log.read_text(), log)
-        assert engine.poll() is None
-        assert "Traceback" not in log.read_text()
-    finally:
-        engine.kill()
-        engine.wait()
-
-
-def wait_for(condition, log, timeout_s=60.0):
-    ends_s = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < ends_s, log.read_text() if log.exists() else "no log"
-        time.sleep(0.05)
-
-
-def lock_is_free(path):
-    with path.open("rb") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return False
-    return True

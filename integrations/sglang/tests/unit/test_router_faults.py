@@ -4,56 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import json
-import random
 from typing import Any
 
-import aiohttp
 import pytest
-from fake_sglang import words_of
-from router_cluster import Cluster, cluster, until
+from router_answers import ask, completed, has_error, run
+from router_cluster import cluster, until
 
 from voltana.serving.router import answer
-
-EXPECTED = " ".join(words_of("a"))
-
-
-def run(body: Any, limit_s: float = 60.0) -> None:
-    async def limited() -> None:
-        async with asyncio.timeout(limit_s):
-            await body()
-
-    asyncio.run(limited())
-
-
-def completed(answer: tuple[int, Any, Any], *, stream: bool) -> bool:
-    """Whole and right; the only alternative is a clear error, exactly one."""
-    status, body, _ = answer
-    if status != 200:
-        assert has_error(body), body
-        return False
-    if not stream:
-        assert body["text"] == EXPECTED
-        return True
-    errors = [event for event in body if has_error(event)]
-    assert body[-1] == "[DONE]"
-    if errors:
-        assert len(errors) == 1
-        assert body[-2] == errors[0]
-        return False
-    assert body[-2]["text"] == EXPECTED
-    return True
-
-
-def has_error(body: Any) -> bool:
-    """OpenAI's format, or SGLang's own, with words in it."""
-    if not isinstance(body, dict):
-        return False
-    error = body.get("error")
-    return bool((error or {}).get("message")) or body.get("object") == "error"
-
-
-async def ask(pd: Cluster, *, stream: bool = False) -> tuple[int, Any, Any]:
-    return await pd.post("/generate", {"text": "a", "stream": stream})
 
 
 @pytest.mark.parametrize("stream", [False, True])
@@ -186,52 +143,6 @@ def test_a_stream_that_breaks_off_ends_with_an_error_event_and_is_not_repeated(f
     run(check)
 
 
-def test_a_dead_server_is_ejected_at_once_and_comes_back() -> None:
-    async def check() -> None:
-        async with cluster(prefill=1, decode=2, health_period_s=60) as pd:
-            dead = pd.servers["decode-0"]
-            await dead.stop()
-            assert completed(await ask(pd), stream=False)
-            assert not pd.service.pool.named("decode-0").healthy
-            assert (await pd.get("/health"))[0] == 200
-            await dead.start()
-            await until(lambda: pd.service.pool.named("decode-0").healthy)
-
-    run(check)
-
-
-def test_without_any_server_of_a_role_the_answer_says_so() -> None:
-    async def check() -> None:
-        async with cluster(prefill=1, decode=1) as pd:
-            await pd.servers["decode-0"].stop()
-            first = await ask(pd)
-            assert first[0] in {502, 503}
-            assert has_error(first[1])
-            status, body, headers = await ask(pd)
-            assert (status, body["error"]["code"]) == (503, "no_backend")
-            assert "decode-0" in body["error"]["message"]
-            assert headers["Retry-After"] == "1"
-            assert (await pd.get("/health"))[0] == 503
-
-    run(check)
-
-
-def test_a_server_that_is_not_ready_yet_gets_nothing() -> None:
-    async def check() -> None:
-        async with cluster(prefill=1, decode=1, wait=False, health_period_s=0.05) as pd:
-            for server in pd.servers.values():
-                server.healthy = False
-            pd.service.pool.named("decode-0").healthy = False
-            assert (await pd.get("/health"))[0] == 503
-            for server in pd.servers.values():
-                server.healthy = True
-            async with asyncio.timeout(20):
-                while (await pd.get("/health"))[0] != 200:
-                    await asyncio.sleep(0.02)
-
-    run(check)
-
-
 @pytest.mark.parametrize("stream", [False, True])
 @pytest.mark.parametrize("who", ["prefill-0", "decode-0"])
 def test_a_server_that_hangs_is_given_up_after_the_first_token_limit(
@@ -254,22 +165,6 @@ def test_a_long_whole_answer_is_not_taken_for_a_hanging_server(counts: dict[str,
             last.token_s = 0.2  # 1.6 s for the answer
             assert completed(await ask(pd), stream=False)
             assert len(last.seen) == 1
-
-    run(check)
-
-
-@pytest.mark.parametrize("who", ["prefill-0", "decode-0"])
-def test_a_server_that_hangs_is_found_by_its_health_checks(who: str) -> None:
-    async def check() -> None:
-        async with cluster(
-            prefill=2, decode=2, health_period_s=0.05, health_timeout_s=0.4, eject_after=3
-        ) as pd:
-            pd.servers[who].always = "hang"
-            pd.servers[who].hanging_health = True
-            answers = await asyncio.gather(*(ask(pd, stream=s) for s in (False, True) * 2))
-            assert [a[0] for a in answers] == [200] * 4
-            assert not pd.service.pool.named(who).healthy
-            await pd.quiet()
 
     run(check)
 
@@ -340,91 +235,6 @@ def test_prompts_of_a_batch_are_aborted_by_their_own_ids() -> None:
             await until(lambda: len(pd.servers["decode-0"].aborted) == 2)
             own = pd.servers["decode-0"].seen[0]["rid"]
             assert pd.servers["decode-0"].aborted == {f"{own}_0", f"{own}_1"}
-
-    run(check)
-
-
-@pytest.mark.parametrize("seed", range(4))
-def test_under_a_storm_each_request_ends_exactly_once(seed: int) -> None:
-    """Servers fail at random and restart while clients ask, stream, and go away."""
-
-    async def check() -> None:
-        chance = random.Random(seed)
-        async with cluster(
-            prefill=2, decode=2, first_token_timeout_s=1.0, timeout_s=5.0, eject_after=2
-        ) as pd:
-            for server in pd.servers.values():
-                server.token_s = 0.004
-            outcomes = await asyncio.gather(*(_client(pd, chance, i) for i in range(120)))
-            await pd.quiet()
-            counted = _requests_ended((await pd.ask_admin("GET", "/metrics"))[1])
-            left = outcomes.count("left")
-            assert len(outcomes) == 120
-            assert outcomes.count("completed") > 10
-            assert 120 - left <= counted <= 120
-            assert pd.complaints == []
-
-    run(check, 120.0)
-
-
-FAULTS = ("500", "503", "reset", "sse-error", "reset-mid", "cut", "hang")
-
-
-async def _client(pd: Cluster, chance: random.Random, number: int) -> str:
-    """One request, before which something may break."""
-    await asyncio.sleep(number * 0.012)
-    server = pd.servers[chance.choice(list(pd.servers))]
-    fate = chance.random()
-    if fate < 0.05:
-        await server.restart(0.05)
-    elif fate < 0.4:
-        server.faults.append(chance.choice(FAULTS))
-    stream = chance.random() < 0.5
-    leaves = chance.random() < 0.1
-    try:
-        async with asyncio.timeout(0.02 if leaves else None):
-            answer = await ask(pd, stream=stream)
-    except TimeoutError:
-        return "left"
-    except aiohttp.ClientError as error:
-        pytest.fail(f"an answer without an end: {error!r}")
-    return "completed" if completed(answer, stream=stream) else "error"
-
-
-def _requests_ended(metrics: str) -> int:
-    return sum(
-        int(float(line.rsplit(" ", 1)[1]))
-        for line in metrics.splitlines()
-        if line.startswith("voltana_router_requests_total")
-    )
-
-
-def test_a_server_that_was_down_for_days_is_still_checked() -> None:
-    """Its back-off doubles, but a day has more checks than a float has powers of two."""
-
-    async def check() -> None:
-        async with cluster(prefill=1, decode=2, health_period_s=0.05) as pd:
-            dead = pd.service.pool.named("decode-0")
-            await pd.servers["decode-0"].stop()
-            await until(lambda: not dead.healthy)
-            dead.ejections = 5000
-            assert dead.back_off_s == 0.2
-            await pd.servers["decode-0"].start()
-            await until(lambda: dead.healthy)
-
-    run(check)
-
-
-def test_unknown_answers_of_the_page_of_loads_end_no_polling() -> None:
-    async def check() -> None:
-        async with cluster(prefill=1, decode=1, loads_period_s=0.01) as pd:
-            decode, reports = pd.servers["decode-0"], pd.service.reports
-            for odd in ([], {"loads": None}, {"loads": [None]}, "text", None):
-                asked, decode.odd_loads = decode.loads_asked, [odd]
-                await until(lambda asked=asked: decode.loads_asked > asked + 2)  # type: ignore[misc]
-            decode.odd_loads = []
-            decode.loads = {"num_running_reqs": 3, "num_waiting_reqs": 0, "num_used_tokens": 9}
-            await until(lambda: reports.fresh("decode-0", pd.service._time.now_s()))
 
     run(check)
 

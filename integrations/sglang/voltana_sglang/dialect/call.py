@@ -11,7 +11,6 @@ import orjson
 
 from voltana.serving.engine import Call, PromptSize
 from voltana.serving.router.bodies import NESTING, parse_object
-from voltana.serving.router.connections import PIECE
 from voltana.serving.router.openai_prompt import (
     CHAT_COMPLETIONS,
     COMPLETIONS,
@@ -20,6 +19,7 @@ from voltana.serving.router.openai_prompt import (
     prompt_size,
 )
 from voltana.serving.router.problem import Problem
+from voltana.serving.router.sending import PIECE
 from voltana.serving.router.tenants import tenant_in
 
 if TYPE_CHECKING:

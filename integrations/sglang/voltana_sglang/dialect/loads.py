@@ -5,10 +5,12 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from voltana.serving.bounds import count
 from voltana.values import InstanceState, Role
 
 LOADS_PATH = "/v1/loads"
 LOADS_QUERY = "?include=core,queues,disagg"
+_QUEUED = "num_waiting_uncached_tokens"
 
 
 def listed(answer: Any) -> list[dict[str, Any]]:
@@ -34,10 +36,13 @@ def state_of(loads: list[dict[str, Any]], role: Role) -> InstanceState:
         ValueError: If they have another form.
     """
     try:
-        running = sum(int(load["num_running_reqs"]) for load in loads)
-        waiting = sum(int(load["num_waiting_reqs"]) for load in loads)
-        used = sum(int(load.get("num_active_tokens") or load["num_used_tokens"]) for load in loads)
-        queued = sum(int(load.get("num_waiting_uncached_tokens", 0)) for load in loads)
+        running = sum(count("num_running_reqs", load["num_running_reqs"]) for load in loads)
+        waiting = sum(count("num_waiting_reqs", load["num_waiting_reqs"]) for load in loads)
+        used = sum(
+            count("num_used_tokens", load.get("num_active_tokens") or load["num_used_tokens"])
+            for load in loads
+        )
+        queued = sum(count(_QUEUED, load.get(_QUEUED, 0)) for load in loads)
     except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"unknown form of loads: {error!r}") from error
     return InstanceState(

@@ -13,8 +13,8 @@ import struct
 import sys
 
 from voltana.serving.router import helper_process
-from voltana.serving.router.connections import PIECE
 from voltana.serving.router.problem import Problem
+from voltana.serving.router.sending import PIECE
 from voltana_sglang.dialect.logprobs import merge_answers
 
 AT_ONCE = 1 << 18

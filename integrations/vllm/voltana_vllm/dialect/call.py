@@ -10,7 +10,6 @@ import orjson
 
 from voltana.serving.engine import Call
 from voltana.serving.router.bodies import NESTING, parse_object
-from voltana.serving.router.connections import PIECE
 from voltana.serving.router.openai_prompt import (
     CHAT_COMPLETIONS,
     batch_of,
@@ -18,6 +17,7 @@ from voltana.serving.router.openai_prompt import (
     prompt_size,
 )
 from voltana.serving.router.problem import Problem
+from voltana.serving.router.sending import PIECE
 from voltana.serving.router.tenants import tenant_in
 from voltana_vllm import NAME_PREFIX
 
