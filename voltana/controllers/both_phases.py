@@ -7,7 +7,7 @@ Four demands on one clock, and the fastest wins:
 - *the batch* viable, and served at the least power: `EnergyOptimal` on cycles instead of
   iterations (`DecodeCycles`), for prompts take a share of the time, the more the slower the clock.
 - *gaps* between tokens: the slowest level at which few enough of the gaps that were really there
-  would have been late, and not at the fastest one (`TokenGaps`).
+  would have been late, and not at the fastest one (`TokenGaps`); none once prompts have ceased.
 - *this gap*: what has passed since the last tokens, with this iteration, all prompts that wait,
   and the decode iteration after them, has to fit the threshold at the chosen level, if it does at
   the fastest one.
@@ -107,6 +107,7 @@ class BothPhases:
             owed_tokens=lambda: self.decode.envelope.owed_tokens,
         )
         self._gap_floor = len(self.levels_mhz) - 1
+        self._ceased = False
         self._fastest = (1.0, 0.0)
         self._decode_floor, self._decode_binding = 0, Binding.NONE
         self._last_gap_s = math.nan
@@ -129,6 +130,9 @@ class BothPhases:
             self._fastest = (float(growth[-1]), float(batch_s[-1]))
             lost = gaps.late_at_fastest(*self._fastest)
             self._gap_floor = gaps.lowest(growth, batch_s, gaps.left(lost), lost)
+            self._ceased = gaps.prompts_ceased
+            if self._ceased:
+                share = np.zeros(len(share))
             self._cycles.stretch = 1.0 / np.maximum(1.0 - share, sys.float_info.epsilon)
         self.decode.plan(now_s)
 
@@ -142,6 +146,8 @@ class BothPhases:
         load, now_s = observation.load, observation.now_s
         self._note_end(observation)
         self._beside.note(load)
+        self._ceased &= not load.prefill_tokens
+        floor = 0 if self._ceased else self._gap_floor
         decision = self.prompts.decide(dataclasses.replace(observation, slack_s=math.nan))
         forecast = decision.forecast
         if forecast is None:  # idle
@@ -155,12 +161,12 @@ class BothPhases:
         lost = (
             not load.decode_requests
             and pending_s[-1] > left_s
-            and pending_s[self._gap_floor] > CHANGE_S + self.gaps.decode_row_s[self._gap_floor]
+            and pending_s[floor] > CHANGE_S + self.gaps.decode_row_s[floor]
         )
         self.gaps.begin(load, forecast.mean_s, decode_s, now_s, lost=lost)
         wishes = [(self._decode_floor, self._decode_binding)]
         if not lost and (load.decode_requests or left_s < math.inf):  # else nobody's gap is longer
-            wishes.append((self._gap_floor, Binding.PACE))
+            wishes.append((floor, Binding.PACE))
         return self._fastest_of(
             decision,
             forecast,

@@ -21,7 +21,8 @@ What is late at the fastest clock too is nobody's to keep. What is asked of a le
 tokens no more than a share alpha is late there beyond those that are at the fastest one, and the
 same of requests by the mean of their gaps: of runs of so many gaps as requests get. What was
 seen is a sample, and the future another one: what is allowed follows from what then is late, as
-in an account: what the gaps that are remembered left of their share, the next ones may spend.
+in an account: what the gaps that are remembered left of their share, beyond what is chance, the
+next ones may spend. Where prompts have ceased, nothing that they did to gaps is to come.
 """
 
 from __future__ import annotations
@@ -80,7 +81,7 @@ class TokenGaps:
         self._fastest_s = np.zeros(most)
         self._passed_s = np.zeros((most, 2))
         self._batch = np.zeros((most, 2))  # requests, and their KV tokens
-        self._count = 0
+        self._count = self._since_prompts = 0  # gaps, that of the last prompts included
         self._running: tuple[FloatArray, FloatArray, Load, float] | None = None
         self._waits = self._lost = False
         self._new()
@@ -155,6 +156,8 @@ class TokenGaps:
         decode_s = np.zeros(len(self._levels)) if decode_s is None else decode_s
         prompts_s = mean_s - decode_s if load.prefill_tokens else np.zeros(len(self._levels))
         self._running = (decode_s, prompts_s, load, now_s)
+        if load.prefill_tokens:
+            self._since_prompts = 0
         if nothing and not load.prefill_tokens:
             self._waits = False
 
@@ -206,6 +209,7 @@ class TokenGaps:
     def _remember(self, decode_s: FloatArray, load: Load) -> None:
         at = self._count % len(self._decode_s)
         self._count += 1
+        self._since_prompts += 1
         self._decode_s[at] = decode_s
         self._between_s[at] = self._between
         self._prompts_s[at] = self._all_s
@@ -218,6 +222,17 @@ class TokenGaps:
         levels = len(self._levels)
         self._between, self._all_s = np.zeros(levels), np.zeros(levels)
         self._gap_s = self._since_s = self._slow = self._fast_s = 0.0
+
+    @property
+    def prompts_ceased(self) -> bool:
+        """Whether no prompts came for longer than happens by chance with probability alpha.
+
+        By those that are remembered, of which so many came with prompts: then what they were says
+        nothing of what is to come (a test for runs of a change: A. Wald, J. Wolfowitz, Annals of
+        Mathematical Statistics 11, 1940).
+        """
+        came = float((self._prompts_s[: self.gaps, -1] > 0.0).mean()) if self.gaps else 0.0
+        return bool((1.0 - came) ** max(self._since_prompts - 1, 0) < self._alpha)
 
     def mean_batch(self) -> tuple[int, int]:
         """Requests of the mean batch, and their KV tokens."""
@@ -243,6 +258,8 @@ class TokenGaps:
         count = self.gaps
         decode_s = self._decode_s[:count].mean(axis=0)
         now_s = float(self._passed_s[:count, 0].mean())
+        if not now_s > 0.0:  # gaps without any length tell nothing of longer ones
+            return np.ones(len(share))
         left = 1.0 - share - batch_s / now_s
         settles = left > 0.0
         cycle_s = np.full(len(share), math.inf)
@@ -255,7 +272,9 @@ class TokenGaps:
 
         Of those that are remembered and of those to come, alpha may be late together; what was late
         by the clock alone is spent. So what is spent is alpha in the long run, whatever the
-        estimates are wrong by: of a constant error half stays.
+        estimates are wrong by: of a constant error half stays. Within the standard error of their
+        number late gaps are chance, though, which the estimates have counted already: to answer it
+        twice moves the clock to and fro, which costs power, for that is convex in the clock.
 
         Args:
             lost: See `late_at_fastest`.
@@ -263,6 +282,8 @@ class TokenGaps:
         count = self.gaps
         late = float((self._passed_s[:count, 0] > self._threshold_s).mean())
         saved = self._alpha - max(late - lost, 0.0)
+        error = math.sqrt(self._alpha / count)  # of independent events (Poisson's)
+        saved = math.copysign(max(abs(saved) - error, 0.0), saved)
         part = count / len(self._decode_s)
         if part < 1.0:  # what a load that still grows has not missed says nothing of what follows
             saved = min(saved, 0.0)
