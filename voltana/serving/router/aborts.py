@@ -8,6 +8,7 @@ from weakref import WeakKeyDictionary
 
 import structlog
 
+from voltana.serving.router.attempt import KEPT_DRAIN_S
 from voltana.serving.router.keys import REFUSED
 from voltana.serving.router.problem import Problem
 from voltana.serving.router.wire import Line
@@ -93,11 +94,12 @@ class Aborts:
     async def close(self) -> None:
         """Wait for those that are under way."""
         if self._tasks:
-            await asyncio.wait(tuple(self._tasks), timeout=ABORT_TIMEOUT_S)
+            await asyncio.wait(tuple(self._tasks), timeout=KEPT_DRAIN_S + ABORT_TIMEOUT_S)
 
     async def _all(self, attempt: Attempt, headers: Mapping[str, str]) -> None:
         """Tell all servers that are at work on an attempt, and keep their connections."""
         try:
+            await attempt.drained()  # of its own limit: servers are told in time however long it is
             async with asyncio.timeout(ABORT_TIMEOUT_S):
                 at_work = tuple(attempt.at_work)
                 if len(at_work) == 1:
@@ -111,7 +113,6 @@ class Aborts:
 
     async def _told(self, backend: Backend, attempt: Attempt, headers: Mapping[str, str]) -> None:
         """Tell a server in its turn, and wait for the end of its answer if it has heard it."""
-        await attempt.drained()
         turn = self._turns.setdefault(backend, asyncio.Semaphore(AT_ONCE))
         async with turn:
             told = await self._own_abort(backend, attempt, headers)

@@ -54,11 +54,13 @@ class FakeVllm(LateServer):
         lease_s: ``kv_lease_duration``, or ``VLLM_NIXL_ABORT_REQUEST_TIMEOUT`` of older ones.
         leases: Those of the next caches, before that.
         way_s: Time from the end of a prefill to its answer.
+        refuses_s: Time that it takes to refuse a request for a model that it has not.
     """
 
     transfers = True
     lease_s = 30.0
     way_s = 0.0
+    refuses_s = 0.0
     says: bytes | None = None
 
     def __init__(self, *arguments: Any) -> None:
@@ -86,6 +88,7 @@ class FakeVllm(LateServer):
         body = await request.json()
         params = body.get("kv_transfer_params")
         if body.get("model", MODEL) != MODEL:
+            await asyncio.sleep(self.refuses_s)
             if params and params.get("do_remote_prefill"):  # what it refuses, it gives up
                 self.caches.kept.discard((params["remote_engine_id"], params["remote_request_id"]))
             return web.json_response({"error": {"message": "no such model"}}, status=404)

@@ -54,6 +54,7 @@ class Request:
         self.in_cache = cached
         self.stale = 0
         self.again = False
+        self.fetched = False
 
     @property
     def num_tokens(self):
@@ -138,7 +139,8 @@ class Scheduler:
         setattr(self, skipped, Queue())
         self._skipped = skipped
         self.finished_req_ids: set[str] = set()
-        self.fetched: set[str] = set()
+        self.fetched: set[str] = set()  # whose KV cache has come
+        self.failed: set[str] = set()  # of these, whose could not be read: computed here then
         self._blocks = blocks
         self._async = asynchronous
         self._drafts = drafts
@@ -233,7 +235,8 @@ class Scheduler:
             if request.num_computed_tokens == 0:
                 request.num_computed_tokens = min(request.in_cache, request.num_tokens - 1)
             tokens = min(request.num_tokens - request.num_computed_tokens, budget)
-            if self._used() + request.num_computed_tokens + tokens > self._blocks:
+            needed = self._used() + request.num_computed_tokens + tokens
+            if needed > self._blocks and not request.fetched:  # that has its blocks already
                 request.num_computed_tokens = 0
                 self.waiting.appendleft(request)
                 break
@@ -291,11 +294,9 @@ class Scheduler:
     def _place(self, request, tokens, step):
         rid, before = request.request_id, request.num_computed_tokens
         step.rows[rid] = tokens
-        remote = bool((request.kv_transfer_params or {}).get("remote_engine_id"))
+        fetched, request.fetched = request.fetched, False
         again = request.again  # a prompt until all of it is there once more
-        if remote and tokens == 1 and request.num_output_tokens == 0:
-            step.truth.decode[rid] = before + tokens
-        elif before < request.num_prompt_tokens or again:
+        if not fetched and (before < request.num_prompt_tokens or again):
             step.truth.prefill[rid] = tokens, before
         else:
             step.truth.decode[rid] = before + tokens
@@ -312,7 +313,7 @@ class Scheduler:
         request.stale = request.num_output_placeholders
         request.num_output_placeholders = 0
         request.num_preemptions += 1
-        request.again = True
+        request.again, request.fetched = True, False
         self.waiting.appendleft(request)
 
     def _next(self):
@@ -321,7 +322,8 @@ class Scheduler:
             if request.request_id in self.fetched:
                 self.skipped.remove(request)
                 request.status = RequestStatus.WAITING
-                request.num_computed_tokens = request.num_prompt_tokens - 1
+                request.fetched = request.request_id not in self.failed
+                request.num_computed_tokens = (request.num_prompt_tokens - 1) * request.fetched
                 return request
         while self.waiting:
             request = self.waiting.popleft()

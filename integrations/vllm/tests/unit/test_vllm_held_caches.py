@@ -12,6 +12,8 @@ from test_vllm_router import run, texts, tidy
 from tests.serving.late_servers import words_of
 from tests.serving.router_client import until
 from voltana.errors import ConfigError
+from voltana.serving.router.aborts import ABORT_TIMEOUT_S
+from voltana.serving.router.attempt import KEPT_DRAIN_S
 from voltana.values import NO_RESERVATION
 from voltana_vllm.dialect.settings import VllmRouterTable
 
@@ -106,6 +108,59 @@ def test_a_client_that_leaves_as_the_prefill_server_answers_leaves_no_cache_behi
             prefill._keep, prefill.way_s = keep, 0.0
             assert texts(await pd.ask(stream=stream), stream=stream) == words_of("a")
             assert not prefill.cancelled
+            await tidy(pd)
+
+    run(check)
+
+
+async def leave_as_all_are_kept(pd, clients=1):
+    """Ask, and go at the moment at which the prefill server begins to keep the last cache."""
+    prefill = pd.servers["prefill-0"]
+    keep = prefill._keep
+
+    def keep_and_lose_the_clients(cache):
+        keep(cache)
+        if len(pd.kept) == clients:
+            for one in asked:
+                one.cancel()
+
+    prefill._keep = keep_and_lose_the_clients
+    asked = [asyncio.create_task(pd.ask()) for _ in range(clients)]
+    await asyncio.wait(asked)
+    assert len(pd.kept) == clients
+    prefill._keep = keep
+
+
+def test_a_slow_answer_leaves_a_slow_refusal_its_whole_time():
+    """The worst moment: the last at which the answer is read, and a refusal within its limit."""
+
+    async def check():
+        async with vllm_cluster(prefill=1, decode=1) as pd:
+            pd.servers["prefill-0"].way_s = 0.6 * KEPT_DRAIN_S
+            pd.servers["decode-0"].refuses_s = 0.75 * ABORT_TIMEOUT_S
+            await leave_as_all_are_kept(pd)
+            left_s = time.monotonic()
+            await until(lambda: not pd.kept and not held(pd).requests)
+            assert time.monotonic() - left_s < pd.servers["prefill-0"].lease_s / 4
+            await tidy(pd)
+
+    run(check)
+
+
+@pytest.mark.parametrize("clients", [1, 24])
+def test_a_decode_server_that_hangs_keeps_no_cache_from_being_given_up(clients):
+    """Though it is asked first, and though many leave, of whom few are told of at once."""
+
+    async def check():
+        async with vllm_cluster(prefill=1, decode=3, health_period_s=60.0) as pd:
+            pd.servers["decode-0"].refuses_s = pd.servers["decode-1"].refuses_s = 60.0
+            pd.servers["prefill-0"].way_s = 0.3 * KEPT_DRAIN_S
+            await leave_as_all_are_kept(pd, clients)
+            left_s = time.monotonic()
+            await until(lambda: not pd.kept and not held(pd).requests)
+            assert time.monotonic() - left_s < pd.servers["prefill-0"].lease_s / 4
+            for name in ("decode-0", "decode-1"):
+                pd.servers[name].refuses_s = 0.0
             await tidy(pd)
 
     run(check)

@@ -9,7 +9,7 @@ from fake_vllm import Request
 from hooked import Bench
 
 from voltana_ring.hooks.guard import METER
-from voltana_ring.layout import Kind
+from voltana_ring.layout import Change, Kind
 from voltana_vllm.hooks.around import around_schedule, around_update_from_output
 from voltana_vllm.hooks.batch_view import BatchView
 
@@ -102,6 +102,28 @@ def test_one_error_leaves_no_wrong_counts_behind(tmp_path, monkeypatch, asynchro
         assert load.decode_kv_tokens == sum(truth.decode.values())
         compared += 1
     assert compared > 20
+    bench.close()
+
+
+@pytest.mark.parametrize("asynchronous", [False, True])
+def test_what_ended_in_a_batch_that_was_missed_is_told_with_the_next(tmp_path, asynchronous):
+    bench = Bench(tmp_path, asynchronous=asynchronous)
+    measure, missed = bench.meter._measure, []
+
+    def missing(output):
+        if not missed and "b" in output.finished_req_ids:
+            missed.append(output)
+            raise KeyError("injected")
+        measure(output)
+
+    bench.meter._measure = missing
+    for name, tokens in (("a", 2), ("b", 9), ("c", 30)):
+        bench.scheduler.add_request(Request(name, 20, tokens, bench.wall_s))
+    bench.run()
+    assert bench.meter.errors == 1
+    ends = {Change.ENDED, Change.ABORTED, Change.GONE}
+    assert sum(change.what in ends for change in bench.changes) == 3
+    assert not bench.meter._followed.known
     bench.close()
 
 

@@ -9,34 +9,27 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING
 
-import orjson
-
 from voltana.serving.router.pool import Backend
 from voltana.serving.router.problem import Lost, Problem, refused
 from voltana.serving.router.relay import relay
 from voltana.serving.router.renaming import Renamed
-from voltana.serving.router.wire import Line
 from voltana.values import Role
 from voltana_vllm.dialect.call import VllmCall, clients_id, parse_call, under
 from voltana_vllm.dialect.errors import error_in
 from voltana_vllm.dialect.handed_over import handed_over
 from voltana_vllm.dialect.loads import LOADS_PATH, state_of
+from voltana_vllm.dialect.releasing import Releasing
 
 if TYPE_CHECKING:
     from voltana.serving.router.answer import Answer
     from voltana.serving.router.attempt import Attempt
     from voltana.serving.router.leg import Leg
+    from voltana.serving.router.wire import Line
     from voltana.values import InstanceState
     from voltana_vllm.dialect.settings import VllmRouterTable
 
-RELEASE_PATH = "/v1/completions"
-
 _CLIENTS, _SERVERS = 400, 500
 """Statuses between them lay the blame on whoever sent the request."""
-
-RELEASES = "voltana-releases-a-kv-cache"
-"""A model that no server has. A decode server refuses the request, and tells the prefill server
-that the KV cache of the request is not wanted."""
 
 
 class VllmEngine:
@@ -52,7 +45,7 @@ class VllmEngine:
         self.lease_s = settings.kv_lease_s
         self._nesting = settings.limits.nesting
         self._tenant_key = settings.tenant_key
-        self._releasing = tuple(
+        self._releasing = Releasing(
             Backend(table, settings) for table in settings.backends if table.role == "decode"
         )
 
@@ -118,18 +111,7 @@ class VllmEngine:
             params = call.held.pop(number, None)
         if params is None:
             return 0
-        body = orjson.dumps(
-            {"model": RELEASES, "prompt": [0], "max_tokens": 1, "kv_transfer_params": params}
-        )
-        for backend in self._releasing:
-            through = Line(
-                wire=line.wire, backend=backend, headers=line.headers, timeout_s=line.timeout_s
-            )
-            try:
-                return (await through.ask("POST", RELEASE_PATH, body)).status
-            except Problem:
-                continue
-        return 0
+        return await self._releasing.release(line, params)
 
 
 def _doubt(call: VllmCall, attempt: Attempt, problem: Problem) -> None:

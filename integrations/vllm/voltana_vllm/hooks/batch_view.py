@@ -130,7 +130,8 @@ class BatchView:
 
     def _read_prompts(self, rows: dict[str, int]) -> None:
         for rid, told in [pair for pair in self.prompts.items() if pair[0] in rows]:
-            if told.remote and rows[rid] == 1:
+            if told.fetches and rows[rid] == 1 and not told.request.is_prefill_chunk:
+                told.fetches = False
                 del self.prompts[rid]
                 self.remote.append(told)
                 self.joining[rid] = told
@@ -139,6 +140,7 @@ class BatchView:
 
     def _add_prompt(self, rid: str, told: Told, new: int) -> None:
         request = told.request
+        told.fetches = False
         self.prefill_tokens += new
         self.attended_pairs += new * (request.num_computed_tokens - new) + new * (new + 1) / 2
         self.worked_on.append(told)

@@ -39,9 +39,11 @@ class Told:
         remote: Whether its KV cache comes from another instance.
         first_s: When it had its first token; nan before.
         joined: Whether it decodes.
+        fetches: Whether nothing of its prompt was computed here, but the last token: it comes from
+            elsewhere. Where that fails, and where it is preempted later, all of it is.
     """
 
-    __slots__ = ("arrived_s", "first_s", "joined", "remote", "request", "rid")
+    __slots__ = ("arrived_s", "fetches", "first_s", "joined", "remote", "request", "rid")
 
     def __init__(self, rid: str, request: Any, arrived_s: float) -> None:
         params = request.kv_transfer_params or {}
@@ -51,6 +53,7 @@ class Told:
         self.remote = not params.get("do_remote_decode") and bool(
             params.get("do_remote_prefill") or params.get("remote_engine_id")
         )
+        self.fetches = self.remote
         self.first_s = _NAN
         self.joined = False
 
@@ -112,6 +115,18 @@ class Followed:
             if not told.remote:  # its first token is the affair of whoever computes the prompt
                 self.changes.append((told.name, told.arrived_s, _WAITS, 0))
         return new
+
+    def gone(self, requests: dict[str, Any]) -> set[str]:
+        """Ids of those that are known and have ended, whoever may not have been told.
+
+        Args:
+            requests: The scheduler's.
+        """
+        return {
+            rid
+            for rid, told in self.known.items()
+            if rid not in requests or told.request.is_finished()
+        }
 
     def prompts_done(self, done: Iterable[Told]) -> None:
         """Prompts are complete with the iteration that is launched now."""

@@ -85,6 +85,7 @@ class Meter(Moves):
         self._counted = 0  # the iteration up to which the batch's KV tokens are counted
         self._idle_s = 0.0
         self._lives = False
+        self._doubtful = False  # whether ends of requests may have been missed
         self.errors = 0
 
     def _scheduled_other(self, output: Any) -> None:
@@ -143,7 +144,10 @@ class Meter(Moves):
             batch.kv_tokens += self._still * (self.iterations - self._counted)
         self._counted = self.iterations
         self._still = self._still if same else -1
-        self._end(output.finished_req_ids, now_s)
+        finished = output.finished_req_ids
+        if self._doubtful:
+            self._doubtful, finished = False, finished | followed.gone(requests)
+        self._end(finished, now_s)
         new = followed.arrivals(requests, now_s, self._wall_s)
         if not output.total_num_scheduled_tokens:
             self._scheduled_nothing(new, now_s)
@@ -206,6 +210,7 @@ class Meter(Moves):
         """Something went wrong half-way: read the next batch from scratch."""
         self.due = None
         self._still = -1
+        self._doubtful = True
         self._batch.doubt()
         self._leave_run()
 
