@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 
+from voltana.controllers.answer_age import AnswerAge
 from voltana.controllers.owed_tokens import OwedTokens
 from voltana.controllers.token_demand import TokenDemand
 
@@ -55,6 +56,7 @@ class DemandEnvelope:
     def __init__(self, owed_tokens: float = OWED_TOKENS) -> None:
         self.windows = self.broken = self.learning = 0
         self._owed = OwedTokens(owed_tokens)
+        self._age = AnswerAge()
         self._demand = TokenDemand(DEMAND_S)
         self._deviations = FIRST_DEVIATIONS
         self._batch, self._produced = 0, 0
@@ -65,6 +67,11 @@ class DemandEnvelope:
     def owed_tokens(self) -> float:
         """What a request in the batch has still to produce, on average."""
         return self._owed.mean
+
+    @property
+    def to_grow_tokens(self) -> float:
+        """Tokens by which the mean context grows until as many requests end as join."""
+        return max(self._owed.mean - self._age.tokens, 0.0)
 
     @property
     def rate_per_s(self) -> float:
@@ -99,6 +106,7 @@ class DemandEnvelope:
     def ended(self) -> None:
         """Note that a request has ended."""
         self._owed.ended()
+        self._age.ended()
 
     def note(self, batch: int, now_s: float) -> None:
         """Note the batch of the iteration that begins now."""
@@ -113,6 +121,7 @@ class DemandEnvelope:
             self._produced = 0
         self._produced += batch
         self._owed.produced(batch)
+        self._age.produced(batch)
         self._batch = batch
 
     def _judge(self, batch: int, gap_s: float) -> None:

@@ -196,8 +196,10 @@ class EnergyOptimal:
         load = self._load
         if not load.decode_requests:
             return
-        self._context.note(load.decode_requests, load.decode_kv_tokens, now_s)
-        table = self._table(load.decode_kv_tokens / load.decode_requests)
+        context_tokens = load.decode_kv_tokens / load.decode_requests
+        grown_tokens = context_tokens + self.envelope.to_grow_tokens
+        self._context.note(load.decode_requests, grown_tokens, now_s)
+        table = self._table(context_tokens)
         if ends_in_memory(table):
             table = self._table(self._context.tokens)
         power, intended, envelope = self.power, self._intended, self.envelope

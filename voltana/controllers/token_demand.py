@@ -12,8 +12,8 @@ class TokenDemand:
     """Tokens demanded per second: those produced, and those that a growing batch still owes.
 
     Over any stretch of time, tokens demanded are tokens produced plus what the batch owes more at
-    its end than at its start. Both averages fade with the same time constant, from the first note
-    on, so that the identity holds for the faded ones too.
+    its end than at its start. So they are summed up, both fading with the same time constant: what
+    was produced long ago counts as little as what joined then.
 
     Args:
         fading_s: The time constant.
@@ -21,7 +21,7 @@ class TokenDemand:
 
     def __init__(self, fading_s: float) -> None:
         self._fading_s = fading_s
-        self._seconds = self._tokens = self._age_s = self._mean_batch = 0.0
+        self._seconds = self._tokens = self._joined = 0.0
         self._batch, self._at_s = 0, math.nan
 
     @property
@@ -34,12 +34,11 @@ class TokenDemand:
         gap_s = now_s - self._at_s
         if gap_s > LEAST_GAP_S:
             kept = math.exp(-gap_s / self._fading_s)
-            seconds = kept * self._seconds + gap_s
-            weight = gap_s / seconds
-            self._mean_batch += weight * (self._batch - self._mean_batch)
-            self._age_s = (1.0 - weight) * (self._age_s + gap_s) + weight * gap_s / 2
+            self._seconds = kept * self._seconds + gap_s
             self._tokens = kept * self._tokens + self._batch
-            self._seconds = seconds
+            self._joined *= kept
+        if self._seconds:
+            self._joined += batch - self._batch
         self._batch, self._at_s = batch, now_s
 
     def tokens_per_s(self, owed_tokens: float) -> float:
@@ -50,6 +49,4 @@ class TokenDemand:
         """
         if not self._seconds:
             return 0.0
-        produced = self._tokens / self._seconds
-        joined_per_s = (self._batch - self._mean_batch) / self._age_s
-        return max(0.0, produced + owed_tokens * joined_per_s)
+        return max(0.0, (self._tokens + owed_tokens * self._joined) / self._seconds)
