@@ -42,8 +42,8 @@ def reproduce(
     """Reproduce a published finding on the simulated cluster: figure, table and JSON.
 
     Runs in parallel and goes on where it was killed; what it ran is a sweep that 'voltana report'
-    reads. Whole, main-result takes some 20 to 30 minutes on two quiet cores, as estimated from
-    single scenarios; --quick takes a few minutes.
+    reads. Whole, main-result takes an hour or more on two cores, most of it the search; --no-search
+    ten minutes, and --quick a few.
 
     \b
     The main result:   voltana reproduce main-result
