@@ -7,8 +7,6 @@ most so often, however often somebody asks, and who asks often waits (`pace`).
 
 from __future__ import annotations
 
-import asyncio
-import math
 import socket
 from typing import TYPE_CHECKING
 
@@ -17,7 +15,7 @@ from aiohttp import web
 from voltana.errors import invalid
 from voltana.serving.admin.door import Door, make_runner
 from voltana.serving.admin.guard import from_elsewhere, is_loopback, refused
-from voltana.serving.admin.pace import FRESH_S, Pace
+from voltana.serving.admin.pace import Pace, ToldAgain
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Collection
@@ -51,8 +49,7 @@ class FiguresListener:
         self._names = frozenset((*own, *(name.lower() for name in names)))
         self._runner: web.AppRunner | None = None
         self._pace = Pace()
-        self._worked_out_s = -math.inf
-        self._text, self._kind = b"", ""
+        self._told = ToldAgain()
         self.port = 0
 
     async def start(self, host: str, port: int) -> None:
@@ -102,12 +99,12 @@ class FiguresListener:
 
         return check
 
-    async def _metrics(self, _request: web.Request) -> web.Response:
-        now_s = asyncio.get_running_loop().time()
-        if now_s - self._worked_out_s >= FRESH_S:
-            self._text, self._kind = self._figures()
-            self._worked_out_s = now_s
-        return web.Response(body=self._text, headers={"Content-Type": self._kind})
+    async def _metrics(self, _request: web.Request) -> web.StreamResponse:
+        return await self._told.answer(self._worked_out, again=True)
+
+    async def _worked_out(self) -> web.Response:
+        text, kind = self._figures()
+        return web.Response(body=text, headers={"Content-Type": kind})
 
     async def _health(self, _request: web.Request) -> web.Response:
         return web.Response(status=200 if self._healthy() else 503)

@@ -25,7 +25,6 @@ AT_ONCE = 8
 LONGEST_S = 0.64
 """Nobody waits longer: as many connections as stay open (`door.MOST_OPEN`), one after the other."""
 
-
 FRESH_S = 0.25
 """For how long figures are told again."""
 
