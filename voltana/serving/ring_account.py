@@ -48,6 +48,7 @@ class RingAccount:
         self._rows: list[Scheduled] = []  # whose moment has not come
         self._waiting: list[Waiting] = []
         self._queue = 0, 0, math.nan
+        self._entries: list[Waiting] = []
         self._ready_s, self._token_s = 0.0, math.nan
 
     def miss(self) -> None:
@@ -63,8 +64,10 @@ class RingAccount:
         told = self._whole(told)
         records = self._ended(told)
         changes, rooms = self._requests.arrive(told)
+        self._requests.preempt(told.queued)
+        joined = self._requests.join(told) if told.iteration else []
         computed, remote = self._requests.compute(told.prompts)
-        joined = self._requests.join([*told.joined, *remote], told.now_s)
+        joined += self._requests.decode(remote, told.now_s)
         self._wait(told)
         if not told.iteration:
             return records + self._idle(told, changes, rooms)
@@ -82,6 +85,10 @@ class RingAccount:
                 self._open.pop(record.iteration, None)
                 self._ready_s = self._token_s = record.ready_s
 
+    def decoded(self, ready_s: float) -> None:
+        """Note when the last result of a run was ready, none of whose records was made."""
+        self._ready_s = self._token_s = ready_s
+
     def _keep(self, launch: _Launch) -> None:
         self._open[launch.record.iteration] = launch
         if len(self._open) > MAX_OPEN:
@@ -92,9 +99,12 @@ class RingAccount:
         if not self._rows:
             return told
         parts, self._rows = [*self._rows, told], []
-        names = ("arrived", "ended", "joined", "prompts", "queued")
         return told._replace(
-            **{name: tuple(row for part in parts for row in getattr(part, name)) for name in names}
+            arrived=tuple(row for part in parts for row in part.arrived),
+            ended=tuple(row for part in parts for row in part.ended),
+            out=tuple(row for part in parts for row in part.out),
+            prompts=tuple(row for part in parts for row in part.prompts),
+            queued=tuple(row for part in parts for row in part.queued),
         )
 
     def _ended(self, told: Scheduled) -> list[Record]:
@@ -108,11 +118,11 @@ class RingAccount:
         latency_s = 0.0
         if launch is not None:
             latency_s = at_s - max(launch.record.launch_s, self._ready_s)
-            if launch.record.load.decode_requests:
-                self._token_s = at_s
             changes += requests.first_tokens(launch.done, told.ended, at_s)
         if told.ready:
             self._ready_s = at_s
+            if launch is None or launch.record.load.decode_requests:
+                self._token_s = at_s  # of no other than a run's launches the record may lack
         changes += requests.end(told.ended, self._token_s, at_s)
         if launch is None:
             return self._told(self._nothing(told), changes, at_s)

@@ -251,6 +251,8 @@ class RingReader:
             self._read_slot([])
             if self._run is not None and number >= slot - MOST_AHEAD:
                 self._follow(self._run, [], slot)
+            elif self._run is not None and (told := self._words[self._run.last]) > 1:
+                self._account.decoded(self._run.ready_s(self._times, told - 2))
         self._begin(slot, taken)
         if taken:
             self._read_slot([])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections import deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -21,6 +22,9 @@ if TYPE_CHECKING:
 
 MAX_REQUESTS = 65_536
 """Followed at once: of more the oldest are forgotten, whose end was not heard of."""
+
+KEPT_NAMES = 256
+"""Of requests that ended last: after an error an engine may tell that twice."""
 
 # cmpl-ID-PROMPT or chatcmpl-ID, and what the engine puts behind it.
 _NAMED = re.compile(NAME_PREFIX + r"([0-9a-f]{16})[0-9a-f]{16}(?:[-_](\d{1,6})(?![0-9a-f]))?")
@@ -54,13 +58,16 @@ class Requests:
     Attributes:
         known: Those that are there, by name.
         begun: Those of whose prompt a part is computed, by name: tokens of the rest, and before it.
+        fresh: Names of those whose prompts are complete and that do not decode yet.
         cached: Which share of recent prompts was found in the prefix cache.
     """
 
     def __init__(self) -> None:
         self.known: dict[int, Request] = {}
         self.begun: dict[int, tuple[int, int]] = {}
+        self.fresh: dict[int, None] = {}
         self.cached = CachedShare()
+        self._gone: deque[int] = deque(maxlen=KEPT_NAMES)
 
     def arrive(self, told: Scheduled) -> tuple[list[Changed], list[int]]:
         """What became of those that are new, and the numbers by which routers know them."""
@@ -107,12 +114,29 @@ class Requests:
             if prompt.flags & Part.CHUNK:
                 after = prompt.before + prompt.tokens
                 self.begun[prompt.name] = max(prompt.size - after, 1), after
+            else:
+                self.fresh[prompt.name] = None
         if seen:
             self.cached.learn(found, seen)
         return computed, remote
 
-    def join(self, names: Iterable[int], at_s: float) -> list[Changed]:
-        """Those that decode from a launch on."""
+    def preempt(self, queued: Iterable[Queued]) -> None:
+        """Note whose prompt was complete, and waits again: all of it is computed again."""
+        for name, _, computed in queued:
+            if name in self.fresh and not computed:
+                del self.fresh[name]
+                self.known[name].void = True
+
+    def join(self, told: Scheduled) -> list[Changed]:
+        """Those that decode from a launch on: they run, and are not left out of it."""
+        other = {*told.out, *(prompt.name for prompt in told.prompts)}
+        names = [name for name in self.fresh if name not in other]
+        for name in names:
+            del self.fresh[name]
+        return self.decode(names, told.now_s)
+
+    def decode(self, names: Iterable[int], at_s: float) -> list[Changed]:
+        """Note that requests decode."""
         changes = []
         for name in names:
             request = self.known.get(name)
@@ -155,6 +179,9 @@ class Requests:
         """
         changes = []
         for name, aborted, tokens in ended:
+            if name in self._gone:  # told again, likewise
+                continue
+            self._gone.append(name)
             request = self.known.get(name)
             self._forget(name)
             if request is None:
@@ -169,13 +196,11 @@ class Requests:
         return changes
 
     def wait(self, queued: Iterable[Queued]) -> list[Waiting]:
-        """Those that wait, in the engine's order; notes which of them were preempted."""
+        """Those that wait, in the engine's order."""
         waiting = []
         for name, size, computed in queued:
             request = self.known.get(name) or Request()
             self.begun.pop(name, None)
-            if not computed and not request.remote:
-                request.void = True
             waiting.append(self._waiting(request, size, computed))
         return waiting
 
@@ -200,6 +225,7 @@ class Requests:
     def _forget(self, name: int) -> None:
         self.known.pop(name, None)
         self.begun.pop(name, None)
+        self.fresh.pop(name, None)
 
 
 def _last_token_s(request: Request, token_s: float, now_s: float) -> float:

@@ -6,7 +6,7 @@ import itertools
 from typing import NamedTuple
 
 from voltana.serving.ring_records import MAX_COUNT, MAX_TIME_S, RingError
-from voltana_ring.scheduled import ARRIVED, ENDED, JOINED, PROMPT, QUEUED, ROWS, SCHEDULED, Told
+from voltana_ring.scheduled import ARRIVED, ENDED, OUT, PROMPT, QUEUED, ROWS, SCHEDULED, Told
 
 WORD = 0xFFFFFFFFFFFFFFFF
 """Names of requests as records have them are without a sign."""
@@ -63,7 +63,7 @@ class Scheduled(NamedTuple):
     waiting: int
     arrived: tuple[Arrived, ...]
     ended: tuple[Ended, ...]
-    joined: tuple[int, ...]
+    out: tuple[int, ...]
     prompts: tuple[Prompt, ...]
     queued: tuple[Queued, ...]
 
@@ -79,24 +79,22 @@ def decode_scheduled(payload: bytes) -> tuple[Scheduled, bytes]:
     _, flags, *rest = SCHEDULED.unpack_from(payload)
     sizes, values = rest[: len(ROWS)], rest[len(ROWS) :]
     end = SCHEDULED.size + sum(sizes)
-    if end > len(payload) or any(
-        size % row.size for size, row in zip(sizes, ROWS, strict=True)
-    ):
+    if end > len(payload) or any(size % row.size for size, row in zip(sizes, ROWS, strict=True)):
         raise RingError(f"a moment of {len(payload)} bytes, rows of {sizes} bytes")
     bounds = itertools.pairwise(itertools.accumulate(sizes, initial=SCHEDULED.size))
-    arrived, ended, joined, prompts, queued = (
+    arrived, ended, out, prompts, queued = (
         row.iter_unpack(payload[begin:stop])
-        for (begin, stop), row in zip(bounds, (ARRIVED, ENDED, JOINED, PROMPT, QUEUED), strict=True)
+        for (begin, stop), row in zip(bounds, (ARRIVED, ENDED, OUT, PROMPT, QUEUED), strict=True)
     )
-    made = Scheduled(
+    made = Scheduled._make((
         Told(flags & int(Told.SPECULATIVE | Told.IDLE | Told.MORE)),
         *values,
         tuple(Arrived(name & WORD, *more) for name, *more in arrived),
         tuple(Ended(name & WORD, *more) for name, *more in ended),
-        tuple(name & WORD for (name,) in joined),
+        tuple(name & WORD for (name,) in out),
         tuple(Prompt(name & WORD, *more) for name, *more in prompts),
         tuple(Queued(name & WORD, *more) for name, *more in queued),
-    )
+    ))  # fmt: skip
     refuse_impossible(made)
     return made, payload[end:]
 

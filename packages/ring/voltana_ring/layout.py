@@ -64,9 +64,9 @@ that is told next, when its iteration was launched, and when the result before w
 
 A run is pairs of times, as far as the slot has place: when that result was ready, and when the
 iteration behind the last one was launched, which decodes the same requests a token later. A pair is
-there once both follow those before; what was in its place is zero. The last word of the slot is
-zero while the run goes on, and the number of its pairs and one once it has ended. No bell rings for
-a pair: a reader looks again when the next is likely there."""
+there once both follow those before; in the place of the next is zero, stored first. The last word
+of the slot is zero while the run goes on, and the number of its pairs and one once it has ended. No
+bell rings for a pair: a reader looks again when the next is likely there."""
 
 PAIR_WORDS = 2
 MOST_PAIRS = 8191
@@ -123,8 +123,8 @@ class Kind(enum.IntEnum):
     NAMES: nothing but rooms, those that the next record has no place for. CHANGES: what became of
     requests since the last of these; its entries are changes, its load and queue those of the
     record that follows, and in the place of the iteration stands how many changes came before.
-    RUN: no record; a run lies behind those of its slot. SCHEDULED: what a scheduler says of a batch,
-    of which readers make all records of its moment; see `voltana_ring.scheduled`.
+    RUN: no record; a run lies behind those of its slot. SCHEDULED: what a scheduler says of a
+    batch, of which readers make all records of its moment; see `voltana_ring.scheduled`.
     """
 
     LAUNCHED = 1

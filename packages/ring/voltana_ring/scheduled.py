@@ -3,8 +3,8 @@
 An engine's process must not work out what its agent can: hooks run on code and data that are in no
 cache by then, so that each line costs. A moment tells how many rows the batch has, the sum of the
 tokens in their caches, and by itself only what differs from the batch before: requests that came,
-ended, decode from now on, whose prompts are computed with it, or that wait. It stands for itself:
-what is computed follows from it alone, whatever of the ring was read before. What became of
+ended, run and are left out of it, whose prompts are computed with it, or that wait. It stands for
+itself: what is computed follows from it alone, whatever of the ring was read before. What became of
 requests follows from the moments since they came; a reader that comes late looks through those that
 the ring still keeps.
 
@@ -18,7 +18,7 @@ import enum
 import struct
 
 SCHEDULED = struct.Struct("=BB2xIIIIIQdQdddqqqq")
-"""`Kind.SCHEDULED`, flags of `Told`; bytes of the rows `ARRIVED`, `ENDED`, `JOINED`, `PROMPT` and
+"""`Kind.SCHEDULED`, flags of `Told`; bytes of the rows `ARRIVED`, `ENDED`, `OUT`, `PROMPT` and
 `QUEUED`, which follow in this order; the number of the iteration that is launched (0: none is), and
 when; that of the one whose result is there (0: none), and when that was; the time of both clocks,
 the monotonic one and the wall's, when requests were looked at; rows of the batch, tokens that it
@@ -32,9 +32,8 @@ KV cache comes from another instance; its id, cut, which tells by which number r
 ENDED = struct.Struct("=qII")
 """A request that has ended: its name, whether it was to have more tokens, those that it had."""
 
-JOINED = struct.Struct("=q")
-"""A request that decodes from this batch on, for the prompt was complete with one before: its name.
-"""
+OUT = struct.Struct("=q")
+"""A request that runs, and that this batch computes nothing of: its name."""
 
 PROMPT = struct.Struct("=qIIII")
 """A prompt that this batch computes a part of: the request's name, tokens computed now and before,
@@ -44,7 +43,7 @@ QUEUED = struct.Struct("=qII")
 """One of the first requests that wait: its name, tokens of all that it knows, and those computed.
 """
 
-ROWS = (ARRIVED, ENDED, JOINED, PROMPT, QUEUED)
+ROWS = (ARRIVED, ENDED, OUT, PROMPT, QUEUED)
 """In the order in which they follow."""
 
 NAME_PREFIX = "voltana-"

@@ -72,6 +72,14 @@ class Queue(deque):
 
 
 @dataclass
+class CachedRequestData:
+    """What a step computes of requests that were scheduled before."""
+
+    resumed_req_ids: set[str]
+    num_computed_tokens: list[int]
+
+
+@dataclass
 class SchedulerOutput:
     """A step, with the fields that the hooks read."""
 
@@ -194,7 +202,7 @@ class Scheduler:
         assert len(self.running) <= self.max_num_running_reqs
         output = SchedulerOutput(
             scheduled_new_reqs=step.new,
-            scheduled_cached_reqs=SimpleNamespace(
+            scheduled_cached_reqs=CachedRequestData(
                 resumed_req_ids=step.resumed, num_computed_tokens=computed
             ),
             num_scheduled_tokens=rows,

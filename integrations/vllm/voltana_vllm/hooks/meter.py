@@ -11,7 +11,7 @@ from voltana_ring.layout import MAX_PAYLOAD, RUN, Kind
 from voltana_ring.scheduled import ROWS, SCHEDULED, Told
 from voltana_vllm.hooks.queue_view import QueueReader
 from voltana_vllm.hooks.repeats import Repeats
-from voltana_vllm.hooks.rows import Rows
+from voltana_vllm.hooks.rows import Rows, left_out
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from voltana_ring.writer import RingWriter
 
 # Plain numbers cost less to pack, and what is in this module less to find.
-_SCHEDULED, _RUN, _IDLE, _MORE = map(int, (Kind.SCHEDULED, Kind.RUN, Told.IDLE, Told.MORE))
+_SCHEDULED, _RUN = int(Kind.SCHEDULED), int(Kind.RUN)
+_IDLE, _MORE = int(Told.IDLE), int(Told.MORE)
 _log = logging.getLogger("vllm.voltana")
 
 MOST_AHEAD = 2
@@ -79,7 +80,6 @@ class Meter(Repeats):
         self._still = -1  # rows of the last batch, if all that run decoded in it
         self._launch_s = self._ready_s = 0.0  # of the last batch, and of the last result told
         self._idle_s = 0.0
-        self._lives = False
         self.iterations = self.errors = 0
 
     def _scheduled_other(self, output: Any) -> None:
@@ -111,66 +111,74 @@ class Meter(Repeats):
         left = self._first
         if left:
             self._leave_run()
-        tokens = output.total_num_scheduled_tokens
-        if not tokens:
+        if not output.total_num_scheduled_tokens:
             self._scheduled_nothing(output.finished_req_ids)
             return
-        rows, cached, told = output.num_scheduled_tokens, output.scheduled_cached_reqs, self._rows
-        size, now_s, wall_s, flying = len(rows), self.now_s(), 0.0, self._flying
-        arrived = ended = joined = prompts = b""
-        newest = next(reversed(self._requests))
+        rows, told, newest = output.num_scheduled_tokens, self._rows, next(reversed(self._requests))
+        running, size = self._scheduler.running, len(rows)
+        arrived = ended = out = prompts = queued = b""
         same = newest is self._newest
-        if not same and (arrived := told.arrived()):
-            wall_s = self._wall_s()
         if output.finished_req_ids or told.doubtful:
             ended, same = told.ended(output.finished_req_ids), False
-        if told.fresh:
-            joined = told.joined(rows, cached.resumed_req_ids)
+        if newest is not self._newest:
+            arrived = told.arrived()
+        if len(running) != size:
+            out = left_out(running, rows)
         if (
-            output.scheduled_new_reqs or cached.resumed_req_ids
-            or told.partial or told.doubtful or tokens != size
+            told.partial or output.scheduled_new_reqs or told.doubtful
+            or output.total_num_scheduled_tokens != size
+            or output.scheduled_cached_reqs.resumed_req_ids
         ):  # fmt: skip
             prompts = told.prompts(output)
-        waiting, queued = self._queue.read(detailed=bool(prompts))
-        launch_s, ready_s, ready = self._due_s or now_s, self._untold_s, 0
-        number, ahead = self.iterations + 1, len(flying) + 1
+        waiting = len(self._requests) - len(running)  # some of these may have ended
+        if waiting or self._queue.told:
+            waiting, queued = self._queue.read(detailed=bool(prompts))
+        self._launch(output, (arrived, ended, out, prompts, queued), waiting, same=same)
+        self._newest = newest
+        if not (left and self._first):  # else who reads that run looks when its next pair is due
+            self._ring.ring()
+
+    def _launch(
+        self, output: Any, told: tuple[bytes, bytes, bytes, bytes, bytes], waiting: int, *,
+        same: bool,
+    ) -> None:  # fmt: skip
+        """Tell a launch, and begin a run behind it where the next may repeat it.
+
+        Args:
+            output: What was scheduled.
+            told: Rows, in the order of `ROWS`.
+            waiting: Requests that wait.
+            same: Whether none has come or ended since the launch before.
+        """
+        flying, now_s, ready_s, ready = self._flying, self.now_s(), self._untold_s, 0
+        arrived, ended, out, prompts, queued = told
+        size, tokens = len(output.num_scheduled_tokens), output.total_num_scheduled_tokens
+        launch_s, ahead, number = self._due_s or now_s, len(flying) + 1, self.iterations + 1
         if ready_s:
-            ready = number - ahead
+            ready, self._untold_s = number - ahead, 0.0
+            if not self._ready_s:
+                self._say_live(ready_s)
+            self._ready_s = ready_s
         payload = SCHEDULED.pack(
-            _SCHEDULED, self._flags, len(arrived), len(ended), len(joined), len(prompts),
-            len(queued), number, launch_s, ready, ready_s, now_s, wall_s, size, tokens,
-            sum(cached.num_computed_tokens), waiting,
+            _SCHEDULED, self._flags, len(arrived), len(ended), len(out), len(prompts),
+            len(queued), number, launch_s, ready, ready_s, now_s,
+            self._wall_s() if arrived else 0.0, size, tokens,
+            sum(output.scheduled_cached_reqs.num_computed_tokens), waiting,
         )  # fmt: skip
-        rest = arrived + ended + joined + prompts + queued
-        if len(rest) > MOST_BEFORE_RUN:
-            payload = self._spilled(payload, (arrived, ended, joined, prompts, queued))
-        else:
-            payload += rest
+        payload = self._with_rows(payload, told)
         # In flight are this batch and, asynchronously, the one before: where they are alike, their
         # times are all that there is to tell of those that repeat them.
-        plain = (
-            not (prompts or told.fresh)
-            and size == tokens == len(self._scheduler.running)
-            and self._repeats
-        )
-        if ready_s:
-            self._untold_s, self._ready_s = 0.0, ready_s
+        plain = not (prompts or out) and size == tokens and self._repeats
         alike = ahead == 1 or (ahead == MOST_AHEAD and same and size == self._still)
         if plain and alike and self._ready_s:
             begins_s = launch_s if ahead == 1 else self._launch_s
             begins = RUN.pack(_RUN, number - ahead + 1, begins_s, self._ready_s)
-            self._first, self._full = self._ring.begin_run(payload + begins)
-            self._at, self._size = self._first, size
+            self._at, self._full = self._ring.begin_run(payload + begins)
+            self._first, self._size = self._at, size
         else:
             self._ring.put(payload)
-            left = 0
-        if arrived or ended or joined:
-            told.told()
         flying.append(output)
-        self.iterations, self._newest, self._launch_s = number, newest, launch_s
-        self._still = size if plain else -1
-        if not left:  # else who reads that run looks when its next pair is due
-            self._ring.ring()
+        self.iterations, self._launch_s, self._still = number, launch_s, size if plain else -1
 
     def _leave_run(self) -> None:
         """Go on without the run; what is in flight of it stays so."""
@@ -185,7 +193,7 @@ class Meter(Repeats):
         if self._first:
             self._leave_run()
         flying = self._flying
-        if not any([one is output for one in flying]):  # one that could not be measured
+        if not any(one is output for one in flying):  # one that could not be measured
             return
         if self._untold_s:
             self._tell(0, 0.0)
@@ -195,10 +203,6 @@ class Meter(Repeats):
         if not self._scheduler.running:
             self._tell(0, ready_s, ended=self._rows.ended(self._scheduler.finished_req_ids))
             self._ring.ring()
-        if not self._lives:
-            self._lives = True
-            took_ms = 1e3 * (ready_s - self._launch_s)
-            _log.info("voltana: live: the first iteration took %.1f ms", took_ms)
 
     def doubt(self) -> None:
         """Something went wrong half-way: look at all that is there with the next batch."""
@@ -244,19 +248,25 @@ class Meter(Repeats):
         ready_s, self._untold_s = self._untold_s, 0.0
         ready = 0
         if ready_s:
-            self._ready_s, ready = ready_s, self.iterations - len(self._flying)
+            ready = self.iterations - len(self._flying)
+            if not self._ready_s:
+                self._say_live(ready_s)
+            self._ready_s = ready_s
         payload = SCHEDULED.pack(
             _SCHEDULED, self._flags | flags, len(arrived), len(ended), 0, 0, len(queued),
             0, 0.0, ready, ready_s, now_s, self._wall_s(), 0, 0, 0, waiting,
         )  # fmt: skip
-        if len(arrived) + len(ended) + len(queued) > MOST_BEFORE_RUN:
-            self._ring.put(self._spilled(payload, (arrived, ended, b"", b"", queued)))
-        else:
-            self._ring.put(payload + arrived + ended + queued)
-        self._rows.told()
+        self._ring.put(self._with_rows(payload, (arrived, ended, b"", b"", queued)))
 
-    def _spilled(self, head: bytes, told: tuple[bytes, ...]) -> bytes:
-        """Write rows into slots before that of their moment; its record without them."""
+    def _say_live(self, ready_s: float) -> None:
+        took_ms = 1e3 * (ready_s - self._launch_s)
+        _log.info("voltana: live: the first iteration took %.1f ms", took_ms)
+
+    def _with_rows(self, head: bytes, told: tuple[bytes, ...]) -> bytes:
+        """The record of a moment; rows that do not fit go into slots before its own."""
+        payload = head + b"".join(told)
+        if len(payload) <= MOST_BEFORE_RUN:
+            return payload
         fields = list(SCHEDULED.unpack(head))
         for kind, (rows, row) in enumerate(zip(told, ROWS, strict=True)):
             most = (MAX_PAYLOAD - SCHEDULED.size) // row.size * row.size

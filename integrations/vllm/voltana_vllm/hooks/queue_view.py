@@ -20,17 +20,20 @@ class QueueReader:
     Args:
         scheduler: The scheduler.
         listening: Status of a session that waits for input.
+
+    Attributes:
+        told: Of which queues rows were told; None where nothing waited.
     """
 
-    __slots__ = ("_listening", "_of", "_scheduler", "_told", "_told_of")
+    __slots__ = ("_listening", "_of", "_scheduler", "_size", "told")
 
     def __init__(self, scheduler: Any, listening: int) -> None:
         self._scheduler = scheduler
         self._listening = listening
         names = [name for name in QUEUES if hasattr(scheduler, name)]
         self._of = attrgetter(*names)  # there are two at least
-        self._told_of: Any = None
-        self._told = 0
+        self.told: Any = None
+        self._size = 0
 
     def read(self, *, detailed: bool) -> tuple[int, bytes]:
         """How many wait, and the rows of the first of them; none where they are as they were.
@@ -40,14 +43,14 @@ class QueueReader:
         """
         both = self._of(self._scheduler)
         if not any(both):
-            self._told_of = None
+            self.told = None
             return 0, b""
         queues = [queue for queue in both if queue]
         # The queues are read again when something joined or left; what is behind the first of them
         # is there unchanged.
-        told_of = [(len(queue), queue.peek_request()) for queue in queues]
-        if not detailed and told_of == self._told_of:
-            return self._told, b""
+        told = [(len(queue), queue.peek_request()) for queue in queues]
+        if not detailed and told == self.told:
+            return self._size, b""
         waiting: list[Any] = []
         for queue in queues:
             waiting += _head(queue, WALKED - len(waiting))
@@ -57,12 +60,12 @@ class QueueReader:
             for one in able
         ])  # fmt: skip
         size = sum(map(len, queues)) - (len(waiting) - len(able)) if able else 0
-        self._told_of, self._told = told_of, size
+        self.told, self._size = told, size
         return size, rows
 
     def forget(self) -> None:
         """What was read may not have been told."""
-        self._told_of = None
+        self.told = None
 
 
 def _head(queue: Any, count: int) -> list[Any]:

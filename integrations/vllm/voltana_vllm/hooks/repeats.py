@@ -64,10 +64,11 @@ class Repeats:
             )
             and next(reversed(self._requests)) is self._newest
         ):
-            at = self._at
-            self._times[at] = self._untold_s
+            at, times = self._at, self._times
+            times[at + 2] = times[at + 3] = 0.0
+            times[at] = self._untold_s
             self._untold_s = 0.0
-            self._times[at + 1] = self.now_s()
+            times[at + 1] = self.now_s()
             self._at = at + 2
             self._flying.append(output)
         else:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from voltana_ring.scheduled import ARRIVED, ENDED, JOINED, PROMPT, Part
+from voltana_ring.scheduled import ARRIVED, ENDED, OUT, PROMPT, Part
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -26,44 +26,31 @@ class Rows:
     Attributes:
         known: Requests that were told to have come, and not to have ended, by id.
         partial: Ids of those of whose prompt a part is computed.
-        fresh: Ids of those whose prompts are complete and that do not decode yet.
         doubtful: Whether something may have been missed.
     """
 
-    __slots__ = (
-        "_aborted", "_began", "_came", "_left", "_requests", "doubtful", "fresh", "known",
-        "partial",
-    )  # fmt: skip
+    __slots__ = ("_aborted", "_last", "_left", "_requests", "doubtful", "known", "partial")
 
     def __init__(self, requests: dict[str, Any], statuses: dict[str, int]) -> None:
         self._requests = requests
         self._aborted = statuses["FINISHED_ABORTED"], statuses["FINISHED_ERROR"]
+        self._last = statuses["PREEMPTED"]  # of those that have not ended
         self.known: dict[str, Any] = {}
         self.partial: set[str] = set()
-        self.fresh: set[str] = set()
         self.doubtful = False
-        # What rows were made of and is not in the ring yet: it is told again if it comes to nothing
-        self._came: list[str] = []
-        self._left: dict[str, Any] = {}
-        self._began: list[str] = []
+        self._left: dict[str, Any] = {}  # those that were told last to have ended
 
     def arrived(self) -> bytes:
         """Those that are new. One that has ended stays in the table while it may be fetched."""
-        known, requests, found = self.known, self._requests, []
-        for rid in reversed(requests):
+        known, told = self.known, []
+        for rid, request in reversed(self._requests.items()):
             if rid in known:
                 break
-            found.append(rid)
-        self._came = found
-        told = []
-        for rid in reversed(found):
-            request = requests[rid]
-            if not request.is_finished():
-                told.append(
-                    ARRIVED.pack(hash(rid), request.arrival_time, _remote(request), rid.encode())
-                )
+            if request.status <= self._last:
                 known[rid] = request
-        return b"".join(told)
+                remote = _remote(request) if request.kv_transfer_params else 0
+                told.append(ARRIVED.pack(hash(rid), request.arrival_time, remote, rid.encode()))
+        return b"".join(reversed(told))
 
     def ended(self, rids: Iterable[str]) -> bytes:
         """Those that the engine has put away, some of them told already.
@@ -73,27 +60,17 @@ class Rows:
         """
         if self.doubtful:
             rids = [*rids, *self._gone()]
-        known, told, left = self.known, [], self._left
+        known, told = self.known, []
+        self._left = left = {}
         for rid in rids:
             request = known.pop(rid, None)
             if request is not None:
                 left[rid] = request
-                self.fresh.discard(rid)
-                self.partial.discard(rid)
-                aborted = int(request.status) in self._aborted
+                aborted = request.status in self._aborted
                 told.append(ENDED.pack(hash(rid), aborted, request.num_output_tokens))
+                if self.partial:
+                    self.partial.discard(rid)
         return b"".join(told)
-
-    def joined(self, rows: dict[str, int], resumed: set[str]) -> bytes:
-        """Those that decode from this batch on.
-
-        Args:
-            rows: What is scheduled.
-            resumed: Of it, what was preempted before, and is a prompt again.
-        """
-        self._began = now = [rid for rid in self.fresh if rid in rows]
-        self.fresh.difference_update(now)
-        return b"".join([JOINED.pack(hash(rid)) for rid in now if rid not in resumed])
 
     def prompts(self, output: Any) -> bytes:
         """Prompts that are computed.
@@ -103,7 +80,6 @@ class Rows:
         """
         rows, requests, partial = output.num_scheduled_tokens, self._requests, self.partial
         rids = [new.req_id for new in output.scheduled_new_reqs]
-        first = _NEW if rids else 0
         new = len(rids)
         if output.scheduled_cached_reqs.resumed_req_ids:
             rids += output.scheduled_cached_reqs.resumed_req_ids
@@ -112,37 +88,28 @@ class Rows:
         spare = output.total_num_scheduled_tokens - len(rows) + len(rids)
         if spare != sum([rows[rid] for rid in rids]) or self.doubtful:
             rids += self._others(output, rids)
-        self.doubtful = False
+            self.doubtful = False
         told = []
-        for number, rid in enumerate(rids):
-            request, tokens = requests[rid], rows[rid]
-            flags = first if number < new else 0
+        for rid in rids:
+            request, tokens, flags = requests[rid], rows[rid], _NEW if new > 0 else 0
+            new -= 1
             if request.is_prefill_chunk:
                 flags |= _CHUNK
                 partial.add(rid)
-            else:
+            elif partial:
                 partial.discard(rid)
-                self.fresh.add(rid)
             if request.kv_transfer_params:
                 flags |= _remote(request)
             before = request.num_computed_tokens - tokens
             told.append(PROMPT.pack(hash(rid), tokens, before, request.num_tokens, flags))
         return b"".join(told)
 
-    def told(self) -> None:
-        """Rows of requests that came, ended or began to decode are in the ring."""
-        self._came, self._began = [], []
-        self._left.clear()
-
     def doubt(self) -> None:
-        """A batch may not have been told: rely on nothing that was noted before."""
+        """A batch may not have been told: all is told again, which readers know by its names."""
         self.doubtful = True
         self.partial.clear()
-        for rid in self._came:
-            self.known.pop(rid, None)
         self.known.update(self._left)
-        self.fresh.update(rid for rid in self._began if rid in self.known)
-        self.told()
+        self.known = {rid: self.known[rid] for rid in self._gone()}
 
     def _gone(self) -> list[str]:
         """Ids of those that have ended, whoever may not have been told."""
@@ -150,7 +117,7 @@ class Rows:
         return [
             rid
             for rid, request in self.known.items()
-            if rid not in requests or request.is_finished()
+            if rid not in requests or request.status > self._last
         ]
 
     def _others(self, output: Any, rids: list[str]) -> list[str]:
@@ -178,9 +145,19 @@ class Rows:
         return found
 
 
+def left_out(running: Iterable[Any], rows: dict[str, int]) -> bytes:
+    """Those that run, and are no part of a batch.
+
+    Args:
+        running: The scheduler's requests that run.
+        rows: What is scheduled.
+    """
+    return b"".join([OUT.pack(hash(r.request_id)) for r in running if r.request_id not in rows])
+
+
 def _remote(request: Any) -> int:
     """`Part.REMOTE` of a request whose KV cache comes from another instance."""
     params = request.kv_transfer_params
-    if not params or params.get("do_remote_decode"):
+    if params.get("do_remote_decode"):
         return 0
     return _REMOTE if params.get("do_remote_prefill") or params.get("remote_engine_id") else 0
