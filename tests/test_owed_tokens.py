@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.filling_batch import exponential, filling
 from tests.test_intended_demand import asked
 from voltana.controllers.demand_envelope import OWED_TOKENS, DemandEnvelope
 from voltana.controllers.owed_tokens import OwedTokens
@@ -25,17 +26,13 @@ ITERATION_S = 0.03
 
 def filled(mean_tokens, *, tells, per_s=20.0, seconds=40.0, seed=5):
     """An envelope that saw an empty instance get answers of a mean length; and what it gets."""
-    random = np.random.default_rng(seed)
-    envelope, left, produced = DemandEnvelope(), [], 0
-    for step in range(round(seconds / ITERATION_S)):
-        joined = random.poisson(per_s * ITERATION_S)
-        left += [max(int(x), 1) for x in random.exponential(mean_tokens, joined)]
-        envelope.note(len(left), step * ITERATION_S)
-        produced += len(left)
-        left = [tokens - 1 for tokens in left]
-        for _ in range(left.count(0) if tells else 0):
+    envelope = DemandEnvelope()
+    for iteration in filling(
+        exponential(mean_tokens), per_s=per_s, seconds=seconds, iteration_s=ITERATION_S, seed=seed
+    ):
+        envelope.note(len(iteration.produced), iteration.at_s)
+        for _ in range(iteration.ended if tells else 0):
             envelope.ended()
-        left = [tokens for tokens in left if tokens]
     return envelope, per_s * mean_tokens
 
 

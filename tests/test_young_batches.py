@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.filling_batch import exponential, filling
 from voltana.controllers.answer_age import AnswerAge
 from voltana.controllers.demand_envelope import DemandEnvelope
 from voltana.controllers.token_demand import TokenDemand
@@ -32,26 +33,19 @@ def test_the_demand_is_right_at_any_moment_of_filling(per_s, mean_tokens, fading
 
 def served(lengths, *, per_s, seconds, tells=True):
     """Age as it was told by each iteration of an instance that starts empty, and as it was."""
-    random = np.random.default_rng(3)
-    age, running, told = AnswerAge(), [], []
-    for _ in range(round(seconds / ITERATION_S)):
-        joined = random.poisson(per_s * ITERATION_S)
-        running += [[0, length] for length in lengths(random, joined)]
-        age.produced(len(running))
-        told.append((age.tokens, np.mean([done for done, _ in running]) if running else 0.0))
-        running = [[done + 1, length] for done, length in running]
-        for _ in range(sum(done >= length for done, length in running) if tells else 0):
+    age, told = AnswerAge(), []
+    for iteration in filling(
+        lengths, per_s=per_s, seconds=seconds, iteration_s=ITERATION_S, seed=3
+    ):
+        age.produced(len(iteration.produced))
+        told.append((age.tokens, np.mean(iteration.produced) if iteration.produced else 0.0))
+        for _ in range(iteration.ended if tells else 0):
             age.ended()
-        running = [[done, length] for done, length in running if done < length]
     return np.array(told)
 
 
-def exponential(random, count):
-    return np.ceil(random.exponential(200.0, count)).astype(int)
-
-
 def test_the_age_of_answers_that_end_by_chance_is_that_of_the_batch():
-    told, true = served(exponential, per_s=20.0, seconds=60.0).T
+    told, true = served(exponential(200.0), per_s=20.0, seconds=60.0).T
     assert told[500:] == pytest.approx(true[500:], rel=0.3)
     assert told[-500:].mean() == pytest.approx(200.0, rel=0.1)
     assert told[50] < 0.3 * told[-1]  # young at first
@@ -64,7 +58,7 @@ def test_answers_of_one_length_are_never_told_younger_than_they_are():
 
 
 def test_where_no_request_tells_of_its_end_a_batch_counts_as_old():
-    told, true = served(exponential, per_s=20.0, seconds=60.0, tells=False).T
+    told, true = served(exponential(200.0), per_s=20.0, seconds=60.0, tells=False).T
     assert told[-1] > 1.1 * true[-1]
 
 
@@ -76,15 +70,14 @@ def test_an_empty_batch_begins_anew():
 
 
 def test_contexts_grow_until_as_many_requests_end_as_join():
-    random, envelope, running = np.random.default_rng(4), DemandEnvelope(), []
-    to_grow = []
-    for step in range(2000):
-        running += list(exponential(random, random.poisson(20.0 * ITERATION_S)))
-        envelope.note(len(running), step * ITERATION_S)
+    envelope, to_grow = DemandEnvelope(), []
+    for iteration in filling(
+        exponential(200.0), per_s=20.0, seconds=80.0, iteration_s=ITERATION_S, seed=4
+    ):
+        envelope.note(len(iteration.produced), iteration.at_s)
         to_grow.append(envelope.to_grow_tokens)
-        for _ in range(sum(left <= 1 for left in running)):
+        for _ in range(iteration.ended):
             envelope.ended()
-        running = [left - 1 for left in running if left > 1]
     assert to_grow[50] > 100.0
     assert max(to_grow[-500:]) < 40.0
 

@@ -5,16 +5,28 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tests.attack.own_time import OwnTime, stands
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 
 HELD_S = 0.1
 """What attack, honest use and what serves them may compute in one go: twice what is promised of the
 last alone."""
+
+
+@contextlib.asynccontextmanager
+async def going_on(work: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
+    """Something goes on meanwhile; what it raises is raised at the end."""
+    task = asyncio.create_task(work)
+    try:
+        yield
+    finally:
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
 
 
 async def latencies_s(ask: Callable[[], Awaitable[bool]], requests: int) -> list[float]:
@@ -52,14 +64,9 @@ async def stands_beside(
     """
 
     async def measured(meanwhile: Callable[[], Awaitable[None]]) -> list[float]:
-        attacking = asyncio.create_task(_again_and_again(meanwhile))
-        await asyncio.sleep(0.05)
-        try:
+        async with going_on(_again_and_again(meanwhile)):
+            await asyncio.sleep(0.05)
             return await latencies_s(ask, requests)
-        finally:
-            attacking.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await attacking  # raises what the attack itself has found
 
     async def quiet() -> list[float]:
         return await (latencies_s(ask, requests) if than is None else measured(than))

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import zmq
 
+from tests.attack.beside import going_on
 from tests.attack.own_time import OwnTime
 from voltana.cluster.candidates import InstanceFacts
 from voltana.cluster.ledger import Ledger
@@ -93,13 +94,10 @@ async def publishing(*made: tuple[FeedPublisher, int]) -> AsyncIterator[None]:
                 feed.publish(state, age_s=0.0, facts=FACTS)
             await asyncio.sleep(0.01)
 
-    task = asyncio.create_task(publish())
     try:
-        yield
+        async with going_on(publish()):
+            yield
     finally:
-        task.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await task
         for feed, _ in made:
             feed.close()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import math
 from typing import TYPE_CHECKING, Any
 
@@ -11,13 +12,14 @@ import msgspec
 import pytest
 import zmq
 
+from tests.attack.beside import going_on
 from tests.attack.feed_stage import shout, socket
 from tests.attack.own_time import HEAVY_S
 from tests.attack.router_stage import Stage, run
 from tests.attack.test_feed_liars import LIES, TRUE
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import Callable
 
 PERIOD_S = 0.04
 NAMES = ("prefill-0", "decode-1", "decode-2")
@@ -44,26 +46,11 @@ TOLD: dict[str, Callable[[int], dict[str, Any]]] = {
 }
 
 
-@contextlib.asynccontextmanager
-async def _telling(
-    liar: zmq.Socket[bytes], tell: Callable[[int], dict[str, Any]]
-) -> AsyncIterator[None]:
+async def _telling(liar: zmq.Socket[bytes], tell: Callable[[int], dict[str, Any]]) -> None:
     """Have the second instance's agent tell something, as often as agents do."""
-
-    async def go_on() -> None:
-        number = 0
-        while True:
-            number += 1
-            shout(liar, msgspec.msgpack.encode({"instance": NAMES[1]} | tell(number)))
-            await asyncio.sleep(PERIOD_S)
-
-    task = asyncio.create_task(go_on())
-    try:
-        yield
-    finally:
-        task.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await task
+    for number in itertools.count(1):
+        shout(liar, msgspec.msgpack.encode({"instance": NAMES[1]} | tell(number)))
+        await asyncio.sleep(PERIOD_S)
 
 
 def _named(told: dict[str, Any], name: str) -> dict[str, Any]:
@@ -92,11 +79,11 @@ def test_honest_requests_stand_beside(name: str) -> None:
                 return _named(TOLD[name](number), NAMES[1])
 
             def meanwhile(tell: Callable[[int], dict[str, Any]]) -> Callable[[], Any]:
-                async def going_on() -> None:
-                    async with _telling(liar, tell):
+                async def told() -> None:
+                    async with going_on(_telling(liar, tell)):
                         await pause()
 
-                return going_on
+                return told
 
             await it.honest_beside(meanwhile(lie), name, added_s=HEAVY_S, than=meanwhile(truth))
 

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import ast
 import fcntl
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pytest
 
-import voltana_ring
 import voltana_sglang
+from tests.engine_imports import files_in_the_engine, imports_what_an_engine_has
 
 
 def test_without_configuration_the_plugin_imports_nothing():
@@ -24,36 +22,13 @@ def test_without_configuration_the_plugin_imports_nothing():
     assert done.stdout.strip() == "['voltana_sglang', 'voltana_sglang.plugin']"
 
 
-def in_the_engine():
-    """Files that an engine imports: the plugin, the hooks and the ring."""
-    plugin, ring = Path(voltana_sglang.__file__).parent, Path(voltana_ring.__file__).parent
-    return [
-        plugin / "__init__.py",
-        plugin / "plugin.py",
-        *plugin.glob("hooks/*.py"),
-        *ring.rglob("*.py"),
-    ]
-
-
 @pytest.mark.parametrize(
-    "path", in_the_engine(), ids=lambda path: f"{path.parent.name}-{path.stem}"
+    "path",
+    files_in_the_engine(voltana_sglang),
+    ids=lambda path: f"{path.parent.name}-{path.stem}",
 )
 def test_what_runs_in_the_engine_imports_the_standard_library_and_the_ring_alone(path):
-    # The oldest Python that an SGLang with plugins runs on.
-    tree = ast.parse(path.read_text(), feature_version=(3, 10))
-    own = {"voltana_ring", "voltana_sglang", "tomli"}
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Import):
-            names = [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom):
-            names = [node.module]
-        else:
-            continue
-        for name in names:
-            top = name.partition(".")[0]
-            assert top in own or top in sys.stdlib_module_names, f"{path} imports {name}"
-            if top == "voltana_sglang" and name != top:
-                assert name.startswith("voltana_sglang.hooks"), f"{path} imports {name}"
+    imports_what_an_engine_has(path, voltana_sglang)
 
 
 def test_what_runs_in_the_engine_loads_no_package_but_our_own():

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import ast
 import logging
 import subprocess
 import sys
 import types
-from pathlib import Path
 
 import pytest
 from fake_vllm import CachedRequestData, Request, RequestStatus, Scheduler, SchedulerOutput
 from hooked import Bench
 
-import voltana_ring
 import voltana_vllm
+from tests.engine_imports import files_in_the_engine, imports_what_an_engine_has
 from voltana.serving.ring_reader import RingReader
 from voltana_ring.hooks.guard import MAX_ERRORS, METER
 from voltana_ring.layout import Kind
@@ -291,30 +289,10 @@ def test_without_configuration_the_plugin_imports_nothing():
     assert done.stdout.strip() == "['voltana_vllm', 'voltana_vllm.plugin']"
 
 
-def in_the_engine():
-    """Files that an engine imports: the plugin, the hooks and the ring."""
-    plugin, ring = Path(voltana_vllm.__file__).parent, Path(voltana_ring.__file__).parent
-    return [
-        plugin / "__init__.py", plugin / "plugin.py", *plugin.glob("hooks/*.py"),
-        *ring.rglob("*.py"),
-    ]  # fmt: skip
-
-
 @pytest.mark.parametrize(
-    "path", in_the_engine(), ids=lambda path: f"{path.parent.name}-{path.stem}"
+    "path",
+    files_in_the_engine(voltana_vllm),
+    ids=lambda path: f"{path.parent.name}-{path.stem}",
 )
 def test_what_runs_in_the_engine_imports_the_standard_library_and_the_ring_alone(path):
-    tree = ast.parse(path.read_text(), feature_version=(3, 10))
-    own = {"voltana_ring", "voltana_vllm", "tomli"}
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Import):
-            names = [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom):
-            names = [node.module]
-        else:
-            continue
-        for name in names:
-            top = name.partition(".")[0]
-            assert top in own or top in sys.stdlib_module_names, f"{path} imports {name}"
-            if top == "voltana_vllm" and name != top:
-                assert name.startswith("voltana_vllm.hooks"), f"{path} imports {name}"
+    imports_what_an_engine_has(path, voltana_vllm)
