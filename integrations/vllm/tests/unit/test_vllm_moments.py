@@ -137,6 +137,26 @@ def test_a_moment_that_is_torn_shows_as_a_gap_and_leaves_no_wrong_counts(tmp_pat
     bench.close()
 
 
+def test_one_that_waits_again_is_told_again_though_nothing_waited_in_between(tmp_path):
+    bench = Bench(tmp_path, running=2)
+    for name in ("a", "b", "c"):
+        bench.scheduler.add_request(Request(name, 20, 40, bench.wall_s))
+    bench.run(4)
+    (waits,) = bench.scheduler.waiting
+    bench.scheduler.waiting.clear()
+    del bench.scheduler.requests["c"]
+    bench.scheduler.finished_req_ids.add("c")
+    bench.run(3)
+    assert bench.of(Kind.LAUNCHED)[-1].waiting_requests == 0
+    bench.scheduler.requests["c"] = waits
+    bench.scheduler.waiting.append(waits)
+    bench.run(1)
+    last = bench.of(Kind.LAUNCHED)[-1]
+    assert (last.waiting_requests, last.waiting_tokens) == (1, 20)
+    assert last.oldest_s == pytest.approx(100.0, abs=0.1)
+    bench.close()
+
+
 WHOLE = (
     7, 0, 0, 0, 0, PROMPT.size, 0, 3, 12.5, 2, 12.25, 12.5, 1.7e9, 4, 23, 900, 2,
 )  # fmt: skip
