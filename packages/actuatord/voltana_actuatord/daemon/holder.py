@@ -97,7 +97,10 @@ def restore(job: GpuJob) -> None:
 def _restore_through(
     driver: GpuDriver, job: GpuJob, inbox: NoWishes, report: Callable[[Result], None]
 ) -> None:
-    """Restore through one opening of the driver, which is to be opened again if that fails."""
+    """Restore through one opening of the driver, which is to be opened again if it refuses.
+
+    Resets that it takes and ignores are counted on, up to a doubt: that GPU may be lent.
+    """
     with _opening(job):
         gpu = driver.gpu(job.uuid)
         restoring = GpuRestoring(
@@ -108,10 +111,8 @@ def _restore_through(
             slot=job.slot,
             clocks_mhz=_table(gpu),
         )
-    tries = 0
-    while _unfinished(job, inbox) and tries < TRIES_BEFORE_REOPENING:
+    while _unfinished(job, inbox) and restoring.failures < TRIES_BEFORE_REOPENING:
         restoring.tend()
-        tries = tries + 1 if job.slot.state is ClockState.RESTORING else 0
         inbox.rest(restoring.due_s() or 0.0)
 
 
