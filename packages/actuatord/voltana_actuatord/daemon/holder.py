@@ -42,7 +42,7 @@ def hold(job: GpuJob, link: GpuEnd) -> None:
     try:
         with _opening(job):
             driver = job.open_driver()
-            gpu = driver.gpu(job.uuid)
+            gpu = _found(driver, job.uuid)
             driving = GpuDriving(
                 gpu,
                 inbox,
@@ -102,7 +102,7 @@ def _restore_through(
     Resets that it takes and ignores are counted on, up to a doubt: that GPU may be lent.
     """
     with _opening(job):
-        gpu = driver.gpu(job.uuid)
+        gpu = _found(driver, job.uuid)
         restoring = GpuRestoring(
             gpu,
             report,
@@ -133,6 +133,20 @@ def _restore_at_the_end(driving: GpuDriving, job: GpuJob, inbox: NoWishes) -> No
             if tries >= LAST_TRIES and not inbox.parent_gone():
                 return
             inbox.rest(driving.due_s() or 0.0)
+
+
+def _found(driver: GpuDriver, uuid: str) -> Gpu:
+    """The GPU of a UUID; never another, nor one under two names, which two owners would have.
+
+    Raises:
+        DriverError: If there is none.
+    """
+    gpu = driver.gpu(uuid)
+    if gpu.uuid != uuid:
+        raise NoSuchGpuError(
+            f"the driver answers to {uuid} with {gpu.uuid:.64}. Name it by that, if it is meant."
+        )
+    return gpu
 
 
 def _table(gpu: Gpu) -> tuple[float, ...]:

@@ -228,12 +228,17 @@ class DaemonParent:
         self._state.note(self._pids())
 
     def _tell_worker(self, now_s: float) -> None:
-        """Tell the worker what has changed."""
+        """Tell the worker what has changed; what is ready, or forgotten by now, needs no entry."""
         if self._channel is None:
             return
-        for uuid, word in self._keepers.states(now_s).items():
-            before = self._told.get(uuid, "ready")
-            if word not in {"open", before} and say(self._channel, uuid, word):
+        states = self._keepers.states(now_s)
+        for uuid in [*states, *(self._told.keys() - states)]:
+            word, before = states.get(uuid, "ready"), self._told.get(uuid, "ready")
+            if word in {"open", before} or not say(self._channel, uuid, word):
+                continue
+            if word == "ready":
+                del self._told[uuid]
+            else:
                 self._told[uuid] = word
 
     def _tell_facts(self, now_s: float) -> None:
