@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from voltana.serving.router.pacing import AT_ONCE, Turns
+from voltana.serving.router.pacing import AT_ONCE, FOR_EACH, Turns
 
 
 def test_no_pass_of_the_loop_works_off_more_than_some_and_all_keep_their_order() -> None:
@@ -34,11 +34,14 @@ def test_no_pass_of_the_loop_works_off_more_than_some_and_all_keep_their_order()
 
 def test_where_others_do_much_strangers_may_as_well() -> None:
     async def check() -> None:
-        turns, done = Turns(), list[int]()
-        for number in range(20):
+        turns, done, others = Turns(), list[int](), 7
+        for number in range(100):
             turns.later(lambda number=number: done.append(number))  # type: ignore[misc]
+        for _ in range(others):
             turns.other()
         await asyncio.sleep(0)
-        assert done == list(range(20))
+        assert done == list(range(AT_ONCE + FOR_EACH * others))
+        await asyncio.sleep(0)
+        assert len(done) == 2 * AT_ONCE + FOR_EACH * others  # no more than before, with no others
 
     asyncio.run(check())
