@@ -28,7 +28,7 @@ number of the turn."""
 IN_A_TURN = 12
 """Iterations that hooks stay the same: few, for what else a machine does soon changes."""
 
-IN_A_TIMED_TURN = 354
+IN_A_TIMED_TURN = 364
 """Of ours: more, so that a run that is full, and begun anew, is among them as often
 as it is."""
 
