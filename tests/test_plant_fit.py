@@ -248,3 +248,55 @@ def test_unreadable_files_are_named(tmp_path):
         read_measurements(tmp_path / "bytes.csv", **KNOWN)
     with pytest.raises(ConfigError, match=r"is a directory\. Name one of the files in it"):
         read_measurements(tmp_path, **KNOWN)
+
+
+def test_copied_rows_count_once():
+    """Fifty copies were fifty measurements, and nine of thirteen stated errors did not hold."""
+    base, profile = load_hardware("h100-sxm"), load_model("llama-3.1-8b")
+    rows = measured(base, profile, noise=0.03)
+    once, often = fit_board(base, profile, rows), fit_board(base, profile, rows * 50)
+    assert often.coefficients == once.coefficients
+    assert len(often.repeated) == 49 * (len(rows) - len(once.at_limit))
+
+
+@pytest.mark.parametrize("idles", [False, True])
+def test_power_of_nothing_that_runs_is_refused(idles):
+    """Read after the run, it had become a board whose voltage falls as its clock rises."""
+    base, profile = load_hardware("h100-sxm"), load_model("llama-3.1-8b")
+    rows = [row for row in measured(base, profile) if idles or row.phase != "idle"]
+    with pytest.raises(ConfigError, match=r"'power_w'.*(must differ|idle rows).*Read the counter"):
+        fit_board(base, profile, [replace(row, power_w=90.0) for row in rows])
+    if idles:
+        wrong = [
+            replace(row, power_w=80.0 + row.line % 7) if row.phase != "idle" else row
+            for row in rows
+        ]
+        with pytest.raises(ConfigError, match=r"must be more than that of the idle rows"):
+            fit_board(base, profile, wrong)
+
+
+def test_voltage_never_falls_as_the_clock_rises():
+    base, profile = load_hardware("h100-sxm"), load_model("llama-3.1-8b")
+    rows = [
+        replace(row, power_w=400.0 * (row.clock_mhz / 1905.0) ** 0.05)
+        for row in measured(base, profile)
+        if row.phase != "idle"
+    ]
+    curve = fit_board(base, profile, rows).hardware.power.voltage_mv
+    assert list(curve.values) == sorted(curve.values)
+
+
+def test_of_the_idle_board_alone_its_power_is_fitted():
+    base, profile = load_hardware("h100-sxm"), load_model("llama-3.1-8b")
+    rows = [
+        replace(row, power_w=0.8 * row.power_w if row.phase == "idle" else math.nan)
+        for row in measured(base, profile)
+    ]
+    fitted = fit_board(base, profile, rows)
+    (idle,) = (each for each in fitted.coefficients if each.name == "power.idle_w")
+    assert idle.told
+    assert idle.value == pytest.approx(0.8 * idle.base, rel=0.02)
+    assert not any(e.told for e in fitted.coefficients if e.name.startswith("power.") and e != idle)
+    only_idle = [row for row in rows if row.phase == "idle"]
+    with pytest.raises(ConfigError, match=r"rows of decode or prefill = 0 is not allowed"):
+        fit_board(base, profile, only_idle * 2)

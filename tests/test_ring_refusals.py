@@ -19,7 +19,6 @@ from voltana_ring.layout import (
     INFO_OFFSET,
     MAGIC,
     MAX_PAYLOAD,
-    REPEAT,
     RUN,
     SLOT_BYTES,
     VERSION,
@@ -152,16 +151,6 @@ def test_records_that_do_not_fit_one_slot_take_the_next_and_keep_their_order(tmp
     assert (reader.lost, reader.torn) == (0, 0)
     reader.close()
     writer.close()
-
-
-def test_what_is_packed_in_pieces_is_what_is_packed_at_once():
-    ended = (2, 2, 1, 0, 0, 6, 1.5, 0, 0.0, 3, 900, 2, 40, 1.25, 1.0, 1.5, 0.5)
-    begun = (1, 2, 1, 0, 0, 8, 1.75, 0, 0.0, 3, 906, 2, 40, 1.25, 1.75, math.nan, math.nan)
-    result, launch = BODY.pack(*ended), BODY.pack(*begun)
-    assert REPEAT.pack(
-        result[:8], 6, 1.5, result[24:48], 900, result[56:80], 1.0, 1.5, 0.5,
-        launch[:8], 8, 1.75, launch[24:48], 906, launch[56:80], 1.75, launch[-16:],
-    ) == result + launch  # fmt: skip
 
 
 @pytest.mark.parametrize(

@@ -92,7 +92,7 @@ def _scheduler(plain: ast.Module, asynchronous: ast.Module) -> list[str]:
 def _fields(trees: dict[str, ast.Module]) -> list[str]:
     found = lacking(
         (trees[OUTPUT], "SchedulerOutput", OUTPUT_FIELDS),
-        (trees[OUTPUT], "CachedRequestData", {"resumed_req_ids"}),
+        (trees[OUTPUT], "CachedRequestData", {"num_computed_tokens", "resumed_req_ids"}),
         (trees[OUTPUT], "NewRequestData", {"req_id", "num_computed_tokens"}),
         (trees[REQUEST], "Request", REQUEST_FIELDS),
         (trees[REQUEST], "RequestStatus", STATUSES),

@@ -54,6 +54,8 @@ class HonestLoop:
         self._pids = {daemon.worker(), *set(daemon.holders()) - before}
         assert self._client.reach(CLOCKS_MHZ[0])
         self._taken_s: list[float] = []
+        self._log = daemon.log
+        self._reasons: list[str] = []
         self.lost = 0
         self._ending = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
@@ -81,6 +83,11 @@ class HonestLoop:
         """Times of the steps after so many."""
         return self._taken_s[steps:]
 
+    def why(self) -> str:
+        """Why steps were lost, and the last that the daemon said."""
+        said = self._log.read_text().splitlines()[-20:]
+        return "\n".join([*self._reasons[:5], *said])
+
     def _run(self) -> None:
         actuator = self._client.actuator
         waiting = [own_time.Waiting(os.getpid(), threading.get_native_id())]
@@ -91,8 +98,10 @@ class HonestLoop:
                 self._client.set(clock_mhz)
                 status = actuator.status()
                 while status.sequence < self._client.steps - 1 and not self._ending.is_set():
-                    if status.health is not Health.OK or time.monotonic() > started_s + 2.0:
+                    waited_s = time.monotonic() - started_s
+                    if status.health is not Health.OK or waited_s > 2.0:
                         self.lost += 1
+                        self._reasons.append(f"after {waited_s:.3f} s: {status}")
                         break
                     time.sleep(0.001)
                     status = actuator.status()
@@ -179,7 +188,7 @@ def assert_stands(
         return taken_s
 
     def check() -> None:
-        assert honest.lost == 0
+        assert honest.lost == 0, honest.why()
 
     try:
         asyncio.run(own_time.stands(quiet, attacked, turns=(LEAST_PAIRS, MOST_PAIRS), check=check))
@@ -190,6 +199,6 @@ def assert_stands(
 
 def assert_unharmed(honest: HonestLoop, quiet_s: list[float], attacked_s: list[float]) -> None:
     """No step was lost, and the slowest are no slower than twice what they were."""
-    assert honest.lost == 0
+    assert honest.lost == 0, honest.why()
     assert len(attacked_s) > 2
     assert p99(attacked_s) <= max(2.0 * p99(quiet_s), FLOOR_S)

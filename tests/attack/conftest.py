@@ -22,6 +22,7 @@ CROWDS = (
     "test_launch_beside",
     "test_liars_beside",
     "test_ring_beside",
+    "test_router_answers",
     "test_router_beside",
     "test_router_bodies",
     "test_router_clients",

@@ -89,6 +89,7 @@ class Engine:
             self.in_full()
             return
         self._ends()
+        self.writer.times[self._at + 2] = self.writer.times[self._at + 3] = 0.0
         self.writer.times[self._at] = self._ready_s
         if half is not None and told is not None:
             told += half.drain()

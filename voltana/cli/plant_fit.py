@@ -126,5 +126,5 @@ def _print(fitted: "FittedBoard", name: str) -> None:
     if fitted.repeated:
         typer.echo(
             f"{len(fitted.repeated)} rows are equal to an earlier one in every cell (first: line "
-            f"{fitted.repeated[0]}): if they were copied, the stated errors are too small."
+            f"{fitted.repeated[0]}) and count once: noise does not repeat itself."
         )

@@ -29,8 +29,10 @@ import numpy as np
 
 from voltana.controllers.cycles import DecodeCycles, PromptsBeside
 from voltana.controllers.energy_optimal import EnergyOptimal
+from voltana.controllers.held_back import held_clock
 from voltana.controllers.held_level import HeldLevel
 from voltana.controllers.optimal_available import OptimalAvailable
+from voltana.controllers.this_gap import CHANGE_S, keeping_level
 from voltana.controllers.token_gaps import TokenGaps
 from voltana.levels import require_levels
 from voltana.planning import certified_or_fastest, lowest_safe_index
@@ -44,9 +46,6 @@ if TYPE_CHECKING:
     from voltana.slo import Slo
     from voltana.values import FloatArray, Forecast, Observation
     from voltana.viability_account import ViabilityAccount
-
-CHANGE_S = 0.05
-"""No clock is lowered for less time than it takes to settle and to come back."""
 
 
 class BothPhases:
@@ -82,6 +81,7 @@ class BothPhases:
         self.levels_mhz = require_levels(levels_mhz)
         self._levels = np.array(levels_mhz, dtype=np.float64)
         self._slo = slo
+        self._max_power_w = max_power_w
         self._beside = PromptsBeside(predictor, max_batch_tokens)
         # What decodes is looked after here: to the law of prompts it takes time alone.
         alone = dataclasses.replace(slo, itl_s=sys.float_info.max, spending=1.0)
@@ -157,23 +157,39 @@ class BothPhases:
         decode_s = self._decide_decode(observation, forecast)
         rest_s = self._rest_s(observation)
         left_s = self._left_s(observation)
-        pending_s = forecast.mean_s + rest_s
-        lost = (
-            not load.decode_requests
-            and pending_s[-1] > left_s
-            and pending_s[floor] > CHANGE_S + self.gaps.decode_row_s[floor]
+        mean_s = self._held_s(load, forecast.mean_s)
+        pending_s = mean_s + rest_s
+        keeping = keeping_level(
+            forecast.upper_s + rest_s,
+            pending_s,
+            left_s,
+            levels_mhz=self._levels,
+            clock_mhz=observation.target_mhz,
         )
-        self.gaps.begin(load, forecast.mean_s, decode_s, now_s, lost=lost)
+        lost = (
+            keeping is None
+            and not load.decode_requests
+            and bool(pending_s[floor] > CHANGE_S + self.gaps.decode_row_s[floor])
+        )
+        self.gaps.begin(
+            load,
+            mean_s,
+            None if decode_s is None else self._held_s(_decode_of(load), decode_s),
+            now_s,
+            level=max(floor, self._decode_floor),
+            lost=lost,
+        )
         wishes = [(self._decode_floor, self._decode_binding)]
         if not lost and (load.decode_requests or left_s < math.inf):  # else nobody's gap is longer
             wishes.append((floor, Binding.PACE))
+        if keeping is not None and left_s < math.inf:
+            wishes.append((keeping, Binding.THRESHOLD))
         return self._fastest_of(
             decision,
             forecast,
             prompts=load.prefill_tokens > 0,
             wishes=wishes,
-            left_s=left_s,
-            rest_s=rest_s,
+            left_s=left_s - float(rest_s[-1]),
         )
 
     def _note_end(self, observation: Observation) -> None:
@@ -190,7 +206,7 @@ class BothPhases:
         load = observation.load
         if not load.decode_requests:
             return None
-        alone = Load.decode(load.decode_requests, load.decode_kv_tokens)
+        alone = _decode_of(load)
         mixed = load.prefill_tokens > 0
         wanted = self.decode.decide(
             dataclasses.replace(
@@ -207,6 +223,13 @@ class BothPhases:
             return forecast.mean_s
         return self.predictor.forecast(alone, self._levels).mean_s
 
+    def _held_s(self, load: Load, mean_s: FloatArray) -> FloatArray:
+        """What boards at their power limit really deliver: prompts are what they lower it for."""
+        if not self._max_power_w < math.inf:
+            return mean_s
+        held = held_clock(self.power, load, self._levels, self._max_power_w)
+        return mean_s if held is None else np.maximum(mean_s, held.least_s(mean_s))
+
     def _fastest_of(
         self,
         decision: Decision,
@@ -215,7 +238,6 @@ class BothPhases:
         prompts: bool,
         wishes: list[tuple[int, Binding]],
         left_s: float,
-        rest_s: FloatArray,
     ) -> Decision:
         """The fastest of what the demands ask for.
 
@@ -224,19 +246,15 @@ class BothPhases:
             forecast: Of the iteration.
             prompts: Whether it computes any.
             wishes: Levels that are asked for already, and why.
-            left_s: What is left of the gap threshold.
-            rest_s: What comes after the iteration in the gap, at every level.
+            left_s: What is left of the gap threshold for it at the fastest level.
         """
         budget_s = self._slo.itl_s
         if prompts:
             budget_s = decision.budget_s
             wished = int(self._levels.searchsorted(decision.clock_mhz - 1e-6))
             wishes.append((wished, decision.binding))
-        if left_s < math.inf:
-            keeps = forecast.upper_s + rest_s <= left_s
-            if keeps[-1]:
-                wishes.append((int(keeps.argmax()), Binding.THRESHOLD))
-                budget_s = min(budget_s, left_s - float(rest_s[-1]))
+        if forecast.upper_s[-1] <= left_s:
+            budget_s = min(budget_s, left_s)
         chosen, binding = max(wishes, key=itemgetter(0))
         if prompts and decision.status is Status.VOID:  # a deadline is lost: nothing is promised
             clock_mhz, reason = self.levels_mhz[chosen], decision.reason
@@ -276,3 +294,8 @@ class BothPhases:
     def __repr__(self) -> str:
         low, high = self.levels_mhz[0], self.levels_mhz[-1]
         return f"BothPhases({type(self.predictor).__name__}, {low:g}-{high:g} MHz)"
+
+
+def _decode_of(load: Load) -> Load:
+    """What of it decodes."""
+    return Load.decode(load.decode_requests, load.decode_kv_tokens)

@@ -9,7 +9,7 @@ one that can be served.
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -18,7 +18,52 @@ from voltana.values import Load
 
 if TYPE_CHECKING:
     from voltana.ports import PowerForecasts
+    from voltana.values import FloatArray, Table
     from voltana.viability import BatchTable
+
+
+class Held(NamedTuple):
+    """The fastest clock that is held, between two levels.
+
+    Attributes:
+        over: Index of the slowest level that is not held, at least 1.
+        part: Where between the level below it and that one the clock lies, from 0 to 1.
+    """
+
+    over: int
+    part: float
+
+    def least_s(self, time_s: FloatArray | Table) -> FloatArray:
+        """What something takes at that clock.
+
+        Args:
+            time_s: What it takes at every level if that is held, shape (..., l).
+        """
+        below_s, above_s = time_s[..., self.over - 1], time_s[..., self.over]
+        least_s: FloatArray = below_s + self.part * (above_s - below_s)
+        return least_s
+
+
+def held_clock(
+    power: PowerForecasts, load: Load, levels_mhz: FloatArray, max_power_w: float
+) -> Held | None:
+    """The fastest clock that boards hold; None where that is the fastest level.
+
+    Args:
+        power: Power model of the instance.
+        load: What they compute.
+        levels_mhz: Clocks, ascending.
+        max_power_w: Power limit of all its devices.
+    """
+    curve = power_curve_of(power, load)
+    if curve is not None and not curve.power_w(float(levels_mhz[-1])) > max_power_w:
+        return None  # as mostly: power never falls with the clock, and the fastest is within it
+    power_w = power.forecast_w(load, levels_mhz)
+    over = int((power_w > max_power_w).argmax())
+    if not over or not power_w[over] > max_power_w:
+        return None
+    part = float((max_power_w - power_w[over - 1]) / (power_w[over] - power_w[over - 1]))
+    return Held(over, part)
 
 
 def held_back(
@@ -33,14 +78,8 @@ def held_back(
         max_power_w: Power limit of all its devices.
     """
     load = Load.decode(batch, int(table.kv_tokens[table.row(batch)]))
-    curve = power_curve_of(power, load)
-    if curve is not None and not curve.power_w(float(table.levels_mhz[-1])) > max_power_w:
-        return table  # as mostly: power never falls with the clock, and the fastest is within it
-    power_w = power.forecast_w(load, table.levels_mhz)
-    over = int((power_w > max_power_w).argmax())
-    if not over or not power_w[over] > max_power_w:
+    held = held_clock(power, load, table.levels_mhz, max_power_w)
+    if held is None:
         return table
-    part = float((max_power_w - power_w[over - 1]) / (power_w[over] - power_w[over - 1]))
-    below_s, above_s = table.mean_s[:, over - 1], table.mean_s[:, over]
-    least_s = below_s + part * (above_s - below_s)
+    least_s = held.least_s(table.mean_s)
     return dataclasses.replace(table, mean_s=np.maximum(table.mean_s, least_s[:, None]))

@@ -81,9 +81,12 @@ class TokenGaps:
         self._fastest_s = np.zeros(most)
         self._passed_s = np.zeros((most, 2))
         self._batch = np.zeros((most, 2))  # requests, and their KV tokens
+        self._level = np.zeros(most, dtype=np.intp)  # that ran where no gap was in danger
+        self._planned = alpha * _planned_part(alpha * most)
         self._count = self._since_prompts = 0  # gaps, that of the last prompts included
         self._running: tuple[FloatArray, FloatArray, Load, float] | None = None
         self._waits = self._lost = False
+        self._asked = 0
         self._new()
 
     @property
@@ -123,6 +126,12 @@ class TokenGaps:
         gaps_s: FloatArray = self._fastest_s[:count] + self._decode_s[:count, -1]
         return gaps_s + (growth - 1.0) * batch_s
 
+    def _weights(self) -> FloatArray:
+        """Share of the tokens that each gap had: late are tokens, and a batch grows."""
+        requests = self._batch[: self.gaps, 0]
+        weights: FloatArray = requests / requests.sum()
+        return weights
+
     def late_at_fastest(self, growth: float, batch_s: float) -> float:
         """Share of the gaps that are late at the fastest level: nobody's to keep.
 
@@ -131,7 +140,7 @@ class TokenGaps:
             batch_s: Likewise.
         """
         late = self._alone_at_fastest_s(growth, batch_s) > self._threshold_s
-        return min(growth * float(late.mean()), 1.0)
+        return min(growth * float(self._weights() @ late), 1.0)
 
     def begin(
         self,
@@ -140,6 +149,7 @@ class TokenGaps:
         decode_s: FloatArray | None,
         now_s: float,
         *,
+        level: int = 0,
         lost: bool = False,
     ) -> None:
         """An iteration begins.
@@ -149,10 +159,11 @@ class TokenGaps:
             mean_s: What it is expected to take at every level, shape (l,).
             decode_s: What its decode part alone would; None where it has none.
             now_s: When.
+            level: Index of the level that is asked for whatever becomes of this gap.
             lost: Whether it runs as slowly as it does because no clock keeps the gap.
         """
         nothing = decode_s is None
-        self._lost = lost
+        self._lost, self._asked = lost, level
         decode_s = np.zeros(len(self._levels)) if decode_s is None else decode_s
         prompts_s = mean_s - decode_s if load.prefill_tokens else np.zeros(len(self._levels))
         self._running = (decode_s, prompts_s, load, now_s)
@@ -217,6 +228,7 @@ class TokenGaps:
         self._fastest_s[at] = self._fast_s
         self._passed_s[at] = self._gap_s, self._since_s
         self._batch[at] = load.decode_requests, load.decode_kv_tokens
+        self._level[at] = self._asked
 
     def _new(self) -> None:
         levels = len(self._levels)
@@ -279,15 +291,16 @@ class TokenGaps:
         Args:
             lost: See `late_at_fastest`.
         """
-        count = self.gaps
-        late = float((self._passed_s[:count, 0] > self._threshold_s).mean())
-        saved = self._alpha - max(late - lost, 0.0)
-        error = math.sqrt(self._alpha / count)  # of independent events (Poisson's)
+        count, weights = self.gaps, self._weights()
+        late = float(weights @ (self._passed_s[:count, 0] > self._threshold_s))
+        saved = self._planned - max(late - lost, 0.0)
+        # Of independent events (Poisson's), so many of which weigh as much as these.
+        error = math.sqrt(self._planned * float(weights @ weights))
         saved = math.copysign(max(abs(saved) - error, 0.0), saved)
         part = count / len(self._decode_s)
         if part < 1.0:  # what a load that still grows has not missed says nothing of what follows
             saved = min(saved, 0.0)
-        return max(self._alpha + part * saved, 0.0)
+        return max(self._planned + part * saved, 0.0)
 
     def lowest(self, growth: FloatArray, batch_s: FloatArray, allowed: float, lost: float) -> int:
         """Index of the slowest level at which, and above which, few enough are late.
@@ -306,6 +319,7 @@ class TokenGaps:
         fastest_s = self._in_order(self._scaled_at_fastest_s(growth[-1], batch_s[-1])[:, None])
         seen = self._late(growth[first:], batch_s[first:], first) - lost
         count = len(gaps_s)
+        seen *= self._not_rescued(growth[-1], batch_s[-1])
         tokens = count * seen / (count + self._not_seen()) + self._unseen(gaps_s, fastest_s)
         owed = self._owed_tokens()
         requests = requests_late(gaps_s, fastest_s, tokens, self._threshold_s, owed)
@@ -313,6 +327,21 @@ class TokenGaps:
         keeps[-1] = True
         slow = np.flatnonzero(~keeps)
         return first + (int(slow[-1]) + 1 if len(slow) else 0)
+
+    def _not_rescued(self, growth: float, batch_s: float) -> float:
+        """Of the gaps that their level alone would have made late, the share that were.
+
+        For the others the clock was raised in time, which to go over gaps at one level does not
+        tell.
+        """
+        count, weights = self.gaps, self._weights()
+        at = np.arange(count), self._level[:count]
+        alone_s = self._between_s[at] + self._slow_s[:count] + self._decode_s[at]
+        kept = self._alone_at_fastest_s(growth, batch_s) <= self._threshold_s
+        expected = (alone_s > self._threshold_s) & kept
+        were = expected & (self._passed_s[:count, 0] > self._threshold_s)
+        one = float(weights @ weights)  # an event more, so that none says nothing
+        return float((one + weights @ were) / (one + weights @ expected))
 
     def _not_seen(self) -> float:
         """Gaps in time that late ones are reckoned against beside those that were seen.
@@ -349,7 +378,7 @@ class TokenGaps:
         count = self.gaps
         alone_s = self._between_s[:count, first:] + self._slow_s[:count, None]
         gaps_s = alone_s + self._decode_s[:count, first:] + (growth - 1.0) * batch_s
-        late: FloatArray = (gaps_s > self._threshold_s).mean(axis=0)
+        late: FloatArray = self._weights() @ (gaps_s > self._threshold_s)
         return np.minimum(growth * late, 1.0)
 
     def _scaled_at_fastest_s(self, growth: float, batch_s: float) -> FloatArray:
@@ -370,3 +399,13 @@ class TokenGaps:
         if count <= most:
             return of_gaps[:count]
         return np.roll(of_gaps, -(count % most), axis=0)
+
+
+def _planned_part(events: float) -> float:
+    """Part of what may be late that is planned for, where so many late gaps are remembered.
+
+    What then comes is within a standard error of it (Poisson's) as a rule, and that at most what
+    may be: x + sqrt(x / events) = 1.
+    """
+    half = 0.5 / math.sqrt(events)
+    return (math.sqrt(1.0 + half * half) - half) ** 2

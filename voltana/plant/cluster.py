@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, get_args
 
@@ -180,6 +181,16 @@ class ClusterSpec:
             kv_capacity_tokens=self.kv_capacity_tokens,
             kv_reserved_tokens=engine.reserved_decode_tokens,
         )
+
+    def limits_of(self, role: Role) -> EngineLimits:
+        """The same, of an instance of a role.
+
+        Only the admission to a decode instance keeps room for each request; where one engine serves
+        both phases it is the rest of its last page, as the hooks of SGLang say of such a server.
+        """
+        if role is not Role.COLOCATED:
+            return self.limits
+        return dataclasses.replace(self.limits, kv_reserved_tokens=self.engine.page_tokens - 1)
 
     def datasheet(self) -> dict[str, float]:
         """Published numbers of one instance, from which a physical prior can be built.

@@ -99,7 +99,7 @@ class RunnerFactory:
             role,
             table_mhz=cluster.hardware.clocks_mhz,
             slo=cluster.slo,
-            limits=cluster.limits,
+            limits=cluster.limits_of(role),
             datasheet=cluster.datasheet(),
             max_power_w=cluster.hardware.tdp_w * cluster.tensor_parallel,
             seed=self._seed,

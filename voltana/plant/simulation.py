@@ -313,7 +313,7 @@ class Simulation:
             router,
             ledger=ledger,
             slo=cluster.slo,
-            limits=cluster.limits,
+            limits=cluster.limits_of(role),
             time=self._events,
             snapshot_period_s=cluster.engine.snapshot_period_s,
         )

@@ -10,8 +10,10 @@ import zlib
 from typing import TYPE_CHECKING, Any
 
 from voltana.serving.bounds import check_facts
+from voltana.serving.ring_account import RingAccount
 from voltana.serving.ring_records import RingError, decode_run
 from voltana.serving.ring_run import LEAST_WAIT_S, MOST_WAIT_S, Run
+from voltana.serving.ring_scheduled import decode_scheduled
 from voltana_ring.layout import (
     BODY,
     GUARD,
@@ -25,6 +27,7 @@ from voltana_ring.layout import (
     PAYLOAD_OFFSET,
     RUN,
     VERSION,
+    Kind,
 )
 from voltana_ring.liveness import is_held
 from voltana_ring.paths import SUFFIX
@@ -35,6 +38,10 @@ if TYPE_CHECKING:
     from voltana.serving.ring_records import Record
 
 _ATTEMPTS = 3
+_SCHEDULED = bytes([Kind.SCHEDULED])
+
+MOST_AHEAD = 2
+"""Moments before one whose launches may have no result by then, where batches repeat."""
 
 MOMENTS = MOST_PAIRS + 1
 """Of one slot, at most."""
@@ -78,6 +85,7 @@ class RingReader:
         self._looks: int | None = None  # for what comes behind a run; None: it is there
         self.lost = 0
         self.torn = 0
+        self._account = RingAccount()
         if not from_start:
             self._join_run()
 
@@ -97,6 +105,7 @@ class RingReader:
             oldest = head - most
             self.lost += oldest - self._next
             self._begin(oldest)
+            self._account.miss()
         moments: list[list[Record]] = []
         while self._next < head:
             if self._run is None:
@@ -134,9 +143,17 @@ class RingReader:
         self._looks += 1
         return float(min(LEAST_WAIT_S * 2.0**self._looks, MOST_WAIT_S))
 
-    def go_back(self, position: int) -> None:
-        """Read on from an earlier moment; those that were overwritten count as lost."""
+    def go_back(self, position: int, told: int | None = None) -> None:
+        """Read on from an earlier moment; those that were overwritten count as lost.
+
+        Args:
+            position: Of that moment.
+            told: Changes of requests that were told before it, as far as they are numbered here.
+        """
         self._begin(*divmod(min(max(position, 0), self.position), MOMENTS))
+        self._look_back()
+        if told is not None:
+            self._account.told = told
 
     def replaced(self) -> bool:
         """Whether the engine is gone, or has begun another ring under this name."""
@@ -212,25 +229,52 @@ class RingReader:
         """Begin with what comes next of a run that is under way."""
         if self._next > 0:
             self._begin(self._next - 1)
+            self._look_back()
             told: list[list[Record]] = []
             self._read_slot(told)
             if self._run is None or self._follow(self._run, told, self._next + 1):
                 self._begin(self._next + 1)
             self.torn = 0
 
+    def _look_back(self) -> None:
+        """Learn of the requests that are there, from what is kept of the moments before this one.
+
+        Nothing of it is told. Times matter of those alone whose results may be told next.
+        """
+        self._account = RingAccount()
+        slot, taken, torn = self._next, self._taken, self.torn
+        for number in range(max(0, self._head() - self._slots + 1), slot):
+            payload = self._payload(number)
+            if payload is not None and payload[:1] != _SCHEDULED:
+                break  # its writer makes all records itself
+            self._begin(number)
+            self._read_slot([])
+            if self._run is not None and number >= slot - MOST_AHEAD:
+                self._follow(self._run, [], slot)
+            elif self._run is not None and (told := self._words[self._run.last]) > 1:
+                self._account.decoded(self._run.ready_s(self._times, told - 2))
+        self._begin(slot, taken)
+        if taken:
+            self._read_slot([])
+        self.torn = torn
+
     def _read_slot(self, moments: list[list[Record]]) -> None:
         """Read the records of a slot, and find its run, if it has one."""
-        payload = self._payload(self._next)
+        payload, records, run = self._payload(self._next), None, b""
         try:
-            records, run = ([], b"") if payload is None else decode_run(payload)
-            if run and payload:
+            if payload is not None:
+                records, run = self._records(payload)
+            if run and payload and records is not None:
                 words = self._slot_bytes >> 3
                 first = (HEADER_BYTES >> 3) + self._next % self._slots * words
                 place = first + (PAYLOAD_OFFSET + len(payload) >> 3), first + words - 1
                 self._run = Run(records, RUN.unpack(run), *place)
         except (RingError, ValueError):
-            records = []
-        self.torn += not records
+            records = None
+        if records is None:
+            self.torn += 1
+            self._account.miss()
+            return
         if self._run is None:
             if records:
                 moments.append(records)
@@ -239,7 +283,22 @@ class RingReader:
         if not taken:
             moments.append(records)
         elif taken > 1:  # told before this reader began
-            self._run.take(self._times, taken - 1)
+            for pair in self._run.take(self._times, taken - 1):
+                self._account.follow(pair)
+
+    def _records(self, payload: bytes) -> tuple[list[Record] | None, bytes]:
+        """The records of a slot, and the beginning of its run.
+
+        Raises:
+            RingError: If it is none that a writer makes.
+        """
+        if payload[:1] != _SCHEDULED:
+            records, run = decode_run(payload)
+            return records or None, run
+        told, run = decode_scheduled(payload)
+        if run and (len(run) != RUN.size or run[0] != Kind.RUN):
+            raise RingError(f"a moment with {len(run)} bytes behind it")
+        return self._account.take(told), run
 
     def _follow(self, run: Run, moments: list[list[Record]], head: int) -> bool:
         """Tell what has come of a run; whether it has ended."""
@@ -250,6 +309,8 @@ class RingReader:
             if self._words[sequence] != 2 * self._next + 2:
                 break
             moments += told
+            for pair in told:
+                self._account.follow(pair)
             self._taken += len(told)
             if ended and run.pairs >= ended - 1:
                 return True

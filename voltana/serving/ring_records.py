@@ -13,7 +13,7 @@ MAX_COUNT = 2**40
 MAX_TIME_S = 1e10
 """A ring is a file that another program writes: numbers beyond these are no measurements."""
 
-_KINDS = frozenset(map(int, Kind)) - {int(Kind.RUN)}
+_KINDS = frozenset(map(int, Kind)) - {int(Kind.RUN), int(Kind.SCHEDULED)}
 _CHANGES = frozenset(map(int, Change))
 _FLAGS = int(Flag.SPECULATIVE | Flag.CUT)
 

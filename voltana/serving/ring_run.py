@@ -80,6 +80,15 @@ class Run:
         ahead_s = launch_s + LATER * self._period_s - now_s
         return min(max(ahead_s, LEAST_WAIT_S, AGAIN * (now_s - launch_s)), MOST_WAIT_S)
 
+    def ready_s(self, times_s: memoryview[float], pair: int) -> float:
+        """When the result of a pair was ready; of a ring that is not what it was, of its last.
+
+        Args:
+            times_s: The ring, as numbers.
+            pair: Which.
+        """
+        return times_s[self._first + PAIR_WORDS * min(pair, self._most - 1)]
+
     def take(self, times_s: memoryview[float], most: int | None = None) -> list[list[Record]]:
         """The records of the pairs that have come: a result and a launch each.
 

@@ -13,7 +13,3 @@ INSTANCE_VARIABLE = "VOLTANA_VLLM_INSTANCE"
 
 ROLE_VARIABLE = "VOLTANA_VLLM_ROLE"
 """What a server of ``kv_role = "kv_both"`` is: ``prefill``, ``decode`` or ``unified``."""
-
-NAME_PREFIX = "voltana-"
-"""What the ids begin with under which the router's requests reach servers; 32 hex digits follow.
-The first 16 are the number by which the plugin names a request to routers."""

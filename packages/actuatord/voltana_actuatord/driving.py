@@ -82,7 +82,8 @@ class GpuDriving(GpuRestoring):
         """Fulfil wishes until the inbox ends; changes no clock then.
 
         Args:
-            most_failures: Ends as well after so many resets in a row that the driver refused.
+            most_failures: Ends as well after so many resets or looks in a row that the driver
+                refused.
         """
         while self.failures < most_failures:
             if not self._inbox.waiting(self.due_s()):

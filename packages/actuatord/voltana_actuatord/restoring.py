@@ -46,7 +46,7 @@ class GpuRestoring:
     Attributes:
         clocks_mhz: Them.
         slot: See above.
-        failures: How often in a row the driver has refused to reset.
+        failures: How often in a row the driver has refused to reset, or to be looked at.
     """
 
     def __init__(
@@ -151,7 +151,9 @@ class GpuRestoring:
             reasons = self._driver(lambda: reasons_of(self._gpu))
             unlocked_mhz = self._driver(self._gpu.unlocked_mhz)
         except DriverError:
+            self.failures += 1  # where the GPU was lost, only a new handle shows it again
             return
+        self.failures = 0
         shows = self._telling_mhz()
         # A setting at another clock than ours is somebody else's.
         found = weigh(

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 MAGIC = b"VOLTRING"
-VERSION = 7
+VERSION = 8
 
 HEADER_BYTES = 4096
 HEADER = struct.Struct("=8sIIIIQdI")
@@ -58,38 +58,15 @@ ROOM = struct.Struct("=Q")
 CHANGE = struct.Struct("=QdII")
 """What became of a request: its name, the time, what, tokens. Names are unique in a ring."""
 
-REPEAT = struct.Struct("=8sQd24sq24sddd8sQd24sq24sd16s")
-"""The bodies of a result and of the launch behind it; pieces that stay as they are were packed
-before: the beginning, what comes before the KV tokens and what behind them, and the end."""
-
-
-class _Moments(dict[tuple[int, int, int], struct.Struct]):
-    """Records of a result and of the launch behind it, each with changes before it, as one.
-
-    By how many changes, how many and how many rooms of the launch; there are few such.
-    """
-
-    def __missing__(self, counts: tuple[int, int, int]) -> struct.Struct:
-        body, change = BODY.format[1:], CHANGE.format[1:]
-        before, behind, rooms = counts
-        texts = [body + before * change] if before else []
-        texts += [body]
-        texts += [body + behind * change] if behind else []
-        made = self[counts] = struct.Struct("=" + "".join(texts) + body + rooms * ROOM.format[1:])
-        return made
-
-
-MOMENTS = _Moments()
-
 RUN = struct.Struct("=B7xQdd")
 """The end of the records of a slot that a run lies behind: `Kind.RUN`; the number of the result
 that is told next, when its iteration was launched, and when the result before was ready.
 
 A run is pairs of times, as far as the slot has place: when that result was ready, and when the
 iteration behind the last one was launched, which decodes the same requests a token later. A pair is
-there once both follow those before; what was in its place is zero. The last word of the slot is
-zero while the run goes on, and the number of its pairs and one once it has ended. No bell rings for
-a pair: a reader looks again when the next is likely there."""
+there once both follow those before; in the place of the next is zero, stored first. The last word
+of the slot is zero while the run goes on, and the number of its pairs and one once it has ended. No
+bell rings for a pair: a reader looks again when the next is likely there."""
 
 PAIR_WORDS = 2
 MOST_PAIRS = 8191
@@ -129,15 +106,6 @@ def packed(body: Sequence[Any], entries: Sequence[float] = (), rooms: Sequence[i
     return payload
 
 
-def pieces(body: bytes) -> tuple[bytes, bytes, bytes, bytes]:
-    """The pieces of a packed body that `REPEAT` takes.
-
-    Returns:
-        The beginning, the loads but for the KV tokens, the queue, and the end.
-    """
-    return body[:8], body[24:48], body[56:80], body[-16:]
-
-
 def packed_changes(body: Sequence[Any], changes: Sequence[tuple[int, float, int, int]]) -> bytes:
     """A record of changes, at most `MAX_CHANGES`.
 
@@ -155,7 +123,8 @@ class Kind(enum.IntEnum):
     NAMES: nothing but rooms, those that the next record has no place for. CHANGES: what became of
     requests since the last of these; its entries are changes, its load and queue those of the
     record that follows, and in the place of the iteration stands how many changes came before.
-    RUN: no record; a run lies behind those of its slot.
+    RUN: no record; a run lies behind those of its slot. SCHEDULED: what a scheduler says of a
+    batch, of which readers make all records of its moment; see `voltana_ring.scheduled`.
     """
 
     LAUNCHED = 1
@@ -164,6 +133,7 @@ class Kind(enum.IntEnum):
     NAMES = 4
     CHANGES = 5
     RUN = 6
+    SCHEDULED = 7
 
 
 class Change(enum.IntEnum):

@@ -37,26 +37,16 @@ _HEAD_WORD = HEAD_OFFSET >> 3
 
 
 class _Sealed(dict[int, struct.Struct]):
-    """A slot by the bytes of its records: sequence number, guard, records. There are few sizes.
-
-    Args:
-        whole: Whether what is behind the records is cleared.
-    """
-
-    def __init__(self, *, whole: bool) -> None:
-        super().__init__()
-        self._whole = whole
+    """A slot by the bytes of its records: sequence number, guard, records. There are few sizes."""
 
     def __missing__(self, size: int) -> struct.Struct:
         if size > MAX_PAYLOAD:  # it would be written into the next slot
             raise ValueError(f"a slot of {size} bytes: must be at most {MAX_PAYLOAD}")
-        rest = f"{MAX_PAYLOAD - size}x" if self._whole else ""
-        made = self[size] = struct.Struct(f"=QII{size}s{rest}")
+        made = self[size] = struct.Struct(f"=QII{size}s")
         return made
 
 
-_SEALED = _Sealed(whole=False)
-_CLEARED = _Sealed(whole=True)
+_SEALED = _Sealed()
 
 
 class RingWriter:
@@ -124,36 +114,38 @@ class RingWriter:
         """Write a slot of one record of changes; see `voltana_ring.layout.packed_changes`."""
         self.put(packed_changes(body, changes))
 
-    def put(self, payload: bytes, sealed: dict[int, struct.Struct] = _SEALED) -> None:
+    def put(self, payload: bytes) -> None:
         """Write the next slot: mark it as being written, fill and seal it, count it; never blocks.
 
         Args:
             payload: One record or more, one behind the other; at most `MAX_PAYLOAD` bytes.
-            sealed: How, by the number of bytes.
         """
         head, size = self._head, len(payload)
         offset = HEADER_BYTES + head % self._slots * SLOT_BYTES
         self._words[offset >> 3] = 2 * head + 1
         self._head = head = head + 1
-        sealed[size].pack_into(self._memory, offset, 2 * head, crc32(payload), size, payload)
+        _SEALED[size].pack_into(self._memory, offset, 2 * head, crc32(payload), size, payload)
         self._words[_HEAD_WORD] = head
 
     def begin_run(self, payload: bytes) -> tuple[int, int]:
         """Write the next slot, and begin a run behind its records; see `layout.RUN`.
 
-        Whoever writes the pairs into `times` ends the run before anything else is written.
+        Whoever writes a pair into `times` stores zeros in the place of the next first, and ends the
+        run before anything else is written.
 
         Args:
             payload: Records, and `RUN` behind them.
 
         Returns:
-            Where the first pair goes, and where there is no place for one any more.
+            Where the first pair goes, and where there is no place for one and the next any more.
         """
-        begins = (HEADER_BYTES + self._head % self._slots * SLOT_BYTES) >> 3
-        self.put(payload, _CLEARED)
-        self._run_ends = begins + (SLOT_BYTES >> 3) - 1
+        words, begins = self._words, (HEADER_BYTES + self._head % self._slots * SLOT_BYTES) >> 3
         first = begins + (PAYLOAD_OFFSET + len(payload) >> 3)
-        return first, self._run_ends - (self._run_ends - first) % PAIR_WORDS
+        self._run_ends = ends = begins + (SLOT_BYTES >> 3) - 1
+        words[begins] = 2 * self._head + 1  # it is being written
+        words[first] = words[first + 1] = words[ends] = 0
+        self.put(payload)
+        return first, ends - (ends - first) % PAIR_WORDS - PAIR_WORDS
 
     def end_run(self, pairs: int) -> None:
         """Say how many pairs the last run has."""

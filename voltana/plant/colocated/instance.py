@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from voltana.plant.coefficients import HostCoefficients
+    from voltana.plant.colocated.request import Batch
     from voltana.plant.colocated.scheduler import EngineScheduler
     from voltana.plant.events import EventQueue
     from voltana.plant.job import Job
@@ -149,7 +150,7 @@ class ColocatedInstance:
             self.runner.idle(now_s)
             return
         load = self._load = batch.load()
-        end_s = self.runner.begin(load, self._queue(now_s), now_s, self._slack_s(now_s))
+        end_s = self.runner.begin(load, self._queue(now_s), now_s, self._slack_s(batch, now_s))
         host = self._host
         host_end_s = now_s + host.step_s + host.token_s * load.decode_requests
         self._device_end_s = end_s
@@ -187,9 +188,12 @@ class ColocatedInstance:
             del self._jobs[request]
             self._complete(job, now_s)
 
-    def _slack_s(self, now_s: float) -> float:
-        """What is left of the ITL threshold for the requests that wait for their next token."""
-        running = self._scheduler.running
+    def _slack_s(self, batch: Batch, now_s: float) -> float:
+        """What is left of the ITL threshold for the requests that wait for their next token.
+
+        Those that decode in a mixed batch are not among the running ones until the next one.
+        """
+        running = [*self._scheduler.running, *batch.decode]
         if not running:
             return math.nan
         return self._slo.itl_s - (now_s - min(self._jobs[r].last_token_s for r in running))

@@ -16,11 +16,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 from scipy.stats import t as student
 
-from voltana.errors import ConfigError
-from voltana.plant.fit import coefficients
+from voltana.plant.fit import coefficients, plausible
 from voltana.plant.fit.least_squares import LEAST_NOISE, solve
 from voltana.plant.fit.residuals import Residual, idle_residuals, residuals
-from voltana.plant.fit.samples import Samples, Work
+from voltana.plant.fit.samples import Samples, power_model
 from voltana.plant.latency import LatencyModel
 from voltana.plant.power import PowerModel
 from voltana.plant.weight_formats import weight_format
@@ -41,13 +40,6 @@ linear theory of the errors is no guide, and what is stated is the expectation i
 CONFIDENCE = 0.99865
 AT_LIMIT = 0.97
 """Share of the power limit from which a board may have lowered its clock."""
-FARTHEST = 30.0
-"""Factor between a row and the base profile from which a unit is taken to be wrong."""
-POOR = 0.5
-"""Median error of the latencies of a phase from which on the fit describes no board."""
-MOST_OF_PEAK = 3.0
-"""Share of a published peak that no board reaches, whatever its caches and the noise of rows do."""
-_SHARES = (".efficiency", ".bandwidth_share")
 _FIRST_NOISE = 0.02
 _ROUNDS = 3
 _UNTOLD = 3.0
@@ -83,7 +75,8 @@ class FittedBoard:
         coefficients: Everything that was fitted.
         residuals: By phase and quantity.
         at_limit: Lines that were left out, for the board was at its power limit.
-        repeated: Lines that are equal to an earlier one in every cell.
+        repeated: Lines that are equal to an earlier one in every cell, and so tell nothing more:
+            noise does not repeat itself. They count once.
     """
 
     hardware: HardwareProfile
@@ -113,113 +106,47 @@ def fit_board(
         ConfigError: If a row is far from anything that the board could do, or none has a latency.
     """
     limit_w = AT_LIMIT * base.tdp_w * tensor_parallel
-    kept = [row for row in rows if not row.power_w >= limit_w]
+    kept, repeated = _distinct([row for row in rows if not row.power_w >= limit_w])
     timed = Samples([row for row in kept if row.phase != "idle"])
-    if not len(timed):
-        raise ConfigError(
-            "no row of decode or prefill lies below the board's power limit. Measure some at lower "
-            "clocks or smaller batches."
-        )
-    _check(base, model, timed, tensor_parallel)
-    _check_power(base, model, kept, tensor_parallel)
-    board, found = _fit_times(base, model, timed, tensor_parallel)
-    found_residuals = residuals(
-        "latency", timed, timed.latency_s, _seconds(board, model, timed, tensor_parallel)
-    )
-    _check_fit(found_residuals, found)
     powered = Samples([row for row in timed.rows if not math.isnan(row.power_w)])
     idle = [row for row in kept if row.phase == "idle"]
-    if len(powered):
+    plausible.check_rows(rows, timed)
+    plausible.check_latency(base, model, timed, tensor_parallel)
+    plausible.check_power(base, model, powered, idle, tensor_parallel)
+    board, found = _fit_times(base, model, timed, tensor_parallel)
+    latencies_s = timed.seconds(LatencyModel(board, model, tensor_parallel))
+    found_residuals = residuals("latency", timed, timed.latency_s, latencies_s)
+    plausible.check_fit(found_residuals, found)
+    if len(powered) or idle:
         board, more = _fit_powers(board, model, powered, idle, tensor_parallel)
         found += more
         work = powered.work(LatencyModel(board, model, tensor_parallel))
-        watts = tensor_parallel * _watts(board, model, powered, work)
-        found_residuals += residuals("power", powered, powered.power_w, watts)
-        found_residuals += idle_residuals(board, idle, tensor_parallel)
+        watts = tensor_parallel * powered.watts(work, power_model(board, model))
+        of_power = residuals("power", powered, powered.power_w, watts)
+        of_power += idle_residuals(board, idle, tensor_parallel)
+        plausible.check_fit(of_power, more)
+        found_residuals += of_power
     return FittedBoard(
         hardware=board,
         coefficients=tuple(found),
         residuals=tuple(found_residuals),
         at_limit=tuple(row.line for row in rows if row.power_w >= limit_w),
-        repeated=_repeated(kept),
+        repeated=tuple(repeated),
     )
 
 
-def _repeated(rows: Sequence[Measurement]) -> tuple[int, ...]:
+def _distinct(rows: Sequence[Measurement]) -> tuple[list[Measurement], list[int]]:
+    """Rows that differ in a cell, and the lines of the others."""
     seen: set[object] = set()
-    found = []
+    kept, repeated = [], []
     for row in rows:
         said = tuple(map(str, astuple(replace(row, line=0))))  # nan is not equal to itself
         if said in seen:
-            found.append(row.line)
+            repeated.append(row.line)
+        else:
+            kept.append(row)
         seen.add(said)
-    return tuple(found)
-
-
-def _seconds(
-    board: HardwareProfile, model: ModelProfile, samples: Samples, boards: int
-) -> FloatArray:
-    return samples.seconds(LatencyModel(board, model, boards))
-
-
-def _watts(
-    board: HardwareProfile, model: ModelProfile, samples: Samples, work: tuple[Work, ...]
-) -> FloatArray:
-    return samples.watts(work, PowerModel(board, weight_format(model.layer_dtype).arithmetic))
-
-
-def _check(base: HardwareProfile, model: ModelProfile, samples: Samples, boards: int) -> None:
-    expected = _seconds(base, model, samples, boards)
-    for row, seconds in zip(samples.rows, expected.tolist(), strict=True):
-        if not seconds / FARTHEST <= row.latency_s <= seconds * FARTHEST:
-            raise ConfigError(
-                f"line {row.line}, column 'latency': {row.latency_s:g} s is not allowed: must be "
-                f"{seconds / FARTHEST:.3g}-{seconds * FARTHEST:.3g} s, within {FARTHEST:g} times "
-                f"of what {model.name} takes on {base.name}. Check the unit, the model and the "
-                "row, or start from another board (--hardware)."
-            )
-
-
-def _check_power(
-    base: HardwareProfile, model: ModelProfile, rows: Sequence[Measurement], boards: int
-) -> None:
-    powered = Samples([r for r in rows if r.phase != "idle" and not math.isnan(r.power_w)])
-    expected: list[tuple[Measurement, float]] = []
-    if len(powered):
-        work = powered.work(LatencyModel(base, model, boards))
-        watts = _watts(base, model, powered, work)
-        expected += zip(powered.rows, (boards * watts).tolist(), strict=True)
-    power = PowerModel(base)
-    idle = (row for row in rows if row.phase == "idle")
-    expected += [(row, boards * power.idle_w(row.clock_mhz)) for row in idle]
-    for row, watts_w in expected:
-        if not watts_w / FARTHEST <= row.power_w:
-            raise ConfigError(
-                f"line {row.line}, column 'power_w': {row.power_w:g} W is not allowed: must be at "
-                f"least {watts_w / FARTHEST:.3g} W, {1 / FARTHEST:.2g} of what {boards} x "
-                f"{base.name} draws there. Check the unit (W of all boards of the instance)."
-            )
-
-
-def _check_fit(found: Sequence[Residual], fitted: Sequence[Coefficient]) -> None:
-    remedy = (
-        "Check that no columns are swapped (batch and context), their units, the model and "
-        "--hardware."
-    )
-    for one in found:
-        if one.median > POOR:
-            raise ConfigError(
-                f"{one.what}: the best fit is off by {100 * one.median:.0f} % in the median (worst "
-                f"at line {one.worst_line}): must be at most {100 * POOR:.0f} %, or the rows are "
-                f"of nothing that a board does. {remedy}"
-            )
-    for each in fitted:
-        if each.name.endswith(_SHARES) and each.value > MOST_OF_PEAK * max(each.base, 1.0):
-            raise ConfigError(
-                f"{each.name} would have to be {each.value:.3g} of the board's published peak: "
-                f"must be at most {MOST_OF_PEAK:g}, or the rows are of nothing that the board "
-                f"does. {remedy}"
-            )
+    return kept, repeated
 
 
 def _fit_times(
@@ -228,7 +155,7 @@ def _fit_times(
     start = coefficients.time_values(base, boards)
 
     def seconds(values: dict[str, float]) -> FloatArray:
-        return _seconds(coefficients.with_times(base, values), model, samples, boards)
+        return samples.seconds(LatencyModel(coefficients.with_times(base, values), model, boards))
 
     found = _fit(seconds, samples.latency_s, start)
     return coefficients.with_times(base, {each.name: each.value for each in found}), found
@@ -249,21 +176,41 @@ def _fit_powers(
     def watts(values: dict[str, float]) -> FloatArray:
         changed = coefficients.with_powers(board, gemm, values)
         resting = [PowerModel(changed).idle_w(row.clock_mhz) for row in idle]
-        return boards * np.concatenate([_watts(changed, model, samples, work), resting])
+        return boards * np.concatenate([samples.watts(work, power_model(changed, model)), resting])
 
-    found = _fit(watts, measured, start)
+    highest = {coefficients.VOLTAGE: board.power.voltage_mv.at(board.max_clock_mhz)}
+    found = _fit(watts, measured, start, highest)
     values = {each.name: each.value for each in found}
     return coefficients.with_powers(board, gemm, values), found
 
 
 def _fit(
-    predict: Callable[[dict[str, float]], FloatArray], measured: FloatArray, start: dict[str, float]
+    predict: Callable[[dict[str, float]], FloatArray],
+    measured: FloatArray,
+    start: dict[str, float],
+    highest: dict[str, float] | None = None,
 ) -> list[Coefficient]:
-    """Fit, look how noisy the rows are, and let coefficients lean on the base accordingly."""
+    """Fit, look how noisy the rows are, and let coefficients lean on the base accordingly.
+
+    Args:
+        predict: See `solve`; so are the others.
+        measured: Likewise.
+        start: Likewise.
+        highest: What some of them cannot exceed.
+    """
     noise, train, begin = _FIRST_NOISE, np.ones(len(measured)), start
     for _ in range(_ROUNDS):
         lean = max(noise, LEAST_NOISE) / EXPECTED_DEVIATION
-        solution = solve(predict, measured, train, start, lean=lean, begin=begin, tries=_TRIES)
+        solution = solve(
+            predict,
+            measured,
+            train,
+            start,
+            upper=highest,
+            lean=lean,
+            begin=begin,
+            tries=_TRIES,
+        )
         noise, begin = solution.noise, solution.values
     wide = float(student.ppf(CONFIDENCE, solution.freedom))
     found = []

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from voltana.plant.cost import ClockState
-from voltana.plant.power import LAUNCH
+from voltana.plant.power import LAUNCH, PowerModel
+from voltana.plant.weight_formats import weight_format
 from voltana.values import attended_pairs
 
 if TYPE_CHECKING:
@@ -15,9 +16,15 @@ if TYPE_CHECKING:
 
     from voltana.plant.cost import Cost
     from voltana.plant.fit.measurements import Measurement
+    from voltana.plant.hardware import HardwareProfile
     from voltana.plant.latency import LatencyModel
-    from voltana.plant.power import PowerModel
+    from voltana.plant.model import ModelProfile
     from voltana.values import FloatArray
+
+
+def power_model(board: HardwareProfile, model: ModelProfile) -> PowerModel:
+    """Power of a board that serves a model."""
+    return PowerModel(board, weight_format(model.layer_dtype).arithmetic)
 
 
 class Work(NamedTuple):
@@ -95,7 +102,7 @@ class Samples:
     def watts(self, work: Sequence[Work], power: PowerModel) -> FloatArray:
         """Power of a board at each row's clock, in W, as if there were no power limit."""
         clocks, index = np.unique(self.clock_mhz, return_inverse=True)
-        table = np.array([power.at(float(mhz)) for mhz in clocks])[index]
+        table = np.array([power.at(float(mhz)) for mhz in clocks]).reshape(-1, 4)[index]
         _, waiting_w, running_w, core_share = table.T
         total_s, energy_j = np.zeros(len(self)), np.zeros(len(self))
         for part in work:

@@ -18,6 +18,7 @@ import structlog
 from aiohttp import web
 
 from voltana.serving.admin.pace import Pace, ToldAgain
+from voltana_actuatord.metrics.called import called
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Collection
@@ -135,21 +136,15 @@ def _not_permitted(
 
 def _may_be_called(host: str, *, loopback: bool, names: Collection[str]) -> bool:
     """Whether a request may name this host so."""
-    name = _without_port(host.strip().lower())
+    name = called(host)
     if name == "localhost" or name in names:
         return True
     try:
-        address = ipaddress.ip_address(name.strip("[]"))
+        address = ipaddress.ip_address(name)
     except ValueError:
         return False
     # No page can have an address resolve to another one.
     return address.is_loopback if loopback else True
-
-
-def _without_port(host: str) -> str:
-    if host.startswith("["):
-        return host.partition("]")[0] + "]"
-    return host.partition(":")[0] if host.count(":") == 1 else host
 
 
 def is_loopback(host: str) -> bool:

@@ -146,7 +146,7 @@ class Guarantee:
             self._decisions = intent
         self.requests.presume(self._slots.intent(TOLD))
         if ring is not None and ring["identity"] == reader.identity:
-            reader.go_back(int(ring["position"]))
+            reader.go_back(int(ring["position"]), self.requests.told)
             if times is not None:
                 gaps.restore(times)
             return

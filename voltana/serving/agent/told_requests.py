@@ -54,6 +54,11 @@ class ToldRequests:
         self._text = ""
         self._heard = 0
 
+    @property
+    def told(self) -> int | None:
+        """Changes that were told so far; None where what was told before is not known."""
+        return self._told
+
     def use(self, loop: ControlLoop, slo: Slo, max_batch_tokens: int) -> None:
         """Promise by this loop from now on; what is under way keeps what was promised."""
         self.promises.loop, self.promises.slo = loop, slo

@@ -84,14 +84,15 @@ class Supervisor:
             Whether everything is ready; False if `stopped` came first.
 
         Raises:
-            LaunchError: If a process ends or is not ready in time, with the end of its log.
+            LaunchError: If a process cannot be started, ends or is not ready in time, with the
+                end of its log.
         """
-        self._logs.mkdir(parents=True, exist_ok=True)
         for stage in self._stages:
-            started = [ChildProcess(spec, self._logs) for spec in stage]
-            self._children += started
-            for child in started:
-                self._report(child.spec.name, f"starting, log {child.log}")
+            started = []
+            for spec in stage:
+                started.append(child := self._begun(spec))
+                self._children.append(child)
+                self._report(spec.name, f"starting, log {child.log}")
             if not self._await_ready(started, stopped):
                 return False
         return True
@@ -137,12 +138,15 @@ class Supervisor:
         Raises:
             LaunchError: If nothing can be served without it.
         """
-        name, what = child.spec.name, self._what_ended(child)
+        what = self._what_ended(child)
         child.finish(0.0)  # whatever is left of its own children
-        now_s = time.monotonic()
-        wait_s = self._restarts.wait_s(name, now_s - child.started_s)
+        self._plan_again(child, what, time.monotonic() - child.started_s)
+
+    def _plan_again(self, child: ChildProcess, what: str, lived_s: float) -> None:
+        name = child.spec.name
+        wait_s = self._restarts.wait_s(name, lived_s)
         if child.spec.restarts and wait_s is not None:
-            self._due_s[name] = now_s + wait_s
+            self._due_s[name] = time.monotonic() + wait_s
             self._report(name, f"{what.splitlines()[0]}; starting it again in {wait_s:g} s")
         elif self._can_serve():
             given_up = " once too often" if child.spec.restarts else ""
@@ -154,14 +158,32 @@ class Supervisor:
         """Start again what has waited for long enough, and tell what is ready."""
         for place, child in enumerate(self._children):
             name = child.spec.name
-            if self._due_s.get(name, math.inf) <= time.monotonic():
-                del self._due_s[name]
-                self._seen_ended.discard(name)
-                self._children[place] = again = ChildProcess(child.spec, self._logs, again=True)
-                self._coming = [c for c in self._coming if c is not child] + [again]
+            if self._due_s.get(name, math.inf) > time.monotonic():
+                continue
+            del self._due_s[name]
+            try:
+                again = self._begun(child.spec, again=True)
+            except LaunchError as error:  # the host's trouble may pass, and the others serve on
+                self._plan_again(child, str(error), 0.0)
+                continue
+            self._seen_ended.discard(name)
+            self._children[place] = again
+            self._coming = [c for c in self._coming if c is not child] + [again]
         for child in [child for child in self._coming if child.probe()]:
             self._coming.remove(child)
             self._report(child.spec.name, f"ready again after {child.ready_after_s:.1f} s")
+
+    def _begun(self, spec: ProcessSpec, *, again: bool = False) -> ChildProcess:
+        """Start a process, and make the folder of logs if somebody took it away.
+
+        Raises:
+            LaunchError: If the host does not allow it.
+        """
+        try:
+            self._logs.mkdir(parents=True, exist_ok=True)
+            return ChildProcess(spec, self._logs, again=again)
+        except OSError as error:
+            raise LaunchError(f"{spec.name} cannot be started: {error}") from error
 
     def _end(self, child: ChildProcess, hurry: Callable[[], bool]) -> None:
         ends_s = time.monotonic() + child.spec.grace_s

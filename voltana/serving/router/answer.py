@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 from aiohttp import web
 
+from voltana.serving.router.problem import JSON_TYPE
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
@@ -66,10 +68,11 @@ class Answer:
 
         Args:
             body: As the server sent it.
-            kind: Its content type.
+            kind: Its content type; empty where it names none.
             headers: More headers.
         """
         self._first_token()
+        kind = kind or JSON_TYPE
         self.response = web.Response(body=body, headers={"Content-Type": kind, **headers})
 
     async def begin(self, kind: str, headers: Mapping[str, str]) -> None:

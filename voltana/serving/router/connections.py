@@ -128,7 +128,11 @@ class Connections:
             ) from None
         except OSError as error:
             raise NobodyListensError(f"Cannot connect to {host}:{port}: {error}") from error
-        protocol.set_response_params(auto_decompress=False, read_bufsize=_BUFFER)
+        protocol.set_response_params(
+            auto_decompress=False,
+            read_bufsize=_BUFFER,
+            read_until_eof=True,  # what tells no length, as HTTP/1.0, ends with the connection
+        )
         self._open.add(protocol)
         return protocol
 
@@ -196,12 +200,14 @@ async def answer_of(protocol: ResponseHandler) -> tuple[Any, aiohttp.StreamReade
     """Head and content of the answer.
 
     Raises:
-        HttpProcessingError: If it is not HTTP.
+        HttpProcessingError: If it is not HTTP, or nothing that was asked for.
     """
     for _ in range(MOST_INTERIM):
         message, content = await protocol.read()
         if 200 <= message.code <= 599:
+            if message.headers.get("Content-Encoding", "identity") != "identity":
+                raise HttpProcessingError(message="its answer is packed, which nobody asked for")
             return message, content
-        if not 100 < message.code < 200:
+        if not 101 < message.code < 200:  # nor is 101 an answer: nobody asks for an upgrade
             break
     raise HttpProcessingError(message=f"answered status {message.code}: must be 200 to 599")

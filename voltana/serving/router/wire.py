@@ -116,7 +116,7 @@ class Exchange:
     Attributes:
         status: HTTP status, 200 to 599.
         reason: Its words.
-        kind: Content type.
+        kind: Content type; empty where it names none.
         headers: All headers of the answer.
     """
 
@@ -193,7 +193,8 @@ class Exchange:
                 connections.drop(protocol)
             raise
         self.status, self.reason, self.headers = message.code, message.reason, message.headers
-        self.kind: str = self.headers.get("Content-Type", "")
+        kind = self.headers.get("Content-Type", "")
+        self.kind: str = kind if kind.isprintable() else ""  # nothing else can be passed on
 
     async def _piece(self) -> bytes:
         """What has arrived; the next piece of a long answer is not read before its turn."""

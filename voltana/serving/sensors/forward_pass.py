@@ -106,7 +106,7 @@ class ForwardPassReader:
         """Messages wake whoever waits for them."""
         return math.inf
 
-    def go_back(self, position: int) -> None:
+    def go_back(self, position: int, told: int | None = None) -> None:
         """Nothing that was told is kept anywhere."""
 
     def replaced(self) -> bool:

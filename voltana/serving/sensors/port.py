@@ -60,8 +60,13 @@ class RecordReader(Protocol):
         """How long to wait until it is read again, though nobody says so; inf: until one does."""
         ...
 
-    def go_back(self, position: int) -> None:
-        """Read on from an earlier record, as far as it is kept."""
+    def go_back(self, position: int, told: int | None = None) -> None:
+        """Read on from an earlier record, as far as it is kept.
+
+        Args:
+            position: Number of that record.
+            told: Changes of requests that were told before it; for readers that number them.
+        """
         ...
 
     def replaced(self) -> bool:

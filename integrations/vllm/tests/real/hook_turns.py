@@ -29,7 +29,7 @@ IN_A_TURN = 12
 """Iterations that hooks stay the same: few, for what else a machine does soon changes."""
 
 IN_A_TIMED_TURN = 354
-"""Of ours, in both ways: more, so that a run that is full, and begun anew, is among them as often
+"""Of ours: more, so that a run that is full, and begun anew, is among them as often
 as it is."""
 
 LEFT_OUT = 4
@@ -42,8 +42,7 @@ class Hooks(enum.IntEnum):
     """What is around the scheduler in a turn.
 
     OFF, ON: nothing, our hooks. TIMED: ours, with their thread CPU time. EMPTY, FEW: hooks of no
-    line, and of five, timed likewise: what no hook in Python can be below, here and now. LONG: ours
-    without the way of batches that requests join or leave, timed.
+    line, and of five, timed likewise: what no hook in Python can be below, here and now.
     """
 
     OFF = 0
@@ -51,7 +50,6 @@ class Hooks(enum.IntEnum):
     TIMED = 2
     EMPTY = 3
     FEW = 4
-    LONG = 5
 
 
 def turns(rng: random.Random) -> Iterator[Hooks]:
@@ -60,7 +58,7 @@ def turns(rng: random.Random) -> Iterator[Hooks]:
     while True:
         for _ in range(2):
             yield from rng.choice(((off, on, on, off), (on, off, off, on)))
-        yield from rng.sample((Hooks.TIMED, Hooks.LONG, Hooks.EMPTY, Hooks.FEW), 4)
+        yield from rng.sample((Hooks.TIMED, Hooks.EMPTY, Hooks.FEW), 3)
 
 
 class Timed:
@@ -156,12 +154,6 @@ class Few(Empty):
             self.latency_s = ready_s - launch_s
 
 
-def _no_move(_output: Any, *, same: bool, left: bool) -> bool:
-    """In the place of `Moves._move`: no batch is such a one."""
-    del same, left
-    return False
-
-
 class Turns:
     """Changes what is around a scheduler, turn by turn, and writes how long iterations took.
 
@@ -181,8 +173,7 @@ class Turns:
             Hooks.EMPTY: Timed(Empty()),
             Hooks.FEW: Timed(Few()),
         }
-        self._hooks[Hooks.LONG] = self._hooks[Hooks.TIMED]
-        self._meter, self._move = meter, meter._move
+        self._meter = meter
         self._order = turns(random.Random(1))
         self._left, self._now, self._turn = 0, Hooks.OFF, 0
         self._rows = bytearray()
@@ -191,9 +182,7 @@ class Turns:
         """In the place of the scheduler's own."""
         if not self._left:
             self._now = next(self._order)
-            timed = self._now in {Hooks.TIMED, Hooks.LONG}
-            self._left = IN_A_TIMED_TURN if timed else IN_A_TURN
-            self._meter._move = _no_move if self._now is Hooks.LONG else self._move
+            self._left = IN_A_TIMED_TURN if self._now is Hooks.TIMED else IN_A_TURN
             self._meter.doubt()  # it may have been off
             self._turn += 1
         began_ns = time.perf_counter_ns()

@@ -64,7 +64,7 @@ def test_throughput_is_kept(model: Path, config: Path, kind: str) -> None:
         f"iterations of {lasts_us:.0f} us (median), {cpu_us:.0f} us of CPU time of engine core and "
         "worker each\n"
     )
-    timed = (Hooks.TIMED, Hooks.LONG, Hooks.FEW, Hooks.EMPTY)
+    timed = (Hooks.TIMED, Hooks.FEW, Hooks.EMPTY)
     took_us = {hooks: hook_us(table, hooks, batch) for hooks in timed}
     for hooks, us in took_us.items():
         p10, p50, p99 = np.percentile(us, [10, 50, 99])

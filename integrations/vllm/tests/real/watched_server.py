@@ -78,12 +78,9 @@ def _time_handing(meter: Any, path: Path) -> None:
 
         def around(self: Any, *args: Any) -> None:
             original(self, *args)
-            if self._at > self._first:
-                launch_s = self._times[self._at - 1]
-            elif self.due is None and self._open:
-                launch_s = next(reversed(self._open.values()))[3]
-            else:
-                launch_s = self._launches_s[-1] if self._first else 0.0
+            launch_s = self._times[self._at - 1] if self._at > self._first else self._launch_s
+            if self.due is not None:
+                launch_s = 0.0
             if launch_s:
                 if not launched_s[0]:
                     count()

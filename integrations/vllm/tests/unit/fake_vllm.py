@@ -72,6 +72,14 @@ class Queue(deque):
 
 
 @dataclass
+class CachedRequestData:
+    """What a step computes of requests that were scheduled before."""
+
+    resumed_req_ids: set[str]
+    num_computed_tokens: list[int]
+
+
+@dataclass
 class SchedulerOutput:
     """A step, with the fields that the hooks read."""
 
@@ -179,6 +187,8 @@ class Scheduler:
         if not preempted:
             self._schedule_waiting(step)
         rows = step.rows
+        new = {told.req_id for told in step.new}
+        computed = [self.requests[rid].num_computed_tokens for rid in rows if rid not in new]
         for rid, tokens in rows.items():
             request = self.requests[rid]
             request.num_computed_tokens += tokens
@@ -192,7 +202,9 @@ class Scheduler:
         assert len(self.running) <= self.max_num_running_reqs
         output = SchedulerOutput(
             scheduled_new_reqs=step.new,
-            scheduled_cached_reqs=SimpleNamespace(resumed_req_ids=step.resumed),
+            scheduled_cached_reqs=CachedRequestData(
+                resumed_req_ids=step.resumed, num_computed_tokens=computed
+            ),
             num_scheduled_tokens=rows,
             total_num_scheduled_tokens=sum(rows.values()),
             scheduled_spec_decode_tokens=step.drafts,

@@ -11,7 +11,7 @@ from hooked import Bench
 from voltana_ring.hooks.guard import METER
 from voltana_ring.layout import Change, Kind
 from voltana_vllm.hooks.around import around_schedule, around_update_from_output
-from voltana_vllm.hooks.batch_view import BatchView
+from voltana_vllm.hooks.queue_view import QueueReader
 
 
 def feed(bench, count=12, seed=0):
@@ -27,7 +27,7 @@ class Breaking:
     def __init__(self, monkeypatch, meter, when, at):
         self.number, self.at, self.missed = 0, at, set()
         self.failed, self.current = 0, None
-        whole, read, tell = meter._measure, BatchView.read, meter._tell
+        whole, read, put = meter._measure, QueueReader.read, meter._ring.put
 
         def measure(output):
             self.number += 1
@@ -37,43 +37,25 @@ class Breaking:
             whole(output)
             self.current = None
 
-        def half_read(batch, *args):
-            read(batch, *args)
-            if when == "half-way" and self.is_next():  # one that repeats another is not read
-                batch.kv_tokens += 7  # what was counted so far is not to be relied on
+        def half_read(queue, **options):
+            found = read(queue, **options)
+            if when == "half-way" and self.is_next():  # rows were made of requests by then
                 self.fail()
+            return found
 
-        def told(*args):
-            # What is to be told comes with some batches only: the first of them from there on.
+        def half_put(*told):
             if when == "after" and self.is_next():
                 self.fail()
-            tell(*args)
+            put(*told)
 
-        meter._measure, meter._tell = measure, told
-        self.break_moves(meter, when)
-        monkeypatch.setattr(BatchView, "read", half_read)
-
-    def break_moves(self, meter, when):
-        """Likewise on the way of batches that requests join or leave."""
-        joined, put = meter._joined, meter._put
-
-        def half_joined(size):
-            changes = joined(size)
-            if when == "half-way" and self.is_next():
-                meter._batch.kv_tokens += 7
-                self.fail()
-            return changes
-
-        def half_put(*args, **options):
-            if when == "after" and self.is_next():
-                self.fail()
-            put(*args, **options)
-
-        meter._joined, meter._put = half_joined, half_put
+        meter._measure, meter._ring.put = measure, half_put
+        monkeypatch.setattr(QueueReader, "read", half_read)
 
     def is_next(self):
         """Whether it is the first from one of the numbers on."""
-        return any(self.failed < number <= self.number for number in self.at)
+        return self.current is not None and any(
+            self.failed < number <= self.number for number in self.at
+        )
 
     def fail(self):
         self.failed = self.number
@@ -123,7 +105,7 @@ def test_what_ended_in_a_batch_that_was_missed_is_told_with_the_next(tmp_path, a
     assert bench.meter.errors == 1
     ends = {Change.ENDED, Change.ABORTED, Change.GONE}
     assert sum(change.what in ends for change in bench.changes) == 3
-    assert not bench.meter._followed.known
+    assert not bench.meter._rows.known
     bench.close()
 
 

@@ -8,7 +8,7 @@ import sys
 import types
 
 import pytest
-from fake_vllm import Request, RequestStatus, Scheduler, SchedulerOutput
+from fake_vllm import CachedRequestData, Request, RequestStatus, Scheduler, SchedulerOutput
 from hooked import Bench
 
 import voltana_vllm
@@ -51,6 +51,7 @@ def vllm(monkeypatch, tmp_path):
     scheduler.Scheduler = Fresh
     output = types.ModuleType("vllm.v1.core.sched.output")
     output.SchedulerOutput = SchedulerOutput
+    output.CachedRequestData = CachedRequestData
     modules = {
         "vllm": own, contract.SCHEDULER_MODULE: scheduler, "vllm.v1.core.sched.output": output,
         "vllm.v1.request": request_module(),
@@ -171,6 +172,10 @@ def no_field(vllm):
     vllm.modules["vllm.v1.core.sched.output"].SchedulerOutput = type("Other", (), {})
 
 
+def no_cached_field(vllm):
+    vllm.modules["vllm.v1.core.sched.output"].CachedRequestData = type("Other", (), {})
+
+
 @pytest.mark.parametrize(
     ("change", "said"),
     [
@@ -180,6 +185,7 @@ def no_field(vllm):
         (no_status, "RequestStatus has no FINISHED_ABORTED"),
         (other_signature, "Scheduler.update_from_output('self', 'work') instead of"),
         (no_field, "SchedulerOutput has no finished_req_ids"),
+        (no_cached_field, "CachedRequestData has no num_computed_tokens"),
         (lambda v: v.config.write_text("["), "cannot be read:"),
         (lambda v: v.config.unlink(), "cannot be read:"),
         (lambda v: v.config.write_text("agent = 3"), "agent = 3 is not allowed: must be a table"),

@@ -37,8 +37,8 @@ def check(bench):
     assert [r.load for r in finished] == [r.load for r in launched]
     assert all(0 < r.latency_s < 0.02 for r in finished)
     assert bench.meter.errors == 0
-    assert bench.meter._followed.known == {}
-    assert bench.meter._open == {}
+    assert bench.meter._rows.known == {}
+    assert not bench.meter._flying
 
 
 prompts = st.tuples(st.integers(1, 200), st.integers(1, 30), st.integers(0, 60), st.integers(0, 12))
@@ -270,4 +270,4 @@ def test_a_step_whose_result_never_comes_is_given_up(bench):
     lost = [bench.scheduler.schedule() for _ in range(200)]
     assert all(output.total_num_scheduled_tokens for output in lost)
     assert bench.meter.iterations == 200
-    assert len(bench.meter._open) == 64
+    assert len(bench.meter._flying) == 64

@@ -35,6 +35,7 @@ class NewRequestData:
     req_id: str
     num_computed_tokens: int
 class CachedRequestData:
+    num_computed_tokens: list
     resumed_req_ids: set
 class SchedulerOutput:
     finished_req_ids: set

@@ -19,7 +19,7 @@ from voltana.serving.router.openai_prompt import (
 from voltana.serving.router.problem import Problem
 from voltana.serving.router.sending import PIECE
 from voltana.serving.router.tenants import tenant_in
-from voltana_vllm import NAME_PREFIX
+from voltana_ring.scheduled import NAME_PREFIX
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -40,6 +40,9 @@ OUTPUT_FIELDS = frozenset(
         "total_num_scheduled_tokens",
     }
 )
+CACHED_FIELDS = frozenset({"num_computed_tokens", "resumed_req_ids"})
+"""Of `scheduled_cached_reqs`."""
+
 REQUEST_FIELDS = frozenset(
     {
         "arrival_time",
@@ -72,9 +75,13 @@ def static_problems() -> list[str]:
     """What vLLM's classes lack of what the hooks rely on; imports its scheduler."""
     scheduler = importlib.import_module(SCHEDULER_MODULE).Scheduler
     problems = [*shared.method_problems(scheduler, METHODS)]
-    output = importlib.import_module("vllm.v1.core.sched.output").SchedulerOutput
-    missing = OUTPUT_FIELDS - set(getattr(output, "__dataclass_fields__", ()))
-    problems += [f"SchedulerOutput has no {name}" for name in sorted(missing)]
+    module = importlib.import_module("vllm.v1.core.sched.output")
+    for name, fields in (
+        ("SchedulerOutput", OUTPUT_FIELDS),
+        ("CachedRequestData", CACHED_FIELDS),
+    ):
+        missing = fields - set(getattr(getattr(module, name, None), "__dataclass_fields__", ()))
+        problems += [f"{name} has no {field}" for field in sorted(missing)]
     requests = importlib.import_module("vllm.v1.request")
     missing = REQUEST_FIELDS - set(requests.Request.__init__.__code__.co_names)
     problems += [f"Request has no {name}" for name in sorted(missing)]

@@ -1,4 +1,4 @@
-"""Measures iterations: what each one computes, when it was launched, and how long it took."""
+"""Measures iterations: when each was launched and ready, and what the scheduler says of it."""
 
 from __future__ import annotations
 
@@ -6,36 +6,33 @@ import logging
 import time
 from typing import TYPE_CHECKING, Any
 
-from voltana_ring.hooks.cached_share import CachedShare
-from voltana_ring.hooks.queue_view import earlier
-from voltana_ring.hooks.records import IDLE_EVERY_S, Launched, Records, idling
-from voltana_ring.layout import MAX_ENTRIES, Flag, Kind, Mode
-from voltana_vllm.hooks.batch_view import BatchView
-from voltana_vllm.hooks.followed import Followed, Told, rooms_of
-from voltana_vllm.hooks.moves import Moves
+from voltana_ring.hooks.records import IDLE_EVERY_S
+from voltana_ring.layout import MAX_PAYLOAD, RUN, Kind
+from voltana_ring.scheduled import ROWS, SCHEDULED, Told
 from voltana_vllm.hooks.queue_view import QueueReader
+from voltana_vllm.hooks.repeats import Repeats
+from voltana_vllm.hooks.rows import Rows, left_out
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable
 
     from voltana_ring.writer import RingWriter
 
-
-_NAN = float("nan")
 # Plain numbers cost less to pack, and what is in this module less to find.
-_LAUNCHED, _FINISHED = int(Kind.LAUNCHED), int(Kind.FINISHED)
+_SCHEDULED, _RUN = int(Kind.SCHEDULED), int(Kind.RUN)
+_IDLE, _MORE = int(Told.IDLE), int(Told.MORE)
 _log = logging.getLogger("vllm.voltana")
 
-MOST_OPEN = 64
-"""More batches than any engine has in flight; what is older never came back."""
+MOST_AHEAD = 2
+"""Batches in flight of one that schedules ahead: more are a pipeline's, which overlap."""
+
+MOST_BEFORE_RUN = MAX_PAYLOAD // 2
+"""Bytes of records that a run begins behind: where they leave less of the slot, it would be short.
+"""
 
 
-class Meter(Moves):
+class Meter(Repeats):
     """Measures one scheduler; not thread-safe, as the scheduler is not.
-
-    Latency is the time on the device: from the launch, or from the end of the iteration before
-    where that was later, to the result (asynchronous scheduling launches the next batch while one
-    runs). A launch is kept with its own scheduler output, for several are under way at once.
 
     Where the engine hands batches to other processes it has nothing to do from then on until a
     result comes, and asks its scheduler for grammars first: what there is to do at a launch but to
@@ -43,7 +40,7 @@ class Meter(Moves):
 
     Args:
         scheduler: The scheduler.
-        ring: Where records go.
+        ring: Where all goes.
         speculative: Whether an iteration may produce more than one token a request.
         statuses: vLLM's numbers of statuses.
         waits: Whether the engine waits for other processes, and says when it begins to: `asked`.
@@ -55,6 +52,7 @@ class Meter(Moves):
         errors: Errors so far; the hooks count them.
         due: What was scheduled and is still to be measured; None but between `scheduled` and
             `asked`.
+        iterations: Iterations that were launched, but for those of a run that is under way.
     """
 
     def __init__(
@@ -69,24 +67,20 @@ class Meter(Moves):
         wall_s: Callable[[], float] = time.time,
     ) -> None:
         super().__init__(scheduler, ring, now_s)
-        self._records = Records(ring)
-        self._flags = int(Flag.SPECULATIVE) if speculative else 0
-        self._flags_cut = self._flags | int(Flag.CUT)
-        self._followed = Followed(statuses)
-        self._cached = CachedShare()
-        listening = statuses["WAITING_FOR_STREAMING_REQ"]
-        self._queue = QueueReader(scheduler, self._followed.known, self._cached, listening)
+        self._ring = ring
+        self._flags = int(Told.SPECULATIVE) if speculative else 0
+        self._rows = Rows(scheduler.requests, statuses)
+        self._queue = QueueReader(scheduler, statuses["WAITING_FOR_STREAMING_REQ"])
         stages = getattr(scheduler.vllm_config.parallel_config, "pipeline_parallel_size", 1)
-        self._batch = BatchView(summed=speculative or stages > 1)
+        self._repeats = not speculative and stages == 1
         self._wall_s = wall_s
         self._waits = waits
         self.due: Any = None
         self._due_s = 0.0  # when it was scheduled
-        self._counted = 0  # the iteration up to which the batch's KV tokens are counted
+        self._still = -1  # rows of the last batch, if all that run decoded in it
+        self._launch_s = self._ready_s = 0.0  # of the last batch, and of the last result told
         self._idle_s = 0.0
-        self._lives = False
-        self._doubtful = False  # whether ends of requests may have been missed
-        self.errors = 0
+        self.iterations = self.errors = 0
 
     def _scheduled_other(self, output: Any) -> None:
         if self.due is not None:
@@ -113,197 +107,174 @@ class Meter(Moves):
             self._due_s = 0.0
 
     def _measure(self, output: Any) -> None:
-        """Measure a batch, or nothing: by the short way if it may be."""
-        left = self._first > 0
-        self._leave_run()
-        size, untold = len(output.num_scheduled_tokens), self._untold
-        same = (
-            size == self._still
-            and output.total_num_scheduled_tokens == size
-            and not output.finished_req_ids
-            and not output.scheduled_new_reqs
-            and not output.scheduled_cached_reqs.resumed_req_ids
-            and next(reversed(self._requests)) is self._newest
-        )
-        if same and len(untold) == 1 and untold[0][0][1] is self._template:
-            self._repeat(output, self._due_s or self.now_s())
-        elif not (output.total_num_scheduled_tokens and self._move(output, same=same, left=left)):
-            self._schedule_other(output, same=same, left=left)
+        """Tell a batch that is launched, with the result that is there; or that none is."""
+        left = self._first
+        if left:
+            self._leave_run()
+        if not output.total_num_scheduled_tokens:
+            self._scheduled_nothing(output.finished_req_ids)
+            return
+        rows, told, newest = output.num_scheduled_tokens, self._rows, next(reversed(self._requests))
+        running, size = self._scheduler.running, len(rows)
+        arrived = ended = out = prompts = queued = b""
+        same = newest is self._newest
+        if output.finished_req_ids or told.doubtful:
+            ended, same = told.ended(output.finished_req_ids), False
+        if newest is not self._newest:
+            arrived = told.arrived()
+        if len(running) != size:
+            out = left_out(running, rows)
+        if (
+            told.partial or output.scheduled_new_reqs or told.doubtful
+            or output.total_num_scheduled_tokens != size
+            or output.scheduled_cached_reqs.resumed_req_ids
+        ):  # fmt: skip
+            prompts = told.prompts(output)
+        waiting = len(self._requests) - len(running)  # some of these may have ended
+        if waiting or self._queue.told:
+            waiting, queued = self._queue.read(detailed=bool(prompts))
+        self._launch(output, (arrived, ended, out, prompts, queued), waiting, same=same)
+        self._newest = newest
+        if not (left and self._first):  # else who reads that run looks when its next pair is due
+            self._ring.ring()
 
-    def _schedule_other(self, output: Any, *, same: bool, left: bool) -> None:
-        """Note what may be another batch than the one before.
+    def _launch(
+        self, output: Any, told: tuple[bytes, bytes, bytes, bytes, bytes], waiting: int, *,
+        same: bool,
+    ) -> None:  # fmt: skip
+        """Tell a launch, and begin a run behind it where the next may repeat it.
 
         Args:
             output: What was scheduled.
-            same: Whether it decodes the same requests nevertheless.
-            left: Whether it comes behind a run.
+            told: Rows, in the order of `ROWS`.
+            waiting: Requests that wait.
+            same: Whether none has come or ended since the launch before.
         """
-        now_s = self.now_s()
-        requests, followed, batch = self._requests, self._followed, self._batch
-        if self._still > 0:
-            batch.kv_tokens += self._still * (self.iterations - self._counted)
-        self._counted = self.iterations
-        self._still = self._still if same else -1
-        finished = output.finished_req_ids
-        if self._doubtful:
-            self._doubtful, finished = False, finished | followed.gone(requests)
-        self._end(finished, now_s)
-        new = followed.arrivals(requests, now_s, self._wall_s)
-        if not output.total_num_scheduled_tokens:
-            self._scheduled_nothing(new, now_s)
-            return
-        batch.read(output, requests, followed.known)
-        if output.scheduled_new_reqs:
-            self._learn_cached(output)
-        if followed.fresh or batch.remote:
-            followed.decoding(output.num_scheduled_tokens, batch.remote, now_s)
-        if batch.done:
-            followed.prompts_done(batch.done)
-        prefill_tokens = batch.prefill_tokens
-        waiting, waiting_tokens, oldest_s, entries = self._queue.read(
-            batch.prompts, detailed=prefill_tokens > 0
-        )
-        if batch.worked_on:
-            oldest_s = _oldest(batch.worked_on, oldest_s)
-        self.iterations = self._counted = iteration = self.iterations + 1
-        self._idle_s = 0.0
-        # What the hook takes is none of the iteration's time: it is stamped last.
-        launch_s = self._due_s or self.now_s()
-        launched = Launched(
-            batch.mode,
-            self._flags_cut if waiting > MAX_ENTRIES else self._flags,
-            iteration,
-            (prefill_tokens, batch.attended_pairs, batch.decode_requests, batch.kv_tokens),
-            (waiting, waiting_tokens, oldest_s),
-            launch_s,
-            _NAN,
-            batch.done,
-        )
-        if followed.changes:
-            self._tell(launched, launch_s)
-        self._records.write(
-            _LAUNCHED, launched, launch_s, _NAN, _NAN, entries if prefill_tokens else (),
-            rooms_of(new) if new else (), wakes=False,
+        flying, now_s, ready_s, ready = self._flying, self.now_s(), self._untold_s, 0
+        arrived, ended, out, prompts, queued = told
+        size, tokens = len(output.num_scheduled_tokens), output.total_num_scheduled_tokens
+        launch_s, ahead, number = self._due_s or now_s, len(flying) + 1, self.iterations + 1
+        if ready_s:
+            ready, self._untold_s = number - ahead, 0.0
+            if not self._ready_s:
+                self._say_live(ready_s)
+            self._ready_s = ready_s
+        payload = SCHEDULED.pack(
+            _SCHEDULED, self._flags, len(arrived), len(ended), len(out), len(prompts),
+            len(queued), number, launch_s, ready, ready_s, now_s,
+            self._wall_s() if arrived else 0.0, size, tokens,
+            sum(output.scheduled_cached_reqs.num_computed_tokens), waiting,
         )  # fmt: skip
-        if not (same or followed.fresh) and batch.settled:
-            self._settle(launched)
-        self._keep(output, self._template if same and self._template else launched, launched)
-        self._put(self._records.take(), iteration, runs=self._template is launched, left=left)
+        payload = self._with_rows(payload, told)
+        # In flight are this batch and, asynchronously, the one before: where they are alike, their
+        # times are all that there is to tell of those that repeat them.
+        plain = not (prompts or out) and size == tokens and self._repeats
+        alike = ahead == 1 or (ahead == MOST_AHEAD and same and size == self._still)
+        if plain and alike and self._ready_s:
+            begins_s = launch_s if ahead == 1 else self._launch_s
+            begins = RUN.pack(_RUN, number - ahead + 1, begins_s, self._ready_s)
+            self._at, self._full = self._ring.begin_run(payload + begins)
+            self._first, self._size = self._at, size
+        else:
+            self._ring.put(payload)
+        flying.append(output)
+        self.iterations, self._launch_s, self._still = number, launch_s, size if plain else -1
 
-    def _settle(self, launched: Launched) -> None:
-        """From here on batches may be alike: all that there are decode."""
-        if len(self._scheduler.running) == launched.load[2]:
-            self._still = launched.load[2]
-            self._newest = next(reversed(self._requests))
-            self._template = launched
+    def _leave_run(self) -> None:
+        """Go on without the run; what is in flight of it stays so."""
+        pairs, at = (self._at - self._first) // 2, self._at
+        self._size = self._first = self._at = self._full = 0
+        self._ring.end_run(pairs)
+        if pairs:
+            self._ready_s, self._launch_s = self._times[at - 2], self._times[at - 1]
+            self.iterations += pairs
 
     def _updated_other(self, output: Any, ready_s: float) -> None:
-        self._leave_run()
-        found = self._open.pop(id(output), None)
-        if found is None:
+        if self._first:
+            self._leave_run()
+        flying = self._flying
+        if not any(one is output for one in flying):  # one that could not be measured
             return
-        self._untold.append((found, ready_s))
+        if self._untold_s:
+            self._tell(0, 0.0)
+        while flying.popleft() is not output:  # results come in order: of these none will
+            pass
+        self._untold_s = ready_s
         if not self._scheduler.running:
-            self._tell_results(self._scheduler.finished_req_ids, wakes=True)
+            self._tell(0, ready_s, ended=self._rows.ended(self._scheduler.finished_req_ids))
+            self._ring.ring()
 
     def doubt(self) -> None:
-        """Something went wrong half-way: read the next batch from scratch."""
+        """Something went wrong half-way: look at all that is there with the next batch."""
         self.due = None
-        self._still = -1
-        self._doubtful = True
-        self._batch.doubt()
-        self._leave_run()
+        self._newest, self._still = "", -1
+        self._rows.doubt()
+        self._queue.forget()
+        if self._first:
+            self._leave_run()
 
     def close(self) -> None:
         """Measure no more, and remove the ring."""
-        self._records.close()
+        self._ring.close()
 
-    def _scheduled_nothing(self, new: Sequence[Told], now_s: float) -> None:
+    def _scheduled_nothing(self, finished: Iterable[str]) -> None:
         """Say that nothing runs, where nothing does."""
-        if self._open or not (
-            new or self._followed.changes or now_s - self._idle_s >= IDLE_EVERY_S
-        ):
+        now_s, told, requests = self.now_s(), self._rows, self._requests
+        ended = told.ended(finished) if finished or told.doubtful else b""
+        if self._flying:
+            if self._untold_s or ended:
+                self._tell(0, now_s, ended=ended)
             return
-        self._idle_s = now_s
-        queue = self._queue.read(self._batch.prompts, detailed=False)
-        waiting = queue.requests, queue.tokens, queue.oldest_s
-        nothing = idling(self._flags, self.iterations, waiting, now_s)
-        if self._followed.changes:
-            self._tell(nothing, now_s)
-        self._records.write(Kind.IDLE, nothing, now_s, rooms=rooms_of(new))
+        arrived, newest = b"", next(reversed(requests), "")
+        if newest is not self._newest:
+            self._newest = newest
+            arrived = told.arrived()
+        if arrived or ended or self._untold_s or now_s - self._idle_s >= IDLE_EVERY_S:
+            self._idle_s = now_s
+            waiting, queued = self._queue.read(detailed=False)
+            self._tell(_IDLE, now_s, arrived, ended, queued, waiting)
+            self._ring.ring()
 
-    def _tell_results(self, finished: Iterable[str], *, wakes: bool = False) -> None:
-        """Tell results that were noted, and what they made of the requests.
-
-        Args:
-            finished: Ids of requests that have ended with the last of them.
-            wakes: Whether the reader is woken.
-        """
-        untold, self._untold = self._untold, []
-        last = untold[-1]
-        for told in untold:
-            (_, launched, iteration, launch_s), ready_s = told
-            if later := iteration - launched.iteration:  # it was as another, but later
-                tokens, pairs, decoding, kv_tokens = launched.load
-                load = tokens, pairs, decoding, kv_tokens + later * decoding
-                launched = launched._replace(iteration=iteration, load=load, launch_s=launch_s)
-            latency_s = ready_s - max(launch_s, self._ready_s)
+    def _tell(  # noqa: PLR0917  (as they are packed)
+        self,
+        flags: int,
+        now_s: float,
+        arrived: bytes = b"",
+        ended: bytes = b"",
+        queued: bytes = b"",
+        waiting: int = 0,
+    ) -> None:
+        """Tell a moment at which nothing is launched, with the result that is there."""
+        ready_s, self._untold_s = self._untold_s, 0.0
+        ready = 0
+        if ready_s:
+            ready = self.iterations - len(self._flying)
+            if not self._ready_s:
+                self._say_live(ready_s)
             self._ready_s = ready_s
-            if launched.mode != Mode.PREFILL:
-                self._tokens_s = ready_s
-            if launched.done:
-                self._followed.first_tokens(launched.done, ready_s)
-            if finished and told is last:
-                self._forget(finished, ready_s)
-            if self._followed.changes:
-                self._tell(launched, ready_s)
-            self._records.write(_FINISHED, launched, ready_s, ready_s, latency_s, wakes=wakes)
-            if not self._lives:
-                self._lives = True
-                _log.info("voltana: live: the first iteration took %.1f ms", 1e3 * latency_s)
+        payload = SCHEDULED.pack(
+            _SCHEDULED, self._flags | flags, len(arrived), len(ended), 0, 0, len(queued),
+            0, 0.0, ready, ready_s, now_s, self._wall_s(), 0, 0, 0, waiting,
+        )  # fmt: skip
+        self._ring.put(self._with_rows(payload, (arrived, ended, b"", b"", queued)))
 
-    def _keep(self, output: Any, alike: Launched, launched: Launched) -> None:
-        """Keep a launch with its output, whose number is not used again as long as it is kept.
+    def _say_live(self, ready_s: float) -> None:
+        took_ms = 1e3 * (ready_s - self._launch_s)
+        _log.info("voltana: live: the first iteration took %.1f ms", took_ms)
 
-        Args:
-            output: What was scheduled.
-            alike: The launch that it repeats; itself if it repeats none.
-            launched: Itself. Its result is told of what was told at its launch alone.
-        """
-        if len(self._open) >= MOST_OPEN:  # what never comes back is not kept for ever
-            del self._open[next(iter(self._open))]
-        self._open[id(output)] = output, alike, launched.iteration, launched.launch_s
-
-    def _end(self, finished: Iterable[str], now_s: float) -> None:
-        """Tell the results that are there, and what has ended by now."""
-        if self._untold:
-            self._tell_results(finished)
-        elif finished:
-            self._forget(finished, now_s)
-
-    def _forget(self, rids: Iterable[str], now_s: float) -> None:
-        for told in self._followed.ended(rids, self._tokens_s, now_s):
-            self._batch.forget(told)
-
-    def _learn_cached(self, output: Any) -> None:
-        """Note what of new prompts was in the prefix cache, a connector's included."""
-        found = seen = 0
-        for new in output.scheduled_new_reqs:
-            told = self._followed.known[new.req_id]
-            if not (told.remote or told.joined):
-                found += new.num_computed_tokens
-                seen += told.request.num_prompt_tokens
-        if seen:
-            self._cached.learn(found, seen)
-
-    def _tell(self, launched: Launched, at_s: float) -> None:
-        """Write what became of requests before the record that it belongs to."""
-        changes, self._followed.changes = self._followed.changes, []
-        self._records.write_changes(launched, changes, at_s)
-
-
-def _oldest(worked_on: Iterable[Told], oldest_s: float) -> float:
-    """Earliest arrival of what is computed or waits; nan where none does."""
-    for told in worked_on:
-        oldest_s = earlier(oldest_s, told.arrived_s)
-    return oldest_s
+    def _with_rows(self, head: bytes, told: tuple[bytes, ...]) -> bytes:
+        """The record of a moment; rows that do not fit go into slots before its own."""
+        payload = head + b"".join(told)
+        if len(payload) <= MOST_BEFORE_RUN:
+            return payload
+        fields = list(SCHEDULED.unpack(head))
+        for kind, (rows, row) in enumerate(zip(told, ROWS, strict=True)):
+            most = (MAX_PAYLOAD - SCHEDULED.size) // row.size * row.size
+            for at in range(0, len(rows), most):
+                part = rows[at : at + most]
+                sizes = [0] * len(ROWS)
+                sizes[kind] = len(part)
+                more = SCHEDULED.pack(_SCHEDULED, _MORE, *sizes, 0, 0.0, 0, *[0.0] * 3, 0, 0, 0, 0)
+                self._ring.put(more + part)
+        fields[2:7] = [0] * len(ROWS)
+        return SCHEDULED.pack(*fields)

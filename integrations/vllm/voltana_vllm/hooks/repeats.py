@@ -18,6 +18,10 @@ if TYPE_CHECKING:
     from voltana_ring.writer import RingWriter
 
 
+MOST_OPEN = 64
+"""More batches than any engine has in flight."""
+
+
 class Repeats:
     """Hooks of a scheduler that tell such batches; another class tells the others.
 
@@ -43,7 +47,8 @@ class Repeats:
         self._size = 0  # requests of a batch that repeats the one before; 0: none does
         self._newest = ""  # the request that came last by then
         self._first = self._at = self._full = 0  # places of the run's pairs; 0: there is none
-        self._flying: deque[Any] = deque()  # batches of the run whose results are not there
+        # Batches whose results are not there, in order; what never comes back goes in the end.
+        self._flying: deque[Any] = deque(maxlen=MOST_OPEN)
         self._untold_s = 0.0  # when a result was there that is not told; 0: there is none
 
     def scheduled(self, output: Any) -> None:
@@ -59,10 +64,11 @@ class Repeats:
             )
             and next(reversed(self._requests)) is self._newest
         ):
-            at = self._at
-            self._times[at] = self._untold_s
+            at, times = self._at, self._times
+            times[at + 2] = times[at + 3] = 0.0
+            times[at] = self._untold_s
             self._untold_s = 0.0
-            self._times[at + 1] = self.now_s()
+            times[at + 1] = self.now_s()
             self._at = at + 2
             self._flying.append(output)
         else:

@@ -6,6 +6,7 @@ UUID is locked for as long as the process lives; nothing is written.
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import hashlib
 import os
@@ -54,10 +55,18 @@ class Claims:
         Raises:
             LeaseRefusedError: If another one does.
         """
-        byte = int.from_bytes(hashlib.sha256(uuid.encode()).digest()[:7])
         try:  # not flock, which a child that cannot be killed would keep
-            fcntl.lockf(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, byte)
+            fcntl.lockf(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, _byte(uuid))
         except OSError:
             raise LeaseRefusedError(
                 f"{uuid} is driven by another voltana-actuatord. Stop it, or leave the GPU to it."
             ) from None
+
+    def release(self, uuid: str) -> None:
+        """Leave a GPU to others: the kernel keeps every claim in a list, and looks through it."""
+        with contextlib.suppress(OSError):
+            fcntl.lockf(self._file, fcntl.LOCK_UN, 1, _byte(uuid))
+
+
+def _byte(uuid: str) -> int:
+    return int.from_bytes(hashlib.sha256(uuid.encode()).digest()[:7])

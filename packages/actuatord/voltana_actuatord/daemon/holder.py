@@ -42,7 +42,7 @@ def hold(job: GpuJob, link: GpuEnd) -> None:
     try:
         with _opening(job):
             driver = job.open_driver()
-            gpu = driver.gpu(job.uuid)
+            gpu = _found(driver, job.uuid)
             driving = GpuDriving(
                 gpu,
                 inbox,
@@ -97,9 +97,12 @@ def restore(job: GpuJob) -> None:
 def _restore_through(
     driver: GpuDriver, job: GpuJob, inbox: NoWishes, report: Callable[[Result], None]
 ) -> None:
-    """Restore through one opening of the driver, which is to be opened again if that fails."""
+    """Restore through one opening of the driver, which is to be opened again if it refuses.
+
+    Resets that it takes and ignores are counted on, up to a doubt: that GPU may be lent.
+    """
     with _opening(job):
-        gpu = driver.gpu(job.uuid)
+        gpu = _found(driver, job.uuid)
         restoring = GpuRestoring(
             gpu,
             report,
@@ -108,10 +111,8 @@ def _restore_through(
             slot=job.slot,
             clocks_mhz=_table(gpu),
         )
-    tries = 0
-    while _unfinished(job, inbox) and tries < TRIES_BEFORE_REOPENING:
+    while _unfinished(job, inbox) and restoring.failures < TRIES_BEFORE_REOPENING:
         restoring.tend()
-        tries = tries + 1 if job.slot.state is ClockState.RESTORING else 0
         inbox.rest(restoring.due_s() or 0.0)
 
 
@@ -132,6 +133,20 @@ def _restore_at_the_end(driving: GpuDriving, job: GpuJob, inbox: NoWishes) -> No
             if tries >= LAST_TRIES and not inbox.parent_gone():
                 return
             inbox.rest(driving.due_s() or 0.0)
+
+
+def _found(driver: GpuDriver, uuid: str) -> Gpu:
+    """The GPU of a UUID; never another, nor one under two names, which two owners would have.
+
+    Raises:
+        DriverError: If there is none.
+    """
+    gpu = driver.gpu(uuid)
+    if gpu.uuid != uuid:
+        raise NoSuchGpuError(
+            f"the driver answers to {uuid} with {gpu.uuid:.64}. Name it by that, if it is meant."
+        )
+    return gpu
 
 
 def _table(gpu: Gpu) -> tuple[float, ...]:

@@ -20,6 +20,7 @@ from voltana_actuatord.daemon.daemonlog import Log
 from voltana_actuatord.daemon.linkends import link
 from voltana_actuatord.daemon.page import PROCESSES, ClockState
 from voltana_actuatord.daemon.signals import ignore_all_but
+from voltana_actuatord.daemon.starving import Starving
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -114,6 +115,7 @@ class Keeper:
         self._log = log
         self._holder: Child | None = None
         self._orphaned = False
+        self._starving = Starving()
         self._children: list[Child] = []
         self._lockers: set[int] = set()
         self._next_try_s = 0.0
@@ -237,11 +239,11 @@ class Keeper:
         if child is None:
             return
         busy_s = child.slot.busy_s(now_s)
+        silent_s = child.slot.silent_s(now_s)
         hung = busy_s > (child.opening_s if child.slot.opening else self._limits.call_s)
-        if (
-            hung
-            or child.stopped
-            or (not busy_s and child.slot.silent_s(now_s) > self._limits.silence_s)
+        silent = hung or (not busy_s and silent_s > self._limits.silence_s)
+        if child.stopped or (
+            silent and not self._starving.spares(child.pid, now_s - (busy_s or silent_s), now_s)
         ):
             child.dirty = self.state.marked
             self._be_patient(child)

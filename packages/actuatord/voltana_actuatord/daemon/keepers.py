@@ -231,6 +231,10 @@ class Keepers:
             if not keeper.pids() and keeper.state is ClockState.DEFAULT:
                 del self._keepers[uuid]
                 self._adopted_s.pop(uuid, None)
+                self._told.discard(uuid)
+                self._claimed.discard(uuid)
+                if self.claims is not None:
+                    self.claims.release(uuid)
                 self._places.append(keeper.index)
 
     def _job(self, uuid: str, index: int, place: int) -> GpuJob:

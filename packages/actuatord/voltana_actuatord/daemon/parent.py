@@ -29,6 +29,7 @@ from voltana_actuatord.daemon.parentlink import FACTS, MAX_BYTES, say
 from voltana_actuatord.daemon.privileges import CAP_SYS_ADMIN, drop_capabilities
 from voltana_actuatord.daemon.probe import DriverProbe
 from voltana_actuatord.daemon.signals import STOPPING, heed
+from voltana_actuatord.daemon.starving import Starving
 from voltana_actuatord.faults import LeaseRefusedError
 from voltana_actuatord.wishes import Terms
 
@@ -100,6 +101,7 @@ class DaemonParent:
         self._ready = False
         self._ever_ready = False
         self._heard_s = 0.0
+        self._starving = Starving()
         self._started_s = 0.0
         self._starts = Backoff(FIRST_START_S, MAX_BACKOFF_S)
         self._start_at_s = 0.0
@@ -159,6 +161,8 @@ class DaemonParent:
         limit_s = self._silence_s if self._ready else self._start_limit_s
         silent_s = now_s - self._heard_s
         if silent_s > limit_s:
+            if self._ready and self._starving.spares(self._worker.pid, self._heard_s, now_s):
+                return
             if not self._ready:
                 self._start_limit_s = self._patience.next_s()
             self._replace_worker(now_s)
@@ -228,12 +232,17 @@ class DaemonParent:
         self._state.note(self._pids())
 
     def _tell_worker(self, now_s: float) -> None:
-        """Tell the worker what has changed."""
+        """Tell the worker what has changed; what is ready, or forgotten by now, needs no entry."""
         if self._channel is None:
             return
-        for uuid, word in self._keepers.states(now_s).items():
-            before = self._told.get(uuid, "ready")
-            if word not in {"open", before} and say(self._channel, uuid, word):
+        states = self._keepers.states(now_s)
+        for uuid in [*states, *(self._told.keys() - states)]:
+            word, before = states.get(uuid, "ready"), self._told.get(uuid, "ready")
+            if word in {"open", before} or not say(self._channel, uuid, word):
+                continue
+            if word == "ready":
+                del self._told[uuid]
+            else:
                 self._told[uuid] = word
 
     def _tell_facts(self, now_s: float) -> None:

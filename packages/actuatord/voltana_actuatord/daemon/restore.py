@@ -43,8 +43,9 @@ def directly(call: Callable[[], _T]) -> _T:
 class Evidence(enum.Enum):
     """What can be read of a GPU after a reset.
 
-    GONE: it runs under load, and not as it would under the lock. OPEN: nothing can be told, as on
-    an idle GPU. HELD: the lock seems to stand.
+    GONE: it runs as it could not under the lock. OPEN: nothing can be told, as on an idle GPU, or
+    on one that is slower than the lock without a word why, as idle ones are that give no reasons.
+    HELD: the lock seems to stand.
     """
 
     GONE = enum.auto()
@@ -79,7 +80,8 @@ def weigh(
     slowed = not SLOWING.isdisjoint(reasons)
     if not unlocked and any(abs(clock_mhz - mhz) <= NEAR_MHZ for mhz in locked_mhz):
         return Evidence.OPEN if slowed else Evidence.HELD
-    return Evidence.OPEN if slowed else Evidence.GONE
+    slower = not unlocked and clock_mhz < max(locked_mhz, default=NEAR_MHZ)
+    return Evidence.OPEN if slowed or slower else Evidence.GONE
 
 
 def reset_and_weigh(

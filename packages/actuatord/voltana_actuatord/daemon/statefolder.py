@@ -7,16 +7,17 @@ import fcntl
 import os
 import signal
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from voltana_actuatord.daemon.daemonlog import Log
 from voltana_actuatord.daemon.journal import Journal
+from voltana_actuatord.daemon.starving import stat_fields
 from voltana_actuatord.daemon.trust import untrusted
 from voltana_actuatord.errors import ActuatorError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+    from pathlib import Path
 
 PATIENCE_S = 0.3
 DEATH_LIMIT_S = 1.0
@@ -111,14 +112,9 @@ class StateFolder:
 def _started(pid: int) -> int:
     """When a process was started, in ticks since the boot; 0 if it is gone."""
     with contextlib.suppress(OSError, ValueError, IndexError):
-        return int(_stat(pid)[19])
+        return int(stat_fields(pid)[19])
     return 0
 
 
 def _parent_of(pid: int) -> int:
-    return int(_stat(pid)[1])
-
-
-def _stat(pid: int) -> list[str]:
-    """The fields of /proc/PID/stat after the name."""
-    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return int(stat_fields(pid)[1])

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from voltana_actuatord.console import daemon_status
 from voltana_actuatord.errors import VoltanaError
+from voltana_actuatord.metrics.called import called
 from voltana_actuatord.metrics.exposition import CONTENT_TYPE, exposed
 from voltana_actuatord.metrics.of_daemon import families
 
@@ -160,8 +161,7 @@ class _Handler(BaseHTTPRequestHandler):
         hosts = self.headers.get_all("Host", [])
         if len(hosts) != 1:
             return False
-        name = hosts[0].strip().lower()
-        name = name[1:].partition("]")[0] if name.startswith("[") else name.partition(":")[0]
+        name = called(hosts[0])
         if name == "localhost" or name in self.server.names:
             return True
         try:

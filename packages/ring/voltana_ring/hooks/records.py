@@ -8,7 +8,6 @@ from voltana_ring.layout import (
     MAX_CHANGES,
     MAX_PAYLOAD,
     MAX_ROOMS,
-    MOMENTS,
     Kind,
     Mode,
     packed,
@@ -21,7 +20,7 @@ if TYPE_CHECKING:
     from voltana_ring.writer import RingWriter
 
 _NAN = float("nan")
-_LAUNCHED, _FINISHED, _CHANGES = int(Kind.LAUNCHED), int(Kind.FINISHED), int(Kind.CHANGES)
+_CHANGES = int(Kind.CHANGES)
 
 IDLE_EVERY_S = 0.5
 """An idle engine says so this often: its event loop may spin, or schedule nothing a thousand times
@@ -119,51 +118,6 @@ class Records:
         if wakes:
             self._ring.put(self.take())
             self._ring.ring()
-
-    def moment(  # noqa: PLR0917  (on the hot path)
-        self,
-        number: int,
-        ended: Launched,
-        times_s: tuple[float, float, float],
-        changed: Sequence[float],
-        launched: Launched,
-        joined: Sequence[float],
-        rooms: Sequence[int],
-    ) -> bytes:
-        """The records of a result and of the launch behind it, and of what became of requests.
-
-        All of it in one piece, for a slot that its caller writes; it has to fit.
-
-        Args:
-            number: Of the iteration that has ended; it may have been as another, but later.
-            ended: How that was launched.
-            times_s: When it was itself, when its result was there, and how long it took.
-            changed: What became of requests by then: the fields of `layout.CHANGE` of each.
-            launched: The iteration that is launched.
-            joined: What became of requests since.
-            rooms: Numbers by which requests are named to routers.
-        """
-        mode, flags, first, load, queue, _, _, _, _ = ended
-        if number != first:
-            tokens, pairs, decoding, kv_tokens = load
-            load = tokens, pairs, decoding, kv_tokens + (number - first) * decoding
-        launch_s, ready_s, _ = times_s
-        fields: list[float] = []
-        if changed:
-            count, told = len(changed) // 4, self.told
-            self.told = told + count
-            fields += (_CHANGES, mode, flags, count, 0, told, ready_s)
-            fields += (*load, *queue, launch_s, _NAN, _NAN, *changed)
-        fields += (_FINISHED, mode, flags, 0, 0, number, ready_s, *load, *queue, *times_s)
-        mode, flags, number, load, queue, launch_s, _, _, _ = launched
-        if joined:
-            count, told = len(joined) // 4, self.told
-            self.told = told + count
-            fields += (_CHANGES, mode, flags, count, 0, told, launch_s)
-            fields += (*load, *queue, launch_s, _NAN, _NAN, *joined)
-        fields += (_LAUNCHED, mode, flags, 0, len(rooms), number, launch_s)
-        fields += (*load, *queue, launch_s, _NAN, _NAN, *rooms)
-        return MOMENTS[len(changed) // 4, len(joined) // 4, len(rooms)].pack(*fields)
 
     def take(self) -> bytes:
         """What is held, for a slot that its caller writes."""
