@@ -55,6 +55,8 @@ def test_an_unknown_field_is_named_with_the_nearest_known_one():
         ("seed=11..13", (11, 12, 13)),
         ("rate=50..100..25", (50, 75, 100)),
         ("itl_ms=0.1..0.3..0.1", (0.1, 0.2, 0.3)),
+        ("rate=1e-12..3e-12..1e-12", (1e-12, 2e-12, 3e-12)),
+        ("rate=1e3..3e3..1e+3", (1000, 2000, 3000)),
         ("levels=published,even:5,none", ("published", "even:5", None)),
         ('levels=["1005,1410", "all"]', ("1005,1410", "all")),
         ("engine.transfer=true,false", (True, False)),
@@ -86,6 +88,8 @@ def test_a_range_holds_both_ends_and_even_steps(first, steps, step):
         ("seed=5..1", "smallest first"),
         ("seed=1..5..0", "smallest first"),
         ("seed=1..9999999", "1 to 100000 values"),
+        (f"rate=1..{'9' * 400}", "1 to 100000 values"),
+        ("rate=1..2..1e-300", "1 to 100000 values"),
         ("levels=[all]", "is not a JSON list"),
     ],
 )
@@ -139,6 +143,10 @@ def test_a_scenario_is_known_by_the_content_of_the_files_that_it_names(tmp_path)
         (({"trace": ["/no/such.csv"]}, None), "cannot be read: No such file"),
         (({"itl_ms": [0.01]}, None), "slo.itl_ms = 0.01: slo.itl_ms = 0.01 is not allowed"),
         (({"pd": ["two"]}, None), "must be PREFILL:DECODE"),
+        (({"seed": [{}]}, None), r"seed = \{\} is not allowed: must be a value, not an object"),
+        ((None, [{"rate": 4}, {"seed": {}}]), r"seed = \{\} is not allowed"),
+        (({"rate": [4.0], "duration": [2.0, 1e12]}, None), "at most 50000000 requests"),
+        (({"power_budget": [5000, 1]}, None), r"^power_budget_w = 1: .*must be at least \d+ W"),
     ],
 )
 def test_what_cannot_be_run_is_said_before_anything_is(arguments, said):
@@ -209,6 +217,7 @@ def test_a_script_gets_json_and_nothing_else(tmp_path):
     [
         (("--grid", "seed=1", "--out", "/dev/null/x"), "folder '/dev/null/x' cannot be made"),
         (("--grid", "seed=1", "--json", "/"), "'/' cannot be written: it is a directory"),
+        (("--policy", "window", "--grid", "policy=static-low"), "both say which policies"),
         (("--grid", "seed=1..90000", "--workers", "0"), "workers = 0 is not allowed"),
         (("--grid", "seed=1..1000", "--grid", "rate=1..1000"), "sweep = 1000000 is not allowed"),
     ],

@@ -170,7 +170,7 @@ def _plan(
 ) -> "Plan":
     from voltana.evaluation.scenario import overlay, read_tables
     from voltana.evaluation.sweep import make_plan
-    from voltana.evaluation.sweep.fields import parse_axis
+    from voltana.evaluation.sweep.fields import POLICIES, parse_axis
     from voltana.evaluation.sweep.plan import MOST_POINTS, scenario_count
     from voltana.evaluation.sweep.rows_file import read_rows
 
@@ -180,6 +180,11 @@ def _plan(
         if name in axes:
             raise ConfigError(f"field {name!r} is varied twice. Give all its values at once.")
         axes[name] = values
+    if policy and POLICIES in axes:
+        raise ConfigError(
+            "--policy and --grid policy both say which policies are compared, so that one of them "
+            "would be ignored. Leave one out."
+        )
     base = {} if scenario is None else read_tables(scenario)
     listed = None if rows is None else read_rows(rows)
     count = scenario_count(axes, listed)

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field
 from time import perf_counter
 from typing import TYPE_CHECKING
 
-from voltana.errors import invalid
 from voltana.evaluation.best_fixed import REFERENCE, BestFixed
-from voltana.evaluation.budget_file import row_below
+from voltana.evaluation.budget_floor import check_budget
 from voltana.evaluation.metrics import measure
 from voltana.evaluation.reasons import counted
 from voltana.plant.simulation import Simulation
 from voltana.policies import get_policy
-from voltana.policies.power_budget import least_budget_w
 from voltana.policies.users_own import blame
 
 if TYPE_CHECKING:
@@ -81,8 +78,7 @@ def compare(
     """
     policies = dict(scenario.policies)
     policies.setdefault(REFERENCE, get_policy(REFERENCE))
-    for name, policy in policies.items():
-        _check_budget(scenario, name, policy)
+    check_budget(scenario)
     simulations: dict[str, Simulation] = {}
     told: dict[str, _Told] = {}
     for name, given in policies.items():
@@ -186,33 +182,3 @@ def _records(simulations: dict[str, Simulation]) -> dict[str, RunRecord]:
             simulation.extend_to(horizon_s)
         records[name] = simulation.record()
     return records
-
-
-def _check_budget(scenario: Scenario, name: str, policy: Policy | BestFixed) -> None:
-    """Refuse a budget that does not cover the whole cluster, before anything is run."""
-    if scenario.budget is None or isinstance(policy, BestFixed):
-        return
-    budget_w = scenario.budget.least_w
-    with blame(name):
-        least_w = least_budget_w(
-            policy,
-            lambda recording: Simulation(
-                scenario.cluster,
-                scenario.overridden(recording),
-                scenario.trace,
-                plant=scenario.plant,
-            ),
-        )
-    if least_w > budget_w:
-        why = (
-            f"the {scenario.cluster.counted(' and ')} instances at their lowest clock under {name}"
-        )
-        path, needed_w = scenario.file.power_budget_file, math.ceil(least_w)
-        if path is not None:
-            raise row_below(path, scenario.budget, needed_w, why)
-        raise invalid(
-            "power_budget_w",
-            budget_w,
-            f"at least {needed_w} W: {why}",
-            "Raise --power-budget, or run fewer instances.",
-        )

@@ -8,19 +8,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from voltana.config import parse_scenario
 from voltana.controllers.budget_schedule import BudgetSchedule
 from voltana.errors import ConfigError, invalid
 from voltana.evaluation import best_fixed
 from voltana.evaluation.best_fixed import BestFixed
 from voltana.evaluation.budget_file import read_budget
+from voltana.evaluation.budget_floor import check_budget
 from voltana.levels import parse_levels
 from voltana.plant.cluster import ClusterSpec, EngineOptions
 from voltana.plant.disturbance import Disturbance
 from voltana.plant.hardware import load_hardware
 from voltana.plant.iteration import PlantModel
 from voltana.plant.model import load_model
-from voltana.plant.workload import make_workload, read_trace
+from voltana.plant.workload import Trace, make_workload, read_trace
 from voltana.plant.workload.arrivals import read_client_rates
 from voltana.policies import get_policy, with_overrides, with_power_budget
 from voltana.policies.fixed import require_clocks
@@ -35,7 +38,6 @@ if TYPE_CHECKING:
 
     from voltana.config import ScenarioFile, SloTable
     from voltana.controllers.power_budget import PowerBudget
-    from voltana.plant.workload import Trace
     from voltana.policy import Policy
 
 
@@ -52,6 +54,13 @@ _PATHS = (
 
 _BUDGET = "power_budget_file"
 DEFAULT_SHARES = "worth"
+
+_ONE_REQUEST = Trace(
+    arrival_s=np.zeros(1),
+    prompt_tokens=np.ones(1, dtype=np.int64),
+    output_tokens=np.ones(1, dtype=np.int64),
+)
+"""Stands for what arrives where that says nothing of what is checked."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -173,10 +182,21 @@ def check_scenario(file: ScenarioFile) -> ScenarioFile:
     """Check all that a scenario names but its trace, and fill in every default.
 
     Raises:
-        ConfigError: As `resolve`.
+        ConfigError: As `resolve`, and if its power budget does not cover the cluster.
     """
-    _budget(file)
-    return _explicit(file, _served(file)[0])
+    cluster, plant, policies = _served(file)
+    explicit, budget = _explicit(file, cluster), _budget(file)
+    check_budget(
+        Scenario(
+            file=explicit,
+            cluster=cluster,
+            plant=plant,
+            trace=_ONE_REQUEST,
+            policies=policies,
+            budget=budget,
+        )
+    )
+    return explicit
 
 
 def _budget(file: ScenarioFile) -> BudgetSchedule | None:

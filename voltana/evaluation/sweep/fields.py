@@ -40,7 +40,8 @@ _FLAGS = {
 }
 """What `voltana simulate` calls fields whose names are others."""
 
-_RANGE = re.compile(r"(-?[\d.]+?)\.\.(-?[\d.]+?)(?:\.\.(-?[\d.]+))?")
+_NUMBER = r"-?[\d.]+?(?:[eE][+-]?\d+)?"
+_RANGE = re.compile(rf"({_NUMBER})\.\.({_NUMBER})(?:\.\.({_NUMBER}))?")
 _RATIO = re.compile(r"(\d+)(?::|[pP])(\d+)[dD]?")
 
 MOST_VALUES = 100_000
@@ -151,16 +152,21 @@ def _part(given: str, text: str) -> tuple[Any, ...]:
         first, last, step = (float(part or 1) for part in found.groups())
     except ValueError:
         return (value_of(text),)
-    count = math.floor((last - first) / step + 1e-9) + 1 if step > 0 else 0
-    if not 0 < count <= MOST_VALUES:
+    steps = (last - first) / step + 1e-9 if step > 0 else -1.0
+    if not 0 <= steps < MOST_VALUES:  # nor what is beyond all numbers
         raise invalid(
             given,
             text.strip(),
             f"FIRST..LAST or FIRST..LAST..STEP with 1 to {MOST_VALUES} values, smallest first",
             "50..100..10 is 50, 60, 70, 80, 90 and 100.",
         )
-    made = (first + index * step for index in range(count))
-    return tuple(int(value) if value == int(value) else round(value, 9) for value in made)
+    made = (first + index * step for index in range(math.floor(steps) + 1))
+    return tuple(int(value) if value == int(value) else _short(value) for value in made)
+
+
+def _short(value: float) -> float:
+    """A value without what adding steps up left behind its last digits."""
+    return float(f"{value:.12g}")
 
 
 def value_of(text: str) -> Any:
@@ -218,6 +224,10 @@ def as_tables(values: Mapping[str, Any]) -> dict[str, Any]:
     """
     tables: dict[str, Any] = {}
     for name, value in values.items():
+        if isinstance(value, dict):  # which would be laid over what the field has, or vanish
+            raise invalid(
+                _spoken(name), value, "a value, not an object", "Name its fields with dots."
+            )
         if name == RATIO:
             tables.setdefault("cluster", {}).update(_instances(value))
         elif name == POLICIES:

@@ -28,6 +28,7 @@ from voltana.evaluation.sweep.fields import (
 )
 from voltana.evaluation.sweep.named_files import digest_of
 from voltana.evaluation.sweep.work import policy_from
+from voltana.plant.workload.arrivals.process import check_rate
 from voltana.plant.workload.lengths import load_lengths
 
 if TYPE_CHECKING:
@@ -87,9 +88,11 @@ class _Checks:
 
     def explicit(self, file: ScenarioFile) -> ScenarioFile:
         """The scenario with every default filled in."""
-        if file.workload is not None and file.workload.name not in self._workloads:
-            load_lengths(file.workload.name)
-            self._workloads.add(file.workload.name)
+        if file.workload is not None:
+            check_rate(file.workload.rate_rps, file.workload.duration_s)
+            if file.workload.name not in self._workloads:
+                load_lengths(file.workload.name)
+                self._workloads.add(file.workload.name)
         asked = file if self._source is None else self._from_source(self._source, file)
         free = {"seed": 0, "workload": None, "trace": None}
         shared = json.dumps(asked.model_copy(update=free).model_dump(mode="json"), sort_keys=True)

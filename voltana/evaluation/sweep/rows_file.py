@@ -97,7 +97,7 @@ def _flat(row: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     for name, value in row.items():
         below = (
             _flat(value, f"{prefix}{name}.")
-            if isinstance(value, dict)
+            if isinstance(value, dict) and value
             else {f"{prefix}{name}": value}
         )
         twice = next((key for key in below if key in made), None)
