@@ -10,6 +10,7 @@ import pytest
 
 from tests.test_energy_optimal import LEVELS, MODEL, SLO, decode, make
 from voltana.cluster.request_promises import RequestPromises
+from voltana.controllers.demand_envelope import OWED_TOKENS
 from voltana.controllers.fixed import FixedClock
 from voltana.controllers.missed_price import LASTS_S, MissedPrice
 from voltana.controllers.wrapper import ControllerWrapper
@@ -92,7 +93,7 @@ class Hears:
         self.heard.append(late)
 
 
-def test_the_loop_hears_of_requests_that_are_followed_and_have_a_gap():
+def test_the_loop_hears_of_each_request_that_leaves_and_whether_it_was_late_where_that_is_known():
     loop = Hears()
     promises = RequestPromises(loop, Slo(ttft_s=1.0, itl_s=0.05), 100)
     for key in range(4):
@@ -102,7 +103,37 @@ def test_the_loop_hears_of_requests_that_are_followed_and_have_a_gap():
     promises.ended(2, 1.0, tokens=1)  # no gap
     promises.ended(3, 1.01, tokens=2, aborted_s=9.0)
     promises.ended("unknown", 9.0, tokens=2)
-    assert loop.heard == [False, True, True]
+    promises.ended(0, 9.0, tokens=2)  # told twice
+    assert loop.heard == [False, True, None, True]
+
+
+class Slow(Expects):
+    """One that expects no batch to keep a threshold."""
+
+    def expected_s(self, load, clock_mhz):
+        return 9.0
+
+
+@pytest.mark.parametrize("predictor", [None, object(), Slow()])
+def test_the_loop_hears_of_ends_where_nothing_can_be_promised(predictor):
+    """How long answers are was learned of none that joined a batch beyond what could be kept."""
+    loop = Hears()
+    loop.predictor = predictor
+    promises = RequestPromises(loop, Slo(ttft_s=1.0, itl_s=0.05), 100)
+    promises.joined(0, BATCH, 1.0)
+    promises.joined(1, BATCH, 1.0)
+    promises.ended(0, 1.5, tokens=9)
+    promises.ended(1, 1.5, tokens=9, aborted_s=1.6)
+    assert loop.heard == [None, None]
+    assert promises.itl.account()["scored"] == 0
+
+
+def test_a_request_of_which_nobody_knows_whether_it_was_late_moves_no_reserve():
+    controller = make()
+    before = controller.reserve.rho
+    controller.request_ended(late=None)
+    assert controller.reserve.rho == before
+    assert controller.envelope.owed_tokens != OWED_TOKENS
 
 
 def test_wrappers_pass_on_what_became_of_a_request():

@@ -167,3 +167,27 @@ def test_long_prompts_and_answers_fill_no_memory_that_a_faster_clock_keeps_free(
     fastest, ours = (run.result for run in compare(load_scenario(None, given_as)).runs)
     assert ours.ttft_attainment > fastest.ttft_attainment - 0.01
     assert ours.energy_saved_vs_static_max > 0.1
+
+
+@given(
+    st.integers(1, 2000), st.floats(1.0, 60.0), st.lists(st.floats(0.005, 1e5), min_size=1),
+)  # fmt: skip
+def test_no_gap_outweighs_what_the_average_remembers(batch, fading_s, gaps_s):
+    """An engine that hung for an hour had the demand taken for nothing for minutes after."""
+    demand, now_s = TokenDemand(fading_s), 0.0
+    demand.note(batch, now_s)
+    for gap_s in gaps_s:
+        now_s += gap_s
+        demand.note(batch, now_s)
+    assert demand.seconds <= fading_s * (1.0 + 1e-9)
+    for _ in range(round(3.0 * fading_s / 0.05)):
+        now_s += 0.05
+        demand.note(batch, now_s)
+    assert demand.tokens_per_s(200.0) > 0.9 * batch / 0.05
+
+
+def test_a_time_that_is_no_number_or_endless_spoils_no_demand():
+    demand = TokenDemand(15.0)
+    for step in range(1000):
+        demand.note(50, {300: math.nan, 500: math.inf, 600: -math.inf}.get(step, 0.05 * step))
+    assert demand.tokens_per_s(200.0) == pytest.approx(1000.0, rel=0.02)

@@ -135,8 +135,8 @@ class ControlLoop:
         """A router says what it intends the instance to be asked for; holds for `INTENDED_S`."""
         self._intended, self._intended_until_s = demand, self._time.now_s() + INTENDED_S
 
-    def request_ended(self, *, late: bool) -> None:
-        """A request has ended, and its mean ITL was late or not; the controller may learn of it."""
+    def request_ended(self, *, late: bool | None) -> None:
+        """A request has ended; the controller may learn of it. See `HearsEnds`."""
         if self._hears is not None:
             self._hears.request_ended(late=late)
 

@@ -45,6 +45,7 @@ class RequestPromises:
         self.ttft = PromisedRequests()
         self.itl = PromisedRequests()
         self.max_batch_tokens = max_batch_tokens
+        self._running: set[Hashable] = set()  # in a decode batch, whether promised anything or not
 
     @property
     def kept(self) -> bool:
@@ -94,6 +95,7 @@ class RequestPromises:
             batch: What its first iteration computes.
             at_s: When it had its first token.
         """
+        self._running.add(key)
         if self.kept:
             itl_s = self.slo.itl_s
             self.itl.arrive(
@@ -116,22 +118,27 @@ class RequestPromises:
             aborted_s: When it was aborted; then the token that it waited for counts as well, for
                 it came no earlier. nan for a request that was not.
         """
+        followed = key in self.itl and tokens > 1
+        late = self.itl.late(key, at_s, parts=max(tokens - 1, 1)) if followed else None
         if not math.isnan(aborted_s) and self.itl.late(key, aborted_s, parts=max(tokens, 1)):
-            self._score_itl(key, late=True)
-        elif tokens > 1:
-            self._score_itl(key, late=self.itl.late(key, at_s, parts=tokens - 1))
-        else:
+            late = True
+        if late is None:
             self.itl.withdraw(key)
+        else:
+            self.itl.end(key, missed=late)
+        self._tell_end(key, late)
 
-    def _score_itl(self, key: Hashable, *, late: bool) -> None:
-        """Score a mean ITL, and let the controller know.
+    def _tell_end(self, key: Hashable, late: bool | None) -> None:
+        """Let the controller know that a request has left the batch, and whether it was late.
 
         No iteration tells how requests fare that have few tokens to make up for the wait before
-        their first one.
+        their first one, nor how many end: those as well that could be promised nothing, of which
+        nobody knows when they began.
         """
-        followed = key in self.itl
-        self.itl.end(key, missed=late)
-        if followed and self.loop is not None:
+        if key not in self._running:  # told before, or never in the batch
+            return
+        self._running.discard(key)
+        if self.loop is not None:
             self.loop.request_ended(late=late)
 
     def aborted(self, key: Hashable, now_s: float) -> None:
@@ -149,6 +156,7 @@ class RequestPromises:
         """Let all go that are under way: nobody can tell what became of them."""
         self.ttft.lose()
         self.itl.lose()
+        self._running.clear()
 
     def accounts(self) -> Mapping[str, Mapping[str, float]]:
         """The accounts, by threshold."""

@@ -136,7 +136,7 @@ class BothPhases:
             self._cycles.stretch = 1.0 / np.maximum(1.0 - share, sys.float_info.epsilon)
         self.decode.plan(now_s)
 
-    def request_ended(self, *, late: bool) -> None:
+    def request_ended(self, *, late: bool | None) -> None:
         """See `voltana.ports.HearsEnds`: how long answers are; gaps say themselves what is late."""
         del late
         self.decode.envelope.ended()

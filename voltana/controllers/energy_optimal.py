@@ -160,13 +160,14 @@ class EnergyOptimal:
         """See `voltana.ports.TellsDemand`."""
         return self.envelope.rate_per_s
 
-    def request_ended(self, *, late: bool) -> None:
+    def request_ended(self, *, late: bool | None) -> None:
         """See `voltana.ports.HearsEnds`: how long answers are, and the share of the threshold.
 
         A request that joins waits for the iteration that runs. One with many tokens makes up for
         that; one with few does not, so that it is late where every iteration is in time.
         """
-        self.reserve.update(missed=late)
+        if late is not None:
+            self.reserve.update(missed=late)
         self.envelope.ended()
 
     def decide(self, observation: Observation) -> Decision:

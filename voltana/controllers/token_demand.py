@@ -32,10 +32,13 @@ class TokenDemand:
     def note(self, batch: int, now_s: float) -> None:
         """Note the batch of the iteration that begins now."""
         gap_s = now_s - self._at_s
-        if gap_s > LEAST_GAP_S:
-            kept = math.exp(-gap_s / self._fading_s)
-            self._seconds = kept * self._seconds + gap_s
-            self._tokens = kept * self._tokens + self._batch
+        if LEAST_GAP_S < gap_s < math.inf:
+            faded = -math.expm1(-gap_s / self._fading_s)
+            kept = 1.0 - faded
+            # What came in a gap has faded since by so much, on average; in a short one by nothing.
+            left = faded * self._fading_s / gap_s
+            self._seconds = kept * self._seconds + left * gap_s
+            self._tokens = kept * self._tokens + left * self._batch
             self._joined *= kept
         if self._seconds:
             self._joined += batch - self._batch

@@ -51,7 +51,7 @@ class ControllerWrapper:
         wrapped = self.controller
         return cast("TellsDemand", wrapped).demand_per_s() if offers(wrapped, TellsDemand) else None
 
-    def request_ended(self, *, late: bool) -> None:
+    def request_ended(self, *, late: bool | None) -> None:
         """Tell the wrapped controller, if it wants to know."""
         if offers(self.controller, HearsEnds):
             cast("HearsEnds", self.controller).request_ended(late=late)

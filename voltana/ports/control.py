@@ -51,11 +51,12 @@ class TellsDemand(Protocol):
 class HearsEnds(Protocol):
     """What a controller is beside that if it learns from what its requests made of their ITL."""
 
-    def request_ended(self, *, late: bool) -> None:
+    def request_ended(self, *, late: bool | None) -> None:
         """A request has ended; called between iterations.
 
         Args:
-            late: Whether its mean ITL was above the threshold.
+            late: Whether its mean ITL was above the threshold; None where nobody can tell, as of
+                one that was promised nothing.
         """
         ...
 
