@@ -102,8 +102,8 @@ class Observation:
             nobody tells. An engine that works ahead launches an iteration before the one before has
             ended, so that a new observation does not mean that all earlier ones are over.
         slack_s: What a decode iteration may take for every request of its batch to keep its mean
-            ITL; what any iteration of a colocated instance may take for the next tokens of the
-            requests that are not in its batch to be in time. nan where nobody tells.
+            ITL; what any iteration of a colocated instance may take for the next tokens of its
+            requests to be in time, in its batch or not. nan where nobody tells.
         intended: What its router intends the instance to be asked for; None where nobody tells.
     """
 
