@@ -10,7 +10,7 @@ import struct
 import pytest
 
 from voltana.serving.ring_reader import MOMENTS, RingReader
-from voltana.serving.ring_records import MAX_COUNT, MAX_TIME_S, RingError, decode, decode_slot
+from voltana.serving.ring_records import MAX_COUNT, MAX_TIME_S, RingError, decode, decode_run
 from voltana_ring.hooks.records import Records, idling
 from voltana_ring.layout import (
     BODY,
@@ -114,12 +114,12 @@ def test_a_ring_of_another_layout_is_refused_by_what_to_do(other, tmp_path):
 def test_a_slot_holds_records_one_behind_the_other_or_none(tmp_path):
     whole = packed([*WHOLE[:3], 1, 1, *WHOLE[5:]], (1.0, 2, 3), (4,))
     told = packed_changes((5, 1, 0, 2, 0, *WHOLE[5:]), [(7, 1.0, 1, 0), (8, 2.0, 2, 1)])
-    records = decode_slot(told + whole + payload())
+    records = decode_run(told + whole + payload())[0]
     assert [len(r.changes) for r in records] == [2, 0, 0]
     assert [r.rooms for r in records] == [(), (4,), ()]
     for cut in (1, 60, len(payload()) - 1):
         with pytest.raises(RingError, match="a record of"):
-            decode_slot(whole + payload()[:-cut])
+            decode_run(whole + payload()[:-cut])
     writer = RingWriter(tmp_path / "a.ring", tmp_path / "a.bell", {}, slots=4)
     reader = RingReader(writer.path)
     writer.put(told + whole)

@@ -23,7 +23,7 @@ from voltana.serving.ring_records import (
     Record,
     RingError,
     decode,
-    decode_slot,
+    decode_run,
 )
 from voltana.serving.router.command_line import table_of
 from voltana_ring.layout import (
@@ -83,7 +83,7 @@ def test_any_bytes_are_a_bounded_record_or_refused(raw: bytes) -> None:
 def test_any_bytes_of_a_slot_are_bounded_records_or_refused(raw: bytes) -> None:
     for payload in (raw, PAYLOAD + raw, PAYLOAD + PAYLOAD[:40] + raw):
         try:
-            for record in decode_slot(payload):
+            for record in decode_run(payload)[0]:
                 check_bounded(record)
         except RingError:
             continue

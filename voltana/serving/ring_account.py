@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from voltana.serving.ring_records import Record
 from voltana.serving.ring_requests import Requests
 from voltana.values import Load
-from voltana_ring.hooks.queue_view import earlier
+from voltana_ring.hooks.queue_view import NOTHING, earlier, view_of
 from voltana_ring.layout import MAX_ENTRIES, Flag, Kind
 from voltana_ring.scheduled import Part, Told
 
@@ -136,15 +136,12 @@ class RingAccount:
         if told.queued or not told.waiting:
             self._waiting = self._requests.wait(told.queued)
         waiting, rests = self._waiting, self._requests.rests()
-        tokens = sum(one.new_tokens for one in waiting)
-        if waiting:  # those behind are as long as these on average
-            tokens = tokens * told.waiting // len(waiting)
-        oldest_s = math.nan
-        for one in [*waiting, *rests]:
-            oldest_s = earlier(oldest_s, one.arrived_s)
-        self._queue = (
-            told.waiting + len(rests), tokens + sum(one.new_tokens for one in rests), oldest_s
-        )  # fmt: skip
+        view = NOTHING if not waiting else view_of(waiting, lambda _, one: one, told.waiting)
+        tokens, oldest_s = view.tokens, view.oldest_s
+        for rest in rests:
+            tokens += rest.new_tokens
+            oldest_s = earlier(oldest_s, rest.arrived_s)
+        self._queue = told.waiting + len(rests), tokens, oldest_s
         self._entries = [*rests, *waiting][:MAX_ENTRIES]
 
     def _launched(

@@ -76,15 +76,6 @@ class Record(NamedTuple):
     changes: tuple[Changed, ...] = ()
 
 
-def decode_slot(payload: bytes) -> list[Record]:
-    """Read the records of a slot, one behind the other.
-
-    Raises:
-        RingError: If one of them is none that a writer makes.
-    """
-    return decode_run(payload)[0]
-
-
 def decode_run(payload: bytes) -> tuple[list[Record], bytes]:
     """The records of a slot, and the beginning of the run behind them; empty where there is none.
 

@@ -150,15 +150,11 @@ class Meter(Repeats):
             waiting: Requests that wait.
             same: Whether none has come or ended since the launch before.
         """
-        flying, now_s, ready_s, ready = self._flying, self.now_s(), self._untold_s, 0
+        flying, now_s = self._flying, self.now_s()
+        ready, ready_s = self._result()
         arrived, ended, out, prompts, queued = told
         size, tokens = len(output.num_scheduled_tokens), output.total_num_scheduled_tokens
         launch_s, ahead, number = self._due_s or now_s, len(flying) + 1, self.iterations + 1
-        if ready_s:
-            ready, self._untold_s = number - ahead, 0.0
-            if not self._ready_s:
-                self._say_live(ready_s)
-            self._ready_s = ready_s
         payload = SCHEDULED.pack(
             _SCHEDULED, self._flags, len(arrived), len(ended), len(out), len(prompts),
             len(queued), number, launch_s, ready, ready_s, now_s,
@@ -245,18 +241,23 @@ class Meter(Repeats):
         waiting: int = 0,
     ) -> None:
         """Tell a moment at which nothing is launched, with the result that is there."""
-        ready_s, self._untold_s = self._untold_s, 0.0
-        ready = 0
-        if ready_s:
-            ready = self.iterations - len(self._flying)
-            if not self._ready_s:
-                self._say_live(ready_s)
-            self._ready_s = ready_s
+        ready, ready_s = self._result()
         payload = SCHEDULED.pack(
             _SCHEDULED, self._flags | flags, len(arrived), len(ended), 0, 0, len(queued),
             0, 0.0, ready, ready_s, now_s, self._wall_s(), 0, 0, 0, waiting,
         )  # fmt: skip
         self._ring.put(self._with_rows(payload, (arrived, ended, b"", b"", queued)))
+
+    def _result(self) -> tuple[int, float]:
+        """The number of the iteration whose result is there, and when it was; zeros for none."""
+        ready_s = self._untold_s
+        if not ready_s:
+            return 0, 0.0
+        self._untold_s = 0.0
+        if not self._ready_s:
+            self._say_live(ready_s)
+        self._ready_s = ready_s
+        return self.iterations - len(self._flying), ready_s
 
     def _say_live(self, ready_s: float) -> None:
         took_ms = 1e3 * (ready_s - self._launch_s)

@@ -116,13 +116,9 @@ class Records:
         )  # fmt: skip
         self._hold(packed(body, entries, rooms))
         if wakes:
-            self._ring.put(self.take())
+            held, self._held = self._held, b""
+            self._ring.put(held)
             self._ring.ring()
-
-    def take(self) -> bytes:
-        """What is held, for a slot that its caller writes."""
-        held, self._held = self._held, b""
-        return held
 
     def _name(
         self, rooms: Sequence[int], iteration: int, at_s: float, launch_s: float
