@@ -65,6 +65,10 @@ class DirectionalLeastSquares(base.Regressor):
     Raises:
         ConfigError: If an argument is outside its range.
 
+    Attributes:
+        spread: Variance that was expected of the last sample, from the uncertainty of the
+            coefficients alone, over its noise's; inf before the first.
+
     Examples:
         >>> from voltana.predictors import DirectionalLeastSquares
         >>> model = DirectionalLeastSquares(prior_deviation=10.0, noise=0.1)
@@ -93,6 +97,7 @@ class DirectionalLeastSquares(base.Regressor):
         self.forgetting = forgetting
         self.nonnegative = nonnegative
         self.outlier_deviations = outlier_deviations
+        self.spread = math.inf
         self._index: dict[FeatureName, int] = {}
         self._coefficients: FloatArray = np.zeros(0)
         self._deviation: FloatArray = np.zeros(0)
@@ -163,6 +168,7 @@ class DirectionalLeastSquares(base.Regressor):
         y: float,
         deviation: float = 1.0,
         *,
+        labels: int = 1,
         tolerance: float = 1.0,
         expected: float | None = None,
     ) -> float:
@@ -173,6 +179,8 @@ class DirectionalLeastSquares(base.Regressor):
             y: Label.
             deviation: Standard deviation of the label's noise; samples weigh by the inverse of its
                 square.
+            labels: Of how many labels `y` is the mean, and `deviation` that of the mean; as much is
+                forgotten as by so many samples.
             tolerance: How many times as large residuals have been of late than `deviation` says.
                 Only what stands out from those counts as an outlier, so a lasting change does not.
             expected: What `predict_vector` says of `x`, if it was asked already.
@@ -184,7 +192,7 @@ class DirectionalLeastSquares(base.Regressor):
         scaled = x * self._deviation
         scaled *= 1.0 / deviation
         along = self._covariance.dot(scaled)
-        spread = float(scaled.dot(along))
+        self.spread = spread = float(scaled.dot(along))
         innovation = (y - (self.predict_vector(x) if expected is None else expected)) / deviation
         own_deviation = math.sqrt(1.0 + max(spread, 0.0))
         if spread > _LEAST_SPREAD:
@@ -192,7 +200,7 @@ class DirectionalLeastSquares(base.Regressor):
             step = along * self._deviation
             step *= min(max(innovation, -limit), limit) / (1.0 + spread)
             self._coefficients += step
-            self._update_covariance(along, spread)
+            self._update_covariance(along, spread, labels)
             self._keep_signs()
         return innovation / own_deviation
 
@@ -243,9 +251,9 @@ class DirectionalLeastSquares(base.Regressor):
             self._sign_weights = np.where(free, 1.0 / np.where(free, self._deviation, 1.0), 0.0)
             self._keep_signs()
 
-    def _update_covariance(self, along: FloatArray, spread: float) -> None:
+    def _update_covariance(self, along: FloatArray, spread: float, labels: int) -> None:
         """Add the sample's information and forget as much of the old along the same direction."""
-        kept = self.forgetting
+        kept = self.forgetting**labels
         gain = (kept - (1.0 - kept) / spread) / (kept * (1.0 + spread))
         if gain < 0.0:
             gain = self._without_passing_prior(along, gain)

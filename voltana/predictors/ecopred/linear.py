@@ -22,6 +22,7 @@ from voltana.predictors.ecopred.latency_model import (
     forecast,
     forecast_mean,
 )
+from voltana.predictors.ecopred.like_labels import LikeLabels
 from voltana.predictors.ecopred.phase_learner import PhaseLearner
 from voltana.predictors.ecopred.prior import beside_prior, flat_decode_prior, flat_prefill_prior
 
@@ -30,6 +31,13 @@ if TYPE_CHECKING:
     from voltana.predictors.ecopred.prior import Prior
     from voltana.predictors.profile import PhaseProfile
     from voltana.values import FloatArray, Forecast, Load, Outcome, Table
+
+
+WORTH = 0.2
+"""Weight in the estimate, against what is known, from which labels are learned."""
+
+MOST_GATHERED = 8
+"""Labels that wait to be learned at most."""
 
 
 class LinearLatency:
@@ -68,6 +76,8 @@ class LinearLatency:
                 (BESIDE_PRODUCTS, beside_prior()),
             )
         )
+        self._gathered = LikeLabels()
+        self._worth_learning = 1
         self._bases = BasisCache(max_clock_mhz)
         self._frozen: LatencySnapshot | None = None  # of the phases as they were frozen last
 
@@ -96,7 +106,23 @@ class LinearLatency:
                 return
             self.prefill.learn(self._prefill_features(load), clock_mhz, latency_s)
         elif load.decode_requests:
-            self.decode.learn(self._decode_features(load), clock_mhz, latency_s)
+            self._learn_decode(self._decode_features(load), clock_mhz, latency_s)
+
+    def _learn_decode(self, features: list[float], clock_mhz: float, latency_s: float) -> None:
+        """Learn one label of decode, or gather it where so few like it hardly move the model."""
+        gathered = self._gathered
+        if not gathered.add(features, clock_mhz, latency_s):
+            self._learn_gathered()
+            gathered.begin(features, clock_mhz, latency_s, most_off=self.decode.most_off)
+        if len(gathered.latencies_s) >= self._worth_learning:
+            self._learn_gathered()
+
+    def _learn_gathered(self) -> None:
+        if self._gathered.latencies_s:
+            features, clock_mhz, latencies_s = self._gathered.take()
+            self.decode.learn_like(features, clock_mhz, latencies_s)
+            spread = max(self.decode.squares.spread / len(latencies_s), 1e-9)
+            self._worth_learning = min(max(int(WORTH / spread), 1), MOST_GATHERED)
 
     def snapshot(self) -> LatencySnapshot:
         """A frozen copy, which later learning does not change; the same one until there is some."""
@@ -119,18 +145,21 @@ class LinearLatency:
 
     def reopen(self, factor: float, relative_error: float) -> None:
         """Doubt what was learned; see `voltana.predictors.drift.Reopenable.reopen`."""
+        self._learn_gathered()
         self.prefill.reopen(factor, relative_error)
         self.decode.reopen(factor, relative_error)
         self.beside.reopen(factor, relative_error)
 
     def to_profiles(self) -> tuple[PhaseProfile | None, PhaseProfile | None]:
         """What was learned of prefill and of decode; None where that is nothing."""
+        self._learn_gathered()
         return self.prefill.to_profile(PREFILL_NAMES), self.decode.to_profile(DECODE_NAMES)
 
     @property
     def labels(self) -> tuple[int, int]:
         """Labels that prefill and decode have learned."""
-        return self.prefill.scale.labels, self.decode.scale.labels
+        gathered = len(self._gathered.latencies_s)
+        return self.prefill.scale.labels, self.decode.scale.labels + gathered
 
     def _prefill_features(self, load: Load) -> list[float]:
         tokens, pairs = load.prefill_tokens, load.prefill_attended_pairs

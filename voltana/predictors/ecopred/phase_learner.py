@@ -137,13 +137,43 @@ class PhaseLearner:
             x,
             latency_s,
             math.hypot(noise_s, math.sqrt(rest_variance)) if rest_variance > 0.0 else noise_s,
-            tolerance=max(1.0, self.scale.estimate * (_ABSOLUTE_TO_STANDARD / NOISE)),
+            tolerance=self._tolerance,
             expected=expected_s,
         )
         self.scale.update(abs(latency_s - expected_s) / max(rest_s + expected_s, 1e-9))
-        self._clocks.update(clock_mhz)
-        self.slowest_mhz, self.fastest_mhz = self._clocks.slowest_mhz, self._clocks.fastest_mhz
-        self._frozen = None
+        self._tried(clock_mhz)
+
+    def learn_like(
+        self, features: list[float], clock_mhz: float, latencies_s: Sequence[float]
+    ) -> None:
+        """Learn labels of iterations that hardly differ as one sample.
+
+        Args:
+            features: Their mean.
+            clock_mhz: Their clock.
+            latencies_s: The labels, at least one.
+        """
+        x = regressor(features, clock_mhz, self._max_clock_mhz)
+        expected_s = self.squares.predict_vector(x)
+        labels = len(latencies_s)
+        mean_s = sum(latencies_s) / labels
+        self.squares.learn_vector(
+            x,
+            mean_s,
+            NOISE * max(expected_s, mean_s) / math.sqrt(labels),
+            labels=labels,
+            # None stands out from the others: it is clipped where each of them would have been.
+            tolerance=self._tolerance * math.sqrt(labels),
+            expected=expected_s,
+        )
+        for latency_s in latencies_s:
+            self.scale.update(abs(latency_s - expected_s) / max(expected_s, 1e-9))
+        self._tried(clock_mhz)
+
+    @property
+    def most_off(self) -> float:
+        """Share of a latency by which labels differ that do not stand out."""
+        return self.squares.outlier_deviations * NOISE * self._tolerance
 
     def frozen(self) -> PhaseModel:
         """A copy that no longer changes; the same one until something is learned."""
@@ -158,6 +188,16 @@ class PhaseLearner:
                 expert_share=self.expert_share,
             )
         return self._frozen
+
+    @property
+    def _tolerance(self) -> float:
+        """How many times as large residuals have been as `NOISE` says."""
+        return max(1.0, self.scale.estimate * (_ABSOLUTE_TO_STANDARD / NOISE))
+
+    def _tried(self, clock_mhz: float) -> None:
+        self._clocks.update(clock_mhz)
+        self.slowest_mhz, self.fastest_mhz = self._clocks.slowest_mhz, self._clocks.fastest_mhz
+        self._frozen = None
 
     def to_profile(self, names: tuple[str, ...]) -> PhaseProfile | None:
         """What was learned, by the names of the load features; None if that is nothing."""
