@@ -11,7 +11,6 @@ import os
 import random
 import struct
 import time
-import zlib
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -28,6 +27,7 @@ from voltana_ring.layout import (
     PAYLOAD_OFFSET,
     SLOT_BYTES,
     Kind,
+    checksum,
 )
 from voltana_ring.writer import RingWriter
 
@@ -80,7 +80,7 @@ def _poisoned(writer: RingWriter, randoms: random.Random) -> None:
             payload[randoms.randrange(len(payload))] = randoms.randrange(256)
         number = struct.unpack_from("=Q", writer._memory, HEAD_OFFSET)[0]
         offset = HEADER_BYTES + number % SLOTS * SLOT_BYTES
-        GUARD.pack_into(writer._memory, offset + GUARD_OFFSET, zlib.crc32(payload), len(payload))
+        GUARD.pack_into(writer._memory, offset + GUARD_OFFSET, checksum(payload), len(payload))
         at = offset + PAYLOAD_OFFSET
         writer._memory[at : at + len(payload)] = bytes(payload)
         struct.pack_into("=Q", writer._memory, offset, 2 * number + 2)
