@@ -17,8 +17,8 @@ from voltana.values import Forecast, Load, Outcome
 LEVELS = (500.0, 600.0, 700.0, 800.0, 900.0, 1000.0)
 CLOCKS = np.array(LEVELS)
 SLO = Slo(ttft_s=0.6, itl_s=0.05)
-PLANNED = 0.1 * (math.sqrt(1.0 + 1.0 / 40.0) - math.sqrt(1.0 / 40.0)) ** 2
-"""Of a tenth that may be late, where a hundred gaps are remembered: x + sqrt(x / 100) = 0.1."""
+PLANNED = 0.1 * (math.sqrt(1.0 + 1.0 / 400.0) - math.sqrt(1.0 / 400.0)) ** 2
+"""Of a tenth that may be late, in an account of a thousand gaps: x + sqrt(x / 1000) = 0.1."""
 
 
 class Inverse:
@@ -101,8 +101,7 @@ def lowest_in(gaps, growth, allowed, alpha=0.1):
 
 
 def left(gaps, growth=1.0):
-    late = late_of(gaps)
-    return late.left(late.late_at_fastest(growth, 0.0))
+    return late_of(gaps).allowed(growth, 0.0)
 
 
 def make(**options):

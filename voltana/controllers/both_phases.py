@@ -132,7 +132,8 @@ class BothPhases:
             growth = late.growth(share, batch_s)
             self._fastest = (float(growth[-1]), float(batch_s[-1]))
             lost = late.late_at_fastest(*self._fastest)
-            self._gap_floor = late.lowest(growth, batch_s, late.left(lost), lost)
+            allowed = late.allowed(*self._fastest)
+            self._gap_floor = late.lowest(growth, batch_s, allowed, lost)
             self._ceased = gaps.prompts_ceased
             if self._ceased:
                 share = np.zeros(len(share))

@@ -17,9 +17,8 @@ Over many gaps what comes between is so many times as much.
 What is late at the fastest clock too is nobody's to keep. What is asked of a level is that of the
 tokens no more than a share alpha is late there beyond those that are at the fastest one, and the
 same of requests by the mean of their gaps: of runs of so many gaps as requests get. What was
-seen is a sample, and the future another one: what is allowed follows from what then is late, as
-in an account: what the gaps that are remembered left of their share, beyond what is chance, the
-next ones may spend. Where prompts have ceased, nothing that they did to gaps is to come.
+seen is a sample, and the future another one: what is allowed follows from what then is late
+(`LateAccount`). Where prompts have ceased, nothing that they did to gaps is to come.
 """
 
 from __future__ import annotations
@@ -29,6 +28,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from voltana.controllers.late_account import LateAccount
 from voltana.controllers.runs_of_gaps import requests_late
 
 if TYPE_CHECKING:
@@ -61,7 +61,8 @@ class LateGaps:
         self._threshold_s = threshold_s
         self._alpha = alpha
         self._owed_tokens = owed_tokens
-        self._planned = alpha * _planned_part(alpha * gaps.most)
+        self._account = LateAccount(alpha, gaps.most)
+        self._accounted = 0  # gaps that it knows
 
     def last(self, fastest: tuple[float, float]) -> tuple[float, bool]:
         """The last gap in seconds, and whether no clock would have kept it.
@@ -114,28 +115,22 @@ class LateGaps:
         growth: FloatArray = cycle_s / now_s
         return growth
 
-    def left(self, lost: float) -> float:
-        """Share that may be late in as many gaps more as can be remembered: what is left.
-
-        Of those that are remembered and of those to come, alpha may be late together; what was late
-        by the clock alone is spent. So what is spent is alpha in the long run, whatever the
-        estimates are wrong by: of a constant error half stays. Within the standard error of their
-        number late gaps are chance, though, which the estimates have counted already: to answer it
-        twice moves the clock to and fro, which costs power, for that is convex in the clock.
+    def allowed(self, growth: float, batch_s: float) -> float:
+        """Share that may be late in as many gaps more as are remembered; see `LateAccount`.
 
         Args:
-            lost: See `late_at_fastest`.
+            growth: At the fastest level; see `growth`.
+            batch_s: Likewise.
         """
-        weights = self._weights()
-        late = float(weights @ (self._gaps.seen.passed_s > self._threshold_s))
-        saved = self._planned - max(late - lost, 0.0)
-        # Of independent events (Poisson's), so many of which weigh as much as these.
-        error = math.sqrt(self._planned * float(weights @ weights))
-        saved = math.copysign(max(abs(saved) - error, 0.0), saved)
-        part = self._gaps.gaps / self._gaps.most
-        if part < 1.0:  # what a load that still grows has not missed says nothing of what follows
-            saved = min(saved, 0.0)
-        return max(self._planned + part * saved, 0.0)
+        new, seen = self._gaps.since(self._accounted), self._gaps.seen
+        if len(new):
+            tokens = seen.requests[new]
+            late = float(tokens @ (seen.passed_s[new] > self._threshold_s))
+            at_fastest = self._alone_at_fastest_s(growth, batch_s)[new] > self._threshold_s
+            self._account.note(tokens, late - min(growth, 1.0) * float(tokens @ at_fastest))
+            self._accounted = self._gaps.total
+        grows = self._gaps.gaps < self._gaps.most
+        return self._account.allowed(float(seen.requests.sum()), grows=grows)
 
     def lowest(self, growth: FloatArray, batch_s: FloatArray, allowed: float, lost: float) -> int:
         """Index of the slowest level at which, and above which, few enough are late.
@@ -227,13 +222,3 @@ class LateGaps:
         between_s = seen.between_s[:, first:] * growth + seen.slow_s[:, None]
         gaps_s = between_s + seen.decode_s[:, first:] + (growth - 1.0) * batch_s
         return self._gaps.in_order(gaps_s)
-
-
-def _planned_part(events: float) -> float:
-    """Part of what may be late that is planned for, where so many late gaps are remembered.
-
-    What then comes is within a standard error of it (Poisson's) as a rule, and that at most what
-    may be: x + sqrt(x / events) = 1.
-    """
-    half = 0.5 / math.sqrt(events)
-    return (math.sqrt(1.0 + half * half) - half) ** 2

@@ -97,6 +97,15 @@ class TokenGaps:
         )
 
     @property
+    def total(self) -> int:
+        """How many there were, those that are forgotten among them."""
+        return self._count
+
+    def since(self, total: int) -> NDArray[np.intp]:
+        """Where in `seen` those are that came after so many, as far as they are remembered."""
+        return np.arange(max(total, self._count - self.gaps), self._count) % self.most
+
+    @property
     def last(self) -> int:
         """Where in `seen` the last gap is."""
         return (self._count - 1) % self.most
