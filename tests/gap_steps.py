@@ -17,8 +17,8 @@ from voltana.values import Forecast, Load, Outcome
 LEVELS = (500.0, 600.0, 700.0, 800.0, 900.0, 1000.0)
 CLOCKS = np.array(LEVELS)
 SLO = Slo(ttft_s=0.6, itl_s=0.05)
-PLANNED = 0.1 * (math.sqrt(1.0 + 1.0 / 400.0) - math.sqrt(1.0 / 400.0)) ** 2
-"""Of a tenth that may be late, in an account of a thousand gaps: x + sqrt(x / 1000) = 0.1."""
+PLANNED = 0.1 * (math.sqrt(1.0 + 1.0 / 100.0) - math.sqrt(1.0 / 100.0)) ** 2
+"""Of a tenth that may be late, in an account of a thousand gaps: x + 2 sqrt(x / 1000) = 0.1."""
 
 
 class Inverse:

@@ -23,10 +23,10 @@ def allowed(account, tokens=MOST, *, grows=False):
     return account.allowed(tokens, grows=grows)
 
 
-def test_what_is_planned_for_is_what_with_its_error_may_be_late():
+def test_what_is_planned_for_is_what_with_chance_and_what_is_left_alone_may_be_late():
     planned = LateAccount(ALPHA, MOST).planned
-    assert planned + math.sqrt(planned / (MEMORIES * MOST)) == pytest.approx(ALPHA)
-    assert 0.9 * ALPHA < planned < ALPHA
+    assert planned + 2.0 * math.sqrt(planned / (MEMORIES * MOST)) == pytest.approx(ALPHA)
+    assert 0.8 * ALPHA < planned < ALPHA
 
 
 def test_what_was_late_within_chance_moves_nothing_and_what_was_beyond_is_given_back():
@@ -44,7 +44,7 @@ def test_no_more_is_saved_than_is_planned_for_in_what_is_remembered():
     for _ in range(50):
         account.note(np.ones(MOST), 0.0)
         assert allowed(account) <= 2.0 * account.planned
-    # Nine are saved at most: hours of nothing late do not make up for forty that are.
+    # Eight are saved at most: hours of nothing late do not make up for forty that are.
     account.note(np.ones(MOST), 40.0)
     assert allowed(account) < account.planned
 
@@ -64,7 +64,7 @@ def test_tokens_of_large_batches_are_fewer_events():
 
 
 @pytest.mark.parametrize("wrong", [0.25, 1.0, 2.0, 4.0])
-def test_in_the_long_run_as_much_is_late_as_may_be_whatever_estimates_are_wrong_by(wrong):
+def test_in_the_long_run_no_more_is_late_than_may_be_whatever_estimates_are_wrong_by(wrong):
     account, late, gaps = LateAccount(ALPHA, MOST), 0.0, 0
     step = np.ones(10)
     for at in range(20 * MEMORIES * MOST // len(step)):
@@ -72,6 +72,6 @@ def test_in_the_long_run_as_much_is_late_as_may_be_whatever_estimates_are_wrong_
         now = wrong * allowed(account, min(at * len(step) + 1, MOST), grows=grows) * len(step)
         account.note(step, now)
         late, gaps = late + now, gaps + len(step)
-    assert late / gaps < 1.06 * ALPHA
+    assert late / gaps < ALPHA
     if wrong >= 1.0:
-        assert late / gaps > 0.9 * ALPHA
+        assert late / gaps > 0.8 * ALPHA

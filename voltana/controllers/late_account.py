@@ -10,8 +10,8 @@ Within the standard error of a number of late tokens (Poisson's) what is owed is
 estimates have counted already: to answer it twice moves the clock to and fro, which costs power,
 for that is convex in the clock. The longer the account, the less of what is late is chance, so that
 it goes back much further than the gaps that estimates are made of: `MEMORIES` times as far, the
-weight of what was long ago fading. What is planned for is what with the error of so many is the
-share that may be late.
+weight of what was long ago fading. What is planned for is what with two errors of so many is the
+share that may be late: one that the account leaves alone, and one by which what then comes differs.
 """
 
 from __future__ import annotations
@@ -73,8 +73,8 @@ class LateAccount:
 def _planned_part(events: float) -> float:
     """Part of what may be late that is planned for, where the account is of so many late tokens.
 
-    What then comes is within a standard error of it (Poisson's) as a rule, and that at most what
-    may be: x + sqrt(x / events) = 1.
+    What then comes is within a standard error of it (Poisson's) as a rule, and another one is what
+    the account leaves alone; with both it is what may be: x + 2 sqrt(x / events) = 1.
     """
-    half = 0.5 / math.sqrt(events)
-    return (math.sqrt(1.0 + half * half) - half) ** 2
+    error = 1.0 / math.sqrt(events)
+    return (math.sqrt(1.0 + error * error) - error) ** 2
