@@ -270,7 +270,7 @@ def test_a_report_overwrites_nothing_of_its_run(tmp_path):
     assert "ends in .html" in str(done.exception)
 
 
-@pytest.mark.parametrize("flag", [["--no-search"], ["--published", "."]])
+@pytest.mark.parametrize("flag", [["--no-search"], ["--clocks", "x"], ["--published", "."]])
 def test_what_the_main_result_alone_takes_is_refused_elsewhere(flag):
     asked = CliRunner().invoke(app, ["reproduce", "levels", *flag])
     assert isinstance(asked.exception, ConfigError) or asked.exit_code == 2
