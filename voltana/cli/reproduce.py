@@ -11,6 +11,7 @@ from voltana.cli.terminal import STDOUT, configure_logs, prepare_outputs, write_
 from voltana.errors import ConfigError
 from voltana.evaluation.reproduce import MAIN_RESULT, NAMES, check_name
 from voltana.extras import require
+from voltana.users_file import read_whole
 
 _NAME = typer.Argument(metavar="FINDING", help=", ".join(NAMES), show_default=False)
 _QUICK = typer.Option("--quick", help="Fewer points and shorter runs.")
@@ -121,7 +122,7 @@ def _refuse_of_main_result(given: list[str]) -> None:
 
 def _numbers(text: str) -> list[int]:
     try:
-        return [int(part) for part in text.split(",")]
+        return [read_whole(part) for part in text.split(",")]
     except ValueError:
         raise ConfigError(
             f"seeds = {text!r} is not allowed: must be whole numbers with commas between, such as "
