@@ -13,7 +13,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from benchmarks.kept_runs import rows_of
-from benchmarks.paired import ATTAINMENTS, REFERENCES, SAVED
+from benchmarks.paired import (
+    ALLOWANCE,
+    ATTAINMENTS,
+    REFERENCES,
+    SAVED,
+    mean,
+    shortfall,
+    verdict,
+)
 from voltana.evaluation.scenario import load_scenario
 from voltana.evaluation.sweep import make_plan
 from voltana.evaluation.sweep.fields import as_tables
@@ -23,12 +31,13 @@ from voltana.values import Load
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
+    from benchmarks.paired import Figures, Runs
     from voltana.evaluation.scenario import Scenario
 
     Fields = dict[str, Any]
 
 POLICIES = ("static-max", "static-low", "window", "best-fixed", "voltana")
-SEARCHED = "best-fixed"
+SEARCHED, OURS = "best-fixed", "voltana"
 PAIRS: Mapping[str, int] = {"cluster.prefill": 2, "cluster.decode": 2}
 ALONE: Mapping[str, int] = {"cluster.prefill": 0, "cluster.decode": 0, "cluster.colocated": 4}
 CLUSTERS = {
@@ -122,31 +131,37 @@ def measured(
 def in_short(
     labelled: Mapping[str, Fields], policies: Sequence[str], out: Path, processes: int
 ) -> Iterator[str]:
-    """A row a scenario: what is saved, and by how many points the worst attainment falls short.
+    """A row a cell, over its seeds: what is saved, what the worst attainment falls short by.
 
-    See `ran_as`; the reference is the first policy, or what is better of it and
-    ``static-max-routed`` where that runs too.
+    Both are means over the seeds, the last column is what they are judged by (`verdict`). See
+    `ran_as`; the references are those of `benchmarks.paired`.
     """
-    by_label: dict[str, dict[str, Mapping[str, Any]]] = {}
+    by_cell: dict[str, Runs] = {}
     for label, figures in ran_as(labelled, policies, out, processes):
-        by_label.setdefault(label, {})[figures["policy"]] = figures
-    for label, ran in by_label.items():
-        yield f"| {label} | {' | '.join(_against(ran, policies))} |"
+        cell = by_cell.setdefault(label.rpartition(", ")[0], {})
+        cell.setdefault(figures["policy"], []).append(_measured(figures))
+    for cell, runs in by_cell.items():
+        told = [_told(runs, name) for name in policies if name not in REFERENCES]
+        holds = verdict(runs, OURS, {SEARCHED: ALLOWANCE}) if OURS in runs else "-"
+        yield f"| {cell} | {' | '.join(told)} | {holds} |"
 
 
-def _against(ran: Mapping[str, Mapping[str, Any]], policies: Sequence[str]) -> Iterator[str]:
-    """What each policy but the first saves, and where attainments of the reference are better."""
-    references = {policies[0], *REFERENCES} & ran.keys()
-    best = {kept: max(ran[name][kept] for name in references) for kept in ATTAINMENTS}
-    for name in policies[1:]:
-        short = max(100 * (best[kept] - ran[name][kept]) for kept in ATTAINMENTS)
-        yield f"{ran[name][SAVED]:.1%} | {short:.2f}"
+def _measured(figures: Mapping[str, Any]) -> Figures:
+    """What is compared of a run; nobody is late where nothing could be."""
+    kept = {name: 1.0 if figures[name] is None else figures[name] for name in ATTAINMENTS}
+    return {SAVED: figures[SAVED], **kept}
+
+
+def _told(runs: Runs, policy: str) -> str:
+    short = max(shortfall(runs, policy, column).mean for column in ATTAINMENTS)
+    return f"{mean(runs[policy], SAVED):.1%} | {100 * short:.2f}"
 
 
 def short_head(policies: Sequence[str]) -> str:
     """The head of the table of `in_short`."""
-    columns = "".join(f" {name} saves | short by |" for name in policies[1:])
-    return f"| stack, load, mode, seed |{columns}\n|{'---|' * (2 * len(policies) - 1)}"
+    compared = [name for name in policies if name not in REFERENCES]
+    columns = "".join(f" {name} saves | short by |" for name in compared)
+    return f"| stack, load, mode |{columns} holds |\n|{'---|' * (2 * len(compared) + 2)}"
 
 
 def default_scenario(
@@ -195,7 +210,7 @@ def main() -> None:
     parser.add_argument("--policy", action="append", help="other policies than the table's")
     parser.add_argument("--matrix", action="store_true", help="other models, boards and loads")
     parser.add_argument("--best-fixed", action="store_true", help="search it in the matrix too")
-    parser.add_argument("--short", action="store_true", help="a row a cell of the matrix")
+    parser.add_argument("--short", action="store_true", help="a row a cell, over its seeds")
     parser.add_argument("--stack", type=int, action="append", help="number of a stack (all)")
     parser.add_argument("--share", type=float, action="append", help="of what is served (all)")
     parser.add_argument("--processes", type=int, default=2, help="at once (2)")
@@ -209,7 +224,7 @@ def main() -> None:
         for line in measured(cells, policies, given.out, given.processes):
             print(line, flush=True)
         return
-    policies = ["static-max", *([SEARCHED] if given.best_fixed else []), "voltana"]
+    policies = [*REFERENCES, *([SEARCHED] if given.best_fixed else []), OURS]
     policies = given.policy or policies
     head = short_head(policies) if given.short else f"| stack, load, mode, seed | policy {HEAD}"
     print(head, flush=True)

@@ -8,6 +8,7 @@ import math
 import numpy as np
 
 from voltana.controllers.both_phases import BothPhases
+from voltana.controllers.late_gaps import LateGaps
 from voltana.controllers.token_gaps import TokenGaps
 from voltana.slo import Slo
 from voltana.testing.samples import observation
@@ -16,8 +17,8 @@ from voltana.values import Forecast, Load, Outcome
 LEVELS = (500.0, 600.0, 700.0, 800.0, 900.0, 1000.0)
 CLOCKS = np.array(LEVELS)
 SLO = Slo(ttft_s=0.6, itl_s=0.05)
-PLANNED = 0.1 * (math.sqrt(1.0 + 1.0 / 40.0) - math.sqrt(1.0 / 40.0)) ** 2
-"""Of a tenth that may be late, where a hundred gaps are remembered: x + sqrt(x / 100) = 0.1."""
+PLANNED = 0.1 * (math.sqrt(1.0 + 1.0 / 100.0) - math.sqrt(1.0 / 100.0)) ** 2
+"""Of a tenth that may be late, in an account of a thousand gaps: x + 2 sqrt(x / 1000) = 0.1."""
 
 
 class Inverse:
@@ -75,7 +76,7 @@ def play(gaps, loads, clock_mhz=1000.0, now_s=0.0):
 
 def remembering(*between, decode=10, clock_mhz=1000.0, alpha=0.1):
     """Gaps with a batch of prompts of so many tokens in each."""
-    gaps = TokenGaps(CLOCKS, SLO.itl_s, alpha, owed_tokens=lambda: 200.0)
+    gaps = TokenGaps(CLOCKS, alpha)
     loads = [Load.decode(decode, 0)]
     for tokens in between:
         loads += [Load.prefill([(tokens, 0)])] if tokens else []
@@ -84,18 +85,23 @@ def remembering(*between, decode=10, clock_mhz=1000.0, alpha=0.1):
     return gaps
 
 
-def lowest(gaps, allowed=0.1):
-    return lowest_in(gaps, np.ones(len(LEVELS)), allowed)
+def late_of(gaps, alpha=0.1):
+    """What is late of gaps that are remembered, with answers of 200 tokens."""
+    return LateGaps(gaps, SLO.itl_s, alpha, owed_tokens=lambda: 200.0)
 
 
-def lowest_in(gaps, growth, allowed):
-    nothing = np.zeros(len(LEVELS))
-    lost = gaps.late_at_fastest(growth[-1], 0.0)
-    return LEVELS[gaps.lowest(growth, nothing, allowed, lost)]
+def lowest(gaps, allowed=0.1, alpha=0.1):
+    return lowest_in(gaps, np.ones(len(LEVELS)), allowed, alpha)
+
+
+def lowest_in(gaps, growth, allowed, alpha=0.1):
+    nothing, late = np.zeros(len(LEVELS)), late_of(gaps, alpha)
+    lost = late.late_at_fastest(growth[-1], 0.0)
+    return LEVELS[late.lowest(growth, nothing, allowed, lost)]
 
 
 def left(gaps, growth=1.0):
-    return gaps.left(gaps.late_at_fastest(growth, 0.0))
+    return late_of(gaps).allowed(growth, 0.0)
 
 
 def make(**options):

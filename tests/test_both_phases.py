@@ -262,5 +262,5 @@ def test_at_the_power_limit_no_level_is_faster_than_what_boards_hold():
             load = Load.prefill([(38, 0)]) if step % 5 == 0 else Load.decode(10, 100)
             controller.decide(seen(load, now_s, slack_s=0.05, target_mhz=800.0))
             now_s += float(row(load)[3])
-    assert free.gaps.late_at_fastest(1.0, 0.0) == 0.0
-    assert bound.gaps.late_at_fastest(1.0, 0.0) == pytest.approx(0.25, abs=0.01)
+    assert free.late_gaps.late_at_fastest(1.0, 0.0) == 0.0
+    assert bound.late_gaps.late_at_fastest(1.0, 0.0) == pytest.approx(0.25, abs=0.01)

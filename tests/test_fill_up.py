@@ -36,9 +36,12 @@ class Speed:
         return {}
 
 
-def prefill(name, tokens, predictor=None):
+def prefill(name, tokens, predictor=None, *, margin=0.0):
     state = InstanceState(
-        queued_requests=1 if tokens else 0, queued_tokens=tokens, clock_mhz=1410.0
+        queued_requests=1 if tokens else 0,
+        queued_tokens=tokens,
+        clock_mhz=1410.0,
+        ttft_margin=margin,
     )
     return samples.candidate(
         0,
@@ -116,6 +119,35 @@ def test_what_nobody_can_have_done_in_time_joins_the_line_that_is_lost():
     assert route(FillUp(), lost, prefill("b", 11_000), nearer) == "b"
     behind = dataclasses.replace(near, reserved_for_s=0.4)
     assert route(FillUp(), lost, behind, nearer) == "b"
+
+
+def test_beside_a_lost_line_others_are_filled_to_where_they_can_promise():
+    """At 0.6 s 12,000 tokens are just in time, and 10,000 are with a margin of a fifth."""
+    lost = prefill("a", 30_000, margin=0.2)
+    assert route(FillUp(), lost, prefill("b", 9_400, margin=0.2)) == "b"
+    assert route(FillUp(), lost, prefill("b", 9_600, margin=0.2)) == "a"
+    assert route(FillUp(), lost, prefill("b", 9_600)) == "b"
+
+
+@given(st.integers(0, 23_000), st.floats(0.0, 0.4))
+def test_a_burst_that_passes_makes_no_line_lost(tokens, margin):
+    """What is late by less than a deadline may be in time again: nothing is added to it."""
+    late, early = prefill("a", tokens, margin=margin), prefill("b", 11_000, margin=margin)
+    assert route(FillUp(), late, early) == ("a" if tokens < 11_000 else "b")
+
+
+def test_beyond_saturation_what_is_sent_in_time_is_in_time():
+    """Boards at their power limit hold no fastest clock: what is expected comes a tenth late."""
+    scenario = {
+        "policies": ["voltana", "static-max-routed"],
+        "seed": 2,
+        "cluster": {"hardware": "h200-sxm", "model": "ministral-3b"},
+        "slo": {"ttft_ms": 600, "itl_ms": 65},
+        "workload": {"name": "sharegpt-8k", "rate_rps": 86.5, "duration_s": 40.0},
+    }
+    result, balanced = (run.result for run in compare(resolve(parse_scenario(scenario))).runs)
+    assert balanced.ttft_attainment < 0.3
+    assert result.ttft_attainment > balanced.ttft_attainment + 0.25
 
 
 def test_a_prompt_that_takes_long_itself_is_not_given_up_while_an_instance_is_free():

@@ -186,6 +186,25 @@ def test_boards_an_instance_that_a_model_cannot_have_are_left_out(tmp_path):
         found(tmp_path, tps=(3,))
 
 
+def test_instances_of_more_boards_than_there_are_are_left_out_and_said(tmp_path):
+    answer, _ = found(tmp_path, tps=(1, 8), boards=2)
+    assert {one.layout.tensor_parallel for one in answer.options} == {1}
+    assert "boards = 2 is not allowed: must be at least 8" in answer.left_out[8]
+    # A pair needs twice as many, and is all that such a policy can have.
+    base = {**SHORT, "policies": ["voltana-v0.1"]}
+    answer, _ = found(tmp_path, base, tps=(1, 2), boards=3)
+    assert "must be at least 4" in answer.left_out[2]
+
+
+def test_a_layout_that_cannot_be_simulated_is_named(tmp_path):
+    base = {**SHORT, "workload": {"rate_rps": 0.1, "duration_s": 0.1}}
+    answer, _ = found(tmp_path, base, boards=2)
+    assert answer.best is None
+    assert {failure.split(":")[0] for failure in answer.failures} == {
+        "1P1D, TP 1", "1C, TP 1", "2C, TP 1",
+    }  # fmt: skip
+
+
 def command(*arguments: object):
     return CliRunner().invoke(app, ["plan", *map(str, arguments)])
 

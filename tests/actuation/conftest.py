@@ -3,7 +3,9 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import tempfile
 import textwrap
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -13,7 +15,6 @@ from tests.actuation.daemons import Daemon
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from pathlib import Path
 
 
 @pytest.fixture(scope="session")
@@ -49,6 +50,15 @@ def daemon(tmp_path: Path, machine: driver.Machine) -> Iterator[Daemon]:
     """A daemon on it that allows this user everything."""
     with Daemon(tmp_path, machine) as running:
         yield running
+
+
+@pytest.fixture
+def reachable() -> Iterator[Path]:
+    """A folder that other users reach, as they reach /run; no other run of tests closes it."""
+    with tempfile.TemporaryDirectory(prefix="voltana-") as name:
+        folder = Path(name)
+        folder.chmod(0o755)
+        yield folder
 
 
 @pytest.fixture

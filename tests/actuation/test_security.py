@@ -62,18 +62,9 @@ def as_other_user(action):
     return text
 
 
-def open_path(folder):
-    """Let other users reach the socket's folder, as they can reach /run."""
-    for path in (folder, *folder.parents):
-        if path == Path("/"):
-            break
-        path.chmod(path.stat().st_mode | 0o011)
-
-
 @root
-def test_the_sockets_mode_keeps_other_users_out(machine, tmp_path):
-    with Daemon(tmp_path, machine, head='socket_mode = "0600"') as daemon:
-        open_path(tmp_path)
+def test_the_sockets_mode_keeps_other_users_out(machine, reachable):
+    with Daemon(reachable, machine, head='socket_mode = "0600"') as daemon:
         assert stat.S_IMODE(daemon.socket.stat().st_mode) == 0o600
         assert "PermissionError" in as_other_user(lambda: str(daemon.connect()))
 
@@ -86,9 +77,8 @@ def test_the_sockets_group_is_set(machine, tmp_path):
 
 
 @root
-def test_a_user_in_no_rule_is_refused_by_the_kernels_word(machine, tmp_path):
-    with Daemon(tmp_path, machine, head='socket_mode = "0666"') as daemon:
-        open_path(tmp_path)
+def test_a_user_in_no_rule_is_refused_by_the_kernels_word(machine, reachable):
+    with Daemon(reachable, machine, head='socket_mode = "0666"') as daemon:
         acquire = encode_json(
             Kind.ACQUIRE, {"domain": "x", "devices": [uuid_of(0)], "lease_s": 1.0}
         )
@@ -98,13 +88,12 @@ def test_a_user_in_no_rule_is_refused_by_the_kernels_word(machine, tmp_path):
 
 
 @root
-def test_a_user_gets_only_the_gpus_of_its_rule_and_no_operators_rights(machine, tmp_path):
+def test_a_user_gets_only_the_gpus_of_its_rule_and_no_operators_rights(machine, reachable):
     allow = (
         f"[[allow]]\nusers = [{OTHER_UID}]\ngpus = ['{uuid_of(1)}']\n"
         "[[allow]]\nusers = [0]\nmax_lease_s = 10.0\n"
     )
-    with Daemon(tmp_path, machine, head='socket_mode = "0666"', allow=allow) as daemon:
-        open_path(tmp_path)
+    with Daemon(reachable, machine, head='socket_mode = "0666"', allow=allow) as daemon:
         for devices, expected in (
             ([uuid_of(0)], f"may not control {uuid_of(0)}"),
             ([uuid_of(1)], "table_mhz"),

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.actuation.conftest import daemon, library, machine, make_machine
+from tests.actuation.conftest import daemon, library, machine, make_machine, reachable
 
-__all__ = ["daemon", "library", "machine", "make_machine"]
+__all__ = ["daemon", "library", "machine", "make_machine", "reachable"]
 
 HERE = Path(__file__).parent
 CROWDS = (

@@ -14,7 +14,7 @@ import pytest
 
 from tests.actuation.daemons import Daemon
 from tests.actuation.driver import uuid_of
-from tests.actuation.test_security import as_other_user, open_path
+from tests.actuation.test_security import as_other_user
 from tests.attack.clock_honesty import Attacker, HonestLoop, assert_stands, assert_unharmed
 from voltana_actuatord.console import daemon_status
 from voltana_actuatord.protocol import (
@@ -139,12 +139,11 @@ def stay_connected(daemon, uid, count, seconds):
 
 
 @root
-def test_listed_users_who_take_every_place_lock_nobody_out(machine, tmp_path):
+def test_listed_users_who_take_every_place_lock_nobody_out(machine, reachable):
     users = ", ".join(map(str, USERS))
     allow = f"[[allow]]\nusers = [{users}]\ngpus = ['{uuid_of(0)}']\n[[allow]]\nusers = [0]\n"
     head = 'socket_mode = "0666"\nmax_connections = 16'
-    with Daemon(tmp_path, machine, allow=allow, head=head) as daemon, HonestLoop(daemon) as honest:
-        open_path(tmp_path)
+    with Daemon(reachable, machine, allow=allow, head=head) as daemon, HonestLoop(daemon) as honest:
         quiet_s = honest.times_s(0.4)
         held = [stay_connected(daemon, uid, 40, 4.0) for uid in USERS[:2]]
         try:
@@ -207,26 +206,27 @@ def test_a_client_that_comes_and_goes_is_not_punished(machine, daemon):
 
 
 @root
-def test_another_user_gets_the_gpu_that_one_held_for_nothing(machine, tmp_path):
+def test_another_user_gets_the_gpu_that_one_held_for_nothing(machine, reachable):
     allow = f"[[allow]]\nusers = [0, {USERS[0]}]\n"
-    with Daemon(tmp_path, machine, allow=allow, head='socket_mode = "0666"') as daemon:
-        open_path(tmp_path)
-        with daemon.connect() as sock:
-            sock.send(encode_acquire(Acquire("x", (uuid_of(0),), 10.0)))
-            assert kind_of(sock.recv(16_384)) is Kind.GRANTED
+    with (
+        Daemon(reachable, machine, allow=allow, head='socket_mode = "0666"') as daemon,
+        daemon.connect() as sock,
+    ):
+        sock.send(encode_acquire(Acquire("x", (uuid_of(0),), 10.0)))
+        assert kind_of(sock.recv(16_384)) is Kind.GRANTED
 
-            def take():
-                ends_s = time.monotonic() + 5.0
-                while time.monotonic() < ends_s:
-                    with daemon.connect() as mine:
-                        mine.send(encode_acquire(Acquire("y", (uuid_of(0),), 1.0)))
-                        if kind_of(mine.recv(16_384)) is Kind.GRANTED:
-                            mine.send(encode_command(0, MHZ, 1.0))
-                            return str(kind_of(mine.recv(16_384)).name)
-                    time.sleep(0.05)
-                return "never"
+        def take():
+            ends_s = time.monotonic() + 5.0
+            while time.monotonic() < ends_s:
+                with daemon.connect() as mine:
+                    mine.send(encode_acquire(Acquire("y", (uuid_of(0),), 1.0)))
+                    if kind_of(mine.recv(16_384)) is Kind.GRANTED:
+                        mine.send(encode_command(0, MHZ, 1.0))
+                        return str(kind_of(mine.recv(16_384)).name)
+                time.sleep(0.05)
+            return "never"
 
-            assert as_other_user_of(USERS[0], take) == "ACK"
+        assert as_other_user_of(USERS[0], take) == "ACK"
 
 
 def as_other_user_of(uid, action):
@@ -272,13 +272,12 @@ FLOODS = {
 
 @root
 @pytest.mark.parametrize("messages", FLOODS.values(), ids=FLOODS)
-def test_a_flood_from_one_beside_an_honest_one(messages, machine, tmp_path):
+def test_a_flood_from_one_beside_an_honest_one(messages, machine, reachable):
     allow = f"[[allow]]\nusers = [0, {USERS[0]}]\nmax_lease_s = 10.0\n"
     with (
-        Daemon(tmp_path, machine, allow=allow, head='socket_mode = "0666"') as daemon,
+        Daemon(reachable, machine, allow=allow, head='socket_mode = "0666"') as daemon,
         HonestLoop(daemon) as honest,
     ):
-        open_path(tmp_path)
         assert_stands(honest, Attacker(flood_of(daemon, *messages), USERS[0]))
         assert daemon_status(daemon.socket)["pid"] == daemon.worker()
 
@@ -317,12 +316,11 @@ def knock(path):
 
 @root
 @pytest.mark.parametrize("knockers", [1, 3])
-def test_users_in_no_rule_who_knock_without_end_hold_up_nobody(knockers, machine, tmp_path):
+def test_users_in_no_rule_who_knock_without_end_hold_up_nobody(knockers, machine, reachable):
     with (
-        Daemon(tmp_path, machine, head='socket_mode = "0666"') as daemon,
+        Daemon(reachable, machine, head='socket_mode = "0666"') as daemon,
         HonestLoop(daemon) as honest,
     ):
-        open_path(tmp_path)
         crowd = [Attacker(lambda: knock(daemon.socket), USERS[0] + i) for i in range(knockers)]
         assert_stands(honest, *crowd, meanwhile=lambda: assert_newcomers_get_in(daemon))
         refusals = daemon.log.read_text().count("is in no [[allow]] rule")

@@ -11,7 +11,6 @@ import pytest
 
 from tests.actuation.daemons import Daemon
 from tests.actuation.driver import uuid_of
-from tests.actuation.test_security import open_path
 from tests.attack.clock_honesty import Attacker, HonestLoop
 from tests.attack.test_clocks_clients import as_other_user_of
 from voltana_actuatord.console import daemon_status
@@ -66,13 +65,12 @@ def chatter(daemon, count):
 
 
 @root
-def test_places_that_are_kept_busy_lock_neither_root_nor_another_user_out(machine, tmp_path):
+def test_places_that_are_kept_busy_lock_neither_root_nor_another_user_out(machine, reachable):
     """They are never idle, and control nothing."""
     users = ", ".join(map(str, USERS))
     allow = f"[[allow]]\nusers = [0, {users}]\n"
     head = 'socket_mode = "0666"\nmax_connections = 16\nidle_s = 1.0'
-    with Daemon(tmp_path, machine, allow=allow, head=head) as daemon, HonestLoop(daemon) as honest:
-        open_path(tmp_path)
+    with Daemon(reachable, machine, allow=allow, head=head) as daemon, HonestLoop(daemon) as honest:
         crowd = [Attacker(chatter(daemon, 40), uid) for uid in USERS[:2]]
         with contextlib.ExitStack() as stack:
             for attacker in crowd:
@@ -95,12 +93,11 @@ def test_places_that_are_kept_busy_lock_neither_root_nor_another_user_out(machin
 
 @root
 def test_one_user_who_takes_every_gpu_for_a_moment_again_and_again_is_made_to_wait(
-    machine, tmp_path
+    machine, reachable
 ):
     """It takes leases and lets them go without one command, so that nobody else has the GPU."""
     allow = f"[[allow]]\nusers = [0, {USERS[0]}]\nmax_lease_s = 10.0\n"
-    with Daemon(tmp_path, machine, allow=allow, head='socket_mode = "0666"') as daemon:
-        open_path(tmp_path)
+    with Daemon(reachable, machine, allow=allow, head='socket_mode = "0666"') as daemon:
 
         def take():
             from voltana_actuatord.protocol import Acquire, encode_acquire

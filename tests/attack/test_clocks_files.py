@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import os
 import struct
+import subprocess
 
 import pytest
 
 from tests.actuation.daemons import Daemon, run_to_end
+from tests.actuation.driver import uuid_of
+from voltana_actuatord.daemon.processlist import ProcessList
 
 STRANGER = 12001
 root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root to give files away")
@@ -170,3 +173,47 @@ def test_a_socket_that_a_killed_daemon_left_behind_is_taken(machine, tmp_path):
 def test_the_sockets_mode_holds_from_its_first_moment(machine, tmp_path):
     with Daemon(tmp_path, machine, head='socket_mode = "0640"') as daemon:
         assert daemon.socket.stat().st_mode & 0o777 == 0o640
+
+
+@pytest.mark.parametrize("where", ["list", "mark", "lock", "claims"])
+def test_a_pipe_in_the_place_of_a_file_holds_nobody_up(where, machine, tmp_path):
+    """Whoever opens a pipe that nobody else has open waits for ever, unless he says otherwise."""
+    daemon = Daemon(tmp_path, machine, start=False)
+    state, claims = tmp_path / "state", machine.path.parent
+    (state / "journal").mkdir(parents=True, mode=0o700)
+    os.mkfifo(
+        {
+            "list": ProcessList(claims, state).path,
+            "mark": state / "journal" / f"{uuid_of(0)}.locked",
+            "lock": state / "lock",
+            "claims": claims / "gpus.lock",
+        }[where]
+    )
+    daemon.begin()
+    with daemon, daemon.client() as client:
+        assert client.reach(1005.0)
+
+
+@pytest.fixture
+def bystander():
+    """A process that no daemon has started."""
+    with subprocess.Popen(["sleep", "60"]) as process:
+        yield process
+        process.kill()
+
+
+@pytest.mark.parametrize("trusted", [True, False])
+def test_a_list_of_processes_that_others_could_have_written_kills_nobody(
+    trusted, bystander, tmp_path
+):
+    folder = tmp_path / "claims"
+    folder.mkdir()
+    left = ProcessList(folder, tmp_path / "state")
+    left.note([bystander.pid])
+    parent, *rest = left.path.read_text().splitlines(keepends=True)
+    assert int(parent) == os.getpid()
+    assert not left.kill_left_over(lambda _: None)  # its parent lives
+    left.path.write_text("".join(["1\n", *rest]))
+    folder.chmod(0o755 if trusted else 0o777)
+    assert left.kill_left_over(lambda _: None) is trusted
+    assert (bystander.wait(5) == -9) if trusted else (bystander.poll() is None)

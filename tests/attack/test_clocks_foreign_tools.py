@@ -137,6 +137,52 @@ def test_a_foreign_power_cap_is_reported(make_machine, tmp_path):
         assert "250 W; its default is 400 W" in gpu["note"]
 
 
+def test_a_foreign_power_cap_during_a_lease_is_reported_as_long_as_it_stands(
+    machine, daemon, honest
+):
+    """The lease goes on, since the clock is ours; who limited the board is to be seen meanwhile."""
+
+    def noted():
+        return " ".join(gpu["note"] for gpu in daemon_status(daemon.socket)["gpus"])
+
+    quiet_s = honest.times_s(0.4)
+    with daemon.client(0) as client:
+        assert client.reach(MHZ)
+        for cap_w, says in ((250, "to 250 W; its default is 400 W"), (300, "to 300 W")):
+            machine.set(0, "D_CAP_MW", 1000 * cap_w)
+            assert machine.wait(lambda says=says: client.reach(MHZ) and says in noted())
+        machine.set(0, "D_CAP_MW", 400_000)
+        assert machine.wait(lambda: client.reach(MHZ) and "default is" not in noted())
+        assert daemon_status(daemon.socket)["counters"]["revoked"] == 0
+    assert_unharmed(honest, quiet_s, honest.times_s(0.4))
+
+
+def test_mig_on_one_gpu_of_a_domain_gives_back_both(machine, daemon):
+    with daemon.client(0, 1) as client:
+        assert client.reach(MHZ)
+        machine.set(1, "D_MIG", 1)
+        assert step_until(client, lambda error: "MIG" in error)
+        assert machine.wait(lambda: not machine.any_locked())
+    with daemon.client(0) as sound:
+        assert sound.reach(MHZ)
+
+
+def test_a_tool_that_sets_clocks_without_end_has_the_last_word(machine, daemon):
+    with daemon.client(0) as client:
+        assert client.reach(MHZ)
+        for _ in range(100):
+            machine.lock_from_outside(0, THEIRS_MHZ)
+            client.set(MHZ)
+            time.sleep(0.01)
+        assert machine.wait(lambda: client.actuator.status().error)
+    time.sleep(0.5)
+    machine.lock_from_outside(0, THEIRS_MHZ)
+    assert stays(machine, THEIRS_MHZ)
+    machine.set(0, "D_LOCK", 0)
+    with daemon.client(0) as again:
+        assert again.reach(MHZ)
+
+
 @pytest.mark.parametrize(
     ("claims", "says"),
     [(None, "driven by another voltana-actuatord"), ("apart", "another tool has set the clock")],

@@ -113,6 +113,7 @@ def instance_state(
     oldest_wait_s: float,
     clock_mhz: float,
     demand_per_s: float | None = None,
+    ttft_margin: float = 0.0,
 ) -> InstanceState:
     """What an instance reports of itself.
 
@@ -125,6 +126,7 @@ def instance_state(
         oldest_wait_s: Longest wait, those of a prefill batch that runs included.
         clock_mhz: Achieved clock.
         demand_per_s: Tokens/s that it is asked for; None where it does not tell.
+        ttft_margin: See `InstanceState`.
     """
     return make_instance_state(
         running_requests=running_requests,
@@ -134,6 +136,7 @@ def instance_state(
         clock_mhz=clock_mhz,
         oldest_wait_s=oldest_wait_s,
         demand_per_s=demand_per_s,
+        ttft_margin=ttft_margin,
     )
 
 

@@ -52,6 +52,15 @@ class RequestPromises:
         """Whether the policy proves anything at all."""
         return self.loop is not None and offers(self.loop.predictor, KeepsAccount)
 
+    @property
+    def ttft_margin(self) -> float:
+        """The margin of first tokens; see `voltana.values.InstanceState`.
+
+        No more than the greatest with which any is promised: what is above says that nothing can
+        be promised now, and not how late they come.
+        """
+        return min(self.ttft.margin, self.ttft.statement.q_cert) if self.kept else 0.0
+
     def arrived(
         self,
         key: Hashable,

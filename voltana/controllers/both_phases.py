@@ -7,7 +7,7 @@ Four demands on one clock, and the fastest wins:
 - *the batch* viable, and served at the least power: `EnergyOptimal` on cycles instead of
   iterations (`DecodeCycles`), for prompts take a share of the time, the more the slower the clock.
 - *gaps* between tokens: the slowest level at which few enough of the gaps that were really there
-  would have been late, and not at the fastest one (`TokenGaps`); none once prompts have ceased.
+  would have been late, and not at the fastest one (`LateGaps`); none once prompts have ceased.
 - *this gap*: what has passed since the last tokens, with this iteration, all prompts that wait,
   and the decode iteration after them, has to fit the threshold at the chosen level, if it does at
   the fastest one.
@@ -31,6 +31,7 @@ from voltana.controllers.cycles import DecodeCycles, PromptsBeside
 from voltana.controllers.energy_optimal import EnergyOptimal
 from voltana.controllers.held_back import held_clock
 from voltana.controllers.held_level import HeldLevel
+from voltana.controllers.late_gaps import LateGaps
 from voltana.controllers.optimal_available import OptimalAvailable
 from voltana.controllers.this_gap import CHANGE_S, keeping_level
 from voltana.controllers.token_gaps import TokenGaps
@@ -96,14 +97,16 @@ class BothPhases:
             slo,
             memory=memory,
             max_power_w=max_power_w,
-            # What a batch shows late a gap shows at once: `TokenGaps` has it in the next plan. A
+            # What a batch shows late a gap shows at once: `LateGaps` has it in the next plan. A
             # rise that the first few prompts asked for would outlast what it was asked for by.
             held=HeldLevel(settling_s=0.0),
         )
-        self.gaps = TokenGaps(
-            self._levels,
+        alpha = 1.0 - slo.itl_target
+        self.gaps = TokenGaps(self._levels, alpha)
+        self.late_gaps = LateGaps(
+            self.gaps,
             slo.itl_s,
-            1.0 - slo.itl_target,
+            alpha,
             owed_tokens=lambda: self.decode.envelope.owed_tokens,
         )
         self._gap_floor = len(self.levels_mhz) - 1
@@ -119,17 +122,18 @@ class BothPhases:
 
     def plan(self, now_s: float) -> None:
         """See `voltana.ports.Plans`."""
-        gaps = self.gaps
+        gaps, late = self.gaps, self.late_gaps
         if gaps.gaps:
             share = gaps.prompts_share()
             requests, tokens = gaps.mean_batch()
             once = self.predictor.forecast(Load.decode(requests, tokens), self._levels).mean_s
             twice = self.predictor.forecast(Load.decode(2 * requests, 2 * tokens), self._levels)
             batch_s = np.maximum(twice.mean_s - once, 0.0)
-            growth = gaps.growth(share, batch_s)
+            growth = late.growth(share, batch_s)
             self._fastest = (float(growth[-1]), float(batch_s[-1]))
-            lost = gaps.late_at_fastest(*self._fastest)
-            self._gap_floor = gaps.lowest(growth, batch_s, gaps.left(lost), lost)
+            lost = late.late_at_fastest(*self._fastest)
+            allowed = late.allowed(*self._fastest)
+            self._gap_floor = late.lowest(growth, batch_s, allowed, lost)
             self._ceased = gaps.prompts_ceased
             if self._ceased:
                 share = np.zeros(len(share))
@@ -197,7 +201,7 @@ class BothPhases:
         ended = observation.ended
         outcome = ended[-1] if ended else None
         if self.gaps.end(outcome, observation.target_mhz, observation.now_s) and self.gaps.gaps:
-            gap_s, lost = self.gaps.last(self._fastest)
+            gap_s, lost = self.late_gaps.last(self._fastest)
             # What no clock keeps is not for a law of clocks to learn from.
             self._last_gap_s = min(gap_s, self._slo.itl_s) if lost else gap_s
 

@@ -1,41 +1,21 @@
-"""TokenGaps: what the gaps between tokens of late would have been at every clock.
+"""TokenGaps: the gaps between tokens of late, and what each would have taken at every clock.
 
 Where one engine computes prompts and produces tokens, what a request feels is no iteration: it is
 the time from one of its tokens to the next, the batches of prompts that came between included. How
 many come between is chance, so a clock is judged by the gaps that were really there. The work of
 each of them is known, and what it takes at every clock is what was measured, scaled by the latency
-model; so the same work is gone over again at each level (a counterfactual, or what-if, estimate).
-
-At another clock not the same work would have come between: a cycle, from token to token, that is
-longer lets more prompts arrive and more requests run. In the mean that is known. With D the time of
-decode in a cycle, rho the share of the time that prompts take, and b requests of which a cycle of C
-has C / C' times as many (J. D. C. Little, Operations Research 9, 1961),
-
-    C = D(b C / C') / (1 - rho),
-
-which is a line in C, as an iteration is one in its batch. Prompts are as long as they are, and few
-come between two tokens: in a longer cycle so many times as often, each of them taking what it does.
-Over many gaps what comes between is so many times as much.
-
-What is late at the fastest clock too is nobody's to keep. What is asked of a level is that of the
-tokens no more than a share alpha is late there beyond those that are at the fastest one, and the
-same of requests by the mean of their gaps: of runs of so many gaps as requests get. What was
-seen is a sample, and the future another one: what is allowed follows from what then is late, as
-in an account: what the gaps that are remembered left of their share, beyond what is chance, the
-next ones may spend. Where prompts have ceased, nothing that they did to gaps is to come.
+model; so the same work can be gone over again at each level (`LateGaps`).
 """
 
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from voltana.controllers.runs_of_gaps import requests_late
-
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from numpy.typing import NDArray
 
     from voltana.values import FloatArray, Load, Outcome, Table
 
@@ -46,34 +26,43 @@ MOST_GAPS = 4096
 """No more are remembered, however small alpha is."""
 
 
+class Seen(NamedTuple):
+    """Gaps that are remembered, in no order; times in seconds, "at every level" of shape (n, l).
+
+    Attributes:
+        decode_s: What decode took, at every level.
+        between_s: Prompts that came between, at every level.
+        slow_s: What was run slowly as the gap was lost, at whatever level.
+        fastest_s: All that came between, at the fastest level.
+        passed_s: What really passed from one token to the next.
+        requests: That got a token.
+        level: Index of the level that ran where no gap was in danger.
+    """
+
+    decode_s: Table
+    between_s: Table
+    slow_s: FloatArray
+    fastest_s: FloatArray
+    passed_s: FloatArray
+    requests: FloatArray
+    level: NDArray[np.intp]
+
+
 class TokenGaps:
     """Remembers gaps.
 
     Args:
         levels_mhz: Clocks, ascending, shape (l,).
-        threshold_s: What a gap may take.
-        alpha: Share that may be late where it would not be at the fastest clock: of the tokens, and
-            of the requests by their mean.
-        owed_tokens: Tells what a request produces, on average, by now.
+        alpha: Share that may be late: the rarer that is, the more are remembered.
     """
 
-    def __init__(
-        self,
-        levels_mhz: FloatArray,
-        threshold_s: float,
-        alpha: float,
-        *,
-        owed_tokens: Callable[[], float],
-    ) -> None:
+    def __init__(self, levels_mhz: FloatArray, alpha: float) -> None:
         self._levels = levels_mhz
-        self._threshold_s = threshold_s
         self._alpha = alpha
-        self._owed_tokens = owed_tokens
-        most = min(math.ceil(EVENTS / alpha), MOST_GAPS)
+        self.most = most = min(math.ceil(EVENTS / alpha), MOST_GAPS)
         levels = len(levels_mhz)
-        # By gap: decode, prompts that came between, all prompts since the gap before; what was run
-        # slowly as it was lost, at whatever level; and at the fastest level all that came
-        # between; and what really passed, in the gap and since the gap before.
+        # By gap, see `Seen`; and all prompts since the gap before, what passed since then, and KV
+        # tokens.
         self._decode_s = np.zeros((most, levels))
         self._between_s = np.zeros((most, levels))
         self._prompts_s = np.zeros((most, levels))
@@ -81,8 +70,7 @@ class TokenGaps:
         self._fastest_s = np.zeros(most)
         self._passed_s = np.zeros((most, 2))
         self._batch = np.zeros((most, 2))  # requests, and their KV tokens
-        self._level = np.zeros(most, dtype=np.intp)  # that ran where no gap was in danger
-        self._planned = alpha * _planned_part(alpha * most)
+        self._level = np.zeros(most, dtype=np.intp)
         self._count = self._since_prompts = 0  # gaps, that of the last prompts included
         self._running: tuple[FloatArray, FloatArray, Load, float] | None = None
         self._waits = self._lost = False
@@ -92,7 +80,35 @@ class TokenGaps:
     @property
     def gaps(self) -> int:
         """How many are remembered."""
-        return min(self._count, len(self._decode_s))
+        return min(self._count, self.most)
+
+    @property
+    def seen(self) -> Seen:
+        """What is remembered."""
+        count = self.gaps
+        return Seen(
+            decode_s=self._decode_s[:count],
+            between_s=self._between_s[:count],
+            slow_s=self._slow_s[:count],
+            fastest_s=self._fastest_s[:count],
+            passed_s=self._passed_s[:count, 0],
+            requests=self._batch[:count, 0],
+            level=self._level[:count],
+        )
+
+    @property
+    def total(self) -> int:
+        """How many there were, those that are forgotten among them."""
+        return self._count
+
+    def since(self, total: int) -> NDArray[np.intp]:
+        """Where in `seen` those are that came after so many, as far as they are remembered."""
+        return np.arange(max(total, self._count - self.gaps), self._count) % self.most
+
+    @property
+    def last(self) -> int:
+        """Where in `seen` the last gap is."""
+        return (self._count - 1) % self.most
 
     @property
     def waits(self) -> bool:
@@ -107,40 +123,8 @@ class TokenGaps:
     @property
     def decode_row_s(self) -> FloatArray:
         """What decode took in the last gap, at every level; 0 before the first."""
-        row: FloatArray = self._decode_s[(self._count - 1) % len(self._decode_s)]
+        row: FloatArray = self._decode_s[self.last]
         return row
-
-    def last(self, fastest: tuple[float, float]) -> tuple[float, bool]:
-        """The last gap in seconds, and whether no clock would have kept it.
-
-        Args:
-            fastest: Growth at the fastest level, and what the batch adds there; see `growth`.
-        """
-        at = (self._count - 1) % len(self._decode_s)
-        lost = bool(self._alone_at_fastest_s(*fastest)[at] > self._threshold_s)
-        return float(self._passed_s[at, 0]), lost
-
-    def _alone_at_fastest_s(self, growth: float, batch_s: float) -> FloatArray:
-        """Every gap at the fastest level, with what came between as it was."""
-        count = self.gaps
-        gaps_s: FloatArray = self._fastest_s[:count] + self._decode_s[:count, -1]
-        return gaps_s + (growth - 1.0) * batch_s
-
-    def _weights(self) -> FloatArray:
-        """Share of the tokens that each gap had: late are tokens, and a batch grows."""
-        requests = self._batch[: self.gaps, 0]
-        weights: FloatArray = requests / requests.sum()
-        return weights
-
-    def late_at_fastest(self, growth: float, batch_s: float) -> float:
-        """Share of the gaps that are late at the fastest level: nobody's to keep.
-
-        Args:
-            growth: At the fastest level; see `growth`.
-            batch_s: Likewise.
-        """
-        late = self._alone_at_fastest_s(growth, batch_s) > self._threshold_s
-        return min(growth * float(self._weights() @ late), 1.0)
 
     def begin(
         self,
@@ -218,7 +202,7 @@ class TokenGaps:
         return True
 
     def _remember(self, decode_s: FloatArray, load: Load) -> None:
-        at = self._count % len(self._decode_s)
+        at = self._count % self.most
         self._count += 1
         self._since_prompts += 1
         self._decode_s[at] = decode_s
@@ -260,152 +244,9 @@ class TokenGaps:
         share: FloatArray = self._prompts_s[:count].sum(axis=0) / passed_s
         return share
 
-    def growth(self, share: FloatArray, batch_s: FloatArray) -> FloatArray:
-        """How many times as long as now a cycle is at every level; inf where it never settles.
-
-        Args:
-            share: See `prompts_share`.
-            batch_s: What as many requests again as run would add to a decode iteration.
-        """
-        count = self.gaps
-        decode_s = self._decode_s[:count].mean(axis=0)
-        now_s = float(self._passed_s[:count, 0].mean())
-        if not now_s > 0.0:  # gaps without any length tell nothing of longer ones
-            return np.ones(len(share))
-        left = 1.0 - share - batch_s / now_s
-        settles = left > 0.0
-        cycle_s = np.full(len(share), math.inf)
-        np.divide(np.maximum(decode_s - batch_s, 0.0), left, out=cycle_s, where=settles)
-        growth: FloatArray = cycle_s / now_s
-        return growth
-
-    def left(self, lost: float) -> float:
-        """Share that may be late in as many gaps more as can be remembered: what is left.
-
-        Of those that are remembered and of those to come, alpha may be late together; what was late
-        by the clock alone is spent. So what is spent is alpha in the long run, whatever the
-        estimates are wrong by: of a constant error half stays. Within the standard error of their
-        number late gaps are chance, though, which the estimates have counted already: to answer it
-        twice moves the clock to and fro, which costs power, for that is convex in the clock.
-
-        Args:
-            lost: See `late_at_fastest`.
-        """
-        count, weights = self.gaps, self._weights()
-        late = float(weights @ (self._passed_s[:count, 0] > self._threshold_s))
-        saved = self._planned - max(late - lost, 0.0)
-        # Of independent events (Poisson's), so many of which weigh as much as these.
-        error = math.sqrt(self._planned * float(weights @ weights))
-        saved = math.copysign(max(abs(saved) - error, 0.0), saved)
-        part = count / len(self._decode_s)
-        if part < 1.0:  # what a load that still grows has not missed says nothing of what follows
-            saved = min(saved, 0.0)
-        return max(self._planned + part * saved, 0.0)
-
-    def lowest(self, growth: FloatArray, batch_s: FloatArray, allowed: float, lost: float) -> int:
-        """Index of the slowest level at which, and above which, few enough are late.
-
-        Args:
-            growth: See `growth`.
-            batch_s: See there.
-            allowed: Share that may be late.
-            lost: See `late_at_fastest`.
-        """
-        settles = np.isfinite(growth)
-        if not settles[-1]:
-            return len(growth) - 1
-        first = 0 if settles.all() else len(growth) - int(settles[::-1].argmin())
-        gaps_s = self._gaps_s(growth[first:], batch_s[first:], first)
-        fastest_s = self._in_order(self._scaled_at_fastest_s(growth[-1], batch_s[-1])[:, None])
-        seen = self._late(growth[first:], batch_s[first:], first) - lost
-        count = len(gaps_s)
-        seen *= self._not_rescued(growth[-1], batch_s[-1])
-        tokens = count * seen / (count + self._not_seen()) + self._unseen(gaps_s, fastest_s)
-        owed = self._owed_tokens()
-        requests = requests_late(gaps_s, fastest_s, tokens, self._threshold_s, owed)
-        keeps = (tokens <= allowed) & (requests <= allowed)
-        keeps[-1] = True
-        slow = np.flatnonzero(~keeps)
-        return first + (int(slow[-1]) + 1 if len(slow) else 0)
-
-    def _not_rescued(self, growth: float, batch_s: float) -> float:
-        """Of the gaps that their level alone would have made late, the share that were.
-
-        For the others the clock was raised in time, which to go over gaps at one level does not
-        tell.
-        """
-        count, weights = self.gaps, self._weights()
-        at = np.arange(count), self._level[:count]
-        alone_s = self._between_s[at] + self._slow_s[:count] + self._decode_s[at]
-        kept = self._alone_at_fastest_s(growth, batch_s) <= self._threshold_s
-        expected = (alone_s > self._threshold_s) & kept
-        were = expected & (self._passed_s[:count, 0] > self._threshold_s)
-        one = float(weights @ weights)  # an event more, so that none says nothing
-        return float((one + weights @ were) / (one + weights @ expected))
-
-    def _not_seen(self) -> float:
-        """Gaps in time that late ones are reckoned against beside those that were seen.
-
-        As many as one late one is allowed for: else the first that was late would have a level
-        refused until twice as many were seen. What was late is spent; so it costs what is allowed
-        for at most, and once.
-        """
-        return (1.0 - self.gaps / len(self._decode_s)) / self._alpha
-
-    def _unseen(self, gaps_s: Table, fastest_s: Table) -> FloatArray:
-        """Probability that the next gap is late at each level, but not at the fastest, as none was.
-
-        Of n + 1 gaps in any order the last is the longest with probability 1 / (n + 1), however
-        they are distributed (N. Glick, "Breaking records and breaking boards", American
-        Mathematical Monthly 85, 1978). At the fastest level that is as likely of any order of
-        length between their mean and the threshold (log-uniform, as of a scale that nobody knows:
-        E. T. Jaynes, IEEE Trans. Systems Science and Cybernetics 4, 1968). Late are those that are
-        shorter than the threshold by no more than a level makes them longer.
-        """
-        levels, mean_s = gaps_s.shape[1], float(fastest_s.mean())
-        if not mean_s > 0.0:
-            return np.zeros(levels)
-        longest = 1.0 / (len(gaps_s) + 1)
-        orders = math.log(max(self._threshold_s / mean_s, 1.0))
-        if not orders:
-            return np.full(levels, longest)
-        longer = np.log(np.maximum(gaps_s.mean(axis=0) / mean_s, 1.0))
-        late: FloatArray = longest * np.minimum(longer / orders, 1.0)
-        return late
-
-    def _late(self, growth: FloatArray, batch_s: FloatArray, first: int) -> FloatArray:
-        """Share of the gaps that are late at the levels from the first on."""
-        count = self.gaps
-        alone_s = self._between_s[:count, first:] + self._slow_s[:count, None]
-        gaps_s = alone_s + self._decode_s[:count, first:] + (growth - 1.0) * batch_s
-        late: FloatArray = self._weights() @ (gaps_s > self._threshold_s)
-        return np.minimum(growth * late, 1.0)
-
-    def _scaled_at_fastest_s(self, growth: float, batch_s: float) -> FloatArray:
-        """Every gap at the fastest level, with the mean of what then comes between."""
-        more: FloatArray = (growth - 1.0) * self._fastest_s[: self.gaps]
-        return self._alone_at_fastest_s(growth, batch_s) + more
-
-    def _gaps_s(self, growth: FloatArray, batch_s: FloatArray, first: int) -> Table:
-        """Every gap at the levels from the first on, in the order of time."""
-        count = self.gaps
-        between_s = self._between_s[:count, first:] * growth + self._slow_s[:count, None]
-        gaps_s = between_s + self._decode_s[:count, first:] + (growth - 1.0) * batch_s
-        return self._in_order(gaps_s)
-
-    def _in_order(self, of_gaps: Table) -> Table:
+    def in_order(self, of_gaps: Table) -> Table:
         """What is remembered of gaps, in the order of time."""
-        count, most = self._count, len(self._decode_s)
+        count, most = self._count, self.most
         if count <= most:
             return of_gaps[:count]
         return np.roll(of_gaps, -(count % most), axis=0)
-
-
-def _planned_part(events: float) -> float:
-    """Part of what may be late that is planned for, where so many late gaps are remembered.
-
-    What then comes is within a standard error of it (Poisson's) as a rule, and that at most what
-    may be: x + sqrt(x / events) = 1.
-    """
-    half = 0.5 / math.sqrt(events)
-    return (math.sqrt(1.0 + half * half) - half) ** 2

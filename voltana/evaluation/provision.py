@@ -205,6 +205,7 @@ def provision(
             f"at least {2 * min(fitting)} for {name}, which is tried on pairs alone",
             f"Give more --boards or another --policy ({why}).",
         )
+    left_out |= _too_large(fitting, found, most_boards)
     stages = [found]
     if objective is Objective.BOARDS:
         stages = [tuple(group) for _, group in itertools.groupby(found, lambda one: one.boards)]
@@ -248,6 +249,24 @@ def _fitting(
     return fitting, left_out
 
 
+def _too_large(fitting: Sequence[int], found: Sequence[Layout], most_boards: int) -> dict[int, str]:
+    """Why numbers of boards an instance that the model can have come in no layout."""
+    tried = {one.tensor_parallel for one in found}
+    least = 1 if any(one.colocated for one in found) else 2
+    return {
+        tp: str(
+            invalid(
+                "boards",
+                most_boards,
+                f"at least {least * tp} for instances of {tp}",
+                "Give more --boards, or leave it out of --tp.",
+            )
+        )
+        for tp in fitting
+        if tp not in tried
+    }
+
+
 def _served_together(base: Mapping[str, Any], tp: int) -> tuple[list[str], dict[str, str]]:
     """Policies that colocated instances can have, and why others cannot."""
     able, pairs_only = [], {}
@@ -276,18 +295,16 @@ def _simulated(
     made: list[Option] = []
     failures: list[str] = []
     for alone, tables in ((False, base), (True, {**base, "policies": list(together)})):
-        rows = [
-            {f"cluster.{name}": getattr(one, name) for name in _COUNTS}
-            for one in stage
-            if bool(one.colocated) is alone
-        ]
-        if not rows:
+        tried = [one for one in stage if bool(one.colocated) is alone]
+        if not tried:
             continue
+        rows = [{f"cluster.{name}": getattr(one, name) for name in _COUNTS} for one in tried]
         plan = make_plan(tables, rows=rows)
         outcome = run(plan)
         wanted = set(plan.points[0].file.policies)
         made += [_option(row) for row in outcome.rows if row["policy"] in wanted]
-        failures += [f"{key}: {why}" for key, why in outcome.failures.items()]
+        called = {point.key: one for point, one in zip(plan.points, tried, strict=True)}
+        failures += [f"{called[key]}: {why}" for key, why in outcome.failures.items()]
     return made, failures
 
 

@@ -18,6 +18,7 @@ from voltana.values import Load, attended_pairs
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from voltana.cluster.request_promises import RequestPromises
     from voltana.plant.events import EventQueue
     from voltana.plant.job import Job
     from voltana.plant.prefix_reuse import PrefixReuse
@@ -39,6 +40,7 @@ class PrefillInstance:
             device computes.
         take_up: Called with each job that it reports from now on.
         hand_on: Called with each job whose prompt is done, and the time.
+        promises: What is promised to its requests; None where somebody else promises.
         reuse: Its KV memory, where prompts of earlier jobs are found; None computes every token.
         capacity_tokens: What prompts under way and those that are held may take of its KV memory;
             inf where they never wait for it, and what is held is not counted.
@@ -54,10 +56,12 @@ class PrefillInstance:
         request_s: float,
         take_up: Callable[[Job], None],
         hand_on: Callable[[Job, float], None],
+        promises: RequestPromises | None = None,
         reuse: PrefixReuse | None = None,
         capacity_tokens: float = math.inf,
     ) -> None:
         self.runner = runner
+        self._promises = promises
         self._capacity_tokens = capacity_tokens
         self._held: dict[int, int] = {}  # tokens of prompts that are done and not pulled yet
         self._held_tokens = 0
@@ -92,6 +96,7 @@ class PrefillInstance:
             waiting_tokens=self._waiting_tokens,
             oldest_wait_s=self._events.now_s() - oldest_s(pending) if pending else 0.0,
             clock_mhz=self.runner.board.clock_mhz,
+            ttft_margin=0.0 if self._promises is None else self._promises.ttft_margin,
         )
 
     @property

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 
     from voltana.plant.cluster import ClusterSpec
     from voltana.plant.instance_record import Instance
+    from voltana.plant.runner import Runner
     from voltana.plant.workload.trace import Trace
     from voltana.policy import Policy
     from voltana.ports import Router
@@ -94,6 +95,7 @@ class Simulation:
         )
         self._jobs: list[Job] = []
         self._finished = 0
+        self._first: list[RequestPromises] = []
         self._prefill = [self._make_prefill(name) for name in cluster.instance_names(Role.PREFILL)]
         self._decode = [self._make_decode(name) for name in cluster.instance_names(Role.DECODE)]
         self._colocated = [
@@ -104,9 +106,8 @@ class Simulation:
             *self._decode,
             *self._colocated,
         )
-        self._first = [self._promises(instance) for instance in self._prefill]
-        self._gaps = [self._promises(instance) for instance in self._decode]
-        self._both = [self._promises(instance) for instance in self._colocated]
+        self._gaps = [self._promises(instance.runner) for instance in self._decode]
+        self._both = [self._promises(instance.runner) for instance in self._colocated]
         self._dispatcher = self._make_dispatcher()
         for instance in self._instances:
             instance.runner.idle(0.0)
@@ -212,14 +213,18 @@ class Simulation:
         )
 
     def _make_prefill(self, name: str) -> PrefillInstance:
+        runner = self._runners.make(name, Role.PREFILL)
+        promises = self._promises(runner)
+        self._first.append(promises)
         return PrefillInstance(
-            self._runners.make(name, Role.PREFILL),
+            runner,
             self._events,
             max_tokens=self._cluster.engine.max_prefill_tokens,
             ttft_s=self._cluster.slo.ttft_s,
             request_s=self._cluster.hardware.host.request_s,
             take_up=self._take_up,
             hand_on=self._hand_on,
+            promises=promises,
             reuse=PrefixReuse(self._cluster.kv_capacity_tokens, self._cluster.engine.page_tokens)
             if self._reuses
             else None,
@@ -266,9 +271,9 @@ class Simulation:
             complete=self._complete_colocated,
         )
 
-    def _promises(self, instance: Instance) -> RequestPromises:
+    def _promises(self, runner: Runner) -> RequestPromises:
         cluster = self._cluster
-        return RequestPromises(instance.runner.loop, cluster.slo, cluster.engine.max_prefill_tokens)
+        return RequestPromises(runner.loop, cluster.slo, cluster.engine.max_prefill_tokens)
 
     def _make_dispatcher(self) -> Dispatcher:
         ledger, policy, seed = Ledger(), self._policy, self._seed

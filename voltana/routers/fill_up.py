@@ -9,9 +9,12 @@ balancing. (The trade-off of A. Gandhi et al., "AutoScale", ACM TOCS 30, 2012, w
 What no instance can have done in time goes where most is pending (triage): when not all deadlines
 can be kept, an uneven split keeps more of them than an even one. Balanced, all lines grow beyond
 the threshold together, and every prompt is late from then on; so what is in excess joins one line,
-which is lost already, and the others serve in time what they can. A prompt that takes longer than
-its threshold by itself is balanced as before: where all are like that (a threshold that nobody can
-keep) there is none to protect, and one line would grow beside idle instances.
+which is lost already, and the others serve in time what they can. Lines beside a lost one all end
+at their deadline, so that what is expected there counts with the margin that the promises of first
+tokens have learned: boards that hold no fastest clock, and batches that end with later prompts,
+make the last of them late, and the device has enough to do without them. A prompt that takes longer
+than its threshold by itself is balanced as before: where all are like that (a threshold that nobody
+can keep) there is none to protect, and one line would grow beside idle instances.
 
 A host prepares one prompt after the other before a scheduler sees it. Where it takes longer over
 what waits for it than the device over all that is pending, the device runs dry meanwhile: who joins
@@ -100,22 +103,31 @@ class FillUp:
 
 
 _budget_s = attrgetter("budget_s")
+_ttft_margin = attrgetter("state.ttft_margin")
 
 
 def _late_everywhere_s(
     request: Request, pool: Pool, prepared_s: Sequence[float], left_s: Sequence[float]
 ) -> list[float]:
-    """By how much each instance is late with it at its fastest level; empty if one is in time.
+    """By how much each instance is expected to be late with it at its fastest level.
 
-    Most decisions end at the first instance: the fastest level is asked about no further.
+    Empty where one is in time: with the margin of its promises where a line is lost, which is late
+    by more than a deadline and will not come back soon; else as expected, for a burst that passes
+    need cost no line. Most decisions end at the first instance: the fastest level is asked about no
+    further.
     """
-    late_s = []
+    late_s, lost = [], False
     at_fastest_s = map(_one_by_one(request, _AT_FASTEST), pool.column(_pending))
-    for host_s, device_s, own_left_s in zip(prepared_s, at_fastest_s, left_s, strict=True):
-        if host_s + device_s <= own_left_s:
+    margins = pool.column(_ttft_margin)
+    for host_s, device_s, margin, own_left_s in zip(
+        prepared_s, at_fastest_s, margins, left_s, strict=True
+    ):
+        own_late_s = host_s + device_s - own_left_s
+        if own_late_s + margin * device_s <= 0.0:
             return []
-        late_s.append(host_s + device_s - own_left_s)
-    return late_s
+        lost = lost or own_late_s > own_left_s
+        late_s.append(own_late_s)
+    return late_s if lost or min(late_s) > 0.0 else []
 
 
 def _is_in_time_alone(request: Request, pool: Pool, left_s: Sequence[float]) -> bool:

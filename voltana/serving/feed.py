@@ -109,6 +109,8 @@ class FeedPublisher:
         }
         if state.demand_per_s is not None and math.isfinite(state.demand_per_s):
             message["demand_per_s"] = state.demand_per_s
+        if state.ttft_margin:
+            message["ttft_margin"] = state.ttft_margin
         if math.isfinite(energy_j):
             message["energy_j"] = energy_j
         now_s = self._time.now_s()

@@ -118,7 +118,7 @@ def parse_message(raw: bytes) -> FeedMessage | None:
             return None
         return FeedMessage(
             instance=_name_in(message["instance"]),
-            state=_state_in(message["state"], message.get("demand_per_s")),
+            state=_state_in(message),
             age_s=number("age_s", message["age_s"]),
             budget_s=number("budget_s", message["budget_s"], infinite=True),
             facts=_facts_in(message),
@@ -137,15 +137,19 @@ def _name_in(value: Any) -> str:
     raise ValueError(f"instance = {value!r:.80} in a feed message: must be an instance's name")
 
 
-def _state_in(values: Any, demand_per_s: Any) -> InstanceState:
+def _state_in(message: dict[str, Any]) -> InstanceState:
     """The state in a message, with what older agents do not say: routers add its numbers."""
-    told = dict(zip(STATE_FIELDS, values, strict=True))
+    told = dict(zip(STATE_FIELDS, message["state"], strict=True))
     for name in _COUNTS:  # a part of a request would have a context without an end
         told[name] = count(name, told[name])
     number("clock_mhz", told["clock_mhz"], most=MOST_MHZ, unknown=True)
     number("oldest_wait_s", told["oldest_wait_s"])
-    demand = None if demand_per_s is None else number("demand_per_s", demand_per_s)
-    return InstanceState(**told, demand_per_s=demand)
+    demand_per_s = message.get("demand_per_s")
+    return InstanceState(
+        **told,
+        demand_per_s=None if demand_per_s is None else number("demand_per_s", demand_per_s),
+        ttft_margin=number("ttft_margin", message.get("ttft_margin", 0.0), most=1.0),
+    )
 
 
 def _rooms_in(values: Any) -> tuple[int, ...]:

@@ -108,6 +108,8 @@ class InstanceState:
         oldest_wait_s: Longest wait there, those of a prefill batch that runs included.
         demand_per_s: Tokens/s that it is asked for, as its controller measures them; None where it
             does not tell.
+        ttft_margin: Share by which first tokens come later than the prompts pending before them say
+            in one case of a hundred, as its promises have learned; 0 where nothing is promised.
     """
 
     running_requests: int = 0
@@ -117,6 +119,7 @@ class InstanceState:
     clock_mhz: float
     oldest_wait_s: float = 0.0
     demand_per_s: float | None = None
+    ttft_margin: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -51,6 +51,9 @@ class GpuDriving(GpuRestoring):
         slot: What others may know of it.
         whole: Raises `PartitionedGpuError` where the clock belongs to several tenants.
 
+    Attributes:
+        look_besides: Called once in a while during a lease, for what else is to be seen.
+
     Raises:
         DriverError: If its clocks cannot be read.
     """
@@ -74,6 +77,7 @@ class GpuDriving(GpuRestoring):
         self._step_mhz = max(steps, default=1.0)
         self._inbox = inbox
         self._whole = whole
+        self.look_besides: Callable[[], None] = lambda: None
         self._confirmed = False
         self._watch_at_s = math.inf
         self._vanished = 0
@@ -215,6 +219,7 @@ class GpuDriving(GpuRestoring):
             self._driver(self._whole)
             if self._confirmed:
                 self._keep(wish, locked_mhz)
+            self.look_besides()
         except DriverError as error:
             self._report(self._result(wish, note=str(error), failed=True))
 

@@ -245,6 +245,7 @@ class Group:
             clock_mhz=self._sensor.read().clock_mhz,
             oldest_wait_s=max((s.oldest_wait_s for s in states), default=0.0),
             demand_per_s=sum(measured) if states and len(measured) == len(states) else None,
+            ttft_margin=max((s.ttft_margin for s in states), default=0.0),
         )
 
     def intend(self, demand: IntendedDemand) -> None:

@@ -330,6 +330,7 @@ class RingLoop:
             oldest_wait_s=waited_s if waited_s > 0 else 0.0,
             clock_mhz=self._sensor.read().clock_mhz,
             demand_per_s=self._demand_per_s(),
+            ttft_margin=self.guarantee.requests.promises.ttft_margin,
         )
 
     def _demand_per_s(self) -> float | None:

@@ -81,7 +81,7 @@ def run(config: Path, *, check: bool = False, restore: bool = False) -> int:
     folder, claims, open_driver = _unchecked(config)
     if not (folder / "journal").is_dir():  # the first start: nothing to restore
         _validated(config)
-    state = StateFolder(folder)
+    state = StateFolder(folder, claims)
     keepers = Keepers(state.journal, open_driver)
     keepers.keep_out = [state.lock]
     with contextlib.suppress(ActuatorError):  # said later on: clocks come back before anything else

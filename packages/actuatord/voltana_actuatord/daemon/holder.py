@@ -13,22 +13,21 @@ import contextlib
 from typing import TYPE_CHECKING
 
 from voltana_actuatord.daemon.daemonlog import Log
+from voltana_actuatord.daemon.examining import Examining
 from voltana_actuatord.daemon.gpulink import Examined
 from voltana_actuatord.daemon.inboxes import LinkInbox, NoWishes
 from voltana_actuatord.daemon.page import ClockState
 from voltana_actuatord.driving import GpuDriving
-from voltana_actuatord.faults import DriverError, GpuLostError, NoSuchGpuError
+from voltana_actuatord.faults import DriverError, NoSuchGpuError
 from voltana_actuatord.restoring import GpuRestoring
-from voltana_actuatord.wishes import foreign_text
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from voltana_actuatord.daemon.inboxes import GpuJob
     from voltana_actuatord.daemon.linkends import GpuEnd
-    from voltana_actuatord.daemon.page import Slot
     from voltana_actuatord.drivers.port import Gpu, GpuDriver
-    from voltana_actuatord.wishes import Result, Terms
+    from voltana_actuatord.wishes import Result
 
 DEAD_MAN_S = 4.0
 LAST_TRIES, LAST_TRIES_S = 4, 1.5
@@ -57,13 +56,14 @@ def hold(job: GpuJob, link: GpuEnd) -> None:
         inbox.answer(refused)
         return
 
+    examining = Examining(gpu, driving, job, inbox.answer)
+
     def examine() -> None:
-        found, lost = _examined(gpu, driving, job.terms, job.slot)
-        inbox.answer(found)
-        if lost:  # what comes back is another one to the driver: whoever is next opens it anew
-            inbox.end()
+        if examining.before_lease():  # what comes back is another one to the driver: whoever is
+            inbox.end()  # next opens it anew
 
     inbox.examine = examine
+    driving.look_besides = examining.during_lease
     driving.run(TRIES_BEFORE_REOPENING)
     _restore_at_the_end(driving, job, inbox)
     if not job.slot.state.marked:
@@ -157,53 +157,13 @@ def _table(gpu: Gpu) -> tuple[float, ...]:
         return ()
 
 
-def _examined(gpu: Gpu, driving: GpuDriving, terms: Terms, slot: Slot) -> tuple[Examined, bool]:
-    """Look at a GPU before it is lent; reads only. Also whether it is gone from the driver."""
-    refusal, transient, notes, lost = "", False, [], False
-    try:
-        with _timed(slot):
-            gpu.refuse_partitioned()
-        if driving.foreign_setting():
-            text = foreign_text(gpu.label)
-            notes.append(text)
-            refusal = "" if terms.foreign_allowed else text
-        with contextlib.suppress(DriverError), _timed(slot):
-            limit_w, default_w = gpu.power_limit_w(), gpu.power_range().default_w
-            if abs(limit_w - default_w) > 1.0:
-                notes.append(
-                    f"another tool has limited {gpu.label} to {limit_w:g} W; its default is "
-                    f"{default_w:g} W."
-                )
-    except DriverError as error:
-        refusal, transient = str(error), error.transient
-        lost = isinstance(error, GpuLostError | NoSuchGpuError)
-    found = Examined(
-        device=gpu.uuid,
-        clocks_mhz=driving.clocks_mhz,
-        refusal=refusal,
-        transient=transient,
-        notes=" ".join(notes),
-        state=slot.state,
-    )
-    return found, lost
-
-
-@contextlib.contextmanager
-def _timed(slot: Slot):  # type: ignore[no-untyped-def]
-    slot.enter()
-    try:
-        yield
-    finally:
-        slot.leave()
-
-
 @contextlib.contextmanager
 def _opening(job: GpuJob):  # type: ignore[no-untyped-def]
     """Open the driver, which may take longer than other calls."""
     job.slot.opening = True
     job.rearm(job.opening_s + 1.0)
     try:
-        with _timed(job.slot):
+        with job.slot.timed():
             yield
     finally:
         job.slot.opening = False

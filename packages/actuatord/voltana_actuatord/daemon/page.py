@@ -7,9 +7,14 @@ the files. Every word is 64 bits, so that no access is torn.
 
 from __future__ import annotations
 
+import contextlib
 import enum
 import mmap
 import time
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 MAX_GPUS = 64
 PROCESSES = 6
@@ -100,6 +105,15 @@ class Slot:
         """The driver call has ended."""
         self._life[_ALIVE] = time.monotonic_ns()
         self._life[_BUSY] = 0
+
+    @contextlib.contextmanager
+    def timed(self) -> Iterator[None]:
+        """A driver call, from its beginning to its end."""
+        self.enter()
+        try:
+            yield
+        finally:
+            self.leave()
 
     def pulse(self) -> None:
         """The process lives, and is in no driver call."""

@@ -229,7 +229,7 @@ class DaemonParent:
         with contextlib.closing(link):
             say(self._channel, uuid, "open", link)
         self._told[uuid] = "open"
-        self._state.note(self._pids())
+        self._state.processes.note(self._pids())
 
     def _tell_worker(self, now_s: float) -> None:
         """Tell the worker what has changed; what is ready, or forgotten by now, needs no entry."""
@@ -330,7 +330,7 @@ class DaemonParent:
         if self._channel is not None:
             handles.append(self._channel.fileno())
         self._keepers.keep_out = handles
-        self._state.note(self._pids())
+        self._state.processes.note(self._pids())
 
     # --- start and stop
 
@@ -357,7 +357,7 @@ class DaemonParent:
         self._keepers.end()
         self._probe.end()
         left = self._say_what_is_left()
-        self._state.note([])
+        self._state.processes.note([])
         self._place.listener.close()
         return 1 if left or self._fatal else 0
 

@@ -1,0 +1,80 @@
+"""LateAccount: what share of the tokens may be late, from what share was.
+
+What is planned for comes out a little wrong, and always to the same side where the load is of a
+kind that the estimate does not know. So there is an account: what is planned for goes in with every
+token, and what was late by the clock alone goes out. What is owed is given back by as many tokens
+as are remembered, and what was saved may be spent on them. So in the long run as much is late as
+is planned for, whatever estimates are wrong by, and there is no gain to choose.
+
+Within the standard error of a number of late tokens (Poisson's) what is owed is chance, which the
+estimates have counted already: to answer it twice moves the clock to and fro, which costs power,
+for that is convex in the clock. The longer the account, the less of what is late is chance, so that
+it goes back much further than the gaps that estimates are made of: `MEMORIES` times as far, the
+weight of what was long ago fading. What is planned for is what with two errors of so many is the
+share that may be late: one that the account leaves alone, and one by which what then comes differs.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from voltana.values import FloatArray
+
+MEMORIES = 10
+"""The account goes back so many times as far as gaps are remembered: a standard error of a tenth
+of what may be late, where these have ten late ones. That is minutes; a load of hours ago is another
+one."""
+
+
+class LateAccount:
+    """Keeps the account of one instance.
+
+    Args:
+        alpha: Share of the tokens that may be late.
+        most: Gaps that are remembered.
+    """
+
+    def __init__(self, alpha: float, most: int) -> None:
+        self._fades_in = float(MEMORIES * most)
+        self.planned = alpha * _planned_part(alpha * self._fades_in)
+        self._saved = 0.0  # tokens that might have been late and were not
+        self._variance = 0.0  # of that
+
+    def note(self, tokens: FloatArray, late: float) -> None:
+        """Gaps have ended.
+
+        Args:
+            tokens: That came at the end of each, shape (n,).
+            late: How many of them were late, and would not have been at the fastest clock.
+        """
+        kept = math.exp(-len(tokens) / self._fades_in)
+        self._saved = kept * self._saved + self.planned * float(tokens.sum()) - late
+        self._variance = kept * kept * self._variance + self.planned * float(tokens @ tokens)
+
+    def allowed(self, tokens: float, *, grows: bool) -> float:
+        """Share that may be late of as many tokens to come as are remembered.
+
+        Args:
+            tokens: Those that are remembered. No more is saved than is planned for in them: who
+                has had nothing to do for an hour may not be late for the next.
+            grows: Whether the memory is not full yet: what a load that still grows has not missed
+                says nothing of what follows.
+        """
+        self._saved = min(self._saved, self.planned * tokens)
+        error = math.sqrt(self._variance)
+        saved = math.copysign(max(abs(self._saved) - error, 0.0), self._saved)
+        if grows:
+            saved = min(saved, 0.0)
+        return max(self.planned + saved / tokens, 0.0)
+
+
+def _planned_part(events: float) -> float:
+    """Part of what may be late that is planned for, where the account is of so many late tokens.
+
+    What then comes is within a standard error of it (Poisson's) as a rule, and another one is what
+    the account leaves alone; with both it is what may be: x + 2 sqrt(x / events) = 1.
+    """
+    error = 1.0 / math.sqrt(events)
+    return (math.sqrt(1.0 + error * error) - error) ** 2
