@@ -6,7 +6,9 @@ import pytest
 from PIL import Image
 
 from tools.site import evidence
-from voltana.evaluation.reproduce import NAMES
+from voltana.evaluation.reproduce import NAMES, get_finding
+from voltana.evaluation.reproduce.finding import Asked
+from voltana.evaluation.reproduce.found_clocks import read_clocks
 
 
 def test_every_finding_is_made_and_has_its_place_in_a_page():
@@ -19,6 +21,12 @@ def test_every_finding_is_made_and_has_its_place_in_a_page():
         assert name in evidence.ALT
     report = (evidence.DOCS / "report.md").read_text(encoding="utf-8")
     assert all(f"images/report-{name}.webp" in report for name in evidence.SHOTS)
+
+
+def test_the_clocks_of_the_last_search_are_those_of_every_trace_of_the_main_result():
+    clocks = read_clocks(evidence.CLOCKS)
+    plan = get_finding("main-result").plan(Asked(clocks=clocks))
+    assert len(clocks) == len(plan.points) / 2
 
 
 def test_only_what_lies_between_the_markers_is_replaced(tmp_path, monkeypatch):

@@ -26,9 +26,12 @@ from voltana.evaluation.sweep.rows_file import read_rows
 from voltana.evaluation.sweep.store import RESULTS, SweepStore
 from voltana.evaluation.sweep.table import read_results, write_parquet
 from voltana.evaluation.sweep.work import attempt
+from voltana.evaluation.tariff import read_tariff
+from voltana.levels import parse_levels
 from voltana.plant import load_hardware, load_model
 from voltana.plant.fit.board import fit_board
 from voltana.plant.fit.measurements import MOST_ROWS, read_measurements
+from voltana.policies.fixed import fixed_policy
 
 DEEP = "[" * 5000
 
@@ -270,7 +273,7 @@ def test_a_report_overwrites_nothing_of_its_run(tmp_path):
     assert "ends in .html" in str(done.exception)
 
 
-@pytest.mark.parametrize("flag", [["--no-search"], ["--published", "."]])
+@pytest.mark.parametrize("flag", [["--no-search"], ["--clocks", "x"], ["--published", "."]])
 def test_what_the_main_result_alone_takes_is_refused_elsewhere(flag):
     asked = CliRunner().invoke(app, ["reproduce", "levels", *flag])
     assert isinstance(asked.exception, ConfigError) or asked.exit_code == 2
@@ -282,3 +285,27 @@ def test_a_folder_of_a_run_and_of_a_sweep_is_refused(tmp_path):
     (tmp_path / RESULTS).write_bytes(b"")
     asked = CliRunner().invoke(app, ["report", str(tmp_path)])
     assert "holds a run and a sweep" in str(asked.exception) + asked.output
+
+
+@pytest.mark.parametrize("text", ["\uff10.25", "0_25", "1_0", "\u0661"])
+def test_numbers_of_other_scripts_or_with_underscores_are_no_numbers(tmp_path, text):
+    """Python takes them: a price of ``0_25`` was 25."""
+    series = tmp_path / "p.csv"
+    series.write_text(f"0,1\n5,{text}\n", encoding="utf-8")
+    for given, said in ((text, "cannot be read"), (str(series), "row 2")):
+        with pytest.raises(ConfigError, match=said):
+            read_tariff("price", given)
+    for name in (f"fixed:{text}", f"fixed:1200/{text}"):
+        with pytest.raises(ConfigError, match="must be fixed:MHZ"):
+            fixed_policy(name)
+    for levels in (text, f"above:{text}", f"even:{text}"):
+        with pytest.raises(ConfigError, match=r"levels = .* is not allowed"):
+            parse_levels(levels)
+    assert parse_axis(f"seed={text}..20")[1] == (f"{text}..20",)  # no range, and no seed either
+    asked = CliRunner().invoke(app, ["reproduce", "u-curve", "--seeds", text])
+    assert "must be whole numbers" in str(asked.exception) + asked.output
+
+
+def test_a_ratio_of_other_digits_is_none():
+    with pytest.raises(ConfigError, match="must be PREFILL:DECODE"):
+        make_plan(SHORT, {"pd": ["\uff11:1"]})

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from voltana.errors import ConfigError, invalid
+from voltana.users_file import read_number, read_whole
 from voltana.values import Bounds, Limit
 
 if TYPE_CHECKING:
@@ -180,12 +181,12 @@ def parse_levels(
     kind, colon, value = text.strip().partition(":")
     try:
         if kind == "nvml":
-            return _reported(text, int(value) if colon else 0, read_device_mhz)
+            return _reported(text, read_whole(value) if colon else 0, read_device_mhz)
         if kind in _VALUED and colon:
             return _VALUED[kind](value)
         if kind in _NAMED and not colon:
             return _NAMED[kind]()
-        return Explicit(tuple(float(part) for part in text.split(",")))
+        return Explicit(tuple(read_number(part) for part in text.split(",")))
     except ConfigError:
         raise
     except ValueError:
@@ -194,9 +195,9 @@ def parse_levels(
 
 _NAMED: dict[str, Callable[[], LevelSet]] = {"all": Supported, "published": Published}
 _VALUED: dict[str, Callable[[str], LevelSet]] = {
-    "even": lambda count: EvenlySpaced(int(count)),
-    "above": lambda mhz: Above(float(mhz)),
-    "below": lambda mhz: Below(float(mhz)),
+    "even": lambda count: EvenlySpaced(read_whole(count)),
+    "above": lambda mhz: Above(read_number(mhz)),
+    "below": lambda mhz: Below(read_number(mhz)),
 }
 
 

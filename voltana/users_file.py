@@ -90,6 +90,32 @@ def read_text(path: Path, most_bytes: int = MOST_BYTES) -> str:
     return raw.decode("utf-8-sig")
 
 
+def read_number(text: str) -> float:
+    """A number as tables have it.
+
+    Python takes digits of all scripts, and ``0_25`` for 25, which is a slip of the pen in a table.
+
+    Raises:
+        ValueError: If it is none.
+    """
+    return float(_plain(text))
+
+
+def read_whole(text: str) -> int:
+    """A whole number, likewise.
+
+    Raises:
+        ValueError: If it is none.
+    """
+    return int(_plain(text))
+
+
+def _plain(text: str) -> str:
+    if not text.isascii() or "_" in text:
+        raise ValueError(f"could not convert string to float: {text!r}")
+    return text
+
+
 def load_json(text: str) -> Any:
     """A JSON value, in which no object names a field twice.
 

@@ -2,7 +2,10 @@
 
     python -m tools.site.evidence                 # all but what is searched: see `make evidence`
     python -m tools.site.evidence levels report   # some of it
-    python -m tools.site.evidence main-result     # the whole main result, with the search
+    python -m tools.site.evidence main-result     # the whole main result, with the search anew
+
+The whole without its search runs the clocks of best-fixed that the last search found
+(`best_fixed_clocks.csv`), so that every column is of the code as it is.
 
 What was run stays in ``out/evidence``, so that the same command goes on where it was killed. Text
 outside the markers ``<!-- NAME:begin -->`` and ``<!-- NAME:end -->`` stays as it is.
@@ -12,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -26,13 +30,16 @@ OUT, DOCS = ROOT / "out" / "evidence", ROOT / "docs"
 IMAGES = DOCS / "images"
 PUBLISHED = ROOT.parent / "shared" / "data" / "published-figure"
 
+CLOCKS = Path(__file__).parent / "best_fixed_clocks.csv"
+"""What the last search of the whole main result found."""
+
 FINDINGS = {
     name: ("reproduce-findings.md", (name, "--quick"))
     for name in ("levels", "windows", "slo", "u-curve", "boundaries")
 }
 MAIN = {
     "quick": ("reproduce.md", ("main-result", "--quick")),
-    "whole": ("reproduce.md", ("main-result", "--no-search")),
+    "whole": ("reproduce.md", ("main-result", "--clocks", str(CLOCKS))),
     "main-result": ("reproduce.md", ("main-result",)),
 }
 """By what the user calls it: the page, and what `voltana reproduce` is given."""
@@ -73,10 +80,13 @@ QUALITY = 82
 def reproduce(name: str) -> None:
     """Run a finding and put its figure and table into its page."""
     page, given = (FINDINGS | MAIN)[name]
+    searched = name in SAME_AS
     name = SAME_AS.get(name, name)
     folder, beside = OUT / name, name == AS_PUBLISHED and PUBLISHED.is_dir()
     drawn = ("--published", str(PUBLISHED)) if beside else ()
     voltana("reproduce", *given, *drawn, "--out", str(folder))
+    if searched:
+        shutil.copy(folder / "clocks.csv", CLOCKS)
     save(folder / "figure.png", IMAGES / f"reproduce-{name}.webp")
     drawing = f"![{ALT.get(name, name)}](images/reproduce-{name}.webp)"
     put(DOCS / page, name, f"{drawing}\n\n" + (folder / "table.md").read_text(encoding="utf-8"))

@@ -18,6 +18,7 @@ from voltana.cli.terminal import (
 )
 from voltana.errors import StabilityError, invalid
 from voltana.extras import require
+from voltana.users_file import read_number
 
 if TYPE_CHECKING:
     from voltana.analysis.design import PiDesign
@@ -234,7 +235,7 @@ def _parse_gains(text: str) -> "PidGains":
     from voltana.controllers.pid import PidGains
 
     try:
-        values = [float(part) for part in text.split(",")]
+        values = [read_number(part) for part in text.split(",")]
     except ValueError:
         values = []
     if not 2 <= len(values) <= 3:

@@ -11,6 +11,7 @@ import typer
 
 from voltana.cli.plant_fit import fit
 from voltana.errors import invalid
+from voltana.users_file import read_number
 
 if TYPE_CHECKING:
     from voltana.plant import PlantModel
@@ -209,7 +210,7 @@ def _split(texts: Sequence[str]) -> Iterator[str]:
 def _counts(field: str, given: list[str] | None, default: list[str]) -> list[int]:
     counts = []
     for text in _split(given or default):
-        if not (text.isdecimal() and int(text) >= 1):
+        if not (text.isascii() and text.isdecimal() and int(text) >= 1):
             raise invalid(
                 f"--{field}", text, "a whole number of at least 1", "Several: separate by commas."
             )
@@ -226,7 +227,7 @@ def _clocks(given: list[str] | None, table_mhz: tuple[float, ...]) -> list[float
     clocks: list[float] = []
     for text in _split(given or [f"{table_mhz[-1]:g}"]):
         try:
-            clock_mhz = float(text)
+            clock_mhz = read_number(text)
         except ValueError:
             clocks += parse_levels(text, read_device_mhz=_device_clocks).levels(table_mhz)
             continue

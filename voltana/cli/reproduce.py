@@ -11,12 +11,19 @@ from voltana.cli.terminal import STDOUT, configure_logs, prepare_outputs, write_
 from voltana.errors import ConfigError
 from voltana.evaluation.reproduce import MAIN_RESULT, NAMES, check_name
 from voltana.extras import require
+from voltana.users_file import read_whole
 
 _NAME = typer.Argument(metavar="FINDING", help=", ".join(NAMES), show_default=False)
 _QUICK = typer.Option("--quick", help="Fewer points and shorter runs.")
 _SEEDS = typer.Option("--seeds", metavar="N,...", help="Seeds, whose figures are averaged.")
 _NO_SEARCH = typer.Option(
     "--no-search", help="Of main-result: leave out best-fixed, whose search is most of its time."
+)
+_CLOCKS = typer.Option(
+    "--clocks",
+    metavar="FILE",
+    help="Of main-result: clocks.csv of an earlier search, whose clocks are run anew in place of a "
+    "search.",
 )
 _OUT = typer.Option("--out", metavar="DIR", help="Where it is written (out/FINDING).")
 _PUBLISHED = typer.Option(
@@ -32,6 +39,7 @@ def reproduce(
     quick: Annotated[bool, _QUICK] = False,
     seeds: Annotated[str, _SEEDS] = "11",
     no_search: Annotated[bool, _NO_SEARCH] = False,
+    clocks: Annotated[Path | None, _CLOCKS] = None,
     workers: Annotated[int | None, WORKERS] = None,
     ray: Annotated[str | None, RAY] = None,
     out: Annotated[Path | None, _OUT] = None,
@@ -49,17 +57,24 @@ def reproduce(
     The main result:   voltana reproduce main-result
     Is it so?          voltana reproduce main-result --quick
     A third of it:     voltana reproduce main-result --no-search
+    No search anew:    voltana reproduce main-result --clocks out/older/clocks.csv
     More levels:       voltana reproduce levels
     For a script:      voltana reproduce slo --json - | jq '.points[].energy_j'
     """  # noqa: D301  (\b keeps typer from reflowing the examples)
     configure_logs(log_level)
     check_name(name)
     if name != MAIN_RESULT:
-        _refuse_of_main_result({"--no-search": no_search, "--published": published is not None})
+        given = {"--no-search": no_search, "--clocks": clocks, "--published": published}
+        _refuse_of_main_result([flag for flag, value in given.items() if value])
+    if no_search and clocks is not None:
+        raise ConfigError(
+            "--no-search leaves best-fixed out, and --clocks says what it runs. Leave one out."
+        )
     require("sweep", "voltana reproduce")
     require("plots", "voltana reproduce")
     from voltana.evaluation.reproduce import get_finding
     from voltana.evaluation.reproduce.finding import Asked
+    from voltana.evaluation.reproduce.found_clocks import read_clocks, write_clocks
     from voltana.evaluation.reproduce.published import read_points
     from voltana.evaluation.style import png
     from voltana.evaluation.sweep.knowledge import board_knowledge, caveats
@@ -69,7 +84,9 @@ def reproduce(
     folder = out or Path("out") / (f"{name}-quick" if quick else name)
     points = [] if published is None else read_points(published)
     running = make_workers(workers, ray)
-    plan = found.plan(Asked(quick=quick, seeds=_numbers(seeds), search=not no_search))
+    earlier = None if clocks is None else read_clocks(clocks)
+    asked = Asked(quick=quick, seeds=_numbers(seeds), search=not no_search, clocks=earlier)
+    plan = found.plan(asked)
     prepare_outputs(folder, json)
     outcome = run_plan(plan, folder, running)
     finish(plan, outcome, folder)
@@ -87,6 +104,7 @@ def reproduce(
     write_whole(folder / "figure.png", png(told.figure))
     write_text(folder / "table.md", f"{found.claim}\n\n{table}\n")
     write_json(content, str(folder / "finding.json"))
+    write_clocks(outcome.rows, folder)
     if json is not None:
         write_json(content, json)
     if json != STDOUT:
@@ -94,9 +112,9 @@ def reproduce(
     typer.echo(f"Wrote figure.png, table.md and finding.json to {folder}", err=True)
 
 
-def _refuse_of_main_result(given: dict[str, bool]) -> None:
+def _refuse_of_main_result(given: list[str]) -> None:
     """Refuse what only the main result takes, lest somebody believes that it had an effect."""
-    for flag in (flag for flag, is_given in given.items() if is_given):
+    for flag in given:
         raise ConfigError(
             f"{flag} is taken by {MAIN_RESULT} alone. Leave it out, or name {MAIN_RESULT}."
         )
@@ -104,7 +122,7 @@ def _refuse_of_main_result(given: dict[str, bool]) -> None:
 
 def _numbers(text: str) -> list[int]:
     try:
-        return [int(part) for part in text.split(",")]
+        return [read_whole(part) for part in text.split(",")]
     except ValueError:
         raise ConfigError(
             f"seeds = {text!r} is not allowed: must be whole numbers with commas between, such as "

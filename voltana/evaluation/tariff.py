@@ -11,6 +11,7 @@ import numpy as np
 
 from voltana.errors import ConfigError, invalid
 from voltana.evaluation.time_series import read_series
+from voltana.users_file import read_number
 
 if TYPE_CHECKING:
     from voltana.values import FloatArray
@@ -100,7 +101,7 @@ def _read(field: str, given: str) -> Tariff:
     if not given.strip():
         raise invalid(field, given, "a number per kWh, or a file", "Leave the flag out for none.")
     try:
-        constant = float(given)
+        constant = read_number(given)
     except ValueError:
         from_s, per_kwh = read_series(
             field, Path(given), figure="a number per kWh",

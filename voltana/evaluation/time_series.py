@@ -10,7 +10,7 @@ import math
 from typing import TYPE_CHECKING, NamedTuple
 
 from voltana.errors import ConfigError
-from voltana.users_file import read_text
+from voltana.users_file import read_number, read_text
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -91,7 +91,7 @@ def _checked(field: str, path: Path, place: int, row: list[str], figure: str) ->
 
 def _is_number(text: str) -> bool:
     try:
-        return math.isfinite(float(text))
+        return math.isfinite(read_number(text))
     except ValueError:
         return False
 

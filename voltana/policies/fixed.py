@@ -13,6 +13,7 @@ from voltana.errors import invalid
 from voltana.policies import routing
 from voltana.policies.published import fixed
 from voltana.policy import FIXED_PREFIX, Policy
+from voltana.users_file import read_number
 from voltana.values import Role
 
 if TYPE_CHECKING:
@@ -85,7 +86,7 @@ def _require(name: str, clock_mhz: float, clocks_mhz: Sequence[float]) -> None:
 def _clocks_mhz(name: str) -> tuple[float, float]:
     parts = name.removeprefix(FIXED_PREFIX).split("/")
     try:
-        clocks = [float(part) for part in parts]
+        clocks = [read_number(part) for part in parts]
     except ValueError:
         clocks = []
     if len(clocks) not in (1, 2) or not all(0 < mhz < float("inf") for mhz in clocks):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from voltana.errors import ConfigError
+from voltana.evaluation.report.checked import check_results, check_scenario, check_series, said
 from voltana.evaluation.report.figures import percent, shown
 from voltana.evaluation.report.labels import labelled, words
 from voltana.evaluation.report.page import Page, render
@@ -33,6 +34,10 @@ SIMULATED = (
 )
 MOST_ROWS = 2000
 """Rows of a sweep that its report lists; the Parquet has all."""
+
+_SWEPT_AGAIN = (
+    "Give the command of the sweep again, which makes the file from the runs that are kept."
+)
 
 _UNFIT = (ArithmeticError, AttributeError, LookupError, TypeError, ValueError)
 """What figures that are none raise, wherever they are first used."""
@@ -64,15 +69,25 @@ def run_page(folder: Path) -> Page:
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         raise _damaged(folder, f"{str(folder / RESULTS)!r} cannot be read: {reason}") from None
+    remedy = _again(folder)
     try:
+        check_scenario(results["scenario"], repr(str(folder / RESULTS)), remedy)
+        check_results(results["results"], repr(str(folder / RESULTS)), remedy)
+        check_series(series, results["results"], repr(str(folder / SERIES)), remedy)
         return _page_of_run(results, series, notes_of_run(folder))
     except _UNFIT as error:
+        if isinstance(error, ConfigError):
+            raise
         what = f"{RESULTS} and {SERIES} in {str(folder)!r} do not hold what a run writes"
-        raise _damaged(folder, f"{what} ({type(error).__name__}: {error})") from None
+        raise _damaged(folder, f"{what}: {said(error)}") from None
 
 
 def _damaged(folder: Path, what: str) -> ConfigError:
-    return ConfigError(f"{what}. Run it again: {command_again(folder)}.")
+    return ConfigError(f"{what}. {_again(folder)}")
+
+
+def _again(folder: Path) -> str:
+    return f"Run it again: {command_again(folder)}."
 
 
 def _page_of_run(results: Json, series: Json, unfinished: Sequence[str]) -> Page:
@@ -116,6 +131,7 @@ def sweep_page(path: Path, per_kwh: Mapping[str, float]) -> Page:
     if not rows:
         raise ConfigError(f"{str(file)!r} has no rows: no scenario has ended. Finish the sweep.")
     try:
+        check_results(rows, repr(str(file)), _SWEPT_AGAIN)
         notes = (
             *notes_of_sweep(file, {row["run"] for row in rows}),
             SIMULATED,
@@ -124,10 +140,10 @@ def sweep_page(path: Path, per_kwh: Mapping[str, float]) -> Page:
         )
         return _page_of_sweep(rows, scenario_fields(), per_kwh, notes)
     except _UNFIT as error:
-        raise ConfigError(
-            f"{str(file)!r} does not hold what a sweep writes ({type(error).__name__}: {error}). "
-            "Give the command of the sweep again, which makes the file from the runs that are kept."
-        ) from None
+        if isinstance(error, ConfigError):
+            raise
+        what = f"{str(file)!r} does not hold what a sweep writes: {said(error)}"
+        raise ConfigError(f"{what}. {_SWEPT_AGAIN}") from None
 
 
 def page_bytes(page: Page, what: Path) -> bytes:
@@ -144,7 +160,7 @@ def page_bytes(page: Page, what: Path) -> bytes:
         return render(page).encode("utf-8")
     except _UNFIT as error:
         raise ConfigError(
-            f"{str(what)!r} does not hold what voltana writes ({type(error).__name__}: {error}): "
+            f"{str(what)!r} does not hold what voltana writes ({said(error)}): "
             "all figures must be finite and all names text. Run it again, or give the command of "
             "the sweep again, which makes its file from the runs that are kept."
         ) from None

@@ -59,11 +59,13 @@ class Asked:
         quick: Fewer points and shorter runs.
         seeds: Whose figures are averaged.
         search: Whether the best fixed clocks are searched, which takes most of the time.
+        clocks: What an earlier search found, run in its place; None searches.
     """
 
     quick: bool = False
     seeds: Sequence[int] = SEEDS
     search: bool = True
+    clocks: Mapping[tuple[Any, ...], str] | None = None
 
     def base(self, policies: Iterable[str], *, quick_s: float = 20.0) -> dict[str, Any]:
         """What all scenarios of a finding share, as a file that a sweep starts from.

@@ -10,7 +10,7 @@ from importlib import resources
 from typing import TYPE_CHECKING
 
 from voltana.errors import ConfigError
-from voltana.users_file import read_text
+from voltana.users_file import read_number, read_text
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -100,7 +100,7 @@ def _point(row: dict[str, str]) -> PublishedPoint:
     return PublishedPoint(
         model=row["model"].lower(),
         workload=row["dataset"].lower(),
-        rate_rps=float(row["rps"]),
+        rate_rps=read_number(row["rps"]),
         policy=_POLICIES[row["policy"]],
-        figures={name: float(text) * factor for name, (text, factor) in read.items() if text},
+        figures={name: read_number(text) * factor for name, (text, factor) in read.items() if text},
     )

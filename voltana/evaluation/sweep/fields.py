@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Union, get_args, get_origin
 from voltana.config import ScenarioFile
 from voltana.errors import ConfigError, invalid, unknown_name
 from voltana.evaluation.scenario import ARRIVALS
-from voltana.users_file import load_json
+from voltana.users_file import load_json, read_number
 from voltana.validation import StrictTable
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ _FLAGS = {
 
 _NUMBER = r"-?[\d.]+?(?:[eE][+-]?\d+)?"
 _RANGE = re.compile(rf"({_NUMBER})\.\.({_NUMBER})(?:\.\.({_NUMBER}))?")
-_RATIO = re.compile(r"(\d+)(?::|[pP])(\d+)[dD]?")
+_RATIO = re.compile(r"([0-9]+)(?::|[pP])([0-9]+)[dD]?")
 
 MOST_VALUES = 100_000
 """Values of one range; more is a slip of the pen."""
@@ -149,7 +149,7 @@ def _part(given: str, text: str) -> tuple[Any, ...]:
     if found is None:
         return (value_of(text),)
     try:
-        first, last, step = (float(part or 1) for part in found.groups())
+        first, last, step = (read_number(part or "1") for part in found.groups())
     except ValueError:
         return (value_of(text),)
     steps = (last - first) / step + 1e-9 if step > 0 else -1.0

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from voltana.errors import ConfigError, TraceError
 from voltana.plant.workload.replay.source import open_text
+from voltana.users_file import read_number
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -198,7 +199,7 @@ class _Rows:
     ) -> float:
         text = row.get(name, "")
         try:
-            value = float(text)
+            value = read_number(text)
         except ValueError:
             value = math.nan
         if not within[0] <= value <= within[1]:

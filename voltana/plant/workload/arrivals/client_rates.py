@@ -18,6 +18,7 @@ import numpy as np
 from voltana.errors import ConfigError, TraceError, invalid
 from voltana.plant.workload.arrivals.process import check_rate, renewal_arrivals
 from voltana.plant.workload.replay.source import open_text
+from voltana.users_file import read_number
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -185,7 +186,7 @@ def _figure(
     if not text and name not in {TIME, RATE}:
         return missing
     try:
-        value = float(text or "")
+        value = read_number(text or "")
     except ValueError:
         value = math.nan
     if not 0.0 <= value < math.inf:

@@ -1,0 +1,130 @@
+"""The fixed clocks that a search found, kept so that they can be run anew without it.
+
+A search takes some 30 simulations, what it found one. The file is a list as `voltana sweep --list`
+takes it: a scenario a row, whose policies are the reference and the clocks as ``fixed:MHZ/MHZ``.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from typing import TYPE_CHECKING, Any
+
+from voltana.errors import ConfigError
+from voltana.evaluation import best_fixed
+from voltana.evaluation.bound.compare import MARGIN
+from voltana.evaluation.sweep.fields import POLICIES
+from voltana.evaluation.sweep.rows_file import read_rows
+from voltana.policies.fixed import fixed_name
+from voltana.policy import FIXED_PREFIX
+from voltana.whole_file import write_whole
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+    from pathlib import Path
+
+    from voltana.evaluation.sweep.work import Row
+
+    Served = tuple[Any, ...]
+    """The values of `SERVED`."""
+
+CLOCKS = "clocks.csv"
+
+SERVED = ("cluster.model", "workload.name", "workload.rate_rps", "workload.duration_s", "seed")
+"""What clocks were searched for."""
+
+_ROUNDING = 1e-9
+_KEPT = ("ttft_attainment", "itl_attainment", "itl_token_attainment")
+
+
+def write_clocks(rows: Iterable[Row], folder: Path) -> None:
+    """Write what searches found into a folder; nothing where none were made.
+
+    Args:
+        rows: Of a sweep.
+        folder: Of the sweep.
+
+    Raises:
+        ConfigError: If it cannot be written.
+    """
+    found = [row for row in rows if row["policy"] == best_fixed.NAME]
+    if not found:
+        return
+    text = io.StringIO()
+    table = csv.writer(text, lineterminator="\n")
+    table.writerow([*SERVED, POLICIES])
+    for row in found:
+        clocks = fixed_name(row["chosen_prefill_mhz"], row["chosen_decode_mhz"])
+        policies = json.dumps([best_fixed.REFERENCE, clocks])
+        table.writerow([*(row[name] for name in SERVED), policies])
+    write_whole(folder / CLOCKS, text.getvalue().encode())
+
+
+def read_clocks(path: Path) -> dict[Served, str]:
+    """The policy that was found for each trace.
+
+    Raises:
+        ConfigError: If the file is none that `write_clocks` wrote, or has a trace twice.
+    """
+    found: dict[Served, str] = {}
+    for number, row in enumerate(read_rows(path), start=1):
+        where = f"row {number} of {str(path)!r}"
+        missing = next((name for name in (*SERVED, POLICIES) if name not in row), None)
+        if missing is not None:
+            raise ConfigError(
+                f"{where} has no {missing}: must have {', '.join((*SERVED, POLICIES))}. Name the "
+                f"{CLOCKS} that 'voltana reproduce main-result' wrote."
+            )
+        match row[POLICIES]:
+            case [best_fixed.REFERENCE, str(name)] if name.startswith(FIXED_PREFIX):
+                served = tuple(row[name] for name in SERVED)
+            case policies:
+                raise ConfigError(
+                    f"{where}: {POLICIES} = {policies!r:.80} is not allowed: must be "
+                    f'["{best_fixed.REFERENCE}", "{FIXED_PREFIX}MHZ/MHZ"]. Search again.'
+                )
+        if served in found:
+            raise ConfigError(f"{where} is of the same trace as one before it. Remove one of them.")
+        found[served] = name
+    return found
+
+
+def clocks_of(found: Mapping[Served, str], served: Served) -> str:
+    """The policy that was found for a trace.
+
+    Raises:
+        ConfigError: If none was.
+    """
+    if served not in found:
+        asked = ", ".join(f"{name} = {value}" for name, value in zip(SERVED, served, strict=True))
+        raise ConfigError(
+            f"the clocks of an earlier search hold none for {asked}. Leave --clocks out, which "
+            "searches them, or add --no-search."
+        )
+    return found[served]
+
+
+def as_searched(rows: Sequence[Row]) -> list[Row]:
+    """Rows in which clocks that were given go by the name of the search that found them.
+
+    Whether they keep what the reference keeps is told anew: `chosen_keeps_slo`.
+    """
+    references = {row["run"]: row for row in rows if row["policy"] == best_fixed.REFERENCE}
+    return [
+        row
+        if not row["policy"].startswith(FIXED_PREFIX)
+        else {
+            **row,
+            "policy": best_fixed.NAME,
+            "chosen_keeps_slo": all(
+                _keeps(row[name], references[row["run"]][name]) for name in _KEPT
+            ),
+        }
+        for row in rows
+    ]
+
+
+def _keeps(ours: float | None, reference: float | None) -> bool:
+    """Whether a share is within the search's margin of the reference's; one of nothing is."""
+    return ours is None or reference is None or ours >= reference - MARGIN - _ROUNDING
