@@ -36,6 +36,7 @@ SWEPT_BYTES = 8 * 2**20
 METHODS = {
     "scheduled": "schedule",
     "asked": "get_grammar_bitmask",
+    "freed": "_free_request",
     "updated": "update_from_output",
 }
 

@@ -17,7 +17,6 @@ import pytest
 
 from tests.actuation.daemons import Daemon, run_to_end
 from tests.actuation.driver import uuid_of
-from tests.actuation.test_security import open_path
 from tests.attack.clock_honesty import Attacker, HonestLoop, assert_stands
 from tests.attack.test_clocks_clients import ODD_BODIES, ODD_NUMBERS, USERS, acquire
 from voltana_actuatord.console import daemon_status
@@ -130,7 +129,7 @@ def second_daemon(daemon: Daemon, machine: Any) -> None:
 
 
 def marks_removed(daemon: Daemon, _: Any) -> None:
-    for mark in daemon.journal.parent.iterdir():
+    for mark in daemon.journal.iterdir():
         if uuid_of(0) in mark.name:
             mark.unlink(missing_ok=True)
     time.sleep(PAUSE_S)
@@ -160,17 +159,16 @@ KINDS = {
 
 
 @pytest.mark.parametrize("name", KINDS)
-def test_honest_steps_stand_beside(name, machine, tmp_path):
+def test_honest_steps_stand_beside(name, machine, reachable):
     kind = KINDS[name]
     allow = (
         f"[[allow]]\nusers = [0, {USERS[0]}]\nmax_lease_s = 10.0\n"
         f"[[allow]]\nusers = [{EXPORTER}]\ngpus = []\n"
     )
     with (
-        Daemon(tmp_path, machine, allow=allow, head='socket_mode = "0666"') as daemon,
+        Daemon(reachable, machine, allow=allow, head='socket_mode = "0666"') as daemon,
         HonestLoop(daemon) as honest,
     ):
-        open_path(tmp_path)
         worker = daemon.worker()
         assert_stands(honest, Attacker(lambda: kind.attack(daemon, machine), kind.uid))
         machine.clear_faults()  # an attacker is ended amid what it does

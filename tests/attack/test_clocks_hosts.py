@@ -213,9 +213,7 @@ def test_a_parent_that_did_not_hear_is_asked_again():
 
 @root
 @pytest.mark.parametrize("message", [b"VA\x01\x02" + bytes(24), b"nonsense", b""])
-def test_a_listed_user_who_breaks_the_protocol_and_comes_again(message, machine, tmp_path):
-    from tests.actuation.test_security import open_path
-
+def test_a_listed_user_who_breaks_the_protocol_and_comes_again(message, machine, reachable):
     allow = "[[allow]]\nusers = [0, 12001]\nmax_lease_s = 10.0\n"
 
     def attack():
@@ -223,8 +221,7 @@ def test_a_listed_user_who_breaks_the_protocol_and_comes_again(message, machine,
             sock.send(message)
 
     with (
-        Daemon(tmp_path, machine, allow=allow, head='socket_mode = "0666"') as daemon,
+        Daemon(reachable, machine, allow=allow, head='socket_mode = "0666"') as daemon,
         HonestLoop(daemon) as honest,
     ):
-        open_path(tmp_path)
         assert_stands(honest, Attacker(attack, 12001))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from functools import partial
 from itertools import count
 from typing import TYPE_CHECKING
 
@@ -25,7 +26,14 @@ AT_ONCE = 8
 NAMES = map(str, count())
 """This engine's servers know requests by what clients call them: each has a name of its own."""
 
-WORK_S = 0.01
+WORK_S, PAUSE_S = 0.01, 0.02
+
+
+async def _stay(pd: LateCluster) -> None:
+    """As many clients at once that want their answers: they make each other wait as well."""
+    names = [next(NAMES) for _ in range(AT_ONCE)]
+    await asyncio.gather(*(pd.ask(stream=True, prompt="stays", request_id=name) for name in names))
+    await asyncio.sleep(PAUSE_S)
 
 
 def _leaves(after_s: float, *, stream: bool) -> Flood:
@@ -38,7 +46,7 @@ def _leaves(after_s: float, *, stream: bool) -> Flood:
 
     async def flood(pd: LateCluster) -> None:
         await asyncio.gather(*(one(pd) for _ in range(AT_ONCE)))
-        await asyncio.sleep(0.02)
+        await asyncio.sleep(PAUSE_S)
 
     return flood
 
@@ -71,7 +79,8 @@ def test_honest_requests_stand_beside_a_flood(name: str) -> None:
                 status, *_ = await pd.ask(prompt="honest", request_id=next(NAMES))
                 return status == 200
 
-            await stands_beside(honest, lambda: FLOODS[name](pd), requests=50)
+            than = None if FLOODS[name] is _odd else partial(_stay, pd)
+            await stands_beside(honest, lambda: FLOODS[name](pd), requests=50, than=than)
             await until(lambda: not pd.kept)  # nobody's cache is kept
             await until(lambda: not any(map(pd.service.ledger.in_flight, pd.servers)))
             assert pd.complaints == []

@@ -7,7 +7,6 @@ import math
 import os
 import random
 import struct
-import zlib
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -41,6 +40,7 @@ from voltana_ring.layout import (
     SLOT_BYTES,
     VERSION,
     Kind,
+    checksum,
 )
 from voltana_ring.writer import RingWriter
 
@@ -108,7 +108,7 @@ def test_a_poisoned_slot_is_skipped_and_the_next_is_read(tmp_path: Path) -> None
         head = writer._head
         writer.write(HONEST, (1.0, 30, 0, 1.1, 10, 4), (9,))
         offset = HEADER_BYTES + head % 8 * SLOT_BYTES
-        GUARD.pack_into(writer._memory, offset + 8, zlib.crc32(poison), len(poison))
+        GUARD.pack_into(writer._memory, offset + 8, checksum(poison), len(poison))
         writer._memory[offset + PAYLOAD_OFFSET : offset + PAYLOAD_OFFSET + len(poison)] = poison
         writer.write(HONEST, (1.0, 30, 0, 1.1, 10, 4), (9,))
         assert [record.rooms for record in reader.drain()] == [(9,)]

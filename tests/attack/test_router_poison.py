@@ -7,6 +7,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from tests.attack.odd_server import OddServer
+from tests.attack.own_time import HEAVY_S
 from tests.attack.router_stage import Stage, post, run_before, say, status_of
 
 if TYPE_CHECKING:
@@ -162,6 +163,6 @@ def test_a_line_without_end_costs_its_length_and_ends_at_the_longest_answer() ->
                 assert status_of(said) == (200 if streams else 502), said[:300]
                 assert b"longer than 32000000 bytes" in said, said[-300:]
 
-            await stage.honest_beside(one)
+            await stage.honest_beside(one, added_s=HEAVY_S)  # 64 MB are moved for each
 
     run_before(servers, attack, **{**QUICK, "limits": {"answer_mb": 32.0}})

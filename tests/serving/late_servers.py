@@ -93,8 +93,7 @@ class LateServer:
     async def _abort(self, request: web.Request) -> web.Response:
         rid = (await request.json())["request_id"]
         self.aborted.append(rid)
-        if rid in self._stops:
-            self._stops[rid].set()
+        self._stops.setdefault(rid, asyncio.Event()).set()  # also for one that is still to come
         self.caches.kept.discard((self.name, rid))
         return web.Response()
 
@@ -122,7 +121,8 @@ class LateServer:
             async with asyncio.timeout(work_s):
                 await stop.wait()
         except TimeoutError:
-            return True
+            if not stop.is_set():  # else it was told in the moment in which it was done
+                return True
         self.cancelled += 1
         return False
 

@@ -6,7 +6,6 @@ import json
 import math
 import mmap
 import os
-import zlib
 from typing import TYPE_CHECKING, Any
 
 from voltana.serving.bounds import check_facts
@@ -28,6 +27,7 @@ from voltana_ring.layout import (
     RUN,
     VERSION,
     Kind,
+    checksum,
 )
 from voltana_ring.liveness import is_held
 from voltana_ring.paths import SUFFIX
@@ -325,11 +325,11 @@ class RingReader:
         for _ in range(_ATTEMPTS):
             if self._words[offset >> 3] != 2 * number + 2:
                 continue
-            checksum, length = GUARD.unpack_from(self._memory, offset + GUARD_OFFSET)
+            guard, length = GUARD.unpack_from(self._memory, offset + GUARD_OFFSET)
             if length > self._slot_bytes - PAYLOAD_OFFSET:
                 continue
             payload = self._memory[offset + PAYLOAD_OFFSET : offset + PAYLOAD_OFFSET + length]
-            if self._words[offset >> 3] == 2 * number + 2 and zlib.crc32(payload) == checksum:
+            if self._words[offset >> 3] == 2 * number + 2 and checksum(payload) == guard:
                 return payload
         return None
 

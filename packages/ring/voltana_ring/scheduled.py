@@ -17,6 +17,8 @@ from __future__ import annotations
 import enum
 import struct
 
+from voltana_ring.layout import RUN
+
 SCHEDULED = struct.Struct("=BB2xIIIIIQdQdddqqqq")
 """`Kind.SCHEDULED`, flags of `Told`; bytes of the rows `ARRIVED`, `ENDED`, `OUT`, `PROMPT` and
 `QUEUED`, which follow in this order; the number of the iteration that is launched (0: none is), and
@@ -45,6 +47,26 @@ QUEUED = struct.Struct("=qII")
 
 ROWS = (ARRIVED, ENDED, OUT, PROMPT, QUEUED)
 """In the order in which they follow."""
+
+
+class _Moments(dict[int, struct.Struct]):
+    """A moment in one piece, by the bytes of its rows: `SCHEDULED`, these, and what is behind.
+
+    Args:
+        behind: Format of what is behind.
+    """
+
+    def __init__(self, behind: str) -> None:
+        super().__init__()
+        self._behind = behind
+
+    def __missing__(self, size: int) -> struct.Struct:
+        made = self[size] = struct.Struct(f"{SCHEDULED.format}{size}s{self._behind}")
+        return made
+
+
+MOMENTS = _Moments("")
+MOMENTS_WITH_RUN = _Moments(RUN.format[1:])
 
 NAME_PREFIX = "voltana-"
 """What ids of requests begin with that our router has sent."""

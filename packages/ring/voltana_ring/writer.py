@@ -9,7 +9,6 @@ import os
 import struct
 import time
 from typing import TYPE_CHECKING, Any
-from zlib import crc32
 
 from voltana_ring.bell import open_bell
 from voltana_ring.layout import (
@@ -24,6 +23,7 @@ from voltana_ring.layout import (
     SLOT_BYTES,
     SLOTS,
     VERSION,
+    checksum,
     packed,
     packed_changes,
 )
@@ -124,7 +124,7 @@ class RingWriter:
         offset = HEADER_BYTES + head % self._slots * SLOT_BYTES
         self._words[offset >> 3] = 2 * head + 1
         self._head = head = head + 1
-        _SEALED[size].pack_into(self._memory, offset, 2 * head, crc32(payload), size, payload)
+        _SEALED[size].pack_into(self._memory, offset, 2 * head, checksum(payload), size, payload)
         self._words[_HEAD_WORD] = head
 
     def begin_run(self, payload: bytes) -> tuple[int, int]:

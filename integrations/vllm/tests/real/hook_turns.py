@@ -99,6 +99,10 @@ class Timed:
         """As the hooks do."""
         self._hooks.overdue()
 
+    def freed(self, request: Any) -> None:
+        """Time the hook on the end of a request."""
+        self.spent_ns += cost_ns(self._around["_free_request"], self._scheduler, request)
+
     def updated(self, output: Any, ready_s: float) -> None:
         """Time the hook on a result."""
         self.spent_ns += cost_ns(self._around["update_from_output"], self._scheduler, output)
@@ -126,6 +130,9 @@ class Empty:
         """Nothing."""
 
     def updated(self, output: Any, ready_s: float) -> None:
+        """Nothing."""
+
+    def freed(self, request: Any) -> None:
         """Nothing."""
 
     def doubt(self) -> None:

@@ -65,7 +65,7 @@ def _time_hooks(meter: Any, path: Path) -> None:
 
         setattr(meter, name, around)
 
-    for name in ("scheduled", "asked", "updated"):
+    for name in ("scheduled", "asked", "freed", "updated"):
         timed(name)
 
 

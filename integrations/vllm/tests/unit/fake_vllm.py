@@ -360,6 +360,9 @@ class Scheduler:
             if request in queue:
                 queue.remove(request)
         request.status = status
+        self._free_request(request)
+
+    def _free_request(self, request, delay_free_blocks=False):
         self.finished_req_ids.add(request.request_id)
         if not (request.kv_transfer_params or {}).get("do_remote_decode"):
             del self.requests[request.request_id]

@@ -21,6 +21,7 @@ class Hooked(Scheduler):
     schedule = HOOKS["schedule"](Scheduler.schedule)
     update_from_output = HOOKS["update_from_output"](Scheduler.update_from_output)
     get_grammar_bitmask = MORE_HOOKS["get_grammar_bitmask"](Scheduler.get_grammar_bitmask)
+    _free_request = MORE_HOOKS["_free_request"](Scheduler._free_request)
 
 
 class Bench:

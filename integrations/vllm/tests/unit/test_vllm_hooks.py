@@ -273,7 +273,7 @@ def test_an_error_of_vllm_itself_passes_through(tmp_path):
 
     for hook in (HOOKS | MORE_HOOKS).values():
         with pytest.raises(KeyError, match="vllm"):
-            hook(fail)(bench.scheduler, None)
+            hook(fail)(bench.scheduler, Request("r0", 10, 3, 0.0))
     assert bench.meter.errors == 0
     bench.close()
 

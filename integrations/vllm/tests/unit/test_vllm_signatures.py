@@ -27,6 +27,7 @@ class Scheduler:
         self.running = self.vllm_config = self.waiting = self.skipped_waiting = 1
     def schedule(self, throttle_prefills=False): ...
     def get_grammar_bitmask(self, scheduler_output): ...
+    def _free_request(self, request, delay_free_blocks=False): ...
     def update_from_output(self, scheduler_output, model_runner_output): ...
 """,
     ASYNC_SCHEDULER: "class AsyncScheduler:\n    def _update_after_schedule(self): ...\n",
@@ -93,6 +94,7 @@ def test_sources_as_expected_raise_no_complaint() -> None:
     [
         (SCHEDULER, "throttle_prefills=False", "", "schedule takes ['self']"),
         (SCHEDULER, "update_from_output", "handle", "update_from_output is gone"),
+        (SCHEDULER, "_free_request", "_forget", "_free_request is gone"),
         (SCHEDULER, "self.skipped_waiting", "self.other", "none of ['kv_holding_waiting'"),
         (SCHEDULER, "self.requests", "self.table", "Scheduler lacks ['requests']"),
         (ASYNC_SCHEDULER, "_update_after_schedule", "schedule", "a schedule of its own"),

@@ -76,6 +76,23 @@ def around_get_grammar_bitmask(original: Callable[..., Any]) -> Callable[..., An
     return get_grammar_bitmask
 
 
+def around_free_request(original: Callable[..., Any]) -> Callable[..., Any]:
+    """Around ``Scheduler._free_request``: a request has ended, and is about to be forgotten."""
+
+    @functools.wraps(original)
+    def free_request(scheduler: Any, request: Any, *args: Any, **kwargs: Any) -> Any:
+        meter = None
+        try:
+            meter = getattr(scheduler, METER, None)
+            if meter is not None:
+                meter.freed(request)
+        except Exception as error:  # noqa: BLE001
+            _failed(scheduler, meter, error)
+        return original(scheduler, request, *args, **kwargs)
+
+    return free_request
+
+
 def _measure_late(scheduler: Any, meter: Meter) -> None:
     try:
         meter.overdue()
@@ -100,7 +117,10 @@ HOOKS: dict[str, Callable[[Callable[..., Any]], Callable[..., Any]]] = {
 }
 """What is around which method of the scheduler; without it nothing can be measured."""
 
-MORE_HOOKS: dict[str, Callable[[Callable[..., Any]], Callable[..., Any]]] = {
+ASKED: dict[str, Callable[[Callable[..., Any]], Callable[..., Any]]] = {
     "get_grammar_bitmask": around_get_grammar_bitmask,
 }
 """Likewise; without it launches are told before batches are handed over."""
+
+MORE_HOOKS = ASKED | {"_free_request": around_free_request}
+"""Those that can be done without; without the last, ends are read when they are told."""

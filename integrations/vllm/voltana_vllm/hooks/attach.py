@@ -12,7 +12,7 @@ from voltana_ring.hooks.rings import make_ring
 from voltana_ring.hooks.settings import check_name, read_settings
 from voltana_vllm import CONFIG_VARIABLE, INSTANCE_VARIABLE, ROLE_VARIABLE
 from voltana_vllm.hooks import contract
-from voltana_vllm.hooks.around import HOOKS, MORE_HOOKS
+from voltana_vllm.hooks.around import ASKED, HOOKS
 from voltana_vllm.hooks.engine_facts import read_facts, told_role
 from voltana_vllm.hooks.meter import Meter
 
@@ -79,5 +79,5 @@ def _meter(scheduler: Any, rings: Path, instance: str, facts: EngineFacts) -> Me
         speculative=facts.speculative,
         statuses=contract.status_numbers(),
         waits=contract.engine_waits(scheduler)
-        and not contract.hook_problems(type(scheduler), MORE_HOOKS),
+        and not contract.hook_problems(type(scheduler), ASKED),
     )

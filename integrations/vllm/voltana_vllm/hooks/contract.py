@@ -27,7 +27,10 @@ METHODS: Mapping[str, tuple[str, ...]] = {
 }
 """Methods that are hooked, and how their parameters begin."""
 
-MORE_METHODS: Mapping[str, tuple[str, ...]] = {"get_grammar_bitmask": ("self", "scheduler_output")}
+MORE_METHODS: Mapping[str, tuple[str, ...]] = {
+    "_free_request": ("self", "request"),
+    "get_grammar_bitmask": ("self", "scheduler_output"),
+}
 """Likewise; those that can be done without."""
 
 OUTPUT_FIELDS = frozenset(
@@ -123,9 +126,9 @@ def engine_waits(scheduler: Any) -> bool:
     return getattr(config, "distributed_executor_backend", None) == "mp"
 
 
-def more_problems(scheduler: type) -> list[str]:
-    """Why a scheduler's class cannot have the hooks that can be done without."""
-    return [*shared.method_problems(scheduler, MORE_METHODS)]
+def has_method(scheduler: type, name: str) -> bool:
+    """Whether a scheduler's class has a method of `MORE_METHODS`, as it is hooked."""
+    return not [*shared.method_problems(scheduler, {name: MORE_METHODS[name]})]
 
 
 def is_hooked(method: Any) -> bool:

@@ -26,7 +26,7 @@ def install() -> None:
         passive("; ".join(problems))
         return
     scheduler = importlib.import_module(contract.SCHEDULER_MODULE).Scheduler
-    more = {} if contract.more_problems(scheduler) else MORE_HOOKS
+    more = {name: hook for name, hook in MORE_HOOKS.items() if contract.has_method(scheduler, name)}
     for name, hook in (HOOKS | more).items():
         original = getattr(scheduler, name)
         if not contract.is_hooked(original):

@@ -7,8 +7,8 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from voltana_ring.hooks.records import IDLE_EVERY_S
-from voltana_ring.layout import MAX_PAYLOAD, RUN, Kind
-from voltana_ring.scheduled import ROWS, SCHEDULED, Told
+from voltana_ring.layout import MAX_PAYLOAD, Kind
+from voltana_ring.scheduled import MOMENTS, MOMENTS_WITH_RUN, ROWS, SCHEDULED, Told
 from voltana_vllm.hooks.queue_view import QueueReader
 from voltana_vllm.hooks.repeats import Repeats
 from voltana_vllm.hooks.rows import Rows, left_out
@@ -27,8 +27,7 @@ MOST_AHEAD = 2
 """Batches in flight of one that schedules ahead: more are a pipeline's, which overlap."""
 
 MOST_BEFORE_RUN = MAX_PAYLOAD // 2
-"""Bytes of records that a run begins behind: where they leave less of the slot, it would be short.
-"""
+"""Bytes of rows that a run begins behind: where they leave less of the slot, it would be short."""
 
 
 class Meter(Repeats):
@@ -117,20 +116,22 @@ class Meter(Repeats):
         rows, told, newest = output.num_scheduled_tokens, self._rows, next(reversed(self._requests))
         running, size = self._scheduler.running, len(rows)
         arrived = ended = out = prompts = queued = b""
-        same = newest is self._newest
+        waiting = len(self._requests) - len(running)  # some of these may have ended
+        same = known = newest is self._newest
         if output.finished_req_ids or told.doubtful:
             ended, same = told.ended(output.finished_req_ids), False
-        if newest is not self._newest:
+        if not (known or waiting):
+            arrived, prompts = told.newcomer(output, newest)
+        if not (known or arrived):
             arrived = told.arrived()
         if len(running) != size:
             out = left_out(running, rows)
-        if (
+        if not prompts and (
             told.partial or output.scheduled_new_reqs or told.doubtful
             or output.total_num_scheduled_tokens != size
             or output.scheduled_cached_reqs.resumed_req_ids
         ):  # fmt: skip
             prompts = told.prompts(output)
-        waiting = len(self._requests) - len(running)  # some of these may have ended
         if waiting or self._queue.told:
             waiting, queued = self._queue.read(detailed=bool(prompts))
         self._launch(output, (arrived, ended, out, prompts, queued), waiting, same=same)
@@ -155,24 +156,28 @@ class Meter(Repeats):
         arrived, ended, out, prompts, queued = told
         size, tokens = len(output.num_scheduled_tokens), output.total_num_scheduled_tokens
         launch_s, ahead, number = self._due_s or now_s, len(flying) + 1, self.iterations + 1
-        payload = SCHEDULED.pack(
+        head = (
             _SCHEDULED, self._flags, len(arrived), len(ended), len(out), len(prompts),
             len(queued), number, launch_s, ready, ready_s, now_s,
             self._wall_s() if arrived else 0.0, size, tokens,
             sum(output.scheduled_cached_reqs.num_computed_tokens), waiting,
         )  # fmt: skip
-        payload = self._with_rows(payload, told)
+        rows = b"".join(told)
+        if len(rows) > MOST_BEFORE_RUN:
+            head, rows = self._without_rows(head, told), b""
         # In flight are this batch and, asynchronously, the one before: where they are alike, their
         # times are all that there is to tell of those that repeat them.
         plain = not (prompts or out) and size == tokens and self._repeats
         alike = ahead == 1 or (ahead == MOST_AHEAD and same and size == self._still)
         if plain and alike and self._ready_s:
             begins_s = launch_s if ahead == 1 else self._launch_s
-            begins = RUN.pack(_RUN, number - ahead + 1, begins_s, self._ready_s)
-            self._at, self._full = self._ring.begin_run(payload + begins)
+            payload = MOMENTS_WITH_RUN[len(rows)].pack(
+                *head, rows, _RUN, number - ahead + 1, begins_s, self._ready_s
+            )
+            self._at, self._full = self._ring.begin_run(payload)
             self._first, self._size = self._at, size
         else:
-            self._ring.put(payload)
+            self._ring.put(MOMENTS[len(rows)].pack(*head, rows))
         flying.append(output)
         self.iterations, self._launch_s, self._still = number, launch_s, size if plain else -1
 
@@ -199,6 +204,10 @@ class Meter(Repeats):
         if not self._scheduler.running:
             self._tell(0, ready_s, ended=self._rows.ended(self._scheduler.finished_req_ids))
             self._ring.ring()
+
+    def freed(self, request: Any) -> None:
+        """The engine puts a request away."""
+        self._rows.free(request)
 
     def doubt(self) -> None:
         """Something went wrong half-way: look at all that is there with the next batch."""
@@ -242,11 +251,14 @@ class Meter(Repeats):
     ) -> None:
         """Tell a moment at which nothing is launched, with the result that is there."""
         ready, ready_s = self._result()
-        payload = SCHEDULED.pack(
+        head = (
             _SCHEDULED, self._flags | flags, len(arrived), len(ended), 0, 0, len(queued),
             0, 0.0, ready, ready_s, now_s, self._wall_s(), 0, 0, 0, waiting,
         )  # fmt: skip
-        self._ring.put(self._with_rows(payload, (arrived, ended, b"", b"", queued)))
+        rows = arrived + ended + queued
+        if len(rows) > MOST_BEFORE_RUN:
+            head, rows = self._without_rows(head, (arrived, ended, b"", b"", queued)), b""
+        self._ring.put(MOMENTS[len(rows)].pack(*head, rows))
 
     def _result(self) -> tuple[int, float]:
         """The number of the iteration whose result is there, and when it was; zeros for none."""
@@ -263,12 +275,8 @@ class Meter(Repeats):
         took_ms = 1e3 * (ready_s - self._launch_s)
         _log.info("voltana: live: the first iteration took %.1f ms", took_ms)
 
-    def _with_rows(self, head: bytes, told: tuple[bytes, ...]) -> bytes:
-        """The record of a moment; rows that do not fit go into slots before its own."""
-        payload = head + b"".join(told)
-        if len(payload) <= MOST_BEFORE_RUN:
-            return payload
-        fields = list(SCHEDULED.unpack(head))
+    def _without_rows(self, head: tuple[Any, ...], told: tuple[bytes, ...]) -> tuple[Any, ...]:
+        """The fields of a moment whose rows do not fit, and go into slots before its own."""
         for kind, (rows, row) in enumerate(zip(told, ROWS, strict=True)):
             most = (MAX_PAYLOAD - SCHEDULED.size) // row.size * row.size
             for at in range(0, len(rows), most):
@@ -277,5 +285,4 @@ class Meter(Repeats):
                 sizes[kind] = len(part)
                 more = SCHEDULED.pack(_SCHEDULED, _MORE, *sizes, 0, 0.0, 0, *[0.0] * 3, 0, 0, 0, 0)
                 self._ring.put(more + part)
-        fields[2:7] = [0] * len(ROWS)
-        return SCHEDULED.pack(*fields)
+        return *head[:2], *[0] * len(ROWS), *head[7:]

@@ -29,7 +29,9 @@ class Rows:
         doubtful: Whether something may have been missed.
     """
 
-    __slots__ = ("_aborted", "_last", "_left", "_requests", "doubtful", "known", "partial")
+    __slots__ = (
+        "_aborted", "_ends", "_last", "_left", "_requests", "doubtful", "known", "partial",
+    )  # fmt: skip
 
     def __init__(self, requests: dict[str, Any], statuses: dict[str, int]) -> None:
         self._requests = requests
@@ -38,19 +40,50 @@ class Rows:
         self.known: dict[str, Any] = {}
         self.partial: set[str] = set()
         self.doubtful = False
-        self._left: dict[str, Any] = {}  # those that were told last to have ended
+        self._ends: dict[str, bytes] = {}  # rows of those that have ended, and were not told
+        self._left: dict[str, bytes] = {}  # likewise of those that were told last
 
     def arrived(self) -> bytes:
         """Those that are new. One that has ended stays in the table while it may be fetched."""
-        known, told = self.known, []
+        known, told = self.known, b""
         for rid, request in reversed(self._requests.items()):
             if rid in known:
                 break
             if request.status <= self._last:
                 known[rid] = request
                 remote = _remote(request) if request.kv_transfer_params else 0
-                told.append(ARRIVED.pack(hash(rid), request.arrival_time, remote, rid.encode()))
-        return b"".join(reversed(told))
+                told = ARRIVED.pack(hash(rid), request.arrival_time, remote, rid.encode()) + told
+        return told
+
+    def newcomer(self, output: Any, rid: str) -> tuple[bytes, bytes]:
+        """One that has come and whose prompt is computed at once, as most are: both of its rows.
+
+        Args:
+            output: What was scheduled, requests' computed tokens advanced by now.
+            rid: The id of the only one that may be new.
+
+        Returns:
+            Nothing where there is more to tell, which `arrived` and `prompts` do.
+        """
+        tokens, request = output.num_scheduled_tokens.get(rid, 0), self._requests[rid]
+        if (
+            tokens != output.total_num_scheduled_tokens - len(output.num_scheduled_tokens) + 1
+            or len(output.scheduled_new_reqs) != 1
+            or output.scheduled_new_reqs[0].req_id != rid
+            or request.is_prefill_chunk
+            or request.kv_transfer_params
+            or rid in self.known
+            or self.partial
+            or self.doubtful
+            or output.scheduled_cached_reqs.resumed_req_ids
+        ):
+            return b"", b""
+        self.known[rid] = request
+        name, before = hash(rid), request.num_computed_tokens - tokens
+        return (
+            ARRIVED.pack(name, request.arrival_time, 0, rid.encode()),
+            PROMPT.pack(name, tokens, before, request.num_tokens, _NEW),
+        )
 
     def ended(self, rids: Iterable[str]) -> bytes:
         """Those that the engine has put away, some of them told already.
@@ -59,18 +92,28 @@ class Rows:
             rids: Their ids.
         """
         if self.doubtful:
-            rids = [*rids, *self._gone()]
-        known, told = self.known, []
+            rids = [*rids, *self._gone(), *self._ends]
+        known, ends = self.known, self._ends
         self._left = left = {}
         for rid in rids:
-            request = known.pop(rid, None)
-            if request is not None:
-                left[rid] = request
-                aborted = request.status in self._aborted
-                told.append(ENDED.pack(hash(rid), aborted, request.num_output_tokens))
-                if self.partial:
-                    self.partial.discard(rid)
-        return b"".join(told)
+            if rid in known:
+                self.free(known[rid])
+            if rid in ends:
+                left[rid] = ends.pop(rid)
+        return b"".join(left.values())
+
+    def free(self, request: Any) -> None:
+        """Note the end of one that the engine puts away, and keep nothing else of it.
+
+        What it says is in a cache where the engine does so; and whoever lets go of it last has to
+        free all of its tokens.
+        """
+        rid = request.request_id
+        if self.known.pop(rid, None) is not None:
+            aborted = request.status in self._aborted
+            self._ends[rid] = ENDED.pack(hash(rid), aborted, request.num_output_tokens)
+            if self.partial:
+                self.partial.discard(rid)
 
     def prompts(self, output: Any) -> bytes:
         """Prompts that are computed.
@@ -79,17 +122,20 @@ class Rows:
             output: What was scheduled, requests' computed tokens advanced by now.
         """
         rows, requests, partial = output.num_scheduled_tokens, self._requests, self.partial
-        rids = [new.req_id for new in output.scheduled_new_reqs]
+        spare, rids = output.total_num_scheduled_tokens - len(rows), []
+        for one in output.scheduled_new_reqs:  # a comprehension is a function more to find
+            rids.append(one.req_id)  # noqa: PERF401
         new = len(rids)
         if output.scheduled_cached_reqs.resumed_req_ids:
             rids += output.scheduled_cached_reqs.resumed_req_ids
         if partial:
             rids += [rid for rid in partial if rid in rows and rid not in rids]
-        spare = output.total_num_scheduled_tokens - len(rows) + len(rids)
-        if spare != sum([rows[rid] for rid in rids]) or self.doubtful:
+        for rid in rids:
+            spare -= rows[rid] - 1
+        if spare or self.doubtful:
             rids += self._others(output, rids)
             self.doubtful = False
-        told = []
+        told = b""
         for rid in rids:
             request, tokens, flags = requests[rid], rows[rid], _NEW if new > 0 else 0
             new -= 1
@@ -101,14 +147,14 @@ class Rows:
             if request.kv_transfer_params:
                 flags |= _remote(request)
             before = request.num_computed_tokens - tokens
-            told.append(PROMPT.pack(hash(rid), tokens, before, request.num_tokens, flags))
-        return b"".join(told)
+            told += PROMPT.pack(hash(rid), tokens, before, request.num_tokens, flags)
+        return told
 
     def doubt(self) -> None:
         """A batch may not have been told: all is told again, which readers know by its names."""
         self.doubtful = True
         self.partial.clear()
-        self.known.update(self._left)
+        self._ends.update(self._left)
         self.known = {rid: self.known[rid] for rid in self._gone()}
 
     def _gone(self) -> list[str]:
