@@ -148,6 +148,8 @@ class Beside:
             account=Account(),
             time=time,
         )
+        if self.role is Role.PREFILL:  # what is promised is of the simulation, and told on
+            self._ring_loop.guarantee.requests.promises = instance._promises
         budget_s = iteration_budget_s(self.role, CONFIG.thresholds())
         self._facts = Renewed(
             lambda: instance_facts(

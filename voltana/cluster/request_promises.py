@@ -57,9 +57,11 @@ class RequestPromises:
         """The margin of first tokens; see `voltana.values.InstanceState`.
 
         No more than the greatest with which any is promised: what is above says that nothing can
-        be promised now, and not how late they come.
+        be promised now, and not how late they come. 0 where none is expected, as on decode legs.
         """
-        return min(self.ttft.margin, self.ttft.statement.q_cert) if self.kept else 0.0
+        if not (self.ttft.arrived and self.kept):
+            return 0.0
+        return min(self.ttft.margin, self.ttft.statement.q_cert)
 
     def arrived(
         self,
