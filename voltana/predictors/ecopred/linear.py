@@ -104,7 +104,7 @@ class LinearLatency:
             if load.decode_requests:
                 self._learn_mixed(load, clock_mhz, latency_s)
                 return
-            self.prefill.learn(self._prefill_features(load), clock_mhz, latency_s)
+            self.prefill.learn(self._prefill_features(load), clock_mhz, [latency_s])
         elif load.decode_requests:
             self._learn_decode(self._decode_features(load), clock_mhz, latency_s)
 
@@ -120,7 +120,7 @@ class LinearLatency:
     def _learn_gathered(self) -> None:
         if self._gathered.latencies_s:
             features, clock_mhz, latencies_s = self._gathered.take()
-            self.decode.learn_like(features, clock_mhz, latencies_s)
+            self.decode.learn(features, clock_mhz, latencies_s)
             spread = max(self.decode.squares.spread / len(latencies_s), 1e-9)
             self._worth_learning = min(max(int(WORTH / spread), 1), MOST_GATHERED)
 
@@ -187,10 +187,10 @@ class LinearLatency:
         rows_variance = self.prefill.variance_of(rows, clock_mhz)
         more_variance = self.beside.variance_of(more, clock_mhz)
         self.prefill.learn(
-            rows, clock_mhz, latency_s - cache_s - more_s,
+            rows, clock_mhz, [latency_s - cache_s - more_s],
             rest_s=cache_s + more_s, rest_variance=more_variance,
         )  # fmt: skip
         self.beside.learn(
-            more, clock_mhz, latency_s - cache_s - rows_s,
+            more, clock_mhz, [latency_s - cache_s - rows_s],
             rest_s=cache_s + rows_s, rest_variance=rows_variance,
         )  # fmt: skip

@@ -112,17 +112,18 @@ class PhaseLearner:
         self,
         features: list[float],
         clock_mhz: float,
-        latency_s: float,
+        latencies_s: Sequence[float],
         *,
         rest_s: float = 0.0,
         rest_variance: float = 0.0,
     ) -> None:
-        """Learn one label of a load with `features` at the clock that was achieved.
+        """Learn labels at the clock that was achieved: one, or several that hardly differ.
 
         Args:
-            features: See `voltana.predictors.ecopred.features`.
+            features: See `voltana.predictors.ecopred.features`; of several labels their mean.
             clock_mhz: The clock.
-            latency_s: The label; of an iteration that several models share, what this one is left.
+            latencies_s: The labels, at least one; of an iteration that several models share, what
+                this one is left.
             rest_s: What the others expect.
             rest_variance: Variance of that. It is noise to this model, so that what nobody expected
                 is learned by the model that is least sure: least squares with a covariance that is
@@ -130,45 +131,25 @@ class PhaseLearner:
         """
         x = regressor(features, clock_mhz, self._max_clock_mhz)
         expected_s = self.squares.predict_vector(x)
-        # Noise is a share of the latency. While the model still expects too little, the label
-        # itself says how much that is.
-        noise_s = NOISE * (rest_s + max(expected_s, latency_s))
-        self.squares.learn_vector(
-            x,
-            latency_s,
-            math.hypot(noise_s, math.sqrt(rest_variance)) if rest_variance > 0.0 else noise_s,
-            tolerance=self._tolerance,
-            expected=expected_s,
-        )
-        self.scale.update(abs(latency_s - expected_s) / max(rest_s + expected_s, 1e-9))
-        self._tried(clock_mhz)
-
-    def learn_like(
-        self, features: list[float], clock_mhz: float, latencies_s: Sequence[float]
-    ) -> None:
-        """Learn labels of iterations that hardly differ as one sample.
-
-        Args:
-            features: Their mean.
-            clock_mhz: Their clock.
-            latencies_s: The labels, at least one.
-        """
-        x = regressor(features, clock_mhz, self._max_clock_mhz)
-        expected_s = self.squares.predict_vector(x)
         labels = len(latencies_s)
         mean_s = sum(latencies_s) / labels
+        # Noise is a share of the latency. While the model still expects too little, the label
+        # itself says how much that is.
+        noise_s = NOISE * (rest_s + max(expected_s, mean_s)) / math.sqrt(labels)
         self.squares.learn_vector(
             x,
             mean_s,
-            NOISE * max(expected_s, mean_s) / math.sqrt(labels),
+            math.hypot(noise_s, math.sqrt(rest_variance)) if rest_variance > 0.0 else noise_s,
             labels=labels,
             # None stands out from the others: it is clipped where each of them would have been.
             tolerance=self._tolerance * math.sqrt(labels),
             expected=expected_s,
         )
         for latency_s in latencies_s:
-            self.scale.update(abs(latency_s - expected_s) / max(expected_s, 1e-9))
-        self._tried(clock_mhz)
+            self.scale.update(abs(latency_s - expected_s) / max(rest_s + expected_s, 1e-9))
+        self._clocks.update(clock_mhz)
+        self.slowest_mhz, self.fastest_mhz = self._clocks.slowest_mhz, self._clocks.fastest_mhz
+        self._frozen = None
 
     @property
     def most_off(self) -> float:
@@ -193,11 +174,6 @@ class PhaseLearner:
     def _tolerance(self) -> float:
         """How many times as large residuals have been as `NOISE` says."""
         return max(1.0, self.scale.estimate * (_ABSOLUTE_TO_STANDARD / NOISE))
-
-    def _tried(self, clock_mhz: float) -> None:
-        self._clocks.update(clock_mhz)
-        self.slowest_mhz, self.fastest_mhz = self._clocks.slowest_mhz, self._clocks.fastest_mhz
-        self._frozen = None
 
     def to_profile(self, names: tuple[str, ...]) -> PhaseProfile | None:
         """What was learned, by the names of the load features; None if that is nothing."""
