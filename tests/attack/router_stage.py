@@ -12,7 +12,7 @@ import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import aiohttp
 
@@ -239,6 +239,8 @@ def stage(
     servers: int | dict[str, int] = 2,
     urls: tuple[str, ...] = (),
     feeds: tuple[str, ...] = (),
+    engine: str = "sglang",
+    log: IO[bytes] | None = None,
     **settings: Any,
 ) -> Iterator[Stage]:
     """A router before fake servers or those of `urls`; settings are those of ``[router]``.
@@ -247,6 +249,8 @@ def stage(
         servers: How many, or how many of each role.
         urls: Servers of the test's own instead.
         feeds: Addresses of the first servers' agents.
+        engine: Whose dialect it speaks.
+        log: Where it writes; None is nowhere.
         settings: Of the router.
     """
     with contextlib.ExitStack() as stack:
@@ -270,8 +274,10 @@ def stage(
         stack.callback(os.close, shared)
         os.truncate(shared, 16)
         held = memoryview(mmap.mmap(shared, 16)).cast("d")
-        command = [sys.executable, "-c", ROUTER, json.dumps(settings), f"/proc/self/fd/{shared}"]
-        router = stack.enter_context(_process(command, stdin=subprocess.PIPE, pass_fds=(shared,)))
+        table = json.dumps(settings)
+        command = [sys.executable, "-c", ROUTER, table, f"/proc/self/fd/{shared}", engine]
+        options = {"stdin": subprocess.PIPE, "pass_fds": (shared,), "stderr": log}
+        router = stack.enter_context(_process(command, **options))
         port, admin_port = map(int, router.stdout.readline().split())
         yield Stage(port, router.pid, held, pids, admin_port)
         assert router.poll() is None, "the router died"
@@ -283,8 +289,7 @@ import uvloop
 from voltana.serving.router.file_limit import allow_requests
 from voltana.serving.router.service import seldom_collect
 from voltana.timebase import MonotonicTime
-from voltana_sglang.dialect.commands import make_router
-from voltana_sglang.dialect.settings import SglangRouterTable
+from voltana.serving.dialect import Dialect, dialect_named
 import structlog
 structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
 def compute(*_):  # a stall on purpose: what holds attacks to the promise must see it
@@ -304,7 +309,8 @@ async def holds(words):
 async def main():
     table = {"port": 0, "decode_router": "round-robin", "loads_period_s": 0}
     table |= json.loads(sys.argv[1])
-    settings = SglangRouterTable.model_validate(table)
+    dialect = dialect_named(sys.argv[3], Dialect())
+    settings, make_router = dialect.router.model_validate(table), dialect.make_router
     allow_requests(settings.max_in_flight, settings.limits.unfinished)
     async with make_router(settings, MonotonicTime()) as service:
         await service.reader.warm()
@@ -326,9 +332,8 @@ uvloop.run(main())
 
 @contextlib.contextmanager
 def _process(command: list[str], **options: Any) -> Iterator[subprocess.Popen[str]]:
-    process = subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, cwd=ROOT, **options
-    )
+    options["stderr"] = options.get("stderr") or subprocess.DEVNULL
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT, **options)
     try:
         yield process
     finally:
