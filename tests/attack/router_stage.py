@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 from dataclasses import dataclass
+from itertools import repeat
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
@@ -19,7 +20,7 @@ import aiohttp
 from tests.attack.own_time import OwnTime, stands
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterator
+    from collections.abc import Awaitable, Callable, Iterable, Iterator
     from contextlib import AbstractAsyncContextManager
 
     from tests.attack.odd_server import OddServer
@@ -238,6 +239,7 @@ def stage(
     *,
     servers: int | dict[str, int] = 2,
     urls: tuple[str, ...] = (),
+    roles: Iterable[str] = repeat("unified"),
     feeds: tuple[str, ...] = (),
     engine: str = "sglang",
     log: IO[bytes] | None = None,
@@ -248,6 +250,7 @@ def stage(
     Args:
         servers: How many, or how many of each role.
         urls: Servers of the test's own instead.
+        roles: Theirs.
         feeds: Addresses of the first servers' agents.
         engine: Whose dialect it speaks.
         log: Where it writes; None is nowhere.
@@ -262,7 +265,7 @@ def stage(
             told, pids = fakes.stdout.readline().split(), (fakes.pid,)
             made = list(zip(told[::3], told[1::3], told[2::3], strict=True))
         else:
-            made = [("unified", url, "") for url in urls]
+            made = [(role, url, "8998") for role, url in zip(roles, urls, strict=False)]
         settings["backends"] = [
             {"name": f"{role}-{number}", "role": role, "url": url}
             | ({"bootstrap_port": int(port)} if role == "prefill" else {})
