@@ -17,6 +17,7 @@ import msgspec
 import structlog
 import zmq
 
+from voltana.serving.feed_crowd import Crowd
 from voltana.serving.feed_listeners import Listeners, seek_listeners
 from voltana.serving.feed_message import (
     MOST_BYTES,
@@ -71,6 +72,7 @@ class FeedPublisher:
             raise
         self.address: str = self._socket.getsockopt_string(zmq.LAST_ENDPOINT)
         self._listeners = Listeners(self._socket, time)
+        self._crowd = Crowd(self.address, time.now_s)
         self._intended: IntendedDemand | None = None
         self._sent: InstanceFacts | None = None
         self._encoded: dict[str, Any] = {}
@@ -121,6 +123,7 @@ class FeedPublisher:
             message |= self._encoded
         self._hear()
         self._listeners.send(msgspec.msgpack.encode(message))
+        self._crowd.sweep(self._listeners.handles)
 
     def take_intended(self) -> IntendedDemand | None:
         """What a router said last that it intends for the instance; None for nothing new.
@@ -170,4 +173,6 @@ class FeedPublisher:
 
     def close(self) -> None:
         """Stop; may be called twice."""
-        self._socket.close()
+        if not self._socket.closed:
+            self._socket.close()
+            self._crowd.close()

@@ -78,10 +78,12 @@ class _Place:
 
     Attributes:
         peer: Who has it.
+        handle: File of the connection.
         took_s: When something was last taken there.
     """
 
     peer: Peer
+    handle: int
     took_s: float
 
 
@@ -106,6 +108,11 @@ class Listeners:
 
     def __len__(self) -> int:
         return len(self._places)
+
+    @property
+    def handles(self) -> set[int]:
+        """Files of the connections that have a place."""
+        return {place.handle for place in self._places.values()}
 
     def send(self, raw: bytes) -> None:
         """Send something to all; never blocks, and one that does not read misses it."""
@@ -150,10 +157,10 @@ class Listeners:
         name = part.bytes
         if name in self._places:
             return False
-        known = self._refused.pop(name, None)
-        peer = known or _peer_behind(part)
+        known, handle = self._refused.pop(name, None), _handle_of(part)
+        peer = known or (UNKNOWN if handle < 0 else peer_of(handle))
         if self._has_place_for(peer):
-            self._places[name] = _Place(peer, self._time.now_s())
+            self._places[name] = _Place(peer, handle, self._time.now_s())
         elif not peer.trusted:  # and no name that may pass to another makes anybody so
             if len(self._refused) == _MOST_REFUSED:
                 del self._refused[next(iter(self._refused))]
@@ -174,9 +181,9 @@ class Listeners:
         return True
 
 
-def _peer_behind(part: zmq.Frame) -> Peer:
-    """Who sent a part of a message."""
+def _handle_of(part: zmq.Frame) -> int:
+    """File of the connection that a part of a message came by; -1 where it is gone."""
     try:
-        return peer_of(int(part.get("__fd")))
+        return int(part.get("__fd"))
     except (zmq.ZMQError, ValueError, TypeError):
-        return UNKNOWN
+        return -1
