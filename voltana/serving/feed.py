@@ -17,7 +17,6 @@ import msgspec
 import structlog
 import zmq
 
-from voltana.serving.feed_crowd import Crowd
 from voltana.serving.feed_listeners import Listeners, seek_listeners
 from voltana.serving.feed_message import (
     MOST_BYTES,
@@ -72,7 +71,7 @@ class FeedPublisher:
             raise
         self.address: str = self._socket.getsockopt_string(zmq.LAST_ENDPOINT)
         self._listeners = Listeners(self._socket, time)
-        self._crowd = Crowd(self.address, time.now_s)
+        self._dismiss = self._listeners.close
         self._intended: IntendedDemand | None = None
         self._sent: InstanceFacts | None = None
         self._encoded: dict[str, Any] = {}
@@ -123,7 +122,6 @@ class FeedPublisher:
             message |= self._encoded
         self._hear()
         self._listeners.send(msgspec.msgpack.encode(message))
-        self._crowd.sweep(self._listeners.handles)
 
     def take_intended(self) -> IntendedDemand | None:
         """What a router said last that it intends for the instance; None for nothing new.
@@ -175,4 +173,4 @@ class FeedPublisher:
         """Stop; may be called twice."""
         if not self._socket.closed:
             self._socket.close()
-            self._crowd.close()
+            self._dismiss()

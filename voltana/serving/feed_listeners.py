@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import zmq
 
+from voltana.serving.feed_crowd import Crowd
 from voltana.serving.peers import UNKNOWN, peer_of
 
 if TYPE_CHECKING:
@@ -95,7 +96,7 @@ class Listeners:
     keeps no router out, nor does one address another.
 
     Args:
-        socket: A ROUTER socket, which the caller binds and closes.
+        socket: A ROUTER socket, bound, which the caller closes.
         time: Time source.
     """
 
@@ -104,15 +105,15 @@ class Listeners:
         self._time = time
         self._places: dict[bytes, _Place] = {}
         self._refused: dict[bytes, Peer] = {}
+        self._crowd = Crowd(socket.getsockopt_string(zmq.LAST_ENDPOINT), time.now_s)
         self._parts = 0
 
     def __len__(self) -> int:
         return len(self._places)
 
-    @property
-    def handles(self) -> set[int]:
-        """Files of the connections that have a place."""
-        return {place.handle for place in self._places.values()}
+    def close(self) -> None:
+        """Look at no connections any more."""
+        self._crowd.close()
 
     def send(self, raw: bytes) -> None:
         """Send something to all; never blocks, and one that does not read misses it."""
@@ -130,6 +131,7 @@ class Listeners:
                 del self._places[name]  # it is gone
             else:
                 place.took_s = now_s
+        self._crowd.sweep({place.handle for place in self._places.values()})
 
     def said(self) -> Iterator[bytes]:
         """What they said since, as far as it is read at once; never blocks.
