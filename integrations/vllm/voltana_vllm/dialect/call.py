@@ -173,9 +173,15 @@ def clients_id(headers: Mapping[str, str]) -> str:
     """The id that a client gave its request; empty if it gave none.
 
     Raises:
-        Problem: If it is too long.
+        Problem: If it is too long, or no text.
     """
     found = next((v for k, v in headers.items() if k.lower() == ID_HEADER.lower()), "")
+    try:
+        found.encode()
+    except UnicodeEncodeError:  # no answer can carry it, in the middle of a stream as little
+        raise Problem(
+            400, f"{ID_HEADER} is no text: must be UTF-8. Send another one.", "invalid_request"
+        ) from None
     if len(found) > LONGEST_NAME:
         raise Problem(
             400,
