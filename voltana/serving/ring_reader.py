@@ -6,6 +6,7 @@ import json
 import math
 import mmap
 import os
+import stat
 from typing import TYPE_CHECKING, Any
 
 from voltana.serving.bounds import check_facts
@@ -22,6 +23,7 @@ from voltana_ring.layout import (
     HEADER_BYTES,
     INFO_OFFSET,
     MAGIC,
+    MAX_INFO,
     MOST_PAIRS,
     PAYLOAD_OFFSET,
     RUN,
@@ -71,7 +73,8 @@ class RingReader:
 
     def __init__(self, path: Path, *, from_start: bool = False) -> None:
         self.path = path
-        self._handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        # Whoever may write to the folder can put anything there, and a FIFO would be waited for.
+        self._handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         try:
             self._open()
         except BaseException:
@@ -174,6 +177,8 @@ class RingReader:
 
     def _open(self) -> None:
         found = os.fstat(self._handle)
+        if not stat.S_ISREG(found.st_mode):
+            raise RingError(f"{self.path} is no ring: must be a file. Remove it.")
         if found.st_size < HEADER_BYTES:
             raise RingError(f"{self.path} is no ring: too short. Remove it.")
         self._inode = found.st_ino
@@ -204,7 +209,7 @@ class RingReader:
         fits = (
             0 < self._slots <= MAX_SLOTS and HEADER_BYTES + self._slots * slot_bytes == file_bytes
         )
-        if not (room and fits and info_bytes <= HEADER_BYTES - INFO_OFFSET):
+        if not (room and fits and info_bytes <= MAX_INFO):
             raise RingError(
                 f"{self.path} is no ring: {self._slots} slots of {slot_bytes} bytes and "
                 f"{info_bytes} bytes of JSON in {file_bytes} bytes. Remove it, and restart the "
