@@ -42,18 +42,25 @@ def main() -> None:
 
 
 class _Loop:
-    """Whether the control loop hangs.
+    """Whether the control loop hangs: it was told to once more than to go on.
 
-    No `threading.Event`: its lock deadlocks the process if one handler interrupts another inside.
+    Counts, since one handler may interrupt the other: where SIGUSR2 came as that of SIGUSR1 had
+    just begun, a flag was set last by the latter, and the loop hung for good. And no
+    `threading.Event`: its lock would deadlock the process then.
     """
 
-    hung = False
+    def __init__(self) -> None:
+        self._hangs = self._goes_on = 0
+
+    @property
+    def hung(self) -> bool:
+        return self._hangs > self._goes_on
 
     def hang(self, *_: object) -> None:
-        self.hung = True
+        self._hangs += 1
 
     def go_on(self, *_: object) -> None:
-        self.hung = False
+        self._goes_on += 1
 
 
 def _alive() -> None:
