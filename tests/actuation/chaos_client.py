@@ -1,8 +1,8 @@
 """The client that the chaos suite torments: a control loop at 100 Hz with random clocks.
 
 ``python -m tests.actuation.chaos_client SOCKET LEASE_S HUNG``. While the file HUNG is there, the
-control loop hangs; the process and another thread of it stay alive. A file and no signals: of two
-that are sent at once to a process of several threads, the second may be handled first.
+control loop hangs; the process and another thread of it stay alive. A file and no signals: the
+handler of a second one may run within the handler of the first, which then has the last word.
 """
 
 from __future__ import annotations
