@@ -76,10 +76,17 @@ class OddServer:
                     self.honest += 1
                     self._heads.append(head)
                     self.bodies.append(body)
-                rid = json.loads(body)["rid"].encode() if body else b""
+                rid = _id_of(head, body)
                 answer = self.ANSWER % rid
                 writer.write(
                     b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n"
                     b"Content-Length: %d\r\n\r\n%s" % (len(answer), answer)
                 )
         writer.close()
+
+
+def _id_of(head: bytes, body: bytes) -> bytes:
+    """The id under which a server knows a request: vLLM has it in a header, SGLang in the body."""
+    _, named, rest = head.partition(b"x-request-id: ")
+    told = json.loads(body) if body else {}
+    return told["rid"].encode() if "rid" in told else rest.split(b"\r\n")[0] if named else b""

@@ -11,15 +11,16 @@ import signal
 import subprocess
 import sys
 from dataclasses import dataclass
+from itertools import repeat
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import aiohttp
 
 from tests.attack.own_time import OwnTime, stands
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterator
+    from collections.abc import Awaitable, Callable, Iterable, Iterator
     from contextlib import AbstractAsyncContextManager
 
     from tests.attack.odd_server import OddServer
@@ -238,7 +239,10 @@ def stage(
     *,
     servers: int | dict[str, int] = 2,
     urls: tuple[str, ...] = (),
+    roles: Iterable[str] = repeat("unified"),
     feeds: tuple[str, ...] = (),
+    engine: str = "sglang",
+    log: IO[bytes] | None = None,
     **settings: Any,
 ) -> Iterator[Stage]:
     """A router before fake servers or those of `urls`; settings are those of ``[router]``.
@@ -246,7 +250,10 @@ def stage(
     Args:
         servers: How many, or how many of each role.
         urls: Servers of the test's own instead.
+        roles: Theirs.
         feeds: Addresses of the first servers' agents.
+        engine: Whose dialect it speaks.
+        log: Where it writes; None is nowhere.
         settings: Of the router.
     """
     with contextlib.ExitStack() as stack:
@@ -258,7 +265,7 @@ def stage(
             told, pids = fakes.stdout.readline().split(), (fakes.pid,)
             made = list(zip(told[::3], told[1::3], told[2::3], strict=True))
         else:
-            made = [("unified", url, "") for url in urls]
+            made = [(role, url, "8998") for role, url in zip(roles, urls, strict=False)]
         settings["backends"] = [
             {"name": f"{role}-{number}", "role": role, "url": url}
             | ({"bootstrap_port": int(port)} if role == "prefill" else {})
@@ -270,8 +277,10 @@ def stage(
         stack.callback(os.close, shared)
         os.truncate(shared, 16)
         held = memoryview(mmap.mmap(shared, 16)).cast("d")
-        command = [sys.executable, "-c", ROUTER, json.dumps(settings), f"/proc/self/fd/{shared}"]
-        router = stack.enter_context(_process(command, stdin=subprocess.PIPE, pass_fds=(shared,)))
+        table = json.dumps(settings)
+        command = [sys.executable, "-c", ROUTER, table, f"/proc/self/fd/{shared}", engine]
+        options = {"stdin": subprocess.PIPE, "pass_fds": (shared,), "stderr": log}
+        router = stack.enter_context(_process(command, **options))
         port, admin_port = map(int, router.stdout.readline().split())
         yield Stage(port, router.pid, held, pids, admin_port)
         assert router.poll() is None, "the router died"
@@ -283,8 +292,7 @@ import uvloop
 from voltana.serving.router.file_limit import allow_requests
 from voltana.serving.router.service import seldom_collect
 from voltana.timebase import MonotonicTime
-from voltana_sglang.dialect.commands import make_router
-from voltana_sglang.dialect.settings import SglangRouterTable
+from voltana.serving.dialect import Dialect, dialect_named
 import structlog
 structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
 def compute(*_):  # a stall on purpose: what holds attacks to the promise must see it
@@ -304,7 +312,8 @@ async def holds(words):
 async def main():
     table = {"port": 0, "decode_router": "round-robin", "loads_period_s": 0}
     table |= json.loads(sys.argv[1])
-    settings = SglangRouterTable.model_validate(table)
+    dialect = dialect_named(sys.argv[3], Dialect())
+    settings, make_router = dialect.router.model_validate(table), dialect.make_router
     allow_requests(settings.max_in_flight, settings.limits.unfinished)
     async with make_router(settings, MonotonicTime()) as service:
         await service.reader.warm()
@@ -326,9 +335,8 @@ uvloop.run(main())
 
 @contextlib.contextmanager
 def _process(command: list[str], **options: Any) -> Iterator[subprocess.Popen[str]]:
-    process = subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, cwd=ROOT, **options
-    )
+    options["stderr"] = options.get("stderr") or subprocess.DEVNULL
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT, **options)
     try:
         yield process
     finally:

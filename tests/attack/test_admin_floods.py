@@ -10,13 +10,22 @@ import pytest
 from tests.attack.beside import stands_beside
 from tests.attack.test_admin_router import HOST, answered, raw, request, run
 from tests.serving.late_engine import late_cluster
+from voltana.serving.admin.pace import AT_ONCE, PER_S
+
+HEAD = "GET {} HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"
+EXPECTING = HEAD.replace("\r\n\r\n", "\r\nExpect: 200-maybe\r\n\r\n")
+"""aiohttp answers what it expects ahead of whoever guards the administration."""
 
 
-@pytest.mark.parametrize("path", ["/metrics", "/health", "/router/status"])
+@pytest.mark.parametrize(
+    ("head", "path"),
+    [(HEAD, "/metrics"), (HEAD, "/health"), (HEAD, "/router/status"), (EXPECTING, "/metrics"),
+     (EXPECTING, "/nothing")],
+)  # fmt: skip
 def test_a_flood_of_those_who_have_no_token_delays_neither_clients_nor_who_has_it(
-    path: str,
+    head: str, path: str
 ) -> None:
-    asked = f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n".encode()
+    asked = head.format(path).encode()
 
     async def check() -> None:
         async with late_cluster(prefill=1, decode=2, health_timeout_s=5.0) as pd:
@@ -47,5 +56,29 @@ def test_a_flood_of_those_who_have_no_token_delays_neither_clients_nor_who_has_i
             flooding = asyncio.create_task(flood())
             assert (await scraped()).startswith(b"HTTP/1.1 200"), "an honest scrape is lost"
             await flooding
+
+    run(check)
+
+
+@pytest.mark.parametrize("head", [HEAD, EXPECTING])
+def test_who_has_no_token_waits_for_his_turn_whatever_he_expects(head: str) -> None:
+    asked = head.format("/router/status").encode() * 4
+
+    async def check() -> None:
+        async with late_cluster(prefill=1, decode=1) as pd:
+            port, loop = pd.service.administration.port, asyncio.get_running_loop()
+
+            async def one() -> int:
+                reader, writer = await asyncio.open_connection("127.0.0.1", port)
+                ends_s, said = loop.time() + 1.0, b""
+                with contextlib.closing(writer), contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout_at(ends_s):
+                        while loop.time() < ends_s:
+                            writer.write(asked)
+                            said += await reader.read(1 << 20)
+                return said.count(b"HTTP/1.1 ")
+
+            answers = sum(await asyncio.gather(*(one() for _ in range(8))))
+            assert 0 < answers <= AT_ONCE + 2 * PER_S
 
     run(check)

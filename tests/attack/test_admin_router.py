@@ -144,6 +144,7 @@ def test_the_public_port_serves_none_of_it_even_with_the_token(method: str) -> N
         (b"[]", 400),
         (b'{"backend": "decode-0", "draining": 1}', 400),
         (b'{"backend": ["decode-0"]}', 400),
+        (b'{"backend": "decode-0", "drainign": false}', 400),
         (b'{"backend": "nobody"}', 404),
         (b'{"backend": "' + b"x" * 100_000 + b'"}', 413),
         (b"\xff\xfe\x00", 400),

@@ -285,6 +285,8 @@ def test_feeds_go_on_whatever_one_message_does(monkeypatch: pytest.MonkeyPatch) 
         ("tcp://localhost:5", True), ("ipc:///run/x", True), ("tcp://10.0.0.1:5", False),
         ("tcp://0.0.0.0:5", False), ("tcp://[::]:5", False), ("tcp://*:5", False),
         ("tcp://localhost.evil.example:5", False), ("tcp://node-1:5", False),
+        ("tcp://127.0.0.1:0;0.0.0.0:5", False), ("tcp://localhost:1;node-1:5", False),
+        ("tipc://{1,0,0}", False), ("inproc://x", True),
     ],
 )  # fmt: skip
 def test_a_feed_leaves_the_host_with_a_key_alone(address: str, here: bool) -> None:

@@ -68,12 +68,17 @@ WAYS: dict[str, Client] = {
     "no gzip": partial(_says, post(b"a", "Content-Encoding: gzip")),
     "answered": partial(_says, post(b'{"text": "a"}')),
     "answered in a stream": partial(_says, post(b'{"text": "a", "stream": true}')),
+    "trailers without end": partial(
+        _says, HEAD + b"Transfer-Encoding: chunked\r\n\r\n0\r\n" + b"a: b\r\n" * 20_000
+    ),
+    "an odd expectation": partial(_says, post(b'{"text": "a"}', "Expect: 200-maybe")),
+    "bytes in a tunnel": partial(_says, b"CONNECT a:1 HTTP/1.1\r\nHost: a:1\r\n\r\n" + b"x" * 100),
     "no such path": partial(_says, post(b"{}", path="/x")),
     "no such method": partial(
         _says, b"GET /generate HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
     ),
 }
-NO_ROUTE = {"no such path", "no such method"}
+NO_ROUTE = {"no such path", "no such method", "bytes in a tunnel"}
 
 
 async def _left_behind(it: Stage, *ways: Client) -> int:

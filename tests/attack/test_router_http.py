@@ -6,11 +6,16 @@ import asyncio
 import contextlib
 import json
 from functools import partial
+from typing import TYPE_CHECKING
 
 import pytest
 
 from tests.attack.own_time import HEAVY_S
 from tests.attack.router_stage import HONEST, Stage, post, run, say, status_of
+from voltana.serving.http_log import LINES
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 BODY = json.dumps(HONEST).encode()
 LAST = post(BODY)
@@ -51,7 +56,7 @@ ANSWERS = {
 }
 ALONE = {
     "to be upgraded": (kept("Upgrade: h2c", "Connection: Upgrade"), 200),
-    "an odd expectation": (kept("Expect: 200-maybe"), 417),
+    "an odd expectation": (kept("Expect: 200-maybe"), 200),
     "two types": (kept("Content-Type: a", "Content-Type: b"), 400),
     "another protocol": (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 400),
     "a tunnel": (head("CONNECT", "elsewhere:1"), 404),
@@ -112,3 +117,31 @@ def test_what_is_sent_ahead_without_end_takes_neither_memory_nor_time(name: str)
         await it.honest_beside(partial(eight, it), name, added_s=HEAVY_S)
 
     run(attack)
+
+
+NONSENSE = (
+    kept("Transfer-Encoding: chunked"),
+    head("POST", "/generate", "Content-Length: +1"),
+    head("POST", "/generate", "Authorization: Bearer my-secret\x01"),
+    head("CONNECT", "elsewhere:1") + b"x" * 100,
+    head("POST", "/generate", "Transfer-Encoding: chunked") + b"0\r\n" + b"a: b\r\n" * 200,
+)
+
+
+def test_strangers_do_not_fill_the_log(tmp_path: Path) -> None:
+    """aiohttp wrote a traceback, with what was sent, for each request that is no HTTP."""
+    path = tmp_path / "log"
+
+    async def attack(it: Stage) -> None:
+        before = path.stat().st_size
+        for _ in range(40):
+            await asyncio.gather(*(say(it.port, one, read_s=2.0) for one in NONSENSE))
+        assert status_of(await say(it.port, LAST)) == 200
+        written = path.read_bytes()[before:]
+        assert written.count(b"\n") <= 5 * LINES, "ten lines in ten seconds are told"
+        assert b"cannot be read" in written
+        assert b"my-secret" not in written
+        assert b"Traceback" not in written
+
+    with path.open("wb") as log:
+        run(attack, log=log)

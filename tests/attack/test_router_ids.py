@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
+
+import pytest
 
 from tests.attack.odd_server import OddServer
 from tests.attack.router_stage import Stage, post, run, run_before, say, status_of
@@ -48,6 +51,12 @@ def test_no_client_says_where_an_answer_goes_or_legs_meet() -> None:
         "bootstrap_room": 1,
         "bootstrap_pair_key": "a",
         "decode_tp_size": 64,
+        "encoder_urls": ["http://192.0.2.1"],
+        "num_items_assigned": {"IMAGE": [1]},
+        "need_wait_for_mm_inputs": True,
+        "kv_hints": {"version": 1},
+        "received_time": 0.0,
+        "background": True,
     }
 
     async def attack(stage: Stage) -> None:
@@ -60,6 +69,63 @@ def test_no_client_says_where_an_answer_goes_or_legs_meet() -> None:
             assert not fields.keys() & seen.keys()
 
     run_before(servers, attack, timeout_s=10.0)
+
+
+OVERRIDES = ("Rid", "Bootstrap-Host", "Bootstrap-Port", "Bootstrap-Room", "Conversation-Id")
+
+
+@pytest.mark.parametrize("engine", ["sglang", "vllm"])
+def test_no_client_says_it_in_a_header_either(engine: str) -> None:
+    """SGLang takes what a body says from headers as well, where it is set up for a gateway."""
+    heads: list[bytes] = []
+    servers = [OddServer(_silent, heads)]
+    path = "/v1/completions"
+
+    async def attack(stage: Stage) -> None:
+        body = b'{"prompt": "a", "rid": "a"}'
+        for spelt in (str, str.lower, str.upper):
+            lines = (spelt(f"X-Override-{name}: 7") for name in OVERRIDES)
+            asked = post(body, *lines, "X-Other: 2", path=f"{path}?rid=7&request_id=7")
+            assert status_of(await say(stage.port, asked)) == 200
+            assert b"x-other: 2" in heads[-1]
+            assert b"x-override" not in heads[-1]
+            assert heads[-1].startswith(b"post /v1/completions http/1.1")
+
+    run_before(servers, attack, engine=engine, timeout_s=10.0, health_period_s=60.0)
+
+
+NAMES = {
+    b"mine": 200, b'"}\\': 200, "\u00e4\u65e5".encode(): 200, b"": 200,
+    b"\xff\xfe": 400, b"\x80a": 400, b"a\xed\xa0\x80": 400, b"x" * 8000: 200,
+}  # fmt: skip
+"""Ids that clients of vLLM give their requests, in a header."""
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_an_id_in_a_header_is_text_and_stays_here(stream: bool) -> None:
+    """One that is none broke its answer off after the server had computed it."""
+    heads: list[bytes] = []
+    servers = [OddServer(_silent, heads)]
+    servers[0].ANSWER = b'data: {"id": "%s"}\n\ndata: [DONE]\n\n' if stream else b'{"id": "%s"}'
+    body = json.dumps({"prompt": "a", "stream": stream, "request_id": "mine"}).encode()
+
+    async def attack(stage: Stage) -> None:
+        for name, status in NAMES.items():
+            for header in (b"X-Request-Id", b"x-request-id"):
+                served = len(heads)
+                asked = post(body, "MARK", path="/v1/completions")
+                said = await say(stage.port, asked.replace(b"MARK", header + b": " + name))
+                assert status_of(said) == status, (name, said[:300])
+                if status == 200:
+                    known = heads[-1].partition(b"x-request-id: ")[2].split(b"\r\n")[0]
+                    assert re.fullmatch(rb"voltana-[0-9a-f]{32}", known)
+                    told = json.dumps(name.decode(), ensure_ascii=False).encode()[1:-1] or known
+                    assert b'{"id": "%s"}' % told in said, (name, said[-300:])
+                else:
+                    assert len(heads) == served, "a server got it"
+                    assert b"X-Request-Id" in said
+
+    run_before(servers, attack, engine="vllm", timeout_s=10.0, health_period_s=60.0)
 
 
 def test_two_clients_with_one_id_do_not_meet() -> None:

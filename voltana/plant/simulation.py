@@ -12,22 +12,15 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from voltana.cluster.context import DEFAULT_BATCH_TOKENS
 from voltana.cluster.intents import INTENDED_EVERY_S
-from voltana.cluster.least_slack import LeastSlack
 from voltana.cluster.ledger import Ledger
 from voltana.cluster.request_promises import RequestPromises
-from voltana.plant.colocated.instance import ColocatedInstance
-from voltana.plant.colocated.scheduler import EngineScheduler, SchedulerOptions
-from voltana.plant.decode import DecodeInstance
 from voltana.plant.dispatch import Dispatcher, RoleDispatch
 from voltana.plant.events import EventQueue
+from voltana.plant.instance_factory import InstanceFactory
 from voltana.plant.instance_record import instance_record
 from voltana.plant.iteration import PlantModel
 from voltana.plant.job import Job
-from voltana.plant.latency import LatencyModel
-from voltana.plant.prefill import PrefillInstance
-from voltana.plant.prefix_reuse import PrefixReuse
 from voltana.plant.record import RunRecord
 from voltana.plant.runner_factory import RunnerFactory
 from voltana.values import Load, Role
@@ -36,7 +29,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from voltana.plant.cluster import ClusterSpec
+    from voltana.plant.colocated.instance import ColocatedInstance
+    from voltana.plant.decode import DecodeInstance
     from voltana.plant.instance_record import Instance
+    from voltana.plant.prefill import PrefillInstance
     from voltana.plant.runner import Runner
     from voltana.plant.workload.trace import Trace
     from voltana.policy import Policy
@@ -83,8 +79,8 @@ class Simulation:
         self._reuses = bool(reuses)
         self._binds_late = cluster.engine.binding == "late"
         self._seed = seed
-        self._transfer_s = _transfer_s(cluster)
         self._events = EventQueue()
+        self._makes = InstanceFactory(cluster, self._events, reuses=self._reuses)
         self._runners = RunnerFactory(
             cluster,
             policy,
@@ -216,56 +212,19 @@ class Simulation:
         runner = self._runners.make(name, Role.PREFILL)
         promises = self._promises(runner)
         self._first.append(promises)
-        return PrefillInstance(
-            runner,
-            self._events,
-            max_tokens=self._cluster.engine.max_prefill_tokens,
-            ttft_s=self._cluster.slo.ttft_s,
-            request_s=self._cluster.hardware.host.request_s,
-            take_up=self._take_up,
-            hand_on=self._hand_on,
-            promises=promises,
-            reuse=PrefixReuse(self._cluster.kv_capacity_tokens, self._cluster.engine.page_tokens)
-            if self._reuses
-            else None,
-            capacity_tokens=self._cluster.kv_capacity_tokens if self._binds_late else math.inf,
-        )
+        return self._makes.prefill(runner, promises, take_up=self._take_up, hand_on=self._hand_on)
 
     def _make_decode(self, name: str) -> DecodeInstance:
-        cluster, engine = self._cluster, self._cluster.engine
-        host = cluster.hardware.host
-        return DecodeInstance(
+        return self._makes.decode(
             self._runners.make(name, Role.DECODE),
-            self._events,
-            capacity_tokens=cluster.kv_capacity_tokens,
-            reserved_tokens=engine.reserved_decode_tokens,
-            max_requests=engine.max_running_requests,
-            slack=LeastSlack(cluster.slo.itl_s) if cluster.slo.spending > 1.0 else None,
-            step_s=host.step_s,
-            token_s=host.token_s,
-            transfer_s=self._transfer_s,
             complete=self._complete,
             deliver=self._deliver,
             pulled=self._pulled,
         )
 
     def _make_colocated(self, name: str) -> ColocatedInstance:
-        cluster, engine = self._cluster, self._cluster.engine
-        options = SchedulerOptions(
-            capacity_tokens=cluster.kv_capacity_tokens,
-            chunk_tokens=engine.max_prefill_tokens,
-            batch_tokens=max(DEFAULT_BATCH_TOKENS, engine.max_prefill_tokens),
-            max_requests=engine.max_running_requests,
-            page_tokens=engine.page_tokens,
-            mixed=engine.mixed_chunk,
-            prefix_cache=self._reuses,
-        )
-        return ColocatedInstance(
+        return self._makes.colocated(
             self._runners.make(name, Role.COLOCATED),
-            self._events,
-            scheduler=EngineScheduler(options),
-            slo=cluster.slo,
-            host=cluster.hardware.host,
             take_up=self._take_up,
             deliver=self._deliver_colocated,
             complete=self._complete_colocated,
@@ -297,7 +256,7 @@ class Simulation:
         now_s, together = self._events.now_s(), job.colocated >= 0
         instance = self._colocated[job.colocated] if together else self._prefill[job.prefill]
         promises = self._both[job.colocated] if together else self._first[job.prefill]
-        transfer_s = 0.0 if together else self._transfer_s(job.prompt_tokens)
+        transfer_s = 0.0 if together else self._makes.transfer_s(job.prompt_tokens)
         promises.expire(now_s)
         promises.arrived(
             job.index,
@@ -398,9 +357,3 @@ class Simulation:
             self._schedule_tick(instance, at_s)
 
         self._events.schedule(now_s + self._cluster.engine.idle_tick_s, tick)
-
-
-def _transfer_s(cluster: ClusterSpec) -> Callable[[int], float]:
-    if not cluster.engine.transfer:
-        return lambda _tokens: 0.0
-    return LatencyModel(cluster.hardware, cluster.model, cluster.tensor_parallel).transfer_s

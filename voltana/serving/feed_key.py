@@ -74,8 +74,10 @@ def stays_here(address: str) -> bool:
     Args:
         address: A ZMQ address, such as ``tcp://127.0.0.1:5601``.
     """
-    if not address.startswith("tcp://"):
-        return True  # ipc:// and inproc://
+    if address.startswith(("ipc://", "inproc://")):
+        return True
+    if not address.startswith("tcp://") or ";" in address:
+        return False  # ZMQ takes what stands before a semicolon for the address of this end
     host = urlsplit(address).hostname or ""
     if host == "localhost":
         return True

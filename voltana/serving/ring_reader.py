@@ -22,6 +22,7 @@ from voltana_ring.layout import (
     HEADER_BYTES,
     INFO_OFFSET,
     MAGIC,
+    MAX_INFO,
     MOST_PAIRS,
     PAYLOAD_OFFSET,
     RUN,
@@ -204,7 +205,7 @@ class RingReader:
         fits = (
             0 < self._slots <= MAX_SLOTS and HEADER_BYTES + self._slots * slot_bytes == file_bytes
         )
-        if not (room and fits and info_bytes <= HEADER_BYTES - INFO_OFFSET):
+        if not (room and fits and info_bytes <= MAX_INFO):
             raise RingError(
                 f"{self.path} is no ring: {self._slots} slots of {slot_bytes} bytes and "
                 f"{info_bytes} bytes of JSON in {file_bytes} bytes. Remove it, and restart the "

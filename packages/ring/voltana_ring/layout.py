@@ -30,6 +30,9 @@ HEAD_OFFSET = 256
 
 INFO_OFFSET = 512
 
+MAX_INFO = HEADER_BYTES - INFO_OFFSET
+"""Bytes of the JSON."""
+
 SLOTS = 1024
 SLOT_BYTES = 3072
 """So that a run is long, and beginning one is rare: it costs what the records of a batch do."""

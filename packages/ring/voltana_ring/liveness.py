@@ -60,6 +60,18 @@ def is_held(handle: int) -> bool:
     return False
 
 
+def is_held_at(path: Path) -> bool:
+    """Likewise of a file by its name; of one that is not there, or cannot be read, nobody does."""
+    try:
+        handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except OSError:
+        return False
+    try:
+        return is_held(handle)
+    finally:
+        os.close(handle)
+
+
 def _forget_in_child() -> None:
     """A forked child shares its parent's locks until it closes them."""
     for handle in _held:

@@ -17,6 +17,7 @@ from voltana_ring.layout import (
     HEADER_BYTES,
     INFO_OFFSET,
     MAGIC,
+    MAX_INFO,
     MAX_PAYLOAD,
     PAIR_WORDS,
     PAYLOAD_OFFSET,
@@ -27,7 +28,7 @@ from voltana_ring.layout import (
     packed,
     packed_changes,
 )
-from voltana_ring.liveness import hold, let_go
+from voltana_ring.liveness import hold, is_held_at, let_go
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -64,14 +65,21 @@ class RingWriter:
     Attributes:
         path: See above.
         times: Its memory as numbers of 8 bytes, for the pairs of a run.
+        ousts: Whether an engine that lives still writes to the ring in whose place it appeared.
 
     Raises:
         OSError: If the files cannot be made.
+        ValueError: If `info` is longer than its place.
     """
 
     def __init__(
         self, path: Path, bell: Path, info: Mapping[str, Any], *, slots: int = SLOTS
     ) -> None:
+        text = json.dumps(dict(info)).encode()
+        if len(text) > MAX_INFO:  # it would be written into the first slot
+            raise ValueError(
+                f"what the engine says of itself has {len(text)} bytes: must be at most {MAX_INFO}"
+            )
         self.path = path
         self._slots = slots
         self._head = 0
@@ -88,7 +96,6 @@ class RingWriter:
             temporary.unlink()
             raise
         self._inode = os.fstat(self._lock).st_ino
-        text = json.dumps(dict(info)).encode()
         HEADER.pack_into(
             self._memory, 0, MAGIC, VERSION, slots, SLOT_BYTES, os.getpid(), time.time_ns(),
             time.monotonic(), len(text),
@@ -97,6 +104,7 @@ class RingWriter:
         self._words = memoryview(self._memory).cast("Q")
         self.times = memoryview(self._memory).cast("d")
         self._run_ends = 0
+        self.ousts = is_held_at(path)
         temporary.rename(path)
 
     def write(

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import math
-from typing import Any
-
-from aiohttp import web
+from typing import TYPE_CHECKING, Any
 
 from voltana.serving.inlets import Inlet, Inlets
+from voltana.serving.runner import Runner
+
+if TYPE_CHECKING:
+    from aiohttp import web
 
 MOST_OPEN = 64
 BACKLOG = 1024
@@ -36,7 +38,7 @@ def make_runner(app: web.Application, **options: Any) -> web.AppRunner:
         app: The application.
         options: Those of `aiohttp.web.AppRunner`.
     """
-    return web.AppRunner(
+    return Runner(
         app,
         access_log=None,
         keepalive_timeout=KEEP_S,

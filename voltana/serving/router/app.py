@@ -134,7 +134,8 @@ class Interface:
         """Take a server out of service, or put it back: {"backend": NAME, "draining": bool}."""
         body = await json_object(request)
         name, draining = body.get("backend"), body.get("draining", True)
-        if not isinstance(name, str) or not isinstance(draining, bool):
+        known = body.keys() <= {"backend", "draining"}  # a misspelt word would drain it
+        if not known or not isinstance(name, str) or not isinstance(draining, bool):
             raise Problem(
                 400, 'send {"backend": NAME, "draining": true or false}.', "invalid_request"
             )

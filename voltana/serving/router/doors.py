@@ -18,6 +18,7 @@ from aiohttp import web
 
 from voltana.serving.inlets import Inlet, Inlets
 from voltana.serving.router.pacing import Turns
+from voltana.serving.runner import Runner
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -260,7 +261,7 @@ class Doors:
         self._unfinished[door.known].pop(door, None)
 
 
-class GuardedRunner(web.AppRunner):
+class GuardedRunner(Runner):
     """Runs an application behind doors.
 
     Args:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Self
 
 from aiohttp import web
 
+from voltana.serving.frames import let_go
 from voltana.serving.router.problem import Problem
 
 if TYPE_CHECKING:
@@ -145,6 +146,7 @@ class Intake:
                 "body_timeout",
             ) from None
         except web.RequestPayloadError as error:
+            let_go(error)  # the connection keeps it
             raise Problem(400, f"the body is broken: {error}.", "invalid_body") from None
         return raw
 

@@ -63,6 +63,10 @@ _NOT_FORWARDED = frozenset(
 )
 """Headers that end at this hop; bodies arrive decompressed and are sent as they are."""
 
+_OVERRIDES = "x-override-"
+"""So begin headers by which SGLang is told, where it is set up for that, what else a body says: the
+id of a request, its room, the host that a KV cache is fetched from. That is the router's to say."""
+
 
 def bearer(key: str | None) -> dict[str, str]:
     """The header that carries a key; none without one."""
@@ -79,7 +83,11 @@ def ends_here(headers: Any) -> set[str]:
 
 def forwarded_headers(headers: Any) -> dict[str, str]:
     """The client's headers that concern the servers."""
-    kept = {name: value for name, value in headers.items() if name.lower() not in _NOT_FORWARDED}
+    kept = {
+        name: value
+        for name, value in headers.items()
+        if (plain := name.lower()) not in _NOT_FORWARDED and not plain.startswith(_OVERRIDES)
+    }
     if ends := ends_here(headers):
         kept = {name: value for name, value in kept.items() if name.lower() not in ends}
     kept.setdefault("Content-Type", JSON_TYPE)

@@ -192,6 +192,29 @@ def test_a_ring_is_replaced_when_the_engine_begins_another_or_ends(make_ring, tm
     writer.close()
 
 
+def test_a_ring_in_whose_place_another_appears_is_known_to_have_a_writer(make_ring, tmp_path):
+    (tmp_path / "linked.ring").symlink_to(tmp_path / "i@dp0.pp0.tp0.ring")
+    first, _ = make_ring(name="i@dp0.pp0.tp0.ring")
+    assert not first.ousts
+    linked, _ = make_ring(name="linked.ring")  # a link is nobody's ring, and is not followed
+    assert not linked.ousts
+    assert not linked.path.is_symlink()
+    second, _ = make_ring(name="i@dp0.pp0.tp0.ring")
+    assert second.ousts
+    second.close()
+    third, _ = make_ring(name="i@dp0.pp0.tp0.ring")
+    assert not third.ousts
+
+
+def test_what_an_engine_says_of_itself_may_not_reach_into_the_first_slot(tmp_path):
+    with pytest.raises(ValueError, match=r"has 3585 bytes: must be at most 3584"):
+        RingWriter(tmp_path / "a.ring", tmp_path / "a.bell", {"model": "m" * 3572})
+    assert not list(tmp_path.iterdir())
+    writer = RingWriter(tmp_path / "a.ring", tmp_path / "a.bell", {"model": "m" * 3571})
+    assert RingReader(writer.path).info["model"] == "m" * 3571
+    writer.close()
+
+
 def test_files_that_are_no_rings_are_refused_by_name(tmp_path):
     path = tmp_path / "a.ring"
     path.write_bytes(b"short")

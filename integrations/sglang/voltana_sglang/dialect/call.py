@@ -44,10 +44,17 @@ _OURS = frozenset(
         "bootstrap_pair_key",
         "decode_tp_size",
         "http_worker_ipc",
+        "encoder_urls",
+        "num_items_assigned",
+        "need_wait_for_mm_inputs",
+        "kv_hints",
+        "received_time",
+        "background",
     }
 )
-"""Fields that are the router's to set, or the server's own: where legs meet, and which of a
-server's processes, by what address, gets the answer."""
+"""Fields that are the router's to set, or the server's own: where legs meet; which of a server's
+processes, by what address, gets the answer; which encoders, by what addresses, have its pictures;
+what an orchestrator says of its KV cache; when it came; and that nobody waits for it."""
 
 _NOT_COUNTED = ("audio_data", "video_data")
 

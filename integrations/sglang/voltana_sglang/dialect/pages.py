@@ -95,7 +95,7 @@ class SglangPages:
 
     async def loads(self, request: web.Request) -> web.StreamResponse:
         """The loads of all servers, each with its name."""
-        query = f"?{request.query_string}" if request.query_string else ""
+        query = f"?{asked}" if (asked := request.rel_url.raw_query_string) else ""
         loads = [
             {"backend": reply.backend.name, **load}
             for reply in await self._everyone(request, "GET", "/v1/loads" + query)

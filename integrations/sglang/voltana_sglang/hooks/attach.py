@@ -98,7 +98,7 @@ def attach(scheduler: Any, environment: Any) -> None:
 def _meter(scheduler: Any, mode: str, rings: Path, instance: str, facts: EngineFacts) -> Meter:
     return Meter(
         scheduler,
-        make_ring(rings, instance, facts),
+        make_ring(rings, instance, facts, _log),
         mode=mode,
         speculative=facts.speculative,
         pipelined=facts.pp_size > 1,

@@ -99,6 +99,8 @@ class FakeVllm(LateServer):
         rid = f"cmpl-{request.headers['X-Request-Id']}-0-1a2b3c4d"
         alone = body["max_tokens"] == 1 and body["stream"] is False
         alone = alone and body.get("max_completion_tokens", 1) == 1 and "stream_options" not in body
+        # A connector may hand over nothing of a request that was stopped.
+        alone = alone and body["ignore_eos"] is True and not {"stop", "stop_token_ids"} & set(body)
         if not alone or body.get("min_tokens", 0) > 1 or body["kv_transfer_params"] != ASKED:
             return self._complain(f"a prefill of {body}")
         await self._worked()

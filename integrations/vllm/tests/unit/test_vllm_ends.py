@@ -11,6 +11,7 @@ from hooked import Bench, Hooked
 from test_vllm_random import Scenario
 
 from voltana_ring.layout import Change
+from voltana_vllm.hooks import rows
 
 MANY = 2000
 
@@ -75,4 +76,46 @@ def test_thousands_that_come_at_once_and_are_aborted_at_once_are_each_told(
     assert len(whats) == (MANY + 1 if after else 1)
     for told in whats.values():  # one that has not decoded had its last token with its first
         assert sum(what in ends for what in told) == (told[-1] is not Change.FIRST)
+    bench.close()
+
+
+class Counted(bytes):
+    """Bytes that note how many are copied where two of them are put together."""
+
+    copied = 0
+
+    def __add__(self, other):
+        return self._both(self, other)
+
+    def __radd__(self, other):
+        return self._both(other, self)
+
+    @classmethod
+    def _both(cls, one, other):
+        cls.copied += len(one) + len(other)
+        return cls(bytes(one) + bytes(other))
+
+
+class CountedRow:
+    """A row whose bytes are `Counted`."""
+
+    def __init__(self, row):
+        self._row, self.size = row, row.size
+
+    def pack(self, *fields):
+        return Counted(self._row.pack(*fields))
+
+
+def test_rows_of_thousands_of_requests_are_not_copied_for_each_of_them(tmp_path, monkeypatch):
+    """The engine waits meanwhile: of ten thousand that came at once, for more than a second."""
+    for name in ("ARRIVED", "ENDED", "OUT", "PROMPT"):
+        monkeypatch.setattr(rows, name, CountedRow(getattr(rows, name)))
+    Counted.copied = 0
+    bench = Bench(tmp_path, budget=20 * MANY, running=MANY, blocks=10**7)
+    for number in range(MANY):
+        bench.scheduler.add_request(Request(f"r{number}", 20, 2, bench.wall_s))
+    bench.run()
+    assert bench.meter.errors == 0
+    assert [change.what for change in bench.changes].count(Change.ENDED) == MANY
+    assert Counted.copied < 1000 * MANY
     bench.close()

@@ -5,8 +5,8 @@ from __future__ import annotations
 import random
 
 import pytest
-from fake_vllm import Request
-from hooked import Bench
+from fake_vllm import Request, Scheduler
+from hooked import Bench, Hooked
 
 from voltana_ring.hooks.guard import METER
 from voltana_ring.layout import Change, Kind
@@ -186,6 +186,39 @@ def test_a_field_that_goes_in_mid_run_ends_the_measuring_and_not_the_engine(
     bench.run()
     assert not bench.scheduler.requests
     assert all(request.num_output_tokens == 20 for request in feed_again)
+    bench.reader.close()
+
+
+class SchedulesItself(Hooked):
+    """A scheduler of the user's own, whose method calls none of vLLM's."""
+
+    def schedule(self, throttle_prefills=False):
+        return Scheduler.schedule(self, throttle_prefills)
+
+
+class UpdatesItself(Hooked):
+    """Likewise."""
+
+    def update_from_output(self, scheduler_output, model_runner_output):
+        return Scheduler.update_from_output(self, scheduler_output, model_runner_output)
+
+
+@pytest.mark.parametrize("asynchronous", [False, True])
+@pytest.mark.parametrize("own", [SchedulesItself, UpdatesItself])
+def test_a_scheduler_that_is_seen_by_half_is_said_to_be_and_not_measured(
+    tmp_path, monkeypatch, caplog, own, asynchronous
+):
+    """Launches without results would be decided on and never scored."""
+    monkeypatch.setattr("hooked.Hooked", own)
+    bench = Bench(tmp_path, asynchronous=asynchronous)
+    bench.scheduler.add_request(Request("r", 20, 90, bench.wall_s))
+    bench.run()
+    assert not bench.scheduler.requests
+    assert getattr(bench.scheduler, METER) is None
+    assert "switched off after 5 errors" in caplog.text
+    method = "schedule" if own is SchedulesItself else "update_from_output"
+    assert f"RuntimeError: {own.__name__}.{method} must call vLLM's" in caplog.text
+    assert not list(tmp_path.glob("*.ring"))
     bench.reader.close()
 
 

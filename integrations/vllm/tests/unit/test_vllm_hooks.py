@@ -101,6 +101,30 @@ def test_a_scheduler_is_attached_and_says_so(vllm, caplog):
     getattr(scheduler, METER).close()
 
 
+def test_a_name_that_another_living_engine_has_is_said_and_a_long_one_leaves_the_engine_alone(
+    vllm, monkeypatch, caplog
+):
+    register()
+    made = [vllm.scheduler.Scheduler()]
+    assert "still runs" not in caplog.text
+    made.append(vllm.scheduler.Scheduler())
+    assert "an engine that still runs has written to" in caplog.text
+    assert all(served(scheduler) for scheduler in made)
+    for scheduler in made:
+        getattr(scheduler, METER).close()
+    original = Scheduler.__init__
+
+    def named(self, **options):
+        original(self, **options)
+        self.vllm_config.model_config.served_model_name = ["m" * 4000]
+
+    monkeypatch.setattr(Scheduler, "__init__", named)
+    scheduler = vllm.scheduler.Scheduler()
+    assert "PASSIVE, nothing is measured or controlled: ValueError: what the engine" in caplog.text
+    assert getattr(scheduler, METER, None) is None
+    assert served(scheduler)
+
+
 def executed_by(monkeypatch, executor):
     """Schedulers are made for an engine that hands batches to an executor."""
     original = Scheduler.__init__

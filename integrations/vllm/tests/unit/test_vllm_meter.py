@@ -267,7 +267,9 @@ def test_an_arrival_of_the_future_is_one_of_now(bench):
 @pytest.mark.parametrize("bench", [{"asynchronous": True}], indirect=True)
 def test_a_step_whose_result_never_comes_is_given_up(bench):
     add(bench, prompt=5, tokens=300)
+    for _ in range(3):
+        bench.core.step()
     lost = [bench.scheduler.schedule() for _ in range(200)]
     assert all(output.total_num_scheduled_tokens for output in lost)
-    assert bench.meter.iterations == 200
+    assert bench.meter.iterations == 203
     assert len(bench.meter._flying) == 64

@@ -14,6 +14,7 @@ from tests.serving.router_client import until
 from voltana.values import InstanceState
 from voltana_vllm.dialect.call import parse_call
 from voltana_vllm.dialect.loads import state_of
+from voltana_vllm.dialect.unpaired import lacking
 
 STREAMS = pytest.mark.parametrize("stream", [False, True])
 ID = re.compile(r"voltana-[0-9a-f]{32}")
@@ -49,6 +50,11 @@ BODIES = [
         {"prompt": "a", "max_tokens": 6, "stream_options": {"include_usage": True}},
     ),
     ("/v1/completions", {"prompt": [97], "max_tokens": 6, "min_tokens": 4, "n": 1}),
+    (
+        "/v1/completions",
+        {"prompt": "a", "stop": "z", "stop_token_ids": [7], "ignore_eos": False, "logprobs": 1},
+    ),
+    ("/v1/completions", {"prompt": "a", "echo": True, "use_beam_search": False}),
     (
         "/v1/chat/completions",
         {"messages": [{"role": "user", "content": "a"}], "max_completion_tokens": 6},
@@ -192,6 +198,9 @@ def test_a_prefill_server_that_hands_over_nothing_is_named():
         ({"prompt": ["a", "b"]}, "2 prompts in one request are not allowed here: must be one"),
         ({"n": 2}, "n or best_of = 2 is not allowed here: must be 1"),
         ({"best_of": "3"}, "n or best_of = 3 is not allowed here"),
+        ({"use_beam_search": True}, "use_beam_search = true is not allowed here: must be left out"),
+        ({"prompt_logprobs": 0}, "prompt_logprobs = 0 is not allowed here"),
+        ({"echo": True, "logprobs": 0}, "echo with logprobs = 0 is not allowed here"),
     ],
 )
 def test_what_a_pair_cannot_answer_is_refused_and_a_unified_server_answers(more, said):
@@ -202,6 +211,39 @@ def test_what_a_pair_cannot_answer_is_refused_and_a_unified_server_answers(more,
             assert pd.servers["prefill-0"].seen == []
             if "prompt" not in more:
                 assert (await one.ask(**more))[0] == 200
+
+    run(check)
+
+
+@pytest.mark.parametrize(
+    ("body", "found"),
+    [
+        ({"use_beam_search": "yes"}, "use_beam_search = true"),
+        ({"use_beam_search": "0", "prompt_logprobs": None, "logprobs": 3}, ""),
+        ({"prompt_logprobs": "x" * 99}, "prompt_logprobs = 'xxxxxxxxxxxxxxxxxxx"),
+        ({"echo": 1, "logprobs": True}, "echo with logprobs = True"),
+        ({"echo": "off", "logprobs": 1}, ""),
+        ({"echo": True, "top_logprobs": 2}, ""),
+        ({"messages": [], "echo": True}, "echo with top_logprobs = 0"),
+        ({"messages": [], "echo": True, "top_logprobs": None}, ""),
+        ({"messages": [], "logprobs": True, "top_logprobs": 2}, ""),
+    ],
+)
+def test_what_only_a_server_of_both_phases_answers_rightly_is_seen(body, found):
+    assert lacking(body, chat="messages" in body) == found
+
+
+def test_what_no_prefill_server_hands_over_ejects_none_of_them():
+    """A request may be at fault, and a client that sends it again and again."""
+
+    async def check():
+        async with vllm_cluster(prefill=3, decode=1, eject_after=2) as pd:
+            for number in range(3):
+                pd.servers[f"prefill-{number}"].transfers = False
+            for _ in range(8):
+                assert (await pd.ask())[0] == 502
+            assert all(pd.service.pool.named(f"prefill-{n}").ejections == 0 for n in range(3))
+            await tidy(pd)
 
     run(check)
 

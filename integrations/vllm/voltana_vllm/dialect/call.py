@@ -20,6 +20,7 @@ from voltana.serving.router.problem import Problem
 from voltana.serving.router.sending import PIECE
 from voltana.serving.router.tenants import tenant_in
 from voltana_ring.scheduled import NAME_PREFIX
+from voltana_vllm.dialect.unpaired import lacking
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -37,7 +38,17 @@ _OURS = frozenset({"kv_transfer_params", "ec_transfer_params", "request_id"})
 """Fields that are the router's to set: from whose memory a server fetches what."""
 
 _BY_LEG = frozenset(
-    {"max_tokens", "max_completion_tokens", "min_tokens", "n", "stream", "stream_options"}
+    {
+        "ignore_eos",
+        "max_completion_tokens",
+        "max_tokens",
+        "min_tokens",
+        "n",
+        "stop",
+        "stop_token_ids",
+        "stream",
+        "stream_options",
+    }
 )
 """Fields that a prefill leg has otherwise; they are kept apart, so that none stands twice."""
 
@@ -67,6 +78,7 @@ class VllmCall(Call):
         end: Where the body's last brace is; the body is without `own`.
         own: What of the body legs have differently.
         samples: Answers to each prompt, counting those that are only compared.
+        unpaired: What it asks for that no pair can answer; see `dialect.unpaired`.
         held: By the number of a try, what its prefill server keeps and nobody has fetched.
         doubted: The prefill server of a try that a decode server refused.
     """
@@ -74,6 +86,7 @@ class VllmCall(Call):
     end: int
     own: dict[str, Any]
     samples: int
+    unpaired: str = ""
     held: dict[int, dict[str, Any]] = field(default_factory=dict)
     doubted: Backend | None = None
 
@@ -82,8 +95,12 @@ class VllmCall(Call):
         return self._with(self.own | changes)
 
     def prefill_body(self) -> Payload:
-        """The body for a prefill server: one token, in one piece, and the KV cache is kept."""
-        own: dict[str, Any] = {"max_tokens": 1, "stream": False}
+        """The body for a prefill server: one token, in one piece, and the KV cache is kept.
+
+        Whatever that token is: connectors hand over the caches of requests that ended by their
+        length, few those of such that were stopped. What it says the decode server decides.
+        """
+        own: dict[str, Any] = {"max_tokens": 1, "stream": False, "ignore_eos": True}
         if "max_completion_tokens" in self.own:
             own["max_completion_tokens"] = 1
         return self._with(own | {"kv_transfer_params": ASKS_TO_KEEP})
@@ -148,6 +165,7 @@ def parse_call(
         size=chat_size(fields) if chat else prompt_size(prompt),
         tenant=tenant_in(fields, tenant_key),
         samples=max(_whole(fields.get("n")), _whole(fields.get("best_of"))),
+        unpaired=lacking(fields, chat=chat),
     )
 
 
@@ -155,9 +173,15 @@ def clients_id(headers: Mapping[str, str]) -> str:
     """The id that a client gave its request; empty if it gave none.
 
     Raises:
-        Problem: If it is too long.
+        Problem: If it is too long, or no text.
     """
     found = next((v for k, v in headers.items() if k.lower() == ID_HEADER.lower()), "")
+    try:
+        found.encode()
+    except UnicodeEncodeError:  # no answer can carry it, in the middle of a stream as little
+        raise Problem(
+            400, f"{ID_HEADER} is no text: must be UTF-8. Send another one.", "invalid_request"
+        ) from None
     if len(found) > LONGEST_NAME:
         raise Problem(
             400,

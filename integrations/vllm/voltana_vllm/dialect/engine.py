@@ -19,6 +19,7 @@ from voltana_vllm.dialect.errors import error_in
 from voltana_vllm.dialect.handed_over import handed_over
 from voltana_vllm.dialect.loads import LOADS_PATH, state_of
 from voltana_vllm.dialect.releasing import Releasing
+from voltana_vllm.dialect.unpaired import check_pair
 
 if TYPE_CHECKING:
     from voltana.serving.router.answer import Answer
@@ -59,7 +60,7 @@ class VllmEngine:
         attempt.headers = under(call.name(number), attempt.headers)
         body = call.body()
         if attempt.prefill is not None:
-            _check_pair(call)
+            check_pair(call)
             # Its answer says what is kept; it is read though the client may have left by then.
             await attempt.beside(_prefilled(call, attempt, attempt.prefill), keeps=True).content()
             attempt.prefilled()
@@ -136,31 +137,12 @@ def _blame(call: VllmCall, attempt: Attempt) -> None:
         doubted.failed("a decode server refused what it hands over")
 
 
-def _check_pair(call: VllmCall) -> None:
-    """Refuse what a pair cannot answer: one KV cache is handed over for one answer."""
-    if (call.batch or 1) > 1:
-        raise Problem(
-            400,
-            f"{call.batch} prompts in one request are not allowed here: must be one, for vLLM's "
-            "prefill servers hand over one KV cache a request. Send the prompts one by one.",
-            "unsupported_batch",
-        )
-    if call.samples > 1:
-        raise Problem(
-            400,
-            f"n or best_of = {call.samples} is not allowed here: must be 1, for a KV cache is "
-            "fetched once. Send the prompt several times.",
-            "unsupported_n",
-        )
-
-
 async def _prefilled(call: VllmCall, attempt: Attempt, prefill: Backend) -> bytes:
     """The prefill leg; notes in `call.held` what a decode server needs to fetch the KV cache."""
     async with attempt.post(prefill, call.prefill_body(), held=True) as leg:
         content = await leg.read()
     params = handed_over(content)
     if params is None:
-        prefill.failed("it hands over no KV cache")
         raise Problem(
             502,
             f"backend {prefill.name!r} computed the prompt and hands over no KV cache that can be "

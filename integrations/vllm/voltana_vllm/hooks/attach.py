@@ -75,7 +75,7 @@ def attach(scheduler: Any, environment: Mapping[str, str]) -> None:
 def _meter(scheduler: Any, rings: Path, instance: str, facts: EngineFacts) -> Meter:
     return Meter(
         scheduler,
-        make_ring(rings, instance, facts),
+        make_ring(rings, instance, facts, _log),
         speculative=facts.speculative,
         statuses=contract.status_numbers(),
         waits=contract.engine_waits(scheduler)

@@ -6,11 +6,12 @@ import logging
 import time
 from typing import TYPE_CHECKING, Any
 
+from voltana_ring.hooks.guard import MAX_ERRORS
 from voltana_ring.hooks.records import IDLE_EVERY_S
 from voltana_ring.layout import MAX_PAYLOAD, Kind
 from voltana_ring.scheduled import MOMENTS, MOMENTS_WITH_RUN, ROWS, SCHEDULED, Told
 from voltana_vllm.hooks.queue_view import QueueReader
-from voltana_vllm.hooks.repeats import Repeats
+from voltana_vllm.hooks.repeats import MOST_OPEN, Repeats
 from voltana_vllm.hooks.rows import Rows, left_out
 
 if TYPE_CHECKING:
@@ -79,6 +80,7 @@ class Meter(Repeats):
         self._still = -1  # rows of the last batch, if all that run decoded in it
         self._launch_s = self._ready_s = 0.0  # of the last batch, and of the last result told
         self._idle_s = 0.0
+        self._unseen = 0  # results of batches that were not seen to be scheduled
         self.iterations = self.errors = 0
 
     def _scheduled_other(self, output: Any) -> None:
@@ -156,6 +158,8 @@ class Meter(Repeats):
         arrived, ended, out, prompts, queued = told
         size, tokens = len(output.num_scheduled_tokens), output.total_num_scheduled_tokens
         launch_s, ahead, number = self._due_s or now_s, len(flying) + 1, self.iterations + 1
+        if ahead > MOST_OPEN and not self._ready_s:
+            raise self._unhooked("update_from_output")
         head = (
             _SCHEDULED, self._flags, len(arrived), len(ended), len(out), len(prompts),
             len(queued), number, launch_s, ready, ready_s, now_s,
@@ -195,6 +199,9 @@ class Meter(Repeats):
             self._leave_run()
         flying = self._flying
         if not any(one is output for one in flying):  # one that could not be measured
+            self._unseen += output.total_num_scheduled_tokens > 0
+            if self._unseen >= MAX_ERRORS and not self.iterations:
+                raise self._unhooked("schedule")
             return
         if self._untold_s:
             self._tell(0, 0.0)
@@ -204,6 +211,12 @@ class Meter(Repeats):
         if not self._scheduler.running:
             self._tell(0, ready_s, ended=self._rows.ended(self._scheduler.finished_req_ids))
             self._ring.ring()
+
+    def _unhooked(self, method: str) -> RuntimeError:
+        """What to say of a scheduler of the user's own that calls only one of the two methods."""
+        return RuntimeError(
+            f"{type(self._scheduler).__name__}.{method} must call vLLM's: hooks see nothing of it"
+        )
 
     def freed(self, request: Any) -> None:
         """The engine puts a request away."""

@@ -45,15 +45,15 @@ class Rows:
 
     def arrived(self) -> bytes:
         """Those that are new. One that has ended stays in the table while it may be fetched."""
-        known, told = self.known, b""
+        known, told = self.known, []
         for rid, request in reversed(self._requests.items()):
             if rid in known:
                 break
             if request.status <= self._last:
                 known[rid] = request
                 remote = _remote(request) if request.kv_transfer_params else 0
-                told = ARRIVED.pack(hash(rid), request.arrival_time, remote, rid.encode()) + told
-        return told
+                told.append(ARRIVED.pack(hash(rid), request.arrival_time, remote, rid.encode()))
+        return b"".join(told[::-1])
 
     def newcomer(self, output: Any, rid: str) -> tuple[bytes, bytes]:
         """One that has come and whose prompt is computed at once, as most are: both of its rows.
@@ -135,7 +135,7 @@ class Rows:
         if spare or self.doubtful:
             rids += self._others(output, rids)
             self.doubtful = False
-        told = b""
+        told = []  # thousands may come at once: what was packed is copied once
         for rid in rids:
             request, tokens, flags = requests[rid], rows[rid], _NEW if new > 0 else 0
             new -= 1
@@ -147,8 +147,8 @@ class Rows:
             if request.kv_transfer_params:
                 flags |= _remote(request)
             before = request.num_computed_tokens - tokens
-            told += PROMPT.pack(hash(rid), tokens, before, request.num_tokens, flags)
-        return told
+            told.append(PROMPT.pack(hash(rid), tokens, before, request.num_tokens, flags))
+        return b"".join(told)
 
     def doubt(self) -> None:
         """A batch may not have been told: all is told again, which readers know by its names."""
@@ -173,22 +173,19 @@ class Rows:
             output: What was scheduled.
             rids: Ids of the others.
         """
-        rows, drafts = output.num_scheduled_tokens, output.scheduled_spec_decode_tokens
-        found = [
+        drafts, listed, requests = output.scheduled_spec_decode_tokens, set(rids), self._requests
+        return [
             rid
-            for rid, tokens in rows.items()
-            if tokens > 1 + len(drafts.get(rid, ())) and rid not in rids
+            for rid, tokens in output.num_scheduled_tokens.items()
+            if rid not in listed
+            and (
+                tokens > 1 + len(drafts.get(rid, ()))
+                or (
+                    self.doubtful
+                    and requests[rid].num_computed_tokens - tokens < requests[rid].num_prompt_tokens
+                )
+            )
         ]
-        if self.doubtful:
-            requests = self._requests
-            found += [
-                rid
-                for rid, tokens in rows.items()
-                if rid not in rids
-                and rid not in found
-                and requests[rid].num_computed_tokens - tokens < requests[rid].num_prompt_tokens
-            ]
-        return found
 
 
 def left_out(running: Iterable[Any], rows: dict[str, int]) -> bytes:

@@ -1,0 +1,53 @@
+"""Runs an application so that nobody is answered before those who guard it have looked at him.
+
+aiohttp sees to the header ``Expect`` ahead of all middlewares: an expectation that nobody can meet
+is refused by an error, out of their sight, so that whoever has no token need not wait for his turn,
+and each leaves a cycle of objects behind. A server may as well ignore it (RFC 9110, 10.1.1).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from aiohttp import web
+from multidict import CIMultiDict, CIMultiDictProxy
+
+from voltana.serving.http_log import HttpLog
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+_KNOWN = "100-continue"
+
+
+class Runner(web.AppRunner):
+    """An `aiohttp.web.AppRunner` whose application sees every request.
+
+    Args:
+        app: The application.
+        options: Those of `aiohttp.web.AppRunner`.
+    """
+
+    __slots__ = ()
+
+    def __init__(self, app: web.Application, **options: Any) -> None:
+        super().__init__(app, logger=HttpLog(), **options)
+
+    async def setup(self) -> None:
+        """Get ready to listen."""
+        await super().setup()
+        server = self._server
+        if server is not None:
+            server.request_factory = _without_expectations(server.request_factory)
+
+
+def _without_expectations(make: Callable[..., web.BaseRequest]) -> Callable[..., web.BaseRequest]:
+    def made(message: Any, *others: Any) -> web.BaseRequest:
+        expected = message.headers.get("Expect")
+        if expected is not None and expected.lower() != _KNOWN:
+            headers = CIMultiDict(message.headers)
+            del headers["Expect"]
+            message = message._replace(headers=CIMultiDictProxy(headers))
+        return make(message, *others)
+
+    return made
