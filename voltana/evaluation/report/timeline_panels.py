@@ -124,7 +124,7 @@ def _layout(titles: Sequence[str], itl_ms: float) -> Json:
     """One grid of panels, and the ITL threshold across that of the latencies."""
     layout: Json = {
         "grid": {"rows": len(titles), "columns": 1, "pattern": "coupled", "ygap": 0.22},
-        "xaxis": axis("simulated time (s)"),
+        "xaxis": axis("simulated time (s)", rangemode="tozero"),
         "shapes": [
             {
                 "type": "line",
