@@ -9,11 +9,13 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from voltana.evaluation.wording import UNKNOWN as DASH
-from voltana.evaluation.wording import significant
+from voltana.evaluation.wording import UNKNOWN, significant
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+
+DASH = UNKNOWN
+"""A figure that does not exist."""
 
 INK = "ink"
 """The colour of text in the page's theme."""
