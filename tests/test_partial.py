@@ -98,6 +98,14 @@ def test_two_runs_at_once_do_not_write_into_one_folder(tmp_path):
     assert (tmp_path / PARTIAL).read_text().count("\n") == 1
 
 
+def test_what_a_killed_run_left_half_written_is_removed(tmp_path):
+    torn, other = tmp_path / ".results.json.4711", tmp_path / ".notes.txt"
+    for path in (torn, other):
+        path.write_text("half of")
+    simulate(tmp_path)
+    assert (torn.exists(), other.exists()) == (False, True)
+
+
 def test_no_room_for_pictures_costs_no_figures(tmp_path, monkeypatch):
     def no_room(comparison, folder):
         raise ConfigError("no room")

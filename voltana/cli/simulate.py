@@ -158,10 +158,12 @@ def _compared(
     """Compare the policies; in `out`, what was found so far can be read meanwhile."""
     from voltana.evaluation.compare import compare
     from voltana.evaluation.partial import PARTIAL, PartialResults
+    from voltana.whole_file import remove_torn
 
     if out is None:
         return compare(scenario, progress=progress)
     with closing(PartialResults(out / PARTIAL, scenario)) as partial:
+        remove_torn(out)
         return compare(scenario, record_timelines=True, progress=progress, look=partial.look)
 
 
