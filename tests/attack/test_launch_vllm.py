@@ -192,7 +192,7 @@ def test_clocks_that_nobody_can_tell_are_asked_for_before_anything_starts(
     with launched(tmp_path, model, mark, tables=tables) as made:
         text = ended(made)
         assert "engine.table_mhz" in text
-        assert "name engine.hardware, or list the clocks" in text
+        assert "name engine.hardware and engine.model, or list" in text
         assert "starting" not in text
 
 

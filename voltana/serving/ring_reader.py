@@ -6,6 +6,7 @@ import json
 import math
 import mmap
 import os
+import stat
 from typing import TYPE_CHECKING, Any
 
 from voltana.serving.bounds import check_facts
@@ -72,7 +73,8 @@ class RingReader:
 
     def __init__(self, path: Path, *, from_start: bool = False) -> None:
         self.path = path
-        self._handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        # Whoever may write to the folder can put anything there, and a FIFO would be waited for.
+        self._handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         try:
             self._open()
         except BaseException:
@@ -175,6 +177,8 @@ class RingReader:
 
     def _open(self) -> None:
         found = os.fstat(self._handle)
+        if not stat.S_ISREG(found.st_mode):
+            raise RingError(f"{self.path} is no ring: must be a file. Remove it.")
         if found.st_size < HEADER_BYTES:
             raise RingError(f"{self.path} is no ring: too short. Remove it.")
         self._inode = found.st_ino

@@ -100,7 +100,7 @@ def no_clocks() -> ConfigError:
         "engine.table_mhz",
         (),
         "the clocks of the device",
-        "No GPU can be asked: name engine.hardware, or list the clocks.",
+        "No GPU can be asked: name engine.hardware and engine.model, or list the clocks.",
     )
 
 

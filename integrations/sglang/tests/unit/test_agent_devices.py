@@ -72,9 +72,10 @@ def stand(rack, tmp_path):
 def engine_on(tmp_path):
     engines = []
 
-    def start(*uuids):
+    def start(*uuids, **more):
         facts = {"gpu_uuids": list(uuids)} if uuids else {}
-        engines.append(FakeEngine(tmp_path / "rings", "decode-0", lambda: 1000.0, **facts))
+        rings = tmp_path / "rings"
+        engines.append(FakeEngine(rings, "decode-0", lambda: 1000.0, **facts, **more))
         return engines[-1]
 
     yield start
@@ -111,6 +112,18 @@ def test_where_the_engine_says_nothing_the_configuration_holds(rack, stand, engi
     settle(footing)
     assert footing.devices.domain.devices == uuids(rack, 1, 0)
     assert footing.group.attached
+
+
+def test_what_some_of_several_engines_say_does_not_stand_for_all(rack, stand, engine_on):
+    footing = stand(0, 1)
+    engine_on(*uuids(rack, 0))
+    second = engine_on(rank="@dp1.pp0.tp0")
+    settle(footing)
+    assert footing.devices.domain.devices == uuids(rack, 0, 1)
+    second.close()
+    engine_on(*uuids(rack, 3), rank="@dp1.pp0.tp0")
+    settle(footing)
+    assert footing.devices.domain.devices == uuids(rack, 0, 3)
 
 
 def test_an_engine_whose_gpus_nobody_names_is_refused_with_the_remedy(stand, engine_on):

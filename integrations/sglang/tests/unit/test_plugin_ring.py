@@ -225,6 +225,14 @@ def test_files_that_are_no_rings_are_refused_by_name(tmp_path):
         RingReader(path)
 
 
+@pytest.mark.parametrize("make", [os.mkfifo, os.mkdir, lambda path: path.symlink_to("/dev/zero")])
+def test_what_is_no_file_is_refused_and_never_waited_for(tmp_path, make):
+    path = tmp_path / "a.ring"
+    make(path)
+    with pytest.raises(RingError, match=r"a\.ring is no ring: must be a file"):
+        RingReader(path)
+
+
 def test_the_bell_wakes_a_reader_and_never_blocks_the_writer(make_ring, tmp_path):
     writer, _ = make_ring()
     bell = open_bell(tmp_path / "i.bell")

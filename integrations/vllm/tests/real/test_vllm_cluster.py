@@ -220,7 +220,9 @@ def test_a_change_of_the_slo_takes_effect_in_the_driver(
         )
         for name in decode:
             cluster.put(name, "slo", **LOOSE)
-        assert machine.wait(lambda: slowed(machine), cluster.patience_s)
+        assert machine.wait(lambda: slowed(machine), cluster.patience_s), [
+            cluster.status(name) for name in decode
+        ]
 
 
 def slowed(machine: Machine) -> bool:

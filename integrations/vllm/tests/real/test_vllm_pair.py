@@ -81,6 +81,32 @@ def test_greedy_tokens_are_those_of_one_server(
     assert counter(ask(decode.url + "/metrics"), "vllm:nixl_num_failed_transfers_total") == 0
 
 
+@pytest.mark.parametrize("stream", [False, True])
+def test_an_answer_that_ends_with_its_first_token_is_that_of_one_server(
+    pair: tuple[VllmServer, VllmServer], router: str, stream: bool
+) -> None:
+    """Nobody may stop the prefill server at that token: a connector may hand over nothing then."""
+    prefill, _ = pair
+    for seed in range(4):
+        prompt = prompt_of(70, seed=seed)
+        first = tokens_of(prefill.complete(prompt, 1))
+        body = greedy(prompt, TOKENS, stop_token_ids=first, stream=stream)
+        assert tokens_of(prefill.complete(prompt, TOKENS, stop_token_ids=first)) == first
+        raw = post(router + "/v1/completions", body)
+        assert (streamed(raw) if stream else tokens_of(json.loads(raw))) == first
+
+
+@pytest.mark.parametrize(
+    "more", [{"use_beam_search": True}, {"prompt_logprobs": 0}, {"echo": True, "logprobs": 0}]
+)
+def test_what_only_one_server_answers_is_refused(
+    pair: tuple[VllmServer, VllmServer], router: str, more: dict[str, object]
+) -> None:
+    with pytest.raises(urllib.error.HTTPError, match="400"):
+        ask(router + "/v1/completions", greedy(prompt_of(50), 4, **more))
+    assert tokens_of(ask(router + "/v1/completions", greedy(prompt_of(50), 4)))
+
+
 def held(server: VllmServer) -> float:
     """Share of a server's KV cache that is in use; asked after a step, which refreshes it."""
     server.complete([7, 8, 9], 1)

@@ -13,7 +13,7 @@ from voltana_ring.hooks.settings import check_name, read_settings
 from voltana_vllm import CONFIG_VARIABLE, INSTANCE_VARIABLE, ROLE_VARIABLE
 from voltana_vllm.hooks import contract
 from voltana_vllm.hooks.around import ASKED, HOOKS
-from voltana_vllm.hooks.engine_facts import read_facts, told_role
+from voltana_vllm.hooks.engine_facts import leads_here, read_facts, told_role
 from voltana_vllm.hooks.meter import Meter
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ def attach(scheduler: Any, environment: Mapping[str, str]) -> None:
         "voltana: hooks are in force on vLLM %s: measuring %s (%s, dp %d)",
         facts.version, name, facts.role, facts.dp_rank,
     )  # fmt: skip
-    if settings.starts_agent and facts.dp_rank == 0:  # one agent serves all ranks
+    if settings.starts_agent and leads_here(scheduler):
         from voltana_ring.hooks.start_agent import start_agent  # noqa: PLC0415
 
         start_agent(path, name, settings, "voltana_vllm", _log)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import multiprocessing
 from typing import TYPE_CHECKING, Any
 
 from voltana_ring.hooks.facts import EngineFacts, whole
@@ -30,8 +31,9 @@ def read_facts(scheduler: Any, version: str, told_role: str = "") -> EngineFacts
         _size(parallel, "tensor_parallel_size"),
         _size(parallel, "pipeline_parallel_size"),
     )
-    ranks = max(1, whole(getattr(parallel, "data_parallel_size", 1), 1))
+    ranks = _size(parallel, "data_parallel_size")
     rank = whole(getattr(parallel, "data_parallel_index", 0))
+    alone = ranks == 1 and not (rank or _is_one_of_several(parallel))
     return EngineFacts(
         engine="vllm",
         version=version,
@@ -46,7 +48,7 @@ def read_facts(scheduler: Any, version: str, told_role: str = "") -> EngineFacts
         dp_rank=rank,
         pp_rank=0,
         gpu=0,
-        gpu_uuids=gpu_uuids(tensor * stages) if not rank and ranks == 1 else (),
+        gpu_uuids=gpu_uuids(tensor * stages) if alone else (),
         device=_device(config),
         speculative=getattr(config, "speculative_config", None) is not None,
         kv_capacity_tokens=_capacity(scheduler, block),
@@ -57,6 +59,13 @@ def read_facts(scheduler: Any, version: str, told_role: str = "") -> EngineFacts
         names_waiting=True,
         says_idle=True,
     )
+
+
+def leads_here(scheduler: Any) -> bool:
+    """Whether an engine is the first of its instance on this host: one agent there serves all."""
+    parallel = scheduler.vllm_config.parallel_config
+    local = getattr(parallel, "data_parallel_rank_local", None)
+    return not whole(getattr(parallel, "data_parallel_index", 0) if local is None else local)
 
 
 def role_of(config: Any) -> str:
@@ -95,6 +104,16 @@ def gpu_uuids(count: int) -> tuple[str, ...]:
         return ()
     named = all(uuid.startswith(("GPU-", "MIG-")) for uuid in found)
     return found if named and len(set(found)) == len(found) else ()
+
+
+def _is_one_of_several(parallel: Any) -> bool:
+    """Whether other data-parallel engines were started with this one.
+
+    The first of a dense model is configured as if it were alone, and sees the GPUs of all of them:
+    its process has another name, and ports are left that only several need.
+    """
+    ports = getattr(parallel, "_data_parallel_master_port_list", None)
+    return bool(ports) or "_DP" in multiprocessing.current_process().name
 
 
 def _size(parallel: Any, name: str) -> int:
