@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+from typing import Any
 
 import pytest
 
@@ -142,7 +143,8 @@ def test_two_clients_with_one_id_do_not_meet() -> None:
     run(attack)
 
 
-def test_an_abort_of_what_is_not_known_here_goes_nowhere() -> None:
+@pytest.mark.parametrize("servers", [2, {"prefill": 1, "decode": 1}], ids=["colocated", "pairs"])
+def test_an_abort_of_what_is_not_known_here_goes_nowhere(servers: Any) -> None:
     """Prefixes of an id, which a server would take for all requests that begin with it."""
     slow = post(b'{"text": "a", "rid": "victim", "slow": 1.0, "stream": true}')
 
@@ -150,16 +152,19 @@ def test_an_abort_of_what_is_not_known_here_goes_nowhere() -> None:
         async def abort() -> None:
             going = asyncio.create_task(say(stage.port, slow))
             await asyncio.sleep(0.2)
-            for rid in [*"0123456789abcdef", "v", "victi", ""]:
+            for rid in [*"0123456789abcdef", "v", "victi", "victim_0", ""]:
                 body = json.dumps({"rid": rid}).encode()
                 await say(stage.port, post(body, path="/abort_request"))
+            for rid in ("v", "", "*"):  # they leave, and the router has them aborted
+                asked = {"text": "a", "rid": rid, "slow": 1.0, "stream": True}
+                await say(stage.port, post(json.dumps(asked).encode()), read_s=0.1)
             said = await going
             assert status_of(said) == 200
             assert said.count(b"data: ") == 9, said[-300:]  # all words, and [DONE]
 
         await stage.honest_beside(abort)
 
-    run(attack)
+    run(attack, servers=servers)
 
 
 def test_headers_that_connection_names_end_here() -> None:
