@@ -19,11 +19,12 @@ from voltana.errors import ConfigError
 from voltana.evaluation.provision import layouts
 from voltana.evaluation.report.build import page_bytes, sweep_page
 from voltana.evaluation.report.page import Page, render
+from voltana.evaluation.report.series import SERIES
 from voltana.evaluation.report.sweep_figures import MOST_DRAWN, sweep_figures
 from voltana.evaluation.sweep import make_plan, run_sweep
 from voltana.evaluation.sweep.fields import parse_axis, scenario_fields, value_of
 from voltana.evaluation.sweep.rows_file import read_rows
-from voltana.evaluation.sweep.store import RESULTS, SweepStore
+from voltana.evaluation.sweep.store import PLAN, RESULTS, SweepStore
 from voltana.evaluation.sweep.table import read_results, write_parquet
 from voltana.evaluation.sweep.work import attempt
 from voltana.evaluation.tariff import read_tariff
@@ -271,6 +272,39 @@ def test_a_report_overwrites_nothing_of_its_run(tmp_path):
     )
     assert isinstance(done.exception, ConfigError)
     assert "ends in .html" in str(done.exception)
+
+
+@pytest.mark.parametrize(
+    "name", [PLAN, RESULTS, SERIES, "runs/x.json", "scenario.toml", "../{folder}/report.md"]
+)
+@pytest.mark.parametrize(
+    "command", [["sweep", "--grid", "seed=1"], ["simulate"], ["reproduce", "slo", "--quick"]]
+)
+def test_json_is_not_written_over_what_a_command_keeps(tmp_path, command, name):
+    (tmp_path / "runs").mkdir()
+    file = tmp_path / name.format(folder=tmp_path.name)
+    file.write_text("kept")
+    done = CliRunner().invoke(app, [*command, "--out", str(tmp_path), "--json", str(file)])
+    assert isinstance(done.exception, ConfigError)
+    assert "--json = " in str(done.exception)
+    assert "Other names may be files of the run" in str(done.exception)
+    assert file.read_text() == "kept"
+
+
+def test_json_may_lie_in_the_folder_of_its_run(tmp_path):
+    arguments = ["--grid", "pd=1:1", "--grid", "duration=1", "--policy", "static-max"]
+    made = tmp_path / "all.json"
+    for _ in range(2):  # there already, the second time
+        app(["sweep", *arguments, "--out", str(tmp_path), "--json", str(made)],
+            standalone_mode=False)  # fmt: skip
+    assert json.loads(made.read_text())["scenarios"] == 1
+
+
+@pytest.mark.parametrize("content", ["[]", "{}", '{"scenarios": 2, "rows": []}'])
+def test_a_plan_that_is_none_is_said_and_not_taken_for_other_code(tmp_path, content):
+    (tmp_path / PLAN).write_text(content)
+    with pytest.raises(ConfigError, match=r"is none that a sweep has written\. Delete it and"):
+        run_sweep(make_plan(SHORT, {"seed": [1]}), tmp_path, Here())
 
 
 @pytest.mark.parametrize("flag", [["--no-search"], ["--clocks", "x"], ["--published", "."]])

@@ -10,10 +10,12 @@ import sys
 
 import pytest
 
+from tests.report_steps import simulate
 from tests.sweep_steps import ROOT, wait_until
 from voltana.errors import ConfigError
 from voltana.evaluation.compare import compare
 from voltana.evaluation.partial import COLUMNS, PARTIAL, PartialResults
+from voltana.evaluation.report.build import run_page
 from voltana.evaluation.scenario import load_scenario
 
 
@@ -82,3 +84,33 @@ def test_requests_that_no_instance_can_hold_do_not_stop_it(tmp_path):
 def test_a_place_that_cannot_be_written_is_one_line(tmp_path):
     with pytest.raises(ConfigError, match="cannot be written: Is a directory"):
         PartialResults(tmp_path, scenario())
+
+
+def test_two_runs_at_once_do_not_write_into_one_folder(tmp_path):
+    first = PartialResults(tmp_path / PARTIAL, scenario())
+    with pytest.raises(
+        ConfigError, match=r"^folder .* is in use by another run\. Wait for it, or take another\.$"
+    ):
+        PartialResults(tmp_path / PARTIAL, scenario())
+    assert (tmp_path / PARTIAL).read_text().count("\n") == 1
+    first.close()
+    PartialResults(tmp_path / PARTIAL, scenario()).close()
+    assert (tmp_path / PARTIAL).read_text().count("\n") == 1
+
+
+def test_what_a_killed_run_left_half_written_is_removed(tmp_path):
+    torn, other = tmp_path / ".results.json.4711", tmp_path / ".notes.txt"
+    for path in (torn, other):
+        path.write_text("half of")
+    simulate(tmp_path)
+    assert (torn.exists(), other.exists()) == (False, True)
+
+
+def test_no_room_for_pictures_costs_no_figures(tmp_path, monkeypatch):
+    def no_room(comparison, folder):
+        raise ConfigError("no room")
+
+    monkeypatch.setattr("voltana.evaluation.plots.write_plots", no_room)
+    with pytest.raises(ConfigError, match="no room"):
+        simulate(tmp_path)
+    assert run_page(tmp_path).tiles

@@ -30,6 +30,7 @@ from voltana.evaluation.report.timeline_panels import timelines
 from voltana.evaluation.scenario import load_scenario
 from voltana.evaluation.sweep.fields import scenario_fields
 from voltana.evaluation.sweep.store import PLAN, RESULTS
+from voltana.evaluation.wording import kilojoules, significant
 
 MOST_BYTES = 8_000_000
 
@@ -78,9 +79,52 @@ def test_its_tables_hold_the_figures_of_the_results(run_folder):
     seen = Seen((run_folder / "report.html").read_text())
     for result in json.loads((run_folder / "results.json").read_text())["results"]:
         assert result["policy"] in seen.cells
-        assert f"{result['energy_j'] / 1e3:.4g}" in seen.cells
+        assert significant(result["energy_j"] / 1e3) in seen.cells
         assert f"{100 * result['ttft_attainment']:.1f} %" in seen.cells
-        assert f"{result['spent']['EUR']:.4g}" in seen.cells
+        assert significant(result["spent"]["EUR"]) in seen.cells
+
+
+@pytest.mark.parametrize(
+    ("value", "digits", "text"),
+    [
+        (0.1, 3, "0.100"),
+        (0.09996, 3, "0.100"),
+        (24.0, 3, "24.0"),
+        (123.4, 3, "123"),
+        (999.96, 3, "1,000"),
+        (1234.0, 4, "1234"),
+        (59_874_321.4, 4, "59,874,321"),
+        (-0.5, 4, "-0.5000"),
+        (0.0, 4, "0"),
+        (2.5e-7, 3, "2.50e-07"),
+        (float("nan"), 3, "-"),
+    ],
+)
+def test_a_figure_has_all_its_digits(value, digits, text):
+    assert significant(value, digits) == text
+
+
+def test_small_energies_have_three_digits_in_tables_and_plots():
+    assert [kilojoules(j) for j in (100.0, 2e3, 9_994.0, 12_340.0)] == [
+        "0.100",
+        "2.00",
+        "9.99",
+        "12.3",
+    ]
+
+
+def test_eight_instances_are_eight_lines():
+    names = [f"{role}-{n}" for role in ("prefill", "decode") for n in range(4)]
+    series = {"t_s": [0.0], "clock_mhz": [1.0], "batch": [1.0], "latency_ms": [1.0]}
+    cluster = {"t_s": [0.0], "waiting": [0.0], "kv_tokens": [0.0]}
+    policy = {
+        "policy": "voltana",
+        "instances": [{"instance": n, "role": n[:-2], **series} for n in names],
+        "cluster": cluster,
+    }
+    drawn = timelines([policy], {"itl_ms": 65.0})[0].traces
+    lines = {str(trace["line"]) for trace in drawn if trace["name"] in names}
+    assert len(lines) == len(names)
 
 
 def test_a_run_of_before_boards_said_what_they_know_still_has_a_report(run_folder, tmp_path):

@@ -97,6 +97,27 @@ def test_a_reader_with_a_keyboard_chooses_policy_and_theme(pages, tmp_path):
     assert found["theme"] == "dark"
 
 
+def test_on_paper_it_is_light_and_its_tables_are_whole(pages, tmp_path):
+    found = asked(
+        pages["run"],
+        "const seen = () => ({theme: document.documentElement.dataset.theme, "
+        "closed: document.querySelectorAll('details:not([open])').length});"
+        "const before = seen(); window.dispatchEvent(new Event('beforeprint'));"
+        "const printed = seen(); window.dispatchEvent(new Event('afterprint'));"
+        "const rules = [...document.styleSheets].flatMap((sheet) => [...sheet.cssRules])"
+        ".filter((rule) => rule.media && rule.media.mediaText === 'print')"
+        ".flatMap((rule) => [...rule.cssRules]);"
+        "const cut = rules.find((rule) => rule.selectorText === '.scroll').style;"
+        "return {before, printed, after: seen(), overflow: cut.overflow, most: cut.maxHeight};",
+        folder=tmp_path,
+        dark=True,
+    )
+    assert found["before"]["theme"] == found["after"]["theme"] == "dark"
+    assert found["printed"] == {"theme": "light", "closed": 0}
+    assert found["after"]["closed"] == found["before"]["closed"] > 3
+    assert (found["overflow"], found["most"]) == ("visible", "none")
+
+
 def test_light_and_dark_look_different(pages, tmp_path):
     images = []
     for dark in (False, True):

@@ -172,7 +172,7 @@ def test_a_record_without_its_figures_or_of_other_code_is_run_again(tmp_path, da
 def test_a_damaged_plan_costs_no_run_once_it_is_deleted(tmp_path):
     write_parquet(run_sweep(short_plan(), tmp_path, InThisProcess()).rows, tmp_path)
     (tmp_path / PLAN).write_text('{"code": ')
-    with pytest.raises(ConfigError, match="Delete this file and give the same command again"):
+    with pytest.raises(ConfigError, match="Delete it and give the same command again"):
         run_sweep(short_plan(), tmp_path, InThisProcess())
     (tmp_path / PLAN).unlink()
     assert run_sweep(short_plan(), tmp_path, InThisProcess()).ran == 0

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING
 
 from voltana.errors import ConfigError
 
@@ -45,6 +46,26 @@ def write_whole(path: Path, content: bytes, remedy: str = REMEDY) -> None:
             beside.unlink(missing_ok=True)
 
 
+def hold_alone(opened: IO[str], folder: Path, by: str) -> None:
+    """Hold a file of a folder until it is closed, so that two programs never write there at once.
+
+    Args:
+        opened: The file; closed where another holds it.
+        folder: It lies in, for the error.
+        by: What writes there, for the error.
+
+    Raises:
+        ConfigError: If another process holds it.
+    """
+    try:
+        fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        opened.close()
+        raise ConfigError(
+            f"folder {str(folder)!r} is in use by another {by}. Wait for it, or take another."
+        ) from None
+
+
 def remove_torn(folder: Path) -> None:
     """Remove what a killed program was writing beside its place in a folder.
 
@@ -72,6 +93,8 @@ def said_where(path: Path, remedy: str = REMEDY) -> Iterator[None]:
     """Turn what a disk refuses into the user's error."""
     try:
         yield
+    except ConfigError:  # said already, and a ValueError too
+        raise
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         raise ConfigError(f"{str(path)!r} cannot be written: {reason}. {remedy}") from None

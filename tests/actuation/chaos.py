@@ -93,6 +93,7 @@ class Chaos:
         self.pipe = LogPipe(self.folder / "chaos.log")
         self.daemon = Daemon(self.folder, self.machine, init=True, stderr=self.pipe.writer)
         self.faults = Faults(self.machine, self.daemon, self.pipe, self.rng)
+        self.hung = self.folder / "hung"
         self.daemon.wait_ready(PATIENCE_S)
         self.client = self._new_client()
         try:
@@ -125,13 +126,13 @@ class Chaos:
         silenced = victim in ("client", "controller") or rng.random() < 0.5
         starts = len(self.daemon.starts)
         if silenced and victim != "client":
-            self.client.send_signal(signal.SIGUSR1)
+            self.hung.touch()
         hit_s = time.monotonic()
         self._hit(victim, number)
         if not silenced:  # the client goes on: it must come back into control, then falls silent
             self._clear_fault_after(fault, hit_s)
             self._await_control()
-            self.client.send_signal(signal.SIGUSR1)
+            self.hung.touch()
             hit_s = time.monotonic()
         if fault in PASSING:
             self._clear_fault_after(fault, hit_s)
@@ -207,7 +208,8 @@ class Chaos:
         locked = [self.machine.locked_mhz(device) for device in range(2)]
         return (
             f"Starts of the daemon meanwhile: {starts}; its worker: {self.daemon.worker()}; the "
-            f"client's end: {self.client.poll()}; clocks: {locked} MHz."
+            f"client's end: {self.client.poll()}, told to hang: {self.hung.exists()}; clocks: "
+            f"{locked} MHz."
         )
 
     def _tidy(self, victim: str) -> None:
@@ -216,13 +218,13 @@ class Chaos:
             self.client.kill()
             self.client.wait()
             self.client = self._new_client()
-        else:
-            self.client.send_signal(signal.SIGUSR2)
+        self.hung.unlink(missing_ok=True)
 
     def _new_client(self) -> subprocess.Popen[bytes]:
         command = [sys.executable, "-m", "tests.actuation.chaos_client"]
         return subprocess.Popen(
-            [*command, str(self.daemon.socket), str(self.lease_s)], cwd=Path(__file__).parents[2]
+            [*command, str(self.daemon.socket), str(self.lease_s), str(self.hung)],
+            cwd=Path(__file__).parents[2],
         )
 
     def _finish(self) -> None:

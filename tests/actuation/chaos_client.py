@@ -1,7 +1,8 @@
 """The client that the chaos suite torments: a control loop at 100 Hz with random clocks.
 
-``python -m tests.actuation.chaos_client SOCKET LEASE_S``. SIGUSR1 hangs the control loop while the
-process and another thread of it stay alive, SIGUSR2 lets it go on.
+``python -m tests.actuation.chaos_client SOCKET LEASE_S HUNG``. While the file HUNG is there, the
+control loop hangs; the process and another thread of it stay alive. A file and no signals: the
+handler of a second one may run within the handler of the first, which then has the last word.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import signal
 import sys
 import threading
 import time
+from pathlib import Path
 
 from tests.actuation.driver import uuid_of
 from voltana.levels import A100_CLOCKS_MHZ as TABLE
@@ -23,15 +25,13 @@ def main() -> None:
     domain = Domain(name="chaos", devices=(uuid_of(0), uuid_of(1)))
     lease_s = float(sys.argv[2])
     actuator = ActuatorProcess(domain, socket_path=sys.argv[1], lease_s=lease_s, table_mhz=TABLE)
-    loop = _Loop()
-    signal.signal(signal.SIGUSR1, loop.hang)
-    signal.signal(signal.SIGUSR2, loop.go_on)
+    hung = Path(sys.argv[3])
     signal.signal(signal.SIGTERM, lambda *_: (actuator.close(), sys.exit(0)))
     threading.Thread(target=_alive, daemon=True).start()
     rng = random.Random(0)
     step = 0
     while True:
-        if not loop.hung:
+        if not hung.exists():
             clock_mhz = rng.choice(TABLE)
             actuator.apply(
                 Command(domain=domain, clock_mhz=clock_mhz, sequence=step, lease_s=lease_s)
@@ -39,21 +39,6 @@ def main() -> None:
             step += 1
         actuator.status()
         time.sleep(0.01)
-
-
-class _Loop:
-    """Whether the control loop hangs.
-
-    No `threading.Event`: its lock deadlocks the process if one handler interrupts another inside.
-    """
-
-    hung = False
-
-    def hang(self, *_: object) -> None:
-        self.hung = True
-
-    def go_on(self, *_: object) -> None:
-        self.hung = False
 
 
 def _alive() -> None:

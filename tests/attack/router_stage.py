@@ -108,10 +108,10 @@ class Stage:
             async def client() -> None:
                 while not over.is_set():
                     began = own.now()
-                    async with session.post(f"{self.url}/generate", json=HONEST) as reply:
-                        answer = await reply.json()
-                        assert reply.status == 200, answer
-                        assert answer["meta_info"]["id"] == "honest"
+                    try:
+                        await _asked(session, self.url)
+                    except aiohttp.ClientError as error:
+                        raise AssertionError(f"an honest request was lost: {error!r}") from error
                     latency_s.append(own.taken_s(began))
                     await asyncio.sleep(PAUSE_S)
 
@@ -161,6 +161,14 @@ class Stage:
         await stands(
             lambda: self.beside(than or _nothing), attacked, name=name, added_s=added_s, check=check
         )
+
+
+async def _asked(session: aiohttp.ClientSession, url: str) -> None:
+    """An honest request."""
+    async with session.post(f"{url}/generate", json=HONEST) as reply:
+        answer = await reply.json()
+        assert reply.status == 200, answer
+        assert answer["meta_info"]["id"] == "honest"
 
 
 async def _nothing() -> None:

@@ -5,9 +5,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import os
+import signal
 import socket
 import sys
 from functools import partial
+
+import pytest
 
 from tests.attack.own_time import HEAVY_S
 from tests.attack.router_stage import Stage, post, run, say, status_of
@@ -228,3 +232,28 @@ async def _newcomers(stage: Stage, *pieces: bytes) -> None:
 
 async def _idle() -> None:
     await asyncio.sleep(0.2)
+
+
+@pytest.mark.parametrize("known", [False, True])
+def test_who_waited_while_the_router_stood_still_is_answered(known: bool) -> None:
+    """A machine that sleeps, or has no core for long, is no fault of whoever had just asked."""
+    kept = post(b'{"text": "a"}').replace(b"Connection: close\r\n", b"")
+
+    async def attack(it: Stage) -> None:
+        reader, writer = await asyncio.open_connection("127.0.0.1", it.port)
+        if known:
+            writer.write(kept)
+            assert (await reader.readuntil(b"}}")).startswith(b"HTTP/1.1 200")
+        else:
+            await asyncio.sleep(0.1)
+        os.kill(it.pid, signal.SIGSTOP)
+        try:
+            writer.write(kept)
+            await asyncio.sleep(2.5)
+        finally:
+            os.kill(it.pid, signal.SIGCONT)
+        async with asyncio.timeout(20):
+            assert (await reader.readuntil(b"}}")).startswith(b"HTTP/1.1 200")
+        writer.close()
+
+    run(attack, limits={"header_s": 1.0, "idle_s": 1.0})

@@ -102,7 +102,7 @@ def reproduce(
     }
     table = "\n\n".join((told.markdown, *caveats(known)))
     write_whole(folder / "figure.png", png(told.figure))
-    write_text(folder / "table.md", f"{found.claim}\n\n{table}\n")
+    write_text(folder / "table.md", f"Published: {found.claim}\n\n{table}\n")
     write_json(content, str(folder / "finding.json"))
     write_clocks(outcome.rows, folder)
     if json is not None:

@@ -85,10 +85,7 @@ def simulate(
     Run it again:       voltana simulate out/demo/scenario.toml
     """  # noqa: D301  (\b keeps typer from reflowing the examples)
     configure_logs(log_level)
-    from json import dumps
-
     from voltana.evaluation.comparison_report import to_json
-    from voltana.evaluation.report.series import SERIES, series_of
     from voltana.evaluation.scenario import ARRIVALS, load_scenario
     from voltana.evaluation.uncertainty import uncertain
 
@@ -144,9 +141,11 @@ def simulate(
         comparison = _compared(resolved, out, progress)
         ranges = uncertain(comparison, progress) if uncertainty else None
     made = to_json(comparison, ranges, tariffs)
-    _write(comparison, out, json, ranges, made)
+    if json is not None and json != STDOUT:
+        write_text(Path(json), made + "\n")
     if out is not None:
-        write_text(out / SERIES, dumps(series_of(comparison, tariffs), allow_nan=False))
+        _keep(comparison, out, tariffs, made)
+        _illustrate(comparison, out, ranges)
     _show(comparison, json, ranges, made)
     if json != STDOUT:
         _show_spent(comparison, tariffs)
@@ -159,20 +158,25 @@ def _compared(
     """Compare the policies; in `out`, what was found so far can be read meanwhile."""
     from voltana.evaluation.compare import compare
     from voltana.evaluation.partial import PARTIAL, PartialResults
+    from voltana.whole_file import remove_torn
 
     if out is None:
         return compare(scenario, progress=progress)
     with closing(PartialResults(out / PARTIAL, scenario)) as partial:
+        remove_torn(out)
         return compare(scenario, record_timelines=True, progress=progress, look=partial.look)
 
 
 def _show_spent(comparison: "Comparison", tariffs: "Mapping[str, Tariff]") -> None:
     from voltana.evaluation.units import J_PER_KWH, spent
+    from voltana.evaluation.wording import significant
 
     for run in comparison.runs if tariffs else ():
-        said = ", ".join(f"{spent(run.record, t):.4g} {name}" for name, t in tariffs.items())
-        kwh = run.record.energy_j() / J_PER_KWH
-        typer.echo(f"{run.result.policy}: {kwh:.4g} kWh, {said}")
+        said = ", ".join(
+            f"{significant(spent(run.record, t))} {name}" for name, t in tariffs.items()
+        )
+        kwh = significant(run.record.energy_j() / J_PER_KWH)
+        typer.echo(f"{run.result.policy}: {kwh} kWh, {said}")
 
 
 def _show_early_ends(comparison: "Comparison", tariffs: "Mapping[str, Tariff]") -> None:
@@ -199,24 +203,22 @@ def _show(
         print_table(comparison, table_console(), ranges)
 
 
-def _write(
-    comparison: "Comparison",
-    out: Path | None,
-    json: str | None,
-    ranges: "Uncertain | None",
-    made: str,
-) -> None:
-    """Write the files asked for, before anything is printed to a reader that may go away."""
-    from voltana.evaluation.comparison_report import markdown_report
+def _keep(comparison: "Comparison", out: Path, tariffs: "Mapping[str, Tariff]", made: str) -> None:
+    """Write all that `voltana report` reads: it outlives a disk that has no room for pictures."""
+    from json import dumps
 
-    if json is not None and json != STDOUT:
-        write_text(Path(json), made + "\n")
-    if out is None:
-        return
+    from voltana.evaluation.report.series import SERIES, series_of
     from voltana.evaluation.scenario import to_toml
 
     write_text(out / "scenario.toml", to_toml(comparison.scenario.file))
     write_text(out / "results.json", made + "\n")
+    write_text(out / SERIES, dumps(series_of(comparison, tariffs), allow_nan=False))
+
+
+def _illustrate(comparison: "Comparison", out: Path, ranges: "Uncertain | None") -> None:
+    """Write plots and the page that shows them, before a reader of the table may go away."""
+    from voltana.evaluation.comparison_report import markdown_report
+
     images = _plots(comparison, out)
     write_text(out / "report.md", markdown_report(comparison, images, ranges))
     typer.echo(

@@ -17,6 +17,9 @@ STDOUT = "-"
 TABLE_WIDTH = 110
 """Columns of a table where there is no terminal to ask."""
 
+KEPT_AS_JSON = ("series.json", "sweep.json")
+"""What runs and sweeps keep in their folders beside what `--json` writes."""
+
 LOG_LEVELS = ("debug", "info", "warning", "error")
 
 
@@ -92,7 +95,11 @@ def table_console() -> "Console":
 
 
 def prepare_outputs(out: Path | None, json: str | None) -> None:
-    """Find out before the work, not after it, whether its results can be written."""
+    """Find out before the work, not after it, whether its results can be written.
+
+    Raises:
+        ConfigError: If they cannot, or one would be written over another.
+    """
     folders = [] if out is None else [out]
     if json is not None and json != STDOUT:
         folders.append(Path(json).parent)
@@ -100,6 +107,8 @@ def prepare_outputs(out: Path | None, json: str | None) -> None:
             raise ConfigError(
                 f"{json!r} cannot be written: it is a directory. Name a file, or '-'."
             )
+        if out is not None:
+            _check_beside(out, Path(json))
     for folder in folders:
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -110,6 +119,21 @@ def prepare_outputs(out: Path | None, json: str | None) -> None:
             ) from None
         if not os.access(folder, os.W_OK):
             raise ConfigError(f"folder {str(folder)!r} is not yours to write. Name another one.")
+
+
+def _check_beside(out: Path, json: Path) -> None:
+    """Refuse a place for JSON at which the command keeps something else of its own."""
+    folder, file = out.resolve(), json.resolve()
+    if not file.is_relative_to(folder):
+        return
+    if file.parent != folder or file.suffix != ".json" or file.name in KEPT_AS_JSON:
+        raise invalid(
+            "--json",
+            str(json),
+            f"elsewhere, or a name in {str(out)!r} that ends in .json and is not "
+            f"{' or '.join(KEPT_AS_JSON)}",
+            "Other names may be files of the run.",
+        )
 
 
 def write_json(content: object, where: str) -> None:

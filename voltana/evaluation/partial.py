@@ -15,7 +15,7 @@ import numpy as np
 from voltana.plant.record import mean_itl_s
 from voltana.plant.simulation import METER_S
 from voltana.slo import attainment
-from voltana.whole_file import said_where
+from voltana.whole_file import hold_alone, said_where
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -43,7 +43,7 @@ class PartialResults:
         scenario: What is run.
 
     Raises:
-        ConfigError: If it cannot be written.
+        ConfigError: If it cannot be written, or another run writes it.
     """
 
     def __init__(self, path: Path, scenario: Scenario) -> None:
@@ -56,7 +56,9 @@ class PartialResults:
         self._first = 0
         self._path = path
         with said_where(path):
-            self._file = path.open("w", encoding="utf-8")
+            self._file = path.open("a", encoding="utf-8")
+            hold_alone(self._file, path.parent, "run")
+            self._file.truncate(0)
         self._write(",".join(COLUMNS))
 
     def look(self, policy: str, simulation: Simulation) -> None:

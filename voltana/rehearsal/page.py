@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from voltana.evaluation.binning import binned
-from voltana.evaluation.report.figures import INK, Figure, Palette, axis, percent
+from voltana.evaluation.report.figures import INK, Figure, Palette, axis, percent, shown
 from voltana.evaluation.report.page import Page
 from voltana.evaluation.report.series import BINS, SHOWN_INSTANCES, rounded
 from voltana.rehearsal.report import (
@@ -216,7 +216,7 @@ def _timeline(policy: str, name: str, lines: Sequence[Lines]) -> Figure:
                     "line": {"color": colour, "dash": dash, "width": 1.5},
                 }
             )
-        rows.append([what, *(f"{_mean(values):.4g}" for values in series)])
+        rows.append([what, *(shown(_mean(values)) for values in series)])
     layout: dict[str, Any] = {
         "grid": {"rows": len(_PANELS), "columns": 1, "pattern": "coupled", "ygap": 0.22},
         "xaxis": axis("seconds of the trace"),

@@ -71,6 +71,7 @@ class FeedPublisher:
             raise
         self.address: str = self._socket.getsockopt_string(zmq.LAST_ENDPOINT)
         self._listeners = Listeners(self._socket, time)
+        self._dismiss = self._listeners.close
         self._intended: IntendedDemand | None = None
         self._sent: InstanceFacts | None = None
         self._encoded: dict[str, Any] = {}
@@ -170,4 +171,6 @@ class FeedPublisher:
 
     def close(self) -> None:
         """Stop; may be called twice."""
-        self._socket.close()
+        if not self._socket.closed:
+            self._socket.close()
+            self._dismiss()

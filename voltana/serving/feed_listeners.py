@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import zmq
 
+from voltana.serving.feed_crowd import Crowd
 from voltana.serving.peers import UNKNOWN, peer_of
 
 if TYPE_CHECKING:
@@ -78,10 +79,12 @@ class _Place:
 
     Attributes:
         peer: Who has it.
+        handle: File of the connection.
         took_s: When something was last taken there.
     """
 
     peer: Peer
+    handle: int
     took_s: float
 
 
@@ -93,7 +96,7 @@ class Listeners:
     keeps no router out, nor does one address another.
 
     Args:
-        socket: A ROUTER socket, which the caller binds and closes.
+        socket: A ROUTER socket, bound, which the caller closes.
         time: Time source.
     """
 
@@ -102,10 +105,15 @@ class Listeners:
         self._time = time
         self._places: dict[bytes, _Place] = {}
         self._refused: dict[bytes, Peer] = {}
+        self._crowd = Crowd(socket.getsockopt_string(zmq.LAST_ENDPOINT), time.now_s)
         self._parts = 0
 
     def __len__(self) -> int:
         return len(self._places)
+
+    def close(self) -> None:
+        """Look at no connections any more."""
+        self._crowd.close()
 
     def send(self, raw: bytes) -> None:
         """Send something to all; never blocks, and one that does not read misses it."""
@@ -123,6 +131,7 @@ class Listeners:
                 del self._places[name]  # it is gone
             else:
                 place.took_s = now_s
+        self._crowd.sweep({place.handle for place in self._places.values()})
 
     def said(self) -> Iterator[bytes]:
         """What they said since, as far as it is read at once; never blocks.
@@ -150,10 +159,10 @@ class Listeners:
         name = part.bytes
         if name in self._places:
             return False
-        known = self._refused.pop(name, None)
-        peer = known or _peer_behind(part)
+        known, handle = self._refused.pop(name, None), _handle_of(part)
+        peer = known or (UNKNOWN if handle < 0 else peer_of(handle))
         if self._has_place_for(peer):
-            self._places[name] = _Place(peer, self._time.now_s())
+            self._places[name] = _Place(peer, handle, self._time.now_s())
         elif not peer.trusted:  # and no name that may pass to another makes anybody so
             if len(self._refused) == _MOST_REFUSED:
                 del self._refused[next(iter(self._refused))]
@@ -174,9 +183,9 @@ class Listeners:
         return True
 
 
-def _peer_behind(part: zmq.Frame) -> Peer:
-    """Who sent a part of a message."""
+def _handle_of(part: zmq.Frame) -> int:
+    """File of the connection that a part of a message came by; -1 where it is gone."""
     try:
-        return peer_of(int(part.get("__fd")))
+        return int(part.get("__fd"))
     except (zmq.ZMQError, ValueError, TypeError):
-        return UNKNOWN
+        return -1

@@ -201,7 +201,7 @@ def _tiles(best: Json) -> list[tuple[str, str, str]]:
     kept = f"TTFT {percent(best['ttft_attainment'])}, ITL {percent(best['itl_attainment'])} kept"
     return [
         ("Most saved with 95 % kept", percent(best["energy_saved_vs_static_max"]), best["policy"]),
-        ("Energy then", f"{best['energy_j'] / J_PER_KWH:.4g} kWh", kept),
+        ("Energy then", f"{shown(best['energy_j'] / J_PER_KWH)} kWh", kept),
         ("An output token", f"{shown(best['energy_per_output_token_j'], 3)} J", "all boards"),
         ("A request", f"{shown(best['energy_per_request_j'], 3)} J", "all boards"),
     ]

@@ -9,18 +9,21 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from voltana.evaluation.wording import UNKNOWN, significant
+
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-DASH = "-"
+DASH = UNKNOWN
 """A figure that does not exist."""
 
 INK = "ink"
 """The colour of text in the page's theme."""
 
 DASHES = ("solid", "dash", "dashdot", "dot")
+SYMBOLS = ("circle", "diamond-open", "square-open", "cross")
 COLOURS = 7
-"""Of the palette; dashes tell more lines apart."""
+"""Of the palette; dashes and symbols tell more lines and points apart."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,8 +73,13 @@ class Palette:
             **more,
         }
 
+    def marker(self, name: str, **more: Any) -> dict[str, Any]:
+        """How points are drawn."""
+        symbol = SYMBOLS[self._place(name) // COLOURS % len(SYMBOLS)]
+        return {"color": self.colour(name), "symbol": symbol, **more}
+
     def colour(self, name: str) -> str:
-        """The colour of a bar or a marker."""
+        """The colour of a bar."""
         return f"c{self._place(name) % COLOURS}"
 
     def _place(self, name: str) -> int:
@@ -84,8 +92,13 @@ def axis(title: str, **more: Any) -> dict[str, Any]:
 
 
 def shown(value: float | None, digits: int = 4) -> str:
-    """A figure in a table; a dash where there is none."""
-    return DASH if value is None else f"{value:.{digits}g}"
+    """A measured figure in a table; a dash where there is none."""
+    return DASH if value is None else significant(value, digits)
+
+
+def given(value: float) -> str:
+    """A number that a user asked for, as it was given."""
+    return f"{value:.12g}"
 
 
 def percent(share: float | None) -> str:

@@ -36,9 +36,25 @@
     }, { displayModeBar: false, responsive: true, showTips: false });
   };
 
+  // Paper is white, and what can be opened on a screen has to lie open on it.
+  let printing = false;
+  let opened = [];
+  window.addEventListener("beforeprint", () => {
+    printing = true;
+    opened = [...document.querySelectorAll("details:not([open])")];
+    opened.forEach((details) => { details.open = true; });
+    paint();
+  });
+  window.addEventListener("afterprint", () => {
+    printing = false;
+    opened.forEach((details) => { details.open = false; });
+    paint();
+  });
+
   const visible = () => [...document.querySelectorAll("figure:not([hidden]) .chart")];
   const paint = () => {
-    root.dataset.theme = theme.value || (system.matches ? "dark" : "light");
+    const chosen = theme.value || (system.matches ? "dark" : "light");
+    root.dataset.theme = printing ? "light" : chosen;
     visible().forEach(draw);
   };
   theme.addEventListener("change", paint);

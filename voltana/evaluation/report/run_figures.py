@@ -122,13 +122,13 @@ def attainment(results: Sequence[Json], slo: Mapping[str, float]) -> Figure:
         {
             "type": "scatter",
             "mode": "lines",
-            "name": f"target {100 * slo[key]:g} %",
+            "name": f"{label} target {100 * slo[key]:g} %",
             "x": [100 * slo[key]] * 2,
             "y": [names[0], names[-1]],
             "line": {"color": INK, "width": 1.2, "dash": dash},
             "hoverinfo": "skip",
         }
-        for key, dash in (("ttft_target", "dot"), ("itl_target", "dash"))
+        for key, label, dash in (("ttft_target", "TTFT", "dot"), ("itl_target", "ITL", "dash"))
     ]
     layout = {
         "xaxis": axis("requests within the SLO (%)"),

@@ -62,7 +62,7 @@ def decisions(drawn: Sequence[Json]) -> Figure:
             "name": kind,
             "y": labels,
             "x": [round(share[place], 3) for share in shares],
-            "marker": {"color": f"c{(4, 5, 6)[place]}"},
+            "marker": {"color": f"c{(0, 1, 6)[place]}"},
         }
         for place, kind in enumerate(kinds)
     ]

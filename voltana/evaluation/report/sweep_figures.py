@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 from typing import TYPE_CHECKING, Any
 
-from voltana.evaluation.report.figures import Figure, Palette, axis, percent, shown
+from voltana.evaluation.report.figures import DASH, Figure, Palette, axis, given, percent, shown
 from voltana.evaluation.report.labels import labelled, with_value, words
 from voltana.policy import FIXED_PREFIX
 
@@ -133,7 +133,7 @@ def _lines(
             }
         )
         cells += [
-            [policy, shown(x), shown(mean), f"{low:.4g} to {high:.4g}" if several else "-"]
+            [policy, given(x), shown(mean), f"{shown(low)} to {shown(high)}" if several else DASH]
             for x, mean, low, high in scaled
         ]
     return Figure(
@@ -171,7 +171,7 @@ def front(rows: Sequence[Row], palette: Palette, varied: Sequence[str]) -> Figur
                 "name": policy,
                 "x": [round(100 * (_kept(row) or 0.0), 3) for row in mine],
                 "y": [round(100 * (row["energy_saved_vs_static_max"] or 0.0), 3) for row in mine],
-                "marker": {"size": 8, "color": palette.colour(policy), "opacity": 0.8},
+                "marker": palette.marker(policy, size=8, opacity=0.8),
                 "text": [_where(row, varied) for row in mine],
             }
         )
@@ -224,7 +224,7 @@ def _u_curve(rows: Sequence[Row], option: str, palette: Palette) -> list[Figure]
                 "line": palette.line(f"role {role}"),
             }
         )
-        cells += [[role, shown(point[0]), shown(point[1] / 1e3)] for point in points]
+        cells += [[role, given(point[0]), shown(point[1] / 1e3)] for point in points]
     return [
         Figure(
             title="Energy over the clock",

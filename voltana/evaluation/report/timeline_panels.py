@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from voltana.evaluation.report.figures import DASH, INK, Figure, axis, shown
+from voltana.evaluation.report.figures import DASH, INK, Figure, Palette, axis, shown
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -71,17 +71,18 @@ def _instance_lines(instances: Sequence[Json]) -> list[Json]:
     An instance that only prefills has its clock alone: the prompts of its iterations are another
     scale.
     """
+    palette = Palette()
     return [
         _line(
             instance["instance"],
             instance["t_s"],
             instance[column],
-            {"color": f"c{place % 7}", "width": 1.4},
+            palette.line(instance["instance"], width=1.4),
             legendgroup=instance["instance"],
             showlegend=panel == 1,
             yaxis=_axis_of(panel),
         )
-        for place, instance in enumerate(instances)
+        for instance in instances
         for panel, column in enumerate(_OF_INSTANCES, start=1)
         if instance["role"] != "prefill" or column == "clock_mhz"
     ]
@@ -123,7 +124,7 @@ def _layout(titles: Sequence[str], itl_ms: float) -> Json:
     """One grid of panels, and the ITL threshold across that of the latencies."""
     layout: Json = {
         "grid": {"rows": len(titles), "columns": 1, "pattern": "coupled", "ygap": 0.22},
-        "xaxis": axis("simulated time (s)"),
+        "xaxis": axis("simulated time (s)", rangemode="tozero"),
         "shapes": [
             {
                 "type": "line",

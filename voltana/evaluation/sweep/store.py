@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import fcntl
 import hashlib
 import json
 from typing import TYPE_CHECKING, Any
@@ -18,7 +17,7 @@ from voltana.errors import ConfigError
 from voltana.evaluation.metrics import COLOCATED_FIGURES, Result
 from voltana.evaluation.sweep.code import code_digest
 from voltana.users_file import load_json, read_text
-from voltana.whole_file import remove_torn, said_where, write_whole
+from voltana.whole_file import hold_alone, remove_torn, said_where, write_whole
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -62,13 +61,7 @@ class SweepStore:
         with said_where(folder, REMEDY):
             (folder / RECORDS).mkdir(parents=True, exist_ok=True)
             self._lock = (folder / LOCK).open("a+")
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            self._lock.close()
-            raise ConfigError(
-                f"folder {str(folder)!r} is in use by another sweep. Wait for it, or take another."
-            ) from None
+            hold_alone(self._lock, folder, "sweep")
 
     def close(self) -> None:
         """Let another process have it."""
@@ -151,11 +144,18 @@ def read_plan(folder: Path) -> dict[str, Any] | None:
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:
-        raise ConfigError(
-            f"{str(path)!r} cannot be read: {error}. Delete this file and give the same command "
-            "again: the runs that are kept and of this code are not run again."
-        ) from None
-    return plan if isinstance(plan, dict) else {}
+        reason = getattr(error, "strerror", None) or error
+        raise _no_plan(path, f"cannot be read: {reason}") from None
+    if not isinstance(plan, dict) or not plan.keys() >= {"schema", "voltana", "code", "runs"}:
+        raise _no_plan(path, "is none that a sweep has written")
+    return plan
+
+
+def _no_plan(path: Path, why: str) -> ConfigError:
+    return ConfigError(
+        f"{str(path)!r} {why}. Delete it and give the same command again: the runs that are kept "
+        "and of this code are not run again."
+    )
 
 
 def _digest(rows: Iterable[Row]) -> str:

@@ -152,7 +152,8 @@ class Doors:
         self._open: set[Door] = set()
         # The oldest first; strangers, and those that have had a complete request.
         self._unfinished: dict[bool, dict[Door, None]] = {False: {}, True: {}}
-        self._timer = self._loop.call_later(SWEEP_S, self._sweep)
+        self._due_s = self._loop.time() + SWEEP_S
+        self._timer = self._loop.call_at(self._due_s, self._sweep)
         self.closed = 0
 
     def __len__(self) -> int:
@@ -238,9 +239,13 @@ class Doors:
             self._close(oldest)
 
     def _sweep(self) -> None:
-        self._timer = self._loop.call_later(SWEEP_S, self._sweep)
+        """Close those whose time is over; while this process stood still, nobody's passed."""
         now_s = self._loop.time()
+        stood_s = max(0.0, now_s - self._due_s)
+        self._due_s = now_s + SWEEP_S
+        self._timer = self._loop.call_at(self._due_s, self._sweep)
         for door in [*self._unfinished[False], *self._unfinished[True]]:
+            door.since_s = min(now_s, door.since_s + stood_s)
             age_s = now_s - door.since_s
             limit_s = self._limits_s[door.phase]
             if door.phase is Phase.IDLE and (unsent := door.get_write_buffer_size()):
