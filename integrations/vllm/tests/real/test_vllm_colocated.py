@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import time
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pytest
 
 from load_client import post
 from measured import Ring, finished
 from routed import router_before, streamed, tokens_of
 from vllm_server import VllmServer, ask, greedy, prompt_of
+from voltana.predictors.ecopred import EcoPred
+from voltana.values import Load
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -68,3 +73,18 @@ def test_several_prompts_in_one_request_are_answered(server: VllmServer, router:
     answer = ask(router + "/v1/completions", body)
     tokens = {choice["index"]: list(choice["token_ids"]) for choice in answer["choices"]}
     assert tokens == {i: tokens_of(server.complete(p, TOKENS)) for i, p in enumerate(prompts)}
+
+
+def test_a_calibration_starts_a_predictor(server: VllmServer, config: Path) -> None:
+    out = config.with_name("profile.json")
+    command = [sys.executable, "-m", "voltana_vllm", "profile", server.url, "--visits", "1"]
+    command += ["--instance", "unified-0", "--clock", "1410", "--out", str(out)]
+    done = subprocess.run(
+        [*command, "--config", str(config)], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr + done.stdout
+    sys.stdout.write(f"\n{done.stdout}")
+    predictor = EcoPred.from_profile(out)
+    for load in (Load.decode(32, 6000), Load.prefill([(300, 0)])):
+        forecast = predictor.forecast(load, np.array([1410.0]))
+        assert 0 < forecast.mean_s[0] <= forecast.upper_s[0] < np.inf
