@@ -64,8 +64,8 @@ _NOT_FORWARDED = frozenset(
 """Headers that end at this hop; bodies arrive decompressed and are sent as they are."""
 
 _OVERRIDES = "x-override-"
-"""So begin headers by which SGLang is told, where it is set up for that, what else a body says: the
-id of a request, its room, the host that a KV cache is fetched from. That is the router's to say."""
+"""So begin headers by which some engines are told, where they are set up for that, what else a body
+says: the id of a request, its room, the host that a KV cache is fetched from. It is ours to say."""
 
 
 def bearer(key: str | None) -> dict[str, str]:

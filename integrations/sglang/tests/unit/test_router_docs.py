@@ -76,6 +76,10 @@ def test_the_listed_paths_are_served() -> None:
     assert len(paths) >= 9
     assert len(administration) == 6
     assert len({*paths, *(path for _, path in administration)}) >= 12
+    bodies: dict[str, dict[str, object]] = {
+        "/router/drain": {"backend": "decode-0"},
+        "/abort_request": {"abort_all": True},
+    }
 
     async def check() -> None:
         async with cluster(prefill=1, decode=1) as pd:
@@ -83,7 +87,7 @@ def test_the_listed_paths_are_served() -> None:
                 status, answer = await pd.get(path)
                 assert status in {200, 405}, (path, status, answer)
             for method, path in administration:
-                body = {"abort_all": True, "backend": "decode-0"} if method == "POST" else None
+                body = bodies.get(path, {}) if method == "POST" else None
                 status, answer = await pd.ask_admin(method, path, body)
                 assert status == 200, (path, status, answer)
                 if path not in {"/health", *paths}:
