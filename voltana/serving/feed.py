@@ -71,7 +71,6 @@ class FeedPublisher:
             raise
         self.address: str = self._socket.getsockopt_string(zmq.LAST_ENDPOINT)
         self._listeners = Listeners(self._socket, time)
-        self._dismiss = self._listeners.close
         self._intended: IntendedDemand | None = None
         self._sent: InstanceFacts | None = None
         self._encoded: dict[str, Any] = {}
@@ -173,4 +172,4 @@ class FeedPublisher:
         """Stop; may be called twice."""
         if not self._socket.closed:
             self._socket.close()
-            self._dismiss()
+            self._listeners.close()

@@ -18,7 +18,7 @@ from voltana.serving.frames import let_go
 from voltana.timebase import MonotonicTime
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, MutableMapping
+    from collections.abc import Callable
 
 LINES = 10
 """Lines in `PERIOD_S`; those that are left out are counted."""
@@ -42,12 +42,6 @@ class HttpLog(logging.LoggerAdapter[logging.Logger]):
         self._now_s = now_s or MonotonicTime().now_s
         self._since_s = -PERIOD_S
         self._lines = self._left_out = 0
-
-    def process(
-        self, msg: Any, kwargs: MutableMapping[str, Any]
-    ) -> tuple[Any, MutableMapping[str, Any]]:
-        """As it is."""
-        return msg, kwargs
 
     def log(self, level: int, msg: object, *args: object, **kwargs: Any) -> None:
         """Write a line, unless there were too many of late."""
