@@ -163,7 +163,9 @@ class Beside:
             spec.engine.snapshot_period_s,
         )
         self._feed = FeedPublisher(f"inproc://{id(self)}", self.name, time)
-        self._feed._listeners = types.SimpleNamespace(said=lambda: (), send=follower.take)
+        self._feed._listeners = types.SimpleNamespace(
+            said=lambda: (), send=follower.take, close=self._feed._listeners.close
+        )
         self._iteration = 0
         self.rooms = []  # of requests that it took up since it published last
 
