@@ -9,9 +9,10 @@ batch (docs/viability.md), worked out from what the instance's model has learned
 Where every KV cache is full they wait too: whichever instance has room first takes the next.
 
 What can wait no longer goes where it does the least harm: when not all requests can be kept within
-the thresholds, an uneven split keeps more of them than an even one. So it joins an instance that is
-beyond its boundary already, the furthest of them, and the others are spared; one with room in its
-KV cache first, as in a full one the first token would be late as well.
+the thresholds, an uneven split keeps more of them than an even one, unless latencies vary so much
+that all are a little late (`triage`). So it joins an instance that is beyond its boundary already,
+the furthest of them, and the others are spared, or the least; one with room in its KV cache first,
+as in a full one the first token would be late as well.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from voltana.planning import GROWTH_TOKENS, curve_of, memory_tokens, upcoming
 from voltana.pool import NAME, KeptPool
 from voltana.ports import TellsBatches, TellsCurve, TellsRoom, intended_by, needs_of, offers
 from voltana.routers.least_memory import LeastMemory
+from voltana.routers.triage import Boundary, better_shared
 from voltana.values import Deferral, Load, Need, Role
 from voltana.viability import BATCH_ENDS, LARGEST_BATCH, largest_viable_batch, tabulate
 
@@ -148,7 +150,7 @@ class ViableBatch:
         boundary = self._boundary(candidate, comes.load)
         if not boundary:
             return None
-        return _Stand(candidate, boundary)
+        return _Stand(candidate, boundary, comes.load)
 
     def _boundary(self, candidate: Candidate, load: Load) -> int:
         """Its largest viable batch, at the context that its requests have now; 0 where none is.
@@ -189,6 +191,7 @@ class _Stand:
     Args:
         candidate: The instance.
         boundary: Its largest viable batch.
+        load: What its next iteration computes.
 
     Attributes:
         beyond: Requests by which its batch would be beyond its boundary with one more.
@@ -196,10 +199,12 @@ class _Stand:
     """
 
     __slots__ = (
-        "_capacity", "_memory", "_requests", "_reserved", "_running", "beyond", "most_prompt",
+        "_boundary", "_candidate", "_capacity", "_load", "_memory", "_requests", "_reserved",
+        "_running", "beyond", "most_prompt",
     )  # fmt: skip
 
-    def __init__(self, candidate: Candidate, boundary: int) -> None:
+    def __init__(self, candidate: Candidate, boundary: int, load: Load) -> None:
+        self._candidate, self._boundary, self._load = candidate, boundary, load
         self._requests, self._running = _requests(candidate), candidate.state.running_requests
         self._capacity, self._reserved = candidate.kv_capacity_tokens, candidate.kv_reserved_tokens
         self._memory = memory_tokens(candidate, self._reserved)
@@ -207,6 +212,19 @@ class _Stand:
         room = self._capacity - self._reserved - self._memory if self.beyond <= 0 else -1.0
         # What is free as counted, which rounding may put beside what is free.
         self.most_prompt = room if room < 0 or not self.lacking(room) else math.nextafter(room, 0)
+
+    def known(self) -> Boundary:
+        """What it serves in time."""
+        candidate, load = self._candidate, self._load
+        assert candidate.predictor is not None
+        return Boundary(
+            candidate.predictor,
+            candidate.levels_mhz[-1],
+            candidate.budget_s,
+            load.decode_kv_tokens / load.decode_requests if load.decode_requests else 1.0,
+            self._boundary,
+            self._requests,
+        )
 
     def lacking(self, prompt_tokens: float) -> float:
         """Requests that have to end before one more fits its KV cache; 0 or less where it does.
@@ -295,10 +313,13 @@ def _least_harm(pool: Pool, stands: Sequence[_Stand], prompt_tokens: int) -> str
     """The instance that takes what cannot wait: the furthest beyond, so that the others are spared.
 
     One with room in its KV cache first: in a full one the request would be late with its first
-    token too.
+    token too. The least beyond where fewer tokens are late if all have some of the excess.
     """
     ranked = []
     for stand, name in zip(stands, pool.column(NAME), strict=True):
         lacking = stand.lacking(prompt_tokens)
-        ranked.append((lacking <= 0.0, lacking, stand.beyond, name))
-    return max(ranked)[-1]
+        ranked.append((lacking <= 0.0, lacking, stand.beyond, name, stand))
+    roomy = [rank for rank in ranked if rank[0]]
+    if len(roomy) > 1 and better_shared([rank[-1].known() for rank in roomy]):
+        return min(roomy, key=lambda rank: rank[2:4])[3]
+    return max(ranked, key=lambda rank: rank[:4])[3]
