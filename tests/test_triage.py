@@ -1,4 +1,4 @@
-"""Triage: an excess is shared where that makes fewer tokens late, and has one instance elsewhere."""
+"""Triage: an excess is shared where fewer tokens are late then; elsewhere one instance has it."""
 
 from __future__ import annotations
 
