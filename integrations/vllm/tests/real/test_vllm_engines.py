@@ -1,4 +1,4 @@
-"""The plugin in real servers of other kinds: short of blocks, data-parallel, with drafts."""
+"""The plugin in real servers of other kinds: short of blocks, in parallel, with drafts."""
 
 from __future__ import annotations
 
@@ -108,3 +108,25 @@ def test_drafts_are_no_requests_and_no_prompts(model: Path, config: Path) -> Non
     assert all(r.flags & Flag.SPECULATIVE for r in measured)
     for what in (Change.WAITS, Change.FIRST, Change.ENDED):
         assert count(records, what) == 64, what
+
+
+def test_an_engine_of_two_workers_has_one_account(model: Path, config: Path) -> None:
+    """Of tensor parallelism; stages of a pipeline fail on a CPU at the first request."""
+    with server(model, config, "shards-0", "--tensor-parallel-size", "2") as made:
+        made.wait()
+        ring = Ring(config.with_name("rings"), "shards-0")
+        time.sleep(SETTLE_S)
+        ring.taken()
+        log = len(details_in(made.text()))
+        load(made.url, requests=60, at_once=8, seed=4)
+        time.sleep(SETTLE_S)
+        records = ring.taken()
+        ring.close()
+        told = details_in(made.text())[log:]
+        assert "voltana: error" not in made.text()
+    assert [(r.load.prefill_tokens, r.load.decode_requests) for r in finished(records)] == [
+        (d.prompt_tokens, d.decoding) for d in told
+    ]
+    for what in (Change.WAITS, Change.FIRST, Change.JOINED, Change.ENDED):
+        assert count(records, what) == 60, what
+    assert ring.reader.info["tp_size"] == 2
