@@ -164,6 +164,7 @@ def table_of(candidate: Candidate, context_tokens: float | None = None) -> Batch
         threshold_s=candidate.budget_s,
         kv_capacity_tokens=candidate.kv_capacity_tokens,
         kv_reserved_tokens=candidate.kv_reserved_tokens,
+        max_requests=candidate.max_running_requests,
     )
 
 
