@@ -9,9 +9,9 @@ from voltana.evaluation.scenario import load_scenario
 
 PAIRS = {"prefill": 1, "decode": 2}
 CASES = {
-    "pairs": ("llama-3.1-8b", "a100-sxm4-80gb", PAIRS, 16, 6.0, "sharegpt", 0.05),
+    "pairs": ("llama-3.1-8b", "a100-sxm4-80gb", PAIRS, 16, 7.0, "sharegpt", 0.15),
     "pairs of many": ("ministral-3b", "h100-sxm", PAIRS, 48, 30.0, "lmsys", 0.25),
-    "colocated": ("llama-3.1-8b", "a100-sxm4-80gb", {"colocated": 2}, 16, 4.0, "sharegpt", 0.25),
+    "colocated": ("llama-3.1-8b", "a100-sxm4-80gb", {"colocated": 2}, 16, 4.0, "sharegpt", 0.37),
 }
 """Model, board, instances, places, requests/s, workload, and the least share that is saved."""
 
