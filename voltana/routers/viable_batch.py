@@ -10,9 +10,10 @@ Where every KV cache is full, or every engine runs as many as it may, they wait 
 instance has room first takes the next.
 
 What can wait no longer goes where it does the least harm: when not all requests can be kept within
-the thresholds, an uneven split keeps more of them than an even one. So it joins an instance that is
-beyond its boundary already, the furthest of them, and the others are spared; one with room in its
-KV cache first, as in a full one the first token would be late as well.
+the thresholds, an uneven split keeps more of them than an even one, unless latencies vary so much
+that all are a little late (`triage`). So it joins an instance that is beyond its boundary already,
+the furthest of them, and the others are spared, or the least; one with room in its KV cache first,
+as in a full one the first token would be late as well.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from voltana.planning import GROWTH_TOKENS, curve_of, memory_tokens, upcoming
 from voltana.pool import NAME, KeptPool
 from voltana.ports import TellsBatches, TellsCurve, TellsRoom, intended_by, needs_of, offers
 from voltana.routers.least_memory import LeastMemory
+from voltana.routers.triage import Boundary, better_shared
 from voltana.values import Deferral, Load, Need, Role
 from voltana.viability import BATCH_ENDS, LARGEST_BATCH, largest_viable_batch, tabulate
 
@@ -149,7 +151,7 @@ class ViableBatch:
         boundary = self._boundary(candidate, comes.load)
         if not boundary:
             return None
-        return _Stand(candidate, boundary)
+        return _Stand(candidate, boundary, comes.load)
 
     def _boundary(self, candidate: Candidate, load: Load) -> int:
         """Its largest viable batch, at the context that its requests have now; 0 where none is.
@@ -190,6 +192,7 @@ class _Stand:
     Args:
         candidate: The instance.
         boundary: Its largest viable batch.
+        load: What its next iteration computes.
 
     Attributes:
         beyond: Requests by which its batch would be beyond its boundary with one more.
@@ -197,11 +200,12 @@ class _Stand:
     """
 
     __slots__ = (
-        "_capacity", "_memory", "_places", "_requests", "_reserved", "_running", "beyond",
-        "most_prompt",
+        "_boundary", "_candidate", "_capacity", "_load", "_memory", "_places", "_requests",
+        "_reserved", "_running", "beyond", "most_prompt",
     )  # fmt: skip
 
-    def __init__(self, candidate: Candidate, boundary: int) -> None:
+    def __init__(self, candidate: Candidate, boundary: int, load: Load) -> None:
+        self._candidate, self._boundary, self._load = candidate, boundary, load
         self._requests, self._running = _requests(candidate), candidate.state.running_requests
         self._capacity, self._reserved = candidate.kv_capacity_tokens, candidate.kv_reserved_tokens
         self._places = candidate.max_running_requests
@@ -211,6 +215,19 @@ class _Stand:
         room = self._capacity - self._reserved - self._memory if takes else -1.0
         # What is free as counted, which rounding may put beside what is free.
         self.most_prompt = room if room < 0 or not self.lacking(room) else math.nextafter(room, 0)
+
+    def known(self) -> Boundary:
+        """What it serves in time."""
+        candidate, load = self._candidate, self._load
+        assert candidate.predictor is not None
+        return Boundary(
+            candidate.predictor,
+            candidate.levels_mhz[-1],
+            candidate.budget_s,
+            load.decode_kv_tokens / load.decode_requests if load.decode_requests else 1.0,
+            self._boundary,
+            self._requests,
+        )
 
     def lacking(self, prompt_tokens: float) -> float:
         """Requests that have to end before there is room for one more; 0 or less where there is.
@@ -303,10 +320,13 @@ def _least_harm(pool: Pool, stands: Sequence[_Stand], prompt_tokens: int) -> str
     """The instance that takes what cannot wait: the furthest beyond, so that the others are spared.
 
     One with room in its KV cache first: in a full one the request would be late with its first
-    token too.
+    token too. The least beyond where fewer tokens are late if all have some of the excess.
     """
     ranked = []
     for stand, name in zip(stands, pool.column(NAME), strict=True):
         lacking = stand.lacking(prompt_tokens)
-        ranked.append((lacking <= 0.0, lacking, stand.beyond, name))
-    return max(ranked)[-1]
+        ranked.append((lacking <= 0.0, lacking, stand.beyond, name, stand))
+    roomy = [rank for rank in ranked if rank[0]]
+    if len(roomy) > 1 and better_shared([rank[-1].known() for rank in roomy]):
+        return min(roomy, key=lambda rank: rank[2:4])[3]
+    return max(ranked, key=lambda rank: rank[:4])[3]
