@@ -6,7 +6,8 @@ Clock and route do not help then, but a third lever does: the request that would
 over its boundary is held back until another one has completed. The boundary is the largest viable
 batch (docs/viability.md), worked out from what the instance's model has learned; it is no setting.
 
-Where every KV cache is full they wait too: whichever instance has room first takes the next.
+Where every KV cache is full, or every engine runs as many as it may, they wait too: whichever
+instance has room first takes the next.
 
 What can wait no longer goes where it does the least harm: when not all requests can be kept within
 the thresholds, an uneven split keeps more of them than an even one, unless latencies vary so much
@@ -45,8 +46,8 @@ if TYPE_CHECKING:
 AT_BOUNDARY = "every batch at its boundary"
 """Why a request is deferred."""
 
-FULL = "every KV cache full"
-"""Likewise."""
+FULL = "no instance has room"
+"""Likewise: every KV cache is full, or its engine runs as many requests as it may."""
 
 ASK_AGAIN_S = 0.05
 """About an iteration: completions wake the queue before, and models and contexts move slowly."""
@@ -195,21 +196,23 @@ class _Stand:
 
     Attributes:
         beyond: Requests by which its batch would be beyond its boundary with one more.
-        most_prompt: Longest prompt that fits its KV cache; -1 if none, or if the batch is full.
+        most_prompt: Longest prompt that it has room for; -1 if none, or if the batch is full.
     """
 
     __slots__ = (
-        "_boundary", "_candidate", "_capacity", "_load", "_memory", "_requests", "_reserved",
-        "_running", "beyond", "most_prompt",
+        "_boundary", "_candidate", "_capacity", "_load", "_memory", "_places", "_requests",
+        "_reserved", "_running", "beyond", "most_prompt",
     )  # fmt: skip
 
     def __init__(self, candidate: Candidate, boundary: int, load: Load) -> None:
         self._candidate, self._boundary, self._load = candidate, boundary, load
         self._requests, self._running = _requests(candidate), candidate.state.running_requests
         self._capacity, self._reserved = candidate.kv_capacity_tokens, candidate.kv_reserved_tokens
+        self._places = candidate.max_running_requests
         self._memory = memory_tokens(candidate, self._reserved)
         self.beyond = self._requests + 1 - boundary
-        room = self._capacity - self._reserved - self._memory if self.beyond <= 0 else -1.0
+        takes = self.beyond <= 0 and self._requests < self._places
+        room = self._capacity - self._reserved - self._memory if takes else -1.0
         # What is free as counted, which rounding may put beside what is free.
         self.most_prompt = room if room < 0 or not self.lacking(room) else math.nextafter(room, 0)
 
@@ -227,17 +230,18 @@ class _Stand:
         )
 
     def lacking(self, prompt_tokens: float) -> float:
-        """Requests that have to end before one more fits its KV cache; 0 or less where it does.
+        """Requests that have to end before there is room for one more; 0 or less where there is.
 
-        What the engine counts: contexts, and what it reserves for each.
+        What the engine counts: contexts, and what it reserves for each, and those that run.
         """
         needed = self._memory + prompt_tokens + self._reserved
+        places = max(self._requests + 1 - self._places, 0.0)
         if needed <= self._capacity:
-            return 0.0
-        return (needed - self._capacity) * (self._requests + 1) / needed
+            return places
+        return max((needed - self._capacity) * (self._requests + 1) / needed, places)
 
     def waiting(self, *, room: bool) -> float:
-        """Requests that wait for its KV cache, at most; 0 or less where none does.
+        """Requests that wait for its room, at most; 0 or less where none does.
 
         Args:
             room: Whether another instance has room, so that nobody waits but those sent here.
@@ -297,9 +301,12 @@ def largest_batch(
 
 
 def _is_full(candidate: Candidate) -> bool:
-    """Whether some of its requests have to end before its KV cache has room for any other."""
+    """Whether some of its requests have to end before it has room for any other."""
     reserved = candidate.kv_reserved_tokens
-    return memory_tokens(candidate, reserved) + reserved > candidate.kv_capacity_tokens
+    return (
+        memory_tokens(candidate, reserved) + reserved > candidate.kv_capacity_tokens
+        or _requests(candidate) >= candidate.max_running_requests
+    )
 
 
 def _requests(candidate: Candidate) -> int:
