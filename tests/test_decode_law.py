@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from statistics import NormalDist
 
 import numpy as np
 import pytest
@@ -12,6 +11,7 @@ from hypothesis import strategies as st
 
 from voltana.controllers.decode_plan import NO_PLAN, SURE, make_plan
 from voltana.controllers.demand_envelope import BROKEN, DEMAND_S, STEP, DemandEnvelope
+from voltana.controllers.finding_room import most_on_average
 from voltana.controllers.held_back import held_back
 from voltana.controllers.held_level import SETTLING_S, HeldLevel
 from voltana.controllers.memory import Memory
@@ -252,17 +252,29 @@ def test_the_end_of_the_memory_keeps_room_for_what_could_not_wait():
     assert served_per_s(made, 110.0)[tight.settling] >= demand
 
 
-@given(st.floats(1e-4, 0.3), st.floats(0.0, 30.0), st.floats(0.3, 0.99))
-def test_the_end_of_the_memory_keeps_room_for_the_number_in_the_system(late, burst, share):
-    """A burst, or the lesser of what a Poisson number and a queue of the fastest level exceed."""
+@given(
+    st.floats(1e-4, 0.3), st.floats(0.0, 30.0), st.floats(0.3, 0.99), st.sampled_from([0.0, 1e-3])
+)
+def test_the_end_of_the_memory_keeps_room_for_chance_and_for_a_burst(
+    late, burst, share, affordable
+):
     made = table(Tiled(), capacity=36_000.0)  # 120 requests
     most = float(made.rate_per_s[-1, -1])
     demand = share * most
-    queue = math.log(1.0 / late) * demand / (most - demand)
-    left = max(min(NormalDist().inv_cdf(1.0 - late) * math.sqrt(120.0), queue), burst)
-    enough = served_per_s(made, 120.0 - left) >= demand
-    decided = plan(made, demand, burst=burst, affordable=0.0, late=late)
+    chance = most_on_average(120.0, demand, most, late=late, affordable=affordable)
+    mean = min(chance, 120.0 - burst + affordable * most)
+    enough = served_per_s(made, mean) >= demand
+    decided = plan(made, demand, burst=burst, affordable=affordable, late=late)
     assert decided.settling == (int(enough.argmax()) if enough.any() else len(LEVELS) - 1)
+
+
+@given(st.integers(1, 120), st.integers(0, len(LEVELS) - 1))
+def test_a_batch_within_a_tile_serves_its_share_of_it(most, level):
+    made = table(Tiled(), capacity=36_000.0)
+    row = made.row(most)
+    best = served_per_s(made, most)[level]
+    assert best >= most / made.mean_s[row, level] * (1 - 1e-12)
+    assert best <= served_per_s(made, made.batches[row])[level]
 
 
 class Unknown:

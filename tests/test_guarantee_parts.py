@@ -42,6 +42,9 @@ class TestStatement:
         for updates, step in ((0, 0.2), (1, 0.2), (11, 0.1), (500, 0.05)):
             spread = reach * (1 / step - 1 / 0.2)
             assert DECAYING.constant(0.15, updates) == pytest.approx(start + spread)
+            assert DECAYING.constant(0.15, updates, 0.3) == pytest.approx(
+                0.15 / 0.2 + (0.3 - DECAYING.q_lo) * (1.0 / step - 1.0 / 0.2)
+            )
             assert DECAYING.window_constant(updates) == pytest.approx(reach / step)
 
     def test_a_part_holds_from_its_clock_on(self):
@@ -82,7 +85,8 @@ class TestTracker:
         account = tracker.account
         assert (account.certified, account.missed) == (4.0, 3.0)
         assert (account.blocked, account.elsewhere) == (2.0, 0.5)
-        constant = (STATEMENT.q_hi - 0.3) / 0.2
+        assert tracker.highest == pytest.approx(0.3 + 0.2 * 3.0 * 0.9)
+        constant = (tracker.highest - 0.3) / 0.2
         assert tracker.bound() == pytest.approx(0.1 * 6.5 + constant)
         account.forgiven = 7.0
         assert tracker.bound() == pytest.approx(0.1 * 6.5 + constant + 7.0)
@@ -106,7 +110,17 @@ class TestTracker:
         assert again.to_dict() == tracker.to_dict()
         assert again.bound() == tracker.bound()
         assert (again.first, again.overdue, again.updates) == (0.3, tracker.overdue, 9)
+        assert again.highest == tracker.highest > tracker.first
         assert again.longest == 8
+
+    def test_an_older_file_says_nothing_of_the_highest_margin(self):
+        """So that it may have been as high as may be, and the bound is that of the statement."""
+        older = self.made().to_dict()
+        del older["highest"]
+        again = QuantileTracker.restore(STATEMENT, older)
+        assert again.highest == STATEMENT.q_hi
+        with pytest.raises(ValueError, match="is not from"):
+            QuantileTracker.restore(STATEMENT, {**older, "highest": 0.2})
 
     def test_numbers_of_a_file_are_in_their_range(self):
         assert read_number(1, 0.0, 2.0) == 1.0

@@ -68,6 +68,8 @@ def test_memory_that_would_overflow_wakes_the_sleeper():
     assert route(*calm) == "a"
     tight = [decode(c.instance, c.in_flight, power, kv_capacity_tokens=60_000.0) for c in calm]
     assert route(*tight) == "b"
+    few = [decode(c.instance, c.in_flight, power, max_running_requests=110) for c in calm]
+    assert route(*few) == "b"
 
 
 @pytest.mark.parametrize("missing", [{"power": None}, {"predictor": None}, {"state_age_s": 9.0}])

@@ -113,6 +113,20 @@ def test_requests_wait_while_every_kv_cache_is_full_and_take_the_first_room():
     assert ask(filled("a", 100, 0.9), filled("b", 120, 1.0)) == "b"
 
 
+def test_requests_wait_while_every_engine_runs_as_many_as_it_may():
+    def of_16(name, running, **changes):
+        return decode(name, running, max_running_requests=16, **changes)
+
+    assert ask(of_16("a", 16), of_16("b", 15)) == "b"
+    assert ask(of_16("a", 3, in_flight=16), of_16("b", 15)) == "b"  # those on their way count
+    waits = ask(of_16("a", 16), of_16("b", 16))
+    assert isinstance(waits, Deferral)
+    assert waits.reason == FULL
+    # What may wait no longer is late wherever it goes: one line takes it.
+    assert ask(of_16("a", 16), of_16("b", 18), slack_s=0.0) == "b"
+    assert ask(of_16("a", 14), of_16("b", 18), slack_s=0.0) == "a"
+
+
 def test_beyond_memory_one_cache_takes_the_excess_and_the_others_stay_in_time():
     assert ask(filled("a", 100, 0.0), filled("b", 100, -40.0), slack_s=0.0) == "b"
     assert ask(filled("a", 100, -30.0), filled("b", 100, -40.0), slack_s=0.0) == "b"

@@ -82,16 +82,18 @@ class Statement:
         fallen = (1.0 + updates / self.decay_labels) ** -self.decay
         return max(self.floor, self.gamma * float(fallen))
 
-    def constant(self, first: float, updates: int) -> float:
+    def constant(self, first: float, updates: int, highest: float = math.inf) -> float:
         """C of docs/guarantee.md: weight that may be missed beyond alpha, from the start.
 
         Args:
             first: Margin that the group started from.
             updates: Updates that it has had.
+            highest: Highest margin that it has had; without it, what it may have.
         """
+        highest = min(highest, self.q_hi)
         newest = self.step(max(updates - 1, 0))
-        spread = (self.q_hi - self.q_lo) * (1.0 / newest - 1.0 / self.gamma)
-        return (self.q_hi - first) / self.gamma + spread
+        spread = (highest - self.q_lo) * (1.0 / newest - 1.0 / self.gamma)
+        return (highest - first) / self.gamma + spread
 
     def window_constant(self, updates: int) -> float:
         """C of every window that ends after `updates` updates, wherever it starts."""

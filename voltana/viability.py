@@ -164,6 +164,7 @@ def table_of(candidate: Candidate, context_tokens: float | None = None) -> Batch
         threshold_s=candidate.budget_s,
         kv_capacity_tokens=candidate.kv_capacity_tokens,
         kv_reserved_tokens=candidate.kv_reserved_tokens,
+        max_requests=candidate.max_running_requests,
     )
 
 
@@ -188,7 +189,7 @@ def served_per_s(table: BatchTable, most: float = math.inf) -> FloatArray:
 
     Args:
         table: The iterations.
-        most: Largest batch that counts; the smallest one does in any case.
+        most: Largest batch that counts, at least 1. It takes as long as the tile that it is in.
 
     Returns:
         Shape (l,); 0 where no batch fits.
@@ -299,7 +300,9 @@ def _fitting_rows(table: BatchTable, index: int) -> int:
 
 def _served(table: BatchTable, most: float = math.inf) -> Table:
     """Tokens per second of the viable batches up to `most`; 0 where the threshold is exceeded."""
-    counting = max(int(table.batches.searchsorted(most, side="right")), 1)
-    rows = min(counting, _fitting_rows(table, -1))
+    fitting, last = _fitting_rows(table, -1), table.row(most)
+    rows = min(last + 1, fitting)
     served: Table = np.where(table.upper_s[:rows] > table.threshold_s, 0.0, table.rate_per_s[:rows])
+    if last < fitting:
+        served[last] *= max(most, 1.0) / table.batches[last]
     return served

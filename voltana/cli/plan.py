@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 NOTHING_KEEPS = 1
 _SHOWN = 12
+_HEADERS = ("instances", "policy", "boards", "J/request", "W", "TTFT kept", "ITL kept", "ok")
 
 _BOARDS = typer.Option("--boards", metavar="N", help="Boards that there are.")
 _TP = typer.Option(
@@ -150,17 +151,14 @@ def _figures(answer: "Provision", objective: "Objective") -> dict[str, object]:
 
 def _print(answer: "Provision", objective: "Objective") -> None:
     from rich.console import Console
-    from rich.table import Table
+
+    from voltana.evaluation.fitting_table import print_fitting
 
     if not answer.options:
         raise ConfigError(f"nothing could be simulated: {'; '.join(answer.failures[:3])}")
-    table = Table(title=f"least {objective.value}: the first row", title_justify="left")
-    for head in ("instances", "boards", "policy", "J/request", "W", "TTFT kept", "ITL kept", "ok"):
-        table.add_column(head, justify="left" if head in {"instances", "policy"} else "right")
-    for option in answer.options[:_SHOWN]:
-        table.add_row(*_cells(option))
-    console = Console()
-    console.print(table)
+    typer.echo(f"least {objective.value}: the first row")
+    shown = [_cells(option) for option in answer.options[:_SHOWN]]
+    print_fitting(_HEADERS, shown, Console(), texts=2)
     if len(answer.options) > _SHOWN:
         typer.echo(f"and {len(answer.options) - _SHOWN} more, in --json")
     if answer.best is not None and answer.best.layout.colocated and answer.best.layout.prefill:
@@ -184,8 +182,8 @@ def _print(answer: "Provision", objective: "Objective") -> None:
 def _cells(option: "Option") -> tuple[str, ...]:
     return (
         str(option.layout),
-        str(option.layout.boards),
         option.policy,
+        str(option.layout.boards),
         f"{option.energy_per_request_j:.0f}",
         f"{option.mean_power_w:.0f}",
         f"{100 * option.ttft_attainment:.1f} %",

@@ -36,6 +36,7 @@ class InstanceFacts:
         budget_s: Latency budget of one of its iterations; inf where unknown.
         kv_capacity_tokens: Tokens that its KV cache holds; inf where unknown.
         kv_reserved_tokens: Tokens that its engine keeps free in it for each request.
+        max_running_requests: Requests that its engine runs at once; inf where unknown.
     """
 
     predictor: PredictorSnapshot | None = None
@@ -44,6 +45,7 @@ class InstanceFacts:
     budget_s: float = math.inf
     kv_capacity_tokens: float = math.inf
     kv_reserved_tokens: float = 0.0
+    max_running_requests: float = math.inf
 
 
 NOTHING_KNOWN = InstanceFacts()
@@ -80,6 +82,7 @@ def instance_facts(
         budget_s=budget_s,
         kv_capacity_tokens=limits.kv_capacity_tokens,
         kv_reserved_tokens=limits.kv_reserved_tokens,
+        max_running_requests=limits.max_running_requests,
     )
 
 
@@ -178,4 +181,5 @@ def candidate(
         power=facts.power,
         kv_capacity_tokens=facts.kv_capacity_tokens,
         kv_reserved_tokens=facts.kv_reserved_tokens,
+        max_running_requests=facts.max_running_requests,
     )

@@ -13,9 +13,9 @@ Two conditions (docs/viability.md):
 An end behind which the fastest level still serves more than is demanded is none that traps: what
 goes beyond it comes back, and is late meanwhile, which the price knows. So is memory: requests wait
 for room, and how fast they have to be let in follows from what is left of their deadline. A router
-may hold them where no controller sees them; so the batch settles below what memory holds by as many
-requests as the fastest level would not let in by half of the deadline: of a burst, or of those by
-which their number in the system exceeds its mean (`_crowd`).
+may hold them where no controller sees them; so the batch settles where few enough wait for longer
+than half of the deadline (`most_on_average`), and below what memory holds by as many requests of a
+burst as the fastest level would not let in by then.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from __future__ import annotations
 import math
 from bisect import bisect_left
 from dataclasses import dataclass
-from statistics import NormalDist
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from voltana.controllers.coasting import coasting_index
+from voltana.controllers.finding_room import most_on_average
 from voltana.controllers.held_back import held_back
 from voltana.controllers.within_error import within_error
 from voltana.values import Binding
@@ -134,10 +134,14 @@ def make_plan(
     traps = not full and _traps(table, rate_per_s[:, fastest], viable, burst, demand_per_s)
     most_per_s = float(rate_per_s[table.row(viable), fastest])
     wanted_per_s = (1.0 + slack) * lasting_per_s
-    room = max(burst, _crowd(viable, wanted_per_s, most_per_s, late)) - affordable * most_per_s
-    served = served_per_s(table, viable - max(room, 0.0) if full else viable)
+    served = served_per_s(table, viable)
+    most_served_per_s = served[fastest]
+    if full:
+        most = most_on_average(viable, wanted_per_s, most_per_s, late=late, affordable=affordable)
+        most = min(most, viable - burst + affordable * most_per_s)
+        served = served_per_s(table, most)
     settling = _settling(served, wanted_per_s, (max(error, error_by_now), error), in_force.settling)
-    if (1.0 + SURE * error) * wanted_per_s > served[fastest]:
+    if (1.0 + SURE * error) * wanted_per_s > most_served_per_s:
         settling = fastest  # what a slower one puts off might never be served
     slowest = np.full(len(table.batches), settling)
     sure = (1.0 + max(SURE * max(error, error_by_now), unseen)) * wanted_per_s <= served[fastest]
@@ -153,30 +157,6 @@ def make_plan(
         end=Binding.MEMORY if full else Binding.BOUNDARY,
         demand_per_s=demand_per_s,
     )
-
-
-def _crowd(viable: int, demand_per_s: float, most_per_s: float, late: float) -> float:
-    """Requests by which those in the system are more than their mean for a share of the time.
-
-    Two bounds hold, the smaller counts. As long as everybody finds room, their number is Poisson
-    distributed (M/G/inf, whatever the answers are like), which is a normal distribution about. And
-    where none does, the fastest level runs, so that it falls off as the queue of an M/M/1 in heavy
-    traffic does (J. F. C. Kingman, "On queues in heavy traffic", J. Royal Statistical Society B 24,
-    1962): soon where that level serves twice the demand, hardly where it serves little more.
-
-    Args:
-        viable: What memory holds, in requests.
-        demand_per_s: Tokens/s that are wanted.
-        most_per_s: What the fastest level serves with all of these.
-        late: The share.
-    """
-    if not late < 1.0:
-        return 0.0
-    poisson = NormalDist().inv_cdf(1.0 - late) * math.sqrt(viable)
-    spare_per_s = most_per_s - demand_per_s
-    if not spare_per_s > 0.0:
-        return poisson
-    return min(poisson, -math.log(late) * demand_per_s / spare_per_s)
 
 
 def _coast(

@@ -6,9 +6,7 @@ import json
 import math
 from typing import TYPE_CHECKING
 
-from rich import box
-from rich.table import Table
-
+from voltana.evaluation.fitting_table import print_fitting
 from voltana.evaluation.promise_tables import (
     ACCOUNT_CAPTION,
     ACCOUNT_HEADERS,
@@ -217,15 +215,15 @@ def range_caption(ranges: Uncertain) -> str:
 
 def print_table(comparison: Comparison, console: Console, ranges: Uncertain | None = None) -> None:
     """Print the table; closer on a narrow terminal, but never with a figure cut off."""
-    _print_fitting(HEADERS, rows(comparison), console)
+    print_fitting(HEADERS, rows(comparison), console)
     console.print(caption(comparison), style="dim", highlight=False)
     console.print(knowledge_note(comparison), style="dim", highlight=False)
     if ranges is not None:
-        _print_fitting(RANGE_HEADERS, range_rows(ranges), console)
+        print_fitting(RANGE_HEADERS, range_rows(ranges), console)
         console.print(range_caption(ranges), style="dim", highlight=False)
     for headers, made, explained in _further_tables(comparison):
         if made:
-            _print_fitting(headers, made, console)
+            print_fitting(headers, made, console)
             console.print(explained, style="dim", highlight=False)
 
 
@@ -239,36 +237,6 @@ def _further_tables(
         (ACCOUNT_HEADERS, account_rows(comparison), ACCOUNT_CAPTION),
         (REQUEST_HEADERS, request_rows(comparison), REQUEST_CAPTION),
     )
-
-
-def _print_fitting(
-    headers: Sequence[str], cells: Sequence[tuple[str, ...]], console: Console
-) -> None:
-    roomy, close = (_rich_table(headers, cells, gap=gap) for gap in (3, 1))
-    table = roomy if _width(roomy, console) <= console.width else close
-    width = console.width
-    console.width = max(width, _width(table, console))
-    console.print(table)
-    console.width = width
-
-
-def _width(table: Table, console: Console) -> int:
-    """Characters that the table takes with nothing wrapped or cut."""
-    return console.measure(table, options=console.options.update(max_width=1000)).maximum
-
-
-def _rich_table(headers: Sequence[str], cells: Sequence[tuple[str, ...]], *, gap: int) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, gap - 1, 0, 0), pad_edge=False)
-    for index, header in enumerate(headers):
-        table.add_column(
-            header.replace(" ", "\n"),
-            justify="left" if index == 0 else "right",
-            no_wrap=True,
-            style="bold" if index == 0 else None,
-        )
-    for row in cells:
-        table.add_row(*row)
-    return table
 
 
 def markdown_table(comparison: Comparison) -> str:

@@ -52,7 +52,8 @@ class MarginalEnergy:
     Args:
         inner: Routes among those that are awake; None takes `LeastMemory`.
         saving: Share of the power that another number of awake instances has to save.
-        memory_share: Share of a KV cache that a settled batch may take.
+        memory_share: Share of a KV cache, and of the requests that an engine runs at once, that a
+            settled batch may take.
         max_age_s: Reports older than this are stale, and the inner router routes among all.
 
     Raises:
@@ -173,9 +174,10 @@ class MarginalEnergy:
             settled = load
             settled_s, power_w = operating_point(model, load)
             batch = share_per_s * settled_s
-            needed_tokens = batch * (context + GROWTH_TOKENS)
-            room_tokens = self._memory_share * model.kv_capacity_tokens
-            if batch == math.inf or needed_tokens > room_tokens:
+            most = min(
+                model.kv_capacity_tokens / (context + GROWTH_TOKENS), model.max_running_requests
+            )
+            if batch == math.inf or batch > self._memory_share * most:
                 return math.inf
         return awake * power_w
 

@@ -36,7 +36,8 @@ class Prospect:
         comes: Its next iteration.
         tile: Requests of a batch tile.
         boundary_mhz: Rises up to this do not count.
-        wake_share: Share of its fastest clock, and of its KV cache, that it may need to be calm.
+        wake_share: Share of its fastest clock, of its KV cache and of the requests that it runs at
+            once, that it may need to be calm.
 
     Attributes:
         calm_tokens: Longest prompt with which it certainly stays calm; -1 if none.
@@ -89,9 +90,12 @@ class Prospect:
 
     @property
     def full(self) -> bool:
-        """Whether more than the share of its KV cache is taken."""
-        share_tokens = self._wake_share * self._candidate.kv_capacity_tokens
-        return memory_tokens(self._candidate) > share_tokens
+        """Whether more than the share of its KV cache or of its places is taken."""
+        candidate, share = self._candidate, self._wake_share
+        return (
+            memory_tokens(candidate) > share * candidate.kv_capacity_tokens
+            or self.requests > share * candidate.max_running_requests
+        )
 
     def stays_calm(self, request: Request) -> bool:
         """Whether it is awake, crosses no boundary, and needs no more of its clock than the share.

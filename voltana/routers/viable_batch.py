@@ -6,12 +6,14 @@ Clock and route do not help then, but a third lever does: the request that would
 over its boundary is held back until another one has completed. The boundary is the largest viable
 batch (docs/viability.md), worked out from what the instance's model has learned; it is no setting.
 
-Where every KV cache is full they wait too: whichever instance has room first takes the next.
+Where every KV cache is full, or every engine runs as many as it may, they wait too: whichever
+instance has room first takes the next.
 
 What can wait no longer goes where it does the least harm: when not all requests can be kept within
-the thresholds, an uneven split keeps more of them than an even one. So it joins an instance that is
-beyond its boundary already, the furthest of them, and the others are spared; one with room in its
-KV cache first, as in a full one the first token would be late as well.
+the thresholds, an uneven split keeps more of them than an even one, unless latencies vary so much
+that all are a little late (`triage`). So it joins an instance that is beyond its boundary already,
+the furthest of them, and the others are spared, or the least; one with room in its KV cache first,
+as in a full one the first token would be late as well.
 """
 
 from __future__ import annotations
@@ -29,6 +31,7 @@ from voltana.planning import GROWTH_TOKENS, curve_of, memory_tokens, upcoming
 from voltana.pool import NAME, KeptPool
 from voltana.ports import TellsBatches, TellsCurve, TellsRoom, intended_by, needs_of, offers
 from voltana.routers.least_memory import LeastMemory
+from voltana.routers.triage import Boundary, better_shared
 from voltana.values import Deferral, Load, Need, Role
 from voltana.viability import BATCH_ENDS, LARGEST_BATCH, largest_viable_batch, tabulate
 
@@ -43,8 +46,8 @@ if TYPE_CHECKING:
 AT_BOUNDARY = "every batch at its boundary"
 """Why a request is deferred."""
 
-FULL = "every KV cache full"
-"""Likewise."""
+FULL = "no instance has room"
+"""Likewise: every KV cache is full, or its engine runs as many requests as it may."""
 
 ASK_AGAIN_S = 0.05
 """About an iteration: completions wake the queue before, and models and contexts move slowly."""
@@ -148,7 +151,7 @@ class ViableBatch:
         boundary = self._boundary(candidate, comes.load)
         if not boundary:
             return None
-        return _Stand(candidate, boundary)
+        return _Stand(candidate, boundary, comes.load)
 
     def _boundary(self, candidate: Candidate, load: Load) -> int:
         """Its largest viable batch, at the context that its requests have now; 0 where none is.
@@ -189,37 +192,56 @@ class _Stand:
     Args:
         candidate: The instance.
         boundary: Its largest viable batch.
+        load: What its next iteration computes.
 
     Attributes:
         beyond: Requests by which its batch would be beyond its boundary with one more.
-        most_prompt: Longest prompt that fits its KV cache; -1 if none, or if the batch is full.
+        most_prompt: Longest prompt that it has room for; -1 if none, or if the batch is full.
     """
 
     __slots__ = (
-        "_capacity", "_memory", "_requests", "_reserved", "_running", "beyond", "most_prompt",
+        "_boundary", "_candidate", "_capacity", "_load", "_memory", "_places", "_requests",
+        "_reserved", "_running", "beyond", "most_prompt",
     )  # fmt: skip
 
-    def __init__(self, candidate: Candidate, boundary: int) -> None:
+    def __init__(self, candidate: Candidate, boundary: int, load: Load) -> None:
+        self._candidate, self._boundary, self._load = candidate, boundary, load
         self._requests, self._running = _requests(candidate), candidate.state.running_requests
         self._capacity, self._reserved = candidate.kv_capacity_tokens, candidate.kv_reserved_tokens
+        self._places = candidate.max_running_requests
         self._memory = memory_tokens(candidate, self._reserved)
         self.beyond = self._requests + 1 - boundary
-        room = self._capacity - self._reserved - self._memory if self.beyond <= 0 else -1.0
+        takes = self.beyond <= 0 and self._requests < self._places
+        room = self._capacity - self._reserved - self._memory if takes else -1.0
         # What is free as counted, which rounding may put beside what is free.
         self.most_prompt = room if room < 0 or not self.lacking(room) else math.nextafter(room, 0)
 
-    def lacking(self, prompt_tokens: float) -> float:
-        """Requests that have to end before one more fits its KV cache; 0 or less where it does.
+    def known(self) -> Boundary:
+        """What it serves in time."""
+        candidate, load = self._candidate, self._load
+        assert candidate.predictor is not None
+        return Boundary(
+            candidate.predictor,
+            candidate.levels_mhz[-1],
+            candidate.budget_s,
+            load.decode_kv_tokens / load.decode_requests if load.decode_requests else 1.0,
+            self._boundary,
+            self._requests,
+        )
 
-        What the engine counts: contexts, and what it reserves for each.
+    def lacking(self, prompt_tokens: float) -> float:
+        """Requests that have to end before there is room for one more; 0 or less where there is.
+
+        What the engine counts: contexts, and what it reserves for each, and those that run.
         """
         needed = self._memory + prompt_tokens + self._reserved
+        places = max(self._requests + 1 - self._places, 0.0)
         if needed <= self._capacity:
-            return 0.0
-        return (needed - self._capacity) * (self._requests + 1) / needed
+            return places
+        return max((needed - self._capacity) * (self._requests + 1) / needed, places)
 
     def waiting(self, *, room: bool) -> float:
-        """Requests that wait for its KV cache, at most; 0 or less where none does.
+        """Requests that wait for its room, at most; 0 or less where none does.
 
         Args:
             room: Whether another instance has room, so that nobody waits but those sent here.
@@ -279,9 +301,12 @@ def largest_batch(
 
 
 def _is_full(candidate: Candidate) -> bool:
-    """Whether some of its requests have to end before its KV cache has room for any other."""
+    """Whether some of its requests have to end before it has room for any other."""
     reserved = candidate.kv_reserved_tokens
-    return memory_tokens(candidate, reserved) + reserved > candidate.kv_capacity_tokens
+    return (
+        memory_tokens(candidate, reserved) + reserved > candidate.kv_capacity_tokens
+        or _requests(candidate) >= candidate.max_running_requests
+    )
 
 
 def _requests(candidate: Candidate) -> int:
@@ -295,10 +320,13 @@ def _least_harm(pool: Pool, stands: Sequence[_Stand], prompt_tokens: int) -> str
     """The instance that takes what cannot wait: the furthest beyond, so that the others are spared.
 
     One with room in its KV cache first: in a full one the request would be late with its first
-    token too.
+    token too. The least beyond where fewer tokens are late if all have some of the excess.
     """
     ranked = []
     for stand, name in zip(stands, pool.column(NAME), strict=True):
         lacking = stand.lacking(prompt_tokens)
-        ranked.append((lacking <= 0.0, lacking, stand.beyond, name))
-    return max(ranked)[-1]
+        ranked.append((lacking <= 0.0, lacking, stand.beyond, name, stand))
+    roomy = [rank for rank in ranked if rank[0]]
+    if len(roomy) > 1 and better_shared([rank[-1].known() for rank in roomy]):
+        return min(roomy, key=lambda rank: rank[2:4])[3]
+    return max(ranked, key=lambda rank: rank[:4])[3]

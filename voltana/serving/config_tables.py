@@ -47,6 +47,7 @@ class EngineTable(StrictTable):
             not say.
         kv_reserved_tokens: Tokens that the engine keeps free in it for each request, likewise.
         max_batch_tokens: Prompt tokens that it computes at once, likewise.
+        max_running_requests: Requests that it runs at once, likewise.
         sensor: What measures iterations: the plugin, through its ring, or the engine's own
             ForwardPassMetrics.
     """
@@ -68,6 +69,9 @@ class EngineTable(StrictTable):
     )
     max_batch_tokens: Count | None = Field(
         default=None, description="the prompt tokens of one iteration, where it does not say"
+    )
+    max_running_requests: Count | None = Field(
+        default=None, description="the requests that run at once, where it does not say"
     )
     sensor: Literal["ring", "forward-pass-metrics"] = Field(
         default="ring", description="what measures iterations"

@@ -145,6 +145,7 @@ class FeedPublisher:
             "levels_mhz": [float(level) for level in facts.levels_mhz],
             "kv_capacity_tokens": float(facts.kv_capacity_tokens),
             "kv_reserved_tokens": float(facts.kv_reserved_tokens),
+            "max_running_requests": float(facts.max_running_requests),
             "snapshot": self._model("latency", facts.predictor, encode_snapshot),
             "power": self._model("power", facts.power, encode_power),
         }

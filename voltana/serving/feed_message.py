@@ -42,6 +42,7 @@ class SentFacts:
         levels_mhz: Clocks that its controller may choose.
         kv_capacity_tokens: Tokens that its KV cache holds; inf where unknown.
         kv_reserved_tokens: Tokens that its engine keeps free in it for each request.
+        max_running_requests: Requests that its engine runs at once; inf where unknown.
         snapshot: Encoded latency model; None where it has none that can be sent.
         power: Encoded power model, likewise.
     """
@@ -49,6 +50,7 @@ class SentFacts:
     levels_mhz: tuple[float, ...]
     kv_capacity_tokens: float
     kv_reserved_tokens: float
+    max_running_requests: float
     snapshot: Any
     power: Any
 
@@ -180,6 +182,9 @@ def _facts_in(message: dict[str, Any]) -> SentFacts | None:
             "kv_capacity_tokens", message.get("kv_capacity_tokens", math.inf), infinite=True
         ),
         kv_reserved_tokens=number("kv_reserved_tokens", message.get("kv_reserved_tokens", 0.0)),
+        max_running_requests=number(
+            "max_running_requests", message.get("max_running_requests", math.inf), 1, infinite=True
+        ),
         snapshot=message.get("snapshot"),
         power=message.get("power"),
     )

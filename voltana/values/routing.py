@@ -144,7 +144,7 @@ class Need(enum.StrEnum):
     """What a router needs of every candidate to route as it is meant to.
 
     LATENCY: a latency model. POWER: a power model. LEVELS: the clocks that may be chosen. BUDGET: a
-    latency budget. KV_CAPACITY: the size of the KV cache.
+    latency budget. KV_CAPACITY: the size of the KV cache, and how many requests run at once.
     """
 
     LATENCY = "latency model"
@@ -175,6 +175,7 @@ class Candidate:
         power: Power model of the instance, to be asked for forecasts only; None where it has none.
         kv_capacity_tokens: Tokens that its KV cache holds; inf where unknown.
         kv_reserved_tokens: Tokens that its engine keeps free in it for each request.
+        max_running_requests: Requests that its engine runs at once; inf where unknown.
         held: KV caches that it keeps for requests which have left it, until they are pulled: of a
             prefill instance, and in no report of it.
     """
@@ -192,4 +193,5 @@ class Candidate:
     power: PowerForecasts | None = None
     kv_capacity_tokens: float = math.inf
     kv_reserved_tokens: float = 0.0
+    max_running_requests: float = math.inf
     held: Reservation = NO_RESERVATION

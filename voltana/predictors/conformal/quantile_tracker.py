@@ -75,6 +75,7 @@ class QuantileTracker:
         statement: As given.
         first: Margin that it started from.
         quantile: The margin now.
+        highest: The highest one so far, which the bound follows.
         updates: Labels scored so far.
         overdue: Labels that came after more than K others.
         longest: Most others that a label came after.
@@ -82,14 +83,14 @@ class QuantileTracker:
     """
 
     __slots__ = (
-        "_alpha", "_highest", "_lowest", "account", "first", "longest", "overdue", "quantile",
-        "statement", "updates",
+        "_alpha", "_lowest", "_most", "account", "first", "highest", "longest", "overdue",
+        "quantile", "statement", "updates",
     )  # fmt: skip
 
     def __init__(self, statement: Statement, first: float) -> None:
         self.statement = statement
-        self._alpha, self._lowest, self._highest = statement.alpha, statement.q_lo, statement.q_hi
-        self.first = self.quantile = min(max(first, self._lowest), self._highest)
+        self._alpha, self._lowest, self._most = statement.alpha, statement.q_lo, statement.q_hi
+        self.first = self.quantile = self.highest = min(max(first, self._lowest), self._most)
         self.updates = 0
         self.overdue = self.longest = 0
         self.account = Account()
@@ -123,9 +124,11 @@ class QuantileTracker:
         step = self.statement.step(self.updates)
         moved = self.quantile + step * weight * ((1.0 if missed else 0.0) - self._alpha)
         self.updates += 1
-        if moved > self._highest:
-            self.quantile = self._highest
-            return (moved - self._highest) / step
+        if missed:
+            self.highest = max(self.highest, min(moved, self._most))
+        if moved > self._most:
+            self.quantile = self._most
+            return (moved - self._most) / step
         self.quantile = moved if moved > self._lowest else self._lowest
         return 0.0
 
@@ -136,7 +139,7 @@ class QuantileTracker:
         """
         account = self.account
         scored = account.certified + account.blocked + account.elsewhere
-        constant = self.statement.constant(self.first, self.updates)
+        constant = self.statement.constant(self.first, self.updates, self.highest)
         return self.statement.alpha * scored + constant + account.forgiven + ROUNDING
 
     def to_dict(self) -> dict[str, object]:
@@ -144,6 +147,7 @@ class QuantileTracker:
         return {
             "first": self.first,
             "quantile": self.quantile,
+            "highest": self.highest,
             "updates": self.updates,
             "overdue": self.overdue,
             "longest": self.longest,
@@ -164,6 +168,9 @@ class QuantileTracker:
             raise TypeError("account must be a table")
         made = cls(statement, read_number(values["first"], statement.q_lo, statement.q_hi))
         made.quantile = read_number(values["quantile"], statement.q_lo, statement.q_hi)
+        # Without it the file is an older one: it may have been as high as may be.
+        highest = values.get("highest", statement.q_hi)
+        made.highest = read_number(highest, max(made.first, made.quantile), statement.q_hi)
         made.updates = int(read_number(values["updates"], 0.0))
         made.overdue = int(read_number(values["overdue"], 0.0))
         made.longest = int(read_number(values["longest"], 0.0))

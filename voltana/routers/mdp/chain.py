@@ -87,6 +87,7 @@ class Costs:
         budget_s: What an iteration may take.
         capacity_tokens: What the KV cache holds; inf where unknown.
         reserved_tokens: What the engine keeps free in it for each request.
+        max_requests: Requests that the engine runs at once; inf where unknown.
         penalty_w: Watts that a state is worth in which the SLO is broken.
     """
 
@@ -96,6 +97,7 @@ class Costs:
     budget_s: float
     capacity_tokens: float = math.inf
     reserved_tokens: float = 0.0
+    max_requests: float = math.inf
     penalty_w: float = 300.0
 
     def at(self, load: Load) -> tuple[float, float]:
@@ -116,9 +118,13 @@ class Costs:
         return cost_w + crowding_w, _known_s(forecast.mean_s[-1])
 
     def used(self, load: Load) -> float:
-        """Share of the KV cache that a batch takes, what is reserved for it included."""
-        tokens = load.decode_kv_tokens + self.reserved_tokens * load.decode_requests
-        return tokens / self.capacity_tokens
+        """Share of the KV cache, or of the places, that a batch takes: the larger one.
+
+        What is reserved in the cache for it is included.
+        """
+        requests = load.decode_requests
+        tokens = load.decode_kv_tokens + self.reserved_tokens * requests
+        return max(tokens / self.capacity_tokens, requests / self.max_requests)
 
 
 def make_grid(costs: Costs, arrivals: Arrivals, count: int, max_states: int) -> Grid:

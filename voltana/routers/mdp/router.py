@@ -156,6 +156,7 @@ class MDPRouter:
                 budget_s=first.budget_s,
                 capacity_tokens=first.kv_capacity_tokens if capacity is None else capacity,
                 reserved_tokens=first.kv_reserved_tokens if reserved is None else reserved,
+                max_requests=first.max_running_requests,
                 penalty_w=self._penalty_w,
             )
             arrivals = self._meter.arrivals(_tokens_per_s(costs, pool))

@@ -60,7 +60,11 @@ def engine_limits(engine: EngineTable, info: Mapping[str, Any]) -> EngineLimits:
         max_batch_tokens=int(
             info.get("max_prefill_tokens") or engine.max_batch_tokens or usual.max_batch_tokens
         ),
-        max_running_requests=int(info.get("max_running_requests") or usual.max_running_requests),
+        max_running_requests=int(
+            info.get("max_running_requests")
+            or engine.max_running_requests
+            or usual.max_running_requests
+        ),
         kv_capacity_tokens=float(capacity or usual.kv_capacity_tokens),
         kv_reserved_tokens=float(_first_known(reserved, usual.kv_reserved_tokens)),
     )
@@ -70,7 +74,7 @@ def unknown_limits(engine: EngineTable, info: Mapping[str, Any]) -> tuple[str, .
     """Names of what controllers and routers plan with and neither engine nor configuration says."""
     return tuple(
         name
-        for name in ("kv_capacity_tokens", "kv_reserved_tokens")
+        for name in ("kv_capacity_tokens", "kv_reserved_tokens", "max_running_requests")
         # 0 tokens is a reserve, but no capacity.
         if not (info.get(name) or (info.get(name) == 0 and name == "kv_reserved_tokens"))
         and getattr(engine, name) is None

@@ -160,8 +160,8 @@ class Group:
         unknown = unknown_limits(self._config.engine, reader.info)
         if unknown:
             _log.warning(
-                "neither the engine nor [engine] says what the KV cache holds: controllers and "
-                "routers plan without it",
+                "neither the engine nor [engine] says what it holds and runs at once: controllers "
+                "and routers plan without it",
                 instance=made.name,
                 unknown=list(unknown),
             )
@@ -310,6 +310,10 @@ class Group:
                 kv_capacity_tokens=sum(s.engine.kv_capacity_tokens for s in self._served.values())
                 or math.inf,
                 kv_reserved_tokens=0.0 if first is None else first.engine.kv_reserved_tokens,
+                max_running_requests=sum(
+                    s.engine.max_running_requests for s in self._served.values()
+                )
+                or math.inf,
             )
         loop = first.control
         return instance_facts(

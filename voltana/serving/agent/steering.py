@@ -59,5 +59,6 @@ class Steered:
             power=facts.power,
             kv_capacity_tokens=facts.kv_capacity_tokens,
             kv_reserved_tokens=facts.kv_reserved_tokens,
+            max_running_requests=facts.max_running_requests,
         )
         return steering_of(candidate, self._context_tokens)

@@ -160,6 +160,7 @@ class FeedFollower:
             budget_s=budget_s,
             kv_capacity_tokens=sent.kv_capacity_tokens,
             kv_reserved_tokens=sent.kv_reserved_tokens,
+            max_running_requests=sent.max_running_requests,
         )
 
     def _may_renew(self, name: str) -> bool:

@@ -37,32 +37,37 @@ RUNS = {
 }  # fmt: skip
 
 
+BURSTS = 12
+"""Most bursts of a run: how far admission dares to go, and so when it first retracts, is timing."""
+
+
 @pytest.mark.parametrize("name", RUNS if ITERATIONS >= 500 else ["mixed"])
 def test_the_same_batches(name: str, fleet: Fleet, tmp_path: Path) -> None:
     """The same sequence of batches, over arrivals that fill the KV cache until it retracts."""
     server, log = started(name, ("--disable-radix-cache", *RUNS[name]), fleet, tmp_path)
-    _load(server, log)
-    scheduler, _, iterations = replayed(log)
-    assert iterations >= ITERATIONS
-    if RUNS[name][-len(TIGHT) :] == TIGHT:
-        assert scheduler.retractions > 0
-
-
-def _load(server: Server, log: Path) -> None:
-    """Send bursts until there have been enough iterations; every request gets all its tokens."""
+    least_retractions = 1 if RUNS[name][-len(TIGHT) :] == TIGHT else 0
     draw = random.Random(7)
-    while log.read_text().count('["step", [') < ITERATIONS:
-        with ThreadPoolExecutor(max_workers=48) as pool:
-            sent = []
-            for _ in range(48):
-                tokens = draw.choice([40, 90, 140])
-                sent.append(pool.submit(
-                    server.generate,
-                    input_ids=[draw.randrange(100, 200) for _ in range(draw.randrange(5, 160))],
-                    sampling_params={
-                        "max_new_tokens": tokens, "min_new_tokens": tokens, "temperature": 0.0
-                    },
-                ))  # fmt: skip
-                time.sleep(draw.choice([0.0, 0.0, 0.01, 0.05]))
-            for answer in sent:
-                assert answer.result()["meta_info"]["completion_tokens"] > 0
+    for _ in range(BURSTS):
+        _burst(server, draw)
+        scheduler, _, iterations = replayed(log)
+        if iterations >= ITERATIONS and scheduler.retractions >= least_retractions:
+            return
+    pytest.fail(f"{iterations} iterations, {scheduler.retractions} retractions in {BURSTS} bursts")
+
+
+def _burst(server: Server, draw: random.Random) -> None:
+    """Send 48 requests, which come faster than they are served; each gets all its tokens."""
+    with ThreadPoolExecutor(max_workers=48) as pool:
+        sent = []
+        for _ in range(48):
+            tokens = draw.choice([40, 90, 140])
+            sent.append(pool.submit(
+                server.generate,
+                input_ids=[draw.randrange(100, 200) for _ in range(draw.randrange(5, 160))],
+                sampling_params={
+                    "max_new_tokens": tokens, "min_new_tokens": tokens, "temperature": 0.0
+                },
+            ))  # fmt: skip
+            time.sleep(draw.choice([0.0, 0.0, 0.01, 0.05]))
+        for answer in sent:
+            assert answer.result()["meta_info"]["completion_tokens"] > 0

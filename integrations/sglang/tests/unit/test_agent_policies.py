@@ -13,6 +13,7 @@ import structlog
 from agent_world import TABLE, worlds_in
 from fake_scheduler import FakeEngine
 
+from voltana.cluster.context import NO_LIMIT
 from voltana.policy import InstanceContext
 from voltana.serving.agent import group as group_log
 from voltana.serving.agent.building import make_policy
@@ -200,6 +201,18 @@ def controllers_memory(group):
             [],
         ),
         ({"kv_capacity_tokens": 0, "kv_reserved_tokens": 1}, {}, 1.0, ["kv_capacity_tokens"]),
+        (
+            {"kv_reserved_tokens": 0, "max_running_requests": 0},
+            {"max_running_requests": 48},
+            0.0,
+            [],
+        ),
+        (
+            {"kv_reserved_tokens": 0, "max_running_requests": 0},
+            {},
+            0.0,
+            ["max_running_requests"],
+        ),
     ],
 )
 def test_the_controller_knows_what_the_engine_reserves(
@@ -216,6 +229,8 @@ def test_the_controller_knows_what_the_engine_reserves(
     capacity = said.get("kv_capacity_tokens", 200_000) or configured.get("kv_capacity_tokens")
     assert memory.reserved_tokens == reserved
     assert memory.capacity_tokens == (capacity or math.inf)
+    runs = said.get("max_running_requests", 32) or configured.get("max_running_requests", NO_LIMIT)
+    assert memory.max_requests == world.group.facts().max_running_requests == runs
     assert world.group.figures()["unknown"] == unknown
     complaints = [entry for entry in logs if entry["event"].startswith("neither the engine")]
     assert [entry["unknown"] for entry in complaints] == [unknown] * bool(unknown)

@@ -74,6 +74,7 @@ def test_a_feed_reaches_the_router_s_reports() -> None:
                 power=power,
                 kv_capacity_tokens=9e5,
                 kv_reserved_tokens=512.0,
+                max_running_requests=48,
             )
             report = None
             for _ in range(200):
@@ -89,6 +90,7 @@ def test_a_feed_reaches_the_router_s_reports() -> None:
             assert report.facts.power == power
             assert report.facts.kv_capacity_tokens == 9e5
             assert report.facts.kv_reserved_tokens == 512.0
+            assert report.facts.max_running_requests == 48
             assert 0.01 <= time.now_s() - report.sampled_s < 2.0
             status = (await pd.ask_admin("GET", "/router/status"))[1]
             by_name = {b["name"]: b["state"] for b in status["backends"]}

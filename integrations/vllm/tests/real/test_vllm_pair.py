@@ -12,8 +12,9 @@ import pytest
 
 from load_client import post
 from measured import Ring, counter, finished
+from pairs import LEASE_S, running_pair
 from routed import router_before, streamed, tokens_of
-from vllm_server import VllmServer, ask, greedy, prompt_of, transfer
+from vllm_server import VllmServer, ask, greedy, prompt_of
 from voltana_vllm.dialect.call import ASKS_TO_KEEP
 
 if TYPE_CHECKING:
@@ -24,26 +25,13 @@ PROMPTS = 20
 TOKENS = 16
 PORT = 23220
 ROUTER = 23250
-LEASE_S = 30
 
 
 @pytest.fixture(scope="module")
 def pair(model: Path, config: Path) -> Iterator[tuple[VllmServer, VllmServer]]:
     """A prefill and a decode server, with the plugin."""
-    made = []
-    for index, (name, role) in enumerate(
-        (("prefill-0", "kv_producer"), ("decode-0", "kv_consumer"))
-    ):
-        own = {"VOLTANA_VLLM_CONFIG": str(config), "VOLTANA_VLLM_INSTANCE": name}
-        log = config.with_name(f"{name}.log")
-        made.append(VllmServer(model, PORT + index, log, transfer(role, LEASE_S), own))
-    try:
-        for server in made:
-            server.wait()
-        yield made[0], made[1]
-    finally:
-        for server in made:
-            server.stop()
+    with running_pair(model, config, PORT) as made:
+        yield made
 
 
 @pytest.fixture(scope="module")
