@@ -259,8 +259,8 @@ class Inlet(asyncio.Protocol, asyncio.Transport):
     def begun(self) -> None:
         """The HTTP server has begun one of what was let in."""
         self.behind = bool(getattr(self.handler, "_messages", None))
-        if self.left:
-            self._line_up()
+        if self.left:  # not before it has begun indeed: its body may be broken at once
+            asyncio.get_running_loop().call_soon(self.go_on)
 
     def drop(self) -> int:
         """Let nothing more in; how many bytes waited."""
