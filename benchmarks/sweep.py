@@ -48,16 +48,6 @@ def results(
     return dict(made)
 
 
-def mean_figures(
-    policies: Mapping[str, Policy], seeds: Sequence[int], flags: Mapping[str, object]
-) -> dict[str, Figures]:
-    """Mean of `COLUMNS` over the seeds, as shares, of each policy."""
-    return {
-        name: {column: statistics.fmean(getattr(r, column) for r in made) for column in COLUMNS}
-        for name, made in results(policies, seeds, flags).items()
-    }
-
-
 def swept(
     folder: Path, policy_source: str, policies: Sequence[str], rows: Sequence[Mapping[str, Any]]
 ) -> dict[tuple[str, float, str], Figures]:

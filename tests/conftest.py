@@ -8,6 +8,7 @@ property runs. None has a deadline: the machines that run this are shared.
 from __future__ import annotations
 
 import os
+import signal
 import sys
 
 import pytest
@@ -15,6 +16,8 @@ import structlog
 from hypothesis import HealthCheck, settings
 
 TOO_SLOW = (HealthCheck.too_slow,)
+ENDS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+"""Signals that some commands handle themselves."""
 
 settings.register_profile("default", max_examples=60, deadline=None, suppress_health_check=TOO_SLOW)
 settings.register_profile(
@@ -37,6 +40,8 @@ def voltana(monkeypatch, capsys):
     """Run the command in this process; gives exit code, standard output and standard error."""
     from voltana.cli import main as cli
 
+    handled = {number: signal.getsignal(number) for number in ENDS}
+
     def run(*args: object) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", ["voltana", *map(str, args)])
         with pytest.raises(SystemExit) as ended:
@@ -45,4 +50,6 @@ def voltana(monkeypatch, capsys):
         return ended.value.code or 0, out, err
 
     yield run
+    for number, handler in handled.items():
+        signal.signal(number, handler)
     structlog.reset_defaults()

@@ -17,6 +17,7 @@ from voltana.slo import Slo
 from voltana.testing import strategies as vst
 from voltana.testing.samples import LinearSnapshot, observation
 from voltana.values import Binding, Load, Queue, Status
+from voltana.viability import served_per_s, tabulate
 
 SLO = Slo(ttft_s=0.6, itl_s=0.05)
 LEVELS = tuple(float(mhz) for mhz in range(570, 1411, 30))
@@ -67,7 +68,9 @@ def test_plans_whatever_an_engine_says_that_its_cache_holds(requests, kv_tokens)
 
 @given(st.integers(1, 300), st.integers(1, 90_000), st.floats(570.0, 1410.0))
 def test_no_safe_level_takes_less_power(requests, kv_tokens, sweet_mhz):
-    decision = make(Cubic(sweet_mhz)).decide(decode(requests, kv_tokens))
+    # Nothing is known of the demand: neither was any measured, nor the clock at which it is served.
+    found = decode(requests, kv_tokens, clock_mhz=math.nan)
+    decision = make(Cubic(sweet_mhz)).decide(found)
     if decision.binding is Binding.VIABILITY:
         assert decision.clock_mhz == LEVELS[-1]  # at the end of what the fastest clock serves
     elif decision.status is Status.CERTIFIED:
@@ -100,6 +103,25 @@ def test_a_demand_that_a_slow_clock_serves_is_served_slowly():
     slow, quick = (serve(make(), arrivals_per_s=rate)[-1][0] for rate in (1.0, 60.0))
     assert slow == LEVELS[0]
     assert quick >= slow
+
+
+def test_a_batch_that_is_found_running_is_served_as_it_was_until_its_demand_is_known():
+    """As where thresholds were changed or an agent started again: it may be at its boundary."""
+    held = 150_000.0
+    controller = make(memory=Memory(capacity_tokens=held))
+    found = decode(170, 51_000, clock_mhz=1410.0)
+    chosen_mhz = controller.decide(found).clock_mhz
+    table = tabulate(
+        MODEL, LEVELS, context_tokens=300.0, threshold_s=SLO.itl_s, kv_capacity_tokens=held
+    )
+    asked_per_s = 170 / float(MODEL.forecast(found.load, np.array([1410.0])).mean_s[0])
+    served = served_per_s(table)
+    assert served[0] < 0.95 * asked_per_s < served[LEVELS.index(chosen_mhz)]
+
+
+@pytest.mark.parametrize("mhz", [1410.0, 570.0, 1e-3, 1e9, math.nan, 0.0])
+def test_the_first_requests_of_all_are_served_slowly(mhz):
+    assert make(memory=MEMORY).decide(decode(2, 600, clock_mhz=mhz)).clock_mhz == LEVELS[0]
 
 
 def test_a_small_memory_takes_a_quicker_clock_for_the_same_demand():

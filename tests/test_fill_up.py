@@ -90,6 +90,26 @@ def test_what_counts_is_time_and_not_tokens():
     assert route(LeastLoaded(), slow, fast) == "a"
 
 
+class Fixed:
+    """Every batch takes 50 ms, whatever it computes."""
+
+    def forecast(self, load, clocks_mhz):
+        seconds = 0.05 * 1410.0 / clocks_mhz
+        return Forecast(clocks_mhz=clocks_mhz, mean_s=seconds, upper_s=seconds)
+
+    def to_dict(self):
+        return {}
+
+
+def test_what_is_pending_takes_as_many_batches_as_it_fills():
+    def of_512(name, tokens):
+        candidate = prefill(name, tokens, Fixed())
+        return dataclasses.replace(candidate, max_batch_tokens=512)
+
+    assert route(FillUp(), of_512("a", 2400), of_512("b", 0), tokens=600) == "a"
+    assert route(FillUp(), of_512("a", 2600), of_512("b", 0), tokens=600) == "b"
+
+
 def test_without_predictors_it_balances():
     pool = [samples.candidate(i, Role.PREFILL, predictor=None) for i in range(3)]
     assert route(FillUp(), *pool) == route(LeastLoaded(), *pool)

@@ -73,7 +73,7 @@ def test_texts_refusals_and_what_is_shown_stay():
 
 def test_each_change_is_one_and_leaves_the_others():
     original = ast.unparse(ast.parse(SOURCE))
-    made = [ast.unparse(change.tree) for change in changes(SOURCE)]
+    made = [ast.unparse(change.tree()) for change in changes(SOURCE)]
     assert len(set(made)) == len(made) > 15
     for text in made:
         differing = [

@@ -106,7 +106,7 @@ def test_any_state_looks_the_same_to_the_simulator_and_beside_an_engine(
         arrival_s=np.cumsum(gaps), prompt_tokens=np.array(prompts), output_tokens=np.array(outputs)
     )
     mirror = run(tmp_path_factory.mktemp("mirror"), cluster(**options), trace)
-    assert mirror.candidates == 3 * len(trace)
+    assert mirror.candidates >= 3 * len(trace)  # a request that waits for room is asked about again
 
 
 @pytest.mark.parametrize("role", [Role.PREFILL, Role.DECODE])

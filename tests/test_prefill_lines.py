@@ -58,7 +58,7 @@ class Asked(Lines):
         return line.__call__  # which is no line
 
 
-def prefill(name, tokens, predictor):
+def prefill(name, tokens, predictor, **changes):
     return samples.candidate(
         0,
         Role.PREFILL,
@@ -67,6 +67,7 @@ def prefill(name, tokens, predictor):
         predictor=predictor,
         levels_mhz=(705.0, 1410.0),
         budget_s=0.6,
+        **changes,
     )
 
 
@@ -87,9 +88,14 @@ def test_models_that_have_to_be_asked_are_routed_among_as_lines_are(queues, prom
     assert FillUp().route(request, pool(asked=True)) == FillUp().route(request, pool(asked=False))
 
 
-@given(queues, st.integers(1, 30_000), st.sampled_from([0.0, 0.3]))
-def test_many_are_routed_among_as_few_are(queues, prompt, waited_s):
-    pool = [prefill(f"p{at}", tokens, Lines(slow)) for at, (tokens, slow, _) in enumerate(queues)]
+@given(
+    queues, st.integers(1, 30_000), st.sampled_from([0.0, 0.3]), st.sampled_from([512, 8192, 1e9])
+)
+def test_many_are_routed_among_as_few_are(queues, prompt, waited_s, most):
+    pool = [
+        prefill(f"p{at}", tokens, Lines(slow), max_batch_tokens=most if limited else math.inf)
+        for at, (tokens, slow, limited) in enumerate(queues)
+    ]
     request = Request(request_id=0, arrived_at_s=0.0, prompt_tokens=prompt, waited_s=waited_s)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(fill_up, "_MANY", math.inf)

@@ -16,18 +16,6 @@ ENGINE = '[engine]\nhardware = "a100-sxm4-80gb"\nmodel = "llama-3.1-8b"\n'
 WHOLE = LAUNCH + ENGINE
 
 
-def rehearse(path, *arguments, **environment):
-    code = "from voltana.cli.main import main; main()"
-    return subprocess.run(
-        [sys.executable, "-c", code, "rehearse", str(path), *arguments],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=120,
-        env=environment or None,
-    )
-
-
 @pytest.mark.parametrize(
     ("text", "flags", "said"),
     [
@@ -53,20 +41,21 @@ def rehearse(path, *arguments, **environment):
         (WHOLE + "[actuatr]\n", (), "actuatr"),
     ],
 )
-def test_wrong_files_and_flags(tmp_path, text, flags, said):
+def test_wrong_files_and_flags(voltana, tmp_path, text, flags, said):
     path = tmp_path / "cluster.toml"
     path.write_text(text)
-    done = rehearse(path, *flags)
-    assert done.returncode == 2
-    assert said in done.stderr
-    assert done.stderr.count("\n") == 1, done.stderr
+    code, _, err = voltana("rehearse", path, *flags)
+    assert code == 2
+    assert said in err
+    assert err.count("\n") == 1, err
 
 
-def test_a_wrong_flag_makes_no_folder(tmp_path):
+def test_a_wrong_flag_makes_no_folder(voltana, tmp_path):
     path = tmp_path / "cluster.toml"
     path.write_text(WHOLE)
     for flags in (("--factor", "9"), ("--fault", "moon@3")):
-        assert rehearse(path, *flags, "--out", str(tmp_path / "out")).returncode == 2
+        code, _, _ = voltana("rehearse", path, *flags, "--out", tmp_path / "out")
+        assert code == 2
     assert not (tmp_path / "out").exists()
 
 
@@ -89,7 +78,11 @@ except KeyboardInterrupt:
 def test_no_compiler(tmp_path):
     path = tmp_path / "cluster.toml"
     path.write_text(WHOLE)
-    done = rehearse(path, PATH=str(tmp_path), HOME=str(tmp_path), XDG_CACHE_HOME=str(tmp_path))
+    folders = dict.fromkeys(("PATH", "HOME", "XDG_CACHE_HOME"), str(tmp_path))
+    done = subprocess.run(
+        [sys.executable, "-m", "voltana", "rehearse", str(path)],
+        capture_output=True, text=True, check=False, timeout=120, env=folders,
+    )  # fmt: skip
     assert done.returncode == 2
     assert "no C compiler: one of cc, gcc, clang must be in the PATH" in done.stderr
     assert "Install gcc" in done.stderr

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-import os
 import subprocess
 import sys
 
@@ -106,23 +105,20 @@ def test_what_is_not_there_is_refused(tmp_path):
     assert str(asked.exception).startswith("unknown finding 'main_result'. Did you mean 'main-res")
 
 
-def test_the_command_writes_figure_table_and_json_and_goes_on_where_it_was(tmp_path):
-    command = [sys.executable, "-m", "voltana", "reproduce", "u-curve", "--quick"]
-    command += ["--workers", "1", "--out", str(tmp_path / "u")]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    first, again = (
-        subprocess.run(
-            command, capture_output=True, text=True, check=True, timeout=300, env=environment
-        )
-        for _ in range(2)
-    )
-    assert "2 run now" in first.stderr
+def test_the_command_writes_figure_table_and_json_and_goes_on_where_it_was(voltana, tmp_path):
+    command = ("reproduce", "u-curve", "--quick", "--workers", "1", "--out", tmp_path / "u")
+    code, out, err = voltana(*command)
+    assert (code, "2 run now" in err) == (0, True), err
+    again = subprocess.run(
+        [sys.executable, "-m", "voltana", *map(str, command)],
+        capture_output=True, text=True, check=True, timeout=300,
+    )  # fmt: skip
     assert "0 run now" in again.stderr
-    assert first.stdout == again.stdout
-    assert "| a100-sxm4-80gb | decode, 128 requests |" in first.stdout
+    assert again.stdout == out
+    assert "| a100-sxm4-80gb | decode, 128 requests |" in out
     made = json.loads((tmp_path / "u" / "finding.json").read_text())
     assert made["knowledge"]["a100-sxm4-80gb"]["inferred"]
-    assert "a100-sxm4-80gb, inferred: " in first.stdout
+    assert "a100-sxm4-80gb, inferred: " in out
     assert "a100-sxm4-80gb, inferred: " in (tmp_path / "u" / "table.md").read_text()
     assert made["finding"] == "u-curve"
     curve = made["a100-sxm4-80gb"]["decode, 128 requests"]

@@ -6,6 +6,7 @@ import dataclasses
 import itertools
 import math
 
+import numpy as np
 import pytest
 
 from tests.test_viable_batch import ask, decode
@@ -92,12 +93,15 @@ def test_the_router_sends_what_may_wait_no_longer_to_the_least_then():
     assert chosen(1e-4, 3, 1, 2) == "a"
 
 
-def test_what_a_model_does_not_know_is_late():
+@pytest.mark.parametrize(("mean_s", "upper_s"), [(0.04, math.inf), (0.0, 0.0), (math.nan, 0.1)])
+def test_what_a_model_does_not_know_is_late(mean_s, upper_s):
     class Unknown(Noisy):
         def forecast(self, load, clocks_mhz):
-            known = super().forecast(load, clocks_mhz)
             if load.decode_requests <= self.boundary:
-                return known
-            return dataclasses.replace(known, upper_s=known.upper_s + math.inf)
+                return super().forecast(load, clocks_mhz)
+            as_many = np.ones_like(clocks_mhz)
+            return Forecast(
+                clocks_mhz=clocks_mhz, mean_s=mean_s * as_many, upper_s=upper_s * as_many
+            )
 
     assert not better_shared(pool(Unknown(0.3), 5, 0))

@@ -34,7 +34,12 @@ _SEEN_BY_ALL = ("instance", "role", "state", "reserved", "in_flight", "held")
 _VALUES = {
     Need.LEVELS: ("levels_mhz",),
     Need.BUDGET: ("budget_s",),
-    Need.KV_CAPACITY: ("kv_capacity_tokens", "kv_reserved_tokens", "max_running_requests"),
+    Need.KV_CAPACITY: (
+        "kv_capacity_tokens",
+        "kv_reserved_tokens",
+        "max_running_requests",
+        "max_batch_tokens",
+    ),
 }
 _MODELS = {Need.LATENCY: "predictor", Need.POWER: "power"}
 

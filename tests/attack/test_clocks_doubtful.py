@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import select
 import signal
 import socket
 import threading
@@ -24,6 +23,7 @@ from voltana_actuatord.daemon.holder import hold
 from voltana_actuatord.daemon.inboxes import GpuJob
 from voltana_actuatord.daemon.linkends import link as gpu_link
 from voltana_actuatord.daemon.page import MAX_GPUS, ClockState, own_slot
+from voltana_actuatord.daemon.readers import readable
 from voltana_actuatord.faults import NotSupportedError
 from voltana_actuatord.protocol import MAX_DEVICES, Acquire, encode_acquire
 from voltana_actuatord.restoring import GpuRestoring
@@ -141,7 +141,7 @@ def test_one_gpu_under_two_names_has_no_two_owners(name):
     thread.start()
     with closing(ours), closing(parent), closing(life):
         ours.ask(EXAMINE)
-        assert select.select([ours], [], [], 10.0)[0]
+        assert readable([ours.fileno()], 10.0)
         found = decode_answer(name, ours.hear())
     thread.join(10.0)
     theirs.close()

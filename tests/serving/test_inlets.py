@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from voltana.serving import inlets as module
-from voltana.serving.inlets import LINES, PIECE, SLICE, Inlet, Inlets, quick
+from voltana.serving.inlets import HEAD_ENDS, LINES, PIECE, SLICE, Inlet, Inlets, quick
 
 if TYPE_CHECKING:
     import pytest
@@ -180,5 +180,70 @@ def test_nothing_is_let_in_of_a_connection_that_is_gone() -> None:
         await asyncio.sleep(0.01)
         assert server.got == [b"GET /"]
         assert connection.reading is False
+
+    asyncio.run(check())
+
+
+class OneByOne(Server):
+    """Has at one thing at a time, as the HTTP server: requests wait in `_messages` meanwhile."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._messages: list[tuple[Any, ...]] = []
+        self.most = 0
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        self._messages += [(None,)] * data.count(HEAD_ENDS)
+        self.most = max(self.most, len(self._messages))
+
+    def begin(self) -> None:
+        assert self.inlet is not None
+        del self._messages[0]
+        self.inlet.begun()
+
+
+REQUEST = b"GET /nothing HTTP/1.1\r\nHost: x\r\n\r\n"
+
+
+def test_of_requests_sent_without_waiting_one_is_let_in_when_the_last_is_begun() -> None:
+    async def check() -> None:
+        inlets, servers, connections = Inlets(), list[OneByOne](), list[Connection]()
+        for _ in range(4):
+            server, connection = OneByOne(), Connection()
+            inlet = Inlet(inlets, lambda server=server: server)  # type: ignore[misc]
+            inlet.connection_made(connection)  # type: ignore[arg-type]
+            inlet.data_received(REQUEST * 50)
+            servers.append(server)
+            connections.append(connection)
+        async with asyncio.timeout(20):
+            for _ in range(50):
+                while not all(server._messages for server in servers):
+                    await asyncio.sleep(0)
+                for server in servers:
+                    server.begin()
+            while not all(connection.reading for connection in connections):
+                await asyncio.sleep(0)
+        assert {server.most for server in servers} == {1}
+        assert {b"".join(server.got) for server in servers} == {REQUEST * 50}
+
+    asyncio.run(check())
+
+
+def test_no_turn_of_the_line_lets_two_requests_in() -> None:
+    async def check() -> None:
+        inlets, servers = Inlets(), list[OneByOne]()
+        for _ in range(20):
+            servers.append(server := OneByOne())
+            inlet = Inlet(inlets, lambda server=server: server)  # type: ignore[misc]
+            inlet.connection_made(Connection())  # type: ignore[arg-type]
+            inlet.data_received(REQUEST * 50)
+        before = 0
+        async with asyncio.timeout(20):
+            while before < len(servers):
+                await asyncio.sleep(0)
+                begun = sum(len(server._messages) for server in servers)
+                assert begun <= before + 1
+                before = begun
 
     asyncio.run(check())

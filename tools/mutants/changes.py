@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import copy
+import itertools
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
@@ -33,28 +34,36 @@ class Change(NamedTuple):
         kind: What was changed.
         before: The source of what was changed.
         after: The source in its place.
-        tree: The whole module, changed.
+        module: The whole module, unchanged.
+        place: Which of the places that may be changed it is.
+        put: What stands there instead.
     """
 
     line: int
     kind: str
     before: str
     after: str
-    tree: ast.Module
+    module: ast.Module
+    place: int
+    put: ast.expr | ast.stmt
+
+    def tree(self) -> ast.Module:
+        """The whole module, changed; made when asked for, as few of many mutants are run."""
+        changed = copy.deepcopy(self.module)
+        target = next(itertools.islice(_places(changed), self.place, None))
+        _replace(changed, target, self.put)
+        return ast.fix_missing_locations(changed)
 
 
 def changes(source: str) -> Iterator[Change]:
     """Every mutant of a module, in the order of its source."""
-    tree = ast.parse(source)
-    places = list(_places(tree))
-    for index, node in enumerate(places):
-        for kind, after in _variants(node):
-            changed = copy.deepcopy(tree)
-            target = list(_places(changed))[index]
-            _replace(changed, target, after)
-            ast.fix_missing_locations(changed)
-            shown = ast.unparse(after) if not isinstance(after, ast.Pass) else "(dropped)"
-            yield Change(node.lineno, kind, ast.unparse(node), shown, changed)
+    module = ast.parse(source)
+    for place, node in enumerate(_places(module)):
+        variants = list(_variants(node))
+        before = ast.unparse(node) if variants else ""
+        for kind, put in variants:
+            after = ast.unparse(put) if not isinstance(put, ast.Pass) else "(dropped)"
+            yield Change(node.lineno, kind, before, after, module, place, put)
 
 
 def _places(tree: ast.Module) -> Iterator[ast.expr | ast.stmt]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.abc
 import importlib.util
+import itertools
 import json
 import os
 import sys
@@ -43,8 +44,9 @@ class Mutated(importlib.abc.MetaPathFinder, importlib.abc.Loader):
 
     def exec_module(self, module: ModuleType) -> None:
         """See `importlib.abc.Loader.exec_module`."""
-        every = list(changes(self._path.read_text(encoding="utf-8")))
-        exec(compile(every[self._number].tree, str(self._path), "exec"), module.__dict__)
+        every = changes(self._path.read_text(encoding="utf-8"))
+        change = next(itertools.islice(every, self._number, None))
+        exec(compile(change.tree(), str(self._path), "exec"), module.__dict__)
 
 
 def install() -> None:

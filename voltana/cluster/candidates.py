@@ -37,6 +37,7 @@ class InstanceFacts:
         kv_capacity_tokens: Tokens that its KV cache holds; inf where unknown.
         kv_reserved_tokens: Tokens that its engine keeps free in it for each request.
         max_running_requests: Requests that its engine runs at once; inf where unknown.
+        max_batch_tokens: Prompt tokens that its engine computes at once, likewise.
     """
 
     predictor: PredictorSnapshot | None = None
@@ -46,6 +47,7 @@ class InstanceFacts:
     kv_capacity_tokens: float = math.inf
     kv_reserved_tokens: float = 0.0
     max_running_requests: float = math.inf
+    max_batch_tokens: float = math.inf
 
 
 NOTHING_KNOWN = InstanceFacts()
@@ -83,6 +85,7 @@ def instance_facts(
         kv_capacity_tokens=limits.kv_capacity_tokens,
         kv_reserved_tokens=limits.kv_reserved_tokens,
         max_running_requests=limits.max_running_requests,
+        max_batch_tokens=limits.max_batch_tokens,
     )
 
 
@@ -182,4 +185,5 @@ def candidate(
         kv_capacity_tokens=facts.kv_capacity_tokens,
         kv_reserved_tokens=facts.kv_reserved_tokens,
         max_running_requests=facts.max_running_requests,
+        max_batch_tokens=facts.max_batch_tokens,
     )

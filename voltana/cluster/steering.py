@@ -178,10 +178,22 @@ def _head_room_prompts(candidate: Candidate, load: Load) -> int | None:
     if not _is_bounded(candidate):
         return None
     left_s = candidate.budget_s - candidate.reserved_for_s
-    late = dataclasses.replace(candidate, budget_s=left_s)
     return _most(
-        MOST_TOKENS, lambda more: _in_time(late, load_with(load, _prompt(more), Role.PREFILL))
+        MOST_TOKENS,
+        lambda more: _in_batches(candidate, load_with(load, _prompt(more), Role.PREFILL), left_s),
     )
+
+
+def _in_batches(candidate: Candidate, load: Load, left_s: float) -> bool:
+    """Whether prompts end within a time, computed in as many batches as they fill."""
+    batches = max(load.prefill_tokens / candidate.max_batch_tokens, 1.0)
+    each = load
+    if batches > 1.0:
+        each = Load(
+            prefill_tokens=math.ceil(load.prefill_tokens / batches),
+            prefill_attended_pairs=load.prefill_attended_pairs / batches,
+        )
+    return _in_time(dataclasses.replace(candidate, budget_s=left_s / batches), each)
 
 
 def _in_time(candidate: Candidate, load: Load) -> bool:

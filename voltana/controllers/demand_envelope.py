@@ -79,6 +79,11 @@ class DemandEnvelope:
         return self._demand.tokens_per_s(self._owed.mean)
 
     @property
+    def measured(self) -> bool:
+        """Whether anything was averaged yet: a new one may find a batch that runs."""
+        return self._demand.seconds > 0.0
+
+    @property
     def burst_requests(self) -> float:
         """sigma: requests by which the batch may grow beyond what rho explains."""
         return self._deviations * self._spread(self.rate_per_s)

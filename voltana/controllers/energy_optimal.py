@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
-from voltana.controllers.decode_plan import NO_PLAN, make_plan
+from voltana.controllers.decode_plan import NO_PLAN, DecodePlan, make_plan
 from voltana.controllers.demand_envelope import DemandEnvelope
 from voltana.controllers.held_level import HeldLevel
 from voltana.controllers.mean_context import MeanContext
@@ -39,7 +39,6 @@ from voltana_actuatord.quick import maker
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from voltana.controllers.decode_plan import DecodePlan
     from voltana.controllers.held_level import Costs
     from voltana.ports import PowerPredictor
     from voltana.slo import Slo
@@ -129,6 +128,7 @@ class EnergyOptimal:
         self._planned_at_s = -math.inf
         self._permitted = len(self.levels_mhz)
         self._load = Load()
+        self._clock_mhz = math.nan
         self._intended: IntendedDemand | None = None
         self._context = MeanContext()
         self._steps = self._outside = 0
@@ -204,11 +204,14 @@ class EnergyOptimal:
         if ends_in_memory(table):
             table = self._table(self._context.tokens)
         power, intended, envelope = self.power, self._intended, self.envelope
-        known_by_per_s = envelope.rate_per_s if intended is None else intended.pool_per_s
+        in_force, demand_per_s = self.plan_in_force, envelope.rate_per_s
+        if not envelope.measured:
+            in_force, demand_per_s = self._found(table)
+        known_by_per_s = demand_per_s if intended is None else intended.pool_per_s
         self._plan_to_come = partial(
             make_plan,
             table,
-            demand_per_s=envelope.rate_per_s,
+            demand_per_s=demand_per_s,
             slack=self.price.slack,
             burst=envelope.burst_requests,
             late=self._late_share,
@@ -216,13 +219,29 @@ class EnergyOptimal:
             error=envelope.relative_error(known_by_per_s),
             error_by_now=envelope.error_by_now(known_by_per_s),
             unseen=envelope.unseen(now_s),
-            in_force=self.plan_in_force,
+            in_force=in_force,
             affordable=LET_IN_BY * self._slo.ttft_s / envelope.owed_tokens,
             batch=load.decode_requests,
             # It may learn before then.
             power=cast("FreezesPower", power).snapshot() if self._power_freezes else power,
             max_power_w=self._max_power_w,
         )
+
+    def _found(self, table: BatchTable) -> tuple[DecodePlan, float]:
+        """The level at which a batch is found running, and what it is served there in tokens/s.
+
+        As where thresholds were changed or an agent was started again. Until what it asks for is
+        measured, it is that: it may have settled at its boundary. 0 where it is not known.
+        """
+        row = min(table.row(self._load.decode_requests), len(table.batches) - 1)
+        if row < 0 or not self._clock_mhz > 0.0:
+            return NO_PLAN, 0.0
+        level = int(table.levels_mhz[:-1].searchsorted(self._clock_mhz))
+        mean_s = float(table.mean_s[row, level])
+        known = 0.0 < mean_s <= float(table.upper_s[row, level]) < math.inf
+        if not known:
+            return NO_PLAN, 0.0
+        return DecodePlan(settling=level), self._load.decode_requests / mean_s
 
     def _table(self, context_tokens: float) -> BatchTable:
         """Iterations of every batch whose requests hold so many tokens on average."""
@@ -243,6 +262,7 @@ class EnergyOptimal:
         if ran and last_s > 0.0:
             self.price.note(ran, late=last_s > self._slo.itl_s)
         self._load, self._intended = observation.load, observation.intended
+        self._clock_mhz = observation.clock_mhz
         self.envelope.note(self._load.decode_requests, observation.now_s)
         if observation.bounds.max_mhz < self.levels_mhz[-1]:
             capped = int(self._levels.searchsorted(observation.bounds.max_mhz + 1e-6, side="right"))

@@ -16,6 +16,8 @@ make the last of them late, and the device has enough to do without them. A prom
 than its threshold by itself is balanced as before: where all are like that (a threshold that nobody
 can keep) there is none to protect, and one line would grow beside idle instances.
 
+What is pending beyond a batch of the engine takes as many batches as it fills.
+
 A host prepares one prompt after the other before a scheduler sees it. Where it takes longer over
 what waits for it than the device over all that is pending, the device runs dry meanwhile: who joins
 there waits, and fills no batch. So such an instance is not filled further.
@@ -140,7 +142,7 @@ def _is_in_time_alone(request: Request, pool: Pool, left_s: Sequence[float]) -> 
     """
     prompt, own_pairs = request.prompt_tokens, attended_pairs(request.prompt_tokens)
     return any(
-        pending.mean_s[_AT_FASTEST](prompt, own_pairs) <= own_left_s
+        pending.in_batches_s(_AT_FASTEST, prompt, own_pairs) <= own_left_s
         for pending, own_left_s in zip(pool.column(_pending), left_s, strict=True)
     )
 
@@ -169,12 +171,21 @@ class _Pending(NamedTuple):
     Attributes:
         tokens: Prompt tokens.
         pairs: Their attended pairs.
-        mean_s: Time of so many at the lowest level, and at the fastest.
+        mean_s: Time of so many at the lowest level, and at the fastest, in one batch.
+        most_tokens: Tokens of a batch.
     """
 
     tokens: int
     pairs: float
     mean_s: tuple[Callable[[int, float], float], Callable[[int, float], float]]
+    most_tokens: float
+
+    def in_batches_s(self, level: int, tokens: int, pairs: float) -> float:
+        """Time of so many tokens and pairs at a level, in as many batches as they fill."""
+        if tokens <= self.most_tokens:  # mostly
+            return self.mean_s[level](tokens, pairs)
+        batches = tokens / self.most_tokens
+        return batches * self.mean_s[level](math.ceil(self.most_tokens), pairs / batches)
 
 
 def _pending(candidate: Candidate) -> _Pending:
@@ -183,7 +194,8 @@ def _pending(candidate: Candidate) -> _Pending:
     load, levels_mhz = candidate_load(candidate), candidate.levels_mhz
     lowest_s = prefill_mean(candidate.predictor, levels_mhz[0])
     fastest_s = prefill_mean(candidate.predictor, levels_mhz[-1])
-    return _Pending(load.prefill_tokens, load.prefill_attended_pairs, (lowest_s, fastest_s))
+    times_s, most_tokens = (lowest_s, fastest_s), candidate.max_batch_tokens
+    return _Pending(load.prefill_tokens, load.prefill_attended_pairs, times_s, most_tokens)
 
 
 _AT_LOWEST, _AT_FASTEST = 0, 1
@@ -192,8 +204,8 @@ _MANY = 32
 """Instances from which on it is quicker to work out all times at once, which says the same."""
 
 
-def _amounts(_candidate: Candidate, pending: _Pending) -> tuple[float, float]:
-    return pending.tokens, pending.pairs
+def _amounts(_candidate: Candidate, pending: _Pending) -> tuple[float, float, float]:
+    return pending.tokens, pending.pairs, pending.most_tokens
 
 
 def _line(level: int) -> Callable[[Candidate, _Pending], tuple[float, ...]]:
@@ -213,7 +225,7 @@ def _never(_tokens: int, _pairs: float) -> float:
     return math.inf
 
 
-_NEVER = _Pending(0, 0.0, (_never, _never))
+_NEVER = _Pending(0, 0.0, (_never, _never), math.inf)
 """Of an instance whose pending time does not count, or is not known."""
 
 
@@ -222,7 +234,7 @@ def _one_by_one(request: Request, level: int) -> Callable[[_Pending], float]:
     prompt, own_pairs = request.prompt_tokens, attended_pairs(request.prompt_tokens)
 
     def computed_s(pending: _Pending) -> float:
-        return pending.mean_s[level](pending.tokens + prompt, pending.pairs + own_pairs)
+        return pending.in_batches_s(level, pending.tokens + prompt, pending.pairs + own_pairs)
 
     return computed_s
 
@@ -233,9 +245,11 @@ def _computed_s(request: Request, pool: Pool, level: int) -> list[float]:
     if len(pending) < _MANY:
         return list(map(one_by_one, pending))
     amounts = pool.table(_amounts, on=_pending)
-    tokens, pairs = amounts[:, 0] + request.prompt_tokens, amounts[:, 1]
+    tokens, most = amounts[:, 0] + request.prompt_tokens, amounts[:, 2]
+    pairs = amounts[:, 1] + attended_pairs(request.prompt_tokens)
+    batches = np.maximum(tokens / most, 1.0)
     lines = pool.table(_LINES[level], on=_pending)
-    times_s = lines_s(lines, tokens, pairs + attended_pairs(request.prompt_tokens))
+    times_s = batches * lines_s(lines, np.minimum(tokens, np.ceil(most)), pairs / batches)
     told: list[float] = times_s.tolist()
     for place in np.isnan(times_s).nonzero()[0]:  # models that have to be asked
         told[place] = one_by_one(pending[place])

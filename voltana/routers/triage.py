@@ -92,7 +92,7 @@ def _beyond(one: Boundary, excess: int) -> _Iteration:
         mean_s, upper_s = float(forecast.mean_s[0]), float(forecast.upper_s[0])
     else:
         mean_s, upper_s = curve.mean_s(one.clock_mhz), curve.upper_s(one.clock_mhz)
-    if not upper_s < math.inf:
+    if not 0.0 < mean_s <= upper_s < math.inf:  # nothing is known of it
         return _Iteration(float(batch), 0.0)
     deviation_s = max((upper_s - mean_s) / DEVIATIONS, 1e-9)
     late = 0.5 * math.erfc((one.budget_s - mean_s) / (math.sqrt(2.0) * deviation_s))

@@ -146,6 +146,7 @@ class FeedPublisher:
             "kv_capacity_tokens": float(facts.kv_capacity_tokens),
             "kv_reserved_tokens": float(facts.kv_reserved_tokens),
             "max_running_requests": float(facts.max_running_requests),
+            "max_batch_tokens": float(facts.max_batch_tokens),
             "snapshot": self._model("latency", facts.predictor, encode_snapshot),
             "power": self._model("power", facts.power, encode_power),
         }

@@ -43,6 +43,7 @@ class SentFacts:
         kv_capacity_tokens: Tokens that its KV cache holds; inf where unknown.
         kv_reserved_tokens: Tokens that its engine keeps free in it for each request.
         max_running_requests: Requests that its engine runs at once; inf where unknown.
+        max_batch_tokens: Prompt tokens that its engine computes at once, likewise.
         snapshot: Encoded latency model; None where it has none that can be sent.
         power: Encoded power model, likewise.
     """
@@ -51,6 +52,7 @@ class SentFacts:
     kv_capacity_tokens: float
     kv_reserved_tokens: float
     max_running_requests: float
+    max_batch_tokens: float
     snapshot: Any
     power: Any
 
@@ -184,6 +186,9 @@ def _facts_in(message: dict[str, Any]) -> SentFacts | None:
         kv_reserved_tokens=number("kv_reserved_tokens", message.get("kv_reserved_tokens", 0.0)),
         max_running_requests=number(
             "max_running_requests", message.get("max_running_requests", math.inf), 1, infinite=True
+        ),
+        max_batch_tokens=number(
+            "max_batch_tokens", message.get("max_batch_tokens", math.inf), 1, infinite=True
         ),
         snapshot=message.get("snapshot"),
         power=message.get("power"),

@@ -1,5 +1,7 @@
 """Runs an application so that nobody is answered before those who guard it have looked at him.
 
+What lets connections send piece by piece (`inlets`) is told when each request is begun.
+
 aiohttp sees to the header ``Expect`` ahead of all middlewares: an expectation that nobody can meet
 is refused by an error, out of their sight, so that whoever has no token need not wait for his turn,
 and each leaves a cycle of objects behind. A server may as well ignore it (RFC 9110, 10.1.1).
@@ -13,6 +15,7 @@ from aiohttp import web
 from multidict import CIMultiDict, CIMultiDictProxy
 
 from voltana.serving.http_log import HttpLog
+from voltana.serving.inlets import Inlet
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -38,7 +41,17 @@ class Runner(web.AppRunner):
         await super().setup()
         server = self._server
         if server is not None:
-            server.request_factory = _without_expectations(server.request_factory)
+            server.request_factory = _begins(_without_expectations(server.request_factory))
+
+
+def _begins(make: Callable[..., web.BaseRequest]) -> Callable[..., web.BaseRequest]:
+    def made(message: Any, payload: Any, protocol: Any, *others: Any) -> web.BaseRequest:
+        inlet = protocol.transport
+        if isinstance(inlet, Inlet):
+            inlet.begun()
+        return make(message, payload, protocol, *others)
+
+    return made
 
 
 def _without_expectations(make: Callable[..., web.BaseRequest]) -> Callable[..., web.BaseRequest]:

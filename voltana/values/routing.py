@@ -144,7 +144,7 @@ class Need(enum.StrEnum):
     """What a router needs of every candidate to route as it is meant to.
 
     LATENCY: a latency model. POWER: a power model. LEVELS: the clocks that may be chosen. BUDGET: a
-    latency budget. KV_CAPACITY: the size of the KV cache, and how many requests run at once.
+    latency budget. KV_CAPACITY: the size of the KV cache, and what its engine runs at once.
     """
 
     LATENCY = "latency model"
@@ -176,6 +176,7 @@ class Candidate:
         kv_capacity_tokens: Tokens that its KV cache holds; inf where unknown.
         kv_reserved_tokens: Tokens that its engine keeps free in it for each request.
         max_running_requests: Requests that its engine runs at once; inf where unknown.
+        max_batch_tokens: Prompt tokens that its engine computes at once, likewise.
         held: KV caches that it keeps for requests which have left it, until they are pulled: of a
             prefill instance, and in no report of it.
     """
@@ -194,4 +195,5 @@ class Candidate:
     kv_capacity_tokens: float = math.inf
     kv_reserved_tokens: float = 0.0
     max_running_requests: float = math.inf
+    max_batch_tokens: float = math.inf
     held: Reservation = NO_RESERVATION

@@ -16,8 +16,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-from scipy.optimize import linprog
-from scipy.sparse import coo_array
 
 from voltana.errors import VoltanaError
 
@@ -103,6 +101,10 @@ class _Programme:
 
     def solve(self) -> tuple[float, Grid, float]:
         """Value, prices of the rows of each bin, shape (bins, `_ROWS`), and price of lateness."""
+        # Slow to import, and whoever reads a scenario imports this module.
+        from scipy.optimize import linprog  # noqa: PLC0415
+        from scipy.sparse import coo_array  # noqa: PLC0415
+
         bins, demand = self.bins, self.demand
         pairs = np.array(sorted(self.columns))
         features = self.features[pairs[:, 1]].copy()

@@ -21,7 +21,6 @@ from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING
 
 import numpy as np
-from scipy.special import ndtr
 
 from voltana.evaluation.bound.hull import lower_hull
 from voltana.evaluation.bound.iteration_cost import decode_steps
@@ -164,6 +163,8 @@ def _pieces(
 
 def _late(seconds: FloatArray, itl_s: float, deviation: float) -> FloatArray:
     """Chance that an iteration of that nominal latency exceeds the threshold."""
+    from scipy.special import ndtr  # noqa: PLC0415  (slow to import, as in `decode`)
+
     if not deviation:
         return np.asarray(seconds > itl_s, dtype=float)
     chance = ndtr(np.log(seconds / itl_s) / deviation)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import sys
 from pathlib import Path  # noqa: TC003  (typer reads the annotations at run time)
 from typing import Annotated, Literal
 
@@ -79,6 +78,8 @@ def log_to_stderr(level: str) -> None:
     """Write log events as lines with key=value pairs to stderr."""
     import structlog  # noqa: PLC0415
 
+    from voltana.serving.log_file import log_file  # noqa: PLC0415
+
     structlog.configure(
         processors=[
             structlog.contextvars.merge_contextvars,
@@ -87,7 +88,7 @@ def log_to_stderr(level: str) -> None:
             structlog.processors.KeyValueRenderer(key_order=["timestamp", "level", "event"]),
         ],
         wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelName(level.upper())),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        logger_factory=structlog.PrintLoggerFactory(log_file()),
     )
 
 

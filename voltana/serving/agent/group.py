@@ -314,6 +314,7 @@ class Group:
                     s.engine.max_running_requests for s in self._served.values()
                 )
                 or math.inf,
+                max_batch_tokens=math.inf if first is None else first.engine.max_batch_tokens,
             )
         loop = first.control
         return instance_facts(

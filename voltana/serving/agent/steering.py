@@ -60,5 +60,6 @@ class Steered:
             kv_capacity_tokens=facts.kv_capacity_tokens,
             kv_reserved_tokens=facts.kv_reserved_tokens,
             max_running_requests=facts.max_running_requests,
+            max_batch_tokens=facts.max_batch_tokens,
         )
         return steering_of(candidate, self._context_tokens)

@@ -193,7 +193,7 @@ def _watch(child: int, pipe: int, wake: int, grace_s: float) -> int:
             os.kill(child, signal.SIGKILL)  # its number is its own until it is waited for
             ends_s = _FOREVER_S
         left_s = min(max(0.0, ends_s - time.monotonic()), 60.0)
-        ready, _, _ = select.select(watched, [], [], left_s)
+        ready = _readable(watched, left_s)
         numbers = set(os.read(wake, 64)) if wake in ready else set()
         given_s = None
         if pipe in ready:
@@ -220,7 +220,15 @@ def _reap_strays(child: int) -> None:
 
 def _is_closed(pipe: int) -> bool:
     """Whether nobody holds the other end any more; nobody ever writes to it."""
-    return bool(select.select([pipe], [], [], 0.0)[0])
+    return bool(_readable([pipe], 0.0))
+
+
+def _readable(handles: list[int], seconds: float) -> set[int]:
+    """Which can be read, or have ended; `select.select` fails for descriptors above 1023."""
+    poll = select.poll()
+    for handle in handles:
+        poll.register(handle, select.POLLIN)
+    return {handle for handle, _ in poll.poll(1e3 * seconds)}
 
 
 def _end_as(status: int) -> None:

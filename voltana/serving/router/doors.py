@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from aiohttp import web
 
 from voltana.serving.inlets import Inlet, Inlets
-from voltana.serving.router.pacing import Turns
+from voltana.serving.router.pacing import Kind, Turns, kind_of
 from voltana.serving.runner import Runner
 
 if TYPE_CHECKING:
@@ -90,23 +90,26 @@ class Door(Inlet):
         turns = self._doors.turns
         if self.known:
             turns.other()
-        if self.known or turns.at_once():
+            super().data_received(data)
+            return
+        kind = kind_of(data, self.pieces)
+        if turns.at_once(kind):
             super().data_received(data)
             return
         self.waiting = True
         self.transport.pause_reading()
-        turns.later(lambda: self._taken_later(data))
+        turns.later(kind, lambda: self._taken_later(data))
 
     def connection_lost(self, error: Exception | None) -> None:
         """It is gone."""
         unfinished = self.phase is not Phase.BUSY
         self.waiting = False
         self._doors.lost(self)
-        if self.handler is None or not unfinished or self._doors.turns.at_once():
+        if self.handler is None or not unfinished or self._doors.turns.at_once(Kind.EARLY):
             super().connection_lost(error)
         else:
             lost = super().connection_lost
-            self._doors.turns.later(lambda: lost(error))
+            self._doors.turns.later(Kind.EARLY, lambda: lost(error))
 
     def _taken_later(self, data: bytes) -> None:
         if self.waiting:  # it has not gone meanwhile
@@ -166,6 +169,7 @@ class Doors:
     def opened(self, door: Door) -> None:
         """A client has connected."""
         self._open.add(door)
+        self.turns.came()
         self.waits(door, Phase.IDLE)
         while len(self) > self._most_at_once:
             self._close(self._oldest())

@@ -161,6 +161,7 @@ class FeedFollower:
             kv_capacity_tokens=sent.kv_capacity_tokens,
             kv_reserved_tokens=sent.kv_reserved_tokens,
             max_running_requests=sent.max_running_requests,
+            max_batch_tokens=sent.max_batch_tokens,
         )
 
     def _may_renew(self, name: str) -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import select
 import shutil
 import signal
 import subprocess
@@ -13,6 +12,7 @@ import time
 import pytest
 
 from voltana.serving.ring_reader import RingReader
+from voltana_actuatord.daemon.readers import readable
 from voltana_ring.bell import open_bell
 
 WRITER = """
@@ -106,7 +106,7 @@ def test_ring_and_bell_work_across_pid_namespaces(namespace, tmp_path):
     process, pid = writer_process(tmp_path, "a", *namespace)
     try:
         assert pid == 1  # it means another process to whoever reads
-        assert select.select([bell], [], [], 10)[0]
+        assert readable([bell], 10.0)
         reader = RingReader(tmp_path / "a.ring", from_start=True)
         assert [record.iteration for record in reader.drain()] == [7]
         assert not reader.replaced()

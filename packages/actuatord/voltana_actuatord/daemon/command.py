@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from voltana_actuatord.daemon.claims import Claims
-from voltana_actuatord.daemon.daemonlog import never_wait
 from voltana_actuatord.daemon.keepers import Keepers
 from voltana_actuatord.daemon.privileges import go_first
 from voltana_actuatord.daemon.signals import STOPPING, ignore_all_but
@@ -26,6 +25,7 @@ from voltana_actuatord.daemon.trust import UntrustedError, read_trusted
 from voltana_actuatord.drivers.opening import DEFAULT_DRIVER, find_driver
 from voltana_actuatord.errors import ActuatorError, ConfigError, VoltanaError
 from voltana_actuatord.protocol import DEFAULT_CLAIMS_DIR, DEFAULT_STATE_DIR
+from voltana_actuatord.stderr import never_wait
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -6,55 +6,12 @@ without ever waiting, and those that cannot be are dropped and counted.
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
-import mmap
-import os
-import stat
 import time
+
+from voltana_actuatord.stderr import drop_line, write_line
 
 LINES_PER_S = 10.0
 BURST = 50.0
-STDERR = 2
-
-# Shared with what this process forks, as the logs themselves are: the parent counts for all GPUs'
-# processes. Two that drop a line in the same moment may be counted as one.
-_DROPPED = memoryview(mmap.mmap(-1, 8)).cast("q")
-
-
-def dropped_lines() -> int:
-    """Lines that this process, and those that it forked, could not write."""
-    return _DROPPED[0]
-
-
-def never_wait(handle: int = STDERR) -> None:
-    """Have writes to a descriptor fail rather than wait, in this process and its children.
-
-    A pipe, a FIFO and a terminal may be shared with other programs, which expect theirs to wait: so
-    the descriptor is replaced by another opening of the same file. What cannot be opened again, as
-    a socket, is changed as it is.
-    """
-    _fill_standard()
-    with contextlib.suppress(OSError):
-        mode = os.fstat(handle).st_mode
-        if stat.S_ISFIFO(mode) or stat.S_ISCHR(mode):
-            flags = os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
-            with contextlib.suppress(OSError):
-                another = os.open(f"/proc/self/fd/{handle}", flags)
-                os.dup2(another, handle)
-                os.close(another)
-                return
-        flags = fcntl.fcntl(handle, fcntl.F_GETFL)
-        fcntl.fcntl(handle, fcntl.F_SETFL, flags | os.O_NONBLOCK)
-
-
-def _fill_standard() -> None:
-    """Have nothing else opened in the place of a standard descriptor that was closed."""
-    for handle in range(STDERR + 1):
-        try:
-            os.fstat(handle)
-        except OSError:
-            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # the lowest that is free
 
 
 class Log:
@@ -77,17 +34,12 @@ class Log:
         self._at_s = now_s
         if self._allowance < 0.0:
             self._allowance = 0.0
-            self._drop()
+            self._dropped += 1
+            drop_line()
             return
         more = f" ({self._dropped} lines left out)" if self._dropped else ""
         line = "".join(c if c.isprintable() else "?" for c in text)[:500]
-        try:
-            os.write(STDERR, f"voltana-actuatord {self._name}: {line}{more}\n".encode())
-        except OSError:  # nobody reads, or there is no room
-            self._drop()
-        else:
+        if write_line(f"voltana-actuatord {self._name}: {line}{more}\n".encode()):
             self._dropped = 0
-
-    def _drop(self) -> None:
-        self._dropped += 1
-        _DROPPED[0] += 1
+        else:
+            self._dropped += 1

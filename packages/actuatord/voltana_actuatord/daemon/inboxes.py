@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from voltana_actuatord.daemon.gpulink import WISHES_BYTES, decode_wishes, encode_answer
+from voltana_actuatord.daemon.readers import readable
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -76,7 +77,7 @@ class NoWishes:
 
     def parent_gone(self) -> bool:
         """Whether nobody is there to go on."""
-        return bool(select.select([self._life], [], [], 0.0)[0])
+        return bool(readable([self._life], 0.0))
 
     def waiting(self, seconds: float | None) -> bool:
         """See `Inbox.waiting`."""

@@ -11,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import select
 import signal
 import socket
 import subprocess
@@ -22,15 +21,17 @@ from typing import TYPE_CHECKING, Any
 
 from voltana_actuatord.backoff import Backoff
 from voltana_actuatord.daemon.claims import Claims
-from voltana_actuatord.daemon.daemonlog import Log, dropped_lines
+from voltana_actuatord.daemon.daemonlog import Log
 from voltana_actuatord.daemon.listening import ListeningPlace
 from voltana_actuatord.daemon.notify import notify, watchdog_period_s
 from voltana_actuatord.daemon.parentlink import FACTS, MAX_BYTES, say
 from voltana_actuatord.daemon.privileges import CAP_SYS_ADMIN, drop_capabilities
 from voltana_actuatord.daemon.probe import DriverProbe
+from voltana_actuatord.daemon.readers import readable
 from voltana_actuatord.daemon.signals import STOPPING, heed
 from voltana_actuatord.daemon.starving import Starving
 from voltana_actuatord.faults import LeaseRefusedError
+from voltana_actuatord.stderr import dropped_lines
 from voltana_actuatord.wishes import Terms
 
 if TYPE_CHECKING:
@@ -338,11 +339,10 @@ class DaemonParent:
         self._stopping = True
 
     def _wait(self, seconds: float) -> None:
-        readers: list[Any] = [self._wakeup_r]
+        handles = [self._wakeup_r]
         if self._channel is not None:
-            readers.append(self._channel)
-        ready, _, _ = select.select(readers, [], [], seconds)
-        if self._wakeup_r in ready:
+            handles.append(self._channel.fileno())
+        if self._wakeup_r in readable(handles, seconds):
             with contextlib.suppress(BlockingIOError):
                 os.read(self._wakeup_r, 512)
 

@@ -1,9 +1,15 @@
-"""Who can be read: epoll, with what belongs to each descriptor."""
+"""Who can be read: epoll, with what belongs to each descriptor, and poll for a few of them once.
+
+Not `select.select`, which fails for descriptors above 1023.
+"""
 
 from __future__ import annotations
 
 import select
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 
 class HasFileno(Protocol):
@@ -12,6 +18,19 @@ class HasFileno(Protocol):
     def fileno(self) -> int:
         """Its descriptor."""
         ...
+
+
+def readable(handles: Iterable[int], seconds: float) -> set[int]:
+    """Which of some descriptors can be read, or have ended.
+
+    Args:
+        handles: The descriptors.
+        seconds: Wait so long at most, in s.
+    """
+    poll = select.poll()
+    for handle in handles:
+        poll.register(handle, select.POLLIN)
+    return {handle for handle, _ in poll.poll(1e3 * max(0.0, seconds))}
 
 
 class Readers:

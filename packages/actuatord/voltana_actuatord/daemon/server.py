@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from voltana_actuatord.daemon.admission import Admission
 from voltana_actuatord.daemon.clients import Clients
 from voltana_actuatord.daemon.connections import Connection
-from voltana_actuatord.daemon.daemonlog import Log, dropped_lines
+from voltana_actuatord.daemon.daemonlog import Log
 from voltana_actuatord.daemon.leases import AccessRule, LeaseTable
 from voltana_actuatord.daemon.lending import Lending
 from voltana_actuatord.daemon.listing import listed
@@ -31,6 +31,7 @@ from voltana_actuatord.protocol import (
     is_command,
     kind_of,
 )
+from voltana_actuatord.stderr import dropped_lines
 
 if TYPE_CHECKING:
     import socket

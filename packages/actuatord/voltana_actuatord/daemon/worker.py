@@ -15,11 +15,11 @@ import signal
 import socket
 import sys
 
-from voltana_actuatord.daemon.daemonlog import never_wait
 from voltana_actuatord.daemon.parentlink import ParentLink
 from voltana_actuatord.daemon.privileges import die_with_parent, drop_capabilities
 from voltana_actuatord.daemon.server import ActuatorServer
 from voltana_actuatord.daemon.signals import ignore_all_but
+from voltana_actuatord.stderr import never_wait
 
 MAX_CONFIG_BYTES = 200_000
 
