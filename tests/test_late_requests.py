@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import types
 
 import numpy as np
@@ -28,7 +29,9 @@ BATCH = Load.decode(330, 99_000)
 
 def upper_share(controller, now_s=1.0):
     """Share of the threshold that the iteration may take at the level that is chosen."""
-    decision = controller.decide(decode(BATCH.decode_requests, BATCH.decode_kv_tokens, now_s=now_s))
+    # Nothing is known of the demand, nor of the clock at which it was served.
+    requests, kv_tokens = BATCH.decode_requests, BATCH.decode_kv_tokens
+    decision = controller.decide(decode(requests, kv_tokens, now_s=now_s, clock_mhz=math.nan))
     assert decision.status is Status.CERTIFIED
     assert decision.budget_s == SLO.itl_s  # what is promised of the iteration stays the same
     return decision.forecast.upper_at(decision.clock_mhz) / SLO.itl_s, decision
