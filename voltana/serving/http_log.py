@@ -26,8 +26,8 @@ LINES = 10
 PERIOD_S = 10.0
 LONGEST = 200
 
-_NONSENSE = (HttpProcessingError, web.RequestPayloadError)
-"""Errors of whoever sent the request."""
+_NONSENSE = (HttpProcessingError, web.RequestPayloadError, ConnectionError)
+"""Errors of whoever sent the request, or left before its end."""
 
 
 class HttpLog(logging.LoggerAdapter[logging.Logger]):
