@@ -53,7 +53,7 @@ CLUSTERS = (*CLUSTERS, *TOGETHER)
 
 @pytest.mark.parametrize("index", range(len(CLUSTERS)))
 def test_no_named_policy_beats_the_bound(index: int) -> None:
-    tables = {**CLUSTERS[index], "seed": 5, ARRIVALS: {"duration_s": 5.0}}
+    tables = {**CLUSTERS[index], "seed": 5, ARRIVALS: {"duration_s": 8.0}}
     together = CLUSTERS[index]["cluster"].get("colocated", 0)
     names = [name for name in POLICIES if not (together and name.startswith("voltana-v0.1"))]
     made = compare(scenario(*names, **tables))
