@@ -232,6 +232,24 @@ def load_with(load: Load, request: Request, role: Role) -> Load:
     )
 
 
+def in_batches(load: Load, most_tokens: float) -> tuple[float, Load]:
+    """How many batches the prompts of a load fill, at least one, and an equal one of these.
+
+    Args:
+        load: What is to be computed; what decodes beside stays beside each batch.
+        most_tokens: Prompt tokens of a batch.
+    """
+    batches = load.prefill_tokens / most_tokens
+    if not batches > 1.0:
+        return 1.0, load
+    return batches, make_load(
+        prefill_tokens=max(round(load.prefill_tokens / batches), 1),
+        prefill_attended_pairs=load.prefill_attended_pairs / batches,
+        decode_requests=load.decode_requests,
+        decode_kv_tokens=load.decode_kv_tokens,
+    )
+
+
 def planned_clock_mhz(candidate: Candidate, load: Load) -> float:
     """Level that a lowest-safe-level controller would choose for `load`; inf if none is safe.
 

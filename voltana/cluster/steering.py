@@ -31,6 +31,7 @@ from voltana.planning import (
     GROWTH_TOKENS,
     candidate_load,
     cheapest_safe_index,
+    in_batches,
     load_with,
     memory_tokens,
     planned_within,
@@ -186,13 +187,7 @@ def _head_room_prompts(candidate: Candidate, load: Load) -> int | None:
 
 def _in_batches(candidate: Candidate, load: Load, left_s: float) -> bool:
     """Whether prompts end within a time, computed in as many batches as they fill."""
-    batches = max(load.prefill_tokens / candidate.max_batch_tokens, 1.0)
-    each = load
-    if batches > 1.0:
-        each = Load(
-            prefill_tokens=math.ceil(load.prefill_tokens / batches),
-            prefill_attended_pairs=load.prefill_attended_pairs / batches,
-        )
+    batches, each = in_batches(load, candidate.max_batch_tokens)
     return _in_time(dataclasses.replace(candidate, budget_s=left_s / batches), each)
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from voltana.planning import in_batches
 from voltana.ports import Predictor
 from voltana.values import Forecast, Load
 from voltana.viability import forecast_batches
@@ -85,18 +86,17 @@ class PromptsBeside:
     def forecast(self, load: Load, clocks_mhz: FloatArray) -> Forecast:
         """See `voltana.ports.Forecasts.forecast`."""
         beside = self.decode
-        batches = load.prefill_tokens / max(self._most_tokens - beside.decode_requests, 1.0)
-        several = batches > 1.0
-        if several or (beside.decode_requests and not load.decode_requests):
-            share = 1.0 / batches if several else 1.0
-            load = Load(
-                prefill_tokens=max(round(share * load.prefill_tokens), 1),
-                prefill_attended_pairs=share * load.prefill_attended_pairs,
+        most_tokens = max(self._most_tokens - beside.decode_requests, 1.0)
+        batches, each = in_batches(load, most_tokens)
+        if batches > 1.0 or (beside.decode_requests and not load.decode_requests):
+            each = Load(
+                prefill_tokens=each.prefill_tokens,
+                prefill_attended_pairs=each.prefill_attended_pairs,
                 decode_requests=beside.decode_requests,
                 decode_kv_tokens=beside.decode_kv_tokens,
             )
-        made = self._predictor.forecast(load, clocks_mhz)
-        if not several:
+        made = self._predictor.forecast(each, clocks_mhz)
+        if not batches > 1.0:
             return made
         return Forecast(
             clocks_mhz=clocks_mhz, mean_s=batches * made.mean_s, upper_s=batches * made.upper_s

@@ -16,11 +16,12 @@ and what is demanded in tokens/s, and L tokens an answer.
 from __future__ import annotations
 
 import math
+from bisect import bisect_left
 
 import numpy as np
 
-_STEPS = 10
-"""Halvings: a thousandth of the places is near enough."""
+_PARTS = 1024
+"""Means are told apart by such a part of the places."""
 
 _FURTHEST = 8.0
 """States that lie so many standard deviations and more below a full batch are left out."""
@@ -53,14 +54,10 @@ def most_on_average(
     enough = (1.0 / waiting - 1.0) * most_per_s / spare_per_s
     below = np.arange(1.0, min(places, math.ceil(_FURTHEST * (math.sqrt(places) + 1.0))) + 1.0)
     factorials = np.log(places + 1.0 - below).cumsum()  # ln N! / n!, for n = N - 1, N - 2, ...
-    least, most = 0.0, 2.0 * places
-    for _ in range(_STEPS + 1):
-        mean = 0.5 * (least + most)
+
+    def too_many(part: int) -> bool:
+        mean = places * part / _PARTS
         exponents = np.minimum(factorials - below * math.log(mean), _LARGEST_EXPONENT)
-        if np.exp(exponents).sum() >= enough:
-            least = mean
-        else:
-            most = mean
-        if least >= places:
-            return float(places)
-    return least
+        return bool(np.exp(exponents).sum() < enough)
+
+    return places * bisect_left(range(1, _PARTS + 1), True, key=too_many) / _PARTS
