@@ -50,7 +50,8 @@ def honest() -> dict[str, Any]:
         "v": 1, "instance": "decode-0", "state": [5, 600, 2, 70, 1200.0, 0.25], "age_s": 0.01,
         "budget_s": 0.06, "rooms": [7, 2**64 - 1], "names_waiting": True,
         "levels_mhz": [600.0, 1005.0, 1410.0], "kv_capacity_tokens": 9e5,
-        "kv_reserved_tokens": 512.0, "snapshot": encode_snapshot(latency),
+        "kv_reserved_tokens": 512.0, "max_running_requests": 256.0, "max_batch_tokens": 8192.0,
+        "snapshot": encode_snapshot(latency),
         "power": encode_power(CautiousPower(LinearPower()).snapshot()),
     }  # fmt: skip
 
@@ -81,6 +82,8 @@ def check_bounded(message: FeedMessage | None) -> None:
         assert all(0 < mhz <= 1e5 for mhz in message.facts.levels_mhz)
         assert message.facts.kv_capacity_tokens >= 0
         assert 0 <= message.facts.kv_reserved_tokens <= MOST
+        assert message.facts.max_running_requests >= 1
+        assert message.facts.max_batch_tokens >= 1
 
 
 def parsed(raw: bytes) -> FeedMessage | None:

@@ -331,6 +331,10 @@ def _candidate(draw: DrawFn, index: int, role: Role) -> Candidate:
         levels_mhz=table,
         budget_s=draw(st.one_of(st.just(math.inf), st.floats(0.001, 5.0))),
         in_flight=running + queued + held,
+        kv_capacity_tokens=draw(st.sampled_from([math.inf, 1.0, 20_000.0, 500_000.0])),
+        kv_reserved_tokens=draw(st.sampled_from([0.0, 512.0])),
+        max_running_requests=draw(st.sampled_from([math.inf, 1, 64, 256])),
+        max_batch_tokens=draw(st.sampled_from([math.inf, 1, 512, 8192])),
     )
 
 
@@ -338,7 +342,7 @@ def _candidate(draw: DrawFn, index: int, role: Role) -> Candidate:
 def candidates(
     draw: DrawFn, role: Role | None = None, min_size: int = 1, max_size: int = 8
 ) -> tuple[Candidate, ...]:
-    """Pools of instances of one role, with unlike loads, levels, ages and models."""
+    """Pools of instances of one role, with unlike loads, limits, levels, ages and models."""
     role = draw(st.sampled_from([Role.PREFILL, Role.DECODE])) if role is None else role
     count = draw(st.integers(min_size, max_size))
     order = draw(st.permutations(range(count)))
