@@ -50,6 +50,7 @@ async def stands_beside(
     attack: Callable[[], Awaitable[None]],
     requests: int = 100,
     than: Callable[[], Awaitable[None]] | None = None,
+    added_s: float = 0.0,
 ) -> None:
     """Check that honest requests do as well beside an attack as without.
 
@@ -58,6 +59,7 @@ async def stands_beside(
         attack: Runs until it is cancelled, or ends early.
         requests: Honest requests of a measurement.
         than: What goes on in the quiet turns: the same use of the machine without the malice.
+        added_s: What an attack of this nature may add, if that is more (see `Pairs.kept`).
 
     Raises:
         AssertionError: If one is lost, or their p99 is beyond twice that of a quiet time.
@@ -71,7 +73,7 @@ async def stands_beside(
     async def quiet() -> list[float]:
         return await (latencies_s(ask, requests) if than is None else measured(than))
 
-    await stands(quiet, lambda: measured(attack))
+    await stands(quiet, lambda: measured(attack), added_s=added_s)
 
 
 async def _again_and_again(attack: Callable[[], Awaitable[None]]) -> None:
