@@ -230,7 +230,7 @@ def test_the_controller_knows_what_the_engine_reserves(
     assert memory.reserved_tokens == reserved
     assert memory.capacity_tokens == (capacity or math.inf)
     runs = said.get("max_running_requests", 32) or configured.get("max_running_requests", NO_LIMIT)
-    assert memory.max_requests == world.group.facts().max_running_requests == runs
+    assert memory.max_requests == world.group.facts().limits.max_running_requests == runs
     assert world.group.figures()["unknown"] == unknown
     complaints = [entry for entry in logs if entry["event"].startswith("neither the engine")]
     assert [entry["unknown"] for entry in complaints] == [unknown] * bool(unknown)
