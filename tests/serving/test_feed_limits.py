@@ -19,7 +19,7 @@ LIMITS = st.builds(
     EngineLimits,
     max_batch_tokens=st.integers(1, NO_LIMIT),
     max_running_requests=st.integers(1, NO_LIMIT),
-    kv_capacity_tokens=st.floats(0.0, 1e12) | st.just(math.inf),
+    kv_capacity_tokens=st.floats(1.0, 1e12) | st.just(math.inf),
     kv_reserved_tokens=st.floats(0.0, 1e12),
 )
 SAID = ("max_prefill_tokens", "max_running_requests", "kv_capacity_tokens", "kv_reserved_tokens")
@@ -60,6 +60,13 @@ def test_a_forged_limit_is_refused_by_its_name(name: str, forged: Any) -> None:
         pytest.skip("no message can hold it")
     with pytest.raises(ValueError, match=name):
         sent({name: forged})
+
+
+@pytest.mark.parametrize("name", ["max_batch_tokens", "max_running_requests", "kv_capacity_tokens"])
+def test_no_engine_holds_nothing(name: str) -> None:
+    """Of a KV cache of no tokens a planner of routers took a share: a division by zero."""
+    with pytest.raises(ValueError, match=f"{name} = 0"):
+        sent({name: 0.0})
 
 
 @pytest.mark.parametrize("name", SAID)

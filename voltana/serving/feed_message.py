@@ -195,7 +195,7 @@ def _limits_in(message: dict[str, Any]) -> EngineLimits:
     return EngineLimits(
         max_batch_tokens=int(min(told("max_batch_tokens", 1.0), NO_LIMIT)),
         max_running_requests=int(min(told("max_running_requests", 1.0), NO_LIMIT)),
-        kv_capacity_tokens=told("kv_capacity_tokens"),
+        kv_capacity_tokens=told("kv_capacity_tokens", 1.0),
         kv_reserved_tokens=told("kv_reserved_tokens", infinite=False),
     )
 
