@@ -176,7 +176,7 @@ def test_a_users_predictor_without_a_snapshot_costs_routers_its_model_and_nothin
         group_log._log = structlog.get_logger()
         facts = [world.group.facts() for _ in range(50)]
     assert {f.predictor for f in facts} == {None}
-    assert all(f.power is not None and f.kv_capacity_tokens == 200_000 for f in facts)
+    assert all(f.power is not None and f.limits.kv_capacity_tokens == 200_000 for f in facts)
     assert [entry["error"] for entry in logs] == ["ZeroDivisionError('mine')"]
 
 
