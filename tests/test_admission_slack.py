@@ -74,8 +74,11 @@ def test_a_line_that_prefill_has_to_catch_up_with_is_held_for_less(busy):
 
 def test_nothing_waits_where_prefill_is_saturated_or_unknown():
     assert slack(prefill("p"), tokens_per_s=1.2 * TOKENS_PER_S) == 0.0
-    assert not slack(prefill("p", predictor=None), tokens_per_s=100.0) > 0.0
-    assert not slack(prefill("p", budget_s=math.inf)) > 0.0
+    assert slack(prefill("p", predictor=None), tokens_per_s=100.0) <= 0.0
+    assert slack(prefill("p", predictor=None)) <= 0.0
+    assert slack(prefill("p", budget_s=math.inf)) <= 0.0
+    assert slack(prefill("p", budget_s=math.inf), tokens_per_s=1.2 * TOKENS_PER_S) <= 0.0
+    assert slack() <= 0.0
 
 
 @given(

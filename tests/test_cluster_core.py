@@ -75,7 +75,7 @@ def test_facts_hold_frozen_models():
     power = LinearPower()
     facts = facts_of(None, power)
     assert facts.power == power.snapshot()
-    assert (facts.kv_capacity_tokens, facts.kv_reserved_tokens) == (1e5, 512.0)
+    assert facts.limits is LIMITS
     assert facts.predictor is None
 
 

@@ -208,10 +208,15 @@ def memory_tokens(candidate: Candidate, tokens_per_request: float = GROWTH_TOKEN
             still produce, and what the engine reserves for it.
     """
     state, reserved = candidate.state, candidate.reserved
-    reported = state.running_requests + state.queued_requests + reserved.requests
-    requests = max(reported, candidate.in_flight)
     tokens = state.kv_tokens + state.queued_tokens + reserved.prompt_tokens
-    return tokens + tokens_per_request * requests
+    return tokens + tokens_per_request * requests_of(candidate)
+
+
+def requests_of(candidate: Candidate) -> int:
+    """All that is or will be in its batch, what is still being prefilled included."""
+    state = candidate.state
+    reported = state.running_requests + state.queued_requests + candidate.reserved.requests
+    return max(reported, candidate.in_flight)
 
 
 def load_with(load: Load, request: Request, role: Role) -> Load:

@@ -8,10 +8,12 @@ from __future__ import annotations
 import json
 import sys
 import time
+from dataclasses import replace
 
 import numpy as np
 
 from voltana.cluster.candidates import InstanceFacts
+from voltana.cluster.context import LIMITS_UNKNOWN
 from voltana.cluster.ledger import Ledger
 from voltana.policies.named import get_policy
 from voltana.predictors.ecopred import EcoPred
@@ -26,6 +28,7 @@ from voltana.values import InstanceState, Request, Role
 
 CHOICES = 1000
 LEVELS = tuple(float(mhz) for mhz in np.linspace(600.0, 1410.0, 81))
+LIMITS = replace(LIMITS_UNKNOWN, kv_capacity_tokens=400_000.0, kv_reserved_tokens=512.0)
 BUDGET_S = {Role.PREFILL: 0.6, Role.DECODE: 0.06}
 
 
@@ -54,8 +57,7 @@ def choice_us(role: Role, instances: int) -> float:
                 power=LinearPower().snapshot(),
                 levels_mhz=LEVELS,
                 budget_s=BUDGET_S[role],
-                kv_capacity_tokens=400_000.0,
-                kv_reserved_tokens=512.0,
+                limits=LIMITS,
             ),
         )
         reports.put(backend.name, report)

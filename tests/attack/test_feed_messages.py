@@ -80,10 +80,10 @@ def check_bounded(message: FeedMessage | None) -> None:
     assert all(isinstance(room, int) and 0 <= room < 2**64 for room in message.rooms)
     if message.facts is not None:
         assert all(0 < mhz <= 1e5 for mhz in message.facts.levels_mhz)
-        assert message.facts.kv_capacity_tokens >= 0
-        assert 0 <= message.facts.kv_reserved_tokens <= MOST
-        assert message.facts.max_running_requests >= 1
-        assert message.facts.max_batch_tokens >= 1
+        assert message.facts.limits.kv_capacity_tokens >= 0
+        assert 0 <= message.facts.limits.kv_reserved_tokens <= MOST
+        assert message.facts.limits.max_running_requests >= 1
+        assert message.facts.limits.max_batch_tokens >= 1
 
 
 def parsed(raw: bytes) -> FeedMessage | None:

@@ -21,6 +21,7 @@ from voltana.routers.round_robin import RoundRobin
 from voltana.routers.tile_aware import TileAware
 from voltana.routers.viable_batch import ViableBatch
 from voltana.routers.what_if_v01 import WhatIfV01
+from voltana.routers.with_places import WithPlaces
 from voltana.testing import check_router
 from voltana.testing import strategies as vst
 from voltana.values import Deferral
@@ -45,6 +46,7 @@ CASES = {
     "ViableBatch, LeastMemory": lambda: ViableBatch(LeastMemory()),
     "WhatIfV01": WhatIfV01,
     "WhatIfV01, small tiles": lambda: WhatIfV01(8),
+    "WithPlaces": lambda: WithPlaces(RoundRobin()),
     "EcoRoute": EcoRoute,
     "EcoRoute, least memory": lambda: EcoRoute(LeastMemory(), boundary_mhz=30.0),
     "EcoRoute, least loaded": lambda: EcoRoute(LeastLoaded(), boundary_mhz=30.0),

@@ -66,7 +66,8 @@ def prefill_slack_s(
         (_left_s(request, _behind(c, line.ahead, len(pool))) for c in pool), default=-math.inf
     )
     spare = max((1.0 - _utilisation(c, line, len(pool)) for c in pool), default=0.0)
-    return max(spare, 0.0) * _share_of(left_s, request, now_s)
+    # Nothing of what is unknown would be nan, which is neither less nor more than what others wait.
+    return spare * _share_of(left_s, request, now_s) if spare > 0.0 else 0.0
 
 
 def decode_slack_s(

@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar, cast
 
+from voltana.cluster.context import LIMITS_UNKNOWN, EngineLimits
 from voltana.ports import FreezesPower, HoldsPredictor, offers
 from voltana.values import Candidate, InstanceState
 from voltana_actuatord.quick import maker
@@ -13,7 +14,6 @@ from voltana_actuatord.quick import maker
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from voltana.cluster.context import EngineLimits
     from voltana.cluster.ledger import Ledger
     from voltana.loop import ControlLoop
     from voltana.ports import PowerForecasts, PowerPredictor, Predictor, PredictorSnapshot
@@ -34,20 +34,14 @@ class InstanceFacts:
         power: Power model, frozen where it can be; None where it has none.
         levels_mhz: Clocks that its controller may choose, ascending.
         budget_s: Latency budget of one of its iterations; inf where unknown.
-        kv_capacity_tokens: Tokens that its KV cache holds; inf where unknown.
-        kv_reserved_tokens: Tokens that its engine keeps free in it for each request.
-        max_running_requests: Requests that its engine runs at once; inf where unknown.
-        max_batch_tokens: Prompt tokens that its engine computes at once, likewise.
+        limits: What its engine takes at once.
     """
 
     predictor: PredictorSnapshot | None = None
     power: PowerForecasts | None = None
     levels_mhz: tuple[float, ...] = ()
     budget_s: float = math.inf
-    kv_capacity_tokens: float = math.inf
-    kv_reserved_tokens: float = 0.0
-    max_running_requests: float = math.inf
-    max_batch_tokens: float = math.inf
+    limits: EngineLimits = LIMITS_UNKNOWN
 
 
 NOTHING_KNOWN = InstanceFacts()
@@ -69,7 +63,7 @@ def instance_facts(
         power: Power model; one that cannot be frozen is shown as it is.
         levels_mhz: Clocks that its controller may choose.
         budget_s: Latency budget of one iteration.
-        limits: What its engine holds.
+        limits: What its engine takes at once.
         failed: Told of a model that fails at being frozen, which is then left out; None raises.
     """
     frozen_power: PowerForecasts | None = power
@@ -82,10 +76,7 @@ def instance_facts(
         power=frozen_power,
         levels_mhz=levels_mhz,
         budget_s=budget_s,
-        kv_capacity_tokens=limits.kv_capacity_tokens,
-        kv_reserved_tokens=limits.kv_reserved_tokens,
-        max_running_requests=limits.max_running_requests,
-        max_batch_tokens=limits.max_batch_tokens,
+        limits=limits,
     )
 
 
@@ -168,6 +159,7 @@ def candidate(
         state_age_s: Age of the report; inf where there is none, so that all that is in flight
             counts as reserved.
     """
+    limits = facts.limits
     reserved = ledger.total(instance) if state_age_s == math.inf else ledger.reserved(instance)
     return make_candidate(
         instance=instance,
@@ -182,8 +174,8 @@ def candidate(
         budget_s=facts.budget_s,
         in_flight=ledger.in_flight(instance),
         power=facts.power,
-        kv_capacity_tokens=facts.kv_capacity_tokens,
-        kv_reserved_tokens=facts.kv_reserved_tokens,
-        max_running_requests=facts.max_running_requests,
-        max_batch_tokens=facts.max_batch_tokens,
+        kv_capacity_tokens=limits.kv_capacity_tokens,
+        kv_reserved_tokens=limits.kv_reserved_tokens,
+        max_running_requests=limits.max_running_requests,
+        max_batch_tokens=limits.max_batch_tokens,
     )

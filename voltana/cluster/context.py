@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from voltana.policy import InstanceContext
 from voltana.values import Role
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from voltana.policy import Bench
     from voltana.ports import PowerPredictor, Predictor
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 DEFAULT_BATCH_TOKENS = 16384
 NO_LIMIT = 1 << 30
+"""Requests or tokens that no engine takes at once: what is not known stands for that many."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,6 +40,25 @@ class EngineLimits:
     def can_hold(self, prompt_tokens: int) -> bool:
         """Whether it can hold a prompt; engines refuse the others."""
         return prompt_tokens < self.kv_capacity_tokens
+
+
+LIMITS_UNKNOWN = EngineLimits(max_batch_tokens=NO_LIMIT)
+"""Of an engine of which nothing is known."""
+
+
+def limits_together(ranks: Sequence[EngineLimits]) -> EngineLimits:
+    """What data-parallel ranks take at once: their places and memory together, batches each alone.
+
+    Args:
+        ranks: What each takes; none are not known.
+    """
+    if not ranks:
+        return LIMITS_UNKNOWN
+    return replace(
+        ranks[0],
+        max_running_requests=min(sum(one.max_running_requests for one in ranks), NO_LIMIT),
+        kv_capacity_tokens=sum(one.kv_capacity_tokens for one in ranks),
+    )
 
 
 def instance_context(

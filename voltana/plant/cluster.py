@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, get_args
 
@@ -12,6 +13,7 @@ from voltana.layout import check_layout
 from voltana.values import Role
 
 if TYPE_CHECKING:
+    from voltana.errors import ConfigError
     from voltana.plant.disturbance import Disturbance
     from voltana.plant.hardware import HardwareProfile
     from voltana.plant.model import ModelProfile
@@ -112,7 +114,8 @@ class ClusterSpec:
 
     Raises:
         ConfigError: If there is no instance of a kind, a disturbance is of an unknown one, the
-            weights leave no room for KV cache, or late binding is asked for where nothing is bound.
+            weights leave no room for KV cache, the engine is told to compute or keep free more than
+            that holds, or late binding is asked for where nothing is bound.
     """
 
     hardware: HardwareProfile
@@ -152,13 +155,46 @@ class ClusterSpec:
                 "SGLang's default is 1.",
             )
         if self.kv_capacity_tokens < self.engine.max_prefill_tokens:
+            raise self._too_small()
+        reserved, paired = self.engine.reserved_decode_tokens, self.decode > 0
+        if paired and not reserved < self.kv_capacity_tokens:
             raise invalid(
-                "tensor_parallel",
-                self.tensor_parallel,
-                f"enough for {self.model.name}: its weights of {self.model.weight_bytes / 1e9:.0f} "
-                f"GB leave no room for KV cache on {self.tensor_parallel} x {self.hardware.name}",
-                "Use more devices an instance, or a smaller model.",
+                "engine.reserved_decode_tokens",
+                reserved,
+                f"below the {self.kv_capacity_tokens} tokens of the KV cache, or no request has "
+                "room beside another",
+                "SGLang's default is 512.",
             )
+
+    def _too_small(self) -> ConfigError:
+        """What is to blame for a KV cache that does not hold the prompts of an iteration."""
+        usual, engine = EngineOptions(), self.engine
+        batch = min(engine.max_prefill_tokens, usual.max_prefill_tokens)
+        if self.kv_capacity_tokens >= batch:
+            return invalid(
+                "engine.max_prefill_tokens",
+                engine.max_prefill_tokens,
+                f"at most the {self.kv_capacity_tokens} tokens of the KV cache",
+                f"The default is {usual.max_prefill_tokens}.",
+            )
+        needed = self._kv_bytes(batch) + self.model.weight_bytes
+        share = needed / (self.hardware.memory_bytes * self.tensor_parallel)
+        weights = f"{self.model.name}: its weights of {self.model.weight_bytes / 1e9:.0f} GB"
+        if engine.memory_fraction < share <= usual.memory_fraction:
+            return invalid(
+                "engine.memory_fraction",
+                engine.memory_fraction,
+                f"at least {math.ceil(1e3 * share) / 1e3:g} for {weights} and the prompts of an "
+                "iteration leave no room for KV cache else",
+                f"The default is {usual.memory_fraction:g}.",
+            )
+        return invalid(
+            "tensor_parallel",
+            self.tensor_parallel,
+            f"enough for {weights} leave no room for KV cache on {self.tensor_parallel} x "
+            f"{self.hardware.name}",
+            "Use more devices an instance, or a smaller model.",
+        )
 
     @property
     def kv_capacity_tokens(self) -> int:
@@ -167,9 +203,11 @@ class ClusterSpec:
         What several of its boards hold alike counts once for each of them.
         """
         memory = self.hardware.memory_bytes * self.tensor_parallel * self.engine.memory_fraction
-        room = memory - self.model.weight_bytes
-        copies = self.model.kv_copies(self.tensor_parallel)
-        return int(room / (copies * self.model.kv_bytes_per_token))
+        return int((memory - self.model.weight_bytes) / self._kv_bytes(1))
+
+    def _kv_bytes(self, tokens: int) -> float:
+        """Memory of so many tokens, on all boards of an instance."""
+        return tokens * self.model.kv_copies(self.tensor_parallel) * self.model.kv_bytes_per_token
 
     @property
     def limits(self) -> EngineLimits:

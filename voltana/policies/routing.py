@@ -13,6 +13,7 @@ from voltana.routers.mdp import MDPRouter, at_once, in_background
 from voltana.routers.prefix_affinity import PrefixAffinity
 from voltana.routers.round_robin import RoundRobin
 from voltana.routers.viable_batch import ViableBatch
+from voltana.routers.with_places import WithPlaces
 
 if TYPE_CHECKING:
     from voltana.policy import InstanceContext
@@ -36,7 +37,8 @@ def by_prefix(seed: int) -> Router:
 
 def together_by_prefix(seed: int) -> Router:
     """Decode as `within_boundaries`; colocated in turn, unless the beginning is kept elsewhere."""
-    return ByRole(ViableBatch(least_power(seed)), colocated=PrefixAffinity(RoundRobin()))
+    colocated = WithPlaces(PrefixAffinity(RoundRobin()))
+    return ByRole(ViableBatch(least_power(seed)), colocated=colocated)
 
 
 def around_boundaries(_seed: int) -> Router:
@@ -54,7 +56,7 @@ def least_power(seed: int) -> Router:
 def within_boundaries(seed: int) -> Router:
     """The same, and a request waits while every batch is at the boundary of what can be served.
 
-    Colocated instances take requests in turn.
+    Colocated instances that have a place left take requests in turn.
     """
     return ByRole(ViableBatch(least_power(seed)))
 

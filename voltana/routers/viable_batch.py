@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, cast
 import numpy as np
 
 from voltana.errors import invalid
-from voltana.planning import GROWTH_TOKENS, curve_of, memory_tokens, upcoming
+from voltana.planning import GROWTH_TOKENS, curve_of, memory_tokens, requests_of, upcoming
 from voltana.pool import NAME, KeptPool
 from voltana.ports import TellsBatches, TellsCurve, TellsRoom, intended_by, needs_of, offers
 from voltana.routers.least_memory import LeastMemory
@@ -206,7 +206,7 @@ class _Stand:
 
     def __init__(self, candidate: Candidate, boundary: int, load: Load) -> None:
         self._candidate, self._boundary, self._load = candidate, boundary, load
-        self._requests, self._running = _requests(candidate), candidate.state.running_requests
+        self._requests, self._running = requests_of(candidate), candidate.state.running_requests
         self._capacity, self._reserved = candidate.kv_capacity_tokens, candidate.kv_reserved_tokens
         self._places = candidate.max_running_requests
         self._memory = memory_tokens(candidate, self._reserved)
@@ -305,15 +305,8 @@ def _is_full(candidate: Candidate) -> bool:
     reserved = candidate.kv_reserved_tokens
     return (
         memory_tokens(candidate, reserved) + reserved > candidate.kv_capacity_tokens
-        or _requests(candidate) >= candidate.max_running_requests
+        or requests_of(candidate) >= candidate.max_running_requests
     )
-
-
-def _requests(candidate: Candidate) -> int:
-    """All that is or will be in its batch, what is still being prefilled included."""
-    state = candidate.state
-    reported = state.running_requests + state.queued_requests + candidate.reserved.requests
-    return max(reported, candidate.in_flight)
 
 
 def _least_harm(pool: Pool, stands: Sequence[_Stand], prompt_tokens: int) -> str:

@@ -23,6 +23,7 @@ from voltana.serving.feed_message import (
     MOST_ROOMS,
     STATE_FIELDS,
     VERSION,
+    pack_limits,
     parse_intended,
 )
 from voltana.serving.snapshots import encode_power, encode_snapshot
@@ -143,10 +144,7 @@ class FeedPublisher:
     def _encode(self, facts: InstanceFacts) -> dict[str, Any]:
         return {
             "levels_mhz": [float(level) for level in facts.levels_mhz],
-            "kv_capacity_tokens": float(facts.kv_capacity_tokens),
-            "kv_reserved_tokens": float(facts.kv_reserved_tokens),
-            "max_running_requests": float(facts.max_running_requests),
-            "max_batch_tokens": float(facts.max_batch_tokens),
+            **pack_limits(facts.limits),
             "snapshot": self._model("latency", facts.predictor, encode_snapshot),
             "power": self._model("power", facts.power, encode_power),
         }

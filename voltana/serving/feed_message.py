@@ -5,13 +5,13 @@ Nothing in a message is believed to be what it should be. What is not is an erro
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from itertools import pairwise
 from typing import Any
 
 import msgspec
 
+from voltana.cluster.context import LIMITS_UNKNOWN, NO_LIMIT, EngineLimits
 from voltana.serving.bounds import MOST_MHZ, count, number, whole
 from voltana.values import InstanceState, IntendedDemand
 from voltana_ring.paths import INSTANCE_NAME
@@ -40,19 +40,13 @@ class SentFacts:
 
     Attributes:
         levels_mhz: Clocks that its controller may choose.
-        kv_capacity_tokens: Tokens that its KV cache holds; inf where unknown.
-        kv_reserved_tokens: Tokens that its engine keeps free in it for each request.
-        max_running_requests: Requests that its engine runs at once; inf where unknown.
-        max_batch_tokens: Prompt tokens that its engine computes at once, likewise.
+        limits: What its engine takes at once.
         snapshot: Encoded latency model; None where it has none that can be sent.
         power: Encoded power model, likewise.
     """
 
     levels_mhz: tuple[float, ...]
-    kv_capacity_tokens: float
-    kv_reserved_tokens: float
-    max_running_requests: float
-    max_batch_tokens: float
+    limits: EngineLimits
     snapshot: Any
     power: Any
 
@@ -180,18 +174,29 @@ def _facts_in(message: dict[str, Any]) -> SentFacts | None:
         raise ValueError("levels_mhz in a feed message: must ascend")
     return SentFacts(
         levels_mhz=_thinned(levels_mhz),
-        kv_capacity_tokens=number(
-            "kv_capacity_tokens", message.get("kv_capacity_tokens", math.inf), infinite=True
-        ),
-        kv_reserved_tokens=number("kv_reserved_tokens", message.get("kv_reserved_tokens", 0.0)),
-        max_running_requests=number(
-            "max_running_requests", message.get("max_running_requests", math.inf), 1, infinite=True
-        ),
-        max_batch_tokens=number(
-            "max_batch_tokens", message.get("max_batch_tokens", math.inf), 1, infinite=True
-        ),
+        limits=_limits_in(message),
         snapshot=message.get("snapshot"),
         power=message.get("power"),
+    )
+
+
+def pack_limits(limits: EngineLimits) -> dict[str, float]:
+    """What an engine takes at once, as fields of a message."""
+    return {name: float(value) for name, value in asdict(limits).items()}
+
+
+def _limits_in(message: dict[str, Any]) -> EngineLimits:
+    """What an engine takes at once; older agents do not say all of it."""
+    usual = pack_limits(LIMITS_UNKNOWN)
+
+    def told(name: str, least: float = 0.0, *, infinite: bool = True) -> float:
+        return number(name, message.get(name, usual[name]), least, infinite=infinite)
+
+    return EngineLimits(
+        max_batch_tokens=int(min(told("max_batch_tokens", 1.0), NO_LIMIT)),
+        max_running_requests=int(min(told("max_running_requests", 1.0), NO_LIMIT)),
+        kv_capacity_tokens=told("kv_capacity_tokens", 1.0),
+        kv_reserved_tokens=told("kv_reserved_tokens", infinite=False),
     )
 
 

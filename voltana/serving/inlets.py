@@ -196,9 +196,10 @@ class Inlet(asyncio.Protocol, asyncio.Transport):
         free = not (self.left or self.behind)
         if free and self.pieces <= self._inlets.at_once and quick(data):
             self._enter(data)
-            return
-        self.left = memoryview(bytes(self.left) + data if self.left else data)
-        self._inlets.hold(self, len(data))
+            if not self.left:  # mostly
+                return
+        else:
+            self._keep(bytes(self.left) + data if self.left else data, len(data))
         if not self.transport.is_closing():
             self.transport.pause_reading()
             self._line_up()
@@ -275,12 +276,32 @@ class Inlet(asyncio.Protocol, asyncio.Transport):
             if task is not None:
                 task.add_done_callback(_forget)
         self.handler.data_received(data)
+        self._decline_upgrade()
         # Of aiohttp's own: a version without them lets such a body wait for its time limit.
         messages = getattr(self.handler, "_messages", None)
         self.behind = bool(messages)
         if messages:
             let_go(getattr(messages[-1][0], "exc", None))  # of what it complains of
             self._end_broken_body(messages)
+
+    def _keep(self, waits: bytes, more: int) -> None:
+        """Have this wait, which is so much more than waited before."""
+        self.left = memoryview(waits)
+        self._inlets.hold(self, more)
+
+    def _decline_upgrade(self) -> None:
+        """Go on with HTTP behind a wish for another protocol, which no page of ours grants.
+
+        aiohttp would keep what follows until that request is answered, and then parse it in one go.
+        """
+        handler = self.handler
+        if not getattr(handler, "_upgraded", False):
+            return
+        handler._parser.set_upgraded(False)
+        handler._upgraded = False
+        tail, handler._message_tail = handler._message_tail, b""
+        if tail:
+            self._keep(tail + bytes(self.left), len(tail))
 
     def _end_broken_body(self, messages: Sequence[Any]) -> None:
         """End a body that never comes to its end, since the parser has given the connection up.

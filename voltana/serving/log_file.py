@@ -6,6 +6,7 @@ line, and with it every request.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import sys
@@ -25,7 +26,8 @@ class LogFile:
 
     def write(self, text: str) -> int:
         """Write a line, if that does not wait."""
-        os.set_blocking(STDERR, False)  # uvloop has children undo that, with whom it is shared
+        with contextlib.suppress(OSError):  # it was closed
+            os.set_blocking(STDERR, False)  # uvloop has children undo that, with whom it is shared
         if self._dropped:
             told = {"level": "warning", "event": "lines of the log were dropped"}
             said = json.dumps(told | {"lines": self._dropped})

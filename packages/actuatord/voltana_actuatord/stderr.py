@@ -16,28 +16,38 @@ STDERR = 2
 
 # Shared with what this process forks, as the logs themselves are: the parent counts for all GPUs'
 # processes. Two that drop a line in the same moment may be counted as one.
-_DROPPED = memoryview(mmap.mmap(-1, 8)).cast("q")
+_COUNTS = memoryview(mmap.mmap(-1, 16)).cast("q")
+_DROPPED, _TORN = 0, 1
+"""Lines that were not written; whether the last one that was is there in part."""
 
 
 def dropped_lines() -> int:
     """Lines that this process, and those that it forked, could not write."""
-    return _DROPPED[0]
+    return _COUNTS[_DROPPED]
 
 
 def drop_line() -> None:
     """Count a line that is not written."""
-    _DROPPED[0] += 1
+    _COUNTS[_DROPPED] += 1
 
 
 def write_line(line: bytes) -> bool:
     """Write a line if that does not wait, and count it otherwise; whether it was written.
 
+    A long one, or any on a full disk, may be written in part: then the next one ends it first.
+
     Args:
         line: With its end.
     """
+    if _COUNTS[_TORN]:
+        line = b"\n" + line
     try:
-        os.write(STDERR, line)
+        written = os.write(STDERR, line)
     except OSError:  # nobody reads, or there is no room
+        written = 0
+    if written:
+        _COUNTS[_TORN] = written < len(line)
+    if written < len(line):
         drop_line()
         return False
     return True

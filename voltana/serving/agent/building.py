@@ -11,6 +11,7 @@ from voltana.policies import get_policy, load_predictor, with_overrides
 from voltana.policies.users_own import blame
 from voltana.predictors.profile import Stack
 from voltana.serving.agent.persistence import restore_predictor
+from voltana.serving.bounds import number
 from voltana.values import Role
 
 if TYPE_CHECKING:
@@ -53,21 +54,14 @@ def engine_limits(engine: EngineTable, info: Mapping[str, Any]) -> EngineLimits:
         engine: The configuration.
         info: What its engine says of itself.
     """
-    usual = EngineLimits()
-    capacity = info.get("kv_capacity_tokens") or engine.kv_capacity_tokens
-    reserved = _first_known(info.get("kv_reserved_tokens"), engine.kv_reserved_tokens)
-    return EngineLimits(
-        max_batch_tokens=int(
-            info.get("max_prefill_tokens") or engine.max_batch_tokens or usual.max_batch_tokens
-        ),
-        max_running_requests=int(
-            info.get("max_running_requests")
-            or engine.max_running_requests
-            or usual.max_running_requests
-        ),
-        kv_capacity_tokens=float(capacity or usual.kv_capacity_tokens),
-        kv_reserved_tokens=float(_first_known(reserved, usual.kv_reserved_tokens)),
-    )
+    said = {
+        "max_batch_tokens": _said(info, "max_prefill_tokens"),
+        "max_running_requests": _said(info, "max_running_requests"),
+        "kv_capacity_tokens": _said(info, "kv_capacity_tokens"),
+        "kv_reserved_tokens": _said(info, "kv_reserved_tokens"),
+    }
+    known = {name: _first_known(value, getattr(engine, name)) for name, value in said.items()}
+    return EngineLimits(**{name: value for name, value in known.items() if value is not None})
 
 
 def unknown_limits(engine: EngineTable, info: Mapping[str, Any]) -> tuple[str, ...]:
@@ -75,9 +69,7 @@ def unknown_limits(engine: EngineTable, info: Mapping[str, Any]) -> tuple[str, .
     return tuple(
         name
         for name in ("kv_capacity_tokens", "kv_reserved_tokens", "max_running_requests")
-        # 0 tokens is a reserve, but no capacity.
-        if not (info.get(name) or (info.get(name) == 0 and name == "kv_reserved_tokens"))
-        and getattr(engine, name) is None
+        if _said(info, name) is None and getattr(engine, name) is None
     )
 
 
@@ -149,6 +141,17 @@ def make_policy(
             get_policy(reference), levels=levels, read_device_mhz=lambda _device: context.table_mhz
         )
         return policy.control(context)
+
+
+def _said(info: Mapping[str, Any], name: str) -> int | None:
+    """A limit as an engine says it; None where it says nothing that it can mean.
+
+    0 tokens is a reserve, but no capacity; -1 stands for no limit in settings of some engines.
+    """
+    try:
+        return int(number(name, info.get(name), 0 if name == "kv_reserved_tokens" else 1))
+    except ValueError:
+        return None
 
 
 def _first_known(*values: Any) -> Any:

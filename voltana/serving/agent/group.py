@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import structlog
 
 from voltana.cluster.candidates import InstanceFacts, instance_facts, latency_model
-from voltana.cluster.context import iteration_budget_s
+from voltana.cluster.context import iteration_budget_s, limits_together
 from voltana.errors import invalid
 from voltana.serving.agent.building import ROLES, unknown_limits
 from voltana.serving.agent.figures import figures_of
@@ -307,14 +307,7 @@ class Group:
             return InstanceFacts(
                 levels_mhz=self.levels_mhz(),
                 budget_s=self.budget_s(),
-                kv_capacity_tokens=sum(s.engine.kv_capacity_tokens for s in self._served.values())
-                or math.inf,
-                kv_reserved_tokens=0.0 if first is None else first.engine.kv_reserved_tokens,
-                max_running_requests=sum(
-                    s.engine.max_running_requests for s in self._served.values()
-                )
-                or math.inf,
-                max_batch_tokens=math.inf if first is None else first.engine.max_batch_tokens,
+                limits=limits_together([served.engine for served in self._served.values()]),
             )
         loop = first.control
         return instance_facts(

@@ -7,16 +7,20 @@ from typing import TYPE_CHECKING, Any
 
 import structlog
 
+from voltana.cluster.candidates import candidate
+from voltana.cluster.ledger import Ledger
 from voltana.cluster.steering import steering_of
 from voltana.planning import GROWTH_TOKENS
 from voltana.serving.agent.building import ROLES
-from voltana.values import Candidate
 
 if TYPE_CHECKING:
     from voltana.serving.agent.group import Group
     from voltana.serving.agent.publishing import Publishing
 
 _log = structlog.get_logger("voltana.serving.steering")
+
+_NOTHING_SENT = Ledger()
+"""Its routers are others, of whose requests only the instance's state tells."""
 
 
 class Steered:
@@ -49,17 +53,8 @@ class Steered:
         state, facts = self._group.state(), self._publishing.facts()
         if state.running_requests:
             self._context_tokens = state.kv_tokens / state.running_requests
-        candidate = Candidate(
-            instance="",
-            role=ROLES[self._group.role or "unified"],
-            state=state,
-            predictor=facts.predictor,
-            levels_mhz=facts.levels_mhz,
-            budget_s=facts.budget_s,
-            power=facts.power,
-            kv_capacity_tokens=facts.kv_capacity_tokens,
-            kv_reserved_tokens=facts.kv_reserved_tokens,
-            max_running_requests=facts.max_running_requests,
-            max_batch_tokens=facts.max_batch_tokens,
+        role = ROLES[self._group.role or "unified"]
+        shown = candidate(
+            _NOTHING_SENT, instance="", role=role, state=state, facts=facts, now_s=0.0
         )
-        return steering_of(candidate, self._context_tokens)
+        return steering_of(shown, self._context_tokens)

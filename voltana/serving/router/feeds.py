@@ -158,10 +158,7 @@ class FeedFollower:
             power=facts.power if same_power else self._read(name, sent.power, decode_power),
             levels_mhz=sent.levels_mhz,
             budget_s=budget_s,
-            kv_capacity_tokens=sent.kv_capacity_tokens,
-            kv_reserved_tokens=sent.kv_reserved_tokens,
-            max_running_requests=sent.max_running_requests,
-            max_batch_tokens=sent.max_batch_tokens,
+            limits=sent.limits,
         )
 
     def _may_renew(self, name: str) -> bool:

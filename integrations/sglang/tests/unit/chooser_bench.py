@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from voltana.cluster.candidates import InstanceFacts
+from voltana.cluster.context import EngineLimits
 from voltana.cluster.ledger import Entry, Ledger
 from voltana.predictors.ecopred import EcoPred
 from voltana.predictors.linear_power import LinearPower
@@ -97,8 +98,7 @@ def whole_facts(**changes: Any) -> InstanceFacts:
     given = {
         "predictor": LinearSnapshot(),
         "power": model.snapshot(),
-        "kv_capacity_tokens": 400_000.0,
-        "kv_reserved_tokens": 512.0,
+        "limits": EngineLimits(kv_capacity_tokens=400_000.0, kv_reserved_tokens=512.0),
     }
     return facts(**(given | changes))
 

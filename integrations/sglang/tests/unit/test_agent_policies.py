@@ -176,7 +176,7 @@ def test_a_users_predictor_without_a_snapshot_costs_routers_its_model_and_nothin
         group_log._log = structlog.get_logger()
         facts = [world.group.facts() for _ in range(50)]
     assert {f.predictor for f in facts} == {None}
-    assert all(f.power is not None and f.kv_capacity_tokens == 200_000 for f in facts)
+    assert all(f.power is not None and f.limits.kv_capacity_tokens == 200_000 for f in facts)
     assert [entry["error"] for entry in logs] == ["ZeroDivisionError('mine')"]
 
 
@@ -230,7 +230,7 @@ def test_the_controller_knows_what_the_engine_reserves(
     assert memory.reserved_tokens == reserved
     assert memory.capacity_tokens == (capacity or math.inf)
     runs = said.get("max_running_requests", 32) or configured.get("max_running_requests", NO_LIMIT)
-    assert memory.max_requests == world.group.facts().max_running_requests == runs
+    assert memory.max_requests == world.group.facts().limits.max_running_requests == runs
     assert world.group.figures()["unknown"] == unknown
     complaints = [entry for entry in logs if entry["event"].startswith("neither the engine")]
     assert [entry["unknown"] for entry in complaints] == [unknown] * bool(unknown)

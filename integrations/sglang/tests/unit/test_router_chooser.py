@@ -11,6 +11,7 @@ import structlog
 from chooser_bench import Bench, Recording, facts, told, whole_facts
 from router_cluster import cluster
 
+from voltana.cluster.context import LIMITS_UNKNOWN
 from voltana.errors import ConfigError
 from voltana.policies.named import get_policy
 from voltana.serving.feed_message import FeedMessage
@@ -181,7 +182,7 @@ def test_the_default_decode_router_consolidates_on_what_agents_publish() -> None
         ({"predictor": None}, "latency model"),
         ({"levels_mhz": ()}, "levels"),
         ({"budget_s": math.inf}, "latency budget"),
-        ({"kv_capacity_tokens": math.inf}, "KV capacity"),
+        ({"limits": LIMITS_UNKNOWN}, "KV capacity"),
     ],
 )
 def test_a_router_that_lacks_what_it_needs_says_so_once_and_when_that_changes(

@@ -16,6 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from router_cluster import cluster, until
 
+from voltana.cluster.context import EngineLimits
 from voltana.cluster.ledger import Entry, Ledger
 from voltana.predictors.linear_power import LinearPower
 from voltana.serving.feed import FeedPublisher
@@ -29,6 +30,13 @@ from voltana.timebase import ManualTime, MonotonicTime
 from voltana.values import InstanceState, Reservation
 
 STATE = InstanceState(running_requests=5, kv_tokens=600, queued_tokens=70, clock_mhz=1200.0)
+
+LIMITS = EngineLimits(
+    max_batch_tokens=8192,
+    max_running_requests=48,
+    kv_capacity_tokens=9e5,
+    kv_reserved_tokens=512.0,
+)
 
 
 class Unsendable:
@@ -72,9 +80,7 @@ def test_a_feed_reaches_the_router_s_reports() -> None:
             told = facts(
                 predictor=learned().snapshot(),
                 power=power,
-                kv_capacity_tokens=9e5,
-                kv_reserved_tokens=512.0,
-                max_running_requests=48,
+                limits=LIMITS,
             )
             report = None
             for _ in range(200):
@@ -88,9 +94,7 @@ def test_a_feed_reaches_the_router_s_reports() -> None:
             assert (report.state, report.source) == (STATE, FEED)
             assert (report.facts.levels_mhz, report.facts.budget_s) == (LEVELS, 0.06)
             assert report.facts.power == power
-            assert report.facts.kv_capacity_tokens == 9e5
-            assert report.facts.kv_reserved_tokens == 512.0
-            assert report.facts.max_running_requests == 48
+            assert report.facts.limits == LIMITS
             assert 0.01 <= time.now_s() - report.sampled_s < 2.0
             status = (await pd.ask_admin("GET", "/router/status"))[1]
             by_name = {b["name"]: b["state"] for b in status["backends"]}
