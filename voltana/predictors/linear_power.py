@@ -110,14 +110,13 @@ class LinearPower:
         duration_s = sum(e.duration_s for e in exposures)
         if not (duration_s > 0.0 and 0.0 < energy_j <= 2.0 * self.max_power_w * duration_s):
             return
-        x = np.zeros(_FEATURES)
+        features = [0.0] * _FEATURES
         for exposure in exposures:
             share = exposure.clock_mhz / self.max_clock_mhz
             if not 0.0 < share < math.inf:
                 return
-            weight = exposure.duration_s / duration_s
-            _add_features(x, exposure.load, share, weight)
-        power_w = energy_j / duration_s
+            _add_features(features, exposure.load, share, exposure.duration_s / duration_s)
+        x, power_w = np.array(features), energy_j / duration_s
         expected_w = self._squares.predict_vector(x)
         noise_w = NOISE * max(expected_w, power_w)
         self._squares.learn_vector(x, power_w, noise_w, expected=expected_w)
@@ -219,15 +218,13 @@ def _busy_part(load: Load) -> tuple[int, float]:
     return 0, 0.0
 
 
-def _add_features(x: FloatArray, load: Load, share: float, weight: float) -> None:
+def _add_features(x: list[float], load: Load, share: float, weight: float) -> None:
     cubed = share**3
     x[0] += weight
     x[1] += weight * cubed
     start, level = _busy_part(load)
     if start:
-        x[start : start + _BUSY] += (
-            weight * share,
-            weight * cubed,
-            weight * share * level,
-            weight * cubed * level,
-        )
+        x[start] += weight * share
+        x[start + 1] += weight * cubed
+        x[start + 2] += weight * share * level
+        x[start + 3] += weight * cubed * level
