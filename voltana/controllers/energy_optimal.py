@@ -27,9 +27,9 @@ from voltana.controllers.memory import Memory
 from voltana.controllers.missed_price import MissedPrice
 from voltana.controllers.optimal_available import PLANNED_SHARE
 from voltana.levels import idle_clock, require_levels
-from voltana.operating import PowerAtLevels, power_curve_of
+from voltana.operating import PowerAtLevels
 from voltana.planning import certified_or_fastest, cheapest_safe_index, lowest_safe_index
-from voltana.ports import FreezesPower, Predictor, TellsBatches
+from voltana.ports import FreezesPower, Predictor, TellsBatches, TellsPowerCurve
 from voltana.slo_reserve import SloReserve
 from voltana.values import Binding, Decision, Load
 from voltana.viability import ends_in_memory, tabulate
@@ -107,6 +107,7 @@ class EnergyOptimal:
         self._batches = predictor if told else None
         self.power = power
         self._power_freezes = isinstance(power, FreezesPower)
+        self._curves = power if isinstance(power, TellsPowerCurve) else None
         self.levels_mhz = require_levels(levels_mhz)
         self._levels = np.array(levels_mhz, dtype=np.float64)
         self._slo = slo
@@ -307,7 +308,7 @@ class EnergyOptimal:
             lowest: Index of the lowest one that may be taken.
             budget_s: What the iteration may take.
         """
-        curve = power_curve_of(self.power, load)
+        curve = None if self._curves is None else self._curves.power_curve(load)
         if curve is not None:  # it never falls, so that the slowest safe level is the cheapest
             safe = lowest_safe_index(upper_s, budget_s)
             return safe, PowerAtLevels(curve, self.levels_mhz)

@@ -10,7 +10,7 @@ features of what ran in it.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -32,6 +32,9 @@ HALF_TOKENS = 512.0
 
 HALF_REQUESTS = 64.0
 """Decode requests at which it is."""
+
+_MOST_CURVES = 256
+"""Loads whose power is remembered, until more is learned."""
 
 _IDLE = 2
 _BUSY = 4
@@ -134,15 +137,25 @@ class LinearPowerSnapshot:
 
     max_clock_mhz: float
     coefficients: tuple[float, ...]
+    _curves: dict[tuple[int, int], _Curve | None] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
 
     def forecast_w(self, load: Load, clocks_mhz: FloatArray) -> FloatArray:
         """See `voltana.ports.PowerForecasts.forecast_w`."""
         return _forecast_w(self.coefficients, self.max_clock_mhz, load, clocks_mhz)
 
     def power_curve(self, load: Load) -> PowerCurve | None:
-        """See `voltana.ports.TellsPowerCurve`."""
+        """See `voltana.ports.TellsPowerCurve`; remembered, as a batch stays for many iterations."""
+        batch = (load.prefill_tokens, load.decode_requests)
+        if batch in self._curves:
+            return self._curves[batch]
+        if len(self._curves) >= _MOST_CURVES:
+            self._curves.clear()
         curve = _curve(self.coefficients, self.max_clock_mhz, load)
-        return curve if curve.flat >= 0.0 and curve.steep >= 0.0 else None
+        rises = curve.flat >= 0.0 and curve.steep >= 0.0
+        self._curves[batch] = curve if rises else None
+        return self._curves[batch]
 
     def to_dict(self) -> Mapping[str, object]:
         """The model as plain JSON values; `from_dict` reads it."""

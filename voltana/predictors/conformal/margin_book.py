@@ -102,21 +102,30 @@ class MarginBook:
 
     def scored(self, part: MarginPart) -> QuantileTracker:
         """The tracker that takes the label of what was issued."""
-        full = part.group not in self.trackers and len(self.trackers) >= MAX_GROUPS
-        return self.tracker(MORE if full else part.group)
+        tracker = self.trackers.get(part.group)
+        if tracker is not None:  # as mostly
+            return tracker
+        return self.tracker(MORE if len(self.trackers) >= MAX_GROUPS else part.group)
 
-    def score(self, part: MarginPart, *, missed: bool, weight: float, counts_as: Counted) -> None:
+    def score(
+        self,
+        tracker: QuantileTracker,
+        *,
+        missed: bool,
+        weight: float,
+        counts_as: Counted,
+        issued_at: int,
+    ) -> None:
         """Apply one scored label to its group, and to the pooled margin.
 
         Args:
-            part: As issued.
+            tracker: That of its group, as `scored` gives it.
             missed: Whether the label was above its bound, as issued.
             weight: From 0 to the statement's `max_weight`.
             counts_as: What its decision was.
+            issued_at: Updates that the group had when its margin was issued.
         """
-        self.scored(part).update(
-            missed=missed, weight=weight, counts_as=counts_as, issued_at=part.updates
-        )
+        tracker.update(missed=missed, weight=weight, counts_as=counts_as, issued_at=issued_at)
         if self._pooled is not None:
             self._pooled.move(missed=missed, weight=weight)
 
