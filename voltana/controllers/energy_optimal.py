@@ -34,7 +34,6 @@ from voltana.slo_reserve import SloReserve
 from voltana.values import Binding, Decision, Load
 from voltana.viability import ends_in_memory, tabulate
 from voltana.viability_account import ViabilityAccount
-from voltana_actuatord.quick import maker
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -44,8 +43,6 @@ if TYPE_CHECKING:
     from voltana.slo import Slo
     from voltana.values import FloatArray, Forecast, IntendedDemand, Observation, Queue
     from voltana.viability import BatchTable
-
-make_decision = maker(Decision)
 
 STALE_S = 2.0
 """A plan that nobody renewed for so long is renewed by the decision itself."""
@@ -113,7 +110,8 @@ class EnergyOptimal:
         self._slo = slo
         self.memory = memory or Memory()
         self._max_power_w = max_power_w
-        self._idle_mhz = idle_clock(self.levels_mhz, idle_mhz)
+        idle_mhz = idle_clock(self.levels_mhz, idle_mhz)
+        self._idle = Decision(clock_mhz=idle_mhz, reason="idle: wait slowly")
         self.envelope = DemandEnvelope()
         self.price = MissedPrice(1.0 - slo.itl_target)
         self.reserve = SloReserve(
@@ -176,7 +174,7 @@ class EnergyOptimal:
         load, now_s = observation.load, observation.now_s
         self._note(observation)
         if not load.prefill_tokens and not load.decode_requests:
-            return make_decision(clock_mhz=self._idle_mhz, reason="idle: wait slowly")
+            return self._idle
         if now_s - self._planned_at_s > STALE_S:
             self.plan(now_s)
         budget_s = (

@@ -73,9 +73,9 @@ class LinearPower:
         max_power_w: float = 400.0,
         forgetting: float = 0.998,
     ) -> None:
-        for field, value in (("max_clock_mhz", max_clock_mhz), ("max_power_w", max_power_w)):
+        for name, value in (("max_clock_mhz", max_clock_mhz), ("max_power_w", max_power_w)):
             if not 0 < value < math.inf:
-                raise invalid(field, value, "above 0", "Look it up in the device's datasheet.")
+                raise invalid(name, value, "above 0", "Look it up in the device's datasheet.")
         self.max_clock_mhz = max_clock_mhz
         self.max_power_w = max_power_w
         self._frozen: LinearPowerSnapshot | None = None  # until more is learned
