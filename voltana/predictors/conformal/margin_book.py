@@ -107,25 +107,18 @@ class MarginBook:
             return tracker
         return self.tracker(MORE if len(self.trackers) >= MAX_GROUPS else part.group)
 
-    def score(
-        self,
-        tracker: QuantileTracker,
-        *,
-        missed: bool,
-        weight: float,
-        counts_as: Counted,
-        issued_at: int,
-    ) -> None:
+    def score(self, part: MarginPart, *, missed: bool, weight: float, counts_as: Counted) -> None:
         """Apply one scored label to its group, and to the pooled margin.
 
         Args:
-            tracker: That of its group, as `scored` gives it.
+            part: As issued.
             missed: Whether the label was above its bound, as issued.
             weight: From 0 to the statement's `max_weight`.
             counts_as: What its decision was.
-            issued_at: Updates that the group had when its margin was issued.
         """
-        tracker.update(missed=missed, weight=weight, counts_as=counts_as, issued_at=issued_at)
+        self.scored(part).update(
+            missed=missed, weight=weight, counts_as=counts_as, issued_at=part.updates
+        )
         if self._pooled is not None:
             self._pooled.move(missed=missed, weight=weight)
 

@@ -331,8 +331,7 @@ class Conformal:
         self, found: Verdict, outcome: Outcome, decision: Decision, weight: float
     ) -> None:
         """Score a label, and note the ones that are not."""
-        tracker = self._book.scored(found.part)
-        account = tracker.account
+        account = self._book.scored(found.part).account
         if decision.status is Status.CERTIFIED:
             account.violated += weight * (outcome.latency_s > decision.budget_s)
             account.unsettled += weight * (found.counts_as is None)
@@ -342,13 +341,7 @@ class Conformal:
         if found.counts_as is not None:
             # A label that is scored elsewhere was a hit there, whatever it was held against here.
             missed = found.missed and found.counts_as is not Counted.ELSEWHERE
-            self._book.score(
-                tracker,
-                missed=missed,
-                weight=weight,
-                counts_as=found.counts_as,
-                issued_at=found.part.updates,
-            )
+            self._book.score(found.part, missed=missed, weight=weight, counts_as=found.counts_as)
 
     def _lose(self, decision: Decision, cause: str) -> None:
         if decision.status is Status.CERTIFIED:
