@@ -13,6 +13,7 @@ import time
 
 from voltana.evaluation.reasons import counted
 from voltana.evaluation.scenario import load_scenario
+from voltana.garbage import look_seldom
 from voltana.plant.simulation import Simulation
 from voltana.policies import get_policy
 
@@ -28,6 +29,7 @@ def main() -> None:
     duration_s = 60.0 * parser.parse_args().minutes
     load = {"rate_rps": RATE_RPS, "duration_s": duration_s}
     scenario = load_scenario(None, {"policies": ["voltana"], "workload": load})
+    look_seldom()  # as the command line does
     print("| policy | timelines | iterations | us an iteration | s a day |")
     print("|---|---|---:|---:|---:|")
     for name, kept in CASES:

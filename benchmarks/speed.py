@@ -20,6 +20,7 @@ from rich.console import Console
 from rich.table import Table
 
 from voltana.cluster.context import instance_context
+from voltana.garbage import look_seldom
 from voltana.levels import A100_CLOCKS_MHZ, EvenlySpaced
 from voltana.loop import ControlLoop
 from voltana.plant.cluster import ClusterSpec
@@ -43,6 +44,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--json", type=Path, help="write the figures here")
     arguments = parser.parse_args()
+    look_seldom()  # as the command line does
     rows: list[tuple[str, float, str, str]] = []
     for section in (simulation_rows, control_rows, help_rows, azure_rows):
         rows += section()

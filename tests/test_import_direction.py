@@ -21,6 +21,7 @@ LAYERS = (
         "levels",
         "slo",
         "slo_reserve",
+        "garbage",
         "in_force",
         "layout",
         "operating",

@@ -44,7 +44,8 @@ class Sweet:
 
     def forecast_w(self, load, clocks_mhz):
         share = clocks_mhz / 1005.0
-        return 60.0 + (100.0 * share * (1.0 + (share - 1.0) ** 2) if load.prefill_tokens else 0.0)
+        busy_w = 100.0 * share * (1.0 + (share - 1.0) ** 2)
+        return 60.0 + busy_w * (load.prefill_tokens > 0)
 
     def learn_window(self, energy_j, exposures):
         pass

@@ -55,7 +55,13 @@ def _compared(needs: Collection[Need]) -> Callable[[Candidate, Candidate], bool]
     models = [attrgetter(name) for need, name in _MODELS.items() if need in needs]
 
     def same(one: Candidate, other: Candidate) -> bool:
-        if one.in_flight != other.in_flight:  # mostly
+        # Mostly one of these differs: plain numbers, before whole values are compared.
+        now, then = one.state, other.state
+        if (
+            one.in_flight != other.in_flight
+            or now.kv_tokens != then.kv_tokens
+            or now.queued_tokens != then.queued_tokens
+        ):
             return False
         for model in models:
             if model(one) is not model(other):

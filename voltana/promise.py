@@ -142,8 +142,11 @@ class Margin:
 
     def part_at(self, clock_mhz: float) -> MarginPart:
         """The part that holds at a clock of the forecast."""
-        found = self.parts[0]
-        for part in self.parts[1:]:
+        parts = self.parts
+        found = parts[0]
+        if len(parts) == 1:  # as without groups by clock
+            return found
+        for part in parts[1:]:
             if part.from_mhz > clock_mhz:
                 break
             found = part

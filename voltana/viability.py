@@ -81,6 +81,19 @@ class BatchTable:
         known = (self.mean_s > 0.0) & (self.upper_s < math.inf)
         return np.divide(batches, self.mean_s, out=np.zeros_like(self.mean_s), where=known)
 
+    @cached_property
+    def fitting_rows(self) -> int:
+        """Rows, from the first on, that fit the threshold at the fastest level without a gap."""
+        return _fitting_rows(self, -1)
+
+    @cached_property
+    def in_time_per_s(self) -> Table:
+        """`rate_per_s` of the fitting rows; 0 where a slower level exceeds the threshold."""
+        rows = self.fitting_rows
+        late = self.upper_s[:rows] > self.threshold_s
+        in_time: Table = np.where(late, 0.0, self.rate_per_s[:rows])
+        return in_time
+
 
 def tabulate(
     predictor: Forecasts,
@@ -175,7 +188,7 @@ def largest_viable_batch(table: BatchTable, index: int = -1) -> int:
         table: The iterations.
         index: Level that is asked about; the fastest one unless another is named.
     """
-    rows = _fitting_rows(table, index)
+    rows = table.fitting_rows if index == -1 else _fitting_rows(table, index)
     return int(table.batches[rows - 1]) if rows else 0
 
 
@@ -194,7 +207,11 @@ def served_per_s(table: BatchTable, most: float = math.inf) -> FloatArray:
     Returns:
         Shape (l,); 0 where no batch fits.
     """
-    served: FloatArray = np.maximum.reduce(_served(table, most), axis=0, initial=0.0)
+    in_time_per_s, last = table.in_time_per_s, table.row(most)
+    served: FloatArray = np.maximum.reduce(in_time_per_s[:last], axis=0, initial=0.0)
+    if last < len(in_time_per_s):
+        share = max(most, 1.0) / table.batches[last]
+        served = np.maximum(served, in_time_per_s[last] * share)
     return served
 
 
@@ -224,8 +241,7 @@ class Settled(NamedTuple):
 
 def settled(table: BatchTable, power: PowerForecasts, demand_per_s: float) -> tuple[Settled, ...]:
     """Where the batch settles at each level that serves the demand, by ascending clock."""
-    served = _served(table)
-    enough = served >= demand_per_s
+    enough = table.in_time_per_s >= demand_per_s
     found = []
     for index in np.flatnonzero(enough.any(axis=0) & (demand_per_s > 0.0)).tolist():
         row = int(enough[:, index].argmax())
@@ -296,13 +312,3 @@ def _fitting_rows(table: BatchTable, index: int) -> int:
     fits = table.upper_s[:, index] <= table.threshold_s
     first = int(fits.argmin()) if len(fits) else 0
     return len(fits) if not len(fits) or fits[first] else first
-
-
-def _served(table: BatchTable, most: float = math.inf) -> Table:
-    """Tokens per second of the viable batches up to `most`; 0 where the threshold is exceeded."""
-    fitting, last = _fitting_rows(table, -1), table.row(most)
-    rows = min(last + 1, fitting)
-    served: Table = np.where(table.upper_s[:rows] > table.threshold_s, 0.0, table.rate_per_s[:rows])
-    if last < fitting:
-        served[last] *= max(most, 1.0) / table.batches[last]
-    return served

@@ -14,6 +14,7 @@ from typing import Any
 import typer
 
 from voltana.errors import VoltanaError
+from voltana.garbage import look_seldom
 
 USAGE_ERROR = 2
 INTERRUPTED, TERMINATED = 130, 143
@@ -44,6 +45,7 @@ def run(app: typer.Typer, name: str) -> None:
     for stream in ("stdout", "stderr"):
         if getattr(sys, stream) is None:  # closed by who called
             setattr(sys, stream, Path(os.devnull).open("w"))  # noqa: SIM115
+    look_seldom()
     try:
         code = app(prog_name=name, standalone_mode=False)
         sys.stdout.flush()

@@ -134,12 +134,11 @@ def make_plan(
     traps = not full and _traps(table, rate_per_s[:, fastest], viable, burst, demand_per_s)
     most_per_s = float(rate_per_s[table.row(viable), fastest])
     wanted_per_s = (1.0 + slack) * lasting_per_s
-    served = served_per_s(table, viable)
-    most_served_per_s = served[fastest]
+    most, most_served_per_s = float(viable), table.in_time_per_s[:, fastest].max()
     if full:
         most = most_on_average(viable, wanted_per_s, most_per_s, late=late, affordable=affordable)
         most = min(most, viable - burst + affordable * most_per_s)
-        served = served_per_s(table, most)
+    served = served_per_s(table, most)
     settling = _settling(served, wanted_per_s, (max(error, error_by_now), error), in_force.settling)
     if (1.0 + SURE * error) * wanted_per_s > most_served_per_s:
         settling = fastest  # what a slower one puts off might never be served

@@ -27,14 +27,13 @@ from voltana.controllers.memory import Memory
 from voltana.controllers.missed_price import MissedPrice
 from voltana.controllers.optimal_available import PLANNED_SHARE
 from voltana.levels import idle_clock, require_levels
-from voltana.operating import PowerAtLevels, power_curve_of
+from voltana.operating import PowerAtLevels
 from voltana.planning import certified_or_fastest, cheapest_safe_index, lowest_safe_index
-from voltana.ports import FreezesPower, Predictor, TellsBatches
+from voltana.ports import FreezesPower, Predictor, TellsBatches, TellsPowerCurve
 from voltana.slo_reserve import SloReserve
 from voltana.values import Binding, Decision, Load
 from voltana.viability import ends_in_memory, tabulate
 from voltana.viability_account import ViabilityAccount
-from voltana_actuatord.quick import maker
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -44,8 +43,6 @@ if TYPE_CHECKING:
     from voltana.slo import Slo
     from voltana.values import FloatArray, Forecast, IntendedDemand, Observation, Queue
     from voltana.viability import BatchTable
-
-make_decision = maker(Decision)
 
 STALE_S = 2.0
 """A plan that nobody renewed for so long is renewed by the decision itself."""
@@ -107,12 +104,14 @@ class EnergyOptimal:
         self._batches = predictor if told else None
         self.power = power
         self._power_freezes = isinstance(power, FreezesPower)
+        self._curves = power if isinstance(power, TellsPowerCurve) else None
         self.levels_mhz = require_levels(levels_mhz)
         self._levels = np.array(levels_mhz, dtype=np.float64)
         self._slo = slo
         self.memory = memory or Memory()
         self._max_power_w = max_power_w
-        self._idle_mhz = idle_clock(self.levels_mhz, idle_mhz)
+        idle_mhz = idle_clock(self.levels_mhz, idle_mhz)
+        self._idle = Decision(clock_mhz=idle_mhz, reason="idle: wait slowly")
         self.envelope = DemandEnvelope()
         self.price = MissedPrice(1.0 - slo.itl_target)
         self.reserve = SloReserve(
@@ -175,7 +174,7 @@ class EnergyOptimal:
         load, now_s = observation.load, observation.now_s
         self._note(observation)
         if not load.prefill_tokens and not load.decode_requests:
-            return make_decision(clock_mhz=self._idle_mhz, reason="idle: wait slowly")
+            return self._idle
         if now_s - self._planned_at_s > STALE_S:
             self.plan(now_s)
         budget_s = (
@@ -307,7 +306,7 @@ class EnergyOptimal:
             lowest: Index of the lowest one that may be taken.
             budget_s: What the iteration may take.
         """
-        curve = power_curve_of(self.power, load)
+        curve = None if self._curves is None else self._curves.power_curve(load)
         if curve is not None:  # it never falls, so that the slowest safe level is the cheapest
             safe = lowest_safe_index(upper_s, budget_s)
             return safe, PowerAtLevels(curve, self.levels_mhz)

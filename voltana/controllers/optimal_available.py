@@ -46,6 +46,7 @@ from voltana.controllers.joined_wait import JoinedWait
 from voltana.controllers.within_error import within_error
 from voltana.errors import invalid
 from voltana.levels import idle_clock, require_levels
+from voltana.operating import power_at
 from voltana.planning import certified_or_fastest, lowest_safe_index, work_energy_j
 from voltana.slo_reserve import SloReserve
 from voltana.values import Binding, Decision, Load, Status
@@ -139,7 +140,8 @@ class OptimalAvailable:
         self.arriving = ArrivingWork(arrivals_s) if arrivals_s else None
         self.caution = Caution(self._late_share)
         self.held = HeldLevel(PRICE_S, settling_s=0.0)
-        self._idle_mhz = idle_clock(self.levels_mhz, idle_mhz)
+        idle_mhz = idle_clock(self.levels_mhz, idle_mhz)
+        self._idle = Decision(clock_mhz=idle_mhz, reason="idle: wait slowly")
         self._joined = JoinedWait()
         self._serves = 0
         self._open: list[_Batch] = []
@@ -151,7 +153,7 @@ class OptimalAvailable:
         self.caution.step(now_s)
         if not load.prefill_tokens and not load.decode_requests:
             self._joined.idle()
-            return Decision(clock_mhz=self._idle_mhz, reason="idle: wait slowly")
+            return self._idle
         forecast = self.predictor.forecast(load, self._levels)
         itl_s = self._slo.decode_budget_s() if load.decode_requests else math.inf
         if not load.prefill_tokens:
@@ -236,7 +238,7 @@ class OptimalAvailable:
         if self.power is None:
             return None
         busy_w = self.power.forecast_w(load, self._levels)
-        idle_w = self.power.forecast_w(IDLE, self._levels[:1])
+        idle_w = power_at(self.power, IDLE, self.levels_mhz[0])
         return work_energy_j(forecast.mean_s, busy_w - idle_w)
 
     def _fastest(self, bounds: Bounds) -> int:

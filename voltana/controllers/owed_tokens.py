@@ -35,7 +35,8 @@ class OwedTokens:
     """
 
     __slots__ = (
-        "_batch", "_batch_then", "_ended", "_first", "_joined", "_left", "_produced", "_since",
+        "_batch", "_batch_then", "_ended", "_first", "_joined", "_left", "_mean", "_produced",
+        "_since",
     )  # fmt: skip
 
     def __init__(self, first: float) -> None:
@@ -43,12 +44,13 @@ class OwedTokens:
         self._joined = self._ended = self._produced = 0.0
         self._since = self._batch = self._batch_then = 0
         self._left = False
+        self._mean: float | None = None  # until something else is noted: a plan asks several times
 
     def produced(self, tokens: int) -> None:
         """Note what an iteration produces: a token for each request of the batch."""
         self._since += tokens
         self._left |= tokens < self._batch
-        self._batch = tokens
+        self._batch, self._mean = tokens, None
 
     def ended(self) -> None:
         """Note that a request has ended."""
@@ -57,11 +59,16 @@ class OwedTokens:
         self._joined = kept * self._joined + self._batch - self._batch_then + 1.0
         self._ended = kept * self._ended + 1.0
         self._produced = kept * self._produced + self._since
-        self._since, self._batch_then = 0, self._batch
+        self._since, self._batch_then, self._mean = 0, self._batch, None
 
     @property
     def mean(self) -> float:
         """What is taken for the mean, in tokens."""
+        if self._mean is None:
+            self._mean = self._work_out()
+        return self._mean
+
+    def _work_out(self) -> float:
         ended, produced = self._ended, self._produced + self._since
         if not ended and self._left:
             return self._first

@@ -2,17 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
-from voltana.ports import (
-    HasLevels,
-    HearsEnds,
-    HoldsPredictor,
-    Plans,
-    TellsDemand,
-    offers,
-    viability_of,
-)
+from voltana.ports import HasLevels, HearsEnds, HoldsPredictor, Plans, TellsDemand, viability_of
 
 if TYPE_CHECKING:
     from voltana.ports import Controller, Predictor
@@ -34,13 +26,16 @@ class ControllerWrapper:
 
     def __init__(self, controller: Controller) -> None:
         self.controller = controller
+        self._plans = controller if isinstance(controller, Plans) else None
+        self._measures = controller if isinstance(controller, TellsDemand) else None
+        self._hears = controller if isinstance(controller, HearsEnds) else None
         if isinstance(controller, HasLevels):
             self.levels_mhz = tuple(map(float, controller.levels_mhz))
 
     def plan(self, now_s: float) -> None:
         """Let the wrapped controller plan, if it does."""
-        if offers(self.controller, Plans):
-            cast("Plans", self.controller).plan(now_s)
+        if self._plans is not None:
+            self._plans.plan(now_s)
 
     def viability_account(self) -> ViabilityAccount | None:
         """That of the wrapped controller, if it keeps one."""
@@ -48,13 +43,12 @@ class ControllerWrapper:
 
     def demand_per_s(self) -> float | None:
         """That of the wrapped controller, if it measures it."""
-        wrapped = self.controller
-        return cast("TellsDemand", wrapped).demand_per_s() if offers(wrapped, TellsDemand) else None
+        return None if self._measures is None else self._measures.demand_per_s()
 
     def request_ended(self, *, late: bool | None) -> None:
         """Tell the wrapped controller, if it wants to know."""
-        if offers(self.controller, HearsEnds):
-            cast("HearsEnds", self.controller).request_ended(late=late)
+        if self._hears is not None:
+            self._hears.request_ended(late=late)
 
     @property
     def predictor(self) -> Predictor | None:

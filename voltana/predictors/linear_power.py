@@ -10,7 +10,7 @@ features of what ran in it.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -32,6 +32,9 @@ HALF_TOKENS = 512.0
 
 HALF_REQUESTS = 64.0
 """Decode requests at which it is."""
+
+_MOST_CURVES = 256
+"""Loads whose power is remembered, until more is learned."""
 
 _IDLE = 2
 _BUSY = 4
@@ -70,9 +73,9 @@ class LinearPower:
         max_power_w: float = 400.0,
         forgetting: float = 0.998,
     ) -> None:
-        for field, value in (("max_clock_mhz", max_clock_mhz), ("max_power_w", max_power_w)):
+        for name, value in (("max_clock_mhz", max_clock_mhz), ("max_power_w", max_power_w)):
             if not 0 < value < math.inf:
-                raise invalid(field, value, "above 0", "Look it up in the device's datasheet.")
+                raise invalid(name, value, "above 0", "Look it up in the device's datasheet.")
         self.max_clock_mhz = max_clock_mhz
         self.max_power_w = max_power_w
         self._frozen: LinearPowerSnapshot | None = None  # until more is learned
@@ -110,14 +113,13 @@ class LinearPower:
         duration_s = sum(e.duration_s for e in exposures)
         if not (duration_s > 0.0 and 0.0 < energy_j <= 2.0 * self.max_power_w * duration_s):
             return
-        x = np.zeros(_FEATURES)
+        features = [0.0] * _FEATURES
         for exposure in exposures:
             share = exposure.clock_mhz / self.max_clock_mhz
             if not 0.0 < share < math.inf:
                 return
-            weight = exposure.duration_s / duration_s
-            _add_features(x, exposure.load, share, weight)
-        power_w = energy_j / duration_s
+            _add_features(features, exposure.load, share, exposure.duration_s / duration_s)
+        x, power_w = np.array(features), energy_j / duration_s
         expected_w = self._squares.predict_vector(x)
         noise_w = NOISE * max(expected_w, power_w)
         self._squares.learn_vector(x, power_w, noise_w, expected=expected_w)
@@ -135,15 +137,25 @@ class LinearPowerSnapshot:
 
     max_clock_mhz: float
     coefficients: tuple[float, ...]
+    _curves: dict[tuple[int, int], _Curve | None] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
 
     def forecast_w(self, load: Load, clocks_mhz: FloatArray) -> FloatArray:
         """See `voltana.ports.PowerForecasts.forecast_w`."""
         return _forecast_w(self.coefficients, self.max_clock_mhz, load, clocks_mhz)
 
     def power_curve(self, load: Load) -> PowerCurve | None:
-        """See `voltana.ports.TellsPowerCurve`."""
+        """See `voltana.ports.TellsPowerCurve`; remembered, as a batch stays for many iterations."""
+        batch = (load.prefill_tokens, load.decode_requests)
+        if batch in self._curves:
+            return self._curves[batch]
+        if len(self._curves) >= _MOST_CURVES:
+            self._curves.clear()
         curve = _curve(self.coefficients, self.max_clock_mhz, load)
-        return curve if curve.flat >= 0.0 and curve.steep >= 0.0 else None
+        rises = curve.flat >= 0.0 and curve.steep >= 0.0
+        self._curves[batch] = curve if rises else None
+        return self._curves[batch]
 
     def to_dict(self) -> Mapping[str, object]:
         """The model as plain JSON values; `from_dict` reads it."""
@@ -219,15 +231,13 @@ def _busy_part(load: Load) -> tuple[int, float]:
     return 0, 0.0
 
 
-def _add_features(x: FloatArray, load: Load, share: float, weight: float) -> None:
+def _add_features(x: list[float], load: Load, share: float, weight: float) -> None:
     cubed = share**3
     x[0] += weight
     x[1] += weight * cubed
     start, level = _busy_part(load)
     if start:
-        x[start : start + _BUSY] += (
-            weight * share,
-            weight * cubed,
-            weight * share * level,
-            weight * cubed * level,
-        )
+        x[start] += weight * share
+        x[start + 1] += weight * cubed
+        x[start + 2] += weight * share * level
+        x[start + 3] += weight * cubed * level

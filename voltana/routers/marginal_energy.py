@@ -165,19 +165,18 @@ class MarginalEnergy:
     def _power_w(self, model: Candidate, awake: int, demand: _Demand) -> float:
         """Power of so many instances if they share the demand; inf if they cannot."""
         share_per_s, context = demand.tokens_per_s / awake, demand.context_tokens
+        held = model.kv_capacity_tokens / (context + GROWTH_TOKENS)
+        most = self._memory_share * min(held, model.max_running_requests)
         batch = max(1.0, demand.requests / awake)
-        power_w, settled = math.inf, None
+        power_w, settled = math.inf, (0, 0)
         for _ in range(SETTLING_ROUNDS):
-            load = Load.decode(max(1, round(batch)), max(1, round(batch * context)))
-            if load == settled:  # the answer would be the same
+            runs = max(1, round(batch)), max(1, round(batch * context))
+            if runs == settled:  # the answer would be the same
                 break
-            settled = load
-            settled_s, power_w = operating_point(model, load)
+            settled = runs
+            settled_s, power_w = operating_point(model, Load.decode(*runs))
             batch = share_per_s * settled_s
-            most = min(
-                model.kv_capacity_tokens / (context + GROWTH_TOKENS), model.max_running_requests
-            )
-            if batch == math.inf or batch > self._memory_share * most:
+            if batch == math.inf or batch > most:
                 return math.inf
         return awake * power_w
 

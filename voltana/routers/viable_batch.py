@@ -164,23 +164,22 @@ class ViableBatch:
         # Rounded up: a longer context is never the safer one.
         step = math.ceil(math.log(max(context, 1.0)) / CONTEXT_BIN)
         question = (step, candidate.levels_mhz[-1], candidate.budget_s)
-        known, before = self._known_limits.get(candidate.instance), 0
-        if known is not None:
-            before = next(reversed(known[1].values()), 0)
+        known = self._known_limits.get(candidate.instance)
+        if known is not None and known[0] is predictor and question in known[1]:  # mostly
+            return known[1][question]
+        before = 0 if known is None else next(reversed(known[1].values()), 0)
         if known is None or known[0] is not predictor:
             if len(self._known_limits) >= MOST_KNOWN:  # instances have come and gone
                 self._known_limits.clear()
             known = self._known_limits[candidate.instance] = predictor, {}
-        answers = known[1]
-        if question not in answers:
-            answers[question] = largest_batch(
-                predictor,
-                candidate.levels_mhz[-1],
-                context_tokens=math.exp(step * CONTEXT_BIN),
-                threshold_s=candidate.budget_s,
-                guess=before,
-            )
-        return answers[question]
+        known[1][question] = boundary = largest_batch(
+            predictor,
+            candidate.levels_mhz[-1],
+            context_tokens=math.exp(step * CONTEXT_BIN),
+            threshold_s=candidate.budget_s,
+            guess=before,
+        )
+        return boundary
 
     def __repr__(self) -> str:
         return f"ViableBatch({self._inner!r})"

@@ -6,7 +6,7 @@ import enum
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from voltana_actuatord.quick import quickly_made
+from voltana_actuatord.quick import maker, quickly_made
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -59,7 +59,7 @@ class Load:
     @classmethod
     def decode(cls, requests: int, kv_tokens: int) -> Load:
         """Build the load of a decode batch of `requests` with `kv_tokens` in their caches."""
-        return cls(decode_requests=requests, decode_kv_tokens=kv_tokens)
+        return make_load(decode_requests=requests, decode_kv_tokens=kv_tokens)
 
     @property
     def phase(self) -> Phase:
@@ -69,6 +69,9 @@ class Load:
         if self.prefill_tokens:
             return Phase.PREFILL
         return Phase.DECODE if self.decode_requests else Phase.IDLE
+
+
+make_load = maker(Load)
 
 
 def attended_pairs(new_tokens: int, cached_tokens: int = 0) -> float:

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 
 from voltana.errors import invalid
 from voltana.evaluation.sweep.work import Outcome, Task, attempt
+from voltana.garbage import look_seldom
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -130,6 +131,7 @@ def _give(worker: _Worker, waiting: deque[Task]) -> None:
 def _serve(pipe: Connection) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # who started us ends us
     threading.Thread(target=_end_with_parent, daemon=True).start()
+    look_seldom()
     with contextlib.suppress(EOFError, OSError):
         while True:
             pipe.send(attempt(pipe.recv()))

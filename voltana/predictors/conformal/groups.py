@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bisect
+import functools
 import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -60,6 +61,7 @@ class BySize:
         return f"{phase.value} {bisect.bisect_right(self.edges, load.prefill_tokens)}"
 
 
+@functools.lru_cache(maxsize=64)
 def decode_group(group: Callable[[Load], str]) -> str | None:
     """The one group that all decode batches are in; None where a user's own may part them."""
     whole = group in _BY_PHASE_ALONE or isinstance(group, BySize)

@@ -83,13 +83,14 @@ class QuantileTracker:
     """
 
     __slots__ = (
-        "_alpha", "_lowest", "_most", "account", "first", "highest", "longest", "overdue",
+        "_alpha", "_lowest", "_most", "_step", "account", "first", "highest", "longest", "overdue",
         "quantile", "statement", "updates",
     )  # fmt: skip
 
     def __init__(self, statement: Statement, first: float) -> None:
         self.statement = statement
         self._alpha, self._lowest, self._most = statement.alpha, statement.q_lo, statement.q_hi
+        self._step = None if statement.decay else statement.gamma
         self.first = self.quantile = self.highest = min(max(first, self._lowest), self._most)
         self.updates = 0
         self.overdue = self.longest = 0
@@ -121,7 +122,7 @@ class QuantileTracker:
 
     def move(self, *, missed: bool, weight: float) -> float:
         """Move the margin for one label, without an account of it; gives the weight cut above."""
-        step = self.statement.step(self.updates)
+        step = self.statement.step(self.updates) if self._step is None else self._step
         moved = self.quantile + step * weight * ((1.0 if missed else 0.0) - self._alpha)
         self.updates += 1
         if missed:

@@ -14,6 +14,9 @@ if TYPE_CHECKING:
 
 _CACHED_GRIDS = 16
 
+_CACHED_BATCHES = 256
+"""Arrays of requests whose features are remembered: a plan's differ in what memory holds last."""
+
 
 class GridBases(NamedTuple):
     """The bases of a grid of n clocks, side by side, so that one product answers all at once.
@@ -39,9 +42,8 @@ class BasisCache:
     def __init__(self, max_clock_mhz: float) -> None:
         self.max_clock_mhz = max_clock_mhz
         self._known: dict[tuple[bytes, float, float], GridBases] = {}
-        self._batches: tuple[FloatArray, float, Basis] | None = (
-            None  # of an array that cannot change
-        )
+        # By the array's identity; it is kept as well, so that no other has the same meanwhile.
+        self._batches: dict[tuple[int, float], tuple[FloatArray, Basis]] = {}
 
     def at(self, clocks_mhz: FloatArray, slowest_mhz: float, fastest_mhz: float) -> GridBases:
         """Bases at `clocks_mhz`.
@@ -66,13 +68,16 @@ class BasisCache:
         self, requests: FloatArray, kv_tokens: FloatArray, expert_share: float
     ) -> Basis:
         """`decode_features_of`; of the same array of requests for less, if it is read-only."""
-        last = self._batches
-        if last is None or last[0] is not requests or last[1] != expert_share:
+        key = (id(requests), expert_share)
+        known = self._batches.get(key)
+        if known is None:
             features = decode_features_of(requests, kv_tokens, expert_share)
-            if not requests.flags.writeable:
-                self._batches = requests, expert_share, features
-            return features.copy()
-        features = last[2].copy()
+            if requests.flags.writeable:
+                return features
+            if len(self._batches) >= _CACHED_BATCHES:
+                self._batches.clear()
+            known = self._batches[key] = requests, features
+        features = known[1].copy()
         features[-1] = kv_tokens
         return features
 

@@ -92,11 +92,10 @@ class PhaseModel:
 
     def __post_init__(self) -> None:
         """Look at the signs once."""
-        weights = self.weights
-        constant, *moving = np.minimum.reduce(weights, axis=1).tolist()
-        falls = min(moving) >= 0.0
+        constant, *moving = self.weights.tolist()
+        falls = min(map(min, moving)) >= 0.0
         object.__setattr__(self, "falls", falls)
-        lasts = bool(falls and constant >= 0.0 and weights[0, 0] + weights[1, 0] > 0.0)
+        lasts = falls and min(constant) >= 0.0 and constant[0] + moving[0][0] > 0.0
         object.__setattr__(self, "lasts", lasts)
 
     def variance(self, x: FloatArray) -> float:

@@ -14,6 +14,7 @@ from aiohttp import web
 
 from voltana.cluster.ledger import Ledger
 from voltana.errors import invalid
+from voltana.garbage import look_seldom
 from voltana.serving.admin.figures import FiguresListener
 from voltana.serving.admin.token import find_token
 from voltana.serving.router.administration import Administration
@@ -48,10 +49,6 @@ _LAST_WORDS_S = 1.0
 _ARRIVING_S = 5.0
 """Time for bodies that are on their way at shutdown; some never come."""
 _POLL_S = 0.02
-
-
-GARBAGE = 20_000
-"""New objects after which the collector looks at the young ones."""
 
 
 class RouterService:
@@ -278,7 +275,7 @@ def seldom_collect() -> None:
     """
     gc.collect()
     gc.freeze()
-    gc.set_threshold(GARBAGE, 20, 20)
+    look_seldom()
 
 
 async def run_router(router: RouterService, settings: RouterTable) -> None:
