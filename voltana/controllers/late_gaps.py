@@ -171,7 +171,7 @@ class LateGaps:
         expected = (alone_s > self._threshold_s) & kept
         were = expected & (seen.passed_s > self._threshold_s)
         one = float(weights @ weights)  # an event more, so that none says nothing
-        return float((one + weights @ were) / (one + weights @ expected))
+        return float((one + weights @ were) / (2.0 * one + weights @ expected))
 
     def _not_seen(self) -> float:
         """Gaps in time that late ones are reckoned against beside those that were seen.
