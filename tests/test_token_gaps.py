@@ -105,7 +105,8 @@ def test_gaps_of_no_length_ask_for_no_clock():
 def test_in_a_longer_cycle_long_prompts_come_more_often_and_are_no_longer():
     gaps = remembering(*[0] * 96, *[34] * 4)
     # 44 ms at the fastest level and 55 ms at 800 MHz: 4 in 100, and half as many more in cycles
-    # that are half as long again; one of two is kept by a rise. No prompt of 51 ms, late at any clock, comes of it.
+    # that are half as long again; one of two is kept by a rise. No prompt of 51 ms, late at any
+    # clock, comes of it.
     for growth, allowed, level in ((1.0, 0.031, 500.0), (1.5, 0.031, 900.0), (1.5, 0.041, 500.0)):
         rates = np.full(len(LEVELS), growth)
         rates[-1] = 1.0

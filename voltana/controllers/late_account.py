@@ -8,10 +8,11 @@ is planned for, whatever estimates are wrong by, and there is no gain to choose.
 
 Within the standard error of a number of late tokens (Poisson's, of one event more than is planned
 for) what is owed is chance, which the estimates have counted already: to answer it twice moves the
-clock to and fro, which costs power, for that is convex in the clock. The longer the account, the less of what is late is chance, so that
-it goes back much further than the gaps that estimates are made of: `MEMORIES` times as far, the
-weight of what was long ago fading. What is planned for is what with two errors of so many is the
-share that may be late: one that the account leaves alone, and one by which what then comes differs.
+clock to and fro, which costs power, for that is convex in the clock. The longer the account, the
+less of what is late is chance, so that it goes back much further than the gaps that estimates are
+made of: `MEMORIES` times as far, the weight of what was long ago fading. What is planned for is
+what with two errors of so many is the share that may be late: one that the account leaves alone,
+and one by which what then comes differs.
 """
 
 from __future__ import annotations
@@ -71,7 +72,7 @@ class LateAccount:
         return max(self.planned + saved / tokens, 0.0)
 
     def _error(self) -> float:
-        """Standard error of what was saved, in tokens: one event more than is planned for is chance.
+        """Standard error of what was saved, in tokens: one event more than planned for is chance.
 
         Of the first gaps a hundredth is no whole one, so that the first that is late would be owed.
         """
