@@ -31,12 +31,20 @@ def test_what_is_planned_for_is_what_with_chance_and_what_is_left_alone_may_be_l
 
 def test_what_was_late_within_chance_moves_nothing_and_what_was_beyond_is_given_back():
     planned = LateAccount(ALPHA, MOST).planned
-    error = math.sqrt(planned * MOST)
+    error = math.sqrt(planned * MOST + 1.0)
     for late in (planned * MOST, planned * MOST + 0.9 * error, planned * MOST - 0.9 * error):
         assert allowed(account_of(late, MOST)) == planned
     spent = account_of(planned * MOST + error + 4.0, MOST)
     assert allowed(spent) == pytest.approx(planned - 4.0 / MOST)
     assert allowed(account_of(100.0, MOST)) == 0.0
+
+
+def test_the_first_that_is_late_is_chance_and_the_third_is_not():
+    planned = LateAccount(ALPHA, MOST).planned
+    first, third = account_of(1.0, 20), account_of(3.0, 20)
+    assert allowed(first, 20, grows=True) == planned
+    assert allowed(third, 20, grows=True) == 0.0
+    assert LateAccount(ALPHA, MOST).allowed(20, grows=True) == planned
 
 
 def test_no_more_is_saved_than_is_planned_for_in_what_is_remembered():

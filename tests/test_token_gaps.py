@@ -49,12 +49,12 @@ def test_a_share_of_the_gaps_may_be_late():
 
 
 def test_what_was_late_by_the_clock_is_taken_from_what_may_be():
-    """Of 100 gaps 10 may be late, and 8 are planned for; 9 or 11 are the same within 3."""
+    """Of 100 gaps 10 may be late, and 8 are planned for; 8 or 11 are the same within 3."""
     of_late = [
         left(remembering(*[0] * (100 - late), *[29] * late, clock_mhz=600.0))
-        for late in (0, 9, 11, 14, 18, 40)
+        for late in (0, 8, 11, 14, 18, 40)
     ]
-    error = math.sqrt(PLANNED / 100)
+    error = math.sqrt(100 * PLANNED + 1) / 100
     spare = 2.0 * PLANNED - error
     spent = [2.0 * PLANNED + error - late / 100 for late in (14, 18)]
     assert of_late == pytest.approx([spare, PLANNED, PLANNED, *spent, 0.0])
@@ -63,7 +63,7 @@ def test_what_was_late_by_the_clock_is_taken_from_what_may_be():
     # That of the first 50 nothing was late says nothing of a load that still grows; what was, does.
     assert left(remembering(*[0] * 50)) == pytest.approx(PLANNED)
     few = remembering(*[0] * 40, *[29] * 9, clock_mhz=600.0)
-    assert left(few) == pytest.approx(2.0 * PLANNED + math.sqrt(PLANNED / 49) - 9 / 49)
+    assert left(few) == pytest.approx(2.0 * PLANNED + math.sqrt(49 * PLANNED + 1) / 49 - 9 / 49)
 
 
 def test_every_gap_is_accounted_for_once():
@@ -105,12 +105,13 @@ def test_gaps_of_no_length_ask_for_no_clock():
 def test_in_a_longer_cycle_long_prompts_come_more_often_and_are_no_longer():
     gaps = remembering(*[0] * 96, *[34] * 4)
     # 44 ms at the fastest level and 55 ms at 800 MHz: 4 in 100, and half as many more in cycles
-    # that are half as long again. No prompt of 51 ms, late at any clock, comes of it.
-    for growth, allowed, level in ((1.0, 0.051, 500.0), (1.5, 0.051, 900.0), (1.5, 0.071, 500.0)):
+    # that are half as long again; one of two is kept by a rise. No prompt of 51 ms, late at any
+    # clock, comes of it.
+    for growth, allowed, level in ((1.0, 0.031, 500.0), (1.5, 0.031, 900.0), (1.5, 0.041, 500.0)):
         rates = np.full(len(LEVELS), growth)
         rates[-1] = 1.0
         assert lowest_in(gaps, rates, allowed) == level, growth
-        assert left(gaps, 1.5) == pytest.approx(2.0 * PLANNED - math.sqrt(PLANNED / 100))
+        assert left(gaps, 1.5) == pytest.approx(2.0 * PLANNED - math.sqrt(100 * PLANNED + 1) / 100)
 
 
 def test_requests_are_late_by_their_mean_though_few_tokens_are():
@@ -158,7 +159,7 @@ def test_one_late_gap_of_the_first_few_does_not_ask_for_the_fastest_clock():
     """One of 12: more than a tenth is no more than what so few say, with 9 that were not seen."""
     few = remembering(*[5] * 11, 35)  # 45 ms: late at 800 MHz
     assert lowest(few, allowed=0.1) == 500.0
-    assert lowest(remembering(*[5] * 9, 35, 35, 35), allowed=0.1) >= 900.0
+    assert lowest(remembering(*[5] * 9, *[35] * 6), allowed=0.1) >= 900.0
 
 
 def test_gaps_that_a_rise_has_kept_are_not_expected_to_be_late():

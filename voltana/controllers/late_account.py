@@ -6,12 +6,13 @@ token, and what was late by the clock alone goes out. What is owed is given back
 as are remembered, and what was saved may be spent on them. So in the long run as much is late as
 is planned for, whatever estimates are wrong by, and there is no gain to choose.
 
-Within the standard error of a number of late tokens (Poisson's) what is owed is chance, which the
-estimates have counted already: to answer it twice moves the clock to and fro, which costs power,
-for that is convex in the clock. The longer the account, the less of what is late is chance, so that
-it goes back much further than the gaps that estimates are made of: `MEMORIES` times as far, the
-weight of what was long ago fading. What is planned for is what with two errors of so many is the
-share that may be late: one that the account leaves alone, and one by which what then comes differs.
+Within the standard error of a number of late tokens (Poisson's, of one event more than is planned
+for) what is owed is chance, which the estimates have counted already: to answer it twice moves the
+clock to and fro, which costs power, for that is convex in the clock. The longer the account, the
+less of what is late is chance, so that it goes back much further than the gaps that estimates are
+made of: `MEMORIES` times as far, the weight of what was long ago fading. What is planned for is
+what with two errors of so many is the share that may be late: one that the account leaves alone,
+and one by which what then comes differs.
 """
 
 from __future__ import annotations
@@ -41,6 +42,7 @@ class LateAccount:
         self.planned = alpha * _planned_part(alpha * self._fades_in)
         self._saved = 0.0  # tokens that might have been late and were not
         self._variance = 0.0  # of that
+        self._gaps = 0.0  # that it tells of, those of long ago less
 
     def note(self, tokens: FloatArray, late: float) -> None:
         """Gaps have ended.
@@ -51,6 +53,7 @@ class LateAccount:
         """
         kept = math.exp(-len(tokens) / self._fades_in)
         self._saved = kept * self._saved + self.planned * float(tokens.sum()) - late
+        self._gaps = kept * self._gaps + len(tokens)
         self._variance = kept * kept * self._variance + self.planned * float(tokens @ tokens)
 
     def allowed(self, tokens: float, *, grows: bool) -> float:
@@ -63,11 +66,18 @@ class LateAccount:
                 says nothing of what follows.
         """
         self._saved = min(self._saved, self.planned * tokens)
-        error = math.sqrt(self._variance)
-        saved = math.copysign(max(abs(self._saved) - error, 0.0), self._saved)
+        saved = math.copysign(max(abs(self._saved) - self._error(), 0.0), self._saved)
         if grows:
             saved = min(saved, 0.0)
         return max(self.planned + saved / tokens, 0.0)
+
+    def _error(self) -> float:
+        """Standard error of what was saved, in tokens: one event more than planned for is chance.
+
+        Of the first gaps a hundredth is no whole one, so that the first that is late would be owed.
+        """
+        planned = self.planned * self._gaps
+        return math.sqrt(self._variance * (1.0 + 1.0 / planned)) if planned else 0.0
 
 
 def _planned_part(events: float) -> float:

@@ -162,7 +162,7 @@ class LateGaps:
         """Of the gaps that their level alone would have made late, the share that were.
 
         For the others the clock was raised in time, which to go over gaps at one level does not
-        tell.
+        tell. One of two of the first is taken to be (Laplace's rule of succession).
         """
         seen, weights = self._gaps.seen, self._weights()
         at = np.arange(self._gaps.gaps), seen.level
@@ -170,8 +170,8 @@ class LateGaps:
         kept = self._alone_at_fastest_s(growth, batch_s) <= self._threshold_s
         expected = (alone_s > self._threshold_s) & kept
         were = expected & (seen.passed_s > self._threshold_s)
-        one = float(weights @ weights)  # an event more, so that none says nothing
-        return float((one + weights @ were) / (one + weights @ expected))
+        one = float(weights @ weights)  # an event of the usual weight
+        return float((one + weights @ were) / (2.0 * one + weights @ expected))
 
     def _not_seen(self) -> float:
         """Gaps in time that late ones are reckoned against beside those that were seen.
