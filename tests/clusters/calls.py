@@ -10,7 +10,7 @@ import socket
 import time
 import urllib.error
 import urllib.request
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from voltana.serving.router.settings import RouterTable
 
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 _PR_SET_PDEATHSIG = 1
+
+Answer = TypeVar("Answer")
 
 
 def wait_for(condition: Callable[[], object], timeout_s: float = 60.0) -> bool:
@@ -32,6 +34,16 @@ def wait_for(condition: Callable[[], object], timeout_s: float = 60.0) -> bool:
             return False
         time.sleep(0.05)
     return True
+
+
+def first_that(
+    holds: Callable[[Answer], object], read: Callable[[], Answer], timeout_s: float = 60.0
+) -> Answer:
+    """The first answer that something holds of; the last one where it held of none in time."""
+    ends_s = time.monotonic() + timeout_s
+    while not holds(answer := read()) and time.monotonic() < ends_s:
+        time.sleep(0.05)
+    return answer
 
 
 def admin_headers() -> dict[str, str]:

@@ -36,7 +36,7 @@ def kill_an_agent(cluster: Launched, machine: Machine) -> None:
     assert traffic.refused == []
     assert "agent-decode-0 ended by itself (signal SIGKILL)" in cluster.said()
     assert wait_for(lambda: "agent-decode-0 ready again" in cluster.said(), cluster.patience_s)
-    assert cluster.status("decode-0")["health"] == "ok"
+    cluster.well("decode-0")
 
 
 def kill_the_router(cluster: Launched) -> None:
@@ -53,7 +53,7 @@ def kill_the_router(cluster: Launched) -> None:
     assert "starting it again in 1 s" in said
     assert wait_for(lambda: "router       ready again" in cluster.said(), cluster.patience_s)
     for name in NAMES:
-        assert cluster.status(name)["health"] == "ok"
+        cluster.well(name)
 
 
 def kill_the_daemon(cluster: Launched, machine: Machine, daemon: Daemon) -> None:

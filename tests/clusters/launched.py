@@ -23,6 +23,7 @@ import psutil
 from tests.clusters.calls import (
     admin_headers,
     die_with_parent,
+    first_that,
     get,
     is_free,
     post,
@@ -233,6 +234,17 @@ class Launched:
         """What an agent says."""
         answer: dict[str, Any] = json.loads(get(f"{self.agent(name)}/status", admin=True)[1])
         return answer
+
+    def well(self, name: str) -> dict[str, Any]:
+        """What an agent says once its commands take effect.
+
+        A busy machine costs it its lease now and then, which its next step takes up again.
+        """
+        status = first_that(
+            lambda said: said["health"] == "ok", lambda: self.status(name), self.patience_s
+        )
+        assert status["health"] == "ok", status
+        return status
 
     def put(self, name: str, path: str, **body: Any) -> None:
         """Change something of an agent."""

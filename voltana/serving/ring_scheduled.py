@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-import itertools
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from voltana.serving.ring_records import MAX_COUNT, MAX_TIME_S, RingError
-from voltana_ring.scheduled import ARRIVED, ENDED, OUT, PROMPT, QUEUED, ROWS, SCHEDULED, Told
+from voltana_ring.scheduled import ROWS, SCHEDULED, Part, Row, Told
+
+_LISTED = Row.ARRIVED, Row.ENDED, Row.OUT, Row.PROMPT, Row.QUEUED
+"""In the order of the fields of `Scheduled`."""
 
 WORD = 0xFFFFFFFFFFFFFFFF
 """Names of requests as records have them are without a sign."""
@@ -76,27 +78,40 @@ def decode_scheduled(payload: bytes) -> tuple[Scheduled, bytes]:
     """
     if len(payload) < SCHEDULED.size:
         raise RingError(f"a moment of {len(payload)} bytes")
-    _, flags, *rest = SCHEDULED.unpack_from(payload)
-    sizes, values = rest[: len(ROWS)], rest[len(ROWS) :]
-    end = SCHEDULED.size + sum(sizes)
-    if end > len(payload) or any(size % row.size for size, row in zip(sizes, ROWS, strict=True)):
-        raise RingError(f"a moment of {len(payload)} bytes, rows of {sizes} bytes")
-    bounds = itertools.pairwise(itertools.accumulate(sizes, initial=SCHEDULED.size))
-    arrived, ended, out, prompts, queued = (
-        row.iter_unpack(payload[begin:stop])
-        for (begin, stop), row in zip(bounds, (ARRIVED, ENDED, OUT, PROMPT, QUEUED), strict=True)
-    )
+    _, flags, *values = SCHEDULED.unpack_from(payload)
+    rows: dict[int, list[Any]] = {kind: [] for kind in ROWS}
+    at = SCHEDULED.size
+    while at < len(payload) and (row := ROWS.get(payload[at])) is not None:
+        if at + row.size > len(payload):
+            raise RingError(f"a moment of {len(payload)} bytes, cut in a row at {at}")
+        kind, *fields = row.unpack_from(payload, at)
+        _add_row(rows, kind, fields)
+        at += row.size
     made = Scheduled._make((
         Told(flags & int(Told.SPECULATIVE | Told.IDLE | Told.MORE)),
         *values,
-        tuple(Arrived(name & WORD, *more) for name, *more in arrived),
-        tuple(Ended(name & WORD, *more) for name, *more in ended),
-        tuple(name & WORD for (name,) in out),
-        tuple(Prompt(name & WORD, *more) for name, *more in prompts),
-        tuple(Queued(name & WORD, *more) for name, *more in queued),
+        *(tuple(rows[kind]) for kind in _LISTED),
     ))  # fmt: skip
     refuse_impossible(made)
-    return made, payload[end:]
+    return made, payload[at:]
+
+
+def _add_row(rows: dict[int, list[Any]], kind: int, fields: list[Any]) -> None:
+    """Add what a row tells to those of its kind; one that is new to those of two."""
+    match kind, fields:
+        case Row.ARRIVED, [remote, name, arrival_s, rid]:
+            rows[kind].append(Arrived(name & WORD, arrival_s, remote, rid))
+        case Row.NEW, [flags, tokens, before, size, name, arrival_s, rid]:
+            rows[Row.ARRIVED].append(Arrived(name & WORD, arrival_s, flags & Part.REMOTE, rid))
+            rows[Row.PROMPT].append(Prompt(name & WORD, tokens, before, size, flags))
+        case Row.ENDED, [aborted, tokens, name]:
+            rows[kind].append(Ended(name & WORD, aborted, tokens))
+        case Row.OUT, [name]:
+            rows[kind].append(name & WORD)
+        case Row.PROMPT, [flags, tokens, before, size, name]:
+            rows[kind].append(Prompt(name & WORD, tokens, before, size, flags))
+        case Row.QUEUED, [size, computed, name]:
+            rows[kind].append(Queued(name & WORD, size, computed))
 
 
 def refuse_impossible(told: Scheduled) -> None:

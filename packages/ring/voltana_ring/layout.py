@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 MAGIC = b"VOLTRING"
-VERSION = 9
+VERSION = 10
 
 HEADER_BYTES = 4096
 HEADER = struct.Struct("=8sIIIIQdI")

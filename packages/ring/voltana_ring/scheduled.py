@@ -16,57 +16,75 @@ from __future__ import annotations
 
 import enum
 import struct
+from typing import TYPE_CHECKING
 
-from voltana_ring.layout import RUN
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
-SCHEDULED = struct.Struct("=BB2xIIIIIQdQdddqqqq")
-"""`Kind.SCHEDULED`, flags of `Told`; bytes of the rows `ARRIVED`, `ENDED`, `OUT`, `PROMPT` and
-`QUEUED`, which follow in this order; the number of the iteration that is launched (0: none is), and
+SCHEDULED = struct.Struct("=BB6xQdQdddqqqq")
+"""`Kind.SCHEDULED`, flags of `Told`; the number of the iteration that is launched (0: none is), and
 when; that of the one whose result is there (0: none), and when that was; the time of both clocks,
 the monotonic one and the wall's, when requests were looked at; rows of the batch, tokens that it
 computes, tokens that its rows but new ones had in their caches before; requests that wait (all of
-them; where they are as they were, their rows are not told again)."""
+them; where they are as they were, their rows are not told again). Rows follow, one behind the
+other, each with its `Row` in front."""
 
-ARRIVED = struct.Struct("=qdQ72s")
-"""A request that is there: its name, unique in a ring; its arrival by the wall's clock; whether its
-KV cache comes from another instance; its id, cut, which tells by which number routers know it."""
+ARRIVED = struct.Struct("=BB6xqd72s")
+"""A request that is there: whether its KV cache comes from another instance; its name, unique in a
+ring; its arrival by the wall's clock; its id, cut, which tells by which number routers know it."""
 
-ENDED = struct.Struct("=qII")
-"""A request that has ended: its name, whether it was to have more tokens, those that it had."""
+NEW = struct.Struct("=BB2xIIIqd72s")
+"""A request that is there, and whose prompt this batch computes a part of: flags of `Part`; tokens
+computed now and before, tokens of all that it knows; its name, arrival and id."""
 
-OUT = struct.Struct("=q")
+ENDED = struct.Struct("=BB2xIq")
+"""A request that has ended: whether it was to have more tokens, those that it had, its name."""
+
+OUT = struct.Struct("=B7xq")
 """A request that runs, and that this batch computes nothing of: its name."""
 
-PROMPT = struct.Struct("=qIIII")
-"""A prompt that this batch computes a part of: the request's name, tokens computed now and before,
-tokens of all that it knows, flags of `Part`."""
+PROMPT = struct.Struct("=BB2xIIIq")
+"""A prompt that this batch computes a part of: flags of `Part`; tokens computed now and before,
+tokens of all that the request knows; its name."""
 
-QUEUED = struct.Struct("=qII")
-"""One of the first requests that wait: its name, tokens of all that it knows, and those computed.
+QUEUED = struct.Struct("=B3xII4xq")
+"""One of the first requests that wait: tokens of all that it knows, and those computed; its name.
 """
 
-ROWS = (ARRIVED, ENDED, OUT, PROMPT, QUEUED)
-"""In the order in which they follow."""
+
+class Row(enum.IntEnum):
+    """What a row of a moment tells; no number of `voltana_ring.layout.Kind`."""
+
+    ARRIVED = 16
+    NEW = 17
+    ENDED = 18
+    OUT = 19
+    PROMPT = 20
+    QUEUED = 21
 
 
-class _Moments(dict[int, struct.Struct]):
-    """A moment in one piece, by the bytes of its rows: `SCHEDULED`, these, and what is behind.
-
-    Args:
-        behind: Format of what is behind.
-    """
-
-    def __init__(self, behind: str) -> None:
-        super().__init__()
-        self._behind = behind
-
-    def __missing__(self, size: int) -> struct.Struct:
-        made = self[size] = struct.Struct(f"{SCHEDULED.format}{size}s{self._behind}")
-        return made
+ROWS = {
+    int(Row.ARRIVED): ARRIVED,
+    int(Row.NEW): NEW,
+    int(Row.ENDED): ENDED,
+    int(Row.OUT): OUT,
+    int(Row.PROMPT): PROMPT,
+    int(Row.QUEUED): QUEUED,
+}
+"""How each lies; all are words of 8 bytes, for a run may lie behind them."""
 
 
-MOMENTS = _Moments("")
-MOMENTS_WITH_RUN = _Moments(RUN.format[1:])
+def pieces(rows: bytes, most: int) -> Iterator[bytes]:
+    """Rows in pieces of at most so many bytes."""
+    begin = at = 0
+    while at < len(rows):
+        size = ROWS[rows[at]].size
+        if at + size - begin > most:
+            yield rows[begin:at]
+            begin = at
+        at += size
+    yield rows[begin:]
+
 
 NAME_PREFIX = "voltana-"
 """What ids of requests begin with that our router has sent."""

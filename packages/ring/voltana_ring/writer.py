@@ -101,7 +101,8 @@ class RingWriter:
             time.monotonic(), len(text),
         )  # fmt: skip
         self._memory[INFO_OFFSET : INFO_OFFSET + len(text)] = text
-        self._words = memoryview(self._memory).cast("Q")
+        self._bytes = memoryview(self._memory)
+        self._words = self._bytes.cast("Q")
         self.times = memoryview(self._memory).cast("d")
         self._run_ends = 0
         self.ousts = is_held_at(path)
@@ -132,7 +133,7 @@ class RingWriter:
         offset = HEADER_BYTES + head % self._slots * SLOT_BYTES
         self._words[offset >> 3] = 2 * head + 1
         self._head = head = head + 1
-        _SEALED[size].pack_into(self._memory, offset, 2 * head, checksum(payload), size, payload)
+        _SEALED[size].pack_into(self._bytes, offset, 2 * head, checksum(payload), size, payload)
         self._words[_HEAD_WORD] = head
 
     def begin_run(self, payload: bytes) -> tuple[int, int]:
@@ -172,8 +173,8 @@ class RingWriter:
             return
         os.close(self._bell)
         self._bell = -1
-        self._words.release()
-        self.times.release()
+        for view in (self._words, self.times, self._bytes):
+            view.release()
         self._memory.close()
         with contextlib.suppress(FileNotFoundError):
             if self.path.stat().st_ino == self._inode:  # not that of the engine after this one

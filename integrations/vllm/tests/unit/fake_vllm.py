@@ -121,11 +121,12 @@ class Scheduler:
         drafts: Drafted tokens of each decoding request.
         seed: Of what is accepted of them.
         skipped: Name of the second queue, which differs among versions.
+        longest: Tokens of a prompt that one step computes at most, however many it has room for.
     """
 
     def __init__(
         self, *, budget=64, running=8, blocks=10_000, asynchronous=False, drafts=0, seed=0,
-        skipped="kv_holding_waiting", role="",
+        skipped="kv_holding_waiting", role="", longest=10**9,
     ):  # fmt: skip
         self.vllm_config = SimpleNamespace(
             parallel_config=SimpleNamespace(
@@ -152,6 +153,7 @@ class Scheduler:
         self._blocks = blocks
         self._async = asynchronous
         self._drafts = drafts
+        self._longest = longest
         self._rng = random.Random(seed)
         self.truth: dict[int, Truth] = {}
         self.steps = 0
@@ -224,7 +226,7 @@ class Scheduler:
             known = request.num_tokens + request.num_output_placeholders
             tokens = known - request.num_computed_tokens
             drafted = min(self._drafts, budget - 1) if tokens == 1 and not self._async else 0
-            tokens = min(tokens + drafted, budget)
+            tokens = min(tokens + drafted, budget, self._longest)
             if tokens <= 0:
                 continue
             while self._used() + tokens > self._blocks and request in self.running:
@@ -246,7 +248,8 @@ class Scheduler:
                 break
             if request.num_computed_tokens == 0:
                 request.num_computed_tokens = min(request.in_cache, request.num_tokens - 1)
-            tokens = min(request.num_tokens - request.num_computed_tokens, budget)
+            rest = request.num_tokens - request.num_computed_tokens
+            tokens = min(rest, budget, self._longest)
             needed = self._used() + request.num_computed_tokens + tokens
             if needed > self._blocks and not request.fetched:  # that has its blocks already
                 request.num_computed_tokens = 0

@@ -15,7 +15,7 @@ from voltana.serving.ring_reader import RingReader
 from voltana.serving.ring_records import RingError
 from voltana.serving.ring_scheduled import decode_scheduled
 from voltana_ring.layout import Change, Kind
-from voltana_ring.scheduled import PROMPT, SCHEDULED
+from voltana_ring.scheduled import ARRIVED, NEW, PROMPT, ROWS, SCHEDULED, Row, Told, pieces
 
 
 class Beside:
@@ -157,10 +157,8 @@ def test_one_that_waits_again_is_told_again_though_nothing_waited_in_between(tmp
     bench.close()
 
 
-WHOLE = (
-    7, 0, 0, 0, 0, PROMPT.size, 0, 3, 12.5, 2, 12.25, 12.5, 1.7e9, 4, 23, 900, 2,
-)  # fmt: skip
-ROW = PROMPT.pack(5, 20, 0, 20, 2)
+WHOLE = (7, 0, 3, 12.5, 2, 12.25, 12.5, 1.7e9, 4, 23, 900, 2)
+ROW = PROMPT.pack(Row.PROMPT, 2, 20, 0, 20, 5)
 
 
 def moment(row=ROW, **changes):
@@ -177,12 +175,33 @@ def test_a_moment_is_read_as_it_was_written():
     assert rest == b"behind"
 
 
+def test_a_row_of_one_that_is_new_stands_for_two():
+    name, rid = -7, b"cmpl-1"
+    rows = (
+        ARRIVED.pack(Row.ARRIVED, 0, name, 1.7e9, rid) + PROMPT.pack(Row.PROMPT, 2, 20, 4, 24, name)
+    )  # fmt: skip
+    one = NEW.pack(Row.NEW, 2, 20, 4, 24, name, 1.7e9, rid)
+    assert decode_scheduled(moment(one)) == decode_scheduled(moment(rows))
+
+
+def test_rows_are_cut_between_and_none_is_lost():
+    rows = b"".join(
+        row.pack(kind, *[b"" if code == "s" else 1 for code in row.format if code in "BIqds"][1:])
+        for kind, row in ROWS.items()
+    )
+    for most in (104, 128, 200, 10_000):
+        cut = list(pieces(9 * rows, most))
+        assert b"".join(cut) == 9 * rows
+        assert max(map(len, cut)) <= most
+        assert all(decode_scheduled(moment(piece, _1=Told.MORE))[1] == b"" for piece in cut)
+
+
 @pytest.mark.parametrize(
     "changes",
     [
-        {"_5": 7}, {"_6": 16}, {"_2": 2**31}, {"_8": math.nan}, {"_8": -1.0}, {"_10": math.inf},
-        {"_11": 1e11}, {"_13": 0}, {"_13": -1}, {"_14": 3}, {"_15": -1}, {"_15": 2**41},
-        {"_16": -1}, {"_7": 2**63}, {"row": PROMPT.pack(5, 2**31, 0, 20, 2)},
+        {"_3": math.nan}, {"_3": -1.0}, {"_5": math.inf}, {"_6": 1e11}, {"_8": 0}, {"_8": -1},
+        {"_9": 3}, {"_10": -1}, {"_10": 2**41}, {"_11": -1}, {"_2": 2**63}, {"row": ROW[:-1]},
+        {"row": PROMPT.pack(Row.PROMPT, 2, 2**31, 0, 20, 5)}, {"row": 9 * ROW},
     ],
 )  # fmt: skip
 def test_a_moment_that_no_scheduler_can_say_is_refused(changes):
@@ -190,7 +209,7 @@ def test_a_moment_that_no_scheduler_can_say_is_refused(changes):
         decode_scheduled(moment(**changes))
 
 
-@pytest.mark.parametrize("length", [0, 1, SCHEDULED.size - 1, SCHEDULED.size])
+@pytest.mark.parametrize("length", [0, 1, SCHEDULED.size - 1, SCHEDULED.size + 1])
 def test_half_a_moment_is_refused(length):
     with pytest.raises(RingError):
         decode_scheduled(moment()[:length])

@@ -34,6 +34,7 @@ class Scenario:
             budget=rng.choice((32, 64, 2048)),
             running=rng.choice((2, 6, 16)),
             blocks=rng.choice((200, 300, 700, 10_000)),
+            longest=rng.choice((24, 10**9, 10**9)),
         )
         self.shares = rng.choice(((1.0, 0.0), (0.5, 0.5), (0.5, 0.0), (0.0, 1.0)))
         self.count = 0

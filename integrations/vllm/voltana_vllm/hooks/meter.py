@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 from voltana_ring.hooks.guard import MAX_ERRORS
 from voltana_ring.hooks.records import IDLE_EVERY_S
-from voltana_ring.layout import MAX_PAYLOAD, Kind
-from voltana_ring.scheduled import MOMENTS, MOMENTS_WITH_RUN, ROWS, SCHEDULED, Told
+from voltana_ring.layout import MAX_PAYLOAD, RUN, Kind
+from voltana_ring.scheduled import SCHEDULED, Told, pieces
 from voltana_vllm.hooks.queue_view import QueueReader
 from voltana_vllm.hooks.repeats import MOST_OPEN, Repeats
 from voltana_vllm.hooks.rows import Rows, left_out
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Collection
 
     from voltana_ring.writer import RingWriter
 
@@ -86,7 +86,9 @@ class Meter(Repeats):
     def _scheduled_other(self, output: Any) -> None:
         if self.due is not None:
             self.overdue()
-        if self._waits and output.total_num_scheduled_tokens:
+        if not output.total_num_scheduled_tokens:
+            self._scheduled_nothing(output.finished_req_ids)
+        elif self._waits:
             self.due, self._due_s = output, self.now_s()
         else:
             self._measure(output)
@@ -108,82 +110,96 @@ class Meter(Repeats):
             self._due_s = 0.0
 
     def _measure(self, output: Any) -> None:
-        """Tell a batch that is launched, with the result that is there; or that none is."""
-        left = self._first
+        """Tell a batch that is launched, with the result that is there."""
+        left, told, requests = self._first, self._rows, self._requests
         if left:
             self._leave_run()
-        if not output.total_num_scheduled_tokens:
-            self._scheduled_nothing(output.finished_req_ids)
-            return
-        rows, told, newest = output.num_scheduled_tokens, self._rows, next(reversed(self._requests))
-        running, size = self._scheduler.running, len(rows)
-        arrived = ended = out = prompts = queued = b""
-        waiting = len(self._requests) - len(running)  # some of these may have ended
-        same = known = newest is self._newest
+        tokens, size = output.total_num_scheduled_tokens, len(output.num_scheduled_tokens)
+        newest, running = next(reversed(requests)), len(self._scheduler.running)
+        waiting, ended, more = len(requests) - running, b"", b""  # some of these may have ended
         if output.finished_req_ids or told.doubtful:
-            ended, same = told.ended(output.finished_req_ids), False
-        if not (known or waiting):
-            arrived, prompts = told.newcomer(output, newest)
-        if not (known or arrived):
-            arrived = told.arrived()
-        if len(running) != size:
+            ended = told.ended(output.finished_req_ids)
+        known = newest is self._newest
+        same = known and not ended
+        # Nothing waits, and of all that run something is computed.
+        plain = running == size and not (
+            waiting or self._queue.told or told.partial or told.doubtful
+            or output.scheduled_cached_reqs.resumed_req_ids
+        )  # fmt: skip
+        if plain and output.scheduled_new_reqs:
+            more, decodes = told.newcomers(output), False
+        else:
+            decodes = plain and tokens == size and (known or newest in told.known)
+        if not (more or decodes):
+            more, waiting, decodes = self._looked(output, waiting, known=known)
+        self._newest = newest
+        self._launch(output, ended + more, waiting, decodes=decodes, same=same)
+        if not (left and self._first):  # else who reads that run looks when its next pair is due
+            self._ring.ring()
+
+    def _looked(self, output: Any, waiting: int, *, known: bool) -> tuple[bytes, int, bool]:
+        """What there is to tell of a batch but for what has ended, whatever it is.
+
+        Args:
+            output: What was scheduled.
+            waiting: Requests that do not run.
+            known: Whether none has come since the launch before.
+
+        Returns:
+            Rows, how many requests wait, and whether all that run decode.
+        """
+        told, running, rows = self._rows, self._scheduler.running, output.num_scheduled_tokens
+        out = prompts = queued = b""
+        arrived = b"" if known else told.arrived()
+        if len(running) != len(rows):
             out = left_out(running, rows)
-        if not prompts and (
+        if (
             told.partial or output.scheduled_new_reqs or told.doubtful
-            or output.total_num_scheduled_tokens != size
+            or output.total_num_scheduled_tokens != len(rows)
             or output.scheduled_cached_reqs.resumed_req_ids
         ):  # fmt: skip
             prompts = told.prompts(output)
         if waiting or self._queue.told:
             waiting, queued = self._queue.read(detailed=bool(prompts))
-        self._launch(output, (arrived, ended, out, prompts, queued), waiting, same=same)
-        self._newest = newest
-        if not (left and self._first):  # else who reads that run looks when its next pair is due
-            self._ring.ring()
+        decodes = not (prompts or out) and output.total_num_scheduled_tokens == len(rows)
+        return b"".join((arrived, out, prompts, queued)), waiting, decodes
 
-    def _launch(
-        self, output: Any, told: tuple[bytes, bytes, bytes, bytes, bytes], waiting: int, *,
-        same: bool,
-    ) -> None:  # fmt: skip
+    def _launch(self, output: Any, rows: bytes, waiting: int, *, decodes: bool, same: bool) -> None:
         """Tell a launch, and begin a run behind it where the next may repeat it.
 
         Args:
             output: What was scheduled.
-            told: Rows, in the order of `ROWS`.
+            rows: What has changed; see `voltana_ring.scheduled`.
             waiting: Requests that wait.
+            decodes: Whether all that run decode a token.
             same: Whether none has come or ended since the launch before.
         """
         flying, now_s = self._flying, self.now_s()
         ready, ready_s = self._result()
-        arrived, ended, out, prompts, queued = told
-        size, tokens = len(output.num_scheduled_tokens), output.total_num_scheduled_tokens
-        launch_s, ahead, number = self._due_s or now_s, len(flying) + 1, self.iterations + 1
+        size, ahead, number = len(output.num_scheduled_tokens), len(flying) + 1, self.iterations + 1
         if ahead > MOST_OPEN and not self._ready_s:
             raise self._unhooked("update_from_output")
-        head = (
-            _SCHEDULED, self._flags, len(arrived), len(ended), len(out), len(prompts),
-            len(queued), number, launch_s, ready, ready_s, now_s,
-            self._wall_s() if arrived else 0.0, size, tokens,
-            sum(output.scheduled_cached_reqs.num_computed_tokens), waiting,
-        )  # fmt: skip
-        rows = b"".join(told)
+        launch_s, wall_s = self._due_s or now_s, self._wall_s() if rows else 0.0
         if len(rows) > MOST_BEFORE_RUN:
-            head, rows = self._without_rows(head, told), b""
+            rows = self._put_rows(rows)
+        told = SCHEDULED.pack(
+            _SCHEDULED, self._flags, number, launch_s, ready, ready_s, now_s, wall_s,
+            size, output.total_num_scheduled_tokens,
+            sum(output.scheduled_cached_reqs.num_computed_tokens), waiting,
+        ) + rows  # fmt: skip
         # In flight are this batch and, asynchronously, the one before: where they are alike, their
         # times are all that there is to tell of those that repeat them.
-        plain = not (prompts or out) and size == tokens and self._repeats
         alike = ahead == 1 or (ahead == MOST_AHEAD and same and size == self._still)
-        if plain and alike and self._ready_s:
+        if decodes and alike and self._repeats and self._ready_s:
             begins_s = launch_s if ahead == 1 else self._launch_s
-            payload = MOMENTS_WITH_RUN[len(rows)].pack(
-                *head, rows, _RUN, number - ahead + 1, begins_s, self._ready_s
+            self._at, self._full = self._ring.begin_run(
+                told + RUN.pack(_RUN, number - ahead + 1, begins_s, self._ready_s)
             )
-            self._at, self._full = self._ring.begin_run(payload)
             self._first, self._size = self._at, size
         else:
-            self._ring.put(MOMENTS[len(rows)].pack(*head, rows))
+            self._ring.put(told)
         flying.append(output)
-        self.iterations, self._launch_s, self._still = number, launch_s, size if plain else -1
+        self.iterations, self._launch_s, self._still = number, launch_s, size if decodes else -1
 
     def _leave_run(self) -> None:
         """Go on without the run; what is in flight of it stays so."""
@@ -209,7 +225,7 @@ class Meter(Repeats):
             pass
         self._untold_s = ready_s
         if not self._scheduler.running:
-            self._tell(0, ready_s, ended=self._rows.ended(self._scheduler.finished_req_ids))
+            self._tell(0, ready_s, self._rows.ended(self._scheduler.finished_req_ids))
             self._ring.ring()
 
     def _unhooked(self, method: str) -> RuntimeError:
@@ -235,13 +251,15 @@ class Meter(Repeats):
         """Measure no more, and remove the ring."""
         self._ring.close()
 
-    def _scheduled_nothing(self, finished: Iterable[str]) -> None:
+    def _scheduled_nothing(self, finished: Collection[str]) -> None:
         """Say that nothing runs, where nothing does."""
+        if self._first:
+            self._leave_run()
         now_s, told, requests = self.now_s(), self._rows, self._requests
         ended = told.ended(finished) if finished or told.doubtful else b""
         if self._flying:
             if self._untold_s or ended:
-                self._tell(0, now_s, ended=ended)
+                self._tell(0, now_s, ended)
             return
         arrived, newest = b"", next(reversed(requests), "")
         if newest is not self._newest:
@@ -250,28 +268,19 @@ class Meter(Repeats):
         if arrived or ended or self._untold_s or now_s - self._idle_s >= IDLE_EVERY_S:
             self._idle_s = now_s
             waiting, queued = self._queue.read(detailed=False)
-            self._tell(_IDLE, now_s, arrived, ended, queued, waiting)
+            self._tell(_IDLE, now_s, arrived + ended + queued, waiting)
             self._ring.ring()
 
-    def _tell(  # noqa: PLR0917  (as they are packed)
-        self,
-        flags: int,
-        now_s: float,
-        arrived: bytes = b"",
-        ended: bytes = b"",
-        queued: bytes = b"",
-        waiting: int = 0,
-    ) -> None:
+    def _tell(self, flags: int, now_s: float, rows: bytes = b"", waiting: int = 0) -> None:
         """Tell a moment at which nothing is launched, with the result that is there."""
         ready, ready_s = self._result()
-        head = (
-            _SCHEDULED, self._flags | flags, len(arrived), len(ended), 0, 0, len(queued),
-            0, 0.0, ready, ready_s, now_s, self._wall_s(), 0, 0, 0, waiting,
-        )  # fmt: skip
-        rows = arrived + ended + queued
         if len(rows) > MOST_BEFORE_RUN:
-            head, rows = self._without_rows(head, (arrived, ended, b"", b"", queued)), b""
-        self._ring.put(MOMENTS[len(rows)].pack(*head, rows))
+            rows = self._put_rows(rows)
+        head = SCHEDULED.pack(
+            _SCHEDULED, self._flags | flags, 0, 0.0, ready, ready_s, now_s, self._wall_s(),
+            0, 0, 0, waiting,
+        )  # fmt: skip
+        self._ring.put(head + rows)
 
     def _result(self) -> tuple[int, float]:
         """The number of the iteration whose result is there, and when it was; zeros for none."""
@@ -288,14 +297,9 @@ class Meter(Repeats):
         took_ms = 1e3 * (ready_s - self._launch_s)
         _log.info("voltana: live: the first iteration took %.1f ms", took_ms)
 
-    def _without_rows(self, head: tuple[Any, ...], told: tuple[bytes, ...]) -> tuple[Any, ...]:
-        """The fields of a moment whose rows do not fit, and go into slots before its own."""
-        for kind, (rows, row) in enumerate(zip(told, ROWS, strict=True)):
-            most = (MAX_PAYLOAD - SCHEDULED.size) // row.size * row.size
-            for at in range(0, len(rows), most):
-                part = rows[at : at + most]
-                sizes = [0] * len(ROWS)
-                sizes[kind] = len(part)
-                more = SCHEDULED.pack(_SCHEDULED, _MORE, *sizes, 0, 0.0, 0, *[0.0] * 3, 0, 0, 0, 0)
-                self._ring.put(more + part)
-        return *head[:2], *[0] * len(ROWS), *head[7:]
+    def _put_rows(self, rows: bytes) -> bytes:
+        """Put rows that do not fit behind a moment into slots before its own; none are left."""
+        head = SCHEDULED.pack(_SCHEDULED, _MORE, 0, 0.0, 0, *[0.0] * 3, 0, 0, 0, 0)
+        for piece in pieces(rows, MAX_PAYLOAD - SCHEDULED.size):
+            self._ring.put(head + piece)
+        return b""

@@ -7,8 +7,10 @@ from operator import attrgetter
 from typing import Any
 
 from voltana_ring.hooks.queue_view import WALKED
-from voltana_ring.scheduled import QUEUED
+from voltana_ring.scheduled import QUEUED, Row
 from voltana_vllm.hooks.contract import QUEUES
+
+_QUEUED = int(Row.QUEUED)
 
 
 class QueueReader:
@@ -56,7 +58,7 @@ class QueueReader:
             waiting += _head(queue, WALKED - len(waiting))
         able = [request for request in waiting if request.status != self._listening]
         rows = b"".join([
-            QUEUED.pack(hash(one.request_id), one.num_tokens, one.num_computed_tokens)
+            QUEUED.pack(_QUEUED, one.num_tokens, one.num_computed_tokens, hash(one.request_id))
             for one in able
         ])  # fmt: skip
         size = sum(map(len, queues)) - (len(waiting) - len(able)) if able else 0

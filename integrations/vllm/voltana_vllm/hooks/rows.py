@@ -8,12 +8,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from voltana_ring.scheduled import ARRIVED, ENDED, OUT, PROMPT, Part
+from voltana_ring.scheduled import ARRIVED, ENDED, NEW, OUT, PROMPT, Part, Row
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Collection, Iterable
 
-_CHUNK, _NEW, _REMOTE = map(int, (Part.CHUNK, Part.NEW, Part.REMOTE))
+# Plain numbers cost less to pack.
+_CHUNK, _FIRST, _REMOTE = map(int, (Part.CHUNK, Part.NEW, Part.REMOTE))
+_ARRIVED, _NEW, _ENDED, _OUT, _PROMPT = map(
+    int, (Row.ARRIVED, Row.NEW, Row.ENDED, Row.OUT, Row.PROMPT)
+)
 
 
 class Rows:
@@ -40,8 +44,8 @@ class Rows:
         self.known: dict[str, Any] = {}
         self.partial: set[str] = set()
         self.doubtful = False
-        self._ends: dict[str, bytes] = {}  # rows of those that have ended, and were not told
-        self._left: dict[str, bytes] = {}  # likewise of those that were told last
+        self._ends: list[bytes] = []  # rows of those that have ended, and were not told
+        self._left: list[bytes] = []  # likewise of those that were told last
 
     def arrived(self) -> bytes:
         """Those that are new. One that has ended stays in the table while it may be fetched."""
@@ -52,55 +56,59 @@ class Rows:
             if request.status <= self._last:
                 known[rid] = request
                 remote = _remote(request) if request.kv_transfer_params else 0
-                told.append(ARRIVED.pack(hash(rid), request.arrival_time, remote, rid.encode()))
+                name, id_ = hash(rid), rid.encode()
+                told.append(ARRIVED.pack(_ARRIVED, remote, name, request.arrival_time, id_))
         return b"".join(told[::-1])
 
-    def newcomer(self, output: Any, rid: str) -> tuple[bytes, bytes]:
-        """One that has come and whose prompt is computed at once, as most are: both of its rows.
+    def newcomers(self, output: Any) -> bytes:
+        """Those that have come and whose prompts are computed at once, as most are.
 
         Args:
-            output: What was scheduled, requests' computed tokens advanced by now.
-            rid: The id of the only one that may be new.
+            output: What was scheduled, requests' computed tokens advanced by now. None that it
+                schedules first waited before.
 
         Returns:
             Nothing where there is more to tell, which `arrived` and `prompts` do.
         """
-        tokens, request = output.num_scheduled_tokens.get(rid, 0), self._requests[rid]
-        if (
-            tokens != output.total_num_scheduled_tokens - len(output.num_scheduled_tokens) + 1
-            or len(output.scheduled_new_reqs) != 1
-            or output.scheduled_new_reqs[0].req_id != rid
-            or request.is_prefill_chunk
-            or request.kv_transfer_params
-            or rid in self.known
-            or self.partial
-            or self.doubtful
-            or output.scheduled_cached_reqs.resumed_req_ids
-        ):
-            return b"", b""
-        self.known[rid] = request
-        name, before = hash(rid), request.num_computed_tokens - tokens
-        return (
-            ARRIVED.pack(name, request.arrival_time, 0, rid.encode()),
-            PROMPT.pack(name, tokens, before, request.num_tokens, _NEW),
-        )
+        rows, requests, known = output.num_scheduled_tokens, self._requests, self.known
+        told, new, parts = [], {}, []
+        spare = output.total_num_scheduled_tokens - len(rows)
+        for one in output.scheduled_new_reqs:
+            rid = one.req_id
+            request, tokens = requests[rid], rows[rid]
+            if rid in known or request.kv_transfer_params:
+                return b""
+            new[rid] = request
+            spare -= tokens - 1
+            computed, size, flags = request.num_computed_tokens, request.num_prompt_tokens, _FIRST
+            if computed < size:
+                flags = _FIRST | _CHUNK
+                parts.append(rid)
+            told.append(
+                NEW.pack(
+                    _NEW, flags, tokens, computed - tokens, size, hash(rid), request.arrival_time,
+                    rid.encode(),
+                )
+            )  # fmt: skip
+        if spare:
+            return b""
+        known.update(new)
+        if parts:
+            self.partial.update(parts)
+        return b"".join(told)
 
-    def ended(self, rids: Iterable[str]) -> bytes:
+    def ended(self, rids: Collection[str]) -> bytes:
         """Those that the engine has put away, some of them told already.
 
         Args:
             rids: Their ids.
         """
-        if self.doubtful:
-            rids = [*rids, *self._gone(), *self._ends]
-        known, ends = self.known, self._ends
-        self._left = left = {}
-        for rid in rids:
-            if rid in known:
-                self.free(known[rid])
-            if rid in ends:
-                left[rid] = ends.pop(rid)
-        return b"".join(left.values())
+        if self.doubtful or len(self._ends) != len(rids):
+            for rid in [*rids, *self._gone()] if self.doubtful else rids:
+                if rid in self.known:
+                    self.free(self.known[rid])
+        self._left, self._ends = self._ends, []
+        return b"".join(self._left)
 
     def free(self, request: Any) -> None:
         """Note the end of one that the engine puts away, and keep nothing else of it.
@@ -111,7 +119,8 @@ class Rows:
         rid = request.request_id
         if self.known.pop(rid, None) is not None:
             aborted = request.status in self._aborted
-            self._ends[rid] = ENDED.pack(hash(rid), aborted, request.num_output_tokens)
+            row = ENDED.pack(_ENDED, aborted, request.num_output_tokens, hash(rid))
+            self._ends.append(row)
             if self.partial:
                 self.partial.discard(rid)
 
@@ -137,7 +146,7 @@ class Rows:
             self.doubtful = False
         told = []  # thousands may come at once: what was packed is copied once
         for rid in rids:
-            request, tokens, flags = requests[rid], rows[rid], _NEW if new > 0 else 0
+            request, tokens, flags = requests[rid], rows[rid], _FIRST if new > 0 else 0
             new -= 1
             if request.is_prefill_chunk:
                 flags |= _CHUNK
@@ -147,14 +156,14 @@ class Rows:
             if request.kv_transfer_params:
                 flags |= _remote(request)
             before = request.num_computed_tokens - tokens
-            told.append(PROMPT.pack(hash(rid), tokens, before, request.num_tokens, flags))
+            told.append(PROMPT.pack(_PROMPT, flags, tokens, before, request.num_tokens, hash(rid)))
         return b"".join(told)
 
     def doubt(self) -> None:
         """A batch may not have been told: all is told again, which readers know by its names."""
         self.doubtful = True
         self.partial.clear()
-        self._ends.update(self._left)
+        self._left, self._ends = [], self._left + self._ends
         self.known = {rid: self.known[rid] for rid in self._gone()}
 
     def _gone(self) -> list[str]:
@@ -195,7 +204,9 @@ def left_out(running: Iterable[Any], rows: dict[str, int]) -> bytes:
         running: The scheduler's requests that run.
         rows: What is scheduled.
     """
-    return b"".join([OUT.pack(hash(r.request_id)) for r in running if r.request_id not in rows])
+    return b"".join(
+        [OUT.pack(_OUT, hash(r.request_id)) for r in running if r.request_id not in rows]
+    )
 
 
 def _remote(request: Any) -> int:
