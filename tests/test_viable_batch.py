@@ -127,6 +127,22 @@ def test_requests_wait_while_every_engine_runs_as_many_as_it_may():
     assert ask(of_16("a", 14), of_16("b", 18), slack_s=0.0) == "a"
 
 
+def test_a_place_that_is_only_spoken_for_is_taken_by_whoever_waits_for_one():
+    """By the time it is prefilled, one of those that run has ended."""
+
+    def of_16(name, running, in_flight, **changes):
+        return decode(name, running, in_flight, max_running_requests=16, **changes)
+
+    for slack_s in (0.2, 0.0):
+        # The shortest line, though another has more places empty.
+        assert ask(of_16("a", 12, 18), of_16("b", 14, 17), slack_s=slack_s) == "b"
+        assert ask(of_16("a", 16, 16), of_16("b", 14, 17), slack_s=slack_s) == "b"
+    assert ask(of_16("a", 12, 18), of_16("b", 14, 15)) == "b"  # has a place
+    assert isinstance(ask(of_16("a", 16, 18), of_16("b", 16, 17)), Deferral)
+    # Memory is no place: what others will need is not free before they have ended.
+    assert isinstance(ask(of_16("a", 12, 18, kv_capacity_tokens=230 * 12)), Deferral)
+
+
 def test_beyond_memory_one_cache_takes_the_excess_and_the_others_stay_in_time():
     assert ask(filled("a", 100, 0.0), filled("b", 100, -40.0), slack_s=0.0) == "b"
     assert ask(filled("a", 100, -30.0), filled("b", 100, -40.0), slack_s=0.0) == "b"

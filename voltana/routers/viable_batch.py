@@ -7,7 +7,7 @@ over its boundary is held back until another one has completed. The boundary is 
 batch (docs/viability.md), worked out from what the instance's model has learned; it is no setting.
 
 Where every KV cache is full, or every engine runs as many as it may, they wait too: whichever
-instance has room first takes the next.
+instance has room first takes the next. A place of an engine that is only spoken for is no reason.
 
 What can wait no longer goes where it does the least harm: when not all requests can be kept within
 the thresholds, an uneven split keeps more of them than an even one, unless latencies vary so much
@@ -110,6 +110,9 @@ class ViableBatch:
         room = [place for place, most in enumerate(most_prompts) if prompt <= most]
         if room:
             return self._inner.route(request, pool.take(room))
+        soon = _place_soon(pool, known, prompt)
+        if soon is not None:
+            return soon
         if request.slack_s > 0:
             full = all(stand.lacking(prompt) > 0 for stand in known)
             return Deferral(for_s=ASK_AGAIN_S, reason=FULL if full else AT_BOUNDARY)
@@ -228,6 +231,18 @@ class _Stand:
             self._requests,
         )
 
+    def line(self, prompt_tokens: float) -> float:
+        """Requests beyond its places, where some of these are spoken for but not yet taken.
+
+        Infinite where all are taken, or where something else than places is lacking.
+        """
+        state = self._candidate.state
+        taken = state.running_requests + state.queued_requests
+        fits = self._memory + prompt_tokens + self._reserved <= self._capacity
+        if self.beyond > 0 or not fits or not taken < self._places:
+            return math.inf
+        return self._requests - self._places
+
     def lacking(self, prompt_tokens: float) -> float:
         """Requests that have to end before there is room for one more; 0 or less where there is.
 
@@ -306,6 +321,17 @@ def _is_full(candidate: Candidate) -> bool:
         memory_tokens(candidate, reserved) + reserved > candidate.kv_capacity_tokens
         or requests_of(candidate) >= candidate.max_running_requests
     )
+
+
+def _place_soon(pool: Pool, stands: Sequence[_Stand], prompt_tokens: int) -> str | None:
+    """The instance that will have a place first, where places are all that is lacking; or None.
+
+    Those that are prefilled speak for places that they do not take yet, and meanwhile others end:
+    held back until one is free, a request leaves it empty for as long as its own prefill takes.
+    """
+    lines = [stand.line(prompt_tokens) for stand in stands]
+    shortest = min(lines)
+    return pool.column(NAME)[lines.index(shortest)] if shortest < math.inf else None
 
 
 def _least_harm(pool: Pool, stands: Sequence[_Stand], prompt_tokens: int) -> str:
