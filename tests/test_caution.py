@@ -135,7 +135,7 @@ class Cubic:
     """Power that grows with the clock's cube."""
 
     def forecast_w(self, load, clocks_mhz):
-        return 60.0 + (300.0 * (clocks_mhz / LEVELS[-1]) ** 3 if load.prefill_tokens else 0.0)
+        return 60.0 + 300.0 * (clocks_mhz / LEVELS[-1]) ** 3 * (load.prefill_tokens > 0)
 
     def learn_window(self, energy_j, exposures):
         pass

@@ -222,6 +222,30 @@ def test_what_is_no_regressor_is_refused_before_it_learns(given, said):
         EcoPred(regressor=given)
 
 
+class Singular(base.Regressor):
+    """Raises at its third label, and from then on."""
+
+    def __init__(self):
+        self.learned = 0
+
+    def learn_one(self, x, y):
+        self.learned += 1
+        if self.learned > 2:
+            raise np.linalg.LinAlgError("Singular matrix")
+
+    def predict_one(self, x):
+        return 10.0
+
+
+def test_a_regressor_whose_arithmetic_fails_starts_anew():
+    predictor = RiverPredictor(Singular())
+    for outcome in samples.outcomes(200):
+        predictor.learn(outcome)
+        forecast = predictor.forecast(PAIR, samples.clocks())
+        assert not np.isnan(forecast.upper_s).any()
+    assert all(labels <= 4 for labels in predictor.labels)  # of what it has forgotten, none
+
+
 class Silent(base.Regressor):
     """Has no prediction, as some regressors before they learned."""
 

@@ -78,6 +78,7 @@ class RiverPredictor:
             raise invalid("bound_deviations", bound_deviations, "0 or more", "3 is usual.")
         self.features = LatencyFeatures(max_clock_mhz, scaled=True)
         self.bound_deviations = bound_deviations
+        self._untaught = copy.deepcopy(regressor)
         self._phases = {
             phase: _Phase(copy.deepcopy(regressor), ResidualScale(None), ClockRange(max_clock_mhz))
             for phase in (Phase.PREFILL, Phase.DECODE, Phase.MIXED)
@@ -121,7 +122,10 @@ class RiverPredictor:
         return mean_s, upper_s < math.inf
 
     def learn(self, outcome: Outcome) -> None:
-        """Learn from one iteration, at the clock that was achieved; broken labels are dropped."""
+        """Learn from one iteration, at the clock that was achieved; broken labels are dropped.
+
+        A regressor whose arithmetic fails forgets what it knew of the phase.
+        """
         load, clock_mhz, latency_s = outcome.load, outcome.clock_mhz, outcome.latency_s
         valid = 0.0 < latency_s < math.inf and 0.0 < clock_mhz < math.inf
         if not valid or load.phase is Phase.IDLE:
@@ -132,7 +136,13 @@ class RiverPredictor:
         off = abs(latency_s - expected_s) / max(expected_s, 1e-9)
         phase.scale.update(off if math.isfinite(off) else math.inf)
         phase.clocks.update(clock_mhz)
-        phase.regressor.learn_one(self.features.of_load(load, clock_mhz), 1e3 * latency_s)
+        try:
+            phase.regressor.learn_one(self.features.of_load(load, clock_mhz), 1e3 * latency_s)
+        except (ArithmeticError, np.linalg.LinAlgError):
+            # As of a covariance that became singular, by rounding that differs from chip to chip.
+            # It may have taken half of the label, and would raise from now on: it starts anew.
+            phase.regressor = copy.deepcopy(self._untaught)
+            phase.scale = ResidualScale(None)
 
     def snapshot(self) -> RiverSnapshot:
         """A frozen deep copy."""

@@ -212,7 +212,7 @@ def check_feed(agent, engine):
     assert max(message.age_s for message in messages) < 10.0  # a busy machine holds it up
     facts = [message.facts for message in messages if message.facts is not None]
     assert any(sent.snapshot for sent in facts)
-    assert all(sent.power and sent.kv_capacity_tokens == 200_000 for sent in facts)
+    assert all(sent.power and sent.limits.kv_capacity_tokens == 200_000 for sent in facts)
     assert messages[-1].state.running_requests == 0
     run(engine, 1)
     engine.launch(Load.decode(7, 700))
