@@ -15,6 +15,7 @@ import numpy as np
 from voltana.ports import TellsCurve, offers
 from voltana.promise import Promise
 from voltana.values import Binding, Decision, Load, Role, Status
+from voltana.values.work import make_load
 from voltana_actuatord.quick import maker
 
 if TYPE_CHECKING:
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
 
 
 make_decision = maker(Decision)
-make_load = maker(Load)
 make_promise = maker(Promise)
 
 GROWTH_TOKENS = 600.0

@@ -16,7 +16,7 @@ from voltana.cluster.candidates import instance_state
 from voltana.cluster.queueing import queue_behind
 from voltana.plant.job import oldest_s
 from voltana.values import EMPTY_QUEUE, Load
-from voltana_actuatord.quick import maker
+from voltana.values.work import make_load
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Sequence
@@ -26,9 +26,6 @@ if TYPE_CHECKING:
     from voltana.plant.job import Job
     from voltana.plant.runner import Runner
     from voltana.values import InstanceState, Queue
-
-
-make_load = maker(Load)
 
 
 class DecodeInstance:

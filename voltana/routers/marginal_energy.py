@@ -21,11 +21,12 @@ from typing import TYPE_CHECKING, NamedTuple, cast
 
 from voltana.errors import invalid
 from voltana.operating import operating_point, power_at
-from voltana.planning import GROWTH_TOKENS, make_load, mean_at, upcoming
+from voltana.planning import GROWTH_TOKENS, mean_at, upcoming
 from voltana.pool import IN_FLIGHT, NAME, KeptPool
 from voltana.ports import needs_of
 from voltana.routers.least_memory import LeastMemory
 from voltana.values import IntendedDemand, Load, Need, Role
+from voltana.values.work import make_load
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence

@@ -12,22 +12,22 @@ import math
 from typing import TYPE_CHECKING
 
 from voltana.errors import invalid
-from voltana.ports import intended_by, may_defer, needs_of
 from voltana.prefix_cache import PrefixCache
 from voltana.routers.least_loaded import LeastLoaded
+from voltana.routers.wrapper import RouterWrapper
 from voltana.values import Deferral, Role
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from voltana.ports import Router
-    from voltana.values import Candidate, IntendedDemand, Need, Prefix, Request
+    from voltana.values import Candidate, Prefix, Request
 
 UNKNOWN_CAPACITY_TOKENS = 1_000_000
 """What an instance is taken to keep that does not say how large its KV cache is."""
 
 
-class PrefixAffinity:
+class PrefixAffinity(RouterWrapper):
     """Satisfies `voltana.ports.Router`; remembers what it sent where.
 
     Another router chooses first. An instance that has more of the prompt takes its place if what
@@ -49,24 +49,10 @@ class PrefixAffinity:
     ) -> None:
         if not 0 <= weight < math.inf:
             raise invalid("weight", weight, "at least 0 and finite", "1 weighs tokens alike.")
-        self._inner: Router = LeastLoaded() if inner is None else inner
+        super().__init__(LeastLoaded() if inner is None else inner)
         self._weight = weight
         self._page_tokens = page_tokens
         self._kept: dict[str, PrefixCache] = {}
-
-    @property
-    def needs(self) -> frozenset[Need]:
-        """Those of the other router."""
-        return needs_of(self._inner)
-
-    @property
-    def defers(self) -> bool:
-        """Whether the other one defers requests."""
-        return may_defer(self._inner)
-
-    def intended(self, candidates: Sequence[Candidate]) -> Mapping[str, IntendedDemand]:
-        """See `voltana.ports.Intends`; that of the other router."""
-        return intended_by(self._inner, candidates)
 
     def route(self, request: Request, candidates: Sequence[Candidate]) -> str | Deferral:
         """See `voltana.ports.Router.route`."""

@@ -238,8 +238,11 @@ class _Stand:
         """
         state = self._candidate.state
         taken = state.running_requests + state.queued_requests
-        fits = self._memory + prompt_tokens + self._reserved <= self._capacity
-        if self.beyond > 0 or not fits or not taken < self._places:
+        if (
+            self.beyond > 0
+            or not taken < self._places
+            or self._needed(prompt_tokens) > self._capacity
+        ):
             return math.inf
         return self._requests - self._places
 
@@ -248,11 +251,15 @@ class _Stand:
 
         What the engine counts: contexts, and what it reserves for each, and those that run.
         """
-        needed = self._memory + prompt_tokens + self._reserved
+        needed = self._needed(prompt_tokens)
         places = max(self._requests + 1 - self._places, 0.0)
         if needed <= self._capacity:
             return places
         return max((needed - self._capacity) * (self._requests + 1) / needed, places)
+
+    def _needed(self, prompt_tokens: float) -> float:
+        """What the KV cache would have to hold with one more."""
+        return self._memory + prompt_tokens + self._reserved
 
     def waiting(self, *, room: bool) -> float:
         """Requests that wait for its room, at most; 0 or less where none does.

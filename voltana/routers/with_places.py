@@ -12,34 +12,20 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from voltana.planning import requests_of
-from voltana.ports import intended_by, may_defer, needs_of
+from voltana.routers.wrapper import RouterWrapper
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
-    from voltana.ports import Router
-    from voltana.values import Candidate, Deferral, IntendedDemand, Need, Request
+    from voltana.values import Candidate, Deferral, Request
 
 
-class WithPlaces:
+class WithPlaces(RouterWrapper):
     """Satisfies `voltana.ports.Router`.
 
     Args:
         inner: Routes among the instances that have a place, or the shortest lines for one.
     """
-
-    def __init__(self, inner: Router) -> None:
-        self._inner = inner
-
-    @property
-    def needs(self) -> frozenset[Need]:
-        """Those of the other router."""
-        return needs_of(self._inner)
-
-    @property
-    def defers(self) -> bool:
-        """Whether the other one defers requests."""
-        return may_defer(self._inner)
 
     def route(self, request: Request, candidates: Sequence[Candidate]) -> str | Deferral:
         """See `voltana.ports.Router.route`."""
@@ -49,10 +35,6 @@ class WithPlaces:
             return self._inner.route(request, candidates)
         free = [one for one, share in zip(candidates, taken, strict=True) if share <= most]
         return self._inner.route(request, free)
-
-    def intended(self, candidates: Sequence[Candidate]) -> Mapping[str, IntendedDemand]:
-        """See `voltana.ports.Intends`; that of the other router."""
-        return intended_by(self._inner, candidates)
 
     def __repr__(self) -> str:
         return f"WithPlaces({self._inner!r})"
