@@ -135,6 +135,9 @@ def made_by(made: Launched, taken: socket.socket, offset: int) -> Any:
 
     popen = subprocess.Popen
 
+    # As servers do it: ended connections of an earlier test may still be waited for there.
+    taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+
     def start(*arguments: Any, **options: Any) -> Any:
         taken.bind(("127.0.0.1", made.first_port + offset))
         taken.listen()

@@ -139,7 +139,9 @@ class Launched:
         )
         self.log = folder / "launch.log"
         self.ready_after_s = 0.0
-        with self.log.open("wb") as log:
+        with contextlib.ExitStack() as unless_started:
+            unless_started.enter_context(self._kept_port)
+            log = unless_started.enter_context(self.log.open("wb"))
             self.process = subprocess.Popen(
                 [sys.executable, "-m", engine.program, "launch", str(self.config), *flags],
                 env=os.environ | dict(environment),
@@ -148,6 +150,8 @@ class Launched:
                 stderr=subprocess.STDOUT,
                 preexec_fn=die_with_parent,  # noqa: PLW1509  (it makes one system call)
             )
+            log.close()
+            unless_started.pop_all()
         self._seen: dict[int, psutil.Process] = {}
 
     def __enter__(self) -> Launched:
