@@ -39,6 +39,14 @@ class Proportional:
         return self
 
 
+class WithWeights(Proportional):
+    """Every batch reads the weights, which takes as long as 800 tokens."""
+
+    def forecast(self, load, clocks_mhz):
+        read = dataclasses.replace(load, prefill_tokens=load.prefill_tokens + 800)
+        return super().forecast(read, clocks_mhz)
+
+
 class Sweet:
     """Busy power with its least energy per work at 1005 MHz, above 60 W of idling."""
 
@@ -279,3 +287,23 @@ def test_who_came_from_a_host_together_is_lost_together():
         clocks[waited_s] = decision.clock_mhz
     assert decision.status is Status.VOID
     assert clocks[0.55] == clocks[0.0] < LEVELS[-1]
+
+
+def test_what_a_batch_cannot_take_shares_no_reading_of_the_weights():
+    """Full batches of 1000 tokens take 90 ms, so that 9000 tokens/s are 0.81 of the fastest clock.
+
+    If all of it joined one batch, 0.45 would do.
+    """
+    clocks = []
+    for limit in (np.inf, 1000):
+        limited = OptimalAvailable(WithWeights(), Sweet(), LEVELS, SLO, max_batch_tokens=limit)
+        for step in range(300):
+            decision = limited.decide(seen(1000, now_s=10.0 + step / 9))
+        clocks.append(decision.clock_mhz)
+    assert clocks[0] < 0.85 * LEVELS[-1] <= 0.9 * LEVELS[-1] <= clocks[1]
+
+
+@pytest.mark.parametrize("limit", [0, -1, np.nan])
+def test_a_batch_of_no_tokens_is_refused(limit):
+    with pytest.raises(ConfigError, match="max_batch_tokens"):
+        make(max_batch_tokens=limit)

@@ -10,7 +10,7 @@ Something else does arrive. So a level also has to keep pace, in three senses:
 
 - It serves the mean rate with a little of its time to spare; a level that does so within the
   standard error of the rate stays (`within_error`). What is busy counts what a token adds to a
-  batch: those that come together share its reading of the weights.
+  batch: those that come together share its reading of the weights, as many as one batch takes.
 - It could go on like this. Power being convex in the clock, it is no use to run slower than the
   work comes in and to catch up later, so the busy period, what is pending and what arrives until
   all of it is done, has to end within the time that is planned for. With utilisation u it lasts
@@ -47,7 +47,12 @@ from voltana.controllers.within_error import within_error
 from voltana.errors import invalid
 from voltana.levels import idle_clock, require_levels
 from voltana.operating import power_at
-from voltana.planning import certified_or_fastest, lowest_safe_index, work_energy_j
+from voltana.planning import (
+    certified_or_fastest,
+    in_batches,
+    lowest_safe_index,
+    work_energy_j,
+)
 from voltana.slo_reserve import SloReserve
 from voltana.values import Binding, Decision, Load, Status
 
@@ -112,6 +117,8 @@ class OptimalAvailable:
         arrivals_s: Time constant over which the rate of arriving work is averaged; 0 plans for
             none, and keeps no pace.
         idle_mhz: Clock to wait at; None takes the lowest level.
+        max_batch_tokens: Prompt tokens that the engine computes at once: what waits beyond that
+            joins no batch, and shares no reading of the weights. Larger batches may still come.
 
     Raises:
         ConfigError: If an argument is outside its range.
@@ -127,7 +134,12 @@ class OptimalAvailable:
         reserve: SloReserve | None = None,
         arrivals_s: float = 5.0,
         idle_mhz: float | None = None,
+        max_batch_tokens: float = math.inf,
     ) -> None:
+        if not max_batch_tokens >= 1:
+            raise invalid(
+                "max_batch_tokens", max_batch_tokens, "1 or more", "8192 is usual for engines."
+            )
         if not 0 <= arrivals_s < math.inf:
             raise invalid("arrivals_s", arrivals_s, "0 s or more, finite", "5 s is usual.")
         self.predictor = predictor
@@ -135,6 +147,7 @@ class OptimalAvailable:
         self.levels_mhz = require_levels(levels_mhz)
         self._levels = np.array(levels_mhz, dtype=np.float64)
         self._slo = slo
+        self._max_batch_tokens = max_batch_tokens
         self._late_share = PLANNED_SHARE * (1.0 - slo.ttft_target)
         self.reserve = reserve or usual_reserve(self._late_share)
         self.arriving = ArrivingWork(arrivals_s) if arrivals_s else None
@@ -295,7 +308,7 @@ class OptimalAvailable:
         return self._serves
 
     def _token_s(self, load: Load, forecast: Forecast, more: float) -> FloatArray:
-        """What a token adds to a batch at each level, of all that may join it.
+        """What a token adds at each level, of all that may join the batch, or fill others.
 
         The first to join may cost far more than the others, as where each brings experts that
         nobody has used yet: a level keeps pace if it serves what is left when all of it has come.
@@ -313,7 +326,9 @@ class OptimalAvailable:
             decode_requests=load.decode_requests,
             decode_kv_tokens=load.decode_kv_tokens,
         )
-        added_s = self.predictor.forecast(grown, self._levels).mean_s - forecast.mean_s
+        most_tokens = max(self._max_batch_tokens, load.prefill_tokens)
+        batches, each = in_batches(grown, most_tokens)
+        added_s = batches * self.predictor.forecast(each, self._levels).mean_s - forecast.mean_s
         return np.maximum(added_s, 0.0) / (tokens - load.prefill_tokens)
 
     def _queued_s(self, bucket: DeadlineBucket) -> FloatArray:

@@ -87,7 +87,13 @@ def voltana(context: InstanceContext) -> InstancePolicy:
             max_batch_tokens=context.max_batch_tokens,
         )
     else:
-        controller = OptimalAvailable(predictor, power, levels, context.slo)
+        controller = OptimalAvailable(
+            predictor,
+            power,
+            levels,
+            context.slo,
+            max_batch_tokens=context.max_batch_tokens,
+        )
     return InstancePolicy(
         controller=Supervised(
             Parked(controller, power), fallback=FixedClock.max(context.table_mhz)
