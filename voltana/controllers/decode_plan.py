@@ -195,19 +195,14 @@ def _coast(
 
 
 def _let_in(burst: float, intended: IntendedDemand | None, waiting: float) -> float:
-    """Requests of a burst that reach the batch: what a router holds back may wait instead.
-
-    It holds while every instance is at its boundary, so that all have their part of what comes to
-    any: independent bursts add up as their squares do.
+    """Requests of a burst that reach the batch: those that its router holds back may wait instead.
 
     Args:
         burst: sigma.
-        intended: Whether a router holds, and the part.
+        intended: Whether a router holds.
         waiting: Requests that may wait for this instance.
     """
-    if intended is None or not intended.holds:
-        return burst
-    return max(math.sqrt(intended.share) * burst - waiting, 1.0)
+    return max(burst - waiting, 1.0) if intended is not None and intended.holds else burst
 
 
 def _barrier(
