@@ -17,7 +17,7 @@ from voltana.controllers.held_level import SETTLING_S, HeldLevel
 from voltana.controllers.memory import Memory
 from voltana.controllers.missed_price import MOST, MissedPrice
 from voltana.errors import ConfigError
-from voltana.values import Binding, Forecast, Load
+from voltana.values import Binding, Forecast, IntendedDemand, Load
 from voltana.viability import largest_viable_batch, served_per_s, tabulate
 
 LEVELS = np.linspace(600.0, 1410.0, 28)
@@ -51,6 +51,10 @@ def plan(made, demand, **options):
     return make_plan(made, **{"demand_per_s": demand, "slack": 0.0, "burst": 10.0, **options})
 
 
+def asked(per_s, *, holds=False):
+    return IntendedDemand(pool_per_s=2.0 * per_s, share=0.5, holds=holds)
+
+
 @settings(max_examples=150, deadline=None)
 @example(0.005, 0.004, 0.75, 31.0, 1.0, 0, False, None)  # ends of memory
 @example(
@@ -76,23 +80,14 @@ def test_from_a_viable_state_the_state_stays_viable(  # noqa: PLR0917  (drawn by
     if viable <= 2 * burst:
         return
     demand = share * float(made.rate_per_s[made.row(viable), -1])
+    if not ends_in_a_trap(made, viable, burst, demand):
+        return
     most = viable - burst
-    rate_per_s = made.rate_per_s[:, -1]
-    inside = (made.batches >= most - 8) & (made.batches <= viable)
-    if (rate_per_s[inside] * (1 - 8 / made.batches[inside]) < demand).any():
-        return  # a tile ends within the burst: no state is viable for this envelope
-    beyond = (made.batches > viable) & (made.batches < viable + burst + 8)
-    next_tile = made.batches.searchsorted(viable, side="right")
-    if next_tile == len(made.batches):
-        return  # the end is the memory's: requests wait for room
-    padded_per_s = rate_per_s[next_tile] * viable / made.batches[next_tile]
-    if padded_per_s >= demand and (rate_per_s[beyond] >= demand).all():
-        return  # an end that does not trap has no barrier
     draws = np.random.default_rng(seed)
     batch, credit, step_s = start * most, burst, 0.02
     options = {"burst": burst}
     if intended is not None:  # whatever a router says: what comes keeps the envelope alone
-        options["intended_per_s"] = intended * demand
+        options["intended"] = asked(intended * demand)
     in_force = plan(made, demand, **options)
     for step in range(1500):
         if coasts and not step % 10:
@@ -105,6 +100,67 @@ def test_from_a_viable_state_the_state_stays_viable(  # noqa: PLR0917  (drawn by
         credit = min(credit - come + demand * step_s / OWED, burst)
         batch = max(batch + come - rate * step_s / OWED, 0.0)
         assert batch <= viable + demand * step_s / OWED
+
+
+def ends_in_a_trap(made, viable, burst, demand):
+    """Whether states are viable for the envelope, and none is that lies beyond."""
+    rate_per_s = made.rate_per_s[:, -1]
+    inside = (made.batches >= viable - burst - 8) & (made.batches <= viable)
+    if (rate_per_s[inside] * (1 - 8 / made.batches[inside]) < demand).any():
+        return False  # a tile ends within the burst: no state is viable
+    beyond = (made.batches > viable) & (made.batches < viable + burst + 8)
+    next_tile = made.batches.searchsorted(viable, side="right")
+    if next_tile == len(made.batches):
+        return False  # the end is the memory's: requests wait for room
+    padded_per_s = rate_per_s[next_tile] * viable / made.batches[next_tile]
+    return padded_per_s < demand or bool((rate_per_s[beyond] < demand).any())
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    st.floats(0.3, 0.97),
+    st.floats(2.0, 40.0),
+    st.floats(0.02, 0.5),
+    st.integers(0, 2**32 - 1),
+)
+def test_what_a_router_holds_at_the_boundary_waits_no_longer_than_it_may(
+    served, burst, may_wait_s, seed
+):
+    """Whatever comes within the envelope, let in while the batch is viable."""
+    made = table(Tiled())
+    viable = largest_viable_batch(made)
+    most_per_s = float(made.rate_per_s[made.row(viable), -1])
+    demand = served * most_per_s
+    if not ends_in_a_trap(made, viable, burst, demand):
+        return
+    in_force = plan(
+        made, demand, burst=burst, affordable=may_wait_s / OWED,
+        intended=asked(demand, holds=True),
+    )  # fmt: skip
+    draws = np.random.default_rng(seed)
+    step_s = 0.02
+    batch, credit, came, entered = 0.5 * viable, burst, [], 0.0
+    for _step in range(1500):
+        index, _binding = in_force.lowest(math.ceil(batch))
+        batch -= batch / float(made.mean_s[made.row(batch), index]) * step_s / OWED
+        come = credit * draws.choice([0.0, 0.2, 1.0], p=[0.6, 0.3, 0.1])
+        credit = min(credit - come + demand * step_s / OWED, burst)
+        came.append((came[-1] if came else 0.0) + come)
+        let_in = min(came[-1] - entered, viable - batch)
+        batch, entered = batch + let_in, entered + let_in
+        ago = math.ceil(may_wait_s / step_s) + 2
+        assert entered >= (came[-1 - ago] if len(came) > ago else 0.0) - 1e-6
+
+
+def test_a_barrier_is_as_high_as_ever_where_nothing_may_wait():
+    made, demand = table(Tiled()), 4000.0
+    alone, held, at_ease = (
+        plan(made, demand, burst=60.0, affordable=affordable, intended=asked(demand, holds=holds))
+        for affordable, holds in ((1.0, False), (0.0, True), (0.002, True))
+    )
+    assert alone.slowest == held.slowest
+    near = int(alone.viable_batch) - 30
+    assert at_ease.lowest(near)[0] < held.lowest(near)[0]
 
 
 @given(st.floats(10.0, 6000.0), st.floats(0.0, 0.2))
@@ -205,7 +261,7 @@ def test_coasting_puts_off_what_it_serves_more_cheaply_later(demand, batch, erro
         settled = made.batches[int(rows.argmax())] - 10.0
         assert not any(slower[row] for row in np.flatnonzero(made.batches >= settled))
     # What is to last asks for nothing here, so that what is left is the barrier.
-    barrier = plan(made, demand, error=error, intended_per_s=0.0).slowest
+    barrier = plan(made, demand, error=error, intended=asked(0.0)).slowest
     free = [
         level
         for level, least, puts_off in zip(coasts.slowest, barrier, slower, strict=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import math
 import time
 import types
@@ -46,6 +47,7 @@ from voltana.testing import samples
 from voltana.timebase import ManualTime, MonotonicTime
 from voltana.values import Decision, Domain, InstanceState, IntendedDemand, Load, Reading, Role
 
+HALVED = IntendedDemand(pool_per_s=5000.0, share=0.5)
 HALF = IntendedDemand(pool_per_s=6000.0, share=0.5)
 COSTLY = Power(idle_w=150.0, busy_w=50.0, cubic_w=400.0)
 """Idling costs as much as work: all are awake."""
@@ -81,9 +83,10 @@ def test_routers_around_it_pass_on_what_it_intends():
     pool = [asked("a", 60, 4000.0), asked("b", 0, 0.0)]
     inner, told = MarginalEnergy(), {}
     for router in (ViableBatch(inner), ByRole(ViableBatch(inner))):
-        assert intended_by(router, pool) == inner.intended(pool)
+        held = {n: dataclasses.replace(d, holds=True) for n, d in inner.intended(pool).items()}
+        assert intended_by(router, pool) == held
         tell_intents(router, pool, told.__setitem__)
-    assert told == inner.intended(pool)
+    assert told == held
     tell_intents(RoundRobin(), pool, told.clear)
     assert not offers(RoundRobin(), Intends)
 
@@ -115,15 +118,15 @@ def test_what_is_intended_is_all_that_is_asked_for(instances, idle_w):
 
 def test_the_batch_settles_by_what_is_intended():
     made = table(Tiled())
-    filled = plan(made, 5000.0, intended_per_s=2500.0)
+    filled = plan(made, 5000.0, intended=HALVED)
     assert filled.settling == plan(made, 2500.0).settling < plan(made, 5000.0).settling
-    asleep = plan(made, 100.0, intended_per_s=2500.0)
+    asleep = plan(made, 100.0, intended=HALVED)
     assert asleep.settling == filled.settling
 
 
 def test_the_barrier_keeps_what_comes_meanwhile_as_well():
     made = table(Tiled())
-    own, filled = plan(made, 5000.0), plan(made, 5000.0, intended_per_s=2500.0)
+    own, filled = plan(made, 5000.0), plan(made, 5000.0, intended=HALVED)
     assert own.viable_batch == filled.viable_batch
     near = int(own.viable_batch)
     assert filled.lowest(near)[0] == own.lowest(near)[0] > filled.settling
@@ -200,14 +203,23 @@ def test_a_loop_whose_controller_measures_nothing_says_so():
     assert loop_of(deciding, ManualTime(0.0)).demand_per_s() is None
 
 
-@given(st.floats(0.0, 1e12), st.floats(0.0, 1.0))
-def test_what_is_said_is_what_is_read(pool_per_s, share):
-    said = IntendedDemand(pool_per_s=pool_per_s, share=share)
+@given(st.floats(0.0, 1e12), st.floats(0.0, 1.0), st.booleans())
+def test_what_is_said_is_what_is_read(pool_per_s, share, holds):
+    said = IntendedDemand(pool_per_s=pool_per_s, share=share, holds=holds)
     assert parse_intended(pack_intended(said)) == said
 
 
 @pytest.mark.parametrize(
-    "raw", [b"i", b"i\xc1", b"i\x91\x01", b"i\x93\x01\xc0\xc0", b"i" + b"\x91" * 4000]
+    "raw",
+    [
+        b"i",
+        b"i\xc1",
+        b"i\x91\x01",
+        b"i\x93\x01\xc0\xc0",
+        b"i\x94\x01\xc0\xc0\xc2",
+        b"i\x94\x01\x01\x01\x01",
+        b"i" + b"\x91" * 4000,
+    ],
 )
 def test_what_is_no_intention_is_an_error_of_that_message(raw):
     with pytest.raises(ValueError, match=r"intends|pool_per_s"):

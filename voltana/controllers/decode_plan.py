@@ -8,7 +8,8 @@ Two conditions (docs/viability.md):
   is further below the settled one than a burst coasts towards it (`coasting`).
 - *barrier*: at a batch near the end of what is viable, the level serves so much more than is
   demanded as the burst that is left asks for. A discrete-time control-barrier condition: from a
-  viable state the next one is viable, whatever arrives within the envelope.
+  viable state the next one is viable, whatever arrives within the envelope. Where a router holds
+  requests back at the boundary, what may wait of a burst needs no room.
 
 An end behind which the fastest level still serves more than is demanded is none that traps: what
 goes beyond it comes back, and is late meanwhile, which the price knows. So is memory: requests wait
@@ -36,7 +37,7 @@ from voltana.viability import largest_viable_batch, served_per_s
 
 if TYPE_CHECKING:
     from voltana.ports import PowerForecasts
-    from voltana.values import FloatArray
+    from voltana.values import FloatArray, IntendedDemand
     from voltana.viability import BatchTable
 
 SURE = 2.0
@@ -86,7 +87,7 @@ def make_plan(
     demand_per_s: float,
     slack: float,
     burst: float,
-    intended_per_s: float | None = None,
+    intended: IntendedDemand | None = None,
     error: float = 0.0,
     error_by_now: float = 0.0,
     unseen: float = 0.0,
@@ -104,8 +105,8 @@ def make_plan(
         demand_per_s: rho of the envelope, in tokens/s.
         slack: Share by which more is planned for.
         burst: sigma of the envelope, in requests.
-        intended_per_s: What the instance will be asked for, where its router says so: the batch
-            settles by it, and the barrier keeps what may come meanwhile as well.
+        intended: What the instance will be asked for, where its router says so: the batch settles
+            by it, and the barrier keeps what may come meanwhile as well.
         error: Relative error of the demand; a level that serves it within that stays.
         error_by_now: Likewise, greater where the demand is no average over its time constant yet:
             a level is not raised for what is not known, and lowered as before.
@@ -120,8 +121,9 @@ def make_plan(
         max_power_w: Power limit of all devices of the instance.
     """
     lasting_per_s = demand_per_s
-    if intended_per_s is not None:
-        lasting_per_s, demand_per_s = intended_per_s, max(demand_per_s, intended_per_s)
+    if intended is not None:
+        lasting_per_s = intended.tokens_per_s
+        demand_per_s = max(demand_per_s, lasting_per_s)
     viable = largest_viable_batch(table)
     fastest = len(table.levels_mhz) - 1
     if not viable:
@@ -147,7 +149,8 @@ def make_plan(
     if power is not None and batch and sure:
         _coast(slowest, table, power, batch=batch, burst=burst, demand_per_s=wanted_per_s)
     if traps:
-        np.maximum(slowest, _barrier(table, viable, most_per_s, demand_per_s, burst), out=slowest)
+        let_in = _let_in(burst, intended, affordable * most_per_s)
+        np.maximum(slowest, _barrier(table, viable, most_per_s, demand_per_s, let_in), out=slowest)
     return DecodePlan(
         batches=tuple(table.batches.tolist()),
         slowest=tuple(slowest.tolist()),
@@ -191,6 +194,17 @@ def _coast(
         )
 
 
+def _let_in(burst: float, intended: IntendedDemand | None, waiting: float) -> float:
+    """Requests of a burst that reach the batch: those that its router holds back may wait instead.
+
+    Args:
+        burst: sigma.
+        intended: Whether a router holds.
+        waiting: Requests that may wait for this instance.
+    """
+    return max(burst - waiting, 1.0) if intended is not None and intended.holds else burst
+
+
 def _barrier(
     table: BatchTable, viable: int, most_per_s: float, demand_per_s: float, burst: float
 ) -> np.ndarray[tuple[int], np.dtype[np.intp]]:
@@ -201,7 +215,7 @@ def _barrier(
         viable: N.
         most_per_s: What the fastest level serves there.
         demand_per_s: rho.
-        burst: sigma.
+        burst: sigma, or what is let in of it.
     """
     spare_per_s = max(most_per_s - demand_per_s, 0.0)
     beyond = table.batches - (viable - burst)

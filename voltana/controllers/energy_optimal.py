@@ -214,7 +214,7 @@ class EnergyOptimal:
             slack=self.price.slack,
             burst=envelope.burst_requests,
             late=self._late_share,
-            intended_per_s=None if intended is None else intended.tokens_per_s,
+            intended=intended,
             error=envelope.relative_error(known_by_per_s),
             error_by_now=envelope.error_by_now(known_by_per_s),
             unseen=envelope.unseen(now_s),

@@ -119,7 +119,7 @@ class ViableBatch:
         return _least_harm(pool, known, prompt)
 
     def intended(self, candidates: Sequence[Candidate]) -> Mapping[str, IntendedDemand]:
-        """See `voltana.ports.Intends`; that of the inner router, and what waits for room.
+        """See `voltana.ports.Intends`; the inner router's, held back, and what waits for room.
 
         An instance whose KV cache is full gets the prompts that fit no other, and runs at its
         fastest; the others serve what they get in time, at any clock, and take no more. Only if
@@ -127,7 +127,10 @@ class ViableBatch:
         back for want of it, and none waits but those that were sent already.
         """
         pool = self._kept.of(candidates)
-        intended = intended_by(self._inner, pool)
+        intended = {
+            name: replace(demand, holds=True)
+            for name, demand in intended_by(self._inner, pool).items()
+        }
         if not intended or not any(pool.column(_is_full)):  # mostly, and then no boundary counts
             return intended
         stands = pool.column(self._stand, on=upcoming)

@@ -129,10 +129,12 @@ class IntendedDemand:
     Attributes:
         pool_per_s: Output tokens/s that all instances of its role are asked for together.
         share: Of that, what this one is to have.
+        holds: Whether requests are held back while every instance is at its boundary.
     """
 
     pool_per_s: float
     share: float
+    holds: bool = False
 
     @property
     def tokens_per_s(self) -> float:
