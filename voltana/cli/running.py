@@ -8,7 +8,6 @@ import os
 import signal
 import sys
 import threading
-from pathlib import Path
 from typing import Any
 
 import typer
@@ -42,9 +41,7 @@ def run(app: typer.Typer, name: str) -> None:
         app: The commands.
         name: Of the program.
     """
-    for stream in ("stdout", "stderr"):
-        if getattr(sys, stream) is None:  # closed by who called
-            setattr(sys, stream, Path(os.devnull).open("w"))  # noqa: SIM115
+    _open_closed_streams()
     look_seldom()
     try:
         code = app(prog_name=name, standalone_mode=False)
@@ -66,6 +63,19 @@ def run(app: typer.Typer, name: str) -> None:
     except MemoryError:
         code = _complain(name, "out of memory. Ask for a shorter run, or for fewer requests.")
     sys.exit(_interrupted(name) if code == INTERRUPTED else code)
+
+
+def _open_closed_streams() -> None:
+    """Have every stream that who called has closed lead nowhere, in workers too.
+
+    In their place the next files would be opened, and a library that writes to standard error would
+    write into one of them.
+    """
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        if getattr(sys, name) is None:
+            nowhere = os.open(os.devnull, os.O_RDWR)  # at the least number that is free
+            os.set_inheritable(nowhere, nowhere == number)
+            setattr(sys, name, os.fdopen(nowhere, "w" if number else "r"))
 
 
 def _interrupted(name: str) -> int:
