@@ -325,3 +325,34 @@ def test_a_power_budget_stands_above_the_power_in_both_figures():
             assert len(named) == lines
             assert all(line["y"] == [400.0, 320.0] for line in named)
         assert timeline.layout["grid"]["rows"] == 5 + lines
+
+
+def test_a_colocated_run_s_report_shows_its_role_and_no_other(tmp_path):
+    simulate(tmp_path, "--prefill", "0", "--decode", "0", "--colocated", "2",
+             "--policy", "static-max")  # fmt: skip
+    page = run_page(tmp_path)
+    (energy,) = [figure for figure in page.figures if figure.title == "Energy"]
+    (result,) = json.loads((tmp_path / "results.json").read_text())["results"]
+    assert [trace["name"] for trace in energy.traces] == ["colocated"]
+    assert energy.traces[0]["x"] == [round(result["energy_j"] / 1e3, 3)]
+    assert page.lead.startswith("2 colocated instances")
+
+
+def test_fixed_clocks_of_colocated_instances_make_a_curve(tmp_path):
+    sweep(tmp_path, prefill=[0], decode=[0], colocated=[2])
+    (curve,) = [f for f in sweep_page(tmp_path, {}).figures if f.title == "Energy over the clock"]
+    assert [trace["name"] for trace in curve.traces] == ["colocated"]
+    assert all(energy_kj > 0 for energy_kj in curve.traces[0]["y"])
+
+
+def test_where_nothing_keeps_enough_no_tile_says_so(tmp_path):
+    simulate(tmp_path, "--rate", "400", "--policy", "static-max,static-low")
+    said, _, policy = run_page(tmp_path).tiles[0]
+    assert (said, policy) == ("Nothing kept 95 %: saved by what kept most", "static-max")
+
+
+def test_the_power_over_time_has_the_mean_of_its_run(run_folder):
+    series = read_series(run_folder)
+    for policy in series["policies"]:
+        drawn_w = policy["cluster"]["power_w"]
+        assert np.mean(drawn_w) == pytest.approx(policy["units"]["avg_total_gpu_power_w"], rel=1e-3)

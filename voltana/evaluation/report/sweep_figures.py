@@ -21,6 +21,9 @@ MEASURES = (
     ("ttft_attainment", "TTFT attainment", "TTFT within SLO (%)", 100.0),
     ("itl_attainment", "ITL attainment", "mean ITL within SLO (%)", 100.0),
 )
+_CLOCKS = {"prefill": 0, "decode": 1, "colocated": 0}
+"""Which clock of ``fixed:MHZ/MHZ`` the instances of each role run at."""
+
 MOST_CHOICES = 60
 """Combinations of the other fields that a reader may choose from."""
 
@@ -207,13 +210,16 @@ def _u_curve(rows: Sequence[Row], option: str, palette: Palette) -> list[Figure]
     if len({row["policy"] for row in fixed}) < 3:
         return []
     traces, cells = [], []
-    for place, role in enumerate(("prefill", "decode")):
+    for role, place in _CLOCKS.items():
 
         def clock(row: Row, place: int = place) -> float:
             parts = row["policy"].removeprefix(FIXED_PREFIX).split("/")
             return float(parts[min(place, len(parts) - 1)])
 
-        points = _points(fixed, clock, f"{role}_energy_j")
+        column = f"{role}_energy_j"
+        points = _points([row for row in fixed if row.get(column)], clock, column)
+        if not points:  # there is no such instance
+            continue
         traces.append(
             {
                 "type": "scatter",
