@@ -172,7 +172,7 @@ def _write(rows: list[Row], schema: pa.Schema, path: Path) -> None:
 
 
 def _plain(value: Any) -> Any:
-    """Lists and tables as JSON: a column has one type. Bytes of a path that are no text are told."""
+    """Lists and tables as JSON: a column has one type. Bytes that are no text are told as such."""
     if isinstance(value, str):
         return value.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
     return json.dumps(value, sort_keys=True) if isinstance(value, (dict, list)) else value
