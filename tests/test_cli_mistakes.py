@@ -98,6 +98,7 @@ def test_an_interrupt_ends_with_130_and_no_traceback(voltana, monkeypatch) -> No
         raise KeyboardInterrupt
 
     monkeypatch.setattr("voltana.evaluation.compare.compare", interrupt)
+    monkeypatch.setattr("voltana.cli.running.signal.signal", lambda *_: None)  # this process's own
     code, out, err = voltana(*QUICK)
     assert (code, out) == (130, "")
     assert err.strip() == "voltana: interrupted"

@@ -59,6 +59,7 @@ def run(app: typer.Typer, name: str) -> None:
     except _UsageError as error:
         code = _usage(name, error)
     except (KeyboardInterrupt, typer.Abort):
+        _end_undisturbed()
         code = INTERRUPTED
     except MemoryError:
         code = _complain(name, "out of memory. Ask for a shorter run, or for fewer requests.")
@@ -78,8 +79,15 @@ def _open_closed_streams() -> None:
             setattr(sys, name, os.fdopen(nowhere, "w" if number else "r"))
 
 
+def _end_undisturbed() -> None:
+    """Let who interrupts again wait for the end, which is near, and get no traceback of it."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+
+
 def _interrupted(name: str) -> int:
     """Say by what, and give the code of that."""
+    _end_undisturbed()  # typer makes an exit of an interrupt, which does not come by the way above
     code, said = (
         (TERMINATED, "terminated") if _terminated.is_set() else (INTERRUPTED, "interrupted")
     )
