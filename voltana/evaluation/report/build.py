@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from voltana.errors import ConfigError
 from voltana.evaluation.report.checked import check_results, check_scenario, check_series, said
 from voltana.evaluation.report.figures import percent, shown
-from voltana.evaluation.report.labels import labelled, words
+from voltana.evaluation.report.labels import as_given, labelled, words
 from voltana.evaluation.report.page import Page, render
 from voltana.evaluation.report.run_figures import PATTERNS, run_figures
 from voltana.evaluation.report.series import MOST_BYTES, SERIES, command_again, read_series
@@ -273,7 +273,7 @@ def _row_table(
     cells = [
         [
             row["policy"],
-            *(str(row[name]) for name in (*varied, "seed")),
+            *(as_given(row[name]) for name in (*varied, "seed")),
             shown(row["energy_j"] / 1e3),
             percent(row["energy_saved_vs_static_max"]),
             percent(row["ttft_attainment"]),
