@@ -81,6 +81,24 @@ def test_what_a_policy_prints_goes_beside(tmp_path):
     assert {"printed", "written"} <= set(ended.stderr.splitlines())
 
 
+def test_a_program_with_streams_of_its_own_runs_a_sweep(tmp_path):
+    """Its module is loaded in workers as well, and so are they."""
+    code = (
+        "import io, sys\n"
+        "from pathlib import Path\n"
+        "from voltana.evaluation.sweep import LocalWorkers, make_plan, run_sweep\n"
+        "sys.stdout, sys.stderr = io.StringIO(), io.StringIO()\n"
+        "if __name__ == '__main__':\n"
+        f"    plan = make_plan({SHORT!r}, {{'seed': [1]}})\n"
+        f"    outcome = run_sweep(plan, Path({str(tmp_path)!r}), LocalWorkers(1))\n"
+        "    sys.exit(len(outcome.failures))\n"
+    )
+    (tmp_path / "study.py").write_text(code)
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, str(tmp_path / "study.py")]
+    assert subprocess.run(command, check=False, env=environment).returncode == 0
+
+
 def test_a_folder_whose_name_is_no_text_has_its_report(tmp_path):
     out = Path(os.fsdecode(os.fsencode(tmp_path) + b"/sw\xc3\xff"))
     ended = swept(out)

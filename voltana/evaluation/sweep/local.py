@@ -151,7 +151,8 @@ def _leave_output() -> None:
     if sys.stderr is None:  # closed
         sys.stderr = Path(os.devnull).open("w")  # noqa: SIM115  (as long as the process)
     elif sys.stdout is not None:  # whatever does not go through Python, too
-        os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+        with contextlib.suppress(OSError, ValueError, AttributeError):  # a program's own are none
+            os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
     sys.stdout = sys.stderr
 
 
