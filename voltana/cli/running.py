@@ -25,6 +25,9 @@ _terminated = threading.Event()
 _NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EFBIG})
 """What a full or broken disk says of standard output; files have errors of their own."""
 
+_NO_WAY = frozenset({errno.EACCES, errno.EPERM, errno.ENAMETOOLONG, errno.ELOOP, errno.ESTALE})
+"""What it says of a path that leads nowhere for this user: even to ask what lies there fails."""
+
 _UsageError: type[Any] = typer.BadParameter.__mro__[2]
 """Base class of all usage errors; where it lives depends on typer's version."""
 
@@ -50,10 +53,7 @@ def run(app: typer.Typer, name: str) -> None:
         _forget_output()
         code = PIPE_CLOSED
     except OSError as error:
-        if error.errno not in _NO_ROOM:
-            raise
-        _forget_output()
-        code = _complain(name, f"output cannot be written: {error.strerror}. Make room for it.")
+        code = _complain(name, _of_the_system(error))
     except VoltanaError as error:
         code = _complain(name, str(error))
     except _UsageError as error:
@@ -64,6 +64,20 @@ def run(app: typer.Typer, name: str) -> None:
     except MemoryError:
         code = _complain(name, "out of memory. Ask for a shorter run, or for fewer requests.")
     sys.exit(_interrupted(name) if code == INTERRUPTED else code)
+
+
+def _of_the_system(error: OSError) -> str:
+    """What an error of the system's says of what a user gave.
+
+    Raises:
+        OSError: The same, if it is nobody's but ours.
+    """
+    if error.errno in _NO_ROOM:
+        _forget_output()
+        return f"output cannot be written: {error.strerror}. Make room for it."
+    if error.errno in _NO_WAY and error.filename is not None:
+        return f"{str(error.filename)!r} cannot be used: {error.strerror}. Name another place."
+    raise error
 
 
 def _open_closed_streams() -> None:
