@@ -98,6 +98,7 @@ def test_an_interrupt_ends_with_130_and_no_traceback(voltana, monkeypatch) -> No
         raise KeyboardInterrupt
 
     monkeypatch.setattr("voltana.evaluation.compare.compare", interrupt)
+    monkeypatch.setattr("voltana.cli.running.signal.signal", lambda *_: None)  # this process's own
     code, out, err = voltana(*QUICK)
     assert (code, out) == (130, "")
     assert err.strip() == "voltana: interrupted"
@@ -160,3 +161,37 @@ def test_what_is_no_number_is_said_with_flag_and_value(voltana, flag, value) -> 
     assert flag in err
     assert repr(value) in err
     assert "Run 'voltana simulate --help'." in err
+
+
+NOWHERE = "a" * 300
+"""Longer than a name can be: even to ask what lies there fails, as in a folder of somebody else."""
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        ("simulate", "--json", NOWHERE),
+        ("simulate", "--out", NOWHERE),
+        ("simulate", "--hardware", f"{NOWHERE}.toml"),
+        ("simulate", NOWHERE),
+        ("simulate", "--trace", NOWHERE),
+        ("sweep", "--grid", "seed=1", "--json", NOWHERE),
+        ("sweep", "--list", f"{NOWHERE}.csv"),
+        ("reproduce", "main-result", "--published", NOWHERE),
+        ("reproduce", "main-result", "--clocks", NOWHERE),
+        ("report", NOWHERE),
+        ("report", f"{NOWHERE}/results.parquet"),
+        ("bound", "--json", NOWHERE),
+        ("plan", "--out", NOWHERE),
+    ],
+    ids=lambda line: " ".join(line).replace(NOWHERE, "nowhere"),
+)
+def test_a_path_that_leads_nowhere_is_one_line_that_names_it(
+    voltana, tmp_path, monkeypatch, line
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    code, _, err = voltana(*line)
+    assert code == 2
+    assert len(err.splitlines()) == 1
+    assert NOWHERE in err
+    assert "File name too long" in err

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 from typer.testing import CliRunner
 
@@ -112,3 +114,18 @@ def test_clocks_keep_enough_within_a_point_of_the_reference(itl, keeps):
     assert reference == rows[0]
     assert ours["policy"] == "best-fixed"
     assert ours["chosen_keeps_slo"] is keeps
+
+
+@pytest.mark.parametrize("value", [[11], None, "eleven", True])
+def test_a_trace_that_is_named_by_no_number_is_refused(tmp_path, value):
+    row = {**TRACE, "seed": value, "policies": ["static-max", "fixed:705/1125"]}
+    (tmp_path / "clocks.json").write_text(json.dumps([row]), encoding="utf-8")
+    with pytest.raises(ConfigError, match=r"row 1 of .*: seed = .* must be a number"):
+        read_clocks(tmp_path / "clocks.json")
+
+
+def test_a_trace_that_is_named_by_no_text_is_refused(tmp_path):
+    row = {**TRACE, "cluster.model": ["a"], "policies": ["static-max", "fixed:705/1125"]}
+    (tmp_path / "clocks.json").write_text(json.dumps([row]), encoding="utf-8")
+    with pytest.raises(ConfigError, match=r"cluster\.model = \['a'\].* must be a name"):
+        read_clocks(tmp_path / "clocks.json")

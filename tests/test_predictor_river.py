@@ -246,6 +246,56 @@ def test_a_regressor_whose_arithmetic_fails_starts_anew():
     assert all(labels <= 4 for labels in predictor.labels)  # of what it has forgotten, none
 
 
+class Fails(base.Regressor):
+    """Learns the mean; after so many labels its arithmetic fails for good, in predictions too.
+
+    Args:
+        how: What it raises, or predicts, then.
+    """
+
+    def __init__(self, how):
+        self.how = how
+        self.learned, self.mean = 0, 0.0
+
+    def learn_one(self, x, y):
+        self.learned += 1
+        self.mean += (y - self.mean) / self.learned
+
+    def predict_one(self, x):
+        if self.learned <= 40:
+            return self.mean
+        if isinstance(self.how, Exception):
+            raise self.how
+        return self.how
+
+
+@pytest.mark.parametrize(
+    "how",
+    [ValueError("math domain error"), ZeroDivisionError(), np.linalg.LinAlgError(), math.nan,
+     -math.inf],
+    ids=repr,
+)  # fmt: skip
+def test_a_regressor_that_predicts_no_more_numbers_starts_anew(how):
+    predictor, known = RiverPredictor(Fails(how)), []
+    for outcome in samples.outcomes(400):
+        upper_s = predictor.forecast(PAIR, samples.clocks()).upper_s
+        assert not np.isnan(upper_s).any()
+        known.append(bool(np.isfinite(upper_s).any()))
+        predictor.learn(outcome)
+    assert any(known[len(known) // 2 :])  # it did not stay without a bound
+    assert not all(known[len(known) // 2 :])
+
+
+def test_clocks_of_before_a_new_start_are_not_believed_after_it():
+    predictor = RiverPredictor(Singular())
+    fast, slow = samples.clocks()[-1], samples.clocks()[0]
+    like = next(outcome for outcome in samples.outcomes(9) if outcome.load.decode_requests)
+    for clock_mhz in [slow] * 8 + [fast] * 8:
+        predictor.learn(dataclasses.replace(like, clock_mhz=clock_mhz))
+    clocks = predictor._phases[like.load.phase].clocks
+    assert (clocks.slowest_mhz, clocks.fastest_mhz) == (fast, fast)
+
+
 class Silent(base.Regressor):
     """Has no prediction, as some regressors before they learned."""
 

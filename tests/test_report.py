@@ -15,7 +15,8 @@ import pyarrow as pa
 import pytest
 from pyarrow import parquet
 
-from tests.report_steps import page_of_run, page_of_sweep, simulate, sweep
+from tests.report_steps import Here, page_of_run, page_of_sweep, simulate, sweep
+from tests.sweep_steps import SHORT
 from voltana.cli.main import app
 from voltana.cli.report import report
 from voltana.errors import ConfigError
@@ -28,8 +29,10 @@ from voltana.evaluation.report.run_timelines import power
 from voltana.evaluation.report.series import kv_tokens, read_series
 from voltana.evaluation.report.timeline_panels import timelines
 from voltana.evaluation.scenario import load_scenario
+from voltana.evaluation.sweep import make_plan, run_sweep
 from voltana.evaluation.sweep.fields import scenario_fields
 from voltana.evaluation.sweep.store import PLAN, RESULTS
+from voltana.evaluation.sweep.table import write_parquet
 from voltana.evaluation.wording import kilojoules, significant
 
 MOST_BYTES = 8_000_000
@@ -325,3 +328,77 @@ def test_a_power_budget_stands_above_the_power_in_both_figures():
             assert len(named) == lines
             assert all(line["y"] == [400.0, 320.0] for line in named)
         assert timeline.layout["grid"]["rows"] == 5 + lines
+
+
+def test_a_colocated_run_s_report_shows_its_role_and_no_other(tmp_path):
+    simulate(tmp_path, "--prefill", "0", "--decode", "0", "--colocated", "2",
+             "--policy", "static-max")  # fmt: skip
+    page = run_page(tmp_path)
+    (energy,) = [figure for figure in page.figures if figure.title == "Energy"]
+    (result,) = json.loads((tmp_path / "results.json").read_text())["results"]
+    assert [trace["name"] for trace in energy.traces] == ["colocated"]
+    assert energy.traces[0]["x"] == [round(result["energy_j"] / 1e3, 3)]
+    assert page.lead.startswith("2 colocated instances")
+
+
+def test_fixed_clocks_of_colocated_instances_make_a_curve(tmp_path):
+    sweep(tmp_path, prefill=[0], decode=[0], colocated=[2])
+    (curve,) = [f for f in sweep_page(tmp_path, {}).figures if f.title == "Energy over the clock"]
+    assert [trace["name"] for trace in curve.traces] == ["colocated"]
+    assert all(energy_kj > 0 for energy_kj in curve.traces[0]["y"])
+
+
+def test_where_nothing_keeps_enough_no_tile_says_so(tmp_path):
+    simulate(tmp_path, "--rate", "400", "--policy", "static-max,static-low")
+    said, _, policy = run_page(tmp_path).tiles[0]
+    assert (said, policy) == ("Nothing kept 95 %: saved by what kept most", "static-max")
+
+
+def test_the_power_over_time_has_the_mean_of_its_run(run_folder):
+    series = read_series(run_folder)
+    for policy in series["policies"]:
+        drawn_w = policy["cluster"]["power_w"]
+        assert np.mean(drawn_w) == pytest.approx(policy["units"]["avg_total_gpu_power_w"], rel=1e-3)
+
+
+def test_yes_and_no_are_chosen_between_and_no_places_on_an_axis(tmp_path):
+    sweep(tmp_path, rate=[3, 5], prefix_cache=[True, False])
+    page = sweep_page(tmp_path, {})
+    lines = [figure for figure in page.figures if figure.title.startswith("Energy by")]
+    assert len({figure.option for figure in lines}) == 2
+    sweep(tmp_path / "alone", prefix_cache=[True, False])
+    titles = [figure.title for figure in sweep_page(tmp_path / "alone", {}).figures]
+    assert not any(title.startswith("Energy by") for title in titles)
+
+
+def test_values_that_differ_by_little_are_not_averaged(tmp_path):
+    """Six digits of each are the same, and they are no seeds of one another."""
+    near_ms = [65.00001, 65.00002]
+    sweep(tmp_path, rate=[3, 5, 7], itl_ms=near_ms)
+    lines = [f for f in sweep_page(tmp_path, {}).figures if f.title.startswith("Energy by")]
+    assert [f.option for f in lines] == [f"ITL threshold {ms!r} ms" for ms in near_ms]
+    assert {f.text for f in lines} == {"One seed."}
+
+
+def test_scenarios_that_compare_other_policies_are_told_from_seeds(tmp_path):
+    """Energies go up to the last completion of the slowest, so that a policy has two of them."""
+    rows = [{"rate": 3, "policy": ["static-max"]}, {"rate": 5, "policy": ["static-max"]},
+            {"rate": 5, "policy": ["static-max", "static-low"]}]  # fmt: skip
+    outcome = run_sweep(make_plan(SHORT, None, rows), tmp_path, Here())
+    write_parquet(outcome.rows, tmp_path)
+    figures = {figure.title: figure for figure in sweep_page(tmp_path, {}).figures}
+    drawn = figures["Energy by request rate"]
+    assert "scenarios that compare other policies" in drawn.text
+    assert [row[3] == "-" for row in drawn.rows].count(False) == len(drawn.rows)
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [(None, "power budget none"), (900.0, "power budget 900 W"), (1e-7, "power budget 1e-07 W")],
+)
+def test_a_value_reads_as_it_was_given(value, said):
+    assert with_value("power_budget_w", value) == said
+
+
+def test_yes_and_no_read_so():
+    assert with_value("engine.transfer", False) == "KV transfer takes time no"

@@ -87,6 +87,8 @@ def test_the_quoted_savings_are_those_of_the_published_figure():
         (PUBLISHED + "m,d,5,f1410,1,2,3\nm\n", "row 2 is shorter than its header"),
         (PUBLISHED + "m,d,5,f999,1,2,3\n", "row 1 has no known 'f999'"),
         (PUBLISHED + "m,d,fast,f1410,1,2,3\n", "row 1: could not convert"),
+        (PUBLISHED + "m,d,5,f1410,1e400,2,3\n", "row 1: '1e400' is no finite number"),
+        (PUBLISHED + "m,d,nan,f1410,1,2,3\n", "row 1: 'nan' is no finite number"),
     ],
 )
 def test_points_that_are_none_are_refused_by_their_row(tmp_path, text, said):

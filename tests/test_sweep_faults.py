@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 import types
 
 import pytest
@@ -89,6 +90,21 @@ def test_an_interrupt_ends_it_in_one_line_and_says_what_is_kept(tmp_path, number
     assert said.splitlines()[-1] == f"voltana: {word}"
     assert "the same command goes on from there" in said.splitlines()[-2]
     assert "Traceback" not in said
+    wait_until(lambda: not any(map(is_running, workers)), within_s=20)
+
+
+@pytest.mark.parametrize("pause_s", [0.002, 0.005, 0.01, 0.02])
+def test_one_who_interrupts_again_and_again_gets_the_same_line(tmp_path, pause_s):
+    process = sweep_process(tmp_path, *grid(400))
+    wait_until(lambda: len(records(tmp_path)) >= 1)
+    workers = children_of(process.pid)
+    while process.poll() is None:
+        process.send_signal(signal.SIGINT)
+        time.sleep(pause_s)
+    _, said = process.communicate(timeout=30)
+    assert said.splitlines()[-1] == "voltana: interrupted"
+    assert "Traceback" not in said
+    assert process.returncode == 130
     wait_until(lambda: not any(map(is_running, workers)), within_s=20)
 
 

@@ -143,6 +143,18 @@ def test_a_place_that_is_only_spoken_for_is_taken_by_whoever_waits_for_one():
     assert isinstance(ask(of_16("a", 12, 18, kv_capacity_tokens=230 * 12)), Deferral)
 
 
+def test_no_more_join_a_line_than_places_are_spoken_for():
+    """Of a burst the others wait here: where the next place is free is not known yet."""
+
+    def of_16(name, running, in_flight, **changes):
+        return decode(name, running, in_flight, max_running_requests=16, **changes)
+
+    assert ask(of_16("a", 12, 19), of_16("b", 14, 18)) == "a"
+    assert isinstance(ask(of_16("a", 12, 20), of_16("b", 14, 18)), Deferral)
+    assert isinstance(ask(of_16("a", 0, 32), of_16("b", 0, 32)), Deferral)
+    assert ask(of_16("a", 12, 20), of_16("b", 14, 19), slack_s=0.0) in {"a", "b"}
+
+
 def test_beyond_memory_one_cache_takes_the_excess_and_the_others_stay_in_time():
     assert ask(filled("a", 100, 0.0), filled("b", 100, -40.0), slack_s=0.0) == "b"
     assert ask(filled("a", 100, -30.0), filled("b", 100, -40.0), slack_s=0.0) == "b"

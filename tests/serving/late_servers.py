@@ -45,7 +45,7 @@ class LateServer:
         self.name, self.role, self.caches = name, role, caches
         self.faults: deque[str] = deque()
         self.work_s = 0.0
-        self.hanging_health = False
+        self.hanging_health = self.unwell = False
         self.seen: list[dict[str, Any]] = []
         self.aborted: list[str] = []
         self.cancelled = 0
@@ -85,7 +85,7 @@ class LateServer:
     async def _health(self, _request: web.Request) -> web.Response:
         if self.hanging_health:
             await asyncio.sleep(60)
-        return web.Response()
+        return web.Response(status=503 if self.unwell else 200)
 
     async def _load(self, _request: web.Request) -> web.Response:
         return web.json_response({"running": len(self.seen)})

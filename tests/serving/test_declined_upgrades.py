@@ -76,3 +76,18 @@ async def _said(first: bytes, more: bytes) -> bytes:
     finally:
         doors.close()
         await runner.cleanup()
+
+
+POST = b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n"
+BODY = b"12345"
+
+
+@pytest.mark.parametrize("name", [b"h2c", b"websocket", b"TLS/1.0"])
+@pytest.mark.parametrize("sent", ["at once", "its body apart", "its head apart"])
+def test_a_request_that_follows_the_body_of_a_wish_is_answered(name: bytes, sent: str) -> None:
+    """As of one who goes on with HTTP/1.1 until another protocol is granted."""
+    wish = POST + b"Connection: Upgrade\r\nUpgrade: " + name + b"\r\n\r\n"
+    every = wish + BODY + wish + BODY + LAST
+    ends = {"at once": len(every), "its body apart": len(wish), "its head apart": len(POST)}[sent]
+    answers = asyncio.run(_said(every[:ends], every[ends:]))
+    assert answers.count(b"HTTP/1.1 200") == 3

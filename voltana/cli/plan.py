@@ -108,7 +108,7 @@ def plan(
     )
     served = parse_scenario(base).cluster.model
     tried = _counts(tensor_parallel) or [load_model(served).default_tensor_parallel]
-    running = make_workers(workers, ray)
+    running = make_workers(workers, ray, log_level)
     prepare_outputs(out, json)
     with telling_what_is_kept(out), sweep_bar() as progress:
         answer = provision(

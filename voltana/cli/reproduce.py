@@ -83,7 +83,7 @@ def reproduce(
     found = get_finding(name)
     folder = out or Path("out") / (f"{name}-quick" if quick else name)
     points = [] if published is None else read_points(published)
-    running = make_workers(workers, ray)
+    running = make_workers(workers, ray, log_level)
     earlier = None if clocks is None else read_clocks(clocks)
     asked = Asked(quick=quick, seeds=_numbers(seeds), search=not no_search, clocks=earlier)
     plan = found.plan(asked)

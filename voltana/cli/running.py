@@ -8,7 +8,6 @@ import os
 import signal
 import sys
 import threading
-from pathlib import Path
 from typing import Any
 
 import typer
@@ -26,6 +25,9 @@ _terminated = threading.Event()
 _NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EFBIG})
 """What a full or broken disk says of standard output; files have errors of their own."""
 
+_NO_WAY = frozenset({errno.EACCES, errno.EPERM, errno.ENAMETOOLONG, errno.ELOOP, errno.ESTALE})
+"""What it says of a path that leads nowhere for this user: even to ask what lies there fails."""
+
 _UsageError: type[Any] = typer.BadParameter.__mro__[2]
 """Base class of all usage errors; where it lives depends on typer's version."""
 
@@ -42,9 +44,7 @@ def run(app: typer.Typer, name: str) -> None:
         app: The commands.
         name: Of the program.
     """
-    for stream in ("stdout", "stderr"):
-        if getattr(sys, stream) is None:  # closed by who called
-            setattr(sys, stream, Path(os.devnull).open("w"))  # noqa: SIM115
+    _open_closed_streams()
     look_seldom()
     try:
         code = app(prog_name=name, standalone_mode=False)
@@ -53,23 +53,55 @@ def run(app: typer.Typer, name: str) -> None:
         _forget_output()
         code = PIPE_CLOSED
     except OSError as error:
-        if error.errno not in _NO_ROOM:
-            raise
-        _forget_output()
-        code = _complain(name, f"output cannot be written: {error.strerror}. Make room for it.")
+        code = _complain(name, _of_the_system(error))
     except VoltanaError as error:
         code = _complain(name, str(error))
     except _UsageError as error:
         code = _usage(name, error)
     except (KeyboardInterrupt, typer.Abort):
+        _end_undisturbed()
         code = INTERRUPTED
     except MemoryError:
         code = _complain(name, "out of memory. Ask for a shorter run, or for fewer requests.")
     sys.exit(_interrupted(name) if code == INTERRUPTED else code)
 
 
+def _of_the_system(error: OSError) -> str:
+    """What an error of the system's says of what a user gave.
+
+    Raises:
+        OSError: The same, if it is nobody's but ours.
+    """
+    if error.errno in _NO_ROOM:
+        _forget_output()
+        return f"output cannot be written: {error.strerror}. Make room for it."
+    if error.errno in _NO_WAY and error.filename is not None:
+        return f"{str(error.filename)!r} cannot be used: {error.strerror}. Name another place."
+    raise error
+
+
+def _open_closed_streams() -> None:
+    """Have every stream that who called has closed lead nowhere, in workers too.
+
+    In their place the next files would be opened, and a library that writes to standard error would
+    write into one of them.
+    """
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        if getattr(sys, name) is None:
+            nowhere = os.open(os.devnull, os.O_RDWR)  # at the least number that is free
+            os.set_inheritable(nowhere, nowhere == number)
+            setattr(sys, name, os.fdopen(nowhere, "w" if number else "r"))
+
+
+def _end_undisturbed() -> None:
+    """Let who interrupts again wait for the end, which is near, and get no traceback of it."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+
+
 def _interrupted(name: str) -> int:
     """Say by what, and give the code of that."""
+    _end_undisturbed()  # typer makes an exit of an interrupt, which does not come by the way above
     code, said = (
         (TERMINATED, "terminated") if _terminated.is_set() else (INTERRUPTED, "interrupted")
     )

@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -76,7 +77,7 @@ def sweep(
     require("sweep", "voltana sweep")
     from voltana.evaluation.sweep.knowledge import board_knowledge
 
-    running = make_workers(workers, ray)
+    running = make_workers(workers, ray, log_level)
     plan = _plan(scenario, grid, rows, policy)
     prepare_outputs(out, json)
     outcome = run_plan(plan, out, running)
@@ -95,12 +96,12 @@ def sweep(
     end(outcome)
 
 
-def make_workers(count: int | None, ray: str | None) -> "Workers":
-    """Where scenarios run: this machine's cores, or a Ray cluster's."""
+def make_workers(count: int | None, ray: str | None, log_level: str) -> "Workers":
+    """Where scenarios run: this machine's cores, or a Ray cluster's, which keeps their logs."""
     from voltana.evaluation.sweep import LocalWorkers
 
     if ray is None:
-        return LocalWorkers(count)
+        return LocalWorkers(count, prepare=partial(configure_logs, log_level))
     from voltana.evaluation.sweep.ray_workers import RayWorkers
 
     return RayWorkers(ray, count)

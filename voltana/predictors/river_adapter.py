@@ -39,6 +39,10 @@ class RiverRegressor(Protocol):
         ...
 
 
+_FAILS = (ArithmeticError, ValueError, np.linalg.LinAlgError)
+"""What arithmetic that fails raises; a square root or logarithm of less than 0 a ValueError."""
+
+
 @dataclass(slots=True, eq=False)
 class _Phase:
     """What one phase has learned: a regressor, the scale of its residuals, the clocks tried."""
@@ -46,6 +50,24 @@ class _Phase:
     regressor: RiverRegressor
     scale: ResidualScale
     clocks: ClockRange
+    predicts: bool = False
+    """Whether it has predicted anything yet."""
+
+    def predicted_s(self, features: dict[FeatureName, float]) -> float:
+        """Prediction in seconds, not negative; inf where it diverged, fails or has none yet."""
+        try:
+            predicted = self.regressor.predict_one(features)
+        except _FAILS:
+            return math.inf
+        predicted_ms = math.inf if predicted is None else float(predicted)
+        return max(predicted_ms * 1e-3, 0.0) if math.isfinite(predicted_ms) else math.inf
+
+    def forget(self, untaught: RiverRegressor) -> None:
+        """Start anew; what was tried with another regressor says nothing of this one."""
+        self.regressor = copy.deepcopy(untaught)
+        self.scale = ResidualScale(None)
+        self.clocks.restart()
+        self.predicts = False
 
 
 class RiverPredictor:
@@ -124,25 +146,32 @@ class RiverPredictor:
     def learn(self, outcome: Outcome) -> None:
         """Learn from one iteration, at the clock that was achieved; broken labels are dropped.
 
-        A regressor whose arithmetic fails forgets what it knew of the phase.
+        A regressor whose arithmetic fails, or that predicts no numbers any more, forgets what it
+        knew of the phase.
         """
         load, clock_mhz, latency_s = outcome.load, outcome.clock_mhz, outcome.latency_s
         valid = 0.0 < latency_s < math.inf and 0.0 < clock_mhz < math.inf
         if not valid or load.phase is Phase.IDLE:
             return
-        phase = self._phases[load.phase]
-        expected_s = self._predicted_s(phase, load, clock_mhz)
-        # One that diverged (inf) is off by as much as a single residual may count.
-        off = abs(latency_s - expected_s) / max(expected_s, 1e-9)
-        phase.scale.update(off if math.isfinite(off) else math.inf)
+        phase, features = self._phases[load.phase], self.features.of_load(load, clock_mhz)
+        expected_s = phase.predicted_s(features)
+        if expected_s < math.inf:
+            phase.predicts = True
+        elif phase.predicts:  # its weights are no numbers any more, and would never be again
+            phase.forget(self._untaught)
+            expected_s = phase.predicted_s(features)
+        phase.scale.update(
+            abs(latency_s - expected_s) / max(expected_s, 1e-9)
+            if expected_s < math.inf
+            else math.inf
+        )
         phase.clocks.update(clock_mhz)
         try:
-            phase.regressor.learn_one(self.features.of_load(load, clock_mhz), 1e3 * latency_s)
-        except (ArithmeticError, np.linalg.LinAlgError):
+            phase.regressor.learn_one(features, 1e3 * latency_s)
+        except _FAILS:
             # As of a covariance that became singular, by rounding that differs from chip to chip.
             # It may have taken half of the label, and would raise from now on: it starts anew.
-            phase.regressor = copy.deepcopy(self._untaught)
-            phase.scale = ResidualScale(None)
+            phase.forget(self._untaught)
 
     def snapshot(self) -> RiverSnapshot:
         """A frozen deep copy."""
@@ -172,10 +201,7 @@ class RiverPredictor:
         return count[Phase.PREFILL] + count[Phase.MIXED], count[Phase.DECODE]
 
     def _predicted_s(self, phase: _Phase, load: Load, clock_mhz: float) -> float:
-        """Prediction in seconds, not negative; inf where the regressor diverged or has none yet."""
-        predicted = phase.regressor.predict_one(self.features.of_load(load, clock_mhz))
-        predicted_ms = math.inf if predicted is None else float(predicted)
-        return max(predicted_ms * 1e-3, 0.0) if math.isfinite(predicted_ms) else math.inf
+        return phase.predicted_s(self.features.of_load(load, clock_mhz))
 
 
 def _check_regressor(regressor: object) -> None:

@@ -7,7 +7,8 @@ over its boundary is held back until another one has completed. The boundary is 
 batch (docs/viability.md), worked out from what the instance's model has learned; it is no setting.
 
 Where every KV cache is full, or every engine runs as many as it may, they wait too: whichever
-instance has room first takes the next. A place of an engine that is only spoken for is no reason.
+instance has room first takes the next. A place of an engine that is only spoken for is no reason,
+but no more join the line than are spoken for: of a burst the others wait until it is known where.
 
 What can wait no longer goes where it does the least harm: when not all requests can be kept within
 the thresholds, an uneven split keeps more of them than an even one, unless latencies vary so much
@@ -237,17 +238,19 @@ class _Stand:
     def line(self, prompt_tokens: float) -> float:
         """Requests beyond its places, where some of these are spoken for but not yet taken.
 
-        Infinite where all are taken, or where something else than places is lacking.
+        Infinite where something else than places is lacking, or as many are beyond them already as
+        places are spoken for: about so many end while those are prefilled, as these places have.
         """
         state = self._candidate.state
-        taken = state.running_requests + state.queued_requests
+        spoken_for = self._places - state.running_requests - state.queued_requests
+        beyond_places = self._requests - self._places
         if (
             self.beyond > 0
-            or not taken < self._places
+            or not beyond_places < spoken_for
             or self._needed(prompt_tokens) > self._capacity
         ):
             return math.inf
-        return self._requests - self._places
+        return beyond_places
 
     def lacking(self, prompt_tokens: float) -> float:
         """Requests that have to end before there is room for one more; 0 or less where there is.

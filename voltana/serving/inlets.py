@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
@@ -63,6 +64,11 @@ _OF_THE_CONNECTION = (
     "writelines",
 )  # fmt: skip
 """What the HTTP server calls for every answer: taken over as it is, without a call in between."""
+
+
+_WISH = re.compile(rb"\nupgrade:", re.IGNORECASE)
+"""That another protocol is wished for. Of one that it does not know the parser drops what follows
+the body in the same piece, a request of its own as often as not: so none may follow there."""
 
 
 def quick(data: bytes | memoryview) -> bool:
@@ -156,7 +162,7 @@ class Inlet(asyncio.Protocol, asyncio.Transport):
     """
 
     __slots__ = (
-        "_inlets", "_server", "_shut",
+        "_body", "_inlets", "_server", "_shut",
         "abort", "behind", "close", "dear", "get_extra_info", "get_write_buffer_size", "handler",
         "is_closing", "left", "pieces", "queued", "transport", "write", "writelines",
     )  # fmt: skip
@@ -174,6 +180,7 @@ class Inlet(asyncio.Protocol, asyncio.Transport):
         self._inlets = inlets
         self._server = server
         self._shut = False
+        self._body = 0  # bytes to come of that of a wish for another protocol
         self.handler: Any = None
         self.transport: Any = None
         self.left = memoryview(b"")
@@ -193,8 +200,9 @@ class Inlet(asyncio.Protocol, asyncio.Transport):
     def data_received(self, data: bytes) -> None:
         """It sends something."""
         self.pieces += 1
-        free = not (self.left or self.behind)
-        if free and self.pieces <= self._inlets.at_once and quick(data):
+        free = not (self.left or self.behind or self._body)
+        few = self.pieces <= self._inlets.at_once
+        if free and few and quick(data) and not _WISH.search(data):
             self._enter(data)
             if not self.left:  # mostly
                 return
@@ -276,12 +284,14 @@ class Inlet(asyncio.Protocol, asyncio.Transport):
             if task is not None:
                 task.add_done_callback(_forget)
         self.handler.data_received(data)
+        self._body = max(self._body - len(data), 0)
         self._decline_upgrade()
         # Of aiohttp's own: a version without them lets such a body wait for its time limit.
         messages = getattr(self.handler, "_messages", None)
         self.behind = bool(messages)
         if messages:
             let_go(getattr(messages[-1][0], "exc", None))  # of what it complains of
+            self._body = self._body or _body_of_a_wish(messages[-1], data)
             self._end_broken_body(messages)
 
     def _keep(self, waits: bytes, more: int) -> None:
@@ -321,14 +331,26 @@ class Inlet(asyncio.Protocol, asyncio.Transport):
 
     def _one_request(self) -> int:
         """Bytes to let in of what has many lines: not beyond where a request may end."""
+        if self._body:
+            return min(PIECE, self._body)  # its length is declared: nothing in it is parsed
         end = bytes(self.left[:SLICE]).find(HEAD_ENDS)
         return SLICE if end < 0 else end + len(HEAD_ENDS)
 
     def _line_up(self) -> None:
         if not (self._shut or self.behind):
             piece = self.left[:PIECE]
-            self.dear = len(piece) < SHORT or not quick(piece)
+            dear = self._body > 0 or len(piece) < SHORT or not quick(piece)
+            self.dear = dear or _WISH.search(piece) is not None  # of few lines: it is found soon
             self._inlets.later(self)
+
+
+def _body_of_a_wish(message: Any, data: bytes) -> int:
+    """Bytes of the body of a wish for another protocol, whose head ends with what was let in."""
+    headers = getattr(message[0], "headers", {})
+    if "Upgrade" not in headers or message[1].is_eof() or not data.endswith(HEAD_ENDS):
+        return 0
+    declared = headers.get("Content-Length", "")
+    return int(declared) if declared.isdecimal() else 0
 
 
 def _forget(task: asyncio.Task[None]) -> None:

@@ -11,9 +11,18 @@ from voltana_sglang import CONFIG_VARIABLE
 
 
 def register() -> None:
-    """Register the hooks with SGLang."""
+    """Register the hooks with SGLang; never raises."""
     if not os.environ.get(CONFIG_VARIABLE):
         return
+    import logging  # noqa: PLC0415
+
+    try:
+        _register()
+    except Exception:
+        logging.getLogger("sglang.voltana").exception("voltana: PASSIVE, it cannot be put in place")
+
+
+def _register() -> None:
     import importlib  # noqa: PLC0415
 
     # By name: SGLang has no types, and is absent where only agents and routers run.

@@ -96,11 +96,6 @@ def shown(value: float | None, digits: int = 4) -> str:
     return DASH if value is None else significant(value, digits)
 
 
-def given(value: float) -> str:
-    """A number that a user asked for, as it was given."""
-    return f"{value:.12g}"
-
-
 def percent(share: float | None) -> str:
     """A share in per cent."""
     return DASH if share is None else f"{100 * share:.1f} %"

@@ -72,5 +72,17 @@ def labelled(field: str) -> str:
 def with_value(field: str, value: object) -> str:
     """A field with a value of it, as in a list to choose from."""
     name, unit = FIELDS.get(field, (field, ""))
-    said = f"{value:g}" if isinstance(value, float) else str(value)
-    return f"{name} {said} {unit}".rstrip()
+    return f"{name} {as_given(value)} {'' if value is None else unit}".rstrip()
+
+
+def as_given(value: object) -> str:
+    """A value of a field as a user gives it; two that differ never read alike."""
+    match value:
+        case None:
+            return "none"
+        case bool():
+            return "yes" if value else "no"
+        case float():
+            short = f"{value:g}"
+            return short if float(short) == value else repr(value)
+    return str(value)

@@ -22,6 +22,13 @@ if TYPE_CHECKING:
 
     Json = dict[str, Any]
 
+PATTERNS = {
+    "prefill": ("", "solid"),
+    "decode": ("/", "hatched"),
+    "colocated": (".", "dotted"),
+}
+"""How the bars of each role are filled: the plotting library's sign, and the word for it."""
+
 KEPT = (("ttft_attainment", "TTFT"), ("itl_attainment", "mean ITL"))
 
 
@@ -54,6 +61,7 @@ def run_figures(results: Json, series: Json) -> list[Figure]:
 def energy(results: Sequence[Json], palette: Palette) -> Figure:
     """Energy of each policy by role."""
     names = [result["policy"] for result in results]
+    roles = [role for role in PATTERNS if any(result.get(f"{role}_energy_j") for result in results)]
     traces = [
         {
             "type": "bar",
@@ -63,10 +71,10 @@ def energy(results: Sequence[Json], palette: Palette) -> Figure:
             "x": [round(result[f"{role}_energy_j"] / 1e3, 3) for result in results],
             "marker": {
                 "color": [palette.colour(name) for name in names],
-                "pattern": {"shape": "" if role == "prefill" else "/", "fillmode": "replace"},
+                "pattern": {"shape": PATTERNS[role][0], "fillmode": "replace"},
             },
         }
-        for role in ("prefill", "decode")
+        for role in roles
     ]
     layout = {
         "barmode": "stack",
@@ -77,21 +85,22 @@ def energy(results: Sequence[Json], palette: Palette) -> Figure:
     rows = [
         [
             result["policy"],
-            *(shown(result[f"{part}energy_j"] / 1e3) for part in ("", "prefill_", "decode_")),
+            shown(result["energy_j"] / 1e3),
+            *(shown(result[f"{role}_energy_j"] / 1e3) for role in roles),
             percent(result["energy_saved_vs_static_max"]),
         ]
         for result in results
     ]
     return Figure(
         title="Energy",
-        text="Of all boards up to the same instant; solid: prefill instances, hatched: decode.",
+        text="Of all boards up to the same instant; "
+        f"{', '.join(f'{PATTERNS[role][1]}: {role} instances' for role in roles)}.",
         traces=traces,
         layout=layout,
         headers=[
             "policy",
             "energy (kJ)",
-            "prefill (kJ)",
-            "decode (kJ)",
+            *(f"{role} (kJ)" for role in roles),
             "saved against static-max",
         ],
         rows=rows,

@@ -123,14 +123,13 @@ def _cluster(record: RunRecord) -> dict[str, Any]:
     at_s = (edges_s[:-1] + edges_s[1:]) / 2
     arrived = np.searchsorted(np.sort(record.arrival_s), at_s, side="right")
     first = np.searchsorted(np.sort(record.first_token_s), at_s, side="right")
-    seconds = np.arange(len(record.power_w), dtype=np.float64) + 0.5
-    _, _, power_w, _ = binned(seconds, record.power_w, record.end_s, min(BINS, len(seconds) or 1))
+    stretches_s = _stretches_s(record)
     return {
         "t_s": rounded(at_s),
         "waiting": rounded(arrived - first),
         "kv_tokens": rounded(kv_tokens(record, at_s)),
-        "power_t_s": rounded(np.linspace(0, record.end_s, len(power_w), endpoint=False)),
-        "power_w": rounded(power_w),
+        "power_t_s": rounded(stretches_s[:-1]),
+        "power_w": rounded(_means_w(record, stretches_s)),
     }
 
 
@@ -138,8 +137,24 @@ def _budget(record: RunRecord, budget: BudgetSchedule | None) -> dict[str, Any]:
     """The power budget over the stretches of the power; nothing where there is none."""
     if budget is None:
         return {}
-    edges_s = np.linspace(0.0, record.end_s, min(BINS, len(record.power_w) or 1) + 1)
-    return {"budget_w": rounded(budget.means_w(edges_s))}
+    return {"budget_w": rounded(budget.means_w(_stretches_s(record)))}
+
+
+def _stretches_s(record: RunRecord) -> FloatArray:
+    """Where the stretches of the power begin, and where the last one ends."""
+    return np.linspace(0.0, record.end_s, min(BINS, len(record.power_w) or 1) + 1)
+
+
+def _means_w(record: RunRecord, edges_s: FloatArray) -> FloatArray:
+    """Mean power of all boards between each two times: their mean is that of the run.
+
+    Within a second it is taken to be even, and so is what is left after the last whole one.
+    """
+    seconds = len(record.power_w)
+    known_s = np.append(np.arange(seconds + 1.0), record.end_s)
+    drawn_j = np.concatenate([[0.0], np.cumsum(record.power_w), [record.energy_j()]])
+    means_w: FloatArray = np.diff(np.interp(edges_s, known_s, drawn_j)) / np.diff(edges_s)
+    return means_w
 
 
 def kv_tokens(record: RunRecord, at_s: FloatArray) -> FloatArray:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import statistics
 from typing import TYPE_CHECKING, Any
 
-from voltana.evaluation.report.figures import DASH, Figure, Palette, axis, given, percent, shown
-from voltana.evaluation.report.labels import labelled, with_value, words
+from voltana.evaluation.report.figures import DASH, Figure, Palette, axis, percent, shown
+from voltana.evaluation.report.labels import as_given, labelled, with_value, words
 from voltana.policy import FIXED_PREFIX
 
 if TYPE_CHECKING:
@@ -21,6 +21,9 @@ MEASURES = (
     ("ttft_attainment", "TTFT attainment", "TTFT within SLO (%)", 100.0),
     ("itl_attainment", "ITL attainment", "mean ITL within SLO (%)", 100.0),
 )
+_CLOCKS = {"prefill": 0, "decode": 1, "colocated": 0}
+"""Which clock of ``fixed:MHZ/MHZ`` the instances of each role run at."""
+
 MOST_CHOICES = 60
 """Combinations of the other fields that a reader may choose from."""
 
@@ -65,7 +68,7 @@ def x_axis(rows: Sequence[Row], varied: Sequence[str]) -> str | None:
     numbers = {
         name: len({row[name] for row in rows})
         for name in varied
-        if all(isinstance(row[name], (int, float)) for row in rows)
+        if all(type(row[name]) in {int, float} for row in rows)  # yes and no are no places on it
     }
     return max(numbers, key=lambda name: numbers[name]) if numbers else None
 
@@ -110,7 +113,8 @@ def _lines(
 ) -> Figure:
     column, title, label, factor = measure
     traces, cells = [], []
-    several = len({row[SEED] for row in rows}) > 1
+    seeds = len({row[SEED] for row in rows})
+    several = len(rows) > len({(row["policy"], row[across]) for row in rows})
     for policy in dict.fromkeys(row["policy"] for row in rows):
         points = _points([r for r in rows if r["policy"] == policy], lambda r: r[across], column)
         scaled = [(x, *(factor * value for value in values)) for x, *values in points]
@@ -133,21 +137,32 @@ def _lines(
             }
         )
         cells += [
-            [policy, given(x), shown(mean), f"{shown(low)} to {shown(high)}" if several else DASH]
+            [
+                policy,
+                as_given(x),
+                shown(mean),
+                f"{shown(low)} to {shown(high)}" if several else DASH,
+            ]
             for x, mean, low, high in scaled
         ]
     return Figure(
         title=f"{title} by {words(across)}",
-        text="Mean over the seeds; bars reach from the least to the greatest."
-        if several
-        else "One seed.",
+        text=_averaged(seeds, several=several),
         traces=traces,
         layout={"xaxis": axis(labelled(across)), "yaxis": axis(label, **_scale(column))},
-        headers=["policy", labelled(across), label, "range over seeds"],
+        headers=["policy", labelled(across), label, "range"],
         rows=cells,
         choice=f"{title} by {words(across)}",
         option=option,
     )
+
+
+def _averaged(seeds: int, *, several: bool) -> str:
+    """What a point stands for."""
+    if not several:
+        return "One seed." if seeds == 1 else "One seed at each place."
+    over = "the seeds" if seeds > 1 else "scenarios that compare other policies, up to other ends"
+    return f"Mean over {over}; bars reach from the least to the greatest."
 
 
 def _scale(column: str) -> dict[str, Any]:
@@ -207,13 +222,16 @@ def _u_curve(rows: Sequence[Row], option: str, palette: Palette) -> list[Figure]
     if len({row["policy"] for row in fixed}) < 3:
         return []
     traces, cells = [], []
-    for place, role in enumerate(("prefill", "decode")):
+    for role, place in _CLOCKS.items():
 
         def clock(row: Row, place: int = place) -> float:
             parts = row["policy"].removeprefix(FIXED_PREFIX).split("/")
             return float(parts[min(place, len(parts) - 1)])
 
-        points = _points(fixed, clock, f"{role}_energy_j")
+        column = f"{role}_energy_j"
+        points = _points([row for row in fixed if row.get(column)], clock, column)
+        if not points:  # there is no such instance
+            continue
         traces.append(
             {
                 "type": "scatter",
@@ -224,7 +242,7 @@ def _u_curve(rows: Sequence[Row], option: str, palette: Palette) -> list[Figure]
                 "line": palette.line(f"role {role}"),
             }
         )
-        cells += [[role, given(point[0]), shown(point[1] / 1e3)] for point in points]
+        cells += [[role, as_given(point[0]), shown(point[1] / 1e3)] for point in points]
     return [
         Figure(
             title="Energy over the clock",

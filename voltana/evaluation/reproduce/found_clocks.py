@@ -34,6 +34,7 @@ CLOCKS = "clocks.csv"
 SERVED = ("cluster.model", "workload.name", "workload.rate_rps", "workload.duration_s", "seed")
 """What clocks were searched for."""
 
+_TEXTS = SERVED[:2]
 _ROUNDING = 1e-9
 _KEPT = ("ttft_attainment", "itl_attainment", "itl_token_attainment")
 
@@ -76,6 +77,8 @@ def read_clocks(path: Path) -> dict[Served, str]:
                 f"{where} has no {missing}: must have {', '.join((*SERVED, POLICIES))}. Name the "
                 f"{CLOCKS} that 'voltana reproduce main-result' wrote."
             )
+        for name in SERVED:
+            _check_kind(f"{where}: {name}", row[name], text=name in _TEXTS)
         match row[POLICIES]:
             case [best_fixed.REFERENCE, str(name)] if name.startswith(FIXED_PREFIX):
                 served = tuple(row[name] for name in SERVED)
@@ -88,6 +91,15 @@ def read_clocks(path: Path) -> dict[Served, str]:
             raise ConfigError(f"{where} is of the same trace as one before it. Remove one of them.")
         found[served] = name
     return found
+
+
+def _check_kind(field: str, value: object, *, text: bool) -> None:
+    is_one = isinstance(value, str) if text else type(value) in {int, float}
+    if not is_one:
+        raise ConfigError(
+            f"{field} = {value!r:.80} is not allowed: must be {'a name' if text else 'a number'}, "
+            f"as {CLOCKS} has it. Search again."
+        )
 
 
 def clocks_of(found: Mapping[Served, str], served: Served) -> str:

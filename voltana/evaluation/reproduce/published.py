@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 import tomllib
 from dataclasses import dataclass
 from importlib import resources
@@ -100,7 +101,15 @@ def _point(row: dict[str, str]) -> PublishedPoint:
     return PublishedPoint(
         model=row["model"].lower(),
         workload=row["dataset"].lower(),
-        rate_rps=read_number(row["rps"]),
+        rate_rps=_finite(row["rps"]),
         policy=_POLICIES[row["policy"]],
-        figures={name: read_number(text) * factor for name, (text, factor) in read.items() if text},
+        figures={name: _finite(text) * factor for name, (text, factor) in read.items() if text},
     )
+
+
+def _finite(text: str) -> float:
+    """A number; of another no figure can be drawn, which is found out after hours of simulation."""
+    number = read_number(text)
+    if not math.isfinite(number):
+        raise ValueError(f"{text!r} is no finite number")
+    return number

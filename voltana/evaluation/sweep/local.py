@@ -12,10 +12,12 @@ import contextlib
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 from collections import deque
 from dataclasses import dataclass
 from multiprocessing import connection
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from voltana.errors import invalid
@@ -23,7 +25,7 @@ from voltana.evaluation.sweep.work import Outcome, Task, attempt
 from voltana.garbage import look_seldom
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from multiprocessing.connection import Connection
     from multiprocessing.context import SpawnProcess
 
@@ -47,18 +49,22 @@ class LocalWorkers:
 
     Args:
         count: Processes; None takes as many as this process may use cores.
+        prepare: What each of them calls first, such as what says where logs go; can be pickled.
     """
 
-    def __init__(self, count: int | None = None) -> None:
+    def __init__(
+        self, count: int | None = None, *, prepare: Callable[[], None] | None = None
+    ) -> None:
         if count is not None and count < 1:
             raise invalid("workers", count, "at least 1", "Leave it out for one a core.")
         self._count = count or len(os.sched_getaffinity(0))
+        self._prepare = prepare
         self._attempts: dict[str, int] = {}
 
     def run(self, tasks: Sequence[Task]) -> Iterator[Outcome]:
         """See `voltana.evaluation.sweep.work.Workers.run`."""
         waiting = deque(tasks)
-        workers = [_start() for _ in range(min(self._count, len(tasks)))]
+        workers = [_start(self._prepare) for _ in range(min(self._count, len(tasks)))]
         try:
             for worker in workers:
                 _give(worker, waiting)
@@ -68,7 +74,7 @@ class LocalWorkers:
                     outcome = self._received(worker, waiting)
                     if worker.dead and waiting:
                         workers.remove(worker)
-                        workers.append(_start())
+                        workers.append(_start(self._prepare))
                     for free in workers:
                         _give(free, waiting)
                     if outcome is not None:
@@ -104,10 +110,10 @@ class LocalWorkers:
         return outcome
 
 
-def _start() -> _Worker:
+def _start(prepare: Callable[[], None] | None) -> _Worker:
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
-    process = context.Process(target=_serve, args=(theirs,), daemon=True)
+    process = context.Process(target=_serve, args=(theirs, prepare), daemon=True)
     before = {name: os.environ.get(name) for name in ONE_THREAD}
     os.environ.update({name: value or ONE_THREAD[name] for name, value in before.items()})
     try:
@@ -128,13 +134,26 @@ def _give(worker: _Worker, waiting: deque[Task]) -> None:
             worker.pipe.send(worker.task)
 
 
-def _serve(pipe: Connection) -> None:
+def _serve(pipe: Connection, prepare: Callable[[], None] | None) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # who started us ends us
     threading.Thread(target=_end_with_parent, daemon=True).start()
+    _leave_output()
     look_seldom()
+    if prepare is not None:
+        prepare()
     with contextlib.suppress(EOFError, OSError):
         while True:
             pipe.send(attempt(pipe.recv()))
+
+
+def _leave_output() -> None:
+    """Leave standard output to the results of who started us: what is printed here goes beside."""
+    if sys.stderr is None:  # closed
+        sys.stderr = Path(os.devnull).open("w")  # noqa: SIM115  (as long as the process)
+    elif sys.stdout is not None:  # whatever does not go through Python, too
+        with contextlib.suppress(OSError, ValueError, AttributeError):  # a program's own are none
+            os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+    sys.stdout = sys.stderr
 
 
 def _end_with_parent() -> None:

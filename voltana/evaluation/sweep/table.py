@@ -19,7 +19,7 @@ from voltana.evaluation.sweep.fields import scenario_fields, tables_of
 from voltana.evaluation.sweep.knowledge import board_knowledge
 from voltana.evaluation.sweep.store import REMEDY, RESULTS, SCHEMA, TIMING
 from voltana.extras import require
-from voltana.users_file import load_json
+from voltana.users_file import load_json, open_file
 from voltana.whole_file import write_whole
 
 require("sweep", "writing results as Parquet")
@@ -109,11 +109,13 @@ def read_results(path: Path) -> Results:
         ConfigError: If it is no such file, or one of a version with another form.
     """
     try:
-        table = parquet.read_table(path, partitioning=None)
+        with open_file(path) as file:  # a name need not be text, as Arrow would have it
+            table = parquet.read_table(file)
         read = table.to_pylist()
     except (OSError, ValueError, pa.ArrowException) as error:
-        there = path.is_file()
-        reason = str(error).partition("\n")[0].rstrip(". ") if there else "no such file"
+        there = path.exists()
+        said = getattr(error, "strerror", None) or str(error).partition("\n")[0].rstrip(". ")
+        reason = said if there else "no such file"
         raise ConfigError(
             f"{str(path)!r} cannot be read as Parquet: {reason}. {_ANEW if there else _NAME}"
         ) from None
@@ -170,7 +172,9 @@ def _write(rows: list[Row], schema: pa.Schema, path: Path) -> None:
 
 
 def _plain(value: Any) -> Any:
-    """Lists and tables as JSON: a column has one type."""
+    """Lists and tables as JSON: a column has one type. Bytes that are no text are told as such."""
+    if isinstance(value, str):
+        return value.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
     return json.dumps(value, sort_keys=True) if isinstance(value, (dict, list)) else value
 
 

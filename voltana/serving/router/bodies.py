@@ -16,6 +16,23 @@ NESTING = 100
 """Depth of lists and objects where nobody sets it; writing JSON ends at 254."""
 
 
+_YES = frozenset({"1", "1.0", "on", "t", "true", "y", "yes"})
+"""What servers read as yes, who take words and numbers for it, too."""
+
+_LONGEST_FLAG = 16
+
+
+def says_yes(value: Any) -> bool:
+    """Whether servers read a field as yes; what is neither yes nor no they refuse."""
+    if value is True or value is False or value is None:  # mostly
+        return value is True
+    if not isinstance(value, str | int | float):  # a list of millions takes long to write
+        return False
+    return (not isinstance(value, str) or len(value) <= _LONGEST_FLAG) and str(
+        value
+    ).lower() in _YES
+
+
 def json_response(value: object) -> web.Response:
     """A value as JSON."""
     return web.Response(body=orjson.dumps(value), headers={"Content-Type": JSON_TYPE})

@@ -22,6 +22,25 @@ def test_without_configuration_the_plugin_imports_nothing():
     assert done.stdout.strip() == "['voltana_sglang', 'voltana_sglang.plugin']"
 
 
+@pytest.mark.parametrize("lacks", ["voltana_ring", "sglang", "sglang.srt.plugins.hook_registry"])
+def test_a_plugin_that_cannot_be_put_in_place_is_passive_and_says_so(lacks):
+    """Installed in part, or beside an engine of another shape: the engine starts all the same."""
+    code = (
+        "import os, sys, types\n"
+        "for name in ('sglang', 'sglang.srt', 'sglang.srt.plugins',"
+        " 'sglang.srt.plugins.hook_registry'):\n"
+        "    sys.modules[name] = types.ModuleType(name)\n"
+        f"sys.modules[{lacks!r}] = None\n"
+        "os.environ['VOLTANA_SGLANG_CONFIG'] = 'v.toml'\n"
+        "from voltana_sglang.plugin import register\n"
+        "register()\n"
+        "print('the engine serves')\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.stdout == "the engine serves\n", done.stderr
+    assert "voltana: PASSIVE, it cannot be put in place" in done.stderr
+
+
 @pytest.mark.parametrize(
     "path",
     files_in_the_engine(voltana_sglang),

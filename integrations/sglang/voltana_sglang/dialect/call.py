@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import orjson
 
 from voltana.serving.engine import Call, PromptSize
-from voltana.serving.router.bodies import NESTING, parse_object
+from voltana.serving.router.bodies import NESTING, parse_object, says_yes
 from voltana.serving.router.openai_prompt import (
     CHAT_COMPLETIONS,
     COMPLETIONS,
@@ -187,7 +187,7 @@ def parse_call(
         path=path,
         raw=raw,
         end=len(raw.rstrip()) - 1,
-        stream=fields.get("stream") is True,
+        stream=says_yes(fields.get("stream")),
         batch=batch,
         rid=secrets.token_hex(16),
         rids=names,

@@ -6,6 +6,8 @@ import uuid
 from dataclasses import dataclass
 from typing import Any
 
+from voltana.serving.router.bodies import says_yes
+
 GENERATE, COMPLETIONS, CHAT = "/generate", "/v1/completions", "/v1/chat/completions"
 
 BYTES_PER_TOKEN = 4
@@ -81,7 +83,7 @@ def read_body(path: str, fields: Any) -> Body:
             for index in range(count)
         ),
         batch=batch,
-        stream=fields.get("stream") is True,
+        stream=says_yes(fields.get("stream")),
     )
 
 

@@ -280,3 +280,52 @@ def test_the_fake_refuses_parameters_of_which_one_is_missing(lacking):
 def test_a_lease_that_is_none_is_refused(lease_s):
     with pytest.raises((ConfigError, ValueError), match="kv_lease_s"):
         VllmRouterTable(kv_lease_s=lease_s)
+
+
+@STREAMS
+@pytest.mark.parametrize("ends", ["its checks time out", "it says that it is not well"])
+def test_a_cache_that_a_decode_server_may_be_fetching_as_it_is_ejected_is_not_given_up(
+    stream, ends
+):
+    """It hangs and is no more asked, and yet goes on one day: nothing is written over meanwhile."""
+
+    async def check():
+        async with vllm_cluster(prefill=1, decode=2, kv_lease_s=2.0, eject_after=1) as pd:
+            pd.servers["prefill-0"].lease_s = 2.0
+            hangs = pd.servers["decode-0"]
+            hangs.faults.append("hang")
+            asked = asyncio.create_task(pd.ask(stream=stream))
+            await until(lambda: hangs.seen)
+            if ends == "its checks time out":
+                hangs.hanging_health = True
+            else:
+                hangs.unwell = True
+            assert texts(await asked, stream=stream) == words_of("a")
+            await pd.quiet()
+            assert len(pd.kept) == held(pd).requests == 1
+            hangs.hanging_health = hangs.unwell = False
+            await until(lambda: not held(pd).requests and not pd.kept)
+            await tidy(pd)
+
+    run(check)
+
+
+def test_a_decode_server_killed_between_the_legs_leaves_no_cache_behind():
+    """Whole crowds are prefilled at that moment; it may come back at once."""
+
+    async def check():
+        async with vllm_cluster(prefill=1, decode=2) as pd:
+            prefill, dies = pd.servers["prefill-0"], pd.servers["decode-0"]
+            prefill.way_s = 0.2
+            asked = [asyncio.create_task(pd.ask(stream=number % 2 == 0)) for number in range(12)]
+            await until(lambda: len(pd.kept) >= 6)
+            await dies.stop()
+            for number, one in enumerate(asked):
+                stream = number % 2 == 0
+                assert texts(await one, stream=stream) == words_of("a")
+            await until(lambda: not pd.kept and not held(pd).requests)
+            await dies.start()
+            prefill.way_s = 0.0
+            await tidy(pd)
+
+    run(check)

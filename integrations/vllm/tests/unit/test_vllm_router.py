@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import json
 import re
 
 import pytest
@@ -317,3 +318,27 @@ def test_loads_are_read_of_the_metrics():
         state_of("vllm:other 1")
     with pytest.raises(ValueError, match="num_requests_running = nan"):
         state_of('vllm:num_requests_running{engine="0"} nan\n')
+
+
+@pytest.mark.parametrize("said", [1, 1.0, "true", "True", "yes", "on"])
+def test_what_servers_read_as_a_wish_to_stream_is_streamed(said):
+    """Their parsers take words and numbers; the first token is passed on before the last."""
+
+    async def check():
+        async with vllm_cluster(prefill=1, decode=1) as pd:
+            pd.servers["decode-0"].work_s = 0.2
+            body = {"prompt": "a", "max_tokens": 6, "stream": said}
+            async with pd.client.post(pd.url + "/v1/completions", json=body) as reply:
+                assert reply.status == 200
+                await reply.content.readany()
+                assert pd.service.forwarder.open  # others are still to come
+                await reply.read()
+            await tidy(pd)
+
+    run(check)
+
+
+@pytest.mark.parametrize("said", [0, 0.0, "false", "off", None, "", "maybe", 2, [1], {}])
+def test_what_they_read_otherwise_or_refuse_is_not(said):
+    call = parse_call("/v1/completions", json.dumps({"prompt": "a", "stream": said}).encode())
+    assert call.stream is False

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import orjson
 
 from voltana.serving.engine import Call
-from voltana.serving.router.bodies import NESTING, parse_object
+from voltana.serving.router.bodies import NESTING, parse_object, says_yes
 from voltana.serving.router.openai_prompt import (
     CHAT_COMPLETIONS,
     batch_of,
@@ -159,7 +159,7 @@ def parse_call(
         raw=body,
         end=len(body) - 1,
         own=own,
-        stream=fields.get("stream") is True,
+        stream=says_yes(fields.get("stream")),
         batch=None if chat else batch_of(prompt),
         rid=secrets.token_hex(16),
         size=chat_size(fields) if chat else prompt_size(prompt),

@@ -69,4 +69,5 @@ def check_pair(call: VllmCall) -> None:
 
 
 def _says_yes(value: Any) -> bool:
-    return str(value).strip().lower() not in _NO
+    """Whether it may be read as yes; a list, which may have millions of parts, is refused."""
+    return isinstance(value, str | int | float) and str(value).strip().lower() not in _NO
