@@ -21,7 +21,7 @@ from voltana.levels import (
     Reported,
     Supported,
     combine_limits,
-    idle_clock,
+    idle_decision,
     parse_levels,
     require_levels,
     resolve,
@@ -266,7 +266,7 @@ def test_levels_that_nothing_can_be_chosen_from_are_refused(levels):
 
 
 def test_an_idle_clock_is_the_lowest_level_unless_another_is_named():
-    assert idle_clock((1005.0, 1410.0), None) == 1005.0
-    assert idle_clock((1005.0, 1410.0), 210.0) == 210.0
+    assert idle_decision((1005.0, 1410.0), None).clock_mhz == 1005.0
+    assert idle_decision((1005.0, 1410.0), 210.0).clock_mhz == 210.0
     with pytest.raises(ConfigError, match="idle_mhz = nan is not allowed"):
-        idle_clock((1005.0, 1410.0), math.nan)
+        idle_decision((1005.0, 1410.0), math.nan)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from voltana.errors import ConfigError, invalid
 from voltana.users_file import read_number, read_whole
-from voltana.values import Bounds, Limit
+from voltana.values import Bounds, Decision, Limit
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -219,17 +219,17 @@ def require_levels(levels_mhz: Sequence[float]) -> tuple[float, ...]:
     return levels
 
 
-def idle_clock(levels_mhz: Sequence[float], idle_mhz: float | None) -> float:
-    """The clock to wait at: the lowest level where none is named.
+def idle_decision(levels_mhz: Sequence[float], idle_mhz: float | None) -> Decision:
+    """To wait at a clock: at the lowest level where none is named.
 
     Raises:
         ConfigError: If it is no clock.
     """
     if idle_mhz is None:
-        return levels_mhz[0]
+        idle_mhz = levels_mhz[0]
     if not 0 < idle_mhz < math.inf:
         raise invalid("idle_mhz", idle_mhz, "above 0 MHz, finite", "None is the lowest level.")
-    return idle_mhz
+    return Decision(clock_mhz=idle_mhz, reason="idle: wait slowly")
 
 
 def combine_limits(limits: Iterable[Limit], now_s: float) -> Bounds:

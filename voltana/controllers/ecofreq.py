@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from voltana.errors import invalid
-from voltana.levels import idle_clock, require_levels
+from voltana.levels import idle_decision, require_levels
 from voltana.planning import lowest_safe_decision
 from voltana.values import Decision
 
@@ -66,7 +66,7 @@ class EcoFreq:
         self._reserve_s = (1.0 - ttft_share) * slo.ttft_s
         self._queue_rule = queue_rule
         self._idle_after_s = idle_after_s
-        self._idle_mhz = idle_clock(self.levels_mhz, idle_mhz)
+        self._slowly = idle_decision(self.levels_mhz, idle_mhz)
         self._clock_mhz = self.levels_mhz[-1]
         self._busy_at_s = -math.inf
 
@@ -98,8 +98,8 @@ class EcoFreq:
     def _idle(self, now_s: float) -> Decision:
         if now_s - self._busy_at_s < self._idle_after_s:
             return Decision(clock_mhz=self._clock_mhz, reason="idle: stay")
-        self._clock_mhz = self._idle_mhz
-        return Decision(clock_mhz=self._idle_mhz, reason="idle: wait slowly")
+        self._clock_mhz = self._slowly.clock_mhz
+        return self._slowly
 
     def __repr__(self) -> str:
         low, high = self.levels_mhz[0], self.levels_mhz[-1]

@@ -26,7 +26,7 @@ from voltana.controllers.mean_context import MeanContext
 from voltana.controllers.memory import Memory
 from voltana.controllers.missed_price import MissedPrice
 from voltana.controllers.optimal_available import PLANNED_SHARE
-from voltana.levels import idle_clock, require_levels
+from voltana.levels import idle_decision, require_levels
 from voltana.operating import PowerAtLevels
 from voltana.planning import certified_or_fastest, cheapest_safe_index, lowest_safe_index
 from voltana.ports import FreezesPower, Predictor, TellsBatches, TellsPowerCurve
@@ -110,8 +110,7 @@ class EnergyOptimal:
         self._slo = slo
         self.memory = memory or Memory()
         self._max_power_w = max_power_w
-        idle_mhz = idle_clock(self.levels_mhz, idle_mhz)
-        self._idle = Decision(clock_mhz=idle_mhz, reason="idle: wait slowly")
+        self._idle = idle_decision(self.levels_mhz, idle_mhz)
         self.envelope = DemandEnvelope()
         self.price = MissedPrice(1.0 - slo.itl_target)
         self.reserve = SloReserve(

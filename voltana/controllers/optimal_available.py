@@ -45,7 +45,7 @@ from voltana.controllers.held_level import HeldLevel
 from voltana.controllers.joined_wait import JoinedWait
 from voltana.controllers.within_error import within_error
 from voltana.errors import invalid
-from voltana.levels import idle_clock, require_levels
+from voltana.levels import idle_decision, require_levels
 from voltana.operating import power_at
 from voltana.planning import (
     certified_or_fastest,
@@ -153,8 +153,7 @@ class OptimalAvailable:
         self.arriving = ArrivingWork(arrivals_s) if arrivals_s else None
         self.caution = Caution(self._late_share)
         self.held = HeldLevel(PRICE_S, settling_s=0.0)
-        idle_mhz = idle_clock(self.levels_mhz, idle_mhz)
-        self._idle = Decision(clock_mhz=idle_mhz, reason="idle: wait slowly")
+        self._idle = idle_decision(self.levels_mhz, idle_mhz)
         self._joined = JoinedWait()
         self._serves = 0
         self._open: list[_Batch] = []
