@@ -178,6 +178,22 @@ def test_gaps_that_a_rise_has_kept_are_not_expected_to_be_late():
     assert lowest(raised, allowed=0.1) == 500.0
 
 
+def test_gaps_that_no_clock_keeps_come_more_often_in_longer_cycles_and_no_rise_keeps_them():
+    """One gap in ten is lost, half as often again in a longer cycle, whatever rises have kept."""
+    raised = TokenGaps(CLOCKS, 0.1)
+    now_s, level = 0.0, LEVELS.index(600.0)
+    for tokens in (0, *[*[0] * 8, 21, 60] * 10):
+        for load in ([Load.prefill([(tokens, 0)])] if tokens else []) + [Load.decode(10, 0)]:
+            raised.begin(
+                load, row(load), row(load) if load.decode_requests else None, now_s, level=level
+            )
+            now_s += float(row(load)[-1])
+            raised.end(None, 1000.0, now_s)
+    growth = np.array([1.5, 1.5, 1.0, 1.0, 1.0, 1.0])
+    assert lowest_in(raised, growth, 0.04) == 700.0
+    assert lowest_in(raised, growth, 0.08) == 500.0
+
+
 def test_late_tokens_count_and_not_gaps():
     """A late gap of a batch of ninety is nine of ten; batches that grow are late at their end."""
     few, many = (
