@@ -79,11 +79,13 @@ def test_every_gap_is_accounted_for_once():
 
 
 def test_prompts_have_ceased_once_chance_alone_would_not_keep_them_away_so_long():
-    # Half of the gaps had prompts. Of a run of n without the chance was a half to the n-th power,
-    # and a little more, as those without are remembered too.
-    assert not remembering(*[0, 19] * 20, *[0] * 3).prompts_ceased
-    assert remembering(*[0, 19] * 20, *[0] * 5).prompts_ceased
-    assert not remembering(*[0, 19] * 20, *[0] * 5, 19).prompts_ceased
+    # Of those without prompts, half were followed by one with some. Of a run of n without the
+    # chance was a half to the n-th power.
+    assert not remembering(*[0, 0, 19] * 20, *[0] * 3).prompts_ceased
+    assert remembering(*[0, 0, 19] * 20, *[0] * 6).prompts_ceased
+    assert not remembering(*[0, 0, 19] * 20, *[0] * 6, 19).prompts_ceased
+    # Prompts of ten chunks come no more often.
+    assert not remembering(*[*[0] * 10, *[19] * 10] * 4, *[0] * 15).prompts_ceased
     # Where they are rare it takes longer, and where none ever came nothing has ceased.
     assert not remembering(*[0] * 49, 19, *[0] * 49).prompts_ceased
     assert not remembering(*[0] * 90).prompts_ceased
