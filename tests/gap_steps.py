@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 
 import numpy as np
 
 from voltana.controllers.both_phases import BothPhases
+from voltana.controllers.late_account import LateAccount
 from voltana.controllers.late_gaps import LateGaps
 from voltana.controllers.token_gaps import TokenGaps
 from voltana.slo import Slo
@@ -17,8 +17,8 @@ from voltana.values import Forecast, Load, Outcome
 LEVELS = (500.0, 600.0, 700.0, 800.0, 900.0, 1000.0)
 CLOCKS = np.array(LEVELS)
 SLO = Slo(ttft_s=0.6, itl_s=0.05)
-PLANNED = 0.1 * (math.sqrt(1.0 + 1.0 / 100.0) - math.sqrt(1.0 / 100.0)) ** 2
-"""Of a tenth that may be late, in an account of a thousand gaps: x + 2 sqrt(x / 1000) = 0.1."""
+PLANNED = LateAccount(0.1, 100).planned
+"""Of a tenth that may be late, in an account of a thousand gaps."""
 
 
 class Inverse:

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from voltana.controllers.late_account import MEMORIES, LateAccount
+from voltana.controllers.late_account import MEMORIES, WRONG, LateAccount
 
 ALPHA, MOST = 0.01, 1000
 
@@ -23,10 +23,10 @@ def allowed(account, tokens=MOST, *, grows=False):
     return account.allowed(tokens, grows=grows)
 
 
-def test_what_is_planned_for_is_what_with_chance_and_what_is_left_alone_may_be_late():
+def test_what_is_planned_for_leaves_room_for_chance_that_is_left_alone():
     planned = LateAccount(ALPHA, MOST).planned
-    assert planned + 2.0 * math.sqrt(planned / (MEMORIES * MOST)) == pytest.approx(ALPHA)
-    assert 0.8 * ALPHA < planned < ALPHA
+    assert planned + math.sqrt(planned / (MEMORIES * MOST)) < ALPHA
+    assert 0.85 * ALPHA < planned < 0.9 * ALPHA
 
 
 def test_what_was_late_within_chance_moves_nothing_and_what_was_beyond_is_given_back():
@@ -45,6 +45,14 @@ def test_the_first_that_is_late_is_chance_and_the_third_is_not():
     assert allowed(first, 20, grows=True) == planned
     assert allowed(third, 20, grows=True) == 0.0
     assert LateAccount(ALPHA, MOST).allowed(20, grows=True) == planned
+
+
+def test_what_is_owed_is_told_where_it_is_more_than_chance():
+    planned = LateAccount(ALPHA, MOST).planned
+    error = math.sqrt(planned * MOST + 1.0)
+    assert not LateAccount(ALPHA, MOST).owes
+    assert not account_of(planned * MOST + 0.9 * error, MOST).owes
+    assert account_of(planned * MOST + 1.1 * error, MOST).owes
 
 
 def test_no_more_is_saved_than_is_planned_for_in_what_is_remembered():
@@ -71,8 +79,8 @@ def test_tokens_of_large_batches_are_fewer_events():
     assert allowed(many, 40.0 * MOST) == pytest.approx(allowed(one))
 
 
-@pytest.mark.parametrize("wrong", [0.25, 1.0, 2.0, 4.0])
-def test_in_the_long_run_no_more_is_late_than_may_be_whatever_estimates_are_wrong_by(wrong):
+@pytest.mark.parametrize("wrong", [0.25, 1.0, WRONG, 2.0 * WRONG])
+def test_in_the_long_run_no_more_is_late_than_may_be_where_estimates_are_wrong(wrong):
     account, late, gaps = LateAccount(ALPHA, MOST), 0.0, 0
     step = np.ones(10)
     for at in range(20 * MEMORIES * MOST // len(step)):
@@ -80,6 +88,6 @@ def test_in_the_long_run_no_more_is_late_than_may_be_whatever_estimates_are_wron
         now = wrong * allowed(account, min(at * len(step) + 1, MOST), grows=grows) * len(step)
         account.note(step, now)
         late, gaps = late + now, gaps + len(step)
-    assert late / gaps < ALPHA
+    assert late / gaps < (1.0 if wrong <= WRONG else 1.05) * ALPHA
     if wrong >= 1.0:
         assert late / gaps > 0.8 * ALPHA

@@ -79,11 +79,13 @@ def test_every_gap_is_accounted_for_once():
 
 
 def test_prompts_have_ceased_once_chance_alone_would_not_keep_them_away_so_long():
-    # Half of the gaps had prompts. Of a run of n without the chance was a half to the n-th power,
-    # and a little more, as those without are remembered too.
-    assert not remembering(*[0, 19] * 20, *[0] * 3).prompts_ceased
-    assert remembering(*[0, 19] * 20, *[0] * 5).prompts_ceased
-    assert not remembering(*[0, 19] * 20, *[0] * 5, 19).prompts_ceased
+    # Of those without prompts, half were followed by one with some. Of a run of n without the
+    # chance was a half to the n-th power.
+    assert not remembering(*[0, 0, 19] * 20, *[0] * 3).prompts_ceased
+    assert remembering(*[0, 0, 19] * 20, *[0] * 6).prompts_ceased
+    assert not remembering(*[0, 0, 19] * 20, *[0] * 6, 19).prompts_ceased
+    # Prompts of ten chunks come no more often.
+    assert not remembering(*[*[0] * 10, *[19] * 10] * 4, *[0] * 15).prompts_ceased
     # Where they are rare it takes longer, and where none ever came nothing has ceased.
     assert not remembering(*[0] * 49, 19, *[0] * 49).prompts_ceased
     assert not remembering(*[0] * 90).prompts_ceased
@@ -176,6 +178,22 @@ def test_gaps_that_a_rise_has_kept_are_not_expected_to_be_late():
             now_s += float(row(load)[-1])
             raised.end(None, 1000.0, now_s)
     assert lowest(raised, allowed=0.1) == 500.0
+
+
+def test_gaps_that_no_clock_keeps_come_more_often_in_longer_cycles_and_no_rise_keeps_them():
+    """One gap in ten is lost, half as often again in a longer cycle, whatever rises have kept."""
+    raised = TokenGaps(CLOCKS, 0.1)
+    now_s, level = 0.0, LEVELS.index(600.0)
+    for tokens in (0, *[*[0] * 8, 21, 60] * 10):
+        for load in ([Load.prefill([(tokens, 0)])] if tokens else []) + [Load.decode(10, 0)]:
+            raised.begin(
+                load, row(load), row(load) if load.decode_requests else None, now_s, level=level
+            )
+            now_s += float(row(load)[-1])
+            raised.end(None, 1000.0, now_s)
+    growth = np.array([1.5, 1.5, 1.0, 1.0, 1.0, 1.0])
+    assert lowest_in(raised, growth, 0.04) == 700.0
+    assert lowest_in(raised, growth, 0.08) == 500.0
 
 
 def test_late_tokens_count_and_not_gaps():

@@ -14,7 +14,8 @@ Four demands on one clock, and the fastest wins:
 
 A gap that no clock keeps asks for none: where prompts go first, what is left of it runs as slowly
 as the prompts' deadlines and the batch allow. Prompts that come meanwhile share it, and so make no
-other gap late.
+other gap late; but the cycle grows, and with it the batch that the next lost gap hits. So that
+ends while more was late by the clock than may be.
 """
 
 from __future__ import annotations
@@ -172,6 +173,7 @@ class BothPhases:
         )
         lost = (
             keeping is None
+            and not self.late_gaps.owes
             and not load.decode_requests
             and bool(pending_s[floor] > CHANGE_S + self.gaps.decode_row_s[floor])
         )

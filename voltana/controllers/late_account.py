@@ -3,16 +3,16 @@
 What is planned for comes out a little wrong, and always to the same side where the load is of a
 kind that the estimate does not know. So there is an account: what is planned for goes in with every
 token, and what was late by the clock alone goes out. What is owed is given back by as many tokens
-as are remembered, and what was saved may be spent on them. So in the long run as much is late as
-is planned for, whatever estimates are wrong by, and there is no gain to choose.
+as are remembered, and what was saved may be spent on them. So in the long run about as much is late
+as is planned for, whatever estimates are wrong by, and there is no gain to choose.
 
 Within the standard error of a number of late tokens (Poisson's, of one event more than is planned
 for) what is owed is chance, which the estimates have counted already: to answer it twice moves the
 clock to and fro, which costs power, for that is convex in the clock. The longer the account, the
 less of what is late is chance, so that it goes back much further than the gaps that estimates are
-made of: `MEMORIES` times as far, the weight of what was long ago fading. What is planned for is
-what with two errors of so many is the share that may be late: one that the account leaves alone,
-and one by which what then comes differs.
+made of: `MEMORIES` times as far, the weight of what was long ago fading. So much less is planned
+for than may be late that with what is left alone, and what fades, no more is late in the long run
+where `WRONG` times as many are as was allowed.
 """
 
 from __future__ import annotations
@@ -27,6 +27,10 @@ MEMORIES = 10
 """The account goes back so many times as far as gaps are remembered: a standard error of a tenth
 of what may be late, where these have ten late ones. That is minutes; a load of hours ago is another
 one."""
+
+WRONG = 2.0
+"""So many times as many may be late as were allowed: more than was seen. Where it is worse still,
+the long run has at most a twentieth more than may be."""
 
 
 class LateAccount:
@@ -71,6 +75,11 @@ class LateAccount:
             saved = min(saved, 0.0)
         return max(self.planned + saved / tokens, 0.0)
 
+    @property
+    def owes(self) -> bool:
+        """Whether more was late than is planned for, beyond what is left alone."""
+        return self._saved < -self._error()
+
     def _error(self) -> float:
         """Standard error of what was saved, in tokens: one event more than planned for is chance.
 
@@ -83,8 +92,15 @@ class LateAccount:
 def _planned_part(events: float) -> float:
     """Part of what may be late that is planned for, where the account is of so many late tokens.
 
-    What then comes is within a standard error of it (Poisson's) as a rule, and another one is what
-    the account leaves alone; with both it is what may be: x + 2 sqrt(x / events) = 1.
+    Where `WRONG` times as many are late as were allowed, what is owed grows until as many are as
+    the account forgets beyond those planned for. With x planned for, what is late, M `MEMORIES` and
+    e the standard error that is left alone (Poisson's, of `events` x, as a share), that is
+
+        late = WRONG (x - M (late - x) + M e),
+
+    and x is what makes it all that may be: (1 + M) x + M sqrt(x / events) = M + 1 / WRONG.
     """
-    error = 1.0 / math.sqrt(events)
-    return (math.sqrt(1.0 + error * error) - error) ** 2
+    left_alone = MEMORIES / math.sqrt(events)
+    both = 1.0 + MEMORIES
+    root = math.sqrt(left_alone**2 + 4.0 * both * (MEMORIES + 1.0 / WRONG))
+    return ((root - left_alone) / (2.0 * both)) ** 2

@@ -132,6 +132,11 @@ class LateGaps:
         grows = self._gaps.gaps < self._gaps.most
         return self._account.allowed(float(seen.requests.sum()), grows=grows)
 
+    @property
+    def owes(self) -> bool:
+        """Whether more was late by the clock than may be, beyond chance."""
+        return self._account.owes
+
     def lowest(self, growth: FloatArray, batch_s: FloatArray, allowed: float, lost: float) -> int:
         """Index of the slowest level at which, and above which, few enough are late.
 
@@ -149,7 +154,6 @@ class LateGaps:
         fastest_s = self._gaps.in_order(self._scaled_at_fastest_s(growth[-1], batch_s[-1])[:, None])
         late = self._late(growth[first:], batch_s[first:], first) - lost
         count = len(gaps_s)
-        late *= self._not_rescued(growth[-1], batch_s[-1])
         tokens = count * late / (count + self._not_seen()) + self._unseen(gaps_s, fastest_s)
         owed = self._owed_tokens()
         requests = requests_late(gaps_s, fastest_s, tokens, self._threshold_s, owed)
@@ -204,11 +208,18 @@ class LateGaps:
         return late
 
     def _late(self, growth: FloatArray, batch_s: FloatArray, first: int) -> FloatArray:
-        """Share of the gaps that are late at the levels from the first on."""
-        seen = self._gaps.seen
+        """Share of the gaps that are late at the levels from the first on.
+
+        In a longer cycle those that are late at the fastest level come more often too, and no
+        clock keeps them: of the others only a share is kept by a rise.
+        """
+        seen, weights = self._gaps.seen, self._weights()
         alone_s = seen.between_s[:, first:] + seen.slow_s[:, None]
         gaps_s = alone_s + seen.decode_s[:, first:] + (growth - 1.0) * batch_s
-        late: FloatArray = self._weights() @ (gaps_s > self._threshold_s)
+        at_fastest = self._alone_at_fastest_s(growth[-1], batch_s[-1]) > self._threshold_s
+        lost = float(weights @ at_fastest)
+        by_level = (weights * ~at_fastest) @ (gaps_s > self._threshold_s)
+        late: FloatArray = lost + self._not_rescued(growth[-1], batch_s[-1]) * by_level
         return np.minimum(growth * late, 1.0)
 
     def _scaled_at_fastest_s(self, growth: float, batch_s: float) -> FloatArray:

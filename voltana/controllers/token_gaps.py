@@ -223,12 +223,20 @@ class TokenGaps:
     def prompts_ceased(self) -> bool:
         """Whether no prompts came for longer than happens by chance with probability alpha.
 
-        By those that are remembered, of which so many came with prompts: then what they were says
-        nothing of what is to come (a test for runs of a change: A. Wald, J. Wolfowitz, Annals of
-        Mathematical Statistics 11, 1940).
+        By how often, of those that are remembered, a gap without any was followed by one with some:
+        then what they were says nothing of what is to come. A prompt of many chunks is in as many
+        gaps in a row, and has come once (a chain of two states: T. W. Anderson, L. A. Goodman,
+        Annals of Mathematical Statistics 28, 1957). The gaps since the last ones are one trial.
         """
-        came = float((self._prompts_s[: self.gaps, -1] > 0.0).mean()) if self.gaps else 0.0
-        return bool((1.0 - came) ** max(self._since_prompts - 1, 0) < self._alpha)
+        since = self._since_prompts - 1
+        had = self.in_order(self._prompts_s[: self.gaps, -1:])[:, 0] > 0.0
+        had = had[: max(len(had) - since, 0)]  # up to the last ones
+        if not len(had):
+            return False
+        without = ~had[:-1]
+        came = float((without & had[1:]).sum()) + float(had[0])
+        share = came / (float(without.sum()) + float(had[0]) + 1.0)
+        return bool((1.0 - share) ** max(since, 0) < self._alpha)
 
     def mean_batch(self) -> tuple[int, int]:
         """Requests of the mean batch, and their KV tokens."""
