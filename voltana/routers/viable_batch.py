@@ -128,13 +128,14 @@ class ViableBatch:
         back for want of it, and none waits but those that were sent already.
         """
         pool = self._kept.of(candidates)
-        intended = {
-            name: replace(demand, holds=True)
-            for name, demand in intended_by(self._inner, pool).items()
-        }
-        if not intended or not any(pool.column(_is_full)):  # mostly, and then no boundary counts
+        intended = intended_by(self._inner, pool)
+        if not intended:
             return intended
         stands = pool.column(self._stand, on=upcoming)
+        holds = all(stands) and pool.fresh(self._max_age_s)
+        intended = {name: replace(demand, holds=holds) for name, demand in intended.items()}
+        if not any(pool.column(_is_full)):  # mostly
+            return intended
         known = [stand for stand in stands if stand is not None]
         room = any(stand.lacking(0.0) <= 0.0 for stand in known)
         waiting = sum(max(stand.waiting(room=room), 0.0) for stand in known)
