@@ -91,6 +91,16 @@ def test_routers_around_it_pass_on_what_it_intends():
     assert not offers(RoundRobin(), Intends)
 
 
+@pytest.mark.parametrize(
+    "changes", [{"budget_s": 1e-4}, {"state_age_s": 1.0}], ids=["no batch is viable", "stale"]
+)
+def test_who_would_not_hold_does_not_say_so(changes):
+    """Where one instance does not tell where it stands nothing waits, and bursts need room."""
+    known, odd = asked("a", 60, 4000.0), asked("b", 60, 4000.0)
+    said = ViableBatch(MarginalEnergy()).intended([known, dataclasses.replace(odd, **changes)])
+    assert [demand.holds for demand in said.values()] == [False, False]
+
+
 @given(
     st.lists(st.tuples(st.integers(0, 200), st.floats(0.0, 1e4)), min_size=1, max_size=6),
     st.floats(1.0, 300.0),

@@ -161,6 +161,16 @@ def test_beyond_memory_one_cache_takes_the_excess_and_the_others_stay_in_time():
     assert ask(filled("a", 100, 2.0), filled("b", 100, -40.0), slack_s=0.0) == "a"
 
 
+def test_a_line_before_prefill_is_shared_while_the_batches_that_run_have_room():
+    """One batch took all of it, and outgrew its boundary while the others ran half empty."""
+    behind, ahead = decode("a", 150, in_flight=500), decode("b", 160, in_flight=300)
+    assert ask(behind, ahead, slack_s=0.0) == "b"
+    assert ask(behind, decode("b", 256, in_flight=300), slack_s=0.0) == "a"
+    cached = {"kv_capacity_tokens": 230 * 200}
+    behind, ahead = decode("a", 150, 500, **cached), decode("b", 160, 300, **cached)
+    assert ask(behind, ahead, slack_s=0.0) == "b"
+
+
 def test_a_full_kv_cache_is_no_place_for_what_another_batch_can_take_late():
     lost, full = filled("a", 270, 3.0), filled("b", 300, -1.0)
     assert ask(lost, full, slack_s=0.0) == "a"

@@ -91,3 +91,32 @@ def test_a_request_that_follows_the_body_of_a_wish_is_answered(name: bytes, sent
     ends = {"at once": len(every), "its body apart": len(wish), "its head apart": len(POST)}[sent]
     answers = asyncio.run(_said(every[:ends], every[ends:]))
     assert answers.count(b"HTTP/1.1 200") == 3
+
+
+BODIES = {
+    "declared": (b"Content-Length: 5\r\n", BODY),
+    "chunked": (b"Transfer-Encoding: chunked\r\n", b"5\r\n" + BODY + b"\r\n0\r\n\r\n"),
+}
+
+
+@pytest.mark.parametrize("first", [True, False], ids=["wish first", "wish last"])
+@pytest.mark.parametrize("kind", BODIES)
+def test_wherever_what_is_sent_is_cut_a_wish_is_seen(kind: str, *, first: bool) -> None:
+    """Networks cut anywhere: within the wish, the end of its head, or that of its body."""
+    length, body = BODIES[kind]
+    wished = b"Connection: Upgrade\r\nUpgrade: h2c\r\n"
+    head = b"POST / HTTP/1.1\r\nHost: x\r\n" + (wished + length if first else length + wished)
+    every = 2 * (head + b"\r\n" + body) + LAST
+
+    async def all_said() -> list[int]:
+        cuts = range(len(b"POST / HTTP/1.1\r\n"), len(every) - len(LAST))
+        said = await asyncio.gather(
+            *(_said(every[:cut], every[cut:]) for cut in cuts), return_exceptions=True
+        )
+        return [
+            cut
+            for cut, answers in zip(cuts, said, strict=True)
+            if isinstance(answers, BaseException) or answers.count(b"HTTP/1.1 200") != 3
+        ]
+
+    assert asyncio.run(all_said()) == []

@@ -14,7 +14,8 @@ What can wait no longer goes where it does the least harm: when not all requests
 the thresholds, an uneven split keeps more of them than an even one, unless latencies vary so much
 that all are a little late (`triage`). So it joins an instance that is beyond its boundary already,
 the furthest of them, and the others are spared, or the least; one with room in its KV cache first,
-as in a full one the first token would be late as well.
+as in a full one the first token would be late as well. Where every batch that runs has room there
+is no such excess: more are prefilled than will ever run at once, and they are shared.
 """
 
 from __future__ import annotations
@@ -128,13 +129,14 @@ class ViableBatch:
         back for want of it, and none waits but those that were sent already.
         """
         pool = self._kept.of(candidates)
-        intended = {
-            name: replace(demand, holds=True)
-            for name, demand in intended_by(self._inner, pool).items()
-        }
-        if not intended or not any(pool.column(_is_full)):  # mostly, and then no boundary counts
+        intended = intended_by(self._inner, pool)
+        if not intended:
             return intended
         stands = pool.column(self._stand, on=upcoming)
+        holds = all(stands) and pool.fresh(self._max_age_s)
+        intended = {name: replace(demand, holds=holds) for name, demand in intended.items()}
+        if not any(pool.column(_is_full)):  # mostly
+            return intended
         known = [stand for stand in stands if stand is not None]
         room = any(stand.lacking(0.0) <= 0.0 for stand in known)
         waiting = sum(max(stand.waiting(room=room), 0.0) for stand in known)
@@ -263,6 +265,13 @@ class _Stand:
             return places
         return max((needed - self._capacity) * (self._requests + 1) / needed, places)
 
+    def runs_full(self, prompt_tokens: float) -> bool:
+        """Whether its engine has no room for one more now, those that are prefilled left out."""
+        state = self._candidate.state
+        with_it = state.running_requests + state.queued_requests + 1
+        tokens = state.kv_tokens + state.queued_tokens + prompt_tokens + self._reserved * with_it
+        return with_it > min(self._boundary, self._places) or tokens > self._capacity
+
     def _needed(self, prompt_tokens: float) -> float:
         """What the KV cache would have to hold with one more."""
         return self._memory + prompt_tokens + self._reserved
@@ -351,12 +360,15 @@ def _least_harm(pool: Pool, stands: Sequence[_Stand], prompt_tokens: int) -> str
     """The instance that takes what cannot wait: the furthest beyond, so that the others are spared.
 
     One with room in its KV cache first: in a full one the request would be late with its first
-    token too. The least beyond where fewer tokens are late if all have some of the excess.
+    token too. The least beyond where fewer tokens are late if all have some of the excess; or where
+    none runs full: a line before prefill is an excess of prompts, and lets no batch grow.
     """
     ranked = []
     for stand, name in zip(stands, pool.column(NAME), strict=True):
         lacking = stand.lacking(prompt_tokens)
         ranked.append((lacking <= 0.0, lacking, stand.beyond, name, stand))
+    if not any(stand.runs_full(prompt_tokens) for stand in stands):
+        return min(ranked, key=lambda rank: (max(rank[1], 0.0), *rank[2:4]))[3]
     roomy = [rank for rank in ranked if rank[0]]
     if len(roomy) > 1 and better_shared([rank[-1].known() for rank in roomy]):
         return min(roomy, key=lambda rank: rank[2:4])[3]

@@ -70,6 +70,12 @@ _WISH = re.compile(rb"\nupgrade:", re.IGNORECASE)
 """That another protocol is wished for. Of one that it does not know the parser drops what follows
 the body in the same piece, a request of its own as often as not: so none may follow there."""
 
+_HEAD = object()
+"""Stands for a wish whose head has not ended."""
+
+_REACH = 8
+"""Bytes of it that may have come in the piece before; of the end of a head, 3."""
+
 
 def quick(data: bytes | memoryview) -> bool:
     """Whether a parser takes little time for something, and so does what follows."""
@@ -162,7 +168,7 @@ class Inlet(asyncio.Protocol, asyncio.Transport):
     """
 
     __slots__ = (
-        "_body", "_inlets", "_server", "_shut",
+        "_before", "_body", "_inlets", "_server", "_shut", "_wish",
         "abort", "behind", "close", "dear", "get_extra_info", "get_write_buffer_size", "handler",
         "is_closing", "left", "pieces", "queued", "transport", "write", "writelines",
     )  # fmt: skip
@@ -180,7 +186,9 @@ class Inlet(asyncio.Protocol, asyncio.Transport):
         self._inlets = inlets
         self._server = server
         self._shut = False
-        self._body = 0  # bytes to come of that of a wish for another protocol
+        self._before = b""  # the last bytes that were let in
+        self._wish: Any = None  # what ends later: a wish's body, or a head that speaks of one
+        self._body = 0  # bytes to come of that body, where they are declared
         self.handler: Any = None
         self.transport: Any = None
         self.left = memoryview(b"")
@@ -200,9 +208,9 @@ class Inlet(asyncio.Protocol, asyncio.Transport):
     def data_received(self, data: bytes) -> None:
         """It sends something."""
         self.pieces += 1
-        free = not (self.left or self.behind or self._body)
+        free = not (self.left or self.behind)
         few = self.pieces <= self._inlets.at_once
-        if free and few and quick(data) and not _WISH.search(data):
+        if free and few and quick(data) and not self._wishes(data):
             self._enter(data)
             if not self.left:  # mostly
                 return
@@ -255,6 +263,8 @@ class Inlet(asyncio.Protocol, asyncio.Transport):
         size = self._one_request() if self.dear else PIECE
         piece, self.left = self.left[:size], self.left[size:]
         self._inlets.release(self, len(piece))
+        if self.dear and self._wish is None and self._wishes(piece):
+            self._wish = _HEAD
         self._enter(bytes(piece))
         self.go_on()
 
@@ -283,6 +293,7 @@ class Inlet(asyncio.Protocol, asyncio.Transport):
             task = getattr(self.handler, "_task_handler", None)
             if task is not None:
                 task.add_done_callback(_forget)
+        self._before = (self._before + data[-_REACH:])[-_REACH:]
         self.handler.data_received(data)
         self._body = max(self._body - len(data), 0)
         self._decline_upgrade()
@@ -291,8 +302,24 @@ class Inlet(asyncio.Protocol, asyncio.Transport):
         self.behind = bool(messages)
         if messages:
             let_go(getattr(messages[-1][0], "exc", None))  # of what it complains of
-            self._body = self._body or _body_of_a_wish(messages[-1], data)
+            self._note_wish(messages[-1])
             self._end_broken_body(messages)
+        elif self._wish is not None and self._wish is not _HEAD and self._wish.is_eof():
+            self._wish = None
+
+    def _wishes(self, data: bytes | memoryview) -> bool:
+        """Whether something belongs to a wish for another protocol, or one begins in it."""
+        if self._wish is not None or _WISH.search(data) is not None:
+            return True
+        return _WISH.search(self._before + bytes(data[:_REACH])) is not None
+
+    def _note_wish(self, message: Any) -> None:
+        """Note what is to come of a request, whose head has just ended, if it is a wish."""
+        headers = getattr(message[0], "headers", {})
+        self._wish = message[1] if "Upgrade" in headers and not message[1].is_eof() else None
+        declared = headers.get("Content-Length", "")
+        head_ended = self._before.endswith(HEAD_ENDS) and declared.isdecimal()
+        self._body = int(declared) if self._wish is not None and head_ended else 0
 
     def _keep(self, waits: bytes, more: int) -> None:
         """Have this wait, which is so much more than waited before."""
@@ -333,24 +360,16 @@ class Inlet(asyncio.Protocol, asyncio.Transport):
         """Bytes to let in of what has many lines: not beyond where a request may end."""
         if self._body:
             return min(PIECE, self._body)  # its length is declared: nothing in it is parsed
-        end = bytes(self.left[:SLICE]).find(HEAD_ENDS)
-        return SLICE if end < 0 else end + len(HEAD_ENDS)
+        before = self._before[1 - len(HEAD_ENDS) :]  # its end may have begun there
+        end = (before + bytes(self.left[:SLICE])).find(HEAD_ENDS)
+        return SLICE if end < 0 else end + len(HEAD_ENDS) - len(before)
 
     def _line_up(self) -> None:
         if not (self._shut or self.behind):
             piece = self.left[:PIECE]
-            dear = self._body > 0 or len(piece) < SHORT or not quick(piece)
-            self.dear = dear or _WISH.search(piece) is not None  # of few lines: it is found soon
+            # A wish is sought in few lines alone, where it is found soon.
+            self.dear = len(piece) < SHORT or not quick(piece) or self._wishes(piece)
             self._inlets.later(self)
-
-
-def _body_of_a_wish(message: Any, data: bytes) -> int:
-    """Bytes of the body of a wish for another protocol, whose head ends with what was let in."""
-    headers = getattr(message[0], "headers", {})
-    if "Upgrade" not in headers or message[1].is_eof() or not data.endswith(HEAD_ENDS):
-        return 0
-    declared = headers.get("Content-Length", "")
-    return int(declared) if declared.isdecimal() else 0
 
 
 def _forget(task: asyncio.Task[None]) -> None:
