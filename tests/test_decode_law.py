@@ -51,8 +51,8 @@ def plan(made, demand, **options):
     return make_plan(made, **{"demand_per_s": demand, "slack": 0.0, "burst": 10.0, **options})
 
 
-def asked(per_s, *, holds=False):
-    return IntendedDemand(pool_per_s=2.0 * per_s, share=0.5, holds=holds)
+def asked(per_s):
+    return IntendedDemand(pool_per_s=2.0 * per_s, share=0.5)
 
 
 @settings(max_examples=150, deadline=None)
@@ -133,10 +133,7 @@ def test_what_a_router_holds_at_the_boundary_waits_no_longer_than_it_may(
     demand = served * most_per_s
     if not ends_in_a_trap(made, viable, burst, demand):
         return
-    in_force = plan(
-        made, demand, burst=burst, affordable=may_wait_s / OWED,
-        intended=asked(demand, holds=True),
-    )  # fmt: skip
+    in_force = plan(made, demand, burst=burst, held=may_wait_s / OWED)
     draws = np.random.default_rng(seed)
     step_s = 0.02
     batch, credit, came, entered = 0.5 * viable, burst, [], 0.0
@@ -154,13 +151,10 @@ def test_what_a_router_holds_at_the_boundary_waits_no_longer_than_it_may(
 
 def test_a_barrier_is_as_high_as_ever_where_nothing_may_wait():
     made, demand = table(Tiled()), 4000.0
-    alone, held, at_ease = (
-        plan(made, demand, burst=60.0, affordable=affordable, intended=asked(demand, holds=holds))
-        for affordable, holds in ((1.0, False), (0.0, True), (0.002, True))
-    )
-    assert alone.slowest == held.slowest
+    alone, hardly, at_ease = (plan(made, demand, burst=60.0, held=h) for h in (0.0, 1e-9, 0.002))
+    assert alone.slowest == hardly.slowest
     near = int(alone.viable_batch) - 30
-    assert at_ease.lowest(near)[0] < held.lowest(near)[0]
+    assert at_ease.lowest(near)[0] < alone.lowest(near)[0]
 
 
 @given(st.floats(10.0, 6000.0), st.floats(0.0, 0.2))

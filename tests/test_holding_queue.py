@@ -256,3 +256,25 @@ def test_nothing_is_lost_or_late_and_order_is_kept(events, places, most, for_s):
     counts = room.queue.counts
     assert counts.held == sum(h is not None for h in held.values()) == sum(counts.reasons.values())
     assert counts.cancelled == len(cancelled)
+
+
+def test_how_long_one_may_be_held_is_that_of_one_like_those_that_come():
+    asked = []
+
+    def slack_s(request):
+        asked.append(request.prompt_tokens)
+        return 0.4
+
+    room = Room(2, slack_s=slack_s)
+    assert room.queue.may_hold_s() == 0.0  # nobody has come
+    for index in range(2):
+        room.offer(index)
+    assert room.queue.may_hold_s() == 0.4
+    assert asked == [samples.request(0).prompt_tokens]
+
+
+@pytest.mark.parametrize("slack_s", [0.0, -1.0, math.nan, math.inf, -math.inf])
+def test_nobody_may_be_held_where_it_is_not_known_how_long(slack_s):
+    room = Room(1, slack_s=slack_s)
+    room.offer(0)
+    assert room.queue.may_hold_s() == 0.0

@@ -79,15 +79,18 @@ def test_an_instance_that_does_not_measure_leaves_all_to_themselves():
     assert intended_by(RoundRobin(), pool) == {}
 
 
+def held_back(intended, held_s):
+    return {name: dataclasses.replace(it, held_s=held_s) for name, it in intended.items()}
+
+
 def test_routers_around_it_pass_on_what_it_intends():
     pool = [asked("a", 60, 4000.0), asked("b", 0, 0.0)]
     inner, told = MarginalEnergy(), {}
     for router in (ViableBatch(inner), ByRole(ViableBatch(inner))):
-        held = {n: dataclasses.replace(d, holds=True) for n, d in inner.intended(pool).items()}
-        assert intended_by(router, pool) == held
-        tell_intents(router, pool, told.__setitem__)
-    assert told == held
-    tell_intents(RoundRobin(), pool, told.clear)
+        assert intended_by(router, pool) == held_back(inner.intended(pool), math.inf)
+        tell_intents(router, pool, told.__setitem__, lambda: 0.1)
+    assert told == held_back(inner.intended(pool), 0.1)
+    tell_intents(RoundRobin(), pool, told.clear, lambda: 0.1)
     assert not offers(RoundRobin(), Intends)
 
 
@@ -98,7 +101,7 @@ def test_who_would_not_hold_does_not_say_so(changes):
     """Where one instance does not tell where it stands nothing waits, and bursts need room."""
     known, odd = asked("a", 60, 4000.0), asked("b", 60, 4000.0)
     said = ViableBatch(MarginalEnergy()).intended([known, dataclasses.replace(odd, **changes)])
-    assert [demand.holds for demand in said.values()] == [False, False]
+    assert [demand.held_s for demand in said.values()] == [0.0, 0.0]
 
 
 @given(
@@ -213,9 +216,9 @@ def test_a_loop_whose_controller_measures_nothing_says_so():
     assert loop_of(deciding, ManualTime(0.0)).demand_per_s() is None
 
 
-@given(st.floats(0.0, 1e12), st.floats(0.0, 1.0), st.booleans())
-def test_what_is_said_is_what_is_read(pool_per_s, share, holds):
-    said = IntendedDemand(pool_per_s=pool_per_s, share=share, holds=holds)
+@given(st.floats(0.0, 1e12), st.floats(0.0, 1.0), st.floats(0.0, 1e3))
+def test_what_is_said_is_what_is_read(pool_per_s, share, held_s):
+    said = IntendedDemand(pool_per_s=pool_per_s, share=share, held_s=held_s)
     assert parse_intended(pack_intended(said)) == said
 
 
@@ -227,12 +230,12 @@ def test_what_is_said_is_what_is_read(pool_per_s, share, holds):
         b"i\x91\x01",
         b"i\x93\x01\xc0\xc0",
         b"i\x94\x01\xc0\xc0\xc2",
-        b"i\x94\x01\x01\x01\x01",
+        b"i\x94\x01\x01\x01\xff",
         b"i" + b"\x91" * 4000,
     ],
 )
 def test_what_is_no_intention_is_an_error_of_that_message(raw):
-    with pytest.raises(ValueError, match=r"intends|pool_per_s"):
+    with pytest.raises(ValueError, match=r"intends|pool_per_s|held_s"):
         parse_intended(raw)
 
 
@@ -340,7 +343,7 @@ def test_a_serving_router_tells_intents_that_stand_on_agents_reports(source):
             pool.of(Role.DECODE), router, ledger=ledger, reports=reports, time=clock,
             count=lambda *_: None,
         )  # fmt: skip
-        chooser.tell_intents(told.__setitem__)
+        chooser.tell_intents(told.__setitem__, lambda: 0.1)
     expected = dict.fromkeys("ab", IntendedDemand(pool_per_s=4000.0, share=0.5))
     assert told == (expected if source == FEED else {})
 

@@ -118,7 +118,7 @@ def test_no_lie_makes_the_router_of_the_policy_fail(
     for number in range(2):
         leg.hear(told(changes), number)
         assert leg.choose() in {*NAMES, None}
-        leg.leg.tell_intents(lambda *_: None)
+        leg.leg.tell_intents(lambda *_: None, lambda: 0.1)
     assert leg.complaints == []
 
 

@@ -18,13 +18,12 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 
 from voltana.cluster.admission import Line
 from voltana.errors import RoutingError, invalid
-from voltana.values import Deferral, Reservation
+from voltana.values import Deferral, Request, Reservation
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from voltana.ports import TimeSource
-    from voltana.values import Request
 
 _T = TypeVar("_T")
 
@@ -188,6 +187,17 @@ class HoldingQueue(Generic[_T]):
             requests_per_s=requests_per_s,
             prompt_tokens_per_s=tokens_per_s,
         )
+
+    def may_hold_s(self) -> float:
+        """How long a request like those that come may be held now; 0 where that is unknown."""
+        now_s = self._time.now_s()
+        line = self._described(now_s)
+        if not line.requests_per_s:
+            return 0.0
+        prompt_tokens = round(line.prompt_tokens_per_s / line.requests_per_s)
+        usual = Request(request_id=-1, arrived_at_s=now_s, prompt_tokens=prompt_tokens)
+        slack_s = self._slack_s(usual, line)
+        return slack_s if 0.0 < slack_s < math.inf else 0.0
 
     def cancel(self, held: Held[_T]) -> bool:
         """Nobody wants a request any more; whether it still waited."""

@@ -7,6 +7,7 @@ router run this same code.
 
 from __future__ import annotations
 
+import dataclasses
 from typing import TYPE_CHECKING
 
 from voltana.ports import intended_by
@@ -26,6 +27,7 @@ def tell_intents(
     router: Router,
     candidates: Sequence[Candidate],
     tell: Callable[[str, IntendedDemand], None],
+    may_hold_s: Callable[[], float],
 ) -> None:
     """`INTENDED_EVERY_S` have passed: ask a router what it intends, and tell the instances.
 
@@ -33,7 +35,17 @@ def tell_intents(
         router: Chooses among them; one that does not satisfy `voltana.ports.Intends` tells nothing.
         candidates: The instances; one that nothing is told of goes by itself.
         tell: Called with the name of an instance, and what is intended for it.
+        may_hold_s: How long a request like those that come may be held back: a router would hold it
+            longer than its deadline leaves. Asked for where a router holds.
     """
-    if candidates:
-        for instance, demand in intended_by(router, candidates).items():
-            tell(instance, demand)
+    if not candidates:
+        return
+    intended = intended_by(router, candidates)
+    if any(demand.held_s > 0.0 for demand in intended.values()):
+        most_s = may_hold_s()
+        intended = {
+            instance: dataclasses.replace(demand, held_s=min(demand.held_s, most_s))
+            for instance, demand in intended.items()
+        }
+    for instance, demand in intended.items():
+        tell(instance, demand)

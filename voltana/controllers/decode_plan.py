@@ -93,6 +93,7 @@ def make_plan(
     unseen: float = 0.0,
     in_force: DecodePlan = NO_PLAN,
     affordable: float = math.inf,
+    held: float = 0.0,
     late: float = 1.0,
     batch: int = 0,
     power: PowerForecasts | None = None,
@@ -114,6 +115,8 @@ def make_plan(
             coast the more carefully the less was seen.
         in_force: The plan before.
         affordable: Requests that may wait for room for each token/s that the fastest level serves.
+        held: Likewise, of those whom a router holds back while every instance is at its boundary:
+            of a burst they need no room.
         late: Share of the requests that may find no room; 1 keeps a burst free alone.
         batch: Requests that run; 0 never coasts, as where the demand has yet to be learned.
         power: Says which clocks boards hold, and what coasting saves; None takes every clock for
@@ -149,7 +152,7 @@ def make_plan(
     if power is not None and batch and sure:
         _coast(slowest, table, power, batch=batch, burst=burst, demand_per_s=wanted_per_s)
     if traps:
-        let_in = _let_in(burst, intended, affordable * most_per_s)
+        let_in = max(burst - held * most_per_s, 1.0) if held else burst
         np.maximum(slowest, _barrier(table, viable, most_per_s, demand_per_s, let_in), out=slowest)
     return DecodePlan(
         batches=tuple(table.batches.tolist()),
@@ -192,17 +195,6 @@ def _coast(
             settling=settling,
             settled_row=row,
         )
-
-
-def _let_in(burst: float, intended: IntendedDemand | None, waiting: float) -> float:
-    """Requests of a burst that reach the batch: those that its router holds back may wait instead.
-
-    Args:
-        burst: sigma.
-        intended: Whether a router holds.
-        waiting: Requests that may wait for this instance.
-    """
-    return max(burst - waiting, 1.0) if intended is not None and intended.holds else burst
 
 
 def _barrier(

@@ -206,6 +206,7 @@ class EnergyOptimal:
         if not envelope.measured:
             in_force, demand_per_s = self._found(table)
         known_by_per_s = demand_per_s if intended is None else intended.pool_per_s
+        let_in_s = LET_IN_BY * self._slo.ttft_s
         self._plan_to_come = partial(
             make_plan,
             table,
@@ -218,7 +219,8 @@ class EnergyOptimal:
             error_by_now=envelope.error_by_now(known_by_per_s),
             unseen=envelope.unseen(now_s),
             in_force=in_force,
-            affordable=LET_IN_BY * self._slo.ttft_s / envelope.owed_tokens,
+            affordable=let_in_s / envelope.owed_tokens,
+            held=0.0 if intended is None else min(intended.held_s, let_in_s) / envelope.owed_tokens,
             batch=load.decode_requests,
             # It may learn before then.
             power=cast("FreezesPower", power).snapshot() if self._power_freezes else power,

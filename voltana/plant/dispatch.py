@@ -100,9 +100,9 @@ class RoleDispatch:
         """The instances as the router sees them now."""
         return LazyCandidates(len(self._instances), self._candidate)
 
-    def tell_intents(self) -> None:
-        """Tell the instances what the router intends for them now."""
-        tell_intents(self._router, self.candidates, self._intend)
+    def tell_intents(self, may_hold_s: Callable[[], float]) -> None:
+        """Tell the instances what the router intends for them now; see `intents.tell_intents`."""
+        tell_intents(self._router, self.candidates, self._intend, may_hold_s)
 
     def choose(self, request: Request) -> int | Deferral:
         """Index of the instance for a request, or what the router says instead.
@@ -236,6 +236,10 @@ class Dispatcher:
     def legs_that_intend(self) -> list[RoleDispatch]:
         """Those whose routers say what they intend for instances that there are."""
         return [leg for leg in (self._decode, self._colocated) if leg.names and leg.intends]
+
+    def may_hold_s(self) -> float:
+        """How long a request like those that come may be held back, before either leg."""
+        return max(self.holding.may_hold_s(), self.holding_late.may_hold_s())
 
     def arrived(self, job: Job) -> None:
         """Send a job to its pair, now or when its routers want it."""

@@ -345,7 +345,7 @@ class Simulation:
 
     def _schedule_intents(self, leg: RoleDispatch, now_s: float) -> None:
         def tell(at_s: float) -> None:
-            leg.tell_intents()
+            leg.tell_intents(self._dispatcher.may_hold_s)
             self._schedule_intents(leg, at_s)
 
         self._events.schedule(now_s + INTENDED_EVERY_S, tell)

@@ -133,8 +133,8 @@ class ViableBatch:
         if not intended:
             return intended
         stands = pool.column(self._stand, on=upcoming)
-        holds = all(stands) and pool.fresh(self._max_age_s)
-        intended = {name: replace(demand, holds=holds) for name, demand in intended.items()}
+        held_s = math.inf if all(stands) and pool.fresh(self._max_age_s) else 0.0
+        intended = {name: replace(demand, held_s=held_s) for name, demand in intended.items()}
         if not any(pool.column(_is_full)):  # mostly
             return intended
         known = [stand for stand in stands if stand is not None]

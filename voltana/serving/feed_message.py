@@ -79,7 +79,7 @@ class FeedMessage:
 
 def pack_intended(demand: IntendedDemand) -> bytes:
     """What a router says to an agent, on the way back of its feed."""
-    return b"i" + msgspec.msgpack.encode([VERSION, demand.pool_per_s, demand.share, demand.holds])
+    return b"i" + msgspec.msgpack.encode([VERSION, demand.pool_per_s, demand.share, demand.held_s])
 
 
 def parse_intended(raw: bytes) -> IntendedDemand | None:
@@ -94,15 +94,13 @@ def parse_intended(raw: bytes) -> IntendedDemand | None:
         version, *values = msgspec.msgpack.decode(raw[1:])
         if version != VERSION:
             return None
-        pool_per_s, share, holds = values
+        pool_per_s, share, held_s = values
     except (msgspec.DecodeError, TypeError, ValueError, RecursionError) as error:
         raise ValueError(f"unknown form of what a router intends: {error!r:.200}") from error
-    if holds is not True and holds is not False:
-        raise ValueError(f"unknown form of what a router intends: holds={holds!r:.200}")
     return IntendedDemand(
         pool_per_s=number("pool_per_s", pool_per_s),
         share=number("share", share, most=1.0),
-        holds=holds,
+        held_s=number("held_s", held_s),
     )
 
 

@@ -129,12 +129,13 @@ class IntendedDemand:
     Attributes:
         pool_per_s: Output tokens/s that all instances of its role are asked for together.
         share: Of that, what this one is to have.
-        holds: Whether requests are held back while every instance is at its boundary.
+        held_s: For how long requests may be held back while every instance is at its boundary; 0
+            where none are. A router says inf for as long as their deadlines leave.
     """
 
     pool_per_s: float
     share: float
-    holds: bool = False
+    held_s: float = 0.0
 
     @property
     def tokens_per_s(self) -> float:

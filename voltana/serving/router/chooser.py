@@ -128,7 +128,9 @@ class RoleChooser:
         """The available instances as the router sees them now."""
         return self._candidates([b for b in self._backends if b.available])[0]
 
-    def tell_intents(self, tell: Callable[[str, IntendedDemand], None]) -> None:
+    def tell_intents(
+        self, tell: Callable[[str, IntendedDemand], None], may_hold_s: Callable[[], float]
+    ) -> None:
         """Tell what the router intends for the instances, as far as their agents say enough."""
         pool = [b for b in self._backends if b.available]
         if not pool or not offers(self._router, Intends):
@@ -137,7 +139,7 @@ class RoleChooser:
         if source != FEED:
             return
         try:
-            tell_intents(self._router, candidates, tell)
+            tell_intents(self._router, candidates, tell, may_hold_s)
         except Exception as error:  # noqa: BLE001  (a user's router must not end the job)
             self._complain(f"intends nothing: {type(error).__name__}: {error}")
 
@@ -268,9 +270,11 @@ class Chooser:
         """
         return self._decode.choose_or_defer(request)
 
-    def tell_intents(self, tell: Callable[[str, IntendedDemand], None]) -> None:
+    def tell_intents(
+        self, tell: Callable[[str, IntendedDemand], None], may_hold_s: Callable[[], float]
+    ) -> None:
         """See `RoleChooser.tell_intents`; of the instances that decode."""
-        self._decode.tell_intents(tell)
+        self._decode.tell_intents(tell, may_hold_s)
 
     def wants(self) -> dict[Role, Wants]:
         """What the router of each leg needs and does not get."""

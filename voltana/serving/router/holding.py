@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from voltana.ports import TimeSource
     from voltana.serving.router.chooser import Chooser, Pair
     from voltana.serving.router.pool import Backend
-    from voltana.values import Candidate, Deferral, Request
+    from voltana.values import Candidate, Deferral, IntendedDemand, Request
 
 _T = TypeVar("_T")
 
@@ -135,6 +135,13 @@ class Holding:
     ) -> Backend:
         """The decode server of one whose prompt is computed; see `Line.servers`."""
         return await self._before_decode.servers(request, plan, left_s)
+
+    def tell_intents(self, tell: Callable[[str, IntendedDemand], None]) -> None:
+        """Tell what routers intend for the instances, and how long requests may be held."""
+        self._chooser.tell_intents(tell, self._may_hold_s)
+
+    def _may_hold_s(self) -> float:
+        return max(queue.may_hold_s() for queue in self._lines.values())
 
     def wake(self) -> None:
         """A request has ended, which may make room for one that waits."""

@@ -134,7 +134,7 @@ class RouterService:
             self._engine,
             self._wire,
             keys=self._keys,
-            chooser=chooser,
+            holding=self.holding,
             reports=self.reports,
             ledger=self.ledger,
             energy=energy,

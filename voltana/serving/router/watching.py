@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from voltana.ports import TimeSource
     from voltana.serving.engine import Engine
     from voltana.serving.feed_key import FeedKey
-    from voltana.serving.router.chooser import Chooser
     from voltana.serving.router.energy_split import EnergySplit
+    from voltana.serving.router.holding import Holding
     from voltana.serving.router.keys import Keys
     from voltana.serving.router.pool import Pool
     from voltana.serving.router.reports import Reports
@@ -63,7 +63,7 @@ class Watchers:
     Args:
         settings: Periods and addresses.
         keys: The servers' keys.
-        chooser: Says what its routers intend, which agents are told; None tells them nothing.
+        holding: Says what its routers intend, which agents are told; None tells them nothing.
         pool: The servers.
         engine: Knows how servers are asked for their load.
         wire: HTTP client.
@@ -82,7 +82,7 @@ class Watchers:
         wire: Wire,
         *,
         keys: Keys,
-        chooser: Chooser | None = None,
+        holding: Holding | None = None,
         reports: Reports,
         ledger: Ledger,
         energy: EnergySplit | None = None,
@@ -123,8 +123,8 @@ class Watchers:
                 energy=_account(energy, pool),
             )
             self.also(lambda: follow_feeds(feeds, follower, feed_key))
-            if chooser is not None:
-                self.also(lambda: _tell_intents(chooser, follower))
+            if holding is not None:
+                self.also(lambda: _tell_intents(holding, follower))
 
     def also(self, job: Callable[[], Coroutine[object, object, None]]) -> None:
         """Run another job beside them; if it fails, the log says so and it begins anew."""
@@ -149,8 +149,8 @@ class Watchers:
             wait_s = min(2 * wait_s, _LONGEST_WAIT_S)
 
 
-async def _tell_intents(chooser: Chooser, follower: FeedFollower) -> None:
+async def _tell_intents(holding: Holding, follower: FeedFollower) -> None:
     """Tell agents what is intended for their instances, until cancelled."""
     while True:
         await asyncio.sleep(INTENDED_EVERY_S)
-        chooser.tell_intents(follower.intend)
+        holding.tell_intents(follower.intend)
