@@ -14,8 +14,8 @@ import zmq
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.test_decode_law import Tiled, plan, table
 from tests.test_marginal_energy import Power, decode
+from tests.tiled_plant import Tiled, plan, table
 from voltana.cluster.candidates import NOTHING_KNOWN, InstanceFacts
 from voltana.cluster.intents import tell_intents
 from voltana.cluster.ledger import Ledger

@@ -29,12 +29,12 @@ def lacking(fields: Mapping[str, Any], *, chat: bool) -> str:
     Returns:
         The field, with its value; empty if there is none.
     """
-    if _says_yes(fields.get("use_beam_search")):
+    if _may_mean_yes(fields.get("use_beam_search")):
         return "use_beam_search = true"
     if fields.get("prompt_logprobs") is not None:
         return f"prompt_logprobs = {fields['prompt_logprobs']!r:.20}"
     name, usual = ("top_logprobs", 0) if chat else ("logprobs", None)
-    if _says_yes(fields.get("echo")) and (value := fields.get(name, usual)) is not None:
+    if _may_mean_yes(fields.get("echo")) and (value := fields.get(name, usual)) is not None:
         return f"echo with {name} = {value!r:.20}"
     return ""
 
@@ -68,6 +68,6 @@ def check_pair(call: VllmCall) -> None:
         )
 
 
-def _says_yes(value: Any) -> bool:
+def _may_mean_yes(value: Any) -> bool:
     """Whether it may be read as yes; a list, which may have millions of parts, is refused."""
     return isinstance(value, str | int | float) and str(value).strip().lower() not in _NO
