@@ -311,12 +311,15 @@ def test_a_cache_that_a_decode_server_may_be_fetching_as_it_is_ejected_is_not_gi
 
 
 def test_a_decode_server_killed_between_the_legs_leaves_no_cache_behind():
-    """Whole crowds are prefilled at that moment; it may come back at once."""
+    """Whole crowds are prefilled at that moment; it may come back at once.
+
+    What it was sent it may have been fetching (above): that ends with the lease.
+    """
 
     async def check():
-        async with vllm_cluster(prefill=1, decode=2) as pd:
+        async with vllm_cluster(prefill=1, decode=2, kv_lease_s=2.0) as pd:
             prefill, dies = pd.servers["prefill-0"], pd.servers["decode-0"]
-            prefill.way_s = 0.2
+            prefill.way_s, prefill.lease_s = 0.2, 2.0
             asked = [asyncio.create_task(pd.ask(stream=number % 2 == 0)) for number in range(12)]
             await until(lambda: len(pd.kept) >= 6)
             await dies.stop()
