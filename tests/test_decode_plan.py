@@ -12,7 +12,7 @@ from tests.tiled_plant import LEVELS, OWED, Cubic, Tiled, Unknown, asked, plan, 
 from voltana.controllers.decode_plan import NO_PLAN, SURE
 from voltana.controllers.finding_room import most_on_average
 from voltana.controllers.held_back import held_back
-from voltana.values import Binding, Load
+from voltana.values import Binding, IntendedDemand, Load
 from voltana.viability import largest_viable_batch, served_per_s, tabulate
 
 
@@ -269,6 +269,26 @@ def test_the_end_of_the_memory_keeps_room_for_chance_and_for_a_burst(
     enough = served_per_s(made, mean) >= demand
     decided = plan(made, demand, burst=burst, affordable=affordable, late=late)
     assert decided.settling == (int(enough.argmax()) if enough.any() else len(LEVELS) - 1)
+
+
+@given(
+    st.integers(2, 6), st.floats(0.0, 2.0), st.floats(1e-4, 0.3), st.floats(0.0, 30.0),
+    st.floats(0.3, 0.99),
+)  # fmt: skip
+def test_whom_a_router_holds_back_finds_room_in_the_whole_pool(instances, held, late, burst, share):
+    made, affordable = table(Tiled(), capacity=36_000.0), 1e-3  # 120 requests each
+    most = float(made.rate_per_s[-1, -1])
+    demand = share * most
+    shared = 1.0 + (instances - 1) * min(held, 1.0)  # instances that are one queue
+    options = {"late": late, "affordable": affordable}
+    chance = most_on_average(round(120 * shared), shared * demand, shared * most, **options)
+    mean = min(chance / shared, 120.0 - burst / math.sqrt(shared) + affordable * most)
+    enough = served_per_s(made, mean) >= demand
+    intended = IntendedDemand(pool_per_s=instances * demand, share=1.0 / instances)
+    decided = plan(made, demand, burst=burst, intended=intended, held=held * affordable, **options)
+    assert decided.settling == (int(enough.argmax()) if enough.any() else len(LEVELS) - 1)
+    alone = plan(made, demand, burst=burst, intended=intended, **options)
+    assert decided.settling <= alone.settling
 
 
 @given(st.integers(1, 120), st.integers(0, len(LEVELS) - 1))

@@ -16,7 +16,8 @@ goes beyond it comes back, and is late meanwhile, which the price knows. So is m
 for room, and how fast they have to be let in follows from what is left of their deadline. A router
 may hold them where no controller sees them; so the batch settles where few enough wait for longer
 than half of the deadline (`most_on_average`), and below what memory holds by as many requests of a
-burst as the fastest level would not let in by then.
+burst as the fastest level would not let in by then. Whom it holds goes to whichever instance has
+room first: they share one queue, in which both is less for each.
 """
 
 from __future__ import annotations
@@ -141,8 +142,16 @@ def make_plan(
     wanted_per_s = (1.0 + slack) * lasting_per_s
     most, most_served_per_s = float(viable), table.in_time_per_s[:, fastest].max()
     if full:
-        most = most_on_average(viable, wanted_per_s, most_per_s, late=late, affordable=affordable)
-        most = min(most, viable - burst + affordable * most_per_s)
+        sharing = _sharing(intended, held, affordable)
+        pooled = most_on_average(
+            round(sharing * viable),
+            sharing * wanted_per_s,
+            sharing * most_per_s,
+            late=late,
+            affordable=affordable,
+        )
+        most = pooled / sharing
+        most = min(most, viable - burst / math.sqrt(sharing) + affordable * most_per_s)
     served = served_per_s(table, most)
     settling = _settling(served, wanted_per_s, (max(error, error_by_now), error), in_force.settling)
     if (1.0 + SURE * error) * wanted_per_s > most_served_per_s:
@@ -162,6 +171,22 @@ def make_plan(
         end=Binding.MEMORY if full else Binding.BOUNDARY,
         demand_per_s=demand_per_s,
     )
+
+
+def _sharing(intended: IntendedDemand | None, held: float, affordable: float) -> float:
+    """Instances that are one queue to those who wait for room: one where nobody is held back.
+
+    Whom a router holds back goes to whichever has room first. Who may be held for a part of what
+    one may wait counts as that part.
+
+    Args:
+        intended: What the instance will be asked for.
+        held: Requests that may be held back for each token/s that the fastest level serves.
+        affordable: Likewise, that may wait for room.
+    """
+    if intended is None or not held or not affordable or not 0.0 < intended.share < 1.0:
+        return 1.0
+    return 1.0 + (1.0 / intended.share - 1.0) * min(held / affordable, 1.0)
 
 
 def _coast(
