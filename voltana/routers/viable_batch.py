@@ -14,8 +14,9 @@ What can wait no longer goes where it does the least harm: when not all requests
 the thresholds, an uneven split keeps more of them than an even one, unless latencies vary so much
 that all are a little late (`triage`). So it joins an instance that is beyond its boundary already,
 the furthest of them, and the others are spared, or the least; one with room in its KV cache first,
-as in a full one the first token would be late as well. Where every batch that runs has room there
-is no such excess: more are prefilled than will ever run at once, and they are shared.
+as in a full one the first token would be late as well. A line before prefill is no such excess:
+while it is prefilled, about as many of those that run end. So as long as a batch is expected in
+time when its line has joined, but for what may by chance end later, it takes the next.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ from voltana.planning import GROWTH_TOKENS, curve_of, memory_tokens, requests_of
 from voltana.pool import NAME, KeptPool
 from voltana.ports import TellsBatches, TellsCurve, TellsRoom, intended_by, needs_of, offers
 from voltana.routers.least_memory import LeastMemory
-from voltana.routers.triage import Boundary, better_shared
+from voltana.routers.triage import Boundary, better_shared, expected_in_time
 from voltana.values import Deferral, Load, Need, Role
 from voltana.viability import BATCH_ENDS, LARGEST_BATCH, largest_viable_batch, tabulate
 
@@ -57,6 +58,9 @@ ASK_AGAIN_S = 0.05
 CONTEXT_BIN = 0.05
 """Contexts that differ by less share one answer: a boundary lies at the end of a tile mostly."""
 
+
+SURE = 2.0
+"""Standard errors by which fewer requests may end than are expected to."""
 
 CLEARED_S = 1.0
 """Seconds within which as many tokens are to be produced as what waits for room may owe."""
@@ -209,12 +213,13 @@ class _Stand:
 
     __slots__ = (
         "_boundary", "_candidate", "_capacity", "_load", "_memory", "_places", "_requests",
-        "_reserved", "_running", "beyond", "most_prompt",
+        "_reserved", "_running", "_runs", "beyond", "most_prompt",
     )  # fmt: skip
 
     def __init__(self, candidate: Candidate, boundary: int, load: Load) -> None:
         self._candidate, self._boundary, self._load = candidate, boundary, load
         self._requests, self._running = requests_of(candidate), candidate.state.running_requests
+        self._runs = self._running + candidate.state.queued_requests
         self._capacity, self._reserved = candidate.kv_capacity_tokens, candidate.kv_reserved_tokens
         self._places = candidate.max_running_requests
         self._memory = memory_tokens(candidate, self._reserved)
@@ -234,7 +239,7 @@ class _Stand:
             candidate.budget_s,
             load.decode_kv_tokens / load.decode_requests if load.decode_requests else 1.0,
             self._boundary,
-            self._requests,
+            round(self._in_the_end),
         )
 
     def line(self, prompt_tokens: float) -> float:
@@ -265,12 +270,27 @@ class _Stand:
             return places
         return max((needed - self._capacity) * (self._requests + 1) / needed, places)
 
-    def runs_full(self, prompt_tokens: float) -> bool:
-        """Whether its engine has no room for one more now, those that are prefilled left out."""
-        state = self._candidate.state
-        with_it = state.running_requests + state.queued_requests + 1
-        tokens = state.kv_tokens + state.queued_tokens + prompt_tokens + self._reserved * with_it
-        return with_it > min(self._boundary, self._places) or tokens > self._capacity
+    def has_room_in_the_end(self, prompt_tokens: float) -> bool:
+        """Whether it has room for one more once what is prefilled has joined, as far as expected.
+
+        Its batch fits the threshold by its mean then: of what nobody can put off, some tokens are
+        late by chance, and no request is by its mean.
+        """
+        state, requests = self._candidate.state, self._in_the_end + 1.0
+        tokens = state.kv_tokens + state.queued_tokens + prompt_tokens + self._reserved * requests
+        if requests > self._places or tokens > self._capacity:
+            return False
+        return requests <= self._boundary or expected_in_time(self.known())
+
+    @property
+    def _in_the_end(self) -> float:
+        """Requests that run once those that are prefilled have joined, at most.
+
+        A batch that neither grows nor shrinks loses as many meanwhile, by chance fewer: a number of
+        ends is Poisson distributed.
+        """
+        line = max(self._requests - self._runs, 0.0)
+        return self._runs + min(line, SURE * math.sqrt(line))
 
     def _needed(self, prompt_tokens: float) -> float:
         """What the KV cache would have to hold with one more."""
@@ -361,14 +381,15 @@ def _least_harm(pool: Pool, stands: Sequence[_Stand], prompt_tokens: int) -> str
 
     One with room in its KV cache first: in a full one the request would be late with its first
     token too. The least beyond where fewer tokens are late if all have some of the excess; or where
-    none runs full: a line before prefill is an excess of prompts, and lets no batch grow.
+    some has room in the end: a line before prefill is an excess of prompts, and lets no batch grow.
     """
     ranked = []
     for stand, name in zip(stands, pool.column(NAME), strict=True):
         lacking = stand.lacking(prompt_tokens)
         ranked.append((lacking <= 0.0, lacking, stand.beyond, name, stand))
-    if not any(stand.runs_full(prompt_tokens) for stand in stands):
-        return min(ranked, key=lambda rank: (max(rank[1], 0.0), *rank[2:4]))[3]
+    room = [rank for rank in ranked if rank[-1].has_room_in_the_end(prompt_tokens)]
+    if room:
+        return min(room, key=lambda rank: (max(rank[1], 0.0), *rank[2:4]))[3]
     roomy = [rank for rank in ranked if rank[0]]
     if len(roomy) > 1 and better_shared([rank[-1].known() for rank in roomy]):
         return min(roomy, key=lambda rank: rank[2:4])[3]
