@@ -55,6 +55,7 @@ def instances(draw, role):
         state_age_s=draw(st.sampled_from([0.0, 0.01, 0.05, 0.2])),
         reserved=Reservation(requests=held, prompt_tokens=200 * held),
         reserved_for_s=draw(st.sampled_from([0.0, 0.02])),
+        host_s=draw(st.sampled_from([0.0, 0.0, 0.03])),
         predictor=draw(st.sampled_from([*MODELS, *MODELS, None])),
         power=draw(st.sampled_from([POWER, POWER, None])),
         levels_mhz=draw(st.sampled_from([LEVELS, LEVELS[::3], ()])),
@@ -95,7 +96,7 @@ def plain_fill_up(request, pool):
     each_s = oldest_s / max(sum(c.reserved.requests for c in pool), 1)
 
     def host_s(c):
-        return max(c.reserved_for_s, c.reserved.requests * each_s)
+        return max(c.reserved_for_s, c.reserved.requests * max(each_s, c.host_s))
 
     def device_s(c):
         load = load_with(candidate_load(c), request, c.role)
