@@ -120,6 +120,21 @@ def test_a_line_before_prefill_is_no_excess_of_a_batch_that_loses_as_many_meanwh
     assert sent_to(steep, a=(20, 20), b=(-7, 2)) == "b"
 
 
+def test_what_is_shared_goes_by_what_is_expected_and_not_by_what_each_has_seen_yet():
+    """Of two that are alike one had learned less, and got all but what it was sure to serve."""
+    sure, unsure = Noisy(0.02, each_s=0.0001), Noisy(0.06, each_s=0.0001)
+    assert unsure.boundary < sure.boundary
+
+    def at(name, model, running):
+        return dataclasses.replace(
+            decode(name, running, predictor=model), budget_s=BUDGET_S, levels_mhz=(1410.0,)
+        )
+
+    most = sure.boundary
+    assert ask(at("a", sure, most + 3), at("b", unsure, most - 3), slack_s=0.0) == "b"
+    assert ask(at("a", sure, most + 3), at("b", unsure, most + 5), slack_s=0.0) == "a"
+
+
 def test_a_batch_that_is_expected_in_time_has_room_unless_it_would_grow_on():
     model = Noisy(0.1)
     least = model.boundary

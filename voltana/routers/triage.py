@@ -79,6 +79,11 @@ def expected_in_time(one: Boundary) -> bool:
     return more.mean_s <= one.budget_s and more.per_s >= least.per_s
 
 
+def expected_s(one: Boundary, more: int) -> float:
+    """What an iteration is expected to take with so many requests more; inf if not known."""
+    return _beyond(one, one.requests + more - one.batch).mean_s
+
+
 class _Iteration(NamedTuple):
     """What an iteration brings.
 
