@@ -72,18 +72,23 @@ class Stand:
             round(self._in_the_end),
         )
 
-    def line(self, prompt_tokens: float) -> float:
+    def line(self, prompt_tokens: float, *, alone: bool) -> float:
         """Requests beyond its places, where some of these are spoken for but not yet taken.
 
         Infinite where something else than places is lacking, or as many are beyond them already as
         places are spoken for: about so many end while those are prefilled, as these places have.
+
+        Args:
+            prompt_tokens: The prompt.
+            alone: Whether there is no other: then any line may be joined, as nobody that waits
+                will know better later, and each place would be empty until the next is prefilled.
         """
         state = self._candidate.state
         spoken_for = self._places - state.running_requests - state.queued_requests
         beyond_places = self._requests - self._places
         if (
             self.beyond > 0
-            or not beyond_places < spoken_for
+            or not (alone or beyond_places < spoken_for)
             or self._needed(prompt_tokens) > self._capacity
         ):
             return math.inf

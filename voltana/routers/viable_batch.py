@@ -261,7 +261,7 @@ def _place_soon(pool: Pool, stands: Sequence[Stand], prompt_tokens: int) -> str 
     Those that are prefilled speak for places that they do not take yet, and meanwhile others end:
     held back until one is free, a request leaves it empty for as long as its own prefill takes.
     """
-    lines = [stand.line(prompt_tokens) for stand in stands]
+    lines = [stand.line(prompt_tokens, alone=len(stands) == 1) for stand in stands]
     shortest = min(lines)
     return pool.column(NAME)[lines.index(shortest)] if shortest < math.inf else None
 
