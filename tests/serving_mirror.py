@@ -84,6 +84,18 @@ def plain(value):
     return value.to_dict() if hasattr(value, "to_dict") else value
 
 
+def with_pace(beside, simulated):
+    """Candidates with what the simulator's hosts take over a prompt.
+
+    Both measure it by the same code, but a simulator sees when each prompt is taken up, and a
+    router beside an engine what reports tell of that.
+    """
+    return [
+        dataclasses.replace(one, host_s=other.host_s)
+        for one, other in zip(beside, simulated, strict=True)
+    ]
+
+
 def same(one, other, *, leave_out=()):
     """Compare every field of two dataclasses, those to come included."""
     assert type(one) is type(other)
@@ -301,7 +313,7 @@ class Mirror:
             self._ledger.book(dataclasses.replace(entry, rid=rid, rooms=(entry.rid,)))
 
         also(ledger, "book", booked)
-        also(ledger, "reported", lambda instance, rid: by_name[instance].rooms.append(rid))
+        also(ledger, "reported", lambda instance, rid, *_at: by_name[instance].rooms.append(rid))
         also(ledger, "prefilled", lambda rid, s: self._ledger.prefilled(f"request {rid}", s))
         also(ledger, "finished", lambda rid: self._ledger.finished(f"request {rid}"))
         caches, mine = ledger.caches, self._ledger.caches
@@ -316,7 +328,7 @@ class Mirror:
             def route(self, request, candidates):
                 shown = list(candidates)
                 assert unmet(needs, shown) == {}
-                shown_beside = mirror.shown_beside(role)
+                shown_beside = with_pace(mirror.shown_beside(role), shown)
                 for one, other in zip(shown, shown_beside, strict=True):
                     same(one.state, other.state)
                     same(one.reserved, other.reserved)
@@ -339,7 +351,8 @@ class Mirror:
 
     def _compare_slack(self, holding, slack_of, beside_engine, time):
         def compared(request, line):
-            shown = self.shown_beside(Role.PREFILL)
+            simulated = self.simulation._dispatcher._prefill.candidates
+            shown = with_pace(self.shown_beside(Role.PREFILL), simulated)
             slack_s = beside_engine(request, shown, time.now_s(), line)
             assert slack_of(request, line) == slack_s
             self.slacks += slack_s > 0

@@ -48,3 +48,4 @@ def test_nobody_waited_longer_for_the_device_than_in_all(steps):
         if not gap_s:
             joined.idle()
         assert 0.0 <= begun(joined, now_s, waited_s, behind=behind) <= waited_s
+        assert joined.before_s == waited_s - joined.longest_s

@@ -26,6 +26,7 @@ from voltana.predictors.conformal.room import MOST, most_within
 from voltana.predictors.linear_power import LinearPower
 from voltana.promise import bound_on
 from voltana.routers import EcoRoute, FillUp, LeastLoaded, LeastMemory, MarginalEnergy
+from voltana.routers.triage import Boundary, better_shared, expected_in_time, expected_s
 from voltana.routers.viable_batch import ViableBatch, largest_batch
 from voltana.testing import samples
 from voltana.values import Deferral, InstanceState, Load, Need, Reservation, Role
@@ -55,6 +56,7 @@ def instances(draw, role):
         state_age_s=draw(st.sampled_from([0.0, 0.01, 0.05, 0.2])),
         reserved=Reservation(requests=held, prompt_tokens=200 * held),
         reserved_for_s=draw(st.sampled_from([0.0, 0.02])),
+        host_s=draw(st.sampled_from([0.0, 0.0, 0.03])),
         predictor=draw(st.sampled_from([*MODELS, *MODELS, None])),
         power=draw(st.sampled_from([POWER, POWER, None])),
         levels_mhz=draw(st.sampled_from([LEVELS, LEVELS[::3], ()])),
@@ -95,7 +97,7 @@ def plain_fill_up(request, pool):
     each_s = oldest_s / max(sum(c.reserved.requests for c in pool), 1)
 
     def host_s(c):
-        return max(c.reserved_for_s, c.reserved.requests * each_s)
+        return max(c.reserved_for_s, c.reserved.requests * max(each_s, c.host_s))
 
     def device_s(c):
         load = load_with(candidate_load(c), request, c.role)
@@ -170,7 +172,41 @@ def plain_viable_batch(request, pool, inner):
         return inner(request, room)
     if request.slack_s > 0:
         return Deferral
-    return max((*most, name) for name, most in over.items())[-1]
+    at = {c.instance: bounds(c, ends[c.instance]) for c in pool}
+    shared = [c for c in pool if has_room_in_the_end(c, request, *at[c.instance])]
+    if not shared:
+        roomy = [c for c in pool if over[c.instance][0]]
+        if len(roomy) > 1 and better_shared([at[c.instance][0] for c in roomy]):
+            shared = roomy
+    if not shared:
+        return max((*most, name) for name, most in over.items())[-1]
+    ranked = []
+    for c in shared:
+        _, lacking, beyond = over[c.instance]
+        one, requests, _ = at[c.instance]
+        taken_s = expected_s(one._replace(requests=requests), 1)
+        ranked.append((max(lacking, 0.0), taken_s / c.budget_s, lacking, beyond, c.instance))
+    return min((zero, share, beyond, name) for zero, share, _, beyond, name in ranked)[-1]
+
+
+def bounds(candidate, end):
+    """What it serves in time with what runs in the end; all that comes; and what runs then."""
+    state, load = candidate.state, candidate_load(candidate)
+    runs = state.running_requests + state.queued_requests
+    requests = max(runs + candidate.reserved.requests, candidate.in_flight)
+    in_the_end = runs + min(requests - runs, 2.0 * math.sqrt(requests - runs))
+    context = load.decode_kv_tokens / load.decode_requests if load.decode_requests else 1.0
+    fastest_mhz, budget_s = candidate.levels_mhz[-1], candidate.budget_s
+    one = Boundary(candidate.predictor, fastest_mhz, budget_s, context, end, round(in_the_end))
+    return one, requests, in_the_end
+
+
+def has_room_in_the_end(candidate, request, one, _requests, in_the_end):
+    state, with_it = candidate.state, in_the_end + 1.0
+    tokens = state.kv_tokens + state.queued_tokens + request.prompt_tokens
+    if tokens + candidate.kv_reserved_tokens * with_it > candidate.kv_capacity_tokens:
+        return False
+    return with_it <= one.batch or expected_in_time(one)
 
 
 def boundary(candidate):

@@ -289,6 +289,26 @@ def test_who_came_from_a_host_together_is_lost_together():
     assert clocks[0.55] == clocks[0.0] < LEVELS[-1]
 
 
+def test_who_comes_next_has_waited_for_the_host_as_well():
+    """Of 450 ms that are planned for, a host that takes 250 leaves 200 at the device.
+
+    A batch of 1500 tokens and what may join meanwhile takes more at the critical clock.
+    """
+    load = Load(prefill_tokens=1500, prefill_attended_pairs=150_000.0)
+    decisions = {}
+    for waited_s in (0.0, 0.25, 0.55):
+        controller = make(Sweet())
+        for step in range(8):
+            now_s = 10.0 + 0.25 * step
+            controller.decide(seen(0, now_s=now_s))
+            at = dataclasses.replace(seen(1500, waited_s, now_s=now_s + 0.14), load=load)
+            decisions[waited_s] = controller.decide(at)
+    assert decisions[0.0].clock_mhz == 1005.0
+    assert 1005.0 < decisions[0.25].clock_mhz < LEVELS[-1]
+    assert decisions[0.25].binding is Binding.PACE
+    assert decisions[0.55].clock_mhz == 1005.0  # lost, and who comes next as well
+
+
 def test_what_a_batch_cannot_take_shares_no_reading_of_the_weights():
     """Full batches of 1000 tokens take 90 ms, so that 9000 tokens/s are 0.81 of the fastest clock.
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from tests.test_viable_batch import ask, decode
-from voltana.routers.triage import DEVIATIONS, Boundary, better_shared
+from voltana.routers.triage import DEVIATIONS, Boundary, better_shared, expected_in_time
 from voltana.values import Forecast
 
 BUDGET_S = 0.05
@@ -91,6 +91,62 @@ def test_the_router_sends_what_may_wait_no_longer_to_the_least_then():
 
     assert chosen(0.3, 3, 1, 2) == "b"
     assert chosen(1e-4, 3, 1, 2) == "a"
+
+
+def sent_to(model, **batches):
+    """Where what may wait no longer goes; batches run and have in flight so many more than fit."""
+    candidates = [
+        dataclasses.replace(
+            decode(name, model.boundary + running, model.boundary + in_flight, predictor=model),
+            budget_s=BUDGET_S,
+            levels_mhz=(1410.0,),
+        )
+        for name, (running, in_flight) in batches.items()
+    ]
+    return ask(*candidates, slack_s=0.0)
+
+
+def test_a_line_before_prefill_is_no_excess_of_a_batch_that_loses_as_many_meanwhile():
+    """One batch a little beyond its boundary, and the lines of all counted as what one had to take.
+
+    Of nearly flat iterations, as where all experts are read for a batch of any size.
+    """
+    flat = Noisy(0.05, each_s=0.00008)
+    assert sent_to(flat, a=(5, 100), b=(-10, 80)) == "b"
+    assert sent_to(flat, a=(15, 100), b=(10, 80), c=(5, 90)) == "b"
+    # Beyond what is expected in time one has all of it, and others keep a line's chance from it.
+    steep = Noisy(0.01, each_s=0.002)
+    assert sent_to(steep, a=(20, 20), b=(-1, 8)) == "a"
+    assert sent_to(steep, a=(20, 20), b=(-7, 2)) == "b"
+
+
+def test_what_is_shared_goes_by_what_is_expected_and_not_by_what_each_has_seen_yet():
+    """Of two that are alike one had learned less, and got all but what it was sure to serve."""
+    sure, unsure = Noisy(0.02, each_s=0.0001), Noisy(0.06, each_s=0.0001)
+    assert unsure.boundary < sure.boundary
+
+    def at(name, model, running):
+        return dataclasses.replace(
+            decode(name, running, predictor=model), budget_s=BUDGET_S, levels_mhz=(1410.0,)
+        )
+
+    most = sure.boundary
+    assert ask(at("a", sure, most + 3), at("b", unsure, most - 3), slack_s=0.0) == "b"
+    assert ask(at("a", sure, most + 3), at("b", unsure, most + 5), slack_s=0.0) == "a"
+
+
+def test_a_batch_that_is_expected_in_time_has_room_unless_it_would_grow_on():
+    model = Noisy(0.1)
+    least = model.boundary
+    most = int((BUDGET_S - 0.01) / model.each_s)
+
+    def has(requests, model=model):
+        return expected_in_time(Boundary(model, 1410.0, BUDGET_S, 100.0, least, requests))
+
+    assert has(least)
+    assert has(most - 1)
+    assert not has(most + 1)
+    assert not has(least, Noisy(0.1, tile=least))
 
 
 @pytest.mark.parametrize(("mean_s", "upper_s"), [(0.04, math.inf), (0.0, 0.0), (math.nan, 0.1)])

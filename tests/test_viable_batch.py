@@ -155,6 +155,15 @@ def test_no_more_join_a_line_than_places_are_spoken_for():
     assert ask(of_16("a", 12, 20), of_16("b", 14, 19), slack_s=0.0) in {"a", "b"}
 
 
+def test_where_there_is_no_other_a_line_for_places_is_always_joined():
+    """Who waits knows no better later, and each place is empty until the next is prefilled."""
+    few = {"max_running_requests": 16}
+    for running, in_flight in ((16, 16), (16, 30), (0, 32)):
+        assert ask(decode("a", running, in_flight, **few)) == "a"
+    assert isinstance(ask(decode("a", 16, 16, kv_capacity_tokens=230 * 16, **few)), Deferral)
+    assert isinstance(ask(decode("a", 256, 256)), Deferral)  # a boundary is another matter
+
+
 def test_beyond_memory_one_cache_takes_the_excess_and_the_others_stay_in_time():
     assert ask(filled("a", 100, 0.0), filled("b", 100, -40.0), slack_s=0.0) == "b"
     assert ask(filled("a", 100, -30.0), filled("b", 100, -40.0), slack_s=0.0) == "b"

@@ -199,6 +199,14 @@ def upcoming(candidate: Candidate) -> Upcoming:
     return Upcoming(load, None if predictor is None else curve_of(predictor, load))
 
 
+def host_line_s(candidate: Candidate) -> float:
+    """What its host takes before its scheduler sees one prompt more: as long as the oldest waits.
+
+    Or as what is not prepared yet takes, where it is known what each does.
+    """
+    return max(candidate.reserved_for_s, candidate.host_s * candidate.reserved.requests)
+
+
 def memory_tokens(candidate: Candidate, tokens_per_request: float = GROWTH_TOKENS) -> float:
     """KV cache that a decode instance needs for all that was sent there.
 

@@ -30,7 +30,7 @@ _T = TypeVar("_T")
 NAME: Callable[[Candidate], str] = attrgetter("instance")
 IN_FLIGHT: Callable[[Candidate], int] = attrgetter("in_flight")
 
-_SEEN_BY_ALL = ("instance", "role", "state", "reserved", "in_flight", "held")
+_SEEN_BY_ALL = ("instance", "role", "state", "reserved", "in_flight", "held", "host_s")
 _VALUES = {
     Need.LEVELS: ("levels_mhz",),
     Need.BUDGET: ("budget_s",),

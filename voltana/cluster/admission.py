@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from voltana.planning import candidate_load, load_with
+from voltana.planning import candidate_load, host_line_s, load_with
 from voltana.values import NO_RESERVATION, Load, Reservation
 
 if TYPE_CHECKING:
@@ -96,17 +96,21 @@ def _behind(candidate: Candidate, ahead: Reservation, instances: int) -> Candida
 
 
 def _utilisation(candidate: Candidate, line: Line, instances: int) -> float:
-    """Share of its time that an instance computes what arrives, at its fastest clock."""
+    """Share of its time that an instance computes what arrives, at its fastest clock.
+
+    Or that its host prepares it, which is done beside: the slower of both delays what comes.
+    """
     if candidate.predictor is None or not candidate.levels_mhz:
         return 1.0
+    hosted = candidate.host_s * line.requests_per_s / instances
     tokens = int(line.prompt_tokens_per_s / instances)
     if not tokens:
-        return 0.0
+        return hosted
     each = max(line.requests_per_s / instances, 1.0)
     load = Load(prefill_tokens=tokens, prefill_attended_pairs=tokens * tokens / (2.0 * each))
     fastest = np.array(candidate.levels_mhz[-1:], dtype=np.float64)
     busy = float(candidate.predictor.forecast(load, fastest).mean_s[0])
-    return busy if busy == busy else 1.0  # noqa: PLR0124  (nan)
+    return max(busy, hosted) if busy == busy else 1.0  # noqa: PLR0124  (nan)
 
 
 def _share_of(left_s: float, request: Request, now_s: float) -> float:
@@ -120,5 +124,5 @@ def _left_s(request: Request, candidate: Candidate) -> float:
     load = load_with(candidate_load(candidate), request, candidate.role)
     fastest = np.array(candidate.levels_mhz[-1:], dtype=np.float64)
     upper_s = float(candidate.predictor.forecast(load, fastest).upper_s[0])
-    left_s = candidate.budget_s - candidate.reserved_for_s - upper_s
+    left_s = candidate.budget_s - host_line_s(candidate) - candidate.host_s - upper_s
     return left_s if left_s == left_s else -math.inf  # noqa: PLR0124  (nan)

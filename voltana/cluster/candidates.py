@@ -168,6 +168,7 @@ def candidate(
         state_age_s=state_age_s,
         reserved=reserved,
         reserved_for_s=ledger.reserved_for_s(instance, now_s),
+        host_s=ledger.host_s(instance),
         held=ledger.caches.held(instance, now_s),
         predictor=facts.predictor,
         levels_mhz=facts.levels_mhz,

@@ -10,10 +10,12 @@ herd to one instance.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from voltana.cluster.held_caches import HeldCaches
+from voltana.cluster.host_pace import HostPace
 from voltana.values import NO_RESERVATION, Reservation
 from voltana_actuatord.quick import maker
 
@@ -58,11 +60,12 @@ class Entry:
 class _Account:
     """What is in flight towards one instance."""
 
-    __slots__ = ("_open_rooms", "_room_of", "prompt_tokens", "requests", "unreported",
+    __slots__ = ("_open_rooms", "_room_of", "pace", "prompt_tokens", "requests", "unreported",
                  "unreported_requests", "unreported_tokens")  # fmt: skip
 
     def __init__(self) -> None:
         self.unreported: dict[Hashable, Entry] = {}
+        self.pace = HostPace()
         self._room_of: dict[int, Hashable] = {}
         self._open_rooms: dict[Hashable, int] = {}
         self.requests = 0
@@ -86,7 +89,8 @@ class _Account:
         self.prompt_tokens -= entry.prompt_tokens
         self.reported(entry.rid)
 
-    def reported(self, rid: Hashable) -> None:
+    def reported(self, rid: Hashable, at_s: float = math.nan) -> None:
+        """Its report holds a request, since `at_s` where that is known."""
         entry = self.unreported.pop(rid, None)
         if entry is None:
             return
@@ -95,12 +99,15 @@ class _Account:
         self.unreported_tokens -= _share(entry.prompt_tokens, left, entry)
         for room in entry.rooms:
             self._room_of.pop(room, None)
+        if at_s >= entry.sent_s and entry.prefilled_s is None:  # not of a decode leg
+            self.pace.ready(entry.requests, entry.sent_s, at_s)
 
-    def named(self, room: int, *, alone: bool) -> None:
+    def named(self, room: int, at_s: float, *, alone: bool) -> None:
         """The instance's reports hold the prompt of a room from now on.
 
         Args:
             room: The room.
+            at_s: When it looked at itself.
             alone: Whether the other prompts of its entry are named each for itself.
         """
         rid = self._room_of.pop(room, None)
@@ -108,7 +115,7 @@ class _Account:
             return
         entry, left = self.unreported[rid], self._open_rooms[rid]
         if left == 1 or not alone:
-            self.reported(rid)
+            self.reported(rid, at_s)
             return
         self._open_rooms[rid] = left - 1
         for name, whole in (
@@ -166,11 +173,11 @@ class Ledger:
         if entry.prefill is not None:
             self._accounts[entry.prefill].remove(entry)
 
-    def reported(self, instance: str, rid: Hashable) -> None:
+    def reported(self, instance: str, rid: Hashable, now_s: float = math.nan) -> None:
         """An instance's report holds the request from now on. Unknown ids are ignored."""
         account = self._accounts.get(instance)
         if account is not None:
-            account.reported(rid)
+            account.reported(rid, now_s)
 
     def finished(self, rid: Hashable) -> None:
         """It is complete, failed or cancelled. Unknown ids are ignored."""
@@ -202,14 +209,14 @@ class Ledger:
         if account is None or not account.unreported:
             return
         for room in rooms:
-            account.named(room, alone=names_waiting)
+            account.named(room, sampled_s, alone=names_waiting)
         done = [
             rid
             for rid, entry in account.unreported.items()
             if self._is_in(entry, instance, sampled_s, names_waiting=names_waiting)
         ]
         for rid in done:
-            account.reported(rid)
+            account.reported(rid, sampled_s)
 
     def reserved(self, instance: str) -> Reservation:
         """What was sent to an instance and is in no report of it yet."""
@@ -226,6 +233,11 @@ class Ledger:
         if account is None or not account.unreported:
             return 0.0
         return max(0.0, now_s - next(iter(account.unreported.values())).sent_s)
+
+    def host_s(self, instance: str) -> float:
+        """What its host takes over one prompt; 0 where that is not known."""
+        account = self._accounts.get(instance)
+        return 0.0 if account is None else account.pace.each_s
 
     def total(self, instance: str) -> Reservation:
         """All that is in flight towards an instance, for planning without any report."""

@@ -31,6 +31,7 @@ from voltana.planning import (
     GROWTH_TOKENS,
     candidate_load,
     cheapest_safe_index,
+    host_line_s,
     in_batches,
     load_with,
     memory_tokens,
@@ -178,7 +179,7 @@ def _head_room_prompts(candidate: Candidate, load: Load) -> int | None:
     """Tokens of one prompt more that ends in time."""
     if not _is_bounded(candidate):
         return None
-    left_s = candidate.budget_s - candidate.reserved_for_s
+    left_s = candidate.budget_s - host_line_s(candidate)
     return _most(
         MOST_TOKENS,
         lambda more: _in_batches(candidate, load_with(load, _prompt(more), Role.PREFILL), left_s),

@@ -21,12 +21,13 @@ class JoinedWait:
         longest_s: How long the oldest prompt of the last batch has waited for the device, at most;
             the others came within that. Where nobody tells of idling, or some of the batch waited
             behind the one before, all of its wait.
+        before_s: How long it had waited elsewhere before, at least, as may those that come next.
     """
 
-    __slots__ = ("_begun_s", "_behind", "_idle", "longest_s")
+    __slots__ = ("_begun_s", "_behind", "_idle", "before_s", "longest_s")
 
     def __init__(self) -> None:
-        self.longest_s = 0.0
+        self.longest_s = self.before_s = 0.0
         self._begun_s = -math.inf
         self._behind = self._idle = False
 
@@ -38,4 +39,5 @@ class JoinedWait:
         """Note the batch that begins now, and what waits behind it."""
         since_s = 0.0 if self._idle else math.inf if self._behind else now_s - self._begun_s
         self.longest_s = min(queue.oldest_wait_s, max(since_s, 0.0))
+        self.before_s = queue.oldest_wait_s - self.longest_s
         self._begun_s, self._behind, self._idle = now_s, queue.requests > 0, False

@@ -282,13 +282,17 @@ class OptimalAvailable:
         batch_s, planned_s = forecast.mean_s, self.reserve.rho * self._slo.ttft_s
         token_s = self._token_s(load, forecast, tokens_per_s * planned_s)
         busy = tokens_per_s * token_s
+        # Less what hosts take of it; where no clock keeps what is left, hurrying saves nothing.
+        at_device_s = planned_s - self._joined.before_s
+        if at_device_s < batch_s[fastest]:
+            at_device_s = planned_s
         # A batch, and what comes while it runs, computed after it at the fastest level.
         behind_s = float(pending_s[fastest] - batch_s[fastest])
         joining_s = float(token_s[fastest])
         mean_share = 1.0 + tokens_per_s * joining_s
         spread = self.caution.deviations * arriving.deviation_tokens * joining_s
-        keeps = (pending_s * (1.0 + busy) <= planned_s) & (
-            mean_share * batch_s + spread * np.sqrt(batch_s) <= planned_s - behind_s
+        keeps = (pending_s * (1.0 + busy) <= at_device_s) & (
+            mean_share * batch_s + spread * np.sqrt(batch_s) <= at_device_s - behind_s
         )
         keeps[: self._serving(busy, arriving.relative_error)] = False
         index = int(keeps.argmax())

@@ -263,7 +263,7 @@ class Dispatcher:
         """The instance that computes its prompt reports the job from now on."""
         together = job.colocated >= 0
         leg, index = (self._colocated, job.colocated) if together else (self._prefill, job.prefill)
-        self._ledger.reported(leg.names[index], job.index)
+        self._ledger.reported(leg.names[index], job.index, self._time.now_s())
 
     def prefilled(self, job: Job, now_s: float) -> None:
         """Its prompt is computed: it goes to its decode instance, which is chosen now if late."""

@@ -30,7 +30,8 @@ over while another one has room.
 from __future__ import annotations
 
 import math
-from operator import add, attrgetter, neg
+from itertools import repeat
+from operator import add, attrgetter, mul, neg
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -261,14 +262,18 @@ def _prepared_s(pool: Pool) -> list[float]:
 
     Whoever joins waits at least as long as the oldest has. Where many came at once that one has not
     waited long yet, and what counts is how many they are: a host takes about as long over each as
-    the oldest have waited, over how many have joined since (Little's law, over the pool).
+    the oldest have waited, over how many have joined since (Little's law, over the pool). That is
+    of a line that stays as it is; of one that grows it tells how fast, and not how slow the host
+    is. So what a host was seen to take over each counts where it is more.
     """
     waited_s = pool.reserved_for_s()
-    unprepared = pool.column(_unprepared)
+    unprepared, seen_s = pool.column(_unprepared), pool.column(_host_s)
     each_s = sum(waited_s) / max(sum(unprepared), 1)
-    if not each_s:
+    if not each_s and not any(seen_s):
         return waited_s
-    return list(map(max, waited_s, map(each_s.__mul__, unprepared)))
+    lines_s = map(mul, unprepared, map(max, seen_s, repeat(each_s)))
+    return list(map(max, waited_s, lines_s))
 
 
 _unprepared = attrgetter("reserved.requests")
+_host_s = attrgetter("host_s")

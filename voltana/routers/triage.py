@@ -70,16 +70,32 @@ def better_shared(pool: Sequence[Boundary]) -> bool:
     return sum(one.late for one in shared) < sum(one.late for one in alone)
 
 
+def expected_in_time(one: Boundary) -> bool:
+    """Whether an iteration with one request more than it has fits the threshold by its mean.
+
+    Nor may it serve fewer tokens per second than at the boundary: it would grow on.
+    """
+    least, more = _beyond(one, 0), _beyond(one, one.requests + 1 - one.batch)
+    return more.mean_s <= one.budget_s and more.per_s >= least.per_s
+
+
+def expected_s(one: Boundary, more: int) -> float:
+    """What an iteration is expected to take with so many requests more; inf if not known."""
+    return _beyond(one, one.requests + more - one.batch).mean_s
+
+
 class _Iteration(NamedTuple):
     """What an iteration brings.
 
     Attributes:
         late: Tokens that are late, expected.
         per_s: Tokens per second.
+        mean_s: What it is expected to take; inf where that is not known.
     """
 
     late: float
     per_s: float
+    mean_s: float
 
 
 def _beyond(one: Boundary, excess: int) -> _Iteration:
@@ -93,7 +109,7 @@ def _beyond(one: Boundary, excess: int) -> _Iteration:
     else:
         mean_s, upper_s = curve.mean_s(one.clock_mhz), curve.upper_s(one.clock_mhz)
     if not 0.0 < mean_s <= upper_s < math.inf:  # nothing is known of it
-        return _Iteration(float(batch), 0.0)
+        return _Iteration(float(batch), 0.0, math.inf)
     deviation_s = max((upper_s - mean_s) / DEVIATIONS, 1e-9)
     late = 0.5 * math.erfc((one.budget_s - mean_s) / (math.sqrt(2.0) * deviation_s))
-    return _Iteration(batch * late, batch / mean_s)
+    return _Iteration(batch * late, batch / mean_s, mean_s)

@@ -14,8 +14,9 @@ What can wait no longer goes where it does the least harm: when not all requests
 the thresholds, an uneven split keeps more of them than an even one, unless latencies vary so much
 that all are a little late (`triage`). So it joins an instance that is beyond its boundary already,
 the furthest of them, and the others are spared, or the least; one with room in its KV cache first,
-as in a full one the first token would be late as well. Where every batch that runs has room there
-is no such excess: more are prefilled than will ever run at once, and they are shared.
+as in a full one the first token would be late as well. A line before prefill is no such excess:
+while it is prefilled, about as many of those that run end. So as long as a batch is expected in
+time when its line has joined, but for what may by chance end later, it takes the next.
 """
 
 from __future__ import annotations
@@ -33,7 +34,8 @@ from voltana.planning import GROWTH_TOKENS, curve_of, memory_tokens, requests_of
 from voltana.pool import NAME, KeptPool
 from voltana.ports import TellsBatches, TellsCurve, TellsRoom, intended_by, needs_of, offers
 from voltana.routers.least_memory import LeastMemory
-from voltana.routers.triage import Boundary, better_shared
+from voltana.routers.stand import Stand
+from voltana.routers.triage import better_shared
 from voltana.values import Deferral, Load, Need, Role
 from voltana.viability import BATCH_ENDS, LARGEST_BATCH, largest_viable_batch, tabulate
 
@@ -105,7 +107,7 @@ class ViableBatch:
         stands = pool.column(self._stand, on=upcoming)
         if not all(stands) or not pool.fresh(self._max_age_s):
             return self._inner.route(request, pool)
-        known, prompt = cast("list[_Stand]", stands), request.prompt_tokens
+        known, prompt = cast("list[Stand]", stands), request.prompt_tokens
         most_prompts = list(map(_MOST_PROMPT, known))
         if prompt <= min(most_prompts):  # mostly
             return self._inner.route(request, pool)
@@ -148,7 +150,7 @@ class ViableBatch:
             for name, demand in intended.items()
         }
 
-    def _stand(self, candidate: Candidate, comes: Upcoming) -> _Stand | None:
+    def _stand(self, candidate: Candidate, comes: Upcoming) -> Stand | None:
         """Where an instance stands; None where it does not tell, or has no viable batch."""
         if (
             candidate.role is not Role.DECODE
@@ -160,7 +162,7 @@ class ViableBatch:
         boundary = self._boundary(candidate, comes.load)
         if not boundary:
             return None
-        return _Stand(candidate, boundary, comes.load)
+        return Stand(candidate, boundary, comes.load)
 
     def _boundary(self, candidate: Candidate, load: Load) -> int:
         """Its largest viable batch, at the context that its requests have now; 0 where none is.
@@ -192,98 +194,6 @@ class ViableBatch:
 
     def __repr__(self) -> str:
         return f"ViableBatch({self._inner!r})"
-
-
-class _Stand:
-    """Where an instance stands, whatever the next prompt is.
-
-    Args:
-        candidate: The instance.
-        boundary: Its largest viable batch.
-        load: What its next iteration computes.
-
-    Attributes:
-        beyond: Requests by which its batch would be beyond its boundary with one more.
-        most_prompt: Longest prompt that it has room for; -1 if none, or if the batch is full.
-    """
-
-    __slots__ = (
-        "_boundary", "_candidate", "_capacity", "_load", "_memory", "_places", "_requests",
-        "_reserved", "_running", "beyond", "most_prompt",
-    )  # fmt: skip
-
-    def __init__(self, candidate: Candidate, boundary: int, load: Load) -> None:
-        self._candidate, self._boundary, self._load = candidate, boundary, load
-        self._requests, self._running = requests_of(candidate), candidate.state.running_requests
-        self._capacity, self._reserved = candidate.kv_capacity_tokens, candidate.kv_reserved_tokens
-        self._places = candidate.max_running_requests
-        self._memory = memory_tokens(candidate, self._reserved)
-        self.beyond = self._requests + 1 - boundary
-        takes = self.beyond <= 0 and self._requests < self._places
-        room = self._capacity - self._reserved - self._memory if takes else -1.0
-        # What is free as counted, which rounding may put beside what is free.
-        self.most_prompt = room if room < 0 or not self.lacking(room) else math.nextafter(room, 0)
-
-    def known(self) -> Boundary:
-        """What it serves in time."""
-        candidate, load = self._candidate, self._load
-        assert candidate.predictor is not None
-        return Boundary(
-            candidate.predictor,
-            candidate.levels_mhz[-1],
-            candidate.budget_s,
-            load.decode_kv_tokens / load.decode_requests if load.decode_requests else 1.0,
-            self._boundary,
-            self._requests,
-        )
-
-    def line(self, prompt_tokens: float) -> float:
-        """Requests beyond its places, where some of these are spoken for but not yet taken.
-
-        Infinite where something else than places is lacking, or as many are beyond them already as
-        places are spoken for: about so many end while those are prefilled, as these places have.
-        """
-        state = self._candidate.state
-        spoken_for = self._places - state.running_requests - state.queued_requests
-        beyond_places = self._requests - self._places
-        if (
-            self.beyond > 0
-            or not beyond_places < spoken_for
-            or self._needed(prompt_tokens) > self._capacity
-        ):
-            return math.inf
-        return beyond_places
-
-    def lacking(self, prompt_tokens: float) -> float:
-        """Requests that have to end before there is room for one more; 0 or less where there is.
-
-        What the engine counts: contexts, and what it reserves for each, and those that run.
-        """
-        needed = self._needed(prompt_tokens)
-        places = max(self._requests + 1 - self._places, 0.0)
-        if needed <= self._capacity:
-            return places
-        return max((needed - self._capacity) * (self._requests + 1) / needed, places)
-
-    def runs_full(self, prompt_tokens: float) -> bool:
-        """Whether its engine has no room for one more now, those that are prefilled left out."""
-        state = self._candidate.state
-        with_it = state.running_requests + state.queued_requests + 1
-        tokens = state.kv_tokens + state.queued_tokens + prompt_tokens + self._reserved * with_it
-        return with_it > min(self._boundary, self._places) or tokens > self._capacity
-
-    def _needed(self, prompt_tokens: float) -> float:
-        """What the KV cache would have to hold with one more."""
-        return self._memory + prompt_tokens + self._reserved
-
-    def waiting(self, *, room: bool) -> float:
-        """Requests that wait for its room, at most; 0 or less where none does.
-
-        Args:
-            room: Whether another instance has room, so that nobody waits but those sent here.
-        """
-        lacking = self.lacking(0.0)
-        return min(lacking, self._requests - self._running) if room else lacking
 
 
 _MOST_PROMPT = attrgetter("most_prompt")
@@ -345,31 +255,35 @@ def _is_full(candidate: Candidate) -> bool:
     )
 
 
-def _place_soon(pool: Pool, stands: Sequence[_Stand], prompt_tokens: int) -> str | None:
+def _place_soon(pool: Pool, stands: Sequence[Stand], prompt_tokens: int) -> str | None:
     """The instance that will have a place first, where places are all that is lacking; or None.
 
     Those that are prefilled speak for places that they do not take yet, and meanwhile others end:
     held back until one is free, a request leaves it empty for as long as its own prefill takes.
     """
-    lines = [stand.line(prompt_tokens) for stand in stands]
+    lines = [stand.line(prompt_tokens, alone=len(stands) == 1) for stand in stands]
     shortest = min(lines)
     return pool.column(NAME)[lines.index(shortest)] if shortest < math.inf else None
 
 
-def _least_harm(pool: Pool, stands: Sequence[_Stand], prompt_tokens: int) -> str:
+def _least_harm(pool: Pool, stands: Sequence[Stand], prompt_tokens: int) -> str:
     """The instance that takes what cannot wait: the furthest beyond, so that the others are spared.
 
     One with room in its KV cache first: in a full one the request would be late with its first
-    token too. The least beyond where fewer tokens are late if all have some of the excess; or where
-    none runs full: a line before prefill is an excess of prompts, and lets no batch grow.
+    token too. The quickest where fewer tokens are late if all have some of the excess, or where
+    some has room in the end: a line before prefill is an excess of prompts, and lets no batch grow.
+    By what is expected of it, as boundaries differ between instances that do not, by what each has
+    seen yet.
     """
     ranked = []
     for stand, name in zip(stands, pool.column(NAME), strict=True):
         lacking = stand.lacking(prompt_tokens)
         ranked.append((lacking <= 0.0, lacking, stand.beyond, name, stand))
-    if not any(stand.runs_full(prompt_tokens) for stand in stands):
-        return min(ranked, key=lambda rank: (max(rank[1], 0.0), *rank[2:4]))[3]
-    roomy = [rank for rank in ranked if rank[0]]
-    if len(roomy) > 1 and better_shared([rank[-1].known() for rank in roomy]):
-        return min(roomy, key=lambda rank: rank[2:4])[3]
-    return max(ranked, key=lambda rank: rank[:4])[3]
+    shared = [rank for rank in ranked if rank[-1].has_room_in_the_end(prompt_tokens)]
+    if not shared:
+        roomy = [rank for rank in ranked if rank[0]]
+        if len(roomy) > 1 and better_shared([rank[-1].known() for rank in roomy]):
+            shared = roomy
+    if not shared:
+        return max(ranked, key=lambda rank: rank[:4])[3]
+    return min(shared, key=lambda rank: (max(rank[1], 0.0), rank[-1].expected_share, *rank[2:4]))[3]

@@ -170,6 +170,8 @@ class Candidate:
         reserved: What was sent there since and is not in the report.
         reserved_for_s: How long the oldest of that has waited to be taken up: what the instance's
             host takes before its scheduler sees a request. 0 where nothing is reserved.
+        host_s: What that host takes over one prompt, which it prepares one after the other; 0 where
+            that is not known, as before one had to wait for another.
         predictor: Frozen latency model of the instance; None where it has none yet.
         levels_mhz: Clocks that its controller may choose, ascending; shape (n,).
         budget_s: Latency budget of one of its iterations (the ITL SLO, or the TTFT SLO).
@@ -190,6 +192,7 @@ class Candidate:
     state_age_s: float = 0.0
     reserved: Reservation = NO_RESERVATION
     reserved_for_s: float = 0.0
+    host_s: float = 0.0
     predictor: PredictorSnapshot | None = None
     levels_mhz: tuple[float, ...] = ()
     budget_s: float = math.inf

@@ -1,0 +1,141 @@
+"""Stand: where a decode instance stands between what it runs and what it serves in time.
+
+Its boundary is the largest viable batch (docs/viability.md); what else limits it are its KV cache
+and the requests that its engine runs at once.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+from voltana.planning import memory_tokens, requests_of
+from voltana.routers.triage import Boundary, expected_in_time, expected_s
+
+if TYPE_CHECKING:
+    from voltana.values import Candidate, Load
+
+SURE = 2.0
+"""Standard errors by which fewer requests may end than are expected to."""
+
+
+class Stand:
+    """Where an instance stands, whatever the next prompt is.
+
+    Args:
+        candidate: The instance.
+        boundary: Its largest viable batch.
+        load: What its next iteration computes.
+
+    Attributes:
+        beyond: Requests by which its batch would be beyond its boundary with one more.
+        most_prompt: Longest prompt that it has room for; -1 if none, or if the batch is full.
+    """
+
+    __slots__ = (
+        "_boundary", "_candidate", "_capacity", "_expected_share", "_load", "_memory", "_places",
+        "_requests", "_reserved", "_running", "_runs", "beyond", "most_prompt",
+    )  # fmt: skip
+
+    def __init__(self, candidate: Candidate, boundary: int, load: Load) -> None:
+        self._candidate, self._boundary, self._load = candidate, boundary, load
+        self._requests, self._running = requests_of(candidate), candidate.state.running_requests
+        self._runs = self._running + candidate.state.queued_requests
+        self._capacity, self._reserved = candidate.kv_capacity_tokens, candidate.kv_reserved_tokens
+        self._places = candidate.max_running_requests
+        self._memory = memory_tokens(candidate, self._reserved)
+        self._expected_share: float | None = None
+        self.beyond = self._requests + 1 - boundary
+        takes = self.beyond <= 0 and self._requests < self._places
+        room = self._capacity - self._reserved - self._memory if takes else -1.0
+        # What is free as counted, which rounding may put beside what is free.
+        self.most_prompt = room if room < 0 or not self.lacking(room) else math.nextafter(room, 0)
+
+    @property
+    def expected_share(self) -> float:
+        """Share of its threshold that an iteration is expected to take with all that comes."""
+        if self._expected_share is None:  # worked out once for a state of the instance
+            all_come = self.known()._replace(requests=self._requests)
+            self._expected_share = expected_s(all_come, 1) / all_come.budget_s
+        return self._expected_share
+
+    def known(self) -> Boundary:
+        """What it serves in time."""
+        candidate, load = self._candidate, self._load
+        assert candidate.predictor is not None
+        return Boundary(
+            candidate.predictor,
+            candidate.levels_mhz[-1],
+            candidate.budget_s,
+            load.decode_kv_tokens / load.decode_requests if load.decode_requests else 1.0,
+            self._boundary,
+            round(self._in_the_end),
+        )
+
+    def line(self, prompt_tokens: float, *, alone: bool) -> float:
+        """Requests beyond its places, where some of these are spoken for but not yet taken.
+
+        Infinite where something else than places is lacking, or as many are beyond them already as
+        places are spoken for: about so many end while those are prefilled, as these places have.
+
+        Args:
+            prompt_tokens: The prompt.
+            alone: Whether there is no other: then any line may be joined, as nobody that waits
+                will know better later, and each place would be empty until the next is prefilled.
+        """
+        state = self._candidate.state
+        spoken_for = self._places - state.running_requests - state.queued_requests
+        beyond_places = self._requests - self._places
+        if (
+            self.beyond > 0
+            or not (alone or beyond_places < spoken_for)
+            or self._needed(prompt_tokens) > self._capacity
+        ):
+            return math.inf
+        return beyond_places
+
+    def lacking(self, prompt_tokens: float) -> float:
+        """Requests that have to end before there is room for one more; 0 or less where there is.
+
+        What the engine counts: contexts, and what it reserves for each, and those that run.
+        """
+        needed = self._needed(prompt_tokens)
+        places = max(self._requests + 1 - self._places, 0.0)
+        if needed <= self._capacity:
+            return places
+        return max((needed - self._capacity) * (self._requests + 1) / needed, places)
+
+    def has_room_in_the_end(self, prompt_tokens: float) -> bool:
+        """Whether it has room for one more once what is prefilled has joined, as far as expected.
+
+        Its batch fits the threshold by its mean then: of what nobody can put off, some tokens are
+        late by chance, and no request is by its mean.
+        """
+        state, requests = self._candidate.state, self._in_the_end + 1.0
+        tokens = state.kv_tokens + state.queued_tokens + prompt_tokens + self._reserved * requests
+        if requests > self._places or tokens > self._capacity:
+            return False
+        return requests <= self._boundary or expected_in_time(self.known())
+
+    @property
+    def _in_the_end(self) -> float:
+        """Requests that run once those that are prefilled have joined, at most.
+
+        A batch that neither grows nor shrinks loses as many meanwhile, by chance fewer: a number of
+        ends is Poisson distributed.
+        """
+        line = max(self._requests - self._runs, 0.0)
+        return self._runs + min(line, SURE * math.sqrt(line))
+
+    def _needed(self, prompt_tokens: float) -> float:
+        """What the KV cache would have to hold with one more."""
+        return self._memory + prompt_tokens + self._reserved
+
+    def waiting(self, *, room: bool) -> float:
+        """Requests that wait for its room, at most; 0 or less where none does.
+
+        Args:
+            room: Whether another instance has room, so that nobody waits but those sent here.
+        """
+        lacking = self.lacking(0.0)
+        return min(lacking, self._requests - self._running) if room else lacking
