@@ -19,6 +19,7 @@ from tests.gap_steps import (
     remembering,
     row,
 )
+from voltana.controllers.runs_of_gaps import requests_late
 from voltana.controllers.token_gaps import TokenGaps
 from voltana.values import Load, Outcome
 
@@ -121,6 +122,34 @@ def test_requests_are_late_by_their_mean_though_few_tokens_are():
     # mean is 40 ms at the fastest level, and 80 ms at the slowest.
     gaps = remembering(*([0] * 9 + [300]) * 80, alpha=0.01)
     assert lowest(gaps, alpha=0.01) > 500.0
+
+
+def between_late(gaps, joining, **fields):
+    """Share of the requests that are late by their mean at every level, not at the fastest one."""
+    gaps_s = gaps.in_order(gaps.seen.between_s + gaps.seen.decode_s)
+    return requests_late(gaps_s, gaps_s[:, -1:], joining, np.zeros(len(LEVELS)), **fields)
+
+
+def test_requests_begin_behind_prompts():
+    """One gap of 40 has prompts, so that the next are far for all who join behind it.
+
+    At the slowest clock it alone makes runs of 16 late, for those who would begin anywhere.
+    """
+    gaps = remembering(*([0] * 39 + [320]) * 20, alpha=0.01)
+    joining, fields = gaps.prompts_at_fastest_s, {"threshold_s": 0.05, "owed": 20.0}
+    anywhere = between_late(gaps, np.ones(len(joining)), **fields)
+    assert anywhere[0] > 0.02
+    assert (between_late(gaps, joining, **fields) == 0.0).all()
+
+
+def test_means_of_requests_say_that_they_ask_for_the_level():
+    late = late_of(remembering(*([0] * 9 + [300]) * 80, alpha=0.01), alpha=0.01)
+    nothing, growth = np.zeros(len(LEVELS)), np.ones(len(LEVELS))
+    late.lowest(growth, nothing, 0.01, late.late_at_fastest(1.0, 0.0))
+    assert late.means_bind
+    late = late_of(remembering(*[38] * 100))
+    late.lowest(growth, nothing, 0.01, late.late_at_fastest(1.0, 0.0))
+    assert not late.means_bind
 
 
 def test_of_a_few_gaps_short_runs_do_not_stand_for_long_answers():

@@ -97,6 +97,12 @@ class TokenGaps:
         )
 
     @property
+    def prompts_at_fastest_s(self) -> FloatArray:
+        """All prompts since the gap before at the fastest level, in the order of time, (n,)."""
+        prompts_s: FloatArray = self.in_order(self._prompts_s[: self.gaps, -1:])[:, 0]
+        return prompts_s
+
+    @property
     def total(self) -> int:
         """How many there were, those that are forgotten among them."""
         return self._count
@@ -229,7 +235,7 @@ class TokenGaps:
         Annals of Mathematical Statistics 28, 1957). The gaps since the last ones are one trial.
         """
         since = self._since_prompts - 1
-        had = self.in_order(self._prompts_s[: self.gaps, -1:])[:, 0] > 0.0
+        had = self.prompts_at_fastest_s > 0.0
         had = had[: max(len(had) - since, 0)]  # up to the last ones
         if not len(had):
             return False
