@@ -166,6 +166,7 @@ class LateGaps:
             gaps_s,
             fastest_s,
             self._gaps.prompts_at_fastest_s,
+            self._gaps.in_order(self._rest_s(growth[first:], first)),
             tokens,
             threshold_s=self._threshold_s,
             owed=self._owed_tokens(),
@@ -244,7 +245,17 @@ class LateGaps:
 
     def _gaps_s(self, growth: FloatArray, batch_s: FloatArray, first: int) -> Table:
         """Every gap at the levels from the first on, in the order of time."""
-        seen = self._gaps.seen
-        between_s = seen.between_s[:, first:] * growth + seen.slow_s[:, None]
-        gaps_s = between_s + seen.decode_s[:, first:] + (growth - 1.0) * batch_s
+        between_s = self._between_s(growth, first)
+        gaps_s = between_s + self._gaps.seen.decode_s[:, first:] + (growth - 1.0) * batch_s
         return self._gaps.in_order(gaps_s)
+
+    def _rest_s(self, growth: FloatArray, first: int) -> Table:
+        """What of that those who had joined still waited for, likewise."""
+        rest_s: Table = self._gaps.seen.rest[:, None] * self._between_s(growth, first)
+        return rest_s
+
+    def _between_s(self, growth: FloatArray, first: int) -> Table:
+        """What came between, at the levels from the first on; in no order."""
+        seen = self._gaps.seen
+        between_s: Table = seen.between_s[:, first:] * growth + seen.slow_s[:, None]
+        return between_s

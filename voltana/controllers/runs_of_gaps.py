@@ -3,12 +3,12 @@
 Who gets n tokens gets n gaps in a row, from the one on that follows its prompt; so means of runs of
 n of those that are remembered, and that begin behind a gap in which prompts were computed, say how
 requests fare that get so many. (Runs that begin anywhere say how they look to who comes by: where
-prompts come together, the next of them are far when somebody joins.) Requests get 1, 2 to 3, 4 to 7
-... as often as lengths without memory do. Of answers so long that only few runs of their length are
-remembered, none of these tells. Their means lie about that of all gaps as those of the longest runs
-do, but nearer to it, by the root of how many times as long they are, and wherever they begin (the
-method of batch means: R. W. Conway, "Some tactical problems in digital simulation", Management
-Science 10, 1963).
+prompts come together, who joins by one of them waits for those behind it, and the next are far.)
+Requests get 1, 2 to 3, 4 to 7 ... as often as lengths without memory do. Of answers so long that
+only few runs of their length are remembered, none of these tells. Their means lie about that of all
+gaps as those of the longest runs do, but nearer to it, by the root of how many times as long they
+are, and wherever they begin (the method of batch means: R. W. Conway, "Some tactical problems in
+digital simulation", Management Science 10, 1963).
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ def requests_late(
     gaps_s: Table,
     fastest_s: Table,
     prompts_s: FloatArray,
+    rest_s: Table,
     singles: FloatArray,
     *,
     threshold_s: float,
@@ -43,12 +44,14 @@ def requests_late(
         fastest_s: The same at the fastest level, as if it had always run, shape (n, 1).
         prompts_s: What prompts took in each, at one clock: as many requests are taken to join
             behind it, shape (n,).
+        rest_s: What those still waited for in it, before their next token, at every level, (n, l).
         singles: What is late of single gaps so, shape (l,).
         threshold_s: What a mean may be.
         owed: Gaps that a request gets, on average.
     """
     sums_s, fastest_sums_s = _sums(gaps_s), _sums(fastest_s)
     joining = np.concatenate([[0.0], prompts_s[:-1]])
+    first_s = np.concatenate([np.zeros((1, rest_s.shape[1])), rest_s[:-1]])
     late = np.zeros(gaps_s.shape[1])
     ours, longer, length = singles, 1.0, 1
     longest = len(gaps_s) // LONGEST_SHARE
@@ -61,15 +64,17 @@ def requests_late(
         if 2 * length > longest:  # they stand for all that are longer: without memory, by `owed`
             nearer = math.sqrt(length / (length + owed))
             means_s, fastest_means_s = _nearer(means_s, nearer), _nearer(fastest_means_s, nearer)
-            joining = np.zeros(0)  # the mean of a long run does not depend on where it begins
-        runs = (means_s > threshold_s) & ~(fastest_means_s > threshold_s)
-        ours = _share(runs, joining[: len(runs)])
+            weights = np.ones(len(means_s))
+        else:
+            waited_s, weights = first_s[: len(means_s)] / length, joining[: len(means_s)]
+            means_s, fastest_means_s = means_s + waited_s, fastest_means_s + waited_s[:, -1:]
+        ours = _share((means_s > threshold_s) & ~(fastest_means_s > threshold_s), weights)
     late += longer * ours
     return late
 
 
 def _share(late: NDArray[np.bool_], joining: FloatArray) -> FloatArray:
-    """Share of those who join whose run is late at every level; of all runs where nobody does."""
+    """Share of the runs that are late at every level, by weights; alike where these are all 0."""
     joined = float(joining.sum())
     share: FloatArray = joining @ late / joined if joined > 0.0 else late.mean(axis=0)
     return share
