@@ -80,10 +80,13 @@ def test_among_equals_instances_take_turns():
     assert "".join(route(*pool, router=router) for _ in range(5)) == "abcab"
 
 
-def test_what_is_pending_leaves_half_of_the_first_token_s_threshold():
-    pool = [colocated("a"), colocated("late", pending=2700), colocated("c")]
-    assert route(*pool, prompt_tokens=250) == "late"
-    assert route(*pool, prompt_tokens=350) == "a"
+def test_what_is_pending_leaves_half_of_the_first_token_s_threshold_and_the_mean_of_eight_tokens():
+    """Half of 400 ms are 2000 tokens; and of the 40 ms of a gap decode leaves 30, 240 of eight."""
+    for name, pending, ttft_s in (("threshold", 1700, 0.4), ("eight tokens", 2100, 9.0)):
+        pool = [colocated(at, ttft_s=ttft_s) for at in "ac"]
+        pool.insert(1, colocated("late", pending=pending, ttft_s=ttft_s))
+        assert route(*pool, prompt_tokens=290) == "late", name
+        assert route(*pool, prompt_tokens=350) == "a", name
 
 
 def test_no_instance_is_fuller_than_chance_makes_it():

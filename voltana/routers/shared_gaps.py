@@ -11,7 +11,9 @@ late; of one that still is in time, as many as requests run. So a prompt goes
 and in turn among equals. A gap is shared as long as
 
 - what is pending there leaves half of the first token's threshold at the fastest clock, as batches
-  of prompts do elsewhere (`FillUp`); and
+  of prompts do elsewhere (`FillUp`);
+- it takes no more than what decode leaves of the threshold for eight tokens, so that only answers
+  that are shorter are late by their mean for one such gap; and
 - no more requests are there than chance would bring: two standard deviations (Poisson's) above the
   instance that has the fewest. Without that, one instance would go on computing prompts for all of
   them, and those that run there would wait for ever.
@@ -41,6 +43,9 @@ if TYPE_CHECKING:
 
 DEVIATIONS = 2.0
 """Standard deviations that chance brings about."""
+
+SHORT_TOKENS = 8.0
+"""Answers of fewer tokens are few. One of so many keeps its mean over a gap that is shared."""
 
 
 class SharedGaps:
@@ -86,7 +91,8 @@ class SharedGaps:
             gap = known[place]
             own_s = gap.prompt_s(prompt, pairs)
             pending_s = gap.pending_s + own_s
-            allowed_s = self._share * (gap.ttft_s - request.waited_s)
+            in_time_s = self._share * (gap.ttft_s - request.waited_s)
+            allowed_s = min(in_time_s, SHORT_TOKENS * gap.free_s)
             crowded = gap.requests > most or (gap.pending_s > 0.0 and pending_s > allowed_s)
             late = 0 if gap.is_late or own_s <= gap.spare_s else gap.running
             return crowded, late, not gap.is_late, (place - self._turn - 1) % count
@@ -104,7 +110,7 @@ class _Gap(NamedTuple):
         requests: All that is there, or on its way.
         running: Who waits for a next token.
         pending_s: What the prompts that are there take.
-        spare_s: What these and decode leave of the threshold.
+        free_s: What decode leaves of the threshold.
         ttft_s: What a first token may take.
         prompt_s: What a batch of so many prompt tokens, and attended pairs, takes.
     """
@@ -112,9 +118,14 @@ class _Gap(NamedTuple):
     requests: int
     running: int
     pending_s: float
-    spare_s: float
+    free_s: float
     ttft_s: float
     prompt_s: Callable[[int, float], float]
+
+    @property
+    def spare_s(self) -> float:
+        """What decode and the prompts that are there leave of the threshold."""
+        return self.free_s - self.pending_s
 
     @property
     def is_late(self) -> bool:
@@ -136,10 +147,10 @@ def _gap(candidate: Candidate) -> _Gap | None:
     if running:
         decode_s = mean_at(predictor, Load.decode(running, state.kv_tokens), fastest_mhz)
     pending_s = _pending_s(candidate, prompt_s := prefill_mean(predictor, fastest_mhz))
-    spare_s = budget_s - decode_s - pending_s
-    if not math.isfinite(spare_s):
+    if not math.isfinite(decode_s + pending_s):
         return None
-    return _Gap(requests_of(candidate), running, pending_s, spare_s, ttft_s, prompt_s)
+    free_s = budget_s - decode_s
+    return _Gap(requests_of(candidate), running, pending_s, free_s, ttft_s, prompt_s)
 
 
 def _pending_s(candidate: Candidate, prompt_s: Callable[[int, float], float]) -> float:
