@@ -55,6 +55,9 @@ STACKS = (
 )
 """Model, board and boards an instance."""
 
+MODES = {"prompts": "prompts first", "mixed": "mixed"}
+"""Of engines, as the matrix calls them."""
+
 SHARES = (0.1, 0.5, 1.2)
 """Loads, as shares of `capacity_rps`."""
 
@@ -182,21 +185,25 @@ def default_scenario(
 
 
 def matrix(
-    stack: tuple[str, str, int], duration_s: float, seeds: Sequence[int], shares: Sequence[float]
+    stack: tuple[str, str, int],
+    duration_s: float,
+    seeds: Sequence[int],
+    shares: Sequence[float],
+    modes: Sequence[str] = tuple(MODES),
 ) -> dict[str, Fields]:
     """Loads, modes and seeds of a stack."""
     base = of_stack(stack, duration_s)
     first = load_scenario(None, {"policies": ["static-max"], "seed": 0, **as_tables(base)})
-    most_rps = capacity_rps(first)
+    most_rps, name = capacity_rps(first), Path(stack[0]).name.removesuffix(".json")
     return {
-        f"{Path(stack[0]).name.removesuffix('.json')} on {stack[1]}, {share:.0%}, {mode}, {seed}": {
+        f"{name} on {stack[1]}, {share:.0%}, {MODES[mode]}, {seed}": {
             **base,
             "engine.mixed_chunk": mode == "mixed",
             "seed": seed,
             "workload.rate_rps": round(share * most_rps, 1),
         }
         for share in shares
-        for mode in ("prompts first", "mixed")
+        for mode in modes
         for seed in seeds
     }
 
@@ -230,7 +237,8 @@ def main() -> None:
     print(head, flush=True)
     told = in_short if given.short else measured
     for number in given.stack or range(len(STACKS)):
-        cells = matrix(STACKS[number], given.duration, seeds, given.share or SHARES)
+        modes = [mode for mode in given.mode or MODES if mode in MODES]
+        cells = matrix(STACKS[number], given.duration, seeds, given.share or SHARES, modes)
         for line in told(cells, policies, given.out, given.processes):
             print(line, flush=True)
 

@@ -170,6 +170,7 @@ class Beside:
                 levels_mhz=runner.loop.levels_mhz,
                 budget_s=budget_s,
                 limits=limits,
+                ttft_s=CONFIG.thresholds().ttft_s,
             ),
             time,
             spec.engine.snapshot_period_s,

@@ -19,6 +19,7 @@ from tests.gap_steps import (
     remembering,
     row,
 )
+from voltana.controllers.runs_of_gaps import requests_late
 from voltana.controllers.token_gaps import TokenGaps
 from voltana.values import Load, Outcome
 
@@ -121,6 +122,62 @@ def test_requests_are_late_by_their_mean_though_few_tokens_are():
     # mean is 40 ms at the fastest level, and 80 ms at the slowest.
     gaps = remembering(*([0] * 9 + [300]) * 80, alpha=0.01)
     assert lowest(gaps, alpha=0.01) > 500.0
+
+
+def between_late(gaps, joining, **fields):
+    """Share of the requests that are late by their mean at every level, not at the fastest one."""
+    seen = gaps.seen
+    gaps_s, rest_s = seen.between_s + seen.decode_s, seen.rest[:, None] * seen.between_s
+    return requests_late(gaps_s, gaps_s[:, -1:], joining, rest_s, np.zeros(len(LEVELS)), **fields)
+
+
+def test_requests_begin_behind_prompts():
+    """One gap of 40 has prompts, so that the next are far for all who join behind it.
+
+    At the slowest clock it alone makes runs of 16 late, for those who would begin anywhere.
+    """
+    gaps = remembering(*([0] * 39 + [320]) * 20, alpha=0.01)
+    joining, fields = gaps.prompts_at_fastest_s, {"threshold_s": 0.05, "owed": 20.0}
+    anywhere = between_late(gaps, np.ones(len(joining)), **fields)
+    assert anywhere[0] > 0.02
+    assert (between_late(gaps, joining, **fields) == 0.0).all()
+
+
+def test_who_joins_by_the_first_of_several_prompts_waits_for_the_others():
+    gaps = TokenGaps(CLOCKS, 0.1)
+    play(gaps, [Load.decode(10, 0), *[Load.prefill([(30, 0)])] * 3, Load.decode(13, 0)])
+    # Of three batches alike the first waits for two more, the second for one: a third, on average.
+    assert gaps.seen.rest == pytest.approx([1 / 3])
+    alone = remembering(30)
+    assert alone.seen.rest == pytest.approx([0.0])
+    mixed = TokenGaps(CLOCKS, 0.1)
+    chunk = Load(prefill_tokens=30, decode_requests=10)
+    play(mixed, [Load.decode(10, 0), chunk, Load.decode(11, 0)])
+    assert mixed.seen.rest == pytest.approx([0.0, 0.0])
+
+
+def test_answers_are_late_that_begin_with_what_others_had_computed():
+    """A gap in 40 has two prompts of 150 ms: who joins by the first of them waits for the other.
+
+    That makes answers of 4 late at the slowest clock; a gap of one prompt makes none late.
+    """
+    one, two = TokenGaps(CLOCKS, 0.01), TokenGaps(CLOCKS, 0.01)
+    for gaps, prompts in ((one, [300]), (two, [150, 150])):
+        between = [Load.prefill([(tokens, 0)]) for tokens in prompts]
+        play(gaps, [Load.decode(10, 0), *[*[Load.decode(10, 0)] * 39, *between] * 20])
+    fields = {"threshold_s": 0.05, "owed": 20.0}
+    assert between_late(one, one.prompts_at_fastest_s, **fields)[0] == 0.0
+    assert between_late(two, two.prompts_at_fastest_s, **fields)[0] > 0.0
+
+
+def test_means_of_requests_say_that_they_ask_for_the_level():
+    late = late_of(remembering(*([0] * 9 + [300]) * 80, alpha=0.01), alpha=0.01)
+    nothing, growth = np.zeros(len(LEVELS)), np.ones(len(LEVELS))
+    late.lowest(growth, nothing, 0.01, late.late_at_fastest(1.0, 0.0))
+    assert late.means_bind
+    late = late_of(remembering(*[38] * 100))
+    late.lowest(growth, nothing, 0.01, late.late_at_fastest(1.0, 0.0))
+    assert not late.means_bind
 
 
 def test_of_a_few_gaps_short_runs_do_not_stand_for_long_answers():

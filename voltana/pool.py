@@ -33,12 +33,13 @@ IN_FLIGHT: Callable[[Candidate], int] = attrgetter("in_flight")
 _SEEN_BY_ALL = ("instance", "role", "state", "reserved", "in_flight", "held", "host_s")
 _VALUES = {
     Need.LEVELS: ("levels_mhz",),
-    Need.BUDGET: ("budget_s",),
+    Need.BUDGET: ("budget_s", "ttft_s"),
     Need.KV_CAPACITY: (
         "kv_capacity_tokens",
         "kv_reserved_tokens",
         "max_running_requests",
         "max_batch_tokens",
+        "prompts_first",
     ),
 }
 _MODELS = {Need.LATENCY: "predictor", Need.POWER: "power"}

@@ -21,6 +21,7 @@ LIMITS = st.builds(
     max_running_requests=st.integers(1, NO_LIMIT),
     kv_capacity_tokens=st.floats(1.0, 1e12) | st.just(math.inf),
     kv_reserved_tokens=st.floats(0.0, 1e12),
+    prompts_first=st.booleans(),
 )
 SAID = ("max_prefill_tokens", "max_running_requests", "kv_capacity_tokens", "kv_reserved_tokens")
 FORGED = [-1, -math.inf, math.nan, True, "8", None, [8], 10**400, -0.5]
@@ -45,7 +46,7 @@ def test_limits_arrive_as_they_were_sent(limits: EngineLimits) -> None:
 
 def test_older_agents_say_less_and_are_understood() -> None:
     """Those before limits of the memory, and those before limits of what is computed at once."""
-    assert sent({}).limits == LIMITS_UNKNOWN
+    assert (sent({}).limits, sent({}).ttft_s) == (LIMITS_UNKNOWN, math.inf)
     old = sent({"kv_capacity_tokens": 9e5, "kv_reserved_tokens": 512.0}).limits
     assert (old.kv_capacity_tokens, old.kv_reserved_tokens) == (9e5, 512.0)
     assert (old.max_batch_tokens, old.max_running_requests) == (NO_LIMIT, NO_LIMIT)

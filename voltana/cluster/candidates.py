@@ -35,6 +35,7 @@ class InstanceFacts:
         levels_mhz: Clocks that its controller may choose, ascending.
         budget_s: Latency budget of one of its iterations; inf where unknown.
         limits: What its engine takes at once.
+        ttft_s: What a first token may take; inf where unknown.
     """
 
     predictor: PredictorSnapshot | None = None
@@ -42,6 +43,7 @@ class InstanceFacts:
     levels_mhz: tuple[float, ...] = ()
     budget_s: float = math.inf
     limits: EngineLimits = LIMITS_UNKNOWN
+    ttft_s: float = math.inf
 
 
 NOTHING_KNOWN = InstanceFacts()
@@ -54,6 +56,7 @@ def instance_facts(
     levels_mhz: tuple[float, ...],
     budget_s: float,
     limits: EngineLimits,
+    ttft_s: float = math.inf,
     failed: Callable[[str, Exception], None] | None = None,
 ) -> InstanceFacts:
     """What an instance knows now, its models frozen.
@@ -64,6 +67,7 @@ def instance_facts(
         levels_mhz: Clocks that its controller may choose.
         budget_s: Latency budget of one iteration.
         limits: What its engine takes at once.
+        ttft_s: What a first token may take.
         failed: Told of a model that fails at being frozen, which is then left out; None raises.
     """
     frozen_power: PowerForecasts | None = power
@@ -77,6 +81,7 @@ def instance_facts(
         levels_mhz=levels_mhz,
         budget_s=budget_s,
         limits=limits,
+        ttft_s=ttft_s,
     )
 
 
@@ -179,4 +184,6 @@ def candidate(
         kv_reserved_tokens=limits.kv_reserved_tokens,
         max_running_requests=limits.max_running_requests,
         max_batch_tokens=limits.max_batch_tokens,
+        prompts_first=limits.prompts_first,
+        ttft_s=facts.ttft_s,
     )

@@ -30,12 +30,15 @@ class EngineLimits:
         max_running_requests: Most requests in one decode batch.
         kv_capacity_tokens: Tokens that its KV cache holds; inf where unknown.
         kv_reserved_tokens: Tokens that it keeps free in it for each request.
+        prompts_first: Whether it computes prompts before those that run get their next tokens;
+            False where it serves one phase, mixes them, or does not say.
     """
 
     max_batch_tokens: int = DEFAULT_BATCH_TOKENS
     max_running_requests: int = NO_LIMIT
     kv_capacity_tokens: float = math.inf
     kv_reserved_tokens: float = 0.0
+    prompts_first: bool = False
 
     def can_hold(self, prompt_tokens: int) -> bool:
         """Whether it can hold a prompt; engines refuse the others."""

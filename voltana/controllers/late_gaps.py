@@ -47,6 +47,10 @@ class LateGaps:
         alpha: Share that may be late where it would not be at the fastest clock: of the tokens, and
             of the requests by their mean.
         owed_tokens: Tells what a request produces, on average, by now.
+
+    Attributes:
+        means_bind: Whether it is the means of requests, and not single tokens, that ask for more
+            than the next slower level.
     """
 
     def __init__(
@@ -63,6 +67,7 @@ class LateGaps:
         self._owed_tokens = owed_tokens
         self._account = LateAccount(alpha, gaps.most)
         self._accounted = 0  # gaps that it knows
+        self.means_bind = False
 
     def last(self, fastest: tuple[float, float]) -> tuple[float, bool]:
         """The last gap in seconds, and whether no clock would have kept it.
@@ -140,6 +145,8 @@ class LateGaps:
     def lowest(self, growth: FloatArray, batch_s: FloatArray, allowed: float, lost: float) -> int:
         """Index of the slowest level at which, and above which, few enough are late.
 
+        Tells `means_bind` too.
+
         Args:
             growth: See `growth`.
             batch_s: See there.
@@ -155,12 +162,21 @@ class LateGaps:
         late = self._late(growth[first:], batch_s[first:], first) - lost
         count = len(gaps_s)
         tokens = count * late / (count + self._not_seen()) + self._unseen(gaps_s, fastest_s)
-        owed = self._owed_tokens()
-        requests = requests_late(gaps_s, fastest_s, tokens, self._threshold_s, owed)
+        requests = requests_late(
+            gaps_s,
+            fastest_s,
+            self._gaps.prompts_at_fastest_s,
+            self._gaps.in_order(self._rest_s(growth[first:], first)),
+            tokens,
+            threshold_s=self._threshold_s,
+            owed=self._owed_tokens(),
+        )
         keeps = (tokens <= allowed) & (requests <= allowed)
         keeps[-1] = True
         slow = np.flatnonzero(~keeps)
-        return first + (int(slow[-1]) + 1 if len(slow) else 0)
+        index = int(slow[-1]) + 1 if len(slow) else 0
+        self.means_bind = bool(index and tokens[index - 1] <= allowed)
+        return first + index
 
     def _not_rescued(self, growth: float, batch_s: float) -> float:
         """Of the gaps that their level alone would have made late, the share that were.
@@ -229,7 +245,17 @@ class LateGaps:
 
     def _gaps_s(self, growth: FloatArray, batch_s: FloatArray, first: int) -> Table:
         """Every gap at the levels from the first on, in the order of time."""
-        seen = self._gaps.seen
-        between_s = seen.between_s[:, first:] * growth + seen.slow_s[:, None]
-        gaps_s = between_s + seen.decode_s[:, first:] + (growth - 1.0) * batch_s
+        between_s = self._between_s(growth, first)
+        gaps_s = between_s + self._gaps.seen.decode_s[:, first:] + (growth - 1.0) * batch_s
         return self._gaps.in_order(gaps_s)
+
+    def _rest_s(self, growth: FloatArray, first: int) -> Table:
+        """What of that those who had joined still waited for, likewise."""
+        rest_s: Table = self._gaps.seen.rest[:, None] * self._between_s(growth, first)
+        return rest_s
+
+    def _between_s(self, growth: FloatArray, first: int) -> Table:
+        """What came between, at the levels from the first on; in no order."""
+        seen = self._gaps.seen
+        between_s: Table = seen.between_s[:, first:] * growth + seen.slow_s[:, None]
+        return between_s

@@ -37,6 +37,8 @@ class Seen(NamedTuple):
         passed_s: What really passed from one token to the next.
         requests: That got a token.
         level: Index of the level that ran where no gap was in danger.
+        rest: Of the prompts that came between, the share that those who joined by one of them still
+            waited for behind it, on average.
     """
 
     decode_s: Table
@@ -46,6 +48,7 @@ class Seen(NamedTuple):
     passed_s: FloatArray
     requests: FloatArray
     level: NDArray[np.intp]
+    rest: FloatArray
 
 
 class TokenGaps:
@@ -71,6 +74,7 @@ class TokenGaps:
         self._passed_s = np.zeros((most, 2))
         self._batch = np.zeros((most, 2))  # requests, and their KV tokens
         self._level = np.zeros(most, dtype=np.intp)
+        self._rest = np.zeros(most)
         self._count = self._since_prompts = 0  # gaps, that of the last prompts included
         self._running: tuple[FloatArray, FloatArray, Load, float] | None = None
         self._waits = self._lost = False
@@ -94,7 +98,14 @@ class TokenGaps:
             passed_s=self._passed_s[:count, 0],
             requests=self._batch[:count, 0],
             level=self._level[:count],
+            rest=self._rest[:count],
         )
+
+    @property
+    def prompts_at_fastest_s(self) -> FloatArray:
+        """All prompts since the gap before at the fastest level, in the order of time, (n,)."""
+        prompts_s: FloatArray = self.in_order(self._prompts_s[: self.gaps, -1:])[:, 0]
+        return prompts_s
 
     @property
     def total(self) -> int:
@@ -181,6 +192,8 @@ class TokenGaps:
         scale = device_s / expected_s if 0.0 < expected_s < math.inf else 0.0
         host_s = max(took_s - scale * expected_s, 0.0) if scale else took_s
         prompts_s = scale * prompts_s if scale else np.full(len(prompts_s), host_s)
+        self._behind += self._joined_s * float(prompts_s[-1])
+        self._joined_s += float(prompts_s[-1])
         if self._lost:  # so it would run whatever level is asked for otherwise
             self._all_s += took_s
         else:
@@ -213,11 +226,14 @@ class TokenGaps:
         self._passed_s[at] = self._gap_s, self._since_s
         self._batch[at] = load.decode_requests, load.decode_kv_tokens
         self._level[at] = self._asked
+        self._rest[at] = self._behind / self._joined_s**2 if self._joined_s else 0.0
 
     def _new(self) -> None:
         levels = len(self._levels)
         self._between, self._all_s = np.zeros(levels), np.zeros(levels)
         self._gap_s = self._since_s = self._slow = self._fast_s = 0.0
+        # All prompts at the fastest level; and of each, times what came behind it.
+        self._joined_s = self._behind = 0.0
 
     @property
     def prompts_ceased(self) -> bool:
@@ -229,7 +245,7 @@ class TokenGaps:
         Annals of Mathematical Statistics 28, 1957). The gaps since the last ones are one trial.
         """
         since = self._since_prompts - 1
-        had = self.in_order(self._prompts_s[: self.gaps, -1:])[:, 0] > 0.0
+        had = self.prompts_at_fastest_s > 0.0
         had = had[: max(len(had) - since, 0)]  # up to the last ones
         if not len(had):
             return False

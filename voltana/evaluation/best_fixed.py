@@ -2,7 +2,9 @@
 
 Of the pairs of a prefill and a decode clock over the default policy's levels, with its routers: the
 one of least energy whose attainments are each within a point of what static-max attains on the same
-trace and seed; the fastest pair if there is none.
+trace and seed; the fastest pair if there is none. Of colocated instances alone, static-max has the
+same routers there: sharing gaps between tokens wins more points of them than clocks may give away
+(`voltana.routers.shared_gaps`), and what was asked for is what clocks cost.
 
 Every pair costs a simulation of the trace; `voltana.evaluation.pair_search` chooses which of them
 are made, and `voltana.evaluation.pair_race` which of those are given up before their end. Where
@@ -182,7 +184,9 @@ class PairRuns:
         return self._scores[pair]
 
     def _take_reference(self) -> Race:
-        simulation, run = self._started(get_policy(REFERENCE))
+        alone = len(self._levels) == 1
+        fastest = self.policy((self.size[0] - 1, 0))
+        simulation, run = self._started(fastest if alone else get_policy(REFERENCE))
         run(math.inf)
         self._end_s = simulation.now_s
         self._allowed = allowance(self._measured(simulation))

@@ -228,7 +228,11 @@ class ClusterSpec:
         """
         if role is not Role.COLOCATED:
             return self.limits
-        return dataclasses.replace(self.limits, kv_reserved_tokens=self.engine.page_tokens - 1)
+        return dataclasses.replace(
+            self.limits,
+            kv_reserved_tokens=self.engine.page_tokens - 1,
+            prompts_first=not self.engine.mixed_chunk,
+        )
 
     def datasheet(self) -> dict[str, float]:
         """Published numbers of one instance, from which a physical prior can be built.

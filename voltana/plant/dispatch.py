@@ -87,6 +87,7 @@ class RoleDispatch:
                     levels_mhz=i.runner.loop.levels_mhz,
                     budget_s=budget_s,
                     limits=limits,
+                    ttft_s=slo.ttft_s,
                 ),
                 time,
                 snapshot_period_s,

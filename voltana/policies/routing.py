@@ -12,6 +12,7 @@ from voltana.routers.marginal_energy import MarginalEnergy
 from voltana.routers.mdp import MDPRouter, at_once, in_background
 from voltana.routers.prefix_affinity import PrefixAffinity
 from voltana.routers.round_robin import RoundRobin
+from voltana.routers.shared_gaps import SharedGaps
 from voltana.routers.viable_batch import ViableBatch
 from voltana.routers.with_places import WithPlaces
 
@@ -36,8 +37,8 @@ def by_prefix(seed: int) -> Router:
 
 
 def together_by_prefix(seed: int) -> Router:
-    """Decode as `within_boundaries`; colocated in turn, unless the beginning is kept elsewhere."""
-    colocated = WithPlaces(PrefixAffinity(RoundRobin()))
+    """Decode and colocated as `within_boundaries`, unless the beginning is kept elsewhere."""
+    colocated = WithPlaces(PrefixAffinity(SharedGaps()))
     return ByRole(ViableBatch(least_power(seed)), colocated=colocated)
 
 
@@ -56,7 +57,7 @@ def least_power(seed: int) -> Router:
 def within_boundaries(seed: int) -> Router:
     """The same, and a request waits while every batch is at the boundary of what can be served.
 
-    Colocated instances that have a place left take requests in turn.
+    Colocated instances that have a place left take requests so that prompts share gaps.
     """
     return ByRole(ViableBatch(least_power(seed)))
 

@@ -9,6 +9,7 @@ from voltana.routers.mdp import MDPRouter
 from voltana.routers.prefix_affinity import PrefixAffinity
 from voltana.routers.random import RandomRouter
 from voltana.routers.round_robin import RoundRobin
+from voltana.routers.shared_gaps import SharedGaps
 from voltana.routers.tile_aware import TileAware
 from voltana.routers.what_if_v01 import WhatIfV01
 
@@ -22,6 +23,7 @@ __all__ = [
     "PrefixAffinity",
     "RandomRouter",
     "RoundRobin",
+    "SharedGaps",
     "TileAware",
     "WhatIfV01",
 ]

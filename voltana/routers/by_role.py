@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from voltana.ports import intended_by, may_defer, needs_of
-from voltana.routers.round_robin import RoundRobin
+from voltana.routers.shared_gaps import SharedGaps
 from voltana.routers.with_places import WithPlaces
 from voltana.values import Role
 
@@ -25,14 +25,15 @@ class ByRole:
 
     Args:
         inner: Routes among decode instances.
-        colocated: Routes among colocated ones; None takes in turn those that have a place left, so
-            that prompts come to each as evenly as they can: sent where the least is pending, as
-            many more of them come between tokens alone, each of which makes a gap late.
+        colocated: Routes among colocated ones; None lets prompts share gaps (`SharedGaps`) among
+            those that have a place left, and takes these in turn where engines mix prompts with
+            decode: sent where the least is pending, as many more prompts would come between tokens
+            alone, each of which makes a gap late.
     """
 
     def __init__(self, inner: Router, colocated: Router | None = None) -> None:
         self._inner = inner
-        self._colocated: Router = WithPlaces(RoundRobin()) if colocated is None else colocated
+        self._colocated: Router = WithPlaces(SharedGaps()) if colocated is None else colocated
 
     @property
     def needs(self) -> frozenset[Need]:

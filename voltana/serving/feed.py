@@ -145,6 +145,7 @@ class FeedPublisher:
         return {
             "levels_mhz": [float(level) for level in facts.levels_mhz],
             **pack_limits(facts.limits),
+            "ttft_s": facts.ttft_s,
             "snapshot": self._model("latency", facts.predictor, encode_snapshot),
             "power": self._model("power", facts.power, encode_power),
         }

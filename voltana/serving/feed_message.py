@@ -5,6 +5,7 @@ Nothing in a message is believed to be what it should be. What is not is an erro
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass
 from itertools import pairwise
 from typing import Any
@@ -43,12 +44,14 @@ class SentFacts:
         limits: What its engine takes at once.
         snapshot: Encoded latency model; None where it has none that can be sent.
         power: Encoded power model, likewise.
+        ttft_s: What a first token may take; inf where an older agent does not say.
     """
 
     levels_mhz: tuple[float, ...]
     limits: EngineLimits
     snapshot: Any
     power: Any
+    ttft_s: float = math.inf
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -179,6 +182,7 @@ def _facts_in(message: dict[str, Any]) -> SentFacts | None:
         limits=_limits_in(message),
         snapshot=message.get("snapshot"),
         power=message.get("power"),
+        ttft_s=number("ttft_s", message.get("ttft_s", math.inf), infinite=True),
     )
 
 
@@ -199,6 +203,7 @@ def _limits_in(message: dict[str, Any]) -> EngineLimits:
         max_running_requests=int(min(told("max_running_requests", 1.0), NO_LIMIT)),
         kv_capacity_tokens=told("kv_capacity_tokens", 1.0),
         kv_reserved_tokens=told("kv_reserved_tokens", infinite=False),
+        prompts_first=told("prompts_first") > 0.0,
     )
 
 

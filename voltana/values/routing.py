@@ -182,6 +182,9 @@ class Candidate:
         kv_reserved_tokens: Tokens that its engine keeps free in it for each request.
         max_running_requests: Requests that its engine runs at once; inf where unknown.
         max_batch_tokens: Prompt tokens that its engine computes at once, likewise.
+        prompts_first: Whether its engine computes prompts before those that run get their next
+            tokens, so that all prompts which come between two tokens share that gap.
+        ttft_s: What a first token may take; inf where unknown.
         held: KV caches that it keeps for requests which have left it, until they are pulled: of a
             prefill instance, and in no report of it.
     """
@@ -202,4 +205,6 @@ class Candidate:
     kv_reserved_tokens: float = 0.0
     max_running_requests: float = math.inf
     max_batch_tokens: float = math.inf
+    prompts_first: bool = False
+    ttft_s: float = math.inf
     held: Reservation = NO_RESERVATION

@@ -61,7 +61,10 @@ def engine_limits(engine: EngineTable, info: Mapping[str, Any]) -> EngineLimits:
         "kv_reserved_tokens": _said(info, "kv_reserved_tokens"),
     }
     known = {name: _first_known(value, getattr(engine, name)) for name, value in said.items()}
-    return EngineLimits(**{name: value for name, value in known.items() if value is not None})
+    return EngineLimits(
+        **{name: value for name, value in known.items() if value is not None},
+        prompts_first=info.get("prompts_first") is True,
+    )
 
 
 def unknown_limits(engine: EngineTable, info: Mapping[str, Any]) -> tuple[str, ...]:

@@ -308,6 +308,7 @@ class Group:
                 levels_mhz=self.levels_mhz(),
                 budget_s=self.budget_s(),
                 limits=limits_together([served.engine for served in self._served.values()]),
+                ttft_s=self.settings.slo.ttft_s,
             )
         loop = first.control
         return instance_facts(
@@ -316,6 +317,7 @@ class Group:
             levels_mhz=loop.levels_mhz,
             budget_s=self.budget_s(),
             limits=first.engine,
+            ttft_s=self.settings.slo.ttft_s,
             failed=self._without,
         )
 

@@ -159,6 +159,7 @@ class FeedFollower:
             levels_mhz=sent.levels_mhz,
             budget_s=budget_s,
             limits=sent.limits,
+            ttft_s=sent.ttft_s,
         )
 
     def _may_renew(self, name: str) -> bool:

@@ -10,7 +10,9 @@ import pytest
 from fake_scheduler import MODES, Bench, decode_batch, request
 
 from integrations.sglang.cpu.voltana_sglang_cpu.hook_cost import _timed_around
+from voltana.serving.agent.building import engine_limits
 from voltana.serving.config import read_config
+from voltana.serving.config_tables import EngineTable
 from voltana.serving.ring_reader import RingReader
 from voltana_ring.hooks.guard import MAX_ERRORS, METER
 from voltana_ring.hooks.settings import SettingsError, read_settings
@@ -344,6 +346,25 @@ def test_facts_are_found_wherever_a_version_has_them(monkeypatch):
     monkeypatch.setitem(sys.modules, "sglang.srt.runtime_context", context)
     newest = read_facts(Hooked(), "0.5.23")
     assert (newest.tp_rank, newest.gpu, newest.dp_rank) == (5, 6, 0)
+
+
+@pytest.mark.parametrize(
+    ("mode", "arguments", "said"),
+    [
+        ("null", {"enable_mixed_chunk": False}, True),
+        ("null", {"enable_mixed_chunk": True}, False),
+        ("null", {}, False),  # not said: nothing is concluded from it
+        ("prefill", {"enable_mixed_chunk": False}, False),
+    ],
+)
+def test_the_engine_says_whether_prompts_go_before_decode(mode, arguments, said):
+    engine = Hooked()
+    engine.disaggregation_mode = SimpleNamespace(value=mode)
+    engine.server_args = SimpleNamespace(**arguments)
+    told = read_facts(engine, "0.5.23").to_dict()
+    assert told["prompts_first"] is said
+    assert engine_limits(EngineTable(), told).prompts_first is said
+    assert not engine_limits(EngineTable(), {}).prompts_first  # older plugins do not say
 
 
 @pytest.mark.parametrize(

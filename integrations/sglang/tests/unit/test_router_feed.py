@@ -36,6 +36,7 @@ LIMITS = EngineLimits(
     max_running_requests=48,
     kv_capacity_tokens=9e5,
     kv_reserved_tokens=512.0,
+    prompts_first=True,
 )
 
 
@@ -81,6 +82,7 @@ def test_a_feed_reaches_the_router_s_reports() -> None:
                 predictor=learned().snapshot(),
                 power=power,
                 limits=LIMITS,
+                ttft_s=0.6,
             )
             report = None
             for _ in range(200):
@@ -94,7 +96,7 @@ def test_a_feed_reaches_the_router_s_reports() -> None:
             assert (report.state, report.source) == (STATE, FEED)
             assert (report.facts.levels_mhz, report.facts.budget_s) == (LEVELS, 0.06)
             assert report.facts.power == power
-            assert report.facts.limits == LIMITS
+            assert (report.facts.limits, report.facts.ttft_s) == (LIMITS, 0.6)
             assert 0.01 <= time.now_s() - report.sampled_s < 2.0
             status = (await pd.ask_admin("GET", "/router/status"))[1]
             by_name = {b["name"]: b["state"] for b in status["backends"]}

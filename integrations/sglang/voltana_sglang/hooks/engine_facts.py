@@ -49,6 +49,7 @@ def read_facts(scheduler: Any, version: str) -> EngineFacts:
         if whole(chunk) > 0
         else whole(getattr(scheduler, "max_prefill_tokens", 0)),
         names_waiting=mode == "prefill",
+        prompts_first=mode == "null" and getattr(arguments, "enable_mixed_chunk", None) is False,
     )
 
 

@@ -37,6 +37,8 @@ class EngineFacts:
         max_prefill_tokens: Prompt tokens of one iteration; 0 likewise.
         names_waiting: Whether requests are named as soon as they wait in the scheduler.
         says_idle: Whether it says when nothing runs; else idling is concluded from silence.
+        prompts_first: Whether it serves both phases, and computes prompts before those that run get
+            their next tokens.
     """
 
     engine: str
@@ -62,6 +64,7 @@ class EngineFacts:
     max_prefill_tokens: int
     names_waiting: bool
     says_idle: bool = False
+    prompts_first: bool = False
 
     @property
     def leads(self) -> bool:

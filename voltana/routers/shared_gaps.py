@@ -1,0 +1,165 @@
+"""SharedGaps: prompts go where they make the fewest tokens late, and share gaps that are late.
+
+Where an engine computes prompts before those that run get their next tokens, a prompt makes one
+gap between two tokens of everybody there longer. Of a gap that is late already it makes no token
+late; of one that still is in time, as many as requests run. So a prompt goes
+
+- where the gap under way is late already, or nobody runs, so that many prompts share one gap;
+- else where it still fits the gap beside what is pending;
+- else where the fewest run;
+
+and in turn among equals. A gap is shared as long as
+
+- what is pending there leaves half of the first token's threshold at the fastest clock, as batches
+  of prompts do elsewhere (`FillUp`);
+- it takes no more than what decode leaves of the threshold for eight tokens, so that only answers
+  that are shorter are late by their mean for one such gap; and
+- no more requests are there than chance would bring: two standard deviations (Poisson's) above the
+  instance that has the fewest. Without that, one instance would go on computing prompts for all of
+  them, and those that run there would wait for ever.
+
+Taken one by one, in turn, nearly every prompt makes a gap of its own late once decode leaves less
+of the threshold than a prompt takes. (Vacations of a server, of which several customers that are
+served in one cost those behind them one wait: B. T. Doshi, "Queueing systems with vacations",
+Queueing Systems 1, 1986.)
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, NamedTuple
+
+from voltana.errors import invalid
+from voltana.operating import prefill_mean
+from voltana.planning import in_batches, mean_at, requests_of
+from voltana.pool import KeptPool
+from voltana.values import Load, Need, attended_pairs
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from voltana.pool import Pool
+    from voltana.values import Candidate, Request
+
+DEVIATIONS = 2.0
+"""Standard deviations that chance brings about."""
+
+SHORT_TOKENS = 8.0
+"""Answers of fewer tokens are few. One of so many keeps its mean over a gap that is shared."""
+
+
+class SharedGaps:
+    """Satisfies `voltana.ports.Router`; what changes its choices is whose turn it is.
+
+    Times are forecast at the fastest level: a gap that is late there nothing keeps. Where an
+    instance does not compute prompts first, or has no latency model, levels or thresholds yet, all
+    of them take requests in turn.
+
+    Args:
+        share: Share of the first token's threshold that prompts pending on an instance may take for
+            one more to join them, that one included. 0 shares no gap.
+
+    Raises:
+        ConfigError: If that is not in 0 to 1.
+    """
+
+    needs = frozenset({Need.LATENCY, Need.LEVELS, Need.BUDGET, Need.KV_CAPACITY})
+
+    def __init__(self, share: float = 0.5) -> None:
+        if not 0 <= share <= 1:
+            raise invalid("share", share, "0 to 1", "0.5 leaves room for a batch that runs.")
+        self._share = share
+        self._turn = -1
+        self._kept = KeptPool(self.needs)
+
+    def route(self, request: Request, candidates: Sequence[Candidate]) -> str:
+        """See `voltana.ports.Router.route`."""
+        pool = self._kept.of(candidates)
+        self._turn = self._place(request, pool)
+        return pool[self._turn].instance
+
+    def _place(self, request: Request, pool: Pool) -> int:
+        known = [gap for gap in pool.column(_gap) if gap is not None]
+        count = len(pool)
+        if len(known) < count:
+            return (self._turn + 1) % count
+        fewest = min(gap.requests for gap in known)
+        most = fewest + DEVIATIONS * math.sqrt(fewest + 1.0)
+        prompt, pairs = request.prompt_tokens, attended_pairs(request.prompt_tokens)
+
+        def harm(place: int) -> tuple[bool, int, bool, int]:
+            gap = known[place]
+            own_s = gap.prompt_s(prompt, pairs)
+            pending_s = gap.pending_s + own_s
+            in_time_s = self._share * (gap.ttft_s - request.waited_s)
+            allowed_s = min(in_time_s, SHORT_TOKENS * gap.free_s)
+            crowded = gap.requests > most or (gap.pending_s > 0.0 and pending_s > allowed_s)
+            late = 0 if gap.is_late or own_s <= gap.spare_s else gap.running
+            return crowded, late, not gap.is_late, (place - self._turn - 1) % count
+
+        return min(range(count), key=harm)
+
+    def __repr__(self) -> str:
+        return f"SharedGaps({self._share:g})"
+
+
+class _Gap(NamedTuple):
+    """The gap between two tokens that is under way on an instance, at its fastest level.
+
+    Attributes:
+        requests: All that is there, or on its way.
+        running: Who waits for a next token.
+        pending_s: What the prompts that are there take.
+        free_s: What decode leaves of the threshold.
+        ttft_s: What a first token may take.
+        prompt_s: What a batch of so many prompt tokens, and attended pairs, takes.
+    """
+
+    requests: int
+    running: int
+    pending_s: float
+    free_s: float
+    ttft_s: float
+    prompt_s: Callable[[int, float], float]
+
+    @property
+    def spare_s(self) -> float:
+        """What decode and the prompts that are there leave of the threshold."""
+        return self.free_s - self.pending_s
+
+    @property
+    def is_late(self) -> bool:
+        """Whether one prompt more makes no token late: nobody waits, or they are late as it is."""
+        return self.spare_s < 0.0 or not self.running
+
+
+def _gap(candidate: Candidate) -> _Gap | None:
+    """None where it has none, or not enough is known of it."""
+    predictor, levels_mhz = candidate.predictor, candidate.levels_mhz
+    budget_s, ttft_s = candidate.budget_s, candidate.ttft_s
+    if not (candidate.prompts_first and levels_mhz and budget_s < math.inf and ttft_s < math.inf):
+        return None
+    if predictor is None:
+        return None
+    fastest_mhz, state = levels_mhz[-1], candidate.state
+    running = state.running_requests
+    decode_s = 0.0
+    if running:
+        decode_s = mean_at(predictor, Load.decode(running, state.kv_tokens), fastest_mhz)
+    pending_s = _pending_s(candidate, prompt_s := prefill_mean(predictor, fastest_mhz))
+    if not math.isfinite(decode_s + pending_s):
+        return None
+    free_s = budget_s - decode_s
+    return _Gap(requests_of(candidate), running, pending_s, free_s, ttft_s, prompt_s)
+
+
+def _pending_s(candidate: Candidate, prompt_s: Callable[[int, float], float]) -> float:
+    """What the prompts that are there, or on their way, take, in as many batches as they fill."""
+    state, reserved = candidate.state, candidate.reserved
+    tokens = state.queued_tokens + reserved.prompt_tokens
+    if not tokens:
+        return 0.0
+    prompts = max(state.queued_requests + reserved.requests, 1)
+    load = Load(prefill_tokens=tokens, prefill_attended_pairs=tokens * tokens / (2 * prompts))
+    batches, each = in_batches(load, candidate.max_batch_tokens)
+    return batches * prompt_s(each.prefill_tokens, each.prefill_attended_pairs)
