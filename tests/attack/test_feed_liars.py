@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from tests.attack.test_feed_messages import HONEST
@@ -93,6 +93,8 @@ def places(value: Any, so_far: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
 PLACES = [place for place in places(TRUE) if place[0] not in {"v", "rooms"}]
 SHALLOW = [place for place in PLACES if place[0] not in {"snapshot", "power"}]
 
+EXPERTS = ("snapshot", "values", "predictor", "values", "decode", "expert_share")
+
 
 def told(changes: list[tuple[tuple[Any, ...], float]]) -> dict[str, Any]:
     """The truth with some numbers of it changed."""
@@ -111,6 +113,7 @@ def changed(where: list[tuple[Any, ...]]) -> st.SearchStrategy[tuple[tuple[Any, 
 
 @settings(max_examples=300)
 @given(st.lists(changed(SHALLOW) | changed(PLACES), min_size=1, max_size=6))
+@example([(EXPERTS, 1000.0)])
 def test_no_lie_makes_the_router_of_the_policy_fail(
     changes: list[tuple[tuple[Any, ...], float]],
 ) -> None:

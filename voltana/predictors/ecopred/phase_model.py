@@ -135,13 +135,19 @@ class PhaseModel:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, object]) -> PhaseModel:
-        """Read what `to_dict` wrote."""
+        """Read what `to_dict` wrote.
+
+        Raises:
+            ValueError: If a share is none.
+        """
         numbers = {
             name: float(str(values[name]))
             for name in ("bound_deviations", "slowest_mhz", "fastest_mhz")
         }
         deviation = values["relative_deviation"]
-        numbers["expert_share"] = float(str(values.get("expert_share", 0.0)))
+        numbers["expert_share"] = share = float(str(values.get("expert_share", 0.0)))
+        if not 0.0 <= share <= 1.0:
+            raise ValueError(f"expert_share of a phase is {share:g}: must be from 0 to 1")
         return cls(
             weights=np.array(values["weights"], np.float64).reshape(CLOCK_BASES, LOAD_FEATURES),
             covariance=np.array(values["covariance"], np.float64).reshape(FEATURES, FEATURES),
