@@ -120,6 +120,20 @@ def test_who_is_taken_for_prepared_after_a_while_says_nothing_of_a_host():
     assert told_by_reports([0.01 * n for n in range(500)], 0.001, named=False) == 0.0
 
 
+def test_what_is_prefilled_elsewhere_is_no_line_of_a_decode_instance_s_host():
+    ledger = Ledger()
+    for number in range(50):
+        ledger.book(
+            Entry(
+                rid=number, prefill="p", decode="d", requests=1, prompt_tokens=9, sent_s=0.0,
+                rooms=(number,),
+            )
+        )  # fmt: skip
+    for number in range(50):
+        ledger.reconcile("d", 0.1 * (number + 1), [number], names_waiting=True)
+    assert ledger.host_s("d") == 0.0
+
+
 def test_a_host_that_stood_still_for_once_is_not_slow_for_ever():
     pace = HostPace()
     for number in range(100):

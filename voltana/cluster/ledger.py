@@ -58,12 +58,17 @@ class Entry:
 
 
 class _Account:
-    """What is in flight towards one instance."""
+    """What is in flight towards one instance.
 
-    __slots__ = ("_open_rooms", "_room_of", "pace", "prompt_tokens", "requests", "unreported",
-                 "unreported_requests", "unreported_tokens")  # fmt: skip
+    Args:
+        instance: Its name.
+    """
 
-    def __init__(self) -> None:
+    __slots__ = ("_instance", "_open_rooms", "_room_of", "pace", "prompt_tokens", "requests",
+                 "unreported", "unreported_requests", "unreported_tokens")  # fmt: skip
+
+    def __init__(self, instance: str) -> None:
+        self._instance = instance
         self.unreported: dict[Hashable, Entry] = {}
         self.pace = HostPace()
         self._room_of: dict[int, Hashable] = {}
@@ -99,7 +104,12 @@ class _Account:
 
     def looked(self, at_s: float) -> None:
         """It has looked at itself, and named all that its scheduler has got by then."""
-        self.pace.reported(at_s, (entry.sent_s for entry in self.unreported.values()))
+        waiting = filter(self._prepares, self.unreported.values())
+        self.pace.reported(at_s, (entry.sent_s for entry in waiting))
+
+    def _prepares(self, entry: Entry) -> bool:
+        """Whether it computes the prompts of an entry, and its host prepares them."""
+        return entry.prefill is None or entry.prefill == self._instance
 
     def reported(self, rid: Hashable, at_s: float = math.nan) -> None:
         """Its report holds a request, from `at_s` on where that moment is known."""
@@ -111,7 +121,7 @@ class _Account:
         self.unreported_tokens -= _share(entry.prompt_tokens, left, entry)
         for room in entry.rooms:
             self._room_of.pop(room, None)
-        if at_s >= entry.sent_s and entry.prefilled_s is None:  # not of a decode leg
+        if at_s >= entry.sent_s and self._prepares(entry):
             self.pace.ready(entry.requests, entry.sent_s, at_s)
 
     def named(self, room: int, at_s: float, *, alone: bool) -> None:
@@ -127,7 +137,7 @@ class _Account:
             return
         entry, left = self.unreported[rid], self._open_rooms[rid]
         requests = _share(entry.requests, left, entry) - _share(entry.requests, left - 1, entry)
-        if alone and at_s >= entry.sent_s:
+        if alone and at_s >= entry.sent_s and self._prepares(entry):
             self.pace.named(requests, entry.sent_s, at_s)
         if left == 1 or not alone:
             self.reported(rid)
@@ -271,7 +281,7 @@ class Ledger:
     def _account(self, instance: str) -> _Account:
         account = self._accounts.get(instance)
         if account is None:
-            account = self._accounts[instance] = _Account()
+            account = self._accounts[instance] = _Account(instance)
         return account
 
     def _is_in(self, entry: Entry, instance: str, sampled_s: float, *, names_waiting: bool) -> bool:
