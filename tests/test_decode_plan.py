@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 
 import numpy as np
 from hypothesis import example, given, settings
@@ -289,6 +290,25 @@ def test_whom_a_router_holds_back_finds_room_in_the_whole_pool(instances, held, 
     assert decided.settling == (int(enough.argmax()) if enough.any() else len(LEVELS) - 1)
     alone = plan(made, demand, burst=burst, intended=intended, **options)
     assert decided.settling <= alone.settling
+
+
+@settings(deadline=None)
+@example(5e-324, 1e-12, 1e-12)
+@example(1e-9, 1e-12, 1e-12)
+@example(0.25, math.inf, math.inf)
+@given(
+    st.floats(0.0, 1.0),
+    st.sampled_from([0.0, 1e-12, 1e-3, math.inf]),
+    st.sampled_from([1e-12, 1e-3, math.inf]),
+)
+def test_whatever_share_a_router_intends_a_plan_is_made_in_time(share, held, affordable):
+    """It is a number of a message: of 1e-9 a plan took a second, and others raised."""
+    made = table(Tiled(), capacity=36_000.0)
+    demand = 0.97 * float(made.rate_per_s[-1, -1])
+    intended = IntendedDemand(pool_per_s=demand, share=share)
+    began_s = time.process_time()
+    plan(made, demand, intended=intended, held=held, affordable=affordable, late=1e-6)
+    assert time.process_time() - began_s < 0.05
 
 
 @given(st.integers(1, 120), st.integers(0, len(LEVELS) - 1))

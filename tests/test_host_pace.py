@@ -5,8 +5,9 @@ from __future__ import annotations
 import dataclasses
 import itertools
 
+import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.test_admission_slack import prefill as of_admission
@@ -77,6 +78,79 @@ def test_the_ledger_sees_it_of_prefill_instances_by_what_their_reports_hold():
         ledger.prefilled(number, 0.2)
         ledger.reported("d", number, 0.3 + number)
     assert ledger.host_s("d") == 0.0
+
+
+def told_by_reports(sent, each_s, *, period_s=0.04, named=True):
+    """What a ledger says of a host after its reports; who waits over two seconds is given up."""
+    ledger, ready, at_s = Ledger(), list(ready_times(sent, each_s)), 0.0
+    booked, said = 0, set()
+    while at_s < max(ready) + period_s:
+        at_s += period_s
+        while booked < len(sent) and sent[booked] < at_s:
+            ledger.book(
+                Entry(
+                    rid=booked, prefill="p", decode="d", requests=1, prompt_tokens=9,
+                    sent_s=sent[booked], rooms=(booked,) if named else (),
+                )
+            )  # fmt: skip
+            booked += 1
+        now = {room for room in range(booked) if ready[room] <= at_s} - said
+        said |= now
+        ledger.reconcile("p", at_s, sorted(now) if named else (), names_waiting=named)
+    return ledger.host_s("p")
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 10**6), st.sampled_from([0.001, 0.005, 0.02]), st.floats(0.05, 1.3))
+def test_reports_make_no_host_slower_than_it_is(seed, each_s, busy):
+    """Who was on its way when one was made counted as one who waited from then on."""
+    gaps = np.random.default_rng(seed).exponential(each_s / busy, 300)
+    seen_s = told_by_reports(np.cumsum(gaps).tolist(), each_s)
+    assert seen_s == 0.0 or seen_s == pytest.approx(each_s, rel=0.25)
+
+
+def test_reports_tell_a_host_that_has_a_line():
+    assert told_by_reports([0.0] * 50, 0.02) == pytest.approx(0.02, rel=0.1)
+    assert told_by_reports([0.0] * 30, 0.1) == pytest.approx(0.1, rel=0.1)
+    assert told_by_reports([0.005 * n for n in range(800)], 0.02) == pytest.approx(0.02, rel=0.1)
+
+
+def test_who_is_taken_for_prepared_after_a_while_says_nothing_of_a_host():
+    """Of instances that name nobody the time between arrivals was taken for their hosts' pace."""
+    assert told_by_reports([0.01 * n for n in range(500)], 0.001, named=False) == 0.0
+
+
+def test_what_is_prefilled_elsewhere_is_no_line_of_a_decode_instance_s_host():
+    ledger = Ledger()
+    for number in range(50):
+        ledger.book(
+            Entry(
+                rid=number, prefill="p", decode="d", requests=1, prompt_tokens=9, sent_s=0.0,
+                rooms=(number,),
+            )
+        )  # fmt: skip
+    for number in range(50):
+        ledger.reconcile("d", 0.1 * (number + 1), [number], names_waiting=True)
+    assert ledger.host_s("d") == 0.0
+
+
+def test_a_host_that_stood_still_for_once_is_not_slow_for_ever():
+    pace = HostPace()
+    for number in range(100):
+        pace.ready(1, 0.0, 0.01 * number)
+    pace.ready(1, 0.5, 301.0)  # minutes
+    for number in range(1000):  # nobody has to wait any more
+        pace.ready(1, 400.0 + number, 400.01 + number)
+    assert pace.each_s == pytest.approx(0.01, rel=0.01)
+
+
+def test_times_that_go_to_and_fro_add_none():
+    pace = HostPace()
+    for number in range(100):
+        pace.ready(1, 0.0, 1.0 + 0.01 * number)
+        pace.ready(1, 0.0, 0.5 + 0.01 * number)
+        pace.ready(0, 0.0, 1.0 + 0.01 * number)
+    assert pace.each_s <= 0.01
 
 
 def test_a_line_that_has_just_begun_is_no_quicker_for_that():

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
+import math
 from collections import Counter
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from voltana.errors import ConfigError
 from voltana.evaluation.compare import compare
 from voltana.evaluation.scenario import load_scenario
-from voltana.routers.shared_gaps import SharedGaps
+from voltana.planning import requests_of
+from voltana.routers.shared_gaps import DEVIATIONS, SharedGaps
 from voltana.testing import check_router, samples
 from voltana.values import Forecast, InstanceState, Reservation, Role
 
@@ -94,6 +99,33 @@ def test_no_instance_is_fuller_than_chance_makes_it():
     for running, goes_to in ((28, "late"), (29, "a")):
         pool = [colocated("a"), colocated("late", running, pending=500), colocated("c")]
         assert route(*pool, prompt_tokens=350) == goes_to
+
+
+@settings(deadline=None)
+@given(
+    st.lists(
+        st.builds(
+            colocated,
+            st.uuids().map(str),
+            st.sampled_from([0, 1, 20, 40, 200]),
+            st.sampled_from([0, 50, 500, 5000]),
+            ttft_s=st.sampled_from([0.0, 0.1, 0.6]),
+            budget_s=st.sampled_from([0.0, 0.005, 0.04]),
+            max_batch_tokens=st.sampled_from([512, 8192]),
+        ),
+        min_size=1,
+        max_size=6,
+    ),
+    st.sampled_from([0, 1, 200, 1000, 100_000]),
+    st.sampled_from([0.0, 0.3, 5.0]),
+)
+def test_whatever_is_pending_elsewhere_it_is_no_fuller_than_that(pool, prompt_tokens, waited_s):
+    """Where prompts were pending everywhere, a fuller one went on, and those there waited."""
+    request = dataclasses.replace(samples.request(0, prompt_tokens), waited_s=waited_s)
+    chosen = SharedGaps().route(request, pool)
+    requests = {one.instance: requests_of(one) for one in pool}
+    fewest = min(requests.values())
+    assert requests[chosen] <= fewest + DEVIATIONS * math.sqrt(fewest + 1)
 
 
 def test_what_is_on_its_way_counts():

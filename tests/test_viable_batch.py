@@ -271,3 +271,16 @@ def test_any_state_gets_a_name_or_waits_only_where_nobody_has_room(candidates, r
 def test_an_argument_out_of_range_is_refused():
     with pytest.raises(ConfigError, match="max_age_s"):
         ViableBatch(max_age_s=-1.0)
+
+
+def test_what_cannot_wait_asks_no_model_again_of_what_has_not_changed():
+    """Under overload every decision asked each model five times: 14 ms with 1,024 instances."""
+    models = [Cliff() for _ in range(20)]
+    pool = [decode(f"{n:02}", TILE + 20 + n, predictor=model) for n, model in enumerate(models)]
+    router = ViableBatch(LeastLoaded())
+    ask(*pool, slack_s=0.0, router=router)
+    asked = sum(model.asked for model in models)
+    changed = dataclasses.replace(pool[7].state, kv_tokens=pool[7].state.kv_tokens + 1)
+    pool[7] = dataclasses.replace(pool[7], state=changed)
+    ask(*pool, slack_s=0.0, router=router)
+    assert sum(model.asked for model in models) - asked <= 10

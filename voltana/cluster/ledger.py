@@ -58,12 +58,17 @@ class Entry:
 
 
 class _Account:
-    """What is in flight towards one instance."""
+    """What is in flight towards one instance.
 
-    __slots__ = ("_open_rooms", "_room_of", "pace", "prompt_tokens", "requests", "unreported",
-                 "unreported_requests", "unreported_tokens")  # fmt: skip
+    Args:
+        instance: Its name.
+    """
 
-    def __init__(self) -> None:
+    __slots__ = ("_instance", "_open_rooms", "_room_of", "pace", "prompt_tokens", "requests",
+                 "unreported", "unreported_requests", "unreported_tokens")  # fmt: skip
+
+    def __init__(self, instance: str) -> None:
+        self._instance = instance
         self.unreported: dict[Hashable, Entry] = {}
         self.pace = HostPace()
         self._room_of: dict[int, Hashable] = {}
@@ -83,14 +88,31 @@ class _Account:
         for room in entry.rooms:
             self._room_of[room] = entry.rid
 
-    def remove(self, entry: Entry) -> None:
-        """Must be called once for each entry that was added."""
+    def remove(self, entry: Entry, prefilled_s: float = math.nan) -> None:
+        """Must be called once for each entry that was added.
+
+        Args:
+            entry: One of them.
+            prefilled_s: When its prompt was computed, where that is why.
+        """
         self.requests -= entry.requests
         self.prompt_tokens -= entry.prompt_tokens
+        left = self._open_rooms.get(entry.rid)
+        if left is not None and prefilled_s >= entry.sent_s:  # before any report has named it
+            self.pace.named(_share(entry.requests, left, entry), entry.sent_s, prefilled_s)
         self.reported(entry.rid)
 
+    def looked(self, at_s: float) -> None:
+        """It has looked at itself, and named all that its scheduler has got by then."""
+        waiting = filter(self._prepares, self.unreported.values())
+        self.pace.reported(at_s, (entry.sent_s for entry in waiting))
+
+    def _prepares(self, entry: Entry) -> bool:
+        """Whether it computes the prompts of an entry, and its host prepares them."""
+        return entry.prefill is None or entry.prefill == self._instance
+
     def reported(self, rid: Hashable, at_s: float = math.nan) -> None:
-        """Its report holds a request, since `at_s` where that is known."""
+        """Its report holds a request, from `at_s` on where that moment is known."""
         entry = self.unreported.pop(rid, None)
         if entry is None:
             return
@@ -99,7 +121,7 @@ class _Account:
         self.unreported_tokens -= _share(entry.prompt_tokens, left, entry)
         for room in entry.rooms:
             self._room_of.pop(room, None)
-        if at_s >= entry.sent_s and entry.prefilled_s is None:  # not of a decode leg
+        if at_s >= entry.sent_s and self._prepares(entry):
             self.pace.ready(entry.requests, entry.sent_s, at_s)
 
     def named(self, room: int, at_s: float, *, alone: bool) -> None:
@@ -114,16 +136,16 @@ class _Account:
         if rid is None:
             return
         entry, left = self.unreported[rid], self._open_rooms[rid]
+        requests = _share(entry.requests, left, entry) - _share(entry.requests, left - 1, entry)
+        if alone and at_s >= entry.sent_s and self._prepares(entry):
+            self.pace.named(requests, entry.sent_s, at_s)
         if left == 1 or not alone:
-            self.reported(rid, at_s)
+            self.reported(rid)
             return
         self._open_rooms[rid] = left - 1
-        for name, whole in (
-            ("unreported_requests", entry.requests),
-            ("unreported_tokens", entry.prompt_tokens),
-        ):
-            named = _share(whole, left, entry) - _share(whole, left - 1, entry)
-            setattr(self, name, getattr(self, name) - named)
+        self.unreported_requests -= requests
+        tokens = entry.prompt_tokens
+        self.unreported_tokens -= _share(tokens, left, entry) - _share(tokens, left - 1, entry)
 
 
 def _share(whole: int, left: int, entry: Entry) -> int:
@@ -171,10 +193,10 @@ class Ledger:
             return
         entry.prefilled_s = now_s
         if entry.prefill is not None:
-            self._accounts[entry.prefill].remove(entry)
+            self._accounts[entry.prefill].remove(entry, now_s)
 
     def reported(self, instance: str, rid: Hashable, now_s: float = math.nan) -> None:
-        """An instance's report holds the request from now on. Unknown ids are ignored."""
+        """An instance's report holds the request from this moment on. Unknown ids are ignored."""
         account = self._accounts.get(instance)
         if account is not None:
             account.reported(rid, now_s)
@@ -206,17 +228,22 @@ class Ledger:
                 that what it has not named is not there yet.
         """
         account = self._accounts.get(instance)
-        if account is None or not account.unreported:
+        if account is None:
             return
-        for room in rooms:
-            account.named(room, sampled_s, alone=names_waiting)
-        done = [
-            rid
-            for rid, entry in account.unreported.items()
-            if self._is_in(entry, instance, sampled_s, names_waiting=names_waiting)
-        ]
-        for rid in done:
-            account.reported(rid, sampled_s)
+        if account.unreported:
+            for room in rooms:
+                account.named(room, sampled_s, alone=names_waiting)
+            done = [
+                rid
+                for rid, entry in account.unreported.items()
+                if self._is_in(entry, instance, sampled_s, names_waiting=names_waiting)
+            ]
+            for rid in done:  # as is assumed, which says nothing of its host
+                if names_waiting:
+                    account.pace.given_up(account.unreported[rid].sent_s)
+                account.reported(rid)
+        if names_waiting:
+            account.looked(sampled_s)
 
     def reserved(self, instance: str) -> Reservation:
         """What was sent to an instance and is in no report of it yet."""
@@ -254,7 +281,7 @@ class Ledger:
     def _account(self, instance: str) -> _Account:
         account = self._accounts.get(instance)
         if account is None:
-            account = self._accounts[instance] = _Account()
+            account = self._accounts[instance] = _Account(instance)
         return account
 
     def _is_in(self, entry: Entry, instance: str, sampled_s: float, *, names_waiting: bool) -> bool:

@@ -44,6 +44,9 @@ if TYPE_CHECKING:
 SURE = 2.0
 """Standard errors of the demand within which it has to be servable before tokens are put off."""
 
+MOST_SHARING = 1024.0
+"""Instances that are planned for as one queue: of more, what chance asks of each is hardly less."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DecodePlan:
@@ -186,7 +189,8 @@ def _sharing(intended: IntendedDemand | None, held: float, affordable: float) ->
     """
     if intended is None or not held or not affordable or not 0.0 < intended.share < 1.0:
         return 1.0
-    return 1.0 + (1.0 / intended.share - 1.0) * min(held / affordable, 1.0)
+    part = 1.0 if held >= affordable else held / affordable
+    return 1.0 + (min(1.0 / intended.share, MOST_SHARING) - 1.0) * part
 
 
 def _coast(

@@ -16,7 +16,8 @@ and in turn among equals. A gap is shared as long as
   that are shorter are late by their mean for one such gap; and
 - no more requests are there than chance would bring: two standard deviations (Poisson's) above the
   instance that has the fewest. Without that, one instance would go on computing prompts for all of
-  them, and those that run there would wait for ever.
+  them, and those that run there would wait for ever. So none goes beyond, whatever is pending
+  elsewhere.
 
 Taken one by one, in turn, nearly every prompt makes a gap of its own late once decode leaves less
 of the threshold than a prompt takes. (Vacations of a server, of which several customers that are
@@ -27,7 +28,9 @@ Queueing Systems 1, 1986.)
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, NamedTuple
+from itertools import chain
+from operator import attrgetter
+from typing import TYPE_CHECKING, NamedTuple, cast
 
 from voltana.errors import invalid
 from voltana.operating import prefill_mean
@@ -36,7 +39,7 @@ from voltana.pool import KeptPool
 from voltana.values import Load, Need, attended_pairs
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from voltana.pool import Pool
     from voltana.values import Candidate, Request
@@ -79,25 +82,36 @@ class SharedGaps:
         return pool[self._turn].instance
 
     def _place(self, request: Request, pool: Pool) -> int:
-        known = [gap for gap in pool.column(_gap) if gap is not None]
+        known = pool.column(_gap)
         count = len(pool)
-        if len(known) < count:
+        if None in known:
             return (self._turn + 1) % count
-        fewest = min(gap.requests for gap in known)
+        gaps = cast("list[_Gap]", known)
+        requests = list(map(_REQUESTS, gaps))
+        fewest = min(requests)
         most = fewest + DEVIATIONS * math.sqrt(fewest + 1.0)
         prompt, pairs = request.prompt_tokens, attended_pairs(request.prompt_tokens)
 
-        def harm(place: int) -> tuple[bool, int, bool, int]:
-            gap = known[place]
-            own_s = gap.prompt_s(prompt, pairs)
-            pending_s = gap.pending_s + own_s
-            in_time_s = self._share * (gap.ttft_s - request.waited_s)
-            allowed_s = min(in_time_s, SHORT_TOKENS * gap.free_s)
-            crowded = gap.requests > most or (gap.pending_s > 0.0 and pending_s > allowed_s)
-            late = 0 if gap.is_late or own_s <= gap.spare_s else gap.running
-            return crowded, late, not gap.is_late, (place - self._turn - 1) % count
+        least, chosen = (True, math.inf, True), 0
+        for place in self._in_turn(count):
+            gap = gaps[place]
+            if gap.requests > most:
+                continue
+            own_s, pending_s, is_late = gap.prompt_s(prompt, pairs), gap.pending_s, gap.is_late
+            crowded = False
+            if pending_s > 0.0:
+                in_time_s = self._share * (gap.ttft_s - request.waited_s)
+                crowded = pending_s + own_s > min(in_time_s, SHORT_TOKENS * gap.free_s)
+            late = 0 if is_late or own_s <= gap.spare_s else gap.running
+            harm = crowded, late, not is_late
+            if harm < least:
+                least, chosen = harm, place
+        return chosen
 
-        return min(range(count), key=harm)
+    def _in_turn(self, count: int) -> Iterator[int]:
+        """Places, from the one behind whose turn it was."""
+        first = (self._turn + 1) % count
+        return chain(range(first, count), range(first))
 
     def __repr__(self) -> str:
         return f"SharedGaps({self._share:g})"
@@ -113,6 +127,9 @@ class _Gap(NamedTuple):
         free_s: What decode leaves of the threshold.
         ttft_s: What a first token may take.
         prompt_s: What a batch of so many prompt tokens, and attended pairs, takes.
+        spare_s: What decode and the prompts that are there leave of the threshold.
+        is_late: Whether one prompt more makes no token late: nobody waits, or they are late as it
+            is.
     """
 
     requests: int
@@ -121,16 +138,11 @@ class _Gap(NamedTuple):
     free_s: float
     ttft_s: float
     prompt_s: Callable[[int, float], float]
+    spare_s: float
+    is_late: bool
 
-    @property
-    def spare_s(self) -> float:
-        """What decode and the prompts that are there leave of the threshold."""
-        return self.free_s - self.pending_s
 
-    @property
-    def is_late(self) -> bool:
-        """Whether one prompt more makes no token late: nobody waits, or they are late as it is."""
-        return self.spare_s < 0.0 or not self.running
+_REQUESTS = attrgetter("requests")
 
 
 def _gap(candidate: Candidate) -> _Gap | None:
@@ -150,7 +162,17 @@ def _gap(candidate: Candidate) -> _Gap | None:
     if not math.isfinite(decode_s + pending_s):
         return None
     free_s = budget_s - decode_s
-    return _Gap(requests_of(candidate), running, pending_s, free_s, ttft_s, prompt_s)
+    spare_s = free_s - pending_s
+    return _Gap(
+        requests=requests_of(candidate),
+        running=running,
+        pending_s=pending_s,
+        free_s=free_s,
+        ttft_s=ttft_s,
+        prompt_s=prompt_s,
+        spare_s=spare_s,
+        is_late=spare_s < 0.0 or not running,
+    )
 
 
 def _pending_s(candidate: Candidate, prompt_s: Callable[[int, float], float]) -> float:

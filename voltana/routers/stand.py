@@ -33,8 +33,9 @@ class Stand:
     """
 
     __slots__ = (
-        "_boundary", "_candidate", "_capacity", "_expected_share", "_load", "_memory", "_places",
-        "_requests", "_reserved", "_running", "_runs", "beyond", "most_prompt",
+        "_boundary", "_candidate", "_capacity", "_fits_in_the_end", "_in_the_end", "_known",
+        "_load", "_memory", "_places", "_requests", "_reserved", "_running", "_runs", "beyond",
+        "most_prompt",
     )  # fmt: skip
 
     def __init__(self, candidate: Candidate, boundary: int, load: Load) -> None:
@@ -44,7 +45,9 @@ class Stand:
         self._capacity, self._reserved = candidate.kv_capacity_tokens, candidate.kv_reserved_tokens
         self._places = candidate.max_running_requests
         self._memory = memory_tokens(candidate, self._reserved)
-        self._expected_share: float | None = None
+        self._in_the_end = self._ends_at()
+        self._known: Boundary | None = None
+        self._fits_in_the_end: bool | None = None
         self.beyond = self._requests + 1 - boundary
         takes = self.beyond <= 0 and self._requests < self._places
         room = self._capacity - self._reserved - self._memory if takes else -1.0
@@ -54,23 +57,24 @@ class Stand:
     @property
     def expected_share(self) -> float:
         """Share of its threshold that an iteration is expected to take with all that comes."""
-        if self._expected_share is None:  # worked out once for a state of the instance
-            all_come = self.known()._replace(requests=self._requests)
-            self._expected_share = expected_s(all_come, 1) / all_come.budget_s
-        return self._expected_share
+        all_come = self.known()._replace(requests=self._requests)
+        return expected_s(all_come, 1) / all_come.budget_s
 
     def known(self) -> Boundary:
-        """What it serves in time."""
-        candidate, load = self._candidate, self._load
-        assert candidate.predictor is not None
-        return Boundary(
-            candidate.predictor,
-            candidate.levels_mhz[-1],
-            candidate.budget_s,
-            load.decode_kv_tokens / load.decode_requests if load.decode_requests else 1.0,
-            self._boundary,
-            round(self._in_the_end),
-        )
+        """What it serves in time; what was worked out of it holds for a state of the instance."""
+        if self._known is None:
+            candidate, load = self._candidate, self._load
+            assert candidate.predictor is not None
+            self._known = Boundary(
+                candidate.predictor,
+                candidate.levels_mhz[-1],
+                candidate.budget_s,
+                load.decode_kv_tokens / load.decode_requests if load.decode_requests else 1.0,
+                self._boundary,
+                round(self._in_the_end),
+                asked={},
+            )
+        return self._known
 
     def line(self, prompt_tokens: float, *, alone: bool) -> float:
         """Requests beyond its places, where some of these are spoken for but not yet taken.
@@ -115,10 +119,13 @@ class Stand:
         tokens = state.kv_tokens + state.queued_tokens + prompt_tokens + self._reserved * requests
         if requests > self._places or tokens > self._capacity:
             return False
-        return requests <= self._boundary or expected_in_time(self.known())
+        if requests <= self._boundary:
+            return True
+        if self._fits_in_the_end is None:  # worked out once for a state of the instance
+            self._fits_in_the_end = expected_in_time(self.known())
+        return self._fits_in_the_end
 
-    @property
-    def _in_the_end(self) -> float:
+    def _ends_at(self) -> float:
         """Requests that run once those that are prefilled have joined, at most.
 
         A batch that neither grows nor shrinks loses as many meanwhile, by chance fewer: a number of

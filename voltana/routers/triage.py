@@ -42,6 +42,8 @@ class Boundary(NamedTuple):
         context_tokens: What a request holds in the KV cache.
         batch: The largest viable batch.
         requests: Those that are or will be in its batch.
+        asked: What iterations beyond the boundary bring, by how far they are, as far as that was
+            worked out; None keeps nothing.
     """
 
     predictor: Forecasts
@@ -50,6 +52,7 @@ class Boundary(NamedTuple):
     context_tokens: float
     batch: int
     requests: int
+    asked: dict[int, Iteration] | None = None
 
 
 def better_shared(pool: Sequence[Boundary]) -> bool:
@@ -84,7 +87,7 @@ def expected_s(one: Boundary, more: int) -> float:
     return _beyond(one, one.requests + more - one.batch).mean_s
 
 
-class _Iteration(NamedTuple):
+class Iteration(NamedTuple):
     """What an iteration brings.
 
     Attributes:
@@ -98,8 +101,17 @@ class _Iteration(NamedTuple):
     mean_s: float
 
 
-def _beyond(one: Boundary, excess: int) -> _Iteration:
+def _beyond(one: Boundary, excess: int) -> Iteration:
     """An iteration whose batch is so many requests beyond its boundary."""
+    if one.asked is None:
+        return _work_out(one, excess)
+    known = one.asked.get(excess)
+    if known is None:
+        known = one.asked[excess] = _work_out(one, excess)
+    return known
+
+
+def _work_out(one: Boundary, excess: int) -> Iteration:
     batch = one.batch + excess
     load = Load.decode(batch, int(batch * one.context_tokens))
     curve = curve_of(one.predictor, load)
@@ -109,7 +121,7 @@ def _beyond(one: Boundary, excess: int) -> _Iteration:
     else:
         mean_s, upper_s = curve.mean_s(one.clock_mhz), curve.upper_s(one.clock_mhz)
     if not 0.0 < mean_s <= upper_s < math.inf:  # nothing is known of it
-        return _Iteration(float(batch), 0.0, math.inf)
+        return Iteration(float(batch), 0.0, math.inf)
     deviation_s = max((upper_s - mean_s) / DEVIATIONS, 1e-9)
     late = 0.5 * math.erfc((one.budget_s - mean_s) / (math.sqrt(2.0) * deviation_s))
-    return _Iteration(batch * late, batch / mean_s, mean_s)
+    return Iteration(batch * late, batch / mean_s, mean_s)
