@@ -18,6 +18,7 @@ from voltana.routers.mdp import MDPRouter, at_once
 from voltana.routers.prefix_affinity import PrefixAffinity
 from voltana.routers.random import RandomRouter
 from voltana.routers.round_robin import RoundRobin
+from voltana.routers.shared_gaps import SharedGaps
 from voltana.routers.tile_aware import TileAware
 from voltana.routers.viable_batch import ViableBatch
 from voltana.routers.what_if_v01 import WhatIfV01
@@ -40,6 +41,8 @@ CASES = {
     "FillUp, never": lambda: FillUp(0.0),
     "PrefixAffinity": PrefixAffinity,
     "PrefixAffinity, FillUp": lambda: PrefixAffinity(FillUp(), weight=3.0, page_tokens=16),
+    "SharedGaps": SharedGaps,
+    "SharedGaps, WithPlaces": lambda: WithPlaces(SharedGaps(1.0)),
     "TileAware": TileAware,
     "TileAware, small tiles": lambda: TileAware(8),
     "ViableBatch": lambda: ViableBatch(MarginalEnergy()),

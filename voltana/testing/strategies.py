@@ -335,6 +335,9 @@ def _candidate(draw: DrawFn, index: int, role: Role) -> Candidate:
         kv_reserved_tokens=draw(st.sampled_from([0.0, 512.0])),
         max_running_requests=draw(st.sampled_from([math.inf, 1, 64, 256])),
         max_batch_tokens=draw(st.sampled_from([math.inf, 1, 512, 8192])),
+        prompts_first=draw(st.booleans()),
+        ttft_s=draw(st.one_of(st.just(math.inf), st.floats(0.001, 10.0))),
+        host_s=draw(st.sampled_from([0.0, 0.001, 1.0])),
     )
 
 
@@ -343,7 +346,7 @@ def candidates(
     draw: DrawFn, role: Role | None = None, min_size: int = 1, max_size: int = 8
 ) -> tuple[Candidate, ...]:
     """Pools of instances of one role, with unlike loads, limits, levels, ages and models."""
-    role = draw(st.sampled_from([Role.PREFILL, Role.DECODE])) if role is None else role
+    role = draw(st.sampled_from(Role)) if role is None else role
     count = draw(st.integers(min_size, max_size))
     order = draw(st.permutations(range(count)))
     return tuple(draw(_candidate(index, role)) for index in order)
