@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple, cast
 
 import numpy as np
 
+from voltana.errors import invalid
 from voltana.ports import TellsCurve, offers
 from voltana.promise import Promise
 from voltana.values import Binding, Decision, Load, Role, Status
@@ -168,17 +169,32 @@ def settle(
 
 def candidate_load(candidate: Candidate) -> Load:
     """Load of an instance's next iteration, its reservations included."""
-    state, reserved = candidate.state, candidate.reserved
     if candidate.role is Role.PREFILL:
-        tokens = state.queued_tokens + reserved.prompt_tokens
-        requests = max(1, state.queued_requests + reserved.requests)
-        return make_load(
-            prefill_tokens=tokens, prefill_attended_pairs=tokens * tokens / (2 * requests)
-        )
+        return pending_prompts(candidate)
+    state, reserved = candidate.state, candidate.reserved
     return make_load(
         decode_requests=state.running_requests + reserved.requests,
         decode_kv_tokens=state.kv_tokens + reserved.prompt_tokens,
     )
+
+
+def pending_prompts(candidate: Candidate) -> Load:
+    """All prompts that an instance has yet to compute, those on their way there included."""
+    state, reserved = candidate.state, candidate.reserved
+    tokens = state.queued_tokens + reserved.prompt_tokens
+    requests = max(1, state.queued_requests + reserved.requests)
+    return make_load(prefill_tokens=tokens, prefill_attended_pairs=tokens * tokens / (2 * requests))
+
+
+def require_pending_share(share: float) -> float:
+    """`share` of a threshold that pending prompts may take, if it is one.
+
+    Raises:
+        ConfigError: If that is not in 0 to 1.
+    """
+    if not 0 <= share <= 1:
+        raise invalid("share", share, "0 to 1", "0.5 leaves room for a batch that runs.")
+    return share
 
 
 class Upcoming(NamedTuple):

@@ -145,16 +145,15 @@ def make_plan(
     wanted_per_s = (1.0 + slack) * lasting_per_s
     most, most_served_per_s = float(viable), table.in_time_per_s[:, fastest].max()
     if full:
-        sharing = _sharing(intended, held, affordable)
-        pooled = most_on_average(
-            round(sharing * viable),
-            sharing * wanted_per_s,
-            sharing * most_per_s,
+        most = _most_with_room(
+            viable,
+            wanted_per_s,
+            most_per_s,
+            burst=burst,
             late=late,
             affordable=affordable,
+            sharing=_sharing(intended, held, affordable),
         )
-        most = pooled / sharing
-        most = min(most, viable - burst / math.sqrt(sharing) + affordable * most_per_s)
     served = served_per_s(table, most)
     settling = _settling(served, wanted_per_s, (max(error, error_by_now), error), in_force.settling)
     if (1.0 + SURE * error) * wanted_per_s > most_served_per_s:
@@ -174,6 +173,37 @@ def make_plan(
         end=Binding.MEMORY if full else Binding.BOUNDARY,
         demand_per_s=demand_per_s,
     )
+
+
+def _most_with_room(
+    viable: int,
+    wanted_per_s: float,
+    most_per_s: float,
+    *,
+    burst: float,
+    late: float,
+    affordable: float,
+    sharing: float,
+) -> float:
+    """The largest batch to settle at where memory ends the viable ones, in requests.
+
+    Args:
+        viable: N.
+        wanted_per_s: Tokens/s that the level is to serve.
+        most_per_s: What the fastest level serves there.
+        burst: sigma.
+        late: Share of the requests that may find no room.
+        affordable: Requests that may wait for room for each token/s that the fastest level serves.
+        sharing: Instances that are one queue to those who wait.
+    """
+    pooled = most_on_average(
+        round(sharing * viable),
+        sharing * wanted_per_s,
+        sharing * most_per_s,
+        late=late,
+        affordable=affordable,
+    )
+    return min(pooled / sharing, viable - burst / math.sqrt(sharing) + affordable * most_per_s)
 
 
 def _sharing(intended: IntendedDemand | None, held: float, affordable: float) -> float:

@@ -185,8 +185,8 @@ class PairRuns:
 
     def _take_reference(self) -> Race:
         alone = len(self._levels) == 1
-        fastest = self.policy((self.size[0] - 1, 0))
-        simulation, run = self._started(fastest if alone else get_policy(REFERENCE))
+        reference = self.policy((self.size[0] - 1, 0)) if alone else get_policy(REFERENCE)
+        simulation, run = self._started(reference)
         run(math.inf)
         self._end_s = simulation.now_s
         self._allowed = allowance(self._measured(simulation))

@@ -36,9 +36,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from voltana.errors import invalid
 from voltana.operating import UNKNOWN_LINE, PrefillLine, lines_s, prefill_mean
-from voltana.planning import candidate_load
+from voltana.planning import candidate_load, require_pending_share
 from voltana.pool import KeptPool
 from voltana.routers.least_loaded import LeastLoaded
 from voltana.values import Need, Role, attended_pairs
@@ -69,9 +68,7 @@ class FillUp:
     needs = frozenset({Need.LATENCY, Need.LEVELS, Need.BUDGET, Need.KV_CAPACITY})
 
     def __init__(self, share: float = 0.5) -> None:
-        if not 0 <= share <= 1:
-            raise invalid("share", share, "0 to 1", "0.5 leaves room for a batch that runs.")
-        self._share = share
+        self._share = require_pending_share(share)
         self._fallback = LeastLoaded()
         self._kept = KeptPool(self.needs)
 

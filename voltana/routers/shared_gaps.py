@@ -32,9 +32,14 @@ from itertools import chain
 from operator import attrgetter
 from typing import TYPE_CHECKING, NamedTuple, cast
 
-from voltana.errors import invalid
 from voltana.operating import prefill_mean
-from voltana.planning import in_batches, mean_at, requests_of
+from voltana.planning import (
+    in_batches,
+    mean_at,
+    pending_prompts,
+    requests_of,
+    require_pending_share,
+)
 from voltana.pool import KeptPool
 from voltana.values import Load, Need, attended_pairs
 
@@ -69,9 +74,7 @@ class SharedGaps:
     needs = frozenset({Need.LATENCY, Need.LEVELS, Need.BUDGET, Need.KV_CAPACITY})
 
     def __init__(self, share: float = 0.5) -> None:
-        if not 0 <= share <= 1:
-            raise invalid("share", share, "0 to 1", "0.5 leaves room for a batch that runs.")
-        self._share = share
+        self._share = require_pending_share(share)
         self._turn = -1
         self._kept = KeptPool(self.needs)
 
@@ -177,11 +180,8 @@ def _gap(candidate: Candidate) -> _Gap | None:
 
 def _pending_s(candidate: Candidate, prompt_s: Callable[[int, float], float]) -> float:
     """What the prompts that are there, or on their way, take, in as many batches as they fill."""
-    state, reserved = candidate.state, candidate.reserved
-    tokens = state.queued_tokens + reserved.prompt_tokens
-    if not tokens:
+    load = pending_prompts(candidate)
+    if not load.prefill_tokens:
         return 0.0
-    prompts = max(state.queued_requests + reserved.requests, 1)
-    load = Load(prefill_tokens=tokens, prefill_attended_pairs=tokens * tokens / (2 * prompts))
     batches, each = in_batches(load, candidate.max_batch_tokens)
     return batches * prompt_s(each.prefill_tokens, each.prefill_attended_pairs)

@@ -87,8 +87,7 @@ class Stand:
             alone: Whether there is no other: then any line may be joined, as nobody that waits
                 will know better later, and each place would be empty until the next is prefilled.
         """
-        state = self._candidate.state
-        spoken_for = self._places - state.running_requests - state.queued_requests
+        spoken_for = self._places - self._runs
         beyond_places = self._requests - self._places
         if (
             self.beyond > 0
