@@ -15,11 +15,11 @@ trade-off; J. D. C. Little, Operations Research 9 (1961).
 from __future__ import annotations
 
 import math
-from bisect import bisect_left
 from operator import attrgetter
 from typing import TYPE_CHECKING, NamedTuple, cast
 
 from voltana.errors import invalid
+from voltana.levels import nearest_mhz
 from voltana.operating import operating_point, power_at
 from voltana.planning import GROWTH_TOKENS, mean_at, upcoming
 from voltana.pool import IN_FLIGHT, NAME, KeptPool
@@ -218,7 +218,7 @@ def _produced_per_s(candidate: Candidate, comes: Upcoming) -> float:
     state, reserved = candidate.state, candidate.reserved
     if not state.running_requests:
         return 0.0
-    clock_mhz = _nearest(candidate.levels_mhz, state.clock_mhz)
+    clock_mhz = nearest_mhz(candidate.levels_mhz, state.clock_mhz)
     if comes.curve is None or reserved.requests or reserved.prompt_tokens:
         assert candidate.predictor is not None
         load = make_load(decode_requests=state.running_requests, decode_kv_tokens=state.kv_tokens)
@@ -263,14 +263,3 @@ def _is_known(candidate: Candidate) -> bool:
         and candidate.power is not None
         and len(candidate.levels_mhz) > 0
     )
-
-
-def _nearest(levels_mhz: Sequence[float], clock_mhz: float) -> float:
-    """The level next to a clock, the lower one of two; the lowest where the clock is unknown."""
-    above = bisect_left(levels_mhz, clock_mhz)
-    if above == 0 or not clock_mhz > 0:
-        return levels_mhz[0]
-    if above == len(levels_mhz):
-        return levels_mhz[-1]
-    low, high = levels_mhz[above - 1], levels_mhz[above]
-    return high if high - clock_mhz < clock_mhz - low else low
