@@ -193,21 +193,21 @@ class KeptPool:
             on: Likewise.
             gather: Makes one of the values of all.
         """
-        column, changes = self._columns.get(make), self._changes
+        column, changed = self._columns.get(make), len(self._changes)
         if column is None:
             below = () if on is None else (self.values(on, None, list),)
             made = gather(map(make, self._shown, *below))
-            column = self._columns[make] = _Column(made, len(changes))
-        elif column.seen != len(changes):
+            column = self._columns[make] = _Column(made, changed)
+        elif column.seen != changed:
             values, shown = column.values, self._shown
             if on is None:
-                for place in changes[column.seen :]:
+                for place in self._changes[column.seen :]:
                     values[place] = make(shown[place])
             else:
                 below_values = self.values(on, None, list)
-                for place in changes[column.seen :]:
+                for place in self._changes[column.seen :]:
                     values[place] = make(shown[place], below_values[place])
-            column.seen = len(changes)
+            column.seen = changed
         return column.values
 
     def __reduce__(self) -> tuple[type[KeptPool], tuple[Collection[Need]]]:
