@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_left
-from typing import TYPE_CHECKING, NamedTuple, cast
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -336,7 +336,7 @@ def curve_of(predictor: Forecasts, load: Load) -> LatencyCurve | None:
     """Latency of a load against the clock; None where a predictor does not tell it for less."""
     if not offers(predictor, TellsCurve):
         return None
-    return cast("TellsCurve", predictor).curve(load)
+    return predictor.curve(load)
 
 
 def certified_or_fastest(

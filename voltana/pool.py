@@ -112,6 +112,7 @@ class KeptPool:
         self._changes: list[int] = []  # places, in the order in which they changed
         self._ranks: list[int] | None = None
         self._ages_s: list[float] = []
+        self._oldest_s = -math.inf
         self._reserved_for_s: list[float] = []
 
     def of(self, candidates: Sequence[Candidate]) -> Pool:
@@ -128,6 +129,7 @@ class KeptPool:
             self._ages_s = list(map(_age_s, shown))
             self._reserved_for_s = [candidate.reserved_for_s for candidate in shown]
         self._shown = shown
+        self._oldest_s = max(self._ages_s, default=-math.inf)
         return Pool(self, None)
 
     def _note_changes(self, shown: list[Candidate]) -> None:
@@ -178,7 +180,7 @@ class KeptPool:
 
     def fresh(self, max_age_s: float) -> bool:
         """Whether no report is older than that."""
-        return max(self._ages_s) <= max_age_s
+        return self._oldest_s <= max_age_s
 
     def values(
         self,

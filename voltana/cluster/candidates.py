@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeVar, cast
+from typing import TYPE_CHECKING, TypeVar
 
 from voltana.cluster.context import LIMITS_UNKNOWN, EngineLimits
 from voltana.ports import FreezesPower, HoldsPredictor, offers
@@ -72,7 +72,7 @@ def instance_facts(
     """
     frozen_power: PowerForecasts | None = power
     if power is not None and offers(power, FreezesPower):
-        frozen_power = _frozen(cast("FreezesPower", power).snapshot, "power model", failed)
+        frozen_power = _frozen(power.snapshot, "power model", failed)
     return InstanceFacts(
         predictor=None
         if predictor is None

@@ -105,7 +105,8 @@ class MarginalEnergy:
         grow.
         """
         pool = self._kept.of(candidates)
-        measured, runs = pool.column(_measured), _demand(pool)
+        runs = _demand(pool)
+        measured = [candidate.state.demand_per_s for candidate in pool]
         if runs is None or None in measured:
             return {}
         pool_per_s = sum(cast("list[float]", measured))
@@ -259,11 +260,6 @@ def _produced_per_s(candidate: Candidate, comes: Upcoming) -> float:
 def _awake(pool: Pool) -> int:
     """Instances that something is in flight to; one of them at least."""
     return max(1, len(pool) - pool.column(IN_FLIGHT).count(0))
-
-
-def _measured(candidate: Candidate) -> float | None:
-    """Tokens/s that an instance says it is asked for."""
-    return candidate.state.demand_per_s
 
 
 def _demand(pool: Pool) -> _Demand | None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_left, bisect_right
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 from voltana.planning import (
     clock_for_mhz,
@@ -151,7 +151,7 @@ def is_idle(candidate: Candidate, comes: Upcoming) -> bool:
 def _room(candidate: Candidate, now: Load, level: int) -> int | None:
     if candidate.role is Role.PREFILL or not offers(candidate.predictor, TellsRoom):
         return None
-    most = cast("TellsRoom", candidate.predictor).most_kv_tokens(
+    most = candidate.predictor.most_kv_tokens(
         now.decode_requests + 1, candidate.levels_mhz[level], candidate.budget_s
     )
     return None if most is None else max(most - now.decode_kv_tokens, -1)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar, cast, runtime_checkable
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 
@@ -107,7 +107,7 @@ def mean_of(
 
 def teller(predictor: Forecasts) -> TellsMean | None:
     """`predictor`, if it tells its mean alone."""
-    return cast("TellsMean", predictor) if offers(predictor, TellsMean) else None
+    return predictor if offers(predictor, TellsMean) else None
 
 
 def upper_bound(
@@ -273,8 +273,7 @@ class ConformalSnapshot:
     ) -> tuple[Table, Known]:
         """Means of decode batches, and where a bound may stand on them."""
         if offers(self.predictor, TellsBatchMeans):
-            told = cast("TellsBatchMeans", self.predictor)
-            return told.batch_means(requests, kv_tokens, clocks_mhz)
+            return self.predictor.batch_means(requests, kv_tokens, clocks_mhz)
         mean_s, upper_s = forecast_batches(self.predictor, requests, kv_tokens, clocks_mhz)
         return mean_s, upper_s < math.inf
 
