@@ -90,10 +90,11 @@ class MarginalEnergy:
     def route(self, request: Request, candidates: Sequence[Candidate]) -> str | Deferral:
         """See `voltana.ports.Router.route`."""
         pool = self._kept.of(candidates)
-        if len(pool) > 1 and pool.fresh(self._max_age_s):
+        instances = len(pool)
+        if instances > 1 and pool.fresh(self._max_age_s):
             demand = _demand(pool)
-            awake = len(pool) if demand is None else self._worth_being_awake(pool, demand)
-            if awake < len(pool):
+            awake = instances if demand is None else self._worth_being_awake(pool, demand)
+            if awake < instances:
                 pool = pool.take_busiest(awake)
         return self._inner.route(request, pool)
 
