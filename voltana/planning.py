@@ -93,9 +93,14 @@ def certified_status(
         clock_mhz: Clock after the clamp.
         achieved_mhz: Clock that was measured last; nan counts as settled.
     """
+    return _status(forecast, budget_s, clock_mhz, slowest_in_force_mhz(clock_mhz, achieved_mhz))
+
+
+def _status(
+    forecast: Forecast | None, budget_s: float, clock_mhz: float, in_force_mhz: float
+) -> Status:
     if forecast is None or budget_s == math.inf:
         return Status.VOID
-    in_force_mhz = slowest_in_force_mhz(clock_mhz, achieved_mhz)
     if _certifies(forecast, in_force_mhz, budget_s):
         return Status.CERTIFIED
     return Status.VOID if _certifies(forecast, clock_mhz, budget_s) else Status.SATURATED
@@ -143,15 +148,14 @@ def settle(
         sequence: Number of this one.
     """
     forecast = proposal.forecast
-    status = certified_status(
-        forecast, proposal.budget_s, clock_mhz=clock_mhz, achieved_mhz=achieved_mhz
-    )
+    in_force_mhz = slowest_in_force_mhz(clock_mhz, achieved_mhz)
+    status = _status(forecast, proposal.budget_s, clock_mhz, in_force_mhz)
     promise = None
     if forecast is not None and forecast.margin is not None:
         promise = make_promise(
             issuer=issuer,
             sequence=sequence,
-            in_force_mhz=slowest_in_force_mhz(clock_mhz, achieved_mhz),
+            in_force_mhz=in_force_mhz,
             fastest_mhz=fastest_mhz,
         )
     elif clock_mhz == proposal.clock_mhz and status is proposal.status:
