@@ -336,6 +336,14 @@ def mean_at(predictor: Forecasts, load: Load, clock_mhz: float) -> float:
     return curve.mean_s(clock_mhz)
 
 
+def upper_at(predictor: Forecasts, load: Load, clock_mhz: float) -> float:
+    """What the latency of `load` exceeds rarely at one clock."""
+    curve = curve_of(predictor, load)
+    if curve is None:
+        return float(predictor.forecast(load, np.array([clock_mhz])).upper_s[0])
+    return curve.upper_s(clock_mhz)
+
+
 def curve_of(predictor: Forecasts, load: Load) -> LatencyCurve | None:
     """Latency of a load against the clock; None where a predictor does not tell it for less."""
     if not offers(predictor, TellsCurve):
