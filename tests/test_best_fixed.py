@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import itertools
 import json
 import math
@@ -151,6 +152,21 @@ def test_the_fastest_pair_is_taken_where_none_keeps_enough(monkeypatch):
     choice = BestFixed().find(given)
     assert (choice.prefill_mhz, choice.decode_mhz, choice.kept) == (1410.0, 1410.0, False)
     assert choice.runs == 2
+
+
+def test_what_routers_win_over_static_max_is_not_given_away_again(monkeypatch):
+    of_static_max, of_the_fastest_pair = (0.3, 1.0, 0.9), (0.7, 0.95, math.nan)
+    results = iter((of_static_max, of_the_fastest_pair))
+
+    def measured(_self, simulation):
+        names = ("ttft_attainment", "itl_attainment", "itl_token_attainment")
+        attained = dict(zip(names, next(results, of_static_max), strict=True))
+        return dataclasses.replace(measure_of(simulation), **attained)
+
+    measure_of = functools.partial(PairRuns._measured, PairRuns(scenario("best-fixed")))
+    monkeypatch.setattr(PairRuns, "_measured", measured)
+    allowed = PairRuns(scenario("best-fixed", levels="705,1410"))._allowed
+    assert dataclasses.astuple(allowed) == pytest.approx((0.69, 0.99, 0.89))
 
 
 def test_a_pair_that_never_ends_is_given_up_and_keeps_nothing(monkeypatch):

@@ -92,16 +92,17 @@ def test_what_no_clock_keeps_runs_slowly():
     assert decision.clock_mhz == 1000.0
 
 
-def test_what_no_clock_keeps_is_in_a_hurry_while_too_much_was_late_by_the_clock():
-    """It makes cycles longer and batches larger, of which all wait in the next gap that is lost."""
+def test_what_no_clock_keeps_is_in_a_hurry_while_it_is_means_that_bind():
+    """Means suffer from long gaps; that much was late by the clock does not speed up lost ones."""
     controller, now_s, _ = calm()
     for load in [Load.prefill([(25, 0)]), Load.decode(10, 100)] * 60:  # 70 ms for 35
         controller.decide(seen(load, now_s, slack_s=0.05, target_mhz=500.0))
         now_s += float(MODEL.forecast(load, CLOCKS[:1]).mean_s[0])
         controller.plan(now_s)
-    assert controller.late_gaps.owes
     hopeless = seen(Load.prefill([(100, 0)]), now_s, slack_s=0.05, target_mhz=500.0)
-    assert controller.decide(hopeless).clock_mhz == 1000.0
+    for means_bind, clock_mhz in ((True, 1000.0), (False, 500.0)):
+        controller.late_gaps.means_bind = means_bind
+        assert controller.decide(hopeless).clock_mhz == clock_mhz
 
 
 def test_cycles_and_batches_are_forecast_with_what_the_other_phase_takes():

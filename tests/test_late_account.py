@@ -47,14 +47,6 @@ def test_the_first_that_is_late_is_chance_and_the_third_is_not():
     assert LateAccount(ALPHA, MOST).allowed(20, grows=True) == planned
 
 
-def test_what_is_owed_is_told_where_it_is_more_than_chance():
-    planned = LateAccount(ALPHA, MOST).planned
-    error = math.sqrt(planned * MOST + 1.0)
-    assert not LateAccount(ALPHA, MOST).owes
-    assert not account_of(planned * MOST + 0.9 * error, MOST).owes
-    assert account_of(planned * MOST + 1.1 * error, MOST).owes
-
-
 def test_no_more_is_saved_than_is_planned_for_in_what_is_remembered():
     account = LateAccount(ALPHA, MOST)
     for _ in range(50):

@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from voltana.errors import ConfigError
-from voltana.routers.marginal_energy import MarginalEnergy, _nearest
+from voltana.levels import nearest_mhz
+from voltana.routers.marginal_energy import MarginalEnergy
 from voltana.testing import samples
 from voltana.testing.samples import LinearSnapshot
 from voltana.values import InstanceState, Role
@@ -104,7 +105,7 @@ def test_bad_arguments_name_the_field(field, value):
 )
 def test_the_nearest_level_is_the_lower_one_of_two(levels, clock_mhz):
     levels = sorted(levels)
-    assert _nearest(levels, clock_mhz) == min(levels, key=lambda level: abs(level - clock_mhz))
+    assert nearest_mhz(levels, clock_mhz) == min(levels, key=lambda level: abs(level - clock_mhz))
 
 
 def test_what_an_instance_produces_is_forecast_anew_with_its_next_iteration():

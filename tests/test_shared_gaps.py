@@ -75,6 +75,37 @@ def test_a_prompt_goes_where_it_fits_the_gap_and_else_where_it_makes_the_fewest_
     assert route(*pool, prompt_tokens=1000) == "c"
 
 
+class Slower(Line):
+    """That at the fastest clock, and longer the slower it is."""
+
+    def forecast(self, load, clocks_mhz):
+        mean_s = super().forecast(load, clocks_mhz).mean_s * (1410.0 / clocks_mhz)
+        return Forecast(clocks_mhz=clocks_mhz, mean_s=mean_s, upper_s=mean_s)
+
+
+def at_clock(candidate, clock_mhz):
+    state = dataclasses.replace(candidate.state, clock_mhz=clock_mhz)
+    return dataclasses.replace(candidate, state=state, predictor=Slower())
+
+
+@pytest.mark.parametrize("clock_mhz", [math.nan, 0.0, 1410.0])
+def test_a_prompt_has_to_fit_the_gap_at_the_clock_that_an_instance_has_now(clock_mhz):
+    """30 ms of it and of decode keep 40 at 1410 MHz, or where nobody knows it, and not at 1005."""
+    pool = [colocated("slow", 18), colocated("b", 22), colocated("c", 22)]
+    slow, *others = [at_clock(one, 1005.0 if one is pool[0] else clock_mhz) for one in pool]
+    assert route(slow, *others, prompt_tokens=200) == "b"
+    assert route(at_clock(slow, clock_mhz), *others, prompt_tokens=200) == "slow"
+
+
+def test_a_gap_that_is_late_at_the_clock_of_now_and_not_at_the_fastest_is_not_shared():
+    """45 ms of decode and 350 tokens at 1410 MHz are lost; of 250 they are 35, and 41 at 1200."""
+    pool = [colocated("slow", 22, pending=250), colocated("b", 20), colocated("c", 20)]
+    pool[0] = at_clock(pool[0], 1200.0)
+    assert route(*pool, prompt_tokens=1000) == "b"
+    pool[0] = at_clock(colocated("slow", 22, pending=350), 1200.0)
+    assert route(*pool, prompt_tokens=1000) == "slow"
+
+
 def test_where_nobody_waits_for_a_token_no_prompt_is_late():
     pool = [colocated("a", 3), colocated("b", 2), colocated("idle", 0)]
     assert route(*pool, prompt_tokens=1000) == "idle"

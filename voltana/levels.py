@@ -219,6 +219,22 @@ def require_levels(levels_mhz: Sequence[float]) -> tuple[float, ...]:
     return levels
 
 
+def nearest_mhz(levels_mhz: Sequence[float], clock_mhz: float) -> float:
+    """The level next to a clock, the lower one of two; the lowest where the clock is unknown.
+
+    Args:
+        levels_mhz: Ascending, at least one.
+        clock_mhz: Nan, or nothing above 0, where nobody knows it.
+    """
+    above = bisect.bisect_left(levels_mhz, clock_mhz)
+    if above == 0 or not clock_mhz > 0:
+        return levels_mhz[0]
+    if above == len(levels_mhz):
+        return levels_mhz[-1]
+    low, high = levels_mhz[above - 1], levels_mhz[above]
+    return high if high - clock_mhz < clock_mhz - low else low
+
+
 def idle_decision(levels_mhz: Sequence[float], idle_mhz: float | None) -> Decision:
     """To wait at a clock: at the lowest level where none is named.
 

@@ -146,9 +146,9 @@ class ControlLoop:
 
     def fastest_mhz(self) -> float:
         """The fastest clock that limits permit now."""
-        bounds = UNBOUNDED
-        if self._limits:
-            bounds = combine_limits(self._limits.values(), self._time.now_s())
+        if not self._limits:
+            return self.levels_mhz[-1]
+        bounds = combine_limits(self._limits.values(), self._time.now_s())
         return resolve(math.inf, self.levels_mhz, bounds)
 
     def decide(self, load: Load, queue: Queue = EMPTY_QUEUE, slack_s: float = math.nan) -> Decision:

@@ -6,7 +6,7 @@ Pure, like `voltana.planning`, on which it stands.
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, NamedTuple, TypeVar, cast
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 import numpy as np
 
@@ -55,7 +55,7 @@ def power_curve_of(power: PowerForecasts, load: Load) -> PowerCurve | None:
     """Power of a load against the clock; None where it may fall, or is not told for less."""
     if not offers(power, TellsPowerCurve):
         return None
-    return cast("TellsPowerCurve", power).power_curve(load)
+    return power.power_curve(load)
 
 
 def power_at(power: PowerForecasts, load: Load, clock_mhz: float) -> float:
@@ -88,7 +88,7 @@ class PowerAtLevels:
 def prefill_mean(predictor: Forecasts, clock_mhz: float) -> Callable[[int, float], float]:
     """Expected latency of a prefill batch at one clock, by its tokens and attended pairs."""
     if offers(predictor, TellsPrefill):
-        return cast("TellsPrefill", predictor).prefill_mean(clock_mhz)
+        return predictor.prefill_mean(clock_mhz)
 
     def mean_s(tokens: int, attended_pairs: float) -> float:
         load = Load(prefill_tokens=tokens, prefill_attended_pairs=attended_pairs)

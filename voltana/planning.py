@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_left
-from typing import TYPE_CHECKING, NamedTuple, cast
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -93,9 +93,14 @@ def certified_status(
         clock_mhz: Clock after the clamp.
         achieved_mhz: Clock that was measured last; nan counts as settled.
     """
+    return _status(forecast, budget_s, clock_mhz, slowest_in_force_mhz(clock_mhz, achieved_mhz))
+
+
+def _status(
+    forecast: Forecast | None, budget_s: float, clock_mhz: float, in_force_mhz: float
+) -> Status:
     if forecast is None or budget_s == math.inf:
         return Status.VOID
-    in_force_mhz = slowest_in_force_mhz(clock_mhz, achieved_mhz)
     if _certifies(forecast, in_force_mhz, budget_s):
         return Status.CERTIFIED
     return Status.VOID if _certifies(forecast, clock_mhz, budget_s) else Status.SATURATED
@@ -143,15 +148,14 @@ def settle(
         sequence: Number of this one.
     """
     forecast = proposal.forecast
-    status = certified_status(
-        forecast, proposal.budget_s, clock_mhz=clock_mhz, achieved_mhz=achieved_mhz
-    )
+    in_force_mhz = slowest_in_force_mhz(clock_mhz, achieved_mhz)
+    status = _status(forecast, proposal.budget_s, clock_mhz, in_force_mhz)
     promise = None
     if forecast is not None and forecast.margin is not None:
         promise = make_promise(
             issuer=issuer,
             sequence=sequence,
-            in_force_mhz=slowest_in_force_mhz(clock_mhz, achieved_mhz),
+            in_force_mhz=in_force_mhz,
             fastest_mhz=fastest_mhz,
         )
     elif clock_mhz == proposal.clock_mhz and status is proposal.status:
@@ -332,11 +336,19 @@ def mean_at(predictor: Forecasts, load: Load, clock_mhz: float) -> float:
     return curve.mean_s(clock_mhz)
 
 
+def upper_at(predictor: Forecasts, load: Load, clock_mhz: float) -> float:
+    """What the latency of `load` exceeds rarely at one clock."""
+    curve = curve_of(predictor, load)
+    if curve is None:
+        return float(predictor.forecast(load, np.array([clock_mhz])).upper_s[0])
+    return curve.upper_s(clock_mhz)
+
+
 def curve_of(predictor: Forecasts, load: Load) -> LatencyCurve | None:
     """Latency of a load against the clock; None where a predictor does not tell it for less."""
     if not offers(predictor, TellsCurve):
         return None
-    return cast("TellsCurve", predictor).curve(load)
+    return predictor.curve(load)
 
 
 def certified_or_fastest(

@@ -72,12 +72,6 @@ def _compared(needs: Collection[Need]) -> Callable[[Candidate, Candidate], bool]
     return same
 
 
-def _age_s(candidate: Candidate) -> float:
-    """Age of its report; inf where it is no number."""
-    age_s = candidate.state_age_s
-    return math.inf if math.isnan(age_s) else age_s
-
-
 def _as_table(rows: Iterable[object]) -> Table:
     """Rows of numbers as an array."""
     return np.array(list(rows), dtype=np.float64)
@@ -102,40 +96,46 @@ class KeptPool:
 
     Args:
         needs: What the router, and those that it hands a pool on to, read beyond the state.
+
+    Attributes:
+        shown: The candidates, as they were shown; to be read alone.
     """
 
     def __init__(self, needs: Collection[Need]) -> None:
         self._needs = needs
         self._same = _compared(needs)
-        self._shown: list[Candidate] = []
+        self.shown: list[Candidate] = []
         self._columns: dict[Callable[[Candidate], object], _Column] = {}
         self._changes: list[int] = []  # places, in the order in which they changed
         self._ranks: list[int] | None = None
         self._ages_s: list[float] = []
+        self._oldest_s = -math.inf
         self._reserved_for_s: list[float] = []
 
     def of(self, candidates: Sequence[Candidate]) -> Pool:
         """The candidates of a decision as a pool; one that an outer router has made is taken."""
-        if isinstance(candidates, Pool):
+        if type(candidates) is Pool:  # which nothing is derived from
             return candidates
         shown = list(candidates)
-        if len(shown) == len(self._shown):
+        if len(shown) == len(self.shown):
             self._note_changes(shown)
         else:
             self._columns.clear()
             self._changes.clear()
             self._ranks = None
-            self._ages_s = list(map(_age_s, shown))
+            self._ages_s = [math.inf if math.isnan(c.state_age_s) else c.state_age_s for c in shown]
             self._reserved_for_s = [candidate.reserved_for_s for candidate in shown]
-        self._shown = shown
+        self.shown = shown
+        self._oldest_s = max(self._ages_s, default=-math.inf)
         return Pool(self, None)
 
     def _note_changes(self, shown: list[Candidate]) -> None:
-        last, same, changes = self._shown, self._same, self._changes
+        last, same, changes = self.shown, self._same, self._changes
         ages_s, reserved_for_s = self._ages_s, self._reserved_for_s
         for place in compress(range(len(shown)), map(is_not, shown, last)):
             one, before = shown[place], last[place]
-            ages_s[place], reserved_for_s[place] = _age_s(one), one.reserved_for_s
+            age_s, reserved_for_s[place] = one.state_age_s, one.reserved_for_s
+            ages_s[place] = age_s if age_s == age_s else math.inf  # noqa: PLR0124  (nan)
             if not same(one, before):
                 changes.append(place)
                 if one.instance != before.instance:
@@ -148,7 +148,7 @@ class KeptPool:
 
         A decision adds one for each candidate at most, so none that is read in each goes.
         """
-        late = len(self._changes) - len(self._shown)
+        late = len(self._changes) - len(self.shown)
         self._columns = {
             make: _Column(column.values, column.seen - late)
             for make, column in self._columns.items()
@@ -157,15 +157,10 @@ class KeptPool:
         self._changes = self._changes[late:]
 
     @property
-    def shown(self) -> list[Candidate]:
-        """The candidates, as they were shown."""
-        return self._shown
-
-    @property
     def ranks(self) -> list[int]:
         """The rank of each by its name, from 0."""
         if self._ranks is None:
-            names = list(map(NAME, self._shown))
+            names = list(map(NAME, self.shown))
             self._ranks = [0] * len(names)
             for rank, place in enumerate(sorted(range(len(names)), key=names.__getitem__)):
                 self._ranks[place] = rank
@@ -178,7 +173,7 @@ class KeptPool:
 
     def fresh(self, max_age_s: float) -> bool:
         """Whether no report is older than that."""
-        return max(self._ages_s) <= max_age_s
+        return self._oldest_s <= max_age_s
 
     def values(
         self,
@@ -193,21 +188,21 @@ class KeptPool:
             on: Likewise.
             gather: Makes one of the values of all.
         """
-        column, changes = self._columns.get(make), self._changes
+        column, changed = self._columns.get(make), len(self._changes)
         if column is None:
             below = () if on is None else (self.values(on, None, list),)
-            made = gather(map(make, self._shown, *below))
-            column = self._columns[make] = _Column(made, len(changes))
-        elif column.seen != len(changes):
-            values, shown = column.values, self._shown
+            made = gather(map(make, self.shown, *below))
+            column = self._columns[make] = _Column(made, changed)
+        elif column.seen != changed:
+            values, shown = column.values, self.shown
             if on is None:
-                for place in changes[column.seen :]:
+                for place in self._changes[column.seen :]:
                     values[place] = make(shown[place])
             else:
                 below_values = self.values(on, None, list)
-                for place in changes[column.seen :]:
+                for place in self._changes[column.seen :]:
                     values[place] = make(shown[place], below_values[place])
-            column.seen = len(changes)
+            column.seen = changed
         return column.values
 
     def __reduce__(self) -> tuple[type[KeptPool], tuple[Collection[Need]]]:

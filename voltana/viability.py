@@ -17,7 +17,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
-from typing import TYPE_CHECKING, NamedTuple, cast
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -144,8 +144,7 @@ def forecast_batches(
     Arguments and results are those of `voltana.ports.TellsBatches`.
     """
     if offers(predictor, TellsBatches):
-        told = cast("TellsBatches", predictor)
-        return told.forecast_batches(requests, kv_tokens, clocks_mhz)
+        return predictor.forecast_batches(requests, kv_tokens, clocks_mhz)
     mean_s, upper_s = np.empty((2, len(requests), len(clocks_mhz)))
     for row, (batch, tokens) in enumerate(zip(requests, kv_tokens, strict=True)):
         made = predictor.forecast(Load.decode(int(batch), int(tokens)), clocks_mhz)

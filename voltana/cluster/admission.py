@@ -18,9 +18,7 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import numpy as np
-
-from voltana.planning import candidate_load, host_line_s, load_with
+from voltana.planning import candidate_load, host_line_s, load_with, mean_at, upper_at
 from voltana.values import NO_RESERVATION, Load, Reservation
 
 if TYPE_CHECKING:
@@ -108,8 +106,7 @@ def _utilisation(candidate: Candidate, line: Line, instances: int) -> float:
         return hosted
     each = max(line.requests_per_s / instances, 1.0)
     load = Load(prefill_tokens=tokens, prefill_attended_pairs=tokens * tokens / (2.0 * each))
-    fastest = np.array(candidate.levels_mhz[-1:], dtype=np.float64)
-    busy = float(candidate.predictor.forecast(load, fastest).mean_s[0])
+    busy = mean_at(candidate.predictor, load, candidate.levels_mhz[-1])
     return max(busy, hosted) if busy == busy else 1.0  # noqa: PLR0124  (nan)
 
 
@@ -122,7 +119,6 @@ def _left_s(request: Request, candidate: Candidate) -> float:
     if candidate.predictor is None or not candidate.levels_mhz or candidate.budget_s == math.inf:
         return -math.inf
     load = load_with(candidate_load(candidate), request, candidate.role)
-    fastest = np.array(candidate.levels_mhz[-1:], dtype=np.float64)
-    upper_s = float(candidate.predictor.forecast(load, fastest).upper_s[0])
+    upper_s = upper_at(candidate.predictor, load, candidate.levels_mhz[-1])
     left_s = candidate.budget_s - host_line_s(candidate) - candidate.host_s - upper_s
     return left_s if left_s == left_s else -math.inf  # noqa: PLR0124  (nan)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeVar, cast
+from typing import TYPE_CHECKING, TypeVar
 
 from voltana.cluster.context import LIMITS_UNKNOWN, EngineLimits
 from voltana.ports import FreezesPower, HoldsPredictor, offers
@@ -72,7 +72,7 @@ def instance_facts(
     """
     frozen_power: PowerForecasts | None = power
     if power is not None and offers(power, FreezesPower):
-        frozen_power = _frozen(cast("FreezesPower", power).snapshot, "power model", failed)
+        frozen_power = _frozen(power.snapshot, "power model", failed)
     return InstanceFacts(
         predictor=None
         if predictor is None
@@ -164,21 +164,20 @@ def candidate(
         state_age_s: Age of the report; inf where there is none, so that all that is in flight
             counts as reserved.
     """
-    limits = facts.limits
-    reserved = ledger.total(instance) if state_age_s == math.inf else ledger.reserved(instance)
+    limits, account = facts.limits, ledger.account(instance)
     return make_candidate(
         instance=instance,
         role=role,
         state=state,
         state_age_s=state_age_s,
-        reserved=reserved,
-        reserved_for_s=ledger.reserved_for_s(instance, now_s),
-        host_s=ledger.host_s(instance),
+        reserved=account.total() if state_age_s == math.inf else account.reserved(),
+        reserved_for_s=account.reserved_for_s(now_s),
+        host_s=account.pace.each_s,
         held=ledger.caches.held(instance, now_s),
         predictor=facts.predictor,
         levels_mhz=facts.levels_mhz,
         budget_s=facts.budget_s,
-        in_flight=ledger.in_flight(instance),
+        in_flight=account.requests,
         power=facts.power,
         kv_capacity_tokens=limits.kv_capacity_tokens,
         kv_reserved_tokens=limits.kv_reserved_tokens,

@@ -13,9 +13,12 @@ from collections import deque
 from typing import TYPE_CHECKING, NamedTuple
 
 from voltana.values import NO_RESERVATION, Reservation
+from voltana_actuatord.quick import maker
 
 if TYPE_CHECKING:
     from collections.abc import Hashable
+
+make_reservation = maker(Reservation)
 
 LEARNED_SHARE = 0.1
 """Of each cache whose fetching was seen, in the usual time that one is held."""
@@ -92,7 +95,7 @@ class HeldCaches:
 
     def _add(self, instance: str, what: Reservation, sign: int) -> None:
         total = self._totals.get(instance, NO_RESERVATION)
-        self._totals[instance] = Reservation(
+        self._totals[instance] = make_reservation(
             requests=total.requests + sign * what.requests,
             prompt_tokens=total.prompt_tokens + sign * what.prompt_tokens,
         )

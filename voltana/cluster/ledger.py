@@ -57,11 +57,16 @@ class Entry:
     rooms: tuple[int, ...] = ()
 
 
-class _Account:
-    """What is in flight towards one instance.
+class Account:
+    """What is in flight towards one instance; changed by its ledger alone.
 
     Args:
         instance: Its name.
+
+    Attributes:
+        requests: Requests in flight.
+        prompt_tokens: Their prompt tokens.
+        pace: What its host takes over one prompt.
     """
 
     __slots__ = ("_instance", "_open_rooms", "_room_of", "pace", "prompt_tokens", "requests",
@@ -78,7 +83,26 @@ class _Account:
         self.unreported_requests = 0
         self.unreported_tokens = 0
 
+    def reserved(self) -> Reservation:
+        """What was sent there and is in no report of it yet."""
+        if not self.unreported:
+            return NO_RESERVATION
+        return make_reservation(
+            requests=self.unreported_requests, prompt_tokens=self.unreported_tokens
+        )
+
+    def reserved_for_s(self, now_s: float) -> float:
+        """How long the oldest of what is reserved has waited to be taken up; 0 without any."""
+        if not self.unreported:
+            return 0.0
+        return max(0.0, now_s - next(iter(self.unreported.values())).sent_s)
+
+    def total(self) -> Reservation:
+        """All that is in flight, for planning without any report."""
+        return make_reservation(requests=self.requests, prompt_tokens=self.prompt_tokens)
+
     def add(self, entry: Entry) -> None:
+        """An entry is about to be sent there."""
         self.unreported[entry.rid] = entry
         self.requests += entry.requests
         self.prompt_tokens += entry.prompt_tokens
@@ -148,6 +172,10 @@ class _Account:
         self.unreported_tokens -= _share(tokens, left, entry) - _share(tokens, left - 1, entry)
 
 
+_NOTHING_SENT = Account("nobody")
+"""Of every instance that nothing was sent to; never changed."""
+
+
 def _share(whole: int, left: int, entry: Entry) -> int:
     """What the prompts of `left` rooms are of an entry; all of it where it has no rooms."""
     return whole * left // len(entry.rooms) if entry.rooms else whole
@@ -168,7 +196,7 @@ class Ledger:
         self.caches = HeldCaches()
         self._ingest_s = ingest_s
         self._entries: dict[Hashable, Entry] = {}
-        self._accounts: dict[str, _Account] = {}
+        self._accounts: dict[str, Account] = {}
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -182,9 +210,9 @@ class Ledger:
         if entry.rid in self._entries:
             raise ValueError(f"request {entry.rid!r} is in flight already")
         self._entries[entry.rid] = entry
-        self._account(entry.decode).add(entry)
+        self._opened(entry.decode).add(entry)
         if entry.prefill is not None:
-            self._account(entry.prefill).add(entry)
+            self._opened(entry.prefill).add(entry)
 
     def prefilled(self, rid: Hashable, now_s: float) -> None:
         """Its prefill leg is complete: it has left that instance. Unknown ids are ignored."""
@@ -247,41 +275,32 @@ class Ledger:
 
     def reserved(self, instance: str) -> Reservation:
         """What was sent to an instance and is in no report of it yet."""
-        account = self._accounts.get(instance)
-        if account is None or not account.unreported:
-            return NO_RESERVATION
-        return make_reservation(
-            requests=account.unreported_requests, prompt_tokens=account.unreported_tokens
-        )
+        return self.account(instance).reserved()
 
     def reserved_for_s(self, instance: str, now_s: float) -> float:
         """How long the oldest of what is reserved has waited to be taken up; 0 without any."""
-        account = self._accounts.get(instance)
-        if account is None or not account.unreported:
-            return 0.0
-        return max(0.0, now_s - next(iter(account.unreported.values())).sent_s)
+        return self.account(instance).reserved_for_s(now_s)
 
     def host_s(self, instance: str) -> float:
         """What its host takes over one prompt; 0 where that is not known."""
-        account = self._accounts.get(instance)
-        return 0.0 if account is None else account.pace.each_s
+        return self.account(instance).pace.each_s
 
     def total(self, instance: str) -> Reservation:
         """All that is in flight towards an instance, for planning without any report."""
-        account = self._accounts.get(instance)
-        if account is None:
-            return NO_RESERVATION
-        return make_reservation(requests=account.requests, prompt_tokens=account.prompt_tokens)
+        return self.account(instance).total()
 
     def in_flight(self, instance: str) -> int:
         """Requests in flight towards an instance."""
-        account = self._accounts.get(instance)
-        return 0 if account is None else account.requests
+        return self.account(instance).requests
 
-    def _account(self, instance: str) -> _Account:
+    def account(self, instance: str) -> Account:
+        """What is in flight towards an instance; to be read alone."""
+        return self._accounts.get(instance, _NOTHING_SENT)
+
+    def _opened(self, instance: str) -> Account:
         account = self._accounts.get(instance)
         if account is None:
-            account = self._accounts[instance] = _Account(instance)
+            account = self._accounts[instance] = Account(instance)
         return account
 
     def _is_in(self, entry: Entry, instance: str, sampled_s: float, *, names_waiting: bool) -> bool:

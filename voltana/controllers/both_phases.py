@@ -14,9 +14,8 @@ Four demands on one clock, and the fastest wins:
 
 A gap that no clock keeps asks for none: where prompts go first, what is left of it runs as slowly
 as the prompts' deadlines and the batch allow. Prompts that come meanwhile share it, and so make no
-other gap late; but the cycle grows, and with it the batch that the next lost gap hits. So that
-ends while more was late by the clock than may be, or while it is the means of requests that ask for
-a fast clock: these suffer from long gaps, whatever runs the other ones.
+other gap late. That ends while it is the means of requests that ask for a fast clock: these suffer
+from long gaps, whatever runs the other ones.
 """
 
 from __future__ import annotations
@@ -174,7 +173,6 @@ class BothPhases:
         )
         lost = (
             keeping is None
-            and not self.late_gaps.owes
             and not self.late_gaps.means_bind
             and not load.decode_requests
             and bool(pending_s[floor] > CHANGE_S + self.gaps.decode_row_s[floor])

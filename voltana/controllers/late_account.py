@@ -75,11 +75,6 @@ class LateAccount:
             saved = min(saved, 0.0)
         return max(self.planned + saved / tokens, 0.0)
 
-    @property
-    def owes(self) -> bool:
-        """Whether more was late than is planned for, beyond what is left alone."""
-        return self._saved < -self._error()
-
     def _error(self) -> float:
         """Standard error of what was saved, in tokens: one event more than planned for is chance.
 

@@ -137,11 +137,6 @@ class LateGaps:
         grows = self._gaps.gaps < self._gaps.most
         return self._account.allowed(float(seen.requests.sum()), grows=grows)
 
-    @property
-    def owes(self) -> bool:
-        """Whether more was late by the clock than may be, beyond chance."""
-        return self._account.owes
-
     def lowest(self, growth: FloatArray, batch_s: FloatArray, allowed: float, lost: float) -> int:
         """Index of the slowest level at which, and above which, few enough are late.
 

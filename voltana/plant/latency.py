@@ -64,6 +64,7 @@ class LatencyModel:
         self.hardware = hardware
         self.model = model
         self.tensor_parallel = tensor_parallel
+        self._kv_bytes, self._kv_copies = model.kv_bytes_per_token, model.kv_copies(tensor_parallel)
         self._gemms = operators.layer_gemms(model, tensor_parallel)
         self._head = operators.head_gemm(model, tensor_parallel)
         self._elementwise = operators.layer_elementwise(model, tensor_parallel)
@@ -200,8 +201,7 @@ class LatencyModel:
         """
         if tokens <= 0:
             return 0.0
-        copies = self.model.kv_copies(self.tensor_parallel)
-        share = tokens * self.model.kv_bytes_per_token * copies / self.tensor_parallel
+        share = tokens * self._kv_bytes * self._kv_copies / self.tensor_parallel
         return transfer_s(self.hardware, share)
 
 

@@ -197,7 +197,7 @@ _POLICIES = (
 )
 
 IN_HINDSIGHT: Mapping[str, str] = MappingProxyType(
-    {"best-fixed": "the fixed clocks of least energy that keep what static-max keeps, searched"}
+    {"best-fixed": "the fixed clocks of least energy that keep what the fastest keep, searched"}
 )
 """Names with one line each of what `voltana.evaluation` searches for a trace."""
 

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import functools
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Protocol, TypeGuard, TypeVar, runtime_checkable
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+_T = TypeVar("_T")
 
-def offers(thing: object, port: type) -> bool:
+
+def offers(thing: object, port: type[_T]) -> TypeGuard[_T]:
     """Whether something satisfies a port of methods alone; its class is asked once.
 
     ``isinstance`` with a Protocol takes longer than most of what would be asked of it then.
     """
     kind: type = thing.__class__
-    return _offers(kind, port)
+    return _offers(kind, port)  # type: ignore[arg-type]  # a type is hashable
 
 
 @functools.cache

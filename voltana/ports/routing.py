@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol, cast, runtime_checkable
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from voltana.ports.abilities import offers
 
@@ -80,4 +80,4 @@ class Intends(Protocol):
 
 def intended_by(router: Router, candidates: Sequence[Candidate]) -> Mapping[str, IntendedDemand]:
     """What a router intends for instances; nothing where it does not say."""
-    return cast("Intends", router).intended(candidates) if offers(router, Intends) else {}
+    return router.intended(candidates) if offers(router, Intends) else {}

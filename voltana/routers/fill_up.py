@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from voltana.pool import Pool
+    from voltana.ports import Forecasts
     from voltana.values import Candidate, Request
 
 
@@ -169,31 +170,41 @@ class _Pending(NamedTuple):
     Attributes:
         tokens: Prompt tokens.
         pairs: Their attended pairs.
-        mean_s: Time of so many at the lowest level, and at the fastest, in one batch.
+        predictor: Its latency model; None where that time does not count, or is not known.
+        levels_mhz: Its lowest level, and its fastest.
         most_tokens: Tokens of a batch.
     """
 
     tokens: int
     pairs: float
-    mean_s: tuple[Callable[[int, float], float], Callable[[int, float], float]]
+    predictor: Forecasts | None
+    levels_mhz: tuple[float, float]
     most_tokens: float
+
+    def mean_s(self, level: int) -> Callable[[int, float], float]:
+        """Time of so many tokens and pairs at a level, in one batch."""
+        predictor = self.predictor
+        return _never if predictor is None else prefill_mean(predictor, self.levels_mhz[level])
 
     def in_batches_s(self, level: int, tokens: int, pairs: float) -> float:
         """Time of so many tokens and pairs at a level, in as many batches as they fill."""
         if tokens <= self.most_tokens:  # mostly
-            return self.mean_s[level](tokens, pairs)
+            return self.mean_s(level)(tokens, pairs)
         batches = tokens / self.most_tokens
-        return batches * self.mean_s[level](math.ceil(self.most_tokens), pairs / batches)
+        return batches * self.mean_s(level)(math.ceil(self.most_tokens), pairs / batches)
 
 
 def _pending(candidate: Candidate) -> _Pending:
     if candidate.role is Role.DECODE or candidate.predictor is None or not candidate.levels_mhz:
         return _NEVER
     load, levels_mhz = candidate_load(candidate), candidate.levels_mhz
-    lowest_s = prefill_mean(candidate.predictor, levels_mhz[0])
-    fastest_s = prefill_mean(candidate.predictor, levels_mhz[-1])
-    times_s, most_tokens = (lowest_s, fastest_s), candidate.max_batch_tokens
-    return _Pending(load.prefill_tokens, load.prefill_attended_pairs, times_s, most_tokens)
+    return _Pending(
+        load.prefill_tokens,
+        load.prefill_attended_pairs,
+        candidate.predictor,
+        (levels_mhz[0], levels_mhz[-1]),
+        candidate.max_batch_tokens,
+    )
 
 
 _AT_LOWEST, _AT_FASTEST = 0, 1
@@ -210,7 +221,7 @@ def _line(level: int) -> Callable[[Candidate, _Pending], tuple[float, ...]]:
     """The numbers of the times at a level, of each instance that tells them so."""
 
     def numbers(_candidate: Candidate, pending: _Pending) -> tuple[float, ...]:
-        mean_s = pending.mean_s[level]
+        mean_s = pending.mean_s(level)
         return mean_s if isinstance(mean_s, PrefillLine) else UNKNOWN_LINE
 
     return numbers
@@ -223,7 +234,7 @@ def _never(_tokens: int, _pairs: float) -> float:
     return math.inf
 
 
-_NEVER = _Pending(0, 0.0, (_never, _never), math.inf)
+_NEVER = _Pending(0, 0.0, None, (0.0, 0.0), math.inf)
 """Of an instance whose pending time does not count, or is not known."""
 
 

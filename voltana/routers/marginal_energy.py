@@ -15,11 +15,10 @@ trade-off; J. D. C. Little, Operations Research 9 (1961).
 from __future__ import annotations
 
 import math
-from bisect import bisect_left
-from operator import attrgetter
 from typing import TYPE_CHECKING, NamedTuple, cast
 
 from voltana.errors import invalid
+from voltana.levels import nearest_mhz
 from voltana.operating import operating_point, power_at
 from voltana.planning import GROWTH_TOKENS, mean_at, upcoming
 from voltana.pool import IN_FLIGHT, NAME, KeptPool
@@ -29,7 +28,7 @@ from voltana.values import IntendedDemand, Load, Need, Role
 from voltana.values.work import make_load
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
     from voltana.planning import Upcoming
     from voltana.pool import Pool
@@ -91,9 +90,11 @@ class MarginalEnergy:
     def route(self, request: Request, candidates: Sequence[Candidate]) -> str | Deferral:
         """See `voltana.ports.Router.route`."""
         pool = self._kept.of(candidates)
-        if len(pool) > 1 and all(pool.column(_is_known)) and pool.fresh(self._max_age_s):
-            awake = self._worth_being_awake(pool)
-            if awake < len(pool):
+        instances = len(pool)
+        if instances > 1 and pool.fresh(self._max_age_s):
+            demand = _demand(pool)
+            awake = instances if demand is None else self._worth_being_awake(pool, demand)
+            if awake < instances:
                 pool = pool.take_busiest(awake)
         return self._inner.route(request, pool)
 
@@ -105,13 +106,13 @@ class MarginalEnergy:
         grow.
         """
         pool = self._kept.of(candidates)
-        measured = pool.column(_measured)
-        if not all(pool.column(_is_known)) or None in measured:
+        runs = _demand(pool)
+        measured = [candidate.state.demand_per_s for candidate in pool]
+        if runs is None or None in measured:
             return {}
         pool_per_s = sum(cast("list[float]", measured))
         if not 0.0 < pool_per_s < math.inf:
             return {}
-        runs = _demand(pool)
         demand = runs._replace(tokens_per_s=pool_per_s, requests=max(runs.requests, 1.0))
         awake = self._awake_in_the_end(pool, demand)
         intended = IntendedDemand(pool_per_s=pool_per_s, share=1.0 / awake)
@@ -127,9 +128,8 @@ class MarginalEnergy:
             awake = further
         return awake
 
-    def _worth_being_awake(self, pool: Pool) -> int:
-        """How many instances should be awake; worked out once for each question."""
-        demand = _demand(pool)
+    def _worth_being_awake(self, pool: Pool, demand: _Demand) -> int:
+        """How many instances should be awake."""
         if not demand.tokens_per_s > 0:
             return 1
         if demand.tokens_per_s == math.inf:
@@ -200,8 +200,12 @@ class _Demand(NamedTuple):
 
     def bins(self) -> tuple[int, int, int]:
         """The bins that it falls into, within which the answer is the same."""
-        tokens_per_s, context_tokens, requests = zip(self, BINS, strict=True)
-        return _bin(*tokens_per_s), _bin(*context_tokens), _bin(*requests)
+        of_tokens, of_context, of_requests = BINS
+        return (
+            _bin(self.tokens_per_s, of_tokens),
+            _bin(self.context_tokens, of_context),
+            _bin(self.requests, of_requests),
+        )
 
     @classmethod
     def of(cls, bins: tuple[int, int, int]) -> _Demand:
@@ -213,12 +217,38 @@ def _bin(value: float, width: float) -> int:
     return round(math.log(value) / width)
 
 
-def _produced_per_s(candidate: Candidate, comes: Upcoming) -> float:
-    """Tokens that an instance produces per second; inf where its model does not know."""
-    state, reserved = candidate.state, candidate.reserved
+class _Produced(NamedTuple):
+    """What an instance produces now.
+
+    Attributes:
+        tokens_per_s: Tokens per second; inf where its model does not know.
+        requests: Those that run.
+        kv_tokens: Tokens in their KV caches.
+    """
+
+    tokens_per_s: float
+    requests: int
+    kv_tokens: int
+
+
+NOTHING_PRODUCED = _Produced(0.0, 0, 0)
+
+
+def _produced(candidate: Candidate, comes: Upcoming) -> _Produced | None:
+    """What an instance produces; None where it does not tell what is needed."""
+    if not _is_known(candidate):
+        return None
+    state = candidate.state
     if not state.running_requests:
-        return 0.0
-    clock_mhz = _nearest(candidate.levels_mhz, state.clock_mhz)
+        return NOTHING_PRODUCED
+    tokens_per_s = _produced_per_s(candidate, comes)
+    return _Produced(tokens_per_s, state.running_requests, state.kv_tokens)
+
+
+def _produced_per_s(candidate: Candidate, comes: Upcoming) -> float:
+    """Tokens that a busy instance produces per second; inf where its model does not know."""
+    state, reserved = candidate.state, candidate.reserved
+    clock_mhz = nearest_mhz(candidate.levels_mhz, state.clock_mhz)
     if comes.curve is None or reserved.requests or reserved.prompt_tokens:
         assert candidate.predictor is not None
         load = make_load(decode_requests=state.running_requests, decode_kv_tokens=state.kv_tokens)
@@ -228,32 +258,19 @@ def _produced_per_s(candidate: Candidate, comes: Upcoming) -> float:
     return state.running_requests / latency_s if 0.0 < latency_s < math.inf else math.inf
 
 
-_running: Callable[[Candidate], int] = attrgetter("state.running_requests")
-
-
-def _running_tokens(candidate: Candidate) -> int:
-    """Tokens in the KV caches of what runs on an instance."""
-    state = candidate.state
-    return state.kv_tokens if state.running_requests else 0
-
-
 def _awake(pool: Pool) -> int:
     """Instances that something is in flight to; one of them at least."""
     return max(1, len(pool) - pool.column(IN_FLIGHT).count(0))
 
 
-def _measured(candidate: Candidate) -> float | None:
-    """Tokens/s that an instance says it is asked for."""
-    return candidate.state.demand_per_s
-
-
-def _demand(pool: Pool) -> _Demand:
-    requests, kv_tokens = sum(pool.column(_running)), sum(pool.column(_running_tokens))
-    return _Demand(
-        sum(pool.column(_produced_per_s, on=upcoming)),
-        max(kv_tokens, 1) / max(requests, 1),
-        requests,
-    )
+def _demand(pool: Pool) -> _Demand | None:
+    """What all of a pool serve together; None where one does not tell what is needed."""
+    produced = pool.column(_produced, on=upcoming)
+    if None in produced:
+        return None
+    told = cast("list[_Produced]", produced)
+    tokens_per_s, requests, kv_tokens = map(sum, zip(*told, strict=True))
+    return _Demand(tokens_per_s, max(kv_tokens, 1) / max(requests, 1), requests)
 
 
 def _is_known(candidate: Candidate) -> bool:
@@ -263,14 +280,3 @@ def _is_known(candidate: Candidate) -> bool:
         and candidate.power is not None
         and len(candidate.levels_mhz) > 0
     )
-
-
-def _nearest(levels_mhz: Sequence[float], clock_mhz: float) -> float:
-    """The level next to a clock, the lower one of two; the lowest where the clock is unknown."""
-    above = bisect_left(levels_mhz, clock_mhz)
-    if above == 0 or not clock_mhz > 0:
-        return levels_mhz[0]
-    if above == len(levels_mhz):
-        return levels_mhz[-1]
-    low, high = levels_mhz[above - 1], levels_mhz[above]
-    return high if high - clock_mhz < clock_mhz - low else low

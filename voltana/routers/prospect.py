@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_left, bisect_right
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 from voltana.planning import (
     clock_for_mhz,
@@ -64,7 +64,8 @@ class Prospect:
         self._candidate, self._now = candidate, now
         self._boundary_mhz, self._wake_share = boundary_mhz, wake_share
         self.requests = now.decode_requests + joins
-        self.new_tile = _tiles(self.requests, tile) > _tiles(now.decode_requests, tile)
+        # The first tile is there from the start: an empty instance crosses no boundary.
+        self.new_tile = joins and now.decode_requests > 0 and now.decode_requests % tile == 0
         # An idle instance may be at any clock, so none has to rise; nor has one to the lowest.
         wakes = is_idle(candidate, comes)
         self._now_mhz = math.inf if wakes else clock_for_mhz(candidate, comes)
@@ -76,17 +77,16 @@ class Prospect:
 
     def _calm_level(self) -> int:
         """The fastest level that is harmless, and no more than the share of the fastest."""
-        levels, boundary_mhz = self._candidate.levels_mhz, self._boundary_mhz
+        levels = self._candidate.levels_mhz
         awake = bisect_right(levels, self._wake_share * levels[-1]) - 1
-        if awake < 0 or levels[awake] - boundary_mhz <= self._now_mhz:
+        if awake < 0 or levels[awake] <= self._now_mhz + self._boundary_mhz:
             return awake
         return self._harmless()
 
     def _harmless(self) -> int:
         """The fastest level to which a rise does not count."""
         # One that counts is to a level that lies further above than the boundary.
-        levels, boundary_mhz = self._candidate.levels_mhz, self._boundary_mhz
-        return bisect_right(levels, self._now_mhz, key=lambda mhz: mhz - boundary_mhz) - 1
+        return bisect_right(self._candidate.levels_mhz, self._now_mhz + self._boundary_mhz) - 1
 
     @property
     def full(self) -> bool:
@@ -120,7 +120,7 @@ class Prospect:
         )
         # An instance that no clock can save runs at its fastest one, and gets slower.
         after_mhz = levels[min(after, len(levels) - 1)]
-        rises = self._now_mhz < after_mhz - self._boundary_mhz
+        rises = after_mhz > self._now_mhz + self._boundary_mhz
         rise_mhz = after_mhz - self._now_mhz if rises else 0.0
         return after == len(levels), rise_mhz, self.new_tile, self.requests
 
@@ -151,12 +151,7 @@ def is_idle(candidate: Candidate, comes: Upcoming) -> bool:
 def _room(candidate: Candidate, now: Load, level: int) -> int | None:
     if candidate.role is Role.PREFILL or not offers(candidate.predictor, TellsRoom):
         return None
-    most = cast("TellsRoom", candidate.predictor).most_kv_tokens(
+    most = candidate.predictor.most_kv_tokens(
         now.decode_requests + 1, candidate.levels_mhz[level], candidate.budget_s
     )
     return None if most is None else max(most - now.decode_kv_tokens, -1)
-
-
-def _tiles(requests: int, tile: int) -> int:
-    # The first tile is there from the start: an empty instance crosses no boundary.
-    return max(1, -(-requests // tile))

@@ -4,8 +4,8 @@ Where an engine computes prompts before those that run get their next tokens, a 
 gap between two tokens of everybody there longer. Of a gap that is late already it makes no token
 late; of one that still is in time, as many as requests run. So a prompt goes
 
-- where the gap under way is late already, or nobody runs, so that many prompts share one gap;
-- else where it still fits the gap beside what is pending;
+- where the gap under way is late at any clock, or nobody runs, so that many prompts share one gap;
+- else where it still fits the gap, beside what is pending, at the clock that the instance has now;
 - else where the fewest run;
 
 and in turn among equals. A gap is shared as long as
@@ -32,6 +32,7 @@ from itertools import chain
 from operator import attrgetter
 from typing import TYPE_CHECKING, NamedTuple, cast
 
+from voltana.levels import nearest_mhz
 from voltana.operating import prefill_mean
 from voltana.planning import (
     in_batches,
@@ -47,6 +48,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from voltana.pool import Pool
+    from voltana.ports import Forecasts
     from voltana.values import Candidate, Request
 
 DEVIATIONS = 2.0
@@ -59,9 +61,10 @@ SHORT_TOKENS = 8.0
 class SharedGaps:
     """Satisfies `voltana.ports.Router`; what changes its choices is whose turn it is.
 
-    Times are forecast at the fastest level: a gap that is late there nothing keeps. Where an
-    instance does not compute prompts first, or has no latency model, levels or thresholds yet, all
-    of them take requests in turn.
+    What is late at the fastest level nothing keeps; but what would fit only there makes tokens late
+    on an instance that runs slower, or asks it to run faster. Where an instance does not compute
+    prompts first, or has no latency model, levels or thresholds yet, all of them take requests in
+    turn.
 
     Args:
         share: Share of the first token's threshold that prompts pending on an instance may take for
@@ -100,13 +103,14 @@ class SharedGaps:
             gap = gaps[place]
             if gap.requests > most:
                 continue
-            own_s, pending_s, is_late = gap.prompt_s(prompt, pairs), gap.pending_s, gap.is_late
+            fastest, is_late = gap.fastest, gap.is_late
             crowded = False
-            if pending_s > 0.0:
+            if fastest.pending_s > 0.0:
                 in_time_s = self._share * (gap.ttft_s - request.waited_s)
-                crowded = pending_s + own_s > min(in_time_s, SHORT_TOKENS * gap.free_s)
-            late = 0 if is_late or own_s <= gap.spare_s else gap.running
-            harm = crowded, late, not is_late
+                shared_s = fastest.pending_s + fastest.prompt_s(prompt, pairs)
+                crowded = shared_s > min(in_time_s, SHORT_TOKENS * fastest.free_s)
+            fits = is_late or gap.now.prompt_s(prompt, pairs) <= gap.now.spare_s
+            harm = crowded, 0 if fits else gap.running, not is_late
             if harm < least:
                 least, chosen = harm, place
         return chosen
@@ -120,28 +124,43 @@ class SharedGaps:
         return f"SharedGaps({self._share:g})"
 
 
+class _Times(NamedTuple):
+    """What there is to do before the next tokens of an instance, at one of its levels.
+
+    Attributes:
+        pending_s: What the prompts that are there take.
+        free_s: What decode leaves of the threshold.
+        prompt_s: What a batch of so many prompt tokens, and attended pairs, takes.
+    """
+
+    pending_s: float
+    free_s: float
+    prompt_s: Callable[[int, float], float]
+
+    @property
+    def spare_s(self) -> float:
+        """What decode and the prompts that are there leave of the threshold."""
+        return self.free_s - self.pending_s
+
+
 class _Gap(NamedTuple):
-    """The gap between two tokens that is under way on an instance, at its fastest level.
+    """The gap between two tokens that is under way on an instance.
 
     Attributes:
         requests: All that is there, or on its way.
         running: Who waits for a next token.
-        pending_s: What the prompts that are there take.
-        free_s: What decode leaves of the threshold.
         ttft_s: What a first token may take.
-        prompt_s: What a batch of so many prompt tokens, and attended pairs, takes.
-        spare_s: What decode and the prompts that are there leave of the threshold.
+        now: Times at the level that the instance has; the fastest where nobody knows it.
+        fastest: Times at the fastest level.
         is_late: Whether one prompt more makes no token late: nobody waits, or they are late as it
-            is.
+            is, at any level.
     """
 
     requests: int
     running: int
-    pending_s: float
-    free_s: float
     ttft_s: float
-    prompt_s: Callable[[int, float], float]
-    spare_s: float
+    now: _Times
+    fastest: _Times
     is_late: bool
 
 
@@ -150,32 +169,33 @@ _REQUESTS = attrgetter("requests")
 
 def _gap(candidate: Candidate) -> _Gap | None:
     """None where it has none, or not enough is known of it."""
-    predictor, levels_mhz = candidate.predictor, candidate.levels_mhz
-    budget_s, ttft_s = candidate.budget_s, candidate.ttft_s
-    if not (candidate.prompts_first and levels_mhz and budget_s < math.inf and ttft_s < math.inf):
+    levels_mhz, ttft_s, state = candidate.levels_mhz, candidate.ttft_s, candidate.state
+    if not (candidate.prompts_first and levels_mhz and ttft_s < math.inf):
         return None
-    if predictor is None:
+    if candidate.predictor is None or not candidate.budget_s < math.inf:
         return None
-    fastest_mhz, state = levels_mhz[-1], candidate.state
+    now = fastest = _times(candidate, candidate.predictor, levels_mhz[-1])
+    if state.clock_mhz > 0.0:
+        now = _times(candidate, candidate.predictor, nearest_mhz(levels_mhz, state.clock_mhz))
+    if not math.isfinite(now.spare_s + fastest.spare_s):
+        return None
     running = state.running_requests
-    decode_s = 0.0
-    if running:
-        decode_s = mean_at(predictor, Load.decode(running, state.kv_tokens), fastest_mhz)
-    pending_s = _pending_s(candidate, prompt_s := prefill_mean(predictor, fastest_mhz))
-    if not math.isfinite(decode_s + pending_s):
-        return None
-    free_s = budget_s - decode_s
-    spare_s = free_s - pending_s
     return _Gap(
         requests=requests_of(candidate),
         running=running,
-        pending_s=pending_s,
-        free_s=free_s,
         ttft_s=ttft_s,
-        prompt_s=prompt_s,
-        spare_s=spare_s,
-        is_late=spare_s < 0.0 or not running,
+        now=now,
+        fastest=fastest,
+        is_late=fastest.spare_s < 0.0 or not running,
     )
+
+
+def _times(candidate: Candidate, predictor: Forecasts, clock_mhz: float) -> _Times:
+    running, decode_s = candidate.state.running_requests, 0.0
+    if running:
+        decode_s = mean_at(predictor, Load.decode(running, candidate.state.kv_tokens), clock_mhz)
+    prompt_s = prefill_mean(predictor, clock_mhz)
+    return _Times(_pending_s(candidate, prompt_s), candidate.budget_s - decode_s, prompt_s)
 
 
 def _pending_s(candidate: Candidate, prompt_s: Callable[[int, float], float]) -> float:

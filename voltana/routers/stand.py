@@ -33,7 +33,7 @@ class Stand:
     """
 
     __slots__ = (
-        "_boundary", "_candidate", "_capacity", "_fits_in_the_end", "_in_the_end", "_known",
+        "_boundary", "_candidate", "_capacity", "_fits_in_the_end", "_known",
         "_load", "_memory", "_places", "_requests", "_reserved", "_running", "_runs", "beyond",
         "most_prompt",
     )  # fmt: skip
@@ -45,7 +45,6 @@ class Stand:
         self._capacity, self._reserved = candidate.kv_capacity_tokens, candidate.kv_reserved_tokens
         self._places = candidate.max_running_requests
         self._memory = memory_tokens(candidate, self._reserved)
-        self._in_the_end = self._ends_at()
         self._known: Boundary | None = None
         self._fits_in_the_end: bool | None = None
         self.beyond = self._requests + 1 - boundary
@@ -71,7 +70,7 @@ class Stand:
                 candidate.budget_s,
                 load.decode_kv_tokens / load.decode_requests if load.decode_requests else 1.0,
                 self._boundary,
-                round(self._in_the_end),
+                round(self._in_the_end()),
                 asked={},
             )
         return self._known
@@ -114,7 +113,7 @@ class Stand:
         Its batch fits the threshold by its mean then: of what nobody can put off, some tokens are
         late by chance, and no request is by its mean.
         """
-        state, requests = self._candidate.state, self._in_the_end + 1.0
+        state, requests = self._candidate.state, self._in_the_end() + 1.0
         tokens = state.kv_tokens + state.queued_tokens + prompt_tokens + self._reserved * requests
         if requests > self._places or tokens > self._capacity:
             return False
@@ -124,7 +123,7 @@ class Stand:
             self._fits_in_the_end = expected_in_time(self.known())
         return self._fits_in_the_end
 
-    def _ends_at(self) -> float:
+    def _in_the_end(self) -> float:
         """Requests that run once those that are prefilled have joined, at most.
 
         A batch that neither grows nor shrinks loses as many meanwhile, by chance fewer: a number of

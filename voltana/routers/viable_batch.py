@@ -137,7 +137,7 @@ class ViableBatch:
         stands = pool.column(self._stand, on=upcoming)
         held_s = math.inf if all(stands) and pool.fresh(self._max_age_s) else 0.0
         intended = {name: replace(demand, held_s=held_s) for name, demand in intended.items()}
-        if not any(pool.column(_is_full)):  # mostly
+        if not any(map(_is_full, pool)):  # mostly
             return intended
         known = [stand for stand in stands if stand is not None]
         room = any(stand.lacking(0.0) <= 0.0 for stand in known)
@@ -219,17 +219,18 @@ def largest_batch(
         threshold_s: What an iteration may take.
         guess: What it may be, as by a model that has learned a little less; changes no answer.
     """
-    curves, room = offers(predictor, TellsCurve), offers(predictor, TellsRoom)
+    curves, at_once = offers(predictor, TellsCurve), offers(predictor, TellsBatches)
+    room = predictor if offers(predictor, TellsRoom) else None
     clocks_mhz = np.array([clock_mhz])
-    if offers(predictor, TellsBatches) and not curves:
+    if at_once and not curves:
         return largest_viable_batch(
             tabulate(predictor, clocks_mhz, context_tokens=context_tokens, threshold_s=threshold_s)
         )
 
     def too_long(batch: int) -> bool:
         tokens = int(batch * context_tokens)
-        if room:
-            most = cast("TellsRoom", predictor).most_kv_tokens(batch, clock_mhz, threshold_s)
+        if room is not None:
+            most = room.most_kv_tokens(batch, clock_mhz, threshold_s)
             if most is not None:
                 return tokens > most
         load = Load.decode(batch, tokens)

@@ -51,12 +51,12 @@ def most_within(line: MeanLine, quantile: float, offset_s: float, budget_s: floa
 
     if not quantile < math.inf:
         return -1
-    if not fits(0):
-        return -1
     most_s = min(budget_s, (budget_s - quantile * offset_s) / (1.0 + quantile))
     span_s = max(most_s - fixed_s, 0.0)
     if span_s < MOST * token_s:
         tokens = math.floor(span_s / token_s)
-        if fits(tokens) and not fits(tokens + 1):
+        if fits(tokens) and not fits(tokens + 1):  # mostly
             return tokens
+    if not fits(0):
+        return -1
     return bisect_left(range(1, MOST + 1), True, key=lambda tokens: not fits(tokens))

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar, cast, runtime_checkable
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 
 from voltana.operating import prefill_mean
-from voltana.ports import offers
+from voltana.ports import TellsPrefill, offers
 from voltana.predictors.conformal.groups import decode_group, decode_groups
 from voltana.predictors.conformal.room import MeanLine, most_within
-from voltana.promise import bound_on
 from voltana.values import Forecast, Load
 from voltana.viability import forecast_batches
 from voltana_actuatord.quick import maker
@@ -107,7 +106,7 @@ def mean_of(
 
 def teller(predictor: Forecasts) -> TellsMean | None:
     """`predictor`, if it tells its mean alone."""
-    return cast("TellsMean", predictor) if offers(predictor, TellsMean) else None
+    return predictor if offers(predictor, TellsMean) else None
 
 
 def upper_bound(
@@ -183,7 +182,7 @@ class BoundCurve(NamedTuple):
         if not mean.known:
             return math.inf
         mean_s = mean.mean_s(clock_mhz)
-        upper_s = bound_on(mean_s, quantile, offset_s)
+        upper_s = mean_s + quantile * (mean_s + offset_s)  # `bound_on`, without a call
         return upper_s if upper_s > mean_s else mean_s
 
 
@@ -228,6 +227,7 @@ class ConformalSnapshot:
     _told: TellsMean | None = field(init=False, repr=False)
     _curves: TellsMeanCurve | None = field(init=False, repr=False)
     _lines: TellsMeanLine | None = field(init=False, repr=False)
+    _prefills: TellsPrefill | None = field(init=False, repr=False)
     _decode_group: str | None = field(init=False, repr=False)
     _decode: float = field(init=False, repr=False)
     _room: dict[tuple[int, float, float], int | None] = field(
@@ -244,6 +244,8 @@ class ConformalSnapshot:
         group = decode_group(self.group)
         lines = predictor if group is not None and offers(predictor, TellsMeanLine) else None
         object.__setattr__(self, "_lines", None if self.edges_mhz else lines)
+        prefills = predictor if offers(predictor, TellsPrefill) else None
+        object.__setattr__(self, "_prefills", prefills)
         object.__setattr__(self, "_decode_group", group)
         object.__setattr__(self, "_decode", math.inf if group is None else self._open(group))
 
@@ -273,8 +275,7 @@ class ConformalSnapshot:
     ) -> tuple[Table, Known]:
         """Means of decode batches, and where a bound may stand on them."""
         if offers(self.predictor, TellsBatchMeans):
-            told = cast("TellsBatchMeans", self.predictor)
-            return told.batch_means(requests, kv_tokens, clocks_mhz)
+            return self.predictor.batch_means(requests, kv_tokens, clocks_mhz)
         mean_s, upper_s = forecast_batches(self.predictor, requests, kv_tokens, clocks_mhz)
         return mean_s, upper_s < math.inf
 
@@ -304,6 +305,8 @@ class ConformalSnapshot:
 
     def prefill_mean(self, clock_mhz: float) -> Callable[[int, float], float]:
         """See `voltana.ports.TellsPrefill`."""
+        if self._prefills is not None:
+            return self._prefills.prefill_mean(clock_mhz)
         return prefill_mean(self.predictor, clock_mhz)
 
     def to_dict(self) -> Mapping[str, object]:

@@ -227,7 +227,7 @@ class LatencySnapshot:
         idle = not (load.prefill_tokens or load.decode_requests)
         if idle or further is not None or not phase.falls:
             return None
-        curve = MeanCurve(phase, features, self.bases.max_clock_mhz)
+        curve = MeanCurve(phase.rates, features)
         lasts = phase.lasts or curve.mean_s(phase.fastest_mhz) > 0.0
         if lasts and phase.relative_deviation < math.inf:
             return curve
@@ -239,15 +239,14 @@ class LatencySnapshot:
         if not (requests and phase.falls and phase.lasts and phase.relative_deviation < math.inf):
             return None
         features = decode_features(requests, 0, phase.expert_share)
-        curve = MeanCurve(phase, features, self.bases.max_clock_mhz)
-        return MeanLine(curve.mean_s(clock_mhz), phase.rates(clock_mhz, curve.max_clock_mhz)[-1])
+        fixed_s = MeanCurve(phase.rates, features).mean_s(clock_mhz)
+        return MeanLine(fixed_s, phase.rates[clock_mhz][-1])
 
     def prefill_mean(self, clock_mhz: float) -> PrefillLine:
         """See `voltana.ports.TellsPrefill`."""
         line = self._lines.get(clock_mhz)
         if line is None:
-            rates = self.prefill.rates(clock_mhz, self.bases.max_clock_mhz)
-            untouched = 1.0 - self.prefill.expert_share
+            rates, untouched = self.prefill.rates[clock_mhz], 1.0 - self.prefill.expert_share
             line = self._lines[clock_mhz] = PrefillLine._make((*rates, untouched, HALF_TILE, TILE))
         return line
 
@@ -271,13 +270,14 @@ class LatencySnapshot:
         prefill, decode, beside = values["prefill"], values["decode"], values.get("beside")
         if not (isinstance(prefill, dict) and isinstance(decode, dict)):
             raise TypeError("prefill and decode must be tables")
-        read = PhaseModel.from_dict(decode)
+        max_clock_mhz = float(str(values["max_clock_mhz"]))
+        read = PhaseModel.from_dict(decode, max_clock_mhz)
         return cls(
-            prefill=PhaseModel.from_dict(prefill),
+            prefill=PhaseModel.from_dict(prefill, max_clock_mhz),
             decode=read,
             # Models of earlier versions took mixed batches to cost nothing more.
-            beside=PhaseModel.from_dict(beside)
+            beside=PhaseModel.from_dict(beside, max_clock_mhz)
             if isinstance(beside, dict)
             else read.without_time(),
-            bases=BasisCache(float(str(values["max_clock_mhz"]))),
+            bases=BasisCache(max_clock_mhz),
         )

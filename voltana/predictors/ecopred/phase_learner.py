@@ -166,6 +166,7 @@ class PhaseLearner:
                 bound_deviations=self._bound_deviations,
                 slowest_mhz=self.slowest_mhz,
                 fastest_mhz=self.fastest_mhz,
+                max_clock_mhz=self._max_clock_mhz,
                 expert_share=self.expert_share,
             )
         return self._frozen

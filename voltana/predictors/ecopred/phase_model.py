@@ -63,6 +63,26 @@ class Phased(Protocol):
         ...
 
 
+class Rates(dict[float, list[float]]):
+    """Seconds per unit of each load feature, by clock; worked out at the first look at a clock.
+
+    Args:
+        weights: Those of a model that no longer changes.
+        max_clock_mhz: Clock at which f_max / f is 1.
+    """
+
+    def __init__(self, weights: Weights, max_clock_mhz: float) -> None:
+        super().__init__()
+        self._weights = weights
+        self._max_clock_mhz = max_clock_mhz
+
+    def __missing__(self, clock_mhz: float) -> list[float]:
+        basis = np.array(basis_at(clock_mhz, self._max_clock_mhz))
+        rates: list[float] = basis.dot(self._weights).tolist()
+        self[clock_mhz] = rates
+        return rates
+
+
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class PhaseModel:
     """A frozen `Phased`, where the other attributes are explained.
@@ -74,7 +94,9 @@ class PhaseModel:
         bound_deviations: See `Phased`.
         slowest_mhz: See `Phased`.
         fastest_mhz: See `Phased`.
+        max_clock_mhz: Clock at which f_max / f is 1.
         expert_share: See `Phased`.
+        rates: Seconds per unit of each load feature, by clock.
         falls: Whether the mean never rises with the clock, as with all that `PhaseLearner` yields.
         lasts: Whether the mean is above 0 and never falls with the load, likewise.
     """
@@ -85,13 +107,15 @@ class PhaseModel:
     bound_deviations: float
     slowest_mhz: float
     fastest_mhz: float
+    max_clock_mhz: float
     expert_share: float = 0.0
+    rates: Rates = field(init=False, repr=False)
     falls: bool = field(init=False)
     lasts: bool = field(init=False)
-    _rates: dict[float, list[float]] = field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self) -> None:
         """Look at the signs once."""
+        object.__setattr__(self, "rates", Rates(self.weights, self.max_clock_mhz))
         constant, *moving = self.weights.tolist()
         falls = min(map(min, moving)) >= 0.0
         object.__setattr__(self, "falls", falls)
@@ -107,19 +131,6 @@ class PhaseModel:
         mean_s: FloatArray = self.weights.dot(load).dot(bases)
         return mean_s
 
-    def rates(self, clock_mhz: float, max_clock_mhz: float) -> list[float]:
-        """Seconds per unit of each load feature at one clock; remembered.
-
-        Args:
-            clock_mhz: The clock.
-            max_clock_mhz: Clock at which f_max / f is 1, always the same.
-        """
-        rates = self._rates.get(clock_mhz)
-        if rates is None:
-            basis = np.array(basis_at(clock_mhz, max_clock_mhz))
-            rates = self._rates[clock_mhz] = basis.dot(self.weights).tolist()
-        return rates
-
     def to_dict(self) -> dict[str, object]:
         """Plain JSON values; None stands for an infinite deviation."""
         known = math.isfinite(self.relative_deviation)
@@ -134,8 +145,12 @@ class PhaseModel:
         }
 
     @classmethod
-    def from_dict(cls, values: Mapping[str, object]) -> PhaseModel:
+    def from_dict(cls, values: Mapping[str, object], max_clock_mhz: float) -> PhaseModel:
         """Read what `to_dict` wrote.
+
+        Args:
+            values: What it wrote.
+            max_clock_mhz: See above; one for all phases of a model.
 
         Raises:
             ValueError: If a share is none.
@@ -152,6 +167,7 @@ class PhaseModel:
             weights=np.array(values["weights"], np.float64).reshape(CLOCK_BASES, LOAD_FEATURES),
             covariance=np.array(values["covariance"], np.float64).reshape(FEATURES, FEATURES),
             relative_deviation=math.inf if deviation is None else float(str(deviation)),
+            max_clock_mhz=max_clock_mhz,
             **numbers,
         )
 

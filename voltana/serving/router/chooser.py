@@ -132,8 +132,8 @@ class RoleChooser:
         self, tell: Callable[[str, IntendedDemand], None], may_hold_s: Callable[[], float]
     ) -> None:
         """Tell what the router intends for the instances, as far as their agents say enough."""
-        pool = [b for b in self._backends if b.available]
-        if not pool or not offers(self._router, Intends):
+        pool, intends = [b for b in self._backends if b.available], offers(self._router, Intends)
+        if not pool or not intends:
             return
         candidates, source = self._candidates(pool)
         if source != FEED:
