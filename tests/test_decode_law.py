@@ -133,6 +133,22 @@ def test_no_rise_is_taken_back_before_the_batch_has_settled(wishes):
         before = taken
 
 
+def test_a_rise_is_taken_back_at_its_price_while_the_batch_fills():
+    """It grows at either level, so that there is nothing to settle."""
+    cost_w = np.array([100.0, 200.0])
+    back_s = {}
+    for fills in (False, True):
+        held = HeldLevel(0.1)
+        held.hold(0, cost_w, 0.0)
+        held.hold(1, cost_w, 0.1)
+        steps = (0.1 + 0.02 * step for step in range(1, 400))
+        back_s[fills] = next(
+            now_s for now_s in steps if not held.hold(0, cost_w, now_s, fills=fills)
+        )
+    assert back_s[False] > 0.1 + SETTLING_S
+    assert back_s[True] == pytest.approx(0.3, abs=0.05)  # half of the power for 0.2 s
+
+
 @pytest.mark.parametrize(
     ("field", "value"),
     [("capacity_tokens", 0.0), ("reserved_tokens", -1.0), ("max_requests", 0.0)],

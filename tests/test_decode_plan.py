@@ -119,6 +119,32 @@ def test_a_barrier_is_as_high_as_ever_where_nothing_may_wait():
     assert at_ease.lowest(near)[0] < alone.lowest(near)[0]
 
 
+@given(st.floats(0.2, 0.9), st.floats(1.0, 3.0), st.floats(2.0, 40.0))
+def test_what_a_router_fills_an_instance_with_is_kept_at_the_end_alone(lasts, times, burst):
+    """Before that only what is to last asks for a level, however much comes meanwhile."""
+    made = table(Tiled())
+    most = float(served_per_s(made)[-1])
+    lasting = asked(lasts * most)
+    fills = plan(made, times * lasts * most, burst=burst, intended=lasting)
+    settles = plan(made, lasts * most, burst=burst, intended=lasting)
+    end = fills.viable_batch - burst
+    before = made.batches < end
+    assert np.array(fills.slowest)[before].tolist() == np.array(settles.slowest)[before].tolist()
+    if times * lasts >= 1.0:
+        inside = ~before & (made.batches <= fills.viable_batch)
+        assert (np.array(fills.slowest)[inside] == len(LEVELS) - 1).all()
+
+
+@given(st.floats(10.0, 6000.0), st.floats(0.0, 0.2), st.floats(2.0, 40.0))
+def test_a_batch_that_fills_grows_at_the_level_that_settles(demand, slack, burst):
+    made = table(Tiled())
+    in_force = plan(made, demand, slack=slack, burst=burst)
+    grows = made.rate_per_s[:, in_force.settling] < (1.0 + slack) * demand
+    assert grows[made.batches < in_force.fills_below + burst].all()
+    if served_per_s(made)[in_force.settling] < (1.0 + slack) * demand:
+        assert in_force.fills_below == 0.0  # there it never settles
+
+
 @given(st.floats(10.0, 6000.0), st.floats(0.0, 0.2))
 def test_the_settling_level_is_the_slowest_that_serves(demand, slack):
     made = table(Tiled())
@@ -208,8 +234,7 @@ def test_coasting_puts_off_what_it_serves_more_cheaply_later(demand, batch, erro
     if rows.any():  # nothing is put off from a burst below the settled batch on
         settled = made.batches[int(rows.argmax())] - 10.0
         assert not any(slower[row] for row in np.flatnonzero(made.batches >= settled))
-    # What is to last asks for nothing here, so that what is left is the barrier.
-    barrier = plan(made, demand, error=error, intended=asked(0.0)).slowest
+    barrier = barrier_of(made, demand, coasts.viable_batch, burst=10.0)
     free = [
         level
         for level, least, puts_off in zip(coasts.slowest, barrier, slower, strict=True)
@@ -229,6 +254,15 @@ def test_coasting_puts_off_what_it_serves_more_cheaply_later(demand, batch, erro
         for other in np.flatnonzero(put_off[: steady.settling + 1] > 0.0):
             best = (goal - watts[chosen]) / put_off[chosen]
             assert best >= (goal - watts[other]) / put_off[other] - 1e-2
+
+
+def barrier_of(made, demand, viable, burst):
+    """The slowest level of each row by the barrier, as if every end trapped."""
+    most_per_s = float(made.rate_per_s[made.row(viable), -1]) if viable < math.inf else math.inf
+    ramp = (made.batches - (viable - burst)) / burst
+    keeps = made.rate_per_s >= (demand + max(most_per_s - demand, 0.0) * ramp)[:, None]
+    keeps[:, -1] = True
+    return keeps.argmax(axis=1).tolist()
 
 
 @given(st.floats(150.0, 700.0), st.integers(8, 500))

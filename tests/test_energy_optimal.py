@@ -124,6 +124,23 @@ def test_the_first_requests_of_all_are_served_slowly(mhz):
     assert make(memory=MEMORY).decide(decode(2, 600, clock_mhz=mhz)).clock_mhz == LEVELS[0]
 
 
+def test_what_the_first_requests_made_a_demand_seem_stands_for_no_seconds():
+    """A few that come together seem to be more than memory serves; the batch fills at any clock."""
+    controller = make(memory=MEMORY)
+    now_s, batch, clocks_mhz = 0.0, 1.0, []
+    while now_s < 3.0:
+        requests = int(batch)
+        seen = decode(requests, 300 * requests, now_s=now_s)
+        clocks_mhz.append(controller.decide(seen).clock_mhz)
+        iteration_s = float(MODEL.forecast(seen.load, np.array(clocks_mhz[-1:])).mean_s[0])
+        if int((now_s + iteration_s) / 0.25) > int(now_s / 0.25):
+            controller.plan(now_s + iteration_s)
+        come = 60.0 if now_s < 0.3 else 10.0
+        now_s, batch = now_s + iteration_s, batch + come * iteration_s - requests / 200.0
+    assert max(clocks_mhz) == LEVELS[-1]
+    assert clocks_mhz[-1] < LEVELS[-1]
+
+
 def test_a_small_memory_takes_a_quicker_clock_for_the_same_demand():
     ample = serve(make(memory=Memory(capacity_tokens=1e6)))
     tight = serve(make(memory=Memory(capacity_tokens=30_000.0)), capacity=30_000.0)

@@ -88,13 +88,21 @@ class Search:
     Args:
         scenario: The trace and the cluster.
         evaluations: Simulations that it may run, those that are known included.
-        known: What was simulated before.
+        known: What was simulated before, under the same allowance.
+        allowance: By how much less than static-max a schedule may keep of each attainment.
     """
 
-    def __init__(self, scenario: Scenario, evaluations: int, known: Known) -> None:
+    def __init__(
+        self,
+        scenario: Scenario,
+        evaluations: int,
+        known: Known,
+        allowance: float = ALLOWANCE,
+    ) -> None:
         self._scenario = scenario
         self._evaluations = evaluations
         self._known = known
+        self._allowance = allowance
         self._asked: set[Schedule] = set()
         last_s = float(scenario.trace.arrival_s[-1])
         self._end_s = last_s + REST_S
@@ -152,7 +160,7 @@ class Search:
         if score is None:
             result = self._run(under(schedule), reference_j=self._reference.energy_j)
             short = sum(
-                max(0.0, getattr(self._reference, name) - ALLOWANCE - getattr(result, name))
+                max(0.0, getattr(self._reference, name) - self._allowance - getattr(result, name))
                 for name in ATTAINMENTS
             )
             score = Score(kept=-short, saved=result.energy_saved_vs_static_max)

@@ -8,8 +8,9 @@ Two conditions (docs/viability.md):
   is further below the settled one than a burst coasts towards it (`coasting`).
 - *barrier*: at a batch near the end of what is viable, the level serves so much more than is
   demanded as the burst that is left asks for. A discrete-time control-barrier condition: from a
-  viable state the next one is viable, whatever arrives within the envelope. Where a router holds
-  requests back at the boundary, what may wait of a burst needs no room.
+  viable state the next one is viable, whatever arrives within the envelope. Further from the end
+  it asks for what lasts: what a router fills an instance with beyond that is over before. Where a
+  router holds requests back at the boundary, what may wait of a burst needs no room.
 
 An end behind which the fastest level still serves more than is demanded is none that traps: what
 goes beyond it comes back, and is late meanwhile, which the price knows. So is memory: requests wait
@@ -59,6 +60,8 @@ class DecodePlan:
         viable_batch: Largest batch that the fastest level and memory keep.
         end: What ends the viable batches: memory, or a boundary of the batch.
         demand_per_s: Tokens/s that it was made for.
+        fills_below: A batch smaller than this grows towards the one that settles, though a burst
+            went; 0 where none settles.
     """
 
     batches: tuple[float, ...] = ()
@@ -67,6 +70,7 @@ class DecodePlan:
     viable_batch: float = math.inf
     end: Binding = Binding.NONE
     demand_per_s: float = 0.0
+    fills_below: float = 0.0
 
     def lowest(self, batch: int) -> tuple[int, Binding]:
         """Index of the slowest admissible level at a batch, and the constraint that set it."""
@@ -160,11 +164,28 @@ def make_plan(
         settling = fastest  # what a slower one puts off might never be served
     slowest = np.full(len(table.batches), settling)
     sure = (1.0 + max(SURE * max(error, error_by_now), unseen)) * wanted_per_s <= served[fastest]
-    if power is not None and batch and sure:
-        _coast(slowest, table, power, batch=batch, burst=burst, demand_per_s=wanted_per_s)
+    settled_row = _settled_row(table, settling, wanted_per_s)
+    fills_below = 0.0 if settled_row is None else float(table.batches[settled_row]) - burst
+    if power is not None and settled_row is not None and 0 < batch < fills_below and sure:
+        slowest[table.batches < fills_below] = coasting_index(
+            table,
+            power,
+            batch=batch,
+            demand_per_s=wanted_per_s,
+            settling=settling,
+            settled_row=settled_row,
+        )
     if traps:
         let_in = max(burst - held * most_per_s, 1.0) if held else burst
-        np.maximum(slowest, _barrier(table, viable, most_per_s, demand_per_s, let_in), out=slowest)
+        kept = _barrier(
+            table,
+            viable,
+            most_per_s,
+            demand_per_s=demand_per_s,
+            lasting_per_s=lasting_per_s,
+            burst=let_in,
+        )
+        np.maximum(slowest, kept, out=slowest)
     return DecodePlan(
         batches=tuple(table.batches.tolist()),
         slowest=tuple(slowest.tolist()),
@@ -172,6 +193,7 @@ def make_plan(
         viable_batch=math.inf if full else viable,
         end=Binding.MEMORY if full else Binding.BOUNDARY,
         demand_per_s=demand_per_s,
+        fills_below=fills_below,
     )
 
 
@@ -223,41 +245,27 @@ def _sharing(intended: IntendedDemand | None, held: float, affordable: float) ->
     return 1.0 + (min(1.0 / intended.share, MOST_SHARING) - 1.0) * part
 
 
-def _coast(
-    slowest: np.ndarray[tuple[int], np.dtype[np.intp]],
-    table: BatchTable,
-    power: PowerForecasts,
-    *,
-    batch: int,
-    burst: float,
-    demand_per_s: float,
-) -> None:
-    """Let a batch that is further below the settled one than a burst coast towards it.
+def _settled_row(table: BatchTable, settling: int, wanted_per_s: float) -> int | None:
+    """Row of the smallest viable batch that serves what is wanted at a level; None if none does.
 
     Args:
-        slowest: Index of the settling level for each row; changed where batches coast.
         table: The iterations.
-        power: Says what coasting saves.
-        batch: Requests that run.
-        burst: sigma.
-        demand_per_s: Tokens/s that are wanted.
+        settling: Index of the level.
+        wanted_per_s: Tokens/s.
     """
-    settling = int(slowest[0])
-    row = int((table.rate_per_s[:, settling] >= demand_per_s).argmax())
-    below = float(table.batches[row]) - burst
-    if batch < below:
-        slowest[table.batches < below] = coasting_index(
-            table,
-            power,
-            batch=batch,
-            demand_per_s=demand_per_s,
-            settling=settling,
-            settled_row=row,
-        )
+    enough = table.rate_per_s[: table.fitting_rows, settling] >= wanted_per_s
+    row = int(enough.argmax())
+    return row if enough[row] else None
 
 
 def _barrier(
-    table: BatchTable, viable: int, most_per_s: float, demand_per_s: float, burst: float
+    table: BatchTable,
+    viable: int,
+    most_per_s: float,
+    *,
+    demand_per_s: float,
+    lasting_per_s: float,
+    burst: float,
 ) -> np.ndarray[tuple[int], np.dtype[np.intp]]:
     """Index of the slowest level of each row that keeps a burst inside; the fastest if none does.
 
@@ -265,12 +273,14 @@ def _barrier(
         table: The iterations.
         viable: N.
         most_per_s: What the fastest level serves there.
-        demand_per_s: rho.
+        demand_per_s: rho, of what comes now as well: kept from where a burst would reach the end.
+        lasting_per_s: Of what lasts: kept before.
         burst: sigma, or what is let in of it.
     """
-    spare_per_s = max(most_per_s - demand_per_s, 0.0)
     beyond = table.batches - (viable - burst)
-    keeps = table.rate_per_s >= (demand_per_s + spare_per_s * beyond / max(burst, 1.0))[:, None]
+    kept_per_s = np.where(beyond < 0.0, lasting_per_s, demand_per_s)
+    spare_per_s = np.maximum(most_per_s - kept_per_s, 0.0)
+    keeps = table.rate_per_s >= (kept_per_s + spare_per_s * beyond / max(burst, 1.0))[:, None]
     keeps[:, -1] = True
     slowest: np.ndarray[tuple[int], np.dtype[np.intp]] = keeps.argmax(axis=1)
     return slowest

@@ -294,7 +294,8 @@ class EnergyOptimal:
             return None, binding
         if index and forecast.upper_s[lowest] > planned_s:
             binding = Binding.THRESHOLD
-        return self.held.hold(lowest + index, cost_w, observation.now_s), binding
+        fills = load.decode_requests < plan.fills_below
+        return self.held.hold(lowest + index, cost_w, observation.now_s, fills=fills), binding
 
     def _cheapest(
         self, load: Load, upper_s: FloatArray, lowest: int, budget_s: float

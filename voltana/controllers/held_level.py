@@ -7,7 +7,9 @@ twice what foresight would have (A. Karlin, M. Manasse, L. Rudolph, D. Sleator, 
 caching", Algorithmica 3, 1988).
 
 A wish that follows a rise says little: the batch has yet to shrink to what the faster level serves,
-and at the slower one it would grow again. So nothing is lowered before it has had time to settle.
+and at the slower one it would grow again. So nothing is lowered before it has had time to settle. A
+batch that fills grows at either: there is nothing to wait for, and what an instance took for its
+demand and its contexts when its first requests came need not stand for seconds.
 """
 
 from __future__ import annotations
@@ -44,13 +46,14 @@ class HeldLevel:
         self._index, self._at_s, self._rose_s = 0, math.nan, -math.inf
         self._wish, self._spent_s = 0, 0.0
 
-    def hold(self, index: int, cost: Costs, now_s: float) -> int:
+    def hold(self, index: int, cost: Costs, now_s: float, *, fills: bool = False) -> int:
         """Index to take when `index` is wanted.
 
         Args:
             index: The slowest level that may be taken, and is wanted.
             cost: What each level costs; looked at where a lower one is wanted.
             now_s: The time; calls come in its order.
+            fills: Whether the batch grows at any level, so that a rise need not settle.
         """
         gap_s = now_s - self._at_s
         self._at_s = now_s
@@ -59,7 +62,7 @@ class HeldLevel:
                 self._rose_s = now_s
             self._index, self._wish, self._spent_s = index, 0, 0.0
             return index
-        if now_s - self._rose_s < self._settling_s:
+        if not fills and now_s - self._rose_s < self._settling_s:
             return self._index
         self._wish = max(self._wish, index)
         held = float(cost[self._index])
