@@ -95,7 +95,7 @@ class Choice:
             "policy": self.policy.name,
             "prefill_mhz": self.prefill_mhz,
             "decode_mhz": self.decode_mhz,
-            "within_a_point_of_static_max": self.kept,
+            "keeps_enough": self.kept,
             "runs": self.runs,
         }
 

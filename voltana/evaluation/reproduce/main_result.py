@@ -71,7 +71,7 @@ def plan(asked: Asked) -> Plan:
     for policies in (CONTROLS, SEARCHED) if asked.search else (CONTROLS,):
         for case, rate_rps, seed in _traces(asked):
             served = (case.model, case.workload, rate_rps, duration_s, seed)
-            compared = policies
+            compared: tuple[str, ...] = policies
             if asked.clocks is not None and policies is SEARCHED:
                 # As in the search, what they keep is held against the fastest clocks as well.
                 found = clocks_of(asked.clocks, served)
@@ -187,7 +187,7 @@ def _table(points: Sequence[Row], none_kept: set[tuple[object, ...]]) -> str:
         f"Published: what the published system saved on real GPUs, which `{SYSTEM}` stands for."
         + (
             " * More than a point below what static-max or the fastest clocks with the routers of "
-            "`voltana` keep: no fixed clocks kept as much, or those of an earlier search do no more."
+            "`voltana` keep: no fixed clocks kept as much, or those of an earlier one no longer do."
             if none_kept
             else ""
         )
