@@ -99,21 +99,34 @@ def test_clocks_stand_where_the_search_stood_and_tell_whether_they_keep_enough()
         for old, new in zip(searched.points, again.points, strict=True)
         if old.key != new.key
     ]
-    assert set(changed) == {(("static-max", "best-fixed"), ("static-max", "fixed:1200/1005"))}
+    now = ("static-max", "fixed:1410/1410", "fixed:1200/1005")
+    assert set(changed) == {(("static-max", "best-fixed"), now)}
     assert 2 * len(changed) == len(again.points)
 
 
 @pytest.mark.parametrize(("itl", "keeps"), [(0.98, True), (0.97, False), (None, True)])
-def test_clocks_keep_enough_within_a_point_of_the_reference(itl, keeps):
+@pytest.mark.parametrize("fastest_itl", [0.5, 0.99, None])
+@pytest.mark.parametrize("static_max_itl", [0.5, 0.99, None])
+def test_clocks_keep_enough_within_a_point_of_the_better_reference(
+    itl, keeps, fastest_itl, static_max_itl
+):
     kept = {"ttft_attainment": 0.95, "itl_attainment": 0.99, "itl_token_attainment": 1.0}
     rows = [
-        {"run": "a", "policy": "static-max", **kept},
+        {"run": "a", "policy": "static-max", **kept, "itl_attainment": static_max_itl},
+        {"run": "a", "policy": "fixed:1410/1410", **kept, "itl_attainment": fastest_itl},
         {"run": "a", "policy": "fixed:1200/900", **kept, "itl_attainment": itl},
+        {"run": "b", "policy": "static-max", **kept},
     ]
-    reference, ours = as_searched(rows)
-    assert reference == rows[0]
+    reference, ours, other = as_searched(rows)
+    assert (reference, other) == (rows[0], rows[3])
     assert ours["policy"] == "best-fixed"
-    assert ours["chosen_keeps_slo"] is keeps
+    assert ours["chosen_keeps_slo"] is (keeps or 0.99 not in (fastest_itl, static_max_itl))
+
+
+def test_clocks_that_are_the_fastest_stand_for_both():
+    kept = {"ttft_attainment": 0.95, "itl_attainment": 0.99, "itl_token_attainment": 1.0}
+    rows = [{"run": "a", "policy": name, **kept} for name in ("static-max", "fixed:1410/1410")]
+    assert [row["policy"] for row in as_searched(rows)] == ["static-max", "best-fixed"]
 
 
 @pytest.mark.parametrize("value", [[11], None, "eleven", True])

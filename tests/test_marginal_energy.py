@@ -80,6 +80,34 @@ def test_what_is_unknown_leaves_it_to_the_inner_router(missing):
     assert route(decode("a", 40, power), less) == "b"
 
 
+class Knows:
+    """Tells nothing, nan, of batches beyond the largest that it knows."""
+
+    def __init__(self, largest):
+        self.largest = largest
+
+    def forecast(self, load, clocks_mhz):
+        known = MODEL.forecast(load, clocks_mhz)
+        times_s = np.where(load.decode_requests > self.largest, math.nan, known.mean_s)
+        return dataclasses.replace(known, mean_s=times_s, upper_s=times_s)
+
+
+@pytest.mark.parametrize("largest", [45, 20])
+def test_what_a_model_knows_no_latency_of_is_not_shared_by_fewer(largest):
+    """One alone would have 50 of both."""
+    model, power = Knows(largest), Power(idle_w=1.0)
+    pool = [decode("a", 40, power, predictor=model), decode("b", 10, power, predictor=model)]
+    asked = [dataclasses.replace(c.state, demand_per_s=1e3) for c in pool]
+    pool = [dataclasses.replace(c, state=s) for c, s in zip(pool, asked, strict=True)]
+    router = MarginalEnergy()
+    assert router.route(samples.request(0, prompt_tokens=300), pool) == "b"
+    assert set(router.intended(pool)) == {"a", "b"}
+
+
+def test_nothing_is_intended_for_nobody():
+    assert MarginalEnergy().intended(()) == {}
+
+
 @given(st.lists(st.integers(0, 400), min_size=1, max_size=5), st.floats(0.0, 300.0))
 def test_an_instance_of_the_pool_comes_out_and_asking_again_changes_nothing(running, idle_w):
     power = Power(idle_w)

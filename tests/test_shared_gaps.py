@@ -6,6 +6,7 @@ import dataclasses
 import math
 from collections import Counter
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -104,6 +105,34 @@ def test_a_gap_that_is_late_at_the_clock_of_now_and_not_at_the_fastest_is_not_sh
     assert route(*pool, prompt_tokens=1000) == "b"
     pool[0] = at_clock(colocated("slow", 22, pending=350), 1200.0)
     assert route(*pool, prompt_tokens=1000) == "slow"
+
+
+class KnowsTheFastest(Line):
+    """Knows nothing of the other clocks, and counts what it is asked of decode."""
+
+    def __init__(self):
+        self.asked = 0
+
+    def forecast(self, load, clocks_mhz):
+        self.asked += load.decode_requests > 0
+        mean_s = super().forecast(load, clocks_mhz).mean_s
+        mean_s = np.where(clocks_mhz < 1410.0, math.nan, mean_s)
+        return Forecast(clocks_mhz=clocks_mhz, mean_s=mean_s, upper_s=mean_s)
+
+
+@pytest.mark.parametrize(
+    ("clock_mhz", "running", "pending", "chosen"),
+    [(1410.0, 20, 0, "a"), (1005.0, 20, 500, "late"), (1005.0, 0, 500, "late")],
+)
+def test_no_clock_is_asked_for_but_the_fastest_where_no_other_matters(
+    clock_mhz, running, pending, chosen
+):
+    """That of now says nothing of a gap that is late at any, nor where nobody waits for a token."""
+    model = KnowsTheFastest()
+    late = at_clock(colocated("late", running, pending), clock_mhz)
+    late = dataclasses.replace(late, predictor=model)
+    assert route(colocated("a", 18), late, colocated("c", 18), prompt_tokens=400) == chosen
+    assert model.asked == bool(running)
 
 
 def test_where_nobody_waits_for_a_token_no_prompt_is_late():

@@ -95,7 +95,7 @@ class Choice:
             "policy": self.policy.name,
             "prefill_mhz": self.prefill_mhz,
             "decode_mhz": self.decode_mhz,
-            "within_a_point_of_static_max": self.kept,
+            "keeps_enough": self.kept,
             "runs": self.runs,
         }
 
@@ -111,17 +111,17 @@ class BestFixed:
             progress: Called with `SEARCH`, simulated seconds and the searched share of the trace's
                 requests.
         """
-        head = _head(scenario)
+        head, rises = _head(scenario), scenario.budget is None
         before = 0
         if head is None:
             runs = PairRuns(scenario, progress)
-            best = search(runs)
+            best = search(runs, rises=rises)
         else:
             first = PairRuns(head, most=HEAD_RUNS)
-            near = approached(first)
+            near = approached(first, rises=rises)
             before = first.count
             runs = PairRuns(scenario, progress, most=REFINING_RUNS)
-            best = refined(runs, near)
+            best = refined(runs, near, rises=rises)
         if progress is not None:
             progress(SEARCH, scenario.trace.arrival_s[-1], len(scenario.trace))
         prefill_mhz, decode_mhz = runs.clocks_mhz(best)

@@ -3,7 +3,9 @@
 A grid of 28 levels each has 784 pairs, of which some forty can be simulated. That is enough
 under these assumptions, each about one clock while the other stays:
 
-- attainment does not fall when a clock rises, so that what is allowed begins at some clock;
+- attainment does not fall when a clock rises, so that what is allowed begins at some clock (under a
+  power budget it may, as other instances get less: there the search goes on where the fastest pair
+  keeps too little, and scans the prefill clock as well);
 - from there on energy over the prefill clock is unimodal: a slower clock saves until computing
   takes so long that idle power and thinner batches take it back;
 - energy over the decode clock is unimodal between the clocks at which the router lets one more
@@ -27,7 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 SCANNED = 7
-"""Decode clocks of the first scan."""
+"""Clocks of a first scan."""
 
 WINDOW = 3
 """Levels to either side of the pair found that are searched again."""
@@ -69,20 +71,27 @@ class Pairs(Protocol):
         ...
 
 
-def search(pairs: Pairs) -> Pair:
-    """The best pair that the runs reach; the fastest if even that one keeps too little."""
-    best = approached(pairs)
-    return best if pairs.score(best).short > 0 else _descended(pairs, best)
+def search(pairs: Pairs, *, rises: bool = True) -> Pair:
+    """The best pair that the runs reach; the fastest if none of them keeps enough.
+
+    Args:
+        pairs: What is searched.
+        rises: Whether attainment never falls when a clock rises, so that none keeps enough where
+            the fastest does not. Under a power budget a faster clock takes from other instances.
+    """
+    best = approached(pairs, rises=rises)
+    return _fastest(pairs) if pairs.score(best).short > 0 else _descended(pairs, best)
 
 
-def approached(pairs: Pairs) -> Pair:
+def approached(pairs: Pairs, *, rises: bool = True) -> Pair:
     """A pair near the best, by lines along either clock: where `refined` starts."""
-    best: Pair = (pairs.size[0] - 1, pairs.size[1] - 1)
+    best = _fastest(pairs)
     if pairs.score(best).short > 0:
-        return best
-    stride = math.ceil(pairs.size[DECODE] / SCANNED)
-    scanned = ((best[PREFILL], index) for index in range(best[DECODE], -1, -stride))
-    best = min(scanned, key=pairs.score)
+        if rises:
+            return best
+        best = _scanned(pairs, best, PREFILL)
+    stride = _stride(pairs, DECODE)
+    best = _scanned(pairs, best, DECODE)
     for axis, window in ((DECODE, stride - 1), (PREFILL, pairs.size[PREFILL])):
         best = _along(pairs, best, axis, window)
     for axis in (DECODE, PREFILL):
@@ -90,13 +99,14 @@ def approached(pairs: Pairs) -> Pair:
     return best
 
 
-def refined(pairs: Pairs, start: Pair) -> Pair:
+def refined(pairs: Pairs, start: Pair, *, rises: bool = True) -> Pair:
     """The best that the runs reach near a pair which was the best for a part of the requests.
 
     Where it keeps too little, the clock of the role that does rises by 1, 2, 4 ... levels until the
     pair keeps enough; the last of these steps is then halved to the slowest clock that does.
+    Arguments as in `search`.
     """
-    top: Pair = (pairs.size[PREFILL] - 1, pairs.size[DECODE] - 1)
+    top = _fastest(pairs)
     below, best, steps = start, start, [1, 1]
     while best != top and (score := pairs.score(best)).short > 0:
         below = best
@@ -105,8 +115,23 @@ def refined(pairs: Pairs, start: Pair) -> Pair:
         best = (risen, best[DECODE]) if axis == PREFILL else (best[PREFILL], risen)
         steps[axis] *= 2
     if pairs.score(best).short > 0:
-        return best
+        return best if rises else search(pairs, rises=False)
     return _descended(pairs, _halved(pairs, below, best))
+
+
+def _fastest(pairs: Pairs) -> Pair:
+    return pairs.size[PREFILL] - 1, pairs.size[DECODE] - 1
+
+
+def _stride(pairs: Pairs, axis: int) -> int:
+    return math.ceil(pairs.size[axis] / SCANNED)
+
+
+def _scanned(pairs: Pairs, start: Pair, axis: int) -> Pair:
+    """The best of some clocks of one role, from that of a pair down."""
+    indices = range(start[axis], -1, -_stride(pairs, axis))
+    line = [(at, start[DECODE]) if axis == PREFILL else (start[PREFILL], at) for at in indices]
+    return min(line, key=pairs.score)
 
 
 def _halved(pairs: Pairs, below: Pair, kept: Pair) -> Pair:

@@ -177,7 +177,7 @@ class MarginalEnergy:
             settled = runs
             settled_s, power_w = operating_point(model, Load.decode(*runs))
             batch = share_per_s * settled_s
-            if batch == math.inf or batch > most:
+            if not batch <= most or batch == math.inf:  # nor where the model knows no latency (nan)
                 return math.inf
         return awake * power_w
 
@@ -266,7 +266,7 @@ def _awake(pool: Pool) -> int:
 def _demand(pool: Pool) -> _Demand | None:
     """What all of a pool serve together; None where one does not tell what is needed."""
     produced = pool.column(_produced, on=upcoming)
-    if None in produced:
+    if not produced or None in produced:
         return None
     told = cast("list[_Produced]", produced)
     tokens_per_s, requests, kv_tokens = map(sum, zip(*told, strict=True))

@@ -35,6 +35,7 @@ from typing import TYPE_CHECKING, NamedTuple, cast
 from voltana.levels import nearest_mhz
 from voltana.operating import prefill_mean
 from voltana.planning import (
+    curve_of,
     in_batches,
     mean_at,
     pending_prompts,
@@ -48,7 +49,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from voltana.pool import Pool
-    from voltana.ports import Forecasts
+    from voltana.ports import Forecasts, LatencyCurve
     from voltana.values import Candidate, Request
 
 DEVIATIONS = 2.0
@@ -130,17 +131,14 @@ class _Times(NamedTuple):
     Attributes:
         pending_s: What the prompts that are there take.
         free_s: What decode leaves of the threshold.
+        spare_s: What both leave of it.
         prompt_s: What a batch of so many prompt tokens, and attended pairs, takes.
     """
 
     pending_s: float
     free_s: float
+    spare_s: float
     prompt_s: Callable[[int, float], float]
-
-    @property
-    def spare_s(self) -> float:
-        """What decode and the prompts that are there leave of the threshold."""
-        return self.free_s - self.pending_s
 
 
 class _Gap(NamedTuple):
@@ -174,34 +172,67 @@ def _gap(candidate: Candidate) -> _Gap | None:
         return None
     if candidate.predictor is None or not candidate.budget_s < math.inf:
         return None
-    now = fastest = _times(candidate, candidate.predictor, levels_mhz[-1])
-    if state.clock_mhz > 0.0:
-        now = _times(candidate, candidate.predictor, nearest_mhz(levels_mhz, state.clock_mhz))
+    running, clock_mhz = state.running_requests, levels_mhz[-1]
+    work = _Work.of(candidate, candidate.predictor)
+    now = fastest = work.times(clock_mhz)
+    is_late = fastest.spare_s < 0.0 or not running
+    if not is_late and state.clock_mhz > 0.0:  # of one that is late at any clock none is asked
+        clock_mhz = nearest_mhz(levels_mhz, state.clock_mhz)
+    if clock_mhz != levels_mhz[-1]:
+        now = work.times(clock_mhz)
     if not math.isfinite(now.spare_s + fastest.spare_s):
         return None
-    running = state.running_requests
     return _Gap(
         requests=requests_of(candidate),
         running=running,
         ttft_s=ttft_s,
         now=now,
         fastest=fastest,
-        is_late=fastest.spare_s < 0.0 or not running,
+        is_late=is_late,
     )
 
 
-def _times(candidate: Candidate, predictor: Forecasts, clock_mhz: float) -> _Times:
-    running, decode_s = candidate.state.running_requests, 0.0
-    if running:
-        decode_s = mean_at(predictor, Load.decode(running, candidate.state.kv_tokens), clock_mhz)
-    prompt_s = prefill_mean(predictor, clock_mhz)
-    return _Times(_pending_s(candidate, prompt_s), candidate.budget_s - decode_s, prompt_s)
+class _Work(NamedTuple):
+    """What there is to do before the next tokens of an instance, whatever its clock is.
 
+    Attributes:
+        predictor: Its latency model.
+        budget_s: The threshold.
+        decode: Load of its decode iteration; None where nobody runs.
+        curve: Latency of that against the clock; None where the model does not tell it so.
+        batches: Batches of the prompts that are there, or on their way.
+        each: Load of one of them.
+    """
 
-def _pending_s(candidate: Candidate, prompt_s: Callable[[int, float], float]) -> float:
-    """What the prompts that are there, or on their way, take, in as many batches as they fill."""
-    load = pending_prompts(candidate)
-    if not load.prefill_tokens:
-        return 0.0
-    batches, each = in_batches(load, candidate.max_batch_tokens)
-    return batches * prompt_s(each.prefill_tokens, each.prefill_attended_pairs)
+    predictor: Forecasts
+    budget_s: float
+    decode: Load | None
+    curve: LatencyCurve | None
+    batches: float
+    each: Load | None
+
+    @classmethod
+    def of(cls, candidate: Candidate, predictor: Forecasts) -> _Work:
+        """That of an instance."""
+        state, decode, curve = candidate.state, None, None
+        if state.running_requests:
+            decode = Load.decode(state.running_requests, state.kv_tokens)
+            curve = curve_of(predictor, decode)
+        batches, each = 0.0, None
+        if (pending := pending_prompts(candidate)).prefill_tokens:
+            batches, each = in_batches(pending, candidate.max_batch_tokens)
+        return cls(predictor, candidate.budget_s, decode, curve, batches, each)
+
+    def times(self, clock_mhz: float) -> _Times:
+        """How long it takes at a clock."""
+        decode_s = pending_s = 0.0
+        if self.curve is not None:
+            decode_s = self.curve.mean_s(clock_mhz)
+        elif self.decode is not None:
+            decode_s = mean_at(self.predictor, self.decode, clock_mhz)
+        prompt_s = prefill_mean(self.predictor, clock_mhz)
+        if self.each is not None:
+            each = self.each
+            pending_s = self.batches * prompt_s(each.prefill_tokens, each.prefill_attended_pairs)
+        free_s = self.budget_s - decode_s
+        return _Times(pending_s, free_s, free_s - pending_s, prompt_s)

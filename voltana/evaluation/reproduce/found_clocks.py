@@ -1,7 +1,7 @@
 """The fixed clocks that a search found, kept so that they can be run anew without it.
 
 A search takes some 30 simulations, what it found one. The file is a list as `voltana sweep --list`
-takes it: a scenario a row, whose policies are the reference and the clocks as ``fixed:MHZ/MHZ``.
+takes it: a scenario a row, whose policies are static-max and the clocks as ``fixed:MHZ/MHZ``.
 """
 
 from __future__ import annotations
@@ -120,23 +120,27 @@ def clocks_of(found: Mapping[Served, str], served: Served) -> str:
 def as_searched(rows: Sequence[Row]) -> list[Row]:
     """Rows in which clocks that were given go by the name of the search that found them.
 
-    Whether they keep what the reference keeps is told anew: `chosen_keeps_slo`.
+    Whether they keep what the better reference keeps is told anew: `chosen_keeps_slo`. References
+    are static-max and the fastest clocks, as in a search; these stand before what was found, and
+    are left out.
     """
-    references = {row["run"]: row for row in rows if row["policy"] == best_fixed.REFERENCE}
-    return [
-        row
-        if not row["policy"].startswith(FIXED_PREFIX)
-        else {
-            **row,
-            "policy": best_fixed.NAME,
-            "chosen_keeps_slo": all(
-                _keeps(row[name], references[row["run"]][name]) for name in _KEPT
-            ),
-        }
-        for row in rows
-    ]
+    runs: dict[object, list[Row]] = {}
+    for row in rows:
+        runs.setdefault(row["run"], []).append(row)
+    return [told for run in runs.values() for told in _as_searched(run)]
 
 
-def _keeps(ours: float | None, reference: float | None) -> bool:
-    """Whether a share is within the search's margin of the reference's; one of nothing is."""
-    return ours is None or reference is None or ours >= reference - MARGIN - _ROUNDING
+def _as_searched(run: Sequence[Row]) -> list[Row]:
+    fixed = [row for row in run if row["policy"].startswith(FIXED_PREFIX)]
+    if not fixed:
+        return list(run)
+    others = [row for row in run if row not in fixed]
+    references = [*fixed, *(row for row in others if row["policy"] == best_fixed.REFERENCE)]
+    keeps = all(_keeps(fixed[-1][name], [row[name] for row in references]) for name in _KEPT)
+    return [*others, {**fixed[-1], "policy": best_fixed.NAME, "chosen_keeps_slo": keeps}]
+
+
+def _keeps(ours: float | None, references: Iterable[float | None]) -> bool:
+    """Whether a share is within the search's margin of the references'; one of nothing is."""
+    best = max((kept for kept in references if kept is not None), default=None)
+    return ours is None or best is None or ours >= best - MARGIN - _ROUNDING
