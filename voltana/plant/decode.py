@@ -113,7 +113,7 @@ class DecodeInstance:
             waiting_tokens=self._transferring_tokens + self._blocked_tokens,
             oldest_wait_s=self._events.now_s() - oldest_s(self._blocked) if self._blocked else 0.0,
             clock_mhz=self.runner.board.clock_mhz,
-            demand_per_s=self.runner.loop.demand_per_s(),
+            demand_per_s=self.runner.demand_per_s(),
         )
 
     @property

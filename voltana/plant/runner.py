@@ -154,6 +154,10 @@ class Runner:
         self.board.idle_until(now_s)
         self.loop.decide(IDLE, EMPTY_QUEUE)
 
+    def demand_per_s(self) -> float | None:
+        """Tokens/s that the instance is asked for, as its controller measures them."""
+        return self.loop.demand_per_s()
+
     def statuses(self) -> dict[Status, int]:
         """Number of decisions on iterations, by what they promised."""
         return {
