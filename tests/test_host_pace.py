@@ -70,14 +70,14 @@ def test_the_ledger_sees_it_of_prefill_instances_by_what_their_reports_hold():
         ledger.book(
             Entry(rid=number, prefill="p", decode="d", requests=1, prompt_tokens=9, sent_s=0.0)
         )
-    assert ledger.host_s("p") == ledger.host_s("nobody") == 0.0
+    assert ledger.account("p").pace.each_s == ledger.account("nobody").pace.each_s == 0.0
     for number in range(5):
         ledger.reported("p", number, 0.03 * (number + 1))
-    assert ledger.host_s("p") == pytest.approx(0.03)
+    assert ledger.account("p").pace.each_s == pytest.approx(0.03)
     for number in range(5):
         ledger.prefilled(number, 0.2)
         ledger.reported("d", number, 0.3 + number)
-    assert ledger.host_s("d") == 0.0
+    assert ledger.account("d").pace.each_s == 0.0
 
 
 def told_by_reports(sent, each_s, *, period_s=0.04, named=True):
@@ -97,7 +97,7 @@ def told_by_reports(sent, each_s, *, period_s=0.04, named=True):
         now = {room for room in range(booked) if ready[room] <= at_s} - said
         said |= now
         ledger.reconcile("p", at_s, sorted(now) if named else (), names_waiting=named)
-    return ledger.host_s("p")
+    return ledger.account("p").pace.each_s
 
 
 @settings(max_examples=40, deadline=None)
@@ -131,7 +131,7 @@ def test_what_is_prefilled_elsewhere_is_no_line_of_a_decode_instance_s_host():
         )  # fmt: skip
     for number in range(50):
         ledger.reconcile("d", 0.1 * (number + 1), [number], names_waiting=True)
-    assert ledger.host_s("d") == 0.0
+    assert ledger.account("d").pace.each_s == 0.0
 
 
 def test_a_host_that_stood_still_for_once_is_not_slow_for_ever():

@@ -72,6 +72,12 @@ def _compared(needs: Collection[Need]) -> Callable[[Candidate, Candidate], bool]
     return same
 
 
+def _age_s(candidate: Candidate) -> float:
+    """Age of its report; inf where it is no number."""
+    age_s = candidate.state_age_s
+    return math.inf if math.isnan(age_s) else age_s
+
+
 def _as_table(rows: Iterable[object]) -> Table:
     """Rows of numbers as an array."""
     return np.array(list(rows), dtype=np.float64)
@@ -123,7 +129,7 @@ class KeptPool:
             self._columns.clear()
             self._changes.clear()
             self._ranks = None
-            self._ages_s = [math.inf if math.isnan(c.state_age_s) else c.state_age_s for c in shown]
+            self._ages_s = list(map(_age_s, shown))
             self._reserved_for_s = [candidate.reserved_for_s for candidate in shown]
         self.shown = shown
         self._oldest_s = max(self._ages_s, default=-math.inf)
@@ -134,8 +140,7 @@ class KeptPool:
         ages_s, reserved_for_s = self._ages_s, self._reserved_for_s
         for place in compress(range(len(shown)), map(is_not, shown, last)):
             one, before = shown[place], last[place]
-            age_s, reserved_for_s[place] = one.state_age_s, one.reserved_for_s
-            ages_s[place] = age_s if age_s == age_s else math.inf  # noqa: PLR0124  (nan)
+            ages_s[place], reserved_for_s[place] = _age_s(one), one.reserved_for_s
             if not same(one, before):
                 changes.append(place)
                 if one.instance != before.instance:

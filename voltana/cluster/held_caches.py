@@ -12,13 +12,13 @@ from __future__ import annotations
 from collections import deque
 from typing import TYPE_CHECKING, NamedTuple
 
-from voltana.values import NO_RESERVATION, Reservation
-from voltana_actuatord.quick import maker
+from voltana.values import NO_RESERVATION
+from voltana.values.routing import make_reservation
 
 if TYPE_CHECKING:
     from collections.abc import Hashable
 
-make_reservation = maker(Reservation)
+    from voltana.values import Reservation
 
 LEARNED_SHARE = 0.1
 """Of each cache whose fetching was seen, in the usual time that one is held."""

@@ -16,13 +16,13 @@ from typing import TYPE_CHECKING
 
 from voltana.cluster.held_caches import HeldCaches
 from voltana.cluster.host_pace import HostPace
-from voltana.values import NO_RESERVATION, Reservation
-from voltana_actuatord.quick import maker
+from voltana.values import NO_RESERVATION
+from voltana.values.routing import make_reservation
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Iterable
 
-make_reservation = maker(Reservation)
+    from voltana.values import Reservation
 
 INGEST_S = 0.02
 """Time from sending a request until its scheduler counts it: HTTP, tokenisation, one message. An
@@ -272,22 +272,6 @@ class Ledger:
                 account.reported(rid)
         if names_waiting:
             account.looked(sampled_s)
-
-    def reserved(self, instance: str) -> Reservation:
-        """What was sent to an instance and is in no report of it yet."""
-        return self.account(instance).reserved()
-
-    def reserved_for_s(self, instance: str, now_s: float) -> float:
-        """How long the oldest of what is reserved has waited to be taken up; 0 without any."""
-        return self.account(instance).reserved_for_s(now_s)
-
-    def host_s(self, instance: str) -> float:
-        """What its host takes over one prompt; 0 where that is not known."""
-        return self.account(instance).pace.each_s
-
-    def total(self, instance: str) -> Reservation:
-        """All that is in flight towards an instance, for planning without any report."""
-        return self.account(instance).total()
 
     def in_flight(self, instance: str) -> int:
         """Requests in flight towards an instance."""

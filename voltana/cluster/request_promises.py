@@ -14,15 +14,13 @@ from typing import TYPE_CHECKING
 from voltana.cluster.promised_requests import PromisedRequests
 from voltana.planning import mean_at
 from voltana.ports import KeepsAccount, TellsExpected, offers
-from voltana.values import attended_pairs
-from voltana.values.work import make_load
+from voltana.values import Load
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Mapping
 
     from voltana.loop import ControlLoop
     from voltana.slo import Slo
-    from voltana.values import Load
 
 
 class RequestPromises:
@@ -181,10 +179,7 @@ class RequestPromises:
             return 0.0
         batches = math.ceil(pending_tokens / self.max_batch_tokens)
         # Those of the batch that runs wait no more for its whole, nor do those behind it for less.
-        tokens = pending_tokens // batches
-        pairs = attended_pairs(tokens)
-        load = make_load(prefill_tokens=tokens, prefill_attended_pairs=pairs)
-        return batches * self._mean_s(load)
+        return batches * self._mean_s(Load.prefill([(pending_tokens // batches, 0)]))
 
     def _mean_s(self, load: Load) -> float:
         predictor = None if self.loop is None else self.loop.predictor

@@ -231,7 +231,7 @@ class _Produced(NamedTuple):
     kv_tokens: int
 
 
-NOTHING_PRODUCED = _Produced(0.0, 0, 0)
+_NOTHING_PRODUCED = _Produced(0.0, 0, 0)
 
 
 def _produced(candidate: Candidate, comes: Upcoming) -> _Produced | None:
@@ -240,7 +240,7 @@ def _produced(candidate: Candidate, comes: Upcoming) -> _Produced | None:
         return None
     state = candidate.state
     if not state.running_requests:
-        return NOTHING_PRODUCED
+        return _NOTHING_PRODUCED
     tokens_per_s = _produced_per_s(candidate, comes)
     return _Produced(tokens_per_s, state.running_requests, state.kv_tokens)
 

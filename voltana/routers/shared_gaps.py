@@ -172,14 +172,13 @@ def _gap(candidate: Candidate) -> _Gap | None:
         return None
     if candidate.predictor is None or not candidate.budget_s < math.inf:
         return None
-    running, clock_mhz = state.running_requests, levels_mhz[-1]
-    work = _Work.of(candidate, candidate.predictor)
-    now = fastest = work.times(clock_mhz)
+    running, work = state.running_requests, _Work.of(candidate, candidate.predictor)
+    now = fastest = work.times(levels_mhz[-1])
     is_late = fastest.spare_s < 0.0 or not running
     if not is_late and state.clock_mhz > 0.0:  # of one that is late at any clock none is asked
-        clock_mhz = nearest_mhz(levels_mhz, state.clock_mhz)
-    if clock_mhz != levels_mhz[-1]:
-        now = work.times(clock_mhz)
+        now_mhz = nearest_mhz(levels_mhz, state.clock_mhz)
+        if now_mhz != levels_mhz[-1]:
+            now = work.times(now_mhz)
     if not math.isfinite(now.spare_s + fastest.spare_s):
         return None
     return _Gap(

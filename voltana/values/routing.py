@@ -7,7 +7,7 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
-from voltana_actuatord.quick import quickly_made
+from voltana_actuatord.quick import maker, quickly_made
 
 if TYPE_CHECKING:
     from voltana.ports import PowerForecasts, PredictorSnapshot
@@ -89,6 +89,8 @@ class Reservation:
     requests: int = 0
     prompt_tokens: int = 0
 
+
+make_reservation = maker(Reservation)
 
 NO_RESERVATION = Reservation()
 

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar, runtime_ch
 import numpy as np
 
 from voltana.operating import prefill_mean
-from voltana.ports import TellsPrefill, offers
+from voltana.ports import offers
 from voltana.predictors.conformal.groups import decode_group, decode_groups
 from voltana.predictors.conformal.room import MeanLine, most_within
+from voltana.promise import bound_on
 from voltana.values import Forecast, Load
 from voltana.viability import forecast_batches
 from voltana_actuatord.quick import maker
@@ -182,7 +183,7 @@ class BoundCurve(NamedTuple):
         if not mean.known:
             return math.inf
         mean_s = mean.mean_s(clock_mhz)
-        upper_s = mean_s + quantile * (mean_s + offset_s)  # `bound_on`, without a call
+        upper_s = bound_on(mean_s, quantile, offset_s)
         return upper_s if upper_s > mean_s else mean_s
 
 
@@ -227,7 +228,6 @@ class ConformalSnapshot:
     _told: TellsMean | None = field(init=False, repr=False)
     _curves: TellsMeanCurve | None = field(init=False, repr=False)
     _lines: TellsMeanLine | None = field(init=False, repr=False)
-    _prefills: TellsPrefill | None = field(init=False, repr=False)
     _decode_group: str | None = field(init=False, repr=False)
     _decode: float = field(init=False, repr=False)
     _room: dict[tuple[int, float, float], int | None] = field(
@@ -244,8 +244,6 @@ class ConformalSnapshot:
         group = decode_group(self.group)
         lines = predictor if group is not None and offers(predictor, TellsMeanLine) else None
         object.__setattr__(self, "_lines", None if self.edges_mhz else lines)
-        prefills = predictor if offers(predictor, TellsPrefill) else None
-        object.__setattr__(self, "_prefills", prefills)
         object.__setattr__(self, "_decode_group", group)
         object.__setattr__(self, "_decode", math.inf if group is None else self._open(group))
 
@@ -305,8 +303,6 @@ class ConformalSnapshot:
 
     def prefill_mean(self, clock_mhz: float) -> Callable[[int, float], float]:
         """See `voltana.ports.TellsPrefill`."""
-        if self._prefills is not None:
-            return self._prefills.prefill_mean(clock_mhz)
         return prefill_mean(self.predictor, clock_mhz)
 
     def to_dict(self) -> Mapping[str, object]:

@@ -220,9 +220,9 @@ def test_a_message_settles_the_rooms_that_it_names() -> None:
         )
     )
     wire.follower.take(wire.message())
-    assert wire.ledger.reserved("decode-0") == Reservation(requests=1, prompt_tokens=9)
+    assert wire.ledger.account("decode-0").reserved() == Reservation(requests=1, prompt_tokens=9)
     wire.follower.take(wire.message(rooms=[77]))
-    assert wire.ledger.reserved("decode-0").requests == 0
+    assert wire.ledger.account("decode-0").reserved().requests == 0
 
 
 def test_the_publisher_sends_what_changes_seldom_on_change_and_once_a_second() -> None:

@@ -31,20 +31,20 @@ def test_a_request_moves_from_reserved_to_reported() -> None:
     ledger = Ledger()
     ledger.book(entry())
     both = Reservation(requests=2, prompt_tokens=30)
-    assert ledger.reserved("p0") == ledger.reserved("d0") == both
+    assert ledger.account("p0").reserved() == ledger.account("d0").reserved() == both
     ledger.reconcile("p0", INGEST_S / 2)
-    assert ledger.reserved("p0") == both
+    assert ledger.account("p0").reserved() == both
     ledger.reconcile("p0", INGEST_S)
-    assert ledger.reserved("p0") == NO_RESERVATION
-    assert ledger.total("p0") == both
+    assert ledger.account("p0").reserved() == NO_RESERVATION
+    assert ledger.account("p0").total() == both
     ledger.reconcile("d0", 5.0)  # still being prefilled: the decode server does not count it
-    assert ledger.reserved("d0") == both
+    assert ledger.account("d0").reserved() == both
     ledger.prefilled("r", 6.0)
-    assert ledger.total("p0") == NO_RESERVATION
+    assert ledger.account("p0").total() == NO_RESERVATION
     ledger.reconcile("d0", 5.9)
-    assert ledger.reserved("d0") == both
+    assert ledger.account("d0").reserved() == both
     ledger.reconcile("d0", 6.0)
-    assert ledger.reserved("d0") == NO_RESERVATION
+    assert ledger.account("d0").reserved() == NO_RESERVATION
     assert ledger.in_flight("d0") == 2
     ledger.finished("r")
     assert ledger.in_flight("d0") == len(ledger) == 0
@@ -54,9 +54,9 @@ def test_a_report_that_names_the_room_settles_it_at_once() -> None:
     ledger = Ledger()
     ledger.book(entry())
     ledger.reconcile("p0", -1.0, rooms=[99])
-    assert ledger.reserved("p0").requests == 2
+    assert ledger.account("p0").reserved().requests == 2
     ledger.reconcile("p0", -1.0, rooms=[8])
-    assert ledger.reserved("p0") == NO_RESERVATION
+    assert ledger.account("p0").reserved() == NO_RESERVATION
 
 
 def by_room(**changes: Any) -> Entry:
@@ -72,25 +72,25 @@ def test_where_waiting_prompts_are_named_each_counts_as_reserved_until_its_room_
     ledger = Ledger()
     ledger.book(by_room())
     ledger.reconcile("p0", 10.0 + 30 * INGEST_S, names_waiting=True)
-    assert ledger.reserved("p0") == Reservation(requests=4, prompt_tokens=100)
+    assert ledger.account("p0").reserved() == Reservation(requests=4, prompt_tokens=100)
     ledger.reconcile("p0", 10.7, [2, 99], names_waiting=True)
-    assert ledger.reserved("p0") == Reservation(requests=3, prompt_tokens=75)
+    assert ledger.account("p0").reserved() == Reservation(requests=3, prompt_tokens=75)
     ledger.reconcile("p0", 10.8, [2, 3, 4], names_waiting=True)  # one of them again
-    assert ledger.reserved("p0") == Reservation(requests=1, prompt_tokens=25)
+    assert ledger.account("p0").reserved() == Reservation(requests=1, prompt_tokens=25)
     ledger.reconcile("p0", 10.9, [1], names_waiting=True)
-    assert ledger.reserved("p0") == NO_RESERVATION
+    assert ledger.account("p0").reserved() == NO_RESERVATION
     assert ledger.in_flight("p0") == 4
     ledger.finished("r")
-    assert ledger.total("p0") == ledger.reserved("p0") == NO_RESERVATION
+    assert ledger.account("p0").total() == ledger.account("p0").reserved() == NO_RESERVATION
 
 
 def test_a_name_that_was_lost_is_waited_for_two_seconds() -> None:
     ledger = Ledger()
     ledger.book(by_room(requests=1, rooms=(1,)))
     ledger.reconcile("p0", 10.0 + NAMED_WITHIN_S - 0.01, names_waiting=True)
-    assert ledger.reserved("p0").requests == 1
+    assert ledger.account("p0").reserved().requests == 1
     ledger.reconcile("p0", 10.0 + NAMED_WITHIN_S, names_waiting=True)
-    assert ledger.reserved("p0") == NO_RESERVATION
+    assert ledger.account("p0").reserved() == NO_RESERVATION
 
 
 @pytest.mark.parametrize("rooms", [(), (1,)])
@@ -101,7 +101,7 @@ def test_reports_that_name_nothing_that_waits_hold_what_was_sent_before(
     ledger = Ledger()
     ledger.book(by_room(requests=1, rooms=rooms))
     ledger.reconcile("p0", 10.0 + INGEST_S, names_waiting=not rooms)
-    assert ledger.reserved("p0") == NO_RESERVATION
+    assert ledger.account("p0").reserved() == NO_RESERVATION
 
 
 def test_what_fails_with_some_of_its_prompts_named_leaves_nothing_behind() -> None:
@@ -111,10 +111,10 @@ def test_what_fails_with_some_of_its_prompts_named_leaves_nothing_behind() -> No
         ledger.reconcile("p0", 10.1, rooms, names_waiting=True)
         ledger.finished("r")
         ledger.book(by_room(rid="again", prompt_tokens=7))
-        assert ledger.reserved("p0") == Reservation(requests=4, prompt_tokens=7)
+        assert ledger.account("p0").reserved() == Reservation(requests=4, prompt_tokens=7)
         ledger.prefilled("again", 11.0)
-        assert ledger.reserved("p0") == NO_RESERVATION
-        assert ledger.reserved("d0").requests == 4
+        assert ledger.account("p0").reserved() == NO_RESERVATION
+        assert ledger.account("d0").reserved().requests == 4
 
 
 def test_the_same_id_is_not_booked_twice() -> None:
@@ -173,12 +173,16 @@ def test_it_agrees_with_a_plain_account_of_every_request(
             ledger.reconcile(instance, sampled_s, rooms)
             plain.report(instance, sampled_s, rooms)
         for instance in ("p0", "p1", *DECODES):
-            assert ledger.reserved(instance) == plain.reserved(instance)
+            assert ledger.account(instance).reserved() == plain.reserved(instance)
             assert ledger.in_flight(instance) == plain.in_flight(instance)
     for rid in list(plain.open):
         ledger.finished(rid)
     for instance in ("p0", "p1", *DECODES):
-        assert ledger.total(instance) == ledger.reserved(instance) == NO_RESERVATION
+        assert (
+            ledger.account(instance).total()
+            == ledger.account(instance).reserved()
+            == NO_RESERVATION
+        )
 
 
 class Plain:
