@@ -190,8 +190,9 @@ def test_progress_rises_to_the_whole_trace():
 class Table:
     """Scores by formula in place of simulations."""
 
-    def __init__(self, size, score):
+    def __init__(self, size, score, *, rises=True):
         self.size = size
+        self.rises = rises
         self._score = score
         self._seen = {}
 
@@ -258,8 +259,8 @@ def test_where_a_faster_clock_takes_from_the_other_role_the_search_goes_on(find,
         axis = int(prefill > decode)
         return Score(0.01 * short, 100.0 + prefill + 2 * decode, axis)
 
-    table = Table(size, score)
-    assert score(*find(table, *start, rises=False)).short == 0
+    table = Table(size, score, rises=False)
+    assert score(*find(table, *start)).short == 0
     assert find(Table(size, score), *start) == (top, top)
 
 

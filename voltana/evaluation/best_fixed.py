@@ -111,17 +111,17 @@ class BestFixed:
             progress: Called with `SEARCH`, simulated seconds and the searched share of the trace's
                 requests.
         """
-        head, rises = _head(scenario), scenario.budget is None
+        head = _head(scenario)
         before = 0
         if head is None:
             runs = PairRuns(scenario, progress)
-            best = search(runs, rises=rises)
+            best = search(runs)
         else:
             first = PairRuns(head, most=HEAD_RUNS)
-            near = approached(first, rises=rises)
+            near = approached(first)
             before = first.count
             runs = PairRuns(scenario, progress, most=REFINING_RUNS)
-            best = refined(runs, near, rises=rises)
+            best = refined(runs, near)
         if progress is not None:
             progress(SEARCH, scenario.trace.arrival_s[-1], len(scenario.trace))
         prefill_mhz, decode_mhz = runs.clocks_mhz(best)
@@ -144,6 +144,8 @@ class PairRuns:
 
     Attributes:
         size: Levels of prefill and of decode.
+        rises: Whether attainment never falls when a clock rises: under a power budget a faster one
+            takes from other instances.
         count: Simulations so far.
     """
 
@@ -157,6 +159,7 @@ class PairRuns:
         roles = (Role.COLOCATED,) if alone else (Role.PREFILL, Role.DECODE)
         self._levels = tuple(_levels(scenario, role) for role in roles)
         self.size = (len(self._levels[0]), 1 if alone else len(self._levels[1]))
+        self.rises = scenario.budget is None
         self.count = 0
         self._scores: dict[Pair, Score] = {}
         self._allowed: Attainment | None = None

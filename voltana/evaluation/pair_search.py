@@ -62,32 +62,29 @@ class Pairs(Protocol):
 
     Attributes:
         size: Levels of prefill and of decode.
+        rises: Whether attainment never falls when a clock rises, so that none keeps enough where
+            the fastest does not.
     """
 
     size: Pair
+    rises: bool
 
     def score(self, pair: Pair) -> Score:
         """The score of a pair; asked for again, it costs nothing."""
         ...
 
 
-def search(pairs: Pairs, *, rises: bool = True) -> Pair:
-    """The best pair that the runs reach; the fastest if none of them keeps enough.
-
-    Args:
-        pairs: What is searched.
-        rises: Whether attainment never falls when a clock rises, so that none keeps enough where
-            the fastest does not. Under a power budget a faster clock takes from other instances.
-    """
-    best = approached(pairs, rises=rises)
+def search(pairs: Pairs) -> Pair:
+    """The best pair that the runs reach; the fastest if none of them keeps enough."""
+    best = approached(pairs)
     return _fastest(pairs) if pairs.score(best).short > 0 else _descended(pairs, best)
 
 
-def approached(pairs: Pairs, *, rises: bool = True) -> Pair:
+def approached(pairs: Pairs) -> Pair:
     """A pair near the best, by lines along either clock: where `refined` starts."""
     best = _fastest(pairs)
     if pairs.score(best).short > 0:
-        if rises:
+        if pairs.rises:
             return best
         best = _scanned(pairs, best, PREFILL)
     stride = _stride(pairs, DECODE)
@@ -99,12 +96,11 @@ def approached(pairs: Pairs, *, rises: bool = True) -> Pair:
     return best
 
 
-def refined(pairs: Pairs, start: Pair, *, rises: bool = True) -> Pair:
+def refined(pairs: Pairs, start: Pair) -> Pair:
     """The best that the runs reach near a pair which was the best for a part of the requests.
 
     Where it keeps too little, the clock of the role that does rises by 1, 2, 4 ... levels until the
     pair keeps enough; the last of these steps is then halved to the slowest clock that does.
-    Arguments as in `search`.
     """
     top = _fastest(pairs)
     below, best, steps = start, start, [1, 1]
@@ -115,7 +111,7 @@ def refined(pairs: Pairs, start: Pair, *, rises: bool = True) -> Pair:
         best = (risen, best[DECODE]) if axis == PREFILL else (best[PREFILL], risen)
         steps[axis] *= 2
     if pairs.score(best).short > 0:
-        return best if rises else search(pairs, rises=False)
+        return best if pairs.rises else search(pairs)
     return _descended(pairs, _halved(pairs, below, best))
 
 
