@@ -73,6 +73,15 @@ def test_memory_that_would_overflow_wakes_the_sleeper():
     assert route(*few) == "b"
 
 
+def test_memory_that_a_faster_clock_keeps_free_lets_the_sleeper_sleep():
+    """At the lowest clock that is in time the batch would settle at more than memory holds."""
+    power = Power(idle_w=1.0, cubic_w=0.0)
+    held = {"kv_capacity_tokens": 140_000.0}  # 124 of them at most
+    assert route(decode("a", 100, power, **held), decode("b", 0, power, **held)) == "a"
+    dear = Power(idle_w=1.0, cubic_w=600.0)  # two slow ones take less than one that is fast
+    assert route(decode("a", 100, dear, **held), decode("b", 0, dear, **held)) == "b"
+
+
 @pytest.mark.parametrize("missing", [{"power": None}, {"predictor": None}, {"state_age_s": 9.0}])
 def test_what_is_unknown_leaves_it_to_the_inner_router(missing):
     power = Power(idle_w=1.0)

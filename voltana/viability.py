@@ -238,28 +238,23 @@ class Settled(NamedTuple):
     power_w: float
 
 
-def settled(table: BatchTable, power: PowerForecasts, demand_per_s: float) -> tuple[Settled, ...]:
-    """Where the batch settles at each level that serves the demand, by ascending clock."""
-    enough = table.in_time_per_s >= demand_per_s
-    found = []
-    for index in np.flatnonzero(enough.any(axis=0) & (demand_per_s > 0.0)).tolist():
-        row = int(enough[:, index].argmax())
-        clock_mhz, iteration_s = float(table.levels_mhz[index]), float(table.mean_s[row, index])
-        batch = min(math.ceil(demand_per_s * iteration_s), int(table.batches[row]))
-        load = Load.decode(batch, int(table.kv_tokens[row] * batch / table.batches[row]))
-        power_w = float(power.forecast_w(load, table.levels_mhz[index : index + 1])[0])
-        found.append(Settled(batch, index, clock_mhz, iteration_s, power_w))
-    return tuple(found)
-
-
-def cheapest_settled(
+def slowest_settled(
     table: BatchTable, power: PowerForecasts, demand_per_s: float
 ) -> Settled | None:
-    """The level, and the batch there, that serves a demand with the least power; None: none does.
+    """Where the batch settles at the slowest level that serves a demand; None if none does.
 
-    Under open-loop arrivals the tokens per second are given, so least power is least energy.
+    Under open-loop arrivals the tokens per second are given, so least power is least energy, and
+    power rises with the clock.
     """
-    return min(settled(table, power, demand_per_s), key=lambda s: s.power_w, default=None)
+    level = lowest_admissible_index(table, demand_per_s) if demand_per_s > 0.0 else None
+    if level is None:
+        return None
+    row = int((table.in_time_per_s[:, level] >= demand_per_s).argmax())
+    iteration_s = float(table.mean_s[row, level])
+    batch = min(math.ceil(demand_per_s * iteration_s), int(table.batches[row]))  # Little's law
+    load = Load.decode(batch, int(table.kv_tokens[row] * batch / table.batches[row]))
+    power_w = float(power.forecast_w(load, table.levels_mhz[level : level + 1])[0])
+    return Settled(batch, level, float(table.levels_mhz[level]), iteration_s, power_w)
 
 
 def tile_end(table: BatchTable, batch: float) -> int:

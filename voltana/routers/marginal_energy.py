@@ -19,25 +19,23 @@ from typing import TYPE_CHECKING, NamedTuple, cast
 
 from voltana.errors import invalid
 from voltana.levels import nearest_mhz
-from voltana.operating import operating_point, power_at
+from voltana.operating import power_at
 from voltana.planning import GROWTH_TOKENS, mean_at, upcoming
 from voltana.pool import IN_FLIGHT, NAME, KeptPool
 from voltana.ports import needs_of
 from voltana.routers.least_memory import LeastMemory
 from voltana.values import IntendedDemand, Load, Need, Role
 from voltana.values.work import make_load
+from voltana.viability import slowest_settled, tabulate
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from voltana.planning import Upcoming
     from voltana.pool import Pool
-    from voltana.ports import Router
+    from voltana.ports import PowerForecasts, Router
     from voltana.values import Candidate, Deferral, Request
-
-SETTLING_ROUNDS = 4
-"""Batch, clock and latency settle within a few rounds: latency is nearly affine in the batch."""
-
+    from voltana.viability import BatchTable
 
 BINS = (0.02, 0.1, 0.1)
 """Demands that differ by less, in tokens per second, context and requests, share one answer."""
@@ -152,9 +150,20 @@ class MarginalEnergy:
 
     def _least_power(self, model: Candidate, instances: int, awake: int, demand: _Demand) -> int:
         assert model.power is not None
+        assert model.predictor is not None
         idle_w = power_at(model.power, Load(), model.levels_mhz[0])
+        table = tabulate(
+            model.predictor,
+            model.levels_mhz,
+            context_tokens=demand.context_tokens,
+            threshold_s=model.budget_s,
+            kv_capacity_tokens=model.kv_capacity_tokens,
+            kv_reserved_tokens=GROWTH_TOKENS,
+            max_requests=self._memory_share * model.max_running_requests,
+            memory_share=self._memory_share,
+        )
         powers_w = {
-            count: self._power_w(model, count, demand) + (instances - count) * idle_w
+            count: _power_w(table, model.power, count, demand) + (instances - count) * idle_w
             for count in (awake - 1, awake, awake + 1)
             if 1 <= count <= instances
         }
@@ -163,26 +172,14 @@ class MarginalEnergy:
             return instances
         return best if powers_w[best] < (1.0 - self._saving) * powers_w[awake] else awake
 
-    def _power_w(self, model: Candidate, awake: int, demand: _Demand) -> float:
-        """Power of so many instances if they share the demand; inf if they cannot."""
-        share_per_s, context = demand.tokens_per_s / awake, demand.context_tokens
-        held = model.kv_capacity_tokens / (context + GROWTH_TOKENS)
-        most = self._memory_share * min(held, model.max_running_requests)
-        batch = max(1.0, demand.requests / awake)
-        power_w, settled = math.inf, (0, 0)
-        for _ in range(SETTLING_ROUNDS):
-            runs = max(1, round(batch)), max(1, round(batch * context))
-            if runs == settled:  # the answer would be the same
-                break
-            settled = runs
-            settled_s, power_w = operating_point(model, Load.decode(*runs))
-            batch = share_per_s * settled_s
-            if not batch <= most or batch == math.inf:  # nor where the model knows no latency (nan)
-                return math.inf
-        return awake * power_w
-
     def __repr__(self) -> str:
         return f"MarginalEnergy({self._inner!r}, saving={self._saving:g})"
+
+
+def _power_w(table: BatchTable, power: PowerForecasts, awake: int, demand: _Demand) -> float:
+    """Power of so many instances where they settle sharing the demand; inf if they cannot."""
+    found = slowest_settled(table, power, demand.tokens_per_s / awake)
+    return math.inf if found is None else awake * found.power_w
 
 
 class _Demand(NamedTuple):
