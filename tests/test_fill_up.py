@@ -142,12 +142,29 @@ def test_what_nobody_can_have_done_in_time_joins_the_line_that_is_lost():
 
 
 def test_beside_a_lost_line_others_are_filled_to_where_they_can_promise():
-    """At 0.6 s 12,000 tokens are just in time: 10,800 leave a tenth, 9,000 a margin of a fifth."""
+    """At 0.6 s 12,000 tokens are just in time, and 10,000 are with a margin of a fifth."""
     lost = prefill("a", 30_000, margin=0.2)
-    assert route(FillUp(), lost, prefill("b", 8_400, margin=0.2)) == "b"
-    assert route(FillUp(), lost, prefill("b", 8_600, margin=0.2)) == "a"
-    assert route(FillUp(), lost, prefill("b", 10_200)) == "b"
-    assert route(FillUp(), lost, prefill("b", 10_400)) == "a"
+    assert route(FillUp(), lost, prefill("b", 9_400, margin=0.2)) == "b"
+    assert route(FillUp(), lost, prefill("b", 9_600, margin=0.2)) == "a"
+    assert route(FillUp(), lost, prefill("b", 9_600)) == "b"
+
+
+def test_beside_a_lost_line_a_device_takes_the_last_prompt_that_is_in_time():
+    """Of prompts that take a quarter of the deadline: with less than a tenth left, four fit."""
+    assert route(FillUp(), prefill("a", 30_000), prefill("b", 8_700), tokens=2_900) == "b"
+
+
+def test_beside_a_lost_line_that_of_a_host_ends_a_tenth_of_the_deadline_early():
+    """The device would hurry for what comes late from its host: 0.51 s and 25 ms, or 0.52 s."""
+    lost, free = prefill("a", 30_000), prefill("b", 0)
+    assert route(FillUp(), lost, dataclasses.replace(free, reserved_for_s=0.51)) == "b"
+    assert route(FillUp(), lost, dataclasses.replace(free, reserved_for_s=0.52)) == "a"
+
+
+def test_beside_a_lost_line_one_without_a_deadline_is_in_time():
+    """Though its host has the longer line, so that it is not filled up."""
+    unknown = dataclasses.replace(prefill("b", 0), reserved_for_s=0.1, budget_s=math.inf)
+    assert route(FillUp(), prefill("a", 30_000), unknown) == "b"
 
 
 @given(st.integers(0, 23_000), st.floats(0.0, 0.4))
