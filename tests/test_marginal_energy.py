@@ -16,6 +16,7 @@ from voltana.routers.marginal_energy import MarginalEnergy
 from voltana.testing import samples
 from voltana.testing.samples import LinearSnapshot
 from voltana.values import InstanceState, Role
+from voltana.viability import ASKED_ROWS
 
 LEVELS = tuple(float(mhz) for mhz in range(570, 1411, 30))
 MODEL = LinearSnapshot()
@@ -164,3 +165,50 @@ def test_what_an_instance_produces_is_forecast_anew_with_its_next_iteration():
     ]
     router.route(samples.request(1), later)
     assert sum(count == 1 for _, count in asked) == 4
+
+
+POWER = Power(20.0)
+
+
+def asked_for(router, *running, **changes):
+    """What a router intends for instances that run so many, each asked for 40 tokens/s by one."""
+    pool = [decode(f"d{i}", n, POWER, **changes) for i, n in enumerate(running)]
+    states = [
+        dataclasses.replace(c.state, demand_per_s=40.0 * n)
+        for c, n in zip(pool, running, strict=True)
+    ]
+    return router.intended(
+        [dataclasses.replace(c, state=state) for c, state in zip(pool, states, strict=True)]
+    )
+
+
+def test_one_table_answers_for_any_number_of_instances():
+    """Eight instances have what one can serve: each step of the way asks the same model."""
+    asked = []
+
+    class Counting(LinearSnapshot):
+        def forecast(self, load, clocks_mhz):
+            asked.append(len(clocks_mhz))
+            return super().forecast(load, clocks_mhz)
+
+    assert len(asked_for(MarginalEnergy(), *[5] * 8, predictor=Counting())) == 1
+    assert asked.count(len(LEVELS)) <= ASKED_ROWS
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"budget_s": 0.012},
+        {"levels_mhz": LEVELS[:1]},
+        {"kv_capacity_tokens": 30_000.0},
+        {"max_running_requests": 40},
+    ],
+)
+def test_what_was_answered_of_other_thresholds_levels_or_memory_is_no_answer(changes):
+    """Budgets, limits and memory may change, or differ between instances, under one model."""
+    router = MarginalEnergy()
+    calm = asked_for(router, 250, 10)
+    assert len(calm) == 1
+    assert asked_for(router, 250, 10, **changes) == asked_for(MarginalEnergy(), 250, 10, **changes)
+    assert len(asked_for(router, 250, 10, **changes)) == 2
+    assert asked_for(router, 250, 10) == calm

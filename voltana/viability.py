@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from voltana.operating import power_at
 from voltana.ports import TellsBatches, offers
 from voltana.values import Load
 
@@ -93,6 +94,12 @@ class BatchTable:
         late = self.upper_s[:rows] > self.threshold_s
         in_time: Table = np.where(late, 0.0, self.rate_per_s[:rows])
         return in_time
+
+    @cached_property
+    def most_in_time_per_s(self) -> FloatArray:
+        """Most of `in_time_per_s` at each level."""
+        most: FloatArray = np.maximum.reduce(self.in_time_per_s, axis=0, initial=0.0)
+        return most
 
 
 def tabulate(
@@ -204,8 +211,10 @@ def served_per_s(table: BatchTable, most: float = math.inf) -> FloatArray:
         most: Largest batch that counts, at least 1. It takes as long as the tile that it is in.
 
     Returns:
-        Shape (l,); 0 where no batch fits.
+        Shape (l,), to be read alone; 0 where no batch fits.
     """
+    if most == math.inf:
+        return table.most_in_time_per_s
     in_time_per_s, last = table.in_time_per_s, table.row(most)
     served: FloatArray = np.maximum.reduce(in_time_per_s[:last], axis=0, initial=0.0)
     if last < len(in_time_per_s):
@@ -253,8 +262,8 @@ def slowest_settled(
     iteration_s = float(table.mean_s[row, level])
     batch = min(math.ceil(demand_per_s * iteration_s), int(table.batches[row]))  # Little's law
     load = Load.decode(batch, int(table.kv_tokens[row] * batch / table.batches[row]))
-    power_w = float(power.forecast_w(load, table.levels_mhz[level : level + 1])[0])
-    return Settled(batch, level, float(table.levels_mhz[level]), iteration_s, power_w)
+    clock_mhz = float(table.levels_mhz[level])
+    return Settled(batch, level, clock_mhz, iteration_s, power_at(power, load, clock_mhz))
 
 
 def tile_end(table: BatchTable, batch: float) -> int:

@@ -15,6 +15,7 @@ trade-off; J. D. C. Little, Operations Research 9 (1961).
 from __future__ import annotations
 
 import math
+from operator import attrgetter
 from typing import TYPE_CHECKING, NamedTuple, cast
 
 from voltana.errors import invalid
@@ -37,11 +38,17 @@ if TYPE_CHECKING:
     from voltana.values import Candidate, Deferral, Request
     from voltana.viability import BatchTable
 
-BINS = (0.02, 0.1, 0.1)
-"""Demands that differ by less, in tokens per second, context and requests, share one answer."""
+BINS = (0.02, 0.1)
+"""Demands that differ by less, in tokens per second and context, share one answer."""
 
 MOST_ANSWERS = 256
 """Answers that are remembered: demand moves among a few bins, until the models are renewed."""
+
+MOST_TABLES = 8
+"""Tables that are: one answers for any demand, and any number of instances."""
+
+_FACTS = attrgetter("levels_mhz", "budget_s", "kv_capacity_tokens", "max_running_requests")
+"""What an answer depends on beside the models."""
 
 
 class MarginalEnergy:
@@ -77,6 +84,7 @@ class MarginalEnergy:
         self._memory_share = memory_share
         self._max_age_s = max_age_s
         self._answers: dict[tuple[object, ...], tuple[int, Candidate]] = {}
+        self._tables: dict[tuple[object, ...], tuple[BatchTable, Candidate]] = {}
         self._kept = KeptPool(self.needs)
 
     @property
@@ -111,8 +119,7 @@ class MarginalEnergy:
         pool_per_s = sum(cast("list[float]", measured))
         if not 0.0 < pool_per_s < math.inf:
             return {}
-        demand = runs._replace(tokens_per_s=pool_per_s, requests=max(runs.requests, 1.0))
-        awake = self._awake_in_the_end(pool, demand)
+        awake = self._awake_in_the_end(pool, runs._replace(tokens_per_s=pool_per_s))
         intended = IntendedDemand(pool_per_s=pool_per_s, share=1.0 / awake)
         return dict.fromkeys(pool.take_busiest(awake).column(NAME), intended)
 
@@ -138,7 +145,7 @@ class MarginalEnergy:
         """So many as are awake, or one more or less; worked out once for each question."""
         model = pool.busiest()  # the one whose power is best known
         bins = demand.bins()
-        question = (bins, awake, len(pool), id(model.predictor), id(model.power))
+        question = (bins, awake, len(pool), id(model.predictor), id(model.power), _FACTS(model))
         known = self._answers.get(question)
         if known is None:
             if len(self._answers) >= MOST_ANSWERS:
@@ -148,20 +155,31 @@ class MarginalEnergy:
             known = self._answers[question] = count, model
         return known[0]
 
+    def _table(self, model: Candidate, context_tokens: float) -> BatchTable:
+        """Iterations of every batch that an instance may settle at."""
+        assert model.predictor is not None
+        question = (context_tokens, id(model.predictor), _FACTS(model))
+        known = self._tables.get(question)
+        if known is None:
+            if len(self._tables) >= MOST_TABLES:
+                self._tables.clear()
+            table = tabulate(
+                model.predictor,
+                model.levels_mhz,
+                context_tokens=context_tokens,
+                threshold_s=model.budget_s,
+                kv_capacity_tokens=model.kv_capacity_tokens,
+                kv_reserved_tokens=GROWTH_TOKENS,
+                max_requests=self._memory_share * model.max_running_requests,
+                memory_share=self._memory_share,
+            )
+            known = self._tables[question] = table, model
+        return known[0]
+
     def _least_power(self, model: Candidate, instances: int, awake: int, demand: _Demand) -> int:
         assert model.power is not None
-        assert model.predictor is not None
         idle_w = power_at(model.power, Load(), model.levels_mhz[0])
-        table = tabulate(
-            model.predictor,
-            model.levels_mhz,
-            context_tokens=demand.context_tokens,
-            threshold_s=model.budget_s,
-            kv_capacity_tokens=model.kv_capacity_tokens,
-            kv_reserved_tokens=GROWTH_TOKENS,
-            max_requests=self._memory_share * model.max_running_requests,
-            memory_share=self._memory_share,
-        )
+        table = self._table(model, demand.context_tokens)
         powers_w = {
             count: _power_w(table, model.power, count, demand) + (instances - count) * idle_w
             for count in (awake - 1, awake, awake + 1)
@@ -188,24 +206,18 @@ class _Demand(NamedTuple):
     Attributes:
         tokens_per_s: Tokens that are produced per second; inf where a model knows no latency yet.
         context_tokens: Of a request, on average.
-        requests: Those that run.
     """
 
     tokens_per_s: float
     context_tokens: float
-    requests: float
 
-    def bins(self) -> tuple[int, int, int]:
+    def bins(self) -> tuple[int, int]:
         """The bins that it falls into, within which the answer is the same."""
-        of_tokens, of_context, of_requests = BINS
-        return (
-            _bin(self.tokens_per_s, of_tokens),
-            _bin(self.context_tokens, of_context),
-            _bin(self.requests, of_requests),
-        )
+        of_tokens, of_context = BINS
+        return _bin(self.tokens_per_s, of_tokens), _bin(self.context_tokens, of_context)
 
     @classmethod
-    def of(cls, bins: tuple[int, int, int]) -> _Demand:
+    def of(cls, bins: tuple[int, int]) -> _Demand:
         """The middle of bins."""
         return cls(*[math.exp(step * width) for step, width in zip(bins, BINS, strict=True)])
 
@@ -267,7 +279,7 @@ def _demand(pool: Pool) -> _Demand | None:
         return None
     told = cast("list[_Produced]", produced)
     tokens_per_s, requests, kv_tokens = map(sum, zip(*told, strict=True))
-    return _Demand(tokens_per_s, max(kv_tokens, 1) / max(requests, 1), requests)
+    return _Demand(tokens_per_s, max(kv_tokens, 1) / max(requests, 1))
 
 
 def _is_known(candidate: Candidate) -> bool:
