@@ -15,7 +15,7 @@ from voltana.levels import nearest_mhz
 from voltana.routers.marginal_energy import MarginalEnergy
 from voltana.testing import samples
 from voltana.testing.samples import LinearSnapshot
-from voltana.values import InstanceState, Role
+from voltana.values import Forecast, InstanceState, Role
 from voltana.viability import ASKED_ROWS
 
 LEVELS = tuple(float(mhz) for mhz in range(570, 1411, 30))
@@ -165,6 +165,22 @@ def test_what_an_instance_produces_is_forecast_anew_with_its_next_iteration():
     ]
     router.route(samples.request(1), later)
     assert sum(count == 1 for _, count in asked) == 4
+
+
+class Tight:
+    """Iterations of which five requests are in time at the highest clock, and eight are not."""
+
+    def forecast(self, load, clocks_mhz):
+        mean_s = (0.048 + 4e-4 * load.decode_requests) * LEVELS[-1] / clocks_mhz
+        return Forecast(clocks_mhz=clocks_mhz, mean_s=mean_s, upper_s=mean_s)
+
+
+def test_a_few_requests_are_gathered_where_a_whole_tile_would_be_late():
+    power = Power(20.0)
+    few = [decode(name, n, power, predictor=Tight()) for name, n in (("a", 2), ("b", 1))]
+    assert route(*few) == "a"
+    more = [decode(name, n, power, predictor=Tight()) for name, n in (("a", 5), ("b", 4))]
+    assert route(*more) == "b"
 
 
 POWER = Power(20.0)

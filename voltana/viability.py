@@ -112,6 +112,7 @@ def tabulate(
     kv_reserved_tokens: float = 0.0,
     max_requests: float = math.inf,
     memory_share: float = 1.0,
+    step: int = ROW,
 ) -> BatchTable:
     """Tabulate the iterations of every batch that memory holds.
 
@@ -124,12 +125,13 @@ def tabulate(
         kv_reserved_tokens: Tokens that the engine keeps free in it for each request.
         max_requests: Requests that the engine runs at once.
         memory_share: Share of the KV cache that may be used.
+        step: Requests from one row to the next, and of the first.
     """
     levels = np.asarray(levels_mhz, dtype=np.float64)
     each = max(context_tokens + kv_reserved_tokens, 1e-9)
     memory_batch = min(memory_share * kv_capacity_tokens / each, max_requests)
     quick = offers(predictor, TellsBatches)
-    batches = _rows(memory_batch, 0 if quick else ASKED_ROWS)
+    batches = _rows(memory_batch, 0 if quick else ASKED_ROWS, step)
     kv_tokens = np.floor(batches * context_tokens)
     mean_s, upper_s = forecast_batches(predictor, batches, kv_tokens, levels)
     return BatchTable(
@@ -287,15 +289,15 @@ def drained_per_s(table: BatchTable, batch: float, demand_per_s: float) -> float
     return rate_per_s * batch / float(table.batches[row]) - demand_per_s
 
 
-def _rows(memory_batch: float, most: int = 0) -> FloatArray:
+def _rows(memory_batch: float, most: int = 0, step: int = ROW) -> FloatArray:
     """The batches of a table's rows: ends of tiles, and last what memory holds."""
-    return _rows_up_to(math.floor(max(min(memory_batch, LARGEST_BATCH), 0.0)), most)
+    return _rows_up_to(math.floor(max(min(memory_batch, LARGEST_BATCH), 0.0)), most, step)
 
 
 @lru_cache(maxsize=1024)
-def _rows_up_to(largest: int, most: int) -> FloatArray:
+def _rows_up_to(largest: int, most: int, step: int) -> FloatArray:
     """`_rows` for a whole number of requests; remembered, and so not to be written to."""
-    fine = np.arange(ROW, min(largest, FINE_BATCH) + 1, ROW, dtype=np.float64)
+    fine = np.arange(step, min(largest, FINE_BATCH) + 1, step, dtype=np.float64)
     coarse = np.arange(FINE_BATCH + COARSE_ROW, largest + 1, COARSE_ROW, dtype=np.float64)
     rows = np.concatenate([fine, coarse])
     if largest and (not len(rows) or rows[-1] < largest):

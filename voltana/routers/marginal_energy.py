@@ -15,6 +15,7 @@ trade-off; J. D. C. Little, Operations Research 9 (1961).
 from __future__ import annotations
 
 import math
+from functools import partial
 from operator import attrgetter
 from typing import TYPE_CHECKING, NamedTuple, cast
 
@@ -27,7 +28,7 @@ from voltana.ports import needs_of
 from voltana.routers.least_memory import LeastMemory
 from voltana.values import IntendedDemand, Load, Need, Role
 from voltana.values.work import make_load
-from voltana.viability import slowest_settled, tabulate
+from voltana.viability import ROW, slowest_settled, tabulate
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -157,24 +158,35 @@ class MarginalEnergy:
 
     def _table(self, model: Candidate, context_tokens: float) -> BatchTable:
         """Iterations of every batch that an instance may settle at."""
-        assert model.predictor is not None
         question = (context_tokens, id(model.predictor), _FACTS(model))
         known = self._tables.get(question)
         if known is None:
             if len(self._tables) >= MOST_TABLES:
                 self._tables.clear()
-            table = tabulate(
-                model.predictor,
-                model.levels_mhz,
-                context_tokens=context_tokens,
-                threshold_s=model.budget_s,
-                kv_capacity_tokens=model.kv_capacity_tokens,
-                kv_reserved_tokens=GROWTH_TOKENS,
-                max_requests=self._memory_share * model.max_running_requests,
-                memory_share=self._memory_share,
-            )
-            known = self._tables[question] = table, model
+            known = self._tables[question] = self._tabulated(model, context_tokens), model
         return known[0]
+
+    def _tabulated(self, model: Candidate, context_tokens: float) -> BatchTable:
+        """That table; where its first row is late, of fewer requests, one by one.
+
+        Long contexts leave time for a few requests, where a tight threshold leaves none for eight.
+        """
+        assert model.predictor is not None
+        most = self._memory_share * model.max_running_requests
+        table_up_to = partial(
+            tabulate,
+            model.predictor,
+            model.levels_mhz,
+            context_tokens=context_tokens,
+            threshold_s=model.budget_s,
+            kv_capacity_tokens=model.kv_capacity_tokens,
+            kv_reserved_tokens=GROWTH_TOKENS,
+            memory_share=self._memory_share,
+        )
+        table = table_up_to(max_requests=most)
+        if table.fitting_rows:  # mostly
+            return table
+        return table_up_to(max_requests=min(most, ROW - 1), step=1)
 
     def _least_power(self, model: Candidate, instances: int, awake: int, demand: _Demand) -> int:
         assert model.power is not None
