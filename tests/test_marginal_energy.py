@@ -167,6 +167,14 @@ def test_what_an_instance_produces_is_forecast_anew_with_its_next_iteration():
     assert sum(count == 1 for _, count in asked) == 4
 
 
+def test_instances_of_a_single_place_are_awake_one_by_one():
+    power = Power(idle_w=1.0, cubic_w=0.0)
+    pool = [decode(name, n, power, max_running_requests=1) for name, n in (("a", 1), ("b", 0))]
+    asked = [dataclasses.replace(c.state, demand_per_s=50.0) for c in pool]
+    pool = [dataclasses.replace(c, state=s) for c, s in zip(pool, asked, strict=True)]
+    assert set(MarginalEnergy().intended(pool)) == {"a"}
+
+
 class Tight:
     """Iterations of which five requests are in time at the highest clock, and eight are not."""
 

@@ -172,7 +172,8 @@ class MarginalEnergy:
         Long contexts leave time for a few requests, where a tight threshold leaves none for eight.
         """
         assert model.predictor is not None
-        most = self._memory_share * model.max_running_requests
+        places = model.max_running_requests
+        most = max(self._memory_share * places, min(places, 1.0))  # a single one may be taken
         table_up_to = partial(
             tabulate,
             model.predictor,
