@@ -10,7 +10,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from tests.tiled_plant import LEVELS, OWED, Cubic, Tiled, Unknown, asked, plan, table
-from voltana.controllers.decode_plan import NO_PLAN, SURE
+from voltana.controllers.decode_demand import SURE
+from voltana.controllers.decode_plan import NO_PLAN
 from voltana.controllers.finding_room import most_on_average
 from voltana.controllers.held_back import held_back
 from voltana.values import Binding, IntendedDemand, Load

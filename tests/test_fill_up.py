@@ -149,6 +149,24 @@ def test_beside_a_lost_line_others_are_filled_to_where_they_can_promise():
     assert route(FillUp(), lost, prefill("b", 9_600)) == "b"
 
 
+def test_beside_a_lost_line_a_device_takes_the_last_prompt_that_is_in_time():
+    """Of prompts that take a quarter of the deadline: with less than a tenth left, four fit."""
+    assert route(FillUp(), prefill("a", 30_000), prefill("b", 8_700), tokens=2_900) == "b"
+
+
+def test_beside_a_lost_line_that_of_a_host_ends_a_tenth_of_the_deadline_early():
+    """The device would hurry for what comes late from its host: 0.51 s and 25 ms, or 0.52 s."""
+    lost, free = prefill("a", 30_000), prefill("b", 0)
+    assert route(FillUp(), lost, dataclasses.replace(free, reserved_for_s=0.51)) == "b"
+    assert route(FillUp(), lost, dataclasses.replace(free, reserved_for_s=0.52)) == "a"
+
+
+def test_beside_a_lost_line_one_without_a_deadline_is_in_time():
+    """Though its host has the longer line, so that it is not filled up."""
+    unknown = dataclasses.replace(prefill("b", 0), reserved_for_s=0.1, budget_s=math.inf)
+    assert route(FillUp(), prefill("a", 30_000), unknown) == "b"
+
+
 @given(st.integers(0, 23_000), st.floats(0.0, 0.4))
 def test_a_burst_that_passes_makes_no_line_lost(tokens, margin):
     """What is late by less than a deadline may be in time again: nothing is added to it."""

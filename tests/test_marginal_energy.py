@@ -15,7 +15,8 @@ from voltana.levels import nearest_mhz
 from voltana.routers.marginal_energy import MarginalEnergy
 from voltana.testing import samples
 from voltana.testing.samples import LinearSnapshot
-from voltana.values import InstanceState, Role
+from voltana.values import Forecast, InstanceState, Role
+from voltana.viability import ASKED_ROWS
 
 LEVELS = tuple(float(mhz) for mhz in range(570, 1411, 30))
 MODEL = LinearSnapshot()
@@ -71,6 +72,15 @@ def test_memory_that_would_overflow_wakes_the_sleeper():
     assert route(*tight) == "b"
     few = [decode(c.instance, c.in_flight, power, max_running_requests=110) for c in calm]
     assert route(*few) == "b"
+
+
+def test_memory_that_a_faster_clock_keeps_free_lets_the_sleeper_sleep():
+    """At the lowest clock that is in time the batch would settle at more than memory holds."""
+    power = Power(idle_w=1.0, cubic_w=0.0)
+    held = {"kv_capacity_tokens": 140_000.0}  # 124 of them at most
+    assert route(decode("a", 100, power, **held), decode("b", 0, power, **held)) == "a"
+    dear = Power(idle_w=1.0, cubic_w=600.0)  # two slow ones take less than one that is fast
+    assert route(decode("a", 100, dear, **held), decode("b", 0, dear, **held)) == "b"
 
 
 @pytest.mark.parametrize("missing", [{"power": None}, {"predictor": None}, {"state_age_s": 9.0}])
@@ -155,3 +165,74 @@ def test_what_an_instance_produces_is_forecast_anew_with_its_next_iteration():
     ]
     router.route(samples.request(1), later)
     assert sum(count == 1 for _, count in asked) == 4
+
+
+def test_instances_of_a_single_place_are_awake_one_by_one():
+    power = Power(idle_w=1.0, cubic_w=0.0)
+    pool = [decode(name, n, power, max_running_requests=1) for name, n in (("a", 1), ("b", 0))]
+    asked = [dataclasses.replace(c.state, demand_per_s=50.0) for c in pool]
+    pool = [dataclasses.replace(c, state=s) for c, s in zip(pool, asked, strict=True)]
+    assert set(MarginalEnergy().intended(pool)) == {"a"}
+
+
+class Tight:
+    """Iterations of which five requests are in time at the highest clock, and eight are not."""
+
+    def forecast(self, load, clocks_mhz):
+        mean_s = (0.048 + 4e-4 * load.decode_requests) * LEVELS[-1] / clocks_mhz
+        return Forecast(clocks_mhz=clocks_mhz, mean_s=mean_s, upper_s=mean_s)
+
+
+def test_a_few_requests_are_gathered_where_a_whole_tile_would_be_late():
+    power = Power(20.0)
+    few = [decode(name, n, power, predictor=Tight()) for name, n in (("a", 2), ("b", 1))]
+    assert route(*few) == "a"
+    more = [decode(name, n, power, predictor=Tight()) for name, n in (("a", 5), ("b", 4))]
+    assert route(*more) == "b"
+
+
+POWER = Power(20.0)
+
+
+def asked_for(router, *running, **changes):
+    """What a router intends for instances that run so many, each asked for 40 tokens/s by one."""
+    pool = [decode(f"d{i}", n, POWER, **changes) for i, n in enumerate(running)]
+    states = [
+        dataclasses.replace(c.state, demand_per_s=40.0 * n)
+        for c, n in zip(pool, running, strict=True)
+    ]
+    return router.intended(
+        [dataclasses.replace(c, state=state) for c, state in zip(pool, states, strict=True)]
+    )
+
+
+def test_one_table_answers_for_any_number_of_instances():
+    """Eight instances have what one can serve: each step of the way asks the same model."""
+    asked = []
+
+    class Counting(LinearSnapshot):
+        def forecast(self, load, clocks_mhz):
+            asked.append(len(clocks_mhz))
+            return super().forecast(load, clocks_mhz)
+
+    assert len(asked_for(MarginalEnergy(), *[5] * 8, predictor=Counting())) == 1
+    assert asked.count(len(LEVELS)) <= ASKED_ROWS
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"budget_s": 0.012},
+        {"levels_mhz": LEVELS[:1]},
+        {"kv_capacity_tokens": 30_000.0},
+        {"max_running_requests": 40},
+    ],
+)
+def test_what_was_answered_of_other_thresholds_levels_or_memory_is_no_answer(changes):
+    """Budgets, limits and memory may change, or differ between instances, under one model."""
+    router = MarginalEnergy()
+    calm = asked_for(router, 250, 10)
+    assert len(calm) == 1
+    assert asked_for(router, 250, 10, **changes) == asked_for(MarginalEnergy(), 250, 10, **changes)
+    assert len(asked_for(router, 250, 10, **changes)) == 2
+    assert asked_for(router, 250, 10) == calm

@@ -149,6 +149,15 @@ def test_nothing_waits_for_an_instance_whose_cache_is_full_of_what_runs_while_an
     assert full_beside(40, 40) == 0.0
 
 
+def test_of_a_line_before_prefill_only_those_wait_whose_places_may_not_be_free_by_then():
+    """While a hundred are prefilled a hundred end, by chance 20 fewer; and the next one waits."""
+    router = ViableBatch(MarginalEnergy())
+    pool = [replace(asked(name, 40, 1500.0), max_running_requests=40.0) for name in ("a", "b")]
+    lines = [replace(one, in_flight=40 + sent) for one, sent in zip(pool, (100, 0), strict=True)]
+    pools_s = [router.intended(some)["b"].pool_per_s - 3000.0 for some in (pool, lines)]
+    assert [per_s * CLEARED_S / GROWTH_TOKENS for per_s in pools_s] == [2.0, 22.0]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("hardware", "model", "rate_rps"),

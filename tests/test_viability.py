@@ -15,13 +15,12 @@ from voltana.predictors.ecopred import EcoPred
 from voltana.values import Forecast, Load, Outcome
 from voltana.viability import (
     BatchTable,
-    cheapest_settled,
     drained_per_s,
     ends_in_memory,
     largest_viable_batch,
     lowest_admissible_index,
     served_per_s,
-    settled,
+    slowest_settled,
     tabulate,
     tile_end,
 )
@@ -88,7 +87,7 @@ def test_what_is_not_known_serves_nothing() -> None:
     assert largest_viable_batch(made) == 0
     assert not served_per_s(made).any()
     assert lowest_admissible_index(made, 1.0) is None
-    assert cheapest_settled(made, Cubic(), 1.0) is None
+    assert slowest_settled(made, Cubic(), 1.0) is None
 
 
 def test_the_largest_viable_batch_ends_at_the_threshold_or_at_memory() -> None:
@@ -106,22 +105,23 @@ def test_the_largest_viable_batch_ends_at_the_threshold_or_at_memory() -> None:
 
 
 @given(st.floats(1.0, 9000.0))
-def test_settled_batches_are_viable_and_serve_the_demand(demand_per_s: float) -> None:
-    made, most = table(), largest_viable_batch(table())
-    found = settled(made, Cubic(), demand_per_s)
+def test_a_settled_batch_is_viable_and_serves_the_demand(demand_per_s: float) -> None:
+    made = table()
+    point = slowest_settled(made, Cubic(), demand_per_s)
     lowest = lowest_admissible_index(made, demand_per_s)
-    assert (lowest is None) == (not found)
-    for point in found:
-        assert 1 <= point.batch <= most
-        assert point.batch / point.iteration_s >= demand_per_s * (1 - 1e-9) or (
-            point.batch == tile_end(made, point.batch)
-        )
-        assert point.iteration_s <= made.threshold_s
-    if found:
-        assert found[0].level == lowest
-        cheapest = cheapest_settled(made, Cubic(), demand_per_s)
-        assert cheapest is not None
-        assert cheapest.power_w == min(point.power_w for point in found)
+    assert (lowest is None) == (point is None)
+    if point is None:
+        return
+    assert point.level == lowest
+    assert 1 <= point.batch <= largest_viable_batch(made)
+    assert point.batch / point.iteration_s >= demand_per_s * (1 - 1e-9) or (
+        point.batch == tile_end(made, point.batch)
+    )
+    assert point.iteration_s <= made.threshold_s
+
+
+def test_nothing_settles_without_demand() -> None:
+    assert slowest_settled(table(), Cubic(), 0.0) is None
 
 
 def test_one_request_beyond_a_tile_is_drained_more_slowly() -> None:

@@ -6,6 +6,7 @@ import math
 
 import numpy as np
 
+from voltana.controllers.decode_demand import DecodeDemand, WaitsForRoom
 from voltana.controllers.decode_plan import make_plan
 from voltana.values import Forecast, IntendedDemand
 from voltana.viability import tabulate
@@ -37,8 +38,15 @@ def table(model, threshold_s=0.06, capacity=math.inf, most=1024.0):
     )
 
 
+WAITS = frozenset({"affordable", "held", "late"})
+OF_DEMAND = frozenset({"burst", "slack", "intended", "error", "error_by_now", "unseen"})
+
+
 def plan(made, demand, **options):
-    return make_plan(made, **{"demand_per_s": demand, "slack": 0.0, "burst": 10.0, **options})
+    waits = WaitsForRoom(**{name: options.pop(name) for name in WAITS & options.keys()})
+    known = {name: options.pop(name) for name in OF_DEMAND & options.keys()}
+    asks = DecodeDemand(now_per_s=demand, **({"burst": 10.0} | known))
+    return make_plan(made, asks, waits, **options)
 
 
 def asked(per_s):

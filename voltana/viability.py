@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from voltana.operating import power_at
 from voltana.ports import TellsBatches, offers
 from voltana.values import Load
 
@@ -94,6 +95,12 @@ class BatchTable:
         in_time: Table = np.where(late, 0.0, self.rate_per_s[:rows])
         return in_time
 
+    @cached_property
+    def most_in_time_per_s(self) -> FloatArray:
+        """Most of `in_time_per_s` at each level."""
+        most: FloatArray = np.maximum.reduce(self.in_time_per_s, axis=0, initial=0.0)
+        return most
+
 
 def tabulate(
     predictor: Forecasts,
@@ -105,6 +112,7 @@ def tabulate(
     kv_reserved_tokens: float = 0.0,
     max_requests: float = math.inf,
     memory_share: float = 1.0,
+    step: int = ROW,
 ) -> BatchTable:
     """Tabulate the iterations of every batch that memory holds.
 
@@ -117,12 +125,13 @@ def tabulate(
         kv_reserved_tokens: Tokens that the engine keeps free in it for each request.
         max_requests: Requests that the engine runs at once.
         memory_share: Share of the KV cache that may be used.
+        step: Requests from one row to the next, and of the first.
     """
     levels = np.asarray(levels_mhz, dtype=np.float64)
     each = max(context_tokens + kv_reserved_tokens, 1e-9)
     memory_batch = min(memory_share * kv_capacity_tokens / each, max_requests)
     quick = offers(predictor, TellsBatches)
-    batches = _rows(memory_batch, 0 if quick else ASKED_ROWS)
+    batches = _rows(memory_batch, 0 if quick else ASKED_ROWS, step)
     kv_tokens = np.floor(batches * context_tokens)
     mean_s, upper_s = forecast_batches(predictor, batches, kv_tokens, levels)
     return BatchTable(
@@ -204,8 +213,10 @@ def served_per_s(table: BatchTable, most: float = math.inf) -> FloatArray:
         most: Largest batch that counts, at least 1. It takes as long as the tile that it is in.
 
     Returns:
-        Shape (l,); 0 where no batch fits.
+        Shape (l,), to be read alone; 0 where no batch fits.
     """
+    if most == math.inf:
+        return table.most_in_time_per_s
     in_time_per_s, last = table.in_time_per_s, table.row(most)
     served: FloatArray = np.maximum.reduce(in_time_per_s[:last], axis=0, initial=0.0)
     if last < len(in_time_per_s):
@@ -238,28 +249,23 @@ class Settled(NamedTuple):
     power_w: float
 
 
-def settled(table: BatchTable, power: PowerForecasts, demand_per_s: float) -> tuple[Settled, ...]:
-    """Where the batch settles at each level that serves the demand, by ascending clock."""
-    enough = table.in_time_per_s >= demand_per_s
-    found = []
-    for index in np.flatnonzero(enough.any(axis=0) & (demand_per_s > 0.0)).tolist():
-        row = int(enough[:, index].argmax())
-        clock_mhz, iteration_s = float(table.levels_mhz[index]), float(table.mean_s[row, index])
-        batch = min(math.ceil(demand_per_s * iteration_s), int(table.batches[row]))
-        load = Load.decode(batch, int(table.kv_tokens[row] * batch / table.batches[row]))
-        power_w = float(power.forecast_w(load, table.levels_mhz[index : index + 1])[0])
-        found.append(Settled(batch, index, clock_mhz, iteration_s, power_w))
-    return tuple(found)
-
-
-def cheapest_settled(
+def slowest_settled(
     table: BatchTable, power: PowerForecasts, demand_per_s: float
 ) -> Settled | None:
-    """The level, and the batch there, that serves a demand with the least power; None: none does.
+    """Where the batch settles at the slowest level that serves a demand; None if none does.
 
-    Under open-loop arrivals the tokens per second are given, so least power is least energy.
+    Under open-loop arrivals the tokens per second are given, so least power is least energy, and
+    power rises with the clock.
     """
-    return min(settled(table, power, demand_per_s), key=lambda s: s.power_w, default=None)
+    level = lowest_admissible_index(table, demand_per_s) if demand_per_s > 0.0 else None
+    if level is None:
+        return None
+    row = int((table.in_time_per_s[:, level] >= demand_per_s).argmax())
+    iteration_s = float(table.mean_s[row, level])
+    batch = min(math.ceil(demand_per_s * iteration_s), int(table.batches[row]))  # Little's law
+    load = Load.decode(batch, int(table.kv_tokens[row] * batch / table.batches[row]))
+    clock_mhz = float(table.levels_mhz[level])
+    return Settled(batch, level, clock_mhz, iteration_s, power_at(power, load, clock_mhz))
 
 
 def tile_end(table: BatchTable, batch: float) -> int:
@@ -283,15 +289,15 @@ def drained_per_s(table: BatchTable, batch: float, demand_per_s: float) -> float
     return rate_per_s * batch / float(table.batches[row]) - demand_per_s
 
 
-def _rows(memory_batch: float, most: int = 0) -> FloatArray:
+def _rows(memory_batch: float, most: int = 0, step: int = ROW) -> FloatArray:
     """The batches of a table's rows: ends of tiles, and last what memory holds."""
-    return _rows_up_to(math.floor(max(min(memory_batch, LARGEST_BATCH), 0.0)), most)
+    return _rows_up_to(math.floor(max(min(memory_batch, LARGEST_BATCH), 0.0)), most, step)
 
 
 @lru_cache(maxsize=1024)
-def _rows_up_to(largest: int, most: int) -> FloatArray:
+def _rows_up_to(largest: int, most: int, step: int) -> FloatArray:
     """`_rows` for a whole number of requests; remembered, and so not to be written to."""
-    fine = np.arange(ROW, min(largest, FINE_BATCH) + 1, ROW, dtype=np.float64)
+    fine = np.arange(step, min(largest, FINE_BATCH) + 1, step, dtype=np.float64)
     coarse = np.arange(FINE_BATCH + COARSE_ROW, largest + 1, COARSE_ROW, dtype=np.float64)
     rows = np.concatenate([fine, coarse])
     if largest and (not len(rows) or rows[-1] < largest):

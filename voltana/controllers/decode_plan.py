@@ -31,6 +31,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from voltana.controllers.coasting import coasting_index
+from voltana.controllers.decode_demand import NOBODY_WAITS
 from voltana.controllers.finding_room import most_on_average
 from voltana.controllers.held_back import held_back
 from voltana.controllers.within_error import within_error
@@ -38,15 +39,10 @@ from voltana.values import Binding
 from voltana.viability import largest_viable_batch, served_per_s
 
 if TYPE_CHECKING:
+    from voltana.controllers.decode_demand import DecodeDemand, WaitsForRoom
     from voltana.ports import PowerForecasts
-    from voltana.values import FloatArray, IntendedDemand
+    from voltana.values import FloatArray
     from voltana.viability import BatchTable
-
-SURE = 2.0
-"""Standard errors of the demand within which it has to be servable before tokens are put off."""
-
-MOST_SHARING = 1024.0
-"""Instances that are planned for as one queue: of more, what chance asks of each is hardly less."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,18 +87,10 @@ NO_PLAN = DecodePlan()
 
 def make_plan(
     table: BatchTable,
+    demand: DecodeDemand,
+    waits: WaitsForRoom = NOBODY_WAITS,
     *,
-    demand_per_s: float,
-    slack: float,
-    burst: float,
-    intended: IntendedDemand | None = None,
-    error: float = 0.0,
-    error_by_now: float = 0.0,
-    unseen: float = 0.0,
     in_force: DecodePlan = NO_PLAN,
-    affordable: float = math.inf,
-    held: float = 0.0,
-    late: float = 1.0,
     batch: int = 0,
     power: PowerForecasts | None = None,
     max_power_w: float = math.inf,
@@ -111,80 +99,40 @@ def make_plan(
 
     Args:
         table: Iterations of every batch at the permitted levels.
-        demand_per_s: rho of the envelope, in tokens/s.
-        slack: Share by which more is planned for.
-        burst: sigma of the envelope, in requests.
-        intended: What the instance will be asked for, where its router says so: the batch settles
-            by it, and the barrier keeps what may come meanwhile as well.
-        error: Relative error of the demand; a level that serves it within that stays.
-        error_by_now: Likewise, greater where the demand is no average over its time constant yet:
-            a level is not raised for what is not known, and lowered as before.
-        unseen: Share of what the average stands for that is from before the instance woke: batches
-            coast the more carefully the less was seen.
+        demand: What the instance is asked for.
+        waits: Who may wait for room.
         in_force: The plan before.
-        affordable: Requests that may wait for room for each token/s that the fastest level serves.
-        held: Likewise, of those whom a router holds back while every instance is at its boundary:
-            of a burst they need no room.
-        late: Share of the requests that may find no room; 1 keeps a burst free alone.
         batch: Requests that run; 0 never coasts, as where the demand has yet to be learned.
         power: Says which clocks boards hold, and what coasting saves; None takes every clock for
             held, and never coasts.
         max_power_w: Power limit of all devices of the instance.
     """
-    lasting_per_s = demand_per_s
-    if intended is not None:
-        lasting_per_s = intended.tokens_per_s
-        demand_per_s = max(demand_per_s, lasting_per_s)
     viable = largest_viable_batch(table)
-    fastest = len(table.levels_mhz) - 1
     if not viable:
         known = bool(np.isfinite(table.upper_s).any())
         return NO_PLAN if not known else DecodePlan(viable_batch=0, end=Binding.THRESHOLD)
     if power is not None and max_power_w < math.inf:
         table = held_back(table, power, viable, max_power_w)
-    rate_per_s = table.rate_per_s
     full = viable >= table.batches[-1]  # nothing but memory ends them
-    traps = not full and _traps(table, rate_per_s[:, fastest], viable, burst, demand_per_s)
-    most_per_s = float(rate_per_s[table.row(viable), fastest])
-    wanted_per_s = (1.0 + slack) * lasting_per_s
-    most, most_served_per_s = float(viable), table.in_time_per_s[:, fastest].max()
-    if full:
-        most = _most_with_room(
-            viable,
-            wanted_per_s,
-            most_per_s,
-            burst=burst,
-            late=late,
-            affordable=affordable,
-            sharing=_sharing(intended, held, affordable),
-        )
+    most_per_s = float(table.rate_per_s[table.row(viable), -1])
+    most = _most_with_room(viable, most_per_s, demand, waits) if full else float(viable)
     served = served_per_s(table, most)
-    settling = _settling(served, wanted_per_s, (max(error, error_by_now), error), in_force.settling)
-    if (1.0 + SURE * error) * wanted_per_s > most_served_per_s:
-        settling = fastest  # what a slower one puts off might never be served
+    settling = _settling(table, served, demand, in_force.settling)
     slowest = np.full(len(table.batches), settling)
-    sure = (1.0 + max(SURE * max(error, error_by_now), unseen)) * wanted_per_s <= served[fastest]
-    settled_row = _settled_row(table, settling, wanted_per_s)
-    fills_below = 0.0 if settled_row is None else float(table.batches[settled_row]) - burst
+    settled_row = _settled_row(table, settling, demand.wanted_per_s)
+    fills_below = 0.0 if settled_row is None else float(table.batches[settled_row]) - demand.burst
+    sure = demand.at_most_unseen_per_s <= served[-1]
     if power is not None and settled_row is not None and 0 < batch < fills_below and sure:
         slowest[table.batches < fills_below] = coasting_index(
             table,
             power,
             batch=batch,
-            demand_per_s=wanted_per_s,
+            demand_per_s=demand.wanted_per_s,
             settling=settling,
             settled_row=settled_row,
         )
-    if traps:
-        let_in = max(burst - held * most_per_s, 1.0) if held else burst
-        kept = _barrier(
-            table,
-            viable,
-            most_per_s,
-            demand_per_s=demand_per_s,
-            lasting_per_s=lasting_per_s,
-            burst=let_in,
-        )
+    if not full and _traps(table, viable, demand):
+        kept = _barrier(table, viable, most_per_s, demand, waits)
         np.maximum(slowest, kept, out=slowest)
     return DecodePlan(
         batches=tuple(table.batches.tolist()),
@@ -192,57 +140,32 @@ def make_plan(
         settling=settling,
         viable_batch=math.inf if full else viable,
         end=Binding.MEMORY if full else Binding.BOUNDARY,
-        demand_per_s=demand_per_s,
+        demand_per_s=demand.coming_per_s,
         fills_below=fills_below,
     )
 
 
 def _most_with_room(
-    viable: int,
-    wanted_per_s: float,
-    most_per_s: float,
-    *,
-    burst: float,
-    late: float,
-    affordable: float,
-    sharing: float,
+    viable: int, most_per_s: float, demand: DecodeDemand, waits: WaitsForRoom
 ) -> float:
     """The largest batch to settle at where memory ends the viable ones, in requests.
 
     Args:
         viable: N.
-        wanted_per_s: Tokens/s that the level is to serve.
         most_per_s: What the fastest level serves there.
-        burst: sigma.
-        late: Share of the requests that may find no room.
-        affordable: Requests that may wait for room for each token/s that the fastest level serves.
-        sharing: Instances that are one queue to those who wait.
+        demand: What the level is to serve.
+        waits: Who may wait.
     """
+    sharing = waits.sharing(demand.intended)
     pooled = most_on_average(
         round(sharing * viable),
-        sharing * wanted_per_s,
+        sharing * demand.wanted_per_s,
         sharing * most_per_s,
-        late=late,
-        affordable=affordable,
+        late=waits.late,
+        affordable=waits.affordable,
     )
-    return min(pooled / sharing, viable - burst / math.sqrt(sharing) + affordable * most_per_s)
-
-
-def _sharing(intended: IntendedDemand | None, held: float, affordable: float) -> float:
-    """Instances that are one queue to those who wait for room: one where nobody is held back.
-
-    Whom a router holds back goes to whichever has room first. Who may be held for a part of what
-    one may wait counts as that part.
-
-    Args:
-        intended: What the instance will be asked for.
-        held: Requests that may be held back for each token/s that the fastest level serves.
-        affordable: Likewise, that may wait for room.
-    """
-    if intended is None or not held or not affordable or not 0.0 < intended.share < 1.0:
-        return 1.0
-    part = 1.0 if held >= affordable else held / affordable
-    return 1.0 + (min(1.0 / intended.share, MOST_SHARING) - 1.0) * part
+    free = demand.burst / math.sqrt(sharing) - waits.affordable * most_per_s
+    return min(pooled / sharing, viable - free)
 
 
 def _settled_row(table: BatchTable, settling: int, wanted_per_s: float) -> int | None:
@@ -262,23 +185,24 @@ def _barrier(
     table: BatchTable,
     viable: int,
     most_per_s: float,
-    *,
-    demand_per_s: float,
-    lasting_per_s: float,
-    burst: float,
+    demand: DecodeDemand,
+    waits: WaitsForRoom,
 ) -> np.ndarray[tuple[int], np.dtype[np.intp]]:
     """Index of the slowest level of each row that keeps a burst inside; the fastest if none does.
+
+    What comes now as well is kept from where what is let in of a burst would reach the end; before
+    it, what lasts.
 
     Args:
         table: The iterations.
         viable: N.
         most_per_s: What the fastest level serves there.
-        demand_per_s: rho, of what comes now as well: kept from where a burst would reach the end.
-        lasting_per_s: Of what lasts: kept before.
-        burst: sigma, or what is let in of it.
+        demand: What is asked for.
+        waits: Who may wait.
     """
+    burst = waits.let_in(demand.burst, most_per_s)
     beyond = table.batches - (viable - burst)
-    kept_per_s = np.where(beyond < 0.0, lasting_per_s, demand_per_s)
+    kept_per_s = np.where(beyond < 0.0, demand.lasting_per_s, demand.coming_per_s)
     spare_per_s = np.maximum(most_per_s - kept_per_s, 0.0)
     keeps = table.rate_per_s >= (kept_per_s + spare_per_s * beyond / max(burst, 1.0))[:, None]
     keeps[:, -1] = True
@@ -286,31 +210,33 @@ def _barrier(
     return slowest
 
 
-def _traps(
-    table: BatchTable, fastest_per_s: FloatArray, viable: int, burst: float, demand_per_s: float
-) -> bool:
+def _traps(table: BatchTable, viable: int, demand: DecodeDemand) -> bool:
     """Whether a burst may lead beyond the viable batches to where the fastest level is too slow."""
     # The first request beyond the end pads the batch to the next tile.
     first = int(table.batches.searchsorted(viable, side="right"))
-    last = int(table.batches.searchsorted(viable + burst + 8))
+    last = int(table.batches.searchsorted(viable + demand.burst + 8))
     if first >= len(table.batches):
         return False
+    fastest_per_s = table.rate_per_s[:, -1]
     padded_per_s = fastest_per_s[first] * viable / table.batches[first]
     least_per_s = np.minimum.reduce(fastest_per_s[first:last], initial=math.inf)
-    return bool(padded_per_s < demand_per_s or least_per_s < demand_per_s)
+    return bool(min(padded_per_s, least_per_s) < demand.coming_per_s)
 
 
-def _settling(
-    served: FloatArray, wanted_per_s: float, errors: tuple[float, float], in_force: int
-) -> int:
+def _settling(table: BatchTable, served: FloatArray, demand: DecodeDemand, in_force: int) -> int:
     """Index of the slowest level that serves what is wanted; the one in force within the errors.
 
+    The fastest where even that one might not serve it: what a slower one puts off might never be
+    served.
+
     Args:
-        served: Tokens/s at each level.
-        wanted_per_s: What is wanted.
-        errors: Relative errors of that, down and up.
+        table: The iterations.
+        served: Tokens/s at each level, where there is room.
+        demand: What is asked for.
         in_force: Index of the level in force.
     """
-    down, up = errors
-    wanted = ((1.0 - down) * wanted_per_s, wanted_per_s, (1.0 + up) * wanted_per_s)
-    return within_error(served >= np.array(wanted)[:, None], in_force)
+    if demand.at_most_per_s > table.in_time_per_s[:, -1].max():
+        return len(served) - 1
+    wanted_per_s, most_error = demand.wanted_per_s, max(demand.error, demand.error_by_now)
+    wanted = np.array([1.0 - most_error, 1.0, 1.0 + demand.error]) * wanted_per_s
+    return within_error(served >= wanted[:, None], in_force)

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
+from voltana.controllers.decode_demand import DecodeDemand, WaitsForRoom
 from voltana.controllers.decode_plan import NO_PLAN, DecodePlan, make_plan
 from voltana.controllers.demand_envelope import DemandEnvelope
 from voltana.controllers.held_level import HeldLevel
@@ -206,25 +207,32 @@ class EnergyOptimal:
         if not envelope.measured:
             in_force, demand_per_s = self._found(table)
         known_by_per_s = demand_per_s if intended is None else intended.pool_per_s
-        let_in_s = LET_IN_BY * self._slo.ttft_s
         self._plan_to_come = partial(
             make_plan,
             table,
-            demand_per_s=demand_per_s,
-            slack=self.price.slack,
-            burst=envelope.burst_requests,
-            late=self._late_share,
-            intended=intended,
-            error=envelope.relative_error(known_by_per_s),
-            error_by_now=envelope.error_by_now(known_by_per_s),
-            unseen=envelope.unseen(now_s),
+            DecodeDemand(
+                now_per_s=demand_per_s,
+                burst=envelope.burst_requests,
+                slack=self.price.slack,
+                intended=intended,
+                error=envelope.relative_error(known_by_per_s),
+                error_by_now=envelope.error_by_now(known_by_per_s),
+                unseen=envelope.unseen(now_s),
+            ),
+            self._waits(envelope.owed_tokens, intended),
             in_force=in_force,
-            affordable=let_in_s / envelope.owed_tokens,
-            held=0.0 if intended is None else min(intended.held_s, let_in_s) / envelope.owed_tokens,
             batch=load.decode_requests,
             # It may learn before then.
             power=cast("FreezesPower", power).snapshot() if self._power_freezes else power,
             max_power_w=self._max_power_w,
+        )
+
+    def _waits(self, owed_tokens: float, intended: IntendedDemand | None) -> WaitsForRoom:
+        """Who may wait for room, where an answer is so many tokens."""
+        let_in_s = LET_IN_BY * self._slo.ttft_s
+        held_s = 0.0 if intended is None else min(intended.held_s, let_in_s)
+        return WaitsForRoom(
+            affordable=let_in_s / owed_tokens, held=held_s / owed_tokens, late=self._late_share
         )
 
     def _found(self, table: BatchTable) -> tuple[DecodePlan, float]:

@@ -12,9 +12,13 @@ the threshold together, and every prompt is late from then on; so what is in exc
 which is lost already, and the others serve in time what they can. Lines beside a lost one all end
 at their deadline, so that what is expected there counts with the margin that the promises of first
 tokens have learned: boards that hold no fastest clock, and batches that end with later prompts,
-make the last of them late, and the device has enough to do without them. A prompt that takes longer
-than its threshold by itself is balanced as before: where all are like that (a threshold that nobody
-can keep) there is none to protect, and one line would grow beside idle instances.
+make the last of them late, and the device has enough to do without them. Where it is the host that
+fills a line, that line ends a tenth of the deadline early: for prompts that come so late from a
+host its device would run at its fastest, and serve no more of them. Where the device does, the last
+tenth may be all that one long prompt more needs, and without it the device would idle. A prompt
+that takes longer than its threshold by itself is balanced as before: where all are like that (a
+threshold that nobody can keep) there is none to protect, and one line would grow beside idle
+instances.
 
 What is pending beyond a batch of the engine takes as many batches as it fills.
 
@@ -48,6 +52,11 @@ if TYPE_CHECKING:
     from voltana.pool import Pool
     from voltana.ports import Forecasts
     from voltana.values import Candidate, Request
+
+
+LEFT_BY_HOSTS = 0.1
+"""Share of the deadline that lines of hosts leave beside a lost one: prefill plans with less than
+all of it, and would hurry for the rest."""
 
 
 class FillUp:
@@ -112,10 +121,10 @@ def _late_everywhere_s(
 ) -> list[float]:
     """By how much each instance is expected to be late with it at its fastest level.
 
-    Empty where one is in time: with the margin of its promises where a line is lost, which is late
-    by more than a deadline and will not come back soon; else as expected, for a burst that passes
-    need cost no line. Most decisions end at the first instance: the fastest level is asked about no
-    further.
+    Empty where one is in time: with the margin of its promises, and of a host's line something to
+    spare, where a line is lost, which is late by more than a deadline and will not come back soon;
+    else as expected, for a burst that passes need cost no line. Most decisions end at the first
+    instance: the fastest level is asked about no further.
     """
     late_s, lost = [], False
     at_fastest_s = map(_one_by_one(request, _AT_FASTEST), pool.column(_pending))
@@ -123,9 +132,10 @@ def _late_everywhere_s(
     for host_s, device_s, margin, own_left_s in zip(
         prepared_s, at_fastest_s, margins, left_s, strict=True
     ):
-        own_late_s = host_s + device_s - own_left_s
-        if own_late_s + margin * device_s <= 0.0:
+        usable = 1.0 - LEFT_BY_HOSTS if host_s > device_s else 1.0
+        if host_s + (1.0 + margin) * device_s <= usable * own_left_s:  # which may be inf
             return []
+        own_late_s = host_s + device_s - own_left_s
         lost = lost or own_late_s > own_left_s
         late_s.append(own_late_s)
     return late_s if lost or min(late_s) > 0.0 else []

@@ -15,35 +15,41 @@ trade-off; J. D. C. Little, Operations Research 9 (1961).
 from __future__ import annotations
 
 import math
+from functools import partial
+from operator import attrgetter
 from typing import TYPE_CHECKING, NamedTuple, cast
 
 from voltana.errors import invalid
 from voltana.levels import nearest_mhz
-from voltana.operating import operating_point, power_at
+from voltana.operating import power_at
 from voltana.planning import GROWTH_TOKENS, mean_at, upcoming
 from voltana.pool import IN_FLIGHT, NAME, KeptPool
 from voltana.ports import needs_of
 from voltana.routers.least_memory import LeastMemory
 from voltana.values import IntendedDemand, Load, Need, Role
 from voltana.values.work import make_load
+from voltana.viability import ROW, slowest_settled, tabulate
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from voltana.planning import Upcoming
     from voltana.pool import Pool
-    from voltana.ports import Router
+    from voltana.ports import PowerForecasts, Router
     from voltana.values import Candidate, Deferral, Request
+    from voltana.viability import BatchTable
 
-SETTLING_ROUNDS = 4
-"""Batch, clock and latency settle within a few rounds: latency is nearly affine in the batch."""
-
-
-BINS = (0.02, 0.1, 0.1)
-"""Demands that differ by less, in tokens per second, context and requests, share one answer."""
+BINS = (0.02, 0.1)
+"""Demands that differ by less, in tokens per second and context, share one answer."""
 
 MOST_ANSWERS = 256
 """Answers that are remembered: demand moves among a few bins, until the models are renewed."""
+
+MOST_TABLES = 8
+"""Tables that are: one answers for any demand, and any number of instances."""
+
+_FACTS = attrgetter("levels_mhz", "budget_s", "kv_capacity_tokens", "max_running_requests")
+"""What an answer depends on beside the models."""
 
 
 class MarginalEnergy:
@@ -79,6 +85,7 @@ class MarginalEnergy:
         self._memory_share = memory_share
         self._max_age_s = max_age_s
         self._answers: dict[tuple[object, ...], tuple[int, Candidate]] = {}
+        self._tables: dict[tuple[object, ...], tuple[BatchTable, Candidate]] = {}
         self._kept = KeptPool(self.needs)
 
     @property
@@ -113,8 +120,7 @@ class MarginalEnergy:
         pool_per_s = sum(cast("list[float]", measured))
         if not 0.0 < pool_per_s < math.inf:
             return {}
-        demand = runs._replace(tokens_per_s=pool_per_s, requests=max(runs.requests, 1.0))
-        awake = self._awake_in_the_end(pool, demand)
+        awake = self._awake_in_the_end(pool, runs._replace(tokens_per_s=pool_per_s))
         intended = IntendedDemand(pool_per_s=pool_per_s, share=1.0 / awake)
         return dict.fromkeys(pool.take_busiest(awake).column(NAME), intended)
 
@@ -140,7 +146,7 @@ class MarginalEnergy:
         """So many as are awake, or one more or less; worked out once for each question."""
         model = pool.busiest()  # the one whose power is best known
         bins = demand.bins()
-        question = (bins, awake, len(pool), id(model.predictor), id(model.power))
+        question = (bins, awake, len(pool), id(model.predictor), id(model.power), _FACTS(model))
         known = self._answers.get(question)
         if known is None:
             if len(self._answers) >= MOST_ANSWERS:
@@ -150,11 +156,45 @@ class MarginalEnergy:
             known = self._answers[question] = count, model
         return known[0]
 
+    def _table(self, model: Candidate, context_tokens: float) -> BatchTable:
+        """Iterations of every batch that an instance may settle at."""
+        question = (context_tokens, id(model.predictor), _FACTS(model))
+        known = self._tables.get(question)
+        if known is None:
+            if len(self._tables) >= MOST_TABLES:
+                self._tables.clear()
+            known = self._tables[question] = self._tabulated(model, context_tokens), model
+        return known[0]
+
+    def _tabulated(self, model: Candidate, context_tokens: float) -> BatchTable:
+        """That table; where its first row is late, of fewer requests, one by one.
+
+        Long contexts leave time for a few requests, where a tight threshold leaves none for eight.
+        """
+        assert model.predictor is not None
+        places = model.max_running_requests
+        most = max(self._memory_share * places, min(places, 1.0))  # a single one may be taken
+        table_up_to = partial(
+            tabulate,
+            model.predictor,
+            model.levels_mhz,
+            context_tokens=context_tokens,
+            threshold_s=model.budget_s,
+            kv_capacity_tokens=model.kv_capacity_tokens,
+            kv_reserved_tokens=GROWTH_TOKENS,
+            memory_share=self._memory_share,
+        )
+        table = table_up_to(max_requests=most)
+        if table.fitting_rows:  # mostly
+            return table
+        return table_up_to(max_requests=min(most, ROW - 1), step=1)
+
     def _least_power(self, model: Candidate, instances: int, awake: int, demand: _Demand) -> int:
         assert model.power is not None
         idle_w = power_at(model.power, Load(), model.levels_mhz[0])
+        table = self._table(model, demand.context_tokens)
         powers_w = {
-            count: self._power_w(model, count, demand) + (instances - count) * idle_w
+            count: _power_w(table, model.power, count, demand) + (instances - count) * idle_w
             for count in (awake - 1, awake, awake + 1)
             if 1 <= count <= instances
         }
@@ -163,26 +203,14 @@ class MarginalEnergy:
             return instances
         return best if powers_w[best] < (1.0 - self._saving) * powers_w[awake] else awake
 
-    def _power_w(self, model: Candidate, awake: int, demand: _Demand) -> float:
-        """Power of so many instances if they share the demand; inf if they cannot."""
-        share_per_s, context = demand.tokens_per_s / awake, demand.context_tokens
-        held = model.kv_capacity_tokens / (context + GROWTH_TOKENS)
-        most = self._memory_share * min(held, model.max_running_requests)
-        batch = max(1.0, demand.requests / awake)
-        power_w, settled = math.inf, (0, 0)
-        for _ in range(SETTLING_ROUNDS):
-            runs = max(1, round(batch)), max(1, round(batch * context))
-            if runs == settled:  # the answer would be the same
-                break
-            settled = runs
-            settled_s, power_w = operating_point(model, Load.decode(*runs))
-            batch = share_per_s * settled_s
-            if not batch <= most or batch == math.inf:  # nor where the model knows no latency (nan)
-                return math.inf
-        return awake * power_w
-
     def __repr__(self) -> str:
         return f"MarginalEnergy({self._inner!r}, saving={self._saving:g})"
+
+
+def _power_w(table: BatchTable, power: PowerForecasts, awake: int, demand: _Demand) -> float:
+    """Power of so many instances where they settle sharing the demand; inf if they cannot."""
+    found = slowest_settled(table, power, demand.tokens_per_s / awake)
+    return math.inf if found is None else awake * found.power_w
 
 
 class _Demand(NamedTuple):
@@ -191,24 +219,18 @@ class _Demand(NamedTuple):
     Attributes:
         tokens_per_s: Tokens that are produced per second; inf where a model knows no latency yet.
         context_tokens: Of a request, on average.
-        requests: Those that run.
     """
 
     tokens_per_s: float
     context_tokens: float
-    requests: float
 
-    def bins(self) -> tuple[int, int, int]:
+    def bins(self) -> tuple[int, int]:
         """The bins that it falls into, within which the answer is the same."""
-        of_tokens, of_context, of_requests = BINS
-        return (
-            _bin(self.tokens_per_s, of_tokens),
-            _bin(self.context_tokens, of_context),
-            _bin(self.requests, of_requests),
-        )
+        of_tokens, of_context = BINS
+        return _bin(self.tokens_per_s, of_tokens), _bin(self.context_tokens, of_context)
 
     @classmethod
-    def of(cls, bins: tuple[int, int, int]) -> _Demand:
+    def of(cls, bins: tuple[int, int]) -> _Demand:
         """The middle of bins."""
         return cls(*[math.exp(step * width) for step, width in zip(bins, BINS, strict=True)])
 
@@ -270,7 +292,7 @@ def _demand(pool: Pool) -> _Demand | None:
         return None
     told = cast("list[_Produced]", produced)
     tokens_per_s, requests, kv_tokens = map(sum, zip(*told, strict=True))
-    return _Demand(tokens_per_s, max(kv_tokens, 1) / max(requests, 1), requests)
+    return _Demand(tokens_per_s, max(kv_tokens, 1) / max(requests, 1))
 
 
 def _is_known(candidate: Candidate) -> bool:

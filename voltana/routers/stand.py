@@ -139,8 +139,10 @@ class Stand:
     def waiting(self, *, room: bool) -> float:
         """Requests that wait for its room, at most; 0 or less where none does.
 
+        While those before it are prefilled, as many end as are expected to.
+
         Args:
             room: Whether another instance has room, so that nobody waits but those sent here.
         """
-        lacking = self.lacking(0.0)
+        lacking = self.lacking(0.0) - (self._requests - self._in_the_end())
         return min(lacking, self._requests - self._running) if room else lacking
