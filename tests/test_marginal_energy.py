@@ -167,6 +167,23 @@ def test_what_an_instance_produces_is_forecast_anew_with_its_next_iteration():
     assert sum(count == 1 for _, count in asked) == 4
 
 
+class Cliff:
+    """Iterations of 54 ms up to 256 requests at the highest clock, and of 67 beyond."""
+
+    def forecast(self, load, clocks_mhz):
+        seconds = 0.054 if load.decode_requests <= 256 else 0.067
+        mean_s = seconds * LEVELS[-1] / clocks_mhz
+        return Forecast(clocks_mhz=clocks_mhz, mean_s=mean_s, upper_s=mean_s)
+
+
+def test_a_batch_that_has_outgrown_the_threshold_wakes_the_sleeper():
+    """Of 300 it produces less than 256 would in time, and no clock leads back."""
+    power = Power(idle_w=1.0, cubic_w=0.0)
+    cliff = {"predictor": Cliff(), "budget_s": 0.065}
+    assert route(decode("a", 240, power, **cliff), decode("b", 0, power, **cliff)) == "a"
+    assert route(decode("a", 300, power, **cliff), decode("b", 0, power, **cliff)) == "b"
+
+
 def test_instances_of_a_single_place_are_awake_one_by_one():
     power = Power(idle_w=1.0, cubic_w=0.0)
     pool = [decode(name, n, power, max_running_requests=1) for name, n in (("a", 1), ("b", 0))]

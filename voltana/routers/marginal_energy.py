@@ -28,7 +28,13 @@ from voltana.ports import needs_of
 from voltana.routers.least_memory import LeastMemory
 from voltana.values import IntendedDemand, Load, Need, Role
 from voltana.values.work import make_load
-from voltana.viability import ROW, slowest_settled, tabulate
+from voltana.viability import (
+    ROW,
+    ends_in_memory,
+    largest_viable_batch,
+    slowest_settled,
+    tabulate,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -39,8 +45,8 @@ if TYPE_CHECKING:
     from voltana.values import Candidate, Deferral, Request
     from voltana.viability import BatchTable
 
-BINS = (0.02, 0.1)
-"""Demands that differ by less, in tokens per second and context, share one answer."""
+BINS = (0.02, 0.1, 0.1)
+"""Demands that differ by less, in tokens per second, context and requests, share one answer."""
 
 MOST_ANSWERS = 256
 """Answers that are remembered: demand moves among a few bins, until the models are renewed."""
@@ -208,7 +214,13 @@ class MarginalEnergy:
 
 
 def _power_w(table: BatchTable, power: PowerForecasts, awake: int, demand: _Demand) -> float:
-    """Power of so many instances where they settle sharing the demand; inf if they cannot."""
+    """Power of so many instances where they settle sharing the demand; inf if they cannot.
+
+    What a batch produces that has outgrown the threshold a smaller one would as well, but no clock
+    leads back to that.
+    """
+    if not ends_in_memory(table) and demand.requests > awake * largest_viable_batch(table):
+        return math.inf
     found = slowest_settled(table, power, demand.tokens_per_s / awake)
     return math.inf if found is None else awake * found.power_w
 
@@ -219,18 +231,24 @@ class _Demand(NamedTuple):
     Attributes:
         tokens_per_s: Tokens that are produced per second; inf where a model knows no latency yet.
         context_tokens: Of a request, on average.
+        requests: Those that run.
     """
 
     tokens_per_s: float
     context_tokens: float
+    requests: float
 
-    def bins(self) -> tuple[int, int]:
+    def bins(self) -> tuple[int, int, int]:
         """The bins that it falls into, within which the answer is the same."""
-        of_tokens, of_context = BINS
-        return _bin(self.tokens_per_s, of_tokens), _bin(self.context_tokens, of_context)
+        of_tokens, of_context, of_requests = BINS
+        return (
+            _bin(self.tokens_per_s, of_tokens),
+            _bin(self.context_tokens, of_context),
+            _bin(max(self.requests, 1.0), of_requests),
+        )
 
     @classmethod
-    def of(cls, bins: tuple[int, int]) -> _Demand:
+    def of(cls, bins: tuple[int, int, int]) -> _Demand:
         """The middle of bins."""
         return cls(*[math.exp(step * width) for step, width in zip(bins, BINS, strict=True)])
 
@@ -292,7 +310,7 @@ def _demand(pool: Pool) -> _Demand | None:
         return None
     told = cast("list[_Produced]", produced)
     tokens_per_s, requests, kv_tokens = map(sum, zip(*told, strict=True))
-    return _Demand(tokens_per_s, max(kv_tokens, 1) / max(requests, 1))
+    return _Demand(tokens_per_s, max(kv_tokens, 1) / max(requests, 1), requests)
 
 
 def _is_known(candidate: Candidate) -> bool:
