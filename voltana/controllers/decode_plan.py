@@ -158,7 +158,7 @@ def _most_with_room(
     """
     sharing = waits.sharing(demand.intended)
     pooled = most_on_average(
-        round(sharing * viable),
+        math.ceil(sharing * viable - 1e-9),  # a part of a place more is none less
         sharing * demand.wanted_per_s,
         sharing * most_per_s,
         late=waits.late,
