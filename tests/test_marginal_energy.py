@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.tiled_plant import Cliff
 from voltana.errors import ConfigError
 from voltana.levels import nearest_mhz
 from voltana.routers.marginal_energy import MarginalEnergy
@@ -165,15 +166,6 @@ def test_what_an_instance_produces_is_forecast_anew_with_its_next_iteration():
     ]
     router.route(samples.request(1), later)
     assert sum(count == 1 for _, count in asked) == 4
-
-
-class Cliff:
-    """Iterations of 54 ms up to 256 requests at the highest clock, and of 67 beyond."""
-
-    def forecast(self, load, clocks_mhz):
-        seconds = 0.054 if load.decode_requests <= 256 else 0.067
-        mean_s = seconds * LEVELS[-1] / clocks_mhz
-        return Forecast(clocks_mhz=clocks_mhz, mean_s=mean_s, upper_s=mean_s)
 
 
 def test_a_batch_that_has_outgrown_the_threshold_wakes_the_sleeper():

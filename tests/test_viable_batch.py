@@ -9,32 +9,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.tiled_plant import Cliff
 from voltana.errors import ConfigError
 from voltana.routers.least_loaded import LeastLoaded
 from voltana.routers.viable_batch import AT_BOUNDARY, FULL, ViableBatch
 from voltana.testing import check_router, samples
 from voltana.testing import strategies as vst
-from voltana.values import Deferral, Forecast, InstanceState, Role
+from voltana.values import Deferral, InstanceState, Role
 
 BUDGET_S = 0.065
 TILE = 256
-
-
-class Cliff:
-    """Iterations as of Qwen3-32B: 54 ms up to 256 requests at the fastest clock, 67 ms beyond."""
-
-    def __init__(self, tile=TILE):
-        self.tile = tile
-        self.asked = 0
-
-    def forecast(self, load, clocks_mhz):
-        self.asked += 1
-        seconds = 0.054 if load.decode_requests <= self.tile else 0.067
-        mean_s = seconds * 1410.0 / clocks_mhz
-        return Forecast(clocks_mhz=clocks_mhz, mean_s=mean_s, upper_s=mean_s)
-
-    def to_dict(self):
-        return {}
 
 
 def decode(name, running, in_flight=None, **changes):

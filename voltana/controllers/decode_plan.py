@@ -235,7 +235,7 @@ def _settling(table: BatchTable, served: FloatArray, demand: DecodeDemand, in_fo
         demand: What is asked for.
         in_force: Index of the level in force.
     """
-    if demand.at_most_per_s > table.in_time_per_s[:, -1].max():
+    if demand.at_most_per_s > table.most_in_time_per_s[-1]:
         return len(served) - 1
     wanted_per_s, most_error = demand.wanted_per_s, max(demand.error, demand.error_by_now)
     wanted = np.array([1.0 - most_error, 1.0, 1.0 + demand.error]) * wanted_per_s

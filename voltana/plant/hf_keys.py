@@ -14,6 +14,9 @@ _MOST = 100_000_000
 _MOST_LAYERS = 10_000
 """Larger numbers are no architecture's, but typing errors."""
 
+_MOST_SHOWN = 50
+"""Characters of a value in an error."""
+
 
 def read(text: Mapping[str, Any], *keys: str) -> Any:
     """The value of the first key that has one; None if none has."""
@@ -80,20 +83,22 @@ def table(text: Mapping[str, Any], key: str) -> dict[str, Any]:
     return value
 
 
+def shown(value: object) -> str:
+    """A value in an error, cut so that the error stays one line to read."""
+    text = repr(value)
+    return text if len(text) <= _MOST_SHOWN else f"{text[: _MOST_SHOWN - 3]}..."
+
+
 def wrong(key: str, value: object, allowed: str) -> ProfileError:
     """The error for a value of a wrong type or range."""
-    shown = repr(value)
-    shown = shown if len(shown) <= 60 else f"{shown[:57]}..."
     return ProfileError(
-        f"config.json: {key} = {shown} is not allowed: must be {allowed}. Correct that key."
+        f"config.json: {key} = {shown(value)} is not allowed: must be {allowed}. Correct that key."
     )
 
 
 def not_modelled(key: str, value: object, what: str) -> ProfileError:
     """The error for an architecture that the profile cannot describe."""
-    shown = repr(value)
-    shown = shown if len(shown) <= 60 else f"{shown[:57]}..."
     return ProfileError(
-        f"config.json: {key} = {shown}: {what} not modelled. Choose another model, or write a "
-        "model profile that stands for it."
+        f"config.json: {key} = {shown(value)}: {what} not modelled. Choose another model, or write "
+        "a model profile that stands for it."
     )

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from voltana.errors import ProfileError
+from voltana.plant.hf_keys import shown
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -172,9 +173,7 @@ def _group_suffix(group: object) -> str:
 
 
 def _not_modelled(key: str, value: object, modelled: str) -> ProfileError:
-    shown = repr(value)
-    shown = shown if len(shown) <= 60 else f"{shown[:57]}..."
     return ProfileError(
-        f"config.json: {key} {shown} is not modelled, only {modelled} is. "
+        f"config.json: {key} {shown(value)} is not modelled, only {modelled} is. "
         "Give the configuration without quantization_config, or write a model profile."
     )
