@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from tests.tiled_plant import LEVELS, OWED, Cubic, Tiled, Unknown, asked, plan, table
 from voltana.controllers.decode_demand import SURE
 from voltana.controllers.decode_plan import NO_PLAN
-from voltana.controllers.finding_room import most_on_average
+from voltana.controllers.finding_room import late_share, most_on_average
 from voltana.controllers.held_back import held_back
 from voltana.values import Binding, IntendedDemand, Load
 from voltana.viability import largest_viable_batch, served_per_s, tabulate
@@ -295,6 +295,42 @@ def test_the_end_of_the_memory_keeps_room_for_what_could_not_wait():
     assert served_per_s(made, 110.0)[tight.settling] >= demand
 
 
+def settled(made, demand, level):
+    """Requests that run at a level on average, by Little's law; None if it serves less."""
+    enough = made.rate_per_s[:, level] >= demand
+    row = int(enough.argmax())
+    return min(demand * made.mean_s[row, level], made.batches[row]) if enough[row] else None
+
+
+def late_at_fastest(made, demand, affordable, shared=1.0):
+    """Share of those that find no room in time where the fastest level always runs."""
+    places, most = math.ceil(120 * shared - 1e-9), shared * float(made.rate_per_s[-1, -1])
+    mean = shared * settled(made, demand, -1)
+    return late_share(places, mean, shared * demand, most, affordable=affordable)
+
+
+@given(st.floats(1e-4, 0.3), st.floats(0.3, 0.99), st.sampled_from([0.0, 1e-3]))
+def test_the_end_of_the_memory_makes_few_more_late_than_the_fastest_level(late, share, affordable):
+    made = table(Tiled(), capacity=36_000.0)  # 120 requests
+    most = float(made.rate_per_s[-1, -1])
+    demand = share * most
+    decided = plan(made, demand, affordable=affordable, late=late)
+    mean = settled(made, demand, decided.settling)
+    waits = late_share(120, mean, demand, most, affordable=affordable)
+    assert waits <= (late + late_at_fastest(made, demand, affordable)) * (1.0 + 1e-9)
+
+
+@given(st.floats(0.3, 0.99), st.floats(0.0, 0.5))
+def test_of_a_few_requests_errors_ask_for_a_tenth_more_memory_at_most(share, error):
+    made = table(Tiled(), capacity=36_000.0)  # 120 requests
+    demand = share * float(made.rate_per_s[-1, -1])
+    decided = plan(made, demand, affordable=1.0, late=1.0, error=error)
+    unsure = share * (1.0 + min(2.0 * error, 0.1)) > 1.0
+    assert decided.settling <= plan(made, demand, affordable=1.0).settling or unsure
+    if unsure:
+        assert decided.settling == len(LEVELS) - 1
+
+
 @given(
     st.floats(1e-4, 0.3), st.floats(0.0, 30.0), st.floats(0.3, 0.99), st.sampled_from([0.0, 1e-3])
 )
@@ -304,7 +340,8 @@ def test_the_end_of_the_memory_keeps_room_for_chance_and_for_a_burst(
     made = table(Tiled(), capacity=36_000.0)  # 120 requests
     most = float(made.rate_per_s[-1, -1])
     demand = share * most
-    chance = most_on_average(120.0, demand, most, late=late, affordable=affordable)
+    allowed = late + late_at_fastest(made, demand, affordable)
+    chance = most_on_average(120, demand, most, late=allowed, affordable=affordable)
     mean = min(chance, 120.0 - burst + affordable * most)
     enough = served_per_s(made, mean) >= demand
     decided = plan(made, demand, burst=burst, affordable=affordable, late=late)
@@ -323,7 +360,10 @@ def test_whom_a_router_holds_back_finds_room_in_the_whole_pool(instances, held, 
     shared = 1.0 + (instances - 1) * min(held, 1.0)  # instances that are one queue
     options = {"late": late, "affordable": affordable}
     places = math.ceil(120 * shared - 1e-9)
-    chance = most_on_average(places, shared * demand, shared * most, **options)
+    allowed = late + late_at_fastest(made, demand, affordable, shared)
+    chance = most_on_average(
+        places, shared * demand, shared * most, late=allowed, affordable=affordable
+    )
     mean = min(chance / shared, 120.0 - burst / math.sqrt(shared) + affordable * most)
     enough = served_per_s(made, mean) >= demand
     intended = IntendedDemand(pool_per_s=instances * demand, share=1.0 / instances)

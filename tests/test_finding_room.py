@@ -7,7 +7,7 @@ import math
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from voltana.controllers.finding_room import most_on_average
+from voltana.controllers.finding_room import late_share, most_on_average
 
 
 def waiting(places, mean, demand_per_s, most_per_s, affordable):
@@ -36,6 +36,26 @@ def test_as_many_wait_too_long_as_may(places, share, late, affordable):
     assert waits <= late * (1 + 1e-9)
     assume(mean < places)
     assert waiting(places, mean + 0.003 * places, share * most, most, affordable) > late
+
+
+@given(
+    st.integers(2, 200), st.floats(0.01, 0.97), st.floats(0.01, 0.99), st.floats(0.0, 1e-3)
+)  # fmt: skip
+def test_the_late_share_is_that_of_the_process(places, share, taken, affordable):
+    mean, demand = taken * places, share * 5000.0
+    found = late_share(places, mean, demand, 5000.0, affordable=affordable)
+    assert math.isclose(
+        found, waiting(places, mean, demand, 5000.0, affordable), rel_tol=1e-6, abs_tol=1e-12
+    )
+
+
+@given(st.integers(1, 3000), st.floats(0.0, 2.0), st.floats(0.0, 2.0), st.floats(0.0, 1.0))
+def test_the_late_share_rises_with_what_runs_and_what_comes(places, share, taken, affordable):
+    def late(share=share, taken=taken):
+        return late_share(places, taken * places, share * 1e3, 1e3, affordable=affordable)
+
+    assert 0.0 <= late(taken=taken / 2) <= late() <= 1.0
+    assert late(share=share / 2) <= late() * (1 + 1e-9)
 
 
 @given(st.integers(1, 3000), st.floats(0.0, 2.0), st.floats(1e-6, 1.0), st.floats(0.0, 1.0))

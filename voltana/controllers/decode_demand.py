@@ -12,6 +12,10 @@ if TYPE_CHECKING:
 SURE = 2.0
 """Standard errors of the demand within which it has to be servable before tokens are put off."""
 
+MOST_IN_MEMORY = 0.1
+"""Most of that where memory ends the batches: what is put off there waits for room, while the
+fastest level runs. Of a few requests two errors are half of the demand, for chance alone."""
+
 MOST_SHARING = 1024.0
 """Instances that are planned for as one queue: of more, what chance asks of each is hardly less."""
 
@@ -60,6 +64,11 @@ class DecodeDemand:
     def at_most_per_s(self) -> float:
         """The same where it is as much more as may be by chance."""
         return (1.0 + SURE * self.error) * self.wanted_per_s
+
+    @property
+    def at_most_in_memory_per_s(self) -> float:
+        """The same where nothing but memory ends the batches: a tenth more at most."""
+        return (1.0 + min(SURE * self.error, MOST_IN_MEMORY)) * self.wanted_per_s
 
     @property
     def at_most_unseen_per_s(self) -> float:

@@ -32,7 +32,7 @@ import numpy as np
 
 from voltana.controllers.coasting import coasting_index
 from voltana.controllers.decode_demand import NOBODY_WAITS
-from voltana.controllers.finding_room import most_on_average
+from voltana.controllers.finding_room import late_share, most_on_average
 from voltana.controllers.held_back import held_back
 from voltana.controllers.within_error import within_error
 from voltana.values import Binding
@@ -115,9 +115,13 @@ def make_plan(
         table = held_back(table, power, viable, max_power_w)
     full = viable >= table.batches[-1]  # nothing but memory ends them
     most_per_s = float(table.rate_per_s[table.row(viable), -1])
-    most = _most_with_room(viable, most_per_s, demand, waits) if full else float(viable)
+    most = _most_with_room(table, viable, most_per_s, demand, waits) if full else float(viable)
     served = served_per_s(table, most)
-    settling = _settling(table, served, demand, in_force.settling)
+    at_most_per_s = demand.at_most_in_memory_per_s if full else demand.at_most_per_s
+    if at_most_per_s > table.most_in_time_per_s[-1]:
+        settling = len(served) - 1  # what a slower one puts off might never be served
+    else:
+        settling = _settling(served, demand, in_force.settling)
     slowest = np.full(len(table.batches), settling)
     settled_row = _settled_row(table, settling, demand.wanted_per_s)
     fills_below = 0.0 if settled_row is None else float(table.batches[settled_row]) - demand.burst
@@ -146,26 +150,41 @@ def make_plan(
 
 
 def _most_with_room(
-    viable: int, most_per_s: float, demand: DecodeDemand, waits: WaitsForRoom
+    table: BatchTable, viable: int, most_per_s: float, demand: DecodeDemand, waits: WaitsForRoom
 ) -> float:
     """The largest batch to settle at where memory ends the viable ones, in requests.
 
     Args:
+        table: The iterations.
         viable: N.
         most_per_s: What the fastest level serves there.
         demand: What the level is to serve.
         waits: Who may wait.
     """
     sharing = waits.sharing(demand.intended)
+    places = math.ceil(sharing * viable - 1e-9)  # a part of a place more is none less
+    pool_per_s = sharing * demand.wanted_per_s, sharing * most_per_s
+    at_fastest = sharing * _settled_at_fastest(table, viable, demand.wanted_per_s)
+    late_at_fastest = late_share(places, at_fastest, *pool_per_s, affordable=waits.affordable)
     pooled = most_on_average(
-        math.ceil(sharing * viable - 1e-9),  # a part of a place more is none less
-        sharing * demand.wanted_per_s,
-        sharing * most_per_s,
-        late=waits.late,
-        affordable=waits.affordable,
+        places, *pool_per_s, late=waits.late + late_at_fastest, affordable=waits.affordable
     )
     free = demand.burst / math.sqrt(sharing) - waits.affordable * most_per_s
     return min(pooled / sharing, viable - free)
+
+
+def _settled_at_fastest(table: BatchTable, viable: int, wanted_per_s: float) -> float:
+    """Requests of the batch that settles at the fastest level; N where that serves less.
+
+    Args:
+        table: The iterations.
+        viable: N.
+        wanted_per_s: Tokens/s.
+    """
+    row = _settled_row(table, -1, wanted_per_s)
+    if row is None:
+        return float(viable)
+    return float(min(wanted_per_s * table.mean_s[row, -1], table.batches[row]))  # Little's law
 
 
 def _settled_row(table: BatchTable, settling: int, wanted_per_s: float) -> int | None:
@@ -223,20 +242,14 @@ def _traps(table: BatchTable, viable: int, demand: DecodeDemand) -> bool:
     return bool(min(padded_per_s, least_per_s) < demand.coming_per_s)
 
 
-def _settling(table: BatchTable, served: FloatArray, demand: DecodeDemand, in_force: int) -> int:
+def _settling(served: FloatArray, demand: DecodeDemand, in_force: int) -> int:
     """Index of the slowest level that serves what is wanted; the one in force within the errors.
 
-    The fastest where even that one might not serve it: what a slower one puts off might never be
-    served.
-
     Args:
-        table: The iterations.
         served: Tokens/s at each level, where there is room.
         demand: What is asked for.
         in_force: Index of the level in force.
     """
-    if demand.at_most_per_s > table.most_in_time_per_s[-1]:
-        return len(served) - 1
     wanted_per_s, most_error = demand.wanted_per_s, max(demand.error, demand.error_by_now)
     wanted = np.array([1.0 - most_error, 1.0, 1.0 + demand.error]) * wanted_per_s
     return within_error(served >= wanted[:, None], in_force)

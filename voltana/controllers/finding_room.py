@@ -17,8 +17,12 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_left
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from voltana.values import FloatArray
 
 _PARTS = 1024
 """Means are told apart by such a part of the places."""
@@ -52,12 +56,54 @@ def most_on_average(
     if waiting >= 1.0:
         return float(places)
     enough = (1.0 / waiting - 1.0) * most_per_s / spare_per_s
-    below = np.arange(1.0, min(places, math.ceil(_FURTHEST * (math.sqrt(places) + 1.0))) + 1.0)
-    factorials = np.log(places + 1.0 - below).cumsum()  # ln N! / n!, for n = N - 1, N - 2, ...
+    states = _BelowFull.of(places)
 
     def too_many(part: int) -> bool:
-        mean = places * part / _PARTS
-        exponents = np.minimum(factorials - below * math.log(mean), _LARGEST_EXPONENT)
-        return bool(np.exp(exponents).sum() < enough)
+        return states.over_full(places * part / _PARTS) < enough
 
     return places * bisect_left(range(1, _PARTS + 1), True, key=too_many) / _PARTS
+
+
+def late_share(
+    places: int, mean: float, demand_per_s: float, most_per_s: float, *, affordable: float
+) -> float:
+    """The share of the requests that wait for a place for too long, where so many run on average.
+
+    Args:
+        places: See `most_on_average`.
+        mean: a, in requests; all wait where that is as many as there are places.
+        demand_per_s: Likewise.
+        most_per_s: Likewise.
+        affordable: Likewise.
+    """
+    spare_per_s = most_per_s - demand_per_s
+    if not spare_per_s > 0.0 or mean >= places:
+        return 1.0
+    if not mean > 0.0:
+        return 0.0
+    below = _BelowFull.of(places).over_full(mean) * spare_per_s / most_per_s
+    return math.exp(-min(affordable * spare_per_s, _LARGEST_EXPONENT)) / (1.0 + below)
+
+
+class _BelowFull(NamedTuple):
+    """The states in which a place is free.
+
+    Attributes:
+        free: Free places of each, from 1 on, shape (s,).
+        factorials: ln of N! / n!, for n = N - 1, N - 2, ..., likewise.
+    """
+
+    free: FloatArray
+    factorials: FloatArray
+
+    @classmethod
+    def of(cls, places: int) -> _BelowFull:
+        """Those of so many places that count."""
+        most = min(places, math.ceil(_FURTHEST * (math.sqrt(places) + 1.0)))
+        free = np.arange(1.0, most + 1.0)
+        return cls(free, np.log(places + 1.0 - free).cumsum())
+
+    def over_full(self, mean: float) -> float:
+        """q: how much likelier they are together than the one in which all places are taken."""
+        exponents = self.factorials - self.free * math.log(mean)
+        return float(np.exp(np.minimum(exponents, _LARGEST_EXPONENT)).sum())
