@@ -296,10 +296,9 @@ def test_the_end_of_the_memory_keeps_room_for_what_could_not_wait():
 
 
 def settled(made, demand, level):
-    """Requests that run at a level on average, by Little's law; None if it serves less."""
-    enough = made.rate_per_s[:, level] >= demand
-    row = int(enough.argmax())
-    return min(demand * made.mean_s[row, level], made.batches[row]) if enough[row] else None
+    """Requests that run on average at a level that serves the demand, by Little's law."""
+    row = int((made.rate_per_s[:, level] >= demand).argmax())
+    return min(demand * made.mean_s[row, level], made.batches[row])
 
 
 def late_at_fastest(made, demand, affordable, shared=1.0):
@@ -317,7 +316,7 @@ def test_the_end_of_the_memory_makes_few_more_late_than_the_fastest_level(late, 
     decided = plan(made, demand, affordable=affordable, late=late)
     mean = settled(made, demand, decided.settling)
     waits = late_share(120, mean, demand, most, affordable=affordable)
-    assert waits <= (late + late_at_fastest(made, demand, affordable)) * (1.0 + 1e-9)
+    assert waits <= late + late_at_fastest(made, demand, affordable) + 1e-9
 
 
 @given(st.floats(0.3, 0.99), st.floats(0.0, 0.5))
@@ -325,10 +324,10 @@ def test_of_a_few_requests_errors_ask_for_a_tenth_more_memory_at_most(share, err
     made = table(Tiled(), capacity=36_000.0)  # 120 requests
     demand = share * float(made.rate_per_s[-1, -1])
     decided = plan(made, demand, affordable=1.0, late=1.0, error=error)
-    unsure = share * (1.0 + min(2.0 * error, 0.1)) > 1.0
-    assert decided.settling <= plan(made, demand, affordable=1.0).settling or unsure
-    if unsure:
+    if share * (1.0 + min(2.0 * error, 0.1)) > 1.0:
         assert decided.settling == len(LEVELS) - 1
+    else:
+        assert decided.settling <= plan(made, demand, affordable=1.0).settling
 
 
 @given(
@@ -350,9 +349,8 @@ def test_the_end_of_the_memory_keeps_room_for_chance_and_for_a_burst(
 
 @example(2, 0.00390625, 1e-4, 0.0, 0.484375)  # half a place more for the two of them
 @given(
-    st.integers(2, 6), st.floats(0.0, 2.0), st.floats(1e-4, 0.3), st.floats(0.0, 30.0),
-    st.floats(0.3, 0.99),
-)  # fmt: skip
+    st.integers(2, 6), st.floats(0, 2), st.floats(1e-4, 0.3), st.floats(0, 30), st.floats(0.3, 0.99)
+)
 def test_whom_a_router_holds_back_finds_room_in_the_whole_pool(instances, held, late, burst, share):
     made, affordable = table(Tiled(), capacity=36_000.0), 1e-3  # 120 requests each
     most = float(made.rate_per_s[-1, -1])
