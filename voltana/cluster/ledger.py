@@ -95,7 +95,8 @@ class Account:
         """How long the oldest of what is reserved has waited to be taken up; 0 without any."""
         if not self.unreported:
             return 0.0
-        return max(0.0, now_s - next(iter(self.unreported.values())).sent_s)
+        waited_s = now_s - next(iter(self.unreported.values())).sent_s
+        return waited_s if waited_s > 0.0 else 0.0
 
     def total(self) -> Reservation:
         """All that is in flight, for planning without any report."""
@@ -108,9 +109,10 @@ class Account:
         self.prompt_tokens += entry.prompt_tokens
         self.unreported_requests += entry.requests
         self.unreported_tokens += entry.prompt_tokens
-        self._open_rooms[entry.rid] = len(entry.rooms)
-        for room in entry.rooms:
-            self._room_of[room] = entry.rid
+        if entry.rooms:
+            self._open_rooms[entry.rid] = len(entry.rooms)
+            for room in entry.rooms:
+                self._room_of[room] = entry.rid
 
     def remove(self, entry: Entry, prefilled_s: float = math.nan) -> None:
         """Must be called once for each entry that was added.
@@ -121,8 +123,10 @@ class Account:
         """
         self.requests -= entry.requests
         self.prompt_tokens -= entry.prompt_tokens
-        left = self._open_rooms.get(entry.rid)
-        if left is not None and prefilled_s >= entry.sent_s:  # before any report has named it
+        if entry.rid not in self.unreported:  # mostly
+            return
+        if prefilled_s >= entry.sent_s:  # before any report has named it
+            left = self._open_rooms.get(entry.rid, 0)
             self.pace.named(_share(entry.requests, left, entry), entry.sent_s, prefilled_s)
         self.reported(entry.rid)
 
@@ -140,11 +144,14 @@ class Account:
         entry = self.unreported.pop(rid, None)
         if entry is None:
             return
-        left = self._open_rooms.pop(rid)
-        self.unreported_requests -= _share(entry.requests, left, entry)
-        self.unreported_tokens -= _share(entry.prompt_tokens, left, entry)
-        for room in entry.rooms:
-            self._room_of.pop(room, None)
+        requests, tokens = entry.requests, entry.prompt_tokens
+        if entry.rooms:
+            left = self._open_rooms.pop(rid)
+            requests, tokens = _share(requests, left, entry), _share(tokens, left, entry)
+            for room in entry.rooms:
+                self._room_of.pop(room, None)
+        self.unreported_requests -= requests
+        self.unreported_tokens -= tokens
         if at_s >= entry.sent_s and self._prepares(entry):
             self.pace.ready(entry.requests, entry.sent_s, at_s)
 

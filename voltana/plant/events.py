@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import heapq
 import math
+from heapq import heappop, heappush
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ class EventQueue:
     def schedule(self, at_s: float, action: Callable[[float], None]) -> None:
         """Call ``action(at_s)`` when simulated time reaches `at_s`."""
         self._scheduled += 1
-        heapq.heappush(self._heap, (at_s, self._scheduled, action))
+        heappush(self._heap, (at_s, self._scheduled, action))
 
     def next_s(self) -> float:
         """Time of the next event; inf if there is none."""
@@ -38,7 +38,7 @@ class EventQueue:
 
     def step(self) -> None:
         """Let the next event happen."""
-        at_s, _, action = heapq.heappop(self._heap)
+        at_s, _, action = heappop(self._heap)
         self._now_s = at_s
         action(at_s)
 

@@ -19,9 +19,12 @@ class HostQueue:
         events: Where it schedules when each is prepared.
         request_s: Time that the host takes over one.
         prepared: Called with each prepared job, and the time.
+
+    Attributes:
+        tokens: Prompt tokens of the jobs that are not prepared yet.
     """
 
-    __slots__ = ("_events", "_jobs", "_prepared", "_prepared_s", "_request_s")
+    __slots__ = ("_events", "_jobs", "_prepared", "_prepared_s", "_request_s", "tokens")
 
     def __init__(
         self, events: EventQueue, request_s: float, prepared: Callable[[Job, float], None]
@@ -31,11 +34,7 @@ class HostQueue:
         self._prepared = prepared
         self._prepared_s = 0.0  # when all that arrived is prepared
         self._jobs: deque[Job] = deque()
-
-    @property
-    def tokens(self) -> int:
-        """Prompt tokens of the jobs that are not prepared yet."""
-        return sum(job.prompt_tokens for job in self._jobs)
+        self.tokens = 0
 
     def next_s(self, now_s: float) -> float:
         """When it would have prepared one more request, from now."""
@@ -44,6 +43,7 @@ class HostQueue:
     def add(self, job: Job, now_s: float) -> None:
         """Take a job; it is prepared at once where that takes no time."""
         self._jobs.append(job)
+        self.tokens += job.prompt_tokens
         if not self._request_s:
             self._take_first(now_s)
             return
@@ -51,4 +51,6 @@ class HostQueue:
         self._events.schedule(self._prepared_s, self._take_first)
 
     def _take_first(self, now_s: float) -> None:
-        self._prepared(self._jobs.popleft(), now_s)
+        job = self._jobs.popleft()
+        self.tokens -= job.prompt_tokens
+        self._prepared(job, now_s)

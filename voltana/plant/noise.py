@@ -32,6 +32,5 @@ class LognormalNoise:
             return 1.0
         if not self._block:
             # Drawn in blocks: one scalar draw through NumPy costs more than the rest of a step.
-            drawn = self._rng.standard_normal(_BLOCK).tolist()
-            self._block = [math.exp(z * self._deviation) for z in drawn]
-        return self._block.pop()
+            self._block = self._rng.standard_normal(_BLOCK).tolist()
+        return math.exp(self._block.pop() * self._deviation)
