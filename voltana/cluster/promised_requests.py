@@ -63,6 +63,7 @@ class PromisedRequests:
         first: Margin to start from, a share of what is expected.
 
     Attributes:
+        statement: As given.
         arrived: Requests that arrived.
         promised: Those that were promised.
         scored: Promised ones that were scored.
@@ -81,7 +82,7 @@ class PromisedRequests:
             raise invalid("decay", statement.decay, "0", "Steps of requests are fixed.")
         if not statement.q_lo <= first <= statement.q_cert:
             raise invalid("first", first, "from q_lo to q_cert", "0.15 is the default.")
-        self._statement = statement
+        self.statement = statement
         self._tracker = QuantileTracker(statement, first)
         self._open: dict[Hashable, Open] = {}
         self._written: dict[Hashable, str] = {}
@@ -91,11 +92,6 @@ class PromisedRequests:
         self.arrived = self.promised = self.scored = self.missed = self.most_in_flight = 0
         self.withdrawn = self.lost = 0
         self.highest = first
-
-    @property
-    def statement(self) -> Statement:
-        """The numbers."""
-        return self._statement
 
     def __contains__(self, key: Hashable) -> bool:
         """Whether a request is under way, and its end is scored."""
@@ -135,16 +131,17 @@ class PromisedRequests:
         if key in self._open:
             return self._open[key].promised
         self.arrived += 1
-        margin, fits = self._tracker.quantile, 0.0 <= expected_s <= left_s < math.inf
-        if not fits or len(self._open) >= MOST_OPEN:
+        if not 0.0 <= expected_s <= left_s < math.inf or len(self._open) >= MOST_OPEN:
             return False
+        tracker, statement = self._tracker, self.statement
+        margin = tracker.quantile
         promised = (
-            margin <= self._statement.q_cert
+            margin <= statement.q_cert
             and bound_on(expected_s, margin, OFFSET_S) <= left_s
-            and self._in_flight <= self._statement.delay
+            and self._in_flight <= statement.delay
         )
         deadline_s = math.inf if not promised or math.isnan(now_s) else now_s + left_s
-        found = Open(promised, self._tracker.updates, begun_s, threshold_s, deadline_s)
+        found = Open(promised, tracker.updates, begun_s, threshold_s, deadline_s)
         self._follow(key, found)
         self.promised += promised
         return promised
@@ -154,14 +151,14 @@ class PromisedRequests:
         found = self._take(key)
         if found is None or (missed and not found.promised):
             return
-        self._in_flight -= found.promised
-        self.scored += found.promised
+        tracker, promised = self._tracker, found.promised
+        self._in_flight -= promised
+        self.scored += promised
         self.missed += missed
-        counts_as = Counted.CERTIFIED if found.promised else Counted.BLOCKED
-        self._tracker.update(
-            missed=missed, weight=1.0, counts_as=counts_as, issued_at=found.updates
-        )
-        self.highest = max(self.highest, self._tracker.quantile)
+        counts_as = Counted.CERTIFIED if promised else Counted.BLOCKED
+        tracker.update(missed=missed, weight=1.0, counts_as=counts_as, issued_at=found.updates)
+        margin = tracker.quantile
+        self.highest = max(self.highest, margin)
 
     def late(self, key: Hashable, at_s: float, *, parts: int = 1) -> bool:
         """Whether the time since a request began, divided among `parts`, is above its threshold.
@@ -218,7 +215,7 @@ class PromisedRequests:
 
     def constant(self) -> float:
         """C of P1, for as many as were in flight so far."""
-        statement = self._statement
+        statement = self.statement
         constant = (statement.q_cert - self._tracker.first) / statement.step(0)
         return constant + (1.0 - statement.alpha) * self.most_in_flight
 
@@ -226,13 +223,13 @@ class PromisedRequests:
         """Most promised requests that can have missed by now, those that were lost included."""
         tracked = self._tracker.account
         labels = tracked.certified + tracked.blocked
-        most = self._statement.alpha * labels + self.constant() + tracked.forgiven + self.lost
+        most = self.statement.alpha * labels + self.constant() + tracked.forgiven + self.lost
         return most + ROUNDING
 
     def together(self) -> float:
         """Most misses in a row that took the margin beyond what certifies: M of P3."""
-        beyond = max(self.highest - self._statement.q_cert, 0.0)
-        return beyond / (self._statement.step(0) * (1.0 - self._statement.alpha))
+        beyond = max(self.highest - self.statement.q_cert, 0.0)
+        return beyond / (self.statement.step(0) * (1.0 - self.statement.alpha))
 
     def account(self) -> dict[str, float]:
         """The account, its bound included."""
@@ -260,7 +257,7 @@ class PromisedRequests:
         Cheap enough for every iteration: what is under way is written down once.
         """
         values = {
-            "statement": _numbers(self._statement),
+            "statement": _numbers(self.statement),
             "tracker": self._tracker.to_dict(),
             "counts": {name: getattr(self, name) for name in _COUNTS},
             "highest": self.highest,
@@ -283,7 +280,7 @@ class PromisedRequests:
         return made
 
     def _read(self, values: Mapping[str, Any]) -> None:
-        tracker = QuantileTracker.restore(self._statement, values["tracker"])
+        tracker = QuantileTracker.restore(self.statement, values["tracker"])
         counts = {name: int(read_number(values["counts"][name], 0)) for name in _COUNTS}
         followed = [(key, _read_open(found)) for key, *found in values["open"]]
         in_flight = sum(found.promised for _, found in followed)
@@ -291,7 +288,7 @@ class PromisedRequests:
         if (
             counts["promised"] != ended + in_flight
             or not counts["missed"] <= counts["scored"]
-            or not in_flight <= counts["most_in_flight"] <= self._statement.delay + 1
+            or not in_flight <= counts["most_in_flight"] <= self.statement.delay + 1
             or len(dict(followed)) != len(followed)
         ):
             raise ValueError(f"the counts {counts} and {in_flight} in flight do not fit each other")
@@ -303,7 +300,8 @@ class PromisedRequests:
             self._follow(key, found)
 
     def _take(self, key: Hashable) -> Open | None:
-        self._written.pop(key, None)
+        if self._written:
+            self._written.pop(key, None)
         return self._open.pop(key, None)
 
     def _text(self, key: Hashable, found: Open) -> str:

@@ -94,7 +94,7 @@ class LinearPower:
 
     def power_curve(self, load: Load) -> PowerCurve | None:
         """See `voltana.ports.TellsPowerCurve`."""
-        return self.snapshot().power_curve(load)
+        return (self._frozen or self.snapshot()).power_curve(load)
 
     def snapshot(self) -> LinearPowerSnapshot:
         """See `voltana.ports.FreezesPower.snapshot`; the same one until something is learned."""
@@ -110,7 +110,7 @@ class LinearPower:
 
         Power beyond twice the limit can only be an error of the counter.
         """
-        duration_s = sum(e.duration_s for e in exposures)
+        duration_s = sum([e.duration_s for e in exposures])
         if not (duration_s > 0.0 and 0.0 < energy_j <= 2.0 * self.max_power_w * duration_s):
             return
         features = [0.0] * _FEATURES
@@ -147,15 +147,15 @@ class LinearPowerSnapshot:
 
     def power_curve(self, load: Load) -> PowerCurve | None:
         """See `voltana.ports.TellsPowerCurve`; remembered, as a batch stays for many iterations."""
-        batch = (load.prefill_tokens, load.decode_requests)
-        if batch in self._curves:
-            return self._curves[batch]
-        if len(self._curves) >= _MOST_CURVES:
-            self._curves.clear()
+        batch, known = (load.prefill_tokens, load.decode_requests), self._curves
+        if batch in known:
+            return known[batch]
+        if len(known) >= _MOST_CURVES:
+            known.clear()
         curve = _curve(self.coefficients, self.max_clock_mhz, load)
         rises = curve.flat >= 0.0 and curve.steep >= 0.0
-        self._curves[batch] = curve if rises else None
-        return self._curves[batch]
+        known[batch] = made = curve if rises else None
+        return made
 
     def to_dict(self) -> Mapping[str, object]:
         """The model as plain JSON values; `from_dict` reads it."""

@@ -54,7 +54,7 @@ class Load:
         for new, cached in chunks:
             tokens += new
             pairs += attended_pairs(new, cached)
-        return cls(prefill_tokens=tokens, prefill_attended_pairs=pairs)
+        return make_load(prefill_tokens=tokens, prefill_attended_pairs=pairs)
 
     @classmethod
     def decode(cls, requests: int, kv_tokens: int) -> Load:

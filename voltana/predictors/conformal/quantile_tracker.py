@@ -107,7 +107,8 @@ class QuantileTracker:
         """
         delay = self.updates - issued_at
         self.longest = max(self.longest, delay)
-        self.overdue += delay > self.statement.delay
+        if delay > self.statement.delay:
+            self.overdue += 1
         forgiven = self.move(missed=missed, weight=weight)
         account = self.account
         if counts_as is Counted.BLOCKED:

@@ -152,14 +152,22 @@ def bound_basis(
 
 
 def regressor(load: Sequence[float], clock_mhz: float, max_clock_mhz: float) -> FloatArray:
-    """Products of every basis with every load feature, shape (FEATURES,), bases outermost."""
-    return np.array(products(load, clock_mhz, max_clock_mhz))
+    """`products` of all load features, shape (FEATURES,); written out, as every label needs it."""
+    _, slow, low = basis_at(clock_mhz, max_clock_mhz)
+    a, b, c, d, e, f = load
+    return np.array(
+        [
+            a, b, c, d, e, f,
+            slow * a, slow * b, slow * c, slow * d, slow * e, slow * f,
+            low * a, low * b, low * c, low * d, low * e, low * f,
+        ],
+        np.float64,
+    )  # fmt: skip
 
 
 def products(load: Sequence[float], clock_mhz: float, max_clock_mhz: float) -> list[float]:
-    """`regressor` as a list."""
-    _, slow, low = basis_at(clock_mhz, max_clock_mhz)
-    return [*load, *[slow * v for v in load], *[low * v for v in load]]
+    """Products of every basis with every load feature, or with some, bases outermost."""
+    return [basis * value for basis in basis_at(clock_mhz, max_clock_mhz) for value in load]
 
 
 def mixed_parts(

@@ -41,6 +41,7 @@ class PhaseLearner:
     Attributes:
         squares: The regressor that learns.
         expert_share: See `Phased`.
+        relative_deviation: See `Phased`.
         scale: Scale of its residuals.
         slowest_mhz: See `Phased`.
         fastest_mhz: See `Phased`.
@@ -48,7 +49,7 @@ class PhaseLearner:
 
     __slots__ = (
         "_bound_deviations", "_clocks", "_frozen", "_max_clock_mhz", "expert_share",
-        "fastest_mhz", "scale", "slowest_mhz", "squares",
+        "fastest_mhz", "relative_deviation", "scale", "slowest_mhz", "squares",
     )  # fmt: skip
 
     def __init__(
@@ -69,6 +70,7 @@ class PhaseLearner:
         )
         self.expert_share = prior.expert_share
         self.scale = ResidualScale(prior.relative_error)
+        self.relative_deviation = _ABSOLUTE_TO_STANDARD * self.scale.value
         self._clocks = ClockRange(max_clock_mhz)
         if prior.tried_mhz is not None:
             self._clocks.trust(*prior.tried_mhz)
@@ -86,11 +88,6 @@ class PhaseLearner:
     def bound_deviations(self) -> float:
         """See `Phased.bound_deviations`."""
         return self._bound_deviations
-
-    @property
-    def relative_deviation(self) -> float:
-        """See `Phased.relative_deviation`."""
-        return _ABSOLUTE_TO_STANDARD * self.scale.value
 
     def variance(self, x: FloatArray) -> float:
         """See `Phased.variance`."""
@@ -145,8 +142,10 @@ class PhaseLearner:
             tolerance=self._tolerance * math.sqrt(labels),
             expected=expected_s,
         )
+        whole_s = max(rest_s + expected_s, 1e-9)
         for latency_s in latencies_s:
-            self.scale.update(abs(latency_s - expected_s) / max(rest_s + expected_s, 1e-9))
+            self.scale.update(abs(latency_s - expected_s) / whole_s)
+        self.relative_deviation = _ABSOLUTE_TO_STANDARD * self.scale.value
         self._clocks.update(clock_mhz)
         self.slowest_mhz, self.fastest_mhz = self._clocks.slowest_mhz, self._clocks.fastest_mhz
         self._frozen = None
@@ -202,5 +201,6 @@ class PhaseLearner:
         """Doubt what was learned: widen the bound and let the coefficients move again."""
         self.squares.reopen(factor)
         self.scale.widen(relative_error)
+        self.relative_deviation = _ABSOLUTE_TO_STANDARD * self.scale.value
         self._clocks.restart()
         self._frozen = None

@@ -57,8 +57,10 @@ class ResidualScale:
         self.labels += 1
         if self._labels < self._window:
             self._labels += 1
-        weight = 1.0 / min(self._labels + self._prior_labels, self._window)
-        self._mean += weight * (min(relative_residual, self.MOST) - self._mean)
+        labels, most = self._labels + self._prior_labels, self.MOST
+        weight = 1.0 / (labels if labels < self._window else self._window)
+        residual = most if relative_residual > most else relative_residual
+        self._mean += weight * (residual - self._mean)
 
     def widen(self, at_least: float) -> None:
         """Raise the scale to `at_least`; later labels bring it down again."""
