@@ -144,5 +144,22 @@ def test_the_first_safe_level_is_that_of_a_search_through_all(budget_s: float) -
     curve = taught().snapshot().curve(Load.decode(64, 19_200))
     levels = LEVELS.tolist()
     safe = [curve.upper_s(mhz) <= budget_s for mhz in levels]
-    assert first_safe(curve, levels, budget_s) == (safe.index(True) if True in safe else len(safe))
+    begins = safe.index(True) if True in safe else len(safe)
+    for guess in range(len(levels) + 2):
+        assert first_safe(curve, levels, budget_s, guess) == begins
     assert first_safe(curve, [], budget_s) == 0
+
+
+def test_where_the_guess_is_right_two_levels_are_looked_at() -> None:
+    curve, levels, asked = taught().snapshot().curve(Load.decode(64, 19_200)), LEVELS.tolist(), []
+
+    class Watched:
+        mean_s = curve.mean_s
+
+        def upper_s(self, clock_mhz: float) -> float:
+            asked.append(clock_mhz)
+            return curve.upper_s(clock_mhz)
+
+    budget_s = curve.upper_s(levels[5])
+    assert first_safe(Watched(), levels, budget_s, guess=5) == 5
+    assert sorted(asked) == levels[4:6]

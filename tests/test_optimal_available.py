@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from voltana.controllers.optimal_available import OptimalAvailable
 from voltana.errors import ConfigError
-from voltana.planning import critical_index
+from voltana.operating import critical_index
 from voltana.slo import Slo
 from voltana.slo_reserve import SloReserve
 from voltana.testing import strategies as vst

@@ -15,6 +15,8 @@ from voltana.predictors.ecopred.features import (
     decode_features,
     decode_features_of,
     prefill_features,
+    products,
+    regressor,
 )
 from voltana.predictors.offline import fit_profile
 from voltana.predictors.profile import Stack, load_profile, save_profile
@@ -72,6 +74,8 @@ def test_every_way_to_ask_says_the_same():
             assert frozen.mean_curve(load).mean_s(mhz) == pytest.approx(mean_s)
             line = frozen.mean_line(load.decode_requests, mhz)
             assert line.mean_s(load.decode_kv_tokens) == pytest.approx(mean_s)
+            assert frozen.expected_s(load, mhz) == frozen.mean_curve(load).mean_s(mhz)
+            assert frozen.alike(load.decode_requests) == load.decode_requests
     for outcome in outcomes(case, Phase.PREFILL, 200, seed=2):
         predictor.learn(outcome)
     prompt = Load.prefill([(40, 0)])
@@ -80,6 +84,16 @@ def test_every_way_to_ask_says_the_same():
     mixed = Load(prefill_tokens=40, decode_requests=8, decode_kv_tokens=8000)
     forecast_s = float(predictor.forecast(mixed, clocks_mhz).mean_s[-1])
     assert predictor.expected_s(mixed, 1410.0) == pytest.approx(forecast_s)
+    assert predictor.snapshot().expected_s(mixed, 1410.0) == pytest.approx(forecast_s)
+    assert predictor.snapshot().expected_s(Load(), 1410.0) == 0.0
+
+
+def test_batches_that_are_padded_alike_have_one_line_and_the_regressor_all_products():
+    frozen = EcoPred().snapshot()
+    assert frozen.alike(57) == frozen.alike(64) != frozen.alike(65)
+    assert frozen.mean_line(57, 1410.0) == frozen.mean_line(64, 1410.0)
+    features = decode_features(57, 20_000, 0.25)
+    assert regressor(features, 900.0, 1410.0).tolist() == products(features, 900.0, 1410.0)
 
 
 def test_what_is_read_of_the_experts():

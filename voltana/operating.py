@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 
 _Number = TypeVar("_Number", float, "FloatArray")
 
+_LEAST_EXTRA_W = 1e-3
+"""Work takes some power."""
+
 
 def operating_point(candidate: Candidate, load: Load) -> tuple[float, float]:
     """Latency and power of `load` at the safe level of least power.
@@ -64,6 +67,29 @@ def power_at(power: PowerForecasts, load: Load, clock_mhz: float) -> float:
     if curve is None:
         return float(power.forecast_w(load, np.array([clock_mhz]))[0])
     return curve.power_w(clock_mhz)
+
+
+def work_energy_j(latency_s: FloatArray, extra_w: FloatArray) -> FloatArray:
+    """Energy of a fixed amount of work at each clock, above that of waiting.
+
+    The rest of the time is idle at any clock, so what counts is the power on top of idle power
+    (S. Irani, S. Shukla, R. Gupta, "Algorithms for power savings", TALG 3, 2007).
+
+    Args:
+        latency_s: Time of the work at each clock, shape (n,); inf where unknown.
+        extra_w: Power above that of waiting, shape (n,).
+    """
+    return latency_s * np.maximum(extra_w, _LEAST_EXTRA_W)
+
+
+def critical_index(latency_s: FloatArray, extra_w: FloatArray) -> int:
+    """Index of the critical clock: least energy for a fixed amount of work.
+
+    Args:
+        latency_s: Time of the work at each clock, shape (n,); inf where unknown.
+        extra_w: Power above that of waiting, shape (n,).
+    """
+    return int(work_energy_j(latency_s, extra_w).argmin())
 
 
 class PowerAtLevels:

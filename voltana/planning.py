@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from voltana.errors import invalid
-from voltana.ports import TellsCurve, offers
+from voltana.ports import TellsCurve, TellsExpected, offers
 from voltana.promise import Promise
 from voltana.values import Binding, Decision, Load, Role, Status
 from voltana.values.work import make_load
@@ -31,9 +31,6 @@ make_promise = maker(Promise)
 
 GROWTH_TOKENS = 600.0
 """Room that a request usually takes or keeps on top of its context."""
-
-_LEAST_EXTRA_W = 1e-3
-"""Work takes some power."""
 
 
 def lowest_safe_index(upper_s: FloatArray, budget_s: float) -> int | None:
@@ -242,9 +239,9 @@ def memory_tokens(candidate: Candidate, tokens_per_request: float = GROWTH_TOKEN
 
 def requests_of(candidate: Candidate) -> int:
     """All that is or will be in its batch, what is still being prefilled included."""
-    state = candidate.state
+    state, in_flight = candidate.state, candidate.in_flight
     reported = state.running_requests + state.queued_requests + candidate.reserved.requests
-    return max(reported, candidate.in_flight)
+    return reported if reported > in_flight else in_flight
 
 
 def load_with(load: Load, request: Request, role: Role) -> Load:
@@ -290,34 +287,54 @@ def planned_clock_mhz(candidate: Candidate, load: Load) -> float:
         candidate: Without a predictor snapshot, none is safe.
         load: What its iteration would compute.
     """
-    predictor = candidate.predictor
+    predictor, levels_mhz = candidate.predictor, candidate.levels_mhz
     curve = None if predictor is None else curve_of(predictor, load)
-    return clock_for_mhz(candidate, Upcoming(load, curve))
+    level = planned_level(candidate, Upcoming(load, curve))
+    return levels_mhz[level] if level < len(levels_mhz) else math.inf
 
 
-def clock_for_mhz(candidate: Candidate, upcoming: Upcoming) -> float:
-    """`planned_clock_mhz` of a load whose curve is known, if there is one."""
+def planned_level(candidate: Candidate, upcoming: Upcoming, guess: int = 0) -> int:
+    """Index of the level that it would choose; the number of levels if none is safe.
+
+    Args:
+        candidate: Without a predictor snapshot, none is safe.
+        upcoming: What its iteration would compute, and the curve of that, if there is one.
+        guess: See `first_safe`.
+    """
     levels_mhz, budget_s = candidate.levels_mhz, candidate.budget_s
     if candidate.predictor is None:
-        return math.inf
+        return len(levels_mhz)
     load, curve = upcoming
-    if curve is None:
-        forecast = candidate.predictor.forecast(load, np.array(levels_mhz, dtype=np.float64))
-        index = lowest_safe_index(forecast.upper_s, budget_s)
-        return math.inf if index is None else levels_mhz[index]
-    begins = first_safe(curve, levels_mhz, budget_s)
-    return levels_mhz[begins] if begins < len(levels_mhz) else math.inf
+    if curve is not None:
+        return first_safe(curve, levels_mhz, budget_s, guess)
+    forecast = candidate.predictor.forecast(load, np.array(levels_mhz, dtype=np.float64))
+    index = lowest_safe_index(forecast.upper_s, budget_s)
+    return len(levels_mhz) if index is None else index
 
 
-def first_safe(curve: LatencyCurve, levels_mhz: Sequence[float], budget_s: float) -> int:
+def first_safe(
+    curve: LatencyCurve, levels_mhz: Sequence[float], budget_s: float, guess: int = 0
+) -> int:
     """Index of the slowest safe level; the number of levels if there is none.
 
     The bound never rises with the clock: what is safe begins at one of the levels.
+
+    Args:
+        curve: Latency of a load.
+        levels_mhz: The levels, ascending.
+        budget_s: What it may take.
+        guess: Level at which to look first, as the one that was found for a load like this; changes
+            no answer.
     """
-    upper_s = curve.upper_s
-    if not levels_mhz or upper_s(levels_mhz[0]) <= budget_s:  # mostly
-        return 0
-    return bisect_left(levels_mhz, True, 1, key=lambda mhz: upper_s(mhz) <= budget_s)
+    upper_s, begin, end = curve.upper_s, 0, len(levels_mhz)
+    if guess < end:
+        if upper_s(levels_mhz[guess]) <= budget_s:
+            if not guess or not upper_s(levels_mhz[guess - 1]) <= budget_s:  # mostly
+                return guess
+            end = guess - 1
+        else:
+            begin = guess + 1
+    return bisect_left(levels_mhz, True, begin, end, key=lambda mhz: upper_s(mhz) <= budget_s)
 
 
 def planned_within(candidate: Candidate, load: Load, clock_mhz: float) -> bool:
@@ -330,10 +347,9 @@ def planned_within(candidate: Candidate, load: Load, clock_mhz: float) -> bool:
 
 def mean_at(predictor: Forecasts, load: Load, clock_mhz: float) -> float:
     """Expected latency of `load` at one clock."""
-    curve = curve_of(predictor, load)
-    if curve is None:
-        return float(predictor.forecast(load, np.array([clock_mhz])).mean_s[0])
-    return curve.mean_s(clock_mhz)
+    if offers(predictor, TellsExpected):
+        return predictor.expected_s(load, clock_mhz)
+    return float(predictor.forecast(load, np.array([clock_mhz])).mean_s[0])
 
 
 def upper_at(predictor: Forecasts, load: Load, clock_mhz: float) -> float:
@@ -373,26 +389,3 @@ def certified_or_fastest(
         budget_s=budget_s,
         binding=binding,
     )
-
-
-def work_energy_j(latency_s: FloatArray, extra_w: FloatArray) -> FloatArray:
-    """Energy of a fixed amount of work at each clock, above that of waiting.
-
-    The rest of the time is idle at any clock, so what counts is the power on top of idle power
-    (S. Irani, S. Shukla, R. Gupta, "Algorithms for power savings", TALG 3, 2007).
-
-    Args:
-        latency_s: Time of the work at each clock, shape (n,); inf where unknown.
-        extra_w: Power above that of waiting, shape (n,).
-    """
-    return latency_s * np.maximum(extra_w, _LEAST_EXTRA_W)
-
-
-def critical_index(latency_s: FloatArray, extra_w: FloatArray) -> int:
-    """Index of the critical clock: least energy for a fixed amount of work.
-
-    Args:
-        latency_s: Time of the work at each clock, shape (n,); inf where unknown.
-        extra_w: Power above that of waiting, shape (n,).
-    """
-    return int(work_energy_j(latency_s, extra_w).argmin())

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from voltana.cluster.promised_requests import PromisedRequests
 from voltana.planning import mean_at
-from voltana.ports import KeepsAccount, TellsExpected, offers
+from voltana.ports import KeepsAccount, offers
 from voltana.values import Load
 
 if TYPE_CHECKING:
@@ -59,9 +59,11 @@ class RequestPromises:
         No more than the greatest with which any is promised: what is above says that nothing can
         be promised now, and not how late they come. 0 where none is expected, as on decode legs.
         """
-        if not (self.ttft.arrived and self.kept):
+        ttft = self.ttft
+        if not (ttft.arrived and self.kept):
             return 0.0
-        return min(self.ttft.margin, self.ttft.statement.q_cert)
+        margin, most = ttft.margin, ttft.statement.q_cert
+        return margin if margin < most else most
 
     def arrived(
         self,
@@ -182,10 +184,8 @@ class RequestPromises:
         return batches * self._mean_s(Load.prefill([(pending_tokens // batches, 0)]))
 
     def _mean_s(self, load: Load) -> float:
-        predictor = None if self.loop is None else self.loop.predictor
-        if predictor is None or self.loop is None:
+        loop = self.loop
+        predictor = None if loop is None else loop.predictor
+        if predictor is None or loop is None:
             return math.inf
-        fastest_mhz = self.loop.fastest_mhz()
-        if offers(predictor, TellsExpected):
-            return predictor.expected_s(load, fastest_mhz)
-        return mean_at(predictor, load, fastest_mhz)
+        return mean_at(predictor, load, loop.fastest_mhz())

@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from voltana.operating import operating_point, power_at
+from voltana.operating import operating_point, power_at, work_energy_j
 from voltana.planning import (
     GROWTH_TOKENS,
     candidate_load,
@@ -36,7 +36,6 @@ from voltana.planning import (
     load_with,
     memory_tokens,
     planned_within,
-    work_energy_j,
 )
 from voltana.values import Load, Request, Role
 from voltana.viability import BATCH_ENDS, largest_viable_batch, table_of

@@ -46,12 +46,11 @@ from voltana.controllers.joined_wait import JoinedWait
 from voltana.controllers.within_error import within_error
 from voltana.errors import invalid
 from voltana.levels import idle_decision, require_levels
-from voltana.operating import power_at
+from voltana.operating import power_at, work_energy_j
 from voltana.planning import (
     certified_or_fastest,
     in_batches,
     lowest_safe_index,
-    work_energy_j,
 )
 from voltana.slo_reserve import SloReserve
 from voltana.values import Binding, Decision, Load, Status

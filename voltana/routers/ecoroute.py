@@ -26,6 +26,9 @@ if TYPE_CHECKING:
     from voltana.ports import Router
     from voltana.values import Candidate, Deferral, Request
 
+MOST_KNOWN = 65_536
+"""Instances whose level is remembered; with fewer than a cluster has, none would be found soon."""
+
 
 class EcoRoute:
     """Satisfies `voltana.ports.Router`; what changes its choices is its fallback's state alone.
@@ -67,6 +70,7 @@ class EcoRoute:
         self._wake_share = wake_share
         self._max_age_s = max_age_s
         self._kept = KeptPool(self.needs)
+        self._levels: dict[str, int] = {}  # that were found last: where the next search begins
 
     @property
     def needs(self) -> frozenset[Need]:
@@ -106,7 +110,15 @@ class EcoRoute:
         """What one request more does to an instance; None where that is not known."""
         if candidate.predictor is None or not candidate.levels_mhz:
             return None
-        return Prospect(candidate, comes, self._tile, self._boundary_mhz, self._wake_share)
+        name, levels = candidate.instance, self._levels
+        if len(levels) > MOST_KNOWN:  # instances have come and gone
+            levels.clear()
+        guess = levels.get(name, 0)
+        made = Prospect(
+            candidate, comes, self._tile, self._boundary_mhz, self._wake_share, guess=guess
+        )
+        levels[name] = made.level
+        return made
 
     def __repr__(self) -> str:
         return (

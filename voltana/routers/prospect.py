@@ -11,18 +11,13 @@ import math
 from bisect import bisect_left, bisect_right
 from typing import TYPE_CHECKING
 
-from voltana.planning import (
-    clock_for_mhz,
-    load_with,
-    memory_tokens,
-    planned_within,
-)
+from voltana.planning import load_with, memory_tokens, planned_level, planned_within
 from voltana.ports import TellsRoom, offers
 from voltana.values import Role
 
 if TYPE_CHECKING:
     from voltana.planning import Upcoming
-    from voltana.values import Candidate, Load, Request
+    from voltana.values import Candidate, Request
 
 Harm = tuple[bool, float, bool, int]
 """No clock is safe; how much the clock has to rise; a new tile begins; the requests then."""
@@ -38,17 +33,20 @@ class Prospect:
         boundary_mhz: Rises up to this do not count.
         wake_share: Share of its fastest clock, of its KV cache and of the requests that it runs at
             once, that it may need to be calm.
+        guess: Level that it may need now; changes no answer.
 
     Attributes:
         calm_tokens: Longest prompt with which it certainly stays calm; -1 if none.
         asks: Whether longer ones have to be asked for, by `stays_calm`.
+        level: Index of the level that it needs now; the number of levels where none is safe, and
+            of an idle one.
         new_tile: Whether its batch begins a new tile.
         requests: Its requests then.
     """
 
     __slots__ = (
         "_boundary_mhz", "_calm", "_candidate", "_now", "_now_mhz", "_room",
-        "_wake_share", "asks", "calm_tokens", "new_tile", "requests",
+        "_wake_share", "asks", "calm_tokens", "level", "new_tile", "requests",
     )  # fmt: skip
 
     def __init__(
@@ -58,8 +56,10 @@ class Prospect:
         tile: int,
         boundary_mhz: float,
         wake_share: float,
+        *,
+        guess: int = 0,
     ) -> None:
-        now = comes.load
+        now, levels_mhz = comes.load, candidate.levels_mhz
         joins = candidate.role is not Role.PREFILL
         self._candidate, self._now = candidate, now
         self._boundary_mhz, self._wake_share = boundary_mhz, wake_share
@@ -68,7 +68,9 @@ class Prospect:
         self.new_tile = joins and now.decode_requests > 0 and now.decode_requests % tile == 0
         # An idle instance may be at any clock, so none has to rise; nor has one to the lowest.
         wakes = is_idle(candidate, comes)
-        self._now_mhz = math.inf if wakes else clock_for_mhz(candidate, comes)
+        none = len(levels_mhz)
+        self.level = none if wakes else planned_level(candidate, comes, guess)
+        self._now_mhz = levels_mhz[self.level] if self.level < none else math.inf
         self._room: dict[int, int | None] = {}
         self._calm = -1 if wakes or self.new_tile else self._calm_level()
         most = self._most_tokens(self._calm)
@@ -137,21 +139,23 @@ class Prospect:
         """Longest prompt with which a level is safe, -1 if none; None where it has to be tried."""
         if level < 0:
             return -1
-        if level not in self._room:
-            self._room[level] = _room(self._candidate, self._now, level)
-        return self._room[level]
+        known = self._room
+        if level not in known:
+            known[level] = self._room_at(level)
+        return known[level]
+
+    def _room_at(self, level: int) -> int | None:
+        candidate, now = self._candidate, self._now
+        predictor = candidate.predictor
+        if candidate.role is Role.PREFILL or not offers(predictor, TellsRoom):
+            return None
+        most = predictor.most_kv_tokens(
+            now.decode_requests + 1, candidate.levels_mhz[level], candidate.budget_s
+        )
+        return None if most is None else max(most - now.decode_kv_tokens, -1)
 
 
 def is_idle(candidate: Candidate, comes: Upcoming) -> bool:
     """Whether nothing runs on an instance, and nothing is on its way there."""
     now = comes.load
     return not (candidate.in_flight or now.prefill_tokens or now.decode_requests)
-
-
-def _room(candidate: Candidate, now: Load, level: int) -> int | None:
-    if candidate.role is Role.PREFILL or not offers(candidate.predictor, TellsRoom):
-        return None
-    most = candidate.predictor.most_kv_tokens(
-        now.decode_requests + 1, candidate.levels_mhz[level], candidate.budget_s
-    )
-    return None if most is None else max(most - now.decode_kv_tokens, -1)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 
 from voltana.operating import prefill_mean
-from voltana.ports import offers
+from voltana.ports import TellsExpected, TellsPrefill, offers
 from voltana.predictors.conformal.groups import decode_group, decode_groups
 from voltana.predictors.conformal.room import MeanLine, most_within
 from voltana.promise import bound_on
@@ -92,6 +93,10 @@ class TellsMeanLine(Protocol):
 
     def mean_line(self, requests: int, clock_mhz: float) -> MeanLine | None:
         """The mean of `mean_curve` at one clock; None where it is not known, or may fall."""
+        ...
+
+    def alike(self, requests: int) -> int:
+        """A number that batches share of which `mean_line` says the same: as those padded alike."""
         ...
 
 
@@ -228,6 +233,8 @@ class ConformalSnapshot:
     _told: TellsMean | None = field(init=False, repr=False)
     _curves: TellsMeanCurve | None = field(init=False, repr=False)
     _lines: TellsMeanLine | None = field(init=False, repr=False)
+    _expects: TellsExpected | None = field(init=False, repr=False)
+    _prefill_mean: Callable[[float], Callable[[int, float], float]] = field(init=False, repr=False)
     _decode_group: str | None = field(init=False, repr=False)
     _decode: float = field(init=False, repr=False)
     _room: dict[tuple[int, float, float], int | None] = field(
@@ -239,8 +246,12 @@ class ConformalSnapshot:
         predictor = self.predictor
         object.__setattr__(self, "_told", teller(predictor))
         tells = not self.edges_mhz and offers(predictor, TellsMeanCurve)
-        curves = predictor if tells else None
-        object.__setattr__(self, "_curves", curves)
+        object.__setattr__(self, "_curves", predictor if tells else None)
+        tells = not self.edges_mhz and offers(predictor, TellsExpected)
+        object.__setattr__(self, "_expects", predictor if tells else None)
+        means = partial(prefill_mean, predictor)
+        told = predictor.prefill_mean if offers(predictor, TellsPrefill) else means
+        object.__setattr__(self, "_prefill_mean", told)
         group = decode_group(self.group)
         lines = predictor if group is not None and offers(predictor, TellsMeanLine) else None
         object.__setattr__(self, "_lines", None if self.edges_mhz else lines)
@@ -287,23 +298,31 @@ class ConformalSnapshot:
             mean, self._decode if whole else self._open(self.group(load)), self.offset_s
         )
 
+    def expected_s(self, load: Load, clock_mhz: float) -> float:
+        """See `voltana.ports.TellsExpected`."""
+        if self._expects is not None:
+            return self._expects.expected_s(load, clock_mhz)
+        return float(self.forecast(load, np.array([clock_mhz])).mean_s[0])
+
     def most_kv_tokens(self, requests: int, clock_mhz: float, budget_s: float) -> int | None:
         """See `voltana.ports.TellsRoom`."""
-        question = requests, clock_mhz, budget_s
-        if question in self._room:
-            return self._room[question]
-        if len(self._room) >= _MOST_ROOMS:
-            self._room.clear()
-        line = None if self._lines is None else self._lines.mean_line(requests, clock_mhz)
-        most = None
-        if line is not None and budget_s < math.inf:
-            most = most_within(line, self._decode, self.offset_s, budget_s)
-        self._room[question] = most
+        lines, known = self._lines, self._room
+        if lines is None or not budget_s < math.inf:
+            return None
+        question = lines.alike(requests), clock_mhz, budget_s
+        if question in known:
+            return known[question]
+        if len(known) >= _MOST_ROOMS:
+            known.clear()
+        line = lines.mean_line(requests, clock_mhz)
+        known[question] = most = (
+            None if line is None else most_within(line, self._decode, self.offset_s, budget_s)
+        )
         return most
 
     def prefill_mean(self, clock_mhz: float) -> Callable[[int, float], float]:
         """See `voltana.ports.TellsPrefill`."""
-        return prefill_mean(self.predictor, clock_mhz)
+        return self._prefill_mean(clock_mhz)
 
     def to_dict(self) -> Mapping[str, object]:
         """Plain JSON values: the predictor's, and the margins by group."""

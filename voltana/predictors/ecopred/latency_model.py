@@ -17,6 +17,7 @@ from voltana.predictors.ecopred.basis_cache import BasisCache
 from voltana.predictors.ecopred.features import (
     FEATURES,
     HALF_TILE,
+    SMALL_TILE,
     TILE,
     basis_at,
     decode_features,
@@ -232,6 +233,17 @@ class LatencySnapshot:
         if lasts and phase.relative_deviation < math.inf:
             return curve
         return curve._replace(known=False)
+
+    def expected_s(self, load: Load, clock_mhz: float) -> float:
+        """See `voltana.ports.TellsExpected`; what `mean_curve` says there, where there is one."""
+        phase, features, further = _parts(load, self.prefill, self.decode)
+        if further is None and (load.prefill_tokens or load.decode_requests):
+            return MeanCurve(phase.rates, features).mean_s(clock_mhz)
+        return float(self.forecast_mean(load, np.array([clock_mhz]))[0][0])
+
+    def alike(self, requests: int) -> int:
+        """See `voltana.predictors.conformal.snapshot.TellsMeanLine.alike`."""
+        return requests if self.decode.expert_share else -(-requests // SMALL_TILE)
 
     def mean_line(self, requests: int, clock_mhz: float) -> MeanLine | None:
         """See `voltana.predictors.conformal.snapshot.TellsMeanLine.mean_line`."""
