@@ -72,12 +72,6 @@ def _compared(needs: Collection[Need]) -> Callable[[Candidate, Candidate], bool]
     return same
 
 
-def _age_s(candidate: Candidate) -> float:
-    """Age of its report; inf where it is no number."""
-    age_s = candidate.state_age_s
-    return math.inf if math.isnan(age_s) else age_s
-
-
 def _as_table(rows: Iterable[object]) -> Table:
     """Rows of numbers as an array."""
     return np.array(list(rows), dtype=np.float64)
@@ -105,6 +99,8 @@ class KeptPool:
 
     Attributes:
         shown: The candidates, as they were shown; to be read alone.
+        oldest_s: Age of the oldest of their reports; inf where one is no number.
+        reserved_for_s: `Candidate.reserved_for_s` of each; to be read alone.
     """
 
     def __init__(self, needs: Collection[Need]) -> None:
@@ -115,8 +111,8 @@ class KeptPool:
         self._changes: list[int] = []  # places, in the order in which they changed
         self._ranks: list[int] | None = None
         self._ages_s: list[float] = []
-        self._oldest_s = -math.inf
-        self._reserved_for_s: list[float] = []
+        self.oldest_s = -math.inf
+        self.reserved_for_s: list[float] = []
 
     def of(self, candidates: Sequence[Candidate]) -> Pool:
         """The candidates of a decision as a pool; one that an outer router has made is taken."""
@@ -129,18 +125,20 @@ class KeptPool:
             self._columns.clear()
             self._changes.clear()
             self._ranks = None
-            self._ages_s = list(map(_age_s, shown))
-            self._reserved_for_s = [candidate.reserved_for_s for candidate in shown]
+            self._ages_s = [candidate.state_age_s for candidate in shown]
+            self.reserved_for_s = [candidate.reserved_for_s for candidate in shown]
         self.shown = shown
-        self._oldest_s = max(self._ages_s, default=-math.inf)
+        # What is no number has no place in an order, but leaves none to a sum.
+        unknown = math.isnan(sum(self._ages_s))
+        self.oldest_s = math.inf if unknown else max(self._ages_s, default=-math.inf)
         return Pool(self, None)
 
     def _note_changes(self, shown: list[Candidate]) -> None:
         last, same, changes = self.shown, self._same, self._changes
-        ages_s, reserved_for_s = self._ages_s, self._reserved_for_s
+        ages_s, reserved_for_s = self._ages_s, self.reserved_for_s
         for place in compress(range(len(shown)), map(is_not, shown, last)):
             one, before = shown[place], last[place]
-            ages_s[place], reserved_for_s[place] = _age_s(one), one.reserved_for_s
+            ages_s[place], reserved_for_s[place] = one.state_age_s, one.reserved_for_s
             if not same(one, before):
                 changes.append(place)
                 if one.instance != before.instance:
@@ -170,15 +168,6 @@ class KeptPool:
             for rank, place in enumerate(sorted(range(len(names)), key=names.__getitem__)):
                 self._ranks[place] = rank
         return self._ranks
-
-    @property
-    def reserved_for_s(self) -> list[float]:
-        """`Candidate.reserved_for_s` of each; to be read alone."""
-        return self._reserved_for_s
-
-    def fresh(self, max_age_s: float) -> bool:
-        """Whether no report is older than that."""
-        return self._oldest_s <= max_age_s
 
     def values(
         self,
@@ -298,7 +287,7 @@ class Pool(Sequence[Candidate]):
 
     def fresh(self, max_age_s: float) -> bool:
         """Whether no report is older than that."""
-        return self._kept.fresh(max_age_s) or (
+        return self._kept.oldest_s <= max_age_s or (
             self._places is not None
             and all(candidate.state_age_s <= max_age_s for candidate in self)
         )

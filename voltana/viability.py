@@ -228,7 +228,8 @@ def served_per_s(table: BatchTable, most: float = math.inf) -> FloatArray:
 def lowest_admissible_index(table: BatchTable, demand_per_s: float) -> int | None:
     """Index of the slowest level that serves a demand with a viable batch; None if none does."""
     enough = served_per_s(table) >= demand_per_s
-    return int(enough.argmax()) if enough.any() else None
+    index = int(enough.argmax())
+    return index if enough[index] else None
 
 
 class Settled(NamedTuple):

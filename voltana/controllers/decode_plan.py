@@ -118,7 +118,7 @@ def make_plan(
     most = _most_with_room(table, viable, most_per_s, demand, waits) if full else float(viable)
     served = served_per_s(table, most)
     at_most_per_s = demand.at_most_in_memory_per_s if full else demand.at_most_per_s
-    if at_most_per_s > table.most_in_time_per_s[-1]:
+    if at_most_per_s > np.maximum.reduce(table.in_time_per_s[:, -1], initial=0.0):
         settling = len(served) - 1  # what a slower one puts off might never be served
     else:
         settling = _settling(served, demand, in_force.settling)

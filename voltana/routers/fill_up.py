@@ -94,15 +94,14 @@ class FillUp:
         left_s = pool.column(_budget_s)
         if waited_s:
             left_s = [budget_s - waited_s for budget_s in left_s]
-        early = [
-            place
-            for place, (taken_s, host_s, device_s, own_left_s) in enumerate(
-                zip(pending_s, prepared_s, computed_s, left_s, strict=True)
+        fullest_s = [
+            -taken_s if taken_s <= share * own_left_s and host_s <= device_s else math.inf
+            for taken_s, host_s, device_s, own_left_s in zip(
+                pending_s, prepared_s, computed_s, left_s, strict=True
             )
-            if taken_s <= share * own_left_s and host_s <= device_s
         ]
-        if early:
-            return pool.take(early).first_of_least([-pending_s[place] for place in early])
+        if min(fullest_s) < math.inf:
+            return pool.first_of_least(fullest_s)
         late_s = _late_everywhere_s(request, pool, prepared_s, left_s)
         if late_s and _is_in_time_alone(request, pool, left_s):
             return pool.first_of_least(list(map(neg, late_s)))
@@ -127,11 +126,11 @@ def _late_everywhere_s(
     instance: the fastest level is asked about no further.
     """
     late_s, lost = [], False
-    at_fastest_s = map(_one_by_one(request, _AT_FASTEST), pool.column(_pending))
-    margins = pool.column(_ttft_margin)
-    for host_s, device_s, margin, own_left_s in zip(
-        prepared_s, at_fastest_s, margins, left_s, strict=True
+    prompt, own_pairs = request.prompt_tokens, attended_pairs(request.prompt_tokens)
+    for host_s, pending, margin, own_left_s in zip(
+        prepared_s, pool.column(_pending), pool.column(_ttft_margin), left_s, strict=True
     ):
+        device_s = pending.with_prompt_s(_AT_FASTEST, prompt, own_pairs)
         usable = 1.0 - LEFT_BY_HOSTS if host_s > device_s else 1.0
         if host_s + (1.0 + margin) * device_s <= usable * own_left_s:  # which may be inf
             return []
@@ -198,10 +197,15 @@ class _Pending(NamedTuple):
 
     def in_batches_s(self, level: int, tokens: int, pairs: float) -> float:
         """Time of so many tokens and pairs at a level, in as many batches as they fill."""
-        if tokens <= self.most_tokens:  # mostly
-            return self.mean_s(level)(tokens, pairs)
-        batches = tokens / self.most_tokens
-        return batches * self.mean_s(level)(math.ceil(self.most_tokens), pairs / batches)
+        mean_s, most_tokens = self.mean_s(level), self.most_tokens
+        if tokens <= most_tokens:  # mostly
+            return mean_s(tokens, pairs)
+        batches = tokens / most_tokens
+        return batches * mean_s(math.ceil(most_tokens), pairs / batches)
+
+    def with_prompt_s(self, level: int, prompt: int, own_pairs: float) -> float:
+        """Time of what is pending and a prompt of so many tokens and pairs at a level."""
+        return self.in_batches_s(level, self.tokens + prompt, self.pairs + own_pairs)
 
 
 def _pending(candidate: Candidate) -> _Pending:
@@ -248,30 +252,21 @@ _NEVER = _Pending(0, 0.0, None, (0.0, 0.0), math.inf)
 """Of an instance whose pending time does not count, or is not known."""
 
 
-def _one_by_one(request: Request, level: int) -> Callable[[_Pending], float]:
-    """Time of what is pending on an instance and the request at a level."""
-    prompt, own_pairs = request.prompt_tokens, attended_pairs(request.prompt_tokens)
-
-    def computed_s(pending: _Pending) -> float:
-        return pending.in_batches_s(level, pending.tokens + prompt, pending.pairs + own_pairs)
-
-    return computed_s
-
-
 def _computed_s(request: Request, pool: Pool, level: int) -> list[float]:
     """Time of what is pending and the request at a level; inf where it does not count."""
-    pending, one_by_one = pool.column(_pending), _one_by_one(request, level)
+    pending, prompt = pool.column(_pending), request.prompt_tokens
+    own_pairs = attended_pairs(prompt)
     if len(pending) < _MANY:
-        return list(map(one_by_one, pending))
+        return [one.with_prompt_s(level, prompt, own_pairs) for one in pending]
     amounts = pool.table(_amounts, on=_pending)
-    tokens, most = amounts[:, 0] + request.prompt_tokens, amounts[:, 2]
-    pairs = amounts[:, 1] + attended_pairs(request.prompt_tokens)
+    tokens, most = amounts[:, 0] + prompt, amounts[:, 2]
+    pairs = amounts[:, 1] + own_pairs
     batches = np.maximum(tokens / most, 1.0)
     lines = pool.table(_LINES[level], on=_pending)
     times_s = batches * lines_s(lines, np.minimum(tokens, np.ceil(most)), pairs / batches)
     told: list[float] = times_s.tolist()
     for place in np.isnan(times_s).nonzero()[0]:  # models that have to be asked
-        told[place] = one_by_one(pending[place])
+        told[place] = pending[place].with_prompt_s(level, prompt, own_pairs)
     return told
 
 

@@ -54,6 +54,8 @@ MOST_ANSWERS = 256
 MOST_TABLES = 8
 """Tables that are: one answers for any demand, and any number of instances."""
 
+IDLE = Load()
+
 _FACTS = attrgetter("levels_mhz", "budget_s", "kv_capacity_tokens", "max_running_requests")
 """What an answer depends on beside the models."""
 
@@ -152,9 +154,9 @@ class MarginalEnergy:
         """So many as are awake, or one more or less; worked out once for each question."""
         model = pool.busiest()  # the one whose power is best known
         bins = demand.bins()
-        question = (bins, awake, len(pool), id(model.predictor), id(model.power), _FACTS(model))
+        question = (bins, awake, len(pool), id(model.predictor), id(model.power))
         known = self._answers.get(question)
-        if known is None:
+        if known is None or _FACTS(known[1]) != _FACTS(model):
             if len(self._answers) >= MOST_ANSWERS:
                 self._answers.clear()
             count = self._least_power(model, len(pool), awake, _Demand.of(bins))
@@ -164,9 +166,9 @@ class MarginalEnergy:
 
     def _table(self, model: Candidate, context_tokens: float) -> BatchTable:
         """Iterations of every batch that an instance may settle at."""
-        question = (context_tokens, id(model.predictor), _FACTS(model))
+        question = context_tokens, id(model.predictor)
         known = self._tables.get(question)
-        if known is None:
+        if known is None or _FACTS(known[1]) != _FACTS(model):
             if len(self._tables) >= MOST_TABLES:
                 self._tables.clear()
             known = self._tables[question] = self._tabulated(model, context_tokens), model
@@ -196,11 +198,17 @@ class MarginalEnergy:
         return table_up_to(max_requests=min(most, ROW - 1), step=1)
 
     def _least_power(self, model: Candidate, instances: int, awake: int, demand: _Demand) -> int:
-        assert model.power is not None
-        idle_w = power_at(model.power, Load(), model.levels_mhz[0])
+        power = model.power
+        assert power is not None
+        idle_w = power_at(power, IDLE, model.levels_mhz[0])
         table = self._table(model, demand.context_tokens)
+        # What a batch produces that has outgrown the threshold a smaller one would as well, but no
+        # clock leads back to that.
+        most = math.inf if ends_in_memory(table) else largest_viable_batch(table)
         powers_w = {
-            count: _power_w(table, model.power, count, demand) + (instances - count) * idle_w
+            count: _power_w(table, power, count, demand.tokens_per_s) + (instances - count) * idle_w
+            if demand.requests <= count * most
+            else math.inf
             for count in (awake - 1, awake, awake + 1)
             if 1 <= count <= instances
         }
@@ -213,15 +221,9 @@ class MarginalEnergy:
         return f"MarginalEnergy({self._inner!r}, saving={self._saving:g})"
 
 
-def _power_w(table: BatchTable, power: PowerForecasts, awake: int, demand: _Demand) -> float:
-    """Power of so many instances where they settle sharing the demand; inf if they cannot.
-
-    What a batch produces that has outgrown the threshold a smaller one would as well, but no clock
-    leads back to that.
-    """
-    if not ends_in_memory(table) and demand.requests > awake * largest_viable_batch(table):
-        return math.inf
-    found = slowest_settled(table, power, demand.tokens_per_s / awake)
+def _power_w(table: BatchTable, power: PowerForecasts, awake: int, tokens_per_s: float) -> float:
+    """Power of so many instances where they settle sharing a demand; inf if they cannot."""
+    found = slowest_settled(table, power, tokens_per_s / awake)
     return math.inf if found is None else awake * found.power_w
 
 
@@ -240,11 +242,12 @@ class _Demand(NamedTuple):
 
     def bins(self) -> tuple[int, int, int]:
         """The bins that it falls into, within which the answer is the same."""
+        tokens_per_s, context_tokens, requests = self
         of_tokens, of_context, of_requests = BINS
         return (
-            _bin(self.tokens_per_s, of_tokens),
-            _bin(self.context_tokens, of_context),
-            _bin(max(self.requests, 1.0), of_requests),
+            _bin(tokens_per_s, of_tokens),
+            _bin(context_tokens, of_context),
+            _bin(max(requests, 1.0), of_requests),
         )
 
     @classmethod

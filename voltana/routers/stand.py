@@ -39,9 +39,10 @@ class Stand:
     )  # fmt: skip
 
     def __init__(self, candidate: Candidate, boundary: int, load: Load) -> None:
+        state = candidate.state
         self._candidate, self._boundary, self._load = candidate, boundary, load
-        self._requests, self._running = requests_of(candidate), candidate.state.running_requests
-        self._runs = self._running + candidate.state.queued_requests
+        self._requests, self._running = requests_of(candidate), state.running_requests
+        self._runs = self._running + state.queued_requests
         self._capacity, self._reserved = candidate.kv_capacity_tokens, candidate.kv_reserved_tokens
         self._places = candidate.max_running_requests
         self._memory = memory_tokens(candidate, self._reserved)
