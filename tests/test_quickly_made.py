@@ -8,7 +8,7 @@ import pickle
 
 import pytest
 
-from voltana_actuatord.quick import maker, quickly_made
+from voltana_actuatord.quick import changer, maker, quickly_made
 
 
 @quickly_made
@@ -70,3 +70,22 @@ def test_a_maker_makes_what_the_class_makes():
 def test_a_class_that_is_not_quickly_made_has_no_maker():
     with pytest.raises(KeyError):
         maker(dict)
+
+
+def test_a_changer_makes_what_replace_makes():
+    moved = changer(Point, "y")
+    point = Point(x=1.0, y=3.0)
+    assert moved(point, y=4.0) == dataclasses.replace(point, y=4.0)
+    assert type(moved(point, y=4.0)) is Point
+    assert point == Point(x=1.0, y=3.0)
+    with pytest.raises(TypeError, match="y"):
+        moved(point)
+    with pytest.raises(TypeError, match="x"):
+        moved(point, x=1.0, y=4.0)
+
+
+def test_nothing_is_changed_of_other_classes_nor_of_fields_that_are_none():
+    with pytest.raises(KeyError):
+        changer(dataclasses.make_dataclass("Plain", ["x"]), "x")
+    with pytest.raises(KeyError, match="z"):
+        changer(Point, "z")

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeVar
 
 from voltana.cluster.context import LIMITS_UNKNOWN, EngineLimits
 from voltana.ports import FreezesPower, HoldsPredictor, offers
 from voltana.values import Candidate, InstanceState
-from voltana_actuatord.quick import maker
+from voltana_actuatord.quick import changer, maker
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -20,7 +20,19 @@ if TYPE_CHECKING:
     from voltana.values import Role
 
 make_candidate = maker(Candidate)
-make_instance_state = maker(InstanceState)
+instance_state = maker(InstanceState)
+"""What an instance reports of itself, in the simulated plant and beside engines."""
+
+as_seen_now = changer(
+    Candidate,
+    "state",
+    "state_age_s",
+    "reserved",
+    "reserved_for_s",
+    "host_s",
+    "in_flight",
+    "held",
+)
 
 _T = TypeVar("_T")
 
@@ -44,6 +56,31 @@ class InstanceFacts:
     budget_s: float = math.inf
     limits: EngineLimits = LIMITS_UNKNOWN
     ttft_s: float = math.inf
+    _seen: list[Candidate] = field(default_factory=list, init=False, repr=False, compare=False)
+
+    def of(self, instance: str, role: Role, state: InstanceState) -> Candidate:
+        """The instance of which they hold, as it was seen first: what changes often is stale."""
+        seen = self._seen
+        if not seen or seen[0].instance != instance or seen[0].role is not role:
+            limits = self.limits
+            seen[:] = (
+                make_candidate(
+                    instance=instance,
+                    role=role,
+                    state=state,
+                    predictor=self.predictor,
+                    levels_mhz=self.levels_mhz,
+                    budget_s=self.budget_s,
+                    power=self.power,
+                    kv_capacity_tokens=limits.kv_capacity_tokens,
+                    kv_reserved_tokens=limits.kv_reserved_tokens,
+                    max_running_requests=limits.max_running_requests,
+                    max_batch_tokens=limits.max_batch_tokens,
+                    prompts_first=limits.prompts_first,
+                    ttft_s=self.ttft_s,
+                ),
+            )
+        return seen[0]
 
 
 NOTHING_KNOWN = InstanceFacts()
@@ -105,43 +142,6 @@ def latency_model(loop: ControlLoop) -> Predictor | None:
     return controller.predictor if isinstance(controller, HoldsPredictor) else None
 
 
-def instance_state(
-    *,
-    running_requests: int,
-    kv_tokens: int,
-    prefill_tokens: int,
-    waiting_requests: int,
-    waiting_tokens: int,
-    oldest_wait_s: float,
-    clock_mhz: float,
-    demand_per_s: float | None = None,
-    ttft_margin: float = 0.0,
-) -> InstanceState:
-    """What an instance reports of itself.
-
-    Args:
-        running_requests: Requests that decode there.
-        kv_tokens: Tokens in their KV caches.
-        prefill_tokens: Prompt tokens that it computes now: pending until they are done.
-        waiting_requests: Requests that wait behind them.
-        waiting_tokens: Their tokens.
-        oldest_wait_s: Longest wait, those of a prefill batch that runs included.
-        clock_mhz: Achieved clock.
-        demand_per_s: Tokens/s that it is asked for; None where it does not tell.
-        ttft_margin: See `InstanceState`.
-    """
-    return make_instance_state(
-        running_requests=running_requests,
-        kv_tokens=kv_tokens,
-        queued_requests=waiting_requests,
-        queued_tokens=waiting_tokens + prefill_tokens,
-        clock_mhz=clock_mhz,
-        oldest_wait_s=oldest_wait_s,
-        demand_per_s=demand_per_s,
-        ttft_margin=ttft_margin,
-    )
-
-
 def candidate(
     ledger: Ledger,
     *,
@@ -164,25 +164,14 @@ def candidate(
         state_age_s: Age of the report; inf where there is none, so that all that is in flight
             counts as reserved.
     """
-    limits, account = facts.limits, ledger.account(instance)
-    return make_candidate(
-        instance=instance,
-        role=role,
+    account = ledger.account(instance)
+    return as_seen_now(
+        facts.of(instance, role, state),
         state=state,
         state_age_s=state_age_s,
         reserved=account.total() if state_age_s == math.inf else account.reserved(),
         reserved_for_s=account.reserved_for_s(now_s),
         host_s=account.pace.each_s,
-        held=ledger.caches.held(instance, now_s),
-        predictor=facts.predictor,
-        levels_mhz=facts.levels_mhz,
-        budget_s=facts.budget_s,
         in_flight=account.requests,
-        power=facts.power,
-        kv_capacity_tokens=limits.kv_capacity_tokens,
-        kv_reserved_tokens=limits.kv_reserved_tokens,
-        max_running_requests=limits.max_running_requests,
-        max_batch_tokens=limits.max_batch_tokens,
-        prompts_first=limits.prompts_first,
-        ttft_s=facts.ttft_s,
+        held=ledger.caches.held(instance, now_s),
     )

@@ -7,16 +7,19 @@ router run this same code.
 
 from __future__ import annotations
 
-import dataclasses
 from typing import TYPE_CHECKING
 
 from voltana.ports import intended_by
+from voltana.values import IntendedDemand
+from voltana_actuatord.quick import changer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from voltana.ports import Router
-    from voltana.values import Candidate, IntendedDemand
+    from voltana.values import Candidate
+
+held_for = changer(IntendedDemand, "held_s")
 
 INTENDED_EVERY_S = 0.5
 """How often it is worked out: twice while it is believed (`voltana.loop.INTENDED_S`), as one may be
@@ -44,7 +47,7 @@ def tell_intents(
     if any(demand.held_s > 0.0 for demand in intended.values()):
         most_s = may_hold_s()
         intended = {
-            instance: dataclasses.replace(demand, held_s=min(demand.held_s, most_s))
+            instance: held_for(demand, held_s=min(demand.held_s, most_s))
             for instance, demand in intended.items()
         }
     for instance, demand in intended.items():

@@ -33,7 +33,10 @@ class Renewed(Generic[_T]):
 
     def current(self) -> _T:
         """A value that is younger than the period."""
-        now_s = self._time.now_s()
+        return self.at(self._time.now_s())
+
+    def at(self, now_s: float) -> _T:
+        """The same for whoever knows the time."""
         value = self._value
         if value is None or now_s - self._made_s >= self._period_s:
             self._made_s = now_s

@@ -108,9 +108,8 @@ class DecodeInstance:
         return instance_state(
             running_requests=len(self._running),
             kv_tokens=self._running_tokens,
-            prefill_tokens=0,
-            waiting_requests=len(self._blocked) + self._transferring_requests,
-            waiting_tokens=self._transferring_tokens + self._blocked_tokens,
+            queued_requests=len(self._blocked) + self._transferring_requests,
+            queued_tokens=self._transferring_tokens + self._blocked_tokens,
             oldest_wait_s=self._events.now_s() - oldest_s(self._blocked) if self._blocked else 0.0,
             clock_mhz=self.runner.board.clock_mhz,
             demand_per_s=self.runner.demand_per_s(),
@@ -160,8 +159,9 @@ class DecodeInstance:
     def _admit(self, now_s: float) -> None:
         while self._blocked and self._fits(self._blocked[0]):
             job = self._blocked.popleft()
-            self._blocked_tokens -= job.context_tokens
-            self._transferring_tokens += job.context_tokens
+            tokens = job.context_tokens
+            self._blocked_tokens -= tokens
+            self._transferring_tokens += tokens
             self._transferring_requests += 1
             if job.last_token_s < now_s:  # retracted before: its cache is on this host
                 self._join_next(job, now_s)

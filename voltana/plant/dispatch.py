@@ -25,7 +25,8 @@ from voltana.cluster.ledger import Entry, Ledger
 from voltana.cluster.renewed import Renewed
 from voltana.errors import RoutingError
 from voltana.ports import Intends, offers
-from voltana.values import Candidate, Deferral, Request, Reservation, Role
+from voltana.values import Candidate, Deferral, Request, Role
+from voltana.values.routing import make_reservation
 from voltana_actuatord.quick import maker
 
 if TYPE_CHECKING:
@@ -73,6 +74,7 @@ class RoleDispatch:
         self.names = [instance.runner.loop.instance for instance in instances]
         self._role = role
         self._instances = instances
+        self._count = len(instances)
         self._router = router
         self._ledger = ledger
         self._time = time
@@ -99,7 +101,7 @@ class RoleDispatch:
     @property
     def candidates(self) -> Sequence[Candidate]:
         """The instances as the router sees them now."""
-        return LazyCandidates(len(self._instances), self._candidate)
+        return LazyCandidates(self._count, self._candidate)
 
     def tell_intents(self, may_hold_s: Callable[[], float]) -> None:
         """Tell the instances what the router intends for them now; see `intents.tell_intents`."""
@@ -111,7 +113,7 @@ class RoleDispatch:
         Raises:
             RoutingError: If the router names an instance that is not there.
         """
-        name = self._router.route(request, self.candidates)
+        name = self._router.route(request, LazyCandidates(self._count, self._candidate))
         if isinstance(name, Deferral):
             return name
         index = self._index.get(name)
@@ -126,13 +128,14 @@ class RoleDispatch:
         self._instances[self._index[name]].runner.loop.intend(demand)
 
     def _candidate(self, index: int) -> Candidate:
+        now_s = self._time.now_s()
         return candidate(
             self._ledger,
             instance=self.names[index],
             role=self._role,
             state=self._instances[index].state(),
-            facts=self._facts[index].current(),
-            now_s=self._time.now_s(),
+            facts=self._facts[index].at(now_s),
+            now_s=now_s,
         )
 
 
@@ -145,10 +148,10 @@ class LazyCandidates(Sequence[Candidate]):
     def __init__(self, count: int, make: Callable[[int], Candidate]) -> None:
         self._count = count
         self._make_new = make
-        self._made: dict[int, Candidate] = {}
+        self._made: list[Candidate | None] = [None] * count
 
     def _make(self, index: int) -> Candidate:
-        made = self._made.get(index)
+        made = self._made[index]
         if made is None:
             made = self._made[index] = self._make_new(index)
         return made
@@ -268,7 +271,7 @@ class Dispatcher:
 
     def prefilled(self, job: Job, now_s: float) -> None:
         """Its prompt is computed: it goes to its decode instance, which is chosen now if late."""
-        held = Reservation(requests=1, prompt_tokens=job.prompt_tokens)
+        held = make_reservation(requests=1, prompt_tokens=job.prompt_tokens)
         self._ledger.caches.hold(job.index, self._prefill.names[job.prefill], held, now_s)
         if job.decode < 0:
             self._ledger.finished(job.index)

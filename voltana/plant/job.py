@@ -84,5 +84,8 @@ class Job:
 
 
 def oldest_s(jobs: Iterable[Job]) -> float:
-    """Arrival of the job that has waited longest; one that was held comes out of its order."""
-    return min([job.arrival_s for job in jobs])
+    """Arrival of the job that has waited longest; one that was held comes out of its order.
+
+    inf where there is none.
+    """
+    return min([job.arrival_s for job in jobs], default=math.inf)

@@ -76,6 +76,7 @@ class PrefillInstance:
         self._waiting: deque[Job] = deque()
         self._batch: list[Job] = []
         self._waiting_tokens = 0
+        self._oldest_s = math.inf  # arrival of the oldest of batch and line
         self._load = IDLE
         self._due_s = 0.0  # when the iteration under way ends
         self._busy = False
@@ -87,14 +88,11 @@ class PrefillInstance:
 
     def state(self) -> InstanceState:
         """What it reports to routers; what its host prepares is not in it yet."""
-        pending = [*self._batch, *self._waiting]
+        oldest_s = self._oldest_s
         return instance_state(
-            running_requests=0,
-            kv_tokens=0,
-            prefill_tokens=self._load.prefill_tokens,
-            waiting_requests=len(self._waiting),
-            waiting_tokens=self._waiting_tokens,
-            oldest_wait_s=self._events.now_s() - oldest_s(pending) if pending else 0.0,
+            queued_requests=len(self._waiting),
+            queued_tokens=self._waiting_tokens + self._load.prefill_tokens,
+            oldest_wait_s=self._events.now_s() - oldest_s if oldest_s < math.inf else 0.0,
             clock_mhz=self.runner.board.clock_mhz,
             ttft_margin=0.0 if self._promises is None else self._promises.ttft_margin,
         )
@@ -137,6 +135,7 @@ class PrefillInstance:
         if self._reuse is not None:
             job.prefilled_tokens = self._reuse.expected(job)
         self._waiting.append(job)
+        self._oldest_s = min(self._oldest_s, job.arrival_s)
         self._waiting_tokens += job.prompt_tokens - job.prefilled_tokens
         self._take_up(job)
         if not self._busy:
@@ -160,6 +159,7 @@ class PrefillInstance:
         if job not in self._waiting:
             return False
         self._waiting.remove(job)
+        self._oldest_s = oldest_s([*self._batch, *self._waiting])
         self._waiting_tokens -= job.prompt_tokens - job.prefilled_tokens
         if self._reuse is not None and job is not self._part:
             self._reuse.release(job)
@@ -196,6 +196,7 @@ class PrefillInstance:
             return  # revised since
         self.runner.finish(now_s)
         done, self._batch = self._batch, []
+        self._oldest_s = oldest_s(self._waiting)
         self._load = IDLE
         self._busy = False
         if self._reuse is not None:
@@ -233,7 +234,7 @@ class PrefillInstance:
             ],
             requests=len(waiting),
             tokens=self._waiting_tokens,
-            oldest_s=oldest_s([*self._batch, *waiting]),
+            oldest_s=self._oldest_s,
             now_s=now_s,
             ttft_s=self._ttft_s,
             max_batch_tokens=self._max_tokens,

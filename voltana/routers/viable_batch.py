@@ -23,7 +23,6 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_left, bisect_right
-from dataclasses import replace
 from operator import attrgetter
 from typing import TYPE_CHECKING, cast
 
@@ -36,8 +35,9 @@ from voltana.ports import TellsBatches, TellsCurve, TellsRoom, intended_by, need
 from voltana.routers.least_memory import LeastMemory
 from voltana.routers.stand import Stand
 from voltana.routers.triage import better_shared
-from voltana.values import Deferral, Load, Need, Role
+from voltana.values import Deferral, IntendedDemand, Load, Need, Role
 from voltana.viability import BATCH_ENDS, LARGEST_BATCH, largest_viable_batch, tabulate
+from voltana_actuatord.quick import changer
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -45,7 +45,10 @@ if TYPE_CHECKING:
     from voltana.planning import Upcoming
     from voltana.pool import Pool
     from voltana.ports import Forecasts, Router
-    from voltana.values import Candidate, IntendedDemand, Request
+    from voltana.values import Candidate, Request
+
+held_for = changer(IntendedDemand, "held_s")
+asked_for = changer(IntendedDemand, "pool_per_s")
 
 AT_BOUNDARY = "every batch at its boundary"
 """Why a request is deferred."""
@@ -136,7 +139,7 @@ class ViableBatch:
             return intended
         stands = pool.column(self._stand, on=upcoming)
         held_s = math.inf if all(stands) and pool.fresh(self._max_age_s) else 0.0
-        intended = {name: replace(demand, held_s=held_s) for name, demand in intended.items()}
+        intended = {name: held_for(demand, held_s=held_s) for name, demand in intended.items()}
         if not any(map(_is_full, pool)):  # mostly
             return intended
         known = [stand for stand in stands if stand is not None]
@@ -146,7 +149,7 @@ class ViableBatch:
             return intended
         owed_per_s = waiting * GROWTH_TOKENS / CLEARED_S
         return {
-            name: replace(demand, pool_per_s=demand.pool_per_s + owed_per_s)
+            name: asked_for(demand, pool_per_s=demand.pool_per_s + owed_per_s)
             for name, demand in intended.items()
         }
 

@@ -124,6 +124,7 @@ class InstanceState:
     ttft_margin: float = 0.0
 
 
+@quickly_made
 @dataclass(frozen=True, slots=True, kw_only=True)
 class IntendedDemand:
     """What a router intends an instance to be asked for, as long as nothing changes.

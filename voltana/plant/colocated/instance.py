@@ -112,9 +112,8 @@ class ColocatedInstance:
         return instance_state(
             running_requests=len(self._jobs) - len(waiting),
             kv_tokens=used,
-            prefill_tokens=self._load.prefill_tokens,
-            waiting_requests=len(waiting),
-            waiting_tokens=tokens,
+            queued_requests=len(waiting),
+            queued_tokens=tokens + self._load.prefill_tokens,
             oldest_wait_s=max(self._events.now_s() - self._oldest_s(), 0.0),
             clock_mhz=self.runner.board.clock_mhz,
         )

@@ -324,9 +324,8 @@ class RingLoop:
         self.state = instance_state(
             running_requests=self._decode.decode_requests,
             kv_tokens=self._decode.decode_kv_tokens,
-            prefill_tokens=record.load.prefill_tokens,
-            waiting_requests=record.waiting_requests,
-            waiting_tokens=record.waiting_tokens,
+            queued_requests=record.waiting_requests,
+            queued_tokens=record.waiting_tokens + record.load.prefill_tokens,
             oldest_wait_s=waited_s if waited_s > 0 else 0.0,
             clock_mhz=self._sensor.read().clock_mhz,
             demand_per_s=self._demand_per_s(),
