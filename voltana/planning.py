@@ -105,7 +105,7 @@ def _status(
 
 def slowest_in_force_mhz(clock_mhz: float, achieved_mhz: float) -> float:
     """Slowest clock at which an iteration may run until a change to `clock_mhz` has settled."""
-    return min(clock_mhz, achieved_mhz) if achieved_mhz > 0 else clock_mhz
+    return achieved_mhz if 0 < achieved_mhz < clock_mhz else clock_mhz
 
 
 def _certifies(forecast: Forecast, clock_mhz: float, budget_s: float) -> bool:

@@ -31,6 +31,8 @@ class AnswerAge:
 
         Of ends that nobody noted a batch counts as older than it is.
         """
-        stayed = min(max(self._batch - self._ended, 0), batch)
-        self.tokens = (self.tokens + 1.0) * stayed / batch if batch else 0.0
+        stayed = self._batch - self._ended
+        if stayed > batch:
+            stayed = batch
+        self.tokens = (self.tokens + 1.0) * stayed / batch if stayed > 0 else 0.0
         self._batch, self._ended = batch, 0

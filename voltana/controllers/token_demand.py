@@ -52,4 +52,5 @@ class TokenDemand:
         """
         if not self._seconds:
             return 0.0
-        return max(0.0, (self._tokens + owed_tokens * self._joined) / self._seconds)
+        tokens_per_s = (self._tokens + owed_tokens * self._joined) / self._seconds
+        return tokens_per_s if tokens_per_s > 0.0 else 0.0

@@ -103,7 +103,8 @@ class Stand:
         What the engine counts: contexts, and what it reserves for each, and those that run.
         """
         needed = self._needed(prompt_tokens)
-        places = max(self._requests + 1 - self._places, 0.0)
+        beyond = self._requests + 1 - self._places
+        places = beyond if beyond > 0.0 else 0.0
         if needed <= self._capacity:
             return places
         return max((needed - self._capacity) * (self._requests + 1) / needed, places)

@@ -111,12 +111,12 @@ class QuantileTracker:
             self.overdue += 1
         forgiven = self.move(missed=missed, weight=weight)
         account = self.account
-        if counts_as is Counted.BLOCKED:
-            account.blocked += weight
-        elif counts_as is Counted.ELSEWHERE:
-            account.elsewhere += weight
-        else:
+        if counts_as is Counted.CERTIFIED:  # mostly
             account.certified += weight
+        elif counts_as is Counted.BLOCKED:
+            account.blocked += weight
+        else:
+            account.elsewhere += weight
         if missed:
             account.missed += weight
             account.forgiven += forgiven

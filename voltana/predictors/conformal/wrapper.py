@@ -165,7 +165,10 @@ class Conformal:
         """The margin as it bounds, for all clocks or each; inf where it may not certify."""
         widened, parts = self._widened, margin.parts
         if not self._edges_mhz:
-            return max(parts[0].quantile, widened) if parts[0].certifiable else math.inf
+            part = parts[0]
+            if not part.certifiable:
+                return math.inf
+            return widened if widened > part.quantile else part.quantile
         opened = [max(part.quantile, widened) if part.certifiable else math.inf for part in parts]
         return at_clocks(opened, self._edges_mhz, clocks_mhz)
 
