@@ -32,7 +32,6 @@ class AnswerAge:
         Of ends that nobody noted a batch counts as older than it is.
         """
         stayed = self._batch - self._ended
-        if stayed > batch:
-            stayed = batch
+        stayed = min(stayed, batch)
         self.tokens = (self.tokens + 1.0) * stayed / batch if stayed > 0 else 0.0
         self._batch, self._ended = batch, 0

@@ -279,8 +279,10 @@ def _prepared_s(pool: Pool) -> list[float]:
     of a line that stays as it is; of one that grows it tells how fast, and not how slow the host
     is. So what a host was seen to take over each counts where it is more.
     """
-    waited_s = pool.reserved_for_s()
-    unprepared, seen_s = pool.column(_unprepared), pool.column(_host_s)
+    waited_s, unprepared = pool.reserved_for_s(), pool.column(_unprepared)
+    if not any(unprepared):  # mostly
+        return waited_s
+    seen_s = pool.column(_host_s)
     each_s = sum(waited_s) / max(sum(unprepared), 1)
     if not each_s and not any(seen_s):
         return waited_s

@@ -26,10 +26,8 @@ from bisect import bisect_left, bisect_right
 from operator import attrgetter
 from typing import TYPE_CHECKING, cast
 
-import numpy as np
-
 from voltana.errors import invalid
-from voltana.planning import GROWTH_TOKENS, curve_of, memory_tokens, requests_of, upcoming
+from voltana.planning import GROWTH_TOKENS, memory_tokens, requests_of, upcoming, upper_at
 from voltana.pool import NAME, KeptPool
 from voltana.ports import TellsBatches, TellsCurve, TellsRoom, intended_by, needs_of, offers
 from voltana.routers.least_memory import LeastMemory
@@ -224,10 +222,9 @@ def largest_batch(
     """
     curves, at_once = offers(predictor, TellsCurve), offers(predictor, TellsBatches)
     room = predictor if offers(predictor, TellsRoom) else None
-    clocks_mhz = np.array([clock_mhz])
     if at_once and not curves:
         return largest_viable_batch(
-            tabulate(predictor, clocks_mhz, context_tokens=context_tokens, threshold_s=threshold_s)
+            tabulate(predictor, [clock_mhz], context_tokens=context_tokens, threshold_s=threshold_s)
         )
 
     def too_long(batch: int) -> bool:
@@ -236,11 +233,7 @@ def largest_batch(
             most = room.most_kv_tokens(batch, clock_mhz, threshold_s)
             if most is not None:
                 return tokens > most
-        load = Load.decode(batch, tokens)
-        curve = curve_of(predictor, load)
-        if curve is None:
-            return not predictor.forecast(load, clocks_mhz).upper_s[0] <= threshold_s
-        return not curve.upper_s(clock_mhz) <= threshold_s
+        return not upper_at(predictor, Load.decode(batch, tokens), clock_mhz) <= threshold_s
 
     ends = BATCH_ENDS if curves else range(1, LARGEST_BATCH + 1)
     after = bisect_right(ends, guess)

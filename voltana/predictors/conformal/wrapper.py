@@ -334,17 +334,18 @@ class Conformal:
         self, found: Verdict, outcome: Outcome, decision: Decision, weight: float
     ) -> None:
         """Score a label, and note the ones that are not."""
-        account = self._book.scored(found.part).account
+        part, counts_as = found.part, found.counts_as
+        account, elsewhere = self._book.scored(part).account, counts_as is Counted.ELSEWHERE
         if decision.status is Status.CERTIFIED:
             account.violated += weight * (outcome.latency_s > decision.budget_s)
-            account.unsettled += weight * (found.counts_as is None)
+            account.unsettled += weight * (counts_as is None)
         else:
-            account.unscored += weight * (found.counts_as is None)
-            account.elsewhere_blocked += weight * (found.counts_as is Counted.ELSEWHERE)
-        if found.counts_as is not None:
+            account.unscored += weight * (counts_as is None)
+            account.elsewhere_blocked += weight * elsewhere
+        if counts_as is not None:
             # A label that is scored elsewhere was a hit there, whatever it was held against here.
-            missed = found.missed and found.counts_as is not Counted.ELSEWHERE
-            self._book.score(found.part, missed=missed, weight=weight, counts_as=found.counts_as)
+            missed = found.missed and not elsewhere
+            self._book.score(part, missed=missed, weight=weight, counts_as=counts_as)
 
     def _lose(self, decision: Decision, cause: str) -> None:
         if decision.status is Status.CERTIFIED:
