@@ -22,14 +22,15 @@ class JoinedWait:
             the others came within that. Where nobody tells of idling, or some of the batch waited
             behind the one before, all of its wait.
         before_s: How long it had waited elsewhere before, at least, as may those that come next.
+        woke: Whether the last batch began on an idle device.
     """
 
-    __slots__ = ("_begun_s", "_behind", "_idle", "before_s", "longest_s")
+    __slots__ = ("_begun_s", "_behind", "_idle", "before_s", "longest_s", "woke")
 
     def __init__(self) -> None:
         self.longest_s = self.before_s = 0.0
         self._begun_s = -math.inf
-        self._behind = self._idle = False
+        self._behind = self._idle = self.woke = False
 
     def idle(self) -> None:
         """Nothing runs: the next prompt is computed as soon as it is there."""
@@ -40,4 +41,5 @@ class JoinedWait:
         since_s = 0.0 if self._idle else math.inf if self._behind else now_s - self._begun_s
         self.longest_s = min(queue.oldest_wait_s, max(since_s, 0.0))
         self.before_s = queue.oldest_wait_s - self.longest_s
-        self._begun_s, self._behind, self._idle = now_s, queue.requests > 0, False
+        self._begun_s, self._behind = now_s, queue.requests > 0
+        self.woke, self._idle = self._idle, False

@@ -43,6 +43,7 @@ from voltana.controllers.arriving_work import ArrivingWork
 from voltana.controllers.caution import Caution, closeness
 from voltana.controllers.held_level import HeldLevel
 from voltana.controllers.joined_wait import JoinedWait
+from voltana.controllers.waking import Waking
 from voltana.controllers.within_error import within_error
 from voltana.errors import invalid
 from voltana.levels import idle_decision, require_levels
@@ -65,6 +66,8 @@ if TYPE_CHECKING:
 IDLE = Load()
 
 LOST = "deadline lost: keep pace"
+
+AWAKE = "idle: wait awake for close deadlines"
 
 BUSIEST = 0.9
 """Utilisation up to which a level keeps pace with the mean rate."""
@@ -153,6 +156,7 @@ class OptimalAvailable:
         self.caution = Caution(self._late_share)
         self.held = HeldLevel(PRICE_S, settling_s=0.0)
         self._idle = idle_decision(self.levels_mhz, idle_mhz)
+        self.waking = Waking(self._levels, slo.ttft_s, self._late_share)
         self._joined = JoinedWait()
         self._serves = 0
         self._open: list[_Batch] = []
@@ -164,7 +168,7 @@ class OptimalAvailable:
         self.caution.step(now_s)
         if not load.prefill_tokens and not load.decode_requests:
             self._joined.idle()
-            return self._idle
+            return self._waiting()
         forecast = self.predictor.forecast(load, self._levels)
         itl_s = self._slo.decode_budget_s() if load.decode_requests else math.inf
         if not load.prefill_tokens:
@@ -174,6 +178,8 @@ class OptimalAvailable:
             itl_s = observation.slack_s  # requests that run beside it wait for their next token
         left_s = self._slo.prefill_budget_s(observation.queue)
         self._joined.begin(observation.queue, now_s)
+        if self._joined.woke and forecast.mean_s[-1] > 0.0:  # of which a new model knows nothing
+            self.waking.note(left_s, float(forecast.mean_s[-1]))
         decision = self._plan(observation, forecast, left_s, itl_s)
         if self.arriving is not None:
             self.arriving.note(load.prefill_tokens, load.prefill_attended_pairs, now_s)
@@ -181,6 +187,13 @@ class OptimalAvailable:
         waited_s = observation.queue.oldest_wait_s
         self._open.append(_Batch(forecast, now_s + left_s, waited_s, load.prefill_tokens, promised))
         return decision
+
+    def _waiting(self) -> Decision:
+        """The decision on nothing: wait as slowly as deadlines let it, and as it was asked to."""
+        least_mhz = self.levels_mhz[self.waking.slowest]
+        if least_mhz <= self._idle.clock_mhz:
+            return self._idle
+        return Decision(clock_mhz=least_mhz, reason=AWAKE, binding=Binding.DEADLINE)
 
     def _plan(
         self, observation: Observation, forecast: Forecast, left_s: float, itl_s: float

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from voltana.controllers.waking import SETTLED_S
 from voltana.controllers.wrapper import ControllerWrapper
 from voltana.errors import invalid
 from voltana.operating import power_at
@@ -45,7 +46,7 @@ PARKED = "idle: parked"
 
 
 class Parked(ControllerWrapper):
-    """Changes the clock of decisions on nothing; all others pass as they are.
+    """Raises the clock of decisions on nothing where that costs less; all others pass as they are.
 
     Args:
         controller: Decides what is computed.
@@ -63,7 +64,7 @@ class Parked(ControllerWrapper):
         controller: Controller,
         power: PowerForecasts,
         *,
-        settle_s: float = 0.0175,
+        settle_s: float = SETTLED_S / 2,
         gaps: int = 20,
     ) -> None:
         if not 0 <= settle_s < math.inf:
@@ -101,8 +102,11 @@ class Parked(ControllerWrapper):
         cost_j = self.costs_j(max(self._gap_s, now_s - self._idle_since_s))
         if not math.isfinite(np.add.reduce(cost_j)):
             return decision
+        least = int(self._levels.searchsorted(decision.clock_mhz - 1e-6))
+        if least >= len(cost_j):  # it is to wait faster than at any level
+            return decision
         return make_decision(
-            clock_mhz=float(self._levels[int(cost_j.argmin())]),
+            clock_mhz=float(self._levels[least + int(cost_j[least:].argmin())]),
             reason=PARKED,
             status=decision.status,
             forecast=decision.forecast,
