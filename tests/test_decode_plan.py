@@ -319,6 +319,16 @@ def test_the_end_of_the_memory_makes_few_more_late_than_the_fastest_level(late, 
     assert waits <= late + late_at_fastest(made, demand, affordable) + 1e-9
 
 
+def test_what_a_full_memory_does_not_serve_is_no_excuse_for_a_slower_level():
+    """The last tile is hardly begun: a smaller batch serves more, but the memory will fill."""
+    made = table(Tiled(), capacity=136 * 300.0)
+    full, most = float(made.rate_per_s[-1, -1]), float(made.rate_per_s[:, -1].max())
+    assert full < 0.9 * most
+    for demand in np.linspace(full, 0.99 * most, 9):
+        decided = plan(made, float(demand), affordable=1e-3, late=0.01, error=0.001)
+        assert decided.settling == len(LEVELS) - 1
+
+
 @given(st.floats(0.3, 0.99), st.floats(0.0, 0.5))
 def test_of_a_few_requests_errors_ask_for_a_tenth_more_memory_at_most(share, error):
     made = table(Tiled(), capacity=36_000.0)  # 120 requests

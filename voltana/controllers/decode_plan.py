@@ -164,11 +164,11 @@ def _most_with_room(
     sharing = waits.sharing(demand.intended)
     places = math.ceil(sharing * viable - 1e-9)  # a part of a place more is none less
     pool_per_s = sharing * demand.wanted_per_s, sharing * most_per_s
-    at_fastest = sharing * _settled_at_fastest(table, viable, demand.wanted_per_s)
-    late_at_fastest = late_share(places, at_fastest, *pool_per_s, affordable=waits.affordable)
-    pooled = most_on_average(
-        places, *pool_per_s, late=waits.late + late_at_fastest, affordable=waits.affordable
-    )
+    late = waits.late
+    if demand.wanted_per_s < most_per_s:  # else the batch fills, and a slower level serves less yet
+        at_fastest = sharing * _settled_at_fastest(table, viable, demand.wanted_per_s)
+        late += late_share(places, at_fastest, *pool_per_s, affordable=waits.affordable)
+    pooled = most_on_average(places, *pool_per_s, late=late, affordable=waits.affordable)
     free = demand.burst / math.sqrt(sharing) - waits.affordable * most_per_s
     return min(pooled / sharing, viable - free)
 
