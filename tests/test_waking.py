@@ -13,7 +13,7 @@ from voltana.controllers.parked import Parked
 from voltana.controllers.waking import ERROR, SETTLED_S, WAKING_SHARE, Waking
 from voltana.slo import Slo
 from voltana.testing.samples import observation
-from voltana.values import Binding, Forecast, Load, Queue
+from voltana.values import Binding, Bounds, Forecast, Load, Queue
 
 LEVELS = tuple(float(mhz) for mhz in range(570, 1411, 30))
 SLO = Slo(ttft_s=0.6, itl_s=0.05)
@@ -86,14 +86,16 @@ class Cheap:
         pass
 
 
-def waiting_after(tokens, idles=True):
+def waiting_after(tokens, idles=True, **bounds):
     """The decision on nothing of the default prefill after many such prompts, two seconds apart."""
+    limits = Bounds(**bounds)
     controller = Parked(OptimalAvailable(Proportional(), Cheap(), LEVELS, SLO), Cheap())
     for number in range(20):
         if idles:
             controller.decide(observation(Load(), 2.0 * number))
         queue = Queue(oldest_wait_s=0.015)
-        controller.decide(observation(Load.prefill([(tokens, 0)]), 2.0 * number + 1.0, queue=queue))
+        load, now_s = Load.prefill([(tokens, 0)]), 2.0 * number + 1.0
+        controller.decide(observation(load, now_s, queue=queue, bounds=limits))
     return controller, controller.decide(observation(Load(), 41.0))
 
 
@@ -104,6 +106,15 @@ def test_prompts_that_hardly_keep_their_deadline_find_the_device_awake():
     alone = controller.controller.decide(observation(Load(), 42.0))
     assert alone.reason == AWAKE
     assert alone.clock_mhz == decision.clock_mhz
+
+
+def test_what_is_close_at_the_fastest_permitted_level_counts():
+    """A cap makes other prompts close: 575 of 585 ms at 900 MHz, or lost."""
+    cap_mhz = 900.0
+    _, decision = waiting_after(round(3450 * cap_mhz / LEVELS[-1]), max_mhz=cap_mhz)
+    assert 0.9 * cap_mhz < decision.clock_mhz <= cap_mhz
+    _, lost = waiting_after(3450, max_mhz=cap_mhz)
+    assert lost.clock_mhz == LEVELS[0]
 
 
 def test_short_prompts_and_lost_ones_let_it_sleep():

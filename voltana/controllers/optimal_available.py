@@ -178,8 +178,9 @@ class OptimalAvailable:
             itl_s = observation.slack_s  # requests that run beside it wait for their next token
         left_s = self._slo.prefill_budget_s(observation.queue)
         self._joined.begin(observation.queue, now_s)
-        if self._joined.woke and forecast.mean_s[-1] > 0.0:  # of which a new model knows nothing
-            self.waking.note(left_s, float(forecast.mean_s[-1]))
+        if self._joined.woke:
+            fastest = self._fastest(observation.bounds)
+            self.waking.note(left_s, float(forecast.mean_s[fastest]), fastest)
         decision = self._plan(observation, forecast, left_s, itl_s)
         if self.arriving is not None:
             self.arriving.note(load.prefill_tokens, load.prefill_attended_pairs, now_s)

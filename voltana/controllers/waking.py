@@ -39,25 +39,30 @@ class Waking:
     """
 
     def __init__(self, levels_mhz: FloatArray, ttft_s: float, late_share: float) -> None:
-        self._lost = (1.0 - levels_mhz / levels_mhz[-1]) * SETTLED_S / ttft_s
+        self._levels_mhz = levels_mhz
         self._ttft_s, self._most = ttft_s, WAKING_SHARE * late_share
         self._late = np.zeros(len(levels_mhz))
         self._woken = 0
 
     @property
     def slowest(self) -> int:
-        """Index of the slowest level to wait at; the fastest one loses nothing."""
+        """Index of the slowest level to wait at; the fastest permitted one loses nothing."""
         return int((self._late <= self._most).argmax())
 
-    def note(self, left_s: float, fastest_s: float) -> None:
+    def note(self, left_s: float, fastest_s: float, fastest: int = -1) -> None:
         """Note a batch that woke the device.
 
         Args:
             left_s: What was left of its oldest prompt's threshold.
-            fastest_s: Its time at the fastest level.
+            fastest_s: Its time at the fastest permitted level; 0 from a model that knows nothing.
+            fastest: Index of that level; faster ones lose nothing either.
         """
+        if not fastest_s > 0.0:
+            return
+        levels_mhz = self._levels_mhz
+        lost_s = SETTLED_S * np.maximum(1.0 - levels_mhz / levels_mhz[fastest], 0.0)
         slack = (left_s - fastest_s) / self._ttft_s
-        late = _late_chance(slack - self._lost) - _late_chance(np.array(slack))
+        late = _late_chance(slack - lost_s / self._ttft_s) - _late_chance(np.array(slack))
         self._woken = min(self._woken + 1, REMEMBERED)
         self._late += (late - self._late) / self._woken
 
