@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 SURE = 2.0
 """Standard errors of the demand within which it has to be servable before tokens are put off."""
 
-MOST_IN_MEMORY = 0.1
+MOST_IN_MEMORY = 0.15
 """Most of that where memory ends the batches: what is put off there waits for room, while the
 fastest level runs. Of a few requests two errors are half of the demand, for chance alone."""
 
@@ -67,7 +67,7 @@ class DecodeDemand:
 
     @property
     def at_most_in_memory_per_s(self) -> float:
-        """The same where nothing but memory ends the batches: a tenth more at most."""
+        """The same where nothing but memory ends the batches: so much more at most."""
         return (1.0 + min(SURE * self.error, MOST_IN_MEMORY)) * self.wanted_per_s
 
     @property
