@@ -30,6 +30,10 @@ _T = TypeVar("_T")
 NAME: Callable[[Candidate], str] = attrgetter("instance")
 IN_FLIGHT: Callable[[Candidate], int] = attrgetter("in_flight")
 
+MOST_KNOWN = 65_536
+"""Instances of which a router remembers anything beside a pool; with fewer than a cluster has, it
+would be forgotten before it is asked for again."""
+
 _SEEN_BY_ALL = ("instance", "role", "state", "reserved", "in_flight", "held", "host_s")
 _VALUES = {
     Need.LEVELS: ("levels_mhz",),

@@ -10,16 +10,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from voltana.ports import intended_by
-from voltana.values import IntendedDemand
-from voltana_actuatord.quick import changer
+from voltana.values.routing import held_for
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from voltana.ports import Router
-    from voltana.values import Candidate
-
-held_for = changer(IntendedDemand, "held_s")
+    from voltana.values import Candidate, IntendedDemand
 
 INTENDED_EVERY_S = 0.5
 """How often it is worked out: twice while it is believed (`voltana.loop.INTENDED_S`), as one may be

@@ -31,7 +31,6 @@ class AnswerAge:
 
         Of ends that nobody noted a batch counts as older than it is.
         """
-        stayed = self._batch - self._ended
-        stayed = min(stayed, batch)
+        stayed = min(self._batch - self._ended, batch)
         self.tokens = (self.tokens + 1.0) * stayed / batch if stayed > 0 else 0.0
         self._batch, self._ended = batch, 0

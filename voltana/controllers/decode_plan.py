@@ -118,7 +118,7 @@ def make_plan(
     most = _most_with_room(table, viable, most_per_s, demand, waits) if full else float(viable)
     served = served_per_s(table, most)
     at_most_per_s = demand.at_most_in_memory_per_s if full else demand.at_most_per_s
-    if at_most_per_s > np.maximum.reduce(table.in_time_per_s[:, -1], initial=0.0):
+    if at_most_per_s > table.most_in_time_per_s[-1]:
         settling = len(served) - 1  # what a slower one puts off might never be served
     else:
         settling = _settling(served, demand, in_force.settling)
@@ -166,24 +166,22 @@ def _most_with_room(
     pool_per_s = sharing * demand.wanted_per_s, sharing * most_per_s
     late = waits.late
     if demand.wanted_per_s < most_per_s:  # else the batch fills, and a slower level serves less yet
-        at_fastest = sharing * _settled_at_fastest(table, viable, demand.wanted_per_s)
+        at_fastest = sharing * _settled_at_fastest(table, demand.wanted_per_s)
         late += late_share(places, at_fastest, *pool_per_s, affordable=waits.affordable)
     pooled = most_on_average(places, *pool_per_s, late=late, affordable=waits.affordable)
     free = demand.burst / math.sqrt(sharing) - waits.affordable * most_per_s
     return min(pooled / sharing, viable - free)
 
 
-def _settled_at_fastest(table: BatchTable, viable: int, wanted_per_s: float) -> float:
-    """Requests of the batch that settles at the fastest level; N where that serves less.
+def _settled_at_fastest(table: BatchTable, wanted_per_s: float) -> float:
+    """Requests of the batch that settles at the fastest level.
 
     Args:
         table: The iterations.
-        viable: N.
-        wanted_per_s: Tokens/s.
+        wanted_per_s: Tokens/s; less than the largest viable batch serves.
     """
     row = _settled_row(table, -1, wanted_per_s)
-    if row is None:
-        return float(viable)
+    assert row is not None
     return float(min(wanted_per_s * table.mean_s[row, -1], table.batches[row]))  # Little's law
 
 

@@ -23,7 +23,7 @@ ERROR = 0.03
 """Mean error of when a prompt ends, as a share of its threshold."""
 
 WAKING_SHARE = 0.25
-"""Of the prompts that the plan may make late, as many more may waking."""
+"""Of the share of the prompts that the plan may make late, what waking may besides."""
 
 REMEMBERED = 100
 """Times that a device was woken over which the share is averaged."""

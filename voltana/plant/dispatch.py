@@ -113,7 +113,7 @@ class RoleDispatch:
         Raises:
             RoutingError: If the router names an instance that is not there.
         """
-        name = self._router.route(request, LazyCandidates(self._count, self._candidate))
+        name = self._router.route(request, self.candidates)
         if isinstance(name, Deferral):
             return name
         index = self._index.get(name)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, cast
 
 from voltana.errors import invalid
 from voltana.planning import upcoming
-from voltana.pool import IN_FLIGHT, NAME, KeptPool
+from voltana.pool import IN_FLIGHT, MOST_KNOWN, NAME, KeptPool
 from voltana.ports import needs_of
 from voltana.routers.prospect import Prospect, is_idle
 from voltana.routers.round_robin import RoundRobin
@@ -25,9 +25,6 @@ if TYPE_CHECKING:
     from voltana.planning import Upcoming
     from voltana.ports import Router
     from voltana.values import Candidate, Deferral, Request
-
-MOST_KNOWN = 65_536
-"""Instances whose level is remembered; with fewer than a cluster has, none would be found soon."""
 
 
 class EcoRoute:

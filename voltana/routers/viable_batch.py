@@ -28,14 +28,14 @@ from typing import TYPE_CHECKING, cast
 
 from voltana.errors import invalid
 from voltana.planning import GROWTH_TOKENS, memory_tokens, requests_of, upcoming, upper_at
-from voltana.pool import NAME, KeptPool
+from voltana.pool import MOST_KNOWN, NAME, KeptPool
 from voltana.ports import TellsBatches, TellsCurve, TellsRoom, intended_by, needs_of, offers
 from voltana.routers.least_memory import LeastMemory
 from voltana.routers.stand import Stand
 from voltana.routers.triage import better_shared
-from voltana.values import Deferral, IntendedDemand, Load, Need, Role
+from voltana.values import Deferral, Load, Need, Role
+from voltana.values.routing import asked_for, held_for
 from voltana.viability import BATCH_ENDS, LARGEST_BATCH, largest_viable_batch, tabulate
-from voltana_actuatord.quick import changer
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -43,10 +43,8 @@ if TYPE_CHECKING:
     from voltana.planning import Upcoming
     from voltana.pool import Pool
     from voltana.ports import Forecasts, Router
-    from voltana.values import Candidate, Request
+    from voltana.values import Candidate, IntendedDemand, Request
 
-held_for = changer(IntendedDemand, "held_s")
-asked_for = changer(IntendedDemand, "pool_per_s")
 
 AT_BOUNDARY = "every batch at its boundary"
 """Why a request is deferred."""
@@ -66,9 +64,6 @@ CLEARED_S = 1.0
 
 _Question = tuple[int, float, float]
 """Bin of the context, fastest clock and threshold, of which a boundary is asked for."""
-
-MOST_KNOWN = 65_536
-"""Instances whose boundary is remembered; with fewer than a cluster has, none would be in time."""
 
 
 class ViableBatch:

@@ -7,7 +7,7 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
-from voltana_actuatord.quick import maker, quickly_made
+from voltana_actuatord.quick import changer, maker, quickly_made
 
 if TYPE_CHECKING:
     from voltana.ports import PowerForecasts, PredictorSnapshot
@@ -144,6 +144,10 @@ class IntendedDemand:
     def tokens_per_s(self) -> float:
         """Output tokens/s that the instance is to be asked for."""
         return self.pool_per_s * self.share
+
+
+held_for = changer(IntendedDemand, "held_s")
+asked_for = changer(IntendedDemand, "pool_per_s")
 
 
 class Need(enum.StrEnum):
