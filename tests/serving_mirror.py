@@ -182,10 +182,14 @@ class Beside:
         self._iteration = 0
         self.rooms = []  # of requests that it took up since it published last
 
-    def launch(self, load, jobs, late=()):
-        """The engine launches an iteration, or none; the oldest of `late` has waited longest."""
+    def launch(self, load, jobs, late=(), *, launch_s=None):
+        """The engine has launched an iteration, or none; the oldest of `late` has waited longest.
+
+        It launches it now where nothing says when.
+        """
         self._iteration += 1
         now_s, nan = self._time.now_s(), math.nan
+        launch_s = now_s if launch_s is None else launch_s
         oldest_s = min((job.arrival_s for job in late), default=nan)
         entries = ()
         if self.role is Role.PREFILL:
@@ -200,7 +204,7 @@ class Beside:
             (
                 Kind.IDLE if idle else Kind.LAUNCHED, 0, 0, len(entries) // 3, 0, self._iteration,
                 now_s, load.prefill_tokens, load.prefill_attended_pairs, load.decode_requests,
-                load.decode_kv_tokens, len(jobs), tokens, oldest_s, now_s, nan, nan,
+                load.decode_kv_tokens, len(jobs), tokens, oldest_s, launch_s, nan, nan,
             ),
             entries,
         )  # fmt: skip
@@ -210,7 +214,9 @@ class Beside:
         """What it holds now, through ring and feed."""
         held = self.instance
         if self.role is Role.PREFILL:
-            self.launch(held._load, list(held._waiting), [*held._batch, *held._waiting])
+            late = [*held._batch, *held._waiting]
+            launch_s = held._started_s if held.busy else None
+            self.launch(held._load, list(held._waiting), late, launch_s=launch_s)
         else:
             running = Load.decode(len(held._running), held._running_tokens)
             waiting = [*held._blocked, *held._ready, *held.moving]

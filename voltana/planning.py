@@ -187,6 +187,28 @@ def pending_prompts(candidate: Candidate) -> Load:
     return make_load(prefill_tokens=tokens, prefill_attended_pairs=tokens * tokens / (2 * requests))
 
 
+def yet_to_compute(candidate: Candidate, pending: Load) -> Load:
+    """Prompts that are pending without what the batch that runs has computed by now.
+
+    As its model expects at the clock that it has; nothing where that is unknown.
+
+    Args:
+        candidate: The instance.
+        pending: All its prompts, those of that batch included.
+    """
+    state, tokens = candidate.state, pending.prefill_tokens
+    computing, predictor = state.computing_tokens, candidate.predictor
+    if not 0 < computing <= tokens or predictor is None or not state.clock_mhz > 0.0:
+        return pending
+    pairs = pending.prefill_attended_pairs
+    batch = make_load(prefill_tokens=computing, prefill_attended_pairs=pairs * computing / tokens)
+    takes_s, ran_s = mean_at(predictor, batch, state.clock_mhz), state.computing_for_s
+    if not 0.0 < takes_s < math.inf:
+        return pending
+    left = tokens - int(computing * min(ran_s / takes_s, 1.0))
+    return make_load(prefill_tokens=left, prefill_attended_pairs=pairs * left / tokens)
+
+
 def require_pending_share(share: float) -> float:
     """`share` of a threshold that pending prompts may take, if it is one.
 

@@ -34,7 +34,16 @@ MOST_KNOWN = 65_536
 """Instances of which a router remembers anything beside a pool; with fewer than a cluster has, it
 would be forgotten before it is asked for again."""
 
-_SEEN_BY_ALL = ("instance", "role", "state", "reserved", "in_flight", "held", "host_s")
+_SEEN_BY_ALL = (
+    "instance",
+    "role",
+    "state",
+    "reserved",
+    "in_flight",
+    "ends_per_s",
+    "held",
+    "host_s",
+)
 _VALUES = {
     Need.LEVELS: ("levels_mhz",),
     Need.BUDGET: ("budget_s", "ttft_s"),

@@ -23,6 +23,8 @@ make_candidate = maker(Candidate)
 instance_state = maker(InstanceState)
 """What an instance reports of itself, in the simulated plant and beside engines."""
 
+ran_on = changer(InstanceState, "computing_for_s")
+
 as_seen_now = changer(
     Candidate,
     "state",
@@ -31,6 +33,7 @@ as_seen_now = changer(
     "reserved_for_s",
     "host_s",
     "in_flight",
+    "ends_per_s",
     "held",
 )
 
@@ -158,13 +161,15 @@ def candidate(
         ledger: What was sent there.
         instance: Its name.
         role: What it is there for.
-        state: What it last reported.
+        state: What it last reported; a batch that it computed then has run on since.
         facts: What of it changes seldom.
         now_s: The dispatcher's time.
         state_age_s: Age of the report; inf where there is none, so that all that is in flight
             counts as reserved.
     """
     account = ledger.account(instance)
+    if state.computing_tokens and 0.0 < state_age_s < math.inf:
+        state = ran_on(state, computing_for_s=state.computing_for_s + state_age_s)
     return as_seen_now(
         facts.of(instance, role, state),
         state=state,
@@ -173,5 +178,6 @@ def candidate(
         reserved_for_s=account.reserved_for_s(now_s),
         host_s=account.pace.each_s,
         in_flight=account.requests,
+        ends_per_s=account.ends.per_s,
         held=ledger.caches.held(instance, now_s),
     )

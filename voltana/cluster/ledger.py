@@ -14,6 +14,7 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from voltana.cluster.end_rate import EndRate
 from voltana.cluster.held_caches import HeldCaches
 from voltana.cluster.host_pace import HostPace
 from voltana.values import NO_RESERVATION
@@ -45,6 +46,7 @@ class Entry:
         sent_s: When it was sent.
         prefilled_s: When its KV cache had been handed over; None before.
         rooms: Its bootstrap rooms, by which an instance may name it.
+        ended_before: Requests that had ended on its decode instance when it was sent.
     """
 
     rid: Hashable
@@ -55,6 +57,7 @@ class Entry:
     sent_s: float
     prefilled_s: float | None = None
     rooms: tuple[int, ...] = ()
+    ended_before: int = 0
 
 
 class Account:
@@ -67,15 +70,17 @@ class Account:
         requests: Requests in flight.
         prompt_tokens: Their prompt tokens.
         pace: What its host takes over one prompt.
+        ends: Which of those that it decodes have ended.
     """
 
-    __slots__ = ("_instance", "_open_rooms", "_room_of", "pace", "prompt_tokens", "requests",
-                 "unreported", "unreported_requests", "unreported_tokens")  # fmt: skip
+    __slots__ = ("_instance", "_open_rooms", "_room_of", "ends", "pace", "prompt_tokens",
+                 "requests", "unreported", "unreported_requests", "unreported_tokens")  # fmt: skip
 
     def __init__(self, instance: str) -> None:
         self._instance = instance
         self.unreported: dict[Hashable, Entry] = {}
         self.pace = HostPace()
+        self.ends = EndRate()
         self._room_of: dict[int, Hashable] = {}
         self._open_rooms: dict[Hashable, int] = {}
         self.requests = 0
@@ -217,7 +222,9 @@ class Ledger:
         if entry.rid in self._entries:
             raise ValueError(f"request {entry.rid!r} is in flight already")
         self._entries[entry.rid] = entry
-        self._opened(entry.decode).add(entry)
+        account = self._opened(entry.decode)
+        entry.ended_before = account.ends.ended
+        account.add(entry)
         if entry.prefill is not None:
             self._opened(entry.prefill).add(entry)
 
@@ -229,6 +236,8 @@ class Ledger:
         entry.prefilled_s = now_s
         if entry.prefill is not None:
             self._accounts[entry.prefill].remove(entry, now_s)
+            ends = self._accounts[entry.decode].ends
+            ends.prefilled(entry.ended_before, max(now_s - entry.sent_s, 0.0))
 
     def reported(self, instance: str, rid: Hashable, now_s: float = math.nan) -> None:
         """An instance's report holds the request from this moment on. Unknown ids are ignored."""
@@ -241,7 +250,9 @@ class Ledger:
         entry = self._entries.pop(rid, None)
         if entry is None:
             return
-        self._accounts[entry.decode].remove(entry)
+        account = self._accounts[entry.decode]
+        account.remove(entry)
+        account.ends.ended += entry.requests
         if entry.prefill is not None and entry.prefilled_s is None:
             self._accounts[entry.prefill].remove(entry)
 

@@ -158,15 +158,16 @@ def _most_with_room(
         table: The iterations.
         viable: N.
         most_per_s: What the fastest level serves there.
-        demand: What the level is to serve.
+        demand: What the level is to serve; as much more as may be by chance has to find room.
         waits: Who may wait.
     """
     sharing = waits.sharing(demand.intended)
     places = math.ceil(sharing * viable - 1e-9)  # a part of a place more is none less
-    pool_per_s = sharing * demand.wanted_per_s, sharing * most_per_s
+    wanted_per_s = demand.at_most_in_memory_per_s
+    pool_per_s = sharing * wanted_per_s, sharing * most_per_s
     late = waits.late
-    if demand.wanted_per_s < most_per_s:  # else the batch fills, and a slower level serves less yet
-        at_fastest = sharing * _settled_at_fastest(table, demand.wanted_per_s)
+    if wanted_per_s < most_per_s:  # else the batch fills, and a slower level serves less yet
+        at_fastest = sharing * _settled_at_fastest(table, wanted_per_s)
         late += late_share(places, at_fastest, *pool_per_s, affordable=waits.affordable)
     pooled = most_on_average(places, *pool_per_s, late=late, affordable=waits.affordable)
     free = demand.burst / math.sqrt(sharing) - waits.affordable * most_per_s

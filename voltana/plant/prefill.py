@@ -78,7 +78,8 @@ class PrefillInstance:
         self._waiting_tokens = 0
         self._oldest_s = math.inf  # arrival of the oldest of batch and line
         self._load = IDLE
-        self._due_s = 0.0  # when the iteration under way ends
+        self._started_s = 0.0  # when the iteration under way began
+        self._due_s = 0.0  # when it ends
         self._busy = False
 
     @property
@@ -88,13 +89,15 @@ class PrefillInstance:
 
     def state(self) -> InstanceState:
         """What it reports to routers; what its host prepares is not in it yet."""
-        oldest_s = self._oldest_s
+        oldest_s, now_s = self._oldest_s, self._events.now_s()
         return instance_state(
             queued_requests=len(self._waiting),
             queued_tokens=self._waiting_tokens + self._load.prefill_tokens,
-            oldest_wait_s=self._events.now_s() - oldest_s if oldest_s < math.inf else 0.0,
+            oldest_wait_s=now_s - oldest_s if oldest_s < math.inf else 0.0,
             clock_mhz=self.runner.board.clock_mhz,
             ttft_margin=0.0 if self._promises is None else self._promises.ttft_margin,
+            computing_tokens=self._load.prefill_tokens,
+            computing_for_s=now_s - self._started_s if self._busy else 0.0,
         )
 
     @property
@@ -146,7 +149,7 @@ class PrefillInstance:
         if not self._load.prefill_tokens:
             self.runner.idle(now_s)  # no memory for the first in line until a cache is pulled
             return
-        self._busy = True
+        self._busy, self._started_s = True, now_s
         self.revise(self.runner.begin(self._load, self._queue(now_s), now_s))
 
     def revise(self, end_s: float) -> None:

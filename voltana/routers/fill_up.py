@@ -41,7 +41,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from voltana.operating import UNKNOWN_LINE, PrefillLine, lines_s, prefill_mean
-from voltana.planning import candidate_load, require_pending_share
+from voltana.planning import candidate_load, require_pending_share, yet_to_compute
 from voltana.pool import KeptPool
 from voltana.routers.least_loaded import LeastLoaded
 from voltana.values import Need, Role, attended_pairs
@@ -120,10 +120,11 @@ def _late_everywhere_s(
 ) -> list[float]:
     """By how much each instance is expected to be late with it at its fastest level.
 
-    Empty where one is in time: with the margin of its promises, and of a host's line something to
-    spare, where a line is lost, which is late by more than a deadline and will not come back soon;
-    else as expected, for a burst that passes need cost no line. Most decisions end at the first
-    instance: the fastest level is asked about no further.
+    With the margin of its promises. Empty where one is in time: where a line is lost, which is late
+    by more than a deadline and will not come back soon, with something to spare of a host's line,
+    and of the batch that runs all that it has computed; else as expected, for a burst that passes
+    need cost no line. Most decisions end at the first instance: the fastest level is asked about no
+    further.
     """
     late_s, lost = [], False
     prompt, own_pairs = request.prompt_tokens, attended_pairs(request.prompt_tokens)
@@ -134,9 +135,9 @@ def _late_everywhere_s(
         usable = 1.0 - LEFT_BY_HOSTS if host_s > device_s else 1.0
         if host_s + (1.0 + margin) * device_s <= usable * own_left_s:  # which may be inf
             return []
-        own_late_s = host_s + device_s - own_left_s
-        lost = lost or own_late_s > own_left_s
-        late_s.append(own_late_s)
+        lost = lost or host_s + device_s > 2.0 * own_left_s
+        to_come_s = pending.left_with_prompt_s(_AT_FASTEST, prompt, own_pairs)
+        late_s.append(host_s + min(device_s, (1.0 + margin) * to_come_s) - own_left_s)
     return late_s if lost or min(late_s) > 0.0 else []
 
 
@@ -179,6 +180,7 @@ class _Pending(NamedTuple):
     Attributes:
         tokens: Prompt tokens.
         pairs: Their attended pairs.
+        left: Both, without what is computed by now of the batch that runs.
         predictor: Its latency model; None where that time does not count, or is not known.
         levels_mhz: Its lowest level, and its fastest.
         most_tokens: Tokens of a batch.
@@ -186,6 +188,7 @@ class _Pending(NamedTuple):
 
     tokens: int
     pairs: float
+    left: tuple[int, float]
     predictor: Forecasts | None
     levels_mhz: tuple[float, float]
     most_tokens: float
@@ -207,14 +210,21 @@ class _Pending(NamedTuple):
         """Time of what is pending and a prompt of so many tokens and pairs at a level."""
         return self.in_batches_s(level, self.tokens + prompt, self.pairs + own_pairs)
 
+    def left_with_prompt_s(self, level: int, prompt: int, own_pairs: float) -> float:
+        """The same without what is computed by now."""
+        tokens, pairs = self.left
+        return self.in_batches_s(level, tokens + prompt, pairs + own_pairs)
+
 
 def _pending(candidate: Candidate) -> _Pending:
     if candidate.role is Role.DECODE or candidate.predictor is None or not candidate.levels_mhz:
         return _NEVER
     load, levels_mhz = candidate_load(candidate), candidate.levels_mhz
+    left = yet_to_compute(candidate, load)
     return _Pending(
         load.prefill_tokens,
         load.prefill_attended_pairs,
+        (left.prefill_tokens, left.prefill_attended_pairs),
         candidate.predictor,
         (levels_mhz[0], levels_mhz[-1]),
         candidate.max_batch_tokens,
@@ -228,7 +238,7 @@ _MANY = 32
 
 
 def _amounts(_candidate: Candidate, pending: _Pending) -> tuple[float, float, float]:
-    return pending.tokens, pending.pairs, pending.most_tokens
+    return *pending.left, pending.most_tokens
 
 
 def _line(level: int) -> Callable[[Candidate, _Pending], tuple[float, ...]]:
@@ -248,7 +258,7 @@ def _never(_tokens: int, _pairs: float) -> float:
     return math.inf
 
 
-_NEVER = _Pending(0, 0.0, None, (0.0, 0.0), math.inf)
+_NEVER = _Pending(0, 0.0, (0, 0.0), None, (0.0, 0.0), math.inf)
 """Of an instance whose pending time does not count, or is not known."""
 
 
@@ -257,7 +267,7 @@ def _computed_s(request: Request, pool: Pool, level: int) -> list[float]:
     pending, prompt = pool.column(_pending), request.prompt_tokens
     own_pairs = attended_pairs(prompt)
     if len(pending) < _MANY:
-        return [one.with_prompt_s(level, prompt, own_pairs) for one in pending]
+        return [one.left_with_prompt_s(level, prompt, own_pairs) for one in pending]
     amounts = pool.table(_amounts, on=_pending)
     tokens, most = amounts[:, 0] + prompt, amounts[:, 2]
     pairs = amounts[:, 1] + own_pairs
@@ -266,7 +276,7 @@ def _computed_s(request: Request, pool: Pool, level: int) -> list[float]:
     times_s = batches * lines_s(lines, np.minimum(tokens, np.ceil(most)), pairs / batches)
     told: list[float] = times_s.tolist()
     for place in np.isnan(times_s).nonzero()[0]:  # models that have to be asked
-        told[place] = pending[place].with_prompt_s(level, prompt, own_pairs)
+        told[place] = pending[place].left_with_prompt_s(level, prompt, own_pairs)
     return told
 
 

@@ -18,6 +18,10 @@ if TYPE_CHECKING:
 SURE = 2.0
 """Standard errors by which fewer requests may end than are expected to."""
 
+LET_IN_BY = 0.5
+"""Share of what is left of a first token's deadline by which there has to be room: fewer requests
+may end by chance, and the rest is for those behind it, as decode plans have it."""
+
 
 class Stand:
     """Where an instance stands, whatever the next prompt is.
@@ -75,6 +79,22 @@ class Stand:
                 asked={},
             )
         return self._known
+
+    def line_in_time(self, prompt_tokens: float, waited_s: float) -> float:
+        """Requests that have to end before there is room for one more.
+
+        Infinite where that is too late for its first token, as often as requests end here, where
+        that is not known, and beyond the boundary, which is not for want of room.
+
+        Args:
+            prompt_tokens: The prompt.
+            waited_s: How long it has waited already.
+        """
+        lacking, ends_per_s = self.lacking(prompt_tokens), self._candidate.ends_per_s
+        let_in_s = LET_IN_BY * (self._candidate.ttft_s - waited_s)
+        if self.beyond > 0 or not let_in_s < math.inf or not lacking <= let_in_s * ends_per_s:
+            return math.inf
+        return lacking
 
     def line(self, prompt_tokens: float, *, alone: bool) -> float:
         """Requests beyond its places, where some of these are spoken for but not yet taken.

@@ -6,9 +6,12 @@ Clock and route do not help then, but a third lever does: the request that would
 over its boundary is held back until another one has completed. The boundary is the largest viable
 batch (docs/viability.md), worked out from what the instance's model has learned; it is no setting.
 
-Where every KV cache is full, or every engine runs as many as it may, they wait too: whichever
-instance has room first takes the next. A place of an engine that is only spoken for is no reason,
-but no more join the line than are spoken for: of a burst the others wait until it is known where.
+Where every KV cache is full, or every engine runs as many as it may, the engines hold back by
+themselves, but those that they have taken. So while one will have room in time, as often as its
+requests end, the next goes there: held back until the room is free, it would leave it empty for as
+long as its prefill takes. The others wait: whichever instance has room first takes the next. Where
+nothing is known of ends, a place of an engine that is only spoken for is no reason to wait, but no
+more join the line than are spoken for: of a burst the others wait until it is known where.
 
 What can wait no longer goes where it does the least harm: when not all requests can be kept within
 the thresholds, an uneven split keeps more of them than an even one, unless latencies vary so much
@@ -110,7 +113,7 @@ class ViableBatch:
         room = [place for place, most in enumerate(most_prompts) if prompt <= most]
         if room:
             return self._inner.route(request, pool.take(room))
-        soon = _place_soon(pool, known, prompt)
+        soon = _room_soon(request, pool, known)
         if soon is not None:
             return soon
         if request.slack_s > 0:
@@ -247,13 +250,16 @@ def _is_full(candidate: Candidate) -> bool:
     )
 
 
-def _place_soon(pool: Pool, stands: Sequence[Stand], prompt_tokens: int) -> str | None:
-    """The instance that will have a place first, where places are all that is lacking; or None.
+def _room_soon(request: Request, pool: Pool, stands: Sequence[Stand]) -> str | None:
+    """The instance with the shortest line, where it will have room in time, or soon; or None.
 
     Those that are prefilled speak for places that they do not take yet, and meanwhile others end:
     held back until one is free, a request leaves it empty for as long as its own prefill takes.
     """
-    lines = [stand.line(prompt_tokens, alone=len(stands) == 1) for stand in stands]
+    prompt, alone = request.prompt_tokens, len(stands) == 1
+    lines = [stand.line_in_time(prompt, request.waited_s) for stand in stands]
+    if not min(lines) < math.inf:
+        lines = [stand.line(prompt, alone=alone) for stand in stands]
     shortest = min(lines)
     return pool.column(NAME)[lines.index(shortest)] if shortest < math.inf else None
 

@@ -112,6 +112,8 @@ class FeedPublisher:
             message["demand_per_s"] = state.demand_per_s
         if state.ttft_margin:
             message["ttft_margin"] = state.ttft_margin
+        if state.computing_tokens:
+            message["computing"] = [state.computing_tokens, state.computing_for_s]
         if math.isfinite(energy_j):
             message["energy_j"] = energy_j
         now_s = self._time.now_s()

@@ -148,10 +148,13 @@ def _state_in(message: dict[str, Any]) -> InstanceState:
     number("clock_mhz", told["clock_mhz"], most=MOST_MHZ, unknown=True)
     number("oldest_wait_s", told["oldest_wait_s"])
     demand_per_s = message.get("demand_per_s")
+    computing_tokens, computing_for_s = message.get("computing", (0, 0.0))
     return InstanceState(
         **told,
         demand_per_s=None if demand_per_s is None else number("demand_per_s", demand_per_s),
         ttft_margin=number("ttft_margin", message.get("ttft_margin", 0.0), most=1.0),
+        computing_tokens=min(count("computing", computing_tokens), told["queued_tokens"]),
+        computing_for_s=number("computing", computing_for_s),
     )
 
 

@@ -112,6 +112,9 @@ class InstanceState:
             does not tell.
         ttft_margin: Share by which first tokens come later than the prompts pending before them say
             in one case of a hundred, as its promises have learned; 0 where nothing is promised.
+        computing_tokens: Of the queued prompt tokens, those of a prefill batch that runs, with no
+            request that decodes beside.
+        computing_for_s: For how long it has run.
     """
 
     running_requests: int = 0
@@ -122,6 +125,8 @@ class InstanceState:
     oldest_wait_s: float = 0.0
     demand_per_s: float | None = None
     ttft_margin: float = 0.0
+    computing_tokens: int = 0
+    computing_for_s: float = 0.0
 
 
 @quickly_made
@@ -184,6 +189,7 @@ class Candidate:
         budget_s: Latency budget of one of its iterations (the ITL SLO, or the TTFT SLO).
         in_flight: Requests that were sent to it since their arrival and are not finished, wherever
             they are now (a decode instance counts those that are still being prefilled).
+        ends_per_s: Requests that end on it per second; 0 where that is not known.
         power: Power model of the instance, to be asked for forecasts only; None where it has none.
         kv_capacity_tokens: Tokens that its KV cache holds; inf where unknown.
         kv_reserved_tokens: Tokens that its engine keeps free in it for each request.
@@ -207,6 +213,7 @@ class Candidate:
     levels_mhz: tuple[float, ...] = ()
     budget_s: float = math.inf
     in_flight: int = 0
+    ends_per_s: float = 0.0
     power: PowerForecasts | None = None
     kv_capacity_tokens: float = math.inf
     kv_reserved_tokens: float = 0.0

@@ -237,6 +237,7 @@ class Group:
         loops = [served.ring_loop for served in self._served.values()]
         states = [loop.state for loop in loops]
         measured = [s.demand_per_s for s in states if s.demand_per_s is not None]
+        alone = states[0] if len(states) == 1 else None  # the batches of ranks end one by one
         return InstanceState(
             running_requests=sum(s.running_requests for s in states),
             kv_tokens=sum(s.kv_tokens for s in states),
@@ -246,6 +247,8 @@ class Group:
             oldest_wait_s=max((s.oldest_wait_s for s in states), default=0.0),
             demand_per_s=sum(measured) if states and len(measured) == len(states) else None,
             ttft_margin=max((s.ttft_margin for s in states), default=0.0),
+            computing_tokens=0 if alone is None else alone.computing_tokens,
+            computing_for_s=0.0 if alone is None else alone.computing_for_s,
         )
 
     def intend(self, demand: IntendedDemand) -> None:

@@ -189,6 +189,7 @@ class RingLoop:
                     running_requests=0,
                     kv_tokens=0,
                     queued_tokens=self._waiting_tokens,
+                    computing_tokens=0,
                     demand_per_s=self._demand_per_s(),
                 )
                 self.sampled_s = now_s
@@ -321,6 +322,7 @@ class RingLoop:
         self.sampled_s = record.at_s
         self._waiting_tokens = record.waiting_tokens
         waited_s = record.at_s - record.oldest_s
+        alone = not record.load.decode_requests
         self.state = instance_state(
             running_requests=self._decode.decode_requests,
             kv_tokens=self._decode.decode_kv_tokens,
@@ -330,6 +332,8 @@ class RingLoop:
             clock_mhz=self._sensor.read().clock_mhz,
             demand_per_s=self._demand_per_s(),
             ttft_margin=self.guarantee.requests.promises.ttft_margin,
+            computing_tokens=record.load.prefill_tokens if alone else 0,
+            computing_for_s=max(record.at_s - record.launch_s, 0.0) if alone else 0.0,
         )
 
     def _demand_per_s(self) -> float | None:

@@ -1,0 +1,39 @@
+"""EndRate: how often requests end on an instance, from those that do while another is prefilled.
+
+A request takes its room in a decode batch when its prompt has been computed, and those that end
+until then leave theirs. So what a full batch will have room for in time need not wait elsewhere.
+"""
+
+from __future__ import annotations
+
+REMEMBERED = 64.0
+"""Requests that the means go back to, those of long ago counting less."""
+
+
+class EndRate:
+    """Counts the requests of one instance that end.
+
+    Attributes:
+        ended: Requests that have ended so far.
+    """
+
+    __slots__ = ("_ends", "_seconds", "ended")
+
+    def __init__(self) -> None:
+        self.ended = 0
+        self._ends = self._seconds = 0.0
+
+    @property
+    def per_s(self) -> float:
+        """Requests that end per second; 0 where that is not known."""
+        return self._ends / self._seconds if self._seconds else 0.0
+
+    def prefilled(self, ended_before: int, taken_s: float) -> None:
+        """A request has been prefilled.
+
+        Args:
+            ended_before: What `ended` was when it was sent.
+            taken_s: Time since then.
+        """
+        self._ends += (self.ended - ended_before - self._ends) / REMEMBERED
+        self._seconds += (taken_s - self._seconds) / REMEMBERED
