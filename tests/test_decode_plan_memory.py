@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from tests.tiled_plant import LEVELS, Tiled, plan, table
 from voltana.controllers.decode_demand import MOST_IN_MEMORY
 from voltana.controllers.finding_room import late_share, most_on_average
+from voltana.controllers.within_error import within_error
 from voltana.values import IntendedDemand
 from voltana.viability import served_per_s
 
@@ -85,6 +86,24 @@ def test_the_end_of_the_memory_keeps_room_for_chance_and_for_a_burst(
     enough = served_per_s(made, mean) >= demand
     decided = plan(made, demand, burst=burst, affordable=affordable, late=late)
     assert decided.settling == (int(enough.argmax()) if enough.any() else len(LEVELS) - 1)
+
+
+@given(st.floats(1e-4, 0.3), st.floats(0.0, 0.1), st.floats(0.5, 0.9))
+def test_as_much_more_as_may_be_demanded_finds_room_as_well(late, error, share):
+    made = table(Tiled(), capacity=36_000.0)  # 120 requests
+    most = float(made.rate_per_s[-1, -1])
+    demand = share * most
+    at_most = (1.0 + min(2.0 * error, MOST_IN_MEMORY)) * demand
+    decided = plan(made, demand, affordable=1e-3, late=late, error=error)
+    if at_most >= most:
+        assert decided.settling == len(LEVELS) - 1
+        return
+    allowed = late + late_at_fastest(made, at_most, 1e-3)
+    mean = most_on_average(120, at_most, most, late=allowed, affordable=1e-3)
+    mean = min(mean, 120.0 - 10.0 + 1e-3 * most)
+    wanted = np.array([1.0 - error, 1.0, 1.0 + error]) * demand
+    enough = served_per_s(made, mean) >= wanted[:, None]
+    assert decided.settling == within_error(enough, 0)
 
 
 @example(2, 0.00390625, 1e-4, 0.0, 0.484375)  # half a place more for the two of them

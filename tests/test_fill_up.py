@@ -36,12 +36,14 @@ class Speed:
         return {}
 
 
-def prefill(name, tokens, predictor=None, *, margin=0.0):
+def prefill(name, tokens, predictor=None, *, margin=0.0, ran_s=0.0):
     state = InstanceState(
         queued_requests=1 if tokens else 0,
         queued_tokens=tokens,
         clock_mhz=1410.0,
         ttft_margin=margin,
+        computing_tokens=tokens,
+        computing_for_s=ran_s,
     )
     return samples.candidate(
         0,
@@ -61,6 +63,13 @@ def route(router, *pool, tokens=500):
 def test_the_busiest_that_is_early_enough_takes_it():
     assert route(FillUp(0.5), prefill("a", 0), prefill("b", 3000), prefill("c", 1000)) == "b"
     assert route(FillUp(0.5), prefill("a", 0), prefill("b", 5600), prefill("c", 1000)) == "c"
+
+
+def test_what_a_batch_that_runs_has_computed_is_pending_no_longer():
+    begun, half = prefill("a", 8000), prefill("a", 8000, ran_s=0.2)  # 0.4 s
+    assert route(FillUp(0.5), begun, prefill("b", 1000)) == "b"
+    assert route(FillUp(0.5), half, prefill("b", 1000)) == "a"
+    assert route(FillUp(0.0), half, prefill("b", 5000)) == "a"  # balanced likewise
 
 
 def test_an_empty_pool_is_filled_from_its_first_name():
@@ -172,6 +181,21 @@ def test_a_burst_that_passes_makes_no_line_lost(tokens, margin):
     """What is late by less than a deadline may be in time again: nothing is added to it."""
     late, early = prefill("a", tokens, margin=margin), prefill("b", 11_000, margin=margin)
     assert route(FillUp(), late, early) == ("a" if tokens < 11_000 else "b")
+
+
+def test_no_line_is_lost_to_what_a_batch_that_runs_has_computed():
+    """0.65 s are pending of 0.6, and half of that is computed: it is in time yet."""
+    late, near = prefill("a", 13_000), prefill("b", 12_500)
+    assert route(FillUp(), late, near) == "a"
+    late, near = prefill("a", 13_000, ran_s=0.3), prefill("b", 12_500, ran_s=0.4)
+    assert route(FillUp(), late, near) == "b"
+
+
+def test_beside_a_lost_line_a_batch_that_runs_counts_whole():
+    """Lines all end at their deadline there, and what ends with later prompts is late."""
+    lost = prefill("a", 40_000)
+    assert route(FillUp(), lost, prefill("b", 12_000, ran_s=0.2)) == "a"
+    assert route(FillUp(), lost, prefill("b", 11_000)) == "b"
 
 
 def test_beyond_saturation_what_is_sent_in_time_is_in_time():

@@ -10,6 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from voltana import planning
+from voltana.cluster.candidates import NOTHING_KNOWN
+from voltana.cluster.candidates import candidate as seen_now
+from voltana.cluster.ledger import Ledger
 from voltana.testing import samples
 from voltana.testing import strategies as vst
 from voltana.values import Forecast, InstanceState, Load, Reservation, Role, Status
@@ -147,6 +150,56 @@ def test_queued_prompts_attend_as_prompts_of_equal_length():
     assert planning.candidate_load(candidate).prefill_attended_pairs == pytest.approx(
         exact, rel=0.01
     )
+
+
+def computing(tokens=4000, batch=3000, ran_s=0.0, **changes):
+    state = InstanceState(
+        queued_requests=2,
+        queued_tokens=tokens,
+        computing_tokens=batch,
+        computing_for_s=ran_s,
+        clock_mhz=1410.0,
+    )
+    return samples.candidate(0, Role.PREFILL, **({"state": state} | changes))
+
+
+def left(candidate):
+    return planning.yet_to_compute(candidate, planning.candidate_load(candidate))
+
+
+@given(st.floats(0.0, 10.0), st.floats(0.0, 10.0), st.integers(1, 4000))
+def test_of_a_batch_that_runs_ever_less_is_yet_to_compute_and_of_what_waits_all(one, other, batch):
+    before, after = (left(computing(batch=batch, ran_s=s)) for s in sorted((one, other)))
+    assert 4000 >= before.prefill_tokens >= after.prefill_tokens >= 4000 - batch
+    whole = planning.candidate_load(computing(batch=batch))
+    share = after.prefill_tokens / whole.prefill_tokens
+    assert after.prefill_attended_pairs == pytest.approx(share * whole.prefill_attended_pairs)
+    assert left(computing(batch=batch, ran_s=1e6)).prefill_tokens == 4000 - batch
+
+
+def test_a_batch_runs_on_while_its_report_grows_old():
+    def shown(age_s):
+        state = computing(ran_s=0.3).state
+        facts = {"instance": "p", "role": Role.PREFILL, "facts": NOTHING_KNOWN, "now_s": 9.0}
+        return seen_now(Ledger(), state=state, state_age_s=age_s, **facts).state
+
+    assert shown(0.2).computing_for_s == pytest.approx(0.5)
+    for age_s in (0.0, math.inf):  # of no report it is unknown how old it is
+        assert shown(age_s).computing_for_s == 0.3
+
+
+@pytest.mark.parametrize(
+    "shown",
+    [
+        computing(),  # has just begun
+        computing(batch=0, ran_s=1.0),
+        computing(batch=4001, ran_s=1.0),  # more than it says is pending
+        computing(ran_s=1.0, predictor=None),
+        computing(ran_s=1.0, state=InstanceState(queued_tokens=4000, clock_mhz=math.nan)),
+    ],
+)
+def test_where_nothing_is_known_to_be_computed_all_is_yet_to_be(shown):
+    assert left(shown) == planning.candidate_load(shown)
 
 
 def test_the_planned_clock_rises_with_the_load_until_none_is_safe():

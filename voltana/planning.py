@@ -29,6 +29,10 @@ if TYPE_CHECKING:
 make_decision = maker(Decision)
 make_promise = maker(Promise)
 
+LET_IN_BY = 0.5
+"""Share of its deadline by which a request that waits for room is to be let in; the rest is for
+those behind it, and for chance: fewer may end than are expected to."""
+
 GROWTH_TOKENS = 600.0
 """Room that a request usually takes or keeps on top of its context."""
 

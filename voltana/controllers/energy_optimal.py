@@ -29,7 +29,12 @@ from voltana.controllers.missed_price import MissedPrice
 from voltana.controllers.optimal_available import PLANNED_SHARE
 from voltana.levels import idle_decision, require_levels
 from voltana.operating import PowerAtLevels
-from voltana.planning import certified_or_fastest, cheapest_safe_index, lowest_safe_index
+from voltana.planning import (
+    LET_IN_BY,
+    certified_or_fastest,
+    cheapest_safe_index,
+    lowest_safe_index,
+)
 from voltana.ports import FreezesPower, Predictor, TellsBatches, TellsPowerCurve
 from voltana.slo_reserve import SloReserve
 from voltana.values import Binding, Decision, Load
@@ -50,11 +55,6 @@ STALE_S = 2.0
 
 SMALLEST_SHARE = 1e-6
 """Of the first tokens that may be late for want of room; no target asks for fewer."""
-
-LET_IN_BY = 0.5
-"""Share of its deadline by which a request that waits for room is to be let in; the rest is for
-those behind it."""
-
 
 LATE_SHARE = 0.5
 """Share of the requests that the target lets be late which the reserve may spend; what is left is

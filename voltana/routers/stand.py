@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from voltana.planning import memory_tokens, requests_of
+from voltana.planning import LET_IN_BY, memory_tokens, requests_of
 from voltana.routers.triage import Boundary, expected_in_time, expected_s
 
 if TYPE_CHECKING:
@@ -17,10 +17,6 @@ if TYPE_CHECKING:
 
 SURE = 2.0
 """Standard errors by which fewer requests may end than are expected to."""
-
-LET_IN_BY = 0.5
-"""Share of what is left of a first token's deadline by which there has to be room: fewer requests
-may end by chance, and the rest is for those behind it, as decode plans have it."""
 
 
 class Stand:

@@ -148,14 +148,22 @@ def _state_in(message: dict[str, Any]) -> InstanceState:
     number("clock_mhz", told["clock_mhz"], most=MOST_MHZ, unknown=True)
     number("oldest_wait_s", told["oldest_wait_s"])
     demand_per_s = message.get("demand_per_s")
-    computing_tokens, computing_for_s = message.get("computing", (0, 0.0))
+    computing_tokens, computing_for_s = _computing_in(message)
     return InstanceState(
         **told,
         demand_per_s=None if demand_per_s is None else number("demand_per_s", demand_per_s),
         ttft_margin=number("ttft_margin", message.get("ttft_margin", 0.0), most=1.0),
-        computing_tokens=min(count("computing", computing_tokens), told["queued_tokens"]),
-        computing_for_s=number("computing", computing_for_s),
+        computing_tokens=min(computing_tokens, told["queued_tokens"]),
+        computing_for_s=computing_for_s,
     )
+
+
+def _computing_in(message: dict[str, Any]) -> tuple[int, float]:
+    """Tokens of a prefill batch that runs, and for how long it has; older agents do not say."""
+    values = message.get("computing", [0, 0.0])
+    if not isinstance(values, list) or len(values) != 2:
+        raise ValueError("computing in a feed message: must be a list of tokens and seconds")
+    return count("computing_tokens", values[0]), number("computing_for_s", values[1])
 
 
 def _rooms_in(values: Any) -> tuple[int, ...]:

@@ -324,6 +324,8 @@ def _candidate(draw: DrawFn, index: int, role: Role) -> Candidate:
             queued_tokens=queued * draw(st.integers(1, 4096)),
             clock_mhz=draw(st.sampled_from(table or samples.CLOCKS_MHZ)),
             oldest_wait_s=draw(st.floats(0.0, 30.0)),
+            computing_tokens=draw(st.integers(0, 4096)) * min(queued, 1),
+            computing_for_s=draw(st.floats(0.0, 2.0)),
         ),
         state_age_s=draw(st.one_of(st.floats(0.0, 5.0), st.just(math.inf))),
         reserved=Reservation(requests=held, prompt_tokens=held * draw(st.integers(1, 4096))),
@@ -338,6 +340,7 @@ def _candidate(draw: DrawFn, index: int, role: Role) -> Candidate:
         prompts_first=draw(st.booleans()),
         ttft_s=draw(st.one_of(st.just(math.inf), st.floats(0.001, 10.0))),
         host_s=draw(st.sampled_from([0.0, 0.001, 1.0])),
+        ends_per_s=draw(st.sampled_from([0.0, 0.5, 50.0])),
     )
 
 

@@ -196,6 +196,28 @@ def test_several_ranks_share_a_clock_and_their_loads_add_up(world):
     assert world.group.facts().predictor is not None
 
 
+def test_it_tells_what_a_batch_of_prompts_computes_and_since_when(world):
+    def told():
+        world.group.drain()
+        state = world.group.state()
+        return state.queued_tokens, state.computing_tokens, state.computing_for_s
+
+    prompts, mixed = Load.prefill([(600, 0), (300, 0)]), Load(prefill_tokens=200, decode_requests=3)
+    number = world.engine.launch(prompts)
+    assert told() == (900, 900, 0.0)
+    world.engine.finish(prompts, number, 0.05)
+    world.engine.launch(mixed)
+    assert told() == (200, 0, 0.0)  # how much of it are prompts is not known
+    world.engine.idle()
+    assert told() == (0, 0, 0.0)
+    second = FakeEngine(world.config.agent.rings, "decode-0", world.time.now_s, rank="@dp1.pp0.tp1")
+    world.group.scan()
+    world.engine.launch(prompts)
+    second.launch(prompts)
+    assert told() == (1800, 0, 0.0)  # the batches of ranks end one by one
+    second.close()
+
+
 def test_what_was_learned_outlives_engine_and_agent(world):
     world.run(300)
     load, clocks = Load.decode(20, 3000), np.array([1410.0])

@@ -263,6 +263,13 @@ ODD_STATES = [
             )
             for state in ODD_STATES
         ),
+        *(
+            msgspec.msgpack.encode(
+                {"v": VERSION, "instance": "d0", "age_s": 0.0, "budget_s": 1.0}
+                | {"state": [0] * len(STATE_FIELDS), "computing": computing}
+            )
+            for computing in (1, [1], [1, 2, 3], ["1", 0.0], [-1, 0.0], [1, -0.1], [1, math.nan])
+        ),
     ],
 )
 def test_an_odd_message_is_a_value_error_and_nothing_else(raw: bytes) -> None:

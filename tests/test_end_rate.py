@@ -1,0 +1,148 @@
+"""How often requests end on an instance, as its ledger has it, and what a router makes of that."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.test_viable_batch import ask, decode, filled
+from voltana.cluster.candidates import NOTHING_KNOWN, candidate
+from voltana.cluster.end_rate import EndRate
+from voltana.cluster.ledger import Entry, Ledger
+from voltana.planning import candidate_load
+from voltana.routers.stand import Stand
+from voltana.routers.viable_batch import AT_BOUNDARY, FULL, ViableBatch
+from voltana.testing import samples
+from voltana.values import Deferral, InstanceState, Role
+
+
+@given(ends=st.integers(0, 50), taken_s=st.floats(0.01, 10.0), prefilled=st.integers(1, 300))
+def test_of_equal_prefills_it_is_the_ends_in_each_over_its_time(ends, taken_s, prefilled):
+    rate = EndRate()
+    for _ in range(prefilled):
+        before = rate.ended
+        rate.ended += ends
+        rate.prefilled(before, taken_s)
+    assert rate.per_s == pytest.approx(ends / taken_s)
+
+
+def test_it_follows_what_has_changed():
+    rate = EndRate()
+    for ends in [2] * 300 + [20] * 300:
+        before = rate.ended
+        rate.ended += ends
+        rate.prefilled(before, 0.5)
+    assert rate.per_s == pytest.approx(40.0, rel=0.02)
+
+
+def entry(rid, sent_s, requests=1, prefill="p"):
+    return Entry(
+        rid=rid, prefill=prefill, decode="d", requests=requests, prompt_tokens=9, sent_s=sent_s
+    )
+
+
+def ends_per_s(ledger):
+    state = InstanceState(clock_mhz=1410.0)
+    shown = candidate(
+        ledger, instance="d", role=Role.DECODE, state=state, facts=NOTHING_KNOWN, now_s=9.0
+    )
+    return shown.ends_per_s
+
+
+def test_a_ledger_counts_what_ends_while_others_are_prefilled_there():
+    ledger = Ledger()
+    ledger.book(entry("a", 0.0, requests=3))
+    ledger.prefilled("a", 0.5)
+    assert ends_per_s(ledger) == 0.0  # nobody has ended meanwhile
+    ledger.book(entry("b", 1.0))
+    ledger.finished("a")
+    ledger.finished("a")  # told again, as of a try that was given up
+    ledger.prefilled("b", 1.5)
+    ledger.prefilled("b", 2.5)
+    assert ends_per_s(ledger) == pytest.approx(
+        3 / 1.0, rel=0.02
+    )  # in two prefills of half a second
+
+
+def test_nothing_is_known_where_a_leg_is_chosen_after_the_prefill():
+    ledger = Ledger()
+    for rid in range(4):
+        ledger.book(entry(rid, 0.1 * rid, prefill=None))
+        ledger.prefilled(rid, 0.1 * rid + 0.05)
+        ledger.finished(rid)
+    assert ends_per_s(ledger) == 0.0
+
+
+def test_a_clock_that_goes_back_makes_no_rate_of_less_than_nothing():
+    ledger = Ledger()
+    ledger.book(entry("a", 5.0))
+    ledger.prefilled("a", 4.0)
+    assert ends_per_s(ledger) == 0.0
+
+
+ROOM = {"ttft_s": 0.8, "ends_per_s": 20.0}  # eight end in half of the deadline
+
+
+@pytest.mark.parametrize("slack_s", [0.2, 0.0])
+def test_who_will_find_room_in_time_goes_at_once_to_the_shortest_line(slack_s):
+    near, far = filled("b", 120, -5.0, **ROOM), filled("a", 100, -6.0, **ROOM)
+    assert ask(far, near, slack_s=slack_s) == "b"
+    assert ask(far, filled("b", 120, 0.0), slack_s=slack_s) == "a"  # nothing is known of b
+    places = {"max_running_requests": 16, **ROOM}
+    assert ask(decode("a", 16, 22, **places), decode("b", 16, 19, **places), slack_s=slack_s) == "b"
+
+
+@pytest.mark.parametrize(
+    "known",
+    [
+        {"ends_per_s": 0.0},
+        {"ends_per_s": 1.0},
+        {"ttft_s": 0.08},
+        {"ttft_s": math.inf},
+        {"ttft_s": math.nan},
+        {"ends_per_s": math.nan},
+    ],
+)
+def test_who_will_not_or_may_not_waits_for_whichever_has_room_first(known):
+    late = [filled(name, 100, -6.0, **(ROOM | known)) for name in "ab"]
+    deferral = ask(*late)
+    assert isinstance(deferral, Deferral)
+    assert deferral.reason == FULL
+
+
+def test_what_was_waited_before_counts():
+    pool = [filled(name, 100, -6.0, **ROOM) for name in "ab"]
+    asks = dataclasses.replace(samples.request(3), slack_s=0.1)
+    assert ViableBatch().route(asks, pool) in {"a", "b"}
+    waited = dataclasses.replace(asks, waited_s=0.3)
+    assert isinstance(ViableBatch().route(waited, pool), Deferral)
+
+
+def test_ends_are_no_reason_to_go_beyond_a_boundary():
+    deferral = ask(decode("a", 256, **ROOM), decode("b", 250, in_flight=256, **ROOM))
+    assert isinstance(deferral, Deferral)
+    assert deferral.reason == AT_BOUNDARY
+
+
+@given(
+    lacking=st.floats(0.0, 60.0),
+    ends=st.floats(0.0, 200.0),
+    ttft_s=st.floats(0.05, 5.0),
+    waited_s=st.floats(0.0, 5.0),
+)
+def test_a_line_is_joined_where_it_ends_within_half_of_what_is_left(
+    lacking, ends, ttft_s, waited_s
+):
+    full = filled("a", 150, -lacking, ttft_s=ttft_s, ends_per_s=ends)
+    other = filled("b", 150, -1e6)  # of which nothing is known
+    request = dataclasses.replace(samples.request(3), slack_s=0.1, waited_s=waited_s)
+    have_to_end = Stand(full, 256, candidate_load(full)).lacking(request.prompt_tokens)
+    sent = ViableBatch().route(request, (full, other))
+    if have_to_end <= 0.5 * (ttft_s - waited_s) * ends:
+        assert sent == "a"
+    else:
+        assert isinstance(sent, Deferral)
