@@ -14,13 +14,15 @@ from typing import TYPE_CHECKING
 from voltana.cluster.promised_requests import PromisedRequests
 from voltana.planning import mean_at
 from voltana.ports import KeepsAccount, offers
-from voltana.values import Load
+from voltana.values import attended_pairs
+from voltana.values.work import make_load
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Mapping
 
     from voltana.loop import ControlLoop
     from voltana.slo import Slo
+    from voltana.values import Load
 
 
 class RequestPromises:
@@ -181,7 +183,9 @@ class RequestPromises:
             return 0.0
         batches = math.ceil(pending_tokens / self.max_batch_tokens)
         # Those of the batch that runs wait no more for its whole, nor do those behind it for less.
-        return batches * self._mean_s(Load.prefill([(pending_tokens // batches, 0)]))
+        each = pending_tokens // batches
+        load = make_load(prefill_tokens=each, prefill_attended_pairs=attended_pairs(each))
+        return batches * self._mean_s(load)
 
     def _mean_s(self, load: Load) -> float:
         loop = self.loop

@@ -26,7 +26,7 @@ from voltana.predictors.ecopred.features import (
     prefill_features,
     regressor,
 )
-from voltana.predictors.ecopred.mean_curve import MeanCurve, MeanLine
+from voltana.predictors.ecopred.mean_curve import MeanCurve, MeanLine, mean_at_rates
 from voltana.predictors.ecopred.phase_model import Phased, PhaseModel
 from voltana.values import Forecast
 
@@ -238,7 +238,7 @@ class LatencySnapshot:
         """See `voltana.ports.TellsExpected`; what `mean_curve` says there, where there is one."""
         phase, features, further = _parts(load, self.prefill, self.decode)
         if further is None and (load.prefill_tokens or load.decode_requests):
-            return MeanCurve(phase.rates, features).mean_s(clock_mhz)
+            return mean_at_rates(phase.rates[clock_mhz], features)
         return float(self.forecast_mean(load, np.array([clock_mhz]))[0][0])
 
     def alike(self, requests: int) -> int:
@@ -250,9 +250,8 @@ class LatencySnapshot:
         phase = self.decode
         if not (requests and phase.falls and phase.lasts and phase.relative_deviation < math.inf):
             return None
-        features = decode_features(requests, 0, phase.expert_share)
-        fixed_s = MeanCurve(phase.rates, features).mean_s(clock_mhz)
-        return MeanLine(fixed_s, phase.rates[clock_mhz][-1])
+        features, rates = decode_features(requests, 0, phase.expert_share), phase.rates[clock_mhz]
+        return MeanLine(mean_at_rates(rates, features), rates[-1])
 
     def prefill_mean(self, clock_mhz: float) -> PrefillLine:
         """See `voltana.ports.TellsPrefill`."""

@@ -25,10 +25,21 @@ class MeanCurve(NamedTuple):
 
     def mean_s(self, clock_mhz: float) -> float:
         """Expected latency at one clock."""
-        rates, (iteration, rows, halves, tiles, experts, last), _ = self
-        of_iteration, of_rows, of_halves, of_tiles, of_experts, of_last = rates[clock_mhz]
-        fixed_s = of_iteration * iteration + of_rows * rows + of_halves * halves + of_tiles * tiles
-        return fixed_s + of_experts * experts + of_last * last
+        rates, features, _ = self
+        return mean_at_rates(rates[clock_mhz], features)
+
+
+def mean_at_rates(rates: Sequence[float], features: Sequence[float]) -> float:
+    """Expected latency of a load at the clock of some `MeanCurve.rates`.
+
+    Args:
+        rates: Seconds per unit of each load feature.
+        features: The load's.
+    """
+    iteration, rows, halves, tiles, experts, last = features
+    of_iteration, of_rows, of_halves, of_tiles, of_experts, of_last = rates
+    fixed_s = of_iteration * iteration + of_rows * rows + of_halves * halves + of_tiles * tiles
+    return fixed_s + of_experts * experts + of_last * last
 
 
 class MeanLine(NamedTuple):
