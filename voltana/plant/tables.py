@@ -3,7 +3,8 @@
 All but attention depends on whole numbers (tokens, sampled rows), so it is tabled in blocks, when
 first needed, from the vectorised costs of `LatencyModel`. Attention depends on a count and on one
 real number (attended pairs, or cached tokens) in which its parts are affine: two points give the
-line. Nothing is approximated.
+line. Nothing is approximated. Prompts have any length and run at many clocks, so that few counts of
+a block are ever asked for: those alone become plain numbers, which are read for less.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from voltana.values import FloatArray, Load
 
     _Pair = tuple[float, float]
-    _Rows = list[_Pair]
+    _Block = tuple[FloatArray, ...]
     _AttentionRow = tuple[float, ...]
 
 _ROUNDING = 1e-12
@@ -104,8 +105,9 @@ class ClockTable:
         self._window = latency.window
         self._state = ClockState.of(latency.hardware, clock_mhz)
         _, self._waiting_w, self._running_w, self._core_share = power.at(clock_mhz)
-        self._rows: dict[tuple[str, int], _Rows] = {}
-        self._attention: dict[tuple[str, int], list[_AttentionRow]] = {}
+        self._blocks: dict[tuple[str, int], _Block] = {}
+        self._rows: dict[tuple[str, int], _Pair] = {}
+        self._attention: dict[tuple[str, int], _AttentionRow] = {}
         self._batch: dict[int, list[_AttentionRow]] = {}
 
     def step(self, load: Load) -> tuple[float, float]:
@@ -152,27 +154,36 @@ class ClockTable:
         return seconds, joules
 
     def _row(self, what: str, count: int) -> _Pair:
-        key = (what, count >> _SHIFT)
-        rows = self._rows.get(key)
-        if rows is None:
-            seconds, joules = self._totals(self._work.costs(*key))
-            rows = list(zip(seconds.tolist(), joules.tolist(), strict=True))
-            self._rows[key] = rows
-        return rows[count & _MASK]
+        row = self._rows.get((what, count))
+        if row is None:
+            seconds, joules = self._block(what, count >> _SHIFT, self._totals)
+            row = float(seconds[count & _MASK]), float(joules[count & _MASK])
+            self._rows[what, count] = row
+        return row
 
     def _attend(self, what: str, count: int, x: float) -> _Pair:
-        key = (what, count >> _SHIFT)
-        rows = self._attention.get(key) or self._fill_attention(key)
-        seconds, joules, compute, per_compute, memory, per_memory, per_joule, p = rows[
-            count & _MASK
-        ]
+        row = self._attention.get((what, count))
+        if row is None:
+            columns = self._block(what, count >> _SHIFT, self._attention_lines)
+            row = tuple([float(column[count & _MASK]) for column in columns])
+            self._attention[what, count] = row
+        seconds, joules, compute, per_compute, memory, per_memory, per_joule, p = row
         bound = ((compute + per_compute * x) ** p + (memory + per_memory * x) ** p) ** (1.0 / p)
         return seconds + bound, joules + self._running_w * bound + per_joule * x
 
-    def _totals(self, costs: tuple[Cost, ...]) -> tuple[FloatArray, FloatArray]:
+    def _block(self, what: str, block: int, make: Callable[[str, int], _Block]) -> _Block:
+        """What `make` yields of a block, worked out once."""
+        key = (what, block)
+        made = self._blocks.get(key)
+        if made is None:
+            made = self._blocks[key] = make(what, block)
+        return made
+
+    def _totals(self, what: str, block: int) -> tuple[FloatArray, FloatArray]:
+        """Seconds and joules of each count of a block."""
         seconds = np.zeros(_BLOCK)
         joules = np.zeros(_BLOCK)
-        for cost in costs:
+        for cost in self._work.costs(what, block):
             part_s = np.asarray(cost.seconds(self._state))
             seconds += part_s
             joules += (self._waiting_w if cost.kind == LAUNCH else self._running_w) * part_s
@@ -186,19 +197,16 @@ class ClockTable:
         return self._core_share * core_j + fixed_j
 
     def _fill_batch(self, block: int) -> list[_AttentionRow]:
-        seconds, joules = self._totals(self._work.costs("batch", block))
-        attention = self._attention.get(("decode", block)) or self._fill_attention(
-            ("decode", block)
-        )
-        self._batch[block] = [
-            (s + row[0], j + row[1], *row[2:])
-            for s, j, row in zip(seconds.tolist(), joules.tolist(), attention, strict=True)
-        ]
+        seconds, joules = self._totals("batch", block)
+        own_s, own_j, *lines = self._block("decode", block, self._attention_lines)
+        columns = (seconds + own_s, joules + own_j, *lines)
+        self._batch[block] = list(zip(*(column.tolist() for column in columns), strict=True))
         return self._batch[block]
 
-    def _fill_attention(self, key: tuple[str, int]) -> list[_AttentionRow]:
-        near, distant = self._work.costs(*key)
-        x = _counts(key[1])
+    def _attention_lines(self, what: str, block: int) -> _Block:
+        """The columns of attention's parts, of each count of a block."""
+        near, distant = self._work.costs(what, block)
+        x = _counts(block)
         span = _far(x) - x
 
         def line(at_near: object, at_far: object) -> tuple[FloatArray, FloatArray]:
@@ -212,7 +220,7 @@ class ClockTable:
         memory, per_memory = line(near.memory_s, distant.memory_s)
         joules, per_joule = line(self._operations_j(near), self._operations_j(distant))
         seconds = np.zeros(_BLOCK) + near.serial_s / state.compute + near.fixed_s
-        columns = (
+        return (
             seconds,
             joules + self._running_w * seconds,
             compute / state.compute,
@@ -222,6 +230,3 @@ class ClockTable:
             per_joule,
             np.full(_BLOCK, near.overlap),
         )
-        rows = list(zip(*(column.tolist() for column in columns), strict=True))
-        self._attention[key] = rows
-        return rows
