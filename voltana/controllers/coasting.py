@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from voltana.operating import power_at
 from voltana.values import Load
 
 if TYPE_CHECKING:
@@ -68,4 +69,4 @@ def _settled_w(
     load = Load.decode(
         math.ceil(share * float(table.batches[row])), int(share * float(table.kv_tokens[row]))
     )
-    return float(power.forecast_w(load, table.levels_mhz[settling : settling + 1])[0])
+    return power_at(power, load, float(table.levels_mhz[settling]))

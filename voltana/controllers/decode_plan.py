@@ -114,7 +114,7 @@ def make_plan(
     if power is not None and max_power_w < math.inf:
         table = held_back(table, power, viable, max_power_w)
     full = viable >= table.batches[-1]  # nothing but memory ends them
-    most_per_s = float(table.rate_per_s[table.row(viable), -1])
+    most_per_s = float(table.rate_per_s[table.fitting_rows - 1, -1])
     most = _most_with_room(table, viable, most_per_s, demand, waits) if full else float(viable)
     served = served_per_s(table, most)
     at_most_per_s = demand.at_most_in_memory_per_s if full else demand.at_most_per_s
@@ -231,10 +231,10 @@ def _barrier(
 def _traps(table: BatchTable, viable: int, demand: DecodeDemand) -> bool:
     """Whether a burst may lead beyond the viable batches to where the fastest level is too slow."""
     # The first request beyond the end pads the batch to the next tile.
-    first = int(table.batches.searchsorted(viable, side="right"))
-    last = int(table.batches.searchsorted(viable + demand.burst + 8))
+    first = table.fitting_rows
     if first >= len(table.batches):
         return False
+    last = int(table.batches.searchsorted(viable + demand.burst + 8))
     fastest_per_s = table.rate_per_s[:, -1]
     padded_per_s = fastest_per_s[first] * viable / table.batches[first]
     least_per_s = np.minimum.reduce(fastest_per_s[first:last], initial=math.inf)
