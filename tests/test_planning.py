@@ -195,6 +195,7 @@ def test_a_batch_runs_on_while_its_report_grows_old():
         computing(batch=0, ran_s=1.0),
         computing(batch=4001, ran_s=1.0),  # more than it says is pending
         computing(ran_s=1.0, predictor=None),
+        computing(ran_s=math.nan),
         computing(ran_s=1.0, state=InstanceState(queued_tokens=4000, clock_mhz=math.nan)),
     ],
 )

@@ -33,6 +33,10 @@ LET_IN_BY = 0.5
 """Share of its deadline by which a request that waits for room is to be let in; the rest is for
 those behind it, and for chance: fewer may end than are expected to."""
 
+_CERTIFIED = Status.CERTIFIED
+_PREFILL = Role.PREFILL
+"""Looked up once for every iteration: before Python 3.12 a member takes longer than a call."""
+
 GROWTH_TOKENS = 600.0
 """Room that a request usually takes or keeps on top of its context."""
 
@@ -72,7 +76,7 @@ def lowest_safe_decision(forecast: Forecast, budget_s: float) -> Decision:
     return make_decision(
         clock_mhz=float(forecast.clocks_mhz[-1 if index is None else index]),
         reason="no safe level: fastest" if index is None else "lowest safe level",
-        status=Status.SATURATED if index is None else Status.CERTIFIED,
+        status=Status.SATURATED if index is None else _CERTIFIED,
         forecast=forecast,
         budget_s=budget_s,
         binding=Binding.THRESHOLD,
@@ -103,7 +107,7 @@ def _status(
     if forecast is None or budget_s == math.inf:
         return Status.VOID
     if _certifies(forecast, in_force_mhz, budget_s):
-        return Status.CERTIFIED
+        return _CERTIFIED
     return Status.VOID if _certifies(forecast, clock_mhz, budget_s) else Status.SATURATED
 
 
@@ -174,7 +178,7 @@ def settle(
 
 def candidate_load(candidate: Candidate) -> Load:
     """Load of an instance's next iteration, its reservations included."""
-    if candidate.role is Role.PREFILL:
+    if candidate.role is _PREFILL:
         return pending_prompts(candidate)
     state, reserved = candidate.state, candidate.reserved
     return make_load(
@@ -201,12 +205,12 @@ def yet_to_compute(candidate: Candidate, pending: Load) -> Load:
         pending: All its prompts, those of that batch included.
     """
     state, tokens = candidate.state, pending.prefill_tokens
-    computing, predictor = state.computing_tokens, candidate.predictor
-    if not 0 < computing <= tokens or predictor is None or not state.clock_mhz > 0.0:
+    computing, ran_s, predictor = state.computing_tokens, state.computing_for_s, candidate.predictor
+    if not (0 < computing <= tokens and ran_s > 0.0 and state.clock_mhz > 0.0) or predictor is None:
         return pending
     pairs = pending.prefill_attended_pairs
     batch = make_load(prefill_tokens=computing, prefill_attended_pairs=pairs * computing / tokens)
-    takes_s, ran_s = mean_at(predictor, batch, state.clock_mhz), state.computing_for_s
+    takes_s = mean_at(predictor, batch, state.clock_mhz)
     if not 0.0 < takes_s < math.inf:
         return pending
     left = tokens - int(computing * min(ran_s / takes_s, 1.0))
@@ -410,7 +414,7 @@ def certified_or_fastest(
     return make_decision(
         clock_mhz=float(forecast.clocks_mhz[-1 if index is None else index]),
         reason="no safe level: fastest" if index is None else "cheapest safe level",
-        status=Status.SATURATED if index is None else Status.CERTIFIED,
+        status=Status.SATURATED if index is None else _CERTIFIED,
         forecast=forecast,
         budget_s=budget_s,
         binding=binding,

@@ -58,6 +58,8 @@ LEFT_BY_HOSTS = 0.1
 """Share of the deadline that lines of hosts leave beside a lost one: prefill plans with less than
 all of it, and would hurry for the rest."""
 
+_DECODE = Role.DECODE  # looked up once: before Python 3.12 that takes longer than a call
+
 
 class FillUp:
     """Satisfies `voltana.ports.Router`; remembers what it saw, and nothing that changes a choice.
@@ -217,7 +219,7 @@ class _Pending(NamedTuple):
 
 
 def _pending(candidate: Candidate) -> _Pending:
-    if candidate.role is Role.DECODE or candidate.predictor is None or not candidate.levels_mhz:
+    if candidate.role is _DECODE or candidate.predictor is None or not candidate.levels_mhz:
         return _NEVER
     load, levels_mhz = candidate_load(candidate), candidate.levels_mhz
     left = yet_to_compute(candidate, load)

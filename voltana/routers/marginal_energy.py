@@ -55,6 +55,7 @@ MOST_TABLES = 8
 """Tables that are: one answers for any demand, and any number of instances."""
 
 IDLE = Load()
+_DECODE = Role.DECODE  # looked up once: before Python 3.12 that takes longer than a call
 
 _FACTS = attrgetter("levels_mhz", "budget_s", "kv_capacity_tokens", "max_running_requests")
 """What an answer depends on beside the models."""
@@ -318,7 +319,7 @@ def _demand(pool: Pool) -> _Demand | None:
 
 def _is_known(candidate: Candidate) -> bool:
     return (
-        candidate.role is Role.DECODE
+        candidate.role is _DECODE
         and candidate.predictor is not None
         and candidate.power is not None
         and len(candidate.levels_mhz) > 0

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 Harm = tuple[bool, float, bool, int]
 """No clock is safe; how much the clock has to rise; a new tile begins; the requests then."""
 
+_PREFILL = Role.PREFILL  # looked up once: before Python 3.12 that takes longer than a call
+
 
 class Prospect:
     """What a request does to an instance whose router knows its model and levels.
@@ -60,7 +62,7 @@ class Prospect:
         guess: int = 0,
     ) -> None:
         now, levels_mhz = comes.load, candidate.levels_mhz
-        joins = candidate.role is not Role.PREFILL
+        joins = candidate.role is not _PREFILL
         self._candidate, self._now = candidate, now
         self._boundary_mhz, self._wake_share = boundary_mhz, wake_share
         self.requests = now.decode_requests + joins
@@ -147,7 +149,7 @@ class Prospect:
     def _room_at(self, level: int) -> int | None:
         candidate, now = self._candidate, self._now
         predictor = candidate.predictor
-        if candidate.role is Role.PREFILL or not offers(predictor, TellsRoom):
+        if candidate.role is _PREFILL or not offers(predictor, TellsRoom):
             return None
         most = predictor.most_kv_tokens(
             now.decode_requests + 1, candidate.levels_mhz[level], candidate.budget_s

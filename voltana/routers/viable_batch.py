@@ -6,12 +6,12 @@ Clock and route do not help then, but a third lever does: the request that would
 over its boundary is held back until another one has completed. The boundary is the largest viable
 batch (docs/viability.md), worked out from what the instance's model has learned; it is no setting.
 
-Where every KV cache is full, or every engine runs as many as it may, the engines hold back by
-themselves, but those that they have taken. So while one will have room in time, as often as its
-requests end, the next goes there: held back until the room is free, it would leave it empty for as
-long as its prefill takes. The others wait: whichever instance has room first takes the next. Where
-nothing is known of ends, a place of an engine that is only spoken for is no reason to wait, but no
-more join the line than are spoken for: of a burst the others wait until it is known where.
+Where every KV cache is full, or every engine runs as many as it may, no batch grows whoever is
+sent. Held back until there is room, a request would leave that room empty for as long as its
+prefill takes. So it goes to the shortest line of those that end in time, as often as requests end
+there. The others wait: whichever instance has room first takes the next. Where nothing is known of
+ends, a place of an engine that is only spoken for is no reason to wait, but no more join the line
+than are spoken for: of a burst the others wait until it is known where.
 
 What can wait no longer goes where it does the least harm: when not all requests can be kept within
 the thresholds, an uneven split keeps more of them than an even one, unless latencies vary so much
@@ -67,6 +67,8 @@ CLEARED_S = 1.0
 
 _Question = tuple[int, float, float]
 """Bin of the context, fastest clock and threshold, of which a boundary is asked for."""
+
+_DECODE = Role.DECODE  # looked up once: before Python 3.12 that takes longer than a call
 
 
 class ViableBatch:
@@ -152,7 +154,7 @@ class ViableBatch:
     def _stand(self, candidate: Candidate, comes: Upcoming) -> Stand | None:
         """Where an instance stands; None where it does not tell, or has no viable batch."""
         if (
-            candidate.role is not Role.DECODE
+            candidate.role is not _DECODE
             or candidate.predictor is None
             or not candidate.levels_mhz
             or not candidate.budget_s < math.inf
@@ -251,7 +253,7 @@ def _is_full(candidate: Candidate) -> bool:
 
 
 def _room_soon(request: Request, pool: Pool, stands: Sequence[Stand]) -> str | None:
-    """The instance with the shortest line, where it will have room in time, or soon; or None.
+    """The instance with the shortest line that ends in time, or else soon; None if none does.
 
     Those that are prefilled speak for places that they do not take yet, and meanwhile others end:
     held back until one is free, a request leaves it empty for as long as its own prefill takes.

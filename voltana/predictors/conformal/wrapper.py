@@ -22,7 +22,7 @@ from voltana.predictors.conformal.groups import (
 )
 from voltana.predictors.conformal.label_ledger import LabelLedger
 from voltana.predictors.conformal.margin_book import MarginBook
-from voltana.predictors.conformal.quantile_tracker import Counted, read_number
+from voltana.predictors.conformal.quantile_tracker import ELSEWHERE, read_number
 from voltana.predictors.conformal.scoring import verdict
 from voltana.predictors.conformal.snapshot import (
     ConformalSnapshot,
@@ -49,6 +49,8 @@ if TYPE_CHECKING:
 
 make_forecast = maker(Forecast)
 make_margin = maker(Margin)
+
+_CERTIFIED = Status.CERTIFIED  # looked up once, as `quantile_tracker.CERTIFIED`
 
 UNUSABLE = "unusable latency"
 TOO_LATE = "too late"
@@ -335,8 +337,8 @@ class Conformal:
     ) -> None:
         """Score a label, and note the ones that are not."""
         part, counts_as = found.part, found.counts_as
-        account, elsewhere = self._book.scored(part).account, counts_as is Counted.ELSEWHERE
-        if decision.status is Status.CERTIFIED:
+        account, elsewhere = self._book.scored(part).account, counts_as is ELSEWHERE
+        if decision.status is _CERTIFIED:
             account.violated += weight * (outcome.latency_s > decision.budget_s)
             account.unsettled += weight * (counts_as is None)
         else:
