@@ -68,6 +68,31 @@ def test_a_ledger_counts_what_ends_while_others_are_prefilled_there():
     )  # in two prefills of half a second
 
 
+def test_what_had_ended_before_it_was_sent_is_not_counted():
+    ledger = Ledger()
+    for rid in range(20):
+        ledger.book(entry(rid, 0.0))
+        ledger.prefilled(rid, 0.0)
+        ledger.finished(rid)
+    for rid in range(20, 30):
+        ledger.book(entry(rid, 1.0))
+        ledger.prefilled(rid, 1.5)
+    assert ends_per_s(ledger) == 0.0
+
+
+def test_who_never_had_room_leaves_none():
+    """Given up before its prefill, or planned anew as every first try beside an engine is."""
+    ledger = Ledger()
+    for turn in range(100):
+        ledger.book(entry("held", 0.1 * turn))
+        ledger.finished("held")
+        ledger.book(entry("held", 0.1 * turn))
+        ledger.book(entry(turn, 0.1 * turn))
+        ledger.finished("held")
+        ledger.prefilled(turn, 0.1 * turn + 0.05)
+    assert ends_per_s(ledger) == 0.0
+
+
 def test_nothing_is_known_where_a_leg_is_chosen_after_the_prefill():
     ledger = Ledger()
     for rid in range(4):
@@ -77,11 +102,14 @@ def test_nothing_is_known_where_a_leg_is_chosen_after_the_prefill():
     assert ends_per_s(ledger) == 0.0
 
 
-def test_a_clock_that_goes_back_makes_no_rate_of_less_than_nothing():
-    ledger = Ledger()
-    ledger.book(entry("a", 5.0))
-    ledger.prefilled("a", 4.0)
-    assert ends_per_s(ledger) == 0.0
+@pytest.mark.parametrize("taken_s", [0.0, -1.0, math.nan, math.inf])
+def test_a_time_that_is_none_says_nothing(taken_s):
+    rate = EndRate()
+    for taken in [0.5] * 100 + [taken_s] * 300:
+        before = rate.ended
+        rate.ended += 5
+        rate.prefilled(before, taken)
+    assert rate.per_s == pytest.approx(10.0)
 
 
 ROOM = {"ttft_s": 0.8, "ends_per_s": 20.0}  # eight end in half of the deadline
@@ -120,6 +148,20 @@ def test_what_was_waited_before_counts():
     assert ViableBatch().route(asks, pool) in {"a", "b"}
     waited = dataclasses.replace(asks, waited_s=0.3)
     assert isinstance(ViableBatch().route(waited, pool), Deferral)
+
+
+def test_a_rate_that_has_changed_is_seen_though_nothing_else_has():
+    router = ViableBatch()
+    pool = [filled(name, 100, -6.0, ttft_s=0.8, ends_per_s=5.0) for name in "ab"]
+    assert isinstance(ask(*pool, router=router), Deferral)
+    quicker = dataclasses.replace(pool[1], ends_per_s=20.0)
+    assert ask(pool[0], quicker, router=router) == "b"
+    assert isinstance(ask(*pool, router=router), Deferral)
+
+
+def test_up_to_its_boundary_a_batch_whose_memory_is_full_takes_the_next():
+    assert ask(filled("a", 255, -2.0, **ROOM)) == "a"
+    assert isinstance(ask(filled("a", 256, -2.0, **ROOM)), Deferral)
 
 
 def test_ends_are_no_reason_to_go_beyond_a_boundary():

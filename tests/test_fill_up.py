@@ -72,6 +72,13 @@ def test_what_a_batch_that_runs_has_computed_is_pending_no_longer():
     assert route(FillUp(0.0), half, prefill("b", 5000)) == "a"  # balanced likewise
 
 
+def test_among_many_instances_it_is_pending_no_longer_either():
+    others = [prefill(f"o{place}", 5900) for place in range(40)]
+    half = prefill("a", 8000, ran_s=0.2)
+    assert route(FillUp(0.5), *others, half) == "a"
+    assert route(FillUp(0.0), *others, half) == "a"
+
+
 def test_an_empty_pool_is_filled_from_its_first_name():
     assert route(FillUp(), prefill("b", 0), prefill("a", 0)) == "a"
 
@@ -189,6 +196,13 @@ def test_no_line_is_lost_to_what_a_batch_that_runs_has_computed():
     assert route(FillUp(), late, near) == "a"
     late, near = prefill("a", 13_000, ran_s=0.3), prefill("b", 12_500, ran_s=0.4)
     assert route(FillUp(), late, near) == "b"
+
+
+def test_what_is_yet_to_compute_counts_with_the_margin_of_promises():
+    """13,000 less 4,000 take 0.45 s of 0.6, and 0.63 with what first tokens come later."""
+    late, near = (prefill(name, 13_000, margin=0.4, ran_s=0.2) for name in "ab")
+    assert route(FillUp(0.0), late, prefill("b", 12_900, margin=0.4, ran_s=0.2)) == "a"
+    assert route(FillUp(0.0), prefill("a", 13_000, ran_s=0.2), near) == "a"
 
 
 def test_beside_a_lost_line_a_batch_that_runs_counts_whole():

@@ -57,6 +57,7 @@ def instances(draw, role):
         reserved=Reservation(requests=held, prompt_tokens=200 * held),
         reserved_for_s=draw(st.sampled_from([0.0, 0.02])),
         host_s=draw(st.sampled_from([0.0, 0.0, 0.03])),
+        ends_per_s=draw(st.sampled_from([0.0, 0.0, 20.0, 200.0])),
         predictor=draw(st.sampled_from([*MODELS, *MODELS, None])),
         power=draw(st.sampled_from([POWER, POWER, None])),
         levels_mhz=draw(st.sampled_from([LEVELS, LEVELS[::3], ()])),

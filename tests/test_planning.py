@@ -13,6 +13,7 @@ from voltana import planning
 from voltana.cluster.candidates import NOTHING_KNOWN
 from voltana.cluster.candidates import candidate as seen_now
 from voltana.cluster.ledger import Ledger
+from voltana.operating import yet_to_compute
 from voltana.testing import samples
 from voltana.testing import strategies as vst
 from voltana.values import Forecast, InstanceState, Load, Reservation, Role, Status
@@ -164,17 +165,32 @@ def computing(tokens=4000, batch=3000, ran_s=0.0, **changes):
 
 
 def left(candidate):
-    return planning.yet_to_compute(candidate, planning.candidate_load(candidate))
+    return yet_to_compute(candidate, planning.candidate_load(candidate))
 
 
-@given(st.floats(0.0, 10.0), st.floats(0.0, 10.0), st.integers(1, 4000))
+def takes_s(batch):
+    """What a batch of so many of the 4000 tokens is expected to take."""
+    pairs = planning.candidate_load(computing()).prefill_attended_pairs * batch / 4000
+    load = Load(prefill_tokens=batch, prefill_attended_pairs=pairs)
+    forecast = computing().predictor.forecast(load, np.array([1410.0]))
+    return float(forecast.mean_s[0])
+
+
+@given(st.floats(0.0, 1.0), st.floats(0.0, 1.0), st.integers(1, 4000))
 def test_of_a_batch_that_runs_ever_less_is_yet_to_compute_and_of_what_waits_all(one, other, batch):
-    before, after = (left(computing(batch=batch, ran_s=s)) for s in sorted((one, other)))
+    ran_s = [share * takes_s(batch) for share in sorted((one, other))]
+    before, after = (left(computing(batch=batch, ran_s=s)) for s in ran_s)
     assert 4000 >= before.prefill_tokens >= after.prefill_tokens >= 4000 - batch
     whole = planning.candidate_load(computing(batch=batch))
     share = after.prefill_tokens / whole.prefill_tokens
     assert after.prefill_attended_pairs == pytest.approx(share * whole.prefill_attended_pairs)
-    assert left(computing(batch=batch, ran_s=1e6)).prefill_tokens == 4000 - batch
+
+
+def test_of_a_batch_that_is_overdue_ever_less_counts_as_computed():
+    """A device that is slower than its model says, or hangs, is no empty one."""
+    ran_s = [share * takes_s(3000) for share in (1.0, 2.5, 1e6)]
+    yet_to_come = [left(computing(ran_s=s)).prefill_tokens for s in ran_s]
+    assert yet_to_come == pytest.approx([1000, 1000 + 0.6 * 3000, 4000], abs=2)
 
 
 def test_a_batch_runs_on_while_its_report_grows_old():

@@ -58,12 +58,19 @@ class Asked(Lines):
         return line.__call__  # which is no line
 
 
-def prefill(name, tokens, predictor, **changes):
+def prefill(name, tokens, predictor, *, ran_s=0.0, **changes):
+    state = InstanceState(
+        queued_requests=1,
+        queued_tokens=tokens,
+        computing_tokens=tokens // 2,
+        computing_for_s=ran_s,
+        clock_mhz=1410.0,
+    )
     return samples.candidate(
         0,
         Role.PREFILL,
         instance=name,
-        state=InstanceState(queued_requests=1, queued_tokens=tokens, clock_mhz=1410.0),
+        state=state,
         predictor=predictor,
         levels_mhz=(705.0, 1410.0),
         budget_s=0.6,
@@ -80,7 +87,7 @@ queues = st.lists(
 def test_models_that_have_to_be_asked_are_routed_among_as_lines_are(queues, prompt, waited_s):
     def pool(*, asked):
         return [
-            prefill(f"p{at}", tokens, (Asked if mixed and asked else Lines)(slow))
+            prefill(f"p{at}", tokens, (Asked if mixed and asked else Lines)(slow), ran_s=0.2)
             for at, (tokens, slow, mixed) in enumerate(queues)
         ]
 
@@ -89,11 +96,21 @@ def test_models_that_have_to_be_asked_are_routed_among_as_lines_are(queues, prom
 
 
 @given(
-    queues, st.integers(1, 30_000), st.sampled_from([0.0, 0.3]), st.sampled_from([512, 8192, 1e9])
+    queues,
+    st.integers(1, 30_000),
+    st.sampled_from([0.0, 0.3]),
+    st.sampled_from([512, 8192, 1e9]),
+    st.floats(0.0, 1.0),
 )
-def test_many_are_routed_among_as_few_are(queues, prompt, waited_s, most):
+def test_many_are_routed_among_as_few_are(queues, prompt, waited_s, most, ran_s):
     pool = [
-        prefill(f"p{at}", tokens, Lines(slow), max_batch_tokens=most if limited else math.inf)
+        prefill(
+            f"p{at}",
+            tokens,
+            Lines(slow),
+            ran_s=ran_s,
+            max_batch_tokens=most if limited else math.inf,
+        )
         for at, (tokens, slow, limited) in enumerate(queues)
     ]
     request = Request(request_id=0, arrived_at_s=0.0, prompt_tokens=prompt, waited_s=waited_s)

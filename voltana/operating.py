@@ -123,6 +123,28 @@ def prefill_mean(predictor: Forecasts, clock_mhz: float) -> Callable[[int, float
     return mean_s
 
 
+def yet_to_compute(candidate: Candidate, pending: Load) -> Load:
+    """Prompts that are pending without what the batch that runs has computed by now.
+
+    As its model expects at the clock that it has; nothing where that is unknown. Of a batch that is
+    overdue ever less counts as computed: how much longer it takes is not known.
+
+    Args:
+        candidate: The instance.
+        pending: All its prompts, those of that batch included.
+    """
+    state, tokens = candidate.state, pending.prefill_tokens
+    computing, ran_s, predictor = state.computing_tokens, state.computing_for_s, candidate.predictor
+    if not (0 < computing <= tokens and ran_s > 0.0 and state.clock_mhz > 0.0) or predictor is None:
+        return pending
+    pairs = pending.prefill_attended_pairs
+    takes_s = prefill_mean(predictor, state.clock_mhz)(computing, pairs * computing / tokens)
+    if not 0.0 < takes_s < math.inf:
+        return pending
+    left = tokens - int(computing * min(ran_s / takes_s, takes_s / ran_s))
+    return Load(prefill_tokens=left, prefill_attended_pairs=pairs * left / tokens)
+
+
 class PrefillLine(NamedTuple):
     """Expected latency of prefill batches at one clock; many of them are worked out at once.
 

@@ -195,28 +195,6 @@ def pending_prompts(candidate: Candidate) -> Load:
     return make_load(prefill_tokens=tokens, prefill_attended_pairs=tokens * tokens / (2 * requests))
 
 
-def yet_to_compute(candidate: Candidate, pending: Load) -> Load:
-    """Prompts that are pending without what the batch that runs has computed by now.
-
-    As its model expects at the clock that it has; nothing where that is unknown.
-
-    Args:
-        candidate: The instance.
-        pending: All its prompts, those of that batch included.
-    """
-    state, tokens = candidate.state, pending.prefill_tokens
-    computing, ran_s, predictor = state.computing_tokens, state.computing_for_s, candidate.predictor
-    if not (0 < computing <= tokens and ran_s > 0.0 and state.clock_mhz > 0.0) or predictor is None:
-        return pending
-    pairs = pending.prefill_attended_pairs
-    batch = make_load(prefill_tokens=computing, prefill_attended_pairs=pairs * computing / tokens)
-    takes_s = mean_at(predictor, batch, state.clock_mhz)
-    if not 0.0 < takes_s < math.inf:
-        return pending
-    left = tokens - int(computing * min(ran_s / takes_s, 1.0))
-    return make_load(prefill_tokens=left, prefill_attended_pairs=pairs * left / tokens)
-
-
 def require_pending_share(share: float) -> float:
     """`share` of a threshold that pending prompts may take, if it is one.
 

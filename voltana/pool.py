@@ -5,7 +5,8 @@ candidate whatever the request is; only the rows of those that differ from befor
 a decision costs comparisons of plain numbers, and the models are asked about changes alone.
 
 What changes with every look, the ages, is in no column: `Candidate.state_age_s` and
-`Candidate.reserved_for_s` are noted as they are shown.
+`Candidate.reserved_for_s` are noted as they are shown. For how long a batch of prompts has run is
+of its state: what is yet to compute of it is another with every look.
 """
 
 from __future__ import annotations

@@ -237,7 +237,7 @@ class Ledger:
         if entry.prefill is not None:
             self._accounts[entry.prefill].remove(entry, now_s)
             ends = self._accounts[entry.decode].ends
-            ends.prefilled(entry.ended_before, max(now_s - entry.sent_s, 0.0))
+            ends.prefilled(entry.ended_before, now_s - entry.sent_s)
 
     def reported(self, instance: str, rid: Hashable, now_s: float = math.nan) -> None:
         """An instance's report holds the request from this moment on. Unknown ids are ignored."""
@@ -252,7 +252,8 @@ class Ledger:
             return
         account = self._accounts[entry.decode]
         account.remove(entry)
-        account.ends.ended += entry.requests
+        if entry.prefilled_s is not None:  # else it never had room, as a try that was planned anew
+            account.ends.ended += entry.requests
         if entry.prefill is not None and entry.prefilled_s is None:
             self._accounts[entry.prefill].remove(entry)
 

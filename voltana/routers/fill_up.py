@@ -40,8 +40,14 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from voltana.operating import UNKNOWN_LINE, PrefillLine, lines_s, prefill_mean
-from voltana.planning import candidate_load, require_pending_share, yet_to_compute
+from voltana.operating import (
+    UNKNOWN_LINE,
+    PrefillLine,
+    lines_s,
+    prefill_mean,
+    yet_to_compute,
+)
+from voltana.planning import candidate_load, require_pending_share
 from voltana.pool import KeptPool
 from voltana.routers.least_loaded import LeastLoaded
 from voltana.values import Need, Role, attended_pairs

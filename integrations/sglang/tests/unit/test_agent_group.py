@@ -206,6 +206,13 @@ def test_it_tells_what_a_batch_of_prompts_computes_and_since_when(world):
     number = world.engine.launch(prompts)
     assert told() == (900, 900, 0.0)
     world.engine.finish(prompts, number, 0.05)
+    number = world.engine.launch(prompts)
+    world.group.drain()
+    world.engine.finish(prompts, number, 0.05)
+    world.group.drain()
+    world.time.advance(3.0)
+    world.group.tick(0.1)  # nothing was heard of it since
+    assert told()[:2] == (0, 0)
     world.engine.launch(mixed)
     assert told() == (200, 0, 0.0)  # how much of it are prompts is not known
     world.engine.idle()
