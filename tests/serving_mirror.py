@@ -215,7 +215,7 @@ class Beside:
         held = self.instance
         if self.role is Role.PREFILL:
             late = [*held._batch, *held._waiting]
-            launch_s = held.runner._start_s if held.busy else None
+            launch_s = held.runner.started_s if held.busy else None
             self.launch(held._load, list(held._waiting), late, launch_s=launch_s)
         else:
             running = Load.decode(len(held._running), held._running_tokens)

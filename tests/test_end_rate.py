@@ -63,9 +63,8 @@ def test_a_ledger_counts_what_ends_while_others_are_prefilled_there():
     ledger.finished("a")  # told again, as of a try that was given up
     ledger.prefilled("b", 1.5)
     ledger.prefilled("b", 2.5)
-    assert ends_per_s(ledger) == pytest.approx(
-        3 / 1.0, rel=0.02
-    )  # in two prefills of half a second
+    # In two prefills of half a second.
+    assert ends_per_s(ledger) == pytest.approx(3 / 1.0, rel=0.02)
 
 
 def test_what_had_ended_before_it_was_sent_is_not_counted():

@@ -16,6 +16,8 @@ from voltana.errors import invalid
 from voltana.ports import TellsCurve, TellsExpected, offers
 from voltana.promise import Promise
 from voltana.values import Binding, Decision, Load, Role, Status
+from voltana.values.control import CERTIFIED
+from voltana.values.routing import PREFILL
 from voltana.values.work import make_load
 from voltana_actuatord.quick import maker
 
@@ -32,10 +34,6 @@ make_promise = maker(Promise)
 LET_IN_BY = 0.5
 """Share of its deadline by which a request that waits for room is to be let in; the rest is for
 those behind it, and for chance: fewer may end than are expected to."""
-
-_CERTIFIED = Status.CERTIFIED
-_PREFILL = Role.PREFILL
-"""Looked up once for every iteration: before Python 3.12 a member takes longer than a call."""
 
 GROWTH_TOKENS = 600.0
 """Room that a request usually takes or keeps on top of its context."""
@@ -76,7 +74,7 @@ def lowest_safe_decision(forecast: Forecast, budget_s: float) -> Decision:
     return make_decision(
         clock_mhz=float(forecast.clocks_mhz[-1 if index is None else index]),
         reason="no safe level: fastest" if index is None else "lowest safe level",
-        status=Status.SATURATED if index is None else _CERTIFIED,
+        status=Status.SATURATED if index is None else CERTIFIED,
         forecast=forecast,
         budget_s=budget_s,
         binding=Binding.THRESHOLD,
@@ -107,7 +105,7 @@ def _status(
     if forecast is None or budget_s == math.inf:
         return Status.VOID
     if _certifies(forecast, in_force_mhz, budget_s):
-        return _CERTIFIED
+        return CERTIFIED
     return Status.VOID if _certifies(forecast, clock_mhz, budget_s) else Status.SATURATED
 
 
@@ -178,7 +176,7 @@ def settle(
 
 def candidate_load(candidate: Candidate) -> Load:
     """Load of an instance's next iteration, its reservations included."""
-    if candidate.role is _PREFILL:
+    if candidate.role is PREFILL:
         return pending_prompts(candidate)
     state, reserved = candidate.state, candidate.reserved
     return make_load(
@@ -392,7 +390,7 @@ def certified_or_fastest(
     return make_decision(
         clock_mhz=float(forecast.clocks_mhz[-1 if index is None else index]),
         reason="no safe level: fastest" if index is None else "cheapest safe level",
-        status=Status.SATURATED if index is None else _CERTIFIED,
+        status=Status.SATURATED if index is None else CERTIFIED,
         forecast=forecast,
         budget_s=budget_s,
         binding=binding,

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from voltana.errors import invalid
 from voltana.predictors.conformal.quantile_tracker import (
-    CERTIFIED,
+    COUNTED_CERTIFIED,
     ROUNDING,
     Counted,
     QuantileTracker,
@@ -156,7 +156,7 @@ class PromisedRequests:
         self._in_flight -= promised
         self.scored += promised
         self.missed += missed
-        counts_as = CERTIFIED if promised else Counted.BLOCKED
+        counts_as = COUNTED_CERTIFIED if promised else Counted.BLOCKED
         tracker.update(missed=missed, weight=1.0, counts_as=counts_as, issued_at=found.updates)
         margin = tracker.quantile
         self.highest = max(self.highest, margin)

@@ -78,8 +78,7 @@ class PrefillInstance:
         self._waiting_tokens = 0
         self._oldest_s = math.inf  # arrival of the oldest of batch and line
         self._load = IDLE
-        self._started_s = 0.0  # when the iteration under way began
-        self._due_s = 0.0  # when it ends
+        self._due_s = 0.0  # when the iteration under way ends
         self._busy = False
 
     @property
@@ -97,7 +96,7 @@ class PrefillInstance:
             clock_mhz=self.runner.board.clock_mhz,
             ttft_margin=0.0 if self._promises is None else self._promises.ttft_margin,
             computing_tokens=self._load.prefill_tokens,
-            computing_for_s=now_s - self._started_s if self._busy else 0.0,
+            computing_for_s=now_s - self.runner.started_s if self._busy else 0.0,
         )
 
     @property
@@ -149,7 +148,7 @@ class PrefillInstance:
         if not self._load.prefill_tokens:
             self.runner.idle(now_s)  # no memory for the first in line until a cache is pulled
             return
-        self._busy, self._started_s = True, now_s
+        self._busy = True
         self.revise(self.runner.begin(self._load, self._queue(now_s), now_s))
 
     def revise(self, end_s: float) -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from voltana.cluster.exposures import CountedExposures
 from voltana.values import EMPTY_QUEUE, Binding, Decision, Load, Queue, Status
+from voltana.values.control import CERTIFIED
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
     from voltana.plant.noise import LognormalNoise
 
 IDLE = Load()
-_CERTIFIED = Status.CERTIFIED  # looked up once: before Python 3.12 that takes longer than a call
 
 
 class Timeline:
@@ -57,6 +57,9 @@ class Runner:
         energy_window_s: Period at which the loop's power predictor is taught.
         record_timeline: Whether to keep a row for each iteration.
         disturbances: Slowdowns of this instance.
+
+    Attributes:
+        started_s: When the last iteration was begun.
     """
 
     def __init__(
@@ -87,7 +90,7 @@ class Runner:
         self._disturbances = tuple(disturbances)
         self._decision: Decision | None = None
         self._load = IDLE
-        self._start_s = 0.0
+        self.started_s = 0.0
         self._clock_mhz = board.clock_mhz
         self._window_s = energy_window_s
         self._window = CountedExposures(board.counter_j) if loop.power is not None else None
@@ -103,7 +106,7 @@ class Runner:
         before = perf_counter()
         decision = self.loop.decide(load, queue, slack_s)
         self.decide_s.append(perf_counter() - before)
-        if decision.status is _CERTIFIED:
+        if decision.status is CERTIFIED:
             self._certified += 1
         elif decision.status is Status.SATURATED:
             self._saturated += 1
@@ -112,7 +115,7 @@ class Runner:
             self._queued, self._started_j = queue.requests, board.energy_j
         if self._window is not None:
             self._window.exposures.idle_until(now_s, board.clock_mhz)
-        self._decision, self._load, self._start_s = decision, load, now_s
+        self._decision, self._load, self.started_s = decision, load, now_s
         if self._disturbances:
             self._run_disturbed(load, now_s)
         else:
@@ -130,7 +133,7 @@ class Runner:
 
     def finish(self, now_s: float) -> None:
         """End the iteration that was begun, and learn from it."""
-        latency_s = now_s - self._start_s
+        latency_s = now_s - self.started_s
         self.iterations += 1
         self.busy_s += latency_s
         if self._decision is not None:
@@ -186,7 +189,7 @@ class Runner:
 
     def _record(self, latency_s: float) -> None:
         timeline = self.timeline
-        timeline.start_s.append(self._start_s)
+        timeline.start_s.append(self.started_s)
         timeline.clock_mhz.append(self._clock_mhz)
         timeline.prefill_tokens.append(self._load.prefill_tokens)
         timeline.decode_requests.append(self._load.decode_requests)

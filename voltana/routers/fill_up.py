@@ -50,7 +50,8 @@ from voltana.operating import (
 from voltana.planning import candidate_load, require_pending_share
 from voltana.pool import KeptPool
 from voltana.routers.least_loaded import LeastLoaded
-from voltana.values import Need, Role, attended_pairs
+from voltana.values import Need, attended_pairs
+from voltana.values.routing import DECODE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -63,8 +64,6 @@ if TYPE_CHECKING:
 LEFT_BY_HOSTS = 0.1
 """Share of the deadline that lines of hosts leave beside a lost one: prefill plans with less than
 all of it, and would hurry for the rest."""
-
-_DECODE = Role.DECODE  # looked up once: before Python 3.12 that takes longer than a call
 
 
 class FillUp:
@@ -225,7 +224,7 @@ class _Pending(NamedTuple):
 
 
 def _pending(candidate: Candidate) -> _Pending:
-    if candidate.role is _DECODE or candidate.predictor is None or not candidate.levels_mhz:
+    if candidate.role is DECODE or candidate.predictor is None or not candidate.levels_mhz:
         return _NEVER
     load, levels_mhz = candidate_load(candidate), candidate.levels_mhz
     left = yet_to_compute(candidate, load)

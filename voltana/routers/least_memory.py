@@ -14,14 +14,12 @@ from voltana.errors import invalid
 from voltana.planning import GROWTH_TOKENS, memory_tokens
 from voltana.pool import KeptPool
 from voltana.routers.least_loaded import LeastLoaded
-from voltana.values import Role
+from voltana.values.routing import DECODE
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from voltana.values import Candidate, Request
-
-_DECODE = Role.DECODE  # looked up once: before Python 3.12 that takes longer than a call
 
 
 class LeastMemory:
@@ -54,7 +52,7 @@ class LeastMemory:
 
     def _memory_tokens(self, candidate: Candidate) -> float:
         """What it needs for all that was sent there; inf on another leg than decode."""
-        if candidate.role is not _DECODE:
+        if candidate.role is not DECODE:
             return math.inf
         return memory_tokens(candidate, self._tokens_per_request)
 

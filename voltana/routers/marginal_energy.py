@@ -26,7 +26,8 @@ from voltana.planning import GROWTH_TOKENS, mean_at, upcoming
 from voltana.pool import IN_FLIGHT, NAME, KeptPool
 from voltana.ports import needs_of
 from voltana.routers.least_memory import LeastMemory
-from voltana.values import IntendedDemand, Load, Need, Role
+from voltana.values import IntendedDemand, Load, Need
+from voltana.values.routing import DECODE
 from voltana.values.work import make_load
 from voltana.viability import (
     ROW,
@@ -55,7 +56,6 @@ MOST_TABLES = 8
 """Tables that are: one answers for any demand, and any number of instances."""
 
 IDLE = Load()
-_DECODE = Role.DECODE  # looked up once: before Python 3.12 that takes longer than a call
 
 _FACTS = attrgetter("levels_mhz", "budget_s", "kv_capacity_tokens", "max_running_requests")
 """What an answer depends on beside the models."""
@@ -319,7 +319,7 @@ def _demand(pool: Pool) -> _Demand | None:
 
 def _is_known(candidate: Candidate) -> bool:
     return (
-        candidate.role is _DECODE
+        candidate.role is DECODE
         and candidate.predictor is not None
         and candidate.power is not None
         and len(candidate.levels_mhz) > 0

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from voltana.planning import load_with, memory_tokens, planned_level, planned_within
 from voltana.ports import TellsRoom, offers
-from voltana.values import Role
+from voltana.values.routing import PREFILL
 
 if TYPE_CHECKING:
     from voltana.planning import Upcoming
@@ -21,8 +21,6 @@ if TYPE_CHECKING:
 
 Harm = tuple[bool, float, bool, int]
 """No clock is safe; how much the clock has to rise; a new tile begins; the requests then."""
-
-_PREFILL = Role.PREFILL  # looked up once: before Python 3.12 that takes longer than a call
 
 
 class Prospect:
@@ -62,7 +60,7 @@ class Prospect:
         guess: int = 0,
     ) -> None:
         now, levels_mhz = comes.load, candidate.levels_mhz
-        joins = candidate.role is not _PREFILL
+        joins = candidate.role is not PREFILL
         self._candidate, self._now = candidate, now
         self._boundary_mhz, self._wake_share = boundary_mhz, wake_share
         self.requests = now.decode_requests + joins
@@ -149,7 +147,7 @@ class Prospect:
     def _room_at(self, level: int) -> int | None:
         candidate, now = self._candidate, self._now
         predictor = candidate.predictor
-        if candidate.role is _PREFILL or not offers(predictor, TellsRoom):
+        if candidate.role is PREFILL or not offers(predictor, TellsRoom):
             return None
         most = predictor.most_kv_tokens(
             now.decode_requests + 1, candidate.levels_mhz[level], candidate.budget_s

@@ -36,8 +36,8 @@ from voltana.ports import TellsBatches, TellsCurve, TellsRoom, intended_by, need
 from voltana.routers.least_memory import LeastMemory
 from voltana.routers.stand import Stand
 from voltana.routers.triage import better_shared
-from voltana.values import Deferral, Load, Need, Role
-from voltana.values.routing import asked_for, held_for
+from voltana.values import Deferral, Load, Need
+from voltana.values.routing import DECODE, asked_for, held_for
 from voltana.viability import BATCH_ENDS, LARGEST_BATCH, largest_viable_batch, tabulate
 
 if TYPE_CHECKING:
@@ -67,8 +67,6 @@ CLEARED_S = 1.0
 
 _Question = tuple[int, float, float]
 """Bin of the context, fastest clock and threshold, of which a boundary is asked for."""
-
-_DECODE = Role.DECODE  # looked up once: before Python 3.12 that takes longer than a call
 
 
 class ViableBatch:
@@ -154,7 +152,7 @@ class ViableBatch:
     def _stand(self, candidate: Candidate, comes: Upcoming) -> Stand | None:
         """Where an instance stands; None where it does not tell, or has no viable batch."""
         if (
-            candidate.role is not _DECODE
+            candidate.role is not DECODE
             or candidate.predictor is None
             or not candidate.levels_mhz
             or not candidate.budget_s < math.inf

@@ -21,6 +21,10 @@ class Role(enum.StrEnum):
     COLOCATED = "colocated"
 
 
+PREFILL, DECODE = Role.PREFILL, Role.DECODE
+"""For what every request and iteration does, as `voltana.values.control.CERTIFIED`."""
+
+
 class Prefix(NamedTuple):
     """What of a prompt others may share.
 

@@ -6,15 +6,12 @@ import math
 from typing import TYPE_CHECKING, NamedTuple
 
 from voltana.in_force import is_settled
-from voltana.predictors.conformal.quantile_tracker import CERTIFIED, Counted
-from voltana.values import Status
+from voltana.predictors.conformal.quantile_tracker import COUNTED_CERTIFIED, Counted
+from voltana.values.control import CERTIFIED
 
 if TYPE_CHECKING:
     from voltana.promise import Margin, MarginPart, Promise
     from voltana.values import Decision, Forecast, Outcome
-
-
-_CERTIFIED = Status.CERTIFIED  # as `CERTIFIED`
 
 
 class Verdict(NamedTuple):
@@ -46,9 +43,9 @@ def verdict(
     if not (mean_s < math.inf and part.quantile < math.inf):
         return Verdict(part, mean_s, settled, missed=False, counts_as=None)
     missed = outcome.latency_s > margin.bound_s(part, mean_s)
-    certified = decision.status is _CERTIFIED
+    certified = decision.status is CERTIFIED
     if certified and (settled or missed):
-        return Verdict(part, mean_s, settled, missed, CERTIFIED)
+        return Verdict(part, mean_s, settled, missed, COUNTED_CERTIFIED)
     if not certified and not _margin_alone_blocks(decision, promise, forecast):
         return Verdict(part, mean_s, settled, missed, None)
     if settled:

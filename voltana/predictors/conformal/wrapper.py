@@ -22,7 +22,7 @@ from voltana.predictors.conformal.groups import (
 )
 from voltana.predictors.conformal.label_ledger import LabelLedger
 from voltana.predictors.conformal.margin_book import MarginBook
-from voltana.predictors.conformal.quantile_tracker import ELSEWHERE, read_number
+from voltana.predictors.conformal.quantile_tracker import COUNTED_ELSEWHERE, read_number
 from voltana.predictors.conformal.scoring import verdict
 from voltana.predictors.conformal.snapshot import (
     ConformalSnapshot,
@@ -36,6 +36,7 @@ from voltana.predictors.conformal.snapshot import (
 )
 from voltana.promise import Margin, Statement
 from voltana.values import Forecast, Status
+from voltana.values.control import CERTIFIED
 from voltana_actuatord.quick import maker
 
 if TYPE_CHECKING:
@@ -49,8 +50,6 @@ if TYPE_CHECKING:
 
 make_forecast = maker(Forecast)
 make_margin = maker(Margin)
-
-_CERTIFIED = Status.CERTIFIED  # looked up once, as `quantile_tracker.CERTIFIED`
 
 UNUSABLE = "unusable latency"
 TOO_LATE = "too late"
@@ -337,8 +336,8 @@ class Conformal:
     ) -> None:
         """Score a label, and note the ones that are not."""
         part, counts_as = found.part, found.counts_as
-        account, elsewhere = self._book.scored(part).account, counts_as is ELSEWHERE
-        if decision.status is _CERTIFIED:
+        account, elsewhere = self._book.scored(part).account, counts_as is COUNTED_ELSEWHERE
+        if decision.status is CERTIFIED:
             account.violated += weight * (outcome.latency_s > decision.budget_s)
             account.unsettled += weight * (counts_as is None)
         else:
