@@ -16,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests import serving_mirror
+from tests.compared import same
 from tests.serving_mirror import (
     CONFIG,
     HARDWARE,
@@ -25,7 +26,6 @@ from tests.serving_mirror import (
     cluster,
     info_of,
     run,
-    same,
 )
 from voltana.cluster.needs import unmet
 from voltana.plant.runner_factory import RunnerFactory
