@@ -117,9 +117,9 @@ def test_servers_are_not_started_again_and_the_others_are() -> None:
 
 def test_a_port_that_is_taken_is_named_before_anything_starts() -> None:
     with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
+        taken = free_ports() + 201
+        listener.bind(("127.0.0.1", taken))
         listener.listen()
-        taken = listener.getsockname()[1]
         fleet = instances(table(first_port=taken - 201))
         with pytest.raises(ConfigError) as error:
             check_ports(ENGINE, fleet, RouterTable(port=30000))
