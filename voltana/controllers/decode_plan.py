@@ -48,7 +48,7 @@ if TYPE_CHECKING:
 SPARE = 0.1
 """Where memory ends the batches and the fastest level serves no more than so much above the demand,
 no batch takes a slower level than the one that settles: a demand that turns out to be as much
-greater would fill the places for good."""
+greater would fill the places for good. Nor where a greater share of it has yet to be seen."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -190,7 +190,7 @@ def _with_room(
         batches, levels, usual = room_levels(
             table, power, room, price, lambda batch: start.lowest(batch)[0]
         )
-        if (1.0 + SPARE) * demand.wanted_per_s > served[-1]:
+        if (1.0 + max(SPARE, demand.unseen)) * demand.wanted_per_s > served[-1]:
             levels = np.maximum(levels, settling)
     return DecodePlan(
         batches=tuple(batches.tolist()),
