@@ -152,3 +152,16 @@ def test_whatever_is_asked_levels_are_found(demand, places, sharing, waiting):
         found = room_levels(known, Cubic(), Room(places, sharing, demand, waiting), 20.0, int)
     assert np.isfinite(found.batches).all()
     assert ((found.levels >= 0) & (found.levels <= FASTEST)).all()
+
+
+def test_no_level_is_taken_that_keeps_no_threshold_but_the_fastest():
+    known = table(Tiled(), capacity=PLACES * 300.0, threshold_s=0.045)
+    most = float(known.rate_per_s[-1, -1])
+    late = (known.upper_s > known.threshold_s).any(axis=0)
+    assert late[SLOWEST] and not late[FASTEST]
+    for share in (0.1, 0.5, 0.9):
+        found = solved(known, Room(PLACES, 1.0, share * most, 1.0), 20.0)
+        assert not late[found.levels].any()
+    never = table(Tiled(), capacity=PLACES * 300.0, threshold_s=0.001)
+    found = solved(never, Room(PLACES, 1.0, 0.5 * most, 1.0), 20.0)
+    assert (found.levels == FASTEST).all()

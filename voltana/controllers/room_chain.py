@@ -104,13 +104,15 @@ def room_levels(
     share = (batches / table.batches[rows])[:, None]
     served_per_s = room.sharing * share * table.rate_per_s[rows]
     watts = room.sharing * _power_w(table, power, room, batches)
+    in_time = table.upper_s[rows] <= table.threshold_s
+    in_time[:, -1] = True
     full_per_s = float(served_per_s[-1, -1])
     late_w = price * float(watts[-1, -1]) / full_per_s * room.sharing * room.demand_per_s
     chain = _Chain(np.diff(ends, prepend=-1.0), served_per_s, watts, late_w, room)
     fastest = watts.shape[1] - 1
     levels = np.array([min(lowest(math.ceil(b)), fastest) % (fastest + 1) for b in batches])
     for _ in range(_MOST_STEPS):
-        better = chain.improved(levels)
+        better = np.where(in_time, chain.costs(levels), math.inf).argmin(axis=1)
         if (better == levels).all():
             break
         levels = better
@@ -168,12 +170,14 @@ class _Chain:
         self._come_per_s = max(room.sharing * room.demand_per_s, 1e-9)
         self._cells = np.arange(len(widths))
 
-    def improved(self, levels: Indices) -> Indices:
-        """One step of the policy iteration."""
-        added = self._added(levels)
-        cost = self._watts - self._served_per_s * added[:, None]
-        better: Indices = cost.argmin(axis=1)
-        return better
+    def costs(self, levels: Indices) -> Table:
+        """What each level costs in each cell per second, as far as it matters, shape (c, l).
+
+        Of power, and of the cost to come that those who end save, if these levels are taken from
+        then on.
+        """
+        costs: Table = self._watts - self._served_per_s * self._added(levels)[:, None]
+        return costs
 
     def likeliest(self, levels: Indices) -> int:
         """Index of the cell whose end is the likeliest state."""
