@@ -55,7 +55,7 @@ def table(model, threshold_s=0.06, capacity=math.inf, most=1024.0):
     )
 
 
-WAITS = frozenset({"affordable", "held"})
+WAITS = frozenset({"affordable", "held", "late"})
 OF_DEMAND = frozenset({"burst", "slack", "intended", "error", "error_by_now", "unseen"})
 
 

@@ -12,10 +12,9 @@ if TYPE_CHECKING:
 SURE = 2.0
 """Standard errors of the demand within which it has to be servable before tokens are put off."""
 
-MOST_IN_MEMORY = 0.08
-"""Most of that where memory ends the batches: what is put off there waits for room, while faster
-levels run. Of a few requests two errors are half of the demand, for chance alone, which the levels
-of fuller batches are made for."""
+MOST_IN_MEMORY = 0.15
+"""Most of that where memory ends the batches: what is put off there waits for room, while the
+fastest level runs. Of a few requests two errors are half of the demand, for chance alone."""
 
 MOST_SHARING = 1024.0
 """Instances that are planned for as one queue: of more, what chance asks of each is hardly less."""
@@ -86,10 +85,12 @@ class WaitsForRoom:
         affordable: Requests that may wait for room for each token/s that the fastest level serves.
         held: Likewise, of those whom a router holds back while every instance is at its boundary:
             of a burst they need no room.
+        late: Share of the requests that may find no room; 1 keeps a burst free alone.
     """
 
     affordable: float = math.inf
     held: float = 0.0
+    late: float = 1.0
 
     def sharing(self, intended: IntendedDemand | None) -> float:
         """Instances that are one queue to those who wait: one where nobody is held back.

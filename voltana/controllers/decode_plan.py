@@ -15,9 +15,10 @@ Two conditions (docs/viability.md):
 An end behind which the fastest level still serves more than is demanded is none that traps: what
 goes beyond it comes back, and is late meanwhile, which the price knows. So is memory: requests wait
 for room, and how fast they have to be let in follows from what is left of their deadline. A router
-may hold them where no controller sees them; so each batch has its own level, the faster the fuller
-the places are (`room_chain`). Whom it holds goes to whichever instance has room first: they share
-one queue, for which a few places are enough.
+may hold them where no controller sees them; so the batch settles where few enough wait for longer
+than half of the deadline (`most_on_average`), and below what memory holds by as many requests of a
+burst as the fastest level would not let in by then. Whom it holds goes to whichever instance has
+room first: they share one queue, in which both is less for each.
 """
 
 from __future__ import annotations
@@ -31,9 +32,8 @@ import numpy as np
 
 from voltana.controllers.coasting import coasting_index
 from voltana.controllers.decode_demand import NOBODY_WAITS
+from voltana.controllers.finding_room import late_share, most_on_average
 from voltana.controllers.held_back import held_back
-from voltana.controllers.room_chain import Room, room_levels
-from voltana.controllers.room_price import FIRST
 from voltana.controllers.within_error import within_error
 from voltana.values import Binding
 from voltana.viability import largest_viable_batch, served_per_s
@@ -43,12 +43,6 @@ if TYPE_CHECKING:
     from voltana.ports import PowerForecasts
     from voltana.values import FloatArray
     from voltana.viability import BatchTable
-
-
-SPARE = 0.1
-"""Where memory ends the batches and the fastest level serves no more than so much above the demand,
-no batch takes a slower level than the one that settles: a demand that turns out to be as much
-greater would fill the places for good. Nor where a greater share of it has yet to be seen."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,7 +58,6 @@ class DecodePlan:
         demand_per_s: Tokens/s that it was made for.
         fills_below: A batch smaller than this grows towards the one that settles, though a burst
             went; 0 where none settles.
-        places: Requests for which there is room, where others wait; inf where none do.
     """
 
     batches: tuple[float, ...] = ()
@@ -74,18 +67,16 @@ class DecodePlan:
     end: Binding = Binding.NONE
     demand_per_s: float = 0.0
     fills_below: float = 0.0
-    places: float = math.inf
 
     def lowest(self, batch: int) -> tuple[int, Binding]:
         """Index of the slowest admissible level at a batch, and the constraint that set it."""
         if batch > self.viable_batch:
             return -1, Binding.VIABILITY
         row = bisect_left(self.batches, batch)
-        waits = self.places < math.inf
-        if waits:
-            row = min(row, len(self.slowest) - 1)
-        index = self.slowest[row] if row < len(self.slowest) else self.settling
-        if index > self.settling and not waits:
+        if row >= len(self.slowest):
+            return self.settling, self.end if self.settling else Binding.NONE
+        index = self.slowest[row]
+        if index > self.settling:
             return index, Binding.VIABILITY
         return index, self.end if index else Binding.NONE
 
@@ -103,7 +94,6 @@ def make_plan(
     batch: int = 0,
     power: PowerForecasts | None = None,
     max_power_w: float = math.inf,
-    price: float = FIRST,
 ) -> DecodePlan:
     """Work the plan out.
 
@@ -116,7 +106,6 @@ def make_plan(
         power: Says which clocks boards hold, and what coasting saves; None takes every clock for
             held, and never coasts.
         max_power_w: Power limit of all devices of the instance.
-        price: What a request costs that finds no room in time, see `room_price`.
     """
     viable = largest_viable_batch(table)
     if not viable:
@@ -125,10 +114,11 @@ def make_plan(
     if power is not None and max_power_w < math.inf:
         table = held_back(table, power, viable, max_power_w)
     full = viable >= table.batches[-1]  # nothing but memory ends them
-    if full and power is not None and waits.affordable < math.inf:
-        return _with_room(table, power, demand, waits, price=price, in_force=in_force)
-    served = served_per_s(table, float(viable))
-    if demand.at_most_per_s > table.most_in_time_per_s[-1]:
+    most_per_s = float(table.rate_per_s[table.fitting_rows - 1, -1])
+    most = _most_with_room(table, viable, most_per_s, demand, waits) if full else float(viable)
+    served = served_per_s(table, most)
+    at_most_per_s = demand.at_most_in_memory_per_s if full else demand.at_most_per_s
+    if at_most_per_s > table.most_in_time_per_s[-1]:
         settling = len(served) - 1  # what a slower one puts off might never be served
     else:
         settling = _settling(served, demand, in_force.settling)
@@ -146,7 +136,8 @@ def make_plan(
             settled_row=settled_row,
         )
     if not full and _traps(table, viable, demand):
-        np.maximum(slowest, _barrier(table, viable, demand, waits), out=slowest)
+        kept = _barrier(table, viable, most_per_s, demand, waits)
+        np.maximum(slowest, kept, out=slowest)
     return DecodePlan(
         batches=tuple(table.batches.tolist()),
         slowest=tuple(slowest.tolist()),
@@ -158,49 +149,41 @@ def make_plan(
     )
 
 
-def _with_room(
-    table: BatchTable,
-    power: PowerForecasts,
-    demand: DecodeDemand,
-    waits: WaitsForRoom,
-    *,
-    price: float,
-    in_force: DecodePlan,
-) -> DecodePlan:
-    """The plan where memory ends the batches, and requests wait for room.
+def _most_with_room(
+    table: BatchTable, viable: int, most_per_s: float, demand: DecodeDemand, waits: WaitsForRoom
+) -> float:
+    """The largest batch to settle at where memory ends the viable ones, in requests.
 
     Args:
-        table: The iterations; all of them fit.
-        power: The power model.
-        demand: What is asked for.
+        table: The iterations.
+        viable: N.
+        most_per_s: What the fastest level serves there.
+        demand: What the level is to serve; as much more as may be by chance has to find room.
         waits: Who may wait.
-        price: What one costs that waits for too long.
-        in_force: The plan before.
     """
-    places = float(table.batches[-1])
-    served = served_per_s(table, places)
-    settling, fastest = _settling(served, demand, in_force.settling), len(served) - 1
-    batches, levels, usual = table.batches, np.full(len(table.batches), fastest), places
-    # What a slower one than the fastest puts off might never be served.
-    if demand.at_most_in_memory_per_s <= table.most_in_time_per_s[-1]:
-        sharing = waits.sharing(demand.intended)
-        waiting = min(waits.affordable * float(served[-1]), places)
-        room = Room(places, sharing, demand.wanted_per_s, waiting)
-        start = in_force if in_force.slowest else DecodePlan(settling=fastest)
-        batches, levels, usual = room_levels(
-            table, power, room, price, lambda batch: start.lowest(batch)[0]
-        )
-        if (1.0 + max(SPARE, demand.unseen)) * demand.wanted_per_s > served[-1]:
-            levels = np.maximum(levels, settling)
-    return DecodePlan(
-        batches=tuple(batches.tolist()),
-        slowest=tuple(levels.tolist()),
-        settling=settling,
-        end=Binding.MEMORY,
-        demand_per_s=demand.coming_per_s,
-        fills_below=usual - demand.burst,
-        places=places,
-    )
+    sharing = waits.sharing(demand.intended)
+    places = math.ceil(sharing * viable - 1e-9)  # a part of a place more is none less
+    wanted_per_s = demand.at_most_in_memory_per_s
+    pool_per_s = sharing * wanted_per_s, sharing * most_per_s
+    late = waits.late
+    if wanted_per_s < most_per_s:  # else the batch fills, and a slower level serves less yet
+        at_fastest = sharing * _settled_at_fastest(table, wanted_per_s)
+        late += late_share(places, at_fastest, *pool_per_s, affordable=waits.affordable)
+    pooled = most_on_average(places, *pool_per_s, late=late, affordable=waits.affordable)
+    free = demand.burst / math.sqrt(sharing) - waits.affordable * most_per_s
+    return min(pooled / sharing, viable - free)
+
+
+def _settled_at_fastest(table: BatchTable, wanted_per_s: float) -> float:
+    """Requests of the batch that settles at the fastest level.
+
+    Args:
+        table: The iterations.
+        wanted_per_s: Tokens/s; less than the largest viable batch serves.
+    """
+    row = _settled_row(table, -1, wanted_per_s)
+    assert row is not None
+    return float(min(wanted_per_s * table.mean_s[row, -1], table.batches[row]))  # Little's law
 
 
 def _settled_row(table: BatchTable, settling: int, wanted_per_s: float) -> int | None:
@@ -219,6 +202,7 @@ def _settled_row(table: BatchTable, settling: int, wanted_per_s: float) -> int |
 def _barrier(
     table: BatchTable,
     viable: int,
+    most_per_s: float,
     demand: DecodeDemand,
     waits: WaitsForRoom,
 ) -> np.ndarray[tuple[int], np.dtype[np.intp]]:
@@ -230,10 +214,10 @@ def _barrier(
     Args:
         table: The iterations.
         viable: N.
+        most_per_s: What the fastest level serves there.
         demand: What is asked for.
         waits: Who may wait.
     """
-    most_per_s = float(table.rate_per_s[table.fitting_rows - 1, -1])
     burst = waits.let_in(demand.burst, most_per_s)
     beyond = table.batches - (viable - burst)
     kept_per_s = np.where(beyond < 0.0, demand.lasting_per_s, demand.coming_per_s)

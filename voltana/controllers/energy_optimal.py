@@ -27,7 +27,6 @@ from voltana.controllers.mean_context import MeanContext
 from voltana.controllers.memory import Memory
 from voltana.controllers.missed_price import MissedPrice
 from voltana.controllers.optimal_available import PLANNED_SHARE
-from voltana.controllers.room_price import RoomPrice
 from voltana.levels import idle_decision, require_levels
 from voltana.operating import PowerAtLevels
 from voltana.planning import (
@@ -122,7 +121,7 @@ class EnergyOptimal:
             least=LEAST_SHARE - RESERVE_STEP,
         )
         self.held = held or HeldLevel()
-        self.room_price = RoomPrice(max(PLANNED_SHARE * (1.0 - slo.ttft_target), SMALLEST_SHARE))
+        self._late_share = max(PLANNED_SHARE * (1.0 - slo.ttft_target), SMALLEST_SHARE)
         self._plan = NO_PLAN
         self._plan_to_come: Callable[[], DecodePlan] | None = None
         self._planned_at_s = -math.inf
@@ -194,7 +193,6 @@ class EnergyOptimal:
         """See `voltana.ports.Plans`."""
         self._planned_at_s = now_s
         self.price.step(now_s)
-        self.room_price.step(now_s)
         load = self._load
         if not load.decode_requests:
             return
@@ -227,14 +225,15 @@ class EnergyOptimal:
             # It may learn before then.
             power=cast("FreezesPower", power).snapshot() if self._power_freezes else power,
             max_power_w=self._max_power_w,
-            price=self.room_price.price,
         )
 
     def _waits(self, owed_tokens: float, intended: IntendedDemand | None) -> WaitsForRoom:
         """Who may wait for room, where an answer is so many tokens."""
         let_in_s = LET_IN_BY * self._slo.ttft_s
         held_s = 0.0 if intended is None else min(intended.held_s, let_in_s)
-        return WaitsForRoom(affordable=let_in_s / owed_tokens, held=held_s / owed_tokens)
+        return WaitsForRoom(
+            affordable=let_in_s / owed_tokens, held=held_s / owed_tokens, late=self._late_share
+        )
 
     def _found(self, table: BatchTable) -> tuple[DecodePlan, float]:
         """The level at which a batch is found running, and what it is served there in tokens/s.
@@ -270,7 +269,6 @@ class EnergyOptimal:
         last_s, ran = observation.last_latency_s, self._load.decode_requests
         if ran and last_s > 0.0:
             self.price.note(ran, late=last_s > self._slo.itl_s)
-            self.room_price.note(full=ran >= self._plan.places)
         self._load, self._intended = observation.load, observation.intended
         self._clock_mhz = observation.clock_mhz
         self.envelope.note(self._load.decode_requests, observation.now_s)
