@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from voltana.cluster.holding import HoldingQueue, PlaceRate
+from voltana.cluster.holding import HoldingQueue
+from voltana.cluster.holding_rates import PlaceRate
 from voltana.errors import ConfigError, RoutingError
 from voltana.plant.events import EventQueue
 from voltana.testing import samples

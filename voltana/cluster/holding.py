@@ -4,7 +4,9 @@ A router may answer with a `Deferral` where sending a request on does more harm 
 What is deferred waits here, first come, first served: only the first in line is asked about again,
 when a request completes and when its deferral ends, and those that come meanwhile stand behind it.
 Nobody waits longer than its deadline allows: a request whose slack is used up goes, wherever a
-router sends what must not be deferred, and so does the first in line where the line is full. The
+router sends what must not be deferred, and so does the first in line where the line is full. But
+where nothing is lacking than room (`Deferral.for_room`), whoever goes takes the place that another
+one would have found in time: one that is late in any case waits on, behind all that are not. The
 simulated dispatcher and the serving router run this same code.
 """
 
@@ -17,6 +19,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 from voltana.cluster.admission import Line
+from voltana.cluster.holding_rates import ArrivalRate, PlaceRate
 from voltana.errors import RoutingError, invalid
 from voltana.values import Deferral, Request, Reservation
 
@@ -30,16 +33,15 @@ _T = TypeVar("_T")
 MOST_HELD = 1024
 """Requests that may wait. One more sends the first of them on: none is ever turned away here."""
 
+LATE_S = 30.0
+"""For so long one waits on that is late in any case: about as long as people wait for an answer."""
+
 BEHIND = "behind others that wait"
 """Why a request waits that was not asked about."""
 
 JOINED_SHARE = 0.5
 """Share of its slack that a request may expect to wait when it joins the line: beyond what a pool
 can serve for long, those in excess lose less where they go at once."""
-
-FADING_S = 10.0
-LEARNING_S = 4.0
-"""How fast the rate of places fades, and how long somebody has to wait before it is known."""
 
 SOONEST_S = 1e-3
 """No deferral is shorter, so that a router cannot keep its dispatcher busy."""
@@ -52,7 +54,7 @@ class Held(Generic[_T]):
     Attributes:
         request: What it is.
         since_s: Since when.
-        leave_s: When it has to go at the latest, to keep its deadline.
+        leave_s: When it has to go at the latest, to keep its deadline, or as it waits for too long.
         send: Called with what was chosen for it.
     """
 
@@ -68,7 +70,8 @@ class HoldingCounts:
 
     Attributes:
         held: Requests that had to wait.
-        overdue: Those of them that went because they could wait no longer.
+        overdue: Those of them that could wait no longer.
+        late: Those that waited on though they were late in any case.
         cancelled: Those that were taken out before they went.
         waited_s: Time that all of them waited together, those that wait still left out.
         longest_s: The longest wait.
@@ -77,6 +80,7 @@ class HoldingCounts:
 
     held: int = 0
     overdue: int = 0
+    late: int = 0
     cancelled: int = 0
     waited_s: float = 0.0
     longest_s: float = 0.0
@@ -105,12 +109,14 @@ class HoldingQueue(Generic[_T]):
         time: Source of time.
         call_later: Calls a function after some seconds.
         most: Requests that may wait.
+        late_s: How long requests may wait that are late in any case, while they lack nothing than
+            room; 0 where waiting holds what others need, as a computed KV cache.
 
     Attributes:
         counts: What it has done so far.
 
     Raises:
-        ConfigError: If `most` is below 1.
+        ConfigError: If `most` is below 1, or `late_s` is no time.
     """
 
     def __init__(
@@ -121,15 +127,19 @@ class HoldingQueue(Generic[_T]):
         time: TimeSource,
         call_later: Callable[[float, Callable[[], None]], object],
         most: int = MOST_HELD,
+        late_s: float = 0.0,
     ) -> None:
         if most < 1:
             raise invalid("most", most, "1 or more", "1024 is usual.")
+        if not 0 <= late_s < math.inf:
+            raise invalid("late_s", late_s, "0 s or more, and finite", f"{LATE_S:g} s is usual.")
         self._choose = choose
         self._slack_s = slack_s
         self._time = time
         self._call_later = call_later
-        self._most = most
+        self._most, self._late_s = most, late_s
         self._line: deque[Held[_T]] = deque()
+        self._late: deque[Held[_T]] = deque()
         self._tokens = 0  # of the prompts in it
         self._due_s = math.inf  # of the timer that counts; those of later times are out of date
         self._woken = self._asking = False
@@ -138,12 +148,13 @@ class HoldingQueue(Generic[_T]):
         self.counts = HoldingCounts()
 
     def __len__(self) -> int:
-        return len(self._line)
+        return len(self._line) + len(self._late)
 
     @property
     def oldest_s(self) -> float:
-        """How long the first in line has waited; 0 where nobody waits."""
-        return self._time.now_s() - self._line[0].since_s if self._line else 0.0
+        """How long the one has waited that waits for longest; 0 where nobody does."""
+        first = [line[0].since_s for line in (self._line, self._late) if line]
+        return self._time.now_s() - min(first) if first else 0.0
 
     def offer(self, request: Request, send: Callable[[_T], None]) -> Held[_T] | None:
         """A request has arrived.
@@ -166,17 +177,19 @@ class HoldingQueue(Generic[_T]):
             for_s, reason = choice.for_s, choice.reason
         slack_s = self._slack_s(request, self._described(now_s))
         expected_s = self._places.expected_s(len(self._line) + 1, now_s)
-        if not 0 < slack_s < math.inf or expected_s > JOINED_SHARE * slack_s:
-            send(self._forced(request))
-            return None
         held = Held(request=request, since_s=now_s, leave_s=now_s + slack_s, send=send)
+        if not 0 < slack_s < math.inf or expected_s > JOINED_SHARE * slack_s:
+            if not self._waits_on(held, known=math.isfinite(slack_s)):
+                return None
+            self.counts.note(reason)
+            return held
         self._line.append(held)
         self._tokens += request.prompt_tokens
         self.counts.note(reason)
         self._places.held(now_s)
         self._look_again(min(_sensible_s(for_s), slack_s))
-        if len(self._line) > self._most:
-            self._send_overdue(self._line.popleft())
+        if len(self) > self._most:
+            self._send_first()
         return held
 
     def _described(self, now_s: float) -> Line:
@@ -201,18 +214,21 @@ class HoldingQueue(Generic[_T]):
 
     def cancel(self, held: Held[_T]) -> bool:
         """Nobody wants a request any more; whether it still waited."""
-        try:
+        if held in self._late:
+            self._late.remove(held)
+        elif held in self._line:
             self._line.remove(held)
-        except ValueError:
+            self._out_of_line(held)
+        else:
             return False
         self.counts.cancelled += 1
-        self._left(held)
+        self.counts.note_wait(self._time.now_s() - held.since_s)
         self.wake()  # another one may be the first in line
         return True
 
     def wake(self) -> None:
-        """A request has completed: ask about the first in line, once all of that is noted."""
-        if self._line and not self._woken:
+        """A request has completed: ask about the first that waits, once all of that is noted."""
+        if len(self) and not self._woken:
             self._woken = True
             self._call_later(0.0, self._wake_up)
 
@@ -229,20 +245,57 @@ class HoldingQueue(Generic[_T]):
             now_s = self._time.now_s()
             for held in [held for held in self._line if held.leave_s <= now_s]:
                 self._line.remove(held)
-                self._send_overdue(held)
-            while self._line:
-                first = self._line[0]
-                choice = self._choose(_waited(first, now_s))
-                if isinstance(choice, Deferral):
-                    next_s = min(held.leave_s for held in self._line) - now_s
-                    self._look_again(min(_sensible_s(choice.for_s), next_s))
-                    break
-                self._line.popleft()
+                self._out_of_line(held)
+                self.counts.overdue += 1
+                if not self._waits_on(held):
+                    self.counts.note_wait(now_s - held.since_s)
+            while self._late and self._late[0].leave_s <= now_s:
+                self._send_first()
+            while self._line and self._goes(self._line, now_s):
                 self._places.found(now_s)
-                self._left(first)
-                first.send(choice)
+            while self._late and not self._line and self._goes(self._late, now_s):
+                pass
         finally:
             self._asking = False
+
+    def _goes(self, line: deque[Held[_T]], now_s: float) -> bool:
+        """Whether the first of a line is wanted now, and has been sent."""
+        first = line[0]
+        choice = self._choose(_waited(first, now_s))
+        if isinstance(choice, Deferral):
+            next_s = min(held.leave_s for held in line) - now_s
+            self._look_again(min(_sensible_s(choice.for_s), next_s))
+            return False
+        line.popleft()
+        if line is self._line:
+            self._out_of_line(first)
+        self.counts.note_wait(now_s - first.since_s)
+        first.send(choice)
+        return True
+
+    def _waits_on(self, held: Held[_T], *, known: bool = True) -> bool:
+        """Whether one that is late in any case waits on; else it has been sent.
+
+        Args:
+            held: In no line.
+            known: Whether it is known that it is late.
+        """
+        now_s = self._time.now_s()
+        held.leave_s = now_s + self._late_s
+        if known and self._late_s > 0.0:
+            choice = self._choose(_waited(held, now_s))
+            if not isinstance(choice, Deferral):
+                held.send(choice)
+                return False
+            if choice.for_room:
+                self._late.append(held)
+                self.counts.late += 1
+                self._look_again(min(_sensible_s(choice.for_s), self._late_s))
+                if len(self) > self._most:
+                    self._send_first()
+                return True
+        held.send(self._forced(dataclasses.replace(held.request, waited_s=now_s - held.since_s)))
+        return False
 
     def _look_again(self, for_s: float) -> None:
         """Look at the line again after `for_s`, unless it is looked at before."""
@@ -267,93 +320,23 @@ class HoldingQueue(Generic[_T]):
             )
         return choice
 
-    def _send_overdue(self, held: Held[_T]) -> None:
-        self.counts.overdue += 1
-        self._left(held)
+    def _send_first(self) -> None:
+        """Send one on that has waited for too long, or for whom too many wait."""
+        if self._late:
+            held = self._late.popleft()
+        else:
+            held = self._line.popleft()
+            self._out_of_line(held)
+            self.counts.overdue += 1
         waited_s = self._time.now_s() - held.since_s
+        self.counts.note_wait(waited_s)
         held.send(self._forced(dataclasses.replace(held.request, waited_s=waited_s)))
 
-    def _left(self, held: Held[_T]) -> None:
+    def _out_of_line(self, held: Held[_T]) -> None:
+        """One is no longer in line before its deadline."""
         self._tokens -= held.request.prompt_tokens
-        now_s = self._time.now_s()
-        self.counts.note_wait(now_s - held.since_s)
         if not self._line:
-            self._places.emptied(now_s)
-
-
-class ArrivalRate:
-    """Requests and prompt tokens that have arrived per second of late."""
-
-    __slots__ = ("_at_s", "_requests", "_seconds", "_tokens")
-
-    def __init__(self) -> None:
-        self._at_s = math.nan
-        self._requests = self._tokens = self._seconds = 0.0
-
-    def note(self, prompt_tokens: int, now_s: float) -> None:
-        """A request has arrived."""
-        self._fade(now_s)
-        self._requests += 1.0
-        self._tokens += prompt_tokens
-
-    def per_s(self, now_s: float) -> tuple[float, float]:
-        """Both rates; less than a second counts as one."""
-        self._fade(now_s)
-        seconds = max(self._seconds, 1.0)
-        return self._requests / seconds, self._tokens / seconds
-
-    def _fade(self, now_s: float) -> None:
-        gap_s = now_s - self._at_s
-        if gap_s > 0.0:
-            kept = math.exp(-gap_s / FADING_S)
-            self._requests *= kept
-            self._tokens *= kept
-            self._seconds = kept * self._seconds + gap_s
-        if not gap_s <= 0.0:
-            self._at_s = now_s
-
-
-class PlaceRate:
-    """How often the first in line has been let in of late, while there was one.
-
-    Those that come to a line that is longer than what it lets in while they may wait need not wait.
-    """
-
-    __slots__ = ("_at_s", "_places", "_seconds")
-
-    def __init__(self) -> None:
-        self._at_s = math.nan  # up to when time is counted; nan while nobody waits
-        self._places = self._seconds = 0.0
-
-    def held(self, now_s: float) -> None:
-        """Somebody waits from now on."""
-        self._count(now_s)
-        self._at_s = now_s
-
-    def found(self, now_s: float) -> None:
-        """The first in line has been let in."""
-        self._count(now_s)
-        self._places += 1.0
-
-    def emptied(self, now_s: float) -> None:
-        """Nobody waits any more."""
-        self._count(now_s)
-        self._at_s = math.nan
-
-    def expected_s(self, position: int, now_s: float) -> float:
-        """How long the one at a position, from 1, will wait; 0 where too little is known."""
-        self._count(now_s)
-        if self._seconds < LEARNING_S:
-            return 0.0
-        return position * self._seconds / self._places if self._places else math.inf
-
-    def _count(self, now_s: float) -> None:
-        gap_s = now_s - self._at_s
-        if gap_s > 0:
-            kept = math.exp(-gap_s / FADING_S)
-            self._places *= kept
-            self._seconds = kept * self._seconds + gap_s
-            self._at_s = now_s
+            self._places.emptied(self._time.now_s())
 
 
 def _with_slack(request: Request, slack_s: float) -> Request:

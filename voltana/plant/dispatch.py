@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, NamedTuple, overload
 from voltana.cluster.admission import Line, decode_slack_s, prefill_slack_s
 from voltana.cluster.candidates import candidate, instance_facts, latency_model
 from voltana.cluster.context import iteration_budget_s
-from voltana.cluster.holding import HoldingQueue
+from voltana.cluster.holding import LATE_S, HoldingQueue
 from voltana.cluster.intents import tell_intents
 from voltana.cluster.ledger import Entry, Ledger
 from voltana.cluster.renewed import Renewed
@@ -230,7 +230,7 @@ class Dispatcher:
         self._hand_over = hand_over
         self._binds_late = binds_late
         self.holding: HoldingQueue[Pair | Colocated] = HoldingQueue(
-            self._choose, self._slack_s, time=time, call_later=call_later
+            self._choose, self._slack_s, time=time, call_later=call_later, late_s=LATE_S
         )
         self.holding_late: HoldingQueue[int] = HoldingQueue(
             decode.choose, self._late_slack_s, time=time, call_later=call_later

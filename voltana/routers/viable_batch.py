@@ -118,7 +118,8 @@ class ViableBatch:
             return soon
         if request.slack_s > 0:
             full = all(stand.lacking(prompt) > 0 for stand in known)
-            return Deferral(for_s=ASK_AGAIN_S, reason=FULL if full else AT_BOUNDARY)
+            reason = FULL if full else AT_BOUNDARY
+            return Deferral(for_s=ASK_AGAIN_S, reason=reason, for_room=full)
         return _least_harm(pool, known, prompt)
 
     def intended(self, candidates: Sequence[Candidate]) -> Mapping[str, IntendedDemand]:

@@ -74,10 +74,13 @@ class Deferral:
         for_s: Time after which the router wants to be asked again, above 0 and finite. It is asked
             earlier when a request completes, and for the last time when the slack is used up.
         reason: Why, in a few words of a closed vocabulary, such as ``every batch at its boundary``.
+        for_room: Whether nothing is lacking than room, so that whoever is sent anyway takes a place
+            that another one would have found. One that is late in any case may wait on then.
     """
 
     for_s: float
     reason: str
+    for_room: bool = False
 
 
 @quickly_made

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 import structlog
 
 from voltana.cluster.admission import decode_slack_s, prefill_slack_s
-from voltana.cluster.holding import HoldingQueue
+from voltana.cluster.holding import LATE_S, HoldingQueue
 from voltana.serving.metric_families import family
 from voltana.serving.router import metrics_declared as told
 from voltana.serving.router.problem import Problem, overdue
@@ -40,6 +40,7 @@ class Line(Generic[_T]):
         choose: Chooses servers, or defers; what it raises is the request's own end.
         slack_s: How long a request may be held from now on, behind those that wait.
         time: Time source.
+        late_s: How long those may wait that are late in any case, see `HoldingQueue`.
     """
 
     def __init__(
@@ -47,11 +48,12 @@ class Line(Generic[_T]):
         choose: Callable[[Request], _T | Deferral],
         slack_s: Callable[[Request, admission.Line], float],
         time: TimeSource,
+        late_s: float = 0.0,
     ) -> None:
         self._ask = choose
         self._waiting: set[asyncio.Future[_T]] = set()
         self.queue: HoldingQueue[_T | Exception] = HoldingQueue(
-            self._choose, slack_s, time=time, call_later=_call_later
+            self._choose, slack_s, time=time, call_later=_call_later, late_s=late_s
         )
 
     async def servers(self, request: Request, plan: Callable[[_T], None], left_s: float) -> _T:
@@ -115,7 +117,7 @@ class Holding:
         self._time = time
         self._complained = False
         self._before_prefill: Line[Pair] = Line(
-            chooser.pair, partial(self._slack_s, prefill_slack_s), time
+            chooser.pair, partial(self._slack_s, prefill_slack_s), time, LATE_S
         )
         self._before_decode: Line[Backend] = Line(
             chooser.late, partial(self._slack_s, decode_slack_s), time
@@ -179,6 +181,7 @@ class Holding:
                 "oldest_s": round(queue.oldest_s, 4),
                 "held_in_all": queue.counts.held,
                 "overdue": queue.counts.overdue,
+                "late": queue.counts.late,
                 "cancelled": queue.counts.cancelled,
                 "longest_s": round(queue.counts.longest_s, 4),
                 "reasons": dict(queue.counts.reasons),

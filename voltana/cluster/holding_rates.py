@@ -1,0 +1,84 @@
+"""How many requests come to a holding queue, and how often its first finds a place, of late."""
+
+from __future__ import annotations
+
+import math
+
+FADING_S = 10.0
+LEARNING_S = 4.0
+"""How fast the rate of places fades, and how long somebody has to wait before it is known."""
+
+
+class ArrivalRate:
+    """Requests and prompt tokens that have arrived per second of late."""
+
+    __slots__ = ("_at_s", "_requests", "_seconds", "_tokens")
+
+    def __init__(self) -> None:
+        self._at_s = math.nan
+        self._requests = self._tokens = self._seconds = 0.0
+
+    def note(self, prompt_tokens: int, now_s: float) -> None:
+        """A request has arrived."""
+        self._fade(now_s)
+        self._requests += 1.0
+        self._tokens += prompt_tokens
+
+    def per_s(self, now_s: float) -> tuple[float, float]:
+        """Both rates; less than a second counts as one."""
+        self._fade(now_s)
+        seconds = max(self._seconds, 1.0)
+        return self._requests / seconds, self._tokens / seconds
+
+    def _fade(self, now_s: float) -> None:
+        gap_s = now_s - self._at_s
+        if gap_s > 0.0:
+            kept = math.exp(-gap_s / FADING_S)
+            self._requests *= kept
+            self._tokens *= kept
+            self._seconds = kept * self._seconds + gap_s
+        if not gap_s <= 0.0:
+            self._at_s = now_s
+
+
+class PlaceRate:
+    """How often the first in line has been let in of late, while there was one.
+
+    Those that come to a line that is longer than what it lets in while they may wait need not wait.
+    """
+
+    __slots__ = ("_at_s", "_places", "_seconds")
+
+    def __init__(self) -> None:
+        self._at_s = math.nan  # up to when time is counted; nan while nobody waits
+        self._places = self._seconds = 0.0
+
+    def held(self, now_s: float) -> None:
+        """Somebody waits from now on."""
+        self._count(now_s)
+        self._at_s = now_s
+
+    def found(self, now_s: float) -> None:
+        """The first in line has been let in."""
+        self._count(now_s)
+        self._places += 1.0
+
+    def emptied(self, now_s: float) -> None:
+        """Nobody waits any more."""
+        self._count(now_s)
+        self._at_s = math.nan
+
+    def expected_s(self, position: int, now_s: float) -> float:
+        """How long the one at a position, from 1, will wait; 0 where too little is known."""
+        self._count(now_s)
+        if self._seconds < LEARNING_S:
+            return 0.0
+        return position * self._seconds / self._places if self._places else math.inf
+
+    def _count(self, now_s: float) -> None:
+        gap_s = now_s - self._at_s
+        if gap_s > 0:
+            kept = math.exp(-gap_s / FADING_S)
+            self._places *= kept
+            self._seconds = kept * self._seconds + gap_s
+            self._at_s = now_s
