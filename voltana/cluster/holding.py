@@ -36,6 +36,12 @@ MOST_HELD = 1024
 LATE_S = 30.0
 """For so long one waits on that is late in any case: about as long as people wait for an answer."""
 
+LEFT_SHARE = 0.5
+"""And for such a share of the time that its client leaves at most: the rest is for its answer."""
+
+LATE_AGAIN_S = 0.05
+"""When those are asked about at the latest, as after a deferral."""
+
 BEHIND = "behind others that wait"
 """Why a request waits that was not asked about."""
 
@@ -56,12 +62,14 @@ class Held(Generic[_T]):
         since_s: Since when.
         leave_s: When it has to go at the latest, to keep its deadline, or as it waits for too long.
         send: Called with what was chosen for it.
+        late_s: How long it may wait when it is late in any case.
     """
 
     request: Request
     since_s: float
     leave_s: float
     send: Callable[[_T], None]
+    late_s: float = 0.0
 
 
 @dataclass(slots=True, kw_only=True)
@@ -143,6 +151,7 @@ class HoldingQueue(Generic[_T]):
         self._tokens = 0  # of the prompts in it
         self._due_s = math.inf  # of the timer that counts; those of later times are out of date
         self._woken = self._asking = False
+        self._lacks_room = False  # and nothing else, as the last deferral said
         self._places = PlaceRate()
         self._arrivals = ArrivalRate()
         self.counts = HoldingCounts()
@@ -156,12 +165,15 @@ class HoldingQueue(Generic[_T]):
         first = [line[0].since_s for line in (self._line, self._late) if line]
         return self._time.now_s() - min(first) if first else 0.0
 
-    def offer(self, request: Request, send: Callable[[_T], None]) -> Held[_T] | None:
+    def offer(
+        self, request: Request, send: Callable[[_T], None], *, left_s: float = math.inf
+    ) -> Held[_T] | None:
         """A request has arrived.
 
         Args:
             request: What it is.
             send: Called with what was chosen for it, now or later, once at most.
+            left_s: Time until its client gives up; it waits on late for half of that at most.
 
         Returns:
             None where it was sent on at once, else what `cancel` takes.
@@ -175,13 +187,22 @@ class HoldingQueue(Generic[_T]):
                 send(choice)
                 return None
             for_s, reason = choice.for_s, choice.reason
+            self._lacks_room = choice.for_room
         slack_s = self._slack_s(request, self._described(now_s))
         expected_s = self._places.expected_s(len(self._line) + 1, now_s)
-        held = Held(request=request, since_s=now_s, leave_s=now_s + slack_s, send=send)
-        if not 0 < slack_s < math.inf or expected_s > JOINED_SHARE * slack_s:
-            if not self._waits_on(held, known=math.isfinite(slack_s)):
-                return None
+        may_be_late_s = min(self._late_s, LEFT_SHARE * left_s)
+        held = Held(
+            request=request, since_s=now_s, leave_s=now_s + slack_s, send=send, late_s=may_be_late_s
+        )
+        waits_on = self._lacks_room and may_be_late_s > 0.0
+        if not math.isfinite(slack_s) or (
+            (slack_s <= 0 or expected_s > JOINED_SHARE * slack_s) and not waits_on
+        ):
+            send(self._forced(request))
+            return None
+        if slack_s <= 0:
             self.counts.note(reason)
+            self._wait_on(held)
             return held
         self._line.append(held)
         self._tokens += request.prompt_tokens
@@ -244,13 +265,19 @@ class HoldingQueue(Generic[_T]):
         try:
             now_s = self._time.now_s()
             for held in [held for held in self._line if held.leave_s <= now_s]:
+                if held not in self._line:  # sending another one has cancelled it
+                    continue
                 self._line.remove(held)
                 self._out_of_line(held)
                 self.counts.overdue += 1
-                if not self._waits_on(held):
-                    self.counts.note_wait(now_s - held.since_s)
-            while self._late and self._late[0].leave_s <= now_s:
-                self._send_first()
+                if self._lacks_room and held.late_s > 0.0:
+                    self._wait_on(held)
+                else:
+                    self._send(held)
+            for held in [held for held in self._late if held.leave_s <= now_s]:
+                if held in self._late:
+                    self._late.remove(held)
+                    self._send(held)
             while self._line and self._goes(self._line, now_s):
                 self._places.found(now_s)
             while self._late and not self._line and self._goes(self._late, now_s):
@@ -263,7 +290,8 @@ class HoldingQueue(Generic[_T]):
         first = line[0]
         choice = self._choose(_waited(first, now_s))
         if isinstance(choice, Deferral):
-            next_s = min(held.leave_s for held in line) - now_s
+            self._lacks_room = choice.for_room
+            next_s = min(held.leave_s for held in (*self._line, *self._late)) - now_s
             self._look_again(min(_sensible_s(choice.for_s), next_s))
             return False
         line.popleft()
@@ -273,29 +301,14 @@ class HoldingQueue(Generic[_T]):
         first.send(choice)
         return True
 
-    def _waits_on(self, held: Held[_T], *, known: bool = True) -> bool:
-        """Whether one that is late in any case waits on; else it has been sent.
-
-        Args:
-            held: In no line.
-            known: Whether it is known that it is late.
-        """
-        now_s = self._time.now_s()
-        held.leave_s = now_s + self._late_s
-        if known and self._late_s > 0.0:
-            choice = self._choose(_waited(held, now_s))
-            if not isinstance(choice, Deferral):
-                held.send(choice)
-                return False
-            if choice.for_room:
-                self._late.append(held)
-                self.counts.late += 1
-                self._look_again(min(_sensible_s(choice.for_s), self._late_s))
-                if len(self) > self._most:
-                    self._send_first()
-                return True
-        held.send(self._forced(dataclasses.replace(held.request, waited_s=now_s - held.since_s)))
-        return False
+    def _wait_on(self, held: Held[_T]) -> None:
+        """One that is late in any case waits on, behind all that are not."""
+        held.leave_s = self._time.now_s() + held.late_s
+        self._late.append(held)
+        self.counts.late += 1
+        self._look_again(min(LATE_AGAIN_S, held.late_s))
+        if len(self) > self._most:
+            self._send_first()
 
     def _look_again(self, for_s: float) -> None:
         """Look at the line again after `for_s`, unless it is looked at before."""
@@ -321,13 +334,17 @@ class HoldingQueue(Generic[_T]):
         return choice
 
     def _send_first(self) -> None:
-        """Send one on that has waited for too long, or for whom too many wait."""
+        """Send the first on, as too many wait: of those that are late, where there are any."""
         if self._late:
-            held = self._late.popleft()
-        else:
-            held = self._line.popleft()
-            self._out_of_line(held)
-            self.counts.overdue += 1
+            self._send(self._late.popleft())
+            return
+        held = self._line.popleft()
+        self._out_of_line(held)
+        self.counts.overdue += 1
+        self._send(held)
+
+    def _send(self, held: Held[_T]) -> None:
+        """Send one on that is in no line any more, whatever its router wants."""
         waited_s = self._time.now_s() - held.since_s
         self.counts.note_wait(waited_s)
         held.send(self._forced(dataclasses.replace(held.request, waited_s=waited_s)))

@@ -78,7 +78,7 @@ class Line(Generic[_T]):
             plan(choice)
             chosen.set_result(choice)
 
-        held = self.queue.offer(request, send)
+        held = self.queue.offer(request, send, left_s=left_s)
         if held is None:
             return chosen.result()
         self._waiting.add(chosen)
