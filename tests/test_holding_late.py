@@ -213,3 +213,68 @@ def test_beyond_what_is_served_only_the_excess_is_late(load, places):
 def room_ended(room, places):
     """Requests that have ended: those that were sent, less the places taken."""
     return len(room.sent) - (places - room.places)
+
+
+def test_nothing_but_its_deadline_makes_one_late():
+    """However rarely places were found of late: nobody would join the line again to find one."""
+    room = Room(places=0, slack_s=5.0)
+    for index in range(3):
+        room.offer(index)
+    room.run(20.0)
+    for _ in range(5):
+        room.complete()
+    room.run(1000.0)
+    assert room.sent == [0, 1, 2]
+    room.places = 0
+    room.offer(3)
+    room.complete()
+    room.run(1001.0)
+    assert room.sent == [0, 1, 2, 3]
+    assert room.queue.counts.late == 3
+
+
+def test_one_that_comes_late_overtakes_nobody():
+    room = Room(places=0)
+    room.offer(0)
+    room.run(0.6)
+    room.offer(1)
+    room.places = 1  # and nobody has been told yet
+    room.slack_s = -1.0
+    room.offer(2)
+    assert room.sent == []
+    room.queue.wake()
+    room.run(0.7)
+    assert room.sent == [1]
+
+
+def test_its_own_time_is_kept_whoever_else_waits():
+    room = Room(places=0, slack_s=-1.0)
+    room.offer(0)
+    room.slack_s = 100.0
+    room.offer(1)
+    room.slack_s = 3.0
+    held = room.offer(2)
+    room.run(1.0)
+    room.queue.cancel(held)
+    room.run(LATE_S + 0.2)
+    assert room.sent == [0]
+
+
+def test_it_waits_for_half_of_what_its_client_leaves():
+    room = Room(places=0)
+    sent = []
+    room.queue.offer(samples.request(0), sent.append, left_s=4.0)
+    room.run(SLACK_S + 1.9)
+    assert sent == []
+    room.run(SLACK_S + 2.1)
+    assert sent == [samples.request(0).request_id]
+
+
+def test_one_that_is_sent_may_cancel_another_one():
+    room = Room(places=0, for_room=False)
+    others = []
+    room.queue.offer(samples.request(0), lambda _choice: room.queue.cancel(others[0]))
+    others.append(room.offer(1))
+    room.offer(2)
+    room.run(SLACK_S + 0.1)
+    assert room.sent == [2]

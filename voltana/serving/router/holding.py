@@ -208,7 +208,7 @@ class Holding:
             (
                 ((leg, how), float(getattr(queue.counts, how)))
                 for leg, queue in lines
-                for how in ("overdue", "cancelled")
+                for how in ("overdue", "late", "cancelled")
             ),
         )
 

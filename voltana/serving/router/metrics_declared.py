@@ -58,7 +58,7 @@ DEFERRED = _counter("deferred", "Requests that were held back.", "before", "reas
 HELD_SECONDS = _counter("held_seconds", "Time that requests were held back.", "before")
 HELD_ENDED = _counter(
     "held_ended",
-    "Requests that left before a router wanted them: overdue, or cancelled.",
+    "Requests whose wait did not end in time: overdue, those that wait on late, and cancelled.",
     "before",
     "how",
 )
