@@ -39,9 +39,6 @@ LATE_S = 30.0
 LEFT_SHARE = 0.5
 """And for such a share of the time that its client leaves at most: the rest is for its answer."""
 
-LATE_AGAIN_S = 0.05
-"""When those are asked about at the latest, as after a deferral."""
-
 BEHIND = "behind others that wait"
 """Why a request waits that was not asked about."""
 
@@ -112,8 +109,8 @@ class HoldingQueue(Generic[_T]):
         choose: Asks the routers: what a request is to be sent to, or a `Deferral`. A request whose
             `Request.slack_s` is 0 must not be deferred.
         slack_s: How long a request may be held from now on, in s, behind those that wait; asked for
-            what is deferred only. 0 or less, or not finite, where that is unknown: such a request
-            is not held.
+            what is deferred only. 0 or less where it is late in any case, and not finite where
+            that is unknown: such a request is not held.
         time: Source of time.
         call_later: Calls a function after some seconds.
         most: Requests that may wait.
@@ -147,8 +144,8 @@ class HoldingQueue(Generic[_T]):
         self._call_later = call_later
         self._most, self._late_s = most, late_s
         self._line: deque[Held[_T]] = deque()
-        self._late: deque[Held[_T]] = deque()
         self._tokens = 0  # of the prompts in it
+        self._late: deque[Held[_T]] = deque()
         self._due_s = math.inf  # of the timer that counts; those of later times are out of date
         self._woken = self._asking = False
         self._lacks_room = False  # and nothing else, as the last deferral said
@@ -182,33 +179,33 @@ class HoldingQueue(Generic[_T]):
         self._arrivals.note(request.prompt_tokens, now_s)
         for_s, reason = math.inf, BEHIND
         if not self._line:
-            choice = self._choose(_with_slack(request, math.inf))
+            choice = self._ask(_with_slack(request, math.inf))
             if not isinstance(choice, Deferral):
                 send(choice)
                 return None
             for_s, reason = choice.for_s, choice.reason
-            self._lacks_room = choice.for_room
         slack_s = self._slack_s(request, self._described(now_s))
         expected_s = self._places.expected_s(len(self._line) + 1, now_s)
-        may_be_late_s = min(self._late_s, LEFT_SHARE * left_s)
         held = Held(
-            request=request, since_s=now_s, leave_s=now_s + slack_s, send=send, late_s=may_be_late_s
+            request=request,
+            since_s=now_s,
+            leave_s=now_s + slack_s,
+            send=send,
+            late_s=min(self._late_s, LEFT_SHARE * left_s),
         )
-        waits_on = self._lacks_room and may_be_late_s > 0.0
-        if not math.isfinite(slack_s) or (
-            (slack_s <= 0 or expected_s > JOINED_SHARE * slack_s) and not waits_on
-        ):
+        late = slack_s <= 0
+        in_excess = late or expected_s > JOINED_SHARE * slack_s
+        if not math.isfinite(slack_s) or (in_excess and not self._may_wait_on(held)):
             send(self._forced(request))
             return None
-        if slack_s <= 0:
-            self.counts.note(reason)
-            self._wait_on(held)
-            return held
-        self._line.append(held)
-        self._tokens += request.prompt_tokens
         self.counts.note(reason)
-        self._places.held(now_s)
-        self._look_again(min(_sensible_s(for_s), slack_s))
+        if late:
+            self._wait_on(held)
+        else:
+            self._line.append(held)
+            self._tokens += request.prompt_tokens
+            self._places.held(now_s)
+        self._look_again(min(_sensible_s(for_s), held.leave_s - now_s))
         if len(self) > self._most:
             self._send_first()
         return held
@@ -235,13 +232,9 @@ class HoldingQueue(Generic[_T]):
 
     def cancel(self, held: Held[_T]) -> bool:
         """Nobody wants a request any more; whether it still waited."""
-        if held in self._late:
-            self._late.remove(held)
-        elif held in self._line:
-            self._line.remove(held)
-            self._out_of_line(held)
-        else:
+        if held not in self._line and held not in self._late:
             return False
+        self._take_out(held)
         self.counts.cancelled += 1
         self.counts.note_wait(self._time.now_s() - held.since_s)
         self.wake()  # another one may be the first in line
@@ -267,48 +260,44 @@ class HoldingQueue(Generic[_T]):
             for held in [held for held in self._line if held.leave_s <= now_s]:
                 if held not in self._line:  # sending another one has cancelled it
                     continue
-                self._line.remove(held)
-                self._out_of_line(held)
+                self._take_out(held)
                 self.counts.overdue += 1
-                if self._lacks_room and held.late_s > 0.0:
+                if self._may_wait_on(held):
                     self._wait_on(held)
                 else:
                     self._send(held)
             for held in [held for held in self._late if held.leave_s <= now_s]:
                 if held in self._late:
-                    self._late.remove(held)
+                    self._take_out(held)
                     self._send(held)
-            while self._line and self._goes(self._line, now_s):
+            while self._line and self._goes(self._line[0], now_s):
                 self._places.found(now_s)
-            while self._late and not self._line and self._goes(self._late, now_s):
+            while self._late and not self._line and self._goes(self._late[0], now_s):
                 pass
         finally:
             self._asking = False
 
-    def _goes(self, line: deque[Held[_T]], now_s: float) -> bool:
+    def _goes(self, first: Held[_T], now_s: float) -> bool:
         """Whether the first of a line is wanted now, and has been sent."""
-        first = line[0]
-        choice = self._choose(_waited(first, now_s))
+        choice = self._ask(_waited(first, now_s))
         if isinstance(choice, Deferral):
-            self._lacks_room = choice.for_room
             next_s = min(held.leave_s for held in (*self._line, *self._late)) - now_s
             self._look_again(min(_sensible_s(choice.for_s), next_s))
             return False
-        line.popleft()
-        if line is self._line:
-            self._out_of_line(first)
+        self._take_out(first)
         self.counts.note_wait(now_s - first.since_s)
         first.send(choice)
         return True
 
+    def _may_wait_on(self, held: Held[_T]) -> bool:
+        """Whether one may wait on that is late in any case."""
+        return self._lacks_room and held.late_s > 0.0
+
     def _wait_on(self, held: Held[_T]) -> None:
-        """One that is late in any case waits on, behind all that are not."""
+        """It does, behind all that are not late."""
         held.leave_s = self._time.now_s() + held.late_s
         self._late.append(held)
         self.counts.late += 1
-        self._look_again(min(LATE_AGAIN_S, held.late_s))
-        if len(self) > self._most:
-            self._send_first()
 
     def _look_again(self, for_s: float) -> None:
         """Look at the line again after `for_s`, unless it is looked at before."""
@@ -324,6 +313,12 @@ class HoldingQueue(Generic[_T]):
 
         self._call_later(for_s, due)
 
+    def _ask(self, request: Request) -> _T | Deferral:
+        choice = self._choose(request)
+        if isinstance(choice, Deferral):
+            self._lacks_room = choice.for_room
+        return choice
+
     def _forced(self, request: Request) -> _T:
         choice = self._choose(_with_slack(request, 0.0))
         if isinstance(choice, Deferral):
@@ -335,12 +330,9 @@ class HoldingQueue(Generic[_T]):
 
     def _send_first(self) -> None:
         """Send the first on, as too many wait: of those that are late, where there are any."""
-        if self._late:
-            self._send(self._late.popleft())
-            return
-        held = self._line.popleft()
-        self._out_of_line(held)
-        self.counts.overdue += 1
+        held = (self._late or self._line)[0]
+        self.counts.overdue += not self._late
+        self._take_out(held)
         self._send(held)
 
     def _send(self, held: Held[_T]) -> None:
@@ -349,8 +341,12 @@ class HoldingQueue(Generic[_T]):
         self.counts.note_wait(waited_s)
         held.send(self._forced(dataclasses.replace(held.request, waited_s=waited_s)))
 
-    def _out_of_line(self, held: Held[_T]) -> None:
-        """One is no longer in line before its deadline."""
+    def _take_out(self, held: Held[_T]) -> None:
+        """One stands in its line no longer."""
+        if held in self._late:
+            self._late.remove(held)
+            return
+        self._line.remove(held)
         self._tokens -= held.request.prompt_tokens
         if not self._line:
             self._places.emptied(self._time.now_s())

@@ -202,13 +202,14 @@ class Holding:
                 for reason, number in queue.counts.reasons.items()
             ),
         )
+        yield family(told.HELD_LATE, (((leg,), float(q.counts.late)) for leg, q in lines))
         yield family(told.HELD_SECONDS, (((leg,), q.counts.waited_s) for leg, q in lines))
         yield family(
             told.HELD_ENDED,
             (
                 ((leg, how), float(getattr(queue.counts, how)))
                 for leg, queue in lines
-                for how in ("overdue", "late", "cancelled")
+                for how in ("overdue", "cancelled")
             ),
         )
 

@@ -58,9 +58,12 @@ DEFERRED = _counter("deferred", "Requests that were held back.", "before", "reas
 HELD_SECONDS = _counter("held_seconds", "Time that requests were held back.", "before")
 HELD_ENDED = _counter(
     "held_ended",
-    "Requests whose wait did not end in time: overdue, those that wait on late, and cancelled.",
+    "Requests that could wait no longer (overdue), or that nobody wanted any more (cancelled).",
     "before",
     "how",
+)
+HELD_LATE = _counter(
+    "held_late", "Requests that waited on though they were late in any case.", "before"
 )
 TENANT_ENERGY = _counter(
     "tenant_energy_joules",
@@ -93,6 +96,7 @@ METRICS: tuple[Metric, ...] = (
     HELD_OLDEST,
     DEFERRED,
     HELD_SECONDS,
+    HELD_LATE,
     HELD_ENDED,
     TENANT_ENERGY,
     UNATTRIBUTED,
