@@ -112,8 +112,8 @@ def test_where_more_than_room_is_lacking_or_waiting_holds_something_it_goes(opti
     assert room.queue.counts.late == 0
 
 
-@pytest.mark.parametrize("slack_s", [-math.inf, math.inf, math.nan])
-def test_one_of_which_nothing_is_known_goes_at_once(slack_s):
+@pytest.mark.parametrize("slack_s", [-math.inf, math.inf, math.nan, 0.0])
+def test_one_that_may_not_be_held_or_of_which_nothing_is_known_goes_at_once(slack_s):
     room = Room(places=0, slack_s=slack_s)
     assert room.offer(0) is None
     assert room.sent == [0]

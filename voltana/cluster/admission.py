@@ -51,7 +51,9 @@ WAITED_SHARE = 0.85
 def prefill_slack_s(
     request: Request, candidates: Iterable[Candidate], now_s: float, line: Line = NO_LINE
 ) -> float:
-    """How long a request may be held before its prefill; 0 or less where it may not.
+    """How long a request may be held before its prefill; 0 where prefill is saturated.
+
+    Below 0 where it is late in any case, and minus inf where nothing is known of that.
 
     Args:
         request: What may be held.

@@ -109,8 +109,8 @@ class HoldingQueue(Generic[_T]):
         choose: Asks the routers: what a request is to be sent to, or a `Deferral`. A request whose
             `Request.slack_s` is 0 must not be deferred.
         slack_s: How long a request may be held from now on, in s, behind those that wait; asked for
-            what is deferred only. 0 or less where it is late in any case, and not finite where
-            that is unknown: such a request is not held.
+            what is deferred only. Below 0 where it is late in any case; 0, or not finite, where it
+            may not be held or that is unknown: such a request goes at once.
         time: Source of time.
         call_later: Calls a function after some seconds.
         most: Requests that may wait.
@@ -193,9 +193,9 @@ class HoldingQueue(Generic[_T]):
             send=send,
             late_s=min(self._late_s, LEFT_SHARE * left_s),
         )
-        late = slack_s <= 0
+        late, may_wait = slack_s < 0, math.isfinite(slack_s) and slack_s != 0
         in_excess = late or expected_s > JOINED_SHARE * slack_s
-        if not math.isfinite(slack_s) or (in_excess and not self._may_wait_on(held)):
+        if not may_wait or (in_excess and not self._may_wait_on(held)):
             send(self._forced(request))
             return None
         self.counts.note(reason)
