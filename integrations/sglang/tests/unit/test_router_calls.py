@@ -21,8 +21,15 @@ VALUES = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
     max_leaves=6,
 )
+OURS = {
+    *("rid", "bootstrap_host", "bootstrap_port", "bootstrap_room", "bootstrap_pair_key"),
+    *("decode_tp_size", "http_worker_ipc", "encoder_urls", "num_items_assigned"),
+    *("need_wait_for_mm_inputs", "kv_hints", "received_time", "background"),
+}
+"""What no client may set: written out, so that a name lost from the router's list is missed."""
+
 BODIES = st.dictionaries(
-    st.sampled_from(["text", "prompt", "bootstrap_room", "rid", "stream", "n"]) | st.text(), VALUES
+    st.sampled_from(["text", "prompt", "stream", "n", *sorted(OURS)]) | st.text(), VALUES
 )
 
 
@@ -35,8 +42,8 @@ def test_any_object_keeps_its_fields_and_gains_the_transfer_s(
     body = json.loads(call.leg_body(0, Bootstrap.draw("h", 5, call.batch)))
     added = {"bootstrap_host", "bootstrap_port", "bootstrap_room", "rid"}
     assert body["rid"] == call.rid != fields.get("rid")
-    assert set(body) == set(fields) | added
-    for name in set(fields) - added:
+    assert set(body) == set(fields) - OURS | added
+    for name in set(fields) - OURS:
         assert body[name] == fields[name]
     rooms = body["bootstrap_room"] if call.batch else [body["bootstrap_room"]]
     assert len(rooms) == (call.batch or 1)
