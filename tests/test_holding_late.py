@@ -1,4 +1,4 @@
-"""The holding queue where nothing is lacking than room: who is late in any case waits behind."""
+"""The holding queue where requests may be late for room: who is late in any case waits behind."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from voltana.cluster.holding import HoldingQueue
+from voltana.cluster.holding_rates import LateShare
 from voltana.errors import ConfigError
 from voltana.plant.events import EventQueue
 from voltana.testing import samples
@@ -21,8 +22,8 @@ SLACK_S, LATE_S = 0.5, 10.0
 class Room:
     """A pool with places; a request that is forced in is squeezed in."""
 
-    def __init__(self, places, *, late_s=LATE_S, for_room=True, most=1024, slack_s=SLACK_S):
-        self.places, self.for_room, self.slack_s = places, for_room, slack_s
+    def __init__(self, places, *, late_s=LATE_S, late_share=1.0, most=1024, slack_s=SLACK_S):
+        self.places, self.late_share, self.slack_s = places, late_share, slack_s
         self.events = EventQueue()
         self.sent, self.times, self.forced = [], {}, []
         self.asked = []
@@ -40,7 +41,7 @@ class Room:
     def choose(self, request):
         self.asked.append(request)
         if self.places <= 0 and request.slack_s > 0:
-            return Deferral(for_s=0.05, reason="no room", for_room=self.for_room)
+            return Deferral(for_s=0.05, reason="no room", late_share=self.late_share)
         if self.places <= 0:
             self.forced.append(request)
         return request.request_id
@@ -103,7 +104,7 @@ def test_it_waits_no_longer_than_so_and_in_order():
     assert room.queue.counts.longest_s == pytest.approx(SLACK_S + LATE_S, abs=0.1)
 
 
-@pytest.mark.parametrize("options", [{"late_s": 0.0}, {"for_room": False}])
+@pytest.mark.parametrize("options", [{"late_s": 0.0}, {"late_share": 0.0}])
 def test_where_more_than_room_is_lacking_or_waiting_holds_something_it_goes(options):
     room = Room(places=0, **options)
     room.offer(0)
@@ -271,10 +272,50 @@ def test_it_waits_for_half_of_what_its_client_leaves():
 
 
 def test_one_that_is_sent_may_cancel_another_one():
-    room = Room(places=0, for_room=False)
+    room = Room(places=0, late_share=0.0)
     others = []
     room.queue.offer(samples.request(0), lambda _choice: room.queue.cancel(others[0]))
     others.append(room.offer(1))
     room.offer(2)
     room.run(SLACK_S + 0.1)
     assert room.sent == [2]
+
+
+@given(
+    gaps_s=st.lists(st.floats(0.0, 0.3), min_size=30, max_size=200),
+    share=st.floats(0.0, 0.3),
+    places=st.integers(0, 60),
+)
+@settings(max_examples=40, deadline=None)
+def test_never_more_than_their_share_wait_on(gaps_s, share, places):
+    room = Room(places=places, late_share=share)
+    for index, gap_s in enumerate(gaps_s):
+        room.run(room.events.now_s() + gap_s)
+        room.offer(index)
+        assert room.queue.counts.late <= share * (index + 1)
+    room.run(room.events.now_s() + SLACK_S + 0.1)
+    lost = max(len(gaps_s) - places, 0)
+    assert room.queue.counts.late >= min(lost, math.floor(share * len(gaps_s)) - 1)
+
+
+def test_a_share_is_of_late_and_a_calm_is_no_licence():
+    shares = LateShare()
+    for second in range(100_000):
+        shares.came(float(second))
+    allowed = 0
+    while shares.leaves_one(0.01):
+        shares.waits_on()
+        allowed += 1
+    assert allowed == 6  # of ten minutes, with one a second
+    assert not shares.leaves_one(math.nan)
+    for second in range(100_000, 100_000 + 1200):
+        shares.came(float(second))
+    assert shares.leaves_one(0.01)
+
+
+def test_a_clock_that_goes_back_takes_nothing():
+    shares = LateShare()
+    for at_s in (10.0, 5.0, 10.0):
+        shares.came(at_s)
+    assert shares.leaves_one(1 / 3)
+    assert not shares.leaves_one(0.33)

@@ -5,9 +5,10 @@ What is deferred waits here, first come, first served: only the first in line is
 when a request completes and when its deferral ends, and those that come meanwhile stand behind it.
 Nobody waits longer than its deadline allows: a request whose slack is used up goes, wherever a
 router sends what must not be deferred, and so does the first in line where the line is full. But
-where nothing is lacking than room (`Deferral.for_room`), whoever goes takes the place that another
-one would have found in time: one that is late in any case waits on, behind all that are not. The
-simulated dispatcher and the serving router run this same code.
+whoever goes then makes others late: where nothing is lacking than room, one that would have found
+the place. So one that is late in any case waits on, behind all that are not, as far as its router
+lets requests be late for it (`Deferral.late_share`). The simulated dispatcher and the serving
+router run this same code.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 from voltana.cluster.admission import Line
-from voltana.cluster.holding_rates import ArrivalRate, PlaceRate
+from voltana.cluster.holding_rates import ArrivalRate, LateShare, PlaceRate
 from voltana.errors import RoutingError, invalid
 from voltana.values import Deferral, Request, Reservation
 
@@ -114,8 +115,8 @@ class HoldingQueue(Generic[_T]):
         time: Source of time.
         call_later: Calls a function after some seconds.
         most: Requests that may wait.
-        late_s: How long requests may wait that are late in any case, while they lack nothing than
-            room; 0 where waiting holds what others need, as a computed KV cache.
+        late_s: How long requests may wait that are late in any case, as far as their router lets
+            them; 0 where waiting holds what others need, as a computed KV cache.
 
     Attributes:
         counts: What it has done so far.
@@ -148,7 +149,8 @@ class HoldingQueue(Generic[_T]):
         self._late: deque[Held[_T]] = deque()
         self._due_s = math.inf  # of the timer that counts; those of later times are out of date
         self._woken = self._asking = False
-        self._lacks_room = False  # and nothing else, as the last deferral said
+        self._may_be_late = 0.0  # share of all requests, as the last deferral said
+        self._late_share = LateShare()
         self._places = PlaceRate()
         self._arrivals = ArrivalRate()
         self.counts = HoldingCounts()
@@ -177,6 +179,7 @@ class HoldingQueue(Generic[_T]):
         """
         now_s = self._time.now_s()
         self._arrivals.note(request.prompt_tokens, now_s)
+        self._late_share.came(now_s)
         for_s, reason = math.inf, BEHIND
         if not self._line:
             choice = self._ask(_with_slack(request, math.inf))
@@ -291,12 +294,16 @@ class HoldingQueue(Generic[_T]):
 
     def _may_wait_on(self, held: Held[_T]) -> bool:
         """Whether one may wait on that is late in any case."""
-        return self._lacks_room and held.late_s > 0.0
+        return held.late_s > 0.0 and (
+            self._may_be_late >= 1.0 or self._late_share.leaves_one(self._may_be_late)
+        )
 
     def _wait_on(self, held: Held[_T]) -> None:
         """It does, behind all that are not late."""
         held.leave_s = self._time.now_s() + held.late_s
         self._late.append(held)
+        if self._may_be_late < 1.0:
+            self._late_share.waits_on()
         self.counts.late += 1
 
     def _look_again(self, for_s: float) -> None:
@@ -316,7 +323,7 @@ class HoldingQueue(Generic[_T]):
     def _ask(self, request: Request) -> _T | Deferral:
         choice = self._choose(request)
         if isinstance(choice, Deferral):
-            self._lacks_room = choice.for_room
+            self._may_be_late = choice.late_share
         return choice
 
     def _forced(self, request: Request) -> _T:

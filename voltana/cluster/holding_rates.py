@@ -1,4 +1,4 @@
-"""How many requests come to a holding queue, and how often its first finds a place, of late."""
+"""How many requests come to a holding queue, how often its first finds a place, and who is late."""
 
 from __future__ import annotations
 
@@ -7,6 +7,9 @@ import math
 FADING_S = 10.0
 LEARNING_S = 4.0
 """How fast the rate of places fades, and how long somebody has to wait before it is known."""
+
+REMEMBERED_S = 600.0
+"""How fast those that waited on late fade, and all that came: a long calm is no licence."""
 
 
 class ArrivalRate:
@@ -82,3 +85,32 @@ class PlaceRate:
             self._places *= kept
             self._seconds = kept * self._seconds + gap_s
             self._at_s = now_s
+
+
+class LateShare:
+    """How many of the requests that came of late have waited on though they were late."""
+
+    __slots__ = ("_at_s", "_late", "_requests")
+
+    def __init__(self) -> None:
+        self._at_s = math.nan
+        self._late = self._requests = 0.0
+
+    def came(self, now_s: float) -> None:
+        """A request has arrived."""
+        gap_s = now_s - self._at_s
+        if gap_s > 0.0:
+            kept = math.exp(-gap_s / REMEMBERED_S)
+            self._late *= kept
+            self._requests *= kept
+        if not gap_s <= 0.0:
+            self._at_s = now_s
+        self._requests += 1.0
+
+    def waits_on(self) -> None:
+        """One of them waits on."""
+        self._late += 1.0
+
+    def leaves_one(self, share: float) -> bool:
+        """Whether one more may be late that waits, so that no more than that share are."""
+        return self._late + 1.0 <= share * self._requests

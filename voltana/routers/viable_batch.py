@@ -13,7 +13,8 @@ there. The others wait: whichever instance has room first takes the next. Where 
 ends, a place of an engine that is only spoken for is no reason to wait, but no more join the line
 than are spoken for: of a burst the others wait until it is known where.
 
-What can wait no longer goes where it does the least harm: when not all requests can be kept within
+What can wait no longer is late, and waits on nevertheless while no more than `late_share` of all
+requests do. Else it goes where it does the least harm: when not all requests can be kept within
 the thresholds, an uneven split keeps more of them than an even one, unless latencies vary so much
 that all are a little late (`triage`). So it joins an instance that is beyond its boundary already,
 the furthest of them, and the others are spared, or the least; one with room in its KV cache first,
@@ -58,6 +59,13 @@ FULL = "no instance has room"
 ASK_AGAIN_S = 0.05
 """About an iteration: completions wake the queue before, and models and contexts move slowly."""
 
+LATE_SHARE = 0.008
+"""Share of all first tokens that may be late for the boundary's sake: one request beyond it makes
+every token of an instance late, and nothing may lead back. With what else makes first tokens late
+it is below the hundredth that `PLANNED_SHARE` plans for at a target of 95 %."""
+
+_FOR_ROOM = Deferral(for_s=ASK_AGAIN_S, reason=FULL, late_share=1.0)
+
 CONTEXT_BIN = 0.05
 """Contexts that differ by less share one answer: a boundary lies at the end of a tile mostly."""
 
@@ -78,18 +86,29 @@ class ViableBatch:
     Args:
         inner: Routes among the instances that are below their boundary; None takes `LeastMemory`.
         max_age_s: Reports older than this are stale.
+        late_share: Share of all requests that may be late so that batches stay within their
+            boundaries; 0 where each goes at once that cannot be in time.
 
     Raises:
-        ConfigError: If `max_age_s` is negative.
+        ConfigError: If `max_age_s` is negative, or `late_share` is no share.
     """
 
     defers = True
 
-    def __init__(self, inner: Router | None = None, *, max_age_s: float = 0.1) -> None:
+    def __init__(
+        self,
+        inner: Router | None = None,
+        *,
+        max_age_s: float = 0.1,
+        late_share: float = LATE_SHARE,
+    ) -> None:
         if not max_age_s >= 0:
             raise invalid("max_age_s", max_age_s, "0 s or more", "0.1 s is usual.")
+        if not 0 <= late_share <= 1:
+            raise invalid("late_share", late_share, "from 0 to 1", f"{LATE_SHARE:g} is usual.")
         self._inner = inner or LeastMemory()
         self._max_age_s = max_age_s
+        self._at_boundary = Deferral(for_s=ASK_AGAIN_S, reason=AT_BOUNDARY, late_share=late_share)
         self._known_limits: dict[str, tuple[Forecasts, dict[_Question, int]]] = {}
         self._kept = KeptPool(self.needs)
 
@@ -118,8 +137,7 @@ class ViableBatch:
             return soon
         if request.slack_s > 0:
             full = all(stand.lacking(prompt) > 0 for stand in known)
-            reason = FULL if full else AT_BOUNDARY
-            return Deferral(for_s=ASK_AGAIN_S, reason=reason, for_room=full)
+            return _FOR_ROOM if full else self._at_boundary
         return _least_harm(pool, known, prompt)
 
     def intended(self, candidates: Sequence[Candidate]) -> Mapping[str, IntendedDemand]:

@@ -74,13 +74,14 @@ class Deferral:
         for_s: Time after which the router wants to be asked again, above 0 and finite. It is asked
             earlier when a request completes, and for the last time when the slack is used up.
         reason: Why, in a few words of a closed vocabulary, such as ``every batch at its boundary``.
-        for_room: Whether nothing is lacking than room, so that whoever is sent anyway takes a place
-            that another one would have found. One that is late in any case may wait on then.
+        late_share: Share of all requests that may be late for it. One that is late in any case may
+            wait on, within that, rather than go where it makes others late: 1 where nothing is
+            lacking than room, so that it would take the place that another one would have found.
     """
 
     for_s: float
     reason: str
-    for_room: bool = False
+    late_share: float = 0.0
 
 
 @quickly_made
