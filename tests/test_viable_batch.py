@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from tests.tiled_plant import Cliff
 from voltana.errors import ConfigError
 from voltana.routers.least_loaded import LeastLoaded
-from voltana.routers.viable_batch import AT_BOUNDARY, FULL, ViableBatch
+from voltana.routers.viable_batch import AT_BOUNDARY, FULL, LATE_SHARE, ViableBatch
 from voltana.testing import check_router, samples
 from voltana.testing import strategies as vst
 from voltana.values import Deferral, InstanceState, Role
@@ -57,6 +57,18 @@ def test_a_request_waits_while_every_batch_is_full_and_those_on_their_way_count(
     assert isinstance(deferral, Deferral)
     assert deferral.reason == AT_BOUNDARY
     assert ask(decode("a", 256), decode("b", 250, in_flight=255)) == "b"
+
+
+def test_few_may_be_late_for_the_boundary_and_all_where_nothing_but_room_is_lacking():
+    assert ask(decode("a", 256)).late_share == LATE_SHARE
+    assert ask(filled("a", 100, 0.9), filled("b", 120, 0.0)).late_share == 1.0
+    assert ask(decode("a", 256), router=ViableBatch(late_share=0.25)).late_share == 0.25
+
+
+@pytest.mark.parametrize("late_share", [-0.1, 1.1, math.nan])
+def test_what_is_no_share_is_refused(late_share):
+    with pytest.raises(ConfigError, match=r"late_share = .* must be from 0 to 1"):
+        ViableBatch(late_share=late_share)
 
 
 def test_no_request_waits_where_the_next_tile_is_viable():

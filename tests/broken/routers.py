@@ -155,10 +155,11 @@ class Deferring(HonestRouter):
     defers = True
     for_s = 0.05
     reason = "full"
+    late_share = 0.0
 
     def route(self, request, candidates):
         if request.slack_s > 0 and all(self.full(c) for c in candidates):
-            return Deferral(for_s=self.for_s, reason=self.reason)
+            return Deferral(for_s=self.for_s, reason=self.reason, late_share=self.late_share)
         return super().route(request, candidates)
 
     def full(self, candidate):
@@ -194,6 +195,10 @@ class DefersInSilence(Deferring):
 
 class DefersForEver(Deferring):
     for_s = math.inf
+
+
+class LetsMoreThanAllBeLate(Deferring):
+    late_share = 2.0
 
 
 class DefersForNoTime(Deferring):
@@ -247,6 +252,7 @@ BROKEN = [
     ("defers_nothing_without_slack", DefersUntilItHasWaited),
     ("says_that_it_defers", DefersInSilence),
     ("defers_for_a_time_and_a_reason", DefersForEver),
+    ("defers_for_a_time_and_a_reason", LetsMoreThanAllBeLate),
     ("defers_for_a_time_and_a_reason", DefersForNoTime),
     ("defers_for_a_time_and_a_reason", DefersWithoutAReason),
     ("defers_nothing_blindly", DefersBlindly),

@@ -41,7 +41,7 @@ def says_that_it_defers(subject: RouterSubject) -> None:
 
 
 def defers_for_a_time_and_a_reason(subject: RouterSubject) -> None:
-    """A Deferral has a finite time above 0 and a reason; any other answer names a candidate."""
+    """A Deferral has a finite time above 0, a reason and a share; all else names a candidate."""
     for _, answer, pool in _answers(subject):
         if not isinstance(answer, Deferral):
             expect_named(answer, pool)
@@ -49,6 +49,8 @@ def defers_for_a_time_and_a_reason(subject: RouterSubject) -> None:
         sound = 0 < answer.for_s < math.inf and bool(answer.reason)
         remedy = "Give for_s in seconds, about an iteration; the queue asks at completions anyway."
         expect(sound, f"{answer!r}", remedy)
+        remedy = "Give late_share from 0 to 1, 0 where each is to go at once that is late."
+        expect(0 <= answer.late_share <= 1, f"{answer!r}", remedy)
 
 
 def defers_nothing_blindly(subject: RouterSubject) -> None:
