@@ -294,16 +294,13 @@ class HoldingQueue(Generic[_T]):
 
     def _may_wait_on(self, held: Held[_T]) -> bool:
         """Whether one may wait on that is late in any case."""
-        return held.late_s > 0.0 and (
-            self._may_be_late >= 1.0 or self._late_share.leaves_one(self._may_be_late)
-        )
+        return held.late_s > 0.0 and self._late_share.leaves_one(self._may_be_late)
 
     def _wait_on(self, held: Held[_T]) -> None:
         """It does, behind all that are not late."""
         held.leave_s = self._time.now_s() + held.late_s
         self._late.append(held)
-        if self._may_be_late < 1.0:
-            self._late_share.waits_on()
+        self._late_share.waits_on()
         self.counts.late += 1
 
     def _look_again(self, for_s: float) -> None:

@@ -113,4 +113,5 @@ class LateShare:
 
     def leaves_one(self, share: float) -> bool:
         """Whether one more may be late that waits, so that no more than that share are."""
-        return self._late + 1.0 <= share * self._requests
+        # Of all that come all may, though one is counted when it waits on, and not when it came.
+        return share >= 1.0 or self._late + 1.0 <= share * self._requests
