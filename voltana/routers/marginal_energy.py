@@ -23,7 +23,7 @@ from voltana.errors import invalid
 from voltana.levels import nearest_mhz
 from voltana.operating import power_at
 from voltana.planning import GROWTH_TOKENS, mean_at, upcoming
-from voltana.pool import IN_FLIGHT, NAME, KeptPool
+from voltana.pool import NAME, KeptPool
 from voltana.ports import needs_of
 from voltana.routers.least_memory import LeastMemory
 from voltana.values import IntendedDemand, Load, Need
@@ -304,7 +304,7 @@ def _produced_per_s(candidate: Candidate, comes: Upcoming) -> float:
 
 def _awake(pool: Pool) -> int:
     """Instances that something is in flight to; one of them at least."""
-    return max(1, len(pool) - pool.column(IN_FLIGHT).count(0))
+    return max(1, len(pool) - pool.in_flight().count(0))
 
 
 def _demand(pool: Pool) -> _Demand | None:
