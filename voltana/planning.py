@@ -189,8 +189,9 @@ def pending_prompts(candidate: Candidate) -> Load:
     """All prompts that an instance has yet to compute, those on their way there included."""
     state, reserved = candidate.state, candidate.reserved
     tokens = state.queued_tokens + reserved.prompt_tokens
-    requests = max(1, state.queued_requests + reserved.requests)
-    return make_load(prefill_tokens=tokens, prefill_attended_pairs=tokens * tokens / (2 * requests))
+    requests = state.queued_requests + reserved.requests
+    parts = 2 * requests if requests > 1 else 2
+    return make_load(prefill_tokens=tokens, prefill_attended_pairs=tokens * tokens / parts)
 
 
 def require_pending_share(share: float) -> float:

@@ -314,7 +314,7 @@ def _demand(pool: Pool) -> _Demand | None:
         return None
     told = cast("list[_Produced]", produced)
     tokens_per_s, requests, kv_tokens = map(sum, zip(*told, strict=True))
-    return _Demand(tokens_per_s, max(kv_tokens, 1) / max(requests, 1), requests)
+    return _Demand(tokens_per_s, (kv_tokens or 1) / (requests or 1), requests)
 
 
 def _is_known(candidate: Candidate) -> bool:
