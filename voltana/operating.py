@@ -141,7 +141,8 @@ def yet_to_compute(candidate: Candidate, pending: Load) -> Load:
     takes_s = prefill_mean(predictor, state.clock_mhz)(computing, pairs * computing / tokens)
     if not 0.0 < takes_s < math.inf:
         return pending
-    left = tokens - int(computing * min(ran_s / takes_s, takes_s / ran_s))
+    done = ran_s / takes_s if ran_s < takes_s else takes_s / ran_s
+    left = tokens - int(computing * done)
     return make_load(prefill_tokens=left, prefill_attended_pairs=pairs * left / tokens)
 
 

@@ -19,7 +19,7 @@ from voltana.values import Binding, Decision, Load, Role, Status
 from voltana.values.control import CERTIFIED
 from voltana.values.routing import PREFILL
 from voltana.values.work import make_load
-from voltana_actuatord.quick import maker
+from voltana_actuatord.quick import maker, tuple_maker
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -217,10 +217,13 @@ class Upcoming(NamedTuple):
     curve: LatencyCurve | None
 
 
+make_upcoming = tuple_maker(Upcoming)
+
+
 def upcoming(candidate: Candidate) -> Upcoming:
     """The next iteration of an instance."""
     load, predictor = candidate_load(candidate), candidate.predictor
-    return Upcoming(load, None if predictor is None else curve_of(predictor, load))
+    return make_upcoming(load, None if predictor is None else curve_of(predictor, load))
 
 
 def host_line_s(candidate: Candidate) -> float:

@@ -20,6 +20,7 @@ from voltana.predictors.conformal.quantile_tracker import (
     read_number,
 )
 from voltana.promise import Statement, bound_on
+from voltana_actuatord.quick import tuple_maker
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Mapping
@@ -54,6 +55,9 @@ class Open(NamedTuple):
     begun_s: float
     threshold_s: float
     deadline_s: float
+
+
+make_open = tuple_maker(Open)
 
 
 class PromisedRequests:
@@ -142,7 +146,7 @@ class PromisedRequests:
             and self._in_flight <= statement.delay
         )
         deadline_s = math.inf if not promised or math.isnan(now_s) else now_s + left_s
-        found = Open(promised, tracker.updates, begun_s, threshold_s, deadline_s)
+        found = make_open(promised, tracker.updates, begun_s, threshold_s, deadline_s)
         self._follow(key, found)
         self.promised += promised
         return promised
@@ -174,7 +178,7 @@ class PromisedRequests:
         found = self._take(key)
         if found is not None:
             promised, updates, _, threshold_s, deadline_s = found
-            self._open[key] = Open(promised, updates, at_s, threshold_s, deadline_s)
+            self._open[key] = make_open(promised, updates, at_s, threshold_s, deadline_s)
 
     def withdraw(self, key: Hashable) -> None:
         """Let a request go that was aborted before anything could be scored: no hit and no miss."""

@@ -36,6 +36,7 @@ from voltana.viability import (
     slowest_settled,
     tabulate,
 )
+from voltana_actuatord.quick import tuple_maker
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -275,6 +276,8 @@ class _Produced(NamedTuple):
     kv_tokens: int
 
 
+_make_produced = tuple_maker(_Produced)
+
 _NOTHING_PRODUCED = _Produced(0.0, 0, 0)
 
 
@@ -286,7 +289,7 @@ def _produced(candidate: Candidate, comes: Upcoming) -> _Produced | None:
     if not state.running_requests:
         return _NOTHING_PRODUCED
     tokens_per_s = _produced_per_s(candidate, comes)
-    return _Produced(tokens_per_s, state.running_requests, state.kv_tokens)
+    return _make_produced(tokens_per_s, state.running_requests, state.kv_tokens)
 
 
 def _produced_per_s(candidate: Candidate, comes: Upcoming) -> float:

@@ -186,7 +186,7 @@ class ViableBatch:
         assert predictor is not None
         context = load.decode_kv_tokens / load.decode_requests if load.decode_requests else 1.0
         # Rounded up: a longer context is never the safer one.
-        step = math.ceil(math.log(max(context, 1.0)) / CONTEXT_BIN)
+        step = math.ceil(math.log(context) / CONTEXT_BIN) if context > 1.0 else 0
         question = (step, candidate.levels_mhz[-1], candidate.budget_s)
         known = self._known_limits.get(candidate.instance)
         if known is not None and known.predictor is predictor and question in known.found:
