@@ -94,7 +94,7 @@ class MarginalEnergy:
         self._saving = saving
         self._memory_share = memory_share
         self._max_age_s = max_age_s
-        self._answers: dict[tuple[object, ...], tuple[int, Candidate]] = {}
+        self._answers: dict[tuple[object, ...], tuple[int, tuple[object, ...], Candidate]] = {}
         self._tables: dict[tuple[object, ...], tuple[BatchTable, Candidate]] = {}
         self._kept = KeptPool(self.needs)
 
@@ -157,13 +157,13 @@ class MarginalEnergy:
         model = pool.busiest()  # the one whose power is best known
         bins = demand.bins()
         question = (bins, awake, len(pool), id(model.predictor), id(model.power))
-        known = self._answers.get(question)
-        if known is None or _FACTS(known[1]) != _FACTS(model):
+        known, facts = self._answers.get(question), _FACTS(model)
+        if known is None or known[1] != facts:
             if len(self._answers) >= MOST_ANSWERS:
                 self._answers.clear()
             count = self._least_power(model, len(pool), awake, _Demand.of(bins))
             # With its model, so that no other has the same identity while it is remembered.
-            known = self._answers[question] = count, model
+            known = self._answers[question] = count, facts, model
         return known[0]
 
     def _table(self, model: Candidate, context_tokens: float) -> BatchTable:
