@@ -5,10 +5,11 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import pickle
+from typing import NamedTuple
 
 import pytest
 
-from voltana_actuatord.quick import changer, maker, quickly_made
+from voltana_actuatord.quick import changer, maker, quickly_made, tuple_maker
 
 
 @quickly_made
@@ -89,3 +90,21 @@ def test_nothing_is_changed_of_other_classes_nor_of_fields_that_are_none():
         changer(dataclasses.make_dataclass("Plain", ["x"]), "x")
     with pytest.raises(KeyError, match="z"):
         changer(Point, "z")
+
+
+class Pair(NamedTuple):
+    """One field that must be given, and one with a default."""
+
+    x: float
+    y: float = 2.0
+
+
+def test_a_maker_of_named_tuples_makes_what_a_call_of_the_class_does():
+    make = tuple_maker(Pair)
+    for made, called in ((make(1.0), Pair(1.0)), (make(y=3.0, x=1.0), Pair(1.0, 3.0))):
+        assert type(made) is Pair
+        assert made == called
+    with pytest.raises(TypeError, match="x"):
+        make()
+    with pytest.raises(AttributeError):
+        tuple_maker(Point)

@@ -12,7 +12,13 @@ from hypothesis import strategies as st
 from tests.tiled_plant import Cliff
 from voltana.errors import ConfigError
 from voltana.routers.least_loaded import LeastLoaded
-from voltana.routers.viable_batch import AT_BOUNDARY, FULL, LATE_SHARE, ViableBatch
+from voltana.routers.viable_batch import (
+    AT_BOUNDARY,
+    FULL,
+    LATE_SHARE,
+    ViableBatch,
+    largest_batch,
+)
 from voltana.testing import check_router, samples
 from voltana.testing import strategies as vst
 from voltana.values import Deferral, InstanceState, Role
@@ -240,6 +246,21 @@ def test_a_boundary_is_worked_out_once_for_each_model_and_context():
         renewed = dataclasses.replace(full, predictor=Incomparable(tile))
         ask(renewed, router=router)
     assert ask(renewed, router=router) == "a"
+
+
+@given(tile=st.integers(0, 300), guess=st.integers(0, 5000))
+def test_a_guess_changes_no_boundary_and_the_nearer_it_is_the_less_is_asked(tile, guess):
+    def found(guess):
+        model = Cliff(tile)
+        boundary = largest_batch(
+            model, 1410.0, context_tokens=230.0, threshold_s=BUDGET_S, guess=guess
+        )
+        return boundary, model.asked
+
+    right, asked = found(0)
+    assert found(guess)[0] == right
+    assert found(guess)[1] <= 2 * asked
+    assert not right or found(right)[1] == 2
 
 
 def test_instances_that_come_and_go_are_not_remembered_for_ever(monkeypatch):

@@ -12,13 +12,13 @@ import numpy as np
 
 from voltana.planning import cheapest_safe_index, curve_of, first_safe, mean_at
 from voltana.ports import TellsPowerCurve, TellsPrefill, offers
-from voltana.values import Load
+from voltana.values.work import make_load
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
     from voltana.ports import Forecasts, PowerCurve, PowerForecasts
-    from voltana.values import Candidate, FloatArray, Table
+    from voltana.values import Candidate, FloatArray, Load, Table
 
 _Number = TypeVar("_Number", float, "FloatArray")
 
@@ -117,7 +117,7 @@ def prefill_mean(predictor: Forecasts, clock_mhz: float) -> Callable[[int, float
         return predictor.prefill_mean(clock_mhz)
 
     def mean_s(tokens: int, attended_pairs: float) -> float:
-        load = Load(prefill_tokens=tokens, prefill_attended_pairs=attended_pairs)
+        load = make_load(prefill_tokens=tokens, prefill_attended_pairs=attended_pairs)
         return mean_at(predictor, load, clock_mhz)
 
     return mean_s
@@ -141,8 +141,9 @@ def yet_to_compute(candidate: Candidate, pending: Load) -> Load:
     takes_s = prefill_mean(predictor, state.clock_mhz)(computing, pairs * computing / tokens)
     if not 0.0 < takes_s < math.inf:
         return pending
-    left = tokens - int(computing * min(ran_s / takes_s, takes_s / ran_s))
-    return Load(prefill_tokens=left, prefill_attended_pairs=pairs * left / tokens)
+    done = ran_s / takes_s if ran_s < takes_s else takes_s / ran_s
+    left = tokens - int(computing * done)
+    return make_load(prefill_tokens=left, prefill_attended_pairs=pairs * left / tokens)
 
 
 class PrefillLine(NamedTuple):

@@ -19,7 +19,7 @@ from voltana.values import Binding, Decision, Load, Role, Status
 from voltana.values.control import CERTIFIED
 from voltana.values.routing import PREFILL
 from voltana.values.work import make_load
-from voltana_actuatord.quick import maker
+from voltana_actuatord.quick import maker, tuple_maker
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -189,8 +189,9 @@ def pending_prompts(candidate: Candidate) -> Load:
     """All prompts that an instance has yet to compute, those on their way there included."""
     state, reserved = candidate.state, candidate.reserved
     tokens = state.queued_tokens + reserved.prompt_tokens
-    requests = max(1, state.queued_requests + reserved.requests)
-    return make_load(prefill_tokens=tokens, prefill_attended_pairs=tokens * tokens / (2 * requests))
+    requests = state.queued_requests + reserved.requests
+    parts = 2 * requests if requests > 1 else 2
+    return make_load(prefill_tokens=tokens, prefill_attended_pairs=tokens * tokens / parts)
 
 
 def require_pending_share(share: float) -> float:
@@ -216,10 +217,13 @@ class Upcoming(NamedTuple):
     curve: LatencyCurve | None
 
 
+make_upcoming = tuple_maker(Upcoming)
+
+
 def upcoming(candidate: Candidate) -> Upcoming:
     """The next iteration of an instance."""
     load, predictor = candidate_load(candidate), candidate.predictor
-    return Upcoming(load, None if predictor is None else curve_of(predictor, load))
+    return make_upcoming(load, None if predictor is None else curve_of(predictor, load))
 
 
 def host_line_s(candidate: Candidate) -> float:

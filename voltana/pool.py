@@ -29,7 +29,6 @@ if TYPE_CHECKING:
 _T = TypeVar("_T")
 
 NAME: Callable[[Candidate], str] = attrgetter("instance")
-IN_FLIGHT: Callable[[Candidate], int] = attrgetter("in_flight")
 
 MOST_KNOWN = 65_536
 """Instances of which a router remembers anything beside a pool; with fewer than a cluster has, it
@@ -76,6 +75,7 @@ def _compared(needs: Collection[Need]) -> Callable[[Candidate, Candidate], bool]
             one.in_flight != other.in_flight
             or now.kv_tokens != then.kv_tokens
             or now.queued_tokens != then.queued_tokens
+            or now.computing_for_s != then.computing_for_s
         ):
             return False
         for model in models:
@@ -115,6 +115,7 @@ class KeptPool:
         shown: The candidates, as they were shown; to be read alone.
         oldest_s: Age of the oldest of their reports; inf where one is no number.
         reserved_for_s: `Candidate.reserved_for_s` of each; to be read alone.
+        in_flight: `Candidate.in_flight` of each, likewise.
     """
 
     def __init__(self, needs: Collection[Need]) -> None:
@@ -125,8 +126,10 @@ class KeptPool:
         self._changes: list[int] = []  # places, in the order in which they changed
         self._ranks: list[int] | None = None
         self._ages_s: list[float] = []
+        self._whole = Pool(self, None)
         self.oldest_s = -math.inf
         self.reserved_for_s: list[float] = []
+        self.in_flight: list[int] = []
 
     def of(self, candidates: Sequence[Candidate]) -> Pool:
         """The candidates of a decision as a pool; one that an outer router has made is taken."""
@@ -141,20 +144,22 @@ class KeptPool:
             self._ranks = None
             self._ages_s = [candidate.state_age_s for candidate in shown]
             self.reserved_for_s = [candidate.reserved_for_s for candidate in shown]
+            self.in_flight = [candidate.in_flight for candidate in shown]
         self.shown = shown
         # What is no number has no place in an order, but leaves none to a sum.
         unknown = math.isnan(sum(self._ages_s))
         self.oldest_s = math.inf if unknown else max(self._ages_s, default=-math.inf)
-        return Pool(self, None)
+        return self._whole
 
     def _note_changes(self, shown: list[Candidate]) -> None:
         last, same, changes = self.shown, self._same, self._changes
-        ages_s, reserved_for_s = self._ages_s, self.reserved_for_s
+        ages_s, reserved_for_s, in_flight = self._ages_s, self.reserved_for_s, self.in_flight
         for place in compress(range(len(shown)), map(is_not, shown, last)):
             one, before = shown[place], last[place]
             ages_s[place], reserved_for_s[place] = one.state_age_s, one.reserved_for_s
             if not same(one, before):
                 changes.append(place)
+                in_flight[place] = one.in_flight
                 if one.instance != before.instance:
                     self._ranks = None
         if len(changes) > _MOST_CHANGES * len(shown):
@@ -244,10 +249,10 @@ class Pool(Sequence[Candidate]):
     def __getitem__(self, index: slice) -> Sequence[Candidate]: ...
     def __getitem__(self, index: int | slice) -> Candidate | Sequence[Candidate]:
         """The candidate at `index`."""
-        own = self._places
-        if own is not None and isinstance(index, int):
-            return self._kept.shown[own[index]]
-        return self._of(self._kept.shown)[index]
+        shown, own = self._kept.shown, self._places
+        if own is None:
+            return shown[index]
+        return shown[own[index]] if isinstance(index, int) else self._of(shown)[index]
 
     def column(self, make: Callable[..., _T], on: Callable[..., object] | None = None) -> list[_T]:
         """What `make` yields for each candidate; to be read alone.
@@ -281,14 +286,18 @@ class Pool(Sequence[Candidate]):
         """How long the oldest that is reserved for each has waited, as they are shown now."""
         return self._of(self._kept.reserved_for_s)
 
+    def in_flight(self) -> list[int]:
+        """What is in flight to each; to be read alone."""
+        return self._of(self._kept.in_flight)
+
     def busiest(self) -> Candidate:
         """The one with most in flight, the first by name of equals."""
-        in_flight = self.column(IN_FLIGHT)
+        in_flight = self.in_flight()
         return self[self._first_of(max(in_flight), in_flight)]
 
     def take_busiest(self, count: int) -> Pool:
         """So many of those with most in flight, the first by name of equals; in the same order."""
-        in_flight = self.column(IN_FLIGHT)
+        in_flight = self.in_flight()
         least = sorted(in_flight, reverse=True)[count - 1]
         chosen = list(compress(range(len(in_flight)), map(least.__le__, in_flight)))
         if len(chosen) > count:

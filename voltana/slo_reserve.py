@@ -65,7 +65,8 @@ class SloReserve:
         if missed:
             self.missed += 1
             self.forgiven += moved < self._least
-        self.rho = min(max(moved, self._least), self._most)
+        least, most = self._least, self._most
+        self.rho = least if moved < least else most if moved > most else moved
 
     def bound(self) -> float:
         """Most misses that are not forgiven by now."""

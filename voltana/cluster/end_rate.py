@@ -20,18 +20,15 @@ class EndRate:
     Attributes:
         ended: Requests that have ended there so far. Those that were given up before they had room
             leave none.
+        per_s: Requests that end per second; 0 where that is not known.
     """
 
-    __slots__ = ("_ends", "_seconds", "ended")
+    __slots__ = ("_ends", "_seconds", "ended", "per_s")
 
     def __init__(self) -> None:
         self.ended = 0
+        self.per_s = 0.0
         self._ends = self._seconds = 0.0
-
-    @property
-    def per_s(self) -> float:
-        """Requests that end per second; 0 where that is not known."""
-        return self._ends / self._seconds if self._seconds else 0.0
 
     def prefilled(self, ended_before: int, taken_s: float) -> None:
         """A request has been prefilled.
@@ -45,3 +42,4 @@ class EndRate:
             return
         self._ends += (self.ended - ended_before - self._ends) / REMEMBERED
         self._seconds += (taken_s - self._seconds) / REMEMBERED
+        self.per_s = self._ends / self._seconds if self._seconds else 0.0

@@ -245,7 +245,7 @@ class HoldingQueue(Generic[_T]):
 
     def wake(self) -> None:
         """A request has completed: ask about the first that waits, once all of that is noted."""
-        if len(self) and not self._woken:
+        if (self._line or self._late) and not self._woken:
             self._woken = True
             self._call_later(0.0, self._wake_up)
 

@@ -54,7 +54,9 @@ class HostPace:
             sent_s: When they were sent.
             now_s: The current time, of the same clock.
         """
-        before_s, self._told_s = self._told_s, max(self._told_s, now_s)
+        before_s = self._told_s
+        if now_s > before_s:
+            self._told_s = now_s
         if sent_s > before_s:
             self._idle_until_s = now_s
             self._took_at_most(prompts, now_s - sent_s)

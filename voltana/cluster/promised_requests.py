@@ -20,6 +20,7 @@ from voltana.predictors.conformal.quantile_tracker import (
     read_number,
 )
 from voltana.promise import Statement, bound_on
+from voltana_actuatord.quick import tuple_maker
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Mapping
@@ -54,6 +55,9 @@ class Open(NamedTuple):
     begun_s: float
     threshold_s: float
     deadline_s: float
+
+
+make_open = tuple_maker(Open)
 
 
 class PromisedRequests:
@@ -142,7 +146,7 @@ class PromisedRequests:
             and self._in_flight <= statement.delay
         )
         deadline_s = math.inf if not promised or math.isnan(now_s) else now_s + left_s
-        found = Open(promised, tracker.updates, begun_s, threshold_s, deadline_s)
+        found = make_open(promised, tracker.updates, begun_s, threshold_s, deadline_s)
         self._follow(key, found)
         self.promised += promised
         return promised
@@ -158,8 +162,8 @@ class PromisedRequests:
         self.missed += missed
         counts_as = COUNTED_CERTIFIED if promised else Counted.BLOCKED
         tracker.update(missed=missed, weight=1.0, counts_as=counts_as, issued_at=found.updates)
-        margin = tracker.quantile
-        self.highest = max(self.highest, margin)
+        margin, highest = tracker.quantile, self.highest
+        self.highest = margin if margin > highest else highest
 
     def late(self, key: Hashable, at_s: float, *, parts: int = 1) -> bool:
         """Whether the time since a request began, divided among `parts`, is above its threshold.
@@ -173,7 +177,8 @@ class PromisedRequests:
         """Say when what the threshold is about began, where it was not known at arrival."""
         found = self._take(key)
         if found is not None:
-            self._open[key] = found._replace(begun_s=at_s)
+            promised, updates, _, threshold_s, deadline_s = found
+            self._open[key] = make_open(promised, updates, at_s, threshold_s, deadline_s)
 
     def withdraw(self, key: Hashable) -> None:
         """Let a request go that was aborted before anything could be scored: no hit and no miss."""
@@ -315,7 +320,8 @@ class PromisedRequests:
     def _follow(self, key: Hashable, found: Open) -> None:
         self._open[key] = found
         self._in_flight += found.promised
-        self.most_in_flight = max(self.most_in_flight, self._in_flight)
+        now, most = self._in_flight, self.most_in_flight
+        self.most_in_flight = now if now > most else most
         if found.deadline_s < math.inf:
             self._pushed += 1
             heapq.heappush(self._deadlines, (found.deadline_s, self._pushed, key))

@@ -31,6 +31,7 @@ class AnswerAge:
 
         Of ends that nobody noted a batch counts as older than it is.
         """
-        stayed = min(self._batch - self._ended, batch)
+        left = self._batch - self._ended
+        stayed = left if left < batch else batch
         self.tokens = (self.tokens + 1.0) * stayed / batch if stayed > 0 else 0.0
         self._batch, self._ended = batch, 0

@@ -6,6 +6,8 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from voltana_actuatord.quick import quickly_made
+
 if TYPE_CHECKING:
     from voltana.values import IntendedDemand
 
@@ -20,6 +22,7 @@ MOST_SHARING = 1024.0
 """Instances that are planned for as one queue: of more, what chance asks of each is hardly less."""
 
 
+@quickly_made
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DecodeDemand:
     """What an instance is asked for.
@@ -77,6 +80,7 @@ class DecodeDemand:
         return (1.0 + more) * self.wanted_per_s
 
 
+@quickly_made
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WaitsForRoom:
     """Who may wait for room, and for how long.

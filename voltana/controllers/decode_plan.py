@@ -37,6 +37,7 @@ from voltana.controllers.held_back import held_back
 from voltana.controllers.within_error import within_error
 from voltana.values import Binding
 from voltana.viability import largest_viable_batch, served_per_s
+from voltana_actuatord.quick import quickly_made
 
 if TYPE_CHECKING:
     from voltana.controllers.decode_demand import DecodeDemand, WaitsForRoom
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
     from voltana.viability import BatchTable
 
 
+@quickly_made
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DecodePlan:
     """The slowest level of every batch; made anew every fraction of a second.

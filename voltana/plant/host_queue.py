@@ -38,7 +38,8 @@ class HostQueue:
 
     def next_s(self, now_s: float) -> float:
         """When it would have prepared one more request, from now."""
-        return max(self._prepared_s - now_s, 0.0) + self._request_s
+        busy_s = self._prepared_s - now_s
+        return busy_s + self._request_s if busy_s > 0.0 else self._request_s
 
     def add(self, job: Job, now_s: float) -> None:
         """Take a job; it is prepared at once where that takes no time."""
@@ -47,7 +48,8 @@ class HostQueue:
         if not self._request_s:
             self._take_first(now_s)
             return
-        self._prepared_s = max(self._prepared_s, now_s) + self._request_s
+        begins_s = self._prepared_s if self._prepared_s > now_s else now_s
+        self._prepared_s = begins_s + self._request_s
         self._events.schedule(self._prepared_s, self._take_first)
 
     def _take_first(self, now_s: float) -> None:

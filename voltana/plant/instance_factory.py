@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from voltana.cluster.context import DEFAULT_BATCH_TOKENS
@@ -23,6 +24,10 @@ if TYPE_CHECKING:
     from voltana.plant.job import Job
     from voltana.plant.runner import Runner
     from voltana.values import Load
+
+
+_MOST_LENGTHS = 4096
+"""Lengths of prompts whose transfer is remembered: each prompt is asked for twice."""
 
 
 class InstanceFactory:
@@ -127,4 +132,5 @@ class InstanceFactory:
 def _transfer_s(cluster: ClusterSpec) -> Callable[[int], float]:
     if not cluster.engine.transfer:
         return lambda _tokens: 0.0
-    return LatencyModel(cluster.hardware, cluster.model, cluster.tensor_parallel).transfer_s
+    latency = LatencyModel(cluster.hardware, cluster.model, cluster.tensor_parallel)
+    return lru_cache(_MOST_LENGTHS)(latency.transfer_s)

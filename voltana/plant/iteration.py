@@ -13,6 +13,7 @@ from voltana.plant.latency import LatencyModel
 from voltana.plant.power import PowerModel
 from voltana.plant.tables import ClockTable, Work
 from voltana.plant.weight_formats import weight_format
+from voltana_actuatord.quick import tuple_maker
 
 if TYPE_CHECKING:
     from voltana.plant.hardware import HardwareProfile
@@ -37,6 +38,9 @@ class Iteration(NamedTuple):
     latency_s: float
     power_w: float
     clock_mhz: float
+
+
+make_iteration = tuple_maker(Iteration)
 
 
 class PlantModel:
@@ -79,7 +83,7 @@ class PlantModel:
             return self._limited(load, table)
         if not seconds:
             return Iteration(0.0, self.idle_power_w(clock_mhz), table.clock_mhz)
-        return Iteration(seconds, boards * joules / seconds, table.clock_mhz)
+        return make_iteration(seconds, boards * joules / seconds, table.clock_mhz)
 
     def latency_s(self, load: Load, clock_mhz: float) -> float:
         """Latency of an iteration when `clock_mhz` is asked for, in s."""

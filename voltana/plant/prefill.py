@@ -14,6 +14,7 @@ from voltana.cluster.queueing import queue_behind
 from voltana.plant.host_queue import HostQueue
 from voltana.plant.job import oldest_s
 from voltana.values import Load, attended_pairs
+from voltana.values.work import make_load
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -137,7 +138,8 @@ class PrefillInstance:
         if self._reuse is not None:
             job.prefilled_tokens = self._reuse.expected(job)
         self._waiting.append(job)
-        self._oldest_s = min(self._oldest_s, job.arrival_s)
+        arrival_s, oldest_s = job.arrival_s, self._oldest_s
+        self._oldest_s = arrival_s if arrival_s < oldest_s else oldest_s
         self._waiting_tokens += job.prompt_tokens - job.prefilled_tokens
         self._take_up(job)
         if not self._busy:
@@ -191,7 +193,7 @@ class PrefillInstance:
                 break
             batch.append(waiting.popleft())
         self._waiting_tokens -= tokens
-        return Load(prefill_tokens=tokens, prefill_attended_pairs=pairs)
+        return make_load(prefill_tokens=tokens, prefill_attended_pairs=pairs)
 
     def _finish(self, now_s: float) -> None:
         if now_s != self._due_s:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, cast
 
 from voltana.errors import invalid
 from voltana.planning import upcoming
-from voltana.pool import IN_FLIGHT, MOST_KNOWN, NAME, KeptPool
+from voltana.pool import MOST_KNOWN, NAME, KeptPool
 from voltana.ports import needs_of
 from voltana.routers.prospect import Prospect, is_idle
 from voltana.routers.round_robin import RoundRobin
@@ -91,7 +91,7 @@ class EcoRoute:
             for place, prospect in enumerate(known)
             if prompt <= prospect.calm_tokens or (prospect.asks and prospect.stays_calm(request))
         ]
-        if chosen and 0 in pool.column(IN_FLIGHT) and True in pool.column(is_idle, on=upcoming):
+        if chosen and 0 in pool.in_flight() and True in pool.column(is_idle, on=upcoming):
             chosen = [place for place in chosen if not known[place].full]
         if len(chosen) == len(pool):
             return self._fallback.route(request, pool)

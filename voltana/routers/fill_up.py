@@ -52,6 +52,7 @@ from voltana.pool import KeptPool
 from voltana.routers.least_loaded import LeastLoaded
 from voltana.values import Need, attended_pairs
 from voltana.values.routing import DECODE
+from voltana_actuatord.quick import tuple_maker
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -223,12 +224,15 @@ class _Pending(NamedTuple):
         return self.in_batches_s(level, tokens + prompt, pairs + own_pairs)
 
 
+_make_pending = tuple_maker(_Pending)
+
+
 def _pending(candidate: Candidate) -> _Pending:
     if candidate.role is DECODE or candidate.predictor is None or not candidate.levels_mhz:
         return _NEVER
     load, levels_mhz = candidate_load(candidate), candidate.levels_mhz
     left = yet_to_compute(candidate, load)
-    return _Pending(
+    return _make_pending(
         load.prefill_tokens,
         load.prefill_attended_pairs,
         (left.prefill_tokens, left.prefill_attended_pairs),

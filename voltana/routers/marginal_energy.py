@@ -23,7 +23,7 @@ from voltana.errors import invalid
 from voltana.levels import nearest_mhz
 from voltana.operating import power_at
 from voltana.planning import GROWTH_TOKENS, mean_at, upcoming
-from voltana.pool import IN_FLIGHT, NAME, KeptPool
+from voltana.pool import NAME, KeptPool
 from voltana.ports import needs_of
 from voltana.routers.least_memory import LeastMemory
 from voltana.values import IntendedDemand, Load, Need
@@ -36,6 +36,7 @@ from voltana.viability import (
     slowest_settled,
     tabulate,
 )
+from voltana_actuatord.quick import tuple_maker
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -93,7 +94,7 @@ class MarginalEnergy:
         self._saving = saving
         self._memory_share = memory_share
         self._max_age_s = max_age_s
-        self._answers: dict[tuple[object, ...], tuple[int, Candidate]] = {}
+        self._answers: dict[tuple[object, ...], tuple[int, tuple[object, ...], Candidate]] = {}
         self._tables: dict[tuple[object, ...], tuple[BatchTable, Candidate]] = {}
         self._kept = KeptPool(self.needs)
 
@@ -156,13 +157,13 @@ class MarginalEnergy:
         model = pool.busiest()  # the one whose power is best known
         bins = demand.bins()
         question = (bins, awake, len(pool), id(model.predictor), id(model.power))
-        known = self._answers.get(question)
-        if known is None or _FACTS(known[1]) != _FACTS(model):
+        known, facts = self._answers.get(question), _FACTS(model)
+        if known is None or known[1] != facts:
             if len(self._answers) >= MOST_ANSWERS:
                 self._answers.clear()
             count = self._least_power(model, len(pool), awake, _Demand.of(bins))
             # With its model, so that no other has the same identity while it is remembered.
-            known = self._answers[question] = count, model
+            known = self._answers[question] = count, facts, model
         return known[0]
 
     def _table(self, model: Candidate, context_tokens: float) -> BatchTable:
@@ -275,6 +276,8 @@ class _Produced(NamedTuple):
     kv_tokens: int
 
 
+_make_produced = tuple_maker(_Produced)
+
 _NOTHING_PRODUCED = _Produced(0.0, 0, 0)
 
 
@@ -286,7 +289,7 @@ def _produced(candidate: Candidate, comes: Upcoming) -> _Produced | None:
     if not state.running_requests:
         return _NOTHING_PRODUCED
     tokens_per_s = _produced_per_s(candidate, comes)
-    return _Produced(tokens_per_s, state.running_requests, state.kv_tokens)
+    return _make_produced(tokens_per_s, state.running_requests, state.kv_tokens)
 
 
 def _produced_per_s(candidate: Candidate, comes: Upcoming) -> float:
@@ -304,7 +307,7 @@ def _produced_per_s(candidate: Candidate, comes: Upcoming) -> float:
 
 def _awake(pool: Pool) -> int:
     """Instances that something is in flight to; one of them at least."""
-    return max(1, len(pool) - pool.column(IN_FLIGHT).count(0))
+    return max(1, len(pool) - pool.in_flight().count(0))
 
 
 def _demand(pool: Pool) -> _Demand | None:
@@ -314,7 +317,7 @@ def _demand(pool: Pool) -> _Demand | None:
         return None
     told = cast("list[_Produced]", produced)
     tokens_per_s, requests, kv_tokens = map(sum, zip(*told, strict=True))
-    return _Demand(tokens_per_s, max(kv_tokens, 1) / max(requests, 1), requests)
+    return _Demand(tokens_per_s, (kv_tokens or 1) / (requests or 1), requests)
 
 
 def _is_known(candidate: Candidate) -> bool:

@@ -45,8 +45,8 @@ class Prospect:
     """
 
     __slots__ = (
-        "_boundary_mhz", "_calm", "_candidate", "_now", "_now_mhz", "_room",
-        "_wake_share", "asks", "calm_tokens", "level", "new_tile", "requests",
+        "_boundary_mhz", "_calm", "_candidate", "_now", "_now_mhz", "_wake_share",
+        "asks", "calm_tokens", "level", "new_tile", "requests",
     )  # fmt: skip
 
     def __init__(
@@ -71,7 +71,6 @@ class Prospect:
         none = len(levels_mhz)
         self.level = none if wakes else planned_level(candidate, comes, guess)
         self._now_mhz = levels_mhz[self.level] if self.level < none else math.inf
-        self._room: dict[int, int | None] = {}
         self._calm = -1 if wakes or self.new_tile else self._calm_level()
         most = self._most_tokens(self._calm)
         self.asks = most is None
@@ -139,12 +138,6 @@ class Prospect:
         """Longest prompt with which a level is safe, -1 if none; None where it has to be tried."""
         if level < 0:
             return -1
-        known = self._room
-        if level not in known:
-            known[level] = self._room_at(level)
-        return known[level]
-
-    def _room_at(self, level: int) -> int | None:
         candidate, now = self._candidate, self._now
         predictor = candidate.predictor
         if candidate.role is PREFILL or not offers(predictor, TellsRoom):
@@ -152,7 +145,10 @@ class Prospect:
         most = predictor.most_kv_tokens(
             now.decode_requests + 1, candidate.levels_mhz[level], candidate.budget_s
         )
-        return None if most is None else max(most - now.decode_kv_tokens, -1)
+        if most is None:
+            return None
+        room = most - now.decode_kv_tokens
+        return room if room > -1 else -1
 
 
 def is_idle(candidate: Candidate, comes: Upcoming) -> bool:

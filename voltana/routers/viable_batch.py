@@ -28,7 +28,7 @@ from __future__ import annotations
 import math
 from bisect import bisect_left, bisect_right
 from operator import attrgetter
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, NamedTuple, cast
 
 from voltana.errors import invalid
 from voltana.planning import GROWTH_TOKENS, memory_tokens, requests_of, upcoming, upper_at
@@ -42,7 +42,7 @@ from voltana.values.routing import DECODE, asked_for, held_for
 from voltana.viability import BATCH_ENDS, LARGEST_BATCH, largest_viable_batch, tabulate
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from voltana.planning import Upcoming
     from voltana.pool import Pool
@@ -77,6 +77,19 @@ _Question = tuple[int, float, float]
 """Bin of the context, fastest clock and threshold, of which a boundary is asked for."""
 
 
+class _Boundaries(NamedTuple):
+    """Those that a model was asked for, and what the one before it, which knew less, had said."""
+
+    predictor: Forecasts
+    found: dict[_Question, int]
+    before: dict[_Question, int]
+
+    def guess(self, question: _Question) -> int:
+        """What a boundary may be: as it was, or as that of another context; 0 without any."""
+        near = self.found or self.before
+        return self.before.get(question) or next(reversed(near.values()), 0)
+
+
 class ViableBatch:
     """Satisfies `voltana.ports.Router`; remembers its last answers, and nothing that changes one.
 
@@ -109,7 +122,7 @@ class ViableBatch:
         self._inner = inner or LeastMemory()
         self._max_age_s = max_age_s
         self._at_boundary = Deferral(for_s=ASK_AGAIN_S, reason=AT_BOUNDARY, late_share=late_share)
-        self._known_limits: dict[str, tuple[Forecasts, dict[_Question, int]]] = {}
+        self._known_limits: dict[str, _Boundaries] = {}
         self._kept = KeptPool(self.needs)
 
     @property
@@ -191,22 +204,22 @@ class ViableBatch:
         assert predictor is not None
         context = load.decode_kv_tokens / load.decode_requests if load.decode_requests else 1.0
         # Rounded up: a longer context is never the safer one.
-        step = math.ceil(math.log(max(context, 1.0)) / CONTEXT_BIN)
+        step = math.ceil(math.log(context) / CONTEXT_BIN) if context > 1.0 else 0
         question = (step, candidate.levels_mhz[-1], candidate.budget_s)
         known = self._known_limits.get(candidate.instance)
-        if known is not None and known[0] is predictor and question in known[1]:  # mostly
-            return known[1][question]
-        before = 0 if known is None else next(reversed(known[1].values()), 0)
-        if known is None or known[0] is not predictor:
+        if known is not None and known.predictor is predictor and question in known.found:
+            return known.found[question]  # mostly
+        if known is None or known.predictor is not predictor:
             if len(self._known_limits) >= MOST_KNOWN:  # instances have come and gone
                 self._known_limits.clear()
-            known = self._known_limits[candidate.instance] = predictor, {}
-        known[1][question] = boundary = largest_batch(
+            before = {} if known is None else known.found
+            known = self._known_limits[candidate.instance] = _Boundaries(predictor, {}, before)
+        known.found[question] = boundary = largest_batch(
             predictor,
             candidate.levels_mhz[-1],
             context_tokens=math.exp(step * CONTEXT_BIN),
             threshold_s=candidate.budget_s,
-            guess=before,
+            guess=known.guess(question),
         )
         return boundary
 
@@ -228,7 +241,7 @@ def largest_batch(
     """The largest viable batch at a clock, whatever memory holds; 0 where none is.
 
     Iterations do not get shorter with the batch, so that a model which tells them one by one is
-    asked for a dozen at most, and for two where the guess is right.
+    asked for a dozen, and for the fewer the nearer the guess is: for two where it is right.
 
     Args:
         predictor: Latency model.
@@ -253,11 +266,29 @@ def largest_batch(
         return not upper_at(predictor, Load.decode(batch, tokens), clock_mhz) <= threshold_s
 
     ends = BATCH_ENDS if curves else range(1, LARGEST_BATCH + 1)
-    after = bisect_right(ends, guess)
-    if 0 < after < len(ends) and not too_long(ends[after - 1]) and too_long(ends[after]):
-        return ends[after - 1]
-    first = bisect_left(ends, True, key=too_long)
+    low, high = _around(bisect_right(ends, guess), ends, too_long)
+    first = bisect_left(ends, True, low, high, key=too_long)
     return ends[first - 1] if first else 0
+
+
+def _around(guess: int, ends: Sequence[int], too_long: Callable[[int], bool]) -> tuple[int, int]:
+    """Bounds of the first place that is too long, in ever longer steps from a guess; 0 for none.
+
+    J. L. Bentley, A. C. Yao, "An almost optimal algorithm for unbounded searching", Information
+    Processing Letters 5 (1976).
+    """
+    low, high, step = 0, len(ends), 1
+    if not 0 < guess < high:
+        return low, high
+    if too_long(ends[guess]):
+        high = guess
+        while high - step >= 0 and too_long(ends[high - step]):
+            high, step = high - step, 2 * step
+        return max(high - step + 1, low), high
+    low = guess + 1
+    while low + step <= high and not too_long(ends[low + step - 1]):
+        low, step = low + step, 2 * step
+    return low, min(low + step - 1, high)
 
 
 def _is_full(candidate: Candidate) -> bool:

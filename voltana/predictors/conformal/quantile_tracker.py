@@ -109,8 +109,8 @@ class QuantileTracker:
             counts_as: What its decision was.
             issued_at: `updates` when its bound was issued.
         """
-        delay = self.updates - issued_at
-        self.longest = max(self.longest, delay)
+        delay, longest = self.updates - issued_at, self.longest
+        self.longest = delay if delay > longest else longest
         if delay > self.statement.delay:
             self.overdue += 1
         forgiven = self.move(missed=missed, weight=weight)

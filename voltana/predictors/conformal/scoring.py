@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from voltana.in_force import is_settled
 from voltana.predictors.conformal.quantile_tracker import COUNTED_CERTIFIED, Counted
 from voltana.values.control import CERTIFIED
+from voltana_actuatord.quick import tuple_maker
 
 if TYPE_CHECKING:
     from voltana.promise import Margin, MarginPart, Promise
@@ -32,6 +33,9 @@ class Verdict(NamedTuple):
     counts_as: Counted | None
 
 
+make_verdict = tuple_maker(Verdict)
+
+
 def verdict(
     outcome: Outcome, decision: Decision, promise: Promise, forecast: Forecast, margin: Margin
 ) -> Verdict:
@@ -45,7 +49,7 @@ def verdict(
     missed = outcome.latency_s > margin.bound_s(part, mean_s)
     certified = decision.status is CERTIFIED
     if certified and (settled or missed):
-        return Verdict(part, mean_s, settled, missed, COUNTED_CERTIFIED)
+        return make_verdict(part, mean_s, settled, missed, COUNTED_CERTIFIED)
     if not certified and not _margin_alone_blocks(decision, promise, forecast):
         return Verdict(part, mean_s, settled, missed, None)
     if settled:

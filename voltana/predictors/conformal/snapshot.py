@@ -16,7 +16,7 @@ from voltana.predictors.conformal.room import MeanLine, most_within
 from voltana.promise import bound_on
 from voltana.values import Forecast, Load
 from voltana.viability import forecast_batches
-from voltana_actuatord.quick import maker
+from voltana_actuatord.quick import maker, tuple_maker
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -192,6 +192,9 @@ class BoundCurve(NamedTuple):
         return upper_s if upper_s > mean_s else mean_s
 
 
+make_curve = tuple_maker(BoundCurve)
+
+
 def group_names(group: str, edges_mhz: Sequence[float]) -> Sequence[str]:
     """Names of the groups that `edges_mhz` part a group into, by ascending clocks."""
     if not edges_mhz:
@@ -294,7 +297,7 @@ class ConformalSnapshot:
         if mean is None:
             return None
         whole = self._decode_group is not None and not load.prefill_tokens
-        return BoundCurve(
+        return make_curve(
             mean, self._decode if whole else self._open(self.group(load)), self.offset_s
         )
 

@@ -29,12 +29,15 @@ from voltana.predictors.ecopred.features import (
 from voltana.predictors.ecopred.mean_curve import MeanCurve, MeanLine, mean_at_rates
 from voltana.predictors.ecopred.phase_model import Phased, PhaseModel
 from voltana.values import Forecast
+from voltana_actuatord.quick import tuple_maker
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from voltana.predictors.conformal.snapshot import Known
     from voltana.values import FloatArray, Load, Table
+
+make_curve = tuple_maker(MeanCurve)
 
 _Phase = TypeVar("_Phase", bound=Phased)
 
@@ -228,7 +231,7 @@ class LatencySnapshot:
         idle = not (load.prefill_tokens or load.decode_requests)
         if idle or further is not None or not phase.falls:
             return None
-        curve = MeanCurve(phase.rates, features)
+        curve = make_curve(phase.rates, features)
         lasts = phase.lasts or curve.mean_s(phase.fastest_mhz) > 0.0
         if lasts and phase.relative_deviation < math.inf:
             return curve
