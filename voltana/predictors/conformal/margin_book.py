@@ -102,10 +102,8 @@ class MarginBook:
 
     def scored(self, part: MarginPart) -> QuantileTracker:
         """The tracker that takes the label of what was issued."""
-        tracker = self.trackers.get(part.group)
-        if tracker is not None:  # mostly
-            return tracker
-        return self.tracker(MORE if len(self.trackers) >= MAX_GROUPS else part.group)
+        full = part.group not in self.trackers and len(self.trackers) >= MAX_GROUPS
+        return self.tracker(MORE if full else part.group)
 
     def score(self, part: MarginPart, *, missed: bool, weight: float, counts_as: Counted) -> None:
         """Apply one scored label to its group, and to the pooled margin.
