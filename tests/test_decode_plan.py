@@ -200,16 +200,6 @@ def test_what_the_fastest_level_hardly_serves_is_put_off_by_none(demand, error):
         assert settling <= plan(made, demand).settling
 
 
-@given(st.floats(200.0, 6000.0), st.floats(0.0, 0.3))
-def test_what_is_held_back_at_the_boundary_is_put_off_by_its_mean(demand, error):
-    made = table(Tiled())
-    settling = plan(made, demand, error=error, held=0.3 / OWED).settling
-    if demand > served_per_s(made)[-1]:
-        assert settling == len(LEVELS) - 1
-    else:
-        assert settling <= plan(made, demand).settling
-
-
 def test_the_less_was_seen_the_more_has_to_be_served_before_a_batch_coasts():
     made = table(Tiled())
     most = float(served_per_s(made)[-1])

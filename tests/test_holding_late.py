@@ -303,19 +303,63 @@ def test_a_share_is_of_late_and_a_calm_is_no_licence():
     for second in range(100_000):
         shares.came(float(second))
     allowed = 0
-    while shares.leaves_one(0.01):
+    while shares.leaves(1, 0.01):
         shares.waits_on()
         allowed += 1
     assert allowed == 6  # of ten minutes, with one a second
-    assert not shares.leaves_one(math.nan)
+    assert not shares.leaves(1, math.nan)
     for second in range(100_000, 100_000 + 1200):
         shares.came(float(second))
-    assert shares.leaves_one(0.01)
+    assert shares.leaves(1, 0.01)
 
 
 def test_a_clock_that_goes_back_takes_nothing():
     shares = LateShare()
     for at_s in (10.0, 5.0, 10.0):
         shares.came(at_s)
-    assert shares.leaves_one(1 / 3)
-    assert not shares.leaves_one(0.33)
+    assert shares.leaves(1, 1 / 3)
+    assert not shares.leaves(1, 0.33)
+
+
+def test_the_last_answer_says_how_many_may_be_late():
+    room = Room(places=0)
+    for index in range(10):
+        room.offer(index)
+    room.run(SLACK_S + 0.1)
+    assert room.queue.counts.late == 10
+    room.late_share = 0.5
+    room.run(2.0)
+    for index in range(10, 40):
+        room.offer(index)
+    room.run(2.0 + SLACK_S + 0.1)
+    assert room.queue.counts.late == 20  # of forty, for whatever reason
+    room.late_share = 1.0
+    room.run(3.0)
+    room.offer(40)
+    room.run(3.0 + SLACK_S + 0.1)
+    assert room.queue.counts.late == 21
+
+
+def test_no_more_join_in_excess_than_may_be_late():
+    """Thirty come a second, where ten are served: waiting for nothing helps none of the others."""
+
+    def overdue(late_share):
+        room = Room(places=0, late_share=late_share, slack_s=2.0)
+        for index in range(900):
+            room.run(room.events.now_s() + 1 / 30)
+            if not index % 3:
+                room.complete()
+            room.offer(index)
+        return room.queue.counts.overdue
+
+    assert overdue(0.0) <= overdue(0.01) <= overdue(0.0) + 2 * 0.01 * 900
+
+
+@pytest.mark.parametrize("late_share", [None, "1", [], math.nan, -1.0])
+def test_what_is_no_share_lets_none_be_late_and_loses_none(late_share):
+    room = Room(places=0, late_share=late_share)
+    for index in range(3):
+        room.offer(index)
+    room.run(SLACK_S + 0.1)
+    assert room.sent == [0, 1, 2]
+    assert room.queue.counts.late == 0

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.tiled_plant import Cliff
+from tests.tiled_plant import Cliff, Creeping
 from voltana.errors import ConfigError
 from voltana.routers.least_loaded import LeastLoaded
 from voltana.routers.viable_batch import (
@@ -67,8 +67,16 @@ def test_a_request_waits_while_every_batch_is_full_and_those_on_their_way_count(
 
 def test_few_may_be_late_for_the_boundary_and_all_where_nothing_but_room_is_lacking():
     assert ask(decode("a", 256)).late_share == LATE_SHARE
+    assert ask(decode("a", 256), decode("b", 256)).late_share == LATE_SHARE
     assert ask(filled("a", 100, 0.9), filled("b", 120, 0.0)).late_share == 1.0
     assert ask(decode("a", 256), router=ViableBatch(late_share=0.25)).late_share == 0.25
+
+
+def test_none_is_late_for_a_boundary_that_traps_nobody_or_has_been_passed():
+    assert ask(decode("a", 256), decode("b", 257)).late_share == 0.0
+    at_once = decode("a", 240, predictor=Creeping())
+    assert isinstance(ask(at_once), Deferral)
+    assert ask(at_once).late_share == 0.0
 
 
 @pytest.mark.parametrize("late_share", [-0.1, 1.1, math.nan])

@@ -198,7 +198,8 @@ class HoldingQueue(Generic[_T]):
         )
         late, may_wait = slack_s < 0, math.isfinite(slack_s) and slack_s != 0
         in_excess = late or expected_s > JOINED_SHARE * slack_s
-        if not may_wait or (in_excess and not self._may_wait_on(held)):
+        # Who stands in line before one that comes in excess may be late as well.
+        if not may_wait or (in_excess and not self._may_wait_on(held, len(self._line))):
             send(self._forced(request))
             return None
         self.counts.note(reason)
@@ -292,9 +293,9 @@ class HoldingQueue(Generic[_T]):
         first.send(choice)
         return True
 
-    def _may_wait_on(self, held: Held[_T]) -> bool:
-        """Whether one may wait on that is late in any case."""
-        return held.late_s > 0.0 and self._late_share.leaves_one(self._may_be_late)
+    def _may_wait_on(self, held: Held[_T], before: int = 0) -> bool:
+        """Whether one may wait on that is late in any case, and so many others."""
+        return held.late_s > 0.0 and self._late_share.leaves(before + 1, self._may_be_late)
 
     def _wait_on(self, held: Held[_T]) -> None:
         """It does, behind all that are not late."""
@@ -320,7 +321,8 @@ class HoldingQueue(Generic[_T]):
     def _ask(self, request: Request) -> _T | Deferral:
         choice = self._choose(request)
         if isinstance(choice, Deferral):
-            self._may_be_late = choice.late_share
+            share = choice.late_share  # of any user's router
+            self._may_be_late = share if isinstance(share, int | float) else 0.0
         return choice
 
     def _forced(self, request: Request) -> _T:

@@ -111,7 +111,7 @@ class LateShare:
         """One of them waits on."""
         self._late += 1.0
 
-    def leaves_one(self, share: float) -> bool:
-        """Whether one more may be late that waits, so that no more than that share are."""
+    def leaves(self, more: int, share: float) -> bool:
+        """Whether so many more may be late that wait, so that no more than that share are."""
         # Of all that come all may, though one is counted when it waits on, and not when it came.
-        return share >= 1.0 or self._late + 1.0 <= share * self._requests
+        return share >= 1.0 or self._late + more <= share * self._requests

@@ -119,7 +119,8 @@ def make_plan(
     most_per_s = float(table.rate_per_s[table.fitting_rows - 1, -1])
     most = _most_with_room(table, viable, most_per_s, demand, waits) if full else float(viable)
     served = served_per_s(table, most)
-    if _at_most_per_s(demand, waits, full=full) > table.most_in_time_per_s[-1]:
+    at_most_per_s = demand.at_most_in_memory_per_s if full else demand.at_most_per_s
+    if at_most_per_s > table.most_in_time_per_s[-1]:
         settling = len(served) - 1  # what a slower one puts off might never be served
     else:
         settling = _settling(served, demand, in_force.settling)
@@ -148,21 +149,6 @@ def make_plan(
         demand_per_s=demand.coming_per_s,
         fills_below=fills_below,
     )
-
-
-def _at_most_per_s(demand: DecodeDemand, waits: WaitsForRoom, *, full: bool) -> float:
-    """Tokens/s that the fastest level has to serve, so that tokens may be put off.
-
-    What a router holds back within the boundary is not lost behind it, whatever was put off.
-
-    Args:
-        demand: What is asked for.
-        waits: Who may wait.
-        full: Whether nothing but memory ends the batches.
-    """
-    if full:
-        return demand.at_most_in_memory_per_s
-    return demand.wanted_per_s if waits.held else demand.at_most_per_s
 
 
 def _most_with_room(

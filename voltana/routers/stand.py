@@ -10,7 +10,7 @@ import math
 from typing import TYPE_CHECKING
 
 from voltana.planning import LET_IN_BY, memory_tokens, requests_of
-from voltana.routers.triage import Boundary, expected_in_time, expected_s
+from voltana.routers.triage import Boundary, expected_in_time, expected_s, traps
 
 if TYPE_CHECKING:
     from voltana.values import Candidate, Load
@@ -75,6 +75,11 @@ class Stand:
                 asked={},
             )
         return self._known
+
+    @property
+    def traps(self) -> bool:
+        """Whether one request more may lead to where nothing leads back from."""
+        return traps(self.known(), self.beyond)
 
     def line_in_time(self, prompt_tokens: float, waited_s: float) -> float:
         """Requests that have to end before there is room for one more.

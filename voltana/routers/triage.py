@@ -82,6 +82,11 @@ def expected_in_time(one: Boundary) -> bool:
     return more.mean_s <= one.budget_s and more.per_s >= least.per_s
 
 
+def traps(one: Boundary, excess: int) -> bool:
+    """Whether it serves fewer tokens per second so far beyond its boundary than with one less."""
+    return _beyond(one, excess).per_s < _beyond(one, excess - 1).per_s
+
+
 def expected_s(one: Boundary, more: int) -> float:
     """What an iteration is expected to take with so many requests more; inf if not known."""
     return _beyond(one, one.requests + more - one.batch).mean_s

@@ -13,8 +13,9 @@ there. The others wait: whichever instance has room first takes the next. Where 
 ends, a place of an engine that is only spoken for is no reason to wait, but no more join the line
 than are spoken for: of a burst the others wait until it is known where.
 
-What can wait no longer is late, and waits on nevertheless while no more than `late_share` of all
-requests do. Else it goes where it does the least harm: when not all requests can be kept within
+What can wait no longer is late. Where it would be the first beyond a boundary, and the batch would
+serve fewer tokens per second with it, it waits on nevertheless, while no more than `late_share` of
+all requests do. Else it goes where it does the least harm: when not all requests can be kept within
 the thresholds, an uneven split keeps more of them than an even one, unless latencies vary so much
 that all are a little late (`triage`). So it joins an instance that is beyond its boundary already,
 the furthest of them, and the others are spared, or the least; one with room in its KV cache first,
@@ -25,6 +26,7 @@ time when its line has joined, but for what may by chance end later, it takes th
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from bisect import bisect_left, bisect_right
 from operator import attrgetter
@@ -60,11 +62,12 @@ ASK_AGAIN_S = 0.05
 """About an iteration: completions wake the queue before, and models and contexts move slowly."""
 
 LATE_SHARE = 0.008
-"""Share of all first tokens that may be late for the boundary's sake: one request beyond it makes
-every token of an instance late, and nothing may lead back. With what else makes first tokens late
-it is below the hundredth that `PLANNED_SHARE` plans for at a target of 95 %."""
+"""Share of all first tokens that may be late for the sake of a boundary that traps: one request
+beyond makes every token of an instance late, and nothing leads back. With what else makes first
+tokens late it is below the hundredth that `PLANNED_SHARE` plans for at a target of 95 %."""
 
 _FOR_ROOM = Deferral(for_s=ASK_AGAIN_S, reason=FULL, late_share=1.0)
+_AT_BOUNDARY = Deferral(for_s=ASK_AGAIN_S, reason=AT_BOUNDARY)
 
 CONTEXT_BIN = 0.05
 """Contexts that differ by less share one answer: a boundary lies at the end of a tile mostly."""
@@ -99,8 +102,8 @@ class ViableBatch:
     Args:
         inner: Routes among the instances that are below their boundary; None takes `LeastMemory`.
         max_age_s: Reports older than this are stale.
-        late_share: Share of all requests that may be late so that batches stay within their
-            boundaries; 0 where each goes at once that cannot be in time.
+        late_share: Share of all requests that may be late so that batches stay within boundaries
+            that trap; 0 where each goes at once that cannot be in time.
 
     Raises:
         ConfigError: If `max_age_s` is negative, or `late_share` is no share.
@@ -121,7 +124,7 @@ class ViableBatch:
             raise invalid("late_share", late_share, "from 0 to 1", f"{LATE_SHARE:g} is usual.")
         self._inner = inner or LeastMemory()
         self._max_age_s = max_age_s
-        self._at_boundary = Deferral(for_s=ASK_AGAIN_S, reason=AT_BOUNDARY, late_share=late_share)
+        self._at_trap = dataclasses.replace(_AT_BOUNDARY, late_share=late_share)
         self._known_limits: dict[str, _Boundaries] = {}
         self._kept = KeptPool(self.needs)
 
@@ -149,8 +152,7 @@ class ViableBatch:
         if soon is not None:
             return soon
         if request.slack_s > 0:
-            full = all(stand.lacking(prompt) > 0 for stand in known)
-            return _FOR_ROOM if full else self._at_boundary
+            return self._deferral(prompt, known)
         return _least_harm(pool, known, prompt)
 
     def intended(self, candidates: Sequence[Candidate]) -> Mapping[str, IntendedDemand]:
@@ -180,6 +182,13 @@ class ViableBatch:
             name: asked_for(demand, pool_per_s=demand.pool_per_s + owed_per_s)
             for name, demand in intended.items()
         }
+
+    def _deferral(self, prompt_tokens: float, stands: Sequence[Stand]) -> Deferral:
+        """What a request waits for that has room nowhere, and who may be late for it."""
+        if all(stand.lacking(prompt_tokens) > 0 for stand in stands):
+            return _FOR_ROOM
+        # One that is beyond its boundary already is lost: one more there costs nothing.
+        return self._at_trap if all(map(_TRAPS, stands)) else _AT_BOUNDARY
 
     def _stand(self, candidate: Candidate, comes: Upcoming) -> Stand | None:
         """Where an instance stands; None where it does not tell, or has no viable batch."""
@@ -227,7 +236,7 @@ class ViableBatch:
         return f"ViableBatch({self._inner!r})"
 
 
-_MOST_PROMPT = attrgetter("most_prompt")
+_MOST_PROMPT, _TRAPS = attrgetter("most_prompt"), attrgetter("traps")
 
 
 def largest_batch(
