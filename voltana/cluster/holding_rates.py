@@ -12,13 +12,37 @@ REMEMBERED_S = 600.0
 """How fast those that waited on late fade, and all that came: a long calm is no licence."""
 
 
+class _Fading:
+    """How much is left of what was noted before, by a clock that may go back.
+
+    Args:
+        time_s: Time constant.
+    """
+
+    __slots__ = ("_at_s", "_time_s")
+
+    def __init__(self, time_s: float) -> None:
+        self._at_s = math.nan
+        self._time_s = time_s
+
+    def pass_to(self, now_s: float) -> tuple[float, float]:
+        """The share that is left, and the seconds that have passed, since it was asked last."""
+        gap_s = now_s - self._at_s
+        if gap_s <= 0.0:
+            return 1.0, 0.0
+        self._at_s = now_s
+        if not gap_s > 0.0:  # no number: it is asked for the first time
+            return 1.0, 0.0
+        return math.exp(-gap_s / self._time_s), gap_s
+
+
 class ArrivalRate:
     """Requests and prompt tokens that have arrived per second of late."""
 
-    __slots__ = ("_at_s", "_requests", "_seconds", "_tokens")
+    __slots__ = ("_fading", "_requests", "_seconds", "_tokens")
 
     def __init__(self) -> None:
-        self._at_s = math.nan
+        self._fading = _Fading(FADING_S)
         self._requests = self._tokens = self._seconds = 0.0
 
     def note(self, prompt_tokens: int, now_s: float) -> None:
@@ -34,14 +58,10 @@ class ArrivalRate:
         return self._requests / seconds, self._tokens / seconds
 
     def _fade(self, now_s: float) -> None:
-        gap_s = now_s - self._at_s
-        if gap_s > 0.0:
-            kept = math.exp(-gap_s / FADING_S)
-            self._requests *= kept
-            self._tokens *= kept
-            self._seconds = kept * self._seconds + gap_s
-        if not gap_s <= 0.0:
-            self._at_s = now_s
+        kept, gap_s = self._fading.pass_to(now_s)
+        self._requests *= kept
+        self._tokens *= kept
+        self._seconds = kept * self._seconds + gap_s
 
 
 class PlaceRate:
@@ -90,22 +110,17 @@ class PlaceRate:
 class LateShare:
     """How many of the requests that came of late have waited on though they were late."""
 
-    __slots__ = ("_at_s", "_late", "_requests")
+    __slots__ = ("_fading", "_late", "_requests")
 
     def __init__(self) -> None:
-        self._at_s = math.nan
+        self._fading = _Fading(REMEMBERED_S)
         self._late = self._requests = 0.0
 
     def came(self, now_s: float) -> None:
         """A request has arrived."""
-        gap_s = now_s - self._at_s
-        if gap_s > 0.0:
-            kept = math.exp(-gap_s / REMEMBERED_S)
-            self._late *= kept
-            self._requests *= kept
-        if not gap_s <= 0.0:
-            self._at_s = now_s
-        self._requests += 1.0
+        kept, _ = self._fading.pass_to(now_s)
+        self._late *= kept
+        self._requests = kept * self._requests + 1.0
 
     def waits_on(self) -> None:
         """One of them waits on."""
