@@ -12,6 +12,9 @@ if TYPE_CHECKING:
 
 _T = TypeVar("_T")
 
+SNAPSHOT_S = 0.5
+"""Age at which the models that routers are shown are frozen anew: that costs more than a state."""
+
 
 class Renewed(Generic[_T]):
     """What `make` made last, until that is older than a period.

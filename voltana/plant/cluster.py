@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, get_args
 
 from voltana.cluster.context import EngineLimits
+from voltana.cluster.renewed import SNAPSHOT_S
 from voltana.errors import invalid, unknown_name
 from voltana.layout import check_layout
 from voltana.values import Role
@@ -46,7 +47,7 @@ class EngineOptions:
         energy_tick_s: Period at which the energy counter moves.
         energy_window_s: Period at which power predictors are taught.
         idle_tick_s: Period of control steps while an instance idles.
-        snapshot_period_s: Age at which routers get a new predictor snapshot.
+        snapshot_period_s: Age at which routers get a new predictor snapshot; as beside engines.
         settle_s: Settling time of a clock change after the call; None takes the hardware's.
         prefix_cache: Whether prefill and colocated instances keep prompts, where a trace says what
             they share (``--disable-radix-cache`` does not).
@@ -71,7 +72,7 @@ class EngineOptions:
     energy_tick_s: float = 0.05
     energy_window_s: float = 1.0
     idle_tick_s: float = 0.2
-    snapshot_period_s: float = 0.25
+    snapshot_period_s: float = SNAPSHOT_S
     settle_s: float | None = None
     prefix_cache: bool = True
     page_tokens: int = 1

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from voltana.cluster.renewed import Renewed
+from voltana.cluster.renewed import SNAPSHOT_S, Renewed
 
 if TYPE_CHECKING:
     from voltana.cluster.candidates import InstanceFacts
@@ -12,9 +12,6 @@ if TYPE_CHECKING:
     from voltana.serving.agent.energy import EnergyAccount
     from voltana.serving.agent.group import Group
     from voltana.serving.feed import FeedPublisher
-
-SNAPSHOT_S = 0.5
-"""Age at which models are frozen anew: that costs more than publishing a state."""
 
 
 class Publishing:

@@ -10,10 +10,11 @@ from hypothesis import strategies as st
 from voltana.actuators import DryRun, RecordingActuator
 from voltana.cluster.candidates import InstanceFacts
 from voltana.cluster.exposures import Exposures
+from voltana.cluster.renewed import SNAPSHOT_S
 from voltana.predictors.linear_power import LinearPower
 from voltana.serving.agent.energy import WINDOW_S, EnergyAccount
 from voltana.serving.agent.instance_clock import InstanceClock
-from voltana.serving.agent.publishing import SNAPSHOT_S, Publishing
+from voltana.serving.agent.publishing import Publishing
 from voltana.testing import check_actuator
 from voltana.timebase import ManualTime, MonotonicTime
 from voltana.values import Domain, Exposure, InstanceState, Load, Reading
