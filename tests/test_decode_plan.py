@@ -5,14 +5,15 @@ from __future__ import annotations
 import math
 
 import numpy as np
+import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from tests.tiled_plant import LEVELS, OWED, Cubic, Tiled, Unknown, asked, plan, table
-from voltana.controllers.decode_demand import SURE
+from tests.tiled_plant import LEVELS, OWED, Cliff, Cubic, Tiled, Unknown, asked, plan, table
+from voltana.controllers.decode_demand import SURE, DecodeDemand, WaitsForRoom
 from voltana.controllers.decode_plan import NO_PLAN
 from voltana.controllers.held_back import held_back
-from voltana.values import Binding, Load
+from voltana.values import Binding, IntendedDemand, Load
 from voltana.viability import largest_viable_batch, served_per_s, tabulate
 
 
@@ -108,6 +109,56 @@ def test_what_a_router_holds_at_the_boundary_waits_no_longer_than_it_may(
         batch, entered = batch + let_in, entered + let_in
         ago = math.ceil(may_wait_s / step_s) + 2
         assert entered >= (came[-1 - ago] if len(came) > ago else 0.0) - 1e-6
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.integers(2, 5),
+    st.floats(0.55, 0.8),
+    st.floats(2.0, 40.0),
+    st.floats(0.02, 0.5),
+    st.integers(0, 2**32 - 1),
+)
+def test_what_a_router_holds_for_the_first_that_has_room_waits_no_longer_either(
+    instances, served, burst, may_wait_s, seed
+):
+    """Of the pool's burst each instance keeps its part free."""
+    made = table(Cliff(beyond_s=0.12), threshold_s=0.065)
+    viable = largest_viable_batch(made)
+    most_per_s = float(made.rate_per_s[made.row(viable), -1])
+    demand = served * most_per_s
+    if not ends_in_a_trap(made, viable, burst, demand):
+        return
+    held = may_wait_s / OWED
+    pooled = IntendedDemand(pool_per_s=instances * demand, share=1.0 / instances)
+    in_force = plan(made, demand, burst=burst, held=held, affordable=held, intended=pooled)
+    draws = np.random.default_rng(seed)
+    step_s, of_pool = 0.02, instances * burst * math.sqrt((1.0 + 1.0 / instances) / 2.0)
+    batches, credit, came, entered = np.full(instances, 0.5 * viable), of_pool, [], 0.0
+    for _step in range(1500):
+        for i, batch in enumerate(batches):
+            index, _binding = in_force.lowest(math.ceil(batch))
+            batches[i] -= batch / float(made.mean_s[made.row(batch), index]) * step_s / OWED
+        come = credit * draws.choice([0.0, 0.2, 1.0], p=[0.6, 0.3, 0.1])
+        credit = min(credit - come + instances * demand * step_s / OWED, of_pool)
+        came.append((came[-1] if came else 0.0) + come)
+        let_in = min(came[-1] - entered, float((viable - batches).sum()))
+        batches += let_in / instances  # to the least loaded: they are alike
+        entered += let_in
+        ago = math.ceil(may_wait_s / step_s) + 2
+        assert entered >= (came[-1 - ago] if len(came) > ago else 0.0) - 1e-6
+
+
+def test_half_of_the_variance_of_a_burst_is_common_to_those_that_share_a_queue():
+    def let_in(instances, held=0.001):
+        pooled = IntendedDemand(pool_per_s=900.0 * instances, share=1.0 / instances)
+        asks = DecodeDemand(now_per_s=900.0, burst=40.0, intended=pooled)
+        return WaitsForRoom(affordable=0.001, held=held).let_in(asks, 2000.0)
+
+    assert let_in(1) == 38.0
+    assert let_in(4) == pytest.approx(40.0 * math.sqrt(5 / 8) - 2.0)
+    assert let_in(4, held=0.0005) == pytest.approx(40.0 * math.sqrt(7 / 10) - 1.0)  # as of 2.5
+    assert let_in(4, held=0.0) == 40.0
 
 
 def test_a_barrier_is_as_high_as_ever_where_nothing_may_wait():

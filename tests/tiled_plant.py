@@ -41,13 +41,13 @@ class Creeping:
 class Cliff:
     """Iterations as of Qwen3-32B: 54 ms up to 256 requests at the fastest clock, 67 ms beyond."""
 
-    def __init__(self, tile=256):
-        self.tile = tile
+    def __init__(self, tile=256, beyond_s=0.067):
+        self.tile, self.beyond_s = tile, beyond_s
         self.asked = 0
 
     def forecast(self, load, clocks_mhz):
         self.asked += 1
-        seconds = 0.054 if load.decode_requests <= self.tile else 0.067
+        seconds = 0.054 if load.decode_requests <= self.tile else self.beyond_s
         mean_s = seconds * LEVELS[-1] / clocks_mhz
         return Forecast(clocks_mhz=clocks_mhz, mean_s=mean_s, upper_s=mean_s)
 

@@ -18,6 +18,10 @@ MOST_IN_MEMORY = 0.15
 """Most of that where memory ends the batches: what is put off there waits for room, while the
 fastest level runs. Of a few requests two errors are half of the demand, for chance alone."""
 
+COMMON = 0.5
+"""Share of the variance of a burst that all instances of a pool get at once, as where its demand
+rises; the rest is the chance of each."""
+
 MOST_SHARING = 1024.0
 """Instances that are planned for as one queue: of more, what chance asks of each is hardly less."""
 
@@ -110,14 +114,17 @@ class WaitsForRoom:
         part = 1.0 if self.held >= self.affordable else self.held / self.affordable
         return 1.0 + (min(1.0 / intended.share, MOST_SHARING) - 1.0) * part
 
-    def let_in(self, burst: float, most_per_s: float) -> float:
+    def let_in(self, demand: DecodeDemand, most_per_s: float) -> float:
         """Requests of a burst that need room at once, at least one.
 
         Args:
-            burst: sigma.
+            demand: What the instance is asked for.
             most_per_s: Tokens/s that the fastest level serves in the largest viable batch.
         """
-        return max(burst - self.held * most_per_s, 1.0) if self.held else burst
+        if not self.held:
+            return demand.burst
+        part = COMMON + (1.0 - COMMON) / self.sharing(demand.intended)
+        return max(demand.burst * math.sqrt(part) - self.held * most_per_s, 1.0)
 
 
 NOBODY_WAITS = WaitsForRoom()

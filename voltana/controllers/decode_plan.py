@@ -220,7 +220,7 @@ def _barrier(
         demand: What is asked for.
         waits: Who may wait.
     """
-    burst = waits.let_in(demand.burst, most_per_s)
+    burst = waits.let_in(demand, most_per_s)
     beyond = table.batches - (viable - burst)
     kept_per_s = np.where(beyond < 0.0, demand.lasting_per_s, demand.coming_per_s)
     spare_per_s = np.maximum(most_per_s - kept_per_s, 0.0)
