@@ -249,6 +249,17 @@ def test_time_that_was_waited_before_counts():
     assert FillUp(0.5).route(dataclasses.replace(fresh, waited_s=0.3), pool) == "a"
 
 
+@given(late_s=st.floats(0.0, 60.0))
+def test_whose_deadline_has_passed_shares_a_batch_as_if_it_came_now(late_s):
+    """Balanced, what waits on late for room would be computed prompt by prompt."""
+    pool = [prefill("a", 0), prefill("b", 3000), prefill("c", 40_000)]
+    late = samples.request(0, prompt_tokens=500)
+    assert FillUp().route(late, pool) == "b"
+    assert FillUp().route(dataclasses.replace(late, waited_s=BUDGET_S + late_s), pool) == "b"
+    soon = dataclasses.replace(late, waited_s=0.9 * BUDGET_S)
+    assert FillUp().route(soon, pool) == "a"
+
+
 def test_beyond_saturation_one_host_still_serves_in_time():
     """Hosts get a quarter more than they prepare: balanced, all lines are lost within seconds."""
     result, balanced = (

@@ -22,6 +22,10 @@ instances.
 
 What is pending beyond a batch of the engine takes as many batches as it fills.
 
+A prompt that was held back has its wait behind it, and what that leaves of its deadline counts.
+Where it leaves nothing there is no deadline to keep: such prompts, which come one by one as places
+become free, share batches like any other.
+
 A host prepares one prompt after the other before a scheduler sees it. Where it takes longer over
 what waits for it than the device over all that is pending, the device runs dry meanwhile: who joins
 there waits, and fills no batch. So such an instance is not filled further.
@@ -100,8 +104,8 @@ class FillUp:
         pending_s = list(map(add, prepared_s, computed_s))
         share, waited_s = self._share, request.waited_s
         left_s = pool.column(_budget_s)
-        if waited_s:
-            left_s = [budget_s - waited_s for budget_s in left_s]
+        if waited_s:  # whose deadline has passed shares a batch as if it came now
+            left_s = [b - waited_s if waited_s < b else b for b in left_s]
         fullest_s = [
             -taken_s if taken_s <= share * own_left_s and host_s <= device_s else math.inf
             for taken_s, host_s, device_s, own_left_s in zip(
