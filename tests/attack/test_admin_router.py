@@ -16,6 +16,7 @@ import structlog
 from tests.attack.beside import stands_beside
 from tests.serving.late_engine import late_cluster
 from tests.serving.router_client import token, until
+from tests.serving.work_gate import PATIENT
 from voltana.serving.admin import guard
 from voltana.serving.admin.door import MOST_OPEN
 from voltana.serving.router.service import RouterService
@@ -305,14 +306,18 @@ class AnyEngine:
 
 def test_draining_by_the_administration_lets_every_open_request_end() -> None:
     async def check() -> None:
-        async with late_cluster(prefill=1, decode=2) as pd:
-            pd.servers["decode-0"].work_s = pd.servers["decode-1"].work_s = 0.02
+        async with late_cluster(prefill=1, decode=2, **PATIENT) as pd:
+            decodes = pd.servers["decode-0"], pd.servers["decode-1"]
+            for server in decodes:
+                server.gate.close()
             opened = [
                 asyncio.create_task(pd.ask(stream=True, request_id=f"r{n}")) for n in range(20)
             ]
-            await until(lambda: pd.service.forwarder.open == 20)
+            await until(lambda: sum(server.gate.waiting for server in decodes) == 20)
             status, _ = await pd.ask_admin("POST", "/router/drain", {"backend": "decode-0"})
             assert status == 200
+            for server in decodes:
+                server.gate.open()
             answers = [await task for task in opened]
             assert [answer[0] for answer in answers] == [200] * 20, answers[1]
 

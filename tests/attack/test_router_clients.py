@@ -149,7 +149,7 @@ async def _read_all(one: socket.socket) -> int:
 
 
 def test_one_address_may_be_limited_and_others_exempted() -> None:
-    slow = post(b'{"text": "a", "slow": 1.0}')
+    slow = post(b'{"text": "a", "slow": 3.0}')
 
     async def refused(stage: Stage) -> int:
         said = await asyncio.gather(*(say(stage.port, slow) for _ in range(6)))

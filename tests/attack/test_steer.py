@@ -18,6 +18,7 @@ from tests.attack.beside import stands_beside
 from tests.attack.own_time import HEAVY_S
 from tests.attack.test_admin_router import FORGERIES, GOOD, raw, request
 from tests.serving.router_client import token, until
+from tests.serving.work_gate import Gate
 from voltana.timebase import MonotonicTime
 from voltana_sglang.dialect.settings import SglangBackend
 from voltana_sglang.steer.api_paths import is_api
@@ -29,11 +30,11 @@ if TYPE_CHECKING:
 
 
 class Official:
-    """The official router: answers everything, and notes what reached it."""
+    """The official router: answers everything, where its gate is open; notes what reached it."""
 
     def __init__(self) -> None:
         self.seen: list[tuple[str, str, dict[str, str]]] = []
-        self.slow_s = 0.0
+        self.gate = Gate()
         self.pad = 0
         self.headers: dict[str, str] = {}
 
@@ -42,7 +43,7 @@ class Official:
         if request.path == "/workers" and request.method == "GET":
             return web.json_response({"workers": []})
         await request.read()
-        await asyncio.sleep(self.slow_s)
+        await self.gate.work(0.0)
         return web.json_response({"text": "a" * (self.pad or 1)}, headers=self.headers)
 
     def reached(self) -> list[str]:
@@ -94,14 +95,16 @@ def run(body: Callable[[], Awaitable[None]]) -> None:
 def test_requests_beyond_the_limit_are_told_to_come_again_and_the_others_answered() -> None:
     async def check() -> None:
         async with steered(max_in_flight=8) as it:
-            it.official.slow_s = 1.5
-            answers = await asyncio.gather(*(it.ask() for _ in range(40)))
+            it.official.gate.close()
+            asked = [asyncio.create_task(it.ask()) for _ in range(40)]
+            await until(lambda: sum(task.done() for task in asked) == 32)
+            it.official.gate.open()
+            answers = await asyncio.gather(*asked)
             statuses = [status for status, _ in answers]
             assert (statuses.count(200), statuses.count(429)) == (8, 32)
             assert all(h["Retry-After"] == "1" for status, h in answers if status == 429)
             assert len(it.official.reached()) == 8
             assert it.service.proxy.open == 0
-            it.official.slow_s = 0.0
             assert (await it.ask())[0] == 200
 
     run(check)
@@ -110,21 +113,24 @@ def test_requests_beyond_the_limit_are_told_to_come_again_and_the_others_answere
 def test_while_it_drains_a_connection_that_is_kept_alive_brings_nothing_new() -> None:
     async def check() -> None:
         async with steered() as it:
-            it.official.slow_s = 0.5
+            it.official.gate.close()
             reader, writer = await asyncio.open_connection("127.0.0.1", it.service.port)
             kept = request("POST", "/generate", GOOD, b'{"text": "a"}').replace(
                 b"Connection: close", b"Connection: keep-alive"
             )
             writer.write(kept)
-            await until(lambda: it.service.proxy.open == 1)
+            await until(lambda: it.official.gate.waiting)
             draining = asyncio.create_task(it.service.drain())
-            await asyncio.sleep(0.1)
+            await until(lambda: it.service.proxy.draining)
             writer.write(kept)  # pipelined behind the open one
+            it.official.gate.open()
             first = await reader.readuntil(b"\r\n\r\n")
             assert first.startswith(b"HTTP/1.1 200")  # what was open is answered
             rest = b""
-            while b"503" not in rest:
-                rest += await reader.read(4096)
+            while piece := await reader.read(4096):
+                rest += piece
+                if b"503" in rest:
+                    break
             assert b"shutting_down" in rest
             await draining
             assert len(it.official.reached()) == 1
@@ -262,7 +268,7 @@ def test_a_client_that_does_not_read_is_cut_off() -> None:
             it.official.pad = 30_000_000
             _, writer = await asyncio.open_connection("127.0.0.1", it.service.port, limit=1024)
             writer.write(request("POST", "/generate", GOOD, b'{"text": "a"}'))
-            await until(lambda: it.service.proxy.open == 1)
+            await until(it.official.reached)  # it may be cut off already
             await until(lambda: it.service.proxy.open == 0)
             writer.close()
 

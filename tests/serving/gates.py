@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from tests.serving.work_gate import PATIENT
 from voltana.cluster.candidates import InstanceFacts
 from voltana.serving.router.reports import FEED, Report
 from voltana.testing import samples
@@ -73,5 +74,5 @@ def report(
         )
 
 
-GATED = {"decode_router": "tests.serving.gates:one_each", "stale_after_s": 60.0}
+GATED = {**PATIENT, "decode_router": "tests.serving.gates:one_each", "stale_after_s": 60.0}
 """Settings of a router that holds requests."""

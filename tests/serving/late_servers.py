@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
 
+from tests.serving.work_gate import Gate
+
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
@@ -36,6 +38,7 @@ class LateServer:
         faults: What goes wrong with coming requests, one each: ``500``, ``503``, ``400``, ``hang``,
             ``reset`` (before the first byte), ``reset-mid`` (in a stream).
         work_s: Time of a prefill, or between two tokens.
+        gate: Holds its work at the end, where a test closes it.
         seen: Bodies that it got.
         aborted: Ids that it was told to abort.
         cancelled: Requests whose connection was closed before their end.
@@ -45,6 +48,7 @@ class LateServer:
         self.name, self.role, self.caches = name, role, caches
         self.faults: deque[str] = deque()
         self.work_s = 0.0
+        self.gate = Gate()
         self.hanging_health = self.unwell = False
         self.seen: list[dict[str, Any]] = []
         self.aborted: list[str] = []
@@ -117,14 +121,9 @@ class LateServer:
     async def _works(self, body: Any, work_s: float) -> bool:
         """Whether it has worked on a request for so long without being told to stop."""
         stop = self._stops.setdefault(body["request_id"], asyncio.Event())
-        try:
-            async with asyncio.timeout(work_s):
-                await stop.wait()
-        except TimeoutError:
-            if not stop.is_set():  # else it was told in the moment in which it was done
-                return True
-        self.cancelled += 1
-        return False
+        done = await self.gate.work(work_s, stop)
+        self.cancelled += not done
+        return done
 
     def _reset(self, request: web.Request) -> web.Response:
         assert request.transport is not None

@@ -13,6 +13,7 @@ import pytest
 from tests.serving.late_engine import LateCluster, late_cluster
 from tests.serving.late_servers import words_of
 from tests.serving.router_client import until
+from tests.serving.work_gate import PATIENT
 
 EXPECTED = words_of("a")
 STREAMS = pytest.mark.parametrize("stream", [False, True])
@@ -62,18 +63,21 @@ def test_answers_are_those_of_a_unified_server(stream: bool) -> None:
 @STREAMS
 def test_the_decode_server_is_chosen_when_the_prefill_is_done(stream: bool) -> None:
     async def check() -> None:
-        async with late_cluster(prefill=1, decode=2) as pd:
+        async with late_cluster(prefill=1, decode=2, **PATIENT) as pd:
             ledger = pd.service.ledger
             prefill, second = pd.servers["prefill-0"], pd.servers["decode-1"]
-            prefill.work_s = second.work_s = 0.2
+            prefill.gate.close()
+            second.gate.close()
             asked = asyncio.create_task(pd.ask(stream=stream))
-            await until(lambda: prefill.seen)
+            await until(lambda: prefill.gate.waiting)
             assert ledger.in_flight("prefill-0") == 1
             assert ledger.in_flight("decode-0") == ledger.in_flight("decode-1") == 0
             pd.service.pool.named("decode-0").draining = True  # the first in line, until now
-            await until(lambda: second.seen)
+            prefill.gate.open()
+            await until(lambda: second.gate.waiting)
             assert ledger.in_flight("prefill-0") == 0
             assert ledger.in_flight("decode-1") == 1
+            second.gate.open()
             assert right(await asked, stream=stream)
             assert pd.servers["decode-0"].seen == []
             await tidy(pd)
@@ -103,11 +107,11 @@ def test_what_fails_before_the_first_byte_is_repeated_on_another_pair(
 @LEGS
 def test_a_server_that_is_killed_at_work_costs_a_repetition(who: str, stream: bool) -> None:
     async def check() -> None:
-        async with late_cluster(prefill=2, decode=2) as pd:
+        async with late_cluster(prefill=2, decode=2, **PATIENT) as pd:
             victim = pd.servers[who]
-            victim.work_s = 1.0
+            victim.gate.close()
             asked = asyncio.create_task(pd.ask(stream=stream))
-            await until(lambda: victim.seen)
+            await until(lambda: victim.gate.waiting)
             await victim.stop()
             assert right(await asked, stream=stream)
             assert len(victim.seen) == 1
@@ -136,9 +140,9 @@ def test_a_server_that_hangs_is_given_up_after_the_first_token_limit(
 @pytest.mark.parametrize("counts", [{"prefill": 1, "decode": 1}, {"unified": 1}])
 def test_a_long_whole_answer_is_not_taken_for_a_hanging_server(counts: dict[str, int]) -> None:
     async def check() -> None:
-        async with late_cluster(**counts, first_token_timeout_s=0.4) as pd:
+        async with late_cluster(**counts, first_token_timeout_s=1.5) as pd:
             *_, last = pd.servers.values()
-            last.work_s = 0.2  # 1.2 s for the answer
+            last.work_s = 0.3  # 1.8 s for the answer
             assert right(await pd.ask(), stream=False)
             assert len(last.seen) == 1
             await tidy(pd)
@@ -181,9 +185,9 @@ def test_a_client_that_goes_away_takes_the_leg_at_work_with_it(who: str, stream:
     async def check() -> None:
         async with late_cluster(prefill=1, decode=1) as pd:
             at_work, prefill = pd.servers[who], pd.servers["prefill-0"]
-            at_work.work_s = 0.3
+            at_work.gate.close()
             asked = asyncio.create_task(pd.ask(stream=stream))
-            await until(lambda: at_work.seen)
+            await until(lambda: at_work.gate.waiting)
             asked.cancel()
             await asyncio.gather(asked, return_exceptions=True)
             await until(lambda: at_work.cancelled and at_work.aborted)
@@ -200,9 +204,9 @@ def test_a_client_that_goes_away_takes_the_leg_at_work_with_it(who: str, stream:
 def test_a_client_can_abort_its_request_wherever_it_is(who: str) -> None:
     async def check() -> None:
         async with late_cluster(prefill=1, decode=1) as pd:
-            pd.servers[who].work_s = 0.2
+            pd.servers[who].gate.close()
             asked = asyncio.create_task(pd.ask(request_id="mine"))
-            await until(lambda: pd.servers[who].seen)
+            await until(lambda: pd.servers[who].gate.waiting)
             assert await pd.service.forwarder.abort("mine", None)
             assert not await pd.service.forwarder.abort("another", None)
             assert pd.servers["prefill-0"].aborted == ["mine/0"]
@@ -216,10 +220,10 @@ def test_a_client_can_abort_its_request_wherever_it_is(who: str) -> None:
 @LEGS
 def test_the_deadline_ends_a_request_with_a_clear_error(who: str, stream: bool) -> None:
     async def check() -> None:
-        async with late_cluster(prefill=1, decode=1, timeout_s=0.5) as pd:
-            pd.servers[who].work_s = 0.3 if who == "decode-0" else 5.0
-            _, body, _ = await pd.ask(stream=stream)
+        async with late_cluster(prefill=1, decode=1, timeout_s=1.5) as pd:
             begun = stream and who == "decode-0"
+            pd.servers[who].gate.close(after=int(begun))
+            _, body, _ = await pd.ask(stream=stream)
             error = (body[-2] if begun else body)["error"]
             assert error["code"] == "timeout"
             await until(lambda: pd.servers[who].aborted)
@@ -242,13 +246,26 @@ def test_loads_are_asked_for_in_the_engine_s_own_words() -> None:
 
 def test_a_burst_spreads_over_both_legs() -> None:
     async def check() -> None:
-        async with late_cluster(prefill=2, decode=2) as pd:
-            for server in pd.servers.values():
-                server.work_s = 0.02
-            asked = (pd.ask(stream=i % 2 == 0, request_id=str(i)) for i in range(20))
+        async with late_cluster(prefill=2, decode=2, **PATIENT) as pd:
+            servers = pd.servers.values()
+            for server in servers:
+                server.gate.close()
+            asked = [
+                asyncio.create_task(pd.ask(stream=i % 2 == 0, request_id=str(i))) for i in range(20)
+            ]
+            await let_go(pd, "prefill", 20)
+            await let_go(pd, "decode", 20)
             answers = await asyncio.gather(*asked)
             assert all(right(answer, stream=i % 2 == 0) for i, answer in enumerate(answers))
-            assert [len(s.seen) for s in pd.servers.values()] == [10, 10, 10, 10]
+            assert [len(server.seen) for server in servers] == [10, 10, 10, 10]
             await tidy(pd)
 
     run(check)
+
+
+async def let_go(pd: LateCluster, role: str, count: int) -> None:
+    """Open the gates of a leg once so many requests stand there."""
+    leg = [server for server in pd.servers.values() if server.role == role]
+    await until(lambda: sum(server.gate.waiting for server in leg) == count)
+    for server in leg:
+        server.gate.open()

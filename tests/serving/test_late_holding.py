@@ -21,13 +21,12 @@ def line(pd: LateCluster, before: str = "decode") -> HoldingQueue[Any]:
 
 
 async def burst(pd: LateCluster, count: int) -> list[asyncio.Task[Any]]:
-    """Requests of which one is decoded and all others wait."""
-    tasks = []
+    """Requests of which one is decoded, until the gate is opened, and all others wait."""
+    decode, tasks = pd.servers["decode-0"], []
+    decode.gate.close()
     for number in range(count):
         tasks.append(asyncio.create_task(pd.ask(request_id=f"r{number}")))
-        await until(lambda n=number: len(line(pd)) == n)
-        if not number:
-            await until(lambda: pd.service.ledger.in_flight("decode-0"))
+        await until(lambda n=number: decode.gate.waiting and len(line(pd)) == n)
     return tasks
 
 
@@ -35,7 +34,6 @@ def test_requests_wait_for_their_decode_and_go_in_their_order() -> None:
     async def check() -> None:
         async with late_cluster(prefill=1, decode=1, **GATED) as pd:
             report(pd.service)
-            pd.servers["decode-0"].work_s = 0.05
             tasks = await burst(pd, 4)
             status, body = await pd.ask_admin("GET", "/router/status")
             assert status == 200
@@ -44,6 +42,7 @@ def test_requests_wait_for_their_decode_and_go_in_their_order() -> None:
             metrics = (await pd.ask_admin("GET", "/metrics"))[1]
             assert 'voltana_router_held_requests{before="decode"} 3.0' in metrics
             assert 'voltana_router_deferred_total{before="decode",reason="full"} 1.0' in metrics
+            pd.servers["decode-0"].gate.open()
             for answer in await asyncio.gather(*tasks):
                 assert right(answer, stream=False)
             ids = [body["request_id"] for body in pd.servers["decode-0"].seen]
@@ -58,10 +57,10 @@ def test_a_client_that_leaves_takes_its_request_out_of_the_line() -> None:
     async def check() -> None:
         async with late_cluster(prefill=1, decode=1, **GATED) as pd:
             report(pd.service)
-            pd.servers["decode-0"].work_s = 0.1
             tasks = await burst(pd, 4)
             tasks[1].cancel()
             await until(lambda: len(line(pd)) == 2)
+            pd.servers["decode-0"].gate.open()
             answers = await asyncio.gather(*tasks, return_exceptions=True)
             assert [right(a, stream=False) for i, a in enumerate(answers) if i != 1] == [True] * 3
             assert [body["request_id"] for body in pd.servers["decode-0"].seen] == [
@@ -78,14 +77,16 @@ def test_a_client_that_leaves_takes_its_request_out_of_the_line() -> None:
 def test_a_deadline_ends_the_wait() -> None:
     async def check() -> None:
         async with late_cluster(prefill=1, decode=1, **GATED) as pd:
-            report(pd.service, ttft_s=0.6)
-            pd.servers["decode-0"].work_s = 0.3
-            tasks = await burst(pd, 3)
+            report(pd.service, ttft_s=2.0)
+            decode, counts = pd.servers["decode-0"], line(pd).counts
+            decode.gate.close()
+            tasks = [asyncio.create_task(pd.ask(request_id=f"r{number}")) for number in range(3)]
+            await until(lambda: decode.gate.waiting == 3)
+            assert counts.overdue == counts.held == 2
+            assert 0 < counts.longest_s < 4.0  # within 5 s the router would be asked again
+            decode.gate.open()
             for answer in await asyncio.gather(*tasks):
                 assert right(answer, stream=False)
-            counts = line(pd).counts
-            assert counts.overdue == counts.held == 2
-            assert 0 < counts.longest_s < 0.85 * 0.6 + 0.3
             await tidy(pd)
 
     run(check)
@@ -142,7 +143,6 @@ def test_a_shutdown_ends_those_that_wait_with_a_clear_error() -> None:
     async def check() -> None:
         async with late_cluster(prefill=1, decode=1, **GATED, drain_timeout_s=0.2) as pd:
             report(pd.service)
-            pd.servers["decode-0"].faults.append("hang")
             tasks = await burst(pd, 3)
             await pd.service.drain()
             answers = await asyncio.gather(*tasks)

@@ -17,6 +17,8 @@ from typing import Any
 
 from aiohttp import web
 
+from tests.serving.work_gate import Gate
+
 TRANSFER_TIMEOUT_S = 5.0
 WORDS = 8
 
@@ -61,6 +63,7 @@ class FakeServer:
             ``refused-met`` (the same after the transfer and `token_s`).
         always: The same for every request; None for none.
         token_s: Time between two tokens.
+        gate: Holds its work at the end, where a test closes it.
         padding: Bytes that each event of a stream carries beside its text.
         aborted: Ids that it was told to abort.
         seen: Bodies that it got.
@@ -76,9 +79,9 @@ class FakeServer:
         self.faults: deque[str] = deque()
         self.always: str | None = None
         self.token_s = 0.0
+        self.gate = Gate()
         self.padding = 0
-        self.healthy = True
-        self.hanging_health = False
+        self.healthy, self.hanging_health = True, False
         self.aborted: set[str] = set()
         self.seen: list[dict[str, Any]] = []
         self.headers: list[dict[str, str]] = []
@@ -94,8 +97,7 @@ class FakeServer:
         self.api_key: str | None = None
         self.admin_api_key: str | None = None
         self.unauthorised: list[str] = []
-        self.port = 0
-        self.bootstrap_port = 0
+        self.port = self.bootstrap_port = 0
         self._runner: web.AppRunner | None = None
         self._restarting = False
 
@@ -198,18 +200,17 @@ class FakeServer:
         return web.Response()
 
     async def _stopped(self, body: dict[str, Any], work_s: float) -> bool:
-        """Whether a request of one prompt is aborted within a time; counts it."""
+        """Whether a request of one prompt is aborted before its work is done; counts it."""
+        if not work_s and self.gate.is_open:
+            return False
         rid = str(body.get("rid"))
         stop = self._stops[rid] = asyncio.Event()
         try:
-            async with asyncio.timeout(work_s):
-                await stop.wait()
-        except TimeoutError:
-            return False
+            done = await self.gate.work(work_s, stop)
         finally:
             self._stops.pop(rid, None)
-        self.cancelled += 1
-        return True
+        self.cancelled += not done
+        return not done
 
     async def _serve(self, request: web.Request) -> web.StreamResponse:
         body = json.loads(await request.read())
@@ -290,11 +291,10 @@ class FakeServer:
         if fault == "500":
             return _refusal(500, "KVTransferError")
         if fault == "refused-met":
-            await asyncio.sleep(self.token_s)
+            await self.gate.work(self.token_s)
             return await _refused(request, body, reply)
         if reply is None:
-            work_s = self.token_s * WORDS + body.get("slow", 0.0)
-            if work_s and await self._stopped(body, work_s):
+            if await self._stopped(body, self.token_s * WORDS + body.get("slow", 0.0)):
                 return _refusal(400, "Request is aborted.")
             _reset(request, fault)
             answer = whole_answer(request.path, body, prompts, self.role)
@@ -325,7 +325,7 @@ class FakeServer:
             if any(str(body.get("rid")).startswith(rid) for rid in self.aborted):
                 self.cancelled += 1
                 break
-            if pause_s and await self._stopped(body, pause_s):
+            if await self._stopped(body, pause_s):
                 break
             await asyncio.sleep(0)
             padding = {"padding": "x" * self.padding} if self.padding else _padding(body)

@@ -10,6 +10,7 @@ import pytest
 from router_answers import ask, completed, has_error, run
 from router_cluster import cluster, until
 
+from tests.serving.router_client import events_of
 from voltana.serving.router import answer
 
 
@@ -77,7 +78,7 @@ def test_a_prompt_that_the_prefill_server_refuses_ends_with_its_words_at_once(
 
     async def check() -> None:
         async with cluster(prefill=2, decode=1) as pd:
-            pd.servers["decode-0"].token_s = 0.05
+            pd.servers["decode-0"].gate.close()
             pd.servers["prefill-0"].faults.append(fault)
             status, answer, _ = await pd.post(path, body | {"stream": stream})
             assert status == 400
@@ -92,13 +93,19 @@ def test_a_prompt_that_the_prefill_server_refuses_ends_with_its_words_at_once(
 def test_a_refusal_that_comes_after_the_first_token_ends_the_stream_with_an_error() -> None:
     async def check() -> None:
         async with cluster(prefill=1, decode=1) as pd:
-            pd.servers["prefill-0"].token_s, pd.servers["decode-0"].token_s = 0.15, 0.05
-            pd.servers["prefill-0"].faults.append("refused-met")
-            answer = await ask(pd, stream=True)
-            assert not completed(answer, stream=True)
-            assert "longer than the limit" in answer[1][-2]["error"]["message"]
+            prefill = pd.servers["prefill-0"]
+            prefill.gate.close()
+            pd.servers["decode-0"].gate.close(after=1)
+            prefill.faults.append("refused-met")
+            body = {"text": "a", "stream": True}
+            async with pd.client.post(pd.url + "/generate", json=body) as reply:
+                begin = await reply.content.readany()
+                prefill.gate.open()
+                events = events_of(begin + await reply.read())
+            assert not completed((reply.status, events, None), stream=True)
+            assert "longer than the limit" in events[-2]["error"]["message"]
             await pd.quiet()
-            assert len(pd.servers["prefill-0"].seen) == 1
+            assert len(prefill.seen) == 1
 
     run(check)
 
@@ -160,7 +167,7 @@ def test_a_server_that_hangs_is_given_up_after_the_first_token_limit(
 @pytest.mark.parametrize("counts", [{"prefill": 1, "decode": 1}, {"unified": 1}])
 def test_a_long_whole_answer_is_not_taken_for_a_hanging_server(counts: dict[str, int]) -> None:
     async def check() -> None:
-        async with cluster(**counts, first_token_timeout_s=1.0) as pd:
+        async with cluster(**counts, first_token_timeout_s=1.5) as pd:
             *_, last = pd.servers.values()
             last.token_s = 0.2  # 1.6 s for the answer
             assert completed(await ask(pd), stream=False)
@@ -172,13 +179,13 @@ def test_a_long_whole_answer_is_not_taken_for_a_hanging_server(counts: dict[str,
 @pytest.mark.parametrize("stream", [False, True])
 def test_the_deadline_ends_a_request_with_a_clear_error(stream: bool) -> None:
     async def check() -> None:
-        async with cluster(prefill=1, decode=1, timeout_s=1.0) as pd:
-            pd.servers["decode-0"].token_s = 0.3
+        async with cluster(prefill=1, decode=1, timeout_s=1.5) as pd:
+            pd.servers["decode-0"].gate.close(after=int(stream))
             answer = await ask(pd, stream=stream)
             assert not completed(answer, stream=stream)
             error = answer[1][-2]["error"] if stream else answer[1]["error"]
             assert error["code"] == "timeout"
-            assert "1 s" in error["message"]
+            assert "1.5 s" in error["message"]
             await pd.quiet()
             await until(lambda: pd.servers["decode-0"].aborted)
             rid = pd.servers["decode-0"].seen[0]["rid"]
@@ -192,9 +199,9 @@ def test_a_client_that_goes_away_takes_both_legs_with_it(stream: bool) -> None:
     async def check() -> None:
         async with cluster(prefill=1, decode=1) as pd:
             decode = pd.servers["decode-0"]
-            decode.token_s = 0.2
+            decode.gate.close()
             task = asyncio.create_task(ask(pd, stream=stream))
-            await until(lambda: decode.seen)
+            await until(lambda: decode.gate.waiting)
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
             await pd.quiet()
@@ -217,7 +224,7 @@ def test_a_client_that_does_not_read_is_cut_off(monkeypatch: pytest.MonkeyPatch)
             head = f"POST /generate HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n"
             writer.transport.pause_reading()  # type: ignore[attr-defined]
             writer.write(head.encode() + body)
-            await until(lambda: pd.service.forwarder.open == 1)
+            await until(lambda: pd.service.forwarder._arrivals)  # it may have ended since
             await pd.quiet()
             metrics = (await pd.ask_admin("GET", "/metrics"))[1]
             assert 'outcome="timeout"} 1.0' in metrics
@@ -228,13 +235,17 @@ def test_a_client_that_does_not_read_is_cut_off(monkeypatch: pytest.MonkeyPatch)
 
 def test_prompts_of_a_batch_are_aborted_by_their_own_ids() -> None:
     async def check() -> None:
-        async with cluster(prefill=1, decode=1, timeout_s=0.2) as pd:
-            pd.servers["decode-0"].token_s = 1.0
-            await pd.post("/generate", {"text": ["a", "b"], "rid": "mine"})
+        async with cluster(prefill=1, decode=1) as pd:
+            decode = pd.servers["decode-0"]
+            decode.gate.close()
+            body = {"text": ["a", "b"], "rid": "mine"}
+            task = asyncio.create_task(pd.post("/generate", body))
+            await until(lambda: decode.gate.waiting)
+            task.cancel()
             await pd.quiet()
-            await until(lambda: len(pd.servers["decode-0"].aborted) == 2)
-            own = pd.servers["decode-0"].seen[0]["rid"]
-            assert pd.servers["decode-0"].aborted == {f"{own}_0", f"{own}_1"}
+            await until(lambda: len(decode.aborted) == 2)
+            own = decode.seen[0]["rid"]
+            assert decode.aborted == {f"{own}_0", f"{own}_1"}
 
     run(check)
 
@@ -243,7 +254,7 @@ def test_a_second_signal_ends_open_requests_at_once() -> None:
     async def check() -> None:
         loop = asyncio.get_running_loop()
         async with cluster(prefill=1, decode=1, timeout_s=60.0, drain_timeout_s=60.0) as pd:
-            pd.servers["decode-0"].token_s = 10.0
+            pd.servers["decode-0"].gate.close()
             # A connection of its own, for that of `pd.client` is closed before the router is.
             _, writer = await asyncio.open_connection("127.0.0.1", pd.service.port)
             body = b'{"text": "a", "stream": true}'

@@ -11,6 +11,7 @@ from fake_sglang import fake_servers
 from router_cluster import Cluster, cluster, until
 from typer.testing import CliRunner
 
+from tests.serving.work_gate import PATIENT
 from voltana.errors import ConfigError
 from voltana.serving.config import parse_config, read_config
 from voltana.serving.profile.run import ProfileRunError
@@ -45,14 +46,13 @@ def guard(pd: Cluster, *, admin: str | None = None) -> None:
 async def leave(pd: Cluster) -> None:
     """A client that asks, and goes away before its answer."""
     decode = pd.servers["decode-0"]
-    decode.token_s = 0.3
-    before = len(decode.seen)
+    decode.gate.close()
     task = asyncio.create_task(pd.post("/generate", {"text": "a"}, headers=CLIENT))
-    await until(lambda: len(decode.seen) > before)
+    await until(lambda: decode.gate.waiting)
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
     await pd.quiet()
-    decode.token_s = 0.0
+    decode.gate.open()
 
 
 @pytest.fixture(autouse=True)
@@ -97,8 +97,10 @@ def test_without_a_key_of_its_own_the_router_aborts_with_that_of_the_client() ->
 def test_a_refused_key_is_said_once_and_never_shown() -> None:
     async def check() -> None:
         wrong = "sk-wrong-and-hidden"
-        async with cluster(prefill=1, decode=1, api_key=wrong, loads_period_s=0.01) as pd:
-            guard(pd, admin=ADMIN)
+        settings: dict[str, Any] = {"api_key": wrong, "loads_period_s": 0.01}
+        async with cluster(prefill=1, decode=1, wait=False, **settings) as pd:
+            guard(pd, admin=ADMIN)  # before the router tires of asking for what is not there
+            await until(lambda: all(b.available for b in pd.service.pool))
             with structlog.testing.capture_logs() as logs:
                 pd.service.forwarder._aborts._log = structlog.get_logger("voltana.router")
                 await leave(pd)
@@ -121,15 +123,18 @@ def test_a_refused_key_is_said_once_and_never_shown() -> None:
 
 def test_a_client_whose_key_may_not_abort_is_told_so() -> None:
     async def check() -> None:
-        async with cluster(prefill=1, decode=1, api_key=SECRET, admin_api_key=ADMIN) as pd:
+        keys = {"api_key": SECRET, "admin_api_key": ADMIN}
+        async with cluster(prefill=1, decode=1, **keys, **PATIENT) as pd:
             guard(pd, admin=ADMIN)
-            pd.servers["decode-0"].token_s = 0.2
+            decode = pd.servers["decode-0"]
+            decode.gate.close()
             body = {"text": "a", "rid": "mine"}
             opened = asyncio.create_task(pd.post("/generate", body, headers=CLIENT))
-            await until(lambda: pd.servers["decode-0"].seen)
+            await until(lambda: decode.gate.waiting)
             status, answer, _ = await pd.post("/abort_request", {"rid": "mine"}, headers=CLIENT)
             assert (status, answer["error"]["code"]) == (401, "abort_refused")
             assert "--admin-api-key" in answer["error"]["message"]
+            decode.gate.open()
             assert (await opened)[0] == 200
             everything = {"abort_all": True}
             assert (await pd.ask_admin("POST", "/abort_request", everything))[0] == 200

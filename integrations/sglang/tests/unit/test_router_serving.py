@@ -7,9 +7,9 @@ import re
 from typing import Any
 
 import pytest
-from fake_sglang import words_of
-from router_cluster import Cluster, cluster, until
+from router_cluster import cluster, until
 
+from tests.serving.work_gate import PATIENT
 from voltana.errors import ConfigError
 
 CALLS: list[tuple[str, dict[str, Any]]] = [
@@ -269,18 +269,19 @@ def test_a_server_s_own_refusal_is_passed_on_unchanged() -> None:
 
 def test_draining_a_server_keeps_new_requests_away_from_it() -> None:
     async def check() -> None:
-        async with cluster(prefill=1, decode=2) as pd:
+        async with cluster(prefill=1, decode=2, **PATIENT) as pd:
             slow = pd.servers["decode-0"]
-            slow.token_s = 0.2
+            slow.gate.close()
             opened = asyncio.create_task(pd.post("/generate", {"text": "a"}))
-            await until(lambda: slow.seen)
+            await until(lambda: slow.gate.waiting)
             drain = {"backend": "decode-0"}
             status, described = await pd.ask_admin("POST", "/router/drain", drain)
             assert (status, described["draining"], described["in_flight"]) == (200, True, 1)
             for _ in range(5):
                 assert (await pd.post("/generate", {"text": "b"}))[0] == 200
-            assert (await opened)[0] == 200
             assert len(slow.seen) == 1
+            slow.gate.open()
+            assert (await opened)[0] == 200
             await pd.ask_admin("POST", "/router/drain", drain | {"draining": False})
             await pd.post("/generate", {"text": "b"})
             assert len(slow.seen) == 2
@@ -291,16 +292,18 @@ def test_draining_a_server_keeps_new_requests_away_from_it() -> None:
 
 def test_shutdown_lets_open_requests_end_and_refuses_new_ones() -> None:
     async def check() -> None:
-        async with cluster(prefill=1, decode=1, drain_timeout_s=20.0) as pd:
-            pd.servers["decode-0"].token_s = 0.2
+        async with cluster(prefill=1, decode=1, drain_timeout_s=20.0, **PATIENT) as pd:
+            decode = pd.servers["decode-0"]
+            decode.gate.close()
             opened = asyncio.create_task(pd.post("/generate", {"text": "a", "stream": True}))
-            await until(lambda: pd.servers["decode-0"].seen)
+            await until(lambda: decode.gate.waiting)
             draining = asyncio.create_task(pd.service.drain())
             await until(lambda: pd.service.forwarder.draining)
             status, answer, headers = await pd.post("/generate", {"text": "b"})
             assert (status, answer["error"]["code"]) == (503, "shutting_down")
             assert headers["Retry-After"] == "1"
             assert (await pd.get("/health"))[0] == 503
+            decode.gate.open()
             assert (await opened)[1][-1] == "[DONE]"
             await draining
 
@@ -311,9 +314,9 @@ def test_shutdown_lets_open_requests_end_and_refuses_new_ones() -> None:
 def test_shutdown_ends_what_takes_too_long_with_an_error(stream: bool) -> None:
     async def check() -> None:
         async with cluster(prefill=1, decode=1, drain_timeout_s=0.1) as pd:
-            pd.servers["decode-0"].token_s = 1.0
+            pd.servers["decode-0"].gate.close()
             opened = asyncio.create_task(pd.post("/generate", {"text": "a", "stream": stream}))
-            await until(lambda: pd.servers["decode-0"].seen)
+            await until(lambda: pd.servers["decode-0"].gate.waiting)
             await pd.service.drain()
             status, answer, _ = await opened
             assert (status, answer["error"]["code"]) == (503, "shutting_down")
@@ -323,11 +326,12 @@ def test_shutdown_ends_what_takes_too_long_with_an_error(stream: bool) -> None:
 
 def test_beyond_the_limit_requests_are_refused_at_once() -> None:
     async def check() -> None:
-        async with cluster(unified=1, max_in_flight=2) as one:
-            one.servers["unified-0"].token_s = 0.2
-            answers = await asyncio.gather(
-                *(one.post("/generate", {"text": "a"}) for _ in range(5))
-            )
+        async with cluster(unified=1, max_in_flight=2, **PATIENT) as one:
+            one.servers["unified-0"].gate.close()
+            asked = [asyncio.create_task(one.post("/generate", {"text": "a"})) for _ in range(5)]
+            await until(lambda: sum(task.done() for task in asked) == 3)
+            one.servers["unified-0"].gate.open()
+            answers = await asyncio.gather(*asked)
             refused = [a for a in answers if a[0] != 200]
             assert len(refused) == 3
             for status, answer, headers in refused:
@@ -340,11 +344,11 @@ def test_beyond_the_limit_requests_are_refused_at_once() -> None:
 
 def test_a_client_can_abort_its_request_by_id() -> None:
     async def check() -> None:
-        async with cluster(prefill=1, decode=1) as pd:
-            pd.servers["decode-0"].token_s = 0.2
+        async with cluster(prefill=1, decode=1, **PATIENT) as pd:
+            pd.servers["decode-0"].gate.close()
             body = {"text": "a", "rid": "mine", "stream": True}
             opened = asyncio.create_task(pd.post("/generate", body))
-            await until(lambda: pd.servers["decode-0"].seen)
+            await until(lambda: pd.servers["decode-0"].gate.waiting)
             assert (await pd.post("/abort_request", {"rid": "mine"}))[0] == 200
             events = (await opened)[1]
             assert len(events) < 8
@@ -361,15 +365,15 @@ def test_a_client_can_abort_its_request_by_id() -> None:
 
 def test_requests_are_spread_by_what_is_in_flight() -> None:
     async def check() -> None:
-        async with cluster(prefill=2, decode=2) as pd:
-            for server in pd.servers.values():
-                server.token_s = 0.01
-            await burst(pd, 20)
-            assert [len(s.seen) for s in pd.servers.values()] == [10, 10, 10, 10]
-            assert words_of("x")
+        async with cluster(prefill=2, decode=2, **PATIENT) as pd:
+            servers = pd.servers.values()
+            for server in servers:
+                server.gate.close()
+            asked = [asyncio.create_task(pd.post("/generate", {"text": "a"})) for _ in range(20)]
+            await until(lambda: sum(len(server.seen) for server in servers) == 40)
+            for server in servers:
+                server.gate.open()
+            assert [answer[0] for answer in await asyncio.gather(*asked)] == [200] * 20
+            assert [len(server.seen) for server in servers] == [10, 10, 10, 10]
 
     run(check)
-
-
-async def burst(pd: Cluster, count: int) -> list[Any]:
-    return await asyncio.gather(*(pd.post("/generate", {"text": "a"}) for _ in range(count)))

@@ -13,6 +13,7 @@ from aiohttp import web
 from tests.serving.late_engine import LateCluster
 from tests.serving.late_servers import LateServer, late_servers, words_of
 from tests.serving.router_client import QUICK, token, until
+from tests.serving.work_gate import Gate
 from voltana.serving.router.service import RouterService
 from voltana.serving.router.settings import BackendTable
 from voltana.timebase import MonotonicTime
@@ -54,6 +55,7 @@ class FakeVllm(LateServer):
         lease_s: ``kv_lease_duration``, or ``VLLM_NIXL_ABORT_REQUEST_TIMEOUT`` of older ones.
         leases: Those of the next caches, before that.
         way_s: Time from the end of a prefill to its answer.
+        way: Holds answers at the end of that, where a test closes it.
         refuses_s: Time that it takes to refuse a request for a model that it has not.
     """
 
@@ -66,6 +68,7 @@ class FakeVllm(LateServer):
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
         self.ids: list[str] = []
+        self.way = Gate()
         self.metrics_text = METRICS
         self.leases: deque[float] = deque()
 
@@ -114,7 +117,7 @@ class FakeVllm(LateServer):
                 "remote_engine_id": self.name, "remote_request_id": rid,
                 "remote_host": "127.0.0.1", "remote_port": 5600, "tp_size": 1,
             }  # fmt: skip
-        await asyncio.sleep(self.way_s)  # whoever leaves meanwhile stops nothing any more
+        await self.way.work(self.way_s)  # whoever leaves meanwhile stops nothing any more
         return web.json_response(answer)
 
     def _keep(self, cache: tuple[str, str]) -> None:
@@ -170,7 +173,7 @@ class FakeVllm(LateServer):
         return reply
 
     async def _worked(self, steps: int = 1) -> None:
-        await asyncio.sleep(self.work_s * steps)
+        await self.gate.work(self.work_s * steps)
 
 
 METRICS = """# HELP vllm:num_requests_running Running.

@@ -11,33 +11,49 @@ from test_vllm_router import run, texts, tidy
 
 from tests.serving.late_servers import words_of
 from tests.serving.router_client import until
+from tests.serving.work_gate import PATIENT
 from voltana.errors import ConfigError
-from voltana.serving.router.aborts import ABORT_TIMEOUT_S
-from voltana.serving.router.attempt import KEPT_DRAIN_S
+from voltana.serving.router import aborts, attempt
 from voltana.values import NO_RESERVATION
 from voltana_vllm.dialect.settings import VllmRouterTable
 
 STREAMS = pytest.mark.parametrize("stream", [False, True])
 LEASE_S = 0.6
+"""Soon over."""
+
+LONG_LEASE_S = 60.0
+"""Not over while a test looks, nor while it waits for what must not wait for a lease."""
+
+STALL_S = 1.5
+"""A busy machine may stand still for so long."""
+
+KEPT_S, ABORT_S = 3.0, 4.0
+"""Limits of the router that such a machine keeps: its own are shorter."""
 
 
-def held(pd, name="prefill-0"):
-    return pd.service.ledger.caches.held(name, time.monotonic())
+def held(pd, name="prefill-0", *, at_s=None):
+    """What the router takes a server to hold, now or at a moment."""
+    return pd.service.ledger.caches.held(name, time.monotonic() if at_s is None else at_s)
 
 
 def test_a_cache_counts_from_the_end_of_the_prefill_to_the_first_token():
     async def check():
-        async with vllm_cluster(prefill=1, decode=1) as pd:
-            pd.servers["decode-0"].work_s = 0.2
+        async with vllm_cluster(prefill=1, decode=1, **PATIENT) as pd:
+            pd.servers["decode-0"].gate.close()
+            began_s = time.monotonic()
             asked = asyncio.create_task(pd.ask(stream=True, prompt=[97]))
             await until(lambda: held(pd).requests)
+            held_s = time.monotonic()
             assert held(pd).prompt_tokens == 1
             _, body = await pd.ask_admin("GET", "/metrics")
             assert 'backend_held_kv_tokens{backend="prefill-0",role="prefill"} 1.0' in body
             assert pd.service.ledger.in_flight("prefill-0") == 0
+            let_go_s = time.monotonic()
+            pd.servers["decode-0"].gate.open()
             assert texts(await asked, stream=True) == words_of("a")
             assert held(pd) == NO_RESERVATION
-            assert 0.1 < pd.service.ledger.caches.usual_s < 5.0
+            usual_s = pd.service.ledger.caches.usual_s
+            assert let_go_s - held_s <= usual_s <= time.monotonic() - began_s
             await tidy(pd)
 
     run(check)
@@ -45,17 +61,18 @@ def test_a_cache_counts_from_the_end_of_the_prefill_to_the_first_token():
 
 def test_a_whole_answer_counts_for_as_long_as_streams_usually_do():
     async def check():
-        async with vllm_cluster(prefill=1, decode=1) as pd:
-            pd.servers["decode-0"].work_s = 0.1
+        async with vllm_cluster(prefill=1, decode=1, **PATIENT) as pd:
+            decode = pd.servers["decode-0"]
+            decode.work_s = 0.1
             assert texts(await pd.ask(stream=True), stream=True)
             usual_s = pd.service.ledger.caches.usual_s
-            pd.servers["decode-0"].work_s = 0.2  # 1.2 s for the whole answer
-            asked = asyncio.create_task(pd.ask())
-            await until(lambda: held(pd).requests)
+            decode.gate.close()
             began_s = time.monotonic()
-            await until(lambda: not held(pd).requests)
-            assert not asked.done()
-            assert time.monotonic() - began_s < usual_s + 0.5
+            asked = asyncio.create_task(pd.ask())
+            await until(lambda: decode.gate.waiting)
+            assert held(pd, at_s=began_s + usual_s).requests == 1
+            assert held(pd, at_s=time.monotonic() + usual_s) == NO_RESERVATION
+            decode.gate.open()
             assert texts(await asked, stream=False) == words_of("a")
             assert pd.service.ledger.caches.usual_s == usual_s  # nothing was seen
             await tidy(pd)
@@ -71,22 +88,23 @@ def test_a_client_that_leaves_a_decode_leg_leaves_a_cache_until_the_lease_ends(s
             pd.servers["decode-0"].faults.append("hang")
             asked = asyncio.create_task(pd.ask(stream=stream))
             await until(lambda: pd.servers["decode-0"].seen)
+            leaves_s = time.monotonic()
             asked.cancel()
             await pd.quiet()
-            left_s = time.monotonic()
-            assert held(pd).requests == 1
-            await until(lambda: not held(pd).requests)
-            assert time.monotonic() - left_s <= LEASE_S + 0.3
-            assert not pd.kept  # so is the server's own
-            await tidy(pd)
+            assert held(pd, at_s=leaves_s + 0.9 * LEASE_S).requests == 1
+            assert held(pd, at_s=time.monotonic() + LEASE_S) == NO_RESERVATION
+            await tidy(pd)  # the server's own lease has ended as well
 
     run(check)
 
 
 @STREAMS
 @pytest.mark.parametrize("way_s", [0.0, 0.001, 0.02, 0.2])
-def test_a_client_that_leaves_as_the_prefill_server_answers_leaves_no_cache_behind(stream, way_s):
+def test_a_client_that_leaves_as_the_prefill_server_answers_leaves_no_cache_behind(
+    stream, way_s, monkeypatch
+):
     """The server is done by then, and keeps the cache; its answer takes a while to the router."""
+    monkeypatch.setattr(attempt, "KEPT_DRAIN_S", KEPT_S)
 
     async def check():
         async with vllm_cluster(prefill=1, decode=1) as pd:
@@ -131,13 +149,15 @@ async def leave_as_all_are_kept(pd, clients=1):
     prefill._keep = keep
 
 
-def test_a_slow_answer_leaves_a_slow_refusal_its_whole_time():
+def test_a_slow_answer_leaves_a_slow_refusal_its_whole_time(monkeypatch):
     """The worst moment: the last at which the answer is read, and a refusal within its limit."""
+    monkeypatch.setattr(attempt, "KEPT_DRAIN_S", KEPT_S)
+    monkeypatch.setattr(aborts, "ABORT_TIMEOUT_S", ABORT_S)
 
     async def check():
         async with vllm_cluster(prefill=1, decode=1) as pd:
-            pd.servers["prefill-0"].way_s = 0.6 * KEPT_DRAIN_S
-            pd.servers["decode-0"].refuses_s = 0.75 * ABORT_TIMEOUT_S
+            pd.servers["prefill-0"].way_s = KEPT_S - 1.2
+            pd.servers["decode-0"].refuses_s = ABORT_S - 1.2
             await leave_as_all_are_kept(pd)
             left_s = time.monotonic()
             await until(lambda: not pd.kept and not held(pd).requests)
@@ -148,13 +168,14 @@ def test_a_slow_answer_leaves_a_slow_refusal_its_whole_time():
 
 
 @pytest.mark.parametrize("clients", [1, 24])
-def test_a_decode_server_that_hangs_keeps_no_cache_from_being_given_up(clients):
+def test_a_decode_server_that_hangs_keeps_no_cache_from_being_given_up(clients, monkeypatch):
     """Though it is asked first, and though many leave, of whom few are told of at once."""
+    monkeypatch.setattr(attempt, "KEPT_DRAIN_S", KEPT_S)
 
     async def check():
         async with vllm_cluster(prefill=1, decode=3, health_period_s=60.0) as pd:
             pd.servers["decode-0"].refuses_s = pd.servers["decode-1"].refuses_s = 60.0
-            pd.servers["prefill-0"].way_s = 0.3 * KEPT_DRAIN_S
+            pd.servers["prefill-0"].way_s = 0.3
             await leave_as_all_are_kept(pd, clients)
             left_s = time.monotonic()
             await until(lambda: not pd.kept and not held(pd).requests)
@@ -186,14 +207,14 @@ def test_a_failed_decode_leg_is_prefilled_again_and_its_cache_counts_until_the_l
     stream, fault
 ):
     async def check():
-        async with vllm_cluster(prefill=1, decode=2, kv_lease_s=LEASE_S) as pd:
+        async with vllm_cluster(prefill=1, decode=2, kv_lease_s=LONG_LEASE_S) as pd:
             prefill = pd.servers["prefill-0"]
-            prefill.lease_s = LEASE_S
+            prefill.leases.append(LEASE_S)
             pd.servers["decode-0"].faults.append(fault)
             assert texts(await pd.ask(stream=stream), stream=stream) == words_of("a")
             assert len(prefill.seen) == 2
             assert held(pd).requests == 1
-            await until(lambda: not held(pd).requests)
+            assert held(pd, at_s=time.monotonic() + LONG_LEASE_S) == NO_RESERVATION
             await tidy(pd)
 
     run(check)
@@ -216,14 +237,16 @@ def test_what_is_released_counts_no_longer():
 
     async def check():
         async with vllm_cluster(prefill=1, decode=1, attempts=1) as pd:
-            pd.servers["prefill-0"].work_s = 0.2
+            prefill = pd.servers["prefill-0"]
+            prefill.gate.close()
             asked = asyncio.create_task(pd.ask())
-            await until(lambda: pd.servers["prefill-0"].seen)
+            await until(lambda: prefill.gate.waiting)
             pd.service.pool.named("decode-0").draining = True
+            prefill.gate.open()
             assert (await asked)[0] == 503
             ended_s = time.monotonic()
             await until(lambda: not held(pd).requests and not pd.kept)
-            assert time.monotonic() - ended_s < 1.0
+            assert time.monotonic() - ended_s < 1.0 + STALL_S
             await tidy(pd)
 
     run(check)
@@ -246,11 +269,12 @@ def test_prompts_go_to_the_prefill_server_that_holds_less():
 
     async def check():
         async with vllm_cluster(prefill=2, decode=1) as pd:
-            pd.servers["decode-0"].work_s = 0.3
+            pd.servers["decode-0"].gate.close()
             asked = asyncio.create_task(pd.ask(stream=True))
             await until(lambda: held(pd, "prefill-0").requests or held(pd, "prefill-1").requests)
             shown = {c.instance: c.held for c in pd.service._chooser.prefill_candidates()}
             assert sorted(one.requests for one in shown.values()) == [0, 1]
+            pd.servers["decode-0"].gate.open()
             assert texts(await asked, stream=True) == words_of("a")
             await tidy(pd)
 
@@ -290,8 +314,8 @@ def test_a_cache_that_a_decode_server_may_be_fetching_as_it_is_ejected_is_not_gi
     """It hangs and is no more asked, and yet goes on one day: nothing is written over meanwhile."""
 
     async def check():
-        async with vllm_cluster(prefill=1, decode=2, kv_lease_s=2.0, eject_after=1) as pd:
-            pd.servers["prefill-0"].lease_s = 2.0
+        out = {"eject_after": 1, "health_timeout_s": STALL_S}
+        async with vllm_cluster(prefill=1, decode=2, kv_lease_s=LONG_LEASE_S, **out) as pd:
             hangs = pd.servers["decode-0"]
             hangs.faults.append("hang")
             asked = asyncio.create_task(pd.ask(stream=stream))
@@ -302,10 +326,11 @@ def test_a_cache_that_a_decode_server_may_be_fetching_as_it_is_ejected_is_not_gi
                 hangs.unwell = True
             assert texts(await asked, stream=stream) == words_of("a")
             await pd.quiet()
-            assert len(pd.kept) == held(pd).requests == 1
             hangs.hanging_health = hangs.unwell = False
-            await until(lambda: not held(pd).requests and not pd.kept)
-            await tidy(pd)
+            await until(lambda: pd.service.pool.named("decode-0").healthy)
+            assert len(pd.kept) == held(pd).requests == 1
+            assert held(pd, at_s=time.monotonic() + LONG_LEASE_S) == NO_RESERVATION
+            assert pd.complaints == []
 
     run(check)
 
@@ -313,22 +338,23 @@ def test_a_cache_that_a_decode_server_may_be_fetching_as_it_is_ejected_is_not_gi
 def test_a_decode_server_killed_between_the_legs_leaves_no_cache_behind():
     """Whole crowds are prefilled at that moment; it may come back at once.
 
-    What it was sent it may have been fetching (above): that ends with the lease.
+    What it was about to be sent it may have been fetching (above): that ends with the lease.
     """
 
     async def check():
-        async with vllm_cluster(prefill=1, decode=2, kv_lease_s=2.0) as pd:
+        async with vllm_cluster(prefill=1, decode=2, kv_lease_s=4.0, **PATIENT) as pd:
             prefill, dies = pd.servers["prefill-0"], pd.servers["decode-0"]
-            prefill.way_s, prefill.lease_s = 0.2, 2.0
+            prefill.lease_s = 4.0
+            prefill.way.close()
             asked = [asyncio.create_task(pd.ask(stream=number % 2 == 0)) for number in range(12)]
-            await until(lambda: len(pd.kept) >= 6)
+            await until(lambda: prefill.way.waiting == len(pd.kept) == 12)
             await dies.stop()
+            prefill.way.open()
             for number, one in enumerate(asked):
                 stream = number % 2 == 0
                 assert texts(await one, stream=stream) == words_of("a")
             await until(lambda: not pd.kept and not held(pd).requests)
             await dies.start()
-            prefill.way_s = 0.0
             await tidy(pd)
 
     run(check)

@@ -14,7 +14,7 @@ from test_vllm_router import run, texts, tidy
 
 from tests.serving.late_servers import words_of
 from tests.serving.router_client import until
-from voltana.serving.router.attempt import KEPT_DRAIN_S
+from tests.serving.work_gate import PATIENT
 
 CLIENTS = 120
 LEASE_S = 1.0
@@ -56,15 +56,19 @@ def test_caches_of_which_no_decode_server_heard_are_free_before_their_lease_ends
     """Which is of 30 s: the clients leave while decode servers are full."""
 
     async def check():
-        async with vllm_cluster(prefill=2, decode=1, attempts=1) as pd:
-            for name in ("prefill-0", "prefill-1"):
-                # No answer is under way when clients leave, nor when what they left is given up.
-                pd.servers[name].work_s = 4 * KEPT_DRAIN_S
+        async with vllm_cluster(prefill=2, decode=1, attempts=1, **PATIENT) as pd:
+            prefills = pd.servers["prefill-0"], pd.servers["prefill-1"]
+            # No answer is under way when clients leave, nor when what they left is given up.
+            for server in prefills:
+                server.gate.close()
             flood = [asyncio.create_task(pd.ask()) for _ in range(CLIENTS // 5)]
-            await until(lambda: all(pd.servers[f"prefill-{n}"].seen for n in (0, 1)))
+            await until(lambda: sum(server.gate.waiting for server in prefills) == len(flood))
             pd.service.pool.named("decode-0").draining = True
             for task in flood[::2]:
                 task.cancel()
+            await until(lambda: sum(server.cancelled for server in prefills) == len(flood) // 2)
+            for server in prefills:
+                server.gate.open()
             answers = await asyncio.gather(*flood, return_exceptions=True)
             assert {a[0] for a in answers if isinstance(a, tuple)} <= {503}
             await until(lambda: not pd.kept)  # which waits for less than a lease

@@ -90,10 +90,11 @@ def test_the_decode_server_is_chosen_when_the_prefill_is_done(stream):
     async def check():
         async with vllm_cluster(prefill=1, decode=2) as pd:
             prefill, second = pd.servers["prefill-0"], pd.servers["decode-1"]
-            prefill.work_s = 0.2
+            prefill.gate.close()
             asked = asyncio.create_task(pd.ask(stream=stream))
-            await until(lambda: prefill.seen)
+            await until(lambda: prefill.gate.waiting)
             pd.service.pool.named("decode-0").draining = True  # the first in line, until now
+            prefill.gate.open()
             assert texts(await asked, stream=stream) == words_of("a")
             assert len(second.seen) == 1
             await tidy(pd)
@@ -139,10 +140,11 @@ def test_a_kv_cache_that_nobody_fetches_is_given_up_at_once():
     async def check():
         async with vllm_cluster(prefill=1, decode=1) as pd:
             prefill = pd.servers["prefill-0"]
-            prefill.work_s = 0.2
+            prefill.gate.close()
             asked = asyncio.create_task(pd.ask())
-            await until(lambda: prefill.seen)
+            await until(lambda: prefill.gate.waiting)
             pd.service.pool.named("decode-0").draining = True
+            prefill.gate.open()
             status, body, _ = await asked
             assert status == 503, body
             await tidy(pd)
@@ -157,13 +159,12 @@ def test_a_client_that_leaves_takes_the_leg_with_it(stream):
         async with vllm_cluster(prefill=1, decode=1) as pd:
             for who in ("prefill-0", "decode-0"):
                 server = pd.servers[who]
-                server.work_s = 5.0
-                before = len(server.seen)
+                server.gate.close()
                 asked = asyncio.create_task(pd.ask(stream=stream))
-                await until(lambda: len(server.seen) > before)  # noqa: B023
+                await until(lambda: server.gate.waiting)  # noqa: B023
                 asked.cancel()
                 await until(lambda: server.cancelled == 1)  # noqa: B023
-                server.work_s = 0.0
+                server.gate.open()
                 await pd.quiet()
             await tidy(pd)
 
@@ -326,12 +327,13 @@ def test_what_servers_read_as_a_wish_to_stream_is_streamed(said):
 
     async def check():
         async with vllm_cluster(prefill=1, decode=1) as pd:
-            pd.servers["decode-0"].work_s = 0.2
+            pd.servers["decode-0"].gate.close(after=1)
             body = {"prompt": "a", "max_tokens": 6, "stream": said}
             async with pd.client.post(pd.url + "/v1/completions", json=body) as reply:
                 assert reply.status == 200
                 await reply.content.readany()
                 assert pd.service.forwarder.open  # others are still to come
+                pd.servers["decode-0"].gate.open()
                 await reply.read()
             await tidy(pd)
 
