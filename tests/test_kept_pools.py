@@ -83,9 +83,8 @@ def histories(draw, role):
                 draw(st.sampled_from(drawn)) if draw(st.booleans()) else draw(instances(role))
             )
         request = samples.request(number, prompt_tokens=draw(st.sampled_from([1, 300, 9000])))
-        request = dataclasses.replace(
-            request, slack_s=draw(st.sampled_from([0.0, 1.0])), waited_s=draw(st.just(0.1))
-        )
+        slack_s = draw(st.sampled_from([0.0, 1.0]))
+        request = dataclasses.replace(request, slack_s=slack_s, waited_s=0.1)
         named = [dataclasses.replace(c, instance=f"i{len(pool) - n}") for n, c in enumerate(pool)]
         history.append((request, named))
     return history
@@ -102,9 +101,12 @@ def plain_fill_up(request, pool):
     def host_s(c):
         return max(c.reserved_for_s, c.reserved.requests * max(each_s, c.host_s))
 
-    def device_s(c):
+    def has_left_s(c):
+        return c.budget_s - (request.waited_s if request.waited_s < c.budget_s else 0.0)
+
+    def device_s(c, level=0):
         load = load_with(candidate_load(c), request, c.role)
-        return mean_at(c.predictor, load, c.levels_mhz[0])
+        return mean_at(c.predictor, load, c.levels_mhz[level])
 
     if any(c.predictor is None or not c.levels_mhz for c in pool):
         return LeastLoaded().route(request, pool)
@@ -113,16 +115,18 @@ def plain_fill_up(request, pool):
         return LeastLoaded().route(request, pool)
     early = [
         (-pending, c.instance) for pending, c in ranked
-        if pending <= 0.5 * (c.budget_s - request.waited_s) and host_s(c) <= device_s(c)
+        if pending <= 0.5 * has_left_s(c) and host_s(c) <= device_s(c)
     ]  # fmt: skip
-    left_s, alone = [], False
+    left_s, alone, late, lost = [], False, True, False
     for c in pool:
         own = load_with(Load(), request, c.role)
-        alone |= mean_at(c.predictor, own, c.levels_mhz[-1]) <= c.budget_s - request.waited_s
-        load = load_with(candidate_load(c), request, c.role)
-        done_s = host_s(c) + mean_at(c.predictor, load, c.levels_mhz[-1])
-        left_s.append((c.budget_s - request.waited_s - done_s, c.instance))
-    if not early and alone and all(left < 0.0 for left, _ in left_s):
+        alone |= mean_at(c.predictor, own, c.levels_mhz[-1]) <= has_left_s(c)
+        at_device_s = device_s(c, -1)
+        done_s = host_s(c) + at_device_s
+        late &= done_s > has_left_s(c) * (0.9 if host_s(c) > at_device_s else 1.0)
+        lost |= done_s > 2.0 * has_left_s(c)
+        left_s.append((has_left_s(c) - done_s, c.instance))
+    if not early and alone and late and (lost or max(left_s)[0] < 0.0):
         return min(left_s)[1]
     return min(early or [(pending, c.instance) for pending, c in ranked])[1]
 
@@ -171,11 +175,15 @@ def plain_viable_batch(request, pool, inner):
         lacking = short * (requests + 1) / needed if short > 0 else 0.0
         over[c.instance] = (lacking <= 0.0, lacking, requests + 1 - ends[c.instance])
     room = [c for c in pool if over[c.instance][0] and over[c.instance][2] <= 0]
+    at = {c.instance: bounds(c, ends[c.instance]) for c in pool}
+    if room and not any(c.in_flight for c in room):
+        fits = {n for n, o in over.items() if o[2] <= 0}
+        room += [c for c in pool if c.instance in fits and c not in room
+                 and has_room_in_the_end(c, request, *at[c.instance])]  # fmt: skip
     if room:
         return inner(request, room)
     if request.slack_s > 0:
         return Deferral
-    at = {c.instance: bounds(c, ends[c.instance]) for c in pool}
     shared = [c for c in pool if has_room_in_the_end(c, request, *at[c.instance])]
     if not shared:
         roomy = [c for c in pool if over[c.instance][0]]
@@ -204,9 +212,11 @@ def bounds(candidate, end):
     return one, requests, in_the_end
 
 
-def has_room_in_the_end(candidate, request, one, _requests, in_the_end):
+def has_room_in_the_end(candidate, request, one, requests, in_the_end):
     state, with_it = candidate.state, in_the_end + 1.0
-    tokens = state.kv_tokens + state.queued_tokens + request.prompt_tokens
+    runs = state.running_requests + state.queued_requests
+    joins = (in_the_end - runs) / max(requests - runs, 1) * candidate.reserved.prompt_tokens
+    tokens = state.kv_tokens + state.queued_tokens + joins + request.prompt_tokens
     if tokens + candidate.kv_reserved_tokens * with_it > candidate.kv_capacity_tokens:
         return False
     return with_it <= one.batch or expected_in_time(one)

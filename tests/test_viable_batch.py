@@ -21,7 +21,7 @@ from voltana.routers.viable_batch import (
 )
 from voltana.testing import check_router, samples
 from voltana.testing import strategies as vst
-from voltana.values import Deferral, InstanceState, Role
+from voltana.values import Deferral, InstanceState, Reservation, Role
 
 BUDGET_S = 0.065
 TILE = 256
@@ -114,6 +114,31 @@ def filled(name, running, requests_of_room, **changes):
     return decode(
         name, running, kv_capacity_tokens=capacity, kv_reserved_tokens=RESERVED, **changes
     )
+
+
+class Shown:
+    """Chooses the first, and remembers among whom."""
+
+    def route(self, _request, candidates):
+        self.names = [candidate.instance for candidate in candidates]
+        return self.names[0]
+
+
+@pytest.mark.parametrize(
+    ("line", "room", "beside", "among"),
+    [
+        (60, 60, 0, ["a", "b"]),  # by far the most of the line join as others end
+        (60, 10, 0, ["b"]),  # by chance too few end
+        (4, 4, 0, ["b"]),  # and of few that may be none
+        (60, 60, 1, ["b"]),  # nobody has to be woken
+    ],
+)
+def test_nobody_is_woken_for_a_line_before_prefill_that_takes_no_room(line, room, beside, among):
+    waiting = Reservation(requests=line, prompt_tokens=line * PROMPT)
+    busy = filled("a", 100, room, in_flight=100 + line, reserved=waiting)
+    shown = Shown()
+    ask(busy, decode("b", beside), router=ViableBatch(shown))
+    assert shown.names == among
 
 
 def test_requests_wait_while_every_kv_cache_is_full_and_take_the_first_room():

@@ -137,7 +137,11 @@ class Stand:
         late by chance, and no request is by its mean.
         """
         state, requests = self._candidate.state, self._in_the_end() + 1.0
-        tokens = state.kv_tokens + state.queued_tokens + prompt_tokens + self._reserved * requests
+        more = requests - 1.0 - self._runs
+        part = more / (self._requests - self._runs) if more > 0.0 else 0.0
+        line_tokens = part * self._candidate.reserved.prompt_tokens
+        tokens = state.kv_tokens + state.queued_tokens + line_tokens + prompt_tokens
+        tokens += self._reserved * requests
         if requests > self._places or tokens > self._capacity:
             return False
         if requests <= self._boundary:

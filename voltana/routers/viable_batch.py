@@ -147,7 +147,8 @@ class ViableBatch:
             return self._inner.route(request, pool)
         room = [place for place, most in enumerate(most_prompts) if prompt <= most]
         if room:
-            return self._inner.route(request, pool.take(room))
+            takers = _with_room_to_come(pool, known, room, prompt)
+            return self._inner.route(request, pool.take(takers))
         soon = _room_soon(request, pool, known)
         if soon is not None:
             return soon
@@ -307,6 +308,25 @@ def _is_full(candidate: Candidate) -> bool:
         memory_tokens(candidate, reserved) + reserved > candidate.kv_capacity_tokens
         or requests_of(candidate) >= candidate.max_running_requests
     )
+
+
+def _with_room_to_come(
+    pool: Pool, stands: Sequence[Stand], room: list[int], prompt_tokens: int
+) -> list[int]:
+    """Places of those that have room, and of those that will have where the first all sleep.
+
+    Those that are prefilled speak for places that they do not take yet, and meanwhile others end:
+    a long line before prefill is no reason to wake an instance.
+    """
+    in_flight = pool.in_flight()
+    if any(in_flight[place] for place in room):
+        return room
+    return [
+        place
+        for place, stand in enumerate(stands)
+        if prompt_tokens <= stand.most_prompt
+        or (stand.beyond <= 0 and stand.has_room_in_the_end(prompt_tokens))
+    ]
 
 
 def _room_soon(request: Request, pool: Pool, stands: Sequence[Stand]) -> str | None:
