@@ -177,8 +177,8 @@ def plain_viable_batch(request, pool, inner):
     room = [c for c in pool if over[c.instance][0] and over[c.instance][2] <= 0]
     at = {c.instance: bounds(c, ends[c.instance]) for c in pool}
     if room and not any(c.in_flight for c in room):
-        fits = {n for n, o in over.items() if o[2] <= 0}
-        room += [c for c in pool if c.instance in fits and c not in room
+        fits = [c for c in pool if over[c.instance][2] <= 0 and c not in room]
+        room += [c for c in fits if over[c.instance][1] <= c.ends_per_s * c.reserved_for_s
                  and has_room_in_the_end(c, request, *at[c.instance])]  # fmt: skip
     if room:
         return inner(request, room)

@@ -125,17 +125,21 @@ class Shown:
 
 
 @pytest.mark.parametrize(
-    ("line", "room", "beside", "among"),
+    ("line", "room", "waited_s", "beside", "among"),
     [
-        (60, 60, 0, ["a", "b"]),  # by far the most of the line join as others end
-        (60, 10, 0, ["b"]),  # by chance too few end
-        (4, 4, 0, ["b"]),  # and of few that may be none
-        (60, 60, 1, ["b"]),  # nobody has to be woken
+        (60, 50, 0.6, 0, ["a", "b"]),  # by far the most of the line join as others end
+        (60, 50, 0.5, 0, ["b"]),  # of a burst all join, and few end meanwhile
+        (60, 10, 6.0, 0, ["b"]),  # by chance too few end
+        (4, 4, 6.0, 0, ["b"]),  # and of few that may be none
+        (60, 50, 0.6, 1, ["b"]),  # nobody has to be woken
     ],
 )
-def test_nobody_is_woken_for_a_line_before_prefill_that_takes_no_room(line, room, beside, among):
-    waiting = Reservation(requests=line, prompt_tokens=line * PROMPT)
-    busy = filled("a", 100, room, in_flight=100 + line, reserved=waiting)
+def test_nobody_is_woken_for_a_line_before_prefill_that_takes_no_room(
+    line, room, waited_s, beside, among
+):
+    waiting = {"reserved": Reservation(requests=line, prompt_tokens=line * PROMPT)}
+    waiting |= {"reserved_for_s": waited_s, "ends_per_s": 20.0}  # 11 have to end
+    busy = filled("a", 100, room, in_flight=100 + line, **waiting)
     shown = Shown()
     ask(busy, decode("b", beside), router=ViableBatch(shown))
     assert shown.names == among

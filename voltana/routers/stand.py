@@ -150,6 +150,15 @@ class Stand:
             self._fits_in_the_end = expected_in_time(self.known())
         return self._fits_in_the_end
 
+    def has_room_as_others_end(self, prompt_tokens: float) -> bool:
+        """The same where as many end as it takes, for as long as its line has waited by now.
+
+        Of a burst all come at once, and few end meanwhile.
+        """
+        candidate = self._candidate
+        end = candidate.ends_per_s * candidate.reserved_for_s
+        return self.lacking(prompt_tokens) <= end and self.has_room_in_the_end(prompt_tokens)
+
     def _in_the_end(self) -> float:
         """Requests that run once those that are prefilled have joined, at most.
 

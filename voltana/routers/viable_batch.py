@@ -325,7 +325,7 @@ def _with_room_to_come(
         place
         for place, stand in enumerate(stands)
         if prompt_tokens <= stand.most_prompt
-        or (stand.beyond <= 0 and stand.has_room_in_the_end(prompt_tokens))
+        or (stand.beyond <= 0 and stand.has_room_as_others_end(prompt_tokens))
     ]
 
 
