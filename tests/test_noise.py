@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import numpy as np
@@ -55,21 +56,22 @@ def test_the_constant_follows_the_margin_that_was_needed():
     ("rate_rps", "workload"), [(50.0, "sharegpt"), (75.0, "lmsys")], ids=["sharegpt", "lmsys"]
 )
 def test_noise_leaves_most_of_the_saving(rate_rps, workload):
-    saved = {}
-    for noise in (0.03, 0.2):
+    """Over three seeds: of one the ratio is that of two chances."""
+    saved = {0.03: 0.0, 0.2: 0.0}
+    for noise, seed in itertools.product(saved, (11, 12, 13)):
         made = compare(
             load_scenario(
                 None,
                 {
                     "policies": ["static-max", "voltana"],
-                    "seed": 11,
+                    "seed": seed,
                     "workload": {"name": workload, "rate_rps": rate_rps, "duration_s": 40.0},
                     "engine": {"latency_noise": noise},
                 },
             )
         )
         fastest, ours = (run.result for run in made.runs)
-        saved[noise] = ours.energy_saved_vs_static_max
+        saved[noise] += ours.energy_saved_vs_static_max / 3.0
         for kept in ("ttft_attainment", "itl_attainment", "itl_token_attainment"):
             assert getattr(ours, kept) >= getattr(fastest, kept) - 0.01, kept
         assert ours.certified_share > 0.9
