@@ -137,9 +137,8 @@ class Stand:
         late by chance, and no request is by its mean.
         """
         state, requests = self._candidate.state, self._in_the_end() + 1.0
-        more = requests - 1.0 - self._runs
-        part = more / (self._requests - self._runs) if more > 0.0 else 0.0
-        line_tokens = part * self._candidate.reserved.prompt_tokens
+        line = self._requests - self._runs
+        line_tokens = self._candidate.reserved.prompt_tokens * self._joining() / max(line, 1)
         tokens = state.kv_tokens + state.queued_tokens + line_tokens + prompt_tokens
         tokens += self._reserved * requests
         if requests > self._places or tokens > self._capacity:
@@ -160,13 +159,17 @@ class Stand:
         return self.lacking(prompt_tokens) <= end and self.has_room_in_the_end(prompt_tokens)
 
     def _in_the_end(self) -> float:
-        """Requests that run once those that are prefilled have joined, at most.
+        """Requests that run once those that are prefilled have joined, at most."""
+        return self._runs + self._joining()
 
-        A batch that neither grows nor shrinks loses as many meanwhile, by chance fewer: a number of
+    def _joining(self) -> float:
+        """Requests of those that are prefilled by which the batch grows, at most.
+
+        One that neither grows nor shrinks loses as many meanwhile, by chance fewer: a number of
         ends is Poisson distributed.
         """
         line = max(self._requests - self._runs, 0.0)
-        return self._runs + min(line, SURE * math.sqrt(line))
+        return min(line, SURE * math.sqrt(line))
 
     def _needed(self, prompt_tokens: float) -> float:
         """What the KV cache would have to hold with one more."""

@@ -224,7 +224,7 @@ def test_a_client_that_does_not_read_is_cut_off(monkeypatch: pytest.MonkeyPatch)
             head = f"POST /generate HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n"
             writer.transport.pause_reading()  # type: ignore[attr-defined]
             writer.write(head.encode() + body)
-            await until(lambda: pd.service.forwarder._arrivals)  # it may have ended since
+            await until(lambda: pd.servers["decode-0"].seen)  # it may have ended since
             await pd.quiet()
             metrics = (await pd.ask_admin("GET", "/metrics"))[1]
             assert 'outcome="timeout"} 1.0' in metrics
