@@ -6,7 +6,7 @@ import dataclasses
 import math
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from tests.test_viable_batch import ask, decode, filled
@@ -45,12 +45,16 @@ def entry(rid, sent_s, requests=1, prefill="p"):
     )
 
 
-def ends_per_s(ledger):
+def shown(ledger, instance="d"):
     state = InstanceState(clock_mhz=1410.0)
-    shown = candidate(
-        ledger, instance="d", role=Role.DECODE, state=state, facts=NOTHING_KNOWN, now_s=9.0
+    role = Role.PREFILL if instance == "p" else Role.DECODE
+    return candidate(
+        ledger, instance=instance, role=role, state=state, facts=NOTHING_KNOWN, now_s=9.0
     )
-    return shown.ends_per_s
+
+
+def ends_per_s(ledger):
+    return shown(ledger).ends_per_s
 
 
 def test_a_ledger_counts_what_ends_while_others_are_prefilled_there():
@@ -99,6 +103,57 @@ def test_nothing_is_known_where_a_leg_is_chosen_after_the_prefill():
         ledger.prefilled(rid, 0.1 * rid + 0.05)
         ledger.finished(rid)
     assert ends_per_s(ledger) == 0.0
+
+
+def test_what_ended_meanwhile_is_counted_over_all_that_wait_and_not_since_the_oldest_came():
+    ledger = Ledger()
+    for rid in range(12):
+        ledger.book(entry(rid, 0.0))
+        ledger.prefilled(rid, 0.0)
+    ledger.book(entry("straggler", 0.0))
+    for rid in range(12):
+        ledger.finished(rid)
+    assert shown(ledger).ended_meanwhile == 12.0
+    for rid in "abc":  # of whose time nothing has passed
+        ledger.book(entry(rid, 6.0))
+    assert shown(ledger).ended_meanwhile == 3.0
+    ledger.reported("d", "straggler")
+    assert shown(ledger).ended_meanwhile == 0.0
+
+
+@given(
+    steps=st.lists(
+        st.tuples(
+            st.sampled_from(["book", "prefilled", "reported", "finished"]), st.integers(0, 2)
+        ),
+        max_size=60,
+    )
+)
+@example(
+    [(step, 0) for step in ("book", "prefilled", "finished", "book", "reported")] + [("book", 1)]
+)
+def test_it_is_what_a_plain_count_says(steps):
+    ledger, ended, prefilled, sent = Ledger(), 0, set(), {}
+    for step, rid in steps:
+        booked = rid in ledger._entries
+        if step == "book" and not booked:
+            ledger.book(entry(rid, 1.0))
+            sent[rid] = ended
+        elif step == "prefilled" and booked:
+            ledger.prefilled(rid, 2.0)
+            prefilled.add(rid)
+        elif step == "reported":
+            ledger.reported("d", rid)
+            sent.pop(rid, None)
+        elif step == "finished":
+            ledger.finished(rid)
+            ended += rid in prefilled
+            prefilled.discard(rid)
+            sent.pop(rid, None)
+    waited = [ended - before for before in sent.values()]
+    mean = sum(waited) / len(waited) if waited else 0.0
+    assert shown(ledger).ended_meanwhile == pytest.approx(mean)
+    assert shown(ledger, "p").ended_meanwhile == 0.0
 
 
 @pytest.mark.parametrize("taken_s", [0.0, -1.0, math.nan, math.inf])

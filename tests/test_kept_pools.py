@@ -60,6 +60,7 @@ def instances(draw, role):
         reserved_for_s=draw(st.sampled_from([0.0, 0.02])),
         host_s=draw(st.sampled_from([0.0, 0.0, 0.03])),
         ends_per_s=draw(st.sampled_from([0.0, 0.0, 20.0, 200.0])),
+        ended_meanwhile=draw(st.sampled_from([0.0, 1.5, 30.0])),
         predictor=draw(st.sampled_from([*MODELS, *MODELS, None])),
         power=draw(st.sampled_from([POWER, POWER, None])),
         levels_mhz=draw(st.sampled_from([LEVELS, LEVELS[::3], ()])),
@@ -95,8 +96,7 @@ def plain_least_memory(request, pool):
 
 
 def plain_fill_up(request, pool):
-    oldest_s = sum(c.reserved_for_s for c in pool)
-    each_s = oldest_s / max(sum(c.reserved.requests for c in pool), 1)
+    each_s = sum(c.reserved_for_s for c in pool) / max(sum(c.reserved.requests for c in pool), 1)
 
     def host_s(c):
         return max(c.reserved_for_s, c.reserved.requests * max(each_s, c.host_s))
@@ -178,8 +178,8 @@ def plain_viable_batch(request, pool, inner):
     at = {c.instance: bounds(c, ends[c.instance]) for c in pool}
     if room and not any(c.in_flight for c in room):
         fits = [c for c in pool if over[c.instance][2] <= 0 and c not in room]
-        room += [c for c in fits if over[c.instance][1] <= c.ends_per_s * c.reserved_for_s
-                 and has_room_in_the_end(c, request, *at[c.instance])]  # fmt: skip
+        fits = [c for c in fits if has_room_in_the_end(c, request, *at[c.instance])]
+        room += [c for c in fits if over[c.instance][1] <= c.ended_meanwhile]
     if room:
         return inner(request, room)
     if request.slack_s > 0:

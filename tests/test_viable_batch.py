@@ -124,25 +124,68 @@ class Shown:
         return self.names[0]
 
 
+def among(*candidates):
+    """Names of those that the inner router chooses among."""
+    router = Shown()
+    ask(*candidates, router=ViableBatch(router))
+    return router.names
+
+
 @pytest.mark.parametrize(
-    ("line", "room", "waited_s", "beside", "among"),
+    ("line", "room", "ended", "beside", "names"),
     [
-        (60, 50, 0.6, 0, ["a", "b"]),  # by far the most of the line join as others end
-        (60, 50, 0.5, 0, ["b"]),  # of a burst all join, and few end meanwhile
-        (60, 10, 6.0, 0, ["b"]),  # by chance too few end
-        (4, 4, 6.0, 0, ["b"]),  # and of few that may be none
-        (60, 50, 0.6, 1, ["b"]),  # nobody has to be woken
+        (60, 50, 12.0, 0, ["a", "b"]),  # by far the most of the line join as others end
+        (60, 50, 10.0, 0, ["b"]),  # of a burst all join, and few end meanwhile
+        (60, 10, 120.0, 0, ["b"]),  # by chance too few end
+        (4, 4, 120.0, 0, ["b"]),  # and of few that may be none
+        (60, 50, 12.0, 1, ["b"]),  # nobody has to be woken
     ],
 )
 def test_nobody_is_woken_for_a_line_before_prefill_that_takes_no_room(
-    line, room, waited_s, beside, among
+    line, room, ended, beside, names
 ):
     waiting = {"reserved": Reservation(requests=line, prompt_tokens=line * PROMPT)}
-    waiting |= {"reserved_for_s": waited_s, "ends_per_s": 20.0}  # 11 have to end
+    waiting |= {"ended_meanwhile": ended}  # 11 have to
     busy = filled("a", 100, room, in_flight=100 + line, **waiting)
-    shown = Shown()
-    ask(busy, decode("b", beside), router=ViableBatch(shown))
-    assert shown.names == among
+    assert among(busy, decode("b", beside)) == names
+
+
+def test_one_beyond_its_boundary_is_filled_no_further_where_others_sleep():
+    ending = {"reserved": Reservation(requests=60, prompt_tokens=60), "ended_meanwhile": 200.0}
+    assert among(decode("a", 195, 255, **ending), decode("b", 0)) == ["a", "b"]
+    assert among(decode("a", 196, 256, **ending), decode("b", 0)) == ["b"]
+
+
+def test_nobody_else_is_asked_where_one_that_has_room_is_awake():
+    line = {"reserved": Reservation(requests=60, prompt_tokens=60 * PROMPT)}
+    busy = filled("a", 100, 50, in_flight=160, ended_meanwhile=20.0, **line)
+    assert among(busy, decode("b", 0), decode("c", 0)) == ["a", "b", "c"]
+    assert among(busy, decode("b", 0), decode("c", 1)) == ["b", "c"]
+
+
+def test_of_a_line_the_prompts_of_those_count_that_join():
+    """All of 60 would take more than there is; as most find the room of others that end, 16 do."""
+    line = {"reserved": Reservation(requests=60, prompt_tokens=60 * 4096), "in_flight": 160}
+    capacity = 230 * 100 + 20 * 4096 + 200.0
+    busy = decode("a", 100, kv_capacity_tokens=capacity, ended_meanwhile=150.0, **line)
+    assert among(busy, decode("b", 0)) == ["a", "b"]
+    short = dataclasses.replace(busy, kv_capacity_tokens=capacity - 5 * 4096)
+    assert among(short, decode("b", 0)) == ["b"]
+
+
+@pytest.mark.parametrize(
+    ("places", "ended", "names"),
+    [
+        (120, 41.0, ["a", "b"]),
+        (120, 40.0, ["b"]),  # one more has to end before
+        (116, 200.0, ["b"]),  # those that join may be 16, and it is one more
+    ],
+)
+def test_places_of_the_engine_are_room_like_any_other(places, ended, names):
+    line = {"reserved": Reservation(requests=60, prompt_tokens=60), "ended_meanwhile": ended}
+    assert (
+        among(decode("a", 100, 160, max_running_requests=places, **line), decode("b", 0)) == names
+    )
 
 
 def test_requests_wait_while_every_kv_cache_is_full_and_take_the_first_room():

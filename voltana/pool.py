@@ -41,6 +41,7 @@ _SEEN_BY_ALL = (
     "reserved",
     "in_flight",
     "ends_per_s",
+    "ended_meanwhile",
     "held",
     "host_s",
 )

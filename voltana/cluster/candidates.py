@@ -34,6 +34,7 @@ as_seen_now = changer(
     "host_s",
     "in_flight",
     "ends_per_s",
+    "ended_meanwhile",
     "held",
 )
 
@@ -179,5 +180,6 @@ def candidate(
         host_s=account.pace.each_s,
         in_flight=account.requests,
         ends_per_s=account.ends.per_s,
+        ended_meanwhile=account.ended_meanwhile(),
         held=ledger.caches.held(instance, now_s),
     )

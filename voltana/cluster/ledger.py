@@ -73,8 +73,9 @@ class Account:
         ends: Which of those that it decodes have ended.
     """
 
-    __slots__ = ("_instance", "_open_rooms", "_room_of", "ends", "pace", "prompt_tokens",
-                 "requests", "unreported", "unreported_requests", "unreported_tokens")  # fmt: skip
+    __slots__ = ("_ended_before", "_instance", "_open_rooms", "_room_of", "ends", "pace",
+                 "prompt_tokens", "requests", "unreported", "unreported_requests",
+                 "unreported_tokens")  # fmt: skip
 
     def __init__(self, instance: str) -> None:
         self._instance = instance
@@ -83,6 +84,7 @@ class Account:
         self.ends = EndRate()
         self._room_of: dict[int, Hashable] = {}
         self._open_rooms: dict[Hashable, int] = {}
+        self._ended_before = 0  # of all that are unreported together
         self.requests = 0
         self.prompt_tokens = 0
         self.unreported_requests = 0
@@ -103,6 +105,15 @@ class Account:
         waited_s = now_s - next(iter(self.unreported.values())).sent_s
         return waited_s if waited_s > 0.0 else 0.0
 
+    def ended_meanwhile(self) -> float:
+        """Requests that have ended there since one of what is reserved was sent, on average.
+
+        Of all of it, for the oldest may be a straggler behind which many have just come.
+        """
+        if not self.unreported:
+            return 0.0
+        return self.ends.ended - self._ended_before / len(self.unreported)
+
     def total(self) -> Reservation:
         """All that is in flight, for planning without any report."""
         return make_reservation(requests=self.requests, prompt_tokens=self.prompt_tokens)
@@ -110,6 +121,8 @@ class Account:
     def add(self, entry: Entry) -> None:
         """An entry is about to be sent there."""
         self.unreported[entry.rid] = entry
+        if entry.decode == self._instance:
+            self._ended_before += entry.ended_before
         self.requests += entry.requests
         self.prompt_tokens += entry.prompt_tokens
         self.unreported_requests += entry.requests
@@ -149,6 +162,8 @@ class Account:
         entry = self.unreported.pop(rid, None)
         if entry is None:
             return
+        if entry.decode == self._instance:
+            self._ended_before -= entry.ended_before
         requests, tokens = entry.requests, entry.prompt_tokens
         if entry.rooms:
             left = self._open_rooms.pop(rid)

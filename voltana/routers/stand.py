@@ -34,8 +34,8 @@ class Stand:
 
     __slots__ = (
         "_boundary", "_candidate", "_capacity", "_fits_in_the_end", "_known",
-        "_load", "_memory", "_places", "_requests", "_reserved", "_running", "_runs", "beyond",
-        "most_prompt",
+        "_load", "_memory", "_most_prompt_to_come", "_places", "_requests", "_reserved", "_running",
+        "_runs", "beyond", "most_prompt",
     )  # fmt: skip
 
     def __init__(self, candidate: Candidate, boundary: int, load: Load) -> None:
@@ -48,6 +48,7 @@ class Stand:
         self._memory = memory_tokens(candidate, self._reserved)
         self._known: Boundary | None = None
         self._fits_in_the_end: bool | None = None
+        self._most_prompt_to_come: float | None = None
         self.beyond = self._requests + 1 - boundary
         takes = self.beyond <= 0 and self._requests < self._places
         room = self._capacity - self._reserved - self._memory if takes else -1.0
@@ -136,12 +137,8 @@ class Stand:
         Its batch fits the threshold by its mean then: of what nobody can put off, some tokens are
         late by chance, and no request is by its mean.
         """
-        state, requests = self._candidate.state, self._in_the_end() + 1.0
-        line = self._requests - self._runs
-        line_tokens = self._candidate.reserved.prompt_tokens * self._joining() / max(line, 1)
-        tokens = state.kv_tokens + state.queued_tokens + line_tokens + prompt_tokens
-        tokens += self._reserved * requests
-        if requests > self._places or tokens > self._capacity:
+        requests = self._in_the_end() + 1.0
+        if requests > self._places or prompt_tokens > self._room_in_the_end():
             return False
         if requests <= self._boundary:
             return True
@@ -149,14 +146,31 @@ class Stand:
             self._fits_in_the_end = expected_in_time(self.known())
         return self._fits_in_the_end
 
-    def has_room_as_others_end(self, prompt_tokens: float) -> bool:
-        """The same where as many end as it takes, for as long as its line has waited by now.
+    @property
+    def most_prompt_to_come(self) -> float:
+        """Longest prompt that it has room for, or will as others end; -1 if none.
 
+        As many end before there is room as have while its line waited; and it has room in the end.
         Of a burst all come at once, and few end meanwhile.
         """
-        candidate = self._candidate
-        end = candidate.ends_per_s * candidate.reserved_for_s
-        return self.lacking(prompt_tokens) <= end and self.has_room_in_the_end(prompt_tokens)
+        if self._most_prompt_to_come is None:  # worked out once for a state of the instance
+            self._most_prompt_to_come = max(self.most_prompt, self._to_come())
+        return self._most_prompt_to_come
+
+    def _to_come(self) -> float:
+        requests, ended = self._requests + 1, self._candidate.ended_meanwhile
+        if self.beyond > 0 or max(self._in_the_end() + 1.0, requests - ended) > self._places:
+            return -1.0
+        # What is `lacking` is so many at most, where this much is needed.
+        needed = self._capacity * requests / (requests - ended) if ended < requests else math.inf
+        return min(needed - self._memory - self._reserved, self._room_in_the_end())
+
+    def _room_in_the_end(self) -> float:
+        """Tokens that its KV cache has room for once what is prefilled has joined."""
+        state, line = self._candidate.state, self._requests - self._runs
+        line_tokens = self._candidate.reserved.prompt_tokens * self._joining() / max(line, 1)
+        kept = self._reserved * (self._in_the_end() + 1.0)
+        return self._capacity - state.kv_tokens - state.queued_tokens - line_tokens - kept
 
     def _in_the_end(self) -> float:
         """Requests that run once those that are prefilled have joined, at most."""

@@ -238,6 +238,7 @@ class ViableBatch:
 
 
 _MOST_PROMPT, _TRAPS = attrgetter("most_prompt"), attrgetter("traps")
+_MOST_PROMPT_TO_COME = attrgetter("most_prompt_to_come")
 
 
 def largest_batch(
@@ -321,12 +322,8 @@ def _with_room_to_come(
     in_flight = pool.in_flight()
     if any(in_flight[place] for place in room):
         return room
-    return [
-        place
-        for place, stand in enumerate(stands)
-        if prompt_tokens <= stand.most_prompt
-        or (stand.beyond <= 0 and stand.has_room_as_others_end(prompt_tokens))
-    ]
+    to_come = map(_MOST_PROMPT_TO_COME, stands)
+    return [place for place, most in enumerate(to_come) if prompt_tokens <= most]
 
 
 def _room_soon(request: Request, pool: Pool, stands: Sequence[Stand]) -> str | None:

@@ -198,6 +198,8 @@ class Candidate:
         in_flight: Requests that were sent to it since their arrival and are not finished, wherever
             they are now (a decode instance counts those that are still being prefilled).
         ends_per_s: Requests that end on it per second; 0 where that is not known.
+        ended_meanwhile: Requests that have ended on it since one of what is reserved was sent, on
+            average of these; 0 where nothing is reserved.
         power: Power model of the instance, to be asked for forecasts only; None where it has none.
         kv_capacity_tokens: Tokens that its KV cache holds; inf where unknown.
         kv_reserved_tokens: Tokens that its engine keeps free in it for each request.
@@ -222,6 +224,7 @@ class Candidate:
     budget_s: float = math.inf
     in_flight: int = 0
     ends_per_s: float = 0.0
+    ended_meanwhile: float = 0.0
     power: PowerForecasts | None = None
     kv_capacity_tokens: float = math.inf
     kv_reserved_tokens: float = 0.0
