@@ -166,6 +166,31 @@ def test_the_work_that_arrives_is_known_from_the_first_second_on(share):
     assert estimates[-1] == pytest.approx(share, abs=0.25)
 
 
+@pytest.mark.parametrize("prompt", [20, 1000, 2000])
+@pytest.mark.parametrize("share", [0.5, 0.65, 0.8])
+def test_work_waits_for_half_of_what_is_planned_for_on_average(prompt, share):
+    """Of the same rate, long prompts leave chance more: a plain queue's mean wait says by how much.
+
+    Pollaczek and Khinchine: the second moment of the work per second, over twice what is spare.
+    """
+    per_s, controller = share * TOKENS_PER_S, make()
+    load = Load.prefill([(prompt, 0)] * (2000 // prompt))
+    for step in range(600):
+        at = seen(2000, now_s=10.0 + 2000 / per_s * step)
+        decision = controller.decide(dataclasses.replace(at, load=load))
+    arriving, planned_s = controller.arriving, controller.reserve.rho * SLO.ttft_s
+    work_s = LEVELS[-1] / CLOCKS / TOKENS_PER_S  # of a token
+    moment = arriving.tokens_per_s * prompt * work_s**2
+
+    def waits_s(rate):
+        return moment / (2.0 * np.maximum(1.0 - rate * work_s, 1e-9))
+
+    error, index = arriving.relative_error, LEVELS.index(decision.clock_mhz)
+    few, many = (waits_s((1.0 + by) * arriving.tokens_per_s) for by in (-error, error))
+    assert few[index] <= 0.5 * planned_s * (1.0 + 1e-9)
+    assert not index or many[index - 1] > 0.5 * planned_s
+
+
 @given(st.integers(1, 3000))
 def test_never_below_the_critical_clock(tokens):
     assert make(Sweet()).decide(seen(tokens)).clock_mhz >= 1005.0

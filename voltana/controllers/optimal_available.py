@@ -8,9 +8,12 @@ energy (S. Irani, S. Shukla, R. Gupta, "Algorithms for power savings", TALG 3, 2
 
 Something else does arrive. So a level also has to keep pace, in three senses:
 
-- It serves the mean rate with a little of its time to spare; a level that does so within the
-  standard error of the rate stays (`within_error`). What is busy counts what a token adds to a
-  batch: those that come together share its reading of the weights, as many as one batch takes.
+- It serves the mean rate, with so much of its time to spare that work waits for half of what is
+  planned for at most, on average: ``m / (2 (1 - u))`` with the second moment m of the work that
+  arrives per second (Kleinrock, 5.6, for what F. Pollaczek and A. Khinchine found). A level that
+  does so within the standard error of the rate stays (`within_error`). What is busy counts what a
+  token adds to a batch: those that come together share its reading of the weights, as many as one
+  batch takes.
 - It could go on like this. Power being convex in the clock, it is no use to run slower than the
   work comes in and to catch up later, so the busy period, what is pending and what arrives until
   all of it is done, has to end within the time that is planned for. With utilisation u it lasts
@@ -68,9 +71,6 @@ IDLE = Load()
 LOST = "deadline lost: keep pace"
 
 AWAKE = "idle: wait awake for close deadlines"
-
-BUSIEST = 0.9
-"""Utilisation up to which a level keeps pace with the mean rate."""
 
 PLANNED_SHARE = 0.2
 """Share of the requests that the target lets miss which the plan may spend: a batch that is late
@@ -307,19 +307,21 @@ class OptimalAvailable:
         keeps = (pending_s * (1.0 + busy) <= at_device_s) & (
             mean_share * batch_s + spread * np.sqrt(batch_s) <= at_device_s - behind_s
         )
-        keeps[: self._serving(busy, arriving.relative_error)] = False
+        spared = (arriving.deviation_tokens * token_s) ** 2 / at_device_s
+        keeps[: self._serving(busy, 1.0 - spared, arriving.relative_error)] = False
         index = int(keeps.argmax())
         return min(index, fastest) if keeps[index] else fastest
 
-    def _serving(self, busy: FloatArray, error: float) -> int:
+    def _serving(self, busy: FloatArray, most: FloatArray, error: float) -> int:
         """Index of the slowest level that serves the mean rate; the last one within its error.
 
         Args:
             busy: Utilisation at each level, shape (n,).
+            most: The greatest at which work does not wait for too long, likewise.
             error: Standard error of the rate, as a share of it.
         """
-        most = BUSIEST / max(1.0 - error, BUSIEST)  # a level has no more time than all of it
-        enough = busy <= np.array([most, BUSIEST, BUSIEST / (1.0 + error)])[:, None]
+        enough = np.array([1.0 - error, 1.0, 1.0 + error])[:, None] * busy <= most
+        enough[0] &= busy <= 1.0  # a level has no more time than all of it
         self._serves = within_error(enough, self._serves)
         return self._serves
 
