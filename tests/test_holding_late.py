@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from voltana.cluster.holding import HoldingQueue
-from voltana.cluster.holding_rates import LateShare
+from voltana.cluster.holding_rates import ArrivalRate, LateShare
 from voltana.errors import ConfigError
 from voltana.plant.events import EventQueue
 from voltana.testing import samples
@@ -296,6 +296,14 @@ def test_never_more_than_their_share_wait_on(gaps_s, share, places):
     room.run(room.events.now_s() + SLACK_S + 0.1)
     lost = max(len(gaps_s) - places, 0)
     assert room.queue.counts.late >= min(lost, math.floor(share * len(gaps_s)) - 1)
+
+
+def test_what_arrives_is_counted_of_late():
+    arrivals = ArrivalRate()
+    for step in range(1200):  # a minute at ten per second, and one at two
+        if step < 600 or step % 5 == 0:
+            arrivals.note(100, 0.1 * step)
+    assert arrivals.per_s(120.0) == pytest.approx((2.0, 200.0), rel=0.1)
 
 
 def test_a_share_is_of_late_and_a_calm_is_no_licence():
