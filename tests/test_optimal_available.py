@@ -6,7 +6,7 @@ import dataclasses
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from voltana.controllers.optimal_available import OptimalAvailable
@@ -16,7 +16,7 @@ from voltana.slo import Slo
 from voltana.slo_reserve import SloReserve
 from voltana.testing import strategies as vst
 from voltana.testing.samples import observation
-from voltana.values import Binding, DeadlineBucket, Forecast, Load, Queue, Status
+from voltana.values import Binding, Bounds, DeadlineBucket, Forecast, Load, Queue, Status
 
 SLO = Slo(ttft_s=0.6, itl_s=0.05)
 LEVELS = tuple(float(mhz) for mhz in range(705, 1411, 15))
@@ -37,6 +37,17 @@ class Proportional:
 
     def snapshot(self):
         return self
+
+
+class Ends(Proportional):
+    """It knows nothing of batches of more than 3000 tokens."""
+
+    def forecast(self, load, clocks_mhz):
+        known = super().forecast(load, clocks_mhz)
+        if load.prefill_tokens <= 3000:
+            return known
+        never_s = np.full(len(clocks_mhz), np.inf)
+        return Forecast(clocks_mhz=clocks_mhz, mean_s=never_s, upper_s=never_s)
 
 
 class WithWeights(Proportional):
@@ -189,6 +200,27 @@ def test_work_waits_for_half_of_what_is_planned_for_on_average(prompt, share):
     few, many = (waits_s((1.0 + by) * arriving.tokens_per_s) for by in (-error, error))
     assert few[index] <= 0.5 * planned_s * (1.0 + 1e-9)
     assert not index or many[index - 1] > 0.5 * planned_s
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from([0.0, 1e-6, 0.05, 3.0, -1.0, 1e4]),
+            st.sampled_from([0, 1, 50, 2000, 1_000_000]),
+            st.sampled_from([0.0, 0.59, 5.0]),
+            st.sampled_from([100.0, 705.0, 900.0, 1410.0]),
+        ),
+        max_size=12,
+    )
+)
+@example([(0.0, 2000, 0.0, 1410.0), (1e-6, 2000, 0.0, 1410.0)])
+@pytest.mark.filterwarnings("error")
+def test_a_level_is_found_where_a_model_does_not_know_all_that_may_come(steps):
+    controller, now_s = OptimalAvailable(Ends(), Sweet(), LEVELS, SLO), 0.0
+    for gap_s, tokens, wait_s, max_mhz in steps:
+        now_s += gap_s
+        at = dataclasses.replace(seen(tokens, wait_s, now_s=now_s), bounds=Bounds(max_mhz=max_mhz))
+        assert controller.decide(at).clock_mhz in LEVELS
 
 
 @given(st.integers(1, 3000))

@@ -80,6 +80,10 @@ PRICE_S = 0.05
 """Price of a change of the clock, as the energy of so many seconds: about its settling."""
 
 
+_LEAST_RATE = 1e-9
+"""Share of a rate, be its error as large as it is: none of what takes for ever were no number."""
+
+
 class _Batch(NamedTuple):
     """One that has been decided on and has not been scored.
 
@@ -320,7 +324,8 @@ class OptimalAvailable:
             most: The greatest at which work does not wait for too long, likewise.
             error: Standard error of the rate, as a share of it.
         """
-        enough = np.array([1.0 - error, 1.0, 1.0 + error])[:, None] * busy <= most
+        least = max(1.0 - error, _LEAST_RATE)
+        enough = np.array([least, 1.0, 1.0 + error])[:, None] * busy <= most
         enough[0] &= busy <= 1.0  # a level has no more time than all of it
         self._serves = within_error(enough, self._serves)
         return self._serves
