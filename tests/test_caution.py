@@ -198,8 +198,9 @@ def test_a_wrong_model_costs_no_more_than_the_target_lets(busy, speed, token_s, 
     best_s, _ = served(fastest, believed, arrivals_s, prompts, speed)
     half = len(prompts) // 2
     late, least = (float(np.mean(ttft_s[half:] > SLO.ttft_s)) for ttft_s in (ours_s, best_s))
-    # Of those that the fastest clock loses as well, beyond saturation, a tenth more.
-    assert late <= 1.1 * least + 1.0 - SLO.ttft_target
+    may = 1.0 - SLO.ttft_target
+    # Beyond saturation a tenth more of those that the fastest clock loses as well.
+    assert late <= least + may + (0.1 * least if least > may else 0.0)
     if busy < 0.3 and token_s < 2e-4:
         assert clocks[len(clocks) // 2 :].mean() < 0.7 * LEVELS[-1]
 

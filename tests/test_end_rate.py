@@ -133,13 +133,13 @@ def test_what_ended_meanwhile_is_counted_over_all_that_wait_and_not_since_the_ol
     [(step, 0) for step in ("book", "prefilled", "finished", "book", "reported")] + [("book", 1)]
 )
 def test_it_is_what_a_plain_count_says(steps):
-    ledger, ended, prefilled, sent = Ledger(), 0, set(), {}
+    ledger, ended, in_flight, prefilled, sent = Ledger(), 0, set(), set(), {}
     for step, rid in steps:
-        booked = rid in ledger._entries
-        if step == "book" and not booked:
+        if step == "book" and rid not in in_flight:
             ledger.book(entry(rid, 1.0))
+            in_flight.add(rid)
             sent[rid] = ended
-        elif step == "prefilled" and booked:
+        elif step == "prefilled" and rid in in_flight:
             ledger.prefilled(rid, 2.0)
             prefilled.add(rid)
         elif step == "reported":
@@ -148,6 +148,7 @@ def test_it_is_what_a_plain_count_says(steps):
         elif step == "finished":
             ledger.finished(rid)
             ended += rid in prefilled
+            in_flight.discard(rid)
             prefilled.discard(rid)
             sent.pop(rid, None)
     waited = [ended - before for before in sent.values()]

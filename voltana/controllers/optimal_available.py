@@ -79,9 +79,8 @@ makes those behind it late."""
 PRICE_S = 0.05
 """Price of a change of the clock, as the energy of so many seconds: about its settling."""
 
-
 _LEAST_RATE = 1e-9
-"""Share of a rate, be its error as large as it is: none of what takes for ever were no number."""
+"""Share of the mean rate, however great its error: no share of an infinite time is no number."""
 
 
 class _Batch(NamedTuple):

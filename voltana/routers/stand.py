@@ -137,10 +137,9 @@ class Stand:
         Its batch fits the threshold by its mean then: of what nobody can put off, some tokens are
         late by chance, and no request is by its mean.
         """
-        requests = self._in_the_end() + 1.0
-        if requests > self._places or prompt_tokens > self._room_in_the_end():
+        if prompt_tokens > self._room_in_the_end():
             return False
-        if requests <= self._boundary:
+        if self._in_the_end() + 1.0 <= self._boundary:
             return True
         if self._fits_in_the_end is None:  # worked out once for a state of the instance
             self._fits_in_the_end = expected_in_time(self.known())
@@ -159,18 +158,21 @@ class Stand:
 
     def _to_come(self) -> float:
         requests, ended = self._requests + 1, self._candidate.ended_meanwhile
-        if self.beyond > 0 or max(self._in_the_end() + 1.0, requests - ended) > self._places:
+        if self.beyond > 0 or requests - ended > self._places:
             return -1.0
         # What is `lacking` is so many at most, where this much is needed.
         needed = self._capacity * requests / (requests - ended) if ended < requests else math.inf
         return min(needed - self._memory - self._reserved, self._room_in_the_end())
 
     def _room_in_the_end(self) -> float:
-        """Tokens that its KV cache has room for once what is prefilled has joined."""
+        """Tokens that it has room for once what is prefilled has joined; -1 without a place."""
         state, line = self._candidate.state, self._requests - self._runs
+        requests = self._in_the_end() + 1.0
+        if requests > self._places:
+            return -1.0
         line_tokens = self._candidate.reserved.prompt_tokens * self._joining() / max(line, 1)
-        kept = self._reserved * (self._in_the_end() + 1.0)
-        return self._capacity - state.kv_tokens - state.queued_tokens - line_tokens - kept
+        taken = state.kv_tokens + state.queued_tokens + line_tokens + self._reserved * requests
+        return self._capacity - taken
 
     def _in_the_end(self) -> float:
         """Requests that run once those that are prefilled have joined, at most."""
